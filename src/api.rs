@@ -1,0 +1,365 @@
+//! What may be asked of a cluster, and what it answers.
+//!
+//! A request that would change something is an [`Op`]: its bytes are made by the client and go into
+//! the log as they came. An answer is one of three: done, refused (*nothing has happened*), or
+//! [`Reply::Unknown`]: it may happen yet; asking again in the same session under the same number
+//! finds out, and does nothing twice.
+
+use crate::codec::{Malformed, Reader};
+use crate::limits::SESSION_WINDOW_MAX;
+use crate::types::{Index, NodeId, Position, SessionId, Term};
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+/// What an opaque entry holds: something done in a session, so that it is done once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// Opens a session that may have up to `window` commands outstanding. Its id is the index of
+    /// the entry.
+    Open {
+        /// How many commands may be outstanding, at most [`SESSION_WINDOW_MAX`].
+        window: u32,
+    },
+    /// Executes a command once, whatever is asked again.
+    Execute {
+        /// The session it belongs to.
+        session: SessionId,
+        /// Its number in the session, from 1. A number seen before gets the stored first answer.
+        seq: u64,
+        /// The lowest number the client still waits for: answers below it are forgotten.
+        lowest: u64,
+        /// What the state machine is told.
+        command: Bytes,
+    },
+    /// Ends a session.
+    Close {
+        /// The session to end.
+        session: SessionId,
+    },
+}
+
+const OPEN: u8 = 1;
+const EXECUTE: u8 = 2;
+const CLOSE: u8 = 3;
+
+impl Op {
+    /// As bytes: kind (1), then the fields in order, a command last and without a length.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(match self {
+            Op::Execute { command, .. } => 25 + command.len(),
+            Op::Open { .. } | Op::Close { .. } => 9,
+        });
+        match self {
+            Op::Open { window } => {
+                out.put_u8(OPEN);
+                out.put_u32_le(*window);
+            }
+            Op::Execute { session, seq, lowest, command } => {
+                out.put_u8(EXECUTE);
+                out.put_u64_le(session.0);
+                out.put_u64_le(*seq);
+                out.put_u64_le(*lowest);
+                out.put_slice(command);
+            }
+            Op::Close { session } => {
+                out.put_u8(CLOSE);
+                out.put_u64_le(session.0);
+            }
+        }
+        out.freeze()
+    }
+
+    /// From bytes; a command is a slice of them.
+    pub fn decode(bytes: Bytes) -> Result<Op, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let op = match reader.u8()? {
+            OPEN => Op::Open { window: reader.u32()? },
+            EXECUTE => Op::Execute {
+                session: SessionId(reader.u64()?),
+                seq: reader.u64()?,
+                lowest: reader.u64()?,
+                command: reader.rest(),
+            },
+            CLOSE => Op::Close { session: SessionId(reader.u64()?) },
+            _ => return Err(Malformed("unknown kind of operation")),
+        };
+        reader.end()?;
+        match op {
+            Op::Open { window } if window == 0 || window > SESSION_WINDOW_MAX => {
+                Err(Malformed("a session's window is 1 to 1024"))
+            }
+            Op::Execute { seq: 0, .. } => Err(Malformed("a session's numbers begin at 1")),
+            op => Ok(op),
+        }
+    }
+}
+
+/// What an operation came to, decided where it is applied, the same on every node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The session is open.
+    Opened {
+        /// Its name.
+        session: SessionId,
+    },
+    /// The command was executed, now or when its number was first seen.
+    Executed {
+        /// The machine's first answer to it.
+        answer: Bytes,
+        /// Whether it had been executed before, and this is the stored answer.
+        duplicate: bool,
+    },
+    /// The session is closed, now or before.
+    Closed,
+    /// The session is not known: it lapsed, was closed, or never was. Nothing was executed; what
+    /// was asked under this number before may have been.
+    Lapsed,
+    /// The number lies below what the client said it no longer waits for: its answer is forgotten.
+    /// Nothing was executed.
+    Forgotten,
+    /// More is outstanding than the session's window allows. Nothing was executed.
+    Overrun,
+    /// The operation could not be read. Nothing was executed.
+    Malformed,
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Consistency {
+    /// As if all happened one after the other: a quorum confirms the leader first (thesis §6.4).
+    #[default]
+    Linearizable,
+    /// Whatever the asked node has applied, at once.
+    Local,
+}
+
+/// Something asked of a node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// Put this operation through the log: an encoded [`Op`], kept as it came.
+    Propose {
+        /// [`Op::encode`]d.
+        op: Bytes,
+    },
+    /// Ask the state machine something that changes nothing.
+    Query {
+        /// What the state machine is asked.
+        query: Bytes,
+        /// How fresh the answer must be.
+        consistency: Consistency,
+    },
+    /// How this node is.
+    Status,
+}
+
+/// What a node answers.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Reply {
+    /// The operation is committed and applied.
+    Done {
+        /// Where in the log.
+        position: Position,
+        /// What it came to.
+        outcome: Outcome,
+    },
+    /// The state machine's answer to a query.
+    Answer {
+        /// The machine had applied everything up to here.
+        applied: Index,
+        /// What it says.
+        answer: Bytes,
+    },
+    /// How the node is.
+    Status(Box<Status>),
+    /// Turned away. Nothing has happened.
+    Refused(Refusal),
+    /// It may happen yet, or have happened: this node lost its place before it knew.
+    Unknown,
+}
+
+/// Why a request was turned away. Nothing has happened; asking again elsewhere is safe.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Ask the leader, or anyone if it is not known.
+    #[error("not the leader of term {term}")]
+    NotLeader {
+        /// Who leads, as far as this node knows.
+        leader: Option<NodeId>,
+        /// Where to reach it.
+        address: Option<String>,
+        /// The term this node is in.
+        term: Term,
+    },
+    /// There has been no leader for as long as a request may wait.
+    #[error("no leader")]
+    NoLeader,
+    /// More is under way than this node may hold. Wait a little.
+    #[error("busy: more is under way than may be")]
+    Busy,
+    /// The command is larger than this cluster accepts.
+    #[error("too large: {bytes} bytes, and the limit is {limit}")]
+    TooLarge {
+        /// What was asked.
+        bytes: u64,
+        /// What is allowed.
+        limit: u64,
+    },
+    /// The request could not be read.
+    #[error("malformed request")]
+    Malformed,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// What a node does in its cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RoleName {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks whether it would be elected; its term stands still (thesis §9.6).
+    Precandidate,
+    /// Asks for votes (§5.2).
+    Candidate,
+    /// Leads its term.
+    Leader,
+    /// Receives the log and has no vote.
+    Learner,
+}
+
+impl std::fmt::Display for RoleName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            RoleName::Follower => "follower",
+            RoleName::Precandidate => "precandidate",
+            RoleName::Candidate => "candidate",
+            RoleName::Leader => "leader",
+            RoleName::Learner => "learner",
+        })
+    }
+}
+
+/// How a node is, as it knows itself. Travels as JSON, so that fields may be added.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// This node.
+    pub node: u64,
+    /// Its cluster, in hex.
+    pub cluster: String,
+    /// What it does.
+    pub role: RoleName,
+    /// Its term.
+    pub term: u64,
+    /// Who leads, as far as it knows.
+    pub leader: Option<u64>,
+    /// The last index known to be committed.
+    pub commit: u64,
+    /// The last index applied to the state machine.
+    pub applied: u64,
+    /// The last index in the log.
+    pub last: u64,
+    /// The last index on this node's disk.
+    pub durable: u64,
+    /// A digest of machine and sessions as of `applied`, in hex: equal on all nodes at equal index.
+    pub digest: String,
+    /// Sessions open.
+    pub sessions: u64,
+    /// The configuration in force, in words.
+    pub membership: String,
+    /// On a leader: each other member as it sees it. Else empty.
+    pub peers: Vec<PeerStatus>,
+    /// The disk of this node.
+    pub disk: DiskStatus,
+    /// Whether writes are synced before they are answered. False only under `--unsafe-no-fsync`.
+    pub fsync: bool,
+    /// Nanoseconds of CPU this process has used.
+    pub cpu_ns: u64,
+    /// Milliseconds since the process started.
+    pub uptime_ms: u64,
+    /// Where the time of a write goes, on a leader.
+    pub stages: StageStatus,
+    /// The build: version and profile.
+    pub version: String,
+    /// Elections this node has begun since it started, by reason.
+    pub elections: std::collections::BTreeMap<String, u64>,
+}
+
+/// One member as its leader sees it.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The member.
+    pub node: u64,
+    /// Where it is reached.
+    pub address: String,
+    /// `probe` or `stream`.
+    pub stage: String,
+    /// The last index it is known to hold durably, in agreement with the leader.
+    pub matched: u64,
+    /// Entries between the leader's last and `matched`.
+    pub lag: u64,
+    /// Bytes sent and not yet acknowledged.
+    pub inflight_bytes: u64,
+    /// Milliseconds since it was last heard.
+    pub heard_ms: Option<u64>,
+    /// Appends sent to find where the logs agree, since the process started.
+    pub probes: u64,
+}
+
+/// How a node's disk does. Latencies in microseconds, over the process's life.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Syncs so far.
+    pub syncs: u64,
+    /// Entries made durable so far.
+    pub entries: u64,
+    /// Bytes written so far.
+    pub bytes: u64,
+    /// Half of the syncs took no longer.
+    pub sync_p50_us: f64,
+    /// 99 of 100 took no longer.
+    pub sync_p99_us: f64,
+    /// The longest.
+    pub sync_max_us: f64,
+    /// Age of the oldest write not yet durable, in milliseconds.
+    pub oldest_unsynced_ms: u64,
+}
+
+/// Medians, in microseconds, of what a write waits for on its leader.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct StageStatus {
+    /// From being proposed to being handed to the disk.
+    pub queue_us: f64,
+    /// The leader's own write and sync.
+    pub fsync_us: f64,
+    /// From being sent to being committed.
+    pub replicate_us: f64,
+    /// Applying it.
+    pub apply_us: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_come_back_as_they_were() {
+        for op in [
+            Op::Open { window: 7 },
+            Op::Execute { session: SessionId(3), seq: 9, lowest: 4, command: Bytes::from_static(b"x") },
+            Op::Close { session: SessionId(3) },
+        ] {
+            assert_eq!(Op::decode(op.encode()), Ok(op));
+        }
+    }
+
+    #[test]
+    fn operations_that_break_the_rules_are_not_read() {
+        assert!(Op::decode(Op::Open { window: 0 }.encode()).is_err());
+        assert!(Op::decode(Op::Open { window: SESSION_WINDOW_MAX + 1 }.encode()).is_err());
+        assert!(Op::decode(Bytes::new()).is_err());
+        let zero = Op::Execute { session: SessionId(3), seq: 0, lowest: 0, command: Bytes::new() };
+        assert!(Op::decode(zero.encode()).is_err());
+    }
+}

@@ -1,0 +1,5 @@
+//! Committed entries in, outcomes out: sessions around a state machine.
+
+pub mod report;
+
+pub use report::Report;

@@ -1,0 +1,374 @@
+//! Bytes in and out, with bounds checked, and the encodings that journal, wire and snapshots share.
+//!
+//! Little-endian throughout. A [`Reader`] never panics and never allocates by a length it has not
+//! checked against the bytes that are really there; what is wrong is a [`Malformed`], and who reads
+//! decides what that means: a peer that broke the protocol, or a disk that lost what it held.
+
+use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX};
+use crate::types::{ClusterTime, DiskId, Entry, HardState, Index, Member, Membership, NodeId, Payload, Position, Term};
+use bytes::{BufMut, Bytes};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Bytes that do not say what they should.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub &'static str);
+
+/// What decoding comes to.
+pub type Result<T> = std::result::Result<T, Malformed>;
+
+/// Takes values off the front of some bytes; every take is checked.
+///
+/// Over [`Bytes`], so that what is read out of a large frame is a slice of it and not a copy.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    bytes: Bytes,
+}
+
+impl Reader {
+    /// Reads those bytes from their beginning.
+    pub fn new(bytes: Bytes) -> Reader {
+        Reader { bytes }
+    }
+
+    /// How many bytes are left.
+    pub fn left(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The next `n` bytes, as a slice of what is read.
+    pub fn bytes(&mut self, n: usize) -> Result<Bytes> {
+        if n > self.bytes.len() {
+            return Err(Malformed("ends too early"));
+        }
+        Ok(self.bytes.split_to(n))
+    }
+
+    /// All that is left.
+    pub fn rest(&mut self) -> Bytes {
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Nothing may be left.
+    pub fn end(&self) -> Result<()> {
+        if self.bytes.is_empty() { Ok(()) } else { Err(Malformed("bytes left over")) }
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let Some(array) = self.bytes.first_chunk::<N>().copied() else {
+            return Err(Malformed("ends too early"));
+        };
+        let _read = self.bytes.split_to(N);
+        Ok(array)
+    }
+
+    /// One byte.
+    pub fn u8(&mut self) -> Result<u8> {
+        Ok(u8::from_le_bytes(self.array()?))
+    }
+
+    /// Two bytes.
+    pub fn u16(&mut self) -> Result<u16> {
+        Ok(u16::from_le_bytes(self.array()?))
+    }
+
+    /// Four bytes.
+    pub fn u32(&mut self) -> Result<u32> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    /// Eight bytes.
+    pub fn u64(&mut self) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    /// One byte that is 0 or 1.
+    pub fn bool(&mut self) -> Result<bool> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Malformed("neither yes nor no")),
+        }
+    }
+
+    /// A node, or nobody.
+    pub fn node(&mut self) -> Result<Option<NodeId>> {
+        Ok(NodeId::new(self.u64()?))
+    }
+
+    /// A node that must be somebody.
+    pub fn somebody(&mut self) -> Result<NodeId> {
+        self.node()?.ok_or(Malformed("node 0 is nobody"))
+    }
+
+    /// An index, then a term.
+    pub fn position(&mut self) -> Result<Position> {
+        let index = Index(self.u64()?);
+        let term = Term(self.u64()?);
+        Ok(Position { term, index })
+    }
+
+    /// Bytes behind their own length (four bytes), at most `max` of them.
+    pub fn blob(&mut self, max: usize) -> Result<Bytes> {
+        let length = self.u32()? as usize;
+        if length > max {
+            return Err(Malformed("longer than allowed"));
+        }
+        self.bytes(length)
+    }
+
+    /// A string behind its length, at most `max` bytes of UTF-8.
+    pub fn string(&mut self, max: usize) -> Result<String> {
+        let bytes = self.blob(max)?;
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Ok(text.to_owned()),
+            Err(_) => Err(Malformed("not UTF-8")),
+        }
+    }
+}
+
+/// Puts values where a [`Reader`] will find them.
+pub trait Put: BufMut {
+    /// A node, or nobody.
+    fn put_node(&mut self, node: Option<NodeId>) {
+        self.put_u64_le(node.map_or(0, NodeId::get));
+    }
+
+    /// An index, then a term.
+    fn put_position(&mut self, position: Position) {
+        self.put_u64_le(position.index.0);
+        self.put_u64_le(position.term.0);
+    }
+
+    /// Bytes behind their own length.
+    fn put_blob(&mut self, bytes: &[u8]) {
+        self.put_u32_le(bytes.len() as u32);
+        self.put_slice(bytes);
+    }
+}
+
+impl<B: BufMut> Put for B {}
+
+/// How many bytes stand before an entry's payload.
+pub const ENTRY_HEADER: usize = 32;
+
+const NOOP: u8 = 0;
+const MEMBERSHIP: u8 = 1;
+const OPAQUE: u8 = 2;
+
+/// Makes an entry, and the checksum that will travel with it.
+pub fn entry(position: Position, time: ClusterTime, payload: Payload) -> Entry {
+    let mut entry = Entry { position, time, payload, checksum: 0 };
+    let encoded = encoded_payload(&entry.payload);
+    let checksum = checksum(&entry_header(&entry, &encoded), &encoded);
+    drop(encoded);
+    entry.checksum = checksum;
+    entry
+}
+
+/// How many bytes [`put_entry`] writes.
+pub fn entry_size(entry: &Entry) -> usize {
+    ENTRY_HEADER
+        + match &entry.payload {
+            Payload::Noop => 0,
+            Payload::Membership(membership) => membership_size(membership),
+            Payload::Opaque(bytes) => bytes.len(),
+        }
+}
+
+/// Writes an entry:
+///
+/// | at | size | field |
+/// |---|---|---|
+/// | 0 | 4 | CRC-32 of everything after this field |
+/// | 4 | 3 | length of the payload |
+/// | 7 | 1 | kind: 0 no-op, 1 membership, 2 opaque |
+/// | 8 | 8 | index |
+/// | 16 | 8 | term |
+/// | 24 | 8 | the cluster's clock, ms |
+/// | 32 | … | payload |
+pub fn put_entry(out: &mut impl BufMut, entry: &Entry) {
+    let encoded = encoded_payload(&entry.payload);
+    out.put_u32_le(entry.checksum);
+    out.put_slice(&entry_header(entry, &encoded));
+    out.put_slice(&encoded);
+}
+
+/// Reads an entry and checks it against its checksum.
+pub fn read_entry(from: &mut Reader) -> Result<Entry> {
+    let stored = from.u32()?;
+    let header: [u8; ENTRY_HEADER - 4] = from.array()?;
+    let length = u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize;
+    let encoded = from.bytes(length)?;
+    if checksum(&header, &encoded) != stored {
+        return Err(Malformed("entry checksum"));
+    }
+    let field = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| header[at + i]));
+    let position = Position::new(Index(field(4)), Term(field(12)));
+    let time = ClusterTime(field(20));
+    let payload = match header[3] {
+        NOOP if length == 0 => Payload::Noop,
+        MEMBERSHIP => {
+            let mut reader = Reader::new(encoded);
+            let membership = read_membership(&mut reader)?;
+            reader.end()?;
+            Payload::Membership(Box::new(membership))
+        }
+        OPAQUE => Payload::Opaque(encoded),
+        _ => return Err(Malformed("unknown kind of entry")),
+    };
+    Ok(Entry { position, time, payload, checksum: stored })
+}
+
+/// Everything of the header behind the checksum.
+fn entry_header(entry: &Entry, encoded: &[u8]) -> [u8; ENTRY_HEADER - 4] {
+    let kind = match entry.payload {
+        Payload::Noop => NOOP,
+        Payload::Membership(_) => MEMBERSHIP,
+        Payload::Opaque(_) => OPAQUE,
+    };
+    assert!(encoded.len() < 1 << 24, "a payload's length fits three bytes");
+    let mut header = [0; ENTRY_HEADER - 4];
+    header[..4].copy_from_slice(&(encoded.len() as u32).to_le_bytes());
+    header[3] = kind;
+    header[4..12].copy_from_slice(&entry.position.index.0.to_le_bytes());
+    header[12..20].copy_from_slice(&entry.position.term.0.to_le_bytes());
+    header[20..28].copy_from_slice(&entry.time.0.to_le_bytes());
+    header
+}
+
+/// A payload as bytes: its own if it is opaque, else a short encoding.
+fn encoded_payload(payload: &Payload) -> Cow<'_, [u8]> {
+    match payload {
+        Payload::Noop => Cow::Borrowed(&[]),
+        Payload::Opaque(bytes) => Cow::Borrowed(bytes),
+        Payload::Membership(membership) => {
+            let mut bytes = Vec::with_capacity(membership_size(membership));
+            put_membership(&mut bytes, membership);
+            Cow::Owned(bytes)
+        }
+    }
+}
+
+fn checksum(header: &[u8], payload: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(header);
+    crc.update(payload);
+    crc.finalize()
+}
+
+/// Writes a term, then the vote in it.
+pub fn put_hard_state(out: &mut impl BufMut, hard: &HardState) {
+    out.put_u64_le(hard.term.0);
+    out.put_node(hard.vote);
+}
+
+/// Reads what [`put_hard_state`] wrote.
+pub fn read_hard_state(from: &mut Reader) -> Result<HardState> {
+    let term = Term(from.u64()?);
+    let vote = from.node()?;
+    Ok(HardState { term, vote })
+}
+
+const VOTER: u8 = 1;
+const OUTGOING: u8 = 2;
+
+fn membership_size(membership: &Membership) -> usize {
+    4 + membership.members.values().map(|member| 8 + 1 + 8 + 4 + member.address.len()).sum::<usize>()
+}
+
+/// Writes level (2), number of members (2), then each: id (8), flags (1: voter 1, outgoing 2),
+/// disk id (8, 0 unknown), address behind its length.
+pub fn put_membership(out: &mut impl BufMut, membership: &Membership) {
+    assert!(membership.members.len() <= MEMBERS_MAX, "a membership was checked when it was made");
+    out.put_u16_le(membership.level);
+    out.put_u16_le(membership.members.len() as u16);
+    for (id, member) in &membership.members {
+        out.put_u64_le(id.get());
+        let voter = if membership.voters.contains(id) { VOTER } else { 0 };
+        let outgoing = if membership.outgoing.contains(id) { OUTGOING } else { 0 };
+        out.put_u8(voter | outgoing);
+        out.put_u64_le(member.disk.map_or(0, |disk| disk.0));
+        out.put_blob(member.address.as_bytes());
+    }
+}
+
+/// Reads what [`put_membership`] wrote.
+pub fn read_membership(from: &mut Reader) -> Result<Membership> {
+    let level = from.u16()?;
+    let count = from.u16()? as usize;
+    if count > MEMBERS_MAX {
+        return Err(Malformed("too many members"));
+    }
+    let mut membership =
+        Membership { members: BTreeMap::new(), voters: BTreeSet::new(), outgoing: BTreeSet::new(), level };
+    for _ in 0..count {
+        let id = from.somebody()?;
+        let flags = from.u8()?;
+        let disk = Some(from.u64()?).filter(|disk| *disk != 0).map(DiskId);
+        let address = from.string(ADDRESS_BYTES_MAX)?;
+        if flags & VOTER != 0 {
+            membership.voters.insert(id);
+        }
+        if flags & OUTGOING != 0 {
+            membership.outgoing.insert(id);
+        }
+        if membership.members.insert(id, Member { address, disk }).is_some() {
+            return Err(Malformed("a member named twice"));
+        }
+    }
+    Ok(membership)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+
+    fn sample(index: u64, term: u64, payload: Payload) -> Entry {
+        entry(Position::new(Index(index), Term(term)), ClusterTime(86_400_000), payload)
+    }
+
+    fn encoded(entry: &Entry) -> Bytes {
+        let mut out = BytesMut::new();
+        put_entry(&mut out, entry);
+        assert_eq!(out.len(), entry_size(entry));
+        out.freeze()
+    }
+
+    proptest! {
+        #[test]
+        fn entries_come_back_as_they_were(index: u64, term: u64, command: Vec<u8>) {
+            let entry = sample(index, term, Payload::Opaque(command.into()));
+            let mut reader = Reader::new(encoded(&entry));
+            prop_assert_eq!(read_entry(&mut reader), Ok(entry));
+            prop_assert_eq!(reader.end(), Ok(()));
+        }
+
+        #[test]
+        fn a_flipped_bit_is_always_seen(command: Vec<u8>, at: prop::sample::Index, bit in 0..8) {
+            let mut bytes = encoded(&sample(812, 3, Payload::Opaque(command.into()))).to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1u8 << bit;
+            prop_assert!(read_entry(&mut Reader::new(bytes.into())).is_err());
+        }
+
+        #[test]
+        fn garbage_is_an_error_and_nothing_worse(bytes: Vec<u8>) {
+            let _either = read_entry(&mut Reader::new(bytes.clone().into()));
+            let _either = read_membership(&mut Reader::new(bytes.into()));
+        }
+    }
+
+    #[test]
+    fn memberships_come_back_as_they_were() {
+        let id = |n| NodeId::new(n).unwrap();
+        let mut membership = Membership::founding([(id(1), "a:1".into()), (id(2), "b:2".into())]);
+        membership.members.insert(id(9), Member { address: "c:3".into(), disk: Some(DiskId(77)) });
+        membership.outgoing.insert(id(2));
+        let entry = sample(2, 1, Payload::Membership(Box::new(membership)));
+        assert_eq!(read_entry(&mut Reader::new(encoded(&entry))), Ok(entry));
+    }
+}

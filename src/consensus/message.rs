@@ -1,0 +1,110 @@
+//! What nodes say to one another (§5, Figure 2).
+//!
+//! Every message carries its sender's term, which was durable before it left: a receiver may act on
+//! it for ever (§5.1).
+
+use crate::types::{Entry, Index, NodeId, Position, Term};
+
+/// A message on its way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Envelope {
+    /// Who says it.
+    pub from: NodeId,
+    /// To whom.
+    pub to: NodeId,
+    /// The sender's term.
+    pub term: Term,
+    /// What it says.
+    pub message: Message,
+}
+
+/// A round of asking whether we still lead. Grows with every round and is never used again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Round(pub u64);
+
+/// What kind of vote is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ask {
+    /// Would you vote for me in the term after mine? Promises and changes nothing (thesis §9.6).
+    Pre,
+    /// Vote for me in my term (§5.2).
+    Real,
+}
+
+/// What nodes say to one another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// Asks for a vote (§5.2).
+    AskVote {
+        /// The end of the candidate's log (§5.4.1).
+        last: Position,
+        /// For what.
+        ask: Ask,
+    },
+    /// Answers [`Message::AskVote`].
+    Vote {
+        /// Yes or no.
+        granted: bool,
+        /// What was asked.
+        ask: Ask,
+    },
+    /// Entries for the log, behind `prev` (§5.3). Without entries: do you hold `prev`?
+    Append {
+        /// What the receiver must hold for the entries to fit.
+        prev: Position,
+        /// The leader's commit index.
+        commit: Index,
+        /// Consecutive, from `prev` on.
+        entries: Vec<Entry>,
+    },
+    /// All up to `matched` agrees with the leader of this term, and is on my disk.
+    Appended {
+        /// How far.
+        matched: Index,
+    },
+    /// I do not hold the `prev` you named; this is where we may yet agree (§5.3).
+    Conflict {
+        /// The `prev` that was refused.
+        refused: Index,
+        /// The last position of my log at or below it, in index and in term.
+        hint: Position,
+    },
+    /// I lead; do you hear me? Waits for no disk.
+    Beat {
+        /// The leader's commit index, as far as the receiver is known to hold the log.
+        commit: Index,
+        /// The round to confirm.
+        round: Round,
+    },
+    /// You lead, as far as I know. Waits for no disk.
+    Heard {
+        /// The round that was asked.
+        round: Round,
+        /// How far my log agrees with yours, on disk or not: shows what was lost on the way.
+        seen: Index,
+    },
+    /// All up to here is committed, and you hold it. Wants no answer.
+    Committed {
+        /// The index.
+        upto: Index,
+    },
+    /// Your term is over; mine is on the envelope (§5.1).
+    Outdated,
+}
+
+impl Message {
+    /// Whether it must pass between the pieces of larger frames: what keeps leaders leaders.
+    pub fn is_urgent(&self) -> bool {
+        match self {
+            Message::Append { entries, .. } => entries.is_empty(),
+            Message::AskVote { .. }
+            | Message::Vote { .. }
+            | Message::Appended { .. }
+            | Message::Conflict { .. }
+            | Message::Beat { .. }
+            | Message::Heard { .. }
+            | Message::Committed { .. }
+            | Message::Outdated => true,
+        }
+    }
+}

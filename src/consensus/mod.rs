@@ -1,0 +1,4 @@
+//! The algorithm: Raft as a pure state machine. No clock, thread, socket, file or log line.
+
+pub mod message;
+pub mod note;

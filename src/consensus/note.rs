@@ -1,0 +1,171 @@
+//! What an operator would want to know, as data: the core never logs.
+
+use super::message::Ask;
+use crate::types::{Index, Membership, NodeId, Position, Term};
+use std::fmt;
+use std::time::Duration;
+
+/// How loud a [`Note`] is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    /// One would like to know by tomorrow.
+    Warn,
+    /// Roles, membership, start and stop: a healthy day fits on a screen.
+    Info,
+    /// Single messages.
+    Debug,
+}
+
+/// Why a node campaigns.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Reason {
+    /// It has not heard from a leader for an election timeout (§5.2).
+    Timeout,
+    /// Its leader's connection closed.
+    LinkClosed,
+    /// The votes were split, or lost.
+    Again,
+}
+
+impl Reason {
+    /// The word for it in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Timeout => "timeout",
+            Reason::LinkClosed => "link_closed",
+            Reason::Again => "again",
+        }
+    }
+}
+
+/// What an operator would want to know.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub enum Note {
+    /// This node asks whether it would be elected, or to be elected.
+    Campaigns {
+        /// For what it asks.
+        ask: Ask,
+        /// In which term.
+        term: Term,
+        /// Why.
+        reason: Reason,
+    },
+    /// This node leads.
+    Leads {
+        /// The term it leads.
+        term: Term,
+        /// Who voted for it.
+        votes: Vec<NodeId>,
+        /// How long the campaign took.
+        after: Duration,
+    },
+    /// This node follows that leader.
+    Follows {
+        /// Whom.
+        leader: NodeId,
+        /// In which term.
+        term: Term,
+    },
+    /// This node leads no more.
+    StepsDown {
+        /// The term it led.
+        term: Term,
+        /// Why, in words.
+        why: &'static str,
+    },
+    /// A vote was given or denied.
+    Votes {
+        /// To whom.
+        candidate: NodeId,
+        /// For what.
+        ask: Ask,
+        /// In which term.
+        term: Term,
+        /// Nothing if it was granted, else why not.
+        denied: Option<&'static str>,
+    },
+    /// Entries that were never committed gave way to a leader's (§5.3).
+    Drops {
+        /// The first of them.
+        from: Index,
+        /// What was the end of the log.
+        last: Position,
+    },
+    /// A configuration is in force from this index on (§6).
+    Configured {
+        /// The index.
+        index: Index,
+        /// Who belongs.
+        membership: Box<Membership>,
+    },
+    /// A follower does not answer.
+    Silent {
+        /// Who.
+        peer: NodeId,
+        /// For how long.
+        since: Duration,
+    },
+    /// A follower answers again.
+    Back {
+        /// Who.
+        peer: NodeId,
+    },
+    /// The disk has not answered for this long.
+    DiskStands {
+        /// The age of the oldest write.
+        since: Duration,
+    },
+    /// A peer said what no correct peer says; it was dropped.
+    Nonsense {
+        /// Who.
+        peer: NodeId,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+}
+
+impl Note {
+    /// How loud it is.
+    pub fn level(&self) -> Level {
+        match self {
+            Note::Leads { .. } | Note::Follows { .. } | Note::Configured { .. } | Note::Drops { .. } => Level::Info,
+            Note::StepsDown { .. } | Note::Silent { .. } | Note::DiskStands { .. } | Note::Nonsense { .. } => {
+                Level::Warn
+            }
+            Note::Back { .. } => Level::Info,
+            Note::Campaigns { .. } | Note::Votes { .. } => Level::Debug,
+        }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Note::Campaigns { ask: Ask::Pre, term, reason } => {
+                write!(f, "asks whether it would be elected after term {term} ({})", reason.name())
+            }
+            Note::Campaigns { ask: Ask::Real, term, reason } => {
+                write!(f, "asks for votes in term {term} ({})", reason.name())
+            }
+            Note::Leads { term, votes, after } => {
+                write!(f, "leads term {term} ({} votes, {} ms)", votes.len(), after.as_millis())
+            }
+            Note::Follows { leader, term } => write!(f, "follows {leader} in term {term}"),
+            Note::StepsDown { term, why } => write!(f, "leads term {term} no more: {why}"),
+            Note::Votes { candidate, ask, term, denied } => {
+                let what = if *ask == Ask::Pre { "pre-vote" } else { "vote" };
+                match denied {
+                    None => write!(f, "{what} for {candidate} in term {term}"),
+                    Some(why) => write!(f, "no {what} for {candidate} in term {term}: {why}"),
+                }
+            }
+            Note::Drops { from, last } => write!(f, "drops {from}..{last}, never committed"),
+            Note::Configured { index, membership } => write!(f, "{membership} from {index}"),
+            Note::Silent { peer, since } => write!(f, "{peer} silent for {:.1} s", since.as_secs_f64()),
+            Note::Back { peer } => write!(f, "{peer} is back"),
+            Note::DiskStands { since } => write!(f, "disk has not answered for {} ms", since.as_millis()),
+            Note::Nonsense { peer, what } => write!(f, "{peer} said what cannot be: {what}"),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! # drave
+//!
+//! A replicated log and key-value server, and the Raft library inside it.
+
+pub mod api;
+pub mod apply;
+pub mod codec;
+pub mod consensus;
+pub mod disk;
+pub mod limits;
+pub mod machine;
+pub mod node;
+pub mod types;
+pub mod wal;

@@ -1,0 +1,44 @@
+//! Every bound in the house, and how they must relate.
+//!
+//! Each queue, buffer, window and table has its limit here or in its room's `Options`; what
+//! happens at the limit is said where it is obeyed.
+
+/// The largest command a client may propose, in bytes (`--max-entry` may lower it).
+pub const ENTRY_BYTES_MAX: u64 = 1 << 20;
+/// What an entry adds to its payload, on the wire and in the journal, at most.
+pub const ENTRY_OVERHEAD_MAX: u64 = 64;
+/// The payload of one append to a follower, in bytes, at most.
+pub const APPEND_BYTES_MAX: u64 = 2 << 20;
+/// How many entries one append holds, at most.
+pub const APPEND_ENTRIES_MAX: usize = 16 << 10;
+/// What a frame adds to its content, at most.
+pub const FRAME_OVERHEAD_MAX: u64 = 1 << 10;
+/// The largest frame on any connection, in bytes.
+pub const FRAME_BYTES_MAX: u64 = 4 << 20;
+/// A frame longer than this travels in pieces, so that a heartbeat can pass between them.
+pub const FRAGMENT_BYTES: u64 = 64 << 10;
+/// The largest answer a machine may give, in bytes: it must fit a frame.
+pub const ANSWER_BYTES_MAX: u64 = 2 << 20;
+/// The largest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 64 << 10;
+/// How many members a cluster may have.
+pub const MEMBERS_MAX: usize = 64;
+/// The longest `host:port`, in bytes.
+pub const ADDRESS_BYTES_MAX: usize = 300;
+/// How many commands a session may have outstanding, at most.
+pub const SESSION_WINDOW_MAX: u32 = 1024;
+/// How many sessions are remembered, at most; the one unused for longest lapses first.
+pub const SESSIONS_MAX: usize = 16 << 10;
+/// How many bytes of stored answers all sessions together may hold.
+pub const SESSION_ANSWER_BYTES_MAX: u64 = 256 << 20;
+
+const _: () = {
+    // One entry always fits an append, one append always fits a frame: no entry can be accepted
+    // that cannot travel.
+    assert!(ENTRY_BYTES_MAX + ENTRY_OVERHEAD_MAX < APPEND_BYTES_MAX);
+    assert!(APPEND_BYTES_MAX + FRAME_OVERHEAD_MAX < FRAME_BYTES_MAX);
+    assert!(ANSWER_BYTES_MAX + FRAME_OVERHEAD_MAX < FRAME_BYTES_MAX);
+    assert!(ENTRY_BYTES_MAX < ANSWER_BYTES_MAX);
+    assert!(FRAGMENT_BYTES < FRAME_BYTES_MAX);
+    assert!(KEY_BYTES_MAX as u64 * 2 < ENTRY_BYTES_MAX);
+};

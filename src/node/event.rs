@@ -1,0 +1,102 @@
+//! Everything that can happen to a node, and everything it can want.
+
+use crate::api::{Reply, Request};
+use crate::apply;
+use crate::consensus::message::Envelope;
+use crate::consensus::note::Note;
+use crate::types::{Entry, Index, NodeId, Write};
+use crate::wal::report as wal;
+use bytes::Bytes;
+
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Caller {
+    /// A client's connection; the driver's own number for it, never used twice.
+    Client(u64),
+    /// Another node, passing on what it was asked.
+    Peer(NodeId),
+}
+
+/// Everything that can happen to a node.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A peer says something.
+    Peer(Envelope),
+    /// The link on which that peer speaks to us, or we to it, broke: what was on its way may be lost.
+    PeerLost(NodeId),
+    /// A caller asks for something. Each (caller, id) is answered once, unless the caller goes.
+    Request {
+        /// Who.
+        from: Caller,
+        /// Its number for it; ids of one caller are distinct while unanswered.
+        id: u64,
+        /// Whether to pass it on to the leader rather than name the leader. One hop at most.
+        forward: bool,
+        /// What.
+        request: Request,
+    },
+    /// A peer answers what we passed on to it.
+    Answered {
+        /// Who.
+        from: NodeId,
+        /// Our number for it.
+        id: u64,
+        /// Its answer.
+        reply: Reply,
+    },
+    /// A caller's connection is gone: nobody waits for its answers.
+    CallerGone(Caller),
+    /// The journal made something durable.
+    Journal(wal::Report),
+    /// The applier has applied what [`Action::Apply`] gave it.
+    Applied(apply::Report),
+    /// The applier answers [`Action::Query`].
+    Queried {
+        /// The number of the query.
+        ticket: u64,
+        /// Everything up to here had been applied.
+        applied: Index,
+        /// The machine's answer.
+        answer: Bytes,
+    },
+}
+
+/// Everything a node can want. All of it may be done at once and in any order, but that writes,
+/// and what is given to the applier, keep theirs.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Say this to a peer. May be lost.
+    Send(Envelope),
+    /// Pass a caller's request on to a peer, which answers with [`Event::Answered`]. May be lost,
+    /// and then [`Event::PeerLost`] says so.
+    Forward {
+        /// The leader, as far as we know.
+        to: NodeId,
+        /// Our number for it.
+        id: u64,
+        /// What was asked.
+        request: Request,
+    },
+    /// Answer a caller.
+    Reply {
+        /// Who asked.
+        to: Caller,
+        /// Its number for it.
+        id: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// Write this; [`Event::Journal`] says when it is durable.
+    Write(Write),
+    /// Apply these committed entries, in order; [`Event::Applied`] says what came of it.
+    Apply(Vec<Entry>),
+    /// Ask the machine, after everything given to it before; [`Event::Queried`] brings the answer.
+    Query {
+        /// Our number for it.
+        ticket: u64,
+        /// What is asked.
+        query: Bytes,
+    },
+    /// Tell the operator.
+    Note(Note),
+}

@@ -1,0 +1,16 @@
+//! Nouns that do nothing: ids, positions, times, entries, memberships.
+//!
+//! Everything above is built from these. None of them does I/O, keeps a clock or knows what a
+//! node is; each either forbids a mistake or carries a law.
+
+pub mod entry;
+pub mod ids;
+pub mod membership;
+pub mod mutant;
+pub mod time;
+
+pub use entry::{Base, Entry, HardState, Payload, Write};
+pub use ids::{ClusterId, DiskId, Index, NodeId, Position, SessionId, Term, WriteId};
+pub use membership::{Member, Membership};
+pub use mutant::{Mutant, Mutants};
+pub use time::{ClusterTime, Time};

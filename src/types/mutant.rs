@@ -1,0 +1,130 @@
+//! The switches that break one safety rule each, so that a test can see that breaking it is noticed.
+//!
+//! They exist in test builds only: without the feature `mutants`, [`Mutants::breaks`] is the
+//! constant `false`, and the broken branch is compiled away.
+
+use std::fmt;
+
+macro_rules! mutants {
+    ($($(#[doc = $doc:literal])* $name:ident = $text:literal,)*) => {
+        /// One rule that can be broken on purpose.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Mutant { $($(#[doc = $doc])* $name,)* }
+
+        impl Mutant {
+            /// Every one of them.
+            pub const ALL: &'static [Mutant] = &[$(Mutant::$name,)*];
+
+            /// The name it has on the command line.
+            pub fn name(self) -> &'static str {
+                match self { $(Mutant::$name => $text,)* }
+            }
+        }
+    };
+}
+
+mutants! {
+    /// Votes leave before they are durable (safety of §5.2).
+    VoteBeforeSync = "vote-before-sync",
+    /// A candidate asks for votes before its own is durable.
+    AskBeforeSync = "ask-before-sync",
+    /// A voter forgets that it has voted in this term.
+    VoteTwice = "vote-twice",
+    /// A voter does not compare logs (§5.4.1).
+    VoteForShorterLog = "vote-for-shorter-log",
+    /// Votes are counted, not collected as a set of ids.
+    CountVotesTwice = "count-votes-twice",
+    /// A vote of an earlier term counts in this one.
+    CountStaleVotes = "count-stale-votes",
+    /// Entries of earlier terms commit by counting copies (Figure 8).
+    CommitEarlierTerms = "commit-earlier-terms",
+    /// A leader counts its own copy before its disk has it.
+    CountSelfBeforeSync = "count-self-before-sync",
+    /// A follower acknowledges before its disk has the entries.
+    AckBeforeSync = "ack-before-sync",
+    /// A follower acknowledges its own last index, matched or not.
+    AckUnmatched = "ack-unmatched",
+    /// A truncation leaves the durable prefix as it was.
+    KeepDurableOnTruncate = "keep-durable-on-truncate",
+    /// Entries that do not conflict are truncated too.
+    TruncateWithoutConflict = "truncate-without-conflict",
+    /// A follower does not check the entry before an append (§5.3).
+    SkipPrevCheck = "skip-prev-check",
+    /// A follower commits what its leader has, matched or not.
+    CommitUnmatched = "commit-unmatched",
+    /// A minority is enough to commit.
+    MinorityCommits = "minority-commits",
+    /// Reads are answered without asking a quorum (thesis §6.4).
+    ReadWithoutRound = "read-without-round",
+    /// A late answer to an earlier round confirms this one.
+    ReadAnyRound = "read-any-round",
+    /// Reads are answered before the leader's own no-op is committed.
+    ReadBeforeNoop = "read-before-noop",
+    /// A leader opens its term without a no-op.
+    SkipNoop = "skip-noop",
+    /// A term that was seen is not written down.
+    ForgetTerm = "forget-term",
+    /// The journal reports writes as durable without a sync.
+    SkipSync = "skip-sync",
+    /// A new segment's name is not synced before it is used.
+    SkipNameSync = "skip-name-sync",
+    /// A failed sync is tried again, and believed.
+    RetryFailedSync = "retry-failed-sync",
+    /// Damage in the middle is cut off as if it were a torn tail.
+    CutDamage = "cut-damage",
+    /// A torn tail is noticed but not cut.
+    KeepTornTail = "keep-torn-tail",
+    /// What recovery read is believed to be on the disk without a sync.
+    SkipRecoverySync = "skip-recovery-sync",
+    /// A command that was seen before is applied again.
+    ApplyTwice = "apply-twice",
+    /// A command that was seen before is answered with the present answer, not the first.
+    ForgetAnswers = "forget-answers",
+    /// A deposed leader answers waiting clients "nothing was applied".
+    UnknownAsRefused = "unknown-as-refused",
+    /// A waiting client is answered by whatever entry took its index.
+    AnswerByIndex = "answer-by-index",
+    /// The machine is not deterministic: it mixes in who it is.
+    MachineKnowsNode = "machine-knows-node",
+    /// Leaders never step down for want of a quorum, and pre-vote is skipped.
+    NoPreVote = "no-pre-vote",
+}
+
+impl fmt::Display for Mutant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which rule, if any, is broken here. Nothing can be without the feature `mutants`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Mutants {
+    #[cfg(feature = "mutants")]
+    broken: Option<Mutant>,
+}
+
+impl Mutants {
+    /// No rule is broken.
+    pub const NONE: Mutants = Mutants {
+        #[cfg(feature = "mutants")]
+        broken: None,
+    };
+
+    /// Breaks that one rule.
+    #[cfg(feature = "mutants")]
+    pub fn only(mutant: Mutant) -> Mutants {
+        Mutants { broken: Some(mutant) }
+    }
+
+    /// Whether that rule is broken.
+    #[inline(always)]
+    pub fn breaks(self, mutant: Mutant) -> bool {
+        #[cfg(feature = "mutants")]
+        return self.broken == Some(mutant);
+        #[cfg(not(feature = "mutants"))]
+        {
+            let _unused_without_the_feature = mutant;
+            false
+        }
+    }
+}
