@@ -1,0 +1,7 @@
+//! The journal against disks that tear, lose, fail and lie.
+
+mod damage;
+mod matrix;
+mod mutants;
+mod properties;
+mod world;
