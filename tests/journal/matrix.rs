@@ -156,3 +156,9 @@ pub fn storm(options: &Options, seeds: std::ops::Range<u64>) -> Result<(), Strin
 fn storms_lose_nothing() {
     storm(&options(), 0..3000).unwrap();
 }
+
+#[test]
+#[ignore = "minutes; for a night, or a change of the format"]
+fn storms_at_length_lose_nothing() {
+    storm(&options(), 3000..200_000).unwrap();
+}
