@@ -8,6 +8,7 @@ use super::seam::{Context, StateMachine};
 use super::words::{Answer, Command, PAIRS, Query, VALUE, put_option};
 use crate::codec::Put;
 use crate::limits::ANSWER_BYTES_MAX;
+use crate::types::digest::{Digest, hash};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,11 +16,11 @@ use std::ops::Bound;
 
 /// An ordered map of bytes to bytes.
 ///
-/// Invariant: `sum` is the wrapping sum of the hashes of all pairs, whatever order they came in.
+/// Invariant: `digest` is that of all pairs.
 #[derive(Clone, Debug, Default)]
 pub struct Kv {
     pairs: BTreeMap<Box<[u8]>, Slot>,
-    sum: u64,
+    digest: Digest,
 }
 
 /// What a key holds, and the hash of the pair.
@@ -108,7 +109,7 @@ impl Kv {
             Change::Set(value) => self.set(key, &value),
             Change::Remove => {
                 if let Some(slot) = self.pairs.remove(key) {
-                    self.sum = self.sum.wrapping_sub(slot.hash);
+                    self.digest -= slot.hash;
                 }
             }
         }
@@ -116,12 +117,12 @@ impl Kv {
 
     fn set(&mut self, key: &[u8], value: &[u8]) {
         let hash = hash_pair(key, value);
-        self.sum = self.sum.wrapping_add(hash);
+        self.digest += hash;
         let Some(slot) = self.pairs.get_mut(key) else {
             self.pairs.insert(key.into(), Slot { value: value.into(), hash });
             return;
         };
-        self.sum = self.sum.wrapping_sub(slot.hash);
+        self.digest -= slot.hash;
         slot.hash = hash;
         if slot.value.len() == value.len() {
             slot.value.copy_from_slice(value);
@@ -180,7 +181,7 @@ impl StateMachine for Kv {
     }
 
     fn digest(&self) -> u64 {
-        fold(self.sum ^ SALT[0], self.pairs.len() as u64 ^ SALT[1])
+        self.digest.finish(self.pairs.len() as u64)
     }
 }
 
@@ -217,38 +218,9 @@ fn number(bytes: &[u8]) -> Option<i64> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
-/// Odd numbers without a pattern. They are part of what a digest means: never change them.
-const SALT: [u64; 3] = [0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93, 0xa076_1d64_78bd_642f];
-
+/// The part of the digest that a pair is.
 fn hash_pair(key: &[u8], value: &[u8]) -> u64 {
-    hash(hash(SALT[2], key), value)
-}
-
-/// A quick hash that is the same on every machine: sixteen bytes at a time, multiplied and folded.
-fn hash(seed: u64, bytes: &[u8]) -> u64 {
-    let mut state = seed ^ fold(bytes.len() as u64 ^ SALT[0], SALT[1]);
-    let (blocks, tail) = bytes.as_chunks::<16>();
-    for block in blocks {
-        state = absorb(state, block);
-    }
-    if !tail.is_empty() {
-        let mut block = [0; 16];
-        block[..tail.len()].copy_from_slice(tail);
-        state = absorb(state, &block);
-    }
-    fold(state ^ SALT[1], SALT[2])
-}
-
-fn absorb(state: u64, block: &[u8; 16]) -> u64 {
-    let both = u128::from_le_bytes(*block);
-    // What was there stays in, whatever the block: a product may be zero.
-    state.rotate_left(23) ^ fold(both as u64 ^ SALT[1], (both >> 64) as u64 ^ state)
-}
-
-/// Both halves of the product, folded into one.
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    product as u64 ^ (product >> 64) as u64
+    hash(hash(0, key), value)
 }
 
 #[cfg(test)]
