@@ -12,3 +12,4 @@ pub mod machine;
 pub mod node;
 pub mod types;
 pub mod wal;
+pub mod wire;
