@@ -6,7 +6,7 @@
 
 use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX};
 use crate::types::{ClusterTime, DiskId, Entry, HardState, Index, Member, Membership, NodeId, Payload, Position, Term};
-use bytes::{BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,7 +59,7 @@ impl Reader {
         let Some(array) = self.bytes.first_chunk::<N>().copied() else {
             return Err(Malformed("ends too early"));
         };
-        let _read = self.bytes.split_to(N);
+        self.bytes.advance(N);
         Ok(array)
     }
 

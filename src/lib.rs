@@ -13,3 +13,4 @@ pub mod node;
 pub mod sim;
 pub mod types;
 pub mod wal;
+pub mod wire;

@@ -31,6 +31,8 @@ pub const SESSION_WINDOW_MAX: u32 = 1024;
 pub const SESSIONS_MAX: usize = 16 << 10;
 /// How many bytes of stored answers all sessions together may hold.
 pub const SESSION_ANSWER_BYTES_MAX: u64 = 256 << 20;
+/// A session lapses when nothing was asked in it for this long, by the cluster's clock.
+pub const SESSION_IDLE_MS_MAX: u64 = 60 * 60 * 1000;
 
 const _: () = {
     // One entry always fits an append, one append always fits a frame: no entry can be accepted

@@ -1,5 +1,9 @@
 //! The state machine: the trait an embedding program implements, and the key-value machine we ship.
 
+pub mod kv;
 pub mod seam;
+pub mod words;
 
+pub use kv::Kv;
 pub use seam::{Context, StateMachine};
+pub use words::{Answer, Command, Query};

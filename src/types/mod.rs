@@ -3,6 +3,7 @@
 //! Everything above is built from these. None of them does I/O, keeps a clock or knows what a
 //! node is; each either forbids a mistake or carries a law.
 
+pub mod digest;
 pub mod entry;
 pub mod ids;
 pub mod membership;

@@ -1,0 +1,227 @@
+//! The key-value machine we ship: an ordered map of bytes to bytes.
+//!
+//! What a command does is decided from what its key holds and carried out afterwards, so that a
+//! batch is the same decisions made against what it would leave, and carried out all or not at all.
+//! Keys and values are copied: a small value never keeps a large read buffer alive.
+
+use super::seam::{Context, StateMachine};
+use super::words::{Answer, Command, PAIRS, Query, VALUE, put_option};
+use crate::codec::Put;
+use crate::limits::ANSWER_BYTES_MAX;
+use crate::types::digest::{Digest, hash};
+use bytes::{BufMut, Bytes, BytesMut};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+/// An ordered map of bytes to bytes.
+///
+/// Invariant: `digest` is that of all pairs.
+#[derive(Clone, Debug, Default)]
+pub struct Kv {
+    pairs: BTreeMap<Box<[u8]>, Slot>,
+    digest: Digest,
+}
+
+/// What a key holds, and the hash of the pair.
+#[derive(Clone, Debug)]
+struct Slot {
+    value: Box<[u8]>,
+    hash: u64,
+}
+
+/// What a command does to its key.
+enum Change<'a> {
+    Keep,
+    Set(Cow<'a, [u8]>),
+    Remove,
+}
+
+impl Kv {
+    /// An empty map.
+    pub fn new() -> Kv {
+        Kv::default()
+    }
+
+    /// What a key holds.
+    pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
+        self.pairs.get(key).map(|slot| &*slot.value)
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// All pairs in the order of their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.pairs.iter().map(|(key, slot)| (&**key, &*slot.value))
+    }
+
+    fn execute(&mut self, command: &Command<'_>) -> Answer {
+        if let Command::Batch(commands) = command {
+            return self.execute_all(commands);
+        }
+        let key = key_of(command);
+        match decide(command, self.get(key)) {
+            Ok((change, answer)) => {
+                self.carry_out(key, change);
+                answer
+            }
+            Err(answer) => answer,
+        }
+    }
+
+    /// Decides each command against what those before it would leave, and carries all out or none.
+    fn execute_all(&mut self, commands: &[Command<'_>]) -> Answer {
+        let mut staged: BTreeMap<&[u8], Change<'_>> = BTreeMap::new();
+        let mut answers = Vec::with_capacity(commands.len());
+        for (at, command) in commands.iter().enumerate() {
+            let key = key_of(command);
+            let held = match staged.get(key) {
+                Some(Change::Set(value)) => Some(&**value),
+                Some(Change::Remove) => None,
+                Some(Change::Keep) | None => self.get(key),
+            };
+            match decide(command, held) {
+                Ok((Change::Keep, answer)) => answers.push(answer),
+                Ok((change, answer)) => {
+                    staged.insert(key, change);
+                    answers.push(answer);
+                }
+                Err(why) => return Answer::None { at: at as u32, why: Box::new(why) },
+            }
+        }
+        for (key, change) in staged {
+            self.carry_out(key, change);
+        }
+        Answer::All(answers)
+    }
+
+    fn carry_out(&mut self, key: &[u8], change: Change<'_>) {
+        match change {
+            Change::Keep => {}
+            Change::Set(value) => self.set(key, &value),
+            Change::Remove => {
+                if let Some(slot) = self.pairs.remove(key) {
+                    self.digest -= slot.hash;
+                }
+            }
+        }
+    }
+
+    fn set(&mut self, key: &[u8], value: &[u8]) {
+        let hash = hash_pair(key, value);
+        self.digest += hash;
+        let Some(slot) = self.pairs.get_mut(key) else {
+            self.pairs.insert(key.into(), Slot { value: value.into(), hash });
+            return;
+        };
+        self.digest -= slot.hash;
+        slot.hash = hash;
+        if slot.value.len() == value.len() {
+            slot.value.copy_from_slice(value);
+        } else {
+            slot.value = value.into();
+        }
+    }
+
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Bytes {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let mut out = BytesMut::with_capacity(256);
+        out.put_u8(PAIRS);
+        out.put_u8(0);
+        out.put_u32_le(0);
+        let mut count: u32 = 0;
+        let range = self.pairs.range::<[u8], _>((from, Bound::Unbounded));
+        for (key, slot) in range.take_while(|(key, _)| key.starts_with(prefix)) {
+            let size = 8 + key.len() + slot.value.len();
+            if count == limit || (out.len() + size) as u64 > ANSWER_BYTES_MAX {
+                out[1] = 1;
+                break;
+            }
+            out.put_blob(key);
+            out.put_blob(&slot.value);
+            count += 1;
+        }
+        out[2..6].copy_from_slice(&count.to_le_bytes());
+        out.freeze()
+    }
+}
+
+impl StateMachine for Kv {
+    fn apply(&mut self, _context: &Context, command: &[u8]) -> Bytes {
+        match Command::decode(command) {
+            Ok(command) => self.execute(&command).encode(),
+            Err(_) => Answer::Malformed.encode(),
+        }
+    }
+
+    fn query(&self, query: &[u8]) -> Bytes {
+        match Query::decode(query) {
+            Ok(Query::Get { key }) => {
+                let held = self.get(key);
+                let mut out = BytesMut::with_capacity(6 + held.map_or(0, <[u8]>::len));
+                out.put_u8(VALUE);
+                put_option(&mut out, held);
+                out.freeze()
+            }
+            Ok(Query::Scan { prefix, after, limit }) => self.scan(prefix, after, limit),
+            Ok(Query::Count) => Answer::Count(self.len() as u64).encode(),
+            Err(_) => Answer::Malformed.encode(),
+        }
+    }
+
+    fn digest(&self) -> u64 {
+        self.digest.finish(self.pairs.len() as u64)
+    }
+}
+
+/// Which key a command concerns; a batch concerns none of its own.
+fn key_of<'a>(command: &Command<'a>) -> &'a [u8] {
+    match command {
+        Command::Put { key, .. } | Command::Del { key } | Command::Cas { key, .. } | Command::Incr { key, .. } => key,
+        Command::Batch(_) => &[],
+    }
+}
+
+/// What a command does to its key, given what that holds, and the answer; or why it does nothing.
+fn decide<'a>(command: &Command<'a>, held: Option<&[u8]>) -> Result<(Change<'a>, Answer), Answer> {
+    match command {
+        Command::Put { value, .. } => Ok((Change::Set(Cow::Borrowed(value)), Answer::Done)),
+        Command::Del { .. } => match held {
+            Some(_) => Ok((Change::Remove, Answer::Deleted { existed: true })),
+            None => Ok((Change::Keep, Answer::Deleted { existed: false })),
+        },
+        Command::Cas { expected, new, .. } if held == *expected => Ok((Change::Set(Cow::Borrowed(new)), Answer::Done)),
+        Command::Cas { .. } => Err(Answer::Kept { actual: held.map(Bytes::copy_from_slice) }),
+        Command::Incr { by, .. } => {
+            let number = held.map_or(Some(0), number).ok_or(Answer::NotANumber)?;
+            let sum = number.checked_add(*by).ok_or(Answer::Overflow)?;
+            Ok((Change::Set(Cow::Owned(sum.to_string().into_bytes())), Answer::Number(sum)))
+        }
+        // The decoder lets none through; whoever builds one by hand is told so.
+        Command::Batch(_) => Err(Answer::Malformed),
+    }
+}
+
+/// The decimal number those bytes spell, if they do.
+fn number(bytes: &[u8]) -> Option<i64> {
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
+
+/// The part of the digest that a pair is.
+fn hash_pair(key: &[u8], value: &[u8]) -> u64 {
+    hash(hash(0, key), value)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! What the key-value machine does, told by example and held against a naive one.
+
+use super::*;
+use crate::types::{ClusterTime, Index};
+use proptest::prelude::*;
+
+fn apply(kv: &mut Kv, command: &Command<'_>) -> Answer {
+    let context = Context { index: Index(1), time: ClusterTime(0) };
+    Answer::decode(kv.apply(&context, &command.encode())).unwrap()
+}
+
+fn query(kv: &Kv, query: Query<'_>) -> Answer {
+    Answer::decode(kv.query(&query.encode())).unwrap()
+}
+
+fn put<'a>(key: &'a [u8], value: &'a [u8]) -> Command<'a> {
+    Command::Put { key, value }
+}
+
+#[test]
+fn a_swap_says_what_was_really_there() {
+    let mut kv = Kv::new();
+    let swap = |expected, new| Command::Cas { key: b"k", expected, new };
+    assert_eq!(apply(&mut kv, &swap(Some(b"a"), b"b")), Answer::Kept { actual: None });
+    assert_eq!(apply(&mut kv, &swap(None, b"b")), Answer::Done);
+    assert_eq!(apply(&mut kv, &swap(None, b"c")), Answer::Kept { actual: Some(Bytes::from_static(b"b")) });
+    assert_eq!(apply(&mut kv, &swap(Some(b"b"), b"c")), Answer::Done);
+    assert_eq!(kv.get(b"k"), Some(&b"c"[..]));
+}
+
+#[test]
+fn numbers_are_counted_and_others_left_alone() {
+    let mut kv = Kv::new();
+    assert_eq!(apply(&mut kv, &Command::Incr { key: b"n", by: 5 }), Answer::Number(5));
+    assert_eq!(apply(&mut kv, &Command::Incr { key: b"n", by: -7 }), Answer::Number(-2));
+    assert_eq!(kv.get(b"n"), Some(&b"-2"[..]));
+    assert_eq!(apply(&mut kv, &Command::Incr { key: b"n", by: i64::MIN }), Answer::Overflow);
+    apply(&mut kv, &put(b"t", b"ten"));
+    assert_eq!(apply(&mut kv, &Command::Incr { key: b"t", by: 1 }), Answer::NotANumber);
+    assert_eq!(kv.get(b"t"), Some(&b"ten"[..]));
+}
+
+#[test]
+fn a_batch_is_all_or_nothing_and_sees_itself() {
+    let mut kv = Kv::new();
+    let batch = Command::Batch(vec![
+        put(b"a", b"1"),
+        Command::Incr { key: b"a", by: 1 },
+        Command::Del { key: b"a" },
+        Command::Cas { key: b"a", expected: None, new: b"9" },
+    ]);
+    let answers = vec![Answer::Done, Answer::Number(2), Answer::Deleted { existed: true }, Answer::Done];
+    assert_eq!(apply(&mut kv, &batch), Answer::All(answers));
+    assert_eq!(kv.get(b"a"), Some(&b"9"[..]));
+
+    let digest = kv.digest();
+    let fails = Command::Batch(vec![put(b"b", b"x"), Command::Incr { key: b"b", by: 1 }, put(b"c", b"y")]);
+    assert_eq!(apply(&mut kv, &fails), Answer::None { at: 1, why: Box::new(Answer::NotANumber) });
+    assert_eq!((kv.get(b"b"), kv.len(), kv.digest()), (None, 1, digest));
+}
+
+#[test]
+fn a_scan_goes_on_where_it_was_cut() {
+    let mut kv = Kv::new();
+    for key in ["a", "user:1", "user:2", "user:3", "v"] {
+        apply(&mut kv, &put(key.as_bytes(), b"x"));
+    }
+    let keys = |answer| match answer {
+        Answer::Pairs { pairs, more } => (pairs.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), more),
+        other => panic!("{other:?}"),
+    };
+    let (first, more) = keys(query(&kv, Query::Scan { prefix: b"user:", after: None, limit: 2 }));
+    assert_eq!((first, more), (vec![Bytes::from("user:1"), Bytes::from("user:2")], true));
+    let (rest, more) = keys(query(&kv, Query::Scan { prefix: b"user:", after: Some(b"user:2"), limit: 2 }));
+    assert_eq!((rest, more), (vec![Bytes::from("user:3")], false));
+    // `after` need not lie within the prefix.
+    let (all, _) = keys(query(&kv, Query::Scan { prefix: b"user:", after: Some(b"a"), limit: 9 }));
+    assert_eq!(all.len(), 3);
+    let (none, _) = keys(query(&kv, Query::Scan { prefix: b"user:", after: Some(b"z"), limit: 9 }));
+    assert!(none.is_empty());
+    assert_eq!(query(&kv, Query::Count), Answer::Count(5));
+}
+
+#[test]
+fn a_scan_never_outgrows_an_answer() {
+    let mut kv = Kv::new();
+    let value = vec![7; 1 << 20];
+    for key in 0..4u8 {
+        apply(&mut kv, &put(&[key], &value));
+    }
+    let answer = kv.query(&Query::Scan { prefix: b"", after: None, limit: u32::MAX }.encode());
+    assert!(answer.len() as u64 <= ANSWER_BYTES_MAX);
+    let Ok(Answer::Pairs { pairs, more }) = Answer::decode(answer) else { panic!("pairs") };
+    assert_eq!((pairs.len(), more), (1, true));
+}
+
+#[test]
+fn what_cannot_be_read_is_answered_so() {
+    let context = Context { index: Index(1), time: ClusterTime(0) };
+    let mut kv = Kv::new();
+    assert_eq!(Answer::decode(kv.apply(&context, b"")), Ok(Answer::Malformed));
+    assert_eq!(Answer::decode(kv.query(&[99])), Ok(Answer::Malformed));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u8, Vec<u8>),
+    Del(u8),
+    Cas(u8, Option<Vec<u8>>, Vec<u8>),
+    Incr(u8, i64),
+}
+
+impl Step {
+    fn key(&self) -> u8 {
+        match self {
+            Step::Put(key, _) | Step::Del(key) | Step::Cas(key, ..) | Step::Incr(key, _) => *key,
+        }
+    }
+
+    fn run(&self, kv: &mut Kv) {
+        let key = [self.key()];
+        let command = match self {
+            Step::Put(_, value) => put(&key, value),
+            Step::Del(_) => Command::Del { key: &key },
+            Step::Cas(_, expected, new) => Command::Cas { key: &key, expected: expected.as_deref(), new },
+            Step::Incr(_, by) => Command::Incr { key: &key, by: *by },
+        };
+        let _answer = apply(kv, &command);
+    }
+
+    fn run_naively(&self, map: &mut BTreeMap<Vec<u8>, Vec<u8>>) {
+        let key = vec![self.key()];
+        match self {
+            Step::Put(_, value) => drop(map.insert(key, value.clone())),
+            Step::Del(_) => drop(map.remove(&key)),
+            Step::Cas(_, expected, new) => {
+                if map.get(&key) == expected.as_ref() {
+                    map.insert(key, new.clone());
+                }
+            }
+            Step::Incr(_, by) => {
+                let held = map.get(&key).map_or("0".into(), |held| String::from_utf8_lossy(held).into_owned());
+                if let Some(sum) = held.parse::<i64>().ok().and_then(|held| held.checked_add(*by)) {
+                    map.insert(key, sum.to_string().into_bytes());
+                }
+            }
+        }
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let value = prop::collection::vec(b'0'..b'4', 0..3);
+    prop_oneof![
+        (0..4u8, value.clone()).prop_map(|(key, value)| Step::Put(key, value)),
+        (0..4u8).prop_map(Step::Del),
+        (0..4u8, prop::option::of(value.clone()), value).prop_map(|(key, old, new)| Step::Cas(key, old, new)),
+        (0..4u8, any::<i64>()).prop_map(|(key, by)| Step::Incr(key, by)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn it_does_what_a_naive_map_does(steps in prop::collection::vec(step(), 0..60)) {
+        let mut kv = Kv::new();
+        let mut naive = BTreeMap::new();
+        for step in &steps {
+            step.run(&mut kv);
+            step.run_naively(&mut naive);
+        }
+        prop_assert!(kv.iter().eq(naive.iter().map(|(key, value)| (&key[..], &value[..]))));
+
+        // The digest says what is there, not how it came to be.
+        let mut fresh = Kv::new();
+        for (key, value) in naive.iter().rev() {
+            apply(&mut fresh, &put(key, value));
+        }
+        prop_assert_eq!(fresh.digest(), kv.digest());
+        apply(&mut fresh, &put(b"one", b"more"));
+        prop_assert_ne!(fresh.digest(), kv.digest());
+    }
+}

@@ -1,0 +1,389 @@
+//! Requests and replies, as bytes.
+//!
+//! An operation is a slice of its frame, and checked as soon as it is read: what cannot be read
+//! never reaches the log.
+
+use super::error::WireError;
+use super::frame::{Frame, Kind, put_frame};
+use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
+use crate::codec::{Malformed, Put, Reader};
+use crate::limits::ADDRESS_BYTES_MAX;
+use crate::types::{Index, SessionId, Term};
+use bytes::{BufMut, BytesMut};
+
+/// What a client asks, and under which number.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Numbered {
+    /// The client's number for it; the reply carries it.
+    pub id: u64,
+    /// Whether a follower passes it on rather than name the leader.
+    pub forward: bool,
+    /// What is asked.
+    pub request: Request,
+}
+
+const PROPOSE: u8 = 1;
+const QUERY: u8 = 2;
+const STATUS: u8 = 3;
+
+const LINEARIZABLE: u8 = 0;
+const LOCAL: u8 = 1;
+
+const DONE: u8 = 1;
+const ANSWER: u8 = 2;
+const HOW_IT_IS: u8 = 3;
+const REFUSED: u8 = 4;
+const UNKNOWN: u8 = 5;
+
+const OPENED: u8 = 1;
+const EXECUTED: u8 = 2;
+const CLOSED: u8 = 3;
+const LAPSED: u8 = 4;
+const FORGOTTEN: u8 = 5;
+const OVERRUN: u8 = 6;
+const UNREADABLE: u8 = 7;
+
+const NOT_LEADER: u8 = 1;
+const NO_LEADER: u8 = 2;
+const BUSY: u8 = 3;
+const TOO_LARGE: u8 = 4;
+const MALFORMED: u8 = 5;
+const STOPPING: u8 = 6;
+
+/// Appends a client's request as a frame: number (8), forward (1), request.
+pub fn put_request_frame(out: &mut BytesMut, id: u64, forward: bool, request: &Request) {
+    put_frame(out, Kind::Request, |out| {
+        out.put_u64_le(id);
+        out.put_u8(u8::from(forward));
+        put_request(out, request);
+    });
+}
+
+/// Reads a client's request from a frame.
+pub fn read_request_frame(frame: Frame) -> Result<Numbered, WireError> {
+    if frame.kind != Kind::Request {
+        return Err(WireError::Kind(frame.kind as u8));
+    }
+    let mut reader = Reader::new(frame.content);
+    let (id, forward) = (reader.u64()?, reader.bool()?);
+    let request = read_request(&mut reader)?;
+    reader.end()?;
+    Ok(Numbered { id, forward, request })
+}
+
+/// Appends a reply to a client as a frame: number (8), reply.
+pub fn put_reply_frame(out: &mut BytesMut, id: u64, reply: &Reply) {
+    put_frame(out, Kind::Reply, |out| {
+        out.put_u64_le(id);
+        put_reply(out, reply);
+    });
+}
+
+/// Reads a reply from a frame: the number it answers, and the reply.
+pub fn read_reply_frame(frame: Frame) -> Result<(u64, Reply), WireError> {
+    if frame.kind != Kind::Reply {
+        return Err(WireError::Kind(frame.kind as u8));
+    }
+    let mut reader = Reader::new(frame.content);
+    let id = reader.u64()?;
+    let reply = read_reply(&mut reader)?;
+    reader.end()?;
+    Ok((id, reply))
+}
+
+/// About how many bytes [`put_request`] appends, never fewer.
+pub(super) fn request_size(request: &Request) -> usize {
+    match request {
+        Request::Propose { op } => 1 + op.len(),
+        Request::Query { query, .. } => 2 + query.len(),
+        Request::Status => 1,
+    }
+}
+
+/// What is asked (1), then its fields, bytes last and without a length.
+pub(super) fn put_request(out: &mut BytesMut, request: &Request) {
+    match request {
+        Request::Propose { op } => {
+            out.put_u8(PROPOSE);
+            out.put_slice(op);
+        }
+        Request::Query { query, consistency } => {
+            out.put_u8(QUERY);
+            out.put_u8(match consistency {
+                Consistency::Linearizable => LINEARIZABLE,
+                Consistency::Local => LOCAL,
+            });
+            out.put_slice(query);
+        }
+        Request::Status => out.put_u8(STATUS),
+    }
+}
+
+pub(super) fn read_request(reader: &mut Reader) -> Result<Request, Malformed> {
+    match reader.u8()? {
+        PROPOSE => {
+            let op = reader.rest();
+            Op::decode(op.clone())?;
+            Ok(Request::Propose { op })
+        }
+        QUERY => {
+            let consistency = match reader.u8()? {
+                LINEARIZABLE => Consistency::Linearizable,
+                LOCAL => Consistency::Local,
+                _ => return Err(Malformed("unknown consistency")),
+            };
+            Ok(Request::Query { query: reader.rest(), consistency })
+        }
+        STATUS => Ok(Request::Status),
+        _ => Err(Malformed("unknown request")),
+    }
+}
+
+/// About how many bytes [`put_reply`] appends, never fewer.
+pub(super) fn reply_size(reply: &Reply) -> usize {
+    match reply {
+        Reply::Done { outcome: Outcome::Executed { answer, .. }, .. } => 32 + answer.len(),
+        Reply::Answer { answer, .. } => 32 + answer.len(),
+        // A guess: it only sizes a buffer, which grows.
+        Reply::Status(_) => 4096,
+        Reply::Refused(_) => 64 + ADDRESS_BYTES_MAX,
+        Reply::Done { .. } | Reply::Unknown => 32,
+    }
+}
+
+/// What kind of reply (1), then its fields, bytes last and without a length.
+pub(super) fn put_reply(out: &mut BytesMut, reply: &Reply) {
+    match reply {
+        Reply::Done { position, outcome } => {
+            out.put_u8(DONE);
+            out.put_position(*position);
+            put_outcome(out, outcome);
+        }
+        Reply::Answer { applied, answer } => {
+            out.put_u8(ANSWER);
+            out.put_u64_le(applied.0);
+            out.put_slice(answer);
+        }
+        Reply::Status(status) => {
+            out.put_u8(HOW_IT_IS);
+            serde_json::to_writer(out.writer(), status).expect("a status has only string keys, and memory takes it");
+        }
+        Reply::Refused(refusal) => {
+            out.put_u8(REFUSED);
+            put_refusal(out, refusal);
+        }
+        Reply::Unknown => out.put_u8(UNKNOWN),
+    }
+}
+
+pub(super) fn read_reply(reader: &mut Reader) -> Result<Reply, Malformed> {
+    Ok(match reader.u8()? {
+        DONE => Reply::Done { position: reader.position()?, outcome: read_outcome(reader)? },
+        ANSWER => Reply::Answer { applied: Index(reader.u64()?), answer: reader.rest() },
+        HOW_IT_IS => {
+            let status: Status =
+                serde_json::from_slice(&reader.rest()).map_err(|_| Malformed("a status that is not one"))?;
+            Reply::Status(Box::new(status))
+        }
+        REFUSED => Reply::Refused(read_refusal(reader)?),
+        UNKNOWN => Reply::Unknown,
+        _ => return Err(Malformed("unknown reply")),
+    })
+}
+
+fn put_outcome(out: &mut BytesMut, outcome: &Outcome) {
+    match outcome {
+        Outcome::Opened { session } => {
+            out.put_u8(OPENED);
+            out.put_u64_le(session.0);
+        }
+        Outcome::Executed { answer, duplicate } => {
+            out.put_u8(EXECUTED);
+            out.put_u8(u8::from(*duplicate));
+            out.put_slice(answer);
+        }
+        Outcome::Closed => out.put_u8(CLOSED),
+        Outcome::Lapsed => out.put_u8(LAPSED),
+        Outcome::Forgotten => out.put_u8(FORGOTTEN),
+        Outcome::Overrun => out.put_u8(OVERRUN),
+        Outcome::Malformed => out.put_u8(UNREADABLE),
+    }
+}
+
+fn read_outcome(reader: &mut Reader) -> Result<Outcome, Malformed> {
+    Ok(match reader.u8()? {
+        OPENED => Outcome::Opened { session: SessionId(reader.u64()?) },
+        EXECUTED => {
+            let duplicate = reader.bool()?;
+            Outcome::Executed { answer: reader.rest(), duplicate }
+        }
+        CLOSED => Outcome::Closed,
+        LAPSED => Outcome::Lapsed,
+        FORGOTTEN => Outcome::Forgotten,
+        OVERRUN => Outcome::Overrun,
+        UNREADABLE => Outcome::Malformed,
+        _ => return Err(Malformed("unknown outcome")),
+    })
+}
+
+fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
+    match refusal {
+        Refusal::NotLeader { leader, address, term } => {
+            out.put_u8(NOT_LEADER);
+            out.put_node(*leader);
+            out.put_u64_le(term.0);
+            out.put_blob(address.as_deref().unwrap_or("").as_bytes());
+        }
+        Refusal::NoLeader => out.put_u8(NO_LEADER),
+        Refusal::Busy => out.put_u8(BUSY),
+        Refusal::TooLarge { bytes, limit } => {
+            out.put_u8(TOO_LARGE);
+            out.put_u64_le(*bytes);
+            out.put_u64_le(*limit);
+        }
+        Refusal::Malformed => out.put_u8(MALFORMED),
+        Refusal::Stopping => out.put_u8(STOPPING),
+    }
+}
+
+fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
+    Ok(match reader.u8()? {
+        NOT_LEADER => {
+            let (leader, term) = (reader.node()?, Term(reader.u64()?));
+            let address = Some(reader.string(ADDRESS_BYTES_MAX)?).filter(|address| !address.is_empty());
+            Refusal::NotLeader { leader, address, term }
+        }
+        NO_LEADER => Refusal::NoLeader,
+        BUSY => Refusal::Busy,
+        TOO_LARGE => Refusal::TooLarge { bytes: reader.u64()?, limit: reader.u64()? },
+        MALFORMED => Refusal::Malformed,
+        STOPPING => Refusal::Stopping,
+        _ => return Err(Malformed("unknown refusal")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::FrameReader;
+    use super::*;
+    use crate::api::{DiskStatus, PeerStatus, RoleName, StageStatus};
+    use crate::types::{NodeId, Position};
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn whole(put: impl FnOnce(&mut BytesMut)) -> Frame {
+        let mut out = BytesMut::new();
+        put(&mut out);
+        FrameReader::default().next(&mut out).unwrap().unwrap()
+    }
+
+    fn requests() -> Vec<Request> {
+        let execute =
+            Op::Execute { session: SessionId(3), seq: 9, lowest: 4, command: Bytes::from_static(b"\x01command") };
+        vec![
+            Request::Propose { op: execute.encode() },
+            Request::Query { query: Bytes::from_static(b"q"), consistency: Consistency::Local },
+            Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable },
+            Request::Status,
+        ]
+    }
+
+    fn status() -> Status {
+        Status {
+            node: 1,
+            cluster: "6f2c91aa0d77be21".into(),
+            role: RoleName::Leader,
+            term: 3,
+            leader: Some(1),
+            commit: 812,
+            applied: 812,
+            last: 815,
+            durable: 814,
+            digest: "0".into(),
+            sessions: 2,
+            membership: "voters=1,2,3".into(),
+            peers: vec![PeerStatus { node: 2, address: "b:2".into(), ..PeerStatus::default() }],
+            disk: DiskStatus { sync_p50_us: 101.5, ..DiskStatus::default() },
+            fsync: true,
+            cpu_ns: 7,
+            uptime_ms: 8,
+            stages: StageStatus::default(),
+            version: "0.1.0".into(),
+            elections: [("timeout".to_owned(), 2)].into(),
+        }
+    }
+
+    fn replies() -> Vec<Reply> {
+        let position = Position::new(Index(812), Term(3));
+        let outcomes = [
+            Outcome::Opened { session: SessionId(7) },
+            Outcome::Executed { answer: Bytes::from_static(b"a"), duplicate: true },
+            Outcome::Closed,
+            Outcome::Lapsed,
+            Outcome::Forgotten,
+            Outcome::Overrun,
+            Outcome::Malformed,
+        ];
+        let refusals = [
+            Refusal::NotLeader { leader: NodeId::new(2), address: Some("b:2".into()), term: Term(3) },
+            Refusal::NotLeader { leader: None, address: None, term: Term(3) },
+            Refusal::NoLeader,
+            Refusal::Busy,
+            Refusal::TooLarge { bytes: 9, limit: 8 },
+            Refusal::Malformed,
+            Refusal::Stopping,
+        ];
+        let mut replies: Vec<_> = outcomes.into_iter().map(|outcome| Reply::Done { position, outcome }).collect();
+        replies.extend(refusals.map(Reply::Refused));
+        replies.push(Reply::Answer { applied: Index(3), answer: Bytes::from_static(b"a") });
+        replies.push(Reply::Status(Box::new(status())));
+        replies.push(Reply::Unknown);
+        replies
+    }
+
+    #[test]
+    fn requests_come_back_as_they_were() {
+        for (id, request) in (5..).zip(requests()) {
+            let frame = whole(|out| put_request_frame(out, id, id % 2 == 0, &request));
+            assert!(frame.content.len() <= 9 + request_size(&request));
+            assert_eq!(read_request_frame(frame), Ok(Numbered { id, forward: id % 2 == 0, request }));
+        }
+    }
+
+    #[test]
+    fn replies_come_back_as_they_were() {
+        for (id, reply) in (5..).zip(replies()) {
+            let frame = whole(|out| put_reply_frame(out, id, &reply));
+            assert_eq!(read_reply_frame(frame), Ok((id, reply)));
+        }
+    }
+
+    #[test]
+    fn an_operation_is_a_slice_of_its_frame_and_checked() {
+        let frame = whole(|out| put_request_frame(out, 1, false, &requests()[0]));
+        let bytes = frame.content.clone();
+        let Request::Propose { op } = read_request_frame(frame).unwrap().request else { panic!() };
+        assert!(bytes.as_ptr_range().contains(&op.as_ptr()));
+        let bad = Request::Propose { op: Bytes::from_static(b"\xffnonsense") };
+        assert!(read_request_frame(whole(|out| put_request_frame(out, 1, false, &bad))).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_an_error_and_nothing_worse(bytes: Vec<u8>) {
+            let content = Bytes::from(bytes);
+            let _either = read_request_frame(Frame { kind: Kind::Request, content: content.clone() });
+            let _either = read_reply_frame(Frame { kind: Kind::Reply, content });
+        }
+
+        #[test]
+        fn a_changed_byte_or_a_cut_is_an_error_or_another_reply(
+            which in 0..17usize, at: prop::sample::Index, byte: u8, cut in any::<bool>(),
+        ) {
+            let mut bytes = whole(|out| put_reply_frame(out, 1, &replies()[which])).content.to_vec();
+            let at = at.index(bytes.len());
+            if cut { bytes.truncate(at) } else { bytes[at] = byte }
+            let _either = read_reply_frame(Frame { kind: Kind::Reply, content: bytes.into() });
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Frames: length, kind, checksum; and frames in pieces.
+//!
+//! The layout stands in the room's chapter. Reading copies nothing of a whole frame: its content is
+//! a slice of what was received.
+
+use super::error::WireError;
+use crate::limits::{FRAGMENT_BYTES, FRAME_BYTES_MAX};
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// What stands before the content of a frame, in bytes.
+pub const HEADER: usize = 12;
+/// The content of one frame, or of one piece, at most.
+pub const PIECE_MAX: usize = FRAGMENT_BYTES as usize;
+
+const PIECE: u8 = 1;
+const LAST: u8 = 2;
+
+/// What a frame is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// Who dials says who it is.
+    Hello = 1,
+    /// Who was dialed agrees.
+    Welcome = 2,
+    /// Who was dialed does not.
+    Refused = 3,
+    /// A message of the consensus.
+    Raft = 16,
+    /// A client's request, passed on.
+    Forward = 17,
+    /// The answer to it.
+    Answer = 18,
+    /// A client's request.
+    Request = 32,
+    /// The reply to it.
+    Reply = 33,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Result<Kind, WireError> {
+        Ok(match byte {
+            1 => Kind::Hello,
+            2 => Kind::Welcome,
+            3 => Kind::Refused,
+            16 => Kind::Raft,
+            17 => Kind::Forward,
+            18 => Kind::Answer,
+            32 => Kind::Request,
+            33 => Kind::Reply,
+            other => return Err(WireError::Kind(other)),
+        })
+    }
+}
+
+/// A whole frame, as it was sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frame {
+    /// What it is about.
+    pub kind: Kind,
+    /// What it says.
+    pub content: Bytes,
+}
+
+/// Appends a frame whose content is what `content` appends; in pieces if it is long.
+pub fn put_frame(out: &mut BytesMut, kind: Kind, content: impl FnOnce(&mut BytesMut)) {
+    let start = out.len();
+    out.put_bytes(0, HEADER);
+    content(out);
+    let length = out.len() - start - HEADER;
+    if length <= PIECE_MAX {
+        seal(&mut out[start..], kind, 0);
+        return;
+    }
+    let long = out.split_off(start + HEADER);
+    out.truncate(start);
+    let mut sent = 0;
+    while sent < long.len() {
+        sent = put_piece(out, kind, &long, sent);
+    }
+}
+
+/// Appends the piece of a long content that begins at `from`; says where the next one begins. The
+/// content is sent when that is its end.
+pub fn put_piece(out: &mut BytesMut, kind: Kind, content: &[u8], from: usize) -> usize {
+    assert!(content.len() as u64 <= FRAME_BYTES_MAX, "nothing is made that may not travel");
+    let upto = content.len().min(from + PIECE_MAX);
+    let flags = if upto == content.len() { PIECE | LAST } else { PIECE };
+    let start = out.len();
+    out.reserve(HEADER + upto - from);
+    out.put_bytes(0, HEADER);
+    out.put_slice(&content[from..upto]);
+    seal(&mut out[start..], kind, flags);
+    upto
+}
+
+/// Fills in the header of a frame whose content stands behind it.
+fn seal(frame: &mut [u8], kind: Kind, flags: u8) {
+    let (header, content) = frame.split_at_mut(HEADER);
+    header[..4].copy_from_slice(&(content.len() as u32).to_le_bytes());
+    header[4] = kind as u8;
+    header[5] = flags;
+    let crc = checksum(&header[..8], content);
+    header[8..].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn checksum(header: &[u8], content: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(header);
+    crc.update(content);
+    crc.finalize()
+}
+
+/// Takes frames out of what was received, and puts together what came in pieces.
+#[derive(Debug, Default)]
+pub struct FrameReader {
+    /// The frame that is coming in pieces, if one is.
+    pieces: Option<(Kind, BytesMut)>,
+}
+
+impl FrameReader {
+    /// The next whole frame, if all of it is there; takes off `input` what it has read.
+    pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, WireError> {
+        while let Some(header) = input.first_chunk::<HEADER>() {
+            let (length, kind, flags) = read_header(header)?;
+            if input.len() < HEADER + length {
+                break;
+            }
+            let mut frame = input.split_to(HEADER + length);
+            if checksum(&frame[..8], &frame[HEADER..]).to_le_bytes() != frame[8..HEADER] {
+                return Err(WireError::Checksum);
+            }
+            let content = frame.split_off(HEADER);
+            if flags == 0 {
+                return Ok(Some(Frame { kind, content: content.freeze() }));
+            }
+            if let Some(frame) = self.piece(kind, flags, content)? {
+                return Ok(Some(frame));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes in one piece; the frame, if it was the last one.
+    fn piece(&mut self, kind: Kind, flags: u8, content: BytesMut) -> Result<Option<Frame>, WireError> {
+        let (begun, whole) = self.pieces.get_or_insert_with(|| (kind, BytesMut::new()));
+        if *begun != kind {
+            return Err(WireError::OutOfPlace);
+        }
+        let length = (whole.len() + content.len()) as u64;
+        if length > FRAME_BYTES_MAX {
+            return Err(WireError::TooLong { length, limit: FRAME_BYTES_MAX });
+        }
+        whole.extend_from_slice(&content);
+        if flags & LAST == 0 {
+            return Ok(None);
+        }
+        Ok(self.pieces.take().map(|(kind, whole)| Frame { kind, content: whole.freeze() }))
+    }
+
+    /// How many bytes `input` must hold for the next frame or piece, as far as it tells.
+    pub fn wants(input: &[u8]) -> usize {
+        match input.first_chunk::<4>() {
+            Some(length) => HEADER + (u32::from_le_bytes(*length) as usize).min(PIECE_MAX),
+            None => HEADER,
+        }
+    }
+
+    /// Whether a frame in pieces has begun and not ended.
+    pub fn is_midway(&self) -> bool {
+        self.pieces.is_some()
+    }
+}
+
+/// Length, kind and flags, checked: nothing is set aside for a length beyond the limit.
+fn read_header(header: &[u8; HEADER]) -> Result<(usize, Kind, u8), WireError> {
+    let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
+    if length as usize > PIECE_MAX {
+        return Err(WireError::TooLong { length: u64::from(length), limit: PIECE_MAX as u64 });
+    }
+    let kind = Kind::from_byte(header[4])?;
+    let flags = header[5];
+    if header[6..8] != [0, 0] || !matches!(flags, 0 | PIECE | 3) {
+        return Err(WireError::OutOfPlace);
+    }
+    // Only these are ever longer than a piece; a hello that comes in pieces is nobody's.
+    if flags != 0 && matches!(kind, Kind::Hello | Kind::Welcome | Kind::Refused) {
+        return Err(WireError::OutOfPlace);
+    }
+    Ok((length as usize, kind, flags))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn framed(kind: Kind, content: &[u8]) -> BytesMut {
+        let mut out = BytesMut::new();
+        put_frame(&mut out, kind, |out| out.put_slice(content));
+        out
+    }
+
+    #[test]
+    fn long_frames_come_in_pieces_and_short_ones_pass_between() {
+        let long: Vec<u8> = (0..3 * PIECE_MAX + 7).map(|i| i as u8).collect();
+        let mut out = BytesMut::new();
+        let next = put_piece(&mut out, Kind::Raft, &long, 0);
+        put_frame(&mut out, Kind::Raft, |out| out.put_slice(b"beat"));
+        let mut sent = next;
+        while sent < long.len() {
+            sent = put_piece(&mut out, Kind::Raft, &long, sent);
+        }
+        let mut reader = FrameReader::default();
+        let first = reader.next(&mut out).unwrap().unwrap();
+        assert_eq!(&first.content[..], b"beat");
+        assert!(reader.is_midway());
+        let second = reader.next(&mut out).unwrap().unwrap();
+        assert_eq!(second.content, long);
+        assert!(!reader.is_midway() && out.is_empty());
+        assert_eq!(framed(Kind::Raft, &long).len(), long.len() + 4 * HEADER);
+    }
+
+    #[test]
+    fn two_frames_in_pieces_never_mix() {
+        let long = vec![0; PIECE_MAX + 1];
+        let mut out = BytesMut::new();
+        put_piece(&mut out, Kind::Raft, &long, 0);
+        put_piece(&mut out, Kind::Answer, &long, 0);
+        assert_eq!(FrameReader::default().next(&mut out), Err(WireError::OutOfPlace));
+    }
+
+    #[test]
+    fn a_length_is_checked_before_anything_else() {
+        // "GET / HTTP" read as a length is half a gigabyte.
+        let mut input = BytesMut::from(&b"GET / HTTP/1.1\r\n"[..]);
+        assert!(matches!(FrameReader::default().next(&mut input), Err(WireError::TooLong { .. })));
+        assert!(FrameReader::wants(b"GET / HTTP/1.1\r\n") <= HEADER + PIECE_MAX);
+    }
+
+    #[test]
+    fn endless_pieces_end_at_the_limit() {
+        let piece = vec![0; PIECE_MAX + 1];
+        let mut reader = FrameReader::default();
+        let mut pieces = 0;
+        let error = loop {
+            let mut out = BytesMut::new();
+            put_piece(&mut out, Kind::Raft, &piece, 0);
+            match reader.next(&mut out) {
+                Ok(None) => pieces += 1,
+                other => break other,
+            }
+        };
+        assert!(matches!(error, Err(WireError::TooLong { .. })));
+        assert_eq!(pieces * PIECE_MAX as u64, FRAME_BYTES_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_back_however_they_are_cut(
+            contents in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8),
+            cut in 1..50usize,
+        ) {
+            let mut sent = BytesMut::new();
+            for content in &contents {
+                put_frame(&mut sent, Kind::Request, |out| out.put_slice(content));
+            }
+            let (mut reader, mut input, mut back) = (FrameReader::default(), BytesMut::new(), Vec::new());
+            for chunk in sent.chunks(cut) {
+                input.extend_from_slice(chunk);
+                while let Some(frame) = reader.next(&mut input).unwrap() {
+                    back.push(frame.content.to_vec());
+                }
+                prop_assert!(input.is_empty() || input.len() < FrameReader::wants(&input));
+            }
+            prop_assert_eq!(back, contents);
+        }
+
+        #[test]
+        fn a_flipped_bit_is_never_taken_for_a_frame(content: Vec<u8>, at: prop::sample::Index, bit in 0..8) {
+            let mut out = framed(Kind::Reply, &content);
+            let at = at.index(out.len());
+            out[at] ^= 1u8 << bit;
+            prop_assert!(!matches!(FrameReader::default().next(&mut out), Ok(Some(_))));
+        }
+
+        #[test]
+        fn garbage_is_an_error_and_nothing_worse(bytes: Vec<u8>) {
+            let _either = FrameReader::default().next(&mut BytesMut::from(&bytes[..]));
+        }
+    }
+}

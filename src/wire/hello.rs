@@ -1,0 +1,259 @@
+//! Who is calling, which versions it speaks, and which cluster it means.
+
+use super::error::WireError;
+use super::frame::{Frame, Kind, put_frame};
+use crate::codec::{Malformed, Put, Reader};
+use crate::types::{ClusterId, DiskId, NodeId};
+use bytes::{BufMut, BytesMut};
+
+/// The oldest version of the protocol this program speaks.
+pub const VERSION_MIN: u16 = 1;
+/// The newest version of the protocol this program speaks.
+pub const VERSION_MAX: u16 = 1;
+
+const MAGIC: [u8; 6] = *b"drave\n";
+
+/// Who dials says who it is. The first frame on any connection.
+///
+/// | at | size | field |
+/// |---|---|---|
+/// | 0 | 6 | `drave\n` |
+/// | 6 | 2 | oldest version spoken |
+/// | 8 | 2 | newest version spoken |
+/// | 10 | 1 | role: 1 a peer, 2 a client |
+/// | 11 | 1 | zero |
+/// | 12 | 4 | group, zero: reserved |
+/// | 16 | 8 | cluster, 0 if a client does not know |
+/// | 24 | 8 | the peer's id, 0 for a client |
+/// | 32 | 8 | the peer's disk, 0 for a client |
+/// | 40 | 8 | the node that is meant, 0 for any |
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hello {
+    /// The oldest version it speaks.
+    pub version_min: u16,
+    /// The newest version it speaks.
+    pub version_max: u16,
+    /// Its cluster, if it knows.
+    pub cluster: Option<ClusterId>,
+    /// What it is.
+    pub caller: Who,
+    /// The node it means to reach, if not just any.
+    pub target: Option<NodeId>,
+}
+
+/// What a caller is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Who {
+    /// A node, which will speak on this connection and be dialed to listen.
+    Peer {
+        /// Its id.
+        node: NodeId,
+        /// The disk it is known by.
+        disk: DiskId,
+    },
+    /// A client.
+    Client,
+}
+
+/// Who was dialed agrees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Welcome {
+    /// The version both will speak.
+    pub version: u16,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Who was reached.
+    pub node: NodeId,
+    /// The disk it is known by.
+    pub disk: DiskId,
+}
+
+/// Why a caller is not wanted. Travels as one byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[repr(u8)]
+pub enum Reason {
+    /// There is no version that both speak.
+    #[error("no common version of the protocol")]
+    Version = 1,
+    /// It means another cluster.
+    #[error("this node belongs to another cluster")]
+    Cluster = 2,
+    /// It means another node: the address is not that node's any more.
+    #[error("another node answers at this address")]
+    Target = 3,
+    /// It is a peer that is not a member.
+    #[error("not a member of this cluster")]
+    Stranger = 4,
+    /// It bears the id of the node it dials.
+    #[error("it bears this node's own id")]
+    Double = 5,
+    /// There are too many connections.
+    #[error("too many connections")]
+    Full = 6,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping = 7,
+}
+
+impl Hello {
+    /// A client's, of this program's versions.
+    pub fn client() -> Hello {
+        Hello { version_min: VERSION_MIN, version_max: VERSION_MAX, cluster: None, caller: Who::Client, target: None }
+    }
+
+    /// A peer's, of this program's versions.
+    pub fn peer(cluster: ClusterId, node: NodeId, disk: DiskId, target: NodeId) -> Hello {
+        let caller = Who::Peer { node, disk };
+        Hello {
+            version_min: VERSION_MIN,
+            version_max: VERSION_MAX,
+            cluster: Some(cluster),
+            caller,
+            target: Some(target),
+        }
+    }
+
+    /// The newest version that both speak, if there is one.
+    pub fn version(&self) -> Option<u16> {
+        let newest = self.version_max.min(VERSION_MAX);
+        (newest >= self.version_min && newest >= VERSION_MIN).then_some(newest)
+    }
+
+    /// Appends it as a frame.
+    pub fn put(&self, out: &mut BytesMut) {
+        put_frame(out, Kind::Hello, |out| {
+            out.put_slice(&MAGIC);
+            out.put_u16_le(self.version_min);
+            out.put_u16_le(self.version_max);
+            let (role, node, disk) = match self.caller {
+                Who::Peer { node, disk } => (1, Some(node), disk.0),
+                Who::Client => (2, None, 0),
+            };
+            out.put_u8(role);
+            out.put_u8(0);
+            out.put_u32_le(0);
+            out.put_u64_le(self.cluster.map_or(0, |cluster| cluster.0));
+            out.put_node(node);
+            out.put_u64_le(disk);
+            out.put_node(self.target);
+        });
+    }
+
+    /// Reads it from a frame.
+    pub fn read(frame: Frame) -> Result<Hello, WireError> {
+        let mut reader = content(frame, Kind::Hello)?;
+        if reader.bytes(MAGIC.len())? != MAGIC[..] {
+            return Err(Malformed("not this protocol").into());
+        }
+        let (version_min, version_max) = (reader.u16()?, reader.u16()?);
+        let (role, _zero, _group) = (reader.u8()?, reader.u8()?, reader.u32()?);
+        let cluster = Some(reader.u64()?).filter(|id| *id != 0).map(ClusterId);
+        let (node, disk, target) = (reader.node()?, DiskId(reader.u64()?), reader.node()?);
+        let caller = match (role, node) {
+            (1, Some(node)) => Who::Peer { node, disk },
+            (2, None) => Who::Client,
+            _ => return Err(Malformed("neither peer nor client").into()),
+        };
+        reader.end()?;
+        Ok(Hello { version_min, version_max, cluster, caller, target })
+    }
+}
+
+impl Welcome {
+    /// Appends it as a frame: version (2), cluster (8), node (8), disk (8).
+    pub fn put(&self, out: &mut BytesMut) {
+        put_frame(out, Kind::Welcome, |out| {
+            out.put_u16_le(self.version);
+            out.put_u64_le(self.cluster.0);
+            out.put_node(Some(self.node));
+            out.put_u64_le(self.disk.0);
+        });
+    }
+
+    /// Reads the answer to a hello.
+    pub fn read(frame: Frame) -> Result<Welcome, WireError> {
+        if frame.kind == Kind::Refused {
+            let mut reader = Reader::new(frame.content);
+            return Err(WireError::Refused(Reason::from_byte(reader.u8()?)?));
+        }
+        let mut reader = content(frame, Kind::Welcome)?;
+        let version = reader.u16()?;
+        let cluster = ClusterId(reader.u64()?);
+        let (node, disk) = (reader.somebody()?, DiskId(reader.u64()?));
+        reader.end()?;
+        if !(VERSION_MIN..=VERSION_MAX).contains(&version) {
+            return Err(WireError::Refused(Reason::Version));
+        }
+        Ok(Welcome { version, cluster, node, disk })
+    }
+}
+
+impl Reason {
+    /// Appends it as a frame.
+    pub fn put(self, out: &mut BytesMut) {
+        put_frame(out, Kind::Refused, |out| out.put_u8(self as u8));
+    }
+
+    fn from_byte(byte: u8) -> Result<Reason, Malformed> {
+        Ok(match byte {
+            1 => Reason::Version,
+            2 => Reason::Cluster,
+            3 => Reason::Target,
+            4 => Reason::Stranger,
+            5 => Reason::Double,
+            6 => Reason::Full,
+            7 => Reason::Stopping,
+            _ => return Err(Malformed("unknown reason")),
+        })
+    }
+}
+
+fn content(frame: Frame, kind: Kind) -> Result<Reader, WireError> {
+    if frame.kind == kind { Ok(Reader::new(frame.content)) } else { Err(WireError::Kind(frame.kind as u8)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::FrameReader;
+    use super::*;
+
+    fn through_the_wire(put: impl FnOnce(&mut BytesMut)) -> Frame {
+        let mut out = BytesMut::new();
+        put(&mut out);
+        FrameReader::default().next(&mut out).unwrap().unwrap()
+    }
+
+    fn id(n: u64) -> NodeId {
+        NodeId::new(n).unwrap()
+    }
+
+    #[test]
+    fn hellos_come_back_as_they_were() {
+        for hello in [Hello::client(), Hello::peer(ClusterId(9), id(1), DiskId(77), id(2))] {
+            assert_eq!(Hello::read(through_the_wire(|out| hello.put(out))), Ok(hello));
+        }
+        let welcome = Welcome { version: 1, cluster: ClusterId(9), node: id(2), disk: DiskId(5) };
+        assert_eq!(Welcome::read(through_the_wire(|out| welcome.put(out))), Ok(welcome));
+        for reason in [Reason::Version, Reason::Cluster, Reason::Target, Reason::Stranger, Reason::Double, Reason::Full]
+        {
+            assert_eq!(Welcome::read(through_the_wire(|out| reason.put(out))), Err(WireError::Refused(reason)));
+        }
+    }
+
+    #[test]
+    fn a_hello_cut_anywhere_is_not_one() {
+        let whole = through_the_wire(|out| Hello::client().put(out));
+        for cut in 0..whole.content.len() {
+            let frame = Frame { kind: Kind::Hello, content: whole.content.slice(..cut) };
+            assert!(Hello::read(frame).is_err());
+        }
+    }
+
+    #[test]
+    fn versions_meet_or_do_not() {
+        let speaks = |version_min, version_max| Hello { version_min, version_max, ..Hello::client() }.version();
+        assert_eq!(speaks(1, 9), Some(1));
+        assert_eq!(speaks(2, 9), None);
+        assert_eq!(speaks(0, 0), None);
+    }
+}

@@ -1,0 +1,363 @@
+//! What nodes say to one another, as bytes.
+//!
+//! A reader checks what only bytes can get wrong: that each entry is what its checksum says, that
+//! the entries of an append follow one another and what they claim to follow. What a correct message
+//! *means* is not judged here.
+
+use super::client::{put_reply, put_request, read_reply, read_request, reply_size, request_size};
+use super::error::WireError;
+use super::frame::{Frame, Kind, put_frame};
+use crate::api::{Reply, Request};
+use crate::codec::{ENTRY_HEADER, Malformed, Put, Reader, entry_size, put_entry, read_entry};
+use crate::consensus::message::{Ask, Envelope, Message, Round};
+use crate::limits::APPEND_ENTRIES_MAX;
+use crate::types::{Entry, Index, Position, Term};
+use bytes::{BufMut, BytesMut};
+
+/// What one node says to another.
+#[derive(Clone, PartialEq, Debug)]
+pub enum PeerFrame {
+    /// A message of the consensus.
+    Raft(Envelope),
+    /// A client's request, passed on to the leader.
+    Forward {
+        /// The sender's number for it.
+        id: u64,
+        /// What was asked.
+        request: Request,
+    },
+    /// The answer to it.
+    Answer {
+        /// The number it was passed on under.
+        id: u64,
+        /// The answer.
+        reply: Reply,
+    },
+}
+
+const ASK_VOTE: u8 = 1;
+const VOTE: u8 = 2;
+const APPEND: u8 = 3;
+const APPENDED: u8 = 4;
+const CONFLICT: u8 = 5;
+const BEAT: u8 = 6;
+const HEARD: u8 = 7;
+const COMMITTED: u8 = 8;
+const OUTDATED: u8 = 9;
+
+const PRE: u8 = 0;
+const REAL: u8 = 1;
+
+/// No log is that long and no term that high. Beyond it, counting on would overflow.
+const SANE: u64 = 1 << 62;
+
+impl PeerFrame {
+    /// What kind of frame it travels in.
+    pub fn kind(&self) -> Kind {
+        match self {
+            PeerFrame::Raft(_) => Kind::Raft,
+            PeerFrame::Forward { .. } => Kind::Forward,
+            PeerFrame::Answer { .. } => Kind::Answer,
+        }
+    }
+
+    /// Whether it must pass between the pieces of longer frames.
+    pub fn is_urgent(&self) -> bool {
+        match self {
+            PeerFrame::Raft(envelope) => envelope.message.is_urgent(),
+            PeerFrame::Forward { .. } | PeerFrame::Answer { .. } => false,
+        }
+    }
+
+    /// How many bytes [`PeerFrame::put_content`] appends, or a few more.
+    pub fn size(&self) -> usize {
+        match self {
+            PeerFrame::Raft(envelope) => {
+                64 + match &envelope.message {
+                    Message::Append { entries, .. } => entries.iter().map(entry_size).sum(),
+                    _ => 0,
+                }
+            }
+            PeerFrame::Forward { request, .. } => 8 + request_size(request),
+            PeerFrame::Answer { reply, .. } => 8 + reply_size(reply),
+        }
+    }
+
+    /// Appends it as a frame, in pieces if it is long.
+    pub fn put(&self, out: &mut BytesMut) {
+        put_frame(out, self.kind(), |out| self.put_content(out));
+    }
+
+    /// Appends what stands in its frame.
+    pub fn put_content(&self, out: &mut BytesMut) {
+        match self {
+            PeerFrame::Raft(envelope) => put_envelope(out, envelope),
+            PeerFrame::Forward { id, request } => {
+                out.put_u64_le(*id);
+                put_request(out, request);
+            }
+            PeerFrame::Answer { id, reply } => {
+                out.put_u64_le(*id);
+                put_reply(out, reply);
+            }
+        }
+    }
+
+    /// Reads it from a frame; what an entry holds is a slice of it.
+    pub fn read(frame: Frame) -> Result<PeerFrame, WireError> {
+        let mut reader = Reader::new(frame.content);
+        let read = match frame.kind {
+            Kind::Raft => PeerFrame::Raft(read_envelope(&mut reader)?),
+            Kind::Forward => PeerFrame::Forward { id: reader.u64()?, request: read_request(&mut reader)? },
+            Kind::Answer => PeerFrame::Answer { id: reader.u64()?, reply: read_reply(&mut reader)? },
+            Kind::Hello | Kind::Welcome | Kind::Refused | Kind::Request | Kind::Reply => {
+                return Err(WireError::Kind(frame.kind as u8));
+            }
+        };
+        reader.end()?;
+        Ok(read)
+    }
+}
+
+/// from (8), to (8), term (8), which message (1), then its fields in order.
+fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
+    out.put_u64_le(envelope.from.get());
+    out.put_u64_le(envelope.to.get());
+    out.put_u64_le(envelope.term.0);
+    match &envelope.message {
+        Message::AskVote { last, ask } => {
+            out.put_u8(ASK_VOTE);
+            out.put_position(*last);
+            put_ask(out, *ask);
+        }
+        Message::Vote { granted, ask } => {
+            out.put_u8(VOTE);
+            out.put_u8(u8::from(*granted));
+            put_ask(out, *ask);
+        }
+        Message::Append { prev, commit, entries } => {
+            out.put_u8(APPEND);
+            out.put_position(*prev);
+            out.put_u64_le(commit.0);
+            out.put_u32_le(entries.len() as u32);
+            entries.iter().for_each(|entry| put_entry(out, entry));
+        }
+        Message::Appended { matched } => {
+            out.put_u8(APPENDED);
+            out.put_u64_le(matched.0);
+        }
+        Message::Conflict { refused, hint } => {
+            out.put_u8(CONFLICT);
+            out.put_u64_le(refused.0);
+            out.put_position(*hint);
+        }
+        Message::Beat { commit, round } => {
+            out.put_u8(BEAT);
+            out.put_u64_le(commit.0);
+            out.put_u64_le(round.0);
+        }
+        Message::Heard { round, seen } => {
+            out.put_u8(HEARD);
+            out.put_u64_le(round.0);
+            out.put_u64_le(seen.0);
+        }
+        Message::Committed { upto } => {
+            out.put_u8(COMMITTED);
+            out.put_u64_le(upto.0);
+        }
+        Message::Outdated => out.put_u8(OUTDATED),
+    }
+}
+
+fn put_ask(out: &mut BytesMut, ask: Ask) {
+    out.put_u8(match ask {
+        Ask::Pre => PRE,
+        Ask::Real => REAL,
+    });
+}
+
+fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
+    let (from, to) = (reader.somebody()?, reader.somebody()?);
+    let term = Term(sane(reader.u64()?)?);
+    let message = match reader.u8()? {
+        ASK_VOTE => Message::AskVote { last: position(reader)?, ask: read_ask(reader)? },
+        VOTE => Message::Vote { granted: reader.bool()?, ask: read_ask(reader)? },
+        APPEND => read_append(reader, term)?,
+        APPENDED => Message::Appended { matched: index(reader)? },
+        CONFLICT => Message::Conflict { refused: index(reader)?, hint: position(reader)? },
+        BEAT => Message::Beat { commit: index(reader)?, round: Round(reader.u64()?) },
+        HEARD => Message::Heard { round: Round(reader.u64()?), seen: index(reader)? },
+        COMMITTED => Message::Committed { upto: index(reader)? },
+        OUTDATED => Message::Outdated,
+        _ => return Err(Malformed("unknown message")),
+    };
+    Ok(Envelope { from, to, term, message })
+}
+
+fn read_ask(reader: &mut Reader) -> Result<Ask, Malformed> {
+    match reader.u8()? {
+        PRE => Ok(Ask::Pre),
+        REAL => Ok(Ask::Real),
+        _ => Err(Malformed("unknown kind of vote")),
+    }
+}
+
+fn read_append(reader: &mut Reader, term: Term) -> Result<Message, Malformed> {
+    let prev = position(reader)?;
+    let commit = index(reader)?;
+    let count = reader.u32()? as usize;
+    if count > APPEND_ENTRIES_MAX {
+        return Err(Malformed("more entries than an append may hold"));
+    }
+    // Room for what the bytes can really hold, whatever the count says.
+    let mut entries: Vec<Entry> = Vec::with_capacity(count.min(reader.left() / ENTRY_HEADER));
+    let mut before = prev;
+    for _ in 0..count {
+        let entry = read_entry(reader)?;
+        let after = entry.position;
+        if after.index != before.index.next() || after.term < before.term || after.term > term {
+            return Err(Malformed("entries that do not follow one another"));
+        }
+        before = after;
+        entries.push(entry);
+    }
+    Ok(Message::Append { prev, commit, entries })
+}
+
+fn index(reader: &mut Reader) -> Result<Index, Malformed> {
+    Ok(Index(sane(reader.u64()?)?))
+}
+
+fn position(reader: &mut Reader) -> Result<Position, Malformed> {
+    let position = reader.position()?;
+    sane(position.index.0)?;
+    sane(position.term.0)?;
+    Ok(position)
+}
+
+fn sane(number: u64) -> Result<u64, Malformed> {
+    if number < SANE { Ok(number) } else { Err(Malformed("a term or index no log can have")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::FrameReader;
+    use super::*;
+    use crate::codec;
+    use crate::types::{ClusterTime, Membership, NodeId, Payload};
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn id(n: u64) -> NodeId {
+        NodeId::new(n).unwrap()
+    }
+
+    fn entry(index: u64, term: u64, payload: Payload) -> Entry {
+        codec::entry(Position::new(Index(index), Term(term)), ClusterTime(5), payload)
+    }
+
+    fn raft(term: u64, message: Message) -> PeerFrame {
+        PeerFrame::Raft(Envelope { from: id(1), to: id(2), term: Term(term), message })
+    }
+
+    fn append(prev: (u64, u64), entries: Vec<Entry>) -> Message {
+        Message::Append { prev: Position::new(Index(prev.0), Term(prev.1)), commit: Index(3), entries }
+    }
+
+    fn content(frame: &PeerFrame) -> Bytes {
+        let mut out = BytesMut::new();
+        frame.put_content(&mut out);
+        assert!(out.len() <= frame.size());
+        out.freeze()
+    }
+
+    fn read(kind: Kind, content: Bytes) -> Result<PeerFrame, WireError> {
+        PeerFrame::read(Frame { kind, content })
+    }
+
+    fn samples() -> Vec<PeerFrame> {
+        let last = Position::new(Index(812), Term(3));
+        let membership = Membership::founding([(id(1), "a:1".into()), (id(2), "b:2".into())]);
+        let entries = vec![
+            entry(4, 2, Payload::Noop),
+            entry(5, 2, Payload::Opaque(Bytes::from_static(b"x"))),
+            entry(6, 3, Payload::Membership(Box::new(membership))),
+        ];
+        let messages = vec![
+            Message::AskVote { last, ask: Ask::Pre },
+            Message::Vote { granted: true, ask: Ask::Real },
+            append((3, 1), entries),
+            append((3, 1), vec![]),
+            Message::Appended { matched: Index(9) },
+            Message::Conflict { refused: Index(9), hint: last },
+            Message::Beat { commit: Index(9), round: Round(u64::MAX) },
+            Message::Heard { round: Round(7), seen: Index(9) },
+            Message::Committed { upto: Index(9) },
+            Message::Outdated,
+        ];
+        let request = Request::Propose { op: crate::api::Op::Open { window: 3 }.encode() };
+        let mut frames: Vec<_> = messages.into_iter().map(|message| raft(3, message)).collect();
+        frames.push(PeerFrame::Forward { id: 4, request });
+        frames.push(PeerFrame::Answer { id: 4, reply: Reply::Unknown });
+        frames
+    }
+
+    #[test]
+    fn frames_come_back_as_they_were_and_cut_ones_do_not() {
+        for frame in samples() {
+            let mut out = BytesMut::new();
+            frame.put(&mut out);
+            let whole = FrameReader::default().next(&mut out).unwrap().unwrap();
+            for cut in 0..whole.content.len() {
+                assert!(read(whole.kind, whole.content.slice(..cut)).is_err(), "cut at {cut}: {frame:?}");
+            }
+            assert_eq!(PeerFrame::read(whole), Ok(frame));
+        }
+    }
+
+    #[test]
+    fn entries_must_follow_one_another() {
+        let noop = |index, term| entry(index, term, Payload::Noop);
+        for (why, prev, entries) in [
+            ("a gap", (3, 1), vec![noop(5, 1)]),
+            ("a gap within", (3, 1), vec![noop(4, 1), noop(6, 1)]),
+            ("twice the same", (3, 1), vec![noop(4, 1), noop(4, 1)]),
+            ("a term that falls", (3, 2), vec![noop(4, 1)]),
+            ("a term beyond the sender's", (3, 1), vec![noop(4, 4)]),
+        ] {
+            let frame = raft(3, append(prev, entries));
+            assert!(read(Kind::Raft, content(&frame)).is_err(), "{why}");
+        }
+    }
+
+    #[test]
+    fn counts_are_not_believed() {
+        let mut out = BytesMut::new();
+        out.put_slice(&content(&raft(3, append((3, 1), vec![]))));
+        let at = out.len() - 4;
+        out[at..].copy_from_slice(&(APPEND_ENTRIES_MAX as u32).to_le_bytes());
+        assert!(read(Kind::Raft, out.clone().freeze()).is_err());
+        out[at..].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(read(Kind::Raft, out.freeze()).is_err());
+        assert!(read(Kind::Raft, content(&raft(3, Message::Appended { matched: Index(u64::MAX) }))).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_an_error_and_nothing_worse(which in 0..12usize, bytes: Vec<u8>) {
+            let _either = read(samples()[which].kind(), bytes.into());
+        }
+
+        #[test]
+        fn a_changed_byte_is_an_error_or_another_message(which in 0..12usize, at: prop::sample::Index, byte: u8) {
+            let frame = &samples()[which];
+            let mut bytes = content(frame).to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            // Whatever it now means can be said again.
+            if let Ok(other) = read(frame.kind(), bytes.clone().into()) {
+                prop_assert_eq!(read(other.kind(), content(&other)), Ok(other));
+            }
+        }
+    }
+}
