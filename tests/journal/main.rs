@@ -1,6 +1,7 @@
 //! The journal against disks that tear, lose, fail and lie.
 
 mod damage;
+mod document;
 mod matrix;
 mod mutants;
 mod properties;
