@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod apply;
+pub mod cli;
 pub mod codec;
 pub mod consensus;
 pub mod disk;

@@ -5,6 +5,7 @@
 
 pub mod format;
 pub mod identity;
+pub mod inspect;
 pub mod journal;
 pub mod options;
 pub mod outline;
