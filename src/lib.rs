@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod apply;
+pub mod client;
 pub mod codec;
 pub mod consensus;
 pub mod disk;
