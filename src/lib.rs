@@ -11,6 +11,7 @@ pub mod disk;
 pub mod limits;
 pub mod machine;
 pub mod node;
+pub mod sim;
 pub mod types;
 pub mod wal;
 pub mod wire;

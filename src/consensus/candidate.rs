@@ -1,0 +1,114 @@
+//! How a candidate campaigns: pre-vote, then vote.
+
+use super::ballot::Ballot;
+use super::message::{Ask, Envelope, Message};
+use super::next::Next;
+use super::note::{Note, Reason};
+use super::replica::Replica;
+use crate::types::{Mutant, NodeId, Time};
+
+/// A node that asks whether it would be elected, or to be elected.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    ask: Ask,
+    ballot: Ballot,
+    deadline: Time,
+    /// When the campaign began, pre-vote included.
+    since: Time,
+}
+
+impl Candidate {
+    /// Asks all voters (§5.2). A real candidate has entered a new term and voted for itself; one
+    /// that only asks around has changed nothing, so that a node nobody would elect never moves
+    /// anybody's term (thesis §9.6).
+    pub fn new(me: &mut Replica, now: Time, ask: Ask, reason: Reason, since: Time) -> Candidate {
+        if ask == Ask::Real {
+            me.advance_term(me.term().next());
+            me.cast(me.id);
+        }
+        me.notes.push(Note::Campaigns { ask, term: me.term(), reason });
+        let last = me.log.last();
+        let voters: Vec<NodeId> = me.configs.current().all_voters().filter(|id| *id != me.id).collect();
+        for to in voters {
+            match ask {
+                Ask::Pre => me.send(to, Message::AskVote { last, ask }),
+                Ask::Real => me.promise(to, Message::AskVote { last, ask }),
+            }
+        }
+        let mut ballot = Ballot::default();
+        ballot.yes(me.id);
+        Candidate { ask, ballot, deadline: now + me.draw_patience(), since }
+    }
+
+    /// What it asks for.
+    pub fn ask(&self) -> Ask {
+        self.ask
+    }
+
+    /// When the campaign began.
+    pub fn since(&self) -> Time {
+        self.since
+    }
+
+    /// Those who said yes.
+    pub fn votes(&self) -> Vec<NodeId> {
+        self.ballot.voters()
+    }
+
+    /// When `tick` next has something to do.
+    pub fn deadline(&self) -> Time {
+        self.deadline
+    }
+
+    /// Whether enough have said yes; a candidate that is its own majority need ask nobody.
+    pub fn tally(&self, me: &Replica) -> Next {
+        if !self.ballot.is_won(me.configs.current(), me.options.mutants) {
+            return Next::Stay;
+        }
+        match self.ask {
+            Ask::Pre => Next::Campaign(Ask::Real, Reason::Timeout),
+            Ask::Real => Next::Lead,
+        }
+    }
+
+    /// Time has passed: the votes were split, or lost (§5.2).
+    pub fn tick(&mut self, me: &mut Replica, now: Time) -> Next {
+        if now < self.deadline {
+            return Next::Stay;
+        }
+        if me.disk_stands(now) {
+            self.deadline = now + me.draw_patience();
+            return Next::StepDown("the disk stands still");
+        }
+        let ask = if me.options.mutants.breaks(Mutant::NoPreVote) { Ask::Real } else { Ask::Pre };
+        Next::Campaign(ask, Reason::Again)
+    }
+
+    /// A message of our own term.
+    pub fn receive(&mut self, me: &mut Replica, envelope: Envelope) -> Next {
+        let from = envelope.from;
+        match envelope.message {
+            Message::AskVote { last, ask } => {
+                if me.answer_ask(from, last, ask) {
+                    // Possible only while asking around: we had not voted in this term.
+                    return Next::StepDown("voted for another");
+                }
+                Next::Stay
+            }
+            Message::Vote { granted: true, ask } if ask == self.ask => {
+                self.ballot.yes(from);
+                self.tally(me)
+            }
+            // Denied, or an answer to an earlier question, or to another role of ours. Appends and
+            // beats do not come here: the spine has recognised their sender as leader.
+            Message::Vote { .. }
+            | Message::Append { .. }
+            | Message::Appended { .. }
+            | Message::Conflict { .. }
+            | Message::Beat { .. }
+            | Message::Heard { .. }
+            | Message::Committed { .. }
+            | Message::Outdated => Next::Stay,
+        }
+    }
+}

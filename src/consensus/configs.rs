@@ -1,0 +1,76 @@
+//! Which membership holds at which index; rolls back with the log.
+
+use crate::types::{Index, Membership};
+
+/// The configurations of the log, each from its index on.
+///
+/// A server uses the latest in its log, committed or not (§6); one that is dropped with its entry
+/// gives way to the one before. Invariant: never empty, indexes ascending.
+#[derive(Clone, Debug)]
+pub struct Configs {
+    all: Vec<(Index, Membership)>,
+}
+
+impl Configs {
+    /// The configuration the log begins with.
+    pub fn new(from: Index, membership: Membership) -> Configs {
+        Configs { all: vec![(from, membership)] }
+    }
+
+    /// The configuration in force.
+    pub fn current(&self) -> &Membership {
+        &self.latest().1
+    }
+
+    /// Since which index it is.
+    pub fn since(&self) -> Index {
+        self.latest().0
+    }
+
+    fn latest(&self) -> &(Index, Membership) {
+        self.all.last().expect("there is always a configuration")
+    }
+
+    /// An entry at that index brings a new one.
+    pub fn push(&mut self, from: Index, membership: Membership) {
+        assert!(from > self.since(), "configurations follow the log");
+        self.all.push((from, membership));
+    }
+
+    /// The log drops everything from `from` on; whether that changed the configuration.
+    pub fn truncate(&mut self, from: Index) -> bool {
+        let before = self.all.len();
+        self.all.retain(|(index, _)| *index < from);
+        assert!(!self.all.is_empty(), "the configuration the log begins with is never dropped");
+        self.all.len() < before
+    }
+
+    /// Forgets all but the latest at or below the commit index, and what is newer.
+    pub fn forget(&mut self, commit: Index) {
+        let keep = self.all.iter().rposition(|(index, _)| *index <= commit).unwrap_or(0);
+        self.all.drain(..keep);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::NodeId;
+
+    fn of(n: u64) -> Membership {
+        Membership::founding((1..=n).map(|id| (NodeId::new(id).unwrap(), String::new())))
+    }
+
+    #[test]
+    fn a_dropped_configuration_gives_way_to_the_one_before() {
+        let mut configs = Configs::new(Index(0), of(3));
+        configs.push(Index(5), of(4));
+        configs.push(Index(9), of(5));
+        assert_eq!(configs.current(), &of(5));
+        assert!(configs.truncate(Index(9)));
+        assert!(!configs.truncate(Index(7)));
+        assert_eq!((configs.since(), configs.current()), (Index(5), &of(4)));
+        configs.forget(Index(6));
+        assert_eq!(configs.current(), &of(4));
+    }
+}

@@ -1,0 +1,202 @@
+//! How a follower answers.
+
+use super::message::{Ask, Envelope, Message};
+use super::next::Next;
+use super::note::{Note, Reason};
+use super::ready::Ready;
+use super::replica::Replica;
+use crate::types::{Entry, Index, Mutant, NodeId, Position, Time};
+
+/// A node that follows a leader, or waits for one.
+#[derive(Clone, Debug)]
+pub struct Follower {
+    leader: Option<NodeId>,
+    /// When the leader was last heard.
+    heard: Time,
+    /// When to campaign.
+    deadline: Time,
+    reason: Reason,
+    /// Our log agrees with this leader's up to here: acknowledgements never reach further.
+    verified: Index,
+    /// The last index acknowledged to this leader.
+    acked: Index,
+    /// Whether an append waits for its acknowledgement.
+    owes: bool,
+}
+
+impl Follower {
+    /// Follows nobody yet.
+    pub fn new(me: &mut Replica, now: Time) -> Follower {
+        Follower {
+            leader: None,
+            heard: Time::ZERO,
+            deadline: now + me.draw_patience(),
+            reason: Reason::Timeout,
+            verified: Index::ZERO,
+            acked: Index::ZERO,
+            owes: false,
+        }
+    }
+
+    /// Follows that leader, which has just been heard (§5.2).
+    pub fn of(me: &mut Replica, now: Time, leader: NodeId) -> Follower {
+        me.notes.push(Note::Follows { leader, term: me.term() });
+        Follower { leader: Some(leader), heard: now, ..Follower::new(me, now) }
+    }
+
+    /// Campaigns at that moment if no leader is heard before.
+    pub fn with_deadline(self, deadline: Time) -> Follower {
+        Follower { deadline, ..self }
+    }
+
+    /// Whom it follows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// When `tick` next has something to do.
+    pub fn deadline(&self) -> Time {
+        self.deadline
+    }
+
+    /// Whether a leader was heard within the shortest election timeout (thesis §4.2.3).
+    pub fn hears_leader(&self, me: &Replica, now: Time) -> bool {
+        self.leader.is_some() && now.since(self.heard) < me.options.election_min
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, me: &mut Replica, now: Time) -> Next {
+        if now < self.deadline {
+            return Next::Stay;
+        }
+        self.deadline = now + me.draw_patience();
+        if me.disk_stands(now) {
+            // A candidate whose disk stands still could not write down its vote, nor lead.
+            me.notes.push(Note::DiskStands { since: me.disk_age(now) });
+            return Next::Stay;
+        }
+        if !me.configs.current().is_voter(me.id) {
+            return Next::Stay;
+        }
+        self.leader = None;
+        let ask = if me.options.mutants.breaks(Mutant::NoPreVote) { Ask::Real } else { Ask::Pre };
+        Next::Campaign(ask, self.reason)
+    }
+
+    /// A link broke. If it was our leader's, it has most likely died: whether it has, pre-vote will
+    /// tell, for a majority must have lost it.
+    pub fn lost(&mut self, me: &mut Replica, now: Time, peer: NodeId) {
+        if self.leader == Some(peer) {
+            self.leader = None;
+            self.reason = Reason::LinkClosed;
+            self.deadline = now + me.draw_haste();
+        }
+    }
+
+    /// Recognises the sender as leader of this term (§5.2).
+    fn hear(&mut self, me: &mut Replica, now: Time, from: NodeId) {
+        if self.leader != Some(from) {
+            *self = Follower { verified: self.verified, acked: self.acked, ..Follower::of(me, now, from) };
+        }
+        self.heard = now;
+        self.deadline = now + me.draw_patience();
+        self.reason = Reason::Timeout;
+    }
+
+    /// A message of our own term.
+    pub fn receive(&mut self, me: &mut Replica, now: Time, envelope: Envelope) -> Next {
+        let from = envelope.from;
+        match envelope.message {
+            Message::AskVote { last, ask } => {
+                if me.answer_ask(from, last, ask) {
+                    self.deadline = now + me.draw_patience();
+                }
+            }
+            Message::Append { prev, commit, entries } => {
+                self.hear(me, now, from);
+                self.append(me, from, prev, commit, entries);
+            }
+            Message::Beat { commit, round } => {
+                self.hear(me, now, from);
+                self.commit(me, commit, self.verified);
+                me.send(from, Message::Heard { round, seen: self.verified });
+            }
+            Message::Committed { upto } => {
+                self.hear(me, now, from);
+                self.commit(me, upto, self.verified);
+            }
+            // Answers to what we asked in another role.
+            Message::Vote { .. }
+            | Message::Appended { .. }
+            | Message::Conflict { .. }
+            | Message::Heard { .. }
+            | Message::Outdated => {}
+        }
+        Next::Stay
+    }
+
+    /// Entries behind `prev` (§5.3).
+    fn append(&mut self, me: &mut Replica, from: NodeId, prev: Position, commit: Index, entries: Vec<Entry>) {
+        // What lies at or below our base is committed, and so is in the leader's log (Leader Completeness).
+        let known = prev.index < me.log.base().index || me.log.holds(prev);
+        if !known && !me.options.mutants.breaks(Mutant::SkipPrevCheck) {
+            let hint = me.log.at_or_below(prev);
+            return me.send(from, Message::Conflict { refused: prev.index, hint });
+        }
+        let upto = Index(prev.index.0 + entries.len() as u64);
+        for entry in entries {
+            if let Err(what) = take_entry(me, entry) {
+                return me.notes.push(Note::Nonsense { peer: from, what });
+            }
+        }
+        // Only what this append showed to agree: our log may go on behind it with another leader's.
+        self.verified = self.verified.max(upto.min(me.log.last().index));
+        self.owes = true;
+        self.commit(me, commit, self.verified);
+    }
+
+    fn commit(&mut self, me: &mut Replica, commit: Index, verified: Index) {
+        let broken = me.options.mutants.breaks(Mutant::CommitUnmatched);
+        let reach = if broken { me.log.last().index } else { verified };
+        me.log.commit_to(me.log.commit().max(commit.min(reach)));
+    }
+
+    /// What there is to acknowledge: one answer for all that came, as far as the disk has it.
+    pub fn ready(&mut self, me: &mut Replica, _ready: &mut Ready) {
+        let mutants = me.options.mutants;
+        let Some(leader) = self.leader.filter(|_| self.owes) else { return };
+        let verified = if mutants.breaks(Mutant::AckUnmatched) { me.log.last().index } else { self.verified };
+        let durable = if mutants.breaks(Mutant::AckBeforeSync) { verified } else { me.log.durable() };
+        let matched = verified.min(durable);
+        if matched == verified || matched > self.acked {
+            me.send(leader, Message::Appended { matched });
+            self.acked = matched;
+            self.owes = matched < verified;
+        }
+    }
+}
+
+/// Puts one entry of a leader's append into the log, unless it is there.
+fn take_entry(me: &mut Replica, entry: Entry) -> Result<(), &'static str> {
+    let Position { index, term } = entry.position;
+    if index <= me.log.base().index {
+        return Ok(());
+    }
+    let ours = me.log.term(index);
+    let agrees = ours == Some(term) && !me.options.mutants.breaks(Mutant::TruncateWithoutConflict);
+    if agrees {
+        return Ok(());
+    }
+    if ours.is_some() {
+        if index <= me.log.commit() {
+            return Err("an entry that contradicts a committed one");
+        }
+        // A conflict: this entry and all that follow it are not the leader's (§5.3).
+        me.truncate(index);
+    }
+    if index != me.log.last().index.next() || term < me.log.last().term || term > me.term() {
+        return Err("entries out of order");
+    }
+    me.take(entry);
+    Ok(())
+}

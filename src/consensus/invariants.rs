@@ -1,0 +1,55 @@
+//! What must hold after every step, with its section of the paper.
+
+use super::message::Ask;
+use super::progress::Stage;
+use super::quorum;
+use super::raft::Role;
+use super::replica::Replica;
+use crate::types::{Index, NodeId};
+
+/// Panics if a law is broken: then nothing is true any more.
+pub fn check(me: &Replica, role: &Role) {
+    let log = &me.log;
+    let last = log.last();
+    assert!(log.base().index <= log.commit(), "the base is committed");
+    assert!(log.commit() <= last.index, "what is committed is in the log");
+    assert!(log.durable() <= last.index, "what is durable is in the log");
+    assert!(last.term <= me.term(), "no entry is of a later term than its holder (§5.1)");
+    match role {
+        Role::Follower(_) => {}
+        Role::Candidate(candidate) => {
+            if candidate.ask() == Ask::Real {
+                assert_eq!(me.vote(), Some(me.id), "a candidate votes for itself (§5.2)");
+            }
+        }
+        Role::Leader(leader) => {
+            assert_eq!(me.vote(), Some(me.id), "a leader has voted for itself (§5.2)");
+            for progress in leader.progress().values() {
+                assert!(progress.matched < progress.next, "what is matched is not sent again");
+                assert!(progress.matched <= last.index, "a follower matches what is in the log");
+                assert!(progress.next <= last.index.next(), "only what is in the log is sent");
+                assert!(progress.stage == Stage::Stream || progress.in_flight.is_empty(), "a probe goes alone");
+            }
+        }
+    }
+}
+
+/// The commit index by its definition, counted out: the greatest index of this term that a quorum
+/// holds durably (§5.3, §5.4.2). For tests: what the leader computes must never be more.
+pub fn commit_by_definition(me: &Replica, role: &Role) -> Option<Index> {
+    let Role::Leader(leader) = role else { return None };
+    let holds = |id: NodeId, index: Index| {
+        if id == me.id {
+            return me.log.durable() >= index;
+        }
+        leader.progress().get(&id).is_some_and(|progress| progress.matched >= index)
+    };
+    let mut index = me.log.last().index;
+    while index > me.log.base().index && me.log.term(index) == Some(me.term()) {
+        if quorum::decides(me.configs.current(), |id| holds(id, index)) {
+            return Some(index);
+        }
+        index = index.prev();
+    }
+    None
+}

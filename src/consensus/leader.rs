@@ -1,0 +1,321 @@
+//! How a leader replicates, commits, serves reads, and steps aside.
+
+use super::message::{Envelope, Message, Round};
+use super::next::Next;
+use super::note::Note;
+use super::progress::{Progress, Stage};
+use super::quorum;
+use super::reads::{ReadId, Reads};
+use super::ready::{Order, Ready};
+use super::replica::Replica;
+use crate::types::{Index, Mutant, NodeId, Payload, Position, Time};
+use std::collections::BTreeMap;
+
+/// A probe carries entries only if they are few: most probes find that the logs do not agree there.
+const PROBE_BYTES: u64 = 64 << 10;
+
+/// The leader of its term.
+#[derive(Clone, Debug)]
+pub struct Leader {
+    progress: BTreeMap<NodeId, Progress>,
+    reads: Reads,
+    /// Our first entry of this term: nothing is known to be committed before it is (§5.4.2, §8).
+    opened: Index,
+    beat_due: Time,
+    /// When followers that were sent nothing else are told of the commit index.
+    tell_due: Time,
+    /// Whether a round of reads waits to be asked.
+    ask_round: bool,
+    /// Whether the operator has been told that the disk stands.
+    warned: bool,
+}
+
+impl Leader {
+    /// Opens the term with a no-op, so that what earlier leaders left commits beneath it (§5.4.2),
+    /// and with the configuration, if no entry of the log holds one yet.
+    pub fn new(me: &mut Replica, now: Time) -> Leader {
+        me.clock.start(now);
+        let first = me.log.last().index.next();
+        if !me.options.mutants.breaks(Mutant::SkipNoop) {
+            me.append(now, Payload::Noop);
+        }
+        if me.configs.since() == Index::ZERO && me.log.base() == Position::ZERO {
+            let founding = Box::new(me.configs.current().clone());
+            me.append(now, Payload::Membership(founding));
+        }
+        let others = me.configs.current().ids().filter(|id| *id != me.id);
+        let progress = others.map(|id| (id, Progress::new(now, first))).collect();
+        Leader {
+            progress,
+            reads: Reads::default(),
+            opened: first,
+            beat_due: now,
+            tell_due: Time::NEVER,
+            ask_round: false,
+            warned: false,
+        }
+    }
+
+    /// Each follower as we see it.
+    pub fn progress(&self) -> &BTreeMap<NodeId, Progress> {
+        &self.progress
+    }
+
+    /// When `tick` next has something to do.
+    pub fn deadline(&self) -> Time {
+        self.beat_due.min(self.tell_due)
+    }
+
+    /// Whether our own first entry of this term is committed.
+    fn is_open(&self, me: &Replica) -> bool {
+        me.log.commit() >= self.opened
+            || me.options.mutants.breaks(Mutant::SkipNoop)
+            || me.options.mutants.breaks(Mutant::ReadBeforeNoop)
+    }
+
+    /// Time has passed: beat, and see whether we should still lead.
+    pub fn tick(&mut self, me: &mut Replica, now: Time) -> Next {
+        if now < self.beat_due {
+            return Next::Stay;
+        }
+        self.beat_due = now + me.options.heartbeat;
+        if let next @ Next::StepDown(_) = self.fitness(me, now) {
+            return next;
+        }
+        self.ask_round = true;
+        let patience = me.options.election_max;
+        for (peer, progress) in &mut self.progress {
+            let since = now.since(progress.heard);
+            if since > patience && !progress.silent {
+                progress.silent = true;
+                me.notes.push(Note::Silent { peer: *peer, since });
+            }
+            if let Stage::Probe { asked: Some(at) } = progress.stage
+                && now.since(at) >= me.options.election_min
+            {
+                // The probe or its answer was lost.
+                progress.stage = Stage::Probe { asked: None };
+            }
+        }
+        Next::Stay
+    }
+
+    /// A leader that hears no quorum, or whose disk does not answer, makes room (thesis §6.2).
+    fn fitness(&mut self, me: &mut Replica, now: Time) -> Next {
+        let heard = |id: NodeId| {
+            id == me.id || self.progress.get(&id).is_some_and(|p| now.since(p.heard) < me.options.election_max)
+        };
+        if !quorum::decides(me.configs.current(), heard) && !me.options.mutants.breaks(Mutant::NoPreVote) {
+            return Next::StepDown("no quorum is heard");
+        }
+        if me.disk_age(now) >= me.options.election_max {
+            return Next::StepDown("the disk stands still");
+        }
+        if me.disk_stands(now) && !self.warned {
+            self.warned = true;
+            me.notes.push(Note::DiskStands { since: me.disk_age(now) });
+        }
+        Next::Stay
+    }
+
+    /// A link broke: what was on its way may be lost.
+    pub fn lost(&mut self, peer: NodeId) {
+        if let Some(progress) = self.progress.get_mut(&peer) {
+            let next = if progress.matched > Index::ZERO { progress.matched.next() } else { progress.next };
+            progress.probe(next);
+        }
+    }
+
+    /// One more entry; whether there is room for it was asked before.
+    pub fn propose(&mut self, me: &mut Replica, now: Time, payload: Payload) -> Position {
+        me.append(now, payload)
+    }
+
+    /// A read joins the next round; false if too many wait.
+    pub fn read(&mut self, me: &Replica, read: ReadId) -> bool {
+        if self.reads.waiting() >= me.options.reads_waiting {
+            return false;
+        }
+        self.reads.push(read);
+        true
+    }
+
+    /// We lead no more: reads that wait come to nothing.
+    pub fn abandon(&mut self) -> Vec<ReadId> {
+        self.reads.abandon()
+    }
+
+    /// A message of our own term.
+    pub fn receive(&mut self, me: &mut Replica, now: Time, envelope: Envelope) -> Next {
+        let peer = envelope.from;
+        if let Message::AskVote { last, ask } = envelope.message {
+            me.answer_ask(peer, last, ask);
+            return Next::Stay;
+        }
+        let Some(progress) = self.progress.get_mut(&peer) else { return Next::Stay };
+        progress.heard = now;
+        if std::mem::take(&mut progress.silent) {
+            me.notes.push(Note::Back { peer });
+        }
+        match envelope.message {
+            Message::Appended { matched } if matched > me.log.last().index => {
+                me.notes.push(Note::Nonsense { peer, what: "it acknowledges what was never sent" });
+            }
+            Message::Appended { matched } => {
+                progress.acknowledged(now, matched);
+            }
+            Message::Conflict { refused, hint } => {
+                if let Err(what) = conflict(me, progress, refused, hint) {
+                    me.notes.push(Note::Nonsense { peer, what });
+                }
+            }
+            Message::Heard { round, seen } => {
+                progress.round = progress.round.max(round);
+                let missing = progress.stage == Stage::Stream && seen.next() < progress.next;
+                if missing && now.since(progress.moved) >= me.options.election_min {
+                    progress.probe(progress.matched.next());
+                }
+            }
+            Message::AskVote { .. }
+            | Message::Vote { .. }
+            | Message::Append { .. }
+            | Message::Beat { .. }
+            | Message::Committed { .. }
+            | Message::Outdated => {}
+        }
+        Next::Stay
+    }
+
+    /// Commits what a majority holds durably, ourselves counted like anyone else. An entry of an
+    /// earlier term commits only beneath one of ours (§5.4.2, Figure 8).
+    pub fn advance(&self, me: &mut Replica) {
+        let held = self.held(me);
+        let ours = me.log.term(held) == Some(me.term()) || me.options.mutants.breaks(Mutant::CommitEarlierTerms);
+        if held > me.log.commit() && ours {
+            me.log.commit_to(held);
+        }
+    }
+
+    fn held(&self, me: &Replica) -> Index {
+        let by = |id: NodeId| match self.progress.get(&id) {
+            Some(progress) => progress.matched,
+            None if id == me.id && me.options.mutants.breaks(Mutant::CountSelfBeforeSync) => me.log.last().index,
+            None if id == me.id => me.log.durable(),
+            None => Index::ZERO,
+        };
+        if me.options.mutants.breaks(Mutant::MinorityCommits) {
+            return me.configs.current().all_voters().map(by).max().unwrap_or_default();
+        }
+        quorum::held(me.configs.current(), by)
+    }
+
+    /// What there is to send: entries, probes, beats, the commit index, reads that are confirmed.
+    pub fn ready(&mut self, me: &mut Replica, now: Time, ready: &mut Ready) {
+        if self.is_open(me) && self.reads.begin(me.log.commit()) {
+            self.ask_round = true;
+        }
+        self.confirm_reads(me, ready);
+        if std::mem::take(&mut self.ask_round) {
+            self.beat(me, self.reads.round());
+        }
+        // An append speaks in our term, so it waits until the disk knows that we are in it.
+        if me.term_is_durable() {
+            for (peer, progress) in &mut self.progress {
+                stream(me, now, *peer, progress, ready);
+            }
+        }
+        self.tell(me, now);
+    }
+
+    fn confirm_reads(&mut self, me: &Replica, ready: &mut Ready) {
+        let mutants = me.options.mutants;
+        let progress = &self.progress;
+        let confirmed = |round: Round| {
+            let heard = |id: NodeId| {
+                let of_peer =
+                    |p: &Progress| p.round >= round || (mutants.breaks(Mutant::ReadAnyRound) && p.round.0 > 0);
+                id == me.id || progress.get(&id).is_some_and(of_peer)
+            };
+            mutants.breaks(Mutant::ReadWithoutRound) || quorum::decides(me.configs.current(), heard)
+        };
+        self.reads.confirmed(confirmed, &mut ready.reads);
+    }
+
+    fn beat(&mut self, me: &mut Replica, round: Round) {
+        for (peer, progress) in &mut self.progress {
+            progress.told = me.log.commit().min(progress.matched).max(progress.told);
+            me.send(*peer, Message::Beat { commit: progress.told, round });
+        }
+    }
+
+    /// Tells followers that are sent nothing else what is committed, after a moment in which the
+    /// next append would have told them.
+    fn tell(&mut self, me: &mut Replica, now: Time) {
+        let commit = me.log.commit();
+        let untold = |p: &Progress| p.told < commit.min(p.matched);
+        if !self.progress.values().any(untold) {
+            self.tell_due = Time::NEVER;
+        } else if self.tell_due == Time::NEVER {
+            self.tell_due = now + me.options.commit_told_within;
+        } else if now >= self.tell_due {
+            self.tell_due = Time::NEVER;
+            for (peer, progress) in self.progress.iter_mut().filter(|(_, p)| untold(p)) {
+                progress.told = commit.min(progress.matched);
+                me.send(*peer, Message::Committed { upto: progress.told });
+            }
+        }
+    }
+}
+
+/// A follower does not hold what we thought: goes back by whole terms (§5.3).
+fn conflict(me: &Replica, progress: &mut Progress, refused: Index, hint: Position) -> Result<(), &'static str> {
+    if refused <= progress.matched {
+        // Late, or it has lost what it acknowledged; its next answers will tell which.
+        return Ok(());
+    }
+    if hint.index > refused {
+        return Err("a hint beyond what it refused");
+    }
+    let ours = me.log.at_or_below(hint);
+    match progress.stage {
+        Stage::Probe { .. } if refused.next() != progress.next => {} // late: about an earlier question
+        // The hint is in our log: the logs agree up to there (Log Matching), so nothing is left to ask.
+        Stage::Probe { .. } if ours == hint => progress.stream(ours.index.next()),
+        Stage::Probe { .. } | Stage::Stream => progress.probe(ours.index.next().min(refused)),
+    }
+    Ok(())
+}
+
+/// Sends a follower what its stage and window allow.
+fn stream(me: &Replica, now: Time, peer: NodeId, progress: &mut Progress, ready: &mut Ready) {
+    let (log, options) = (&me.log, &me.options);
+    let last = log.last().index;
+    let mut order = |progress: &mut Progress, upto: Index| {
+        let prev = progress.next.prev();
+        let term = log.term(prev).expect("what is sent next follows something in the log");
+        let commit = log.commit();
+        ready.appends.push(Order { to: peer, term: me.term(), prev: Position::new(prev, term), upto, commit });
+        progress.told = progress.told.max(commit.min(upto));
+        progress.moved = now;
+    };
+    match progress.stage {
+        Stage::Probe { asked: Some(_) } => {}
+        Stage::Probe { asked: None } => {
+            let few = log.bytes(progress.next.prev(), last) <= PROBE_BYTES;
+            order(progress, if few { last.max(progress.next.prev()) } else { progress.next.prev() });
+            progress.probes += 1;
+            progress.stage = Stage::Probe { asked: Some(now) };
+        }
+        Stage::Stream => {
+            while progress.next <= last
+                && progress.in_flight.len() < options.window_appends
+                && log.bytes(progress.matched.max(log.base().index), progress.next.prev()) < options.window_bytes
+            {
+                let upto = log.reach(progress.next.prev(), options.append_bytes, options.append_entries);
+                order(progress, upto);
+                progress.in_flight.push_back(upto);
+                progress.next = upto.next();
+            }
+        }
+    }
+}

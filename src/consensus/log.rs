@@ -1,0 +1,220 @@
+//! The log as positions: terms and sizes, never payloads.
+
+use crate::types::{Index, Position, Term};
+use std::collections::VecDeque;
+
+/// The log as consensus sees it: which term each index is of, and how many bytes it takes.
+///
+/// Invariants: `base ≤ commit ≤ last` and `durable ≤ last`; terms never decrease with the index;
+/// what is at or below `commit` is never dropped.
+///
+/// Eight bytes an entry: terms are kept as runs, and sizes as one running sum, of which every
+/// question of how much is under way (to a follower, uncommitted, reclaimable) is a difference.
+#[derive(Clone, Debug)]
+pub struct Log {
+    base: Position,
+    /// (first index, term) of each run of one term behind `base`, ascending.
+    runs: Vec<(Index, Term)>,
+    /// The running sum of sizes, one for each index behind `base`.
+    sums: VecDeque<u64>,
+    base_sum: u64,
+    durable: Index,
+    commit: Index,
+}
+
+impl Log {
+    /// An empty log that begins behind `base`, which is committed and durable.
+    pub fn new(base: Position) -> Log {
+        Log { base, runs: Vec::new(), sums: VecDeque::new(), base_sum: 0, durable: base.index, commit: base.index }
+    }
+
+    /// The last position that is no longer in the log.
+    pub fn base(&self) -> Position {
+        self.base
+    }
+
+    /// The last position, the base if there are no entries.
+    pub fn last(&self) -> Position {
+        match self.runs.last() {
+            Some((_, term)) => Position::new(self.last_index(), *term),
+            None => self.base,
+        }
+    }
+
+    fn last_index(&self) -> Index {
+        Index(self.base.index.0 + self.sums.len() as u64)
+    }
+
+    /// Everything up to here is on this node's disk.
+    pub fn durable(&self) -> Index {
+        self.durable
+    }
+
+    /// Everything up to here is committed, as far as this node knows.
+    pub fn commit(&self) -> Index {
+        self.commit
+    }
+
+    /// The term at that index, if the log holds it or begins right behind it.
+    pub fn term(&self, index: Index) -> Option<Term> {
+        if index == self.base.index {
+            return Some(self.base.term);
+        }
+        if index < self.base.index || index > self.last_index() {
+            return None;
+        }
+        let run = self.runs.partition_point(|(first, _)| *first <= index) - 1;
+        Some(self.runs[run].1)
+    }
+
+    /// Whether the log holds that very position, or begins right behind it.
+    pub fn holds(&self, position: Position) -> bool {
+        self.term(position.index) == Some(position.term)
+    }
+
+    /// The last position at or below the given one, in index *and* in term: the furthest place at
+    /// which two logs may yet agree when they do not there (§5.3). One binary search skips whole terms.
+    pub fn at_or_below(&self, position: Position) -> Position {
+        let by_index = self.runs.partition_point(|(first, _)| *first <= position.index);
+        let by_term = self.runs.partition_point(|(_, term)| *term <= position.term);
+        let run = by_index.min(by_term);
+        if run == 0 {
+            return self.base;
+        }
+        let end = self.runs.get(run).map_or(self.last_index(), |(first, _)| first.prev());
+        Position::new(end.min(position.index), self.runs[run - 1].1)
+    }
+
+    /// The size of all entries behind `after`, up to and including `upto`.
+    pub fn bytes(&self, after: Index, upto: Index) -> u64 {
+        self.sum(upto).saturating_sub(self.sum(after))
+    }
+
+    fn sum(&self, index: Index) -> u64 {
+        match index.0.saturating_sub(self.base.index.0) {
+            0 => self.base_sum,
+            n => self.sums[n as usize - 1],
+        }
+    }
+
+    /// How far one append that begins behind `after` reaches, within those bounds; at least one
+    /// entry if there is one.
+    pub fn reach(&self, after: Index, bytes_max: u64, entries_max: usize) -> Index {
+        let from = (after.0 - self.base.index.0) as usize;
+        let limit = self.sum(after) + bytes_max;
+        let fit = self.sums.partition_point(|sum| *sum <= limit).saturating_sub(from).min(entries_max);
+        Index(after.0 + fit as u64).max(after.next()).min(self.last_index().max(after))
+    }
+
+    /// One more entry, of that term and size.
+    pub fn append(&mut self, term: Term, size: u64) -> Position {
+        let last = self.last();
+        assert!(term >= last.term, "terms never decrease with the index");
+        self.sums.push_back(self.sum(last.index) + size);
+        let index = self.last_index();
+        if self.runs.last().is_none_or(|(_, latest)| *latest < term) {
+            self.runs.push((index, term));
+        }
+        Position { term, index }
+    }
+
+    /// Drops everything from `from` on.
+    pub fn truncate(&mut self, from: Index) {
+        assert!(from > self.commit, "a committed entry is never dropped (§5.4)");
+        self.sums.truncate((from.0 - self.base.index.0 - 1) as usize);
+        self.runs.truncate(self.runs.partition_point(|(first, _)| *first < from));
+    }
+
+    /// The disk no longer holds anything from `from` on that could still count.
+    pub fn clamp_durable(&mut self, from: Index) {
+        self.durable = self.durable.min(from.prev());
+    }
+
+    /// Everything up to `index` is on the disk now.
+    pub fn persisted(&mut self, index: Index) {
+        self.durable = self.durable.max(index);
+    }
+
+    /// Everything up to `index` is committed.
+    pub fn commit_to(&mut self, index: Index) {
+        assert!(index <= self.last_index(), "only what is in the log commits");
+        assert!(index >= self.commit, "the commit index never goes back");
+        self.commit = index;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The same log, kept as a plain list of terms.
+    fn log_of(terms: &[u64]) -> Log {
+        let mut log = Log::new(Position::ZERO);
+        for term in terms {
+            log.append(Term(*term), 10);
+        }
+        log
+    }
+
+    fn terms() -> impl Strategy<Value = Vec<u64>> {
+        prop::collection::vec(1..9u64, 0..30).prop_map(|mut terms| {
+            terms.sort_unstable();
+            terms
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn runs_say_what_a_list_of_terms_says(terms in terms(), cut in 1..31u64, more in terms()) {
+            let mut log = log_of(&terms);
+            let mut list = terms.clone();
+            log.truncate(Index(cut.min(list.len() as u64 + 1)));
+            list.truncate(cut as usize - 1);
+            for term in more {
+                if list.last().is_none_or(|last| *last <= term) {
+                    log.append(Term(term), 10);
+                    list.push(term);
+                }
+            }
+            prop_assert_eq!(log.term(Index(list.len() as u64 + 1)), None);
+            for (i, term) in list.iter().enumerate() {
+                prop_assert_eq!(log.term(Index(i as u64 + 1)), Some(Term(*term)));
+            }
+            prop_assert_eq!(log.bytes(Index::ZERO, log.last().index), 10 * list.len() as u64);
+        }
+
+        #[test]
+        fn at_or_below_is_the_last_such_position(terms in terms(), index in 0..40u64, term in 0..10u64) {
+            let log = log_of(&terms);
+            let counted = (1..=terms.len() as u64)
+                .rev()
+                .find(|i| *i <= index && terms[*i as usize - 1] <= term)
+                .map_or(Position::ZERO, |i| Position::new(Index(i), Term(terms[i as usize - 1])));
+            prop_assert_eq!(log.at_or_below(Position::new(Index(index), Term(term))), counted);
+        }
+
+        #[test]
+        fn an_append_keeps_its_bounds_and_always_moves(terms in terms(), after in 0..30u64, bytes in 0..100u64, most in 1..9usize) {
+            let log = log_of(&terms);
+            let after = Index(after.min(log.last().index.0));
+            let upto = log.reach(after, bytes, most);
+            prop_assert!(upto <= log.last().index);
+            if after < log.last().index {
+                prop_assert!(upto > after);
+                prop_assert!(upto == after.next() || log.bytes(after, upto) <= bytes);
+                prop_assert!((upto.0 - after.0) as usize <= most);
+            } else {
+                prop_assert_eq!(upto, after);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "never dropped")]
+    fn what_is_committed_is_never_dropped() {
+        let mut log = log_of(&[1, 1, 2]);
+        log.commit_to(Index(2));
+        log.truncate(Index(2));
+    }
+}

@@ -1,0 +1,18 @@
+//! What a role wants to become.
+
+use super::message::Ask;
+use super::note::Reason;
+
+/// What a role wants to become. Roles say it; only the spine does it.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// What it is.
+    Stay,
+    /// A candidate (§5.2).
+    Campaign(Ask, Reason),
+    /// The leader of its term.
+    Lead,
+    /// A follower of nobody in particular, for this reason.
+    StepDown(&'static str),
+}

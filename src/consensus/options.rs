@@ -1,0 +1,55 @@
+//! The core's knobs, each with its reason.
+
+use crate::limits;
+use crate::types::Mutants;
+use std::time::Duration;
+
+/// How the core behaves. The same on every node of a cluster, or nearly.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The shortest time without a leader before a node campaigns (§5.2); also how long a voter
+    /// that hears a leader ignores candidates (thesis §4.2.3).
+    pub election_min: Duration,
+    /// The longest. Drawn anew each time, so that split votes are rare and do not repeat (§9.3).
+    pub election_max: Duration,
+    /// How often a leader says that it lives: well below `election_min`, so that a few may be lost.
+    pub heartbeat: Duration,
+    /// How long after its leader's connection closed a follower asks around, at most: a killed
+    /// process closes its sockets within a millisecond, an election timeout is a hundred times that.
+    pub link_closed_within: Duration,
+    /// How long a follower may not know of a commit while nothing else is sent to it.
+    pub commit_told_within: Duration,
+    /// Payload of one append. Past a megabyte bandwidth gains little and latency doubles.
+    pub append_bytes: u64,
+    /// Entries of one append.
+    pub append_entries: usize,
+    /// Bytes sent to a follower and not yet acknowledged. At the limit its stream rests.
+    pub window_bytes: u64,
+    /// Appends sent to a follower and not yet acknowledged. At the limit its stream rests.
+    pub window_appends: usize,
+    /// Bytes proposed and not yet committed. At the limit proposals are refused: busy.
+    pub uncommitted_bytes: u64,
+    /// Reads waiting for their round. At the limit reads are refused: busy.
+    pub reads_waiting: usize,
+    /// Which safety rule is broken on purpose: none, outside tests.
+    pub mutants: Mutants,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            election_min: Duration::from_millis(150),
+            election_max: Duration::from_millis(300),
+            heartbeat: Duration::from_millis(50),
+            link_closed_within: Duration::from_millis(20),
+            commit_told_within: Duration::from_millis(1),
+            append_bytes: 1 << 20,
+            append_entries: limits::APPEND_ENTRIES_MAX,
+            window_bytes: 8 << 20,
+            window_appends: 256,
+            uncommitted_bytes: 64 << 20,
+            reads_waiting: 64 << 10,
+            mutants: Mutants::NONE,
+        }
+    }
+}

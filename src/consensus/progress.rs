@@ -1,0 +1,102 @@
+//! One follower as its leader sees it.
+
+use super::message::Round;
+use crate::types::{Index, Time};
+use std::collections::VecDeque;
+
+/// How a leader sends to a follower.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// One append at a time, to find where the logs agree; since when one is on its way.
+    Probe {
+        /// When it was sent, unless none was.
+        asked: Option<Time>,
+    },
+    /// As much as the window allows, without waiting for answers.
+    Stream,
+}
+
+/// One follower as its leader sees it.
+///
+/// Invariant: `matched < next`. What is on its way is everything between them.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// The follower holds everything up to here, in agreement with us and on its disk.
+    pub matched: Index,
+    /// What is sent next.
+    pub next: Index,
+    /// How it is sent.
+    pub stage: Stage,
+    /// The last index of each append on its way.
+    pub in_flight: VecDeque<Index>,
+    /// When entries were last sent or acknowledged.
+    pub moved: Time,
+    /// When it was last heard, at all, in this term.
+    pub heard: Time,
+    /// The latest round it confirmed.
+    pub round: Round,
+    /// The commit index it was told.
+    pub told: Index,
+    /// Appends sent to find where the logs agree.
+    pub probes: u64,
+    /// Whether the operator has been told that it is silent.
+    pub silent: bool,
+}
+
+impl Progress {
+    /// A follower of whom nothing is known but that we are about to send it `next`.
+    pub fn new(now: Time, next: Index) -> Progress {
+        Progress {
+            matched: Index::ZERO,
+            next,
+            stage: Stage::Probe { asked: None },
+            in_flight: VecDeque::new(),
+            moved: now,
+            heard: now,
+            round: Round::default(),
+            told: Index::ZERO,
+            probes: 0,
+            silent: false,
+        }
+    }
+
+    /// It acknowledged everything up to there; whether that is news.
+    pub fn acknowledged(&mut self, now: Time, matched: Index) -> bool {
+        let news = matched > self.matched;
+        self.matched = self.matched.max(matched);
+        while self.in_flight.front().is_some_and(|last| *last <= self.matched) {
+            self.in_flight.pop_front();
+        }
+        match self.stage {
+            Stage::Probe { .. } => {
+                self.stage = Stage::Stream;
+                self.next = self.matched.next();
+                self.in_flight.clear();
+            }
+            Stage::Stream => self.next = self.next.max(self.matched.next()),
+        }
+        self.moved = now;
+        news
+    }
+
+    /// Back to asking, from `next` on.
+    pub fn probe(&mut self, next: Index) {
+        self.next = next.max(self.matched.next());
+        self.stage = Stage::Probe { asked: None };
+        self.in_flight.clear();
+    }
+
+    /// The logs agree up to right before `next`, as it says itself.
+    pub fn stream(&mut self, next: Index) {
+        self.probe(next);
+        self.stage = Stage::Stream;
+    }
+
+    /// The word for how it is sent to.
+    pub fn stage_name(&self) -> &'static str {
+        match self.stage {
+            Stage::Probe { .. } => "probe",
+            Stage::Stream => "stream",
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Majorities and joint majorities, as pure functions of a configuration (§5.2, §6).
+
+use crate::limits::MEMBERS_MAX;
+use crate::types::{Index, Membership, NodeId};
+use std::collections::BTreeSet;
+
+/// Whether those who say yes are a majority, or in a joint configuration a majority of each half.
+///
+/// No voters decide nothing.
+pub fn decides(membership: &Membership, yes: impl Fn(NodeId) -> bool) -> bool {
+    let majority = |voters: &BTreeSet<NodeId>| {
+        voters.iter().filter(|id| yes(**id)).count() >= Membership::majority_of(voters.len())
+    };
+    majority(&membership.voters) && (!membership.is_joint() || majority(&membership.outgoing))
+}
+
+/// The highest index that a majority holds, or in a joint configuration a majority of each half.
+pub fn held(membership: &Membership, by: impl Fn(NodeId) -> Index) -> Index {
+    let majority = |voters: &BTreeSet<NodeId>| {
+        let mut held = [Index::ZERO; MEMBERS_MAX];
+        let held = &mut held[..voters.len()];
+        for (slot, id) in held.iter_mut().zip(voters) {
+            *slot = by(*id);
+        }
+        held.sort_unstable_by(|a, b| b.cmp(a));
+        held.get(voters.len() / 2).copied().unwrap_or(Index::ZERO)
+    };
+    let new = majority(&membership.voters);
+    if membership.is_joint() { new.min(majority(&membership.outgoing)) } else { new }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn id(n: u64) -> NodeId {
+        NodeId::new(n).unwrap()
+    }
+
+    fn membership(voters: &BTreeSet<u64>, outgoing: &BTreeSet<u64>) -> Membership {
+        let mut membership = Membership::founding(voters.iter().map(|n| (id(*n), String::new())));
+        membership.outgoing = outgoing.iter().map(|n| id(*n)).collect();
+        membership
+    }
+
+    fn ids() -> impl Strategy<Value = BTreeSet<u64>> {
+        prop::collection::btree_set(1..10u64, 1..8)
+    }
+
+    proptest! {
+        /// The definition, counted out: `held` is the greatest index that deciders hold.
+        #[test]
+        fn held_is_the_greatest_index_on_which_a_quorum_decides(
+            voters in ids(), outgoing in prop::option::of(ids()), at in prop::array::uniform10(0..20u64),
+        ) {
+            let membership = membership(&voters, &outgoing.unwrap_or_default());
+            let by = |id: NodeId| Index(at[id.get() as usize]);
+            let greatest = (0..=20).rev().find(|i| decides(&membership, |id| by(id) >= Index(*i)));
+            prop_assert_eq!(Some(held(&membership, by).0), greatest);
+        }
+
+        /// Any two quorums of one configuration share a voter, and so do those of a joint
+        /// configuration and of either of its halves (§6).
+        #[test]
+        fn quorums_intersect(voters in ids(), outgoing in ids(), a: u16, b: u16) {
+            let simple = membership(&voters, &BTreeSet::new());
+            let old = membership(&outgoing, &BTreeSet::new());
+            let joint = membership(&voters, &outgoing);
+            let says = |mask: u16| move |id: NodeId| mask >> id.get() & 1 == 1;
+            for (one, other) in [(&simple, &simple), (&simple, &joint), (&old, &joint)] {
+                if decides(one, says(a)) && decides(other, says(b)) {
+                    prop_assert!((1..10u64).any(|n| says(a & b)(id(n))));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_decides_nothing() {
+        assert!(!decides(&Membership::default(), |_| true));
+        assert_eq!(held(&Membership::default(), |_| Index(7)), Index::ZERO);
+    }
+}

@@ -1,0 +1,332 @@
+//! The spine: every way in, every change of role.
+
+use super::candidate::Candidate;
+use super::follower::Follower;
+use super::invariants;
+use super::leader::Leader;
+use super::message::{Ask, Envelope, Message};
+use super::next::Next;
+use super::note::Note;
+use super::progress::Progress;
+use super::reads::ReadId;
+use super::ready::Ready;
+use super::replica::Replica;
+use crate::api::{Refusal, RoleName};
+use crate::types::{Index, Membership, Mutant, NodeId, Payload, Position, Term, Time, WriteId};
+use bytes::Bytes;
+use std::time::Duration;
+
+/// What a node does this term (Figure 4).
+#[derive(Clone, Debug)]
+pub enum Role {
+    /// Follows a leader, or waits for one.
+    Follower(Follower),
+    /// Asks to be elected, or whether it would be.
+    Candidate(Candidate),
+    /// Leads.
+    Leader(Leader),
+}
+
+/// One node's share of the consensus algorithm, as a pure state machine.
+///
+/// Tell it what happens (`tick`, `receive`, `persisted`, `lost`), ask things of it (`propose`,
+/// `read`), and carry out what [`Raft::ready`] hands over. Time is an argument, chance is a seed,
+/// and nothing that [`Ready`] holds has to wait for anything.
+#[derive(Clone, Debug)]
+pub struct Raft {
+    me: Replica,
+    role: Role,
+    reads_given: u64,
+    reads_lost: Vec<ReadId>,
+}
+
+impl Raft {
+    /// A node begins, or begins again, as a follower of nobody.
+    pub fn new(mut replica: Replica, now: Time) -> Raft {
+        let mut follower = Follower::new(&mut replica, now);
+        let membership = replica.configs.current();
+        if membership.is_voter(replica.id) && membership.all_voters().count() == 1 {
+            // Nobody to wait for.
+            follower = follower.with_deadline(now);
+        }
+        Raft { me: replica, role: Role::Follower(follower), reads_given: 0, reads_lost: Vec::new() }
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Time) {
+        let next = match &mut self.role {
+            Role::Follower(follower) => follower.tick(&mut self.me, now),
+            Role::Candidate(candidate) => candidate.tick(&mut self.me, now),
+            Role::Leader(leader) => leader.tick(&mut self.me, now),
+        };
+        self.turn(now, next);
+    }
+
+    /// A message has come.
+    pub fn receive(&mut self, now: Time, envelope: Envelope) {
+        if envelope.to != self.me.id || envelope.from == self.me.id {
+            let nonsense = Note::Nonsense { peer: envelope.from, what: "it writes to somebody else" };
+            return self.me.notes.push(nonsense);
+        }
+        if !self.meet_terms(now, &envelope) {
+            return;
+        }
+        self.recognise_leader(now, &envelope);
+        let next = match &mut self.role {
+            Role::Follower(follower) => follower.receive(&mut self.me, now, envelope),
+            Role::Candidate(candidate) => candidate.receive(&mut self.me, envelope),
+            Role::Leader(leader) => leader.receive(&mut self.me, now, envelope),
+        };
+        self.turn(now, next);
+    }
+
+    /// Compares terms (§5.1); whether there is anything left to answer.
+    fn meet_terms(&mut self, now: Time, envelope: &Envelope) -> bool {
+        if envelope.term < self.me.term() {
+            match envelope.message {
+                Message::AskVote { .. } | Message::Append { .. } | Message::Beat { .. } | Message::Committed { .. } => {
+                    self.me.send(envelope.from, Message::Outdated);
+                }
+                Message::Vote { .. } => return self.me.options.mutants.breaks(Mutant::CountStaleVotes),
+                Message::Appended { .. } | Message::Conflict { .. } | Message::Heard { .. } | Message::Outdated => {}
+            }
+            return false;
+        }
+        if let Message::AskVote { ask, .. } = envelope.message
+            && (envelope.term > self.me.term() || ask == Ask::Pre)
+            && self.hears_leader(now)
+        {
+            // Whoever hears a leader helps nobody to depose it, and does not take over the term of
+            // one who tries (thesis §4.2.3).
+            let denied = Some("a leader is heard");
+            self.me.notes.push(Note::Votes { candidate: envelope.from, ask, term: envelope.term, denied });
+            return false;
+        }
+        if envelope.term > self.me.term() {
+            self.step_down(now, "a higher term");
+            self.me.advance_term(envelope.term);
+        }
+        true
+    }
+
+    fn hears_leader(&self, now: Time) -> bool {
+        if self.me.options.mutants.breaks(Mutant::NoPreVote) {
+            return false;
+        }
+        match &self.role {
+            Role::Follower(follower) => follower.hears_leader(&self.me, now),
+            Role::Candidate(_) => false,
+            Role::Leader(_) => true,
+        }
+    }
+
+    /// Only the leader of our term says these; a candidate that hears one has lost (§5.2).
+    fn recognise_leader(&mut self, now: Time, envelope: &Envelope) {
+        match envelope.message {
+            Message::Append { .. } | Message::Beat { .. } | Message::Committed { .. } => {}
+            _ => return,
+        }
+        match &self.role {
+            Role::Follower(follower) => {
+                let known = follower.leader().is_none_or(|leader| leader == envelope.from);
+                assert!(known, "two leaders in a term (Election Safety, §5.2)");
+            }
+            Role::Candidate(_) => self.role = Role::Follower(Follower::of(&mut self.me, now, envelope.from)),
+            Role::Leader(_) => panic!("two leaders in a term (Election Safety, §5.2)"),
+        }
+    }
+
+    /// The journal has made everything up to this write durable.
+    pub fn persisted(&mut self, now: Time, upto: WriteId) {
+        self.me.persisted(upto);
+        self.turn(now, Next::Stay);
+    }
+
+    /// The link with a peer broke: what was on its way, either way, may be lost.
+    pub fn lost(&mut self, now: Time, peer: NodeId) {
+        match &mut self.role {
+            Role::Follower(follower) => follower.lost(&mut self.me, now, peer),
+            Role::Candidate(_) => {}
+            Role::Leader(leader) => leader.lost(peer),
+        }
+    }
+
+    /// Puts a command into the log, if we lead and have room; it commits if we keep leading.
+    pub fn propose(&mut self, now: Time, op: Bytes) -> Result<Position, Refusal> {
+        let refusal = self.not_leader();
+        let Role::Leader(leader) = &mut self.role else { return Err(refusal) };
+        let log = &self.me.log;
+        if log.bytes(log.commit(), log.last().index) >= self.me.options.uncommitted_bytes {
+            return Err(Refusal::Busy);
+        }
+        Ok(leader.propose(&mut self.me, now, Payload::Opaque(op)))
+    }
+
+    /// Asks for a linearizable read; [`Ready::reads`] or [`Ready::reads_lost`] will name it.
+    pub fn read(&mut self) -> Result<ReadId, Refusal> {
+        let refusal = self.not_leader();
+        let Role::Leader(leader) = &mut self.role else { return Err(refusal) };
+        let read = ReadId(self.reads_given + 1);
+        if !leader.read(&self.me, read) {
+            return Err(Refusal::Busy);
+        }
+        self.reads_given = read.0;
+        Ok(read)
+    }
+
+    fn not_leader(&self) -> Refusal {
+        let leader = self.leader();
+        let address = leader.and_then(|id| self.membership().address(id)).map(str::to_owned);
+        Refusal::NotLeader { leader, address, term: self.term() }
+    }
+
+    /// Everything there is to do since this was last asked.
+    pub fn ready(&mut self, now: Time) -> Ready {
+        let mut ready = Ready::default();
+        match &mut self.role {
+            Role::Follower(follower) => follower.ready(&mut self.me, &mut ready),
+            Role::Candidate(_) => {}
+            Role::Leader(leader) => leader.ready(&mut self.me, now, &mut ready),
+        }
+        ready.reads_lost.append(&mut self.reads_lost);
+        self.me.ready(now, &mut ready);
+        ready
+    }
+
+    /// Changes role as the role itself asked (Figure 4), and sees what that leads to.
+    fn turn(&mut self, now: Time, mut next: Next) {
+        loop {
+            next = match next {
+                Next::Stay => break,
+                Next::Campaign(ask, reason) => {
+                    let since = match &self.role {
+                        Role::Candidate(candidate) => candidate.since(),
+                        Role::Follower(_) | Role::Leader(_) => now,
+                    };
+                    let candidate = Candidate::new(&mut self.me, now, ask, reason, since);
+                    let next = candidate.tally(&self.me);
+                    self.role = Role::Candidate(candidate);
+                    next
+                }
+                Next::Lead => {
+                    self.lead(now);
+                    Next::Stay
+                }
+                Next::StepDown(why) => {
+                    self.step_down(now, why);
+                    Next::Stay
+                }
+            };
+        }
+        if let Role::Leader(leader) = &self.role {
+            leader.advance(&mut self.me);
+        }
+        if self.me.options.mutants == Default::default() {
+            invariants::check(&self.me, &self.role);
+        }
+    }
+
+    fn lead(&mut self, now: Time) {
+        let Role::Candidate(candidate) = &self.role else {
+            panic!("only a candidate comes to lead (Figure 4)");
+        };
+        let note = Note::Leads { term: self.term(), votes: candidate.votes(), after: now.since(candidate.since()) };
+        self.me.notes.push(note);
+        self.role = Role::Leader(Leader::new(&mut self.me, now));
+    }
+
+    /// A follower of nobody in particular, whatever it was.
+    fn step_down(&mut self, now: Time, why: &'static str) {
+        if let Role::Leader(leader) = &mut self.role {
+            self.reads_lost.append(&mut leader.abandon());
+            self.me.clock.stop();
+            self.me.notes.push(Note::StepsDown { term: self.me.term(), why });
+        }
+        let follower = Follower::new(&mut self.me, now);
+        // Only a leader's word, or a vote given, buys time (§5.2): a candidate that nobody elects
+        // must not keep the others from campaigning by the mere height of its term.
+        let follower = match &self.role {
+            Role::Follower(before) => follower.with_deadline(before.deadline()),
+            Role::Candidate(_) | Role::Leader(_) => follower,
+        };
+        self.role = Role::Follower(follower);
+    }
+
+    /// When `tick` next has something to do. Earlier calls are harmless.
+    pub fn deadline(&self) -> Time {
+        match &self.role {
+            Role::Follower(follower) => follower.deadline(),
+            Role::Candidate(candidate) => candidate.deadline(),
+            Role::Leader(leader) => leader.deadline(),
+        }
+    }
+
+    /// This node.
+    pub fn id(&self) -> NodeId {
+        self.me.id
+    }
+
+    /// Its term.
+    pub fn term(&self) -> Term {
+        self.me.term()
+    }
+
+    /// Its vote in that term.
+    pub fn vote(&self) -> Option<NodeId> {
+        self.me.vote()
+    }
+
+    /// Its log.
+    pub fn log(&self) -> &super::log::Log {
+        &self.me.log
+    }
+
+    /// The configuration in force.
+    pub fn membership(&self) -> &Membership {
+        self.me.configs.current()
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Follower(follower) => follower.leader(),
+            Role::Candidate(_) => None,
+            Role::Leader(_) => Some(self.me.id),
+        }
+    }
+
+    /// Whether this node leads.
+    pub fn leads(&self) -> bool {
+        matches!(self.role, Role::Leader(_))
+    }
+
+    /// On a leader, each follower as it sees it.
+    pub fn progress(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
+        let leader = match &self.role {
+            Role::Leader(leader) => Some(leader.progress()),
+            Role::Follower(_) | Role::Candidate(_) => None,
+        };
+        leader.into_iter().flatten().map(|(id, progress)| (*id, progress))
+    }
+
+    /// What this node does.
+    pub fn role(&self) -> RoleName {
+        match &self.role {
+            Role::Follower(_) if !self.membership().is_voter(self.me.id) => RoleName::Learner,
+            Role::Follower(_) => RoleName::Follower,
+            Role::Candidate(candidate) if candidate.ask() == Ask::Pre => RoleName::Precandidate,
+            Role::Candidate(_) => RoleName::Candidate,
+            Role::Leader(_) => RoleName::Leader,
+        }
+    }
+
+    /// The age of the oldest write that is not yet durable.
+    pub fn disk_age(&self, now: Time) -> Duration {
+        self.me.disk_age(now)
+    }
+
+    /// On a leader, the commit index by its definition, for whoever checks it (`invariants`).
+    pub fn commit_by_definition(&self) -> Option<Index> {
+        invariants::commit_by_definition(&self.me, &self.role)
+    }
+}

@@ -1,0 +1,89 @@
+//! Read rounds: who has confirmed the leader, and since when (thesis §6.4).
+
+use super::message::Round;
+use crate::types::Index;
+use std::collections::VecDeque;
+
+/// A read's number, given by the core, never used again in a process's life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ReadId(pub u64);
+
+/// Reads on their way to being linearizable: each waits for a round that began after it came.
+///
+/// Rounds have numbers that grow and are never used again, so that a late answer to an earlier
+/// round confirms nothing. All reads of one turn share a round.
+#[derive(Clone, Debug, Default)]
+pub struct Reads {
+    round: Round,
+    /// Reads that came since the last round began.
+    gathering: Vec<ReadId>,
+    /// Reads in a round, with the commit index when it began. Rounds ascending.
+    asking: VecDeque<(Round, Index, Vec<ReadId>)>,
+}
+
+impl Reads {
+    /// The latest round.
+    pub fn round(&self) -> Round {
+        self.round
+    }
+
+    /// How many reads wait.
+    pub fn waiting(&self) -> usize {
+        self.gathering.len() + self.asking.iter().map(|(_, _, reads)| reads.len()).sum::<usize>()
+    }
+
+    /// A read has come.
+    pub fn push(&mut self, read: ReadId) {
+        self.gathering.push(read);
+    }
+
+    /// Begins a round for the reads that have gathered; whether there were any.
+    pub fn begin(&mut self, commit: Index) -> bool {
+        if self.gathering.is_empty() {
+            return false;
+        }
+        self.round = Round(self.round.0 + 1);
+        self.asking.push_back((self.round, commit, std::mem::take(&mut self.gathering)));
+        true
+    }
+
+    /// Takes the reads of every round that `confirmed` says is confirmed, with the index each needs.
+    pub fn confirmed(&mut self, confirmed: impl Fn(Round) -> bool, out: &mut Vec<(ReadId, Index)>) {
+        // A later round confirms the earlier ones: whoever heard it heard us after they began.
+        let Some(last) = self.asking.iter().rposition(|(round, _, _)| confirmed(*round)) else { return };
+        for (_, index, reads) in self.asking.drain(..=last) {
+            out.extend(reads.into_iter().map(|read| (read, index)));
+        }
+    }
+
+    /// Takes them all, unanswered: we lead no more.
+    pub fn abandon(&mut self) -> Vec<ReadId> {
+        let mut all = std::mem::take(&mut self.gathering);
+        all.extend(self.asking.drain(..).flat_map(|(_, _, reads)| reads));
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_waits_for_a_round_that_began_after_it() {
+        let mut reads = Reads::default();
+        let mut out = Vec::new();
+        reads.push(ReadId(1));
+        assert!(reads.begin(Index(5)));
+        let first = reads.round();
+        reads.push(ReadId(2));
+        reads.confirmed(|round| round <= first, &mut out);
+        assert_eq!(out, [(ReadId(1), Index(5))]);
+        assert!(reads.begin(Index(6)));
+        assert!(reads.round() > first, "a round's number is never used again");
+        out.clear();
+        reads.confirmed(|round| round <= first, &mut out);
+        assert_eq!(out, [], "a late answer to the first round confirms nothing");
+        assert_eq!(reads.abandon(), [ReadId(2)]);
+        assert!(!reads.begin(Index(7)));
+    }
+}

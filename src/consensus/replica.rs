@@ -1,0 +1,296 @@
+//! What a node is in any role: its term, vote and log, its voters, its gate.
+
+use super::clock::Clock;
+use super::configs::Configs;
+use super::gate::Gate;
+use super::log::Log;
+use super::message::{Ask, Envelope, Message};
+use super::note::Note;
+use super::options::Options;
+use super::ready::Ready;
+use crate::codec;
+use crate::types::{
+    Base, ClusterTime, Entry, HardState, Index, Membership, Mutant, NodeId, Payload, Position, Term, Time, Write,
+    WriteId,
+};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// What a node must know to begin, or to begin again.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// Term and vote, as the disk holds them.
+    pub hard_state: HardState,
+    /// Where the log begins, and who the members are there.
+    pub base: Base,
+    /// Term and size of each entry behind the base, all of them durable.
+    pub entries: Vec<(Term, u64)>,
+    /// The configurations among them.
+    pub configurations: Vec<(Index, Membership)>,
+    /// The time of the last of them.
+    pub time: ClusterTime,
+}
+
+/// A write that the journal has not yet reported.
+#[derive(Clone, Copy, Debug)]
+struct Issued {
+    id: WriteId,
+    /// The end of the log that it makes durable; clamped when the log is cut behind it.
+    last: Index,
+    at: Time,
+}
+
+/// What a node is in any role.
+///
+/// It speaks in two voices, and choosing between them is the only decision about durability in the
+/// core: [`Replica::send`] promises no more than that we know our term; [`Replica::promise`] is
+/// true only once all that was written so far is on the disk.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    /// This node.
+    pub id: NodeId,
+    /// Its knobs.
+    pub options: Options,
+    /// Its log.
+    pub log: Log,
+    /// Its members.
+    pub configs: Configs,
+    /// The cluster's clock.
+    pub clock: Clock,
+    /// What it has to tell an operator.
+    pub notes: Vec<Note>,
+    hard_state: HardState,
+    hard_state_changed: bool,
+    /// Entries that are in the log and in no write yet.
+    unwritten: Vec<Entry>,
+    /// The id the next write will have.
+    next_write: WriteId,
+    /// Everything up to this write is on the disk.
+    durable: WriteId,
+    /// The write that says which term we are in.
+    term_write: WriteId,
+    issued: VecDeque<Issued>,
+    gate: Gate,
+    out: Vec<Envelope>,
+    rng: SmallRng,
+}
+
+impl Replica {
+    /// A node as its disk remembers it. Nothing is known to be committed beyond the base.
+    pub fn recover(id: NodeId, options: Options, recovered: Recovered, seed: u64) -> Replica {
+        let mut log = Log::new(recovered.base.position);
+        for (term, size) in &recovered.entries {
+            log.append(*term, *size);
+        }
+        log.persisted(log.last().index);
+        let mut configs = Configs::new(recovered.base.configured, recovered.base.membership);
+        for (index, membership) in recovered.configurations {
+            configs.push(index, membership);
+        }
+        let mut clock = Clock::default();
+        clock.observe(recovered.time);
+        Replica {
+            id,
+            options,
+            log,
+            configs,
+            clock,
+            notes: Vec::new(),
+            hard_state: recovered.hard_state,
+            hard_state_changed: false,
+            unwritten: Vec::new(),
+            next_write: WriteId(1),
+            durable: WriteId::ZERO,
+            term_write: WriteId::ZERO,
+            issued: VecDeque::new(),
+            gate: Gate::default(),
+            out: Vec::new(),
+            rng: SmallRng::seed_from_u64(seed),
+        }
+    }
+
+    /// The term this node is in.
+    pub fn term(&self) -> Term {
+        self.hard_state.term
+    }
+
+    /// Whom it voted for in it.
+    pub fn vote(&self) -> Option<NodeId> {
+        self.hard_state.vote
+    }
+
+    /// A new term, in which we have voted for nobody (§5.1).
+    pub fn advance_term(&mut self, term: Term) {
+        assert!(term > self.term(), "terms only grow (§5.1)");
+        self.hard_state = HardState { term, vote: None };
+        self.gate.forget_before(term);
+        if !self.options.mutants.breaks(Mutant::ForgetTerm) {
+            self.hard_state_changed = true;
+            self.term_write = self.next_write;
+        }
+    }
+
+    /// Our one vote of this term (§5.2).
+    pub fn cast(&mut self, candidate: NodeId) {
+        let mayhem = self.options.mutants.breaks(Mutant::VoteTwice);
+        assert!(mayhem || self.vote().is_none_or(|vote| vote == candidate), "one vote a term (§5.2)");
+        if self.vote() != Some(candidate) {
+            self.hard_state.vote = Some(candidate);
+            self.hard_state_changed = true;
+        }
+    }
+
+    /// Sends something that promises nothing about our disk but the term on the envelope.
+    pub fn send(&mut self, to: NodeId, message: Message) {
+        self.post(self.term_write, to, message);
+    }
+
+    /// Sends something that is true only once all that is written so far is durable.
+    pub fn promise(&mut self, to: NodeId, message: Message) {
+        let everything = if self.is_dirty() { self.next_write } else { self.last_issued() };
+        let broken = match message {
+            Message::Vote { .. } => self.options.mutants.breaks(Mutant::VoteBeforeSync),
+            Message::AskVote { .. } => self.options.mutants.breaks(Mutant::AskBeforeSync),
+            _ => false,
+        };
+        self.post(if broken { WriteId::ZERO } else { everything }, to, message);
+    }
+
+    fn post(&mut self, after: WriteId, to: NodeId, message: Message) {
+        assert_ne!(to, self.id, "nobody writes to itself");
+        let envelope = Envelope { from: self.id, to, term: self.term(), message };
+        if after <= self.durable {
+            self.out.push(envelope);
+        } else {
+            self.gate.hold(after, envelope);
+        }
+    }
+
+    /// Whether the disk knows which term we are in: before that we say nothing in it.
+    pub fn term_is_durable(&self) -> bool {
+        self.term_write <= self.durable
+    }
+
+    fn is_dirty(&self) -> bool {
+        self.hard_state_changed || !self.unwritten.is_empty()
+    }
+
+    fn last_issued(&self) -> WriteId {
+        WriteId(self.next_write.0 - 1)
+    }
+
+    /// One more entry of our own, at the end of the log (Leader Append-Only, §5.3).
+    pub fn append(&mut self, now: Time, payload: Payload) -> Position {
+        let position = Position::new(self.log.last().index.next(), self.term());
+        let entry = codec::entry(position, self.clock.read(now), payload);
+        self.take(entry);
+        position
+    }
+
+    /// An entry goes to the end of the log.
+    pub fn take(&mut self, entry: Entry) {
+        let position = self.log.append(entry.position.term, codec::entry_size(&entry) as u64);
+        assert_eq!(position, entry.position, "entries are consecutive");
+        self.clock.observe(entry.time);
+        if let Payload::Membership(membership) = &entry.payload {
+            self.configs.push(position.index, (**membership).clone());
+            self.notes.push(Note::Configured { index: position.index, membership: membership.clone() });
+        }
+        self.unwritten.push(entry);
+    }
+
+    /// Entries from `from` on conflict with a leader's and give way (§5.3).
+    pub fn truncate(&mut self, from: Index) {
+        self.notes.push(Note::Drops { from, last: self.log.last() });
+        self.log.truncate(from);
+        if self.configs.truncate(from) {
+            let membership = Box::new(self.configs.current().clone());
+            self.notes.push(Note::Configured { index: self.configs.since(), membership });
+        }
+        self.unwritten.retain(|entry| entry.position.index < from);
+        if self.options.mutants.breaks(Mutant::KeepDurableOnTruncate) {
+            return;
+        }
+        self.log.clamp_durable(from);
+        // What the journal reports later of writes made before the cut says nothing of what follows it.
+        for issued in &mut self.issued {
+            issued.last = issued.last.min(from.prev());
+        }
+    }
+
+    /// The journal has made everything up to this write durable; whether that moved the log's.
+    pub fn persisted(&mut self, upto: WriteId) -> bool {
+        let before = self.log.durable();
+        while let Some(issued) = self.issued.front().copied()
+            && issued.id <= upto
+        {
+            self.log.persisted(issued.last);
+            self.issued.pop_front();
+        }
+        assert!(upto < self.next_write, "the journal reports what it was given");
+        self.durable = self.durable.max(upto);
+        self.gate.open(self.durable, &mut self.out);
+        self.log.durable() > before
+    }
+
+    /// How long the oldest write has been on its way to the disk.
+    pub fn disk_age(&self, now: Time) -> Duration {
+        self.issued.front().map_or(Duration::ZERO, |issued| now.since(issued.at))
+    }
+
+    /// The disk has not answered for so long that this node should not lead (`Options::election_min`).
+    pub fn disk_stands(&self, now: Time) -> bool {
+        self.disk_age(now) >= self.options.election_min
+    }
+
+    /// A time without a leader after which to campaign, drawn anew each time (§5.2).
+    pub fn draw_patience(&mut self) -> Duration {
+        let (min, max) = (self.options.election_min, self.options.election_max);
+        self.rng.random_range(min..=max.max(min))
+    }
+
+    /// A moment to wait before asking around when the leader's connection closed.
+    pub fn draw_haste(&mut self) -> Duration {
+        self.rng.random_range(Duration::ZERO..=self.options.link_closed_within)
+    }
+
+    /// Answers a candidate of our own term (§5.2, §5.4.1); whether we voted for it.
+    pub fn answer_ask(&mut self, from: NodeId, last: Position, ask: Ask) -> bool {
+        let mutants = self.options.mutants;
+        let behind = last < self.log.last() && !mutants.breaks(Mutant::VoteForShorterLog);
+        let voted = self.vote().is_some_and(|vote| vote != from) && !mutants.breaks(Mutant::VoteTwice);
+        let denied = match ask {
+            _ if behind => Some("its log is behind"),
+            Ask::Real if voted => Some("voted for another"),
+            Ask::Pre | Ask::Real => None,
+        };
+        self.notes.push(Note::Votes { candidate: from, ask, term: self.term(), denied });
+        let granted = denied.is_none();
+        let vote = Message::Vote { granted, ask };
+        if granted && ask == Ask::Real {
+            self.cast(from);
+            self.promise(from, vote);
+            return true;
+        }
+        self.send(from, vote);
+        false
+    }
+
+    /// Puts into `ready` what any role has to say: messages, the next write, notes.
+    pub fn ready(&mut self, now: Time, ready: &mut Ready) {
+        if self.is_dirty() {
+            let hard_state = self.hard_state_changed.then_some(self.hard_state);
+            self.hard_state_changed = false;
+            let entries = std::mem::take(&mut self.unwritten);
+            ready.write = Some(Write { id: self.next_write, hard_state, base: None, entries });
+            self.issued.push_back(Issued { id: self.next_write, last: self.log.last().index, at: now });
+            self.next_write = self.next_write.next();
+        }
+        ready.messages.append(&mut self.out);
+        ready.notes.append(&mut self.notes);
+        ready.commit = self.log.commit();
+        self.configs.forget(self.log.commit());
+    }
+}

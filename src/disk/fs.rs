@@ -1,0 +1,291 @@
+//! The real filesystem: files that are written in place, synced when we say so, and mapped to be read.
+//!
+//! What stands here relies on: `fdatasync` and `fsync` report an error at least once and otherwise
+//! tell the truth; `rename` is atomic; a synced directory keeps its names.
+
+use super::seam::{Disk, DiskFile};
+use bytes::Bytes;
+use rustix::fs::FallocateFlags;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Zeros are written in pieces of this size.
+const ZEROS: usize = 1 << 20;
+
+/// A directory of the real filesystem.
+///
+/// Clones are handles to the same directory and may go to other threads.
+#[derive(Clone, Debug)]
+pub struct FsDisk {
+    directory: Arc<PathBuf>,
+    syncs: Syncs,
+}
+
+/// Whether a sync is one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Syncs {
+    /// It is: what it reports as durable survives a power loss.
+    #[default]
+    Real,
+    /// It does nothing (`--unsafe-no-fsync`): a power loss may take anything, promised or not.
+    Skipped,
+}
+
+/// The lock on a data directory; it is given up when this is dropped, or when the process ends.
+#[derive(Debug)]
+pub struct Lock {
+    /// Held, not read: the lock lives as long as the open file.
+    _file: File,
+}
+
+impl FsDisk {
+    /// The directory at `path`, made with its parents if it is not there, and its name durable.
+    pub fn make(path: &Path, syncs: Syncs) -> io::Result<FsDisk> {
+        let mut made = Vec::new();
+        for directory in path.ancestors().filter(|directory| !directory.as_os_str().is_empty()) {
+            if directory.is_dir() {
+                break;
+            }
+            made.push(directory);
+        }
+        for directory in made.iter().rev() {
+            match std::fs::create_dir(directory) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                outcome => outcome?,
+            }
+        }
+        let disk = FsDisk { directory: Arc::new(path.to_owned()), syncs };
+        if disk.syncs == Syncs::Real {
+            // The name of a directory is an entry of its parent: without this the whole directory may
+            // be gone after a power loss. Done also when it was there: we do not know who made it.
+            sync_directory(path)?;
+            for directory in made.iter().chain([&path]) {
+                sync_directory(parent(directory))?;
+            }
+        }
+        Ok(disk)
+    }
+
+    /// The directory at `path`, which must be there; changes nothing.
+    pub fn at(path: &Path) -> io::Result<FsDisk> {
+        if !path.is_dir() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{}: no such directory", path.display())));
+        }
+        Ok(FsDisk { directory: Arc::new(path.to_owned()), syncs: Syncs::Real })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Takes the lock file of that name; `None` if another process has it.
+    pub fn lock(&self, name: &str) -> io::Result<Option<Lock>> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.directory.join(name))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn file(&self, file: File) -> FsFile {
+        FsFile { file, syncs: self.syncs }
+    }
+}
+
+impl Disk for FsDisk {
+    type File = FsFile;
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&*self.directory)? {
+            let entry = entry?;
+            // A name that is not text is not one of ours.
+            if let Ok(name) = entry.file_name().into_string()
+                && entry.file_type()?.is_file()
+            {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn create(&self, name: &str) -> io::Result<FsFile> {
+        let path = self.directory.join(name);
+        Ok(self.file(OpenOptions::new().read(true).write(true).create_new(true).open(path)?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<FsFile> {
+        Ok(self.file(OpenOptions::new().read(true).write(true).open(self.directory.join(name))?))
+    }
+
+    fn map(&self, name: &str) -> io::Result<Bytes> {
+        let file = File::open(self.directory.join(name))?;
+        if file.metadata()?.len() == 0 {
+            return Ok(Bytes::new());
+        }
+        // SAFETY: a mapping is undefined behaviour if the file changes beneath it. Only files that
+        // nobody writes to again are mapped, and the directory is locked against other processes.
+        let mapping = unsafe { memmap2::Mmap::map(&file)? };
+        Ok(Bytes::from_owner(mapping))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.directory.join(from), self.directory.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.directory.join(name))
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        match self.syncs {
+            Syncs::Real => sync_directory(&self.directory),
+            Syncs::Skipped => Ok(()),
+        }
+    }
+
+    fn boot(&self) -> io::Result<u64> {
+        match std::fs::read("/proc/sys/kernel/random/boot_id") {
+            Ok(id) => Ok(fnv(&id)),
+            // Elsewhere than on Linux there is none: unknown, which is never equal to a known one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// One file of the real filesystem.
+#[derive(Debug)]
+pub struct FsFile {
+    file: File,
+    syncs: Syncs,
+}
+
+impl DiskFile for FsFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut read = 0;
+        while read < buffer.len() {
+            match self.file.read_at(&mut buffer[read..], offset + read as u64) {
+                Ok(0) => break,
+                Ok(n) => read += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    }
+
+    fn allocate(&mut self, size: u64) -> io::Result<()> {
+        let from = self.size()?;
+        if from >= size {
+            return Ok(());
+        }
+        // First ask for the whole room, so that a full disk is known before a byte is written, and
+        // the blocks lie together; then write, or each later sync would have to commit that the
+        // extent is now initialised.
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), from, size - from) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let zeros = vec![0; ZEROS.min((size - from) as usize)];
+        let mut at = from;
+        while at < size {
+            let n = zeros.len().min((size - at) as usize);
+            self.file.write_all_at(&zeros[..n], at)?;
+            at += n as u64;
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, size: u64) -> io::Result<()> {
+        self.file.set_len(size)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        match self.syncs {
+            Syncs::Real => self.file.sync_data(),
+            Syncs::Skipped => Ok(()),
+        }
+    }
+
+    fn sync_all(&mut self) -> io::Result<()> {
+        match self.syncs {
+            Syncs::Real => self.file.sync_all(),
+            Syncs::Skipped => Ok(()),
+        }
+    }
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        // A relative name of one part lies in the current directory; the root is its own parent.
+        Some(_) => Path::new("."),
+        None => path,
+    }
+}
+
+/// FNV-1a, to make a number of the kernel's text; never zero, which means unknown.
+fn fnv(bytes: &[u8]) -> u64 {
+    let hash = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    hash.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_keeps_what_it_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = FsDisk::make(&directory.path().join("a/b"), Syncs::Real).unwrap();
+        let mut file = disk.create("x.tmp").unwrap();
+        file.allocate(3 << 20).unwrap();
+        assert_eq!(file.size().unwrap(), 3 << 20);
+        file.write_at(512, b"words").unwrap();
+        file.sync_all().unwrap();
+        disk.rename("x.tmp", "x").unwrap();
+        disk.sync_names().unwrap();
+        assert_eq!(disk.list().unwrap(), ["x"]);
+        assert_eq!(&disk.map("x").unwrap()[510..518], b"\0\0words\0");
+        let mut buffer = [0; 8];
+        assert_eq!(file.read_at((3 << 20) - 4, &mut buffer).unwrap(), 4, "only what is there");
+        assert!(disk.create("x").is_err(), "there must be none");
+    }
+
+    #[test]
+    fn a_directory_is_locked_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = FsDisk::make(directory.path(), Syncs::Skipped).unwrap();
+        let held = disk.lock("LOCK").unwrap();
+        assert!(held.is_some());
+        assert!(disk.lock("LOCK").unwrap().is_none(), "it is held");
+        drop(held);
+        assert!(disk.lock("LOCK").unwrap().is_some(), "it was given up");
+    }
+
+    #[test]
+    fn a_boot_has_a_number() {
+        let disk = FsDisk::make(tempfile::tempdir().unwrap().path(), Syncs::Skipped).unwrap();
+        assert_eq!(disk.boot().unwrap(), disk.boot().unwrap());
+    }
+}

@@ -1,0 +1,607 @@
+//! A disk that tears, loses and lies, in memory, the same way for the same seed.
+//!
+//! Every file has two images, what a program *sees* and what is *durable*, and so has the directory.
+//! A power loss keeps any subset of the unsynced 512-byte sectors and any subset of the unsynced
+//! changes of names. A killed process loses nothing, but leaves unsynced what was unsynced.
+
+use crate::disk::{Disk, DiskFile};
+use bytes::Bytes;
+use rand::{Rng, RngExt};
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// What a disk writes whole or not at all.
+pub const SECTOR: usize = 512;
+
+/// How everything stops.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Crash {
+    /// The process dies. The kernel lives and with it the page cache: all is seen as before, and
+    /// what was not synced still is not.
+    Kill,
+    /// The machine dies: of what was not synced, anything may be gone.
+    Power,
+}
+
+/// Where, counted in operations that change something, the disk stops working.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stop {
+    /// The first operation that is not carried out; the first of all is 0.
+    pub at: u64,
+    /// If that operation is a write: how many of its bytes still arrive.
+    pub bytes: usize,
+}
+
+/// A simulated directory. Clones are handles to the same one.
+///
+/// The mutex is for [`Disk`]'s sake, which must be `Send`: a simulated world has one thread, and
+/// nobody ever waits for it.
+#[derive(Clone, Debug)]
+pub struct SimDisk {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: BTreeMap<u64, FileState>,
+    names: BTreeMap<String, u64>,
+    durable_names: BTreeMap<String, u64>,
+    /// Changes of names since they were last synced, in order.
+    unsynced_names: Vec<NameChange>,
+    next_file: u64,
+    /// Handles of an earlier run of the process are dead.
+    run: u64,
+    boot: u64,
+    operations: u64,
+    stop: Option<Stop>,
+    stopped: bool,
+    fail_at: Option<u64>,
+    fail_sync: bool,
+    capacity: Option<u64>,
+    last_write: usize,
+    /// Files whose writes and syncs fail from now on.
+    broken: bool,
+}
+
+#[derive(Clone, Debug)]
+enum NameChange {
+    Create(String, u64),
+    Rename(String, String),
+    Remove(String),
+}
+
+/// Invariant: the durable image is `bytes` with every sector of `unsynced` and `forgotten` put back.
+#[derive(Clone, Debug, Default)]
+struct FileState {
+    bytes: Vec<u8>,
+    durable_size: usize,
+    /// Sectors written since the last sync, with what the disk itself holds there.
+    unsynced: BTreeMap<usize, Box<[u8; SECTOR]>>,
+    /// The same after a sync that failed: the kernel calls these pages clean and will not write
+    /// them again, however often it is asked.
+    forgotten: BTreeMap<usize, Box<[u8; SECTOR]>>,
+}
+
+/// One file of a simulated directory.
+#[derive(Debug)]
+pub struct SimFile {
+    state: Arc<Mutex<State>>,
+    id: u64,
+    run: u64,
+}
+
+impl Default for SimDisk {
+    fn default() -> SimDisk {
+        SimDisk::new()
+    }
+}
+
+impl SimDisk {
+    /// An empty disk.
+    pub fn new() -> SimDisk {
+        SimDisk { state: Arc::new(Mutex::new(State { boot: 1, ..State::default() })) }
+    }
+
+    /// Another disk that holds just what this one does, images, faults and all.
+    pub fn fork(&self) -> SimDisk {
+        let state = self.lock();
+        let copy = State {
+            files: state.files.clone(),
+            names: state.names.clone(),
+            durable_names: state.durable_names.clone(),
+            unsynced_names: state.unsynced_names.clone(),
+            ..*state
+        };
+        drop(state);
+        SimDisk { state: Arc::new(Mutex::new(copy)) }
+    }
+
+    /// Everything stops, and starts again: handles to files die, set faults are forgotten, and what
+    /// may be lost is lost as `rng` has it.
+    pub fn crash(&self, rng: &mut impl Rng, how: Crash) {
+        let mut state = self.lock();
+        state.run += 1;
+        state.stop = None;
+        state.stopped = false;
+        state.fail_at = None;
+        state.fail_sync = false;
+        state.broken = false;
+        if how == Crash::Power {
+            state.boot += 1;
+            state.lose(rng);
+        }
+    }
+
+    /// Stops working there: what comes later is an error and reaches nothing.
+    pub fn stop_at(&self, stop: Stop) {
+        self.lock().stop = Some(stop);
+    }
+
+    /// Whether [`SimDisk::stop_at`] has come true.
+    pub fn stopped(&self) -> bool {
+        self.lock().stopped
+    }
+
+    /// How many operations that change something there have been.
+    pub fn operations(&self) -> u64 {
+        self.lock().operations
+    }
+
+    /// How many bytes the latest write was asked to write.
+    pub fn last_write(&self) -> usize {
+        self.lock().last_write
+    }
+
+    /// The operation of that number fails, once. A write arrives in half, a sync forgets.
+    pub fn fail_at(&self, operation: u64) {
+        self.lock().fail_at = Some(operation);
+    }
+
+    /// The next sync of a file fails, once, and forgets what it should have written.
+    pub fn fail_next_sync(&self) {
+        self.lock().fail_sync = true;
+    }
+
+    /// Every operation that changes something fails from now on, until a crash: the disk died.
+    pub fn break_down(&self) {
+        self.lock().broken = true;
+    }
+
+    /// How many bytes all files may have together.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.lock().capacity = bytes;
+    }
+
+    /// The size of all files together.
+    pub fn used(&self) -> u64 {
+        self.lock().used()
+    }
+
+    /// Turns one bit of a file over, on the disk and in memory.
+    pub fn flip(&self, name: &str, offset: u64, bit: u8) {
+        let mut state = self.lock();
+        let id = state.names[name];
+        let Some(file) = state.files.get_mut(&id) else { return };
+        let (sector, within) = (offset as usize / SECTOR, offset as usize % SECTOR);
+        file.bytes[offset as usize] ^= 1 << bit;
+        for image in [&mut file.unsynced, &mut file.forgotten] {
+            if let Some(held) = image.get_mut(&sector) {
+                held[within] ^= 1 << bit;
+            }
+        }
+    }
+
+    /// What a program sees in that file.
+    pub fn seen(&self, name: &str) -> Option<Vec<u8>> {
+        let state = self.lock();
+        state.names.get(name).map(|id| state.files[id].bytes.clone())
+    }
+
+    /// The disk as it would be if the power went now and nothing unsynced survived: for whoever
+    /// checks that what was promised is durable.
+    pub fn durable(&self) -> SimDisk {
+        let other = self.fork();
+        let mut state = other.lock();
+        state.run += 1;
+        state.boot += 1;
+        state.names = state.durable_names.clone();
+        state.unsynced_names.clear();
+        for file in state.files.values_mut() {
+            let lost: Vec<usize> = file.unsynced.keys().chain(file.forgotten.keys()).copied().collect();
+            file.put_back(&lost);
+            file.bytes.truncate(file.durable_size);
+        }
+        drop(state);
+        other
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn handle(&self, state: &State, id: u64) -> SimFile {
+        SimFile { state: self.state.clone(), id, run: state.run }
+    }
+}
+
+/// A panic while the lock was held is a failed test elsewhere: the state is still worth looking at.
+fn lock(state: &Arc<Mutex<State>>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl State {
+    fn used(&self) -> u64 {
+        self.names.values().map(|id| self.files[id].bytes.len() as u64).sum()
+    }
+
+    /// Counts an operation; says whether it may be carried out. `Ok(Some(n))`: only its first n bytes.
+    fn begin(&mut self) -> io::Result<Option<usize>> {
+        if self.stopped {
+            return Err(io::Error::other("the disk has stopped"));
+        }
+        let number = self.operations;
+        self.operations += 1;
+        if let Some(stop) = self.stop.filter(|stop| stop.at <= number) {
+            self.stopped = true;
+            return Ok(Some(stop.bytes));
+        }
+        if self.broken {
+            return Err(io::Error::other("input/output error"));
+        }
+        Ok(None)
+    }
+
+    /// For an operation that is carried out whole or not at all.
+    fn begin_whole(&mut self) -> io::Result<()> {
+        let number = self.operations;
+        match self.begin()? {
+            None if self.fail_at == Some(number) => Err(io::Error::other("input/output error")),
+            None => Ok(()),
+            Some(_) => Err(io::Error::other("the disk has stopped")),
+        }
+    }
+
+    fn lose(&mut self, rng: &mut impl Rng) {
+        // One coin for the whole crash decides how much is likely to survive, so that "nothing did"
+        // and "all but one sector did" are both common.
+        let survival = rng.random_range(0..=4u32);
+        for file in self.files.values_mut() {
+            file.lose(rng, survival);
+        }
+        let changes = std::mem::take(&mut self.unsynced_names);
+        let mut names = self.durable_names.clone();
+        for change in changes {
+            if rng.random_range(0..4u32) < survival {
+                change.apply(&mut names);
+            }
+        }
+        self.names = names.clone();
+        self.durable_names = names;
+        let kept: std::collections::BTreeSet<u64> = self.names.values().copied().collect();
+        self.files.retain(|id, _| kept.contains(id));
+    }
+}
+
+impl NameChange {
+    fn apply(self, names: &mut BTreeMap<String, u64>) {
+        match self {
+            NameChange::Create(name, id) => {
+                names.insert(name, id);
+            }
+            NameChange::Rename(from, to) => {
+                if let Some(id) = names.remove(&from) {
+                    names.insert(to, id);
+                }
+            }
+            NameChange::Remove(name) => {
+                names.remove(&name);
+            }
+        }
+    }
+}
+
+impl FileState {
+    fn sectors(&self, from: usize, to: usize) -> std::ops::Range<usize> {
+        from / SECTOR..to.div_ceil(SECTOR)
+    }
+
+    fn sector(&self, sector: usize) -> Box<[u8; SECTOR]> {
+        let mut held = Box::new([0; SECTOR]);
+        let from = (sector * SECTOR).min(self.bytes.len());
+        let to = ((sector + 1) * SECTOR).min(self.bytes.len());
+        held[..to - from].copy_from_slice(&self.bytes[from..to]);
+        held
+    }
+
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset + bytes.len();
+        for sector in self.sectors(offset, end) {
+            // What the kernel forgot it will now write after all, if it is synced again.
+            let held = self.forgotten.remove(&sector);
+            if !self.unsynced.contains_key(&sector) {
+                let held = held.unwrap_or_else(|| self.sector(sector));
+                self.unsynced.insert(sector, held);
+            }
+        }
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        self.bytes[offset..end].copy_from_slice(bytes);
+    }
+
+    fn put_back(&mut self, sectors: &[usize]) {
+        for sector in sectors {
+            let held = self.unsynced.remove(sector).or_else(|| self.forgotten.remove(sector));
+            let Some(held) = held else { continue };
+            let from = (sector * SECTOR).min(self.bytes.len());
+            let to = ((sector + 1) * SECTOR).min(self.bytes.len());
+            self.bytes[from..to].copy_from_slice(&held[..to - from]);
+        }
+    }
+
+    fn lose(&mut self, rng: &mut impl Rng, survival: u32) {
+        let mut lost: Vec<usize> = self.forgotten.keys().copied().collect();
+        lost.extend(self.unsynced.keys().copied().filter(|_| rng.random_range(0..4u32) >= survival));
+        self.put_back(&lost);
+        self.unsynced.clear();
+        if self.bytes.len() > self.durable_size && rng.random_range(0..4u32) >= survival {
+            self.bytes.truncate(self.durable_size);
+        }
+        self.durable_size = self.bytes.len();
+    }
+}
+
+impl Disk for SimDisk {
+    type File = SimFile;
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.lock().names.keys().cloned().collect())
+    }
+
+    fn create(&self, name: &str) -> io::Result<SimFile> {
+        let mut state = self.lock();
+        state.begin_whole()?;
+        if state.names.contains_key(name) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let id = state.next_file;
+        state.next_file += 1;
+        state.files.insert(id, FileState::default());
+        let change = NameChange::Create(name.to_owned(), id);
+        change.clone().apply(&mut state.names);
+        state.unsynced_names.push(change);
+        Ok(self.handle(&state, id))
+    }
+
+    fn open(&self, name: &str) -> io::Result<SimFile> {
+        let state = self.lock();
+        match state.names.get(name) {
+            Some(id) => Ok(self.handle(&state, *id)),
+            None => Err(ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn map(&self, name: &str) -> io::Result<Bytes> {
+        let state = self.lock();
+        match state.names.get(name) {
+            Some(id) => Ok(Bytes::copy_from_slice(&state.files[id].bytes)),
+            None => Err(ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut state = self.lock();
+        state.begin_whole()?;
+        if !state.names.contains_key(from) {
+            return Err(ErrorKind::NotFound.into());
+        }
+        let change = NameChange::Rename(from.to_owned(), to.to_owned());
+        change.clone().apply(&mut state.names);
+        state.unsynced_names.push(change);
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.lock();
+        state.begin_whole()?;
+        if !state.names.contains_key(name) {
+            return Err(ErrorKind::NotFound.into());
+        }
+        let change = NameChange::Remove(name.to_owned());
+        change.clone().apply(&mut state.names);
+        state.unsynced_names.push(change);
+        Ok(())
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        state.begin_whole()?;
+        state.durable_names = state.names.clone();
+        state.unsynced_names.clear();
+        Ok(())
+    }
+
+    fn boot(&self) -> io::Result<u64> {
+        Ok(self.lock().boot)
+    }
+}
+
+impl SimFile {
+    fn lock(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = lock(&self.state);
+        if state.run != self.run {
+            return Err(io::Error::other("the process that opened this file is dead"));
+        }
+        Ok(state)
+    }
+
+    fn sync_now(&mut self, and_size: bool) -> io::Result<()> {
+        let mut state = self.lock()?;
+        let number = state.operations;
+        if state.begin()?.is_some() {
+            return Err(io::Error::other("the disk has stopped"));
+        }
+        let fails = std::mem::take(&mut state.fail_sync) || state.fail_at == Some(number);
+        let Some(file) = state.files.get_mut(&self.id) else { return Err(ErrorKind::NotFound.into()) };
+        if fails {
+            let unsynced = std::mem::take(&mut file.unsynced);
+            file.forgotten.extend(unsynced);
+            return Err(io::Error::other("input/output error"));
+        }
+        file.unsynced.clear();
+        if and_size {
+            file.durable_size = file.bytes.len();
+        }
+        Ok(())
+    }
+}
+
+impl DiskFile for SimFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.lock()?.files[&self.id].bytes.len() as u64)
+    }
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.lock()?;
+        let number = state.operations;
+        let kept = state.begin()?;
+        state.last_write = bytes.len();
+        let (taken, outcome) = match kept {
+            Some(taken) => (taken.min(bytes.len()), Err(io::Error::other("the disk has stopped"))),
+            None if state.fail_at == Some(number) => (bytes.len() / 2, Err(io::Error::other("input/output error"))),
+            None => (bytes.len(), Ok(())),
+        };
+        let grows = (offset + taken as u64).saturating_sub(state.files[&self.id].bytes.len() as u64);
+        if grows > 0 && state.capacity.is_some_and(|capacity| state.used() + grows > capacity) {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        if let Some(file) = state.files.get_mut(&self.id)
+            && taken > 0
+        {
+            file.write(offset as usize, &bytes[..taken]);
+        }
+        outcome
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let state = self.lock()?;
+        let bytes = &state.files[&self.id].bytes;
+        let from = (offset as usize).min(bytes.len());
+        let n = buffer.len().min(bytes.len() - from);
+        buffer[..n].copy_from_slice(&bytes[from..from + n]);
+        Ok(n)
+    }
+
+    fn allocate(&mut self, size: u64) -> io::Result<()> {
+        let from = self.size()?;
+        if from >= size {
+            return Ok(());
+        }
+        self.write_at(from, &vec![0; (size - from) as usize])
+    }
+
+    fn truncate(&mut self, size: u64) -> io::Result<()> {
+        let mut state = self.lock()?;
+        state.begin_whole()?;
+        if let Some(file) = state.files.get_mut(&self.id) {
+            file.bytes.resize(size as usize, 0);
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_now(false)
+    }
+
+    fn sync_all(&mut self) -> io::Result<()> {
+        self.sync_now(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    fn made(disk: &SimDisk) -> SimFile {
+        let mut file = disk.create("a").unwrap();
+        file.allocate(4096).unwrap();
+        file.sync_all().unwrap();
+        disk.sync_names().unwrap();
+        file
+    }
+
+    #[test]
+    fn a_power_loss_keeps_any_subset_of_sectors_and_never_part_of_one() {
+        let mut kept = std::collections::BTreeSet::new();
+        for seed in 0..200 {
+            let disk = SimDisk::new();
+            made(&disk).write_at(0, &[7; 1024]).unwrap();
+            disk.crash(&mut StdRng::seed_from_u64(seed), Crash::Power);
+            let bytes = disk.seen("a").unwrap();
+            for sector in bytes.chunks(SECTOR) {
+                assert!(sector.iter().all(|byte| *byte == sector[0]), "a sector is written whole");
+            }
+            kept.insert((bytes[0], bytes[512]));
+        }
+        assert_eq!(kept.len(), 4, "both, either, none");
+    }
+
+    #[test]
+    fn what_was_killed_is_seen_and_still_not_durable() {
+        let disk = SimDisk::new();
+        let mut file = made(&disk);
+        file.write_at(0, b"words").unwrap();
+        let mut rng = StdRng::seed_from_u64(1);
+        disk.crash(&mut rng, Crash::Kill);
+        assert!(file.sync().is_err(), "a dead process syncs nothing");
+        assert_eq!(&disk.seen("a").unwrap()[..5], b"words");
+        assert_eq!(&disk.durable().seen("a").unwrap()[..5], [0; 5]);
+    }
+
+    #[test]
+    fn a_sync_that_failed_is_not_made_good_by_another() {
+        let disk = SimDisk::new();
+        let mut file = made(&disk);
+        file.write_at(0, b"words").unwrap();
+        disk.fail_next_sync();
+        assert!(file.sync().is_err());
+        assert!(file.sync().is_ok(), "the pages are clean now");
+        assert_eq!(&disk.durable().seen("a").unwrap()[..5], [0; 5], "and the words are gone");
+    }
+
+    #[test]
+    fn a_name_that_was_not_synced_may_be_gone() {
+        let lost = (0..50).filter(|seed| {
+            let disk = SimDisk::new();
+            made(&disk);
+            disk.rename("a", "b").unwrap();
+            disk.crash(&mut StdRng::seed_from_u64(*seed), Crash::Power);
+            disk.list().unwrap() == ["a"]
+        });
+        assert!((1..50).contains(&lost.count()));
+    }
+
+    #[test]
+    fn a_full_disk_says_so() {
+        let disk = SimDisk::new();
+        let mut file = made(&disk);
+        disk.set_capacity(Some(5000));
+        assert_eq!(file.allocate(8192).unwrap_err().kind(), ErrorKind::StorageFull);
+        file.write_at(0, b"what was allocated is ours").unwrap();
+    }
+
+    #[test]
+    fn nothing_arrives_after_the_stop() {
+        let disk = SimDisk::new();
+        let mut file = made(&disk);
+        disk.stop_at(Stop { at: disk.operations(), bytes: 3 });
+        assert!(file.write_at(0, b"words").is_err());
+        assert!(file.write_at(0, b"words").is_err());
+        assert!(disk.stopped());
+        disk.crash(&mut StdRng::seed_from_u64(1), Crash::Kill);
+        assert_eq!(&disk.seen("a").unwrap()[..5], b"wor\0\0");
+    }
+}

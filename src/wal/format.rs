@@ -1,0 +1,535 @@
+//! The bytes of `wal-format.md`: segment headers, frames and what frames hold.
+//!
+//! A frame's header has its own checksum, salted by the segment and the place in it, so that neither
+//! a misdirected write nor an old record in a recycled file passes for a record; and it covers the
+//! checksum with which every body begins, so that an entry's body is not summed again to be stored.
+
+use crate::codec::{self, Malformed, Put, Reader};
+use crate::types::{Base, ClusterId, ClusterTime, DiskId, HardState, Index, Membership, NodeId, Position, Term};
+use bytes::{BufMut, Bytes};
+
+/// How every segment begins.
+pub const MAGIC: [u8; 8] = *b"dravewal";
+/// The version of all this.
+pub const FORMAT: u32 = 1;
+/// The size of a segment's header; the first frame stands behind it.
+pub const SEGMENT_HEADER: usize = 64;
+/// The size of a frame's header.
+pub const FRAME_HEADER: usize = 16;
+/// Frames begin at multiples of this; what is between them is zero.
+pub const ALIGN: usize = 8;
+/// How many bytes of body a frame may have at most: what three bytes can say.
+pub const BODY_MAX: usize = (1 << 24) - 1;
+/// The size of a batch frame, header and all.
+pub const BATCH_FRAME: usize = FRAME_HEADER + BATCH_BODY;
+/// The size of a seal frame, header and all.
+pub const SEAL_FRAME: usize = FRAME_HEADER + SEAL_BODY;
+/// A segment was made of an older one, whose records may stand behind the last of its own.
+pub const RECYCLED: u32 = 1;
+
+const BATCH_BODY: usize = 80;
+const SEAL_BODY: usize = 32;
+
+/// What a frame holds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Kind {
+    /// The header of a batch: all that one write put into the file.
+    Batch = 1,
+    /// What a segment inherits.
+    Open = 2,
+    /// A term and a vote.
+    Hard = 3,
+    /// The log restarts behind a position.
+    Base = 4,
+    /// All up to a position may go; what follows it stays.
+    Release = 5,
+    /// An entry.
+    Entry = 6,
+    /// The segment ends here, and which one follows.
+    Seal = 7,
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Kind> {
+        [Kind::Batch, Kind::Open, Kind::Hard, Kind::Base, Kind::Release, Kind::Entry, Kind::Seal]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// The first bytes of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentHeader {
+    /// [`RECYCLED`], or 0.
+    pub flags: u32,
+    /// Whose it is: the cluster.
+    pub cluster: ClusterId,
+    /// The node.
+    pub node: NodeId,
+    /// The data directory.
+    pub disk: DiskId,
+    /// Its number, as in the file's name.
+    pub number: u64,
+}
+
+impl SegmentHeader {
+    /// What is mixed into each of its checksums. Made of disk and number, so that it is known even
+    /// of a segment whose header is damaged.
+    pub fn salt(&self) -> u64 {
+        salt(self.disk, self.number)
+    }
+
+    /// As bytes.
+    pub fn encode(&self) -> [u8; SEGMENT_HEADER] {
+        let mut out = Vec::with_capacity(SEGMENT_HEADER);
+        out.put_slice(&MAGIC);
+        out.put_u32_le(FORMAT);
+        out.put_u32_le(self.flags);
+        out.put_u64_le(self.cluster.0);
+        out.put_u64_le(self.node.get());
+        out.put_u64_le(self.disk.0);
+        out.put_u64_le(self.number);
+        out.put_u64_le(self.salt());
+        out.put_u32_le(0);
+        out.put_u32_le(crc32fast::hash(&out));
+        let mut header = [0; SEGMENT_HEADER];
+        header.copy_from_slice(&out);
+        header
+    }
+
+    /// From the beginning of a file.
+    pub fn decode(bytes: &Bytes) -> Result<SegmentHeader, Malformed> {
+        if bytes.len() < SEGMENT_HEADER {
+            return Err(Malformed("too short for a segment"));
+        }
+        let mut reader = Reader::new(bytes.slice(..SEGMENT_HEADER));
+        if reader.bytes(8)? != MAGIC[..] {
+            return Err(Malformed("not a segment: it does not begin with `dravewal`"));
+        }
+        let format = reader.u32()?;
+        let flags = reader.u32()?;
+        let cluster = ClusterId(reader.u64()?);
+        let node = reader.somebody();
+        let disk = DiskId(reader.u64()?);
+        let number = reader.u64()?;
+        let stored_salt = reader.u64()?;
+        let _reserved = reader.u32()?;
+        if reader.u32()? != crc32fast::hash(&bytes[..SEGMENT_HEADER - 4]) {
+            return Err(Malformed("the segment's header does not match its checksum"));
+        }
+        if format != FORMAT {
+            return Err(Malformed("a version of the format that this program does not know"));
+        }
+        let header = SegmentHeader { flags, cluster, node: node?, disk, number };
+        if stored_salt != header.salt() {
+            return Err(Malformed("the segment's salt is not the one of its disk and number"));
+        }
+        Ok(header)
+    }
+}
+
+/// The salt of a disk's segment of that number: numbers are never used twice, so an old record in a
+/// recycled file has another.
+pub fn salt(disk: DiskId, number: u64) -> u64 {
+    let mut z = disk.0 ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The name of the segment of that number.
+pub fn file_name(number: u64) -> String {
+    format!("{number:010}.wal")
+}
+
+/// The number of the segment of that name, if it is one's.
+pub fn file_number(name: &str) -> Option<u64> {
+    let number = name.strip_suffix(".wal").filter(|digits| digits.len() >= 10)?.parse().ok()?;
+    (file_name(number) == name).then_some(number)
+}
+
+/// How much room a frame with that body takes.
+pub const fn frame_size(body: usize) -> usize {
+    (FRAME_HEADER + body).next_multiple_of(ALIGN)
+}
+
+/// The checksum of a frame's header: of salt, place, the rest of the header, and the checksum with
+/// which the body begins.
+pub fn header_checksum(salted: u32, at: u64, rest: &[u8; 12], body: [u8; 4]) -> u32 {
+    let mut crc = crc32fast::Hasher::new_with_initial(salted);
+    let mut covered = [0; 24];
+    covered[..8].copy_from_slice(&at.to_le_bytes());
+    covered[8..20].copy_from_slice(rest);
+    covered[20..].copy_from_slice(&body);
+    crc.update(&covered);
+    crc.finalize()
+}
+
+/// Where a header's checksum starts from: the salt, already summed.
+pub fn salted(salt: u64) -> u32 {
+    crc32fast::hash(&salt.to_le_bytes())
+}
+
+/// Everything of a frame's header but its checksum.
+pub fn header_rest(previous: u32, body: usize, kind: Kind, batch: u64) -> [u8; 12] {
+    let mut rest = [0; 12];
+    rest[..4].copy_from_slice(&previous.to_le_bytes());
+    rest[4..8].copy_from_slice(&(body as u32).to_le_bytes());
+    rest[7] = kind as u8;
+    rest[8..].copy_from_slice(&(batch as u32).to_le_bytes());
+    rest
+}
+
+/// A frame that was found whole.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// Where it begins in its file.
+    pub at: u64,
+    /// The checksum of its header, by which the next frame names it.
+    pub checksum: u32,
+    /// The checksum of the frame before it, batch headers not counted.
+    pub previous: u32,
+    /// The low half of the number of its batch.
+    pub batch: u32,
+    /// What it holds.
+    pub kind: Kind,
+    /// The bytes of that.
+    pub body: Bytes,
+}
+
+/// Why there is no frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flaw {
+    /// Nothing but zeros where the header would be.
+    Blank,
+    /// The file ends within it.
+    Short {
+        /// How many bytes it says it has.
+        want: u64,
+        /// How many there are.
+        have: u64,
+    },
+    /// The checksum of header or body is another than the stored one.
+    Checksum {
+        /// As it stands in the file.
+        stored: u32,
+        /// As it should be.
+        computed: u32,
+    },
+    /// It is whole, but cannot be what stands here.
+    Wrong(&'static str),
+}
+
+impl std::fmt::Display for Flaw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Flaw::Blank => f.write_str("zeros"),
+            Flaw::Short { want, have } => write!(f, "length says {want}, file has {have}"),
+            Flaw::Checksum { stored, computed } => write!(f, "stored {stored:08x} computed {computed:08x}"),
+            Flaw::Wrong(what) => f.write_str(what),
+        }
+    }
+}
+
+impl Frame {
+    /// Where the next frame begins.
+    pub fn end(&self) -> u64 {
+        self.at + frame_size(self.body.len()) as u64
+    }
+
+    /// The frame at `at`, header and body checked.
+    pub fn read(file: &Bytes, salted: u32, at: u64) -> Result<Frame, Flaw> {
+        let frame = Frame::peek(file, salted, at)?;
+        let (stored, computed) = (word(&frame.body), crc32fast::hash(&frame.body[4..]));
+        if stored != computed {
+            return Err(Flaw::Checksum { stored, computed });
+        }
+        let end = (frame.end() as usize).min(file.len());
+        if file[at as usize + FRAME_HEADER + frame.body.len()..end].iter().any(|byte| *byte != 0) {
+            return Err(Flaw::Wrong("bytes between frames"));
+        }
+        Ok(frame)
+    }
+
+    /// The frame at `at`, only its header checked: for who will check the body anyway.
+    pub fn peek(file: &Bytes, salted: u32, at: u64) -> Result<Frame, Flaw> {
+        let have = (file.len() as u64).saturating_sub(at);
+        let Some(header) = file.get(at as usize..).and_then(|rest| rest.first_chunk::<FRAME_HEADER>()) else {
+            return Err(Flaw::Short { want: FRAME_HEADER as u64, have });
+        };
+        if *header == [0; FRAME_HEADER] {
+            return Err(Flaw::Blank);
+        }
+        let mut rest = [0; 12];
+        rest.copy_from_slice(&header[4..]);
+        let stored = word(header);
+        // The body's checksum stands behind the header, and must itself be read to check the header:
+        // four bytes at a fixed place, whatever the length says.
+        let Some(body) = file.get(at as usize + FRAME_HEADER..).and_then(|rest| rest.first_chunk::<4>()) else {
+            return Err(Flaw::Short { want: FRAME_HEADER as u64 + 4, have });
+        };
+        let computed = header_checksum(salted, at, &rest, *body);
+        if stored != computed {
+            return Err(Flaw::Checksum { stored, computed });
+        }
+        let length = u32::from_le_bytes([rest[4], rest[5], rest[6], 0]) as usize;
+        let Some(kind) = Kind::of(rest[7]) else { return Err(Flaw::Wrong("an unknown kind of frame")) };
+        let want = (FRAME_HEADER + length) as u64;
+        if length < 4 {
+            return Err(Flaw::Wrong("a body without a checksum"));
+        }
+        if want > have {
+            return Err(Flaw::Short { want, have });
+        }
+        let from = at as usize + FRAME_HEADER;
+        Ok(Frame {
+            at,
+            checksum: stored,
+            previous: word(&rest),
+            batch: word(&rest[8..]),
+            kind,
+            body: file.slice(from..from + length),
+        })
+    }
+
+    /// Whether there could be a frame there at all: what is cheap to see.
+    pub fn plausible(file: &[u8], at: usize) -> bool {
+        file.get(at..at + FRAME_HEADER + 4).is_some_and(|header| {
+            let length = u32::from_le_bytes([header[8], header[9], header[10], 0]) as usize;
+            (1..=7).contains(&header[11]) && length >= 4 && at + FRAME_HEADER + length <= file.len()
+        })
+    }
+}
+
+fn word(bytes: &[u8]) -> u32 {
+    bytes.first_chunk::<4>().copied().map_or(0, u32::from_le_bytes)
+}
+
+/// What a batch says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Batch {
+    /// Its number: one more than the one before it in the journal. All frames synced together have
+    /// the same; a batch is begun only when the one before it is synced.
+    pub number: u64,
+    /// Whether the batch goes on in another piece, with a header of its own.
+    pub more: bool,
+    /// How many bytes it has, this frame included.
+    pub bytes: u64,
+    /// How many frames, this one not counted.
+    pub frames: u32,
+    /// The checksum of the last of them, or of the frame before the batch if it has none.
+    pub tail: u32,
+    /// The first and the last entry's index as they stand in it; both 0 if there is none.
+    pub entries: (Index, Index),
+    /// The last entry's term.
+    pub term: Term,
+    /// All before this was synced when the batch was written: segment and offset.
+    pub synced: (u64, u64),
+    /// Which run of the kernel wrote it.
+    pub boot: u64,
+}
+
+impl Batch {
+    /// The body, its checksum first.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        put_body(out, |out| {
+            out.put_u32_le(u32::from(self.more));
+            out.put_u64_le(self.number);
+            out.put_u64_le(self.bytes);
+            out.put_u32_le(self.frames);
+            out.put_u32_le(self.tail);
+            out.put_u64_le(self.entries.0.0);
+            out.put_u64_le(self.entries.1.0);
+            out.put_u64_le(self.term.0);
+            out.put_u64_le(self.synced.0);
+            out.put_u64_le(self.synced.1);
+            out.put_u64_le(self.boot);
+        });
+    }
+
+    /// From a body.
+    pub fn read(body: &Bytes) -> Result<Batch, Malformed> {
+        let mut reader = behind_checksum(body)?;
+        let more = match reader.u32()? {
+            0 => false,
+            1 => true,
+            _ => return Err(Malformed("unknown flags of a batch")),
+        };
+        let batch = Batch {
+            more,
+            number: reader.u64()?,
+            bytes: reader.u64()?,
+            frames: reader.u32()?,
+            tail: reader.u32()?,
+            entries: (Index(reader.u64()?), Index(reader.u64()?)),
+            term: Term(reader.u64()?),
+            synced: (reader.u64()?, reader.u64()?),
+            boot: reader.u64()?,
+        };
+        reader.end()?;
+        Ok(batch)
+    }
+}
+
+/// What a segment inherits, so that it may be the first one left.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Opening {
+    /// The hard state.
+    pub hard: HardState,
+    /// The last position before this segment.
+    pub last: Position,
+    /// The latest time any entry had.
+    pub time: ClusterTime,
+    /// Where the log began.
+    pub base: Base,
+    /// The configuration in force, and since which index.
+    pub current: (Index, Membership),
+}
+
+impl Opening {
+    /// The body, its checksum first.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        put_body(out, |out| {
+            out.put_u32_le(0);
+            codec::put_hard_state(out, &self.hard);
+            out.put_position(self.last);
+            out.put_u64_le(self.time.0);
+            put_base_fields(out, &self.base);
+            out.put_u64_le(self.current.0.0);
+            codec::put_membership(out, &self.current.1);
+        });
+    }
+
+    /// From a body.
+    pub fn read(body: &Bytes) -> Result<Opening, Malformed> {
+        let mut reader = behind_checksum(body)?;
+        let _reserved = reader.u32()?;
+        let opening = Opening {
+            hard: codec::read_hard_state(&mut reader)?,
+            last: reader.position()?,
+            time: ClusterTime(reader.u64()?),
+            base: read_base_fields(&mut reader)?,
+            current: (Index(reader.u64()?), codec::read_membership(&mut reader)?),
+        };
+        reader.end()?;
+        Ok(opening)
+    }
+}
+
+/// The body of a hard state.
+pub fn put_hard(out: &mut Vec<u8>, hard: &HardState) {
+    put_body(out, |out| {
+        out.put_u32_le(0);
+        codec::put_hard_state(out, hard);
+    });
+}
+
+/// From a body.
+pub fn read_hard(body: &Bytes) -> Result<HardState, Malformed> {
+    let mut reader = behind_checksum(body)?;
+    let _reserved = reader.u32()?;
+    let hard = codec::read_hard_state(&mut reader)?;
+    reader.end()?;
+    Ok(hard)
+}
+
+/// The body of a base or a release.
+pub fn put_base(out: &mut Vec<u8>, base: &Base) {
+    put_body(out, |out| {
+        out.put_u32_le(0);
+        put_base_fields(out, base);
+    });
+}
+
+/// From a body.
+pub fn read_base(body: &Bytes) -> Result<Base, Malformed> {
+    let mut reader = behind_checksum(body)?;
+    let _reserved = reader.u32()?;
+    let base = read_base_fields(&mut reader)?;
+    reader.end()?;
+    Ok(base)
+}
+
+fn put_base_fields(out: &mut Vec<u8>, base: &Base) {
+    out.put_position(base.position);
+    out.put_u64_le(base.configured.0);
+    codec::put_membership(out, &base.membership);
+}
+
+fn read_base_fields(reader: &mut Reader) -> Result<Base, Malformed> {
+    Ok(Base {
+        position: reader.position()?,
+        configured: Index(reader.u64()?),
+        membership: codec::read_membership(reader)?,
+    })
+}
+
+/// The end of a segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seal {
+    /// The number of the segment that follows, which was there before this was written.
+    pub successor: u64,
+    /// The last position of the log.
+    pub last: Position,
+}
+
+impl Seal {
+    /// The body, its checksum first.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        put_body(out, |out| {
+            out.put_u32_le(0);
+            out.put_u64_le(self.successor);
+            out.put_position(self.last);
+        });
+    }
+
+    /// From a body.
+    pub fn read(body: &Bytes) -> Result<Seal, Malformed> {
+        let mut reader = behind_checksum(body)?;
+        let _reserved = reader.u32()?;
+        let seal = Seal { successor: reader.u64()?, last: reader.position()? };
+        reader.end()?;
+        Ok(seal)
+    }
+}
+
+/// What an entry's body says of itself, without making an entry of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EntryHead {
+    /// Index and term.
+    pub position: Position,
+    /// The cluster's clock.
+    pub time: ClusterTime,
+    /// Whether its payload is a membership.
+    pub membership: bool,
+}
+
+impl EntryHead {
+    /// From a body.
+    pub fn read(body: &Bytes) -> Result<EntryHead, Malformed> {
+        let mut reader = Reader::new(body.clone());
+        let _checksum = reader.u32()?;
+        let length = reader.u32()?;
+        let position = reader.position()?;
+        let time = ClusterTime(reader.u64()?);
+        if (length & 0x00ff_ffff) as usize != reader.left() {
+            return Err(Malformed("an entry of another length than its frame"));
+        }
+        Ok(EntryHead { position, time, membership: length >> 24 == 1 })
+    }
+}
+
+fn put_body(out: &mut Vec<u8>, fields: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.len();
+    out.put_u32_le(0);
+    fields(out);
+    let checksum = crc32fast::hash(&out[at + 4..]);
+    out[at..at + 4].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// A reader of what stands behind a body's checksum, which has been checked.
+fn behind_checksum(body: &Bytes) -> Result<Reader, Malformed> {
+    let mut reader = Reader::new(body.clone());
+    let _checked = reader.u32()?;
+    Ok(reader)
+}

@@ -1,0 +1,599 @@
+//! The writer, on the log thread: append, sync, rotate, release.
+//!
+//! An error of the disk is final. Whatever failed, the journal refuses everything after it: what
+//! reached the disk is unknown, and asking again would not tell.
+
+use super::format::{self, Batch, Kind, RECYCLED, Seal, SegmentHeader, file_name, file_number};
+use super::options::Options;
+use super::outline::Outline;
+use super::recover::{self, BEGIN, Read, Recovered, Replay};
+use super::report::{Fault, Report, Result, Sealed};
+use super::segment::{Marks, Segment};
+use super::side::{self, Side, Testimony, io};
+use super::spare::{SUFFIX, Spare, SpareOrder};
+use crate::codec;
+use crate::disk::{Disk, DiskFile};
+use crate::types::{Base, HardState, Index, Mutant, Payload, Position, Write, WriteId};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// A batch larger than this goes to the file in pieces.
+const BATCH_BYTES: usize = 1 << 20;
+/// A spare is wanted when the segment is filled this far, in percent.
+const SPARE_AT: u64 = 50;
+
+/// The journal of one node.
+///
+/// Invariants: a batch is begun only when the one before it is synced; a segment is written to only
+/// when the one before it is sealed and synced; its file has its name durably before that.
+#[derive(Debug)]
+pub struct Journal<D: Disk> {
+    disk: D,
+    options: Options,
+    boot: u64,
+    file: D::File,
+    segment: Segment,
+    older: VecDeque<Older>,
+    outline: Outline,
+    batch: u64,
+    /// Whether the batch has a piece in the file that says that more follows.
+    open: bool,
+    /// Whether anything was appended since the last sync.
+    dirty: bool,
+    /// Whether a synced batch says of all before it that it was synced.
+    stated: bool,
+    synced: (u64, u64),
+    side: Side<D::File>,
+    mirrored: HardState,
+    spare: Option<Spare<D::File>>,
+    appended: WriteId,
+    report: Report,
+    poisoned: bool,
+}
+
+/// A sealed segment that is still there.
+#[derive(Debug)]
+struct Older {
+    number: u64,
+    bytes: u64,
+    /// The last index of it that belongs to the log.
+    live: Index,
+    /// Gone when nobody reads the mapping any more.
+    mapped: Weak<()>,
+}
+
+/// A mapping that can be seen to be unused.
+struct Held {
+    bytes: Bytes,
+    _alive: Arc<()>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn held(bytes: Bytes) -> (Bytes, Weak<()>) {
+    let alive = Arc::new(());
+    let watch = Arc::downgrade(&alive);
+    (Bytes::from_owner(Held { bytes, _alive: alive }), watch)
+}
+
+impl<D: Disk> Journal<D> {
+    /// Opens the journal in that directory, and says what it held.
+    ///
+    /// An empty directory is founded with that base, durably, or is a fault if there is none: a
+    /// journal that should be there and is not is lost.
+    pub fn open(disk: D, options: Options, founding: Option<&Base>) -> Result<(Journal<D>, Recovered)> {
+        let boot = disk.boot().map_err(io("identify the boot for", "the journal"))?;
+        let names = disk.list().map_err(io("list", "the journal"))?;
+        let testimony = match names.iter().any(|name| name == side::NAME) {
+            true => Testimony::read(&disk.map(side::NAME).map_err(io("read", side::NAME))?, options.disk),
+            false => Testimony::default(),
+        };
+        let mut numbers: Vec<u64> = names.iter().filter_map(|name| file_number(name)).collect();
+        numbers.sort_unstable();
+        let mut replay = recover::replay(read_all(&disk, &numbers)?, &options, &testimony)?;
+        if replay.outline.is_none() {
+            let nothing_promised = testimony.place.is_none() && testimony.hard.is_none() && replay.segments.len() <= 1;
+            let Some(base) = founding.filter(|_| nothing_promised) else { return Err(lost()) };
+            replay.outline = Some(recover::founded(base));
+            return Journal::found(disk, options, boot, replay, &names, testimony);
+        }
+        let heads = replay.heads()?;
+        Journal::resume(disk, options, boot, replay, heads, &names, testimony)
+    }
+
+    /// Goes on with a journal that was read and believed. From here on the disk is changed.
+    fn resume(
+        disk: D,
+        options: Options,
+        boot: u64,
+        mut replay: Replay,
+        heads: Vec<recover::Head>,
+        names: &[String],
+        testimony: Testimony,
+    ) -> Result<(Journal<D>, Recovered)> {
+        let Some(outline) = replay.outline.take() else { return Err(lost()) };
+        let ahead = testimony.hard.is_some_and(|mirror| {
+            mirror.term > outline.hard.term || (mirror.term == outline.hard.term && mirror.vote != outline.hard.vote)
+        });
+        let Some(last) = replay.segments.pop() else { return Err(lost()) };
+        let name = file_name(last.header.number);
+        if ahead && !options.mutants.breaks(Mutant::CutDamage) {
+            return Err(Fault::Corrupt {
+                file: name,
+                offset: last.end,
+                what: "the log ends before the term and vote that were synced".to_owned(),
+                lost: format!("{} and later", outline.last.index.next()),
+                advice: recover::ADVICE,
+            });
+        }
+        clear(&disk, names, &replay.unused)?;
+        let mut file = disk.open(&name).map_err(io("open", &name))?;
+        let mut end = last.end;
+        if options.mutants.breaks(Mutant::KeepTornTail) {
+            let garbage = super::scan::last_written(&last.bytes, end).map_or(end, |at| at + 1);
+            end = garbage.next_multiple_of(format::ALIGN as u64);
+        } else {
+            blank(&mut file, &name, &last.bytes, end)?;
+        }
+        if !options.mutants.breaks(Mutant::SkipRecoverySync) {
+            // What was read may be in the page cache only, left there by a process that was killed.
+            file.sync_all().map_err(io("sync", &name))?;
+            disk.sync_names().map_err(io("sync the names beside", &name))?;
+        }
+        let side = Side::open(&disk, options.disk, &testimony)?;
+        let capacity = last.bytes.len() as u64;
+        let segment = Segment::new(&last.header, capacity, end, replay.chain.unwrap_or(0), last.marks.clone());
+        let mut older = VecDeque::new();
+        for believed in &mut replay.segments {
+            let (number, live) = (believed.header.number, believed.live.1);
+            let name = file_name(number);
+            let (bytes, mapped) = held(disk.map(&name).map_err(io("map", &name))?);
+            older.push_back(Older { number, bytes: bytes.len() as u64, live, mapped });
+            believed.bytes = bytes;
+        }
+        replay.segments.push(last);
+        replay.outline = Some(outline.clone());
+        let view = replay.view();
+        let mut journal = Journal {
+            disk,
+            boot,
+            file,
+            older,
+            batch: replay.batch,
+            open: false,
+            dirty: false,
+            stated: false,
+            synced: (segment.number, end),
+            side,
+            mirrored: testimony.hard.unwrap_or_default(),
+            spare: None,
+            appended: WriteId::ZERO,
+            report: empty_report(),
+            poisoned: false,
+            segment,
+            outline,
+            options,
+        };
+        if end == BEGIN {
+            // The last segment was made and never written to.
+            journal.put_opening();
+            journal.settle()?;
+        }
+        journal.testify()?;
+        let recovered = Recovered {
+            hard_state: journal.outline.hard,
+            base: journal.outline.base.clone(),
+            heads,
+            last_time: journal.outline.time,
+            configurations: journal.outline.configurations.clone(),
+            view,
+            notes: replay.notes,
+        };
+        Ok((journal, recovered))
+    }
+
+    /// Makes the first segment, or what an interrupted founding left of it.
+    fn found(
+        disk: D,
+        options: Options,
+        boot: u64,
+        replay: Replay,
+        names: &[String],
+        testimony: Testimony,
+    ) -> Result<(Journal<D>, Recovered)> {
+        let Some(outline) = replay.outline else { return Err(lost()) };
+        let unfinished: Vec<String> = names.iter().filter(|name| file_number(name).is_some()).cloned().collect();
+        clear(&disk, names, &unfinished)?;
+        let order = SpareOrder { name: format!("founding{SUFFIX}"), bytes: options.segment_bytes };
+        let header = header_of(&options, 1, 0);
+        let bytes = Segment::room_for(opening_size(&outline), codec::ENTRY_HEADER).max(options.segment_bytes);
+        let spare = SpareOrder { bytes, ..order }.prepare(&disk)?;
+        let skip_names = options.mutants.breaks(Mutant::SkipNameSync);
+        let (file, capacity) = christen(&disk, spare, &header, skip_names)?;
+        let side = Side::open(&disk, options.disk, &testimony)?;
+        let segment = Segment::new(&header, capacity, BEGIN, 0, Marks::default());
+        let view = super::view::View::new(outline.base.position.index);
+        let mut journal = Journal {
+            disk,
+            options,
+            boot,
+            file,
+            older: VecDeque::new(),
+            batch: 1,
+            open: false,
+            dirty: false,
+            stated: false,
+            synced: (1, BEGIN),
+            side,
+            mirrored: HardState::default(),
+            spare: None,
+            appended: WriteId::ZERO,
+            report: empty_report(),
+            poisoned: false,
+            segment,
+            outline,
+        };
+        journal.put_opening();
+        journal.settle()?;
+        let recovered = Recovered {
+            hard_state: HardState::default(),
+            base: journal.outline.base.clone(),
+            heads: Vec::new(),
+            last_time: journal.outline.time,
+            configurations: Vec::new(),
+            view,
+            notes: Vec::new(),
+        };
+        Ok((journal, recovered))
+    }
+
+    /// Takes in a write: into the buffer, and into the file if it is large. Not yet durable.
+    pub fn append(&mut self, write: &Write) -> Result<()> {
+        self.guard()?;
+        let outcome = self.put(write);
+        self.latch(outcome)
+    }
+
+    /// Makes everything that was appended durable, with one sync, and says so.
+    pub fn sync(&mut self) -> Result<Report> {
+        self.guard()?;
+        let outcome = if self.dirty { self.settle() } else { Ok(()) };
+        self.latch(outcome)?;
+        self.report.durable = self.appended;
+        Ok(std::mem::replace(&mut self.report, empty_report()))
+    }
+
+    /// States in the log itself that everything was synced, so that damage to the last batch cannot
+    /// be taken for a torn one. For when there is nothing else to do.
+    pub fn confirm(&mut self) -> Result<()> {
+        self.guard()?;
+        if self.stated && !self.dirty {
+            return Ok(());
+        }
+        let outcome = self.restate();
+        self.latch(outcome)
+    }
+
+    /// The next segment's file, if it is time to make one. The same order is given until the spare is
+    /// there: it is for the caller to know that it is being made.
+    pub fn spare_wanted(&self) -> Option<SpareOrder> {
+        let wanted = self.spare.is_none() && !self.poisoned && self.segment.filled() >= SPARE_AT;
+        wanted.then(|| SpareOrder {
+            name: format!("spare-{:010}{SUFFIX}", self.segment.number + 1),
+            bytes: self.options.segment_bytes,
+        })
+    }
+
+    /// A file that was ordered is there.
+    pub fn spare_ready(&mut self, spare: Spare<D::File>) {
+        // One that comes too late, when the journal had to make its own, serves the segment after.
+        if self.spare.is_none() {
+            self.spare = Some(spare);
+        } else if let Err(error) = self.disk.remove(&spare.name) {
+            // Its name ends in `.tmp`: the next start removes it.
+            log::debug!("{}: {error}", spare.name);
+        }
+    }
+
+    /// Everything up to there may go: whole segments do, the oldest first.
+    pub fn release(&mut self, upto: Position) -> Result<()> {
+        self.guard()?;
+        let outcome = self.let_go(upto);
+        self.latch(outcome)
+    }
+
+    fn guard(&self) -> Result<()> {
+        if !self.poisoned {
+            return Ok(());
+        }
+        let source = std::io::Error::other("an earlier write or sync of it failed");
+        Err(Fault::Io { action: "go on with", file: file_name(self.segment.number), source })
+    }
+
+    fn latch<T>(&mut self, outcome: Result<T>) -> Result<T> {
+        self.poisoned |= outcome.is_err();
+        outcome
+    }
+
+    fn put(&mut self, write: &Write) -> Result<()> {
+        self.dirty = true;
+        self.appended = write.id;
+        if let Some(base) = &write.base {
+            let mut body = Vec::new();
+            format::put_base(&mut body, base);
+            self.make_room(body.len())?;
+            self.segment.frame(Kind::Base, self.batch, |out| out.extend_from_slice(&body));
+            self.outline.restart(base.clone());
+            self.segment.marks.clear();
+            self.replaced(Index::ZERO);
+        }
+        if let Some(hard) = &write.hard_state {
+            let mut body = Vec::new();
+            format::put_hard(&mut body, hard);
+            self.make_room(body.len())?;
+            self.segment.frame(Kind::Hard, self.batch, |out| out.extend_from_slice(&body));
+            self.outline.hard = *hard;
+        }
+        for entry in &write.entries {
+            assert!(
+                entry.position.index <= self.outline.last.index.next() && entry.position.index != Index::ZERO,
+                "a log has no gaps"
+            );
+            self.make_room(codec::entry_size(entry))?;
+            self.segment.entry(self.batch, entry.position, |out| codec::put_entry(out, entry));
+            if entry.position.index != self.outline.last.index.next() {
+                self.replaced(entry.position.index);
+            }
+            let membership = match &entry.payload {
+                Payload::Membership(membership) => Some(&**membership),
+                _ => None,
+            };
+            self.outline.append(entry.position, entry.time, membership);
+            self.report.entries += 1;
+            if self.segment.waiting() >= BATCH_BYTES {
+                self.write_out(true)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All from that index on in older segments is gone.
+    fn replaced(&mut self, index: Index) {
+        for older in &mut self.older {
+            older.live = older.live.min(index.prev());
+        }
+    }
+
+    fn put_opening(&mut self) {
+        let mut body = Vec::new();
+        self.outline.opening().put(&mut body);
+        self.segment.frame(Kind::Open, self.batch, |out| out.extend_from_slice(&body));
+        self.dirty = true;
+    }
+
+    /// Writes what waits as a batch, or as a piece of one.
+    fn write_out(&mut self, more: bool) -> Result<()> {
+        let batch = Batch { number: self.batch, more, synced: self.synced, boot: self.boot, ..Batch::default() };
+        let at = self.segment.written;
+        let bytes = self.segment.batch(batch);
+        self.report.bytes += bytes.len() as u64;
+        self.file.write_at(at, bytes).map_err(io("write", &file_name(self.segment.number)))?;
+        self.segment.wrote();
+        self.open = more;
+        Ok(())
+    }
+
+    /// Writes what waits and syncs the file.
+    fn flush(&mut self) -> Result<()> {
+        if self.segment.waiting() > 0 || self.open {
+            self.write_out(false)?;
+        }
+        if !self.options.mutants.breaks(Mutant::SkipSync) {
+            let outcome = match self.file.sync() {
+                Err(_) if self.options.mutants.breaks(Mutant::RetryFailedSync) => self.file.sync(),
+                outcome => outcome,
+            };
+            outcome.map_err(io("sync", &file_name(self.segment.number)))?;
+        }
+        self.synced = (self.segment.number, self.segment.written);
+        self.batch += 1;
+        Ok(())
+    }
+
+    /// Makes everything durable, and says so beside the log.
+    fn settle(&mut self) -> Result<()> {
+        self.flush()?;
+        self.dirty = false;
+        self.stated = false;
+        self.testify()
+    }
+
+    fn restate(&mut self) -> Result<()> {
+        if self.dirty {
+            self.settle()?;
+        }
+        // An empty batch: its header says what was synced before it.
+        self.write_out(false)?;
+        self.settle()?;
+        self.stated = true;
+        Ok(())
+    }
+
+    /// Tells the side file what is durable now.
+    fn testify(&mut self) -> Result<()> {
+        let hard = self.outline.hard;
+        if hard != self.mirrored {
+            self.side.mirror(&hard)?;
+            self.mirrored = hard;
+        }
+        let (segment, offset) = self.synced;
+        self.side.state(&recover::place(self.boot, segment, offset, self.outline.last))
+    }
+
+    fn make_room(&mut self, body: usize) -> Result<()> {
+        if self.segment.fits(body) { Ok(()) } else { self.rotate(body) }
+    }
+
+    /// Seals the segment and begins the next one.
+    fn rotate(&mut self, body: usize) -> Result<()> {
+        let number = self.segment.number + 1;
+        let needed = Segment::room_for(opening_size(&self.outline), body).max(self.options.segment_bytes);
+        let spare = match self.spare.take().filter(|spare| spare.bytes >= needed) {
+            Some(spare) => spare,
+            None => SpareOrder { name: format!("needed-{number:010}{SUFFIX}"), bytes: needed }.prepare(&self.disk)?,
+        };
+        let header = header_of(&self.options, number, if spare.recycled { RECYCLED } else { 0 });
+        let skip_names = self.options.mutants.breaks(Mutant::SkipNameSync);
+        let (file, capacity) = christen(&self.disk, spare, &header, skip_names)?;
+
+        let seal = Seal { successor: number, last: self.outline.last };
+        self.segment.frame(Kind::Seal, self.batch, |out| seal.put(out));
+        self.flush()?;
+        self.retire()?;
+
+        self.segment = self.segment.successor(&header, capacity);
+        self.file = file;
+        self.put_opening();
+        Ok(())
+    }
+
+    /// The segment is sealed: from now on it is read.
+    fn retire(&mut self) -> Result<()> {
+        let number = self.segment.number;
+        let name = file_name(number);
+        let (bytes, mapped) = held(self.disk.map(&name).map_err(io("map", &name))?);
+        let entries = self.segment.marks.entries();
+        let live = entries.map_or(Index::ZERO, |(_, last)| last);
+        self.older.push_back(Older { number, bytes: self.segment.capacity(), live, mapped });
+        let marks = self.segment.marks.shared();
+        let (first, last) = entries.unwrap_or((Index(1), Index::ZERO));
+        self.report.sealed.push(Sealed { segment: number, entries: first..=last, marks, bytes });
+        Ok(())
+    }
+
+    fn let_go(&mut self, upto: Position) -> Result<()> {
+        let whole = self.older.iter().take_while(|older| older.live <= upto.index).count();
+        if whole == 0 || upto.index > self.outline.last.index {
+            return Ok(());
+        }
+        if upto.index > self.outline.base.position.index {
+            // Durable before anything goes, so that what is left is known to be all of it.
+            let base = self.outline.base_at(upto);
+            let mut body = Vec::new();
+            format::put_base(&mut body, &base);
+            self.make_room(body.len())?;
+            self.segment.frame(Kind::Release, self.batch, |out| out.extend_from_slice(&body));
+            self.outline.release(base);
+            self.dirty = true;
+        }
+        if self.dirty {
+            self.settle()?;
+        }
+        for older in self.older.drain(..whole).collect::<Vec<_>>() {
+            let name = file_name(older.number);
+            // A file that somebody still reads must not be written to.
+            let free = older.mapped.strong_count() == 0 && older.bytes == self.options.segment_bytes;
+            if free && self.spare.is_none() {
+                let spare = format!("recycled-{:010}{SUFFIX}", older.number);
+                self.disk.rename(&name, &spare).map_err(io("rename", &name))?;
+                let file = self.disk.open(&spare).map_err(io("open", &spare))?;
+                self.spare = Some(Spare { name: spare, file, bytes: older.bytes, recycled: true });
+            } else {
+                self.disk.remove(&name).map_err(io("remove", &name))?;
+            }
+        }
+        self.disk.sync_names().map_err(io("sync the names beside", &file_name(self.segment.number)))
+    }
+}
+
+fn empty_report() -> Report {
+    Report { durable: WriteId::ZERO, sealed: Vec::new(), entries: 0, bytes: 0, took: Duration::ZERO }
+}
+
+fn header_of(options: &Options, number: u64, flags: u32) -> SegmentHeader {
+    SegmentHeader { flags, cluster: options.cluster, node: options.node, disk: options.disk, number }
+}
+
+fn opening_size(outline: &Outline) -> usize {
+    let mut body = Vec::new();
+    outline.opening().put(&mut body);
+    body.len()
+}
+
+/// Makes a segment of a spare: header, sync, name, sync of the name, and only then may it be written to.
+fn christen<D: Disk>(
+    disk: &D,
+    spare: Spare<D::File>,
+    header: &SegmentHeader,
+    skip_names: bool,
+) -> Result<(D::File, u64)> {
+    let name = file_name(header.number);
+    let Spare { name: spare, mut file, bytes, .. } = spare;
+    file.write_at(0, &header.encode()).map_err(io("write", &name))?;
+    file.sync_all().map_err(io("sync", &name))?;
+    disk.rename(&spare, &name).map_err(io("rename", &name))?;
+    if !skip_names {
+        disk.sync_names().map_err(io("sync the name of", &name))?;
+    }
+    Ok((file, bytes))
+}
+
+/// Removes what an earlier run had begun and not used.
+fn clear<D: Disk>(disk: &D, names: &[String], unused: &[String]) -> Result<()> {
+    let begun = names.iter().filter(|name| name.ends_with(SUFFIX));
+    for name in begun.chain(unused) {
+        disk.remove(name).map_err(io("remove", name))?;
+    }
+    Ok(())
+}
+
+/// Overwrites with zeros whatever stands behind the end of the log: a record left there could be
+/// taken for one of ours when the log has grown up to it.
+fn blank<F: DiskFile>(file: &mut F, name: &str, bytes: &Bytes, end: u64) -> Result<()> {
+    let Some(last) = super::scan::last_written(bytes, end) else { return Ok(()) };
+    let zeros = vec![0; BATCH_BYTES];
+    let mut at = end;
+    while at <= last {
+        let n = zeros.len().min((last + 1 - at) as usize);
+        file.write_at(at, &zeros[..n]).map_err(io("write", name))?;
+        at += n as u64;
+    }
+    Ok(())
+}
+
+/// All segments: the last one copied, since it will be written to, the others mapped.
+fn read_all<D: Disk>(disk: &D, numbers: &[u64]) -> Result<Vec<Read>> {
+    let mut files = Vec::new();
+    for (place, number) in numbers.iter().enumerate() {
+        let name = file_name(*number);
+        // One more than the last may be a segment that was made and never written to: then the one
+        // before it is the last.
+        let bytes = if place + 2 < numbers.len() {
+            disk.map(&name).map_err(io("map", &name))?
+        } else {
+            let file = disk.open(&name).map_err(io("open", &name))?;
+            let mut bytes = vec![0; file.size().map_err(io("read", &name))? as usize];
+            let read = file.read_at(0, &mut bytes).map_err(io("read", &name))?;
+            bytes.truncate(read);
+            Bytes::from(bytes)
+        };
+        files.push(Read { number: *number, bytes });
+    }
+    Ok(files)
+}
+
+fn lost() -> Fault {
+    Fault::Corrupt {
+        file: file_name(1),
+        offset: 0,
+        what: "the journal of this node is missing".to_owned(),
+        lost: "all".to_owned(),
+        advice: recover::ADVICE,
+    }
+}

@@ -1,0 +1,49 @@
+//! Every knob of the journal, and why it stands where it does.
+
+use crate::types::{ClusterId, DiskId, Mutants, NodeId};
+
+/// What a journal is told when it is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whose journal it is.
+    pub node: NodeId,
+    /// Of which cluster.
+    pub cluster: ClusterId,
+    /// On which disk: the data directory's own name.
+    pub disk: DiskId,
+    /// How large a segment is. Small enough that a release frees room soon, large enough that a
+    /// rotation, three syncs, is one sync in thousands.
+    pub segment_bytes: u64,
+    /// What to think of a last batch that is damaged after a power loss.
+    pub doubt: Doubt,
+    /// Which rule, if any, is broken on purpose.
+    pub mutants: Mutants,
+}
+
+/// What to think of damage in the last batch, when nothing tells whether it had been synced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Doubt {
+    /// That it was being written: every power cut leaves such a batch, and a cluster that stops for
+    /// it does not come back from a power cut of the whole site.
+    #[default]
+    Torn,
+    /// That it is lost: the node does not start.
+    Rotten,
+}
+
+impl Options {
+    /// How large a segment is unless told otherwise.
+    pub const SEGMENT_BYTES: u64 = 64 << 20;
+
+    /// The defaults, for that node.
+    pub fn new(node: NodeId, cluster: ClusterId, disk: DiskId) -> Options {
+        Options {
+            node,
+            cluster,
+            disk,
+            segment_bytes: Options::SEGMENT_BYTES,
+            doubt: Doubt::Torn,
+            mutants: Mutants::NONE,
+        }
+    }
+}

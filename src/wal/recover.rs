@@ -1,0 +1,540 @@
+//! From files to state, and the rule that tells a torn tail from lost data.
+//!
+//! Nothing is changed on the disk before everything has been read and believed. At the first bad
+//! byte: evidence that bytes behind it had been synced makes it *rotten*, a fault; without evidence
+//! it is *torn*, the batch that was being written when the process or the machine died, which was
+//! never acknowledged. Evidence is a good frame of a later batch (a batch is begun only when the one
+//! before it is synced), a later segment, a seal, or the side file.
+
+use super::format::{self, Batch, EntryHead, Flaw, Frame, Kind, SEGMENT_HEADER, Seal, SegmentHeader, file_name};
+use super::options::{Doubt, Options};
+use super::outline::Outline;
+use super::report::{Fault, Result, Sealed};
+use super::scan::{Item, Scan, last_written};
+use super::segment::Marks;
+use super::side::{Place, Testimony};
+use super::view::View;
+use crate::codec::{self, Reader};
+use crate::types::{Base, ClusterTime, HardState, Index, Membership, Mutant, Payload, Position, Term};
+use bytes::Bytes;
+
+/// What the operator is told when the log is damaged.
+pub const ADVICE: &str = "This disk has lost what it had confirmed. If the rest of the cluster is well, move this \
+data directory away and let the node join again as a new member; a cluster of one can only be restored from a \
+backup. Nothing was changed.";
+
+/// What consensus needs to know of an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// Its term.
+    pub term: Term,
+    /// How many bytes it has as `codec` encodes it.
+    pub bytes: u32,
+}
+
+/// What a journal held when it was opened.
+#[derive(Debug)]
+pub struct Recovered {
+    /// Term and vote.
+    pub hard_state: HardState,
+    /// Where the log begins.
+    pub base: Base,
+    /// One for each entry, from the one behind the base on.
+    pub heads: Vec<Head>,
+    /// The latest time any entry had.
+    pub last_time: ClusterTime,
+    /// The configurations behind the base, by the index that holds them.
+    pub configurations: Vec<(Index, Membership)>,
+    /// The readable log.
+    pub view: View,
+    /// What the operator should know: what was cut off and why.
+    pub notes: Vec<String>,
+}
+
+/// A segment's file, read.
+pub struct Read {
+    /// Its number, from its name.
+    pub number: u64,
+    /// Its bytes: mapped, or for the last one copied.
+    pub bytes: Bytes,
+}
+
+/// A segment that was read and believed.
+pub struct Believed {
+    /// Its header.
+    pub header: SegmentHeader,
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Where its last good batch ends.
+    pub end: u64,
+    /// Where its entries stand.
+    pub marks: Marks,
+    /// What of it belongs to the log: first and last index, the last below the first if nothing does.
+    pub live: (Index, Index),
+}
+
+/// Everything the files say.
+pub struct Replay {
+    /// The log behind the last good batch; `None` as long as no segment has been opened.
+    pub outline: Option<Outline>,
+    /// The segments, oldest first; the last one is to be appended to.
+    pub segments: Vec<Believed>,
+    /// The number of the next batch.
+    pub batch: u64,
+    /// The checksum of the last frame.
+    pub chain: Option<u32>,
+    /// Files behind the last segment, made but never used.
+    pub unused: Vec<String>,
+    /// What the operator should know.
+    pub notes: Vec<String>,
+    first_known: Index,
+    heads: Vec<Head>,
+}
+
+/// Where and why reading a segment ended before the segment did.
+struct Break {
+    at: u64,
+    flaw: Flaw,
+    /// Whether a batch header stood there, so that certainly something was being written.
+    begun: bool,
+    next: Option<u64>,
+    /// The highest number of a batch of which a good frame stands behind the break.
+    later: Option<u32>,
+    /// The highest index of an entry behind the break.
+    later_index: Index,
+}
+
+/// Reads all segments, oldest first.
+pub fn replay(files: Vec<Read>, options: &Options, testimony: &Testimony) -> Result<Replay> {
+    let mut replay = Replay {
+        outline: None,
+        segments: Vec::new(),
+        batch: 1,
+        chain: None,
+        unused: Vec::new(),
+        notes: Vec::new(),
+        first_known: Index::ZERO,
+        heads: Vec::new(),
+    };
+    for (file, next) in files.iter().zip(files.iter().skip(1)) {
+        if next.number != file.number + 1 {
+            return Err(missing(file.number + 1, "the segment between two others is missing"));
+        }
+    }
+    let mut files = files.into_iter();
+    while let Some(file) = files.next() {
+        let number = file.number;
+        if replay.segment(file, options, files.as_slice(), testimony)? {
+            if files.as_slice().is_empty() {
+                return Err(missing(number + 1, "the segment that the last one names as its successor is missing"));
+            }
+            continue;
+        }
+        replay.unused = files.map(|file| file_name(file.number)).collect();
+        break;
+    }
+    if let (Some(place), Some(last)) = (testimony.place, replay.segments.last())
+        && place.segment > last.header.number
+        && !options.mutants.breaks(Mutant::CutDamage)
+    {
+        return Err(missing(place.segment, "a segment that was synced is missing"));
+    }
+    Ok(replay)
+}
+
+impl Replay {
+    /// Reads one segment; says whether it is sealed.
+    fn segment(&mut self, file: Read, options: &Options, behind: &[Read], testimony: &Testimony) -> Result<bool> {
+        let Read { number, bytes } = file;
+        let header = self.header(number, &bytes, options)?;
+        let first_batch = if self.segments.is_empty() && number != 1 { None } else { Some(self.batch) };
+        let chain = if self.segments.is_empty() && number != 1 { None } else { Some(self.chain.unwrap_or(0)) };
+        let mut scan = Scan::new(bytes.clone(), header.salt(), chain);
+        let mut marks = Marks::default();
+        let (end, chain, sealed, broken) = self.batches(&mut scan, first_batch, &mut marks)?;
+        self.chain = chain;
+        if sealed.is_none() {
+            self.judge(&header, end, broken, options, behind, testimony, &bytes)?;
+        }
+        let live = marks.entries().unwrap_or((Index(1), Index::ZERO));
+        self.segments.push(Believed { header, bytes, end, marks, live });
+        Ok(sealed.is_some())
+    }
+
+    fn header(&mut self, number: u64, bytes: &Bytes, options: &Options) -> Result<SegmentHeader> {
+        let header = match SegmentHeader::decode(bytes) {
+            Ok(header) => header,
+            Err(malformed) if malformed.0.starts_with("a version") => {
+                return Err(Fault::Foreign(format!("{}: {}. Nothing was changed.", file_name(number), malformed.0)));
+            }
+            Err(malformed) => return Err(self.corrupt(number, 0, malformed.0.to_owned(), Index::ZERO)),
+        };
+        let ours = (options.node, options.cluster, options.disk);
+        if (header.node, header.cluster, header.disk) != ours {
+            return Err(Fault::Foreign(format!(
+                "{} belongs to node {} of cluster {}, disk {}; this is node {} of cluster {}, disk {}. Nothing was \
+                 changed.",
+                file_name(number),
+                header.node.get(),
+                header.cluster,
+                header.disk,
+                options.node.get(),
+                options.cluster,
+                options.disk
+            )));
+        }
+        if header.number != number {
+            return Err(Fault::Foreign(format!(
+                "{} says it is segment {}: it was renamed. Nothing was changed.",
+                file_name(number),
+                header.number
+            )));
+        }
+        Ok(header)
+    }
+
+    /// Takes in batch after batch, each as a whole or not at all.
+    #[allow(clippy::type_complexity)]
+    fn batches(
+        &mut self,
+        scan: &mut Scan,
+        first_batch: Option<u64>,
+        marks: &mut Marks,
+    ) -> Result<(u64, Option<u32>, Option<Seal>, Option<Break>)> {
+        let mut expected = first_batch;
+        loop {
+            let (start, chain) = (scan.at(), scan.link());
+            let mut frames = Vec::new();
+            let outcome = read_batch(scan, expected, &mut frames);
+            let outcome = outcome.and_then(|batch| match self.take(&frames, marks) {
+                Ok(()) => Ok(batch),
+                Err(what) => Err((start, Flaw::Wrong(what), true, None)),
+            });
+            match outcome {
+                Ok(batch) => {
+                    expected = Some(if batch.more { batch.number } else { batch.number + 1 });
+                    self.batch = batch.number + u64::from(!batch.more);
+                    if let Some(seal) = frames.last().filter(|frame| frame.kind == Kind::Seal) {
+                        let seal = Seal::read(&seal.body).ok();
+                        return Ok((scan.at(), scan.link(), seal, None));
+                    }
+                }
+                Err((at, flaw, begun, next)) => {
+                    let mut broken = Break { at, flaw, begun, next, later: None, later_index: Index::ZERO };
+                    for frame in &frames {
+                        broken.sees(frame);
+                    }
+                    for item in scan.by_ref() {
+                        if let Item::Frame(frame) = item {
+                            broken.sees(&frame);
+                        }
+                    }
+                    let broken = (flaw != Flaw::Blank || broken.later.is_some() || begun).then_some(broken);
+                    return Ok((start, chain, None, broken));
+                }
+            }
+        }
+    }
+
+    /// Is this the end, was it torn, or is it rotten?
+    #[allow(clippy::too_many_arguments)]
+    fn judge(
+        &mut self,
+        header: &SegmentHeader,
+        end: u64,
+        broken: Option<Break>,
+        options: &Options,
+        behind: &[Read],
+        testimony: &Testimony,
+        bytes: &Bytes,
+    ) -> Result<()> {
+        let number = header.number;
+        let place = testimony.place.filter(|place| place.segment == number && place.offset > end);
+        // Without a segment before it and not the first, it was begun long ago: its opening was synced.
+        let first_lost = self.outline.is_none() && number != 1;
+        let later_batch = broken
+            .as_ref()
+            .and_then(|broken| broken.later)
+            .filter(|later| first_lost || (later.wrapping_sub(self.batch as u32) as i32) > 0);
+        let used_behind = behind.iter().any(|file| {
+            let salt = format::salt(options.disk, file.number);
+            Scan::new(file.bytes.clone(), salt, None).any(|item| matches!(item, Item::Frame(_)))
+        });
+        let (at, what) = match &broken {
+            Some(broken) => {
+                let next = broken.next.map_or(String::new(), |next| format!(" · next good record at {next}"));
+                (broken.at, format!("{}{next}", broken.flaw))
+            }
+            None => (end, "the log ends here".to_owned()),
+        };
+        let evidence = if later_batch.is_some() {
+            Some("good records of a later batch stand behind it")
+        } else if place.is_some() {
+            Some("the side file says that more was synced")
+        } else if used_behind {
+            Some("the next segment is in use")
+        } else if first_lost {
+            Some("this segment was opened long ago")
+        } else if broken.as_ref().is_some_and(|broken| broken.begun) && options.doubt == Doubt::Rotten {
+            Some("and a damaged last batch is to be taken for lost")
+        } else {
+            None
+        };
+        if let Some(evidence) = evidence
+            && !options.mutants.breaks(Mutant::CutDamage)
+        {
+            let seen = broken.as_ref().map_or(Index::ZERO, |broken| broken.later_index);
+            let lost = place.map_or(seen, |place| seen.max(place.last.index));
+            return Err(self.corrupt(number, at, format!("{what}; {evidence}"), lost));
+        }
+        if let Some(broken) = broken.filter(|broken| broken.begun || header.flags & format::RECYCLED == 0) {
+            self.notes.push(torn(number, end, &broken, testimony.place, bytes));
+        }
+        Ok(())
+    }
+
+    /// Takes in the frames of one good batch.
+    fn take(&mut self, frames: &[Frame], marks: &mut Marks) -> std::result::Result<(), &'static str> {
+        for frame in frames {
+            match frame.kind {
+                Kind::Batch => return Err("a batch within a batch"),
+                Kind::Open => self.open(frame)?,
+                Kind::Seal => {
+                    Seal::read(&frame.body).map_err(|malformed| malformed.0)?;
+                }
+                Kind::Hard => {
+                    let hard = format::read_hard(&frame.body).map_err(|malformed| malformed.0)?;
+                    self.opened()?.hard = hard;
+                }
+                Kind::Base => {
+                    let base = format::read_base(&frame.body).map_err(|malformed| malformed.0)?;
+                    self.heads.clear();
+                    self.first_known = base.position.index.next();
+                    self.replaced(Index::ZERO);
+                    marks.clear();
+                    self.opened()?.restart(base);
+                }
+                Kind::Release => {
+                    let base = format::read_base(&frame.body).map_err(|malformed| malformed.0)?;
+                    self.opened()?.release(base);
+                }
+                Kind::Entry => self.entry(frame, marks)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self) -> std::result::Result<&mut Outline, &'static str> {
+        self.outline.as_mut().ok_or("a segment that does not begin with what it inherits")
+    }
+
+    fn open(&mut self, frame: &Frame) -> std::result::Result<(), &'static str> {
+        let opening = format::Opening::read(&frame.body).map_err(|malformed| malformed.0)?;
+        match &self.outline {
+            Some(outline) if outline.opening() != opening => Err("the segment inherits something else than was left"),
+            Some(_) => Ok(()),
+            None => {
+                let configurations = Some(opening.current).filter(|(index, _)| *index > opening.base.position.index);
+                self.first_known = opening.last.index.next();
+                self.outline = Some(Outline {
+                    hard: opening.hard,
+                    base: opening.base,
+                    last: opening.last,
+                    time: opening.time,
+                    configurations: configurations.into_iter().collect(),
+                });
+                Ok(())
+            }
+        }
+    }
+
+    fn entry(&mut self, frame: &Frame, marks: &mut Marks) -> std::result::Result<(), &'static str> {
+        let head = EntryHead::read(&frame.body).map_err(|malformed| malformed.0)?;
+        let index = head.position.index;
+        let last = self.opened()?.last.index;
+        if index == Index::ZERO || index > last.next() {
+            return Err("an entry that does not follow the one before it");
+        }
+        let membership = match head.membership {
+            true => {
+                match codec::read_entry(&mut Reader::new(frame.body.clone())).map_err(|malformed| malformed.0)?.payload
+                {
+                    Payload::Membership(membership) => Some(membership),
+                    _ => None,
+                }
+            }
+            false => None,
+        };
+        if index < self.first_known {
+            self.heads.clear();
+            self.first_known = index;
+        }
+        self.heads.truncate((index.0 - self.first_known.0) as usize);
+        self.heads.push(Head { term: head.position.term, bytes: frame.body.len() as u32 });
+        self.replaced(index);
+        marks.entry(index, frame.at);
+        self.opened()?.append(head.position, head.time, membership.as_deref());
+        Ok(())
+    }
+
+    /// All from that index on in older segments is gone.
+    fn replaced(&mut self, index: Index) {
+        for segment in self.segments.iter_mut().rev() {
+            if segment.live.1 < index && segment.live.0 <= segment.live.1 {
+                break;
+            }
+            segment.live.1 = segment.live.1.min(index.prev());
+        }
+    }
+
+    /// The entries behind the base, which must all be there.
+    pub fn heads(&mut self) -> Result<Vec<Head>> {
+        let Some(outline) = &self.outline else { return Ok(Vec::new()) };
+        let base = outline.base.position;
+        if base.index.next() < self.first_known {
+            let first = self.segments.first().map_or(0, |segment| segment.header.number);
+            return Err(Fault::Corrupt {
+                file: file_name(first.saturating_sub(1)),
+                offset: 0,
+                what: "a segment that was not released is missing".to_owned(),
+                lost: format!("{} to {}", base.index.next(), self.first_known.prev()),
+                advice: ADVICE,
+            });
+        }
+        let skipped = (base.index.next().0 - self.first_known.0).min(self.heads.len() as u64);
+        let mut heads = std::mem::take(&mut self.heads);
+        heads.drain(..skipped as usize);
+        Ok(heads)
+    }
+
+    /// The readable log: all but the last segment mapped.
+    pub fn view(&self) -> View {
+        let released = self.outline.as_ref().map_or(Index::ZERO, |outline| outline.base.position.index);
+        let mut view = View::new(released);
+        let Some((last, sealed)) = self.segments.split_last() else { return view };
+        for segment in sealed {
+            let Some((first, end)) = segment.marks.entries() else { continue };
+            let bytes = segment.bytes.clone();
+            let number = segment.header.number;
+            let whole = Sealed { segment: number, entries: first..=end, marks: segment.marks.shared(), bytes };
+            view.found(whole, (segment.live.0.max(released.next()), segment.live.1));
+        }
+        let good = last.bytes.slice(..last.end as usize);
+        for item in Scan::new(good, last.header.salt(), None) {
+            let Item::Frame(frame) = item else { break };
+            if frame.kind == Kind::Base {
+                view.restart();
+            }
+            if frame.kind == Kind::Entry
+                && let Ok(entry) = codec::read_entry(&mut Reader::new(frame.body))
+            {
+                view.push_entry(entry);
+            }
+        }
+        view.release(released);
+        view
+    }
+
+    fn corrupt(&self, number: u64, offset: u64, what: String, seen: Index) -> Fault {
+        let last = self.outline.as_ref().map_or(Index::ZERO, |outline| outline.last.index);
+        let lost =
+            if seen > last { format!("{} to {seen}", last.next()) } else { format!("{} and later", last.next()) };
+        Fault::Corrupt { file: file_name(number), offset, what, lost, advice: ADVICE }
+    }
+}
+
+impl Break {
+    fn sees(&mut self, frame: &Frame) {
+        let newer = self.later.is_none_or(|later| frame.batch.wrapping_sub(later) as i32 > 0);
+        if newer {
+            self.later = Some(frame.batch);
+        }
+        if frame.kind == Kind::Entry
+            && let Ok(head) = EntryHead::read(&frame.body)
+        {
+            self.later_index = self.later_index.max(head.position.index);
+        }
+    }
+}
+
+/// Where reading a batch failed, why, whether its header was good, and where the next good frame is.
+type NoBatch = (u64, Flaw, bool, Option<u64>);
+
+/// The frames of the batch that begins here, and what its header says.
+fn read_batch(scan: &mut Scan, expected: Option<u64>, frames: &mut Vec<Frame>) -> std::result::Result<Batch, NoBatch> {
+    let start = scan.at();
+    let (batch, end) = match scan.next() {
+        None => return Err((start, Flaw::Blank, false, None)),
+        Some(Item::Gap { at, flaw, next }) => return Err((at, flaw, false, next)),
+        Some(Item::Frame(frame)) => {
+            let read = match frame.kind {
+                Kind::Batch => Batch::read(&frame.body).map_err(|malformed| malformed.0),
+                _ => Err("a record outside a batch"),
+            };
+            frames.push(frame);
+            let batch = read.map_err(|what| (start, Flaw::Wrong(what), true, None))?;
+            if expected.is_some_and(|expected| expected != batch.number) {
+                return Err((start, Flaw::Wrong("not the batch that should follow"), true, None));
+            }
+            (batch, start.saturating_add(batch.bytes))
+        }
+    };
+    while scan.at() < end {
+        match scan.next() {
+            Some(Item::Frame(frame)) if frame.kind != Kind::Batch => frames.push(frame),
+            Some(Item::Frame(frame)) => {
+                let at = frame.at;
+                frames.push(frame);
+                return Err((at, Flaw::Wrong("a batch that begins within another"), true, None));
+            }
+            Some(Item::Gap { at, flaw, next }) => return Err((at, flaw, true, next)),
+            None => return Err((scan.at(), Flaw::Short { want: batch.bytes, have: scan.at() - start }, true, None)),
+        }
+    }
+    let whole = scan.at() == end
+        && frames.len() as u64 == u64::from(batch.frames) + 1
+        && (batch.frames == 0 || frames.last().is_some_and(|frame| frame.checksum == batch.tail));
+    if !whole {
+        return Err((start, Flaw::Wrong("a batch that does not hold what its header says"), true, None));
+    }
+    frames.remove(0);
+    Ok(batch)
+}
+
+/// A note on a tail that is cut off.
+fn torn(number: u64, end: u64, broken: &Break, place: Option<Place>, bytes: &Bytes) -> String {
+    let bytes_cut = last_written(bytes, end).map_or(0, |last| last + 1 - end);
+    let known = match place {
+        Some(place) if place.segment == number => "the side file says that nothing there had been synced",
+        _ => "nothing says that it had been synced",
+    };
+    format!(
+        "{}: the last batch is torn at byte {} ({}), {known}: cut off {bytes_cut} bytes from {end} on",
+        file_name(number),
+        broken.at,
+        broken.flaw
+    )
+}
+
+fn missing(number: u64, what: &str) -> Fault {
+    Fault::Corrupt {
+        file: file_name(number),
+        offset: 0,
+        what: what.to_owned(),
+        lost: "in it".to_owned(),
+        advice: ADVICE,
+    }
+}
+
+/// Where the first frame of a segment stands.
+pub const BEGIN: u64 = SEGMENT_HEADER as u64;
+
+/// The state of a log that was never written to, for a directory without one.
+pub fn founded(base: &Base) -> Outline {
+    Outline::new(base.clone())
+}
+
+/// How far the log goes, for the side file.
+pub fn place(boot: u64, segment: u64, offset: u64, last: Position) -> Place {
+    Place { boot, segment, offset, last }
+}

@@ -1,0 +1,109 @@
+//! Walks the bytes of a segment, record by record, and over damage to the next good one.
+//!
+//! Recovery and `dump` read through this one, so that what the one believes the other shows.
+
+use super::format::{ALIGN, Flaw, Frame, Kind, SEGMENT_HEADER, salted};
+use bytes::Bytes;
+
+/// What stands at a place of a segment.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// A good frame.
+    Frame(Frame),
+    /// No good frame, up to the next one or to the end.
+    Gap {
+        /// Where the next frame should have begun.
+        at: u64,
+        /// What is wrong there.
+        flaw: Flaw,
+        /// Where the next good frame begins, if there is one.
+        next: Option<u64>,
+    },
+}
+
+/// A walk through a segment.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    bytes: Bytes,
+    salted: u32,
+    at: u64,
+    /// The checksum of the last frame that was no batch header; `None` where it is not known.
+    chain: Option<u32>,
+    ended: bool,
+}
+
+impl Scan {
+    /// From the first frame of a segment with that salt; `chain` is the checksum of the last frame
+    /// of the segment before it, if that is known.
+    pub fn new(bytes: Bytes, salt: u64, chain: Option<u32>) -> Scan {
+        Scan { bytes, salted: salted(salt), at: SEGMENT_HEADER as u64, chain, ended: false }
+    }
+
+    /// Where it stands: behind the last item.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// The checksum by which the next frame must name the one before it.
+    pub fn link(&self) -> Option<u32> {
+        self.chain
+    }
+
+    fn frame(&self) -> Result<Frame, Flaw> {
+        let frame = Frame::read(&self.bytes, self.salted, self.at)?;
+        match self.chain {
+            Some(chain) if chain != frame.previous => Err(Flaw::Wrong("a record before this one is missing")),
+            _ => Ok(frame),
+        }
+    }
+
+    /// The next place from `from` on where a whole frame stands. Everything between is looked at:
+    /// a length that may be damaged leads nowhere.
+    fn next_good(&self, from: u64) -> Option<u64> {
+        let mut at = (from as usize).next_multiple_of(ALIGN);
+        while at < self.bytes.len() {
+            if Frame::plausible(&self.bytes, at) && Frame::read(&self.bytes, self.salted, at as u64).is_ok() {
+                return Some(at as u64);
+            }
+            at += ALIGN;
+        }
+        None
+    }
+}
+
+impl Iterator for Scan {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        if self.ended || self.at as usize >= self.bytes.len() {
+            return None;
+        }
+        match self.frame() {
+            Ok(frame) => {
+                self.at = frame.end();
+                if frame.kind != Kind::Batch {
+                    self.chain = Some(frame.checksum);
+                }
+                Some(Item::Frame(frame))
+            }
+            Err(flaw) => {
+                let at = self.at;
+                // A frame that is good but for its chain is where to go on from.
+                let from = if flaw == Flaw::Wrong("a record before this one is missing") { at } else { at + 1 };
+                let next = self.next_good(from);
+                self.chain = None;
+                match next {
+                    Some(next) => self.at = next,
+                    None => self.ended = true,
+                }
+                Some(Item::Gap { at, flaw, next })
+            }
+        }
+    }
+}
+
+/// Where the last byte that is not zero stands, if it is at `from` or behind it.
+pub fn last_written(bytes: &[u8], from: u64) -> Option<u64> {
+    let rest = bytes.get(from as usize..)?;
+    rest.iter().rposition(|byte| *byte != 0).map(|at| from + at as u64)
+}

@@ -1,0 +1,202 @@
+//! One segment being written: frames gather in a buffer and reach the file as one batch, in one write.
+
+use super::format::{
+    self, BATCH_FRAME, Batch, FRAME_HEADER, Kind, SEAL_FRAME, SEGMENT_HEADER, SegmentHeader, header_checksum,
+    header_rest, salted,
+};
+use crate::types::{Index, Position, Term};
+use std::sync::Arc;
+
+/// How far apart marks stand, in bytes: what a reader has to walk at most.
+const MARK_BYTES: u64 = 4 << 10;
+
+/// Where to begin looking for an entry.
+///
+/// Invariant: from one mark to the next, the entries from the first mark's index up to the next's
+/// stand one behind the other. A truncation drops the marks behind it and sets one of its own, so a
+/// reader that goes from mark to mark never meets an entry that was replaced in this segment.
+#[derive(Clone, Debug, Default)]
+pub struct Marks {
+    marks: Vec<(Index, u64)>,
+    last: Option<Index>,
+}
+
+impl Marks {
+    /// An entry stands there.
+    pub fn entry(&mut self, index: Index, at: u64) {
+        let follows = self.last.is_some_and(|last| index == last.next());
+        if !follows {
+            self.cut(index);
+        }
+        let far = self.marks.last().is_none_or(|(_, mark)| at - mark >= MARK_BYTES);
+        if !follows || far {
+            self.marks.push((index, at));
+        }
+        self.last = Some(index);
+    }
+
+    /// The log restarts: nothing here belongs to it any more.
+    pub fn clear(&mut self) {
+        *self = Marks::default();
+    }
+
+    /// The first and the last index that are still held.
+    pub fn entries(&self) -> Option<(Index, Index)> {
+        Some((self.marks.first()?.0, self.last?))
+    }
+
+    /// As a sealed segment has them.
+    pub fn shared(&self) -> Arc<[(Index, u64)]> {
+        self.marks.as_slice().into()
+    }
+
+    fn cut(&mut self, index: Index) {
+        let keep = self.marks.partition_point(|(mark, _)| *mark < index);
+        self.marks.truncate(keep);
+    }
+}
+
+/// The frames of a segment that are not yet in the file.
+///
+/// Invariant: the buffer is empty, or begins with room for the header of the batch.
+#[derive(Debug)]
+pub struct Segment {
+    /// The segment's number.
+    pub number: u64,
+    /// Where the buffer begins in the file: all before it has been written.
+    pub written: u64,
+    /// Where entries stand.
+    pub marks: Marks,
+    salted: u32,
+    capacity: u64,
+    buffer: Vec<u8>,
+    chain: u32,
+    frames: u32,
+    first: Index,
+    last: Position,
+}
+
+impl Segment {
+    /// A segment whose frames end at `written`, the last of them with that checksum.
+    pub fn new(header: &SegmentHeader, capacity: u64, written: u64, chain: u32, marks: Marks) -> Segment {
+        Segment {
+            number: header.number,
+            written,
+            marks,
+            salted: salted(header.salt()),
+            capacity,
+            buffer: Vec::new(),
+            chain,
+            frames: 0,
+            first: Index::ZERO,
+            last: Position::ZERO,
+        }
+    }
+
+    /// The segment that follows this one: same buffer, same chain.
+    pub fn successor(&mut self, header: &SegmentHeader, capacity: u64) -> Segment {
+        let mut next = Segment::new(header, capacity, SEGMENT_HEADER as u64, self.chain, Marks::default());
+        next.buffer = std::mem::take(&mut self.buffer);
+        next
+    }
+
+    /// Whether a frame with that body still fits, and the seal behind it.
+    pub fn fits(&self, body: usize) -> bool {
+        let used = self.written + self.buffer.len().max(BATCH_FRAME) as u64;
+        // The seal may have to stand in a batch of its own.
+        used + format::frame_size(body) as u64 + (BATCH_FRAME + SEAL_FRAME) as u64 <= self.capacity
+    }
+
+    /// How large a segment must be to hold an opening and one frame with that body.
+    pub fn room_for(opening: usize, body: usize) -> u64 {
+        let frames = format::frame_size(opening) + format::frame_size(body);
+        (SEGMENT_HEADER + 3 * BATCH_FRAME + frames + SEAL_FRAME) as u64
+    }
+
+    /// How far it is filled, in percent.
+    pub fn filled(&self) -> u64 {
+        (self.written + self.buffer.len() as u64) * 100 / self.capacity.max(1)
+    }
+
+    /// How large the file is.
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// How many bytes wait to be written.
+    pub fn waiting(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Adds a frame, and says where it stands.
+    pub fn frame(&mut self, kind: Kind, batch: u64, body: impl FnOnce(&mut Vec<u8>)) -> u64 {
+        if self.buffer.is_empty() {
+            self.buffer.resize(BATCH_FRAME, 0);
+        }
+        let start = self.buffer.len();
+        let at = self.written + start as u64;
+        self.buffer.resize(start + FRAME_HEADER, 0);
+        body(&mut self.buffer);
+        let length = self.buffer.len() - start - FRAME_HEADER;
+        self.chain = seal_header(&mut self.buffer[start..], self.salted, at, self.chain, length, kind, batch);
+        self.buffer.resize(start + format::frame_size(length), 0);
+        self.frames += 1;
+        at
+    }
+
+    /// Adds an entry's frame.
+    pub fn entry(&mut self, batch: u64, position: Position, body: impl FnOnce(&mut Vec<u8>)) {
+        let at = self.frame(Kind::Entry, batch, body);
+        if self.first == Index::ZERO {
+            self.first = position.index;
+        }
+        self.last = position;
+        self.marks.entry(position.index, at);
+    }
+
+    /// The whole batch, header first, ready to be written at [`Segment::written`]. What the header
+    /// says of number, of more, of synced and boot comes from `batch`; the rest is known here.
+    pub fn batch(&mut self, mut batch: Batch) -> &[u8] {
+        if self.buffer.is_empty() {
+            self.buffer.resize(BATCH_FRAME, 0);
+        }
+        batch.bytes = self.buffer.len() as u64;
+        batch.frames = self.frames;
+        batch.tail = self.chain;
+        batch.entries = (self.first, self.last.index);
+        batch.term = if self.first == Index::ZERO { Term::ZERO } else { self.last.term };
+        let mut body = Vec::with_capacity(BATCH_FRAME - FRAME_HEADER);
+        batch.put(&mut body);
+        self.buffer[FRAME_HEADER..BATCH_FRAME].copy_from_slice(&body);
+        // A batch header names the frame before the batch and is named by none: it is made last, and
+        // a chain through it would have to be made again with it.
+        let previous = match self.frames {
+            0 => self.chain,
+            _ => u32::from_le_bytes(std::array::from_fn(|i| self.buffer[BATCH_FRAME + 4 + i])),
+        };
+        let header = &mut self.buffer[..BATCH_FRAME];
+        let _named_by_none =
+            seal_header(header, self.salted, self.written, previous, body.len(), Kind::Batch, batch.number);
+        &self.buffer
+    }
+
+    /// The batch was written: the next one begins behind it.
+    pub fn wrote(&mut self) {
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        self.frames = 0;
+        self.first = Index::ZERO;
+        self.last = Position::ZERO;
+    }
+}
+
+/// Fills in the header of the frame at the beginning of `frame`, whose body stands behind it.
+fn seal_header(frame: &mut [u8], salted: u32, at: u64, previous: u32, length: usize, kind: Kind, batch: u64) -> u32 {
+    assert!((4..=format::BODY_MAX).contains(&length), "a frame's length fits three bytes");
+    let rest = header_rest(previous, length, kind, batch);
+    let body = std::array::from_fn(|i| frame[FRAME_HEADER + i]);
+    let checksum = header_checksum(salted, at, &rest, body);
+    frame[..4].copy_from_slice(&checksum.to_le_bytes());
+    frame[4..FRAME_HEADER].copy_from_slice(&rest);
+    checksum
+}

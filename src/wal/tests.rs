@@ -1,0 +1,186 @@
+//! The journal on a simulated disk, one story at a time. The crash matrix is in `tests/journal.rs`.
+
+use super::*;
+use crate::codec;
+use crate::disk::Disk;
+use crate::sim::disk::{Crash, SimDisk};
+use crate::types::*;
+use bytes::Bytes;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+fn options() -> Options {
+    let node = NodeId::new(1).unwrap();
+    Options { segment_bytes: 4096, ..Options::new(node, ClusterId(7), DiskId(9)) }
+}
+
+fn founding() -> Base {
+    let members = (1..=3).map(|id| (NodeId::new(id).unwrap(), format!("n{id}:1")));
+    Base { position: Position::ZERO, configured: Index::ZERO, membership: Membership::founding(members) }
+}
+
+fn entry(index: u64, term: u64) -> Entry {
+    let payload = Payload::Opaque(Bytes::from(format!("entry {index} of term {term}").repeat(8)));
+    codec::entry(Position::new(Index(index), Term(term)), ClusterTime(index * 10), payload)
+}
+
+fn write(id: u64, term: u64, indexes: std::ops::RangeInclusive<u64>) -> Write {
+    let entries = indexes.map(|index| entry(index, term)).collect();
+    Write { id: WriteId(id), hard_state: Some(HardState { term: Term(term), vote: None }), base: None, entries }
+}
+
+fn open(disk: &SimDisk) -> (Journal<SimDisk>, Recovered) {
+    Journal::open(disk.clone(), options(), Some(&founding())).unwrap()
+}
+
+fn push(journal: &mut Journal<SimDisk>, view: &mut View, write: Write) {
+    view.push(&write);
+    journal.append(&write).unwrap();
+    let report = journal.sync().unwrap();
+    assert_eq!(report.durable, write.id);
+    report.sealed.into_iter().for_each(|sealed| view.seal(sealed));
+}
+
+fn read(view: &View, range: std::ops::RangeInclusive<u64>) -> Vec<Entry> {
+    view.entries(Index(*range.start())..=Index(*range.end()), u64::MAX).unwrap()
+}
+
+#[test]
+fn what_was_synced_is_there_after_a_power_loss() {
+    let disk = SimDisk::new();
+    let (mut journal, recovered) = open(&disk);
+    let mut view = recovered.view;
+    for id in 1..=20 {
+        push(&mut journal, &mut view, write(id, 1, id * 4 - 3..=id * 4));
+    }
+    assert!(disk.list().unwrap().len() > 4, "several segments");
+    assert!(view.in_memory_len() < 40, "only the newest is in memory");
+    disk.crash(&mut StdRng::seed_from_u64(1), Crash::Power);
+    let (_journal, again) = open(&disk);
+    assert_eq!(again.heads.len(), 80);
+    assert_eq!(again.last_time, ClusterTime(800));
+    assert_eq!(again.hard_state.term, Term(1));
+    assert_eq!(again.base, founding());
+    for view in [&view, &again.view] {
+        assert_eq!(read(view, 1..=80), (1..=80).map(|index| entry(index, 1)).collect::<Vec<_>>());
+        assert_eq!(read(view, 77..=99).len(), 4, "as far as the log goes");
+    }
+    assert_eq!(again.notes, Vec::<String>::new());
+}
+
+#[test]
+fn an_append_at_a_lower_index_replaces_what_follows() {
+    let disk = SimDisk::new();
+    let (mut journal, recovered) = open(&disk);
+    let mut view = recovered.view;
+    push(&mut journal, &mut view, write(1, 1, 1..=30));
+    push(&mut journal, &mut view, write(2, 2, 12..=14));
+    push(&mut journal, &mut view, write(3, 3, 14..=40));
+    let expected: Vec<Entry> = (1..=40)
+        .map(|index| {
+            entry(
+                index,
+                if index < 12 {
+                    1
+                } else if index < 14 {
+                    2
+                } else {
+                    3
+                },
+            )
+        })
+        .collect();
+    assert_eq!(read(&view, 1..=40), expected);
+    drop(journal);
+    let (_journal, again) = open(&disk);
+    assert_eq!(read(&again.view, 1..=40), expected);
+    let terms: Vec<Term> = again.heads.iter().map(|head| head.term).collect();
+    assert_eq!(terms, expected.iter().map(|entry| entry.position.term).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_truncation_that_overtakes_the_seal_is_not_undone_by_it() {
+    let disk = SimDisk::new();
+    let (mut journal, recovered) = open(&disk);
+    let mut view = recovered.view;
+    let (first, second) = (write(1, 1, 1..=30), write(2, 2, 5..=6));
+    view.push(&first);
+    view.push(&second);
+    journal.append(&first).unwrap();
+    journal.sync().unwrap().sealed.into_iter().for_each(|sealed| view.seal(sealed));
+    assert_eq!(read(&view, 4..=6), [entry(4, 1), entry(5, 2), entry(6, 2)]);
+    assert_eq!(read(&view, 7..=9), []);
+    journal.append(&second).unwrap();
+    journal.sync().unwrap();
+    drop(journal);
+    assert_eq!(read(&open(&disk).1.view, 1..=9).len(), 6);
+}
+
+#[test]
+fn released_segments_go_and_are_used_again() {
+    let disk = SimDisk::new();
+    let (mut journal, recovered) = open(&disk);
+    let mut view = recovered.view;
+    let mut most = 0;
+    for id in 1..=60u64 {
+        push(&mut journal, &mut view, write(id, 1, id..=id));
+        if id > 10 {
+            view.release(Index(id - 10));
+            journal.release(Position::new(Index(id - 10), Term(1))).unwrap();
+        }
+        if let Some(order) = journal.spare_wanted() {
+            journal.spare_ready(order.prepare(&disk).unwrap());
+        }
+        most = most.max(disk.list().unwrap().len());
+    }
+    assert!(most <= 6, "{most} files");
+    drop(journal);
+    let (_journal, again) = open(&disk);
+    let base = again.base.position.index;
+    assert!(base > Index(30) && base <= Index(50), "{base}");
+    assert_eq!(again.base.membership, founding().membership);
+    assert_eq!(again.heads.len() as u64, 60 - base.0);
+    assert_eq!(read(&again.view, base.0 + 1..=60).len() as u64, 60 - base.0);
+    assert_eq!(again.notes, Vec::<String>::new());
+}
+
+#[test]
+fn a_base_restarts_the_log() {
+    let disk = SimDisk::new();
+    let (mut journal, recovered) = open(&disk);
+    let mut view = recovered.view;
+    push(&mut journal, &mut view, write(1, 1, 1..=30));
+    let base = Base { position: Position::new(Index(100), Term(3)), ..founding() };
+    let restart = Write { base: Some(base.clone()), ..write(2, 3, 101..=102) };
+    push(&mut journal, &mut view, restart);
+    assert_eq!(read(&view, 30..=30), []);
+    drop(journal);
+    let (_journal, again) = open(&disk);
+    assert_eq!(again.base, base);
+    assert_eq!(again.heads.len(), 2);
+    assert_eq!(read(&again.view, 101..=110), [entry(101, 3), entry(102, 3)]);
+}
+
+#[test]
+fn a_failed_sync_is_final() {
+    let disk = SimDisk::new();
+    let (mut journal, _) = open(&disk);
+    journal.append(&write(1, 1, 1..=2)).unwrap();
+    disk.fail_next_sync();
+    assert!(matches!(journal.sync(), Err(Fault::Io { .. })));
+    assert!(journal.sync().is_err(), "never again");
+    assert!(journal.append(&write(2, 1, 3..=3)).is_err());
+}
+
+#[test]
+fn another_nodes_journal_is_not_opened() {
+    let disk = SimDisk::new();
+    drop(open(&disk));
+    let other = Options { node: NodeId::new(2).unwrap(), ..options() };
+    assert!(matches!(Journal::open(disk, other, None), Err(Fault::Foreign(_))));
+}
+
+#[test]
+fn a_journal_that_is_gone_is_not_founded_again() {
+    assert!(matches!(Journal::open(SimDisk::new(), options(), None), Err(Fault::Corrupt { .. })));
+}

@@ -1,0 +1,268 @@
+//! What can be read of the log: the newest segment's entries in memory, older ones mapped.
+//!
+//! Reading is memory: no lock, no file, no waiting. What comes out of a mapping is checked against
+//! its checksum before anyone sees it.
+
+use super::format::{Flaw, Frame, Kind, SegmentHeader, file_name, salted};
+use super::report::{Fault, Result, Sealed};
+use crate::codec::{self, Reader};
+use crate::types::{Entry, Index, Write};
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
+
+/// The readable log.
+///
+/// Invariants: the entries in memory are consecutive; the live ranges of the mapped segments ascend
+/// and, with memory behind them, leave no gap above what was released.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    released: Index,
+    mapped: VecDeque<Mapped>,
+    first: Index,
+    memory: VecDeque<Entry>,
+}
+
+/// A mapped segment and what of it still belongs to the log.
+#[derive(Clone, Debug)]
+struct Mapped {
+    sealed: Sealed,
+    salted: u32,
+    live: (Index, Index),
+}
+
+impl View {
+    /// A view of nothing, everything up to `released` being gone.
+    pub fn new(released: Index) -> View {
+        View { released, mapped: VecDeque::new(), first: released.next(), memory: VecDeque::new() }
+    }
+
+    /// Takes in what the journal is about to write.
+    pub fn push(&mut self, write: &Write) {
+        if let Some(base) = &write.base {
+            self.restart();
+            self.released = base.position.index;
+            self.first = self.released.next();
+        }
+        for entry in &write.entries {
+            self.push_entry(entry.clone());
+        }
+    }
+
+    /// Takes in one entry; all at its index and behind it is gone.
+    pub fn push_entry(&mut self, entry: Entry) {
+        let index = entry.position.index;
+        while self.mapped.back().is_some_and(|mapped| mapped.live.0 >= index) {
+            self.mapped.pop_back();
+        }
+        if let Some(mapped) = self.mapped.back_mut() {
+            mapped.live.1 = mapped.live.1.min(index.prev());
+        }
+        if index < self.first || self.memory.is_empty() {
+            self.memory.clear();
+            self.first = index;
+        }
+        self.memory.truncate((index.0 - self.first.0) as usize);
+        self.memory.push_back(entry);
+    }
+
+    /// A segment will not change again: what it holds need not be in memory any more.
+    pub fn seal(&mut self, sealed: Sealed) {
+        let Some(mapped) = Mapped::new(sealed) else { return };
+        let Some(agreed) = self.agreed(&mapped) else { return };
+        let live = (mapped.live.0.max(self.released.next()), agreed);
+        if live.0 > live.1 {
+            return;
+        }
+        let dropped = (agreed.0 + 1).saturating_sub(self.first.0).min(self.memory.len() as u64);
+        self.memory.drain(..dropped as usize);
+        self.first = Index(self.first.0 + dropped);
+        self.adopt(mapped, live);
+    }
+
+    /// The log restarts: nothing that was held belongs to it.
+    pub fn restart(&mut self) {
+        self.mapped.clear();
+        self.memory.clear();
+    }
+
+    /// A segment found at start-up, with what of it belongs to the log.
+    pub fn found(&mut self, sealed: Sealed, live: (Index, Index)) {
+        if let Some(mapped) = Mapped::new(sealed)
+            && live.0 <= live.1
+        {
+            self.adopt(mapped, live);
+            self.first = live.1.next();
+        }
+    }
+
+    fn adopt(&mut self, mut mapped: Mapped, live: (Index, Index)) {
+        mapped.live = live;
+        while self.mapped.back().is_some_and(|older| older.live.0 >= live.0) {
+            self.mapped.pop_back();
+        }
+        if let Some(older) = self.mapped.back_mut() {
+            older.live.1 = older.live.1.min(live.0.prev());
+        }
+        self.mapped.push_back(mapped);
+    }
+
+    /// Up to which index segment and memory hold the same entries. Memory may have moved on while the
+    /// journal wrote: what was replaced meanwhile is not the log's. Two logs that agree at a position
+    /// agree before it (§5.3), so this is a binary search.
+    fn agreed(&self, mapped: &Mapped) -> Option<Index> {
+        let from = mapped.live.0.max(self.first);
+        let to = Index(mapped.live.1.0.min((self.first.0 + self.memory.len() as u64).saturating_sub(1)));
+        let same = |index: Index| {
+            let mut found = None;
+            let read = mapped.read(index, index, &mut |entry| {
+                found = Some(entry.position);
+                false
+            });
+            read.is_ok() && found.is_some() && self.in_memory(index).map(|entry| entry.position) == found
+        };
+        if from > to {
+            return None;
+        }
+        if same(to) {
+            return Some(to);
+        }
+        let (mut low, mut high) = (from.0, to.0);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if same(Index(middle)) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        (low > from.0).then(|| Index(low - 1))
+    }
+
+    fn in_memory(&self, index: Index) -> Option<&Entry> {
+        self.memory.get(usize::try_from(index.0.checked_sub(self.first.0)?).ok()?)
+    }
+
+    /// Everything up to there may go.
+    pub fn release(&mut self, upto: Index) {
+        self.released = self.released.max(upto);
+        while self.mapped.front().is_some_and(|mapped| mapped.live.1 <= upto) {
+            self.mapped.pop_front();
+        }
+        while self.first <= upto && self.memory.pop_front().is_some() {
+            self.first = self.first.next();
+        }
+        if self.memory.is_empty() && self.mapped.is_empty() {
+            self.first = self.first.max(self.released.next());
+        }
+    }
+
+    /// The entries of a range, as many as `bytes_max` allows and at least one. Fewer than asked for
+    /// also where the log ends; none if the first of them is not held.
+    pub fn entries(&self, range: RangeInclusive<Index>, bytes_max: u64) -> Result<Vec<Entry>> {
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        let mut take = |entry: Entry| {
+            bytes += codec::entry_size(&entry) as u64;
+            let fits = taken.is_empty() || bytes <= bytes_max;
+            if fits {
+                taken.push(entry);
+            }
+            fits
+        };
+        let (mut next, to) = (*range.start(), *range.end());
+        if next <= self.released {
+            return Ok(Vec::new());
+        }
+        let from = self.mapped.partition_point(|mapped| mapped.live.1 < next);
+        for mapped in self.mapped.iter().skip(from) {
+            if next > to || next < mapped.live.0 {
+                break;
+            }
+            let end = to.min(mapped.live.1);
+            if !mapped.read(next, end, &mut take)? {
+                return Ok(taken);
+            }
+            next = end.next();
+        }
+        while next <= to {
+            match self.in_memory(next) {
+                Some(entry) if take(entry.clone()) => next = next.next(),
+                _ => break,
+            }
+        }
+        Ok(taken)
+    }
+
+    /// The entries that can be read: from, to; `None` if there are none.
+    pub fn held(&self) -> Option<RangeInclusive<Index>> {
+        let first = self.mapped.front().map_or(self.first, |mapped| mapped.live.0).max(self.released.next());
+        let last = match self.memory.len() {
+            0 => self.mapped.back()?.live.1,
+            n => Index(self.first.0 + n as u64 - 1),
+        };
+        (first <= last).then_some(first..=last)
+    }
+
+    /// How many entries are in memory.
+    pub fn in_memory_len(&self) -> usize {
+        self.memory.len()
+    }
+}
+
+impl Mapped {
+    fn new(sealed: Sealed) -> Option<Mapped> {
+        let header = SegmentHeader::decode(&sealed.bytes).ok()?;
+        let live = (*sealed.entries.start(), *sealed.entries.end());
+        if live.0 > live.1 || sealed.marks.is_empty() {
+            return None;
+        }
+        Some(Mapped { salted: salted(header.salt()), sealed, live })
+    }
+
+    /// Visits the entries of a range in order, as long as the visitor wants more; says whether it did.
+    fn read(&self, from: Index, to: Index, visit: &mut dyn FnMut(Entry) -> bool) -> Result<bool> {
+        let marks = &self.sealed.marks;
+        let mut mark = marks.partition_point(|(index, _)| *index <= from).saturating_sub(1);
+        let (mut index, mut at) = marks[mark];
+        while index <= to {
+            if let Some((_, offset)) = marks.get(mark + 1).filter(|(next, _)| *next == index) {
+                // What stands between the marks behind the last entry was replaced.
+                at = *offset;
+                mark += 1;
+            }
+            let frame =
+                Frame::peek(&self.sealed.bytes, self.salted, at).map_err(|flaw| self.damage(at, flaw, index))?;
+            let here = at;
+            at = frame.end();
+            if frame.kind != Kind::Entry {
+                continue;
+            }
+            if index >= from {
+                let entry = codec::read_entry(&mut Reader::new(frame.body))
+                    .map_err(|malformed| self.damage(here, Flaw::Wrong(malformed.0), index))?;
+                if entry.position.index != index {
+                    return Err(self.damage(
+                        here,
+                        Flaw::Wrong("another entry than the one that was looked for"),
+                        index,
+                    ));
+                }
+                if !visit(entry) {
+                    return Ok(false);
+                }
+            }
+            index = index.next();
+        }
+        Ok(true)
+    }
+
+    fn damage(&self, offset: u64, flaw: Flaw, index: Index) -> Fault {
+        Fault::Corrupt {
+            file: file_name(self.sealed.segment),
+            offset,
+            what: flaw.to_string(),
+            lost: format!("{index} to {}", self.live.1),
+            advice: super::recover::ADVICE,
+        }
+    }
+}

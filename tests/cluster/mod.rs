@@ -1,0 +1,320 @@
+//! A cluster of bare cores, for tests that tell a story: no journal, no machine, a disk that takes
+//! as long as it is told, a network of single messages, and a clock that only moves when asked.
+
+use bytes::Bytes;
+use drave::consensus::message::{Envelope, Message};
+use drave::consensus::note::Note;
+use drave::consensus::reads::ReadId;
+use drave::consensus::ready::Order;
+use drave::consensus::replica::{Recovered, Replica};
+use drave::consensus::{Options, Raft};
+use drave::types::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+pub fn id(n: u64) -> NodeId {
+    NodeId::new(n).unwrap()
+}
+
+pub fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// One core, what its disk holds, and what it said.
+pub struct Host {
+    pub raft: Option<Raft>,
+    /// The log as the view would hold it.
+    pub log: Vec<Entry>,
+    /// What a crash leaves.
+    pub disk: (HardState, Vec<Entry>),
+    pub unsynced: Vec<Write>,
+    pub notes: Vec<Note>,
+    pub reads: Vec<(ReadId, Index)>,
+    pub reads_lost: Vec<ReadId>,
+    pub disk_delay: Duration,
+}
+
+enum Happens {
+    Arrives(Envelope),
+    Synced(NodeId, WriteId),
+}
+
+pub struct Cluster {
+    pub now: Time,
+    pub hosts: BTreeMap<NodeId, Host>,
+    pub options: Options,
+    queue: BTreeMap<(Time, u64), Happens>,
+    order: u64,
+    /// One-way cuts.
+    pub cut: BTreeSet<(NodeId, NodeId)>,
+    /// One-way delays, where they are not 1 ms.
+    pub delay: BTreeMap<(NodeId, NodeId), Duration>,
+    /// How many appends were sent to each, so far.
+    pub appends: BTreeMap<NodeId, u64>,
+    /// Everything that was sent.
+    pub sent: Vec<(Time, Envelope)>,
+}
+
+pub fn command(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+/// A log of entries of those terms, one after the other.
+pub fn log_of(terms: &[u64]) -> Vec<Entry> {
+    let entry = |(i, term): (usize, &u64)| {
+        let position = Position::new(Index(i as u64 + 1), Term(*term));
+        drave::codec::entry(position, ClusterTime(0), Payload::Opaque(command(&format!("{term}"))))
+    };
+    terms.iter().enumerate().map(entry).collect()
+}
+
+impl Cluster {
+    /// Nodes 1 to n with empty logs.
+    pub fn new(n: u64) -> Cluster {
+        Cluster::with_logs(&vec![(0, Vec::new()); n as usize])
+    }
+
+    /// Nodes with that hard state's term and that log.
+    pub fn with_logs(logs: &[(u64, Vec<Entry>)]) -> Cluster {
+        let mut cluster = Cluster {
+            now: Time::ZERO + ms(1000),
+            hosts: BTreeMap::new(),
+            options: Options::default(),
+            queue: BTreeMap::new(),
+            order: 0,
+            cut: BTreeSet::new(),
+            delay: BTreeMap::new(),
+            appends: BTreeMap::new(),
+            sent: Vec::new(),
+        };
+        for (i, (term, log)) in logs.iter().enumerate() {
+            let hard_state = HardState { term: Term(*term), vote: None };
+            let host = Host {
+                raft: None,
+                log: Vec::new(),
+                disk: (hard_state, log.clone()),
+                unsynced: Vec::new(),
+                notes: Vec::new(),
+                reads: Vec::new(),
+                reads_lost: Vec::new(),
+                disk_delay: ms(1),
+            };
+            cluster.hosts.insert(id(i as u64 + 1), host);
+        }
+        for n in 1..=logs.len() as u64 {
+            cluster.start(id(n));
+        }
+        cluster
+    }
+
+    pub fn start(&mut self, node: NodeId) {
+        let members = self.hosts.keys().map(|id| (*id, String::new()));
+        let base =
+            Base { position: Position::ZERO, configured: Index::ZERO, membership: Membership::founding(members) };
+        let seed = node.get() * 7919 + self.now.0;
+        let host = self.hosts.get_mut(&node).unwrap();
+        let (hard_state, log) = host.disk.clone();
+        let size = |entry: &Entry| (entry.position.term, drave::codec::entry_size(entry) as u64);
+        let configuration = |entry: &Entry| match &entry.payload {
+            Payload::Membership(membership) => Some((entry.position.index, (**membership).clone())),
+            _ => None,
+        };
+        let recovered = Recovered {
+            hard_state,
+            base,
+            entries: log.iter().map(size).collect(),
+            configurations: log.iter().filter_map(configuration).collect(),
+            time: ClusterTime(0),
+        };
+        let replica = Replica::recover(node, self.options.clone(), recovered, seed);
+        host.log = log;
+        host.raft = Some(Raft::new(replica, self.now));
+    }
+
+    /// Power is lost: what was not synced is gone.
+    pub fn crash(&mut self, node: NodeId) {
+        let host = self.hosts.get_mut(&node).unwrap();
+        host.raft = None;
+        host.unsynced.clear();
+    }
+
+    pub fn isolate(&mut self, node: NodeId) {
+        for other in self.ids() {
+            self.cut.insert((node, other));
+            self.cut.insert((other, node));
+        }
+    }
+
+    pub fn heal(&mut self) {
+        self.cut.clear();
+    }
+
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.hosts.keys().copied().collect()
+    }
+
+    pub fn raft(&self, node: NodeId) -> &Raft {
+        self.hosts[&node].raft.as_ref().unwrap()
+    }
+
+    pub fn leader(&self) -> Option<NodeId> {
+        let leads = |node: &NodeId| self.hosts[node].raft.as_ref().is_some_and(Raft::leads);
+        self.ids().into_iter().filter(leads).max_by_key(|node| self.raft(*node).term())
+    }
+
+    pub fn term(&self) -> u64 {
+        self.hosts.values().filter_map(|host| host.raft.as_ref()).map(|raft| raft.term().0).max().unwrap()
+    }
+
+    pub fn propose(&mut self, node: NodeId, text: &str) -> Position {
+        let now = self.now;
+        let host = self.hosts.get_mut(&node).unwrap();
+        let position = host.raft.as_mut().unwrap().propose(now, command(text)).unwrap();
+        self.turn(node);
+        position
+    }
+
+    pub fn read(&mut self, node: NodeId) -> ReadId {
+        let host = self.hosts.get_mut(&node).unwrap();
+        let read = host.raft.as_mut().unwrap().read().unwrap();
+        self.turn(node);
+        read
+    }
+
+    pub fn lost(&mut self, node: NodeId, peer: NodeId) {
+        let now = self.now;
+        if let Some(raft) = &mut self.hosts.get_mut(&node).unwrap().raft {
+            raft.lost(now, peer);
+        }
+        self.turn(node);
+    }
+
+    /// Carries out what that node wants.
+    pub fn turn(&mut self, node: NodeId) {
+        let now = self.now;
+        let host = self.hosts.get_mut(&node).unwrap();
+        let Some(raft) = &mut host.raft else { return };
+        let ready = raft.ready(now);
+        let delay = host.disk_delay;
+        if let Some(write) = ready.write {
+            let first = write.entries.first().map(|entry| entry.position.index);
+            if let Some(first) = first {
+                host.log.truncate(first.0 as usize - 1);
+                host.log.extend(write.entries.iter().cloned());
+            }
+            let id = write.id;
+            host.unsynced.push(write);
+            self.later(delay, Happens::Synced(node, id));
+        }
+        let host = self.hosts.get_mut(&node).unwrap();
+        host.notes.extend(ready.notes);
+        host.reads.extend(ready.reads);
+        host.reads_lost.extend(ready.reads_lost);
+        let fill = |order: Order| {
+            let entries = host.log[order.prev.index.0 as usize..order.upto.0 as usize].to_vec();
+            let message = Message::Append { prev: order.prev, commit: order.commit, entries };
+            Envelope { from: node, to: order.to, term: order.term, message }
+        };
+        let appends: Vec<Envelope> = ready.appends.into_iter().map(fill).collect();
+        for envelope in &appends {
+            *self.appends.entry(envelope.to).or_default() += 1;
+        }
+        for envelope in ready.messages.into_iter().chain(appends) {
+            let pair = (envelope.from, envelope.to);
+            self.sent.push((now, envelope.clone()));
+            if !self.cut.contains(&pair) {
+                let delay = self.delay.get(&pair).copied().unwrap_or(ms(1));
+                self.later(delay, Happens::Arrives(envelope));
+            }
+        }
+    }
+
+    fn later(&mut self, delay: Duration, happens: Happens) {
+        self.order += 1;
+        self.queue.insert((self.now + delay, self.order), happens);
+    }
+
+    /// Lets that much time pass.
+    pub fn run(&mut self, span: Duration) {
+        let until = self.now + span;
+        loop {
+            let deadline = |host: &Host| host.raft.as_ref().map(Raft::deadline);
+            let tick = self.hosts.values().filter_map(deadline).min().unwrap_or(Time::NEVER);
+            let next = self.queue.first_key_value().map_or(Time::NEVER, |((at, _), _)| *at);
+            if tick.min(next) > until {
+                break;
+            }
+            self.now = self.now.max(tick.min(next));
+            if next <= tick {
+                self.happen();
+            } else {
+                for node in self.ids() {
+                    let now = self.now;
+                    match &mut self.hosts.get_mut(&node).unwrap().raft {
+                        Some(raft) if raft.deadline() <= now => raft.tick(now),
+                        _ => continue,
+                    }
+                    self.turn(node);
+                }
+            }
+        }
+        self.now = until;
+    }
+
+    fn happen(&mut self) {
+        let now = self.now;
+        let (_, happens) = self.queue.pop_first().unwrap();
+        let node = match happens {
+            Happens::Arrives(envelope) => {
+                let to = envelope.to;
+                match &mut self.hosts.get_mut(&to).unwrap().raft {
+                    Some(raft) => raft.receive(now, envelope),
+                    None => return,
+                }
+                to
+            }
+            Happens::Synced(node, write) => {
+                let host = self.hosts.get_mut(&node).unwrap();
+                let Some(raft) = &mut host.raft else { return };
+                let synced = host.unsynced.iter().take_while(|unsynced| unsynced.id <= write).count();
+                if synced == 0 {
+                    return; // written before a crash
+                }
+                for write in host.unsynced.drain(..synced) {
+                    host.disk.0 = write.hard_state.unwrap_or(host.disk.0);
+                    if let Some(first) = write.entries.first() {
+                        host.disk.1.truncate(first.position.index.0 as usize - 1);
+                        host.disk.1.extend(write.entries);
+                    }
+                }
+                raft.persisted(now, write);
+                node
+            }
+        };
+        self.turn(node);
+    }
+
+    /// Lets time pass until that is so; panics if it takes longer than ten seconds.
+    pub fn until(&mut self, what: &str, so: impl Fn(&Cluster) -> bool) {
+        for _ in 0..10_000 {
+            if so(self) {
+                return;
+            }
+            self.run(ms(1));
+        }
+        panic!("not within ten seconds: {what}");
+    }
+
+    pub fn elect(&mut self) -> NodeId {
+        self.until("a leader that all follow", |cluster| {
+            let Some(leader) = cluster.leader() else { return false };
+            let reachable = |node: &NodeId| !cluster.cut.contains(&(leader, *node));
+            let follows = |node: &NodeId| match &cluster.hosts[node].raft {
+                Some(raft) => raft.leader() == Some(leader) && raft.term() == cluster.raft(leader).term(),
+                None => true,
+            };
+            cluster.ids().iter().filter(|node| reachable(node)).all(follows)
+        });
+        self.leader().unwrap()
+    }
+}

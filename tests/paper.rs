@@ -1,0 +1,313 @@
+//! One test per sentence of the paper, in its order, on bare cores: the sentence is the comment.
+
+mod cluster;
+
+use cluster::{Cluster, id, log_of, ms};
+use drave::consensus::message::{Ask, Message};
+use drave::consensus::note::Note;
+use drave::types::*;
+use std::time::Duration;
+
+/// "When servers start up, they begin as followers. […] If a follower receives no communication over
+/// a period of time called the election timeout, then it […] begins an election" (§5.2).
+#[test]
+fn a_cluster_elects_one_leader_soon() {
+    for n in [1, 2, 3, 4, 5, 7] {
+        let mut cluster = Cluster::new(n);
+        assert!(cluster.ids().iter().all(|node| !cluster.raft(*node).leads()));
+        let leader = cluster.elect();
+        let leaders = cluster.ids().into_iter().filter(|node| cluster.raft(*node).leads()).count();
+        assert_eq!(leaders, 1, "of {n} nodes");
+        assert_eq!(cluster.raft(leader).vote(), Some(leader));
+    }
+}
+
+/// "Each server will vote for at most one candidate in a given term" (§5.2), and remembers it:
+/// no vote, and no request for one, leaves before it is on the disk.
+#[test]
+fn no_leader_rises_while_the_disks_stand_still() {
+    let mut cluster = Cluster::new(3);
+    for host in cluster.hosts.values_mut() {
+        host.disk_delay = Duration::from_secs(3600);
+    }
+    cluster.run(Duration::from_secs(5));
+    assert_eq!(cluster.leader(), None);
+    let promise = |message: &Message| match message {
+        Message::AskVote { ask, .. } | Message::Vote { ask, .. } => *ask == Ask::Real,
+        Message::Append { .. } | Message::Appended { .. } => true,
+        _ => false,
+    };
+    assert!(!cluster.sent.iter().any(|(_, envelope)| promise(&envelope.message)));
+}
+
+/// "A candidate's log […] at least as up-to-date" (§5.4.1): Figure 7, whoever of (a)–(f) is asked.
+#[test]
+fn the_leader_has_the_most_up_to_date_log_of_its_majority() {
+    let logs = [
+        (6, log_of(&[1, 1, 1, 4, 4, 5, 5, 6, 6])),
+        (6, log_of(&[1, 1, 1, 4])),
+        (6, log_of(&[1, 1, 1, 4, 4, 5, 5, 6, 6, 6, 6])),
+        (7, log_of(&[1, 1, 1, 4, 4, 5, 5, 6, 6, 6, 7, 7])),
+        (4, log_of(&[1, 1, 1, 4, 4, 4, 4])),
+        (3, log_of(&[1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3])),
+    ];
+    let mut cluster = Cluster::with_logs(&logs);
+    let leader = cluster.elect();
+    let last = logs[leader.get() as usize - 1].1.last().unwrap().position;
+    let outranks = |log: &Vec<Entry>| log.last().unwrap().position <= last;
+    assert!(logs.iter().filter(|(_, log)| outranks(log)).count() >= 4);
+    cluster.run(ms(500));
+    let reference = cluster.hosts[&leader].log.clone();
+    assert!(cluster.hosts.values().all(|host| host.log == reference), "all logs became the leader's");
+}
+
+/// "When sending an AppendEntries RPC, the leader includes the index and term of the entry in its
+/// log that immediately precedes the new entries" (§5.3): a follower with d divergent terms is
+/// matched in at most d + 2 probes.
+#[test]
+fn a_follower_with_d_divergent_terms_is_matched_in_d_plus_2_probes() {
+    for d in 1..12u64 {
+        // The follower was cut off in term 1 and led d terms that nobody else saw, three entries each.
+        let diverged: Vec<u64> = std::iter::repeat_n(1, 10).chain((0..d * 3).map(|i| 2 + 2 * (i / 3))).collect();
+        let theirs: Vec<u64> = std::iter::repeat_n(1, 10).chain((0..d * 4).map(|i| 3 + 2 * (i / 4))).collect();
+        let term = 4 + 2 * d;
+        let logs = [(term, log_of(&diverged)), (term, log_of(&theirs)), (term, log_of(&theirs))];
+        let mut cluster = Cluster::with_logs(&logs);
+        let leader = cluster.elect();
+        assert_ne!(leader, id(1), "its log is behind");
+        cluster.run(ms(100));
+        let (_, progress) = cluster.raft(leader).progress().find(|(node, _)| *node == id(1)).unwrap();
+        assert_eq!(progress.matched, cluster.raft(leader).log().last().index);
+        assert!(progress.probes <= d + 2, "{} probes for {d} divergent terms", progress.probes);
+    }
+}
+
+/// The same, for a follower that is merely behind: two probes, however far.
+#[test]
+fn a_follower_a_million_entries_behind_is_matched_in_two_probes() {
+    let mut long = vec![1; 400_000];
+    long.extend(vec![2; 300_000]);
+    long.extend(vec![5; 300_001]);
+    let (long, short) = (log_of(&long), log_of(&[1]));
+    let mut cluster = Cluster::with_logs(&[(5, short), (5, long.clone()), (5, long)]);
+    let leader = cluster.elect();
+    cluster.run(ms(2000));
+    let (_, progress) = cluster.raft(leader).progress().find(|(node, _)| *node == id(1)).unwrap();
+    assert!(progress.probes <= 2, "{} probes", progress.probes);
+    assert_eq!(progress.matched, cluster.raft(leader).log().last().index);
+}
+
+/// "If an existing entry conflicts with a new one (same index but different terms), delete the
+/// existing entry and all that follow it" (Figure 2), and only then.
+#[test]
+fn a_late_shorter_append_truncates_nothing() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    for i in 0..5 {
+        cluster.propose(leader, &format!("{i}"));
+    }
+    cluster.run(ms(100));
+    let follower = *cluster.ids().iter().find(|node| **node != leader).unwrap();
+    let before = cluster.hosts[&follower].log.clone();
+    let is_append = |message: &Message| matches!(message, Message::Append { entries, .. } if !entries.is_empty());
+    let old = cluster.sent.iter().find(|(_, e)| e.to == follower && is_append(&e.message)).unwrap().1.clone();
+    let now = cluster.now;
+    cluster.hosts.get_mut(&follower).unwrap().raft.as_mut().unwrap().receive(now, old);
+    cluster.turn(follower);
+    assert_eq!(cluster.hosts[&follower].log, before);
+    assert!(!cluster.hosts[&follower].notes.iter().any(|note| matches!(note, Note::Drops { .. })));
+}
+
+/// "Raft never commits log entries from previous terms by counting replicas" (§5.4.2, Figure 8).
+#[test]
+fn an_entry_of_an_earlier_term_commits_only_beneath_one_of_the_leaders_own() {
+    // (c) of Figure 8: S1 leads term 4 and replicates its entry of term 2 to a majority.
+    let (two, three) = (log_of(&[1, 2]), log_of(&[1, 3]));
+    let logs = [(3, two.clone()), (3, two.clone()), (3, two), (3, log_of(&[1])), (3, three)];
+    let mut cluster = Cluster::with_logs(&logs);
+    cluster.cut.extend([(id(5), id(1)), (id(5), id(2)), (id(5), id(3)), (id(5), id(4))]);
+    let leader = cluster.elect();
+    let term = cluster.raft(leader).term();
+    for (_, envelope) in &cluster.sent {
+        // Nobody was ever told of a commit index that does not rest on an entry of the leader's term.
+        if let Message::Append { commit, .. } = envelope.message
+            && envelope.term == term
+            && commit > Index::ZERO
+        {
+            assert!(commit >= Index(3), "committed {commit} before the leader's own entry");
+        }
+    }
+    cluster.until("the leader's own entry commits", |c| c.raft(leader).log().commit() >= Index(3));
+}
+
+/// "A leader […] must have the latest information on which entries are committed. […] Raft handles
+/// this by having each leader commit a blank no-op entry" (§8).
+#[test]
+fn a_leader_opens_its_term_with_a_noop_and_the_configuration() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let log = &cluster.hosts[&leader].log;
+    assert_eq!(log[0].payload, Payload::Noop);
+    assert!(matches!(&log[1].payload, Payload::Membership(m) if m.voters.len() == 3));
+}
+
+/// "The leader […] waits for […] a majority of the cluster" before a read (§8, thesis §6.4).
+#[test]
+fn a_leader_cut_off_answers_no_read() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.run(ms(100));
+    let read = cluster.read(leader);
+    cluster.run(ms(10));
+    assert_eq!(cluster.hosts[&leader].reads.len(), 1, "a quorum confirms");
+    assert_eq!(cluster.hosts[&leader].reads[0].0, read);
+    cluster.isolate(leader);
+    let stale = cluster.read(leader);
+    cluster.run(Duration::from_secs(2));
+    assert_eq!(cluster.hosts[&leader].reads.len(), 1);
+    assert_eq!(cluster.hosts[&leader].reads_lost, [stale], "it stepped down and said so");
+    assert!(cluster.leader().is_some_and(|now| now != leader), "the others have gone on");
+}
+
+/// A single voter counts its own copy like anybody's: only once it is durable (thesis §10.2.1).
+#[test]
+fn a_single_node_commits_nothing_before_its_own_sync() {
+    let mut cluster = Cluster::new(1);
+    let leader = cluster.elect();
+    cluster.run(ms(10));
+    cluster.hosts.get_mut(&leader).unwrap().disk_delay = ms(50);
+    let position = cluster.propose(leader, "x");
+    cluster.run(ms(49));
+    assert!(cluster.raft(leader).log().commit() < position.index);
+    cluster.run(ms(2));
+    assert_eq!(cluster.raft(leader).log().commit(), position.index);
+}
+
+/// "Followers […] deposed" (thesis §4.2.3, §9.6): a node that was away for an hour comes back, and
+/// neither the term nor the leader changes.
+#[test]
+fn a_node_isolated_for_an_hour_rejoins_and_the_term_does_not_move() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let away = *cluster.ids().iter().find(|node| **node != leader).unwrap();
+    let term = cluster.term();
+    cluster.isolate(away);
+    cluster.run(Duration::from_secs(3600));
+    cluster.heal();
+    cluster.propose(leader, "x");
+    cluster.run(ms(1000));
+    assert_eq!((cluster.leader(), cluster.term()), (Some(leader), term));
+    assert_eq!(cluster.hosts[&away].log, cluster.hosts[&leader].log);
+}
+
+/// The same for a node whose messages take three election timeouts, and for one that hears nobody
+/// but is heard (a one-way cut).
+#[test]
+fn a_node_far_away_or_deaf_causes_no_election() {
+    for deaf in [false, true] {
+        let mut cluster = Cluster::new(3);
+        let leader = cluster.elect();
+        let far = *cluster.ids().iter().find(|node| **node != leader).unwrap();
+        let term = cluster.term();
+        for other in cluster.ids().into_iter().filter(|node| *node != far) {
+            if deaf {
+                cluster.cut.insert((other, far));
+            } else {
+                cluster.delay.insert((far, other), ms(900));
+                cluster.delay.insert((other, far), ms(900));
+            }
+        }
+        cluster.run(Duration::from_secs(600));
+        assert_eq!((cluster.leader(), cluster.term()), (Some(leader), term), "deaf: {deaf}");
+    }
+}
+
+/// A leader that hears no quorum steps down, so that its clients look elsewhere (thesis §6.2).
+#[test]
+fn a_leader_without_a_quorum_steps_down() {
+    let mut cluster = Cluster::new(5);
+    let leader = cluster.elect();
+    for other in cluster.ids().into_iter().filter(|node| *node != leader).take(3) {
+        cluster.cut.insert((other, leader));
+    }
+    cluster.run(ms(600));
+    assert!(!cluster.raft(leader).leads());
+}
+
+/// The disk counts for leadership: a leader whose disk stands still makes room, and does not come
+/// back while it does.
+#[test]
+fn a_leader_whose_disk_stands_still_makes_room() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.run(ms(100));
+    cluster.hosts.get_mut(&leader).unwrap().disk_delay = Duration::from_secs(60);
+    cluster.propose(leader, "x");
+    cluster.run(ms(1500));
+    let next = cluster.elect();
+    assert_ne!(next, leader);
+    let position = cluster.propose(next, "y");
+    cluster.run(ms(100));
+    assert!(cluster.raft(next).log().commit() >= position.index, "the others go on");
+}
+
+/// A killed process closes its sockets: whoever followed it asks around at once, and a majority
+/// that has lost it elects another long before an election timeout.
+#[test]
+fn a_closed_connection_elects_within_a_few_round_trips() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.run(ms(200));
+    let died = cluster.now;
+    cluster.crash(leader);
+    for other in cluster.ids().into_iter().filter(|node| *node != leader) {
+        cluster.lost(other, leader);
+    }
+    let term = cluster.term();
+    cluster.until("another leader", |c| c.leader().is_some_and(|now| c.raft(now).term().0 > term));
+    assert!(cluster.now - died < ms(40), "took {:?}", cluster.now - died);
+}
+
+/// One that lost only its link, while the others hear the leader, disturbs nobody.
+#[test]
+fn a_lost_link_alone_deposes_nobody() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.run(ms(200));
+    let term = cluster.term();
+    let other = *cluster.ids().iter().find(|node| **node != leader).unwrap();
+    cluster.lost(other, leader);
+    cluster.run(ms(1000));
+    assert_eq!((cluster.leader(), cluster.term()), (Some(leader), term));
+}
+
+/// "If followers crash or run slowly, or if network packets are lost, the leader retries […]
+/// indefinitely" (§5.3): whatever single message is lost, the follower has everything soon after.
+#[test]
+fn a_lost_append_is_sent_again() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.run(ms(100));
+    let other = *cluster.ids().iter().find(|node| **node != leader).unwrap();
+    cluster.cut.insert((leader, other));
+    cluster.propose(leader, "lost on the way");
+    cluster.run(ms(2));
+    cluster.cut.clear();
+    cluster.run(ms(500));
+    assert_eq!(cluster.hosts[&other].log, cluster.hosts[&leader].log);
+}
+
+/// The commit index reaches an idle follower in a moment, not with the next heartbeat.
+#[test]
+fn a_commit_is_told_promptly_when_idle() {
+    let mut cluster = Cluster::new(3);
+    cluster.options.heartbeat = ms(140);
+    for node in cluster.ids() {
+        cluster.start(node);
+    }
+    let leader = cluster.elect();
+    cluster.run(ms(400));
+    let position = cluster.propose(leader, "x");
+    cluster.run(ms(10));
+    assert!(cluster.ids().iter().all(|node| cluster.raft(*node).log().commit() >= position.index));
+}
