@@ -10,6 +10,7 @@ pub mod consensus;
 pub mod disk;
 pub mod limits;
 pub mod machine;
+pub mod net;
 pub mod node;
 pub mod sim;
 pub mod types;
