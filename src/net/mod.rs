@@ -1,7 +1,7 @@
 //! Sockets around a node: one thread, one poll.
 //!
-//! [`net::Net`](sockets::Net) turns readiness into events for the node and the node's actions into
-//! bytes; the reactor beside it turns the crank. Each node dials every other to *speak* and is dialed to
+//! [`Net`] turns readiness into events for the node and the node's actions into
+//! bytes; the [`Reactor`](reactor::Reactor) turns the crank. Each node dials every other to *speak* and is dialed to
 //! *listen*: two one-way connections a pair, so that nothing has to be agreed about who dials.
 //!
 //! What bounds memory here: a client that does not read, or has too much under way, is not read from;
@@ -10,9 +10,12 @@
 
 pub mod conn;
 pub mod dialect;
+pub mod inbox;
 pub mod lanes;
 pub mod links;
+pub mod look;
 pub mod options;
+pub mod reactor;
 pub mod resolver;
 pub mod sockets;
 pub mod stream;
