@@ -63,7 +63,7 @@ pub enum Event {
 
 /// Everything a node can want. All of it may be done at once and in any order, but that writes,
 /// and what is given to the applier, keep theirs.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Action {
     /// Say this to a peer. May be lost.
     Send(Envelope),
@@ -99,4 +99,6 @@ pub enum Action {
     },
     /// Tell the operator.
     Note(Note),
+    /// Stop the process: going on could break a promise.
+    Stop(wal::Fault),
 }

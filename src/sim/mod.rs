@@ -2,6 +2,21 @@
 //! that repeats.
 //!
 //! Nothing here has a clock, a thread or a generator of its own: time and chance are handed in, so
-//! that a seed is a whole history.
+//! that a seed is a whole history. [`scenario`] draws what a world is like from its seed; [`world`]
+//! lets it happen, [`troubles`] makes it hard, [`checks`] looks at every step, and [`history`] asks
+//! of what the clients saw whether one machine could have answered it.
 
+pub mod checks;
+pub mod clients;
 pub mod disk;
+pub mod history;
+pub mod host;
+pub mod network;
+pub mod run;
+pub mod scenario;
+pub mod troubles;
+pub mod world;
+
+pub use run::{Outcome, Violation, run};
+pub use scenario::Scenario;
+pub use world::Trace;

@@ -1,0 +1,412 @@
+//! The whole server, minus its I/O.
+
+use super::event::{Action, Caller, Event};
+use super::options::Options;
+use super::requests::{self, Asked, Forwarded, Parked, Proposals, Queries, Reading};
+use super::stats::Stats;
+use crate::api::{Consistency, PeerStatus, Refusal, Reply, Request, Status};
+use crate::apply::Report as Applied;
+use crate::consensus::message::{Envelope, Message};
+use crate::consensus::note::Note;
+use crate::consensus::ready::{Order, Ready};
+use crate::consensus::{Options as RaftOptions, Raft};
+use crate::types::{Index, Membership, Mutant, NodeId, Term, Time};
+use crate::wal::report::{Fault, Report};
+use crate::wal::view::View;
+
+/// The whole server, minus its I/O: no clock, thread, socket or file.
+///
+/// [`Node::handle`] takes in what happens, and nothing goes out; [`Node::turn`] does what is due.
+/// They are two so that a node runs at its own pace: a wake-up with two hundred readable sockets
+/// is two hundred `handle`s and one `turn`: one write, one append a follower, one sync.
+#[derive(Debug)]
+pub struct Node {
+    raft: Raft,
+    view: View,
+    options: Options,
+    append_bytes: u64,
+    stats: Stats,
+    proposals: Proposals,
+    parked: Parked,
+    reading: Reading,
+    forwarded: Forwarded,
+    queries: Queries,
+    /// Local reads, which wait for nothing.
+    local: Vec<Asked>,
+    /// Everything up to here was given to the applier; and up to here it has reported.
+    fed: Index,
+    applied: Applied,
+    /// When the batch that is being applied was handed over.
+    applying: Option<Time>,
+    /// The term we led, last we looked.
+    led: Option<Term>,
+    leader: Option<NodeId>,
+    replies: Vec<(Caller, u64, Reply)>,
+    forwards: Vec<Action>,
+    fault: Option<Fault>,
+}
+
+impl Node {
+    /// A node around its share of the algorithm, reading its log through that view, with nothing
+    /// applied beyond the base of the log.
+    pub fn new(raft: Raft, view: View, options: Options, raft_options: &RaftOptions) -> Node {
+        let base = raft.log().base().index;
+        Node {
+            raft,
+            view,
+            options,
+            append_bytes: raft_options.append_bytes,
+            stats: Stats::default(),
+            proposals: Proposals::default(),
+            parked: Parked::default(),
+            reading: Reading::default(),
+            forwarded: Forwarded::default(),
+            queries: Queries::default(),
+            local: Vec::new(),
+            fed: base,
+            applied: Applied { upto: base, outcomes: Vec::new(), digest: 0, sessions: 0, duplicates: 0 },
+            applying: None,
+            led: None,
+            leader: None,
+            replies: Vec::new(),
+            forwards: Vec::new(),
+            fault: None,
+        }
+    }
+
+    /// Takes something in; nothing goes out.
+    pub fn handle(&mut self, now: Time, event: Event) {
+        match event {
+            Event::Peer(envelope) => self.raft.receive(now, envelope),
+            Event::PeerLost(peer) => {
+                self.raft.lost(now, peer);
+                let lost = self.forwarded.lost(peer);
+                self.strand(now, lost);
+            }
+            Event::Request { from, id, forward, request } => {
+                let until = now + self.options.parked_for;
+                self.ask(now, Asked { from, id, forward, until, request });
+            }
+            Event::Answered { from, id, reply } => self.answered(now, from, id, reply),
+            Event::CallerGone(caller) => {
+                self.parked.forget(caller);
+                self.reading.forget(caller);
+                self.forwarded.forget(caller);
+            }
+            Event::Journal(report) => self.journal(now, report),
+            Event::Applied(report) => self.settle(now, report),
+            Event::Queried { ticket, applied, answer } => {
+                if let Some((from, id)) = self.queries.answered(ticket) {
+                    self.replies.push((from, id, Reply::Answer { applied, answer }));
+                }
+            }
+        }
+    }
+
+    /// Somebody asks; it is answered now, or waits where it has to.
+    fn ask(&mut self, now: Time, asked: Asked) {
+        match &asked.request {
+            Request::Status => {
+                let status = Box::new(self.status(now));
+                self.replies.push((asked.from, asked.id, Reply::Status(status)));
+            }
+            Request::Query { consistency: Consistency::Local, .. } => self.local.push(asked),
+            Request::Propose { op } if op.len() as u64 > self.options.entry_bytes => {
+                let (bytes, limit) = (op.len() as u64, self.options.entry_bytes);
+                self.refuse(asked, Refusal::TooLarge { bytes, limit });
+            }
+            Request::Propose { op } if self.raft.leads() => {
+                let op = op.clone();
+                match self.raft.propose(now, op) {
+                    Ok(position) => {
+                        self.stats.proposed(now);
+                        self.proposals.push(position, asked.from, asked.id);
+                    }
+                    Err(refusal) => self.refuse(asked, refusal),
+                }
+            }
+            Request::Query { .. } if self.raft.leads() => match self.raft.read() {
+                Ok(read) => self.reading.push(read, asked),
+                Err(refusal) => self.refuse(asked, refusal),
+            },
+            Request::Propose { .. } | Request::Query { .. } => self.elsewhere(asked),
+        }
+    }
+
+    /// Somebody asks for what only the leader can do, and we do not lead.
+    fn elsewhere(&mut self, asked: Asked) {
+        let passed_on = matches!(asked.from, Caller::Peer(_));
+        match self.raft.leader() {
+            Some(leader) if asked.forward && !passed_on => {
+                if self.forwarded.len() >= self.options.forwarded {
+                    return self.refuse(asked, Refusal::Busy);
+                }
+                let request = asked.request.clone();
+                let id = self.forwarded.push(leader, asked);
+                self.forwards.push(Action::Forward { to: leader, id, request });
+            }
+            Some(_) => {
+                let refusal = self.not_leader();
+                self.refuse(asked, refusal);
+            }
+            None => {
+                let parked = self.parked.push(asked, self.options.parked, self.options.parked_bytes);
+                if let Err((asked, refusal)) = parked {
+                    self.refuse(asked, refusal);
+                }
+            }
+        }
+    }
+
+    fn not_leader(&self) -> Refusal {
+        let leader = self.raft.leader();
+        let address = leader.and_then(|id| self.membership().address(id)).map(str::to_owned);
+        Refusal::NotLeader { leader, address, term: self.raft.term() }
+    }
+
+    fn refuse(&mut self, asked: Asked, refusal: Refusal) {
+        self.replies.push((asked.from, asked.id, Reply::Refused(refusal)));
+    }
+
+    /// No answer can be waited for: reads are asked again, writes may have happened.
+    fn strand(&mut self, now: Time, asked: Vec<Asked>) {
+        for asked in asked {
+            if asked.is_write() {
+                self.replies.push((asked.from, asked.id, Reply::Unknown));
+            } else if asked.until <= now {
+                self.refuse(asked, Refusal::NoLeader);
+            } else {
+                self.ask(now, asked);
+            }
+        }
+    }
+
+    fn answered(&mut self, now: Time, from: NodeId, id: u64, reply: Reply) {
+        let Some(asked) = self.forwarded.answered(from, id) else { return };
+        match reply {
+            // It had lost its place: nothing has happened, so ask again while there is time.
+            Reply::Refused(Refusal::NotLeader { .. }) if asked.until > now && self.raft.leader() != Some(from) => {
+                self.ask(now, asked);
+            }
+            reply => self.replies.push((asked.from, asked.id, reply)),
+        }
+    }
+
+    fn journal(&mut self, now: Time, report: Report) {
+        self.stats.synced(&report);
+        self.raft.persisted(now, report.durable);
+        for sealed in report.sealed {
+            self.view.seal(sealed);
+        }
+    }
+
+    /// The applier is done with what it was given.
+    fn settle(&mut self, now: Time, mut report: Applied) {
+        if let Some(at) = self.applying.take() {
+            self.stats.applied(now.since(at));
+        }
+        let by_index = self.options.mutants.breaks(Mutant::AnswerByIndex);
+        for (position, outcome) in report.outcomes.drain(..) {
+            self.proposals.settle(position, outcome, by_index, &mut self.replies);
+        }
+        self.applied = report;
+    }
+
+    /// Does what is due.
+    pub fn turn(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if self.raft.deadline() <= now {
+            self.raft.tick(now);
+        }
+        self.follow_leadership(now);
+        let ready = self.raft.ready(now);
+        self.carry(now, ready, actions);
+        self.feed(now, actions);
+        self.query(actions);
+        actions.append(&mut self.forwards);
+        actions.extend(self.replies.drain(..).map(|(to, id, reply)| Action::Reply { to, id, reply }));
+        actions.extend(self.fault.take().map(Action::Stop));
+    }
+
+    /// Who leads has changed, perhaps: whoever waited for one who does no more is told, and whoever
+    /// waited for a leader to be found is looked at again.
+    fn follow_leadership(&mut self, now: Time) {
+        let leads = self.raft.leads().then(|| self.raft.term());
+        if self.led != leads {
+            self.led = leads;
+            self.stats.reset_sent();
+            let reply = if self.options.mutants.breaks(Mutant::UnknownAsRefused) {
+                Reply::Refused(self.not_leader())
+            } else {
+                Reply::Unknown
+            };
+            if !self.options.mutants.breaks(Mutant::AnswerByIndex) {
+                self.proposals.abandon(self.raft.log().commit(), &reply, &mut self.replies);
+            }
+        }
+        let leader = self.raft.leader();
+        if self.leader != leader {
+            self.leader = leader;
+            let astray = self.forwarded.astray(leader);
+            self.strand(now, astray);
+        }
+        if self.parked.is_empty() {
+            return;
+        }
+        if leader.is_some() {
+            for asked in self.parked.take() {
+                self.ask(now, asked);
+            }
+        } else if self.parked.deadline() <= now {
+            for asked in self.parked.expired(now) {
+                self.refuse(asked, Refusal::NoLeader);
+            }
+        }
+    }
+
+    /// Turns what the core wants into actions.
+    fn carry(&mut self, now: Time, ready: Ready, actions: &mut Vec<Action>) {
+        self.stats.committed(now, ready.commit);
+        if let Some(write) = ready.write {
+            if let (Some(entry), true) = (write.entries.last(), self.led.is_some()) {
+                self.stats.sent(now, entry.position.index);
+            }
+            self.view.push(&write);
+            actions.push(Action::Write(write));
+        }
+        actions.extend(ready.messages.into_iter().map(Action::Send));
+        for order in ready.appends {
+            if let Some(envelope) = self.fill(order) {
+                actions.push(Action::Send(envelope));
+            }
+        }
+        for (read, index) in ready.reads {
+            self.reading.confirm(read, index);
+        }
+        let lost: Vec<Asked> = ready.reads_lost.into_iter().filter_map(|read| self.reading.lose(read)).collect();
+        self.strand(now, lost);
+        for note in ready.notes {
+            if let Note::Campaigns { reason, .. } = &note {
+                *self.stats.elections.entry(reason.name().to_owned()).or_default() += 1;
+            }
+            actions.push(Action::Note(note));
+        }
+    }
+
+    /// An append as the core orders it, with its entries.
+    fn fill(&mut self, order: Order) -> Option<Envelope> {
+        let Order { to, term, prev, upto, commit } = order;
+        let range = prev.index.next()..=upto;
+        // The core has kept to the bounds already: what it ordered is taken whole.
+        let entries = if range.is_empty() { Ok(Vec::new()) } else { self.view.entries(range, u64::MAX) };
+        match entries {
+            Ok(entries) => {
+                let message = Message::Append { prev, commit, entries };
+                Some(Envelope { from: self.raft.id(), to, term, message })
+            }
+            Err(fault) => {
+                self.fault = Some(fault);
+                None
+            }
+        }
+    }
+
+    /// Gives the applier what is committed, one batch at a time.
+    fn feed(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let commit = self.raft.log().commit();
+        if self.applying.is_some() || self.fed >= commit {
+            return;
+        }
+        match self.view.entries(self.fed.next()..=commit, self.options.apply_bytes.max(self.append_bytes)) {
+            Ok(entries) => {
+                let last = entries.last().expect("a range that is not empty holds an entry");
+                self.fed = last.position.index;
+                self.applying = Some(now);
+                actions.push(Action::Apply(entries));
+            }
+            Err(fault) => self.fault = Some(fault),
+        }
+    }
+
+    /// Gives the applier the queries whose time has come: it answers in order, so they see what
+    /// was given to it before.
+    fn query(&mut self, actions: &mut Vec<Action>) {
+        let mut due = std::mem::take(&mut self.local);
+        while let Some(asked) = self.reading.next(self.fed) {
+            due.push(asked);
+        }
+        for Asked { from, id, request, .. } in due {
+            if let Some(query) = requests::query_of(request) {
+                let ticket = self.queries.push(from, id);
+                actions.push(Action::Query { ticket, query });
+            }
+        }
+    }
+
+    /// When `turn` next has something to do. Earlier calls are harmless.
+    pub fn deadline(&self) -> Time {
+        self.raft.deadline().min(self.parked.deadline())
+    }
+
+    /// The configuration in force.
+    pub fn membership(&self) -> &Membership {
+        self.raft.membership()
+    }
+
+    /// Its share of the algorithm, to look at.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// Everything up to here is applied.
+    pub fn applied(&self) -> Index {
+        self.applied.upto
+    }
+
+    /// How many requests wait here for anything at all.
+    pub fn held(&self) -> usize {
+        self.proposals.len() + self.parked.len() + self.reading.len() + self.forwarded.len() + self.queries.len()
+    }
+
+    /// How this node is, as it knows itself. What only the driver knows is left empty.
+    pub fn status(&self, now: Time) -> Status {
+        let log = self.raft.log();
+        Status {
+            node: self.raft.id().get(),
+            cluster: self.options.cluster.to_string(),
+            role: self.raft.role(),
+            term: self.raft.term().0,
+            leader: self.raft.leader().map(NodeId::get),
+            commit: log.commit().0,
+            applied: self.applied.upto.0,
+            last: log.last().index.0,
+            durable: log.durable().0,
+            digest: format!("{:016x}", self.applied.digest),
+            sessions: self.applied.sessions,
+            membership: self.membership().to_string(),
+            peers: self.peers(now),
+            disk: self.stats.disk(self.raft.disk_age(now)),
+            fsync: self.options.fsync,
+            cpu_ns: 0,
+            uptime_ms: 0,
+            stages: self.stats.stages(),
+            version: String::new(),
+            elections: self.stats.elections.clone(),
+        }
+    }
+
+    fn peers(&self, now: Time) -> Vec<PeerStatus> {
+        let log = self.raft.log();
+        let last = log.last().index;
+        let peer = |(id, progress): (NodeId, &crate::consensus::progress::Progress)| PeerStatus {
+            node: id.get(),
+            address: self.membership().address(id).unwrap_or_default().to_owned(),
+            stage: progress.stage_name().to_owned(),
+            matched: progress.matched.0,
+            lag: last.0 - progress.matched.0,
+            inflight_bytes: log.bytes(progress.matched.max(log.base().index), progress.next.prev()),
+            heard_ms: Some(now.since(progress.heard).as_millis() as u64),
+            probes: progress.probes,
+        };
+        self.raft.progress().map(peer).collect()
+    }
+}

@@ -1,0 +1,44 @@
+//! The node's knobs, each with its reason.
+
+use crate::limits;
+use crate::types::{ClusterId, Mutants};
+use std::time::Duration;
+
+/// How a node treats those who ask, and those it feeds.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The cluster it belongs to, for `status`.
+    pub cluster: ClusterId,
+    /// Whether the journal really syncs, for `status`.
+    pub fsync: bool,
+    /// The largest operation that is accepted. A larger one is refused with this limit.
+    pub entry_bytes: u64,
+    /// How long a request waits for a leader to be found: an election should be a blip, not an error.
+    pub parked_for: Duration,
+    /// How many requests may wait for a leader. At the limit they are refused: busy.
+    pub parked: usize,
+    /// How many bytes of them.
+    pub parked_bytes: u64,
+    /// How many requests may be passed on to the leader and not yet answered. At the limit: busy.
+    pub forwarded: usize,
+    /// How many bytes of entries the applier is given at once: bounds a turn.
+    pub apply_bytes: u64,
+    /// Which safety rule is broken on purpose: none, outside tests.
+    pub mutants: Mutants,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            cluster: ClusterId::default(),
+            fsync: true,
+            entry_bytes: limits::ENTRY_BYTES_MAX,
+            parked_for: Duration::from_secs(3),
+            parked: 16 << 10,
+            parked_bytes: 32 << 20,
+            forwarded: 64 << 10,
+            apply_bytes: 1 << 20,
+            mutants: Mutants::NONE,
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Who waits for what: an index, a read, a leader, or another node's answer.
+
+use super::event::Caller;
+use crate::api::{Outcome, Refusal, Reply, Request};
+use crate::consensus::reads::ReadId;
+use crate::types::{Index, NodeId, Position, Time};
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+
+/// One question of one caller.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Who asks.
+    pub from: Caller,
+    /// Its number for it.
+    pub id: u64,
+    /// Whether to pass it on rather than to say where to ask.
+    pub forward: bool,
+    /// Until when it may wait for a leader.
+    pub until: Time,
+    /// What is asked.
+    pub request: Request,
+}
+
+impl Asked {
+    fn bytes(&self) -> u64 {
+        match &self.request {
+            Request::Propose { op } => op.len() as u64,
+            Request::Query { query, .. } => query.len() as u64,
+            Request::Status => 0,
+        }
+    }
+
+    /// Whether asking again, elsewhere, could do something twice.
+    pub fn is_write(&self) -> bool {
+        matches!(self.request, Request::Propose { .. })
+    }
+}
+
+/// Proposals on their way to being committed and applied, in the order of the log.
+#[derive(Clone, Debug, Default)]
+pub struct Proposals {
+    waiting: VecDeque<(Position, Caller, u64)>,
+}
+
+impl Proposals {
+    /// A proposal has its place.
+    pub fn push(&mut self, position: Position, from: Caller, id: u64) {
+        self.waiting.push_back((position, from, id));
+    }
+
+    /// What was applied at that position; whoever waited for it there, and what to tell them.
+    ///
+    /// Whoever waited for that index in another term waits in vain: what it proposed was dropped,
+    /// or may yet come elsewhere. It is told *unknown*, never a lie.
+    pub fn settle(&mut self, at: Position, outcome: Outcome, by_index: bool, out: &mut Vec<(Caller, u64, Reply)>) {
+        while let Some((position, from, id)) = self.waiting.front().copied()
+            && position.index <= at.index
+        {
+            self.waiting.pop_front();
+            let ours = position == at || (by_index && position.index == at.index);
+            let outcome = outcome.clone();
+            let reply = if ours { Reply::Done { position: at, outcome } } else { Reply::Unknown };
+            out.push((from, id, reply));
+        }
+    }
+
+    /// This node leads no more: all that is not known to be committed may happen, or not.
+    pub fn abandon(&mut self, commit: Index, reply: &Reply, out: &mut Vec<(Caller, u64, Reply)>) {
+        let keep = self.waiting.partition_point(|(position, _, _)| position.index <= commit);
+        out.extend(self.waiting.drain(keep..).map(|(_, from, id)| (from, id, reply.clone())));
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+/// Requests that wait for a leader to be found, oldest first. Bounded in number and bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Parked {
+    waiting: VecDeque<Asked>,
+    bytes: u64,
+}
+
+impl Parked {
+    /// Lets it wait, or refuses it for want of room.
+    pub fn push(&mut self, asked: Asked, most: usize, most_bytes: u64) -> Result<(), (Asked, Refusal)> {
+        if self.waiting.len() >= most || self.bytes + asked.bytes() > most_bytes {
+            return Err((asked, Refusal::Busy));
+        }
+        self.bytes += asked.bytes();
+        self.waiting.push_back(asked);
+        Ok(())
+    }
+
+    /// Takes all of them.
+    pub fn take(&mut self) -> VecDeque<Asked> {
+        self.bytes = 0;
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Takes those who have waited long enough.
+    pub fn expired(&mut self, now: Time) -> Vec<Asked> {
+        // Requests that came back from elsewhere keep their deadlines, so the oldest need not be first.
+        let (expired, waiting): (Vec<_>, Vec<_>) = self.take().into_iter().partition(|asked| asked.until <= now);
+        self.bytes = waiting.iter().map(Asked::bytes).sum();
+        self.waiting = waiting.into();
+        expired
+    }
+
+    /// When the next has waited long enough.
+    pub fn deadline(&self) -> Time {
+        self.waiting.iter().map(|asked| asked.until).min().unwrap_or(Time::NEVER)
+    }
+
+    /// Nobody waits for that caller's answers any more.
+    pub fn forget(&mut self, caller: Caller) {
+        self.waiting.retain(|asked| asked.from != caller);
+        self.bytes = self.waiting.iter().map(Asked::bytes).sum();
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+/// Linearizable reads: first waiting for their round, then for the applier to come so far.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    asked: BTreeMap<ReadId, Asked>,
+    confirmed: VecDeque<(Index, Asked)>,
+}
+
+impl Reading {
+    /// A read waits for its round.
+    pub fn push(&mut self, read: ReadId, asked: Asked) {
+        self.asked.insert(read, asked);
+    }
+
+    /// Its round is confirmed: it needs everything up to `index`.
+    pub fn confirm(&mut self, read: ReadId, index: Index) {
+        if let Some(asked) = self.asked.remove(&read) {
+            self.confirmed.push_back((index, asked));
+        }
+    }
+
+    /// Its round came to nothing.
+    pub fn lose(&mut self, read: ReadId) -> Option<Asked> {
+        self.asked.remove(&read)
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.asked.len() + self.confirmed.len()
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.asked.is_empty() && self.confirmed.is_empty()
+    }
+
+    /// Takes the next read that needs no more than what the applier was given.
+    pub fn next(&mut self, fed: Index) -> Option<Asked> {
+        // Rounds are confirmed in order, and so their indexes never fall.
+        if self.confirmed.front()?.0 <= fed { self.confirmed.pop_front().map(|(_, asked)| asked) } else { None }
+    }
+
+    /// Nobody waits for that caller's answers any more.
+    pub fn forget(&mut self, caller: Caller) {
+        self.asked.retain(|_, asked| asked.from != caller);
+        self.confirmed.retain(|(_, asked)| asked.from != caller);
+    }
+}
+
+/// Requests passed on to a leader. Bounded by [`super::Options::forwarded`].
+#[derive(Clone, Debug, Default)]
+pub struct Forwarded {
+    given: u64,
+    waiting: BTreeMap<u64, (NodeId, Asked)>,
+}
+
+impl Forwarded {
+    /// Passed on to `to`, under the number that is returned.
+    pub fn push(&mut self, to: NodeId, asked: Asked) -> u64 {
+        self.given += 1;
+        self.waiting.insert(self.given, (to, asked));
+        self.given
+    }
+
+    /// That node answered; whose question it was.
+    pub fn answered(&mut self, from: NodeId, id: u64) -> Option<Asked> {
+        match self.waiting.remove(&id) {
+            Some((to, asked)) if to == from => Some(asked),
+            Some(other) => {
+                self.waiting.insert(id, other);
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// Takes those that were passed on to anybody but `leader`: no answer can be waited for.
+    pub fn astray(&mut self, leader: Option<NodeId>) -> Vec<Asked> {
+        let gone = self.waiting.extract_if(.., |_, (to, _)| Some(*to) != leader);
+        gone.map(|(_, (_, asked))| asked).collect()
+    }
+
+    /// Takes those that were passed on to `peer`.
+    pub fn lost(&mut self, peer: NodeId) -> Vec<Asked> {
+        let gone = self.waiting.extract_if(.., |_, (to, _)| *to == peer);
+        gone.map(|(_, (_, asked))| asked).collect()
+    }
+
+    /// Nobody waits for that caller's answers any more.
+    pub fn forget(&mut self, caller: Caller) {
+        self.waiting.retain(|_, (_, asked)| asked.from != caller);
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none does.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+/// Queries given to the applier and not yet answered.
+#[derive(Clone, Debug, Default)]
+pub struct Queries {
+    given: u64,
+    waiting: BTreeMap<u64, (Caller, u64)>,
+}
+
+impl Queries {
+    /// Given to the applier under the number that is returned.
+    pub fn push(&mut self, from: Caller, id: u64) -> u64 {
+        self.given += 1;
+        self.waiting.insert(self.given, (from, id));
+        self.given
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none does.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// The applier answered; who asked.
+    pub fn answered(&mut self, ticket: u64) -> Option<(Caller, u64)> {
+        self.waiting.remove(&ticket)
+    }
+}
+
+/// The query of a request that is one.
+pub fn query_of(request: Request) -> Option<Bytes> {
+    match request {
+        Request::Query { query, .. } => Some(query),
+        Request::Propose { .. } | Request::Status => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Term;
+
+    fn at(index: u64, term: u64) -> Position {
+        Position::new(Index(index), Term(term))
+    }
+
+    #[test]
+    fn whoever_waits_for_an_index_of_another_term_is_told_unknown() {
+        let mut proposals = Proposals::default();
+        let caller = Caller::Client(9);
+        proposals.push(at(812, 3), caller, 44);
+        proposals.push(at(813, 3), caller, 45);
+        let mut out = Vec::new();
+        proposals.settle(at(812, 4), Outcome::Closed, false, &mut out);
+        assert_eq!(out, [(caller, 44, Reply::Unknown)]);
+        out.clear();
+        proposals.settle(at(813, 3), Outcome::Closed, false, &mut out);
+        assert_eq!(out, [(caller, 45, Reply::Done { position: at(813, 3), outcome: Outcome::Closed })]);
+    }
+
+    #[test]
+    fn parked_requests_are_bounded_and_expire() {
+        let mut parked = Parked::default();
+        let asked = |id, until| Asked {
+            from: Caller::Client(1),
+            id,
+            forward: false,
+            until: Time(until),
+            request: Request::Propose { op: Bytes::from_static(b"12345") },
+        };
+        parked.push(asked(1, 20), 2, 100).unwrap();
+        parked.push(asked(2, 10), 2, 100).unwrap();
+        assert!(matches!(parked.push(asked(3, 30), 2, 100), Err((_, Refusal::Busy))));
+        assert_eq!(parked.deadline(), Time(10));
+        assert_eq!(parked.expired(Time(10)).iter().map(|asked| asked.id).collect::<Vec<_>>(), [2]);
+        assert!(matches!(parked.push(asked(3, 30), 9, 9), Err((_, Refusal::Busy))));
+        parked.push(asked(3, 30), 9, 10).unwrap();
+        parked.forget(Caller::Client(1));
+        assert!(parked.is_empty());
+    }
+}

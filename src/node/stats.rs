@@ -1,0 +1,132 @@
+//! What a node measures about itself, as plain counters: one thread, no lock.
+
+use crate::api::{DiskStatus, StageStatus};
+use crate::types::{Index, Time};
+use crate::wal::report::Report;
+use hdrhistogram::Histogram;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// Durations from a microsecond to a minute, in nanoseconds.
+#[derive(Clone, Debug)]
+struct Durations(Histogram<u64>);
+
+impl Durations {
+    fn new() -> Durations {
+        Durations(Histogram::new_with_bounds(1, 60_000_000_000, 2).expect("the bounds are in order"))
+    }
+
+    fn record(&mut self, took: Duration) {
+        self.0.saturating_record(took.as_nanos() as u64);
+    }
+
+    fn us(&self, quantile: f64) -> f64 {
+        if self.0.is_empty() { 0.0 } else { self.0.value_at_quantile(quantile) as f64 / 1000.0 }
+    }
+}
+
+/// What a node measures about itself.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    syncs: Durations,
+    sync_count: u64,
+    entries: u64,
+    bytes: u64,
+    queue: Durations,
+    replicate: Durations,
+    apply: Durations,
+    /// One entry of each of the latest writes: its index, and when it was sent.
+    sent: VecDeque<(Index, Time)>,
+    /// The first proposal since the last write.
+    proposed: Option<Time>,
+    /// Elections begun, by reason.
+    pub elections: BTreeMap<String, u64>,
+}
+
+/// How many samples of entries under way are kept; more are not sampled.
+const SAMPLES: usize = 1024;
+
+impl Default for Stats {
+    fn default() -> Stats {
+        Stats {
+            syncs: Durations::new(),
+            sync_count: 0,
+            entries: 0,
+            bytes: 0,
+            queue: Durations::new(),
+            replicate: Durations::new(),
+            apply: Durations::new(),
+            sent: VecDeque::new(),
+            proposed: None,
+            elections: BTreeMap::new(),
+        }
+    }
+}
+
+impl Stats {
+    /// The journal has synced.
+    pub fn synced(&mut self, report: &Report) {
+        self.syncs.record(report.took);
+        self.sync_count += 1;
+        self.entries += report.entries;
+        self.bytes += report.bytes;
+    }
+
+    /// Something was proposed.
+    pub fn proposed(&mut self, now: Time) {
+        self.proposed.get_or_insert(now);
+    }
+
+    /// A leader's write, up to `last`, is on its way.
+    pub fn sent(&mut self, now: Time, last: Index) {
+        if let Some(proposed) = self.proposed.take() {
+            self.queue.record(now.since(proposed));
+            if self.sent.len() < SAMPLES {
+                self.sent.push_back((last, now));
+            }
+        }
+    }
+
+    /// Everything up to there is committed.
+    pub fn committed(&mut self, now: Time, commit: Index) {
+        while let Some((index, at)) = self.sent.front().copied()
+            && index <= commit
+        {
+            self.replicate.record(now.since(at));
+            self.sent.pop_front();
+        }
+    }
+
+    /// A batch was applied.
+    pub fn applied(&mut self, took: Duration) {
+        self.apply.record(took);
+    }
+
+    /// This node leads no more: what was under way is not measured.
+    pub fn reset_sent(&mut self) {
+        self.sent.clear();
+    }
+
+    /// How the disk does.
+    pub fn disk(&self, oldest_unsynced: Duration) -> DiskStatus {
+        DiskStatus {
+            syncs: self.sync_count,
+            entries: self.entries,
+            bytes: self.bytes,
+            sync_p50_us: self.syncs.us(0.5),
+            sync_p99_us: self.syncs.us(0.99),
+            sync_max_us: self.syncs.us(1.0),
+            oldest_unsynced_ms: oldest_unsynced.as_millis() as u64,
+        }
+    }
+
+    /// Where the time of a write goes.
+    pub fn stages(&self) -> StageStatus {
+        StageStatus {
+            queue_us: self.queue.us(0.5),
+            fsync_us: self.syncs.us(0.5),
+            replicate_us: self.replicate.us(0.5),
+            apply_us: self.apply.us(0.5),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Raft's five properties, and what must hold around them, looked at after every step.
+//!
+//! Checked against what the nodes *do* (what they write, send, commit and apply), not against what
+//! they say of themselves.
+
+use crate::consensus::message::{Ask, Envelope, Message};
+use crate::types::{Entry, HardState, Index, NodeId, Position, Term, Write};
+use std::collections::BTreeMap;
+
+/// What was violated, in words.
+pub type Result<T> = std::result::Result<T, String>;
+
+/// An entry, as far as two logs may differ in it.
+type Stamp = (Term, u32);
+
+/// What one disk holds, or would if all its writes arrived.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Image {
+    /// Term and vote.
+    pub hard_state: HardState,
+    /// Each entry's term and checksum.
+    pub log: Vec<Stamp>,
+}
+
+impl Image {
+    /// What is there after that write.
+    fn apply(&mut self, write: &Write) {
+        self.hard_state = write.hard_state.unwrap_or(self.hard_state);
+        for entry in &write.entries {
+            self.put(entry);
+        }
+    }
+
+    fn put(&mut self, entry: &Entry) {
+        self.log.truncate(entry.position.index.0 as usize - 1);
+        self.log.push((entry.position.term, entry.checksum));
+    }
+
+    fn term(&self, index: Index) -> Option<Term> {
+        if index == Index::ZERO { Some(Term::ZERO) } else { self.log.get(index.0 as usize - 1).map(|stamp| stamp.0) }
+    }
+}
+
+/// One node, through all its lives.
+#[derive(Clone, Debug, Default)]
+struct Life {
+    /// What is surely on the disk.
+    durable: Image,
+    /// What was written and not synced, in order.
+    unsynced: Vec<Write>,
+    /// All of it.
+    seen: Image,
+    commit: Index,
+    leads: Option<Term>,
+}
+
+/// What is checked, and what must be remembered for it.
+#[derive(Clone, Debug, Default)]
+pub struct Checks {
+    lives: BTreeMap<NodeId, Life>,
+    /// Who led each term.
+    leaders: BTreeMap<Term, NodeId>,
+    /// Whom each node voted for in each term, over all its lives.
+    votes: BTreeMap<(NodeId, Term), NodeId>,
+    /// Every entry ever written, by position, with what stood before it.
+    entries: BTreeMap<Position, (u32, Option<Stamp>)>,
+    /// What was committed, in order.
+    ledger: Vec<Stamp>,
+    /// The digest of the state at each applied index.
+    digests: BTreeMap<Index, u64>,
+}
+
+impl Checks {
+    /// The members.
+    pub fn new(nodes: impl IntoIterator<Item = NodeId>) -> Checks {
+        Checks { lives: nodes.into_iter().map(|id| (id, Life::default())).collect(), ..Checks::default() }
+    }
+
+    fn life(&mut self, node: NodeId) -> &mut Life {
+        self.lives.get_mut(&node).expect("every node has a life")
+    }
+
+    /// How many entries were committed.
+    pub fn committed(&self) -> usize {
+        self.ledger.len()
+    }
+
+    /// A node hands its journal a write.
+    pub fn writes(&mut self, node: NodeId, write: &Write, leads: Option<Term>) -> Result<()> {
+        let life = self.lives.get_mut(&node).expect("every node has a life");
+        if let (Some(term), Some(first)) = (leads, write.entries.first())
+            && life.leads == Some(term)
+            && first.position.index.0 as usize <= life.seen.log.len()
+        {
+            return Err(format!("Leader Append-Only: {node}, leading term {term}, overwrites {}", first.position));
+        }
+        for entry in &write.entries {
+            let at = entry.position.index.0 as usize;
+            if at > life.seen.log.len() + 1 {
+                return Err(format!("{node} writes {} behind {} entries", entry.position, life.seen.log.len()));
+            }
+            let before = at.checked_sub(2).map(|before| life.seen.log[before]);
+            let (checksum, stood) = *self.entries.entry(entry.position).or_insert((entry.checksum, before));
+            if (checksum, stood) != (entry.checksum, before) {
+                return Err(format!("Log Matching: two logs differ at {} or right before it ({node})", entry.position));
+            }
+            life.seen.put(entry);
+        }
+        life.seen.hard_state = write.hard_state.unwrap_or(life.seen.hard_state);
+        life.unsynced.push(write.clone());
+        Ok(())
+    }
+
+    /// A node's disk has really synced everything up to that write.
+    pub fn synced(&mut self, node: NodeId, upto: crate::types::WriteId) {
+        let life = self.life(node);
+        let count = life.unsynced.iter().take_while(|write| write.id <= upto).count();
+        for write in life.unsynced.drain(..count) {
+            life.durable.apply(&write);
+        }
+    }
+
+    /// A message leaves a node: whatever it promises must be on its disk.
+    pub fn sends(&mut self, envelope: &Envelope) -> Result<()> {
+        let Envelope { from, to, term, message } = envelope;
+        let durable = &self.lives[from].durable;
+        if durable.hard_state.term < *term {
+            return Err(format!(
+                "{from} speaks in term {term}, and its disk knows {}: {message:?}",
+                durable.hard_state.term
+            ));
+        }
+        let vote = match message {
+            Message::AskVote { ask: Ask::Real, .. } => Some(*from),
+            Message::Vote { ask: Ask::Real, granted: true } => Some(*to),
+            Message::Appended { matched } => {
+                let upto = matched.0 as usize;
+                if durable.log.len() < upto || durable.log[..upto].last() != self.lives[from].seen.log[..upto].last() {
+                    let held = durable.log.len();
+                    return Err(format!("{from} acknowledges {matched} to {to}, and its disk holds {held}"));
+                }
+                self.acknowledges(*from, *to, *term, *matched)?;
+                None
+            }
+            _ => None,
+        };
+        let Some(vote) = vote else { return Ok(()) };
+        if durable.hard_state != (HardState { term: *term, vote: Some(vote) }) {
+            return Err(format!("{from} promises its vote of term {term} to {vote}, and its disk does not know"));
+        }
+        let first = *self.votes.entry((*from, *term)).or_insert(vote);
+        if first != vote {
+            return Err(format!("{from} voted for {first} and for {vote} in term {term}"));
+        }
+        Ok(())
+    }
+
+    /// A follower acknowledges to a leader that these two logs agree: they must.
+    fn acknowledges(&self, from: NodeId, to: NodeId, term: Term, matched: Index) -> Result<()> {
+        let (follower, leader) = (&self.lives[&from].seen, &self.lives[&to].seen);
+        if self.lives[&to].leads != Some(term) || matched == Index::ZERO {
+            return Ok(()); // it leads no more
+        }
+        if follower.log.get(matched.0 as usize - 1) != leader.log.get(matched.0 as usize - 1) {
+            return Err(format!("{from} acknowledges {matched} to {to}, and their logs differ there"));
+        }
+        Ok(())
+    }
+
+    /// What a node leads, commits, and would commit by the definition, after a step.
+    pub fn stands(&mut self, node: NodeId, leads: Option<Term>, commit: Index, defined: Option<Index>) -> Result<()> {
+        let life = self.lives.get_mut(&node).expect("every node has a life");
+        if commit < life.commit {
+            return Err(format!("{node} takes its commit index back from {} to {commit}", life.commit));
+        }
+        if commit.0 as usize > life.seen.log.len() {
+            return Err(format!("{node} commits {commit} of {} entries", life.seen.log.len()));
+        }
+        if let Some(term) = leads
+            && commit > life.commit
+            && life.seen.term(commit) == Some(term)
+            && defined.is_none_or(|defined| commit > defined)
+        {
+            return Err(format!("{node} commits {commit}, and by the definition only {defined:?} is"));
+        }
+        for index in life.commit.0..commit.0 {
+            let stamp = life.seen.log[index as usize];
+            match self.ledger.get(index as usize) {
+                None => self.ledger.push(stamp),
+                Some(first) if *first == stamp => {}
+                Some(first) => {
+                    let at = index + 1;
+                    return Err(format!(
+                        "State Machine Safety: {node} commits {stamp:?} at {at}, where {first:?} was committed"
+                    ));
+                }
+            }
+        }
+        life.commit = commit;
+        if leads.is_some() && life.leads != leads {
+            self.rises(node, leads)?;
+        }
+        self.life(node).leads = leads;
+        Ok(())
+    }
+
+    fn rises(&mut self, node: NodeId, leads: Option<Term>) -> Result<()> {
+        let Some(term) = leads else { return Ok(()) };
+        let first = *self.leaders.entry(term).or_insert(node);
+        if first != node {
+            return Err(format!("Election Safety: {first} and {node} both lead term {term}"));
+        }
+        let log = &self.lives[&node].seen.log;
+        match self.ledger.iter().zip(log).position(|(committed, held)| committed != held) {
+            None if log.len() >= self.ledger.len() => Ok(()),
+            None => Err(format!(
+                "Leader Completeness: {node} leads term {term} with {} of {} committed entries",
+                log.len(),
+                self.ledger.len()
+            )),
+            Some(at) => {
+                Err(format!("Leader Completeness: {node} leads term {term} and lacks what was committed at {}", at + 1))
+            }
+        }
+    }
+
+    /// A node's machine has applied an index.
+    pub fn applied(&mut self, node: NodeId, index: Index, digest: u64) -> Result<()> {
+        if index.0 as usize > self.ledger.len() {
+            return Err(format!("{node} applies {index}, which nobody committed"));
+        }
+        let first = *self.digests.entry(index).or_insert(digest);
+        if first != digest {
+            return Err(format!("State Machine Safety: the state of {node} at {index} is another"));
+        }
+        Ok(())
+    }
+
+    /// A node comes back with what its journal recovered: everything that was synced, and of what
+    /// was not a beginning, in order, and nothing else.
+    pub fn recovers(&mut self, node: NodeId, recovered: Image) -> Result<()> {
+        let life = self.life(node);
+        let mut image = life.durable.clone();
+        let mut fits = image == recovered;
+        for write in &life.unsynced {
+            // Within a write the hard state comes first, then the entries one by one.
+            image.hard_state = write.hard_state.unwrap_or(image.hard_state);
+            fits |= image == recovered;
+            for entry in &write.entries {
+                image.put(entry);
+                fits |= image == recovered;
+            }
+        }
+        if !fits {
+            let (held, promised) = (recovered.log.len(), life.durable.log.len());
+            let (now, then) = (recovered.hard_state, life.durable.hard_state);
+            return Err(format!(
+                "the journal of {node} came back with {held} entries and {now:?}; {promised} and {then:?} were synced, \
+                 and no beginning of what was written explains it"
+            ));
+        }
+        *life = Life {
+            durable: recovered.clone(),
+            unsynced: Vec::new(),
+            seen: recovered,
+            commit: Index::ZERO,
+            leads: None,
+        };
+        Ok(())
+    }
+}

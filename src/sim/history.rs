@@ -1,0 +1,241 @@
+//! Is what the clients saw linearizable?
+//!
+//! Operations on different keys do not touch each other, so each key is checked by itself
+//! (linearizability is local). The search is Wing and Gong's, remembering what it has tried
+//! (Lowe's): take any operation that could come first, see whether its answer fits, go on with the
+//! rest. The model of a key is written here once more, apart from the machine it checks.
+
+use crate::machine::words::Answer;
+use crate::types::Time;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a client asked of one key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// Set it.
+    Put(Bytes),
+    /// Remove it.
+    Del,
+    /// Set it if it holds what was expected.
+    Cas(Option<Bytes>, Bytes),
+    /// Add to the number it holds.
+    Incr(i64),
+    /// What does it hold?
+    Get,
+}
+
+/// One operation, as its client saw it.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    /// Who.
+    pub client: u64,
+    /// On which key.
+    pub key: Bytes,
+    /// What.
+    pub input: Input,
+    /// When it was first asked.
+    pub invoked: Time,
+    /// When it was answered, and how; nothing if it never was, and may or may not have happened.
+    pub returned: Option<(Time, Answer)>,
+}
+
+/// Everything the clients asked and were answered.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    operations: Vec<Operation>,
+}
+
+impl History {
+    /// A client asks; the number of the operation.
+    pub fn invoke(&mut self, client: u64, key: Bytes, input: Input, now: Time) -> usize {
+        self.operations.push(Operation { client, key, input, invoked: now, returned: None });
+        self.operations.len() - 1
+    }
+
+    /// It is answered.
+    pub fn answer(&mut self, operation: usize, now: Time, answer: Answer) {
+        self.operations[operation].returned = Some((now, answer));
+    }
+
+    /// How many operations there are.
+    pub fn len(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+
+    /// How many operations were answered.
+    pub fn answered(&self) -> usize {
+        self.operations.iter().filter(|operation| operation.returned.is_some()).count()
+    }
+
+    /// Whether there is an order of all operations in which each takes effect between being asked
+    /// and being answered, and every answer is right; else says for which key there is none.
+    pub fn check(&self) -> Result<(), String> {
+        let mut keys: BTreeMap<&Bytes, Vec<&Operation>> = BTreeMap::new();
+        for operation in &self.operations {
+            keys.entry(&operation.key).or_default().push(operation);
+        }
+        for (key, operations) in keys {
+            if !linearizable(&operations) {
+                return Err(explain(key, &operations));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The shortest beginning of a key's history that has no order, in words.
+fn explain(key: &Bytes, operations: &[&Operation]) -> String {
+    let mut returns: Vec<Time> = operations.iter().filter_map(|o| o.returned.as_ref().map(|(at, _)| *at)).collect();
+    returns.sort_unstable();
+    let upto = |end: Time| -> Vec<Operation> {
+        let mut cut: Vec<Operation> = operations.iter().filter(|o| o.invoked <= end).map(|o| (*o).clone()).collect();
+        for operation in &mut cut {
+            operation.returned.take_if(|(at, _)| *at > end);
+        }
+        cut
+    };
+    let broken = returns.partition_point(|end| linearizable(&upto(*end).iter().collect::<Vec<_>>()));
+    let end = returns[broken.min(returns.len() - 1)];
+    let cut = upto(end);
+    let tail: Vec<String> = cut.iter().rev().take(8).rev().map(|o| format!("{o:?}")).collect();
+    format!(
+        "no order of {} operations on {:?} explains the answer at {end:?}; the last:\n  {}",
+        cut.len(),
+        key,
+        tail.join("\n  ")
+    )
+}
+
+type State = Option<Bytes>;
+
+/// What the operation does to a key, and what it must answer.
+fn step(state: &State, input: &Input) -> (State, Answer) {
+    match input {
+        Input::Put(value) => (Some(value.clone()), Answer::Done),
+        Input::Del => (None, Answer::Deleted { existed: state.is_some() }),
+        Input::Cas(expected, new) if state == expected => (Some(new.clone()), Answer::Done),
+        Input::Cas(..) => (state.clone(), Answer::Kept { actual: state.clone() }),
+        Input::Get => (state.clone(), Answer::Value(state.clone())),
+        Input::Incr(by) => {
+            let number = match state {
+                None => Some(0),
+                Some(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse::<i64>().ok()),
+            };
+            match number {
+                None => (state.clone(), Answer::NotANumber),
+                Some(number) => match number.checked_add(*by) {
+                    None => (state.clone(), Answer::Overflow),
+                    Some(sum) => (Some(Bytes::from(sum.to_string())), Answer::Number(sum)),
+                },
+            }
+        }
+    }
+}
+
+/// Which operations have been given their place.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Placed(Vec<u64>);
+
+impl Placed {
+    fn has(&self, i: usize) -> bool {
+        self.0[i / 64] >> (i % 64) & 1 == 1
+    }
+
+    fn with(&self, i: usize) -> Placed {
+        let mut placed = self.clone();
+        placed.0[i / 64] |= 1 << (i % 64);
+        placed
+    }
+}
+
+fn linearizable(operations: &[&Operation]) -> bool {
+    let mut sorted: Vec<&Operation> = operations.to_vec();
+    sorted.sort_by_key(|operation| operation.invoked);
+    let ends: Vec<Time> =
+        sorted.iter().map(|operation| operation.returned.as_ref().map_or(Time::NEVER, |(at, _)| *at)).collect();
+    let nothing = Placed(vec![0; sorted.len().div_ceil(64)]);
+    let mut seen = BTreeSet::from([(nothing.clone(), None)]);
+    // (what is placed, the key's state, the first that is not placed)
+    let mut stack: Vec<(Placed, State, usize)> = vec![(nothing, None, 0)];
+    while let Some((placed, state, first)) = stack.pop() {
+        let open = || (first..sorted.len()).filter(|i| !placed.has(*i));
+        let earliest = open().map(|i| ends[i]).min().unwrap_or(Time::NEVER);
+        if earliest == Time::NEVER {
+            return true; // all that was answered has its place
+        }
+        for i in open().take_while(|i| sorted[*i].invoked <= earliest) {
+            let (after, answer) = step(&state, &sorted[i].input);
+            if sorted[i].returned.as_ref().is_some_and(|(_, seen)| *seen != answer) {
+                continue;
+            }
+            let next = placed.with(i);
+            if seen.insert((next.clone(), after.clone())) {
+                let first = (first..sorted.len()).find(|j| !next.has(*j)).unwrap_or(sorted.len());
+                stack.push((next, after, first));
+            }
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    fn history(operations: &[(Input, u64, Option<(u64, Answer)>)]) -> History {
+        let mut history = History::default();
+        for (input, invoked, returned) in operations {
+            let number = history.invoke(1, value("k"), input.clone(), Time(*invoked));
+            if let Some((at, answer)) = returned {
+                history.answer(number, Time(*at), answer.clone());
+            }
+        }
+        history
+    }
+
+    #[test]
+    fn overlapping_operations_may_take_effect_in_either_order() {
+        let get = |at, end, text| (Input::Get, at, Some((end, Answer::Value(Some(value(text))))));
+        let a = (Input::Put(value("a")), 0, Some((10, Answer::Done)));
+        let b = (Input::Put(value("b")), 5, Some((15, Answer::Done)));
+        for last in ["a", "b"] {
+            assert!(history(&[a.clone(), b.clone(), get(20, 21, last)]).check().is_ok());
+        }
+        assert!(history(&[a, b, get(20, 21, "a"), get(22, 23, "b")]).check().is_err());
+    }
+
+    #[test]
+    fn a_stale_read_is_seen() {
+        let put = |text, at, end| (Input::Put(value(text)), at, Some((end, Answer::Done)));
+        let get = (Input::Get, 30, Some((31, Answer::Value(Some(value("a"))))));
+        assert!(history(&[put("a", 0, 1), put("b", 10, 11), get]).check().is_err());
+    }
+
+    #[test]
+    fn what_was_never_answered_may_have_happened_or_not() {
+        let put = (Input::Put(value("a")), 0, None);
+        let absent = (Input::Get, 30, Some((31, Answer::Value(None))));
+        let present = (Input::Get, 40, Some((41, Answer::Value(Some(value("a"))))));
+        assert!(history(&[put.clone(), absent.clone()]).check().is_ok());
+        assert!(history(&[put.clone(), absent.clone(), present.clone()]).check().is_ok());
+        let absent = (Input::Get, 50, Some((51, Answer::Value(None))));
+        assert!(history(&[put, present, absent]).check().is_err());
+    }
+
+    #[test]
+    fn an_increment_that_counts_twice_is_seen() {
+        let incr = |at, end, sum| (Input::Incr(1), at, Some((end, Answer::Number(sum))));
+        assert!(history(&[incr(0, 5, 1), incr(1, 6, 2), incr(10, 11, 3)]).check().is_ok());
+        assert!(history(&[incr(0, 5, 1), incr(10, 11, 3)]).check().is_err());
+    }
+}

@@ -1,0 +1,161 @@
+//! One machine of the simulated world: its disk, its clock, and the process on it while one runs.
+
+use super::checks::Image;
+use super::disk::SimDisk;
+use super::scenario::Scenario;
+use crate::apply::Applier;
+use crate::consensus;
+use crate::machine::Kv;
+use crate::node::{self, Node};
+use crate::types::{Base, ClusterId, DiskId, Index, Membership, NodeId, Position, Time, Write};
+use crate::wal::{self, Fault, Journal};
+use crate::wire::frame::FrameReader;
+use bytes::BytesMut;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The cluster of every simulated world.
+const CLUSTER: ClusterId = ClusterId(0x51);
+
+/// A machine's clock: it may be off, and fast or slow, but it never goes back.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    offset: u64,
+    /// A millionth more or less of every second.
+    ppm: i64,
+}
+
+impl Clock {
+    /// A clock that is off by that much, and fast by so many millionths.
+    pub fn new(offset: Duration, ppm: i64) -> Clock {
+        Clock { offset: offset.as_nanos() as u64, ppm }
+    }
+
+    /// What it shows at that moment of the world.
+    pub fn local(&self, world: Time) -> Time {
+        let drift = i128::from(world.0) * i128::from(self.ppm) / 1_000_000;
+        Time((i128::from(world.0) + drift) as u64 + self.offset)
+    }
+
+    /// The first moment of the world at which it shows that.
+    pub fn world(&self, local: Time) -> Time {
+        if local == Time::NEVER {
+            return Time::NEVER;
+        }
+        let run = i128::from(local.0.saturating_sub(self.offset));
+        let mut world = Time((run * 1_000_000 / (1_000_000 + i128::from(self.ppm))) as u64);
+        while self.local(world) < local {
+            world = Time(world.0 + 1);
+        }
+        world
+    }
+}
+
+/// The bytes that have come in on one link.
+#[derive(Debug, Default)]
+pub struct Incoming {
+    /// Which run of the link they came on.
+    pub run: u64,
+    /// Puts frames together.
+    pub reader: FrameReader,
+    /// What is not yet a frame.
+    pub buffer: BytesMut,
+}
+
+/// A process: the real node, journal and applier.
+pub struct Process {
+    /// The node.
+    pub node: Node,
+    /// Its journal.
+    pub journal: Journal<SimDisk>,
+    /// Its machine.
+    pub applier: Applier<Kv>,
+    /// Writes that wait for the sync that is under way.
+    pub queued: Vec<Write>,
+    /// Whether a sync is under way.
+    pub syncing: bool,
+    /// Whether a spare segment is being made.
+    pub sparing: bool,
+    /// What has come in, by peer.
+    pub incoming: BTreeMap<NodeId, Incoming>,
+    /// When it is next woken for its deadline.
+    pub tick_at: Option<Time>,
+}
+
+/// One machine.
+pub struct Host {
+    /// Its node.
+    pub id: NodeId,
+    /// Its disk.
+    pub disk: SimDisk,
+    /// Its clock.
+    pub clock: Clock,
+    /// The process, while one runs.
+    pub up: Option<Process>,
+    /// How many processes have run here. What was meant for an earlier one does not happen.
+    pub life: u64,
+    /// The process stands still until then.
+    pub paused: Time,
+    /// The next sync takes that much longer.
+    pub stall: Duration,
+    /// A bit of its disk was turned over: it may refuse to start, for good.
+    pub rotten: bool,
+    /// It refused to start.
+    pub given_up: bool,
+}
+
+impl Host {
+    /// A machine with an empty disk, switched off.
+    pub fn new(id: NodeId, clock: Clock) -> Host {
+        Host {
+            id,
+            disk: SimDisk::new(),
+            clock,
+            up: None,
+            life: 0,
+            paused: Time::ZERO,
+            stall: Duration::ZERO,
+            rotten: false,
+            given_up: false,
+        }
+    }
+
+    /// Starts a process on what the disk holds, as `drave serve` does; and says what that was.
+    pub fn boot(&mut self, scenario: &Scenario, now: Time, seed: u64) -> Result<Image, Fault> {
+        let members = (1..=scenario.nodes).filter_map(NodeId::new).map(|id| (id, format!("{id}:1")));
+        let base =
+            Base { position: Position::ZERO, configured: Index::ZERO, membership: Membership::founding(members) };
+        let options = wal::Options {
+            segment_bytes: scenario.segment_bytes,
+            mutants: scenario.mutants,
+            ..wal::Options::new(self.id, CLUSTER, DiskId(self.id.get()))
+        };
+        let (journal, recovered) = Journal::open(self.disk.clone(), options, Some(&base))?;
+        let mut image = Image { hard_state: recovered.hard_state, log: Vec::new() };
+        if let last @ 1.. = recovered.heads.len() as u64 {
+            let entries = recovered.view.entries(Index(1)..=Index(last), u64::MAX)?;
+            image.log = entries.iter().map(|entry| (entry.position.term, entry.checksum)).collect();
+        }
+        let raft_options = consensus::Options {
+            window_bytes: scenario.window_bytes,
+            append_bytes: scenario.append_bytes,
+            mutants: scenario.mutants,
+            ..consensus::Options::default()
+        };
+        let options = node::Options { mutants: scenario.mutants, cluster: CLUSTER, ..node::Options::default() };
+        let node = node::start(self.id, recovered, raft_options, options, self.clock.local(now), seed);
+        self.up = Some(Process {
+            node,
+            journal,
+            applier: Applier::new(Kv::new()).breaking(scenario.mutants, self.id),
+            queued: Vec::new(),
+            syncing: false,
+            sparing: false,
+            incoming: BTreeMap::new(),
+            tick_at: None,
+        });
+        self.life += 1;
+        self.stall = Duration::ZERO;
+        Ok(image)
+    }
+}

@@ -1,0 +1,123 @@
+//! One seed, from beginning to end.
+
+use super::scenario::Scenario;
+use super::world::{Trace, World};
+use crate::types::Time;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+/// What became of a world in which nothing was violated.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// The seed it was drawn from.
+    pub seed: u64,
+    /// How much time passed in it.
+    pub simulated: Duration,
+    /// How many nodes it had.
+    pub nodes: u64,
+    /// How much happened.
+    pub steps: u64,
+    /// How much went wrong.
+    pub faults: u64,
+    /// How many operations clients were answered.
+    pub operations: u64,
+    /// All that was sent, written and answered, as one number: the same seed, the same hash.
+    pub hash: u64,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Outcome { seed, steps, faults, operations, hash, .. } = self;
+        let seconds = self.simulated.as_secs_f64();
+        write!(
+            f,
+            "seed {seed} ok · {seconds:.1} s simulated · {steps} steps · {faults} faults · {operations} operations · hash {hash:016x}"
+        )
+    }
+}
+
+/// What was violated.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// The seed it was drawn from.
+    pub seed: u64,
+    /// When in the world's time.
+    pub at: Time,
+    /// After how much had happened.
+    pub steps: u64,
+    /// What, in words.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Violation { seed, at, steps, what } = self;
+        let seconds = at.0 as f64 / 1e9;
+        write!(f, "seed {seed} failed after {seconds:.3} s, {steps} steps: {what}")
+    }
+}
+
+/// How long a world may go without a leader once all faults are over: ten election timeouts, and
+/// what it takes to switch the machines on.
+const LEADERLESS: Duration = Duration::from_millis(10 * 300 + 2000);
+
+/// Lets a world be hard for a while and then calm, and checks everything all along.
+///
+/// `trace` is told what happens.
+pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<Outcome, Violation> {
+    let seed = scenario.seed;
+    let mut world = World::new(scenario);
+    world.trace = trace;
+    let ended = catch_unwind(AssertUnwindSafe(|| live(&mut world)));
+    let what = match ended {
+        Ok(Ok(())) => None,
+        Ok(Err(what)) => Some(what),
+        Err(panic) => Some(format!("a node panics: {}", words(&panic))),
+    };
+    match what {
+        None => Ok(Outcome {
+            seed,
+            simulated: world.now - Time::ZERO,
+            nodes: world.scenario.nodes,
+            steps: world.steps,
+            faults: world.faults,
+            operations: world.history().answered() as u64,
+            hash: world.hash,
+        }),
+        Some(what) => Err(Violation { seed, at: world.now, steps: world.steps, what }),
+    }
+}
+
+fn words(panic: &Box<dyn std::any::Any + Send>) -> String {
+    match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
+        (Some(text), _) => text.clone(),
+        (None, Some(text)) => (*text).to_owned(),
+        (None, None) => "without a word".to_owned(),
+    }
+}
+
+fn live(world: &mut World) -> Result<(), String> {
+    let storm = world.scenario.storm;
+    pass(world, storm)?;
+    world.heal();
+    pass(world, LEADERLESS)?;
+    if !world.has_leader() {
+        return Err(format!("no leader within ten election timeouts of calm{}", world.standing()));
+    }
+    world.stop_clients();
+    let until = world.now + world.scenario.calm;
+    while !world.is_at_rest() {
+        if world.now >= until {
+            return Err(format!("no rest after {:?} of calm{}", world.scenario.calm, world.standing()));
+        }
+        pass(world, Duration::from_millis(50))?;
+    }
+    world.history().check().map_err(|what| format!("linearizability: {what}"))
+}
+
+fn pass(world: &mut World, span: Duration) -> Result<(), String> {
+    let until = world.now + span;
+    while world.step(until)? {}
+    Ok(())
+}

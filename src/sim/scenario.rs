@@ -1,0 +1,150 @@
+//! What a world is like: drawn from a seed, each seed its own mix.
+
+use super::clients::Load;
+use super::network::{Tier, Weather};
+use crate::types::Mutants;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use std::time::Duration;
+
+/// How often each trouble comes, as weights; a zero is a trouble this world does not know.
+#[derive(Clone, Debug, Default)]
+pub struct Troubles {
+    /// A machine loses power: what was not synced is lost, in part or whole.
+    pub power: u32,
+    /// A process is killed; its page cache lives.
+    pub kill: u32,
+    /// A machine loses power in the middle of some operation of its disk.
+    pub midway: u32,
+    /// All machines lose power at once.
+    pub blackout: u32,
+    /// A process stands still for a while.
+    pub pause: u32,
+    /// The nodes fall into two parts.
+    pub partition: u32,
+    /// Nothing passes from one node to another, but the other way.
+    pub one_way: u32,
+    /// A link breaks in the middle of whatever is on it.
+    pub reset: u32,
+    /// A disk takes very long for its next sync.
+    pub stall: u32,
+    /// A sync fails, and the kernel calls the lost pages clean.
+    pub eio: u32,
+    /// A disk is full.
+    pub full: u32,
+    /// A bit of a disk turns over.
+    pub rot: u32,
+}
+
+/// What a world is like.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// What it was drawn from.
+    pub seed: u64,
+    /// How many nodes.
+    pub nodes: u64,
+    /// How long faults go on.
+    pub storm: Duration,
+    /// How long the world then has to come to rest.
+    pub calm: Duration,
+    /// The time between two troubles, on average.
+    pub every: Duration,
+    /// Which troubles.
+    pub troubles: Troubles,
+    /// The network.
+    pub weather: Weather,
+    /// The shortest and the longest sync.
+    pub sync: (Duration, Duration),
+    /// How large segments are.
+    pub segment_bytes: u64,
+    /// By how much clocks run fast or slow, in thousandths.
+    pub skew: u32,
+    /// The clients.
+    pub load: Load,
+    /// How many bytes may be on their way to a follower.
+    pub window_bytes: u64,
+    /// How many bytes one append holds.
+    pub append_bytes: u64,
+    /// Which rule is broken on purpose.
+    pub mutants: Mutants,
+}
+
+impl Scenario {
+    /// The world of that seed.
+    pub fn draw(seed: u64, storm: Duration) -> Scenario {
+        let mut rng = SmallRng::seed_from_u64(seed ^ 0x6472_6176_6573_696d);
+        let rng = &mut rng;
+        let nodes = [1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5, 5, 7][rng.random_range(0..14)];
+        let fast = rng.random_range(0..3) > 0;
+        Scenario {
+            seed,
+            nodes,
+            storm,
+            calm: Duration::from_secs(60),
+            every: Duration::from_millis(rng.random_range(50..1500)),
+            troubles: troubles(rng, nodes),
+            weather: weather(rng),
+            sync: if fast {
+                (Duration::from_micros(100), Duration::from_millis(3))
+            } else {
+                (Duration::from_millis(2), Duration::from_millis(60))
+            },
+            segment_bytes: [8 << 10, 16 << 10, 64 << 10, 1 << 20][rng.random_range(0..4)],
+            skew: [0, 0, 10, 60][rng.random_range(0..4)],
+            load: load(rng),
+            window_bytes: [4 << 10, 64 << 10, 8 << 20][rng.random_range(0..3)],
+            append_bytes: [512, 4 << 10, 1 << 20][rng.random_range(0..3)],
+            mutants: Mutants::NONE,
+        }
+    }
+}
+
+fn troubles(rng: &mut SmallRng, nodes: u64) -> Troubles {
+    // Half of the troubles are unknown to each world: rare combinations need room to be seen alone.
+    let mut weight = |most: u32| if rng.random_range(0..2) == 0 { 0 } else { rng.random_range(1..=most) };
+    let mut troubles = Troubles {
+        power: weight(10),
+        kill: weight(10),
+        midway: weight(10),
+        blackout: weight(2),
+        pause: weight(8),
+        partition: weight(8),
+        one_way: weight(8),
+        reset: weight(10),
+        stall: weight(8),
+        eio: weight(4),
+        full: weight(3),
+        rot: weight(2),
+    };
+    if nodes < 3 {
+        // A disk that is lost takes a majority with it.
+        troubles.rot = 0;
+    }
+    troubles
+}
+
+fn weather(rng: &mut SmallRng) -> Weather {
+    let tier = if rng.random_range(0..5) < 3 { Tier::Stream } else { Tier::Datagram };
+    let harsh = tier == Tier::Datagram;
+    Weather {
+        tier,
+        delay: Duration::from_micros([50, 500, 5000][rng.random_range(0..3)]),
+        jitter: Duration::from_micros([0, 200, 3000, 20_000][rng.random_range(0..4)]),
+        loss: if harsh { [0, 2, 10, 30][rng.random_range(0..4)] } else { 0 },
+        doubling: if harsh { [0, 2, 30][rng.random_range(0..3)] } else { 0 },
+        stragglers: [0, 1, 5][rng.random_range(0..3)],
+    }
+}
+
+fn load(rng: &mut SmallRng) -> Load {
+    Load {
+        clients: rng.random_range(1..6),
+        outstanding: rng.random_range(1..5),
+        keys: rng.random_range(1..7),
+        think: Duration::from_millis([2, 20, 100][rng.random_range(0..3)]),
+        patience: Duration::from_millis([100, 400, 1500][rng.random_range(0..3)]),
+        reads: [0, 30, 70][rng.random_range(0..3)],
+        forward: rng.random_range(0..2) == 0,
+        large: [0, 0, 5, 30][rng.random_range(0..4)],
+    }
+}

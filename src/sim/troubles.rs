@@ -1,0 +1,167 @@
+//! What goes wrong, by chance.
+
+use super::checks;
+use super::disk::{Crash, Stop};
+use super::scenario::Troubles;
+use super::world::{Happens, World};
+use crate::disk::Disk;
+use crate::types::NodeId;
+use rand::RngExt;
+use std::time::Duration;
+
+/// One kind of trouble.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Power,
+    Kill,
+    Midway,
+    Blackout,
+    Pause,
+    Partition,
+    OneWay,
+    Mend,
+    Reset,
+    Stall,
+    Eio,
+    Full,
+    Rot,
+}
+
+fn weights(troubles: &Troubles) -> [(Kind, u32); 13] {
+    [
+        (Kind::Power, troubles.power),
+        (Kind::Kill, troubles.kill),
+        (Kind::Midway, troubles.midway),
+        (Kind::Blackout, troubles.blackout),
+        (Kind::Pause, troubles.pause),
+        (Kind::Partition, troubles.partition),
+        (Kind::OneWay, troubles.one_way),
+        (Kind::Mend, 2 * (troubles.partition + troubles.one_way)),
+        (Kind::Reset, troubles.reset),
+        (Kind::Stall, troubles.stall),
+        (Kind::Eio, troubles.eio),
+        (Kind::Full, troubles.full),
+        (Kind::Rot, troubles.rot),
+    ]
+}
+
+impl World {
+    /// Something goes wrong, and something else will.
+    pub(super) fn trouble(&mut self) -> checks::Result<()> {
+        if self.calm {
+            return Ok(());
+        }
+        let every = self.scenario.every.as_nanos() as u64;
+        let next = Duration::from_nanos(self.rng.random_range(1..=2 * every));
+        self.later(next, Happens::Trouble);
+        let weights = weights(&self.scenario.troubles);
+        let total: u32 = weights.iter().map(|(_, weight)| weight).sum();
+        if total == 0 {
+            return Ok(());
+        }
+        let mut draw = self.rng.random_range(0..total);
+        let drawn = weights.into_iter().find(|(_, weight)| {
+            let here = draw < *weight;
+            draw = draw.saturating_sub(*weight);
+            here
+        });
+        let Some((kind, _)) = drawn else { return Ok(()) };
+        self.faults += 1;
+        let at = self.anyone();
+        self.say(|| format!("trouble for {at}: {kind:?}"));
+        self.bring(kind, at);
+        Ok(())
+    }
+
+    fn anyone(&mut self) -> NodeId {
+        let nth = self.rng.random_range(0..self.hosts.len());
+        *self.hosts.keys().nth(nth).expect("there are hosts")
+    }
+
+    fn a_while(&mut self, most_ms: u64) -> Duration {
+        Duration::from_millis(self.rng.random_range(1..=most_ms))
+    }
+
+    fn bring(&mut self, kind: Kind, at: NodeId) {
+        match kind {
+            Kind::Power => self.down(at, Crash::Power, 3000),
+            Kind::Kill => self.down(at, Crash::Kill, 1000),
+            Kind::Blackout => {
+                for at in self.hosts.keys().copied().collect::<Vec<_>>() {
+                    self.down(at, Crash::Power, 1000);
+                }
+            }
+            Kind::Midway => {
+                let stop = Stop {
+                    at: self.hosts[&at].disk.operations() + self.rng.random_range(0..12),
+                    bytes: self.rng.random_range(0..4096),
+                };
+                self.host(at).disk.stop_at(stop);
+            }
+            Kind::Pause => {
+                let until = self.now + self.a_while(2500);
+                self.host(at).paused = until;
+            }
+            Kind::Partition => {
+                let sides: Vec<(NodeId, bool)> =
+                    self.hosts.keys().copied().map(|id| (id, false)).map(|(id, _)| (id, self.rng.random())).collect();
+                for (one, side) in &sides {
+                    for (other, _) in sides.iter().filter(|(_, theirs)| theirs != side) {
+                        self.network.cut(*one, *other);
+                    }
+                }
+            }
+            Kind::OneWay => {
+                let to = self.anyone();
+                self.network.cut(at, to);
+            }
+            Kind::Mend => self.network.mend(),
+            Kind::Reset => {
+                let other = self.anyone();
+                if other != at {
+                    self.relink(at, other);
+                }
+            }
+            Kind::Stall => self.host(at).stall = Duration::from_millis(400),
+            Kind::Eio => self.host(at).disk.fail_next_sync(),
+            Kind::Full => {
+                let used = self.hosts[&at].disk.used();
+                self.host(at).disk.set_capacity(Some(used));
+            }
+            Kind::Rot => self.rot(at),
+        }
+    }
+
+    fn down(&mut self, at: NodeId, how: Crash, most_ms: u64) {
+        self.crash(at, how);
+        let delay = self.a_while(most_ms);
+        self.later(delay, Happens::Starts { at });
+    }
+
+    /// Turns a bit over in some segment, and restarts the process on it. Never on so many machines
+    /// that what they lose could have been the last copies: what a majority forgets is gone.
+    fn rot(&mut self, at: NodeId) {
+        let rotten = self.hosts.values().filter(|host| host.rotten).count();
+        if rotten >= (self.hosts.len() - 1) / 2 || self.hosts[&at].rotten {
+            return;
+        }
+        let disk = self.hosts[&at].disk.clone();
+        let names = disk.list().unwrap_or_default();
+        let mut segments: Vec<String> = names.into_iter().filter(|name| name.ends_with(".wal")).collect();
+        segments.sort();
+        if segments.is_empty() {
+            return;
+        }
+        let name = segments[self.rng.random_range(0..segments.len())].clone();
+        let Some(bytes) = disk.seen(&name) else { return };
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        if used == 0 {
+            return;
+        }
+        let offset = self.rng.random_range(0..used) as u64;
+        disk.flip(&name, offset, self.rng.random_range(0..8));
+        self.say(|| format!("a bit of {name} of {at} turns over at {offset}"));
+        self.host(at).rotten = true;
+        self.down(at, Crash::Kill, 500);
+    }
+}

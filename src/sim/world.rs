@@ -1,0 +1,650 @@
+//! Virtual time around the same node, journal and applier: one queue of events, and chance.
+
+use super::checks::{self, Checks};
+use super::clients::{Asking, Client};
+use super::disk::Crash;
+use super::history::History;
+use super::host::{Clock, Host, Process};
+use super::network::{Network, Tier};
+use super::scenario::Scenario;
+use crate::consensus::message::Envelope;
+use crate::consensus::note::Note;
+use crate::node::{Action, Caller, Event};
+use crate::types::digest;
+use crate::types::{Entry, Index, NodeId, Time, Write};
+use crate::wal::Fault;
+use crate::wire::client::{put_reply_frame, put_request_frame, read_reply_frame, read_request_frame};
+use crate::wire::frame::{Frame, FrameReader};
+use crate::wire::peer::PeerFrame;
+use bytes::{Bytes, BytesMut};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long the log thread waits for more before it confirms what it synced.
+const IDLE: Duration = Duration::from_millis(10);
+
+/// Something that happens at some time.
+pub(super) enum Happens {
+    /// Bytes reach a node from another.
+    Arrives { to: NodeId, from: NodeId, run: u64, bytes: Bytes },
+    /// A node notices that its link with a peer is broken.
+    Closed { at: NodeId, peer: NodeId },
+    /// A client's bytes reach a node.
+    Asked { to: NodeId, client: u64, bytes: Bytes },
+    /// A node's bytes reach a client.
+    Told { client: u64, bytes: Bytes },
+    /// A sync is done.
+    Synced { at: NodeId, life: u64 },
+    /// The log thread has been idle for a moment.
+    Idle { at: NodeId, life: u64 },
+    /// A spare segment is ready.
+    Spared { at: NodeId, life: u64 },
+    /// A node's deadline.
+    Due { at: NodeId, life: u64, when: Time },
+    /// A machine is switched on.
+    Starts { at: NodeId },
+    /// A client may do something.
+    Wakes { client: u64 },
+    /// Trouble.
+    Trouble,
+}
+
+/// Who is told what happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Trace {
+    /// From that moment on.
+    pub from: Time,
+    /// Is given one line for each thing.
+    pub tell: fn(&str),
+}
+
+/// The simulated world.
+pub struct World {
+    pub(super) scenario: Scenario,
+    pub(super) now: Time,
+    pub(super) rng: SmallRng,
+    queue: BTreeMap<(Time, u64), Happens>,
+    order: u64,
+    pub(super) hosts: BTreeMap<NodeId, Host>,
+    pub(super) network: Network,
+    clients: BTreeMap<u64, Client>,
+    history: History,
+    checks: Checks,
+    /// Everything that was sent, written and answered, folded into one number.
+    pub(super) hash: u64,
+    pub(super) steps: u64,
+    pub(super) faults: u64,
+    pub(super) calm: bool,
+    pub(super) trace: Option<Trace>,
+}
+
+impl World {
+    /// A world of that kind, all machines about to be switched on.
+    pub fn new(scenario: Scenario) -> World {
+        let mut rng = SmallRng::seed_from_u64(scenario.seed);
+        let ids: Vec<NodeId> = (1..=scenario.nodes).filter_map(NodeId::new).collect();
+        let skew = i64::from(scenario.skew) * 1000;
+        let mut clock = || Clock::new(Duration::from_secs(rng.random_range(1..1000)), rng.random_range(-skew..=skew));
+        let hosts = ids.iter().map(|id| (*id, Host::new(*id, clock()))).collect();
+        let client = |id| (id, Client::new(id, scenario.load.clone(), ids.clone()));
+        let mut world = World {
+            now: Time(1),
+            rng,
+            queue: BTreeMap::new(),
+            order: 0,
+            hosts,
+            network: Network::new(scenario.weather.clone()),
+            clients: (1..=scenario.load.clients).map(client).collect(),
+            history: History::default(),
+            checks: Checks::new(ids.iter().copied()),
+            hash: scenario.seed,
+            steps: 0,
+            faults: 0,
+            calm: false,
+            trace: None,
+            scenario,
+        };
+        for at in ids {
+            let delay = Duration::from_millis(world.rng.random_range(0..300));
+            world.later(delay, Happens::Starts { at });
+        }
+        for client in 1..=world.scenario.load.clients {
+            world.later(Duration::from_millis(client), Happens::Wakes { client });
+        }
+        world.later(world.scenario.every, Happens::Trouble);
+        world
+    }
+
+    pub(super) fn later(&mut self, delay: Duration, happens: Happens) {
+        self.at(self.now + delay, happens);
+    }
+
+    fn at(&mut self, when: Time, happens: Happens) {
+        self.order += 1;
+        self.queue.insert((when.max(self.now), self.order), happens);
+    }
+
+    pub(super) fn say(&self, text: impl FnOnce() -> String) {
+        if let Some(trace) = self.trace
+            && self.now >= trace.from
+        {
+            (trace.tell)(&format!("{:?} {}", self.now, text()));
+        }
+    }
+
+    fn fold(&mut self, bytes: &[u8]) {
+        self.hash = digest::hash(self.hash, bytes);
+    }
+
+    /// Lets the next thing happen, unless it lies behind `until`; whether it did.
+    pub fn step(&mut self, until: Time) -> checks::Result<bool> {
+        match self.queue.first_key_value() {
+            Some(((when, _), _)) if *when <= until => {}
+            _ => {
+                self.now = self.now.max(until);
+                return Ok(false);
+            }
+        }
+        let Some(((when, _), happens)) = self.queue.pop_first() else { return Ok(false) };
+        self.now = when;
+        self.steps += 1;
+        self.happen(happens)?;
+        Ok(true)
+    }
+
+    fn happen(&mut self, happens: Happens) -> checks::Result<()> {
+        // A process that stands still takes part in nothing until it goes on.
+        if let Some(at) = happens.place()
+            && self.hosts[&at].paused > self.now
+        {
+            let when = self.hosts[&at].paused;
+            self.at(when, happens);
+            return Ok(());
+        }
+        match happens {
+            Happens::Arrives { to, from, run, bytes } => self.arrives(to, from, run, &bytes),
+            Happens::Closed { at, peer } => self.handle(at, Event::PeerLost(peer)),
+            Happens::Asked { to, client, bytes } => self.asked(to, client, bytes),
+            Happens::Told { client, bytes } => self.told(client, bytes),
+            Happens::Synced { at, life } if self.lives(at, life) => self.synced(at),
+            Happens::Idle { at, life } if self.lives(at, life) => self.idle(at),
+            Happens::Spared { at, life } if self.lives(at, life) => self.spared(at),
+            Happens::Due { at, life, when } if self.lives(at, life) => self.due(at, when),
+            Happens::Synced { .. } | Happens::Idle { .. } | Happens::Spared { .. } | Happens::Due { .. } => Ok(()),
+            Happens::Starts { at } => self.starts(at),
+            Happens::Wakes { client } => self.wakes(client),
+            Happens::Trouble => self.trouble(),
+        }
+    }
+
+    fn lives(&self, at: NodeId, life: u64) -> bool {
+        self.hosts[&at].up.is_some() && self.hosts[&at].life == life
+    }
+
+    pub(super) fn host(&mut self, id: NodeId) -> &mut Host {
+        self.hosts.get_mut(&id).expect("every node has a host")
+    }
+
+    /// A machine is switched on, unless it is.
+    fn starts(&mut self, at: NodeId) -> checks::Result<()> {
+        let (scenario, now, seed) = (self.scenario.clone(), self.now, self.rng.random());
+        let host = self.host(at);
+        if host.up.is_some() || host.given_up {
+            return Ok(());
+        }
+        match host.boot(&scenario, now, seed) {
+            Ok(image) => {
+                self.say(|| format!("{at} starts with {} entries, {:?}", image.log.len(), image.hard_state));
+                self.checks.recovers(at, image)?;
+                for other in self.others(at) {
+                    self.relink(at, other);
+                }
+                self.turn(at)
+            }
+            Err(fault) => self.refuses(at, fault),
+        }
+    }
+
+    /// A machine does not start.
+    fn refuses(&mut self, at: NodeId, fault: Fault) -> checks::Result<()> {
+        self.say(|| format!("{at} does not start: {fault}"));
+        let host = self.host(at);
+        match fault {
+            Fault::Corrupt { .. } if host.rotten => host.given_up = true,
+            Fault::Corrupt { .. } => return Err(format!("{at} refuses a log that nothing has damaged: {fault}")),
+            Fault::Foreign(what) => return Err(format!("{at} does not know its own directory: {what}")),
+            Fault::Full { .. } | Fault::Io { .. } => {
+                host.disk.set_capacity(None);
+                self.crash(at, if self.hosts[&at].disk.stopped() { Crash::Power } else { Crash::Kill });
+                self.later(Duration::from_millis(200), Happens::Starts { at });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn others(&self, than: NodeId) -> Vec<NodeId> {
+        self.hosts.keys().copied().filter(|id| *id != than).collect()
+    }
+
+    /// Both links between two nodes are dialed anew; both notice.
+    pub(super) fn relink(&mut self, one: NodeId, other: NodeId) {
+        if self.network.tier() == Tier::Datagram {
+            return;
+        }
+        for (from, to) in [(one, other), (other, one)] {
+            self.network.break_link(from, to);
+            let delay = Duration::from_micros(self.rng.random_range(50..2000));
+            self.later(delay, Happens::Closed { at: from, peer: to });
+        }
+    }
+
+    /// The process ends, or the machine does.
+    pub(super) fn crash(&mut self, at: NodeId, how: Crash) {
+        let mut rng = SmallRng::seed_from_u64(self.rng.random());
+        let host = self.host(at);
+        let was_up = host.up.take().is_some();
+        host.disk.crash(&mut rng, how);
+        host.paused = Time::ZERO;
+        self.say(|| format!("{at} crashes: {how:?}"));
+        if was_up && how == Crash::Kill && self.network.tier() == Tier::Stream {
+            // The kernel closes what the process had open.
+            for peer in self.others(at) {
+                let delay = Duration::from_micros(self.rng.random_range(50..2000));
+                self.later(delay, Happens::Closed { at: peer, peer: at });
+            }
+        }
+    }
+
+    /// A process stops of itself, because of its disk.
+    fn stops(&mut self, at: NodeId, fault: &Fault) {
+        self.say(|| format!("{at} stops: {fault}"));
+        let how = if self.hosts[&at].disk.stopped() { Crash::Power } else { Crash::Kill };
+        self.crash(at, how);
+        let delay = Duration::from_millis(self.rng.random_range(50..2000));
+        self.later(delay, Happens::Starts { at });
+    }
+
+    fn arrives(&mut self, to: NodeId, from: NodeId, run: u64, bytes: &[u8]) -> checks::Result<()> {
+        let tier = self.network.tier();
+        if tier == Tier::Stream && run != self.network.run(from, to) {
+            return Ok(());
+        }
+        let Some(up) = &mut self.host(to).up else { return Ok(()) };
+        let incoming = up.incoming.entry(from).or_default();
+        if tier == Tier::Datagram || incoming.run != run {
+            *incoming = super::host::Incoming { run, ..Default::default() };
+        }
+        incoming.buffer.extend_from_slice(bytes);
+        let mut frames = Vec::new();
+        let broken = |error| format!("{to} cannot read what {from} sent: {error}");
+        while let Some(frame) = incoming.reader.next(&mut incoming.buffer).map_err(broken)? {
+            frames.push(PeerFrame::read(frame).map_err(broken)?);
+        }
+        for frame in frames {
+            let event = match frame {
+                PeerFrame::Raft(envelope) => Event::Peer(envelope),
+                PeerFrame::Forward { id, request } => {
+                    Event::Request { from: Caller::Peer(from), id, forward: false, request }
+                }
+                PeerFrame::Answer { id, reply } => Event::Answered { from, id, reply },
+            };
+            self.handle(to, event)?;
+        }
+        Ok(())
+    }
+
+    fn asked(&mut self, to: NodeId, client: u64, bytes: Bytes) -> checks::Result<()> {
+        let numbered = read_request_frame(whole(bytes)?).map_err(|error| format!("a request: {error}"))?;
+        let from = Caller::Client(client);
+        self.handle(to, Event::Request { from, id: numbered.id, forward: numbered.forward, request: numbered.request })
+    }
+
+    fn told(&mut self, client: u64, bytes: Bytes) -> checks::Result<()> {
+        let (id, reply) = read_reply_frame(whole(bytes)?).map_err(|error| format!("a reply: {error}"))?;
+        let who = self.clients.get_mut(&client).expect("replies go to clients");
+        self.now = Time(self.now.0 + 1);
+        who.hear(self.now, id, reply, &mut self.rng, &mut self.history)?;
+        self.wakes(client)
+    }
+
+    fn wakes(&mut self, client: u64) -> checks::Result<()> {
+        let now = self.now;
+        let who = self.clients.get_mut(&client).expect("only clients are woken");
+        let before = who.deadline();
+        let asking = if before <= now { who.wake(now, &mut self.rng, &mut self.history) } else { Vec::new() };
+        let deadline = who.deadline();
+        if deadline != Time::NEVER {
+            // Woken at least a little later: what it waits for may come in the same moment.
+            self.at(deadline.max(Time(now.0 + 1000)), Happens::Wakes { client });
+        }
+        for Asking { to, id, forward, request } in asking {
+            let mut bytes = BytesMut::new();
+            put_request_frame(&mut bytes, id, forward, &request);
+            let delay = self.network.delay(&mut self.rng);
+            self.later(delay, Happens::Asked { to, client, bytes: bytes.freeze() });
+        }
+        Ok(())
+    }
+
+    fn due(&mut self, at: NodeId, when: Time) -> checks::Result<()> {
+        match &mut self.host(at).up {
+            Some(up) if up.tick_at == Some(when) => up.tick_at = None,
+            _ => return Ok(()),
+        }
+        self.turn(at)
+    }
+
+    pub(super) fn handle(&mut self, at: NodeId, event: Event) -> checks::Result<()> {
+        let now = self.now;
+        let host = self.host(at);
+        let local = host.clock.local(now);
+        let Some(up) = &mut host.up else { return Ok(()) };
+        up.node.handle(local, event);
+        self.turn(at)
+    }
+
+    /// The node does what is due, and what it wants is carried out.
+    fn turn(&mut self, at: NodeId) -> checks::Result<()> {
+        let mut actions = Vec::new();
+        loop {
+            let now = self.now;
+            let host = self.host(at);
+            let local = host.clock.local(now);
+            let Some(up) = &mut host.up else { return Ok(()) };
+            up.node.turn(local, &mut actions);
+            // Writes first: everything else is judged by what is in the log.
+            let (writes, rest): (Vec<_>, Vec<_>) =
+                actions.drain(..).partition(|action| matches!(action, Action::Write(_)));
+            let mut again = false;
+            for action in writes {
+                again |= self.carry_out(at, local, action)?;
+            }
+            self.stands(at)?;
+            for action in rest {
+                again |= self.carry_out(at, local, action)?;
+            }
+            if !again {
+                break;
+            }
+        }
+        self.write_on(at)?;
+        self.schedule(at);
+        Ok(())
+    }
+
+    fn stands(&mut self, at: NodeId) -> checks::Result<()> {
+        let Some(up) = &self.hosts[&at].up else { return Ok(()) };
+        let raft = up.node.raft();
+        let leads = raft.leads().then(|| raft.term());
+        let (commit, defined) = (raft.log().commit(), raft.commit_by_definition());
+        let bounded = up.node.held() <= HELD_MAX;
+        if !bounded {
+            return Err(format!("{at} holds {} requests", up.node.held()));
+        }
+        self.checks.stands(at, leads, commit, defined)
+    }
+
+    fn schedule(&mut self, at: NodeId) {
+        let now = self.now;
+        let host = self.host(at);
+        let Some(up) = &mut host.up else { return };
+        let deadline = up.node.deadline();
+        if deadline == Time::NEVER {
+            return;
+        }
+        let when = host.clock.world(deadline).max(Time(now.0 + 1));
+        if up.tick_at.is_none_or(|tick| when < tick) {
+            up.tick_at = Some(when);
+            let life = host.life;
+            self.at(when, Happens::Due { at, life, when });
+        }
+    }
+
+    /// Carries out one action; whether the node may have something to do because of it at once.
+    fn carry_out(&mut self, at: NodeId, local: Time, action: Action) -> checks::Result<bool> {
+        match action {
+            Action::Send(envelope) => {
+                self.checks.sends(&envelope)?;
+                self.say(|| format!("{at} → {}: {}", envelope.to, brief(&envelope)));
+                self.send(at, envelope.to, &PeerFrame::Raft(envelope));
+            }
+            Action::Forward { to, id, request } => self.send(at, to, &PeerFrame::Forward { id, request }),
+            Action::Reply { to: Caller::Peer(peer), id, reply } => {
+                self.send(at, peer, &PeerFrame::Answer { id, reply });
+            }
+            Action::Reply { to: Caller::Client(client), id, reply } => {
+                self.say(|| format!("{at} answers client {client}: {reply:?}"));
+                let mut bytes = BytesMut::new();
+                put_reply_frame(&mut bytes, id, &reply);
+                self.fold(&bytes);
+                let delay = self.network.delay(&mut self.rng);
+                self.later(delay, Happens::Told { client, bytes: bytes.freeze() });
+            }
+            Action::Write(write) => self.writes(at, write)?,
+            Action::Apply(entries) => return self.apply(at, local, entries),
+            Action::Query { ticket, query } => {
+                let Some(up) = &mut self.host(at).up else { return Ok(false) };
+                let (applied, answer) = (up.applier.applied(), up.applier.query(&query));
+                up.node.handle(local, Event::Queried { ticket, applied, answer });
+                return Ok(true);
+            }
+            Action::Note(note) => {
+                self.say(|| format!("{at} {note}"));
+                if let Note::Nonsense { peer, what } = note {
+                    return Err(format!("{at} heard nonsense from {peer}: {what}"));
+                }
+            }
+            Action::Stop(fault) => self.stops(at, &fault),
+        }
+        Ok(false)
+    }
+
+    fn send(&mut self, from: NodeId, to: NodeId, frame: &PeerFrame) {
+        let mut bytes = BytesMut::with_capacity(frame.size());
+        frame.put(&mut bytes);
+        self.fold(&bytes);
+        if self.network.must_redial(from, to) {
+            self.relink(from, to);
+        }
+        for arrival in self.network.send(self.now, &mut self.rng, from, to, bytes.freeze()) {
+            self.at(arrival.at, Happens::Arrives { to, from, run: arrival.link, bytes: arrival.bytes });
+        }
+    }
+
+    fn apply(&mut self, at: NodeId, local: Time, entries: Vec<Entry>) -> checks::Result<bool> {
+        let Some(up) = &mut self.hosts.get_mut(&at).expect("every node has a host").up else { return Ok(false) };
+        let mut whole = up.applier.apply(&[]);
+        // One by one, so that states can be compared at every index, however the batches fall.
+        for entry in &entries {
+            let report = up.applier.apply(std::slice::from_ref(entry));
+            self.checks.applied(at, report.upto, report.digest)?;
+            whole.outcomes.extend(report.outcomes);
+            (whole.upto, whole.digest, whole.sessions) = (report.upto, report.digest, report.sessions);
+        }
+        up.node.handle(local, Event::Applied(whole));
+        Ok(true)
+    }
+
+    fn writes(&mut self, at: NodeId, write: Write) -> checks::Result<()> {
+        let Some(up) = &mut self.hosts.get_mut(&at).expect("every node has a host").up else { return Ok(()) };
+        let raft = up.node.raft();
+        let leads = raft.leads().then(|| raft.term());
+        self.checks.writes(at, &write, leads)?;
+        up.queued.push(write);
+        Ok(())
+    }
+
+    /// The log thread takes what has gathered, unless it is waiting for the disk.
+    fn write_on(&mut self, at: NodeId) -> checks::Result<()> {
+        let (least, most) = self.scenario.sync;
+        let took = Duration::from_nanos(self.rng.random_range(least.as_nanos() as u64..=most.as_nanos() as u64));
+        let host = self.host(at);
+        let life = host.life;
+        let Some(up) = &mut host.up else { return Ok(()) };
+        if up.syncing || up.queued.is_empty() {
+            return Ok(());
+        }
+        up.syncing = true;
+        let writes = std::mem::take(&mut up.queued);
+        let appended = writes.iter().try_for_each(|write| up.journal.append(write));
+        let took = took + std::mem::take(&mut host.stall);
+        match appended {
+            Ok(()) => self.later(took, Happens::Synced { at, life }),
+            Err(fault) => self.stops(at, &fault),
+        }
+        Ok(())
+    }
+
+    fn synced(&mut self, at: NodeId) -> checks::Result<()> {
+        let life = self.hosts[&at].life;
+        let Some(up) = &mut self.host(at).up else { return Ok(()) };
+        up.syncing = false;
+        match up.journal.sync() {
+            Ok(report) => {
+                self.checks.synced(at, report.durable);
+                self.handle(at, Event::Journal(report))?;
+            }
+            Err(fault) => {
+                self.stops(at, &fault);
+                return Ok(());
+            }
+        }
+        self.want_spare(at);
+        if self.hosts[&at].up.as_ref().is_some_and(|up| !up.syncing) {
+            self.later(IDLE, Happens::Idle { at, life });
+        }
+        Ok(())
+    }
+
+    fn idle(&mut self, at: NodeId) -> checks::Result<()> {
+        let Some(up) = &mut self.host(at).up else { return Ok(()) };
+        if up.syncing {
+            return Ok(());
+        }
+        if let Err(fault) = up.journal.confirm() {
+            self.stops(at, &fault);
+        }
+        Ok(())
+    }
+
+    fn want_spare(&mut self, at: NodeId) {
+        let life = self.hosts[&at].life;
+        let Some(up) = &mut self.host(at).up else { return };
+        if !up.sparing && up.journal.spare_wanted().is_some() {
+            up.sparing = true;
+            let delay = Duration::from_millis(self.rng.random_range(1..20));
+            self.later(delay, Happens::Spared { at, life });
+        }
+    }
+
+    fn spared(&mut self, at: NodeId) -> checks::Result<()> {
+        let host = self.host(at);
+        let disk = host.disk.clone();
+        let Some(Process { journal, sparing, .. }) = &mut host.up else { return Ok(()) };
+        *sparing = false;
+        let Some(order) = journal.spare_wanted() else { return Ok(()) };
+        match order.prepare(&disk) {
+            Ok(spare) => journal.spare_ready(spare),
+            Err(Fault::Full { .. }) => {}
+            Err(fault) => self.stops(at, &fault),
+        }
+        Ok(())
+    }
+
+    /// All trouble ends: machines are switched on, clients finish what they have begun.
+    pub(super) fn heal(&mut self) {
+        self.calm = true;
+        self.network.heal();
+        for at in self.hosts.keys().copied().collect::<Vec<_>>() {
+            let host = self.host(at);
+            host.disk.set_capacity(None);
+            host.stall = Duration::ZERO;
+            host.paused = Time::ZERO;
+            self.later(Duration::from_millis(100), Happens::Starts { at });
+        }
+    }
+
+    /// The clients begin nothing new.
+    pub(super) fn stop_clients(&mut self) {
+        for client in self.clients.values_mut() {
+            client.stopping = true;
+        }
+    }
+
+    /// Whether some node leads.
+    pub(super) fn has_leader(&self) -> bool {
+        self.hosts.values().filter_map(|host| host.up.as_ref()).any(|up| up.node.raft().leads())
+    }
+
+    /// Whether all clients have their answers, and all machines that run the same state.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let state = |up: &Process| (up.applier.applied(), up.applier.digest(), up.node.raft().log().commit());
+        let mut states = self.hosts.values().filter_map(|host| host.up.as_ref()).map(state);
+        let first = states.next();
+        let all_alike = states.all(|state| Some(state) == first);
+        let all_up = self.hosts.values().all(|host| host.up.is_some() || host.given_up);
+        let complete = first.is_some_and(|(applied, _, _)| applied >= Index(self.checks.committed() as u64));
+        all_up && all_alike && complete && self.clients.values().all(Client::is_done)
+    }
+
+    /// How far everybody is, in words, for whoever asks why there is no rest.
+    pub(super) fn standing(&self) -> String {
+        let mut out = String::new();
+        for host in self.hosts.values() {
+            match &host.up {
+                None => {
+                    out.push_str(&format!("\n  {} is down{}", host.id, if host.given_up { " for good" } else { "" }))
+                }
+                Some(up) => {
+                    let (raft, log) = (up.node.raft(), up.node.raft().log());
+                    let (role, term, commit, last) = (raft.role(), raft.term(), log.commit(), log.last());
+                    let applied = up.applier.applied();
+                    out.push_str(&format!(
+                        "\n  {} {role} of term {term}, commit {commit}, last {last}, applied {applied}",
+                        host.id
+                    ));
+                }
+            }
+        }
+        let waiting = self.clients.values().filter(|client| !client.is_done()).count();
+        out.push_str(&format!("\n  {waiting} clients wait"));
+        out
+    }
+
+    /// What the clients saw.
+    pub(super) fn history(&self) -> &History {
+        &self.history
+    }
+}
+
+/// More requests than the clients of any scenario can have under way.
+const HELD_MAX: usize = 4096;
+
+impl Happens {
+    /// At which machine.
+    fn place(&self) -> Option<NodeId> {
+        match self {
+            Happens::Arrives { to, .. } | Happens::Asked { to, .. } => Some(*to),
+            Happens::Closed { at, .. }
+            | Happens::Synced { at, .. }
+            | Happens::Idle { at, .. }
+            | Happens::Spared { at, .. }
+            | Happens::Due { at, .. } => Some(*at),
+            Happens::Starts { .. } | Happens::Told { .. } | Happens::Wakes { .. } | Happens::Trouble => None,
+        }
+    }
+}
+
+/// The one frame that those bytes are.
+fn whole(bytes: Bytes) -> checks::Result<Frame> {
+    let frame = FrameReader::default().next(&mut BytesMut::from(bytes)).map_err(|error| error.to_string())?;
+    frame.ok_or_else(|| "half a frame between client and node".to_owned())
+}
+
+/// A message in a few words.
+fn brief(envelope: &Envelope) -> String {
+    let text = format!("@{} {:?}", envelope.term, envelope.message);
+    text.chars().take(200).collect()
+}
