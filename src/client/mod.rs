@@ -12,6 +12,6 @@ mod fleet;
 mod mux;
 
 pub use blocking::{Client, Executed, Options, Queried};
-pub use error::ClientError;
+pub use error::{ClientError, Tried};
 pub use fleet::Fleet;
 pub use mux::{Completion, Mux, MuxOptions, Result};

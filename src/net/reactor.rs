@@ -215,6 +215,7 @@ impl<M: StateMachine> Reactor<M> {
                 Action::Reply { to, id, reply } => self.reply(now, to, id, reply),
                 Action::Write(write) => writes.push(write),
                 Action::Note(note) => self.note(now, &note),
+                Action::Stop(fault) => return Err(fault.into()),
                 Action::Apply(_) | Action::Query { .. } => later.push(action),
             }
         }

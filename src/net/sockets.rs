@@ -68,6 +68,7 @@ pub struct Net {
     strangers: usize,
     links: Links,
     resolver: Resolver,
+    places: BTreeMap<NodeId, String>,
     members: Membership,
     /// The connection on which each peer speaks to us.
     speakers: BTreeMap<NodeId, Token>,
@@ -86,7 +87,14 @@ pub struct Net {
 
 impl Net {
     /// Listens there as that node. Peers are dialed once [`Net::set_members`] names them.
-    pub fn open(me: Identity, listen: SocketAddr, options: Options) -> io::Result<Net> {
+    ///
+    /// `places` says where to look for members, whatever the membership says.
+    pub fn open(
+        me: Identity,
+        listen: SocketAddr,
+        places: BTreeMap<NodeId, String>,
+        options: Options,
+    ) -> io::Result<Net> {
         let poll = Poll::new()?;
         let waker = Waker::new(mio::Waker::new(poll.registry(), WAKER)?);
         let mut listener = stream::listen(listen)?;
@@ -106,6 +114,7 @@ impl Net {
             generation: 0,
             clients: 0,
             strangers: 0,
+            places,
             members: Membership::default(),
             speakers: BTreeMap::new(),
             unread: Vec::new(),
@@ -164,11 +173,15 @@ impl Net {
 
     /// Keeps a link to each of those.
     pub fn set_members(&mut self, now: Time, membership: &Membership) {
-        if self.members == *membership {
-            return;
+        let mut membership = membership.clone();
+        for (id, member) in &mut membership.members {
+            if let Some(place) = self.places.get(id) {
+                member.address.clone_from(place);
+            }
         }
-        self.members = membership.clone();
-        for token in self.links.set(membership) {
+        let orphans = self.links.set(&membership);
+        self.members = membership;
+        for token in orphans {
             self.close(now, token);
         }
     }
