@@ -1,0 +1,5 @@
+//! One verb a file.
+
+pub mod command;
+pub mod serve;
+pub mod trouble;
