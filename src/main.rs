@@ -1,3 +1,11 @@
-//! The front door.
+//! The front door: reads the command line, does what it says, and says what went wrong.
 
-fn main() {}
+mod cli;
+
+fn main() {
+    let matches = cli::command::describe().get_matches();
+    if let Err(trouble) = cli::command::run(&matches) {
+        eprintln!("error: {}", trouble.what);
+        std::process::exit(trouble.code);
+    }
+}

@@ -1,31 +1,27 @@
 //! `drave dump` over healthy, torn and damaged journals: what it prints, and how it ends.
 
 use bytes::Bytes;
-use clap::Parser;
 use drave::api::Op;
-use drave::cli::dump::{Args, run};
 use drave::codec;
 use drave::disk::FsDisk;
 use drave::disk::fs::Syncs;
 use drave::machine::words::Command;
 use drave::types::*;
 use drave::wal::{Journal, Options};
-use std::io;
+use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
+use std::process::{self, Stdio};
 use tempfile::TempDir;
 
-#[derive(Parser)]
-struct Cli {
-    #[command(flatten)]
-    args: Args,
+fn dump(words: &[&str], path: &Path) -> (String, i32) {
+    let output = command(words, path).output().unwrap();
+    (String::from_utf8(output.stdout).unwrap(), output.status.code().unwrap())
 }
 
-fn dump(words: &[&str], path: &Path) -> (String, i32) {
-    let path = path.to_str().unwrap();
-    let cli = Cli::try_parse_from(["dump"].iter().chain(words).chain([&path])).unwrap();
-    let mut out = Vec::new();
-    let code = run(cli.args, &mut out).unwrap();
-    (String::from_utf8(out).unwrap(), code)
+fn command(words: &[&str], path: &Path) -> process::Command {
+    let mut command = process::Command::new(env!("CARGO_BIN_EXE_drave"));
+    command.arg("dump").args(words).arg(path);
+    command
 }
 
 /// Lines without their checksums and the time at the end, which would say nothing here.
@@ -319,23 +315,33 @@ fn every_flipped_byte_is_shown_and_nothing_is_changed() {
 
 #[test]
 fn a_reader_that_leaves_is_no_trouble() {
-    struct Closed;
-    impl io::Write for Closed {
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::BrokenPipe.into())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
     let directory = several();
-    let args = Args { paths: vec![directory.path().to_owned()], ..Args::default() };
-    assert_eq!(run(args, &mut Closed).unwrap(), 0);
+    // So much that it does not fit a pipe: who writes it will notice.
+    let words = ["-o", "jsonl", "--full"];
+    let mut child = command(&words, directory.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]));
+}
+
+#[test]
+fn what_is_written_later_is_followed() {
+    let directory = sample();
+    let mut child = command(&["-f", "--from", "10"], directory.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut journal = journal(directory.path(), 1 << 20);
+    write(&mut journal, 4, None, vec![(10, Payload::Noop)]);
+    let found = lines.map_while(Result::ok).find(|line| line.contains("noop"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(found.unwrap().split_whitespace().any(|word| word == "10"));
 }
 
 #[test]
 fn nothing_to_show_is_an_error() {
     let empty = tempfile::tempdir().unwrap();
-    let args = Args { paths: vec![empty.path().to_owned()], ..Args::default() };
-    assert!(run(args, &mut Vec::new()).unwrap_err().to_string().contains("no segments here"));
+    let output = command(&[], empty.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(74));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no segments here"));
+    assert_eq!(process::Command::new(env!("CARGO_BIN_EXE_drave")).arg("dump").status().unwrap().code(), Some(2));
 }

@@ -1,14 +1,15 @@
 //! `drave dump`: the journal in words. It reads, never locks, never writes, never stops at damage.
 
 use super::dump_words::{Fields, Said, Style, say};
-use crate::types::{DiskId, Index};
-use crate::wal::format::{self, Flaw, Frame, Kind, SegmentHeader};
-use crate::wal::identity::short;
-use crate::wal::inspect::{Finding, Inspection, Surroundings};
-use crate::wal::scan::{Item, Scan};
-use crate::wal::side::{self, Testimony};
+use super::trouble::Trouble;
 use anyhow::Context;
 use bytes::Bytes;
+use drave::types::{DiskId, Index};
+use drave::wal::format::{self, Flaw, Frame, Kind, SegmentHeader};
+use drave::wal::identity::short;
+use drave::wal::inspect::{Finding, Inspection, Surroundings};
+use drave::wal::scan::{Item, Scan};
+use drave::wal::side::{self, Testimony};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 
 /// Shows segments of a journal in words; works beside a running node, never writes.
 #[derive(clap::Args, Clone, Debug, Default)]
-pub struct Args {
+pub struct Dump {
     /// A segment, a directory of segments, or a data directory.
     #[arg(required = true)]
     pub paths: Vec<PathBuf>,
@@ -80,8 +81,18 @@ pub enum Output {
 /// How long `--follow` rests between looks.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// Prints to standard output, and ends with 5 if anything is damaged.
+pub fn print(args: Dump) -> Result<(), Trouble> {
+    match run(args, &mut io::stdout().lock()) {
+        Ok(0) => Ok(()),
+        // What is wrong stands among what was printed.
+        Ok(code) => std::process::exit(code),
+        Err(error) => Err(Trouble { what: format!("{error:#}"), code: 74 }),
+    }
+}
+
 /// Prints what the journal holds; says the exit code: 0, or 5 if anything is damaged.
-pub fn run(args: Args, out: &mut dyn Write) -> anyhow::Result<i32> {
+pub fn run(args: Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
     let mut out = io::BufWriter::with_capacity(64 << 10, out);
     let outcome = dump(&args, &mut out);
     let outcome = outcome.and_then(|code| out.flush().map(|()| code).map_err(Into::into));
@@ -95,8 +106,8 @@ pub fn run(args: Args, out: &mut dyn Write) -> anyhow::Result<i32> {
     }
 }
 
-fn dump(args: &Args, out: &mut dyn Write) -> anyhow::Result<i32> {
-    let mut dump = Dump {
+fn dump(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
+    let mut walk = Walk {
         args,
         out,
         totals: Totals::default(),
@@ -106,9 +117,9 @@ fn dump(args: &Args, out: &mut dyn Write) -> anyhow::Result<i32> {
         begun: Instant::now(),
     };
     for path in &args.paths {
-        dump.place(path)?;
+        walk.place(path)?;
     }
-    dump.finish()
+    walk.finish()
 }
 
 /// A segment's file, and what stands beside it.
@@ -118,8 +129,8 @@ struct Segment {
     number: u64,
 }
 
-struct Dump<'a> {
-    args: &'a Args,
+struct Walk<'a> {
+    args: &'a Dump,
     out: &'a mut dyn Write,
     totals: Totals,
     tail: VecDeque<String>,
@@ -160,7 +171,7 @@ struct RecordLine<'a> {
     fields: &'a Fields,
 }
 
-impl Dump<'_> {
+impl Walk<'_> {
     fn place(&mut self, path: &Path) -> anyhow::Result<()> {
         let segments = segments_at(path)?;
         let directory = match segments.first() {
@@ -228,12 +239,12 @@ impl Dump<'_> {
             self.totals.segments += 1;
             self.heading(segment, header, &bytes, salt)?;
         }
-        let mut walk = Inspection::new(bytes, salt, around);
-        for finding in walk.by_ref() {
+        let mut inspection = Inspection::new(bytes, salt, around);
+        for finding in inspection.by_ref() {
             self.finding(&segment.name, finding)?;
         }
-        let (sealed, end) = (walk.sealed(), walk.at());
-        self.batch = walk.batch();
+        let (sealed, end) = (inspection.sealed(), inspection.at());
+        self.batch = inspection.batch();
         if sealed && last && !in_use_or_there(directory, segment.number + 1) {
             self.bad(&format::file_name(segment.number + 1), 0, 0, "missing, and it was named as the successor", None)?;
         } else if let Some(place) = place.filter(|place| last && place.segment > segment.number && !followed) {

@@ -1,4 +1,7 @@
-//! The command line: one verb a file.
+//! One verb a file.
 
+pub mod command;
 pub mod dump;
 pub mod dump_words;
+pub mod serve;
+pub mod trouble;

@@ -216,7 +216,7 @@ impl<D: Disk> Journal<D> {
         let Some(outline) = replay.outline else { return Err(lost()) };
         let unfinished: Vec<String> = names.iter().filter(|name| file_number(name).is_some()).cloned().collect();
         clear(&disk, names, &unfinished)?;
-        let order = SpareOrder { name: format!("founding{SUFFIX}"), bytes: options.segment_bytes };
+        let order = SpareOrder { name: "founding".to_owned(), bytes: options.segment_bytes };
         let header = header_of(&options, 1, 0);
         let bytes = Segment::room_for(opening_size(&outline), codec::ENTRY_HEADER).max(options.segment_bytes);
         let spare = SpareOrder { bytes, ..order }.prepare(&disk)?;
@@ -291,7 +291,7 @@ impl<D: Disk> Journal<D> {
     pub fn spare_wanted(&self) -> Option<SpareOrder> {
         let wanted = self.spare.is_none() && !self.poisoned && self.segment.filled() >= SPARE_AT;
         wanted.then(|| SpareOrder {
-            name: format!("spare-{:010}{SUFFIX}", self.segment.number + 1),
+            name: format!("spare-{:010}", self.segment.number + 1),
             bytes: self.options.segment_bytes,
         })
     }
@@ -456,7 +456,7 @@ impl<D: Disk> Journal<D> {
         let needed = Segment::room_for(opening_size(&self.outline), body).max(self.options.segment_bytes);
         let spare = match self.spare.take().filter(|spare| spare.bytes >= needed) {
             Some(spare) => spare,
-            None => SpareOrder { name: format!("needed-{number:010}{SUFFIX}"), bytes: needed }.prepare(&self.disk)?,
+            None => SpareOrder { name: format!("needed-{number:010}"), bytes: needed }.prepare(&self.disk)?,
         };
         let header = header_of(&self.options, number, if spare.recycled { RECYCLED } else { 0 });
         let skip_names = self.options.mutants.breaks(Mutant::SkipNameSync);

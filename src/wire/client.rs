@@ -91,6 +91,11 @@ pub fn read_reply_frame(frame: Frame) -> Result<(u64, Reply), WireError> {
     Ok((id, reply))
 }
 
+/// About how many bytes the content of a reply's frame has, never fewer but for a status.
+pub fn reply_frame_size(reply: &Reply) -> usize {
+    8 + reply_size(reply)
+}
+
 /// About how many bytes [`put_request`] appends, never fewer.
 pub(super) fn request_size(request: &Request) -> usize {
     match request {
@@ -152,7 +157,7 @@ pub(super) fn reply_size(reply: &Reply) -> usize {
 }
 
 /// What kind of reply (1), then its fields, bytes last and without a length.
-pub(super) fn put_reply(out: &mut BytesMut, reply: &Reply) {
+pub fn put_reply(out: &mut BytesMut, reply: &Reply) {
     match reply {
         Reply::Done { position, outcome } => {
             out.put_u8(DONE);

@@ -1,0 +1,170 @@
+//! Runs one node.
+
+use super::trouble::Trouble;
+use bytesize::ByteSize;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
+use drave::config::Config;
+use drave::machine::Kv;
+use drave::server::Server;
+use drave::types::NodeId;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Runs one node.
+#[derive(Args, Debug)]
+pub struct Serve {
+    /// Which node this is: a number from 1, kept for life
+    #[arg(long, env = "DRAVE_ID", value_parser = node)]
+    id: NodeId,
+    /// The founding members, all of them: 1=HOST:PORT,2=HOST:PORT,…
+    #[arg(long, env = "DRAVE_PEERS")]
+    peers: Peers,
+    /// Where it keeps everything
+    #[arg(long, env = "DRAVE_DATA", value_name = "DIR")]
+    data: PathBuf,
+    /// Where it listens, if not at its own entry in --peers
+    #[arg(long, env = "DRAVE_LISTEN", value_name = "ADDR")]
+    listen: Option<String>,
+    /// The cluster's name, if two clusters could have the same members
+    #[arg(long, env = "DRAVE_CLUSTER", value_name = "NAME")]
+    cluster: Option<String>,
+    /// How long without a leader before a node campaigns: drawn anew each time
+    #[arg(long, env = "DRAVE_ELECTION_TIMEOUT", default_value = "150ms-300ms", value_name = "MIN-MAX")]
+    election_timeout: Range,
+    /// How often a leader says that it lives
+    #[arg(long, env = "DRAVE_HEARTBEAT_INTERVAL", default_value = "50ms", value_parser = humantime::parse_duration)]
+    heartbeat_interval: Duration,
+    /// How large a segment of the journal is
+    #[arg(long, env = "DRAVE_SEGMENT_SIZE", default_value = "64MiB", value_parser = size)]
+    segment_size: ByteSize,
+    /// The largest command that is accepted
+    #[arg(long, env = "DRAVE_MAX_ENTRY", default_value = "1MiB", value_parser = size)]
+    max_entry: ByteSize,
+    /// How long to finish what is under way when told to stop
+    #[arg(long, env = "DRAVE_GRACE", default_value = "5s", value_parser = humantime::parse_duration)]
+    grace: Duration,
+    /// How long to look for more work before sleeping, at most; 0s for never
+    #[arg(long, env = "DRAVE_LOOK", default_value = "60us", value_parser = humantime::parse_duration)]
+    look: Duration,
+    /// Answers before anything is on a disk. A power loss may take everything
+    #[arg(long, env = "DRAVE_UNSAFE_NO_FSYNC")]
+    unsafe_no_fsync: bool,
+    /// What is logged: error, warn, info, debug or trace
+    #[arg(long, env = "DRAVE_LOG_LEVEL", value_name = "LEVEL")]
+    log_level: Option<log::LevelFilter>,
+    /// Shows every setting and where it comes from, and does nothing
+    #[arg(long)]
+    print_config: bool,
+}
+
+/// The founding members.
+#[derive(Clone, Debug)]
+struct Peers(BTreeMap<NodeId, String>);
+
+/// From a duration to a duration.
+#[derive(Clone, Copy, Debug)]
+struct Range(Duration, Duration);
+
+fn node(text: &str) -> Result<NodeId, String> {
+    text.parse().ok().and_then(NodeId::new).ok_or_else(|| "a node's id is a number from 1".into())
+}
+
+fn size(text: &str) -> Result<ByteSize, String> {
+    if text.ends_with(|last: char| last.is_ascii_digit()) {
+        return Err("a size needs a unit: 64MiB".into());
+    }
+    text.parse()
+}
+
+impl FromStr for Peers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Peers, String> {
+        let mut peers = BTreeMap::new();
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            let Some((id, address)) = part.split_once('=') else {
+                return Err(format!("{part:?} is not ID=HOST:PORT"));
+            };
+            if peers.insert(node(id)?, address.to_owned()).is_some() {
+                return Err(format!("node {id} is named twice"));
+            }
+        }
+        Ok(Peers(peers))
+    }
+}
+
+impl FromStr for Range {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Range, String> {
+        let duration = |text| humantime::parse_duration(text).map_err(|error| format!("{text:?}: {error}"));
+        let (min, max) = text.split_once('-').unwrap_or((text, text));
+        Ok(Range(duration(min)?, duration(max)?))
+    }
+}
+
+/// Runs the node until it is told to stop.
+pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
+    start_logging(serve.log_level);
+    if serve.print_config {
+        print(matches);
+        return Ok(());
+    }
+    let config = configure(&serve);
+    let id = config.id.get();
+    if !config.fsync {
+        log::warn!(node = id; "--unsafe-no-fsync: nothing is on a disk when it is answered, and a power loss may take it");
+    }
+    let server = Server::open(config, Kv::new())?;
+    let address = server.address().map(|address| address.to_string()).unwrap_or_default();
+    log::info!(node = id, cluster:% = server.cluster(), address; "serves");
+    server.run()?;
+    log::info!(node = id; "stopped");
+    Ok(())
+}
+
+fn configure(serve: &Serve) -> Config {
+    let mut config = Config::new(serve.id, serve.peers.0.clone(), &serve.data);
+    config.listen.clone_from(&serve.listen);
+    config.cluster.clone_from(&serve.cluster);
+    config.consensus.election_min = serve.election_timeout.0;
+    config.consensus.election_max = serve.election_timeout.1;
+    config.consensus.heartbeat = serve.heartbeat_interval;
+    config.segment_bytes = serve.segment_size.as_u64();
+    config.node.entry_bytes = serve.max_entry.as_u64();
+    config.reactor.grace = serve.grace;
+    config.reactor.look = serve.look;
+    config.log_look = serve.look;
+    config.fsync = !serve.unsafe_no_fsync;
+    config.signals = true;
+    config
+}
+
+/// --log-level, then RUST_LOG, then info.
+fn start_logging(level: Option<log::LevelFilter>) {
+    let mut logger = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"));
+    if let Some(level) = level {
+        logger.filter_level(level);
+    }
+    logger.format_timestamp_millis().init();
+}
+
+/// Each setting, its value, and where it comes from.
+fn print(matches: &ArgMatches) {
+    for id in matches.ids() {
+        let name = id.as_str();
+        let Ok(Some(mut values)) = matches.try_get_raw(name) else { continue };
+        let value = values.next().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default();
+        let source = match matches.value_source(name) {
+            Some(ValueSource::CommandLine) => "flag",
+            Some(ValueSource::EnvVariable) => "environment",
+            _ => "default",
+        };
+        if !value.is_empty() && name != "Serve" {
+            println!("{:<20} {value:<40} {source}", name.replace('_', "-"));
+        }
+    }
+}

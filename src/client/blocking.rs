@@ -1,0 +1,309 @@
+//! A blocking client: session, redirect, retry.
+
+use super::connection::Connection;
+use super::error::{ClientError, Tried};
+use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
+use crate::types::{Index, Position, SessionId};
+use bytes::Bytes;
+use std::time::{Duration, Instant};
+
+/// How patient a client is.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// After this long a call ends, whatever is known by then.
+    pub timeout: Duration,
+    /// A node that has not answered for this long is left for another. Longer than nodes let requests
+    /// wait for a leader, or a cluster without one would look like one that does not answer.
+    pub patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { timeout: Duration::from_secs(5), patience: Duration::from_millis(3500) }
+    }
+}
+
+/// A command that took effect, once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Executed {
+    /// Where in the log the entry is that brought this answer.
+    pub position: Position,
+    /// The machine's first answer.
+    pub answer: Bytes,
+    /// Whether an earlier attempt of ours had already taken effect.
+    pub duplicate: bool,
+}
+
+/// The answer to a query.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Queried {
+    /// The machine had applied everything up to here.
+    pub applied: Index,
+    /// What it says.
+    pub answer: Bytes,
+}
+
+/// A blocking client of a cluster, with one thing under way at a time.
+///
+/// Writes go through a session, opened with the first of them. A write is asked again under the same
+/// number until it is known what came of it, or until time is up: it never takes effect twice.
+pub struct Client {
+    endpoints: Vec<String>,
+    options: Options,
+    /// To the node that answered last.
+    connection: Option<(String, Connection)>,
+    session: Option<Session>,
+}
+
+struct Session {
+    id: SessionId,
+    next: u64,
+}
+
+/// What one attempt came to.
+enum Attempt {
+    Replied(Reply),
+    /// Nobody can have taken it on.
+    NotSent(String),
+    /// It may have been taken on.
+    Lost(String),
+}
+
+/// A call under way: how long it may last, and what was tried.
+struct Call {
+    begun: Instant,
+    deadline: Instant,
+    tried: Tried,
+    /// Whether some attempt may have been taken on.
+    uncertain: bool,
+    /// Where to go next, if a node told us.
+    hint: Option<String>,
+    attempts: u32,
+}
+
+impl Client {
+    /// A client of the cluster that answers at those `host:port`s. Dials nobody yet.
+    pub fn connect<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Client {
+        Client::with(endpoints, Options::default())
+    }
+
+    /// The same, with another patience.
+    pub fn with<E: Into<String>>(endpoints: impl IntoIterator<Item = E>, options: Options) -> Client {
+        let endpoints: Vec<String> = endpoints.into_iter().map(Into::into).collect();
+        assert!(!endpoints.is_empty(), "a client needs somebody to ask");
+        Client { endpoints, options, connection: None, session: None }
+    }
+
+    /// The endpoints it was given.
+    pub fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    /// Executes a command, once.
+    pub fn execute(&mut self, command: &[u8]) -> Result<Executed, ClientError> {
+        let mut call = Call::new(self.options.timeout);
+        loop {
+            let (session, seq) = self.number(&mut call)?;
+            let command = Bytes::copy_from_slice(command);
+            let op = Op::Execute { session, seq, lowest: seq, command }.encode();
+            let (position, outcome) = self.propose(&mut call, op)?;
+            match outcome {
+                Outcome::Executed { answer, duplicate } => return Ok(Executed { position, answer, duplicate }),
+                Outcome::Lapsed => {
+                    self.session = None;
+                    if call.uncertain {
+                        return Err(ClientError::Lapsed);
+                    }
+                    // Never taken on before: as good as new, in a new session.
+                }
+                other => {
+                    self.session = None;
+                    return Err(ClientError::Strange(Box::new(other)));
+                }
+            }
+        }
+    }
+
+    /// Asks the machine something.
+    pub fn query(&mut self, query: &[u8], consistency: Consistency) -> Result<Queried, ClientError> {
+        let query = Bytes::copy_from_slice(query);
+        let mut call = Call::new(self.options.timeout);
+        let reply = self.ask(&mut call, &Request::Query { query, consistency }).map_err(nothing_applied)?;
+        match reply {
+            Reply::Answer { applied, answer } => Ok(Queried { applied, answer }),
+            _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+        }
+    }
+
+    /// How that node is: this one only, and once.
+    pub fn status(&self, endpoint: &str) -> Result<Status, ClientError> {
+        let mut call = Call::new(self.options.timeout);
+        call.tried.endpoints.push(endpoint.to_owned());
+        let asked = Connection::dial(endpoint, call.deadline)
+            .and_then(|mut connection| connection.call(&Request::Status, call.deadline));
+        match asked {
+            Ok(Reply::Status(status)) => return Ok(*status),
+            Ok(Reply::Refused(refusal)) => call.tried.refusal = Some(refusal),
+            Ok(_) => return Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+            Err(trouble) => call.tried.trouble = Some(format!("{endpoint}: {trouble}")),
+        }
+        Err(nothing_applied(call.give_up()))
+    }
+
+    /// The session and the next number in it; opens one if there is none.
+    fn number(&mut self, call: &mut Call) -> Result<(SessionId, u64), ClientError> {
+        if self.session.is_none() {
+            // A session that was opened and never heard of lapses by itself: asking again does no harm,
+            // and nothing of the caller's is at stake yet.
+            let reply = self.ask(call, &Request::Propose { op: Op::Open { window: 1 }.encode() });
+            call.uncertain = false;
+            match reply.map_err(nothing_applied)? {
+                Reply::Done { outcome: Outcome::Opened { session }, .. } => {
+                    self.session = Some(Session { id: session, next: 1 });
+                }
+                Reply::Done { outcome, .. } => return Err(ClientError::Strange(Box::new(outcome))),
+                _ => return Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+            }
+        }
+        let session = self.session.as_mut().expect("it was just opened");
+        session.next += 1;
+        Ok((session.id, session.next - 1))
+    }
+
+    fn propose(&mut self, call: &mut Call, op: Bytes) -> Result<(Position, Outcome), ClientError> {
+        match self.ask(call, &Request::Propose { op })? {
+            Reply::Done { position, outcome } => Ok((position, outcome)),
+            _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+        }
+    }
+
+    /// Asks until somebody answers, or time is up.
+    fn ask(&mut self, call: &mut Call, request: &Request) -> Result<Reply, ClientError> {
+        while Instant::now() < call.deadline {
+            match self.attempt(call, request) {
+                Attempt::Replied(Reply::Refused(refusal)) => self.heed(call, refusal)?,
+                Attempt::Replied(Reply::Unknown) => {
+                    call.uncertain = true;
+                    self.connection = None;
+                    call.pause();
+                }
+                Attempt::Replied(reply) => return Ok(reply),
+                Attempt::NotSent(trouble) => {
+                    call.tried.trouble = Some(trouble);
+                    call.pause();
+                }
+                Attempt::Lost(trouble) => {
+                    call.uncertain = true;
+                    call.tried.trouble = Some(trouble);
+                    call.pause();
+                }
+            }
+        }
+        Err(call.give_up())
+    }
+
+    /// Asks one node, over the connection there is or a new one.
+    fn attempt(&mut self, call: &mut Call, request: &Request) -> Attempt {
+        let patience = call.deadline.min(Instant::now() + self.options.patience);
+        let (endpoint, mut connection) = match self.connection.take() {
+            Some(there) if call.hint.is_none() => there,
+            _ => {
+                let endpoint = self.choose(call);
+                match Connection::dial(&endpoint, patience) {
+                    Ok(connection) => (endpoint, connection),
+                    Err(trouble) => return Attempt::NotSent(format!("{endpoint}: {trouble}")),
+                }
+            }
+        };
+        call.note(&endpoint);
+        match connection.call(request, patience) {
+            Ok(reply) => {
+                self.connection = Some((endpoint, connection));
+                Attempt::Replied(reply)
+            }
+            Err(trouble) => Attempt::Lost(format!("{endpoint}: {trouble}")),
+        }
+    }
+
+    /// Whom to dial: who was named, else one at random, then round and round.
+    fn choose(&self, call: &mut Call) -> String {
+        let endpoint = call.hint.take().unwrap_or_else(|| {
+            let first = rand::random_range(0..self.endpoints.len());
+            let fresh = (0..self.endpoints.len())
+                .map(|i| &self.endpoints[(first + i) % self.endpoints.len()])
+                .find(|endpoint| !call.tried.endpoints.contains(endpoint));
+            fresh.unwrap_or(&self.endpoints[first]).clone()
+        });
+        call.note(&endpoint);
+        endpoint
+    }
+
+    /// Turned away: goes where it was told to, or waits a little; an error if it is for good.
+    fn heed(&mut self, call: &mut Call, refusal: Refusal) -> Result<(), ClientError> {
+        match &refusal {
+            Refusal::NotLeader { address: Some(address), .. } => call.hint = Some(address.clone()),
+            Refusal::Busy => call.pause(),
+            Refusal::NotLeader { address: None, .. } | Refusal::NoLeader | Refusal::Stopping => {
+                self.connection = None;
+                call.pause();
+            }
+            Refusal::TooLarge { .. } | Refusal::Malformed => return Err(ClientError::Never(refusal)),
+        }
+        call.tried.refusal = Some(refusal);
+        if call.attempts > 2 && call.hint.is_some() {
+            // Nodes that point at one another, or at one that is gone: not in a circle without a pause.
+            call.pause();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Client {
+    /// Closes the session, if that can be said at once; else it lapses by itself.
+    fn drop(&mut self) {
+        if let (Some((_, connection)), Some(session)) = (&mut self.connection, &self.session) {
+            let op = Op::Close { session: session.id }.encode();
+            let soon = Instant::now() + Duration::from_millis(20);
+            let _best_effort = connection.tell(&Request::Propose { op }, soon);
+        }
+    }
+}
+
+impl Call {
+    fn new(timeout: Duration) -> Call {
+        let begun = Instant::now();
+        let deadline = begun + timeout;
+        Call { begun, deadline, tried: Tried::default(), uncertain: false, hint: None, attempts: 0 }
+    }
+
+    fn note(&mut self, endpoint: &str) {
+        self.attempts += 1;
+        if !self.tried.endpoints.iter().any(|known| known == endpoint) {
+            self.tried.endpoints.push(endpoint.to_owned());
+        }
+    }
+
+    /// Waits before the next attempt: longer from time to time, never long, never the same.
+    fn pause(&self) {
+        let longest = 5 << self.attempts.min(5);
+        let pause = Duration::from_millis(rand::random_range(longest / 2..=longest));
+        std::thread::sleep(pause.min(self.deadline.saturating_duration_since(Instant::now())));
+    }
+
+    fn give_up(&mut self) -> ClientError {
+        let mut tried = std::mem::take(&mut self.tried);
+        tried.took = self.begun.elapsed();
+        if self.uncertain { ClientError::Unknown(tried) } else { ClientError::Refused(tried) }
+    }
+}
+
+/// Of what changes nothing, nothing was applied, whatever became of it.
+fn nothing_applied(error: ClientError) -> ClientError {
+    match error {
+        ClientError::Unknown(tried) => ClientError::Refused(tried),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! Clients against nodes that lie down, hang up, point elsewhere and forget to answer.
+
+use super::super::{Completion, Fleet, MuxOptions};
+use super::*;
+use crate::apply::applier::Applier;
+use crate::codec;
+use crate::machine::kv::Kv;
+use crate::machine::words::{Answer, Command};
+use crate::types::{ClusterId, ClusterTime, DiskId, NodeId, Payload, Term};
+use crate::wire::client::{put_reply_frame, read_request_frame};
+use crate::wire::frame::FrameReader;
+use crate::wire::hello::{Hello, Welcome};
+use bytes::BytesMut;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+/// A cluster in one lock: what is applied is applied, whoever answers.
+struct Cluster {
+    applier: Applier<Kv>,
+    addresses: Vec<String>,
+    rng: StdRng,
+    /// Of a hundred requests, about how many meet with trouble.
+    trouble: u32,
+}
+
+/// What a node does with a request.
+enum Whim {
+    Reply(Reply),
+    HangUp,
+}
+
+impl Cluster {
+    fn start(nodes: usize, trouble: u32) -> (Arc<Mutex<Cluster>>, Vec<String>) {
+        let listeners: Vec<_> = (0..nodes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses: Vec<_> = listeners.iter().map(|l| l.local_addr().unwrap().to_string()).collect();
+        let cluster = Arc::new(Mutex::new(Cluster {
+            applier: Applier::new(Kv::new()),
+            addresses: addresses.clone(),
+            rng: StdRng::seed_from_u64(7),
+            trouble,
+        }));
+        for listener in listeners {
+            let cluster = Arc::clone(&cluster);
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let cluster = Arc::clone(&cluster);
+                    std::thread::spawn(move || serve(stream.unwrap(), &cluster));
+                }
+            });
+        }
+        (cluster, addresses)
+    }
+
+    fn whim(&mut self, request: Request) -> Whim {
+        if self.rng.random_range(0..100) >= self.trouble {
+            return Whim::Reply(self.carry_out(request));
+        }
+        match self.rng.random_range(0..8) {
+            0 => Whim::HangUp,
+            1 => {
+                self.carry_out(request);
+                Whim::HangUp
+            }
+            2 => {
+                self.carry_out(request);
+                Whim::Reply(Reply::Unknown)
+            }
+            3 => Whim::Reply(Reply::Unknown),
+            4 => Whim::Reply(Reply::Refused(Refusal::Busy)),
+            5 => Whim::Reply(Reply::Refused(Refusal::NoLeader)),
+            n => {
+                let elsewhere = self.addresses[self.rng.random_range(0..self.addresses.len())].clone();
+                let address = Some(elsewhere).filter(|_| n == 6);
+                let leader = address.as_ref().and(NodeId::new(1));
+                Whim::Reply(Reply::Refused(Refusal::NotLeader { leader, address, term: Term(1) }))
+            }
+        }
+    }
+
+    fn carry_out(&mut self, request: Request) -> Reply {
+        match request {
+            Request::Propose { op } => {
+                let position = Position::new(self.applier.applied().next(), Term(1));
+                let entry = codec::entry(position, ClusterTime(0), Payload::Opaque(op));
+                let outcome = self.applier.apply(&[entry]).outcomes.remove(0).1;
+                Reply::Done { position, outcome }
+            }
+            Request::Query { query, .. } => {
+                Reply::Answer { applied: self.applier.applied(), answer: self.applier.query(&query) }
+            }
+            Request::Status => Reply::Unknown,
+        }
+    }
+}
+
+fn serve(mut stream: TcpStream, cluster: &Mutex<Cluster>) {
+    let (mut reader, mut input, mut output) = (FrameReader::default(), BytesMut::new(), BytesMut::new());
+    let mut scratch = [0; 4096];
+    let mut greeted = false;
+    loop {
+        while let Some(frame) = reader.next(&mut input).unwrap() {
+            if !greeted {
+                Hello::read(frame).unwrap();
+                let node = NodeId::new(1).unwrap();
+                Welcome { version: 1, cluster: ClusterId(1), node, disk: DiskId(1) }.put(&mut output);
+                greeted = true;
+                continue;
+            }
+            let asked = read_request_frame(frame).unwrap();
+            match cluster.lock().unwrap().whim(asked.request) {
+                Whim::Reply(reply) => put_reply_frame(&mut output, asked.id, &reply),
+                Whim::HangUp => return,
+            }
+        }
+        if stream.write_all(&output).is_err() {
+            return;
+        }
+        output.clear();
+        match stream.read(&mut scratch) {
+            Ok(0) | Err(_) => return,
+            Ok(n) => input.extend_from_slice(&scratch[..n]),
+        }
+    }
+}
+
+fn incr() -> Bytes {
+    Command::Incr { key: b"n", by: 1 }.encode()
+}
+
+#[test]
+fn a_command_takes_effect_once_whatever_breaks() {
+    let (cluster, addresses) = Cluster::start(3, 40);
+    let options = Options { timeout: Duration::from_secs(60), ..Options::default() };
+    let mut client = Client::with(addresses, options);
+    for n in 1..=200 {
+        let executed = client.execute(&incr()).unwrap();
+        assert_eq!(Answer::decode(executed.answer), Ok(Answer::Number(n)));
+    }
+    assert_eq!(cluster.lock().unwrap().applier.machine().get(b"n"), Some(&b"200"[..]));
+    let query = crate::machine::words::Query::Get { key: b"n" }.encode();
+    let queried = client.query(&query, Consistency::Linearizable).unwrap();
+    assert_eq!(Answer::decode(queried.answer), Ok(Answer::Value(Some(Bytes::from_static(b"200")))));
+}
+
+#[test]
+fn nobody_there_is_refused_and_nothing_applied() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let options = Options { timeout: Duration::from_millis(100), ..Options::default() };
+    let error = Client::with([address.clone()], options).execute(&incr()).unwrap_err();
+    let ClientError::Refused(tried) = &error else { panic!("{error:?}") };
+    assert_eq!((&tried.endpoints, error.exit_code()), (&vec![address], 3));
+}
+
+#[test]
+fn an_answer_that_never_comes_is_unknown() {
+    let (cluster, addresses) = Cluster::start(1, 0);
+    let options = Options { timeout: Duration::from_millis(300), ..Options::default() };
+    let mut client = Client::with(addresses, options);
+    client.execute(&incr()).unwrap();
+    let held = cluster.lock().unwrap();
+    let error = client.execute(&incr()).unwrap_err();
+    assert!(matches!(error, ClientError::Unknown(_)), "{error:?}");
+    assert_eq!(error.exit_code(), 4);
+    drop(held);
+}
+
+#[test]
+fn a_fleet_does_each_thing_once_too() {
+    let (cluster, addresses) = Cluster::start(3, 5);
+    let mut fleet = Fleet::new(&addresses, 4, MuxOptions::new(16)).unwrap();
+    let (mut asked, mut finished) = (0u64, Vec::new());
+    let begun = Instant::now();
+    while finished.len() < 2000 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "stuck at {}", finished.len());
+        for n in 0..fleet.len() {
+            while fleet[n].has_room() && asked < 2000 {
+                fleet[n].execute(incr(), asked);
+                asked += 1;
+            }
+        }
+        let on_done = |_: &mut _, _, completion: Completion| finished.push(completion);
+        fleet.turn(Duration::from_millis(50), on_done).unwrap();
+    }
+    let mut tags: Vec<_> = finished.iter().map(|completion| completion.tag).collect();
+    tags.sort_unstable();
+    assert!(tags.into_iter().eq(0..2000));
+    assert!(finished.iter().all(|done| matches!(done.result, super::super::Result::Executed { .. })));
+    assert!(finished.iter().any(|done| done.retries > 0));
+    assert_eq!(cluster.lock().unwrap().applier.machine().get(b"n"), Some(&b"2000"[..]));
+}

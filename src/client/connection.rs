@@ -1,0 +1,117 @@
+//! One blocking connection to one node.
+
+use crate::api::{Reply, Request};
+use crate::wire::WireError;
+use crate::wire::client::{put_request_frame, read_reply_frame};
+use crate::wire::frame::{Frame, FrameReader};
+use crate::wire::hello::{Hello, Welcome};
+use bytes::BytesMut;
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+/// One blocking connection to one node.
+pub struct Connection {
+    stream: TcpStream,
+    reader: FrameReader,
+    input: BytesMut,
+    output: BytesMut,
+    scratch: Box<[u8]>,
+    next: u64,
+}
+
+/// Why a call got no reply.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// The connection failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The node broke the protocol, or refuses us.
+    #[error("{0}")]
+    Wire(#[from] WireError),
+}
+
+impl Connection {
+    /// Dials, and says hello.
+    pub fn dial(endpoint: &str, deadline: Instant) -> Result<Connection, Trouble> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in endpoint.to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, left(deadline)?) {
+                Ok(stream) => return Connection::greet(stream, deadline),
+                Err(error) => last = error,
+            }
+        }
+        Err(last.into())
+    }
+
+    fn greet(stream: TcpStream, deadline: Instant) -> Result<Connection, Trouble> {
+        stream.set_nodelay(true)?;
+        let mut connection = Connection {
+            stream,
+            reader: FrameReader::default(),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            scratch: vec![0; 16 << 10].into(),
+            next: 1,
+        };
+        Hello::client().put(&mut connection.output);
+        connection.send(deadline)?;
+        Welcome::read(connection.receive(deadline)?)?;
+        Ok(connection)
+    }
+
+    /// Asks, and waits for the reply until then. A reply to something asked before is let go by.
+    pub fn call(&mut self, request: &Request, deadline: Instant) -> Result<Reply, Trouble> {
+        let id = self.next;
+        self.next += 1;
+        put_request_frame(&mut self.output, id, false, request);
+        self.send(deadline)?;
+        loop {
+            let (answered, reply) = read_reply_frame(self.receive(deadline)?)?;
+            if answered == id {
+                return Ok(reply);
+            }
+        }
+    }
+
+    /// Asks, and does not wait.
+    pub fn tell(&mut self, request: &Request, deadline: Instant) -> Result<(), Trouble> {
+        put_request_frame(&mut self.output, self.next, false, request);
+        self.next += 1;
+        self.send(deadline)
+    }
+
+    fn send(&mut self, deadline: Instant) -> Result<(), Trouble> {
+        self.stream.set_write_timeout(Some(left(deadline)?))?;
+        let sent = self.stream.write_all(&self.output);
+        self.output.clear();
+        Ok(sent?)
+    }
+
+    fn receive(&mut self, deadline: Instant) -> Result<Frame, Trouble> {
+        loop {
+            if let Some(frame) = self.reader.next(&mut self.input)? {
+                return Ok(frame);
+            }
+            self.stream.set_read_timeout(Some(left(deadline)?))?;
+            match self.stream.read(&mut self.scratch) {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Ok(n) => self.input.extend_from_slice(&self.scratch[..n]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // What a read timeout is called differs from system to system.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(timed_out().into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// How long until then; an error if it is over.
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(timed_out()) } else { Ok(left) }
+}
+
+fn timed_out() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
+}

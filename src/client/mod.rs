@@ -1,0 +1,17 @@
+//! Who asks: clients of a cluster.
+//!
+//! [`Client`] blocks and has one thing under way; [`Fleet`] drives many connections with many things
+//! under way on each, from one thread. Both open a session in the log, number what they ask, and ask
+//! again under the same number until they know: each command takes effect once, whatever breaks in
+//! between. What is not known when time runs out is said to be unknown.
+
+mod blocking;
+mod connection;
+mod error;
+mod fleet;
+mod mux;
+
+pub use blocking::{Client, Executed, Options, Queried};
+pub use error::{ClientError, Tried};
+pub use fleet::Fleet;
+pub use mux::{Completion, Mux, MuxOptions, Result};

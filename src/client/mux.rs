@@ -1,0 +1,451 @@
+//! One connection with many things under way on it: what a benchmark or a proxy wants.
+//!
+//! Nothing here blocks but the resolution of names. What is asked gathers in one buffer until
+//! [`Mux::work`] sends it with one write; replies come back in any order. When the connection is
+//! lost, or the leader moves, the same things are asked again under the same numbers.
+
+use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
+use crate::types::{Index, Position, SessionId};
+use crate::wire::WireError;
+use crate::wire::client::{put_request_frame, read_reply_frame};
+use crate::wire::frame::{FrameReader, Kind};
+use crate::wire::hello::{Hello, Welcome};
+use bytes::{Buf, Bytes, BytesMut};
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use slab::Slab;
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::ToSocketAddrs;
+use std::time::{Duration, Instant};
+
+/// How a connection behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct MuxOptions {
+    /// How many things may be under way at once.
+    pub inflight: usize,
+    /// The session's window: how far ahead of the oldest write the newest may be, at most 1,024.
+    pub window: u32,
+    /// A node that has not said anything for this long, while something is under way, is left.
+    pub patience: Duration,
+}
+
+impl MuxOptions {
+    /// With that many things under way.
+    pub fn new(inflight: usize) -> MuxOptions {
+        let window = (4 * inflight).clamp(64, 1024) as u32;
+        MuxOptions { inflight: inflight.min(1024), window, patience: Duration::from_secs(2) }
+    }
+}
+
+/// What became of one thing that was asked.
+#[derive(Clone, Debug)]
+pub struct Completion {
+    /// The caller's own number for it.
+    pub tag: u64,
+    /// How often it was asked again.
+    pub retries: u32,
+    /// What became of it.
+    pub result: Result,
+}
+
+/// What became of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Result {
+    /// A command took effect, once.
+    Executed {
+        /// Where in the log.
+        position: Position,
+        /// The machine's first answer.
+        answer: Bytes,
+    },
+    /// A query was answered.
+    Answered {
+        /// As of here.
+        applied: Index,
+        /// The machine's answer.
+        answer: Bytes,
+    },
+    /// Not applied, and never will be.
+    Refused(Refusal),
+    /// The session lapsed: nobody remembers whether it took effect.
+    Unknown,
+}
+
+/// Something under way. Its key in the slab is its number on the wire.
+struct Pending {
+    tag: u64,
+    /// Its number in the session, if it is a command.
+    seq: Option<u64>,
+    retries: u32,
+    request: Request,
+}
+
+enum State {
+    /// No connection until then.
+    Down(Instant),
+    /// Said hello; nothing else is allowed yet.
+    Greeting,
+    /// Asked for a session.
+    Opening,
+    /// All is well.
+    Up,
+}
+
+/// What the poll says of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Heard {
+    /// Nothing new.
+    #[default]
+    Nothing,
+    /// There may be something to read.
+    Bytes,
+    /// There may be something to read, and then nothing ever.
+    End,
+}
+
+/// The number under which a session is asked for: no slab has that many keys.
+const OPENING: u64 = u64::MAX;
+
+/// One connection with many things under way on it.
+pub struct Mux {
+    endpoints: Vec<String>,
+    options: MuxOptions,
+    token: Token,
+    state: State,
+    stream: Option<TcpStream>,
+    /// Who was asked last, of `endpoints`.
+    turn: usize,
+    hint: Option<String>,
+    /// Attempts since somebody last answered well.
+    failures: u32,
+    session: Option<SessionId>,
+    pending: Slab<Pending>,
+    /// The numbers from `lowest` on: whether each is answered.
+    numbers: VecDeque<bool>,
+    lowest: u64,
+    /// Turned away as busy; asked again then.
+    later: Vec<usize>,
+    later_at: Option<Instant>,
+    output: BytesMut,
+    input: BytesMut,
+    reader: FrameReader,
+    heard: Instant,
+}
+
+impl Mux {
+    /// A connection that will look for the leader among those endpoints, beginning with the one of
+    /// that number.
+    pub fn new(endpoints: Vec<String>, begin: usize, token: Token, options: MuxOptions) -> Mux {
+        assert!(!endpoints.is_empty(), "a client needs somebody to ask");
+        let now = Instant::now();
+        Mux {
+            turn: begin % endpoints.len(),
+            endpoints,
+            options,
+            token,
+            state: State::Down(now),
+            stream: None,
+            hint: None,
+            failures: 0,
+            session: None,
+            pending: Slab::with_capacity(options.inflight),
+            numbers: VecDeque::new(),
+            lowest: 1,
+            later: Vec::new(),
+            later_at: None,
+            output: BytesMut::new(),
+            input: BytesMut::new(),
+            reader: FrameReader::default(),
+            heard: now,
+        }
+    }
+
+    /// Whether one more thing may be asked now.
+    pub fn has_room(&self) -> bool {
+        matches!(self.state, State::Up)
+            && self.pending.len() < self.options.inflight
+            && self.numbers.len() < self.options.window as usize
+    }
+
+    /// How many things are under way.
+    pub fn under_way(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether commands can be taken.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Up)
+    }
+
+    /// Asks for a command to be executed. There must be room.
+    pub fn execute(&mut self, command: Bytes, tag: u64) {
+        assert!(self.has_room(), "who asks looks first whether there is room");
+        let session = self.session.expect("there is room only in a session");
+        let seq = self.lowest + self.numbers.len() as u64;
+        self.numbers.push_back(false);
+        let op = Op::Execute { session, seq, lowest: self.lowest, command }.encode();
+        self.submit(Pending { tag, seq: Some(seq), retries: 0, request: Request::Propose { op } });
+    }
+
+    /// Asks the machine something. There must be room.
+    pub fn query(&mut self, query: Bytes, consistency: Consistency, tag: u64) {
+        assert!(self.has_room(), "who asks looks first whether there is room");
+        self.submit(Pending { tag, seq: None, retries: 0, request: Request::Query { query, consistency } });
+    }
+
+    fn submit(&mut self, pending: Pending) {
+        if self.pending.is_empty() {
+            // Silence counts from the first thing that is waited for.
+            self.heard = Instant::now();
+        }
+        let slot = self.pending.vacant_entry();
+        put_request_frame(&mut self.output, slot.key() as u64, false, &pending.request);
+        slot.insert(pending);
+    }
+
+    /// When [`Mux::work`] next has something to do by itself.
+    pub fn deadline(&self) -> Option<Instant> {
+        let silence = match self.state {
+            State::Down(until) => return Some(until),
+            State::Up if self.pending.is_empty() => None,
+            State::Greeting | State::Opening | State::Up => Some(self.heard + self.options.patience),
+        };
+        [silence, self.later_at].into_iter().flatten().min()
+    }
+
+    /// Does what is due: dials, reads if there may be something, writes what has gathered. What is
+    /// finished goes to `done`.
+    pub fn work(
+        &mut self,
+        now: Instant,
+        heard: Heard,
+        scratch: &mut [u8],
+        registry: &Registry,
+        done: &mut Vec<Completion>,
+    ) {
+        if matches!(self.state, State::Down(until) if until <= now)
+            && let Err(error) = self.dial(now, registry)
+        {
+            log::debug!("cannot dial: {error}");
+            self.fall(now, registry, false);
+        }
+        if heard > Heard::Nothing && self.stream.is_some() {
+            self.read(now, heard, scratch, registry, done);
+        }
+        if self.deadline().is_some_and(|deadline| deadline <= now) {
+            self.overdue(now, registry);
+        }
+        if self.write().is_err() {
+            self.fall(now, registry, false);
+        }
+    }
+
+    fn dial(&mut self, now: Instant, registry: &Registry) -> io::Result<()> {
+        let endpoint = match self.hint.take() {
+            Some(hint) => hint,
+            None => {
+                self.turn = (self.turn + 1) % self.endpoints.len();
+                self.endpoints[self.turn].clone()
+            }
+        };
+        let address = endpoint.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
+        let mut stream = TcpStream::connect(address)?;
+        registry.register(&mut stream, self.token, Interest::READABLE | Interest::WRITABLE)?;
+        let _if_not_it_is_slower = stream.set_nodelay(true);
+        self.stream = Some(stream);
+        self.state = State::Greeting;
+        self.heard = now;
+        self.output.clear();
+        self.input.clear();
+        self.reader = FrameReader::default();
+        Hello::client().put(&mut self.output);
+        Ok(())
+    }
+
+    /// Leaves the connection, if there is one, and dials another a little later.
+    fn fall(&mut self, now: Instant, registry: &Registry, at_once: bool) {
+        if let Some(mut stream) = self.stream.take() {
+            let _either_way_it_is_dropped = registry.deregister(&mut stream);
+        }
+        self.failures = self.failures.saturating_add(1);
+        let longest = 2 << self.failures.min(6);
+        let pause = if at_once && self.failures < 4 { 0 } else { rand::random_range(longest / 2..=longest) };
+        self.state = State::Down(now + Duration::from_millis(pause));
+        self.later.clear();
+        self.later_at = None;
+        self.output.clear();
+    }
+
+    fn overdue(&mut self, now: Instant, registry: &Registry) {
+        if self.later_at.is_some_and(|at| at <= now) {
+            self.later_at = None;
+            for key in std::mem::take(&mut self.later) {
+                self.again(key);
+            }
+        }
+        let waits = !self.pending.is_empty() || !matches!(self.state, State::Up);
+        if self.stream.is_some() && waits && self.heard + self.options.patience <= now {
+            self.fall(now, registry, true);
+        }
+    }
+
+    fn read(
+        &mut self,
+        now: Instant,
+        heard: Heard,
+        scratch: &mut [u8],
+        registry: &Registry,
+        done: &mut Vec<Completion>,
+    ) {
+        loop {
+            let Some(stream) = &mut self.stream else { return };
+            let n = match stream.read(scratch) {
+                Ok(0) => return self.fall(now, registry, true),
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return self.fall(now, registry, false),
+            };
+            self.heard = now;
+            self.input.extend_from_slice(&scratch[..n]);
+            if let Err(error) = self.take_in(now, registry, done) {
+                log::debug!("a node that breaks the protocol or refuses us: {error}");
+                return self.fall(now, registry, false);
+            }
+            if n < scratch.len() && heard == Heard::Bytes {
+                // Less than asked for: all there was has been read, and what comes now is a new event.
+                // Not so for an end that was announced already: it is there to be read.
+                return;
+            }
+        }
+    }
+
+    fn take_in(
+        &mut self,
+        now: Instant,
+        registry: &Registry,
+        done: &mut Vec<Completion>,
+    ) -> std::result::Result<(), WireError> {
+        while self.stream.is_some()
+            && let Some(frame) = self.reader.next(&mut self.input)?
+        {
+            if matches!(self.state, State::Greeting) {
+                Welcome::read(frame)?;
+                self.welcome();
+                continue;
+            }
+            if frame.kind != Kind::Reply {
+                return Err(WireError::Kind(frame.kind as u8));
+            }
+            let (id, reply) = read_reply_frame(frame)?;
+            if id == OPENING { self.opened(now, registry, reply) } else { self.replied(now, registry, id, reply, done) }
+        }
+        Ok(())
+    }
+
+    /// The node takes us: goes on where the last connection ended.
+    fn welcome(&mut self) {
+        if self.session.is_some() {
+            self.state = State::Up;
+            let keys: Vec<usize> = self.pending.iter().map(|(key, _)| key).collect();
+            keys.into_iter().for_each(|key| self.again(key));
+        } else {
+            self.state = State::Opening;
+            let request = Request::Propose { op: Op::Open { window: self.options.window }.encode() };
+            put_request_frame(&mut self.output, OPENING, false, &request);
+        }
+    }
+
+    fn again(&mut self, key: usize) {
+        if let Some(pending) = self.pending.get_mut(key) {
+            pending.retries += 1;
+            put_request_frame(&mut self.output, key as u64, false, &pending.request);
+        }
+    }
+
+    fn opened(&mut self, now: Instant, registry: &Registry, reply: Reply) {
+        match reply {
+            Reply::Done { outcome: Outcome::Opened { session }, .. } => {
+                self.session = Some(session);
+                self.lowest = 1;
+                self.numbers.clear();
+                self.failures = 0;
+                self.welcome();
+            }
+            Reply::Refused(Refusal::NotLeader { address: Some(address), .. }) => self.go_to(now, registry, address),
+            _ => self.fall(now, registry, false),
+        }
+    }
+
+    fn go_to(&mut self, now: Instant, registry: &Registry, address: String) {
+        self.hint = Some(address);
+        self.fall(now, registry, true);
+    }
+
+    fn replied(&mut self, now: Instant, registry: &Registry, id: u64, reply: Reply, done: &mut Vec<Completion>) {
+        let key = id as usize;
+        if !self.pending.contains(key) {
+            return;
+        }
+        let result = match reply {
+            Reply::Done { position, outcome: Outcome::Executed { answer, .. } } => {
+                Result::Executed { position, answer }
+            }
+            Reply::Answer { applied, answer } => Result::Answered { applied, answer },
+            Reply::Done { outcome: Outcome::Lapsed, .. } => return self.lapsed(now, registry, done),
+            Reply::Refused(refusal @ (Refusal::TooLarge { .. } | Refusal::Malformed)) => Result::Refused(refusal),
+            Reply::Refused(Refusal::Busy) => {
+                self.later.push(key);
+                self.later_at.get_or_insert(now + Duration::from_millis(2));
+                return;
+            }
+            Reply::Refused(Refusal::NotLeader { address: Some(address), .. }) => {
+                return self.go_to(now, registry, address);
+            }
+            // The node knows no better: somebody else may.
+            Reply::Refused(_) | Reply::Unknown => return self.fall(now, registry, false),
+            Reply::Status(_) | Reply::Done { .. } => Result::Unknown,
+        };
+        self.failures = 0;
+        self.finish(key, result, done);
+    }
+
+    fn finish(&mut self, key: usize, result: Result, done: &mut Vec<Completion>) {
+        let pending = self.pending.remove(key);
+        if let Some(seq) = pending.seq {
+            self.numbers[(seq - self.lowest) as usize] = true;
+            while self.numbers.front() == Some(&true) {
+                self.numbers.pop_front();
+                self.lowest += 1;
+            }
+        }
+        done.push(Completion { tag: pending.tag, retries: pending.retries, result });
+    }
+
+    /// The session is gone, and with it what we could know of its commands.
+    fn lapsed(&mut self, now: Instant, registry: &Registry, done: &mut Vec<Completion>) {
+        let keys: Vec<usize> = self.pending.iter().filter(|(_, p)| p.seq.is_some()).map(|(key, _)| key).collect();
+        keys.into_iter().for_each(|key| self.finish(key, Result::Unknown, done));
+        self.session = None;
+        self.fall(now, registry, true);
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        while !self.output.is_empty() {
+            match stream.write(&self.output) {
+                Ok(n) => self.output.advance(n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Not connected yet: the event that says it is comes.
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if self.output.is_empty() {
+            self.output.clear();
+        }
+        Ok(())
+    }
+}

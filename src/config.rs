@@ -1,0 +1,184 @@
+//! Every knob of a node, gathered, and checked against each other.
+//!
+//! Each room has its options, with defaults and reasons, beside the code that obeys them. What stands
+//! here is what no room can check alone.
+
+use crate::limits::ENTRY_BYTES_MAX;
+use crate::types::digest::hash;
+use crate::types::{ClusterId, Membership, NodeId};
+use crate::{consensus, net, node};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The smallest segment: one append always fits.
+pub const SEGMENT_BYTES_MIN: u64 = 4 << 20;
+/// The largest segment.
+pub const SEGMENT_BYTES_MAX: u64 = 2 << 30;
+
+/// Everything a node is told when it starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which node it is.
+    pub id: NodeId,
+    /// The founding members, and where to reach them. A node that has a journal goes by its own
+    /// membership; this then only says where to look.
+    pub peers: BTreeMap<NodeId, String>,
+    /// The cluster's name, if two clusters could have the same founding members.
+    pub cluster: Option<String>,
+    /// Where it keeps everything.
+    pub data: PathBuf,
+    /// Where it listens, if not at its own entry in `peers`.
+    pub listen: Option<String>,
+    /// Whether what is promised is synced first. Without it a power loss may take anything.
+    pub fsync: bool,
+    /// How large a segment of the journal is.
+    pub segment_bytes: u64,
+    /// Whether SIGTERM and SIGINT stop it. An embedding program may have its own mind about them.
+    pub signals: bool,
+    /// The consensus's options.
+    pub consensus: consensus::Options,
+    /// The node's options.
+    pub node: node::Options,
+    /// The sockets' options.
+    pub net: net::Options,
+    /// The loop's options.
+    pub reactor: net::reactor::Options,
+    /// How long the log thread looks for more work before it sleeps, at most.
+    pub log_look: Duration,
+}
+
+/// What is wrong with a configuration.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct Wrong {
+    /// What is wrong, and what would be right.
+    pub what: String,
+}
+
+impl Config {
+    /// The defaults, for that node of that cluster.
+    pub fn new(id: NodeId, peers: BTreeMap<NodeId, String>, data: impl Into<PathBuf>) -> Config {
+        let reactor = net::reactor::Options::default();
+        Config {
+            id,
+            peers,
+            cluster: None,
+            data: data.into(),
+            listen: None,
+            fsync: true,
+            segment_bytes: crate::wal::Options::SEGMENT_BYTES,
+            signals: false,
+            consensus: consensus::Options::default(),
+            node: node::Options::default(),
+            net: net::Options::default(),
+            log_look: reactor.look,
+            reactor,
+        }
+    }
+
+    /// What the founders write at index 0.
+    pub fn founding(&self) -> Membership {
+        Membership::founding(self.peers.iter().map(|(id, address)| (*id, address.clone())))
+    }
+
+    /// The cluster those founders make: the same on each of them, and never zero.
+    pub fn cluster_id(&self) -> ClusterId {
+        let mut words = self.cluster.clone().unwrap_or_default();
+        for (id, address) in &self.peers {
+            words.push_str(&format!("\n{} {address}", id.get()));
+        }
+        ClusterId(hash(0, words.as_bytes()).max(1))
+    }
+
+    /// Checks what no room can check alone.
+    pub fn check(&self) -> Result<(), Wrong> {
+        self.check_members()?;
+        self.check_times()?;
+        let sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+        if !sizes.contains(&self.segment_bytes) {
+            return wrong(format!("a segment is 4 MiB to 2 GiB, not {} bytes", self.segment_bytes));
+        }
+        if !(1024..=ENTRY_BYTES_MAX).contains(&self.node.entry_bytes) {
+            return wrong(format!("an entry is at most 1 KiB to 1 MiB, not {} bytes", self.node.entry_bytes));
+        }
+        Ok(())
+    }
+
+    fn check_members(&self) -> Result<(), Wrong> {
+        if !self.peers.contains_key(&self.id) {
+            return wrong(format!("node {} is not in the list of peers", self.id.get()));
+        }
+        let mut addresses: Vec<_> = self.peers.values().collect();
+        addresses.sort_unstable();
+        if let Some(twice) = addresses.windows(2).find(|two| two[0] == two[1]) {
+            return wrong(format!("two peers have the address {}", twice[0]));
+        }
+        for (id, address) in &self.peers {
+            let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+            if !matches!(port, Some(Ok(_))) || address.len() > crate::limits::ADDRESS_BYTES_MAX {
+                return wrong(format!("the address of node {} is host:port, not {address:?}", id.get()));
+            }
+        }
+        if self.peers.len() > crate::limits::MEMBERS_MAX {
+            return wrong(format!("{} peers; at most {} are possible", self.peers.len(), crate::limits::MEMBERS_MAX));
+        }
+        Ok(())
+    }
+
+    fn check_times(&self) -> Result<(), Wrong> {
+        let raft = &self.consensus;
+        if raft.election_min > raft.election_max {
+            return wrong("the election timeout's lower bound is above its upper one".into());
+        }
+        if raft.heartbeat.is_zero() || raft.heartbeat * 2 > raft.election_min {
+            return wrong(format!(
+                "a heartbeat every {:?} is too rare for an election timeout of {:?}: at most half of it",
+                raft.heartbeat, raft.election_min
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn wrong<T>(what: String) -> Result<T, Wrong> {
+    Err(Wrong { what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u64) -> NodeId {
+        NodeId::new(n).unwrap()
+    }
+
+    fn three() -> Config {
+        let peers = (1..=3).map(|n| (id(n), format!("127.0.0.1:{}", 7400 + n))).collect();
+        Config::new(id(1), peers, "data")
+    }
+
+    #[test]
+    fn founders_agree_on_their_cluster() {
+        let one = three();
+        assert_eq!(one.cluster_id(), Config { id: id(2), ..three() }.cluster_id());
+        assert_ne!(one.cluster_id(), Config { cluster: Some("other".into()), ..three() }.cluster_id());
+        assert_eq!(one.check(), Ok(()));
+    }
+
+    #[test]
+    fn what_cannot_work_is_said() {
+        let says = |config: Config| config.check().unwrap_err().what;
+        assert!(says(Config { id: id(9), ..three() }).contains("not in the list"));
+        assert!(says(Config { segment_bytes: 7, ..three() }).contains("segment"));
+        let mut slow = three();
+        slow.consensus.heartbeat = Duration::from_millis(100);
+        assert!(says(slow).contains("heartbeat"));
+        let mut same = three();
+        same.peers.insert(id(2), "127.0.0.1:7401".into());
+        assert!(says(same).contains("two peers"));
+        let mut odd = three();
+        odd.peers.insert(id(2), "nowhere".into());
+        assert!(says(odd).contains("host:port"));
+    }
+}

@@ -1,0 +1,169 @@
+//! One connection: what is read and not yet understood, what is said and not yet written.
+
+use super::dialect::{self, Role, Said};
+use super::lanes::{Lanes, Written};
+use super::options::Options;
+use crate::types::Time;
+use crate::wire::WireError;
+use crate::wire::frame::FrameReader;
+use bytes::BytesMut;
+use mio::Token;
+use mio::net::TcpStream;
+use std::io::{self, Read};
+
+/// One connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// The socket.
+    pub stream: TcpStream,
+    /// Its own, never used again.
+    pub token: Token,
+    /// Who is at the other end.
+    pub role: Role,
+    /// What waits to be written.
+    pub lanes: Lanes,
+    /// Requests that were taken on and are not answered.
+    pub asked: usize,
+    /// Since when the rest of a frame, or a hello, is waited for.
+    pub awaits: Option<Time>,
+    /// Whether there may be something to read: the system says so once.
+    pub readable: bool,
+    /// Whether the socket takes no more: the system says when it does.
+    pub blocked: bool,
+    /// Whether it stands in the list of those to be written to.
+    pub touched: bool,
+    /// Whether it stands in the list of those to be read from.
+    pub listed: bool,
+    /// It is closed once everything is written.
+    pub farewell: bool,
+    /// Whether anything came or went since the last sweep.
+    pub used: bool,
+    /// Whether the other side's end was announced: it is read up to there.
+    ends: bool,
+    reader: FrameReader,
+    input: BytesMut,
+}
+
+/// What came of reading once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Filled {
+    /// Something, and there may be more.
+    More,
+    /// Something or nothing, and there is no more for now.
+    Dry,
+    /// The other side has said its last.
+    End,
+}
+
+impl Conn {
+    /// A connection with somebody, from whom a hello is awaited.
+    pub fn new(stream: TcpStream, token: Token, role: Role, now: Time) -> Conn {
+        Conn {
+            stream,
+            token,
+            role,
+            lanes: Lanes::default(),
+            asked: 0,
+            awaits: Some(now),
+            readable: false,
+            blocked: false,
+            touched: false,
+            listed: false,
+            farewell: false,
+            used: true,
+            ends: false,
+            reader: FrameReader::default(),
+            input: BytesMut::new(),
+        }
+    }
+
+    /// The system says that there is something to read, and perhaps that it is the last.
+    pub fn hear(&mut self, ends: bool) {
+        self.readable = true;
+        self.ends |= ends;
+    }
+
+    /// Whether it must not be read from: its caller has too much to read, or too much under way.
+    pub fn rests(&self, options: &Options) -> bool {
+        matches!(self.role, Role::Client(_))
+            && (self.lanes.size() > options.client_bytes_mark || self.asked > options.client_requests_max)
+    }
+
+    /// Reads once. What comes of an exact size is kept in an allocation of that size, of which
+    /// entries will be slices for as long as they are in memory.
+    pub fn fill(&mut self, scratch: &mut [u8]) -> io::Result<Filled> {
+        let n = match self.stream.read(scratch) {
+            Ok(0) => return Ok(Filled::End),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                return Ok(Filled::Dry);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Filled::More),
+            Err(error) => return Err(error),
+        };
+        self.used = true;
+        if self.input.is_empty() {
+            self.input = BytesMut::from(&scratch[..n]);
+        } else {
+            self.input.extend_from_slice(&scratch[..n]);
+        }
+        if n < scratch.len() && !self.ends {
+            // Less than asked for: that was all, and what comes now is announced again.
+            self.readable = false;
+            return Ok(Filled::Dry);
+        }
+        Ok(Filled::More)
+    }
+
+    /// What the next whole frame says, if there is one.
+    pub fn said(&mut self) -> Result<Option<Said>, WireError> {
+        let Some(frame) = self.reader.next(&mut self.input)? else { return Ok(None) };
+        if self.role != Role::Stranger {
+            // It has kept its word: patience begins anew.
+            self.awaits = None;
+        }
+        dialect::read(self.role, frame).map(Some)
+    }
+
+    /// Notes since when the rest of something is waited for, after all that came was read.
+    pub fn settle(&mut self, now: Time) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        let midway = !self.input.is_empty() || self.reader.is_midway();
+        let greeting = matches!(self.role, Role::Stranger | Role::Dialed(_));
+        self.awaits = if midway || greeting { self.awaits.or(Some(now)) } else { None };
+    }
+
+    /// Whether what is waited for should have come by now.
+    pub fn is_overdue(&self, now: Time, options: &Options) -> bool {
+        let patience = match self.role {
+            Role::Stranger => options.hello_patience,
+            Role::Dialed(_) => options.dial_patience,
+            Role::Speaker(_) | Role::Client(_) | Role::Listener(_) => options.frame_patience,
+        };
+        self.awaits.is_some_and(|since| now.since(since) > patience)
+    }
+
+    /// Writes what the socket takes.
+    pub fn write(&mut self) -> io::Result<()> {
+        if self.blocked {
+            return Ok(());
+        }
+        self.used = true;
+        match self.lanes.write(&mut self.stream) {
+            Ok(Written::All) => Ok(()),
+            Ok(Written::Some) => {
+                self.blocked = true;
+                Ok(())
+            }
+            // Not connected yet: the system says when it is.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                self.blocked = true;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What other threads tell the reactor.
+
+use super::waker::Waker;
+use crate::api::{Reply, Request};
+use crate::wal::report as wal;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+/// What another thread tells the reactor.
+#[derive(Debug)]
+pub enum Letter {
+    /// From the log thread: what it made durable, or why it must stop.
+    Journal(wal::Result<wal::Report>),
+    /// From a thread that has a handle: a request, and where its answer goes.
+    Ask {
+        /// What is asked.
+        request: Request,
+        /// Where the one answer goes.
+        answer: Sender<Reply>,
+    },
+    /// From a thread that has a handle: finish, and stop.
+    Stop,
+    /// A thread is gone that must not be.
+    Gone(&'static str),
+}
+
+/// Where letters are posted. Cloned into every thread that has something to say.
+#[derive(Clone, Debug)]
+pub struct Post {
+    letters: Sender<Letter>,
+    waker: Waker,
+}
+
+/// Where the reactor finds them.
+#[derive(Debug)]
+pub struct Inbox {
+    letters: Receiver<Letter>,
+    /// One that was found while only looking whether there is any.
+    next: Option<Letter>,
+}
+
+/// A new inbox, and the post to it.
+pub fn inbox(waker: Waker) -> (Post, Inbox) {
+    let (sender, receiver) = channel();
+    (Post { letters: sender, waker }, Inbox { letters: receiver, next: None })
+}
+
+impl Post {
+    /// Posts a letter, and wakes the reactor. False if it is gone.
+    pub fn post(&self, letter: Letter) -> bool {
+        let posted = self.letters.send(letter).is_ok();
+        self.waker.wake();
+        posted
+    }
+}
+
+impl Inbox {
+    /// Whether there is a letter.
+    pub fn has_mail(&mut self) -> bool {
+        if self.next.is_none() {
+            self.next = self.letters.try_recv().ok();
+        }
+        self.next.is_some()
+    }
+
+    /// The next letter, if there is one.
+    pub fn take(&mut self) -> Option<Letter> {
+        self.next.take().or_else(|| self.letters.try_recv().ok())
+    }
+}

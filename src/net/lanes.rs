@@ -1,0 +1,180 @@
+//! What waits to be written to one connection: two lanes, so that a heartbeat passes megabytes.
+
+use crate::wire::frame::{Kind, PIECE_MAX, put_frame, put_piece};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use std::collections::VecDeque;
+use std::io::{self, Write};
+
+/// Long frames are cut into pieces until this much is ready to be written.
+const READY: usize = PIECE_MAX;
+
+/// What waits to be written to one connection.
+///
+/// Invariant: frames of the long lane leave in their order, one after the other; an urgent one
+/// passes between their pieces. A short frame that is not urgent takes the fast way only while the long
+/// lane is empty, so that it overtakes nothing.
+#[derive(Debug, Default)]
+pub struct Lanes {
+    /// Whole frames and pieces, ready to be written.
+    ready: BytesMut,
+    /// Frames still to be cut into pieces.
+    long: VecDeque<Long>,
+    /// Bytes in `long` still to be cut.
+    long_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Long {
+    kind: Kind,
+    content: Bytes,
+    sent: usize,
+}
+
+/// What came of writing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Written {
+    /// Everything.
+    All,
+    /// What the socket would take; it says when it takes more.
+    Some,
+}
+
+impl Lanes {
+    /// How many bytes wait.
+    pub fn size(&self) -> usize {
+        self.ready.len() + self.long_bytes
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.size() == 0
+    }
+
+    /// Where frames that need no lane are put: short ones, before anything long.
+    pub fn ready(&mut self) -> &mut BytesMut {
+        &mut self.ready
+    }
+
+    /// A short frame that passes everything but what is already being written.
+    pub fn put_urgent(&mut self, kind: Kind, content: impl FnOnce(&mut BytesMut)) {
+        put_frame(&mut self.ready, kind, content);
+    }
+
+    /// A frame in its order. `size` is how long it will be, or a little more.
+    pub fn put(&mut self, kind: Kind, size: usize, content: impl FnOnce(&mut BytesMut)) {
+        if self.long.is_empty() && size <= PIECE_MAX {
+            put_frame(&mut self.ready, kind, content);
+            return;
+        }
+        let mut long = BytesMut::with_capacity(size);
+        content(&mut long);
+        self.long_bytes += long.len();
+        self.long.push_back(Long { kind, content: long.freeze(), sent: 0 });
+    }
+
+    /// Writes what the socket takes.
+    pub fn write(&mut self, stream: &mut impl Write) -> io::Result<Written> {
+        loop {
+            self.cut();
+            if self.ready.is_empty() {
+                self.ready.clear();
+                return Ok(Written::All);
+            }
+            match stream.write(&self.ready) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => self.ready.advance(n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Some),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Cuts pieces off the long lane, until enough is ready.
+    fn cut(&mut self) {
+        while self.ready.len() < READY
+            && let Some(long) = self.long.front_mut()
+        {
+            let before = long.sent;
+            if long.content.len() <= PIECE_MAX {
+                put_frame(&mut self.ready, long.kind, |out| out.put_slice(&long.content));
+                long.sent = long.content.len();
+            } else {
+                long.sent = put_piece(&mut self.ready, long.kind, &long.content, long.sent);
+            }
+            self.long_bytes -= long.sent - before;
+            if long.sent == long.content.len() {
+                self.long.pop_front();
+            }
+        }
+    }
+
+    /// Gives back the memory of a connection that has nothing to write.
+    pub fn rest(&mut self) {
+        if self.is_empty() && self.ready.capacity() > 0 {
+            *self = Lanes::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::frame::{Frame, FrameReader};
+
+    /// Takes a few bytes at a time, then would block.
+    struct Trickle {
+        taken: BytesMut,
+        room: usize,
+    }
+
+    impl Write for Trickle {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let n = bytes.len().min(self.room);
+            if n == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.taken.extend_from_slice(&bytes[..n]);
+            self.room -= n;
+            Ok(n)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn put(lanes: &mut Lanes, content: &[u8]) {
+        lanes.put(Kind::Raft, content.len(), |out| out.put_slice(content));
+    }
+
+    #[test]
+    fn what_is_urgent_passes_what_is_long_and_nothing_else_overtakes() {
+        let (long, short) = (vec![7; 10 * PIECE_MAX], b"short".to_vec());
+        let mut lanes = Lanes::default();
+        let mut stream = Trickle { taken: BytesMut::new(), room: 0 };
+        put(&mut lanes, &long);
+        put(&mut lanes, &short);
+        assert_eq!(lanes.size(), long.len() + short.len());
+        assert_eq!(lanes.write(&mut stream).unwrap(), Written::Some);
+        lanes.put_urgent(Kind::Raft, |out| out.put_slice(b"beat"));
+
+        let mut reader = FrameReader::default();
+        let mut came: Vec<(Frame, usize)> = Vec::new();
+        let mut sent = 0;
+        while came.len() < 3 {
+            stream.room = 1000;
+            sent += 1000;
+            lanes.write(&mut stream).unwrap();
+            while let Some(frame) = reader.next(&mut stream.taken).unwrap() {
+                came.push((frame, sent));
+            }
+        }
+        assert_eq!(&came[0].0.content[..], b"beat");
+        assert!(came[0].1 < 2 * PIECE_MAX, "it waited for one piece, not for all");
+        assert_eq!(came[1].0.content, long);
+        assert_eq!(came[2].0.content, short);
+        assert!(lanes.is_empty());
+        assert_eq!(lanes.write(&mut stream).unwrap(), Written::All);
+    }
+}

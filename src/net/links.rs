@@ -1,0 +1,181 @@
+//! One outgoing link to each peer: whom to dial, when, and where it stands.
+
+use super::options::Options;
+use crate::types::{Membership, NodeId, Time};
+use mio::Token;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The outgoing links, one to each peer.
+#[derive(Debug)]
+pub struct Links {
+    me: NodeId,
+    links: BTreeMap<NodeId, Link>,
+    pause_max: Duration,
+}
+
+/// The outgoing link to one peer.
+#[derive(Debug)]
+pub struct Link {
+    /// Where it is dialed: resolved again each time.
+    pub address: String,
+    /// Where it stands.
+    pub state: State,
+    /// Attempts since it was last up.
+    failures: u32,
+}
+
+/// Where a link stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// To be dialed then.
+    Down(Time),
+    /// Its name is being looked up.
+    Resolving,
+    /// Dialed, and not answered yet.
+    Dialed(Token),
+    /// Up.
+    Up(Token),
+}
+
+impl Links {
+    /// No links yet.
+    pub fn new(me: NodeId, options: &Options) -> Links {
+        Links { me, links: BTreeMap::new(), pause_max: options.dial_pause_max }
+    }
+
+    /// Keeps a link to each member but ourselves; says which connections belong to nobody any more.
+    pub fn set(&mut self, membership: &Membership) -> Vec<Token> {
+        let mut orphans = Vec::new();
+        self.links.retain(|peer, link| match membership.address(*peer) {
+            Some(address) if address == link.address => true,
+            _ => {
+                orphans.extend(link.token());
+                false
+            }
+        });
+        for (peer, member) in membership.members.iter().filter(|(peer, _)| **peer != self.me) {
+            self.links.entry(*peer).or_insert_with(|| Link {
+                address: member.address.clone(),
+                state: State::Down(Time::ZERO),
+                failures: 0,
+            });
+        }
+        orphans
+    }
+
+    /// The link to that peer, if it is one.
+    pub fn get(&self, peer: NodeId) -> Option<&Link> {
+        self.links.get(&peer)
+    }
+
+    /// The connection to that peer, if it is up.
+    pub fn up(&self, peer: NodeId) -> Option<Token> {
+        match self.links.get(&peer)?.state {
+            State::Up(token) => Some(token),
+            State::Down(_) | State::Resolving | State::Dialed(_) => None,
+        }
+    }
+
+    /// The next peer to be dialed by now, if there is one.
+    pub fn due(&self, now: Time) -> Option<NodeId> {
+        self.links.iter().find(|(_, link)| matches!(link.state, State::Down(at) if at <= now)).map(|(peer, _)| *peer)
+    }
+
+    /// When the next one is to be dialed.
+    pub fn deadline(&self) -> Time {
+        let at = |link: &Link| match link.state {
+            State::Down(at) => Some(at),
+            State::Resolving | State::Dialed(_) | State::Up(_) => None,
+        };
+        self.links.values().filter_map(at).min().unwrap_or(Time::NEVER)
+    }
+
+    /// Its name is being looked up.
+    pub fn resolving(&mut self, peer: NodeId) {
+        self.move_to(peer, State::Resolving);
+    }
+
+    /// It was dialed over that connection.
+    pub fn dialed(&mut self, peer: NodeId, token: Token) {
+        self.move_to(peer, State::Dialed(token));
+    }
+
+    /// It answered.
+    pub fn answered(&mut self, peer: NodeId, token: Token) {
+        self.move_to(peer, State::Up(token));
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.failures = 0;
+        }
+    }
+
+    /// It broke, or could not be had: it is dialed again a little later, never at the same moment as others.
+    pub fn fell(&mut self, peer: NodeId, now: Time) {
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        link.failures = link.failures.saturating_add(1);
+        let longest = (5 << link.failures.min(6)).min(self.pause_max.as_millis() as u64).max(2);
+        link.state = State::Down(now + Duration::from_millis(rand::random_range(longest / 2..=longest)));
+    }
+
+    /// The peer was heard of: if its link is down, now is the time.
+    pub fn hurry(&mut self, peer: NodeId, now: Time) {
+        if let Some(link) = self.links.get_mut(&peer)
+            && matches!(link.state, State::Down(_))
+        {
+            link.state = State::Down(now);
+        }
+    }
+
+    /// Whether this failure is one of the few in a row that an operator should read of.
+    pub fn is_worth_telling(&self, peer: NodeId) -> bool {
+        self.links.get(&peer).is_some_and(|link| link.failures % 64 == 2)
+    }
+
+    fn move_to(&mut self, peer: NodeId, state: State) {
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.state = state;
+        }
+    }
+}
+
+impl Link {
+    fn token(&self) -> Option<Token> {
+        match self.state {
+            State::Dialed(token) | State::Up(token) => Some(token),
+            State::Down(_) | State::Resolving => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u64) -> NodeId {
+        NodeId::new(n).unwrap()
+    }
+
+    #[test]
+    fn a_link_is_dialed_again_and_never_later_than_allowed() {
+        let options = Options::default();
+        let mut links = Links::new(id(1), &options);
+        let members = Membership::founding([(id(1), "a:1".into()), (id(2), "b:1".into())]);
+        assert!(links.set(&members).is_empty());
+        let mut now = Time::ZERO;
+        for _ in 0..100 {
+            assert_eq!(links.due(now), Some(id(2)));
+            links.dialed(id(2), Token(7));
+            assert_eq!((links.due(now), links.deadline()), (None, Time::NEVER));
+            links.fell(id(2), now);
+            assert!(links.deadline() <= now + options.dial_pause_max);
+            now = links.deadline();
+        }
+        links.dialed(id(2), Token(8));
+        links.answered(id(2), Token(8));
+        assert_eq!(links.up(id(2)), Some(Token(8)));
+        // Moved to another address: the connection to the old one is nobody's.
+        let moved = Membership::founding([(id(1), "a:1".into()), (id(2), "c:1".into())]);
+        assert_eq!(links.set(&moved), vec![Token(8)]);
+        assert_eq!(links.due(now), Some(id(2)));
+    }
+}

@@ -1,0 +1,25 @@
+//! Sockets around a node: one thread, one poll.
+//!
+//! [`Net`] turns readiness into events for the node and the node's actions into
+//! bytes; the [`Reactor`](reactor::Reactor) turns the crank. Each node dials every other to *speak* and is dialed to
+//! *listen*: two one-way connections a pair, so that nothing has to be agreed about who dials.
+//!
+//! What bounds memory here: a client that does not read, or has too much under way, is not read from;
+//! a peer that does not read loses messages, which the consensus does not mind; a frame is bounded
+//! before it is received; connections are counted; a connection that is idle holds no buffer.
+
+pub mod conn;
+pub mod dialect;
+pub mod inbox;
+pub mod lanes;
+pub mod links;
+pub mod look;
+pub mod options;
+pub mod reactor;
+pub mod resolver;
+pub mod sockets;
+pub mod stream;
+pub mod waker;
+
+pub use options::Options;
+pub use sockets::Net;

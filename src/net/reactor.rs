@@ -1,0 +1,340 @@
+//! The loop: readiness in, the node's turn out.
+//!
+//! A wake-up with two hundred readable sockets is two hundred `handle`s and one turn: one write for
+//! the journal, one append for each follower, one write for each socket that is touched.
+
+use super::inbox::{Inbox, Letter};
+use super::look::Look;
+use super::sockets::Net;
+use crate::api::{Reply, Request, Status};
+use crate::apply::applier::Applier;
+use crate::consensus::note::{Level, Note};
+use crate::machine::seam::StateMachine;
+use crate::node::event::{Action, Caller, Event};
+use crate::node::node::Node;
+use crate::types::{Entry, NodeId, Payload, Time, Write};
+use crate::wal::report::Fault;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+/// How often the node may turn in one wake-up before the sockets are looked at again.
+const TURNS_MAX: usize = 16;
+/// A batch of entries larger than this is applied only after everything that waits is written.
+const APPLY_QUICKLY: usize = 32 << 10;
+/// The caller that stands for all threads with a handle. No connection has that number.
+const LOCAL: Caller = Caller::Client(u64::MAX);
+
+/// How the loop behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long to look for more work before sleeping, at most. Zero for never.
+    pub look: Duration,
+    /// How long to finish what is under way when told to stop.
+    pub grace: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { look: Duration::from_micros(60), grace: Duration::from_secs(5) }
+    }
+}
+
+/// Why the loop ended without being told to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Broken {
+    /// The journal cannot go on.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The system does not let us wait.
+    #[error("cannot wait for sockets: {0}")]
+    Poll(#[from] io::Error),
+    /// A thread of the node is gone.
+    #[error("the {0} thread is gone")]
+    Gone(&'static str),
+}
+
+/// What the loop turns.
+pub struct Reactor<M> {
+    net: Net,
+    node: Node,
+    id: NodeId,
+    applier: Applier<M>,
+    journal: Sender<Write>,
+    inbox: Inbox,
+    options: Options,
+    look: Look,
+    clock: Clock,
+    /// Threads with a handle that wait for an answer.
+    locals: BTreeMap<u64, Sender<Reply>>,
+    next_local: u64,
+    /// Told to stop: everything must be finished by then.
+    stop_by: Option<Time>,
+    actions: Vec<Action>,
+    events: Vec<Event>,
+}
+
+/// The node's monotonic clock, and the process's.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    pub fn start() -> Clock {
+        Clock { start: Instant::now() }
+    }
+
+    /// How late it is.
+    pub fn now(&self) -> Time {
+        Time::ZERO + self.start.elapsed()
+    }
+}
+
+/// What a wake-up brought.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Brought {
+    Work,
+    Nothing,
+}
+
+impl<M: StateMachine> Reactor<M> {
+    /// A loop around that node. `journal` leads to the log thread, whose reports come to `inbox`.
+    pub fn new(
+        net: Net,
+        node: Node,
+        applier: Applier<M>,
+        journal: Sender<Write>,
+        inbox: Inbox,
+        options: Options,
+        clock: Clock,
+    ) -> Reactor<M> {
+        Reactor {
+            id: node.raft().id(),
+            net,
+            node,
+            applier,
+            journal,
+            inbox,
+            look: Look::new(options.look),
+            options,
+            clock,
+            locals: BTreeMap::new(),
+            next_local: 0,
+            stop_by: None,
+            actions: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// Turns until told to stop, or until something breaks. `rung` is asked what it means when whatever
+    /// is registered with the sockets' poll is heard: true to stop.
+    pub fn run(mut self, mut rung: impl FnMut() -> bool) -> Result<(), Broken> {
+        self.net.set_members(self.clock.now(), self.node.membership());
+        loop {
+            let now = self.clock.now();
+            self.net.take_in(now);
+            if self.net.rung() && rung() {
+                self.stop(now);
+            }
+            let mut brought = self.take_in(now)?;
+            if self.node.deadline() <= now {
+                brought = Brought::Work;
+            }
+            if brought == Brought::Work {
+                self.turn(now)?;
+            }
+            self.net.flush(now);
+            if self.is_finished(now) {
+                return Ok(());
+            }
+            self.sleep(brought)?;
+        }
+    }
+
+    /// Hands the node what has happened.
+    fn take_in(&mut self, now: Time) -> Result<Brought, Broken> {
+        let mut brought = Brought::Nothing;
+        self.net.events(&mut self.events);
+        for event in self.events.drain(..) {
+            self.node.handle(now, event);
+            brought = Brought::Work;
+        }
+        while let Some(letter) = self.inbox.take() {
+            brought = Brought::Work;
+            match letter {
+                Letter::Journal(report) => self.node.handle(now, Event::Journal(report?)),
+                Letter::Ask { request, answer } => self.ask(now, request, answer),
+                Letter::Stop => self.stop(now),
+                Letter::Gone(which) => return Err(Broken::Gone(which)),
+            }
+        }
+        Ok(brought)
+    }
+
+    fn ask(&mut self, now: Time, request: Request, answer: Sender<Reply>) {
+        let id = self.next_local;
+        self.next_local += 1;
+        self.locals.insert(id, answer);
+        self.node.handle(now, Event::Request { from: LOCAL, id, forward: true, request });
+    }
+
+    /// Lets the node do what is due, and carries it out; what follows at once from that, too.
+    fn turn(&mut self, now: Time) -> Result<(), Broken> {
+        for _ in 0..TURNS_MAX {
+            self.node.turn(now, &mut self.actions);
+            if self.actions.is_empty() {
+                return Ok(());
+            }
+            let mut actions = std::mem::take(&mut self.actions);
+            let followed = self.carry_out(now, &mut actions)?;
+            self.actions = actions;
+            self.net.events(&mut self.events);
+            if followed == Brought::Nothing && self.events.is_empty() {
+                return Ok(());
+            }
+            for event in self.events.drain(..) {
+                self.node.handle(now, event);
+            }
+        }
+        Ok(())
+    }
+
+    /// First what others wait for: messages to peers, then the disk, then answers. Applying comes
+    /// last: it must not stand between an append and its departure.
+    fn carry_out(&mut self, now: Time, actions: &mut Vec<Action>) -> Result<Brought, Broken> {
+        let mut writes = Vec::new();
+        let mut later = Vec::new();
+        for action in actions.drain(..) {
+            match action {
+                Action::Send(envelope) => self.net.send(envelope),
+                Action::Forward { to, id, request } => self.net.forward(to, id, request),
+                Action::Reply { to, id, reply } => self.reply(now, to, id, reply),
+                Action::Write(write) => writes.push(write),
+                Action::Note(note) => self.note(now, &note),
+                Action::Stop(fault) => return Err(fault.into()),
+                Action::Apply(_) | Action::Query { .. } => later.push(action),
+            }
+        }
+        if !writes.is_empty() {
+            self.net.flush_peers(now);
+            for write in writes {
+                self.journal.send(write).map_err(|_| Broken::Gone("log"))?;
+            }
+        }
+        let brought = if later.is_empty() { Brought::Nothing } else { Brought::Work };
+        for action in later {
+            match action {
+                Action::Apply(entries) => self.apply(now, &entries),
+                Action::Query { ticket, query } => {
+                    let answer = self.applier.query(&query);
+                    self.node.handle(now, Event::Queried { ticket, applied: self.applier.applied(), answer });
+                }
+                _ => unreachable!("only what concerns the machine was put off"),
+            }
+        }
+        Ok(brought)
+    }
+
+    fn apply(&mut self, now: Time, entries: &[Entry]) {
+        let bytes: usize = entries.iter().map(payload_size).sum();
+        if bytes > APPLY_QUICKLY {
+            self.net.flush(now);
+        }
+        let report = self.applier.apply(entries);
+        self.node.handle(now, Event::Applied(report));
+    }
+
+    fn reply(&mut self, now: Time, to: Caller, id: u64, mut reply: Reply) {
+        if let Reply::Status(status) = &mut reply {
+            self.complete(now, status);
+        }
+        if to != LOCAL {
+            self.net.answer(now, to, id, reply);
+        } else if let Some(answer) = self.locals.remove(&id) {
+            // Who does not wait any more does not want it.
+            let _taken_or_not = answer.send(reply);
+        }
+    }
+
+    /// Adds what only the process knows.
+    fn complete(&self, now: Time, status: &mut Status) {
+        let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        status.cpu_ns = cpu.tv_sec as u64 * 1_000_000_000 + cpu.tv_nsec as u64;
+        status.uptime_ms = now.since(Time::ZERO).as_millis() as u64;
+        let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+        status.version = format!("{} ({profile})", env!("CARGO_PKG_VERSION"));
+    }
+
+    fn note(&mut self, now: Time, note: &Note) {
+        let node = self.id.get();
+        match note.level() {
+            Level::Warn => log::warn!(node; "{note}"),
+            Level::Info => log::info!(node; "{note}"),
+            Level::Debug => log::debug!(node; "{note}"),
+        }
+        if let Note::Configured { membership, .. } = note {
+            self.net.set_members(now, membership);
+        }
+    }
+
+    /// Told to stop: takes no new work, and finishes what is under way.
+    fn stop(&mut self, now: Time) {
+        if self.stop_by.is_none() {
+            log::info!(node = self.id.get(); "stopping");
+            self.stop_by = Some(now + self.options.grace);
+            self.net.stop_listening();
+        }
+    }
+
+    fn is_finished(&self, now: Time) -> bool {
+        let Some(stop_by) = self.stop_by else { return false };
+        let idle = self.locals.is_empty() && self.net.unanswered() == 0 && self.net.unwritten() == 0;
+        idle || stop_by <= now
+    }
+
+    /// Waits for something to come, or to be due. After work it looks again for a little while first.
+    fn sleep(&mut self, brought: Brought) -> Result<(), Broken> {
+        let deadline = self.node.deadline().min(self.net.deadline()).min(self.stop_by.unwrap_or(Time::NEVER));
+        if brought == Brought::Work && self.options.look > Duration::ZERO {
+            let until = deadline.min(self.clock.now() + self.look.length());
+            if self.look_until(until)? {
+                self.look.found();
+                return Ok(());
+            }
+            self.look.missed();
+        }
+        self.net.waker().sleeping();
+        if self.inbox.has_mail() {
+            self.net.waker().awake();
+            self.net.wait(Some(Duration::ZERO))?;
+            return Ok(());
+        }
+        let timeout = (deadline < Time::NEVER).then(|| deadline.since(self.clock.now()));
+        self.net.wait(timeout)?;
+        self.net.waker().awake();
+        Ok(())
+    }
+
+    fn look_until(&mut self, until: Time) -> Result<bool, Broken> {
+        loop {
+            if self.net.wait(Some(Duration::ZERO))? || self.inbox.has_mail() {
+                return Ok(true);
+            }
+            if self.clock.now() >= until {
+                return Ok(false);
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn payload_size(entry: &Entry) -> usize {
+    match &entry.payload {
+        Payload::Opaque(bytes) => bytes.len(),
+        Payload::Noop | Payload::Membership(_) => 0,
+    }
+}

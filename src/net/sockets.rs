@@ -1,0 +1,631 @@
+//! All connections of a node: readiness in, events out; actions in, bytes out.
+
+use super::conn::{Conn, Filled};
+use super::dialect::{Role, Said};
+use super::links::Links;
+use super::options::Options;
+use super::resolver::Resolver;
+use super::stream;
+use super::waker::Waker;
+use crate::api::{Refusal, Reply, Request};
+use crate::codec::Malformed;
+use crate::consensus::message::Envelope;
+use crate::node::event::{Caller, Event};
+use crate::types::{ClusterId, DiskId, Membership, NodeId, Time};
+use crate::wire::WireError;
+use crate::wire::client::{Numbered, put_reply, reply_frame_size};
+use crate::wire::frame::Kind;
+use crate::wire::hello::{Hello, Reason, VERSION_MAX, Welcome, Who};
+use crate::wire::peer::PeerFrame;
+use bytes::BufMut;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token};
+use slab::Slab;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const LISTENER: Token = Token(usize::MAX);
+const WAKER: Token = Token(usize::MAX - 1);
+/// The token that is free for whoever registers something of its own.
+pub const FREE: Token = Token(usize::MAX - 2);
+
+/// A token is a generation above this many bits of slab key: an event that comes late names a
+/// connection that is gone, and not the one that took its place.
+const KEY_BITS: u32 = 24;
+const KEY_MASK: usize = (1 << KEY_BITS) - 1;
+/// Connections are looked over this often, while any of them needs it.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How long the listener rests when the system has no more file descriptors.
+const REST: Duration = Duration::from_millis(100);
+
+/// Who a node is, to those it talks to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The node.
+    pub node: NodeId,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// The disk it is known by.
+    pub disk: DiskId,
+}
+
+/// All connections of a node.
+pub struct Net {
+    me: Identity,
+    options: Options,
+    poll: Poll,
+    polled: Events,
+    waker: Waker,
+    listener: Option<TcpListener>,
+    /// Whether someone may be waiting to be accepted, and from when on we would.
+    callers: bool,
+    accept_at: Time,
+    conns: Slab<Conn>,
+    generation: usize,
+    clients: usize,
+    strangers: usize,
+    links: Links,
+    resolver: Resolver,
+    places: BTreeMap<NodeId, String>,
+    members: Membership,
+    /// The connection on which each peer speaks to us.
+    speakers: BTreeMap<NodeId, Token>,
+    /// Connections to be read from.
+    unread: Vec<Token>,
+    /// Connections to be written to.
+    touched: Vec<Token>,
+    sweep_at: Time,
+    scratch: Box<[u8]>,
+    /// New requests are turned away.
+    stopping: bool,
+    /// Whether the free token was heard.
+    rung: bool,
+    events: Vec<Event>,
+}
+
+impl Net {
+    /// Listens there as that node. Peers are dialed once [`Net::set_members`] names them.
+    ///
+    /// `places` says where to look for members, whatever the membership says.
+    pub fn open(
+        me: Identity,
+        listen: SocketAddr,
+        places: BTreeMap<NodeId, String>,
+        options: Options,
+    ) -> io::Result<Net> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(mio::Waker::new(poll.registry(), WAKER)?);
+        let mut listener = stream::listen(listen)?;
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        Ok(Net {
+            me,
+            links: Links::new(me.node, &options),
+            options,
+            poll,
+            polled: Events::with_capacity(1024),
+            resolver: Resolver::new(waker.clone()),
+            waker,
+            listener: Some(listener),
+            callers: false,
+            accept_at: Time::ZERO,
+            conns: Slab::new(),
+            generation: 0,
+            clients: 0,
+            strangers: 0,
+            places,
+            members: Membership::default(),
+            speakers: BTreeMap::new(),
+            unread: Vec::new(),
+            touched: Vec::new(),
+            sweep_at: Time::NEVER,
+            scratch: vec![0; 256 << 10].into(),
+            stopping: false,
+            rung: false,
+            events: Vec::new(),
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listener.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Wakes this from another thread.
+    pub fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
+    /// Where something else can be registered, under the token [`FREE`].
+    pub fn registry(&self) -> &mio::Registry {
+        self.poll.registry()
+    }
+
+    /// Whether what is registered under [`FREE`] was heard since this was last asked.
+    pub fn rung(&mut self) -> bool {
+        std::mem::take(&mut self.rung)
+    }
+
+    /// How many clients are connected.
+    pub fn clients(&self) -> usize {
+        self.clients
+    }
+
+    /// How many requests of clients are not answered.
+    pub fn unanswered(&self) -> usize {
+        self.conns.iter().map(|(_, conn)| conn.asked).sum()
+    }
+
+    /// How many bytes wait to be written to clients.
+    pub fn unwritten(&self) -> usize {
+        let clients = self.conns.iter().filter(|(_, conn)| matches!(conn.role, Role::Client(_)));
+        clients.map(|(_, conn)| conn.lanes.size()).sum()
+    }
+
+    /// Listens no more, and turns new requests away.
+    pub fn stop_listening(&mut self) {
+        self.stopping = true;
+        if let Some(mut listener) = self.listener.take() {
+            let _either_way_it_is_dropped = self.poll.registry().deregister(&mut listener);
+        }
+    }
+
+    /// Keeps a link to each of those.
+    pub fn set_members(&mut self, now: Time, membership: &Membership) {
+        let mut membership = membership.clone();
+        for (id, member) in &mut membership.members {
+            if let Some(place) = self.places.get(id) {
+                member.address.clone_from(place);
+            }
+        }
+        let orphans = self.links.set(&membership);
+        self.members = membership;
+        for token in orphans {
+            self.close(now, token);
+        }
+    }
+
+    /// When there is something to do even if nothing comes.
+    pub fn deadline(&self) -> Time {
+        if !self.unread.is_empty() {
+            return Time::ZERO;
+        }
+        let accept = if self.callers && self.may_accept() { self.accept_at } else { Time::NEVER };
+        self.links.deadline().min(self.sweep_at).min(accept)
+    }
+
+    /// Waits until something comes, or for that long. Says whether something came.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
+        match self.poll.poll(&mut self.polled, timeout) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(error) => return Err(error),
+        }
+        let mut came = false;
+        for event in &self.polled {
+            came = true;
+            match event.token() {
+                LISTENER => self.callers = true,
+                WAKER => {}
+                FREE => self.rung = true,
+                token => {
+                    let Some(conn) = find(&mut self.conns, token) else { continue };
+                    let ends = event.is_read_closed() || event.is_write_closed() || event.is_error();
+                    if event.is_readable() || ends {
+                        conn.hear(ends);
+                        list(&mut self.unread, conn);
+                    }
+                    if event.is_writable() || ends {
+                        conn.blocked = false;
+                        touch(&mut self.touched, conn);
+                    }
+                }
+            }
+        }
+        Ok(came)
+    }
+
+    /// Reads what came, dials who is to be dialed; what follows from it is in [`Net::events`].
+    pub fn take_in(&mut self, now: Time) {
+        self.accept(now);
+        for token in std::mem::take(&mut self.unread) {
+            self.read(now, token);
+        }
+        while let Some((peer, found)) = self.resolver.found() {
+            self.resolved(now, peer, found);
+        }
+        while let Some(peer) = self.links.due(now) {
+            self.dial(now, peer);
+        }
+        if self.sweep_at <= now {
+            self.sweep(now);
+        }
+    }
+
+    /// What has happened since this was last asked, in its order.
+    pub fn events(&mut self, into: &mut Vec<Event>) {
+        into.append(&mut self.events);
+    }
+
+    fn may_accept(&self) -> bool {
+        self.listener.is_some() && self.strangers < self.options.strangers_max
+    }
+
+    fn accept(&mut self, now: Time) {
+        while self.callers && self.may_accept() && self.accept_at <= now {
+            let Some(listener) = &self.listener else { return };
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    let _if_not_it_is_slower = stream::tune_caller(&stream);
+                    if self.insert(now, stream, Role::Stranger).is_ok() {
+                        self.strangers += 1;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.callers = false,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    log::warn!(node = self.me.node.get(); "cannot accept a connection: {error}; resting");
+                    self.accept_at = now + REST;
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, now: Time, mut stream: TcpStream, role: Role) -> io::Result<Token> {
+        let slot = self.conns.vacant_entry();
+        self.generation += 1;
+        let token = Token(self.generation << KEY_BITS | slot.key());
+        self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        slot.insert(Conn::new(stream, token, role, now));
+        self.look_over(now);
+        Ok(token)
+    }
+
+    /// There is a connection that must be looked over in time.
+    fn look_over(&mut self, now: Time) {
+        self.sweep_at = self.sweep_at.min(now + SWEEP);
+    }
+
+    fn read(&mut self, now: Time, token: Token) {
+        let Some(conn) = find(&mut self.conns, token) else { return };
+        conn.listed = false;
+        let mut left = self.options.read_bytes / self.scratch.len();
+        loop {
+            let Some(conn) = find(&mut self.conns, token) else { return };
+            if !conn.readable || conn.rests(&self.options) {
+                return;
+            }
+            if left == 0 {
+                return list(&mut self.unread, conn);
+            }
+            left -= 1;
+            let filled = match conn.fill(&mut self.scratch) {
+                Ok(filled) => filled,
+                Err(_) => return self.close(now, token),
+            };
+            if let Err(error) = self.understand(now, token) {
+                self.breach(token, &error);
+                return self.close(now, token);
+            }
+            match filled {
+                Filled::More => {}
+                Filled::Dry => return,
+                Filled::End => return self.close(now, token),
+            }
+        }
+    }
+
+    /// Reads the frames that are whole.
+    fn understand(&mut self, now: Time, token: Token) -> Result<(), WireError> {
+        loop {
+            // One frame may close the connection that the next would be read from.
+            let Some(conn) = find(&mut self.conns, token) else { return Ok(()) };
+            if conn.farewell {
+                return Ok(());
+            }
+            let Some(said) = conn.said()? else {
+                conn.settle(now);
+                self.look_over(now);
+                return Ok(());
+            };
+            match (said, conn.role) {
+                (Said::Request(asked), Role::Client(number)) => {
+                    conn.asked += 1;
+                    self.asked(token, number, asked);
+                }
+                (Said::Peer(frame), Role::Speaker(peer)) => self.spoken(peer, frame)?,
+                (Said::Hello(hello), _) => self.greeted(now, token, &hello),
+                (Said::Welcome(welcome), Role::Dialed(peer)) => self.welcomed(token, peer, &welcome)?,
+                (Said::Request(_) | Said::Peer(_) | Said::Welcome(_), _) => unreachable!("a role says its own"),
+            }
+        }
+    }
+
+    fn breach(&self, token: Token, error: &WireError) {
+        let Some(conn) = self.conns.get(token.0 & KEY_MASK) else { return };
+        match conn.role {
+            // Anyone can do that to us as often as they like.
+            Role::Stranger | Role::Client(_) => log::debug!(node = self.me.node.get(); "a caller is let go: {error}"),
+            Role::Dialed(peer) if matches!(error, WireError::Refused(_)) && self.links.is_worth_telling(peer) => {
+                log::warn!(node = self.me.node.get(); "{peer} does not want us: {error}");
+            }
+            Role::Speaker(peer) | Role::Dialed(peer) | Role::Listener(peer) => {
+                log::debug!(node = self.me.node.get(); "the connection with {peer} is closed: {error}");
+            }
+        }
+    }
+
+    fn asked(&mut self, token: Token, number: u64, asked: Numbered) {
+        let Numbered { id, forward, request } = asked;
+        if self.stopping && !matches!(request, Request::Status) {
+            return self.reply(token, id, &Reply::Refused(Refusal::Stopping));
+        }
+        self.events.push(Event::Request { from: Caller::Client(number), id, forward, request });
+    }
+
+    fn spoken(&mut self, peer: NodeId, frame: PeerFrame) -> Result<(), WireError> {
+        self.events.push(match frame {
+            PeerFrame::Raft(envelope) if envelope.from != peer || envelope.to != self.me.node => {
+                return Err(Malformed("a peer that speaks for another").into());
+            }
+            PeerFrame::Raft(envelope) => Event::Peer(envelope),
+            PeerFrame::Forward { id, request } => {
+                Event::Request { from: Caller::Peer(peer), id, forward: false, request }
+            }
+            PeerFrame::Answer { id, reply } => Event::Answered { from: peer, id, reply },
+        });
+        Ok(())
+    }
+
+    /// Someone says who it is.
+    fn greeted(&mut self, now: Time, token: Token, hello: &Hello) {
+        let verdict = self.judge(hello);
+        let Some(conn) = find(&mut self.conns, token) else { return };
+        touch(&mut self.touched, conn);
+        let version = match verdict {
+            Ok(version) => version,
+            Err(reason) => {
+                reason.put(conn.lanes.ready());
+                conn.farewell = true;
+                return;
+            }
+        };
+        let Identity { node, cluster, disk } = self.me;
+        Welcome { version, cluster, node, disk }.put(conn.lanes.ready());
+        self.strangers -= 1;
+        match hello.caller {
+            Who::Client => {
+                self.clients += 1;
+                conn.role = Role::Client(token.0 as u64);
+            }
+            Who::Peer { node: peer, .. } => {
+                conn.role = Role::Speaker(peer);
+                let before = self.speakers.insert(peer, token);
+                if let Some(before) = before {
+                    // It dialed again before we saw its old connection end: nothing is lost but that one.
+                    self.close(now, before);
+                }
+                self.links.hurry(peer, now);
+            }
+        }
+    }
+
+    fn judge(&self, hello: &Hello) -> Result<u16, Reason> {
+        let version = hello.version().ok_or(Reason::Version)?;
+        debug_assert!(version <= VERSION_MAX);
+        if hello.cluster.is_some_and(|cluster| cluster != self.me.cluster) {
+            return Err(Reason::Cluster);
+        }
+        if hello.target.is_some_and(|target| target != self.me.node) {
+            return Err(Reason::Target);
+        }
+        if self.stopping {
+            return Err(Reason::Stopping);
+        }
+        match hello.caller {
+            Who::Peer { node, .. } if node == self.me.node => Err(Reason::Double),
+            Who::Peer { node, .. } if !self.members.members.contains_key(&node) => Err(Reason::Stranger),
+            Who::Peer { .. } if hello.cluster.is_none() => Err(Reason::Cluster),
+            Who::Client if self.clients >= self.options.clients_max => Err(Reason::Full),
+            Who::Peer { .. } | Who::Client => Ok(version),
+        }
+    }
+
+    fn dial(&mut self, now: Time, peer: NodeId) {
+        let Some(link) = self.links.get(peer) else { return };
+        let address = link.address.clone();
+        match self.resolver.resolve(peer, &address) {
+            Ok(Some(address)) => self.resolved(now, peer, Ok(address)),
+            Ok(None) => self.links.resolving(peer),
+            Err(error) => self.resolved(now, peer, Err(error)),
+        }
+    }
+
+    fn resolved(&mut self, now: Time, peer: NodeId, found: io::Result<SocketAddr>) {
+        let dialed = found.and_then(TcpStream::connect).and_then(|stream| {
+            let _if_not_it_is_slower = stream::tune_peer(&stream, &self.options);
+            self.insert(now, stream, Role::Dialed(peer))
+        });
+        match dialed {
+            Ok(token) => {
+                self.links.dialed(peer, token);
+                let Some(conn) = find(&mut self.conns, token) else { return };
+                Hello::peer(self.me.cluster, self.me.node, self.me.disk, peer).put(conn.lanes.ready());
+                touch(&mut self.touched, conn);
+            }
+            Err(error) => {
+                log::debug!(node = self.me.node.get(); "cannot dial {peer}: {error}");
+                self.links.fell(peer, now);
+            }
+        }
+    }
+
+    fn welcomed(&mut self, token: Token, peer: NodeId, welcome: &Welcome) -> Result<(), WireError> {
+        if welcome.node != peer || welcome.cluster != self.me.cluster {
+            return Err(Malformed("another node than was dialed").into());
+        }
+        if let Some(conn) = find(&mut self.conns, token) {
+            conn.role = Role::Listener(peer);
+        }
+        self.links.answered(peer, token);
+        Ok(())
+    }
+
+    /// Says something to a peer. Lost if there is no link, or too much on it.
+    pub fn send(&mut self, envelope: Envelope) {
+        let urgent = envelope.message.is_urgent();
+        let (to, frame) = (envelope.to, PeerFrame::Raft(envelope));
+        let Some(conn) = self.links.up(to).and_then(|token| find(&mut self.conns, token)) else { return };
+        if conn.lanes.size() > self.options.peer_bytes_max {
+            return;
+        }
+        if urgent {
+            conn.lanes.put_urgent(Kind::Raft, |out| frame.put_content(out));
+        } else {
+            conn.lanes.put(Kind::Raft, frame.size(), |out| frame.put_content(out));
+        }
+        touch(&mut self.touched, conn);
+    }
+
+    /// Passes a request on to a peer. If it cannot be, that is said as if it had been lost on the way.
+    pub fn forward(&mut self, to: NodeId, id: u64, request: Request) {
+        if !self.say(to, &PeerFrame::Forward { id, request }) {
+            self.events.push(Event::PeerLost(to));
+        }
+    }
+
+    /// Answers a caller, if it is still there.
+    pub fn answer(&mut self, now: Time, to: Caller, id: u64, reply: Reply) {
+        match to {
+            Caller::Client(number) => self.reply(Token(number as usize), id, &reply),
+            Caller::Peer(peer) => {
+                if !self.say(peer, &PeerFrame::Answer { id, reply })
+                    && let Some(token) = self.links.up(peer)
+                {
+                    // It waits for this answer. When the link breaks it learns that none will come.
+                    self.close(now, token);
+                }
+            }
+        }
+    }
+
+    /// Puts a frame on the link to a peer, unless there is none, or too much on it.
+    fn say(&mut self, to: NodeId, frame: &PeerFrame) -> bool {
+        let Some(conn) = self.links.up(to).and_then(|token| find(&mut self.conns, token)) else { return false };
+        if conn.lanes.size() > self.options.peer_bytes_max {
+            return false;
+        }
+        conn.lanes.put(frame.kind(), frame.size(), |out| frame.put_content(out));
+        touch(&mut self.touched, conn);
+        true
+    }
+
+    fn reply(&mut self, token: Token, id: u64, reply: &Reply) {
+        let Some(conn) = find(&mut self.conns, token) else { return };
+        conn.asked = conn.asked.saturating_sub(1);
+        conn.lanes.put(Kind::Reply, reply_frame_size(reply), |out| {
+            out.put_u64_le(id);
+            put_reply(out, reply);
+        });
+        touch(&mut self.touched, conn);
+    }
+
+    /// Writes to the peers that were spoken to: what others wait for before anything else is done.
+    pub fn flush_peers(&mut self, now: Time) {
+        for i in 0..self.touched.len() {
+            let token = self.touched[i];
+            if let Some(conn) = find(&mut self.conns, token)
+                && matches!(conn.role, Role::Listener(_))
+                && conn.write().is_err()
+            {
+                self.close(now, token);
+            }
+        }
+    }
+
+    /// Writes to everyone who was spoken to: one write each, unless it is much.
+    pub fn flush(&mut self, now: Time) {
+        for token in std::mem::take(&mut self.touched) {
+            let Some(conn) = find(&mut self.conns, token) else { continue };
+            conn.touched = false;
+            let rested = conn.readable && !conn.listed;
+            let gone = conn.write().is_err()
+                || (conn.farewell && conn.lanes.is_empty())
+                || (matches!(conn.role, Role::Client(_)) && conn.lanes.size() > self.options.client_bytes_max);
+            if gone {
+                self.close(now, token);
+            } else if rested && !conn.rests(&self.options) {
+                // It was not read from while it did not read.
+                list(&mut self.unread, conn);
+            }
+        }
+    }
+
+    /// Lets go of who kept us waiting too long, and of the buffers of who is idle.
+    fn sweep(&mut self, now: Time) {
+        let mut overdue = Vec::new();
+        let mut again = false;
+        for (_, conn) in &mut self.conns {
+            if conn.is_overdue(now, &self.options) {
+                overdue.push(conn.token);
+            }
+            if !std::mem::take(&mut conn.used) {
+                conn.lanes.rest();
+            } else {
+                again = true;
+            }
+            again |= conn.awaits.is_some();
+        }
+        self.sweep_at = if again { now + SWEEP } else { Time::NEVER };
+        for token in overdue {
+            self.close(now, token);
+        }
+    }
+
+    fn close(&mut self, now: Time, token: Token) {
+        if find(&mut self.conns, token).is_none() {
+            return;
+        }
+        let mut conn = self.conns.remove(token.0 & KEY_MASK);
+        let _either_way_it_is_dropped = self.poll.registry().deregister(&mut conn.stream);
+        match conn.role {
+            Role::Stranger => self.strangers -= 1,
+            Role::Client(number) => {
+                self.clients -= 1;
+                self.events.push(Event::CallerGone(Caller::Client(number)));
+            }
+            Role::Speaker(peer) => {
+                // Only the connection it speaks on now: one that was replaced tells us nothing.
+                if self.speakers.get(&peer) == Some(&token) {
+                    self.speakers.remove(&peer);
+                    self.events.push(Event::PeerLost(peer));
+                }
+            }
+            Role::Dialed(peer) => self.links.fell(peer, now),
+            Role::Listener(peer) => {
+                self.links.fell(peer, now);
+                self.events.push(Event::PeerLost(peer));
+            }
+        }
+    }
+}
+
+fn find(conns: &mut Slab<Conn>, token: Token) -> Option<&mut Conn> {
+    conns.get_mut(token.0 & KEY_MASK).filter(|conn| conn.token == token)
+}
+
+/// Puts a connection in the list of those to be written to, once.
+fn touch(touched: &mut Vec<Token>, conn: &mut Conn) {
+    if !std::mem::replace(&mut conn.touched, true) {
+        touched.push(conn.token);
+    }
+}
+
+/// Puts a connection in the list of those to be read from, once.
+fn list(unread: &mut Vec<Token>, conn: &mut Conn) {
+    if !std::mem::replace(&mut conn.listed, true) {
+        unread.push(conn.token);
+    }
+}

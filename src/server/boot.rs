@@ -1,0 +1,88 @@
+//! From a data directory to a node that takes part.
+//!
+//! The directory is locked first; who it belongs to is believed before anything else in it, and
+//! nothing is changed in a directory that is another's.
+
+use crate::config::Config;
+use crate::disk::FsDisk;
+use crate::disk::fs::{Lock, Syncs};
+use crate::net::sockets::Identity;
+use crate::node::node::Node;
+use crate::node::start::start;
+use crate::types::{Base, DiskId, Index, Position, Time};
+use crate::wal::identity::Identity as Owner;
+use crate::wal::{self, Fault, Journal, Recovered};
+use std::io;
+use std::num::NonZeroU64;
+use std::path::Path;
+
+/// A data directory that is ours.
+pub struct Booted {
+    /// Held as long as the node lives.
+    pub lock: Lock,
+    /// Who we are.
+    pub me: Identity,
+    /// The journal, for the log thread.
+    pub journal: Journal<FsDisk>,
+    /// The journal's directory, for who makes spares.
+    pub disk: FsDisk,
+    /// What it remembers.
+    pub recovered: Recovered,
+}
+
+/// Locks the directory, finds or makes its identity, and recovers its journal.
+pub fn boot(config: &Config) -> wal::Result<Booted> {
+    let syncs = if config.fsync { Syncs::Real } else { Syncs::Skipped };
+    let root = make(&config.data, syncs)?;
+    let place = config.data.display().to_string();
+    let lock = match root.lock("LOCK").map_err(io_fault("lock", &place))? {
+        Some(lock) => lock,
+        None => return Err(Fault::Foreign(format!("{place} is in use by another process"))),
+    };
+    let owner = owner(config, &root, &place)?;
+    let disk = make(&config.data.join("wal"), syncs)?;
+    let mut options = wal::Options::new(owner.node, owner.cluster, owner.disk);
+    options.segment_bytes = config.segment_bytes;
+    let founding = Base { position: Position::ZERO, configured: Index::ZERO, membership: config.founding() };
+    // Once founded, a journal that is not there is lost, and not to be made anew: this node has voted.
+    let founding = (!owner.founded).then_some(&founding);
+    let (journal, recovered) = Journal::open(disk.clone(), options, founding)?;
+    if !owner.founded {
+        Owner { founded: true, ..owner }.write(&root)?;
+    }
+    for note in &recovered.notes {
+        log::info!(node = config.id.get(); "{note}");
+    }
+    let me = Identity { node: owner.node, cluster: owner.cluster, disk: owner.disk };
+    Ok(Booted { lock, me, journal, disk, recovered })
+}
+
+/// Whose directory it is; ours from now on, if it is nobody's.
+fn owner(config: &Config, root: &FsDisk, place: &str) -> wal::Result<Owner> {
+    if let Some(owner) = Owner::read(root)? {
+        // The peers it was founded with are in its journal; those it is told now only say where to look.
+        owner.check(place, config.id, owner.cluster)?;
+        return Ok(owner);
+    }
+    let disk = DiskId(rand::random::<NonZeroU64>().get());
+    let owner = Owner { node: config.id, cluster: config.cluster_id(), disk, founded: false };
+    owner.write(root)?;
+    Ok(owner)
+}
+
+fn make(path: &Path, syncs: Syncs) -> wal::Result<FsDisk> {
+    FsDisk::make(path, syncs).map_err(io_fault("make", &path.display().to_string()))
+}
+
+fn io_fault(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> Fault {
+    let file = file.to_owned();
+    move |source| Fault::Io { action, file, source }
+}
+
+/// The node that this directory remembers, a follower of nobody.
+pub fn node(config: &Config, me: Identity, recovered: Recovered, now: Time) -> Node {
+    let mut options = config.node.clone();
+    options.cluster = me.cluster;
+    options.fsync = config.fsync;
+    start(me.node, recovered, config.consensus.clone(), options, now, rand::random())
+}

@@ -1,0 +1,149 @@
+//! A node, assembled: open it, take a handle, run it.
+
+use super::boot::{self, Booted};
+use super::handle::Handle;
+use super::workers::spawn_log;
+use crate::apply::applier::Applier;
+use crate::config::{Config, Wrong};
+use crate::disk::fs::Lock;
+use crate::machine::seam::StateMachine;
+use crate::net::inbox::inbox;
+use crate::net::reactor::{Broken, Clock, Reactor};
+use crate::net::sockets::{FREE, Net};
+use crate::types::ClusterId;
+use crate::wal::Fault;
+use mio::Interest;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::thread::JoinHandle;
+
+/// A node with a state machine, ready to run.
+pub struct Server<M> {
+    reactor: Reactor<M>,
+    log: JoinHandle<()>,
+    signals: Option<Signals>,
+    handle: Handle,
+    address: Option<SocketAddr>,
+    cluster: ClusterId,
+    lock: Lock,
+}
+
+/// Why a server did not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The configuration cannot work.
+    #[error("{0}")]
+    Config(#[from] Wrong),
+    /// The data directory cannot be used, or no more.
+    #[error("{0}")]
+    Fault(#[from] Fault),
+    /// It cannot listen.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The system refuses a thread, a poll or a signal.
+    #[error("{0}")]
+    System(#[from] io::Error),
+    /// A part of it is gone that must not be: a bug.
+    #[error("{0}")]
+    Broken(Broken),
+}
+
+impl ServerError {
+    /// The exit code for it: 5 damaged data, 70 a bug, 74 I/O, 78 configuration.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            ServerError::Config(_) => 78,
+            ServerError::Fault(fault) => fault.exit_code(),
+            ServerError::Listen { .. } | ServerError::System(_) => 74,
+            ServerError::Broken(_) => 70,
+        }
+    }
+}
+
+impl From<Broken> for ServerError {
+    fn from(broken: Broken) -> ServerError {
+        match broken {
+            Broken::Fault(fault) => ServerError::Fault(fault),
+            Broken::Poll(error) => ServerError::System(error),
+            other => ServerError::Broken(other),
+        }
+    }
+}
+
+impl<M: StateMachine> Server<M> {
+    /// Locks and recovers the data directory, and listens. Takes part once it runs.
+    pub fn open(config: Config, machine: M) -> Result<Server<M>, ServerError> {
+        config.check()?;
+        let Booted { lock, me, journal, disk, recovered } = boot::boot(&config)?;
+        let clock = Clock::start();
+        let node = boot::node(&config, me, recovered, clock.now());
+        let own = node.membership().address(config.id).unwrap_or_default().to_owned();
+        let listen = config.listen.clone().or_else(|| config.peers.get(&config.id).cloned()).unwrap_or(own);
+        let net = open_net(&config, me, &listen)?;
+        let (post, inbox) = inbox(net.waker().clone());
+        let (writes, log) = spawn_log(journal, disk, post.clone(), config.log_look)?;
+        let signals = config.signals.then(|| watch_signals(&net)).transpose()?;
+        let address = net.address();
+        let applier = Applier::new(machine);
+        let reactor = Reactor::new(net, node, applier, writes, inbox, config.reactor, clock);
+        Ok(Server { reactor, log, signals, handle: Handle::new(post), address, cluster: me.cluster, lock })
+    }
+
+    /// A way to it for other threads of this process.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// The cluster it belongs to.
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// Runs until it is told to stop, then finishes what is under way and syncs.
+    pub fn run(self) -> Result<(), ServerError> {
+        let Server { reactor, log, mut signals, lock, .. } = self;
+        let mut told = false;
+        let ended = reactor.run(move || {
+            for signal in signals.iter_mut().flat_map(Signals::pending) {
+                if told {
+                    // Told twice: whatever is not finished is what a crash would leave.
+                    std::process::exit(128 + signal);
+                }
+                told = true;
+            }
+            told
+        });
+        // Nobody sends it writes any more: it syncs what it has and ends.
+        let synced = log.join();
+        drop(lock);
+        ended?;
+        synced.map_err(|_| ServerError::Broken(Broken::Gone("log")))
+    }
+}
+
+fn open_net(config: &Config, me: crate::net::sockets::Identity, listen: &str) -> Result<Net, ServerError> {
+    let cannot = |source| ServerError::Listen { address: listen.to_owned(), source };
+    let nowhere = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let address = listen.to_socket_addrs().and_then(|mut all| all.next().ok_or_else(nowhere)).map_err(cannot)?;
+    let places = config.peers.clone();
+    Net::open(me, address, places, config.net.clone()).map_err(cannot)
+}
+
+fn watch_signals(net: &Net) -> io::Result<Signals> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    net.registry().register(&mut signals, FREE, Interest::READABLE)?;
+    Ok(signals)
+}

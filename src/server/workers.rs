@@ -1,0 +1,153 @@
+//! The log thread and its helper: two short loops.
+//!
+//! Batching needs no timer: while the disk syncs, the next batch forms. An error is final: it goes to
+//! the reactor, which stops the process; nobody heartbeats on behalf of a node that cannot write.
+
+use crate::disk::Disk;
+use crate::net::inbox::{Letter, Post};
+use crate::net::look::Look;
+use crate::types::{Entry, Payload, Write};
+use crate::wal::{Fault, Journal, Result, Spare, SpareOrder};
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A batch is not made larger than this: past it bandwidth gains little and latency more than doubles.
+const BATCH_BYTES: usize = 1 << 20;
+/// After this long without work the log states that everything before was synced.
+const IDLE: Duration = Duration::from_millis(10);
+/// A spare that could not be made is ordered again after this long.
+const SPARE_AGAIN: Duration = Duration::from_secs(5);
+
+/// The journal on its thread.
+struct LogThread<D: Disk> {
+    journal: Journal<D>,
+    writes: Receiver<Write>,
+    post: Post,
+    look: Look,
+    /// Where spares are ordered, and whence they come.
+    orders: Sender<SpareOrder>,
+    spares: Receiver<Result<Spare<D::File>>>,
+    ordered: Option<Instant>,
+}
+
+/// Says that a thread is gone when it is, however that came about.
+struct Alarm {
+    post: Post,
+    which: &'static str,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.post.post(Letter::Gone(self.which));
+        }
+    }
+}
+
+/// Starts the log thread, and its helper. It ends when nobody can send it writes any more.
+pub fn spawn_log<D: Disk>(
+    journal: Journal<D>,
+    disk: D,
+    post: Post,
+    look: Duration,
+) -> io::Result<(Sender<Write>, JoinHandle<()>)> {
+    let (sender, writes) = channel();
+    let (orders, ordered) = channel();
+    let (made, spares) = channel();
+    std::thread::Builder::new().name("spare".into()).spawn(move || make_spares(&disk, &ordered, &made))?;
+    let look = Look::new(look);
+    let mut log = LogThread { journal, writes, post, look, orders, spares, ordered: None };
+    let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
+        let _alarm = Alarm { post: log.post.clone(), which: "log" };
+        if let Err(fault) = log.run() {
+            log.post.post(Letter::Journal(Err(fault)));
+        }
+    })?;
+    Ok((sender, thread))
+}
+
+impl<D: Disk> LogThread<D> {
+    fn run(&mut self) -> Result<()> {
+        while let Some(write) = self.next()? {
+            let mut bytes = size(&write);
+            self.journal.append(&write)?;
+            while bytes < BATCH_BYTES
+                && let Ok(write) = self.writes.try_recv()
+            {
+                bytes += size(&write);
+                self.journal.append(&write)?;
+            }
+            let begun = Instant::now();
+            let mut report = self.journal.sync()?;
+            report.took = begun.elapsed();
+            self.post.post(Letter::Journal(Ok(report)));
+            self.see_to_spares();
+        }
+        self.journal.confirm()
+    }
+
+    /// The next write; nothing when there will be none.
+    fn next(&mut self) -> Result<Option<Write>> {
+        let until = Instant::now() + self.look.length();
+        loop {
+            match self.writes.try_recv() {
+                Ok(write) => {
+                    self.look.found();
+                    return Ok(Some(write));
+                }
+                Err(TryRecvError::Disconnected) => return Ok(None),
+                Err(TryRecvError::Empty) if Instant::now() >= until => break,
+                Err(TryRecvError::Empty) => std::thread::yield_now(),
+            }
+        }
+        self.look.missed();
+        match self.writes.recv_timeout(IDLE) {
+            Ok(write) => return Ok(Some(write)),
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            Err(RecvTimeoutError::Timeout) => self.journal.confirm()?,
+        }
+        Ok(self.writes.recv().ok())
+    }
+
+    fn see_to_spares(&mut self) {
+        match self.spares.try_recv() {
+            Ok(Ok(spare)) => {
+                self.ordered = None;
+                self.journal.spare_ready(spare);
+            }
+            // No reason to stop yet: the journal makes its own file when it must, and stops if it cannot.
+            Ok(Err(fault)) => log::warn!("the next segment is not ready: {fault}"),
+            Err(_) => {}
+        }
+        let ordered = self.ordered.is_some_and(|at| at.elapsed() < SPARE_AGAIN);
+        if !ordered && let Some(order) = self.journal.spare_wanted() {
+            self.ordered = Some(Instant::now());
+            if self.orders.send(order).is_err() {
+                log::warn!("nobody makes the next segment ready");
+            }
+        }
+    }
+}
+
+fn make_spares<D: Disk>(
+    disk: &D,
+    orders: &Receiver<SpareOrder>,
+    made: &Sender<std::result::Result<Spare<D::File>, Fault>>,
+) {
+    for order in orders {
+        if made.send(order.prepare(disk)).is_err() {
+            return;
+        }
+    }
+}
+
+/// About how many bytes a write adds to the log.
+fn size(write: &Write) -> usize {
+    let payload = |entry: &Entry| match &entry.payload {
+        Payload::Opaque(bytes) => bytes.len(),
+        Payload::Noop | Payload::Membership(_) => 0,
+    };
+    64 + write.entries.iter().map(|entry| 32 + payload(entry)).sum::<usize>()
+}
