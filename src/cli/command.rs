@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 use super::serve::{self, Serve};
+use super::sim::{self, Sim};
 use super::trouble::Trouble;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
@@ -12,12 +13,14 @@ pub fn describe() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(Serve::augment_args(Command::new("serve").about("Runs one node")))
+        .subcommand(Sim::augment_args(Command::new("sim").about("Runs the real node in a simulated world")))
 }
 
 /// Does what was said.
 pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
     match matches.subcommand() {
         Some(("serve", matches)) => serve::run(Serve::from_arg_matches(matches)?, matches),
+        Some(("sim", matches)) => sim::run(Sim::from_arg_matches(matches)?),
         _ => unreachable!("a verb is required, and only those described are taken"),
     }
 }

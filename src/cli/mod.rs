@@ -2,4 +2,5 @@
 
 pub mod command;
 pub mod serve;
+pub mod sim;
 pub mod trouble;
