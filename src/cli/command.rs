@@ -2,6 +2,7 @@
 
 use super::dump::{self, Dump};
 use super::serve::{self, Serve};
+use super::sim::{self, Sim};
 use super::trouble::Trouble;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
@@ -16,6 +17,7 @@ pub fn describe() -> Command {
             Command::new("dump").about("Shows a node's journal in words, also beside a running node"),
         ))
         .subcommand(Serve::augment_args(Command::new("serve").about("Runs one node")))
+        .subcommand(Sim::augment_args(Command::new("sim").about("Runs the real node in a simulated world")))
 }
 
 /// Does what was said.
@@ -23,6 +25,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
     match matches.subcommand() {
         Some(("dump", matches)) => dump::print(Dump::from_arg_matches(matches)?),
         Some(("serve", matches)) => serve::run(Serve::from_arg_matches(matches)?, matches),
+        Some(("sim", matches)) => sim::run(Sim::from_arg_matches(matches)?),
         _ => unreachable!("a verb is required, and only those described are taken"),
     }
 }
