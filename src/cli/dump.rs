@@ -2,14 +2,14 @@
 
 use super::dump_words::{Fields, Said, Style, say};
 use super::trouble::Trouble;
+use crate::types::{DiskId, Index};
+use crate::wal::format::{self, Flaw, Frame, Kind, SegmentHeader};
+use crate::wal::identity::short;
+use crate::wal::inspect::{Finding, Inspection, Surroundings};
+use crate::wal::scan::{Item, Scan};
+use crate::wal::side::{self, Testimony};
 use anyhow::Context;
 use bytes::Bytes;
-use drave::types::{DiskId, Index};
-use drave::wal::format::{self, Flaw, Frame, Kind, SegmentHeader};
-use drave::wal::identity::short;
-use drave::wal::inspect::{Finding, Inspection, Surroundings};
-use drave::wal::scan::{Item, Scan};
-use drave::wal::side::{self, Testimony};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};

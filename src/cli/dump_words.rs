@@ -1,11 +1,11 @@
 //! What a record of the journal says: in words for people, in fields for programs.
 
+use crate::api::Op;
+use crate::codec::{self, Reader};
+use crate::machine::words::Command;
+use crate::types::{Index, Payload, Term};
+use crate::wal::format::{self, Batch, Frame, Kind, Opening, Seal};
 use bytes::Bytes;
-use drave::api::Op;
-use drave::codec::{self, Reader};
-use drave::machine::words::Command;
-use drave::types::{Index, Payload, Term};
-use drave::wal::format::{self, Batch, Frame, Kind, Opening, Seal};
 use serde::Serialize;
 
 /// Values are cut at this many bytes unless they are asked for in full.
@@ -131,7 +131,7 @@ pub fn say(frame: &Frame, style: Style) -> Said {
     said
 }
 
-fn vote(vote: Option<drave::types::NodeId>) -> String {
+fn vote(vote: Option<crate::types::NodeId>) -> String {
     vote.map_or("-".to_owned(), |node| node.get().to_string())
 }
 

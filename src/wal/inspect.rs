@@ -8,6 +8,8 @@ use bytes::Bytes;
 /// What is known of a segment from outside of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Surroundings {
+    /// Its number.
+    pub number: u64,
     /// How far it was certainly synced: the side file's offset, if it is of this segment.
     pub synced: Option<u64>,
     /// Whether a later segment is in use.
@@ -22,7 +24,7 @@ impl Surroundings {
     /// Of the segment with that header.
     pub fn of(header: &SegmentHeader, place: Option<Place>, followed: bool) -> Surroundings {
         let synced = place.filter(|place| place.segment == header.number).map(|place| place.offset);
-        Surroundings { synced, followed, recycled: header.flags & RECYCLED != 0, batch: None }
+        Surroundings { number: header.number, synced, followed, recycled: header.flags & RECYCLED != 0, batch: None }
     }
 }
 
@@ -97,12 +99,18 @@ impl Inspection {
         let (begin, end, ..) = self.batch.unwrap_or((at, at, 0, false));
         let begun = at < end;
         let expected = if begun { self.batch.map(|(_, _, number, _)| number) } else { self.batch() };
+        let cut = if begun { begin } else { at };
         let later = self.scan.clone().any(|item| match item {
-            Item::Frame(frame) => (frame.batch.wrapping_sub(expected.unwrap_or(0) as u32) as i32) > 0,
+            Item::Frame(frame) => {
+                let synced =
+                    Batch::read(&frame.body).ok().filter(|_| frame.kind == Kind::Batch).map(|batch| batch.synced);
+                let newer = frame.batch.wrapping_sub(expected.unwrap_or(0) as u32) as i32 > 0;
+                newer || synced.is_some_and(|(segment, offset)| segment == self.around.number && offset > cut)
+            }
             Item::Gap { .. } => false,
         });
         let known = expected.is_some();
-        let synced = self.around.synced.is_some_and(|synced| synced > if begun { begin } else { at });
+        let synced = self.around.synced.is_some_and(|synced| synced > cut);
         if (later && known) || synced || self.around.followed || (!known && next.is_some()) {
             let bytes = next.unwrap_or(self.size) - at;
             return Some(Finding::Bad { at, bytes, flaw, next });
@@ -112,7 +120,7 @@ impl Inspection {
         if clean || (self.around.recycled && !begun) {
             return None;
         }
-        let (cut, want) = if begun { (begin, end - begin) } else { (at, 0) };
+        let want = if begun { end - begin } else { 0 };
         Some(Finding::Torn { at, cut, have: at - cut, want, flaw })
     }
 }

@@ -7,6 +7,7 @@ pub mod format;
 pub mod identity;
 pub mod inspect;
 pub mod journal;
+pub mod open;
 pub mod options;
 pub mod outline;
 pub mod recover;
