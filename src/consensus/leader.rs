@@ -121,8 +121,7 @@ impl Leader {
     /// A link broke: what was on its way may be lost.
     pub fn lost(&mut self, peer: NodeId) {
         if let Some(progress) = self.progress.get_mut(&peer) {
-            let next = if progress.matched > Index::ZERO { progress.matched.next() } else { progress.next };
-            progress.probe(next);
+            progress.lost();
         }
     }
 
@@ -171,8 +170,10 @@ impl Leader {
             }
             Message::Heard { round, seen } => {
                 progress.round = progress.round.max(round);
-                let missing = progress.stage == Stage::Stream && seen.next() < progress.next;
-                if missing && now.since(progress.moved) >= me.options.election_min {
+                progress.seen = seen.min(me.log.last().index);
+                let waits = progress.stage == Stage::Stream && progress.matched.next() < progress.next;
+                if waits && now.since(progress.moved) >= me.options.election_min {
+                    // An append or its acknowledgement was lost, or the disk over there is slow: ask.
                     progress.probe(progress.matched.next());
                 }
             }

@@ -33,6 +33,9 @@ pub struct Progress {
     pub moved: Time,
     /// When it was last heard, at all, in this term.
     pub heard: Time,
+    /// How far its log agrees with ours, on its disk or not, as it said last. A hint: it may have
+    /// been restarted since, and then a conflict tells.
+    pub seen: Index,
     /// The latest round it confirmed.
     pub round: Round,
     /// The commit index it was told.
@@ -53,6 +56,7 @@ impl Progress {
             in_flight: VecDeque::new(),
             moved: now,
             heard: now,
+            seen: Index::ZERO,
             round: Round::default(),
             told: Index::ZERO,
             probes: 0,
@@ -70,13 +74,21 @@ impl Progress {
         match self.stage {
             Stage::Probe { .. } => {
                 self.stage = Stage::Stream;
-                self.next = self.matched.next();
+                // What it has seen and not yet synced need not be sent again.
+                self.next = self.matched.max(self.seen).next();
                 self.in_flight.clear();
             }
             Stage::Stream => self.next = self.next.max(self.matched.next()),
         }
         self.moved = now;
         news
+    }
+
+    /// The link with it broke: what it had seen may have died with it.
+    pub fn lost(&mut self) {
+        self.seen = Index::ZERO;
+        let next = if self.matched > Index::ZERO { self.matched.next() } else { self.next };
+        self.probe(next);
     }
 
     /// Back to asking, from `next` on.

@@ -48,9 +48,10 @@ pub struct Node {
 
 impl Node {
     /// A node around its share of the algorithm, reading its log through that view, with nothing
-    /// applied beyond the base of the log.
-    pub fn new(raft: Raft, view: View, options: Options, raft_options: &RaftOptions) -> Node {
+    /// applied beyond the base of the log. `chance` is another for each run of a process.
+    pub fn new(raft: Raft, view: View, options: Options, raft_options: &RaftOptions, chance: u64) -> Node {
         let base = raft.log().base().index;
+        let first = if options.mutants.breaks(Mutant::ReuseNumbers) { 0 } else { chance };
         Node {
             raft,
             view,
@@ -60,7 +61,7 @@ impl Node {
             proposals: Proposals::default(),
             parked: Parked::default(),
             reading: Reading::default(),
-            forwarded: Forwarded::default(),
+            forwarded: Forwarded::after(first),
             queries: Queries::default(),
             local: Vec::new(),
             fed: base,

@@ -186,16 +186,24 @@ impl Reading {
 }
 
 /// Requests passed on to a leader. Bounded by [`super::Options::forwarded`].
-#[derive(Clone, Debug, Default)]
+///
+/// Their numbers begin at chance: a leader may answer, late, what an earlier run of this process
+/// passed on, and that must be the answer to nothing.
+#[derive(Clone, Debug)]
 pub struct Forwarded {
     given: u64,
     waiting: BTreeMap<u64, (NodeId, Asked)>,
 }
 
 impl Forwarded {
+    /// None yet; the first will have the number after this one.
+    pub fn after(number: u64) -> Forwarded {
+        Forwarded { given: number, waiting: BTreeMap::new() }
+    }
+
     /// Passed on to `to`, under the number that is returned.
     pub fn push(&mut self, to: NodeId, asked: Asked) -> u64 {
-        self.given += 1;
+        self.given = self.given.wrapping_add(1);
         self.waiting.insert(self.given, (to, asked));
         self.given
     }

@@ -28,5 +28,5 @@ pub fn start(
         time: recovered.last_time,
     };
     let replica = Replica::recover(id, raft_options.clone(), remembered, seed);
-    Node::new(Raft::new(replica, now), recovered.view, options, &raft_options)
+    Node::new(Raft::new(replica, now), recovered.view, options, &raft_options, seed)
 }

@@ -192,7 +192,9 @@ mod tests {
         Bytes::from_static(text.as_bytes())
     }
 
-    fn history(operations: &[(Input, u64, Option<(u64, Answer)>)]) -> History {
+    type Told = (Input, u64, Option<(u64, Answer)>);
+
+    fn history(operations: &[Told]) -> History {
         let mut history = History::default();
         for (input, invoked, returned) in operations {
             let number = history.invoke(1, value("k"), input.clone(), Time(*invoked));

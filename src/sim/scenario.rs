@@ -138,10 +138,10 @@ fn weather(rng: &mut SmallRng) -> Weather {
 
 fn load(rng: &mut SmallRng) -> Load {
     Load {
-        clients: rng.random_range(1..6),
+        clients: rng.random_range(1..5),
         outstanding: rng.random_range(1..5),
         keys: rng.random_range(1..7),
-        think: Duration::from_millis([2, 20, 100][rng.random_range(0..3)]),
+        think: Duration::from_millis([10, 50, 200][rng.random_range(0..3)]),
         patience: Duration::from_millis([100, 400, 1500][rng.random_range(0..3)]),
         reads: [0, 30, 70][rng.random_range(0..3)],
         forward: rng.random_range(0..2) == 0,

@@ -45,8 +45,8 @@ pub(super) enum Happens {
     Due { at: NodeId, life: u64, when: Time },
     /// A machine is switched on.
     Starts { at: NodeId },
-    /// A client may do something.
-    Wakes { client: u64 },
+    /// A client may do something, unless it was to be woken earlier since.
+    Wakes { client: u64, when: Time },
     /// Trouble.
     Trouble,
 }
@@ -70,6 +70,8 @@ pub struct World {
     pub(super) hosts: BTreeMap<NodeId, Host>,
     pub(super) network: Network,
     clients: BTreeMap<u64, Client>,
+    /// When each client is next woken.
+    wakes: BTreeMap<u64, Time>,
     history: History,
     checks: Checks,
     /// Everything that was sent, written and answered, folded into one number.
@@ -97,6 +99,7 @@ impl World {
             hosts,
             network: Network::new(scenario.weather.clone()),
             clients: (1..=scenario.load.clients).map(client).collect(),
+            wakes: BTreeMap::new(),
             history: History::default(),
             checks: Checks::new(ids.iter().copied()),
             hash: scenario.seed,
@@ -111,7 +114,7 @@ impl World {
             world.later(delay, Happens::Starts { at });
         }
         for client in 1..=world.scenario.load.clients {
-            world.later(Duration::from_millis(client), Happens::Wakes { client });
+            world.wake_at(client, Time(client * 1_000_000));
         }
         world.later(world.scenario.every, Happens::Trouble);
         world
@@ -174,7 +177,11 @@ impl World {
             Happens::Due { at, life, when } if self.lives(at, life) => self.due(at, when),
             Happens::Synced { .. } | Happens::Idle { .. } | Happens::Spared { .. } | Happens::Due { .. } => Ok(()),
             Happens::Starts { at } => self.starts(at),
-            Happens::Wakes { client } => self.wakes(client),
+            Happens::Wakes { client, when } if self.wakes.get(&client) == Some(&when) => {
+                self.wakes.remove(&client);
+                self.wakes(client)
+            }
+            Happens::Wakes { .. } => Ok(()),
             Happens::Trouble => self.trouble(),
         }
     }
@@ -316,8 +323,8 @@ impl World {
         let asking = if before <= now { who.wake(now, &mut self.rng, &mut self.history) } else { Vec::new() };
         let deadline = who.deadline();
         if deadline != Time::NEVER {
-            // Woken at least a little later: what it waits for may come in the same moment.
-            self.at(deadline.max(Time(now.0 + 1000)), Happens::Wakes { client });
+            // At least a little later: what it waits for may come in the same moment.
+            self.wake_at(client, deadline.max(Time(now.0 + 1000)));
         }
         for Asking { to, id, forward, request } in asking {
             let mut bytes = BytesMut::new();
@@ -326,6 +333,13 @@ impl World {
             self.later(delay, Happens::Asked { to, client, bytes: bytes.freeze() });
         }
         Ok(())
+    }
+
+    fn wake_at(&mut self, client: u64, when: Time) {
+        if self.wakes.get(&client).is_none_or(|wake| when < *wake) {
+            self.wakes.insert(client, when);
+            self.at(when, Happens::Wakes { client, when });
+        }
     }
 
     fn due(&mut self, at: NodeId, when: Time) -> checks::Result<()> {

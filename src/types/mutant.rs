@@ -82,6 +82,8 @@ mutants! {
     ForgetAnswers = "forget-answers",
     /// A deposed leader answers waiting clients "nothing was applied".
     UnknownAsRefused = "unknown-as-refused",
+    /// A restarted process numbers what it passes on as the one before did.
+    ReuseNumbers = "reuse-numbers",
     /// A waiting client is answered by whatever entry took its index.
     AnswerByIndex = "answer-by-index",
     /// The machine is not deterministic: it mixes in who it is.

@@ -19,8 +19,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// A batch larger than this goes to the file in pieces.
-const BATCH_BYTES: usize = 1 << 20;
+/// Zeros are written in pieces of this size.
+const ZEROS: usize = 1 << 20;
 /// A spare is wanted when the segment is filled this far, in percent.
 const SPARE_AT: u64 = 50;
 
@@ -46,7 +46,7 @@ pub struct Journal<D: Disk> {
     stated: bool,
     synced: (u64, u64),
     side: Side<D::File>,
-    mirrored: HardState,
+    mirrored: Option<HardState>,
     spare: Option<Spare<D::File>>,
     appended: WriteId,
     report: Report,
@@ -119,7 +119,8 @@ impl<D: Disk> Journal<D> {
     ) -> Result<(Journal<D>, Recovered)> {
         let Some(outline) = replay.outline.take() else { return Err(lost()) };
         let ahead = testimony.hard.is_some_and(|mirror| {
-            mirror.term > outline.hard.term || (mirror.term == outline.hard.term && mirror.vote != outline.hard.vote)
+            mirror.term > outline.hard.term
+                || (mirror.term == outline.hard.term && mirror.vote.is_some() && mirror.vote != outline.hard.vote)
         });
         let Some(last) = replay.segments.pop() else { return Err(lost()) };
         let name = file_name(last.header.number);
@@ -142,8 +143,13 @@ impl<D: Disk> Journal<D> {
             blank(&mut file, &name, &last.bytes, end)?;
         }
         if !options.mutants.breaks(Mutant::SkipRecoverySync) {
-            // What was read may be in the page cache only, left there by a process that was killed.
-            file.sync_all().map_err(io("sync", &name))?;
+            if let Some(before) = replay.segments.last().filter(|_| last.end == BEGIN) {
+                // Nothing in the last segment proves that the one before it was synced.
+                let name = file_name(before.header.number);
+                let mut file = disk.open(&name).map_err(io("open", &name))?;
+                secure(&mut file, &name, before)?;
+            }
+            secure(&mut file, &name, &last)?;
             disk.sync_names().map_err(io("sync the names beside", &name))?;
         }
         let side = Side::open(&disk, options.disk, &testimony)?;
@@ -171,7 +177,7 @@ impl<D: Disk> Journal<D> {
             stated: false,
             synced: (segment.number, end),
             side,
-            mirrored: testimony.hard.unwrap_or_default(),
+            mirrored: None,
             spare: None,
             appended: WriteId::ZERO,
             report: empty_report(),
@@ -231,7 +237,7 @@ impl<D: Disk> Journal<D> {
             stated: false,
             synced: (1, BEGIN),
             side,
-            mirrored: HardState::default(),
+            mirrored: Some(HardState::default()),
             spare: None,
             appended: WriteId::ZERO,
             report: empty_report(),
@@ -356,7 +362,7 @@ impl<D: Disk> Journal<D> {
             };
             self.outline.append(entry.position, entry.time, membership);
             self.report.entries += 1;
-            if self.segment.waiting() >= BATCH_BYTES {
+            if self.segment.waiting() >= self.options.batch_bytes {
                 self.write_out(true)?;
             }
         }
@@ -418,8 +424,12 @@ impl<D: Disk> Journal<D> {
         if self.dirty {
             self.settle()?;
         }
-        // An empty batch: its header says what was synced before it.
-        self.write_out(false)?;
+        if self.segment.fits(0) {
+            // An empty batch: its header says what was synced before it.
+            self.write_out(false)?;
+        } else {
+            self.rotate(0)?;
+        }
         self.settle()?;
         self.stated = true;
         Ok(())
@@ -428,9 +438,9 @@ impl<D: Disk> Journal<D> {
     /// Tells the side file what is durable now.
     fn testify(&mut self) -> Result<()> {
         let hard = self.outline.hard;
-        if hard != self.mirrored {
+        if self.mirrored != Some(hard) {
             self.side.mirror(&hard)?;
-            self.mirrored = hard;
+            self.mirrored = Some(hard);
         }
         let (segment, offset) = self.synced;
         self.side.state(&recover::place(self.boot, segment, offset, self.outline.last))
@@ -553,11 +563,23 @@ fn clear<D: Disk>(disk: &D, names: &[String], unused: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Makes sure of what was read: it may be in the page cache only, left there by a process that was
+/// killed; or, by one whose sync failed, in pages that the kernel has given up writing and calls
+/// clean. So what is not known to have been synced is written again, and synced.
+fn secure<F: DiskFile>(file: &mut F, name: &str, segment: &recover::Believed) -> Result<()> {
+    let doubtful = segment.synced.min(segment.end) as usize..segment.end as usize;
+    for (piece, bytes) in segment.bytes[doubtful.clone()].chunks(ZEROS).enumerate() {
+        let at = (doubtful.start + piece * ZEROS) as u64;
+        file.write_at(at, bytes).map_err(io("write", name))?;
+    }
+    file.sync_all().map_err(io("sync", name))
+}
+
 /// Overwrites with zeros whatever stands behind the end of the log: a record left there could be
 /// taken for one of ours when the log has grown up to it.
 fn blank<F: DiskFile>(file: &mut F, name: &str, bytes: &Bytes, end: u64) -> Result<()> {
     let Some(last) = super::scan::last_written(bytes, end) else { return Ok(()) };
-    let zeros = vec![0; BATCH_BYTES];
+    let zeros = vec![0; ZEROS];
     let mut at = end;
     while at <= last {
         let n = zeros.len().min((last + 1 - at) as usize);

@@ -14,6 +14,9 @@ pub struct Options {
     /// How large a segment is. Small enough that a release frees room soon, large enough that a
     /// rotation, three syncs, is one sync in thousands.
     pub segment_bytes: u64,
+    /// A batch larger than this goes to the file in pieces: it bounds memory, and past it bandwidth
+    /// gains little and latency much.
+    pub batch_bytes: usize,
     /// What to think of a last batch that is damaged after a power loss.
     pub doubt: Doubt,
     /// Which rule, if any, is broken on purpose.
@@ -34,6 +37,8 @@ pub enum Doubt {
 impl Options {
     /// How large a segment is unless told otherwise.
     pub const SEGMENT_BYTES: u64 = 64 << 20;
+    /// How large a piece of a batch is, about.
+    pub const BATCH_BYTES: usize = 1 << 20;
 
     /// The defaults, for that node.
     pub fn new(node: NodeId, cluster: ClusterId, disk: DiskId) -> Options {
@@ -42,6 +47,7 @@ impl Options {
             cluster,
             disk,
             segment_bytes: Options::SEGMENT_BYTES,
+            batch_bytes: Options::BATCH_BYTES,
             doubt: Doubt::Torn,
             mutants: Mutants::NONE,
         }

@@ -67,6 +67,8 @@ pub struct Believed {
     pub bytes: Bytes,
     /// Where its last good batch ends.
     pub end: u64,
+    /// All before this is known to be on the disk; what is behind it may be in the page cache only.
+    pub synced: u64,
     /// Where its entries stand.
     pub marks: Marks,
     /// What of it belongs to the log: first and last index, the last below the first if nothing does.
@@ -83,7 +85,7 @@ pub struct Replay {
     pub batch: u64,
     /// The checksum of the last frame.
     pub chain: Option<u32>,
-    /// Files behind the last segment, made but never used.
+    /// Files that are none of the log: made and never used, or released and still there.
     pub unused: Vec<String>,
     /// What the operator should know.
     pub notes: Vec<String>,
@@ -105,22 +107,22 @@ struct Break {
 }
 
 /// Reads all segments, oldest first.
-pub fn replay(files: Vec<Read>, options: &Options, testimony: &Testimony) -> Result<Replay> {
+pub fn replay(mut files: Vec<Read>, options: &Options, testimony: &Testimony) -> Result<Replay> {
+    // Where one is missing, those before it were released, and a power loss took the removal of some
+    // back and not that of others. If they were not released, the log will be found to begin too late.
+    let follows = |pair: &[Read]| pair[1].number == pair[0].number + 1;
+    let begin = files.windows(2).rposition(|pair| !follows(pair)).map_or(0, |gap| gap + 1);
+    let left: Vec<String> = files.drain(..begin).map(|file| file_name(file.number)).collect();
     let mut replay = Replay {
         outline: None,
         segments: Vec::new(),
         batch: 1,
         chain: None,
-        unused: Vec::new(),
+        unused: left,
         notes: Vec::new(),
         first_known: Index::ZERO,
         heads: Vec::new(),
     };
-    for (file, next) in files.iter().zip(files.iter().skip(1)) {
-        if next.number != file.number + 1 {
-            return Err(missing(file.number + 1, "the segment between two others is missing"));
-        }
-    }
     let mut files = files.into_iter();
     while let Some(file) = files.next() {
         let number = file.number;
@@ -130,7 +132,7 @@ pub fn replay(files: Vec<Read>, options: &Options, testimony: &Testimony) -> Res
             }
             continue;
         }
-        replay.unused = files.map(|file| file_name(file.number)).collect();
+        replay.unused.extend(files.map(|file| file_name(file.number)));
         break;
     }
     if let (Some(place), Some(last)) = (testimony.place, replay.segments.last())
@@ -151,13 +153,14 @@ impl Replay {
         let chain = if self.segments.is_empty() && number != 1 { None } else { Some(self.chain.unwrap_or(0)) };
         let mut scan = Scan::new(bytes.clone(), header.salt(), chain);
         let mut marks = Marks::default();
-        let (end, chain, sealed, broken) = self.batches(&mut scan, first_batch, &mut marks)?;
+        let mut synced = testimony.place.filter(|place| place.segment == number).map_or(BEGIN, |place| place.offset);
+        let (end, chain, sealed, broken) = self.batches(number, &mut scan, first_batch, &mut marks, &mut synced)?;
         self.chain = chain;
         if sealed.is_none() {
             self.judge(&header, end, broken, options, behind, testimony, &bytes)?;
         }
         let live = marks.entries().unwrap_or((Index(1), Index::ZERO));
-        self.segments.push(Believed { header, bytes, end, marks, live });
+        self.segments.push(Believed { header, bytes, end, synced, marks, live });
         Ok(sealed.is_some())
     }
 
@@ -197,9 +200,11 @@ impl Replay {
     #[allow(clippy::type_complexity)]
     fn batches(
         &mut self,
+        number: u64,
         scan: &mut Scan,
         first_batch: Option<u64>,
         marks: &mut Marks,
+        synced: &mut u64,
     ) -> Result<(u64, Option<u32>, Option<Seal>, Option<Break>)> {
         let mut expected = first_batch;
         loop {
@@ -214,6 +219,9 @@ impl Replay {
                 Ok(batch) => {
                     expected = Some(if batch.more { batch.number } else { batch.number + 1 });
                     self.batch = batch.number + u64::from(!batch.more);
+                    if batch.synced.0 == number {
+                        *synced = (*synced).max(batch.synced.1);
+                    }
                     if let Some(seal) = frames.last().filter(|frame| frame.kind == Kind::Seal) {
                         let seal = Seal::read(&seal.body).ok();
                         return Ok((scan.at(), scan.link(), seal, None));
@@ -267,6 +275,9 @@ impl Replay {
             }
             None => (end, "the log ends here".to_owned()),
         };
+        // In a recycled file old records are what usually stands behind the end.
+        let broken =
+            broken.filter(|broken| broken.begun || header.flags & format::RECYCLED == 0 || later_batch.is_some());
         let evidence = if later_batch.is_some() {
             Some("good records of a later batch stand behind it")
         } else if place.is_some() {
@@ -275,7 +286,7 @@ impl Replay {
             Some("the next segment is in use")
         } else if first_lost {
             Some("this segment was opened long ago")
-        } else if broken.as_ref().is_some_and(|broken| broken.begun) && options.doubt == Doubt::Rotten {
+        } else if broken.is_some() && options.doubt == Doubt::Rotten {
             Some("and a damaged last batch is to be taken for lost")
         } else {
             None
@@ -287,7 +298,7 @@ impl Replay {
             let lost = place.map_or(seen, |place| seen.max(place.last.index));
             return Err(self.corrupt(number, at, format!("{what}; {evidence}"), lost));
         }
-        if let Some(broken) = broken.filter(|broken| broken.begun || header.flags & format::RECYCLED == 0) {
+        if let Some(broken) = broken {
             self.notes.push(torn(number, end, &broken, testimony.place, bytes));
         }
         Ok(())
@@ -331,7 +342,14 @@ impl Replay {
     fn open(&mut self, frame: &Frame) -> std::result::Result<(), &'static str> {
         let opening = format::Opening::read(&frame.body).map_err(|malformed| malformed.0)?;
         match &self.outline {
-            Some(outline) if outline.opening() != opening => Err("the segment inherits something else than was left"),
+            // Not the configuration: that of an entry in a segment released since is not known here,
+            // should a truncation have brought it back. What follows the base has all its own.
+            Some(outline)
+                if (outline.hard, outline.last, outline.time, &outline.base)
+                    != (opening.hard, opening.last, opening.time, &opening.base) =>
+            {
+                Err("the segment inherits something else than was left")
+            }
             Some(_) => Ok(()),
             None => {
                 let configurations = Some(opening.current).filter(|(index, _)| *index > opening.base.position.index);

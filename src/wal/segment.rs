@@ -103,14 +103,14 @@ impl Segment {
     /// Whether a frame with that body still fits, and the seal behind it.
     pub fn fits(&self, body: usize) -> bool {
         let used = self.written + self.buffer.len().max(BATCH_FRAME) as u64;
-        // The seal may have to stand in a batch of its own.
-        used + format::frame_size(body) as u64 + (BATCH_FRAME + SEAL_FRAME) as u64 <= self.capacity
+        // The seal may have to stand in a batch of its own, and an empty batch before it.
+        used + format::frame_size(body) as u64 + (2 * BATCH_FRAME + SEAL_FRAME) as u64 <= self.capacity
     }
 
     /// How large a segment must be to hold an opening and one frame with that body.
     pub fn room_for(opening: usize, body: usize) -> u64 {
         let frames = format::frame_size(opening) + format::frame_size(body);
-        (SEGMENT_HEADER + 3 * BATCH_FRAME + frames + SEAL_FRAME) as u64
+        (SEGMENT_HEADER + 4 * BATCH_FRAME + frames + SEAL_FRAME) as u64
     }
 
     /// How far it is filled, in percent.

@@ -1,0 +1,174 @@
+//! Disks that hold something else than was written, fail, or are full.
+
+use super::matrix::scripts;
+use super::world::*;
+use drave::disk::Disk;
+use drave::sim::disk::{Crash, SimDisk};
+use drave::wal::{Fault, Journal, Options};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+fn rng() -> StdRng {
+    StdRng::seed_from_u64(3)
+}
+
+/// A disk after a whole script, its ledger, all of it promised.
+fn finished(options: &Options, script: &[Step]) -> (SimDisk, Ledger) {
+    let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
+    let script: Vec<Step> = script.iter().cloned().chain([Step::Sync]).collect();
+    run(&disk, options, &script, &mut ledger).unwrap();
+    (disk, ledger)
+}
+
+/// Flips one bit after another; each must be noticed, or change nothing that is believed.
+pub fn every_flip(options: &Options, script: &[Step], side: bool) -> Result<(u64, u64), String> {
+    let (disk, ledger) = finished(options, script);
+    if !side {
+        disk.remove("synced").unwrap();
+    }
+    let (mut noticed, mut harmless) = (0, 0);
+    for name in files(&disk).into_iter().filter(|name| !name.ends_with(".tmp")) {
+        let size = disk.seen(&name).unwrap().len() as u64;
+        for offset in 0..size {
+            let disk = disk.fork();
+            disk.crash(&mut rng(), Crash::Kill);
+            disk.flip(&name, offset, (offset % 8) as u8);
+            let before = disk.seen(&name).unwrap();
+            match Journal::open(disk.clone(), options.clone(), Some(&founding())) {
+                Ok((_, recovered)) => {
+                    harmless += 1;
+                    ledger.clone().check(&recovered).map_err(|why| format!("{name} byte {offset}: {why}"))?;
+                }
+                Err(Fault::Corrupt { file, .. }) => {
+                    noticed += 1;
+                    assert_eq!(disk.seen(&name).unwrap(), before, "{file}: nothing is changed on the disk");
+                }
+                Err(fault) => return Err(format!("{name} byte {offset}: {fault}")),
+            }
+        }
+    }
+    Ok((noticed, harmless))
+}
+
+#[test]
+fn a_flipped_bit_is_noticed_or_does_not_matter() {
+    for (name, script) in scripts() {
+        let (noticed, harmless) = every_flip(&options(), &script, true).unwrap_or_else(|why| panic!("{name}: {why}"));
+        assert!(noticed > 500 && harmless > 500, "{name}: {noticed} noticed, {harmless} harmless");
+    }
+}
+
+#[test]
+fn once_confirmed_the_log_itself_notices_every_flipped_bit() {
+    for (name, mut script) in scripts() {
+        script.push(Step::Confirm);
+        every_flip(&options(), &script, false).unwrap_or_else(|why| panic!("{name}: {why}"));
+    }
+}
+
+#[test]
+fn a_zeroed_tail_is_not_the_end_of_the_log() {
+    let (disk, _) = finished(&options(), &scripts()[0].1);
+    disk.crash(&mut rng(), Crash::Kill);
+    let name = "0000000001.wal";
+    let bytes = disk.seen(name).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64;
+    for zeroed in [8, 64, 300] {
+        let disk = disk.fork();
+        let mut file = disk.open(name).unwrap();
+        drave::disk::DiskFile::write_at(&mut file, end + 1 - zeroed, &vec![0; zeroed as usize]).unwrap();
+        let opened = Journal::open(disk, options(), None);
+        assert!(matches!(opened, Err(Fault::Corrupt { .. })), "the side file knows better");
+    }
+}
+
+#[test]
+fn a_missing_segment_is_an_error_wherever_it_is_missing() {
+    let (disk, _) = finished(&options(), &scripts()[3].1);
+    let segments: Vec<String> = files(&disk).into_iter().filter(|name| name.ends_with(".wal")).collect();
+    assert!(segments.len() >= 4);
+    for side in [true, false] {
+        for name in &segments {
+            let disk = disk.fork();
+            disk.crash(&mut rng(), Crash::Kill);
+            disk.remove(name).unwrap();
+            if !side {
+                disk.remove("synced").unwrap();
+            }
+            let opened = Journal::open(disk, options(), Some(&founding()));
+            assert!(matches!(opened, Err(Fault::Corrupt { .. })), "{name} is missing, side file {side}");
+        }
+    }
+}
+
+#[test]
+fn a_segment_of_another_disk_is_refused() {
+    let (disk, _) = finished(&options(), &scripts()[3].1);
+    let (other, _) = finished(&Options { disk: drave::types::DiskId(10), ..options() }, &scripts()[3].1);
+    disk.crash(&mut rng(), Crash::Kill);
+    let theirs = other.seen("0000000002.wal").unwrap();
+    let mut file = disk.open("0000000002.wal").unwrap();
+    drave::disk::DiskFile::write_at(&mut file, 0, &theirs).unwrap();
+    assert!(matches!(Journal::open(disk, options(), None), Err(Fault::Foreign(_))));
+}
+
+/// One operation after the other fails, once; what is promised afterwards must hold.
+pub fn every_failure(options: &Options, script: &[Step]) -> Result<(), String> {
+    let plain = SimDisk::new();
+    run(&plain, options, script, &mut Ledger::default())?;
+    for at in 0..plain.operations() {
+        let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
+        disk.fail_at(at);
+        run(&disk, options, script, &mut ledger)?;
+        for between in BETWEEN {
+            survive(&disk, options, &ledger, between).map_err(|why| format!("operation {at}, {between:?}: {why}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_fails_once_loses_nothing_that_was_promised() {
+    for (name, script) in scripts() {
+        every_failure(&options(), &script).unwrap_or_else(|why| panic!("{name}: {why}"));
+    }
+}
+
+#[test]
+fn a_full_disk_stops_the_node_and_loses_nothing() {
+    for (name, script) in scripts() {
+        let plain = SimDisk::new();
+        run(&plain, &options(), &script, &mut Ledger::default()).unwrap();
+        for capacity in (4096..plain.used() + 2048).step_by(512) {
+            let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
+            disk.set_capacity(Some(capacity));
+            run(&disk, &options(), &script, &mut ledger).unwrap_or_else(|why| panic!("{name}: {why}"));
+            disk.crash(&mut rng(), Crash::Kill);
+            if ledger.promised > 0 {
+                // It starts on the full disk, as far as reading and voting go.
+                drop(reopen(&disk, &options(), &mut ledger).unwrap_or_else(|why| panic!("{name}, {capacity}: {why}")));
+            }
+            disk.set_capacity(None);
+            for between in BETWEEN {
+                survive(&disk, &options(), &ledger, between).unwrap_or_else(|why| panic!("{name}, {capacity}: {why}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_doubtful_tail_may_be_taken_for_lost() {
+    let options = Options { segment_bytes: 8192, ..options() };
+    let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
+    let script = [Step::Write { term: 1, from: 1, to: 3, bytes: 200 }, Step::Sync];
+    let plain = SimDisk::new();
+    run(&plain, &options, &script, &mut Ledger::default()).unwrap();
+    disk.stop_at(drave::sim::disk::Stop { at: plain.operations() - 4, bytes: 200 });
+    run(&disk, &options, &script, &mut ledger).unwrap();
+    disk.crash(&mut rng(), Crash::Kill);
+    let strict = Options { doubt: drave::wal::Doubt::Rotten, ..options.clone() };
+    assert!(matches!(Journal::open(disk.fork(), strict, None), Err(Fault::Corrupt { .. })));
+    let (_, recovered) = reopen(&disk, &options, &mut ledger).unwrap();
+    assert_eq!(recovered.notes.len(), 1, "{:?}", recovered.notes);
+    assert!(recovered.notes[0].contains("torn at byte"), "{:?}", recovered.notes);
+}

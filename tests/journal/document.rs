@@ -1,0 +1,144 @@
+//! `wal-format.md` and the code say the same: its dump is decoded, its tables are compared.
+
+use bytes::Bytes;
+use drave::codec;
+use drave::disk::Disk;
+use drave::sim::disk::SimDisk;
+use drave::types::*;
+use drave::wal::format::{self, Frame, Kind, Opening, SegmentHeader};
+use drave::wal::scan::{Item, Scan};
+use drave::wal::{Journal, Options, side};
+
+const DOCUMENT: &str = include_str!("../../wal-format.md");
+
+/// The file whose dump the document shows: node 1, alone in its cluster, votes for itself in term 1,
+/// writes the no-op and one command.
+fn sample() -> (SimDisk, Bytes) {
+    let disk = SimDisk::new();
+    let node = NodeId::new(1).unwrap();
+    let members = Membership::founding([(node, "127.0.0.1:7401".to_owned())]);
+    let founding = Base { position: Position::ZERO, configured: Index::ZERO, membership: members };
+    let ids = (ClusterId(0x6f2c_91aa_0d77_be21), DiskId(0x51c0_aa17_9a3c_11f0));
+    let options = Options { segment_bytes: 4096, ..Options::new(node, ids.0, ids.1) };
+    let (mut journal, _) = Journal::open(disk.clone(), options, Some(&founding)).unwrap();
+    let at = |index, payload| codec::entry(Position::new(Index(index), Term(1)), ClusterTime(250), payload);
+    let hard = HardState { term: Term(1), vote: Some(node) };
+    let entries = vec![at(1, Payload::Noop), at(2, Payload::Opaque(Bytes::from_static(b"x=1")))];
+    let write = Write { id: WriteId(1), hard_state: Some(hard), base: None, entries };
+    journal.append(&write).unwrap();
+    journal.sync().unwrap();
+    let bytes = disk.seen("0000000001.wal").unwrap();
+    (disk, bytes.into())
+}
+
+/// The bytes of the document's own dump.
+fn dumped() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for line in DOCUMENT.lines() {
+        let Some((place, rest)) = line.split_once("  ") else { continue };
+        if place.len() != 8 || u32::from_str_radix(place, 16) != Ok(bytes.len() as u32) {
+            continue;
+        }
+        let hex = rest.split('|').next().unwrap();
+        bytes.extend(hex.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()));
+    }
+    bytes
+}
+
+fn dump(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for (line, chunk) in bytes.chunks(16).enumerate() {
+        let hex: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
+        let half = hex.len().min(8);
+        let text: String = chunk.iter().map(|b| if (32..127).contains(b) { *b as char } else { '.' }).collect();
+        let hex = format!("{}  {}", hex[..half].join(" "), hex[half..].join(" "));
+        out += &format!("{:08x}  {hex:<48}  |{text}|\n", line * 16);
+    }
+    out
+}
+
+#[test]
+fn the_dump_is_that_of_a_real_file() {
+    let (_, bytes) = sample();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let real = &bytes[..end.next_multiple_of(8)];
+    assert!(dumped() == real, "the document's dump is not what the journal writes; it writes\n{}", dump(real));
+}
+
+#[test]
+fn the_dump_decodes_as_the_document_says() {
+    let bytes = Bytes::from(dumped());
+    let header = SegmentHeader::decode(&bytes).unwrap();
+    assert_eq!((header.node.get(), header.number, header.flags), (1, 1, 0));
+    let scan = Scan::new(bytes.clone(), header.salt(), Some(0));
+    let frames: Vec<Frame> =
+        scan.map(|item| if let Item::Frame(frame) = item { frame } else { panic!("{item:?}") }).collect();
+    let said: Vec<(u64, usize, Kind)> = frames.iter().map(|frame| (frame.at, frame.body.len(), frame.kind)).collect();
+    use Kind::*;
+    let places = [(0x40, 80, Batch), (0xa0, 158, Open), (0x150, 80, Batch), (0x1b0, 24, Hard)];
+    assert_eq!(said[..4], places);
+    assert_eq!(said[4..], [(0x1d8, 32, Entry), (0x208, 35, Entry)]);
+    for frame in &frames {
+        let row = format!("| `{:x}` | {} | {:08x} |", frame.at, frame.kind as u8, frame.checksum);
+        assert!(DOCUMENT.contains(&row), "the table of the dump has no row {row}");
+    }
+    let batch = format::Batch::read(&frames[2].body).unwrap();
+    assert_eq!((batch.number, batch.bytes, batch.frames, batch.synced), (2, 240, 3, (1, 336)));
+    assert_eq!(Opening::read(&frames[1].body).unwrap().last, Position::ZERO);
+    assert_eq!(format::read_hard(&frames[3].body).unwrap().vote, NodeId::new(1));
+    let entry = codec::read_entry(&mut codec::Reader::new(frames[5].body.clone())).unwrap();
+    assert_eq!(entry.payload, Payload::Opaque(Bytes::from_static(b"x=1")));
+}
+
+/// Whether the document has a line with all of these words.
+fn says(words: &[&str]) {
+    let found = DOCUMENT.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(found, "no line of wal-format.md says {words:?}");
+}
+
+#[test]
+fn the_tables_say_what_the_code_does() {
+    let number = |n: usize| n.to_string();
+    says(&["magic", &format!("`{}`", std::str::from_utf8(&format::MAGIC).unwrap())]);
+    says(&["format version", &format!("| {} |", format::FORMAT)]);
+    says(&["segment header", &format!("{} bytes", format::SEGMENT_HEADER)]);
+    says(&["frame header", &format!("{} bytes", format::FRAME_HEADER)]);
+    says(&["multiple of", &number(format::ALIGN)]);
+    says(&["body of a frame", &number(format::BODY_MAX)]);
+    says(&["batch frame", &format!("{} bytes", format::BATCH_FRAME)]);
+    says(&["seal frame", &format!("{} bytes", format::SEAL_FRAME)]);
+    says(&["segment size", &format!("{} MiB", Options::SEGMENT_BYTES >> 20)]);
+    says(&["piece of a batch", &format!("{} MiB", Options::BATCH_BYTES >> 20)]);
+    says(&["side file", &format!("`{}`", side::NAME), &format!("{} slots", side::SLOTS), &number(side::SLOT)]);
+    says(&["header of an entry", &format!("{} bytes", codec::ENTRY_HEADER)]);
+    use Kind::*;
+    let kinds = [
+        (Batch, "batch"),
+        (Open, "open"),
+        (Hard, "hard"),
+        (Base, "base"),
+        (Release, "release"),
+        (Entry, "entry"),
+        (Seal, "seal"),
+    ];
+    for (kind, name) in kinds {
+        says(&[&format!("| {} | {name} |", kind as u8)]);
+    }
+    says(&["recycled", &format!("bit {}", format::RECYCLED.trailing_zeros())]);
+}
+
+#[test]
+fn the_side_file_is_as_the_document_says() {
+    let (disk, _) = sample();
+    let bytes = Bytes::from(disk.seen(side::NAME).unwrap());
+    assert_eq!(bytes.len(), side::SLOT * side::SLOTS);
+    let testimony = side::Testimony::read(&bytes, DiskId(0x51c0_aa17_9a3c_11f0));
+    let place = testimony.place.unwrap();
+    assert_eq!((place.segment, place.offset, place.last.index), (1, 576, Index(2)));
+    assert_eq!(testimony.hard.unwrap().vote, NodeId::new(1));
+    assert_eq!(files(&disk), ["0000000001.wal", side::NAME]);
+}
+
+fn files(disk: &SimDisk) -> Vec<String> {
+    disk.list().unwrap()
+}

@@ -1,0 +1,164 @@
+//! A crash after every operation of the disk, and at every byte of a write.
+
+use super::world::*;
+use drave::sim::disk::{SimDisk, Stop};
+use drave::wal::Options;
+
+/// Short scripts, each with something to get wrong.
+pub fn scripts() -> Vec<(&'static str, Vec<Step>)> {
+    use Step::*;
+    let write = |term, from, to, bytes| Write { term, from, to, bytes };
+    vec![
+        (
+            "appends",
+            vec![Vote { term: 1, vote: 1 }, write(1, 1, 2, 60), Sync, write(1, 3, 3, 200), Sync, write(1, 4, 6, 20)],
+        ),
+        (
+            "truncations",
+            vec![write(1, 1, 6, 40), Sync, write(2, 4, 4, 40), Sync, write(3, 2, 5, 10), write(4, 3, 3, 0), Sync],
+        ),
+        (
+            "hard states",
+            vec![
+                Vote { term: 1, vote: 1 },
+                Sync,
+                Vote { term: 2, vote: 0 },
+                Sync,
+                Vote { term: 2, vote: 3 },
+                Sync,
+                write(2, 1, 1, 30),
+                Vote { term: 3, vote: 1 },
+                Sync,
+            ],
+        ),
+        (
+            "rotations",
+            vec![
+                write(1, 1, 6, 150),
+                Sync,
+                write(1, 7, 12, 150),
+                Sync,
+                write(2, 9, 20, 100),
+                Sync,
+                write(2, 21, 21, 1500),
+                Sync,
+            ],
+        ),
+        (
+            "releases",
+            vec![
+                write(1, 1, 10, 150),
+                Members { term: 1, index: 11, count: 4 },
+                Sync,
+                Release(7),
+                write(1, 12, 30, 150),
+                Sync,
+                Release(25),
+                write(1, 31, 44, 150),
+                Sync,
+                Release(44),
+                write(2, 45, 60, 150),
+                Sync,
+            ],
+        ),
+        (
+            "confirms",
+            vec![write(1, 1, 2, 60), Sync, Confirm, Confirm, write(1, 3, 3, 60), Confirm, write(2, 3, 4, 60), Sync],
+        ),
+        (
+            "restarts",
+            vec![
+                write(1, 1, 9, 120),
+                Sync,
+                Restart { index: 30, term: 2 },
+                write(2, 31, 33, 60),
+                Sync,
+                Restart { index: 31, term: 4 },
+                Sync,
+                Release(31),
+                write(4, 32, 50, 100),
+                Sync,
+            ],
+        ),
+    ]
+}
+
+/// Runs a script until the disk stops, and everything that may follow.
+fn stopped_at(options: &Options, script: &[Step], stop: Stop, between: &[Between]) -> Result<bool, String> {
+    let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
+    disk.stop_at(stop);
+    run(&disk, options, script, &mut ledger)?;
+    for between in between {
+        survive(&disk, options, &ledger, *between).map_err(|why| format!("{stop:?}, {between:?}: {why}"))?;
+    }
+    Ok(disk.stopped())
+}
+
+/// Stops a script after each operation in turn.
+pub fn every_operation(options: &Options, script: &[Step]) -> Result<u64, String> {
+    for at in 0.. {
+        let bytes = [0, 1, 100, 512, 600][at as usize % 5];
+        if !stopped_at(options, script, Stop { at, bytes }, &BETWEEN)? {
+            return Ok(at);
+        }
+    }
+    unreachable!("every script ends")
+}
+
+#[test]
+fn nothing_promised_is_lost_whatever_operation_is_the_last() {
+    let mut operations = 0;
+    for (name, script) in scripts() {
+        match every_operation(&options(), &script) {
+            Ok(count) => operations += count,
+            Err(why) => panic!("{name}: {why}"),
+        }
+    }
+    assert!(operations > 200, "{operations}");
+}
+
+#[test]
+fn nothing_promised_is_lost_at_whatever_byte_a_write_ends() {
+    let script = [
+        Step::Write { term: 1, from: 1, to: 2, bytes: 30 },
+        Step::Sync,
+        Step::Write { term: 1, from: 3, to: 9, bytes: 50 },
+        Step::Vote { term: 2, vote: 1 },
+        Step::Sync,
+    ];
+    let plain = SimDisk::new();
+    run(&plain, &options(), &script, &mut Ledger::default()).unwrap();
+    // The last batch: all its bytes, one after the other; and it may or may not have been the last.
+    let total = plain.operations();
+    for at in total - 6..total {
+        for bytes in 0..900 {
+            let between = [Between::Kill, Between::Power(bytes), Between::KillThenPower(bytes)];
+            stopped_at(&options(), &script, Stop { at, bytes: bytes as usize }, &between).unwrap();
+        }
+    }
+}
+
+/// Random scripts, stopped at a random operation.
+pub fn storm(options: &Options, seeds: std::ops::Range<u64>) -> Result<(), String> {
+    for seed in seeds {
+        let script = random_script(seed);
+        let plain = SimDisk::new();
+        run(&plain, options, &script, &mut Ledger::default())?;
+        let at = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (plain.operations() + 1);
+        let stop = Stop { at, bytes: (seed % 700) as usize };
+        let between = [Between::Power(seed), Between::KillThenPower(seed), Between::PowerWhileStarting(seed % 7, seed)];
+        stopped_at(options, &script, stop, &between).map_err(|why| format!("seed {seed}: {why}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn storms_lose_nothing() {
+    storm(&options(), 0..3000).unwrap();
+}
+
+#[test]
+#[ignore = "minutes; for a night, or a change of the format"]
+fn storms_at_length_lose_nothing() {
+    storm(&options(), 3000..200_000).unwrap();
+}

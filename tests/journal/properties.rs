@@ -1,0 +1,128 @@
+//! What holds for any bytes.
+
+use super::world::{entry, founding};
+use bytes::Bytes;
+use drave::codec;
+use drave::types::*;
+use drave::wal::format::{self, Batch, Flaw, Frame, Kind, Opening, Seal, SegmentHeader};
+use drave::wal::scan::{Item, Scan};
+use drave::wal::segment::{Marks, Segment};
+use drave::wal::side::Testimony;
+use proptest::prelude::*;
+
+fn header(number: u64) -> SegmentHeader {
+    let node = NodeId::new(1).unwrap();
+    SegmentHeader { flags: 0, cluster: ClusterId(7), node, disk: DiskId(9), number }
+}
+
+/// A segment with one batch of entries.
+fn segment(sizes: &[usize]) -> Bytes {
+    let header = header(3);
+    let mut bytes = header.encode().to_vec();
+    let mut segment = Segment::new(&header, 1 << 20, bytes.len() as u64, 0x1234, Marks::default());
+    for (index, size) in (1..).zip(sizes) {
+        let entry = entry(index, 1, *size);
+        segment.entry(5, entry.position, |out| codec::put_entry(out, &entry));
+    }
+    bytes.extend_from_slice(segment.batch(Batch { number: 5, ..Batch::default() }));
+    bytes.resize(bytes.len() + 256, 0);
+    bytes.into()
+}
+
+fn good(bytes: &Bytes) -> Vec<Frame> {
+    let scan = Scan::new(bytes.clone(), header(3).salt(), Some(0x1234));
+    scan.filter_map(|item| if let Item::Frame(frame) = item { Some(frame) } else { None }).collect()
+}
+
+proptest! {
+    #[test]
+    fn frames_come_back_as_they_were(sizes in prop::collection::vec(0..400usize, 0..10)) {
+        let bytes = segment(&sizes);
+        let frames = good(&bytes);
+        prop_assert_eq!(frames.len(), sizes.len() + 1);
+        let batch = Batch::read(&frames[0].body).unwrap();
+        prop_assert_eq!(batch.frames as usize, sizes.len());
+        prop_assert_eq!(frames.last().unwrap().end(), 64 + batch.bytes);
+        for ((index, size), frame) in (1..).zip(&sizes).zip(&frames[1..]) {
+            prop_assert_eq!(frame.kind, Kind::Entry);
+            let read = codec::read_entry(&mut codec::Reader::new(frame.body.clone()));
+            prop_assert_eq!(read, Ok(entry(index, 1, *size)));
+        }
+    }
+
+    #[test]
+    fn damage_hides_only_what_it_touches(
+        sizes in prop::collection::vec(0..400usize, 1..10),
+        at: prop::sample::Index,
+        bit in 0..8u8,
+    ) {
+        let bytes = segment(&sizes);
+        let whole = good(&bytes);
+        let end = whole.last().unwrap().end() as usize;
+        let at = 64 + at.index(end - 64);
+        let mut damaged = bytes.to_vec();
+        damaged[at] ^= 1 << bit;
+        let left: Vec<u64> = good(&damaged.into()).iter().map(|frame| frame.at).collect();
+        let untouched = whole.iter().filter(|frame| !(frame.at..frame.end()).contains(&(at as u64)));
+        prop_assert_eq!(left, untouched.map(|frame| frame.at).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_frame_elsewhere_or_of_another_segment_is_none(size in 0..400usize, moved in 1..8u64) {
+        let bytes = segment(&[size]);
+        let salted = format::salted(header(3).salt());
+        prop_assert!(Frame::read(&bytes, salted, 64).is_ok());
+        let mut shifted = vec![0; moved as usize * 8];
+        shifted.extend_from_slice(&bytes);
+        prop_assert!(Frame::read(&shifted.into(), salted, 64 + moved * 8).is_err());
+        let other = format::salted(header(3 + moved).salt());
+        prop_assert!(Frame::read(&bytes, other, 64).is_err());
+    }
+
+    #[test]
+    fn garbage_is_an_error_and_nothing_worse(bytes: Vec<u8>) {
+        let bytes = Bytes::from(bytes);
+        let _either = SegmentHeader::decode(&bytes);
+        let _either = (Batch::read(&bytes), Opening::read(&bytes), Seal::read(&bytes));
+        let _either = (format::read_hard(&bytes), format::read_base(&bytes));
+        let _either = format::EntryHead::read(&bytes);
+        let _either = Testimony::read(&bytes, DiskId(9));
+        let items = Scan::new(bytes.clone(), 1, None).count();
+        prop_assert!(items <= 1);
+        let _either = Frame::peek(&bytes, 1, bytes.len() as u64 / 2);
+    }
+
+    #[test]
+    fn segment_headers_come_back_as_they_were(number: u64, node in 1..u64::MAX, flags in 0..2u32) {
+        let header = SegmentHeader { node: NodeId::new(node).unwrap(), flags, ..header(number) };
+        prop_assert_eq!(SegmentHeader::decode(&header.encode().to_vec().into()), Ok(header));
+    }
+}
+
+#[test]
+fn bodies_come_back_as_they_were() {
+    let mut out = Vec::new();
+    let opening = Opening {
+        hard: HardState { term: Term(4), vote: NodeId::new(2) },
+        last: Position::new(Index(9), Term(4)),
+        time: ClusterTime(77),
+        base: founding(),
+        current: (Index(6), founding().membership),
+    };
+    opening.put(&mut out);
+    assert_eq!(Opening::read(&out.clone().into()), Ok(opening));
+    out.clear();
+    format::put_base(&mut out, &founding());
+    assert_eq!(format::read_base(&out.clone().into()), Ok(founding()));
+    out.clear();
+    let seal = Seal { successor: 4, last: Position::new(Index(9), Term(4)) };
+    seal.put(&mut out);
+    assert_eq!(Seal::read(&out.clone().into()), Ok(seal));
+}
+
+#[test]
+fn a_blank_file_is_blank() {
+    let zeros = Bytes::from(vec![0; 4096]);
+    assert_eq!(Frame::read(&zeros, 1, 64).unwrap_err(), Flaw::Blank);
+    assert_eq!(Scan::new(zeros, 1, None).count(), 1);
+}
