@@ -1,8 +1,11 @@
 //! What can be said on the command line.
 
+use super::demo::{self, Demo, Kill};
 use super::dump::{self, Dump};
+use super::kv::{self, Cas, Del, Get, Incr, Put, Scan};
 use super::serve::{self, Serve};
 use super::sim::{self, Sim};
+use super::status::{self, Show};
 use super::trouble::Trouble;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
@@ -13,6 +16,15 @@ pub fn describe() -> Command {
         .about("A replicated log and key-value server")
         .subcommand_required(true)
         .arg_required_else_help(true)
+        .subcommand(Demo::augment_args(Command::new("demo").about("Runs a real cluster on this machine, to play with")))
+        .subcommand(Kill::augment_args(Command::new("kill").about("Kills a node of the demo, as kill -9 does")))
+        .subcommand(Put::augment_args(Command::new("put").about("Sets a key")))
+        .subcommand(Get::augment_args(Command::new("get").about("Prints what a key holds")))
+        .subcommand(Del::augment_args(Command::new("del").about("Removes a key")))
+        .subcommand(Cas::augment_args(Command::new("cas").about("Sets a key if it holds what is expected")))
+        .subcommand(Incr::augment_args(Command::new("incr").about("Adds to the number a key holds")))
+        .subcommand(Scan::augment_args(Command::new("scan").about("Prints keys and what they hold, in order")))
+        .subcommand(Show::augment_args(Command::new("status").about("Shows every node as it knows itself")))
         .subcommand(Dump::augment_args(
             Command::new("dump").about("Shows a node's journal in words, also beside a running node"),
         ))
@@ -23,6 +35,15 @@ pub fn describe() -> Command {
 /// Does what was said.
 pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
     match matches.subcommand() {
+        Some(("demo", matches)) => demo::run(&Demo::from_arg_matches(matches)?),
+        Some(("kill", matches)) => demo::kill(&Kill::from_arg_matches(matches)?),
+        Some(("put", matches)) => kv::put(&Put::from_arg_matches(matches)?),
+        Some(("get", matches)) => kv::get(&Get::from_arg_matches(matches)?),
+        Some(("del", matches)) => kv::del(&Del::from_arg_matches(matches)?),
+        Some(("cas", matches)) => kv::cas(&Cas::from_arg_matches(matches)?),
+        Some(("incr", matches)) => kv::incr(&Incr::from_arg_matches(matches)?),
+        Some(("scan", matches)) => kv::scan(&Scan::from_arg_matches(matches)?),
+        Some(("status", matches)) => status::show(&Show::from_arg_matches(matches)?),
         Some(("dump", matches)) => dump::print(Dump::from_arg_matches(matches)?),
         Some(("serve", matches)) => serve::run(Serve::from_arg_matches(matches)?, matches),
         Some(("sim", matches)) => sim::run(Sim::from_arg_matches(matches)?),

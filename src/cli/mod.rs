@@ -1,8 +1,12 @@
 //! One verb a file.
 
+pub mod cluster;
 pub mod command;
+pub mod demo;
 pub mod dump;
 pub mod dump_words;
+pub mod kv;
 pub mod serve;
 pub mod sim;
+pub mod status;
 pub mod trouble;

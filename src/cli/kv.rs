@@ -1,0 +1,244 @@
+//! `put`, `get`, `del`, `cas`, `incr`, `scan`: the key-value machine, one command at a time.
+
+use super::cluster::{Cluster, ms_since};
+use super::trouble::Trouble;
+use crate::api::Consistency;
+use crate::client::Executed;
+use crate::machine::words::{Answer, Command, Query};
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use std::time::Instant;
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Fresh {
+    /// As of now, whatever has failed: a quorum is asked.
+    Linearizable,
+    /// Whatever the asked node has applied, at once: it may be behind, by as much as it is cut off.
+    Local,
+}
+
+/// Sets a key.
+#[derive(Args, Debug)]
+pub struct Put {
+    key: String,
+    value: String,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// Prints what a key holds.
+#[derive(Args, Debug)]
+pub struct Get {
+    key: String,
+    /// How fresh
+    #[arg(long, value_enum, default_value_t = Fresh::Linearizable)]
+    consistency: Fresh,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// Removes a key.
+#[derive(Args, Debug)]
+pub struct Del {
+    key: String,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// Sets a key if it holds what is expected.
+#[derive(Args, Debug)]
+pub struct Cas {
+    key: String,
+    /// What it must hold; empty together with --absent
+    old: String,
+    new: String,
+    /// Expect that the key is not there
+    #[arg(long)]
+    absent: bool,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// Adds to the number a key holds.
+#[derive(Args, Debug)]
+pub struct Incr {
+    key: String,
+    #[arg(default_value_t = 1, allow_negative_numbers = true)]
+    by: i64,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// Prints keys and what they hold, in order.
+#[derive(Args, Debug)]
+pub struct Scan {
+    /// What the keys begin with
+    #[arg(default_value = "")]
+    prefix: String,
+    /// How many at most
+    #[arg(long, default_value_t = 1000)]
+    limit: u32,
+    /// How fresh
+    #[arg(long, value_enum, default_value_t = Fresh::Linearizable)]
+    consistency: Fresh,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+fn consistency(fresh: Fresh) -> Consistency {
+    match fresh {
+        Fresh::Linearizable => Consistency::Linearizable,
+        Fresh::Local => Consistency::Local,
+    }
+}
+
+fn decode(answer: Bytes) -> Result<Answer, Trouble> {
+    Answer::decode(answer)
+        .map_err(|error| Trouble { what: format!("an answer that cannot be read: {error}"), code: 70 })
+}
+
+fn no(what: String) -> Trouble {
+    Trouble { what, code: 1 }
+}
+
+fn strange(answer: &Answer) -> Trouble {
+    Trouble { what: format!("the cluster answered out of turn: {answer:?}"), code: 70 }
+}
+
+/// Executes a command; what came of it and the answer.
+fn execute(cluster: &Cluster, command: &Command<'_>) -> Result<(Executed, Answer, f64), Trouble> {
+    let began = Instant::now();
+    let executed = cluster.client().execute(&command.encode())?;
+    let answer = decode(executed.answer.clone())?;
+    Ok((executed, answer, ms_since(began)))
+}
+
+/// Where it was committed, for people or programs, with more if there is more to say.
+fn done(cluster: &Cluster, executed: &Executed, ms: f64, text: &str, more: Value) {
+    if !cluster.json() {
+        println!("{text} {} ({ms} ms)", executed.position);
+        return;
+    }
+    let mut line = json!({ "ok": true, "index": executed.position.index.0, "term": executed.position.term.0, "ms": ms,
+        "duplicate": executed.duplicate });
+    if let (Some(line), Value::Object(more)) = (line.as_object_mut(), more) {
+        line.extend(more);
+    }
+    println!("{line}");
+}
+
+/// `drave put`.
+pub fn put(args: &Put) -> Result<(), Trouble> {
+    let command = Command::Put { key: args.key.as_bytes(), value: args.value.as_bytes() };
+    let (executed, answer, ms) = execute(&args.cluster, &command)?;
+    match answer {
+        Answer::Done => done(&args.cluster, &executed, ms, "ok", json!({})),
+        other => return Err(strange(&other)),
+    }
+    Ok(())
+}
+
+/// `drave del`: 1 if there was no such key.
+pub fn del(args: &Del) -> Result<(), Trouble> {
+    let (executed, answer, ms) = execute(&args.cluster, &Command::Del { key: args.key.as_bytes() })?;
+    match answer {
+        Answer::Deleted { existed: true } => done(&args.cluster, &executed, ms, "ok", json!({ "existed": true })),
+        Answer::Deleted { existed: false } => return Err(no(format!("{:?} was not there", args.key))),
+        other => return Err(strange(&other)),
+    }
+    Ok(())
+}
+
+/// `drave cas`: 1 if the key held something else.
+pub fn cas(args: &Cas) -> Result<(), Trouble> {
+    let expected = (!args.absent).then_some(args.old.as_bytes());
+    let command = Command::Cas { key: args.key.as_bytes(), expected, new: args.new.as_bytes() };
+    let (executed, answer, ms) = execute(&args.cluster, &command)?;
+    match answer {
+        Answer::Done => done(&args.cluster, &executed, ms, "ok", json!({})),
+        Answer::Kept { actual: None } => return Err(no(format!("{:?} is not there, and was left so", args.key))),
+        Answer::Kept { actual: Some(actual) } => {
+            let actual = actual.escape_ascii();
+            return Err(no(format!("{:?} holds \"{actual}\", and was left so", args.key)));
+        }
+        other => return Err(strange(&other)),
+    }
+    Ok(())
+}
+
+/// `drave incr`: prints the number the key holds now.
+pub fn incr(args: &Incr) -> Result<(), Trouble> {
+    let command = Command::Incr { key: args.key.as_bytes(), by: args.by };
+    let (executed, answer, ms) = execute(&args.cluster, &command)?;
+    match answer {
+        Answer::Number(number) if args.cluster.json() => {
+            done(&args.cluster, &executed, ms, "", json!({ "value": number }));
+        }
+        Answer::Number(number) => println!("{number}"),
+        Answer::NotANumber => return Err(no(format!("{:?} holds no decimal number, and was left as it is", args.key))),
+        Answer::Overflow => return Err(no(format!("{:?} would not fit 64 bits, and was left as it is", args.key))),
+        other => return Err(strange(&other)),
+    }
+    Ok(())
+}
+
+/// `drave get`: the raw value, and a newline only for people; 1 if there is no such key.
+pub fn get(args: &Get) -> Result<(), Trouble> {
+    let query = Query::Get { key: args.key.as_bytes() };
+    let queried = args.cluster.client().query(&query.encode(), consistency(args.consistency))?;
+    let value = match decode(queried.answer)? {
+        Answer::Value(value) => value,
+        other => return Err(strange(&other)),
+    };
+    let Some(value) = value else { return Err(no(format!("{:?} is not there", args.key))) };
+    if args.cluster.json() {
+        println!("{}", json!({ "value": String::from_utf8_lossy(&value), "applied": queried.applied.0 }));
+        return Ok(());
+    }
+    let mut stdout = std::io::stdout();
+    let newline: &[u8] = if stdout.is_terminal() { b"\n" } else { b"" };
+    let printed = stdout.write_all(&value).and_then(|()| stdout.write_all(newline));
+    printed.or_else(quietly)
+}
+
+/// Whoever reads our output may have seen enough.
+fn quietly(error: std::io::Error) -> Result<(), Trouble> {
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(Trouble { what: format!("standard output: {error}"), code: 74 }),
+    }
+}
+
+/// `drave scan`: a line a pair, key, tab, value, as Rust would escape them.
+pub fn scan(args: &Scan) -> Result<(), Trouble> {
+    let mut client = args.cluster.client();
+    let (mut after, mut left) = (None::<Bytes>, args.limit);
+    let mut stdout = std::io::stdout().lock();
+    while left > 0 {
+        let query = Query::Scan { prefix: args.prefix.as_bytes(), after: after.as_deref(), limit: left };
+        let queried = client.query(&query.encode(), consistency(args.consistency))?;
+        let (pairs, more) = match decode(queried.answer)? {
+            Answer::Pairs { pairs, more } => (pairs, more),
+            other => return Err(strange(&other)),
+        };
+        for (key, value) in &pairs {
+            let line = if args.cluster.json() {
+                json!({ "key": String::from_utf8_lossy(key), "value": String::from_utf8_lossy(value) }).to_string()
+            } else {
+                format!("{}\t{}", key.escape_ascii(), value.escape_ascii())
+            };
+            if let Err(error) = writeln!(stdout, "{line}") {
+                return quietly(error);
+            }
+        }
+        left -= pairs.len() as u32;
+        after = pairs.last().map(|(key, _)| key.clone());
+        if !more || pairs.is_empty() {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! `drave status`: every node as it knows itself, and as its leader knows it.
+
+use super::cluster::Cluster;
+use super::trouble::Trouble;
+use crate::api::{PeerStatus, RoleName, Status};
+use clap::Args;
+use serde_json::json;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+/// Shows every node: role, term, commit, applied, match, lag, the disk, who was heard when.
+#[derive(Args, Debug)]
+pub struct Show {
+    /// Look again every second
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// What was asked of one endpoint.
+struct Asked {
+    endpoint: String,
+    status: Result<Status, String>,
+}
+
+/// `drave status`: 3 if no node answers.
+pub fn show(args: &Show) -> Result<(), Trouble> {
+    loop {
+        let asked = ask(&args.cluster);
+        if args.watch && std::io::stdout().is_terminal() {
+            print!("\x1b[H\x1b[2J");
+        }
+        if args.cluster.json() {
+            println!("{}", to_json(&asked));
+        } else {
+            print(&asked);
+        }
+        if !args.watch {
+            if asked.iter().all(|asked| asked.status.is_err()) {
+                let tried = args.cluster.endpoints.join(", ");
+                return Err(Trouble { what: format!("no node answers\n  tried {tried}"), code: 3 });
+            }
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Asks all at once: one that does not answer holds up nobody.
+fn ask(cluster: &Cluster) -> Vec<Asked> {
+    let patience = cluster.timeout.min(Duration::from_secs(1));
+    let one = |endpoint: &String| {
+        let asking = Cluster { endpoints: vec![endpoint.clone()], timeout: patience, ..cluster.clone() };
+        let status = asking.client().status(endpoint).map_err(|error| error.to_string());
+        Asked { endpoint: endpoint.clone(), status }
+    };
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = cluster.endpoints.iter().map(|endpoint| scope.spawn(move || one(endpoint))).collect();
+        asking.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    })
+}
+
+/// The leader of the latest term, as far as any node that answered is it.
+fn leader(asked: &[Asked]) -> Option<&Status> {
+    let answered = asked.iter().filter_map(|asked| asked.status.as_ref().ok());
+    answered.filter(|status| status.role == RoleName::Leader).max_by_key(|status| status.term)
+}
+
+fn to_json(asked: &[Asked]) -> serde_json::Value {
+    let node = |asked: &Asked| match &asked.status {
+        Ok(status) => json!({ "endpoint": asked.endpoint, "up": true, "status": status }),
+        Err(error) => json!({ "endpoint": asked.endpoint, "up": false, "error": error }),
+    };
+    json!({
+        "leader": leader(asked).map(|status| status.node),
+        "term": asked.iter().filter_map(|asked| asked.status.as_ref().ok()).map(|status| status.term).max(),
+        "nodes": asked.iter().map(node).collect::<Vec<_>>(),
+    })
+}
+
+fn print(asked: &[Asked]) {
+    let leader = leader(asked);
+    println!(
+        "{:<5} {:<12} {:>5} {:>9} {:>9} {:>9} {:>6} {:>9}  {:<18} {:<8} {:>7}  digest",
+        "node", "role", "term", "commit", "applied", "match", "lag", "fsync p99", "address", "stage", "heard"
+    );
+    for asked in asked {
+        match &asked.status {
+            Ok(status) => println!("{}", row(&asked.endpoint, status, leader)),
+            Err(error) => println!("{:<5} {:<12} {:>57}  {error}", "?", "down", asked.endpoint),
+        }
+    }
+    match leader {
+        Some(leader) => println!("{} · cluster {} · fsync {}", leader.membership, leader.cluster, on_off(leader.fsync)),
+        None => println!("no leader among those who answer"),
+    }
+}
+
+fn on_off(on: bool) -> &'static str {
+    if on { "on" } else { "OFF: a power loss may take anything" }
+}
+
+fn row(endpoint: &str, status: &Status, leader: Option<&Status>) -> String {
+    let seen: Option<&PeerStatus> = leader.and_then(|leader| leader.peers.iter().find(|peer| peer.node == status.node));
+    let leads = leader.is_some_and(|leader| leader.node == status.node);
+    let (matched, lag) = match seen {
+        Some(peer) => (peer.matched.to_string(), peer.lag.to_string()),
+        None if leads => (status.durable.to_string(), (status.last - status.durable).to_string()),
+        None => ("-".to_owned(), "-".to_owned()),
+    };
+    let stage = seen.map_or("-", |peer| peer.stage.as_str());
+    let heard = seen.and_then(|peer| peer.heard_ms).map_or("-".to_owned(), |ms| format!("{ms} ms"));
+    format!(
+        "{:<5} {:<12} {:>5} {:>9} {:>9} {matched:>9} {lag:>6} {:>6.2} ms  {endpoint:<18} {stage:<8} {heard:>7}  {}@{}",
+        format!("n{}", status.node),
+        status.role,
+        status.term,
+        status.commit,
+        status.applied,
+        status.disk.sync_p99_us / 1000.0,
+        &status.digest[..8.min(status.digest.len())],
+        status.applied,
+    )
+}
