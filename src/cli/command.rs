@@ -1,5 +1,7 @@
 //! What can be said on the command line.
 
+use super::bench::args::{Bench, What};
+use super::bench::{load, raw};
 use super::demo::{self, Demo, Kill};
 use super::dump::{self, Dump};
 use super::kv::{self, Cas, Del, Get, Incr, Put, Scan};
@@ -25,6 +27,7 @@ pub fn describe() -> Command {
         .subcommand(Incr::augment_args(Command::new("incr").about("Adds to the number a key holds")))
         .subcommand(Scan::augment_args(Command::new("scan").about("Prints keys and what they hold, in order")))
         .subcommand(Show::augment_args(Command::new("status").about("Shows every node as it knows itself")))
+        .subcommand(Bench::augment_args(Command::new("bench").about("Measures latency and throughput")))
         .subcommand(Dump::augment_args(
             Command::new("dump").about("Shows a node's journal in words, also beside a running node"),
         ))
@@ -44,9 +47,18 @@ pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
         Some(("incr", matches)) => kv::incr(&Incr::from_arg_matches(matches)?),
         Some(("scan", matches)) => kv::scan(&Scan::from_arg_matches(matches)?),
         Some(("status", matches)) => status::show(&Show::from_arg_matches(matches)?),
+        Some(("bench", matches)) => bench(&Bench::from_arg_matches(matches)?),
         Some(("dump", matches)) => dump::print(Dump::from_arg_matches(matches)?),
         Some(("serve", matches)) => serve::run(Serve::from_arg_matches(matches)?, matches),
         Some(("sim", matches)) => sim::run(Sim::from_arg_matches(matches)?),
         _ => unreachable!("a verb is required, and only those described are taken"),
+    }
+}
+
+fn bench(args: &Bench) -> Result<(), Trouble> {
+    match args.what {
+        What::Disk => raw::disk(args),
+        What::Net => raw::net(args),
+        What::Put | What::Get | What::Mixed | What::Incr => load::run(args),
     }
 }

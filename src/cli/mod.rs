@@ -1,5 +1,6 @@
 //! One verb a file.
 
+pub mod bench;
 pub mod cluster;
 pub mod command;
 pub mod demo;

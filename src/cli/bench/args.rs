@@ -1,0 +1,126 @@
+//! What `drave bench` takes.
+
+use crate::cli::cluster::Cluster;
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Measures a cluster, closed or open loop, or what lies under it.
+#[derive(Args, Clone, Debug)]
+pub struct Bench {
+    /// What to measure
+    #[arg(value_enum)]
+    pub what: What,
+    /// How many connections
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub clients: u64,
+    /// How many requests are outstanding on each
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub inflight: u64,
+    /// Open loop: so many requests leave each second, whatever the replies do
+    #[arg(long)]
+    pub rate: Option<u64>,
+    /// How long to measure
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    pub duration: Duration,
+    /// Stop after so many requests
+    #[arg(long)]
+    pub total: Option<u64>,
+    /// How long to run before measuring
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    pub warmup: Duration,
+    /// How long a key is, in bytes
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(16..=1024))]
+    pub key_size: u64,
+    /// How long a value is, in bytes
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub value_size: u64,
+    /// How many keys
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub keys: u64,
+    /// Which keys are asked for
+    #[arg(long, value_enum, default_value_t = Dist::Uniform)]
+    pub dist: Dist,
+    /// How many of all requests are reads (mixed)
+    #[arg(long, default_value_t = 0.5)]
+    pub read_ratio: f64,
+    /// Fail if a percentile is worse: p99=5ms
+    #[arg(long, value_parser = parse_slo)]
+    pub slo: Option<Slo>,
+    /// Check the answers: counters must add up (incr), the history must be linearizable (mixed)
+    #[arg(long)]
+    pub verify: bool,
+    /// Write all latencies there, as text: microseconds and how many
+    #[arg(long, value_name = "FILE")]
+    pub hdr: Option<PathBuf>,
+    /// Leave the keys where they are
+    #[arg(long)]
+    pub keep: bool,
+    /// Which directory to measure (disk)
+    #[arg(long, default_value = ".")]
+    pub dir: PathBuf,
+    /// Where the cluster is
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// What to measure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum What {
+    /// Sets keys.
+    Put,
+    /// Reads keys, linearizable.
+    Get,
+    /// Both.
+    Mixed,
+    /// Adds to counters.
+    Incr,
+    /// Plain writes and syncs of a directory, without any cluster.
+    Disk,
+    /// A ping-pong on loopback, without any cluster.
+    Net,
+}
+
+impl What {
+    /// Its word.
+    pub fn name(self) -> &'static str {
+        match self {
+            What::Put => "put",
+            What::Get => "get",
+            What::Mixed => "mixed",
+            What::Incr => "incr",
+            What::Disk => "disk",
+            What::Net => "net",
+        }
+    }
+}
+
+/// Which keys are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Dist {
+    /// All alike.
+    Uniform,
+    /// Few of them most of the time.
+    Zipf,
+    /// One after the other.
+    Seq,
+}
+
+/// A bound on a percentile.
+#[derive(Clone, Copy, Debug)]
+pub struct Slo {
+    /// Which: 0.99.
+    pub quantile: f64,
+    /// The bound.
+    pub most: Duration,
+}
+
+fn parse_slo(text: &str) -> Result<Slo, String> {
+    let wrong = || format!("{text:?} is not like p99=5ms");
+    let (name, most) = text.split_once('=').ok_or_else(wrong)?;
+    let digits = name.strip_prefix('p').filter(|digits| !digits.is_empty()).ok_or_else(wrong)?;
+    // p99 is 0.99, p999 is 0.999.
+    let quantile: f64 = format!("0.{}", digits.replace('.', "")).parse().map_err(|_| wrong())?;
+    let most = humantime::parse_duration(most).map_err(|error| format!("{most:?}: {error}"))?;
+    Ok(Slo { quantile, most })
+}

@@ -1,0 +1,273 @@
+//! Puts a load on a cluster, closed or open loop, and measures it.
+
+use super::args::{Bench, Dist, What};
+use super::report::{self, Run};
+use super::verify::Ledger;
+use crate::api::Consistency;
+use crate::cli::trouble::Trouble;
+use crate::client::{Completion, Fleet, Mux, MuxOptions, Result as Outcome};
+use crate::machine::words::{Answer, Command, Query};
+use crate::sim::history::{History, Input};
+use bytes::Bytes;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use slab::Slab;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// What bench writes stands under this, and is removed at the end.
+const PREFIX: &str = "b/";
+
+/// One request under way.
+struct Flight {
+    intended: Instant,
+    sent: Instant,
+    key: u64,
+}
+
+/// What is asked for next.
+struct Generator {
+    args: Bench,
+    run: u32,
+    rng: SmallRng,
+    next: u64,
+    value: Vec<u8>,
+    written: u64,
+}
+
+impl Generator {
+    fn key(&mut self) -> u64 {
+        let keys = self.args.keys;
+        self.next += 1;
+        match self.args.dist {
+            Dist::Seq => self.next % keys,
+            Dist::Uniform => self.rng.random_range(0..keys),
+            // The inverse of a Zipf distribution of exponent 1, near enough for a load.
+            Dist::Zipf => ((keys as f64).powf(self.rng.random::<f64>()) as u64 - 1).min(keys - 1),
+        }
+    }
+
+    /// The name of a key: its run first, so that two runs never meet.
+    fn name(&self, key: u64) -> Bytes {
+        let digits = (self.args.key_size as usize).saturating_sub(PREFIX.len() + 5);
+        Bytes::from(format!("{PREFIX}{:04x}/{key:0digits$}", self.run & 0xffff))
+    }
+
+    fn input(&mut self) -> Input {
+        match self.args.what {
+            What::Get => Input::Get,
+            What::Mixed if self.rng.random::<f64>() < self.args.read_ratio => Input::Get,
+            What::Incr => Input::Incr(1),
+            What::Put | What::Mixed | What::Disk | What::Net => {
+                self.written += 1;
+                // Every value is another, so that a stale one is known for what it is.
+                let number = self.written.to_le_bytes();
+                let length = self.value.len().min(8);
+                self.value[..length].copy_from_slice(&number[..length]);
+                Input::Put(Bytes::copy_from_slice(&self.value))
+            }
+        }
+    }
+}
+
+fn ask(mux: &mut Mux, name: &Bytes, input: &Input, tag: u64) {
+    match input {
+        Input::Get => mux.query(Query::Get { key: name }.encode(), Consistency::Linearizable, tag),
+        Input::Incr(by) => mux.execute(Command::Incr { key: name, by: *by }.encode(), tag),
+        Input::Put(value) => mux.execute(Command::Put { key: name, value }.encode(), tag),
+        Input::Del | Input::Cas(..) => unreachable!("no load deletes or compares"),
+    }
+}
+
+/// `drave bench put|get|mixed|incr`.
+pub fn run(args: &Bench) -> Result<(), Trouble> {
+    let io = |error: std::io::Error| Trouble { what: format!("sockets: {error}"), code: 74 };
+    let before = report::look(args);
+    report::head(args, &before)?;
+    let options = MuxOptions::new(args.inflight as usize);
+    let mut fleet = Fleet::new(&args.cluster.endpoints, args.clients as usize, options).map_err(io)?;
+    let mut generator = Generator {
+        args: args.clone(),
+        run: rand::random(),
+        rng: SmallRng::seed_from_u64(rand::random()),
+        next: 0,
+        value: vec![b'v'; args.value_size as usize],
+        written: 0,
+    };
+    let ledger = match (args.verify, args.what) {
+        (true, What::Incr) => Ledger::Counters(BTreeMap::new()),
+        (true, What::Mixed) => {
+            Ledger::Operations { began: Instant::now(), history: History::default(), under_way: BTreeMap::new() }
+        }
+        _ => Ledger::Off,
+    };
+    let mut load = Load::new(args, ledger);
+    load.go(&mut fleet, &mut generator).map_err(io)?;
+    if let Some(trouble) = load.trouble.take() {
+        return Err(trouble);
+    }
+    let after = report::look(args);
+    report::tail(args, &load.run, &before, &after)?;
+    let verdict = judge(args, &load.ledger, &generator);
+    if !args.keep && args.what != What::Get {
+        clean_up(args, &generator)?;
+    }
+    verdict?;
+    report::slo(args, &load.run)
+}
+
+/// A load under way.
+struct Load<'a> {
+    args: &'a Bench,
+    flights: Slab<Flight>,
+    ledger: Ledger,
+    run: Run,
+    measuring: bool,
+    trouble: Option<Trouble>,
+}
+
+impl<'a> Load<'a> {
+    fn new(args: &'a Bench, ledger: Ledger) -> Load<'a> {
+        Load { args, flights: Slab::new(), ledger, run: Run::new(), measuring: false, trouble: None }
+    }
+
+    fn go(&mut self, fleet: &mut Fleet, generator: &mut Generator) -> std::io::Result<()> {
+        let began = Instant::now();
+        let gap = self.args.rate.map(|rate| Duration::from_nanos(1_000_000_000 / rate.max(1)));
+        let (mut due, mut turn, mut stopped) = (began, 0, None);
+        loop {
+            let now = Instant::now();
+            if !self.measuring && now - began >= self.args.warmup {
+                self.measuring = true;
+                self.run.start(now);
+            }
+            let enough = self.args.total.is_some_and(|total| self.run.asked >= total);
+            let over = self.measuring && (enough || now - self.run.began >= self.args.duration);
+            if (over || self.trouble.is_some()) && stopped.is_none() {
+                stopped = Some(now);
+                self.run.stop(now, self.flights.len() as u64);
+            }
+            match stopped {
+                // What was begun is finished, so that what was counted can be judged.
+                Some(since) if self.flights.is_empty() || now - since > self.args.cluster.timeout => break,
+                Some(_) => {}
+                None => match gap {
+                    None => self.fill(fleet, generator, now),
+                    Some(gap) => self.keep_pace(fleet, generator, now, &mut due, gap, &mut turn),
+                },
+            }
+            let wait = match gap {
+                Some(_) if stopped.is_none() => due.saturating_duration_since(Instant::now()),
+                _ => Duration::from_millis(20),
+            };
+            fleet.turn(wait.min(Duration::from_millis(20)), |_, _, completion| self.finish(completion))?;
+            self.run.tick(self.args, Instant::now());
+        }
+        for (_, flight) in &self.flights {
+            self.ledger.unknown(flight.key);
+            self.run.unknown += 1;
+        }
+        Ok(())
+    }
+
+    /// Closed loop: whoever has room asks.
+    fn fill(&mut self, fleet: &mut Fleet, generator: &mut Generator, now: Instant) {
+        for n in 0..fleet.len() {
+            while fleet[n].is_up() && fleet[n].has_room() {
+                self.send(&mut fleet[n], generator, now);
+            }
+        }
+    }
+
+    /// Open loop: requests leave on schedule, and latency counts from when they should have left.
+    fn keep_pace(
+        &mut self,
+        fleet: &mut Fleet,
+        generator: &mut Generator,
+        now: Instant,
+        due: &mut Instant,
+        gap: Duration,
+        turn: &mut usize,
+    ) {
+        while *due <= now {
+            let connections = fleet.len();
+            let free =
+                (0..connections).map(|n| (*turn + n) % connections).find(|n| fleet[*n].is_up() && fleet[*n].has_room());
+            let Some(n) = free else { break };
+            self.send(&mut fleet[n], generator, *due);
+            *turn = n + 1;
+            *due += gap;
+        }
+    }
+
+    fn send(&mut self, mux: &mut Mux, generator: &mut Generator, intended: Instant) {
+        let key = generator.key();
+        let name = generator.name(key);
+        let input = generator.input();
+        let tag = self.flights.insert(Flight { intended, sent: Instant::now(), key }) as u64;
+        self.ledger.asked(tag, &name, || input.clone());
+        ask(mux, &name, &input, tag);
+        self.run.asked += u64::from(self.measuring);
+    }
+
+    fn finish(&mut self, completion: Completion) {
+        let Completion { tag, retries, result } = completion;
+        let Some(flight) = self.flights.try_remove(tag as usize) else { return };
+        let now = Instant::now();
+        self.run.retries += u64::from(retries);
+        match result {
+            Outcome::Executed { answer, .. } | Outcome::Answered { answer, .. } => {
+                if let Err(trouble) = self.ledger.answered(tag, flight.key, answer) {
+                    self.trouble = Some(trouble);
+                }
+                self.run.record(now, now - flight.intended, now - flight.sent);
+            }
+            Outcome::Refused(_) => self.run.errors += 1,
+            Outcome::Unknown => {
+                self.ledger.unknown(flight.key);
+                self.run.unknown += 1;
+            }
+        }
+    }
+}
+
+/// Judges what was written down; says so.
+fn judge(args: &Bench, ledger: &Ledger, generator: &Generator) -> Result<(), Trouble> {
+    if let Ledger::Counters(counters) = ledger {
+        let mut client = args.cluster.client();
+        for key in counters.keys() {
+            let queried =
+                client.query(&Query::Get { key: &generator.name(*key) }.encode(), Consistency::Linearizable)?;
+            let holds = match Answer::decode(queried.answer) {
+                Ok(Answer::Value(Some(text))) => String::from_utf8_lossy(&text).parse().unwrap_or(i64::MIN),
+                Ok(Answer::Value(None)) => 0,
+                _ => i64::MIN,
+            };
+            ledger.judge(*key, holds)?;
+        }
+        let sure: i64 = counters.values().map(|counted| counted.sure).sum();
+        let perhaps: i64 = counters.values().map(|counted| counted.perhaps).sum();
+        eprintln!("verified: {} counters hold {sure} increments, each once ({perhaps} unknown)", counters.len());
+    }
+    if let Some(operations) = ledger.judge_history()? {
+        eprintln!("verified: {operations} operations are linearizable");
+    }
+    Ok(())
+}
+
+/// Removes what the run wrote.
+fn clean_up(args: &Bench, generator: &Generator) -> Result<(), Trouble> {
+    let mut client = args.cluster.client();
+    let prefix = generator.name(0).slice(..PREFIX.len() + 5);
+    loop {
+        let scan = Query::Scan { prefix: &prefix, after: None, limit: 2000 };
+        let queried = client.query(&scan.encode(), Consistency::Linearizable)?;
+        let Ok(Answer::Pairs { pairs, .. }) = Answer::decode(queried.answer) else { break };
+        if pairs.is_empty() {
+            break;
+        }
+        let dels = pairs.iter().map(|(key, _)| Command::Del { key }).collect();
+        client.execute(&Command::Batch(dels).encode())?;
+    }
+    Ok(())
+}

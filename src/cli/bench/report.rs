@@ -1,0 +1,390 @@
+//! What a benchmark says, while it runs and when it is done.
+
+use super::args::{Bench, What};
+use crate::api::{RoleName, Status};
+use crate::cli::trouble::Trouble;
+use hdrhistogram::Histogram;
+use serde_json::json;
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+/// What is counted and measured.
+pub struct Run {
+    /// When measuring began.
+    pub began: Instant,
+    /// How long it went on.
+    pub took: Duration,
+    /// Requests asked while measuring.
+    pub asked: u64,
+    /// Requests that were refused for good.
+    pub errors: u64,
+    /// Requests nobody knows the outcome of.
+    pub unknown: u64,
+    /// Requests asked again.
+    pub retries: u64,
+    /// Requests under way when measuring ended.
+    pub unfinished: u64,
+    /// CPU the client used while measuring.
+    pub cpu: Duration,
+    cpu_began: Duration,
+    measuring: bool,
+    /// From the intended time; and from the actual one.
+    response: Histogram<u64>,
+    service: Histogram<u64>,
+    second: Histogram<u64>,
+    second_began: Instant,
+    longest_gap: Duration,
+    last_answer: Option<Instant>,
+    headed: bool,
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are in order")
+}
+
+fn own_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+impl Run {
+    /// Nothing yet.
+    pub fn new() -> Run {
+        let now = Instant::now();
+        Run {
+            began: now,
+            took: Duration::ZERO,
+            asked: 0,
+            errors: 0,
+            unknown: 0,
+            retries: 0,
+            unfinished: 0,
+            cpu: Duration::ZERO,
+            cpu_began: Duration::ZERO,
+            measuring: false,
+            response: histogram(),
+            service: histogram(),
+            second: histogram(),
+            second_began: now,
+            longest_gap: Duration::ZERO,
+            last_answer: None,
+            headed: false,
+        }
+    }
+
+    /// Measuring begins.
+    pub fn start(&mut self, now: Instant) {
+        (self.began, self.second_began, self.measuring) = (now, now, true);
+        self.cpu_began = own_cpu();
+    }
+
+    /// Measuring ends.
+    pub fn stop(&mut self, now: Instant, unfinished: u64) {
+        (self.took, self.measuring, self.unfinished) = (now - self.began, false, unfinished);
+        self.cpu = own_cpu().saturating_sub(self.cpu_began);
+    }
+
+    /// One request was answered.
+    pub fn record(&mut self, now: Instant, response: Duration, service: Duration) {
+        if !self.measuring {
+            return;
+        }
+        self.response.saturating_record(response.as_nanos() as u64);
+        self.service.saturating_record(service.as_nanos() as u64);
+        self.second.saturating_record(response.as_nanos() as u64);
+        if let Some(last) = self.last_answer.replace(now) {
+            self.longest_gap = self.longest_gap.max(now - last);
+        }
+    }
+
+    /// A line for each second.
+    pub fn tick(&mut self, args: &Bench, now: Instant) {
+        let span = now - self.second_began;
+        if !self.measuring || span < Duration::from_secs(1) {
+            return;
+        }
+        if !args.cluster.json() {
+            if !self.headed {
+                println!(
+                    "{:>6} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>7}",
+                    "time", "ops/s", "p50", "p90", "p99", "p99.9", "max", "errors"
+                );
+            }
+            let rate = self.second.len() as f64 / span.as_secs_f64();
+            let at = |q| format!("{:.2} ms", self.second.value_at_quantile(q) as f64 / 1e6);
+            println!(
+                "{:>4} s {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>7}",
+                (now - self.began).as_secs(),
+                grouped(rate as u64),
+                at(0.5),
+                at(0.9),
+                at(0.99),
+                at(0.999),
+                at(1.0),
+                self.errors
+            );
+        }
+        self.headed = true;
+        self.second_began = now;
+        self.second.reset();
+    }
+
+    fn us(&self, quantile: f64) -> f64 {
+        if self.response.is_empty() { 0.0 } else { self.response.value_at_quantile(quantile) as f64 / 1e3 }
+    }
+
+    fn rate(&self) -> f64 {
+        self.response.len() as f64 / self.took.as_secs_f64().max(1e-9)
+    }
+}
+
+impl Default for Run {
+    fn default() -> Run {
+        Run::new()
+    }
+}
+
+/// 158204 as "158 204".
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(' ');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// All nodes that answer, as they are now.
+pub fn look(args: &Bench) -> Vec<Status> {
+    let client = args.cluster.client();
+    args.cluster.endpoints.iter().filter_map(|endpoint| client.status(endpoint).ok()).collect()
+}
+
+fn leader(statuses: &[Status]) -> Option<&Status> {
+    statuses.iter().filter(|status| status.role == RoleName::Leader).max_by_key(|status| status.term)
+}
+
+fn build() -> &'static str {
+    if cfg!(debug_assertions) { "debug" } else { "release" }
+}
+
+/// What is measured, and on what.
+pub fn head(args: &Bench, statuses: &[Status]) -> Result<(), Trouble> {
+    let Some(leader) = leader(statuses) else {
+        let tried = args.cluster.endpoints.join(", ");
+        return Err(Trouble { what: format!("no leader answers\n  tried {tried} · nothing was applied"), code: 3 });
+    };
+    if build() == "debug" {
+        eprintln!("warning: this is a debug build: its figures mean nothing. Build with --release");
+    }
+    if !leader.fsync {
+        eprintln!("warning: fsync is off: these figures are not those of a cluster that keeps what it promises");
+    }
+    if args.cluster.json() {
+        return Ok(());
+    }
+    let fsync = if leader.fsync { "on" } else { "OFF" };
+    let endpoints = args.cluster.endpoints.join(",");
+    let version = env!("CARGO_PKG_VERSION");
+    let voters = leader.membership.split(['=', ' ']).nth(1).map_or(0, |ids| ids.split(',').count());
+    println!(
+        "cluster {endpoints} · leader n{} · {voters} voters · fsync {fsync} · drave {version} ({})",
+        leader.node,
+        build()
+    );
+    let loop_kind = args.rate.map_or("closed loop".to_owned(), |rate| format!("open loop at {rate}/s"));
+    println!(
+        "{} · {} clients × {} outstanding · {} B keys of {} · {} B values · {loop_kind} · {} warm-up\n",
+        args.what.name(),
+        args.clients,
+        args.inflight,
+        args.key_size,
+        grouped(args.keys),
+        args.value_size,
+        humantime::format_duration(args.warmup)
+    );
+    Ok(())
+}
+
+/// What the nodes did between two looks.
+struct Servers {
+    cpu_us_per_op: Option<f64>,
+    entries_per_fsync: Option<f64>,
+    fsyncs_per_s: Option<f64>,
+    changed: bool,
+}
+
+fn servers(run: &Run, before: &[Status], after: &[Status]) -> Servers {
+    let operations = run.response.len().max(1) as f64;
+    let pairs = || {
+        after.iter().filter_map(|now| {
+            let then = before.iter().find(|then| then.node == now.node && then.uptime_ms <= now.uptime_ms)?;
+            Some((then, now))
+        })
+    };
+    let spent: u64 = pairs().map(|(then, now)| now.cpu_ns.saturating_sub(then.cpu_ns)).sum();
+    let of_leader = leader(after).and_then(|now| pairs().find(|(then, _)| then.node == now.node));
+    let disk = of_leader.map(|(then, now)| {
+        (now.disk.entries.saturating_sub(then.disk.entries), now.disk.syncs.saturating_sub(then.disk.syncs))
+    });
+    let whole = (run.began.elapsed()).as_secs_f64();
+    let looked = pairs().count() > 0;
+    Servers {
+        // The looks lie around warm-up and end too: the share of what was measured.
+        cpu_us_per_op: looked
+            .then(|| spent as f64 / 1e3 / operations * (run.took.as_secs_f64() / whole.max(1e-9)).min(1.0)),
+        entries_per_fsync: disk.filter(|(_, syncs)| *syncs > 0).map(|(entries, syncs)| entries as f64 / syncs as f64),
+        fsyncs_per_s: disk.map(|(_, syncs)| syncs as f64 / whole),
+        changed: leader(before).map(|leader| (leader.node, leader.term)) != leader(after).map(|l| (l.node, l.term)),
+    }
+}
+
+/// What came of it.
+pub fn tail(args: &Bench, run: &Run, before: &[Status], after: &[Status]) -> Result<(), Trouble> {
+    let servers = servers(run, before, after);
+    if let Some(path) = &args.hdr {
+        let lines: String = run.response.iter_recorded().fold(String::new(), |mut out, value| {
+            let (us, count) = (value.value_iterated_to() as f64 / 1e3, value.count_at_value());
+            // Writing to a string cannot fail.
+            let _written = writeln!(out, "{us} {count}");
+            out
+        });
+        std::fs::write(path, lines)
+            .map_err(|error| Trouble { what: format!("{}: {error}", path.display()), code: 74 })?;
+    }
+    let client_cpu = run.cpu.as_secs_f64() * 1e6 / run.response.len().max(1) as f64;
+    if run.cpu.as_secs_f64() > 0.9 * run.took.as_secs_f64() {
+        eprintln!("warning: the client used a whole CPU: it may be what was measured");
+    }
+    if args.cluster.json() {
+        println!("{}", to_json(args, run, &servers, client_cpu, after));
+        return Ok(());
+    }
+    let verb = if args.what == What::Get { "reads" } else { "commits" };
+    let megabytes = run.rate() * (args.key_size + args.value_size) as f64 / 1e6;
+    let unchanged = if servers.changed { "leader CHANGED" } else { "leader unchanged" };
+    println!(
+        "{:>4.1} s {} {verb} · {}/s · {megabytes:.1} MB/s · {} errors · {} unknown · {} retries · {unchanged}\n",
+        run.took.as_secs_f64(),
+        grouped(run.response.len()),
+        grouped(run.rate() as u64),
+        run.errors,
+        run.unknown,
+        run.retries
+    );
+    latencies(args, run);
+    if let Some(leader) = leader(after).filter(|_| args.what != What::Get) {
+        let (stages, ms) = (&leader.stages, 1000.0);
+        println!(
+            "where the time went (leader, medians)   queue {:.2} · fsync {:.2} · replicate {:.2} · apply {:.2} ms",
+            stages.queue_us / ms,
+            stages.fsync_us / ms,
+            stages.replicate_us / ms,
+            stages.apply_us / ms
+        );
+        println!(
+            "group commit                            {:.1} entries a fsync · {:.0} fsyncs/s · fsync p50 {:.2} p99 {:.2} ms",
+            servers.entries_per_fsync.unwrap_or(0.0),
+            servers.fsyncs_per_s.unwrap_or(0.0),
+            leader.disk.sync_p50_us / ms,
+            leader.disk.sync_p99_us / ms
+        );
+    }
+    println!(
+        "CPU an operation                        all nodes {:.1} µs · client {client_cpu:.1} µs",
+        servers.cpu_us_per_op.unwrap_or(0.0)
+    );
+    println!("longest time without an answer          {:.1} ms", run.longest_gap.as_secs_f64() * 1e3);
+    Ok(())
+}
+
+fn latencies(args: &Bench, run: &Run) {
+    let line = |name: &str, histogram: &Histogram<u64>| {
+        let at = |q| histogram.value_at_quantile(q) as f64 / 1e6;
+        println!(
+            "{name:<9} min {:.2}  mean {:.2}  p50 {:.2}  p90 {:.2}  p99 {:.2}  p99.9 {:.2}  max {:.2} ms",
+            histogram.min() as f64 / 1e6,
+            histogram.mean() / 1e6,
+            at(0.5),
+            at(0.9),
+            at(0.99),
+            at(0.999),
+            at(1.0)
+        );
+    };
+    if args.rate.is_some() {
+        line("response", &run.response);
+        line("service", &run.service);
+        let sent = run.asked;
+        let asked = (args.rate.unwrap_or(0) as f64 * run.took.as_secs_f64()) as u64;
+        println!("schedule  asked {} · sent {} · unfinished {}", grouped(asked), grouped(sent), run.unfinished);
+    } else {
+        line("latency", &run.response);
+    }
+    bars(&run.response);
+}
+
+/// Half-octave buckets; a bar's length goes with the square root of its count.
+fn bars(histogram: &Histogram<u64>) {
+    let most = 38.0;
+    let bounds: Vec<u64> = (0..60).map(|i| (1000.0 * 2f64.powf(f64::from(i) / 2.0)) as u64).collect();
+    let counts: Vec<u64> = bounds.windows(2).map(|pair| histogram.count_between(pair[0], pair[1] - 1)).collect();
+    let highest = counts.iter().copied().max().unwrap_or(0).max(1) as f64;
+    for (bound, count) in bounds.iter().zip(&counts).filter(|(_, count)| **count > 0) {
+        let bar = "█".repeat(((*count as f64 / highest).sqrt() * most).ceil() as usize);
+        let share = 100.0 * *count as f64 / histogram.len() as f64;
+        let label = match bound {
+            0..1_000_000 => format!("{} µs", bound / 1000),
+            _ => format!("{:.1} ms", *bound as f64 / 1e6),
+        };
+        println!("{label:>9} │{bar:<38} {:>10} {share:>6.1}%", grouped(*count));
+    }
+    println!();
+}
+
+fn to_json(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &[Status]) -> serde_json::Value {
+    let disk = leader(after).map(|leader| &leader.disk);
+    json!({
+        "what": args.what.name(),
+        "ops_per_s": run.rate(),
+        "p50_us": run.us(0.5),
+        "p90_us": run.us(0.9),
+        "p99_us": run.us(0.99),
+        "p999_us": run.us(0.999),
+        "max_us": run.us(1.0),
+        "errors": run.errors,
+        "unknown": run.unknown,
+        "retries": run.retries,
+        "total": run.response.len(),
+        "unfinished": run.unfinished,
+        "duration_s": run.took.as_secs_f64(),
+        "longest_gap_ms": run.longest_gap.as_secs_f64() * 1e3,
+        "entries_per_fsync": servers.entries_per_fsync,
+        "fsync_p50_us": disk.map(|disk| disk.sync_p50_us),
+        "fsync_p99_us": disk.map(|disk| disk.sync_p99_us),
+        "client_cpu_us_per_op": client_cpu,
+        "server_cpu_us_per_op": servers.cpu_us_per_op,
+        "leader_changed": servers.changed,
+        "config": {
+            "endpoints": args.cluster.endpoints, "clients": args.clients, "inflight": args.inflight, "rate": args.rate,
+            "key_size": args.key_size, "value_size": args.value_size, "keys": args.keys,
+            "dist": format!("{:?}", args.dist).to_lowercase(), "read_ratio": args.read_ratio,
+            "warmup_s": args.warmup.as_secs_f64(), "verify": args.verify,
+            "fsync": leader(after).map(|leader| leader.fsync), "version": env!("CARGO_PKG_VERSION"), "build": build(),
+        },
+    })
+}
+
+/// Whether the percentile that was asked for was kept.
+pub fn slo(args: &Bench, run: &Run) -> Result<(), Trouble> {
+    let Some(slo) = args.slo else { return Ok(()) };
+    let was = Duration::from_nanos((run.us(slo.quantile) * 1e3) as u64);
+    if was <= slo.most {
+        return Ok(());
+    }
+    let percent = slo.quantile * 100.0;
+    Err(Trouble { what: format!("p{percent} was {was:?}, and should be at most {:?}", slo.most), code: 1 })
+}

@@ -1,0 +1,87 @@
+//! Whether the answers were right: what was counted adds up, what was read could have been.
+
+use crate::cli::trouble::Trouble;
+use crate::machine::words::Answer;
+use crate::sim::history::{History, Input};
+use crate::types::Time;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// What is written down while a benchmark runs, to be judged afterwards.
+pub enum Ledger {
+    /// Nothing.
+    Off,
+    /// How much each counter was told to grow, surely and perhaps.
+    Counters(BTreeMap<u64, Counted>),
+    /// Every operation, as it was seen.
+    Operations {
+        /// When time began.
+        began: Instant,
+        /// What was seen.
+        history: History,
+        /// The operation that each request under way is.
+        under_way: BTreeMap<u64, usize>,
+    },
+}
+
+/// What one counter was told.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Counted {
+    /// Increments that were answered.
+    pub sure: i64,
+    /// Increments of which nobody knows.
+    pub perhaps: i64,
+}
+
+impl Ledger {
+    /// Something is asked.
+    pub fn asked(&mut self, tag: u64, key: &Bytes, input: impl FnOnce() -> Input) {
+        if let Ledger::Operations { began, history, under_way } = self {
+            let now = Time(began.elapsed().as_nanos() as u64);
+            under_way.insert(tag, history.invoke(0, key.clone(), input(), now));
+        }
+    }
+
+    /// It is answered.
+    pub fn answered(&mut self, tag: u64, key: u64, answer: Bytes) -> Result<(), Trouble> {
+        match self {
+            Ledger::Off => {}
+            Ledger::Counters(counters) => counters.entry(key).or_default().sure += 1,
+            Ledger::Operations { began, history, under_way } => {
+                let now = Time(began.elapsed().as_nanos() as u64);
+                let answer = Answer::decode(answer)
+                    .map_err(|error| Trouble { what: format!("an answer that cannot be read: {error}"), code: 70 })?;
+                if let Some(operation) = under_way.remove(&tag) {
+                    history.answer(operation, now, answer);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody knows what became of it.
+    pub fn unknown(&mut self, key: u64) {
+        if let Ledger::Counters(counters) = self {
+            counters.entry(key).or_default().perhaps += 1;
+        }
+    }
+
+    /// Judges a counter by what it holds in the end.
+    pub fn judge(&self, key: u64, holds: i64) -> Result<(), Trouble> {
+        let Ledger::Counters(counters) = self else { return Ok(()) };
+        let Counted { sure, perhaps } = counters.get(&key).copied().unwrap_or_default();
+        if (sure..=sure + perhaps).contains(&holds) {
+            return Ok(());
+        }
+        let range = if perhaps == 0 { sure.to_string() } else { format!("{sure} to {}", sure + perhaps) };
+        Err(Trouble { what: format!("counter {key} holds {holds}, and was told to count to {range}"), code: 1 })
+    }
+
+    /// Judges a history: one machine must have been able to answer it.
+    pub fn judge_history(&self) -> Result<Option<usize>, Trouble> {
+        let Ledger::Operations { history, .. } = self else { return Ok(None) };
+        history.check().map_err(|what| Trouble { what: format!("not linearizable: {what}"), code: 1 })?;
+        Ok(Some(history.answered()))
+    }
+}
