@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod apply;
+pub mod cli;
 pub mod client;
 pub mod codec;
 pub mod config;

@@ -1,6 +1,6 @@
 //! The front door: reads the command line, does what it says, and says what went wrong.
 
-mod cli;
+use drave::cli;
 
 fn main() {
     let matches = cli::command::describe().get_matches();

@@ -1,13 +1,13 @@
 //! Runs one node.
 
 use super::trouble::Trouble;
+use crate::config::Config;
+use crate::machine::Kv;
+use crate::server::Server;
+use crate::types::NodeId;
 use bytesize::ByteSize;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
-use drave::config::Config;
-use drave::machine::Kv;
-use drave::server::Server;
-use drave::types::NodeId;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;

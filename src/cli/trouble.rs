@@ -1,7 +1,7 @@
 //! What went wrong, in one line, and the exit code for it.
 
-use drave::config::Wrong;
-use drave::server::server::ServerError;
+use crate::config::Wrong;
+use crate::server::server::ServerError;
 
 /// What went wrong: one line for people, a code for scripts.
 #[derive(Debug)]

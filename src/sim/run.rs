@@ -100,6 +100,9 @@ fn words(panic: &Box<dyn std::any::Any + Send>) -> String {
 fn live(world: &mut World) -> Result<(), String> {
     let storm = world.scenario.storm;
     pass(world, storm)?;
+    if world.is_out_of_steps() {
+        return world.history().check().map_err(|what| format!("linearizability: {what}"));
+    }
     world.heal();
     pass(world, LEADERLESS)?;
     if !world.has_leader() {

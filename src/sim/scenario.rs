@@ -65,6 +65,8 @@ pub struct Scenario {
     pub window_bytes: u64,
     /// How many bytes one append holds.
     pub append_bytes: u64,
+    /// Stop after that many steps, calm or not.
+    pub steps: Option<u64>,
     /// Which rule is broken on purpose.
     pub mutants: Mutants,
 }
@@ -94,6 +96,7 @@ impl Scenario {
             load: load(rng),
             window_bytes: [4 << 10, 64 << 10, 8 << 20][rng.random_range(0..3)],
             append_bytes: [512, 4 << 10, 1 << 20][rng.random_range(0..3)],
+            steps: None,
             mutants: Mutants::NONE,
         }
     }

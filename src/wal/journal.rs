@@ -3,24 +3,21 @@
 //! An error of the disk is final. Whatever failed, the journal refuses everything after it: what
 //! reached the disk is unknown, and asking again would not tell.
 
-use super::format::{self, Batch, Kind, RECYCLED, Seal, SegmentHeader, file_name, file_number};
+use super::format::{self, Batch, Kind, RECYCLED, Seal, SegmentHeader, file_name};
 use super::options::Options;
 use super::outline::Outline;
-use super::recover::{self, BEGIN, Read, Recovered, Replay};
 use super::report::{Fault, Report, Result, Sealed};
-use super::segment::{Marks, Segment};
-use super::side::{self, Side, Testimony, io};
+use super::segment::Segment;
+use super::side::{Place, Side, io};
 use super::spare::{SUFFIX, Spare, SpareOrder};
 use crate::codec;
 use crate::disk::{Disk, DiskFile};
-use crate::types::{Base, HardState, Index, Mutant, Payload, Position, Write, WriteId};
+use crate::types::{HardState, Index, Mutant, Payload, Position, Write, WriteId};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// Zeros are written in pieces of this size.
-const ZEROS: usize = 1 << 20;
 /// A spare is wanted when the segment is filled this far, in percent.
 const SPARE_AT: u64 = 50;
 
@@ -30,38 +27,38 @@ const SPARE_AT: u64 = 50;
 /// when the one before it is sealed and synced; its file has its name durably before that.
 #[derive(Debug)]
 pub struct Journal<D: Disk> {
-    disk: D,
-    options: Options,
-    boot: u64,
-    file: D::File,
-    segment: Segment,
-    older: VecDeque<Older>,
-    outline: Outline,
-    batch: u64,
+    pub(super) disk: D,
+    pub(super) options: Options,
+    pub(super) boot: u64,
+    pub(super) file: D::File,
+    pub(super) segment: Segment,
+    pub(super) older: VecDeque<Older>,
+    pub(super) outline: Outline,
+    pub(super) batch: u64,
     /// Whether the batch has a piece in the file that says that more follows.
-    open: bool,
+    pub(super) open: bool,
     /// Whether anything was appended since the last sync.
-    dirty: bool,
+    pub(super) dirty: bool,
     /// Whether a synced batch says of all before it that it was synced.
-    stated: bool,
-    synced: (u64, u64),
-    side: Side<D::File>,
-    mirrored: Option<HardState>,
-    spare: Option<Spare<D::File>>,
-    appended: WriteId,
-    report: Report,
-    poisoned: bool,
+    pub(super) stated: bool,
+    pub(super) synced: (u64, u64),
+    pub(super) side: Side<D::File>,
+    pub(super) mirrored: Option<HardState>,
+    pub(super) spare: Option<Spare<D::File>>,
+    pub(super) appended: WriteId,
+    pub(super) report: Report,
+    pub(super) poisoned: bool,
 }
 
 /// A sealed segment that is still there.
 #[derive(Debug)]
-struct Older {
-    number: u64,
-    bytes: u64,
+pub(super) struct Older {
+    pub(super) number: u64,
+    pub(super) bytes: u64,
     /// The last index of it that belongs to the log.
-    live: Index,
+    pub(super) live: Index,
     /// Gone when nobody reads the mapping any more.
-    mapped: Weak<()>,
+    pub(super) mapped: Weak<()>,
 }
 
 /// A mapping that can be seen to be unused.
@@ -76,189 +73,13 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-fn held(bytes: Bytes) -> (Bytes, Weak<()>) {
+pub(super) fn held(bytes: Bytes) -> (Bytes, Weak<()>) {
     let alive = Arc::new(());
     let watch = Arc::downgrade(&alive);
     (Bytes::from_owner(Held { bytes, _alive: alive }), watch)
 }
 
 impl<D: Disk> Journal<D> {
-    /// Opens the journal in that directory, and says what it held.
-    ///
-    /// An empty directory is founded with that base, durably, or is a fault if there is none: a
-    /// journal that should be there and is not is lost.
-    pub fn open(disk: D, options: Options, founding: Option<&Base>) -> Result<(Journal<D>, Recovered)> {
-        let boot = disk.boot().map_err(io("identify the boot for", "the journal"))?;
-        let names = disk.list().map_err(io("list", "the journal"))?;
-        let testimony = match names.iter().any(|name| name == side::NAME) {
-            true => Testimony::read(&disk.map(side::NAME).map_err(io("read", side::NAME))?, options.disk),
-            false => Testimony::default(),
-        };
-        let mut numbers: Vec<u64> = names.iter().filter_map(|name| file_number(name)).collect();
-        numbers.sort_unstable();
-        let mut replay = recover::replay(read_all(&disk, &numbers)?, &options, &testimony)?;
-        if replay.outline.is_none() {
-            let nothing_promised = testimony.place.is_none() && testimony.hard.is_none() && replay.segments.len() <= 1;
-            let Some(base) = founding.filter(|_| nothing_promised) else { return Err(lost()) };
-            replay.outline = Some(recover::founded(base));
-            return Journal::found(disk, options, boot, replay, &names, testimony);
-        }
-        let heads = replay.heads()?;
-        Journal::resume(disk, options, boot, replay, heads, &names, testimony)
-    }
-
-    /// Goes on with a journal that was read and believed. From here on the disk is changed.
-    fn resume(
-        disk: D,
-        options: Options,
-        boot: u64,
-        mut replay: Replay,
-        heads: Vec<recover::Head>,
-        names: &[String],
-        testimony: Testimony,
-    ) -> Result<(Journal<D>, Recovered)> {
-        let Some(outline) = replay.outline.take() else { return Err(lost()) };
-        let ahead = testimony.hard.is_some_and(|mirror| {
-            mirror.term > outline.hard.term
-                || (mirror.term == outline.hard.term && mirror.vote.is_some() && mirror.vote != outline.hard.vote)
-        });
-        let Some(last) = replay.segments.pop() else { return Err(lost()) };
-        let name = file_name(last.header.number);
-        if ahead && !options.mutants.breaks(Mutant::CutDamage) {
-            return Err(Fault::Corrupt {
-                file: name,
-                offset: last.end,
-                what: "the log ends before the term and vote that were synced".to_owned(),
-                lost: format!("{} and later", outline.last.index.next()),
-                advice: recover::ADVICE,
-            });
-        }
-        clear(&disk, names, &replay.unused)?;
-        let mut file = disk.open(&name).map_err(io("open", &name))?;
-        let mut end = last.end;
-        if options.mutants.breaks(Mutant::KeepTornTail) {
-            let garbage = super::scan::last_written(&last.bytes, end).map_or(end, |at| at + 1);
-            end = garbage.next_multiple_of(format::ALIGN as u64);
-        } else {
-            blank(&mut file, &name, &last.bytes, end)?;
-        }
-        if !options.mutants.breaks(Mutant::SkipRecoverySync) {
-            if let Some(before) = replay.segments.last().filter(|_| last.end == BEGIN) {
-                // Nothing in the last segment proves that the one before it was synced.
-                let name = file_name(before.header.number);
-                let mut file = disk.open(&name).map_err(io("open", &name))?;
-                secure(&mut file, &name, before)?;
-            }
-            secure(&mut file, &name, &last)?;
-            disk.sync_names().map_err(io("sync the names beside", &name))?;
-        }
-        let side = Side::open(&disk, options.disk, &testimony)?;
-        let capacity = last.bytes.len() as u64;
-        let segment = Segment::new(&last.header, capacity, end, replay.chain.unwrap_or(0), last.marks.clone());
-        let mut older = VecDeque::new();
-        for believed in &mut replay.segments {
-            let (number, live) = (believed.header.number, believed.live.1);
-            let name = file_name(number);
-            let (bytes, mapped) = held(disk.map(&name).map_err(io("map", &name))?);
-            older.push_back(Older { number, bytes: bytes.len() as u64, live, mapped });
-            believed.bytes = bytes;
-        }
-        replay.segments.push(last);
-        replay.outline = Some(outline.clone());
-        let view = replay.view();
-        let mut journal = Journal {
-            disk,
-            boot,
-            file,
-            older,
-            batch: replay.batch,
-            open: false,
-            dirty: false,
-            stated: false,
-            synced: (segment.number, end),
-            side,
-            mirrored: None,
-            spare: None,
-            appended: WriteId::ZERO,
-            report: empty_report(),
-            poisoned: false,
-            segment,
-            outline,
-            options,
-        };
-        if end == BEGIN {
-            // The last segment was made and never written to.
-            journal.put_opening();
-            journal.settle()?;
-        }
-        journal.testify()?;
-        let recovered = Recovered {
-            hard_state: journal.outline.hard,
-            base: journal.outline.base.clone(),
-            heads,
-            last_time: journal.outline.time,
-            configurations: journal.outline.configurations.clone(),
-            view,
-            notes: replay.notes,
-        };
-        Ok((journal, recovered))
-    }
-
-    /// Makes the first segment, or what an interrupted founding left of it.
-    fn found(
-        disk: D,
-        options: Options,
-        boot: u64,
-        replay: Replay,
-        names: &[String],
-        testimony: Testimony,
-    ) -> Result<(Journal<D>, Recovered)> {
-        let Some(outline) = replay.outline else { return Err(lost()) };
-        let unfinished: Vec<String> = names.iter().filter(|name| file_number(name).is_some()).cloned().collect();
-        clear(&disk, names, &unfinished)?;
-        let order = SpareOrder { name: format!("founding{SUFFIX}"), bytes: options.segment_bytes };
-        let header = header_of(&options, 1, 0);
-        let bytes = Segment::room_for(opening_size(&outline), codec::ENTRY_HEADER).max(options.segment_bytes);
-        let spare = SpareOrder { bytes, ..order }.prepare(&disk)?;
-        let skip_names = options.mutants.breaks(Mutant::SkipNameSync);
-        let (file, capacity) = christen(&disk, spare, &header, skip_names)?;
-        let side = Side::open(&disk, options.disk, &testimony)?;
-        let segment = Segment::new(&header, capacity, BEGIN, 0, Marks::default());
-        let view = super::view::View::new(outline.base.position.index);
-        let mut journal = Journal {
-            disk,
-            options,
-            boot,
-            file,
-            older: VecDeque::new(),
-            batch: 1,
-            open: false,
-            dirty: false,
-            stated: false,
-            synced: (1, BEGIN),
-            side,
-            mirrored: Some(HardState::default()),
-            spare: None,
-            appended: WriteId::ZERO,
-            report: empty_report(),
-            poisoned: false,
-            segment,
-            outline,
-        };
-        journal.put_opening();
-        journal.settle()?;
-        let recovered = Recovered {
-            hard_state: HardState::default(),
-            base: journal.outline.base.clone(),
-            heads: Vec::new(),
-            last_time: journal.outline.time,
-            configurations: Vec::new(),
-            view,
-            notes: Vec::new(),
-        };
-        Ok((journal, recovered))
-    }
-
     /// Takes in a write: into the buffer, and into the file if it is large. Not yet durable.
     pub fn append(&mut self, write: &Write) -> Result<()> {
         self.guard()?;
@@ -291,7 +112,7 @@ impl<D: Disk> Journal<D> {
     pub fn spare_wanted(&self) -> Option<SpareOrder> {
         let wanted = self.spare.is_none() && !self.poisoned && self.segment.filled() >= SPARE_AT;
         wanted.then(|| SpareOrder {
-            name: format!("spare-{:010}{SUFFIX}", self.segment.number + 1),
+            name: format!("spare-{:010}", self.segment.number + 1),
             bytes: self.options.segment_bytes,
         })
     }
@@ -376,7 +197,7 @@ impl<D: Disk> Journal<D> {
         }
     }
 
-    fn put_opening(&mut self) {
+    pub(super) fn put_opening(&mut self) {
         let mut body = Vec::new();
         self.outline.opening().put(&mut body);
         self.segment.frame(Kind::Open, self.batch, |out| out.extend_from_slice(&body));
@@ -413,7 +234,7 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Makes everything durable, and says so beside the log.
-    fn settle(&mut self) -> Result<()> {
+    pub(super) fn settle(&mut self) -> Result<()> {
         self.flush()?;
         self.dirty = false;
         self.stated = false;
@@ -436,14 +257,14 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Tells the side file what is durable now.
-    fn testify(&mut self) -> Result<()> {
+    pub(super) fn testify(&mut self) -> Result<()> {
         let hard = self.outline.hard;
         if self.mirrored != Some(hard) {
             self.side.mirror(&hard)?;
             self.mirrored = Some(hard);
         }
         let (segment, offset) = self.synced;
-        self.side.state(&recover::place(self.boot, segment, offset, self.outline.last))
+        self.side.state(&Place { boot: self.boot, segment, offset, last: self.outline.last })
     }
 
     fn make_room(&mut self, body: usize) -> Result<()> {
@@ -456,7 +277,7 @@ impl<D: Disk> Journal<D> {
         let needed = Segment::room_for(opening_size(&self.outline), body).max(self.options.segment_bytes);
         let spare = match self.spare.take().filter(|spare| spare.bytes >= needed) {
             Some(spare) => spare,
-            None => SpareOrder { name: format!("needed-{number:010}{SUFFIX}"), bytes: needed }.prepare(&self.disk)?,
+            None => SpareOrder { name: format!("needed-{number:010}"), bytes: needed }.prepare(&self.disk)?,
         };
         let header = header_of(&self.options, number, if spare.recycled { RECYCLED } else { 0 });
         let skip_names = self.options.mutants.breaks(Mutant::SkipNameSync);
@@ -522,22 +343,22 @@ impl<D: Disk> Journal<D> {
     }
 }
 
-fn empty_report() -> Report {
+pub(super) fn empty_report() -> Report {
     Report { durable: WriteId::ZERO, sealed: Vec::new(), entries: 0, bytes: 0, took: Duration::ZERO }
 }
 
-fn header_of(options: &Options, number: u64, flags: u32) -> SegmentHeader {
+pub(super) fn header_of(options: &Options, number: u64, flags: u32) -> SegmentHeader {
     SegmentHeader { flags, cluster: options.cluster, node: options.node, disk: options.disk, number }
 }
 
-fn opening_size(outline: &Outline) -> usize {
+pub(super) fn opening_size(outline: &Outline) -> usize {
     let mut body = Vec::new();
     outline.opening().put(&mut body);
     body.len()
 }
 
 /// Makes a segment of a spare: header, sync, name, sync of the name, and only then may it be written to.
-fn christen<D: Disk>(
+pub(super) fn christen<D: Disk>(
     disk: &D,
     spare: Spare<D::File>,
     header: &SegmentHeader,
@@ -552,70 +373,4 @@ fn christen<D: Disk>(
         disk.sync_names().map_err(io("sync the name of", &name))?;
     }
     Ok((file, bytes))
-}
-
-/// Removes what an earlier run had begun and not used.
-fn clear<D: Disk>(disk: &D, names: &[String], unused: &[String]) -> Result<()> {
-    let begun = names.iter().filter(|name| name.ends_with(SUFFIX));
-    for name in begun.chain(unused) {
-        disk.remove(name).map_err(io("remove", name))?;
-    }
-    Ok(())
-}
-
-/// Makes sure of what was read: it may be in the page cache only, left there by a process that was
-/// killed; or, by one whose sync failed, in pages that the kernel has given up writing and calls
-/// clean. So what is not known to have been synced is written again, and synced.
-fn secure<F: DiskFile>(file: &mut F, name: &str, segment: &recover::Believed) -> Result<()> {
-    let doubtful = segment.synced.min(segment.end) as usize..segment.end as usize;
-    for (piece, bytes) in segment.bytes[doubtful.clone()].chunks(ZEROS).enumerate() {
-        let at = (doubtful.start + piece * ZEROS) as u64;
-        file.write_at(at, bytes).map_err(io("write", name))?;
-    }
-    file.sync_all().map_err(io("sync", name))
-}
-
-/// Overwrites with zeros whatever stands behind the end of the log: a record left there could be
-/// taken for one of ours when the log has grown up to it.
-fn blank<F: DiskFile>(file: &mut F, name: &str, bytes: &Bytes, end: u64) -> Result<()> {
-    let Some(last) = super::scan::last_written(bytes, end) else { return Ok(()) };
-    let zeros = vec![0; ZEROS];
-    let mut at = end;
-    while at <= last {
-        let n = zeros.len().min((last + 1 - at) as usize);
-        file.write_at(at, &zeros[..n]).map_err(io("write", name))?;
-        at += n as u64;
-    }
-    Ok(())
-}
-
-/// All segments: the last one copied, since it will be written to, the others mapped.
-fn read_all<D: Disk>(disk: &D, numbers: &[u64]) -> Result<Vec<Read>> {
-    let mut files = Vec::new();
-    for (place, number) in numbers.iter().enumerate() {
-        let name = file_name(*number);
-        // One more than the last may be a segment that was made and never written to: then the one
-        // before it is the last.
-        let bytes = if place + 2 < numbers.len() {
-            disk.map(&name).map_err(io("map", &name))?
-        } else {
-            let file = disk.open(&name).map_err(io("open", &name))?;
-            let mut bytes = vec![0; file.size().map_err(io("read", &name))? as usize];
-            let read = file.read_at(0, &mut bytes).map_err(io("read", &name))?;
-            bytes.truncate(read);
-            Bytes::from(bytes)
-        };
-        files.push(Read { number: *number, bytes });
-    }
-    Ok(files)
-}
-
-fn lost() -> Fault {
-    Fault::Corrupt {
-        file: file_name(1),
-        offset: 0,
-        what: "the journal of this node is missing".to_owned(),
-        lost: "all".to_owned(),
-        advice: recover::ADVICE,
-    }
 }

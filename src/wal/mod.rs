@@ -5,7 +5,9 @@
 
 pub mod format;
 pub mod identity;
+pub mod inspect;
 pub mod journal;
+pub mod open;
 pub mod options;
 pub mod outline;
 pub mod recover;

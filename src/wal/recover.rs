@@ -15,7 +15,7 @@ use super::segment::Marks;
 use super::side::{Place, Testimony};
 use super::view::View;
 use crate::codec::{self, Reader};
-use crate::types::{Base, ClusterTime, HardState, Index, Membership, Mutant, Payload, Position, Term};
+use crate::types::{Base, ClusterTime, HardState, Index, Membership, Mutant, Payload, Term};
 use bytes::Bytes;
 
 /// What the operator is told when the log is damaged.
@@ -102,6 +102,8 @@ struct Break {
     next: Option<u64>,
     /// The highest number of a batch of which a good frame stands behind the break.
     later: Option<u32>,
+    /// How far, in this segment, a batch header behind the break says that all had been synced.
+    synced: u64,
     /// The highest index of an entry behind the break.
     later_index: Index,
 }
@@ -228,13 +230,13 @@ impl Replay {
                     }
                 }
                 Err((at, flaw, begun, next)) => {
-                    let mut broken = Break { at, flaw, begun, next, later: None, later_index: Index::ZERO };
+                    let mut broken = Break { at, flaw, begun, next, later: None, synced: 0, later_index: Index::ZERO };
                     for frame in &frames {
-                        broken.sees(frame);
+                        broken.sees(frame, number);
                     }
                     for item in scan.by_ref() {
                         if let Item::Frame(frame) = item {
-                            broken.sees(&frame);
+                            broken.sees(&frame, number);
                         }
                     }
                     let broken = (flaw != Flaw::Blank || broken.later.is_some() || begun).then_some(broken);
@@ -264,6 +266,7 @@ impl Replay {
             .as_ref()
             .and_then(|broken| broken.later)
             .filter(|later| first_lost || (later.wrapping_sub(self.batch as u32) as i32) > 0);
+        let later_synced = broken.as_ref().is_some_and(|broken| broken.synced > end);
         let used_behind = behind.iter().any(|file| {
             let salt = format::salt(options.disk, file.number);
             Scan::new(file.bytes.clone(), salt, None).any(|item| matches!(item, Item::Frame(_)))
@@ -276,10 +279,13 @@ impl Replay {
             None => (end, "the log ends here".to_owned()),
         };
         // In a recycled file old records are what usually stands behind the end.
-        let broken =
-            broken.filter(|broken| broken.begun || header.flags & format::RECYCLED == 0 || later_batch.is_some());
+        let broken = broken.filter(|broken| {
+            broken.begun || header.flags & format::RECYCLED == 0 || later_batch.is_some() || later_synced
+        });
         let evidence = if later_batch.is_some() {
             Some("good records of a later batch stand behind it")
+        } else if later_synced {
+            Some("a batch behind it says that it had been synced")
         } else if place.is_some() {
             Some("the side file says that more was synced")
         } else if used_behind {
@@ -462,10 +468,16 @@ impl Replay {
 }
 
 impl Break {
-    fn sees(&mut self, frame: &Frame) {
+    fn sees(&mut self, frame: &Frame, number: u64) {
         let newer = self.later.is_none_or(|later| frame.batch.wrapping_sub(later) as i32 > 0);
         if newer {
             self.later = Some(frame.batch);
+        }
+        if frame.kind == Kind::Batch
+            && let Ok(batch) = Batch::read(&frame.body)
+            && batch.synced.0 == number
+        {
+            self.synced = self.synced.max(batch.synced.1);
         }
         if frame.kind == Kind::Entry
             && let Ok(head) = EntryHead::read(&frame.body)
@@ -546,13 +558,3 @@ fn missing(number: u64, what: &str) -> Fault {
 
 /// Where the first frame of a segment stands.
 pub const BEGIN: u64 = SEGMENT_HEADER as u64;
-
-/// The state of a log that was never written to, for a directory without one.
-pub fn founded(base: &Base) -> Outline {
-    Outline::new(base.clone())
-}
-
-/// How far the log goes, for the side file.
-pub fn place(boot: u64, segment: u64, offset: u64, last: Position) -> Place {
-    Place { boot, segment, offset, last }
-}

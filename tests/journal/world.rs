@@ -197,7 +197,7 @@ pub fn run(disk: &SimDisk, options: &Options, script: &[Step], ledger: &mut Ledg
     Ok(())
 }
 
-fn go_on(
+pub fn go_on(
     disk: &SimDisk,
     journal: &mut Journal<SimDisk>,
     view: &mut drave::wal::View,
@@ -300,7 +300,7 @@ pub fn survive(disk: &SimDisk, options: &Options, ledger: &Ledger, between: Betw
 }
 
 /// Writes that follow on what is there.
-fn more(ledger: &Ledger) -> Vec<Step> {
+pub fn more(ledger: &Ledger) -> Vec<Step> {
     let log = ledger.log(ledger.deeds.len());
     let last = log.entries.keys().last().copied().unwrap_or(0).max(log.base.index.0);
     vec![

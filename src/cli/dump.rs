@@ -1,0 +1,591 @@
+//! `drave dump`: the journal in words. It reads, never locks, never writes, never stops at damage.
+
+use super::dump_words::{Fields, Said, Style, say};
+use super::trouble::Trouble;
+use crate::types::{DiskId, Index};
+use crate::wal::format::{self, Flaw, Frame, Kind, SegmentHeader};
+use crate::wal::identity::short;
+use crate::wal::inspect::{Finding, Inspection, Surroundings};
+use crate::wal::scan::{Item, Scan};
+use crate::wal::side::{self, Testimony};
+use anyhow::Context;
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::json;
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Shows segments of a journal in words; works beside a running node, never writes.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Dump {
+    /// A segment, a directory of segments, or a data directory.
+    #[arg(required = true)]
+    pub paths: Vec<PathBuf>,
+    /// Only entries from this index on.
+    #[arg(long, value_name = "INDEX")]
+    pub from: Option<u64>,
+    /// Only entries up to this index.
+    #[arg(long, value_name = "INDEX")]
+    pub to: Option<u64>,
+    /// Only records of this term.
+    #[arg(long)]
+    pub term: Option<u64>,
+    /// Only records of these types: put, del, cas, incr, batch, open, close, noop, conf, hard, base,
+    /// free, seg, seal; and head, the header of each batch, which is shown only if asked for.
+    #[arg(long = "type", value_name = "TYPE,…", value_delimiter = ',')]
+    pub types: Vec<String>,
+    /// Only commands on keys that begin with this.
+    #[arg(long, value_name = "PREFIX")]
+    pub key: Option<String>,
+    /// Only the first N records.
+    #[arg(short = 'n', value_name = "N")]
+    pub count: Option<u64>,
+    /// Only the last N records.
+    #[arg(long, value_name = "N")]
+    pub tail: Option<usize>,
+    /// Goes on as the journal is written to.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Records and bytes by type, entries per fsync batch; no records.
+    #[arg(long)]
+    pub stats: bool,
+    /// Only context and damage.
+    #[arg(long)]
+    pub check: bool,
+    /// Values in full, however long.
+    #[arg(long)]
+    pub full: bool,
+    /// Keys and values in hex.
+    #[arg(long)]
+    pub hex: bool,
+    /// How to print.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: Output,
+    /// Never through a pager; dump has none, and scripts may say so.
+    #[arg(long, hide = true)]
+    pub page_less: bool,
+}
+
+/// How to print.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Output {
+    /// Columns for people.
+    #[default]
+    Text,
+    /// One object a line.
+    Jsonl,
+}
+
+/// How long `--follow` rests between looks.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Prints to standard output, and ends with 5 if anything is damaged.
+pub fn print(args: Dump) -> Result<(), Trouble> {
+    match run(args, &mut io::stdout().lock()) {
+        Ok(0) => Ok(()),
+        // What is wrong stands among what was printed.
+        Ok(code) => std::process::exit(code),
+        Err(error) => Err(Trouble { what: format!("{error:#}"), code: 74 }),
+    }
+}
+
+/// Prints what the journal holds; says the exit code: 0, or 5 if anything is damaged.
+pub fn run(args: Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
+    let mut out = io::BufWriter::with_capacity(64 << 10, out);
+    let outcome = dump(&args, &mut out);
+    let outcome = outcome.and_then(|code| out.flush().map(|()| code).map_err(Into::into));
+    match outcome {
+        // `dump | head`: whoever reads has seen enough.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) => {
+            drop(out.into_parts());
+            Ok(0)
+        }
+        outcome => outcome,
+    }
+}
+
+fn dump(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
+    let mut walk = Walk {
+        args,
+        out,
+        totals: Totals::default(),
+        tail: VecDeque::new(),
+        shown: 0,
+        batch: None,
+        begun: Instant::now(),
+    };
+    for path in &args.paths {
+        walk.place(path)?;
+    }
+    walk.finish()
+}
+
+/// A segment's file, and what stands beside it.
+struct Segment {
+    path: PathBuf,
+    name: String,
+    number: u64,
+}
+
+struct Walk<'a> {
+    args: &'a Dump,
+    out: &'a mut dyn Write,
+    totals: Totals,
+    tail: VecDeque<String>,
+    shown: u64,
+    /// The number of the batch that should follow, where it is known.
+    batch: Option<u64>,
+    begun: Instant,
+}
+
+#[derive(Default)]
+struct Totals {
+    segments: u64,
+    records: u64,
+    entries: Option<(Index, Index)>,
+    terms: Option<(u64, u64)>,
+    bad: u64,
+    torn: u64,
+    by_type: BTreeMap<&'static str, (u64, u64)>,
+    batches: u64,
+}
+
+#[derive(Serialize)]
+struct RecordLine<'a> {
+    k: &'a str,
+    file: &'a str,
+    off: u64,
+    len: u64,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    term: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<u64>,
+    batch: u32,
+    crc: String,
+    ok: bool,
+    #[serde(flatten)]
+    fields: &'a Fields,
+}
+
+impl Walk<'_> {
+    fn place(&mut self, path: &Path) -> anyhow::Result<()> {
+        let segments = segments_at(path)?;
+        let directory = match segments.first() {
+            Some(segment) => segment.path.parent().unwrap_or(Path::new(".")).to_owned(),
+            None => anyhow::bail!("{}: no segments here (files named 0000000001.wal)", path.display()),
+        };
+        let single = path.is_file();
+        let mut stop = (0, 0);
+        self.batch = None;
+        for (at, segment) in segments.iter().enumerate() {
+            if let Some(next) = at.checked_sub(1).map(|before| segments[before].number + 1)
+                && next != segment.number
+            {
+                self.bad(&format::file_name(next), 0, 0, "missing, between two others", None)?;
+            }
+            let successors: Vec<u64> = match single {
+                true => vec![segment.number + 1],
+                false => segments[at + 1..].iter().map(|segment| segment.number).collect(),
+            };
+            let last = !single && at + 1 == segments.len();
+            stop = self.segment(segment, &directory, &successors, last)?;
+        }
+        if self.args.follow && self.out.flush().is_ok() {
+            self.follow(&directory, stop)?;
+        }
+        Ok(())
+    }
+
+    /// One segment; says its number and where its records end.
+    fn segment(
+        &mut self,
+        segment: &Segment,
+        directory: &Path,
+        successors: &[u64],
+        last: bool,
+    ) -> anyhow::Result<(u64, u64)> {
+        let Some(mut bytes) = read(&segment.path)? else { return Ok((segment.number, 0)) };
+        let header = match SegmentHeader::decode(&bytes) {
+            Ok(header) => Some(header),
+            Err(malformed) => {
+                self.totals.segments += 1;
+                let bytes = format::SEGMENT_HEADER as u64;
+                self.bad(&segment.name, 0, bytes, malformed.0, Some(bytes))?;
+                None
+            }
+        };
+        // Of a damaged header's segment the salt is still known, if a neighbour tells the disk.
+        let Some(disk) = header.map(|header| header.disk).or_else(|| disk_of(directory)) else {
+            return Ok((segment.number, 0));
+        };
+        let salt = format::salt(disk, segment.number);
+        let followed = successors.iter().any(|next| in_use(directory, *next, disk));
+        if followed && !Inspection::new(bytes.clone(), salt, Surroundings::default()).any(|finding| is_seal(&finding)) {
+            // Sealed while we were looking, perhaps: what follows was written after what we have read.
+            bytes = read(&segment.path)?.unwrap_or(bytes);
+        }
+        let place = testimony(directory, disk).place;
+        let around = match &header {
+            Some(header) => Surroundings::of(header, place, followed),
+            None => Surroundings { followed, ..Surroundings::default() },
+        };
+        let batch = if segment.number == 1 { Some(1) } else { self.batch };
+        let around = Surroundings { batch, ..around };
+        if let Some(header) = &header {
+            self.totals.segments += 1;
+            self.heading(segment, header, &bytes, salt)?;
+        }
+        let mut inspection = Inspection::new(bytes, salt, around);
+        for finding in inspection.by_ref() {
+            self.finding(&segment.name, finding)?;
+        }
+        let (sealed, end) = (inspection.sealed(), inspection.at());
+        self.batch = inspection.batch();
+        if sealed && last && !in_use_or_there(directory, segment.number + 1) {
+            self.bad(&format::file_name(segment.number + 1), 0, 0, "missing, and it was named as the successor", None)?;
+        } else if let Some(place) = place.filter(|place| last && place.segment > segment.number && !followed) {
+            self.bad(&format::file_name(place.segment), 0, 0, "missing, and it was synced", None)?;
+        }
+        Ok((segment.number, end))
+    }
+
+    fn heading(&mut self, segment: &Segment, header: &SegmentHeader, bytes: &Bytes, salt: u64) -> io::Result<()> {
+        let (mut first, mut sealed) = (None, false);
+        for item in Scan::new(bytes.clone(), salt, None) {
+            let Item::Frame(frame) = item else { continue };
+            sealed |= frame.kind == Kind::Seal;
+            if first.is_none() && frame.kind == Kind::Entry {
+                first = format::EntryHead::read(&frame.body).ok().map(|head| head.position.index.0);
+            }
+        }
+        let (name, cluster) = (&segment.name, short(header.cluster));
+        match self.args.output {
+            Output::Text => {
+                let first = first.map_or("-".to_owned(), |first| first.to_string());
+                let mib = bytes.len() as f64 / (1 << 20) as f64;
+                let sealed = if sealed { "sealed" } else { "open" };
+                writeln!(
+                    self.out,
+                    "# segment {name} · node {} · cluster {cluster} · format {} · first entry {first} · {mib:.1} MiB · {sealed}",
+                    header.node.get(),
+                    format::FORMAT,
+                )?;
+                writeln!(self.out, "#   offset     len  type    term       index  batch  crc       what")
+            }
+            Output::Jsonl => self.json(&json!({
+                "k": "segment", "file": name, "node": header.node.get(), "cluster": cluster,
+                "format": format::FORMAT, "first": first, "size": bytes.len(), "sealed": sealed,
+            })),
+        }
+    }
+
+    fn finding(&mut self, file: &str, finding: Finding) -> io::Result<()> {
+        match finding {
+            Finding::Record(frame) => self.record(file, &frame),
+            Finding::Bad { at, bytes, flaw, next } => {
+                let (stored, computed) = sums(flaw);
+                match self.args.output {
+                    Output::Text => self.bad(file, at, bytes, &flaw.to_string(), next),
+                    Output::Jsonl => {
+                        self.totals.bad += 1;
+                        self.json(&json!({
+                            "k": "bad", "file": file, "off": at, "len": bytes, "stored": stored,
+                            "computed": computed, "what": flaw.to_string(), "next": next,
+                        }))
+                    }
+                }
+            }
+            Finding::Torn { at, cut, have, want, flaw } => {
+                self.totals.torn += 1;
+                match self.args.output {
+                    Output::Text => {
+                        let why = match (want, flaw) {
+                            (0, flaw) => flaw.to_string(),
+                            _ => format!("batch says {want}, {have} are good"),
+                        };
+                        let at_cut = if cut == at { "here".to_owned() } else { format!("at {cut}") };
+                        let what = format!("{why} · normal after a crash: recovery cuts {at_cut}");
+                        self.row('!', at, have, "TORN", &what)
+                    }
+                    Output::Jsonl => self.json(&json!({
+                        "k": "torn", "file": file, "off": at, "have": have, "want": want, "cut": cut, "tail": true,
+                    })),
+                }
+            }
+        }
+    }
+
+    fn record(&mut self, file: &str, frame: &Frame) -> io::Result<()> {
+        let style = Style { full: self.args.full, hex: self.args.hex };
+        let said = say(frame, style);
+        let len = frame.end() - frame.at;
+        self.totals.take(&said, frame, len);
+        if self.args.check || self.args.stats || !self.wanted(&said) || self.args.count == Some(self.shown) {
+            return Ok(());
+        }
+        self.shown += 1;
+        let term = said.position.map(|(_, term)| term).or(said.term).map(|term| term.0);
+        let index = said.position.map(|(index, _)| index.0);
+        let line = match self.args.output {
+            Output::Text => format!(
+                "{:>10}  {len:>6}  {:<6}  {:>4}  {:>10}  {:>5}  {:08x}  {}",
+                frame.at,
+                said.name,
+                dash(term),
+                dash(index),
+                frame.batch,
+                frame.checksum,
+                said.what
+            ),
+            Output::Jsonl => serde_json::to_string(&RecordLine {
+                k: "rec",
+                file,
+                off: frame.at,
+                len,
+                kind: said.name,
+                term,
+                index,
+                batch: frame.batch,
+                crc: format!("{:08x}", frame.checksum),
+                ok: true,
+                fields: &said.fields,
+            })?,
+        };
+        match self.args.tail {
+            None => writeln!(self.out, "{}", line.trim_end()),
+            Some(most) => {
+                self.tail.push_back(line);
+                while self.tail.len() > most {
+                    self.tail.pop_front();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn wanted(&self, said: &Said) -> bool {
+        let args = self.args;
+        let index = said.position.map(|(index, _)| index.0);
+        let term = said.position.map(|(_, term)| term).or(said.term).map(|term| term.0);
+        let typed = match args.types.is_empty() {
+            true => said.name != "head",
+            false => args.types.iter().any(|name| name == said.name),
+        };
+        let keyed = |prefix: &String| said.keys.iter().any(|key| key.starts_with(prefix.as_bytes()));
+        typed
+            && args.from.is_none_or(|from| index.is_some_and(|index| index >= from))
+            && args.to.is_none_or(|to| index.is_some_and(|index| index <= to))
+            && args.term.is_none_or(|wanted| term == Some(wanted))
+            && args.key.as_ref().is_none_or(keyed)
+    }
+
+    fn bad(&mut self, file: &str, at: u64, bytes: u64, what: &str, next: Option<u64>) -> io::Result<()> {
+        self.totals.bad += 1;
+        let what = match next {
+            Some(next) => format!("{what} · next good record at {next}"),
+            None if bytes == 0 => format!("{file}: {what}"),
+            None => format!("{what} · no good record behind it"),
+        };
+        match self.args.output {
+            Output::Text => self.row('!', at, bytes, "BAD", &what),
+            Output::Jsonl => self.json(&json!({
+                "k": "bad", "file": file, "off": at, "len": bytes, "what": what, "next": next,
+            })),
+        }
+    }
+
+    fn row(&mut self, mark: char, at: u64, bytes: u64, name: &str, what: &str) -> io::Result<()> {
+        writeln!(
+            self.out,
+            "{mark}{at:>9}  {bytes:>6}  {name:<6}  {:>4}  {:>10}  {:>5}  {:<8}  {what}",
+            '-', '-', '-', '-'
+        )
+    }
+
+    fn json(&mut self, value: &serde_json::Value) -> io::Result<()> {
+        writeln!(self.out, "{value}")
+    }
+
+    /// Shows what is written from now on, until somebody stops us or nobody reads.
+    fn follow(&mut self, directory: &Path, (mut number, mut at): (u64, u64)) -> anyhow::Result<()> {
+        self.flush_tail()?;
+        loop {
+            self.out.flush()?;
+            std::thread::sleep(LOOK);
+            let name = format::file_name(number);
+            let Some(bytes) = read(&directory.join(&name))? else { return Ok(()) };
+            let Ok(header) = SegmentHeader::decode(&bytes) else { continue };
+            let walk = Inspection::new(bytes, header.salt(), Surroundings::of(&header, None, false));
+            let mut sealed = false;
+            for finding in walk {
+                sealed |= is_seal(&finding);
+                if let Finding::Record(frame) = finding
+                    && frame.at >= at
+                {
+                    at = frame.end();
+                    self.record(&name, &frame)?;
+                }
+            }
+            if sealed {
+                (number, at) = (number + 1, 0);
+            }
+        }
+    }
+
+    fn flush_tail(&mut self) -> io::Result<()> {
+        for line in self.tail.drain(..) {
+            writeln!(self.out, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> anyhow::Result<i32> {
+        self.flush_tail()?;
+        let totals = std::mem::take(&mut self.totals);
+        let exit = if totals.bad > 0 { 5 } else { 0 };
+        if self.args.stats {
+            self.stats(&totals)?;
+        }
+        let (first, last) = totals.entries.map_or((None, None), |(first, last)| (Some(first.0), Some(last.0)));
+        match self.args.output {
+            Output::Text => writeln!(
+                self.out,
+                "# total {} segments · {} records · entries {}..{} · terms {} · {} bad · {} torn · {:.2} s",
+                totals.segments,
+                totals.records,
+                dash(first),
+                dash(last),
+                totals.terms.map_or("-".to_owned(), |(first, last)| format!("{first}..{last}")),
+                totals.bad,
+                totals.torn,
+                self.begun.elapsed().as_secs_f64()
+            )?,
+            Output::Jsonl => self.json(&json!({
+                "k": "total", "segments": totals.segments, "records": totals.records, "first": first, "last": last,
+                "bad": totals.bad, "torn": totals.torn, "exit": exit,
+            }))?,
+        }
+        Ok(exit)
+    }
+
+    fn stats(&mut self, totals: &Totals) -> io::Result<()> {
+        let entries: u64 = totals.by_type.iter().filter(|(name, _)| is_entry(name)).map(|(_, (count, _))| count).sum();
+        let per_batch = entries as f64 / totals.batches.max(1) as f64;
+        if self.args.output == Output::Jsonl {
+            let types: serde_json::Map<String, serde_json::Value> = totals
+                .by_type
+                .iter()
+                .map(|(name, (count, bytes))| ((*name).to_owned(), json!({ "records": count, "bytes": bytes })))
+                .collect();
+            let batches = totals.batches;
+            return self.json(&json!({
+                "k": "stats", "types": types, "batches": batches, "entries_per_batch": per_batch,
+            }));
+        }
+        writeln!(self.out, "# type       records         bytes")?;
+        for (name, (count, bytes)) in &totals.by_type {
+            writeln!(self.out, "# {name:<6}  {count:>10}  {bytes:>12}")?;
+        }
+        writeln!(self.out, "# {} fsync batches · {per_batch:.1} entries each", totals.batches)
+    }
+}
+
+impl Totals {
+    fn take(&mut self, said: &Said, frame: &Frame, len: u64) {
+        let (count, bytes) = self.by_type.entry(said.name).or_default();
+        *count += 1;
+        *bytes += len;
+        if frame.kind == Kind::Batch {
+            // Pieces of one batch are synced together.
+            let more = format::Batch::read(&frame.body).is_ok_and(|batch| batch.more);
+            self.batches += u64::from(!more);
+            return;
+        }
+        self.records += 1;
+        if let Some((index, term)) = said.position {
+            let (first, last) = self.entries.unwrap_or((index, index));
+            self.entries = Some((first.min(index), last.max(index)));
+            let (low, high) = self.terms.unwrap_or((term.0, term.0));
+            self.terms = Some((low.min(term.0), high.max(term.0)));
+        }
+    }
+}
+
+fn is_entry(name: &str) -> bool {
+    !matches!(name, "head" | "seg" | "hard" | "base" | "free" | "seal" | "odd")
+}
+
+fn is_seal(finding: &Finding) -> bool {
+    matches!(finding, Finding::Record(frame) if frame.kind == Kind::Seal)
+}
+
+fn sums(flaw: Flaw) -> (Option<String>, Option<String>) {
+    match flaw {
+        Flaw::Checksum { stored, computed } => (Some(format!("{stored:08x}")), Some(format!("{computed:08x}"))),
+        _ => (None, None),
+    }
+}
+
+fn dash(number: Option<u64>) -> String {
+    number.map_or("-".to_owned(), |number| number.to_string())
+}
+
+/// The segments at a path: itself, those in it, or those in `wal` in it.
+fn segments_at(path: &Path) -> anyhow::Result<Vec<Segment>> {
+    let segment = |path: PathBuf| {
+        let name = path.file_name()?.to_str()?.to_owned();
+        Some(Segment { number: format::file_number(&name)?, name, path })
+    };
+    if path.is_file() {
+        let found = segment(path.to_owned());
+        return found.map(|found| vec![found]).with_context(|| format!("{}: not named as a segment", path.display()));
+    }
+    let inside = path.join("wal");
+    let directory = if inside.is_dir() { &inside } else { path };
+    let listed = std::fs::read_dir(directory).with_context(|| format!("{}", directory.display()))?;
+    let mut segments = Vec::new();
+    for entry in listed {
+        segments.extend(segment(entry?.path()));
+    }
+    segments.sort_by_key(|segment| segment.number);
+    Ok(segments)
+}
+
+/// A file's bytes; `None` if a running node has released it meanwhile.
+fn read(path: &Path) -> io::Result<Option<Bytes>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes.into())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn testimony(directory: &Path, disk: DiskId) -> Testimony {
+    match read(&directory.join(side::NAME)) {
+        Ok(Some(bytes)) => Testimony::read(&bytes, disk),
+        _ => Testimony::default(),
+    }
+}
+
+fn in_use_or_there(directory: &Path, number: u64) -> bool {
+    directory.join(format::file_name(number)).exists()
+}
+
+/// Whether a segment has any good record.
+fn in_use(directory: &Path, number: u64, disk: DiskId) -> bool {
+    let Ok(Some(bytes)) = read(&directory.join(format::file_name(number))) else { return false };
+    Scan::new(bytes, format::salt(disk, number), None).any(|item| matches!(item, Item::Frame(_)))
+}
+
+/// The disk that any good segment of the directory names.
+fn disk_of(directory: &Path) -> Option<DiskId> {
+    let segments = segments_at(directory).ok()?;
+    segments.iter().find_map(|segment| {
+        let bytes = read(&segment.path).ok()??;
+        SegmentHeader::decode(&bytes).ok().map(|header| header.disk)
+    })
+}

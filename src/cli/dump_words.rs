@@ -1,0 +1,292 @@
+//! What a record of the journal says: in words for people, in fields for programs.
+
+use crate::api::Op;
+use crate::codec::{self, Reader};
+use crate::machine::words::Command;
+use crate::types::{Index, Payload, Term};
+use crate::wal::format::{self, Batch, Frame, Kind, Opening, Seal};
+use bytes::Bytes;
+use serde::Serialize;
+
+/// Values are cut at this many bytes unless they are asked for in full.
+const CUT: usize = 48;
+
+/// How bytes are written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Style {
+    /// All of a value, however long.
+    pub full: bool,
+    /// In hex rather than as text with escapes.
+    pub hex: bool,
+}
+
+/// A record, understood.
+#[derive(Clone, Debug, Default)]
+pub struct Said {
+    /// The kind, in a word.
+    pub name: &'static str,
+    /// Index and term, if it is an entry.
+    pub position: Option<(Index, Term)>,
+    /// The term it speaks of, if it is none.
+    pub term: Option<Term>,
+    /// The keys it touches.
+    pub keys: Vec<Bytes>,
+    /// What it says, for people.
+    pub what: String,
+    /// What it says, for programs.
+    pub fields: Fields,
+}
+
+/// What a record says, for programs. What does not apply is left out.
+#[derive(Clone, Debug, Default, Serialize)]
+#[allow(missing_docs)]
+pub struct Fields {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vote: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_b64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub old: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub old_b64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value_b64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commands: Option<Vec<Fields>>,
+    #[serde(rename = "op", skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub what: Option<String>,
+}
+
+/// Understands a frame whose checksums are right.
+pub fn say(frame: &Frame, style: Style) -> Said {
+    let said = match frame.kind {
+        Kind::Entry => return entry(frame, style),
+        Kind::Batch => Batch::read(&frame.body).map(|batch| Said {
+            name: "head",
+            what: format!(
+                "{} records {} bytes synced={:010}:{}{}",
+                batch.frames,
+                batch.bytes,
+                batch.synced.0,
+                batch.synced.1,
+                if batch.more { " more" } else { "" }
+            ),
+            ..Said::default()
+        }),
+        Kind::Open => Opening::read(&frame.body).map(|opening| Said {
+            name: "seg",
+            term: Some(opening.hard.term),
+            what: format!(
+                "begins behind {} base={} term={} vote={} {}",
+                opening.last,
+                opening.base.position,
+                opening.hard.term,
+                vote(opening.hard.vote),
+                opening.current.1
+            ),
+            ..Said::default()
+        }),
+        Kind::Hard => format::read_hard(&frame.body).map(|hard| Said {
+            name: "hard",
+            term: Some(hard.term),
+            what: format!("term={} vote={}", hard.term, vote(hard.vote)),
+            fields: Fields { vote: Some(hard.vote.map_or(0, |node| node.get())), ..Fields::default() },
+            ..Said::default()
+        }),
+        Kind::Base | Kind::Release => format::read_base(&frame.body).map(|base| {
+            let restarts = frame.kind == Kind::Base;
+            let verb = if restarts { "the log restarts behind" } else { "released up to" };
+            Said {
+                name: if restarts { "base" } else { "free" },
+                term: Some(base.position.term),
+                what: format!("{verb} {} {}", base.position, base.membership),
+                ..Said::default()
+            }
+        }),
+        Kind::Seal => Seal::read(&frame.body).map(|seal| Said {
+            name: "seal",
+            what: format!("ends at {} next={}", seal.last, format::file_name(seal.successor)),
+            ..Said::default()
+        }),
+    };
+    let mut said =
+        said.unwrap_or_else(|malformed| Said { name: "odd", what: malformed.0.to_owned(), ..Said::default() });
+    if frame.kind != Kind::Hard {
+        said.fields.what = Some(said.what.clone());
+    }
+    said
+}
+
+fn vote(vote: Option<crate::types::NodeId>) -> String {
+    vote.map_or("-".to_owned(), |node| node.get().to_string())
+}
+
+fn entry(frame: &Frame, style: Style) -> Said {
+    let entry = match codec::read_entry(&mut Reader::new(frame.body.clone())) {
+        Ok(entry) => entry,
+        Err(malformed) => return Said { name: "odd", what: malformed.0.to_owned(), ..Said::default() },
+    };
+    let mut said = match entry.payload {
+        Payload::Noop => Said { name: "noop", ..Said::default() },
+        Payload::Membership(membership) => {
+            let what = membership.to_string();
+            let fields = Fields { what: Some(what.clone()), ..Fields::default() };
+            Said { name: "conf", what, fields, ..Said::default() }
+        }
+        Payload::Opaque(bytes) => op(entry.position.index, bytes, style),
+    };
+    said.position = Some((entry.position.index, entry.position.term));
+    said
+}
+
+fn op(index: Index, bytes: Bytes, style: Style) -> Said {
+    match Op::decode(bytes.clone()) {
+        Ok(Op::Open { window }) => Said {
+            name: "open",
+            what: format!("session={index} window={window}"),
+            fields: Fields { session: Some(index.0), window: Some(window), ..Fields::default() },
+            ..Said::default()
+        },
+        Ok(Op::Close { session }) => Said {
+            name: "close",
+            what: format!("session={session}"),
+            fields: Fields { session: Some(session.0), ..Fields::default() },
+            ..Said::default()
+        },
+        Ok(Op::Execute { session, seq, command: bytes, .. }) => {
+            let mut said = match Command::decode(&bytes) {
+                Ok(found) => command(&found, style),
+                // A machine of somebody else's: we show its bytes.
+                Err(_) => raw("cmd", &bytes, style),
+            };
+            said.what = format!("{session}#{seq} {}", said.what);
+            said.fields.session = Some(session.0);
+            said.fields.seq = Some(seq);
+            said
+        }
+        Err(_) => raw("op", &bytes, style),
+    }
+}
+
+fn raw(name: &'static str, bytes: &[u8], style: Style) -> Said {
+    let mut fields = Fields::default();
+    (fields.value, fields.value_b64) = text(bytes);
+    Said { name, what: quoted(bytes, style), fields, ..Said::default() }
+}
+
+fn command(command: &Command<'_>, style: Style) -> Said {
+    let show = |bytes: &[u8]| quoted(bytes, style);
+    let mut said = Said::default();
+    let fields = &mut said.fields;
+    let key: &[u8] = match command {
+        Command::Put { key, value } => {
+            said.name = "put";
+            said.what = format!("{} = {}", show(key), show(value));
+            (fields.value, fields.value_b64) = text(value);
+            key
+        }
+        Command::Del { key } => {
+            said.name = "del";
+            said.what = show(key);
+            key
+        }
+        Command::Cas { key, expected, new } => {
+            said.name = "cas";
+            let old = expected.map_or("absent".to_owned(), show);
+            said.what = format!("{} {old} -> {}", show(key), show(new));
+            (fields.old, fields.old_b64) = expected.map_or((None, None), text);
+            (fields.value, fields.value_b64) = text(new);
+            key
+        }
+        Command::Incr { key, by } => {
+            said.name = "incr";
+            said.what = format!("{} by {by}", show(key));
+            fields.by = Some(*by);
+            key
+        }
+        Command::Batch(commands) => return batch(commands, style),
+    };
+    (fields.key, fields.key_b64) = text(key);
+    said.keys = vec![Bytes::copy_from_slice(key)];
+    said
+}
+
+fn batch(commands: &[Command<'_>], style: Style) -> Said {
+    let said: Vec<Said> = commands.iter().map(|single| command(single, style)).collect();
+    let words: Vec<String> = said.iter().map(|one| format!("{} {}", one.name, one.what)).collect();
+    let keys = said.iter().flat_map(|one| one.keys.clone()).collect();
+    let commands = said.into_iter().map(|one| Fields { name: Some(one.name), ..one.fields }).collect();
+    let fields = Fields { commands: Some(commands), ..Fields::default() };
+    Said { name: "batch", keys, what: words.join("; "), fields, ..Said::default() }
+}
+
+/// Bytes in quotes, escaped as in Rust, or in hex; cut where they get long.
+fn quoted(bytes: &[u8], style: Style) -> String {
+    let shown = if style.full { bytes } else { &bytes[..bytes.len().min(CUT)] };
+    let rest = bytes.len() - shown.len();
+    let mut out = match style.hex {
+        true => shown.iter().map(|byte| format!("{byte:02x}")).collect(),
+        false => format!("\"{}\"", shown.escape_ascii()),
+    };
+    if rest > 0 {
+        out += &format!("… +{rest} bytes");
+    }
+    out
+}
+
+/// As text if it is UTF-8, else in base 64.
+fn text(bytes: &[u8]) -> (Option<String>, Option<String>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Some(text.to_owned()), None),
+        Err(_) => (None, Some(base64(bytes))),
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().enumerate().fold(0u32, |word, (i, byte)| word | u32::from(*byte) << (16 - 8 * i));
+        for i in 0..4 {
+            let digit = DIGITS[(word >> (18 - 6 * i)) as usize & 63];
+            out.push(if i <= chunk.len() { char::from(digit) } else { '=' });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_everybodys() {
+        for (bytes, said) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("\x00\u{7f}", "AH8=")]
+        {
+            assert_eq!(base64(bytes.as_bytes()), said);
+        }
+    }
+
+    #[test]
+    fn long_values_are_cut() {
+        let cut = quoted(&[b'x'; 60], Style::default());
+        assert!(cut.ends_with("x\"… +12 bytes"), "{cut}");
+        assert_eq!(quoted(b"a\n\xff", Style::default()), r#""a\n\xff""#);
+        assert_eq!(quoted(b"a\n\xff", Style { hex: true, full: true }), "610aff");
+    }
+}

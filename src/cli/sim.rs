@@ -1,0 +1,156 @@
+//! `drave sim`: the real node in a simulated world; a failing seed repeats bit for bit.
+
+use super::trouble::Trouble;
+use crate::sim::{Outcome, Scenario, Trace, Violation};
+use crate::types::Time;
+use clap::Args;
+use std::cell::Cell;
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What `drave sim` takes.
+#[derive(Args, Clone, Debug)]
+pub struct Sim {
+    /// The first seed; drawn if it is not given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many seeds, from the first on
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// How long trouble goes on in each world, in its own time
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+    /// Stop each world after that many steps
+    #[arg(long)]
+    steps: Option<u64>,
+    /// How many worlds at a time
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// Tell what happens from that moment on: from=31.0s
+    #[arg(long, value_parser = parse_trace)]
+    trace: Option<Duration>,
+    /// Break that rule, to see it noticed
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_parser = parse_mutant)]
+    mutant: Option<crate::types::Mutant>,
+}
+
+fn parse_trace(text: &str) -> Result<Duration, String> {
+    let from = text.strip_prefix("from=").unwrap_or(text);
+    humantime::parse_duration(from).map_err(|error| format!("{error}; say it like from=31s or from=31s500ms"))
+}
+
+#[cfg(feature = "mutants")]
+fn parse_mutant(text: &str) -> Result<crate::types::Mutant, String> {
+    use crate::types::Mutant;
+    let names = || Mutant::ALL.iter().map(|mutant| mutant.name()).collect::<Vec<_>>().join(", ");
+    Mutant::ALL.iter().copied().find(|mutant| mutant.name() == text).ok_or_else(|| format!("one of {}", names()))
+}
+
+impl Sim {
+    fn scenario(&self, seed: u64) -> Scenario {
+        let mut scenario = Scenario::draw(seed, self.duration);
+        scenario.steps = self.steps;
+        #[cfg(feature = "mutants")]
+        if let Some(mutant) = self.mutant {
+            scenario.mutants = crate::types::Mutants::only(mutant);
+        }
+        scenario
+    }
+
+    /// The command that repeats a violation.
+    fn repeat(&self, violation: &Violation) -> String {
+        let from = (violation.at.0 / 1_000_000_000).saturating_sub(1);
+        let seconds = self.duration.as_secs_f64();
+        let mut command = format!("cargo run --release -- sim --seed {} --duration {seconds}s", violation.seed);
+        if let Some(steps) = self.steps {
+            command.push_str(&format!(" --steps {steps}"));
+        }
+        format!("{command} --trace from={from}s")
+    }
+}
+
+thread_local! {
+    /// The seed this thread is in, for whoever panics.
+    static SEED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Does it.
+pub fn run(args: Sim) -> Result<(), Trouble> {
+    let first = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
+    announce_panics(&args);
+    let next = AtomicU64::new(first);
+    let end = first.saturating_add(args.seeds);
+    let (simulated, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    let failed = AtomicBool::new(false);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end {
+                return;
+            }
+            SEED.set(seed);
+            match crate::sim::run(args.scenario(seed), args.trace.map(tell_from)) {
+                Ok(outcome) => {
+                    simulated.fetch_add(cluster_ms(&outcome), Ordering::Relaxed);
+                    if args.seeds == 1 {
+                        println!("{outcome}");
+                    }
+                }
+                Err(violation) => {
+                    failed.store(true, Ordering::Relaxed);
+                    println!("{violation}\n  repeat: {}", args.repeat(&violation));
+                }
+            }
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..args.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        while args.seeds > 1 && workers.iter().any(|worker| !worker.is_finished()) {
+            std::thread::sleep(Duration::from_millis(200));
+            progress(done.load(Ordering::Relaxed), args.seeds);
+        }
+    });
+    if failed.load(Ordering::Relaxed) {
+        return Err(Trouble {
+            what: "a rule was violated; the lines above say how to see it again".to_owned(),
+            code: 1,
+        });
+    }
+    if args.seeds > 1 {
+        let hours = simulated.load(Ordering::Relaxed) as f64 / 3_600_000.0;
+        let took = began.elapsed().as_secs_f64();
+        println!("{} seeds ok, {first} to {} · {hours:.1} hours simulated · {took:.1} s", args.seeds, end - 1);
+    }
+    Ok(())
+}
+
+fn tell_from(from: Duration) -> Trace {
+    Trace { from: Time::ZERO + from, tell: |line| println!("{line}") }
+}
+
+fn cluster_ms(outcome: &Outcome) -> u64 {
+    outcome.simulated.as_millis() as u64
+}
+
+fn progress(done: u64, of: u64) {
+    let mut stderr = std::io::stderr();
+    if stderr.is_terminal() {
+        // Nobody is worse off if a progress line cannot be shown.
+        let _shown = write!(stderr, "\r{done} of {of} seeds");
+    }
+}
+
+/// A node's panic ends a release build at once: says first which seed it was.
+fn announce_panics(args: &Sim) {
+    let args = args.clone();
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let violation = Violation { seed: SEED.get(), at: Time::ZERO, steps: 0, what: "a node panics".to_owned() };
+        println!("seed {} failed: a node panics\n  repeat: {}", violation.seed, args.repeat(&violation));
+        usual(panic);
+    }));
+}

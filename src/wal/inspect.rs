@@ -1,0 +1,152 @@
+//! One segment as recovery would judge it, item by item: for whoever wants to look and not to open.
+
+use super::format::{Batch, Flaw, Frame, Kind, RECYCLED, SegmentHeader};
+use super::scan::{Item, Scan};
+use super::side::Place;
+use bytes::Bytes;
+
+/// What is known of a segment from outside of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Surroundings {
+    /// Its number.
+    pub number: u64,
+    /// How far it was certainly synced: the side file's offset, if it is of this segment.
+    pub synced: Option<u64>,
+    /// Whether a later segment is in use.
+    pub followed: bool,
+    /// Whether it has flags of a recycled file.
+    pub recycled: bool,
+    /// The number of its first batch, if the segment before it tells.
+    pub batch: Option<u64>,
+}
+
+impl Surroundings {
+    /// Of the segment with that header.
+    pub fn of(header: &SegmentHeader, place: Option<Place>, followed: bool) -> Surroundings {
+        let synced = place.filter(|place| place.segment == header.number).map(|place| place.offset);
+        Surroundings { number: header.number, synced, followed, recycled: header.flags & RECYCLED != 0, batch: None }
+    }
+}
+
+/// What stands at a place of a segment, judged.
+#[derive(Clone, Debug)]
+pub enum Finding {
+    /// A good record.
+    Record(Frame),
+    /// Damage to what had been synced.
+    Bad {
+        /// Where.
+        at: u64,
+        /// How far, up to the next good record or to the end.
+        bytes: u64,
+        /// What is wrong.
+        flaw: Flaw,
+        /// Where the next good record begins.
+        next: Option<u64>,
+    },
+    /// A batch that was being written: normal after a crash. Nothing behind it counts.
+    Torn {
+        /// Where the bytes are no good.
+        at: u64,
+        /// Where the batch begins: recovery cuts there.
+        cut: u64,
+        /// How many good bytes of it there are.
+        have: u64,
+        /// How many it says it has; 0 if it does not say.
+        want: u64,
+        /// What is wrong.
+        flaw: Flaw,
+    },
+}
+
+/// A walk through a segment that tells torn from bad as recovery does.
+pub struct Inspection {
+    scan: Scan,
+    around: Surroundings,
+    size: u64,
+    /// The batch that is being read: where it begins and ends, its number, whether more of it follows.
+    batch: Option<(u64, u64, u64, bool)>,
+    sealed: bool,
+    ended: bool,
+}
+
+impl Inspection {
+    /// From the first frame on.
+    pub fn new(bytes: Bytes, salt: u64, around: Surroundings) -> Inspection {
+        let size = bytes.len() as u64;
+        Inspection { scan: Scan::new(bytes, salt, None), around, size, batch: None, sealed: false, ended: false }
+    }
+
+    /// Whether a seal was met.
+    pub fn sealed(&self) -> bool {
+        self.sealed
+    }
+
+    /// The number of the batch that should follow, if it is known.
+    pub fn batch(&self) -> Option<u64> {
+        match self.batch {
+            Some((_, _, number, more)) => Some(if more { number } else { number + 1 }),
+            None => self.around.batch,
+        }
+    }
+
+    /// Where it stands.
+    pub fn at(&self) -> u64 {
+        self.scan.at()
+    }
+
+    fn judge(&mut self, at: u64, flaw: Flaw, next: Option<u64>) -> Option<Finding> {
+        let (begin, end, ..) = self.batch.unwrap_or((at, at, 0, false));
+        let begun = at < end;
+        let expected = if begun { self.batch.map(|(_, _, number, _)| number) } else { self.batch() };
+        let cut = if begun { begin } else { at };
+        let later = self.scan.clone().any(|item| match item {
+            Item::Frame(frame) => {
+                let synced =
+                    Batch::read(&frame.body).ok().filter(|_| frame.kind == Kind::Batch).map(|batch| batch.synced);
+                let newer = frame.batch.wrapping_sub(expected.unwrap_or(0) as u32) as i32 > 0;
+                newer || synced.is_some_and(|(segment, offset)| segment == self.around.number && offset > cut)
+            }
+            Item::Gap { .. } => false,
+        });
+        let known = expected.is_some();
+        let synced = self.around.synced.is_some_and(|synced| synced > cut);
+        if (later && known) || synced || self.around.followed || (!known && next.is_some()) {
+            let bytes = next.unwrap_or(self.size) - at;
+            return Some(Finding::Bad { at, bytes, flaw, next });
+        }
+        self.ended = true;
+        let clean = flaw == Flaw::Blank && !begun && next.is_none();
+        if clean || (self.around.recycled && !begun) {
+            return None;
+        }
+        let want = if begun { end - begin } else { 0 };
+        Some(Finding::Torn { at, cut, have: at - cut, want, flaw })
+    }
+}
+
+impl Iterator for Inspection {
+    type Item = Finding;
+
+    fn next(&mut self) -> Option<Finding> {
+        if self.ended || self.sealed {
+            return None;
+        }
+        match self.scan.next() {
+            None => {
+                self.ended = true;
+                None
+            }
+            Some(Item::Frame(frame)) => {
+                if let Some(batch) = Some(&frame).filter(|frame| frame.kind == Kind::Batch)
+                    && let Ok(head) = Batch::read(&batch.body)
+                {
+                    self.batch = Some((frame.at, frame.at.saturating_add(head.bytes), head.number, head.more));
+                }
+                self.sealed = frame.kind == Kind::Seal;
+                Some(Finding::Record(frame))
+            }
+            Some(Item::Gap { at, flaw, next }) => self.judge(at, flaw, next),
+        }
+    }
+}

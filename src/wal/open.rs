@@ -1,0 +1,269 @@
+//! Opening a journal: from a directory to a journal that can be written to.
+//!
+//! Everything is read and believed first ([`super::recover`]); only then is anything changed: the torn
+//! tail blanked, what is doubtful written again, all of it synced.
+
+use super::format::{self, file_name, file_number};
+use super::journal::{Journal, Older, christen, empty_report, header_of, held, opening_size};
+use super::options::Options;
+use super::outline::Outline;
+use super::recover::{self, BEGIN, Read, Recovered, Replay};
+use super::report::{Fault, Result};
+use super::segment::{Marks, Segment};
+use super::side::{self, Side, Testimony, io};
+use super::spare::{SUFFIX, SpareOrder};
+use crate::codec;
+use crate::disk::{Disk, DiskFile};
+use crate::types::{Base, HardState, Mutant, WriteId};
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// Zeros are written in pieces of this size.
+const ZEROS: usize = 1 << 20;
+
+/// What a journal has from its first moment.
+struct Started<D: Disk> {
+    disk: D,
+    options: Options,
+    boot: u64,
+    file: D::File,
+    side: Side<D::File>,
+    segment: Segment,
+    outline: Outline,
+}
+
+impl<D: Disk> Started<D> {
+    /// A journal of which everything so far is synced.
+    fn journal(self, batch: u64, older: VecDeque<Older>) -> Journal<D> {
+        let Started { disk, options, boot, file, side, segment, outline } = self;
+        Journal {
+            disk,
+            boot,
+            file,
+            older,
+            batch,
+            open: false,
+            dirty: false,
+            stated: false,
+            synced: (segment.number, segment.written),
+            side,
+            mirrored: None,
+            spare: None,
+            appended: WriteId::ZERO,
+            report: empty_report(),
+            poisoned: false,
+            segment,
+            outline,
+            options,
+        }
+    }
+}
+
+impl<D: Disk> Journal<D> {
+    /// Opens the journal in that directory, and says what it held.
+    ///
+    /// An empty directory is founded with that base, durably, or is a fault if there is none: a
+    /// journal that should be there and is not is lost.
+    pub fn open(disk: D, options: Options, founding: Option<&Base>) -> Result<(Journal<D>, Recovered)> {
+        let boot = disk.boot().map_err(io("identify the boot for", "the journal"))?;
+        let names = disk.list().map_err(io("list", "the journal"))?;
+        let testimony = match names.iter().any(|name| name == side::NAME) {
+            true => Testimony::read(&disk.map(side::NAME).map_err(io("read", side::NAME))?, options.disk),
+            false => Testimony::default(),
+        };
+        let mut numbers: Vec<u64> = names.iter().filter_map(|name| file_number(name)).collect();
+        numbers.sort_unstable();
+        let mut replay = recover::replay(read_all(&disk, &numbers)?, &options, &testimony)?;
+        if replay.outline.is_none() {
+            let nothing_promised = testimony.place.is_none() && testimony.hard.is_none() && replay.segments.len() <= 1;
+            let Some(base) = founding.filter(|_| nothing_promised) else { return Err(lost()) };
+            replay.outline = Some(Outline::new(base.clone()));
+            return Journal::found(disk, options, boot, replay, &names, testimony);
+        }
+        let heads = replay.heads()?;
+        Journal::resume(disk, options, boot, replay, heads, &names, testimony)
+    }
+
+    /// Goes on with a journal that was read and believed. From here on the disk is changed.
+    fn resume(
+        disk: D,
+        options: Options,
+        boot: u64,
+        mut replay: Replay,
+        heads: Vec<recover::Head>,
+        names: &[String],
+        testimony: Testimony,
+    ) -> Result<(Journal<D>, Recovered)> {
+        let Some(outline) = replay.outline.take() else { return Err(lost()) };
+        let ahead = testimony.hard.is_some_and(|mirror| {
+            mirror.term > outline.hard.term
+                || (mirror.term == outline.hard.term && mirror.vote.is_some() && mirror.vote != outline.hard.vote)
+        });
+        let Some(last) = replay.segments.pop() else { return Err(lost()) };
+        let name = file_name(last.header.number);
+        if ahead && !options.mutants.breaks(Mutant::CutDamage) {
+            return Err(Fault::Corrupt {
+                file: name,
+                offset: last.end,
+                what: "the log ends before the term and vote that were synced".to_owned(),
+                lost: format!("{} and later", outline.last.index.next()),
+                advice: recover::ADVICE,
+            });
+        }
+        clear(&disk, names, &replay.unused)?;
+        let mut file = disk.open(&name).map_err(io("open", &name))?;
+        let mut end = last.end;
+        if options.mutants.breaks(Mutant::KeepTornTail) {
+            let garbage = super::scan::last_written(&last.bytes, end).map_or(end, |at| at + 1);
+            end = garbage.next_multiple_of(format::ALIGN as u64);
+        } else {
+            blank(&mut file, &name, &last.bytes, end)?;
+        }
+        if !options.mutants.breaks(Mutant::SkipRecoverySync) {
+            if let Some(before) = replay.segments.last().filter(|_| last.end == BEGIN) {
+                // Nothing in the last segment proves that the one before it was synced.
+                let name = file_name(before.header.number);
+                let mut file = disk.open(&name).map_err(io("open", &name))?;
+                secure(&mut file, &name, before)?;
+            }
+            secure(&mut file, &name, &last)?;
+            disk.sync_names().map_err(io("sync the names beside", &name))?;
+        }
+        let side = Side::open(&disk, options.disk, &testimony)?;
+        let capacity = last.bytes.len() as u64;
+        let segment = Segment::new(&last.header, capacity, end, replay.chain.unwrap_or(0), last.marks.clone());
+        let mut older = VecDeque::new();
+        for believed in &mut replay.segments {
+            let (number, live) = (believed.header.number, believed.live.1);
+            let name = file_name(number);
+            let (bytes, mapped) = held(disk.map(&name).map_err(io("map", &name))?);
+            older.push_back(Older { number, bytes: bytes.len() as u64, live, mapped });
+            believed.bytes = bytes;
+        }
+        replay.segments.push(last);
+        replay.outline = Some(outline.clone());
+        let view = replay.view();
+        let started = Started { disk, options, boot, file, side, segment, outline };
+        let mut journal = started.journal(replay.batch, older);
+        if end == BEGIN {
+            // The last segment was made and never written to.
+            journal.put_opening();
+            journal.settle()?;
+        }
+        journal.testify()?;
+        let recovered = Recovered {
+            hard_state: journal.outline.hard,
+            base: journal.outline.base.clone(),
+            heads,
+            last_time: journal.outline.time,
+            configurations: journal.outline.configurations.clone(),
+            view,
+            notes: replay.notes,
+        };
+        Ok((journal, recovered))
+    }
+
+    /// Makes the first segment, or what an interrupted founding left of it.
+    fn found(
+        disk: D,
+        options: Options,
+        boot: u64,
+        replay: Replay,
+        names: &[String],
+        testimony: Testimony,
+    ) -> Result<(Journal<D>, Recovered)> {
+        let Some(outline) = replay.outline else { return Err(lost()) };
+        let unfinished: Vec<String> = names.iter().filter(|name| file_number(name).is_some()).cloned().collect();
+        clear(&disk, names, &unfinished)?;
+        let order = SpareOrder { name: "founding".to_owned(), bytes: options.segment_bytes };
+        let header = header_of(&options, 1, 0);
+        let bytes = Segment::room_for(opening_size(&outline), codec::ENTRY_HEADER).max(options.segment_bytes);
+        let spare = SpareOrder { bytes, ..order }.prepare(&disk)?;
+        let skip_names = options.mutants.breaks(Mutant::SkipNameSync);
+        let (file, capacity) = christen(&disk, spare, &header, skip_names)?;
+        let side = Side::open(&disk, options.disk, &testimony)?;
+        let segment = Segment::new(&header, capacity, BEGIN, 0, Marks::default());
+        let view = super::view::View::new(outline.base.position.index);
+        let started = Started { disk, options, boot, file, side, segment, outline };
+        let mut journal = started.journal(1, VecDeque::new());
+        journal.mirrored = Some(HardState::default());
+        journal.put_opening();
+        journal.settle()?;
+        let recovered = Recovered {
+            hard_state: HardState::default(),
+            base: journal.outline.base.clone(),
+            heads: Vec::new(),
+            last_time: journal.outline.time,
+            configurations: Vec::new(),
+            view,
+            notes: Vec::new(),
+        };
+        Ok((journal, recovered))
+    }
+}
+
+/// Removes what an earlier run had begun and not used.
+fn clear<D: Disk>(disk: &D, names: &[String], unused: &[String]) -> Result<()> {
+    let begun = names.iter().filter(|name| name.ends_with(SUFFIX));
+    for name in begun.chain(unused) {
+        disk.remove(name).map_err(io("remove", name))?;
+    }
+    Ok(())
+}
+
+/// Makes sure of what was read: it may be in the page cache only, left there by a process that was
+/// killed; or, by one whose sync failed, in pages that the kernel has given up writing and calls
+/// clean. So what is not known to have been synced is written again, and synced.
+fn secure<F: DiskFile>(file: &mut F, name: &str, segment: &recover::Believed) -> Result<()> {
+    let doubtful = segment.synced.min(segment.end) as usize..segment.end as usize;
+    for (piece, bytes) in segment.bytes[doubtful.clone()].chunks(ZEROS).enumerate() {
+        let at = (doubtful.start + piece * ZEROS) as u64;
+        file.write_at(at, bytes).map_err(io("write", name))?;
+    }
+    file.sync_all().map_err(io("sync", name))
+}
+
+/// Overwrites with zeros whatever stands behind the end of the log: a record left there could be
+/// taken for one of ours when the log has grown up to it.
+fn blank<F: DiskFile>(file: &mut F, name: &str, bytes: &Bytes, end: u64) -> Result<()> {
+    let Some(last) = super::scan::last_written(bytes, end) else { return Ok(()) };
+    let zeros = vec![0; ZEROS];
+    let mut at = end;
+    while at <= last {
+        let n = zeros.len().min((last + 1 - at) as usize);
+        file.write_at(at, &zeros[..n]).map_err(io("write", name))?;
+        at += n as u64;
+    }
+    Ok(())
+}
+
+/// All segments: the last one copied, since it will be written to, the others mapped.
+fn read_all<D: Disk>(disk: &D, numbers: &[u64]) -> Result<Vec<Read>> {
+    let mut files = Vec::new();
+    for (place, number) in numbers.iter().enumerate() {
+        let name = file_name(*number);
+        // One more than the last may be a segment that was made and never written to: then the one
+        // before it is the last.
+        let bytes = if place + 2 < numbers.len() {
+            disk.map(&name).map_err(io("map", &name))?
+        } else {
+            let file = disk.open(&name).map_err(io("open", &name))?;
+            let mut bytes = vec![0; file.size().map_err(io("read", &name))? as usize];
+            let read = file.read_at(0, &mut bytes).map_err(io("read", &name))?;
+            bytes.truncate(read);
+            Bytes::from(bytes)
+        };
+        files.push(Read { number: *number, bytes });
+    }
+    Ok(files)
+}
+
+fn lost() -> Fault {
+    Fault::Corrupt {
+        file: file_name(1),
+        offset: 0,
+        what: "the journal of this node is missing".to_owned(),
+        lost: "all".to_owned(),
+        advice: recover::ADVICE,
+    }
+}

@@ -1,0 +1,347 @@
+//! `drave dump` over healthy, torn and damaged journals: what it prints, and how it ends.
+
+use bytes::Bytes;
+use drave::api::Op;
+use drave::codec;
+use drave::disk::FsDisk;
+use drave::disk::fs::Syncs;
+use drave::machine::words::Command;
+use drave::types::*;
+use drave::wal::{Journal, Options};
+use std::io::{self, BufRead};
+use std::path::{Path, PathBuf};
+use std::process::{self, Stdio};
+use tempfile::TempDir;
+
+fn dump(words: &[&str], path: &Path) -> (String, i32) {
+    let output = command(words, path).output().unwrap();
+    (String::from_utf8(output.stdout).unwrap(), output.status.code().unwrap())
+}
+
+fn command(words: &[&str], path: &Path) -> process::Command {
+    let mut command = process::Command::new(env!("CARGO_BIN_EXE_drave"));
+    command.arg("dump").args(words).arg(path);
+    command
+}
+
+/// Lines without their checksums and the time at the end, which would say nothing here.
+fn plain(text: &str) -> Vec<String> {
+    let line = |line: &str| match line.starts_with("# total") {
+        true => line.rsplit_once(" · ").unwrap().0.to_owned(),
+        false if line.starts_with(' ') => format!("{}········{}", &line[..53], line.get(61..).unwrap_or("")),
+        false => line.to_owned(),
+    };
+    text.lines().map(line).collect()
+}
+
+fn founding() -> Base {
+    let members = (1..=3).map(|id| (NodeId::new(id).unwrap(), format!("n{id}:1")));
+    Base { position: Position::ZERO, configured: Index::ZERO, membership: Membership::founding(members) }
+}
+
+fn execute(session: u64, seq: u64, command: Command<'_>) -> Payload {
+    let command = command.encode();
+    Payload::Opaque(Op::Execute { session: SessionId(session), seq, lowest: 1, command }.encode())
+}
+
+fn journal(path: &Path, segment_bytes: u64) -> Journal<FsDisk> {
+    let disk = FsDisk::make(&path.join("wal"), Syncs::Real).unwrap();
+    let ids = (ClusterId(0x6f2c_91aa_0d77_be21), DiskId(9));
+    let options = Options { segment_bytes, ..Options::new(NodeId::new(1).unwrap(), ids.0, ids.1) };
+    Journal::open(disk, options, Some(&founding())).unwrap().0
+}
+
+fn write(journal: &mut Journal<FsDisk>, id: u64, hard: Option<u64>, payloads: Vec<(u64, Payload)>) {
+    let entry = |(index, payload)| codec::entry(Position::new(Index(index), Term(1)), ClusterTime(5), payload);
+    let write = Write {
+        id: WriteId(id),
+        hard_state: hard.map(|term| HardState { term: Term(term), vote: NodeId::new(1) }),
+        base: None,
+        entries: payloads.into_iter().map(entry).collect(),
+    };
+    journal.append(&write).unwrap();
+    journal.sync().unwrap();
+}
+
+/// A data directory with a little of everything.
+fn sample() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = journal(directory.path(), 1 << 20);
+    write(&mut journal, 1, Some(1), vec![(1, Payload::Noop)]);
+    write(
+        &mut journal,
+        2,
+        None,
+        vec![
+            (2, Payload::Membership(Box::new(founding().membership))),
+            (3, Payload::Opaque(Op::Open { window: 64 }.encode())),
+        ],
+    );
+    let commands = vec![
+        (4, execute(3, 1, Command::Put { key: b"user:1", value: b"ada" })),
+        (5, execute(3, 2, Command::Cas { key: b"user:1", expected: None, new: b"\xff\n" })),
+        (6, execute(3, 3, Command::Incr { key: b"n", by: -2 })),
+        (7, execute(3, 4, Command::Batch(vec![Command::Del { key: b"a" }, Command::Put { key: b"b", value: b"1" }]))),
+        (8, execute(3, 5, Command::Put { key: b"long", value: &[b'x'; 60] })),
+        (9, Payload::Opaque(Op::Close { session: SessionId(3) }.encode())),
+    ];
+    write(&mut journal, 3, None, commands);
+    directory
+}
+
+fn wal(directory: &TempDir) -> PathBuf {
+    directory.path().join("wal/0000000001.wal")
+}
+
+/// Changes bytes of a file.
+fn damage(path: &Path, at: usize, with: &[u8]) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at..at + with.len()].copy_from_slice(with);
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Where the record of that index begins and how long it is.
+fn offset(directory: &TempDir, index: u64) -> (usize, usize) {
+    let index = index.to_string();
+    let (text, _) = dump(&["--from", &index, "--to", &index], directory.path());
+    let line = text.lines().find(|line| line.starts_with(' ')).unwrap();
+    let mut words = line.split_whitespace().map(|word| word.parse().unwrap_or(0));
+    (words.next().unwrap(), words.next().unwrap())
+}
+
+#[test]
+fn a_healthy_journal_in_words() {
+    let directory = sample();
+    let (text, code) = dump(&[], directory.path());
+    let expected = "\
+# segment 0000000001.wal · node 1 · cluster 6f2c91aa · format 1 · first entry 1 · 1.0 MiB · open
+#   offset     len  type    term       index  batch  crc       what
+       160     256  seg        0           -      1  ········  begins behind 0@0 base=0@0 term=0 vote=- voters=1,2,3
+       512      40  hard       1           -      2  ········  term=1 vote=1
+       552      48  noop       1           1      2  ········
+       696     128  conf       1           2      3  ········  voters=1,2,3
+       824      56  open       1           3      3  ········  session=3 window=64
+       976      96  put        1           4      4  ········  3#1 \"user:1\" = \"ada\"
+      1072      96  cas        1           5      4  ········  3#2 \"user:1\" absent -> \"\\xff\\n\"
+      1168      88  incr       1           6      4  ········  3#3 \"n\" by -2
+      1256      96  batch      1           7      4  ········  3#4 del \"a\"; put \"b\" = \"1\"
+      1352     152  put        1           8      4  ········  3#5 \"long\" = \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"… +12 bytes
+      1504      64  close      1           9      4  ········  session=3
+# total 1 segments · 11 records · entries 1..9 · terms 1..1 · 0 bad · 0 torn";
+    let expected: Vec<String> = expected.lines().map(str::to_owned).collect();
+    let printed = plain(&text);
+    assert_eq!(printed, expected, "\n{}", printed.join("\n"));
+    assert_eq!(code, 0);
+    for path in [directory.path().join("wal"), wal(&directory)] {
+        assert_eq!(plain(&dump(&[], &path).0), expected, "a directory of segments and a segment say the same");
+    }
+}
+
+#[test]
+fn a_healthy_journal_for_programs() {
+    let directory = sample();
+    let (text, code) = dump(&["-o", "jsonl"], directory.path());
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(code, 0);
+    assert_eq!(lines[0]["k"], "segment");
+    assert_eq!((&lines[0]["file"], &lines[0]["size"]), (&"0000000001.wal".into(), &(1 << 20).into()));
+    assert_eq!((&lines[0]["cluster"], &lines[0]["sealed"]), (&"6f2c91aa".into(), &false.into()));
+    let put = lines.iter().find(|line| line["type"] == "put").unwrap();
+    assert_eq!(
+        (&put["k"], &put["ok"], &put["index"], &put["batch"]),
+        (&"rec".into(), &true.into(), &4.into(), &4.into())
+    );
+    assert_eq!((&put["session"], &put["seq"]), (&3.into(), &1.into()));
+    assert_eq!((&put["key"], &put["value"]), (&"user:1".into(), &"ada".into()));
+    assert_eq!(put["crc"].as_str().unwrap().len(), 8);
+    let cas = lines.iter().find(|line| line["type"] == "cas").unwrap();
+    assert_eq!((&cas["value_b64"], &cas["old"]), (&"/wo=".into(), &serde_json::Value::Null));
+    let batch = lines.iter().find(|line| line["type"] == "batch").unwrap();
+    assert_eq!(batch["commands"][1]["key"], "b");
+    let total = lines.last().unwrap();
+    assert_eq!(
+        *total,
+        serde_json::json!({
+            "k": "total", "segments": 1, "records": 11, "first": 1, "last": 9, "bad": 0, "torn": 0, "exit": 0,
+        })
+    );
+}
+
+#[test]
+fn only_what_was_asked_for_is_shown() {
+    let directory = sample();
+    let count = |words: &[&str]| dump(words, directory.path()).0.lines().filter(|line| line.starts_with(' ')).count();
+    assert_eq!(count(&["--from", "3", "--to", "5"]), 3);
+    assert_eq!(count(&["--term", "1"]), 10);
+    assert_eq!(count(&["--term", "2"]), 0);
+    assert_eq!(count(&["--type", "put,conf"]), 3);
+    assert_eq!(count(&["--type", "head"]), 4);
+    assert_eq!(count(&["--key", "user:"]), 2);
+    assert_eq!(count(&["--key", "b"]), 1, "a key within a batch");
+    assert_eq!(count(&["-n", "2"]), 2);
+    assert_eq!(count(&["--check"]), 0);
+    let (text, _) = dump(&["--tail", "1", "--type", "put", "--full"], directory.path());
+    assert!(text.contains(&format!("{:?}\n", "x".repeat(60))), "{text}");
+    assert!(!text.contains("ada"));
+    assert!(dump(&["--hex", "-n", "7"], directory.path()).0.contains("757365723a31 = 616461"));
+}
+
+#[test]
+fn statistics_count_what_was_written_together() {
+    let directory = sample();
+    let (text, _) = dump(&["--stats"], directory.path());
+    assert!(text.contains("# put              2           248\n"), "{text}");
+    assert!(text.contains("# 4 fsync batches · 2.2 entries each\n"), "{text}");
+}
+
+#[test]
+fn a_torn_tail_is_normal() {
+    let directory = sample();
+    let (at, _) = offset(&directory, 6);
+    // As a power loss leaves it: the sectors behind are not written, and the side file is an old one.
+    damage(&wal(&directory), at, &vec![0; 4096]);
+    std::fs::remove_file(directory.path().join("wal/synced")).unwrap();
+    let (text, code) = dump(&["--check"], directory.path());
+    assert_eq!(code, 0, "{text}");
+    let torn = text.lines().find(|line| line.starts_with('!')).unwrap();
+    assert_eq!(
+        torn,
+        format!(
+            "!{at:>9}     {:>3}  TORN       -           -      -  -         batch says 688, {} are good · normal after a \
+             crash: recovery cuts at 880",
+            at - 880,
+            at - 880
+        )
+    );
+    assert!(text.contains("0 bad · 1 torn"), "{text}");
+    let (json, _) = dump(&["-o", "jsonl"], directory.path());
+    let line = json.lines().find(|line| line.contains("\"torn\",") || line.contains("\"k\":\"torn\"")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert_eq!((&line["off"], &line["want"], &line["tail"]), (&at.into(), &688.into(), &true.into()));
+}
+
+#[test]
+fn a_zeroed_tail_that_was_synced_is_damage() {
+    let directory = sample();
+    let (at, _) = offset(&directory, 6);
+    damage(&wal(&directory), at, &vec![0; 4096]);
+    let (text, code) = dump(&["--check"], directory.path());
+    assert_eq!(code, 5, "the side file says that it was synced:\n{text}");
+}
+
+#[test]
+fn damage_in_the_middle_is_named_and_stepped_over() {
+    let directory = sample();
+    let ((at, len), (next, _)) = (offset(&directory, 2), offset(&directory, 3));
+    damage(&wal(&directory), at + 40, b"!!");
+    let (text, code) = dump(&[], directory.path());
+    assert_eq!(code, 5);
+    let bad = text.lines().find(|line| line.starts_with('!')).unwrap();
+    assert!(bad.starts_with(&format!("!{at:>9}  {len:>6}  BAD        -           -      -")), "{bad}");
+    assert!(bad.contains("stored ") && bad.contains(" computed "), "{bad}");
+    assert!(bad.ends_with(&format!(" · next good record at {next}")), "{bad}");
+    assert!(text.contains("entries 1..9") && text.contains("1 bad · 0 torn"), "{text}");
+    let (json, code) = dump(&["-o", "jsonl", "--check"], directory.path());
+    assert_eq!(code, 5);
+    let line: serde_json::Value = json.lines().nth(1).map(|line| serde_json::from_str(line).unwrap()).unwrap();
+    assert_eq!((&line["k"], &line["off"], &line["next"]), (&"bad".into(), &at.into(), &next.into()));
+    assert_eq!(line["stored"].as_str().unwrap().len(), 8);
+}
+
+#[test]
+fn a_damaged_header_does_not_hide_the_records() {
+    let directory = several();
+    damage(&directory.path().join("wal/0000000002.wal"), 3, b"?");
+    let (text, code) = dump(&[], directory.path());
+    assert_eq!(code, 5);
+    assert!(text.contains("not a segment"), "{text}");
+    assert!(text.contains("entries 1..40"), "{text}");
+}
+
+/// A data directory with several segments.
+fn several() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = journal(directory.path(), 4096);
+    for id in 1..=20u64 {
+        let payload = |index| (index, Payload::Opaque(Bytes::from(vec![b'.'; 300])));
+        write(&mut journal, id, Some(1), vec![payload(id * 2 - 1), payload(id * 2)]);
+    }
+    directory
+}
+
+#[test]
+fn several_segments_are_one_log() {
+    let directory = several();
+    let (text, code) = dump(&["--check"], directory.path());
+    assert_eq!(code, 0, "{text}");
+    let segments: Vec<&str> = text.lines().filter(|line| line.starts_with("# segment")).collect();
+    assert!(segments.len() > 3);
+    let (last, sealed) = segments.split_last().unwrap();
+    assert!(sealed.iter().all(|line| line.ends_with("· sealed")) && last.ends_with("· open"), "{text}");
+    assert!(text.contains("entries 1..40"), "{text}");
+}
+
+#[test]
+fn a_missing_segment_is_damage() {
+    for number in [2, 3] {
+        let directory = several();
+        std::fs::remove_file(directory.path().join(format!("wal/{number:010}.wal"))).unwrap();
+        let (text, code) = dump(&["--check"], directory.path());
+        assert_eq!(code, 5, "{text}");
+        assert!(text.contains("0.wal: missing") || text.contains(&format!("{number:010}.wal: missing")), "{text}");
+    }
+    let directory = several();
+    let last = std::fs::read_dir(directory.path().join("wal")).unwrap().map(|entry| entry.unwrap().path());
+    let last = last.filter(|path| path.extension().is_some_and(|end| end == "wal")).max().unwrap();
+    std::fs::remove_file(last).unwrap();
+    assert_eq!(dump(&["--check"], directory.path()).1, 5);
+}
+
+#[test]
+fn every_flipped_byte_is_shown_and_nothing_is_changed() {
+    let directory = sample();
+    let path = wal(&directory);
+    let bytes = std::fs::read(&path).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    for at in (0..end).step_by(7) {
+        damage(&path, at, &[bytes[at] ^ 0x10]);
+        let before = std::fs::read(&path).unwrap();
+        let (text, code) = dump(&["--check"], directory.path());
+        assert_eq!(code, 5, "byte {at}:\n{text}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        std::fs::write(&path, &bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_trouble() {
+    let directory = several();
+    // So much that it does not fit a pipe: who writes it will notice.
+    let words = ["-o", "jsonl", "--full"];
+    let mut child = command(&words, directory.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]));
+}
+
+#[test]
+fn what_is_written_later_is_followed() {
+    let directory = sample();
+    let mut child = command(&["-f", "--from", "10"], directory.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut journal = journal(directory.path(), 1 << 20);
+    write(&mut journal, 4, None, vec![(10, Payload::Noop)]);
+    let found = lines.map_while(Result::ok).find(|line| line.contains("noop"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(found.unwrap().split_whitespace().any(|word| word == "10"));
+}
+
+#[test]
+fn nothing_to_show_is_an_error() {
+    let empty = tempfile::tempdir().unwrap();
+    let output = command(&[], empty.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(74));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no segments here"));
+    assert_eq!(process::Command::new(env!("CARGO_BIN_EXE_drave")).arg("dump").status().unwrap().code(), Some(2));
+}
