@@ -37,6 +37,13 @@ struct Slot {
     hash: u64,
 }
 
+/// Where a key is, or would be: looked up once for each command.
+struct Place<'a> {
+    key: &'a [u8],
+    hash: u64,
+    slot: Option<u32>,
+}
+
 /// What a command does to its key.
 enum Change<'a> {
     Keep,
@@ -52,8 +59,7 @@ impl Kv {
 
     /// What a key holds.
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        let slot = self.find(hash(0, key), key)?;
-        Some(&self.slots[slot as usize].value)
+        self.held(&self.place(key))
     }
 
     /// How many keys there are.
@@ -71,18 +77,24 @@ impl Kv {
         self.order.iter().map(|(key, slot)| (&**key, &*self.slots[*slot as usize].value))
     }
 
-    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        self.index.find(hash, |slot| *self.slots[slot as usize].key == *key)
+    fn place<'a>(&self, key: &'a [u8]) -> Place<'a> {
+        let hash = hash(0, key);
+        let slot = self.index.find(hash, |slot| *self.slots[slot as usize].key == *key);
+        Place { key, hash, slot }
+    }
+
+    fn held(&self, place: &Place<'_>) -> Option<&[u8]> {
+        Some(&self.slots[place.slot? as usize].value)
     }
 
     fn execute(&mut self, command: &Command<'_>) -> Answer {
         if let Command::Batch(commands) = command {
             return self.execute_all(commands);
         }
-        let key = key_of(command);
-        match decide(command, self.get(key)) {
+        let place = self.place(key_of(command));
+        match decide(command, self.held(&place)) {
             Ok((change, answer)) => {
-                self.carry_out(key, change);
+                self.carry_out(&place, change);
                 answer
             }
             Err(answer) => answer,
@@ -110,37 +122,35 @@ impl Kv {
             }
         }
         for (key, change) in staged {
-            self.carry_out(key, change);
+            self.carry_out(&self.place(key), change);
         }
         Answer::All(answers)
     }
 
-    fn carry_out(&mut self, key: &[u8], change: Change<'_>) {
+    fn carry_out(&mut self, place: &Place<'_>, change: Change<'_>) {
         match change {
             Change::Keep => {}
-            Change::Set(value) => self.set(key, &value),
-            Change::Remove => self.remove(key),
+            Change::Set(value) => self.set(place, &value),
+            Change::Remove => self.remove(place),
         }
     }
 
-    fn remove(&mut self, key: &[u8]) {
-        let hash = hash(0, key);
-        let Some(slot) = self.find(hash, key) else { return };
-        self.index.remove(hash, slot);
-        self.order.remove(key);
+    fn remove(&mut self, place: &Place<'_>) {
+        let Some(slot) = place.slot else { return };
+        self.index.remove(place.hash, slot);
+        self.order.remove(place.key);
         let gone = &mut self.slots[slot as usize];
         self.digest -= gone.hash;
         (gone.key, gone.value) = (Arc::default(), Box::default());
         self.free.push(slot);
     }
 
-    fn set(&mut self, key: &[u8], value: &[u8]) {
-        let key_hash = hash(0, key);
+    fn set(&mut self, place: &Place<'_>, value: &[u8]) {
         // The part of the digest that the pair is.
-        let hash = hash(key_hash, value);
+        let hash = hash(place.hash, value);
         self.digest += hash;
-        let Some(found) = self.find(key_hash, key) else {
-            return self.insert(key_hash, Slot { key: key.into(), value: value.into(), hash });
+        let Some(found) = place.slot else {
+            return self.insert(place.hash, Slot { key: place.key.into(), value: value.into(), hash });
         };
         let slot = &mut self.slots[found as usize];
         self.digest -= slot.hash;

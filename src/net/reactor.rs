@@ -313,6 +313,10 @@ impl<M: StateMachine> Reactor<M> {
 
     /// Waits for something to come, or to be due. After work it looks again for a little while first.
     fn sleep(&mut self, brought: Brought) -> Result<(), Broken> {
+        if self.net.has_events() {
+            self.net.wait(Some(Duration::ZERO))?;
+            return Ok(());
+        }
         let deadline = self.node.deadline().min(self.net.deadline()).min(self.stop_by.unwrap_or(Time::NEVER));
         if brought == Brought::Work && self.options.look > Duration::ZERO {
             let until = deadline.min(self.clock.now() + self.look.length());

@@ -1,5 +1,8 @@
 //! All connections of a node: readiness in, events out; actions in, bytes out.
 
+mod greeting;
+mod saying;
+
 use super::conn::{Conn, Filled};
 use super::dialect::{Role, Said};
 use super::links::Links;
@@ -9,15 +12,11 @@ use super::stream;
 use super::waker::Waker;
 use crate::api::{Refusal, Reply, Request};
 use crate::codec::Malformed;
-use crate::consensus::message::Envelope;
 use crate::node::event::{Caller, Event};
 use crate::types::{ClusterId, DiskId, Membership, NodeId, Time};
 use crate::wire::WireError;
-use crate::wire::client::{Numbered, put_reply, reply_frame_size};
-use crate::wire::frame::Kind;
-use crate::wire::hello::{Hello, Reason, VERSION_MAX, Welcome, Who};
+use crate::wire::client::Numbered;
 use crate::wire::peer::PeerFrame;
-use bytes::BufMut;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
@@ -243,6 +242,11 @@ impl Net {
         }
     }
 
+    /// Whether something has happened that nobody asked for yet: a write may find a connection gone.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// What has happened since this was last asked, in its order.
     pub fn events(&mut self, into: &mut Vec<Event>) {
         into.append(&mut self.events);
@@ -377,159 +381,6 @@ impl Net {
             PeerFrame::Answer { id, reply } => Event::Answered { from: peer, id, reply },
         });
         Ok(())
-    }
-
-    /// Someone says who it is.
-    fn greeted(&mut self, now: Time, token: Token, hello: &Hello) {
-        let verdict = self.judge(hello);
-        let Some(conn) = find(&mut self.conns, token) else { return };
-        touch(&mut self.touched, conn);
-        let version = match verdict {
-            Ok(version) => version,
-            Err(reason) => {
-                reason.put(conn.lanes.ready());
-                conn.farewell = true;
-                return;
-            }
-        };
-        let Identity { node, cluster, disk } = self.me;
-        Welcome { version, cluster, node, disk }.put(conn.lanes.ready());
-        self.strangers -= 1;
-        match hello.caller {
-            Who::Client => {
-                self.clients += 1;
-                conn.role = Role::Client(token.0 as u64);
-            }
-            Who::Peer { node: peer, .. } => {
-                conn.role = Role::Speaker(peer);
-                let before = self.speakers.insert(peer, token);
-                if let Some(before) = before {
-                    // It dialed again before we saw its old connection end: nothing is lost but that one.
-                    self.close(now, before);
-                }
-                self.links.hurry(peer, now);
-            }
-        }
-    }
-
-    fn judge(&self, hello: &Hello) -> Result<u16, Reason> {
-        let version = hello.version().ok_or(Reason::Version)?;
-        debug_assert!(version <= VERSION_MAX);
-        if hello.cluster.is_some_and(|cluster| cluster != self.me.cluster) {
-            return Err(Reason::Cluster);
-        }
-        if hello.target.is_some_and(|target| target != self.me.node) {
-            return Err(Reason::Target);
-        }
-        if self.stopping {
-            return Err(Reason::Stopping);
-        }
-        match hello.caller {
-            Who::Peer { node, .. } if node == self.me.node => Err(Reason::Double),
-            Who::Peer { node, .. } if !self.members.members.contains_key(&node) => Err(Reason::Stranger),
-            Who::Peer { .. } if hello.cluster.is_none() => Err(Reason::Cluster),
-            Who::Client if self.clients >= self.options.clients_max => Err(Reason::Full),
-            Who::Peer { .. } | Who::Client => Ok(version),
-        }
-    }
-
-    fn dial(&mut self, now: Time, peer: NodeId) {
-        let Some(link) = self.links.get(peer) else { return };
-        let address = link.address.clone();
-        match self.resolver.resolve(peer, &address) {
-            Ok(Some(address)) => self.resolved(now, peer, Ok(address)),
-            Ok(None) => self.links.resolving(peer),
-            Err(error) => self.resolved(now, peer, Err(error)),
-        }
-    }
-
-    fn resolved(&mut self, now: Time, peer: NodeId, found: io::Result<SocketAddr>) {
-        let dialed = found.and_then(TcpStream::connect).and_then(|stream| {
-            let _if_not_it_is_slower = stream::tune_peer(&stream, &self.options);
-            self.insert(now, stream, Role::Dialed(peer))
-        });
-        match dialed {
-            Ok(token) => {
-                self.links.dialed(peer, token);
-                let Some(conn) = find(&mut self.conns, token) else { return };
-                Hello::peer(self.me.cluster, self.me.node, self.me.disk, peer).put(conn.lanes.ready());
-                touch(&mut self.touched, conn);
-            }
-            Err(error) => {
-                log::debug!(node = self.me.node.get(); "cannot dial {peer}: {error}");
-                self.links.fell(peer, now);
-            }
-        }
-    }
-
-    fn welcomed(&mut self, token: Token, peer: NodeId, welcome: &Welcome) -> Result<(), WireError> {
-        if welcome.node != peer || welcome.cluster != self.me.cluster {
-            return Err(Malformed("another node than was dialed").into());
-        }
-        if let Some(conn) = find(&mut self.conns, token) {
-            conn.role = Role::Listener(peer);
-        }
-        self.links.answered(peer, token);
-        Ok(())
-    }
-
-    /// Says something to a peer. Lost if there is no link, or too much on it.
-    pub fn send(&mut self, envelope: Envelope) {
-        let urgent = envelope.message.is_urgent();
-        let (to, frame) = (envelope.to, PeerFrame::Raft(envelope));
-        let Some(conn) = self.links.up(to).and_then(|token| find(&mut self.conns, token)) else { return };
-        if conn.lanes.size() > self.options.peer_bytes_max {
-            return;
-        }
-        if urgent {
-            conn.lanes.put_urgent(Kind::Raft, |out| frame.put_content(out));
-        } else {
-            conn.lanes.put(Kind::Raft, frame.size(), |out| frame.put_content(out));
-        }
-        touch(&mut self.touched, conn);
-    }
-
-    /// Passes a request on to a peer. If it cannot be, that is said as if it had been lost on the way.
-    pub fn forward(&mut self, to: NodeId, id: u64, request: Request) {
-        if !self.say(to, &PeerFrame::Forward { id, request }) {
-            self.events.push(Event::PeerLost(to));
-        }
-    }
-
-    /// Answers a caller, if it is still there.
-    pub fn answer(&mut self, now: Time, to: Caller, id: u64, reply: Reply) {
-        match to {
-            Caller::Client(number) => self.reply(Token(number as usize), id, &reply),
-            Caller::Peer(peer) => {
-                if !self.say(peer, &PeerFrame::Answer { id, reply })
-                    && let Some(token) = self.links.up(peer)
-                {
-                    // It waits for this answer. When the link breaks it learns that none will come.
-                    self.close(now, token);
-                }
-            }
-        }
-    }
-
-    /// Puts a frame on the link to a peer, unless there is none, or too much on it.
-    fn say(&mut self, to: NodeId, frame: &PeerFrame) -> bool {
-        let Some(conn) = self.links.up(to).and_then(|token| find(&mut self.conns, token)) else { return false };
-        if conn.lanes.size() > self.options.peer_bytes_max {
-            return false;
-        }
-        conn.lanes.put(frame.kind(), frame.size(), |out| frame.put_content(out));
-        touch(&mut self.touched, conn);
-        true
-    }
-
-    fn reply(&mut self, token: Token, id: u64, reply: &Reply) {
-        let Some(conn) = find(&mut self.conns, token) else { return };
-        conn.asked = conn.asked.saturating_sub(1);
-        conn.lanes.put(Kind::Reply, reply_frame_size(reply), |out| {
-            out.put_u64_le(id);
-            put_reply(out, reply);
-        });
-        touch(&mut self.touched, conn);
     }
 
     /// Writes to the peers that were spoken to: what others wait for before anything else is done.

@@ -3,10 +3,11 @@
 use super::*;
 use crate::api::{Consistency, Op};
 use crate::codec;
-use crate::consensus::message::{Message, Round};
+use crate::consensus::message::{Envelope, Message, Round};
 use crate::types::{ClusterTime, Entry, Index, Payload, Position, Term};
 use crate::wire::client::{put_request_frame, read_reply_frame};
 use crate::wire::frame::FrameReader;
+use crate::wire::hello::{Hello, Reason, Welcome};
 use bytes::{Bytes, BytesMut};
 use std::io::{Read, Write};
 use std::net::TcpStream as Blocking;

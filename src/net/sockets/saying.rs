@@ -1,0 +1,73 @@
+//! What a node says: to peers over their links, to callers over their own connections.
+
+use super::{Net, find, touch};
+use crate::api::{Reply, Request};
+use crate::consensus::message::Envelope;
+use crate::node::event::{Caller, Event};
+use crate::types::{NodeId, Time};
+use crate::wire::client::{put_reply, reply_frame_size};
+use crate::wire::frame::Kind;
+use crate::wire::peer::PeerFrame;
+use bytes::BufMut;
+use mio::Token;
+
+impl Net {
+    /// Says something to a peer. Lost if there is no link, or too much on it.
+    pub fn send(&mut self, envelope: Envelope) {
+        let urgent = envelope.message.is_urgent();
+        let (to, frame) = (envelope.to, PeerFrame::Raft(envelope));
+        let Some(conn) = self.links.up(to).and_then(|token| find(&mut self.conns, token)) else { return };
+        if conn.lanes.size() > self.options.peer_bytes_max {
+            return;
+        }
+        if urgent {
+            conn.lanes.put_urgent(Kind::Raft, |out| frame.put_content(out));
+        } else {
+            conn.lanes.put(Kind::Raft, frame.size(), |out| frame.put_content(out));
+        }
+        touch(&mut self.touched, conn);
+    }
+
+    /// Passes a request on to a peer. If it cannot be, that is said as if it had been lost on the way.
+    pub fn forward(&mut self, to: NodeId, id: u64, request: Request) {
+        if !self.say(to, &PeerFrame::Forward { id, request }) {
+            self.events.push(Event::PeerLost(to));
+        }
+    }
+
+    /// Answers a caller, if it is still there.
+    pub fn answer(&mut self, now: Time, to: Caller, id: u64, reply: Reply) {
+        match to {
+            Caller::Client(number) => self.reply(Token(number as usize), id, &reply),
+            Caller::Peer(peer) => {
+                if !self.say(peer, &PeerFrame::Answer { id, reply })
+                    && let Some(token) = self.links.up(peer)
+                {
+                    // It waits for this answer. When the link breaks it learns that none will come.
+                    self.close(now, token);
+                }
+            }
+        }
+    }
+
+    /// Puts a frame on the link to a peer, unless there is none, or too much on it.
+    fn say(&mut self, to: NodeId, frame: &PeerFrame) -> bool {
+        let Some(conn) = self.links.up(to).and_then(|token| find(&mut self.conns, token)) else { return false };
+        if conn.lanes.size() > self.options.peer_bytes_max {
+            return false;
+        }
+        conn.lanes.put(frame.kind(), frame.size(), |out| frame.put_content(out));
+        touch(&mut self.touched, conn);
+        true
+    }
+
+    pub(super) fn reply(&mut self, token: Token, id: u64, reply: &Reply) {
+        let Some(conn) = find(&mut self.conns, token) else { return };
+        conn.asked = conn.asked.saturating_sub(1);
+        conn.lanes.put(Kind::Reply, reply_frame_size(reply), |out| {
+            out.put_u64_le(id);
+            put_reply(out, reply);
+        });
+        touch(&mut self.touched, conn);
+    }
+}
