@@ -1,17 +1,19 @@
-//! A state machine that is not ours: named counters, exactly once, in a few lines.
+//! A state machine that is not ours: named counters, replicated, each command once.
 //!
-//! It knows nothing of sessions, logs or networks; the same bytes in the same order are all it sees.
+//! It knows nothing of sessions, logs or networks: the same bytes in the same order are all it sees.
+//! Here one node makes the whole cluster; with more `peers`, each runs this program with its own id.
 
 use bytes::Bytes;
-use drave::api::{Op, Outcome};
-use drave::apply::Applier;
-use drave::codec;
+use drave::api::Consistency;
+use drave::config::Config;
 use drave::machine::{Context, StateMachine};
+use drave::server::{Handle, Server};
+use drave::types::NodeId;
 use drave::types::digest::{Digest, hash};
-use drave::types::{ClusterTime, Entry, Index, Payload, Position, SessionId, Term};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-/// A command is a counter's name: it goes up by one.
+/// A command is a counter's name: it goes up by one. A query is one too.
 #[derive(Default)]
 struct Counters {
     counts: BTreeMap<Vec<u8>, u64>,
@@ -21,7 +23,7 @@ struct Counters {
 impl StateMachine for Counters {
     fn apply(&mut self, _context: &Context, command: &[u8]) -> Bytes {
         let count = self.counts.entry(command.to_vec()).or_default();
-        self.digest -= hash(*count, command);
+        self.digest -= if *count == 0 { 0 } else { hash(*count, command) };
         *count += 1;
         self.digest += hash(*count, command);
         count.to_string().into()
@@ -36,21 +38,30 @@ impl StateMachine for Counters {
     }
 }
 
-fn main() {
-    let mut applier = Applier::new(Counters::default());
-    let visit = |seq| Op::Execute { session: SessionId(1), seq, lowest: 1, command: Bytes::from_static(b"visits") };
-    // The same number twice, as after a lost answer.
-    let ops = [Op::Open { window: 8 }, visit(1), visit(2), visit(1)];
-    let entries: Vec<Entry> = (1..)
-        .zip(&ops)
-        .map(|(index, op)| (Position::new(Index(index), Term(1)), op.encode()))
-        .map(|(position, bytes)| codec::entry(position, ClusterTime(0), Payload::Opaque(bytes)))
-        .collect();
-    for (position, outcome) in applier.apply(&entries).outcomes {
-        match outcome {
-            Outcome::Executed { answer, duplicate } => println!("{position} {answer:?} again={duplicate}"),
-            other => println!("{position} {other:?}"),
-        }
+fn visit(handle: &Handle) -> Result<(), drave::client::ClientError> {
+    let patience = Duration::from_secs(5);
+    let mut session = handle.session(patience);
+    for _ in 0..3 {
+        let executed = session.execute(b"visits")?;
+        println!("{}: {:?} visits", executed.position, executed.answer);
     }
-    println!("visits: {:?}", applier.query(b"visits"));
+    let queried = handle.query(b"visits", Consistency::Linearizable, patience)?;
+    println!("as of {}: {:?} visits", queried.applied, queried.answer);
+    Ok(())
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let id = NodeId::new(1).expect("it is not zero");
+    let data = std::env::args().nth(1).unwrap_or_else(|| "counter-data".into());
+    let config = Config::new(id, BTreeMap::from([(id, "127.0.0.1:7471".to_owned())]), data);
+    let server = Server::open(config, Counters::default())?;
+    let handle = server.handle();
+    let visitor = std::thread::spawn(move || {
+        let visited = visit(&handle);
+        handle.stop();
+        visited
+    });
+    server.run()?;
+    visitor.join().expect("the visitor does not panic")?;
+    Ok(())
 }

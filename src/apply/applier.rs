@@ -17,6 +17,8 @@ pub struct Applier<M> {
     machine: M,
     sessions: Sessions,
     applied: Index,
+    /// Of machine and sessions, as of `applied`.
+    digest: u64,
     mutants: Mutants,
     /// Mixed into the digest: zero, unless a mutant says who we are.
     tint: u64,
@@ -30,13 +32,23 @@ impl<M: StateMachine> Applier<M> {
 
     /// The same, with sessions that lapse by other limits than every node's.
     pub fn with(machine: M, options: Options) -> Applier<M> {
-        Applier { machine, sessions: Sessions::new(options), applied: Index::ZERO, mutants: Mutants::NONE, tint: 0 }
+        let mut applier = Applier {
+            machine,
+            sessions: Sessions::new(options),
+            applied: Index::ZERO,
+            digest: 0,
+            mutants: Mutants::NONE,
+            tint: 0,
+        };
+        applier.settle();
+        applier
     }
 
     /// The same on that node, with a rule broken.
     pub fn breaking(mut self, mutants: Mutants, node: NodeId) -> Applier<M> {
         self.mutants = mutants;
         self.tint = if mutants.breaks(Mutant::MachineKnowsNode) { node.get() } else { 0 };
+        self.settle();
         self
     }
 
@@ -53,8 +65,9 @@ impl<M: StateMachine> Applier<M> {
             duplicates += u64::from(matches!(outcome, Outcome::Executed { duplicate: true, .. }));
             outcomes.push((entry.position, outcome));
         }
+        self.settle();
         let sessions = self.sessions.count();
-        Report { upto: self.applied, outcomes, digest: self.digest(), sessions, duplicates }
+        Report { upto: self.applied, outcomes, digest: self.digest, sessions, duplicates }
     }
 
     fn carry_out(&mut self, entry: &Entry, bytes: &Bytes) -> Outcome {
@@ -104,7 +117,11 @@ impl<M: StateMachine> Applier<M> {
 
     /// A digest of machine and sessions: equal on all nodes at equal index.
     pub fn digest(&self) -> u64 {
-        hash_numbers([self.machine.digest(), self.sessions.digest(), self.tint])
+        self.digest
+    }
+
+    fn settle(&mut self) {
+        self.digest = hash_numbers([self.machine.digest(), self.sessions.digest(), self.tint]);
     }
 
     /// How many sessions are open.

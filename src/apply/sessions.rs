@@ -37,16 +37,26 @@ pub const ANSWER_OVERHEAD: u64 = 64;
 
 /// The sessions of all clients.
 ///
-/// Invariants: `order` holds each session once, under the index of its last use, so that its first
-/// is the one unused for longest, by index and by time; `answer_bytes` is what all stored answers
-/// cost; `digest` is that of all sessions.
+/// Invariants: `order` holds each session once, under the index of a use of it that need not be its
+/// last: whoever wants the one unused for longest lists it anew if it was used since, so that a use
+/// costs nothing. `answer_bytes` is what all stored answers cost. `digest` is that of the sessions
+/// that are not in `touched`.
 #[derive(Debug, Default)]
 pub struct Sessions {
     options: Options,
     open: BTreeMap<SessionId, Session>,
-    order: BTreeMap<Index, SessionId>,
+    order: BTreeMap<Index, Listed>,
     answer_bytes: u64,
     digest: Digest,
+    /// Changed since the digest was last asked.
+    touched: Vec<SessionId>,
+}
+
+/// A session as it was when it was listed.
+#[derive(Clone, Copy, Debug)]
+struct Listed {
+    id: SessionId,
+    time: ClusterTime,
 }
 
 /// One client's session.
@@ -57,10 +67,11 @@ struct Session {
     lowest: u64,
     /// From `lowest` on, at most `window` of them: the first answer to each number, once there is one.
     answers: VecDeque<Option<Stored>>,
-    /// Of the latest command that was executed: what a client's only memory would be if we kept no window.
-    latest: Bytes,
     used: Index,
     time: ClusterTime,
+    /// The index it is listed under.
+    listed: Index,
+    touched: bool,
     /// The digest of the stored answers.
     digest: Digest,
     stored: u64,
@@ -99,17 +110,53 @@ impl Sessions {
     }
 
     /// Equal, at the same index, on every node.
-    pub fn digest(&self) -> u64 {
+    pub fn digest(&mut self) -> u64 {
+        for id in self.touched.drain(..) {
+            // It may have lapsed since.
+            if let Some(session) = self.open.get_mut(&id) {
+                session.touched = false;
+                self.digest += session.hash(id);
+            }
+        }
         self.digest.finish(self.count())
+    }
+
+    /// Takes a session out of the digest until that is asked again.
+    fn touch(digest: &mut Digest, touched: &mut Vec<SessionId>, id: SessionId, session: &mut Session) {
+        if !session.touched {
+            *digest -= session.hash(id);
+            session.touched = true;
+            touched.push(id);
+        }
     }
 
     /// Forgets the sessions that were not used for too long. Comes before everything else an entry does.
     pub fn advance(&mut self, time: ClusterTime) {
-        while let Some((_, &oldest)) = self.order.first_key_value() {
-            if self.open[&oldest].time.0.saturating_add(self.options.idle_ms_max) >= time.0 {
+        while let Some((_, oldest)) = self.order.first_key_value() {
+            // All others were used, and listed, later.
+            if oldest.time.0.saturating_add(self.options.idle_ms_max) >= time.0 {
                 break;
             }
-            self.forget(oldest);
+            if let Some(id) = self.unused_longest()
+                && self.open[&id].time.0.saturating_add(self.options.idle_ms_max) < time.0
+            {
+                self.forget(id);
+            }
+        }
+    }
+
+    /// The session unused for longest; from then on listed under its last use.
+    fn unused_longest(&mut self) -> Option<SessionId> {
+        loop {
+            let (&listed, &Listed { id, .. }) = self.order.first_key_value()?;
+            let session = self.open.get_mut(&id).expect("only open sessions are listed");
+            if session.used == listed {
+                return Some(id);
+            }
+            session.listed = session.used;
+            let anew = Listed { id, time: session.time };
+            self.order.remove(&listed);
+            self.order.insert(session.used, anew);
         }
     }
 
@@ -123,14 +170,15 @@ impl Sessions {
             window,
             lowest: 1,
             answers: VecDeque::new(),
-            latest: Bytes::new(),
             used: index,
             time,
+            listed: index,
+            touched: true,
             digest: Digest::default(),
             stored: 0,
         };
-        self.digest += session.hash(id);
-        self.order.insert(index, id);
+        self.touched.push(id);
+        self.order.insert(index, Listed { id, time });
         let before = self.open.insert(id, session);
         assert!(before.is_none(), "an index is applied once, so no session is opened twice");
         id
@@ -139,31 +187,28 @@ impl Sessions {
     /// Looks up a number of a session, and notes that it is in use and what its client waits for.
     pub fn look(&mut self, index: Index, time: ClusterTime, id: SessionId, seq: u64, lowest: u64) -> Seen {
         let Some(session) = self.open.get_mut(&id) else { return Seen::Lapsed };
-        self.order.remove(&session.used);
-        self.order.insert(index, id);
-        self.digest -= session.hash(id);
+        Sessions::touch(&mut self.digest, &mut self.touched, id, session);
         session.used = index;
         session.time = time;
         self.answer_bytes -= session.trim(lowest);
-        self.digest += session.hash(id);
         session.find(seq)
     }
 
     /// Keeps the first answer to a number, which [`Sessions::look`] said was new.
     pub fn remember(&mut self, id: SessionId, seq: u64, answer: Bytes) {
         let session = self.open.get_mut(&id).expect("a session that was just looked up is open");
-        self.digest -= session.hash(id);
+        assert!(session.touched, "a number was looked up before its answer is stored");
         self.answer_bytes += session.store(seq, answer);
-        self.digest += session.hash(id);
         // Its own session is the last to go, and goes too if it alone holds too much.
         while self.answer_bytes > self.options.answer_bytes_max {
             self.forget_oldest();
         }
     }
 
-    /// The answer to the command executed last in that session.
+    /// The answer to the highest number executed in that session: all that would be known of it if
+    /// only a client's last answer were kept.
     pub fn latest(&self, id: SessionId) -> Option<Bytes> {
-        self.open.get(&id).map(|session| session.latest.clone())
+        self.open.get(&id)?.answers.iter().rev().flatten().next().map(|stored| stored.answer.clone())
     }
 
     /// Closes a session, if it is open.
@@ -174,15 +219,17 @@ impl Sessions {
     }
 
     fn forget_oldest(&mut self) {
-        let (_, &oldest) = self.order.first_key_value().expect("what is over a limit is not empty");
+        let oldest = self.unused_longest().expect("what is over a limit is not empty");
         self.forget(oldest);
     }
 
     fn forget(&mut self, id: SessionId) {
         let mut session = self.open.remove(&id).expect("only open sessions are forgotten");
-        let listed = self.order.remove(&session.used);
-        assert_eq!(listed, Some(id), "a session is listed under its last use");
-        self.digest -= session.hash(id);
+        let listed = self.order.remove(&session.listed);
+        assert!(listed.is_some_and(|listed| listed.id == id), "an open session is listed");
+        if !session.touched {
+            self.digest -= session.hash(id);
+        }
         self.answer_bytes -= session.trim(u64::MAX);
     }
 }
@@ -230,7 +277,6 @@ impl Session {
         if self.answers.len() <= at {
             self.answers.resize_with(at + 1, || None);
         }
-        self.latest = answer.clone();
         if self.answers[at].is_some() {
             return 0;
         }

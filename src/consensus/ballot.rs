@@ -15,7 +15,7 @@ impl Ballot {
     /// One more has said yes.
     pub fn yes(&mut self, from: NodeId) {
         self.yes.insert(from);
-        self.arrived += 1;
+        self.arrived += 1; // read by a mutant alone
     }
 
     /// Whether they decide.

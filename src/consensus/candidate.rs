@@ -36,7 +36,9 @@ impl Candidate {
             }
         }
         let mut ballot = Ballot::default();
-        ballot.yes(me.id);
+        if ask == Ask::Pre {
+            ballot.yes(me.id);
+        }
         Candidate { ask, ballot, deadline: now + me.draw_patience(), since }
     }
 
@@ -58,6 +60,14 @@ impl Candidate {
     /// When `tick` next has something to do.
     pub fn deadline(&self) -> Time {
         self.deadline
+    }
+
+    /// The disk has moved on: our own vote counts, like any other, once it is durable.
+    pub fn persisted(&mut self, me: &Replica) -> Next {
+        if self.ask == Ask::Real && me.vote_is_durable() {
+            self.ballot.yes(me.id);
+        }
+        self.tally(me)
     }
 
     /// Whether enough have said yes; a candidate that is its own majority need ask nobody.

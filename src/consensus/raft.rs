@@ -139,7 +139,11 @@ impl Raft {
     /// The journal has made everything up to this write durable.
     pub fn persisted(&mut self, now: Time, upto: WriteId) {
         self.me.persisted(upto);
-        self.turn(now, Next::Stay);
+        let next = match &mut self.role {
+            Role::Candidate(candidate) => candidate.persisted(&self.me),
+            Role::Follower(_) | Role::Leader(_) => Next::Stay,
+        };
+        self.turn(now, next);
     }
 
     /// The link with a peer broke: what was on its way, either way, may be lost.

@@ -71,6 +71,8 @@ pub struct Replica {
     durable: WriteId,
     /// The write that says which term we are in.
     term_write: WriteId,
+    /// The write that says whom we voted for in it.
+    vote_write: WriteId,
     issued: VecDeque<Issued>,
     gate: Gate,
     out: Vec<Envelope>,
@@ -104,6 +106,7 @@ impl Replica {
             next_write: WriteId(1),
             durable: WriteId::ZERO,
             term_write: WriteId::ZERO,
+            vote_write: WriteId::ZERO,
             issued: VecDeque::new(),
             gate: Gate::default(),
             out: Vec::new(),
@@ -139,6 +142,7 @@ impl Replica {
         if self.vote() != Some(candidate) {
             self.hard_state.vote = Some(candidate);
             self.hard_state_changed = true;
+            self.vote_write = self.next_write;
         }
     }
 
@@ -166,6 +170,11 @@ impl Replica {
         } else {
             self.gate.hold(after, envelope);
         }
+    }
+
+    /// Whether the disk knows term and vote as we do.
+    pub fn vote_is_durable(&self) -> bool {
+        self.vote_write <= self.durable
     }
 
     /// Whether the disk knows which term we are in: before that we say nothing in it.

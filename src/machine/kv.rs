@@ -4,6 +4,7 @@
 //! batch is the same decisions made against what it would leave, and carried out all or not at all.
 //! Keys and values are copied: a small value never keeps a large read buffer alive.
 
+use super::index::Index;
 use super::seam::{Context, StateMachine};
 use super::words::{Answer, Command, PAIRS, Query, VALUE, put_option};
 use crate::codec::Put;
@@ -13,19 +14,25 @@ use bytes::{BufMut, Bytes, BytesMut};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 /// An ordered map of bytes to bytes.
 ///
-/// Invariant: `digest` is that of all pairs.
+/// Invariants: `order` and `index` lead each key to its slot, the one to walk keys in order and the
+/// other to find one; every other slot is in `free`. `digest` is that of all pairs.
 #[derive(Clone, Debug, Default)]
 pub struct Kv {
-    pairs: BTreeMap<Box<[u8]>, Slot>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    order: BTreeMap<Arc<[u8]>, u32>,
+    index: Index,
     digest: Digest,
 }
 
-/// What a key holds, and the hash of the pair.
+/// A key, what it holds, and the hash of the pair.
 #[derive(Clone, Debug)]
 struct Slot {
+    key: Arc<[u8]>,
     value: Box<[u8]>,
     hash: u64,
 }
@@ -45,22 +52,27 @@ impl Kv {
 
     /// What a key holds.
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        self.pairs.get(key).map(|slot| &*slot.value)
+        let slot = self.find(hash(0, key), key)?;
+        Some(&self.slots[slot as usize].value)
     }
 
     /// How many keys there are.
     pub fn len(&self) -> usize {
-        self.pairs.len()
+        self.order.len()
     }
 
     /// Whether there is no key.
     pub fn is_empty(&self) -> bool {
-        self.pairs.is_empty()
+        self.order.is_empty()
     }
 
     /// All pairs in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.pairs.iter().map(|(key, slot)| (&**key, &*slot.value))
+        self.order.iter().map(|(key, slot)| (&**key, &*self.slots[*slot as usize].value))
+    }
+
+    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
+        self.index.find(hash, |slot| *self.slots[slot as usize].key == *key)
     }
 
     fn execute(&mut self, command: &Command<'_>) -> Answer {
@@ -107,21 +119,30 @@ impl Kv {
         match change {
             Change::Keep => {}
             Change::Set(value) => self.set(key, &value),
-            Change::Remove => {
-                if let Some(slot) = self.pairs.remove(key) {
-                    self.digest -= slot.hash;
-                }
-            }
+            Change::Remove => self.remove(key),
         }
     }
 
+    fn remove(&mut self, key: &[u8]) {
+        let hash = hash(0, key);
+        let Some(slot) = self.find(hash, key) else { return };
+        self.index.remove(hash, slot);
+        self.order.remove(key);
+        let gone = &mut self.slots[slot as usize];
+        self.digest -= gone.hash;
+        (gone.key, gone.value) = (Arc::default(), Box::default());
+        self.free.push(slot);
+    }
+
     fn set(&mut self, key: &[u8], value: &[u8]) {
-        let hash = hash_pair(key, value);
+        let key_hash = hash(0, key);
+        // The part of the digest that the pair is.
+        let hash = hash(key_hash, value);
         self.digest += hash;
-        let Some(slot) = self.pairs.get_mut(key) else {
-            self.pairs.insert(key.into(), Slot { value: value.into(), hash });
-            return;
+        let Some(found) = self.find(key_hash, key) else {
+            return self.insert(key_hash, Slot { key: key.into(), value: value.into(), hash });
         };
+        let slot = &mut self.slots[found as usize];
         self.digest -= slot.hash;
         slot.hash = hash;
         if slot.value.len() == value.len() {
@@ -129,6 +150,23 @@ impl Kv {
         } else {
             slot.value = value.into();
         }
+    }
+
+    fn insert(&mut self, key_hash: u64, new: Slot) {
+        let key = Arc::clone(&new.key);
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = new;
+                slot
+            }
+            None => {
+                let slot = u32::try_from(self.slots.len()).expect("four thousand million keys do not fit memory");
+                self.slots.push(new);
+                slot
+            }
+        };
+        self.order.insert(key, slot);
+        self.index.insert(key_hash, slot);
     }
 
     fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Bytes {
@@ -141,15 +179,16 @@ impl Kv {
         out.put_u8(0);
         out.put_u32_le(0);
         let mut count: u32 = 0;
-        let range = self.pairs.range::<[u8], _>((from, Bound::Unbounded));
+        let range = self.order.range::<[u8], _>((from, Bound::Unbounded));
         for (key, slot) in range.take_while(|(key, _)| key.starts_with(prefix)) {
-            let size = 8 + key.len() + slot.value.len();
+            let value = &self.slots[*slot as usize].value;
+            let size = 8 + key.len() + value.len();
             if count == limit || (out.len() + size) as u64 > ANSWER_BYTES_MAX {
                 out[1] = 1;
                 break;
             }
             out.put_blob(key);
-            out.put_blob(&slot.value);
+            out.put_blob(value);
             count += 1;
         }
         out[2..6].copy_from_slice(&count.to_le_bytes());
@@ -181,7 +220,7 @@ impl StateMachine for Kv {
     }
 
     fn digest(&self) -> u64 {
-        self.digest.finish(self.pairs.len() as u64)
+        self.digest.finish(self.len() as u64)
     }
 }
 
@@ -216,11 +255,6 @@ fn decide<'a>(command: &Command<'a>, held: Option<&[u8]>) -> Result<(Change<'a>,
 /// The decimal number those bytes spell, if they do.
 fn number(bytes: &[u8]) -> Option<i64> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
-}
-
-/// The part of the digest that a pair is.
-fn hash_pair(key: &[u8], value: &[u8]) -> u64 {
-    hash(hash(0, key), value)
 }
 
 #[cfg(test)]

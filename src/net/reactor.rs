@@ -21,6 +21,10 @@ use std::time::{Duration, Instant};
 
 /// How often the node may turn in one wake-up before the sockets are looked at again.
 const TURNS_MAX: usize = 16;
+/// A wake-up that takes this long is worth knowing of.
+const TURN_LONG: Duration = Duration::from_millis(10);
+/// A wake-up that takes this long endangers the leader's place.
+const TURN_SLOW: Duration = Duration::from_millis(100);
 /// A batch of entries larger than this is applied only after everything that waits is written.
 const APPLY_QUICKLY: usize = 32 << 10;
 /// The caller that stands for all threads with a handle. No connection has that number.
@@ -148,10 +152,21 @@ impl<M: StateMachine> Reactor<M> {
                 self.turn(now)?;
             }
             self.net.flush(now);
+            self.watch(now);
             if self.is_finished(now) {
                 return Ok(());
             }
             self.sleep(brought)?;
+        }
+    }
+
+    /// Says so when a wake-up took long: nobody was answered and no heartbeat left meanwhile.
+    fn watch(&self, begun: Time) {
+        let took = self.clock.now().since(begun);
+        if took >= TURN_SLOW {
+            log::warn!(node = self.id.get(); "one turn took {} ms", took.as_millis());
+        } else if took >= TURN_LONG {
+            log::debug!(node = self.id.get(); "one turn took {} ms", took.as_millis());
         }
     }
 

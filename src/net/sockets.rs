@@ -629,3 +629,6 @@ fn list(unread: &mut Vec<Token>, conn: &mut Conn) {
         unread.push(conn.token);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! Where each key's slot is: a table of numbers, looked up by hash.
+//!
+//! Found in one or two cache misses, where an ordered map takes a dozen. It is never walked, so its
+//! order is nobody's business; and it grows a little with each insertion, never all at once: a
+//! million keys moved in one go would hold up the heartbeats.
+
+/// How many places of the old table are moved with each insertion. With tables that double at three
+/// quarters, two would do.
+const MOVED: usize = 8;
+/// The smallest table.
+const SMALLEST: usize = 16;
+
+/// Where each key's slot is.
+///
+/// A place holds a slot's number and 32 bits of its hash, in one word; zero is a place that is free.
+/// Removing moves others back, so that a search ends at the first free place.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    table: Table,
+    /// What the table was before it grew, as far as it is not moved yet.
+    old: Table,
+    /// Everything of `old` below this was moved.
+    moved: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Table {
+    /// As many as a power of two, or none.
+    places: Vec<u64>,
+    used: usize,
+}
+
+impl Index {
+    /// The slot whose hash is this one and which `is` the one that is meant.
+    pub fn find(&self, hash: u64, is: impl Fn(u32) -> bool) -> Option<u32> {
+        self.table.find(hash, &is).or_else(|| self.old.find(hash, &is))
+    }
+
+    /// Adds a slot, which must not be there.
+    pub fn insert(&mut self, hash: u64, slot: u32) {
+        self.grow();
+        self.table.insert(word(hash, slot));
+    }
+
+    /// Removes a slot, which must be there.
+    pub fn remove(&mut self, hash: u64, slot: u32) {
+        let removed = self.table.remove(word(hash, slot)) || self.old.remove(word(hash, slot));
+        assert!(removed, "what is removed is there");
+    }
+
+    /// Makes room for one more, and moves a little of what is still in the old table.
+    fn grow(&mut self) {
+        let size = self.table.places.len();
+        if self.old.used == 0 {
+            self.old = Table::default();
+        }
+        if (self.table.used + 1) * 4 > size * 3 {
+            // By now the old one is empty: it had a quarter of these places and eight were moved at a time.
+            self.move_some(usize::MAX);
+            self.old = std::mem::replace(&mut self.table, Table::of((size * 2).max(SMALLEST)));
+            self.moved = 0;
+        }
+        self.move_some(MOVED);
+    }
+
+    fn move_some(&mut self, most: usize) {
+        let upto = self.old.places.len().min(self.moved.saturating_add(most));
+        for at in self.moved..upto {
+            // What removing moves back into this place is moved as well.
+            while self.old.places[at] != 0 {
+                let word = self.old.places[at];
+                self.old.vacate(at);
+                self.table.insert(word);
+            }
+        }
+        self.moved = upto;
+    }
+}
+
+/// A slot's number, one higher so that it is never zero, above 32 bits of its hash.
+fn word(hash: u64, slot: u32) -> u64 {
+    (u64::from(slot) + 1) << 32 | hash >> 32
+}
+
+impl Table {
+    fn of(size: usize) -> Table {
+        Table { places: vec![0; size], used: 0 }
+    }
+
+    /// Where the search for a hash begins.
+    fn home(&self, word: u64) -> usize {
+        word as u32 as usize & (self.places.len() - 1)
+    }
+
+    fn next(&self, at: usize) -> usize {
+        (at + 1) & (self.places.len() - 1)
+    }
+
+    fn find(&self, hash: u64, is: &impl Fn(u32) -> bool) -> Option<u32> {
+        if self.used == 0 {
+            return None;
+        }
+        let mut at = self.home(hash >> 32);
+        while self.places[at] != 0 {
+            let word = self.places[at];
+            let slot = (word >> 32) as u32 - 1;
+            if word as u32 == (hash >> 32) as u32 && is(slot) {
+                return Some(slot);
+            }
+            at = self.next(at);
+        }
+        None
+    }
+
+    fn insert(&mut self, word: u64) {
+        let mut at = self.home(word);
+        while self.places[at] != 0 {
+            at = self.next(at);
+        }
+        self.places[at] = word;
+        self.used += 1;
+    }
+
+    fn remove(&mut self, word: u64) -> bool {
+        if self.used == 0 {
+            return false;
+        }
+        let mut at = self.home(word);
+        while self.places[at] != 0 {
+            if self.places[at] == word {
+                self.vacate(at);
+                return true;
+            }
+            at = self.next(at);
+        }
+        false
+    }
+
+    /// Frees a place, and moves back whatever could not be found any more behind a free one.
+    fn vacate(&mut self, mut free: usize) {
+        self.used -= 1;
+        let mut at = self.next(free);
+        while self.places[at] != 0 {
+            let home = self.home(self.places[at]);
+            // It may stay if its search begins behind the free place (in the circle of places).
+            let mask = self.places.len() - 1;
+            if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(free) & mask) {
+                self.places[free] = self.places[at];
+                free = at;
+            }
+            at = self.next(at);
+        }
+        self.places[free] = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn it_finds_what_a_map_finds(
+            steps in prop::collection::vec((any::<bool>(), 0..300u32), 0..1000),
+            spread in prop::sample::select(vec![1u64, 3 << 32, 0x9e37_79b9_7f4a_7c15]),
+        ) {
+            // With a small spread, many hashes are alike: long searches, many moves.
+            let hash = |slot: u32| u64::from(slot / 3).wrapping_mul(spread);
+            let (mut index, mut map) = (Index::default(), BTreeMap::new());
+            for (add, slot) in steps {
+                if add && map.insert(slot, ()).is_none() {
+                    index.insert(hash(slot), slot);
+                } else if !add && map.remove(&slot).is_some() {
+                    index.remove(hash(slot), slot);
+                }
+                prop_assert_eq!(index.table.used + index.old.used, map.len());
+            }
+            for slot in 0..300 {
+                let found = index.find(hash(slot), |other| other == slot);
+                prop_assert_eq!(found, map.contains_key(&slot).then_some(slot));
+            }
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! Nodes and callers on loopback, well-behaved and not, pumped by hand.
+
+use super::*;
+use crate::api::{Consistency, Op};
+use crate::codec;
+use crate::consensus::message::{Message, Round};
+use crate::types::{ClusterTime, Entry, Index, Payload, Position, Term};
+use crate::wire::client::{put_request_frame, read_reply_frame};
+use crate::wire::frame::FrameReader;
+use bytes::{Bytes, BytesMut};
+use std::io::{Read, Write};
+use std::net::TcpStream as Blocking;
+use std::time::Instant;
+
+const CLUSTER: ClusterId = ClusterId(9);
+
+fn id(n: u64) -> NodeId {
+    NodeId::new(n).unwrap()
+}
+
+/// A node's sockets and what they brought.
+struct Pumped {
+    net: Net,
+    came: Vec<Event>,
+    now: Time,
+}
+
+impl Pumped {
+    fn open(n: u64, options: Options) -> Pumped {
+        let me = Identity { node: id(n), cluster: CLUSTER, disk: DiskId(n) };
+        let net = Net::open(me, "127.0.0.1:0".parse().unwrap(), BTreeMap::new(), options).unwrap();
+        Pumped { net, came: Vec::new(), now: Time(1) }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.net.address().unwrap()
+    }
+
+    fn pump(&mut self) {
+        self.net.wait(Some(Duration::from_millis(1))).unwrap();
+        self.now = self.now + Duration::from_millis(1);
+        self.net.take_in(self.now);
+        self.net.events(&mut self.came);
+        self.net.flush(self.now);
+    }
+
+    /// Time passes, and nothing else.
+    fn skip(&mut self, duration: Duration) {
+        self.now = self.now + duration;
+        self.pump();
+    }
+
+    fn lost(&self) -> Vec<NodeId> {
+        let lost = |event: &Event| match event {
+            Event::PeerLost(peer) => Some(*peer),
+            _ => None,
+        };
+        self.came.iter().filter_map(lost).collect()
+    }
+
+    fn heard(&self) -> Vec<&Message> {
+        let heard = |event| match event {
+            &Event::Peer(Envelope { ref message, .. }) => Some(message),
+            _ => None,
+        };
+        self.came.iter().filter_map(heard).collect()
+    }
+
+    fn asked(&self) -> usize {
+        self.came.iter().filter(|event| matches!(event, Event::Request { .. })).count()
+    }
+}
+
+fn pump_until(nodes: &mut [Pumped], what: &str, done: impl Fn(&[Pumped]) -> bool) {
+    let begun = Instant::now();
+    while !done(nodes) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        nodes.iter_mut().for_each(Pumped::pump);
+    }
+}
+
+/// Two nodes that know each other.
+fn pair() -> Vec<Pumped> {
+    let mut nodes = vec![Pumped::open(1, Options::default()), Pumped::open(2, Options::default())];
+    let members = Membership::founding((1..).map(id).zip(nodes.iter().map(|node| node.address().to_string())));
+    for node in &mut nodes {
+        node.net.set_members(node.now, &members);
+    }
+    pump_until(&mut nodes, "links come up", linked);
+    nodes
+}
+
+fn linked(nodes: &[Pumped]) -> bool {
+    nodes[0].net.links.up(id(2)).is_some()
+        && nodes[1].net.links.up(id(1)).is_some()
+        && nodes.iter().all(|node| node.net.speakers.len() == 1)
+}
+
+fn say(from: u64, message: Message) -> Envelope {
+    Envelope { from: id(from), to: id(3 - from), term: Term(1), message }
+}
+
+fn beat() -> Message {
+    Message::Beat { commit: Index(0), round: Round(1) }
+}
+
+fn append(bytes: usize) -> Message {
+    let payload = Payload::Opaque(Bytes::from(vec![7; bytes]));
+    let entry: Entry = codec::entry(Position::new(Index(1), Term(1)), ClusterTime(0), payload);
+    Message::Append { prev: Position::ZERO, commit: Index(0), entries: vec![entry] }
+}
+
+#[test]
+fn peers_talk_and_a_beat_passes_megabytes() {
+    let mut nodes = pair();
+    nodes[0].net.send(say(1, append(1 << 20)));
+    nodes[0].net.send(say(1, append(2)));
+    nodes[0].net.send(say(1, beat()));
+    pump_until(&mut nodes, "three messages", |nodes| nodes[1].heard().len() == 3);
+    assert_eq!(nodes[1].heard(), [&beat(), &append(1 << 20), &append(2)]);
+    nodes[1].net.send(say(2, beat()));
+    pump_until(&mut nodes, "the other way", |nodes| nodes[0].heard().len() == 1);
+    assert!(nodes.iter().all(|node| node.lost().is_empty()));
+}
+
+#[test]
+fn a_peer_that_goes_is_lost_at_once_and_found_again() {
+    let mut nodes = pair();
+    let address = nodes[1].address();
+    drop(nodes.pop());
+    pump_until(&mut nodes, "both its connections are lost", |nodes| nodes[0].lost() == [id(2), id(2)]);
+    let me = Identity { node: id(2), cluster: CLUSTER, disk: DiskId(2) };
+    let net = Net::open(me, address, BTreeMap::new(), Options::default()).unwrap();
+    nodes.push(Pumped { net, came: Vec::new(), now: Time(1) });
+    let members = nodes[0].net.members.clone();
+    nodes[1].net.set_members(Time(1), &members);
+    pump_until(&mut nodes, "links come up again", linked);
+}
+
+#[test]
+fn a_connection_that_was_replaced_tells_nothing() {
+    let mut nodes = pair();
+    // The peer dials once more, as after a restart that we have not noticed.
+    let mut second = Plain::dial(nodes[0].address(), &Hello::peer(CLUSTER, id(2), DiskId(2), id(1)));
+    pump_until(&mut nodes, "the new one is taken", |nodes| {
+        let speaker = nodes[0].net.speakers[&id(2)];
+        nodes[0].net.conns.iter().any(|(_, conn)| conn.token == speaker && conn.role == Role::Speaker(id(2)))
+            && nodes[0].net.conns.iter().filter(|(_, conn)| conn.role == Role::Speaker(id(2))).count() == 1
+    });
+    assert!(nodes[0].lost().is_empty());
+    // The link that it replaced is dialed again, and takes its place in turn.
+    second.pump_welcome(&mut nodes).unwrap();
+    pump_until(&mut nodes, "links come up again", linked);
+}
+
+#[test]
+fn a_peer_may_speak_only_for_itself() {
+    let mut nodes = pair();
+    nodes[0].net.send(Envelope { from: id(7), ..say(1, beat()) });
+    pump_until(&mut nodes, "its connection is closed", |nodes| nodes[1].lost() == [id(1)]);
+    assert!(nodes[1].heard().is_empty());
+}
+
+/// A caller with a plain socket.
+struct Plain {
+    stream: Blocking,
+    reader: FrameReader,
+    input: BytesMut,
+}
+
+impl Plain {
+    fn connect(address: SocketAddr) -> Plain {
+        let stream = Blocking::connect(address).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        Plain { stream, reader: FrameReader::default(), input: BytesMut::new() }
+    }
+
+    fn dial(address: SocketAddr, hello: &Hello) -> Plain {
+        let mut caller = Plain::connect(address);
+        let mut out = BytesMut::new();
+        hello.put(&mut out);
+        caller.stream.write_all(&out).unwrap();
+        caller
+    }
+
+    /// A frame, if one came; an error once the connection is closed.
+    fn receive(&mut self) -> Result<Option<crate::wire::frame::Frame>, ()> {
+        let mut scratch = [0; 65536];
+        match self.stream.read(&mut scratch) {
+            Ok(0) => return self.reader.next(&mut self.input).unwrap().map(Some).ok_or(()),
+            Ok(n) => self.input.extend_from_slice(&scratch[..n]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return Err(()),
+        }
+        Ok(self.reader.next(&mut self.input).unwrap())
+    }
+
+    fn pump_welcome(&mut self, nodes: &mut [Pumped]) -> Result<Welcome, WireError> {
+        let begun = Instant::now();
+        loop {
+            assert!(begun.elapsed() < Duration::from_secs(20), "no welcome");
+            nodes.iter_mut().for_each(Pumped::pump);
+            if let Ok(Some(frame)) = self.receive() {
+                return Welcome::read(frame);
+            }
+        }
+    }
+
+    fn client(nodes: &mut [Pumped]) -> Plain {
+        let mut caller = Plain::dial(nodes[0].address(), &Hello::client());
+        caller.pump_welcome(nodes).unwrap();
+        caller
+    }
+
+    fn is_closed(&mut self) -> bool {
+        matches!(self.receive(), Err(()))
+    }
+}
+
+fn query(id: u64) -> BytesMut {
+    let mut out = BytesMut::new();
+    let request = Request::Query { query: Bytes::from(vec![1; 1000]), consistency: Consistency::Local };
+    put_request_frame(&mut out, id, false, &request);
+    out
+}
+
+#[test]
+fn who_is_not_wanted_is_told_why() {
+    let mut nodes = vec![Pumped::open(1, Options { clients_max: 1, ..Options::default() })];
+    let members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
+    nodes[0].net.set_members(Time(1), &members);
+    let peer = |cluster, node, target| Hello::peer(ClusterId(cluster), id(node), DiskId(1), id(target));
+    let mut greet = |hello: Hello| {
+        let mut caller = Plain::dial(nodes[0].address(), &hello);
+        (caller.pump_welcome(&mut nodes), caller)
+    };
+    let refused = |reason| Err(WireError::Refused(reason));
+    assert_eq!(greet(peer(8, 2, 1)).0, refused(Reason::Cluster));
+    assert_eq!(greet(peer(9, 2, 3)).0, refused(Reason::Target));
+    assert_eq!(greet(peer(9, 3, 1)).0, refused(Reason::Stranger));
+    assert_eq!(greet(peer(9, 1, 1)).0, refused(Reason::Double));
+    assert_eq!(greet(Hello { version_min: 7, version_max: 9, ..Hello::client() }).0, refused(Reason::Version));
+    let (first, _stays) = greet(Hello::client());
+    assert_eq!(first.unwrap().node, id(1));
+    assert_eq!(greet(Hello::client()).0, refused(Reason::Full));
+    // A peer gets in however many clients there are.
+    assert!(greet(peer(9, 2, 1)).0.is_ok());
+}
+
+#[test]
+fn who_says_nothing_or_only_half_is_let_go_and_who_is_idle_stays() {
+    let mut nodes = vec![Pumped::open(1, Options::default())];
+    let mut silent = Plain::connect(nodes[0].address());
+    let mut half = Plain::client(&mut nodes);
+    let mut idle = Plain::client(&mut nodes);
+    half.stream.write_all(&query(1)[..50]).unwrap();
+    (0..20).for_each(|_| nodes[0].pump());
+    nodes[0].skip(Duration::from_secs(4));
+    assert!(!silent.is_closed());
+    nodes[0].skip(Duration::from_secs(2));
+    assert!(silent.is_closed());
+    assert!(!half.is_closed());
+    (0..30).for_each(|_| nodes[0].skip(Duration::from_secs(1)));
+    assert!(half.is_closed());
+    assert!(!idle.is_closed());
+    assert_eq!(nodes[0].net.clients(), 1);
+    // It is idle: nothing is kept for it, and nothing is left to look over.
+    assert_eq!(nodes[0].net.deadline(), Time::NEVER);
+    idle.stream.write_all(&query(1)).unwrap();
+    pump_until(&mut nodes, "a request", |nodes| nodes[0].asked() == 1);
+}
+
+#[test]
+fn nonsense_ends_the_connection_and_nothing_else() {
+    let mut nodes = vec![Pumped::open(1, Options::default())];
+    let mut http = Plain::connect(nodes[0].address());
+    http.stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let mut early = Plain::connect(nodes[0].address());
+    early.stream.write_all(&query(1)).unwrap();
+    let mut client = Plain::client(&mut nodes);
+    let bad = Request::Propose { op: Bytes::from_static(b"\xff") };
+    let mut out = BytesMut::new();
+    put_request_frame(&mut out, 1, false, &bad);
+    client.stream.write_all(&out).unwrap();
+    (0..50).for_each(|_| nodes[0].pump());
+    assert!(http.is_closed() && early.is_closed() && client.is_closed());
+    assert_eq!((nodes[0].asked(), nodes[0].net.conns.len()), (0, 0));
+}
+
+#[test]
+fn a_client_that_does_not_read_is_not_read_from() {
+    let mut nodes = vec![Pumped::open(1, Options { client_bytes_max: 1 << 30, ..Options::default() })];
+    let mut client = Plain::client(&mut nodes);
+    let answer = Bytes::from(vec![9; 100_000]);
+    let (mut sent, mut answered) = (0, 0);
+    let mut pending = BytesMut::new();
+    for _ in 0..3000 {
+        if pending.is_empty() && sent < 20_000 {
+            pending = query(sent);
+            sent += 1;
+        }
+        if let Ok(n) = client.stream.write(&pending) {
+            bytes::Buf::advance(&mut pending, n);
+        }
+        nodes[0].pump();
+        answer_all(&mut nodes[0], &mut answered, &answer);
+    }
+    let node = &nodes[0].net;
+    assert!(node.unwritten() < 16 << 20, "{} bytes wait for it", node.unwritten());
+    assert!(answered < sent, "it was not read from");
+    // Once it reads, all is well again.
+    let mut came = 0;
+    let begun = Instant::now();
+    while came < sent - 1 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{came} of {sent} replies");
+        if let Some(frame) = client.receive().unwrap() {
+            read_reply_frame(frame).unwrap();
+            came += 1;
+        } else {
+            nodes[0].pump();
+            answer_all(&mut nodes[0], &mut answered, &answer);
+        }
+    }
+}
+
+fn answer_all(node: &mut Pumped, answered: &mut u64, answer: &Bytes) {
+    for event in std::mem::take(&mut node.came) {
+        if let Event::Request { from, id, .. } = event {
+            *answered += 1;
+            node.net.answer(node.now, from, id, Reply::Answer { applied: Index(1), answer: answer.clone() });
+        }
+    }
+    node.net.flush(node.now);
+}
+
+#[test]
+fn a_client_with_too_much_under_way_is_not_read_from() {
+    let mut nodes = vec![Pumped::open(1, Options { client_requests_max: 10, ..Options::default() })];
+    let client = Plain::client(&mut nodes);
+    client.stream.set_nonblocking(false).unwrap();
+    let mut open = BytesMut::new();
+    for id in 0..20_000 {
+        put_request_frame(&mut open, id, false, &Request::Propose { op: Op::Open { window: 1 }.encode() });
+    }
+    let writer = {
+        let mut stream = client.stream.try_clone().unwrap();
+        std::thread::spawn(move || stream.write_all(&open).unwrap())
+    };
+    (0..200).for_each(|_| nodes[0].pump());
+    let before = nodes[0].asked();
+    assert!(before < 20_000, "one read's worth, and not all");
+    let mut answered = 0;
+    let begun = Instant::now();
+    while answered < 20_000 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{answered} answered");
+        answer_all(&mut nodes[0], &mut answered, &Bytes::new());
+        nodes[0].pump();
+    }
+    writer.join().unwrap();
+}
+
+#[test]
+fn the_listener_rests_and_goes_on() {
+    let mut nodes = vec![Pumped::open(1, Options { strangers_max: 2, ..Options::default() })];
+    let mut callers: Vec<_> = (0..6).map(|_| Plain::connect(nodes[0].address())).collect();
+    (0..20).for_each(|_| nodes[0].pump());
+    assert_eq!(nodes[0].net.conns.len(), 2);
+    callers.remove(0);
+    callers.remove(0);
+    (0..20).for_each(|_| nodes[0].pump());
+    assert_eq!(nodes[0].net.conns.len(), 2);
+    let mut client = Plain::dial(nodes[0].address(), &Hello::client());
+    callers.clear();
+    client.pump_welcome(&mut nodes).unwrap();
+}
+
+#[test]
+fn a_node_that_stops_turns_work_away_and_says_so() {
+    let mut nodes = vec![Pumped::open(1, Options::default())];
+    let mut client = Plain::client(&mut nodes);
+    nodes[0].net.stop_listening();
+    client.stream.write_all(&query(5)).unwrap();
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no reply");
+        nodes[0].pump();
+        if let Some(frame) = client.receive().unwrap() {
+            assert_eq!(read_reply_frame(frame), Ok((5, Reply::Refused(Refusal::Stopping))));
+            break;
+        }
+    }
+    assert_eq!(nodes[0].asked(), 0);
+}
