@@ -38,7 +38,7 @@ impl Options {
     /// How large a segment is unless told otherwise.
     pub const SEGMENT_BYTES: u64 = 64 << 20;
     /// How large a piece of a batch is, about.
-    pub const BATCH_BYTES: usize = 1 << 20;
+    pub const BATCH_BYTES: usize = 2 << 20;
 
     /// The defaults, for that node.
     pub fn new(node: NodeId, cluster: ClusterId, disk: DiskId) -> Options {
