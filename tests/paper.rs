@@ -200,6 +200,25 @@ fn a_node_isolated_for_an_hour_rejoins_and_the_term_does_not_move() {
     assert_eq!(cluster.hosts[&away].log, cluster.hosts[&leader].log);
 }
 
+/// The mutant of it: without pre-vote, and without voters who stay with a leader they hear, the
+/// same node does depose it. So the test above can fail.
+#[test]
+fn without_pre_vote_a_node_that_was_away_deposes_the_leader() {
+    let mut cluster = Cluster::new(3);
+    cluster.options.mutants = Mutants::only(Mutant::NoPreVote);
+    for node in cluster.ids() {
+        cluster.start(node);
+    }
+    let leader = cluster.elect();
+    let away = *cluster.ids().iter().find(|node| **node != leader).unwrap();
+    let term = cluster.term();
+    cluster.isolate(away);
+    cluster.run(Duration::from_secs(60));
+    cluster.heal();
+    cluster.run(ms(1000));
+    assert!(cluster.term() > term + 10);
+}
+
 /// The same for a node whose messages take three election timeouts, and for one that hears nobody
 /// but is heard (a one-way cut).
 #[test]

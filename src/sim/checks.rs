@@ -187,8 +187,8 @@ impl Checks {
             return Err(format!("{node} commits {commit} of {} entries", life.seen.log.len()));
         }
         if let Some(term) = leads
+            && life.leads == Some(term)
             && commit > life.commit
-            && life.seen.term(commit) == Some(term)
             && defined.is_none_or(|defined| commit > defined)
         {
             return Err(format!("{node} commits {commit}, and by the definition only {defined:?} is"));

@@ -44,6 +44,8 @@ struct Waiting {
     key: Bytes,
     input: Input,
     asked: Time,
+    /// How many attempts have not been refused: any of them may have happened.
+    open_attempts: u32,
 }
 
 /// What a client sends next.
@@ -179,7 +181,7 @@ impl Client {
         self.next_seq += u64::from(!is_read);
         let operation = history.invoke(self.id, key.clone(), input.clone(), now);
         self.tickets += 1;
-        self.waiting.insert(self.tickets, Waiting { seq, operation, key, input, asked: now });
+        self.waiting.insert(self.tickets, Waiting { seq, operation, key, input, asked: now, open_attempts: 0 });
         self.tickets
     }
 
@@ -208,6 +210,7 @@ impl Client {
         let session = self.session.expect("commands are asked in a session");
         let waiting = self.waiting.get_mut(&ticket).expect("what is tried waits");
         waiting.asked = now;
+        waiting.open_attempts += 1;
         let request = match waiting.seq {
             None => {
                 let query = Query::Get { key: &waiting.key }.encode();
@@ -280,6 +283,14 @@ impl Client {
         match refusal {
             Refusal::NotLeader { leader: Some(leader), .. } => self.target = leader,
             _ => self.look_elsewhere(rng),
+        }
+        if let Some(waiting) = self.waiting.get_mut(&ticket) {
+            waiting.open_attempts -= 1;
+            if waiting.open_attempts == 0 && waiting.seq.is_some() {
+                // "Nothing has happened" is taken at its word: the command is a new one.
+                waiting.seq = Some(self.next_seq);
+                self.next_seq += 1;
+            }
         }
         self.soon(now, ticket);
     }

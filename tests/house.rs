@@ -1,0 +1,223 @@
+//! Holds the plan of the house against the code: who imports whom, what pure rooms may not say,
+//! doors that define nothing, files and functions of one thought.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Who may import whom. A room may use what stands below it; nothing looks up.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("types", &["limits"]),
+    ("limits", &[]),
+    ("disk", &[]),
+    ("codec", &["types", "limits"]),
+    ("api", &["types", "limits", "codec"]),
+    ("consensus", &["types", "limits", "codec", "api"]),
+    ("machine", &["types", "limits", "codec", "api"]),
+    ("wal", &["types", "limits", "codec", "disk"]),
+    ("apply", &["types", "limits", "codec", "api", "machine"]),
+    ("wire", &["types", "limits", "codec", "api", "consensus"]),
+    ("client", &["types", "limits", "wire", "api"]),
+    ("node", &["types", "limits", "api", "consensus", "wal", "apply"]),
+    ("net", &["types", "limits", "api", "wire", "node", "apply", "machine", "wal", "consensus"]),
+    ("sim", &["types", "limits", "codec", "api", "disk", "consensus", "machine", "wal", "apply", "wire", "node"]),
+    ("config", &["types", "limits", "consensus", "wal", "node", "net"]),
+    ("server", &["types", "limits", "api", "config", "net", "node", "wal", "apply", "disk", "machine", "consensus"]),
+];
+
+/// What pure rooms do not say: time is an argument, chance a seed, the network data.
+const IMPURE: &[&str] = &[
+    "std::net",
+    "std::fs",
+    "std::thread",
+    "Instant",
+    "SystemTime",
+    "HashMap",
+    "HashSet",
+    "rand::rng(",
+    "println!",
+    "log::",
+];
+
+/// Where they do not say it.
+const PURE: &[&str] = &["types/", "consensus/", "node/", "apply/", "machine/", "wal/view.rs", "codec.rs", "api.rs"];
+
+/// Files longer than this are listed with their reason, and the list may only shrink.
+const LINES_MAX: usize = 600;
+const LONG_FILES: &[(&str, &str)] = &[];
+
+/// Functions longer than this likewise.
+const FUNCTION_MAX: usize = 70;
+const LONG_FUNCTIONS: &[(&str, &str)] = &[];
+
+fn sources() -> BTreeMap<String, String> {
+    fn walk(directory: &Path, out: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, out);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                out.push(path);
+            }
+        }
+    }
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    walk(&src, &mut paths);
+    let name = |path: &PathBuf| path.strip_prefix(&src).unwrap().to_string_lossy().into_owned();
+    paths.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+/// The code without its unit tests, which may use more.
+fn without_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests").next().unwrap()
+}
+
+fn room(name: &str) -> &str {
+    name.split(['/', '.']).next().unwrap()
+}
+
+fn is_test(name: &str) -> bool {
+    name.ends_with("tests.rs") || name.contains("/tests/")
+}
+
+fn is_comment(line: &str) -> bool {
+    line.trim_start().starts_with("//")
+}
+
+#[test]
+fn rooms_use_only_what_stands_below_them() {
+    let allowed: BTreeMap<_, _> = ROOMS.iter().copied().collect();
+    let mut wrong = Vec::new();
+    for (name, text) in sources() {
+        let here = room(&name);
+        if matches!(here, "lib" | "main" | "cli") || is_test(&name) {
+            continue;
+        }
+        let Some(below) = allowed.get(here) else {
+            wrong.push(format!("{name}: {here} is not on the plan"));
+            continue;
+        };
+        for line in without_tests(&text).lines().filter(|line| !is_comment(line)) {
+            for used in line.split("crate::").skip(1) {
+                let used: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                if used != here && !used.is_empty() && !below.contains(&used.as_str()) {
+                    wrong.push(format!("{name} uses {used}: {}", line.trim()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_plan_has_no_circle() {
+    let mut done: Vec<&str> = Vec::new();
+    while done.len() < ROOMS.len() {
+        let next = ROOMS.iter().find(|(room, below)| !done.contains(room) && below.iter().all(|b| done.contains(b)));
+        let Some((room, _)) = next else { panic!("a circle among all but {done:?}") };
+        done.push(room);
+    }
+}
+
+#[test]
+fn pure_rooms_have_no_clock_thread_socket_file_or_chance() {
+    let mut wrong = Vec::new();
+    for (name, text) in sources() {
+        if !PURE.iter().any(|pure| name.starts_with(pure)) || is_test(&name) {
+            continue;
+        }
+        for line in without_tests(&text).lines().filter(|line| !is_comment(line)) {
+            for word in IMPURE.iter().filter(|word| line.contains(*word)) {
+                // The core has a log of its own, which is no macro.
+                if *word == "log::" && (line.contains("super::log::") || line.contains("consensus::log::")) {
+                    continue;
+                }
+                wrong.push(format!("{name} says {word}: {}", line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_the_spine_names_the_roles() {
+    for (name, text) in sources() {
+        let may = matches!(name.as_str(), "consensus/raft.rs" | "consensus/invariants.rs" | "consensus/mod.rs");
+        if name.starts_with("consensus/") && !may {
+            for role in ["super::follower", "super::candidate", "super::leader"] {
+                assert!(!text.contains(role), "{name} names {role}");
+            }
+        }
+    }
+}
+
+#[test]
+fn doors_define_nothing() {
+    for (name, text) in sources() {
+        if name != "lib.rs" && !name.ends_with("mod.rs") {
+            continue;
+        }
+        for line in text.lines().filter(|line| !is_comment(line) && !line.trim().is_empty()) {
+            let ok = ["pub mod ", "mod ", "pub use ", "pub(crate) mod ", "use ", "#[cfg", "}", "    ", "#!["];
+            assert!(ok.iter().any(|start| line.starts_with(start)), "{name} defines something: {line}");
+        }
+    }
+}
+
+#[test]
+fn files_begin_with_a_promise_and_hold_one_thought() {
+    let mut wrong = Vec::new();
+    for (name, text) in sources() {
+        if !text.starts_with("//! ") {
+            wrong.push(format!("{name} does not begin with //!"));
+        }
+        let lines = text.lines().count();
+        let listed = LONG_FILES.iter().any(|(long, _)| *long == name);
+        if lines > LINES_MAX && !listed {
+            wrong.push(format!("{name} has {lines} lines"));
+        }
+        if lines <= LINES_MAX && listed {
+            wrong.push(format!("{name} is short now: take it off the list"));
+        }
+        for attic in ["util", "common", "helper", "manager", "misc"] {
+            if name.contains(attic) {
+                wrong.push(format!("{name} is an attic"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn functions_fit_a_screen() {
+    let mut wrong = Vec::new();
+    for (name, text) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let code = line.trim_start();
+            let words =
+                code.trim_start_matches("pub ").trim_start_matches("pub(super) ").trim_start_matches("pub(crate) ");
+            let starts = words.starts_with("fn ") || words.starts_with("const fn ") || words.starts_with("unsafe fn ");
+            if !starts || is_comment(line) {
+                continue;
+            }
+            let indent = line.len() - code.len();
+            let closes = |l: &&str| l.trim_end() == format!("{}}}", " ".repeat(indent));
+            let Some(length) = lines[at..].iter().position(|l| closes(&l)) else { continue };
+            let function = words.split(['(', '<']).next().unwrap().rsplit(' ').next().unwrap();
+            if length > FUNCTION_MAX && !LONG_FUNCTIONS.iter().any(|(long, _)| *long == format!("{name}:{function}")) {
+                wrong.push(format!("{name}: {function} has {length} lines"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn nothing_is_left_half_done() {
+    for (name, text) in sources() {
+        for word in ["todo!", "unimplemented!", "FIXME", "XXX", "dbg!"] {
+            assert!(!text.contains(word), "{name} says {word}");
+        }
+    }
+}
