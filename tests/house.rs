@@ -18,10 +18,13 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("wire", &["types", "limits", "codec", "api", "consensus"]),
     ("client", &["types", "limits", "wire", "api"]),
     ("node", &["types", "limits", "api", "consensus", "wal", "apply"]),
-    ("net", &["types", "limits", "api", "wire", "node", "apply", "machine", "wal", "consensus"]),
+    ("net", &["types", "limits", "codec", "api", "wire", "node", "apply", "machine", "wal", "consensus"]),
     ("sim", &["types", "limits", "codec", "api", "disk", "consensus", "machine", "wal", "apply", "wire", "node"]),
     ("config", &["types", "limits", "consensus", "wal", "node", "net"]),
-    ("server", &["types", "limits", "api", "config", "net", "node", "wal", "apply", "disk", "machine", "consensus"]),
+    (
+        "server",
+        &["types", "limits", "api", "config", "client", "net", "node", "wal", "apply", "disk", "machine", "consensus"],
+    ),
 ];
 
 /// What pure rooms do not say: time is an argument, chance a seed, the network data.
@@ -47,7 +50,7 @@ const LONG_FILES: &[(&str, &str)] = &[];
 
 /// Functions longer than this likewise.
 const FUNCTION_MAX: usize = 70;
-const LONG_FUNCTIONS: &[(&str, &str)] = &[];
+const LONG_FUNCTIONS: &[(&str, &str)] = &[("wal/open.rs:resume", "one order of steps, each resting on the one before")];
 
 fn sources() -> BTreeMap<String, String> {
     fn walk(directory: &Path, out: &mut Vec<PathBuf>) {
@@ -203,7 +206,7 @@ fn functions_fit_a_screen() {
             }
             let indent = line.len() - code.len();
             let closes = |l: &&str| l.trim_end() == format!("{}}}", " ".repeat(indent));
-            let Some(length) = lines[at..].iter().position(|l| closes(&l)) else { continue };
+            let Some(length) = lines[at..].iter().position(closes) else { continue };
             let function = words.split(['(', '<']).next().unwrap().rsplit(' ').next().unwrap();
             if length > FUNCTION_MAX && !LONG_FUNCTIONS.iter().any(|(long, _)| *long == format!("{name}:{function}")) {
                 wrong.push(format!("{name}: {function} has {length} lines"));

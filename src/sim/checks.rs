@@ -35,10 +35,6 @@ impl Image {
         self.log.truncate(entry.position.index.0 as usize - 1);
         self.log.push((entry.position.term, entry.checksum));
     }
-
-    fn term(&self, index: Index) -> Option<Term> {
-        if index == Index::ZERO { Some(Term::ZERO) } else { self.log.get(index.0 as usize - 1).map(|stamp| stamp.0) }
-    }
 }
 
 /// One node, through all its lives.

@@ -284,9 +284,10 @@ impl Client {
             Refusal::NotLeader { leader: Some(leader), .. } => self.target = leader,
             _ => self.look_elsewhere(rng),
         }
+        let in_window = self.next_seq < self.lowest() + u64::from(WINDOW);
         if let Some(waiting) = self.waiting.get_mut(&ticket) {
             waiting.open_attempts -= 1;
-            if waiting.open_attempts == 0 && waiting.seq.is_some() {
+            if waiting.open_attempts == 0 && waiting.seq.is_some() && in_window {
                 // "Nothing has happened" is taken at its word: the command is a new one.
                 waiting.seq = Some(self.next_seq);
                 self.next_seq += 1;

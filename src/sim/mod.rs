@@ -6,11 +6,13 @@
 //! lets it happen, [`troubles`] makes it hard, [`checks`] looks at every step, and [`history`] asks
 //! of what the clients saw whether one machine could have answered it.
 
+mod calm;
 pub mod checks;
 pub mod clients;
 pub mod disk;
 pub mod history;
 pub mod host;
+mod logs;
 pub mod network;
 pub mod run;
 pub mod scenario;

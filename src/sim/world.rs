@@ -4,14 +4,14 @@ use super::checks::{self, Checks};
 use super::clients::{Asking, Client};
 use super::disk::Crash;
 use super::history::History;
-use super::host::{Clock, Host, Process};
+use super::host::{Clock, Host};
 use super::network::{Network, Tier};
 use super::scenario::Scenario;
 use crate::consensus::message::Envelope;
 use crate::consensus::note::Note;
 use crate::node::{Action, Caller, Event};
 use crate::types::digest;
-use crate::types::{Entry, Index, NodeId, Time, Write};
+use crate::types::{Entry, NodeId, Time};
 use crate::wal::Fault;
 use crate::wire::client::{put_reply_frame, put_request_frame, read_reply_frame, read_request_frame};
 use crate::wire::frame::{Frame, FrameReader};
@@ -21,9 +21,6 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// How long the log thread waits for more before it confirms what it synced.
-const IDLE: Duration = Duration::from_millis(10);
 
 /// Something that happens at some time.
 pub(super) enum Happens {
@@ -69,11 +66,11 @@ pub struct World {
     order: u64,
     pub(super) hosts: BTreeMap<NodeId, Host>,
     pub(super) network: Network,
-    clients: BTreeMap<u64, Client>,
+    pub(super) clients: BTreeMap<u64, Client>,
     /// When each client is next woken.
     wakes: BTreeMap<u64, Time>,
     history: History,
-    checks: Checks,
+    pub(super) checks: Checks,
     /// Everything that was sent, written and answered, folded into one number.
     pub(super) hash: u64,
     pub(super) steps: u64,
@@ -274,7 +271,7 @@ impl World {
     }
 
     /// A process stops of itself, because of its disk.
-    fn stops(&mut self, at: NodeId, fault: &Fault) {
+    pub(super) fn stops(&mut self, at: NodeId, fault: &Fault) {
         self.say(|| format!("{at} stops: {fault}"));
         let how = if self.hosts[&at].disk.stopped() { Crash::Power } else { Crash::Kill };
         self.crash(at, how);
@@ -488,152 +485,6 @@ impl World {
         }
         up.node.handle(local, Event::Applied(whole));
         Ok(true)
-    }
-
-    fn writes(&mut self, at: NodeId, write: Write) -> checks::Result<()> {
-        let Some(up) = &mut self.hosts.get_mut(&at).expect("every node has a host").up else { return Ok(()) };
-        let raft = up.node.raft();
-        let leads = raft.leads().then(|| raft.term());
-        self.checks.writes(at, &write, leads)?;
-        up.queued.push(write);
-        Ok(())
-    }
-
-    /// The log thread takes what has gathered, unless it is waiting for the disk.
-    fn write_on(&mut self, at: NodeId) -> checks::Result<()> {
-        let (least, most) = self.scenario.sync;
-        let took = Duration::from_nanos(self.rng.random_range(least.as_nanos() as u64..=most.as_nanos() as u64));
-        let host = self.host(at);
-        let life = host.life;
-        let Some(up) = &mut host.up else { return Ok(()) };
-        if up.syncing || up.queued.is_empty() {
-            return Ok(());
-        }
-        up.syncing = true;
-        let writes = std::mem::take(&mut up.queued);
-        let appended = writes.iter().try_for_each(|write| up.journal.append(write));
-        let took = took + std::mem::take(&mut host.stall);
-        match appended {
-            Ok(()) => self.later(took, Happens::Synced { at, life }),
-            Err(fault) => self.stops(at, &fault),
-        }
-        Ok(())
-    }
-
-    fn synced(&mut self, at: NodeId) -> checks::Result<()> {
-        let life = self.hosts[&at].life;
-        let Some(up) = &mut self.host(at).up else { return Ok(()) };
-        up.syncing = false;
-        match up.journal.sync() {
-            Ok(report) => {
-                self.checks.synced(at, report.durable);
-                self.handle(at, Event::Journal(report))?;
-            }
-            Err(fault) => {
-                self.stops(at, &fault);
-                return Ok(());
-            }
-        }
-        self.want_spare(at);
-        if self.hosts[&at].up.as_ref().is_some_and(|up| !up.syncing) {
-            self.later(IDLE, Happens::Idle { at, life });
-        }
-        Ok(())
-    }
-
-    fn idle(&mut self, at: NodeId) -> checks::Result<()> {
-        let Some(up) = &mut self.host(at).up else { return Ok(()) };
-        if up.syncing {
-            return Ok(());
-        }
-        if let Err(fault) = up.journal.confirm() {
-            self.stops(at, &fault);
-        }
-        Ok(())
-    }
-
-    fn want_spare(&mut self, at: NodeId) {
-        let life = self.hosts[&at].life;
-        let Some(up) = &mut self.host(at).up else { return };
-        if !up.sparing && up.journal.spare_wanted().is_some() {
-            up.sparing = true;
-            let delay = Duration::from_millis(self.rng.random_range(1..20));
-            self.later(delay, Happens::Spared { at, life });
-        }
-    }
-
-    fn spared(&mut self, at: NodeId) -> checks::Result<()> {
-        let host = self.host(at);
-        let disk = host.disk.clone();
-        let Some(Process { journal, sparing, .. }) = &mut host.up else { return Ok(()) };
-        *sparing = false;
-        let Some(order) = journal.spare_wanted() else { return Ok(()) };
-        match order.prepare(&disk) {
-            Ok(spare) => journal.spare_ready(spare),
-            Err(Fault::Full { .. }) => {}
-            Err(fault) => self.stops(at, &fault),
-        }
-        Ok(())
-    }
-
-    /// All trouble ends: machines are switched on, clients finish what they have begun.
-    pub(super) fn heal(&mut self) {
-        self.calm = true;
-        self.network.heal();
-        for at in self.hosts.keys().copied().collect::<Vec<_>>() {
-            let host = self.host(at);
-            host.disk.set_capacity(None);
-            host.stall = Duration::ZERO;
-            host.paused = Time::ZERO;
-            self.later(Duration::from_millis(100), Happens::Starts { at });
-        }
-    }
-
-    /// The clients begin nothing new.
-    pub(super) fn stop_clients(&mut self) {
-        for client in self.clients.values_mut() {
-            client.stopping = true;
-        }
-    }
-
-    /// Whether some node leads.
-    pub(super) fn has_leader(&self) -> bool {
-        self.hosts.values().filter_map(|host| host.up.as_ref()).any(|up| up.node.raft().leads())
-    }
-
-    /// Whether all clients have their answers, and all machines that run the same state.
-    pub(super) fn is_at_rest(&self) -> bool {
-        let state = |up: &Process| (up.applier.applied(), up.applier.digest(), up.node.raft().log().commit());
-        let mut states = self.hosts.values().filter_map(|host| host.up.as_ref()).map(state);
-        let first = states.next();
-        let all_alike = states.all(|state| Some(state) == first);
-        let all_up = self.hosts.values().all(|host| host.up.is_some() || host.given_up);
-        let complete = first.is_some_and(|(applied, _, _)| applied >= Index(self.checks.committed() as u64));
-        all_up && all_alike && complete && self.clients.values().all(Client::is_done)
-    }
-
-    /// How far everybody is, in words, for whoever asks why there is no rest.
-    pub(super) fn standing(&self) -> String {
-        let mut out = String::new();
-        for host in self.hosts.values() {
-            match &host.up {
-                None => {
-                    out.push_str(&format!("\n  {} is down{}", host.id, if host.given_up { " for good" } else { "" }))
-                }
-                Some(up) => {
-                    let (raft, log) = (up.node.raft(), up.node.raft().log());
-                    let (role, term, commit, last) = (raft.role(), raft.term(), log.commit(), log.last());
-                    let applied = up.applier.applied();
-                    out.push_str(&format!(
-                        "\n  {} {role} of term {term}, commit {commit}, last {last}, applied {applied}",
-                        host.id
-                    ));
-                }
-            }
-        }
-        let waiting = self.clients.values().filter(|client| !client.is_done()).count();
-        out.push_str(&format!("\n  {waiting} clients wait"));
-        out
     }
 
     /// What the clients saw.

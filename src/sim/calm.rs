@@ -1,0 +1,69 @@
+//! When trouble ends, the world must come to rest.
+
+use super::clients::Client;
+use super::host::Process;
+use super::world::{Happens, World};
+use crate::types::{Index, Time};
+use std::time::Duration;
+
+impl World {
+    /// All trouble ends: machines are switched on, clients finish what they have begun.
+    pub(super) fn heal(&mut self) {
+        self.calm = true;
+        self.network.heal();
+        for at in self.hosts.keys().copied().collect::<Vec<_>>() {
+            let host = self.host(at);
+            host.disk.set_capacity(None);
+            host.stall = Duration::ZERO;
+            host.paused = Time::ZERO;
+            self.later(Duration::from_millis(100), Happens::Starts { at });
+        }
+    }
+
+    /// The clients begin nothing new.
+    pub(super) fn stop_clients(&mut self) {
+        for client in self.clients.values_mut() {
+            client.stopping = true;
+        }
+    }
+
+    /// Whether some node leads.
+    pub(super) fn has_leader(&self) -> bool {
+        self.hosts.values().filter_map(|host| host.up.as_ref()).any(|up| up.node.raft().leads())
+    }
+
+    /// Whether all clients have their answers, and all machines that run the same state.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let state = |up: &Process| (up.applier.applied(), up.applier.digest(), up.node.raft().log().commit());
+        let mut states = self.hosts.values().filter_map(|host| host.up.as_ref()).map(state);
+        let first = states.next();
+        let all_alike = states.all(|state| Some(state) == first);
+        let all_up = self.hosts.values().all(|host| host.up.is_some() || host.given_up);
+        let complete = first.is_some_and(|(applied, _, _)| applied >= Index(self.checks.committed() as u64));
+        all_up && all_alike && complete && self.clients.values().all(Client::is_done)
+    }
+
+    /// How far everybody is, in words, for whoever asks why there is no rest.
+    pub(super) fn standing(&self) -> String {
+        let mut out = String::new();
+        for host in self.hosts.values() {
+            match &host.up {
+                None => {
+                    out.push_str(&format!("\n  {} is down{}", host.id, if host.given_up { " for good" } else { "" }))
+                }
+                Some(up) => {
+                    let (raft, log) = (up.node.raft(), up.node.raft().log());
+                    let (role, term, commit, last) = (raft.role(), raft.term(), log.commit(), log.last());
+                    let applied = up.applier.applied();
+                    out.push_str(&format!(
+                        "\n  {} {role} of term {term}, commit {commit}, last {last}, applied {applied}",
+                        host.id
+                    ));
+                }
+            }
+        }
+        let waiting = self.clients.values().filter(|client| !client.is_done()).count();
+        out.push_str(&format!("\n  {waiting} clients wait"));
+        out
+    }
+}

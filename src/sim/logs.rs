@@ -1,0 +1,101 @@
+//! The log thread of each simulated machine: writes gather while a sync is under way.
+
+use super::checks;
+use super::host::Process;
+use super::world::{Happens, World};
+use crate::node::Event;
+use crate::types::{NodeId, Write};
+use crate::wal::Fault;
+use rand::RngExt;
+use std::time::Duration;
+
+/// How long the log thread waits for more before it confirms what it synced.
+const IDLE: Duration = Duration::from_millis(10);
+
+impl World {
+    pub(super) fn writes(&mut self, at: NodeId, write: Write) -> checks::Result<()> {
+        let Some(up) = &mut self.hosts.get_mut(&at).expect("every node has a host").up else { return Ok(()) };
+        let raft = up.node.raft();
+        let leads = raft.leads().then(|| raft.term());
+        self.checks.writes(at, &write, leads)?;
+        up.queued.push(write);
+        Ok(())
+    }
+
+    /// The log thread takes what has gathered, unless it is waiting for the disk.
+    pub(super) fn write_on(&mut self, at: NodeId) -> checks::Result<()> {
+        let (least, most) = self.scenario.sync;
+        let took = Duration::from_nanos(self.rng.random_range(least.as_nanos() as u64..=most.as_nanos() as u64));
+        let host = self.host(at);
+        let life = host.life;
+        let Some(up) = &mut host.up else { return Ok(()) };
+        if up.syncing || up.queued.is_empty() {
+            return Ok(());
+        }
+        up.syncing = true;
+        let writes = std::mem::take(&mut up.queued);
+        let appended = writes.iter().try_for_each(|write| up.journal.append(write));
+        let took = took + std::mem::take(&mut host.stall);
+        match appended {
+            Ok(()) => self.later(took, Happens::Synced { at, life }),
+            Err(fault) => self.stops(at, &fault),
+        }
+        Ok(())
+    }
+
+    pub(super) fn synced(&mut self, at: NodeId) -> checks::Result<()> {
+        let life = self.hosts[&at].life;
+        let Some(up) = &mut self.host(at).up else { return Ok(()) };
+        up.syncing = false;
+        match up.journal.sync() {
+            Ok(report) => {
+                self.checks.synced(at, report.durable);
+                self.handle(at, Event::Journal(report))?;
+            }
+            Err(fault) => {
+                self.stops(at, &fault);
+                return Ok(());
+            }
+        }
+        self.want_spare(at);
+        if self.hosts[&at].up.as_ref().is_some_and(|up| !up.syncing) {
+            self.later(IDLE, Happens::Idle { at, life });
+        }
+        Ok(())
+    }
+
+    pub(super) fn idle(&mut self, at: NodeId) -> checks::Result<()> {
+        let Some(up) = &mut self.host(at).up else { return Ok(()) };
+        if up.syncing {
+            return Ok(());
+        }
+        if let Err(fault) = up.journal.confirm() {
+            self.stops(at, &fault);
+        }
+        Ok(())
+    }
+
+    fn want_spare(&mut self, at: NodeId) {
+        let life = self.hosts[&at].life;
+        let Some(up) = &mut self.host(at).up else { return };
+        if !up.sparing && up.journal.spare_wanted().is_some() {
+            up.sparing = true;
+            let delay = Duration::from_millis(self.rng.random_range(1..20));
+            self.later(delay, Happens::Spared { at, life });
+        }
+    }
+
+    pub(super) fn spared(&mut self, at: NodeId) -> checks::Result<()> {
+        let host = self.host(at);
+        let disk = host.disk.clone();
+        let Some(Process { journal, sparing, .. }) = &mut host.up else { return Ok(()) };
+        *sparing = false;
+        let Some(order) = journal.spare_wanted() else { return Ok(()) };
+        match order.prepare(&disk) {
+            Ok(spare) => journal.spare_ready(spare),
+            Err(Fault::Full { .. }) => {}
+            Err(fault) => self.stops(at, &fault),
+        }
+        Ok(())
+    }
+}
