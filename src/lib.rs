@@ -1,6 +1,65 @@
 //! # drave
 //!
 //! A replicated log and key-value server, and the Raft library inside it.
+//!
+//! ## A machine of your own
+//!
+//! What is replicated is a [`machine::StateMachine`]: commands in, answers out, the same on every
+//! node. Around it stand sessions, so each command takes effect once; under it a log on the disks of
+//! a majority.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use drave::machine::{Context, StateMachine};
+//!
+//! /// Counts.
+//! #[derive(Default)]
+//! struct Counter(u64);
+//!
+//! impl StateMachine for Counter {
+//!     fn apply(&mut self, _context: &Context, command: &[u8]) -> Bytes {
+//!         self.0 += command.len() as u64;
+//!         Bytes::from(self.0.to_string())
+//!     }
+//!     fn query(&self, _query: &[u8]) -> Bytes {
+//!         Bytes::from(self.0.to_string())
+//!     }
+//!     fn digest(&self) -> u64 {
+//!         self.0
+//!     }
+//! }
+//! ```
+//!
+//! [`server::Server::open`] puts it behind a socket; `examples/counter.rs` is the whole program.
+//!
+//! ## A storm for it
+//!
+//! The same node, journal and codec run in a simulated world, where a seed is a whole history:
+//!
+//! ```
+//! use drave::sim::{Scenario, run};
+//! use std::time::Duration;
+//!
+//! let outcome = run(Scenario::draw(7, Duration::from_secs(2)), None).expect("nothing is violated");
+//! assert_eq!(Ok(outcome), run(Scenario::draw(7, Duration::from_secs(2)), None));
+//! ```
+//!
+//! ## The rooms, from the ground up
+//!
+//! Each uses only what stands below it; `tests/house.rs` sees to that.
+//!
+//! | room | what it is |
+//! |---|---|
+//! | [`types`], [`limits`] | nouns, and every bound |
+//! | [`codec`], [`api`] | bytes; what may be asked of a cluster |
+//! | [`disk`] | the few promises we need of a filesystem |
+//! | [`consensus`] | the algorithm: no clock, thread, socket or file |
+//! | [`wal`] | the journal: entries and hard state in one ordered stream |
+//! | [`machine`], [`apply`] | the state machine, and the sessions around it |
+//! | [`wire`], [`client`] | what travels; who asks |
+//! | [`node`] | the whole server, minus its I/O |
+//! | [`net`], [`sim`] | two worlds to live in |
+//! | [`config`], [`server`], [`cli`] | every knob; assembly; the command line |
 
 pub mod api;
 pub mod apply;

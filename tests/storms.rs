@@ -1,27 +1,55 @@
-//! The simulator: fixed seeds, fresh ones, and one broken rule at a time.
+//! The simulator: ten simulated hours of trouble, and the same seed twice.
+//!
+//! `DRAVE_SEEDS=100000 cargo test --release --test storms` goes on for longer; `DRAVE_SEED=N` begins
+//! elsewhere.
 
 use drave::sim::{Scenario, run};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The number of seeds, or what the environment asks for: `DRAVE_SEEDS=100000 cargo test …`.
-fn seeds(usually: u64) -> u64 {
-    std::env::var("DRAVE_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usually)
+/// Enough worlds for ten hours of their own time.
+const SEEDS: u64 = 2500;
+
+fn setting(name: &str, usually: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usually)
 }
 
 #[test]
-fn nothing_is_lost_in_any_storm() {
-    let mut failed = Vec::new();
-    for seed in 0..seeds(200) {
-        if let Err(violation) = run(Scenario::draw(seed, Duration::from_secs(10)), None) {
-            failed.push(violation.to_string());
+fn nothing_is_lost_in_ten_simulated_hours_of_trouble() {
+    let first = setting("DRAVE_SEED", 0);
+    let end = first + setting("DRAVE_SEEDS", SEEDS);
+    let next = AtomicU64::new(first);
+    let (simulated_ms, failed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end {
+                break;
+            }
+            match run(Scenario::draw(seed, Duration::from_secs(10)), None) {
+                Ok(outcome) => {
+                    simulated_ms.fetch_add(outcome.simulated.as_millis() as u64, Ordering::Relaxed);
+                }
+                Err(violation) => failed.lock().unwrap().push(violation.to_string()),
+            }
         }
-    }
-    assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(work);
+        scope.spawn(work);
+    });
+    let failed = failed.into_inner().unwrap();
+    let hours = simulated_ms.into_inner() as f64 / 3_600_000.0;
+    println!("{} worlds, {hours:.1} hours", end - first);
+    let repeat = "repeat: cargo run --release -- sim --seed N --duration 10s --trace from=0s";
+    assert!(failed.is_empty(), "{} failed:\n{}\n{repeat}", failed.len(), failed.join("\n"));
+    assert!(hours >= 10.0 || end - first < SEEDS, "only {hours} hours");
 }
 
 #[test]
 fn the_same_seed_is_the_same_history() {
-    for seed in 0..5 {
+    for seed in 0..10 {
         let once = run(Scenario::draw(seed, Duration::from_secs(5)), None);
         assert_eq!(once, run(Scenario::draw(seed, Duration::from_secs(5)), None));
     }
