@@ -142,7 +142,10 @@ impl World {
     /// that what they lose could have been the last copies: what a majority forgets is gone.
     fn rot(&mut self, at: NodeId) {
         let rotten = self.hosts.values().filter(|host| host.rotten).count();
-        if rotten >= (self.hosts.len() - 1) / 2 || self.hosts[&at].rotten {
+        // A machine that is down may just have lost power: what its last batch suffered on top of
+        // that cannot be told from what the power loss did (wal-format.md).
+        let host = &self.hosts[&at];
+        if rotten >= (self.hosts.len() - 1) / 2 || host.rotten || host.up.is_none() {
             return;
         }
         let disk = self.hosts[&at].disk.clone();
