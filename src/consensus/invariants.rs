@@ -3,8 +3,8 @@
 use super::message::Ask;
 use super::progress::Stage;
 use super::quorum;
-use super::raft::Role;
 use super::replica::Replica;
+use super::role::Role;
 use crate::types::{Index, NodeId};
 
 /// Panics if a law is broken: then nothing is true any more.

@@ -27,6 +27,7 @@ pub mod raft;
 pub mod reads;
 pub mod ready;
 pub mod replica;
+pub mod role;
 
 pub use options::Options;
 pub use raft::Raft;

@@ -11,21 +11,11 @@ use super::progress::Progress;
 use super::reads::ReadId;
 use super::ready::Ready;
 use super::replica::Replica;
+use super::role::Role;
 use crate::api::{Refusal, RoleName};
 use crate::types::{Index, Membership, Mutant, NodeId, Payload, Position, Term, Time, WriteId};
 use bytes::Bytes;
 use std::time::Duration;
-
-/// What a node does this term (Figure 4).
-#[derive(Clone, Debug)]
-pub enum Role {
-    /// Follows a leader, or waits for one.
-    Follower(Follower),
-    /// Asks to be elected, or whether it would be.
-    Candidate(Candidate),
-    /// Leads.
-    Leader(Leader),
-}
 
 /// One node's share of the consensus algorithm, as a pure state machine.
 ///

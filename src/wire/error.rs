@@ -1,6 +1,6 @@
 //! The other side broke the protocol. Its connection is closed, and nothing else happens.
 
-use super::hello::Reason;
+use super::reason::Reason;
 use crate::codec::Malformed;
 
 /// The other side broke the protocol. Its connection is closed, and nothing else happens.

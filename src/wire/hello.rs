@@ -2,6 +2,7 @@
 
 use super::error::WireError;
 use super::frame::{Frame, Kind, put_frame};
+use super::reason::Reason;
 use crate::codec::{Malformed, Put, Reader};
 use crate::types::{ClusterId, DiskId, NodeId};
 use bytes::{BufMut, BytesMut};
@@ -66,33 +67,6 @@ pub struct Welcome {
     pub node: NodeId,
     /// The disk it is known by.
     pub disk: DiskId,
-}
-
-/// Why a caller is not wanted. Travels as one byte.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[repr(u8)]
-pub enum Reason {
-    /// There is no version that both speak.
-    #[error("no common version of the protocol")]
-    Version = 1,
-    /// It means another cluster.
-    #[error("this node belongs to another cluster")]
-    Cluster = 2,
-    /// It means another node: the address is not that node's any more.
-    #[error("another node answers at this address")]
-    Target = 3,
-    /// It is a peer that is not a member.
-    #[error("not a member of this cluster")]
-    Stranger = 4,
-    /// It bears the id of the node it dials.
-    #[error("it bears this node's own id")]
-    Double = 5,
-    /// There are too many connections.
-    #[error("too many connections")]
-    Full = 6,
-    /// The node is stopping.
-    #[error("the node is stopping")]
-    Stopping = 7,
 }
 
 impl Hello {
@@ -192,19 +166,6 @@ impl Reason {
     /// Appends it as a frame.
     pub fn put(self, out: &mut BytesMut) {
         put_frame(out, Kind::Refused, |out| out.put_u8(self as u8));
-    }
-
-    fn from_byte(byte: u8) -> Result<Reason, Malformed> {
-        Ok(match byte {
-            1 => Reason::Version,
-            2 => Reason::Cluster,
-            3 => Reason::Target,
-            4 => Reason::Stranger,
-            5 => Reason::Double,
-            6 => Reason::Full,
-            7 => Reason::Stopping,
-            _ => return Err(Malformed("unknown reason")),
-        })
     }
 }
 

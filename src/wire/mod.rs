@@ -36,7 +36,7 @@
 //! |---|---|---|---|
 //! | 1 | hello | [`hello::Hello`] | who dials, first |
 //! | 2 | welcome | [`hello::Welcome`] | who was dialed, first |
-//! | 3 | refused | [`hello::Reason`] | who was dialed, first and last |
+//! | 3 | refused | [`reason::Reason`] | who was dialed, first and last |
 //! | 16 | raft | [`peer`]: one message of the consensus | a peer |
 //! | 17 | forward | number, request | a peer, for a client of its own |
 //! | 18 | answer | number, reply | a peer, to what was forwarded |
@@ -62,5 +62,6 @@ pub mod error;
 pub mod frame;
 pub mod hello;
 pub mod peer;
+pub mod reason;
 
 pub use error::WireError;

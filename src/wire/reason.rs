@@ -1,0 +1,46 @@
+//! Why a caller is not wanted.
+
+use crate::codec::Malformed;
+
+/// Why a caller is not wanted. Travels as one byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[repr(u8)]
+pub enum Reason {
+    /// There is no version that both speak.
+    #[error("no common version of the protocol")]
+    Version = 1,
+    /// It means another cluster.
+    #[error("this node belongs to another cluster")]
+    Cluster = 2,
+    /// It means another node: the address is not that node's any more.
+    #[error("another node answers at this address")]
+    Target = 3,
+    /// It is a peer that is not a member.
+    #[error("not a member of this cluster")]
+    Stranger = 4,
+    /// It bears the id of the node it dials.
+    #[error("it bears this node's own id")]
+    Double = 5,
+    /// There are too many connections.
+    #[error("too many connections")]
+    Full = 6,
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping = 7,
+}
+
+impl Reason {
+    /// The reason that travels as that byte.
+    pub(super) fn from_byte(byte: u8) -> Result<Reason, Malformed> {
+        Ok(match byte {
+            1 => Reason::Version,
+            2 => Reason::Cluster,
+            3 => Reason::Target,
+            4 => Reason::Stranger,
+            5 => Reason::Double,
+            6 => Reason::Full,
+            7 => Reason::Stopping,
+            _ => return Err(Malformed("unknown reason")),
+        })
+    }
+}
