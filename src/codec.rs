@@ -6,6 +6,7 @@
 
 use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX};
 use crate::types::{ClusterTime, DiskId, Entry, HardState, Index, Member, Membership, NodeId, Payload, Position, Term};
+use byteorder::{ByteOrder, LittleEndian};
 use bytes::{Buf, BufMut, Bytes};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -199,14 +200,14 @@ pub fn put_entry(out: &mut impl BufMut, entry: &Entry) {
 pub fn read_entry(from: &mut Reader) -> Result<Entry> {
     let stored = from.u32()?;
     let header: [u8; ENTRY_HEADER - 4] = from.array()?;
-    let length = u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize;
+    let length = LittleEndian::read_u24(&header) as usize;
     let encoded = from.bytes(length)?;
     if checksum(&header, &encoded) != stored {
         return Err(Malformed("entry checksum"));
     }
-    let field = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| header[at + i]));
-    let position = Position::new(Index(field(4)), Term(field(12)));
-    let time = ClusterTime(field(20));
+    let position =
+        Position::new(Index(LittleEndian::read_u64(&header[4..])), Term(LittleEndian::read_u64(&header[12..])));
+    let time = ClusterTime(LittleEndian::read_u64(&header[20..]));
     let payload = match header[3] {
         NOOP if length == 0 => Payload::Noop,
         MEMBERSHIP => {
@@ -230,11 +231,11 @@ fn entry_header(entry: &Entry, encoded: &[u8]) -> [u8; ENTRY_HEADER - 4] {
     };
     assert!(encoded.len() < 1 << 24, "a payload's length fits three bytes");
     let mut header = [0; ENTRY_HEADER - 4];
-    header[..4].copy_from_slice(&(encoded.len() as u32).to_le_bytes());
+    LittleEndian::write_u24(&mut header, encoded.len() as u32);
     header[3] = kind;
-    header[4..12].copy_from_slice(&entry.position.index.0.to_le_bytes());
-    header[12..20].copy_from_slice(&entry.position.term.0.to_le_bytes());
-    header[20..28].copy_from_slice(&entry.time.0.to_le_bytes());
+    LittleEndian::write_u64(&mut header[4..], entry.position.index.0);
+    LittleEndian::write_u64(&mut header[12..], entry.position.term.0);
+    LittleEndian::write_u64(&mut header[20..], entry.time.0);
     header
 }
 
