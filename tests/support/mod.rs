@@ -212,9 +212,7 @@ impl Cluster {
     pub fn expect_no_deaths(&mut self) {
         let ended = |node: &mut Option<Guarded>| node.as_mut().and_then(|node| node.0.try_wait().unwrap());
         let ended: Vec<_> = self.nodes.iter_mut().enumerate().filter_map(|(n, node)| Some((n, ended(node)?))).collect();
-        for (n, status) in ended {
-            panic!("n{} ended by itself: {status}\n{}", n + 1, self.logs());
-        }
+        assert!(ended.is_empty(), "ended by themselves, counted from 0: {ended:?}\n{}", self.logs());
     }
 
     pub fn client(&self) -> Client {
