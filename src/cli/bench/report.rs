@@ -88,6 +88,10 @@ impl Run {
     pub fn stop(&mut self, now: Instant, unfinished: u64) {
         (self.took, self.measuring, self.unfinished) = (now - self.began, false, unfinished);
         self.cpu = own_cpu().saturating_sub(self.cpu_began);
+        if let Some(last) = self.last_answer {
+            // A silence that has not ended counts, too.
+            self.longest_gap = self.longest_gap.max(now - last);
+        }
     }
 
     /// One request was answered.
