@@ -1,117 +1,13 @@
 //! Real processes: three nodes on loopback, killed and stopped, and what clients may rely on.
 
-use drave::api::{Consistency, RoleName, Status};
-use drave::client::{Client, Options};
+use drave::api::Consistency;
+use drave::client::Client;
 use drave::machine::{Answer, Command as Do, Query};
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
+use support::Cluster;
 
-/// A cluster of child processes in a directory that goes with it.
-struct Cluster {
-    directory: tempfile::TempDir,
-    addresses: Vec<String>,
-    nodes: Vec<Option<Child>>,
-}
-
-impl Cluster {
-    fn start(nodes: usize) -> Cluster {
-        // Ports that were free a moment ago.
-        let held: Vec<_> = (0..nodes).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let addresses = held.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
-        drop(held);
-        let directory = tempfile::tempdir().unwrap();
-        let mut cluster = Cluster { directory, addresses, nodes: (0..nodes).map(|_| None).collect() };
-        (0..nodes).for_each(|n| cluster.spawn(n));
-        cluster
-    }
-
-    fn data(&self, n: usize) -> PathBuf {
-        self.directory.path().join(format!("n{}", n + 1))
-    }
-
-    fn spawn(&mut self, n: usize) {
-        let peers: Vec<_> = self.addresses.iter().enumerate().map(|(n, a)| format!("{}={a}", n + 1)).collect();
-        let log = std::fs::File::options().create(true).append(true).open(self.data(n).with_extension("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_drave"))
-            .args(["serve", "--id", &(n + 1).to_string(), "--peers", &peers.join(","), "--segment-size", "4MiB"])
-            .arg("--data")
-            .arg(self.data(n))
-            .stderr(log)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.nodes[n] = Some(child);
-    }
-
-    /// kill -9.
-    fn kill(&mut self, n: usize) {
-        let mut child = self.nodes[n].take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    /// SIGTERM; the exit code.
-    fn stop(&mut self, n: usize) -> Option<i32> {
-        let mut child = self.nodes[n].take().unwrap();
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        child.wait().unwrap().code()
-    }
-
-    fn client(&self) -> Client {
-        let options = Options { timeout: Duration::from_secs(20), ..Options::default() };
-        Client::with(self.addresses.clone(), options)
-    }
-
-    fn status(&self, n: usize) -> Option<Status> {
-        self.client().status(&self.addresses[n]).ok()
-    }
-
-    fn leader(&self) -> usize {
-        let begun = Instant::now();
-        loop {
-            let leads = |n: &usize| {
-                self.nodes[*n].is_some() && self.status(*n).is_some_and(|status| status.role == RoleName::Leader)
-            };
-            if let Some(n) = (0..self.nodes.len()).find(leads) {
-                return n;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(20), "no leader\n{}", self.logs());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    /// Waits until all have applied the same, and says what they all hold.
-    fn agree(&self) -> String {
-        let begun = Instant::now();
-        loop {
-            let all: Vec<_> = (0..self.nodes.len()).filter_map(|n| self.status(n)).collect();
-            let same = all.windows(2).all(|two| two[0].applied == two[1].applied);
-            if all.len() == self.nodes.len() && same {
-                assert!(all.windows(2).all(|two| two[0].digest == two[1].digest), "{all:#?}");
-                return all[0].digest.clone();
-            }
-            assert!(begun.elapsed() < Duration::from_secs(20), "they do not come to agree\n{}", self.logs());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    fn logs(&self) -> String {
-        let read = |n| std::fs::read_to_string(self.data(n).with_extension("log")).unwrap_or_default();
-        (0..self.nodes.len()).map(read).collect()
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for child in self.nodes.iter_mut().flatten() {
-            let _it_may_be_gone = child.kill();
-            let _it_may_be_gone = child.wait();
-        }
-    }
-}
+mod support;
 
 fn incr(client: &mut Client) -> i64 {
     let executed = client.execute(&Do::Incr { key: b"n", by: 1 }.encode()).unwrap();

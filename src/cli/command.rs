@@ -10,6 +10,8 @@ use super::sim::{self, Sim};
 use super::status::{self, Show};
 use super::trouble::Trouble;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// The command line, described.
 pub fn describe() -> Command {
@@ -37,6 +39,9 @@ pub fn describe() -> Command {
 
 /// Does what was said.
 pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
+    if !matches!(matches.subcommand_name(), Some("serve" | "demo")) {
+        end_quietly_when_nobody_reads()?;
+    }
     match matches.subcommand() {
         Some(("demo", matches)) => demo::run(&Demo::from_arg_matches(matches)?),
         Some(("kill", matches)) => demo::kill(&Kill::from_arg_matches(matches)?),
@@ -53,6 +58,14 @@ pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
         Some(("sim", matches)) => sim::run(Sim::from_arg_matches(matches)?),
         _ => unreachable!("a verb is required, and only those described are taken"),
     }
+}
+
+/// `drave scan | head` is no trouble. Sockets are written to without this signal: it means standard output.
+fn end_quietly_when_nobody_reads() -> Result<(), Trouble> {
+    let at_once = Arc::new(AtomicBool::new(true));
+    signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGPIPE, 0, at_once)
+        .map(|_kept_for_life| ())
+        .map_err(|error| Trouble { what: format!("signals: {error}"), code: 74 })
 }
 
 fn bench(args: &Bench) -> Result<(), Trouble> {

@@ -8,6 +8,7 @@ use crate::types::NodeId;
 use bytesize::ByteSize;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -59,6 +60,9 @@ pub struct Serve {
     #[arg(long)]
     print_config: bool,
 }
+
+/// Of the files a process may have open, so many are not for clients: peers, strangers, the journal.
+const FILES_KEPT: u64 = 512;
 
 /// The founding members.
 #[derive(Clone, Debug)]
@@ -140,7 +144,19 @@ fn configure(serve: &Serve) -> Config {
     config.log_look = serve.look;
     config.fsync = !serve.unsafe_no_fsync;
     config.signals = true;
+    // With none left the journal could not open its next segment: clients are turned away before.
+    let clients = raise_open_files().saturating_sub(FILES_KEPT).max(FILES_KEPT / 8);
+    config.net.clients_max = config.net.clients_max.min(clients as usize);
     config
+}
+
+/// Asks for as many open files as the system allows us; says how many those are.
+fn raise_open_files() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let allowed = if raised.is_ok() { maximum } else { current };
+    // None means that there is no limit.
+    allowed.unwrap_or(u64::MAX)
 }
 
 /// --log-level, then RUST_LOG, then info.

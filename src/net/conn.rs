@@ -28,6 +28,8 @@ pub struct Conn {
     pub awaits: Option<Time>,
     /// Whether there may be something to read: the system says so once.
     pub readable: bool,
+    /// Whether frames that came are left where they are, because it rests.
+    pub unheard: bool,
     /// Whether the socket takes no more: the system says when it does.
     pub blocked: bool,
     /// Whether it stands in the list of those to be written to.
@@ -66,6 +68,7 @@ impl Conn {
             asked: 0,
             awaits: Some(now),
             readable: false,
+            unheard: false,
             blocked: false,
             touched: false,
             listed: false,
@@ -81,6 +84,11 @@ impl Conn {
     pub fn hear(&mut self, ends: bool) {
         self.readable = true;
         self.ends |= ends;
+    }
+
+    /// Whether there may be something to read, or to hear of what was read.
+    pub fn has_more(&self) -> bool {
+        self.readable || self.unheard
     }
 
     /// Whether it must not be read from: its caller has too much to read, or too much under way.

@@ -1,5 +1,6 @@
 //! What the network side of a node can be told, and why it is what it is.
 
+use crate::limits::SESSION_WINDOW_MAX;
 use std::time::Duration;
 
 /// What the network side of a node can be told.
@@ -8,7 +9,7 @@ pub struct Options {
     /// How many clients may be connected. One more is told so and turned away.
     pub clients_max: usize,
     /// How many callers may be connected that have not said who they are, beside clients and peers.
-    /// Beyond it the listener rests, and callers wait in the backlog.
+    /// Beyond it the one that has been silent for longest is let go.
     pub strangers_max: usize,
     /// A caller that has not said who it is for this long is let go.
     pub hello_patience: Duration,
@@ -23,7 +24,7 @@ pub struct Options {
     pub client_bytes_mark: usize,
     /// A client that has this many bytes of replies to read is let go.
     pub client_bytes_max: usize,
-    /// A client that waits for this many replies is not read from.
+    /// A client that waits for this many replies is not read from. A session never has more.
     pub client_requests_max: usize,
     /// A peer that has this many bytes to read is not sent more: messages are dropped.
     pub peer_bytes_max: usize,
@@ -45,7 +46,7 @@ impl Default for Options {
             dial_pause_max: Duration::from_millis(100),
             client_bytes_mark: 256 << 10,
             client_bytes_max: 64 << 20,
-            client_requests_max: 4096,
+            client_requests_max: SESSION_WINDOW_MAX as usize,
             peer_bytes_max: 16 << 20,
             unsent_bytes: 128 << 10,
             read_bytes: 1 << 20,

@@ -20,7 +20,7 @@ use crate::wire::peer::PeerFrame;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -64,7 +64,8 @@ pub struct Net {
     conns: Slab<Conn>,
     generation: usize,
     clients: usize,
-    strangers: usize,
+    /// Those who have not said who they are, the one that waits longest first.
+    strangers: VecDeque<Token>,
     links: Links,
     resolver: Resolver,
     places: BTreeMap<NodeId, String>,
@@ -112,7 +113,7 @@ impl Net {
             conns: Slab::new(),
             generation: 0,
             clients: 0,
-            strangers: 0,
+            strangers: VecDeque::new(),
             places,
             members: Membership::default(),
             speakers: BTreeMap::new(),
@@ -190,7 +191,7 @@ impl Net {
         if !self.unread.is_empty() {
             return Time::ZERO;
         }
-        let accept = if self.callers && self.may_accept() { self.accept_at } else { Time::NEVER };
+        let accept = if self.callers && self.listener.is_some() { self.accept_at } else { Time::NEVER };
         self.links.deadline().min(self.sweep_at).min(accept)
     }
 
@@ -252,18 +253,25 @@ impl Net {
         into.append(&mut self.events);
     }
 
-    fn may_accept(&self) -> bool {
-        self.listener.is_some() && self.strangers < self.options.strangers_max
-    }
-
+    /// Accepts who waits: only so many before those who came in are heard, and if there are more than
+    /// may be, the one that has been silent for longest goes. Who means well speaks at once, and is in
+    /// however many are silent.
     fn accept(&mut self, now: Time) {
-        while self.callers && self.may_accept() && self.accept_at <= now {
+        for _ in 0..self.options.strangers_max.div_ceil(4) {
+            if !self.callers || self.accept_at > now {
+                return;
+            }
             let Some(listener) = &self.listener else { return };
             match listener.accept() {
                 Ok((stream, _)) => {
                     let _if_not_it_is_slower = stream::tune_caller(&stream);
-                    if self.insert(now, stream, Role::Stranger).is_ok() {
-                        self.strangers += 1;
+                    if let Ok(token) = self.insert(now, stream, Role::Stranger) {
+                        self.strangers.push_back(token);
+                    }
+                    if self.strangers.len() > self.options.strangers_max
+                        && let Some(longest) = self.strangers.front()
+                    {
+                        self.close(now, *longest);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.callers = false,
@@ -298,17 +306,16 @@ impl Net {
         let mut left = self.options.read_bytes / self.scratch.len();
         loop {
             let Some(conn) = find(&mut self.conns, token) else { return };
-            if !conn.readable || conn.rests(&self.options) {
+            if !conn.has_more() || conn.rests(&self.options) {
                 return;
             }
             if left == 0 {
                 return list(&mut self.unread, conn);
             }
             left -= 1;
-            let filled = match conn.fill(&mut self.scratch) {
-                Ok(filled) => filled,
-                Err(_) => return self.close(now, token),
-            };
+            // What came before is heard before there is more.
+            let filled = if conn.unheard { Ok(Filled::More) } else { conn.fill(&mut self.scratch) };
+            let Ok(filled) = filled else { return self.close(now, token) };
             if let Err(error) = self.understand(now, token) {
                 self.breach(token, &error);
                 return self.close(now, token);
@@ -321,12 +328,13 @@ impl Net {
         }
     }
 
-    /// Reads the frames that are whole.
+    /// Reads the frames that are whole, until it is enough for now: a chunk may hold thousands of requests.
     fn understand(&mut self, now: Time, token: Token) -> Result<(), WireError> {
         loop {
             // One frame may close the connection that the next would be read from.
             let Some(conn) = find(&mut self.conns, token) else { return Ok(()) };
-            if conn.farewell {
+            conn.unheard = conn.rests(&self.options);
+            if conn.farewell || conn.unheard {
                 return Ok(());
             }
             let Some(said) = conn.said()? else {
@@ -401,7 +409,7 @@ impl Net {
         for token in std::mem::take(&mut self.touched) {
             let Some(conn) = find(&mut self.conns, token) else { continue };
             conn.touched = false;
-            let rested = conn.readable && !conn.listed;
+            let rested = conn.has_more() && !conn.listed;
             let gone = conn.write().is_err()
                 || (conn.farewell && conn.lanes.is_empty())
                 || (matches!(conn.role, Role::Client(_)) && conn.lanes.size() > self.options.client_bytes_max);
@@ -442,7 +450,7 @@ impl Net {
         let mut conn = self.conns.remove(token.0 & KEY_MASK);
         let _either_way_it_is_dropped = self.poll.registry().deregister(&mut conn.stream);
         match conn.role {
-            Role::Stranger => self.strangers -= 1,
+            Role::Stranger => self.strangers.retain(|stranger| *stranger != token),
             Role::Client(number) => {
                 self.clients -= 1;
                 self.events.push(Event::CallerGone(Caller::Client(number)));

@@ -2,11 +2,17 @@
 
 use super::args::{Bench, What};
 use crate::api::{RoleName, Status};
+use crate::cli::cluster::Cluster;
 use crate::cli::trouble::Trouble;
 use hdrhistogram::Histogram;
 use serde_json::json;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
+
+/// How long one node may take to say how it is.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long until a cluster without a leader is looked at again.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What is counted and measured.
 pub struct Run {
@@ -82,6 +88,10 @@ impl Run {
     pub fn stop(&mut self, now: Instant, unfinished: u64) {
         (self.took, self.measuring, self.unfinished) = (now - self.began, false, unfinished);
         self.cpu = own_cpu().saturating_sub(self.cpu_began);
+        if let Some(last) = self.last_answer {
+            // A silence that has not ended counts, too.
+            self.longest_gap = self.longest_gap.max(now - last);
+        }
     }
 
     /// One request was answered.
@@ -157,10 +167,18 @@ fn grouped(number: u64) -> String {
     out
 }
 
-/// All nodes that answer, as they are now.
+/// All nodes that answer, once one of them leads; without a leader when time is up.
 pub fn look(args: &Bench) -> Vec<Status> {
-    let client = args.cluster.client();
-    args.cluster.endpoints.iter().filter_map(|endpoint| client.status(endpoint).ok()).collect()
+    let deadline = Instant::now() + args.cluster.timeout;
+    // A node that hangs is no reason to wait as long as for an answer.
+    let client = Cluster { timeout: args.cluster.timeout.min(LOOK), ..args.cluster.clone() }.client();
+    loop {
+        let statuses: Vec<_> = args.cluster.endpoints.iter().filter_map(|at| client.status(at).ok()).collect();
+        if leader(&statuses).is_some() || Instant::now() >= deadline {
+            return statuses;
+        }
+        std::thread::sleep(AGAIN);
+    }
 }
 
 fn leader(statuses: &[Status]) -> Option<&Status> {

@@ -29,7 +29,7 @@ impl Net {
         };
         let Identity { node, cluster, disk } = self.me;
         Welcome { version, cluster, node, disk }.put(conn.lanes.ready());
-        self.strangers -= 1;
+        self.strangers.retain(|stranger| *stranger != token);
         match hello.caller {
             Who::Client => {
                 self.clients += 1;

@@ -64,6 +64,10 @@ impl Net {
     pub(super) fn reply(&mut self, token: Token, id: u64, reply: &Reply) {
         let Some(conn) = find(&mut self.conns, token) else { return };
         conn.asked = conn.asked.saturating_sub(1);
+        if conn.lanes.size() > self.options.client_bytes_max {
+            // It is let go at the next flush: nothing more is kept for it.
+            return;
+        }
         conn.lanes.put(Kind::Reply, reply_frame_size(reply), |out| {
             out.put_u64_le(id);
             put_reply(out, reply);

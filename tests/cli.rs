@@ -1,0 +1,333 @@
+//! The contract of the command line: what is printed, and how it exits. Scripts are written against it.
+
+use bytes::BytesMut;
+use drave::api::{Op, Outcome, Reply, Request};
+use drave::types::{ClusterId, DiskId, Index, NodeId, Position, SessionId, Term};
+use drave::wire::client::{Numbered, put_reply_frame, read_request_frame};
+use drave::wire::frame::{FrameReader, Kind};
+use drave::wire::hello::Welcome;
+use rustix::process::Signal;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use support::{Cluster, Guarded, Said, drave, ports, run, until};
+
+mod support;
+
+/// `ok 812@3 (0.9 ms)`
+fn expect_ok_line(said: &Said) {
+    let text =
+        said.out.strip_prefix("ok ").and_then(|rest| rest.strip_suffix(" ms)\n")).unwrap_or_else(|| panic!("{said:?}"));
+    let (position, ms) = text.split_once(" (").unwrap();
+    let (index, term) = position.split_once('@').unwrap();
+    assert!(index.parse::<u64>().is_ok() && term.parse::<u64>().is_ok() && ms.parse::<f64>().is_ok(), "{said:?}");
+}
+
+fn expect(said: &Said, code: i32, out: &str, err: &str) {
+    assert_eq!(said.code, Some(code), "{said:?}");
+    assert_eq!(said.out, out, "{said:?}");
+    assert!(said.err.contains(err) && said.err.is_empty() == err.is_empty(), "{said:?}");
+}
+
+#[test]
+fn verbs_answer_yes_or_no() {
+    let cluster = Cluster::start(3);
+    cluster.leader();
+    let said = cluster.run(&["put", "lunch", "noodles"]);
+    expect_ok_line(&said);
+    assert_eq!(said.code, Some(0));
+    // Raw when nobody looks: no newline.
+    expect(&cluster.run(&["get", "lunch"]), 0, "noodles", "");
+    expect(&cluster.run(&["get", "lunch", "--consistency", "linearizable"]), 0, "noodles", "");
+    expect(&cluster.run(&["get", "dinner"]), 1, "", "error: \"dinner\" is not there");
+    expect_ok_line(&cluster.run(&["cas", "lunch", "noodles", "soup"]));
+    expect(&cluster.run(&["cas", "lunch", "noodles", "rice"]), 1, "", "holds \"soup\"");
+    expect(&cluster.run(&["cas", "dinner", "x", "y"]), 1, "", "is not there");
+    expect_ok_line(&cluster.run(&["cas", "--absent", "dinner", "", "y"]));
+    expect(&cluster.run(&["incr", "n"]), 0, "1\n", "");
+    expect(&cluster.run(&["incr", "n", "-11"]), 0, "-10\n", "");
+    expect(&cluster.run(&["incr", "lunch"]), 1, "", "no decimal number");
+    expect(&cluster.run(&["scan"]), 0, "dinner\ty\nlunch\tsoup\nn\t-10\n", "");
+    expect(&cluster.run(&["scan", "l"]), 0, "lunch\tsoup\n", "");
+    expect_ok_line(&cluster.run(&["del", "dinner"]));
+    expect(&cluster.run(&["del", "dinner"]), 1, "", "was not there");
+    let slow = ["bench", "put", "--slo", "p99=1ns", "--duration", "200ms", "--warmup", "0s", "--clients", "2"];
+    let said = cluster.run(&slow);
+    assert_eq!(said.code, Some(1), "{said:?}");
+}
+
+#[test]
+fn every_verb_speaks_json() {
+    let cluster = Cluster::start(3);
+    cluster.leader();
+    let json = |words: &[&str]| {
+        let said = cluster.run(&[words, &["-o", "json"]].concat());
+        assert_eq!(said.code, Some(0), "{said:?}");
+        assert_eq!(said.out.lines().count(), 1, "{said:?}");
+        said.json()
+    };
+    for words in [&["put", "a", "1"][..], &["cas", "a", "1", "2"], &["incr", "a", "40"], &["del", "a"]] {
+        let done = json(words);
+        assert_eq!(done["ok"], true, "{done}");
+        assert!(done["index"].is_u64() && done["term"].is_u64() && done["ms"].is_f64(), "{done}");
+    }
+    assert_eq!(json(&["incr", "a", "42"])["value"], 42);
+    assert_eq!(json(&["get", "a"])["value"], "42");
+    assert_eq!(json(&["scan"])["key"], "a");
+    let status = json(&["status"]);
+    assert_eq!(status["nodes"].as_array().unwrap().len(), 3);
+    let leader = status["leader"].as_u64().unwrap();
+    let roles = status["nodes"].as_array().unwrap().iter().map(|node| &node["status"]["role"]);
+    assert_eq!(roles.filter(|role| **role == "leader").count(), 1, "{leader}: {status}");
+    let bench = json(&["bench", "mixed", "--duration", "200ms", "--warmup", "0s", "--clients", "2", "--verify"]);
+    for name in ["ops_per_s", "p50_us", "p999_us", "max_us", "errors", "unknown", "retries", "total", "duration_s"] {
+        assert!(bench[name].is_number(), "{name}: {bench}");
+    }
+}
+
+#[test]
+fn what_cannot_be_understood_is_usage() {
+    for words in [&["put", "a"][..], &["put", "a", "b", "--timeout", "5"], &["mend"], &[], &["serve", "--id", "0"]] {
+        let said = run(&mut drave(words));
+        assert_eq!(said.code, Some(2), "{words:?}: {said:?}");
+        assert!(said.out.is_empty() && !said.err.is_empty(), "{words:?}: {said:?}");
+    }
+}
+
+#[test]
+fn without_a_cluster_nothing_is_applied_and_advice_is_given() {
+    let base = ports(2);
+    let endpoints = format!("127.0.0.1:{base},127.0.0.1:{}", base + 1);
+    for words in [&["put", "a", "b"][..], &["get", "a"], &["incr", "a"], &["scan"]] {
+        let said = run(drave(words).args(["--timeout", "300ms", "--endpoints", &endpoints]));
+        assert_eq!(said.code, Some(3), "{said:?}");
+        let lines: Vec<&str> = said.err.lines().collect();
+        assert_eq!(lines.len(), 2, "{said:?}");
+        assert!(lines[0].starts_with("error: "), "{said:?}");
+        assert!(lines[1].starts_with("  tried 127.0.0.1:"), "{said:?}");
+        assert!(lines[1].ends_with("nothing was applied · see: drave status"), "{said:?}");
+    }
+    let said = run(drave(&["status"]).args(["--endpoints", &endpoints]));
+    assert_eq!(said.code, Some(3), "{said:?}");
+}
+
+/// Takes a client's session, and hangs up on whatever is asked in it.
+fn hang_up_on_commands(mut stream: TcpStream) -> Option<()> {
+    let (mut reader, mut input, mut scratch) = (FrameReader::default(), BytesMut::new(), [0; 4096]);
+    loop {
+        let Some(frame) = reader.next(&mut input).ok()? else {
+            let n = stream.read(&mut scratch).ok().filter(|n| *n > 0)?;
+            input.extend_from_slice(&scratch[..n]);
+            continue;
+        };
+        let mut out = BytesMut::new();
+        if frame.kind == Kind::Hello {
+            Welcome { version: 1, cluster: ClusterId(7), node: NodeId::new(1)?, disk: DiskId(1) }.put(&mut out);
+        } else {
+            let Numbered { id, request, .. } = read_request_frame(frame).ok()?;
+            let Request::Propose { op } = request else { return None };
+            let Ok(Op::Open { .. }) = Op::decode(op) else { return None };
+            let outcome = Outcome::Opened { session: SessionId(3) };
+            put_reply_frame(
+                &mut out,
+                id,
+                &Reply::Done { position: Position { index: Index(3), term: Term(1) }, outcome },
+            );
+        }
+        stream.write_all(&out).ok()?;
+    }
+}
+
+#[test]
+fn a_write_that_was_lost_on_the_way_is_unknown() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || listener.incoming().flatten().for_each(|stream| _ = hang_up_on_commands(stream)));
+    let said = run(&mut drave(&["put", "a", "b", "--timeout", "300ms", "--endpoints", &endpoint]));
+    assert_eq!(said.code, Some(4), "{said:?}");
+    assert!(said.err.starts_with("error: outcome unknown: "), "{said:?}");
+    assert!(said.err.contains("look before you repeat it"), "{said:?}");
+}
+
+#[test]
+fn a_node_starts_only_with_what_is_its_own_and_whole() {
+    let mut cluster = Cluster::start(1);
+    cluster.leader();
+    for n in 0..50 {
+        assert_eq!(cluster.run(&["put", "key", &n.to_string()]).code, Some(0));
+    }
+    // Another in its directory, and another at its port.
+    let said = run(&mut cluster.serve(0));
+    assert_eq!(said.code, Some(78), "{said:?}");
+    assert!(said.err.contains("in use"), "{said:?}");
+    let elsewhere = cluster.directory.path().join("elsewhere");
+    let peers = cluster.peers();
+    let said = run(drave(&["serve", "--id", "1", "--peers", &peers, "--data"]).arg(&elsewhere));
+    assert_eq!(said.code, Some(74), "{said:?}");
+    assert!(
+        said.err.contains(&format!("cannot listen on {}: Address already in use", cluster.addresses[0])),
+        "{said:?}"
+    );
+    assert_eq!(cluster.stop(0), Some(0), "{}", cluster.logs());
+
+    let other = format!("{peers},2=127.0.0.1:1");
+    let said = run(drave(&["serve", "--id", "2", "--peers", &other, "--data"]).arg(cluster.data(0)));
+    assert_eq!(said.code, Some(78), "{said:?}");
+    assert!(said.err.contains("belongs to node 1") && said.err.contains("Nothing was changed."), "{said:?}");
+    let said =
+        run(drave(&["serve", "--id", "1", "--peers", &peers, "--data", "/dev/null/no"])
+            .args(["--segment-size", "4MiB"]));
+    assert_eq!(said.code, Some(74), "{said:?}");
+
+    damage(&cluster.data(0).join("wal/0000000001.wal"));
+    let said = run(&mut cluster.serve(0));
+    assert_eq!(said.code, Some(5), "{said:?}");
+    assert!(said.err.contains("0000000001.wal: byte "), "{said:?}");
+    assert!(said.err.matches(". ").count() >= 1, "no advice: {said:?}");
+    let said = cluster.run(&["dump", "--check", cluster.data(0).to_str().unwrap()]);
+    assert_eq!(said.code, Some(5), "{said:?}");
+    assert!(said.out.contains('!'), "{said:?}");
+}
+
+/// One bit, with much behind it that is whole.
+fn damage(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[1000] ^= 4;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn who_has_seen_enough_is_no_trouble() {
+    let cluster = Cluster::start(3);
+    cluster.leader();
+    let value = "x".repeat(1000);
+    for n in 0..10 {
+        assert_eq!(cluster.run(&["put", &n.to_string(), &value]).code, Some(0));
+    }
+    let data = cluster.data(0);
+    let dump = ["dump", "--full", data.to_str().unwrap()];
+    for words in
+        [&["scan"][..], &["status"], &["status", "-o", "json"], &["get", "1"], &dump, &["put", "1", "2"], &["--help"]]
+    {
+        let mut child = cluster.drave(words);
+        let mut child = Guarded::start(child.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        drop(child.0.stdout.take());
+        let status = child.end(String::new);
+        let mut err = String::new();
+        child.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        assert_eq!((status.code(), err.as_str()), (Some(0), ""), "{words:?}");
+    }
+}
+
+#[test]
+fn a_simulated_world_repeats_bit_for_bit() {
+    let worlds: Vec<_> = (0..2).map(|_| run(&mut drave(&["sim", "--seed", "7", "--duration", "5s"]))).collect();
+    assert_eq!(worlds[0].code, Some(0), "{worlds:?}");
+    assert_eq!(worlds[0].out, worlds[1].out);
+    let last = worlds[0].out.lines().last().unwrap();
+    let parts: Vec<&str> = last.split(" · ").collect();
+    assert_eq!(parts[0], "seed 7 ok", "{last}");
+    let units = [" s simulated", " steps", " faults", " operations"];
+    assert!(parts[1..5].iter().zip(units).all(|(part, unit)| part.ends_with(unit)), "{last}");
+    let hash = parts[5].strip_prefix("hash ").unwrap();
+    assert!(hash.len() == 16 && hash.chars().all(|digit| digit.is_ascii_hexdigit()), "{last}");
+}
+
+/// A demo with a register of its own, and its port.
+fn demo(directory: &Path) -> (Guarded, u16) {
+    let base = ports(3);
+    let log = std::fs::File::create(directory.join("log")).unwrap();
+    let mut command = drave(&["demo", "--plain", "--base-port", &base.to_string(), "--dir"]);
+    command.arg(directory.join("data")).env("TMPDIR", directory).stdout(Stdio::null()).stderr(log);
+    (Guarded::start(&mut command), base)
+}
+
+fn at_demo(directory: &Path, base: u16, words: &[&str]) -> Said {
+    let endpoints: Vec<String> = (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
+    run(drave(words).env("TMPDIR", directory).env("DRAVE_ENDPOINTS", endpoints.join(",")))
+}
+
+/// The processes of all nodes the demo ever started, by its own words.
+fn nodes(directory: &Path, base: u16) -> Vec<i64> {
+    let text = std::fs::read(directory.join(format!("drave-demo-{base}.json"))).unwrap();
+    let register: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    register["pids"].as_object().unwrap().values().map(|pid| pid.as_i64().unwrap()).collect()
+}
+
+/// Whether a process is there and not only remembered.
+fn lives(pid: i64) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
+fn expect_nobody(pids: &[i64], log: &Path) {
+    let gone = || (!pids.iter().any(|pid| lives(*pid))).then_some(());
+    until("the demo's nodes are gone", gone, || std::fs::read_to_string(log).unwrap_or_default());
+}
+
+#[test]
+fn the_demo_bears_a_kill_and_leaves_nobody_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let (directory, log) = (directory.path(), directory.path().join("log"));
+    let (mut demo, base) = demo(directory);
+    let why = || std::fs::read_to_string(&log).unwrap_or_default();
+    let put = || Some(at_demo(directory, base, &["put", "lunch", "noodles"])).filter(|said| said.code == Some(0));
+    expect_ok_line(&until("the demo takes a write", put, why));
+    let before = nodes(directory, base);
+    assert_eq!(before.len(), 3);
+    let said = at_demo(directory, base, &["kill", "leader", "--base-port", &base.to_string()]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.out.starts_with("killed n") && said.out.contains("(was leader of term "), "{said:?}");
+    let said = at_demo(directory, base, &["get", "lunch", "--timeout", "20s"]);
+    expect(&said, 0, "noodles", "");
+    // It comes back by itself.
+    let back = || {
+        let status = at_demo(directory, base, &["status", "-o", "json"]).json();
+        status["nodes"].as_array()?.iter().all(|node| node["up"] == true).then_some(())
+    };
+    until("the killed node is back", back, why);
+    let all = [before, nodes(directory, base)].concat();
+    demo.signal(Signal::INT);
+    assert_eq!(demo.end(why).code(), Some(0), "{}", why());
+    expect_nobody(&all, &log);
+    let said = at_demo(directory, base, &["kill", "leader", "--base-port", &base.to_string()]);
+    assert_eq!(said.code, Some(3), "{said:?}");
+}
+
+#[test]
+fn a_killed_demo_leaves_nobody_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let (directory, log) = (directory.path(), directory.path().join("log"));
+    let (demo, base) = demo(directory);
+    let why = || std::fs::read_to_string(&log).unwrap_or_default();
+    let put = || Some(at_demo(directory, base, &["put", "lunch", "noodles"])).filter(|said| said.code == Some(0));
+    until("the demo takes a write", put, why);
+    let all = nodes(directory, base);
+    assert!(all.len() == 3 && all.iter().all(|pid| lives(*pid)));
+    drop(demo);
+    expect_nobody(&all, &log);
+}
+
+#[test]
+fn a_demo_says_whose_port_is_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let base = ports(3);
+    let _taken = TcpListener::bind(("127.0.0.1", base + 1)).unwrap();
+    let words = ["demo", "--plain", "--base-port", &base.to_string(), "--dir"];
+    let said = run(drave(&words).arg(directory.path().join("data")).env("TMPDIR", directory.path()));
+    assert_eq!(said.code, Some(74), "{said:?}");
+    assert!(said.err.contains(&format!("cannot listen on 127.0.0.1:{}: Address already in use", base + 1)), "{said:?}");
+}
+
+#[test]
+fn signals_end_a_node_in_order() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let cluster = Cluster::prepare(1);
+        let mut node: Command = cluster.serve(0);
+        let mut node = Guarded::start(node.stdout(Stdio::null()).stderr(Stdio::null()));
+        until("it answers", || cluster.status(0), String::new);
+        node.signal(signal);
+        assert_eq!(node.end(String::new).code(), Some(0));
+    }
+}

@@ -1,0 +1,255 @@
+//! Hostile callers at the port of a real node: it lives, keeps its size, and serves who means well.
+
+use bytes::{BufMut, BytesMut};
+use drave::api::{Consistency, Op, Request};
+use drave::client::{Client, Options};
+use drave::machine::{Command as Do, Query};
+use drave::types::SessionId;
+use drave::wire::client::put_request_frame;
+use drave::wire::frame::{Kind, put_frame, put_piece};
+use drave::wire::hello::Hello;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use support::{Cluster, until};
+
+mod support;
+
+/// What a node may have grown by when all is over, in KiB: freed, and kept by the allocator.
+const MARGIN: u64 = 48 << 10;
+
+/// A caller whose every call ends soon, whatever the node does.
+fn dial(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream
+}
+
+/// Says it, and whatever comes of it is well.
+fn say(mut stream: &TcpStream, bytes: &[u8]) {
+    let _it_may_be_let_go_midway = stream.write_all(bytes);
+}
+
+/// Waits until the node has closed, or answered: it has read what was said.
+fn outcome(mut stream: &TcpStream) {
+    let _closed_answered_or_silent = stream.read(&mut [0; 1 << 12]);
+}
+
+fn hello() -> BytesMut {
+    let mut out = BytesMut::new();
+    Hello::client().put(&mut out);
+    out
+}
+
+/// What a client might well say.
+fn requests() -> Vec<Request> {
+    let command = Do::Put { key: b"hostile", value: b"value" }.encode();
+    vec![
+        Request::Status,
+        Request::Query { query: Query::Get { key: b"hostile" }.encode(), consistency: Consistency::Linearizable },
+        Request::Query {
+            query: Query::Scan { prefix: b"", after: None, limit: u32::MAX }.encode(),
+            consistency: Consistency::Local,
+        },
+        Request::Propose { op: Op::Open { window: 7 }.encode() },
+        Request::Propose { op: Op::Execute { session: SessionId(3), seq: 1, lowest: 1, command }.encode() },
+        Request::Propose { op: Op::Close { session: SessionId(3) }.encode() },
+    ]
+}
+
+fn random_bytes(rng: &mut StdRng, address: &str) {
+    for _ in 0..200 {
+        let noise: Vec<u8> = (0..rng.random_range(0..4096)).map(|_| rng.random()).collect();
+        let stream = dial(address);
+        if rng.random() {
+            say(&stream, &hello());
+        }
+        say(&stream, &noise);
+    }
+}
+
+/// Headers that promise more than anyone may send, and long frames that never end.
+fn huge_lengths(rng: &mut StdRng, address: &str) {
+    for length in [u32::MAX, u32::MAX - 12, 1 << 31, (64 << 10) + 1, 64 << 10] {
+        for kind in 0..=40 {
+            let stream = dial(address);
+            say(&stream, &hello());
+            let mut header = length.to_le_bytes().to_vec();
+            header.extend([kind, rng.random_range(0..4), 0, 0]);
+            header.extend(rng.random::<u32>().to_le_bytes());
+            say(&stream, &header);
+        }
+    }
+    let content = vec![b'x'; 4 << 20];
+    for _ in 0..4 {
+        let mut out = hello();
+        let mut sent = 0;
+        for _ in 0..63 {
+            sent = put_piece(&mut out, Kind::Request, &content, sent);
+        }
+        // Once more from the beginning: the whole would be longer than a frame may be.
+        put_piece(&mut out, Kind::Request, &content, 0);
+        put_piece(&mut out, Kind::Request, &content, 0);
+        let stream = dial(address);
+        say(&stream, &out);
+    }
+}
+
+/// Real frames with a byte changed, some with a checksum that is right again.
+fn mutated_frames(rng: &mut StdRng, address: &str) {
+    let requests = requests();
+    for _ in 0..600 {
+        let request = &requests[rng.random_range(0..requests.len())];
+        let mut frame = BytesMut::new();
+        put_request_frame(&mut frame, rng.random(), rng.random(), request);
+        let sealed = rng.random();
+        let begin = if sealed { 12 } else { 0 };
+        for _ in 0..rng.random_range(1..4) {
+            let at = rng.random_range(begin..frame.len());
+            frame[at] = rng.random();
+        }
+        let mut out = hello();
+        if sealed {
+            let cut = rng.random_range(begin..=frame.len());
+            put_frame(&mut out, Kind::Request, |out| out.put_slice(&frame[12..cut]));
+        } else {
+            out.put_slice(&frame);
+        }
+        if rng.random_ratio(1, 8) {
+            let at = rng.random_range(0..out.len().min(60));
+            out[at] ^= 1 << rng.random_range(0..8);
+        }
+        let stream = dial(address);
+        say(&stream, &out);
+        if rng.random_ratio(1, 4) {
+            let _either_way = stream.shutdown(Shutdown::Write);
+            outcome(&stream);
+        }
+    }
+}
+
+/// Asks and asks, and never reads an answer. Stays as it is: it is returned to be kept.
+fn deaf(address: &str) -> TcpStream {
+    let stream = dial(address);
+    say(&stream, &hello());
+    stream.set_nonblocking(true).unwrap();
+    let mut asked = BytesMut::new();
+    (0..1000).for_each(|id| put_request_frame(&mut asked, id, false, &Request::Status));
+    for _ in 0..200 {
+        match (&stream).write(&asked) {
+            Ok(n) if n == asked.len() => {}
+            Ok(_) => break,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(_) => break,
+        }
+    }
+    stream
+}
+
+/// A hello at one byte a second, for as long as it may.
+fn drip(streams: &[TcpStream], stop: &AtomicBool) {
+    let words = hello();
+    for byte in words.iter().cycle() {
+        for stream in streams {
+            say(stream, &[*byte]);
+        }
+        let next = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < next {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Counts, until told to stop; each must be answered. New connections, too, must be taken.
+fn mean_well(addresses: &[String], stop: &AtomicBool, counted: &AtomicU64) {
+    let options = Options { timeout: Duration::from_secs(20), ..Options::default() };
+    let mut long = Client::with(addresses.to_vec(), options);
+    while !stop.load(Ordering::Relaxed) {
+        let mut new = Client::with(addresses.to_vec(), options);
+        for client in [&mut long, &mut new] {
+            client.execute(&Do::Incr { key: b"honest", by: 1 }.encode()).unwrap();
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Tells everyone to stop when it goes.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A process's resident memory, in KiB.
+fn resident(cluster: &Cluster, n: usize) -> u64 {
+    let path = format!("/proc/{}/status", cluster.pid(n).as_raw_nonzero());
+    let text = std::fs::read_to_string(path).unwrap();
+    let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// As many files as the system allows this test, and how many idle callers that makes.
+fn raise_open_files() -> usize {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    let idle = maximum.unwrap_or(u64::MAX).saturating_sub(2000).min(5000) as usize;
+    if idle < 5000 {
+        eprintln!("only {idle} idle connections: the system allows no more files");
+    }
+    idle
+}
+
+#[test]
+fn hostile_callers_neither_crash_nor_grow_nor_block_a_node() {
+    let mut cluster = Cluster::start(3);
+    let idle = raise_open_files();
+    let leader = cluster.leader();
+    let address = cluster.addresses[leader].clone();
+    let mut rng = StdRng::seed_from_u64(33);
+    let (stop, counted) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        // Told to stop however this ends, or a failure would wait for those threads forever.
+        let _told = StopAtEnd(&stop);
+        scope.spawn(|| mean_well(&cluster.addresses, &stop, &counted));
+        let more = |by| {
+            let goal = counted.load(Ordering::Relaxed) + by;
+            let why = || cluster.logs();
+            until("who means well is served", || (counted.load(Ordering::Relaxed) >= goal).then_some(()), why);
+        };
+        more(200);
+        let before = resident(&cluster, leader);
+        let slow: Vec<TcpStream> = (0..20).map(|_| dial(&address)).collect();
+        let dripping = &stop;
+        scope.spawn(move || drip(&slow, dripping));
+        let deaf: Vec<TcpStream> = (0..8).map(|_| deaf(&address)).collect();
+        random_bytes(&mut rng, &address);
+        more(10);
+        huge_lengths(&mut rng, &address);
+        more(10);
+        mutated_frames(&mut rng, &address);
+        more(10);
+        let silent: Vec<TcpStream> = (0..1000).map(|_| dial(&address)).collect();
+        more(10);
+        let clients: Vec<TcpStream> = (0..idle).map(|_| dial(&address)).inspect(|c| say(c, &hello())).collect();
+        more(10);
+        let most = resident(&cluster, leader);
+        drop((deaf, silent, clients));
+        let small = || (resident(&cluster, leader) <= before + MARGIN).then_some(());
+        until("the node is small again", small, || format!("{before} {most} {}", resident(&cluster, leader)));
+        let after = resident(&cluster, leader);
+        let served = counted.load(Ordering::Relaxed);
+        eprintln!("resident: {before} KiB before, {most} with {idle} idle, {after} after; {served} honest answers");
+    });
+    cluster.expect_no_deaths();
+    cluster.agree();
+}

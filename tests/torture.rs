@@ -1,0 +1,217 @@
+//! Torture: real processes under load, while a nemesis kills and stops them.
+//!
+//! `DRAVE_TORTURE_SECONDS` says how long each cluster suffers, `DRAVE_TORTURE_SEED` what it suffers;
+//! `scripts/torture.sh` sets them. The same seed brings the same blows, and never the same moment.
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use rustix::process::Signal;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use support::{Beside, Cluster, Said, until};
+
+mod support;
+
+/// One cluster at a time: two at once would only torture the machine.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn setting(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
+}
+
+/// Deals blows, one after the other.
+struct Nemesis {
+    cluster: Cluster,
+    rng: StdRng,
+    dealt: BTreeMap<&'static str, usize>,
+}
+
+impl Nemesis {
+    fn ms(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(self.rng.random_range(from..=to))
+    }
+
+    fn pause(&mut self, from: u64, to: u64) {
+        std::thread::sleep(self.ms(from, to));
+    }
+
+    fn any(&mut self) -> usize {
+        self.rng.random_range(0..self.cluster.len())
+    }
+
+    fn follower(&mut self) -> usize {
+        let leader = self.cluster.leader();
+        (leader + self.rng.random_range(1..self.cluster.len())) % self.cluster.len()
+    }
+
+    fn rage(&mut self, until: Instant) {
+        while Instant::now() < until {
+            self.blow();
+            self.cluster.expect_no_deaths();
+            self.pause(0, 600);
+        }
+    }
+
+    fn blow(&mut self) {
+        let (name, blow): (_, fn(&mut Nemesis)) = match self.rng.random_range(0..9) {
+            0 => ("kill leader", |n| n.kill(|n| n.cluster.leader())),
+            1 => ("kill follower", |n| n.kill(Nemesis::follower)),
+            2 => ("kill all", Nemesis::kill_all),
+            3 => ("kill twice", Nemesis::kill_twice),
+            4 => ("stop leader", |n| n.freeze(|n| n.cluster.leader())),
+            5 => ("stop follower", |n| n.freeze(Nemesis::follower)),
+            6 => ("stop twice", Nemesis::freeze_twice),
+            7 => ("stop leader, kill the next", Nemesis::freeze_and_kill),
+            _ => ("stop most", Nemesis::freeze_most),
+        };
+        *self.dealt.entry(name).or_default() += 1;
+        blow(self);
+    }
+
+    fn kill(&mut self, whom: fn(&mut Nemesis) -> usize) {
+        let whom = whom(self);
+        self.cluster.kill(whom);
+        self.pause(0, 1000);
+        self.cluster.spawn(whom);
+    }
+
+    fn kill_all(&mut self) {
+        let all = self.cluster.len();
+        (0..all).for_each(|n| self.cluster.kill(n));
+        let first = self.any();
+        for n in 0..all {
+            self.cluster.spawn((first + n) % all);
+            self.pause(0, 50);
+        }
+    }
+
+    /// Again while it recovers, or a moment later.
+    fn kill_twice(&mut self) {
+        let whom = self.any();
+        for _ in 0..2 {
+            self.cluster.kill(whom);
+            self.pause(0, 100);
+            self.cluster.spawn(whom);
+            self.pause(0, 100);
+        }
+    }
+
+    fn stop_for(&mut self, whom: usize, from: u64, to: u64) {
+        self.cluster.signal(whom, Signal::STOP);
+        self.pause(from, to);
+        self.cluster.signal(whom, Signal::CONT);
+    }
+
+    fn freeze(&mut self, whom: fn(&mut Nemesis) -> usize) {
+        let whom = whom(self);
+        self.stop_for(whom, 100, 2000);
+    }
+
+    /// It wakes for a moment, with all its old ideas, and is gone again.
+    fn freeze_twice(&mut self) {
+        let whom = self.cluster.leader();
+        self.stop_for(whom, 100, 1000);
+        self.pause(0, 30);
+        self.stop_for(whom, 100, 1000);
+    }
+
+    fn freeze_and_kill(&mut self) {
+        let whom = self.cluster.leader();
+        self.cluster.signal(whom, Signal::STOP);
+        let others = |n: &Nemesis| n.cluster.leader_of((0..n.cluster.len()).filter(|n| *n != whom));
+        let next = until("the next leader", || others(self), || self.cluster.logs());
+        self.cluster.kill(next);
+        self.pause(0, 500);
+        self.cluster.signal(whom, Signal::CONT);
+        self.cluster.spawn(next);
+    }
+
+    /// More than a cluster bears: nothing is answered until they go on.
+    fn freeze_most(&mut self) {
+        let (all, first) = (self.cluster.len(), self.any());
+        let whom: Vec<usize> = (0..=all / 2).map(|n| (first + n) % all).collect();
+        whom.iter().for_each(|n| self.cluster.signal(*n, Signal::STOP));
+        self.pause(100, 1000);
+        whom.iter().for_each(|n| self.cluster.signal(*n, Signal::CONT));
+    }
+}
+
+/// Load, trouble, and then the truth.
+fn torture(nodes: u16, seed: u64) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let seconds = setting("DRAVE_TORTURE_SECONDS", 10);
+    let seed = setting("DRAVE_TORTURE_SEED", seed);
+    eprintln!("torture of {nodes} nodes for {seconds} s: DRAVE_TORTURE_SEED={seed}");
+    let cluster = Cluster::start(nodes);
+    cluster.leader();
+    let duration = format!("{seconds}s");
+    let bench = |name: &str, words: &[&str]| {
+        let always = ["--warmup", "0s", "--duration", &duration, "--timeout", "20s", "-o", "json"];
+        let words = [&["bench"], words, &always].concat();
+        Beside::start(cluster.directory.path(), name, &mut cluster.drave(&words))
+    };
+    let incr = bench("incr", &["incr", "--verify", "--clients", "8", "--keys", "20", "--rate", "400"]);
+    let mixed = bench("mixed", &["mixed", "--verify", "--keys", "50", "--rate", "400", "--read-ratio", "0.5"]);
+    let mut nemesis = Nemesis { cluster, rng: StdRng::seed_from_u64(seed), dealt: BTreeMap::new() };
+    nemesis.rage(Instant::now() + Duration::from_secs(seconds));
+    eprintln!("{:?}", nemesis.dealt);
+    let mut cluster = nemesis.cluster;
+    for said in [incr.end(), mixed.end()] {
+        expect_good(&said, &cluster);
+    }
+    expect_agreement(&cluster);
+    expect_clean_journals(&cluster);
+    cluster.expect_no_deaths();
+    for n in 0..cluster.len() {
+        assert_eq!(cluster.stop(n), Some(0), "{}", cluster.logs());
+    }
+    expect_clean_journals(&cluster);
+}
+
+fn expect_good(said: &Said, cluster: &Cluster) {
+    assert_eq!(said.code, Some(0), "{said:?}\n{}", cluster.logs());
+    assert!(said.err.contains("verified: "), "{said:?}");
+    let figures = said.json();
+    eprintln!(
+        "{}: {} answered, {} retries, {} unknown, longest gap {:.0} ms · {}",
+        figures["what"],
+        figures["total"],
+        figures["retries"],
+        figures["unknown"],
+        figures["longest_gap_ms"].as_f64().unwrap(),
+        said.err.trim()
+    );
+    assert_eq!(figures["errors"], 0, "{said:?}");
+    assert_eq!(figures["unknown"], 0, "{said:?}");
+    assert!(figures["total"].as_u64() > Some(0), "{said:?}");
+}
+
+/// All answer, all have applied the same, and it came to the same.
+fn expect_agreement(cluster: &Cluster) {
+    let agreed = || {
+        let nodes = cluster.run(&["status", "-o", "json"]).json()["nodes"].take();
+        let nodes: Vec<_> = nodes.as_array()?.iter().map(|node| node["status"].clone()).collect();
+        let same = |name: &str| nodes.windows(2).all(|two| two[0][name] == two[1][name]);
+        let all_up = nodes.iter().all(|status| status.is_object());
+        (all_up && same("applied")).then(|| assert!(same("digest"), "{nodes:#?}"))
+    };
+    until("all applied the same", agreed, || cluster.logs());
+}
+
+fn expect_clean_journals(cluster: &Cluster) {
+    for n in 0..cluster.len() {
+        let said = cluster.run(&["dump", "--check", cluster.data(n).to_str().unwrap()]);
+        assert_eq!(said.code, Some(0), "n{}: {said:?}", n + 1);
+    }
+}
+
+#[test]
+fn three_nodes_under_torture_keep_their_promises() {
+    torture(3, 1);
+}
+
+#[test]
+fn five_nodes_under_torture_keep_their_promises() {
+    torture(5, 2);
+}
