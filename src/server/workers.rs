@@ -90,19 +90,17 @@ impl<D: Disk> LogThread<D> {
 
     /// The next write; nothing when there will be none.
     fn next(&mut self) -> Result<Option<Write>> {
-        let until = Instant::now() + self.look.length();
-        loop {
+        let mut looks = self.look.begin();
+        while looks {
             match self.writes.try_recv() {
                 Ok(write) => {
                     self.look.found();
                     return Ok(Some(write));
                 }
                 Err(TryRecvError::Disconnected) => return Ok(None),
-                Err(TryRecvError::Empty) if Instant::now() >= until => break,
-                Err(TryRecvError::Empty) => std::thread::yield_now(),
+                Err(TryRecvError::Empty) => looks = self.look.goes_on(),
             }
         }
-        self.look.missed();
         match self.writes.recv_timeout(IDLE) {
             Ok(write) => return Ok(Some(write)),
             Err(RecvTimeoutError::Disconnected) => return Ok(None),
