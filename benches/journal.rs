@@ -93,7 +93,7 @@ impl Ours {
             self.journal.release(self.last).unwrap();
         }
         if let Some(order) = self.journal.spare_wanted() {
-            self.journal.spare_ready(order.prepare(&self.disk).unwrap());
+            self.journal.spare_ready(order.prepare(&self.disk, || {}).unwrap());
         }
         took
     }

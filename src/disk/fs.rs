@@ -188,19 +188,24 @@ impl DiskFile for FsFile {
         Ok(read)
     }
 
-    fn allocate(&mut self, size: u64) -> io::Result<()> {
+    fn reserve(&mut self, size: u64) -> io::Result<()> {
         let from = self.size()?;
         if from >= size {
             return Ok(());
         }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), from, size - from) {
+            Err(rustix::io::Errno::OPNOTSUPP) => self.file.set_len(size),
+            outcome => Ok(outcome?),
+        }
+    }
+
+    fn allocate(&mut self, size: u64) -> io::Result<()> {
+        let from = self.size()?;
         // First ask for the whole room, so that a full disk is known before a byte is written, and
         // the blocks lie together; then write, or each later sync would have to commit that the
         // extent is now initialised.
-        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), from, size - from) {
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let zeros = vec![0; ZEROS.min((size - from) as usize)];
+        self.reserve(size)?;
+        let zeros = vec![0; ZEROS.min(size.saturating_sub(from) as usize)];
         let mut at = from;
         while at < size {
             let n = zeros.len().min((size - at) as usize);

@@ -39,6 +39,9 @@ pub trait DiskFile: Send + 'static {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Reads into `buffer` from there; fewer bytes than asked for only at the end.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Sets room up to `size` aside; it reads as zeros. Takes no time, but the sync of whatever is
+    /// written there first has to note that it was.
+    fn reserve(&mut self, size: u64) -> io::Result<()>;
     /// Makes room up to `size`, zeroed and really written, so that a later write changes no metadata.
     fn allocate(&mut self, size: u64) -> io::Result<()>;
     /// Cuts it off there.

@@ -318,13 +318,8 @@ impl<M: StateMachine> Reactor<M> {
             return Ok(());
         }
         let deadline = self.node.deadline().min(self.net.deadline()).min(self.stop_by.unwrap_or(Time::NEVER));
-        if brought == Brought::Work && self.options.look > Duration::ZERO {
-            let until = deadline.min(self.clock.now() + self.look.length());
-            if self.look_until(until)? {
-                self.look.found();
-                return Ok(());
-            }
-            self.look.missed();
+        if brought == Brought::Work && deadline > self.clock.now() && self.look()? {
+            return Ok(());
         }
         self.net.waker().sleeping();
         if self.inbox.has_mail() {
@@ -338,16 +333,17 @@ impl<M: StateMachine> Reactor<M> {
         Ok(())
     }
 
-    fn look_until(&mut self, until: Time) -> Result<bool, Broken> {
-        loop {
+    /// Looks for more before sleeping; whether there is.
+    fn look(&mut self) -> Result<bool, Broken> {
+        let mut looks = self.look.begin();
+        while looks {
             if self.net.wait(Some(Duration::ZERO))? || self.inbox.has_mail() {
+                self.look.found();
                 return Ok(true);
             }
-            if self.clock.now() >= until {
-                return Ok(false);
-            }
-            std::thread::yield_now();
+            looks = self.look.goes_on();
         }
+        Ok(false)
     }
 }
 

@@ -19,6 +19,8 @@ const BATCH_BYTES: usize = 1 << 20;
 const IDLE: Duration = Duration::from_millis(10);
 /// A spare that could not be made is ordered again after this long.
 const SPARE_AGAIN: Duration = Duration::from_secs(5);
+/// Between two pieces of a spare the disk is the log's for as long as a piece took, and this long at least.
+const SPARE_PAUSE: Duration = Duration::from_millis(5);
 
 /// The journal on its thread.
 struct LogThread<D: Disk> {
@@ -29,7 +31,8 @@ struct LogThread<D: Disk> {
     /// Where spares are ordered, and whence they come.
     orders: Sender<SpareOrder>,
     spares: Receiver<Result<Spare<D::File>>>,
-    ordered: Option<Instant>,
+    /// From when on the next one may be ordered; not while one is being made.
+    order_at: Option<Instant>,
 }
 
 /// Says that a thread is gone when it is, however that came about.
@@ -58,7 +61,7 @@ pub fn spawn_log<D: Disk>(
     let (made, spares) = channel();
     std::thread::Builder::new().name("spare".into()).spawn(move || make_spares(&disk, &ordered, &made))?;
     let look = Look::new(look);
-    let mut log = LogThread { journal, writes, post, look, orders, spares, ordered: None };
+    let mut log = LogThread { journal, writes, post, look, orders, spares, order_at: Some(Instant::now()) };
     let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
         let _alarm = Alarm { post: log.post.clone(), which: "log" };
         if let Err(fault) = log.run() {
@@ -70,7 +73,9 @@ pub fn spawn_log<D: Disk>(
 
 impl<D: Disk> LogThread<D> {
     fn run(&mut self) -> Result<()> {
+        self.see_to_spares();
         while let Some(write) = self.next()? {
+            self.see_to_spares();
             let mut bytes = size(&write);
             self.journal.append(&write)?;
             while bytes < BATCH_BYTES
@@ -83,26 +88,23 @@ impl<D: Disk> LogThread<D> {
             let mut report = self.journal.sync()?;
             report.took = begun.elapsed();
             self.post.post(Letter::Journal(Ok(report)));
-            self.see_to_spares();
         }
         self.journal.confirm()
     }
 
     /// The next write; nothing when there will be none.
     fn next(&mut self) -> Result<Option<Write>> {
-        let until = Instant::now() + self.look.length();
-        loop {
+        let mut looks = self.look.begin();
+        while looks {
             match self.writes.try_recv() {
                 Ok(write) => {
                     self.look.found();
                     return Ok(Some(write));
                 }
                 Err(TryRecvError::Disconnected) => return Ok(None),
-                Err(TryRecvError::Empty) if Instant::now() >= until => break,
-                Err(TryRecvError::Empty) => std::thread::yield_now(),
+                Err(TryRecvError::Empty) => looks = self.look.goes_on(),
             }
         }
-        self.look.missed();
         match self.writes.recv_timeout(IDLE) {
             Ok(write) => return Ok(Some(write)),
             Err(RecvTimeoutError::Disconnected) => return Ok(None),
@@ -114,16 +116,20 @@ impl<D: Disk> LogThread<D> {
     fn see_to_spares(&mut self) {
         match self.spares.try_recv() {
             Ok(Ok(spare)) => {
-                self.ordered = None;
+                self.order_at = Some(Instant::now());
                 self.journal.spare_ready(spare);
             }
             // No reason to stop yet: the journal makes its own file when it must, and stops if it cannot.
-            Ok(Err(fault)) => log::warn!("the next segment is not ready: {fault}"),
+            Ok(Err(fault)) => {
+                self.order_at = Some(Instant::now() + SPARE_AGAIN);
+                log::warn!("the next segment is not ready: {fault}");
+            }
             Err(_) => {}
         }
-        let ordered = self.ordered.is_some_and(|at| at.elapsed() < SPARE_AGAIN);
-        if !ordered && let Some(order) = self.journal.spare_wanted() {
-            self.ordered = Some(Instant::now());
+        if self.order_at.is_some_and(|at| at <= Instant::now())
+            && let Some(order) = self.journal.spare_wanted()
+        {
+            self.order_at = None;
             if self.orders.send(order).is_err() {
                 log::warn!("nobody makes the next segment ready");
             }
@@ -137,7 +143,12 @@ fn make_spares<D: Disk>(
     made: &Sender<std::result::Result<Spare<D::File>, Fault>>,
 ) {
     for order in orders {
-        if made.send(order.prepare(disk)).is_err() {
+        let mut begun = Instant::now();
+        let spare = order.prepare(disk, || {
+            std::thread::sleep(begun.elapsed().max(SPARE_PAUSE));
+            begun = Instant::now();
+        });
+        if made.send(spare).is_err() {
             return;
         }
     }

@@ -493,12 +493,16 @@ impl DiskFile for SimFile {
         Ok(n)
     }
 
-    fn allocate(&mut self, size: u64) -> io::Result<()> {
+    fn reserve(&mut self, size: u64) -> io::Result<()> {
         let from = self.size()?;
         if from >= size {
             return Ok(());
         }
         self.write_at(from, &vec![0; (size - from) as usize])
+    }
+
+    fn allocate(&mut self, size: u64) -> io::Result<()> {
+        self.reserve(size)
     }
 
     fn truncate(&mut self, size: u64) -> io::Result<()> {

@@ -91,7 +91,7 @@ impl World {
         let Some(Process { journal, sparing, .. }) = &mut host.up else { return Ok(()) };
         *sparing = false;
         let Some(order) = journal.spare_wanted() else { return Ok(()) };
-        match order.prepare(&disk) {
+        match order.prepare(&disk, || {}) {
             Ok(spare) => journal.spare_ready(spare),
             Err(Fault::Full { .. }) => {}
             Err(fault) => self.stops(at, &fault),

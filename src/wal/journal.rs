@@ -18,8 +18,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// A spare is wanted when the segment is filled this far, in percent.
-const SPARE_AT: u64 = 50;
+/// Released segments are kept as spares up to this many, the one that was ordered among them.
+const SPARES: usize = 2;
 
 /// The journal of one node.
 ///
@@ -44,7 +44,7 @@ pub struct Journal<D: Disk> {
     pub(super) synced: (u64, u64),
     pub(super) side: Side<D::File>,
     pub(super) mirrored: Option<HardState>,
-    pub(super) spare: Option<Spare<D::File>>,
+    pub(super) spares: VecDeque<Spare<D::File>>,
     pub(super) appended: WriteId,
     pub(super) report: Report,
     pub(super) poisoned: bool,
@@ -107,10 +107,11 @@ impl<D: Disk> Journal<D> {
         self.latch(outcome)
     }
 
-    /// The next segment's file, if it is time to make one. The same order is given until the spare is
-    /// there: it is for the caller to know that it is being made.
+    /// The next segment's file, if there is none: there is all the time that this segment takes to
+    /// make it. The same order is given until the spare is there: it is for the caller to know that it
+    /// is being made.
     pub fn spare_wanted(&self) -> Option<SpareOrder> {
-        let wanted = self.spare.is_none() && !self.poisoned && self.segment.filled() >= SPARE_AT;
+        let wanted = self.spares.is_empty() && !self.poisoned;
         wanted.then(|| SpareOrder {
             name: format!("spare-{:010}", self.segment.number + 1),
             bytes: self.options.segment_bytes,
@@ -120,8 +121,8 @@ impl<D: Disk> Journal<D> {
     /// A file that was ordered is there.
     pub fn spare_ready(&mut self, spare: Spare<D::File>) {
         // One that comes too late, when the journal had to make its own, serves the segment after.
-        if self.spare.is_none() {
-            self.spare = Some(spare);
+        if self.spares.len() < SPARES {
+            self.spares.push_back(spare);
         } else if let Err(error) = self.disk.remove(&spare.name) {
             // Its name ends in `.tmp`: the next start removes it.
             log::debug!("{}: {error}", spare.name);
@@ -275,9 +276,10 @@ impl<D: Disk> Journal<D> {
     fn rotate(&mut self, body: usize) -> Result<()> {
         let number = self.segment.number + 1;
         let needed = Segment::room_for(opening_size(&self.outline), body).max(self.options.segment_bytes);
-        let spare = match self.spare.take().filter(|spare| spare.bytes >= needed) {
+        let fits = self.spares.iter().position(|spare| spare.bytes >= needed);
+        let spare = match fits.and_then(|at| self.spares.remove(at)) {
             Some(spare) => spare,
-            None => SpareOrder { name: format!("needed-{number:010}"), bytes: needed }.prepare(&self.disk)?,
+            None => SpareOrder { name: format!("needed-{number:010}"), bytes: needed }.reserve(&self.disk)?,
         };
         let header = header_of(&self.options, number, if spare.recycled { RECYCLED } else { 0 });
         let skip_names = self.options.mutants.breaks(Mutant::SkipNameSync);
@@ -330,11 +332,11 @@ impl<D: Disk> Journal<D> {
             let name = file_name(older.number);
             // A file that somebody still reads must not be written to.
             let free = older.mapped.strong_count() == 0 && older.bytes == self.options.segment_bytes;
-            if free && self.spare.is_none() {
+            if free && self.spares.len() < SPARES {
                 let spare = format!("recycled-{:010}{SUFFIX}", older.number);
                 self.disk.rename(&name, &spare).map_err(io("rename", &name))?;
                 let file = self.disk.open(&spare).map_err(io("open", &spare))?;
-                self.spare = Some(Spare { name: spare, file, bytes: older.bytes, recycled: true });
+                self.spares.push_back(Spare::recycled(spare, file, older.bytes));
             } else {
                 self.disk.remove(&name).map_err(io("remove", &name))?;
             }

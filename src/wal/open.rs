@@ -48,7 +48,7 @@ impl<D: Disk> Started<D> {
             synced: (segment.number, segment.written),
             side,
             mirrored: None,
-            spare: None,
+            spares: VecDeque::new(),
             appended: WriteId::ZERO,
             report: empty_report(),
             poisoned: false,
@@ -178,7 +178,7 @@ impl<D: Disk> Journal<D> {
         let order = SpareOrder { name: "founding".to_owned(), bytes: options.segment_bytes };
         let header = header_of(&options, 1, 0);
         let bytes = Segment::room_for(opening_size(&outline), codec::ENTRY_HEADER).max(options.segment_bytes);
-        let spare = SpareOrder { bytes, ..order }.prepare(&disk)?;
+        let spare = SpareOrder { bytes, ..order }.prepare(&disk, || {})?;
         let skip_names = options.mutants.breaks(Mutant::SkipNameSync);
         let (file, capacity) = christen(&disk, spare, &header, skip_names)?;
         let side = Side::open(&disk, options.disk, &testimony)?;

@@ -1,7 +1,8 @@
 //! The next segment, made ready before it is needed.
 //!
 //! Zeros are written and synced in the background, by whoever drives the journal, so that a rotation
-//! need only write a header and give the file its name.
+//! need only write a header and give the file its name. They are synced piece by piece: the log's own
+//! syncs share the disk with them, and none should wait behind all of them.
 
 use super::report::{Fault, Result};
 use super::side::io;
@@ -10,6 +11,8 @@ use std::io::ErrorKind;
 
 /// What a spare has until it is a segment. Recovery removes every file of such a name.
 pub const SUFFIX: &str = ".tmp";
+/// Zeros are written and synced in pieces of this size: a millisecond or two of an ordinary disk.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 /// How many files of one order may be about.
 const ATTEMPTS: u32 = 1000;
 
@@ -33,21 +36,39 @@ pub struct Spare<F> {
     pub bytes: u64,
     /// Whether it holds old records rather than zeros.
     pub recycled: bool,
+    /// Up to here it was written, by us or by the segment it was.
+    written: u64,
 }
 
 impl SpareOrder {
-    /// Makes the file, on any thread. A [`super::Fault::Full`] is no reason to stop yet: try again
-    /// later; the journal stops only when it needs the room.
-    pub fn prepare<D: Disk>(&self, disk: &D) -> Result<Spare<D::File>> {
-        let (name, mut file) = self.create(disk)?;
-        let made = file.allocate(self.bytes).map_err(io("allocate", &name));
-        let made = made.and_then(|()| file.sync_all().map_err(io("sync", &name)));
-        if let Err(fault) = made {
-            // Room that may be needed elsewhere. If it stays, the next start removes it.
-            let _either = disk.remove(&name);
-            return Err(fault);
+    /// Makes the file, on any thread, and calls `pause` after each piece of it that is written. A
+    /// [`super::Fault::Full`] is no reason to stop yet: try again later; the journal stops only when it
+    /// needs the room.
+    pub fn prepare<D: Disk>(&self, disk: &D, mut pause: impl FnMut()) -> Result<Spare<D::File>> {
+        let mut spare = self.reserve(disk)?;
+        let mut made = spare.file.sync_all().map_err(io("sync", &spare.name)).map(|()| true);
+        while let Ok(true) = made {
+            made = spare.write_piece();
+            pause();
         }
-        Ok(Spare { name, file, bytes: self.bytes, recycled: false })
+        match made {
+            Ok(_) => Ok(spare),
+            Err(fault) => Err(spare.give_up(disk, fault)),
+        }
+    }
+
+    /// Makes the file in no time: its room is set aside and not written, so that every first sync of
+    /// a place in it costs a little more. For a journal that cannot wait.
+    pub fn reserve<D: Disk>(&self, disk: &D) -> Result<Spare<D::File>> {
+        let (name, file) = self.create(disk)?;
+        let mut spare = Spare { name, file, bytes: self.bytes, recycled: false, written: 0 };
+        match spare.file.reserve(self.bytes) {
+            Ok(()) => Ok(spare),
+            Err(error) => {
+                let fault = io("reserve", &spare.name)(error);
+                Err(spare.give_up(disk, fault))
+            }
+        }
     }
 
     /// A file that nobody else has: an order given out twice makes two. Whatever is there already may
@@ -65,16 +86,42 @@ impl SpareOrder {
     }
 }
 
+impl<F: DiskFile> Spare<F> {
+    /// A segment that was released, under its new name.
+    pub(super) fn recycled(name: String, file: F, bytes: u64) -> Spare<F> {
+        Spare { name, file, bytes, recycled: true, written: bytes }
+    }
+
+    /// Writes and syncs the next piece; whether there is another.
+    fn write_piece(&mut self) -> Result<bool> {
+        let zeros = &ZEROS[..ZEROS.len().min((self.bytes - self.written) as usize)];
+        self.file.write_at(self.written, zeros).map_err(io("write", &self.name))?;
+        self.file.sync().map_err(io("sync", &self.name))?;
+        self.written += zeros.len() as u64;
+        Ok(self.written < self.bytes)
+    }
+
+    /// Room that may be needed elsewhere. If it stays, the next start removes it.
+    fn give_up<D: Disk<File = F>>(self, disk: &D, fault: Fault) -> Fault {
+        let _either = disk.remove(&self.name);
+        fault
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::disk::SimDisk;
+    use crate::sim::disk::{SimDisk, SimFile};
+
+    fn prepare(order: &SpareOrder, disk: &SimDisk) -> Result<Spare<SimFile>> {
+        order.prepare(disk, || {})
+    }
 
     #[test]
     fn an_order_given_out_twice_makes_two_files() {
         let disk = SimDisk::new();
         let order = SpareOrder { name: "spare-2".to_owned(), bytes: 4096 };
-        let (first, second) = (order.prepare(&disk).unwrap(), order.prepare(&disk).unwrap());
+        let (first, second) = (prepare(&order, &disk).unwrap(), prepare(&order, &disk).unwrap());
         assert_ne!(first.name, second.name);
         assert_eq!(disk.list().unwrap().len(), 2);
     }
@@ -84,7 +131,7 @@ mod tests {
         let disk = SimDisk::new();
         disk.set_capacity(Some(1000));
         let order = SpareOrder { name: "spare-2".to_owned(), bytes: 4096 };
-        assert!(matches!(order.prepare(&disk), Err(Fault::Full { .. })));
+        assert!(matches!(prepare(&order, &disk), Err(Fault::Full { .. })));
         assert_eq!(disk.list().unwrap().len(), 0);
     }
 }

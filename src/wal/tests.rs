@@ -129,7 +129,7 @@ fn released_segments_go_and_are_used_again() {
             journal.release(Position::new(Index(id - 10), Term(1))).unwrap();
         }
         if let Some(order) = journal.spare_wanted() {
-            journal.spare_ready(order.prepare(&disk).unwrap());
+            journal.spare_ready(order.prepare(&disk, || {}).unwrap());
         }
         most = most.max(disk.list().unwrap().len());
     }

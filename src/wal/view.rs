@@ -10,16 +10,26 @@ use crate::types::{Entry, Index, Write};
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
+/// For each byte that comes into memory, so many go that are mapped as well: enough for a segment's
+/// entries to be gone before the next segment is full.
+const FADE: usize = 2;
+
 /// The readable log.
 ///
 /// Invariants: the entries in memory are consecutive; the live ranges of the mapped segments ascend
-/// and, with memory behind them, leave no gap above what was released.
+/// and, with memory behind them, leave no gap above what was released. The first `fading` entries in
+/// memory are mapped as well.
+///
+/// What a sealed segment holds is let go a few entries at a time, as others come: dropping all of it
+/// at once would be a pause. So memory holds little more than two segments' entries: those that are
+/// written, and those that fade.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     released: Index,
     mapped: VecDeque<Mapped>,
     first: Index,
     memory: VecDeque<Entry>,
+    fading: usize,
 }
 
 /// A mapped segment and what of it still belongs to the log.
@@ -33,7 +43,7 @@ struct Mapped {
 impl View {
     /// A view of nothing, everything up to `released` being gone.
     pub fn new(released: Index) -> View {
-        View { released, mapped: VecDeque::new(), first: released.next(), memory: VecDeque::new() }
+        View { released, mapped: VecDeque::new(), first: released.next(), memory: VecDeque::new(), fading: 0 }
     }
 
     /// Takes in what the journal is about to write.
@@ -62,7 +72,22 @@ impl View {
             self.first = index;
         }
         self.memory.truncate((index.0 - self.first.0) as usize);
+        self.fading = self.fading.min(self.memory.len());
+        self.fade(FADE * codec::entry_size(&entry));
         self.memory.push_back(entry);
+    }
+
+    /// Lets go of so many bytes of what is mapped as well.
+    fn fade(&mut self, bytes: usize) {
+        let mut gone = 0;
+        while self.fading > 0
+            && gone < bytes
+            && let Some(entry) = self.memory.pop_front()
+        {
+            gone += codec::entry_size(&entry);
+            self.fading -= 1;
+            self.first = self.first.next();
+        }
     }
 
     /// A segment will not change again: what it holds need not be in memory any more.
@@ -73,9 +98,7 @@ impl View {
         if live.0 > live.1 {
             return;
         }
-        let dropped = (agreed.0 + 1).saturating_sub(self.first.0).min(self.memory.len() as u64);
-        self.memory.drain(..dropped as usize);
-        self.first = Index(self.first.0 + dropped);
+        self.fading = (agreed.0 + 1).saturating_sub(self.first.0).min(self.memory.len() as u64) as usize;
         self.adopt(mapped, live);
     }
 
@@ -83,6 +106,7 @@ impl View {
     pub fn restart(&mut self) {
         self.mapped.clear();
         self.memory.clear();
+        self.fading = 0;
     }
 
     /// A segment found at start-up, with what of it belongs to the log.
@@ -150,6 +174,7 @@ impl View {
         }
         while self.first <= upto && self.memory.pop_front().is_some() {
             self.first = self.first.next();
+            self.fading = self.fading.saturating_sub(1);
         }
         if self.memory.is_empty() && self.mapped.is_empty() {
             self.first = self.first.max(self.released.next());

@@ -231,7 +231,7 @@ pub fn go_on(
             _ => {}
         }
         if let Some(order) = journal.spare_wanted()
-            && let Ok(spare) = order.prepare(disk)
+            && let Ok(spare) = order.prepare(disk, || {})
         {
             journal.spare_ready(spare);
         }

@@ -1,0 +1,98 @@
+//! Entries and frames, to bytes and back: what each operation costs before any system call.
+
+use bytes::{Bytes, BytesMut};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use drave::api::{Op, Request};
+use drave::codec::{self, Reader};
+use drave::consensus::message::{Envelope, Message};
+use drave::types::*;
+use drave::wire::client::{put_request_frame, read_request_frame};
+use drave::wire::frame::FrameReader;
+use drave::wire::peer::PeerFrame;
+use std::hint::black_box;
+
+const SIZES: [usize; 3] = [128, 4 << 10, 64 << 10];
+/// How many entries an append holds that carries what gathered during one sync.
+const APPEND: u64 = 64;
+
+fn entry(index: u64, size: usize) -> Entry {
+    let position = Position::new(Index(index), Term(1));
+    codec::entry(position, ClusterTime(0), Payload::Opaque(Bytes::from(vec![7; size])))
+}
+
+fn entries(c: &mut Criterion) {
+    let mut group = c.benchmark_group("entry");
+    for size in SIZES {
+        let entry = entry(1, size);
+        let mut bytes = BytesMut::new();
+        codec::put_entry(&mut bytes, &entry);
+        let bytes = bytes.freeze();
+        group.throughput(Throughput::Bytes(bytes.len() as u64));
+        let mut out = BytesMut::with_capacity(bytes.len());
+        group.bench_function(BenchmarkId::new("put", size), |b| {
+            b.iter(|| {
+                out.clear();
+                codec::put_entry(&mut out, black_box(&entry));
+            });
+        });
+        group.bench_function(BenchmarkId::new("read", size), |b| {
+            b.iter(|| codec::read_entry(&mut Reader::new(black_box(&bytes).clone())).unwrap());
+        });
+    }
+    group.finish();
+}
+
+fn requests(c: &mut Criterion) {
+    let mut group = c.benchmark_group("request frame");
+    for size in SIZES {
+        let op = Op::Execute { session: SessionId(1), seq: 1, lowest: 1, command: Bytes::from(vec![7; size]) };
+        let request = Request::Propose { op: op.encode() };
+        let mut out = BytesMut::new();
+        put_request_frame(&mut out, 1, false, &request);
+        let framed = out.clone();
+        group.throughput(Throughput::Bytes(framed.len() as u64));
+        group.bench_function(BenchmarkId::new("put", size), |b| {
+            b.iter(|| {
+                out.clear();
+                put_request_frame(&mut out, 1, false, black_box(&request));
+            });
+        });
+        group.bench_function(BenchmarkId::new("read", size), |b| {
+            b.iter_batched(
+                || framed.clone(),
+                |mut input| read_request_frame(FrameReader::default().next(&mut input).unwrap().unwrap()).unwrap(),
+                criterion::BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+fn appends(c: &mut Criterion) {
+    let mut group = c.benchmark_group("append of 64 entries");
+    group.throughput(Throughput::Elements(APPEND));
+    let (from, to) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
+    let entries = (1..=APPEND).map(|index| entry(index, 128)).collect();
+    let message = Message::Append { prev: Position::ZERO, commit: Index::ZERO, entries };
+    let frame = PeerFrame::Raft(Envelope { from, to, term: Term(1), message });
+    let mut out = BytesMut::new();
+    frame.put(&mut out);
+    let framed = out.clone();
+    group.bench_function("put", |b| {
+        b.iter(|| {
+            out.clear();
+            black_box(&frame).put(&mut out);
+        });
+    });
+    group.bench_function("read", |b| {
+        b.iter_batched(
+            || framed.clone(),
+            |mut input| PeerFrame::read(FrameReader::default().next(&mut input).unwrap().unwrap()).unwrap(),
+            criterion::BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+}
+
+criterion_group!(benches, entries, requests, appends);
+criterion_main!(benches);
