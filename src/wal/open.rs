@@ -107,7 +107,7 @@ impl<D: Disk> Journal<D> {
                 offset: last.end,
                 what: "the log ends before the term and vote that were synced".to_owned(),
                 lost: format!("{} and later", outline.last.index.next()),
-                advice: recover::ADVICE,
+                advice: super::report::ADVICE,
             });
         }
         clear(&disk, names, &replay.unused)?;
@@ -264,6 +264,6 @@ fn lost() -> Fault {
         offset: 0,
         what: "the journal of this node is missing".to_owned(),
         lost: "all".to_owned(),
-        advice: recover::ADVICE,
+        advice: super::report::ADVICE,
     }
 }

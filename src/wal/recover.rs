@@ -9,7 +9,7 @@
 use super::format::{self, Batch, EntryHead, Flaw, Frame, Kind, SEGMENT_HEADER, Seal, SegmentHeader, file_name};
 use super::options::{Doubt, Options};
 use super::outline::Outline;
-use super::report::{Fault, Result, Sealed};
+use super::report::{ADVICE, Fault, Result, Sealed};
 use super::scan::{Item, Scan, last_written};
 use super::segment::Marks;
 use super::side::{Place, Testimony};
@@ -17,11 +17,6 @@ use super::view::View;
 use crate::codec::{self, Reader};
 use crate::types::{Base, ClusterTime, HardState, Index, Membership, Mutant, Payload, Term};
 use bytes::Bytes;
-
-/// What the operator is told when the log is damaged.
-pub const ADVICE: &str = "This disk has lost what it had confirmed. If the rest of the cluster is well, move this \
-data directory away and let the node join again as a new member; a cluster of one can only be restored from a \
-backup. Nothing was changed.";
 
 /// What consensus needs to know of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -74,6 +74,11 @@ pub enum Fault {
     Foreign(String),
 }
 
+/// What the operator is told when the log is damaged.
+pub const ADVICE: &str = "This disk has lost what it had confirmed. If the rest of the cluster is well, move this \
+data directory away and let the node join again as a new member; a cluster of one can only be restored from a \
+backup. Nothing was changed.";
+
 impl Fault {
     /// The exit code for it: 5 damaged data, 74 I/O, 78 configuration.
     pub fn exit_code(&self) -> i32 {

@@ -287,7 +287,7 @@ impl Mapped {
             offset,
             what: flaw.to_string(),
             lost: format!("{index} to {}", self.live.1),
-            advice: super::recover::ADVICE,
+            advice: super::report::ADVICE,
         }
     }
 }
