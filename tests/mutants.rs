@@ -28,7 +28,7 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
             scenario.load.patience = Duration::from_millis(100);
             scenario.load.forward = false;
         }
-        Mutant::CountStaleVotes | Mutant::CountVotesTwice | Mutant::AckUnmatched => {
+        Mutant::CountVotesTwice => {
             // Votes that travel for as long as an election takes.
             scenario.nodes = 5;
             scenario.weather.tier = Tier::Datagram;
@@ -71,11 +71,14 @@ fn hunt(mutant: Mutant) -> Option<(u64, String)> {
     })
 }
 
-/// All but one: without pre-vote nothing is lost, there is only unrest, and `tests/paper.rs` sees it.
+/// Too rare for storms, or no loss but mere unrest: `tests/paper.rs` breaks these, in a story each.
+const TOLD: &[Mutant] = &[Mutant::NoPreVote, Mutant::CountStaleVotes, Mutant::AckUnmatched];
+
+/// All the others.
 fn hunted() -> Vec<Mutant> {
     let only = std::env::var("DRAVE_MUTANT").ok();
     let wanted = |mutant: &Mutant| only.as_deref().is_none_or(|name| name == mutant.name());
-    Mutant::ALL.iter().copied().filter(|mutant| *mutant != Mutant::NoPreVote && wanted(mutant)).collect()
+    Mutant::ALL.iter().copied().filter(|mutant| !TOLD.contains(mutant) && wanted(mutant)).collect()
 }
 
 /// What was noticed, in a line.

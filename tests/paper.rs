@@ -3,7 +3,8 @@
 mod cluster;
 
 use cluster::{Cluster, id, log_of, ms};
-use drave::consensus::message::{Ask, Message};
+use drave::api::RoleName;
+use drave::consensus::message::{Ask, Envelope, Message};
 use drave::consensus::note::Note;
 use drave::types::*;
 use std::time::Duration;
@@ -329,4 +330,67 @@ fn a_commit_is_told_promptly_when_idle() {
     let position = cluster.propose(leader, "x");
     cluster.run(ms(10));
     assert!(cluster.ids().iter().all(|node| cluster.raft(*node).log().commit() >= position.index));
+}
+
+/// What node 1 of three acknowledges to an append that shows its log to agree up to 3, while it holds
+/// five entries, the last two of another leader's.
+fn acknowledged(mutants: Mutants) -> Index {
+    let ours = log_of(&[1, 1, 1, 2, 2]);
+    let mut cluster = Cluster::with_logs(&[(3, ours), (3, log_of(&[1, 1, 1])), (3, log_of(&[1, 1, 1]))]);
+    cluster.options.mutants = mutants;
+    cluster.start(id(1));
+    let prev = Position::new(Index(3), Term(1));
+    let message = Message::Append { prev, commit: Index(3), entries: Vec::new() };
+    let now = cluster.now;
+    let append = Envelope { from: id(2), to: id(1), term: Term(3), message };
+    cluster.hosts.get_mut(&id(1)).unwrap().raft.as_mut().unwrap().receive(now, append);
+    cluster.turn(id(1));
+    match cluster.sent.last().unwrap().1.message {
+        Message::Appended { matched } => matched,
+        ref other => panic!("{other:?}"),
+    }
+}
+
+/// "The follower's log is identical to its own log up through the new entries" (§5.3): up through
+/// those, and not up to whatever else it holds.
+#[test]
+fn a_follower_acknowledges_only_what_was_shown_to_agree() {
+    assert_eq!(acknowledged(Mutants::NONE), Index(3));
+    assert_eq!(acknowledged(Mutants::only(Mutant::AckUnmatched)), Index(5), "the mutant of it");
+}
+
+/// Whether node 1, campaigning in term 2, comes to lead by a vote of term 1.
+fn leads_by_a_stale_vote(mutants: Mutants) -> bool {
+    let mut cluster = Cluster::new(3);
+    cluster.options.mutants = mutants;
+    cluster.start(id(1));
+    cluster.crash(id(2));
+    cluster.crash(id(3));
+    for term in [0, 1] {
+        cluster.until("it asks around", |c| c.raft(id(1)).role() == RoleName::Precandidate);
+        vote(&mut cluster, term, Ask::Pre);
+        assert_eq!(cluster.raft(id(1)).term(), Term(term + 1), "it campaigns");
+        if term == 0 {
+            cluster.until("its campaign fails", |c| c.raft(id(1)).role() != RoleName::Candidate);
+        }
+    }
+    cluster.run(ms(5));
+    vote(&mut cluster, 1, Ask::Real);
+    cluster.raft(id(1)).leads()
+}
+
+fn vote(cluster: &mut Cluster, term: u64, ask: Ask) {
+    let now = cluster.now;
+    let message = Message::Vote { granted: true, ask };
+    let vote = Envelope { from: id(2), to: id(1), term: Term(term), message };
+    cluster.hosts.get_mut(&id(1)).unwrap().raft.as_mut().unwrap().receive(now, vote);
+    cluster.turn(id(1));
+}
+
+/// "A candidate wins an election if it receives votes from a majority of the servers […] for the same
+/// term" (§5.2).
+#[test]
+fn a_vote_of_an_earlier_term_elects_nobody() {
+    assert!(!leads_by_a_stale_vote(Mutants::NONE));
+    assert!(leads_by_a_stale_vote(Mutants::only(Mutant::CountStaleVotes)), "the mutant of it");
 }
