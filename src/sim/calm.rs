@@ -14,6 +14,7 @@ impl World {
         for at in self.hosts.keys().copied().collect::<Vec<_>>() {
             let host = self.host(at);
             host.disk.set_capacity(None);
+            host.disk.relent();
             host.stall = Duration::ZERO;
             host.paused = Time::ZERO;
             self.later(Duration::from_millis(100), Happens::Starts { at });

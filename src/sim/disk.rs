@@ -163,6 +163,12 @@ impl SimDisk {
         self.lock().fail_sync = true;
     }
 
+    /// Forgets the faults that were set and have not come true.
+    pub fn relent(&self) {
+        let mut state = self.lock();
+        (state.stop, state.fail_at, state.fail_sync) = (None, None, false);
+    }
+
     /// Every operation that changes something fails from now on, until a crash: the disk died.
     pub fn break_down(&self) {
         self.lock().broken = true;
