@@ -73,7 +73,6 @@ pub fn spawn_log<D: Disk>(
 
 impl<D: Disk> LogThread<D> {
     fn run(&mut self) -> Result<()> {
-        self.see_to_spares();
         while let Some(write) = self.next()? {
             self.see_to_spares();
             let mut bytes = size(&write);

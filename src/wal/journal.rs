@@ -18,6 +18,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+/// A spare is wanted when the segment is filled this far, in percent: early enough to be made at
+/// leisure, and not at all by a node that writes little. To be late costs little.
+const SPARE_AT: u64 = 50;
 /// Released segments are kept as spares up to this many, the one that was ordered among them.
 const SPARES: usize = 2;
 
@@ -107,11 +110,10 @@ impl<D: Disk> Journal<D> {
         self.latch(outcome)
     }
 
-    /// The next segment's file, if there is none: there is all the time that this segment takes to
-    /// make it. The same order is given until the spare is there: it is for the caller to know that it
-    /// is being made.
+    /// The next segment's file, if it is time to make one. The same order is given until the spare is
+    /// there: it is for the caller to know that it is being made.
     pub fn spare_wanted(&self) -> Option<SpareOrder> {
-        let wanted = self.spares.is_empty() && !self.poisoned;
+        let wanted = self.spares.is_empty() && !self.poisoned && self.segment.filled() >= SPARE_AT;
         wanted.then(|| SpareOrder {
             name: format!("spare-{:010}", self.segment.number + 1),
             bytes: self.options.segment_bytes,
