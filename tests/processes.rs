@@ -5,7 +5,7 @@ use drave::client::Client;
 use drave::machine::{Answer, Command as Do, Query};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::Cluster;
+use support::{Beside, Cluster};
 
 mod support;
 
@@ -97,4 +97,21 @@ fn one_node_is_a_cluster_and_keeps_its_directory_to_itself() {
     assert!(said.contains("belongs to node 1"), "{said}");
     cluster.spawn(0);
     assert_eq!(incr(&mut client), 2);
+}
+
+/// What the node writes while it is being read is not there yet, which is no damage.
+#[test]
+fn dump_beside_a_flood_calls_nothing_bad() {
+    let cluster = Cluster::start(1);
+    cluster.leader();
+    let words = ["bench", "put", "--clients", "2", "--inflight", "8", "--duration", "3s", "--warmup", "0s"];
+    let mut flood = Beside::start(cluster.directory.path(), "flood", &mut cluster.drave(&words));
+    let mut looks = 0;
+    while flood.is_running() {
+        let said = cluster.run(&["dump", "--check", cluster.data(0).to_str().unwrap()]);
+        assert_eq!(said.code, Some(0), "look {looks}: {said:?}");
+        looks += 1;
+    }
+    assert!(looks > 0);
+    assert_eq!(flood.end().code, Some(0), "{}", cluster.logs());
 }

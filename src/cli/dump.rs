@@ -1,14 +1,13 @@
 //! `drave dump`: the journal in words. It reads, never locks, never writes, never stops at damage.
 
+use super::dump_files::{Files, Segment, is_seal, read, settle};
 use super::dump_words::{Fields, Said, Style, say};
 use super::trouble::Trouble;
-use crate::types::{DiskId, Index};
+use crate::types::Index;
 use crate::wal::format::{self, Flaw, Frame, Kind, SegmentHeader};
 use crate::wal::identity::short;
 use crate::wal::inspect::{Finding, Inspection, Surroundings};
 use crate::wal::scan::{Item, Scan};
-use crate::wal::side::{self, Testimony};
-use anyhow::Context;
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::json;
@@ -122,13 +121,6 @@ fn dump(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
     walk.finish()
 }
 
-/// A segment's file, and what stands beside it.
-struct Segment {
-    path: PathBuf,
-    name: String,
-    number: u64,
-}
-
 struct Walk<'a> {
     args: &'a Dump,
     out: &'a mut dyn Write,
@@ -173,11 +165,11 @@ struct RecordLine<'a> {
 
 impl Walk<'_> {
     fn place(&mut self, path: &Path) -> anyhow::Result<()> {
-        let segments = segments_at(path)?;
-        let directory = match segments.first() {
-            Some(segment) => segment.path.parent().unwrap_or(Path::new(".")).to_owned(),
-            None => anyhow::bail!("{}: no segments here (files named 0000000001.wal)", path.display()),
-        };
+        let files = Files::at(path)?;
+        let Files { segments, directory, .. } = &files;
+        if segments.is_empty() {
+            anyhow::bail!("{}: no segments here (files named 0000000001.wal)", path.display());
+        }
         let single = path.is_file();
         let mut stop = (0, 0);
         self.batch = None;
@@ -192,10 +184,10 @@ impl Walk<'_> {
                 false => segments[at + 1..].iter().map(|segment| segment.number).collect(),
             };
             let last = !single && at + 1 == segments.len();
-            stop = self.segment(segment, &directory, &successors, last)?;
+            stop = self.segment(segment, &files, &successors, last)?;
         }
         if self.args.follow && self.out.flush().is_ok() {
-            self.follow(&directory, stop)?;
+            self.follow(directory, stop)?;
         }
         Ok(())
     }
@@ -204,11 +196,11 @@ impl Walk<'_> {
     fn segment(
         &mut self,
         segment: &Segment,
-        directory: &Path,
+        files: &Files,
         successors: &[u64],
         last: bool,
     ) -> anyhow::Result<(u64, u64)> {
-        let Some(mut bytes) = read(&segment.path)? else { return Ok((segment.number, 0)) };
+        let Some(bytes) = read(&segment.path)? else { return Ok((segment.number, 0)) };
         let header = match SegmentHeader::decode(&bytes) {
             Ok(header) => Some(header),
             Err(malformed) => {
@@ -219,22 +211,19 @@ impl Walk<'_> {
             }
         };
         // Of a damaged header's segment the salt is still known, if a neighbour tells the disk.
-        let Some(disk) = header.map(|header| header.disk).or_else(|| disk_of(directory)) else {
+        let Some(disk) = header.map(|header| header.disk).or_else(|| files.disk()) else {
             return Ok((segment.number, 0));
         };
         let salt = format::salt(disk, segment.number);
-        let followed = successors.iter().any(|next| in_use(directory, *next, disk));
-        if followed && !Inspection::new(bytes.clone(), salt, Surroundings::default()).any(|finding| is_seal(&finding)) {
-            // Sealed while we were looking, perhaps: what follows was written after what we have read.
-            bytes = read(&segment.path)?.unwrap_or(bytes);
-        }
-        let place = testimony(directory, disk).place;
+        let followed = successors.iter().any(|next| files.in_use(*next, disk));
+        let place = files.synced(disk);
         let around = match &header {
             Some(header) => Surroundings::of(header, place, followed),
             None => Surroundings { followed, ..Surroundings::default() },
         };
         let batch = if segment.number == 1 { Some(1) } else { self.batch };
         let around = Surroundings { batch, ..around };
+        let bytes = settle(bytes, &segment.path, salt, around)?;
         if let Some(header) = &header {
             self.totals.segments += 1;
             self.heading(segment, header, &bytes, salt)?;
@@ -245,7 +234,7 @@ impl Walk<'_> {
         }
         let (sealed, end) = (inspection.sealed(), inspection.at());
         self.batch = inspection.batch();
-        if sealed && last && !in_use_or_there(directory, segment.number + 1) {
+        if sealed && last && !files.is_there(segment.number + 1) {
             self.bad(&format::file_name(segment.number + 1), 0, 0, "missing, and it was named as the successor", None)?;
         } else if let Some(place) = place.filter(|place| last && place.segment > segment.number && !followed) {
             self.bad(&format::file_name(place.segment), 0, 0, "missing, and it was synced", None)?;
@@ -519,10 +508,6 @@ fn is_entry(name: &str) -> bool {
     !matches!(name, "head" | "seg" | "hard" | "base" | "free" | "seal" | "odd")
 }
 
-fn is_seal(finding: &Finding) -> bool {
-    matches!(finding, Finding::Record(frame) if frame.kind == Kind::Seal)
-}
-
 fn sums(flaw: Flaw) -> (Option<String>, Option<String>) {
     match flaw {
         Flaw::Checksum { stored, computed } => (Some(format!("{stored:08x}")), Some(format!("{computed:08x}"))),
@@ -532,60 +517,4 @@ fn sums(flaw: Flaw) -> (Option<String>, Option<String>) {
 
 fn dash(number: Option<u64>) -> String {
     number.map_or("-".to_owned(), |number| number.to_string())
-}
-
-/// The segments at a path: itself, those in it, or those in `wal` in it.
-fn segments_at(path: &Path) -> anyhow::Result<Vec<Segment>> {
-    let segment = |path: PathBuf| {
-        let name = path.file_name()?.to_str()?.to_owned();
-        Some(Segment { number: format::file_number(&name)?, name, path })
-    };
-    if path.is_file() {
-        let found = segment(path.to_owned());
-        return found.map(|found| vec![found]).with_context(|| format!("{}: not named as a segment", path.display()));
-    }
-    let inside = path.join("wal");
-    let directory = if inside.is_dir() { &inside } else { path };
-    let listed = std::fs::read_dir(directory).with_context(|| format!("{}", directory.display()))?;
-    let mut segments = Vec::new();
-    for entry in listed {
-        segments.extend(segment(entry?.path()));
-    }
-    segments.sort_by_key(|segment| segment.number);
-    Ok(segments)
-}
-
-/// A file's bytes; `None` if a running node has released it meanwhile.
-fn read(path: &Path) -> io::Result<Option<Bytes>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes.into())),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn testimony(directory: &Path, disk: DiskId) -> Testimony {
-    match read(&directory.join(side::NAME)) {
-        Ok(Some(bytes)) => Testimony::read(&bytes, disk),
-        _ => Testimony::default(),
-    }
-}
-
-fn in_use_or_there(directory: &Path, number: u64) -> bool {
-    directory.join(format::file_name(number)).exists()
-}
-
-/// Whether a segment has any good record.
-fn in_use(directory: &Path, number: u64, disk: DiskId) -> bool {
-    let Ok(Some(bytes)) = read(&directory.join(format::file_name(number))) else { return false };
-    Scan::new(bytes, format::salt(disk, number), None).any(|item| matches!(item, Item::Frame(_)))
-}
-
-/// The disk that any good segment of the directory names.
-fn disk_of(directory: &Path) -> Option<DiskId> {
-    let segments = segments_at(directory).ok()?;
-    segments.iter().find_map(|segment| {
-        let bytes = read(&segment.path).ok()??;
-        SegmentHeader::decode(&bytes).ok().map(|header| header.disk)
-    })
 }

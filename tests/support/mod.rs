@@ -122,6 +122,10 @@ impl Beside {
         Beside { process: Guarded::start(command), out, err }
     }
 
+    pub fn is_running(&mut self) -> bool {
+        self.process.0.try_wait().unwrap().is_none()
+    }
+
     /// Waits for its end.
     pub fn end(mut self) -> Said {
         let code = self.process.end(|| std::fs::read_to_string(&self.err).unwrap_or_default()).code();
