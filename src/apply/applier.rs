@@ -6,6 +6,7 @@
 use super::report::Report;
 use super::sessions::{Options, Seen, Sessions};
 use crate::api::{Op, Outcome};
+use crate::codec::Malformed;
 use crate::machine::seam::{Context, StateMachine};
 use crate::types::digest::hash_numbers;
 use crate::types::{Entry, Index, Mutant, Mutants, NodeId, Payload, SessionId};
@@ -56,12 +57,14 @@ impl<M: StateMachine> Applier<M> {
     pub fn apply(&mut self, entries: &[Entry]) -> Report {
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut duplicates = 0;
-        for entry in entries {
+        let ops: Vec<_> = entries.iter().map(read).collect();
+        self.machine.expect(&mut ops.iter().filter_map(command));
+        for (entry, op) in entries.iter().zip(ops) {
             assert_eq!(entry.position.index, self.applied.next(), "entries are applied in order, each once (§5.3)");
             self.applied = entry.position.index;
             self.sessions.advance(entry.time);
-            let Payload::Opaque(bytes) = &entry.payload else { continue };
-            let outcome = self.carry_out(entry, bytes);
+            let Some(op) = op else { continue };
+            let outcome = self.carry_out(entry, op);
             duplicates += u64::from(matches!(outcome, Outcome::Executed { duplicate: true, .. }));
             outcomes.push((entry.position, outcome));
         }
@@ -70,8 +73,8 @@ impl<M: StateMachine> Applier<M> {
         Report { upto: self.applied, outcomes, digest: self.digest, sessions, duplicates }
     }
 
-    fn carry_out(&mut self, entry: &Entry, bytes: &Bytes) -> Outcome {
-        match Op::decode(bytes.clone()) {
+    fn carry_out(&mut self, entry: &Entry, op: Result<Op, Malformed>) -> Outcome {
+        match op {
             Ok(Op::Open { window }) => {
                 Outcome::Opened { session: self.sessions.open(entry.position.index, entry.time, window) }
             }
@@ -132,6 +135,21 @@ impl<M: StateMachine> Applier<M> {
     /// The machine.
     pub fn machine(&self) -> &M {
         &self.machine
+    }
+}
+
+/// The operation that an entry holds, if it holds any.
+fn read(entry: &Entry) -> Option<Result<Op, Malformed>> {
+    match &entry.payload {
+        Payload::Opaque(bytes) => Some(Op::decode(bytes.clone())),
+        Payload::Noop | Payload::Membership(_) => None,
+    }
+}
+
+fn command(op: &Option<Result<Op, Malformed>>) -> Option<&[u8]> {
+    match op {
+        Some(Ok(Op::Execute { command, .. })) => Some(command),
+        _ => None,
     }
 }
 

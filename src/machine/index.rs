@@ -36,6 +36,12 @@ impl Index {
         self.table.find(hash, &is).or_else(|| self.old.find(hash, &is))
     }
 
+    /// The slot that is most likely meant by that hash; some number if there is none. Looks at one
+    /// place and at no key: for whoever only wants to have looked.
+    pub fn guess(&self, hash: u64) -> u32 {
+        self.table.guess(hash)
+    }
+
     /// Adds a slot, which must not be there.
     pub fn insert(&mut self, hash: u64, slot: u32) {
         self.grow();
@@ -110,6 +116,13 @@ impl Table {
             at = self.next(at);
         }
         None
+    }
+
+    fn guess(&self, hash: u64) -> u32 {
+        match self.places.get(hash as usize >> 32 & self.places.len().wrapping_sub(1)) {
+            Some(word) => ((word >> 32) as u32).wrapping_sub(1),
+            None => 0,
+        }
     }
 
     fn insert(&mut self, word: u64) {

@@ -6,15 +6,15 @@
 
 use super::index::Index;
 use super::seam::{Context, StateMachine};
-use super::words::{Answer, Command, PAIRS, Query, VALUE, put_option};
+use super::words::{self, Answer, Command, PAIRS, Query, VALUE, put_option};
 use crate::codec::Put;
 use crate::limits::ANSWER_BYTES_MAX;
 use crate::types::digest::{Digest, hash};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::hint::black_box;
 use std::ops::Bound;
-use std::sync::Arc;
 
 /// An ordered map of bytes to bytes.
 ///
@@ -24,18 +24,36 @@ use std::sync::Arc;
 pub struct Kv {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    order: BTreeMap<Arc<[u8]>, u32>,
+    order: BTreeMap<Box<[u8]>, u32>,
     index: Index,
     digest: Digest,
 }
 
 /// A key, what it holds, and the hash of the pair.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Slot {
-    key: Arc<[u8]>,
-    value: Box<[u8]>,
+    /// The key, and right behind it the value: whoever compares the one has the other in the cache.
+    pair: Box<[u8]>,
+    key_len: u32,
     hash: u64,
 }
+
+impl Slot {
+    fn new(key: &[u8], value: &[u8], hash: u64) -> Slot {
+        Slot { pair: [key, value].concat().into(), key_len: key.len() as u32, hash }
+    }
+
+    fn key(&self) -> &[u8] {
+        &self.pair[..self.key_len as usize]
+    }
+
+    fn value(&self) -> &[u8] {
+        &self.pair[self.key_len as usize..]
+    }
+}
+
+/// How many commands' keys are looked for at once: more than a processor can wait for.
+const EXPECTED: usize = 32;
 
 /// Where a key is, or would be: looked up once for each command.
 struct Place<'a> {
@@ -74,17 +92,17 @@ impl Kv {
 
     /// All pairs in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.order.iter().map(|(key, slot)| (&**key, &*self.slots[*slot as usize].value))
+        self.order.iter().map(|(key, slot)| (&**key, self.slots[*slot as usize].value()))
     }
 
     fn place<'a>(&self, key: &'a [u8]) -> Place<'a> {
         let hash = hash(0, key);
-        let slot = self.index.find(hash, |slot| *self.slots[slot as usize].key == *key);
+        let slot = self.index.find(hash, |slot| self.slots[slot as usize].key() == key);
         Place { key, hash, slot }
     }
 
     fn held(&self, place: &Place<'_>) -> Option<&[u8]> {
-        Some(&self.slots[place.slot? as usize].value)
+        Some(self.slots[place.slot? as usize].value())
     }
 
     fn execute(&mut self, command: &Command<'_>) -> Answer {
@@ -139,9 +157,8 @@ impl Kv {
         let Some(slot) = place.slot else { return };
         self.index.remove(place.hash, slot);
         self.order.remove(place.key);
-        let gone = &mut self.slots[slot as usize];
+        let gone = std::mem::take(&mut self.slots[slot as usize]);
         self.digest -= gone.hash;
-        (gone.key, gone.value) = (Arc::default(), Box::default());
         self.free.push(slot);
     }
 
@@ -150,20 +167,19 @@ impl Kv {
         let hash = hash(place.hash, value);
         self.digest += hash;
         let Some(found) = place.slot else {
-            return self.insert(place.hash, Slot { key: place.key.into(), value: value.into(), hash });
+            return self.insert(place, Slot::new(place.key, value, hash));
         };
         let slot = &mut self.slots[found as usize];
         self.digest -= slot.hash;
-        slot.hash = hash;
-        if slot.value.len() == value.len() {
-            slot.value.copy_from_slice(value);
+        if slot.value().len() == value.len() {
+            slot.pair[place.key.len()..].copy_from_slice(value);
+            slot.hash = hash;
         } else {
-            slot.value = value.into();
+            *slot = Slot::new(place.key, value, hash);
         }
     }
 
-    fn insert(&mut self, key_hash: u64, new: Slot) {
-        let key = Arc::clone(&new.key);
+    fn insert(&mut self, place: &Place<'_>, new: Slot) {
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = new;
@@ -175,8 +191,8 @@ impl Kv {
                 slot
             }
         };
-        self.order.insert(key, slot);
-        self.index.insert(key_hash, slot);
+        self.order.insert(place.key.into(), slot);
+        self.index.insert(place.hash, slot);
     }
 
     fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Bytes {
@@ -191,7 +207,7 @@ impl Kv {
         let mut count: u32 = 0;
         let range = self.order.range::<[u8], _>((from, Bound::Unbounded));
         for (key, slot) in range.take_while(|(key, _)| key.starts_with(prefix)) {
-            let value = &self.slots[*slot as usize].value;
+            let value = self.slots[*slot as usize].value();
             let size = 8 + key.len() + value.len();
             if count == limit || (out.len() + size) as u64 > ANSWER_BYTES_MAX {
                 out[1] = 1;
@@ -226,6 +242,27 @@ impl StateMachine for Kv {
             Ok(Query::Scan { prefix, after, limit }) => self.scan(prefix, after, limit),
             Ok(Query::Count) => Answer::Count(self.len() as u64).encode(),
             Err(_) => Answer::Malformed.encode(),
+        }
+    }
+
+    fn expect(&self, commands: &mut dyn Iterator<Item = &[u8]>) {
+        let mut hashes = [0; EXPECTED];
+        loop {
+            let mut count = 0;
+            for command in (&mut *commands).take(EXPECTED) {
+                hashes[count] = words::key(command).map_or(0, |key| hash(0, key));
+                count += 1;
+            }
+            if count == 0 {
+                return;
+            }
+            // Three short loops: in each, no access waits for another.
+            let slots = hashes.map(|hash| self.index.guess(hash));
+            let lengths = slots.map(|slot| self.slots.get(slot as usize).map_or(0, |slot| slot.pair.len()));
+            for (slot, length) in slots.iter().zip(lengths).take(count).filter(|(_, length)| *length > 0) {
+                let pair = &self.slots[*slot as usize].pair;
+                black_box(pair[0] ^ pair[length / 2] ^ pair[length - 1]);
+            }
         }
     }
 

@@ -21,6 +21,11 @@ pub trait StateMachine: Send + 'static {
     /// an answer, and what does not must panic.
     fn apply(&mut self, context: &Context, command: &[u8]) -> Bytes;
 
+    /// These commands will be applied next, in this order. Changes nothing: a machine that is larger
+    /// than the processor's caches may look at what they concern, for all of them at once, and so wait
+    /// for memory once and not for each.
+    fn expect(&self, _commands: &mut dyn Iterator<Item = &[u8]>) {}
+
     /// Answers a question and changes nothing.
     fn query(&self, query: &[u8]) -> Bytes;
 

@@ -132,6 +132,15 @@ pub(super) const PAIRS: u8 = 10;
 const NUMBER_OF_KEYS: u8 = 11;
 const MALFORMED: u8 = 12;
 
+/// The key of an encoded command, if it is one of a single key and not cut off.
+pub(super) fn key(command: &[u8]) -> Option<&[u8]> {
+    let mut cursor = Cursor(command);
+    match cursor.u8() {
+        Ok(BATCH) | Err(_) => None,
+        Ok(_) => cursor.key().ok(),
+    }
+}
+
 impl<'a> Command<'a> {
     /// As bytes: kind (1), then the fields in order, keys and values behind their lengths.
     pub fn encode(&self) -> Bytes {

@@ -160,6 +160,17 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
+    fn whatever_is_expected_does_no_harm(commands: Vec<Vec<u8>>, steps in prop::collection::vec(step(), 0..60)) {
+        let mut kv = Kv::new();
+        steps.iter().for_each(|step| step.run(&mut kv));
+        let before = kv.digest();
+        let known = (0..4u8).map(|key| Command::Del { key: &[key] }.encode().to_vec());
+        let all: Vec<Vec<u8>> = commands.into_iter().chain(known.cycle().take(40)).collect();
+        kv.expect(&mut all.iter().map(Vec::as_slice));
+        prop_assert_eq!(kv.digest(), before);
+    }
+
+    #[test]
     fn it_does_what_a_naive_map_does(steps in prop::collection::vec(step(), 0..60)) {
         let mut kv = Kv::new();
         let mut naive = BTreeMap::new();
