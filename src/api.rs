@@ -303,7 +303,7 @@ pub struct PeerStatus {
     pub inflight_bytes: u64,
     /// Milliseconds since it was last heard.
     pub heard_ms: Option<u64>,
-    /// Appends sent to find where the logs agree, since the process started.
+    /// Appends sent to find where the logs agree, since this node leads.
     pub probes: u64,
 }
 

@@ -98,47 +98,124 @@ fn a_follower_a_million_entries_behind_is_matched_in_two_probes() {
     assert_eq!(progress.matched, cluster.raft(leader).log().last().index);
 }
 
-/// "If an existing entry conflicts with a new one (same index but different terms), delete the
-/// existing entry and all that follow it" (Figure 2), and only then.
+/// Nor is anything sent again that both hold: a new leader finds where the logs agree, however far
+/// that is, and goes on from there. With a window that is far smaller than what they agree on.
 #[test]
-fn a_late_shorter_append_truncates_nothing() {
+fn a_follower_that_lacks_the_last_entries_is_sent_only_those() {
+    let long = log_of(&vec![1; 20_000]);
+    let logs = [(1, long[..19_990].to_vec()), (1, long.clone()), (1, long[..19_990].to_vec())];
+    let mut cluster = Cluster::with_logs(&logs);
+    cluster.options.window_bytes = 4096;
+    for node in cluster.ids() {
+        cluster.start(node);
+    }
+    cluster.isolate(id(3));
+    let leader = cluster.elect();
+    let elected = cluster.now;
+    cluster.until("its first entry commits", |c| c.raft(leader).log().commit() > Index(20_000));
+    assert!(cluster.now - elected < ms(20), "took {:?}", cluster.now - elected);
+    assert!(cluster.entries[&id(1)] < 20, "{} entries were sent", cluster.entries[&id(1)]);
+}
+
+/// A follower that was restarted does not know what is committed, and learns it from a leader that
+/// has nothing new to send.
+#[test]
+fn a_restarted_follower_learns_what_is_committed_without_a_write() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
+    let position = cluster.propose(leader, "x");
+    cluster.run(ms(200));
+    let other = *cluster.ids().iter().find(|node| **node != leader).unwrap();
+    // Nobody notices that it was away.
+    cluster.crash(other);
+    cluster.start(other);
+    assert_eq!(cluster.raft(other).log().commit(), Index::ZERO);
+    cluster.run(ms(1000));
+    assert_eq!(cluster.raft(other).log().commit(), position.index);
+}
+
+/// One that asked around while the network held its leader's word back still knows, once it comes,
+/// what that leader's appends had shown.
+#[test]
+fn a_follower_that_asked_around_still_learns_of_a_commit() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.run(ms(200));
+    let other = *cluster.ids().iter().find(|node| **node != leader).unwrap();
+    let position = cluster.propose(leader, "x");
+    cluster.run(Duration::from_micros(1500));
+    cluster.cut.insert((leader, other));
+    cluster.until("it asks around", |c| c.raft(other).role() == RoleName::Precandidate);
+    assert!(cluster.raft(other).log().commit() < position.index);
+    cluster.cut.clear();
+    cluster.run(ms(120));
+    assert_eq!(cluster.raft(other).log().commit(), position.index);
+}
+
+/// "If an existing entry conflicts with a new one (same index but different terms), delete the
+/// existing entry and all that follow it" (Figure 2), and only then. Says whether anything was deleted
+/// by an old append that came late.
+fn a_late_append_truncates(mutants: Mutants) -> bool {
+    let mut cluster = Cluster::new(3);
+    cluster.options.mutants = mutants;
+    for node in cluster.ids() {
+        cluster.start(node);
+    }
+    let leader = cluster.elect();
+    cluster.run(ms(100));
+    let follower = *cluster.ids().iter().find(|node| **node != leader).unwrap();
+    // Nothing that follows commits: what is committed is protected by more than this rule.
+    for other in cluster.ids() {
+        cluster.cut.insert((other, leader));
+    }
     for i in 0..5 {
         cluster.propose(leader, &format!("{i}"));
     }
-    cluster.run(ms(100));
-    let follower = *cluster.ids().iter().find(|node| **node != leader).unwrap();
+    cluster.run(ms(10));
     let before = cluster.hosts[&follower].log.clone();
+    assert!(before.len() >= 7, "it has them all");
     let is_append = |message: &Message| matches!(message, Message::Append { entries, .. } if !entries.is_empty());
-    let old = cluster.sent.iter().find(|(_, e)| e.to == follower && is_append(&e.message)).unwrap().1.clone();
+    let mut appends = cluster.sent.iter().filter(|(_, e)| e.to == follower && is_append(&e.message));
+    let old = appends.nth_back(4).unwrap().1.clone();
     let now = cluster.now;
     cluster.hosts.get_mut(&follower).unwrap().raft.as_mut().unwrap().receive(now, old);
     cluster.turn(follower);
-    assert_eq!(cluster.hosts[&follower].log, before);
-    assert!(!cluster.hosts[&follower].notes.iter().any(|note| matches!(note, Note::Drops { .. })));
+    let dropped = cluster.hosts[&follower].notes.iter().any(|note| matches!(note, Note::Drops { .. }));
+    assert_eq!(dropped, cluster.hosts[&follower].log != before);
+    dropped
+}
+
+#[test]
+fn a_late_shorter_append_truncates_nothing() {
+    assert!(!a_late_append_truncates(Mutants::NONE));
+    assert!(a_late_append_truncates(Mutants::only(Mutant::TruncateWithoutConflict)), "the mutant of it");
 }
 
 /// "Raft never commits log entries from previous terms by counting replicas" (§5.4.2, Figure 8).
 #[test]
 fn an_entry_of_an_earlier_term_commits_only_beneath_one_of_the_leaders_own() {
-    // (c) of Figure 8: S1 leads term 4 and replicates its entry of term 2 to a majority.
+    assert!(first_commit(Mutants::NONE) >= Index(3));
+    let broken = first_commit(Mutants::only(Mutant::CommitEarlierTerms));
+    assert!(broken < Index(3), "the mutant of it");
+}
+
+/// What a leader of (c) of Figure 8 commits first: S1 leads term 4, and sends its entry of term 2 to a
+/// majority before its own of term 4.
+fn first_commit(mutants: Mutants) -> Index {
     let (two, three) = (log_of(&[1, 2]), log_of(&[1, 3]));
     let logs = [(3, two.clone()), (3, two.clone()), (3, two), (3, log_of(&[1])), (3, three)];
     let mut cluster = Cluster::with_logs(&logs);
-    cluster.cut.extend([(id(5), id(1)), (id(5), id(2)), (id(5), id(3)), (id(5), id(4))]);
-    let leader = cluster.elect();
-    let term = cluster.raft(leader).term();
-    for (_, envelope) in &cluster.sent {
-        // Nobody was ever told of a commit index that does not rest on an entry of the leader's term.
-        if let Message::Append { commit, .. } = envelope.message
-            && envelope.term == term
-            && commit > Index::ZERO
-        {
-            assert!(commit >= Index(3), "committed {commit} before the leader's own entry");
-        }
+    cluster.options.mutants = mutants;
+    cluster.options.append_entries = 1;
+    for node in cluster.ids() {
+        cluster.start(node);
     }
-    cluster.until("the leader's own entry commits", |c| c.raft(leader).log().commit() >= Index(3));
+    cluster.isolate(id(5));
+    let leader = cluster.elect();
+    while cluster.raft(leader).log().commit() == Index::ZERO {
+        cluster.run(Duration::from_micros(100));
+    }
+    cluster.raft(leader).log().commit()
 }
 
 /// "A leader […] must have the latest information on which entries are committed. […] Raft handles

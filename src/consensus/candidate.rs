@@ -13,6 +13,7 @@ pub struct Candidate {
     ask: Ask,
     ballot: Ballot,
     deadline: Time,
+    reason: Reason,
     /// When the campaign began, pre-vote included.
     since: Time,
 }
@@ -39,7 +40,7 @@ impl Candidate {
         if ask == Ask::Pre {
             ballot.yes(me.id);
         }
-        Candidate { ask, ballot, deadline: now + me.draw_patience(), since }
+        Candidate { ask, ballot, deadline: now + me.draw_patience(), reason, since }
     }
 
     /// What it asks for.
@@ -76,18 +77,17 @@ impl Candidate {
             return Next::Stay;
         }
         match self.ask {
-            Ask::Pre => Next::Campaign(Ask::Real, Reason::Timeout),
+            Ask::Pre => Next::Campaign(Ask::Real, self.reason),
             Ask::Real => Next::Lead,
         }
     }
 
     /// Time has passed: the votes were split, or lost (§5.2).
-    pub fn tick(&mut self, me: &mut Replica, now: Time) -> Next {
+    pub fn tick(&self, me: &Replica, now: Time) -> Next {
         if now < self.deadline {
             return Next::Stay;
         }
         if me.disk_stands(now) {
-            self.deadline = now + me.draw_patience();
             return Next::StepDown("the disk stands still");
         }
         let ask = if me.options.mutants.breaks(Mutant::NoPreVote) { Ask::Real } else { Ask::Pre };

@@ -3,7 +3,6 @@
 use super::message::{Ask, Envelope, Message};
 use super::next::Next;
 use super::note::{Note, Reason};
-use super::ready::Ready;
 use super::replica::Replica;
 use crate::types::{Entry, Index, Mutant, NodeId, Position, Time};
 
@@ -16,8 +15,6 @@ pub struct Follower {
     /// When to campaign.
     deadline: Time,
     reason: Reason,
-    /// Our log agrees with this leader's up to here: acknowledgements never reach further.
-    verified: Index,
     /// The last index acknowledged to this leader.
     acked: Index,
     /// Whether an append waits for its acknowledgement.
@@ -32,7 +29,6 @@ impl Follower {
             heard: Time::ZERO,
             deadline: now + me.draw_patience(),
             reason: Reason::Timeout,
-            verified: Index::ZERO,
             acked: Index::ZERO,
             owes: false,
         }
@@ -96,7 +92,7 @@ impl Follower {
     /// Recognises the sender as leader of this term (§5.2).
     fn hear(&mut self, me: &mut Replica, now: Time, from: NodeId) {
         if self.leader != Some(from) {
-            *self = Follower { verified: self.verified, acked: self.acked, ..Follower::of(me, now, from) };
+            *self = Follower { acked: self.acked, ..Follower::of(me, now, from) };
         }
         self.heard = now;
         self.deadline = now + me.draw_patience();
@@ -118,12 +114,12 @@ impl Follower {
             }
             Message::Beat { commit, round } => {
                 self.hear(me, now, from);
-                self.commit(me, commit, self.verified);
-                me.send(from, Message::Heard { round, seen: self.verified });
+                commit_to(me, commit);
+                me.send(from, Message::Heard { round, seen: me.verified });
             }
             Message::Committed { upto } => {
                 self.hear(me, now, from);
-                self.commit(me, upto, self.verified);
+                commit_to(me, upto);
             }
             // Answers to what we asked in another role.
             Message::Vote { .. }
@@ -150,22 +146,16 @@ impl Follower {
             }
         }
         // Only what this append showed to agree: our log may go on behind it with another leader's.
-        self.verified = self.verified.max(upto.min(me.log.last().index));
+        me.verified = me.verified.max(upto.min(me.log.last().index));
         self.owes = true;
-        self.commit(me, commit, self.verified);
-    }
-
-    fn commit(&mut self, me: &mut Replica, commit: Index, verified: Index) {
-        let broken = me.options.mutants.breaks(Mutant::CommitUnmatched);
-        let reach = if broken { me.log.last().index } else { verified };
-        me.log.commit_to(me.log.commit().max(commit.min(reach)));
+        commit_to(me, commit);
     }
 
     /// What there is to acknowledge: one answer for all that came, as far as the disk has it.
-    pub fn ready(&mut self, me: &mut Replica, _ready: &mut Ready) {
+    pub fn ready(&mut self, me: &mut Replica) {
         let mutants = me.options.mutants;
         let Some(leader) = self.leader.filter(|_| self.owes) else { return };
-        let verified = if mutants.breaks(Mutant::AckUnmatched) { me.log.last().index } else { self.verified };
+        let verified = if mutants.breaks(Mutant::AckUnmatched) { me.log.last().index } else { me.verified };
         let durable = if mutants.breaks(Mutant::AckBeforeSync) { verified } else { me.log.durable() };
         let matched = verified.min(durable);
         if matched == verified || matched > self.acked {
@@ -174,6 +164,14 @@ impl Follower {
             self.owes = matched < verified;
         }
     }
+}
+
+/// The leader says that everything up to there is committed; as far as our log was shown to agree
+/// with its, we know which entries it means.
+fn commit_to(me: &mut Replica, commit: Index) {
+    let broken = me.options.mutants.breaks(Mutant::CommitUnmatched);
+    let reach = if broken { me.log.last().index } else { me.verified };
+    me.log.commit_to(me.log.commit().max(commit.min(reach)));
 }
 
 /// Puts one entry of a leader's append into the log, unless it is there.

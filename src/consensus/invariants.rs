@@ -25,7 +25,8 @@ pub fn check(me: &Replica, role: &Role) {
         Role::Leader(leader) => {
             assert_eq!(me.vote(), Some(me.id), "a leader has voted for itself (§5.2)");
             for progress in leader.progress().values() {
-                assert!(progress.matched < progress.next, "what is matched is not sent again");
+                let ordered = progress.matched <= progress.agreed && progress.agreed < progress.next;
+                assert!(ordered, "what is matched agrees, and what agrees is not sent again");
                 assert!(progress.matched <= last.index, "a follower matches what is in the log");
                 assert!(progress.next <= last.index.next(), "only what is in the log is sent");
                 assert!(progress.stage == Stage::Stream || progress.in_flight.is_empty(), "a probe goes alone");

@@ -111,10 +111,11 @@ impl Leader {
         if me.disk_age(now) >= me.options.election_max {
             return Next::StepDown("the disk stands still");
         }
-        if me.disk_stands(now) && !self.warned {
-            self.warned = true;
+        let stands = me.disk_stands(now);
+        if stands && !self.warned {
             me.notes.push(Note::DiskStands { since: me.disk_age(now) });
         }
+        self.warned = stands;
         Next::Stay
     }
 
@@ -171,10 +172,13 @@ impl Leader {
             Message::Heard { round, seen } => {
                 progress.round = progress.round.max(round);
                 progress.seen = seen.min(me.log.last().index);
-                let waits = progress.stage == Stage::Stream && progress.matched.next() < progress.next;
-                if waits && now.since(progress.moved) >= me.options.election_min {
-                    // An append or its acknowledgement was lost, or the disk over there is slow: ask.
-                    progress.probe(progress.matched.next());
+                // Entries are on their way, or the acknowledgement of what it holds already; or it was
+                // restarted, and does not know any more that its log agrees with ours.
+                let waits = progress.matched.next() < progress.next || progress.seen < progress.matched;
+                let streams = progress.stage == Stage::Stream;
+                if streams && waits && now.since(progress.moved) >= me.options.election_min {
+                    // Something was lost, or the disk over there is slow: ask.
+                    progress.probe(progress.agreed.next());
                 }
             }
             Message::AskVote { .. }
@@ -212,12 +216,12 @@ impl Leader {
 
     /// What there is to send: entries, probes, beats, the commit index, reads that are confirmed.
     pub fn ready(&mut self, me: &mut Replica, now: Time, ready: &mut Ready) {
-        if self.is_open(me) && self.reads.begin(me.log.commit()) {
+        if self.is_open(me) && self.reads.begin(&mut me.round, me.log.commit()) {
             self.ask_round = true;
         }
         self.confirm_reads(me, ready);
         if std::mem::take(&mut self.ask_round) {
-            self.beat(me, self.reads.round());
+            self.beat(me, me.round);
         }
         // An append speaks in our term, so it waits until the disk knows that we are in it.
         if me.term_is_durable() {
@@ -271,7 +275,8 @@ impl Leader {
 /// A follower does not hold what we thought: goes back by whole terms (§5.3).
 fn conflict(me: &Replica, progress: &mut Progress, refused: Index, hint: Position) -> Result<(), &'static str> {
     if refused <= progress.matched {
-        // Late, or it has lost what it acknowledged; its next answers will tell which.
+        // Late; or its disk has lost what it had promised, and then it gets nothing more from us: what
+        // it does not hold was counted, and must not be counted for another.
         return Ok(());
     }
     if hint.index > refused {
@@ -310,7 +315,7 @@ fn stream(me: &Replica, now: Time, peer: NodeId, progress: &mut Progress, ready:
         Stage::Stream => {
             while progress.next <= last
                 && progress.in_flight.len() < options.window_appends
-                && log.bytes(progress.matched.max(log.base().index), progress.next.prev()) < options.window_bytes
+                && log.bytes(progress.agreed.max(log.base().index), progress.next.prev()) < options.window_bytes
             {
                 let upto = log.reach(progress.next.prev(), options.append_bytes, options.append_entries);
                 order(progress, upto);

@@ -71,7 +71,7 @@ pub enum Message {
     },
     /// I lead; do you hear me? Waits for no disk.
     Beat {
-        /// The leader's commit index, as far as the receiver is known to hold the log.
+        /// The leader's commit index, as far as the receiver was sent the log.
         commit: Index,
         /// The round to confirm.
         round: Round,

@@ -18,11 +18,13 @@ pub enum Stage {
 
 /// One follower as its leader sees it.
 ///
-/// Invariant: `matched < next`. What is on its way is everything between them.
+/// Invariant: `matched ≤ agreed < next`. What is on its way is everything behind `agreed`.
 #[derive(Clone, Debug)]
 pub struct Progress {
     /// The follower holds everything up to here, in agreement with us and on its disk.
     pub matched: Index,
+    /// Its log agrees with ours up to here, on its disk or not: what need not be sent, as far as we know.
+    pub agreed: Index,
     /// What is sent next.
     pub next: Index,
     /// How it is sent.
@@ -51,6 +53,7 @@ impl Progress {
     pub fn new(now: Time, next: Index) -> Progress {
         Progress {
             matched: Index::ZERO,
+            agreed: Index::ZERO,
             next,
             stage: Stage::Probe { asked: None },
             in_flight: VecDeque::new(),
@@ -68,6 +71,7 @@ impl Progress {
     pub fn acknowledged(&mut self, now: Time, matched: Index) -> bool {
         let news = matched > self.matched;
         self.matched = self.matched.max(matched);
+        self.agreed = self.agreed.max(self.matched);
         while self.in_flight.front().is_some_and(|last| *last <= self.matched) {
             self.in_flight.pop_front();
         }
@@ -75,7 +79,8 @@ impl Progress {
             Stage::Probe { .. } => {
                 self.stage = Stage::Stream;
                 // What it has seen and not yet synced need not be sent again.
-                self.next = self.matched.max(self.seen).next();
+                self.agreed = self.matched.max(self.seen);
+                self.next = self.agreed.next();
                 self.in_flight.clear();
             }
             Stage::Stream => self.next = self.next.max(self.matched.next()),
@@ -87,6 +92,7 @@ impl Progress {
     /// The link with it broke: what it had seen may have died with it.
     pub fn lost(&mut self) {
         self.seen = Index::ZERO;
+        self.agreed = self.matched;
         let next = if self.matched > Index::ZERO { self.matched.next() } else { self.next };
         self.probe(next);
     }
@@ -94,6 +100,7 @@ impl Progress {
     /// Back to asking, from `next` on.
     pub fn probe(&mut self, next: Index) {
         self.next = next.max(self.matched.next());
+        self.agreed = self.matched;
         self.stage = Stage::Probe { asked: None };
         self.in_flight.clear();
     }
@@ -101,6 +108,7 @@ impl Progress {
     /// The logs agree up to right before `next`, as it says itself.
     pub fn stream(&mut self, next: Index) {
         self.probe(next);
+        self.agreed = self.next.prev();
         self.stage = Stage::Stream;
     }
 

@@ -61,7 +61,9 @@ impl Raft {
         if !self.meet_terms(now, &envelope) {
             return;
         }
-        self.recognise_leader(now, &envelope);
+        if let Err(what) = self.recognise_leader(now, &envelope) {
+            return self.me.notes.push(Note::Nonsense { peer: envelope.from, what });
+        }
         let next = match &mut self.role {
             Role::Follower(follower) => follower.receive(&mut self.me, now, envelope),
             Role::Candidate(candidate) => candidate.receive(&mut self.me, envelope),
@@ -111,19 +113,18 @@ impl Raft {
     }
 
     /// Only the leader of our term says these; a candidate that hears one has lost (§5.2).
-    fn recognise_leader(&mut self, now: Time, envelope: &Envelope) {
+    fn recognise_leader(&mut self, now: Time, envelope: &Envelope) -> Result<(), &'static str> {
         match envelope.message {
             Message::Append { .. } | Message::Beat { .. } | Message::Committed { .. } => {}
-            _ => return,
+            _ => return Ok(()),
         }
         match &self.role {
-            Role::Follower(follower) => {
-                let known = follower.leader().is_none_or(|leader| leader == envelope.from);
-                assert!(known, "two leaders in a term (Election Safety, §5.2)");
-            }
+            Role::Follower(follower) if follower.leader().is_none_or(|leader| leader == envelope.from) => {}
             Role::Candidate(_) => self.role = Role::Follower(Follower::of(&mut self.me, now, envelope.from)),
-            Role::Leader(_) => panic!("two leaders in a term (Election Safety, §5.2)"),
+            // Election Safety (§5.2): one of the two is none.
+            Role::Follower(_) | Role::Leader(_) => return Err("it leads a term that another leads"),
         }
+        Ok(())
     }
 
     /// The journal has made everything up to this write durable.
@@ -168,7 +169,8 @@ impl Raft {
         Ok(read)
     }
 
-    fn not_leader(&self) -> Refusal {
+    /// Why only another node can do it, and who that may be.
+    pub fn not_leader(&self) -> Refusal {
         let leader = self.leader();
         let address = leader.and_then(|id| self.membership().address(id)).map(str::to_owned);
         Refusal::NotLeader { leader, address, term: self.term() }
@@ -178,7 +180,7 @@ impl Raft {
     pub fn ready(&mut self, now: Time) -> Ready {
         let mut ready = Ready::default();
         match &mut self.role {
-            Role::Follower(follower) => follower.ready(&mut self.me, &mut ready),
+            Role::Follower(follower) => follower.ready(&mut self.me),
             Role::Candidate(_) => {}
             Role::Leader(leader) => leader.ready(&mut self.me, now, &mut ready),
         }

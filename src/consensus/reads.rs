@@ -14,7 +14,6 @@ pub struct ReadId(pub u64);
 /// round confirms nothing. All reads of one turn share a round.
 #[derive(Clone, Debug, Default)]
 pub struct Reads {
-    round: Round,
     /// Reads that came since the last round began.
     gathering: Vec<ReadId>,
     /// Reads in a round, with the commit index when it began. Rounds ascending.
@@ -22,11 +21,6 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// The latest round.
-    pub fn round(&self) -> Round {
-        self.round
-    }
-
     /// How many reads wait.
     pub fn waiting(&self) -> usize {
         self.gathering.len() + self.asking.iter().map(|(_, _, reads)| reads.len()).sum::<usize>()
@@ -37,13 +31,13 @@ impl Reads {
         self.gathering.push(read);
     }
 
-    /// Begins a round for the reads that have gathered; whether there were any.
-    pub fn begin(&mut self, commit: Index) -> bool {
+    /// Begins the round after `latest` for the reads that have gathered; whether there were any.
+    pub fn begin(&mut self, latest: &mut Round, commit: Index) -> bool {
         if self.gathering.is_empty() {
             return false;
         }
-        self.round = Round(self.round.0 + 1);
-        self.asking.push_back((self.round, commit, std::mem::take(&mut self.gathering)));
+        *latest = Round(latest.0 + 1);
+        self.asking.push_back((*latest, commit, std::mem::take(&mut self.gathering)));
         true
     }
 
@@ -70,20 +64,20 @@ mod tests {
 
     #[test]
     fn a_read_waits_for_a_round_that_began_after_it() {
-        let mut reads = Reads::default();
+        let (mut reads, mut round) = (Reads::default(), Round(7));
         let mut out = Vec::new();
         reads.push(ReadId(1));
-        assert!(reads.begin(Index(5)));
-        let first = reads.round();
+        assert!(reads.begin(&mut round, Index(5)));
+        let first = round;
         reads.push(ReadId(2));
         reads.confirmed(|round| round <= first, &mut out);
         assert_eq!(out, [(ReadId(1), Index(5))]);
-        assert!(reads.begin(Index(6)));
-        assert!(reads.round() > first, "a round's number is never used again");
+        assert!(reads.begin(&mut round, Index(6)));
+        assert!(round > first, "a round's number is never used again");
         out.clear();
         reads.confirmed(|round| round <= first, &mut out);
         assert_eq!(out, [], "a late answer to the first round confirms nothing");
         assert_eq!(reads.abandon(), [ReadId(2)]);
-        assert!(!reads.begin(Index(7)));
+        assert!(!reads.begin(&mut round, Index(7)));
     }
 }

@@ -4,7 +4,7 @@ use super::clock::Clock;
 use super::configs::Configs;
 use super::gate::Gate;
 use super::log::Log;
-use super::message::{Ask, Envelope, Message};
+use super::message::{Ask, Envelope, Message, Round};
 use super::note::Note;
 use super::options::Options;
 use super::ready::Ready;
@@ -57,6 +57,12 @@ pub struct Replica {
     pub log: Log,
     /// Its members.
     pub configs: Configs,
+    /// Our log agrees with that of this term's leader up to here, as its appends have shown: neither
+    /// acknowledgements nor commits reach further. There is one leader a term, so it holds as long as
+    /// the term does, whatever role we take meanwhile.
+    pub verified: Index,
+    /// The latest round of reads. Never goes back in a process's life, so that none is used again.
+    pub round: Round,
     /// The cluster's clock.
     pub clock: Clock,
     /// What it has to tell an operator.
@@ -98,6 +104,8 @@ impl Replica {
             options,
             log,
             configs,
+            verified: Index::ZERO,
+            round: Round::default(),
             clock,
             notes: Vec::new(),
             hard_state: recovered.hard_state,
@@ -128,6 +136,7 @@ impl Replica {
     pub fn advance_term(&mut self, term: Term) {
         assert!(term > self.term(), "terms only grow (§5.1)");
         self.hard_state = HardState { term, vote: None };
+        self.verified = Index::ZERO;
         self.gate.forget_before(term);
         if !self.options.mutants.breaks(Mutant::ForgetTerm) {
             self.hard_state_changed = true;

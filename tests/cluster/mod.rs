@@ -49,8 +49,8 @@ pub struct Cluster {
     pub cut: BTreeSet<(NodeId, NodeId)>,
     /// One-way delays, where they are not 1 ms.
     pub delay: BTreeMap<(NodeId, NodeId), Duration>,
-    /// How many appends were sent to each, so far.
-    pub appends: BTreeMap<NodeId, u64>,
+    /// How many entries were sent to each, so far.
+    pub entries: BTreeMap<NodeId, u64>,
     /// Everything that was sent.
     pub sent: Vec<(Time, Envelope)>,
 }
@@ -84,7 +84,7 @@ impl Cluster {
             order: 0,
             cut: BTreeSet::new(),
             delay: BTreeMap::new(),
-            appends: BTreeMap::new(),
+            entries: BTreeMap::new(),
             sent: Vec::new(),
         };
         for (i, (term, log)) in logs.iter().enumerate() {
@@ -217,7 +217,9 @@ impl Cluster {
         };
         let appends: Vec<Envelope> = ready.appends.into_iter().map(fill).collect();
         for envelope in &appends {
-            *self.appends.entry(envelope.to).or_default() += 1;
+            if let Message::Append { entries, .. } = &envelope.message {
+                *self.entries.entry(envelope.to).or_default() += entries.len() as u64;
+            }
         }
         for envelope in ready.messages.into_iter().chain(appends) {
             let pair = (envelope.from, envelope.to);
