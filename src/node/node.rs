@@ -6,7 +6,7 @@ use super::requests::{self, Asked, Forwarded, Parked, Proposals, Queries, Readin
 use super::stats::Stats;
 use crate::api::{Consistency, PeerStatus, Refusal, Reply, Request, Status};
 use crate::apply::Report as Applied;
-use crate::consensus::message::{Envelope, Message};
+use crate::consensus::message::{Ask, Envelope, Message};
 use crate::consensus::note::Note;
 use crate::consensus::ready::{Order, Ready};
 use crate::consensus::{Options as RaftOptions, Raft};
@@ -111,11 +111,11 @@ impl Node {
                 let status = Box::new(self.status(now));
                 self.replies.push((asked.from, asked.id, Reply::Status(status)));
             }
-            Request::Query { consistency: Consistency::Local, .. } => self.local.push(asked),
-            Request::Propose { op } if op.len() as u64 > self.options.entry_bytes => {
-                let (bytes, limit) = (op.len() as u64, self.options.entry_bytes);
+            Request::Propose { .. } | Request::Query { .. } if asked.bytes() > self.options.entry_bytes => {
+                let (bytes, limit) = (asked.bytes(), self.options.entry_bytes);
                 self.refuse(asked, Refusal::TooLarge { bytes, limit });
             }
+            Request::Query { consistency: Consistency::Local, .. } => self.local.push(asked),
             Request::Propose { op } if self.raft.leads() => {
                 let op = op.clone();
                 match self.raft.propose(now, op) {
@@ -125,6 +125,9 @@ impl Node {
                     }
                     Err(refusal) => self.refuse(asked, refusal),
                 }
+            }
+            Request::Query { .. } if self.raft.leads() && self.reading.bytes() >= self.options.reading_bytes => {
+                self.refuse(asked, Refusal::Busy);
             }
             Request::Query { .. } if self.raft.leads() => match self.raft.read() {
                 Ok(read) => self.reading.push(read, asked),
@@ -139,7 +142,8 @@ impl Node {
         let passed_on = matches!(asked.from, Caller::Peer(_));
         match self.raft.leader() {
             Some(leader) if asked.forward && !passed_on => {
-                if self.forwarded.len() >= self.options.forwarded {
+                let full = self.forwarded.len() >= self.options.forwarded;
+                if full || self.forwarded.bytes() >= self.options.forwarded_bytes {
                     return self.refuse(asked, Refusal::Busy);
                 }
                 let request = asked.request.clone();
@@ -147,7 +151,7 @@ impl Node {
                 self.forwards.push(Action::Forward { to: leader, id, request });
             }
             Some(_) => {
-                let refusal = self.not_leader();
+                let refusal = self.raft.not_leader();
                 self.refuse(asked, refusal);
             }
             None => {
@@ -157,12 +161,6 @@ impl Node {
                 }
             }
         }
-    }
-
-    fn not_leader(&self) -> Refusal {
-        let leader = self.raft.leader();
-        let address = leader.and_then(|id| self.membership().address(id)).map(str::to_owned);
-        Refusal::NotLeader { leader, address, term: self.raft.term() }
     }
 
     fn refuse(&mut self, asked: Asked, refusal: Refusal) {
@@ -210,6 +208,8 @@ impl Node {
         for (position, outcome) in report.outcomes.drain(..) {
             self.proposals.settle(position, outcome, by_index, &mut self.replies);
         }
+        // What was applied there was nothing that answers: a no-op, say, of the leader after us.
+        self.proposals.pass(report.upto, &mut self.replies);
         self.applied = report;
     }
 
@@ -236,12 +236,12 @@ impl Node {
             self.led = leads;
             self.stats.reset_sent();
             let reply = if self.options.mutants.breaks(Mutant::UnknownAsRefused) {
-                Reply::Refused(self.not_leader())
+                Reply::Refused(self.raft.not_leader())
             } else {
                 Reply::Unknown
             };
             if !self.options.mutants.breaks(Mutant::AnswerByIndex) {
-                self.proposals.abandon(self.raft.log().commit(), &reply, &mut self.replies);
+                self.proposals.abandon(self.raft.log().commit(), leads, &reply, &mut self.replies);
             }
         }
         let leader = self.raft.leader();
@@ -286,7 +286,7 @@ impl Node {
         let lost: Vec<Asked> = ready.reads_lost.into_iter().filter_map(|read| self.reading.lose(read)).collect();
         self.strand(now, lost);
         for note in ready.notes {
-            if let Note::Campaigns { reason, .. } = &note {
+            if let Note::Campaigns { reason, ask: Ask::Pre, .. } = &note {
                 *self.stats.elections.entry(reason.name().to_owned()).or_default() += 1;
             }
             actions.push(Action::Note(note));
@@ -345,6 +345,10 @@ impl Node {
 
     /// When `turn` next has something to do. Earlier calls are harmless.
     pub fn deadline(&self) -> Time {
+        let unfed = self.applying.is_none() && self.fed < self.raft.log().commit();
+        if unfed || !self.replies.is_empty() || !self.forwards.is_empty() {
+            return Time::ZERO;
+        }
         self.raft.deadline().min(self.parked.deadline())
     }
 
@@ -404,7 +408,7 @@ impl Node {
             stage: progress.stage_name().to_owned(),
             matched: progress.matched.0,
             lag: last.0 - progress.matched.0,
-            inflight_bytes: log.bytes(progress.matched.max(log.base().index), progress.next.prev()),
+            inflight_bytes: log.bytes(progress.agreed.max(log.base().index), progress.next.prev()),
             heard_ms: Some(now.since(progress.heard).as_millis() as u64),
             probes: progress.probes,
         };

@@ -11,7 +11,7 @@ pub struct Options {
     pub cluster: ClusterId,
     /// Whether the journal really syncs, for `status`.
     pub fsync: bool,
-    /// The largest operation that is accepted. A larger one is refused with this limit.
+    /// The largest operation, or query, that is accepted. A larger one is refused with this limit.
     pub entry_bytes: u64,
     /// How long a request waits for a leader to be found: an election should be a blip, not an error.
     pub parked_for: Duration,
@@ -21,6 +21,10 @@ pub struct Options {
     pub parked_bytes: u64,
     /// How many requests may be passed on to the leader and not yet answered. At the limit: busy.
     pub forwarded: usize,
+    /// How many bytes of them.
+    pub forwarded_bytes: u64,
+    /// How many bytes of queries may wait for their round, or for the applier. At the limit: busy.
+    pub reading_bytes: u64,
     /// How many bytes of entries the applier is given at once: bounds a turn.
     pub apply_bytes: u64,
     /// Which safety rule is broken on purpose: none, outside tests.
@@ -37,6 +41,8 @@ impl Default for Options {
             parked: 16 << 10,
             parked_bytes: 32 << 20,
             forwarded: 64 << 10,
+            forwarded_bytes: 64 << 20,
+            reading_bytes: 64 << 20,
             apply_bytes: 1 << 20,
             mutants: Mutants::NONE,
         }

@@ -3,7 +3,7 @@
 use super::event::Caller;
 use crate::api::{Outcome, Refusal, Reply, Request};
 use crate::consensus::reads::ReadId;
-use crate::types::{Index, NodeId, Position, Time};
+use crate::types::{Index, NodeId, Position, Term, Time};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -23,7 +23,8 @@ pub struct Asked {
 }
 
 impl Asked {
-    fn bytes(&self) -> u64 {
+    /// How large it is, without its frame.
+    pub fn bytes(&self) -> u64 {
         match &self.request {
             Request::Propose { op } => op.len() as u64,
             Request::Query { query, .. } => query.len() as u64,
@@ -65,10 +66,23 @@ impl Proposals {
         }
     }
 
-    /// This node leads no more: all that is not known to be committed may happen, or not.
-    pub fn abandon(&mut self, commit: Index, reply: &Reply, out: &mut Vec<(Caller, u64, Reply)>) {
-        let keep = self.waiting.partition_point(|(position, _, _)| position.index <= commit);
-        out.extend(self.waiting.drain(keep..).map(|(_, from, id)| (from, id, reply.clone())));
+    /// Everything up to there was applied: whoever still waits for any of it waits in vain.
+    pub fn pass(&mut self, upto: Index, out: &mut Vec<(Caller, u64, Reply)>) {
+        while let Some((_, from, id)) = self.waiting.pop_front_if(|(position, _, _)| position.index <= upto) {
+            out.push((from, id, Reply::Unknown));
+        }
+    }
+
+    /// This node leads no more, or another term: all of earlier terms that is not known to be committed
+    /// may happen, or not.
+    pub fn abandon(&mut self, commit: Index, leads: Option<Term>, reply: &Reply, out: &mut Vec<(Caller, u64, Reply)>) {
+        self.waiting.retain(|(position, from, id)| {
+            let stays = position.index <= commit || Some(position.term) == leads;
+            if !stays {
+                out.push((*from, *id, reply.clone()));
+            }
+            stays
+        });
     }
 
     /// How many wait.
@@ -142,12 +156,19 @@ impl Parked {
 pub struct Reading {
     asked: BTreeMap<ReadId, Asked>,
     confirmed: VecDeque<(Index, Asked)>,
+    bytes: u64,
 }
 
 impl Reading {
     /// A read waits for its round.
     pub fn push(&mut self, read: ReadId, asked: Asked) {
+        self.bytes += asked.bytes();
         self.asked.insert(read, asked);
+    }
+
+    /// How many bytes wait.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Its round is confirmed: it needs everything up to `index`.
@@ -159,7 +180,9 @@ impl Reading {
 
     /// Its round came to nothing.
     pub fn lose(&mut self, read: ReadId) -> Option<Asked> {
-        self.asked.remove(&read)
+        let lost = self.asked.remove(&read)?;
+        self.bytes -= lost.bytes();
+        Some(lost)
     }
 
     /// How many wait.
@@ -175,17 +198,21 @@ impl Reading {
     /// Takes the next read that needs no more than what the applier was given.
     pub fn next(&mut self, fed: Index) -> Option<Asked> {
         // Rounds are confirmed in order, and so their indexes never fall.
-        if self.confirmed.front()?.0 <= fed { self.confirmed.pop_front().map(|(_, asked)| asked) } else { None }
+        let (_, asked) = self.confirmed.pop_front_if(|(index, _)| *index <= fed)?;
+        self.bytes -= asked.bytes();
+        Some(asked)
     }
 
     /// Nobody waits for that caller's answers any more.
     pub fn forget(&mut self, caller: Caller) {
         self.asked.retain(|_, asked| asked.from != caller);
         self.confirmed.retain(|(_, asked)| asked.from != caller);
+        let left = self.asked.values().chain(self.confirmed.iter().map(|(_, asked)| asked));
+        self.bytes = left.map(Asked::bytes).sum();
     }
 }
 
-/// Requests passed on to a leader. Bounded by [`super::Options::forwarded`].
+/// Requests passed on to a leader. Bounded by [`super::Options::forwarded`], and in bytes.
 ///
 /// Their numbers begin at chance: a leader may answer, late, what an earlier run of this process
 /// passed on, and that must be the answer to nothing.
@@ -193,48 +220,57 @@ impl Reading {
 pub struct Forwarded {
     given: u64,
     waiting: BTreeMap<u64, (NodeId, Asked)>,
+    bytes: u64,
 }
 
 impl Forwarded {
     /// None yet; the first will have the number after this one.
     pub fn after(number: u64) -> Forwarded {
-        Forwarded { given: number, waiting: BTreeMap::new() }
+        Forwarded { given: number, waiting: BTreeMap::new(), bytes: 0 }
     }
 
     /// Passed on to `to`, under the number that is returned.
     pub fn push(&mut self, to: NodeId, asked: Asked) -> u64 {
         self.given = self.given.wrapping_add(1);
+        self.bytes += asked.bytes();
         self.waiting.insert(self.given, (to, asked));
         self.given
     }
 
+    /// How many bytes wait.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// That node answered; whose question it was.
     pub fn answered(&mut self, from: NodeId, id: u64) -> Option<Asked> {
-        match self.waiting.remove(&id) {
-            Some((to, asked)) if to == from => Some(asked),
-            Some(other) => {
-                self.waiting.insert(id, other);
-                None
-            }
-            None => None,
-        }
+        self.waiting.get(&id).filter(|(to, _)| *to == from)?;
+        let (_, asked) = self.waiting.remove(&id)?;
+        self.bytes -= asked.bytes();
+        Some(asked)
     }
 
     /// Takes those that were passed on to anybody but `leader`: no answer can be waited for.
     pub fn astray(&mut self, leader: Option<NodeId>) -> Vec<Asked> {
-        let gone = self.waiting.extract_if(.., |_, (to, _)| Some(*to) != leader);
-        gone.map(|(_, (_, asked))| asked).collect()
+        self.take(|to| Some(to) != leader)
     }
 
     /// Takes those that were passed on to `peer`.
     pub fn lost(&mut self, peer: NodeId) -> Vec<Asked> {
-        let gone = self.waiting.extract_if(.., |_, (to, _)| *to == peer);
-        gone.map(|(_, (_, asked))| asked).collect()
+        self.take(|to| to == peer)
+    }
+
+    fn take(&mut self, gone: impl Fn(NodeId) -> bool) -> Vec<Asked> {
+        let taken = self.waiting.extract_if(.., |_, (to, _)| gone(*to));
+        let taken: Vec<Asked> = taken.map(|(_, (_, asked))| asked).collect();
+        self.bytes -= taken.iter().map(Asked::bytes).sum::<u64>();
+        taken
     }
 
     /// Nobody waits for that caller's answers any more.
     pub fn forget(&mut self, caller: Caller) {
         self.waiting.retain(|_, (_, asked)| asked.from != caller);
+        self.bytes = self.waiting.values().map(|(_, asked)| asked.bytes()).sum();
     }
 
     /// How many wait.
@@ -290,7 +326,6 @@ pub fn query_of(request: Request) -> Option<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Term;
 
     fn at(index: u64, term: u64) -> Position {
         Position::new(Index(index), Term(term))

@@ -189,12 +189,14 @@ impl Checks {
         {
             return Err(format!("{node} commits {commit}, and by the definition only {defined:?} is"));
         }
+        let mut new = 0;
         for index in life.commit.0..commit.0 {
             let stamp = life.seen.log[index as usize];
             match self.ledger.get(index as usize) {
                 None => {
                     self.ledger.push(stamp);
                     self.committed_in.push(term);
+                    new += 1;
                 }
                 Some(first) if *first == stamp => {}
                 Some(first) => {
@@ -206,10 +208,23 @@ impl Checks {
             }
         }
         life.commit = commit;
-        if leads.is_some() && life.leads != leads {
+        let rises = leads.is_some() && life.leads != leads;
+        self.held_by_most(node, new)?;
+        if rises {
             self.rises(node, leads)?;
         }
         self.life(node).leads = leads;
+        Ok(())
+    }
+
+    /// What a node was the first to commit must be on the disks of a majority.
+    fn held_by_most(&self, node: NodeId, new: usize) -> Result<()> {
+        for at in self.ledger.len() - new..self.ledger.len() {
+            let held = self.lives.values().filter(|life| life.durable.log.get(at) == Some(&self.ledger[at])).count();
+            if held * 2 <= self.lives.len() {
+                return Err(format!("{node} commits {}, and only {held} disks hold it", at + 1));
+            }
+        }
         Ok(())
     }
 
@@ -233,13 +248,32 @@ impl Checks {
     }
 
     /// A node's machine has applied an index.
-    pub fn applied(&mut self, node: NodeId, index: Index, digest: u64) -> Result<()> {
-        if index.0 as usize > self.ledger.len() {
-            return Err(format!("{node} applies {index}, which nobody committed"));
+    pub fn applied(&mut self, node: NodeId, entry: &Entry, digest: u64) -> Result<()> {
+        let index = entry.position.index;
+        match self.ledger.get(index.0 as usize - 1) {
+            None => return Err(format!("{node} applies {index}, which nobody committed")),
+            Some(stamp) if *stamp != (entry.position.term, entry.checksum) => {
+                return Err(format!(
+                    "State Machine Safety: {node} applies another entry at {index} than was committed"
+                ));
+            }
+            Some(_) => {}
         }
         let first = *self.digests.entry(index).or_insert(digest);
         if first != digest {
             return Err(format!("State Machine Safety: the state of {node} at {index} is another"));
+        }
+        Ok(())
+    }
+
+    /// What is found on a node's disk, if only what was synced is there: at least that.
+    pub fn holds(&self, node: NodeId, found: &Image) -> Result<()> {
+        let promised = &self.lives[&node].durable;
+        // More may have been synced than was reported: a large batch is written in pieces.
+        let log = found.log.get(..promised.log.len()) == Some(&promised.log);
+        if !log || found.hard_state.term < promised.hard_state.term {
+            let (held, said) = (found.log.len(), promised.log.len());
+            return Err(format!("the disk of {node} holds {held} entries, and {said} were said to be on it"));
         }
         Ok(())
     }

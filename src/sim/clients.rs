@@ -81,8 +81,6 @@ pub struct Client {
     values: u64,
     /// No new commands: what is outstanding is finished.
     pub stopping: bool,
-    /// Sessions that lapsed under it.
-    pub lapsed: u64,
 }
 
 impl Client {
@@ -104,7 +102,6 @@ impl Client {
             next_at: Time::ZERO,
             values: 0,
             stopping: false,
-            lapsed: 0,
         }
     }
 
@@ -304,13 +301,14 @@ impl Client {
         }
     }
 
-    /// The session is gone: what was outstanding may have happened, and nobody will ever say.
+    /// The session is gone: what was outstanding may have happened, and nobody will ever say. Begins
+    /// nothing new: of too much that may have happened or not, nobody can tell whether it is right.
     fn lapse(&mut self) {
         self.session = None;
         self.opening = None;
-        self.waiting.retain(|_, waiting| waiting.seq.is_none());
+        self.waiting.clear();
         self.next_seq = 1;
-        self.lapsed += 1;
+        self.stopping = true;
     }
 }
 

@@ -60,8 +60,6 @@ struct State {
     fail_sync: bool,
     capacity: Option<u64>,
     last_write: usize,
-    /// Files whose writes and syncs fail from now on.
-    broken: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -126,7 +124,6 @@ impl SimDisk {
         state.stopped = false;
         state.fail_at = None;
         state.fail_sync = false;
-        state.broken = false;
         if how == Crash::Power {
             state.boot += 1;
             state.lose(rng);
@@ -169,11 +166,6 @@ impl SimDisk {
         (state.stop, state.fail_at, state.fail_sync) = (None, None, false);
     }
 
-    /// Every operation that changes something fails from now on, until a crash: the disk died.
-    pub fn break_down(&self) {
-        self.lock().broken = true;
-    }
-
     /// How many bytes all files may have together.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.lock().capacity = bytes;
@@ -211,6 +203,8 @@ impl SimDisk {
         let mut state = other.lock();
         state.run += 1;
         state.boot += 1;
+        (state.stop, state.stopped, state.fail_at, state.fail_sync) = (None, false, None, false);
+        state.capacity = None;
         state.names = state.durable_names.clone();
         state.unsynced_names.clear();
         for file in state.files.values_mut() {
@@ -251,9 +245,6 @@ impl State {
         if let Some(stop) = self.stop.filter(|stop| stop.at <= number) {
             self.stopped = true;
             return Ok(Some(stop.bytes));
-        }
-        if self.broken {
-            return Err(io::Error::other("input/output error"));
         }
         Ok(None)
     }

@@ -17,6 +17,16 @@ use std::time::Duration;
 /// The cluster of every simulated world.
 const CLUSTER: ClusterId = ClusterId(0x51);
 
+/// What a disk holds, for whoever compares it with what was promised.
+pub fn image(recovered: &wal::Recovered) -> wal::Result<Image> {
+    let mut image = Image { hard_state: recovered.hard_state, log: Vec::new() };
+    if let last @ 1.. = recovered.heads.len() as u64 {
+        let entries = recovered.view.entries(Index(1)..=Index(last), u64::MAX)?;
+        image.log = entries.iter().map(|entry| (entry.position.term, entry.checksum)).collect();
+    }
+    Ok(image)
+}
+
 /// A machine's clock: it may be off, and fast or slow, but it never goes back.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -120,8 +130,12 @@ impl Host {
         }
     }
 
-    /// Starts a process on what the disk holds, as `drave serve` does; and says what that was.
-    pub fn boot(&mut self, scenario: &Scenario, now: Time, seed: u64) -> Result<Image, Fault> {
+    /// What would be found if the power went now and nothing came through that was not synced.
+    pub fn durable(&self, scenario: &Scenario) -> Result<Image, Fault> {
+        image(&self.open(scenario, self.disk.durable())?.1)
+    }
+
+    fn open(&self, scenario: &Scenario, disk: SimDisk) -> Result<(Journal<SimDisk>, wal::Recovered), Fault> {
         let members = (1..=scenario.nodes).filter_map(NodeId::new).map(|id| (id, format!("{id}:1")));
         let base =
             Base { position: Position::ZERO, configured: Index::ZERO, membership: Membership::founding(members) };
@@ -130,12 +144,13 @@ impl Host {
             mutants: scenario.mutants,
             ..wal::Options::new(self.id, CLUSTER, DiskId(self.id.get()))
         };
-        let (journal, recovered) = Journal::open(self.disk.clone(), options, Some(&base))?;
-        let mut image = Image { hard_state: recovered.hard_state, log: Vec::new() };
-        if let last @ 1.. = recovered.heads.len() as u64 {
-            let entries = recovered.view.entries(Index(1)..=Index(last), u64::MAX)?;
-            image.log = entries.iter().map(|entry| (entry.position.term, entry.checksum)).collect();
-        }
+        Journal::open(disk, options, Some(&base))
+    }
+
+    /// Starts a process on what the disk holds, as `drave serve` does; and says what that was.
+    pub fn boot(&mut self, scenario: &Scenario, now: Time, seed: u64) -> Result<Image, Fault> {
+        let (journal, recovered) = self.open(scenario, self.disk.clone())?;
+        let image = image(&recovered)?;
         let raft_options = consensus::Options {
             window_bytes: scenario.window_bytes,
             append_bytes: scenario.append_bytes,
@@ -147,7 +162,7 @@ impl Host {
         self.up = Some(Process {
             node,
             journal,
-            applier: Applier::new(Kv::new()).breaking(scenario.mutants, self.id),
+            applier: Applier::with(Kv::new(), scenario.sessions).breaking(scenario.mutants, self.id),
             queued: Vec::new(),
             syncing: false,
             sparing: false,

@@ -4,7 +4,8 @@ use super::checks;
 use super::host::Process;
 use super::world::{Happens, World};
 use crate::node::Event;
-use crate::types::{NodeId, Write};
+use crate::types::digest::hash_numbers;
+use crate::types::{Mutants, NodeId, Write};
 use crate::wal::Fault;
 use rand::RngExt;
 use std::time::Duration;
@@ -12,13 +13,26 @@ use std::time::Duration;
 /// How long the log thread waits for more before it confirms what it synced.
 const IDLE: Duration = Duration::from_millis(10);
 
+/// After so many syncs, of whatever machine, one is held against the disk.
+const LOOK_EVERY: u64 = 64;
+
+/// A write, folded into the hash of all that was done.
+fn fold(hash: u64, write: &Write) -> u64 {
+    let hard = write.hard_state.unwrap_or_default();
+    let vote = hard.vote.map_or(0, NodeId::get);
+    let entries = write.entries.iter().fold(write.id.0, |all, entry| hash_numbers([all, entry.checksum.into()]));
+    hash_numbers([hash, hard.term.0, vote, entries])
+}
+
 impl World {
     pub(super) fn writes(&mut self, at: NodeId, write: Write) -> checks::Result<()> {
         let Some(up) = &mut self.hosts.get_mut(&at).expect("every node has a host").up else { return Ok(()) };
         let raft = up.node.raft();
         let leads = raft.leads().then(|| raft.term());
         self.checks.writes(at, &write, leads)?;
+        let fold = fold(self.hash, &write);
         up.queued.push(write);
+        self.hash = fold;
         Ok(())
     }
 
@@ -50,6 +64,7 @@ impl World {
         match up.journal.sync() {
             Ok(report) => {
                 self.checks.synced(at, report.durable);
+                self.look_at_disk(at)?;
                 self.handle(at, Event::Journal(report))?;
             }
             Err(fault) => {
@@ -62,6 +77,18 @@ impl World {
             self.later(IDLE, Happens::Idle { at, life });
         }
         Ok(())
+    }
+
+    /// Now and then: whether the disk really holds what the journal says it does.
+    fn look_at_disk(&mut self, at: NodeId) -> checks::Result<()> {
+        self.syncs += 1;
+        let host = &self.hosts[&at];
+        if !self.syncs.is_multiple_of(LOOK_EVERY) || host.rotten || self.scenario.mutants != Mutants::NONE {
+            return Ok(());
+        }
+        let found = host.durable(&self.scenario);
+        let found = found.map_err(|fault| format!("the disk of {at} holds less than was synced: {fault}"))?;
+        self.checks.holds(at, &found)
     }
 
     pub(super) fn idle(&mut self, at: NodeId) -> checks::Result<()> {

@@ -99,7 +99,11 @@ fn words(panic: &Box<dyn std::any::Any + Send>) -> String {
 
 fn live(world: &mut World) -> Result<(), String> {
     let storm = world.scenario.storm;
-    pass(world, storm)?;
+    pass(world, storm * 2 / 3)?;
+    if world.scenario.quiet {
+        world.stop_clients();
+    }
+    pass(world, storm / 3)?;
     if world.is_out_of_steps() {
         return world.history().check().map_err(|what| format!("linearizability: {what}"));
     }

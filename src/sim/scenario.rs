@@ -2,6 +2,8 @@
 
 use super::clients::Load;
 use super::network::{Tier, Weather};
+use crate::apply::sessions;
+use crate::limits::{SESSION_IDLE_MS_MAX, SESSIONS_MAX};
 use crate::types::Mutants;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -61,6 +63,10 @@ pub struct Scenario {
     pub skew: u32,
     /// The clients.
     pub load: Load,
+    /// Whether they fall silent while trouble goes on: what only the next write would mend shows then.
+    pub quiet: bool,
+    /// When sessions lapse.
+    pub sessions: sessions::Options,
     /// How many bytes may be on their way to a follower.
     pub window_bytes: u64,
     /// How many bytes one append holds.
@@ -94,6 +100,12 @@ impl Scenario {
             segment_bytes: [8 << 10, 16 << 10, 64 << 10, 1 << 20][rng.random_range(0..4)],
             skew: [0, 0, 10, 60][rng.random_range(0..4)],
             load: load(rng),
+            quiet: rng.random_range(0..3) == 0,
+            sessions: sessions::Options {
+                idle_ms_max: if rng.random_range(0..6) == 0 { 2000 } else { SESSION_IDLE_MS_MAX },
+                count_max: if rng.random_range(0..6) == 0 { 2 } else { SESSIONS_MAX },
+                ..sessions::Options::default()
+            },
             window_bytes: [4 << 10, 64 << 10, 8 << 20][rng.random_range(0..3)],
             append_bytes: [512, 4 << 10, 1 << 20][rng.random_range(0..3)],
             steps: None,

@@ -5,6 +5,7 @@ use super::disk::{Crash, Stop};
 use super::scenario::Troubles;
 use super::world::{Happens, World};
 use crate::disk::Disk;
+use crate::node::{Caller, Event};
 use crate::types::NodeId;
 use rand::RngExt;
 use std::time::Duration;
@@ -69,8 +70,7 @@ impl World {
         self.faults += 1;
         let at = self.anyone();
         self.say(|| format!("trouble for {at}: {kind:?}"));
-        self.bring(kind, at);
-        Ok(())
+        self.bring(kind, at)
     }
 
     fn anyone(&mut self) -> NodeId {
@@ -82,7 +82,7 @@ impl World {
         Duration::from_millis(self.rng.random_range(1..=most_ms))
     }
 
-    fn bring(&mut self, kind: Kind, at: NodeId) {
+    fn bring(&mut self, kind: Kind, at: NodeId) -> checks::Result<()> {
         match kind {
             Kind::Power => self.down(at, Crash::Power, 3000),
             Kind::Kill => self.down(at, Crash::Kill, 1000),
@@ -121,6 +121,8 @@ impl World {
                 if other != at {
                     self.relink(at, other);
                 }
+                let client = self.rng.random_range(1..=self.scenario.load.clients);
+                self.handle(at, Event::CallerGone(Caller::Client(client)))?;
             }
             Kind::Stall => self.host(at).stall = Duration::from_millis(400),
             Kind::Eio => self.host(at).disk.fail_next_sync(),
@@ -130,6 +132,7 @@ impl World {
             }
             Kind::Rot => self.rot(at),
         }
+        Ok(())
     }
 
     fn down(&mut self, at: NodeId, how: Crash, most_ms: u64) {

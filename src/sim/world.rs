@@ -75,6 +75,7 @@ pub struct World {
     pub(super) hash: u64,
     pub(super) steps: u64,
     pub(super) faults: u64,
+    pub(super) syncs: u64,
     pub(super) calm: bool,
     pub(super) trace: Option<Trace>,
 }
@@ -102,6 +103,7 @@ impl World {
             hash: scenario.seed,
             steps: 0,
             faults: 0,
+            syncs: 0,
             calm: false,
             trace: None,
             scenario,
@@ -479,7 +481,7 @@ impl World {
         // One by one, so that states can be compared at every index, however the batches fall.
         for entry in &entries {
             let report = up.applier.apply(std::slice::from_ref(entry));
-            self.checks.applied(at, report.upto, report.digest)?;
+            self.checks.applied(at, entry, report.digest)?;
             whole.outcomes.extend(report.outcomes);
             (whole.upto, whole.digest, whole.sessions) = (report.upto, report.digest, report.sessions);
         }
