@@ -8,8 +8,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 /// What another thread tells the reactor.
 #[derive(Debug)]
 pub enum Letter {
-    /// From the log thread: what it made durable, or why it must stop.
-    Journal(wal::Result<wal::Report>),
+    /// From the log thread: what it made durable.
+    Journal(wal::Report),
     /// From a thread that has a handle: a request, and where its answer goes.
     Ask {
         /// What is asked.
@@ -19,7 +19,7 @@ pub enum Letter {
     },
     /// From a thread that has a handle: finish, and stop.
     Stop,
-    /// A thread is gone that must not be.
+    /// A thread is gone that must not be. Why, whoever joins it learns.
     Gone(&'static str),
 }
 

@@ -181,7 +181,7 @@ impl<M: StateMachine> Reactor<M> {
         while let Some(letter) = self.inbox.take() {
             brought = Brought::Work;
             match letter {
-                Letter::Journal(report) => self.node.handle(now, Event::Journal(report?)),
+                Letter::Journal(report) => self.node.handle(now, Event::Journal(report)),
                 Letter::Ask { request, answer } => self.ask(now, request, answer),
                 Letter::Stop => self.stop(now),
                 Letter::Gone(which) => return Err(Broken::Gone(which)),
