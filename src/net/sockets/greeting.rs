@@ -4,6 +4,7 @@ use super::{Identity, Net, find, touch};
 use crate::codec::Malformed;
 use crate::net::dialect::Role;
 use crate::net::stream;
+use crate::node::event::Event;
 use crate::types::{NodeId, Time};
 use crate::wire::WireError;
 use crate::wire::hello::{Hello, VERSION_MAX, Welcome, Who};
@@ -39,9 +40,11 @@ impl Net {
                 conn.role = Role::Speaker(peer);
                 let before = self.speakers.insert(peer, token);
                 if let Some(before) = before {
-                    // It dialed again before we saw its old connection end: nothing is lost but that one.
+                    // It dialed again before we saw its old connection end.
                     self.close(now, before);
                 }
+                // What it answered until it dialed, it said to a connection that nobody heard the end of.
+                self.events.push(Event::AnswersLost(peer));
                 self.links.hurry(peer, now);
             }
         }

@@ -1,5 +1,6 @@
 //! Nodes and callers on loopback, well-behaved and not, pumped by hand.
 
+use super::super::links::State;
 use super::*;
 use crate::api::{Consistency, Op};
 use crate::codec;
@@ -143,16 +144,57 @@ fn a_peer_that_goes_is_lost_at_once_and_found_again() {
 fn a_connection_that_was_replaced_tells_nothing() {
     let mut nodes = pair();
     // The peer dials once more, as after a restart that we have not noticed.
+    let before = nodes[0].net.speakers[&id(2)];
+    nodes[0].came.clear();
     let mut second = Plain::dial(nodes[0].address(), &Hello::peer(CLUSTER, id(2), DiskId(2), id(1)));
-    pump_until(&mut nodes, "the new one is taken", |nodes| {
-        let speaker = nodes[0].net.speakers[&id(2)];
-        nodes[0].net.conns.iter().any(|(_, conn)| conn.token == speaker && conn.role == Role::Speaker(id(2)))
-            && nodes[0].net.conns.iter().filter(|(_, conn)| conn.role == Role::Speaker(id(2))).count() == 1
-    });
-    assert!(nodes[0].lost().is_empty());
+    // Only the node that is dialed is pumped: the other would dial again, and be the newest in turn.
+    second.pump_welcome(&mut nodes[..1]).unwrap();
+    let speaker = nodes[0].net.speakers[&id(2)];
+    assert_ne!(speaker, before);
+    let speaking: Vec<_> = nodes[0].net.conns.iter().filter(|(_, conn)| conn.role == Role::Speaker(id(2))).collect();
+    assert!(matches!(speaking[..], [(_, conn)] if conn.token == speaker), "{speaking:?}");
+    // Nothing but that answers may be lost.
+    assert!(matches!(nodes[0].came[..], [Event::AnswersLost(peer)] if peer == id(2)), "{:?}", nodes[0].came);
     // The link that it replaced is dialed again, and takes its place in turn.
-    second.pump_welcome(&mut nodes).unwrap();
+    pump_until(&mut nodes, "links come up again", |nodes| linked(nodes) && nodes[0].net.speakers[&id(2)] != speaker);
+}
+
+#[test]
+fn an_answer_that_meets_no_link_is_known_to_be_lost() {
+    let mut nodes = pair();
+    nodes[0].came.clear();
+    // Its link to the node that asks falls, and it answers before it has dialed again.
+    let link = nodes[1].net.links.up(id(1)).unwrap();
+    let now = nodes[1].now;
+    nodes[1].net.close(now, link);
+    nodes[1].net.answer(now, Caller::Peer(id(1)), 7, Reply::Unknown);
     pump_until(&mut nodes, "links come up again", linked);
+    assert!(nodes[0].came.iter().any(|event| matches!(event, Event::AnswersLost(peer) if *peer == id(2))));
+    // It has dialed again and is not welcomed yet: the other may have taken the new connection already.
+    let before = nodes[0].net.speakers[&id(2)];
+    let link = nodes[1].net.links.up(id(1)).unwrap();
+    nodes[1].net.close(now, link);
+    let dialed = |nodes: &[Pumped]| nodes[1].net.links.get(id(1)).is_some_and(|link| matches!(link.state, State::Dialed(_)));
+    pump_until(&mut nodes[..], "it dials", dialed);
+    pump_until(&mut nodes[..1], "its hello is heard", |nodes| {
+        nodes[0].net.speakers.get(&id(2)).is_some_and(|speaker| *speaker != before)
+    });
+    nodes[0].came.clear();
+    let now = nodes[1].now;
+    nodes[1].net.answer(now, Caller::Peer(id(1)), 8, Reply::Unknown);
+    pump_until(&mut nodes, "it is lost", |nodes| {
+        nodes[0].came.iter().any(|event| matches!(event, Event::AnswersLost(_) | Event::PeerLost(_)))
+    });
+}
+
+#[test]
+fn what_cannot_be_passed_on_is_not_sent_and_the_peer_not_lost() {
+    let mut nodes = vec![Pumped::open(1, Options::default())];
+    let members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
+    nodes[0].net.set_members(Time(1), &members);
+    nodes[0].net.forward(id(2), 5, Request::Status);
+    nodes[0].pump();
+    assert!(matches!(nodes[0].came[..], [Event::NotSent { to, id: 5 }] if to == id(2)), "{:?}", nodes[0].came);
 }
 
 #[test]
