@@ -22,7 +22,7 @@ pub struct Link {
     /// Where it stands.
     pub state: State,
     /// Attempts since it was last up.
-    failures: u32,
+    pub failures: u32,
 }
 
 /// Where a link stands.

@@ -13,6 +13,7 @@ use crate::wire::reason::Reason;
 use bytes::{Bytes, BytesMut};
 use std::io::{Read, Write};
 use std::net::TcpStream as Blocking;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
 const CLUSTER: ClusterId = ClusterId(9);
@@ -30,9 +31,24 @@ struct Pumped {
 
 impl Pumped {
     fn open(n: u64, options: Options) -> Pumped {
-        let me = Identity { node: id(n), cluster: CLUSTER, disk: DiskId(n) };
-        let net = Net::open(me, "127.0.0.1:0".parse().unwrap(), BTreeMap::new(), options).unwrap();
-        Pumped { net, came: Vec::new(), now: Time(1) }
+        Pumped::open_at(n, n, "127.0.0.1:0".parse().unwrap(), options).unwrap()
+    }
+
+    fn open_at(n: u64, disk: u64, listen: SocketAddr, options: Options) -> io::Result<Pumped> {
+        let me = Identity { node: id(n), cluster: CLUSTER, disk: DiskId(disk) };
+        let net = Net::open(me, listen, BTreeMap::new(), options)?;
+        Ok(Pumped { net, came: Vec::new(), now: Time(1) })
+    }
+
+    /// At a port below those that the system gives to whoever dials: it is still free after it was closed.
+    fn open_below(n: u64) -> Pumped {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let begin = (std::process::id() as u16).wrapping_mul(16);
+        let open = |step| {
+            let port = 10_000 + begin.wrapping_add(step) % 2_000;
+            Pumped::open_at(n, n, ([127, 0, 0, 1], port).into(), Options::default()).ok()
+        };
+        std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed)).find_map(open).unwrap()
     }
 
     fn address(&self) -> SocketAddr {
@@ -84,7 +100,7 @@ fn pump_until(nodes: &mut [Pumped], what: &str, done: impl Fn(&[Pumped]) -> bool
 
 /// Two nodes that know each other.
 fn pair() -> Vec<Pumped> {
-    let mut nodes = vec![Pumped::open(1, Options::default()), Pumped::open(2, Options::default())];
+    let mut nodes = vec![Pumped::open_below(1), Pumped::open_below(2)];
     let members = Membership::founding((1..).map(id).zip(nodes.iter().map(|node| node.address().to_string())));
     for node in &mut nodes {
         node.net.set_members(node.now, &members);
@@ -132,12 +148,33 @@ fn a_peer_that_goes_is_lost_at_once_and_found_again() {
     let address = nodes[1].address();
     drop(nodes.pop());
     pump_until(&mut nodes, "both its connections are lost", |nodes| nodes[0].lost() == [id(2), id(2)]);
-    let me = Identity { node: id(2), cluster: CLUSTER, disk: DiskId(2) };
-    let net = Net::open(me, address, BTreeMap::new(), Options::default()).unwrap();
-    nodes.push(Pumped { net, came: Vec::new(), now: Time(1) });
+    nodes.push(Pumped::open_at(2, 2, address, Options::default()).unwrap());
     let members = nodes[0].net.members.clone();
     nodes[1].net.set_members(Time(1), &members);
     pump_until(&mut nodes, "links come up again", linked);
+}
+
+#[test]
+fn a_peer_that_comes_back_with_another_disk_is_not_spoken_to() {
+    let mut nodes = pair();
+    let address = nodes[1].address();
+    drop(nodes.pop());
+    pump_until(&mut nodes, "both its connections are lost", |nodes| nodes[0].lost() == [id(2), id(2)]);
+    // Its directory was emptied: it says the same of itself, but for the disk.
+    nodes.push(Pumped::open_at(2, 22, address, Options::default()).unwrap());
+    let members = nodes[0].net.members.clone();
+    nodes[1].net.set_members(Time(1), &members);
+    let failures = |nodes: &[Pumped]| {
+        let failed = |n: usize, peer| nodes[n].net.links.get(id(peer)).map_or(0, |link| link.failures);
+        (failed(0, 2), failed(1, 1))
+    };
+    let before = failures(&nodes);
+    pump_until(&mut nodes, "each dials the other in vain", |nodes| {
+        let now = failures(nodes);
+        now.0 > before.0 + 2 && now.1 > before.1 + 2
+    });
+    assert!(nodes[0].net.links.up(id(2)).is_none() && nodes[0].net.speakers.is_empty());
+    assert!(nodes[1].net.links.up(id(1)).is_none() && nodes[1].heard().is_empty());
 }
 
 #[test]
@@ -256,8 +293,18 @@ impl Plain {
         caller
     }
 
+    /// Whether its end has come by now.
     fn is_closed(&mut self) -> bool {
         matches!(self.receive(), Err(()))
+    }
+
+    /// Pumps until its end has come: a moment after the node has closed it.
+    fn pump_closed(&mut self, nodes: &mut [Pumped]) {
+        let begun = Instant::now();
+        while !self.is_closed() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it is not closed");
+            nodes.iter_mut().for_each(Pumped::pump);
+        }
     }
 }
 
@@ -287,7 +334,9 @@ fn who_is_not_wanted_is_told_why() {
     let (first, _stays) = greet(Hello::client());
     assert_eq!(first.unwrap().node, id(1));
     assert_eq!(greet(Hello::client()).0, refused(Reason::Full));
-    // A peer gets in however many clients there are.
+    // A peer gets in however many clients there are; and then nobody else under its id.
+    assert!(greet(peer(9, 2, 1)).0.is_ok());
+    assert_eq!(greet(Hello::peer(CLUSTER, id(2), DiskId(5), id(1))).0, refused(Reason::Disk));
     assert!(greet(peer(9, 2, 1)).0.is_ok());
 }
 
@@ -298,14 +347,16 @@ fn who_says_nothing_or_only_half_is_let_go_and_who_is_idle_stays() {
     let mut half = Plain::client(&mut nodes);
     let mut idle = Plain::client(&mut nodes);
     half.stream.write_all(&query(1)[..50]).unwrap();
-    (0..20).for_each(|_| nodes[0].pump());
+    let waits = |conn: &Conn| matches!(conn.role, Role::Client(_)) && conn.awaits.is_some();
+    pump_until(&mut nodes, "half a request", |nodes| nodes[0].net.conns.iter().any(|(_, conn)| waits(conn)));
+    assert_eq!(nodes[0].net.strangers.len(), 1);
     nodes[0].skip(Duration::from_secs(4));
     assert!(!silent.is_closed());
     nodes[0].skip(Duration::from_secs(2));
-    assert!(silent.is_closed());
+    silent.pump_closed(&mut nodes);
     assert!(!half.is_closed());
     (0..30).for_each(|_| nodes[0].skip(Duration::from_secs(1)));
-    assert!(half.is_closed());
+    half.pump_closed(&mut nodes);
     assert!(!idle.is_closed());
     assert_eq!(nodes[0].net.clients(), 1);
     // It is idle: nothing is kept for it, and nothing is left to look over.
@@ -326,8 +377,7 @@ fn nonsense_ends_the_connection_and_nothing_else() {
     let mut out = BytesMut::new();
     put_request_frame(&mut out, 1, false, &bad);
     client.stream.write_all(&out).unwrap();
-    (0..50).for_each(|_| nodes[0].pump());
-    assert!(http.is_closed() && early.is_closed() && client.is_closed());
+    [&mut http, &mut early, &mut client].into_iter().for_each(|caller| caller.pump_closed(&mut nodes));
     assert_eq!((nodes[0].asked(), nodes[0].net.conns.len()), (0, 0));
 }
 
@@ -407,7 +457,7 @@ fn a_client_with_too_much_under_way_is_not_read_from() {
 fn callers_that_say_nothing_keep_nobody_out() {
     let mut nodes = vec![Pumped::open(1, Options { strangers_max: 8, ..Options::default() })];
     let _silent: Vec<_> = (0..50).map(|_| Plain::connect(nodes[0].address())).collect();
-    (0..50).for_each(|_| nodes[0].pump());
+    pump_until(&mut nodes, "all are accepted", |nodes| nodes[0].net.generation == 50);
     assert_eq!(nodes[0].net.conns.len(), 8);
     assert_eq!(nodes[0].net.strangers.len(), 8);
     let mut client = Plain::dial(nodes[0].address(), &Hello::client());
