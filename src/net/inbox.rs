@@ -4,6 +4,7 @@ use super::waker::Waker;
 use crate::api::{Reply, Request};
 use crate::wal::report as wal;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 
 /// What another thread tells the reactor.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub enum Letter {
         request: Request,
         /// Where the one answer goes.
         answer: Sender<Reply>,
+        /// Until when it is waited for.
+        until: Instant,
     },
     /// From a thread that has a handle: finish, and stop.
     Stop,

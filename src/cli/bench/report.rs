@@ -4,6 +4,7 @@ use super::args::{Bench, What};
 use crate::api::{RoleName, Status};
 use crate::cli::cluster::Cluster;
 use crate::cli::trouble::Trouble;
+use crate::client::deadline;
 use hdrhistogram::Histogram;
 use serde_json::json;
 use std::fmt::Write;
@@ -169,7 +170,7 @@ fn grouped(number: u64) -> String {
 
 /// All nodes that answer, once one of them leads; without a leader when time is up.
 pub fn look(args: &Bench) -> Vec<Status> {
-    let deadline = Instant::now() + args.cluster.timeout;
+    let deadline = deadline(args.cluster.timeout);
     // A node that hangs is no reason to wait as long as for an answer.
     let client = Cluster { timeout: args.cluster.timeout.min(LOOK), ..args.cluster.clone() }.client();
     loop {
