@@ -1,6 +1,6 @@
 //! A blocking client: session, redirect, retry.
 
-use super::connection::Connection;
+use super::connection::{Connection, deadline};
 use super::error::{ClientError, Tried};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
 use crate::types::{Index, Position, SessionId};
@@ -204,7 +204,7 @@ impl Client {
 
     /// Asks one node, over the connection there is or a new one.
     fn attempt(&mut self, call: &mut Call, request: &Request) -> Attempt {
-        let patience = call.deadline.min(Instant::now() + self.options.patience);
+        let patience = call.deadline.min(deadline(self.options.patience));
         let (endpoint, mut connection) = match self.connection.take() {
             Some(there) if call.hint.is_none() => there,
             _ => {
@@ -271,8 +271,7 @@ impl Drop for Client {
 
 impl Call {
     fn new(timeout: Duration) -> Call {
-        let begun = Instant::now();
-        let deadline = begun + timeout;
+        let (begun, deadline) = (Instant::now(), deadline(timeout));
         Call { begun, deadline, tried: Tried::default(), uncertain: false, hint: None, attempts: 0 }
     }
 

@@ -106,6 +106,12 @@ impl Connection {
     }
 }
 
+/// That long from now; or as late as a clock can surely tell, if nobody means to wait that long.
+pub fn deadline(timeout: Duration) -> Instant {
+    const LATEST: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    Instant::now() + timeout.min(LATEST)
+}
+
 /// How long until then; an error if it is over.
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());

@@ -11,6 +11,7 @@ mod error;
 mod fleet;
 mod mux;
 
+pub use connection::deadline;
 pub use blocking::{Client, Executed, Options, Queried};
 pub use error::{ClientError, Tried};
 pub use fleet::Fleet;

@@ -97,7 +97,7 @@ impl Conn {
             && (self.lanes.size() > options.client_bytes_mark || self.asked > options.client_requests_max)
     }
 
-    /// Reads once. What comes of an exact size is kept in an allocation of that size, of which
+    /// Reads once. What comes of an exact size is kept in an allocation of that size, of which long
     /// entries will be slices for as long as they are in memory.
     pub fn fill(&mut self, scratch: &mut [u8]) -> io::Result<Filled> {
         let n = match self.stream.read(scratch) {

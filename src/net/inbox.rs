@@ -4,22 +4,25 @@ use super::waker::Waker;
 use crate::api::{Reply, Request};
 use crate::wal::report as wal;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 
 /// What another thread tells the reactor.
 #[derive(Debug)]
 pub enum Letter {
-    /// From the log thread: what it made durable, or why it must stop.
-    Journal(wal::Result<wal::Report>),
+    /// From the log thread: what it made durable.
+    Journal(wal::Report),
     /// From a thread that has a handle: a request, and where its answer goes.
     Ask {
         /// What is asked.
         request: Request,
         /// Where the one answer goes.
         answer: Sender<Reply>,
+        /// Until when it is waited for.
+        until: Instant,
     },
     /// From a thread that has a handle: finish, and stop.
     Stop,
-    /// A thread is gone that must not be.
+    /// A thread is gone that must not be. Why, whoever joins it learns.
     Gone(&'static str),
 }
 

@@ -22,7 +22,7 @@ pub struct Link {
     /// Where it stands.
     pub state: State,
     /// Attempts since it was last up.
-    failures: u32,
+    pub failures: u32,
 }
 
 /// Where a link stands.
@@ -139,7 +139,8 @@ impl Links {
 }
 
 impl Link {
-    fn token(&self) -> Option<Token> {
+    /// The connection it is dialed over, or up.
+    pub fn token(&self) -> Option<Token> {
         match self.state {
             State::Dialed(token) | State::Up(token) => Some(token),
             State::Down(_) | State::Resolving => None,

@@ -10,6 +10,7 @@
 
 pub mod conn;
 pub mod dialect;
+pub mod disks;
 pub mod inbox;
 pub mod lanes;
 pub mod links;

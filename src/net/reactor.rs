@@ -6,7 +6,7 @@
 use super::inbox::{Inbox, Letter};
 use super::look::Look;
 use super::sockets::Net;
-use crate::api::{Reply, Request, Status};
+use crate::api::{Refusal, Reply, Request, Status};
 use crate::apply::applier::Applier;
 use crate::consensus::note::{Level, Note};
 use crate::machine::seam::StateMachine;
@@ -29,6 +29,9 @@ const TURN_SLOW: Duration = Duration::from_millis(100);
 const APPLY_QUICKLY: usize = 32 << 10;
 /// The caller that stands for all threads with a handle. No connection has that number.
 const LOCAL: Caller = Caller::Client(u64::MAX);
+
+/// Threads with a handle that have given up are looked for this often, while others ask.
+const FORGET_EVERY: Duration = Duration::from_secs(1);
 
 /// How the loop behaves.
 #[derive(Clone, Debug)]
@@ -72,12 +75,21 @@ pub struct Reactor<M> {
     look: Look,
     clock: Clock,
     /// Threads with a handle that wait for an answer.
-    locals: BTreeMap<u64, Sender<Reply>>,
+    locals: BTreeMap<u64, Local>,
     next_local: u64,
+    /// When those of them that have given up are looked for again.
+    forget_at: Time,
     /// Told to stop: everything must be finished by then.
     stop_by: Option<Time>,
     actions: Vec<Action>,
     events: Vec<Event>,
+}
+
+/// A thread with a handle that waits for an answer.
+struct Local {
+    answer: Sender<Reply>,
+    /// When it gives up: nothing else tells us.
+    until: Time,
 }
 
 /// The node's monotonic clock, and the process's.
@@ -128,6 +140,7 @@ impl<M: StateMachine> Reactor<M> {
             clock,
             locals: BTreeMap::new(),
             next_local: 0,
+            forget_at: Time::ZERO,
             stop_by: None,
             actions: Vec::new(),
             events: Vec::new(),
@@ -181,8 +194,11 @@ impl<M: StateMachine> Reactor<M> {
         while let Some(letter) = self.inbox.take() {
             brought = Brought::Work;
             match letter {
-                Letter::Journal(report) => self.node.handle(now, Event::Journal(report?)),
-                Letter::Ask { request, answer } => self.ask(now, request, answer),
+                Letter::Journal(report) => self.node.handle(now, Event::Journal(report)),
+                Letter::Ask { request, answer, until } => {
+                    let until = now + until.saturating_duration_since(Instant::now());
+                    self.ask(now, request, Local { answer, until });
+                }
                 Letter::Stop => self.stop(now),
                 Letter::Gone(which) => return Err(Broken::Gone(which)),
             }
@@ -190,10 +206,19 @@ impl<M: StateMachine> Reactor<M> {
         Ok(brought)
     }
 
-    fn ask(&mut self, now: Time, request: Request, answer: Sender<Reply>) {
+    fn ask(&mut self, now: Time, request: Request, local: Local) {
+        if self.stop_by.is_some() && request != Request::Status {
+            // Who does not wait any more does not want it.
+            let _taken_or_not = local.answer.send(Reply::Refused(Refusal::Stopping));
+            return;
+        }
+        if self.forget_at <= now {
+            self.forget_at = now + FORGET_EVERY;
+            self.locals.retain(|_, local| local.until > now);
+        }
         let id = self.next_local;
         self.next_local += 1;
-        self.locals.insert(id, answer);
+        self.locals.insert(id, local);
         self.node.handle(now, Event::Request { from: LOCAL, id, forward: true, request });
     }
 
@@ -269,9 +294,9 @@ impl<M: StateMachine> Reactor<M> {
         }
         if to != LOCAL {
             self.net.answer(now, to, id, reply);
-        } else if let Some(answer) = self.locals.remove(&id) {
+        } else if let Some(local) = self.locals.remove(&id) {
             // Who does not wait any more does not want it.
-            let _taken_or_not = answer.send(reply);
+            let _taken_or_not = local.answer.send(reply);
         }
     }
 
@@ -305,10 +330,17 @@ impl<M: StateMachine> Reactor<M> {
         }
     }
 
-    fn is_finished(&self, now: Time) -> bool {
+    fn is_finished(&mut self, now: Time) -> bool {
         let Some(stop_by) = self.stop_by else { return false };
+        self.locals.retain(|_, local| local.until > now);
         let idle = self.locals.is_empty() && self.net.unanswered() == 0 && self.net.unwritten() == 0;
         idle || stop_by <= now
+    }
+
+    /// When a node that is stopping has to look whether it is done.
+    fn end(&self) -> Time {
+        let Some(stop_by) = self.stop_by else { return Time::NEVER };
+        self.locals.values().map(|local| local.until).min().unwrap_or(Time::NEVER).min(stop_by)
     }
 
     /// Waits for something to come, or to be due. After work it looks again for a little while first.
@@ -317,12 +349,12 @@ impl<M: StateMachine> Reactor<M> {
             self.net.wait(Some(Duration::ZERO))?;
             return Ok(());
         }
-        let deadline = self.node.deadline().min(self.net.deadline()).min(self.stop_by.unwrap_or(Time::NEVER));
+        let deadline = self.node.deadline().min(self.net.deadline()).min(self.end());
         if brought == Brought::Work && deadline > self.clock.now() && self.look()? {
             return Ok(());
         }
         self.net.waker().sleeping();
-        if self.inbox.has_mail() {
+        if self.inbox.has_mail() || self.net.has_mail() {
             self.net.waker().awake();
             self.net.wait(Some(Duration::ZERO))?;
             return Ok(());
@@ -337,7 +369,7 @@ impl<M: StateMachine> Reactor<M> {
     fn look(&mut self) -> Result<bool, Broken> {
         let mut looks = self.look.begin();
         while looks {
-            if self.net.wait(Some(Duration::ZERO))? || self.inbox.has_mail() {
+            if self.net.wait(Some(Duration::ZERO))? || self.inbox.has_mail() || self.net.has_mail() {
                 self.look.found();
                 return Ok(true);
             }

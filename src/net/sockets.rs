@@ -5,6 +5,7 @@ mod saying;
 
 use super::conn::{Conn, Filled};
 use super::dialect::{Role, Said};
+use super::disks::Disks;
 use super::links::Links;
 use super::options::Options;
 use super::resolver::Resolver;
@@ -70,6 +71,7 @@ pub struct Net {
     resolver: Resolver,
     places: BTreeMap<NodeId, String>,
     members: Membership,
+    disks: Disks,
     /// The connection on which each peer speaks to us.
     speakers: BTreeMap<NodeId, Token>,
     /// Connections to be read from.
@@ -116,6 +118,7 @@ impl Net {
             strangers: VecDeque::new(),
             places,
             members: Membership::default(),
+            disks: Disks::default(),
             speakers: BTreeMap::new(),
             unread: Vec::new(),
             touched: Vec::new(),
@@ -232,7 +235,7 @@ impl Net {
         for token in std::mem::take(&mut self.unread) {
             self.read(now, token);
         }
-        while let Some((peer, found)) = self.resolver.found() {
+        while let Some((peer, found)) = self.resolver.take() {
             self.resolved(now, peer, found);
         }
         while let Some(peer) = self.links.due(now) {
@@ -246,6 +249,11 @@ impl Net {
     /// Whether something has happened that nobody asked for yet: a write may find a connection gone.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
+    }
+
+    /// Whether another thread has left something here: to be asked once more before sleeping.
+    pub fn has_mail(&mut self) -> bool {
+        self.resolver.has_found()
     }
 
     /// What has happened since this was last asked, in its order.
@@ -349,7 +357,7 @@ impl Net {
                 }
                 (Said::Peer(frame), Role::Speaker(peer)) => self.spoken(peer, frame)?,
                 (Said::Hello(hello), _) => self.greeted(now, token, &hello),
-                (Said::Welcome(welcome), Role::Dialed(peer)) => self.welcomed(token, peer, &welcome)?,
+                (Said::Welcome(welcome), Role::Dialed(peer)) => self.welcomed(now, token, peer, &welcome)?,
                 (Said::Request(_) | Said::Peer(_) | Said::Welcome(_), _) => unreachable!("a role says its own"),
             }
         }

@@ -44,6 +44,15 @@ pub enum Event {
         /// Its answer.
         reply: Reply,
     },
+    /// What we passed on to a peer never left: nothing has happened.
+    NotSent {
+        /// To whom.
+        to: NodeId,
+        /// Our number for it.
+        id: u64,
+    },
+    /// That peer speaks to us over a new connection: answers given on the one before may be lost.
+    AnswersLost(NodeId),
     /// A caller's connection is gone: nobody waits for its answers.
     CallerGone(Caller),
     /// The journal made something durable.
@@ -67,8 +76,8 @@ pub enum Event {
 pub enum Action {
     /// Say this to a peer. May be lost.
     Send(Envelope),
-    /// Pass a caller's request on to a peer, which answers with [`Event::Answered`]. May be lost,
-    /// and then [`Event::PeerLost`] says so.
+    /// Pass a caller's request on to a peer, which answers with [`Event::Answered`]. May be lost, and
+    /// then [`Event::NotSent`], [`Event::AnswersLost`] or [`Event::PeerLost`] says so.
     Forward {
         /// The leader, as far as we know.
         to: NodeId,

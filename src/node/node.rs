@@ -89,6 +89,14 @@ impl Node {
                 self.ask(now, Asked { from, id, forward, until, request });
             }
             Event::Answered { from, id, reply } => self.answered(now, from, id, reply),
+            // Nothing has happened. To ask again at once would find the same link, as full or as broken.
+            Event::NotSent { to, id } => {
+                self.forwarded.answered(to, id).into_iter().for_each(|asked| self.refuse(asked, Refusal::Busy));
+            }
+            Event::AnswersLost(peer) => {
+                let lost = self.forwarded.lost(peer);
+                self.strand(now, lost);
+            }
             Event::CallerGone(caller) => {
                 self.parked.forget(caller);
                 self.reading.forget(caller);
@@ -415,3 +423,6 @@ impl Node {
         self.raft.progress().map(peer).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

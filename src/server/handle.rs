@@ -1,7 +1,7 @@
 //! Asking a node from inside its own process, and stopping it.
 
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
-use crate::client::{ClientError, Executed, Queried, Tried};
+use crate::client::{ClientError, Executed, Queried, Tried, deadline};
 use crate::net::inbox::{Letter, Post};
 use crate::types::{Position, SessionId};
 use bytes::Bytes;
@@ -32,7 +32,8 @@ impl Handle {
     /// passes on what concerns the leader.
     pub fn ask(&self, request: Request, timeout: Duration) -> Option<Reply> {
         let (answer, answered) = channel();
-        self.post.post(Letter::Ask { request, answer }).then_some(())?;
+        let until = deadline(timeout);
+        self.post.post(Letter::Ask { request, answer, until }).then_some(())?;
         answered.recv_timeout(timeout).ok()
     }
 
@@ -68,7 +69,7 @@ impl Handle {
 impl Session {
     /// Executes a command, once.
     pub fn execute(&mut self, command: &[u8]) -> Result<Executed, ClientError> {
-        let deadline = Instant::now() + self.timeout;
+        let deadline = deadline(self.timeout);
         let session = match self.id {
             Some(id) => id,
             None => match self.put(Op::Open { window: 1 }, deadline)?.1 {
@@ -113,5 +114,55 @@ impl Session {
             }
             std::thread::sleep(Duration::from_millis(5).min(left));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::api::{Consistency, Op, Refusal, Reply, Request};
+    use crate::config::Config;
+    use crate::machine::Kv;
+    use crate::server::Server;
+    use crate::types::NodeId;
+    use bytes::Bytes;
+    use std::time::{Duration, Instant};
+
+    /// One of two nodes, alone: whatever concerns the leader waits for a quarter of an hour.
+    fn lonely(directory: &std::path::Path) -> Server<Kv> {
+        let peers = [(1, "127.0.0.1:1"), (2, "127.0.0.1:2")];
+        let peers = peers.map(|(n, address)| (NodeId::new(n).unwrap(), address.to_owned()));
+        let mut config = Config::new(NodeId::new(1).unwrap(), peers.into(), directory);
+        config.listen = Some("127.0.0.1:0".into());
+        config.node.parked_for = Duration::from_secs(900);
+        config.reactor.grace = Duration::from_secs(900);
+        config.segment_bytes = crate::config::SEGMENT_BYTES_MIN;
+        Server::open(config, Kv::new()).unwrap()
+    }
+
+    #[test]
+    fn a_node_that_stops_takes_no_new_work_and_waits_for_nobody_who_gave_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let server = lonely(directory.path());
+        let handle = server.handle();
+        let node = std::thread::spawn(move || server.run());
+        let write = Request::Propose { op: Op::Open { window: 1 }.encode() };
+        // Gives up long before it could be answered.
+        assert_eq!(handle.ask(write.clone(), Duration::from_millis(1)), None);
+        let (patient, still) = (handle.clone(), Duration::from_secs(10));
+        let waiting = std::thread::spawn(move || patient.ask(write, still));
+        let status = || handle.ask(Request::Status, Duration::from_secs(20));
+        assert!(matches!(status(), Some(Reply::Status(_))));
+        handle.stop();
+        let query = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
+        // It is there for as long as somebody waits, and refuses.
+        let refused = handle.ask(query, Duration::from_secs(20));
+        assert_eq!(refused, Some(Reply::Refused(Refusal::Stopping)));
+        assert_eq!(waiting.join().unwrap(), None);
+        let begun = Instant::now();
+        while !node.is_finished() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it waits for whom nobody knows");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        node.join().unwrap().unwrap();
     }
 }

@@ -11,18 +11,18 @@ use crate::net::inbox::inbox;
 use crate::net::reactor::{Broken, Clock, Reactor};
 use crate::net::sockets::{FREE, Net};
 use crate::types::ClusterId;
-use crate::wal::Fault;
+use crate::wal::{self, Fault};
 use mio::Interest;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 
 /// A node with a state machine, ready to run.
 pub struct Server<M> {
     reactor: Reactor<M>,
-    log: JoinHandle<()>,
+    log: JoinHandle<wal::Result<()>>,
     signals: Option<Signals>,
     handle: Handle,
     address: Option<SocketAddr>,
@@ -129,8 +129,16 @@ impl<M: StateMachine> Server<M> {
         // Nobody sends it writes any more: it syncs what it has and ends.
         let synced = log.join();
         drop(lock);
-        ended?;
-        synced.map_err(|_| ServerError::Broken(Broken::Gone("log")))
+        verdict(ended, synced)
+    }
+}
+
+/// What a run came to. Why the log thread ended comes first: the reactor only knows that it did.
+fn verdict(ended: Result<(), Broken>, synced: thread::Result<wal::Result<()>>) -> Result<(), ServerError> {
+    match synced {
+        Ok(Ok(())) => Ok(ended?),
+        Ok(Err(fault)) => Err(fault.into()),
+        Err(_panicked) => Err(ServerError::Broken(Broken::Gone("log"))),
     }
 }
 
@@ -146,4 +154,22 @@ fn watch_signals(net: &Net) -> io::Result<Signals> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     net.registry().register(&mut signals, FREE, Interest::READABLE)?;
     Ok(signals)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_the_log_ended_decides_how_the_node_does() {
+        let fault = || Fault::Full { file: "0000000002.wal".into() };
+        let code = |ended, synced| verdict(ended, synced).err().map(|error| error.exit_code());
+        assert_eq!(code(Ok(()), Ok(Ok(()))), None);
+        // The last sync failed, when all else had ended well.
+        assert_eq!(code(Ok(()), Ok(Err(fault()))), Some(74));
+        // The reactor found the thread gone, whichever way it noticed.
+        assert_eq!(code(Err(Broken::Gone("log")), Ok(Err(fault()))), Some(74));
+        assert_eq!(code(Err(Broken::Gone("log")), Err(Box::new("a bug"))), Some(70));
+        assert_eq!(code(Err(Broken::Fault(fault())), Ok(Ok(()))), Some(74));
+    }
 }

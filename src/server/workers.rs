@@ -1,7 +1,7 @@
 //! The log thread and its helper: two short loops.
 //!
-//! Batching needs no timer: while the disk syncs, the next batch forms. An error is final: it goes to
-//! the reactor, which stops the process; nobody heartbeats on behalf of a node that cannot write.
+//! Batching needs no timer: while the disk syncs, the next batch forms. An error is final: the thread
+//! ends with it, and its end stops the reactor; nobody heartbeats on behalf of a node that cannot write.
 
 use crate::disk::Disk;
 use crate::net::inbox::{Letter, Post};
@@ -35,7 +35,8 @@ struct LogThread<D: Disk> {
     order_at: Option<Instant>,
 }
 
-/// Says that a thread is gone when it is, however that came about.
+/// Says that a thread is gone when it is, however that came about. If the reactor is gone before it,
+/// nobody hears, and all is in order.
 struct Alarm {
     post: Post,
     which: &'static str,
@@ -43,19 +44,18 @@ struct Alarm {
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.post.post(Letter::Gone(self.which));
-        }
+        self.post.post(Letter::Gone(self.which));
     }
 }
 
-/// Starts the log thread, and its helper. It ends when nobody can send it writes any more.
+/// Starts the log thread, and its helper. It ends when nobody can send it writes any more, and all it
+/// was sent is synced; or with what it could not do.
 pub fn spawn_log<D: Disk>(
     journal: Journal<D>,
     disk: D,
     post: Post,
     look: Duration,
-) -> io::Result<(Sender<Write>, JoinHandle<()>)> {
+) -> io::Result<(Sender<Write>, JoinHandle<Result<()>>)> {
     let (sender, writes) = channel();
     let (orders, ordered) = channel();
     let (made, spares) = channel();
@@ -64,9 +64,7 @@ pub fn spawn_log<D: Disk>(
     let mut log = LogThread { journal, writes, post, look, orders, spares, order_at: Some(Instant::now()) };
     let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
         let _alarm = Alarm { post: log.post.clone(), which: "log" };
-        if let Err(fault) = log.run() {
-            log.post.post(Letter::Journal(Err(fault)));
-        }
+        log.run()
     })?;
     Ok((sender, thread))
 }
@@ -86,7 +84,7 @@ impl<D: Disk> LogThread<D> {
             let begun = Instant::now();
             let mut report = self.journal.sync()?;
             report.took = begun.elapsed();
-            self.post.post(Letter::Journal(Ok(report)));
+            self.post.post(Letter::Journal(report));
         }
         self.journal.confirm()
     }
@@ -161,3 +159,6 @@ fn size(write: &Write) -> usize {
     };
     64 + write.entries.iter().map(|entry| 32 + payload(entry)).sum::<usize>()
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,8 +105,9 @@ impl Identity {
             offset: 0,
             what: what.to_owned(),
             lost: "none".to_owned(),
-            advice: "Whose directory this is cannot be told; restore the file from a backup, or let the node join \
-                     again with an empty directory. Nothing was changed.",
+            advice: "Whose directory this is cannot be told; bring the file back from a backup: it never changes once \
+                     the node has run. Never start a node with an empty directory under an id that was in use. \
+                     Nothing was changed.",
         };
         let Some(fields) = bytes.get(..BYTES) else { return Err(damaged("too short")) };
         if fields[..8] != MAGIC {

@@ -75,9 +75,10 @@ pub enum Fault {
 }
 
 /// What the operator is told when the log is damaged.
-pub const ADVICE: &str = "This disk has lost what it had confirmed. If the rest of the cluster is well, move this \
-data directory away and let the node join again as a new member; a cluster of one can only be restored from a \
-backup. Nothing was changed.";
+pub const ADVICE: &str = "This disk has lost what it had confirmed. Leave the node down: the others go on while they \
+are a majority. Never start it with an empty or older directory, since it would vote anew and acknowledged writes \
+could be lost. Bring back a copy made since it last ran, or found a new cluster from what the others hold. Nothing was \
+changed.";
 
 impl Fault {
     /// The exit code for it: 5 damaged data, 74 I/O, 78 configuration.

@@ -1,10 +1,10 @@
 //! Requests and replies, as bytes.
 //!
-//! An operation is a slice of its frame, and checked as soon as it is read: what cannot be read
-//! never reaches the log.
+//! An operation is checked as soon as it is read: what cannot be read never reaches the log. A long one
+//! is a slice of its frame.
 
 use super::error::WireError;
-use super::frame::{Frame, Kind, put_frame};
+use super::frame::{Frame, Kind, kept, put_frame};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
 use crate::codec::{Malformed, Put, Reader};
 use crate::limits::ADDRESS_BYTES_MAX;
@@ -127,7 +127,7 @@ pub(super) fn put_request(out: &mut BytesMut, request: &Request) {
 pub(super) fn read_request(reader: &mut Reader) -> Result<Request, Malformed> {
     match reader.u8()? {
         PROPOSE => {
-            let op = reader.rest();
+            let op = kept(reader.rest());
             Op::decode(op.clone())?;
             Ok(Request::Propose { op })
         }
@@ -364,11 +364,18 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_is_a_slice_of_its_frame_and_checked() {
-        let frame = whole(|out| put_request_frame(out, 1, false, &requests()[0]));
-        let bytes = frame.content.clone();
-        let Request::Propose { op } = read_request_frame(frame).unwrap().request else { panic!() };
-        assert!(bytes.as_ptr_range().contains(&op.as_ptr()));
+    fn an_operation_is_checked_and_keeps_little_more_than_itself() {
+        let execute = |bytes| {
+            let command = Bytes::from(vec![7; bytes]);
+            Request::Propose { op: Op::Execute { session: SessionId(3), seq: 9, lowest: 4, command }.encode() }
+        };
+        // All that was received stays in memory for as long as a slice of it is there.
+        for (bytes, slice) in [(100, false), (60_000, true)] {
+            let frame = whole(|out| put_request_frame(out, 1, false, &execute(bytes)));
+            let received = frame.content.clone();
+            let Request::Propose { op } = read_request_frame(frame).unwrap().request else { panic!() };
+            assert_eq!(received.as_ptr_range().contains(&op.as_ptr()), slice, "{bytes}");
+        }
         let bad = Request::Propose { op: Bytes::from_static(b"\xffnonsense") };
         assert!(read_request_frame(whole(|out| put_request_frame(out, 1, false, &bad))).is_err());
     }

@@ -12,6 +12,9 @@ pub const HEADER: usize = 12;
 /// The content of one frame, or of one piece, at most.
 pub const PIECE_MAX: usize = FRAGMENT_BYTES as usize;
 
+/// Of shorter frames, what is kept is copied.
+const SLICED: usize = 16 << 10;
+
 const PIECE: u8 = 1;
 const LAST: u8 = 2;
 
@@ -60,6 +63,12 @@ pub struct Frame {
     pub kind: Kind,
     /// What it says.
     pub content: Bytes,
+}
+
+/// What is to be kept of a frame: a slice of what was received, unless it is short. A read brings up to
+/// 256 KiB, and the least slice keeps all of it in memory: an entry would, for as long as it is there.
+pub fn kept(content: Bytes) -> Bytes {
+    if content.len() < SLICED { Bytes::copy_from_slice(&content) } else { content }
 }
 
 /// Appends a frame whose content is what `content` appends; in pieces if it is long.

@@ -120,7 +120,10 @@ impl Hello {
             return Err(Malformed("not this protocol").into());
         }
         let (version_min, version_max) = (reader.u16()?, reader.u16()?);
-        let (role, _zero, _group) = (reader.u8()?, reader.u8()?, reader.u32()?);
+        let (role, zero, group) = (reader.u8()?, reader.u8()?, reader.u32()?);
+        if (zero, group) != (0, 0) {
+            return Err(Malformed("a group: there are none yet").into());
+        }
         let cluster = Some(reader.u64()?).filter(|id| *id != 0).map(ClusterId);
         let (node, disk, target) = (reader.node()?, DiskId(reader.u64()?), reader.node()?);
         let caller = match (role, node) {
@@ -195,8 +198,8 @@ mod tests {
         }
         let welcome = Welcome { version: 1, cluster: ClusterId(9), node: id(2), disk: DiskId(5) };
         assert_eq!(Welcome::read(through_the_wire(|out| welcome.put(out))), Ok(welcome));
-        for reason in [Reason::Version, Reason::Cluster, Reason::Target, Reason::Stranger, Reason::Double, Reason::Full]
-        {
+        for byte in 1..=8 {
+            let reason = Reason::from_byte(byte).unwrap();
             assert_eq!(Welcome::read(through_the_wire(|out| reason.put(out))), Err(WireError::Refused(reason)));
         }
     }
@@ -207,6 +210,16 @@ mod tests {
         for cut in 0..whole.content.len() {
             let frame = Frame { kind: Kind::Hello, content: whole.content.slice(..cut) };
             assert!(Hello::read(frame).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_reserved_is_zero() {
+        let whole = through_the_wire(|out| Hello::client().put(out)).content;
+        for at in 11..16 {
+            let mut bytes = whole.to_vec();
+            bytes[at] = 1;
+            assert!(Hello::read(Frame { kind: Kind::Hello, content: bytes.into() }).is_err(), "byte {at}");
         }
     }
 

@@ -6,7 +6,7 @@
 
 use super::client::{put_reply, put_request, read_reply, read_request, reply_size, request_size};
 use super::error::WireError;
-use super::frame::{Frame, Kind, put_frame};
+use super::frame::{Frame, Kind, kept, put_frame};
 use crate::api::{Reply, Request};
 use crate::codec::{ENTRY_HEADER, Malformed, Put, Reader, entry_size, put_entry, read_entry};
 use crate::consensus::message::{Ask, Envelope, Message, Round};
@@ -103,7 +103,7 @@ impl PeerFrame {
         }
     }
 
-    /// Reads it from a frame; what an entry holds is a slice of it.
+    /// Reads it from a frame; what an entry holds is a slice of it, or of a copy if it is short.
     pub fn read(frame: Frame) -> Result<PeerFrame, WireError> {
         let mut reader = Reader::new(frame.content);
         let read = match frame.kind {
@@ -211,9 +211,10 @@ fn read_append(reader: &mut Reader, term: Term) -> Result<Message, Malformed> {
     }
     // Room for what the bytes can really hold, whatever the count says.
     let mut entries: Vec<Entry> = Vec::with_capacity(count.min(reader.left() / ENTRY_HEADER));
+    let mut reader = Reader::new(kept(reader.rest()));
     let mut before = prev;
     for _ in 0..count {
-        let entry = read_entry(reader)?;
+        let entry = read_entry(&mut reader)?;
         let after = entry.position;
         if after.index != before.index.next() || after.term < before.term || after.term > term {
             return Err(Malformed("entries that do not follow one another"));
@@ -221,6 +222,7 @@ fn read_append(reader: &mut Reader, term: Term) -> Result<Message, Malformed> {
         before = after;
         entries.push(entry);
     }
+    reader.end()?;
     Ok(Message::Append { prev, commit, entries })
 }
 
@@ -327,6 +329,18 @@ mod tests {
         ] {
             let frame = raft(3, append(prev, entries));
             assert!(read(Kind::Raft, content(&frame)).is_err(), "{why}");
+        }
+    }
+
+    #[test]
+    fn an_append_keeps_little_more_than_itself() {
+        for (bytes, slice) in [(100, false), (60_000, true)] {
+            let payload = Payload::Opaque(Bytes::from(vec![7; bytes]));
+            let received = content(&raft(3, append((3, 1), vec![entry(4, 2, payload)])));
+            let Ok(PeerFrame::Raft(envelope)) = read(Kind::Raft, received.clone()) else { panic!() };
+            let Message::Append { entries, .. } = envelope.message else { panic!() };
+            let Payload::Opaque(op) = &entries[0].payload else { panic!() };
+            assert_eq!(received.as_ptr_range().contains(&op.as_ptr()), slice, "{bytes}");
         }
     }
 

@@ -21,6 +21,9 @@ pub enum Reason {
     /// It bears the id of the node it dials.
     #[error("it bears this node's own id")]
     Double = 5,
+    /// It is a peer that comes with another disk than it had.
+    #[error("another disk than this node had: an empty or older directory must never run under an id that was in use")]
+    Disk = 8,
     /// There are too many connections.
     #[error("too many connections")]
     Full = 6,
@@ -40,6 +43,7 @@ impl Reason {
             5 => Reason::Double,
             6 => Reason::Full,
             7 => Reason::Stopping,
+            8 => Reason::Disk,
             _ => return Err(Malformed("unknown reason")),
         })
     }

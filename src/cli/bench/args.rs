@@ -23,7 +23,7 @@ pub struct Bench {
     /// How long to measure
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub duration: Duration,
-    /// Stop after so many requests
+    /// Stop when so many requests are answered, if that is sooner
     #[arg(long)]
     pub total: Option<u64>,
     /// How long to run before measuring
@@ -119,8 +119,33 @@ fn parse_slo(text: &str) -> Result<Slo, String> {
     let wrong = || format!("{text:?} is not like p99=5ms");
     let (name, most) = text.split_once('=').ok_or_else(wrong)?;
     let digits = name.strip_prefix('p').filter(|digits| !digits.is_empty()).ok_or_else(wrong)?;
-    // p99 is 0.99, p999 is 0.999.
-    let quantile: f64 = format!("0.{}", digits.replace('.', "")).parse().map_err(|_| wrong())?;
+    let percent: f64 = digits.parse().map_err(|_| wrong())?;
+    let quantile = match digits.split_once('.') {
+        // Beyond a hundred there is a point to be thought of: p999 is p99.9.
+        None if percent > 100.0 && digits.starts_with('9') => format!("0.{digits}").parse().map_err(|_| wrong())?,
+        _ => percent / 100.0,
+    };
+    if !(0.0..=1.0).contains(&quantile) {
+        return Err(wrong());
+    }
     let most = humantime::parse_duration(most).map_err(|error| format!("{most:?}: {error}"))?;
     Ok(Slo { quantile, most })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_read_as_they_are_said() {
+        let quantile = |name: &str| parse_slo(&format!("{name}=5ms")).map(|slo| slo.quantile);
+        for (name, expected) in
+            [("p50", 0.5), ("p5", 0.05), ("p99", 0.99), ("p999", 0.999), ("p99.9", 0.999), ("p100", 1.0), ("p0", 0.0)]
+        {
+            assert!((quantile(name).unwrap() - expected).abs() < 1e-9, "{name}: {:?}", quantile(name));
+        }
+        for name in ["99", "p", "pnan", "pinf", "p-1", "p1000", "p100.1", "p9_9"] {
+            assert!(quantile(name).is_err(), "{name}");
+        }
+    }
 }

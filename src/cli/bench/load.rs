@@ -108,12 +108,9 @@ pub fn run(args: &Bench) -> Result<(), Trouble> {
     }
     let after = report::look(args);
     report::tail(args, &load.run, &before, &after)?;
-    let verdict = judge(args, &load.ledger, &generator);
-    if !args.keep && args.what != What::Get {
-        clean_up(args, &generator)?;
-    }
-    verdict?;
-    report::slo(args, &load.run)
+    let verdict = judge(args, &load.ledger, &generator).and_then(|()| report::slo(args, &load.run));
+    let cleaned = if args.keep || args.what == What::Get { Ok(()) } else { clean_up(args, &generator) };
+    verdict.and(cleaned)
 }
 
 /// A load under way.
@@ -141,8 +138,8 @@ impl<'a> Load<'a> {
                 self.measuring = true;
                 self.run.start(now);
             }
-            let enough = self.args.total.is_some_and(|total| self.run.asked >= total);
-            let over = self.measuring && (enough || now - self.run.began >= self.args.duration);
+            let done = self.has_asked_enough() && self.flights.is_empty();
+            let over = self.measuring && (done || now - self.run.began >= self.args.duration);
             if (over || self.trouble.is_some()) && stopped.is_none() {
                 stopped = Some(now);
                 self.run.stop(now, self.flights.len() as u64);
@@ -170,10 +167,14 @@ impl<'a> Load<'a> {
         Ok(())
     }
 
+    fn has_asked_enough(&self) -> bool {
+        self.args.total.is_some_and(|total| self.run.asked >= total)
+    }
+
     /// Closed loop: whoever has room asks.
     fn fill(&mut self, fleet: &mut Fleet, generator: &mut Generator, now: Instant) {
         for n in 0..fleet.len() {
-            while fleet[n].is_up() && fleet[n].has_room() {
+            while fleet[n].is_up() && fleet[n].has_room() && !self.has_asked_enough() {
                 self.send(&mut fleet[n], generator, now);
             }
         }
@@ -189,7 +190,7 @@ impl<'a> Load<'a> {
         gap: Duration,
         turn: &mut usize,
     ) {
-        while *due <= now {
+        while *due <= now && !self.has_asked_enough() {
             let connections = fleet.len();
             let free =
                 (0..connections).map(|n| (*turn + n) % connections).find(|n| fleet[*n].is_up() && fleet[*n].has_room());

@@ -4,6 +4,7 @@ use super::args::{Bench, What};
 use crate::api::{RoleName, Status};
 use crate::cli::cluster::Cluster;
 use crate::cli::trouble::Trouble;
+use crate::client::deadline;
 use hdrhistogram::Histogram;
 use serde_json::json;
 use std::fmt::Write;
@@ -169,7 +170,7 @@ fn grouped(number: u64) -> String {
 
 /// All nodes that answer, once one of them leads; without a leader when time is up.
 pub fn look(args: &Bench) -> Vec<Status> {
-    let deadline = Instant::now() + args.cluster.timeout;
+    let deadline = deadline(args.cluster.timeout);
     // A node that hangs is no reason to wait as long as for an answer.
     let client = Cluster { timeout: args.cluster.timeout.min(LOOK), ..args.cluster.clone() }.client();
     loop {
@@ -399,10 +400,37 @@ fn to_json(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &
 /// Whether the percentile that was asked for was kept.
 pub fn slo(args: &Bench, run: &Run) -> Result<(), Trouble> {
     let Some(slo) = args.slo else { return Ok(()) };
+    let percent = slo.quantile * 100.0;
+    if run.response.is_empty() {
+        return Err(Trouble { what: format!("nothing was answered, and p{percent} should be at most {:?}", slo.most), code: 1 });
+    }
     let was = Duration::from_nanos((run.us(slo.quantile) * 1e3) as u64);
     if was <= slo.most {
         return Ok(());
     }
-    let percent = slo.quantile * 100.0;
     Err(Trouble { what: format!("p{percent} was {was:?}, and should be at most {:?}", slo.most), code: 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args, Command, FromArgMatches};
+
+    fn args(words: &[&str]) -> Bench {
+        let matches = Bench::augment_args(Command::new("bench").no_binary_name(true)).get_matches_from(words);
+        Bench::from_arg_matches(&matches).unwrap()
+    }
+
+    #[test]
+    fn a_bound_is_missed_by_silence_too() {
+        let args = args(&["put", "--slo", "p99=5ms"]);
+        let code = |run: &Run| slo(&args, run).err().map(|trouble| trouble.code);
+        let mut run = Run::new();
+        run.start(Instant::now());
+        assert_eq!(code(&run), Some(1));
+        run.record(Instant::now(), Duration::from_millis(4), Duration::from_millis(4));
+        assert_eq!(code(&run), None);
+        run.record(Instant::now(), Duration::from_millis(6), Duration::from_millis(6));
+        assert_eq!(code(&run), Some(1));
+    }
 }

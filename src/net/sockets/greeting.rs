@@ -4,6 +4,7 @@ use super::{Identity, Net, find, touch};
 use crate::codec::Malformed;
 use crate::net::dialect::Role;
 use crate::net::stream;
+use crate::node::event::Event;
 use crate::types::{NodeId, Time};
 use crate::wire::WireError;
 use crate::wire::hello::{Hello, VERSION_MAX, Welcome, Who};
@@ -22,6 +23,11 @@ impl Net {
         let version = match verdict {
             Ok(version) => version,
             Err(reason) => {
+                if let (Reason::Disk, Who::Peer { node, disk }) = (reason, hello.caller)
+                    && let Some(known) = self.disks.other(node, disk)
+                {
+                    self.disks.warn(now, self.me.node, node, known, disk);
+                }
                 reason.put(conn.lanes.ready());
                 conn.farewell = true;
                 return;
@@ -35,13 +41,16 @@ impl Net {
                 self.clients += 1;
                 conn.role = Role::Client(token.0 as u64);
             }
-            Who::Peer { node: peer, .. } => {
+            Who::Peer { node: peer, disk } => {
+                self.disks.meet(peer, disk);
                 conn.role = Role::Speaker(peer);
                 let before = self.speakers.insert(peer, token);
                 if let Some(before) = before {
-                    // It dialed again before we saw its old connection end: nothing is lost but that one.
+                    // It dialed again before we saw its old connection end.
                     self.close(now, before);
                 }
+                // What it answered until it dialed, it said to a connection that nobody heard the end of.
+                self.events.push(Event::AnswersLost(peer));
                 self.links.hurry(peer, now);
             }
         }
@@ -63,6 +72,7 @@ impl Net {
             Who::Peer { node, .. } if node == self.me.node => Err(Reason::Double),
             Who::Peer { node, .. } if !self.members.members.contains_key(&node) => Err(Reason::Stranger),
             Who::Peer { .. } if hello.cluster.is_none() => Err(Reason::Cluster),
+            Who::Peer { node, disk } if self.disks.other(node, disk).is_some() => Err(Reason::Disk),
             Who::Client if self.clients >= self.options.clients_max => Err(Reason::Full),
             Who::Peer { .. } | Who::Client => Ok(version),
         }
@@ -97,10 +107,21 @@ impl Net {
         }
     }
 
-    pub(super) fn welcomed(&mut self, token: Token, peer: NodeId, welcome: &Welcome) -> Result<(), WireError> {
+    pub(super) fn welcomed(
+        &mut self,
+        now: Time,
+        token: Token,
+        peer: NodeId,
+        welcome: &Welcome,
+    ) -> Result<(), WireError> {
         if welcome.node != peer || welcome.cluster != self.me.cluster {
             return Err(Malformed("another node than was dialed").into());
         }
+        if let Some(known) = self.disks.other(peer, welcome.disk) {
+            self.disks.warn(now, self.me.node, peer, known, welcome.disk);
+            return Err(Malformed("another disk than this node had").into());
+        }
+        self.disks.meet(peer, welcome.disk);
         if let Some(conn) = find(&mut self.conns, token) {
             conn.role = Role::Listener(peer);
         }

@@ -3,6 +3,7 @@
 use super::{Net, find, touch};
 use crate::api::{Reply, Request};
 use crate::consensus::message::Envelope;
+use crate::net::links::Link;
 use crate::node::event::{Caller, Event};
 use crate::types::{NodeId, Time};
 use crate::wire::client::{put_reply, reply_frame_size};
@@ -28,10 +29,10 @@ impl Net {
         touch(&mut self.touched, conn);
     }
 
-    /// Passes a request on to a peer. If it cannot be, that is said as if it had been lost on the way.
+    /// Passes a request on to a peer, or says that it could not be.
     pub fn forward(&mut self, to: NodeId, id: u64, request: Request) {
         if !self.say(to, &PeerFrame::Forward { id, request }) {
-            self.events.push(Event::PeerLost(to));
+            self.events.push(Event::NotSent { to, id });
         }
     }
 
@@ -41,9 +42,10 @@ impl Net {
             Caller::Client(number) => self.reply(Token(number as usize), id, &reply),
             Caller::Peer(peer) => {
                 if !self.say(peer, &PeerFrame::Answer { id, reply })
-                    && let Some(token) = self.links.up(peer)
+                    && let Some(token) = self.links.get(peer).and_then(Link::token)
                 {
-                    // It waits for this answer. When the link breaks it learns that none will come.
+                    // It waits for this answer. When we dial anew it learns that none will come; if we have
+                    // just dialed and are not welcomed yet, it may have learnt that before it asked.
                     self.close(now, token);
                 }
             }

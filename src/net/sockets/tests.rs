@@ -1,5 +1,6 @@
 //! Nodes and callers on loopback, well-behaved and not, pumped by hand.
 
+use super::super::links::State;
 use super::*;
 use crate::api::{Consistency, Op};
 use crate::codec;
@@ -12,6 +13,7 @@ use crate::wire::reason::Reason;
 use bytes::{Bytes, BytesMut};
 use std::io::{Read, Write};
 use std::net::TcpStream as Blocking;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
 const CLUSTER: ClusterId = ClusterId(9);
@@ -29,9 +31,24 @@ struct Pumped {
 
 impl Pumped {
     fn open(n: u64, options: Options) -> Pumped {
-        let me = Identity { node: id(n), cluster: CLUSTER, disk: DiskId(n) };
-        let net = Net::open(me, "127.0.0.1:0".parse().unwrap(), BTreeMap::new(), options).unwrap();
-        Pumped { net, came: Vec::new(), now: Time(1) }
+        Pumped::open_at(n, n, "127.0.0.1:0".parse().unwrap(), options).unwrap()
+    }
+
+    fn open_at(n: u64, disk: u64, listen: SocketAddr, options: Options) -> io::Result<Pumped> {
+        let me = Identity { node: id(n), cluster: CLUSTER, disk: DiskId(disk) };
+        let net = Net::open(me, listen, BTreeMap::new(), options)?;
+        Ok(Pumped { net, came: Vec::new(), now: Time(1) })
+    }
+
+    /// At a port below those that the system gives to whoever dials: it is still free after it was closed.
+    fn open_below(n: u64) -> Pumped {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let begin = (std::process::id() as u16).wrapping_mul(16);
+        let open = |step| {
+            let port = 10_000 + begin.wrapping_add(step) % 2_000;
+            Pumped::open_at(n, n, ([127, 0, 0, 1], port).into(), Options::default()).ok()
+        };
+        std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed)).find_map(open).unwrap()
     }
 
     fn address(&self) -> SocketAddr {
@@ -83,7 +100,7 @@ fn pump_until(nodes: &mut [Pumped], what: &str, done: impl Fn(&[Pumped]) -> bool
 
 /// Two nodes that know each other.
 fn pair() -> Vec<Pumped> {
-    let mut nodes = vec![Pumped::open(1, Options::default()), Pumped::open(2, Options::default())];
+    let mut nodes = vec![Pumped::open_below(1), Pumped::open_below(2)];
     let members = Membership::founding((1..).map(id).zip(nodes.iter().map(|node| node.address().to_string())));
     for node in &mut nodes {
         node.net.set_members(node.now, &members);
@@ -131,28 +148,90 @@ fn a_peer_that_goes_is_lost_at_once_and_found_again() {
     let address = nodes[1].address();
     drop(nodes.pop());
     pump_until(&mut nodes, "both its connections are lost", |nodes| nodes[0].lost() == [id(2), id(2)]);
-    let me = Identity { node: id(2), cluster: CLUSTER, disk: DiskId(2) };
-    let net = Net::open(me, address, BTreeMap::new(), Options::default()).unwrap();
-    nodes.push(Pumped { net, came: Vec::new(), now: Time(1) });
+    nodes.push(Pumped::open_at(2, 2, address, Options::default()).unwrap());
     let members = nodes[0].net.members.clone();
     nodes[1].net.set_members(Time(1), &members);
     pump_until(&mut nodes, "links come up again", linked);
 }
 
 #[test]
+fn a_peer_that_comes_back_with_another_disk_is_not_spoken_to() {
+    let mut nodes = pair();
+    let address = nodes[1].address();
+    drop(nodes.pop());
+    pump_until(&mut nodes, "both its connections are lost", |nodes| nodes[0].lost() == [id(2), id(2)]);
+    // Its directory was emptied: it says the same of itself, but for the disk.
+    nodes.push(Pumped::open_at(2, 22, address, Options::default()).unwrap());
+    let members = nodes[0].net.members.clone();
+    nodes[1].net.set_members(Time(1), &members);
+    let failures = |nodes: &[Pumped]| {
+        let failed = |n: usize, peer| nodes[n].net.links.get(id(peer)).map_or(0, |link| link.failures);
+        (failed(0, 2), failed(1, 1))
+    };
+    let before = failures(&nodes);
+    pump_until(&mut nodes, "each dials the other in vain", |nodes| {
+        let now = failures(nodes);
+        now.0 > before.0 + 2 && now.1 > before.1 + 2
+    });
+    assert!(nodes[0].net.links.up(id(2)).is_none() && nodes[0].net.speakers.is_empty());
+    assert!(nodes[1].net.links.up(id(1)).is_none() && nodes[1].heard().is_empty());
+}
+
+#[test]
 fn a_connection_that_was_replaced_tells_nothing() {
     let mut nodes = pair();
     // The peer dials once more, as after a restart that we have not noticed.
+    let before = nodes[0].net.speakers[&id(2)];
+    nodes[0].came.clear();
     let mut second = Plain::dial(nodes[0].address(), &Hello::peer(CLUSTER, id(2), DiskId(2), id(1)));
-    pump_until(&mut nodes, "the new one is taken", |nodes| {
-        let speaker = nodes[0].net.speakers[&id(2)];
-        nodes[0].net.conns.iter().any(|(_, conn)| conn.token == speaker && conn.role == Role::Speaker(id(2)))
-            && nodes[0].net.conns.iter().filter(|(_, conn)| conn.role == Role::Speaker(id(2))).count() == 1
-    });
-    assert!(nodes[0].lost().is_empty());
+    // Only the node that is dialed is pumped: the other would dial again, and be the newest in turn.
+    second.pump_welcome(&mut nodes[..1]).unwrap();
+    let speaker = nodes[0].net.speakers[&id(2)];
+    assert_ne!(speaker, before);
+    let speaking: Vec<_> = nodes[0].net.conns.iter().filter(|(_, conn)| conn.role == Role::Speaker(id(2))).collect();
+    assert!(matches!(speaking[..], [(_, conn)] if conn.token == speaker), "{speaking:?}");
+    // Nothing but that answers may be lost.
+    assert!(matches!(nodes[0].came[..], [Event::AnswersLost(peer)] if peer == id(2)), "{:?}", nodes[0].came);
     // The link that it replaced is dialed again, and takes its place in turn.
-    second.pump_welcome(&mut nodes).unwrap();
+    pump_until(&mut nodes, "links come up again", |nodes| linked(nodes) && nodes[0].net.speakers[&id(2)] != speaker);
+}
+
+#[test]
+fn an_answer_that_meets_no_link_is_known_to_be_lost() {
+    let mut nodes = pair();
+    nodes[0].came.clear();
+    // Its link to the node that asks falls, and it answers before it has dialed again.
+    let link = nodes[1].net.links.up(id(1)).unwrap();
+    let now = nodes[1].now;
+    nodes[1].net.close(now, link);
+    nodes[1].net.answer(now, Caller::Peer(id(1)), 7, Reply::Unknown);
     pump_until(&mut nodes, "links come up again", linked);
+    assert!(nodes[0].came.iter().any(|event| matches!(event, Event::AnswersLost(peer) if *peer == id(2))));
+    // It has dialed again and is not welcomed yet: the other may have taken the new connection already.
+    let before = nodes[0].net.speakers[&id(2)];
+    let link = nodes[1].net.links.up(id(1)).unwrap();
+    nodes[1].net.close(now, link);
+    let dialed = |nodes: &[Pumped]| nodes[1].net.links.get(id(1)).is_some_and(|link| matches!(link.state, State::Dialed(_)));
+    pump_until(&mut nodes[..], "it dials", dialed);
+    pump_until(&mut nodes[..1], "its hello is heard", |nodes| {
+        nodes[0].net.speakers.get(&id(2)).is_some_and(|speaker| *speaker != before)
+    });
+    nodes[0].came.clear();
+    let now = nodes[1].now;
+    nodes[1].net.answer(now, Caller::Peer(id(1)), 8, Reply::Unknown);
+    pump_until(&mut nodes, "it is lost", |nodes| {
+        nodes[0].came.iter().any(|event| matches!(event, Event::AnswersLost(_) | Event::PeerLost(_)))
+    });
+}
+
+#[test]
+fn what_cannot_be_passed_on_is_not_sent_and_the_peer_not_lost() {
+    let mut nodes = vec![Pumped::open(1, Options::default())];
+    let members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
+    nodes[0].net.set_members(Time(1), &members);
+    nodes[0].net.forward(id(2), 5, Request::Status);
+    nodes[0].pump();
+    assert!(matches!(nodes[0].came[..], [Event::NotSent { to, id: 5 }] if to == id(2)), "{:?}", nodes[0].came);
 }
 
 #[test]
@@ -214,8 +293,18 @@ impl Plain {
         caller
     }
 
+    /// Whether its end has come by now.
     fn is_closed(&mut self) -> bool {
         matches!(self.receive(), Err(()))
+    }
+
+    /// Pumps until its end has come: a moment after the node has closed it.
+    fn pump_closed(&mut self, nodes: &mut [Pumped]) {
+        let begun = Instant::now();
+        while !self.is_closed() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it is not closed");
+            nodes.iter_mut().for_each(Pumped::pump);
+        }
     }
 }
 
@@ -245,7 +334,9 @@ fn who_is_not_wanted_is_told_why() {
     let (first, _stays) = greet(Hello::client());
     assert_eq!(first.unwrap().node, id(1));
     assert_eq!(greet(Hello::client()).0, refused(Reason::Full));
-    // A peer gets in however many clients there are.
+    // A peer gets in however many clients there are; and then nobody else under its id.
+    assert!(greet(peer(9, 2, 1)).0.is_ok());
+    assert_eq!(greet(Hello::peer(CLUSTER, id(2), DiskId(5), id(1))).0, refused(Reason::Disk));
     assert!(greet(peer(9, 2, 1)).0.is_ok());
 }
 
@@ -256,14 +347,16 @@ fn who_says_nothing_or_only_half_is_let_go_and_who_is_idle_stays() {
     let mut half = Plain::client(&mut nodes);
     let mut idle = Plain::client(&mut nodes);
     half.stream.write_all(&query(1)[..50]).unwrap();
-    (0..20).for_each(|_| nodes[0].pump());
+    let waits = |conn: &Conn| matches!(conn.role, Role::Client(_)) && conn.awaits.is_some();
+    pump_until(&mut nodes, "half a request", |nodes| nodes[0].net.conns.iter().any(|(_, conn)| waits(conn)));
+    assert_eq!(nodes[0].net.strangers.len(), 1);
     nodes[0].skip(Duration::from_secs(4));
     assert!(!silent.is_closed());
     nodes[0].skip(Duration::from_secs(2));
-    assert!(silent.is_closed());
+    silent.pump_closed(&mut nodes);
     assert!(!half.is_closed());
     (0..30).for_each(|_| nodes[0].skip(Duration::from_secs(1)));
-    assert!(half.is_closed());
+    half.pump_closed(&mut nodes);
     assert!(!idle.is_closed());
     assert_eq!(nodes[0].net.clients(), 1);
     // It is idle: nothing is kept for it, and nothing is left to look over.
@@ -284,8 +377,7 @@ fn nonsense_ends_the_connection_and_nothing_else() {
     let mut out = BytesMut::new();
     put_request_frame(&mut out, 1, false, &bad);
     client.stream.write_all(&out).unwrap();
-    (0..50).for_each(|_| nodes[0].pump());
-    assert!(http.is_closed() && early.is_closed() && client.is_closed());
+    [&mut http, &mut early, &mut client].into_iter().for_each(|caller| caller.pump_closed(&mut nodes));
     assert_eq!((nodes[0].asked(), nodes[0].net.conns.len()), (0, 0));
 }
 
@@ -365,7 +457,7 @@ fn a_client_with_too_much_under_way_is_not_read_from() {
 fn callers_that_say_nothing_keep_nobody_out() {
     let mut nodes = vec![Pumped::open(1, Options { strangers_max: 8, ..Options::default() })];
     let _silent: Vec<_> = (0..50).map(|_| Plain::connect(nodes[0].address())).collect();
-    (0..50).for_each(|_| nodes[0].pump());
+    pump_until(&mut nodes, "all are accepted", |nodes| nodes[0].net.generation == 50);
     assert_eq!(nodes[0].net.conns.len(), 8);
     assert_eq!(nodes[0].net.strangers.len(), 8);
     let mut client = Plain::dial(nodes[0].address(), &Hello::client());

@@ -1,0 +1,43 @@
+//! Which disk each peer came with: one that comes with another has forgotten what it promised.
+
+use crate::types::{DiskId, NodeId, Time};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// An operator reads of it no more often than this: the peer dials ten times a second.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// Which disk each peer came with, since this process started.
+///
+/// A node whose data directory was replaced under its old id has forgotten its votes and what it
+/// confirmed: to hear it would be to count two nodes as one.
+#[derive(Debug, Default)]
+pub struct Disks {
+    known: BTreeMap<NodeId, DiskId>,
+    tell_at: Time,
+}
+
+impl Disks {
+    /// The disk that peer is known by, if it is another.
+    pub fn other(&self, peer: NodeId, disk: DiskId) -> Option<DiskId> {
+        self.known.get(&peer).copied().filter(|known| *known != disk)
+    }
+
+    /// That peer was let in with that disk: it stays with it.
+    pub fn meet(&mut self, peer: NodeId, disk: DiskId) {
+        self.known.entry(peer).or_insert(disk);
+    }
+
+    /// Warns that the peer comes with another disk than `known`, unless that was just said.
+    pub fn warn(&mut self, now: Time, me: NodeId, peer: NodeId, known: DiskId, disk: DiskId) {
+        if self.tell_at > now {
+            return;
+        }
+        self.tell_at = now + TOLD_EVERY;
+        log::warn!(
+            node = me.get();
+            "{peer} comes with disk {disk}, and had disk {known}: it is not heard. An empty or older directory must \
+             never run under an id that was in use; stop it, and bring back the directory it had"
+        );
+    }
+}

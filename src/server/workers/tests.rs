@@ -1,0 +1,58 @@
+//! The log thread on a disk that fails.
+
+use super::*;
+use crate::net::inbox::{Inbox, inbox};
+use crate::net::waker::Waker;
+use crate::sim::disk::SimDisk;
+use crate::types::{Base, ClusterId, DiskId, HardState, Index, Membership, NodeId, Position, Term, WriteId};
+use crate::wal::Options;
+
+type Started = (Sender<Write>, JoinHandle<Result<()>>, Inbox);
+
+/// A log thread, the way to it, and what it says.
+fn start(disk: &SimDisk) -> Started {
+    let node = NodeId::new(1).unwrap();
+    let membership = Membership::founding([(node, "a:1".to_owned())]);
+    let founding = Base { position: Position::ZERO, configured: Index::ZERO, membership };
+    let options = Options { segment_bytes: 4096, ..Options::new(node, ClusterId(7), DiskId(9)) };
+    let (journal, _) = Journal::open(disk.clone(), options, Some(&founding)).unwrap();
+    let poll = mio::Poll::new().unwrap();
+    let waker = Waker::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
+    let (post, inbox) = inbox(waker);
+    let (writes, thread) = spawn_log(journal, disk.clone(), post, Duration::ZERO).unwrap();
+    (writes, thread, inbox)
+}
+
+fn write(term: u64) -> Write {
+    let hard_state = Some(HardState { term: Term(term), vote: None });
+    Write { id: WriteId(term), hard_state, base: None, entries: Vec::new() }
+}
+
+fn letters(mut inbox: Inbox) -> Vec<Letter> {
+    std::iter::from_fn(|| inbox.take()).collect()
+}
+
+#[test]
+fn who_sends_no_more_waits_for_the_last_sync() {
+    let disk = SimDisk::new();
+    let (writes, thread, inbox) = start(&disk);
+    writes.send(write(1)).unwrap();
+    drop(writes);
+    thread.join().unwrap().unwrap();
+    let letters = letters(inbox);
+    assert!(matches!(&letters[0], Letter::Journal(report) if report.durable == WriteId(1)), "{letters:?}");
+}
+
+#[test]
+fn a_failed_last_sync_is_what_the_thread_ends_with() {
+    let disk = SimDisk::new();
+    let (writes, thread, inbox) = start(&disk);
+    disk.break_down();
+    writes.send(write(1)).unwrap();
+    // As when the node has stopped: nobody reads its letters any more, and somebody joins it.
+    drop(writes);
+    let fault = thread.join().unwrap().unwrap_err();
+    assert_eq!(fault.exit_code(), 74, "{fault}");
+    let letters = letters(inbox);
+    assert!(matches!(letters[..], [Letter::Gone("log")]), "{letters:?}");
+}
