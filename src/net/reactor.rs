@@ -14,13 +14,18 @@ use crate::node::event::{Action, Caller, Event};
 use crate::node::node::Node;
 use crate::types::{Entry, NodeId, Payload, Time, Write};
 use crate::wal::report::Fault;
-use std::collections::BTreeMap;
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 /// How often the node may turn in one wake-up before the sockets are looked at again.
 const TURNS_MAX: usize = 16;
+/// After this long the sockets are looked at again, whatever else there is to do: a beat may be due.
+const TURNS_FOR: Duration = Duration::from_millis(5);
+/// When answers of this size have gathered they are written before more is asked of the machine.
+const ANSWERS_AT_ONCE: usize = 4 << 20;
 /// A wake-up that takes this long is worth knowing of.
 const TURN_LONG: Duration = Duration::from_millis(10);
 /// A wake-up that takes this long endangers the leader's place.
@@ -83,6 +88,8 @@ pub struct Reactor<M> {
     stop_by: Option<Time>,
     actions: Vec<Action>,
     events: Vec<Event>,
+    /// What the machine is asked next.
+    queries: VecDeque<(u64, Bytes)>,
 }
 
 /// A thread with a handle that waits for an answer.
@@ -144,6 +151,7 @@ impl<M: StateMachine> Reactor<M> {
             stop_by: None,
             actions: Vec::new(),
             events: Vec::new(),
+            queries: VecDeque::new(),
         }
     }
 
@@ -158,11 +166,11 @@ impl<M: StateMachine> Reactor<M> {
                 self.stop(now);
             }
             let mut brought = self.take_in(now)?;
-            if self.node.deadline() <= now {
+            if self.node.deadline() <= now || !self.queries.is_empty() {
                 brought = Brought::Work;
             }
             if brought == Brought::Work {
-                self.turn(now)?;
+                self.turn()?;
             }
             self.net.flush(now);
             self.watch(now);
@@ -223,10 +231,12 @@ impl<M: StateMachine> Reactor<M> {
     }
 
     /// Lets the node do what is due, and carries it out; what follows at once from that, too.
-    fn turn(&mut self, now: Time) -> Result<(), Broken> {
+    fn turn(&mut self) -> Result<(), Broken> {
+        let begun = self.clock.now();
         for _ in 0..TURNS_MAX {
+            let now = self.clock.now();
             self.node.turn(now, &mut self.actions);
-            if self.actions.is_empty() {
+            if self.actions.is_empty() && self.queries.is_empty() {
                 return Ok(());
             }
             let mut actions = std::mem::take(&mut self.actions);
@@ -239,6 +249,9 @@ impl<M: StateMachine> Reactor<M> {
             for event in self.events.drain(..) {
                 self.node.handle(now, event);
             }
+            if now.since(begun) >= TURNS_FOR {
+                return Ok(());
+            }
         }
         Ok(())
     }
@@ -247,7 +260,7 @@ impl<M: StateMachine> Reactor<M> {
     /// last: it must not stand between an append and its departure.
     fn carry_out(&mut self, now: Time, actions: &mut Vec<Action>) -> Result<Brought, Broken> {
         let mut writes = Vec::new();
-        let mut later = Vec::new();
+        let mut batches = Vec::new();
         for action in actions.drain(..) {
             match action {
                 Action::Send(envelope) => self.net.send(envelope),
@@ -256,7 +269,8 @@ impl<M: StateMachine> Reactor<M> {
                 Action::Write(write) => writes.push(write),
                 Action::Note(note) => self.note(now, &note),
                 Action::Stop(fault) => return Err(fault.into()),
-                Action::Apply(_) | Action::Query { .. } => later.push(action),
+                Action::Apply(entries) => batches.push(entries),
+                Action::Query { ticket, query } => self.queries.push_back((ticket, query)),
             }
         }
         if !writes.is_empty() {
@@ -265,18 +279,24 @@ impl<M: StateMachine> Reactor<M> {
                 self.journal.send(write).map_err(|_| Broken::Gone("log"))?;
             }
         }
-        let brought = if later.is_empty() { Brought::Nothing } else { Brought::Work };
-        for action in later {
-            match action {
-                Action::Apply(entries) => self.apply(now, &entries),
-                Action::Query { ticket, query } => {
-                    let answer = self.applier.query(&query);
-                    self.node.handle(now, Event::Queried { ticket, applied: self.applier.applied(), answer });
-                }
-                _ => unreachable!("only what concerns the machine was put off"),
-            }
+        let brought = if batches.is_empty() && self.queries.is_empty() { Brought::Nothing } else { Brought::Work };
+        for entries in batches {
+            self.apply(now, &entries);
         }
+        self.query(now);
         Ok(brought)
+    }
+
+    /// Asks the machine what waits to be asked; not all at once if the answers are large.
+    fn query(&mut self, now: Time) {
+        let mut bytes = 0;
+        while bytes < ANSWERS_AT_ONCE
+            && let Some((ticket, query)) = self.queries.pop_front()
+        {
+            let answer = self.applier.query(&query);
+            bytes += answer.len();
+            self.node.handle(now, Event::Queried { ticket, applied: self.applier.applied(), answer });
+        }
     }
 
     fn apply(&mut self, now: Time, entries: &[Entry]) {
@@ -285,7 +305,7 @@ impl<M: StateMachine> Reactor<M> {
             self.net.flush(now);
         }
         let report = self.applier.apply(entries);
-        self.node.handle(now, Event::Applied(report));
+        self.node.handle(self.clock.now(), Event::Applied(report));
     }
 
     fn reply(&mut self, now: Time, to: Caller, id: u64, mut reply: Reply) {

@@ -402,7 +402,10 @@ pub fn slo(args: &Bench, run: &Run) -> Result<(), Trouble> {
     let Some(slo) = args.slo else { return Ok(()) };
     let percent = slo.quantile * 100.0;
     if run.response.is_empty() {
-        return Err(Trouble { what: format!("nothing was answered, and p{percent} should be at most {:?}", slo.most), code: 1 });
+        return Err(Trouble {
+            what: format!("nothing was answered, and p{percent} should be at most {:?}", slo.most),
+            code: 1,
+        });
     }
     let was = Duration::from_nanos((run.us(slo.quantile) * 1e3) as u64);
     if was <= slo.most {

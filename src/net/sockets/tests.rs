@@ -211,7 +211,8 @@ fn an_answer_that_meets_no_link_is_known_to_be_lost() {
     let before = nodes[0].net.speakers[&id(2)];
     let link = nodes[1].net.links.up(id(1)).unwrap();
     nodes[1].net.close(now, link);
-    let dialed = |nodes: &[Pumped]| nodes[1].net.links.get(id(1)).is_some_and(|link| matches!(link.state, State::Dialed(_)));
+    let dialed =
+        |nodes: &[Pumped]| nodes[1].net.links.get(id(1)).is_some_and(|link| matches!(link.state, State::Dialed(_)));
     pump_until(&mut nodes[..], "it dials", dialed);
     pump_until(&mut nodes[..1], "its hello is heard", |nodes| {
         nodes[0].net.speakers.get(&id(2)).is_some_and(|speaker| *speaker != before)
