@@ -60,6 +60,8 @@ struct State {
     fail_sync: bool,
     capacity: Option<u64>,
     last_write: usize,
+    /// Every operation that changes something fails.
+    broken: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -124,6 +126,7 @@ impl SimDisk {
         state.stopped = false;
         state.fail_at = None;
         state.fail_sync = false;
+        state.broken = false;
         if how == Crash::Power {
             state.boot += 1;
             state.lose(rng);
@@ -164,6 +167,11 @@ impl SimDisk {
     pub fn relent(&self) {
         let mut state = self.lock();
         (state.stop, state.fail_at, state.fail_sync) = (None, None, false);
+    }
+
+    /// Every operation that changes something fails from now on, until a crash: the disk died.
+    pub fn break_down(&self) {
+        self.lock().broken = true;
     }
 
     /// How many bytes all files may have together.
@@ -245,6 +253,9 @@ impl State {
         if let Some(stop) = self.stop.filter(|stop| stop.at <= number) {
             self.stopped = true;
             return Ok(Some(stop.bytes));
+        }
+        if self.broken {
+            return Err(io::Error::other("input/output error"));
         }
         Ok(None)
     }
