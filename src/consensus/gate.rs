@@ -68,7 +68,7 @@ mod tests {
             gate.hold(WriteId(1), heard(n));
         }
         let mut out = Vec::new();
-        gate.clone().open(WriteId(1), &mut out);
+        gate.open(WriteId(1), &mut out);
         assert_eq!(out, [heard(9999)]);
         for n in 0..10_000 {
             gate.hold(WriteId(2 + n % 2), appended(n));
