@@ -11,8 +11,8 @@ mod error;
 mod fleet;
 mod mux;
 
-pub use connection::deadline;
 pub use blocking::{Client, Executed, Options, Queried};
+pub use connection::deadline;
 pub use error::{ClientError, Tried};
 pub use fleet::Fleet;
 pub use mux::{Completion, Mux, MuxOptions, Result};
