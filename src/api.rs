@@ -274,6 +274,9 @@ pub struct Status {
     pub disk: DiskStatus,
     /// Whether writes are synced before they are answered. False only under `--unsafe-no-fsync`.
     pub fsync: bool,
+    /// Whether its data lies in memory, on a tmpfs: a sync there keeps nothing.
+    #[serde(default)]
+    pub in_memory: bool,
     /// Nanoseconds of CPU this process has used.
     pub cpu_ns: u64,
     /// Milliseconds since the process started.

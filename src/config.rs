@@ -24,7 +24,8 @@ pub struct Config {
     /// The founding members, and where to reach them. A node that has a journal goes by its own
     /// membership; this then only says where to look.
     pub peers: BTreeMap<NodeId, String>,
-    /// The cluster's name, if two clusters could have the same founding members.
+    /// The cluster's name, if two clusters could have the same founding members. A directory that belongs
+    /// to another is refused; without a name it is believed.
     pub cluster: Option<String>,
     /// Where it keeps everything.
     pub data: PathBuf,
@@ -84,9 +85,14 @@ impl Config {
 
     /// The cluster those founders make: the same on each of them, and never zero.
     pub fn cluster_id(&self) -> ClusterId {
-        let mut words = self.cluster.clone().unwrap_or_default();
-        for (id, address) in &self.peers {
-            words.push_str(&format!("\n{} {address}", id.get()));
+        Config::cluster_of(self.cluster.as_deref(), &self.founding())
+    }
+
+    /// The cluster of that name, if it has one, that those founders make.
+    pub fn cluster_of(name: Option<&str>, founders: &Membership) -> ClusterId {
+        let mut words = name.unwrap_or_default().to_owned();
+        for (id, member) in &founders.members {
+            words.push_str(&format!("\n{} {}", id.get(), member.address));
         }
         ClusterId(hash(0, words.as_bytes()).max(1))
     }

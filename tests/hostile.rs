@@ -220,7 +220,7 @@ fn hostile_callers_neither_crash_nor_grow_nor_block_a_node() {
     std::thread::scope(|scope| {
         // Told to stop however this ends, or a failure would wait for those threads forever.
         let _told = StopAtEnd(&stop);
-        scope.spawn(|| mean_well(&cluster.addresses, &stop, &counted));
+        let honest = scope.spawn(|| mean_well(&cluster.addresses, &stop, &counted));
         let more = |by| {
             let goal = counted.load(Ordering::Relaxed) + by;
             let why = || cluster.logs();
@@ -244,10 +244,12 @@ fn hostile_callers_neither_crash_nor_grow_nor_block_a_node() {
         more(10);
         let most = resident(&cluster, leader);
         drop((deaf, silent, clients));
+        // What honest writers write stays in the log, and in memory: nobody writes while it is measured.
+        stop.store(true, Ordering::Relaxed);
+        let served = honest.join().map(|()| counted.load(Ordering::Relaxed)).unwrap();
         let small = || (resident(&cluster, leader) <= before + MARGIN).then_some(());
         until("the node is small again", small, || format!("{before} {most} {}", resident(&cluster, leader)));
         let after = resident(&cluster, leader);
-        let served = counted.load(Ordering::Relaxed);
         eprintln!("resident: {before} KiB before, {most} with {idle} idle, {after} after; {served} honest answers");
     });
     cluster.expect_no_deaths();

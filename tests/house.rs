@@ -1,7 +1,7 @@
 //! Holds the plan of the house against the code: who imports whom, what pure rooms may not say,
 //! doors that define nothing, files and functions of one thought.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Who may import whom. A room may use what stands below it; nothing looks up.
@@ -100,16 +100,45 @@ fn rooms_use_only_what_stands_below_them() {
             wrong.push(format!("{name}: {here} is not on the plan"));
             continue;
         };
-        for line in without_tests(&text).lines().filter(|line| !is_comment(line)) {
-            for used in line.split("crate::").skip(1) {
-                let used: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                if used != here && !used.is_empty() && !below.contains(&used.as_str()) {
-                    wrong.push(format!("{name} uses {used}: {}", line.trim()));
-                }
+        let code: Vec<&str> = without_tests(&text).lines().filter(|line| !is_comment(line)).collect();
+        for used in rooms_used(&code.join("\n")) {
+            if used != here && !below.contains(&used.as_str()) {
+                wrong.push(format!("{name} uses {used}"));
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What follows `crate::` anywhere, alone or in braces.
+fn rooms_used(code: &str) -> BTreeSet<String> {
+    let word = |text: &str| text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    let mut used: BTreeSet<String> = BTreeSet::new();
+    for rest in code.split("crate::").skip(1) {
+        used.insert(word(rest));
+        let mut depth = 0;
+        for (at, c) in rest.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 1 && matches!(c, '{' | ',') {
+                used.insert(word(&rest[at + 1..]));
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    used.remove("");
+    used
+}
+
+#[test]
+fn an_import_is_seen_however_it_is_written() {
+    let code = "use crate::{\n    api::{Reply, Request},\n    net, node,\n};\nuse crate::wal::{self, Fault};\nfn f() { crate::sim::run() }";
+    assert!(rooms_used(code).iter().eq(["api", "net", "node", "sim", "wal"]), "{:?}", rooms_used(code));
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! What every verb that talks to a cluster takes, and how its troubles are told.
 
+use super::status;
 use super::trouble::Trouble;
+use crate::api::{Refusal, RoleName};
 use crate::client::{Client, ClientError, Options};
+use crate::types::Membership;
 use clap::{Args, ValueEnum};
 use std::time::{Duration, Instant};
 
@@ -39,6 +42,44 @@ impl Cluster {
         let usual = Options::default();
         let patience = usual.patience.min(self.timeout);
         Client::with(self.endpoints.clone(), Options { timeout: self.timeout, patience })
+    }
+
+    /// What to tell of an error: who does not answer, if it is for want of a leader and that is known.
+    pub fn explain(&self, error: ClientError) -> Trouble {
+        let looked = match &error {
+            ClientError::Refused(tried) => match tried.refusal {
+                None | Some(Refusal::NoLeader | Refusal::NotLeader { .. }) => self.who_is_silent(),
+                Some(_) => None,
+            },
+            _ => None,
+        };
+        let told = Trouble::from(error);
+        match looked.zip(told.what.split_once('\n')) {
+            Some((silent, (_, advice))) => Trouble { what: format!("no leader: {silent}\n{advice}"), code: told.code },
+            None => told,
+        }
+    }
+
+    /// Which voters do not answer, in words; nothing if all do, or somebody leads, or it cannot be known.
+    fn who_is_silent(&self) -> Option<String> {
+        let answered: Vec<_> = status::ask(self).into_iter().filter_map(|asked| asked.status.ok()).collect();
+        if answered.iter().any(|status| status.role == RoleName::Leader) {
+            return None;
+        }
+        let voters = answered.first()?.membership.split(['=', ' ']).nth(1)?.split(',');
+        let voters: Vec<u64> = voters.map(|id| id.parse().ok()).collect::<Option<_>>()?;
+        let silent: Vec<String> = voters
+            .iter()
+            .filter(|voter| answered.iter().all(|status| status.node != **voter))
+            .map(u64::to_string)
+            .collect();
+        // Of voters that nobody told us where to ask nothing is known.
+        let (last, others) = silent.split_last().filter(|_| self.endpoints.len() >= voters.len())?;
+        let who = match others {
+            [] => format!("node {last} of {} does", voters.len()),
+            others => format!("nodes {} and {last} of {} do", others.join(", "), voters.len()),
+        };
+        Some(format!("{who} not answer (a quorum is {})", Membership::majority_of(voters.len())))
     }
 
     /// Whether programs read the answer.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long a node that died stays down: long enough to see the others go on without it.
@@ -82,11 +83,17 @@ struct Running {
     base_port: u16,
     children: BTreeMap<u64, Child>,
     down: BTreeMap<u64, Instant>,
+    /// They pass on what the nodes say, to its end.
+    readers: Vec<JoinHandle<()>>,
     register: Register,
 }
 
 /// `drave demo`: until it is told to stop.
 pub fn run(args: &Demo) -> Result<(), Trouble> {
+    if args.base_port.checked_add(args.nodes - 1).is_none() {
+        let what = format!("{} nodes from port {} on: there are none beyond 65535", args.nodes, args.base_port);
+        return Err(Trouble { what: format!("{what}\n  begin lower: --base-port 7401"), code: 2 });
+    }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, stop.clone()).map_err(|error| io(Path::new("signals"), &error))?;
@@ -100,13 +107,20 @@ pub fn run(args: &Demo) -> Result<(), Trouble> {
     let endpoints: Vec<String> = (1..=args.nodes).map(endpoint).collect();
     let peers = endpoints.iter().zip(1..).map(|(at, id)| format!("{id}={at}")).collect::<Vec<_>>().join(",");
     let register = Register { endpoints, pids: BTreeMap::new() };
-    let mut running =
-        Running { dir, peers, base_port: args.base_port, children: BTreeMap::new(), down: BTreeMap::new(), register };
-    for id in 1..=u64::from(args.nodes) {
-        running.start(id)?;
-    }
-    running.welcome();
-    let outcome = running.watch(&stop);
+    let mut running = Running {
+        dir,
+        peers,
+        base_port: args.base_port,
+        children: BTreeMap::new(),
+        down: BTreeMap::new(),
+        readers: Vec::new(),
+        register,
+    };
+    let started = (1..=u64::from(args.nodes)).try_for_each(|id| running.start(id));
+    let outcome = started.and_then(|()| {
+        running.welcome();
+        running.watch(&stop)
+    });
     running.stop();
     outcome
 }
@@ -130,11 +144,11 @@ impl Running {
         }
         let mut child = command.spawn().map_err(|error| io(Path::new("drave serve"), &error))?;
         if let Some(stderr) = child.stderr.take() {
-            std::thread::spawn(move || {
+            self.readers.push(std::thread::spawn(move || {
                 for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                     eprintln!("n{id} | {line}");
                 }
-            });
+            }));
         }
         self.register.pids.insert(id, child.id() as i32);
         self.register.write(self.base_port)?;
@@ -189,6 +203,8 @@ impl Running {
                 Err(error) => eprintln!("n{id}: {error}"),
             }
         }
+        // The last words of a node say why it ended.
+        self.readers.drain(..).for_each(|reader| _ = reader.join());
         // Whoever reads it next finds no demo, which is true.
         let _gone = std::fs::remove_file(Register::path(self.base_port));
         eprintln!("the data stays in {}", self.dir.display());
@@ -209,14 +225,28 @@ pub fn kill(args: &Kill) -> Result<(), Trouble> {
     let id = match args.who.as_str() {
         "leader" => match &leader {
             Some(leader) => leader.node,
-            None => return Err(Trouble { what: "there is no leader to kill just now".to_owned(), code: 3 }),
+            None => {
+                return Err(Trouble {
+                    what: "there is no leader to kill just now\n  try again in a moment, or name one: drave kill 1"
+                        .to_owned(),
+                    code: 3,
+                });
+            }
         },
         who => match who.trim_start_matches('n').parse() {
             Ok(id) => id,
-            Err(_) => return Err(Trouble { what: format!("{who:?} is neither leader nor a node's number"), code: 2 }),
+            Err(_) => {
+                return Err(Trouble {
+                    what: format!(
+                        "{who:?} is neither leader nor a node's number\n  such as: drave kill leader · drave kill 2"
+                    ),
+                    code: 2,
+                });
+            }
         },
     };
-    let gone = || Trouble { what: format!("no demo node {id} runs at port {}", args.base_port), code: 3 };
+    let gone =
+        || Trouble { what: format!("no demo node {id} runs at port {}\n  see: drave status", args.base_port), code: 3 };
     let pid = register.pids.get(&id).copied().ok_or_else(gone)?;
     // A number may have been given to another process since: only a node of drave is killed.
     let words = std::fs::read(format!("/proc/{pid}/cmdline")).map_err(|_| gone())?;

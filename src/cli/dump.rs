@@ -62,9 +62,6 @@ pub struct Dump {
     /// How to print.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: Output,
-    /// Never through a pager; dump has none, and scripts may say so.
-    #[arg(long, hide = true)]
-    pub page_less: bool,
 }
 
 /// How to print.

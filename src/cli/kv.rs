@@ -1,6 +1,7 @@
 //! `put`, `get`, `del`, `cas`, `incr`, `scan`: the key-value machine, one command at a time.
 
 use super::cluster::{Cluster, ms_since};
+use super::dump_words::base64;
 use super::trouble::Trouble;
 use crate::api::Consistency;
 use crate::client::Executed;
@@ -111,7 +112,7 @@ fn strange(answer: &Answer) -> Trouble {
 /// Executes a command; what came of it and the answer.
 fn execute(cluster: &Cluster, command: &Command<'_>) -> Result<(Executed, Answer, f64), Trouble> {
     let began = Instant::now();
-    let executed = cluster.client().execute(&command.encode())?;
+    let executed = cluster.client().execute(&command.encode()).map_err(|error| cluster.explain(error))?;
     let answer = decode(executed.answer.clone())?;
     Ok((executed, answer, ms_since(began)))
 }
@@ -188,20 +189,31 @@ pub fn incr(args: &Incr) -> Result<(), Trouble> {
 /// `drave get`: the raw value, and a newline only for people; 1 if there is no such key.
 pub fn get(args: &Get) -> Result<(), Trouble> {
     let query = Query::Get { key: args.key.as_bytes() };
-    let queried = args.cluster.client().query(&query.encode(), consistency(args.consistency))?;
+    let queried = args.cluster.client().query(&query.encode(), consistency(args.consistency));
+    let queried = queried.map_err(|error| args.cluster.explain(error))?;
     let value = match decode(queried.answer)? {
         Answer::Value(value) => value,
         other => return Err(strange(&other)),
     };
     let Some(value) = value else { return Err(no(format!("{:?} is not there", args.key))) };
     if args.cluster.json() {
-        println!("{}", json!({ "value": String::from_utf8_lossy(&value), "applied": queried.applied.0 }));
+        let mut line = json!({ "applied": queried.applied.0 });
+        name(&mut line, "value", &value);
+        println!("{line}");
         return Ok(());
     }
     let mut stdout = std::io::stdout();
     let newline: &[u8] = if stdout.is_terminal() { b"\n" } else { b"" };
     let printed = stdout.write_all(&value).and_then(|()| stdout.write_all(newline));
     printed.or_else(quietly)
+}
+
+/// Text under that name; what is none, in base64, under another, as `dump` has it.
+fn name(line: &mut Value, name: &str, bytes: &[u8]) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => line[name] = text.into(),
+        Err(_) => line[format!("{name}_b64")] = base64(bytes).into(),
+    }
 }
 
 /// Whoever reads our output may have seen enough.
@@ -219,14 +231,18 @@ pub fn scan(args: &Scan) -> Result<(), Trouble> {
     let mut stdout = std::io::stdout().lock();
     while left > 0 {
         let query = Query::Scan { prefix: args.prefix.as_bytes(), after: after.as_deref(), limit: left };
-        let queried = client.query(&query.encode(), consistency(args.consistency))?;
+        let queried = client.query(&query.encode(), consistency(args.consistency));
+        let queried = queried.map_err(|error| args.cluster.explain(error))?;
         let (pairs, more) = match decode(queried.answer)? {
             Answer::Pairs { pairs, more } => (pairs, more),
             other => return Err(strange(&other)),
         };
         for (key, value) in &pairs {
             let line = if args.cluster.json() {
-                json!({ "key": String::from_utf8_lossy(key), "value": String::from_utf8_lossy(value) }).to_string()
+                let mut line = json!({});
+                name(&mut line, "key", key);
+                name(&mut line, "value", value);
+                line.to_string()
             } else {
                 format!("{}\t{}", key.escape_ascii(), value.escape_ascii())
             };
@@ -241,4 +257,17 @@ pub fn scan(args: &Scan) -> Result<(), Trouble> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_come_as_base64() {
+        let mut line = json!({});
+        name(&mut line, "key", b"lunch");
+        name(&mut line, "value", b"\xff\xfe");
+        assert_eq!(line, json!({ "key": "lunch", "value_b64": "//4=" }));
+    }
 }

@@ -19,9 +19,11 @@ pub struct Show {
 }
 
 /// What was asked of one endpoint.
-struct Asked {
-    endpoint: String,
-    status: Result<Status, String>,
+pub struct Asked {
+    /// Which.
+    pub endpoint: String,
+    /// How the node there is, or why that is not known.
+    pub status: Result<Status, String>,
 }
 
 /// `drave status`: 3 if no node answers.
@@ -48,7 +50,7 @@ pub fn show(args: &Show) -> Result<(), Trouble> {
 }
 
 /// Asks all at once: one that does not answer holds up nobody.
-fn ask(cluster: &Cluster) -> Vec<Asked> {
+pub fn ask(cluster: &Cluster) -> Vec<Asked> {
     let patience = cluster.timeout.min(Duration::from_secs(1));
     let one = |endpoint: &String| {
         let asking = Cluster { endpoints: vec![endpoint.clone()], timeout: patience, ..cluster.clone() };

@@ -2,6 +2,7 @@
 
 use crate::config::Wrong;
 use crate::server::server::ServerError;
+use crate::wal::Fault;
 
 /// What went wrong: one line for people, a code for scripts.
 #[derive(Debug)]
@@ -26,6 +27,24 @@ impl From<Wrong> for Trouble {
 
 impl From<ServerError> for Trouble {
     fn from(error: ServerError) -> Trouble {
-        Trouble { what: error.to_string(), code: error.exit_code() }
+        let (what, advice) = match &error {
+            ServerError::Fault(Fault::Corrupt { file, offset, what, lost, advice }) => {
+                (format!("{file}: byte {offset}: {what}; entries {lost}"), *advice)
+            }
+            ServerError::Fault(Fault::Io { action, file, source }) => (
+                format!("{action} {file}: {source}"),
+                "what reached the disk is unknown, so this node must not go on · look at the disk, then start it again",
+            ),
+            ServerError::Fault(Fault::Full { file }) => {
+                (format!("no space left for {file}"), "nothing acknowledged is lost · make room, and start it again")
+            }
+            ServerError::Fault(_) => (error.to_string(), "each node has a directory of its own: --data"),
+            ServerError::Listen { .. } => {
+                (error.to_string(), "who listens there: ss -ltnp · listen elsewhere: --listen")
+            }
+            ServerError::Config(_) => (error.to_string(), "nothing was started · see: drave serve --help"),
+            _ => (error.to_string(), "what was acknowledged is safe · start it again, and report it if it comes back"),
+        };
+        Trouble { what: format!("{what}\n  {advice}"), code: error.exit_code() }
     }
 }

@@ -69,6 +69,13 @@ impl FsDisk {
         Ok(disk)
     }
 
+    /// Whether it lies in memory: what is synced there is gone with the power all the same.
+    pub fn is_in_memory(&self) -> bool {
+        const TMPFS: u64 = 0x0102_1994;
+        const RAMFS: u64 = 0x8584_58f6;
+        rustix::fs::statfs(&*self.directory).is_ok_and(|stat| matches!(stat.f_type as u64, TMPFS | RAMFS))
+    }
+
     /// The directory at `path`, which must be there; changes nothing.
     pub fn at(path: &Path) -> io::Result<FsDisk> {
         if !path.is_dir() {

@@ -45,11 +45,13 @@ pub struct Options {
     pub look: Duration,
     /// How long to finish what is under way when told to stop.
     pub grace: Duration,
+    /// Whether the data lies in memory, for `status`.
+    pub in_memory: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { look: Duration::from_micros(60), grace: Duration::from_secs(5) }
+        Options { look: Duration::from_micros(60), grace: Duration::from_secs(5), in_memory: false }
     }
 }
 
@@ -309,8 +311,12 @@ impl<M: StateMachine> Reactor<M> {
     }
 
     fn reply(&mut self, now: Time, to: Caller, id: u64, mut reply: Reply) {
-        if let Reply::Status(status) = &mut reply {
-            self.complete(now, status);
+        match &mut reply {
+            Reply::Status(status) => self.complete(now, status),
+            Reply::Refused(Refusal::NotLeader { leader: Some(leader), address, .. }) => {
+                *address = self.net.place(*leader).map(str::to_owned).or_else(|| address.take());
+            }
+            _ => {}
         }
         if to != LOCAL {
             self.net.answer(now, to, id, reply);
@@ -322,6 +328,12 @@ impl<M: StateMachine> Reactor<M> {
 
     /// Adds what only the process knows.
     fn complete(&self, now: Time, status: &mut Status) {
+        for peer in &mut status.peers {
+            if let Some(place) = NodeId::new(peer.node).and_then(|member| self.net.place(member)) {
+                place.clone_into(&mut peer.address);
+            }
+        }
+        status.in_memory = self.options.in_memory;
         let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
         status.cpu_ns = cpu.tv_sec as u64 * 1_000_000_000 + cpu.tv_nsec as u64;
         status.uptime_ms = now.since(Time::ZERO).as_millis() as u64;

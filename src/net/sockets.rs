@@ -150,11 +150,6 @@ impl Net {
         std::mem::take(&mut self.rung)
     }
 
-    /// How many clients are connected.
-    pub fn clients(&self) -> usize {
-        self.clients
-    }
-
     /// How many requests of clients are not answered.
     pub fn unanswered(&self) -> usize {
         self.conns.iter().map(|(_, conn)| conn.asked).sum()
@@ -187,6 +182,11 @@ impl Net {
         for token in orphans {
             self.close(now, token);
         }
+    }
+
+    /// Where that member is reached, wherever the membership says it was when it was founded.
+    pub fn place(&self, member: NodeId) -> Option<&str> {
+        self.members.address(member)
     }
 
     /// When there is something to do even if nothing comes.

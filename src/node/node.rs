@@ -399,6 +399,7 @@ impl Node {
             peers: self.peers(now),
             disk: self.stats.disk(self.raft.disk_age(now)),
             fsync: self.options.fsync,
+            in_memory: false,
             cpu_ns: 0,
             uptime_ms: 0,
             stages: self.stats.stages(),

@@ -10,7 +10,7 @@ use crate::net::sockets::Identity;
 use crate::node::node::Node;
 use crate::node::start::start;
 use crate::types::{Base, DiskId, Index, Position, Time};
-use crate::wal::identity::Identity as Owner;
+use crate::wal::identity::{Identity as Owner, short};
 use crate::wal::{self, Fault, Journal, Recovered};
 use std::io;
 use std::num::NonZeroU64;
@@ -47,6 +47,7 @@ pub fn boot(config: &Config) -> wal::Result<Booted> {
     // Once founded, a journal that is not there is lost, and not to be made anew: this node has voted.
     let founding = (!owner.founded).then_some(&founding);
     let (journal, recovered) = Journal::open(disk.clone(), options, founding)?;
+    check_cluster(config, &owner, &recovered, &place)?;
     if !owner.founded {
         Owner { founded: true, ..owner }.write(&root)?;
     }
@@ -57,11 +58,24 @@ pub fn boot(config: &Config) -> wal::Result<Booted> {
     Ok(Booted { lock, me, journal, disk, recovered })
 }
 
+/// Whether the directory's cluster is the one that was named, if one was: a name and the founders, who
+/// stand in the journal, make a cluster. The peers given now only say where to look, and may be others.
+fn check_cluster(config: &Config, owner: &Owner, recovered: &Recovered, place: &str) -> wal::Result<()> {
+    let base = &recovered.base;
+    let Some(name) = config.cluster.as_deref().filter(|_| base.configured == Index::ZERO) else { return Ok(()) };
+    let named = Config::cluster_of(Some(name), &base.membership);
+    if named == owner.cluster {
+        return Ok(());
+    }
+    let owned = owner.owner(place);
+    Err(Fault::Foreign(format!("{owned}; with its founders --cluster {name} would be {}.", short(named))))
+}
+
 /// Whose directory it is; ours from now on, if it is nobody's.
 fn owner(config: &Config, root: &FsDisk, place: &str) -> wal::Result<Owner> {
     if let Some(owner) = Owner::read(root)? {
         // The peers it was founded with are in its journal; those it is told now only say where to look.
-        owner.check(place, config.id, owner.cluster)?;
+        owner.check(place, config.id)?;
         return Ok(owner);
     }
     let disk = DiskId(rand::random::<NonZeroU64>().get());

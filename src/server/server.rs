@@ -8,7 +8,7 @@ use crate::config::{Config, Wrong};
 use crate::disk::fs::Lock;
 use crate::machine::seam::StateMachine;
 use crate::net::inbox::inbox;
-use crate::net::reactor::{Broken, Clock, Reactor};
+use crate::net::reactor::{Broken, Clock, Options, Reactor};
 use crate::net::sockets::{FREE, Net};
 use crate::types::ClusterId;
 use crate::wal::{self, Fault};
@@ -83,6 +83,11 @@ impl<M: StateMachine> Server<M> {
     pub fn open(config: Config, machine: M) -> Result<Server<M>, ServerError> {
         config.check()?;
         let Booted { lock, me, journal, disk, recovered } = boot::boot(&config)?;
+        let in_memory = disk.is_in_memory();
+        if in_memory {
+            let place = config.data.display();
+            log::warn!(node = config.id.get(); "{place} lies in memory (tmpfs): a power loss takes everything");
+        }
         let clock = Clock::start();
         let node = boot::node(&config, me, recovered, clock.now());
         let own = node.membership().address(config.id).unwrap_or_default().to_owned();
@@ -93,7 +98,8 @@ impl<M: StateMachine> Server<M> {
         let signals = config.signals.then(|| watch_signals(&net)).transpose()?;
         let address = net.address();
         let applier = Applier::new(machine);
-        let reactor = Reactor::new(net, node, applier, writes, inbox, config.reactor, clock);
+        let options = Options { in_memory, ..config.reactor };
+        let reactor = Reactor::new(net, node, applier, writes, inbox, options, clock);
         Ok(Server { reactor, log, signals, handle: Handle::new(post), address, cluster: me.cluster, lock })
     }
 

@@ -58,19 +58,18 @@ impl Identity {
         disk.sync_names().map_err(io("sync the name of", NAME))
     }
 
-    /// Whether the directory, called `place`, is that node's of that cluster.
-    pub fn check(&self, place: &str, node: NodeId, cluster: ClusterId) -> Result<()> {
-        let owner = format!("{place} belongs to node {} of cluster {}", self.node.get(), short(self.cluster));
-        if self.node != node {
-            return Err(Fault::Foreign(format!("{owner}; --id says {}. Nothing was changed.", node.get())));
+    /// Whether the directory, called `place`, is that node's.
+    pub fn check(&self, place: &str, node: NodeId) -> Result<()> {
+        if self.node == node {
+            return Ok(());
         }
-        if self.cluster != cluster {
-            return Err(Fault::Foreign(format!(
-                "{owner}; the founding members given make cluster {}. Nothing was changed.",
-                short(cluster)
-            )));
-        }
-        Ok(())
+        let owner = self.owner(place);
+        Err(Fault::Foreign(format!("{owner}; --id says {}. Nothing was changed.", node.get())))
+    }
+
+    /// Whose the directory, called `place`, is.
+    pub fn owner(&self, place: &str) -> String {
+        format!("{place} belongs to node {} of cluster {}", self.node.get(), short(self.cluster))
     }
 
     /// As bytes:
@@ -160,7 +159,7 @@ mod tests {
 
     #[test]
     fn another_node_is_turned_away_with_advice() {
-        let fault = sample().check("d1", NodeId::new(2).unwrap(), sample().cluster).unwrap_err();
+        let fault = sample().check("d1", NodeId::new(2).unwrap()).unwrap_err();
         assert_eq!(fault.to_string(), "d1 belongs to node 1 of cluster 6f2c91aa; --id says 2. Nothing was changed.");
         assert_eq!(fault.exit_code(), 78);
     }

@@ -310,6 +310,7 @@ mod tests {
             peers: vec![PeerStatus { node: 2, address: "b:2".into(), ..PeerStatus::default() }],
             disk: DiskStatus { sync_p50_us: 101.5, ..DiskStatus::default() },
             fsync: true,
+            in_memory: false,
             cpu_ns: 7,
             uptime_ms: 8,
             stages: StageStatus::default(),

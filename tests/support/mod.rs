@@ -28,18 +28,31 @@ pub fn drave(words: &[&str]) -> Command {
 }
 
 /// That many ports in a row that nobody listens at. They lie below those that the system gives to
-/// whoever dials, or a node that is started again could find its own taken.
+/// whoever dials, or a node that is started again could find its own taken; and a file, locked until
+/// this process ends, keeps their block from every other run of a test.
 pub fn ports(count: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const FIRST: u16 = 12_000;
-    const LAST: u16 = 32_000;
-    let begin = (std::process::id() as u16).wrapping_mul(64);
+    const BLOCK: u16 = 8;
+    const BLOCKS: u16 = 2_500;
+    assert!(count <= BLOCK);
+    let begin = std::process::id() as u16;
     loop {
-        let step = NEXT.fetch_add(count, Ordering::Relaxed);
-        let base = FIRST + begin.wrapping_add(step) % (LAST - FIRST - count);
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(step < 2 * BLOCKS, "every block of ports is taken");
+        let block = begin.wrapping_mul(8).wrapping_add(step) % BLOCKS;
+        let base = FIRST + block * BLOCK;
+        let lock = std::env::temp_dir().join(format!("drave-test-ports-{base}"));
+        // Whoever else may not write there has its own files of that name.
+        let Ok(lock) = File::options().create(true).append(true).open(lock) else { continue };
+        if lock.try_lock().is_err() {
+            continue;
+        }
         let held: Vec<_> =
             (base..base + count).filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).collect();
         if held.len() == usize::from(count) {
+            // Held for the life of the process: closing it would let go of the lock.
+            std::mem::forget(lock);
             return base;
         }
     }

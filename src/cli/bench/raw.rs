@@ -29,6 +29,9 @@ pub fn disk(args: &Bench) -> Result<(), Trouble> {
     const ROOM: u64 = 64 << 20;
     let place = args.dir.display().to_string();
     let disk = FsDisk::at(&args.dir).map_err(failed(&place))?;
+    if disk.is_in_memory() {
+        eprintln!("warning: {place} lies in memory (tmpfs): these figures are not those of a disk");
+    }
     if disk.list().map_err(failed(&place))?.iter().any(|name| name == NAME) {
         disk.remove(NAME).map_err(failed(&place))?;
     }

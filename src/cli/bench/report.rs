@@ -38,6 +38,8 @@ pub struct Run {
     /// From the intended time; and from the actual one.
     response: Histogram<u64>,
     service: Histogram<u64>,
+    /// How long after the intended time requests left.
+    lag: Histogram<u64>,
     second: Histogram<u64>,
     second_began: Instant,
     longest_gap: Duration,
@@ -71,6 +73,7 @@ impl Run {
             measuring: false,
             response: histogram(),
             service: histogram(),
+            lag: histogram(),
             second: histogram(),
             second_began: now,
             longest_gap: Duration::ZERO,
@@ -102,6 +105,7 @@ impl Run {
         }
         self.response.saturating_record(response.as_nanos() as u64);
         self.service.saturating_record(service.as_nanos() as u64);
+        self.lag.saturating_record(response.saturating_sub(service).as_nanos() as u64);
         self.second.saturating_record(response.as_nanos() as u64);
         if let Some(last) = self.last_answer.replace(now) {
             self.longest_gap = self.longest_gap.max(now - last);
@@ -198,6 +202,13 @@ pub fn head(args: &Bench, statuses: &[Status]) -> Result<(), Trouble> {
     };
     if build() == "debug" {
         eprintln!("warning: this is a debug build: its figures mean nothing. Build with --release");
+    }
+    if let Some(debug) = statuses.iter().find(|status| status.version.contains("(debug)")) {
+        eprintln!("warning: n{} runs a debug build: these figures mean nothing. Build with --release", debug.node);
+    }
+    if let Some(volatile) = statuses.iter().find(|status| status.in_memory) {
+        let node = volatile.node;
+        eprintln!("warning: the data of n{node} lies in memory (tmpfs): these figures are not those of a disk");
     }
     if !leader.fsync {
         eprintln!("warning: fsync is off: these figures are not those of a cluster that keeps what it promises");
@@ -339,7 +350,16 @@ fn latencies(args: &Bench, run: &Run) {
         line("service", &run.service);
         let sent = run.asked;
         let asked = (args.rate.unwrap_or(0) as f64 * run.took.as_secs_f64()) as u64;
-        println!("schedule  asked {} · sent {} · unfinished {}", grouped(asked), grouped(sent), run.unfinished);
+        let lag = |q| run.lag.value_at_quantile(q) as f64 / 1e6;
+        println!(
+            "schedule  lag p50 {:.2}  p99 {:.2}  max {:.2} ms · asked {} · sent {} · unfinished {}",
+            lag(0.5),
+            lag(0.99),
+            lag(1.0),
+            grouped(asked),
+            grouped(sent),
+            run.unfinished
+        );
     } else {
         line("latency", &run.response);
     }
@@ -387,13 +407,23 @@ fn to_json(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &
         "client_cpu_us_per_op": client_cpu,
         "server_cpu_us_per_op": servers.cpu_us_per_op,
         "leader_changed": servers.changed,
-        "config": {
-            "endpoints": args.cluster.endpoints, "clients": args.clients, "inflight": args.inflight, "rate": args.rate,
-            "key_size": args.key_size, "value_size": args.value_size, "keys": args.keys,
-            "dist": format!("{:?}", args.dist).to_lowercase(), "read_ratio": args.read_ratio,
-            "warmup_s": args.warmup.as_secs_f64(), "verify": args.verify,
-            "fsync": leader(after).map(|leader| leader.fsync), "version": env!("CARGO_PKG_VERSION"), "build": build(),
-        },
+        "config": config_json(args, after),
+    })
+}
+
+/// The whole configuration of a run: what was asked for, and of what.
+fn config_json(args: &Bench, after: &[Status]) -> serde_json::Value {
+    let leader = leader(after);
+    json!({
+        "endpoints": args.cluster.endpoints, "clients": args.clients, "inflight": args.inflight, "rate": args.rate,
+        "key_size": args.key_size, "value_size": args.value_size, "keys": args.keys,
+        "dist": format!("{:?}", args.dist).to_lowercase(), "read_ratio": args.read_ratio,
+        "warmup_s": args.warmup.as_secs_f64(), "verify": args.verify, "duration_s": args.duration.as_secs_f64(),
+        "total": args.total, "keep": args.keep, "timeout_s": args.cluster.timeout.as_secs_f64(),
+        "slo": args.slo.map(|slo| json!({ "quantile": slo.quantile, "most_us": slo.most.as_secs_f64() * 1e6 })),
+        "server_version": leader.map(|leader| &leader.version),
+        "in_memory": leader.map(|leader| leader.in_memory),
+        "fsync": leader.map(|leader| leader.fsync), "version": env!("CARGO_PKG_VERSION"), "build": build(),
     })
 }
 

@@ -159,7 +159,7 @@ fn nobody_there_is_refused_and_nothing_applied() {
 #[test]
 fn an_answer_that_never_comes_is_unknown() {
     let (cluster, addresses) = Cluster::start(1, 0);
-    let options = Options { timeout: Duration::from_millis(300), ..Options::default() };
+    let options = Options { timeout: Duration::from_secs(3), ..Options::default() };
     let mut client = Client::with(addresses, options);
     client.execute(&incr()).unwrap();
     let held = cluster.lock().unwrap();

@@ -227,7 +227,7 @@ fn an_answer_that_meets_no_link_is_known_to_be_lost() {
 
 #[test]
 fn what_cannot_be_passed_on_is_not_sent_and_the_peer_not_lost() {
-    let mut nodes = vec![Pumped::open(1, Options::default())];
+    let mut nodes = [Pumped::open(1, Options::default())];
     let members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
     nodes[0].net.set_members(Time(1), &members);
     nodes[0].net.forward(id(2), 5, Request::Status);
@@ -359,7 +359,7 @@ fn who_says_nothing_or_only_half_is_let_go_and_who_is_idle_stays() {
     (0..30).for_each(|_| nodes[0].skip(Duration::from_secs(1)));
     half.pump_closed(&mut nodes);
     assert!(!idle.is_closed());
-    assert_eq!(nodes[0].net.clients(), 1);
+    assert_eq!(nodes[0].net.clients, 1);
     // It is idle: nothing is kept for it, and nothing is left to look over.
     assert_eq!(nodes[0].net.deadline(), Time::NEVER);
     idle.stream.write_all(&query(1)).unwrap();
@@ -463,7 +463,7 @@ fn callers_that_say_nothing_keep_nobody_out() {
     assert_eq!(nodes[0].net.strangers.len(), 8);
     let mut client = Plain::dial(nodes[0].address(), &Hello::client());
     client.pump_welcome(&mut nodes).unwrap();
-    assert_eq!(nodes[0].net.clients(), 1);
+    assert_eq!(nodes[0].net.clients, 1);
 }
 
 #[test]
