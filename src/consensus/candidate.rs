@@ -118,6 +118,8 @@ impl Candidate {
             | Message::Beat { .. }
             | Message::Heard { .. }
             | Message::Committed { .. }
+            | Message::Chunk(_)
+            | Message::Chunked { .. }
             | Message::Outdated => Next::Stay,
         }
     }

@@ -45,9 +45,19 @@ impl Configs {
         self.all.len() < before
     }
 
-    /// Forgets all but the latest at or below the commit index, and what is newer.
-    pub fn forget(&mut self, commit: Index) {
-        let keep = self.all.iter().rposition(|(index, _)| *index <= commit).unwrap_or(0);
+    /// The configuration that held at that index, and since which; if it is not forgotten.
+    pub fn at(&self, index: Index) -> Option<&(Index, Membership)> {
+        self.all.iter().rev().find(|(since, _)| *since <= index)
+    }
+
+    /// The log begins anew with that one.
+    pub fn restart(&mut self, from: Index, membership: Membership) {
+        *self = Configs::new(from, membership);
+    }
+
+    /// Forgets all but the latest at or below the log's base, and what is newer.
+    pub fn forget(&mut self, base: Index) {
+        let keep = self.all.iter().rposition(|(index, _)| *index <= base).unwrap_or(0);
         self.all.drain(..keep);
     }
 }

@@ -121,14 +121,30 @@ impl Follower {
                 self.hear(me, now, from);
                 commit_to(me, upto);
             }
+            Message::Chunk(chunk) => {
+                self.hear(me, now, from);
+                if chunk.snapshot.index <= me.log.commit() {
+                    // We hold all that it stands for: what is committed agrees with every later leader's log.
+                    me.verified = me.verified.max(me.log.commit());
+                    self.owes = true;
+                } else {
+                    me.chunks.push((from, chunk));
+                }
+            }
             // Answers to what we asked in another role.
             Message::Vote { .. }
             | Message::Appended { .. }
             | Message::Conflict { .. }
             | Message::Heard { .. }
+            | Message::Chunked { .. }
             | Message::Outdated => {}
         }
         Next::Stay
+    }
+
+    /// A snapshot from this leader, or an earlier one, is ours: it is acknowledged like entries.
+    pub fn restored(&mut self) {
+        self.owes = true;
     }
 
     /// Entries behind `prev` (§5.3).
@@ -156,7 +172,9 @@ impl Follower {
         let mutants = me.options.mutants;
         let Some(leader) = self.leader.filter(|_| self.owes) else { return };
         let verified = if mutants.breaks(Mutant::AckUnmatched) { me.log.last().index } else { me.verified };
-        let durable = if mutants.breaks(Mutant::AckBeforeSync) { verified } else { me.log.durable() };
+        let eager = mutants.breaks(Mutant::AckBeforeSync)
+            || (mutants.breaks(Mutant::AckSnapshotBeforeSync) && verified == me.log.base().index);
+        let durable = if eager { verified } else { me.log.durable() };
         let matched = verified.min(durable);
         if matched == verified || matched > self.acked {
             me.send(leader, Message::Appended { matched });

@@ -26,6 +26,8 @@ pub struct Leader {
     tell_due: Time,
     /// Whether a round of reads waits to be asked.
     ask_round: bool,
+    /// How much followers have of the snapshots they are sent.
+    chunked: Vec<(NodeId, Position, u64)>,
     /// Whether the operator has been told that the disk stands.
     warned: bool,
 }
@@ -52,6 +54,7 @@ impl Leader {
             beat_due: now,
             tell_due: Time::NEVER,
             ask_round: false,
+            chunked: Vec::new(),
             warned: false,
         }
     }
@@ -181,11 +184,13 @@ impl Leader {
                     progress.probe(progress.agreed.next());
                 }
             }
+            Message::Chunked { snapshot, next } => self.chunked.push((peer, snapshot, next)),
             Message::AskVote { .. }
             | Message::Vote { .. }
             | Message::Append { .. }
             | Message::Beat { .. }
             | Message::Committed { .. }
+            | Message::Chunk(_)
             | Message::Outdated => {}
         }
         Next::Stay
@@ -226,9 +231,16 @@ impl Leader {
         // An append speaks in our term, so it waits until the disk knows that we are in it.
         if me.term_is_durable() {
             for (peer, progress) in &mut self.progress {
+                if progress.stage != Stage::Snapshot && progress.next.prev() < me.log.base().index {
+                    // What comes next for it is no longer in the log (§7).
+                    progress.ship();
+                    me.notes.push(Note::Ships { peer: *peer });
+                    ready.ships.push(*peer);
+                }
                 stream(me, now, *peer, progress, ready);
             }
         }
+        ready.chunked.append(&mut self.chunked);
         self.tell(me, now);
     }
 
@@ -287,6 +299,7 @@ fn conflict(me: &Replica, progress: &mut Progress, refused: Index, hint: Positio
         Stage::Probe { .. } if refused.next() != progress.next => {} // late: about an earlier question
         // The hint is in our log: the logs agree up to there (Log Matching), so nothing is left to ask.
         Stage::Probe { .. } if ours == hint => progress.stream(ours.index.next()),
+        Stage::Snapshot => {}
         Stage::Probe { .. } | Stage::Stream => progress.probe(ours.index.next().min(refused)),
     }
     Ok(())
@@ -305,7 +318,7 @@ fn stream(me: &Replica, now: Time, peer: NodeId, progress: &mut Progress, ready:
         progress.moved = now;
     };
     match progress.stage {
-        Stage::Probe { asked: Some(_) } => {}
+        Stage::Probe { asked: Some(_) } | Stage::Snapshot => {}
         Stage::Probe { asked: None } => {
             let few = log.bytes(progress.next.prev(), last) <= PROBE_BYTES;
             order(progress, if few { last.max(progress.next.prev()) } else { progress.next.prev() });

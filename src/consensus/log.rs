@@ -125,6 +125,37 @@ impl Log {
         self.runs.truncate(self.runs.partition_point(|(first, _)| *first < from));
     }
 
+    /// Everything up to `upto` leaves the log: a snapshot has taken its place.
+    pub fn compact(&mut self, upto: Index) {
+        assert!(upto <= self.commit, "only what is committed is compacted (§7)");
+        assert!(upto <= self.durable, "only what is on the disk is compacted");
+        let Some(term) = self.term(upto) else { return };
+        self.base_sum = self.sum(upto);
+        self.sums.drain(..(upto.0 - self.base.index.0) as usize);
+        if self.sums.capacity() > 4 * self.sums.len() {
+            self.sums.shrink_to(2 * self.sums.len());
+        }
+        let within = self.runs.partition_point(|(first, _)| *first <= upto);
+        self.runs.drain(..within.saturating_sub(1));
+        if self.sums.is_empty() {
+            self.runs.clear();
+        } else if let Some((first, _)) = self.runs.first_mut() {
+            // Of a run that goes on behind the base only that part is left; one that ends there is no more.
+            *first = (*first).max(upto.next());
+            if self.runs.get(1).is_some_and(|(next, _)| *next == upto.next()) {
+                self.runs.remove(0);
+            }
+        }
+        self.base = Position::new(upto, term);
+    }
+
+    /// The log begins anew behind `base`, which is committed and which this disk does not know yet.
+    pub fn restart(&mut self, base: Position) {
+        assert!(base.index > self.commit, "what is committed is not thrown away (Figure 13)");
+        let durable = self.durable.min(self.commit);
+        *self = Log { durable, ..Log::new(base) };
+    }
+
     /// The disk no longer holds anything from `from` on that could still count.
     pub fn clamp_durable(&mut self, from: Index) {
         self.durable = self.durable.min(from.prev());
@@ -192,6 +223,38 @@ mod tests {
                 .find(|i| *i <= index && terms[*i as usize - 1] <= term)
                 .map_or(Position::ZERO, |i| Position::new(Index(i), Term(terms[i as usize - 1])));
             prop_assert_eq!(log.at_or_below(Position::new(Index(index), Term(term))), counted);
+        }
+
+        #[test]
+        fn a_compacted_log_says_the_same_of_what_is_left(terms in terms(), upto in 0..31u64, more in 0..3u64) {
+            let whole = log_of(&terms);
+            let last = whole.last().index;
+            let mut log = whole.clone();
+            log.persisted(last);
+            log.commit_to(last);
+            let upto = Index(upto.min(last.0));
+            log.compact(Index(upto.0 / 2));
+            log.compact(upto);
+            prop_assert_eq!((log.base().index, log.last()), (upto, whole.last()));
+            prop_assert_eq!(log.base().term, whole.term(upto).unwrap());
+            for index in upto.0..=last.0 + 1 {
+                prop_assert_eq!(log.term(Index(index)), whole.term(Index(index)));
+                prop_assert_eq!(log.bytes(upto, Index(index.min(last.0))), whole.bytes(upto, Index(index.min(last.0))));
+            }
+            for index in 0..upto.0 {
+                prop_assert_eq!(log.term(Index(index)), None);
+            }
+            for index in 0..40 {
+                for term in 0..10 {
+                    let asked = Position::new(Index(index), Term(term));
+                    let found = whole.at_or_below(asked);
+                    prop_assert_eq!(log.at_or_below(asked), if found.index < upto { log.base() } else { found });
+                }
+            }
+            for _ in 0..more {
+                log.append(Term(9), 10);
+            }
+            prop_assert_eq!(log.bytes(upto, log.last().index), 10 * (log.last().index.0 - upto.0));
         }
 
         #[test]

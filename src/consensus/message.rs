@@ -4,6 +4,7 @@
 //! it for ever (§5.1).
 
 use crate::types::{Entry, Index, NodeId, Position, Term};
+use bytes::Bytes;
 
 /// A message on its way.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -88,8 +89,30 @@ pub enum Message {
         /// The index.
         upto: Index,
     },
+    /// A piece of a snapshot, for a follower that needs what is no longer in the log (§7, Figure 13).
+    Chunk(Chunk),
+    /// I have all of that snapshot before `next`, in a file; what is on its way beyond it may come.
+    Chunked {
+        /// Which snapshot.
+        snapshot: Position,
+        /// How many bytes of it.
+        next: u64,
+    },
     /// Your term is over; mine is on the envelope (§5.1).
     Outdated,
+}
+
+/// A piece of a snapshot's file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chunk {
+    /// The position that the snapshot stands for.
+    pub snapshot: Position,
+    /// How long its file is.
+    pub total: u64,
+    /// Where in it the piece begins.
+    pub offset: u64,
+    /// The piece.
+    pub bytes: Bytes,
 }
 
 impl Message {
@@ -104,7 +127,9 @@ impl Message {
             | Message::Beat { .. }
             | Message::Heard { .. }
             | Message::Committed { .. }
+            | Message::Chunked { .. }
             | Message::Outdated => true,
+            Message::Chunk(_) => false,
         }
     }
 }

@@ -74,6 +74,16 @@ pub enum Note {
         /// Why, in words.
         why: &'static str,
     },
+    /// The log gave way to a snapshot, and begins anew behind it.
+    Restarts {
+        /// The last position it stands for.
+        base: Position,
+    },
+    /// A follower needs what is no longer in the log.
+    Ships {
+        /// Whom the snapshot goes to.
+        peer: NodeId,
+    },
     /// A vote was given or denied.
     Votes {
         /// To whom.
@@ -130,6 +140,7 @@ impl Note {
     pub fn level(&self) -> Level {
         match self {
             Note::Leads { .. } | Note::Follows { .. } | Note::Configured { .. } | Note::Drops { .. } => Level::Info,
+            Note::Restarts { .. } | Note::Ships { .. } => Level::Info,
             Note::StepsDown { .. } | Note::Silent { .. } | Note::DiskStands { .. } | Note::Nonsense { .. } => {
                 Level::Warn
             }
@@ -160,6 +171,8 @@ impl fmt::Display for Note {
                     Some(why) => write!(f, "no {what} for {candidate} in term {term}: {why}"),
                 }
             }
+            Note::Restarts { base } => write!(f, "holds a snapshot up to {base}; its log begins behind it"),
+            Note::Ships { peer } => write!(f, "sends {peer} a snapshot: it needs what the log no longer holds"),
             Note::Drops { from, last } => write!(f, "drops {from}..{last}, never committed"),
             Note::Configured { index, membership } => write!(f, "{membership} from {index}"),
             Note::Silent { peer, since } => write!(f, "{peer} silent for {:.1} s", since.as_secs_f64()),

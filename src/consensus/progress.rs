@@ -14,6 +14,8 @@ pub enum Stage {
     },
     /// As much as the window allows, without waiting for answers.
     Stream,
+    /// Nothing from the log: what it needs is no longer there, and a snapshot is on its way (§7).
+    Snapshot,
 }
 
 /// One follower as its leader sees it.
@@ -84,6 +86,8 @@ impl Progress {
                 self.in_flight.clear();
             }
             Stage::Stream => self.next = self.next.max(self.matched.next()),
+            // Whether that is enough shows when more is sent.
+            Stage::Snapshot => self.stream(self.matched.next()),
         }
         self.moved = now;
         news
@@ -112,11 +116,18 @@ impl Progress {
         self.stage = Stage::Stream;
     }
 
+    /// The log does not go back as far as it needs.
+    pub fn ship(&mut self) {
+        self.stage = Stage::Snapshot;
+        self.in_flight.clear();
+    }
+
     /// The word for how it is sent to.
     pub fn stage_name(&self) -> &'static str {
         match self.stage {
             Stage::Probe { .. } => "probe",
             Stage::Stream => "stream",
+            Stage::Snapshot => "snapshot",
         }
     }
 }

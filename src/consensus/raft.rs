@@ -4,16 +4,18 @@ use super::candidate::Candidate;
 use super::follower::Follower;
 use super::invariants;
 use super::leader::Leader;
-use super::message::{Ask, Envelope, Message};
+use super::message::{Ask, Chunk, Envelope, Message};
 use super::next::Next;
 use super::note::Note;
-use super::progress::Progress;
+use super::progress::{Progress, Stage};
 use super::reads::ReadId;
 use super::ready::Ready;
 use super::replica::Replica;
 use super::role::Role;
 use crate::api::{Refusal, RoleName};
-use crate::types::{Index, Membership, Mutant, NodeId, Payload, Position, Term, Time, WriteId};
+use crate::types::{
+    Base, ClusterTime, Index, Membership, Mutant, NodeId, Payload, Position, Term, Time, WriteId,
+};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -76,11 +78,17 @@ impl Raft {
     fn meet_terms(&mut self, now: Time, envelope: &Envelope) -> bool {
         if envelope.term < self.me.term() {
             match envelope.message {
-                Message::AskVote { .. } | Message::Append { .. } | Message::Beat { .. } | Message::Committed { .. } => {
-                    self.me.send(envelope.from, Message::Outdated);
-                }
+                Message::AskVote { .. }
+                | Message::Append { .. }
+                | Message::Beat { .. }
+                | Message::Committed { .. }
+                | Message::Chunk(_) => self.me.send(envelope.from, Message::Outdated),
                 Message::Vote { .. } => return self.me.options.mutants.breaks(Mutant::CountStaleVotes),
-                Message::Appended { .. } | Message::Conflict { .. } | Message::Heard { .. } | Message::Outdated => {}
+                Message::Appended { .. }
+                | Message::Conflict { .. }
+                | Message::Heard { .. }
+                | Message::Chunked { .. }
+                | Message::Outdated => {}
             }
             return false;
         }
@@ -115,7 +123,7 @@ impl Raft {
     /// Only the leader of our term says these; a candidate that hears one has lost (§5.2).
     fn recognise_leader(&mut self, now: Time, envelope: &Envelope) -> Result<(), &'static str> {
         match envelope.message {
-            Message::Append { .. } | Message::Beat { .. } | Message::Committed { .. } => {}
+            Message::Append { .. } | Message::Beat { .. } | Message::Committed { .. } | Message::Chunk(_) => {}
             _ => return Ok(()),
         }
         match &self.role {
@@ -144,6 +152,45 @@ impl Raft {
             Role::Candidate(_) => {}
             Role::Leader(leader) => leader.lost(peer),
         }
+    }
+
+    /// A snapshot of ours, up to that index at least, is durable: the log may forget so much.
+    pub fn compact(&mut self, upto: Index) {
+        self.me.compact(upto);
+    }
+
+    /// A snapshot that a leader sent is durable, and the machine holds it: it takes the place of the
+    /// log, as far as that does not hold it already (Figure 13). Acknowledged when the journal knows.
+    pub fn restored(&mut self, now: Time, base: Base, time: ClusterTime) {
+        self.me.restore(base, time);
+        if let Role::Follower(follower) = &mut self.role {
+            follower.restored();
+        }
+        self.turn(now, Next::Stay);
+    }
+
+    /// Tells the leader how much of its snapshot is here.
+    pub fn chunked(&mut self, to: NodeId, snapshot: Position, next: u64) {
+        if self.leader() == Some(to) && to != self.me.id {
+            self.me.send(to, Message::Chunked { snapshot, next });
+        }
+    }
+
+    /// Sends a follower a piece of a snapshot, if it needs one.
+    pub fn chunk(&mut self, to: NodeId, chunk: Chunk) {
+        if self.ships_to(to) {
+            self.me.send(to, Message::Chunk(chunk));
+        }
+    }
+
+    /// Whether we lead, and that follower needs a snapshot.
+    pub fn ships_to(&self, peer: NodeId) -> bool {
+        self.progress().any(|(id, progress)| id == peer && progress.stage == Stage::Snapshot)
+    }
+
+    /// The configuration that held at that index, and since which; if the log still knows.
+    pub fn membership_at(&self, index: Index) -> Option<&(Index, Membership)> {
+        self.me.configs.at(index)
     }
 
     /// Puts a command into the log, if we lead and have room; it commits if we keep leading.

@@ -1,6 +1,6 @@
 //! What the core asks of the world, and what it has to tell.
 
-use super::message::Envelope;
+use super::message::{Chunk, Envelope};
 use super::note::Note;
 use super::reads::ReadId;
 use crate::types::{Index, NodeId, Position, Term, Write};
@@ -16,6 +16,12 @@ pub struct Ready {
     pub messages: Vec<Envelope>,
     /// Appends that may leave now, without their payloads.
     pub appends: Vec<Order>,
+    /// Followers that need what is no longer in the log: a snapshot, then.
+    pub ships: Vec<NodeId>,
+    /// Pieces of a snapshot that this term's leader sends us, and that tell us something new.
+    pub chunks: Vec<(NodeId, Chunk)>,
+    /// How much of a snapshot a follower that we send one to has.
+    pub chunked: Vec<(NodeId, Position, u64)>,
     /// Everything up to here is committed.
     pub commit: Index,
     /// Reads that are linearizable once everything up to their index is applied.

@@ -4,7 +4,7 @@ use super::clock::Clock;
 use super::configs::Configs;
 use super::gate::Gate;
 use super::log::Log;
-use super::message::{Ask, Envelope, Message, Round};
+use super::message::{Ask, Chunk, Envelope, Message, Round};
 use super::note::Note;
 use super::options::Options;
 use super::ready::Ready;
@@ -31,6 +31,8 @@ pub struct Recovered {
     pub configurations: Vec<(Index, Membership)>,
     /// The time of the last of them.
     pub time: ClusterTime,
+    /// Everything up to here was applied, and so is committed: a snapshot says so.
+    pub applied: Index,
 }
 
 /// A write that the journal has not yet reported.
@@ -67,8 +69,12 @@ pub struct Replica {
     pub clock: Clock,
     /// What it has to tell an operator.
     pub notes: Vec<Note>,
+    /// Pieces of a snapshot that its leader sends it.
+    pub chunks: Vec<(NodeId, Chunk)>,
     hard_state: HardState,
     hard_state_changed: bool,
+    /// Where the log began anew, in no write yet.
+    restarted: Option<Base>,
     /// Entries that are in the log and in no write yet.
     unwritten: Vec<Entry>,
     /// The id the next write will have.
@@ -93,6 +99,7 @@ impl Replica {
             log.append(*term, *size);
         }
         log.persisted(log.last().index);
+        log.commit_to(recovered.applied.max(log.commit()));
         let mut configs = Configs::new(recovered.base.configured, recovered.base.membership);
         for (index, membership) in recovered.configurations {
             configs.push(index, membership);
@@ -108,8 +115,10 @@ impl Replica {
             round: Round::default(),
             clock,
             notes: Vec::new(),
+            chunks: Vec::new(),
             hard_state: recovered.hard_state,
             hard_state_changed: false,
+            restarted: None,
             unwritten: Vec::new(),
             next_write: WriteId(1),
             durable: WriteId::ZERO,
@@ -192,7 +201,7 @@ impl Replica {
     }
 
     fn is_dirty(&self) -> bool {
-        self.hard_state_changed || !self.unwritten.is_empty()
+        self.hard_state_changed || !self.unwritten.is_empty() || self.restarted.is_some()
     }
 
     fn last_issued(&self) -> WriteId {
@@ -236,6 +245,38 @@ impl Replica {
         for issued in &mut self.issued {
             issued.last = issued.last.min(from.prev());
         }
+    }
+
+    /// A snapshot has taken the place of everything up to there.
+    pub fn compact(&mut self, upto: Index) {
+        self.log.compact(upto);
+        self.configs.forget(self.log.base().index);
+    }
+
+    /// A snapshot that came from a leader is ours now: it stands for everything up to its position,
+    /// which is committed, and so in the log of whoever leads this term or a later one. A log that
+    /// holds that very position goes on behind it; any other gives way as a whole (Figure 13, rules 6
+    /// and 7): what it holds at that index was never committed.
+    pub fn restore(&mut self, base: Base, time: ClusterTime) {
+        let Position { index, .. } = base.position;
+        if index <= self.log.commit() {
+            return;
+        }
+        self.clock.observe(time);
+        self.verified = self.verified.max(index);
+        let conflicts = !self.log.holds(base.position) && !self.options.mutants.breaks(Mutant::KeepConflictingLog);
+        if !conflicts && index <= self.log.last().index {
+            return self.log.commit_to(index);
+        }
+        self.log.restart(base.position);
+        self.configs.restart(base.configured, base.membership.clone());
+        self.notes.push(Note::Restarts { base: base.position });
+        self.unwritten.clear();
+        // What the journal reports of earlier writes says nothing of the log that begins here.
+        for issued in &mut self.issued {
+            issued.last = Index::ZERO;
+        }
+        self.restarted = Some(base);
     }
 
     /// The journal has made everything up to this write durable; whether that moved the log's.
@@ -302,13 +343,14 @@ impl Replica {
             let hard_state = self.hard_state_changed.then_some(self.hard_state);
             self.hard_state_changed = false;
             let entries = std::mem::take(&mut self.unwritten);
-            ready.write = Some(Write { id: self.next_write, hard_state, base: None, entries });
+            let base = self.restarted.take();
+            ready.write = Some(Write { id: self.next_write, hard_state, base, entries });
             self.issued.push_back(Issued { id: self.next_write, last: self.log.last().index, at: now });
             self.next_write = self.next_write.next();
         }
         ready.messages.append(&mut self.out);
         ready.notes.append(&mut self.notes);
+        ready.chunks.append(&mut self.chunks);
         ready.commit = self.log.commit();
-        self.configs.forget(self.log.commit());
     }
 }
