@@ -75,6 +75,7 @@
 //! | [`disk`] | the few promises we need of a filesystem |
 //! | [`consensus`] | the algorithm: no clock, thread, socket or file |
 //! | [`wal`] | the journal: entries and hard state in one ordered stream |
+//! | [`snapshot`] | what takes the place of a log: one file, published whole |
 //! | [`machine`], [`apply`] | the state machine, and the sessions around it |
 //! | [`wire`], [`client`] | what travels; who asks |
 //! | [`node`] | the whole server, minus its I/O |
@@ -95,6 +96,7 @@ pub mod net;
 pub mod node;
 pub mod server;
 pub mod sim;
+pub mod snapshot;
 pub mod types;
 pub mod wal;
 pub mod wire;
