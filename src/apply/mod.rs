@@ -3,7 +3,7 @@
 pub mod applier;
 pub mod report;
 pub mod restoring;
-mod session;
+pub mod session;
 pub mod sessions;
 
 pub use applier::Applier;
