@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use drave::api::Consistency;
+use drave::codec::Malformed;
 use drave::config::Config;
 use drave::machine::{Context, StateMachine};
 use drave::server::{Handle, Server};
@@ -18,6 +19,9 @@ use std::time::Duration;
 struct Counters {
     counts: BTreeMap<Vec<u8>, u64>,
     digest: Digest,
+    /// As they were when they were frozen, those not told yet. Simple, and dear if there are many:
+    /// `machine::Kv` copies nothing.
+    frozen: Option<BTreeMap<Vec<u8>, u64>>,
 }
 
 impl StateMachine for Counters {
@@ -35,6 +39,31 @@ impl StateMachine for Counters {
 
     fn digest(&self) -> u64 {
         self.digest.finish(self.counts.len() as u64)
+    }
+
+    fn freeze(&mut self) {
+        self.frozen = Some(self.counts.clone());
+    }
+
+    fn piece(&mut self, _bytes: usize) -> Option<Bytes> {
+        let (name, count) = self.frozen.as_mut()?.pop_first()?;
+        Some([&count.to_le_bytes()[..], &name].concat().into())
+    }
+
+    fn thaw(&mut self) {
+        self.frozen = None;
+    }
+
+    fn empty(&self) -> Counters {
+        Counters::default()
+    }
+
+    fn restore(&mut self, piece: &[u8]) -> Result<(), Malformed> {
+        let (count, name) = piece.split_first_chunk().ok_or(Malformed("not a counter"))?;
+        let count = u64::from_le_bytes(*count);
+        self.digest += hash(count, name);
+        self.counts.insert(name.to_vec(), count);
+        Ok(())
     }
 }
 

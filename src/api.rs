@@ -121,6 +121,9 @@ pub enum Outcome {
     Overrun,
     /// The operation could not be read. Nothing was executed.
     Malformed,
+    /// The command was executed, now or when its number was first seen; the machine's answer was
+    /// longer than an answer may be, and was dropped.
+    AnswerTooLong,
 }
 
 /// How fresh a read must be.

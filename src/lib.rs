@@ -10,11 +10,12 @@
 //!
 //! ```
 //! use bytes::Bytes;
+//! use drave::codec::Malformed;
 //! use drave::machine::{Context, StateMachine};
 //!
-//! /// Counts.
+//! /// Counts bytes; and what it had counted when it was frozen, until that is told.
 //! #[derive(Default)]
-//! struct Counter(u64);
+//! struct Counter(u64, Option<u64>);
 //!
 //! impl StateMachine for Counter {
 //!     fn apply(&mut self, _context: &Context, command: &[u8]) -> Bytes {
@@ -26,6 +27,25 @@
 //!     }
 //!     fn digest(&self) -> u64 {
 //!         self.0
+//!     }
+//!
+//!     // So that a snapshot can take the place of the log:
+//!     fn freeze(&mut self) {
+//!         self.1 = Some(self.0);
+//!     }
+//!     fn piece(&mut self, _bytes: usize) -> Option<Bytes> {
+//!         self.1.take().map(|count| Bytes::copy_from_slice(&count.to_le_bytes()))
+//!     }
+//!     fn thaw(&mut self) {
+//!         self.1 = None;
+//!     }
+//!     fn empty(&self) -> Counter {
+//!         Counter::default()
+//!     }
+//!     fn restore(&mut self, piece: &[u8]) -> Result<(), Malformed> {
+//!         let count = piece.try_into().map_err(|_| Malformed("not a count"))?;
+//!         self.0 = u64::from_le_bytes(count);
+//!         Ok(())
 //!     }
 //! }
 //! ```
@@ -55,6 +75,7 @@
 //! | [`disk`] | the few promises we need of a filesystem |
 //! | [`consensus`] | the algorithm: no clock, thread, socket or file |
 //! | [`wal`] | the journal: entries and hard state in one ordered stream |
+//! | [`snapshot`] | what takes the place of a log: one file, published whole |
 //! | [`machine`], [`apply`] | the state machine, and the sessions around it |
 //! | [`wire`], [`client`] | what travels; who asks |
 //! | [`node`] | the whole server, minus its I/O |
@@ -75,6 +96,7 @@ pub mod net;
 pub mod node;
 pub mod server;
 pub mod sim;
+pub mod snapshot;
 pub mod types;
 pub mod wal;
 pub mod wire;

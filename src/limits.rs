@@ -33,6 +33,11 @@ pub const SESSIONS_MAX: usize = 16 << 10;
 pub const SESSION_ANSWER_BYTES_MAX: u64 = 256 << 20;
 /// A session lapses when nothing was asked in it for this long, by the cluster's clock.
 pub const SESSION_IDLE_MS_MAX: u64 = 60 * 60 * 1000;
+/// About how long the pieces are in which a frozen state is told, stored and sent.
+pub const CHUNK_BYTES: usize = 256 << 10;
+/// By how much a piece may be longer than was asked for: one pair of the largest key and value, or
+/// one stored answer, and what stands around it.
+pub const PIECE_EXCESS_MAX: usize = (2 << 20) + (1 << 10);
 
 const _: () = {
     // One entry always fits an append, one append always fits a frame: no entry can be accepted
@@ -43,4 +48,9 @@ const _: () = {
     assert!(ENTRY_BYTES_MAX < ANSWER_BYTES_MAX);
     assert!(FRAGMENT_BYTES < FRAME_BYTES_MAX);
     assert!(KEY_BYTES_MAX as u64 * 2 < ENTRY_BYTES_MAX);
+    // A key and its value came in one command, an answer is bounded: whatever a machine holds can be
+    // told; and what is sent of a snapshot at once fits a frame, even a whole piece.
+    assert!(ENTRY_BYTES_MAX + ENTRY_OVERHEAD_MAX < PIECE_EXCESS_MAX as u64);
+    assert!(ANSWER_BYTES_MAX + ENTRY_OVERHEAD_MAX < PIECE_EXCESS_MAX as u64);
+    assert!((CHUNK_BYTES + PIECE_EXCESS_MAX) as u64 + FRAME_OVERHEAD_MAX < FRAME_BYTES_MAX);
 };

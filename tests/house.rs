@@ -14,6 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("consensus", &["types", "limits", "codec", "api"]),
     ("machine", &["types", "limits", "codec", "api"]),
     ("wal", &["types", "limits", "codec", "disk"]),
+    ("snapshot", &["types", "limits", "codec", "disk"]),
     ("apply", &["types", "limits", "codec", "api", "machine"]),
     ("wire", &["types", "limits", "codec", "api", "consensus"]),
     ("client", &["types", "limits", "wire", "api"]),

@@ -4,12 +4,15 @@
 //! to the same outcomes and the same digest on every node.
 
 use super::report::Report;
-use super::sessions::{Options, Seen, Sessions};
+use super::restoring::{Head, Piece, Restoring};
+use super::session::Seen;
+use super::sessions::{Options, Sessions};
 use crate::api::{Op, Outcome};
 use crate::codec::Malformed;
+use crate::limits::{ANSWER_BYTES_MAX, PIECE_EXCESS_MAX};
 use crate::machine::seam::{Context, StateMachine};
 use crate::types::digest::hash_numbers;
-use crate::types::{Entry, Index, Mutant, Mutants, NodeId, Payload, SessionId};
+use crate::types::{ClusterTime, Entry, Index, Mutant, Mutants, NodeId, Payload, Position, SessionId};
 use bytes::Bytes;
 
 /// A state machine with the sessions around it.
@@ -17,8 +20,11 @@ use bytes::Bytes;
 pub struct Applier<M> {
     machine: M,
     sessions: Sessions,
-    applied: Index,
-    /// Of machine and sessions, as of `applied`.
+    options: Options,
+    /// The last entry that was applied, and its time.
+    position: Position,
+    time: ClusterTime,
+    /// Of machine and sessions, as of there.
     digest: u64,
     mutants: Mutants,
     /// Mixed into the digest: zero, unless a mutant says who we are.
@@ -36,7 +42,9 @@ impl<M: StateMachine> Applier<M> {
         let mut applier = Applier {
             machine,
             sessions: Sessions::new(options),
-            applied: Index::ZERO,
+            options,
+            position: Position::ZERO,
+            time: ClusterTime::default(),
             digest: 0,
             mutants: Mutants::NONE,
             tint: 0,
@@ -60,8 +68,9 @@ impl<M: StateMachine> Applier<M> {
         let ops: Vec<_> = entries.iter().map(read).collect();
         self.machine.expect(&mut ops.iter().filter_map(command));
         for (entry, op) in entries.iter().zip(ops) {
-            assert_eq!(entry.position.index, self.applied.next(), "entries are applied in order, each once (§5.3)");
-            self.applied = entry.position.index;
+            let next = self.position.index.next();
+            assert_eq!(entry.position.index, next, "entries are applied in order, each once (§5.3)");
+            (self.position, self.time) = (entry.position, entry.time);
             self.sessions.advance(entry.time);
             let Some(op) = op else { continue };
             let outcome = self.carry_out(entry, op);
@@ -70,7 +79,7 @@ impl<M: StateMachine> Applier<M> {
         }
         self.settle();
         let sessions = self.sessions.count();
-        Report { upto: self.applied, outcomes, digest: self.digest, sessions, duplicates }
+        Report { upto: self.position.index, outcomes, digest: self.digest, sessions, duplicates }
     }
 
     fn carry_out(&mut self, entry: &Entry, op: Result<Op, Malformed>) -> Outcome {
@@ -100,12 +109,13 @@ impl<M: StateMachine> Applier<M> {
             && !self.mutants.breaks(Mutant::ApplyTwice)
         {
             let forgot = self.mutants.breaks(Mutant::ForgetAnswers).then(|| self.sessions.latest(session)).flatten();
-            return Outcome::Executed { answer: forgot.unwrap_or(first), duplicate: true };
+            return outcome(forgot.or(first), true);
         }
         let context = Context { index, time: entry.time };
-        let answer = self.machine.apply(&context, command);
+        let answer =
+            Some(self.machine.apply(&context, command)).filter(|answer| answer.len() as u64 <= ANSWER_BYTES_MAX);
         self.sessions.remember(session, seq, answer.clone());
-        Outcome::Executed { answer, duplicate: false }
+        outcome(answer, false)
     }
 
     /// Asks the machine, as of all that was applied.
@@ -115,7 +125,17 @@ impl<M: StateMachine> Applier<M> {
 
     /// Everything up to here is applied.
     pub fn applied(&self) -> Index {
-        self.applied
+        self.position.index
+    }
+
+    /// The last entry that was applied.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The cluster's time in that entry.
+    pub fn time(&self) -> ClusterTime {
+        self.time
     }
 
     /// A digest of machine and sessions: equal on all nodes at equal index.
@@ -127,15 +147,67 @@ impl<M: StateMachine> Applier<M> {
         self.digest = hash_numbers([self.machine.digest(), self.sessions.digest(), self.tint]);
     }
 
-    /// How many sessions are open.
-    pub fn sessions(&self) -> u64 {
-        self.sessions.count()
-    }
-
     /// The machine.
     pub fn machine(&self) -> &M {
         &self.machine
     }
+
+    /// Fixes all as it is now, to be told by [`Applier::piece`] while entries go on being applied. As
+    /// quick as the machine's own [`StateMachine::freeze`].
+    pub fn freeze(&mut self) -> Head {
+        self.sessions.freeze();
+        self.machine.freeze();
+        Head { position: self.position, time: self.time, digest: self.digest, sessions: self.sessions.count() }
+    }
+
+    /// The next piece of what was frozen, about `bytes` long; `None` when all was told.
+    pub fn piece(&mut self, bytes: usize) -> Option<Piece> {
+        if let Some(piece) = self.sessions.piece(bytes) {
+            return Some(Piece::Sessions(piece));
+        }
+        let piece = self.machine.piece(bytes)?;
+        let most = bytes.saturating_add(PIECE_EXCESS_MAX);
+        assert!(piece.len() <= most, "a machine's piece is at most PIECE_EXCESS_MAX longer than asked for");
+        Some(Piece::Machine(piece))
+    }
+
+    /// Forgets what was frozen.
+    pub fn thaw(&mut self) {
+        self.sessions.thaw();
+        self.machine.thaw();
+    }
+
+    /// Another applier of this kind, to be made of a snapshot.
+    pub fn restoring(&self) -> Restoring<M> {
+        let empty = Applier::with(self.machine.empty(), self.options);
+        Restoring::new(Applier { mutants: self.mutants, tint: self.tint, ..empty })
+    }
+
+    /// Takes in the next piece of what another told.
+    pub(super) fn restore(&mut self, piece: &Piece) -> Result<(), Malformed> {
+        match piece {
+            Piece::Sessions(bytes) => self.sessions.restore(bytes),
+            Piece::Machine(bytes) => self.machine.restore(bytes),
+        }
+    }
+
+    /// All has been taken in: is it what the other froze?
+    pub(super) fn restored(&mut self, head: &Head) -> Result<(), Malformed> {
+        (self.position, self.time) = (head.position, head.time);
+        self.settle();
+        if self.sessions.used() > head.position.index {
+            return Err(Malformed("a session was used after the snapshot was taken"));
+        }
+        if (self.digest, self.sessions.count()) != (head.digest, head.sessions) {
+            return Err(Malformed("what was told is not the state that the snapshot names"));
+        }
+        Ok(())
+    }
+}
+
+/// What an execution came to; without an answer if that was too long.
+fn outcome(answer: Option<Bytes>, duplicate: bool) -> Outcome {
+    answer.map_or(Outcome::AnswerTooLong, |answer| Outcome::Executed { answer, duplicate })
 }
 
 /// The operation that an entry holds, if it holds any.

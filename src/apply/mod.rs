@@ -2,7 +2,10 @@
 
 pub mod applier;
 pub mod report;
+pub mod restoring;
+pub mod session;
 pub mod sessions;
 
 pub use applier::Applier;
 pub use report::Report;
+pub use restoring::{Head, Piece, Restoring};

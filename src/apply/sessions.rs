@@ -4,11 +4,13 @@
 //! cluster's time in them. No clock is read and no hash map iterated, so every node remembers and
 //! forgets the same (a wall clock read while applying is how replicas part).
 
+use super::session::{Record, Seen, Session};
+use crate::codec::{Malformed, Reader, Result};
 use crate::limits::{SESSION_ANSWER_BYTES_MAX, SESSION_IDLE_MS_MAX, SESSIONS_MAX};
-use crate::types::digest::{Digest, hash, hash_numbers};
+use crate::types::digest::Digest;
 use crate::types::{ClusterTime, Index, SessionId};
-use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use bytes::{Bytes, BytesMut};
+use std::collections::BTreeMap;
 
 /// When sessions lapse. Must be the same on every node of a cluster, for ever: it decides what is
 /// applied.
@@ -18,7 +20,7 @@ pub struct Options {
     pub idle_ms_max: u64,
     /// How many sessions there may be; the one unused for longest lapses first.
     pub count_max: usize,
-    /// How many bytes of answers all sessions together may hold, [`ANSWER_OVERHEAD`] for each counted in.
+    /// How many bytes of answers all sessions together may hold, [`super::session::ANSWER_OVERHEAD`] for each counted in.
     pub answer_bytes_max: u64,
 }
 
@@ -31,9 +33,6 @@ impl Default for Options {
         }
     }
 }
-
-/// What a stored answer is said to cost beside its own bytes.
-pub const ANSWER_OVERHEAD: u64 = 64;
 
 /// The sessions of all clients.
 ///
@@ -50,6 +49,33 @@ pub struct Sessions {
     digest: Digest,
     /// Changed since the digest was last asked.
     touched: Vec<SessionId>,
+    /// What was frozen, as far as it is not told yet.
+    frozen: Option<Frozen>,
+}
+
+/// What is still to be told of the sessions there were.
+///
+/// Nothing is copied when they are frozen: a session that is about to change is, if it was there then
+/// and is not told yet. Its answers are shared, so that costs tens of microseconds for a full window,
+/// once for each session that goes on being used.
+#[derive(Debug)]
+struct Frozen {
+    /// The last that had been opened then: those with higher names came later.
+    upto: SessionId,
+    /// The first that is not wholly told.
+    from: SessionId,
+    /// The highest number of that one whose answer was told, 0 for none; `None` before its head was.
+    told: Option<u64>,
+    /// What those were that have changed since.
+    before: BTreeMap<SessionId, Session>,
+}
+
+impl Frozen {
+    fn keep(&mut self, id: SessionId, session: &Session) {
+        if (self.from..=self.upto).contains(&id) && !self.before.contains_key(&id) {
+            self.before.insert(id, session.clone());
+        }
+    }
 }
 
 /// A session as it was when it was listed.
@@ -57,45 +83,6 @@ pub struct Sessions {
 struct Listed {
     id: SessionId,
     time: ClusterTime,
-}
-
-/// One client's session.
-#[derive(Debug)]
-struct Session {
-    window: u32,
-    /// The lowest number the client still waits for: what lies below is forgotten.
-    lowest: u64,
-    /// From `lowest` on, at most `window` of them: the first answer to each number, once there is one.
-    answers: VecDeque<Option<Stored>>,
-    used: Index,
-    time: ClusterTime,
-    /// The index it is listed under.
-    listed: Index,
-    touched: bool,
-    /// The digest of the stored answers.
-    digest: Digest,
-    stored: u64,
-}
-
-#[derive(Debug)]
-struct Stored {
-    answer: Bytes,
-    hash: u64,
-}
-
-/// What is known of a command before it is executed.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// It is new: execute it, then [`Sessions::remember`] the answer.
-    Never,
-    /// It was executed, and this was the answer.
-    Before(Bytes),
-    /// The session is not known.
-    Lapsed,
-    /// Its answer was forgotten, as the client allowed.
-    Forgotten,
-    /// It lies beyond the session's window.
-    Overrun,
 }
 
 impl Sessions {
@@ -166,20 +153,9 @@ impl Sessions {
             self.forget_oldest();
         }
         let id = SessionId(index.0);
-        let session = Session {
-            window,
-            lowest: 1,
-            answers: VecDeque::new(),
-            used: index,
-            time,
-            listed: index,
-            touched: true,
-            digest: Digest::default(),
-            stored: 0,
-        };
         self.touched.push(id);
         self.order.insert(index, Listed { id, time });
-        let before = self.open.insert(id, session);
+        let before = self.open.insert(id, Session::new(index, time, window));
         assert!(before.is_none(), "an index is applied once, so no session is opened twice");
         id
     }
@@ -187,6 +163,9 @@ impl Sessions {
     /// Looks up a number of a session, and notes that it is in use and what its client waits for.
     pub fn look(&mut self, index: Index, time: ClusterTime, id: SessionId, seq: u64, lowest: u64) -> Seen {
         let Some(session) = self.open.get_mut(&id) else { return Seen::Lapsed };
+        if let Some(frozen) = &mut self.frozen {
+            frozen.keep(id, session);
+        }
         Sessions::touch(&mut self.digest, &mut self.touched, id, session);
         session.used = index;
         session.time = time;
@@ -194,8 +173,9 @@ impl Sessions {
         session.find(seq)
     }
 
-    /// Keeps the first answer to a number, which [`Sessions::look`] said was new.
-    pub fn remember(&mut self, id: SessionId, seq: u64, answer: Bytes) {
+    /// Keeps the first answer to a number, which [`Sessions::look`] said was new; `None` if it is too
+    /// long to be told.
+    pub fn remember(&mut self, id: SessionId, seq: u64, answer: Option<Bytes>) {
         let session = self.open.get_mut(&id).expect("a session that was just looked up is open");
         assert!(session.touched, "a number was looked up before its answer is stored");
         self.answer_bytes += session.store(seq, answer);
@@ -208,7 +188,7 @@ impl Sessions {
     /// The answer to the highest number executed in that session: all that would be known of it if
     /// only a client's last answer were kept.
     pub fn latest(&self, id: SessionId) -> Option<Bytes> {
-        self.open.get(&id)?.answers.iter().rev().flatten().next().map(|stored| stored.answer.clone())
+        self.open.get(&id)?.latest()
     }
 
     /// Closes a session, if it is open.
@@ -224,85 +204,99 @@ impl Sessions {
     }
 
     fn forget(&mut self, id: SessionId) {
-        let mut session = self.open.remove(&id).expect("only open sessions are forgotten");
+        let session = self.open.remove(&id).expect("only open sessions are forgotten");
+        if let Some(frozen) = &mut self.frozen {
+            frozen.keep(id, &session);
+        }
         let listed = self.order.remove(&session.listed);
         assert!(listed.is_some_and(|listed| listed.id == id), "an open session is listed");
         if !session.touched {
             self.digest -= session.hash(id);
         }
-        self.answer_bytes -= session.trim(u64::MAX);
-    }
-}
-
-impl Session {
-    /// The part of the digest that this session is.
-    fn hash(&self, id: SessionId) -> u64 {
-        let answers = self.digest.finish(self.stored);
-        hash_numbers([id.0, u64::from(self.window), self.lowest, self.used.0, self.time.0, answers])
+        self.answer_bytes -= session.cost();
     }
 
-    /// Drops the answers below `lowest`; says what they cost.
-    fn trim(&mut self, lowest: u64) -> u64 {
-        let mut freed = 0;
-        while self.lowest < lowest {
-            let Some(first) = self.answers.pop_front() else {
-                self.lowest = lowest;
-                break;
+    /// Fixes the sessions as they are now, to be told piece by piece. Takes no time.
+    pub fn freeze(&mut self) {
+        let upto = self.open.last_key_value().map_or(SessionId(0), |(id, _)| *id);
+        self.frozen = Some(Frozen { upto, from: SessionId(0), told: None, before: BTreeMap::new() });
+    }
+
+    /// Forgets what was frozen.
+    pub fn thaw(&mut self) {
+        self.frozen = None;
+    }
+
+    /// The next piece of what was frozen, longer than asked for by one record at most; `None` when all
+    /// was told, and they are thawed then. The pieces together are the same on every node.
+    pub fn piece(&mut self, bytes: usize) -> Option<Bytes> {
+        let frozen = self.frozen.as_mut()?;
+        let mut out = BytesMut::with_capacity(bytes + bytes / 8);
+        while out.len() < bytes.max(1) {
+            let kept = frozen.before.range(frozen.from..).next();
+            let same = self.open.range(frozen.from..).next().filter(|(id, _)| **id <= frozen.upto);
+            let next = match (kept, same) {
+                (Some(kept), Some(same)) => Some(if kept.0 <= same.0 { kept } else { same }),
+                (kept, same) => kept.or(same),
             };
-            self.lowest += 1;
-            if let Some(stored) = first {
-                freed += stored.cost();
-                self.digest -= stored.hash;
-                self.stored -= 1;
+            let Some((&id, session)) = next else { break };
+            if id != frozen.from || frozen.told.is_none() {
+                session.put_head(&mut out, id);
+                (frozen.from, frozen.told) = (id, Some(0));
+            }
+            frozen.told = session.put_answers(&mut out, frozen.told.unwrap_or(0), bytes);
+            if frozen.told.is_none() {
+                frozen.before.remove(&id);
+                frozen.from = SessionId(id.0 + 1);
             }
         }
-        freed
+        if out.is_empty() {
+            self.thaw();
+            return None;
+        }
+        Some(out.freeze())
     }
 
-    fn find(&self, seq: u64) -> Seen {
-        let Some(at) = seq.checked_sub(self.lowest) else { return Seen::Forgotten };
-        if at >= u64::from(self.window) {
-            return Seen::Overrun;
+    /// Takes in the next piece of what was told.
+    pub fn restore(&mut self, piece: &Bytes) -> Result<()> {
+        let mut reader = Reader::new(piece.clone());
+        while reader.left() > 0 {
+            match Record::read(&mut reader)? {
+                Record::Head(id, session) => {
+                    let ascends = self.open.last_key_value().is_none_or(|(last, _)| *last < id);
+                    let anew = Listed { id, time: session.time };
+                    if !ascends || self.order.insert(session.used, anew).is_some() {
+                        return Err(Malformed("sessions out of order"));
+                    }
+                    self.touched.push(id);
+                    self.open.insert(id, session);
+                }
+                Record::Answer(seq, answer) => {
+                    let Some(mut last) = self.open.last_entry() else {
+                        return Err(Malformed("an answer without a session"));
+                    };
+                    self.answer_bytes += last.get_mut().restore(seq, answer)?;
+                }
+            }
         }
-        match self.answers.get(at as usize) {
-            Some(Some(stored)) => Seen::Before(stored.answer.clone()),
-            Some(None) | None => Seen::Never,
-        }
+        Ok(())
     }
 
-    /// Keeps an answer, the first one if there is one already; says what it costs.
-    fn store(&mut self, seq: u64, answer: Bytes) -> u64 {
-        let at = (seq - self.lowest) as usize;
-        assert!(at < self.window as usize, "a number was looked up before its answer is stored");
-        if self.answers.len() <= at {
-            self.answers.resize_with(at + 1, || None);
-        }
-        if self.answers[at].is_some() {
-            return 0;
-        }
-        let stored = Stored { hash: hash(seq, &answer), answer };
-        let cost = stored.cost();
-        self.digest += stored.hash;
-        self.stored += 1;
-        self.answers[at] = Some(stored);
-        cost
-    }
-}
-
-impl Stored {
-    fn cost(&self) -> u64 {
-        ANSWER_OVERHEAD + self.answer.len() as u64
+    /// The index of the latest use of any session.
+    pub fn used(&self) -> Index {
+        self.open.values().map(|session| session.used).max().unwrap_or(Index::ZERO)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::session::ANSWER_OVERHEAD;
     use super::*;
 
     const NOW: ClusterTime = ClusterTime(0);
 
-    fn answer(text: &'static str) -> Bytes {
-        Bytes::from_static(text.as_bytes())
+    fn answer(text: &'static str) -> Option<Bytes> {
+        Some(Bytes::from_static(text.as_bytes()))
     }
 
     #[test]
@@ -358,7 +352,17 @@ mod tests {
         assert_eq!(sessions.look(Index(7), NOW, two, 1, 1), Seen::Before(answer("abc")));
         // What alone is too much lapses too, once it is executed.
         sessions.look(Index(8), NOW, two, 3, 1);
-        sessions.remember(two, 3, Bytes::from(vec![0; 999]));
+        sessions.remember(two, 3, Some(Bytes::from(vec![0; 999])));
+        assert_eq!((sessions.count(), sessions.answer_bytes), (0, 0));
+    }
+
+    #[test]
+    fn the_highest_number_there_is_costs_nothing_once_forgotten() {
+        let mut sessions = Sessions::default();
+        let id = sessions.open(Index(1), NOW, 1024);
+        assert_eq!(sessions.look(Index(2), NOW, id, u64::MAX, u64::MAX), Seen::Never);
+        sessions.remember(id, u64::MAX, answer("abc"));
+        sessions.close(id);
         assert_eq!((sessions.count(), sessions.answer_bytes), (0, 0));
     }
 }

@@ -4,10 +4,11 @@
 //! batch is the same decisions made against what it would leave, and carried out all or not at all.
 //! Keys and values are copied: a small value never keeps a large read buffer alive.
 
+use super::frozen::Frozen;
 use super::index::Index;
 use super::seam::{Context, StateMachine};
 use super::words::{self, Answer, Command, PAIRS, Query, VALUE, put_option};
-use crate::codec::Put;
+use crate::codec::{Malformed, Put};
 use crate::limits::ANSWER_BYTES_MAX;
 use crate::types::digest::{Digest, hash};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -27,6 +28,8 @@ pub struct Kv {
     order: BTreeMap<Box<[u8]>, u32>,
     index: Index,
     digest: Digest,
+    /// What was frozen, as far as it is not told yet.
+    frozen: Option<Frozen>,
 }
 
 /// A key, what it holds, and the hash of the pair.
@@ -146,6 +149,11 @@ impl Kv {
     }
 
     fn carry_out(&mut self, place: &Place<'_>, change: Change<'_>) {
+        if let Some(frozen) = &mut self.frozen
+            && !matches!(change, Change::Keep)
+        {
+            frozen.keep(place.key, place.slot.map(|slot| self.slots[slot as usize].value()));
+        }
         match change {
             Change::Keep => {}
             Change::Set(value) => self.set(place, &value),
@@ -268,6 +276,40 @@ impl StateMachine for Kv {
 
     fn digest(&self) -> u64 {
         self.digest.finish(self.len() as u64)
+    }
+
+    fn freeze(&mut self) {
+        self.frozen = Some(Frozen::default());
+    }
+
+    fn piece(&mut self, bytes: usize) -> Option<Bytes> {
+        let frozen = self.frozen.as_mut()?;
+        let untold = self.order.range::<[u8], _>((frozen.told(), Bound::Unbounded));
+        let now = untold.map(|(key, slot)| (&**key, self.slots[*slot as usize].value()));
+        let piece = frozen.piece(bytes, now);
+        if piece.is_none() {
+            self.thaw();
+        }
+        piece
+    }
+
+    fn thaw(&mut self) {
+        self.frozen = None;
+    }
+
+    fn empty(&self) -> Kv {
+        Kv::new()
+    }
+
+    fn restore(&mut self, mut piece: &[u8]) -> Result<(), Malformed> {
+        while !piece.is_empty() {
+            let (key, value) = words::read_pair(&mut piece)?;
+            if self.order.last_key_value().is_some_and(|(last, _)| **last >= *key) {
+                return Err(Malformed("keys out of order"));
+            }
+            self.set(&Place { key, hash: hash(0, key), slot: None }, value);
+        }
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! The state machine: the trait an embedding program implements, and the key-value machine we ship.
 
+mod frozen;
 mod index;
 pub mod kv;
 pub mod seam;

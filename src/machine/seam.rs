@@ -1,5 +1,6 @@
 //! One of the two places where worlds differ: what committed commands are applied to.
 
+use crate::codec::Malformed;
 use crate::types::{ClusterTime, Index};
 use bytes::Bytes;
 
@@ -16,9 +17,15 @@ pub struct Context {
 /// same answers, on every node. No clock, chance, address or order of a hash map may enter it.
 ///
 /// Exactly-once is not its concern: sessions stand around it, and each command reaches it once.
+///
+/// A log is not kept for ever: now and then the state takes its place. It is *frozen* between two
+/// commands and told piece by piece while commands go on; a node that comes back, or one that was
+/// away for too long, takes the pieces in, in order, and goes on with the commands behind them.
 pub trait StateMachine: Send + 'static {
     /// Applies a committed command and answers it. Cannot fail: what fails the same everywhere is
-    /// an answer, and what does not must panic.
+    /// an answer, and what does not must panic. An answer has at most
+    /// [`ANSWER_BYTES_MAX`](crate::limits::ANSWER_BYTES_MAX) bytes; a longer one is not told, and the
+    /// client learns only that its command was executed.
     fn apply(&mut self, context: &Context, command: &[u8]) -> Bytes;
 
     /// These commands will be applied next, in this order. Changes nothing: a machine that is larger
@@ -26,10 +33,35 @@ pub trait StateMachine: Send + 'static {
     /// for memory once and not for each.
     fn expect(&self, _commands: &mut dyn Iterator<Item = &[u8]>) {}
 
-    /// Answers a question and changes nothing.
+    /// Answers a question and changes nothing. What is said of answers in [`StateMachine::apply`]
+    /// holds here too.
     fn query(&self, query: &[u8]) -> Bytes;
 
     /// A digest of the state: equal on two nodes that applied the same commands. Asked after every
     /// batch, so it must be quick: keep it up to date while applying.
     fn digest(&self) -> u64;
+
+    /// Fixes the state as it is now, to be told by [`StateMachine::piece`] while commands go on. Must
+    /// be quick however large the state is: commands wait for it. What was frozen before is forgotten.
+    fn freeze(&mut self);
+
+    /// The next piece of the frozen state, about `bytes` long: never more than
+    /// [`PIECE_EXCESS_MAX`](crate::limits::PIECE_EXCESS_MAX) longer, perhaps shorter, even empty. `None`
+    /// when all was told, and it is thawed then; or if nothing is frozen.
+    ///
+    /// The pieces put together are the same on all nodes that froze the same state.
+    fn piece(&mut self, bytes: usize) -> Option<Bytes>;
+
+    /// Forgets what was frozen, if anything is.
+    fn thaw(&mut self);
+
+    /// A machine of this kind to which nothing has been applied, to take in a snapshot.
+    fn empty(&self) -> Self
+    where
+        Self: Sized;
+
+    /// Takes in the next piece. Pieces come as they were told, each whole, in order; when all have
+    /// come, the machine is as the frozen one was, and so is its digest. Bytes that are not a piece
+    /// are an error, and nothing worse: they come from a disk or another node.
+    fn restore(&mut self, piece: &[u8]) -> Result<(), Malformed>;
 }

@@ -380,6 +380,20 @@ fn read_option(reader: &mut Reader) -> Result<Option<Bytes>> {
     Ok(if reader.bool()? { Some(reader.blob(usize::MAX)?) } else { None })
 }
 
+/// A key and what it holds, each behind its length: how a frozen state is told.
+pub(super) fn put_pair(out: &mut BytesMut, key: &[u8], value: &[u8]) {
+    out.put_blob(key);
+    out.put_blob(value);
+}
+
+/// Takes off what [`put_pair`] appended.
+pub(super) fn read_pair<'a>(bytes: &mut &'a [u8]) -> Result<(&'a [u8], &'a [u8])> {
+    let mut cursor = Cursor(bytes);
+    let pair = (cursor.key()?, cursor.blob()?);
+    *bytes = cursor.0;
+    Ok(pair)
+}
+
 /// Takes values off the front of borrowed bytes; every take is checked. What `codec::Reader` is for
 /// frames, this is for commands: it costs no count of references.
 struct Cursor<'a>(&'a [u8]);

@@ -42,6 +42,7 @@ const LAPSED: u8 = 4;
 const FORGOTTEN: u8 = 5;
 const OVERRUN: u8 = 6;
 const UNREADABLE: u8 = 7;
+const ANSWER_TOO_LONG: u8 = 8;
 
 const NOT_LEADER: u8 = 1;
 const NO_LEADER: u8 = 2;
@@ -212,6 +213,7 @@ fn put_outcome(out: &mut BytesMut, outcome: &Outcome) {
         Outcome::Forgotten => out.put_u8(FORGOTTEN),
         Outcome::Overrun => out.put_u8(OVERRUN),
         Outcome::Malformed => out.put_u8(UNREADABLE),
+        Outcome::AnswerTooLong => out.put_u8(ANSWER_TOO_LONG),
     }
 }
 
@@ -227,6 +229,7 @@ fn read_outcome(reader: &mut Reader) -> Result<Outcome, Malformed> {
         FORGOTTEN => Outcome::Forgotten,
         OVERRUN => Outcome::Overrun,
         UNREADABLE => Outcome::Malformed,
+        ANSWER_TOO_LONG => Outcome::AnswerTooLong,
         _ => return Err(Malformed("unknown outcome")),
     })
 }
@@ -329,6 +332,7 @@ mod tests {
             Outcome::Forgotten,
             Outcome::Overrun,
             Outcome::Malformed,
+            Outcome::AnswerTooLong,
         ];
         let refusals = [
             Refusal::NotLeader { leader: NodeId::new(2), address: Some("b:2".into()), term: Term(3) },
@@ -391,7 +395,7 @@ mod tests {
 
         #[test]
         fn a_changed_byte_or_a_cut_is_an_error_or_another_reply(
-            which in 0..17usize, at: prop::sample::Index, byte: u8, cut in any::<bool>(),
+            which in 0..replies().len(), at: prop::sample::Index, byte: u8, cut in any::<bool>(),
         ) {
             let mut bytes = whole(|out| put_reply_frame(out, 1, &replies()[which])).content.to_vec();
             let at = at.index(bytes.len());

@@ -6,13 +6,17 @@ use crate::types::{ClusterTime, Position, Term};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-/// Counts what it is told: its answers tell the first execution from any other.
+/// Counts what it is told: its answers tell the first execution from any other. A command of 199
+/// bytes is answered at too great a length.
 #[derive(Debug, Default)]
-struct Counter(u64);
+struct Counter(u64, Option<u64>);
 
 impl StateMachine for Counter {
     fn apply(&mut self, _context: &Context, command: &[u8]) -> Bytes {
         self.0 += 1;
+        if command.len() == 199 {
+            return Bytes::from_static(&[0; ANSWER_BYTES_MAX as usize + 1]);
+        }
         [&self.0.to_le_bytes()[..], command].concat().into()
     }
 
@@ -23,9 +27,31 @@ impl StateMachine for Counter {
     fn digest(&self) -> u64 {
         self.0
     }
+
+    fn freeze(&mut self) {
+        self.1 = Some(self.0);
+    }
+
+    fn piece(&mut self, _bytes: usize) -> Option<Bytes> {
+        self.1.take().map(|count| Bytes::copy_from_slice(&count.to_le_bytes()))
+    }
+
+    fn thaw(&mut self) {
+        self.1 = None;
+    }
+
+    fn empty(&self) -> Counter {
+        Counter::default()
+    }
+
+    fn restore(&mut self, piece: &[u8]) -> Result<(), Malformed> {
+        let count = piece.try_into().map_err(|_| Malformed("not a count"))?;
+        self.0 = u64::from_le_bytes(count);
+        Ok(())
+    }
 }
 
-const OPTIONS: Options = Options { idle_ms_max: 40, count_max: 3, answer_bytes_max: 800 };
+const OPTIONS: Options = Options { idle_ms_max: 40, count_max: 3, answer_bytes_max: 1300 };
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -85,7 +111,7 @@ struct Known {
     lowest: u64,
     used: u64,
     time: u64,
-    answers: BTreeMap<u64, Bytes>,
+    answers: BTreeMap<u64, Option<Bytes>>,
 }
 
 /// What a patient reader of the rules would do.
@@ -123,12 +149,12 @@ impl Model {
                 } else if seq >= floor + known.window {
                     Outcome::Overrun
                 } else if let Some(answer) = known.answers.get(&seq) {
-                    Outcome::Executed { answer: answer.clone(), duplicate: true }
+                    super::outcome(answer.clone(), true)
                 } else {
-                    let answer = self.counter.apply(&context, &command);
+                    let answer = Some(self.counter.apply(&context, &command)).filter(|answer| answer.len() < 1000);
                     known.answers.insert(seq, answer.clone());
                     self.lapse_while(|known| cost(known) > OPTIONS.answer_bytes_max);
-                    Outcome::Executed { answer, duplicate: false }
+                    super::outcome(answer, false)
                 }
             }
         })
@@ -144,7 +170,9 @@ impl Model {
 
 fn cost(known: &BTreeMap<u64, Known>) -> u64 {
     let answers = known.values().flat_map(|known| known.answers.values());
-    answers.map(|answer| super::super::sessions::ANSWER_OVERHEAD + answer.len() as u64).sum()
+    answers
+        .map(|answer| super::super::session::ANSWER_OVERHEAD + answer.as_ref().map_or(0, |answer| answer.len() as u64))
+        .sum()
 }
 
 proptest! {
@@ -211,4 +239,132 @@ fn broken_rules_are_seen() {
 fn a_gap_is_never_applied() {
     let entries = entries(&[Step::Noop, Step::Noop]);
     Applier::new(Counter::default()).apply(&entries[1..]);
+}
+
+/// What is told of what was frozen, after `first` in pieces of `bytes`.
+fn told(applier: &mut Applier<Counter>, bytes: usize) -> Vec<Piece> {
+    std::iter::from_fn(|| applier.piece(bytes)).collect()
+}
+
+fn restored(from: &Applier<Counter>, head: &Head, pieces: &[Piece]) -> Result<Applier<Counter>, Malformed> {
+    let mut restoring = from.restoring();
+    pieces.iter().try_for_each(|piece| restoring.take(piece))?;
+    restoring.finish(head)
+}
+
+/// All bytes of each kind.
+fn joined(pieces: &[Piece]) -> (Vec<u8>, Vec<u8>) {
+    let mut all = (Vec::new(), Vec::new());
+    for piece in pieces {
+        match piece {
+            Piece::Sessions(bytes) => all.0.extend_from_slice(bytes),
+            Piece::Machine(bytes) => all.1.extend_from_slice(bytes),
+        }
+    }
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    #[test]
+    fn a_restored_applier_goes_on_as_one_that_applied_the_log(
+        steps in prop::collection::vec(step(), 0..150),
+        at in any::<prop::sample::Index>(),
+        between in prop::collection::vec((0..4usize, 1..300usize), 0..80),
+        bytes in 1..400usize,
+    ) {
+        let entries = entries(&steps);
+        let (before, after) = entries.split_at(at.index(entries.len() + 1));
+        let mut applier = Applier::with(Counter::default(), OPTIONS);
+        applier.apply(before);
+        let mut undisturbed = Applier::with(Counter::default(), OPTIONS);
+        undisturbed.apply(before);
+
+        // Told while more is applied.
+        let head = applier.freeze();
+        let (mut pieces, mut outcomes, mut rest) = (Vec::new(), Vec::new(), after);
+        for (count, bytes) in between {
+            let (now, later) = rest.split_at(count.min(rest.len()));
+            outcomes.extend(applier.apply(now).outcomes);
+            pieces.extend(applier.piece(bytes));
+            rest = later;
+        }
+        outcomes.extend(applier.apply(rest).outcomes);
+        pieces.extend(told(&mut applier, bytes));
+
+        // The same bytes as if nothing had been applied meanwhile.
+        prop_assert_eq!(undisturbed.freeze(), head);
+        prop_assert_eq!(joined(&told(&mut undisturbed, 1)), joined(&pieces));
+
+        let mut restored = restored(&applier, &head, &pieces).unwrap();
+        prop_assert_eq!((restored.position(), restored.time()), (undisturbed.position(), undisturbed.time()));
+        prop_assert_eq!(restored.digest(), undisturbed.digest());
+        prop_assert_eq!(restored.apply(after).outcomes, outcomes);
+        prop_assert_eq!(restored.digest(), applier.digest());
+        let (again, head) = (restored.freeze(), applier.freeze());
+        prop_assert_eq!(again, head);
+        prop_assert_eq!(joined(&told(&mut restored, 50)), joined(&told(&mut applier, 50)));
+    }
+
+    #[test]
+    fn a_state_that_is_not_the_one_named_is_damage(
+        steps in prop::collection::vec(step(), 1..60), at: prop::sample::Index, bit in 0..8u8,
+    ) {
+        let mut applier = Applier::with(Counter::default(), OPTIONS);
+        applier.apply(&entries(&steps));
+        let head = applier.freeze();
+        let pieces = told(&mut applier, 30);
+        let at = at.index(joined(&pieces).0.len() + joined(&pieces).1.len());
+        let mut passed = 0;
+        let flipped: Vec<Piece> = pieces.iter().map(|piece| {
+            let flip = |bytes: &Bytes| {
+                let mut bytes = bytes.to_vec();
+                if (passed..passed + bytes.len()).contains(&at) { bytes[at - passed] ^= 1 << bit }
+                Bytes::from(bytes)
+            };
+            let (flipped, length) = match piece {
+                Piece::Sessions(bytes) => (Piece::Sessions(flip(bytes)), bytes.len()),
+                Piece::Machine(bytes) => (Piece::Machine(flip(bytes)), bytes.len()),
+            };
+            passed += length;
+            flipped
+        }).collect();
+        prop_assert!(restored(&applier, &head, &flipped).is_err());
+        let other = Head { digest: head.digest ^ 1, ..head };
+        prop_assert!(restored(&applier, &other, &pieces).is_err());
+        prop_assert!(restored(&applier, &head, &pieces[..pieces.len() - 1]).is_err() || applier.machine().0 == 0);
+    }
+
+    #[test]
+    fn garbage_is_no_session(bytes: Vec<u8>, mark in 1..3u8) {
+        let piece = Piece::Sessions([vec![mark], bytes].concat().into());
+        let _either = Applier::new(Counter::default()).restoring().take(&piece);
+    }
+}
+
+#[test]
+fn an_answer_too_long_to_be_told_ends_nothing() {
+    let execute = |seq| Step::Execute(0, seq, 1, 199);
+    let mut applier = Applier::new(Counter::default());
+    let report = applier.apply(&entries(&[Step::Open(8), execute(1), execute(1), Step::Execute(0, 2, 1, 3)]));
+    let outcomes: Vec<_> = report.outcomes.iter().map(|(_, outcome)| outcome).collect();
+    assert_eq!(outcomes[1..3], [&Outcome::AnswerTooLong; 2]);
+    assert!(matches!(outcomes[3], Outcome::Executed { duplicate: false, .. }));
+    assert_eq!(applier.machine().0, 2, "it was executed once");
+}
+
+#[test]
+fn a_session_larger_than_a_piece_is_told_in_several() {
+    let steps: Vec<Step> =
+        [Step::Open(1000)].into_iter().chain((1..500).map(|seq| Step::Execute(0, seq, 1, 150))).collect();
+    let mut applier = Applier::new(Counter::default());
+    applier.apply(&entries(&steps));
+    let head = applier.freeze();
+    let pieces = told(&mut applier, 4096);
+    assert!(pieces.len() > 15, "{}", pieces.len());
+    assert_eq!(restored(&applier, &head, &pieces).unwrap().digest(), applier.digest());
+    assert_eq!(applier.piece(1), None, "all was told");
+    let backwards = [pieces[pieces.len() - 1].clone(), pieces[0].clone()];
+    assert_eq!(restored(&applier, &head, &backwards).err(), Some(Malformed("sessions behind the machine")));
 }

@@ -1,6 +1,7 @@
 //! What the key-value machine does, told by example and held against a naive one.
 
 use super::*;
+use crate::limits::{CHUNK_BYTES, PIECE_EXCESS_MAX};
 use crate::types::{ClusterTime, Index};
 use proptest::prelude::*;
 
@@ -188,5 +189,106 @@ proptest! {
         prop_assert_eq!(fresh.digest(), kv.digest());
         apply(&mut fresh, &put(b"one", b"more"));
         prop_assert_ne!(fresh.digest(), kv.digest());
+    }
+}
+
+/// The pieces of what is frozen, of at least `bytes` each; and what a machine becomes that takes them in.
+fn told(kv: &mut Kv, bytes: usize) -> (Vec<u8>, Kv) {
+    let mut restored = kv.empty();
+    let mut whole = Vec::new();
+    while let Some(piece) = kv.piece(bytes) {
+        restored.restore(&piece).unwrap();
+        whole.extend_from_slice(&piece);
+    }
+    (whole, restored)
+}
+
+#[test]
+fn a_frozen_state_is_told_once() {
+    let mut kv = Kv::new();
+    assert_eq!(kv.piece(100), None, "nothing is frozen");
+    apply(&mut kv, &put(b"a", b"1"));
+    kv.freeze();
+    apply(&mut kv, &Command::Del { key: b"a" });
+    apply(&mut kv, &put(b"b", b"2"));
+    assert_eq!(told(&mut kv, 100).0, b"\x01\0\0\0a\x01\0\0\x001");
+    assert_eq!(kv.piece(100), None, "it is thawed");
+    kv.freeze();
+    kv.thaw();
+    assert_eq!(kv.piece(100), None);
+    assert_eq!(kv.get(b"b"), Some(&b"2"[..]));
+}
+
+#[test]
+fn a_piece_is_no_longer_than_a_pair_more() {
+    let mut kv = Kv::new();
+    for key in 0..9u8 {
+        apply(&mut kv, &put(&[key], &vec![key; 1 << 20]));
+    }
+    kv.freeze();
+    while let Some(piece) = kv.piece(CHUNK_BYTES) {
+        assert!(piece.len() <= CHUNK_BYTES + PIECE_EXCESS_MAX);
+    }
+}
+
+#[test]
+fn a_machine_takes_in_only_what_was_told() {
+    let mut kv = Kv::new();
+    let pair = |key: &[u8]| {
+        let mut out = BytesMut::new();
+        words::put_pair(&mut out, key, b"x");
+        out
+    };
+    assert_eq!(kv.restore(&pair(b"b")), Ok(()));
+    assert_eq!(kv.restore(&pair(b"b")), Err(Malformed("keys out of order")));
+    assert!(kv.restore(&pair(b"c")[..9]).is_err());
+    assert!(kv.restore(&[255; 8]).is_err());
+    assert!(kv.restore(&pair(&vec![b'd'; 70_000])).is_err(), "no key is that long");
+    assert_eq!(kv.restore(&[]), Ok(()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn a_frozen_state_is_what_a_clone_would_have_been(
+        before in prop::collection::vec(step(), 0..40),
+        after in prop::collection::vec((step(), prop::option::of(0..40usize)), 0..60),
+        bytes in 1..60usize,
+    ) {
+        let mut kv = Kv::new();
+        before.iter().for_each(|step| step.run(&mut kv));
+        let mut clone = kv.clone();
+        kv.freeze();
+        let mut restored = kv.empty();
+        let mut whole = Vec::new();
+        for (step, bytes) in &after {
+            step.run(&mut kv);
+            if let Some(piece) = bytes.and_then(|bytes| kv.piece(bytes)) {
+                restored.restore(&piece).unwrap();
+                whole.extend_from_slice(&piece);
+            }
+        }
+        while let Some(piece) = kv.piece(bytes) {
+            restored.restore(&piece).unwrap();
+            whole.extend_from_slice(&piece);
+        }
+        // All at once, with nothing between: the same bytes.
+        clone.freeze();
+        let (same, _) = told(&mut clone, 7);
+        prop_assert_eq!(whole, same);
+        prop_assert!(restored.iter().eq(clone.iter()));
+        prop_assert_eq!(restored.digest(), clone.digest());
+        // And it goes on as if nothing had been.
+        for (step, _) in &after {
+            step.run(&mut restored);
+        }
+        prop_assert!(restored.iter().eq(kv.iter()));
+        prop_assert_eq!(restored.digest(), kv.digest());
+    }
+
+    #[test]
+    fn garbage_is_no_state(bytes: Vec<u8>) {
+        let _either = Kv::new().restore(&bytes);
     }
 }

@@ -1,0 +1,74 @@
+//! A map as it was, told in the order of its keys while it goes on changing.
+//!
+//! Nothing is copied when it is frozen: what a key held is kept when it changes for the first time,
+//! unless it was told already. So freezing takes no time, and telling costs what is told and what
+//! changed meanwhile.
+
+use super::words::put_pair;
+use bytes::{Bytes, BytesMut};
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+/// What is still to be told of a map.
+///
+/// Invariants: all keys up to `told` were told. `before` holds of each later key that changed since
+/// the freeze what it held then, `None` if it was absent; all others hold now what they held then.
+#[derive(Clone, Debug, Default)]
+pub struct Frozen {
+    told: Option<Box<[u8]>>,
+    before: BTreeMap<Box<[u8]>, Option<Box<[u8]>>>,
+}
+
+impl Frozen {
+    /// Where the keys begin that are not told yet.
+    pub fn told(&self) -> Bound<&[u8]> {
+        self.told.as_deref().map_or(Bound::Unbounded, Bound::Excluded)
+    }
+
+    /// A key is about to change, and this is what it holds.
+    pub fn keep(&mut self, key: &[u8], held: Option<&[u8]>) {
+        let told = self.told.as_deref().is_some_and(|told| key <= told);
+        if !told && !self.before.contains_key(key) {
+            self.before.insert(key.into(), held.map(Into::into));
+        }
+    }
+
+    /// The next piece, about `bytes` long; `None` when there is nothing left. `now` are the pairs
+    /// behind [`Frozen::told`] as they are now, in order.
+    pub fn piece<'a>(&mut self, bytes: usize, now: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Option<Bytes> {
+        let mut out = BytesMut::with_capacity(bytes + bytes / 8);
+        let mut now = now.peekable();
+        // Keys that came since are not told, but passing them takes time all the same.
+        let mut passed = 0;
+        let mut last = Cow::default();
+        while out.len() + passed < bytes.max(1) {
+            let order = match (now.peek(), self.before.first_key_value()) {
+                (Some((key, _)), Some((kept, _))) => (*key).cmp(kept),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) if out.is_empty() => return None,
+                (None, None) => break,
+            };
+            if order.is_le()
+                && let Some((key, value)) = now.next()
+                && order.is_lt()
+            {
+                put_pair(&mut out, key, value);
+                last = Cow::Borrowed(key);
+            }
+            if order.is_ge()
+                && let Some((key, held)) = self.before.pop_first()
+            {
+                match held {
+                    Some(value) => put_pair(&mut out, &key, &value),
+                    None => passed += 8 + key.len(),
+                }
+                last = Cow::Owned(key.into());
+            }
+        }
+        self.told = Some(last.into_owned().into());
+        Some(out.freeze())
+    }
+}

@@ -1,0 +1,337 @@
+//! The bytes of a snapshot: a header, chunks, an end.
+//!
+//! Each chunk's checksum goes on from that of the one before it, the first from the header's: so a
+//! chunk that is missing, doubled or in another's place is seen as surely as a flipped bit, and what
+//! the end says closes it. Lengths are compared with what is there before they are believed.
+
+use crate::codec::{self, Malformed, Put, Reader};
+use crate::limits::{ADDRESS_BYTES_MAX, CHUNK_BYTES, MEMBERS_MAX, PIECE_EXCESS_MAX};
+use crate::types::{ClusterId, ClusterTime, Index, Membership, NodeId, Position, Term};
+use bytes::{BufMut, Bytes};
+use std::fmt;
+
+/// How every snapshot begins.
+pub const MAGIC: [u8; 8] = *b"drave-sn";
+/// The version of all this.
+pub const FORMAT: u32 = 1;
+/// The fields of a header before the members.
+pub const HEADER_FIELDS: usize = 80;
+/// The longest header.
+pub const HEADER_MAX: usize = HEADER_FIELDS + 4 + MEMBERS_MAX * (21 + ADDRESS_BYTES_MAX) + 4;
+/// The size of a chunk's header.
+pub const CHUNK_HEADER: usize = 12;
+/// The longest body of a chunk.
+pub const BODY_MAX: usize = CHUNK_BYTES + PIECE_EXCESS_MAX;
+/// The size of the chunk that ends a snapshot, header and all.
+pub const END_CHUNK: usize = CHUNK_HEADER + END_BODY;
+
+const END_BODY: usize = 16;
+
+/// What a snapshot is of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node that took it.
+    pub node: NodeId,
+    /// It stands for all entries up to here.
+    pub position: Position,
+    /// The index whose configuration `membership` is.
+    pub configured: Index,
+    /// The cluster's time in the last entry.
+    pub time: ClusterTime,
+    /// The digest of the state.
+    pub digest: u64,
+    /// How many sessions there are in it.
+    pub sessions: u64,
+    /// The configuration that held at `position`.
+    pub membership: Membership,
+}
+
+/// What is wrong with a snapshot, and where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flaw {
+    /// At which byte.
+    pub at: u64,
+    /// What.
+    pub what: What,
+}
+
+/// What is wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    /// The checksum is another than the stored one.
+    Checksum {
+        /// As it stands in the file.
+        stored: u32,
+        /// As it should be.
+        computed: u32,
+    },
+    /// It ends too early.
+    Cut,
+    /// It cannot be what stands here.
+    Wrong(&'static str),
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.what {
+            What::Checksum { stored, computed } => write!(f, "stored {stored:08x} computed {computed:08x}"),
+            What::Cut => f.write_str("the file ends here"),
+            What::Wrong(what) => f.write_str(what),
+        }
+    }
+}
+
+impl Header {
+    /// As bytes; their last four are their checksum.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(256);
+        out.put_slice(&MAGIC);
+        out.put_u32_le(FORMAT);
+        out.put_u32_le(0);
+        out.put_u64_le(self.cluster.0);
+        out.put_u64_le(self.node.get());
+        out.put_position(self.position);
+        out.put_u64_le(self.configured.0);
+        out.put_u64_le(self.time.0);
+        out.put_u64_le(self.digest);
+        out.put_u64_le(self.sessions);
+        codec::put_membership(&mut out, &self.membership);
+        let length = out.len() as u32 + 4;
+        out[12..16].copy_from_slice(&length.to_le_bytes());
+        out.put_u32_le(crc32fast::hash(&out));
+        out
+    }
+
+    /// How long the header is that begins so; at least its first 16 bytes are needed.
+    pub fn length(start: &[u8]) -> Result<usize, Flaw> {
+        let Some(start) = start.first_chunk::<16>() else {
+            return Err(Flaw { at: start.len() as u64, what: What::Cut });
+        };
+        if start[..8] != MAGIC {
+            return Err(Flaw { at: 0, what: What::Wrong("not a snapshot: it does not begin with `drave-sn`") });
+        }
+        if word(&start[8..]) != FORMAT {
+            return Err(Flaw { at: 8, what: What::Wrong("a version of the format that this program does not know") });
+        }
+        match word(&start[12..]) as usize {
+            length if (HEADER_FIELDS + 8..=HEADER_MAX).contains(&length) => Ok(length),
+            _ => Err(Flaw { at: 12, what: What::Wrong("no header is that long") }),
+        }
+    }
+
+    /// From the beginning of a file; and where the chunks begin.
+    pub fn decode(bytes: &Bytes) -> Result<(Header, Chain), Flaw> {
+        let length = Header::length(bytes)?;
+        if length > bytes.len() {
+            return Err(Flaw { at: bytes.len() as u64, what: What::Cut });
+        }
+        let (stored, computed) = (word(&bytes[length - 4..]), crc32fast::hash(&bytes[..length - 4]));
+        if stored != computed {
+            return Err(Flaw { at: 0, what: What::Checksum { stored, computed } });
+        }
+        let header = Header::read(bytes.slice(16..length - 4));
+        let header = header.map_err(|Malformed(what)| Flaw { at: 16, what: What::Wrong(what) })?;
+        Ok((header, Chain::new(length as u64, stored)))
+    }
+
+    fn read(fields: Bytes) -> codec::Result<Header> {
+        let mut reader = Reader::new(fields);
+        let header = Header {
+            cluster: ClusterId(reader.u64()?),
+            node: reader.somebody()?,
+            position: reader.position()?,
+            configured: Index(reader.u64()?),
+            time: ClusterTime(reader.u64()?),
+            digest: reader.u64()?,
+            sessions: reader.u64()?,
+            membership: codec::read_membership(&mut reader)?,
+        };
+        reader.end()?;
+        Ok(header)
+    }
+}
+
+/// What a chunk holds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Kind {
+    /// A piece of the sessions.
+    Sessions = 1,
+    /// A piece of the machine.
+    Machine = 2,
+    /// Nothing: the snapshot ends here.
+    End = 3,
+}
+
+/// A chunk that was found whole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chunk {
+    /// Where it begins in its file.
+    pub at: u64,
+    /// What it holds.
+    pub kind: Kind,
+    /// The bytes of that.
+    pub body: Bytes,
+}
+
+/// How far a snapshot was written or read: each chunk hangs on the one before it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Chain {
+    /// Where the next chunk begins.
+    pub at: u64,
+    /// The checksum of what stands before it.
+    pub checksum: u32,
+    /// What the last chunk held.
+    kind: Kind,
+    /// How many there were.
+    pub chunks: u64,
+}
+
+impl Chain {
+    /// Behind a header of that length and checksum.
+    fn new(at: u64, checksum: u32) -> Chain {
+        Chain { at, checksum, kind: Kind::Sessions, chunks: 0 }
+    }
+
+    /// Behind that header, encoded.
+    pub fn behind(header: &[u8]) -> Chain {
+        Chain::new(header.len() as u64, word(&header[header.len() - 4..]))
+    }
+
+    /// Whether the end has been seen.
+    pub fn ended(&self) -> bool {
+        self.kind == Kind::End
+    }
+
+    /// A chunk as bytes, to be written at `at`.
+    pub fn put(&mut self, kind: Kind, body: &[u8]) -> Vec<u8> {
+        assert!(body.len() <= BODY_MAX && kind >= self.kind, "sessions, machine, end; a piece is bounded");
+        let mut out = Vec::with_capacity(CHUNK_HEADER + body.len());
+        out.put_u32_le(0);
+        out.put_u32_le(body.len() as u32);
+        out.put_u32_le(kind as u32);
+        out.put_slice(body);
+        let checksum = self.sum(&out[4..]);
+        out[..4].copy_from_slice(&checksum.to_le_bytes());
+        self.pass(kind, checksum, body.len());
+        out
+    }
+
+    /// The chunk that ends it: how many chunks there were before it, and how many bytes the file has.
+    pub fn put_end(&mut self) -> Vec<u8> {
+        let mut body = [0; END_BODY];
+        body[..8].copy_from_slice(&self.chunks.to_le_bytes());
+        body[8..].copy_from_slice(&(self.at + END_CHUNK as u64).to_le_bytes());
+        self.put(Kind::End, &body)
+    }
+
+    /// How long the body of the next chunk is, of which this is the header.
+    pub fn body(&self, header: &[u8; CHUNK_HEADER]) -> Result<usize, Flaw> {
+        match word(&header[4..]) as usize {
+            length if length <= BODY_MAX => Ok(length),
+            _ => Err(Flaw { at: self.at + 4, what: What::Wrong("no chunk is that long") }),
+        }
+    }
+
+    /// Checks the next chunk, all of which this is, and goes on behind it.
+    pub fn follow(&mut self, chunk: &[u8]) -> Result<Kind, Flaw> {
+        let wrong = |what| Flaw { at: self.at, what: What::Wrong(what) };
+        let (stored, computed) = (word(chunk), self.sum(&chunk[4..]));
+        if stored != computed {
+            return Err(Flaw { at: self.at, what: What::Checksum { stored, computed } });
+        }
+        let kind = match word(&chunk[8..]) {
+            1 => Kind::Sessions,
+            2 => Kind::Machine,
+            3 => Kind::End,
+            _ => return Err(wrong("an unknown kind of chunk")),
+        };
+        if kind < self.kind || self.ended() {
+            return Err(wrong("a chunk out of order"));
+        }
+        let mut before = *self;
+        if kind == Kind::End && chunk != before.put_end() {
+            return Err(wrong("the end tells another number of chunks or bytes"));
+        }
+        self.pass(kind, stored, chunk.len() - CHUNK_HEADER);
+        Ok(kind)
+    }
+
+    fn sum(&self, bytes: &[u8]) -> u32 {
+        let mut crc = crc32fast::Hasher::new_with_initial(self.checksum);
+        crc.update(bytes);
+        crc.finalize()
+    }
+
+    fn pass(&mut self, kind: Kind, checksum: u32, body: usize) {
+        self.at += (CHUNK_HEADER + body) as u64;
+        (self.kind, self.checksum) = (kind, checksum);
+        self.chunks += 1;
+    }
+}
+
+/// The chunks of a snapshot, each checked as it comes. What is not as it should be comes once, and
+/// nothing behind it; what comes without a flaw to the end is whole.
+#[derive(Clone, Debug)]
+pub struct Chunks {
+    file: Bytes,
+    chain: Chain,
+    broken: bool,
+}
+
+impl Chunks {
+    /// Those of that file from there on.
+    pub fn new(file: Bytes, chain: Chain) -> Chunks {
+        Chunks { file, chain, broken: false }
+    }
+
+    fn chunk(&mut self) -> Result<Option<Chunk>, Flaw> {
+        let (at, size) = (self.chain.at, self.file.len() as u64);
+        if self.chain.ended() && at == size {
+            return Ok(None);
+        }
+        if self.chain.ended() {
+            return Err(Flaw { at, what: What::Wrong("bytes behind the end") });
+        }
+        let rest = &self.file[at as usize..];
+        let cut = Flaw { at: size, what: What::Cut };
+        let length = CHUNK_HEADER + self.chain.body(rest.first_chunk().ok_or(cut)?)?;
+        let kind = self.chain.follow(rest.get(..length).ok_or(cut)?)?;
+        let body = self.file.slice(at as usize + CHUNK_HEADER..at as usize + length);
+        Ok(Some(Chunk { at, kind, body }))
+    }
+}
+
+impl Iterator for Chunks {
+    type Item = Result<Chunk, Flaw>;
+
+    fn next(&mut self) -> Option<Result<Chunk, Flaw>> {
+        if self.broken {
+            return None;
+        }
+        let chunk = self.chunk().transpose();
+        self.broken = matches!(chunk, Some(Err(_)));
+        chunk
+    }
+}
+
+/// The name of the snapshot of that position.
+pub fn file_name(position: Position) -> String {
+    format!("{:016x}-{:016x}.snap", position.index.0, position.term.0)
+}
+
+/// The position of the snapshot of that name, if it is one's.
+pub fn file_position(name: &str) -> Option<Position> {
+    let (index, term) = name.strip_suffix(".snap")?.split_once('-')?;
+    let number = |digits: &str| u64::from_str_radix(digits, 16).ok();
+    let position = Position::new(Index(number(index)?), Term(number(term)?));
+    (file_name(position) == name).then_some(position)
+}
+
+fn word(bytes: &[u8]) -> u32 {
+    bytes.first_chunk::<4>().copied().map_or(0, u32::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests;

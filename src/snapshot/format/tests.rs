@@ -1,0 +1,129 @@
+//! A snapshot comes back as it was, or not at all.
+
+use super::*;
+use proptest::prelude::*;
+
+fn header() -> Header {
+    let node = NodeId::new(2).unwrap();
+    Header {
+        cluster: ClusterId(0x6f2c_91aa_0d77_be21),
+        node,
+        position: Position::new(Index(812), Term(3)),
+        configured: Index(7),
+        time: ClusterTime(86_400_000),
+        digest: 0x9a3c_11f0,
+        sessions: 1,
+        membership: Membership::founding([(node, "b:2".to_owned())]),
+    }
+}
+
+type Pieces = Vec<(Kind, Vec<u8>)>;
+
+/// The chunks of a file, each as its bytes; the header first and the end last.
+fn parts(pieces: &Pieces) -> Vec<Vec<u8>> {
+    let mut parts = vec![header().encode()];
+    let mut chain = Chain::behind(&parts[0]);
+    parts.extend(pieces.iter().map(|(kind, body)| chain.put(*kind, body)));
+    parts.push(chain.put_end());
+    parts
+}
+
+fn read(file: Vec<u8>) -> Result<Pieces, Flaw> {
+    let file = Bytes::from(file);
+    let (found, chain) = Header::decode(&file)?;
+    assert_eq!(found, header());
+    let mut pieces = Vec::new();
+    for chunk in Chunks::new(file, chain) {
+        let chunk = chunk?;
+        pieces.push((chunk.kind, chunk.body.to_vec()));
+    }
+    assert_eq!(pieces.pop().map(|(kind, _)| kind), Some(Kind::End));
+    Ok(pieces)
+}
+
+fn pieces() -> impl Strategy<Value = Pieces> {
+    let bodies = || prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..5);
+    (bodies(), bodies()).prop_map(|(sessions, machine)| {
+        let of = |kind| move |body| (kind, body);
+        sessions.into_iter().map(of(Kind::Sessions)).chain(machine.into_iter().map(of(Kind::Machine))).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn it_comes_back_as_it_was(pieces in pieces()) {
+        prop_assert_eq!(read(parts(&pieces).concat()), Ok(pieces));
+    }
+
+    #[test]
+    fn every_flip_and_every_cut_is_seen(pieces in pieces(), bit in 0..8) {
+        let file = parts(&pieces).concat();
+        for at in 0..file.len() {
+            let mut flipped = file.clone();
+            flipped[at] ^= 1u8 << bit;
+            prop_assert!(read(flipped).is_err(), "a flip at {}", at);
+            prop_assert!(read(file[..at].to_vec()).is_err(), "a cut at {}", at);
+        }
+        prop_assert!(read([&file[..], &[0]].concat()).is_err(), "a byte too many");
+    }
+
+    #[test]
+    fn a_missing_doubled_or_displaced_chunk_is_seen(
+        pieces in pieces(), one: prop::sample::Index, other: prop::sample::Index,
+    ) {
+        let parts = parts(&pieces);
+        let one = 1 + one.index(parts.len() - 1);
+        let other = 1 + other.index(parts.len() - 1);
+        let mut missing = parts.clone();
+        missing.remove(one);
+        prop_assert!(read(missing.concat()).is_err());
+        let mut doubled = parts.clone();
+        doubled.insert(other, parts[one].clone());
+        prop_assert!(read(doubled.concat()).is_err());
+        let mut displaced = parts.clone();
+        displaced.swap(one, other);
+        prop_assert_eq!(read(displaced.concat()).is_err(), parts[one] != parts[other]);
+    }
+
+    #[test]
+    fn a_chunk_of_another_snapshot_is_seen(pieces in pieces(), other in pieces(), at: prop::sample::Index) {
+        let mut mixed = parts(&pieces);
+        let other = parts(&other);
+        let at = 1 + at.index(mixed.len().min(other.len()) - 1);
+        let same = mixed[at] == other[at];
+        mixed[at] = other[at].clone();
+        prop_assert_eq!(read(mixed.concat()).is_ok(), same);
+    }
+
+    #[test]
+    fn garbage_is_an_error_and_nothing_worse(bytes: Vec<u8>, length: u32) {
+        let _either = Header::decode(&bytes.clone().into());
+        let start = [&MAGIC[..], &FORMAT.to_le_bytes(), &length.to_le_bytes(), &bytes].concat();
+        prop_assert!(Header::decode(&start.into()).is_err());
+        let (_, chain) = Header::decode(&header().encode().into()).unwrap();
+        let chunk = [&length.to_le_bytes()[..], &u32::MAX.to_le_bytes(), &bytes].concat();
+        prop_assert!(Chunks::new([header().encode(), chunk].concat().into(), chain).all(|chunk| chunk.is_err()));
+    }
+}
+
+#[test]
+fn the_longest_header_is_not_too_long() {
+    let address = "x".repeat(ADDRESS_BYTES_MAX);
+    let members = (1..=MEMBERS_MAX as u64).map(|id| (NodeId::new(id).unwrap(), address.clone()));
+    let longest = Header { membership: Membership::founding(members), ..header() };
+    let encoded = longest.encode();
+    assert_eq!(encoded.len(), HEADER_MAX);
+    assert_eq!(Header::decode(&encoded.into()).unwrap().0, longest);
+}
+
+#[test]
+fn names_say_the_position_and_sort_by_it() {
+    let position = Position::new(Index(0x32c), Term(3));
+    assert_eq!(file_name(position), "000000000000032c-0000000000000003.snap");
+    assert_eq!(file_position(&file_name(position)), Some(position));
+    for other in ["32c-3.snap", "000000000000032C-0000000000000003.snap", "x.snap", "synced"] {
+        assert_eq!(file_position(other), None, "{other}");
+    }
+}

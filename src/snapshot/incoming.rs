@@ -1,0 +1,160 @@
+//! A snapshot being received from another node, which goes on where it stopped, also after a restart.
+
+use super::format::{CHUNK_HEADER, Chain, Flaw, Header, What, file_name};
+use super::report::{ADVICE_INCOMING, Fault, Result, damaged, io};
+use super::store::Snapshot;
+use super::writer::SYNC_BYTES;
+use crate::disk::{Disk, DiskFile};
+use crate::types::{ClusterId, Position};
+use bytes::Bytes;
+use std::io::ErrorKind;
+
+/// What the name of a snapshot ends with while it is received.
+pub(super) const PART: &str = ".part";
+
+/// A snapshot being received.
+#[derive(Debug)]
+pub struct Incoming<D: Disk> {
+    disk: D,
+    file: D::File,
+    name: String,
+    part: String,
+    cluster: ClusterId,
+    position: Position,
+    total: u64,
+    at: u64,
+    synced: u64,
+}
+
+impl<D: Disk> Incoming<D> {
+    /// Begins to receive one, or goes on with what there is of it: as far as that is whole.
+    pub(super) fn open(disk: D, cluster: ClusterId, position: Position, total: u64) -> Result<Incoming<D>> {
+        let name = file_name(position);
+        let part = format!("{name}{PART}");
+        let there = disk.list().map_err(io("list", &part))?.contains(&part);
+        let mut at = 0;
+        let file = if there {
+            let mut file = disk.open(&part).map_err(io("open", &part))?;
+            at = whole(&file, cluster, position).map_err(io("read", &part))?;
+            at = if at > total { 0 } else { at };
+            file.truncate(at).map_err(io("truncate", &part))?;
+            file
+        } else {
+            disk.create(&part).map_err(io("create", &part))?
+        };
+        Ok(Incoming { disk, file, name, part, cluster, position, total, at, synced: 0 })
+    }
+
+    /// Which snapshot it is.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// All before this is there: the sender goes on from here.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Whether all bytes are there, right or wrong.
+    pub fn is_complete(&self) -> bool {
+        self.at >= self.total
+    }
+
+    /// Takes in the bytes of the file from `offset` on, and says how far it is now. What was there
+    /// before, what would leave a gap and what is beyond the end is left out.
+    pub fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<u64> {
+        let most = self.total.saturating_sub(offset).min(bytes.len() as u64) as usize;
+        let Some(known) = self.at.checked_sub(offset) else { return Ok(self.at) };
+        let new = bytes[..most].get(known as usize..).unwrap_or_default();
+        if new.is_empty() {
+            return Ok(self.at);
+        }
+        self.file.write_at(self.at, new).map_err(io("write", &self.part))?;
+        self.at += new.len() as u64;
+        if self.at - self.synced > SYNC_BYTES {
+            self.sync()?;
+        }
+        Ok(self.at)
+    }
+
+    /// All is there: verifies the whole, makes it durable and publishes it. Whatever is wrong with it
+    /// removes it.
+    pub fn finish(mut self) -> Result<Snapshot> {
+        self.sync()?;
+        let snapshot = match self.verified() {
+            Ok(snapshot) => snapshot,
+            Err(fault @ Fault::Damaged { .. }) => {
+                self.abandon()?;
+                return Err(fault);
+            }
+            Err(fault) => return Err(fault),
+        };
+        self.disk.rename(&self.part, &self.name).map_err(io("rename", &self.part))?;
+        self.disk.sync_names().map_err(io("sync the name of", &self.name))?;
+        Ok(snapshot)
+    }
+
+    fn verified(&self) -> Result<Snapshot> {
+        let bytes = self.disk.map(&self.part).map_err(io("map", &self.part))?;
+        let wrong = damaged(&self.part, ADVICE_INCOMING);
+        let size = bytes.len() as u64;
+        if size != self.total {
+            return Err(wrong(Flaw { at: size, what: What::Wrong("it has not as many bytes as was said") }));
+        }
+        Snapshot::verify(self.name.clone(), bytes, self.cluster).map_err(wrong)
+    }
+
+    /// After a sync that failed the kernel may call pages clean that never reached the disk: what is
+    /// read here later would be believed, so it must go.
+    fn sync(&mut self) -> Result<()> {
+        if let Err(error) = self.file.sync_all() {
+            // The node stops for this error; that the file could not be removed is no worse.
+            let _gone = self.disk.remove(&self.part);
+            return Err(io("sync", &self.part)(error));
+        }
+        self.synced = self.at;
+        Ok(())
+    }
+
+    /// It will not be received to the end: removes it.
+    pub fn abandon(self) -> Result<()> {
+        drop(self.file);
+        match self.disk.remove(&self.part) {
+            // Pruned, because something newer was published.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            outcome => outcome.map_err(io("remove", &self.part)),
+        }
+    }
+}
+
+/// How many bytes of that file are whole: the header, and chunk after chunk.
+fn whole(file: &impl DiskFile, cluster: ClusterId, position: Position) -> std::io::Result<u64> {
+    let Some(mut chain) = header(file, cluster, position)? else { return Ok(0) };
+    let mut chunk = Vec::new();
+    loop {
+        let mut start = [0; CHUNK_HEADER];
+        if file.read_at(chain.at, &mut start)? < CHUNK_HEADER {
+            return Ok(chain.at);
+        }
+        let Ok(body) = chain.body(&start) else { return Ok(chain.at) };
+        chunk.resize(CHUNK_HEADER + body, 0);
+        let read = file.read_at(chain.at, &mut chunk)?;
+        if read < chunk.len() || chain.follow(&chunk).is_err() {
+            return Ok(chain.at);
+        }
+    }
+}
+
+/// What follows the header of that file, if it is whole and the one it should be.
+fn header(file: &impl DiskFile, cluster: ClusterId, position: Position) -> std::io::Result<Option<Chain>> {
+    let mut start = [0; 16];
+    let read = file.read_at(0, &mut start)?;
+    let Ok(length) = Header::length(&start[..read]) else { return Ok(None) };
+    let mut bytes = vec![0; length];
+    let read = file.read_at(0, &mut bytes)?;
+    bytes.truncate(read);
+    Ok(match Header::decode(&Bytes::from(bytes)) {
+        Ok((header, chain)) if header.cluster == cluster && header.position == position => Some(chain),
+        _ => None,
+    })
+}

@@ -1,0 +1,74 @@
+//! What can be wrong with a snapshot.
+
+use super::format::Flaw;
+use std::io;
+
+/// Why there is no snapshot, or none was made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The file is not what was written. It is never taken for an empty state.
+    #[error("{file}: byte {offset}: {what}. {advice}")]
+    Damaged {
+        /// The file.
+        file: String,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The disk failed. What reached it is unknown, and asking again would not tell.
+    #[error("{action} {file}: {source}; what reached the disk is unknown, so this node must not go on")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To which file.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No room. Nothing that was published before is touched: give the snapshot up, and the node goes on.
+    #[error("no space left for {file}; the snapshots before it are untouched")]
+    Full {
+        /// The file that did not fit.
+        file: String,
+    },
+}
+
+/// What touching snapshots comes to.
+pub type Result<T> = std::result::Result<T, Fault>;
+
+/// What the operator is told of a damaged snapshot of its own.
+pub const ADVICE: &str = "This disk has lost what it had confirmed. If an older snapshot and the log behind it are \
+whole the node can start from those; else move this data directory away and let the node join again as a new member. \
+Nothing was changed";
+
+/// What is said of a damaged snapshot that another node sent.
+pub const ADVICE_INCOMING: &str = "What was received was removed, and will be asked for again";
+
+impl Fault {
+    /// The exit code for it: 5 damaged data, 74 I/O.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Fault::Damaged { .. } => 5,
+            Fault::Io { .. } | Fault::Full { .. } => 74,
+        }
+    }
+}
+
+/// What an error of the disk comes to.
+pub(super) fn io(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> Fault {
+    let file = file.to_owned();
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::Full { file },
+        _ => Fault::Io { action, file, source },
+    }
+}
+
+/// What a flaw in that file comes to.
+pub(super) fn damaged(file: &str, advice: &'static str) -> impl Fn(Flaw) -> Fault {
+    let file = file.to_owned();
+    move |flaw| Fault::Damaged { file: file.clone(), offset: flaw.at, what: flaw.to_string(), advice }
+}

@@ -1,0 +1,108 @@
+//! Snapshots that hold something else than was written: an error each, never an empty state.
+
+use super::world::*;
+use drave::disk::{Disk, DiskFile};
+use drave::sim::disk::SimDisk;
+use drave::snapshot::format::file_name;
+use drave::snapshot::{Fault, Store};
+use drave::types::ClusterId;
+
+/// A disk with two snapshots of which the newer one is damaged so.
+fn damaged(damage: impl Fn(&SimDisk, &str)) -> (SimDisk, Ledger) {
+    let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
+    run(&disk, &[Step::Take(5, 60), Step::Take(12, 60)], &mut ledger).unwrap();
+    damage(&disk, &file_name(position(12)));
+    (disk, ledger)
+}
+
+/// The older one is found, and what is wrong with the newer one is said.
+fn check(disk: &SimDisk, ledger: &Ledger, what: &str) {
+    let before = disk.seen(&file_name(position(12)));
+    let (_, mut found) = newest(disk).unwrap();
+    let [Fault::Damaged { file, offset, .. }] = &found.damaged[..] else { panic!("{what}: {:?}", found.damaged) };
+    assert_eq!(*file, file_name(position(12)));
+    assert!(*offset <= before.as_ref().map_or(0, Vec::len) as u64, "{what}");
+    assert_eq!(found.damaged[0].exit_code(), 5);
+    found.damaged.clear();
+    let older = Ledger { promised: 5, ..ledger.clone() };
+    assert_eq!(older.check(&found), Ok(5), "{what}");
+    assert_eq!(disk.seen(&file_name(position(12))), before, "{what}: nothing is changed on the disk");
+}
+
+#[test]
+fn a_flipped_bit_is_always_noticed() {
+    let size = file(12, 60).len() as u64;
+    for offset in 0..size {
+        let (disk, ledger) = damaged(|disk, name| disk.flip(name, offset, (offset % 8) as u8));
+        check(&disk, &ledger, &format!("byte {offset}"));
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_or_goes_on_is_noticed() {
+    let size = file(12, 60).len() as u64;
+    for cut in (0..size).step_by(3) {
+        let (disk, ledger) = damaged(|disk, name| disk.open(name).unwrap().truncate(cut).unwrap());
+        check(&disk, &ledger, &format!("cut at {cut}"));
+    }
+    let (disk, ledger) = damaged(|disk, name| disk.open(name).unwrap().write_at(size, &[0]).unwrap());
+    check(&disk, &ledger, "a byte too many");
+}
+
+#[test]
+fn a_snapshot_under_another_name_or_of_another_cluster_is_noticed() {
+    let (disk, ledger) = damaged(|disk, name| {
+        let other = disk.seen(&file_name(position(5))).unwrap();
+        let mut file = disk.open(name).unwrap();
+        file.truncate(0).unwrap();
+        file.write_at(0, &other).unwrap();
+    });
+    check(&disk, &ledger, "another's name");
+    let (disk, _) = damaged(|_, _| {});
+    let found = Store::open(disk, ClusterId(8)).unwrap().newest().unwrap();
+    assert!(found.snapshot.is_none() && found.damaged.len() == 2, "{found:?}");
+}
+
+#[test]
+fn damage_is_told_with_file_byte_and_advice() {
+    let (disk, _) = damaged(|disk, name| disk.flip(name, 150, 3));
+    let told = newest(&disk).unwrap().1.damaged[0].to_string();
+    assert!(told.starts_with("000000000000000c-0000000000000002.snap: byte 1"), "{told}");
+    assert!(told.contains("stored ") && told.ends_with("Nothing was changed"), "{told}");
+}
+
+#[test]
+fn what_another_node_sent_is_published_only_if_it_is_whole() {
+    let whole = file(12, 60);
+    for offset in 0..whole.len() {
+        let disk = SimDisk::new();
+        let store = Store::open(disk.clone(), CLUSTER).unwrap();
+        let mut sent = whole.clone();
+        sent[offset] ^= 4;
+        let received = receive(&store, 12, &sent, sent.len());
+        assert!(matches!(received, Err(Fault::Damaged { .. })), "byte {offset}: {received:?}");
+        assert_eq!(disk.list().unwrap(), Vec::<String>::new(), "it is removed");
+        let again = receive(&store, 12, &whole, whole.len()).unwrap().unwrap();
+        assert_eq!(again.bytes()[..], whole);
+    }
+    // Whole, but not what was asked for.
+    let store = Store::open(SimDisk::new(), CLUSTER).unwrap();
+    assert!(matches!(receive(&store, 13, &whole, whole.len()), Err(Fault::Damaged { .. })));
+}
+
+#[test]
+fn a_part_that_rotted_is_received_again_from_there() {
+    let whole = file(12, 60);
+    for offset in 0..whole.len() / 2 {
+        let disk = SimDisk::new();
+        let store = Store::open(disk.clone(), CLUSTER).unwrap();
+        receive(&store, 12, &whole, whole.len() / 2).unwrap();
+        let part = format!("{}.part", file_name(position(12)));
+        disk.flip(&part, offset as u64, 2);
+        let incoming = store.incoming(position(12), whole.len() as u64).unwrap();
+        assert!(incoming.at() <= offset as u64, "byte {offset}: {}", incoming.at());
+        drop(incoming);
+        let received = receive(&store, 12, &whole, whole.len()).unwrap().unwrap();
+        assert_eq!(received.bytes()[..], whole);
+    }
+}

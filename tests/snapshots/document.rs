@@ -1,0 +1,146 @@
+//! `wal-format.md` and the code say the same of snapshots: its dump is decoded, its tables are compared.
+
+use bytes::Bytes;
+use drave::api::Op;
+use drave::apply::{Applier, Head, Piece};
+use drave::codec;
+use drave::limits::CHUNK_BYTES;
+use drave::machine::{Command, Kv};
+use drave::sim::disk::SimDisk;
+use drave::snapshot::format::{self, Chunks};
+use drave::snapshot::{Header, Kind, Store};
+use drave::types::*;
+
+const DOCUMENT: &str = include_str!("../../wal-format.md");
+
+/// The state whose snapshot the document shows: one session, in which one key was put.
+fn applied() -> Applier<Kv> {
+    let mut applier = Applier::new(Kv::new());
+    let command = Command::Put { key: b"x", value: b"1" }.encode();
+    let ops = [Op::Open { window: 8 }, Op::Execute { session: SessionId(1), seq: 1, lowest: 1, command }];
+    let entry = |(index, op): (u64, &Op)| {
+        let position = Position::new(Index(index), Term(1));
+        codec::entry(position, ClusterTime(250), Payload::Opaque(op.encode()))
+    };
+    applier.apply(&(1..).zip(&ops).map(entry).collect::<Vec<_>>());
+    applier
+}
+
+/// That snapshot, taken by node 1, alone in its cluster.
+fn sample() -> Bytes {
+    let mut applier = applied();
+    let node = NodeId::new(1).unwrap();
+    let head = applier.freeze();
+    let header = Header {
+        cluster: ClusterId(0x6f2c_91aa_0d77_be21),
+        node,
+        position: head.position,
+        configured: Index::ZERO,
+        time: head.time,
+        digest: head.digest,
+        sessions: head.sessions,
+        membership: Membership::founding([(node, "127.0.0.1:7401".to_owned())]),
+    };
+    let store = Store::open(SimDisk::new(), header.cluster).unwrap();
+    let mut writer = store.writer(&header).unwrap();
+    while let Some(piece) = applier.piece(CHUNK_BYTES) {
+        match piece {
+            Piece::Sessions(bytes) => writer.put(Kind::Sessions, &bytes).unwrap(),
+            Piece::Machine(bytes) => writer.put(Kind::Machine, &bytes).unwrap(),
+        }
+    }
+    writer.finish().unwrap().bytes().clone()
+}
+
+fn section() -> &'static str {
+    let from = DOCUMENT.find("\n## Snapshots\n").expect("the document has a section on snapshots");
+    &DOCUMENT[from..]
+}
+
+/// The bytes of the section's own dump.
+fn dumped() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for line in section().lines() {
+        let Some((place, rest)) = line.split_once("  ") else { continue };
+        if place.len() != 8 || u32::from_str_radix(place, 16) != Ok(bytes.len() as u32) {
+            continue;
+        }
+        let hex = rest.split('|').next().unwrap();
+        bytes.extend(hex.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()));
+    }
+    bytes
+}
+
+fn dump(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for (line, chunk) in bytes.chunks(16).enumerate() {
+        let hex: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
+        let half = hex.len().min(8);
+        let text: String = chunk.iter().map(|b| if (32..127).contains(b) { *b as char } else { '.' }).collect();
+        let hex = format!("{}  {}", hex[..half].join(" "), hex[half..].join(" "));
+        out += &format!("{:08x}  {hex:<48}  |{text}|\n", line * 16);
+    }
+    out
+}
+
+#[test]
+fn the_dump_is_that_of_a_real_snapshot() {
+    let real = sample();
+    assert!(dumped() == real[..], "the document's dump is not what is written; that is\n{}", dump(&real));
+}
+
+#[test]
+fn the_dump_decodes_as_the_document_says() {
+    let bytes = Bytes::from(dumped());
+    let (header, chain) = Header::decode(&bytes).unwrap();
+    assert_eq!(
+        (header.node.get(), header.position, header.time),
+        (1, Position::new(Index(2), Term(1)), ClusterTime(250))
+    );
+    let stored = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+    assert!(section().contains(&format!("digest `{:016x}`", header.digest)), "{:016x}", header.digest);
+    assert!(section().contains(&format!("checksum `{:08x}`", chain.checksum)), "{:08x}", chain.checksum);
+    for chunk in Chunks::new(bytes.clone(), chain) {
+        let chunk = chunk.unwrap();
+        let row = format!("| `{:x}` | {} | {:08x} |", chunk.at, chunk.kind as u8, stored(chunk.at as usize));
+        assert!(section().contains(&row), "the table of the dump has no row {row}");
+    }
+}
+
+#[test]
+fn the_dump_is_a_state_to_go_on_from() {
+    let bytes = Bytes::from(dumped());
+    let (header, chain) = Header::decode(&bytes).unwrap();
+    let mut restoring = Applier::new(Kv::new()).restoring();
+    for chunk in Chunks::new(bytes, chain) {
+        let chunk = chunk.unwrap();
+        match chunk.kind {
+            Kind::Sessions => restoring.take(&Piece::Sessions(chunk.body)).unwrap(),
+            Kind::Machine => restoring.take(&Piece::Machine(chunk.body)).unwrap(),
+            Kind::End => {}
+        }
+    }
+    let Header { position, time, digest, sessions, .. } = header;
+    let restored = restoring.finish(&Head { position, time, digest, sessions }).unwrap();
+    assert_eq!(restored.machine().get(b"x"), Some(&b"1"[..]));
+    assert_eq!(restored.digest(), applied().digest());
+}
+
+/// Whether the section has a line with all of these words.
+fn says(words: &[&str]) {
+    let found = section().lines().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(found, "no line of the section says {words:?}");
+}
+
+#[test]
+fn the_tables_say_what_the_code_does() {
+    says(&["magic", &format!("`{}`", std::str::from_utf8(&format::MAGIC).unwrap())]);
+    says(&["format version", &format!("| {} |", format::FORMAT)]);
+    says(&[&format!("| {} | … | members |", format::HEADER_FIELDS)]);
+    says(&["header of a chunk", &format!("{} bytes", format::CHUNK_HEADER)]);
+    says(&["body of a chunk", &format!("{} bytes", format::BODY_MAX)]);
+    says(&["header of a snapshot", &format!("{} bytes", format::HEADER_MAX)]);
+    for (kind, name) in [(Kind::Sessions, "sessions"), (Kind::Machine, "machine"), (Kind::End, "end")] {
+        says(&[&format!("| {} | {name} |", kind as u8)]);
+    }
+}

@@ -1,0 +1,6 @@
+//! Snapshots on disks that tear, lose, fail, fill up and lie.
+
+mod damage;
+mod document;
+mod matrix;
+mod world;

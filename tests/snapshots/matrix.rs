@@ -1,0 +1,152 @@
+//! A crash after every operation of the disk; every operation failing once; a disk that is full.
+
+use super::world::*;
+use drave::sim::disk::{Crash, SimDisk, Stop};
+use drave::snapshot::{Fault, Kind, Store};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+/// What may happen after that script: everything, or of a large one, which takes its time, something.
+fn between(name: &str) -> &'static [Between] {
+    if name == "large" { &[Between::Power(1), Between::StartThenPower(4)] } else { &BETWEEN }
+}
+
+/// More than is written between two syncs.
+const LARGE: usize = 3 << 19;
+
+fn scripts() -> Vec<(&'static str, Vec<Step>)> {
+    use Step::*;
+    vec![
+        ("taking", vec![Take(5, 700), Take(12, 700), Prune(12)]),
+        ("giving up", vec![Take(5, 700), GiveUp(12, 700), Take(12, 700), GiveUp(20, 90), Take(21, 700), Prune(21)]),
+        ("receiving", vec![Receive(5, 700), Receive(12, 700), Prune(12)]),
+        ("receiving in two goes", vec![Take(5, 700), Half(12, 700), Receive(12, 700), Prune(12)]),
+        ("a newer one", vec![Take(5, 700), Half(12, 700), Half(14, 700), Take(16, 700), Prune(16), Receive(18, 700)]),
+        ("the same again", vec![Take(5, 700), Receive(5, 700), Take(5, 700), Prune(5), Take(6, 700)]),
+        ("pruning", vec![Take(1, 60), Take(2, 60), Take(3, 60), Half(9, 60), Prune(2), Take(4, 60), Prune(4)]),
+        ("large", vec![Take(5, LARGE), Receive(12, LARGE), Prune(12)]),
+    ]
+}
+
+#[test]
+fn the_old_or_the_new_one_is_there_whatever_operation_is_the_last() {
+    let mut operations = 0;
+    for (name, script) in scripts() {
+        for at in 0.. {
+            let bytes = [0, 1, 100, 512, 1600][at as usize % 5];
+            let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
+            disk.stop_at(Stop { at, bytes });
+            let outcome = run(&disk, &script, &mut ledger);
+            for between in between(name) {
+                survive(&disk, &ledger, *between)
+                    .unwrap_or_else(|why| panic!("{name}, stopped at {at}, {between:?}: {why}"));
+            }
+            if !disk.stopped() {
+                outcome.unwrap_or_else(|fault| panic!("{name}: {fault}"));
+                operations += at;
+                break;
+            }
+            assert!(outcome.is_err(), "{name}: operation {at} did not happen, and nobody noticed");
+        }
+    }
+    assert!(operations > 150, "{operations}");
+}
+
+#[test]
+fn every_operation_that_fails_is_an_error_and_loses_nothing() {
+    for (name, script) in scripts() {
+        let plain = SimDisk::new();
+        run(&plain, &script, &mut Ledger::default()).unwrap();
+        for at in 0..plain.operations() {
+            let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
+            disk.fail_at(at);
+            let outcome = run(&disk, &script, &mut ledger);
+            assert!(matches!(outcome, Err(Fault::Io { .. })), "{name}: operation {at} failed: {outcome:?}");
+            for between in between(name) {
+                survive(&disk, &ledger, *between).unwrap_or_else(|why| panic!("{name}, {at}, {between:?}: {why}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_said_and_loses_nothing() {
+    for (name, script) in scripts().into_iter().filter(|(name, _)| *name != "large") {
+        let plain = SimDisk::new();
+        run(&plain, &script, &mut Ledger::default()).unwrap();
+        let mut full = 0;
+        for capacity in (0..3 * file(5, 700).len() as u64).step_by(97) {
+            let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
+            disk.set_capacity(Some(capacity));
+            match run(&disk, &script, &mut ledger) {
+                Ok(()) => continue,
+                Err(Fault::Full { .. }) => full += 1,
+                Err(fault) => panic!("{name}, {capacity}: {fault}"),
+            }
+            // The node goes on with what it has, and when there is room again, all is as ever.
+            ledger.check(&newest(&disk).unwrap().1).unwrap_or_else(|why| panic!("{name}, {capacity}: {why}"));
+            disk.set_capacity(None);
+            for between in BETWEEN {
+                survive(&disk, &ledger, between).unwrap_or_else(|why| panic!("{name}, {capacity}, {between:?}: {why}"));
+            }
+        }
+        assert!(full > 3, "{name}: {full}");
+    }
+}
+
+#[test]
+fn a_receiver_that_is_killed_ten_times_asks_for_little_again() {
+    let whole = file(12, 300_000);
+    let disk = SimDisk::new();
+    let mut asked = 0;
+    for life in 1..=11 {
+        let store = Store::open(disk.clone(), CLUSTER).unwrap();
+        let mut incoming = store.incoming(position(12), whole.len() as u64).unwrap();
+        let upto = whole.len() * life / 11;
+        let at = incoming.at() as usize;
+        asked += upto - at;
+        incoming.put(at as u64, &whole[at..upto]).unwrap();
+        if incoming.is_complete() {
+            assert_eq!(incoming.finish().unwrap().bytes()[..], whole);
+        }
+        disk.crash(&mut StdRng::seed_from_u64(life as u64), Crash::Kill);
+    }
+    // At worst the chunk that was not yet whole, each time.
+    let longest = pieces(12, 300_000).iter().map(|(_, body)| body.len()).max().unwrap() + 12;
+    assert!(asked <= whole.len() + 10 * longest, "{asked} of {}", whole.len());
+    assert!(asked < 4 * whole.len(), "{asked} of {}", whole.len());
+}
+
+#[test]
+fn what_comes_twice_too_early_or_too_much_is_left_out() {
+    let whole = file(12, 500);
+    let store = Store::open(SimDisk::new(), CLUSTER).unwrap();
+    let mut incoming = store.incoming(position(12), whole.len() as u64).unwrap();
+    assert_eq!(incoming.put(10, &whole[10..20]).unwrap(), 0, "a gap");
+    assert_eq!(incoming.put(0, &whole[..30]).unwrap(), 30);
+    assert_eq!(incoming.put(0, &whole[..20]).unwrap(), 30, "known");
+    assert_eq!(incoming.put(20, &whole[20..40]).unwrap(), 40, "half known");
+    let more = [&whole[40..], b"and more"].concat();
+    assert_eq!(incoming.put(40, &more).unwrap(), whole.len() as u64);
+    assert_eq!(incoming.put(u64::MAX, b"x").unwrap(), whole.len() as u64);
+    assert!(incoming.is_complete());
+    assert_eq!(incoming.finish().unwrap().bytes()[..], whole);
+}
+
+#[test]
+fn pruning_spares_the_newest_whatever_it_is_told() {
+    let disk = SimDisk::new();
+    let mut ledger = Ledger::default();
+    run(&disk, &[Step::Take(5, 60), Step::Take(6, 60)], &mut ledger).unwrap();
+    disk.flip(&drave::snapshot::format::file_name(position(6)), 200, 1);
+    let store = Store::open(disk, CLUSTER).unwrap();
+    assert!(matches!(store.prune(position(6)), Err(Fault::Damaged { .. })), "what is kept must be whole");
+    assert!(store.prune(position(7)).is_err(), "and there");
+    assert_eq!(store.list().unwrap().len(), 2);
+    let mut writer = store.writer(&header(8)).unwrap();
+    writer.put(Kind::Machine, b"x").unwrap();
+    assert!(writer.written() > 100);
+    assert_eq!(store.prune(position(5)).unwrap(), Vec::<String>::new(), "what is under way stays");
+    writer.finish().unwrap();
+    assert_eq!(store.prune(position(8)).unwrap().len(), 2);
+}
