@@ -48,7 +48,7 @@ impl Raft {
     pub fn tick(&mut self, now: Time) {
         let next = match &mut self.role {
             Role::Follower(follower) => follower.tick(&mut self.me, now),
-            Role::Candidate(candidate) => candidate.tick(&mut self.me, now),
+            Role::Candidate(candidate) => candidate.tick(&self.me, now),
             Role::Leader(leader) => leader.tick(&mut self.me, now),
         };
         self.turn(now, next);
