@@ -153,6 +153,8 @@ pub enum Request {
     },
     /// How this node is.
     Status,
+    /// Let this node take a snapshot now, and say when it is durable.
+    Snapshot,
 }
 
 /// What a node answers.
@@ -174,6 +176,13 @@ pub enum Reply {
     },
     /// How the node is.
     Status(Box<Status>),
+    /// The newest snapshot of the node.
+    Snapshot {
+        /// The position it stands for.
+        position: Position,
+        /// How many bytes its file has.
+        bytes: u64,
+    },
     /// Turned away. Nothing has happened.
     Refused(Refusal),
     /// It may happen yet, or have happened: this node lost its place before it knew.
@@ -214,6 +223,9 @@ pub enum Refusal {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
+    /// There is no room for it on the disk.
+    #[error("no space left on the disk of this node")]
+    NoSpace,
 }
 
 /// What a node does in its cluster.
@@ -290,6 +302,28 @@ pub struct Status {
     pub version: String,
     /// Elections this node has begun since it started, by reason.
     pub elections: std::collections::BTreeMap<String, u64>,
+    /// What it keeps of the log, and what has taken the place of the rest.
+    #[serde(default)]
+    pub log: LogStatus,
+}
+
+/// What a node keeps of the log.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// The first index it still holds.
+    pub first: u64,
+    /// Bytes of entries from there on.
+    pub bytes: u64,
+    /// Bytes of entries that a snapshot holds as well.
+    pub reclaimable: u64,
+    /// Why those are still kept, in words; empty if there are none.
+    pub kept_for: String,
+    /// The last index in the newest snapshot; 0 if there is none.
+    pub snapshot: u64,
+    /// How many bytes that has.
+    pub snapshot_bytes: u64,
+    /// Whether one is being taken.
+    pub taking: bool,
 }
 
 /// One member as its leader sees it.

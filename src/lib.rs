@@ -95,6 +95,7 @@ pub mod machine;
 pub mod net;
 pub mod node;
 pub mod server;
+pub mod shelf;
 pub mod sim;
 pub mod snapshot;
 pub mod types;

@@ -242,7 +242,7 @@ impl Client {
     fn heed(&mut self, call: &mut Call, refusal: Refusal) -> Result<(), ClientError> {
         match &refusal {
             Refusal::NotLeader { address: Some(address), .. } => call.hint = Some(address.clone()),
-            Refusal::Busy => call.pause(),
+            Refusal::Busy | Refusal::NoSpace => call.pause(),
             Refusal::NotLeader { address: None, .. } | Refusal::NoLeader | Refusal::Stopping => {
                 self.connection = None;
                 call.pause();

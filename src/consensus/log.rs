@@ -106,6 +106,15 @@ impl Log {
         Index(after.0 + fit as u64).max(after.next()).min(self.last_index().max(after))
     }
 
+    /// The lowest index behind which, up to `upto`, no more than that many bytes stand.
+    pub fn within(&self, upto: Index, bytes: u64) -> Index {
+        let least = self.sum(upto).saturating_sub(bytes);
+        if self.base_sum >= least {
+            return self.base.index;
+        }
+        Index(self.base.index.0 + 1 + self.sums.partition_point(|sum| *sum < least) as u64).min(upto)
+    }
+
     /// One more entry, of that term and size.
     pub fn append(&mut self, term: Term, size: u64) -> Position {
         let last = self.last();
@@ -251,6 +260,8 @@ mod tests {
                     prop_assert_eq!(log.at_or_below(asked), if found.index < upto { log.base() } else { found });
                 }
             }
+            let kept = log.within(last, 25);
+            prop_assert!(log.bytes(kept, last) <= 25 && (kept == upto || log.bytes(kept.prev(), last) > 25));
             for _ in 0..more {
                 log.append(Term(9), 10);
             }

@@ -4,7 +4,7 @@ use super::candidate::Candidate;
 use super::follower::Follower;
 use super::invariants;
 use super::leader::Leader;
-use super::message::{Ask, Chunk, Envelope, Message};
+use super::message::{Ask, Envelope, Message};
 use super::next::Next;
 use super::note::Note;
 use super::progress::{Progress, Stage};
@@ -13,9 +13,7 @@ use super::ready::Ready;
 use super::replica::Replica;
 use super::role::Role;
 use crate::api::{Refusal, RoleName};
-use crate::types::{
-    Base, ClusterTime, Index, Membership, Mutant, NodeId, Payload, Position, Term, Time, WriteId,
-};
+use crate::types::{Base, ClusterTime, Index, Membership, Mutant, NodeId, Payload, Position, Term, Time, WriteId};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -173,13 +171,6 @@ impl Raft {
     pub fn chunked(&mut self, to: NodeId, snapshot: Position, next: u64) {
         if self.leader() == Some(to) && to != self.me.id {
             self.me.send(to, Message::Chunked { snapshot, next });
-        }
-    }
-
-    /// Sends a follower a piece of a snapshot, if it needs one.
-    pub fn chunk(&mut self, to: NodeId, chunk: Chunk) {
-        if self.ships_to(to) {
-            self.me.send(to, Message::Chunk(chunk));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::waker::Waker;
 use crate::api::{Reply, Request};
+use crate::shelf::Done;
 use crate::wal::report as wal;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
@@ -11,6 +12,8 @@ use std::time::Instant;
 pub enum Letter {
     /// From the log thread: what it made durable.
     Journal(wal::Report),
+    /// From the thread that has the snapshots' files: what it has done, or why it must stop.
+    Shelf(wal::Result<Done>),
     /// From a thread that has a handle: a request, and where its answer goes.
     Ask {
         /// What is asked.

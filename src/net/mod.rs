@@ -8,6 +8,7 @@
 //! a peer that does not read loses messages, which the consensus does not mind; a frame is bounded
 //! before it is received; connections are counted; a connection that is idle holds no buffer.
 
+pub mod applying;
 pub mod conn;
 pub mod dialect;
 pub mod disks;

@@ -3,19 +3,19 @@
 //! A wake-up with two hundred readable sockets is two hundred `handle`s and one turn: one write for
 //! the journal, one append for each follower, one write for each socket that is touched.
 
+use super::applying::Applying;
 use super::inbox::{Inbox, Letter};
 use super::look::Look;
 use super::sockets::Net;
 use crate::api::{Refusal, Reply, Request, Status};
-use crate::apply::applier::Applier;
 use crate::consensus::note::{Level, Note};
 use crate::machine::seam::StateMachine;
 use crate::node::event::{Action, Caller, Event};
 use crate::node::node::Node;
-use crate::types::{Entry, NodeId, Payload, Time, Write};
+use crate::types::{Entry, NodeId, Payload, Time};
+use crate::wal::Task;
 use crate::wal::report::Fault;
-use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -24,8 +24,6 @@ use std::time::{Duration, Instant};
 const TURNS_MAX: usize = 16;
 /// After this long the sockets are looked at again, whatever else there is to do: a beat may be due.
 const TURNS_FOR: Duration = Duration::from_millis(5);
-/// When answers of this size have gathered they are written before more is asked of the machine.
-const ANSWERS_AT_ONCE: usize = 4 << 20;
 /// A wake-up that takes this long is worth knowing of.
 const TURN_LONG: Duration = Duration::from_millis(10);
 /// A wake-up that takes this long endangers the leader's place.
@@ -75,8 +73,8 @@ pub struct Reactor<M> {
     net: Net,
     node: Node,
     id: NodeId,
-    applier: Applier<M>,
-    journal: Sender<Write>,
+    machine: Applying<M>,
+    journal: Sender<Task>,
     inbox: Inbox,
     options: Options,
     look: Look,
@@ -90,8 +88,6 @@ pub struct Reactor<M> {
     stop_by: Option<Time>,
     actions: Vec<Action>,
     events: Vec<Event>,
-    /// What the machine is asked next.
-    queries: VecDeque<(u64, Bytes)>,
 }
 
 /// A thread with a handle that waits for an answer.
@@ -131,8 +127,8 @@ impl<M: StateMachine> Reactor<M> {
     pub fn new(
         net: Net,
         node: Node,
-        applier: Applier<M>,
-        journal: Sender<Write>,
+        machine: Applying<M>,
+        journal: Sender<Task>,
         inbox: Inbox,
         options: Options,
         clock: Clock,
@@ -141,7 +137,7 @@ impl<M: StateMachine> Reactor<M> {
             id: node.raft().id(),
             net,
             node,
-            applier,
+            machine,
             journal,
             inbox,
             look: Look::new(options.look),
@@ -153,7 +149,6 @@ impl<M: StateMachine> Reactor<M> {
             stop_by: None,
             actions: Vec::new(),
             events: Vec::new(),
-            queries: VecDeque::new(),
         }
     }
 
@@ -168,7 +163,10 @@ impl<M: StateMachine> Reactor<M> {
                 self.stop(now);
             }
             let mut brought = self.take_in(now)?;
-            if self.node.deadline() <= now || !self.queries.is_empty() {
+            if let Some(event) = self.machine.revive()? {
+                self.node.handle(now, event);
+            }
+            if self.node.deadline() <= now || self.machine.has_work() {
                 brought = Brought::Work;
             }
             if brought == Brought::Work {
@@ -209,6 +207,11 @@ impl<M: StateMachine> Reactor<M> {
                     let until = now + until.saturating_duration_since(Instant::now());
                     self.ask(now, request, Local { answer, until });
                 }
+                Letter::Shelf(done) => {
+                    if let Some(event) = self.machine.done(done?) {
+                        self.node.handle(now, event);
+                    }
+                }
                 Letter::Stop => self.stop(now),
                 Letter::Gone(which) => return Err(Broken::Gone(which)),
             }
@@ -238,7 +241,7 @@ impl<M: StateMachine> Reactor<M> {
         for _ in 0..TURNS_MAX {
             let now = self.clock.now();
             self.node.turn(now, &mut self.actions);
-            if self.actions.is_empty() && self.queries.is_empty() {
+            if self.actions.is_empty() && !self.machine.is_asked() {
                 return Ok(());
             }
             let mut actions = std::mem::take(&mut self.actions);
@@ -263,6 +266,7 @@ impl<M: StateMachine> Reactor<M> {
     fn carry_out(&mut self, now: Time, actions: &mut Vec<Action>) -> Result<Brought, Broken> {
         let mut writes = Vec::new();
         let mut batches = Vec::new();
+        let mut release = None;
         for action in actions.drain(..) {
             match action {
                 Action::Send(envelope) => self.net.send(envelope),
@@ -272,33 +276,36 @@ impl<M: StateMachine> Reactor<M> {
                 Action::Note(note) => self.note(now, &note),
                 Action::Stop(fault) => return Err(fault.into()),
                 Action::Apply(entries) => batches.push(entries),
-                Action::Query { ticket, query } => self.queries.push_back((ticket, query)),
+                Action::Query { ticket, query } => self.machine.ask(ticket, query),
+                Action::Take { configured, membership } => {
+                    if !self.machine.take(configured, membership) {
+                        return Err(Broken::Gone("snapshot"));
+                    }
+                }
+                Action::Receive { from, chunk } => {
+                    if !self.machine.receive(from, chunk) {
+                        return Err(Broken::Gone("snapshot"));
+                    }
+                }
+                Action::Release(upto) => release = Some(upto),
             }
         }
         if !writes.is_empty() {
             self.net.flush_peers(now);
             for write in writes {
-                self.journal.send(write).map_err(|_| Broken::Gone("log"))?;
+                self.journal.send(Task::Write(write)).map_err(|_| Broken::Gone("log"))?;
             }
         }
-        let brought = if batches.is_empty() && self.queries.is_empty() { Brought::Nothing } else { Brought::Work };
+        if let Some(upto) = release {
+            self.journal.send(Task::Release(upto)).map_err(|_| Broken::Gone("log"))?;
+        }
+        let brought = if batches.is_empty() && !self.machine.is_asked() { Brought::Nothing } else { Brought::Work };
         for entries in batches {
             self.apply(now, &entries);
         }
-        self.query(now);
+        let node = &mut self.node;
+        self.machine.answer(|event| node.handle(now, event));
         Ok(brought)
-    }
-
-    /// Asks the machine what waits to be asked; not all at once if the answers are large.
-    fn query(&mut self, now: Time) {
-        let mut bytes = 0;
-        while bytes < ANSWERS_AT_ONCE
-            && let Some((ticket, query)) = self.queries.pop_front()
-        {
-            let answer = self.applier.query(&query);
-            bytes += answer.len();
-            self.node.handle(now, Event::Queried { ticket, applied: self.applier.applied(), answer });
-        }
     }
 
     fn apply(&mut self, now: Time, entries: &[Entry]) {
@@ -306,7 +313,7 @@ impl<M: StateMachine> Reactor<M> {
         if bytes > APPLY_QUICKLY {
             self.net.flush(now);
         }
-        let report = self.applier.apply(entries);
+        let report = self.machine.apply(entries);
         self.node.handle(self.clock.now(), Event::Applied(report));
     }
 
@@ -381,7 +388,8 @@ impl<M: StateMachine> Reactor<M> {
             self.net.wait(Some(Duration::ZERO))?;
             return Ok(());
         }
-        let deadline = self.node.deadline().min(self.net.deadline()).min(self.end());
+        let work = if self.machine.has_work() { Time::ZERO } else { Time::NEVER };
+        let deadline = self.node.deadline().min(self.net.deadline()).min(self.end()).min(work);
         if brought == Brought::Work && deadline > self.clock.now() && self.look()? {
             return Ok(());
         }

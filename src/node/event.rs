@@ -2,11 +2,20 @@
 
 use crate::api::{Reply, Request};
 use crate::apply;
-use crate::consensus::message::Envelope;
+use crate::consensus::message::{Chunk, Envelope};
 use crate::consensus::note::Note;
-use crate::types::{Entry, Index, NodeId, Write};
+use crate::types::{Base, ClusterTime, Entry, Index, Membership, NodeId, Position, Write};
 use crate::wal::report as wal;
 use bytes::Bytes;
+
+/// A snapshot that is durable on this node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kept {
+    /// The position it stands for.
+    pub position: Position,
+    /// Its file, mapped.
+    pub bytes: Bytes,
+}
 
 /// Who asks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -59,6 +68,28 @@ pub enum Event {
     Journal(wal::Report),
     /// The applier has applied what [`Action::Apply`] gave it.
     Applied(apply::Report),
+    /// [`Action::Take`] is done; with nothing, if there was no room for it.
+    Taken(Option<Kept>),
+    /// A leader's snapshot is here up to there, in a file.
+    Received {
+        /// Whose.
+        from: NodeId,
+        /// Which.
+        snapshot: Position,
+        /// How many bytes of it.
+        next: u64,
+    },
+    /// A leader's snapshot is here, durable, and the machine has become what it holds.
+    Restored {
+        /// The file.
+        kept: Kept,
+        /// The position it stands for, and the members there.
+        base: Base,
+        /// The cluster's clock there.
+        time: ClusterTime,
+        /// What the machine is now.
+        report: apply::Report,
+    },
     /// The applier answers [`Action::Query`].
     Queried {
         /// The number of the query.
@@ -99,6 +130,24 @@ pub enum Action {
     Write(Write),
     /// Apply these committed entries, in order; [`Event::Applied`] says what came of it.
     Apply(Vec<Entry>),
+    /// Freeze the machine as it is after everything given to it before, and write that down:
+    /// [`Event::Taken`] says when it is durable.
+    Take {
+        /// Since which index the membership holds.
+        configured: Index,
+        /// The membership as of what was applied.
+        membership: Membership,
+    },
+    /// A piece of a snapshot that a leader sends: [`Event::Received`] says how far it is, and
+    /// [`Event::Restored`] when all of it is here and in the machine.
+    Receive {
+        /// Who sends it.
+        from: NodeId,
+        /// The piece.
+        chunk: Chunk,
+    },
+    /// The journal may let go of everything up to there.
+    Release(Position),
     /// Ask the machine, after everything given to it before; [`Event::Queried`] brings the answer.
     Query {
         /// Our number for it.

@@ -2,17 +2,19 @@
 //!
 //! [`Node`] stands between the algorithm and the world: it knows who waits for which index, read,
 //! leader or answer ([`requests`]), fills the core's ranges with payloads from the journal's view,
-//! and feeds the applier. Two drivers carry its [`Action`]s out: the reactor with sockets and
+//! feeds the applier, and lets snapshots take the log's place ([`keeping`], [`shipping`]). Two drivers carry its [`Action`]s out: the reactor with sockets and
 //! threads, the simulator with virtual ones.
 
 pub mod event;
+pub mod keeping;
 pub mod node;
 pub mod options;
 pub mod requests;
+pub mod shipping;
 pub mod start;
 pub mod stats;
 
-pub use event::{Action, Caller, Event};
+pub use event::{Action, Caller, Event, Kept};
 pub use node::Node;
 pub use options::Options;
 pub use start::start;

@@ -1,16 +1,18 @@
 //! The whole server, minus its I/O.
 
-use super::event::{Action, Caller, Event};
+use super::event::{Action, Caller, Event, Kept};
+use super::keeping::Keeping;
 use super::options::Options;
 use super::requests::{self, Asked, Forwarded, Parked, Proposals, Queries, Reading};
+use super::shipping::Shipping;
 use super::stats::Stats;
-use crate::api::{Consistency, PeerStatus, Refusal, Reply, Request, Status};
+use crate::api::{Consistency, LogStatus, PeerStatus, Refusal, Reply, Request, Status};
 use crate::apply::Report as Applied;
 use crate::consensus::message::{Ask, Envelope, Message};
 use crate::consensus::note::Note;
 use crate::consensus::ready::{Order, Ready};
 use crate::consensus::{Options as RaftOptions, Raft};
-use crate::types::{Index, Membership, Mutant, NodeId, Term, Time};
+use crate::types::{Base, ClusterTime, Index, Membership, Mutant, NodeId, Term, Time};
 use crate::wal::report::{Fault, Report};
 use crate::wal::view::View;
 
@@ -38,6 +40,8 @@ pub struct Node {
     applied: Applied,
     /// When the batch that is being applied was handed over.
     applying: Option<Time>,
+    keeping: Keeping,
+    shipping: Shipping,
     /// The term we led, last we looked.
     led: Option<Term>,
     leader: Option<NodeId>,
@@ -46,11 +50,24 @@ pub struct Node {
     fault: Option<Fault>,
 }
 
+/// How a node begins.
+#[derive(Debug)]
+pub struct Begun {
+    /// When.
+    pub now: Time,
+    /// What its machine is.
+    pub applied: Applied,
+    /// The snapshot that made it so, if one did.
+    pub kept: Option<Kept>,
+    /// Another for each run of a process.
+    pub chance: u64,
+}
+
 impl Node {
     /// A node around its share of the algorithm, reading its log through that view, with nothing
     /// applied beyond the base of the log. `chance` is another for each run of a process.
-    pub fn new(raft: Raft, view: View, options: Options, raft_options: &RaftOptions, chance: u64) -> Node {
-        let base = raft.log().base().index;
+    pub fn new(raft: Raft, view: View, options: Options, raft_options: &RaftOptions, begun: Begun) -> Node {
+        let Begun { now, applied, kept, chance } = begun;
         let first = if options.mutants.breaks(Mutant::ReuseNumbers) { 0 } else { chance };
         Node {
             raft,
@@ -64,8 +81,10 @@ impl Node {
             forwarded: Forwarded::after(first),
             queries: Queries::default(),
             local: Vec::new(),
-            fed: base,
-            applied: Applied { upto: base, outcomes: Vec::new(), digest: 0, sessions: 0, duplicates: 0 },
+            fed: applied.upto,
+            applied,
+            keeping: Keeping::new(now, kept),
+            shipping: Shipping::default(),
             applying: None,
             led: None,
             leader: None,
@@ -99,11 +118,15 @@ impl Node {
             }
             Event::CallerGone(caller) => {
                 self.parked.forget(caller);
+                self.keeping.forget(caller);
                 self.reading.forget(caller);
                 self.forwarded.forget(caller);
             }
             Event::Journal(report) => self.journal(now, report),
             Event::Applied(report) => self.settle(now, report),
+            Event::Taken(kept) => self.taken(now, kept),
+            Event::Received { from, snapshot, next } => self.raft.chunked(from, snapshot, next),
+            Event::Restored { kept, base, time, report } => self.restored(now, kept, base, time, report),
             Event::Queried { ticket, applied, answer } => {
                 if let Some((from, id)) = self.queries.answered(ticket) {
                     self.replies.push((from, id, Reply::Answer { applied, answer }));
@@ -118,6 +141,13 @@ impl Node {
             Request::Status => {
                 let status = Box::new(self.status(now));
                 self.replies.push((asked.from, asked.id, Reply::Status(status)));
+            }
+            Request::Snapshot => {
+                self.keeping.ask(asked.from, asked.id);
+                if self.keeping.upto() >= self.applied.upto {
+                    // There is one of all that was applied.
+                    self.answer_snapshot();
+                }
             }
             Request::Propose { .. } | Request::Query { .. } if asked.bytes() > self.options.entry_bytes => {
                 let (bytes, limit) = (asked.bytes(), self.options.entry_bytes);
@@ -221,6 +251,54 @@ impl Node {
         self.applied = report;
     }
 
+    /// A snapshot is durable, or there was no room for it.
+    fn taken(&mut self, now: Time, kept: Option<Kept>) {
+        let given_up = kept.is_none();
+        self.keeping.taken(now, kept, &self.options);
+        if given_up {
+            let refused = self.keeping.asking().into_iter();
+            self.replies.extend(refused.map(|(from, id)| (from, id, Reply::Refused(Refusal::NoSpace))));
+        }
+        self.answer_snapshot();
+    }
+
+    /// Answers whoever asked for a snapshot.
+    fn answer_snapshot(&mut self) {
+        let Some(kept) = self.keeping.kept() else { return };
+        let reply = Reply::Snapshot { position: kept.position, bytes: kept.bytes.len() as u64 };
+        self.replies.extend(self.keeping.asking().into_iter().map(|(from, id)| (from, id, reply.clone())));
+    }
+
+    /// A leader's snapshot has become our machine's state: the log gives way to it, or goes on behind it.
+    fn restored(&mut self, now: Time, kept: Kept, base: Base, time: ClusterTime, report: Applied) {
+        if base.position.index > self.fed {
+            self.raft.restored(now, base, time);
+            self.fed = report.upto;
+            self.proposals.pass(report.upto, &mut self.replies);
+            self.applied = report;
+        }
+        self.keeping.adopt(now, kept);
+    }
+
+    /// Lets snapshots take the place of the log: takes one when it is due, lets go of what one holds, and
+    /// sends them to followers that need them.
+    fn keep(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.shipping.pump(now, &self.raft, actions);
+        let log = self.raft.log();
+        let applied = self.applied.upto;
+        if self.keeping.is_due(now, log, applied, &self.options)
+            && let Some((configured, membership)) = self.raft.membership_at(applied).cloned()
+        {
+            self.keeping.begin();
+            actions.push(Action::Take { configured, membership });
+        }
+        if let Some(upto) = self.keeping.release(log, applied, self.shipping.oldest(), &self.options) {
+            self.raft.compact(upto);
+            self.view.release(upto);
+            actions.push(Action::Release(self.raft.log().base()));
+        }
+    }
+
     /// Does what is due.
     pub fn turn(&mut self, now: Time, actions: &mut Vec<Action>) {
         if self.raft.deadline() <= now {
@@ -231,6 +309,7 @@ impl Node {
         self.carry(now, ready, actions);
         self.feed(now, actions);
         self.query(actions);
+        self.keep(now, actions);
         actions.append(&mut self.forwards);
         actions.extend(self.replies.drain(..).map(|(to, id, reply)| Action::Reply { to, id, reply }));
         actions.extend(self.fault.take().map(Action::Stop));
@@ -293,6 +372,13 @@ impl Node {
         }
         let lost: Vec<Asked> = ready.reads_lost.into_iter().filter_map(|read| self.reading.lose(read)).collect();
         self.strand(now, lost);
+        if let Some(newest) = self.keeping.kept().cloned() {
+            ready.ships.iter().for_each(|peer| self.shipping.begin(now, *peer, &newest));
+        }
+        for (peer, snapshot, next) in ready.chunked {
+            self.shipping.chunked(now, peer, snapshot, next);
+        }
+        actions.extend(ready.chunks.into_iter().map(|(from, chunk)| Action::Receive { from, chunk }));
         for note in ready.notes {
             if let Note::Campaigns { reason, ask: Ask::Pre, .. } = &note {
                 *self.stats.elections.entry(reason.name().to_owned()).or_default() += 1;
@@ -357,7 +443,8 @@ impl Node {
         if unfed || !self.replies.is_empty() || !self.forwards.is_empty() {
             return Time::ZERO;
         }
-        self.raft.deadline().min(self.parked.deadline())
+        let snapshots = self.shipping.deadline().min(self.keeping.deadline(self.applied.upto, &self.options));
+        self.raft.deadline().min(self.parked.deadline()).min(snapshots)
     }
 
     /// The configuration in force.
@@ -405,6 +492,27 @@ impl Node {
             stages: self.stats.stages(),
             version: String::new(),
             elections: self.stats.elections.clone(),
+            log: self.log_status(),
+        }
+    }
+
+    fn log_status(&self) -> LogStatus {
+        let log = self.raft.log();
+        let (base, last) = (log.base().index, log.last().index);
+        let reclaimable = log.bytes(base, self.keeping.upto().min(last));
+        let kept_for = match self.shipping.oldest() {
+            _ if reclaimable == 0 => "",
+            Some(_) => "a follower is being sent a snapshot",
+            None => "followers that are a little behind",
+        };
+        LogStatus {
+            first: base.next().0,
+            bytes: log.bytes(base, last),
+            reclaimable,
+            kept_for: kept_for.to_owned(),
+            snapshot: self.keeping.upto().0,
+            snapshot_bytes: self.keeping.kept().map_or(0, |kept| kept.bytes.len() as u64),
+            taking: self.keeping.is_taking(),
         }
     }
 

@@ -25,6 +25,16 @@ pub struct Options {
     pub forwarded_bytes: u64,
     /// How many bytes of queries may wait for their round, or for the applier. At the limit: busy.
     pub reading_bytes: u64,
+    /// How much the log must have grown, at least, for the next snapshot; and as much as the last one is.
+    pub snapshot_log_bytes: u64,
+    /// A snapshot older than that is taken anew, if anything was applied since.
+    pub snapshot_max_age: Duration,
+    /// One that did not fit the disk is tried again after so long.
+    pub snapshot_again: Duration,
+    /// How much of the log is kept behind the newest snapshot, for followers that are a little behind.
+    pub trailing_bytes: u64,
+    /// How much of the log is kept, at most, for a follower that is being sent an older snapshot.
+    pub hold_bytes: u64,
     /// How many bytes of entries the applier is given at once: bounds a turn.
     pub apply_bytes: u64,
     /// Which safety rule is broken on purpose: none, outside tests.
@@ -43,6 +53,11 @@ impl Default for Options {
             forwarded: 64 << 10,
             forwarded_bytes: 64 << 20,
             reading_bytes: 64 << 20,
+            snapshot_log_bytes: 64 << 20,
+            snapshot_max_age: Duration::from_secs(60 * 60),
+            snapshot_again: Duration::from_secs(5),
+            trailing_bytes: 16 << 20,
+            hold_bytes: 1 << 30,
             apply_bytes: 1 << 20,
             mutants: Mutants::NONE,
         }

@@ -28,7 +28,7 @@ impl Asked {
         match &self.request {
             Request::Propose { op } => op.len() as u64,
             Request::Query { query, .. } => query.len() as u64,
-            Request::Status => 0,
+            Request::Status | Request::Snapshot => 0,
         }
     }
 
@@ -319,7 +319,7 @@ impl Queries {
 pub fn query_of(request: Request) -> Option<Bytes> {
     match request {
         Request::Query { query, .. } => Some(query),
-        Request::Propose { .. } | Request::Status => None,
+        Request::Propose { .. } | Request::Status | Request::Snapshot => None,
     }
 }
 

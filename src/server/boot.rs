@@ -3,12 +3,17 @@
 //! The directory is locked first; who it belongs to is believed before anything else in it, and
 //! nothing is changed in a directory that is another's.
 
+use crate::apply::Applier;
 use crate::config::Config;
 use crate::disk::FsDisk;
 use crate::disk::fs::{Lock, Syncs};
+use crate::machine::seam::StateMachine;
+use crate::net::applying::kept;
 use crate::net::sockets::Identity;
-use crate::node::node::Node;
+use crate::node::node::{Begun, Node};
 use crate::node::start::start;
+use crate::shelf::{Reviving, bring_together, fault};
+use crate::snapshot::{Snapshot, Store};
 use crate::types::{Base, DiskId, Index, Position, Time};
 use crate::wal::identity::{Identity as Owner, short};
 use crate::wal::{self, Fault, Journal, Recovered};
@@ -28,6 +33,10 @@ pub struct Booted {
     pub disk: FsDisk,
     /// What it remembers.
     pub recovered: Recovered,
+    /// The directory of its snapshots.
+    pub store: Store<FsDisk>,
+    /// The snapshot to begin with.
+    pub snapshot: Option<Snapshot>,
 }
 
 /// Locks the directory, finds or makes its identity, and recovers its journal.
@@ -46,7 +55,9 @@ pub fn boot(config: &Config) -> wal::Result<Booted> {
     let founding = Base { position: Position::ZERO, configured: Index::ZERO, membership: config.founding() };
     // Once founded, a journal that is not there is lost, and not to be made anew: this node has voted.
     let founding = (!owner.founded).then_some(&founding);
-    let (journal, recovered) = Journal::open(disk.clone(), options, founding)?;
+    let store = Store::open(make(&config.data.join("snapshots"), syncs)?, owner.cluster).map_err(fault)?;
+    let (mut journal, mut recovered) = Journal::open(disk.clone(), options, founding)?;
+    let snapshot = bring_together(&mut journal, &mut recovered, store.newest().map_err(fault)?)?;
     check_cluster(config, &owner, &recovered, &place)?;
     if !owner.founded {
         Owner { founded: true, ..owner }.write(&root)?;
@@ -55,7 +66,7 @@ pub fn boot(config: &Config) -> wal::Result<Booted> {
         log::info!(node = config.id.get(); "{note}");
     }
     let me = Identity { node: owner.node, cluster: owner.cluster, disk: owner.disk };
-    Ok(Booted { lock, me, journal, disk, recovered })
+    Ok(Booted { lock, me, journal, disk, recovered, store, snapshot })
 }
 
 /// Whether the directory's cluster is the one that was named, if one was: a name and the founders, who
@@ -93,10 +104,22 @@ fn io_fault(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> Fault
     move |source| Fault::Io { action, file, source }
 }
 
-/// The node that this directory remembers, a follower of nobody.
-pub fn node(config: &Config, me: Identity, recovered: Recovered, now: Time) -> Node {
+/// The node that this directory remembers, a follower of nobody; and its machine, as the snapshot has it.
+pub fn node<M: StateMachine>(
+    config: &Config,
+    me: Identity,
+    recovered: Recovered,
+    (machine, snapshot): (M, Option<Snapshot>),
+    now: Time,
+) -> wal::Result<(Node, Applier<M>)> {
+    let mut applier = Applier::new(machine);
+    let kept = snapshot.as_ref().map(kept);
+    if let Some(snapshot) = snapshot {
+        applier = Reviving::begin(&applier, snapshot).all()?.0;
+    }
+    let begun = Begun { now, applied: applier.apply(&[]), kept, chance: rand::random() };
     let mut options = config.node.clone();
     options.cluster = me.cluster;
     options.fsync = config.fsync;
-    start(me.node, recovered, config.consensus.clone(), options, now, rand::random())
+    Ok((start(me.node, recovered, config.consensus.clone(), options, begun), applier))
 }

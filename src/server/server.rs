@@ -2,14 +2,15 @@
 
 use super::boot::{self, Booted};
 use super::handle::Handle;
-use super::workers::spawn_log;
-use crate::apply::applier::Applier;
+use super::workers::{spawn_keeper, spawn_log};
 use crate::config::{Config, Wrong};
 use crate::disk::fs::Lock;
 use crate::machine::seam::StateMachine;
+use crate::net::applying::Applying;
 use crate::net::inbox::inbox;
 use crate::net::reactor::{Broken, Clock, Options, Reactor};
 use crate::net::sockets::{FREE, Net};
+use crate::shelf::Keeper;
 use crate::types::ClusterId;
 use crate::wal::{self, Fault};
 use mio::Interest;
@@ -82,14 +83,14 @@ impl<M: StateMachine> Server<M> {
     /// Locks and recovers the data directory, and listens. Takes part once it runs.
     pub fn open(config: Config, machine: M) -> Result<Server<M>, ServerError> {
         config.check()?;
-        let Booted { lock, me, journal, disk, recovered } = boot::boot(&config)?;
+        let Booted { lock, me, journal, disk, recovered, store, snapshot } = boot::boot(&config)?;
         let in_memory = disk.is_in_memory();
         if in_memory {
             let place = config.data.display();
             log::warn!(node = config.id.get(); "{place} lies in memory (tmpfs): a power loss takes everything");
         }
         let clock = Clock::start();
-        let node = boot::node(&config, me, recovered, clock.now());
+        let (node, applier) = boot::node(&config, me, recovered, (machine, snapshot), clock.now())?;
         let own = node.membership().address(config.id).unwrap_or_default().to_owned();
         let listen = config.listen.clone().or_else(|| config.peers.get(&config.id).cloned()).unwrap_or(own);
         let net = open_net(&config, me, &listen)?;
@@ -97,9 +98,10 @@ impl<M: StateMachine> Server<M> {
         let (writes, log) = spawn_log(journal, disk, post.clone(), config.log_look)?;
         let signals = config.signals.then(|| watch_signals(&net)).transpose()?;
         let address = net.address();
-        let applier = Applier::new(machine);
+        let shelf = spawn_keeper(Keeper::new(store), post.clone())?;
+        let machine = Applying::new(applier, me.cluster, me.node, shelf);
         let options = Options { in_memory, ..config.reactor };
-        let reactor = Reactor::new(net, node, applier, writes, inbox, options, clock);
+        let reactor = Reactor::new(net, node, machine, writes, inbox, options, clock);
         Ok(Server { reactor, log, signals, handle: Handle::new(post), address, cluster: me.cluster, lock })
     }
 

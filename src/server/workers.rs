@@ -1,4 +1,4 @@
-//! The log thread and its helper: two short loops.
+//! The log thread, its helper, and the thread that has the snapshots: three short loops.
 //!
 //! Batching needs no timer: while the disk syncs, the next batch forms. An error is final: the thread
 //! ends with it, and its end stops the reactor; nobody heartbeats on behalf of a node that cannot write.
@@ -6,8 +6,9 @@
 use crate::disk::Disk;
 use crate::net::inbox::{Letter, Post};
 use crate::net::look::Look;
-use crate::types::{Entry, Payload, Write};
-use crate::wal::{Fault, Journal, Result, Spare, SpareOrder};
+use crate::shelf::{Job, Keeper};
+use crate::types::{Entry, Payload, Position, Write};
+use crate::wal::{Fault, Journal, Result, Spare, SpareOrder, Task};
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
@@ -25,7 +26,7 @@ const SPARE_PAUSE: Duration = Duration::from_millis(5);
 /// The journal on its thread.
 struct LogThread<D: Disk> {
     journal: Journal<D>,
-    writes: Receiver<Write>,
+    tasks: Receiver<Task>,
     post: Post,
     look: Look,
     /// Where spares are ordered, and whence they come.
@@ -55,13 +56,13 @@ pub fn spawn_log<D: Disk>(
     disk: D,
     post: Post,
     look: Duration,
-) -> io::Result<(Sender<Write>, JoinHandle<Result<()>>)> {
-    let (sender, writes) = channel();
+) -> io::Result<(Sender<Task>, JoinHandle<Result<()>>)> {
+    let (sender, tasks) = channel();
     let (orders, ordered) = channel();
     let (made, spares) = channel();
     std::thread::Builder::new().name("spare".into()).spawn(move || make_spares(&disk, &ordered, &made))?;
     let look = Look::new(look);
-    let mut log = LogThread { journal, writes, post, look, orders, spares, order_at: Some(Instant::now()) };
+    let mut log = LogThread { journal, tasks, post, look, orders, spares, order_at: Some(Instant::now()) };
     let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
         let _alarm = Alarm { post: log.post.clone(), which: "log" };
         log.run()
@@ -71,43 +72,56 @@ pub fn spawn_log<D: Disk>(
 
 impl<D: Disk> LogThread<D> {
     fn run(&mut self) -> Result<()> {
-        while let Some(write) = self.next()? {
+        while let Some(task) = self.next()? {
             self.see_to_spares();
-            let mut bytes = size(&write);
-            self.journal.append(&write)?;
+            let mut release = None;
+            let mut bytes = self.take(task, &mut release)?;
             while bytes < BATCH_BYTES
-                && let Ok(write) = self.writes.try_recv()
+                && let Ok(task) = self.tasks.try_recv()
             {
-                bytes += size(&write);
-                self.journal.append(&write)?;
+                bytes += self.take(task, &mut release)?;
             }
             let begun = Instant::now();
             let mut report = self.journal.sync()?;
             report.took = begun.elapsed();
             self.post.post(Letter::Journal(report));
+            if let Some(upto) = release {
+                self.journal.release(upto)?;
+            }
         }
         self.journal.confirm()
     }
 
-    /// The next write; nothing when there will be none.
-    fn next(&mut self) -> Result<Option<Write>> {
+    /// A write joins the batch; what may go waits until the batch is synced. Says how large it is.
+    fn take(&mut self, task: Task, release: &mut Option<Position>) -> Result<usize> {
+        match task {
+            Task::Write(write) => self.journal.append(&write).map(|()| size(&write)),
+            Task::Release(upto) => {
+                *release = Some(upto);
+                Ok(0)
+            }
+        }
+    }
+
+    /// What comes next; nothing when nothing will.
+    fn next(&mut self) -> Result<Option<Task>> {
         let mut looks = self.look.begin();
         while looks {
-            match self.writes.try_recv() {
-                Ok(write) => {
+            match self.tasks.try_recv() {
+                Ok(task) => {
                     self.look.found();
-                    return Ok(Some(write));
+                    return Ok(Some(task));
                 }
                 Err(TryRecvError::Disconnected) => return Ok(None),
                 Err(TryRecvError::Empty) => looks = self.look.goes_on(),
             }
         }
-        match self.writes.recv_timeout(IDLE) {
-            Ok(write) => return Ok(Some(write)),
+        match self.tasks.recv_timeout(IDLE) {
+            Ok(task) => return Ok(Some(task)),
             Err(RecvTimeoutError::Disconnected) => return Ok(None),
             Err(RecvTimeoutError::Timeout) => self.journal.confirm()?,
         }
-        Ok(self.writes.recv().ok())
+        Ok(self.tasks.recv().ok())
     }
 
     fn see_to_spares(&mut self) {
@@ -132,6 +146,23 @@ impl<D: Disk> LogThread<D> {
             }
         }
     }
+}
+
+/// Starts the thread that has the snapshots' files. It ends when nobody can send it jobs any more, or
+/// with what it could not do.
+pub fn spawn_keeper<D: Disk>(mut keeper: Keeper<D>, post: Post) -> io::Result<Sender<Job>> {
+    let (sender, jobs) = channel();
+    std::thread::Builder::new().name("snapshot".into()).spawn(move || {
+        let _alarm = Alarm { post: post.clone(), which: "snapshot" };
+        for job in jobs {
+            let done = keeper.carry_out(job);
+            let over = done.is_err();
+            if !post.post(Letter::Shelf(done)) || over {
+                return;
+            }
+        }
+    })?;
+    Ok(sender)
 }
 
 fn make_spares<D: Disk>(

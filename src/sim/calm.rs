@@ -13,8 +13,10 @@ impl World {
         self.network.heal();
         for at in self.hosts.keys().copied().collect::<Vec<_>>() {
             let host = self.host(at);
-            host.disk.set_capacity(None);
-            host.disk.relent();
+            for disk in [&host.disk, &host.shelf] {
+                disk.set_capacity(None);
+                disk.relent();
+            }
             host.stall = Duration::ZERO;
             host.paused = Time::ZERO;
             self.later(Duration::from_millis(100), Happens::Starts { at });

@@ -18,16 +18,26 @@ type Stamp = (Term, u32);
 pub struct Image {
     /// Term and vote.
     pub hard_state: HardState,
+    /// Everything up to here was let go of; what a life remembers of a log is all of it all the same.
+    pub base: Index,
     /// Each entry's term and checksum.
     pub log: Vec<Stamp>,
 }
 
 impl Image {
     /// What is there after that write.
-    fn apply(&mut self, write: &Write) {
+    fn apply(&mut self, write: &Write, ledger: &[Stamp]) {
+        self.restart(write, ledger);
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
         for entry in &write.entries {
             self.put(entry);
+        }
+    }
+
+    /// A snapshot takes the place of the log: of what was committed, that is.
+    fn restart(&mut self, write: &Write, ledger: &[Stamp]) {
+        if let Some(base) = &write.base {
+            self.log = ledger[..base.position.index.0 as usize].to_vec();
         }
     }
 
@@ -92,6 +102,13 @@ impl Checks {
         {
             return Err(format!("Leader Append-Only: {node}, leading term {term}, overwrites {}", first.position));
         }
+        if let Some(base) = &write.base {
+            let Position { index, term } = base.position;
+            if self.ledger.get(index.0 as usize - 1).is_none_or(|(committed, _)| *committed != term) {
+                return Err(format!("{node} begins its log behind {}, which nobody committed", base.position));
+            }
+            life.seen.restart(write, &self.ledger);
+        }
         for entry in &write.entries {
             let at = entry.position.index.0 as usize;
             if at > life.seen.log.len() + 1 {
@@ -111,10 +128,10 @@ impl Checks {
 
     /// A node's disk has really synced everything up to that write.
     pub fn synced(&mut self, node: NodeId, upto: crate::types::WriteId) {
-        let life = self.life(node);
+        let life = self.lives.get_mut(&node).expect("every node has a life");
         let count = life.unsynced.iter().take_while(|write| write.id <= upto).count();
         for write in life.unsynced.drain(..count) {
-            life.durable.apply(&write);
+            life.durable.apply(&write, &self.ledger);
         }
     }
 
@@ -267,7 +284,8 @@ impl Checks {
     }
 
     /// What is found on a node's disk, if only what was synced is there: at least that.
-    pub fn holds(&self, node: NodeId, found: &Image) -> Result<()> {
+    pub fn holds(&self, node: NodeId, found: Image) -> Result<()> {
+        let found = self.complete(node, found)?;
         let promised = &self.lives[&node].durable;
         // More may have been synced than was reported: a large batch is written in pieces.
         let log = found.log.get(..promised.log.len()) == Some(&promised.log);
@@ -278,13 +296,55 @@ impl Checks {
         Ok(())
     }
 
+    /// A log, with what was let go of: that was committed.
+    fn complete(&self, node: NodeId, image: Image) -> Result<Image> {
+        let Image { hard_state, base, log } = image;
+        let Some(gone) = self.ledger.get(..base.0 as usize) else {
+            return Err(format!("{node} has let go of everything up to {base}, and not all of it is committed"));
+        };
+        Ok(Image { hard_state, base: Index::ZERO, log: [gone, &log].concat() })
+    }
+
+    /// A node lets go of its log up to there: a snapshot on its disk, if only what was synced is there,
+    /// must hold as much.
+    pub fn releases(&self, node: NodeId, upto: Index, snapshot: Option<Index>) -> Result<()> {
+        if snapshot.is_none_or(|snapshot| snapshot < upto) {
+            return Err(format!(
+                "{node} lets go of its log up to {upto}, and its disk holds a snapshot of {snapshot:?}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// A node's machine has become what a snapshot holds.
+    pub fn becomes(&mut self, node: NodeId, position: Position, digest: u64) -> Result<()> {
+        let committed = self.ledger.get((position.index.0 as usize).wrapping_sub(1));
+        if committed.is_none_or(|(term, _)| *term != position.term) {
+            return Err(format!("{node} takes in a snapshot of {position}, which nobody committed"));
+        }
+        match self.digests.get(&position.index) {
+            Some(first) if *first != digest => {
+                Err(format!("State Machine Safety: {node} takes in another state at {position}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A node comes back with what its journal recovered: everything that was synced, and of what
     /// was not a beginning, in order, and nothing else.
     pub fn recovers(&mut self, node: NodeId, recovered: Image) -> Result<()> {
-        let life = self.life(node);
+        let restarted = recovered.base.0 as usize;
+        let recovered = self.complete(node, recovered)?;
+        let life = self.lives.get_mut(&node).expect("every node has a life");
         let mut image = life.durable.clone();
-        let mut fits = image == recovered;
+        // A snapshot that it had, and its journal did not know yet, may have taken the place of a log that
+        // does not hold it.
+        let held = restarted.checked_sub(1).and_then(|at| image.log.get(at).copied());
+        let gave_way = restarted > 0 && recovered.log.len() == restarted && held != recovered.log.last().copied();
+        let mut fits = image == recovered || (gave_way && image.hard_state == recovered.hard_state);
         for write in &life.unsynced {
+            image.restart(write, &self.ledger);
+            fits |= gave_way && write.hard_state.is_some_and(|hard| hard == recovered.hard_state);
             // Within a write the hard state comes first, then the entries one by one.
             image.hard_state = write.hard_state.unwrap_or(image.hard_state);
             fits |= image == recovered;

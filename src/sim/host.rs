@@ -6,7 +6,10 @@ use super::scenario::Scenario;
 use crate::apply::Applier;
 use crate::consensus;
 use crate::machine::Kv;
-use crate::node::{self, Node};
+use crate::node::node::Begun;
+use crate::node::{self, Kept, Node};
+use crate::shelf::{Keeper, Reviving, bring_together, fault};
+use crate::snapshot::{Snapshot, Store};
 use crate::types::{Base, ClusterId, DiskId, Index, Membership, NodeId, Position, Time, Write};
 use crate::wal::{self, Fault, Journal};
 use crate::wire::frame::FrameReader;
@@ -14,14 +17,20 @@ use bytes::BytesMut;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// A snapshot, as the node knows it.
+pub fn kept(snapshot: &Snapshot) -> Kept {
+    Kept { position: snapshot.header().position, bytes: snapshot.bytes().clone() }
+}
+
 /// The cluster of every simulated world.
-const CLUSTER: ClusterId = ClusterId(0x51);
+pub const CLUSTER: ClusterId = ClusterId(0x51);
 
 /// What a disk holds, for whoever compares it with what was promised.
 pub fn image(recovered: &wal::Recovered) -> wal::Result<Image> {
-    let mut image = Image { hard_state: recovered.hard_state, log: Vec::new() };
-    if let last @ 1.. = recovered.heads.len() as u64 {
-        let entries = recovered.view.entries(Index(1)..=Index(last), u64::MAX)?;
+    let base = recovered.base.position.index;
+    let mut image = Image { hard_state: recovered.hard_state, base, log: Vec::new() };
+    if let entries @ 1.. = recovered.heads.len() as u64 {
+        let entries = recovered.view.entries(base.next()..=Index(base.0 + entries), u64::MAX)?;
         image.log = entries.iter().map(|entry| (entry.position.term, entry.checksum)).collect();
     }
     Ok(image)
@@ -80,6 +89,12 @@ pub struct Process {
     pub journal: Journal<SimDisk>,
     /// Its machine.
     pub applier: Applier<Kv>,
+    /// Its snapshots.
+    pub keeper: Keeper<SimDisk>,
+    /// Whether a snapshot is being taken.
+    pub taking: bool,
+    /// The journal may let go of everything up to here.
+    pub release: Option<Position>,
     /// Writes that wait for the sync that is under way.
     pub queued: Vec<Write>,
     /// Whether a sync is under way.
@@ -98,6 +113,8 @@ pub struct Host {
     pub id: NodeId,
     /// Its disk.
     pub disk: SimDisk,
+    /// The directory of its snapshots, on the same disk.
+    pub shelf: SimDisk,
     /// Its clock.
     pub clock: Clock,
     /// The process, while one runs.
@@ -120,6 +137,7 @@ impl Host {
         Host {
             id,
             disk: SimDisk::new(),
+            shelf: SimDisk::new(),
             clock,
             up: None,
             life: 0,
@@ -128,6 +146,11 @@ impl Host {
             rotten: false,
             given_up: false,
         }
+    }
+
+    /// Whether its disk has stopped, in the middle of something.
+    pub fn has_stopped(&self) -> bool {
+        self.disk.stopped() || self.shelf.stopped()
     }
 
     /// What would be found if the power went now and nothing came through that was not synced.
@@ -149,7 +172,10 @@ impl Host {
 
     /// Starts a process on what the disk holds, as `drave serve` does; and says what that was.
     pub fn boot(&mut self, scenario: &Scenario, now: Time, seed: u64) -> Result<Image, Fault> {
-        let (journal, recovered) = self.open(scenario, self.disk.clone())?;
+        let (mut journal, mut recovered) = self.open(scenario, self.disk.clone())?;
+        let store = Store::open(self.shelf.clone(), CLUSTER).map_err(fault)?;
+        let newest = store.newest().map_err(fault)?;
+        let snapshot = bring_together(&mut journal, &mut recovered, newest)?;
         let image = image(&recovered)?;
         let raft_options = consensus::Options {
             window_bytes: scenario.window_bytes,
@@ -157,12 +183,21 @@ impl Host {
             mutants: scenario.mutants,
             ..consensus::Options::default()
         };
-        let options = node::Options { mutants: scenario.mutants, cluster: CLUSTER, ..node::Options::default() };
-        let node = node::start(self.id, recovered, raft_options, options, self.clock.local(now), seed);
+        let options = node::Options { mutants: scenario.mutants, cluster: CLUSTER, ..scenario.node.clone() };
+        let mut applier = Applier::with(Kv::new(), scenario.sessions).breaking(scenario.mutants, self.id);
+        if let Some(snapshot) = snapshot.clone() {
+            applier = Reviving::begin(&applier, snapshot).all()?.0;
+        }
+        let kept = snapshot.map(|snapshot| kept(&snapshot));
+        let begun = Begun { now: self.clock.local(now), applied: applier.apply(&[]), kept, chance: seed };
+        let node = node::start(self.id, recovered, raft_options, options, begun);
         self.up = Some(Process {
             node,
             journal,
-            applier: Applier::with(Kv::new(), scenario.sessions).breaking(scenario.mutants, self.id),
+            applier,
+            keeper: Keeper::new(store),
+            taking: false,
+            release: None,
             queued: Vec::new(),
             syncing: false,
             sparing: false,

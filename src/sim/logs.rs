@@ -43,7 +43,16 @@ impl World {
         let host = self.host(at);
         let life = host.life;
         let Some(up) = &mut host.up else { return Ok(()) };
-        if up.syncing || up.queued.is_empty() {
+        if up.syncing {
+            return Ok(());
+        }
+        if let Some(upto) = up.release.take()
+            && let Err(fault) = up.journal.release(upto)
+        {
+            self.stops(at, &fault);
+            return Ok(());
+        }
+        if up.queued.is_empty() {
             return Ok(());
         }
         up.syncing = true;
@@ -88,7 +97,7 @@ impl World {
         }
         let found = host.durable(&self.scenario);
         let found = found.map_err(|fault| format!("the disk of {at} holds less than was synced: {fault}"))?;
-        self.checks.holds(at, &found)
+        self.checks.holds(at, found)
     }
 
     pub(super) fn idle(&mut self, at: NodeId) -> checks::Result<()> {

@@ -16,6 +16,7 @@ mod logs;
 pub mod network;
 pub mod run;
 pub mod scenario;
+mod shelves;
 pub mod troubles;
 pub mod world;
 

@@ -4,6 +4,7 @@ use super::clients::Load;
 use super::network::{Tier, Weather};
 use crate::apply::sessions;
 use crate::limits::{SESSION_IDLE_MS_MAX, SESSIONS_MAX};
+use crate::node;
 use crate::types::Mutants;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -65,6 +66,8 @@ pub struct Scenario {
     pub load: Load,
     /// Whether they fall silent while trouble goes on: what only the next write would mend shows then.
     pub quiet: bool,
+    /// How the nodes treat their logs.
+    pub node: node::Options,
     /// When sessions lapse.
     pub sessions: sessions::Options,
     /// How many bytes may be on their way to a follower.
@@ -101,6 +104,15 @@ impl Scenario {
             skew: [0, 0, 10, 60][rng.random_range(0..4)],
             load: load(rng),
             quiet: rng.random_range(0..3) == 0,
+            node: node::Options {
+                // With the smallest, every few entries.
+                snapshot_log_bytes: [400, 2000, 20_000, u64::MAX][rng.random_range(0..4)],
+                snapshot_max_age: Duration::from_millis([700, 3_600_000][rng.random_range(0..2)]),
+                snapshot_again: Duration::from_millis(300),
+                trailing_bytes: [0, 500, 5000][rng.random_range(0..3)],
+                hold_bytes: [0, 5000, 1 << 30][rng.random_range(0..3)],
+                ..node::Options::default()
+            },
             sessions: sessions::Options {
                 idle_ms_max: if rng.random_range(0..6) == 0 { 2000 } else { SESSION_IDLE_MS_MAX },
                 count_max: if rng.random_range(0..6) == 0 { 2 } else { SESSIONS_MAX },

@@ -92,11 +92,14 @@ impl World {
                 }
             }
             Kind::Midway => {
+                let shelf = self.rng.random();
+                let host = &self.hosts[&at];
+                let disk = if shelf { host.shelf.clone() } else { host.disk.clone() };
                 let stop = Stop {
-                    at: self.hosts[&at].disk.operations() + self.rng.random_range(0..12),
+                    at: disk.operations() + self.rng.random_range(0..12),
                     bytes: self.rng.random_range(0..4096),
                 };
-                self.host(at).disk.stop_at(stop);
+                disk.stop_at(stop);
             }
             Kind::Pause => {
                 let until = self.now + self.a_while(2500);
@@ -125,10 +128,14 @@ impl World {
                 self.handle(at, Event::CallerGone(Caller::Client(client)))?;
             }
             Kind::Stall => self.host(at).stall = Duration::from_millis(400),
-            Kind::Eio => self.host(at).disk.fail_next_sync(),
+            Kind::Eio => match self.rng.random() {
+                true => self.host(at).disk.fail_next_sync(),
+                false => self.host(at).shelf.fail_next_sync(),
+            },
             Kind::Full => {
-                let used = self.hosts[&at].disk.used();
-                self.host(at).disk.set_capacity(Some(used));
+                let host = &self.hosts[&at];
+                host.disk.set_capacity(Some(host.disk.used()));
+                host.shelf.set_capacity(Some(host.shelf.used()));
             }
             Kind::Rot => self.rot(at),
         }

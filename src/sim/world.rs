@@ -38,6 +38,10 @@ pub(super) enum Happens {
     Idle { at: NodeId, life: u64 },
     /// A spare segment is ready.
     Spared { at: NodeId, life: u64 },
+    /// The next piece of a snapshot may be written.
+    Piece { at: NodeId, life: u64 },
+    /// Something a machine did on the side is done.
+    Follows { at: NodeId, life: u64, event: Box<Event> },
     /// A node's deadline.
     Due { at: NodeId, life: u64, when: Time },
     /// A machine is switched on.
@@ -180,7 +184,10 @@ impl World {
             Happens::Idle { at, life } if self.lives(at, life) => self.idle(at),
             Happens::Spared { at, life } if self.lives(at, life) => self.spared(at),
             Happens::Due { at, life, when } if self.lives(at, life) => self.due(at, when),
+            Happens::Piece { at, life } if self.lives(at, life) => self.piece(at),
+            Happens::Follows { at, life, event } if self.lives(at, life) => self.handle(at, *event),
             Happens::Synced { .. } | Happens::Idle { .. } | Happens::Spared { .. } | Happens::Due { .. } => Ok(()),
+            Happens::Piece { .. } | Happens::Follows { .. } => Ok(()),
             Happens::Starts { at } => self.starts(at),
             Happens::Wakes { client, when } if self.wakes.get(&client) == Some(&when) => {
                 self.wakes.remove(&client);
@@ -229,7 +236,8 @@ impl World {
             Fault::Foreign(what) => return Err(format!("{at} does not know its own directory: {what}")),
             Fault::Full { .. } | Fault::Io { .. } => {
                 host.disk.set_capacity(None);
-                self.crash(at, if self.hosts[&at].disk.stopped() { Crash::Power } else { Crash::Kill });
+                host.shelf.set_capacity(None);
+                self.crash(at, if self.hosts[&at].has_stopped() { Crash::Power } else { Crash::Kill });
                 self.later(Duration::from_millis(200), Happens::Starts { at });
             }
         }
@@ -261,6 +269,7 @@ impl World {
         // loss (wal-format.md): such a machine is only killed.
         let how = if host.rotten { Crash::Kill } else { how };
         host.disk.crash(&mut rng, how);
+        host.shelf.crash(&mut rng, how);
         host.paused = Time::ZERO;
         self.say(|| format!("{at} crashes: {how:?}"));
         if was_up && how == Crash::Kill && self.network.tier() == Tier::Stream {
@@ -275,7 +284,7 @@ impl World {
     /// A process stops of itself, because of its disk.
     pub(super) fn stops(&mut self, at: NodeId, fault: &Fault) {
         self.say(|| format!("{at} stops: {fault}"));
-        let how = if self.hosts[&at].disk.stopped() { Crash::Power } else { Crash::Kill };
+        let how = if self.hosts[&at].has_stopped() { Crash::Power } else { Crash::Kill };
         self.crash(at, how);
         let delay = Duration::from_millis(self.rng.random_range(50..2000));
         self.later(delay, Happens::Starts { at });
@@ -367,6 +376,13 @@ impl World {
         self.turn(at)
     }
 
+    /// Something that a machine did on the side is done, and its node learns of it in a moment.
+    pub(super) fn follows(&mut self, at: NodeId, event: Event) {
+        let life = self.hosts[&at].life;
+        let delay = Duration::from_micros(self.rng.random_range(1..500));
+        self.later(delay, Happens::Follows { at, life, event: Box::new(event) });
+    }
+
     /// The node does what is due, and what it wants is carried out.
     fn turn(&mut self, at: NodeId) -> checks::Result<()> {
         let mut actions = Vec::new();
@@ -445,6 +461,9 @@ impl World {
                 self.later(delay, Happens::Told { client, bytes: bytes.freeze() });
             }
             Action::Write(write) => self.writes(at, write)?,
+            Action::Take { configured, membership } => self.takes(at, configured, membership)?,
+            Action::Receive { from, chunk } => self.receives(at, from, chunk)?,
+            Action::Release(upto) => self.releases(at, upto)?,
             Action::Apply(entries) => return self.apply(at, local, entries),
             Action::Query { ticket, query } => {
                 let Some(up) = &mut self.host(at).up else { return Ok(false) };
@@ -507,6 +526,8 @@ impl Happens {
             | Happens::Synced { at, .. }
             | Happens::Idle { at, .. }
             | Happens::Spared { at, .. }
+            | Happens::Piece { at, .. }
+            | Happens::Follows { at, .. }
             | Happens::Due { at, .. } => Some(*at),
             Happens::Starts { .. } | Happens::Told { .. } | Happens::Wakes { .. } | Happens::Trouble => None,
         }

@@ -50,6 +50,11 @@ impl<D: Disk> Incoming<D> {
         self.position
     }
 
+    /// How many bytes it will have.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
     /// All before this is there: the sender goes on from here.
     pub fn at(&self) -> u64 {
         self.at

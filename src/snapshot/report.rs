@@ -68,7 +68,7 @@ pub(super) fn io(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> 
 }
 
 /// What a flaw in that file comes to.
-pub(super) fn damaged(file: &str, advice: &'static str) -> impl Fn(Flaw) -> Fault {
+pub(super) fn damaged(file: &str, advice: &'static str) -> impl Fn(Flaw) -> Fault + Send + use<> {
     let file = file.to_owned();
     move |flaw| Fault::Damaged { file: file.clone(), offset: flaw.at, what: flaw.to_string(), advice }
 }

@@ -91,7 +91,7 @@ impl Snapshot {
     }
 
     /// Its pieces in order, each checked once more as it comes.
-    pub fn pieces(&self) -> impl Iterator<Item = Result<Chunk>> {
+    pub fn pieces(&self) -> impl Iterator<Item = Result<Chunk>> + Send + use<> {
         let damaged = damaged(&self.name, ADVICE);
         let chunks = Chunks::new(self.bytes.clone(), self.chain).map(move |chunk| chunk.map_err(&damaged));
         chunks.filter(|chunk| !matches!(chunk, Ok(Chunk { kind: Kind::End, .. })))

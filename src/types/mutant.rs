@@ -92,10 +92,6 @@ mutants! {
     AckSnapshotBeforeSync = "ack-snapshot-before-sync",
     /// The log is compacted before the snapshot that replaces it is durable.
     CompactBeforeSnapshot = "compact-before-snapshot",
-    /// Sessions are left out of snapshots.
-    ForgetSessionsInSnapshot = "forget-sessions-in-snapshot",
-    /// A damaged snapshot is taken for an empty state.
-    DamagedSnapshotIsEmpty = "damaged-snapshot-is-empty",
     /// The machine is not deterministic: it mixes in who it is.
     MachineKnowsNode = "machine-knows-node",
     /// Leaders never step down for want of a quorum, and pre-vote is skipped.

@@ -12,7 +12,7 @@ use super::side::{Place, Side, io};
 use super::spare::{SUFFIX, Spare, SpareOrder};
 use crate::codec;
 use crate::disk::{Disk, DiskFile};
-use crate::types::{HardState, Index, Mutant, Payload, Position, Write, WriteId};
+use crate::types::{Base, HardState, Index, Mutant, Payload, Position, Write, WriteId};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -135,6 +135,14 @@ impl<D: Disk> Journal<D> {
     pub fn release(&mut self, upto: Position) -> Result<()> {
         self.guard()?;
         let outcome = self.let_go(upto);
+        self.latch(outcome)
+    }
+
+    /// The log begins anew behind that base, durably: a snapshot holds everything before it.
+    pub fn restart(&mut self, base: &Base) -> Result<()> {
+        self.guard()?;
+        let write = Write { id: self.appended, hard_state: None, base: Some(base.clone()), entries: Vec::new() };
+        let outcome = self.put(&write).and_then(|()| self.settle());
         self.latch(outcome)
     }
 

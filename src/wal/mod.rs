@@ -16,6 +16,7 @@ pub mod scan;
 pub mod segment;
 pub mod side;
 pub mod spare;
+pub mod task;
 pub mod view;
 
 #[cfg(test)]
@@ -26,4 +27,5 @@ pub use options::{Doubt, Options};
 pub use recover::{Head, Recovered};
 pub use report::{Fault, Report, Result, Sealed};
 pub use spare::{Spare, SpareOrder};
+pub use task::Task;
 pub use view::View;

@@ -25,6 +25,7 @@ pub struct Numbered {
 const PROPOSE: u8 = 1;
 const QUERY: u8 = 2;
 const STATUS: u8 = 3;
+const SNAPSHOT: u8 = 4;
 
 const LINEARIZABLE: u8 = 0;
 const LOCAL: u8 = 1;
@@ -34,6 +35,7 @@ const ANSWER: u8 = 2;
 const HOW_IT_IS: u8 = 3;
 const REFUSED: u8 = 4;
 const UNKNOWN: u8 = 5;
+const TAKEN: u8 = 6;
 
 const OPENED: u8 = 1;
 const EXECUTED: u8 = 2;
@@ -50,6 +52,7 @@ const BUSY: u8 = 3;
 const TOO_LARGE: u8 = 4;
 const MALFORMED: u8 = 5;
 const STOPPING: u8 = 6;
+const NO_SPACE: u8 = 7;
 
 /// Appends a client's request as a frame: number (8), forward (1), request.
 pub fn put_request_frame(out: &mut BytesMut, id: u64, forward: bool, request: &Request) {
@@ -102,7 +105,7 @@ pub(super) fn request_size(request: &Request) -> usize {
     match request {
         Request::Propose { op } => 1 + op.len(),
         Request::Query { query, .. } => 2 + query.len(),
-        Request::Status => 1,
+        Request::Status | Request::Snapshot => 1,
     }
 }
 
@@ -122,6 +125,7 @@ pub(super) fn put_request(out: &mut BytesMut, request: &Request) {
             out.put_slice(query);
         }
         Request::Status => out.put_u8(STATUS),
+        Request::Snapshot => out.put_u8(SNAPSHOT),
     }
 }
 
@@ -141,6 +145,7 @@ pub(super) fn read_request(reader: &mut Reader) -> Result<Request, Malformed> {
             Ok(Request::Query { query: reader.rest(), consistency })
         }
         STATUS => Ok(Request::Status),
+        SNAPSHOT => Ok(Request::Snapshot),
         _ => Err(Malformed("unknown request")),
     }
 }
@@ -153,7 +158,7 @@ pub(super) fn reply_size(reply: &Reply) -> usize {
         // A guess: it only sizes a buffer, which grows.
         Reply::Status(_) => 4096,
         Reply::Refused(_) => 64 + ADDRESS_BYTES_MAX,
-        Reply::Done { .. } | Reply::Unknown => 32,
+        Reply::Done { .. } | Reply::Snapshot { .. } | Reply::Unknown => 32,
     }
 }
 
@@ -179,6 +184,11 @@ pub fn put_reply(out: &mut BytesMut, reply: &Reply) {
             put_refusal(out, refusal);
         }
         Reply::Unknown => out.put_u8(UNKNOWN),
+        Reply::Snapshot { position, bytes } => {
+            out.put_u8(TAKEN);
+            out.put_position(*position);
+            out.put_u64_le(*bytes);
+        }
     }
 }
 
@@ -193,6 +203,7 @@ pub(super) fn read_reply(reader: &mut Reader) -> Result<Reply, Malformed> {
         }
         REFUSED => Reply::Refused(read_refusal(reader)?),
         UNKNOWN => Reply::Unknown,
+        TAKEN => Reply::Snapshot { position: reader.position()?, bytes: reader.u64()? },
         _ => return Err(Malformed("unknown reply")),
     })
 }
@@ -251,6 +262,7 @@ fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
         }
         Refusal::Malformed => out.put_u8(MALFORMED),
         Refusal::Stopping => out.put_u8(STOPPING),
+        Refusal::NoSpace => out.put_u8(NO_SPACE),
     }
 }
 
@@ -266,6 +278,7 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
         TOO_LARGE => Refusal::TooLarge { bytes: reader.u64()?, limit: reader.u64()? },
         MALFORMED => Refusal::Malformed,
         STOPPING => Refusal::Stopping,
+        NO_SPACE => Refusal::NoSpace,
         _ => return Err(Malformed("unknown refusal")),
     })
 }

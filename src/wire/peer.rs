@@ -9,8 +9,8 @@ use super::error::WireError;
 use super::frame::{Frame, Kind, kept, put_frame};
 use crate::api::{Reply, Request};
 use crate::codec::{ENTRY_HEADER, Malformed, Put, Reader, entry_size, put_entry, read_entry};
-use crate::consensus::message::{Ask, Envelope, Message, Round};
-use crate::limits::APPEND_ENTRIES_MAX;
+use crate::consensus::message::{Ask, Chunk, Envelope, Message, Round};
+use crate::limits::{APPEND_ENTRIES_MAX, CHUNK_BYTES};
 use crate::types::{Entry, Index, Position, Term};
 use bytes::{BufMut, BytesMut};
 
@@ -44,6 +44,8 @@ const BEAT: u8 = 6;
 const HEARD: u8 = 7;
 const COMMITTED: u8 = 8;
 const OUTDATED: u8 = 9;
+const CHUNK: u8 = 10;
+const CHUNKED: u8 = 11;
 
 const PRE: u8 = 0;
 const REAL: u8 = 1;
@@ -75,6 +77,7 @@ impl PeerFrame {
             PeerFrame::Raft(envelope) => {
                 64 + match &envelope.message {
                     Message::Append { entries, .. } => entries.iter().map(entry_size).sum(),
+                    Message::Chunk(chunk) => chunk.bytes.len(),
                     _ => 0,
                 }
             }
@@ -165,6 +168,18 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             out.put_u8(COMMITTED);
             out.put_u64_le(upto.0);
         }
+        Message::Chunk(Chunk { snapshot, total, offset, bytes }) => {
+            out.put_u8(CHUNK);
+            out.put_position(*snapshot);
+            out.put_u64_le(*total);
+            out.put_u64_le(*offset);
+            out.put_slice(bytes);
+        }
+        Message::Chunked { snapshot, next } => {
+            out.put_u8(CHUNKED);
+            out.put_position(*snapshot);
+            out.put_u64_le(*next);
+        }
         Message::Outdated => out.put_u8(OUTDATED),
     }
 }
@@ -188,6 +203,8 @@ fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
         BEAT => Message::Beat { commit: index(reader)?, round: Round(reader.u64()?) },
         HEARD => Message::Heard { round: Round(reader.u64()?), seen: index(reader)? },
         COMMITTED => Message::Committed { upto: index(reader)? },
+        CHUNK => read_chunk(reader)?,
+        CHUNKED => Message::Chunked { snapshot: position(reader)?, next: sane(reader.u64()?)? },
         OUTDATED => Message::Outdated,
         _ => return Err(Malformed("unknown message")),
     };
@@ -224,6 +241,16 @@ fn read_append(reader: &mut Reader, term: Term) -> Result<Message, Malformed> {
     }
     reader.end()?;
     Ok(Message::Append { prev, commit, entries })
+}
+
+fn read_chunk(reader: &mut Reader) -> Result<Message, Malformed> {
+    let snapshot = position(reader)?;
+    let (total, offset) = (sane(reader.u64()?)?, sane(reader.u64()?)?);
+    let bytes = reader.rest();
+    if bytes.len() > CHUNK_BYTES || offset + bytes.len() as u64 > total {
+        return Err(Malformed("a piece that reaches beyond its snapshot"));
+    }
+    Ok(Message::Chunk(Chunk { snapshot, total, offset, bytes }))
 }
 
 fn index(reader: &mut Reader) -> Result<Index, Malformed> {
@@ -296,6 +323,8 @@ mod tests {
             Message::Heard { round: Round(7), seen: Index(9) },
             Message::Committed { upto: Index(9) },
             Message::Outdated,
+            Message::Chunk(Chunk { snapshot: last, total: 9, offset: 4, bytes: Bytes::from_static(b"piece") }),
+            Message::Chunked { snapshot: last, next: 9 },
         ];
         let request = Request::Propose { op: crate::api::Op::Open { window: 3 }.encode() };
         let mut frames: Vec<_> = messages.into_iter().map(|message| raft(3, message)).collect();
@@ -358,12 +387,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_is_an_error_and_nothing_worse(which in 0..12usize, bytes: Vec<u8>) {
+        fn garbage_is_an_error_and_nothing_worse(which in 0..14usize, bytes: Vec<u8>) {
             let _either = read(samples()[which].kind(), bytes.into());
         }
 
         #[test]
-        fn a_changed_byte_is_an_error_or_another_message(which in 0..12usize, at: prop::sample::Index, byte: u8) {
+        fn a_changed_byte_is_an_error_or_another_message(which in 0..14usize, at: prop::sample::Index, byte: u8) {
             let frame = &samples()[which];
             let mut bytes = content(frame).to_vec();
             let at = at.index(bytes.len());

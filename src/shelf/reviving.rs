@@ -1,0 +1,71 @@
+//! A state, taken in from a snapshot a little at a time: a gigabyte takes a second, and heartbeats do
+//! not wait so long.
+
+use super::start::base_of;
+use super::trouble::{fault, strange};
+use crate::apply::{Applier, Head, Piece, Restoring};
+use crate::machine::seam::StateMachine;
+use crate::snapshot::{Chunk, Header, Kind, Snapshot};
+use crate::types::{Base, ClusterId, Index, Membership, NodeId};
+use crate::wal::Result;
+
+/// A state being taken in.
+pub struct Reviving<M> {
+    snapshot: Snapshot,
+    pieces: Box<dyn Iterator<Item = crate::snapshot::Result<Chunk>> + Send>,
+    restoring: Restoring<M>,
+}
+
+impl<M: StateMachine> Reviving<M> {
+    /// Begins, for a machine of that applier's kind; the applier itself is left as it is.
+    pub fn begin(like: &Applier<M>, snapshot: Snapshot) -> Reviving<M> {
+        Reviving { pieces: Box::new(snapshot.pieces()), restoring: like.restoring(), snapshot }
+    }
+
+    /// The snapshot it comes from.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Takes in the next piece; false if there was none left.
+    pub fn step(&mut self) -> Result<bool> {
+        let Some(chunk) = self.pieces.next() else { return Ok(false) };
+        let Chunk { kind, body, .. } = chunk.map_err(fault)?;
+        let piece = match kind {
+            Kind::Sessions => Piece::Sessions(body),
+            Kind::Machine => Piece::Machine(body),
+            Kind::End => return Ok(true),
+        };
+        self.restoring.take(&piece).map_err(|malformed| strange(self.snapshot.name(), &malformed))?;
+        Ok(true)
+    }
+
+    /// All pieces were taken in: the applier, as the frozen one was; and the base its log has.
+    pub fn finish(self) -> Result<(Applier<M>, Snapshot, Base)> {
+        let Header { position, time, digest, sessions, .. } = *self.snapshot.header();
+        let head = Head { position, time, digest, sessions };
+        let applier = self.restoring.finish(&head).map_err(|malformed| strange(self.snapshot.name(), &malformed))?;
+        let base = base_of(self.snapshot.header());
+        Ok((applier, self.snapshot, base))
+    }
+
+    /// Takes in all of it, one piece after the other.
+    pub fn all(mut self) -> Result<(Applier<M>, Snapshot, Base)> {
+        while self.step()? {}
+        self.finish()
+    }
+}
+
+/// The header of a snapshot of a state that was just frozen.
+pub fn header(cluster: ClusterId, node: NodeId, head: &Head, configured: Index, membership: Membership) -> Header {
+    let Head { position, time, digest, sessions } = *head;
+    Header { cluster, node, position, configured, time, digest, sessions, membership }
+}
+
+/// Which kind of chunk a piece is, and its bytes.
+pub fn chunk_of(piece: &Piece) -> (Kind, &[u8]) {
+    match piece {
+        Piece::Sessions(bytes) => (Kind::Sessions, bytes),
+        Piece::Machine(bytes) => (Kind::Machine, bytes),
+    }
+}

@@ -1,0 +1,59 @@
+//! What a start makes of snapshot and journal.
+
+use super::trouble::{damaged, fault};
+use crate::disk::Disk;
+use crate::snapshot::{Header, Newest, Snapshot};
+use crate::types::{Base, Index, Term};
+use crate::wal::{Journal, Recovered, Result, View};
+
+/// Brings the newest snapshot and the journal together, and says with which snapshot to begin.
+///
+/// A log that ends before the snapshot, or holds another entry where it ends, gives way to it: a node
+/// may apply, and freeze, what a quorum holds before its own disk does; and one that was sent a snapshot
+/// may have died before its journal knew. A log that begins behind the snapshot is a fault: what lies
+/// between is lost.
+pub fn bring_together<D: Disk>(
+    journal: &mut Journal<D>,
+    recovered: &mut Recovered,
+    newest: Newest,
+) -> Result<Option<Snapshot>> {
+    let Newest { snapshot, damaged: wrong } = newest;
+    let begins = recovered.base.position;
+    let upto = snapshot.as_ref().map_or(Index::ZERO, |snapshot| snapshot.header().position.index);
+    if upto < begins.index {
+        return Err(match wrong.into_iter().next() {
+            Some(first) => fault(first),
+            None => damaged("snapshots", 0, &format!("the log begins behind {begins}, and no snapshot reaches so far")),
+        });
+    }
+    recovered.notes.extend(wrong.iter().map(|wrong| format!("{wrong}; an older state and the log behind it will do")));
+    let Some(snapshot) = snapshot else { return Ok(None) };
+    let base = base_of(snapshot.header());
+    if term_at(recovered, upto) != Some(base.position.term) {
+        recovered
+            .notes
+            .push(format!("the log ends before the snapshot of {}: it begins anew behind it", base.position));
+        journal.restart(&base)?;
+        recovered.view = View::new(upto);
+        recovered.heads.clear();
+        recovered.configurations.clear();
+        recovered.base = base;
+    }
+    recovered.last_time = recovered.last_time.max(snapshot.header().time);
+    Ok(Some(snapshot))
+}
+
+/// The base of a log that begins behind that snapshot.
+pub fn base_of(header: &Header) -> Base {
+    let Header { position, configured, membership, .. } = header;
+    Base { position: *position, configured: *configured, membership: membership.clone() }
+}
+
+/// The term of the entry at an index that is not before the log, if the log goes so far.
+fn term_at(recovered: &Recovered, index: Index) -> Option<Term> {
+    let begins = recovered.base.position;
+    match index.0 - begins.index.0 {
+        0 => Some(begins.term),
+        n => recovered.heads.get(n as usize - 1).map(|head| head.term),
+    }
+}
