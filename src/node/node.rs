@@ -373,7 +373,10 @@ impl Node {
         let lost: Vec<Asked> = ready.reads_lost.into_iter().filter_map(|read| self.reading.lose(read)).collect();
         self.strand(now, lost);
         if let Some(newest) = self.keeping.kept().cloned() {
-            ready.ships.iter().for_each(|peer| self.shipping.begin(now, *peer, &newest));
+            for peer in ready.ships {
+                let matched = self.raft.progress().find(|(id, _)| *id == peer).map_or(Index::ZERO, |(_, p)| p.matched);
+                self.shipping.begin(now, peer, &newest, matched);
+            }
         }
         for (peer, snapshot, next) in ready.chunked {
             self.shipping.chunked(now, peer, snapshot, next);

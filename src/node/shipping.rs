@@ -36,9 +36,13 @@ struct Ship {
 }
 
 impl Shipping {
-    /// That follower needs a snapshot: the one it is being sent already, or the newest.
-    pub fn begin(&mut self, now: Time, to: NodeId, newest: &Kept) {
+    /// That follower, which holds everything up to `matched`, needs a snapshot: the one it is being sent
+    /// already, unless it has had that; or the newest.
+    pub fn begin(&mut self, now: Time, to: NodeId, newest: &Kept, matched: Index) {
         let ship = self.ships.entry(to).or_insert_with(|| Ship::new(now, newest.clone()));
+        if ship.kept.position.index <= matched {
+            *ship = Ship::new(now, newest.clone());
+        }
         ship.ask_again(now);
     }
 
@@ -145,7 +149,7 @@ mod tests {
         let mut shipping = Shipping::default();
         let to = NodeId::new(2).expect("not nobody");
         let newest = ship(100).kept;
-        shipping.begin(Time(0), to, &newest);
+        shipping.begin(Time(0), to, &newest, Index(0));
         assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")), [0]);
         // It had ten of them before it was restarted: none is sent again.
         shipping.chunked(Time(1), to, newest.position, 10 * CHUNK);
@@ -154,7 +158,7 @@ mod tests {
         shipping.chunked(Time(2), to, newest.position, 12 * CHUNK);
         assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")), [26, 27]);
         // Its link broke: one piece asks how far it is.
-        shipping.begin(Time(3), to, &newest);
+        shipping.begin(Time(3), to, &newest, Index(0));
         assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")), [12]);
         shipping.chunked(Time(4), to, newest.position, 20 * CHUNK);
         assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")).first(), Some(&20));

@@ -59,7 +59,12 @@ impl World {
                 self.follows(at, Event::Received { from, snapshot, next });
                 Ok(())
             }
-            Ok(Done::Arrived(snapshot)) => self.arrived(at, snapshot),
+            Ok(Done::Arrived(snapshot)) => {
+                let life = self.hosts[&at].life;
+                let delay = Duration::from_micros(self.rng.random_range(10..50_000));
+                self.later(delay, Happens::Revives { at, life, snapshot: Box::new(snapshot) });
+                Ok(())
+            }
             Err(fault) => {
                 self.stops(at, &fault);
                 Ok(())
@@ -67,8 +72,8 @@ impl World {
         }
     }
 
-    /// Another's snapshot is here: the machine becomes what it holds.
-    fn arrived(&mut self, at: NodeId, snapshot: Snapshot) -> checks::Result<()> {
+    /// Another's snapshot was taken in: the machine becomes what it holds, and the node knows at once.
+    pub(super) fn revives(&mut self, at: NodeId, snapshot: Snapshot) -> checks::Result<()> {
         let Some(up) = &mut self.host(at).up else { return Ok(()) };
         let position = snapshot.header().position;
         let (applier, snapshot, base) = match Reviving::begin(&up.applier, snapshot).all() {
@@ -87,8 +92,7 @@ impl World {
         }
         self.say(|| format!("{at} takes in a snapshot of {position}"));
         self.checks.becomes(at, position, report.digest)?;
-        self.follows(at, Event::Restored { kept, base, time, report });
-        Ok(())
+        self.handle(at, Event::Restored { kept, base, time, report })
     }
 
     /// The log may be let go of up to there, once the journal has a moment.

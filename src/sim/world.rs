@@ -10,6 +10,7 @@ use super::scenario::Scenario;
 use crate::consensus::message::Envelope;
 use crate::consensus::note::Note;
 use crate::node::{Action, Caller, Event};
+use crate::snapshot::Snapshot;
 use crate::types::digest;
 use crate::types::{Entry, NodeId, Time};
 use crate::wal::Fault;
@@ -40,6 +41,8 @@ pub(super) enum Happens {
     Spared { at: NodeId, life: u64 },
     /// The next piece of a snapshot may be written.
     Piece { at: NodeId, life: u64 },
+    /// Another's snapshot, which is here, was taken in.
+    Revives { at: NodeId, life: u64, snapshot: Box<Snapshot> },
     /// Something a machine did on the side is done.
     Follows { at: NodeId, life: u64, event: Box<Event> },
     /// A node's deadline.
@@ -187,7 +190,8 @@ impl World {
             Happens::Piece { at, life } if self.lives(at, life) => self.piece(at),
             Happens::Follows { at, life, event } if self.lives(at, life) => self.handle(at, *event),
             Happens::Synced { .. } | Happens::Idle { .. } | Happens::Spared { .. } | Happens::Due { .. } => Ok(()),
-            Happens::Piece { .. } | Happens::Follows { .. } => Ok(()),
+            Happens::Revives { at, life, snapshot } if self.lives(at, life) => self.revives(at, *snapshot),
+            Happens::Piece { .. } | Happens::Revives { .. } | Happens::Follows { .. } => Ok(()),
             Happens::Starts { at } => self.starts(at),
             Happens::Wakes { client, when } if self.wakes.get(&client) == Some(&when) => {
                 self.wakes.remove(&client);
@@ -527,6 +531,7 @@ impl Happens {
             | Happens::Idle { at, .. }
             | Happens::Spared { at, .. }
             | Happens::Piece { at, .. }
+            | Happens::Revives { at, .. }
             | Happens::Follows { at, .. }
             | Happens::Due { at, .. } => Some(*at),
             Happens::Starts { .. } | Happens::Told { .. } | Happens::Wakes { .. } | Happens::Trouble => None,
