@@ -287,7 +287,7 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
 mod tests {
     use super::super::frame::FrameReader;
     use super::*;
-    use crate::api::{DiskStatus, PeerStatus, RoleName, StageStatus};
+    use crate::api::{DiskStatus, LogStatus, PeerStatus, RoleName, StageStatus};
     use crate::types::{NodeId, Position};
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -306,6 +306,7 @@ mod tests {
             Request::Query { query: Bytes::from_static(b"q"), consistency: Consistency::Local },
             Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable },
             Request::Status,
+            Request::Snapshot,
         ]
     }
 
@@ -332,6 +333,7 @@ mod tests {
             stages: StageStatus::default(),
             version: "0.1.0".into(),
             elections: [("timeout".to_owned(), 2)].into(),
+            log: LogStatus { first: 7, ..LogStatus::default() },
         }
     }
 
@@ -355,11 +357,13 @@ mod tests {
             Refusal::TooLarge { bytes: 9, limit: 8 },
             Refusal::Malformed,
             Refusal::Stopping,
+            Refusal::NoSpace,
         ];
         let mut replies: Vec<_> = outcomes.into_iter().map(|outcome| Reply::Done { position, outcome }).collect();
         replies.extend(refusals.map(Reply::Refused));
         replies.push(Reply::Answer { applied: Index(3), answer: Bytes::from_static(b"a") });
         replies.push(Reply::Status(Box::new(status())));
+        replies.push(Reply::Snapshot { position, bytes: 77 });
         replies.push(Reply::Unknown);
         replies
     }

@@ -173,7 +173,7 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             out.put_position(*snapshot);
             out.put_u64_le(*total);
             out.put_u64_le(*offset);
-            out.put_slice(bytes);
+            out.put_blob(bytes);
         }
         Message::Chunked { snapshot, next } => {
             out.put_u8(CHUNKED);
@@ -246,8 +246,8 @@ fn read_append(reader: &mut Reader, term: Term) -> Result<Message, Malformed> {
 fn read_chunk(reader: &mut Reader) -> Result<Message, Malformed> {
     let snapshot = position(reader)?;
     let (total, offset) = (sane(reader.u64()?)?, sane(reader.u64()?)?);
-    let bytes = reader.rest();
-    if bytes.len() > CHUNK_BYTES || offset + bytes.len() as u64 > total {
+    let bytes = reader.blob(CHUNK_BYTES)?;
+    if offset + bytes.len() as u64 > total {
         return Err(Malformed("a piece that reaches beyond its snapshot"));
     }
     Ok(Message::Chunk(Chunk { snapshot, total, offset, bytes }))

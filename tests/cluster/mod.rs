@@ -125,6 +125,7 @@ impl Cluster {
             entries: log.iter().map(size).collect(),
             configurations: log.iter().filter_map(configuration).collect(),
             time: ClusterTime(0),
+            applied: Index::ZERO,
         };
         let replica = Replica::recover(node, self.options.clone(), recovered, seed);
         host.log = log;

@@ -91,7 +91,7 @@ impl Cluster {
             Request::Query { query, .. } => {
                 Reply::Answer { applied: self.applier.applied(), answer: self.applier.query(&query) }
             }
-            Request::Status => Reply::Unknown,
+            Request::Status | Request::Snapshot => Reply::Unknown,
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::sim::disk::SimDisk;
 use crate::types::{Base, ClusterId, DiskId, HardState, Index, Membership, NodeId, Position, Term, WriteId};
 use crate::wal::Options;
 
-type Started = (Sender<Write>, JoinHandle<Result<()>>, Inbox);
+type Started = (Sender<Task>, JoinHandle<Result<()>>, Inbox);
 
 /// A log thread, the way to it, and what it says.
 fn start(disk: &SimDisk) -> Started {
@@ -23,9 +23,9 @@ fn start(disk: &SimDisk) -> Started {
     (writes, thread, inbox)
 }
 
-fn write(term: u64) -> Write {
+fn write(term: u64) -> Task {
     let hard_state = Some(HardState { term: Term(term), vote: None });
-    Write { id: WriteId(term), hard_state, base: None, entries: Vec::new() }
+    Task::Write(Write { id: WriteId(term), hard_state, base: None, entries: Vec::new() })
 }
 
 fn letters(mut inbox: Inbox) -> Vec<Letter> {
