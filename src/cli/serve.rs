@@ -44,6 +44,15 @@ pub struct Serve {
     /// The largest command that is accepted
     #[arg(long, env = "DRAVE_MAX_ENTRY", default_value = "1MiB", value_parser = size)]
     max_entry: ByteSize,
+    /// How much the log grows, at least, before a snapshot takes its place; and as much as the state is
+    #[arg(long, env = "DRAVE_SNAPSHOT_LOG_BYTES", default_value = "64MiB", value_name = "SIZE", value_parser = size)]
+    snapshot_log_bytes: ByteSize,
+    /// A snapshot older than that is taken anew, if anything was written since
+    #[arg(long, env = "DRAVE_SNAPSHOT_MAX_AGE", default_value = "1h", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    snapshot_max_age: Duration,
+    /// How much of the log is kept behind a snapshot, for followers that are a little behind
+    #[arg(long, env = "DRAVE_TRAILING_BYTES", default_value = "16MiB", value_name = "SIZE", value_parser = size)]
+    trailing_bytes: ByteSize,
     /// How long to finish what is under way when told to stop
     #[arg(long, env = "DRAVE_GRACE", default_value = "5s", value_parser = humantime::parse_duration)]
     grace: Duration,
@@ -139,6 +148,9 @@ fn configure(serve: &Serve) -> Config {
     config.consensus.heartbeat = serve.heartbeat_interval;
     config.segment_bytes = serve.segment_size.as_u64();
     config.node.entry_bytes = serve.max_entry.as_u64();
+    config.node.snapshot_log_bytes = serve.snapshot_log_bytes.as_u64();
+    config.node.snapshot_max_age = serve.snapshot_max_age;
+    config.node.trailing_bytes = serve.trailing_bytes.as_u64();
     config.reactor.grace = serve.grace;
     config.reactor.look = serve.look;
     config.log_look = serve.look;
