@@ -5,8 +5,8 @@ use super::report::{Result, io};
 use super::store::Snapshot;
 use crate::disk::{Disk, DiskFile};
 
-/// It is synced whenever so much was written: a gigabyte in one sync would hold up the journal's.
-pub const SYNC_BYTES: u64 = 8 << 20;
+/// It is synced whenever so much was written: what is much in one sync holds up the journal's.
+pub const SYNC_BYTES: u64 = 1 << 20;
 
 /// A snapshot being taken.
 #[derive(Debug)]
