@@ -3,7 +3,7 @@
 use super::trouble::{damaged, fault};
 use crate::disk::Disk;
 use crate::snapshot::{Header, Newest, Snapshot};
-use crate::types::{Base, Index, Term};
+use crate::types::{Base, HardState, Index, Term};
 use crate::wal::{Journal, Recovered, Result, View};
 
 /// Brings the newest snapshot and the journal together, and says with which snapshot to begin.
@@ -33,7 +33,12 @@ pub fn bring_together<D: Disk>(
         recovered
             .notes
             .push(format!("the log ends before the snapshot of {}: it begins anew behind it", base.position));
-        journal.restart(&base)?;
+        // What was applied, and frozen, may be of a term that this disk had not yet heard of. In it nothing
+        // was promised: promises wait for the disk.
+        let raised = (base.position.term > recovered.hard_state.term)
+            .then_some(HardState { term: base.position.term, vote: None });
+        journal.restart(&base, raised)?;
+        recovered.hard_state = raised.unwrap_or(recovered.hard_state);
         recovered.view = View::new(upto);
         recovered.heads.clear();
         recovered.configurations.clear();

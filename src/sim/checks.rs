@@ -341,10 +341,14 @@ impl Checks {
         // does not hold it.
         let held = restarted.checked_sub(1).and_then(|at| image.log.get(at).copied());
         let gave_way = restarted > 0 && recovered.log.len() == restarted && held != recovered.log.last().copied();
-        let mut fits = image == recovered || (gave_way && image.hard_state == recovered.hard_state);
+        let raised = HardState { term: recovered.log.last().map_or(Term(0), |(term, _)| *term), vote: None };
+        let hard = |hard: HardState| {
+            hard == recovered.hard_state || (hard.term < raised.term && recovered.hard_state == raised)
+        };
+        let mut fits = image == recovered || (gave_way && hard(image.hard_state));
         for write in &life.unsynced {
             image.restart(write, &self.ledger);
-            fits |= gave_way && write.hard_state.is_some_and(|hard| hard == recovered.hard_state);
+            fits |= gave_way && write.hard_state.is_some_and(hard);
             // Within a write the hard state comes first, then the entries one by one.
             image.hard_state = write.hard_state.unwrap_or(image.hard_state);
             fits |= image == recovered;

@@ -138,10 +138,11 @@ impl<D: Disk> Journal<D> {
         self.latch(outcome)
     }
 
-    /// The log begins anew behind that base, durably: a snapshot holds everything before it.
-    pub fn restart(&mut self, base: &Base) -> Result<()> {
+    /// The log begins anew behind that base, durably: a snapshot holds everything before it. With
+    /// another term and vote, if they are given.
+    pub fn restart(&mut self, base: &Base, hard_state: Option<HardState>) -> Result<()> {
         self.guard()?;
-        let write = Write { id: self.appended, hard_state: None, base: Some(base.clone()), entries: Vec::new() };
+        let write = Write { id: self.appended, hard_state, base: Some(base.clone()), entries: Vec::new() };
         let outcome = self.put(&write).and_then(|()| self.settle());
         self.latch(outcome)
     }
