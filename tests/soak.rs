@@ -1,0 +1,132 @@
+//! A cluster under load for as long as one likes (`DRAVE_SOAK_SECONDS`): its disks stay within the bound
+//! that README states, its memory stays where it is, and a node that was away for a third of the time
+//! comes back through a snapshot while the load goes on.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+use support::{Beside, Cluster, PATIENCE, until};
+
+mod support;
+
+const MIB: u64 = 1 << 20;
+const SEGMENT: u64 = 4 * MIB;
+const LOG: u64 = MIB / 2;
+const TRAILING: u64 = MIB / 8;
+
+/// What a node may have on its disk: the newest snapshot, and the next one while it is taken; as much of
+/// the log as lets one become due, and once more while it is taken; what trails behind it; and segments
+/// that are half empty, spare, or to be used again.
+fn bound(snapshot: u64) -> u64 {
+    2 * snapshot + 2 * LOG.max(snapshot) + TRAILING + 5 * SEGMENT
+}
+
+fn seconds() -> u64 {
+    std::env::var("DRAVE_SOAK_SECONDS").map_or(15, |text| text.parse().unwrap())
+}
+
+fn size_of(directory: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    // A running node removes files while they are counted.
+    let size = |entry: std::fs::DirEntry| entry.metadata().map_or(0, |about| about.len());
+    entries.filter_map(Result::ok).map(size).sum()
+}
+
+fn rss(cluster: &Cluster, n: usize) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.pid(n).as_raw_nonzero())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// The first index that a node still has in its log.
+fn first(cluster: &Cluster, n: usize) -> u64 {
+    cluster.status(n).map_or(0, |status| status.log.first)
+}
+
+/// What was seen of one node.
+#[derive(Default)]
+struct Seen {
+    disk: u64,
+    bound: u64,
+    /// Memory, once a second.
+    memory: Vec<u64>,
+}
+
+impl Seen {
+    fn look(&mut self, cluster: &Cluster, n: usize) {
+        let data = cluster.data(n);
+        let disk = size_of(&data.join("wal")) + size_of(&data.join("snapshots"));
+        let snapshot = cluster.status(n).map_or(0, |status| status.log.snapshot_bytes);
+        self.bound = self.bound.max(bound(snapshot));
+        self.disk = self.disk.max(disk);
+        self.memory.push(rss(cluster, n));
+        assert!(disk <= self.bound, "n{} has {} MiB on its disk, and may have {}", n + 1, disk / MIB, self.bound / MIB);
+    }
+}
+
+#[test]
+fn disks_and_memory_stay_bounded_and_who_was_away_comes_back() {
+    let mut cluster = Cluster::prepare(3);
+    let size = |bytes: u64| format!("{bytes}B");
+    cluster.words = vec!["--segment-size".into(), size(SEGMENT), "--snapshot-log-bytes".into(), size(LOG)];
+    cluster.words.extend(["--trailing-bytes".into(), size(TRAILING)]);
+    (0..3).for_each(|n| cluster.spawn(n));
+    cluster.leader();
+    let third = Duration::from_secs(seconds()) / 3;
+    let duration = format!("{}s", seconds());
+    let bench = |name: &str, words: &[&str]| {
+        let always = ["--warmup", "0s", "--duration", &duration, "--timeout", "20s", "-o", "json"];
+        Beside::start(cluster.directory.path(), name, &mut cluster.drave(&[&["bench"], words, &always].concat()))
+    };
+    // In a short run the state must be small, or the log never grows as large as it.
+    let keys = if seconds() < 300 { "1000" } else { "100000" };
+    let words = ["bench", "put", "--clients", "4", "--inflight", "4", "--keys", keys, "--rate", "8000"];
+    let forever = ["--duration", "10h", "--timeout", "20s"];
+    let flood = Beside::start(cluster.directory.path(), "flood", &mut cluster.drave(&[&words[..], &forever].concat()));
+    let mixed = bench("mixed", &["mixed", "--verify", "--keys", "50", "--rate", "300", "--read-ratio", "0.5"]);
+    let incr = bench("incr", &["incr", "--verify", "--clients", "4", "--keys", "20", "--rate", "300"]);
+    let mut seen: [Seen; 3] = Default::default();
+    let away = (cluster.leader() + 1) % 3;
+    let mut last = 0;
+    for phase in 0..3 {
+        match phase {
+            1 => {
+                last = cluster.status(away).unwrap().last;
+                cluster.kill(away);
+            }
+            2 => cluster.spawn(away),
+            _ => {}
+        }
+        let begun = Instant::now();
+        // Who is away stays away until the others have let go of what it lacks, however slow they are.
+        while begun.elapsed() < third || (phase == 1 && first(&cluster, (away + 1) % 3) <= last) {
+            assert!(begun.elapsed() < third + PATIENCE, "{}", cluster.logs());
+            std::thread::sleep(Duration::from_millis(500));
+            (0..3).filter(|n| cluster.is_running(*n)).for_each(|n| seen[n].look(&cluster, n));
+        }
+    }
+    drop(flood);
+    for beside in [mixed, incr] {
+        let said = beside.end();
+        assert_eq!(said.code, Some(0), "{said:?}\n{}", cluster.logs());
+        let figures = said.json();
+        eprintln!("{}: {} answered, {} unknown", figures["what"], figures["total"], figures["unknown"]);
+    }
+    cluster.agree();
+    let logs = std::fs::read_to_string(cluster.data(away).with_extension("log")).unwrap();
+    assert!(logs.contains("holds a snapshot up to"), "it came back through a snapshot: {logs}");
+    for (n, seen) in seen.iter().enumerate() {
+        let log = cluster.status(n).unwrap().log;
+        assert!(log.first > 1 && log.snapshot > 0, "{log:?}");
+        let (half, end) = (seen.memory[seen.memory.len() / 2], seen.memory[seen.memory.len() - 1]);
+        eprintln!(
+            "n{}: at most {} MiB on its disk of {} that may be; memory {} MiB halfway, {} at the end",
+            n + 1,
+            seen.disk / MIB,
+            seen.bound / MIB,
+            half / MIB,
+            end / MIB
+        );
+        assert!(end < 2 * half + 64 * MIB, "memory grows: {:?}", seen.memory);
+    }
+    until("all has settled", || cluster.status(away).filter(|status| !status.log.taking), || cluster.logs());
+}
