@@ -264,8 +264,8 @@ impl Replica {
         }
         self.clock.observe(time);
         self.verified = self.verified.max(index);
-        let conflicts = !self.log.holds(base.position) && !self.options.mutants.breaks(Mutant::KeepConflictingLog);
-        if !conflicts && index <= self.log.last().index {
+        let broken = self.options.mutants.breaks(Mutant::KeepConflictingLog) && index <= self.log.last().index;
+        if self.log.holds(base.position) || broken {
             return self.log.commit_to(index);
         }
         self.log.restart(base.position);
