@@ -200,10 +200,11 @@ impl View {
         }
         let from = self.mapped.partition_point(|mapped| mapped.live.1 < next);
         for mapped in self.mapped.iter().skip(from) {
-            if next > to || next < mapped.live.0 {
+            // What is in memory as well is cheaper to read there: nothing to check, nothing to decode.
+            if next > to || next >= self.first || next < mapped.live.0 {
                 break;
             }
-            let end = to.min(mapped.live.1);
+            let end = to.min(mapped.live.1).min(self.first.prev());
             if !mapped.read(next, end, &mut take)? {
                 return Ok(taken);
             }
