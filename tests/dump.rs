@@ -162,7 +162,7 @@ fn a_healthy_journal_for_programs() {
     assert_eq!(
         *total,
         serde_json::json!({
-            "k": "total", "segments": 1, "records": 11, "first": 1, "last": 9, "bad": 0, "torn": 0, "exit": 0,
+            "k": "total", "snapshots": 0, "chunks": 0, "segments": 1, "records": 11, "first": 1, "last": 9, "bad": 0, "torn": 0, "exit": 0,
         })
     );
 }

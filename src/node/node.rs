@@ -522,6 +522,7 @@ impl Node {
     fn peers(&self, now: Time) -> Vec<PeerStatus> {
         let log = self.raft.log();
         let last = log.last().index;
+        let shipped = |id| self.shipping.progress(id).unwrap_or_default();
         let peer = |(id, progress): (NodeId, &crate::consensus::progress::Progress)| PeerStatus {
             node: id.get(),
             address: self.membership().address(id).unwrap_or_default().to_owned(),
@@ -531,6 +532,8 @@ impl Node {
             inflight_bytes: log.bytes(progress.agreed.max(log.base().index), progress.next.prev()),
             heard_ms: Some(now.since(progress.heard).as_millis() as u64),
             probes: progress.probes,
+            snapshot_has: shipped(id).0,
+            snapshot_bytes: shipped(id).1,
         };
         self.raft.progress().map(peer).collect()
     }
