@@ -88,6 +88,16 @@ fn snapshots_are_taken_when_asked_for_and_a_start_replays_nothing() {
 }
 
 #[test]
+fn who_never_had_a_leader_has_nothing_to_take_a_snapshot_of() {
+    let mut cluster = Cluster::prepare(3);
+    cluster.spawn(0);
+    until("an answer", || cluster.status(0), || cluster.logs());
+    let said = cluster.run(&["snapshot", "take"]);
+    expect(&said, 3);
+    assert!(said.out.starts_with("n1 no ") && said.err.contains("no snapshot was taken"), "{said:?}");
+}
+
+#[test]
 fn what_is_on_the_disk_can_be_listed_and_dumped() {
     let mut cluster = Cluster::start(1);
     cluster.leader();

@@ -169,3 +169,36 @@ pub fn settle(bytes: Bytes, path: &Path, salt: u64, around: Surroundings) -> io:
 pub fn is_seal(finding: &Finding) -> bool {
     matches!(finding, Finding::Record(frame) if frame.kind == format::Kind::Seal)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use std::io::Write;
+
+    #[test]
+    fn what_gets_another_name_while_it_is_read_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (name, other) = (directory.path().join("0000000001.wal"), directory.path().join("recycled.tmp"));
+        // A pipe: it is read to its end only when whoever writes says so.
+        for renamed in [false, true] {
+            mknodat(CWD, &name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+            let reading = std::thread::spawn({
+                let name = name.clone();
+                move || read(&name).unwrap()
+            });
+            let mut pipe = File::options().write(true).open(&name).unwrap();
+            std::fs::rename(&name, &other).unwrap();
+            match renamed {
+                false => std::fs::rename(&other, &name).unwrap(),
+                true => std::fs::write(&name, "of another segment").unwrap(),
+            }
+            pipe.write_all(b"of this one").unwrap();
+            drop(pipe);
+            let expected = (!renamed).then_some(Bytes::from_static(b"of this one"));
+            assert_eq!(reading.join().unwrap(), expected);
+            std::fs::remove_file(&name).unwrap();
+        }
+        assert_eq!(read(&name).unwrap(), None);
+    }
+}

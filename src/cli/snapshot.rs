@@ -82,12 +82,16 @@ fn verdict(args: &Take, taken: &[(u64, &String, Taken)]) -> Result<(), Trouble> 
         let advice = "what they had is untouched · make room, and ask again";
         return Err(Trouble { what: format!("{what}\n  {advice}"), code: 1 });
     }
-    if taken.iter().all(|(.., taken)| taken.is_err()) {
-        let who = args.node.map_or("no node".to_owned(), |node| format!("no node {node}"));
-        let tried = args.cluster.endpoints.join(", ");
-        return Err(Trouble { what: format!("{who} answers\n  tried {tried} · see: drave status"), code: 3 });
+    if taken.iter().any(|(.., taken)| taken.is_ok()) {
+        return Ok(());
     }
-    Ok(())
+    let tried = args.cluster.endpoints.join(", ");
+    let what = match (taken.is_empty(), args.node) {
+        (false, _) => "no snapshot was taken".to_owned(),
+        (true, Some(node)) => format!("no node {node} answers"),
+        (true, None) => "no node answers".to_owned(),
+    };
+    Err(Trouble { what: format!("{what}\n  tried {tried} · see: drave status"), code: 3 })
 }
 
 /// `drave snapshot list`: 5 if one is damaged.
