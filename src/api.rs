@@ -333,7 +333,7 @@ pub struct PeerStatus {
     pub node: u64,
     /// Where it is reached.
     pub address: String,
-    /// `probe` or `stream`.
+    /// `probe` or `stream`; `snapshot` while it is sent one.
     pub stage: String,
     /// The last index it is known to hold durably, in agreement with the leader.
     pub matched: u64,
@@ -345,6 +345,12 @@ pub struct PeerStatus {
     pub heard_ms: Option<u64>,
     /// Appends sent to find where the logs agree, since this node leads.
     pub probes: u64,
+    /// Of the snapshot that it is sent, how many bytes it has; 0 if it is sent none.
+    #[serde(default)]
+    pub snapshot_has: u64,
+    /// How many bytes that snapshot has.
+    #[serde(default)]
+    pub snapshot_bytes: u64,
 }
 
 /// How a node's disk does. Latencies in microseconds, over the process's life.

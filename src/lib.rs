@@ -77,6 +77,7 @@
 //! | [`wal`] | the journal: entries and hard state in one ordered stream |
 //! | [`snapshot`] | what takes the place of a log: one file, published whole |
 //! | [`machine`], [`apply`] | the state machine, and the sessions around it |
+//! | [`shelf`] | between those two and the snapshots: how a state is written down, and taken in |
 //! | [`wire`], [`client`] | what travels; who asks |
 //! | [`node`] | the whole server, minus its I/O |
 //! | [`net`], [`sim`] | two worlds to live in |

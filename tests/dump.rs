@@ -162,7 +162,7 @@ fn a_healthy_journal_for_programs() {
     assert_eq!(
         *total,
         serde_json::json!({
-            "k": "total", "segments": 1, "records": 11, "first": 1, "last": 9, "bad": 0, "torn": 0, "exit": 0,
+            "k": "total", "snapshots": 0, "chunks": 0, "segments": 1, "records": 11, "first": 1, "last": 9, "bad": 0, "torn": 0, "exit": 0,
         })
     );
 }
@@ -295,6 +295,32 @@ fn a_missing_segment_is_damage() {
     let last = last.filter(|path| path.extension().is_some_and(|end| end == "wal")).max().unwrap();
     std::fs::remove_file(last).unwrap();
     assert_eq!(dump(&["--check"], directory.path()).1, 5);
+}
+
+/// A power loss may take back the removal of some released segments, and not that of others.
+#[test]
+fn a_gap_among_what_was_released_is_no_damage() {
+    let wal = |directory: &TempDir, number: u64| directory.path().join(format!("wal/{number:010}.wal"));
+    let directory = several();
+    let oldest = std::fs::read(wal(&directory, 1)).unwrap();
+    let mut journal = journal(directory.path(), 4096);
+    journal.release(Position::new(Index(32), Term(1))).unwrap();
+    drop(journal);
+    assert!(!wal(&directory, 1).exists() && !wal(&directory, 2).exists());
+    // Of the journal alone: there are no snapshots here.
+    let check = || dump(&["--check"], &directory.path().join("wal"));
+    assert_eq!(check().1, 0, "{}", check().0);
+    std::fs::write(wal(&directory, 1), oldest).unwrap();
+    assert_eq!(check().1, 0, "{}", check().0);
+    let (text, code) = dump(&["--check"], directory.path());
+    assert_eq!(code, 5, "{text}");
+    assert!(text.contains("snapshots: missing: the log begins behind 32"), "{text}");
+    // The oldest that the log needs is another matter.
+    let needed = (3..).find(|number| wal(&directory, *number).exists()).unwrap();
+    std::fs::remove_file(wal(&directory, needed)).unwrap();
+    let (text, code) = check();
+    assert_eq!(code, 5, "{text}");
+    assert!(text.contains(&format!("{needed:010}.wal: missing, and it was not released")), "{text}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::dump::{self, Dump};
 use super::kv::{self, Cas, Del, Get, Incr, Put, Scan};
 use super::serve::{self, Serve};
 use super::sim::{self, Sim};
+use super::snapshot::{self, List, Take};
 use super::status::{self, Show};
 use super::trouble::Trouble;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
@@ -33,6 +34,7 @@ pub fn describe() -> Command {
         .subcommand(Dump::augment_args(
             Command::new("dump").about("Shows a node's journal in words, also beside a running node"),
         ))
+        .subcommand(snapshots())
         .subcommand(Serve::augment_args(Command::new("serve").about("Runs one node")))
         .subcommand(Sim::augment_args(Command::new("sim").about("Runs the real node in a simulated world")))
 }
@@ -54,8 +56,30 @@ pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
         Some(("status", matches)) => status::show(&Show::from_arg_matches(matches)?),
         Some(("bench", matches)) => bench(&Bench::from_arg_matches(matches)?),
         Some(("dump", matches)) => dump::print(Dump::from_arg_matches(matches)?),
+        Some(("snapshot", matches)) => snapshots_run(matches),
         Some(("serve", matches)) => serve::run(Serve::from_arg_matches(matches)?, matches),
         Some(("sim", matches)) => sim::run(Sim::from_arg_matches(matches)?),
+        _ => unreachable!("a verb is required, and only those described are taken"),
+    }
+}
+
+fn snapshots() -> Command {
+    let take = Take::augment_args(Command::new("take").about("Lets nodes take a snapshot now"));
+    Command::new("snapshot")
+        .about("Takes snapshots, and lists them")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        // To write a state down takes as long as it is large.
+        .subcommand(take.mut_arg("timeout", |timeout| timeout.default_value("10m")))
+        .subcommand(List::augment_args(
+            Command::new("list").about("Lists a node's snapshots, and says which are whole"),
+        ))
+}
+
+fn snapshots_run(matches: &ArgMatches) -> Result<(), Trouble> {
+    match matches.subcommand() {
+        Some(("take", matches)) => snapshot::take(&Take::from_arg_matches(matches)?),
+        Some(("list", matches)) => snapshot::list(&List::from_arg_matches(matches)?),
         _ => unreachable!("a verb is required, and only those described are taken"),
     }
 }

@@ -1,7 +1,10 @@
-//! `drave dump`: the journal in words. It reads, never locks, never writes, never stops at damage.
+//! `drave dump`: journal and snapshots in words. It reads, never locks, never writes, never stops at damage.
 
 use super::dump_files::{Files, Segment, is_seal, read, settle};
+use super::dump_reach::Reach;
+use super::dump_snapshots::reaches;
 use super::dump_words::{Fields, Said, Style, say};
+use super::snapshot_files::SUFFIX;
 use super::trouble::Trouble;
 use crate::types::Index;
 use crate::wal::format::{self, Flaw, Frame, Kind, SegmentHeader};
@@ -16,10 +19,10 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Shows segments of a journal in words; works beside a running node, never writes.
+/// Shows segments of a journal and snapshots in words; works beside a running node, never writes.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Dump {
-    /// A segment, a directory of segments, or a data directory.
+    /// A segment, a snapshot, a directory of either, or a data directory.
     #[arg(required = true)]
     pub paths: Vec<PathBuf>,
     /// Only entries from this index on.
@@ -32,7 +35,8 @@ pub struct Dump {
     #[arg(long)]
     pub term: Option<u64>,
     /// Only records of these types: put, del, cas, incr, batch, open, close, noop, conf, hard, base,
-    /// free, seg, seal; and head, the header of each batch, which is shown only if asked for.
+    /// free, seg, seal; and head, the header of each batch, which is shown only if asked for. In a
+    /// snapshot: sessions, machine, end.
     #[arg(long = "type", value_name = "TYPE,…", value_delimiter = ',')]
     pub types: Vec<String>,
     /// Only commands on keys that begin with this.
@@ -110,6 +114,8 @@ fn dump(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
         tail: VecDeque::new(),
         shown: 0,
         batch: None,
+        reach: Reach::default(),
+        released: false,
         begun: Instant::now(),
     };
     for path in &args.paths {
@@ -118,26 +124,31 @@ fn dump(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
     walk.finish()
 }
 
-struct Walk<'a> {
-    args: &'a Dump,
-    out: &'a mut dyn Write,
-    totals: Totals,
+pub(super) struct Walk<'a> {
+    pub(super) args: &'a Dump,
+    pub(super) out: &'a mut dyn Write,
+    pub(super) totals: Totals,
     tail: VecDeque<String>,
     shown: u64,
     /// The number of the batch that should follow, where it is known.
     batch: Option<u64>,
+    reach: Reach,
+    /// Whether a running node has released a segment since we looked which there are.
+    released: bool,
     begun: Instant,
 }
 
 #[derive(Default)]
-struct Totals {
+pub(super) struct Totals {
+    pub(super) snapshots: u64,
+    pub(super) chunks: u64,
     segments: u64,
     records: u64,
     entries: Option<(Index, Index)>,
     terms: Option<(u64, u64)>,
-    bad: u64,
+    pub(super) bad: u64,
     torn: u64,
-    by_type: BTreeMap<&'static str, (u64, u64)>,
+    pub(super) by_type: BTreeMap<&'static str, (u64, u64)>,
     batches: u64,
 }
 
@@ -162,19 +173,22 @@ struct RecordLine<'a> {
 
 impl Walk<'_> {
     fn place(&mut self, path: &Path) -> anyhow::Result<()> {
+        let single = path.is_file();
+        if single && path.extension().is_some_and(|end| end == SUFFIX) {
+            return self.snapshot(path);
+        }
+        let snapshots = if single { 0 } else { self.snapshots(path)? };
         let files = Files::at(path)?;
-        let Files { segments, directory, .. } = &files;
-        if segments.is_empty() {
+        let segments = &files.segments;
+        if segments.is_empty() && snapshots == 0 {
             anyhow::bail!("{}: no segments here (files named 0000000001.wal)", path.display());
         }
-        let single = path.is_file();
         let mut stop = (0, 0);
-        self.batch = None;
+        self.released = false;
         for (at, segment) in segments.iter().enumerate() {
-            if let Some(next) = at.checked_sub(1).map(|before| segments[before].number + 1)
-                && next != segment.number
-            {
-                self.bad(&format::file_name(next), 0, 0, "missing, between two others", None)?;
+            if at.checked_sub(1).is_none_or(|before| segments[before].number + 1 != segment.number) {
+                self.reach.begin(segment.number);
+                self.batch = None;
             }
             let successors: Vec<u64> = match single {
                 true => vec![segment.number + 1],
@@ -183,8 +197,24 @@ impl Walk<'_> {
             let last = !single && at + 1 == segments.len();
             stop = self.segment(segment, &files, &successors, last)?;
         }
+        // Of a log that gets shorter while we look at it we have not seen enough.
+        if !single && !segments.is_empty() && !self.released {
+            self.beginning(path)?;
+        }
         if self.args.follow && self.out.flush().is_ok() {
-            self.follow(directory, stop)?;
+            self.follow(&files, stop)?;
+        }
+        Ok(())
+    }
+
+    /// Whether all is there that the log needs before what is left of it.
+    fn beginning(&mut self, path: &Path) -> anyhow::Result<()> {
+        let base = self.reach.base();
+        if let Some(missing) = self.reach.missing() {
+            self.bad(&format::file_name(missing), 0, 0, "missing, and it was not released", None)?;
+        } else if path.join("wal").is_dir() && base > Index::ZERO && !reaches(path, base)? {
+            let what = format!("missing: the log begins behind {base}, and none that is whole reaches so far");
+            self.bad("snapshots", 0, 0, &what, None)?;
         }
         Ok(())
     }
@@ -197,7 +227,7 @@ impl Walk<'_> {
         successors: &[u64],
         last: bool,
     ) -> anyhow::Result<(u64, u64)> {
-        let Some(bytes) = read(&segment.path)? else { return Ok((segment.number, 0)) };
+        let Some(bytes) = read(&segment.path)? else { return Ok(self.released(segment)) };
         let header = match SegmentHeader::decode(&bytes) {
             Ok(header) => Some(header),
             Err(malformed) => {
@@ -220,23 +250,39 @@ impl Walk<'_> {
         };
         let batch = if segment.number == 1 { Some(1) } else { self.batch };
         let around = Surroundings { batch, ..around };
-        let bytes = settle(bytes, &segment.path, salt, around)?;
+        let Some(bytes) = settle(bytes, &segment.path, salt, around)? else { return Ok(self.released(segment)) };
         if let Some(header) = &header {
             self.totals.segments += 1;
             self.heading(segment, header, &bytes, salt)?;
         }
         let mut inspection = Inspection::new(bytes, salt, around);
         for finding in inspection.by_ref() {
+            if let Finding::Record(frame) = &finding {
+                self.reach.sees(segment.number, frame);
+            }
             self.finding(&segment.name, finding)?;
         }
         let (sealed, end) = (inspection.sealed(), inspection.at());
         self.batch = inspection.batch();
-        if sealed && last && !files.is_there(segment.number + 1) {
-            self.bad(&format::file_name(segment.number + 1), 0, 0, "missing, and it was named as the successor", None)?;
-        } else if let Some(place) = place.filter(|place| last && place.segment > segment.number && !followed) {
-            self.bad(&format::file_name(place.segment), 0, 0, "missing, and it was synced", None)?;
+        let synced = place.filter(|place| place.segment > segment.number && !followed);
+        let missing = match sealed && !files.is_there(segment.number + 1) {
+            true => Some((segment.number + 1, "missing, and it was named as the successor")),
+            false => synced.map(|place| (place.segment, "missing, and it was synced")),
+        };
+        // They go oldest first: while this one is there, those behind it are, or are lost.
+        if let Some((number, what)) = missing.filter(|_| last) {
+            match files.is_there(segment.number) {
+                true => self.bad(&format::file_name(number), 0, 0, what, None)?,
+                false => self.released = true,
+            }
         }
         Ok((segment.number, end))
+    }
+
+    /// That segment is not there any more: it was released, and all before it.
+    fn released(&mut self, segment: &Segment) -> (u64, u64) {
+        (self.released, self.batch) = (true, None);
+        (segment.number, 0)
     }
 
     fn heading(&mut self, segment: &Segment, header: &SegmentHeader, bytes: &Bytes, salt: u64) -> io::Result<()> {
@@ -310,10 +356,9 @@ impl Walk<'_> {
         let said = say(frame, style);
         let len = frame.end() - frame.at;
         self.totals.take(&said, frame, len);
-        if self.args.check || self.args.stats || !self.wanted(&said) || self.args.count == Some(self.shown) {
+        if !self.shows() || !self.wanted(&said) {
             return Ok(());
         }
-        self.shown += 1;
         let term = said.position.map(|(_, term)| term).or(said.term).map(|term| term.0);
         let index = said.position.map(|(index, _)| index.0);
         let line = match self.args.output {
@@ -341,6 +386,17 @@ impl Walk<'_> {
                 fields: &said.fields,
             })?,
         };
+        self.show(line)
+    }
+
+    /// Whether any more records are to be shown.
+    pub(super) fn shows(&self) -> bool {
+        !self.args.check && !self.args.stats && self.args.count != Some(self.shown)
+    }
+
+    /// A record's line.
+    pub(super) fn show(&mut self, line: String) -> io::Result<()> {
+        self.shown += 1;
         match self.args.tail {
             None => writeln!(self.out, "{}", line.trim_end()),
             Some(most) => {
@@ -392,18 +448,23 @@ impl Walk<'_> {
         )
     }
 
-    fn json(&mut self, value: &serde_json::Value) -> io::Result<()> {
+    pub(super) fn json(&mut self, value: &serde_json::Value) -> io::Result<()> {
         writeln!(self.out, "{value}")
     }
 
     /// Shows what is written from now on, until somebody stops us or nobody reads.
-    fn follow(&mut self, directory: &Path, (mut number, mut at): (u64, u64)) -> anyhow::Result<()> {
+    fn follow(&mut self, files: &Files, (mut number, mut at): (u64, u64)) -> anyhow::Result<()> {
         self.flush_tail()?;
         loop {
             self.out.flush()?;
             std::thread::sleep(LOOK);
             let name = format::file_name(number);
-            let Some(bytes) = read(&directory.join(&name))? else { return Ok(()) };
+            let Some(bytes) = read(&files.directory.join(&name))? else {
+                // Released before we came to it.
+                let Some(behind) = files.behind(number) else { return Ok(()) };
+                (number, at) = (behind, 0);
+                continue;
+            };
             let Ok(header) = SegmentHeader::decode(&bytes) else { continue };
             let walk = Inspection::new(bytes, header.salt(), Surroundings::of(&header, None, false));
             let mut sealed = false;
@@ -438,20 +499,21 @@ impl Walk<'_> {
         }
         let (first, last) = totals.entries.map_or((None, None), |(first, last)| (Some(first.0), Some(last.0)));
         match self.args.output {
-            Output::Text => writeln!(
-                self.out,
-                "# total {} segments · {} records · entries {}..{} · terms {} · {} bad · {} torn · {:.2} s",
-                totals.segments,
-                totals.records,
-                dash(first),
-                dash(last),
-                totals.terms.map_or("-".to_owned(), |(first, last)| format!("{first}..{last}")),
-                totals.bad,
-                totals.torn,
-                self.begun.elapsed().as_secs_f64()
-            )?,
+            Output::Text => {
+                let terms = totals.terms.map_or("-".to_owned(), |(first, last)| format!("{first}..{last}"));
+                let entries = format!("entries {}..{} · terms {terms}", dash(first), dash(last));
+                let snapshots = format!("{} snapshots · {} chunks", totals.snapshots, totals.chunks);
+                let segments = format!("{} segments · {} records · {entries}", totals.segments, totals.records);
+                let what = match (totals.snapshots, totals.segments) {
+                    (0, _) => segments,
+                    (_, 0) => snapshots,
+                    _ => format!("{snapshots} · {segments}"),
+                };
+                let took = self.begun.elapsed().as_secs_f64();
+                writeln!(self.out, "# total {what} · {} bad · {} torn · {took:.2} s", totals.bad, totals.torn)?;
+            }
             Output::Jsonl => self.json(&json!({
-                "k": "total", "segments": totals.segments, "records": totals.records, "first": first, "last": last,
+                "k": "total", "snapshots": totals.snapshots, "chunks": totals.chunks, "segments": totals.segments, "records": totals.records, "first": first, "last": last,
                 "bad": totals.bad, "torn": totals.torn, "exit": exit,
             }))?,
         }

@@ -3,12 +3,14 @@
 use super::cluster::Cluster;
 use super::trouble::Trouble;
 use crate::api::{PeerStatus, RoleName, Status};
+use bytesize::ByteSize;
 use clap::Args;
 use serde_json::json;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// Shows every node: role, term, commit, applied, match, lag, the disk, who was heard when.
+/// Shows every node: role, term, commit, applied, match, lag, the disk, who was heard when; and what of
+/// the log it keeps, and which snapshot.
 #[derive(Args, Debug)]
 pub struct Show {
     /// Look again every second
@@ -93,6 +95,13 @@ fn print(asked: &[Asked]) {
             Err(error) => println!("{:<5} {:<12} {:>57}  {error}", "?", "down", asked.endpoint),
         }
     }
+    println!(
+        "{:<5} {:>10} {:>9} {:>11} {:>10} {:>9}  kept for",
+        "node", "log", "from", "reclaimable", "snapshot", "up to"
+    );
+    for status in asked.iter().filter_map(|asked| asked.status.as_ref().ok()) {
+        println!("{}", kept_row(status, leader).trim_end());
+    }
     match leader {
         Some(leader) => println!("{} · cluster {} · fsync {}", leader.membership, leader.cluster, on_off(leader.fsync)),
         None => println!("no leader among those who answer"),
@@ -103,8 +112,37 @@ fn on_off(on: bool) -> &'static str {
     if on { "on" } else { "OFF: a power loss may take anything" }
 }
 
+/// What the leader knows of that node.
+fn seen<'a>(status: &Status, leader: Option<&'a Status>) -> Option<&'a PeerStatus> {
+    leader.and_then(|leader| leader.peers.iter().find(|peer| peer.node == status.node))
+}
+
+/// What a node keeps on its disk, and why.
+fn kept_row(status: &Status, leader: Option<&Status>) -> String {
+    let log = &status.log;
+    let size = |bytes: u64| ByteSize(bytes).display().iec().to_string();
+    let (snapshot, upto) = match log.snapshot {
+        0 => ("-".to_owned(), "-".to_owned()),
+        upto => (size(log.snapshot_bytes), upto.to_string()),
+    };
+    let taking = log.taking.then(|| "takes a snapshot".to_owned());
+    let receives = seen(status, leader).filter(|peer| peer.snapshot_bytes > 0);
+    let receives = receives
+        .map(|peer| format!("receives a snapshot: {} of {}", size(peer.snapshot_has), size(peer.snapshot_bytes)));
+    let kept_for = Some(log.kept_for.clone()).filter(|why| !why.is_empty());
+    let why: Vec<String> = [kept_for, taking, receives].into_iter().flatten().collect();
+    format!(
+        "{:<5} {:>10} {:>9} {:>11} {snapshot:>10} {upto:>9}  {}",
+        format!("n{}", status.node),
+        size(log.bytes),
+        log.first,
+        size(log.reclaimable),
+        why.join(" · "),
+    )
+}
+
 fn row(endpoint: &str, status: &Status, leader: Option<&Status>) -> String {
-    let seen: Option<&PeerStatus> = leader.and_then(|leader| leader.peers.iter().find(|peer| peer.node == status.node));
+    let seen = seen(status, leader);
     let leads = leader.is_some_and(|leader| leader.node == status.node);
     let (matched, lag) = match seen {
         Some(peer) => (peer.matched.to_string(), peer.lag.to_string()),

@@ -137,14 +137,29 @@ impl Client {
 
     /// How that node is: this one only, and once.
     pub fn status(&self, endpoint: &str) -> Result<Status, ClientError> {
+        match self.ask_one(endpoint, &Request::Status)? {
+            Reply::Status(status) => Ok(*status),
+            _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+        }
+    }
+
+    /// Lets one node take a snapshot, and waits until it is durable: the position it stands for, and how
+    /// many bytes it has.
+    pub fn snapshot(&self, endpoint: &str) -> Result<(Position, u64), ClientError> {
+        match self.ask_one(endpoint, &Request::Snapshot)? {
+            Reply::Snapshot { position, bytes } => Ok((position, bytes)),
+            _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+        }
+    }
+
+    /// Asks that node and no other, once, what changes nothing that is replicated.
+    fn ask_one(&self, endpoint: &str, request: &Request) -> Result<Reply, ClientError> {
         let mut call = Call::new(self.options.timeout);
         call.tried.endpoints.push(endpoint.to_owned());
-        let asked = Connection::dial(endpoint, call.deadline)
-            .and_then(|mut connection| connection.call(&Request::Status, call.deadline));
-        match asked {
-            Ok(Reply::Status(status)) => return Ok(*status),
+        let dialled = Connection::dial(endpoint, call.deadline.min(deadline(self.options.patience)));
+        match dialled.and_then(|mut connection| connection.call(request, call.deadline)) {
             Ok(Reply::Refused(refusal)) => call.tried.refusal = Some(refusal),
-            Ok(_) => return Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+            Ok(reply) => return Ok(reply),
             Err(trouble) => call.tried.trouble = Some(format!("{endpoint}: {trouble}")),
         }
         Err(nothing_applied(call.give_up()))

@@ -19,8 +19,8 @@ pub struct Keeping {
     taking: bool,
     /// Not before then: the last one did not fit the disk.
     rest: Time,
-    /// Who asked for one, and waits.
-    asked: Vec<(Caller, u64)>,
+    /// Who asked for one, and waits; and for one of how much.
+    asked: Vec<(Caller, u64, Index)>,
     /// Whether the log may have more to let go of.
     unreleased: bool,
 }
@@ -41,9 +41,9 @@ impl Keeping {
         self.kept.as_ref().map_or(Index::ZERO, |kept| kept.position.index)
     }
 
-    /// Somebody wants one now.
-    pub fn ask(&mut self, from: Caller, id: u64) {
-        self.asked.push((from, id));
+    /// Somebody wants one of all that is applied by now: one that is being taken may hold less.
+    pub fn ask(&mut self, from: Caller, id: u64, applied: Index) {
+        self.asked.push((from, id, applied));
     }
 
     /// Whether one is being taken.
@@ -51,14 +51,20 @@ impl Keeping {
         self.taking
     }
 
-    /// Who asked for one, and waits.
-    pub fn asking(&mut self) -> Vec<(Caller, u64)> {
-        std::mem::take(&mut self.asked)
+    /// Who waited for what the newest holds.
+    pub fn served(&mut self) -> Vec<(Caller, u64)> {
+        let upto = self.upto();
+        self.asked.extract_if(.., |(.., wanted)| *wanted <= upto).map(|(from, id, _)| (from, id)).collect()
+    }
+
+    /// Who waited, when none can be taken.
+    pub fn disappointed(&mut self) -> Vec<(Caller, u64)> {
+        self.asked.drain(..).map(|(from, id, _)| (from, id)).collect()
     }
 
     /// Nobody waits for that caller's answers any more.
     pub fn forget(&mut self, caller: Caller) {
-        self.asked.retain(|(from, _)| *from != caller);
+        self.asked.retain(|(from, ..)| *from != caller);
     }
 
     /// Whether to take one now: somebody asks; or the log has grown, by so much at least and by as much

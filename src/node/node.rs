@@ -142,12 +142,12 @@ impl Node {
                 let status = Box::new(self.status(now));
                 self.replies.push((asked.from, asked.id, Reply::Status(status)));
             }
+            // Nothing was ever committed here, for want of a leader: there is nothing to write down.
+            Request::Snapshot if self.applied.upto == Index::ZERO => self.refuse(asked, Refusal::NoLeader),
             Request::Snapshot => {
-                self.keeping.ask(asked.from, asked.id);
-                if self.keeping.upto() >= self.applied.upto {
-                    // There is one of all that was applied.
-                    self.answer_snapshot();
-                }
+                self.keeping.ask(asked.from, asked.id, self.applied.upto);
+                // There may be one of all that was applied.
+                self.answer_snapshot();
             }
             Request::Propose { .. } | Request::Query { .. } if asked.bytes() > self.options.entry_bytes => {
                 let (bytes, limit) = (asked.bytes(), self.options.entry_bytes);
@@ -256,17 +256,17 @@ impl Node {
         let given_up = kept.is_none();
         self.keeping.taken(now, kept, &self.options);
         if given_up {
-            let refused = self.keeping.asking().into_iter();
+            let refused = self.keeping.disappointed().into_iter();
             self.replies.extend(refused.map(|(from, id)| (from, id, Reply::Refused(Refusal::NoSpace))));
         }
         self.answer_snapshot();
     }
 
-    /// Answers whoever asked for a snapshot.
+    /// Answers who asked for what the newest snapshot holds.
     fn answer_snapshot(&mut self) {
         let Some(kept) = self.keeping.kept() else { return };
         let reply = Reply::Snapshot { position: kept.position, bytes: kept.bytes.len() as u64 };
-        self.replies.extend(self.keeping.asking().into_iter().map(|(from, id)| (from, id, reply.clone())));
+        self.replies.extend(self.keeping.served().into_iter().map(|(from, id)| (from, id, reply.clone())));
     }
 
     /// A leader's snapshot has become our machine's state: the log gives way to it, or goes on behind it.
@@ -278,6 +278,7 @@ impl Node {
             self.applied = report;
         }
         self.keeping.adopt(now, kept);
+        self.answer_snapshot();
     }
 
     /// Lets snapshots take the place of the log: takes one when it is due, lets go of what one holds, and
@@ -522,6 +523,7 @@ impl Node {
     fn peers(&self, now: Time) -> Vec<PeerStatus> {
         let log = self.raft.log();
         let last = log.last().index;
+        let shipped = |id| self.shipping.progress(id).unwrap_or_default();
         let peer = |(id, progress): (NodeId, &crate::consensus::progress::Progress)| PeerStatus {
             node: id.get(),
             address: self.membership().address(id).unwrap_or_default().to_owned(),
@@ -531,6 +533,8 @@ impl Node {
             inflight_bytes: log.bytes(progress.agreed.max(log.base().index), progress.next.prev()),
             heard_ms: Some(now.since(progress.heard).as_millis() as u64),
             probes: progress.probes,
+            snapshot_has: shipped(id).0,
+            snapshot_bytes: shipped(id).1,
         };
         self.raft.progress().map(peer).collect()
     }

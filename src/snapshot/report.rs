@@ -41,9 +41,10 @@ pub enum Fault {
 pub type Result<T> = std::result::Result<T, Fault>;
 
 /// What the operator is told of a damaged snapshot of its own.
-pub const ADVICE: &str = "This disk has lost what it had confirmed. If an older snapshot and the log behind it are \
-whole the node can start from those; else move this data directory away and let the node join again as a new member. \
-Nothing was changed";
+pub const ADVICE: &str = "This disk has lost what it had confirmed. Where an older snapshot and the log behind it are \
+whole the node starts from those by itself. Else leave it down: the others go on while they are a majority. Never start \
+it with an empty or older directory, since it would vote anew and acknowledged writes could be lost. Bring back a copy \
+made since it last ran, or found a new cluster from what the others hold. Nothing was changed";
 
 /// What is said of a damaged snapshot that another node sent.
 pub const ADVICE_INCOMING: &str = "What was received was removed, and will be asked for again";

@@ -1,0 +1,127 @@
+//! `drave snapshot`: lets nodes take one now, and lists those that a node has.
+
+use super::cluster::{Cluster, Output, ms_since};
+use super::snapshot_files::snapshots_at;
+use super::status;
+use super::trouble::Trouble;
+use crate::api::Refusal;
+use crate::client::ClientError;
+use crate::types::Position;
+use bytesize::ByteSize;
+use clap::Args;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Lets nodes take a snapshot now.
+#[derive(Args, Debug)]
+pub struct Take {
+    /// That node only, instead of every one that answers
+    #[arg(long, value_name = "ID")]
+    node: Option<u64>,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// Lists the snapshots of a node, and says which are whole.
+#[derive(Args, Debug)]
+pub struct List {
+    /// A data directory, or the directory of snapshots in it
+    path: PathBuf,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// What a node made of it.
+type Taken = Result<(Position, u64), ClientError>;
+
+/// `drave snapshot take`: 1 if a node has no room for it, 3 if none answers.
+pub fn take(args: &Take) -> Result<(), Trouble> {
+    let cluster = &args.cluster;
+    let answering =
+        status::ask(cluster).into_iter().filter_map(|asked| Some((asked.status.ok()?.node, asked.endpoint)));
+    let nodes: BTreeMap<u64, String> =
+        answering.filter(|(node, _)| args.node.is_none_or(|wanted| wanted == *node)).collect();
+    let began = Instant::now();
+    let taken: Vec<(u64, &String, Taken)> = std::thread::scope(|scope| {
+        let one = |endpoint: &String| cluster.client().snapshot(endpoint);
+        let taking: Vec<_> =
+            nodes.iter().map(|(node, endpoint)| (*node, endpoint, scope.spawn(move || one(endpoint)))).collect();
+        taking.into_iter().filter_map(|(node, endpoint, thread)| Some((node, endpoint, thread.join().ok()?))).collect()
+    });
+    for (node, endpoint, taken) in &taken {
+        match taken {
+            _ if cluster.json() => println!("{}", to_json(*node, endpoint, taken, ms_since(began))),
+            Ok((position, bytes)) => println!("n{node} ok {position} · {}", ByteSize(*bytes).display().iec()),
+            Err(error) => println!("n{node} no {error}"),
+        }
+    }
+    verdict(args, &taken)
+}
+
+fn to_json(node: u64, endpoint: &str, taken: &Taken, ms: f64) -> serde_json::Value {
+    match taken {
+        Ok((position, bytes)) => json!({
+            "ok": true, "node": node, "endpoint": endpoint, "index": position.index.0, "term": position.term.0,
+            "bytes": bytes, "ms": ms,
+        }),
+        Err(error) => json!({ "ok": false, "node": node, "endpoint": endpoint, "error": error.to_string(), "ms": ms }),
+    }
+}
+
+fn verdict(args: &Take, taken: &[(u64, &String, Taken)]) -> Result<(), Trouble> {
+    let full = |taken: &Taken| match taken {
+        Err(ClientError::Refused(tried)) => tried.refusal == Some(Refusal::NoSpace),
+        _ => false,
+    };
+    let refused = taken.iter().filter(|(.., taken)| full(taken)).count();
+    if refused > 0 {
+        let what = format!("{refused} of {} nodes had no room for a snapshot", taken.len());
+        let advice = "what they had is untouched · make room, and ask again";
+        return Err(Trouble { what: format!("{what}\n  {advice}"), code: 1 });
+    }
+    if taken.iter().any(|(.., taken)| taken.is_ok()) {
+        return Ok(());
+    }
+    let tried = args.cluster.endpoints.join(", ");
+    let what = match (taken.is_empty(), args.node) {
+        (false, _) => "no snapshot was taken".to_owned(),
+        (true, Some(node)) => format!("no node {node} answers"),
+        (true, None) => "no node answers".to_owned(),
+    };
+    Err(Trouble { what: format!("{what}\n  tried {tried} · see: drave status"), code: 3 })
+}
+
+/// `drave snapshot list`: 5 if one is damaged.
+pub fn list(args: &List) -> Result<(), Trouble> {
+    let found = snapshots_at(&args.path).map_err(|error| Trouble { what: format!("{error:#}"), code: 74 })?;
+    if found.is_empty() {
+        eprintln!("no snapshots in {}", args.path.display());
+    }
+    let mut damaged = 0;
+    for found in &found {
+        let flaw = found.flaw();
+        damaged += usize::from(flaw.is_some());
+        let (name, bytes, position) = (&found.name, found.bytes.len(), found.position);
+        if args.output == Output::Json {
+            println!(
+                "{}",
+                json!({
+                    "file": name, "index": position.map(|position| position.index.0),
+                    "term": position.map(|position| position.term.0), "bytes": bytes, "whole": flaw.is_none(),
+                    "off": flaw.map(|flaw| flaw.at), "what": flaw.map(|flaw| flaw.to_string()),
+                })
+            );
+            continue;
+        }
+        let position = position.map_or("-".to_owned(), |position| position.to_string());
+        let whole = flaw.map_or("whole".to_owned(), |flaw| format!("DAMAGED at byte {}: {flaw}", flaw.at));
+        println!("{name}  {position:>12}  {:>10}  {whole}", ByteSize(bytes as u64).display().iec().to_string());
+    }
+    match damaged {
+        0 => Ok(()),
+        _ => Err(Trouble { what: format!("{damaged} of {} snapshots damaged", found.len()), code: 5 }),
+    }
+}
