@@ -112,6 +112,9 @@ impl Client {
 
     /// When it next has something to do.
     pub fn deadline(&self) -> Time {
+        if self.stopping && self.is_done() {
+            return Time::NEVER;
+        }
         let again = self.waiting.values().map(|waiting| waiting.asked + self.load.patience).min();
         let open = self.opening.map(|(_, at)| at + self.load.patience);
         let next = if self.may_begin() || self.session.is_none() { self.next_at } else { Time::NEVER };
