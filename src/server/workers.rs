@@ -1,4 +1,5 @@
-//! The log thread, its helper, and the thread that has the snapshots: three short loops.
+//! The log thread, its helper, the thread that has the snapshots, and the one that watches how much room
+//! there is: four short loops.
 //!
 //! Batching needs no timer: while the disk syncs, the next batch forms. An error is final: the thread
 //! ends with it, and its end stops the reactor; nobody heartbeats on behalf of a node that cannot write.
@@ -8,7 +9,8 @@ use crate::net::inbox::{Letter, Post};
 use crate::net::look::Look;
 use crate::shelf::{Job, Keeper};
 use crate::types::{Entry, Payload, Position, Write};
-use crate::wal::{Fault, Journal, Result, Spare, SpareOrder, Task};
+use crate::wal::{Fault, Journal, Result, Spare, SpareOrder, Task, Watch};
+use std::convert::Infallible;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
@@ -22,6 +24,9 @@ const IDLE: Duration = Duration::from_millis(10);
 const SPARE_AGAIN: Duration = Duration::from_secs(5);
 /// Between two pieces of a spare the disk is the log's for as long as a piece took, and this long at least.
 const SPARE_PAUSE: Duration = Duration::from_millis(5);
+
+/// How often the room on the disk is looked at: writes return, when it does, within five seconds.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The journal on its thread.
 struct LogThread<D: Disk> {
@@ -169,6 +174,29 @@ pub fn spawn_keeper<D: Disk>(mut keeper: Keeper<D>, post: Post) -> io::Result<Se
         }
     })?;
     Ok(sender)
+}
+
+/// Starts the thread that watches how much room the disk has. It ends when whoever holds the other end
+/// of that channel is gone.
+pub fn spawn_watch<D: Disk>(mut watch: Watch<D>, post: Post) -> io::Result<(Sender<Infallible>, JoinHandle<()>)> {
+    let (held, holds) = channel::<Infallible>();
+    let thread = std::thread::Builder::new().name("space".into()).spawn(move || {
+        loop {
+            match watch.look() {
+                Ok(Some(low)) => {
+                    // If the reactor is gone, so will be whoever holds the channel.
+                    post.post(Letter::Space { low });
+                }
+                Ok(None) => {}
+                // The log will meet the same trouble, if it is one of the disk, and knows what to do.
+                Err(fault) => log::warn!("how much room there is cannot be told: {fault}"),
+            }
+            if holds.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Disconnected) {
+                return;
+            }
+        }
+    })?;
+    Ok((held, thread))
 }
 
 fn make_spares<D: Disk>(

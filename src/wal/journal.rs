@@ -7,6 +7,7 @@ use super::format::{self, Batch, Kind, RECYCLED, Seal, SegmentHeader, file_name}
 use super::options::Options;
 use super::outline::Outline;
 use super::report::{Fault, Report, Result, Sealed};
+use super::reserve::Reserve;
 use super::segment::Segment;
 use super::side::{Place, Side, io};
 use super::spare::{SUFFIX, Spare, SpareOrder};
@@ -48,6 +49,7 @@ pub struct Journal<D: Disk> {
     pub(super) side: Side<D::File>,
     pub(super) mirrored: Option<HardState>,
     pub(super) spares: VecDeque<Spare<D::File>>,
+    pub(super) reserve: Option<Reserve<D>>,
     pub(super) appended: WriteId,
     pub(super) report: Report,
     pub(super) poisoned: bool,
@@ -129,6 +131,11 @@ impl<D: Disk> Journal<D> {
             // Its name ends in `.tmp`: the next start removes it.
             log::debug!("{}: {error}", spare.name);
         }
+    }
+
+    /// When there is no room for the next segment, that is given up for it.
+    pub fn fall_back_on(&mut self, reserve: Reserve<D>) {
+        self.reserve = Some(reserve);
     }
 
     /// Everything up to there may go: whole segments do, the oldest first.
@@ -289,7 +296,7 @@ impl<D: Disk> Journal<D> {
         let fits = self.spares.iter().position(|spare| spare.bytes >= needed);
         let spare = match fits.and_then(|at| self.spares.remove(at)) {
             Some(spare) => spare,
-            None => SpareOrder { name: format!("needed-{number:010}"), bytes: needed }.reserve(&self.disk)?,
+            None => self.reserve_segment(&SpareOrder { name: format!("needed-{number:010}"), bytes: needed })?,
         };
         let header = header_of(&self.options, number, if spare.recycled { RECYCLED } else { 0 });
         let skip_names = self.options.mutants.breaks(Mutant::SkipNameSync);
@@ -304,6 +311,18 @@ impl<D: Disk> Journal<D> {
         self.file = file;
         self.put_opening();
         Ok(())
+    }
+
+    /// Room for the next segment, from the reserve if there is no other. Nothing is written before it is
+    /// there: without it, the log ends with what was promised.
+    fn reserve_segment(&self, order: &SpareOrder) -> Result<Spare<D::File>> {
+        match (order.reserve(&self.disk), &self.reserve) {
+            (Err(Fault::Full { file }), Some(reserve)) if reserve.give_up()? => {
+                log::warn!("no space left for {file}: the reserve is given up for it");
+                order.reserve(&self.disk)
+            }
+            (made, _) => made,
+        }
     }
 
     /// The segment is sealed: from now on it is read.
