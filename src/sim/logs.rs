@@ -13,6 +13,9 @@ use std::time::Duration;
 /// How long the log thread waits for more before it confirms what it synced.
 const IDLE: Duration = Duration::from_millis(10);
 
+/// How often it is looked how much room a disk has.
+const LOOKS: Duration = Duration::from_millis(200);
+
 /// After so many syncs, of whatever machine, one is held against the disk.
 const LOOK_EVERY: u64 = 64;
 
@@ -109,6 +112,23 @@ impl World {
             self.stops(at, &fault);
         }
         Ok(())
+    }
+
+    /// How much room there is, and when that is looked at again.
+    pub(super) fn looks(&mut self, at: NodeId) -> checks::Result<()> {
+        let host = self.host(at);
+        let life = host.life;
+        let Some(up) = &mut host.up else { return Ok(()) };
+        // An error is one of the disk, which the journal will meet.
+        let news = up.watch.look().unwrap_or_default();
+        self.later(LOOKS, Happens::Looks { at, life });
+        match news {
+            Some(low) => {
+                self.say(|| format!("the disk of {at} has {} room", if low { "too little" } else { "enough" }));
+                self.handle(at, Event::Space { low })
+            }
+            None => Ok(()),
+        }
     }
 
     fn want_spare(&mut self, at: NodeId) {
