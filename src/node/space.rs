@@ -14,7 +14,8 @@ pub struct Space {
 impl Space {
     /// The disk has too little room, or enough again.
     pub fn is(&mut self, low: bool) {
-        *self = Space { low, made_way: false };
+        self.made_way &= low;
+        self.low = low;
     }
 
     /// Whether it has too little.

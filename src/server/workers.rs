@@ -25,6 +25,8 @@ const SPARE_AGAIN: Duration = Duration::from_secs(5);
 /// Between two pieces of a spare the disk is the log's for as long as a piece took, and this long at least.
 const SPARE_PAUSE: Duration = Duration::from_millis(5);
 
+/// After this long a log without room looks for some again.
+const ROOM_AGAIN: Duration = Duration::from_millis(100);
 /// How often the room on the disk is looked at: writes return, when it does, within five seconds.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -86,26 +88,55 @@ impl<D: Disk> LogThread<D> {
             {
                 bytes += self.take(task, &mut release)?;
             }
-            let begun = Instant::now();
-            let mut report = self.journal.sync()?;
-            report.took = begun.elapsed();
-            self.post.post(Letter::Journal(report));
+            self.sync()?;
             if let Some(upto) = release {
+                self.await_room(&Task::Release(upto))?;
                 self.journal.release(upto)?;
             }
         }
         self.journal.confirm()
     }
 
+    /// Syncs, and says so; whether anybody hears.
+    fn sync(&mut self) -> Result<bool> {
+        let begun = Instant::now();
+        let mut report = self.journal.sync()?;
+        report.took = begun.elapsed();
+        Ok(self.post.post(Letter::Journal(report)))
+    }
+
+    /// Waits until there is room for that. To the node this is a disk that stands still: what came before
+    /// is synced, what comes later waits, and it neither leads nor votes. When nobody waits any more, the
+    /// thread ends with what it could not do.
+    fn await_room(&mut self, task: &Task) -> Result<()> {
+        let mut waits = false;
+        while let Err(fault) = self.journal.provide(task) {
+            let Fault::Full { file } = &fault else { return Err(fault) };
+            if !waits {
+                log::warn!("no space left for {file}: the log waits for room");
+                waits = true;
+            }
+            if !self.sync()? {
+                return Err(fault);
+            }
+            std::thread::sleep(ROOM_AGAIN);
+            self.see_to_spares();
+        }
+        if waits {
+            log::info!("there is room again: the log goes on");
+        }
+        Ok(())
+    }
+
     /// A write joins the batch; what may go waits until the batch is synced. Says how large it is.
     fn take(&mut self, task: Task, release: &mut Option<Position>) -> Result<usize> {
-        match task {
-            Task::Write(write) => self.journal.append(&write).map(|()| size(&write)),
-            Task::Release(upto) => {
-                *release = Some(upto);
-                Ok(0)
-            }
+        if let Task::Release(upto) = task {
+            *release = Some(upto);
+            return Ok(0);
         }
+        self.await_room(&task)?;
+        let Task::Write(write) = task else { return Ok(0) };
+        self.journal.append(&write).map(|()| size(&write))
     }
 
     /// What comes next; nothing when nothing will.

@@ -1,12 +1,13 @@
 //! The log thread of each simulated machine: writes gather while a sync is under way.
 
 use super::checks;
+use super::disk::SimDisk;
 use super::host::Process;
 use super::world::{Happens, World};
 use crate::node::Event;
 use crate::types::digest::hash_numbers;
 use crate::types::{Mutants, NodeId, Write};
-use crate::wal::Fault;
+use crate::wal::{self, Fault, Journal, Task};
 use rand::RngExt;
 use std::time::Duration;
 
@@ -18,6 +19,32 @@ const LOOKS: Duration = Duration::from_millis(200);
 
 /// After so many syncs, of whatever machine, one is held against the disk.
 const LOOK_EVERY: u64 = 64;
+
+/// The journal takes what has gathered, as far as there is room; how many writes those are.
+fn append(up: &mut Process) -> wal::Result<usize> {
+    if let Some(upto) = up.release
+        && provides(&mut up.journal, &Task::Release(upto))?
+    {
+        up.release = None;
+        up.journal.release(upto)?;
+    }
+    for (nth, write) in up.queued.iter().enumerate() {
+        if !provides(&mut up.journal, &Task::Write(write.clone()))? {
+            up.queued.drain(..nth);
+            return Ok(nth);
+        }
+        up.journal.append(write)?;
+    }
+    Ok(std::mem::take(&mut up.queued).len())
+}
+
+/// Whether there is room for that.
+fn provides(journal: &mut Journal<SimDisk>, task: &Task) -> wal::Result<bool> {
+    match journal.provide(task) {
+        Err(Fault::Full { .. }) => Ok(false),
+        provided => provided.map(|()| true),
+    }
+}
 
 /// A write, folded into the hash of all that was done.
 fn fold(hash: u64, write: &Write) -> u64 {
@@ -49,21 +76,13 @@ impl World {
         if up.syncing {
             return Ok(());
         }
-        if let Some(upto) = up.release.take()
-            && let Err(fault) = up.journal.release(upto)
-        {
-            self.stops(at, &fault);
-            return Ok(());
-        }
-        if up.queued.is_empty() {
-            return Ok(());
-        }
-        up.syncing = true;
-        let writes = std::mem::take(&mut up.queued);
-        let appended = writes.iter().try_for_each(|write| up.journal.append(write));
-        let took = took + std::mem::take(&mut host.stall);
-        match appended {
-            Ok(()) => self.later(took, Happens::Synced { at, life }),
+        match append(up) {
+            Ok(0) => {}
+            Ok(_) => {
+                up.syncing = true;
+                let took = took + std::mem::take(&mut host.stall);
+                self.later(took, Happens::Synced { at, life });
+            }
             Err(fault) => self.stops(at, &fault),
         }
         Ok(())
@@ -127,7 +146,8 @@ impl World {
                 self.say(|| format!("the disk of {at} has {} room", if low { "too little" } else { "enough" }));
                 self.handle(at, Event::Space { low })
             }
-            None => Ok(()),
+            // What waits for room, if anything does, tries again.
+            None => self.write_on(at),
         }
     }
 

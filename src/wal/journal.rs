@@ -1,7 +1,8 @@
 //! The writer, on the log thread: append, sync, rotate, release.
 //!
 //! An error of the disk is final. Whatever failed, the journal refuses everything after it: what
-//! reached the disk is unknown, and asking again would not tell.
+//! reached the disk is unknown, and asking again would not tell. Only for want of room nothing has to
+//! fail: [`Journal::provide`] says so before anything is written.
 
 use super::format::{self, Batch, Kind, RECYCLED, Seal, SegmentHeader, file_name};
 use super::options::Options;
@@ -11,6 +12,7 @@ use super::reserve::Reserve;
 use super::segment::Segment;
 use super::side::{Place, Side, io};
 use super::spare::{SUFFIX, Spare, SpareOrder};
+use super::task::Task;
 use crate::codec;
 use crate::disk::{Disk, DiskFile};
 use crate::types::{Base, HardState, Index, Mutant, Payload, Position, Write, WriteId};
@@ -24,6 +26,8 @@ use std::time::Duration;
 const SPARE_AT: u64 = 50;
 /// Released segments are kept as spares up to this many, the one that was ordered among them.
 const SPARES: usize = 2;
+/// What headers add to a write, at most, if it is written in pieces.
+const PIECES: usize = 4096;
 
 /// The journal of one node.
 ///
@@ -108,6 +112,10 @@ impl<D: Disk> Journal<D> {
         if self.stated && !self.dirty {
             return Ok(());
         }
+        if let Err(Fault::Full { .. }) = self.provide_bytes(0) {
+            // It can do without; what comes next may not.
+            return Ok(());
+        }
         let outcome = self.restate();
         self.latch(outcome)
     }
@@ -131,6 +139,33 @@ impl<D: Disk> Journal<D> {
             // Its name ends in `.tmp`: the next start removes it.
             log::debug!("{}: {error}", spare.name);
         }
+    }
+
+    /// Makes sure of the room for a task before anything of it is done, from the reserve if there is no
+    /// other. [`Fault::Full`] if there is none: nothing has happened, and it may be asked again.
+    pub fn provide(&mut self, task: &Task) -> Result<()> {
+        self.guard()?;
+        let bytes = match task {
+            Task::Write(write) => frames_of(write),
+            Task::Release(_) => format::frame_size(opening_size(&self.outline)),
+        };
+        // Headers of the batches that it may be cut into.
+        self.provide_bytes(bytes + PIECES)
+    }
+
+    fn provide_bytes(&mut self, bytes: usize) -> Result<()> {
+        if self.segment.fits(bytes) {
+            return Ok(());
+        }
+        // An entry is not cut: at the end of each segment, room may be left that it did not fit.
+        let segments = (bytes as u64).div_ceil(self.options.segment_bytes / 2);
+        let needed = Segment::room_for(opening_size(&self.outline), 0).max(self.options.segment_bytes);
+        while (self.spares.len() as u64) < segments {
+            let order = SpareOrder { name: format!("needed-{:010}", self.segment.number + 1), bytes: needed };
+            let spare = self.reserve_segment(&order)?;
+            self.spares.push_back(spare);
+        }
+        Ok(())
     }
 
     /// When there is no room for the next segment, that is given up for it.
@@ -313,8 +348,7 @@ impl<D: Disk> Journal<D> {
         Ok(())
     }
 
-    /// Room for the next segment, from the reserve if there is no other. Nothing is written before it is
-    /// there: without it, the log ends with what was promised.
+    /// Room for the next segment, from the reserve if there is no other. Nothing is written before.
     fn reserve_segment(&self, order: &SpareOrder) -> Result<Spare<D::File>> {
         match (order.reserve(&self.disk), &self.reserve) {
             (Err(Fault::Full { file }), Some(reserve)) if reserve.give_up()? => {
@@ -380,6 +414,21 @@ pub(super) fn empty_report() -> Report {
 
 pub(super) fn header_of(options: &Options, number: u64, flags: u32) -> SegmentHeader {
     SegmentHeader { flags, cluster: options.cluster, node: options.node, disk: options.disk, number }
+}
+
+/// How many bytes the frames of a write have.
+fn frames_of(write: &Write) -> usize {
+    let base = write.base.as_ref().map_or(0, |base| {
+        let mut body = Vec::new();
+        format::put_base(&mut body, base);
+        format::frame_size(body.len())
+    });
+    let hard = write.hard_state.as_ref().map_or(0, |hard| {
+        let mut body = Vec::new();
+        format::put_hard(&mut body, hard);
+        format::frame_size(body.len())
+    });
+    base + hard + write.entries.iter().map(|entry| format::frame_size(codec::entry_size(entry))).sum::<usize>()
 }
 
 pub(super) fn opening_size(outline: &Outline) -> usize {
