@@ -4,7 +4,7 @@
 //! reached the disk is unknown, and asking again would not tell. Only for want of room nothing has to
 //! fail: [`Journal::provide`] says so before anything is written.
 
-use super::format::{self, Batch, Kind, RECYCLED, Seal, SegmentHeader, file_name};
+use super::format::{self, BATCH_FRAME, Batch, Kind, RECYCLED, Seal, SegmentHeader, file_name};
 use super::options::Options;
 use super::outline::Outline;
 use super::report::{Fault, Report, Result, Sealed};
@@ -26,8 +26,6 @@ use std::time::Duration;
 const SPARE_AT: u64 = 50;
 /// Released segments are kept as spares up to this many, the one that was ordered among them.
 const SPARES: usize = 2;
-/// What headers add to a write, at most, if it is written in pieces.
-const PIECES: usize = 4096;
 
 /// The journal of one node.
 ///
@@ -149,8 +147,8 @@ impl<D: Disk> Journal<D> {
             Task::Write(write) => frames_of(write),
             Task::Release(_) => format::frame_size(opening_size(&self.outline)),
         };
-        // Headers of the batches that it may be cut into.
-        self.provide_bytes(bytes + PIECES)
+        let pieces = bytes / self.options.batch_bytes + 1;
+        self.provide_bytes(bytes + pieces * BATCH_FRAME)
     }
 
     fn provide_bytes(&mut self, bytes: usize) -> Result<()> {
