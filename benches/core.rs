@@ -35,6 +35,7 @@ impl Trio {
                 entries: Vec::new(),
                 configurations: Vec::new(),
                 time: ClusterTime(0),
+                applied: Index::ZERO,
             };
             Raft::new(Replica::recover(id(n), Options::default(), recovered, n), now)
         };

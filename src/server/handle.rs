@@ -122,9 +122,11 @@ mod tests {
     use crate::api::{Consistency, Op, Refusal, Reply, Request};
     use crate::config::Config;
     use crate::machine::Kv;
+    use crate::net::inbox::Letter;
     use crate::server::Server;
     use crate::types::NodeId;
     use bytes::Bytes;
+    use std::sync::mpsc::channel;
     use std::time::{Duration, Instant};
 
     /// One of two nodes, alone: whatever concerns the leader waits for a quarter of an hour.
@@ -148,8 +150,10 @@ mod tests {
         let write = Request::Propose { op: Op::Open { window: 1 }.encode() };
         // Gives up long before it could be answered.
         assert_eq!(handle.ask(write.clone(), Duration::from_millis(1)), None);
-        let (patient, still) = (handle.clone(), Duration::from_secs(10));
-        let waiting = std::thread::spawn(move || patient.ask(write, still));
+        // Asked before the node is told to stop, and waited for until after.
+        let (answer, answered) = channel();
+        let until = Instant::now() + Duration::from_secs(10);
+        assert!(handle.post.post(Letter::Ask { request: write, answer, until }));
         let status = || handle.ask(Request::Status, Duration::from_secs(20));
         assert!(matches!(status(), Some(Reply::Status(_))));
         handle.stop();
@@ -157,7 +161,7 @@ mod tests {
         // It is there for as long as somebody waits, and refuses.
         let refused = handle.ask(query, Duration::from_secs(20));
         assert_eq!(refused, Some(Reply::Refused(Refusal::Stopping)));
-        assert_eq!(waiting.join().unwrap(), None);
+        assert!(answered.recv().is_err(), "nobody answers it");
         let begun = Instant::now();
         while !node.is_finished() {
             assert!(begun.elapsed() < Duration::from_secs(60), "it waits for whom nobody knows");
