@@ -292,6 +292,9 @@ pub struct Status {
     /// Whether its data lies in memory, on a tmpfs: a sync there keeps nothing.
     #[serde(default)]
     pub in_memory: bool,
+    /// Whether its disk has too little room: as leader it refuses writes that need more.
+    #[serde(default)]
+    pub low_space: bool,
     /// Nanoseconds of CPU this process has used.
     pub cpu_ns: u64,
     /// Milliseconds since the process started.

@@ -16,6 +16,9 @@ pub const SEGMENT_BYTES_MIN: u64 = 4 << 20;
 /// The largest segment.
 pub const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 
+/// How much room is kept aside unless told otherwise.
+pub const RESERVE_BYTES: u64 = 64 << 20;
+
 /// Everything a node is told when it starts.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -35,6 +38,9 @@ pub struct Config {
     pub fsync: bool,
     /// How large a segment of the journal is.
     pub segment_bytes: u64,
+    /// How much room is kept aside, at least, for when the disk is full; as much as a segment, or more.
+    /// None if it is zero.
+    pub reserve_bytes: u64,
     /// Whether SIGTERM and SIGINT stop it. An embedding program may have its own mind about them.
     pub signals: bool,
     /// The consensus's options.
@@ -69,6 +75,7 @@ impl Config {
             listen: None,
             fsync: true,
             segment_bytes: crate::wal::Options::SEGMENT_BYTES,
+            reserve_bytes: RESERVE_BYTES,
             signals: false,
             consensus: consensus::Options::default(),
             node: node::Options::default(),
@@ -76,6 +83,11 @@ impl Config {
             log_look: reactor.look,
             reactor,
         }
+    }
+
+    /// How large the reserve is: it is of no use if a segment does not fit.
+    pub fn reserve(&self) -> u64 {
+        if self.reserve_bytes == 0 { 0 } else { self.reserve_bytes.max(self.segment_bytes) }
     }
 
     /// What the founders write at index 0.

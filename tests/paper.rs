@@ -471,3 +471,42 @@ fn a_vote_of_an_earlier_term_elects_nobody() {
     assert!(!leads_by_a_stale_vote(Mutants::NONE));
     assert!(leads_by_a_stale_vote(Mutants::only(Mutant::CountStaleVotes)), "the mutant of it");
 }
+
+/// A leader whose disk is full is to let another lead, if one can: thesis §3.10, without the handing over.
+#[test]
+fn who_makes_way_comes_last() {
+    for later in 0..5 {
+        let mut cluster = Cluster::new(3);
+        let leader = cluster.elect();
+        cluster.run(ms(37 * later));
+        let now = cluster.now;
+        cluster.hosts.get_mut(&leader).unwrap().raft.as_mut().unwrap().make_way(now, "a test");
+        cluster.turn(leader);
+        assert!(!cluster.raft(leader).leads());
+        assert_ne!(cluster.elect(), leader);
+    }
+}
+
+/// A way is made for nobody where there is nobody else; and where nobody else can lead, it comes back.
+#[test]
+fn who_makes_way_for_nobody_leads() {
+    let mut alone = Cluster::new(1);
+    let leader = alone.elect();
+    let now = alone.now;
+    alone.hosts.get_mut(&leader).unwrap().raft.as_mut().unwrap().make_way(now, "a test");
+    assert!(alone.raft(leader).leads());
+
+    // The other is up and lacks an entry: it cannot be elected (§5.4.1).
+    let log = log_of(&[1, 1]);
+    let mut two = Cluster::with_logs(&[(1, log.clone()), (1, log[..1].to_vec())]);
+    let leader = two.elect();
+    two.isolate(id(2));
+    let position = two.propose(leader, "only here");
+    two.run(ms(5));
+    two.heal();
+    let now = two.now;
+    two.hosts.get_mut(&leader).unwrap().raft.as_mut().unwrap().make_way(now, "a test");
+    two.turn(leader);
+    assert_eq!(two.elect(), leader);
+    two.until("what only it had is committed", |two| two.raft(id(2)).log().commit() >= position.index);
+}

@@ -97,6 +97,13 @@ impl From<ClientError> for Trouble {
     /// One line of what and where, one of advice.
     fn from(error: ClientError) -> Trouble {
         let advice = match &error {
+            ClientError::Refused(tried) if tried.refusal == Some(Refusal::NoSpace) => {
+                let took = tried.took.as_secs_f64();
+                format!(
+                    "\n  asked for {took:.1} s · nothing was applied · reads and deletes go on; make room, and writes \
+                     return by themselves"
+                )
+            }
             ClientError::Refused(tried) => {
                 let (endpoints, took) = (tried.endpoints.join(", "), tried.took.as_secs_f64());
                 format!("\n  tried {endpoints} for {took:.1} s · nothing was applied · see: drave status")

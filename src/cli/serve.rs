@@ -41,6 +41,9 @@ pub struct Serve {
     /// How large a segment of the journal is
     #[arg(long, env = "DRAVE_SEGMENT_SIZE", default_value = "64MiB", value_parser = size)]
     segment_size: ByteSize,
+    /// How much room is kept aside for when the disk is full: a segment at least; 0B for none
+    #[arg(long, env = "DRAVE_RESERVE", default_value = "64MiB", value_name = "SIZE", value_parser = size)]
+    reserve: ByteSize,
     /// The largest command that is accepted
     #[arg(long, env = "DRAVE_MAX_ENTRY", default_value = "1MiB", value_parser = size)]
     max_entry: ByteSize,
@@ -147,6 +150,7 @@ fn configure(serve: &Serve) -> Config {
     config.consensus.election_max = serve.election_timeout.1;
     config.consensus.heartbeat = serve.heartbeat_interval;
     config.segment_bytes = serve.segment_size.as_u64();
+    config.reserve_bytes = serve.reserve.as_u64();
     config.node.entry_bytes = serve.max_entry.as_u64();
     config.node.snapshot_log_bytes = serve.snapshot_log_bytes.as_u64();
     config.node.snapshot_max_age = serve.snapshot_max_age;

@@ -395,9 +395,11 @@ impl Mux {
             Reply::Answer { applied, answer } => Result::Answered { applied, answer },
             Reply::Done { outcome: Outcome::Lapsed, .. } => return self.lapsed(now, registry, done),
             Reply::Refused(refusal @ (Refusal::TooLarge { .. } | Refusal::Malformed)) => Result::Refused(refusal),
-            Reply::Refused(Refusal::Busy) => {
+            Reply::Refused(refusal @ (Refusal::Busy | Refusal::NoSpace)) => {
+                // Others make room within moments, or hours.
+                let pause = if refusal == Refusal::Busy { 2 } else { 100 };
                 self.later.push(key);
-                self.later_at.get_or_insert(now + Duration::from_millis(2));
+                self.later_at.get_or_insert(now + Duration::from_millis(pause));
                 return;
             }
             Reply::Refused(Refusal::NotLeader { address: Some(address), .. }) => {

@@ -17,6 +17,9 @@ use crate::types::{Base, ClusterTime, Index, Membership, Mutant, NodeId, Payload
 use bytes::Bytes;
 use std::time::Duration;
 
+/// Who makes way for others waits for so many of the longest election timeouts.
+const WAY_FOR: u32 = 4;
+
 /// One node's share of the consensus algorithm, as a pure state machine.
 ///
 /// Tell it what happens (`tick`, `receive`, `persisted`, `lost`), ask things of it (`propose`,
@@ -284,6 +287,18 @@ impl Raft {
             Role::Candidate(_) | Role::Leader(_) => follower,
         };
         self.role = Role::Follower(follower);
+    }
+
+    /// Another may lead better: a leader that is not alone steps down, and does not campaign again before
+    /// the others have had the time to.
+    pub fn make_way(&mut self, now: Time, why: &'static str) {
+        if !self.leads() || self.me.configs.current().all_voters().count() < 2 {
+            return;
+        }
+        self.step_down(now, why);
+        let back = now + self.me.options.election_max * WAY_FOR;
+        self.role = Role::Follower(Follower::new(&mut self.me, now).with_deadline(back));
+        self.turn(now, Next::Stay);
     }
 
     /// When `tick` next has something to do. Earlier calls are harmless.

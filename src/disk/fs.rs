@@ -164,6 +164,11 @@ impl Disk for FsDisk {
             Err(error) => Err(error),
         }
     }
+
+    fn free(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&*self.directory)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
 }
 
 /// One file of the real filesystem.

@@ -29,6 +29,8 @@ pub trait Disk: Clone + Send + 'static {
     fn sync_names(&self) -> io::Result<()>;
     /// Which run of the kernel this is: what was in the page cache in another is gone.
     fn boot(&self) -> io::Result<u64>;
+    /// How many bytes more it has room for, about: others may write to it too.
+    fn free(&self) -> io::Result<u64>;
 }
 
 /// One file.

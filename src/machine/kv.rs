@@ -238,6 +238,14 @@ impl StateMachine for Kv {
         }
     }
 
+    fn frees(command: &[u8]) -> bool {
+        match Command::decode(command) {
+            Ok(Command::Del { .. }) => true,
+            Ok(Command::Batch(commands)) => commands.iter().all(|one| matches!(one, Command::Del { .. })),
+            Ok(_) | Err(_) => false,
+        }
+    }
+
     fn query(&self, query: &[u8]) -> Bytes {
         match Query::decode(query) {
             Ok(Query::Get { key }) => {

@@ -33,6 +33,15 @@ pub trait StateMachine: Send + 'static {
     /// for memory once and not for each.
     fn expect(&self, _commands: &mut dyn Iterator<Item = &[u8]>) {}
 
+    /// Whether that command only ever frees room, as a removal does: it is let through when the disk has
+    /// too little for others. A word on the command alone: it is asked before anything is applied.
+    fn frees(_command: &[u8]) -> bool
+    where
+        Self: Sized,
+    {
+        false
+    }
+
     /// Answers a question and changes nothing. What is said of answers in [`StateMachine::apply`]
     /// holds here too.
     fn query(&self, query: &[u8]) -> Bytes;

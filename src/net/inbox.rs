@@ -14,6 +14,11 @@ pub enum Letter {
     Journal(wal::Report),
     /// From the thread that has the snapshots' files: what it has done, or why it must stop.
     Shelf(wal::Result<Done>),
+    /// From the thread that watches the disk: it has too little room, or enough again.
+    Space {
+        /// Whether it has too little.
+        low: bool,
+    },
     /// From a thread that has a handle: a request, and where its answer goes.
     Ask {
         /// What is asked.

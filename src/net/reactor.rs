@@ -212,11 +212,24 @@ impl<M: StateMachine> Reactor<M> {
                         self.node.handle(now, event);
                     }
                 }
+                Letter::Space { low } => {
+                    self.tell_of_space(low);
+                    self.node.handle(now, Event::Space { low });
+                }
                 Letter::Stop => self.stop(now),
                 Letter::Gone(which) => return Err(Broken::Gone(which)),
             }
         }
         Ok(brought)
+    }
+
+    fn tell_of_space(&self, low: bool) {
+        let node = self.id.get();
+        if low {
+            log::warn!(node; "the disk has too little room: as leader it refuses writes, but those that free room");
+        } else {
+            log::info!(node; "the disk has room again");
+        }
     }
 
     fn ask(&mut self, now: Time, request: Request, local: Local) {

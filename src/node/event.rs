@@ -66,6 +66,11 @@ pub enum Event {
     CallerGone(Caller),
     /// The journal made something durable.
     Journal(wal::Report),
+    /// The disk has too little room, or enough again.
+    Space {
+        /// Whether it has too little.
+        low: bool,
+    },
     /// The applier has applied what [`Action::Apply`] gave it.
     Applied(apply::Report),
     /// [`Action::Take`] is done; with nothing, if there was no room for it.

@@ -11,6 +11,7 @@ pub mod node;
 pub mod options;
 pub mod requests;
 pub mod shipping;
+pub mod space;
 pub mod start;
 pub mod stats;
 

@@ -5,6 +5,7 @@ use super::keeping::Keeping;
 use super::options::Options;
 use super::requests::{self, Asked, Forwarded, Parked, Proposals, Queries, Reading};
 use super::shipping::Shipping;
+use super::space::Space;
 use super::stats::Stats;
 use crate::api::{Consistency, LogStatus, PeerStatus, Refusal, Reply, Request, Status};
 use crate::apply::Report as Applied;
@@ -42,6 +43,7 @@ pub struct Node {
     applying: Option<Time>,
     keeping: Keeping,
     shipping: Shipping,
+    space: Space,
     /// The term we led, last we looked.
     led: Option<Term>,
     leader: Option<NodeId>,
@@ -85,6 +87,7 @@ impl Node {
             applied,
             keeping: Keeping::new(now, kept),
             shipping: Shipping::default(),
+            space: Space::default(),
             applying: None,
             led: None,
             leader: None,
@@ -123,6 +126,7 @@ impl Node {
                 self.forwarded.forget(caller);
             }
             Event::Journal(report) => self.journal(now, report),
+            Event::Space { low } => self.space.is(low),
             Event::Applied(report) => self.settle(now, report),
             Event::Taken(kept) => self.taken(now, kept),
             Event::Received { from, snapshot, next } => self.raft.chunked(from, snapshot, next),
@@ -154,6 +158,9 @@ impl Node {
                 self.refuse(asked, Refusal::TooLarge { bytes, limit });
             }
             Request::Query { consistency: Consistency::Local, .. } => self.local.push(asked),
+            Request::Propose { op } if self.raft.leads() && !self.space.lets(op, self.options.frees) => {
+                self.refuse(asked, Refusal::NoSpace);
+            }
             Request::Propose { op } if self.raft.leads() => {
                 let op = op.clone();
                 match self.raft.propose(now, op) {
@@ -319,6 +326,9 @@ impl Node {
     /// Who leads has changed, perhaps: whoever waited for one who does no more is told, and whoever
     /// waited for a leader to be found is looked at again.
     fn follow_leadership(&mut self, now: Time) {
+        if self.raft.leads() && self.space.makes_way() {
+            self.raft.make_way(now, "its disk is full, and another's may not be");
+        }
         let leads = self.raft.leads().then(|| self.raft.term());
         if self.led != leads {
             self.led = leads;
@@ -491,6 +501,7 @@ impl Node {
             disk: self.stats.disk(self.raft.disk_age(now)),
             fsync: self.options.fsync,
             in_memory: false,
+            low_space: self.space.is_low(),
             cpu_ns: 0,
             uptime_ms: 0,
             stages: self.stats.stages(),

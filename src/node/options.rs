@@ -37,6 +37,8 @@ pub struct Options {
     pub hold_bytes: u64,
     /// How many bytes of entries the applier is given at once: bounds a turn.
     pub apply_bytes: u64,
+    /// Whether a command only frees room: the machine's word on it.
+    pub frees: fn(&[u8]) -> bool,
     /// Which safety rule is broken on purpose: none, outside tests.
     pub mutants: Mutants,
 }
@@ -59,6 +61,7 @@ impl Default for Options {
             trailing_bytes: 16 << 20,
             hold_bytes: 1 << 30,
             apply_bytes: 1 << 20,
+            frees: |_| false,
             mutants: Mutants::NONE,
         }
     }

@@ -16,8 +16,8 @@ use crate::shelf::{Reviving, bring_together, fault};
 use crate::snapshot::{Snapshot, Store};
 use crate::types::{Base, DiskId, Index, Position, Time};
 use crate::wal::identity::{Identity as Owner, short};
-use crate::wal::{self, Fault, Journal, Recovered};
-use std::io;
+use crate::wal::side::io;
+use crate::wal::{self, Fault, Journal, Recovered, Reserve};
 use std::num::NonZeroU64;
 use std::path::Path;
 
@@ -37,36 +37,71 @@ pub struct Booted {
     pub store: Store<FsDisk>,
     /// The snapshot to begin with.
     pub snapshot: Option<Snapshot>,
+    /// Room for when there is none.
+    pub reserve: Reserve<FsDisk>,
 }
 
-/// Locks the directory, finds or makes its identity, and recovers its journal.
+/// Locks the directory, finds or makes its identity, and recovers its journal. On a full disk that may
+/// take the reserve.
 pub fn boot(config: &Config) -> wal::Result<Booted> {
-    let syncs = if config.fsync { Syncs::Real } else { Syncs::Skipped };
-    let root = make(&config.data, syncs)?;
+    let root = make(&config.data, syncs(config))?;
     let place = config.data.display().to_string();
-    let lock = match root.lock("LOCK").map_err(io_fault("lock", &place))? {
+    let lock = match root.lock("LOCK").map_err(io("lock", &place))? {
         Some(lock) => lock,
         None => return Err(Fault::Foreign(format!("{place} is in use by another process"))),
     };
-    let owner = owner(config, &root, &place)?;
-    let disk = make(&config.data.join("wal"), syncs)?;
+    let reserve = Reserve::new(root.clone(), config.reserve());
+    if config.reserve() == 0 {
+        reserve.give_up()?;
+    }
+    let found = match find(config, &root, &place, &reserve) {
+        Err(Fault::Full { file }) if reserve.give_up()? => {
+            log::warn!(node = config.id.get(); "no space left for {file}: the reserve is given up for it");
+            find(config, &root, &place, &reserve)?
+        }
+        found => found?,
+    };
+    let Found { owner, disk, journal, recovered, store, snapshot } = found;
+    for note in &recovered.notes {
+        log::info!(node = config.id.get(); "{note}");
+    }
+    let me = Identity { node: owner.node, cluster: owner.cluster, disk: owner.disk };
+    Ok(Booted { lock, me, journal, disk, recovered, store, snapshot, reserve })
+}
+
+/// What a directory holds.
+struct Found {
+    owner: Owner,
+    disk: FsDisk,
+    journal: Journal<FsDisk>,
+    recovered: Recovered,
+    store: Store<FsDisk>,
+    snapshot: Option<Snapshot>,
+}
+
+/// What the directory, called `place`, holds; what is needed is made. Where it ends for want of room,
+/// it may begin again.
+fn find(config: &Config, root: &FsDisk, place: &str, reserve: &Reserve<FsDisk>) -> wal::Result<Found> {
+    let owner = owner(config, root, place)?;
+    let disk = make(&config.data.join("wal"), syncs(config))?;
     let mut options = wal::Options::new(owner.node, owner.cluster, owner.disk);
     options.segment_bytes = config.segment_bytes;
     let founding = Base { position: Position::ZERO, configured: Index::ZERO, membership: config.founding() };
     // Once founded, a journal that is not there is lost, and not to be made anew: this node has voted.
     let founding = (!owner.founded).then_some(&founding);
-    let store = Store::open(make(&config.data.join("snapshots"), syncs)?, owner.cluster).map_err(fault)?;
+    let store = Store::open(make(&config.data.join("snapshots"), syncs(config))?, owner.cluster).map_err(fault)?;
     let (mut journal, mut recovered) = Journal::open(disk.clone(), options, founding)?;
+    journal.fall_back_on(reserve.clone());
     let snapshot = bring_together(&mut journal, &mut recovered, store.newest().map_err(fault)?)?;
-    check_cluster(config, &owner, &recovered, &place)?;
+    check_cluster(config, &owner, &recovered, place)?;
     if !owner.founded {
-        Owner { founded: true, ..owner }.write(&root)?;
+        Owner { founded: true, ..owner }.write(root)?;
     }
-    for note in &recovered.notes {
-        log::info!(node = config.id.get(); "{note}");
-    }
-    let me = Identity { node: owner.node, cluster: owner.cluster, disk: owner.disk };
-    Ok(Booted { lock, me, journal, disk, recovered, store, snapshot })
+    Ok(Found { owner, disk, journal, recovered, store, snapshot })
+}
+
+fn syncs(config: &Config) -> Syncs {
+    if config.fsync { Syncs::Real } else { Syncs::Skipped }
 }
 
 /// Whether the directory's cluster is the one that was named, if one was: a name and the founders, who
@@ -96,12 +131,7 @@ fn owner(config: &Config, root: &FsDisk, place: &str) -> wal::Result<Owner> {
 }
 
 fn make(path: &Path, syncs: Syncs) -> wal::Result<FsDisk> {
-    FsDisk::make(path, syncs).map_err(io_fault("make", &path.display().to_string()))
-}
-
-fn io_fault(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> Fault {
-    let file = file.to_owned();
-    move |source| Fault::Io { action, file, source }
+    FsDisk::make(path, syncs).map_err(io("make", &path.display().to_string()))
 }
 
 /// The node that this directory remembers, a follower of nobody; and its machine, as the snapshot has it.
@@ -120,6 +150,7 @@ pub fn node<M: StateMachine>(
     let begun = Begun { now, applied: applier.apply(&[]), kept, chance: rand::random() };
     let mut options = config.node.clone();
     options.cluster = me.cluster;
+    options.frees = M::frees;
     options.fsync = config.fsync;
     Ok((start(me.node, recovered, config.consensus.clone(), options, begun), applier))
 }

@@ -2,7 +2,8 @@
 //!
 //! The reactor runs on the thread that calls [`Server::run`]: sockets, consensus, and the state
 //! machine. The *log* thread owns the journal: whatever gathered while it synced is its next batch.
-//! The *spare* thread makes the next segment ready. No lock is shared; each queue has one reader.
+//! The *spare* thread makes the next segment ready; the *space* thread watches how much room there is. Each
+//! queue has one reader. One lock is shared: the log waits for a reserve that is being made, to give it up.
 
 pub mod boot;
 pub mod handle;

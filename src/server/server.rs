@@ -2,7 +2,7 @@
 
 use super::boot::{self, Booted};
 use super::handle::Handle;
-use super::workers::{spawn_keeper, spawn_log};
+use super::workers::{spawn_keeper, spawn_log, spawn_watch};
 use crate::config::{Config, Wrong};
 use crate::disk::fs::Lock;
 use crate::machine::seam::StateMachine;
@@ -12,18 +12,22 @@ use crate::net::reactor::{Broken, Clock, Options, Reactor};
 use crate::net::sockets::{FREE, Net};
 use crate::shelf::Keeper;
 use crate::types::ClusterId;
-use crate::wal::{self, Fault};
+use crate::wal::{self, Fault, Watch};
 use mio::Interest;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
 
 /// A node with a state machine, ready to run.
 pub struct Server<M> {
     reactor: Reactor<M>,
     log: JoinHandle<wal::Result<()>>,
+    /// Who watches the disk does so as long as this is held.
+    watch: (Sender<Infallible>, JoinHandle<()>),
     signals: Option<Signals>,
     handle: Handle,
     address: Option<SocketAddr>,
@@ -83,7 +87,7 @@ impl<M: StateMachine> Server<M> {
     /// Locks and recovers the data directory, and listens. Takes part once it runs.
     pub fn open(config: Config, machine: M) -> Result<Server<M>, ServerError> {
         config.check()?;
-        let Booted { lock, me, journal, disk, recovered, store, snapshot } = boot::boot(&config)?;
+        let Booted { lock, me, journal, disk, recovered, store, snapshot, reserve } = boot::boot(&config)?;
         let in_memory = disk.is_in_memory();
         if in_memory {
             let place = config.data.display();
@@ -96,13 +100,14 @@ impl<M: StateMachine> Server<M> {
         let net = open_net(&config, me, &listen)?;
         let (post, inbox) = inbox(net.waker().clone());
         let (writes, log) = spawn_log(journal, disk, post.clone(), config.log_look)?;
+        let watch = spawn_watch(Watch::new(reserve, config.segment_bytes), post.clone())?;
         let signals = config.signals.then(|| watch_signals(&net)).transpose()?;
         let address = net.address();
         let shelf = spawn_keeper(Keeper::new(store), post.clone())?;
         let machine = Applying::new(applier, me.cluster, me.node, shelf);
         let options = Options { in_memory, ..config.reactor };
         let reactor = Reactor::new(net, node, machine, writes, inbox, options, clock);
-        Ok(Server { reactor, log, signals, handle: Handle::new(post), address, cluster: me.cluster, lock })
+        Ok(Server { reactor, log, watch, signals, handle: Handle::new(post), address, cluster: me.cluster, lock })
     }
 
     /// A way to it for other threads of this process.
@@ -122,7 +127,7 @@ impl<M: StateMachine> Server<M> {
 
     /// Runs until it is told to stop, then finishes what is under way and syncs.
     pub fn run(self) -> Result<(), ServerError> {
-        let Server { reactor, log, mut signals, lock, .. } = self;
+        let Server { reactor, log, watch, mut signals, lock, .. } = self;
         let mut told = false;
         let ended = reactor.run(move || {
             for signal in signals.iter_mut().flat_map(Signals::pending) {
@@ -136,6 +141,10 @@ impl<M: StateMachine> Server<M> {
         });
         // Nobody sends it writes any more: it syncs what it has and ends.
         let synced = log.join();
+        let (held, watch) = watch;
+        drop(held);
+        // Nobody writes to the directory once it is another's. It cannot end but with the channel.
+        let _ended = watch.join();
         drop(lock);
         verdict(ended, synced)
     }

@@ -1,4 +1,5 @@
-//! The log thread, its helper, and the thread that has the snapshots: three short loops.
+//! The log thread, its helper, the thread that has the snapshots, and the one that watches how much room
+//! there is: four short loops.
 //!
 //! Batching needs no timer: while the disk syncs, the next batch forms. An error is final: the thread
 //! ends with it, and its end stops the reactor; nobody heartbeats on behalf of a node that cannot write.
@@ -8,7 +9,8 @@ use crate::net::inbox::{Letter, Post};
 use crate::net::look::Look;
 use crate::shelf::{Job, Keeper};
 use crate::types::{Entry, Payload, Position, Write};
-use crate::wal::{Fault, Journal, Result, Spare, SpareOrder, Task};
+use crate::wal::{Fault, Journal, Result, Spare, SpareOrder, Task, Watch};
+use std::convert::Infallible;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
@@ -22,6 +24,11 @@ const IDLE: Duration = Duration::from_millis(10);
 const SPARE_AGAIN: Duration = Duration::from_secs(5);
 /// Between two pieces of a spare the disk is the log's for as long as a piece took, and this long at least.
 const SPARE_PAUSE: Duration = Duration::from_millis(5);
+
+/// After this long a log without room looks for some again.
+const ROOM_AGAIN: Duration = Duration::from_millis(100);
+/// How often the room on the disk is looked at: writes return, when it does, within five seconds.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The journal on its thread.
 struct LogThread<D: Disk> {
@@ -81,26 +88,55 @@ impl<D: Disk> LogThread<D> {
             {
                 bytes += self.take(task, &mut release)?;
             }
-            let begun = Instant::now();
-            let mut report = self.journal.sync()?;
-            report.took = begun.elapsed();
-            self.post.post(Letter::Journal(report));
+            self.sync()?;
             if let Some(upto) = release {
+                self.await_room(&Task::Release(upto))?;
                 self.journal.release(upto)?;
             }
         }
         self.journal.confirm()
     }
 
+    /// Syncs, and says so; whether anybody hears.
+    fn sync(&mut self) -> Result<bool> {
+        let begun = Instant::now();
+        let mut report = self.journal.sync()?;
+        report.took = begun.elapsed();
+        Ok(self.post.post(Letter::Journal(report)))
+    }
+
+    /// Waits until there is room for that. To the node this is a disk that stands still: what came before
+    /// is synced, what comes later waits, and it neither leads nor votes. When nobody waits any more, the
+    /// thread ends with what it could not do.
+    fn await_room(&mut self, task: &Task) -> Result<()> {
+        let mut waits = false;
+        while let Err(fault) = self.journal.provide(task) {
+            let Fault::Full { file } = &fault else { return Err(fault) };
+            if !waits {
+                log::warn!("no space left for {file}: the log waits for room");
+                waits = true;
+            }
+            if !self.sync()? {
+                return Err(fault);
+            }
+            std::thread::sleep(ROOM_AGAIN);
+            self.see_to_spares();
+        }
+        if waits {
+            log::info!("there is room again: the log goes on");
+        }
+        Ok(())
+    }
+
     /// A write joins the batch; what may go waits until the batch is synced. Says how large it is.
     fn take(&mut self, task: Task, release: &mut Option<Position>) -> Result<usize> {
-        match task {
-            Task::Write(write) => self.journal.append(&write).map(|()| size(&write)),
-            Task::Release(upto) => {
-                *release = Some(upto);
-                Ok(0)
-            }
+        if let Task::Release(upto) = task {
+            *release = Some(upto);
+            return Ok(0);
         }
+        self.await_room(&task)?;
+        let Task::Write(write) = task else { return Ok(0) };
+        self.journal.append(&write).map(|()| size(&write))
     }
 
     /// What comes next; nothing when nothing will.
@@ -169,6 +205,29 @@ pub fn spawn_keeper<D: Disk>(mut keeper: Keeper<D>, post: Post) -> io::Result<Se
         }
     })?;
     Ok(sender)
+}
+
+/// Starts the thread that watches how much room the disk has. It ends when whoever holds the other end
+/// of that channel is gone.
+pub fn spawn_watch<D: Disk>(mut watch: Watch<D>, post: Post) -> io::Result<(Sender<Infallible>, JoinHandle<()>)> {
+    let (held, holds) = channel::<Infallible>();
+    let thread = std::thread::Builder::new().name("space".into()).spawn(move || {
+        loop {
+            match watch.look() {
+                Ok(Some(low)) => {
+                    // If the reactor is gone, so will be whoever holds the channel.
+                    post.post(Letter::Space { low });
+                }
+                Ok(None) => {}
+                // The log will meet the same trouble, if it is one of the disk, and knows what to do.
+                Err(fault) => log::warn!("how much room there is cannot be told: {fault}"),
+            }
+            if holds.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Disconnected) {
+                return;
+            }
+        }
+    })?;
+    Ok((held, thread))
 }
 
 fn make_spares<D: Disk>(

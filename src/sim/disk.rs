@@ -433,6 +433,11 @@ impl Disk for SimDisk {
     fn boot(&self) -> io::Result<u64> {
         Ok(self.lock().boot)
     }
+
+    fn free(&self) -> io::Result<u64> {
+        let state = self.lock();
+        Ok(state.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used())))
+    }
 }
 
 impl SimFile {

@@ -6,12 +6,13 @@ use super::scenario::Scenario;
 use crate::apply::Applier;
 use crate::consensus;
 use crate::machine::Kv;
+use crate::machine::seam::StateMachine;
 use crate::node::node::Begun;
 use crate::node::{self, Kept, Node};
 use crate::shelf::{Keeper, Reviving, bring_together, fault};
 use crate::snapshot::{Snapshot, Store};
 use crate::types::{Base, ClusterId, DiskId, Index, Membership, NodeId, Position, Time, Write};
-use crate::wal::{self, Fault, Journal};
+use crate::wal::{self, Fault, Journal, Reserve, Watch};
 use crate::wire::frame::FrameReader;
 use bytes::BytesMut;
 use std::collections::BTreeMap;
@@ -89,6 +90,8 @@ pub struct Process {
     pub journal: Journal<SimDisk>,
     /// Its machine.
     pub applier: Applier<Kv>,
+    /// Who looks how much room there is.
+    pub watch: Watch<SimDisk>,
     /// Its snapshots.
     pub keeper: Keeper<SimDisk>,
     /// Whether a snapshot is being taken.
@@ -173,6 +176,8 @@ impl Host {
     /// Starts a process on what the disk holds, as `drave serve` does; and says what that was.
     pub fn boot(&mut self, scenario: &Scenario, now: Time, seed: u64) -> Result<Image, Fault> {
         let (mut journal, mut recovered) = self.open(scenario, self.disk.clone())?;
+        let reserve = Reserve::new(self.disk.clone(), scenario.segment_bytes);
+        journal.fall_back_on(reserve.clone());
         let store = Store::open(self.shelf.clone(), CLUSTER).map_err(fault)?;
         let newest = store.newest().map_err(fault)?;
         let snapshot = bring_together(&mut journal, &mut recovered, newest)?;
@@ -183,7 +188,8 @@ impl Host {
             mutants: scenario.mutants,
             ..consensus::Options::default()
         };
-        let options = node::Options { mutants: scenario.mutants, cluster: CLUSTER, ..scenario.node.clone() };
+        let options =
+            node::Options { mutants: scenario.mutants, cluster: CLUSTER, frees: Kv::frees, ..scenario.node.clone() };
         let mut applier = Applier::with(Kv::new(), scenario.sessions).breaking(scenario.mutants, self.id);
         if let Some(snapshot) = snapshot.clone() {
             applier = Reviving::begin(&applier, snapshot).all()?.0;
@@ -195,6 +201,7 @@ impl Host {
             node,
             journal,
             applier,
+            watch: Watch::new(reserve, scenario.segment_bytes),
             keeper: Keeper::new(store),
             taking: false,
             release: None,

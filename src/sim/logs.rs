@@ -1,20 +1,50 @@
 //! The log thread of each simulated machine: writes gather while a sync is under way.
 
 use super::checks;
+use super::disk::SimDisk;
 use super::host::Process;
 use super::world::{Happens, World};
 use crate::node::Event;
 use crate::types::digest::hash_numbers;
 use crate::types::{Mutants, NodeId, Write};
-use crate::wal::Fault;
+use crate::wal::{self, Fault, Journal, Task};
 use rand::RngExt;
 use std::time::Duration;
 
 /// How long the log thread waits for more before it confirms what it synced.
 const IDLE: Duration = Duration::from_millis(10);
 
+/// How often it is looked how much room a disk has.
+const LOOKS: Duration = Duration::from_millis(200);
+
 /// After so many syncs, of whatever machine, one is held against the disk.
 const LOOK_EVERY: u64 = 64;
+
+/// The journal takes what has gathered, as far as there is room; how many writes those are.
+fn append(up: &mut Process) -> wal::Result<usize> {
+    if let Some(upto) = up.release
+        && provides(&mut up.journal, &Task::Release(upto))?
+    {
+        up.release = None;
+        up.journal.release(upto)?;
+    }
+    for (nth, write) in up.queued.iter().enumerate() {
+        if !provides(&mut up.journal, &Task::Write(write.clone()))? {
+            up.queued.drain(..nth);
+            return Ok(nth);
+        }
+        up.journal.append(write)?;
+    }
+    Ok(std::mem::take(&mut up.queued).len())
+}
+
+/// Whether there is room for that.
+fn provides(journal: &mut Journal<SimDisk>, task: &Task) -> wal::Result<bool> {
+    match journal.provide(task) {
+        Err(Fault::Full { .. }) => Ok(false),
+        provided => provided.map(|()| true),
+    }
+}
 
 /// A write, folded into the hash of all that was done.
 fn fold(hash: u64, write: &Write) -> u64 {
@@ -46,21 +76,13 @@ impl World {
         if up.syncing {
             return Ok(());
         }
-        if let Some(upto) = up.release.take()
-            && let Err(fault) = up.journal.release(upto)
-        {
-            self.stops(at, &fault);
-            return Ok(());
-        }
-        if up.queued.is_empty() {
-            return Ok(());
-        }
-        up.syncing = true;
-        let writes = std::mem::take(&mut up.queued);
-        let appended = writes.iter().try_for_each(|write| up.journal.append(write));
-        let took = took + std::mem::take(&mut host.stall);
-        match appended {
-            Ok(()) => self.later(took, Happens::Synced { at, life }),
+        match append(up) {
+            Ok(0) => {}
+            Ok(_) => {
+                up.syncing = true;
+                let took = took + std::mem::take(&mut host.stall);
+                self.later(took, Happens::Synced { at, life });
+            }
             Err(fault) => self.stops(at, &fault),
         }
         Ok(())
@@ -109,6 +131,24 @@ impl World {
             self.stops(at, &fault);
         }
         Ok(())
+    }
+
+    /// How much room there is, and when that is looked at again.
+    pub(super) fn looks(&mut self, at: NodeId) -> checks::Result<()> {
+        let host = self.host(at);
+        let life = host.life;
+        let Some(up) = &mut host.up else { return Ok(()) };
+        // An error is one of the disk, which the journal will meet.
+        let news = up.watch.look().unwrap_or_default();
+        self.later(LOOKS, Happens::Looks { at, life });
+        match news {
+            Some(low) => {
+                self.say(|| format!("the disk of {at} has {} room", if low { "too little" } else { "enough" }));
+                self.handle(at, Event::Space { low })
+            }
+            // What waits for room, if anything does, tries again.
+            None => self.write_on(at),
+        }
     }
 
     fn want_spare(&mut self, at: NodeId) {

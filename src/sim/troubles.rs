@@ -134,8 +134,11 @@ impl World {
             },
             Kind::Full => {
                 let host = &self.hosts[&at];
-                host.disk.set_capacity(Some(host.disk.used()));
-                host.shelf.set_capacity(Some(host.shelf.used()));
+                let is_full = host.disk.free().is_ok_and(|free| free < u64::MAX);
+                for disk in [&host.disk, &host.shelf] {
+                    // What was full has room again.
+                    disk.set_capacity((!is_full).then_some(disk.used()));
+                }
             }
             Kind::Rot => self.rot(at),
         }

@@ -39,6 +39,8 @@ pub(super) enum Happens {
     Idle { at: NodeId, life: u64 },
     /// A spare segment is ready.
     Spared { at: NodeId, life: u64 },
+    /// It is looked how much room a disk has.
+    Looks { at: NodeId, life: u64 },
     /// The next piece of a snapshot may be written.
     Piece { at: NodeId, life: u64 },
     /// Another's snapshot, which is here, was taken in.
@@ -186,12 +188,13 @@ impl World {
             Happens::Synced { at, life } if self.lives(at, life) => self.synced(at),
             Happens::Idle { at, life } if self.lives(at, life) => self.idle(at),
             Happens::Spared { at, life } if self.lives(at, life) => self.spared(at),
+            Happens::Looks { at, life } if self.lives(at, life) => self.looks(at),
             Happens::Due { at, life, when } if self.lives(at, life) => self.due(at, when),
             Happens::Piece { at, life } if self.lives(at, life) => self.piece(at),
             Happens::Follows { at, life, event } if self.lives(at, life) => self.handle(at, *event),
             Happens::Synced { .. } | Happens::Idle { .. } | Happens::Spared { .. } | Happens::Due { .. } => Ok(()),
             Happens::Revives { at, life, snapshot } if self.lives(at, life) => self.revives(at, *snapshot),
-            Happens::Piece { .. } | Happens::Revives { .. } | Happens::Follows { .. } => Ok(()),
+            Happens::Looks { .. } | Happens::Piece { .. } | Happens::Revives { .. } | Happens::Follows { .. } => Ok(()),
             Happens::Starts { at } => self.starts(at),
             Happens::Wakes { client, when } if self.wakes.get(&client) == Some(&when) => {
                 self.wakes.remove(&client);
@@ -224,7 +227,8 @@ impl World {
                 for other in self.others(at) {
                     self.relink(at, other);
                 }
-                self.turn(at)
+                self.turn(at)?;
+                self.looks(at)
             }
             Err(fault) => self.refuses(at, fault),
         }
@@ -530,6 +534,7 @@ impl Happens {
             | Happens::Synced { at, .. }
             | Happens::Idle { at, .. }
             | Happens::Spared { at, .. }
+            | Happens::Looks { at, .. }
             | Happens::Piece { at, .. }
             | Happens::Revives { at, .. }
             | Happens::Follows { at, .. }

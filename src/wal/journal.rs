@@ -1,15 +1,18 @@
 //! The writer, on the log thread: append, sync, rotate, release.
 //!
 //! An error of the disk is final. Whatever failed, the journal refuses everything after it: what
-//! reached the disk is unknown, and asking again would not tell.
+//! reached the disk is unknown, and asking again would not tell. Only for want of room nothing has to
+//! fail: [`Journal::provide`] says so before anything is written.
 
-use super::format::{self, Batch, Kind, RECYCLED, Seal, SegmentHeader, file_name};
+use super::format::{self, BATCH_FRAME, Batch, Kind, RECYCLED, Seal, SegmentHeader, file_name};
 use super::options::Options;
 use super::outline::Outline;
 use super::report::{Fault, Report, Result, Sealed};
+use super::reserve::Reserve;
 use super::segment::Segment;
 use super::side::{Place, Side, io};
 use super::spare::{SUFFIX, Spare, SpareOrder};
+use super::task::Task;
 use crate::codec;
 use crate::disk::{Disk, DiskFile};
 use crate::types::{Base, HardState, Index, Mutant, Payload, Position, Write, WriteId};
@@ -48,6 +51,7 @@ pub struct Journal<D: Disk> {
     pub(super) side: Side<D::File>,
     pub(super) mirrored: Option<HardState>,
     pub(super) spares: VecDeque<Spare<D::File>>,
+    pub(super) reserve: Option<Reserve<D>>,
     pub(super) appended: WriteId,
     pub(super) report: Report,
     pub(super) poisoned: bool,
@@ -106,6 +110,10 @@ impl<D: Disk> Journal<D> {
         if self.stated && !self.dirty {
             return Ok(());
         }
+        if let Err(Fault::Full { .. }) = self.provide_bytes(0) {
+            // It can do without; what comes next may not.
+            return Ok(());
+        }
         let outcome = self.restate();
         self.latch(outcome)
     }
@@ -129,6 +137,38 @@ impl<D: Disk> Journal<D> {
             // Its name ends in `.tmp`: the next start removes it.
             log::debug!("{}: {error}", spare.name);
         }
+    }
+
+    /// Makes sure of the room for a task before anything of it is done, from the reserve if there is no
+    /// other. [`Fault::Full`] if there is none: nothing has happened, and it may be asked again.
+    pub fn provide(&mut self, task: &Task) -> Result<()> {
+        self.guard()?;
+        let bytes = match task {
+            Task::Write(write) => frames_of(write),
+            Task::Release(_) => format::frame_size(opening_size(&self.outline)),
+        };
+        let pieces = bytes / self.options.batch_bytes + 1;
+        self.provide_bytes(bytes + pieces * BATCH_FRAME)
+    }
+
+    fn provide_bytes(&mut self, bytes: usize) -> Result<()> {
+        if self.segment.fits(bytes) {
+            return Ok(());
+        }
+        // An entry is not cut: at the end of each segment, room may be left that it did not fit.
+        let segments = (bytes as u64).div_ceil(self.options.segment_bytes / 2);
+        let needed = Segment::room_for(opening_size(&self.outline), 0).max(self.options.segment_bytes);
+        while (self.spares.len() as u64) < segments {
+            let order = SpareOrder { name: format!("needed-{:010}", self.segment.number + 1), bytes: needed };
+            let spare = self.reserve_segment(&order)?;
+            self.spares.push_back(spare);
+        }
+        Ok(())
+    }
+
+    /// When there is no room for the next segment, that is given up for it.
+    pub fn fall_back_on(&mut self, reserve: Reserve<D>) {
+        self.reserve = Some(reserve);
     }
 
     /// Everything up to there may go: whole segments do, the oldest first.
@@ -290,7 +330,7 @@ impl<D: Disk> Journal<D> {
         let fits = self.spares.iter().position(|spare| spare.bytes >= needed);
         let spare = match fits.and_then(|at| self.spares.remove(at)) {
             Some(spare) => spare,
-            None => SpareOrder { name: format!("needed-{number:010}"), bytes: needed }.reserve(&self.disk)?,
+            None => self.reserve_segment(&SpareOrder { name: format!("needed-{number:010}"), bytes: needed })?,
         };
         let header = header_of(&self.options, number, if spare.recycled { RECYCLED } else { 0 });
         let skip_names = self.options.mutants.breaks(Mutant::SkipNameSync);
@@ -305,6 +345,17 @@ impl<D: Disk> Journal<D> {
         self.file = file;
         self.put_opening();
         Ok(())
+    }
+
+    /// Room for the next segment, from the reserve if there is no other. Nothing is written before.
+    fn reserve_segment(&self, order: &SpareOrder) -> Result<Spare<D::File>> {
+        match (order.reserve(&self.disk), &self.reserve) {
+            (Err(Fault::Full { file }), Some(reserve)) if reserve.give_up()? => {
+                log::warn!("no space left for {file}: the reserve is given up for it");
+                order.reserve(&self.disk)
+            }
+            (made, _) => made,
+        }
     }
 
     /// The segment is sealed: from now on it is read.
@@ -362,6 +413,21 @@ pub(super) fn empty_report() -> Report {
 
 pub(super) fn header_of(options: &Options, number: u64, flags: u32) -> SegmentHeader {
     SegmentHeader { flags, cluster: options.cluster, node: options.node, disk: options.disk, number }
+}
+
+/// How many bytes the frames of a write have.
+fn frames_of(write: &Write) -> usize {
+    let base = write.base.as_ref().map_or(0, |base| {
+        let mut body = Vec::new();
+        format::put_base(&mut body, base);
+        format::frame_size(body.len())
+    });
+    let hard = write.hard_state.as_ref().map_or(0, |hard| {
+        let mut body = Vec::new();
+        format::put_hard(&mut body, hard);
+        format::frame_size(body.len())
+    });
+    base + hard + write.entries.iter().map(|entry| format::frame_size(codec::entry_size(entry))).sum::<usize>()
 }
 
 pub(super) fn opening_size(outline: &Outline) -> usize {

@@ -49,6 +49,7 @@ impl<D: Disk> Started<D> {
             side,
             mirrored: None,
             spares: VecDeque::new(),
+            reserve: None,
             appended: WriteId::ZERO,
             report: empty_report(),
             poisoned: false,

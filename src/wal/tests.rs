@@ -184,3 +184,59 @@ fn another_nodes_journal_is_not_opened() {
 fn a_journal_that_is_gone_is_not_founded_again() {
     assert!(matches!(Journal::open(SimDisk::new(), options(), None), Err(Fault::Corrupt { .. })));
 }
+
+/// Somebody else's files take all the room.
+fn fill(disk: &SimDisk) {
+    disk.set_capacity(Some(disk.used()));
+}
+
+#[test]
+fn a_log_without_room_takes_the_reserve_then_waits_and_goes_on() {
+    let disk = SimDisk::new();
+    let (mut journal, recovered) = open(&disk);
+    let mut view = recovered.view;
+    let reserve = Reserve::new(disk.clone(), options().segment_bytes);
+    assert!(reserve.make().unwrap());
+    journal.fall_back_on(reserve.clone());
+    fill(&disk);
+    let mut refused = None;
+    for id in 1..=40 {
+        let write = write(id, 1, id..=id);
+        match journal.provide(&Task::Write(write.clone())) {
+            Ok(()) => push(&mut journal, &mut view, write),
+            fault => {
+                refused = Some((write, fault));
+                break;
+            }
+        }
+    }
+    let (refused, fault) = refused.expect("two segments do not hold so much");
+    assert!(matches!(fault, Err(Fault::Full { .. })), "{fault:?}");
+    assert_eq!(disk.seen(reserve::NAME), None, "it was given up");
+    assert!(disk.list().unwrap().contains(&"0000000002.wal".to_owned()), "for the next segment");
+    let id = refused.id.0;
+    // What was promised stands, on a disk that is still full.
+    let (_, again) = open(&disk.durable());
+    assert_eq!(again.heads.len() as u64, id - 1);
+    journal.confirm().unwrap();
+    disk.set_capacity(None);
+    journal.provide(&Task::Write(refused.clone())).unwrap();
+    push(&mut journal, &mut view, refused);
+    assert_eq!(read(&view, 1..=id).len() as u64, id);
+}
+
+#[test]
+fn a_journal_opens_on_a_full_disk() {
+    let disk = SimDisk::new();
+    let (mut journal, recovered) = open(&disk);
+    let mut view = recovered.view;
+    for id in 1..=20 {
+        push(&mut journal, &mut view, write(id, 1, id..=id));
+    }
+    drop(journal);
+    fill(&disk);
+    disk.crash(&mut StdRng::seed_from_u64(1), Crash::Power);
+    fill(&disk);
+    let (_journal, again) = open(&disk);
+    assert_eq!(again.heads.len(), 20);
+}

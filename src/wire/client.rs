@@ -328,6 +328,7 @@ mod tests {
             disk: DiskStatus { sync_p50_us: 101.5, ..DiskStatus::default() },
             fsync: true,
             in_memory: false,
+            low_space: true,
             cpu_ns: 7,
             uptime_ms: 8,
             stages: StageStatus::default(),

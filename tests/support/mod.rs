@@ -170,7 +170,7 @@ impl Cluster {
         Cluster {
             directory: tempfile::tempdir().unwrap(),
             addresses: (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect(),
-            words: vec!["--segment-size".into(), "4MiB".into()],
+            words: ["--segment-size", "4MiB", "--reserve", "4MiB"].map(str::to_owned).into(),
             nodes: (0..nodes).map(|_| None).collect(),
         }
     }

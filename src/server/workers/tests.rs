@@ -4,7 +4,9 @@ use super::*;
 use crate::net::inbox::{Inbox, inbox};
 use crate::net::waker::Waker;
 use crate::sim::disk::SimDisk;
-use crate::types::{Base, ClusterId, DiskId, HardState, Index, Membership, NodeId, Position, Term, WriteId};
+use crate::types::{
+    Base, ClusterId, ClusterTime, DiskId, HardState, Index, Membership, NodeId, Position, Term, WriteId,
+};
 use crate::wal::Options;
 
 type Started = (Sender<Task>, JoinHandle<Result<()>>, Inbox);
@@ -55,4 +57,53 @@ fn a_failed_last_sync_is_what_the_thread_ends_with() {
     assert_eq!(fault.exit_code(), 74, "{fault}");
     let letters = letters(inbox);
     assert!(matches!(letters[..], [Letter::Gone("log")]), "{letters:?}");
+}
+
+/// More than a segment holds: it needs the next one.
+fn large(id: u64) -> Task {
+    let entry = |index| {
+        let payload = Payload::Opaque(vec![b'x'; 2500].into());
+        crate::codec::entry(Position::new(Index(index), Term(1)), ClusterTime(0), payload)
+    };
+    let hard_state = Some(HardState { term: Term(1), vote: None });
+    Task::Write(Write { id: WriteId(id), hard_state, base: None, entries: vec![entry(1), entry(2)] })
+}
+
+/// The first letter that says so.
+fn durable(inbox: &mut Inbox, id: u64) {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(60) {
+        match inbox.take() {
+            Some(Letter::Journal(report)) if report.durable == WriteId(id) => return,
+            Some(_) => {}
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+    panic!("write {id} is never durable");
+}
+
+#[test]
+fn a_log_without_room_waits_for_some_and_what_came_before_is_durable() {
+    let disk = SimDisk::new();
+    let (writes, thread, mut inbox) = start(&disk);
+    disk.set_capacity(Some(disk.used()));
+    writes.send(write(1)).unwrap();
+    writes.send(large(2)).unwrap();
+    durable(&mut inbox, 1);
+    assert!(!thread.is_finished());
+    disk.set_capacity(None);
+    durable(&mut inbox, 2);
+    drop(writes);
+    thread.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_log_without_room_ends_when_nobody_waits_for_it() {
+    let disk = SimDisk::new();
+    let (writes, thread, inbox) = start(&disk);
+    disk.set_capacity(Some(disk.used()));
+    writes.send(large(1)).unwrap();
+    drop(inbox);
+    let fault = thread.join().unwrap().unwrap_err();
+    assert!(matches!(fault, Fault::Full { .. }), "{fault}");
 }

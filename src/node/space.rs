@@ -1,0 +1,87 @@
+//! What a node does about a disk that has too little room: only what frees some, and lets another lead.
+
+use crate::api::Op;
+use bytes::Bytes;
+
+/// Whether the disk has room, and what follows.
+#[derive(Clone, Debug, Default)]
+pub struct Space {
+    low: bool,
+    /// Whether we have made way for another since it is low. Once: where all are full, one must lead.
+    made_way: bool,
+}
+
+impl Space {
+    /// The disk has too little room, or enough again.
+    pub fn is(&mut self, low: bool) {
+        self.made_way &= low;
+        self.low = low;
+    }
+
+    /// Whether it has too little.
+    pub fn is_low(&self) -> bool {
+        self.low
+    }
+
+    /// Whether an operation may go into the log: any while there is room, else what ends a session or,
+    /// as `frees` says of a command, frees room; and what begins a session, without which no command comes.
+    pub fn lets(&self, op: &Bytes, frees: fn(&[u8]) -> bool) -> bool {
+        !self.low
+            || match Op::decode(op.clone()) {
+                Ok(Op::Open { .. } | Op::Close { .. }) => true,
+                Ok(Op::Execute { command, .. }) => frees(&command),
+                Err(_) => false,
+            }
+    }
+
+    /// Whether a leader steps down now.
+    pub fn makes_way(&mut self) -> bool {
+        self.low && !std::mem::replace(&mut self.made_way, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Kv;
+    use crate::machine::seam::StateMachine;
+    use crate::machine::words::Command;
+    use crate::types::SessionId;
+
+    fn lets(space: &Space, command: &Command<'_>) -> bool {
+        let op = Op::Execute { session: SessionId(1), seq: 1, lowest: 1, command: command.encode() };
+        space.lets(&op.encode(), Kv::frees)
+    }
+
+    #[test]
+    fn without_room_only_what_frees_some_is_let_through() {
+        let mut space = Space::default();
+        let put = Command::Put { key: b"k", value: b"v" };
+        let del = || Command::Del { key: b"k" };
+        assert!(lets(&space, &put));
+        space.is(true);
+        assert!(!lets(&space, &put));
+        assert!(!lets(&space, &Command::Incr { key: b"k", by: 1 }));
+        assert!(lets(&space, &del()));
+        assert!(lets(&space, &Command::Batch(vec![del(), del()])));
+        assert!(!lets(&space, &Command::Batch(vec![del(), put.clone()])));
+        assert!(space.lets(&Op::Open { window: 1 }.encode(), Kv::frees));
+        assert!(space.lets(&Op::Close { session: SessionId(1) }.encode(), Kv::frees));
+        assert!(!space.lets(&Bytes::from_static(b"?"), Kv::frees));
+        space.is(false);
+        assert!(lets(&space, &put));
+    }
+
+    #[test]
+    fn a_leader_makes_way_once_each_time() {
+        let mut space = Space::default();
+        assert!(!space.makes_way());
+        space.is(true);
+        assert!(space.makes_way());
+        assert!(!space.makes_way());
+        space.is(false);
+        assert!(!space.makes_way());
+        space.is(true);
+        assert!(space.makes_way());
+    }
+}

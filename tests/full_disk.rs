@@ -1,0 +1,226 @@
+//! Real full disks: small file systems, filled up by somebody else's file and emptied again.
+//!
+//! They are mounted, which takes the right to: root has it, or `sudo` without a password. Where neither
+//! does, `DRAVE_NO_MOUNT=1` says that these tests cannot be run, and then they are not.
+
+use drave::api::{Consistency, Refusal};
+use drave::client::{Client, ClientError, Options};
+use drave::machine::{Answer, Command as Do, Query};
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use support::{Cluster, until};
+
+mod support;
+
+/// Small file systems, one a node. They are gone when this is.
+struct Mounts {
+    places: Vec<PathBuf>,
+    by_sudo: bool,
+}
+
+impl Mounts {
+    /// Mounts one where each node keeps everything; nothing if this machine does not allow it.
+    fn prepare(cluster: &Cluster) -> Option<Mounts> {
+        let mut mounts = Mounts { places: Vec::new(), by_sudo: false };
+        for n in 0..cluster.len() {
+            let place = cluster.data(n);
+            std::fs::create_dir(&place).unwrap();
+            mounts.by_sudo |= !mounts.mount(&place, false);
+            if mounts.by_sudo && !mounts.mount(&place, true) {
+                let allowed = std::env::var("DRAVE_NO_MOUNT").is_ok_and(|set| set == "1");
+                assert!(allowed, "nothing can be mounted here: be root, or say DRAVE_NO_MOUNT=1");
+                eprintln!("not run: nothing can be mounted here, and DRAVE_NO_MOUNT=1");
+                return None;
+            }
+            mounts.places.push(place);
+        }
+        Some(mounts)
+    }
+
+    fn mount(&self, place: &Path, by_sudo: bool) -> bool {
+        let words = ["mount", "-t", "tmpfs", "-o", "size=32m,mode=0777", "drave-test"];
+        let mut command = if by_sudo { Command::new("sudo") } else { Command::new(words[0]) };
+        let words = if by_sudo { [&["-n"], &words[..]].concat() } else { words[1..].to_vec() };
+        command.args(words).arg(place).output().is_ok_and(|output| output.status.success())
+    }
+
+    /// Somebody else's file takes all the room.
+    fn fill(&self, n: usize) {
+        let file = File::options().create(true).append(true).open(self.places[n].join("somebody-elses")).unwrap();
+        loop {
+            let stat = statvfs(&self.places[n]).unwrap();
+            let (free, size) = (stat.f_bavail * stat.f_frsize, file.metadata().unwrap().len());
+            // Less than that no file can have.
+            if free < 4096 {
+                return;
+            }
+            // The node may have taken some of it in between.
+            let _taken_or_not = fallocate(&file, FallocateFlags::empty(), size, free);
+        }
+    }
+
+    fn empty(&self, n: usize) {
+        std::fs::remove_file(self.places[n].join("somebody-elses")).unwrap();
+    }
+
+    fn has_reserve(&self, n: usize) -> bool {
+        self.places[n].join("reserve").exists()
+    }
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        for place in &self.places {
+            // Lazily: a node may still run there, for a moment.
+            let mut command = if self.by_sudo { Command::new("sudo") } else { Command::new("umount") };
+            let words: &[&str] = if self.by_sudo { &["-n", "umount", "-l"] } else { &["-l"] };
+            let _best_effort = command.args(words).arg(place).output();
+        }
+    }
+}
+
+/// Adds one; what there is then, or why not.
+fn incr(client: &mut Client) -> Result<i64, ClientError> {
+    let executed = client.execute(&Do::Incr { key: b"n", by: 1 }.encode())?;
+    match Answer::decode(executed.answer) {
+        Ok(Answer::Number(number)) => Ok(number),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn counted(cluster: &Cluster) -> i64 {
+    let query = Query::Get { key: b"n" }.encode();
+    let queried = cluster.client().query(&query, Consistency::Linearizable).unwrap();
+    let Ok(Answer::Value(Some(value))) = Answer::decode(queried.answer) else { panic!("a number") };
+    std::str::from_utf8(&value).unwrap().parse().unwrap()
+}
+
+fn hasty(cluster: &Cluster) -> Client {
+    let timeout = Duration::from_millis(400);
+    Client::with(cluster.addresses.clone(), Options { timeout, patience: timeout })
+}
+
+fn wait_for_space(cluster: &Cluster, n: usize, low: bool) {
+    let is = || cluster.status(n).filter(|status| status.low_space == low).map(|_| ());
+    until(if low { "it notices that its disk is full" } else { "it notices that there is room" }, is, || {
+        cluster.logs()
+    });
+}
+
+#[test]
+fn where_all_disks_are_full_writes_are_refused_and_return_by_themselves() {
+    let mut cluster = Cluster::prepare(3);
+    let Some(mounts) = Mounts::prepare(&cluster) else { return };
+    (0..3).for_each(|n| cluster.spawn(n));
+    let (mut acknowledged, mut unknown) = (0, 0);
+    let mut client = cluster.client();
+    for _ in 0..100 {
+        acknowledged = incr(&mut client).unwrap();
+    }
+    assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
+    (0..3).for_each(|n| mounts.fill(n));
+    // Goes on until nobody takes any more; what was not refused and not acknowledged may have happened.
+    let mut client = hasty(&cluster);
+    let refused = || match incr(&mut client) {
+        Ok(_) => {
+            acknowledged += 1;
+            None
+        }
+        Err(ClientError::Refused(tried)) => (tried.refusal == Some(Refusal::NoSpace)).then_some(()),
+        Err(_) => {
+            unknown += 1;
+            None
+        }
+    };
+    until("a write is refused", refused, || cluster.logs());
+    (0..3).for_each(|n| wait_for_space(&cluster, n, true));
+    cluster.leader();
+
+    // Each lets the others lead once; then one leads and says why it takes nothing.
+    let no_space = || {
+        let said = cluster.run(&["put", "k", "v", "--timeout", "1s"]);
+        assert_eq!(said.code, Some(3), "{said:?}");
+        assert!(said.err.contains("nothing was applied"), "{said:?}");
+        said.err.contains("no space left").then_some(())
+    };
+    until("a write is refused for want of room", no_space, || cluster.logs());
+    assert_eq!(cluster.run(&["get", "k"]).code, Some(1));
+    assert_eq!(cluster.run(&["get", "lunch"]).out, "noodles");
+    assert_eq!(cluster.run(&["del", "lunch"]).code, Some(0), "{}", cluster.logs());
+
+    // One after the other, and all at once: a start needs no room.
+    cluster.kill(0);
+    cluster.spawn(0);
+    (0..3).for_each(|n| wait_for_space(&cluster, n, true));
+    (0..3).for_each(|n| cluster.kill(n));
+    (0..3).for_each(|n| cluster.spawn(n));
+    cluster.leader();
+    let stands = counted(&cluster);
+    assert!((acknowledged..=acknowledged + unknown).contains(&stands), "{acknowledged} + {unknown}: {stands}");
+    assert_eq!(cluster.run(&["put", "k", "v", "--timeout", "1s"]).code, Some(3), "{}", cluster.logs());
+
+    (0..3).for_each(|n| mounts.empty(n));
+    // One client, which never gives up on it, and nobody else does anything.
+    assert_eq!(incr(&mut cluster.client()).unwrap(), stands + 1, "{}", cluster.logs());
+    (0..3).for_each(|n| wait_for_space(&cluster, n, false));
+    assert!((0..3).all(|n| mounts.has_reserve(n)));
+    cluster.expect_no_deaths();
+    cluster.agree();
+}
+
+#[test]
+fn a_leader_whose_disk_is_full_lets_another_lead() {
+    let mut cluster = Cluster::prepare(3);
+    let Some(mounts) = Mounts::prepare(&cluster) else { return };
+    (0..3).for_each(|n| cluster.spawn(n));
+    let mut client = cluster.client();
+    assert_eq!(incr(&mut client).unwrap(), 1);
+    let full = cluster.leader();
+    mounts.fill(full);
+    wait_for_space(&cluster, full, true);
+    let another = || cluster.leader_of(0..3).filter(|leader| *leader != full);
+    until("another leads", another, || cluster.logs());
+    for expected in 2..=50 {
+        assert_eq!(incr(&mut client).unwrap(), expected, "{}", cluster.logs());
+    }
+    mounts.empty(full);
+    wait_for_space(&cluster, full, false);
+    drop(client);
+    cluster.expect_no_deaths();
+    cluster.agree();
+}
+
+#[test]
+fn a_follower_whose_disk_is_full_falls_behind_and_comes_back() {
+    let mut cluster = Cluster::prepare(3);
+    let Some(mounts) = Mounts::prepare(&cluster) else { return };
+    (0..3).for_each(|n| cluster.spawn(n));
+    let mut client = cluster.client();
+    assert_eq!(incr(&mut client).unwrap(), 1);
+    let full = (cluster.leader() + 1) % 3;
+    until("it has a reserve", || mounts.has_reserve(full).then_some(()), || cluster.logs());
+    mounts.fill(full);
+    // The segment it has is filled, and then the reserve.
+    let value = vec![b'x'; 256 << 10];
+    let falls_behind = || {
+        client.execute(&Do::Put { key: b"large", value: &value }.encode()).unwrap();
+        cluster.logs().contains("the log waits for room").then_some(())
+    };
+    until("its log has no room", falls_behind, || cluster.logs());
+    assert!(!mounts.has_reserve(full), "it was given up");
+    // It still answers, and it still starts.
+    wait_for_space(&cluster, full, true);
+    cluster.kill(full);
+    cluster.spawn(full);
+    wait_for_space(&cluster, full, true);
+    assert_eq!(incr(&mut client).unwrap(), 2);
+    mounts.empty(full);
+    wait_for_space(&cluster, full, false);
+    assert!(mounts.has_reserve(full));
+    drop(client);
+    cluster.expect_no_deaths();
+    cluster.agree();
+}
