@@ -30,6 +30,7 @@ impl Trio {
         let core = |n| {
             let membership = Membership::founding((1..=3).map(|n| (id(n), String::new())));
             let recovered = Recovered {
+                disk: None,
                 hard_state: HardState::default(),
                 base: Base { position: Position::ZERO, configured: Index::ZERO, membership },
                 entries: Vec::new(),

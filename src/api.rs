@@ -7,7 +7,7 @@
 
 use crate::codec::{Malformed, Reader};
 use crate::limits::SESSION_WINDOW_MAX;
-use crate::types::{Index, NodeId, Position, SessionId, Term};
+use crate::types::{Change, Index, NodeId, Position, SessionId, Term};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
@@ -155,6 +155,18 @@ pub enum Request {
     Status,
     /// Let this node take a snapshot now, and say when it is durable.
     Snapshot,
+    /// Change the members of the cluster (§6).
+    Change {
+        /// How.
+        change: Change,
+        /// Even if that may stop the cluster.
+        force: bool,
+    },
+    /// Let another node lead (thesis §3.10).
+    Transfer {
+        /// Which; nobody for whoever is best placed.
+        to: Option<NodeId>,
+    },
 }
 
 /// What a node answers.
@@ -182,6 +194,16 @@ pub enum Reply {
         position: Position,
         /// How many bytes its file has.
         bytes: u64,
+    },
+    /// The members are changed, and that is committed.
+    Changed {
+        /// The configuration that holds now.
+        position: Position,
+    },
+    /// Another leads now.
+    Handed {
+        /// Who.
+        to: NodeId,
     },
     /// Turned away. Nothing has happened.
     Refused(Refusal),
@@ -226,6 +248,30 @@ pub enum Refusal {
     /// There is no room for it on the disk.
     #[error("no space left on the disk of this node")]
     NoSpace,
+    /// One change of members at a time (§6), and none before this leader's first entry is committed.
+    #[error("another change of members is under way, since {since}")]
+    Changing {
+        /// The index of the configuration that has to be committed first.
+        since: Index,
+    },
+    /// No membership follows from that change.
+    #[error("{why}")]
+    Unsound {
+        /// Why not.
+        why: String,
+    },
+    /// It could be done, but might stop the cluster; it is done when asked for with `force`.
+    #[error("{why}")]
+    Dangerous {
+        /// What might go wrong.
+        why: String,
+    },
+    /// Who was to take over did not, in time: the leader goes on.
+    #[error("{to} did not take over in time; the leader goes on")]
+    KeptLead {
+        /// Who did not.
+        to: NodeId,
+    },
 }
 
 /// What a node does in its cluster.
@@ -242,6 +288,8 @@ pub enum RoleName {
     Leader,
     /// Receives the log and has no vote.
     Learner,
+    /// Belongs to no cluster it knows of: not yet, or not any more.
+    Outside,
 }
 
 impl std::fmt::Display for RoleName {
@@ -252,6 +300,7 @@ impl std::fmt::Display for RoleName {
             RoleName::Candidate => "candidate",
             RoleName::Leader => "leader",
             RoleName::Learner => "learner",
+            RoleName::Outside => "outside",
         })
     }
 }
@@ -305,9 +354,30 @@ pub struct Status {
     pub version: String,
     /// Elections this node has begun since it started, by reason.
     pub elections: std::collections::BTreeMap<String, u64>,
+    /// The members of the configuration in force.
+    #[serde(default)]
+    pub members: Vec<MemberStatus>,
+    /// To whom it hands over, if it does; else 0.
+    #[serde(default)]
+    pub hands_over: u64,
     /// What it keeps of the log, and what has taken the place of the rest.
     #[serde(default)]
     pub log: LogStatus,
+}
+
+/// A member of the cluster, as a configuration has it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its id.
+    pub node: u64,
+    /// `voter`, `learner`; in a joint configuration also `incoming` and `outgoing` (§6).
+    pub kind: String,
+    /// Where it is reached.
+    pub address: String,
+    /// The disk it is known by, in hex; empty if none is known yet.
+    pub disk: String,
+    /// What is to become of it, in words; empty if it stays what it is.
+    pub prospect: String,
 }
 
 /// What a node keeps of the log.

@@ -5,7 +5,9 @@
 //! decides what that means: a peer that broke the protocol, or a disk that lost what it held.
 
 use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX};
-use crate::types::{ClusterTime, DiskId, Entry, HardState, Index, Member, Membership, NodeId, Payload, Position, Term};
+use crate::types::{
+    ClusterTime, DiskId, Entry, HardState, Index, Member, Membership, NodeId, Payload, Position, Prospect, Term,
+};
 use byteorder::{ByteOrder, LittleEndian};
 use bytes::{Buf, BufMut, Bytes};
 use std::borrow::Cow;
@@ -274,13 +276,18 @@ pub fn read_hard_state(from: &mut Reader) -> Result<HardState> {
 
 const VOTER: u8 = 1;
 const OUTGOING: u8 = 2;
+const RISES: u8 = 4;
+const SUCCEEDS: u8 = 8;
+const LEAVES: u8 = 16;
 
 fn membership_size(membership: &Membership) -> usize {
-    4 + membership.members.values().map(|member| 8 + 1 + 8 + 4 + member.address.len()).sum::<usize>()
+    let place = |member: &Member| if matches!(member.prospect, Prospect::Succeeds(_)) { 8 } else { 0 };
+    4 + membership.members.values().map(|m| 8 + 1 + place(m) + 8 + 4 + m.address.len()).sum::<usize>()
 }
 
-/// Writes level (2), number of members (2), then each: id (8), flags (1: voter 1, outgoing 2),
-/// disk id (8, 0 unknown), address behind its length.
+/// Writes level (2), number of members (2), then each: id (8), flags (1: voter 1, outgoing 2, and of
+/// 4 rises, 8 succeeds, 16 leaves one at most), whom it succeeds if it does (8), disk id (8, 0 unknown),
+/// address behind its length.
 pub fn put_membership(out: &mut impl BufMut, membership: &Membership) {
     assert!(membership.members.len() <= MEMBERS_MAX, "a membership was checked when it was made");
     out.put_u16_le(membership.level);
@@ -289,7 +296,16 @@ pub fn put_membership(out: &mut impl BufMut, membership: &Membership) {
         out.put_u64_le(id.get());
         let voter = if membership.voters.contains(id) { VOTER } else { 0 };
         let outgoing = if membership.outgoing.contains(id) { OUTGOING } else { 0 };
-        out.put_u8(voter | outgoing);
+        let (prospect, place) = match member.prospect {
+            Prospect::Stays => (0, None),
+            Prospect::Rises => (RISES, None),
+            Prospect::Succeeds(old) => (SUCCEEDS, Some(old)),
+            Prospect::Leaves => (LEAVES, None),
+        };
+        out.put_u8(voter | outgoing | prospect);
+        if place.is_some() {
+            out.put_node(place);
+        }
         out.put_u64_le(member.disk.map_or(0, |disk| disk.0));
         out.put_blob(member.address.as_bytes());
     }
@@ -307,6 +323,13 @@ pub fn read_membership(from: &mut Reader) -> Result<Membership> {
     for _ in 0..count {
         let id = from.somebody()?;
         let flags = from.u8()?;
+        let prospect = match flags & !(VOTER | OUTGOING) {
+            0 => Prospect::Stays,
+            RISES => Prospect::Rises,
+            SUCCEEDS => Prospect::Succeeds(from.somebody()?),
+            LEAVES => Prospect::Leaves,
+            _ => return Err(Malformed("unknown flags of a member")),
+        };
         let disk = Some(from.u64()?).filter(|disk| *disk != 0).map(DiskId);
         let address = from.string(ADDRESS_BYTES_MAX)?;
         if flags & VOTER != 0 {
@@ -315,7 +338,7 @@ pub fn read_membership(from: &mut Reader) -> Result<Membership> {
         if flags & OUTGOING != 0 {
             membership.outgoing.insert(id);
         }
-        if membership.members.insert(id, Member { address, disk }).is_some() {
+        if membership.members.insert(id, Member { address, disk, prospect }).is_some() {
             return Err(Malformed("a member named twice"));
         }
     }
@@ -367,7 +390,11 @@ mod tests {
     fn memberships_come_back_as_they_were() {
         let id = |n| NodeId::new(n).unwrap();
         let mut membership = Membership::founding([(id(1), "a:1".into()), (id(2), "b:2".into())]);
-        membership.members.insert(id(9), Member { address: "c:3".into(), disk: Some(DiskId(77)) });
+        let prospects = [Prospect::Stays, Prospect::Rises, Prospect::Succeeds(id(1)), Prospect::Leaves];
+        for (n, prospect) in (9..).zip(prospects) {
+            let disk = Some(DiskId(77)).filter(|_| n % 2 == 1);
+            membership.members.insert(id(n), Member { address: format!("c:{n}"), disk, prospect });
+        }
         membership.outgoing.insert(id(2));
         let entry = sample(2, 1, Payload::Membership(Box::new(membership)));
         assert_eq!(read_entry(&mut Reader::new(encoded(&entry))), Ok(entry));

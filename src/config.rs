@@ -5,7 +5,7 @@
 
 use crate::limits::ENTRY_BYTES_MAX;
 use crate::types::digest::hash;
-use crate::types::{ClusterId, Membership, NodeId};
+use crate::types::{ClusterId, DiskId, Membership, NodeId};
 use crate::{consensus, net, node};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,6 +27,8 @@ pub struct Config {
     /// The founding members, and where to reach them. A node that has a journal goes by its own
     /// membership; this then only says where to look.
     pub peers: BTreeMap<NodeId, String>,
+    /// The cluster to join, if the directory is empty: one that was founded without this node.
+    pub joins: Option<Joined>,
     /// The cluster's name, if two clusters could have the same founding members. A directory that belongs
     /// to another is refused; without a name it is believed.
     pub cluster: Option<String>,
@@ -55,6 +57,15 @@ pub struct Config {
     pub log_look: Duration,
 }
 
+/// A cluster that a new node joins, as it was found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Joined {
+    /// Which.
+    pub cluster: ClusterId,
+    /// The disk that this node is to be known by: the cluster may have been told it already.
+    pub disk: DiskId,
+}
+
 /// What is wrong with a configuration.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{what}")]
@@ -70,6 +81,7 @@ impl Config {
         Config {
             id,
             peers,
+            joins: None,
             cluster: None,
             data: data.into(),
             listen: None,
@@ -90,8 +102,11 @@ impl Config {
         if self.reserve_bytes == 0 { 0 } else { self.reserve_bytes.max(self.segment_bytes) }
     }
 
-    /// What the founders write at index 0.
+    /// What the founders write at index 0; who joins knows of no members before it is told.
     pub fn founding(&self) -> Membership {
+        if self.joins.is_some() {
+            return Membership::default();
+        }
         Membership::founding(self.peers.iter().map(|(id, address)| (*id, address.clone())))
     }
 
@@ -124,7 +139,8 @@ impl Config {
     }
 
     fn check_members(&self) -> Result<(), Wrong> {
-        if !self.peers.contains_key(&self.id) {
+        let founds = self.joins.is_none() && !self.peers.is_empty();
+        if founds && !self.peers.contains_key(&self.id) {
             return wrong(format!("node {} is not in the list of peers", self.id.get()));
         }
         let mut addresses: Vec<_> = self.peers.values().collect();

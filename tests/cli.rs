@@ -158,7 +158,7 @@ fn hang_up_on_commands(mut stream: TcpStream) -> Option<()> {
         };
         let mut out = BytesMut::new();
         if frame.kind == Kind::Hello {
-            Welcome { version: 1, cluster: ClusterId(7), node: NodeId::new(1)?, disk: DiskId(1) }.put(&mut out);
+            Welcome { version: 2, cluster: ClusterId(7), node: NodeId::new(1)?, disk: DiskId(1) }.put(&mut out);
         } else {
             let Numbered { id, request, .. } = read_request_frame(frame).ok()?;
             let Request::Propose { op } = request else { return None };

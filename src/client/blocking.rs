@@ -3,7 +3,7 @@
 use super::connection::{Connection, deadline};
 use super::error::{ClientError, Tried};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
-use crate::types::{Index, Position, SessionId};
+use crate::types::{Change, Index, NodeId, Position, SessionId};
 use bytes::Bytes;
 use std::time::{Duration, Instant};
 
@@ -152,6 +152,24 @@ impl Client {
         }
     }
 
+    /// Changes the members of the cluster; the configuration that holds then. One that is under way is waited for.
+    pub fn change(&mut self, change: &Change, force: bool) -> Result<Position, ClientError> {
+        let request = Request::Change { change: change.clone(), force };
+        match self.ask(&mut Call::new(self.options.timeout), &request)? {
+            Reply::Changed { position } => Ok(position),
+            _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+        }
+    }
+
+    /// Lets that node lead, or whoever is best placed; who does then.
+    pub fn transfer(&mut self, to: Option<NodeId>) -> Result<NodeId, ClientError> {
+        let mut call = Call::new(self.options.timeout);
+        match self.ask(&mut call, &Request::Transfer { to }).map_err(nothing_applied)? {
+            Reply::Handed { to } => Ok(to),
+            _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+        }
+    }
+
     /// Asks that node and no other, once, what changes nothing that is replicated.
     fn ask_one(&self, endpoint: &str, request: &Request) -> Result<Reply, ClientError> {
         let mut call = Call::new(self.options.timeout);
@@ -257,12 +275,16 @@ impl Client {
     fn heed(&mut self, call: &mut Call, refusal: Refusal) -> Result<(), ClientError> {
         match &refusal {
             Refusal::NotLeader { address: Some(address), .. } => call.hint = Some(address.clone()),
-            Refusal::Busy | Refusal::NoSpace => call.pause(),
+            Refusal::Busy | Refusal::NoSpace | Refusal::Changing { .. } => call.pause(),
             Refusal::NotLeader { address: None, .. } | Refusal::NoLeader | Refusal::Stopping => {
                 self.connection = None;
                 call.pause();
             }
-            Refusal::TooLarge { .. } | Refusal::Malformed => return Err(ClientError::Never(refusal)),
+            Refusal::TooLarge { .. }
+            | Refusal::Malformed
+            | Refusal::Unsound { .. }
+            | Refusal::Dangerous { .. }
+            | Refusal::KeptLead { .. } => return Err(ClientError::Never(refusal)),
         }
         call.tried.refusal = Some(refusal);
         if call.attempts > 2 && call.hint.is_some() {

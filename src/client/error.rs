@@ -51,12 +51,13 @@ impl fmt::Display for Tried {
 }
 
 impl ClientError {
-    /// The exit code for it: 2 never, 3 nothing was applied, 4 unknown, 70 a bug.
+    /// The exit code for it: 1 no, 2 never, 3 nothing was applied, 4 unknown, 70 a bug.
     pub fn exit_code(&self) -> i32 {
         match self {
             ClientError::Refused(_) => 3,
             ClientError::Unknown(_) | ClientError::Lapsed => 4,
-            ClientError::Never(_) => 2,
+            ClientError::Never(Refusal::TooLarge { .. } | Refusal::Malformed) => 2,
+            ClientError::Never(_) => 1,
             ClientError::Strange(_) => 70,
         }
     }

@@ -407,7 +407,11 @@ impl Mux {
             }
             // The node knows no better: somebody else may.
             Reply::Refused(_) | Reply::Unknown => return self.fall(now, registry, false),
-            Reply::Status(_) | Reply::Snapshot { .. } | Reply::Done { .. } => Result::Unknown,
+            Reply::Status(_)
+            | Reply::Snapshot { .. }
+            | Reply::Changed { .. }
+            | Reply::Handed { .. }
+            | Reply::Done { .. } => Result::Unknown,
         };
         self.failures = 0;
         self.finish(key, result, done);

@@ -23,7 +23,7 @@ impl Candidate {
     /// that only asks around has changed nothing, so that a node nobody would elect never moves
     /// anybody's term (thesis §9.6).
     pub fn new(me: &mut Replica, now: Time, ask: Ask, reason: Reason, since: Time) -> Candidate {
-        if ask == Ask::Real {
+        if ask.is_real() {
             me.advance_term(me.term().next());
             me.cast(me.id);
         }
@@ -33,7 +33,7 @@ impl Candidate {
         for to in voters {
             match ask {
                 Ask::Pre => me.send(to, Message::AskVote { last, ask }),
-                Ask::Real => me.promise(to, Message::AskVote { last, ask }),
+                Ask::Real | Ask::Handover => me.promise(to, Message::AskVote { last, ask }),
             }
         }
         let mut ballot = Ballot::default();
@@ -65,7 +65,7 @@ impl Candidate {
 
     /// The disk has moved on: our own vote counts, like any other, once it is durable.
     pub fn persisted(&mut self, me: &Replica) -> Next {
-        if self.ask == Ask::Real && me.vote_is_durable() {
+        if self.ask.is_real() && me.vote_is_durable() {
             self.ballot.yes(me.id);
         }
         self.tally(me)
@@ -73,12 +73,18 @@ impl Candidate {
 
     /// Whether enough have said yes; a candidate that is its own majority need ask nobody.
     pub fn tally(&self, me: &Replica) -> Next {
-        if !self.ballot.is_won(me.configs.current(), me.options.mutants) {
-            return Next::Stay;
-        }
+        let (membership, mutants) = (me.configs.current(), me.options.mutants);
+        let won = match self.ask {
+            // A log that begins here must not begin a second time: who holds nothing asks everyone first, as far
+            // as they are there.
+            Ask::Pre if me.is_void() => self.ballot.is_unanimous(membership),
+            Ask::Real | Ask::Handover if me.is_void() => self.ballot.is_won_among_void(membership, mutants),
+            Ask::Pre | Ask::Real | Ask::Handover => self.ballot.is_won(membership, mutants),
+        };
         match self.ask {
+            _ if !won => Next::Stay,
             Ask::Pre => Next::Campaign(Ask::Real, self.reason),
-            Ask::Real => Next::Lead,
+            Ask::Real | Ask::Handover => Next::Lead,
         }
     }
 
@@ -89,6 +95,10 @@ impl Candidate {
         }
         if me.disk_stands(now) {
             return Next::StepDown("the disk stands still");
+        }
+        let begins = self.ask == Ask::Pre && me.is_void() && !self.ballot.is_denied();
+        if begins && self.ballot.is_won_among_void(me.configs.current(), me.options.mutants) {
+            return Next::Campaign(Ask::Real, self.reason);
         }
         let ask = if me.options.mutants.breaks(Mutant::NoPreVote) { Ask::Real } else { Ask::Pre };
         Next::Campaign(ask, Reason::Again)
@@ -105,11 +115,19 @@ impl Candidate {
                 }
                 Next::Stay
             }
-            Message::Vote { granted: true, ask } if ask == self.ask => {
-                self.ballot.yes(from);
+            Message::Vote { granted: true, void, ask } if ask == self.ask => {
+                if void {
+                    self.ballot.void_yes(from);
+                } else {
+                    self.ballot.yes(from);
+                }
                 self.tally(me)
             }
-            // Denied, or an answer to an earlier question, or to another role of ours. Appends and
+            Message::Vote { granted: false, ask, .. } if ask == self.ask => {
+                self.ballot.no(from);
+                Next::Stay
+            }
+            // An answer to an earlier question, or to another role of ours. Appends and
             // beats do not come here: the spine has recognised their sender as leader.
             Message::Vote { .. }
             | Message::Append { .. }
@@ -120,6 +138,9 @@ impl Candidate {
             | Message::Committed { .. }
             | Message::Chunk(_)
             | Message::Chunked { .. }
+            | Message::StepUp
+            | Message::AskIndex { .. }
+            | Message::ReadIndex { .. }
             | Message::Outdated => Next::Stay,
         }
     }

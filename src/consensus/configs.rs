@@ -1,6 +1,6 @@
 //! Which membership holds at which index; rolls back with the log.
 
-use crate::types::{Index, Membership};
+use crate::types::{Index, Membership, NodeId};
 
 /// The configurations of the log, each from its index on.
 ///
@@ -48,6 +48,19 @@ impl Configs {
     /// The configuration that held at that index, and since which; if it is not forgotten.
     pub fn at(&self, index: Index) -> Option<&(Index, Membership)> {
         self.all.iter().rev().find(|(since, _)| *since <= index)
+    }
+
+    /// The configuration before the one in force, if it is not forgotten.
+    pub fn before(&self) -> Option<&Membership> {
+        self.at(self.since().prev()).map(|(_, membership)| membership)
+    }
+
+    /// Whether that node may yet be needed to lead: it is a voter, or it is none only by a configuration
+    /// that is not known to be committed (thesis §4.2.2). A cluster whose only complete logs are on servers that
+    /// are about to leave would otherwise never have a leader again.
+    pub fn may_campaign(&self, id: NodeId, commit: Index) -> bool {
+        let before = || self.before().filter(|_| self.since() > commit);
+        self.current().is_voter(id) || before().is_some_and(|membership| membership.is_voter(id))
     }
 
     /// The log begins anew with that one.

@@ -71,7 +71,7 @@ impl Follower {
             me.notes.push(Note::DiskStands { since: me.disk_age(now) });
             return Next::Stay;
         }
-        if !me.configs.current().is_voter(me.id) {
+        if !may_campaign(me) {
             return Next::Stay;
         }
         self.leader = None;
@@ -115,7 +115,7 @@ impl Follower {
             Message::Beat { commit, round } => {
                 self.hear(me, now, from);
                 commit_to(me, commit);
-                me.send(from, Message::Heard { round, seen: me.verified });
+                me.send(from, Message::Heard { round, seen: me.verified, room: me.room });
             }
             Message::Committed { upto } => {
                 self.hear(me, now, from);
@@ -131,12 +131,18 @@ impl Follower {
                     me.chunks.push((from, chunk));
                 }
             }
+            // As who asks may have been, and its question a long time under way, this is looked at again.
+            Message::StepUp if self.leader == Some(from) && may_campaign(me) && !me.disk_stands(now) => {
+                return Next::Campaign(Ask::Handover, Reason::Handover);
+            }
+            Message::StepUp | Message::AskIndex { .. } => {}
             // Answers to what we asked in another role.
             Message::Vote { .. }
             | Message::Appended { .. }
             | Message::Conflict { .. }
             | Message::Heard { .. }
             | Message::Chunked { .. }
+            | Message::ReadIndex { .. }
             | Message::Outdated => {}
         }
         Next::Stay
@@ -182,6 +188,14 @@ impl Follower {
             self.owes = matched < verified;
         }
     }
+}
+
+/// Whether this node may come to lead.
+fn may_campaign(me: &Replica) -> bool {
+    if me.options.mutants.breaks(Mutant::CampaignOnlyIfListed) {
+        return me.configs.current().is_voter(me.id);
+    }
+    me.configs.may_campaign(me.id, me.log.commit())
 }
 
 /// The leader says that everything up to there is committed; as far as our log was shown to agree

@@ -1,6 +1,5 @@
 //! What must hold after every step, with its section of the paper.
 
-use super::message::Ask;
 use super::progress::Stage;
 use super::quorum;
 use super::replica::Replica;
@@ -18,7 +17,7 @@ pub fn check(me: &Replica, role: &Role) {
     match role {
         Role::Follower(_) => {}
         Role::Candidate(candidate) => {
-            if candidate.ask() == Ask::Real {
+            if candidate.ask().is_real() {
                 assert_eq!(me.vote(), Some(me.id), "a candidate votes for itself (§5.2)");
             }
         }

@@ -1,11 +1,15 @@
 //! How a leader replicates, commits, serves reads, and steps aside.
 
+mod handover;
+mod members;
+
+use self::handover::Handover;
 use super::message::{Envelope, Message, Round};
 use super::next::Next;
 use super::note::Note;
 use super::progress::{Progress, Stage};
 use super::quorum;
-use super::reads::{ReadId, Reads};
+use super::reads::{Asker, ReadId, Reads};
 use super::ready::{Order, Ready};
 use super::replica::Replica;
 use crate::types::{Index, Mutant, NodeId, Payload, Position, Time};
@@ -30,6 +34,12 @@ pub struct Leader {
     chunked: Vec<(NodeId, Position, u64)>,
     /// Whether the operator has been told that the disk stands.
     warned: bool,
+    /// Those who are no members any more, and until when we try to let them know.
+    leaving: BTreeMap<NodeId, Time>,
+    /// Since which index the configuration is that `progress` follows.
+    arranged: Index,
+    /// Another is to take over.
+    handover: Option<Handover>,
 }
 
 impl Leader {
@@ -42,13 +52,17 @@ impl Leader {
             me.append(now, Payload::Noop);
         }
         if me.configs.since() == Index::ZERO && me.log.base() == Position::ZERO {
-            let founding = Box::new(me.configs.current().clone());
+            let mut founding = Box::new(me.configs.current().clone());
+            me.name_disks(&mut founding);
             me.append(now, Payload::Membership(founding));
         }
         let others = me.configs.current().ids().filter(|id| *id != me.id);
         let progress = others.map(|id| (id, Progress::new(now, first))).collect();
         Leader {
             progress,
+            leaving: BTreeMap::new(),
+            arranged: me.configs.since(),
+            handover: None,
             reads: Reads::default(),
             opened: first,
             beat_due: now,
@@ -66,7 +80,7 @@ impl Leader {
 
     /// When `tick` next has something to do.
     pub fn deadline(&self) -> Time {
-        self.beat_due.min(self.tell_due)
+        self.beat_due.min(self.tell_due).min(self.handover.as_ref().map_or(Time::NEVER, Handover::until))
     }
 
     /// Whether our own first entry of this term is committed.
@@ -78,6 +92,7 @@ impl Leader {
 
     /// Time has passed: beat, and see whether we should still lead.
     pub fn tick(&mut self, me: &mut Replica, now: Time) -> Next {
+        self.end_handover(me, now);
         if now < self.beat_due {
             return Next::Stay;
         }
@@ -85,9 +100,12 @@ impl Leader {
         if let next @ Next::StepDown(_) = self.fitness(me, now) {
             return next;
         }
+        self.let_go(me, now);
         self.ask_round = true;
         let patience = me.options.election_max;
+        let last = me.log.last().index;
         for (peer, progress) in &mut self.progress {
+            progress.chase(now, last, me.options.election_min);
             let since = now.since(progress.heard);
             if since > patience && !progress.silent {
                 progress.silent = true;
@@ -105,10 +123,7 @@ impl Leader {
 
     /// A leader that hears no quorum, or whose disk does not answer, makes room (thesis §6.2).
     fn fitness(&mut self, me: &mut Replica, now: Time) -> Next {
-        let heard = |id: NodeId| {
-            id == me.id || self.progress.get(&id).is_some_and(|p| now.since(p.heard) < me.options.election_max)
-        };
-        if !quorum::decides(me.configs.current(), heard) && !me.options.mutants.breaks(Mutant::NoPreVote) {
+        if !self.hears_quorum(me, now) && !self.takes_back(me, now) && !me.options.mutants.breaks(Mutant::NoPreVote) {
             return Next::StepDown("no quorum is heard");
         }
         if me.disk_age(now) >= me.options.election_max {
@@ -120,6 +135,15 @@ impl Leader {
         }
         self.warned = stands;
         Next::Stay
+    }
+
+    fn hears_quorum(&self, me: &Replica, now: Time) -> bool {
+        quorum::decides(me.configs.current(), |id| self.hears(me, now, id))
+    }
+
+    /// Whether that node was heard within the longest election timeout; we hear ourselves.
+    fn hears(&self, me: &Replica, now: Time, id: NodeId) -> bool {
+        id == me.id || self.progress.get(&id).is_some_and(|p| now.since(p.heard) < me.options.election_max)
     }
 
     /// A link broke: what was on its way may be lost.
@@ -136,11 +160,18 @@ impl Leader {
 
     /// A read joins the next round; false if too many wait.
     pub fn read(&mut self, me: &Replica, read: ReadId) -> bool {
-        if self.reads.waiting() >= me.options.reads_waiting {
+        if self.reads.waiting() >= me.options.reads_waiting || self.handover.is_some() {
             return false;
         }
-        self.reads.push(read);
+        self.reads.push(Asker::Own(read));
         true
+    }
+
+    /// A follower wants to answer a read itself. One that is not answered asks again.
+    fn asked_index(&mut self, me: &Replica, peer: NodeId, number: u64) {
+        if self.reads.waiting() < me.options.reads_waiting && self.handover.is_none() {
+            self.reads.push(Asker::Peer(peer, number));
+        }
     }
 
     /// We lead no more: reads that wait come to nothing.
@@ -172,7 +203,8 @@ impl Leader {
                     me.notes.push(Note::Nonsense { peer, what });
                 }
             }
-            Message::Heard { round, seen } => {
+            Message::Heard { round, seen, room } => {
+                progress.room = room;
                 progress.round = progress.round.max(round);
                 progress.seen = seen.min(me.log.last().index);
                 // Entries are on their way, or the acknowledgement of what it holds already; or it was
@@ -185,12 +217,15 @@ impl Leader {
                 }
             }
             Message::Chunked { snapshot, next } => self.chunked.push((peer, snapshot, next)),
+            Message::AskIndex { number } => self.asked_index(me, peer, number),
             Message::AskVote { .. }
             | Message::Vote { .. }
             | Message::Append { .. }
             | Message::Beat { .. }
             | Message::Committed { .. }
             | Message::Chunk(_)
+            | Message::StepUp
+            | Message::ReadIndex { .. }
             | Message::Outdated => {}
         }
         Next::Stay
@@ -216,7 +251,7 @@ impl Leader {
         if me.options.mutants.breaks(Mutant::MinorityCommits) {
             return me.configs.current().all_voters().map(by).max().unwrap_or_default();
         }
-        quorum::held(me.configs.current(), by)
+        quorum::held(&quorum::counted(me.configs.current(), me.options.mutants), by)
     }
 
     /// What there is to send: entries, probes, beats, the commit index, reads that are confirmed.
@@ -228,6 +263,7 @@ impl Leader {
         if std::mem::take(&mut self.ask_round) {
             self.beat(me, me.round);
         }
+        self.ask_to_step_up(me);
         // An append speaks in our term, so it waits until the disk knows that we are in it.
         if me.term_is_durable() {
             for (peer, progress) in &mut self.progress {
@@ -244,7 +280,7 @@ impl Leader {
         self.tell(me, now);
     }
 
-    fn confirm_reads(&mut self, me: &Replica, ready: &mut Ready) {
+    fn confirm_reads(&mut self, me: &mut Replica, ready: &mut Ready) {
         let mutants = me.options.mutants;
         let progress = &self.progress;
         let confirmed = |round: Round| {
@@ -255,7 +291,14 @@ impl Leader {
             };
             mutants.breaks(Mutant::ReadWithoutRound) || quorum::decides(me.configs.current(), heard)
         };
-        self.reads.confirmed(confirmed, &mut ready.reads);
+        let mut out = Vec::new();
+        self.reads.confirmed(confirmed, &mut out);
+        for (asker, index) in out {
+            match asker {
+                Asker::Own(read) => ready.reads.push((read, index)),
+                Asker::Peer(peer, number) => me.send(peer, Message::ReadIndex { number, index }),
+            }
+        }
     }
 
     fn beat(&mut self, me: &mut Replica, round: Round) {

@@ -30,6 +30,19 @@ pub enum Ask {
     Pre,
     /// Vote for me in my term (§5.2).
     Real,
+    /// The same, and the leader itself wants it: hearing that leader is no reason to refuse (thesis
+    /// §3.10). Every other is.
+    Handover,
+}
+
+impl Ask {
+    /// Whether a vote is asked for, and not only whether it would be given.
+    pub fn is_real(self) -> bool {
+        match self {
+            Ask::Pre => false,
+            Ask::Real | Ask::Handover => true,
+        }
+    }
 }
 
 /// What nodes say to one another.
@@ -46,6 +59,9 @@ pub enum Message {
     Vote {
         /// Yes or no.
         granted: bool,
+        /// Whether the voter's log is empty. It may have lost everything, and then does not know what it
+        /// promised: its yes counts only where everyone says yes, or where the log is to begin.
+        void: bool,
         /// What was asked.
         ask: Ask,
     },
@@ -83,6 +99,8 @@ pub enum Message {
         round: Round,
         /// How far my log agrees with yours, on disk or not: shows what was lost on the way.
         seen: Index,
+        /// Whether my disk has room: one that has none should not come to lead.
+        room: bool,
     },
     /// All up to here is committed, and you hold it. Wants no answer.
     Committed {
@@ -97,6 +115,20 @@ pub enum Message {
         snapshot: Position,
         /// How many bytes of it.
         next: u64,
+    },
+    /// Campaign now: I lead, you hold all of my log, and I want you to take over (thesis §3.10).
+    StepUp,
+    /// Up to which index must I have applied to answer a read that has come by now (thesis §6.4)?
+    AskIndex {
+        /// The follower's number for it, never used again.
+        number: u64,
+    },
+    /// Up to that one: a quorum has confirmed since you asked that I led.
+    ReadIndex {
+        /// The number that was asked under.
+        number: u64,
+        /// The index.
+        index: Index,
     },
     /// Your term is over; mine is on the envelope (§5.1).
     Outdated,
@@ -128,6 +160,9 @@ impl Message {
             | Message::Heard { .. }
             | Message::Committed { .. }
             | Message::Chunked { .. }
+            | Message::StepUp
+            | Message::AskIndex { .. }
+            | Message::ReadIndex { .. }
             | Message::Outdated => true,
             Message::Chunk(_) => false,
         }

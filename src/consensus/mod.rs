@@ -14,6 +14,7 @@ pub mod clock;
 pub mod configs;
 pub mod follower;
 pub mod gate;
+pub mod inquiries;
 pub mod invariants;
 pub mod leader;
 pub mod log;

@@ -25,6 +25,8 @@ pub enum Reason {
     LinkClosed,
     /// The votes were split, or lost.
     Again,
+    /// Its leader asked it to take over (thesis §3.10).
+    Handover,
 }
 
 impl Reason {
@@ -34,6 +36,7 @@ impl Reason {
             Reason::Timeout => "timeout",
             Reason::LinkClosed => "link_closed",
             Reason::Again => "again",
+            Reason::Handover => "transfer",
         }
     }
 }
@@ -109,6 +112,28 @@ pub enum Note {
         /// Who belongs.
         membership: Box<Membership>,
     },
+    /// This leader hands over, and takes no new work meanwhile (thesis §3.10).
+    HandsOver {
+        /// To whom.
+        to: NodeId,
+    },
+    /// It did not come to that: this leader goes on.
+    KeepsLead {
+        /// Who did not take over.
+        to: NodeId,
+    },
+    /// A change of members is taken back, for those it would make voters do not answer.
+    TakesBack {
+        /// The index of the joint configuration.
+        since: Index,
+    },
+    /// Someone who is no member any more was told so, or could not be.
+    Left {
+        /// Who.
+        peer: NodeId,
+        /// Whether it knows.
+        told: bool,
+    },
     /// A follower does not answer.
     Silent {
         /// Who.
@@ -144,7 +169,8 @@ impl Note {
             Note::StepsDown { .. } | Note::Silent { .. } | Note::DiskStands { .. } | Note::Nonsense { .. } => {
                 Level::Warn
             }
-            Note::Back { .. } => Level::Info,
+            Note::Back { .. } | Note::HandsOver { .. } | Note::Left { .. } => Level::Info,
+            Note::KeepsLead { .. } | Note::TakesBack { .. } => Level::Warn,
             Note::Campaigns { .. } | Note::Votes { .. } => Level::Debug,
         }
     }
@@ -156,7 +182,7 @@ impl fmt::Display for Note {
             Note::Campaigns { ask: Ask::Pre, term, reason } => {
                 write!(f, "asks whether it would be elected after term {term} ({})", reason.name())
             }
-            Note::Campaigns { ask: Ask::Real, term, reason } => {
+            Note::Campaigns { ask: Ask::Real | Ask::Handover, term, reason } => {
                 write!(f, "asks for votes in term {term} ({})", reason.name())
             }
             Note::Leads { term, votes, after } => {
@@ -175,6 +201,13 @@ impl fmt::Display for Note {
             Note::Ships { peer } => write!(f, "sends {peer} a snapshot: it needs what the log no longer holds"),
             Note::Drops { from, last } => write!(f, "drops {from}..{last}, never committed"),
             Note::Configured { index, membership } => write!(f, "{membership} from {index}"),
+            Note::HandsOver { to } => write!(f, "hands over to {to}"),
+            Note::KeepsLead { to } => write!(f, "{to} did not take over in time: leads on"),
+            Note::TakesBack { since } => {
+                write!(f, "takes back the change of {since}: those it would make voters do not answer")
+            }
+            Note::Left { peer, told: true } => write!(f, "{peer} is no member any more, and knows"),
+            Note::Left { peer, told: false } => write!(f, "{peer} is no member any more, and could not be told"),
             Note::Silent { peer, since } => write!(f, "{peer} silent for {:.1} s", since.as_secs_f64()),
             Note::Back { peer } => write!(f, "{peer} is back"),
             Note::DiskStands { since } => write!(f, "disk has not answered for {} ms", since.as_millis()),

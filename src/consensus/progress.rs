@@ -3,6 +3,7 @@
 use super::message::Round;
 use crate::types::{Index, Time};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// How a leader sends to a follower.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +49,12 @@ pub struct Progress {
     pub probes: u64,
     /// Whether the operator has been told that it is silent.
     pub silent: bool,
+    /// Whether its disk has room, as it said last.
+    pub room: bool,
+    /// Whether it has caught up (thesis §4.2.1): it holds all that there was an election timeout ago.
+    pub caught_up: bool,
+    /// What it has to reach next for that, and since when.
+    chase: Option<(Index, Time)>,
 }
 
 impl Progress {
@@ -66,6 +73,9 @@ impl Progress {
             told: Index::ZERO,
             probes: 0,
             silent: false,
+            room: true,
+            caught_up: false,
+            chase: None,
         }
     }
 
@@ -91,6 +101,18 @@ impl Progress {
         }
         self.moved = now;
         news
+    }
+
+    /// Sees whether it has caught up: each round it has to reach what was the end of the log when the round
+    /// began, and the one it does within `patience` is the last (thesis §4.2.1).
+    pub fn chase(&mut self, now: Time, last: Index, patience: Duration) {
+        let (target, since) = *self.chase.get_or_insert((last, now));
+        if self.matched >= target {
+            self.caught_up = self.matched == last || now.since(since) < patience;
+            self.chase = Some((last, now));
+        } else if now.since(since) >= patience {
+            self.caught_up = false;
+        }
     }
 
     /// The link with it broke: what it had seen may have died with it.

@@ -1,8 +1,20 @@
 //! Majorities and joint majorities, as pure functions of a configuration (§5.2, §6).
 
 use crate::limits::MEMBERS_MAX;
-use crate::types::{Index, Membership, NodeId};
+use crate::types::{Index, Membership, Mutant, Mutants, NodeId};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+
+/// The configuration by which is decided: that one, but where a rule is broken on purpose.
+pub fn counted(membership: &Membership, mutants: Mutants) -> Cow<'_, Membership> {
+    if mutants.breaks(Mutant::JointByNewHalf) {
+        return Cow::Owned(Membership { outgoing: BTreeSet::new(), ..membership.clone() });
+    }
+    if mutants.breaks(Mutant::LearnersCount) {
+        return Cow::Owned(Membership { voters: membership.members.keys().copied().collect(), ..membership.clone() });
+    }
+    Cow::Borrowed(membership)
+}
 
 /// Whether those who say yes are a majority, or in a joint configuration a majority of each half.
 ///

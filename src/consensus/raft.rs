@@ -2,6 +2,7 @@
 
 use super::candidate::Candidate;
 use super::follower::Follower;
+use super::inquiries::Inquiries;
 use super::invariants;
 use super::leader::Leader;
 use super::message::{Ask, Envelope, Message};
@@ -13,12 +14,11 @@ use super::ready::Ready;
 use super::replica::Replica;
 use super::role::Role;
 use crate::api::{Refusal, RoleName};
-use crate::types::{Base, ClusterTime, Index, Membership, Mutant, NodeId, Payload, Position, Term, Time, WriteId};
+use crate::types::{
+    Base, Change, ClusterTime, DiskId, Index, Membership, Mutant, NodeId, Payload, Position, Term, Time, WriteId,
+};
 use bytes::Bytes;
 use std::time::Duration;
-
-/// Who makes way for others waits for so many of the longest election timeouts.
-const WAY_FOR: u32 = 4;
 
 /// One node's share of the consensus algorithm, as a pure state machine.
 ///
@@ -31,6 +31,9 @@ pub struct Raft {
     role: Role,
     reads_given: u64,
     reads_lost: Vec<ReadId>,
+    /// Reads that we answer ourselves when our leader has said up to where, and those it has.
+    inquiries: Inquiries,
+    inquired: Vec<(ReadId, Index)>,
 }
 
 impl Raft {
@@ -42,7 +45,15 @@ impl Raft {
             // Nobody to wait for.
             follower = follower.with_deadline(now);
         }
-        Raft { me: replica, role: Role::Follower(follower), reads_given: 0, reads_lost: Vec::new() }
+        let inquiries = Inquiries::after(replica.draw_number());
+        Raft {
+            me: replica,
+            role: Role::Follower(follower),
+            reads_given: 0,
+            reads_lost: Vec::new(),
+            inquiries,
+            inquired: Vec::new(),
+        }
     }
 
     /// Time has passed.
@@ -52,6 +63,7 @@ impl Raft {
             Role::Candidate(candidate) => candidate.tick(&self.me, now),
             Role::Leader(leader) => leader.tick(&mut self.me, now),
         };
+        self.inquiries.overdue(now, self.me.options.election_min, &mut self.reads_lost);
         self.turn(now, next);
     }
 
@@ -66,6 +78,9 @@ impl Raft {
         }
         if let Err(what) = self.recognise_leader(now, &envelope) {
             return self.me.notes.push(Note::Nonsense { peer: envelope.from, what });
+        }
+        if let Message::ReadIndex { number, index } = envelope.message {
+            return self.inquiries.answered(envelope.from, number, index, &mut self.inquired);
         }
         let next = match &mut self.role {
             Role::Follower(follower) => follower.receive(&mut self.me, now, envelope),
@@ -89,12 +104,16 @@ impl Raft {
                 | Message::Conflict { .. }
                 | Message::Heard { .. }
                 | Message::Chunked { .. }
+                | Message::StepUp
+                | Message::AskIndex { .. }
+                | Message::ReadIndex { .. }
                 | Message::Outdated => {}
             }
             return false;
         }
         if let Message::AskVote { ask, .. } = envelope.message
             && (envelope.term > self.me.term() || ask == Ask::Pre)
+            && ask != Ask::Handover
             && self.hears_leader(now)
         {
             // Whoever hears a leader helps nobody to depose it, and does not take over the term of
@@ -187,27 +206,98 @@ impl Raft {
         self.me.configs.at(index)
     }
 
+    /// That peer came with that disk: it is known by it from now on, once a leader has written it down.
+    pub fn met(&mut self, peer: NodeId, disk: DiskId) {
+        self.me.meet(peer, disk);
+    }
+
+    /// Whether our own disk has room: one without makes no leader.
+    pub fn has_room(&mut self, room: bool) {
+        self.me.room = room;
+    }
+
+    /// Changes the members (§6), if that is sound, and, unless `force`d, if it puts nothing at risk. A new
+    /// voter is a learner first; learners that are to rise do so by themselves.
+    pub fn reconfigure(&mut self, now: Time, change: &Change, force: bool) -> Result<Position, Refusal> {
+        let refusal = self.not_leader();
+        let Role::Leader(leader) = &mut self.role else { return Err(refusal) };
+        let position = leader.reconfigure(&mut self.me, now, change, force)?;
+        self.turn(now, Next::Stay);
+        Ok(position)
+    }
+
+    /// Hands over to that voter, or to the one that is best placed (thesis §3.10); to whom.
+    pub fn transfer(&mut self, now: Time, to: Option<NodeId>) -> Result<NodeId, Refusal> {
+        let refusal = self.not_leader();
+        let Role::Leader(leader) = &mut self.role else { return Err(refusal) };
+        let (to, mut lost) = leader.hand_over(&mut self.me, now, to)?;
+        self.reads_lost.append(&mut lost);
+        Ok(to)
+    }
+
+    /// To whom this leader is handing over: it takes no new work meanwhile.
+    pub fn hands_over(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Leader(leader) => leader.hands_over(),
+            Role::Follower(_) | Role::Candidate(_) => None,
+        }
+    }
+
+    /// Hands over to one whose disk has room, if there is one that answers, for ours has none.
+    pub fn make_room(&mut self, now: Time) {
+        if let Role::Leader(leader) = &self.role
+            && leader.has_roomy_heir(&self.me, now)
+        {
+            // It was just seen that somebody can.
+            let _to = self.transfer(now, None);
+        }
+    }
+
     /// Puts a command into the log, if we lead and have room; it commits if we keep leading.
     pub fn propose(&mut self, now: Time, op: Bytes) -> Result<Position, Refusal> {
         let refusal = self.not_leader();
         let Role::Leader(leader) = &mut self.role else { return Err(refusal) };
         let log = &self.me.log;
-        if log.bytes(log.commit(), log.last().index) >= self.me.options.uncommitted_bytes {
+        if leader.hands_over().is_some()
+            || log.bytes(log.commit(), log.last().index) >= self.me.options.uncommitted_bytes
+        {
             return Err(Refusal::Busy);
         }
         Ok(leader.propose(&mut self.me, now, Payload::Opaque(op)))
     }
 
-    /// Asks for a linearizable read; [`Ready::reads`] or [`Ready::reads_lost`] will name it.
+    /// Asks for a linearizable read; [`Ready::reads`] or [`Ready::reads_lost`] will name it. A follower asks
+    /// its leader for the index, and can then answer itself.
     pub fn read(&mut self) -> Result<ReadId, Refusal> {
         let refusal = self.not_leader();
-        let Role::Leader(leader) = &mut self.role else { return Err(refusal) };
         let read = ReadId(self.reads_given + 1);
-        if !leader.read(&self.me, read) {
-            return Err(Refusal::Busy);
+        match &mut self.role {
+            Role::Leader(leader) => {
+                if !leader.read(&self.me, read) {
+                    return Err(Refusal::Busy);
+                }
+            }
+            Role::Follower(follower) if follower.leader().is_some() => {
+                if self.inquiries.waiting() >= self.me.options.reads_waiting {
+                    return Err(Refusal::Busy);
+                }
+                self.inquire();
+                self.inquiries.push(read);
+            }
+            Role::Follower(_) | Role::Candidate(_) => return Err(refusal),
         }
         self.reads_given = read.0;
         Ok(read)
+    }
+
+    /// What was asked of a leader that we follow no more comes to nothing.
+    fn inquire(&mut self) {
+        let term = self.me.term();
+        let of = match &self.role {
+            Role::Follower(follower) => follower.leader().map(|leader| (leader, term)),
+            Role::Candidate(_) | Role::Leader(_) => None,
+        };
+        self.inquiries.follow(of, &mut self.reads_lost);
     }
 
     /// Why only another node can do it, and who that may be.
@@ -220,6 +310,11 @@ impl Raft {
     /// Everything there is to do since this was last asked.
     pub fn ready(&mut self, now: Time) -> Ready {
         let mut ready = Ready::default();
+        self.inquire();
+        if let Some((leader, number)) = self.inquiries.ask(now) {
+            self.me.send(leader, Message::AskIndex { number });
+        }
+        ready.reads.append(&mut self.inquired);
         match &mut self.role {
             Role::Follower(follower) => follower.ready(&mut self.me),
             Role::Candidate(_) => {}
@@ -230,8 +325,21 @@ impl Raft {
         ready
     }
 
-    /// Changes role as the role itself asked (Figure 4), and sees what that leads to.
-    fn turn(&mut self, now: Time, mut next: Next) {
+    /// Changes role as the role itself asked, and sees what that leads to.
+    fn turn(&mut self, now: Time, next: Next) {
+        self.become_next(now, next);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.advance(&mut self.me);
+            let next = leader.govern(&mut self.me, now);
+            self.become_next(now, next);
+        }
+        if self.me.options.mutants == Default::default() {
+            invariants::check(&self.me, &self.role);
+        }
+    }
+
+    /// Figure 4.
+    fn become_next(&mut self, now: Time, mut next: Next) {
         loop {
             next = match next {
                 Next::Stay => break,
@@ -254,12 +362,6 @@ impl Raft {
                     Next::Stay
                 }
             };
-        }
-        if let Role::Leader(leader) = &self.role {
-            leader.advance(&mut self.me);
-        }
-        if self.me.options.mutants == Default::default() {
-            invariants::check(&self.me, &self.role);
         }
     }
 
@@ -289,25 +391,14 @@ impl Raft {
         self.role = Role::Follower(follower);
     }
 
-    /// Another may lead better: a leader that is not alone steps down, and does not campaign again before
-    /// the others have had the time to.
-    pub fn make_way(&mut self, now: Time, why: &'static str) {
-        if !self.leads() || self.me.configs.current().all_voters().count() < 2 {
-            return;
-        }
-        self.step_down(now, why);
-        let back = now + self.me.options.election_max * WAY_FOR;
-        self.role = Role::Follower(Follower::new(&mut self.me, now).with_deadline(back));
-        self.turn(now, Next::Stay);
-    }
-
     /// When `tick` next has something to do. Earlier calls are harmless.
     pub fn deadline(&self) -> Time {
-        match &self.role {
+        let role = match &self.role {
             Role::Follower(follower) => follower.deadline(),
             Role::Candidate(candidate) => candidate.deadline(),
             Role::Leader(leader) => leader.deadline(),
-        }
+        };
+        role.min(self.inquiries.deadline(self.me.options.election_min))
     }
 
     /// This node.
@@ -333,6 +424,11 @@ impl Raft {
     /// The configuration in force.
     pub fn membership(&self) -> &Membership {
         self.me.configs.current()
+    }
+
+    /// The index of the entry that brought it.
+    pub fn configured(&self) -> Index {
+        self.me.configs.since()
     }
 
     /// Who leads, as far as this node knows.
@@ -361,6 +457,7 @@ impl Raft {
     /// What this node does.
     pub fn role(&self) -> RoleName {
         match &self.role {
+            Role::Follower(_) if !self.membership().members.contains_key(&self.me.id) => RoleName::Outside,
             Role::Follower(_) if !self.membership().is_voter(self.me.id) => RoleName::Learner,
             Role::Follower(_) => RoleName::Follower,
             Role::Candidate(candidate) if candidate.ask() == Ask::Pre => RoleName::Precandidate,

@@ -1,12 +1,21 @@
 //! Read rounds: who has confirmed the leader, and since when (thesis §6.4).
 
 use super::message::Round;
-use crate::types::Index;
+use crate::types::{Index, NodeId};
 use std::collections::VecDeque;
 
 /// A read's number, given by the core, never used again in a process's life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ReadId(pub u64);
+
+/// Whose read it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asker {
+    /// This node's own.
+    Own(ReadId),
+    /// A follower's, under its number for it.
+    Peer(NodeId, u64),
+}
 
 /// Reads on their way to being linearizable: each waits for a round that began after it came.
 ///
@@ -15,9 +24,9 @@ pub struct ReadId(pub u64);
 #[derive(Clone, Debug, Default)]
 pub struct Reads {
     /// Reads that came since the last round began.
-    gathering: Vec<ReadId>,
+    gathering: Vec<Asker>,
     /// Reads in a round, with the commit index when it began. Rounds ascending.
-    asking: VecDeque<(Round, Index, Vec<ReadId>)>,
+    asking: VecDeque<(Round, Index, Vec<Asker>)>,
 }
 
 impl Reads {
@@ -27,7 +36,7 @@ impl Reads {
     }
 
     /// A read has come.
-    pub fn push(&mut self, read: ReadId) {
+    pub fn push(&mut self, read: Asker) {
         self.gathering.push(read);
     }
 
@@ -42,7 +51,7 @@ impl Reads {
     }
 
     /// Takes the reads of every round that `confirmed` says is confirmed, with the index each needs.
-    pub fn confirmed(&mut self, confirmed: impl Fn(Round) -> bool, out: &mut Vec<(ReadId, Index)>) {
+    pub fn confirmed(&mut self, confirmed: impl Fn(Round) -> bool, out: &mut Vec<(Asker, Index)>) {
         // A later round confirms the earlier ones: whoever heard it heard us after they began.
         let Some(last) = self.asking.iter().rposition(|(round, _, _)| confirmed(*round)) else { return };
         for (_, index, reads) in self.asking.drain(..=last) {
@@ -50,11 +59,16 @@ impl Reads {
         }
     }
 
-    /// Takes them all, unanswered: we lead no more.
+    /// Takes our own, unanswered, and forgets the others: we lead no more, or are about to. A follower
+    /// notices by itself.
     pub fn abandon(&mut self) -> Vec<ReadId> {
         let mut all = std::mem::take(&mut self.gathering);
         all.extend(self.asking.drain(..).flat_map(|(_, _, reads)| reads));
-        all
+        let own = |asker| match asker {
+            Asker::Own(read) => Some(read),
+            Asker::Peer(..) => None,
+        };
+        all.into_iter().filter_map(own).collect()
     }
 }
 
@@ -66,12 +80,13 @@ mod tests {
     fn a_read_waits_for_a_round_that_began_after_it() {
         let (mut reads, mut round) = (Reads::default(), Round(7));
         let mut out = Vec::new();
-        reads.push(ReadId(1));
+        reads.push(Asker::Own(ReadId(1)));
         assert!(reads.begin(&mut round, Index(5)));
         let first = round;
-        reads.push(ReadId(2));
+        reads.push(Asker::Own(ReadId(2)));
+        reads.push(Asker::Peer(NodeId::new(7).unwrap(), 3));
         reads.confirmed(|round| round <= first, &mut out);
-        assert_eq!(out, [(ReadId(1), Index(5))]);
+        assert_eq!(out, [(Asker::Own(ReadId(1)), Index(5))]);
         assert!(reads.begin(&mut round, Index(6)));
         assert!(round > first, "a round's number is never used again");
         out.clear();

@@ -10,17 +10,19 @@ use super::options::Options;
 use super::ready::Ready;
 use crate::codec;
 use crate::types::{
-    Base, ClusterTime, Entry, HardState, Index, Membership, Mutant, NodeId, Payload, Position, Term, Time, Write,
-    WriteId,
+    Base, ClusterTime, DiskId, Entry, HardState, Index, Membership, Mutant, NodeId, Payload, Position, Term, Time,
+    Write, WriteId,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// What a node must know to begin, or to begin again.
 #[derive(Clone, Debug)]
 pub struct Recovered {
+    /// The disk it is known by, if it has one.
+    pub disk: Option<DiskId>,
     /// Term and vote, as the disk holds them.
     pub hard_state: HardState,
     /// Where the log begins, and who the members are there.
@@ -71,6 +73,12 @@ pub struct Replica {
     pub notes: Vec<Note>,
     /// Pieces of a snapshot that its leader sends it.
     pub chunks: Vec<(NodeId, Chunk)>,
+    /// Whether its own disk has room.
+    pub room: bool,
+    /// The disks that we and those we have met are known by.
+    disks: BTreeMap<NodeId, DiskId>,
+    /// Configurations that are in the log and not in force: none, but for a mutant.
+    late: Vec<(Index, Membership)>,
     hard_state: HardState,
     hard_state_changed: bool,
     /// Where the log began anew, in no write yet.
@@ -116,6 +124,9 @@ impl Replica {
             clock,
             notes: Vec::new(),
             chunks: Vec::new(),
+            room: true,
+            disks: recovered.disk.map(|disk| (id, disk)).into_iter().collect(),
+            late: Vec::new(),
             hard_state: recovered.hard_state,
             hard_state_changed: false,
             restarted: None,
@@ -155,13 +166,43 @@ impl Replica {
 
     /// Our one vote of this term (§5.2).
     pub fn cast(&mut self, candidate: NodeId) {
-        let mayhem = self.options.mutants.breaks(Mutant::VoteTwice);
+        let mutants = self.options.mutants;
+        let mayhem = mutants.breaks(Mutant::VoteTwice) || mutants.breaks(Mutant::HandoverBypassesVote);
         assert!(mayhem || self.vote().is_none_or(|vote| vote == candidate), "one vote a term (§5.2)");
         if self.vote() != Some(candidate) {
             self.hard_state.vote = Some(candidate);
             self.hard_state_changed = true;
             self.vote_write = self.next_write;
         }
+    }
+
+    /// That peer came with that disk.
+    pub fn meet(&mut self, peer: NodeId, disk: DiskId) {
+        if self.configs.current().members.contains_key(&peer) {
+            self.disks.insert(peer, disk);
+        }
+    }
+
+    /// Writes the disks that we have met where none is named yet; whether there were any.
+    pub fn name_disks(&self, membership: &mut Membership) -> bool {
+        let mut changed = false;
+        for (id, member) in &mut membership.members {
+            if member.disk.is_none() {
+                member.disk = self.disks.get(id).copied();
+                changed |= member.disk.is_some();
+            }
+        }
+        changed
+    }
+
+    /// Whether it has never held anything: as it was made, or as it came back when all was lost.
+    pub fn is_void(&self) -> bool {
+        self.log.last() == Position::ZERO && !self.options.mutants.breaks(Mutant::NoAmnesiaGuard)
+    }
+
+    /// A number at chance, another for each run of the process.
+    pub fn draw_number(&mut self) -> u64 {
+        self.rng.random()
     }
 
     /// Sends something that promises nothing about our disk but the term on the envelope.
@@ -222,17 +263,32 @@ impl Replica {
         assert_eq!(position, entry.position, "entries are consecutive");
         self.clock.observe(entry.time);
         if let Payload::Membership(membership) = &entry.payload {
-            self.configs.push(position.index, (**membership).clone());
-            self.notes.push(Note::Configured { index: position.index, membership: membership.clone() });
+            self.configure(position.index, (**membership).clone());
         }
         self.unwritten.push(entry);
+    }
+
+    /// A configuration is in force as soon as it is in the log (§6).
+    fn configure(&mut self, index: Index, membership: Membership) {
+        let mutants = self.options.mutants;
+        if mutants.breaks(Mutant::ConfigAtCommit) && index > self.log.commit() {
+            return self.late.push((index, membership));
+        }
+        let stale = mutants.breaks(Mutant::KeepDroppedConfig) || mutants.breaks(Mutant::KeepStaleConfig);
+        if stale && index <= self.configs.since() {
+            return;
+        }
+        self.disks.retain(|id, _| *id == self.id || membership.members.contains_key(id));
+        self.configs.push(index, membership.clone());
+        self.notes.push(Note::Configured { index, membership: Box::new(membership) });
     }
 
     /// Entries from `from` on conflict with a leader's and give way (§5.3).
     pub fn truncate(&mut self, from: Index) {
         self.notes.push(Note::Drops { from, last: self.log.last() });
         self.log.truncate(from);
-        if self.configs.truncate(from) {
+        self.late.retain(|(index, _)| *index < from);
+        if !self.options.mutants.breaks(Mutant::KeepDroppedConfig) && self.configs.truncate(from) {
             let membership = Box::new(self.configs.current().clone());
             self.notes.push(Note::Configured { index: self.configs.since(), membership });
         }
@@ -269,8 +325,11 @@ impl Replica {
             return self.log.commit_to(index);
         }
         self.log.restart(base.position);
-        self.configs.restart(base.configured, base.membership.clone());
+        if !self.options.mutants.breaks(Mutant::KeepStaleConfig) {
+            self.configs.restart(base.configured, base.membership.clone());
+        }
         self.notes.push(Note::Restarts { base: base.position });
+        self.notes.push(Note::Configured { index: base.configured, membership: Box::new(base.membership.clone()) });
         self.unwritten.clear();
         // What the journal reports of earlier writes says nothing of the log that begins here.
         for issued in &mut self.issued {
@@ -318,17 +377,18 @@ impl Replica {
     /// Answers a candidate of our own term (§5.2, §5.4.1); whether we voted for it.
     pub fn answer_ask(&mut self, from: NodeId, last: Position, ask: Ask) -> bool {
         let mutants = self.options.mutants;
-        let behind = last < self.log.last() && !mutants.breaks(Mutant::VoteForShorterLog);
-        let voted = self.vote().is_some_and(|vote| vote != from) && !mutants.breaks(Mutant::VoteTwice);
+        let bypass = ask == Ask::Handover && mutants.breaks(Mutant::HandoverBypassesVote);
+        let behind = last < self.log.last() && !mutants.breaks(Mutant::VoteForShorterLog) && !bypass;
+        let voted = self.vote().is_some_and(|vote| vote != from) && !mutants.breaks(Mutant::VoteTwice) && !bypass;
         let denied = match ask {
             _ if behind => Some("its log is behind"),
-            Ask::Real if voted => Some("voted for another"),
-            Ask::Pre | Ask::Real => None,
+            Ask::Real | Ask::Handover if voted => Some("voted for another"),
+            Ask::Pre | Ask::Real | Ask::Handover => None,
         };
         self.notes.push(Note::Votes { candidate: from, ask, term: self.term(), denied });
         let granted = denied.is_none();
-        let vote = Message::Vote { granted, ask };
-        if granted && ask == Ask::Real {
+        let vote = Message::Vote { granted, void: self.is_void(), ask };
+        if granted && ask.is_real() {
             self.cast(from);
             self.promise(from, vote);
             return true;
@@ -339,6 +399,9 @@ impl Replica {
 
     /// Puts into `ready` what any role has to say: messages, the next write, notes.
     pub fn ready(&mut self, now: Time, ready: &mut Ready) {
+        for (index, membership) in std::mem::take(&mut self.late) {
+            self.configure(index, membership);
+        }
         if self.is_dirty() {
             let hard_state = self.hard_state_changed.then_some(self.hard_state);
             self.hard_state_changed = false;

@@ -1,6 +1,6 @@
 //! Which disk each peer came with: one that comes with another has forgotten what it promised.
 
-use crate::types::{DiskId, NodeId, Time};
+use crate::types::{DiskId, Membership, NodeId, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -34,10 +34,29 @@ impl Disks {
             return;
         }
         self.tell_at = now + TOLD_EVERY;
+        let id = peer.get();
         log::warn!(
             node = me.get();
-            "{peer} comes with disk {disk}, and had disk {known}: it is not heard. An empty or older directory must \
-             never run under an id that was in use; stop it, and bring back the directory it had"
+            "{peer} comes with disk {disk}, and had disk {known}: it is not heard, and counts for nothing. Bring back \
+             the directory it had; or, if that is lost: drave member remove {id}, and: drave member add {id}=HOST:PORT"
         );
+    }
+
+    /// Warns that a second process comes under the identity of one that is there, unless that was just said.
+    pub fn warn_of_twin(&mut self, now: Time, me: NodeId, peer: NodeId) {
+        if self.tell_at > now {
+            return;
+        }
+        self.tell_at = now + TOLD_EVERY;
+        log::warn!(
+            node = me.get();
+            "a second process comes as {peer}, on a copy of its disk: it is not heard. Stop it, and never start that \
+             directory again; a new node needs a new id: drave member add ID=HOST:PORT"
+        );
+    }
+
+    /// Whoever is no member any more may come with any disk, should it be added again.
+    pub fn forget_but(&mut self, members: &Membership) {
+        self.known.retain(|peer, _| members.members.contains_key(peer));
     }
 }

@@ -1,9 +1,9 @@
 //! One outgoing link to each peer: whom to dial, when, and where it stands.
 
 use super::options::Options;
-use crate::types::{Membership, NodeId, Time};
+use crate::types::{NodeId, Time};
 use mio::Token;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// The outgoing links, one to each peer.
@@ -17,8 +17,8 @@ pub struct Links {
 /// The outgoing link to one peer.
 #[derive(Debug)]
 pub struct Link {
-    /// Where it is dialed: resolved again each time.
-    pub address: String,
+    /// Where it may be reached, the one to be dialed next first: resolved again each time. Never empty.
+    addresses: VecDeque<String>,
     /// Where it stands.
     pub state: State,
     /// Attempts since it was last up.
@@ -44,22 +44,26 @@ impl Links {
         Links { me, links: BTreeMap::new(), pause_max: options.dial_pause_max }
     }
 
-    /// Keeps a link to each member but ourselves; says which connections belong to nobody any more.
-    pub fn set(&mut self, membership: &Membership) -> Vec<Token> {
+    /// Keeps a link to each of those but ourselves, at one of its addresses; says which connections belong
+    /// to nobody any more.
+    pub fn set(&mut self, wanted: BTreeMap<NodeId, Vec<String>>) -> Vec<Token> {
         let mut orphans = Vec::new();
-        self.links.retain(|peer, link| match membership.address(*peer) {
-            Some(address) if address == link.address => true,
+        self.links.retain(|peer, link| match wanted.get(peer) {
+            // Up or not, it is looked for where it is said to be.
+            Some(addresses) if addresses.contains(link.addresses.front().unwrap_or(&String::new())) => true,
             _ => {
                 orphans.extend(link.token());
                 false
             }
         });
-        for (peer, member) in membership.members.iter().filter(|(peer, _)| **peer != self.me) {
-            self.links.entry(*peer).or_insert_with(|| Link {
-                address: member.address.clone(),
-                state: State::Down(Time::ZERO),
-                failures: 0,
-            });
+        for (peer, addresses) in wanted.into_iter().filter(|(peer, all)| *peer != self.me && !all.is_empty()) {
+            let fresh = Link { addresses: VecDeque::new(), state: State::Down(Time::ZERO), failures: 0 };
+            let link = self.links.entry(peer).or_insert(fresh);
+            let current = link.addresses.front().cloned();
+            link.addresses = addresses.into();
+            if let Some(at) = current.and_then(|current| link.addresses.iter().position(|a| *a == current)) {
+                link.addresses.rotate_left(at);
+            }
         }
         orphans
     }
@@ -113,6 +117,8 @@ impl Links {
     pub fn fell(&mut self, peer: NodeId, now: Time) {
         let Some(link) = self.links.get_mut(&peer) else { return };
         link.failures = link.failures.saturating_add(1);
+        // It may be where it is said to be elsewhere.
+        link.addresses.rotate_left(1);
         let longest = (5 << link.failures.min(6)).min(self.pause_max.as_millis() as u64).max(2);
         link.state = State::Down(now + Duration::from_millis(rand::random_range(longest / 2..=longest)));
     }
@@ -139,6 +145,11 @@ impl Links {
 }
 
 impl Link {
+    /// Where it is reached, or will be looked for next.
+    pub fn address(&self) -> &str {
+        self.addresses.front().map_or("", String::as_str)
+    }
+
     /// The connection it is dialed over, or up.
     pub fn token(&self) -> Option<Token> {
         match self.state {
@@ -160,8 +171,10 @@ mod tests {
     fn a_link_is_dialed_again_and_never_later_than_allowed() {
         let options = Options::default();
         let mut links = Links::new(id(1), &options);
-        let members = Membership::founding([(id(1), "a:1".into()), (id(2), "b:1".into())]);
-        assert!(links.set(&members).is_empty());
+        let at = |all: &[&str]| {
+            BTreeMap::from([(id(1), vec!["a:1".into()]), (id(2), all.iter().map(|a| a.to_string()).collect())])
+        };
+        assert!(links.set(at(&["b:1"])).is_empty());
         let mut now = Time::ZERO;
         for _ in 0..100 {
             assert_eq!(links.due(now), Some(id(2)));
@@ -175,8 +188,16 @@ mod tests {
         links.answered(id(2), Token(8));
         assert_eq!(links.up(id(2)), Some(Token(8)));
         // Moved to another address: the connection to the old one is nobody's.
-        let moved = Membership::founding([(id(1), "a:1".into()), (id(2), "c:1".into())]);
-        assert_eq!(links.set(&moved), vec![Token(8)]);
+        assert_eq!(links.set(at(&["c:1"])), vec![Token(8)]);
         assert_eq!(links.due(now), Some(id(2)));
+        // Where it is said to be in two places, it is looked for in both, by turns.
+        assert!(links.set(at(&["d:1", "c:1"])).is_empty());
+        let mut looked = Vec::new();
+        for _ in 0..4 {
+            looked.push(links.get(id(2)).unwrap().address().to_owned());
+            links.dialed(id(2), Token(9));
+            links.fell(id(2), now);
+        }
+        assert_eq!(looked, ["c:1", "d:1", "c:1", "d:1"]);
     }
 }

@@ -348,9 +348,11 @@ impl<M: StateMachine> Reactor<M> {
 
     /// Adds what only the process knows.
     fn complete(&self, now: Time, status: &mut Status) {
-        for peer in &mut status.peers {
-            if let Some(place) = NodeId::new(peer.node).and_then(|member| self.net.place(member)) {
-                place.clone_into(&mut peer.address);
+        let peers = status.peers.iter_mut().map(|peer| (peer.node, &mut peer.address));
+        let members = status.members.iter_mut().map(|member| (member.node, &mut member.address));
+        for (id, address) in peers.chain(members) {
+            if let Some(place) = NodeId::new(id).and_then(|member| self.net.place(member)) {
+                place.clone_into(address);
             }
         }
         status.in_memory = self.options.in_memory;
@@ -379,13 +381,16 @@ impl<M: StateMachine> Reactor<M> {
             log::info!(node = self.id.get(); "stopping");
             self.stop_by = Some(now + self.options.grace);
             self.net.stop_listening();
+            // Another leads before this one is gone: nobody waits for an election timeout.
+            self.node.handle(now, Event::Leaving);
         }
     }
 
     fn is_finished(&mut self, now: Time) -> bool {
         let Some(stop_by) = self.stop_by else { return false };
         self.locals.retain(|_, local| local.until > now);
-        let idle = self.locals.is_empty() && self.net.unanswered() == 0 && self.net.unwritten() == 0;
+        let hands_over = self.node.raft().hands_over().is_some();
+        let idle = self.locals.is_empty() && self.net.unanswered() == 0 && self.net.unwritten() == 0 && !hands_over;
         idle || stop_by <= now
     }
 

@@ -14,7 +14,7 @@ use super::waker::Waker;
 use crate::api::{Refusal, Reply, Request};
 use crate::codec::Malformed;
 use crate::node::event::{Caller, Event};
-use crate::types::{ClusterId, DiskId, Membership, NodeId, Time};
+use crate::types::{ClusterId, DiskId, Member, Membership, NodeId, Time};
 use crate::wire::WireError;
 use crate::wire::client::Numbered;
 use crate::wire::peer::PeerFrame;
@@ -37,6 +37,8 @@ const KEY_BITS: u32 = 24;
 const KEY_MASK: usize = (1 << KEY_BITS) - 1;
 /// Connections are looked over this often, while any of them needs it.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Whoever was a member is spoken to for this long: it has to learn that it is none any more.
+const LEAVERS_FOR: Duration = Duration::from_secs(10);
 /// How long the listener rests when the system has no more file descriptors.
 const REST: Duration = Duration::from_millis(100);
 
@@ -49,6 +51,8 @@ pub struct Identity {
     pub cluster: ClusterId,
     /// The disk it is known by.
     pub disk: DiskId,
+    /// This process, drawn when it started.
+    pub run: u64,
 }
 
 /// All connections of a node.
@@ -69,11 +73,14 @@ pub struct Net {
     strangers: VecDeque<Token>,
     links: Links,
     resolver: Resolver,
+    /// Where to look for members, beside where the membership says they are.
     places: BTreeMap<NodeId, String>,
     members: Membership,
+    /// Those who were members until just now, and until when they are spoken to.
+    leavers: BTreeMap<NodeId, (Member, Time)>,
     disks: Disks,
-    /// The connection on which each peer speaks to us.
-    speakers: BTreeMap<NodeId, Token>,
+    /// The connection on which each peer speaks to us, and which process of it does.
+    speakers: BTreeMap<NodeId, (Token, u64)>,
     /// Connections to be read from.
     unread: Vec<Token>,
     /// Connections to be written to.
@@ -118,6 +125,7 @@ impl Net {
             strangers: VecDeque::new(),
             places,
             members: Membership::default(),
+            leavers: BTreeMap::new(),
             disks: Disks::default(),
             speakers: BTreeMap::new(),
             unread: Vec::new(),
@@ -169,24 +177,46 @@ impl Net {
         }
     }
 
-    /// Keeps a link to each of those.
+    /// Keeps a link to each of those; and for a while to those who were members until now, who have to be
+    /// told. Who belongs to nothing yet has links to where it was told to look.
     pub fn set_members(&mut self, now: Time, membership: &Membership) {
-        let mut membership = membership.clone();
-        for (id, member) in &mut membership.members {
-            if let Some(place) = self.places.get(id) {
-                member.address.clone_from(place);
+        let before = std::mem::replace(&mut self.members, membership.clone());
+        if membership.members.is_empty() {
+            self.members = Membership::founding(self.places.clone());
+        }
+        for (id, member) in before.members {
+            self.leavers.entry(id).or_insert((member, now + LEAVERS_FOR));
+        }
+        self.leavers.retain(|id, _| !self.members.members.contains_key(id));
+        self.disks.forget_but(&self.members);
+        self.link(now);
+        self.look_over(now);
+    }
+
+    /// Has the links that members, and leavers, and places ask for.
+    fn link(&mut self, now: Time) {
+        let leavers = self.leavers.iter().map(|(id, (member, _))| (id, member));
+        let mut wanted: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
+        for (id, member) in self.members.members.iter().chain(leavers) {
+            let addresses = self.places.get(id).into_iter().chain([&member.address]);
+            let all = wanted.entry(*id).or_default();
+            for address in addresses.filter(|address| !address.is_empty()) {
+                if !all.contains(address) {
+                    all.push(address.clone());
+                }
             }
         }
-        let orphans = self.links.set(&membership);
-        self.members = membership;
-        for token in orphans {
+        for token in self.links.set(wanted) {
             self.close(now, token);
         }
     }
 
-    /// Where that member is reached, wherever the membership says it was when it was founded.
+    /// Where that member is reached, as far as we know: where it was last, or is looked for now.
     pub fn place(&self, member: NodeId) -> Option<&str> {
-        self.members.address(member)
+        if member == self.me.node {
+            return self.places.get(&member).map(String::as_str).or_else(|| self.members.address(member));
+        }
+        self.links.get(member).map(|link| link.address())
     }
 
     /// When there is something to do even if nothing comes.
@@ -445,6 +475,12 @@ impl Net {
             }
             again |= conn.awaits.is_some();
         }
+        let leavers = self.leavers.len();
+        self.leavers.retain(|_, (_, until)| *until > now);
+        if self.leavers.len() < leavers {
+            self.link(now);
+        }
+        again |= !self.leavers.is_empty();
         self.sweep_at = if again { now + SWEEP } else { Time::NEVER };
         for token in overdue {
             self.close(now, token);
@@ -465,7 +501,7 @@ impl Net {
             }
             Role::Speaker(peer) => {
                 // Only the connection it speaks on now: one that was replaced tells us nothing.
-                if self.speakers.get(&peer) == Some(&token) {
+                if self.speakers.get(&peer).is_some_and(|(speaker, _)| *speaker == token) {
                     self.speakers.remove(&peer);
                     self.events.push(Event::PeerLost(peer));
                 }

@@ -37,6 +37,14 @@ pub fn tune_peer(stream: &TcpStream, options: &Options) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(PEER_GONE).with_interval(Duration::from_secs(1)))
 }
 
+/// Tunes a connection that a peer came in on, which speaks and is not spoken to: one that is gone without a
+/// word must not be taken for alive much longer, for whoever comes in its place waits for that.
+pub fn tune_speaker(stream: &TcpStream) -> io::Result<()> {
+    let second = Duration::from_secs(1);
+    SockRef::from(stream)
+        .set_tcp_keepalive(&TcpKeepalive::new().with_time(second).with_interval(second).with_retries(3))
+}
+
 /// Tunes a connection that a caller came in on. Failing to is slower, not wrong.
 pub fn tune_caller(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;

@@ -4,7 +4,7 @@ use crate::api::{Reply, Request};
 use crate::apply;
 use crate::consensus::message::{Chunk, Envelope};
 use crate::consensus::note::Note;
-use crate::types::{Base, ClusterTime, Entry, Index, Membership, NodeId, Position, Write};
+use crate::types::{Base, ClusterTime, DiskId, Entry, Index, Membership, NodeId, Position, Write};
 use crate::wal::report as wal;
 use bytes::Bytes;
 
@@ -33,6 +33,15 @@ pub enum Event {
     Peer(Envelope),
     /// The link on which that peer speaks to us, or we to it, broke: what was on its way may be lost.
     PeerLost(NodeId),
+    /// That peer came with that disk, over a connection of its own or ours.
+    Met {
+        /// Who.
+        peer: NodeId,
+        /// Its disk.
+        disk: DiskId,
+    },
+    /// The process is to end: another should lead.
+    Leaving,
     /// A caller asks for something. Each (caller, id) is answered once, unless the caller goes.
     Request {
         /// Who.

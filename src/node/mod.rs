@@ -6,6 +6,7 @@
 //! threads, the simulator with virtual ones.
 
 pub mod event;
+pub mod governing;
 pub mod keeping;
 pub mod node;
 pub mod options;

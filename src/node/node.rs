@@ -1,19 +1,22 @@
 //! The whole server, minus its I/O.
 
+mod status;
+
 use super::event::{Action, Caller, Event, Kept};
+use super::governing::Governing;
 use super::keeping::Keeping;
 use super::options::Options;
 use super::requests::{self, Asked, Forwarded, Parked, Proposals, Queries, Reading};
 use super::shipping::Shipping;
 use super::space::Space;
 use super::stats::Stats;
-use crate::api::{Consistency, LogStatus, PeerStatus, Refusal, Reply, Request, Status};
+use crate::api::{Consistency, Refusal, Reply, Request};
 use crate::apply::Report as Applied;
 use crate::consensus::message::{Ask, Envelope, Message};
 use crate::consensus::note::Note;
 use crate::consensus::ready::{Order, Ready};
 use crate::consensus::{Options as RaftOptions, Raft};
-use crate::types::{Base, ClusterTime, Index, Membership, Mutant, NodeId, Term, Time};
+use crate::types::{Base, ClusterTime, DiskId, Index, Membership, Mutant, NodeId, Term, Time};
 use crate::wal::report::{Fault, Report};
 use crate::wal::view::View;
 
@@ -44,6 +47,7 @@ pub struct Node {
     keeping: Keeping,
     shipping: Shipping,
     space: Space,
+    governing: Governing,
     /// The term we led, last we looked.
     led: Option<Term>,
     leader: Option<NodeId>,
@@ -57,6 +61,8 @@ pub struct Node {
 pub struct Begun {
     /// When.
     pub now: Time,
+    /// The disk it is known by.
+    pub disk: Option<DiskId>,
     /// What its machine is.
     pub applied: Applied,
     /// The snapshot that made it so, if one did.
@@ -69,7 +75,7 @@ impl Node {
     /// A node around its share of the algorithm, reading its log through that view, with nothing
     /// applied beyond the base of the log. `chance` is another for each run of a process.
     pub fn new(raft: Raft, view: View, options: Options, raft_options: &RaftOptions, begun: Begun) -> Node {
-        let Begun { now, applied, kept, chance } = begun;
+        let Begun { now, applied, kept, chance, disk: _ } = begun;
         let first = if options.mutants.breaks(Mutant::ReuseNumbers) { 0 } else { chance };
         Node {
             raft,
@@ -88,6 +94,7 @@ impl Node {
             keeping: Keeping::new(now, kept),
             shipping: Shipping::default(),
             space: Space::default(),
+            governing: Governing::default(),
             applying: None,
             led: None,
             leader: None,
@@ -122,11 +129,18 @@ impl Node {
             Event::CallerGone(caller) => {
                 self.parked.forget(caller);
                 self.keeping.forget(caller);
+                self.governing.forget(caller);
                 self.reading.forget(caller);
                 self.forwarded.forget(caller);
             }
             Event::Journal(report) => self.journal(now, report),
-            Event::Space { low } => self.space.is(low),
+            Event::Space { low } => {
+                self.space.is(low);
+                self.raft.has_room(!low);
+            }
+            Event::Met { peer, disk } => self.raft.met(peer, disk),
+            // Where nobody can take over, the others find out by themselves.
+            Event::Leaving => drop(self.raft.transfer(now, None)),
             Event::Applied(report) => self.settle(now, report),
             Event::Taken(kept) => self.taken(now, kept),
             Event::Received { from, snapshot, next } => self.raft.chunked(from, snapshot, next),
@@ -158,6 +172,13 @@ impl Node {
                 self.refuse(asked, Refusal::TooLarge { bytes, limit });
             }
             Request::Query { consistency: Consistency::Local, .. } => self.local.push(asked),
+            // What a leader takes in while it hands over, it could not finish: whoever leads next is asked, or it
+            // is again when that came to nothing.
+            Request::Propose { .. } | Request::Query { .. } | Request::Change { .. }
+                if self.raft.hands_over().is_some() =>
+            {
+                self.park(asked);
+            }
             Request::Propose { op } if self.raft.leads() && !self.space.lets(op, self.options.frees) => {
                 self.refuse(asked, Refusal::NoSpace);
             }
@@ -171,14 +192,40 @@ impl Node {
                     Err(refusal) => self.refuse(asked, refusal),
                 }
             }
-            Request::Query { .. } if self.raft.leads() && self.reading.bytes() >= self.options.reading_bytes => {
+            Request::Query { .. } if self.raft.leader().is_none() => self.elsewhere(asked),
+            Request::Query { .. } if self.reading.bytes() >= self.options.reading_bytes => {
                 self.refuse(asked, Refusal::Busy);
             }
-            Request::Query { .. } if self.raft.leads() => match self.raft.read() {
+            // A follower asks its leader up to where it must have applied, and answers itself.
+            Request::Query { .. } => match self.raft.read() {
                 Ok(read) => self.reading.push(read, asked),
                 Err(refusal) => self.refuse(asked, refusal),
             },
-            Request::Propose { .. } | Request::Query { .. } => self.elsewhere(asked),
+            Request::Change { .. } | Request::Transfer { .. } if self.raft.leads() => self.govern(now, asked),
+            Request::Propose { .. } | Request::Change { .. } | Request::Transfer { .. } => self.elsewhere(asked),
+        }
+    }
+
+    /// We lead, and somebody wants the members changed, or another to lead.
+    fn govern(&mut self, now: Time, asked: Asked) {
+        let outcome = match &asked.request {
+            Request::Change { change, force } => self.raft.reconfigure(now, change, *force).map(|position| {
+                self.governing.began(&self.raft, asked.from, asked.id, position);
+            }),
+            Request::Transfer { to } => self.raft.transfer(now, *to).map(|to| {
+                self.governing.hands_over(asked.from, asked.id, to);
+            }),
+            _ => Ok(()),
+        };
+        if let Err(refusal) = outcome {
+            self.refuse(asked, refusal);
+        }
+    }
+
+    fn park(&mut self, asked: Asked) {
+        let parked = self.parked.push(asked, self.options.parked, self.options.parked_bytes);
+        if let Err((asked, refusal)) = parked {
+            self.refuse(asked, refusal);
         }
     }
 
@@ -199,12 +246,7 @@ impl Node {
                 let refusal = self.raft.not_leader();
                 self.refuse(asked, refusal);
             }
-            None => {
-                let parked = self.parked.push(asked, self.options.parked, self.options.parked_bytes);
-                if let Err((asked, refusal)) = parked {
-                    self.refuse(asked, refusal);
-                }
-            }
+            None => self.park(asked),
         }
     }
 
@@ -326,8 +368,8 @@ impl Node {
     /// Who leads has changed, perhaps: whoever waited for one who does no more is told, and whoever
     /// waited for a leader to be found is looked at again.
     fn follow_leadership(&mut self, now: Time) {
-        if self.raft.leads() && self.space.makes_way() {
-            self.raft.make_way(now, "its disk is full, and another's may not be");
+        if self.raft.leads() && self.space.is_low() && self.governing.looks_for_room(now) {
+            self.raft.make_room(now);
         }
         let leads = self.raft.leads().then(|| self.raft.term());
         if self.led != leads {
@@ -348,10 +390,11 @@ impl Node {
             let astray = self.forwarded.astray(leader);
             self.strand(now, astray);
         }
+        self.governing.settle(&self.raft, self.led, &mut self.replies);
         if self.parked.is_empty() {
             return;
         }
-        if leader.is_some() {
+        if leader.is_some() && self.raft.hands_over().is_none() {
             for asked in self.parked.take() {
                 self.ask(now, asked);
             }
@@ -478,76 +521,8 @@ impl Node {
 
     /// How many requests wait here for anything at all.
     pub fn held(&self) -> usize {
-        self.proposals.len() + self.parked.len() + self.reading.len() + self.forwarded.len() + self.queries.len()
-    }
-
-    /// How this node is, as it knows itself. What only the driver knows is left empty.
-    pub fn status(&self, now: Time) -> Status {
-        let log = self.raft.log();
-        Status {
-            node: self.raft.id().get(),
-            cluster: self.options.cluster.to_string(),
-            role: self.raft.role(),
-            term: self.raft.term().0,
-            leader: self.raft.leader().map(NodeId::get),
-            commit: log.commit().0,
-            applied: self.applied.upto.0,
-            last: log.last().index.0,
-            durable: log.durable().0,
-            digest: format!("{:016x}", self.applied.digest),
-            sessions: self.applied.sessions,
-            membership: self.membership().to_string(),
-            peers: self.peers(now),
-            disk: self.stats.disk(self.raft.disk_age(now)),
-            fsync: self.options.fsync,
-            in_memory: false,
-            low_space: self.space.is_low(),
-            cpu_ns: 0,
-            uptime_ms: 0,
-            stages: self.stats.stages(),
-            version: String::new(),
-            elections: self.stats.elections.clone(),
-            log: self.log_status(),
-        }
-    }
-
-    fn log_status(&self) -> LogStatus {
-        let log = self.raft.log();
-        let (base, last) = (log.base().index, log.last().index);
-        let reclaimable = log.bytes(base, self.keeping.upto().min(last));
-        let kept_for = match self.shipping.oldest() {
-            _ if reclaimable == 0 => "",
-            Some(_) => "a follower is being sent a snapshot",
-            None => "followers that are a little behind",
-        };
-        LogStatus {
-            first: base.next().0,
-            bytes: log.bytes(base, last),
-            reclaimable,
-            kept_for: kept_for.to_owned(),
-            snapshot: self.keeping.upto().0,
-            snapshot_bytes: self.keeping.kept().map_or(0, |kept| kept.bytes.len() as u64),
-            taking: self.keeping.is_taking(),
-        }
-    }
-
-    fn peers(&self, now: Time) -> Vec<PeerStatus> {
-        let log = self.raft.log();
-        let last = log.last().index;
-        let shipped = |id| self.shipping.progress(id).unwrap_or_default();
-        let peer = |(id, progress): (NodeId, &crate::consensus::progress::Progress)| PeerStatus {
-            node: id.get(),
-            address: self.membership().address(id).unwrap_or_default().to_owned(),
-            stage: progress.stage_name().to_owned(),
-            matched: progress.matched.0,
-            lag: last.0 - progress.matched.0,
-            inflight_bytes: log.bytes(progress.agreed.max(log.base().index), progress.next.prev()),
-            heard_ms: Some(now.since(progress.heard).as_millis() as u64),
-            probes: progress.probes,
-            snapshot_has: shipped(id).0,
-            snapshot_bytes: shipped(id).1,
-        };
-        self.raft.progress().map(peer).collect()
+        let waiting = self.proposals.len() + self.parked.len() + self.reading.len() + self.governing.len();
+        waiting + self.forwarded.len() + self.queries.len()
     }
 }
 

@@ -3,6 +3,7 @@
 use super::event::Caller;
 use crate::api::{Outcome, Refusal, Reply, Request};
 use crate::consensus::reads::ReadId;
+use crate::limits::ADDRESS_BYTES_MAX;
 use crate::types::{Index, NodeId, Position, Term, Time};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -28,13 +29,14 @@ impl Asked {
         match &self.request {
             Request::Propose { op } => op.len() as u64,
             Request::Query { query, .. } => query.len() as u64,
-            Request::Status | Request::Snapshot => 0,
+            Request::Status | Request::Snapshot | Request::Transfer { .. } => 0,
+            Request::Change { .. } => ADDRESS_BYTES_MAX as u64,
         }
     }
 
     /// Whether asking again, elsewhere, could do something twice.
     pub fn is_write(&self) -> bool {
-        matches!(self.request, Request::Propose { .. })
+        matches!(self.request, Request::Propose { .. } | Request::Change { .. })
     }
 }
 
@@ -319,7 +321,11 @@ impl Queries {
 pub fn query_of(request: Request) -> Option<Bytes> {
     match request {
         Request::Query { query, .. } => Some(query),
-        Request::Propose { .. } | Request::Status | Request::Snapshot => None,
+        Request::Propose { .. }
+        | Request::Status
+        | Request::Snapshot
+        | Request::Change { .. }
+        | Request::Transfer { .. } => None,
     }
 }
 

@@ -7,14 +7,11 @@ use bytes::Bytes;
 #[derive(Clone, Debug, Default)]
 pub struct Space {
     low: bool,
-    /// Whether we have made way for another since it is low. Once: where all are full, one must lead.
-    made_way: bool,
 }
 
 impl Space {
     /// The disk has too little room, or enough again.
     pub fn is(&mut self, low: bool) {
-        self.made_way &= low;
         self.low = low;
     }
 
@@ -32,11 +29,6 @@ impl Space {
                 Ok(Op::Execute { command, .. }) => frees(&command),
                 Err(_) => false,
             }
-    }
-
-    /// Whether a leader steps down now.
-    pub fn makes_way(&mut self) -> bool {
-        self.low && !std::mem::replace(&mut self.made_way, true)
     }
 }
 
@@ -70,18 +62,5 @@ mod tests {
         assert!(!space.lets(&Bytes::from_static(b"?"), Kv::frees));
         space.is(false);
         assert!(lets(&space, &put));
-    }
-
-    #[test]
-    fn a_leader_makes_way_once_each_time() {
-        let mut space = Space::default();
-        assert!(!space.makes_way());
-        space.is(true);
-        assert!(space.makes_way());
-        assert!(!space.makes_way());
-        space.is(false);
-        assert!(!space.makes_way());
-        space.is(true);
-        assert!(space.makes_way());
     }
 }

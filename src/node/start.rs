@@ -12,6 +12,7 @@ use crate::wal;
 pub fn start(id: NodeId, recovered: wal::Recovered, raft_options: RaftOptions, options: Options, begun: Begun) -> Node {
     let entries = recovered.heads.iter().map(|head| (head.term, u64::from(head.bytes))).collect();
     let remembered = Recovered {
+        disk: begun.disk,
         hard_state: recovered.hard_state,
         base: recovered.base,
         entries,

@@ -65,7 +65,7 @@ pub fn boot(config: &Config) -> wal::Result<Booted> {
     for note in &recovered.notes {
         log::info!(node = config.id.get(); "{note}");
     }
-    let me = Identity { node: owner.node, cluster: owner.cluster, disk: owner.disk };
+    let me = Identity { node: owner.node, cluster: owner.cluster, disk: owner.disk, run: rand::random() };
     Ok(Booted { lock, me, journal, disk, recovered, store, snapshot, reserve })
 }
 
@@ -108,7 +108,8 @@ fn syncs(config: &Config) -> Syncs {
 /// stand in the journal, make a cluster. The peers given now only say where to look, and may be others.
 fn check_cluster(config: &Config, owner: &Owner, recovered: &Recovered, place: &str) -> wal::Result<()> {
     let base = &recovered.base;
-    let Some(name) = config.cluster.as_deref().filter(|_| base.configured == Index::ZERO) else { return Ok(()) };
+    let founded = base.configured == Index::ZERO && !base.membership.members.is_empty();
+    let Some(name) = config.cluster.as_deref().filter(|_| founded) else { return Ok(()) };
     let named = Config::cluster_of(Some(name), &base.membership);
     if named == owner.cluster {
         return Ok(());
@@ -124,8 +125,17 @@ fn owner(config: &Config, root: &FsDisk, place: &str) -> wal::Result<Owner> {
         owner.check(place, config.id)?;
         return Ok(owner);
     }
-    let disk = DiskId(rand::random::<NonZeroU64>().get());
-    let owner = Owner { node: config.id, cluster: config.cluster_id(), disk, founded: false };
+    if config.joins.is_none() && config.peers.is_empty() {
+        return Err(Fault::Foreign(format!(
+            "{place} is empty: --peers names the members that found a cluster, --join one of a cluster that is there. \
+             Nothing was changed."
+        )));
+    }
+    let (cluster, disk) = match &config.joins {
+        Some(joined) => (joined.cluster, joined.disk),
+        None => (config.cluster_id(), DiskId(rand::random::<NonZeroU64>().get())),
+    };
+    let owner = Owner { node: config.id, cluster, disk, founded: false };
     owner.write(root)?;
     Ok(owner)
 }
@@ -147,7 +157,7 @@ pub fn node<M: StateMachine>(
     if let Some(snapshot) = snapshot {
         applier = Reviving::begin(&applier, snapshot).all()?.0;
     }
-    let begun = Begun { now, applied: applier.apply(&[]), kept, chance: rand::random() };
+    let begun = Begun { now, disk: Some(me.disk), applied: applier.apply(&[]), kept, chance: rand::random() };
     let mut options = config.node.clone();
     options.cluster = me.cluster;
     options.frees = M::frees;

@@ -47,7 +47,7 @@ impl Handle {
                 Some(Reply::Answer { applied, answer }) => return Ok(Queried { applied, answer }),
                 Some(Reply::Refused(why)) => refusal = Some(why),
                 Some(Reply::Unknown) => {}
-                Some(Reply::Done { .. } | Reply::Status(_) | Reply::Snapshot { .. }) | None => break,
+                Some(_) | None => break,
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -108,7 +108,7 @@ impl Session {
                 Some(Reply::Refused(refusal)) => tried.refusal = Some(refusal),
                 Some(Reply::Unknown) => uncertain = true,
                 // No answer: the node stopped, or time is up.
-                Some(Reply::Answer { .. } | Reply::Status(_) | Reply::Snapshot { .. }) | None => {
+                Some(_) | None => {
                     return Err(ClientError::Unknown(tried));
                 }
             }

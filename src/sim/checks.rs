@@ -147,7 +147,7 @@ impl Checks {
         }
         let vote = match message {
             Message::AskVote { ask: Ask::Real, .. } => Some(*from),
-            Message::Vote { ask: Ask::Real, granted: true } => Some(*to),
+            Message::Vote { ask: Ask::Real | Ask::Handover, granted: true, .. } => Some(*to),
             Message::Appended { matched } => {
                 let upto = matched.0 as usize;
                 if durable.log.len() < upto || durable.log[..upto].last() != self.lives[from].seen.log[..upto].last() {

@@ -195,7 +195,8 @@ impl Host {
             applier = Reviving::begin(&applier, snapshot).all()?.0;
         }
         let kept = snapshot.map(|snapshot| kept(&snapshot));
-        let begun = Begun { now: self.clock.local(now), applied: applier.apply(&[]), kept, chance: seed };
+        let disk = Some(DiskId(self.id.get()));
+        let begun = Begun { now: self.clock.local(now), disk, applied: applier.apply(&[]), kept, chance: seed };
         let node = node::start(self.id, recovered, raft_options, options, begun);
         self.up = Some(Process {
             node,

@@ -9,8 +9,32 @@ use std::fmt;
 pub struct Member {
     /// `host:port` of its native door. A hint, not an identity: it is resolved again at every dial.
     pub address: String,
-    /// The data directory it last joined with, once it is known.
+    /// The data directory it is known by, once that was heard of: whoever comes under this id with
+    /// another has forgotten what it promised.
     pub disk: Option<DiskId>,
+    /// What is to become of it.
+    pub prospect: Prospect,
+}
+
+/// What is to become of a member, by itself, when its time has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Prospect {
+    /// It is what it is.
+    #[default]
+    Stays,
+    /// A learner that becomes a voter once it has caught up.
+    Rises,
+    /// A learner that takes that voter's place once it has caught up, in one change.
+    Succeeds(NodeId),
+    /// An outgoing voter that is no member any more when the change is through.
+    Leaves,
+}
+
+impl Member {
+    /// Someone of whom nothing is known but where to reach it.
+    pub fn at(address: String) -> Member {
+        Member { address, disk: None, prospect: Prospect::Stays }
+    }
 }
 
 /// A configuration of the cluster, as one log index holds it (§6).
@@ -33,8 +57,7 @@ pub struct Membership {
 impl Membership {
     /// What the founders write at index 0: all of them voters.
     pub fn founding(addresses: impl IntoIterator<Item = (NodeId, String)>) -> Membership {
-        let members: BTreeMap<_, _> =
-            addresses.into_iter().map(|(id, address)| (id, Member { address, disk: None })).collect();
+        let members: BTreeMap<_, _> = addresses.into_iter().map(|(id, address)| (id, Member::at(address))).collect();
         let voters = members.keys().copied().collect();
         Membership { members, voters, outgoing: BTreeSet::new(), level: 1 }
     }
@@ -57,6 +80,11 @@ impl Membership {
     /// Everyone who receives the log.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.members.keys().copied()
+    }
+
+    /// Whether the disk of whoever comes under that id is the one it is known by, if one is.
+    pub fn knows_otherwise(&self, id: NodeId, disk: DiskId) -> Option<DiskId> {
+        self.members.get(&id)?.disk.filter(|known| *known != disk)
     }
 
     /// How many of `n` voters are a majority.

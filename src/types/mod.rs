@@ -3,6 +3,7 @@
 //! Everything above is built from these. None of them does I/O, keeps a clock or knows what a
 //! node is; each either forbids a mistake or carries a law.
 
+pub mod change;
 pub mod digest;
 pub mod entry;
 pub mod ids;
@@ -10,8 +11,9 @@ pub mod membership;
 pub mod mutant;
 pub mod time;
 
+pub use change::{Change, Unsound};
 pub use entry::{Base, Entry, HardState, Payload, Write};
 pub use ids::{ClusterId, DiskId, Index, NodeId, Position, SessionId, Term, WriteId};
-pub use membership::{Member, Membership};
+pub use membership::{Member, Membership, Prospect};
 pub use mutant::{Mutant, Mutants};
 pub use time::{ClusterTime, Time};

@@ -94,6 +94,30 @@ mutants! {
     CompactBeforeSnapshot = "compact-before-snapshot",
     /// The machine is not deterministic: it mixes in who it is.
     MachineKnowsNode = "machine-knows-node",
+    /// A configuration counts when it is committed, not as soon as it is in the log (§6).
+    ConfigAtCommit = "config-at-commit",
+    /// Voters change in one step, without a joint configuration (§6).
+    ChangeWithoutJoint = "change-without-joint",
+    /// A change begins before the leader's own no-op is committed.
+    ChangeBeforeNoop = "change-before-noop",
+    /// A change begins before the one before it is committed.
+    StackChanges = "stack-changes",
+    /// A joint configuration is decided by its new half alone.
+    JointByNewHalf = "joint-by-new-half",
+    /// A dropped entry leaves the configuration it brought in force.
+    KeepDroppedConfig = "keep-dropped-config",
+    /// A snapshot that takes the log's place leaves the configuration as it was.
+    KeepStaleConfig = "keep-stale-config",
+    /// Learners have a vote, and their copies count.
+    LearnersCount = "learners-count",
+    /// Who is asked to take over is elected without a look at its log, or at earlier votes.
+    HandoverBypassesVote = "handover-bypasses-vote",
+    /// A change whose new voters do not answer is not taken back.
+    NeverTakeBack = "never-take-back",
+    /// A node outside its latest configuration does not campaign, committed or not.
+    CampaignOnlyIfListed = "campaign-only-if-listed",
+    /// Who comes back empty under its old id votes and is counted as before.
+    NoAmnesiaGuard = "no-amnesia-guard",
     /// Leaders never step down for want of a quorum, and pre-vote is skipped.
     NoPreVote = "no-pre-vote",
 }

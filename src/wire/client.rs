@@ -3,6 +3,7 @@
 //! An operation is checked as soon as it is read: what cannot be read never reaches the log. A long one
 //! is a slice of its frame.
 
+use super::change::{change_size, put_change, read_change};
 use super::error::WireError;
 use super::frame::{Frame, Kind, kept, put_frame};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
@@ -26,6 +27,8 @@ const PROPOSE: u8 = 1;
 const QUERY: u8 = 2;
 const STATUS: u8 = 3;
 const SNAPSHOT: u8 = 4;
+const CHANGE: u8 = 5;
+const TRANSFER: u8 = 6;
 
 const LINEARIZABLE: u8 = 0;
 const LOCAL: u8 = 1;
@@ -36,6 +39,8 @@ const HOW_IT_IS: u8 = 3;
 const REFUSED: u8 = 4;
 const UNKNOWN: u8 = 5;
 const TAKEN: u8 = 6;
+const CHANGED: u8 = 7;
+const HANDED: u8 = 8;
 
 const OPENED: u8 = 1;
 const EXECUTED: u8 = 2;
@@ -53,6 +58,13 @@ const TOO_LARGE: u8 = 4;
 const MALFORMED: u8 = 5;
 const STOPPING: u8 = 6;
 const NO_SPACE: u8 = 7;
+const CHANGING: u8 = 8;
+const UNSOUND: u8 = 9;
+const DANGEROUS: u8 = 10;
+const KEPT_LEAD: u8 = 11;
+
+/// Why something is refused, in bytes of words, at most.
+const WORDS_MAX: usize = 4096;
 
 /// Appends a client's request as a frame: number (8), forward (1), request.
 pub fn put_request_frame(out: &mut BytesMut, id: u64, forward: bool, request: &Request) {
@@ -106,6 +118,8 @@ pub(super) fn request_size(request: &Request) -> usize {
         Request::Propose { op } => 1 + op.len(),
         Request::Query { query, .. } => 2 + query.len(),
         Request::Status | Request::Snapshot => 1,
+        Request::Change { change, .. } => 2 + change_size(change),
+        Request::Transfer { .. } => 9,
     }
 }
 
@@ -126,6 +140,15 @@ pub(super) fn put_request(out: &mut BytesMut, request: &Request) {
         }
         Request::Status => out.put_u8(STATUS),
         Request::Snapshot => out.put_u8(SNAPSHOT),
+        Request::Change { change, force } => {
+            out.put_u8(CHANGE);
+            out.put_u8(u8::from(*force));
+            put_change(out, change);
+        }
+        Request::Transfer { to } => {
+            out.put_u8(TRANSFER);
+            out.put_node(*to);
+        }
     }
 }
 
@@ -146,6 +169,11 @@ pub(super) fn read_request(reader: &mut Reader) -> Result<Request, Malformed> {
         }
         STATUS => Ok(Request::Status),
         SNAPSHOT => Ok(Request::Snapshot),
+        CHANGE => {
+            let force = reader.bool()?;
+            Ok(Request::Change { change: read_change(reader)?, force })
+        }
+        TRANSFER => Ok(Request::Transfer { to: reader.node()? }),
         _ => Err(Malformed("unknown request")),
     }
 }
@@ -157,8 +185,10 @@ pub(super) fn reply_size(reply: &Reply) -> usize {
         Reply::Answer { answer, .. } => 32 + answer.len(),
         // A guess: it only sizes a buffer, which grows.
         Reply::Status(_) => 4096,
+        Reply::Refused(Refusal::Unsound { why } | Refusal::Dangerous { why }) => 16 + why.len(),
         Reply::Refused(_) => 64 + ADDRESS_BYTES_MAX,
         Reply::Done { .. } | Reply::Snapshot { .. } | Reply::Unknown => 32,
+        Reply::Changed { .. } | Reply::Handed { .. } => 32,
     }
 }
 
@@ -184,6 +214,14 @@ pub fn put_reply(out: &mut BytesMut, reply: &Reply) {
             put_refusal(out, refusal);
         }
         Reply::Unknown => out.put_u8(UNKNOWN),
+        Reply::Changed { position } => {
+            out.put_u8(CHANGED);
+            out.put_position(*position);
+        }
+        Reply::Handed { to } => {
+            out.put_u8(HANDED);
+            out.put_node(Some(*to));
+        }
         Reply::Snapshot { position, bytes } => {
             out.put_u8(TAKEN);
             out.put_position(*position);
@@ -203,6 +241,8 @@ pub(super) fn read_reply(reader: &mut Reader) -> Result<Reply, Malformed> {
         }
         REFUSED => Reply::Refused(read_refusal(reader)?),
         UNKNOWN => Reply::Unknown,
+        CHANGED => Reply::Changed { position: reader.position()? },
+        HANDED => Reply::Handed { to: reader.somebody()? },
         TAKEN => Reply::Snapshot { position: reader.position()?, bytes: reader.u64()? },
         _ => return Err(Malformed("unknown reply")),
     })
@@ -263,7 +303,23 @@ fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
         Refusal::Malformed => out.put_u8(MALFORMED),
         Refusal::Stopping => out.put_u8(STOPPING),
         Refusal::NoSpace => out.put_u8(NO_SPACE),
+        Refusal::Changing { since } => {
+            out.put_u8(CHANGING);
+            out.put_u64_le(since.0);
+        }
+        Refusal::Unsound { why } => put_words(out, UNSOUND, why),
+        Refusal::Dangerous { why } => put_words(out, DANGEROUS, why),
+        Refusal::KeptLead { to } => {
+            out.put_u8(KEPT_LEAD);
+            out.put_node(Some(*to));
+        }
     }
+}
+
+fn put_words(out: &mut BytesMut, kind: u8, words: &str) {
+    out.put_u8(kind);
+    let most = words.floor_char_boundary(WORDS_MAX);
+    out.put_blob(&words.as_bytes()[..most]);
 }
 
 fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
@@ -279,6 +335,10 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
         MALFORMED => Refusal::Malformed,
         STOPPING => Refusal::Stopping,
         NO_SPACE => Refusal::NoSpace,
+        CHANGING => Refusal::Changing { since: Index(reader.u64()?) },
+        UNSOUND => Refusal::Unsound { why: reader.string(WORDS_MAX)? },
+        DANGEROUS => Refusal::Dangerous { why: reader.string(WORDS_MAX)? },
+        KEPT_LEAD => Refusal::KeptLead { to: reader.somebody()? },
         _ => return Err(Malformed("unknown refusal")),
     })
 }
@@ -287,8 +347,8 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
 mod tests {
     use super::super::frame::FrameReader;
     use super::*;
-    use crate::api::{DiskStatus, LogStatus, PeerStatus, RoleName, StageStatus};
-    use crate::types::{NodeId, Position};
+    use crate::api::{DiskStatus, LogStatus, MemberStatus, PeerStatus, RoleName, StageStatus};
+    use crate::types::{Change, NodeId, Position};
     use bytes::Bytes;
     use proptest::prelude::*;
 
@@ -307,6 +367,9 @@ mod tests {
             Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable },
             Request::Status,
             Request::Snapshot,
+            Request::Change { change: Change::Remove(NodeId::new(3).unwrap()), force: true },
+            Request::Transfer { to: None },
+            Request::Transfer { to: NodeId::new(2) },
         ]
     }
 
@@ -334,6 +397,8 @@ mod tests {
             stages: StageStatus::default(),
             version: "0.1.0".into(),
             elections: [("timeout".to_owned(), 2)].into(),
+            members: vec![MemberStatus { node: 2, kind: "voter".into(), ..MemberStatus::default() }],
+            hands_over: 2,
             log: LogStatus { first: 7, ..LogStatus::default() },
         }
     }
@@ -359,6 +424,10 @@ mod tests {
             Refusal::Malformed,
             Refusal::Stopping,
             Refusal::NoSpace,
+            Refusal::Changing { since: Index(9) },
+            Refusal::Unsound { why: "n9 is not a member".into() },
+            Refusal::Dangerous { why: "n4 does not answer".into() },
+            Refusal::KeptLead { to: NodeId::new(2).unwrap() },
         ];
         let mut replies: Vec<_> = outcomes.into_iter().map(|outcome| Reply::Done { position, outcome }).collect();
         replies.extend(refusals.map(Reply::Refused));
@@ -366,6 +435,8 @@ mod tests {
         replies.push(Reply::Status(Box::new(status())));
         replies.push(Reply::Snapshot { position, bytes: 77 });
         replies.push(Reply::Unknown);
+        replies.push(Reply::Changed { position });
+        replies.push(Reply::Handed { to: NodeId::new(2).unwrap() });
         replies
     }
 

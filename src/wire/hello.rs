@@ -8,9 +8,9 @@ use crate::types::{ClusterId, DiskId, NodeId};
 use bytes::{BufMut, BytesMut};
 
 /// The oldest version of the protocol this program speaks.
-pub const VERSION_MIN: u16 = 1;
+pub const VERSION_MIN: u16 = 2;
 /// The newest version of the protocol this program speaks.
-pub const VERSION_MAX: u16 = 1;
+pub const VERSION_MAX: u16 = 2;
 
 const MAGIC: [u8; 6] = *b"drave\n";
 
@@ -28,6 +28,7 @@ const MAGIC: [u8; 6] = *b"drave\n";
 /// | 24 | 8 | the peer's id, 0 for a client |
 /// | 32 | 8 | the peer's disk, 0 for a client |
 /// | 40 | 8 | the node that is meant, 0 for any |
+/// | 48 | 8 | the peer's process: drawn when it started, 0 for a client |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hello {
     /// The oldest version it speaks.
@@ -51,6 +52,8 @@ pub enum Who {
         node: NodeId,
         /// The disk it is known by.
         disk: DiskId,
+        /// Its process, drawn when it started: two that live at once on copies of a disk are told apart by it.
+        run: u64,
     },
     /// A client.
     Client,
@@ -76,8 +79,8 @@ impl Hello {
     }
 
     /// A peer's, of this program's versions.
-    pub fn peer(cluster: ClusterId, node: NodeId, disk: DiskId, target: NodeId) -> Hello {
-        let caller = Who::Peer { node, disk };
+    pub fn peer(cluster: ClusterId, node: NodeId, disk: DiskId, run: u64, target: NodeId) -> Hello {
+        let caller = Who::Peer { node, disk, run };
         Hello {
             version_min: VERSION_MIN,
             version_max: VERSION_MAX,
@@ -99,9 +102,9 @@ impl Hello {
             out.put_slice(&MAGIC);
             out.put_u16_le(self.version_min);
             out.put_u16_le(self.version_max);
-            let (role, node, disk) = match self.caller {
-                Who::Peer { node, disk } => (1, Some(node), disk.0),
-                Who::Client => (2, None, 0),
+            let (role, node, disk, run) = match self.caller {
+                Who::Peer { node, disk, run } => (1, Some(node), disk.0, run),
+                Who::Client => (2, None, 0, 0),
             };
             out.put_u8(role);
             out.put_u8(0);
@@ -110,6 +113,7 @@ impl Hello {
             out.put_node(node);
             out.put_u64_le(disk);
             out.put_node(self.target);
+            out.put_u64_le(run);
         });
     }
 
@@ -126,8 +130,9 @@ impl Hello {
         }
         let cluster = Some(reader.u64()?).filter(|id| *id != 0).map(ClusterId);
         let (node, disk, target) = (reader.node()?, DiskId(reader.u64()?), reader.node()?);
+        let run = reader.u64()?;
         let caller = match (role, node) {
-            (1, Some(node)) => Who::Peer { node, disk },
+            (1, Some(node)) => Who::Peer { node, disk, run },
             (2, None) => Who::Client,
             _ => return Err(Malformed("neither peer nor client").into()),
         };
@@ -193,12 +198,12 @@ mod tests {
 
     #[test]
     fn hellos_come_back_as_they_were() {
-        for hello in [Hello::client(), Hello::peer(ClusterId(9), id(1), DiskId(77), id(2))] {
+        for hello in [Hello::client(), Hello::peer(ClusterId(9), id(1), DiskId(77), 5, id(2))] {
             assert_eq!(Hello::read(through_the_wire(|out| hello.put(out))), Ok(hello));
         }
-        let welcome = Welcome { version: 1, cluster: ClusterId(9), node: id(2), disk: DiskId(5) };
+        let welcome = Welcome { version: 2, cluster: ClusterId(9), node: id(2), disk: DiskId(5) };
         assert_eq!(Welcome::read(through_the_wire(|out| welcome.put(out))), Ok(welcome));
-        for byte in 1..=8 {
+        for byte in 1..=9 {
             let reason = Reason::from_byte(byte).unwrap();
             assert_eq!(Welcome::read(through_the_wire(|out| reason.put(out))), Err(WireError::Refused(reason)));
         }
@@ -226,8 +231,9 @@ mod tests {
     #[test]
     fn versions_meet_or_do_not() {
         let speaks = |version_min, version_max| Hello { version_min, version_max, ..Hello::client() }.version();
-        assert_eq!(speaks(1, 9), Some(1));
-        assert_eq!(speaks(2, 9), None);
+        assert_eq!(speaks(1, 9), Some(2));
+        assert_eq!(speaks(3, 9), None);
+        assert_eq!(speaks(1, 1), None);
         assert_eq!(speaks(0, 0), None);
     }
 }

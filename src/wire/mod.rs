@@ -55,8 +55,9 @@
 //!
 //! A hello names the oldest and the newest version its sender speaks; the welcome names the newest
 //! that both speak, or the caller is refused. There is nothing else to negotiate: within a version no
-//! kind and no field is ever added, but for status, which is JSON. This is version 1.
+//! kind and no field is ever added, but for status, which is JSON. This is version 2; version 1 had no changes of members.
 
+mod change;
 pub mod client;
 pub mod error;
 pub mod frame;

@@ -46,9 +46,13 @@ const COMMITTED: u8 = 8;
 const OUTDATED: u8 = 9;
 const CHUNK: u8 = 10;
 const CHUNKED: u8 = 11;
+const STEP_UP: u8 = 12;
+const ASK_INDEX: u8 = 13;
+const READ_INDEX: u8 = 14;
 
 const PRE: u8 = 0;
 const REAL: u8 = 1;
+const HANDOVER: u8 = 2;
 
 /// No log is that long and no term that high. Beyond it, counting on would overflow.
 const SANE: u64 = 1 << 62;
@@ -133,9 +137,10 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             out.put_position(*last);
             put_ask(out, *ask);
         }
-        Message::Vote { granted, ask } => {
+        Message::Vote { granted, void, ask } => {
             out.put_u8(VOTE);
             out.put_u8(u8::from(*granted));
+            out.put_u8(u8::from(*void));
             put_ask(out, *ask);
         }
         Message::Append { prev, commit, entries } => {
@@ -159,35 +164,50 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             out.put_u64_le(commit.0);
             out.put_u64_le(round.0);
         }
-        Message::Heard { round, seen } => {
+        Message::Heard { round, seen, room } => {
             out.put_u8(HEARD);
             out.put_u64_le(round.0);
             out.put_u64_le(seen.0);
+            out.put_u8(u8::from(*room));
         }
         Message::Committed { upto } => {
             out.put_u8(COMMITTED);
             out.put_u64_le(upto.0);
         }
-        Message::Chunk(Chunk { snapshot, total, offset, bytes }) => {
-            out.put_u8(CHUNK);
-            out.put_position(*snapshot);
-            out.put_u64_le(*total);
-            out.put_u64_le(*offset);
-            out.put_blob(bytes);
-        }
+        Message::Chunk(chunk) => put_chunk(out, chunk),
         Message::Chunked { snapshot, next } => {
             out.put_u8(CHUNKED);
             out.put_position(*snapshot);
             out.put_u64_le(*next);
         }
+        Message::StepUp => out.put_u8(STEP_UP),
+        Message::AskIndex { number } => {
+            out.put_u8(ASK_INDEX);
+            out.put_u64_le(*number);
+        }
+        Message::ReadIndex { number, index } => {
+            out.put_u8(READ_INDEX);
+            out.put_u64_le(*number);
+            out.put_u64_le(index.0);
+        }
         Message::Outdated => out.put_u8(OUTDATED),
     }
+}
+
+fn put_chunk(out: &mut BytesMut, chunk: &Chunk) {
+    let Chunk { snapshot, total, offset, bytes } = chunk;
+    out.put_u8(CHUNK);
+    out.put_position(*snapshot);
+    out.put_u64_le(*total);
+    out.put_u64_le(*offset);
+    out.put_blob(bytes);
 }
 
 fn put_ask(out: &mut BytesMut, ask: Ask) {
     out.put_u8(match ask {
         Ask::Pre => PRE,
         Ask::Real => REAL,
+        Ask::Handover => HANDOVER,
     });
 }
 
@@ -196,15 +216,18 @@ fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
     let term = Term(sane(reader.u64()?)?);
     let message = match reader.u8()? {
         ASK_VOTE => Message::AskVote { last: position(reader)?, ask: read_ask(reader)? },
-        VOTE => Message::Vote { granted: reader.bool()?, ask: read_ask(reader)? },
+        VOTE => Message::Vote { granted: reader.bool()?, void: reader.bool()?, ask: read_ask(reader)? },
         APPEND => read_append(reader, term)?,
         APPENDED => Message::Appended { matched: index(reader)? },
         CONFLICT => Message::Conflict { refused: index(reader)?, hint: position(reader)? },
         BEAT => Message::Beat { commit: index(reader)?, round: Round(reader.u64()?) },
-        HEARD => Message::Heard { round: Round(reader.u64()?), seen: index(reader)? },
+        HEARD => Message::Heard { round: Round(reader.u64()?), seen: index(reader)?, room: reader.bool()? },
         COMMITTED => Message::Committed { upto: index(reader)? },
         CHUNK => read_chunk(reader)?,
         CHUNKED => Message::Chunked { snapshot: position(reader)?, next: sane(reader.u64()?)? },
+        STEP_UP => Message::StepUp,
+        ASK_INDEX => Message::AskIndex { number: reader.u64()? },
+        READ_INDEX => Message::ReadIndex { number: reader.u64()?, index: index(reader)? },
         OUTDATED => Message::Outdated,
         _ => return Err(Malformed("unknown message")),
     };
@@ -215,6 +238,7 @@ fn read_ask(reader: &mut Reader) -> Result<Ask, Malformed> {
     match reader.u8()? {
         PRE => Ok(Ask::Pre),
         REAL => Ok(Ask::Real),
+        HANDOVER => Ok(Ask::Handover),
         _ => Err(Malformed("unknown kind of vote")),
     }
 }
@@ -314,13 +338,17 @@ mod tests {
         ];
         let messages = vec![
             Message::AskVote { last, ask: Ask::Pre },
-            Message::Vote { granted: true, ask: Ask::Real },
+            Message::Vote { granted: true, void: false, ask: Ask::Real },
+            Message::Vote { granted: true, void: true, ask: Ask::Handover },
+            Message::StepUp,
+            Message::AskIndex { number: 7 },
+            Message::ReadIndex { number: 7, index: Index(9) },
             append((3, 1), entries),
             append((3, 1), vec![]),
             Message::Appended { matched: Index(9) },
             Message::Conflict { refused: Index(9), hint: last },
             Message::Beat { commit: Index(9), round: Round(u64::MAX) },
-            Message::Heard { round: Round(7), seen: Index(9) },
+            Message::Heard { round: Round(7), seen: Index(9), room: true },
             Message::Committed { upto: Index(9) },
             Message::Outdated,
             Message::Chunk(Chunk { snapshot: last, total: 9, offset: 4, bytes: Bytes::from_static(b"piece") }),

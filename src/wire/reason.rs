@@ -16,14 +16,23 @@ pub enum Reason {
     #[error("another node answers at this address")]
     Target = 3,
     /// It is a peer that is not a member.
-    #[error("not a member of this cluster")]
+    #[error("not a member of this cluster: never added, or removed; `drave member add` makes it one")]
     Stranger = 4,
     /// It bears the id of the node it dials.
     #[error("it bears this node's own id")]
     Double = 5,
     /// It is a peer that comes with another disk than it had.
-    #[error("another disk than this node had: an empty or older directory must never run under an id that was in use")]
+    #[error(
+        "another disk than this node had: an empty or older directory must never run under an id that was in use; \
+         bring back the one it had, or `drave member remove` it and `drave member add` it again"
+    )]
     Disk = 8,
+    /// It is a peer that runs already.
+    #[error(
+        "another process runs under this identity, on a copy of its disk: stop one of them, and never start it again; \
+         for a new node `drave member add` a new id, with an empty directory"
+    )]
+    Twin = 9,
     /// There are too many connections.
     #[error("too many connections")]
     Full = 6,
@@ -44,6 +53,7 @@ impl Reason {
             6 => Reason::Full,
             7 => Reason::Stopping,
             8 => Reason::Disk,
+            9 => Reason::Twin,
             _ => return Err(Malformed("unknown reason")),
         })
     }

@@ -91,7 +91,7 @@ impl Cluster {
             Request::Query { query, .. } => {
                 Reply::Answer { applied: self.applier.applied(), answer: self.applier.query(&query) }
             }
-            Request::Status | Request::Snapshot => Reply::Unknown,
+            Request::Status | Request::Snapshot | Request::Change { .. } | Request::Transfer { .. } => Reply::Unknown,
         }
     }
 }
@@ -105,7 +105,7 @@ fn serve(mut stream: TcpStream, cluster: &Mutex<Cluster>) {
             if !greeted {
                 Hello::read(frame).unwrap();
                 let node = NodeId::new(1).unwrap();
-                Welcome { version: 1, cluster: ClusterId(1), node, disk: DiskId(1) }.put(&mut output);
+                Welcome { version: 2, cluster: ClusterId(1), node, disk: DiskId(1) }.put(&mut output);
                 greeted = true;
                 continue;
             }

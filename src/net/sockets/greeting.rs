@@ -5,7 +5,7 @@ use crate::codec::Malformed;
 use crate::net::dialect::Role;
 use crate::net::stream;
 use crate::node::event::Event;
-use crate::types::{NodeId, Time};
+use crate::types::{DiskId, NodeId, Time};
 use crate::wire::WireError;
 use crate::wire::hello::{Hello, VERSION_MAX, Welcome, Who};
 use crate::wire::reason::Reason;
@@ -18,22 +18,22 @@ impl Net {
     /// Someone says who it is.
     pub(super) fn greeted(&mut self, now: Time, token: Token, hello: &Hello) {
         let verdict = self.judge(hello);
+        match (verdict, hello.caller) {
+            (Err(Reason::Disk), Who::Peer { node, disk, .. }) => self.warn_of_disk(now, node, disk),
+            (Err(Reason::Twin), Who::Peer { node, .. }) => self.disks.warn_of_twin(now, self.me.node, node),
+            _ => {}
+        }
         let Some(conn) = find(&mut self.conns, token) else { return };
         touch(&mut self.touched, conn);
         let version = match verdict {
             Ok(version) => version,
             Err(reason) => {
-                if let (Reason::Disk, Who::Peer { node, disk }) = (reason, hello.caller)
-                    && let Some(known) = self.disks.other(node, disk)
-                {
-                    self.disks.warn(now, self.me.node, node, known, disk);
-                }
                 reason.put(conn.lanes.ready());
                 conn.farewell = true;
                 return;
             }
         };
-        let Identity { node, cluster, disk } = self.me;
+        let Identity { node, cluster, disk, .. } = self.me;
         Welcome { version, cluster, node, disk }.put(conn.lanes.ready());
         self.strangers.retain(|stranger| *stranger != token);
         match hello.caller {
@@ -41,11 +41,12 @@ impl Net {
                 self.clients += 1;
                 conn.role = Role::Client(token.0 as u64);
             }
-            Who::Peer { node: peer, disk } => {
+            Who::Peer { node: peer, disk, run } => {
                 self.disks.meet(peer, disk);
+                self.events.push(Event::Met { peer, disk });
                 conn.role = Role::Speaker(peer);
-                let before = self.speakers.insert(peer, token);
-                if let Some(before) = before {
+                let _if_not_it_takes_longer = stream::tune_speaker(&conn.stream);
+                if let Some((before, _)) = self.speakers.insert(peer, (token, run)) {
                     // It dialed again before we saw its old connection end.
                     self.close(now, before);
                 }
@@ -72,15 +73,30 @@ impl Net {
             Who::Peer { node, .. } if node == self.me.node => Err(Reason::Double),
             Who::Peer { node, .. } if !self.members.members.contains_key(&node) => Err(Reason::Stranger),
             Who::Peer { .. } if hello.cluster.is_none() => Err(Reason::Cluster),
-            Who::Peer { node, disk } if self.disks.other(node, disk).is_some() => Err(Reason::Disk),
+            Who::Peer { node, disk, .. } if self.knows_otherwise(node, disk).is_some() => Err(Reason::Disk),
+            // It speaks on a connection that is open, and now another process says that it is it.
+            Who::Peer { node, run, .. } if self.speakers.get(&node).is_some_and(|(_, known)| *known != run) => {
+                Err(Reason::Twin)
+            }
             Who::Client if self.clients >= self.options.clients_max => Err(Reason::Full),
             Who::Peer { .. } | Who::Client => Ok(version),
         }
     }
 
+    /// The disk that peer is known by, if it is another: by the membership, or by what we have met.
+    fn knows_otherwise(&self, peer: NodeId, disk: DiskId) -> Option<DiskId> {
+        self.members.knows_otherwise(peer, disk).or_else(|| self.disks.other(peer, disk))
+    }
+
+    fn warn_of_disk(&mut self, now: Time, peer: NodeId, disk: DiskId) {
+        if let Some(known) = self.knows_otherwise(peer, disk) {
+            self.disks.warn(now, self.me.node, peer, known, disk);
+        }
+    }
+
     pub(super) fn dial(&mut self, now: Time, peer: NodeId) {
         let Some(link) = self.links.get(peer) else { return };
-        let address = link.address.clone();
+        let address = link.address().to_owned();
         match self.resolver.resolve(peer, &address) {
             Ok(Some(address)) => self.resolved(now, peer, Ok(address)),
             Ok(None) => self.links.resolving(peer),
@@ -97,7 +113,7 @@ impl Net {
             Ok(token) => {
                 self.links.dialed(peer, token);
                 let Some(conn) = find(&mut self.conns, token) else { return };
-                Hello::peer(self.me.cluster, self.me.node, self.me.disk, peer).put(conn.lanes.ready());
+                Hello::peer(self.me.cluster, self.me.node, self.me.disk, self.me.run, peer).put(conn.lanes.ready());
                 touch(&mut self.touched, conn);
             }
             Err(error) => {
@@ -117,11 +133,12 @@ impl Net {
         if welcome.node != peer || welcome.cluster != self.me.cluster {
             return Err(Malformed("another node than was dialed").into());
         }
-        if let Some(known) = self.disks.other(peer, welcome.disk) {
-            self.disks.warn(now, self.me.node, peer, known, welcome.disk);
+        if self.knows_otherwise(peer, welcome.disk).is_some() {
+            self.warn_of_disk(now, peer, welcome.disk);
             return Err(Malformed("another disk than this node had").into());
         }
         self.disks.meet(peer, welcome.disk);
+        self.events.push(Event::Met { peer, disk: welcome.disk });
         if let Some(conn) = find(&mut self.conns, token) {
             conn.role = Role::Listener(peer);
         }

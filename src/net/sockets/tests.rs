@@ -35,7 +35,7 @@ impl Pumped {
     }
 
     fn open_at(n: u64, disk: u64, listen: SocketAddr, options: Options) -> io::Result<Pumped> {
-        let me = Identity { node: id(n), cluster: CLUSTER, disk: DiskId(disk) };
+        let me = Identity { node: id(n), cluster: CLUSTER, disk: DiskId(disk), run: n };
         let net = Net::open(me, listen, BTreeMap::new(), options)?;
         Ok(Pumped { net, came: Vec::new(), now: Time(1) })
     }
@@ -183,13 +183,13 @@ fn a_connection_that_was_replaced_tells_nothing() {
     // The peer dials once more, as after a restart that we have not noticed.
     let before = nodes[0].net.speakers[&id(2)];
     nodes[0].came.clear();
-    let mut second = Plain::dial(nodes[0].address(), &Hello::peer(CLUSTER, id(2), DiskId(2), id(1)));
+    let mut second = Plain::dial(nodes[0].address(), &Hello::peer(CLUSTER, id(2), DiskId(2), 2, id(1)));
     // Only the node that is dialed is pumped: the other would dial again, and be the newest in turn.
     second.pump_welcome(&mut nodes[..1]).unwrap();
     let speaker = nodes[0].net.speakers[&id(2)];
     assert_ne!(speaker, before);
     let speaking: Vec<_> = nodes[0].net.conns.iter().filter(|(_, conn)| conn.role == Role::Speaker(id(2))).collect();
-    assert!(matches!(speaking[..], [(_, conn)] if conn.token == speaker), "{speaking:?}");
+    assert!(matches!(speaking[..], [(_, conn)] if conn.token == speaker.0), "{speaking:?}");
     // Nothing but that answers may be lost.
     assert!(matches!(nodes[0].came[..], [Event::AnswersLost(peer)] if peer == id(2)), "{:?}", nodes[0].came);
     // The link that it replaced is dialed again, and takes its place in turn.
@@ -321,7 +321,7 @@ fn who_is_not_wanted_is_told_why() {
     let mut nodes = vec![Pumped::open(1, Options { clients_max: 1, ..Options::default() })];
     let members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
     nodes[0].net.set_members(Time(1), &members);
-    let peer = |cluster, node, target| Hello::peer(ClusterId(cluster), id(node), DiskId(1), id(target));
+    let peer = |cluster, node, target| Hello::peer(ClusterId(cluster), id(node), DiskId(1), 1, id(target));
     let mut greet = |hello: Hello| {
         let mut caller = Plain::dial(nodes[0].address(), &hello);
         (caller.pump_welcome(&mut nodes), caller)
@@ -337,7 +337,7 @@ fn who_is_not_wanted_is_told_why() {
     assert_eq!(greet(Hello::client()).0, refused(Reason::Full));
     // A peer gets in however many clients there are; and then nobody else under its id.
     assert!(greet(peer(9, 2, 1)).0.is_ok());
-    assert_eq!(greet(Hello::peer(CLUSTER, id(2), DiskId(5), id(1))).0, refused(Reason::Disk));
+    assert_eq!(greet(Hello::peer(CLUSTER, id(2), DiskId(5), 2, id(1))).0, refused(Reason::Disk));
     assert!(greet(peer(9, 2, 1)).0.is_ok());
 }
 

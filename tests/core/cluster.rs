@@ -2,6 +2,7 @@
 //! as long as it is told, a network of single messages, and a clock that only moves when asked.
 
 use bytes::Bytes;
+use drave::api::Refusal;
 use drave::consensus::message::{Envelope, Message};
 use drave::consensus::note::Note;
 use drave::consensus::reads::ReadId;
@@ -42,6 +43,8 @@ enum Happens {
 pub struct Cluster {
     pub now: Time,
     pub hosts: BTreeMap<NodeId, Host>,
+    /// Those who begin with the founding membership; the others with none.
+    pub founders: BTreeSet<NodeId>,
     pub options: Options,
     queue: BTreeMap<(Time, u64), Happens>,
     order: u64,
@@ -68,6 +71,21 @@ pub fn log_of(terms: &[u64]) -> Vec<Entry> {
     terms.iter().enumerate().map(entry).collect()
 }
 
+impl Host {
+    fn with(disk: (HardState, Vec<Entry>)) -> Host {
+        Host {
+            raft: None,
+            log: Vec::new(),
+            disk,
+            unsynced: Vec::new(),
+            notes: Vec::new(),
+            reads: Vec::new(),
+            reads_lost: Vec::new(),
+            disk_delay: ms(1),
+        }
+    }
+}
+
 impl Cluster {
     /// Nodes 1 to n with empty logs.
     pub fn new(n: u64) -> Cluster {
@@ -79,6 +97,7 @@ impl Cluster {
         let mut cluster = Cluster {
             now: Time::ZERO + ms(1000),
             hosts: BTreeMap::new(),
+            founders: (1..=logs.len() as u64).map(id).collect(),
             options: Options::default(),
             queue: BTreeMap::new(),
             order: 0,
@@ -89,17 +108,7 @@ impl Cluster {
         };
         for (i, (term, log)) in logs.iter().enumerate() {
             let hard_state = HardState { term: Term(*term), vote: None };
-            let host = Host {
-                raft: None,
-                log: Vec::new(),
-                disk: (hard_state, log.clone()),
-                unsynced: Vec::new(),
-                notes: Vec::new(),
-                reads: Vec::new(),
-                reads_lost: Vec::new(),
-                disk_delay: ms(1),
-            };
-            cluster.hosts.insert(id(i as u64 + 1), host);
+            cluster.hosts.insert(id(i as u64 + 1), Host::with((hard_state, log.clone())));
         }
         for n in 1..=logs.len() as u64 {
             cluster.start(id(n));
@@ -108,7 +117,8 @@ impl Cluster {
     }
 
     pub fn start(&mut self, node: NodeId) {
-        let members = self.hosts.keys().map(|id| (*id, String::new()));
+        let founds = self.founders.contains(&node);
+        let members = self.founders.iter().filter(|_| founds).map(|id| (*id, String::new()));
         let base =
             Base { position: Position::ZERO, configured: Index::ZERO, membership: Membership::founding(members) };
         let seed = node.get() * 7919 + self.now.0;
@@ -120,6 +130,7 @@ impl Cluster {
             _ => None,
         };
         let recovered = Recovered {
+            disk: None,
             hard_state,
             base,
             entries: log.iter().map(size).collect(),
@@ -130,6 +141,42 @@ impl Cluster {
         let replica = Replica::recover(node, self.options.clone(), recovered, seed);
         host.log = log;
         host.raft = Some(Raft::new(replica, self.now));
+    }
+
+    /// A node with an empty disk, that belongs to nothing yet.
+    pub fn join(&mut self, n: u64) -> NodeId {
+        self.hosts.insert(id(n), Host::with((HardState::default(), Vec::new())));
+        self.start(id(n));
+        id(n)
+    }
+
+    /// Everything that node held is gone, and it begins as it did at first.
+    pub fn wipe(&mut self, node: NodeId) {
+        self.crash(node);
+        self.hosts.get_mut(&node).unwrap().disk = (HardState::default(), Vec::new());
+        self.start(node);
+    }
+
+    pub fn change(&mut self, node: NodeId, change: Change) -> Result<Position, Refusal> {
+        self.force(node, change, false)
+    }
+
+    pub fn force(&mut self, node: NodeId, change: Change, force: bool) -> Result<Position, Refusal> {
+        let now = self.now;
+        let outcome = self.core(node).reconfigure(now, &change, force);
+        self.turn(node);
+        outcome
+    }
+
+    pub fn transfer(&mut self, node: NodeId, to: Option<NodeId>) -> Result<NodeId, Refusal> {
+        let now = self.now;
+        let outcome = self.core(node).transfer(now, to);
+        self.turn(node);
+        outcome
+    }
+
+    pub fn core(&mut self, node: NodeId) -> &mut Raft {
+        self.hosts.get_mut(&node).unwrap().raft.as_mut().unwrap()
     }
 
     /// Power is lost: what was not synced is gone.
@@ -225,7 +272,7 @@ impl Cluster {
         for envelope in ready.messages.into_iter().chain(appends) {
             let pair = (envelope.from, envelope.to);
             self.sent.push((now, envelope.clone()));
-            if !self.cut.contains(&pair) {
+            if !self.cut.contains(&pair) && self.hosts.contains_key(&envelope.to) {
                 let delay = self.delay.get(&pair).copied().unwrap_or(ms(1));
                 self.later(delay, Happens::Arrives(envelope));
             }
@@ -317,6 +364,16 @@ impl Cluster {
                 None => true,
             };
             cluster.ids().iter().filter(|node| reachable(node)).all(follows)
+        });
+        self.leader().unwrap()
+    }
+
+    /// Who leads, once all members follow it.
+    pub fn elect_among_members(&mut self) -> NodeId {
+        self.until("a leader that all members follow", |cluster| {
+            let Some(leader) = cluster.leader() else { return false };
+            let mut members = cluster.raft(leader).membership().ids();
+            members.all(|node| cluster.hosts[&node].raft.as_ref().is_none_or(|raft| raft.leader() == Some(leader)))
         });
         self.leader().unwrap()
     }

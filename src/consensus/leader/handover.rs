@@ -1,0 +1,106 @@
+//! How a leader hands over (thesis §3.10).
+
+use super::Leader;
+use crate::api::Refusal;
+use crate::consensus::message::Message;
+use crate::consensus::next::Next;
+use crate::consensus::note::Note;
+use crate::consensus::reads::ReadId;
+use crate::consensus::replica::Replica;
+use crate::types::{NodeId, Time};
+
+/// Another is to take over: no new work is taken until it has, or until that takes too long.
+#[derive(Clone, Debug)]
+pub struct Handover {
+    to: NodeId,
+    until: Time,
+    asked: bool,
+}
+
+impl Handover {
+    /// When it is given up.
+    pub fn until(&self) -> Time {
+        self.until
+    }
+}
+
+impl Leader {
+    /// To whom we hand over, while we do.
+    pub fn hands_over(&self) -> Option<NodeId> {
+        self.handover.as_ref().map(|handover| handover.to)
+    }
+
+    /// Hands over to that voter, or to the one that is best placed: takes no new work, brings it up to date,
+    /// and asks it to campaign at once. Reads that wait come to nothing: the ones that are returned.
+    /// Within an election timeout it is done, or given up.
+    pub fn hand_over(
+        &mut self,
+        me: &mut Replica,
+        now: Time,
+        to: Option<NodeId>,
+    ) -> Result<(NodeId, Vec<ReadId>), Refusal> {
+        let unsound = |why: String| Refusal::Unsound { why };
+        let to = match to {
+            Some(to) if to == me.id => return Err(unsound(format!("{to} leads already"))),
+            Some(to) if !me.configs.current().voters.contains(&to) => {
+                return Err(unsound(format!("{to} is not a voter")));
+            }
+            Some(to) if !self.hears(me, now, to) => return Err(unsound(format!("{to} does not answer"))),
+            Some(to) => to,
+            None => self.heir(me, now).ok_or_else(|| unsound("no other voter answers".to_owned()))?,
+        };
+        if self.hands_over() == Some(to) {
+            return Ok((to, Vec::new()));
+        }
+        me.notes.push(Note::HandsOver { to });
+        self.handover = Some(Handover { to, until: now + me.options.election_min, asked: false });
+        Ok((to, self.reads.abandon()))
+    }
+
+    /// The voter that would take over soonest: it answers, has room on its disk, and holds the most of our log.
+    fn heir(&self, me: &Replica, now: Time) -> Option<NodeId> {
+        let voters = me.configs.current().voters.iter().copied().filter(|id| *id != me.id);
+        let able = voters.filter(|id| self.hears(me, now, *id));
+        let rank = |id: &NodeId| self.progress.get(id).map(|progress| (progress.room, progress.matched));
+        able.max_by_key(rank)
+    }
+
+    /// Whether a voter that answers has room on its disk, and so could lead where we cannot.
+    pub fn has_roomy_heir(&self, me: &Replica, now: Time) -> bool {
+        self.heir(me, now).and_then(|id| self.progress.get(&id)).is_some_and(|progress| progress.room)
+    }
+
+    /// Asks it to campaign, once it holds all of our log.
+    pub(super) fn ask_to_step_up(&mut self, me: &mut Replica) {
+        let Some(handover) = &mut self.handover else { return };
+        let matched = self.progress.get(&handover.to).is_some_and(|p| p.matched == me.log.last().index);
+        if matched && !handover.asked {
+            handover.asked = true;
+            me.send(handover.to, Message::StepUp);
+        }
+    }
+
+    /// It takes too long, or who was to take over does not answer: we lead on.
+    pub(super) fn end_handover(&mut self, me: &mut Replica, now: Time) {
+        if let Some(handover) = self.handover.take_if(|handover| handover.until <= now) {
+            me.notes.push(Note::KeepsLead { to: handover.to });
+        }
+    }
+
+    /// We are no voter any more, and that is committed: another takes over, and we lead no more (§6).
+    pub(super) fn depart(&mut self, me: &mut Replica, now: Time) -> Next {
+        // Best placed already: it holds the configuration without us, for a majority does.
+        if let Some(heir) = self.heir(me, now) {
+            me.send(heir, Message::StepUp);
+        }
+        // Those who wait for word of that commit have it with our last beat.
+        self.farewell(me);
+        Next::StepDown("not a member any more")
+    }
+
+    /// A last beat: what is committed, to everyone who holds it.
+    fn farewell(&mut self, me: &mut Replica) {
+        let round = me.round;
+        self.beat(me, round);
+    }
+}

@@ -1,0 +1,102 @@
+//! How a node is, as it knows itself.
+
+use super::Node;
+use crate::api::{LogStatus, MemberStatus, PeerStatus, Status};
+use crate::types::{DiskId, NodeId, Prospect, Time};
+
+impl Node {
+    /// How this node is, as it knows itself. What only the driver knows is left empty.
+    pub fn status(&self, now: Time) -> Status {
+        let log = self.raft.log();
+        Status {
+            node: self.raft.id().get(),
+            cluster: self.options.cluster.to_string(),
+            role: self.raft.role(),
+            term: self.raft.term().0,
+            leader: self.raft.leader().map(NodeId::get),
+            commit: log.commit().0,
+            applied: self.applied.upto.0,
+            last: log.last().index.0,
+            durable: log.durable().0,
+            digest: format!("{:016x}", self.applied.digest),
+            sessions: self.applied.sessions,
+            membership: self.membership().to_string(),
+            peers: self.peers(now),
+            disk: self.stats.disk(self.raft.disk_age(now)),
+            fsync: self.options.fsync,
+            in_memory: false,
+            low_space: self.space.is_low(),
+            cpu_ns: 0,
+            uptime_ms: 0,
+            stages: self.stats.stages(),
+            version: String::new(),
+            elections: self.stats.elections.clone(),
+            members: self.members(),
+            hands_over: self.raft.hands_over().map_or(0, NodeId::get),
+            log: self.log_status(),
+        }
+    }
+
+    fn log_status(&self) -> LogStatus {
+        let log = self.raft.log();
+        let (base, last) = (log.base().index, log.last().index);
+        let reclaimable = log.bytes(base, self.keeping.upto().min(last));
+        let kept_for = match self.shipping.oldest() {
+            _ if reclaimable == 0 => "",
+            Some(_) => "a follower is being sent a snapshot",
+            None => "followers that are a little behind",
+        };
+        LogStatus {
+            first: base.next().0,
+            bytes: log.bytes(base, last),
+            reclaimable,
+            kept_for: kept_for.to_owned(),
+            snapshot: self.keeping.upto().0,
+            snapshot_bytes: self.keeping.kept().map_or(0, |kept| kept.bytes.len() as u64),
+            taking: self.keeping.is_taking(),
+        }
+    }
+
+    fn peers(&self, now: Time) -> Vec<PeerStatus> {
+        let log = self.raft.log();
+        let last = log.last().index;
+        let shipped = |id| self.shipping.progress(id).unwrap_or_default();
+        let peer = |(id, progress): (NodeId, &crate::consensus::progress::Progress)| PeerStatus {
+            node: id.get(),
+            address: self.membership().address(id).unwrap_or_default().to_owned(),
+            stage: progress.stage_name().to_owned(),
+            matched: progress.matched.0,
+            lag: last.0 - progress.matched.0,
+            inflight_bytes: log.bytes(progress.agreed.max(log.base().index), progress.next.prev()),
+            heard_ms: Some(now.since(progress.heard).as_millis() as u64),
+            probes: progress.probes,
+            snapshot_has: shipped(id).0,
+            snapshot_bytes: shipped(id).1,
+        };
+        self.raft.progress().map(peer).collect()
+    }
+
+    fn members(&self) -> Vec<MemberStatus> {
+        let membership = self.membership();
+        let kind = |id: &NodeId| match (membership.voters.contains(id), membership.outgoing.contains(id)) {
+            (true, false) if membership.is_joint() => "incoming",
+            (true, _) => "voter",
+            (false, true) => "outgoing",
+            (false, false) => "learner",
+        };
+        let words = |prospect| match prospect {
+            Prospect::Stays => String::new(),
+            Prospect::Rises => "becomes a voter when it has caught up".to_owned(),
+            Prospect::Succeeds(old) => format!("takes the place of {old} when it has caught up"),
+            Prospect::Leaves => "leaves".to_owned(),
+        };
+        let member = |(id, member): (&NodeId, &crate::types::Member)| MemberStatus {
+            node: id.get(),
+            kind: kind(id).to_owned(),
+            address: member.address.clone(),
+            disk: member.disk.as_ref().map(DiskId::to_string).unwrap_or_default(),
+            prospect: words(member.prospect),
+        };
+        membership.members.iter().map(member).collect()
+    }
+}

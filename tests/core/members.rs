@@ -1,0 +1,555 @@
+//! Changes of members and of leaders on bare cores, told as stories: §6 of the paper, chapters 3.10 and 4 of
+//! the thesis, and the threads in which real systems fell. The clock moves only when asked.
+
+use super::cluster::{Cluster, command, id, ms};
+use drave::api::{Refusal, RoleName};
+use drave::consensus::message::{Ask, Message};
+use drave::consensus::note::Note;
+use drave::types::*;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+fn ids(all: &[u64]) -> BTreeSet<NodeId> {
+    all.iter().map(|n| id(*n)).collect()
+}
+
+fn add(n: u64, prospect: Prospect) -> Change {
+    Change::Add { id: id(n), address: format!("h{n}:1"), disk: None, prospect }
+}
+
+fn voters(cluster: &Cluster, node: NodeId) -> BTreeSet<NodeId> {
+    cluster.raft(node).membership().voters.clone()
+}
+
+/// The configuration of that node is that one, simple and committed.
+fn is_settled(cluster: &Cluster, node: NodeId, all: &[u64]) -> bool {
+    let raft = cluster.raft(node);
+    !raft.membership().is_joint() && voters(cluster, node) == ids(all) && raft.log().commit() >= raft.configured()
+}
+
+fn led(n: u64) -> (Cluster, NodeId) {
+    let mut cluster = Cluster::new(n);
+    let leader = cluster.elect();
+    cluster.run(ms(50));
+    (cluster, leader)
+}
+
+fn another(cluster: &Cluster, than: &[NodeId]) -> NodeId {
+    cluster.ids().into_iter().find(|node| !than.contains(node)).unwrap()
+}
+
+/// "New servers […] join the cluster as non-voting members" (§6), and rise by themselves: etcd-io/etcd#15107,
+/// seven years of asking for it. The change is joint: both configurations are in every log.
+#[test]
+fn a_new_member_is_a_learner_and_then_a_voter_by_itself() {
+    let (mut cluster, leader) = led(3);
+    for n in 0..100 {
+        cluster.propose(leader, &n.to_string());
+    }
+    let four = cluster.join(4);
+    cluster.change(leader, add(4, Prospect::Rises)).unwrap();
+    cluster.until("it is a learner", |c| c.raft(four).role() == RoleName::Learner);
+    cluster.until("it rises", |c| (1..=4).all(|n| is_settled(c, id(n), &[1, 2, 3, 4])));
+    let joint = |entry: &Entry| matches!(&entry.payload, Payload::Membership(m) if m.is_joint());
+    assert!(cluster.ids().iter().all(|node| cluster.hosts[node].log.iter().filter(|e| joint(e)).count() == 1));
+    assert_eq!(cluster.raft(four).role(), RoleName::Follower);
+}
+
+/// Whoever is to stay a learner does, gets every entry, and has no word: f-rustrated/EastGuard's phantom voter and
+/// eBay/HomeStore#764 (a learner became leader).
+#[test]
+fn a_learner_that_stays_one_never_votes_nor_leads() {
+    let (mut cluster, leader) = led(3);
+    let four = cluster.join(4);
+    cluster.change(leader, add(4, Prospect::Stays)).unwrap();
+    cluster.run(ms(2000));
+    assert_eq!(cluster.raft(four).role(), RoleName::Learner);
+    assert_eq!(cluster.raft(four).log().last(), cluster.raft(leader).log().last());
+    // Its copy does not count: with one voter left it commits nothing.
+    let others: Vec<NodeId> = (1..=3).map(id).filter(|node| *node != leader).collect();
+    others.iter().for_each(|node| cluster.isolate(*node));
+    let position = cluster.propose(leader, "with a learner alone");
+    cluster.run(ms(100));
+    assert!(cluster.raft(leader).log().commit() < position.index);
+    // Nor does it campaign, whatever it is told.
+    cluster.crash(leader);
+    cluster.run(ms(3000));
+    assert_eq!(cluster.raft(four).role(), RoleName::Learner);
+}
+
+/// "Cluster configurations are stored and communicated using special entries […]; a server always uses the latest
+/// configuration in its log, regardless of whether the entry is committed" (§6): while the joint one is in force,
+/// majorities of both halves are needed. RedisLabs/redisraft#28 and #44.
+#[test]
+fn a_joint_configuration_needs_both_majorities() {
+    let (mut cluster, leader) = led(3);
+    for n in 4..=6 {
+        cluster.join(n);
+        cluster.change(leader, add(n, Prospect::Stays)).unwrap();
+        cluster.run(ms(300));
+    }
+    let rest: Vec<NodeId> = (1..=3).map(id).filter(|node| *node != leader).collect();
+    // All of the old but the leader are away: the new alone, and the leader, do not decide.
+    rest.iter().for_each(|node| cluster.isolate(*node));
+    cluster.change(leader, Change::Voters(ids(&[4, 5, 6]))).unwrap();
+    cluster.run(ms(200));
+    assert!(cluster.raft(leader).membership().is_joint());
+    assert!(cluster.raft(leader).log().commit() < cluster.raft(leader).configured());
+    cluster.heal();
+    cluster.until("it goes on", |c| (4..=6).all(|n| is_settled(c, id(n), &[4, 5, 6])));
+}
+
+/// "One change at a time": the next is refused until the one before is committed (thesis §4.1; etcd#7625, redpanda
+/// #17675: two promotions at once).
+#[test]
+fn one_change_at_a_time() {
+    let (mut cluster, leader) = led(3);
+    cluster.join(4);
+    cluster.change(leader, add(4, Prospect::Stays)).unwrap();
+    let refused = cluster.change(leader, add(5, Prospect::Stays));
+    assert!(matches!(refused, Err(Refusal::Changing { .. })), "{refused:?}");
+    cluster.run(ms(100));
+    cluster.change(leader, add(5, Prospect::Stays)).unwrap();
+}
+
+/// Ongaro 2015 (copycat#23, braft#182, openraft#2051): a leader that has not committed an entry of its own term
+/// may not know of a change that was committed, and begins none.
+#[test]
+fn no_change_before_the_leaders_own_first_entry_is_committed() {
+    let mut cluster = Cluster::new(3);
+    let slow = ms(40);
+    cluster.hosts.values_mut().for_each(|host| host.disk_delay = slow);
+    let leader = cluster.elect();
+    let refused = cluster.change(leader, add(4, Prospect::Stays));
+    assert!(matches!(refused, Err(Refusal::Changing { .. })), "{refused:?}");
+    cluster.run(ms(300));
+    cluster.change(leader, add(4, Prospect::Stays)).unwrap();
+}
+
+/// "The leader […] is not part of the new configuration. In this case, the leader steps down once it has
+/// committed the C-new log entry" (§6), counting majorities without itself; and another leads within a moment.
+#[test]
+fn a_leader_that_is_removed_leads_until_that_is_committed_and_then_goes() {
+    let (mut cluster, leader) = led(3);
+    cluster.change(leader, Change::Remove(leader)).unwrap();
+    let began = cluster.now;
+    cluster.until("another leads", |c| c.leader().is_some_and(|l| l != leader));
+    assert!(cluster.now - began < ms(50), "it was asked to take over: {:?}", cluster.now - began);
+    cluster.run(ms(3000));
+    assert_eq!(cluster.raft(leader).role(), RoleName::Outside);
+    let led_since = cluster.leader().unwrap();
+    let position = cluster.propose(led_since, "without it");
+    cluster.run(ms(50));
+    assert!(cluster.raft(led_since).log().commit() >= position.index);
+}
+
+/// databendlabs/openraft#2091: the leader that is to be removed loses its leadership before C-new is committed, and
+/// the only complete log is on a server that is about to leave. It still campaigns (thesis §4.2.2).
+#[test]
+fn two_of_which_one_is_removed_never_end_without_a_leader() {
+    let ends = |mutants: Mutants, on_disk: bool| {
+        let mut cluster = Cluster::new(2);
+        cluster.options.mutants = mutants;
+        cluster.ids().into_iter().for_each(|node| cluster.start(node));
+        let leader = cluster.elect();
+        cluster.run(ms(50));
+        let other = another(&cluster, &[leader]);
+        cluster.change(leader, Change::Remove(leader)).unwrap();
+        // C-new is in the leader's log alone when both are restarted; on its disk, or not.
+        cluster.cut.insert((leader, other));
+        cluster.until("it has gone on to the new one", |c| !c.raft(leader).membership().is_voter(leader));
+        cluster.run(ms(if on_disk { 5 } else { 0 }));
+        cluster.crash(leader);
+        cluster.crash(other);
+        cluster.heal();
+        cluster.start(leader);
+        cluster.start(other);
+        cluster.run(ms(5000));
+        cluster.leader() == Some(other) && is_settled(&cluster, other, &[other.get()])
+    };
+    assert!(ends(Mutants::NONE, false));
+    assert!(ends(Mutants::NONE, true));
+    assert!(!ends(Mutants::only(Mutant::CampaignOnlyIfListed), true), "the mutant of it");
+}
+
+/// hashicorp/raft#524: a removed server livelocks the cluster. It is told, goes quiet, and the term stands.
+#[test]
+fn who_is_removed_knows_and_is_quiet() {
+    let (mut cluster, leader) = led(3);
+    let gone = another(&cluster, &[leader]);
+    cluster.change(leader, Change::Remove(gone)).unwrap();
+    cluster.until("it knows", |c| c.raft(gone).role() == RoleName::Outside);
+    cluster.until("it was told", |c| {
+        c.hosts[&leader].notes.iter().any(|note| matches!(note, Note::Left { peer, told: true } if *peer == gone))
+    });
+    let term = cluster.term();
+    cluster.run(Duration::from_secs(60));
+    assert_eq!((cluster.term(), cluster.leader()), (term, Some(leader)));
+}
+
+/// One that was away when it was removed comes back, and disturbs nobody either (logcabin#56, etcd#9333).
+#[test]
+fn who_was_away_when_it_was_removed_disturbs_nobody() {
+    let (mut cluster, leader) = led(3);
+    let gone = another(&cluster, &[leader]);
+    cluster.isolate(gone);
+    cluster.change(leader, Change::Remove(gone)).unwrap();
+    cluster.run(Duration::from_secs(10));
+    assert_eq!(cluster.leader(), Some(leader));
+    let term = cluster.raft(leader).term();
+    cluster.heal();
+    cluster.run(Duration::from_secs(60));
+    assert_eq!((cluster.raft(leader).term(), cluster.leader()), (term, Some(leader)));
+}
+
+/// raft-rs#192: the new half has no quorum, and the joint configuration can neither be committed nor left. The
+/// leader that began it takes it back by itself.
+#[test]
+fn a_change_whose_new_voters_do_not_answer_is_taken_back() {
+    let (mut cluster, leader) = led(3);
+    for n in 4..=6 {
+        cluster.join(n);
+        cluster.change(leader, add(n, Prospect::Stays)).unwrap();
+        cluster.run(ms(300));
+    }
+    (4..=6).for_each(|n| cluster.crash(id(n)));
+    let voters = Change::Voters(ids(&[4, 5, 6]));
+    cluster.run(ms(1000));
+    let refused = cluster.change(leader, voters.clone());
+    assert!(matches!(refused, Err(Refusal::Dangerous { .. })), "{refused:?}");
+    cluster.force(leader, voters, true).unwrap();
+    cluster.until("it is taken back", |c| (1..=3).all(|n| is_settled(c, id(n), &[1, 2, 3])));
+    assert_eq!(cluster.leader(), Some(leader), "the leadership was never lost");
+    let position = cluster.propose(leader, "it goes on");
+    cluster.run(ms(50));
+    assert!(cluster.raft(leader).log().commit() >= position.index);
+}
+
+/// A change that stands still is taken back by a command: by the leader that began it with the old majority alone.
+#[test]
+fn a_change_is_taken_back_by_a_command() {
+    let (mut cluster, leader) = led(3);
+    let four = cluster.join(4);
+    cluster.change(leader, add(4, Prospect::Stays)).unwrap();
+    cluster.run(ms(300));
+    assert!(matches!(cluster.change(leader, Change::Abort), Err(Refusal::Unsound { .. })), "nothing to take back");
+    // The new configuration's quorum is 3 of 4, and one of the old is away: with the new one gone it stands still.
+    let away = another(&cluster, &[leader, four]);
+    cluster.crash(away);
+    cluster.isolate(four);
+    cluster.change(leader, Change::Promote(four)).unwrap();
+    cluster.run(ms(20));
+    assert!(cluster.raft(leader).membership().is_joint());
+    cluster.change(leader, Change::Abort).unwrap();
+    cluster.until("it is as it was", |c| is_settled(c, leader, &[1, 2, 3]));
+}
+
+/// The leader dies between joint and final: whoever leads next finishes it.
+#[test]
+fn a_change_that_was_interrupted_is_finished_by_the_next_leader() {
+    for delay in 0..8 {
+        let (mut cluster, leader) = led(5);
+        let gone: Vec<NodeId> = cluster.ids().into_iter().filter(|node| *node != leader).take(2).collect();
+        let rest: Vec<u64> = (1..=5).filter(|n| !gone.contains(&id(*n))).collect();
+        cluster.change(leader, Change::Voters(ids(&rest))).unwrap();
+        cluster.run(ms(delay));
+        cluster.crash(leader);
+        cluster.run(ms(2000));
+        let next = cluster.leader().expect("someone leads");
+        let joint = |entry: &Entry| matches!(&entry.payload, Payload::Membership(m) if m.is_joint());
+        let expected = if cluster.hosts[&next].log.iter().any(joint) { rest } else { (1..=5).collect() };
+        assert!(is_settled(&cluster, next, &expected), "after {delay} ms: {}", cluster.raft(next).membership());
+    }
+}
+
+/// A new leader that finds a joint configuration which another began takes it back by the same two majorities, and
+/// not before both agree: another may have gone on to the new one unseen.
+#[test]
+fn a_change_of_an_earlier_leader_is_taken_back_by_both_majorities() {
+    let (mut cluster, leader) = led(3);
+    let four = cluster.join(4);
+    let five = cluster.join(5);
+    for node in [four, five] {
+        cluster.change(leader, add(node.get(), Prospect::Stays)).unwrap();
+        cluster.run(ms(300));
+    }
+    cluster.change(leader, Change::Voters(ids(&[1, 2, 3, 4, 5]))).unwrap();
+    // It reaches everyone, and no answer comes back.
+    for other in cluster.ids() {
+        cluster.cut.insert((other, leader));
+    }
+    cluster.run(ms(10));
+    cluster.crash(leader);
+    cluster.heal();
+    // All disks are slow: the new leader's first entry is not committed for a while.
+    cluster.hosts.values_mut().for_each(|host| host.disk_delay = ms(60));
+    cluster.until("another leads", |c| c.leader().is_some());
+    let next = cluster.leader().unwrap();
+    assert!(cluster.raft(next).membership().is_joint());
+    cluster.change(next, Change::Abort).unwrap();
+    let turned = cluster.raft(next).membership();
+    assert!(turned.is_joint() && turned.voters == ids(&[1, 2, 3]), "{turned}");
+    let again = cluster.change(next, Change::Abort);
+    assert!(matches!(again, Err(Refusal::Unsound { .. })), "twice is not forth: {again:?}");
+    cluster.until("it is as it was", |c| is_settled(c, next, &[1, 2, 3]));
+}
+
+/// tikv#1468: one voter takes another's place in one change.
+#[test]
+fn a_replacement_is_one_change_and_comes_by_itself() {
+    let (mut cluster, leader) = led(3);
+    let old = another(&cluster, &[leader]);
+    cluster.join(4);
+    cluster.change(leader, add(4, Prospect::Succeeds(old))).unwrap();
+    let expected: Vec<u64> = (1..=4).filter(|n| id(*n) != old).collect();
+    cluster.until("it has its place", |c| is_settled(c, leader, &expected));
+    let sizes = cluster.hosts[&leader].log.iter().filter_map(|entry| match &entry.payload {
+        Payload::Membership(membership) => Some((membership.voters.len(), membership.outgoing.len())),
+        _ => None,
+    });
+    assert!(sizes.clone().all(|(new, old)| new == 3 && (old == 0 || old == 3)), "{:?}", sizes.collect::<Vec<_>>());
+}
+
+/// Dangerous requests are refused with the reason, unless forced.
+#[test]
+fn what_may_stop_the_cluster_is_refused_unless_forced() {
+    let (mut cluster, leader) = led(3);
+    let others: Vec<NodeId> = cluster.ids().into_iter().filter(|node| *node != leader).collect();
+    cluster.isolate(others[0]);
+    cluster.run(ms(1000));
+    // Two of three answer; without the other one, one of two would.
+    let refused = cluster.change(leader, Change::Remove(others[1]));
+    assert!(matches!(&refused, Err(Refusal::Dangerous { why }) if why.contains("1 of the 2")), "{refused:?}");
+    // A learner that was never heard.
+    cluster.change(leader, add(9, Prospect::Stays)).unwrap();
+    cluster.run(ms(1000));
+    let refused = cluster.change(leader, Change::Promote(id(9)));
+    assert!(matches!(&refused, Err(Refusal::Dangerous { why }) if why.contains("does not answer")), "{refused:?}");
+    assert!(matches!(cluster.change(leader, Change::Voters(ids(&[]))), Err(Refusal::Unsound { .. })));
+    // Without who does not answer it goes on.
+    cluster.change(leader, Change::Remove(others[0])).unwrap();
+    cluster.until("it is gone", |c| is_settled(c, leader, &[leader.get(), others[1].get()]));
+}
+
+/// Thesis §3.10: the leader takes no new work, brings the other up to date, and asks it to campaign at once: no
+/// election timeout passes, and none of the rules of voting is left out.
+#[test]
+fn a_leadership_is_handed_over_within_a_few_round_trips() {
+    for n in [2, 3, 5] {
+        let (mut cluster, leader) = led(n);
+        let to = another(&cluster, &[leader]);
+        let position = cluster.propose(leader, "before");
+        assert_eq!(cluster.transfer(leader, Some(to)), Ok(to));
+        let now = cluster.now;
+        assert_eq!(cluster.core(leader).propose(now, command("meanwhile")), Err(Refusal::Busy));
+        assert_eq!(cluster.core(leader).read(), Err(Refusal::Busy));
+        let began = cluster.now;
+        cluster.until("it leads", |c| c.raft(to).leads());
+        assert!(cluster.now - began < ms(20), "took {:?}", cluster.now - began);
+        assert!(cluster.raft(to).log().last().index > position.index);
+        cluster.run(ms(50));
+        assert!(cluster.raft(to).log().commit() >= position.index);
+    }
+}
+
+/// Whoever is to take over does not: the leader goes on, within an election timeout.
+#[test]
+fn a_handover_that_fails_is_given_up() {
+    let (mut cluster, leader) = led(3);
+    let to = another(&cluster, &[leader]);
+    cluster.isolate(to);
+    assert_eq!(cluster.transfer(leader, Some(to)), Ok(to));
+    cluster.run(ms(160));
+    assert!(cluster.raft(leader).leads() && cluster.raft(leader).hands_over().is_none());
+    assert!(cluster.hosts[&leader].notes.iter().any(|note| matches!(note, Note::KeepsLead { .. })));
+    cluster.propose(leader, "it goes on");
+    // By now it is known that it does not answer; and there is one who does.
+    cluster.run(ms(400));
+    assert!(matches!(cluster.transfer(leader, Some(to)), Err(Refusal::Unsound { .. })));
+    let third = another(&cluster, &[leader, to]);
+    assert_eq!(cluster.transfer(leader, None), Ok(third));
+    cluster.until("it leads", |c| c.raft(third).leads());
+}
+
+/// cowsql ad19f79a: the one who is asked to take over must still be elected: by whoever holds no more than it.
+#[test]
+fn who_takes_over_is_voted_for_like_anyone() {
+    let elected = |mutants: Mutants| {
+        let mut cluster = Cluster::new(3);
+        cluster.options.mutants = mutants;
+        cluster.ids().into_iter().for_each(|node| cluster.start(node));
+        let leader = cluster.elect();
+        cluster.run(ms(50));
+        let others: Vec<NodeId> = cluster.ids().into_iter().filter(|node| *node != leader).collect();
+        let behind = others[0];
+        // It lacks an entry that is committed.
+        cluster.isolate(behind);
+        let position = cluster.propose(leader, "committed");
+        cluster.run(ms(50));
+        assert!(cluster.raft(leader).log().commit() >= position.index);
+        cluster.crash(leader);
+        cluster.heal();
+        let last = cluster.raft(behind).log().last();
+        let term = Term(cluster.term() + 1);
+        let message = Message::AskVote { last, ask: Ask::Handover };
+        let envelope = drave::consensus::message::Envelope { from: behind, to: others[1], term, message };
+        let now = cluster.now;
+        cluster.core(others[1]).receive(now, envelope);
+        cluster.turn(others[1]);
+        cluster.raft(others[1]).vote() == Some(behind)
+    };
+    assert!(!elected(Mutants::NONE));
+    assert!(elected(Mutants::only(Mutant::HandoverBypassesVote)), "the mutant of it");
+}
+
+/// Reads that wait when a handover begins come to nothing there, and none is answered meanwhile (openraft 1ef3e574).
+#[test]
+fn a_leader_that_hands_over_answers_no_reads() {
+    let (mut cluster, leader) = led(3);
+    let to = another(&cluster, &[leader]);
+    let read = cluster.read(leader);
+    cluster.transfer(leader, Some(to)).unwrap();
+    assert_eq!(cluster.hosts[&leader].reads_lost, [read]);
+    cluster.until("it leads", |c| c.raft(to).leads());
+    assert!(cluster.hosts[&leader].reads.is_empty());
+}
+
+/// Thesis §6.4: a follower answers linearizable reads itself: one round trip, and nothing in the log.
+#[test]
+fn a_follower_reads_at_the_leaders_index_and_nothing_is_logged() {
+    let (mut cluster, leader) = led(3);
+    let follower = another(&cluster, &[leader]);
+    let position = cluster.propose(leader, "x");
+    cluster.run(ms(20));
+    let last = cluster.raft(leader).log().last();
+    let read = cluster.read(follower);
+    let began = cluster.now;
+    cluster.until("it may be answered", |c| c.hosts[&follower].reads.iter().any(|(r, _)| *r == read));
+    assert!(cluster.now - began <= ms(5), "took {:?}", cluster.now - began);
+    assert!(cluster.hosts[&follower].reads.iter().all(|(_, index)| *index >= position.index));
+    assert_eq!(cluster.raft(leader).log().last(), last, "no entry");
+}
+
+/// A follower whose leader was deposed unseen is not answered by it: no quorum confirms it.
+#[test]
+fn a_follower_of_a_deposed_leader_reads_nothing_stale() {
+    let (mut cluster, leader) = led(5);
+    let with = another(&cluster, &[leader]);
+    // Two on one side, three on the other.
+    for node in cluster.ids().into_iter().filter(|node| *node != leader && *node != with) {
+        for old in [leader, with] {
+            cluster.cut.insert((node, old));
+            cluster.cut.insert((old, node));
+        }
+    }
+    let read = cluster.read(with);
+    cluster.run(ms(1500));
+    assert!(cluster.hosts[&with].reads.is_empty());
+    assert!(cluster.hosts[&with].reads_lost.contains(&read), "it is told so, and asks elsewhere");
+}
+
+/// qdrant/qdrant#1235, etcd#10951: a voter comes back with nothing, under its old id. It held what the other lacks:
+/// their two votes must not elect a log without that.
+#[test]
+fn who_has_forgotten_everything_does_not_help_to_lose_it() {
+    let lost = |mutants: Mutants| {
+        let mut cluster = Cluster::new(3);
+        cluster.options.mutants = mutants;
+        cluster.ids().into_iter().for_each(|node| cluster.start(node));
+        let leader = cluster.elect();
+        cluster.run(ms(50));
+        let holder = another(&cluster, &[leader]);
+        let behind = another(&cluster, &[leader, holder]);
+        cluster.isolate(behind);
+        let position = cluster.propose(leader, "acknowledged");
+        cluster.run(ms(20));
+        assert!(cluster.raft(leader).log().commit() >= position.index);
+        cluster.crash(leader);
+        cluster.wipe(holder);
+        cluster.heal();
+        cluster.run(ms(5000));
+        cluster.leader().is_some_and(|l| cluster.raft(l).log().last().index < position.index || l == behind)
+    };
+    assert!(!lost(Mutants::NONE));
+    assert!(lost(Mutants::only(Mutant::NoAmnesiaGuard)), "without the guard it is lost");
+}
+
+/// A log begins once: who holds nothing does not begin it again while one that holds it is there.
+#[test]
+fn a_log_begins_once() {
+    for n in 1..20 {
+        let (mut cluster, leader) = led(3);
+        cluster.propose(leader, "kept");
+        cluster.run(ms(20 + n));
+        for node in cluster.ids().into_iter().filter(|node| *node != leader) {
+            cluster.wipe(node);
+        }
+        cluster.crash(leader);
+        cluster.start(leader);
+        cluster.run(ms(3000));
+        let last = cluster.raft(leader).log().last().index;
+        assert!(cluster.leader() == Some(leader) && last > Index(2), "the one that holds it leads");
+    }
+}
+
+/// At a birth with one that is not there yet, the others begin after an election timeout; with everyone there, at once.
+#[test]
+fn a_cluster_is_born_without_a_minority() {
+    let mut cluster = Cluster::new(3);
+    cluster.crash(id(3));
+    cluster.elect();
+    cluster.start(id(3));
+    cluster.until("it follows", |c| c.raft(id(3)).leader().is_some());
+}
+
+/// The disks that a leader has met stand in the configuration, and are known to everyone from then on.
+#[test]
+fn disks_are_named_in_the_configuration() {
+    let mut cluster = Cluster::new(3);
+    for node in cluster.ids() {
+        for peer in cluster.ids().into_iter().filter(|peer| *peer != node) {
+            cluster.core(node).met(peer, DiskId(peer.get() * 11));
+        }
+    }
+    let leader = cluster.elect();
+    cluster.run(ms(100));
+    let other = another(&cluster, &[leader]);
+    let membership = cluster.raft(other).membership();
+    let named = membership.members.iter().filter(|(id, _)| **id != leader);
+    assert!(named.clone().count() == 2 && named.clone().all(|(id, m)| m.disk == Some(DiskId(id.get() * 11))));
+    assert_eq!(membership.knows_otherwise(other, DiskId(5)), Some(DiskId(other.get() * 11)));
+    assert_eq!(membership.knows_otherwise(other, DiskId(other.get() * 11)), None);
+}
+
+/// Any voters to any others in one change (§6), a few hundred times, with whoever leads.
+#[test]
+fn any_voters_become_any_others() {
+    let (mut cluster, leader) = led(3);
+    for n in 4..=7 {
+        cluster.join(n);
+        cluster.change(leader, add(n, Prospect::Stays)).unwrap();
+        cluster.run(ms(300));
+    }
+    let mut seed = 7u64;
+    for round in 0..200 {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let wanted: BTreeSet<NodeId> = (1..=7).filter(|n| seed >> (33 + n) & 1 == 1).map(id).collect();
+        let leader = cluster.elect_among_members();
+        let members = &cluster.raft(leader).membership().members;
+        // Whoever left is added again first.
+        if let Some(gone) = (1..=7).map(id).find(|node| !members.contains_key(node)) {
+            cluster.change(leader, add(gone.get(), Prospect::Stays)).unwrap();
+            cluster.run(ms(400));
+        } else if !wanted.is_empty() && wanted != voters(&cluster, leader) {
+            cluster.change(leader, Change::Voters(wanted.clone())).unwrap();
+            cluster.until("it is through", |c| {
+                c.leader()
+                    .is_some_and(|l| c.raft(l).membership().voters == wanted && !c.raft(l).membership().is_joint())
+            });
+            cluster.run(ms(400));
+        }
+        let leader = cluster.elect_among_members();
+        let position = cluster.propose(leader, &round.to_string());
+        cluster.until("it commits", |c| c.raft(leader).log().commit() >= position.index);
+    }
+}
