@@ -5,6 +5,7 @@ use super::bench::{load, raw};
 use super::demo::{self, Demo, Kill};
 use super::dump::{self, Dump};
 use super::kv::{self, Cas, Del, Get, Incr, Put, Scan};
+use super::member::{self, Member, Transfer};
 use super::serve::{self, Serve};
 use super::sim::{self, Sim};
 use super::snapshot::{self, List, Take};
@@ -34,6 +35,10 @@ pub fn describe() -> Command {
         .subcommand(Dump::augment_args(
             Command::new("dump").about("Shows a node's journal in words, also beside a running node"),
         ))
+        .subcommand(Member::augment_args(
+            Command::new("member").about("Lists the members of the cluster, and changes them"),
+        ))
+        .subcommand(Transfer::augment_args(Command::new("transfer").about("Lets another node lead")))
         .subcommand(snapshots())
         .subcommand(Serve::augment_args(Command::new("serve").about("Runs one node")))
         .subcommand(Sim::augment_args(Command::new("sim").about("Runs the real node in a simulated world")))
@@ -56,6 +61,8 @@ pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
         Some(("status", matches)) => status::show(&Show::from_arg_matches(matches)?),
         Some(("bench", matches)) => bench(&Bench::from_arg_matches(matches)?),
         Some(("dump", matches)) => dump::print(Dump::from_arg_matches(matches)?),
+        Some(("member", matches)) => member::run(&Member::from_arg_matches(matches)?),
+        Some(("transfer", matches)) => member::transfer(&Transfer::from_arg_matches(matches)?),
         Some(("snapshot", matches)) => snapshots_run(matches),
         Some(("serve", matches)) => serve::run(Serve::from_arg_matches(matches)?, matches),
         Some(("sim", matches)) => sim::run(Sim::from_arg_matches(matches)?),

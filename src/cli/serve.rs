@@ -1,5 +1,6 @@
 //! Runs one node.
 
+use super::join;
 use super::trouble::Trouble;
 use crate::config::Config;
 use crate::machine::Kv;
@@ -20,9 +21,16 @@ pub struct Serve {
     /// Which node this is: a number from 1, kept for life
     #[arg(long, env = "DRAVE_ID", value_parser = node)]
     id: NodeId,
-    /// The founding members, all of them: 1=HOST:PORT,2=HOST:PORT,…
+    /// The founding members, all of them: 1=HOST:PORT,2=HOST:PORT,… A directory that is in use knows its
+    /// members, and is only told where to look
     #[arg(long, env = "DRAVE_PEERS")]
-    peers: Peers,
+    peers: Option<Peers>,
+    /// A member of the cluster to join, if nobody founded it with this node: HOST:PORT,…
+    #[arg(long, env = "DRAVE_JOIN", value_name = "ADDR", value_delimiter = ',', conflicts_with = "peers")]
+    join: Vec<String>,
+    /// When it joins, it stays a learner: it gets everything and has no vote
+    #[arg(long, env = "DRAVE_LEARNER", requires = "join")]
+    learner: bool,
     /// Where it keeps everything
     #[arg(long, env = "DRAVE_DATA", value_name = "DIR")]
     data: PathBuf,
@@ -129,7 +137,10 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
         print(matches);
         return Ok(());
     }
-    let config = configure(&serve);
+    let mut config = configure(&serve);
+    if !serve.join.is_empty() {
+        join::join(&mut config, &serve.join, serve.learner)?;
+    }
     let id = config.id.get();
     if !config.fsync {
         log::warn!(node = id; "--unsafe-no-fsync: nothing is on a disk when it is answered, and a power loss may take it");
@@ -143,7 +154,7 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
 }
 
 fn configure(serve: &Serve) -> Config {
-    let mut config = Config::new(serve.id, serve.peers.0.clone(), &serve.data);
+    let mut config = Config::new(serve.id, serve.peers.clone().map(|peers| peers.0).unwrap_or_default(), &serve.data);
     config.listen.clone_from(&serve.listen);
     config.cluster.clone_from(&serve.cluster);
     config.consensus.election_min = serve.election_timeout.0;

@@ -1,0 +1,357 @@
+//! `drave member`: who belongs to the cluster, and changes of that; `drave transfer`: who leads it.
+
+use super::cluster::{Cluster, Output, ms_since};
+use super::status;
+use super::trouble::Trouble;
+use crate::api::{Refusal, RoleName, Status};
+use crate::client::ClientError;
+use crate::types::{Change, Membership, NodeId, Position, Prospect};
+use clap::{Args, Subcommand};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::str::FromStr;
+use std::time::Instant;
+
+/// Lists the members of the cluster, and changes them.
+#[derive(Args, Debug)]
+pub struct Member {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand, Debug)]
+enum What {
+    /// Lists the members: voters, learners, and how many failures they tolerate
+    List(List),
+    /// Adds a node: a learner first, and a voter by itself once it has caught up
+    Add(Add),
+    /// Removes a node, voter or learner, also the leader
+    Remove(One),
+    /// Makes a learner a voter now
+    Promote(One),
+    /// Lets a new node take the place of a voter, in one change, once it has caught up
+    Replace(Replace),
+    /// Says where a member is reached from now on
+    Update(Update),
+    /// Makes just these members the voters, in one change; voters that are not named leave
+    Voters(Voters),
+    /// Takes back the change that is under way
+    Abort(List),
+}
+
+/// What takes nothing but a cluster.
+#[derive(Args, Debug)]
+struct List {
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+#[derive(Args, Debug)]
+struct Add {
+    /// The node's number and where to reach it: ID=HOST:PORT
+    member: Place,
+    /// It stays a learner: it gets everything and has no vote
+    #[arg(long)]
+    learner: bool,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+#[derive(Args, Debug)]
+struct One {
+    /// The node's number
+    id: Id,
+    /// Even if that may stop the cluster
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+#[derive(Args, Debug)]
+struct Replace {
+    /// The voter that goes
+    old: Id,
+    /// The node that comes, and where to reach it: ID=HOST:PORT
+    new: Place,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+#[derive(Args, Debug)]
+struct Update {
+    /// The member, and where it is reached: ID=HOST:PORT
+    member: Place,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+#[derive(Args, Debug)]
+struct Voters {
+    /// Their numbers: ID,ID,…
+    #[arg(value_delimiter = ',', required = true)]
+    ids: Vec<Id>,
+    /// Even if that may stop the cluster
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// Lets another node lead.
+#[derive(Args, Debug)]
+pub struct Transfer {
+    /// Which; the one that is best placed if it is not named
+    id: Option<Id>,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// A node's number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Id(NodeId);
+
+/// A node's number, and where to reach it.
+#[derive(Clone, Debug)]
+struct Place {
+    id: NodeId,
+    address: String,
+}
+
+impl FromStr for Id {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Id, String> {
+        let number = text.strip_prefix('n').unwrap_or(text);
+        let id = number.parse().ok().and_then(NodeId::new);
+        id.map(Id).ok_or_else(|| "a node's id is a number from 1".to_owned())
+    }
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Place, String> {
+        let Some((id, address)) = text.split_once('=') else { return Err(format!("{text:?} is not ID=HOST:PORT")) };
+        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+        if !matches!(port, Some(Ok(_))) || address.len() > crate::limits::ADDRESS_BYTES_MAX {
+            return Err(format!("an address is HOST:PORT, not {address:?}"));
+        }
+        Ok(Place { id: id.parse::<Id>()?.0, address: address.to_owned() })
+    }
+}
+
+/// `drave member …`: 1 if it is refused, 3 if nothing was changed for want of a leader, 4 if that is unknown.
+pub fn run(args: &Member) -> Result<(), Trouble> {
+    match &args.what {
+        What::List(args) => list(&args.cluster),
+        What::Add(Add { member: Place { id, address }, learner, cluster }) => {
+            let prospect = if *learner { Prospect::Stays } else { Prospect::Rises };
+            let change = Change::Add { id: *id, address: address.clone(), disk: None, prospect };
+            let then = if *learner { "stays a learner" } else { "becomes a voter by itself once it has caught up" };
+            let start = format!(
+                "start it, if it does not run: drave serve --id {} --join {} --data DIR",
+                id.get(),
+                first(cluster)
+            );
+            carry_out(cluster, &change, false, &format!("{id} is a learner and {then} · {start}"))
+        }
+        What::Remove(One { id: Id(id), force, cluster }) => {
+            let done = format!("{id} is no member any more · stop it; its directory is of no use to another id");
+            carry_out(cluster, &Change::Remove(*id), *force, &done)
+        }
+        What::Promote(One { id: Id(id), force, cluster }) => {
+            carry_out(cluster, &Change::Promote(*id), *force, &format!("{id} is a voter"))
+        }
+        What::Replace(Replace { old: Id(old), new: Place { id, address }, cluster }) => {
+            let prospect = Prospect::Succeeds(*old);
+            let change = Change::Add { id: *id, address: address.clone(), disk: None, prospect };
+            let start = format!(
+                "start it, if it does not run: drave serve --id {} --join {} --data DIR",
+                id.get(),
+                first(cluster)
+            );
+            let done = format!("{id} is a learner and takes the place of {old} once it has caught up · {start}");
+            carry_out(cluster, &change, false, &done)
+        }
+        What::Update(Update { member: Place { id, address }, cluster }) => {
+            let change = Change::Move { id: *id, address: address.clone() };
+            carry_out(cluster, &change, false, &format!("{id} is reached at {address}"))
+        }
+        What::Voters(Voters { ids, force, cluster }) => {
+            let ids: BTreeSet<NodeId> = ids.iter().map(|Id(id)| *id).collect();
+            carry_out(cluster, &Change::Voters(ids), *force, "these are the voters")
+        }
+        What::Abort(args) => carry_out(&args.cluster, &Change::Abort, false, "the change is taken back"),
+    }
+}
+
+fn first(cluster: &Cluster) -> &str {
+    cluster.endpoints.first().map_or("HOST:PORT", String::as_str)
+}
+
+fn carry_out(cluster: &Cluster, change: &Change, force: bool, done: &str) -> Result<(), Trouble> {
+    let began = Instant::now();
+    let position = cluster.client().change(change, force).map_err(|error| explain(cluster, error))?;
+    report(cluster, position, ms_since(began), done);
+    Ok(())
+}
+
+fn report(cluster: &Cluster, position: Position, ms: f64, done: &str) {
+    if cluster.json() {
+        println!(
+            "{}",
+            json!({ "ok": true, "index": position.index.0, "term": position.term.0, "ms": ms, "what": done })
+        );
+    } else {
+        println!("ok {position} ({ms} ms) {done}");
+    }
+}
+
+fn explain(cluster: &Cluster, error: ClientError) -> Trouble {
+    let advice = match &error {
+        ClientError::Never(Refusal::Dangerous { .. }) => "nothing was changed · --force does it all the same",
+        ClientError::Never(_) => "nothing was changed · see: drave member list",
+        ClientError::Unknown(_) => "it may yet be changed: see: drave member list",
+        _ => return cluster.explain(error),
+    };
+    Trouble { what: format!("{error}\n  {advice}"), code: error.exit_code() }
+}
+
+/// `drave transfer`: 1 if it did not come to that.
+pub fn transfer(args: &Transfer) -> Result<(), Trouble> {
+    let began = Instant::now();
+    let to = args.cluster.client().transfer(args.id.map(|Id(id)| id)).map_err(|error| explain(&args.cluster, error))?;
+    let ms = ms_since(began);
+    if args.cluster.json() {
+        println!("{}", json!({ "ok": true, "leader": to.get(), "ms": ms }));
+    } else {
+        println!("{to} leads ({ms} ms)");
+    }
+    Ok(())
+}
+
+/// The members as the leader has them, or else as whoever answers last knew them.
+fn list(cluster: &Cluster) -> Result<(), Trouble> {
+    let asked = status::ask(cluster);
+    let answered: Vec<&Status> = asked.iter().filter_map(|asked| asked.status.as_ref().ok()).collect();
+    let rank = |status: &&&Status| (status.role == RoleName::Leader, status.term, status.commit);
+    let Some(best) = answered.iter().max_by_key(rank).copied() else {
+        let tried = cluster.endpoints.join(", ");
+        return Err(Trouble { what: format!("no node answers\n  tried {tried}"), code: 3 });
+    };
+    if cluster.output == Output::Json {
+        println!(
+            "{}",
+            json!({ "leader": best.leader, "members": members_json(best, &answered), "summary": summary(best) })
+        );
+        return Ok(());
+    }
+    println!("{:<5} {:<9} {:<12} {:>9} {:>7}  {:<21} {:<16}", "ID", "KIND", "ROLE", "MATCH", "LAG", "ADDRESS", "DISK");
+    for member in &best.members {
+        let (role, matched, lag) = seen(member.node, best, &answered);
+        let disk = if member.disk.is_empty() { "-" } else { &member.disk };
+        let row = format!(
+            "{:<5} {:<9} {role:<12} {matched:>9} {lag:>7}  {:<21} {disk:<16} {}",
+            format!("n{}", member.node),
+            member.kind,
+            member.address,
+            member.prospect,
+        );
+        println!("{}", row.trim_end());
+    }
+    println!("{}", summary(best));
+    if best.role != RoleName::Leader {
+        println!("no leader among those who answer: this is what n{} knew last", best.node);
+    }
+    Ok(())
+}
+
+/// What a member does, and how far its log goes, as far as that is known.
+fn seen(node: u64, best: &Status, answered: &[&Status]) -> (String, String, String) {
+    let own = answered.iter().find(|status| status.node == node);
+    let peer = best.peers.iter().find(|peer| peer.node == node);
+    let heard = peer.and_then(|peer| peer.heard_ms).is_some_and(|ms| ms < 1000);
+    let role = match (own, node == best.node || heard) {
+        (Some(status), _) => status.role.to_string(),
+        (None, true) => "-".to_owned(),
+        (None, false) => "silent".to_owned(),
+    };
+    match peer {
+        Some(peer) => (role, peer.matched.to_string(), peer.lag.to_string()),
+        None if node == best.node => (role, best.durable.to_string(), (best.last - best.durable).to_string()),
+        None => (role, "-".to_owned(), "-".to_owned()),
+    }
+}
+
+fn members_json(best: &Status, answered: &[&Status]) -> Vec<serde_json::Value> {
+    let member = |member: &crate::api::MemberStatus| {
+        let (role, matched, lag) = seen(member.node, best, answered);
+        json!({
+            "node": member.node, "kind": member.kind, "role": role, "address": member.address, "disk": member.disk,
+            "prospect": member.prospect, "match": matched.parse::<u64>().ok(), "lag": lag.parse::<u64>().ok(),
+        })
+    };
+    best.members.iter().map(member).collect()
+}
+
+/// How many voters there are, and what they tolerate; of an even number one tolerates as much without one.
+fn summary(status: &Status) -> String {
+    let of = |kinds: &[&str]| status.members.iter().filter(|m| kinds.contains(&m.kind.as_str())).count();
+    let half = |voters: usize| {
+        let tolerates = voters - Membership::majority_of(voters).min(voters);
+        let failures = if tolerates == 1 { "1 failure".to_owned() } else { format!("{tolerates} failures") };
+        let even =
+            if voters % 2 == 0 && voters > 1 { format!(" (as {} voters do)", voters - 1) } else { String::new() };
+        format!("voters {voters} · quorum {} · tolerates {failures}{even}", Membership::majority_of(voters))
+    };
+    let learners = match of(&["learner"]) {
+        0 => String::new(),
+        n => format!(" · learners {n}"),
+    };
+    let joint = of(&["incoming"]) + of(&["outgoing"]) > 0;
+    if joint {
+        let (new, old) = (half(of(&["voter", "incoming"])), half(of(&["voter", "outgoing"])));
+        return format!("changing: from {old}, to {new}: both majorities are needed{learners}");
+    }
+    format!("{}{learners}", half(of(&["voter"])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::MemberStatus;
+
+    fn of(kinds: &[&str]) -> Status {
+        let member = |(kind, node): (&&str, u64)| MemberStatus { node, kind: (*kind).to_owned(), ..Default::default() };
+        let members: Vec<MemberStatus> = kinds.iter().zip(1..).map(member).collect();
+        let empty = json!({
+            "node": 1, "cluster": "", "role": "leader", "term": 1, "leader": 1, "commit": 0, "applied": 0, "last": 0,
+            "durable": 0, "digest": "", "sessions": 0, "membership": "", "peers": [], "fsync": true, "cpu_ns": 0,
+            "uptime_ms": 0, "version": "", "elections": {},
+            "disk": { "syncs": 0, "entries": 0, "bytes": 0, "sync_p50_us": 0.0, "sync_p99_us": 0.0, "sync_max_us": 0.0,
+                      "oldest_unsynced_ms": 0 },
+            "stages": { "queue_us": 0.0, "fsync_us": 0.0, "replicate_us": 0.0, "apply_us": 0.0 },
+        });
+        Status { members, ..serde_json::from_value(empty).unwrap() }
+    }
+
+    #[test]
+    fn the_summary_says_what_even_numbers_are_worth() {
+        assert_eq!(summary(&of(&["voter"])), "voters 1 · quorum 1 · tolerates 0 failures");
+        assert_eq!(summary(&of(&["voter"; 3])), "voters 3 · quorum 2 · tolerates 1 failure");
+        assert_eq!(summary(&of(&["voter"; 4])), "voters 4 · quorum 3 · tolerates 1 failure (as 3 voters do)");
+        let joint = summary(&of(&["voter", "outgoing", "voter", "incoming", "learner"]));
+        assert!(joint.contains("both majorities") && joint.ends_with("learners 1"), "{joint}");
+    }
+
+    #[test]
+    fn places_are_read_or_refused() {
+        let place: Place = "4=host:7404".parse().unwrap();
+        assert_eq!((place.id.get(), place.address.as_str()), (4, "host:7404"));
+        for bad in ["4", "0=h:1", "x=h:1", "4=h", "4=h:x", "4=:1"] {
+            assert!(bad.parse::<Place>().is_err(), "{bad}");
+        }
+        assert_eq!("n3".parse::<Id>().unwrap().0.get(), 3);
+    }
+}
