@@ -15,6 +15,10 @@ use crate::types::digest::hash_numbers;
 use crate::types::{ClusterTime, Entry, Index, Mutant, Mutants, NodeId, Payload, Position, SessionId};
 use bytes::Bytes;
 
+/// A machine is told of so many commands ahead: what it has looked at for them must still be in the
+/// processor's cache when their turn comes.
+const EXPECTED: usize = 64;
+
 /// A state machine with the sessions around it.
 #[derive(Debug)]
 pub struct Applier<M> {
@@ -65,21 +69,29 @@ impl<M: StateMachine> Applier<M> {
     pub fn apply(&mut self, entries: &[Entry]) -> Report {
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut duplicates = 0;
-        let ops: Vec<_> = entries.iter().map(read).collect();
-        self.machine.expect(&mut ops.iter().filter_map(command));
-        for (entry, op) in entries.iter().zip(ops) {
-            let next = self.position.index.next();
-            assert_eq!(entry.position.index, next, "entries are applied in order, each once (§5.3)");
-            (self.position, self.time) = (entry.position, entry.time);
-            self.sessions.advance(entry.time);
-            let Some(op) = op else { continue };
-            let outcome = self.carry_out(entry, op);
-            duplicates += u64::from(matches!(outcome, Outcome::Executed { duplicate: true, .. }));
-            outcomes.push((entry.position, outcome));
+        let mut ops = Vec::with_capacity(EXPECTED.min(entries.len()));
+        for next in entries.chunks(EXPECTED) {
+            ops.extend(next.iter().map(read));
+            self.machine.expect(&mut ops.iter().filter_map(command));
+            for (entry, op) in next.iter().zip(ops.drain(..)) {
+                self.advance(entry);
+                let Some(op) = op else { continue };
+                let outcome = self.carry_out(entry, op);
+                duplicates += u64::from(matches!(outcome, Outcome::Executed { duplicate: true, .. }));
+                outcomes.push((entry.position, outcome));
+            }
         }
         self.settle();
         let sessions = self.sessions.count();
         Report { upto: self.position.index, outcomes, digest: self.digest, sessions, duplicates }
+    }
+
+    /// The next entry's turn has come.
+    fn advance(&mut self, entry: &Entry) {
+        let next = self.position.index.next();
+        assert_eq!(entry.position.index, next, "entries are applied in order, each once (§5.3)");
+        (self.position, self.time) = (entry.position, entry.time);
+        self.sessions.advance(entry.time);
     }
 
     fn carry_out(&mut self, entry: &Entry, op: Result<Op, Malformed>) -> Outcome {

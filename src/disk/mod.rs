@@ -1,7 +1,9 @@
 //! The few promises we need of a filesystem, and the real one.
 
 pub mod fs;
+pub mod meter;
 pub mod seam;
 
 pub use fs::FsDisk;
+pub use meter::Meter;
 pub use seam::{Disk, DiskFile};

@@ -49,6 +49,11 @@ impl<M: StateMachine> Applying<M> {
         self.applier.apply(entries)
     }
 
+    /// Everything up to here is applied.
+    pub fn applied(&self) -> Index {
+        self.applier.applied()
+    }
+
     /// The machine will be asked that.
     pub fn ask(&mut self, ticket: u64, query: Bytes) {
         self.queries.push_back((ticket, query));

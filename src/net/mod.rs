@@ -18,6 +18,7 @@ pub mod links;
 pub mod look;
 pub mod options;
 pub mod reactor;
+pub mod replaying;
 pub mod resolver;
 pub mod sockets;
 pub mod stream;

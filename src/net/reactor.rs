@@ -6,6 +6,7 @@
 use super::applying::Applying;
 use super::inbox::{Inbox, Letter};
 use super::look::Look;
+use super::replaying::{Replaying, Told};
 use super::sockets::Net;
 use crate::api::{Refusal, Reply, Request, Status};
 use crate::consensus::note::{Level, Note};
@@ -88,6 +89,8 @@ pub struct Reactor<M> {
     stop_by: Option<Time>,
     actions: Vec<Action>,
     events: Vec<Event>,
+    /// The log it began with, until that is applied.
+    replaying: Option<Replaying>,
 }
 
 /// A thread with a handle that waits for an answer.
@@ -133,6 +136,8 @@ impl<M: StateMachine> Reactor<M> {
         options: Options,
         clock: Clock,
     ) -> Reactor<M> {
+        let (log, applied) = (node.raft().log(), machine.applied());
+        let replaying = Replaying::new(log.last().index, log.bytes(applied, log.last().index));
         Reactor {
             id: node.raft().id(),
             net,
@@ -149,6 +154,7 @@ impl<M: StateMachine> Reactor<M> {
             stop_by: None,
             actions: Vec::new(),
             events: Vec::new(),
+            replaying,
         }
     }
 
@@ -326,8 +332,28 @@ impl<M: StateMachine> Reactor<M> {
         if bytes > APPLY_QUICKLY {
             self.net.flush(now);
         }
+        let begun = self.replaying.as_ref().map(|_| self.clock.now());
         let report = self.machine.apply(entries);
-        self.node.handle(self.clock.now(), Event::Applied(report));
+        let now = self.clock.now();
+        if let Some(begun) = begun {
+            self.replayed(begun, now, entries);
+        }
+        self.node.handle(now, Event::Applied(report));
+    }
+
+    /// Entries that the log may have begun with were applied.
+    fn replayed(&mut self, begun: Time, now: Time, entries: &[Entry]) {
+        let last = self.node.raft().log().last().index;
+        let told = self.replaying.as_mut().map_or(Told::Nothing, |it| it.applied(begun, now, entries, last));
+        let node = self.id.get();
+        match told {
+            Told::Nothing => {}
+            Told::SoFar(line) => log::info!(node; "{line}"),
+            Told::Ended(line) => {
+                log::info!(node; "{line}");
+                self.replaying = None;
+            }
+        }
     }
 
     fn reply(&mut self, now: Time, to: Caller, id: u64, mut reply: Reply) {

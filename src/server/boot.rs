@@ -3,6 +3,7 @@
 //! The directory is locked first; who it belongs to is believed before anything else in it, and
 //! nothing is changed in a directory that is another's.
 
+use super::telling::Telling;
 use crate::apply::Applier;
 use crate::config::Config;
 use crate::disk::FsDisk;
@@ -17,9 +18,12 @@ use crate::snapshot::{Snapshot, Store};
 use crate::types::{Base, DiskId, Index, Position, Time};
 use crate::wal::identity::{Identity as Owner, short};
 use crate::wal::side::io;
-use crate::wal::{self, Fault, Journal, Recovered, Reserve};
-use std::num::NonZeroU64;
+use crate::wal::{self, Fault, Journal, Reading, Recovered, Reserve};
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
+
+/// Checksums are computed by so many threads at most: more only wait for memory, or for the disk.
+const READERS_MAX: usize = 4;
 
 /// A data directory that is ours.
 pub struct Booted {
@@ -43,7 +47,7 @@ pub struct Booted {
 
 /// Locks the directory, finds or makes its identity, and recovers its journal. On a full disk that may
 /// take the reserve.
-pub fn boot(config: &Config) -> wal::Result<Booted> {
+pub fn boot(config: &Config, telling: &mut Telling) -> wal::Result<Booted> {
     let root = make(&config.data, syncs(config))?;
     let place = config.data.display().to_string();
     let lock = match root.lock("LOCK").map_err(io("lock", &place))? {
@@ -54,10 +58,10 @@ pub fn boot(config: &Config) -> wal::Result<Booted> {
     if config.reserve() == 0 {
         reserve.give_up()?;
     }
-    let found = match find(config, &root, &place, &reserve) {
+    let found = match find(config, &root, &place, &reserve, telling) {
         Err(Fault::Full { file }) if reserve.give_up()? => {
             log::warn!(node = config.id.get(); "no space left for {file}: the reserve is given up for it");
-            find(config, &root, &place, &reserve)?
+            find(config, &root, &place, &reserve, telling)?
         }
         found => found?,
     };
@@ -81,7 +85,13 @@ struct Found {
 
 /// What the directory, called `place`, holds; what is needed is made. Where it ends for want of room,
 /// it may begin again.
-fn find(config: &Config, root: &FsDisk, place: &str, reserve: &Reserve<FsDisk>) -> wal::Result<Found> {
+fn find(
+    config: &Config,
+    root: &FsDisk,
+    place: &str,
+    reserve: &Reserve<FsDisk>,
+    telling: &mut Telling,
+) -> wal::Result<Found> {
     let owner = owner(config, root, place)?;
     let disk = make(&config.data.join("wal"), syncs(config))?;
     let mut options = wal::Options::new(owner.node, owner.cluster, owner.disk);
@@ -90,14 +100,22 @@ fn find(config: &Config, root: &FsDisk, place: &str, reserve: &Reserve<FsDisk>) 
     // Once founded, a journal that is not there is lost, and not to be made anew: this node has voted.
     let founding = (!owner.founded).then_some(&founding);
     let store = Store::open(make(&config.data.join("snapshots"), syncs(config))?, owner.cluster).map_err(fault)?;
-    let (mut journal, mut recovered) = Journal::open(disk.clone(), options, founding)?;
+    let reading = Reading { threads: readers(), meter: &telling.stage("log read") };
+    let (mut journal, mut recovered) = Journal::read(disk.clone(), options, founding, reading)?;
     journal.fall_back_on(reserve.clone());
-    let snapshot = bring_together(&mut journal, &mut recovered, store.newest().map_err(fault)?)?;
+    let newest = store.find_newest(&telling.stage("snapshot checked")).map_err(fault)?;
+    let snapshot = bring_together(&mut journal, &mut recovered, newest)?;
     check_cluster(config, &owner, &recovered, place)?;
     if !owner.founded {
         Owner { founded: true, ..owner }.write(root)?;
     }
     Ok(Found { owner, disk, journal, recovered, store, snapshot })
+}
+
+/// By how many threads the log is read.
+fn readers() -> NonZeroUsize {
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    cores.min(NonZeroUsize::MIN.saturating_add(READERS_MAX - 1))
 }
 
 fn syncs(config: &Config) -> Syncs {
@@ -150,12 +168,13 @@ pub fn node<M: StateMachine>(
     me: Identity,
     recovered: Recovered,
     (machine, snapshot): (M, Option<Snapshot>),
+    telling: &mut Telling,
     now: Time,
 ) -> wal::Result<(Node, Applier<M>)> {
     let mut applier = Applier::new(machine);
     let kept = snapshot.as_ref().map(kept);
     if let Some(snapshot) = snapshot {
-        applier = Reviving::begin(&applier, snapshot).all()?.0;
+        applier = Reviving::begin(&applier, snapshot).all(&telling.stage("snapshot taken in"))?.0;
     }
     let begun = Begun { now, disk: Some(me.disk), applied: applier.apply(&[]), kept, chance: rand::random() };
     let mut options = config.node.clone();

@@ -8,6 +8,7 @@
 pub mod boot;
 pub mod handle;
 pub mod server;
+pub mod telling;
 pub mod workers;
 
 pub use handle::Handle;

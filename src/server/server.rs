@@ -2,6 +2,7 @@
 
 use super::boot::{self, Booted};
 use super::handle::Handle;
+use super::telling::{TELL_EVERY, Telling};
 use super::workers::{spawn_keeper, spawn_log, spawn_watch};
 use crate::config::{Config, Wrong};
 use crate::disk::fs::Lock;
@@ -87,14 +88,21 @@ impl<M: StateMachine> Server<M> {
     /// Locks and recovers the data directory, and listens. Takes part once it runs.
     pub fn open(config: Config, machine: M) -> Result<Server<M>, ServerError> {
         config.check()?;
-        let Booted { lock, me, journal, disk, recovered, store, snapshot, reserve } = boot::boot(&config)?;
+        let node = config.id.get();
+        let mut telling = Telling::begin(TELL_EVERY, move |line| log::info!(node; "{line}"))?;
+        let Booted { lock, me, journal, disk, recovered, store, snapshot, reserve } =
+            boot::boot(&config, &mut telling)?;
         let in_memory = disk.is_in_memory();
         if in_memory {
             let place = config.data.display();
             log::warn!(node = config.id.get(); "{place} lies in memory (tmpfs): a power loss takes everything");
         }
         let clock = Clock::start();
-        let (node, applier) = boot::node(&config, me, recovered, (machine, snapshot), clock.now())?;
+        let entries = recovered.heads.len();
+        let (node, applier) = boot::node(&config, me, recovered, (machine, snapshot), &mut telling, clock.now())?;
+        if let Some(told) = telling.end() {
+            log::info!(node = config.id.get(); "{told}; {entries} entries are in the log");
+        }
         let own = node.membership().address(config.id).unwrap_or_default().to_owned();
         let listen = config.listen.clone().or_else(|| config.peers.get(&config.id).cloned()).unwrap_or(own);
         let net = open_net(&config, me, &listen)?;

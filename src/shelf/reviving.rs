@@ -4,6 +4,7 @@
 use super::start::base_of;
 use super::trouble::{fault, strange};
 use crate::apply::{Applier, Head, Piece, Restoring};
+use crate::disk::Meter;
 use crate::machine::seam::StateMachine;
 use crate::snapshot::{Chunk, Header, Kind, Snapshot};
 use crate::types::{Base, ClusterId, Index, Membership, NodeId};
@@ -29,15 +30,21 @@ impl<M: StateMachine> Reviving<M> {
 
     /// Takes in the next piece; false if there was none left.
     pub fn step(&mut self) -> Result<bool> {
-        let Some(chunk) = self.pieces.next() else { return Ok(false) };
+        Ok(self.take()?.is_some())
+    }
+
+    /// Takes in the next piece, and says how long it was.
+    fn take(&mut self) -> Result<Option<u64>> {
+        let Some(chunk) = self.pieces.next() else { return Ok(None) };
         let Chunk { kind, body, .. } = chunk.map_err(fault)?;
+        let bytes = body.len() as u64;
         let piece = match kind {
             Kind::Sessions => Piece::Sessions(body),
             Kind::Machine => Piece::Machine(body),
-            Kind::End => return Ok(true),
+            Kind::End => return Ok(Some(bytes)),
         };
         self.restoring.take(&piece).map_err(|malformed| strange(self.snapshot.name(), &malformed))?;
-        Ok(true)
+        Ok(Some(bytes))
     }
 
     /// All pieces were taken in: the applier, as the frozen one was; and the base its log has.
@@ -49,9 +56,12 @@ impl<M: StateMachine> Reviving<M> {
         Ok((applier, self.snapshot, base))
     }
 
-    /// Takes in all of it, one piece after the other.
-    pub fn all(mut self) -> Result<(Applier<M>, Snapshot, Base)> {
-        while self.step()? {}
+    /// Takes in all of it, one piece after the other; how far it is, is counted there.
+    pub fn all(mut self, meter: &Meter) -> Result<(Applier<M>, Snapshot, Base)> {
+        meter.expect(self.snapshot.bytes().len() as u64);
+        while let Some(bytes) = self.take()? {
+            meter.advance(bytes);
+        }
         self.finish()
     }
 }

@@ -5,6 +5,7 @@ use super::disk::SimDisk;
 use super::scenario::Scenario;
 use crate::apply::Applier;
 use crate::consensus;
+use crate::disk::Meter;
 use crate::machine::Kv;
 use crate::machine::seam::StateMachine;
 use crate::node::node::Begun;
@@ -192,7 +193,7 @@ impl Host {
             node::Options { mutants: scenario.mutants, cluster: CLUSTER, frees: Kv::frees, ..scenario.node.clone() };
         let mut applier = Applier::with(Kv::new(), scenario.sessions).breaking(scenario.mutants, self.id);
         if let Some(snapshot) = snapshot.clone() {
-            applier = Reviving::begin(&applier, snapshot).all()?.0;
+            applier = Reviving::begin(&applier, snapshot).all(&Meter::default())?.0;
         }
         let kept = snapshot.map(|snapshot| kept(&snapshot));
         let disk = Some(DiskId(self.id.get()));

@@ -5,6 +5,7 @@ use super::checks;
 use super::host::{CLUSTER, Process, kept};
 use super::world::{Happens, World};
 use crate::consensus::message::Chunk;
+use crate::disk::Meter;
 use crate::node::Event;
 use crate::shelf::reviving::header;
 use crate::shelf::{Done, Job, Reviving};
@@ -76,7 +77,7 @@ impl World {
     pub(super) fn revives(&mut self, at: NodeId, snapshot: Snapshot) -> checks::Result<()> {
         let Some(up) = &mut self.host(at).up else { return Ok(()) };
         let position = snapshot.header().position;
-        let (applier, snapshot, base) = match Reviving::begin(&up.applier, snapshot).all() {
+        let (applier, snapshot, base) = match Reviving::begin(&up.applier, snapshot).all(&Meter::default()) {
             Ok(revived) => revived,
             Err(fault) => return Err(format!("{at} cannot take in a whole snapshot: {fault}")),
         };

@@ -4,7 +4,7 @@ use super::format::{CHUNK_HEADER, Chain, Flaw, Header, What, file_name};
 use super::report::{ADVICE_INCOMING, Fault, Result, damaged, io};
 use super::store::Snapshot;
 use super::writer::SYNC_BYTES;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, Meter};
 use crate::types::{ClusterId, Position};
 use bytes::Bytes;
 use std::io::ErrorKind;
@@ -106,7 +106,7 @@ impl<D: Disk> Incoming<D> {
         if size != self.total {
             return Err(wrong(Flaw { at: size, what: What::Wrong("it has not as many bytes as was said") }));
         }
-        Snapshot::verify(self.name.clone(), bytes, self.cluster).map_err(wrong)
+        Snapshot::verify(self.name.clone(), bytes, self.cluster, &Meter::default()).map_err(wrong)
     }
 
     /// After a sync that failed the kernel may call pages clean that never reached the disk: what is

@@ -7,7 +7,7 @@ use super::format::{Chain, Chunk, Chunks, Flaw, Header, Kind, What, file_name, f
 use super::incoming::{Incoming, PART};
 use super::report::{ADVICE, Fault, Result, damaged, io};
 use super::writer::Writer;
-use crate::disk::Disk;
+use crate::disk::{Disk, Meter};
 use crate::types::{ClusterId, Position};
 use bytes::Bytes;
 
@@ -60,7 +60,12 @@ impl Snapshot {
     }
 
     /// That file, if it is whole, and the snapshot its name says.
-    pub(super) fn verify(name: String, bytes: Bytes, cluster: ClusterId) -> std::result::Result<Snapshot, Flaw> {
+    pub(super) fn verify(
+        name: String,
+        bytes: Bytes,
+        cluster: ClusterId,
+        meter: &Meter,
+    ) -> std::result::Result<Snapshot, Flaw> {
         let (header, chain) = Header::decode(&bytes)?;
         let wrong = |what| Err(Flaw { at: 0, what: What::Wrong(what) });
         if header.cluster != cluster {
@@ -70,7 +75,7 @@ impl Snapshot {
             return wrong("it is of another position than its name says");
         }
         for chunk in Chunks::new(bytes.clone(), chain) {
-            chunk?;
+            meter.advance(chunk?.body.len() as u64);
         }
         Ok(Snapshot { name, header, bytes, chain })
     }
@@ -136,16 +141,26 @@ impl<D: Disk> Store<D> {
 
     /// The snapshot of that position, if it is whole.
     pub fn read(&self, position: Position) -> Result<Snapshot> {
+        self.verify(position, &Meter::default())
+    }
+
+    fn verify(&self, position: Position, meter: &Meter) -> Result<Snapshot> {
         let name = file_name(position);
         let bytes = self.disk.map(&name).map_err(io("map", &name))?;
-        Snapshot::verify(name.clone(), bytes, self.cluster).map_err(damaged(&name, ADVICE))
+        meter.expect(bytes.len() as u64);
+        Snapshot::verify(name.clone(), bytes, self.cluster, meter).map_err(damaged(&name, ADVICE))
     }
 
     /// The newest that is whole.
     pub fn newest(&self) -> Result<Newest> {
+        self.find_newest(&Meter::default())
+    }
+
+    /// The newest that is whole; how far the reading is, is counted there.
+    pub fn find_newest(&self, meter: &Meter) -> Result<Newest> {
         let mut damaged = Vec::new();
         for position in self.positions()?.into_iter().rev() {
-            match self.read(position) {
+            match self.verify(position, meter) {
                 Ok(snapshot) => return Ok(Newest { snapshot: Some(snapshot), damaged }),
                 Err(fault @ Fault::Damaged { .. }) => damaged.push(fault),
                 Err(fault) => return Err(fault),

@@ -3,6 +3,7 @@
 //! The *journal* writes, on the log thread; a *view* reads, on the reactor. What they share is sent
 //! from one to the other and cannot change. `wal-format.md` says what the files hold.
 
+pub mod ahead;
 pub mod format;
 pub mod identity;
 pub mod inspect;
@@ -24,7 +25,7 @@ pub mod view;
 mod tests;
 
 pub use journal::Journal;
-pub use options::{Doubt, Options};
+pub use options::{Doubt, Options, Reading};
 pub use recover::{Head, Recovered};
 pub use report::{Fault, Report, Result, Sealed};
 pub use reserve::{Reserve, Watch};

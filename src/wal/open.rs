@@ -5,7 +5,7 @@
 
 use super::format::{self, file_name, file_number};
 use super::journal::{Journal, Older, christen, empty_report, header_of, held, opening_size};
-use super::options::Options;
+use super::options::{Options, Reading};
 use super::outline::Outline;
 use super::recover::{self, BEGIN, Read, Recovered, Replay};
 use super::report::{Fault, Result};
@@ -13,10 +13,11 @@ use super::segment::{Marks, Segment};
 use super::side::{self, Side, Testimony, io};
 use super::spare::{SUFFIX, SpareOrder};
 use crate::codec;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, Meter};
 use crate::types::{Base, HardState, Mutant, WriteId};
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 
 /// Zeros are written in pieces of this size.
 const ZEROS: usize = 1 << 20;
@@ -61,11 +62,23 @@ impl<D: Disk> Started<D> {
 }
 
 impl<D: Disk> Journal<D> {
+    /// Opens the journal in that directory, and says what it held; read by one thread, and nobody is told
+    /// how far it is.
+    pub fn open(disk: D, options: Options, founding: Option<&Base>) -> Result<(Journal<D>, Recovered)> {
+        let (threads, meter) = (NonZeroUsize::MIN, &Meter::default());
+        Journal::read(disk, options, founding, Reading { threads, meter })
+    }
+
     /// Opens the journal in that directory, and says what it held.
     ///
     /// An empty directory is founded with that base, durably, or is a fault if there is none: a
     /// journal that should be there and is not is lost.
-    pub fn open(disk: D, options: Options, founding: Option<&Base>) -> Result<(Journal<D>, Recovered)> {
+    pub fn read(
+        disk: D,
+        options: Options,
+        founding: Option<&Base>,
+        reading: Reading<'_>,
+    ) -> Result<(Journal<D>, Recovered)> {
         let boot = disk.boot().map_err(io("identify the boot for", "the journal"))?;
         let names = disk.list().map_err(io("list", "the journal"))?;
         let testimony = match names.iter().any(|name| name == side::NAME) {
@@ -74,7 +87,7 @@ impl<D: Disk> Journal<D> {
         };
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| file_number(name)).collect();
         numbers.sort_unstable();
-        let mut replay = recover::replay(read_all(&disk, &numbers)?, &options, &testimony)?;
+        let mut replay = recover::replay(read_all(&disk, &numbers)?, &options, &testimony, reading)?;
         if replay.outline.is_none() {
             let nothing_promised = testimony.place.is_none() && testimony.hard.is_none() && replay.segments.len() <= 1;
             let Some(base) = founding.filter(|_| nothing_promised) else { return Err(lost()) };
@@ -90,7 +103,7 @@ impl<D: Disk> Journal<D> {
         disk: D,
         options: Options,
         boot: u64,
-        mut replay: Replay,
+        mut replay: Replay<'_>,
         heads: Vec<recover::Head>,
         names: &[String],
         testimony: Testimony,
@@ -100,8 +113,12 @@ impl<D: Disk> Journal<D> {
             mirror.term > outline.hard.term
                 || (mirror.term == outline.hard.term && mirror.vote.is_some() && mirror.vote != outline.hard.vote)
         });
-        let Some(last) = replay.segments.pop() else { return Err(lost()) };
+        let Some(mut last) = replay.segments.pop() else { return Err(lost()) };
         let name = file_name(last.header.number);
+        if !replay.unused.is_empty() {
+            // One behind it was made and never written to: so this is mapped, and about to be written to.
+            last.bytes = Bytes::copy_from_slice(&last.bytes);
+        }
         if ahead && !options.mutants.breaks(Mutant::CutDamage) {
             return Err(Fault::Corrupt {
                 file: name,
@@ -121,8 +138,10 @@ impl<D: Disk> Journal<D> {
             blank(&mut file, &name, &last.bytes, end)?;
         }
         if !options.mutants.breaks(Mutant::SkipRecoverySync) {
-            if let Some(before) = replay.segments.last().filter(|_| last.end == BEGIN) {
-                // Nothing in the last segment proves that the one before it was synced.
+            if let Some(before) = replay.segments.last_mut().filter(|_| last.end == BEGIN) {
+                // Nothing in the last segment proves that the one before it was synced. What is written
+                // to a file does not come from a mapping of it.
+                before.bytes = Bytes::copy_from_slice(&before.bytes);
                 let name = file_name(before.header.number);
                 let mut file = disk.open(&name).map_err(io("open", &name))?;
                 secure(&mut file, &name, before)?;
@@ -169,7 +188,7 @@ impl<D: Disk> Journal<D> {
         disk: D,
         options: Options,
         boot: u64,
-        replay: Replay,
+        replay: Replay<'_>,
         names: &[String],
         testimony: Testimony,
     ) -> Result<(Journal<D>, Recovered)> {
@@ -243,9 +262,7 @@ fn read_all<D: Disk>(disk: &D, numbers: &[u64]) -> Result<Vec<Read>> {
     let mut files = Vec::new();
     for (place, number) in numbers.iter().enumerate() {
         let name = file_name(*number);
-        // One more than the last may be a segment that was made and never written to: then the one
-        // before it is the last.
-        let bytes = if place + 2 < numbers.len() {
+        let bytes = if place + 1 < numbers.len() {
             disk.map(&name).map_err(io("map", &name))?
         } else {
             let file = disk.open(&name).map_err(io("open", &name))?;

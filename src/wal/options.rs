@@ -1,6 +1,8 @@
 //! Every knob of the journal, and why it stands where it does.
 
+use crate::disk::Meter;
 use crate::types::{ClusterId, DiskId, Mutants, NodeId};
+use std::num::NonZeroUsize;
 
 /// What a journal is told when it is opened.
 #[derive(Clone, Debug)]
@@ -21,6 +23,15 @@ pub struct Options {
     pub doubt: Doubt,
     /// Which rule, if any, is broken on purpose.
     pub mutants: Mutants,
+}
+
+/// How a journal is read when it is opened. What it is found to hold is the same however that is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading<'a> {
+    /// By how many threads. One is the caller's own: then no other is begun.
+    pub threads: NonZeroUsize,
+    /// Where it is counted how far it is.
+    pub meter: &'a Meter,
 }
 
 /// What to think of damage in the last batch, when nothing tells whether it had been synced.

@@ -6,8 +6,9 @@
 //! never acknowledged. Evidence is a good frame of a later batch (a batch is begun only when the one
 //! before it is synced), a later segment, a seal, or the side file.
 
+use super::ahead::{Ahead, ahead};
 use super::format::{self, Batch, EntryHead, Flaw, Frame, Kind, SEGMENT_HEADER, Seal, SegmentHeader, file_name};
-use super::options::{Doubt, Options};
+use super::options::{Doubt, Options, Reading};
 use super::outline::Outline;
 use super::report::{ADVICE, Fault, Result, Sealed};
 use super::scan::{Item, Scan, last_written};
@@ -15,6 +16,7 @@ use super::segment::Marks;
 use super::side::{Place, Testimony};
 use super::view::View;
 use crate::codec::{self, Reader};
+use crate::disk::Meter;
 use crate::types::{Base, ClusterTime, HardState, Index, Membership, Mutant, Payload, Term};
 use bytes::Bytes;
 
@@ -71,7 +73,7 @@ pub struct Believed {
 }
 
 /// Everything the files say.
-pub struct Replay {
+pub struct Replay<'a> {
     /// The log behind the last good batch; `None` as long as no segment has been opened.
     pub outline: Option<Outline>,
     /// The segments, oldest first; the last one is to be appended to.
@@ -86,6 +88,7 @@ pub struct Replay {
     pub notes: Vec<String>,
     first_known: Index,
     heads: Vec<Head>,
+    meter: &'a Meter,
 }
 
 /// Where and why reading a segment ended before the segment did.
@@ -104,7 +107,12 @@ struct Break {
 }
 
 /// Reads all segments, oldest first.
-pub fn replay(mut files: Vec<Read>, options: &Options, testimony: &Testimony) -> Result<Replay> {
+pub fn replay<'a>(
+    mut files: Vec<Read>,
+    options: &Options,
+    testimony: &Testimony,
+    reading: Reading<'a>,
+) -> Result<Replay<'a>> {
     // Where one is missing, those before it were released, and a power loss took the removal of some
     // back and not that of others. If they were not released, the log will be found to begin too late.
     let follows = |pair: &[Read]| pair[1].number == pair[0].number + 1;
@@ -119,19 +127,10 @@ pub fn replay(mut files: Vec<Read>, options: &Options, testimony: &Testimony) ->
         notes: Vec::new(),
         first_known: Index::ZERO,
         heads: Vec::new(),
+        meter: reading.meter,
     };
-    let mut files = files.into_iter();
-    while let Some(file) = files.next() {
-        let number = file.number;
-        if replay.segment(file, options, files.as_slice(), testimony)? {
-            if files.as_slice().is_empty() {
-                return Err(missing(number + 1, "the segment that the last one names as its successor is missing"));
-            }
-            continue;
-        }
-        replay.unused.extend(files.map(|file| file_name(file.number)));
-        break;
-    }
+    reading.meter.expect(files.iter().map(|file| file.bytes.len() as u64).sum());
+    ahead(&files, options.disk, reading.threads, |ahead| replay.all(&files, options, testimony, ahead))?;
     if let (Some(place), Some(last)) = (testimony.place, replay.segments.last())
         && place.segment > last.header.number
         && !options.mutants.breaks(Mutant::CutDamage)
@@ -141,14 +140,39 @@ pub fn replay(mut files: Vec<Read>, options: &Options, testimony: &Testimony) ->
     Ok(replay)
 }
 
-impl Replay {
-    /// Reads one segment; says whether it is sealed.
-    fn segment(&mut self, file: Read, options: &Options, behind: &[Read], testimony: &Testimony) -> Result<bool> {
+impl Replay<'_> {
+    /// Reads one segment after the other, up to the first that is not sealed.
+    fn all(&mut self, files: &[Read], options: &Options, testimony: &Testimony, ahead: &Ahead) -> Result<()> {
+        for (nth, file) in files.iter().enumerate() {
+            let behind = &files[nth + 1..];
+            let whole = ahead.whole(nth);
+            if !self.segment(file, options, behind, testimony, whole)? {
+                self.unused.extend(behind.iter().map(|file| file_name(file.number)));
+                break;
+            }
+            if behind.is_empty() {
+                let what = "the segment that the last one names as its successor is missing";
+                return Err(missing(file.number + 1, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one segment, of which the frames before `whole` are; says whether it is sealed.
+    fn segment(
+        &mut self,
+        file: &Read,
+        options: &Options,
+        behind: &[Read],
+        testimony: &Testimony,
+        whole: u64,
+    ) -> Result<bool> {
         let Read { number, bytes } = file;
+        let (number, bytes) = (*number, bytes.clone());
         let header = self.header(number, &bytes, options)?;
         let first_batch = if self.segments.is_empty() && number != 1 { None } else { Some(self.batch) };
         let chain = if self.segments.is_empty() && number != 1 { None } else { Some(self.chain.unwrap_or(0)) };
-        let mut scan = Scan::new(bytes.clone(), header.salt(), chain);
+        let mut scan = Scan::new(bytes.clone(), header.salt(), chain).known_to(whole);
         let mut marks = Marks::default();
         let mut synced = testimony.place.filter(|place| place.segment == number).map_or(BEGIN, |place| place.offset);
         let (end, chain, sealed, broken) = self.batches(number, &mut scan, first_batch, &mut marks, &mut synced)?;
@@ -214,6 +238,7 @@ impl Replay {
             });
             match outcome {
                 Ok(batch) => {
+                    self.meter.advance(batch.bytes);
                     expected = Some(if batch.more { batch.number } else { batch.number + 1 });
                     self.batch = batch.number + u64::from(!batch.more);
                     if batch.synced.0 == number {

@@ -5,6 +5,9 @@
 use super::format::{ALIGN, Flaw, Frame, Kind, SEGMENT_HEADER, salted};
 use bytes::Bytes;
 
+/// Zeros are looked for in pieces of this size.
+const ZEROS: usize = 4 << 10;
+
 /// What stands at a place of a segment.
 #[derive(Clone, Debug)]
 pub enum Item {
@@ -29,6 +32,8 @@ pub struct Scan {
     at: u64,
     /// The checksum of the last frame that was no batch header; `None` where it is not known.
     chain: Option<u32>,
+    /// Frame by frame, all before this was found whole by somebody else.
+    whole: u64,
     ended: bool,
 }
 
@@ -36,7 +41,13 @@ impl Scan {
     /// From the first frame of a segment with that salt; `chain` is the checksum of the last frame
     /// of the segment before it, if that is known.
     pub fn new(bytes: Bytes, salt: u64, chain: Option<u32>) -> Scan {
-        Scan { bytes, salted: salted(salt), at: SEGMENT_HEADER as u64, chain, ended: false }
+        Scan { bytes, salted: salted(salt), at: SEGMENT_HEADER as u64, chain, whole: 0, ended: false }
+    }
+
+    /// The same, of which [`super::ahead::whole`] has already found that the frames before `upto` are
+    /// whole: their checksums are not computed again.
+    pub fn known_to(self, upto: u64) -> Scan {
+        Scan { whole: upto, ..self }
     }
 
     /// Where it stands: behind the last item.
@@ -50,7 +61,10 @@ impl Scan {
     }
 
     fn frame(&self) -> Result<Frame, Flaw> {
-        let frame = Frame::read(&self.bytes, self.salted, self.at)?;
+        let frame = match self.at < self.whole {
+            true => Frame::known(&self.bytes, self.at)?,
+            false => Frame::read(&self.bytes, self.salted, self.at)?,
+        };
         match self.chain {
             Some(chain) if chain != frame.previous => Err(Flaw::Wrong("a record before this one is missing")),
             _ => Ok(frame),
@@ -92,6 +106,8 @@ impl Iterator for Scan {
                 let from = if flaw == Flaw::Wrong("a record before this one is missing") { at } else { at + 1 };
                 let next = self.next_good(from);
                 self.chain = None;
+                // Where it goes on may be none of the places that were looked at.
+                self.whole = 0;
                 match next {
                     Some(next) => self.at = next,
                     None => self.ended = true,
@@ -105,5 +121,13 @@ impl Iterator for Scan {
 /// Where the last byte that is not zero stands, if it is at `from` or behind it.
 pub fn last_written(bytes: &[u8], from: u64) -> Option<u64> {
     let rest = bytes.get(from as usize..)?;
-    rest.iter().rposition(|byte| *byte != 0).map(|at| from + at as u64)
+    let mut end = rest.len();
+    // Mostly there is none, and far to go: many bytes at a time, as far as all of them are zero.
+    for piece in rest.rchunks(ZEROS) {
+        if piece.iter().fold(0, |all, byte| all | byte) != 0 {
+            break;
+        }
+        end -= piece.len();
+    }
+    rest[..end].iter().rposition(|byte| *byte != 0).map(|at| from + at as u64)
 }

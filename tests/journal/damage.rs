@@ -2,11 +2,12 @@
 
 use super::matrix::scripts;
 use super::world::*;
-use drave::disk::Disk;
+use drave::disk::{Disk, Meter};
 use drave::sim::disk::{Crash, SimDisk};
-use drave::wal::{Fault, Journal, Options};
+use drave::wal::{Fault, Journal, Options, Reading};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use std::num::NonZeroUsize;
 
 fn rng() -> StdRng {
     StdRng::seed_from_u64(3)
@@ -215,6 +216,58 @@ fn damage_to_what_a_recovery_believed_is_noticed_too() {
         disk.remove("synced").unwrap();
         for offset in 64..=end {
             flip_one(&disk, &options, &ledger, name, offset).unwrap_or_else(|why| panic!("stopped at {at}: {why}"));
+        }
+    }
+}
+
+/// What so many threads find on a disk, in words.
+fn found_by(threads: usize, disk: &SimDisk) -> Result<String, String> {
+    let (meter, threads) = (Meter::default(), NonZeroUsize::new(threads).unwrap());
+    let reading = Reading { threads, meter: &meter };
+    let opened = Journal::read(disk.fork(), options(), Some(&founding()), reading);
+    assert!(meter.done() <= meter.of(), "{meter:?}");
+    match opened {
+        Ok((_, recovered)) => Ok(format!("{recovered:?}")),
+        Err(fault) => Err(fault.to_string()),
+    }
+}
+
+#[test]
+fn many_threads_find_what_one_finds() {
+    let (mut good, mut bad) = (0, 0);
+    for (name, script) in scripts() {
+        let (disk, _) = finished(&options(), &script);
+        disk.crash(&mut rng(), Crash::Kill);
+        let found = found_by(1, &disk).unwrap();
+        assert_eq!(found_by(3, &disk), Ok(found), "{name}");
+        for file in files(&disk).into_iter().filter(|file| file.ends_with(".wal")) {
+            for offset in (0..disk.seen(&file).unwrap().len() as u64).step_by(3) {
+                let disk = disk.fork();
+                disk.flip(&file, offset, (offset % 8) as u8);
+                let found = found_by(1, &disk);
+                *(if found.is_ok() { &mut good } else { &mut bad }) += 1;
+                assert_eq!(found_by(3, &disk), found, "{name}: {file} byte {offset}");
+            }
+        }
+    }
+    assert!(good > 500 && bad > 500, "{good} {bad}");
+}
+
+#[test]
+fn of_damage_in_several_segments_the_first_is_named_however_many_read() {
+    let (disk, _) = finished(&options(), &scripts()[3].1);
+    disk.crash(&mut rng(), Crash::Kill);
+    let segments: Vec<String> = files(&disk).into_iter().filter(|name| name.ends_with(".wal")).collect();
+    for (at, first) in segments.iter().enumerate() {
+        for second in &segments[at + 1..] {
+            let disk = disk.fork();
+            // Within the first batch, which is full in each of them.
+            [first, second].iter().for_each(|name| disk.flip(name, 300, 3));
+            let found = found_by(1, &disk);
+            assert!(found.as_ref().is_err_and(|fault| fault.starts_with(first.as_str())), "{found:?}");
+            for threads in [2, 3, 9] {
+                assert_eq!(found_by(threads, &disk), found, "{first} and {second}");
+            }
         }
     }
 }

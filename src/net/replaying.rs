@@ -1,0 +1,110 @@
+//! How far the machine is with the log that the node began with: until it is through, reads wait.
+
+use crate::codec::entry_size;
+use crate::types::{Entry, Index, Time};
+use std::time::Duration;
+
+/// How often it is said how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// The log that a node began with, while it is applied.
+#[derive(Clone, Debug)]
+pub struct Replaying {
+    /// The last entry of it.
+    upto: Index,
+    /// How large it is.
+    of: u64,
+    /// How much of that was applied: entries, and bytes.
+    entries: u64,
+    bytes: u64,
+    /// When the first of it was applied; that is when somebody said that it is committed.
+    begun: Option<Time>,
+    told: Time,
+}
+
+/// What there is to say of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// Nothing yet.
+    Nothing,
+    /// How far it is.
+    SoFar(String),
+    /// That was all.
+    Ended(String),
+}
+
+impl Replaying {
+    /// A log up to that entry, of which so many bytes are to be applied; `None` if that is none.
+    pub fn new(upto: Index, of: u64) -> Option<Replaying> {
+        (of > 0).then_some(Replaying { upto, of, entries: 0, bytes: 0, begun: None, told: Time::ZERO })
+    }
+
+    /// From `begun` on, until now, these were applied; the log reaches up to `last`.
+    pub fn applied(&mut self, begun: Time, now: Time, entries: &[Entry], last: Index) -> Told {
+        let since = *self.begun.get_or_insert(begun);
+        self.told = self.told.max(since);
+        // What lay behind may have been another's, and is gone.
+        self.upto = self.upto.min(last);
+        let ours = entries.iter().take_while(|entry| entry.position.index <= self.upto);
+        let (count, bytes) = ours.fold((0, 0), |(n, bytes), entry| (n + 1, bytes + entry_size(entry) as u64));
+        (self.entries, self.bytes) = (self.entries + count, self.bytes + bytes);
+        let took = now.since(since);
+        let rate = self.bytes as f64 / 1e9 / took.as_secs_f64().max(1e-9);
+        let done = self.bytes.div_ceil(1_000_000);
+        if entries.last().is_some_and(|entry| entry.position.index >= self.upto) {
+            let (n, took) = (self.entries, took.as_secs_f64());
+            return Told::Ended(format!("applied the log: {n} entries, {done} MB in {took:.2} s, {rate:.2} GB/s"));
+        }
+        if now.since(self.told) < TELL_EVERY {
+            return Told::Nothing;
+        }
+        self.told = now;
+        let of = self.of.max(self.bytes).div_ceil(1_000_000);
+        Told::SoFar(format!("applying the log: {done} of {of} MB, {rate:.2} GB/s"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+    use crate::types::{ClusterTime, Payload, Position, Term};
+    use bytes::Bytes;
+
+    fn entries(from: u64, to: u64) -> Vec<Entry> {
+        let payload = || Payload::Opaque(Bytes::from(vec![7; 1_000_000 - codec::ENTRY_HEADER]));
+        let position = |index| Position::new(Index(index), Term(1));
+        (from..=to).map(|index| codec::entry(position(index), ClusterTime(0), payload())).collect()
+    }
+
+    fn at(ms: u64) -> Time {
+        Time::ZERO + Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn it_is_said_once_a_second_how_far_it_is_and_what_it_came_to() {
+        let mut replaying = Replaying::new(Index(5), 5_000_000).unwrap();
+        // An hour passed before anybody said that it is committed.
+        let hour = 3_600_000;
+        let mut applied = |from, to, ms| replaying.applied(at(hour), at(hour + ms), &entries(from, to), Index(7));
+        assert_eq!(applied(1, 1, 500), Told::Nothing);
+        assert_eq!(applied(2, 2, 1000), Told::SoFar("applying the log: 2 of 5 MB, 0.00 GB/s".into()));
+        assert_eq!(applied(3, 3, 1900), Told::Nothing);
+        assert_eq!(applied(4, 4, 2000), Told::SoFar("applying the log: 4 of 5 MB, 0.00 GB/s".into()));
+        // What came behind it does not count.
+        let ended = "applied the log: 5 entries, 5 MB in 2.50 s, 0.00 GB/s";
+        assert_eq!(applied(5, 7, 2500), Told::Ended(ended.into()));
+    }
+
+    #[test]
+    fn a_log_that_another_cut_off_ends_where_it_was_cut() {
+        let mut replaying = Replaying::new(Index(5), 5_000_000).unwrap();
+        let told = replaying.applied(at(0), at(1), &entries(1, 2), Index(2));
+        assert_eq!(told, Told::Ended("applied the log: 2 entries, 2 MB in 0.00 s, 2.00 GB/s".into()));
+    }
+
+    #[test]
+    fn of_a_log_that_is_applied_nothing_is_said() {
+        assert!(Replaying::new(Index(5), 0).is_none());
+    }
+}

@@ -1,0 +1,106 @@
+//! Killed with all it holds in its log, a node reads that log, applies it, and serves again as before.
+//!
+//! `DRAVE_RESTART_ENTRIES` says how many entries of 128 bytes the log has, `DRAVE_RESTART_NODES` how many
+//! nodes are killed and started again at once; `--nocapture` shows what it took. `scripts/restart.sh` asks
+//! for as many as are worth measuring.
+
+use drave::api::Consistency;
+use drave::client::{Client, Options};
+use drave::machine::{Answer, Command as Do, Query};
+use std::io::Read;
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use support::{Cluster, PATIENCE, until};
+
+mod support;
+
+/// How often it is killed and started again: the first time, the files may have to come from the disk.
+const ROUNDS: usize = 3;
+
+fn asked(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+/// Nodes that keep all they are told in their logs.
+fn prepare(nodes: u64, entries: u64) -> Cluster {
+    let mut cluster = Cluster::prepare(nodes as u16);
+    let segment = if entries < 100_000 { "4MiB" } else { "64MiB" };
+    let words = ["--segment-size", segment, "--reserve", "4MiB", "--snapshot-log-bytes", "1TiB"];
+    cluster.words = words.into_iter().chain(["--snapshot-max-age", "1000days"]).map(str::to_owned).collect();
+    (0..cluster.len()).for_each(|n| cluster.spawn(n));
+    cluster.leader();
+    let (total, keys) = (entries.to_string(), (entries / 10).clamp(100, 100_000).to_string());
+    let words = ["bench", "put", "--clients", "8", "--inflight", "256", "--total", &total, "--keys", &keys];
+    let said = cluster.run(&[&words[..], &["--warmup", "0s", "--duration", "1h", "--timeout", "60s"]].concat());
+    assert_eq!(said.code, Some(0), "{said:?}\n{}", cluster.logs());
+    cluster
+}
+
+/// Reads all files of a directory as fast as that goes; how many bytes they have, and how long it took.
+fn read_plainly(directory: &Path) -> (u64, Duration) {
+    let mut buffer = vec![0; 1 << 20];
+    let (mut bytes, begun) = (0, Instant::now());
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let mut file = std::fs::File::open(entry.unwrap().path()).unwrap();
+        loop {
+            match file.read(&mut buffer).unwrap() {
+                0 => break,
+                n => bytes += n as u64,
+            }
+        }
+    }
+    (bytes, begun.elapsed())
+}
+
+fn put(client: &mut Client, value: &[u8]) {
+    let executed = client.execute(&Do::Put { key: b"lunch", value }.encode()).unwrap();
+    assert!(matches!(Answer::decode(executed.answer), Ok(Answer::Done)));
+}
+
+fn get(client: &mut Client) -> Vec<u8> {
+    let queried = client.query(&Query::Get { key: b"lunch" }.encode(), Consistency::Linearizable).unwrap();
+    let Ok(Answer::Value(Some(value))) = Answer::decode(queried.answer) else { panic!("there is lunch") };
+    value.to_vec()
+}
+
+/// Starts all again; how long it took until a read was answered, and then a write.
+fn restart(cluster: &mut Cluster, round: usize) -> (Duration, Duration) {
+    let begun = Instant::now();
+    (0..cluster.len()).for_each(|n| cluster.spawn(n));
+    let listens = || TcpStream::connect(&cluster.addresses[0]).ok();
+    until("it listens", listens, || cluster.logs());
+    let timeout = PATIENCE + Duration::from_secs(60);
+    let mut client = Client::with(cluster.addresses.clone(), Options { timeout, ..Options::default() });
+    assert_eq!(get(&mut client), format!("noodles {round}").as_bytes(), "{}", cluster.logs());
+    let read = begun.elapsed();
+    put(&mut client, format!("noodles {}", round + 1).as_bytes());
+    (read, begun.elapsed())
+}
+
+#[test]
+fn what_is_in_the_log_is_served_again_after_a_kill() {
+    let (entries, nodes) = (asked("DRAVE_RESTART_ENTRIES", 40_000), asked("DRAVE_RESTART_NODES", 1));
+    let mut cluster = prepare(nodes, entries);
+    put(&mut cluster.client(), b"noodles 0");
+    for round in 0..ROUNDS {
+        let before = cluster.logs().len();
+        (0..cluster.len()).for_each(|n| cluster.kill(n));
+        let (bytes, plain) = read_plainly(&cluster.data(0).join("wal"));
+        let (read, write) = restart(&mut cluster, round);
+        let status = until("its status", || cluster.status(0), || cluster.logs());
+        assert_eq!((status.log.first, status.log.snapshot), (1, 0), "all of it is in the log");
+        assert!(status.applied >= entries, "{status:?}");
+        let logs = cluster.logs();
+        let said = |what: &str| logs.lines().filter(|line| line.contains(what)).count();
+        assert_eq!(said("recovered in "), (round + 1) * cluster.len(), "{logs}");
+        let rate = bytes as f64 / 1e9 / plain.as_secs_f64();
+        eprintln!("{entries} entries on {nodes} nodes: a read after {read:.2?}, a write after {write:.2?}");
+        eprintln!("  a plain read of {} MB: {plain:.2?}, {rate:.2} GB/s", bytes.div_ceil(1_000_000));
+        let ours = ["recovered in ", "applied the log: "];
+        let lines = logs[before..].lines().filter(|line| ours.iter().any(|what| line.contains(what)));
+        lines.for_each(|line| eprintln!("  {}", line.split("] ").last().unwrap()));
+    }
+    cluster.expect_no_deaths();
+    cluster.agree();
+}
