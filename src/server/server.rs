@@ -8,6 +8,7 @@ use crate::disk::fs::Lock;
 use crate::machine::seam::StateMachine;
 use crate::net::applying::Applying;
 use crate::net::inbox::inbox;
+use crate::net::leavings::Leavings;
 use crate::net::reactor::{Broken, Clock, Options, Reactor};
 use crate::net::sockets::{FREE, Net};
 use crate::shelf::Keeper;
@@ -94,7 +95,8 @@ impl<M: StateMachine> Server<M> {
             log::warn!(node = config.id.get(); "{place} lies in memory (tmpfs): a power loss takes everything");
         }
         let clock = Clock::start();
-        let (node, applier) = boot::node(&config, me, recovered, (machine, snapshot), clock.now())?;
+        let leavings = Leavings::start()?;
+        let (node, applier) = boot::node(&config, me, recovered, (machine, snapshot), &leavings, clock.now())?;
         let own = node.membership().address(config.id).unwrap_or_default().to_owned();
         let listen = config.listen.clone().or_else(|| config.peers.get(&config.id).cloned()).unwrap_or(own);
         let net = open_net(&config, me, &listen)?;
@@ -104,7 +106,7 @@ impl<M: StateMachine> Server<M> {
         let signals = config.signals.then(|| watch_signals(&net)).transpose()?;
         let address = net.address();
         let shelf = spawn_keeper(Keeper::new(store), post.clone())?;
-        let machine = Applying::new(applier, me.cluster, me.node, shelf);
+        let machine = Applying::new(applier, (me.cluster, me.node), shelf, leavings);
         let options = Options { in_memory, ..config.reactor };
         let reactor = Reactor::new(net, node, machine, writes, inbox, options, clock);
         Ok(Server { reactor, log, watch, signals, handle: Handle::new(post), address, cluster: me.cluster, lock })
