@@ -112,6 +112,7 @@ impl<M: StateMachine> Applying<M> {
                 self.applier.thaw();
                 Some(Event::Taken(snapshot.map(|snapshot| kept(&snapshot, &self.leavings))))
             }
+            Done::NoRoom => None,
             Done::Received { from, snapshot, next } => Some(Event::Received { from, snapshot, next }),
             Done::Arrived(snapshot) => {
                 self.reviving = Some(Reviving::begin(&self.applier, snapshot));

@@ -126,7 +126,12 @@ impl Node {
                 self.forwarded.forget(caller);
             }
             Event::Journal(report) => self.journal(now, report),
-            Event::Space { low } => self.space.is(low),
+            Event::Space { low } => {
+                self.space.is(low);
+                if !low {
+                    self.keeping.room();
+                }
+            }
             Event::Applied(report) => self.settle(now, report),
             Event::Taken(kept) => self.taken(now, kept),
             Event::Received { from, snapshot, next } => self.raft.chunked(from, snapshot, next),
@@ -294,7 +299,7 @@ impl Node {
         self.shipping.pump(now, &self.raft, actions);
         let log = self.raft.log();
         let applied = self.applied.upto;
-        if self.keeping.is_due(now, log, applied, &self.options)
+        if self.keeping.is_due(now, log, applied, self.space.is_low(), &self.options)
             && let Some((configured, membership)) = self.raft.membership_at(applied).cloned()
         {
             self.keeping.begin();
@@ -392,7 +397,10 @@ impl Node {
         for (peer, snapshot, next) in ready.chunked {
             self.shipping.chunked(now, peer, snapshot, next);
         }
-        actions.extend(ready.chunks.into_iter().map(|(from, chunk)| Action::Receive { from, chunk }));
+        for (from, chunk) in ready.chunks {
+            self.stats.received += chunk.bytes.len() as u64;
+            actions.push(Action::Receive { from, chunk });
+        }
         for note in ready.notes {
             if let Note::Campaigns { reason, ask: Ask::Pre, .. } = &note {
                 *self.stats.elections.entry(reason.name().to_owned()).or_default() += 1;
@@ -528,6 +536,9 @@ impl Node {
             snapshot: self.keeping.upto().0,
             snapshot_bytes: self.keeping.kept().map_or(0, |kept| kept.bytes.len() as u64),
             taking: self.keeping.is_taking(),
+            lacks_room: self.keeping.lacks_room(),
+            shipped_bytes: self.shipping.sent(),
+            received_bytes: self.stats.received,
         }
     }
 

@@ -102,10 +102,10 @@ impl<M: StateMachine> Server<M> {
         let net = open_net(&config, me, &listen)?;
         let (post, inbox) = inbox(net.waker().clone());
         let (writes, log) = spawn_log(journal, disk, post.clone(), config.log_look)?;
-        let watch = spawn_watch(Watch::new(reserve, config.segment_bytes), post.clone())?;
+        let watch = spawn_watch(Watch::new(reserve.clone(), config.segment_bytes), post.clone())?;
         let signals = config.signals.then(|| watch_signals(&net)).transpose()?;
         let address = net.address();
-        let shelf = spawn_keeper(Keeper::new(store), post.clone())?;
+        let shelf = spawn_keeper(Keeper::new(store, reserve), post.clone())?;
         let machine = Applying::new(applier, (me.cluster, me.node), shelf, leavings);
         let options = Options { in_memory, ..config.reactor };
         let reactor = Reactor::new(net, node, machine, writes, inbox, options, clock);
