@@ -10,8 +10,9 @@ use rustix::thread::gettid;
 use std::io;
 use std::sync::mpsc::{SendError, Sender, channel};
 
-/// How much a thread gives way that nobody waits for: as much as there is.
-const NICE: i32 = 19;
+/// How much a thread gives way that nobody waits for. Not all there is: a snapshot that is never done while
+/// clients keep the processors busy would let the log grow without bound.
+const NICE: i32 = 5;
 
 /// Where to leave what takes long to be freed. Clones lead to the same thread, which ends with the last.
 #[derive(Clone)]
@@ -63,7 +64,7 @@ impl Leavings {
     }
 }
 
-/// The thread that calls this runs when no other wants to: nobody waits for what it does.
+/// The thread that calls this gives way to others: nobody waits for what it does.
 pub fn give_way() {
     if let Err(error) = setpriority_process(Some(gettid()), NICE) {
         log::warn!("a thread that nobody waits for runs like any other: {error}");
