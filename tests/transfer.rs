@@ -32,7 +32,7 @@ fn with_one_away(mib: u64) -> (Cluster, usize) {
     let more = ["--clients", "8", "--inflight", "32", "--warmup", "0s", "--duration", "10m", "--timeout", "60s"];
     let said = cluster.run(&[&["bench", "put", "--keep", "-o", "json"], &load[..], &more].concat());
     assert_eq!(said.code, Some(0), "{said:?}");
-    let said = cluster.run(&["snapshot", "take", "--timeout", "60s"]);
+    let said = cluster.run(&["snapshot", "take", "--timeout", "10m"]);
     assert_eq!(said.out.matches(" ok ").count(), 2, "{said:?}");
     for n in (0..3).filter(|n| *n != away) {
         let gone = || cluster.status(n).filter(|status| status.log.first > had + 1);
