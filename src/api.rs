@@ -397,6 +397,15 @@ pub struct LogStatus {
     pub snapshot_bytes: u64,
     /// Whether one is being taken.
     pub taking: bool,
+    /// Whether the last one that was begun did not fit the disk, not even into the reserve.
+    #[serde(default)]
+    pub lacks_room: bool,
+    /// Bytes of snapshots sent to followers since the process started, those sent again counted again.
+    #[serde(default)]
+    pub shipped_bytes: u64,
+    /// Bytes of snapshots received from leaders since the process started.
+    #[serde(default)]
+    pub received_bytes: u64,
 }
 
 /// One member as its leader sees it.

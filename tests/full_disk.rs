@@ -20,19 +20,25 @@ struct Mounts {
     places: Vec<PathBuf>,
 }
 
-fn mount(place: &Path) -> bool {
-    let words = ["-t", "tmpfs", "-o", "size=32m,mode=0777", "drave-test"];
+fn mount(place: &Path, size: &str) -> bool {
+    let options = format!("size={size},mode=0777");
+    let words = ["-t", "tmpfs", "-o", &options, "drave-test"];
     Command::new("mount").args(words).arg(place).output().is_ok_and(|output| output.status.success())
 }
 
 impl Mounts {
     /// Mounts one where each node keeps everything; nothing if this machine does not allow it.
     fn prepare(cluster: &Cluster) -> Option<Mounts> {
+        Mounts::of(cluster, "32m")
+    }
+
+    /// The same, of that size.
+    fn of(cluster: &Cluster, size: &str) -> Option<Mounts> {
         let mut mounts = Mounts { places: Vec::new() };
         for n in 0..cluster.len() {
             let place = cluster.data(n);
             std::fs::create_dir(&place).unwrap();
-            if !mount(&place) {
+            if !mount(&place, size) {
                 let must = std::env::var("DRAVE_MUST_MOUNT").is_ok_and(|set| set == "1");
                 assert!(!must, "nothing can be mounted here: be root");
                 eprintln!("not run: nothing can be mounted here");
@@ -217,4 +223,79 @@ fn a_follower_whose_disk_is_full_falls_behind_and_comes_back() {
     drop(client);
     cluster.expect_no_deaths();
     cluster.agree();
+}
+
+/// One node that takes no snapshot by itself while there is room, and whose log keeps next to nothing behind
+/// one.
+fn alone() -> Cluster {
+    let mut cluster = Cluster::prepare(1);
+    let words = ["--snapshot-log-bytes", "1TiB", "--trailing-bytes", "64KiB", "--snapshot-max-age", "1000h"];
+    cluster.words.extend(words.map(str::to_owned));
+    cluster
+}
+
+/// Writes that many values of 64 KiB, to so many keys.
+fn write(cluster: &Cluster, values: u32, keys: u32) {
+    let mut client = cluster.client();
+    let value = [b'x'; 64 << 10];
+    for n in 0..values {
+        let key = (n % keys).to_le_bytes();
+        client.execute(&Do::Put { key: &key, value: &value }.encode()).unwrap();
+    }
+}
+
+fn logged(cluster: &Cluster, what: &str) -> usize {
+    cluster.logs().matches(what).count()
+}
+
+#[test]
+fn on_a_full_disk_a_snapshot_is_taken_from_the_reserve_and_the_log_gives_way() {
+    let mut cluster = alone();
+    let Some(mounts) = Mounts::of(&cluster, "64m") else { return };
+    cluster.spawn(0);
+    // Half a megabyte of state, and a log that takes half the disk.
+    write(&cluster, 512, 8);
+    until("it has a reserve", || mounts.has_reserve(0).then_some(()), || cluster.logs());
+    assert_eq!(cluster.status(0).unwrap().log.snapshot, 0, "there was room");
+    mounts.fill(0);
+    // Nobody makes room, and nobody asks for anything.
+    let taken = || cluster.status(0).filter(|status| status.log.snapshot > 0);
+    until("a snapshot is taken", taken, || cluster.logs());
+    assert_eq!(logged(&cluster, "it is lent the reserve"), 1, "{}", cluster.logs());
+    wait_for_space(&cluster, 0, false);
+    assert!(mounts.has_reserve(0), "it was made anew");
+    write(&cluster, 8, 8);
+    let log = cluster.status(0).unwrap().log;
+    assert!(log.first > 256 && !log.lacks_room, "{log:?}");
+    cluster.expect_no_deaths();
+}
+
+#[test]
+fn a_snapshot_that_does_not_fit_into_the_reserve_leaves_all_as_it_was() {
+    let mut cluster = alone();
+    let Some(mounts) = Mounts::of(&cluster, "64m") else { return };
+    cluster.spawn(0);
+    // Twice as much state as the reserve has room for.
+    write(&cluster, 128, 128);
+    until("it has a reserve", || mounts.has_reserve(0).then_some(()), || cluster.logs());
+    mounts.fill(0);
+    wait_for_space(&cluster, 0, true);
+    for _ in 0..2 {
+        let said = cluster.run(&["snapshot", "take"]);
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(cluster.status(0).unwrap().log.lacks_room);
+        until("the reserve is made anew", || mounts.has_reserve(0).then_some(()), || cluster.logs());
+    }
+    assert_eq!(logged(&cluster, "not even with the reserve"), 1, "{}", cluster.logs());
+    assert!(cluster.run(&["status"]).out.contains("no room for a snapshot"));
+    let files: Vec<_> = std::fs::read_dir(cluster.data(0).join("snapshots")).unwrap().collect();
+    assert!(files.is_empty(), "{files:?}");
+    assert_eq!(cluster.run(&["del", "nothing"]).code, Some(1), "{}", cluster.logs());
+    mounts.empty(0);
+    wait_for_space(&cluster, 0, false);
+    let taken = || (cluster.run(&["snapshot", "take"]).code == Some(0)).then_some(());
+    until("a snapshot is taken", taken, || cluster.logs());
+    let log = cluster.status(0).unwrap().log;
+    assert!(log.snapshot > 0 && !log.lacks_room, "{log:?}");
+    cluster.expect_no_deaths();
 }

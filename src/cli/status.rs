@@ -126,11 +126,12 @@ fn kept_row(status: &Status, leader: Option<&Status>) -> String {
         upto => (size(log.snapshot_bytes), upto.to_string()),
     };
     let taking = log.taking.then(|| "takes a snapshot".to_owned());
+    let lacks_room = log.lacks_room.then(|| "no room for a snapshot".to_owned());
     let receives = seen(status, leader).filter(|peer| peer.snapshot_bytes > 0);
     let receives = receives
         .map(|peer| format!("receives a snapshot: {} of {}", size(peer.snapshot_has), size(peer.snapshot_bytes)));
     let kept_for = Some(log.kept_for.clone()).filter(|why| !why.is_empty());
-    let why: Vec<String> = [kept_for, taking, receives].into_iter().flatten().collect();
+    let why: Vec<String> = [kept_for, taking, lacks_room, receives].into_iter().flatten().collect();
     format!(
         "{:<5} {:>10} {:>9} {:>11} {snapshot:>10} {upto:>9}  {}",
         format!("n{}", status.node),

@@ -3,6 +3,7 @@
 //! It runs on the loop's own thread: to wake another costs more than a map takes to look up a key.
 //! What takes longer is done a little at a time: a state is told and taken in piece by piece.
 
+use super::leavings::Leavings;
 use crate::apply::{Applier, Report};
 use crate::consensus::message::Chunk;
 use crate::limits::CHUNK_BYTES;
@@ -30,6 +31,8 @@ pub struct Applying<M> {
     node: NodeId,
     /// Where snapshots are written and received.
     shelf: Sender<Job>,
+    /// Where to leave what is large and no longer needed.
+    leavings: Leavings,
     /// What it is asked next.
     queries: VecDeque<(u64, Bytes)>,
     /// Whether its state is being written down.
@@ -40,8 +43,13 @@ pub struct Applying<M> {
 
 impl<M: StateMachine> Applying<M> {
     /// That machine, on that node; `shelf` leads to the thread that has the files.
-    pub fn new(applier: Applier<M>, cluster: ClusterId, node: NodeId, shelf: Sender<Job>) -> Applying<M> {
-        Applying { applier, cluster, node, shelf, queries: VecDeque::new(), taking: false, reviving: None }
+    pub fn new(
+        applier: Applier<M>,
+        (cluster, node): (ClusterId, NodeId),
+        shelf: Sender<Job>,
+        leavings: Leavings,
+    ) -> Applying<M> {
+        Applying { applier, cluster, node, shelf, leavings, queries: VecDeque::new(), taking: false, reviving: None }
     }
 
     /// Applies committed entries.
@@ -107,8 +115,9 @@ impl<M: StateMachine> Applying<M> {
             Done::Taken(snapshot) => {
                 self.taking = false;
                 self.applier.thaw();
-                Some(Event::Taken(snapshot.map(|snapshot| kept(&snapshot))))
+                Some(Event::Taken(snapshot.map(|snapshot| kept(&snapshot, &self.leavings))))
             }
+            Done::NoRoom => None,
             Done::Received { from, snapshot, next } => Some(Event::Received { from, snapshot, next }),
             Done::Arrived(snapshot) => {
                 self.reviving = Some(Reviving::begin(&self.applier, snapshot));
@@ -133,19 +142,20 @@ impl<M: StateMachine> Applying<M> {
         let Some(reviving) = self.reviving.take() else { return Ok(None) };
         let (applier, snapshot, base) = reviving.finish()?;
         if applier.applied() <= self.applier.applied() {
+            self.leavings.leave((applier, snapshot));
             return Ok(None);
         }
-        self.applier = applier;
+        self.leavings.leave(std::mem::replace(&mut self.applier, applier));
         if std::mem::take(&mut self.taking) {
             // What was frozen is gone with the old state. If nobody is there, that is said elsewhere.
             let _there_or_gone = self.shelf.send(Job::GiveUp);
         }
         let (time, report) = (snapshot.header().time, self.applier.apply(&[]));
-        Ok(Some(Event::Restored { kept: kept(&snapshot), base, time, report }))
+        Ok(Some(Event::Restored { kept: kept(&snapshot, &self.leavings), base, time, report }))
     }
 }
 
-/// A snapshot, as the node knows it.
-pub fn kept(snapshot: &Snapshot) -> Kept {
-    Kept { position: snapshot.header().position, bytes: snapshot.bytes().clone() }
+/// A snapshot, as the node knows it. Its file, once removed, is let go of where nobody waits.
+pub fn kept(snapshot: &Snapshot, leavings: &Leavings) -> Kept {
+    Kept { position: snapshot.header().position, bytes: leavings.lend(snapshot.bytes().clone()) }
 }

@@ -14,6 +14,7 @@ pub mod dialect;
 pub mod disks;
 pub mod inbox;
 pub mod lanes;
+pub mod leavings;
 pub mod links;
 pub mod look;
 pub mod options;

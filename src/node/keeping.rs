@@ -6,6 +6,9 @@ use super::options::Options;
 use crate::consensus::log::Log;
 use crate::types::{Index, Mutant, Time};
 
+/// How often the time doubles after which one is tried again that did not fit: from 5 s to 5 min.
+const REST_DOUBLES: u32 = 6;
+
 /// The snapshots of this node, as far as the log is concerned.
 ///
 /// Invariant: `compacted ≤ snapshot ≤ applied`.
@@ -19,6 +22,8 @@ pub struct Keeping {
     taking: bool,
     /// Not before then: the last one did not fit the disk.
     rest: Time,
+    /// How many in a row did not.
+    misfits: u32,
     /// Who asked for one, and waits; and for one of how much.
     asked: Vec<(Caller, u64, Index)>,
     /// Whether the log may have more to let go of.
@@ -28,7 +33,7 @@ pub struct Keeping {
 impl Keeping {
     /// With what was found at the start.
     pub fn new(now: Time, kept: Option<Kept>) -> Keeping {
-        Keeping { kept, since: now, taking: false, rest: Time::ZERO, asked: Vec::new(), unreleased: true }
+        Keeping { kept, since: now, taking: false, rest: Time::ZERO, misfits: 0, asked: Vec::new(), unreleased: true }
     }
 
     /// The newest snapshot that is durable.
@@ -67,10 +72,20 @@ impl Keeping {
         self.asked.retain(|(from, ..)| *from != caller);
     }
 
+    /// Whether the last one that was begun did not fit the disk.
+    pub fn lacks_room(&self) -> bool {
+        self.misfits > 0
+    }
+
+    /// There is room: one that did not fit may now.
+    pub fn room(&mut self) {
+        (self.rest, self.misfits) = (Time::ZERO, 0);
+    }
+
     /// Whether to take one now: somebody asks; or the log has grown, by so much at least and by as much
-    /// as the state is (else most of what is written would be snapshots); or the last one is old. Never
-    /// of what the last one holds already.
-    pub fn is_due(&self, now: Time, log: &Log, applied: Index, options: &Options) -> bool {
+    /// as the state is (else most of what is written would be snapshots); or there is too little room
+    /// (`low`), and one would free some; or the last one is old. Never of what the last one holds already.
+    pub fn is_due(&self, now: Time, log: &Log, applied: Index, low: bool, options: &Options) -> bool {
         if self.taking || applied <= self.upto() {
             return false;
         }
@@ -79,7 +94,8 @@ impl Keeping {
         }
         let state = self.kept.as_ref().map_or(0, |kept| kept.bytes.len() as u64);
         let grown = log.bytes(self.upto().max(log.base().index), applied);
-        let large = grown >= options.snapshot_log_bytes.max(state);
+        let frees = low && grown >= options.trailing_bytes;
+        let large = frees || grown >= options.snapshot_log_bytes.max(state);
         now >= self.rest && (large || now.since(self.since) >= options.snapshot_max_age)
     }
 
@@ -100,8 +116,15 @@ impl Keeping {
     pub fn taken(&mut self, now: Time, kept: Option<Kept>, options: &Options) {
         self.taking = false;
         match kept {
-            Some(kept) => self.adopt(now, kept),
-            None => self.rest = now + options.snapshot_again,
+            Some(kept) => {
+                self.misfits = 0;
+                self.adopt(now, kept);
+            }
+            None => {
+                // Each time the disk is filled for nothing: less and less often.
+                self.rest = now + options.snapshot_again * (1 << self.misfits.min(REST_DOUBLES));
+                self.misfits += 1;
+            }
         }
     }
 
@@ -138,5 +161,82 @@ impl Keeping {
         }
         let upto = log.within(limit, options.trailing_bytes);
         (upto > log.base().index).then_some(upto)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Position, Term};
+    use bytes::Bytes;
+
+    /// A log of so many entries of a hundred bytes, all of them durable and committed; and what is kept
+    /// of a snapshot of the first `snapshot`.
+    fn log(entries: u64, snapshot: u64) -> (Log, Keeping) {
+        let mut log = Log::new(Position::ZERO);
+        grow(&mut log, entries);
+        let kept = Kept { position: Position::new(Index(snapshot), Term(1)), bytes: Bytes::new() };
+        (log, Keeping::new(Time::ZERO, Some(kept)))
+    }
+
+    fn grow(log: &mut Log, entries: u64) {
+        (0..entries).for_each(|_| _ = log.append(Term(1), 100));
+        log.persisted(log.last().index);
+        log.commit_to(log.last().index);
+    }
+
+    #[test]
+    fn what_a_follower_will_need_behind_its_snapshot_is_kept_up_to_so_many_bytes() {
+        let options = Options { trailing_bytes: 0, hold_bytes: 9_000, ..Options::default() };
+        let (mut log, mut keeping) = log(50, 40);
+        let release = |keeping: &mut Keeping, log: &Log| keeping.release(log, log.commit(), Some(Index(10)), &options);
+        // It is sent an older snapshot, of the first ten.
+        assert_eq!(release(&mut keeping, &log), Some(Index(10)));
+        log.compact(Index(10));
+        grow(&mut log, 50);
+        // Ninety entries behind its snapshot: as much as may be.
+        assert_eq!(release(&mut keeping, &log), None);
+        grow(&mut log, 1);
+        assert_eq!(release(&mut keeping, &log), Some(Index(40)), "one too many, and it is let go of");
+    }
+
+    #[test]
+    fn what_holds_the_log_back_is_forgotten_with_the_follower() {
+        let options = Options { trailing_bytes: 0, ..Options::default() };
+        let (mut log, mut keeping) = log(50, 40);
+        assert_eq!(keeping.release(&log, Index(50), Some(Index(10)), &options), Some(Index(10)));
+        log.compact(Index(10));
+        assert_eq!(keeping.release(&log, Index(50), None, &options), Some(Index(40)));
+    }
+
+    #[test]
+    fn too_little_room_lets_one_become_due_that_frees_some() {
+        let options = Options { trailing_bytes: 1_000, ..Options::default() };
+        let (mut log, keeping) = log(49, 40);
+        let due = |log: &Log, low| keeping.is_due(Time::ZERO, log, log.commit(), low, &options);
+        assert!(!due(&log, true), "it would free nothing");
+        grow(&mut log, 1);
+        assert!(due(&log, true) && !due(&log, false));
+    }
+
+    #[test]
+    fn one_that_does_not_fit_is_tried_less_and_less_often_until_there_is_room() {
+        let options =
+            Options { snapshot_again: std::time::Duration::from_secs(5), trailing_bytes: 0, ..Options::default() };
+        let (log, mut keeping) = log(50, 40);
+        let mut now = Time::ZERO;
+        for rest in [5, 10, 20, 40, 80, 160, 320, 320] {
+            assert!(keeping.is_due(now, &log, Index(50), true, &options));
+            keeping.begin();
+            keeping.taken(now, None, &options);
+            assert!(keeping.lacks_room());
+            now = now + std::time::Duration::from_secs(rest);
+            let before = Time(now.0 - 1);
+            assert!(!keeping.is_due(before, &log, Index(50), true, &options), "after {rest} s");
+        }
+        keeping.taken(now, None, &options);
+        assert!(!keeping.is_due(now, &log, Index(50), true, &options));
+        keeping.room();
+        assert!(!keeping.lacks_room() && keeping.is_due(now, &log, Index(50), true, &options));
     }
 }

@@ -137,6 +137,9 @@ impl Node {
             Event::Space { low } => {
                 self.space.is(low);
                 self.raft.has_room(!low);
+                if !low {
+                    self.keeping.room();
+                }
             }
             Event::Met { peer, disk } => self.raft.met(peer, disk),
             // Where nobody can take over, the others find out by themselves.
@@ -336,7 +339,7 @@ impl Node {
         self.shipping.pump(now, &self.raft, actions);
         let log = self.raft.log();
         let applied = self.applied.upto;
-        if self.keeping.is_due(now, log, applied, &self.options)
+        if self.keeping.is_due(now, log, applied, self.space.is_low(), &self.options)
             && let Some((configured, membership)) = self.raft.membership_at(applied).cloned()
         {
             self.keeping.begin();
@@ -435,7 +438,10 @@ impl Node {
         for (peer, snapshot, next) in ready.chunked {
             self.shipping.chunked(now, peer, snapshot, next);
         }
-        actions.extend(ready.chunks.into_iter().map(|(from, chunk)| Action::Receive { from, chunk }));
+        for (from, chunk) in ready.chunks {
+            self.stats.received += chunk.bytes.len() as u64;
+            actions.push(Action::Receive { from, chunk });
+        }
         for note in ready.notes {
             if let Note::Campaigns { reason, ask: Ask::Pre, .. } = &note {
                 *self.stats.elections.entry(reason.name().to_owned()).or_default() += 1;

@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default)]
 pub struct Shipping {
     ships: BTreeMap<NodeId, Ship>,
+    /// Bytes sent, to whomever, since this node began.
+    sent: u64,
 }
 
 /// One snapshot on its way to one follower. The file is mapped once, however many receive it, and is
@@ -73,6 +75,7 @@ impl Shipping {
             }
             while let Some(chunk) = ship.next() {
                 ship.moved = now;
+                self.sent += chunk.bytes.len() as u64;
                 // A follower has answered us in this term, so our disk knows it.
                 let (from, term) = (raft.id(), raft.term());
                 actions.push(Action::Send(Envelope { from, to: *to, term, message: Message::Chunk(chunk) }));
@@ -88,6 +91,11 @@ impl Shipping {
     /// When something is to be sent again.
     pub fn deadline(&self) -> Time {
         self.ships.values().map(|ship| ship.moved + PATIENCE).min().unwrap_or(Time::NEVER)
+    }
+
+    /// How many bytes were sent, to whomever, since this node began; some of them perhaps twice.
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// How much of its snapshot a follower has, and of how much.
@@ -162,6 +170,26 @@ mod tests {
         assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")), [12]);
         shipping.chunked(Time(4), to, newest.position, 20 * CHUNK);
         assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")).first(), Some(&20));
+    }
+
+    #[test]
+    fn several_followers_are_sent_the_same_bytes_and_no_copies_and_all_is_counted() {
+        let mut shipping = Shipping::default();
+        let newest = ship(20).kept;
+        let followers = [2, 3, 4].map(|n| NodeId::new(n).expect("not nobody"));
+        for to in followers {
+            shipping.begin(Time(0), to, &newest, Index(0));
+            shipping.chunked(Time(1), to, newest.position, CHUNK);
+        }
+        for to in followers {
+            let ship = shipping.ships.get_mut(&to).expect("it is there");
+            let chunks: Vec<Chunk> = std::iter::from_fn(|| ship.next()).collect();
+            assert_eq!(chunks.len() as u64, WINDOW / CHUNK);
+            for chunk in chunks {
+                let there = newest.bytes[chunk.offset as usize..].as_ptr();
+                assert_eq!(chunk.bytes.as_ptr(), there, "a piece is a part of the file, mapped once");
+            }
+        }
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Stats {
     sent: VecDeque<(Index, Time)>,
     /// The first proposal since the last write.
     proposed: Option<Time>,
+    /// Bytes of snapshots that came from leaders.
+    pub received: u64,
     /// Elections begun, by reason.
     pub elections: BTreeMap<String, u64>,
 }
@@ -58,6 +60,7 @@ impl Default for Stats {
             apply: Durations::new(),
             sent: VecDeque::new(),
             proposed: None,
+            received: 0,
             elections: BTreeMap::new(),
         }
     }

@@ -10,6 +10,7 @@ use crate::disk::FsDisk;
 use crate::disk::fs::{Lock, Syncs};
 use crate::machine::seam::StateMachine;
 use crate::net::applying::kept;
+use crate::net::leavings::Leavings;
 use crate::net::sockets::Identity;
 use crate::node::node::{Begun, Node};
 use crate::node::start::start;
@@ -168,11 +169,12 @@ pub fn node<M: StateMachine>(
     me: Identity,
     recovered: Recovered,
     (machine, snapshot): (M, Option<Snapshot>),
+    leavings: &Leavings,
     telling: &mut Telling,
     now: Time,
 ) -> wal::Result<(Node, Applier<M>)> {
     let mut applier = Applier::new(machine);
-    let kept = snapshot.as_ref().map(kept);
+    let kept = snapshot.as_ref().map(|snapshot| kept(snapshot, leavings));
     if let Some(snapshot) = snapshot {
         applier = Reviving::begin(&applier, snapshot).all(&telling.stage("snapshot taken in"))?.0;
     }

@@ -9,6 +9,7 @@ use crate::disk::fs::Lock;
 use crate::machine::seam::StateMachine;
 use crate::net::applying::Applying;
 use crate::net::inbox::inbox;
+use crate::net::leavings::Leavings;
 use crate::net::reactor::{Broken, Clock, Options, Reactor};
 use crate::net::sockets::{FREE, Net};
 use crate::shelf::Keeper;
@@ -99,7 +100,9 @@ impl<M: StateMachine> Server<M> {
         }
         let clock = Clock::start();
         let entries = recovered.heads.len();
-        let (node, applier) = boot::node(&config, me, recovered, (machine, snapshot), &mut telling, clock.now())?;
+        let leavings = Leavings::start()?;
+        let begins = (machine, snapshot);
+        let (node, applier) = boot::node(&config, me, recovered, begins, &leavings, &mut telling, clock.now())?;
         if let Some(told) = telling.end() {
             log::info!(node = config.id.get(); "{told}; {entries} entries are in the log");
         }
@@ -108,11 +111,11 @@ impl<M: StateMachine> Server<M> {
         let net = open_net(&config, me, &listen)?;
         let (post, inbox) = inbox(net.waker().clone());
         let (writes, log) = spawn_log(journal, disk, post.clone(), config.log_look)?;
-        let watch = spawn_watch(Watch::new(reserve, config.segment_bytes), post.clone())?;
+        let watch = spawn_watch(Watch::new(reserve.clone(), config.segment_bytes), post.clone())?;
         let signals = config.signals.then(|| watch_signals(&net)).transpose()?;
         let address = net.address();
-        let shelf = spawn_keeper(Keeper::new(store), post.clone())?;
-        let machine = Applying::new(applier, me.cluster, me.node, shelf);
+        let shelf = spawn_keeper(Keeper::new(store, reserve), post.clone())?;
+        let machine = Applying::new(applier, (me.cluster, me.node), shelf, leavings);
         let options = Options { in_memory, ..config.reactor };
         let reactor = Reactor::new(net, node, machine, writes, inbox, options, clock);
         Ok(Server { reactor, log, watch, signals, handle: Handle::new(post), address, cluster: me.cluster, lock })

@@ -6,6 +6,7 @@
 
 use crate::disk::Disk;
 use crate::net::inbox::{Letter, Post};
+use crate::net::leavings::give_way;
 use crate::net::look::Look;
 use crate::shelf::{Job, Keeper};
 use crate::types::{Entry, Payload, Position, Write};
@@ -190,6 +191,7 @@ pub fn spawn_keeper<D: Disk>(mut keeper: Keeper<D>, post: Post) -> io::Result<Se
     let (sender, jobs) = channel();
     std::thread::Builder::new().name("snapshot".into()).spawn(move || {
         let _alarm = Alarm { post: post.clone(), which: "snapshot" };
+        give_way();
         for job in jobs {
             let is_piece = matches!(job, Job::Piece(_));
             let begun = Instant::now();

@@ -1,12 +1,15 @@
 //! Who reads and writes the files: one job after the other, on whatever thread.
+//!
+//! On a full disk a snapshot is what frees room: it is lent the reserve, if it fits into that, and gives it
+//! back when it is done, or when the log needs it.
 
 use super::reviving::chunk_of;
-use super::trouble::fault;
+use super::trouble::{fault, of_reserve};
 use crate::apply::Piece;
 use crate::disk::Disk;
 use crate::snapshot::{self, Header, Incoming, Snapshot, Store, Writer};
 use crate::types::{NodeId, Position};
-use crate::wal::Result;
+use crate::wal::{Reserve, Result};
 use bytes::Bytes;
 
 /// What there is to do.
@@ -53,43 +56,83 @@ pub enum Done {
     },
     /// Another node's snapshot is here, whole and durable.
     Arrived(Snapshot),
+    /// There is no room for another node's snapshot. Nobody is told: it asks again by itself.
+    NoRoom,
 }
 
 /// The files of one node's snapshots, being written.
 pub struct Keeper<D: Disk> {
     store: Store<D>,
+    reserve: Reserve<D>,
     writer: Option<Writer<D>>,
     incoming: Option<Incoming<D>>,
     /// The latest that arrived: what its sender says of it later is old.
     arrived: Option<(Position, u64)>,
+    /// Whether it was said that there is no room, since there last was.
+    complained: bool,
 }
 
 impl<D: Disk> Keeper<D> {
-    /// With those files, and nothing to do yet.
-    pub fn new(store: Store<D>) -> Keeper<D> {
-        Keeper { store, writer: None, incoming: None, arrived: None }
+    /// With those files, and nothing to do yet; `reserve` is on the same disk.
+    pub fn new(store: Store<D>, reserve: Reserve<D>) -> Keeper<D> {
+        Keeper { store, reserve, writer: None, incoming: None, arrived: None, complained: false }
     }
 
     /// Carries out a job. An error is final: the node must stop.
     pub fn carry_out(&mut self, job: Job) -> Result<Done> {
         let outcome = match job {
-            Job::Begin(header) => self.begin(&header),
-            Job::Piece(piece) => self.put(&piece),
-            Job::Finish => self.finish(),
+            Job::Begin(header) => self.with_reserve(|keeper| keeper.begin(&header)),
+            Job::Piece(piece) => self.with_reserve(|keeper| keeper.put(&piece)),
+            Job::Finish => self.with_reserve(Keeper::finish),
             Job::GiveUp => Ok(Done::Taken(None)),
             Job::Receive { from, snapshot, total, offset, bytes } => {
                 return self.receive(from, snapshot, total, offset, &bytes);
             }
         };
         match outcome {
-            Ok(Done::Taken(None)) | Err(snapshot::Fault::Full { .. }) => {
-                if let Some(writer) = self.writer.take() {
-                    writer.abandon().map_err(fault)?;
-                }
-                Ok(Done::Taken(None))
+            Ok(Done::Wants) => Ok(Done::Wants),
+            Ok(done @ Done::Taken(Some(_))) => {
+                self.complained = false;
+                self.reserve.returned();
+                Ok(done)
             }
-            outcome => outcome.map_err(fault),
+            Ok(done) => self.give_up().map(|()| done),
+            Err(snapshot::Fault::Full { file }) => {
+                self.complain(&file);
+                self.give_up().map(|()| Done::Taken(None))
+            }
+            Err(wrong) => Err(fault(wrong)),
         }
+    }
+
+    /// Does that, and once more with the reserve if there is no room without.
+    fn with_reserve(&mut self, mut step: impl FnMut(&mut Self) -> snapshot::Result<Done>) -> snapshot::Result<Done> {
+        match step(self) {
+            Err(snapshot::Fault::Full { file }) if self.lend(&file)? => step(self),
+            outcome => outcome,
+        }
+    }
+
+    fn lend(&self, file: &str) -> snapshot::Result<bool> {
+        let lent = self.reserve.lend().map_err(of_reserve)?;
+        if lent {
+            log::warn!("no space left for {file}: it is lent the reserve");
+        }
+        Ok(lent)
+    }
+
+    /// Once: there may be no room for long.
+    fn complain(&mut self, file: &str) {
+        if !std::mem::replace(&mut self.complained, true) {
+            log::warn!("no space left for {file}, not even with the reserve: the log is kept until there is");
+        }
+    }
+
+    /// What is being taken will not be: its room is free when this returns, and the reserve's.
+    fn give_up(&mut self) -> Result<()> {
+        let abandoned = self.writer.take().map_or(Ok(()), Writer::abandon);
+        self.reserve.returned();
+        abandoned.map_err(fault)
     }
 
     fn begin(&mut self, header: &Header) -> snapshot::Result<Done> {
@@ -99,14 +142,19 @@ impl<D: Disk> Keeper<D> {
 
     fn put(&mut self, piece: &Piece) -> snapshot::Result<Done> {
         let Some(writer) = &mut self.writer else { return Ok(Done::Taken(None)) };
+        if self.reserve.is_claimed() {
+            // The log comes first: without it nobody votes.
+            return Ok(Done::Taken(None));
+        }
         let (kind, bytes) = chunk_of(piece);
         writer.put(kind, bytes)?;
         Ok(Done::Wants)
     }
 
     fn finish(&mut self) -> snapshot::Result<Done> {
-        let Some(writer) = self.writer.take() else { return Ok(Done::Taken(None)) };
+        let Some(writer) = &mut self.writer else { return Ok(Done::Taken(None)) };
         let snapshot = writer.finish()?;
+        self.writer = None;
         self.store.prune(snapshot.header().position)?;
         Ok(Done::Taken(Some(snapshot)))
     }
@@ -115,14 +163,38 @@ impl<D: Disk> Keeper<D> {
         let said = |next| Done::Received { from, snapshot: position, next };
         match self.take_in(position, total, offset, bytes) {
             Ok(Ok(next)) => Ok(said(next)),
-            Ok(Err(snapshot)) => Ok(Done::Arrived(snapshot)),
-            // It was removed, or there is no room for it: from the beginning, when the sender asks again.
-            Err(snapshot::Fault::Damaged { .. } | snapshot::Fault::Full { .. }) => {
+            Ok(Err(snapshot)) => {
+                self.complained = false;
+                Ok(Done::Arrived(snapshot))
+            }
+            // It was removed: from the beginning, when the sender asks again.
+            Err(snapshot::Fault::Damaged { .. }) => {
                 self.incoming = None;
                 Ok(said(0))
             }
+            Err(snapshot::Fault::Full { file }) => {
+                self.incoming = None;
+                self.complain(&file);
+                Ok(Done::NoRoom)
+            }
             Err(wrong) => Err(fault(wrong)),
         }
+    }
+
+    /// Begins to receive one, or goes on; in the room of the reserve if it needs that and fits in.
+    fn open(&mut self, position: Position, total: u64) -> snapshot::Result<Incoming<D>> {
+        let lacks = self.store.lacks(position, total)?;
+        let file = snapshot::format::file_name(position);
+        if lacks == 0 {
+            return self.store.incoming(position, total);
+        }
+        if lacks > self.reserve.there().map_err(of_reserve)? || !self.lend(&file)? {
+            return Err(snapshot::Fault::Full { file });
+        }
+        let incoming = self.store.incoming(position, total);
+        // It has all the room it will need, or none.
+        self.reserve.returned();
+        incoming
     }
 
     /// How much of it is here, or all of it.
@@ -139,7 +211,7 @@ impl<D: Disk> Keeper<D> {
         let other = |incoming: &Incoming<D>| incoming.position() != position || incoming.total() != total;
         if self.incoming.as_ref().is_none_or(other) {
             self.incoming = None;
-            self.incoming = Some(self.store.incoming(position, total)?);
+            self.incoming = Some(self.open(position, total)?);
         }
         let Some(incoming) = &mut self.incoming else { return Ok(Ok(0)) };
         let next = incoming.put(offset, bytes)?;
@@ -154,3 +226,6 @@ impl<D: Disk> Keeper<D> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

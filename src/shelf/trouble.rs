@@ -23,3 +23,16 @@ pub(super) fn damaged(file: &str, offset: u64, what: &str) -> wal::Fault {
 pub(super) fn strange(file: &str, malformed: &Malformed) -> wal::Fault {
     damaged(file, 0, &format!("it is whole, and no state of this machine: {malformed}"))
 }
+
+/// What is wrong with the reserve, as a snapshot's fault: it may be lent to one.
+pub(super) fn of_reserve(fault: wal::Fault) -> snapshot::Fault {
+    match fault {
+        wal::Fault::Io { action, file, source } => snapshot::Fault::Io { action, file, source },
+        wal::Fault::Full { file } => snapshot::Fault::Full { file },
+        other => snapshot::Fault::Io {
+            action: "lend",
+            file: wal::reserve::NAME.to_owned(),
+            source: std::io::Error::other(other.to_string()),
+        },
+    }
+}

@@ -13,10 +13,9 @@ impl World {
         self.network.heal();
         for at in self.hosts.keys().copied().collect::<Vec<_>>() {
             let host = self.host(at);
-            for disk in [&host.disk, &host.shelf] {
-                disk.set_capacity(None);
-                disk.relent();
-            }
+            host.disk.set_capacity(None);
+            host.disk.relent();
+            host.shelf.relent();
             host.stall = Duration::ZERO;
             host.paused = Time::ZERO;
             self.later(Duration::from_millis(100), Happens::Starts { at });

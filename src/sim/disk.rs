@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rand::{Rng, RngExt};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// What a disk writes whole or not at all.
 pub const SECTOR: usize = 512;
@@ -58,10 +58,17 @@ struct State {
     stopped: bool,
     fail_at: Option<u64>,
     fail_sync: bool,
-    capacity: Option<u64>,
+    volume: Arc<Mutex<Volume>>,
     last_write: usize,
     /// Every operation that changes something fails.
     broken: bool,
+}
+
+/// What directories on the same disk have in common: its room.
+#[derive(Debug, Default)]
+struct Volume {
+    capacity: Option<u64>,
+    directories: Vec<Weak<Mutex<State>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -100,21 +107,39 @@ impl Default for SimDisk {
 impl SimDisk {
     /// An empty disk.
     pub fn new() -> SimDisk {
-        SimDisk { state: Arc::new(Mutex::new(State { boot: 1, ..State::default() })) }
+        SimDisk::on(Arc::default(), State { boot: 1, ..State::default() })
+    }
+
+    /// Another directory on the same disk: it fails by itself, and shares the room.
+    pub fn beside(&self) -> SimDisk {
+        let volume = self.lock().volume.clone();
+        SimDisk::on(volume, State { boot: 1, ..State::default() })
+    }
+
+    fn on(volume: Arc<Mutex<Volume>>, state: State) -> SimDisk {
+        let state = Arc::new(Mutex::new(State { volume: volume.clone(), ..state }));
+        lock(&volume).directories.push(Arc::downgrade(&state));
+        SimDisk { state }
     }
 
     /// Another disk that holds just what this one does, images, faults and all.
     pub fn fork(&self) -> SimDisk {
         let state = self.lock();
+        // What is beside it is not taken along, and the room it takes is gone.
+        let capacity = lock(&state.volume).capacity;
+        let capacity = capacity.map(|bytes| bytes.saturating_sub(state.used_beside()));
         let copy = State {
             files: state.files.clone(),
             names: state.names.clone(),
             durable_names: state.durable_names.clone(),
             unsynced_names: state.unsynced_names.clone(),
+            volume: Arc::default(),
             ..*state
         };
         drop(state);
-        SimDisk { state: Arc::new(Mutex::new(copy)) }
+        let fork = SimDisk::on(Arc::default(), copy);
+        fork.set_capacity(capacity);
+        fork
     }
 
     /// Everything stops, and starts again: handles to files die, set faults are forgotten, and what
@@ -174,14 +199,15 @@ impl SimDisk {
         self.lock().broken = true;
     }
 
-    /// How many bytes all files may have together.
+    /// How many bytes all files may have together, with those in the directories beside it.
     pub fn set_capacity(&self, bytes: Option<u64>) {
-        self.lock().capacity = bytes;
+        lock(&self.lock().volume).capacity = bytes;
     }
 
-    /// The size of all files together.
+    /// The size of all files together, with those in the directories beside it.
     pub fn used(&self) -> u64 {
-        self.lock().used()
+        let state = self.lock();
+        state.used() + state.used_beside()
     }
 
     /// Turns one bit of a file over, on the disk and in memory.
@@ -212,7 +238,7 @@ impl SimDisk {
         state.run += 1;
         state.boot += 1;
         (state.stop, state.stopped, state.fail_at, state.fail_sync) = (None, false, None, false);
-        state.capacity = None;
+        lock(&state.volume).capacity = None;
         state.names = state.durable_names.clone();
         state.unsynced_names.clear();
         for file in state.files.values_mut() {
@@ -234,13 +260,26 @@ impl SimDisk {
 }
 
 /// A panic while the lock was held is a failed test elsewhere: the state is still worth looking at.
-fn lock(state: &Arc<Mutex<State>>) -> MutexGuard<'_, State> {
+fn lock<T>(state: &Arc<Mutex<T>>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl State {
     fn used(&self) -> u64 {
         self.names.values().map(|id| self.files[id].bytes.len() as u64).sum()
+    }
+
+    /// What the other directories on the disk hold.
+    fn used_beside(&self) -> u64 {
+        let directories: Vec<_> = lock(&self.volume).directories.iter().filter_map(Weak::upgrade).collect();
+        // Our own is locked, by whoever asks.
+        directories.iter().filter_map(|other| other.try_lock().ok()).map(|other| other.used()).sum()
+    }
+
+    /// How much room there is; `None` if there is no end to it.
+    fn free(&self) -> Option<u64> {
+        let capacity = lock(&self.volume).capacity?;
+        Some(capacity.saturating_sub(self.used() + self.used_beside()))
     }
 
     /// Counts an operation; says whether it may be carried out. `Ok(Some(n))`: only its first n bytes.
@@ -435,8 +474,7 @@ impl Disk for SimDisk {
     }
 
     fn free(&self) -> io::Result<u64> {
-        let state = self.lock();
-        Ok(state.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used())))
+        Ok(self.lock().free().unwrap_or(u64::MAX))
     }
 }
 
@@ -486,7 +524,7 @@ impl DiskFile for SimFile {
             None => (bytes.len(), Ok(())),
         };
         let grows = (offset + taken as u64).saturating_sub(state.files[&self.id].bytes.len() as u64);
-        if grows > 0 && state.capacity.is_some_and(|capacity| state.used() + grows > capacity) {
+        if grows > 0 && state.free().is_some_and(|free| grows > free) {
             return Err(ErrorKind::StorageFull.into());
         }
         if let Some(file) = state.files.get_mut(&self.id)

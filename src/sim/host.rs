@@ -138,10 +138,11 @@ pub struct Host {
 impl Host {
     /// A machine with an empty disk, switched off.
     pub fn new(id: NodeId, clock: Clock) -> Host {
+        let disk = SimDisk::new();
         Host {
             id,
-            disk: SimDisk::new(),
-            shelf: SimDisk::new(),
+            shelf: disk.beside(),
+            disk,
             clock,
             up: None,
             life: 0,
@@ -203,8 +204,8 @@ impl Host {
             node,
             journal,
             applier,
-            watch: Watch::new(reserve, scenario.segment_bytes),
-            keeper: Keeper::new(store),
+            watch: Watch::new(reserve.clone(), scenario.segment_bytes),
+            keeper: Keeper::new(store, reserve),
             taking: false,
             release: None,
             queued: Vec::new(),

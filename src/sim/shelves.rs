@@ -43,6 +43,7 @@ impl World {
     fn job(&mut self, at: NodeId, job: Job) -> checks::Result<()> {
         let Some(up) = &mut self.host(at).up else { return Ok(()) };
         match up.keeper.carry_out(job) {
+            Ok(Done::NoRoom) => Ok(()),
             Ok(Done::Wants) => {
                 let life = self.hosts[&at].life;
                 let delay = Duration::from_micros(self.rng.random_range(10..20_000));

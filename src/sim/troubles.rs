@@ -135,10 +135,8 @@ impl World {
             Kind::Full => {
                 let host = &self.hosts[&at];
                 let is_full = host.disk.free().is_ok_and(|free| free < u64::MAX);
-                for disk in [&host.disk, &host.shelf] {
-                    // What was full has room again.
-                    disk.set_capacity((!is_full).then_some(disk.used()));
-                }
+                // What was full has room again. The snapshots are on the same disk.
+                host.disk.set_capacity((!is_full).then_some(host.disk.used()));
             }
             Kind::Rot => self.rot(at),
         }

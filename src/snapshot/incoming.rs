@@ -27,13 +27,14 @@ pub struct Incoming<D: Disk> {
 }
 
 impl<D: Disk> Incoming<D> {
-    /// Begins to receive one, or goes on with what there is of it: as far as that is whole.
+    /// Begins to receive one, or goes on with what there is of it: as far as that is whole. Room for all of it
+    /// is set aside at once, or there is none, and then nothing of it stays that was not there before.
     pub(super) fn open(disk: D, cluster: ClusterId, position: Position, total: u64) -> Result<Incoming<D>> {
         let name = file_name(position);
         let part = format!("{name}{PART}");
         let there = disk.list().map_err(io("list", &part))?.contains(&part);
         let mut at = 0;
-        let file = if there {
+        let mut file = if there {
             let mut file = disk.open(&part).map_err(io("open", &part))?;
             at = whole(&file, cluster, position).map_err(io("read", &part))?;
             at = if at > total { 0 } else { at };
@@ -42,6 +43,15 @@ impl<D: Disk> Incoming<D> {
         } else {
             disk.create(&part).map_err(io("create", &part))?
         };
+        if let Err(error) = file.reserve(total) {
+            let fault = io("reserve", &part)(error);
+            match at {
+                0 => disk.remove(&part).map_err(io("remove", &part))?,
+                // To go on from, when there is room.
+                _ => file.truncate(at).map_err(io("truncate", &part))?,
+            }
+            return Err(fault);
+        }
         Ok(Incoming { disk, file, name, part, cluster, position, total, at, synced: 0 })
     }
 

@@ -7,7 +7,7 @@ use super::format::{Chain, Chunk, Chunks, Flaw, Header, Kind, What, file_name, f
 use super::incoming::{Incoming, PART};
 use super::report::{ADVICE, Fault, Result, damaged, io};
 use super::writer::Writer;
-use crate::disk::{Disk, Meter};
+use crate::disk::{Disk, DiskFile, Meter};
 use crate::types::{ClusterId, Position};
 use bytes::Bytes;
 
@@ -183,6 +183,17 @@ impl<D: Disk> Store<D> {
             self.remove(&name)?;
         }
         Incoming::open(self.disk.clone(), self.cluster, position, total)
+    }
+
+    /// How much more room [`Store::incoming`] needs than there is.
+    pub fn lacks(&self, position: Position, total: u64) -> Result<u64> {
+        let part = format!("{}{PART}", file_name(position));
+        let free = self.disk.free().map_err(io("look for room beside", &part))?;
+        let has = match self.names()?.contains(&part) {
+            true => self.disk.open(&part).and_then(|file| file.size()).map_err(io("measure", &part))?,
+            false => 0,
+        };
+        Ok(total.saturating_sub(has).saturating_sub(free))
     }
 
     /// Removes what is older than that snapshot, published or not; first makes sure that this one is

@@ -1,7 +1,7 @@
 //! A snapshot being taken: piece by piece into a file that has no name anyone believes, until it is whole.
 
 use super::format::{Chain, Header, Kind, file_name};
-use super::report::{Result, io};
+use super::report::{Fault, Result, io};
 use super::store::Snapshot;
 use crate::disk::{Disk, DiskFile};
 
@@ -17,6 +17,8 @@ pub struct Writer<D: Disk> {
     header: Header,
     chain: Chain,
     synced: u64,
+    /// A sync found no room: what reached the disk is unknown, and the file is good for nothing.
+    spoilt: bool,
 }
 
 /// What it is called until it is whole.
@@ -34,23 +36,45 @@ impl<D: Disk> Writer<D> {
         }
         let mut file = disk.create(&tmp).map_err(io("create", &tmp))?;
         let encoded = header.encode();
-        file.write_at(0, &encoded).map_err(io("write", &tmp))?;
-        Ok(Writer { disk, file, name, header: header.clone(), chain: Chain::behind(&encoded), synced: 0 })
+        if let Err(error) = file.write_at(0, &encoded) {
+            // Of no use to anybody; if it stays, the next start removes it.
+            let _gone = disk.remove(&tmp);
+            return Err(io("write", &tmp)(error));
+        }
+        let (header, chain) = (header.clone(), Chain::behind(&encoded));
+        Ok(Writer { disk, file, name, header, chain, synced: 0, spoilt: false })
     }
 
-    /// Writes the next piece: all of the sessions, then all of the machine. After
-    /// [`super::Fault::Full`], [`Writer::abandon`] it.
+    /// Writes the next piece: all of the sessions, then all of the machine. After [`super::Fault::Full`] the
+    /// same may be put again, when there is room; or [`Writer::abandon`] it.
     pub fn put(&mut self, kind: Kind, piece: &[u8]) -> Result<()> {
         if piece.is_empty() {
             return Ok(());
         }
-        let at = self.chain.at;
-        let chunk = self.chain.put(kind, piece);
-        self.file.write_at(at, &chunk).map_err(io("write", &self.name))?;
-        if self.chain.at - self.synced > SYNC_BYTES {
-            self.file.sync_all().map_err(io("sync", &self.name))?;
-            self.synced = self.chain.at;
-        }
+        let mut chain = self.chain;
+        let chunk = chain.put(kind, piece);
+        self.write(&chunk, chain)?;
+        if self.chain.at - self.synced > SYNC_BYTES { self.sync() } else { Ok(()) }
+    }
+
+    /// Writes what comes next; then it goes on there.
+    fn write(&mut self, chunk: &[u8], behind: Chain) -> Result<()> {
+        self.check()?;
+        self.file.write_at(self.chain.at, chunk).map_err(io("write", &self.name))?;
+        self.chain = behind;
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.spoilt { Err(Fault::Full { file: self.name.clone() }) } else { Ok(()) }
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.check()?;
+        let synced = self.file.sync_all().map_err(io("sync", &self.name));
+        self.spoilt |= synced.is_err();
+        synced?;
+        self.synced = self.chain.at;
         Ok(())
     }
 
@@ -59,18 +83,19 @@ impl<D: Disk> Writer<D> {
         self.chain.at
     }
 
-    /// All pieces were put: makes it durable and publishes it.
-    pub fn finish(mut self) -> Result<Snapshot> {
-        let behind = Chain::behind(&self.header.encode());
-        let at = self.chain.at;
-        let end = self.chain.put_end();
-        self.file.write_at(at, &end).map_err(io("write", &self.name))?;
-        self.file.sync_all().map_err(io("sync", &self.name))?;
-        drop(self.file);
+    /// All pieces were put: makes it durable and publishes it. For want of room it may be asked again.
+    pub fn finish(&mut self) -> Result<Snapshot> {
+        if !self.chain.ended() {
+            let mut chain = self.chain;
+            let end = chain.put_end();
+            self.write(&end, chain)?;
+        }
+        self.sync()?;
         self.disk.rename(&unfinished(&self.name), &self.name).map_err(io("rename", &self.name))?;
         self.disk.sync_names().map_err(io("sync the name of", &self.name))?;
         let bytes = self.disk.map(&self.name).map_err(io("map", &self.name))?;
-        Ok(Snapshot::new(self.name, self.header, bytes, behind))
+        let behind = Chain::behind(&self.header.encode());
+        Ok(Snapshot::new(self.name.clone(), self.header.clone(), bytes, behind))
     }
 
     /// It will not be finished: removes it.

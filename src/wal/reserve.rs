@@ -1,4 +1,5 @@
-//! Room kept aside: a file of nothing that is given up when the log must grow and the disk is full.
+//! Room kept aside: a file of nothing that is given up when the log must grow, or lent to a snapshot, when
+//! the disk is full.
 
 use super::report::{Fault, Result};
 use super::side::io;
@@ -17,28 +18,50 @@ pub const NAME: &str = "reserve";
 pub struct Reserve<D> {
     disk: D,
     bytes: u64,
-    alone: Arc<Mutex<()>>,
+    loan: Arc<Mutex<Loan>>,
+}
+
+/// Whether its room is lent to a snapshot: then it is not made anew meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Loan {
+    #[default]
+    None,
+    Lent,
+    /// The log needs room, and comes first.
+    Claimed,
 }
 
 impl<D: Disk> Reserve<D> {
     /// The reserve on that disk, of so many bytes; none if there are none. Does nothing yet.
     pub fn new(disk: D, bytes: u64) -> Reserve<D> {
-        Reserve { disk, bytes, alone: Arc::default() }
+        Reserve { disk, bytes, loan: Arc::default() }
     }
 
     /// How many bytes of it are not there.
     pub fn missing(&self) -> Result<u64> {
         let _alone = self.alone();
-        if !self.is_there()? {
-            return Ok(self.bytes);
-        }
-        let size = self.disk.open(NAME).and_then(|file| file.size()).map_err(io("measure", NAME))?;
-        Ok(self.bytes.saturating_sub(size))
+        Ok(self.bytes.saturating_sub(self.size()?))
     }
 
-    /// Makes all of it; false if there is no room, and then none of it is left.
-    pub fn make(&self) -> Result<bool> {
+    /// How many bytes it would free.
+    pub fn there(&self) -> Result<u64> {
         let _alone = self.alone();
+        self.size()
+    }
+
+    fn size(&self) -> Result<u64> {
+        if !self.is_there()? {
+            return Ok(0);
+        }
+        self.disk.open(NAME).and_then(|file| file.size()).map_err(io("measure", NAME))
+    }
+
+    /// Makes all of it; false if there is no room, and then none of it is left. Not while it is lent.
+    pub fn make(&self) -> Result<bool> {
+        let loan = self.alone();
+        if *loan != Loan::None {
+            return Ok(false);
+        }
         match self.fill() {
             Err(Fault::Full { .. }) => {
                 self.remove()?;
@@ -57,10 +80,35 @@ impl<D: Disk> Reserve<D> {
         self.disk.sync_names().map_err(io("sync the name of", NAME))
     }
 
-    /// Gives it up: its room is free when this returns. Whether any of it was there.
+    /// Gives it up, for the log: its room is free when this returns. Whether any of it was there. If it is
+    /// lent, whoever has it will know that the log needs it.
     pub fn give_up(&self) -> Result<bool> {
-        let _alone = self.alone();
+        let mut loan = self.alone();
+        if *loan == Loan::Lent {
+            *loan = Loan::Claimed;
+        }
         self.remove()
+    }
+
+    /// Lends it, to a snapshot: its room is free when this returns, and it is not made anew before
+    /// [`Reserve::returned`]. Whether any of it was there; if not, or if it is lent, nothing has happened.
+    pub fn lend(&self) -> Result<bool> {
+        let mut loan = self.alone();
+        let lent = *loan == Loan::None && self.remove()?;
+        if lent {
+            *loan = Loan::Lent;
+        }
+        Ok(lent)
+    }
+
+    /// Whether it is lent, and the log needs the room.
+    pub fn is_claimed(&self) -> bool {
+        *self.alone() == Loan::Claimed
+    }
+
+    /// Nobody has it any more: it may be made anew.
+    pub fn returned(&self) {
+        *self.alone() = Loan::None;
     }
 
     fn remove(&self) -> Result<bool> {
@@ -77,15 +125,15 @@ impl<D: Disk> Reserve<D> {
     }
 
     /// Nothing is kept under the lock that a panic could leave half done: the file says how it is.
-    fn alone(&self) -> MutexGuard<'_, ()> {
-        self.alone.lock().unwrap_or_else(PoisonError::into_inner)
+    fn alone(&self) -> MutexGuard<'_, Loan> {
+        self.loan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Watches how much room a disk has.
 ///
-/// It has too little when the next segment would not fit, or the reserve is not all there and cannot be
-/// made: then writes are refused. It has enough again a little above that, so that one file more or
+/// It has too little when the next segment would not fit beside the reserve, or the reserve is not all there
+/// and cannot be made: then writes are refused. The reserve comes first. It has enough again a little above that, so that one file more or
 /// less does not turn it to and fro. Nobody has to tell it: what it says follows from the disk.
 #[derive(Clone, Debug)]
 pub struct Watch<D> {
@@ -107,10 +155,8 @@ impl<D: Disk> Watch<D> {
         let free = self.disk.free().map_err(io("look for room beside", NAME))?;
         let missing = self.reserve.missing()?;
         let margin = self.segment / 4 * if self.low { 2 } else { 1 };
-        let mut low = free < self.segment + margin + missing;
-        if !low && missing > 0 {
-            low = !self.reserve.make()?;
-        }
+        let is_whole = missing == 0 || (missing <= free && self.reserve.make()?);
+        let low = !is_whole || free - missing < self.segment + margin;
         let news = low != self.low;
         self.low = low;
         Ok(news.then_some(low))
@@ -171,13 +217,35 @@ mod tests {
         assert!(watch.reserve.give_up().unwrap());
         assert!(!watch.reserve.give_up().unwrap(), "it is gone");
         assert_eq!(disk.free().unwrap(), RESERVE);
-        // Room for a segment, and not for the reserve as well.
-        leave(&disk, RESERVE + SEGMENT);
+        leave(&disk, RESERVE - 1);
         assert_eq!(watch.look().unwrap(), None);
         assert_eq!(disk.seen(NAME), None);
-        leave(&disk, RESERVE + SEGMENT + SEGMENT / 2);
-        assert_eq!(watch.look().unwrap(), Some(false));
+        // Room for the reserve, and not for a segment as well.
+        leave(&disk, RESERVE + SEGMENT);
+        assert_eq!(watch.look().unwrap(), None);
         assert!(disk.durable().seen(NAME).is_some());
+        leave(&disk, SEGMENT + SEGMENT / 2);
+        assert_eq!(watch.look().unwrap(), Some(false));
+    }
+
+    #[test]
+    fn a_reserve_that_is_lent_is_not_made_anew_and_the_log_can_claim_it() {
+        let disk = SimDisk::new();
+        let mut watch = watch(&disk);
+        watch.look().unwrap();
+        leave(&disk, 0);
+        let reserve = watch.reserve.clone();
+        assert!(reserve.lend().unwrap());
+        assert!(!reserve.lend().unwrap(), "once");
+        assert_eq!((watch.look().unwrap(), disk.free().unwrap()), (Some(true), RESERVE));
+        assert!(!reserve.is_claimed());
+        assert!(!reserve.give_up().unwrap(), "it is not there");
+        assert!(reserve.is_claimed());
+        assert!(!reserve.make().unwrap());
+        reserve.returned();
+        assert!(!reserve.is_claimed());
+        assert_eq!((watch.look().unwrap(), disk.free().unwrap()), (None, 0));
+        assert!(reserve.give_up().unwrap() && !reserve.is_claimed());
     }
 
     #[test]

@@ -56,6 +56,9 @@ pub struct Bench {
     /// Leave the keys where they are
     #[arg(long)]
     pub keep: bool,
+    /// Which run's keys to use: those that one with this number and --keep left; else nobody's
+    #[arg(long, value_name = "N")]
+    pub run: Option<u16>,
     /// Which directory to measure (disk)
     #[arg(long, default_value = ".")]
     pub dir: PathBuf,

@@ -28,7 +28,7 @@ struct Flight {
 /// What is asked for next.
 struct Generator {
     args: Bench,
-    run: u32,
+    run: u16,
     rng: SmallRng,
     next: u64,
     value: Vec<u8>,
@@ -50,7 +50,7 @@ impl Generator {
     /// The name of a key: its run first, so that two runs never meet.
     fn name(&self, key: u64) -> Bytes {
         let digits = (self.args.key_size as usize).saturating_sub(PREFIX.len() + 5);
-        Bytes::from(format!("{PREFIX}{:04x}/{key:0digits$}", self.run & 0xffff))
+        Bytes::from(format!("{PREFIX}{:04x}/{key:0digits$}", self.run))
     }
 
     fn input(&mut self) -> Input {
@@ -88,7 +88,7 @@ pub fn run(args: &Bench) -> Result<(), Trouble> {
     let mut fleet = Fleet::new(&args.cluster.endpoints, args.clients as usize, options).map_err(io)?;
     let mut generator = Generator {
         args: args.clone(),
-        run: rand::random(),
+        run: args.run.unwrap_or_else(rand::random),
         rng: SmallRng::seed_from_u64(rand::random()),
         next: 0,
         value: vec![b'v'; args.value_size as usize],

@@ -54,6 +54,9 @@ impl Node {
             snapshot: self.keeping.upto().0,
             snapshot_bytes: self.keeping.kept().map_or(0, |kept| kept.bytes.len() as u64),
             taking: self.keeping.is_taking(),
+            lacks_room: self.keeping.lacks_room(),
+            shipped_bytes: self.shipping.sent(),
+            received_bytes: self.stats.received,
         }
     }
 

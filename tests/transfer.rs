@@ -1,0 +1,105 @@
+//! A follower that is killed again and again while it is sent a snapshot goes on where it was.
+//!
+//! `scripts/transfer.sh` does it with a gigabyte (`DRAVE_TRANSFER_MIB`) and ten kills
+//! (`DRAVE_TRANSFER_KILLS`).
+
+use drave::api::Status;
+use std::time::{Duration, Instant};
+use support::{Cluster, until};
+
+mod support;
+
+const MIB: u64 = 1 << 20;
+/// What a kill may cost: what was on its way, and questions how far it is.
+const LOST_BY_A_KILL: u64 = 6 * MIB;
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+/// A cluster that takes snapshots only when it is told to, with so much state; one of its followers has
+/// none of it, is down, and needs a snapshot. Which.
+fn with_one_away(mib: u64) -> (Cluster, usize) {
+    let mut cluster = Cluster::prepare(3);
+    let words = ["--snapshot-log-bytes", "1TiB", "--snapshot-max-age", "1000h", "--trailing-bytes", "64KiB"];
+    cluster.words = [&["--segment-size", "16MiB"], &words[..]].concat().into_iter().map(str::to_owned).collect();
+    (0..3).for_each(|n| cluster.spawn(n));
+    let away = (cluster.leader() + 1) % 3;
+    let had = cluster.status(away).unwrap().last;
+    cluster.kill(away);
+    let total = (mib << 10).to_string();
+    let load = ["--dist", "seq", "--keys", &total, "--total", &total, "--value-size", "1024"];
+    let more = ["--clients", "8", "--inflight", "32", "--warmup", "0s", "--duration", "10m", "--timeout", "60s"];
+    let said = cluster.run(&[&["bench", "put", "--keep", "-o", "json"], &load[..], &more].concat());
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let said = cluster.run(&["snapshot", "take", "--timeout", "10m"]);
+    assert_eq!(said.out.matches(" ok ").count(), 2, "{said:?}");
+    for n in (0..3).filter(|n| *n != away) {
+        let gone = || cluster.status(n).filter(|status| status.log.first > had + 1);
+        until("the log gives way", gone, || cluster.logs());
+    }
+    (cluster, away)
+}
+
+/// How the leader is, if there is one.
+fn leading(cluster: &Cluster) -> Option<Status> {
+    cluster.leader_of(0..3).and_then(|leader| cluster.status(leader))
+}
+
+/// How much of its snapshot that follower has, as its leader knows; all of it when it needs none any more.
+fn has(cluster: &Cluster, away: usize, total: u64) -> Option<u64> {
+    let leading = leading(cluster)?;
+    let peer = leading.peers.iter().find(|peer| peer.node == away as u64 + 1)?;
+    Some(if peer.stage == "stream" && peer.matched > 0 { total } else { peer.snapshot_has })
+}
+
+#[test]
+fn a_receiver_that_is_killed_again_and_again_goes_on_where_it_was() {
+    let (mib, kills) = (number("DRAVE_TRANSFER_MIB", 64), number("DRAVE_TRANSFER_KILLS", 3));
+    let (mut cluster, away) = with_one_away(mib);
+    let total = leading(&cluster).unwrap().log.snapshot_bytes;
+    assert!(total > mib * MIB, "the snapshot holds it all: {total}");
+    let begun = Instant::now();
+    cluster.spawn(away);
+    let mut killed = Vec::new();
+    for nth in 1..=kills {
+        // Spread over the whole of it.
+        let far = total * nth / (kills + 1);
+        let there = || has(&cluster, away, total).filter(|has| *has >= far);
+        let had = until("more of it is there", there, || cluster.logs());
+        if had == total {
+            break;
+        }
+        cluster.kill(away);
+        killed.push(had);
+        cluster.spawn(away);
+    }
+    cluster.agree();
+    let took: Duration = begun.elapsed();
+    let others = (0..3).filter(|n| *n != away);
+    let sent: u64 = others.map(|n| cluster.status(n).unwrap().log.shipped_bytes).sum();
+    let received = cluster.status(away).unwrap().log.received_bytes;
+    eprintln!(
+        "a snapshot of {} MiB, {} kills at {:?} MiB: {} MiB sent, {:.1} % of them again; {:.1} s; the last run \
+         received {} MiB",
+        total / MIB,
+        killed.len(),
+        killed.iter().map(|had| had / MIB).collect::<Vec<_>>(),
+        sent / MIB,
+        (sent.saturating_sub(total)) as f64 * 100.0 / total as f64,
+        took.as_secs_f64(),
+        received / MIB,
+    );
+    assert!(!killed.is_empty(), "it was never killed: all was there at once");
+    assert!(sent >= total, "{sent} of {total}");
+    let again = sent - total;
+    assert!(again <= killed.len() as u64 * LOST_BY_A_KILL, "{again} bytes were sent again");
+    if total >= 1 << 30 {
+        assert_eq!(killed.len() as u64, kills);
+        assert!(again * 10 < total, "a tenth was sent again: {again}");
+    }
+    // The last run of it was sent what the runs before it did not have.
+    let before = killed[killed.len() - 1].saturating_sub(LOST_BY_A_KILL);
+    assert!(received <= total - before, "{received}, and {before} were there");
+    cluster.expect_no_deaths();
+}

@@ -1,0 +1,150 @@
+//! What a snapshot costs those who write meanwhile: windows of the same load in turn, without one, while the
+//! leader takes one, while all do, and while a follower is sent one.
+//!
+//! Here it is only seen that all goes well; `scripts/under-load.sh` does it with a million keys
+//! (`DRAVE_LOAD_KEYS`, `DRAVE_LOAD_SECONDS`, `DRAVE_LOAD_ROUNDS`, `DRAVE_LOAD_RATE`), for the figures.
+
+use drave::api::Status;
+use support::{Beside, Cluster, until};
+
+mod support;
+
+/// All windows write to the keys of this run of `drave bench`.
+const RUN: &str = "7";
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+/// The load, and the cluster it falls on.
+struct Load {
+    cluster: Cluster,
+    keys: String,
+    duration: String,
+    rate: String,
+    windows: u64,
+}
+
+/// What goes on while a window is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Beneath {
+    Nothing,
+    LeaderTakes,
+    AllTake,
+    /// One follower is down, and nothing else goes on: what a transfer is compared with.
+    OneAway,
+    OneReceives,
+}
+
+impl Load {
+    fn prepare() -> Load {
+        let mut cluster = Cluster::prepare(3);
+        let words = ["--snapshot-log-bytes", "1TiB", "--snapshot-max-age", "1000h", "--trailing-bytes", "64KiB"];
+        cluster.words = words.map(str::to_owned).to_vec();
+        (0..3).for_each(|n| cluster.spawn(n));
+        cluster.leader();
+        let keys = number("DRAVE_LOAD_KEYS", 5_000).to_string();
+        let duration = format!("{}s", number("DRAVE_LOAD_SECONDS", 1));
+        let rate = number("DRAVE_LOAD_RATE", 500).to_string();
+        let load = Load { cluster, keys, duration, rate, windows: 0 };
+        let fill = ["--dist", "seq", "--total", &load.keys, "--duration", "20m", "--warmup", "0s"];
+        let said = load.cluster.run(&[&load.bench()[..], &["--inflight", "32"], &fill].concat());
+        assert_eq!(said.code, Some(0), "{said:?}");
+        load
+    }
+
+    fn bench(&self) -> Vec<&str> {
+        let words = ["bench", "put", "--keep", "--run", RUN, "--value-size", "1024", "--keys", &self.keys];
+        [&words[..], &["--clients", "8", "--timeout", "60s", "-o", "json"]].concat()
+    }
+
+    /// Measures a window; how many snapshots were taken while it lasted.
+    fn window(&mut self, round: u64, beneath: Beneath) -> u64 {
+        let leader = self.cluster.leader();
+        self.windows += 1;
+        let mut words = self.bench();
+        words.extend(["--warmup", "300ms", "--duration", &self.duration]);
+        // In a closed loop so many are under way; in an open one as many as must be.
+        match self.rate.as_str() {
+            "0" => words.extend(["--inflight", "4"]),
+            rate => words.extend(["--inflight", "64", "--rate", rate]),
+        }
+        let name = format!("window-{}", self.windows);
+        let mut bench = Beside::start(self.cluster.directory.path(), &name, &mut self.cluster.drave(&words));
+        let id = (leader + 1).to_string();
+        let mut taken = 0;
+        while bench.is_running() {
+            let take: &[&str] = match beneath {
+                Beneath::LeaderTakes => &["snapshot", "take", "--timeout", "120s", "--node", &id],
+                Beneath::AllTake => &["snapshot", "take", "--timeout", "120s"],
+                Beneath::Nothing | Beneath::OneAway | Beneath::OneReceives => {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                    continue;
+                }
+            };
+            let said = self.cluster.run(take);
+            assert_eq!(said.code, Some(0), "{said:?}\n{}", self.cluster.logs());
+            taken += 1;
+        }
+        let said = bench.end();
+        assert_eq!(said.code, Some(0), "{said:?}\n{}", self.cluster.logs());
+        let figures = said.json();
+        let ms = |name: &str| figures[name].as_f64().unwrap() / 1e3;
+        assert!(figures["total"].as_u64().unwrap() > 0, "{figures}");
+        eprintln!(
+            "round {round} {:<12} {:>7.0}/s p50 {:>6.2} p99 {:>7.2} p99.9 {:>7.2} max {:>7.2} ms, {} errors, {} \
+             unknown, {taken} taken",
+            format!("{beneath:?}"),
+            figures["ops_per_s"].as_f64().unwrap(),
+            ms("p50_us"),
+            ms("p99_us"),
+            ms("p999_us"),
+            ms("max_us"),
+            figures["errors"],
+            figures["unknown"],
+        );
+        taken
+    }
+
+    fn leading(&self) -> Option<Status> {
+        self.cluster.leader_of(0..3).and_then(|leader| self.cluster.status(leader))
+    }
+
+    /// How much of its snapshot that follower has.
+    fn has(&self, n: usize) -> Option<(u64, u64)> {
+        let leading = self.leading()?;
+        let peer = leading.peers.iter().find(|peer| peer.node == n as u64 + 1)?;
+        (peer.stage == "snapshot" && peer.snapshot_bytes > 0).then_some((peer.snapshot_has, peer.snapshot_bytes))
+    }
+}
+
+#[test]
+fn writes_go_on_while_snapshots_are_taken_and_sent() {
+    let mut load = Load::prepare();
+    for round in 1..=number("DRAVE_LOAD_ROUNDS", 1) {
+        load.window(round, Beneath::Nothing);
+        assert!(load.window(round, Beneath::LeaderTakes) > 0);
+        load.window(round, Beneath::Nothing);
+        assert!(load.window(round, Beneath::AllTake) > 0);
+
+        let away = (load.cluster.leader() + 1) % 3;
+        let had = load.cluster.status(away).unwrap().last;
+        load.cluster.kill(away);
+        load.window(round, Beneath::OneAway);
+        let said = load.cluster.run(&["snapshot", "take", "--timeout", "120s"]);
+        assert_eq!(said.out.matches(" ok ").count(), 2, "{said:?}");
+        for n in (0..3).filter(|n| *n != away) {
+            let gone = || load.cluster.status(n).filter(|status| status.log.first > had + 1);
+            until("the log gives way", gone, || load.cluster.logs());
+        }
+        let before = load.leading().unwrap().log.shipped_bytes;
+        load.cluster.spawn(away);
+        let sends = || load.leading().filter(|leading| leading.log.shipped_bytes > before).map(|_| ());
+        until("it is sent a snapshot", sends, || load.cluster.logs());
+        let from = load.has(away);
+        load.window(round, Beneath::OneReceives);
+        eprintln!("round {round} it had {from:?} before that window and {:?} behind it", load.has(away));
+        load.cluster.agree();
+    }
+    load.cluster.expect_no_deaths();
+}
