@@ -9,6 +9,7 @@ pub mod dump_files;
 mod dump_reach;
 mod dump_snapshots;
 mod dump_words;
+pub mod journal_tour;
 pub mod kv;
 pub mod serve;
 pub mod sim;
