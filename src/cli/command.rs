@@ -9,6 +9,8 @@ use super::serve::{self, Serve};
 use super::sim::{self, Sim};
 use super::snapshot::{self, List, Take};
 use super::status::{self, Show};
+use super::stored::check::{self, Check};
+use super::stored::diff::{self, Diff};
 use super::trouble::Trouble;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use std::sync::Arc;
@@ -34,6 +36,10 @@ pub fn describe() -> Command {
         .subcommand(Dump::augment_args(
             Command::new("dump").about("Shows a node's journal in words, also beside a running node"),
         ))
+        .subcommand(Diff::augment_args(Command::new("diff").about("Compares the logs of data directories")))
+        .subcommand(Check::augment_args(
+            Command::new("check").about("Decides whether data directories keep what Raft promises"),
+        ))
         .subcommand(snapshots())
         .subcommand(Serve::augment_args(Command::new("serve").about("Runs one node")))
         .subcommand(Sim::augment_args(Command::new("sim").about("Runs the real node in a simulated world")))
@@ -56,6 +62,8 @@ pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
         Some(("status", matches)) => status::show(&Show::from_arg_matches(matches)?),
         Some(("bench", matches)) => bench(&Bench::from_arg_matches(matches)?),
         Some(("dump", matches)) => dump::print(Dump::from_arg_matches(matches)?),
+        Some(("diff", matches)) => diff::run(&Diff::from_arg_matches(matches)?),
+        Some(("check", matches)) => check::run(&Check::from_arg_matches(matches)?),
         Some(("snapshot", matches)) => snapshots_run(matches),
         Some(("serve", matches)) => serve::run(Serve::from_arg_matches(matches)?, matches),
         Some(("sim", matches)) => sim::run(Sim::from_arg_matches(matches)?),

@@ -16,4 +16,5 @@ pub mod sim;
 pub mod snapshot;
 pub mod snapshot_files;
 pub mod status;
+pub mod stored;
 pub mod trouble;
