@@ -1,7 +1,7 @@
 //! What can be said on the command line.
 
 use super::bench::args::{Bench, What};
-use super::bench::{load, raw};
+use super::bench::{failover, load, raw};
 use super::demo::{self, Demo, Kill};
 use super::dump::{self, Dump};
 use super::kv::{self, Cas, Del, Get, Incr, Put, Scan};
@@ -101,6 +101,9 @@ fn end_quietly_when_nobody_reads() -> Result<(), Trouble> {
 }
 
 fn bench(args: &Bench) -> Result<(), Trouble> {
+    if args.story.scenario.is_some() {
+        return failover::run(args);
+    }
     match args.what {
         What::Disk => raw::disk(args),
         What::Net => raw::net(args),

@@ -1,6 +1,7 @@
 //! One verb a file.
 
 pub mod bench;
+pub mod children;
 pub mod cluster;
 pub mod command;
 pub mod demo;
