@@ -100,7 +100,7 @@ fn counted(cluster: &Cluster) -> i64 {
 
 fn hasty(cluster: &Cluster) -> Client {
     let timeout = Duration::from_millis(400);
-    Client::with(cluster.addresses.clone(), Options { timeout, patience: timeout })
+    Client::with(cluster.addresses.clone(), Options { timeout, patience: timeout, ..Options::default() })
 }
 
 fn wait_for_space(cluster: &Cluster, n: usize, low: bool) {

@@ -41,7 +41,7 @@ impl Cluster {
     pub fn client(&self) -> Client {
         let usual = Options::default();
         let patience = usual.patience.min(self.timeout);
-        Client::with(self.endpoints.clone(), Options { timeout: self.timeout, patience })
+        Client::with(self.endpoints.clone(), Options { timeout: self.timeout, patience, ..usual })
     }
 
     /// What to tell of an error: who does not answer, if it is for want of a leader and that is known.

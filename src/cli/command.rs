@@ -1,7 +1,7 @@
 //! What can be said on the command line.
 
 use super::bench::args::{Bench, What};
-use super::bench::{load, raw};
+use super::bench::{failover, load, raw};
 use super::demo::{self, Demo, Kill};
 use super::dump::{self, Dump};
 use super::kv::{self, Cas, Del, Get, Incr, Put, Scan};
@@ -10,6 +10,8 @@ use super::serve::{self, Serve};
 use super::sim::{self, Sim};
 use super::snapshot::{self, List, Take};
 use super::status::{self, Show};
+use super::stored::check::{self, Check};
+use super::stored::diff::{self, Diff};
 use super::trouble::Trouble;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use std::sync::Arc;
@@ -39,6 +41,10 @@ pub fn describe() -> Command {
             Command::new("member").about("Lists the members of the cluster, and changes them"),
         ))
         .subcommand(Transfer::augment_args(Command::new("transfer").about("Lets another node lead")))
+        .subcommand(Diff::augment_args(Command::new("diff").about("Compares the logs of data directories")))
+        .subcommand(Check::augment_args(
+            Command::new("check").about("Decides whether data directories keep what Raft promises"),
+        ))
         .subcommand(snapshots())
         .subcommand(Serve::augment_args(Command::new("serve").about("Runs one node")))
         .subcommand(Sim::augment_args(Command::new("sim").about("Runs the real node in a simulated world")))
@@ -63,6 +69,8 @@ pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
         Some(("dump", matches)) => dump::print(Dump::from_arg_matches(matches)?),
         Some(("member", matches)) => member::run(&Member::from_arg_matches(matches)?),
         Some(("transfer", matches)) => member::transfer(&Transfer::from_arg_matches(matches)?),
+        Some(("diff", matches)) => diff::run(&Diff::from_arg_matches(matches)?),
+        Some(("check", matches)) => check::run(&Check::from_arg_matches(matches)?),
         Some(("snapshot", matches)) => snapshots_run(matches),
         Some(("serve", matches)) => serve::run(Serve::from_arg_matches(matches)?, matches),
         Some(("sim", matches)) => sim::run(Sim::from_arg_matches(matches)?),
@@ -100,6 +108,9 @@ fn end_quietly_when_nobody_reads() -> Result<(), Trouble> {
 }
 
 fn bench(args: &Bench) -> Result<(), Trouble> {
+    if args.story.scenario.is_some() {
+        return failover::run(args);
+    }
     match args.what {
         What::Disk => raw::disk(args),
         What::Net => raw::net(args),

@@ -1,15 +1,15 @@
 //! `drave demo`: a real cluster on this machine, one process a node; and `drave kill`, for it.
 
+use super::children;
 use super::cluster::Cluster;
 use super::trouble::Trouble;
 use clap::Args;
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -128,20 +128,8 @@ pub fn run(args: &Demo) -> Result<(), Trouble> {
 impl Running {
     /// Starts one node as a process of its own, and passes on what it says.
     fn start(&mut self, id: u64) -> Result<(), Trouble> {
-        let exe = std::env::current_exe().map_err(|error| io(Path::new("drave"), &error))?;
-        let mut command = Command::new(exe);
-        command.arg("serve").args(["--id", &id.to_string(), "--peers", &self.peers, "--data"]);
-        command.arg(self.dir.join(format!("n{id}")));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        // A group of its own, so that Ctrl-C reaches the demo alone, and it stops its nodes in order.
-        command.process_group(0);
-        // SAFETY: between fork and exec only one async-signal-safe system call is made.
-        unsafe {
-            command.pre_exec(|| {
-                // Should the demo itself be killed, its nodes must not live on unseen.
-                set_parent_process_death_signal(Some(Signal::TERM)).map_err(Into::into)
-            });
-        }
+        let mut command = children::serve(id, &self.peers, &self.dir.join(format!("n{id}")))?;
+        command.stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| io(Path::new("drave serve"), &error))?;
         if let Some(stderr) = child.stderr.take() {
             self.readers.push(std::thread::spawn(move || {

@@ -1,9 +1,8 @@
 //! `drave dump`: journal and snapshots in words. It reads, never locks, never writes, never stops at damage.
 
-use super::dump_files::{Files, Segment, is_seal, read, settle};
-use super::dump_reach::Reach;
-use super::dump_snapshots::reaches;
+use super::dump_files::{Files, Segment, is_seal, read};
 use super::dump_words::{Fields, Said, Style, say};
+use super::journal_tour::{Bad, Tour, Visitor};
 use super::snapshot_files::SUFFIX;
 use super::trouble::Trouble;
 use crate::types::Index;
@@ -107,17 +106,8 @@ pub fn run(args: Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
 }
 
 fn dump(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
-    let mut walk = Walk {
-        args,
-        out,
-        totals: Totals::default(),
-        tail: VecDeque::new(),
-        shown: 0,
-        batch: None,
-        reach: Reach::default(),
-        released: false,
-        begun: Instant::now(),
-    };
+    let mut walk =
+        Walk { args, out, totals: Totals::default(), tail: VecDeque::new(), shown: 0, begun: Instant::now() };
     for path in &args.paths {
         walk.place(path)?;
     }
@@ -130,11 +120,6 @@ pub(super) struct Walk<'a> {
     pub(super) totals: Totals,
     tail: VecDeque<String>,
     shown: u64,
-    /// The number of the batch that should follow, where it is known.
-    batch: Option<u64>,
-    reach: Reach,
-    /// Whether a running node has released a segment since we looked which there are.
-    released: bool,
     begun: Instant,
 }
 
@@ -179,115 +164,19 @@ impl Walk<'_> {
         }
         let snapshots = if single { 0 } else { self.snapshots(path)? };
         let files = Files::at(path)?;
-        let segments = &files.segments;
-        if segments.is_empty() && snapshots == 0 {
+        if files.segments.is_empty() && snapshots == 0 {
             anyhow::bail!("{}: no segments here (files named 0000000001.wal)", path.display());
         }
-        let mut stop = (0, 0);
-        self.released = false;
-        for (at, segment) in segments.iter().enumerate() {
-            if at.checked_sub(1).is_none_or(|before| segments[before].number + 1 != segment.number) {
-                self.reach.begin(segment.number);
-                self.batch = None;
-            }
-            let successors: Vec<u64> = match single {
-                true => vec![segment.number + 1],
-                false => segments[at + 1..].iter().map(|segment| segment.number).collect(),
-            };
-            let last = !single && at + 1 == segments.len();
-            stop = self.segment(segment, &files, &successors, last)?;
-        }
-        // Of a log that gets shorter while we look at it we have not seen enough.
-        if !single && !segments.is_empty() && !self.released {
-            self.beginning(path)?;
-        }
+        let stop = Tour::default().through(path, &files, self)?;
         if self.args.follow && self.out.flush().is_ok() {
             self.follow(&files, stop)?;
         }
         Ok(())
     }
 
-    /// Whether all is there that the log needs before what is left of it.
-    fn beginning(&mut self, path: &Path) -> anyhow::Result<()> {
-        let base = self.reach.base();
-        if let Some(missing) = self.reach.missing() {
-            self.bad(&format::file_name(missing), 0, 0, "missing, and it was not released", None)?;
-        } else if path.join("wal").is_dir() && base > Index::ZERO && !reaches(path, base)? {
-            let what = format!("missing: the log begins behind {base}, and none that is whole reaches so far");
-            self.bad("snapshots", 0, 0, &what, None)?;
-        }
-        Ok(())
-    }
-
-    /// One segment; says its number and where its records end.
-    fn segment(
-        &mut self,
-        segment: &Segment,
-        files: &Files,
-        successors: &[u64],
-        last: bool,
-    ) -> anyhow::Result<(u64, u64)> {
-        let Some(bytes) = read(&segment.path)? else { return Ok(self.released(segment)) };
-        let header = match SegmentHeader::decode(&bytes) {
-            Ok(header) => Some(header),
-            Err(malformed) => {
-                self.totals.segments += 1;
-                let bytes = format::SEGMENT_HEADER as u64;
-                self.bad(&segment.name, 0, bytes, malformed.0, Some(bytes))?;
-                None
-            }
-        };
-        // Of a damaged header's segment the salt is still known, if a neighbour tells the disk.
-        let Some(disk) = header.map(|header| header.disk).or_else(|| files.disk()) else {
-            return Ok((segment.number, 0));
-        };
-        let salt = format::salt(disk, segment.number);
-        let followed = successors.iter().any(|next| files.in_use(*next, disk));
-        let place = files.synced(disk);
-        let around = match &header {
-            Some(header) => Surroundings::of(header, place, followed),
-            None => Surroundings { followed, ..Surroundings::default() },
-        };
-        let batch = if segment.number == 1 { Some(1) } else { self.batch };
-        let around = Surroundings { batch, ..around };
-        let Some(bytes) = settle(bytes, &segment.path, salt, around)? else { return Ok(self.released(segment)) };
-        if let Some(header) = &header {
-            self.totals.segments += 1;
-            self.heading(segment, header, &bytes, salt)?;
-        }
-        let mut inspection = Inspection::new(bytes, salt, around);
-        for finding in inspection.by_ref() {
-            if let Finding::Record(frame) = &finding {
-                self.reach.sees(segment.number, frame);
-            }
-            self.finding(&segment.name, finding)?;
-        }
-        let (sealed, end) = (inspection.sealed(), inspection.at());
-        self.batch = inspection.batch();
-        let synced = place.filter(|place| place.segment > segment.number && !followed);
-        let missing = match sealed && !files.is_there(segment.number + 1) {
-            true => Some((segment.number + 1, "missing, and it was named as the successor")),
-            false => synced.map(|place| (place.segment, "missing, and it was synced")),
-        };
-        // They go oldest first: while this one is there, those behind it are, or are lost.
-        if let Some((number, what)) = missing.filter(|_| last) {
-            match files.is_there(segment.number) {
-                true => self.bad(&format::file_name(number), 0, 0, what, None)?,
-                false => self.released = true,
-            }
-        }
-        Ok((segment.number, end))
-    }
-
-    /// That segment is not there any more: it was released, and all before it.
-    fn released(&mut self, segment: &Segment) -> (u64, u64) {
-        (self.released, self.batch) = (true, None);
-        (segment.number, 0)
-    }
-
-    fn heading(&mut self, segment: &Segment, header: &SegmentHeader, bytes: &Bytes, salt: u64) -> io::Result<()> {
+    fn heading(&mut self, segment: &Segment, header: &SegmentHeader, bytes: &Bytes) -> io::Result<()> {
         let (mut first, mut sealed) = (None, false);
-        for item in Scan::new(bytes.clone(), salt, None) {
+        for item in Scan::new(bytes.clone(), header.salt(), None) {
             let Item::Frame(frame) = item else { continue };
             sealed |= frame.kind == Kind::Seal;
             if first.is_none() && frame.kind == Kind::Entry {
@@ -315,13 +204,13 @@ impl Walk<'_> {
         }
     }
 
-    fn finding(&mut self, file: &str, finding: Finding) -> io::Result<()> {
+    fn judged(&mut self, file: &str, finding: Finding) -> io::Result<()> {
         match finding {
             Finding::Record(frame) => self.record(file, &frame),
             Finding::Bad { at, bytes, flaw, next } => {
                 let (stored, computed) = sums(flaw);
                 match self.args.output {
-                    Output::Text => self.bad(file, at, bytes, &flaw.to_string(), next),
+                    Output::Text => self.bad(Bad { file, at, bytes, what: &flaw.to_string(), next }),
                     Output::Jsonl => {
                         self.totals.bad += 1;
                         self.json(&json!({
@@ -425,21 +314,6 @@ impl Walk<'_> {
             && args.key.as_ref().is_none_or(keyed)
     }
 
-    fn bad(&mut self, file: &str, at: u64, bytes: u64, what: &str, next: Option<u64>) -> io::Result<()> {
-        self.totals.bad += 1;
-        let what = match next {
-            Some(next) => format!("{what} · next good record at {next}"),
-            None if bytes == 0 => format!("{file}: {what}"),
-            None => format!("{what} · no good record behind it"),
-        };
-        match self.args.output {
-            Output::Text => self.row('!', at, bytes, "BAD", &what),
-            Output::Jsonl => self.json(&json!({
-                "k": "bad", "file": file, "off": at, "len": bytes, "what": what, "next": next,
-            })),
-        }
-    }
-
     fn row(&mut self, mark: char, at: u64, bytes: u64, name: &str, what: &str) -> io::Result<()> {
         writeln!(
             self.out,
@@ -539,6 +413,33 @@ impl Walk<'_> {
             writeln!(self.out, "# {name:<6}  {count:>10}  {bytes:>12}")?;
         }
         writeln!(self.out, "# {} fsync batches · {per_batch:.1} entries each", totals.batches)
+    }
+}
+
+impl Visitor for Walk<'_> {
+    fn segment(&mut self, segment: &Segment, header: Option<&SegmentHeader>, bytes: &Bytes) -> io::Result<()> {
+        self.totals.segments += 1;
+        header.map_or(Ok(()), |header| self.heading(segment, header, bytes))
+    }
+
+    fn finding(&mut self, segment: &Segment, finding: Finding) -> io::Result<()> {
+        self.judged(&segment.name, finding)
+    }
+
+    fn bad(&mut self, bad: Bad<'_>) -> io::Result<()> {
+        let Bad { file, at, bytes, what, next } = bad;
+        self.totals.bad += 1;
+        let what = match next {
+            Some(next) => format!("{what} · next good record at {next}"),
+            None if bytes == 0 => format!("{file}: {what}"),
+            None => format!("{what} · no good record behind it"),
+        };
+        match self.args.output {
+            Output::Text => self.row('!', at, bytes, "BAD", &what),
+            Output::Jsonl => self.json(&json!({
+                "k": "bad", "file": file, "off": at, "len": bytes, "what": what, "next": next,
+            })),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One verb a file.
 
 pub mod bench;
+pub mod children;
 pub mod cluster;
 pub mod command;
 pub mod demo;
@@ -10,6 +11,7 @@ mod dump_reach;
 mod dump_snapshots;
 mod dump_words;
 pub mod join;
+pub mod journal_tour;
 pub mod kv;
 pub mod member;
 pub mod serve;
@@ -17,4 +19,5 @@ pub mod sim;
 pub mod snapshot;
 pub mod snapshot_files;
 pub mod status;
+pub mod stored;
 pub mod trouble;

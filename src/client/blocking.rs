@@ -1,10 +1,11 @@
 //! A blocking client: session, redirect, retry.
 
-use super::connection::{Connection, deadline};
+use super::connection::{Connection, Trouble, deadline};
 use super::error::{ClientError, Tried};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
 use crate::types::{Change, Index, NodeId, Position, SessionId};
 use bytes::Bytes;
+use std::io;
 use std::time::{Duration, Instant};
 
 /// How patient a client is.
@@ -15,11 +16,24 @@ pub struct Options {
     /// A node that has not answered for this long is left for another. Longer than nodes let requests
     /// wait for a leader, or a cluster without one would look like one that does not answer.
     pub patience: Duration,
+    /// After this long of silence others are asked who leads, again and again. What is waited for stays
+    /// with the silent node until somebody else does.
+    pub doubt: Duration,
 }
+
+/// A node that takes a connection and does not say hello is left after so many times the doubt, if there
+/// are others.
+const GREETING: u32 = 3;
+/// Others are asked again no more rarely than this.
+const AGAIN_MAX: Duration = Duration::from_millis(400);
 
 impl Default for Options {
     fn default() -> Options {
-        Options { timeout: Duration::from_secs(5), patience: Duration::from_millis(3500) }
+        Options {
+            timeout: Duration::from_secs(5),
+            patience: Duration::from_millis(3500),
+            doubt: Duration::from_millis(100),
+        }
     }
 }
 
@@ -242,20 +256,68 @@ impl Client {
             Some(there) if call.hint.is_none() => there,
             _ => {
                 let endpoint = self.choose(call);
-                match Connection::dial(&endpoint, patience) {
+                match Connection::dial(&endpoint, patience.min(self.greeting(call))) {
                     Ok(connection) => (endpoint, connection),
                     Err(trouble) => return Attempt::NotSent(format!("{endpoint}: {trouble}")),
                 }
             }
         };
         call.note(&endpoint);
-        match connection.call(request, patience) {
+        let asked = connection.ask(request, patience);
+        match asked.and_then(|id| self.wait_for(call, &endpoint, &mut connection, id, patience)) {
             Ok(reply) => {
                 self.connection = Some((endpoint, connection));
                 Attempt::Replied(reply)
             }
             Err(trouble) => Attempt::Lost(format!("{endpoint}: {trouble}")),
         }
+    }
+
+    /// When a node must have said hello: later from time to time, in case all of them are slow.
+    fn greeting(&self, call: &Call) -> Instant {
+        match self.endpoints.len() {
+            1 => call.deadline,
+            _ => deadline(self.options.doubt * (GREETING << call.attempts.min(6))),
+        }
+    }
+
+    /// Waits for an answer until then, or until another node says that the one we wait for leads no more.
+    fn wait_for(
+        &self,
+        call: &mut Call,
+        endpoint: &str,
+        connection: &mut Connection,
+        id: u64,
+        until: Instant,
+    ) -> Result<Reply, Trouble> {
+        let mut pause = self.options.doubt;
+        loop {
+            match connection.answer(id, until.min(deadline(pause))) {
+                Err(trouble) if trouble.is_late() && Instant::now() < until => {}
+                outcome => return outcome,
+            }
+            if let Some(leader) = self.elsewhere(endpoint, connection.node()) {
+                call.hint = Some(leader);
+                let silent = format!("{endpoint} is silent, and leads no more");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, silent).into());
+            }
+            pause = (pause * 2).min(AGAIN_MAX);
+        }
+    }
+
+    /// Where somebody leads who is not the silent one, as another node says. A read of nothing is asked:
+    /// who follows says whom, and who leads answers it without an entry in the log.
+    fn elsewhere(&self, but: &str, silent: Option<NodeId>) -> Option<String> {
+        let request = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
+        self.endpoints.iter().filter(|endpoint| *endpoint != but).find_map(|endpoint| {
+            let soon = deadline(self.options.doubt * 2);
+            let mut connection = Connection::dial(endpoint, soon).ok()?;
+            match connection.call(&request, soon).ok()? {
+                Reply::Refused(Refusal::NotLeader { leader, address, .. }) if leader != silent => address,
+                Reply::Answer { .. } if connection.node() != silent => Some(endpoint.clone()),
+                _ => None,
+            }
+        })
     }
 
     /// Whom to dial: who was named, else one at random, then round and round.

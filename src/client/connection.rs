@@ -1,6 +1,7 @@
 //! One blocking connection to one node.
 
 use crate::api::{Reply, Request};
+use crate::types::NodeId;
 use crate::wire::WireError;
 use crate::wire::client::{put_request_frame, read_reply_frame};
 use crate::wire::frame::{Frame, FrameReader};
@@ -18,6 +19,7 @@ pub struct Connection {
     output: BytesMut,
     scratch: Box<[u8]>,
     next: u64,
+    node: Option<NodeId>,
 }
 
 /// Why a call got no reply.
@@ -29,6 +31,13 @@ pub enum Trouble {
     /// The node broke the protocol, or refuses us.
     #[error("{0}")]
     Wire(#[from] WireError),
+}
+
+impl Trouble {
+    /// Whether it is only that nothing came in time.
+    pub fn is_late(&self) -> bool {
+        matches!(self, Trouble::Io(error) if error.kind() == io::ErrorKind::TimedOut)
+    }
 }
 
 impl Connection {
@@ -53,19 +62,37 @@ impl Connection {
             output: BytesMut::new(),
             scratch: vec![0; 16 << 10].into(),
             next: 1,
+            node: None,
         };
         Hello::client().put(&mut connection.output);
         connection.send(deadline)?;
-        Welcome::read(connection.receive(deadline)?)?;
+        connection.node = Some(Welcome::read(connection.receive(deadline)?)?.node);
         Ok(connection)
     }
 
-    /// Asks, and waits for the reply until then. A reply to something asked before is let go by.
+    /// Who was reached.
+    pub fn node(&self) -> Option<NodeId> {
+        self.node
+    }
+
+    /// Asks, and waits for the reply until then.
     pub fn call(&mut self, request: &Request, deadline: Instant) -> Result<Reply, Trouble> {
+        let id = self.ask(request, deadline)?;
+        self.answer(id, deadline)
+    }
+
+    /// Asks, under the number that the answer will have.
+    pub fn ask(&mut self, request: &Request, deadline: Instant) -> Result<u64, Trouble> {
         let id = self.next;
         self.next += 1;
         put_request_frame(&mut self.output, id, false, request);
         self.send(deadline)?;
+        Ok(id)
+    }
+
+    /// Waits for the reply of that number until then; after [`Trouble::is_late`] it may be waited for
+    /// again. A reply to something asked before is let go by.
+    pub fn answer(&mut self, id: u64, deadline: Instant) -> Result<Reply, Trouble> {
         loop {
             let (answered, reply) = read_reply_frame(self.receive(deadline)?)?;
             if answered == id {

@@ -19,7 +19,7 @@ pub struct Fleet {
 impl Fleet {
     /// That many connections to that cluster, each with a session of its own.
     pub fn new(endpoints: &[String], connections: usize, options: MuxOptions) -> io::Result<Fleet> {
-        let mux = |n| Mux::new(endpoints.to_vec(), n, Token(n), options);
+        let mux = |n| Mux::new(endpoints.to_vec(), n, [Token(n), Token(connections + n)], options);
         Ok(Fleet {
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
@@ -59,8 +59,10 @@ impl Fleet {
                 (false, true) => Heard::Bytes,
                 (false, false) => Heard::Nothing,
             };
-            let known = &mut self.heard[event.token().0];
-            *known = heard.max(*known);
+            // Those beyond are of who is asked besides: it is looked at each time.
+            if let Some(known) = self.heard.get_mut(event.token().0) {
+                *known = heard.max(*known);
+            }
         }
         self.work(&mut done);
         Ok(())

@@ -10,6 +10,7 @@ mod connection;
 mod error;
 mod fleet;
 mod mux;
+mod scout;
 
 pub use blocking::{Client, Executed, Options, Queried};
 pub use connection::deadline;

@@ -2,10 +2,12 @@
 //!
 //! Nothing here blocks but the resolution of names. What is asked gathers in one buffer until
 //! [`Mux::work`] sends it with one write; replies come back in any order. When the connection is
-//! lost, or the leader moves, the same things are asked again under the same numbers.
+//! lost, or the leader moves, the same things are asked again under the same numbers. A node that
+//! falls silent is doubted soon, and left as soon as another says that somebody else leads.
 
+use super::scout::{Scout, Word};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
-use crate::types::{Index, Position, SessionId};
+use crate::types::{Index, NodeId, Position, SessionId};
 use crate::wire::WireError;
 use crate::wire::client::{put_request_frame, read_reply_frame};
 use crate::wire::frame::{FrameReader, Kind};
@@ -28,13 +30,26 @@ pub struct MuxOptions {
     pub window: u32,
     /// A node that has not said anything for this long, while something is under way, is left.
     pub patience: Duration,
+    /// After this long of silence another node is asked who leads. What is waited for stays with the
+    /// silent one until somebody else does.
+    pub doubt: Duration,
 }
+
+/// A node that takes a connection and does not say hello is left after so many times the doubt.
+const GREETING: u32 = 3;
+/// A second opinion that could not be had is asked for again after this long.
+const SCOUT_PAUSE: Duration = Duration::from_millis(20);
 
 impl MuxOptions {
     /// With that many things under way.
     pub fn new(inflight: usize) -> MuxOptions {
         let window = (4 * inflight).clamp(64, 1024) as u32;
-        MuxOptions { inflight: inflight.min(1024), window, patience: Duration::from_secs(2) }
+        MuxOptions {
+            inflight: inflight.min(1024),
+            window,
+            patience: Duration::from_secs(2),
+            doubt: Duration::from_millis(100),
+        }
     }
 }
 
@@ -131,19 +146,27 @@ pub struct Mux {
     input: BytesMut,
     reader: FrameReader,
     heard: Instant,
+    /// Where the connection leads to, and to whom, once it is known.
+    endpoint: String,
+    node: Option<NodeId>,
+    scout: Option<Scout>,
+    /// Who was asked last for a second opinion, of `endpoints`; and when the next may be.
+    scout_turn: usize,
+    scout_at: Instant,
+    scout_token: Token,
 }
 
 impl Mux {
     /// A connection that will look for the leader among those endpoints, beginning with the one of
-    /// that number.
-    pub fn new(endpoints: Vec<String>, begin: usize, token: Token, options: MuxOptions) -> Mux {
+    /// that number. The first token is the connection's, the second that of who is asked besides.
+    pub fn new(endpoints: Vec<String>, begin: usize, tokens: [Token; 2], options: MuxOptions) -> Mux {
         assert!(!endpoints.is_empty(), "a client needs somebody to ask");
         let now = Instant::now();
         Mux {
             turn: begin % endpoints.len(),
             endpoints,
             options,
-            token,
+            token: tokens[0],
             state: State::Down(now),
             stream: None,
             hint: None,
@@ -158,6 +181,12 @@ impl Mux {
             input: BytesMut::new(),
             reader: FrameReader::default(),
             heard: now,
+            endpoint: String::new(),
+            node: None,
+            scout: None,
+            scout_turn: begin,
+            scout_at: now,
+            scout_token: tokens[1],
         }
     }
 
@@ -209,9 +238,17 @@ impl Mux {
         let silence = match self.state {
             State::Down(until) => return Some(until),
             State::Up if self.pending.is_empty() => None,
-            State::Greeting | State::Opening | State::Up => Some(self.heard + self.options.patience),
+            State::Greeting => Some(self.heard + self.greeting()),
+            State::Opening | State::Up => Some(self.heard + self.options.patience),
         };
-        [silence, self.later_at].into_iter().flatten().min()
+        let doubt = match &self.scout {
+            Some(scout) => scout.deadline(),
+            None if self.waits() && self.endpoints.len() > 1 => {
+                Some((self.heard + self.options.doubt).max(self.scout_at))
+            }
+            None => None,
+        };
+        [silence, doubt, self.later_at].into_iter().flatten().min()
     }
 
     /// Does what is due: dials, reads if there may be something, writes what has gathered. What is
@@ -236,8 +273,70 @@ impl Mux {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
             self.overdue(now, registry);
         }
+        self.doubt(now, scratch, registry);
         if self.write().is_err() {
             self.fall(now, registry, false);
+        }
+    }
+
+    /// Whether an answer of the node is waited for.
+    fn waits(&self) -> bool {
+        match self.state {
+            State::Up => !self.pending.is_empty(),
+            State::Opening => true,
+            State::Down(_) | State::Greeting => false,
+        }
+    }
+
+    /// How long a node may take to say hello: longer from time to time, in case all of them are slow.
+    fn greeting(&self) -> Duration {
+        if self.endpoints.len() < 2 {
+            return self.options.patience;
+        }
+        (self.options.doubt * (GREETING << self.failures.min(4))).min(self.options.patience)
+    }
+
+    /// Asks another node who leads, as long as this one is silent; goes there if it is somebody else.
+    fn doubt(&mut self, now: Instant, scratch: &mut [u8], registry: &Registry) {
+        if !self.waits() || now < self.heard + self.options.doubt {
+            return self.recall(registry);
+        }
+        if self.scout.is_none() && self.scout_at <= now && self.endpoints.len() > 1 {
+            self.send_scout(now, registry);
+        }
+        let Some(scout) = &mut self.scout else { return };
+        match scout.work(now, scratch) {
+            Word::Nothing => {}
+            Word::Leads(leader, _) if Some(leader) == self.node => scout.ask_again(now),
+            Word::Leads(leader, address) => {
+                log::debug!("{} is silent, and {leader} leads by now", self.endpoint);
+                self.go_to(now, registry, address);
+            }
+            Word::Gone => {
+                self.recall(registry);
+                self.scout_at = now + SCOUT_PAUSE;
+            }
+        }
+    }
+
+    fn send_scout(&mut self, now: Instant, registry: &Registry) {
+        self.scout_turn = (self.scout_turn + 1) % self.endpoints.len();
+        if self.endpoints[self.scout_turn] == self.endpoint {
+            self.scout_turn = (self.scout_turn + 1) % self.endpoints.len();
+        }
+        let (endpoint, patience) = (&self.endpoints[self.scout_turn], self.options.doubt * GREETING);
+        match Scout::dial(endpoint, self.scout_token, registry, now, patience) {
+            Ok(scout) => self.scout = Some(scout),
+            Err(error) => {
+                log::debug!("cannot dial {endpoint}: {error}");
+                self.scout_at = now + SCOUT_PAUSE;
+            }
+        }
+    }
+
+    fn recall(&mut self, registry: &Registry) {
+        if let Some(scout) = self.scout.take() {
+            scout.recall(registry);
         }
     }
 
@@ -254,6 +353,7 @@ impl Mux {
         registry.register(&mut stream, self.token, Interest::READABLE | Interest::WRITABLE)?;
         let _if_not_it_is_slower = stream.set_nodelay(true);
         self.stream = Some(stream);
+        (self.endpoint, self.node) = (endpoint, None);
         self.state = State::Greeting;
         self.heard = now;
         self.output.clear();
@@ -268,6 +368,7 @@ impl Mux {
         if let Some(mut stream) = self.stream.take() {
             let _either_way_it_is_dropped = registry.deregister(&mut stream);
         }
+        self.recall(registry);
         self.failures = self.failures.saturating_add(1);
         let longest = 2 << self.failures.min(6);
         let pause = if at_once && self.failures < 4 { 0 } else { rand::random_range(longest / 2..=longest) };
@@ -284,8 +385,12 @@ impl Mux {
                 self.again(key);
             }
         }
-        let waits = !self.pending.is_empty() || !matches!(self.state, State::Up);
-        if self.stream.is_some() && waits && self.heard + self.options.patience <= now {
+        let silent = match self.state {
+            State::Down(_) => false,
+            State::Greeting => self.heard + self.greeting() <= now,
+            State::Opening | State::Up => self.waits() && self.heard + self.options.patience <= now,
+        };
+        if silent {
             self.fall(now, registry, true);
         }
     }
@@ -331,7 +436,7 @@ impl Mux {
             && let Some(frame) = self.reader.next(&mut self.input)?
         {
             if matches!(self.state, State::Greeting) {
-                Welcome::read(frame)?;
+                self.node = Some(Welcome::read(frame)?.node);
                 self.welcome();
                 continue;
             }

@@ -1,5 +1,6 @@
 //! What `drave bench` takes.
 
+use super::failover::Story;
 use crate::cli::cluster::Cluster;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -9,8 +10,12 @@ use std::time::Duration;
 #[derive(Args, Clone, Debug)]
 pub struct Bench {
     /// What to measure
-    #[arg(value_enum)]
+    #[arg(value_enum, required = false, required_unless_present = "scenario")]
+    #[arg(default_value_if("scenario", clap::builder::ArgPredicate::IsPresent, Some("incr")))]
     pub what: What,
+    /// What happens meanwhile, in a cluster of its own
+    #[command(flatten)]
+    pub story: Story,
     /// How many connections
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub clients: u64,

@@ -160,7 +160,7 @@ impl Default for Run {
 }
 
 /// 158204 as "158 204".
-fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -190,7 +190,8 @@ fn leader(statuses: &[Status]) -> Option<&Status> {
     statuses.iter().filter(|status| status.role == RoleName::Leader).max_by_key(|status| status.term)
 }
 
-fn build() -> &'static str {
+/// Which build this is.
+pub fn build() -> &'static str {
     if cfg!(debug_assertions) { "debug" } else { "release" }
 }
 
@@ -367,7 +368,7 @@ fn latencies(args: &Bench, run: &Run) {
 }
 
 /// Half-octave buckets; a bar's length goes with the square root of its count.
-fn bars(histogram: &Histogram<u64>) {
+pub fn bars(histogram: &Histogram<u64>) {
     let most = 38.0;
     let bounds: Vec<u64> = (0..60).map(|i| (1000.0 * 2f64.powf(f64::from(i) / 2.0)) as u64).collect();
     let counts: Vec<u64> = bounds.windows(2).map(|pair| histogram.count_between(pair[0], pair[1] - 1)).collect();

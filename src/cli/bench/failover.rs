@@ -1,0 +1,207 @@
+//! `drave bench --scenario failover`: how long writes wait when a node dies, freezes, is cut off or stops.
+//!
+//! A cluster of three child processes on loopback, a steady open loop of writes, and run after run one
+//! fault: what is measured is the longest time in which no write was acknowledged. What was acknowledged
+//! must be there in the end, each write once, or the bench fails.
+
+use super::args::Bench;
+use super::gaps::{Gap, Gaps, measure};
+use super::report::build;
+use super::steady::{Ack, Pace, Steady, Sum};
+use super::trio::Trio;
+use crate::cli::trouble::Trouble;
+use clap::{Args, ValueEnum};
+use rustix::process::Signal;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// How many writes a second, unless told otherwise.
+const RATE: u64 = 2_000;
+/// The undisturbed time before each fault.
+const BEFORE: Duration = Duration::from_millis(500);
+/// How long is looked at least after it.
+const AFTER: Duration = Duration::from_millis(500);
+/// If writes have not come back by then, something is wrong.
+const GIVE_UP: Duration = Duration::from_secs(20);
+/// Writes flow again when, for so long, at least half of those that were due were acknowledged.
+const FLOWING: Duration = Duration::from_millis(200);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What happens while it is measured.
+#[derive(Args, Clone, Debug)]
+pub struct Story {
+    /// Runs a cluster of its own, and lets something happen to it; --rate, --clients, --inflight and -o apply
+    #[arg(long, value_enum)]
+    pub scenario: Option<Scenario>,
+    /// How often (scenario)
+    #[arg(long, default_value_t = 10, requires = "scenario", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub runs: u64,
+    /// What happens (scenario)
+    #[arg(long, value_enum, default_value_t = Which::All, requires = "scenario")]
+    pub fault: Which,
+}
+
+/// A scenario.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Scenario {
+    /// A node fails, and comes back.
+    Failover,
+}
+
+/// How it fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Which {
+    /// kill -9 of the leader.
+    Kill,
+    /// SIGSTOP of the leader, until writes flow again.
+    Freeze,
+    /// The leader is cut off from nodes and clients, until writes flow again.
+    Isolate,
+    /// SIGTERM of the leader.
+    Term,
+    /// kill -9 of a follower.
+    KillFollower,
+    /// One after the other.
+    All,
+}
+
+impl Which {
+    fn each(self) -> Vec<Which> {
+        match self {
+            Which::All => vec![Which::Kill, Which::Freeze, Which::Isolate, Which::Term, Which::KillFollower],
+            one => vec![one],
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Which::Kill => "kill",
+            Which::Freeze => "freeze",
+            Which::Isolate => "isolate",
+            Which::Term => "term",
+            Which::KillFollower => "kill-follower",
+            Which::All => "all",
+        }
+    }
+
+    fn what(self) -> &'static str {
+        match self {
+            Which::Kill => "kill -9 of the leader",
+            Which::Freeze => "SIGSTOP of the leader",
+            Which::Isolate => "the leader is cut off from nodes and clients",
+            Which::Term => "SIGTERM of the leader",
+            Which::KillFollower => "kill -9 of a follower",
+            Which::All => "everything",
+        }
+    }
+}
+
+/// `drave bench --scenario failover`.
+pub fn run(args: &Bench) -> Result<(), Trouble> {
+    let pace =
+        Pace { rate: args.rate.unwrap_or(RATE), clients: args.clients as usize, inflight: args.inflight as usize };
+    if build() == "debug" {
+        eprintln!("warning: this is a debug build: its figures mean nothing. Build with --release");
+    }
+    if !args.cluster.json() {
+        println!(
+            "failover · 3 nodes on loopback · open loop at {}/s · {} clients × {} outstanding · drave {} ({})\n",
+            pace.rate,
+            pace.clients,
+            pace.inflight,
+            env!("CARGO_PKG_VERSION"),
+            build()
+        );
+    }
+    let mut all = Vec::new();
+    for fault in args.story.fault.each() {
+        let (gaps, sum) = runs(fault, args.story.runs, pace)?;
+        if args.cluster.json() {
+            all.push(gaps.to_json(fault.name(), &sum));
+        } else {
+            gaps.print(fault.name(), fault.what(), &sum);
+        }
+    }
+    if args.cluster.json() {
+        let (rate, clients, inflight) = (pace.rate, pace.clients, pace.inflight);
+        println!(
+            "{}",
+            json!({
+                "scenario": "failover", "rate": rate, "clients": clients, "inflight": inflight,
+                "version": env!("CARGO_PKG_VERSION"), "build": build(), "faults": all,
+            })
+        );
+    }
+    Ok(())
+}
+
+/// All runs of a fault, in a cluster that is not used for another.
+fn runs(fault: Which, runs: u64, pace: Pace) -> Result<(Gaps, Sum), Trouble> {
+    let mut trio = Trio::start(fault.name(), fault == Which::Isolate)?;
+    let sockets = |error: std::io::Error| Trouble { what: format!("sockets: {error}"), code: 74 };
+    let load = Steady::start(&trio.endpoints, pace).map_err(sockets)?;
+    let mut gaps = Gaps::default();
+    for run in 1..=runs {
+        flowing(&load, pace, Instant::now(), &mut Vec::new())?;
+        let gap = once(fault, &mut trio, &load, pace)?;
+        eprintln!("{} {run}/{runs}: {:.1} ms", fault.name(), gap.longest.as_secs_f64() * 1e3);
+        gaps.add(gap);
+        trio.whole()?;
+    }
+    let sum = load.finish(&trio.endpoints)?;
+    trio.finish()?;
+    Ok((gaps, sum))
+}
+
+/// One run: a steady time, the fault, and all that follows, until the cluster can be mended.
+fn once(fault: Which, trio: &mut Trio, load: &Steady, pace: Pace) -> Result<Gap, Trouble> {
+    let (leader, followers) = trio.roles()?;
+    let follower = followers[rand::random_range(0..followers.len())];
+    let victim = if fault == Which::KillFollower { follower } else { leader };
+    load.acks();
+    std::thread::sleep(BEFORE);
+    let (before, at) = (load.acks(), Instant::now());
+    match fault {
+        Which::Kill | Which::KillFollower => trio.signal(victim, Signal::KILL)?,
+        Which::Freeze => trio.signal(victim, Signal::STOP)?,
+        Which::Term => trio.signal(victim, Signal::TERM)?,
+        Which::Isolate => trio.proxy.iter().for_each(|proxy| proxy.cut(victim)),
+        Which::All => unreachable!("each has a run of its own"),
+    }
+    let mut after = Vec::new();
+    flowing(load, pace, at, &mut after)?;
+    let until = Instant::now();
+    if matches!(fault, Which::Freeze | Which::Isolate) && trio.roles()?.0 == victim {
+        let what = format!("n{victim} leads on, as if nothing had happened: {} did not work", fault.name());
+        return Err(Trouble { what, code: 70 });
+    }
+    match fault {
+        Which::Freeze => trio.signal(victim, Signal::CONT)?,
+        Which::Isolate => trio.proxy.iter().for_each(|proxy| proxy.heal()),
+        _ => {
+            trio.bury(victim)?;
+            trio.spawn(victim)?;
+        }
+    }
+    Ok(measure(&before, &after, at, until))
+}
+
+/// Waits until writes flow again; collects what was acknowledged.
+fn flowing(load: &Steady, pace: Pace, since: Instant, acks: &mut Vec<Ack>) -> Result<(), Trouble> {
+    let enough = (pace.rate as f64 * FLOWING.as_secs_f64() / 2.0).max(1.0) as usize;
+    loop {
+        std::thread::sleep(LOOK);
+        acks.extend(load.acks());
+        let now = Instant::now();
+        let recent = acks.iter().rev().take_while(|ack| now.saturating_duration_since(ack.at) < FLOWING).count();
+        if recent >= enough && since.elapsed() >= AFTER {
+            return Ok(());
+        }
+        if since.elapsed() > GIVE_UP {
+            let what =
+                format!("writes did not come back within {GIVE_UP:?}\n  was the rate too high for this machine?");
+            return Err(Trouble { what, code: 1 });
+        }
+    }
+}

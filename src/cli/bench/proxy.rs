@@ -1,0 +1,151 @@
+//! A network between nodes and clients that can be held: each node is reached through a port of ours.
+//!
+//! A node that is cut off is cut off from everybody, and nothing tells anyone: connections stay open,
+//! dials are taken, and no byte moves in either direction until it is let back. What was held is
+//! delivered then, late, as a real network does with what was sent again and again meanwhile.
+
+use crate::cli::trouble::Trouble;
+use crate::wire::frame::FrameReader;
+use crate::wire::hello::{Hello, Who};
+use bytes::BytesMut;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+/// How much is read at once. The kernel's buffers hold the rest.
+const CHUNK: usize = 64 << 10;
+
+/// Who is cut off.
+#[derive(Debug, Default)]
+struct Gate {
+    cut: Mutex<Option<u64>>,
+    changed: Condvar,
+    stop: AtomicBool,
+}
+
+impl Gate {
+    /// Waits until bytes between those two may move. Nobody is 0: clients.
+    fn pass(&self, from: u64, to: u64) {
+        let cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = |cut: &mut Option<u64>| cut.is_some_and(|node| node == from || node == to);
+        drop(self.changed.wait_while(cut, held).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn set(&self, node: Option<u64>) {
+        *self.cut.lock().unwrap_or_else(PoisonError::into_inner) = node;
+        self.changed.notify_all();
+    }
+}
+
+/// The network.
+#[derive(Debug)]
+pub struct Proxy {
+    gate: Arc<Gate>,
+    doors: Vec<SocketAddr>,
+}
+
+impl Proxy {
+    /// Takes what comes to those listeners to the nodes, which are numbered from 1 and listen there.
+    pub fn start(listeners: Vec<TcpListener>, nodes: &[String]) -> Result<Proxy, Trouble> {
+        let trouble = |error: io::Error| Trouble { what: format!("loopback: {error}"), code: 74 };
+        let gate = Arc::new(Gate::default());
+        let mut doors = Vec::new();
+        for ((listener, node), to) in listeners.into_iter().zip(nodes).zip(1..) {
+            doors.push(listener.local_addr().map_err(trouble)?);
+            let (gate, node) = (gate.clone(), node.clone());
+            std::thread::spawn(move || accept(&listener, &gate, to, &node));
+        }
+        Ok(Proxy { gate, doors })
+    }
+
+    /// Nothing reaches that node, and nothing comes from it.
+    pub fn cut(&self, node: u64) {
+        self.gate.set(Some(node));
+    }
+
+    /// All flows again.
+    pub fn heal(&self) {
+        self.gate.set(None);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.gate.stop.store(true, Ordering::Relaxed);
+        self.heal();
+        for door in &self.doors {
+            // It wakes who waits there; who does not has gone.
+            let _knock = TcpStream::connect(door);
+        }
+    }
+}
+
+fn accept(listener: &TcpListener, gate: &Arc<Gate>, to: u64, node: &str) {
+    for stream in listener.incoming() {
+        if gate.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(stream) = stream else { continue };
+        let (gate, node) = (gate.clone(), node.to_owned());
+        std::thread::spawn(move || {
+            if let Err(error) = carry(stream, &gate, to, &node) {
+                log::debug!("a connection to {node} ends: {error}");
+            }
+        });
+    }
+}
+
+/// One connection: who calls is read from its first frame.
+fn carry(mut caller: TcpStream, gate: &Arc<Gate>, to: u64, node: &str) -> io::Result<()> {
+    caller.set_nodelay(true)?;
+    let (from, said) = introduce(&mut caller)?;
+    gate.pass(from, to);
+    let mut callee = TcpStream::connect(node)?;
+    callee.set_nodelay(true)?;
+    callee.write_all(&said)?;
+    let back = (callee.try_clone()?, caller.try_clone()?, gate.clone());
+    std::thread::spawn(move || {
+        let (callee, caller, gate) = back;
+        pump(callee, caller, &gate, from, to);
+    });
+    pump(caller, callee, gate, from, to);
+    Ok(())
+}
+
+/// Reads the first frame; says whose it is, and all bytes that came with it.
+fn introduce(caller: &mut TcpStream) -> io::Result<(u64, Vec<u8>)> {
+    let (mut said, mut reader, mut input) = (Vec::new(), FrameReader::default(), BytesMut::new());
+    let mut chunk = [0; 512];
+    loop {
+        let odd = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{error}"));
+        if let Some(frame) = reader.next(&mut input).map_err(odd)? {
+            return Ok(match Hello::read(frame).map_err(odd)?.caller {
+                Who::Peer { node, .. } => (node.get(), said),
+                Who::Client => (0, said),
+            });
+        }
+        let n = caller.read(&mut chunk)?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        said.extend_from_slice(&chunk[..n]);
+        input.extend_from_slice(&chunk[..n]);
+    }
+}
+
+/// Carries bytes one way until they end, and then the end.
+fn pump(mut source: TcpStream, mut sink: TcpStream, gate: &Gate, from: u64, to: u64) {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let read = source.read(&mut chunk);
+        gate.pass(from, to);
+        match read {
+            Ok(n) if n > 0 && sink.write_all(&chunk[..n]).is_ok() => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            _ => break,
+        }
+    }
+    // Whichever end is gone, the other one is told.
+    let _gone = (sink.shutdown(Shutdown::Both), source.shutdown(Shutdown::Both));
+}

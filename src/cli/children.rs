@@ -1,0 +1,26 @@
+//! Nodes as processes of their own, for whoever runs a cluster on this machine.
+
+use super::trouble::Trouble;
+use rustix::process::{Signal, set_parent_process_death_signal};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// The command that runs a node: this program, in a process group of its own, which ends when the thread
+/// that starts it does. What it says goes nowhere unless somebody takes it.
+pub fn serve(id: u64, peers: &str, data: &Path) -> Result<Command, Trouble> {
+    let exe = std::env::current_exe().map_err(|error| Trouble { what: format!("drave: {error}"), code: 74 })?;
+    let mut command = Command::new(exe);
+    command.arg("serve").args(["--id", &id.to_string(), "--peers", peers, "--data"]).arg(data);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // A group of its own, so that Ctrl-C reaches whoever started it alone, and that stops its nodes in order.
+    command.process_group(0);
+    // SAFETY: between fork and exec only one async-signal-safe system call is made.
+    unsafe {
+        command.pre_exec(|| {
+            // Should the starter itself be killed, its nodes must not live on unseen.
+            set_parent_process_death_signal(Some(Signal::TERM)).map_err(Into::into)
+        });
+    }
+    Ok(command)
+}

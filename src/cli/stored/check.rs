@@ -1,0 +1,88 @@
+//! `drave check`: whether stored logs keep what Raft promises.
+
+use super::across;
+use super::diff::{about, about_json, read_all};
+use super::directory::Directory;
+use super::violation::{Rule, Violations};
+use crate::cli::cluster::Output;
+use crate::cli::trouble::Trouble;
+use clap::Args;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Decides whether data directories keep what Raft promises: each by itself, and all together. Also
+/// beside running nodes, of which nothing is locked or changed.
+///
+/// Exit code 0: they do. 5: a promise is broken, or something is damaged.
+#[derive(Args, Clone, Debug)]
+pub struct Check {
+    /// Data directories, or directories of segments, of one cluster.
+    #[arg(required = true, value_name = "DIR")]
+    pub directories: Vec<PathBuf>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// `drave check`.
+pub fn run(args: &Check) -> Result<(), Trouble> {
+    let directories = read_all(&args.directories)?;
+    let mut found = Violations::default();
+    for directory in &directories {
+        found.extend(&directory.replay.violations);
+    }
+    across::judge(&directories, &mut found);
+    stacked(args, &directories, &mut found)?;
+    let damaged: usize = directories.iter().map(|directory| directory.damage.len()).sum();
+    let code = if damaged > 0 || found.count() > 0 { 5 } else { 0 };
+    match args.output {
+        Output::Text => print(&directories, &found, damaged),
+        Output::Json => println!(
+            "{}",
+            json!({
+                "directories": directories.iter().map(about_json).collect::<Vec<_>>(),
+                "violations": found.kept, "more": found.more, "damaged": damaged, "exit": code,
+            })
+        ),
+    }
+    if code == 0 { Ok(()) } else { std::process::exit(code) }
+}
+
+/// What looks proposed too early may have been read too early: only a second look tells.
+fn stacked(args: &Check, directories: &[Directory], found: &mut Violations) -> Result<(), Trouble> {
+    let mut suspected = Violations::default();
+    across::stacked(directories, directories, &mut suspected);
+    if suspected.count() > 0 {
+        across::stacked(directories, &read_all(&args.directories)?, found);
+    }
+    Ok(())
+}
+
+fn print(directories: &[Directory], found: &Violations, damaged: usize) {
+    let width = directories.iter().map(|directory| directory.name.len()).max().unwrap_or(0);
+    for directory in directories {
+        println!("# {:<width$}  {}", directory.name, about(directory));
+        for what in &directory.damage {
+            println!("! {:<width$}  DAMAGED  {what}", directory.name);
+        }
+    }
+    for rule in Rule::ALL {
+        let broken: Vec<_> = found.kept.iter().filter(|violation| violation.rule == rule).collect();
+        if broken.is_empty() {
+            println!("ok        {}", rule.name());
+        }
+        for violation in broken {
+            println!("! BROKEN  {:<20}  {}: {}", rule.name(), violation.places.join(", "), violation.what);
+        }
+    }
+    if found.more > 0 {
+        println!("! and {} more", found.more);
+    }
+    let entries: usize = directories.iter().map(|directory| directory.replay.log.len()).sum();
+    let terms = directories.iter().filter_map(|directory| Some(directory.replay.hard?.term.0)).max().unwrap_or(0);
+    let count = found.count();
+    println!(
+        "# total {} directories · {entries} entries · terms up to {terms} · {count} broken · {damaged} damaged",
+        directories.len()
+    );
+}

@@ -1,0 +1,115 @@
+//! What a configuration may be, and which may follow which (§6, thesis §4.3).
+//!
+//! Who votes changes in two steps: from a simple configuration to a joint one that has its voters as
+//! the outgoing ones, and from that to its own end: the incoming voters alone, or the outgoing ones
+//! alone when the change is taken back. A joint one may also be turned around. Everything else about
+//! members (learners, addresses, disks) may change as long as who votes stays the same.
+
+use crate::types::{Membership, NodeId};
+use std::collections::BTreeSet;
+
+/// What is wrong with a configuration by itself.
+pub fn wrong(membership: &Membership) -> Option<String> {
+    if membership.voters.is_empty() {
+        return Some("nobody votes".to_owned());
+    }
+    let stranger = membership.all_voters().find(|voter| !membership.members.contains_key(voter));
+    stranger.map(|voter| format!("{voter} votes and is no member"))
+}
+
+/// Why the second may not follow the first.
+pub fn misstep(old: &Membership, new: &Membership) -> Option<String> {
+    let (before, after) = ((&old.voters, &old.outgoing), (&new.voters, &new.outgoing));
+    let allowed = match (old.is_joint(), new.is_joint()) {
+        // Learners, addresses, disks.
+        (false, false) => before == after,
+        (false, true) => new.outgoing == old.voters,
+        (true, false) => new.voters == old.voters || new.voters == old.outgoing,
+        (true, true) => before == after || after == (&old.outgoing, &old.voters),
+    };
+    if allowed {
+        return None;
+    }
+    let how = match (old.is_joint(), new.is_joint()) {
+        (false, false) => "without a joint one between them",
+        (false, true) => "whose outgoing voters are others than those that voted",
+        (true, false) => "which is neither the end of the joint one nor its reversal",
+        (true, true) => "though a change was under way",
+    };
+    let meet = match meet(old, new) {
+        true => "",
+        false => ": two quorums need not meet",
+    };
+    Some(format!("{old} is followed by {new}, {how}{meet}"))
+}
+
+/// Whether those nodes are a quorum of that configuration: a majority, in a joint one two.
+pub fn is_quorum(membership: &Membership, nodes: &BTreeSet<NodeId>) -> bool {
+    let majority = |voters: &BTreeSet<NodeId>| {
+        voters.is_empty() || voters.intersection(nodes).count() >= Membership::majority_of(voters.len())
+    };
+    !membership.voters.is_empty() && majority(&membership.voters) && majority(&membership.outgoing)
+}
+
+/// Whether each quorum of the one surely has a node in common with each quorum of the other.
+fn meet(old: &Membership, new: &Membership) -> bool {
+    let sets = |membership: &Membership| match membership.is_joint() {
+        true => vec![membership.voters.clone(), membership.outgoing.clone()],
+        false => vec![membership.voters.clone()],
+    };
+    let majority = |set: &BTreeSet<NodeId>| Membership::majority_of(set.len());
+    // A quorum of a joint one is a majority of each: it is enough that one of them meets one of the others.
+    sets(old).iter().any(|a| sets(new).iter().any(|b| majority(a) + majority(b) > a.union(b).count()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(members: &[u64], voters: &[u64], outgoing: &[u64]) -> Membership {
+        let id = |n: &u64| NodeId::new(*n).unwrap();
+        let founded = Membership::founding(members.iter().map(|n| (id(n), format!("n{n}:1"))));
+        Membership { voters: voters.iter().map(id).collect(), outgoing: outgoing.iter().map(id).collect(), ..founded }
+    }
+
+    #[test]
+    fn a_change_goes_through_a_joint_one_and_ends_or_goes_back() {
+        let all = [1, 2, 3, 4, 5];
+        let (old, joint) = (of(&all, &[1, 2, 3], &[]), of(&all, &[3, 4, 5], &[1, 2, 3]));
+        let (new, turned) = (of(&all, &[3, 4, 5], &[]), of(&all, &[1, 2, 3], &[3, 4, 5]));
+        let steps = [(&old, &joint), (&joint, &new), (&joint, &old), (&joint, &turned), (&turned, &old)];
+        for (from, to) in steps {
+            assert_eq!(misstep(from, to), None, "{from} -> {to}");
+        }
+        // A learner comes, and who votes stays.
+        assert_eq!(misstep(&of(&[1, 2, 3], &[1, 2, 3], &[]), &of(&[1, 2, 3, 4], &[1, 2, 3], &[])), None);
+    }
+
+    #[test]
+    fn what_two_majorities_could_decide_apart_is_a_misstep() {
+        let all = [1, 2, 3, 4, 5];
+        let (old, joint) = (of(&all, &[1, 2, 3], &[]), of(&all, &[3, 4, 5], &[1, 2, 3]));
+        let cases = [
+            (old.clone(), of(&all, &[3, 4, 5], &[]), "without a joint one"),
+            (old.clone(), of(&all, &[1, 2, 3, 4], &[]), "without a joint one"),
+            (old.clone(), of(&all, &[3, 4, 5], &[1, 2]), "outgoing voters are others"),
+            (joint.clone(), of(&all, &[1, 4], &[]), "neither the end"),
+            (joint, of(&all, &[1, 4], &[1, 2, 3]), "a change was under way"),
+        ];
+        for (from, to, said) in cases {
+            let what = misstep(&from, &to).unwrap();
+            assert!(what.contains(said), "{what}");
+        }
+        let apart = misstep(&old, &of(&all, &[4, 5], &[])).unwrap();
+        assert!(apart.ends_with("two quorums need not meet"), "{apart}");
+        let one_more = misstep(&old, &of(&all, &[1, 2, 3, 4], &[])).unwrap();
+        assert!(!one_more.contains("need not meet"), "{one_more}");
+    }
+
+    #[test]
+    fn voters_are_members_and_somebody_votes() {
+        assert_eq!(wrong(&of(&[1, 2], &[1], &[])), None);
+        assert_eq!(wrong(&of(&[1, 2], &[], &[])).as_deref(), Some("nobody votes"));
+        assert_eq!(wrong(&of(&[1], &[1, 2], &[])).as_deref(), Some("n2 votes and is no member"));
+    }
+}

@@ -1,0 +1,267 @@
+//! One journal, replayed record by record as it was written, and judged by what no healthy node writes.
+
+use super::configs;
+use super::log::{Head, Log};
+use super::violation::{Rule, Violations};
+use crate::codec::{self, Reader};
+use crate::types::{Base, HardState, Index, Membership, NodeId, Payload, Position, Term};
+use crate::wal::format::{self, EntryHead, Frame, Kind, Opening};
+use std::collections::BTreeMap;
+
+/// No log is that long: whoever says so is not believed.
+const INDEX_MAX: u64 = 1 << 60;
+
+/// A configuration in the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Configured {
+    /// The index that holds it.
+    pub index: Index,
+    /// What it says.
+    pub membership: Membership,
+}
+
+/// What a journal comes to.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// What the directory is called.
+    place: String,
+    /// Whose it is, if that is known.
+    node: Option<NodeId>,
+    /// The log.
+    pub log: Log,
+    /// All up to here is in a snapshot: it was committed.
+    pub base: Position,
+    /// Term and vote, once any record tells.
+    pub hard: Option<HardState>,
+    /// Whom it voted for, by term.
+    pub votes: BTreeMap<Term, NodeId>,
+    /// The configurations that the log begins with and holds, oldest first.
+    pub configurations: Vec<Configured>,
+    /// Entries that gave way to others.
+    pub gone: Vec<(Index, Head)>,
+    /// What no healthy node writes.
+    pub violations: Violations,
+    /// Records that are whole and make no sense.
+    pub odd: Vec<String>,
+    /// Whether a record before the next one was damaged, so that entries may be missing.
+    broken: bool,
+}
+
+impl Replay {
+    /// Nothing yet, of the directory called so.
+    pub fn new(place: &str) -> Replay {
+        Replay {
+            place: place.to_owned(),
+            node: None,
+            log: Log::behind(Position::ZERO),
+            base: Position::ZERO,
+            hard: None,
+            votes: BTreeMap::new(),
+            configurations: Vec::new(),
+            gone: Vec::new(),
+            violations: Violations::default(),
+            odd: Vec::new(),
+            broken: false,
+        }
+    }
+
+    /// Whose journal it is.
+    pub fn belongs_to(&mut self, node: NodeId) {
+        self.node = Some(node);
+    }
+
+    /// A record is damaged, or a segment missing: what comes next need not follow.
+    pub fn breaks(&mut self) {
+        self.broken = true;
+    }
+
+    /// The next record of that segment.
+    pub fn take(&mut self, segment: u64, frame: &Frame) {
+        let sense = match frame.kind {
+            Kind::Entry => self.entry(segment, frame),
+            Kind::Hard => format::read_hard(&frame.body).map(|hard| self.hard(hard)).map_err(|odd| odd.0),
+            Kind::Open => Opening::read(&frame.body).map_err(|odd| odd.0).and_then(|opening| self.open(opening)),
+            Kind::Base => format::read_base(&frame.body).map_err(|odd| odd.0).and_then(|base| self.restart(base)),
+            Kind::Release => format::read_base(&frame.body).map_err(|odd| odd.0).and_then(|base| {
+                believed(base.position.index)?;
+                self.base = base.position;
+                Ok(())
+            }),
+            Kind::Batch | Kind::Seal => Ok(()),
+        };
+        if let Err(what) = sense {
+            self.odd.push(format!("{}: byte {}: {what}", format::file_name(segment), frame.at));
+        }
+    }
+
+    /// A segment says what it inherits. The first one that is left is believed; the others go on.
+    fn open(&mut self, opening: Opening) -> Result<(), &'static str> {
+        believed(opening.last.index)?;
+        believed(opening.base.position.index)?;
+        let fresh = self.hard.is_none() && self.log.is_empty();
+        if fresh || self.broken || opening.last.index != self.log.last() {
+            self.broken = false;
+            self.log = Log::behind(opening.last);
+            self.configurations.clear();
+            let base = &opening.base;
+            self.configure(base.configured, &base.membership, false);
+            if opening.current.0 > base.configured {
+                // What lies between the two is not in the log any more.
+                self.configure(opening.current.0, &opening.current.1, false);
+            }
+        }
+        self.base = opening.base.position;
+        self.hard(opening.hard);
+        Ok(())
+    }
+
+    /// The log begins anew behind a snapshot, or for the first time.
+    fn restart(&mut self, base: Base) -> Result<(), &'static str> {
+        believed(base.position.index)?;
+        self.broken = false;
+        self.log = Log::behind(base.position);
+        self.base = base.position;
+        self.configurations.clear();
+        self.configure(base.configured, &base.membership, false);
+        Ok(())
+    }
+
+    fn hard(&mut self, hard: HardState) {
+        if let Some(before) = self.hard.replace(hard)
+            && hard.term < before.term
+        {
+            let what = format!("the node went from term {} back to term {}", before.term, hard.term);
+            self.violations.add(Rule::Terms, &[&self.place], what);
+        }
+        let Some(vote) = hard.vote else { return };
+        if let Some(other) = self.votes.insert(hard.term, vote)
+            && other != vote
+        {
+            let what = format!("it voted for {other} and for {vote} in term {}", hard.term);
+            self.violations.add(Rule::ElectionSafety, &[&self.place], what);
+        }
+    }
+
+    fn entry(&mut self, segment: u64, frame: &Frame) -> Result<(), &'static str> {
+        let EntryHead { position, time, membership } = EntryHead::read(&frame.body).map_err(|odd| odd.0)?;
+        let (index, term) = (position.index, position.term);
+        believed(index)?;
+        if index == Index::ZERO {
+            return Err("an entry at index 0");
+        }
+        // All of it, so that its own checksum is checked as well.
+        let entry = codec::read_entry(&mut Reader::new(frame.body.clone())).map_err(|odd| odd.0)?;
+        self.judge_place(position);
+        let place = |what: u64| u32::try_from(what).map_err(|_| "beyond what a segment can hold");
+        let head = Head { term, time, checksum: entry.checksum, segment: place(segment)?, at: place(frame.at)? };
+        let gone = self.log.put(index, head);
+        self.configurations.retain(|configured| configured.index < index || configured.index <= self.base.index);
+        self.gone.extend(gone);
+        self.judge_order(position, &head);
+        if let (true, Payload::Membership(membership)) = (membership, &entry.payload) {
+            self.configure(index, membership, true);
+        }
+        Ok(())
+    }
+
+    /// Whether that entry may be written now, where it is.
+    fn judge_place(&mut self, position: Position) {
+        let Position { index, term } = position;
+        let place = self.place.clone();
+        let seen = self.hard.map(|hard| hard.term);
+        if let Some(seen) = seen.filter(|seen| *seen < term) {
+            let what = format!("{position} was written while the node knew of no term above {seen}");
+            self.violations.add(Rule::Terms, &[&place], what);
+        }
+        let last = self.log.last();
+        if index > last.next() && !self.broken {
+            let what = format!("{position} follows {last}: what is between them was never written");
+            self.violations.add(Rule::LogMatching, &[&place], what);
+        }
+        self.broken = false;
+        if index <= last && self.log.last_term().is_some() && self.log.last_term() == seen {
+            let seen = seen.unwrap_or_default();
+            let leader = match self.hard.and_then(|hard| hard.vote) {
+                Some(vote) if Some(vote) == self.node => ", which it voted for itself in",
+                _ => "",
+            };
+            let old = self.log.position(index).unwrap_or(Position::new(index, Term::ZERO));
+            let what = format!("{old} gave way to {position} within term {seen}{leader}");
+            self.violations.add(Rule::LeaderAppendOnly, &[&place], what);
+        }
+    }
+
+    /// Whether terms and times rise along the log.
+    fn judge_order(&mut self, position: Position, head: &Head) {
+        let before = position.index.prev();
+        if self.log.before().index < before || self.log.before().term > Term::ZERO {
+            let term = self.log.term(before);
+            if let Some(term) = term.filter(|term| *term > head.term) {
+                let what = format!("{position} follows {before}@{term}");
+                self.violations.add(Rule::Terms, &[&self.place], what);
+            }
+        }
+        if let Some(before) = self.log.get(before)
+            && before.time > head.time
+        {
+            let what = format!("{position} is of {:?}, and the entry before it of {:?}", head.time, before.time);
+            self.violations.add(Rule::Time, &[&self.place], what);
+        }
+    }
+
+    /// A configuration holds from that index on; `follows` if it must follow the one before it.
+    fn configure(&mut self, index: Index, membership: &Membership, follows: bool) {
+        let before = self.configurations.last().filter(|_| follows);
+        let misstep = before.and_then(|before| configs::misstep(&before.membership, membership));
+        for what in [configs::wrong(membership), misstep].into_iter().flatten() {
+            self.violations.add(Rule::Configurations, &[&self.place], format!("at {index}: {what}"));
+        }
+        self.configurations.push(Configured { index, membership: membership.clone() });
+    }
+}
+
+fn believed(index: Index) -> Result<(), &'static str> {
+    if index.0 < INDEX_MAX { Ok(()) } else { Err("no log is that long") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::ClusterTime;
+    use bytes::Bytes;
+
+    fn frame(kind: Kind, body: Vec<u8>) -> Frame {
+        Frame { at: 64, checksum: 0, previous: 0, batch: 1, kind, body: Bytes::from(body) }
+    }
+
+    fn entry(index: u64, term: u64) -> Frame {
+        let entry = codec::entry(Position::new(Index(index), Term(term)), ClusterTime(1), Payload::Noop);
+        let mut body = Vec::new();
+        codec::put_entry(&mut body, &entry);
+        frame(Kind::Entry, body)
+    }
+
+    #[test]
+    fn a_gap_is_no_log() {
+        let mut replay = Replay::new("d");
+        [entry(1, 1), entry(2, 1)].iter().for_each(|frame| replay.take(1, frame));
+        assert_eq!(replay.violations.count(), 0);
+        replay.take(1, &entry(5, 1));
+        assert_eq!(replay.violations.kept[0].rule, Rule::LogMatching);
+        // Where records are damaged there may be anything between.
+        replay.breaks();
+        replay.take(1, &entry(9, 1));
+        assert_eq!((replay.violations.count(), replay.log.last()), (1, Index(9)));
+    }
+
+    #[test]
+    fn whole_records_that_make_no_sense_are_told_and_harm_nobody() {
+        let mut replay = Replay::new("d");
+        for odd in [entry(0, 1), entry(u64::MAX, 1), frame(Kind::Hard, vec![0; 5]), frame(Kind::Open, vec![0; 9])] {
+            replay.take(1, &odd);
+        }
+        assert_eq!((replay.odd.len(), replay.log.is_empty()), (4, true));
+        replay.take(1, &entry(1, 1));
+        assert_eq!(replay.log.last(), Index(1));
+    }
+}

@@ -1,0 +1,135 @@
+//! A leader falls silent, and its connections stay open: clients find the new one.
+
+use super::super::{Client, Fleet, MuxOptions, Options, Result as Outcome};
+use super::*;
+use crate::api::{self, Op};
+use crate::types::{ClusterId, DiskId, Index, Position, SessionId, Term};
+use crate::wire::client::{put_reply_frame, read_request_frame};
+use std::net::{TcpListener, TcpStream as Blocking};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+fn id(n: u64) -> NodeId {
+    NodeId::new(n).unwrap()
+}
+
+/// Three nodes of which one leads, who need not say so; what a leader is asked it does.
+struct Nodes {
+    addresses: Vec<String>,
+    leader: AtomicU64,
+    /// Takes everything and says nothing; 0 if nobody is so.
+    frozen: AtomicU64,
+}
+
+impl Nodes {
+    fn start() -> Arc<Nodes> {
+        let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
+        let nodes = Arc::new(Nodes { addresses, leader: AtomicU64::new(1), frozen: AtomicU64::new(0) });
+        for (listener, me) in listeners.into_iter().zip(1..) {
+            let nodes = nodes.clone();
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let nodes = nodes.clone();
+                    std::thread::spawn(move || nodes.serve(me, stream.unwrap()));
+                }
+            });
+        }
+        nodes
+    }
+
+    /// The leader freezes, and the others choose that one.
+    fn freeze(&self, successor: u64) {
+        self.frozen.store(self.leader.swap(successor, Ordering::SeqCst), Ordering::SeqCst);
+    }
+
+    fn serve(&self, me: u64, mut stream: Blocking) {
+        let (mut reader, mut input, mut output) = (FrameReader::default(), BytesMut::new(), BytesMut::new());
+        let (mut scratch, mut greeted) = ([0; 4096], false);
+        while let Ok(n @ 1..) = stream.read(&mut scratch) {
+            input.extend_from_slice(&scratch[..n]);
+            while let Some(frame) = reader.next(&mut input).unwrap() {
+                if !greeted {
+                    greeted = true;
+                    Welcome { version: 1, cluster: ClusterId(1), node: id(me), disk: DiskId(me) }.put(&mut output);
+                    continue;
+                }
+                let asked = read_request_frame(frame).unwrap();
+                put_reply_frame(&mut output, asked.id, &self.reply(me, asked.request));
+            }
+            if self.frozen.load(Ordering::SeqCst) == me {
+                output.clear();
+            }
+            stream.write_all(&output).unwrap();
+            output.clear();
+        }
+    }
+
+    fn reply(&self, me: u64, request: Request) -> Reply {
+        let leader = self.leader.load(Ordering::SeqCst);
+        if leader != me {
+            let address = Some(self.addresses[leader as usize - 1].clone());
+            return Reply::Refused(Refusal::NotLeader { leader: Some(id(leader)), address, term: Term(1) });
+        }
+        let position = Position::new(Index(me), Term(1));
+        match request {
+            Request::Propose { op } => {
+                let outcome = match Op::decode(op).unwrap() {
+                    Op::Open { .. } => api::Outcome::Opened { session: SessionId(1) },
+                    Op::Execute { command, .. } => api::Outcome::Executed { answer: command, duplicate: false },
+                    Op::Close { .. } => api::Outcome::Closed,
+                };
+                Reply::Done { position, outcome }
+            }
+            _ => Reply::Answer { applied: Index(me), answer: Bytes::new() },
+        }
+    }
+}
+
+/// An hour: whoever waits that long has not asked anybody else.
+const NEVER: Duration = Duration::from_secs(3600);
+/// After this long without what should come, a test fails. Far more than it takes.
+const LIMIT: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_connection_goes_to_the_new_leader_when_the_old_one_is_silent() {
+    let nodes = Nodes::start();
+    let options = MuxOptions { patience: NEVER, ..MuxOptions::new(4) };
+    let mut fleet = Fleet::new(&nodes.addresses, 1, options).unwrap();
+    let execute = |fleet: &mut Fleet, tag: u64| {
+        let (mut done, begun) = (Vec::new(), Instant::now());
+        while !fleet[0].has_room() {
+            fleet.turn(Duration::from_millis(10), |_, _, completion| done.push(completion)).unwrap();
+        }
+        fleet[0].execute(Bytes::from_static(b"command"), tag);
+        while done.is_empty() {
+            assert!(begun.elapsed() < LIMIT, "nobody else was asked");
+            fleet.turn(Duration::from_millis(10), |_, _, completion| done.push(completion)).unwrap();
+        }
+        done.remove(0)
+    };
+    let by = |result: &Outcome| match result {
+        Outcome::Executed { position, .. } => position.index.0,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(by(&execute(&mut fleet, 1).result), 1);
+    nodes.freeze(3);
+    let completion = execute(&mut fleet, 2);
+    assert_eq!(by(&completion.result), 3);
+    assert!(completion.retries > 0, "it was asked again under its number");
+}
+
+#[test]
+fn a_blocking_client_goes_there_too() {
+    let nodes = Nodes::start();
+    let options = Options { timeout: LIMIT, patience: NEVER, ..Options::default() };
+    let mut client = Client::with(nodes.addresses.clone(), options);
+    assert_eq!(client.execute(b"command").unwrap().position.index, Index(1));
+    nodes.freeze(2);
+    assert_eq!(client.execute(b"command").unwrap().position.index, Index(2));
+    // And one that comes to the silent node first does not wait for its hello.
+    for _ in 0..8 {
+        let mut fresh = Client::with(nodes.addresses.clone(), options);
+        assert_eq!(fresh.execute(b"command").unwrap().position.index, Index(2));
+    }
+}

@@ -1,0 +1,35 @@
+//! `drave bench --scenario failover`: every fault gives a figure, and nothing acknowledged is lost.
+
+use support::{drave, run};
+
+mod support;
+
+#[test]
+fn every_fault_gives_a_figure_and_nothing_is_lost() {
+    let words = ["bench", "--scenario", "failover", "--runs", "2", "--rate", "300", "--clients", "4", "-o", "json"];
+    // It ends with 1 if a write that was acknowledged is not there in the end, or there twice.
+    let said = run(&mut drave(&words));
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let json = said.json();
+    let faults = json["faults"].as_array().unwrap();
+    let names: Vec<&str> = faults.iter().map(|fault| fault["fault"].as_str().unwrap()).collect();
+    assert_eq!(names, ["kill", "freeze", "isolate", "term", "kill-follower"]);
+    for fault in faults {
+        let gaps: Vec<f64> = fault["gaps_ms"].as_array().unwrap().iter().map(|gap| gap.as_f64().unwrap()).collect();
+        assert!(gaps.len() == 2 && gaps.iter().all(|gap| *gap > 0.0), "{fault}");
+        assert!(fault["acknowledged"].as_u64().unwrap() > 0 && fault["refused"] == 0, "{fault}");
+        assert!(fault["max_ms"].as_f64().unwrap() >= fault["p50_ms"].as_f64().unwrap(), "{fault}");
+    }
+    // Progress is told beside the figures.
+    assert!(said.err.contains("isolate 2/2: "), "{said:?}");
+}
+
+#[test]
+fn a_scenario_needs_no_verb_and_a_verb_no_scenario() {
+    let said = run(&mut drave(&["bench"]));
+    assert_eq!(said.code, Some(2), "{said:?}");
+    let said = run(&mut drave(&["bench", "put", "--runs", "3"]));
+    assert!(said.code == Some(2) && said.err.contains("--scenario"), "{said:?}");
+    let said = run(&mut drave(&["bench", "--scenario", "failover", "--runs", "0"]));
+    assert_eq!(said.code, Some(2), "{said:?}");
+}

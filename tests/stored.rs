@@ -1,0 +1,454 @@
+//! `drave diff` and `drave check`: what they see in stored logs, healthy, merely different, and wrong.
+
+use bytes::Bytes;
+use drave::api::Op;
+use drave::codec;
+use drave::disk::FsDisk;
+use drave::disk::fs::Syncs;
+use drave::machine::words::Command;
+use drave::snapshot::Store;
+use drave::snapshot::format::{Header, Kind};
+use drave::types::*;
+use drave::wal::identity::Identity;
+use drave::wal::{Journal, Options};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use support::{Cluster, Said, drave, run, until};
+use tempfile::TempDir;
+
+mod support;
+
+const CLUSTER: ClusterId = ClusterId(0x6f2c_91aa_0d77_be21);
+
+fn id(n: u64) -> NodeId {
+    NodeId::new(n).unwrap()
+}
+
+fn members(members: &[u64], voters: &[u64], outgoing: &[u64]) -> Membership {
+    let founded = Membership::founding(members.iter().map(|n| (id(*n), format!("n{n}:1"))));
+    let set = |ids: &[u64]| ids.iter().map(|n| id(*n)).collect();
+    Membership { voters: set(voters), outgoing: set(outgoing), ..founded }
+}
+
+fn put(key: &str) -> Payload {
+    let command = Command::Put { key: key.as_bytes(), value: b"v" }.encode();
+    Payload::Opaque(Op::Execute { session: SessionId(1), seq: 1, lowest: 1, command }.encode())
+}
+
+fn conf(membership: Membership) -> Payload {
+    Payload::Membership(Box::new(membership))
+}
+
+/// Data directories of one cluster, written with the journal itself.
+struct Shelf(TempDir);
+
+/// One directory being written.
+struct Writing {
+    journal: Journal<FsDisk>,
+    path: PathBuf,
+    node: u64,
+    writes: u64,
+}
+
+impl Shelf {
+    fn new() -> Shelf {
+        Shelf(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A directory of that node, founded by nodes 1 to 3.
+    fn node(&self, name: &str, node: u64) -> Writing {
+        self.founded(name, node, CLUSTER, Position::ZERO)
+    }
+
+    fn founded(&self, name: &str, node: u64, cluster: ClusterId, position: Position) -> Writing {
+        let path = self.path(name);
+        let root = FsDisk::make(&path, Syncs::Skipped).unwrap();
+        let disk = DiskId(node * 100 + name.len() as u64);
+        Identity { node: id(node), cluster, disk, founded: true }.write(&root).unwrap();
+        let options = Options { segment_bytes: 1 << 20, ..Options::new(id(node), cluster, disk) };
+        let base = Base { position, configured: Index::ZERO, membership: members(&[1, 2, 3], &[1, 2, 3], &[]) };
+        let wal = FsDisk::make(&path.join("wal"), Syncs::Skipped).unwrap();
+        let journal = Journal::open(wal, options, Some(&base)).unwrap().0;
+        Writing { journal, path, node, writes: 0 }
+    }
+
+    fn run(&self, words: &[&str], names: &[&str]) -> Said {
+        let mut command = drave(words);
+        names.iter().for_each(|name| _ = command.arg(self.path(name)));
+        run(&mut command)
+    }
+
+    fn diff(&self, names: &[&str]) -> Said {
+        self.run(&["diff"], names)
+    }
+
+    /// Nothing is wrong with them.
+    fn passes(&self, names: &[&str]) {
+        let said = self.run(&["check"], names);
+        assert!(said.code == Some(0) && said.out.contains("0 broken · 0 damaged"), "{said:#?}");
+    }
+
+    /// Just these rules are broken.
+    fn breaks(&self, names: &[&str], rules: &[&str], words: &str) {
+        let said = self.run(&["check", "-o", "json"], names);
+        let json = said.json();
+        let violations = json["violations"].as_array().unwrap();
+        let mut broken: Vec<&str> = violations.iter().map(|one| one["rule"].as_str().unwrap()).collect();
+        broken.sort_unstable();
+        broken.dedup();
+        assert_eq!(broken, rules, "{json:#}");
+        assert!(violations.iter().any(|one| one["what"].as_str().unwrap().contains(words)), "{json:#}");
+        assert_eq!((said.code, &json["exit"]), (Some(5), &5.into()));
+        let text = self.run(&["check"], names);
+        assert!(text.code == Some(5) && text.out.contains("! BROKEN"), "{text:#?}");
+    }
+}
+
+impl Writing {
+    fn write(mut self, hard: Option<(u64, u64)>, entries: Vec<Entry>) -> Writing {
+        self.writes += 1;
+        let hard_state = hard.map(|(term, vote)| HardState { term: Term(term), vote: NodeId::new(vote) });
+        let write = Write { id: WriteId(self.writes), hard_state, base: None, entries };
+        self.journal.append(&write).unwrap();
+        self.journal.sync().unwrap();
+        self
+    }
+
+    /// Term and vote; 0 is nobody.
+    fn votes(self, term: u64, vote: u64) -> Writing {
+        self.write(Some((term, vote)), Vec::new())
+    }
+
+    /// Entries from an index on.
+    fn log(self, first: u64, term: u64, payloads: Vec<Payload>) -> Writing {
+        self.timed(first, term, 5, payloads)
+    }
+
+    fn timed(self, first: u64, term: u64, time: u64, payloads: Vec<Payload>) -> Writing {
+        let entry =
+            |(index, payload)| codec::entry(Position::new(Index(index), Term(term)), ClusterTime(time), payload);
+        self.write(None, (first..).zip(payloads).map(entry).collect())
+    }
+
+    fn snapshot(self, index: u64, term: u64, digest: u64) -> Writing {
+        let disk = FsDisk::make(&self.path.join("snapshots"), Syncs::Skipped).unwrap();
+        let header = Header {
+            cluster: CLUSTER,
+            node: id(self.node),
+            position: Position::new(Index(index), Term(term)),
+            configured: Index::ZERO,
+            time: ClusterTime(5),
+            digest,
+            sessions: 0,
+            membership: members(&[1, 2, 3], &[1, 2, 3], &[]),
+        };
+        let mut writer = Store::open(disk, CLUSTER).unwrap().writer(&header).unwrap();
+        writer.put(Kind::Machine, b"a state").unwrap();
+        writer.finish().unwrap();
+        self
+    }
+}
+
+/// Term 1: a no-op and two keys.
+fn begun(shelf: &Shelf, node: u64) -> Writing {
+    shelf.node(&format!("n{node}"), node).votes(1, 1).log(1, 1, vec![Payload::Noop, put("a"), put("b")])
+}
+
+const ALL: [&str; 3] = ["n1", "n2", "n3"];
+
+#[test]
+fn equal_logs_are_identical() {
+    let shelf = Shelf::new();
+    (1..=3).for_each(|node| drop(begun(&shelf, node)));
+    let said = shelf.diff(&ALL);
+    assert_eq!(said.code, Some(0), "{said:#?}");
+    assert!(said.out.contains("identical up to 3@1\n") && said.out.ends_with("\nidentical\n"), "{said:#?}");
+    shelf.passes(&ALL);
+    shelf.passes(&["n1"]);
+    let json = shelf.run(&["diff", "-o", "json"], &ALL).json();
+    assert_eq!((&json["verdict"], &json["identical_up_to"]["index"]), (&"identical".into(), &3.into()));
+    assert_eq!((&json["differs_at"], &json["exit"]), (&Value::Null, &0.into()));
+}
+
+#[test]
+fn a_longer_log_is_no_conflict_and_its_tail_is_told_for_what_it_is() {
+    let shelf = Shelf::new();
+    drop(begun(&shelf, 1).log(4, 1, vec![put("c"), put("d")]));
+    drop(begun(&shelf, 2).log(4, 1, vec![put("c")]));
+    drop(begun(&shelf, 3));
+    let said = shelf.diff(&ALL);
+    assert_eq!(said.code, Some(1));
+    for words in [
+        "identical up to 3@1\n",
+        "4@1..5@1, 2 entries: up to 4 on a quorum; behind that uncommitted: only on n1 of voters=1,2,3",
+        "4@1..4@1, 1 entry: on a quorum (n1, n2): committed, or bound to be",
+        "no conflict: ",
+        "n3 is 2 entries behind",
+    ] {
+        assert!(said.out.contains(words), "{words}\n{}", said.out);
+    }
+    let said = shelf.diff(&["n1", "n3"]);
+    assert!(said.out.contains("cannot be known without the directories of n2"), "{}", said.out);
+    shelf.passes(&ALL);
+}
+
+#[test]
+fn the_first_difference_is_shown_in_words() {
+    let shelf = Shelf::new();
+    // n1 led term 1 and was cut off; n2 leads term 2.
+    drop(begun(&shelf, 1).log(4, 1, vec![put("lost")]));
+    drop(begun(&shelf, 2).votes(2, 2).log(4, 2, vec![Payload::Noop, put("kept")]));
+    drop(begun(&shelf, 3).votes(2, 2).log(4, 2, vec![Payload::Noop, put("kept")]));
+    let said = shelf.diff(&ALL);
+    assert_eq!(said.code, Some(1));
+    for words in [
+        "first difference at 4\n",
+        "4@1  put    1#1 \"lost\" = \"v\"\n",
+        "4@2  noop\n",
+        "uncommitted: only on n1 of voters=1,2,3, of term 1 and older than term 2",
+        "conflict, of a kind that is allowed",
+    ] {
+        assert!(said.out.contains(words), "{words}\n{}", said.out);
+    }
+    let json = shelf.run(&["diff", "-o", "json"], &ALL).json();
+    assert_eq!((&json["differs_at"], &json["records"][0]["fields"]["key"]), (&4.into(), &"lost".into()));
+    let standings: Vec<&Value> = json["tails"].as_array().unwrap().iter().map(|tail| &tail["standing"]).collect();
+    assert_eq!(standings, ["uncommitted", "majority", "majority"]);
+    shelf.passes(&ALL);
+}
+
+#[test]
+fn logs_behind_snapshots_are_compared_where_they_overlap() {
+    let shelf = Shelf::new();
+    let late = |name, node, term| {
+        let base = Position::new(Index(3), Term(1));
+        let begun = shelf.founded(name, node, CLUSTER, base).snapshot(3, 1, 9);
+        begun.votes(term, 1).log(4, term, vec![put("c")])
+    };
+    drop(begun(&shelf, 1).log(4, 1, vec![put("c")]));
+    drop(late("n2", 2, 1));
+    let said = shelf.diff(&["n1", "n2"]);
+    assert!(said.code == Some(0) && said.out.contains("identical up to 4@1"), "{said:#?}");
+    shelf.passes(&["n1", "n2"]);
+    // One that was away while the others took a snapshot, with a tail of its own.
+    drop(shelf.node("n3", 3).votes(1, 1).log(1, 1, vec![Payload::Noop]).votes(2, 3).log(2, 2, vec![Payload::Noop; 2]));
+    let said = shelf.diff(&["n2", "n3"]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.out.contains("first difference at 3\n") && said.out.contains("3@1  (in its snapshot)"),
+        "{}",
+        said.out
+    );
+    assert!(said.out.contains("will be replaced: "), "{}", said.out);
+}
+
+#[test]
+fn logs_of_two_clusters_are_not_compared() {
+    let shelf = Shelf::new();
+    drop(begun(&shelf, 1));
+    drop(shelf.founded("other", 2, ClusterId(7), Position::ZERO));
+    for verb in ["diff", "check"] {
+        let said = shelf.run(&[verb], &["n1", "other"]);
+        assert!(said.code == Some(2) && said.err.contains("only logs of one cluster"), "{said:#?}");
+    }
+    assert_eq!(shelf.run(&["check"], &["nowhere"]).code, Some(74));
+}
+
+#[test]
+fn a_node_that_votes_twice_is_found() {
+    let shelf = Shelf::new();
+    drop(begun(&shelf, 1).votes(4, 2).votes(4, 3));
+    shelf.breaks(&["n1"], &["election-safety"], "it voted for n2 and for n3 in term 4");
+    // And one that forgot: two directories of it.
+    drop(shelf.node("once", 2).votes(4, 1));
+    drop(shelf.node("again", 2).votes(4, 3));
+    shelf.passes(&["once"]);
+    shelf.breaks(&["once", "again"], &["election-safety"], "n2 voted for n1 and for n3 in term 4");
+}
+
+#[test]
+fn two_leaders_of_a_term_are_found() {
+    let shelf = Shelf::new();
+    drop(begun(&shelf, 1).votes(2, 1).log(4, 2, vec![Payload::Noop]));
+    drop(begun(&shelf, 2).votes(2, 2).log(3, 2, vec![Payload::Noop]));
+    shelf.breaks(&["n1", "n2"], &["election-safety"], "term 2 begins at 4 and at 3: it had two leaders");
+    drop(begun(&shelf, 3).votes(2, 3).log(4, 2, vec![put("other")]));
+    let said = shelf.diff(&["n1", "n3"]);
+    assert!(said.code == Some(5) && said.out.contains("VIOLATION"), "{said:#?}");
+    shelf.breaks(&["n1", "n3"], &["election-safety", "log-matching"], "term 2 has two different entries at 4");
+}
+
+#[test]
+fn logs_that_agree_and_disagreed_before_are_found() {
+    let shelf = Shelf::new();
+    let odd = |node, key| shelf.node(&format!("n{node}"), node).votes(1, 1).log(1, 1, vec![Payload::Noop, put(key)]);
+    drop(odd(1, "a").votes(3, 1).log(3, 2, vec![put("x")]).log(4, 3, vec![Payload::Noop]));
+    drop(odd(2, "a").votes(3, 1).log(3, 1, vec![put("y")]).log(4, 3, vec![Payload::Noop]));
+    let words = "both hold 4@3, and before it one holds 3@2, the other 3@1";
+    shelf.breaks(&["n1", "n2"], &["log-matching"], words);
+}
+
+#[test]
+fn what_gave_way_counts_as_written() {
+    let shelf = Shelf::new();
+    drop(begun(&shelf, 1).log(4, 1, vec![put("c")]).votes(2, 2).log(4, 2, vec![Payload::Noop]));
+    drop(begun(&shelf, 2).log(4, 1, vec![put("not c")]));
+    shelf.passes(&["n1"]);
+    shelf.breaks(&["n1", "n2"], &["election-safety", "log-matching"], "4@1 is two different entries");
+}
+
+#[test]
+fn a_leader_that_takes_back_is_found() {
+    let shelf = Shelf::new();
+    drop(begun(&shelf, 1).log(3, 1, vec![put("better")]));
+    shelf.breaks(
+        &["n1"],
+        &["election-safety", "leader-append-only", "log-matching"],
+        "3@1 gave way to 3@1 within term 1, which it voted for itself in",
+    );
+}
+
+#[test]
+fn terms_and_time_that_run_back_are_found() {
+    let shelf = Shelf::new();
+    drop(begun(&shelf, 1).votes(4, 0).votes(3, 0));
+    shelf.breaks(&["n1"], &["terms"], "from term 4 back to term 3");
+    drop(begun(&shelf, 2).log(4, 2, vec![Payload::Noop]));
+    shelf.breaks(&["n2"], &["terms"], "4@2 was written while the node knew of no term above 1");
+    drop(begun(&shelf, 3).votes(3, 0).log(4, 3, vec![Payload::Noop]).log(5, 2, vec![put("old")]));
+    shelf.breaks(&["n3"], &["terms"], "5@2 follows 4@3");
+    drop(shelf.node("clock", 1).votes(1, 1).timed(1, 1, 9, vec![Payload::Noop]).timed(2, 1, 8, vec![put("a")]));
+    shelf.breaks(&["clock"], &["time"], "2@1 is of 8ms, and the entry before it of 9ms");
+}
+
+#[test]
+fn configurations_follow_one_another_as_joint_consensus_lets_them() {
+    let shelf = Shelf::new();
+    let five = [1, 2, 3, 4, 5];
+    let learners = || conf(members(&five, &[1, 2, 3], &[]));
+    let joint = || conf(members(&five, &[3, 4, 5], &[1, 2, 3]));
+    let whole = vec![Payload::Noop, learners(), joint(), conf(members(&[3, 4, 5], &[3, 4, 5], &[]))];
+    drop(shelf.node("whole", 1).votes(1, 1).log(1, 1, whole));
+    let back = vec![Payload::Noop, learners(), joint(), conf(members(&five, &[1, 2, 3], &[3, 4, 5])), learners()];
+    drop(shelf.node("back", 1).votes(1, 1).log(1, 1, back));
+    shelf.passes(&["whole"]);
+    shelf.passes(&["back"]);
+    // What was not committed when it gave way to another does not count.
+    drop(shelf.node("rolled", 1).votes(1, 1).log(1, 1, vec![Payload::Noop, learners(), joint()]).votes(2, 2).log(
+        3,
+        2,
+        vec![Payload::Noop, conf(members(&[1, 2, 3], &[1, 2, 3], &[]))],
+    ));
+    shelf.passes(&["rolled"]);
+    let cases = [
+        ("leap", vec![conf(members(&five, &[3, 4, 5], &[]))], "without a joint one between them"),
+        ("others", vec![conf(members(&five, &[4, 5], &[2, 3]))], "outgoing voters are others"),
+        ("third", vec![joint(), conf(members(&five, &[1, 5], &[]))], "neither the end of the joint one"),
+        ("stacked", vec![joint(), conf(members(&five, &[1, 5], &[1, 2, 3]))], "though a change was under way"),
+        ("nobody", vec![conf(members(&five, &[], &[1, 2, 3]))], "nobody votes"),
+    ];
+    for (name, payloads, words) in cases {
+        drop(shelf.node(name, 1).votes(1, 1).log(1, 1, payloads));
+        shelf.breaks(&[name], &["configurations"], words);
+    }
+}
+
+#[test]
+fn a_change_before_the_last_one_was_committed_is_found() {
+    let shelf = Shelf::new();
+    let learner = |n: u64| conf(members(&[1, 2, 3, n], &[1, 2, 3], &[]));
+    drop(begun(&shelf, 1).log(4, 1, vec![learner(4), learner(5)]));
+    drop(begun(&shelf, 2));
+    drop(begun(&shelf, 3));
+    shelf.breaks(&ALL, &["configurations"], "was proposed while that at 4 (voters=1,2,3 learners=4) was not committed");
+    shelf.passes(&["n1", "n2"]);
+}
+
+#[test]
+fn snapshots_that_tell_another_history_are_found() {
+    let shelf = Shelf::new();
+    drop(begun(&shelf, 1).snapshot(3, 1, 7));
+    drop(begun(&shelf, 2).snapshot(3, 1, 8));
+    shelf.passes(&["n1"]);
+    shelf.breaks(&["n1", "n2"], &["snapshots"], "the state at 3@1 is 0000000000000007 and 0000000000000008");
+    drop(begun(&shelf, 3).snapshot(2, 9, 7));
+    shelf.breaks(&["n3"], &["snapshots"], "its snapshot is of 2@9, and its log has 2@1 there");
+    shelf.breaks(&["n1", "n3"], &["snapshots", "state-machine-safety"], "one committed 2@9, the other 2@1");
+}
+
+#[test]
+fn damage_is_told_and_looked_past() {
+    let shelf = Shelf::new();
+    drop(begun(&shelf, 1));
+    drop(begun(&shelf, 2));
+    let path = shelf.path("n2").join("wal/0000000001.wal");
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The key of the last entry.
+    let at = bytes.windows(6).rposition(|six| six == b"\x01\0\0\0b\x01").unwrap();
+    bytes[at + 4] = b'c';
+    std::fs::write(&path, bytes).unwrap();
+    for verb in ["diff", "check"] {
+        let said = shelf.run(&[verb], &["n1", "n2"]);
+        assert!(said.code == Some(5) && said.out.contains("0000000001.wal: byte "), "{said:#?}");
+    }
+}
+
+fn seen(cluster: &Cluster, verb: &str) -> Said {
+    let mut command = drave(&[verb]);
+    (0..cluster.len()).for_each(|n| _ = command.arg(cluster.data(n)));
+    run(&mut command)
+}
+
+/// Everything in a directory, to see whether anybody wrote to it.
+fn everything(path: &Path) -> Vec<(PathBuf, Bytes)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()) {
+        match entry.is_dir() {
+            true => all.extend(everything(&entry)),
+            false => all.push((entry.clone(), std::fs::read(&entry).unwrap().into())),
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn a_healthy_cluster_passes_also_while_it_runs() {
+    let mut cluster = Cluster::prepare(3);
+    let words = ["--segment-size", "4MiB", "--snapshot-log-bytes", "1MiB", "--trailing-bytes", "64KiB"];
+    cluster.words = words.map(String::from).to_vec();
+    (0..3).for_each(|n| cluster.spawn(n));
+    cluster.leader();
+    let mut load = cluster.drave(&["bench", "put", "--clients", "4", "--value-size", "4096", "--duration", "6s"]);
+    let mut load = support::Beside::start(cluster.directory.path(), "load", &mut load);
+    let mut looks = 0;
+    while load.is_running() {
+        let said = seen(&cluster, "check");
+        assert_eq!(said.code, Some(0), "{said:#?}\n{}", cluster.logs());
+        let said = seen(&cluster, "diff");
+        assert!(matches!(said.code, Some(0 | 1)) && !said.out.contains("onflict,"), "{said:#?}");
+        if looks == 2 {
+            let leader = cluster.leader();
+            cluster.kill(leader);
+            cluster.spawn(leader);
+        }
+        looks += 1;
+    }
+    assert!(looks > 2, "the load was over before anybody looked");
+    let said = load.end();
+    assert_eq!(said.code, Some(0), "{said:#?}");
+    cluster.agree();
+    until("all hold the same", || (seen(&cluster, "diff").code == Some(0)).then_some(()), || cluster.logs());
+    (0..3).for_each(|n| assert_eq!(cluster.stop(n), Some(0)));
+    let before = everything(cluster.directory.path());
+    let said = seen(&cluster, "check");
+    assert_eq!(said.code, Some(0), "{said:#?}");
+    let said = seen(&cluster, "diff");
+    // Who was stopped last may have led the rest of them for a moment.
+    assert!(said.out.contains("identical up to") && !said.out.contains("onflict,"), "{said:#?}");
+    assert!(before == everything(cluster.directory.path()), "who looks changes nothing");
+}
