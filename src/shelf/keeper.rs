@@ -107,7 +107,10 @@ impl<D: Disk> Keeper<D> {
     fn finish(&mut self) -> snapshot::Result<Done> {
         let Some(writer) = self.writer.take() else { return Ok(Done::Taken(None)) };
         let snapshot = writer.finish()?;
-        self.store.prune(snapshot.header().position)?;
+        // A leader's that arrived meanwhile is newer: then this one came too late.
+        let position = snapshot.header().position;
+        let newest = self.arrived.map(|(arrived, _)| arrived).filter(|arrived| arrived.index > position.index);
+        self.store.prune(newest.unwrap_or(position))?;
         Ok(Done::Taken(Some(snapshot)))
     }
 
