@@ -88,7 +88,8 @@ impl Keeping {
 
     /// When one is due by age, if anything was applied since the last.
     pub fn deadline(&self, applied: Index, options: &Options) -> Time {
-        if self.taking || applied <= self.upto() {
+        let by_count = options.mutants.breaks(Mutant::SnapshotByCount);
+        if self.taking || applied <= self.upto() || by_count {
             return Time::NEVER;
         }
         self.rest.max(self.since + options.snapshot_max_age)

@@ -241,6 +241,8 @@ mod tests {
         shipping.renew(before, &newer);
         assert_eq!(shipping.oldest(before), Some(Index(9)));
         assert_eq!(shipping.oldest(after), None);
+        let mutants = Mutants::only(Mutant::HoldForTheSilent);
+        assert_eq!(Shipping { mutants, ..shipping.clone() }.oldest(after), Some(Index(9)), "the mutant of it");
         shipping.renew(after, &newer);
         assert_eq!((shipping.oldest(after), shipping.progress(to)), (None, Some((0, 3 * CHUNK))));
         // It is back.
@@ -258,6 +260,9 @@ mod tests {
         shipping.begin(Time(0), to, &newest, Index(0));
         shipping.chunked(Time(1), to, newest.position, CHUNK);
         assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")).len(), WINDOW as usize);
+        let mut broken = Shipping { mutants: Mutants::only(Mutant::SendSnapshotsAgain), ..shipping.clone() };
+        broken.chunked(Time(2), to, newest.position, 2 * CHUNK);
+        assert_eq!(offsets(broken.ships.get_mut(&to).expect("it is there")).first(), Some(&0), "the mutant of it");
         for next in [3, 2, 1, 3, 2, 1, 3] {
             shipping.chunked(Time(2), to, newest.position, next * CHUNK);
             shipping.begin(Time(2), to, &newest, Index(0));

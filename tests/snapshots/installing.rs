@@ -196,12 +196,16 @@ impl Up {
             Deed::Release(upto) => self.journal.release(position(upto))?,
             Deed::Half(index) => drop(self.receive(index, 2)?),
             Deed::Receive(index) => {
+                self.receive(index, 2)?;
+                if self.holds < index {
+                    // Once it is published, what nobody committed may be gone.
+                    promise.strays = 0;
+                }
                 let snapshot = self.receive(index, 1)?.expect("all of it");
                 let (applier, _, base) = Reviving::begin(&self.applier, snapshot).all()?;
-                self.applier = applier;
+                // What is applied already is not made undone.
                 if self.holds < index {
-                    // From here on, what nobody committed may be gone.
-                    promise.strays = 0;
+                    self.applier = applier;
                     self.write(Some(base), Vec::new())?;
                     self.holds = index;
                 }
