@@ -81,8 +81,8 @@ fn hunt(mutant: Mutant) -> Option<(u64, String)> {
     })
 }
 
-/// Too rare for storms, or no loss but mere unrest: `tests/core/paper.rs`, `tests/regressions.rs` and, of
-/// what is sent, `src/node/shipping.rs` break these, in a story each.
+/// Too rare for storms, or no loss but mere unrest: `tests/core/paper.rs`, `tests/regressions.rs`, of what is
+/// sent `src/node/shipping.rs`, and of changes of members `tests/core/members.rs` break these, in a story each.
 const TOLD: &[Mutant] = &[
     Mutant::NoPreVote,
     Mutant::CountStaleVotes,
@@ -91,6 +91,18 @@ const TOLD: &[Mutant] = &[
     Mutant::DamagedIsEmpty,
     Mutant::CompactUnderShip,
     Mutant::SendSnapshotsAgain,
+    Mutant::ConfigAtCommit,
+    Mutant::ChangeWithoutJoint,
+    Mutant::ChangeBeforeNoop,
+    Mutant::StackChanges,
+    Mutant::JointByNewHalf,
+    Mutant::KeepDroppedConfig,
+    Mutant::KeepStaleConfig,
+    Mutant::LearnersCount,
+    Mutant::HandoverBypassesVote,
+    Mutant::NeverTakeBack,
+    Mutant::CampaignOnlyIfListed,
+    Mutant::NoAmnesiaGuard,
 ];
 
 /// All the others.

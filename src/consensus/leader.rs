@@ -251,7 +251,9 @@ impl Leader {
         if me.options.mutants.breaks(Mutant::MinorityCommits) {
             return me.configs.current().all_voters().map(by).max().unwrap_or_default();
         }
-        quorum::held(&quorum::counted(me.configs.current(), me.options.mutants), by)
+        let late = me.options.mutants.breaks(Mutant::ConfigAtCommit) && me.configs.since() > me.log.commit();
+        let deciding = me.configs.before().filter(|_| late).unwrap_or(me.configs.current());
+        quorum::held(&quorum::counted(deciding, me.options.mutants), by)
     }
 
     /// What there is to send: entries, probes, beats, the commit index, reads that are confirmed.

@@ -77,8 +77,6 @@ pub struct Replica {
     pub room: bool,
     /// The disks that we and those we have met are known by.
     disks: BTreeMap<NodeId, DiskId>,
-    /// Configurations that are in the log and not in force: none, but for a mutant.
-    late: Vec<(Index, Membership)>,
     hard_state: HardState,
     hard_state_changed: bool,
     /// Where the log began anew, in no write yet.
@@ -126,7 +124,6 @@ impl Replica {
             chunks: Vec::new(),
             room: true,
             disks: recovered.disk.map(|disk| (id, disk)).into_iter().collect(),
-            late: Vec::new(),
             hard_state: recovered.hard_state,
             hard_state_changed: false,
             restarted: None,
@@ -271,9 +268,6 @@ impl Replica {
     /// A configuration is in force as soon as it is in the log (§6).
     fn configure(&mut self, index: Index, membership: Membership) {
         let mutants = self.options.mutants;
-        if mutants.breaks(Mutant::ConfigAtCommit) && index > self.log.commit() {
-            return self.late.push((index, membership));
-        }
         let stale = mutants.breaks(Mutant::KeepDroppedConfig) || mutants.breaks(Mutant::KeepStaleConfig);
         if stale && index <= self.configs.since() {
             return;
@@ -287,7 +281,6 @@ impl Replica {
     pub fn truncate(&mut self, from: Index) {
         self.notes.push(Note::Drops { from, last: self.log.last() });
         self.log.truncate(from);
-        self.late.retain(|(index, _)| *index < from);
         if !self.options.mutants.breaks(Mutant::KeepDroppedConfig) && self.configs.truncate(from) {
             let membership = Box::new(self.configs.current().clone());
             self.notes.push(Note::Configured { index: self.configs.since(), membership });
@@ -399,9 +392,6 @@ impl Replica {
 
     /// Puts into `ready` what any role has to say: messages, the next write, notes.
     pub fn ready(&mut self, now: Time, ready: &mut Ready) {
-        for (index, membership) in std::mem::take(&mut self.late) {
-            self.configure(index, membership);
-        }
         if self.is_dirty() {
             let hard_state = self.hard_state_changed.then_some(self.hard_state);
             self.hard_state_changed = false;

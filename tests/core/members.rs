@@ -3,7 +3,7 @@
 
 use super::cluster::{Cluster, command, id, ms};
 use drave::api::{Refusal, RoleName};
-use drave::consensus::message::{Ask, Message};
+use drave::consensus::message::{Ask, Envelope, Message};
 use drave::consensus::note::Note;
 use drave::types::*;
 use std::collections::BTreeSet;
@@ -31,6 +31,27 @@ fn led(n: u64) -> (Cluster, NodeId) {
     let mut cluster = Cluster::new(n);
     let leader = cluster.elect();
     cluster.run(ms(50));
+    (cluster, leader)
+}
+
+/// The same, with a rule broken.
+fn led_breaking(n: u64, mutants: Mutants) -> (Cluster, NodeId) {
+    let mut cluster = Cluster::new(n);
+    cluster.options.mutants = mutants;
+    cluster.ids().into_iter().for_each(|node| cluster.start(node));
+    let leader = cluster.elect();
+    cluster.run(ms(50));
+    (cluster, leader)
+}
+
+/// Three voters, and as learners those up to `last`.
+fn with_learners(last: u64, mutants: Mutants) -> (Cluster, NodeId) {
+    let (mut cluster, leader) = led_breaking(3, mutants);
+    for n in 4..=last {
+        cluster.join(n);
+        cluster.change(leader, add(n, Prospect::Stays)).unwrap();
+        cluster.run(ms(300));
+    }
     (cluster, leader)
 }
 
@@ -65,16 +86,25 @@ fn a_learner_that_stays_one_never_votes_nor_leads() {
     cluster.run(ms(2000));
     assert_eq!(cluster.raft(four).role(), RoleName::Learner);
     assert_eq!(cluster.raft(four).log().last(), cluster.raft(leader).log().last());
-    // Its copy does not count: with one voter left it commits nothing.
-    let others: Vec<NodeId> = (1..=3).map(id).filter(|node| *node != leader).collect();
-    others.iter().for_each(|node| cluster.isolate(*node));
-    let position = cluster.propose(leader, "with a learner alone");
-    cluster.run(ms(100));
-    assert!(cluster.raft(leader).log().commit() < position.index);
     // Nor does it campaign, whatever it is told.
     cluster.crash(leader);
     cluster.run(ms(3000));
     assert_eq!(cluster.raft(four).role(), RoleName::Learner);
+}
+
+/// Nor do the copies of learners count: with one voter left nothing commits.
+#[test]
+fn the_copies_of_learners_do_not_count() {
+    let commits = |mutants: Mutants| {
+        let (mut cluster, leader) = with_learners(5, mutants);
+        let others: Vec<NodeId> = (1..=3).map(id).filter(|node| *node != leader).collect();
+        others.iter().for_each(|node| cluster.isolate(*node));
+        let position = cluster.propose(leader, "with learners alone");
+        cluster.run(ms(100));
+        cluster.raft(leader).log().commit() >= position.index
+    };
+    assert!(!commits(Mutants::NONE));
+    assert!(commits(Mutants::only(Mutant::LearnersCount)), "the mutant of it");
 }
 
 /// "Cluster configurations are stored and communicated using special entries […]; a server always uses the latest
@@ -82,21 +112,28 @@ fn a_learner_that_stays_one_never_votes_nor_leads() {
 /// majorities of both halves are needed. RedisLabs/redisraft#28 and #44.
 #[test]
 fn a_joint_configuration_needs_both_majorities() {
-    let (mut cluster, leader) = led(3);
-    for n in 4..=6 {
-        cluster.join(n);
-        cluster.change(leader, add(n, Prospect::Stays)).unwrap();
-        cluster.run(ms(300));
-    }
-    let rest: Vec<NodeId> = (1..=3).map(id).filter(|node| *node != leader).collect();
     // All of the old but the leader are away: the new alone, and the leader, do not decide.
-    rest.iter().for_each(|node| cluster.isolate(*node));
-    cluster.change(leader, Change::Voters(ids(&[4, 5, 6]))).unwrap();
-    cluster.run(ms(200));
-    assert!(cluster.raft(leader).membership().is_joint());
-    assert!(cluster.raft(leader).log().commit() < cluster.raft(leader).configured());
-    cluster.heal();
-    cluster.until("it goes on", |c| (4..=6).all(|n| is_settled(c, id(n), &[4, 5, 6])));
+    let decides = |mutants: Mutants, away: &dyn Fn(NodeId) -> Vec<NodeId>| {
+        let (mut cluster, leader) = with_learners(6, mutants);
+        away(leader).iter().for_each(|node| cluster.isolate(*node));
+        let began = cluster.change(leader, Change::Voters(ids(&[4, 5, 6]))).unwrap();
+        cluster.run(ms(100));
+        let decided = cluster.raft(leader).log().commit() >= began.index;
+        if mutants == Mutants::NONE {
+            assert!(cluster.raft(leader).membership().is_joint());
+            cluster.heal();
+            cluster.until("it goes on", |c| (4..=6).all(|n| is_settled(c, id(n), &[4, 5, 6])));
+        }
+        decided
+    };
+    let old = |leader: NodeId| (1..=3).map(id).filter(|node| *node != leader).collect::<Vec<_>>();
+    let new = |_: NodeId| (4..=6).map(id).collect::<Vec<_>>();
+    assert!(!decides(Mutants::NONE, &old));
+    assert!(!decides(Mutants::NONE, &new));
+    for mutant in [Mutant::JointByNewHalf, Mutant::ChangeWithoutJoint] {
+        assert!(decides(Mutants::only(mutant), &old), "{mutant}");
+    }
+    assert!(decides(Mutants::only(Mutant::ConfigAtCommit), &new), "it counts as soon as it is in the log");
 }
 
 /// "One change at a time": the next is refused until the one before is committed (thesis §4.1; etcd#7625, redpanda
@@ -110,20 +147,39 @@ fn one_change_at_a_time() {
     assert!(matches!(refused, Err(Refusal::Changing { .. })), "{refused:?}");
     cluster.run(ms(100));
     cluster.change(leader, add(5, Prospect::Stays)).unwrap();
+
+    let (mut stacks, leader) = led_breaking(3, Mutants::only(Mutant::StackChanges));
+    stacks.change(leader, add(4, Prospect::Stays)).unwrap();
+    stacks.change(leader, add(5, Prospect::Stays)).expect("the mutant of it");
 }
 
 /// Ongaro 2015 (copycat#23, braft#182, openraft#2051): a leader that has not committed an entry of its own term
 /// may not know of a change that was committed, and begins none.
 #[test]
 fn no_change_before_the_leaders_own_first_entry_is_committed() {
-    let mut cluster = Cluster::new(3);
-    let slow = ms(40);
-    cluster.hosts.values_mut().for_each(|host| host.disk_delay = slow);
-    let leader = cluster.elect();
-    let refused = cluster.change(leader, add(4, Prospect::Stays));
-    assert!(matches!(refused, Err(Refusal::Changing { .. })), "{refused:?}");
-    cluster.run(ms(300));
-    cluster.change(leader, add(4, Prospect::Stays)).unwrap();
+    let refuses = |mutants: Mutants| {
+        let mut cluster = Cluster::new(3);
+        cluster.options.mutants = mutants;
+        cluster.ids().into_iter().for_each(|node| cluster.start(node));
+        cluster.hosts.values_mut().for_each(|host| host.disk_delay = ms(40));
+        let leader = cluster.elect();
+        let refused = cluster.change(leader, add(4, Prospect::Stays)).is_err();
+        cluster.run(ms(300));
+        if refused {
+            cluster.change(leader, add(4, Prospect::Stays)).unwrap();
+        }
+        refused
+    };
+    assert!(refuses(Mutants::NONE));
+    let both = Mutants::only(Mutant::ChangeBeforeNoop);
+    let (mut second, _) = led_breaking(3, both);
+    // The next leader finds a committed configuration, and its own first entry is not committed.
+    second.hosts.values_mut().for_each(|host| host.disk_delay = ms(40));
+    let first = second.leader().unwrap();
+    second.crash(first);
+    second.until("another leads", |c| c.leader().is_some());
+    let leader = second.leader().unwrap();
+    second.change(leader, add(4, Prospect::Stays)).expect("the mutant of it");
 }
 
 /// "The leader […] is not part of the new configuration. In this case, the leader steps down once it has
@@ -206,23 +262,65 @@ fn who_was_away_when_it_was_removed_disturbs_nobody() {
 /// leader that began it takes it back by itself.
 #[test]
 fn a_change_whose_new_voters_do_not_answer_is_taken_back() {
-    let (mut cluster, leader) = led(3);
-    for n in 4..=6 {
-        cluster.join(n);
-        cluster.change(leader, add(n, Prospect::Stays)).unwrap();
-        cluster.run(ms(300));
-    }
-    (4..=6).for_each(|n| cluster.crash(id(n)));
-    let voters = Change::Voters(ids(&[4, 5, 6]));
-    cluster.run(ms(1000));
-    let refused = cluster.change(leader, voters.clone());
-    assert!(matches!(refused, Err(Refusal::Dangerous { .. })), "{refused:?}");
-    cluster.force(leader, voters, true).unwrap();
-    cluster.until("it is taken back", |c| (1..=3).all(|n| is_settled(c, id(n), &[1, 2, 3])));
-    assert_eq!(cluster.leader(), Some(leader), "the leadership was never lost");
-    let position = cluster.propose(leader, "it goes on");
-    cluster.run(ms(50));
-    assert!(cluster.raft(leader).log().commit() >= position.index);
+    let goes_on = |mutants: Mutants| {
+        let (mut cluster, leader) = with_learners(6, mutants);
+        (4..=6).for_each(|n| cluster.crash(id(n)));
+        cluster.run(ms(1000));
+        let voters = Change::Voters(ids(&[4, 5, 6]));
+        let refused = cluster.change(leader, voters.clone());
+        assert!(matches!(refused, Err(Refusal::Dangerous { .. })), "{refused:?}");
+        cluster.force(leader, voters, true).unwrap();
+        cluster.run(ms(5000));
+        (1..=3).all(|n| is_settled(&cluster, id(n), &[1, 2, 3])) && cluster.leader() == Some(leader)
+    };
+    assert!(goes_on(Mutants::NONE), "the leadership was never lost");
+    assert!(!goes_on(Mutants::only(Mutant::NeverTakeBack)), "the mutant of it");
+}
+
+/// canonical/raft#250, sofa-jraft#1: an entry that is dropped takes its configuration with it.
+#[test]
+fn a_configuration_rolls_back_with_the_log() {
+    let rolls_back = |mutants: Mutants| {
+        let (mut cluster, leader) = led_breaking(3, mutants);
+        cluster.isolate(leader);
+        cluster.change(leader, add(4, Prospect::Stays)).unwrap();
+        assert!(cluster.raft(leader).membership().members.contains_key(&id(4)), "it is in force at once");
+        let rest = |c: &Cluster| c.leader().filter(|l| *l != leader);
+        cluster.until("another leads", |c| rest(c).is_some());
+        let next = rest(&cluster).unwrap();
+        cluster.propose(next, "instead of it");
+        cluster.heal();
+        cluster.run(ms(1000));
+        !cluster.raft(leader).membership().members.contains_key(&id(4))
+    };
+    assert!(rolls_back(Mutants::NONE));
+    assert!(!rolls_back(Mutants::only(Mutant::KeepDroppedConfig)), "the mutant of it");
+}
+
+/// openraft#1808: a snapshot takes the place of a log that holds a newer configuration which was never committed.
+#[test]
+fn a_snapshot_brings_its_own_configuration() {
+    let is_its = |mutants: Mutants| {
+        let (mut cluster, leader) = led_breaking(3, mutants);
+        cluster.isolate(leader);
+        cluster.change(leader, add(4, Prospect::Stays)).unwrap();
+        cluster.until("another leads", |c| c.leader().is_some_and(|l| l != leader));
+        let term = Term(cluster.term());
+        cluster.crash(leader);
+        cluster.start(leader);
+        let membership = Membership::founding([(id(1), String::new()), (id(2), String::new()), (id(5), String::new())]);
+        let base =
+            Base { position: Position::new(Index(900), term), configured: Index(4), membership: membership.clone() };
+        let now = cluster.now;
+        // What a later leader says of itself comes before its snapshot.
+        let beat = Message::Beat { commit: Index::ZERO, round: Default::default() };
+        let from = another(&cluster, &[leader]);
+        cluster.core(leader).receive(now, Envelope { from, to: leader, term, message: beat });
+        cluster.core(leader).restored(now, base, ClusterTime(0));
+        *cluster.raft(leader).membership() == membership
+    };
+    assert!(is_its(Mutants::NONE));
+    assert!(!is_its(Mutants::only(Mutant::KeepStaleConfig)), "the mutant of it");
 }
 
 /// A change that stands still is taken back by a command: by the leader that began it with the old majority alone.
@@ -392,7 +490,7 @@ fn who_takes_over_is_voted_for_like_anyone() {
         let last = cluster.raft(behind).log().last();
         let term = Term(cluster.term() + 1);
         let message = Message::AskVote { last, ask: Ask::Handover };
-        let envelope = drave::consensus::message::Envelope { from: behind, to: others[1], term, message };
+        let envelope = Envelope { from: behind, to: others[1], term, message };
         let now = cluster.now;
         cluster.core(others[1]).receive(now, envelope);
         cluster.turn(others[1]);
