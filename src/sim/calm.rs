@@ -1,9 +1,9 @@
 //! When trouble ends, the world must come to rest.
 
 use super::clients::Client;
-use super::host::{Host, Process};
+use super::host::Process;
 use super::world::{Happens, World};
-use crate::types::{Index, NodeId, Prospect, Term, Time};
+use crate::types::{Index, Prospect, Term, Time};
 use std::time::Duration;
 
 impl World {
@@ -36,10 +36,14 @@ impl World {
         self.hosts.values().filter_map(|host| host.up.as_ref()).any(leads)
     }
 
-    /// The term of each node.
-    pub(super) fn terms(&self) -> Vec<(NodeId, Term)> {
-        let up = |(id, host): (&NodeId, &Host)| Some((*id, host.up.as_ref()?.node.raft().term()));
-        self.hosts.iter().filter_map(up).collect()
+    /// The highest term that any node knows.
+    pub(super) fn highest_term(&self) -> Term {
+        self.hosts
+            .values()
+            .filter_map(|host| host.up.as_ref())
+            .map(|up| up.node.raft().term())
+            .max()
+            .unwrap_or_default()
     }
 
     /// Whether all clients have their answers, no change of members is under way, all members that run have the

@@ -60,6 +60,9 @@ struct Life {
     seen: Image,
     commit: Index,
     leads: Option<Term>,
+    /// The configuration it used when it was last looked at: by that one it commits, and may then adopt another
+    /// in the same moment.
+    used: (Index, Membership),
     /// What its disk held before it was emptied, until it holds as much again.
     ghost: Option<Image>,
 }
@@ -235,6 +238,7 @@ impl Checks {
         if let Some(term) = leads
             && life.leads == Some(term)
             && commit > life.commit
+            && life.used.0 == uses.0
             && defined.is_none_or(|defined| commit > defined)
         {
             return Err(format!("{node} commits {commit}, and by the definition only {defined:?} is"));
@@ -266,7 +270,11 @@ impl Checks {
         if rises {
             self.rises(node, leads)?;
         }
-        self.life(node).leads = leads;
+        let life = self.life(node);
+        life.leads = leads;
+        if life.used.0 != uses.0 || life.used.1 != *uses.1 {
+            life.used = (uses.0, uses.1.clone());
+        }
         Ok(())
     }
 
@@ -277,7 +285,9 @@ impl Checks {
             let holds = |image: &Image| image.log.get(at) == Some(&self.ledger[at]);
             let held = |life: &Life| holds(&life.durable) || life.ghost.as_ref().is_some_and(holds);
             let membership = self.configurations.of(node);
-            if !decides(membership, |id| self.lives.get(&id).is_some_and(held)) {
+            let before = &self.lives[&node].used.1;
+            let by = |membership: &Membership| decides(membership, |id| self.lives.get(&id).is_some_and(held));
+            if !by(before) && !by(membership) {
                 let holders: Vec<String> =
                     self.lives.iter().filter(|(_, life)| held(life)).map(|(id, _)| id.to_string()).collect();
                 let holders = holders.join(", ");
@@ -415,6 +425,7 @@ impl Checks {
             seen: recovered,
             commit: Index::ZERO,
             leads: None,
+            used: Default::default(),
         };
         Ok(())
     }

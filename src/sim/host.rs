@@ -174,7 +174,8 @@ impl Host {
         }
     }
 
-    /// Everything on its disk is lost, and who it is with it: another disk is put in.
+    /// Everything on its disk is lost, and who it is with it: another disk is put in. It begins again as it did
+    /// first, until it is told to join.
     pub fn wipe(&mut self) {
         self.disk = SimDisk::new();
         self.shelf = self.disk.beside();

@@ -91,14 +91,19 @@ impl World {
         self.later(delay, Happens::Starts { at });
     }
 
-    /// Whoever is in no configuration that may be in use is nobody's voter under the disk it had.
+    /// Whoever is in no configuration that may be in use is nobody's voter under the disk it had: it may come
+    /// back, as somebody of whom nothing is known.
     pub(super) fn forgive(&mut self) {
         let in_use = self.checks.configurations.in_use();
         let gone = |id: &NodeId| !in_use.iter().any(|membership| membership.members.contains_key(id));
         let forgiven: Vec<NodeId> =
             self.hosts.iter().filter(|(id, host)| host.forgot && gone(id)).map(|(id, _)| *id).collect();
         for id in forgiven {
-            self.host(id).forgot = false;
+            // What it began on its own it lets go of, and joins anew.
+            self.wipe(id);
+            self.checks.configurations.joins(id);
+            let host = self.host(id);
+            (host.founder, host.forgot) = (false, false);
         }
     }
 }

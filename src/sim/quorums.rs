@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug, Default)]
 pub struct Configurations {
     founding: Membership,
-    /// What a node that was not there at the founding begins with: nobody.
+    /// Who begins with that; all others begin with nobody.
+    founders: BTreeSet<NodeId>,
     nobody: Membership,
     all: BTreeMap<(Index, Term), Membership>,
     /// Those in each node's log, in order.
@@ -31,7 +32,13 @@ pub struct Configurations {
 impl Configurations {
     /// None but that of the founders.
     pub fn new(founding: Membership) -> Configurations {
-        Configurations { founding, ..Configurations::default() }
+        let founders = founding.ids().collect();
+        Configurations { founding, founders, ..Configurations::default() }
+    }
+
+    /// A founder begins again as one who joins.
+    pub fn joins(&mut self, node: NodeId) {
+        self.founders.remove(&node);
     }
 
     /// A node's log becomes that one.
@@ -85,7 +92,7 @@ impl Configurations {
     pub fn of(&self, node: NodeId) -> &Membership {
         match self.logs.get(&node).and_then(|log| log.last()) {
             Some(position) => &self.all[position],
-            None if self.founding.members.contains_key(&node) => &self.founding,
+            None if self.founders.contains(&node) => &self.founding,
             None => &self.nobody,
         }
     }

@@ -139,11 +139,11 @@ fn live(world: &mut World) -> Result<(), String> {
 
 /// A cluster at rest stays as it is: whoever left it, or was never of it, deposes nobody.
 fn quiet(world: &mut World) -> Result<(), String> {
-    let before = world.terms();
+    let before = world.highest_term();
     pass(world, QUIET)?;
-    match world.terms() {
+    match world.highest_term() {
         after if after == before => Ok(()),
-        after => Err(format!("no rest: terms were {before:?}, and become {after:?}{}", world.standing())),
+        after => Err(format!("no rest: the term was {before}, and becomes {after}{}", world.standing())),
     }
 }
 

@@ -116,7 +116,8 @@ impl Scenario {
         self
     }
 
-    fn draw_steady(seed: u64, storm: Duration) -> Scenario {
+    /// The world of that seed, in which they do not.
+    pub fn draw_steady(seed: u64, storm: Duration) -> Scenario {
         let mut rng = SmallRng::seed_from_u64(seed ^ 0x6472_6176_6573_696d);
         let rng = &mut rng;
         let nodes = [1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5, 5, 7][rng.random_range(0..14)];
