@@ -30,7 +30,7 @@ fn nothing_is_lost_in_ten_simulated_hours_of_trouble() {
             if seed >= end {
                 break;
             }
-            match run(Scenario::draw(seed, Duration::from_secs(10)), None) {
+            match run(Scenario::draw_steady(seed, Duration::from_secs(10)), None) {
                 Ok(outcome) => {
                     simulated_ms.fetch_add(outcome.simulated.as_millis() as u64, Ordering::Relaxed);
                 }

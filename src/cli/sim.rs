@@ -30,6 +30,9 @@ pub struct Sim {
     /// Tell what happens from that moment on: from=31.0s
     #[arg(long, value_parser = parse_trace)]
     trace: Option<Duration>,
+    /// Change the members in every world, not in every other one
+    #[arg(long)]
+    members: bool,
     /// Break that rule, to see it noticed
     #[cfg(feature = "mutants")]
     #[arg(long, value_parser = parse_mutant)]
@@ -50,7 +53,8 @@ fn parse_mutant(text: &str) -> Result<crate::types::Mutant, String> {
 
 impl Sim {
     fn scenario(&self, seed: u64) -> Scenario {
-        let mut scenario = Scenario::draw(seed, self.duration);
+        let draw = if self.members { Scenario::draw_governed } else { Scenario::draw };
+        let mut scenario = draw(seed, self.duration);
         scenario.steps = self.steps;
         #[cfg(feature = "mutants")]
         if let Some(mutant) = self.mutant {
@@ -66,6 +70,9 @@ impl Sim {
         let mut command = format!("cargo run --release -- sim --seed {} --duration {seconds}s", violation.seed);
         if let Some(steps) = self.steps {
             command.push_str(&format!(" --steps {steps}"));
+        }
+        if self.members {
+            command.push_str(" --members");
         }
         format!("{command} --trace from={from}s")
     }

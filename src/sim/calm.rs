@@ -3,7 +3,7 @@
 use super::clients::Client;
 use super::host::Process;
 use super::world::{Happens, World};
-use crate::types::{Index, Time};
+use crate::types::{Index, Prospect, Term, Time};
 use std::time::Duration;
 
 impl World {
@@ -29,22 +29,49 @@ impl World {
         }
     }
 
-    /// Whether some node leads.
+    /// Whether some node leads, and is one of the latest voters.
     pub(super) fn has_leader(&self) -> bool {
-        self.hosts.values().filter_map(|host| host.up.as_ref()).any(|up| up.node.raft().leads())
+        let voters = self.checks.configurations.latest();
+        let leads = |up: &Process| up.node.raft().leads() && voters.is_voter(up.node.raft().id());
+        self.hosts.values().filter_map(|host| host.up.as_ref()).any(leads)
     }
 
-    /// Whether all clients have their answers, all machines that run the same state, and all logs given
-    /// way to snapshots as far as they should.
+    /// The highest term that any node knows.
+    pub(super) fn highest_term(&self) -> Term {
+        self.hosts
+            .values()
+            .filter_map(|host| host.up.as_ref())
+            .map(|up| up.node.raft().term())
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// Whether all clients have their answers, no change of members is under way, all members that run have the
+    /// same state, and all logs have given way to snapshots as far as they should.
     pub(super) fn is_at_rest(&self) -> bool {
         let state = |up: &Process| (up.applier.applied(), up.applier.digest(), up.node.raft().log().commit());
-        let mut states = self.hosts.values().filter_map(|host| host.up.as_ref()).map(state);
+        let members = self.checks.configurations.latest();
+        let of_them = self.hosts.iter().filter(|(id, _)| members.members.contains_key(id));
+        let mut states = of_them.filter_map(|(_, host)| host.up.as_ref()).map(state);
         let first = states.next();
         let all_alike = states.all(|state| Some(state) == first);
         let tidy = self.hosts.values().filter_map(|host| host.up.as_ref()).all(|up| self.is_tidy(up));
         let all_up = self.hosts.values().all(|host| host.up.is_some() || host.given_up);
         let complete = first.is_some_and(|(applied, _, _)| applied >= Index(self.checks.committed() as u64));
-        all_up && all_alike && complete && tidy && self.clients.values().all(Client::is_done)
+        all_up
+            && all_alike
+            && complete
+            && tidy
+            && self.has_leader()
+            && self.is_settled()
+            && self.clients.values().all(Client::is_done)
+    }
+
+    /// Whether nothing remains to be done about the members.
+    fn is_settled(&self) -> bool {
+        let latest = self.checks.configurations.latest();
+        let waits = latest.members.values().any(|member| !matches!(member.prospect, Prospect::Stays));
+        !latest.is_joint() && !waits && !self.hosts.values().any(|host| host.forgot)
     }
 
     /// How far everybody is, in words, for whoever asks why there is no rest.
@@ -62,13 +89,16 @@ impl World {
                     let snapshot = up.node.snapshot().map_or(Index::ZERO, |kept| kept.position.index);
                     out.push_str(&format!(
                         "\n  {} {role} of term {term}, commit {commit}, last {last}, applied {applied}, snapshot \
-                         {snapshot}, log from {base}{}",
+                         {snapshot}, log from {base}, {}{}{}",
                         host.id,
+                        raft.membership(),
+                        if host.forgot { ", and has forgotten" } else { "" },
                         if self.is_tidy(up) { "" } else { ", and should shrink" },
                     ));
                 }
             }
         }
+        out.push_str(&format!("\n  committed: {}", self.checks.configurations.latest()));
         let waiting = self.clients.values().filter(|client| !client.is_done()).count();
         out.push_str(&format!("\n  {waiting} clients wait"));
         out

@@ -1,17 +1,19 @@
 //! Raft's five properties, and what must hold around them, looked at after every step.
 //!
 //! Checked against what the nodes *do* (what they write, send, commit and apply), not against what
-//! they say of themselves.
+//! they say of themselves. Which configuration a node must use, its log says: [`super::quorums`].
 
+use super::quorums::Configurations;
 use crate::consensus::message::{Ask, Envelope, Message};
-use crate::types::{Entry, HardState, Index, NodeId, Position, Term, Write};
+use crate::consensus::quorum::decides;
+use crate::types::{Entry, HardState, Index, Membership, NodeId, Position, Term, Write};
 use std::collections::BTreeMap;
 
 /// What was violated, in words.
 pub type Result<T> = std::result::Result<T, String>;
 
 /// An entry, as far as two logs may differ in it.
-type Stamp = (Term, u32);
+pub type Stamp = (Term, u32);
 
 /// What one disk holds, or would if all its writes arrived.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -58,6 +60,24 @@ struct Life {
     seen: Image,
     commit: Index,
     leads: Option<Term>,
+    /// The configuration it used when it was last looked at: by that one it commits, and may then adopt another
+    /// in the same moment.
+    used: (Index, Membership),
+    /// What its disk held before it was emptied, until it holds as much again.
+    ghost: Option<Image>,
+}
+
+/// What a node leads and commits, and would commit by the definition.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// Its term.
+    pub term: Term,
+    /// Whether it leads that.
+    pub leads: bool,
+    /// What it commits.
+    pub commit: Index,
+    /// What it would by the definition, if it leads.
+    pub defined: Option<Index>,
 }
 
 /// What is checked, and what must be remembered for it.
@@ -72,6 +92,8 @@ pub struct Checks {
     entries: BTreeMap<Position, (u32, Option<Stamp>)>,
     /// What was committed, in order.
     ledger: Vec<Stamp>,
+    /// Who belongs to the cluster, by each node's log.
+    pub(super) configurations: Configurations,
     /// In which term each of these was.
     committed_in: Vec<Term>,
     /// The digest of the state at each applied index.
@@ -79,9 +101,24 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// The members.
-    pub fn new(nodes: impl IntoIterator<Item = NodeId>) -> Checks {
-        Checks { lives: nodes.into_iter().map(|id| (id, Life::default())).collect(), ..Checks::default() }
+    /// All that may ever belong to the cluster, and those who found it.
+    pub fn new(nodes: impl IntoIterator<Item = NodeId>, founding: Membership) -> Checks {
+        let lives = nodes.into_iter().map(|id| (id, Life::default())).collect();
+        Checks { lives, configurations: Configurations::new(founding), ..Checks::default() }
+    }
+
+    /// A node's disk is emptied. What it voted, nobody will ever know again; what it held is not there, and
+    /// still no other may be elected as if it had never been.
+    pub fn wiped(&mut self, node: NodeId) {
+        let ghost = std::mem::take(&mut self.life(node).durable);
+        *self.life(node) = Life { ghost: Some(ghost), ..Life::default() };
+        self.votes.retain(|(voter, _), _| *voter != node);
+        self.configurations.begins(node, &[]);
+    }
+
+    /// Whether that node's disk holds anything.
+    pub fn is_void(&self, node: NodeId) -> bool {
+        self.lives[&node].durable.log.is_empty()
     }
 
     fn life(&mut self, node: NodeId) -> &mut Life {
@@ -108,6 +145,7 @@ impl Checks {
                 return Err(format!("{node} begins its log behind {}, which nobody committed", base.position));
             }
             life.seen.restart(write, &self.ledger);
+            self.configurations.begins(node, &life.seen.log);
         }
         for entry in &write.entries {
             let at = entry.position.index.0 as usize;
@@ -120,6 +158,7 @@ impl Checks {
                 return Err(format!("Log Matching: two logs differ at {} or right before it ({node})", entry.position));
             }
             life.seen.put(entry);
+            self.configurations.writes(node, entry, leads.is_some());
         }
         life.seen.hard_state = write.hard_state.unwrap_or(life.seen.hard_state);
         life.unsynced.push(write.clone());
@@ -132,6 +171,9 @@ impl Checks {
         let count = life.unsynced.iter().take_while(|write| write.id <= upto).count();
         for write in life.unsynced.drain(..count) {
             life.durable.apply(&write, &self.ledger);
+        }
+        if life.ghost.as_ref().is_some_and(|ghost| ghost.log.len() <= life.durable.log.len()) {
+            life.ghost = None;
         }
     }
 
@@ -183,14 +225,8 @@ impl Checks {
     }
 
     /// What a node leads, commits, and would commit by the definition, after a step.
-    pub fn stands(
-        &mut self,
-        node: NodeId,
-        term: Term,
-        leads: bool,
-        commit: Index,
-        defined: Option<Index>,
-    ) -> Result<()> {
+    pub fn stands(&mut self, node: NodeId, standing: Standing, uses: (Index, &Membership)) -> Result<()> {
+        let Standing { term, leads, commit, defined } = standing;
         let leads = leads.then_some(term);
         let life = self.lives.get_mut(&node).expect("every node has a life");
         if commit < life.commit {
@@ -202,6 +238,7 @@ impl Checks {
         if let Some(term) = leads
             && life.leads == Some(term)
             && commit > life.commit
+            && life.used.0 == uses.0
             && defined.is_none_or(|defined| commit > defined)
         {
             return Err(format!("{node} commits {commit}, and by the definition only {defined:?} is"));
@@ -212,6 +249,7 @@ impl Checks {
             match self.ledger.get(index as usize) {
                 None => {
                     self.ledger.push(stamp);
+                    self.configurations.commits(Index(index + 1), stamp.0);
                     self.committed_in.push(term);
                     new += 1;
                 }
@@ -227,19 +265,33 @@ impl Checks {
         life.commit = commit;
         let rises = leads.is_some() && life.leads != leads;
         self.held_by_most(node, new)?;
+        let open = commit.0.checked_sub(1).is_some_and(|at| self.ledger[at as usize].0 == term);
+        self.configurations.stands(node, open, uses)?;
         if rises {
             self.rises(node, leads)?;
         }
-        self.life(node).leads = leads;
+        let life = self.life(node);
+        life.leads = leads;
+        if life.used.0 != uses.0 || life.used.1 != *uses.1 {
+            life.used = (uses.0, uses.1.clone());
+        }
         Ok(())
     }
 
-    /// What a node was the first to commit must be on the disks of a majority.
+    /// What a node was the first to commit must be on the disks of a majority, by the configuration that its
+    /// log says it must use (§6).
     fn held_by_most(&self, node: NodeId, new: usize) -> Result<()> {
         for at in self.ledger.len() - new..self.ledger.len() {
-            let held = self.lives.values().filter(|life| life.durable.log.get(at) == Some(&self.ledger[at])).count();
-            if held * 2 <= self.lives.len() {
-                return Err(format!("{node} commits {}, and only {held} disks hold it", at + 1));
+            let holds = |image: &Image| image.log.get(at) == Some(&self.ledger[at]);
+            let held = |life: &Life| holds(&life.durable) || life.ghost.as_ref().is_some_and(holds);
+            let membership = self.configurations.of(node);
+            let before = &self.lives[&node].used.1;
+            let by = |membership: &Membership| decides(membership, |id| self.lives.get(&id).is_some_and(held));
+            if !by(before) && !by(membership) {
+                let holders: Vec<String> =
+                    self.lives.iter().filter(|(_, life)| held(life)).map(|(id, _)| id.to_string()).collect();
+                let holders = holders.join(", ");
+                return Err(format!("{node} commits {} by {membership}, and only {holders} hold it", at + 1));
             }
         }
         Ok(())
@@ -365,12 +417,15 @@ impl Checks {
                  and no beginning of what was written explains it"
             ));
         }
+        self.configurations.begins(node, &recovered.log);
         *life = Life {
+            ghost: life.ghost.take(),
             durable: recovered.clone(),
             unsynced: Vec::new(),
             seen: recovered,
             commit: Index::ZERO,
             leads: None,
+            used: Default::default(),
         };
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::types::{Base, ClusterId, DiskId, Index, Membership, NodeId, Position,
 use crate::wal::{self, Fault, Journal, Reserve, Watch};
 use crate::wire::frame::FrameReader;
 use bytes::BytesMut;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// A snapshot, as the node knows it.
@@ -112,14 +112,24 @@ pub struct Process {
     pub incoming: BTreeMap<NodeId, Incoming>,
     /// When it is next woken for its deadline.
     pub tick_at: Option<Time>,
+    /// Which disk each peer came with, in this life.
+    pub met: BTreeMap<NodeId, DiskId>,
+    /// Who belonged to its configuration when that was last looked at.
+    pub members: BTreeSet<NodeId>,
+    /// Those who did until just now, and until when they are spoken to.
+    pub leavers: BTreeMap<NodeId, Time>,
 }
 
 /// One machine.
 pub struct Host {
     /// Its node.
     pub id: NodeId,
+    /// Whether it was there when the cluster was founded.
+    pub founder: bool,
     /// Its disk.
     pub disk: SimDisk,
+    /// What that disk is known by.
+    pub disk_id: DiskId,
     /// The directory of its snapshots, on the same disk.
     pub shelf: SimDisk,
     /// Its clock.
@@ -136,16 +146,22 @@ pub struct Host {
     pub rotten: bool,
     /// It refused to start.
     pub given_up: bool,
+    /// It was emptied, once at least.
+    pub wiped: bool,
+    /// It was, and is yet a member under the disk that it had.
+    pub forgot: bool,
 }
 
 impl Host {
     /// A machine with an empty disk, switched off.
-    pub fn new(id: NodeId, clock: Clock) -> Host {
+    pub fn new(id: NodeId, founder: bool, clock: Clock) -> Host {
         let disk = SimDisk::new();
         Host {
             id,
+            founder,
             shelf: disk.beside(),
             disk,
+            disk_id: DiskId(id.get()),
             clock,
             up: None,
             life: 0,
@@ -153,7 +169,19 @@ impl Host {
             stall: Duration::ZERO,
             rotten: false,
             given_up: false,
+            wiped: false,
+            forgot: false,
         }
+    }
+
+    /// Everything on its disk is lost, and who it is with it: another disk is put in. It begins again as it did
+    /// first, until it is told to join.
+    pub fn wipe(&mut self) {
+        self.disk = SimDisk::new();
+        self.shelf = self.disk.beside();
+        self.disk_id = DiskId(self.disk_id.0 + 1000);
+        self.wiped = true;
+        self.forgot = true;
     }
 
     /// Whether its disk has stopped, in the middle of something.
@@ -167,13 +195,12 @@ impl Host {
     }
 
     fn open(&self, scenario: &Scenario, disk: SimDisk) -> Result<(Journal<SimDisk>, wal::Recovered), Fault> {
-        let members = (1..=scenario.nodes).filter_map(NodeId::new).map(|id| (id, format!("{id}:1")));
-        let base =
-            Base { position: Position::ZERO, configured: Index::ZERO, membership: Membership::founding(members) };
+        let membership = if self.founder { scenario.founding() } else { Membership::default() };
+        let base = Base { position: Position::ZERO, configured: Index::ZERO, membership };
         let options = wal::Options {
             segment_bytes: scenario.segment_bytes,
             mutants: scenario.mutants,
-            ..wal::Options::new(self.id, CLUSTER, DiskId(self.id.get()))
+            ..wal::Options::new(self.id, CLUSTER, self.disk_id)
         };
         Journal::open(disk, options, Some(&base))
     }
@@ -200,7 +227,7 @@ impl Host {
             applier = Reviving::begin(&applier, snapshot).all(&Meter::default())?.0;
         }
         let kept = snapshot.map(|snapshot| kept(&snapshot));
-        let disk = Some(DiskId(self.id.get()));
+        let disk = Some(self.disk_id);
         let begun = Begun { now: self.clock.local(now), disk, applied: applier.apply(&[]), kept, chance: seed };
         let node = node::start(self.id, recovered, raft_options, options, begun);
         self.up = Some(Process {
@@ -217,6 +244,9 @@ impl Host {
             sparing: false,
             incoming: BTreeMap::new(),
             tick_at: None,
+            met: BTreeMap::new(),
+            members: BTreeSet::new(),
+            leavers: BTreeMap::new(),
         });
         self.life += 1;
         self.stall = Duration::ZERO;

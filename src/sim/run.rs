@@ -21,6 +21,8 @@ pub struct Outcome {
     pub steps: u64,
     /// How much went wrong.
     pub faults: u64,
+    /// How many configurations were committed.
+    pub configurations: usize,
     /// How many operations clients were answered.
     pub operations: u64,
     /// What became of its snapshots.
@@ -31,12 +33,13 @@ pub struct Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outcome { seed, steps, faults, operations, hash, snapshots, .. } = self;
+        let Outcome { seed, steps, faults, configurations, operations, hash, snapshots, .. } = self;
         let Taken { taken, received, .. } = snapshots;
         let seconds = self.simulated.as_secs_f64();
         write!(
             f,
-            "seed {seed} ok · {seconds:.1} s simulated · {steps} steps · {faults} faults · {operations} operations · \
+            "seed {seed} ok · {seconds:.1} s simulated · {steps} steps · {faults} faults · {configurations} configurations · \
+             {operations} operations · \
              {taken} snapshots taken, {received} received · hash {hash:016x}"
         )
     }
@@ -67,6 +70,9 @@ impl fmt::Display for Violation {
 /// what it takes to switch the machines on.
 const LEADERLESS: Duration = Duration::from_millis(10 * 300 + 2000);
 
+/// So long nothing may change once all is at rest.
+const QUIET: Duration = Duration::from_millis(5 * 300);
+
 /// Lets a world be hard for a while and then calm, and checks everything all along.
 ///
 /// `trace` is told what happens.
@@ -87,6 +93,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<Outcome, Violatio
             nodes: world.scenario.nodes,
             steps: world.steps,
             faults: world.faults,
+            configurations: world.checks.configurations.committed(),
             operations: world.history().answered() as u64,
             snapshots: world.snapshots.became,
             hash: world.hash,
@@ -126,7 +133,18 @@ fn live(world: &mut World) -> Result<(), String> {
         }
         pass(world, Duration::from_millis(50))?;
     }
+    quiet(world)?;
     world.history().check().map_err(|what| format!("linearizability: {what}"))
+}
+
+/// A cluster at rest stays as it is: whoever left it, or was never of it, deposes nobody.
+fn quiet(world: &mut World) -> Result<(), String> {
+    let before = world.highest_term();
+    pass(world, QUIET)?;
+    match world.highest_term() {
+        after if after == before => Ok(()),
+        after => Err(format!("no rest: the term was {before}, and becomes {after}{}", world.standing())),
+    }
 }
 
 fn pass(world: &mut World, span: Duration) -> Result<(), String> {

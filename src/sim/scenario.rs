@@ -2,10 +2,11 @@
 
 use super::clients::Load;
 use super::network::{Tier, Weather};
+use super::operator::Governance;
 use crate::apply::sessions;
 use crate::limits::{CHUNK_BYTES, SESSION_IDLE_MS_MAX, SESSIONS_MAX};
 use crate::node;
-use crate::types::Mutants;
+use crate::types::{Membership, Mutants, NodeId};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::time::Duration;
@@ -39,13 +40,20 @@ pub struct Troubles {
     pub rot: u32,
 }
 
+/// So many machines there are at most.
+const MACHINES: u64 = 7;
+
 /// What a world is like.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     /// What it was drawn from.
     pub seed: u64,
-    /// How many nodes.
+    /// How many nodes found the cluster.
     pub nodes: u64,
+    /// How many machines there are beside them, which may come to belong to it.
+    pub spares: u64,
+    /// Who changes its members, if anyone does.
+    pub governance: Governance,
     /// How long faults go on.
     pub storm: Duration,
     /// How long the world then has to come to rest.
@@ -83,8 +91,33 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// The world of that seed.
+    /// The world of that seed: in one of two, the members change.
     pub fn draw(seed: u64, storm: Duration) -> Scenario {
+        let scenario = Scenario::draw_steady(seed, storm);
+        if seed.is_multiple_of(2) { scenario } else { scenario.govern() }
+    }
+
+    /// The world of that seed, in which the members change.
+    pub fn draw_governed(seed: u64, storm: Duration) -> Scenario {
+        Scenario::draw_steady(seed, storm).govern()
+    }
+
+    /// Who founds the cluster.
+    pub fn founding(&self) -> Membership {
+        Membership::founding((1..=self.nodes).filter_map(NodeId::new).map(|id| (id, format!("{id}:1"))))
+    }
+
+    fn govern(mut self) -> Scenario {
+        let mut rng = SmallRng::seed_from_u64(self.seed ^ 0x6d65_6d62_6572_7321);
+        self.spares = if self.nodes < MACHINES { rng.random_range(1..=MACHINES - self.nodes) } else { 0 };
+        self.governance = Governance::draw(&mut rng, self.nodes);
+        // What rots is never started again, and whether those who are left are a quorum changes with the members.
+        self.troubles.rot = 0;
+        self
+    }
+
+    /// The world of that seed, in which they do not.
+    pub fn draw_steady(seed: u64, storm: Duration) -> Scenario {
         let mut rng = SmallRng::seed_from_u64(seed ^ 0x6472_6176_6573_696d);
         let rng = &mut rng;
         let nodes = [1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5, 5, 7][rng.random_range(0..14)];
@@ -92,6 +125,8 @@ impl Scenario {
         let mut scenario = Scenario {
             seed,
             nodes,
+            spares: 0,
+            governance: Governance::default(),
             storm,
             calm: Duration::from_secs(60),
             every: Duration::from_millis(rng.random_range(50..1500)),

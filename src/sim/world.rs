@@ -1,12 +1,13 @@
 //! Virtual time around the same node, journal and applier: one queue of events, and chance.
 
 use super::applying::Given;
-use super::checks::{self, Checks};
+use super::checks::{self, Checks, Standing};
 use super::clients::{Asking, Client};
 use super::disk::Crash;
 use super::history::History;
 use super::host::{Clock, Host};
 use super::network::{Network, Tier};
+use super::operator::{OPERATOR, Operator};
 use super::scenario::Scenario;
 use super::shelves::Snapshots;
 use crate::consensus::message::Envelope;
@@ -14,7 +15,7 @@ use crate::consensus::note::Note;
 use crate::node::{Action, Caller, Event};
 use crate::snapshot::Snapshot;
 use crate::types::digest;
-use crate::types::{NodeId, Time};
+use crate::types::{DiskId, NodeId, Time};
 use crate::wal::Fault;
 use crate::wire::client::{put_reply_frame, put_request_frame, read_reply_frame, read_request_frame};
 use crate::wire::frame::{Frame, FrameReader};
@@ -27,8 +28,8 @@ use std::time::Duration;
 
 /// Something that happens at some time.
 pub(super) enum Happens {
-    /// Bytes reach a node from another.
-    Arrives { to: NodeId, from: NodeId, run: u64, bytes: Bytes },
+    /// Bytes reach a node from another; who they are, by their disks.
+    Arrives { to: NodeId, from: NodeId, disks: (DiskId, DiskId), run: u64, bytes: Bytes },
     /// A node notices that its link with a peer is broken.
     Closed { at: NodeId, peer: NodeId },
     /// A client's bytes reach a node.
@@ -59,6 +60,10 @@ pub(super) enum Happens {
     Wakes { client: u64, when: Time },
     /// Trouble.
     Trouble,
+    /// The operator looks what there is to do.
+    Governs,
+    /// A process that was told to end does.
+    Ends { at: NodeId, life: u64 },
 }
 
 /// Who is told what happens.
@@ -80,6 +85,7 @@ pub struct World {
     pub(super) hosts: BTreeMap<NodeId, Host>,
     pub(super) network: Network,
     pub(super) clients: BTreeMap<u64, Client>,
+    pub(super) operator: Operator,
     /// When each client is next woken.
     wakes: BTreeMap<u64, Time>,
     history: History,
@@ -98,10 +104,11 @@ impl World {
     /// A world of that kind, all machines about to be switched on.
     pub fn new(scenario: Scenario) -> World {
         let mut rng = SmallRng::seed_from_u64(scenario.seed);
-        let ids: Vec<NodeId> = (1..=scenario.nodes).filter_map(NodeId::new).collect();
+        let ids: Vec<NodeId> = (1..=scenario.nodes + scenario.spares).filter_map(NodeId::new).collect();
         let skew = i64::from(scenario.skew) * 1000;
         let mut clock = || Clock::new(Duration::from_secs(rng.random_range(1..1000)), rng.random_range(-skew..=skew));
-        let hosts = ids.iter().map(|id| (*id, Host::new(*id, clock()))).collect();
+        let mut host = |id: NodeId| (id, Host::new(id, id.get() <= scenario.nodes, clock()));
+        let hosts = ids.iter().map(|id| host(*id)).collect();
         let client = |id| (id, Client::new(id, scenario.load.clone(), ids.clone()));
         let mut world = World {
             now: Time(1),
@@ -111,9 +118,10 @@ impl World {
             hosts,
             network: Network::new(scenario.weather.clone()),
             clients: (1..=scenario.load.clients).map(client).collect(),
+            operator: Operator::default(),
             wakes: BTreeMap::new(),
             history: History::default(),
-            checks: Checks::new(ids.iter().copied()),
+            checks: Checks::new(ids.iter().copied(), scenario.founding()),
             hash: scenario.seed,
             steps: 0,
             faults: 0,
@@ -131,6 +139,9 @@ impl World {
             world.wake_at(client, Time(client * 1_000_000));
         }
         world.later(world.scenario.every, Happens::Trouble);
+        if world.scenario.governance.every.is_some() {
+            world.later(Duration::from_millis(500), Happens::Governs);
+        }
         world
     }
 
@@ -187,7 +198,7 @@ impl World {
             return Ok(());
         }
         match happens {
-            Happens::Arrives { to, from, run, bytes } => self.arrives(to, from, run, &bytes),
+            Happens::Arrives { to, from, disks, run, bytes } => self.arrives(to, from, disks, run, &bytes),
             Happens::Closed { at, peer } => self.handle(at, Event::PeerLost(peer)),
             Happens::Asked { to, client, bytes } => self.asked(to, client, bytes),
             Happens::Told { client, bytes } => self.told(client, bytes),
@@ -210,10 +221,13 @@ impl World {
             }
             Happens::Wakes { .. } => Ok(()),
             Happens::Trouble => self.trouble(),
+            Happens::Governs => self.governs(),
+            Happens::Ends { at, life } if self.lives(at, life) => self.ends(at),
+            Happens::Ends { .. } => Ok(()),
         }
     }
 
-    fn lives(&self, at: NodeId, life: u64) -> bool {
+    pub(super) fn lives(&self, at: NodeId, life: u64) -> bool {
         self.hosts[&at].up.is_some() && self.hosts[&at].life == life
     }
 
@@ -306,7 +320,14 @@ impl World {
         self.later(delay, Happens::Starts { at });
     }
 
-    fn arrives(&mut self, to: NodeId, from: NodeId, run: u64, bytes: &[u8]) -> checks::Result<()> {
+    fn arrives(
+        &mut self,
+        to: NodeId,
+        from: NodeId,
+        disks: (DiskId, DiskId),
+        run: u64,
+        bytes: &[u8],
+    ) -> checks::Result<()> {
         let tier = self.network.tier();
         if tier == Tier::Stream && run != self.network.run(from, to) {
             return Ok(());
@@ -321,6 +342,9 @@ impl World {
         let broken = |error| format!("{to} cannot read what {from} sent: {error}");
         while let Some(frame) = incoming.reader.next(&mut incoming.buffer).map_err(broken)? {
             frames.push(PeerFrame::read(frame).map_err(broken)?);
+        }
+        if frames.is_empty() || !self.meets(to, from, disks)? {
+            return Ok(());
         }
         for frame in frames {
             let event = match frame {
@@ -346,6 +370,9 @@ impl World {
 
     fn told(&mut self, client: u64, bytes: Bytes) -> checks::Result<()> {
         let (id, reply) = read_reply_frame(whole(bytes)?).map_err(|error| format!("a reply: {error}"))?;
+        if client == OPERATOR {
+            return self.answers_operator(id, reply);
+        }
         let who = self.clients.get_mut(&client).expect("replies go to clients");
         self.now = Time(self.now.0 + 1);
         who.hear(self.now, id, reply, &mut self.rng, &mut self.history)?;
@@ -362,13 +389,17 @@ impl World {
             // At least a little later: what it waits for may come in the same moment.
             self.wake_at(client, deadline.max(Time(now.0 + 1000)));
         }
-        for Asking { to, id, forward, request } in asking {
-            let mut bytes = BytesMut::new();
-            put_request_frame(&mut bytes, id, forward, &request);
-            let delay = self.network.delay(&mut self.rng);
-            self.later(delay, Happens::Asked { to, client, bytes: bytes.freeze() });
-        }
+        asking.into_iter().for_each(|asking| self.asks(client, asking));
         Ok(())
+    }
+
+    /// Somebody's question goes on its way.
+    pub(super) fn asks(&mut self, client: u64, asking: Asking) {
+        let Asking { to, id, forward, request } = asking;
+        let mut bytes = BytesMut::new();
+        put_request_frame(&mut bytes, id, forward, &request);
+        let delay = self.network.delay(&mut self.rng);
+        self.later(delay, Happens::Asked { to, client, bytes: bytes.freeze() });
     }
 
     fn wake_at(&mut self, client: u64, when: Time) {
@@ -427,6 +458,7 @@ impl World {
             }
         }
         self.write_on(at)?;
+        self.arranges(at);
         self.schedule(at);
         Ok(())
     }
@@ -436,12 +468,13 @@ impl World {
         let raft = up.node.raft();
         let (term, leads) = (raft.term(), raft.leads());
         let (commit, defined) = (raft.log().commit(), raft.commit_by_definition());
+        let uses = (raft.configured(), raft.membership());
         let bounded = up.node.held() <= HELD_MAX;
         if !bounded {
             return Err(format!("{at} holds {} requests", up.node.held()));
         }
         self.in_order(at)?;
-        self.checks.stands(at, term, leads, commit, defined)
+        self.checks.stands(at, Standing { term, leads, commit, defined }, uses)
     }
 
     fn schedule(&mut self, at: NodeId) {
@@ -501,11 +534,15 @@ impl World {
         let mut bytes = BytesMut::with_capacity(frame.size());
         frame.put(&mut bytes);
         self.fold(&bytes);
+        let disks = (self.hosts[&from].disk_id, self.hosts[&to].disk_id);
+        if !self.hears(from, to, disks.1) {
+            return; // there is no link
+        }
         if self.network.must_redial(from, to) {
             self.relink(from, to);
         }
         for arrival in self.network.send(self.now, &mut self.rng, from, to, bytes.freeze()) {
-            self.at(arrival.at, Happens::Arrives { to, from, run: arrival.link, bytes: arrival.bytes });
+            self.at(arrival.at, Happens::Arrives { to, from, disks, run: arrival.link, bytes: arrival.bytes });
         }
     }
 
@@ -533,7 +570,8 @@ impl Happens {
             | Happens::Revives { at, .. }
             | Happens::Follows { at, .. }
             | Happens::Due { at, .. } => Some(*at),
-            Happens::Starts { .. } | Happens::Told { .. } | Happens::Wakes { .. } | Happens::Trouble => None,
+            Happens::Starts { .. } | Happens::Told { .. } | Happens::Wakes { .. } => None,
+            Happens::Trouble | Happens::Governs | Happens::Ends { .. } => None,
         }
     }
 }

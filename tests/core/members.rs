@@ -323,6 +323,26 @@ fn a_snapshot_brings_its_own_configuration() {
     assert!(!is_its(Mutants::only(Mutant::KeepStaleConfig)), "the mutant of it");
 }
 
+/// Who was removed, and is added again before it could be told, may come with an empty disk: what it held when it
+/// left is not counted. Found by the simulator.
+#[test]
+fn who_comes_back_is_not_believed_to_hold_what_it_held_when_it_left() {
+    let (mut cluster, leader) = led(3);
+    let four = cluster.join(4);
+    cluster.change(leader, add(4, Prospect::Stays)).unwrap();
+    cluster.run(ms(300));
+    let matched = |cluster: &Cluster| {
+        cluster.raft(leader).progress().find(|(peer, _)| *peer == four).map(|(_, progress)| progress.matched)
+    };
+    assert_eq!(matched(&cluster), Some(cluster.raft(leader).log().last().index));
+    cluster.isolate(four);
+    cluster.change(leader, Change::Remove(four)).unwrap();
+    cluster.run(ms(50));
+    assert!(matched(&cluster).is_some(), "it is still tried to tell it");
+    cluster.change(leader, add(4, Prospect::Stays)).unwrap();
+    assert_eq!(matched(&cluster), Some(Index::ZERO));
+}
+
 /// A change that stands still is taken back by a command: by the leader that began it with the old majority alone.
 #[test]
 fn a_change_is_taken_back_by_a_command() {

@@ -94,8 +94,12 @@ impl Leader {
         let membership = me.configs.current();
         let next = me.log.last().index.next();
         for id in membership.ids().filter(|id| *id != me.id) {
-            self.progress.entry(id).or_insert_with(|| Progress::new(now, next));
-            self.leaving.remove(&id);
+            let fresh = || Progress::new(now, next);
+            if self.leaving.remove(&id).is_some() {
+                // It may come back with nothing: what it held when it left says nothing of what it holds.
+                self.progress.insert(id, fresh());
+            }
+            self.progress.entry(id).or_insert_with(fresh);
         }
         let until = now + me.options.election_max * TOLD_FOR;
         for id in self.progress.keys().filter(|id| !membership.members.contains_key(id)) {

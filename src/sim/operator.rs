@@ -1,0 +1,241 @@
+//! Whoever changes the members of the simulated cluster: adds, removes, promotes and moves them, asks for any
+//! voters at all, takes changes back, hands the leadership over, restarts nodes as one should, and mends what
+//! has lost its disk. It asks as any client does, asks elsewhere if it is told to, and minds no refusal.
+
+use super::checks;
+use super::clients::Asking;
+use super::disk::Crash;
+use super::world::{Happens, World};
+use crate::api::{Refusal, Reply, Request};
+use crate::node::Event;
+use crate::types::{Change, DiskId, Membership, NodeId, Prospect, Time};
+use rand::RngExt;
+use rand::rngs::SmallRng;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// The operator's number among the clients.
+pub const OPERATOR: u64 = 0;
+
+/// How long it waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often a request is tried elsewhere.
+const ATTEMPTS: u32 = 4;
+
+/// How often it looks after what has lost its disk, when all else is calm.
+const MENDS_EVERY: Duration = Duration::from_millis(200);
+
+/// What the operator of a world does.
+#[derive(Clone, Debug, Default)]
+pub struct Governance {
+    /// The time between two things, on average. There is no operator if it is not said.
+    pub every: Option<Duration>,
+    /// How many of a hundred changes are forced. (Forced changes and lost disks together can leave a cluster that
+    /// nothing mends: a world knows one of them.)
+    pub forced: u32,
+    /// How many machines lose their disks, at most.
+    pub wipes: u64,
+    /// Whether it hands leaderships over, and ends processes as they should end.
+    pub transfers: bool,
+    /// Whether it names voters at will, rather than one member after the other.
+    pub at_will: bool,
+}
+
+impl Governance {
+    /// An operator's ways, for a cluster of so many founders.
+    pub fn draw(rng: &mut SmallRng, founders: u64) -> Governance {
+        let every = Duration::from_millis([60, 250, 1000][rng.random_range(0..3)]);
+        let wipes = rng.random_range(0..2) == 0;
+        let forced = [0, 10, 50][rng.random_range(0..3)];
+        Governance {
+            every: Some(every),
+            forced: if wipes { 0 } else { forced },
+            wipes: if wipes { founders.saturating_sub(1) / 2 } else { 0 },
+            transfers: rng.random_range(0..3) > 0,
+            at_will: rng.random_range(0..2) == 0,
+        }
+    }
+}
+
+/// A request under way.
+#[derive(Clone, Debug)]
+struct Pending {
+    id: u64,
+    since: Time,
+    attempts: u32,
+    request: Request,
+}
+
+/// The operator.
+#[derive(Clone, Debug, Default)]
+pub struct Operator {
+    asked: u64,
+    pending: Option<Pending>,
+    /// Until then, nothing is asked: whether a machine has just lost its disk is not known at once.
+    waits: Time,
+    wiped: u64,
+}
+
+impl World {
+    /// The operator does something.
+    pub(super) fn governs(&mut self) -> checks::Result<()> {
+        let Some(every) = self.scenario.governance.every else { return Ok(()) };
+        let next = if self.calm { MENDS_EVERY } else { self.some_of(every) };
+        self.later(next, Happens::Governs);
+        self.forgive();
+        let now = self.now;
+        self.operator.pending.take_if(|pending| now - pending.since > PATIENCE);
+        if self.operator.pending.is_some() || self.operator.waits > now {
+            return Ok(());
+        }
+        match self.calm {
+            true => self.mend(),
+            false => return self.goes_about(),
+        }
+        Ok(())
+    }
+
+    fn some_of(&mut self, every: Duration) -> Duration {
+        Duration::from_nanos(self.rng.random_range(1..=2 * every.as_nanos() as u64))
+    }
+
+    /// The configuration as whoever leads the latest term has it, or the latest that was committed.
+    fn members(&self) -> Membership {
+        let leaders = self.hosts.values().filter_map(|host| host.up.as_ref()).map(|up| up.node.raft());
+        let latest = leaders.filter(|raft| raft.leads()).max_by_key(|raft| raft.term());
+        latest.map_or_else(|| self.checks.configurations.latest().clone(), |raft| raft.membership().clone())
+    }
+
+    fn goes_about(&mut self) -> checks::Result<()> {
+        let governance = self.scenario.governance.clone();
+        match self.rng.random_range(0..20) {
+            0 | 1 if governance.transfers => {
+                let to = self.any_of(&self.members().voters);
+                let to = to.filter(|_| self.rng.random());
+                self.ask_operator(Request::Transfer { to });
+            }
+            2 | 3 if governance.transfers => return self.ends_soon(),
+            4 | 5 if self.operator.wiped < governance.wipes => {
+                let all: BTreeSet<NodeId> = self.hosts.keys().copied().collect();
+                if let Some(at) = self.any_of(&all).filter(|at| self.may_be_wiped(*at)) {
+                    self.operator.wiped += 1;
+                    self.operator.waits = self.now + PATIENCE;
+                    self.wipe(at);
+                }
+            }
+            6 | 7 | 8 if self.hosts.values().any(|host| host.forgot) => self.mend(),
+            _ => {
+                let Some(change) = self.change() else { return Ok(()) };
+                let force = self.rng.random_range(0..100) < governance.forced;
+                self.ask_operator(Request::Change { change, force });
+            }
+        }
+        Ok(())
+    }
+
+    /// Any change at all of the members as they are.
+    fn change(&mut self) -> Option<Change> {
+        let membership = self.members();
+        let members: BTreeSet<NodeId> = membership.ids().collect();
+        let learners: BTreeSet<NodeId> = membership.ids().filter(|id| !membership.is_voter(*id)).collect();
+        let strangers: BTreeSet<NodeId> =
+            self.hosts.iter().filter(|(id, host)| !members.contains(id) && !host.forgot).map(|(id, _)| *id).collect();
+        Some(match self.rng.random_range(0..16) {
+            0..5 => {
+                let id = self.any_of(&strangers)?;
+                self.add(id, &membership)
+            }
+            5..8 => Change::Remove(self.any_of(&members)?),
+            8 | 9 => Change::Promote(self.any_of(&learners)?),
+            10..13 if self.scenario.governance.at_will => {
+                Change::Voters(members.into_iter().filter(|_| self.rng.random()).collect())
+            }
+            13 | 14 => {
+                let id = self.any_of(&members)?;
+                Change::Move { id, address: format!("{id}:{}", self.rng.random_range(1..5)) }
+            }
+            _ => Change::Abort,
+        })
+    }
+
+    fn add(&mut self, id: NodeId, membership: &Membership) -> Change {
+        let prospect = match self.rng.random_range(0..8) {
+            0 | 1 => Prospect::Stays,
+            2 | 3 => self.any_of(&membership.voters).map_or(Prospect::Rises, Prospect::Succeeds),
+            _ => Prospect::Rises,
+        };
+        // Where disks are lost, its own may be another by the time it belongs.
+        let known = self.scenario.governance.wipes == 0 && self.rng.random();
+        let disk: Option<DiskId> = known.then(|| self.hosts[&id].disk_id);
+        Change::Add { id, address: format!("{id}:1"), disk, prospect }
+    }
+
+    fn any_of(&mut self, ids: &BTreeSet<NodeId>) -> Option<NodeId> {
+        (!ids.is_empty()).then(|| self.rng.random_range(0..ids.len())).and_then(|nth| ids.iter().nth(nth).copied())
+    }
+
+    /// Whoever has lost its disk is removed; then it may be added again like anyone else, and is, when all is calm.
+    fn mend(&mut self) {
+        let membership = self.members();
+        let forgot = self.hosts.iter().find(|(id, host)| host.forgot && membership.members.contains_key(id));
+        let outside = self.hosts.iter().find(|(id, host)| host.wiped && !membership.members.contains_key(id));
+        let change = match (forgot.map(|(id, _)| *id), outside.map(|(id, _)| *id)) {
+            (Some(id), _) => Change::Remove(id),
+            (None, Some(id)) if self.calm => self.add(id, &membership),
+            _ => return,
+        };
+        self.ask_operator(Request::Change { change, force: false });
+    }
+
+    /// Some process is told to end, hands over what it leads, and ends.
+    fn ends_soon(&mut self) -> checks::Result<()> {
+        let leaders = self.hosts.iter().filter(|(_, host)| host.up.as_ref().is_some_and(|up| up.node.raft().leads()));
+        let leaders: BTreeSet<NodeId> = leaders.map(|(id, _)| *id).collect();
+        let Some(at) = self.any_of(&leaders) else { return Ok(()) };
+        let life = self.hosts[&at].life;
+        let delay = Duration::from_millis(self.rng.random_range(1..400));
+        self.say(|| format!("{at} is told to end"));
+        self.later(delay, Happens::Ends { at, life });
+        self.handle(at, Event::Leaving)
+    }
+
+    pub(super) fn ends(&mut self, at: NodeId) -> checks::Result<()> {
+        self.crash(at, Crash::Kill);
+        let delay = Duration::from_millis(self.rng.random_range(1..1000));
+        self.later(delay, Happens::Starts { at });
+        Ok(())
+    }
+
+    fn ask_operator(&mut self, request: Request) {
+        let all: BTreeSet<NodeId> = self.hosts.keys().copied().collect();
+        let Some(to) = self.any_of(&all) else { return };
+        self.say(|| format!("the operator asks {to}: {request:?}"));
+        self.operator.pending = Some(Pending { id: 0, since: self.now, attempts: 0, request });
+        self.try_operator(to);
+    }
+
+    fn try_operator(&mut self, to: NodeId) {
+        let forward = self.rng.random();
+        let Some(pending) = &mut self.operator.pending else { return };
+        self.operator.asked += 1;
+        pending.id = self.operator.asked;
+        pending.attempts += 1;
+        let asking = Asking { to, id: pending.id, forward, request: pending.request.clone() };
+        self.asks(OPERATOR, asking);
+    }
+
+    /// The operator is answered: what it is told to ask elsewhere, it does, a few times.
+    pub(super) fn answers_operator(&mut self, id: u64, reply: Reply) -> checks::Result<()> {
+        let Some(pending) = self.operator.pending.as_ref().filter(|pending| pending.id == id) else { return Ok(()) };
+        let again = pending.attempts < ATTEMPTS;
+        match reply {
+            Reply::Refused(Refusal::NotLeader { leader: Some(leader), .. }) if again => self.try_operator(leader),
+            Reply::Changed { .. } | Reply::Handed { .. } | Reply::Refused(_) | Reply::Unknown => {
+                self.operator.pending = None;
+            }
+            other => return Err(format!("the operator was answered {other:?} to {:?}", pending.request)),
+        }
+        Ok(())
+    }
+}

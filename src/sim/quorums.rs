@@ -1,0 +1,182 @@
+//! Who decides, by each node's log: the rules of §6, held against what is written rather than against what
+//! the nodes make of it.
+//!
+//! A configuration is in force on a node from the moment it is in its log, and no longer. Any two that are in
+//! use share a member of every two quorums: those of the latest committed one, and of all that follow it in
+//! any log that holds it. A log that does not hold it wins nothing, whatever its configuration says: those
+//! who committed it refuse their votes.
+
+use super::checks::{Result, Stamp};
+use crate::consensus::quorum::decides;
+use crate::types::{Entry, Index, Membership, NodeId, Payload, Term};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// All configurations that were ever written.
+#[derive(Clone, Debug, Default)]
+pub struct Configurations {
+    founding: Membership,
+    /// Who begins with that; all others begin with nobody.
+    founders: BTreeSet<NodeId>,
+    nobody: Membership,
+    all: BTreeMap<(Index, Term), Membership>,
+    /// Those in each node's log, in order.
+    logs: BTreeMap<NodeId, Vec<(Index, Term)>>,
+    /// Those that were committed, in order.
+    committed: Vec<(Index, Term)>,
+    /// Those that a leader has just put into its log, until it is looked at.
+    adopted: BTreeSet<(NodeId, Index)>,
+    /// Whether two that are in use might lack a common member since that was last looked at.
+    changed: bool,
+}
+
+impl Configurations {
+    /// None but that of the founders.
+    pub fn new(founding: Membership) -> Configurations {
+        let founders = founding.ids().collect();
+        Configurations { founding, founders, ..Configurations::default() }
+    }
+
+    /// A founder begins again as one who joins.
+    pub fn joins(&mut self, node: NodeId) {
+        self.founders.remove(&node);
+    }
+
+    /// A node's log becomes that one.
+    pub fn begins(&mut self, node: NodeId, log: &[Stamp]) {
+        let is_there =
+            |(index, term): &&(Index, Term)| log.get(index.0 as usize - 1).is_some_and(|(written, _)| written == term);
+        let held = self.all.keys().filter(is_there).copied().collect();
+        self.logs.insert(node, held);
+        self.changed = true;
+    }
+
+    /// A node puts an entry into its log, and drops whatever stood there and behind.
+    pub fn writes(&mut self, node: NodeId, entry: &Entry, leads: bool) {
+        let index = entry.position.index;
+        let log = self.logs.entry(node).or_default();
+        while log.pop_if(|(held, _)| *held >= index).is_some() {}
+        let Payload::Membership(membership) = &entry.payload else { return };
+        let before = log.last().map_or(&self.founding, |position| &self.all[position]);
+        let halves = (&before.voters, &before.outgoing);
+        // The first leader of all writes down who the founders are; and a joint configuration that is led back
+        // needs the same two majorities.
+        let same = [(&membership.voters, &membership.outgoing), (&membership.outgoing, &membership.voters)];
+        if leads && !same.contains(&halves) {
+            self.adopted.insert((node, index));
+        }
+        let position = (index, entry.position.term);
+        log.push(position);
+        self.all.entry(position).or_insert_with(|| (**membership).clone());
+        self.changed = true;
+    }
+
+    /// An entry is committed.
+    pub fn commits(&mut self, index: Index, term: Term) {
+        if self.all.contains_key(&(index, term)) {
+            self.committed.push((index, term));
+            self.changed = true;
+        }
+    }
+
+    /// How many were committed.
+    pub fn committed(&self) -> usize {
+        self.committed.len()
+    }
+
+    /// The latest that was committed.
+    pub fn latest(&self) -> &Membership {
+        self.committed.last().map_or(&self.founding, |position| &self.all[position])
+    }
+
+    /// The one that node must use.
+    pub fn of(&self, node: NodeId) -> &Membership {
+        match self.logs.get(&node).and_then(|log| log.last()) {
+            Some(position) => &self.all[position],
+            None if self.founders.contains(&node) => &self.founding,
+            None => &self.nobody,
+        }
+    }
+
+    /// All that may be in use: the latest that was committed, and whatever follows it in a log that holds it.
+    pub fn in_use(&self) -> Vec<&Membership> {
+        let mut found = vec![self.latest()];
+        let latest = self.committed.last();
+        for log in self.logs.values() {
+            let from = match latest {
+                Some(latest) => log.iter().position(|held| held == latest).map(|at| at + 1),
+                None => Some(0),
+            };
+            for position in from.map_or(&[][..], |from| &log[from..]) {
+                let membership = &self.all[position];
+                if !found
+                    .iter()
+                    .any(|other| (&other.voters, &other.outgoing) == (&membership.voters, &membership.outgoing))
+                {
+                    found.push(membership);
+                }
+            }
+        }
+        found
+    }
+
+    /// What a node uses must be what its log says; what it put there as a leader, it may not have before an
+    /// entry of its own term was committed (`open`; Ongaro 2015); and any two in use must intersect.
+    pub fn stands(&mut self, node: NodeId, open: bool, (since, membership): (Index, &Membership)) -> Result<()> {
+        let must = self.of(node);
+        let from = self.logs.get(&node).and_then(|log| log.last()).map_or(Index::ZERO, |(index, _)| *index);
+        if (since, membership) != (from, must) {
+            return Err(format!(
+                "{node} uses {membership} from {since} on, and the latest in its log is {must} from {from} on (§6)"
+            ));
+        }
+        while let Some((_, index)) = self.adopted.pop_first() {
+            if !open {
+                return Err(format!("{node} changes members at {index} before it has committed an entry of its term"));
+            }
+        }
+        if std::mem::take(&mut self.changed) {
+            let found = self.in_use();
+            for (nth, one) in found.iter().enumerate() {
+                for other in &found[..nth] {
+                    if let Some(apart) = disjoint(one, other) {
+                        return Err(format!(
+                            "two quorums in use do not intersect: {apart:?} decide by {one}, the others by {other}"
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Nodes that decide by the one configuration, while those that are not among them decide by the other; if
+/// there are such.
+fn disjoint(one: &Membership, other: &Membership) -> Option<BTreeSet<NodeId>> {
+    let ids: Vec<NodeId> = one.all_voters().chain(other.all_voters()).collect::<BTreeSet<_>>().into_iter().collect();
+    let chosen = |mask: u32, id: NodeId| ids.binary_search(&id).is_ok_and(|nth| mask >> nth & 1 == 1);
+    (0..1u32 << ids.len())
+        .find(|mask| decides(one, |id| chosen(*mask, id)) && decides(other, |id| !chosen(*mask, id)))
+        .map(|mask| ids.iter().copied().filter(|id| chosen(mask, *id)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(voters: &[u64], outgoing: &[u64]) -> Membership {
+        let ids = |all: &[u64]| all.iter().filter_map(|n| NodeId::new(*n)).collect();
+        Membership { voters: ids(voters), outgoing: ids(outgoing), ..Membership::default() }
+    }
+
+    #[test]
+    fn quorums_that_miss_each_other_are_found() {
+        assert_eq!(disjoint(&of(&[1, 2, 3], &[]), &of(&[1, 2, 3], &[])), None);
+        assert_eq!(disjoint(&of(&[1, 2, 3], &[]), &of(&[1, 2, 3, 4], &[])), None, "one more is no harm");
+        assert!(disjoint(&of(&[1, 2, 3], &[]), &of(&[1, 2, 3, 4, 5], &[])).is_some(), "two more are");
+        assert!(disjoint(&of(&[1, 2, 3], &[]), &of(&[4, 5, 6], &[])).is_some());
+        assert_eq!(disjoint(&of(&[1, 2, 3], &[]), &of(&[4, 5, 6], &[1, 2, 3])), None, "a joint one needs both");
+        assert_eq!(disjoint(&of(&[4, 5, 6], &[]), &of(&[4, 5, 6], &[1, 2, 3])), None);
+        assert!(disjoint(&of(&[1, 2, 3], &[]), &of(&[7, 8, 9], &[4, 5, 6])).is_some(), "one on top of another");
+    }
+}
