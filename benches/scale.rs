@@ -46,6 +46,7 @@ impl Log {
     fn open(disk: &FsDisk) -> Log {
         let (journal, found) = open(disk, 1);
         let recovered = Recovered {
+            disk: None,
             hard_state: found.hard_state,
             base: found.base,
             entries: found.heads.iter().map(|head| (head.term, u64::from(head.bytes))).collect(),

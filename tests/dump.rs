@@ -6,6 +6,7 @@ use drave::codec;
 use drave::disk::FsDisk;
 use drave::disk::fs::Syncs;
 use drave::machine::words::Command;
+use drave::snapshot::{Header, Kind, Store};
 use drave::types::*;
 use drave::wal::{Journal, Options};
 use std::io::{self, BufRead};
@@ -321,6 +322,86 @@ fn a_gap_among_what_was_released_is_no_damage() {
     let (text, code) = check();
     assert_eq!(code, 5, "{text}");
     assert!(text.contains(&format!("{needed:010}.wal: missing, and it was not released")), "{text}");
+}
+
+/// A snapshot of that index beside the journal.
+fn snapshot(directory: &TempDir, index: u64) {
+    let cluster = ClusterId(0x6f2c_91aa_0d77_be21);
+    let header = Header {
+        cluster,
+        node: NodeId::new(1).unwrap(),
+        position: Position::new(Index(index), Term(1)),
+        configured: Index::ZERO,
+        time: ClusterTime(5),
+        digest: 1,
+        sessions: 0,
+        membership: founding().membership,
+    };
+    let disk = FsDisk::make(&directory.path().join("snapshots"), Syncs::Real).unwrap();
+    let mut writer = Store::open(disk, cluster).unwrap().writer(&header).unwrap();
+    writer.put(Kind::Machine, b"a state").unwrap();
+    writer.finish().unwrap();
+}
+
+/// rabbitmq-server#2505, #6447, #12141, #13113, dragonboat#146, #372: segments stayed although nothing of use was
+/// in them, and nobody could say why.
+#[test]
+fn why_each_segment_is_kept_is_told() {
+    let directory = several();
+    let told = || {
+        let (text, code) = dump(&["--why-kept", "-o", "jsonl"], directory.path());
+        assert_eq!(code, 0, "{text}");
+        let mut lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let sum = lines.pop().unwrap();
+        assert_eq!((&sum["k"], sum["segments"].as_u64()), (&"reclaimable".into(), Some(lines.len() as u64)));
+        let oldest = lines.iter().take_while(|line| line["reclaimable"] == true);
+        assert_eq!(sum["bytes"], oldest.map(|line| line["bytes"].as_u64().unwrap()).sum::<u64>(), "{text}");
+        let why = |line: &serde_json::Value| (line["last"].as_u64(), line["why"].as_str().unwrap().to_owned());
+        (lines.iter().map(why).collect::<Vec<_>>(), sum["bytes"].as_u64().unwrap())
+    };
+    let (before, nothing) = told();
+    let (last, sealed) = before.split_last().unwrap();
+    assert!(sealed.len() > 2 && sealed.iter().all(|(_, why)| why == "not_in_snapshot"), "{before:?}");
+    assert_eq!((last, nothing), (&(Some(40), "newest".to_owned()), 0), "there is no snapshot");
+
+    snapshot(&directory, 20);
+    let (now, some) = told();
+    for ((last, why), (before, _)) in now.iter().zip(sealed) {
+        assert_eq!(last, before);
+        assert_eq!(why, if *last <= Some(20) { "trailing" } else { "not_in_snapshot" }, "{now:?}");
+    }
+    assert!(some > 0 && now.iter().any(|(_, why)| why == "not_in_snapshot"), "{now:?}");
+    let (text, _) = dump(&["--why-kept"], directory.path());
+    assert!(text.contains("for followers: --trailing-bytes") && text.contains("the snapshot ends at 20"), "{text}");
+    assert!(text.lines().last().unwrap().ends_with("· snapshot up to 20"), "{text}");
+
+    // The journal lets go of some; one of them is put back, as a power loss might do.
+    let first = directory.path().join("wal/0000000001.wal");
+    let bytes = std::fs::read(&first).unwrap();
+    journal(directory.path(), 4096).release(Position::new(Index(now[1].0.unwrap()), Term(1))).unwrap();
+    assert_eq!(told().0[0], now[2], "two of them are gone");
+    std::fs::write(directory.path().join("wal/0000000002.wal"), b"damaged").unwrap();
+    let (text, code) = dump(&["--why-kept"], directory.path());
+    assert!(code == 5 && text.contains("its header is damaged"), "{text}");
+    std::fs::remove_file(directory.path().join("wal/0000000002.wal")).unwrap();
+    std::fs::write(&first, bytes).unwrap();
+    assert_eq!(told().0[0].1, "released");
+}
+
+/// What was overwritten is no reason: the log holds something else there.
+#[test]
+fn a_segment_of_which_nothing_is_left_goes_with_the_one_before_it() {
+    let directory = several();
+    let mut journal = journal(directory.path(), 4096);
+    let payload = |index| (index, Payload::Opaque(Bytes::from(vec![b'.'; 300])));
+    write(&mut journal, 21, None, vec![payload(5), payload(6)]);
+    drop(journal);
+    snapshot(&directory, 6);
+    let (text, code) = dump(&["--why-kept"], directory.path());
+    let rows: Vec<&str> = text.lines().filter(|line| line.contains(".wal")).collect();
+    assert!(code == 0 && rows[0].contains(" 1           4  for followers"), "{text}");
+    assert!(rows[1].contains("-           -  an older one is kept"), "{text}");
+    assert!(rows.last().unwrap().contains("6  the newest"), "{text}");
 }
 
 #[test]

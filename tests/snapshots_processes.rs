@@ -168,6 +168,20 @@ fn a_log_that_begins_behind_a_snapshot_needs_it() {
 
 /// Segments are released, renamed and written to again while they are read.
 #[test]
+fn why_a_segment_is_kept_is_told_beside_a_running_node() {
+    let cluster = compacting(1);
+    let status = write_beyond(&cluster, 0, 1);
+    let data = cluster.data(0);
+    let said = cluster.run(&["dump", "--why-kept", "-o", "jsonl", data.to_str().unwrap()]);
+    expect(&said, 0);
+    let lines: Vec<serde_json::Value> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [kept @ .., sum] = &lines[..] else { panic!("{said:?}") };
+    assert!(sum["snapshot"].as_u64() >= Some(status.log.snapshot) && sum["released"].as_u64() > Some(0), "{said:?}");
+    assert_eq!(kept.last().unwrap()["why"], "newest");
+    assert!(kept.iter().all(|line| line["last"].as_u64().is_none_or(|last| last + 1 >= status.log.first)), "{said:?}");
+}
+
+#[test]
 fn dump_beside_a_node_that_compacts_calls_nothing_missing() {
     let cluster = compacting(1);
     let words = ["bench", "put", "--clients", "2", "--inflight", "64", "--duration", "5s", "--warmup", "0s"];
@@ -186,6 +200,7 @@ fn dump_beside_a_node_that_compacts_calls_nothing_missing() {
     assert!(looks > 0 && log.first > 1, "{looks} looks, {log:?}");
 }
 
+/// hashicorp/raft#212, atomix#417: a very old follower never had its snapshot installed.
 #[test]
 fn who_was_away_while_the_log_gave_way_comes_back_through_a_snapshot() {
     let mut cluster = compacting(3);
@@ -212,6 +227,7 @@ fn who_was_away_while_the_log_gave_way_comes_back_through_a_snapshot() {
     assert!(name == format!("n{}", away + 1) && upto.parse::<u64>().unwrap() > had, "{said:?}");
 }
 
+/// openraft#617: must what is applied be in a log of its own? Here it need not: snapshots and the one log are enough.
 #[test]
 fn all_killed_after_their_logs_gave_way_come_back_with_everything() {
     let mut cluster = compacting(3);

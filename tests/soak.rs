@@ -63,6 +63,7 @@ impl Seen {
     }
 }
 
+/// consul#866, #5181, #21875: the store grew and never shrank, and got slower with it.
 #[test]
 fn disks_and_memory_stay_bounded_and_who_was_away_comes_back() {
     let mut cluster = Cluster::prepare(3);

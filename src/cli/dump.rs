@@ -1,6 +1,7 @@
 //! `drave dump`: journal and snapshots in words. It reads, never locks, never writes, never stops at damage.
 
 use super::dump_files::{Files, Segment, is_seal, read};
+use super::dump_kept::why_kept;
 use super::dump_words::{Fields, Said, Style, say};
 use super::journal_tour::{Bad, Tour, Visitor};
 use super::snapshot_files::SUFFIX;
@@ -53,6 +54,9 @@ pub struct Dump {
     /// Records and bytes by type, entries per fsync batch; no records.
     #[arg(long)]
     pub stats: bool,
+    /// Of each segment how large it is, what it holds, and why it is still kept; no records.
+    #[arg(long)]
+    pub why_kept: bool,
     /// Only context and damage.
     #[arg(long)]
     pub check: bool,
@@ -93,7 +97,7 @@ pub fn print(args: Dump) -> Result<(), Trouble> {
 /// Prints what the journal holds; says the exit code: 0, or 5 if anything is damaged.
 pub fn run(args: Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
     let mut out = io::BufWriter::with_capacity(64 << 10, out);
-    let outcome = dump(&args, &mut out);
+    let outcome = if args.why_kept { why_kept(&args, &mut out) } else { dump(&args, &mut out) };
     let outcome = outcome.and_then(|code| out.flush().map(|()| code).map_err(Into::into));
     match outcome {
         // `dump | head`: whoever reads has seen enough.

@@ -7,6 +7,7 @@ pub mod command;
 pub mod demo;
 pub mod dump;
 pub mod dump_files;
+mod dump_kept;
 mod dump_reach;
 mod dump_snapshots;
 mod dump_words;

@@ -123,6 +123,9 @@ impl Follower {
             }
             Message::Chunk(chunk) => {
                 self.hear(me, now, from);
+                if me.options.mutants.breaks(Mutant::IgnoreSnapshots) {
+                    return Next::Stay;
+                }
                 if chunk.snapshot.index <= me.log.commit() {
                     // We hold all that it stands for: what is committed agrees with every later leader's log.
                     me.verified = me.verified.max(me.log.commit());
@@ -156,7 +159,8 @@ impl Follower {
     /// Entries behind `prev` (§5.3).
     fn append(&mut self, me: &mut Replica, from: NodeId, prev: Position, commit: Index, entries: Vec<Entry>) {
         // What lies at or below our base is committed, and so is in the leader's log (Leader Completeness).
-        let known = prev.index < me.log.base().index || me.log.holds(prev);
+        let gone = prev.index < me.log.base().index && !me.options.mutants.breaks(Mutant::CompactedIsConflict);
+        let known = gone || me.log.holds(prev);
         if !known && !me.options.mutants.breaks(Mutant::SkipPrevCheck) {
             let hint = me.log.at_or_below(prev);
             return me.send(from, Message::Conflict { refused: prev.index, hint });

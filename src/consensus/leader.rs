@@ -267,7 +267,8 @@ impl Leader {
         // An append speaks in our term, so it waits until the disk knows that we are in it.
         if me.term_is_durable() {
             for (peer, progress) in &mut self.progress {
-                if progress.stage != Stage::Snapshot && progress.next.prev() < me.log.base().index {
+                let late = u64::from(me.options.mutants.breaks(Mutant::ShipOneTooLate));
+                if progress.stage != Stage::Snapshot && progress.next.prev().0 + late < me.log.base().index.0 {
                     // What comes next for it is no longer in the log (§7).
                     progress.ship();
                     me.notes.push(Note::Ships { peer: *peer });

@@ -315,7 +315,7 @@ impl Replica {
     /// and 7): what it holds at that index was never committed.
     pub fn restore(&mut self, base: Base, time: ClusterTime) {
         let Position { index, .. } = base.position;
-        if index <= self.log.commit() {
+        if index <= self.log.commit() && !self.options.mutants.breaks(Mutant::InstallOldSnapshots) {
             return;
         }
         self.clock.observe(time);

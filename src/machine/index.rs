@@ -7,6 +7,8 @@
 /// How many places of the old table are moved with each insertion. With tables that double at three
 /// quarters, two would do.
 const MOVED: usize = 8;
+/// A guess looks at so many places: one cache line of them.
+const GUESSED: usize = 8;
 /// The smallest table.
 const SMALLEST: usize = 16;
 
@@ -36,8 +38,8 @@ impl Index {
         self.table.find(hash, &is).or_else(|| self.old.find(hash, &is))
     }
 
-    /// The slot that is most likely meant by that hash; some number if there is none. Looks at one
-    /// place and at no key: for whoever only wants to have looked.
+    /// The slot that is most likely meant by that hash; some number if there is none. Looks at a few
+    /// places that lie together and at no key: for whoever only wants to have looked.
     pub fn guess(&self, hash: u64) -> u32 {
         self.table.guess(hash)
     }
@@ -119,10 +121,18 @@ impl Table {
     }
 
     fn guess(&self, hash: u64) -> u32 {
-        match self.places.get(hash as usize >> 32 & self.places.len().wrapping_sub(1)) {
-            Some(word) => ((word >> 32) as u32).wrapping_sub(1),
-            None => 0,
+        if self.places.is_empty() {
+            return 0;
         }
+        let mut at = self.home(hash >> 32);
+        for _ in 0..GUESSED {
+            let word = self.places[at];
+            if word as u32 == (hash >> 32) as u32 || word == 0 {
+                return ((word >> 32) as u32).wrapping_sub(1);
+            }
+            at = self.next(at);
+        }
+        0
     }
 
     fn insert(&mut self, word: u64) {

@@ -144,8 +144,8 @@ pub enum Action {
     Write(Write),
     /// Apply these committed entries, in order; [`Event::Applied`] says what came of it.
     Apply(Vec<Entry>),
-    /// Freeze the machine as it is after everything given to it before, and write that down:
-    /// [`Event::Taken`] says when it is durable.
+    /// Freeze the machine as it is, and write that down: [`Event::Taken`] says when it is durable. Nothing
+    /// is being applied: what was given to the machine before is applied, and what comes with this, not yet.
     Take {
         /// Since which index the membership holds.
         configured: Index,

@@ -92,6 +92,9 @@ impl Keeping {
         if !self.asked.is_empty() {
             return true;
         }
+        if options.mutants.breaks(Mutant::SnapshotByCount) {
+            return applied.0 - self.upto().0 >= 1000;
+        }
         let state = self.kept.as_ref().map_or(0, |kept| kept.bytes.len() as u64);
         let grown = log.bytes(self.upto().max(log.base().index), applied);
         let frees = low && grown >= options.trailing_bytes;
@@ -101,7 +104,8 @@ impl Keeping {
 
     /// When one is due by age, if anything was applied since the last.
     pub fn deadline(&self, applied: Index, options: &Options) -> Time {
-        if self.taking || applied <= self.upto() {
+        let by_count = options.mutants.breaks(Mutant::SnapshotByCount);
+        if self.taking || applied <= self.upto() || by_count {
             return Time::NEVER;
         }
         self.rest.max(self.since + options.snapshot_max_age)
@@ -146,13 +150,16 @@ impl Keeping {
     /// that are a little behind; and all that one will need that is being sent an older snapshot
     /// (`shipped`), unless that is too much.
     pub fn release(&mut self, log: &Log, applied: Index, shipped: Option<Index>, options: &Options) -> Option<Index> {
-        let early = self.taking && options.mutants.breaks(Mutant::CompactBeforeSnapshot);
-        if !std::mem::take(&mut self.unreleased) && !early {
+        let early = self.may_break(log, applied, options);
+        if (!std::mem::take(&mut self.unreleased) && early.is_none()) || options.mutants.breaks(Mutant::ReleaseNothing)
+        {
             return None;
         }
-        let upto = if early { applied } else { self.upto() };
-        let mut limit = upto.min(log.durable()).min(log.commit());
-        if let Some(shipped) = shipped.filter(|shipped| log.bytes(*shipped, log.last().index) <= options.hold_bytes) {
+        let mut limit = early.unwrap_or(self.upto()).min(log.durable()).min(log.commit());
+        let held = |shipped: &Index| log.bytes(*shipped, log.last().index) <= options.hold_bytes;
+        if let Some(shipped) = shipped.filter(held)
+            && !options.mutants.breaks(Mutant::CompactUnderShip)
+        {
             limit = limit.min(shipped);
         }
         if limit < self.upto() {
@@ -161,6 +168,17 @@ impl Keeping {
         }
         let upto = log.within(limit, options.trailing_bytes);
         (upto > log.base().index).then_some(upto)
+    }
+
+    /// How far a log that is let go of too early goes, if that rule is broken.
+    fn may_break(&self, log: &Log, applied: Index, options: &Options) -> Option<Index> {
+        let breaks = |mutant| options.mutants.breaks(mutant);
+        match self.upto() {
+            _ if self.taking && breaks(Mutant::CompactBeforeSnapshot) => Some(applied),
+            _ if breaks(Mutant::CompactBeforeApply) => Some(log.commit()),
+            upto if upto > Index::ZERO && breaks(Mutant::CompactOneTooMany) => Some(upto.next()),
+            _ => None,
+        }
     }
 }
 

@@ -80,7 +80,6 @@ impl Node {
         Node {
             raft,
             view,
-            options,
             append_bytes: raft_options.append_bytes,
             stats: Stats::default(),
             proposals: Proposals::default(),
@@ -92,7 +91,8 @@ impl Node {
             fed: applied.upto,
             applied,
             keeping: Keeping::new(now, kept),
-            shipping: Shipping::default(),
+            shipping: Shipping::new(&options),
+            options,
             space: Space::default(),
             governing: Governing::default(),
             applying: None,
@@ -336,16 +336,17 @@ impl Node {
     /// Lets snapshots take the place of the log: takes one when it is due, lets go of what one holds, and
     /// sends them to followers that need them.
     fn keep(&mut self, now: Time, actions: &mut Vec<Action>) {
-        self.shipping.pump(now, &self.raft, actions);
+        self.shipping.pump(now, &self.raft, self.keeping.kept(), actions);
         let log = self.raft.log();
         let applied = self.applied.upto;
-        if self.keeping.is_due(now, log, applied, self.space.is_low(), &self.options)
+        if self.applying.is_none()
+            && self.keeping.is_due(now, log, applied, self.space.is_low(), &self.options)
             && let Some((configured, membership)) = self.raft.membership_at(applied).cloned()
         {
             self.keeping.begin();
             actions.push(Action::Take { configured, membership });
         }
-        if let Some(upto) = self.keeping.release(log, applied, self.shipping.oldest(), &self.options) {
+        if let Some(upto) = self.keeping.release(log, applied, self.shipping.oldest(now), &self.options) {
             self.raft.compact(upto);
             self.view.release(upto);
             actions.push(Action::Release(self.raft.log().base()));
@@ -360,9 +361,11 @@ impl Node {
         self.follow_leadership(now);
         let ready = self.raft.ready(now);
         self.carry(now, ready, actions);
+        // Before more is given to the applier: a snapshot is of what was applied, and names the members as
+        // of there.
+        self.keep(now, actions);
         self.feed(now, actions);
         self.query(actions);
-        self.keep(now, actions);
         actions.append(&mut self.forwards);
         actions.extend(self.replies.drain(..).map(|(to, id, reply)| Action::Reply { to, id, reply }));
         actions.extend(self.fault.take().map(Action::Stop));
@@ -506,7 +509,9 @@ impl Node {
         if unfed || !self.replies.is_empty() || !self.forwards.is_empty() {
             return Time::ZERO;
         }
-        let snapshots = self.shipping.deadline().min(self.keeping.deadline(self.applied.upto, &self.options));
+        // While something is being applied no snapshot is taken: that it is done will wake us.
+        let due = if self.applying.is_none() { self.applied.upto } else { Index::ZERO };
+        let snapshots = self.shipping.deadline().min(self.keeping.deadline(due, &self.options));
         self.raft.deadline().min(self.parked.deadline()).min(snapshots)
     }
 
@@ -523,6 +528,16 @@ impl Node {
     /// Everything up to here is applied.
     pub fn applied(&self) -> Index {
         self.applied.upto
+    }
+
+    /// The newest snapshot that is durable.
+    pub fn snapshot(&self) -> Option<&Kept> {
+        self.keeping.kept()
+    }
+
+    /// Whether a snapshot is being taken.
+    pub fn is_taking(&self) -> bool {
+        self.keeping.is_taking()
     }
 
     /// How many requests wait here for anything at all.

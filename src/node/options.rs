@@ -35,6 +35,10 @@ pub struct Options {
     pub trailing_bytes: u64,
     /// How much of the log is kept, at most, for a follower that is being sent an older snapshot.
     pub hold_bytes: u64,
+    /// How long so much is kept for a follower that does not say a word.
+    pub hold_for: Duration,
+    /// How many bytes of a snapshot are sent to a follower at once: heartbeats pass between them.
+    pub chunk_bytes: usize,
     /// How many bytes of entries the applier is given at once: bounds a turn.
     pub apply_bytes: u64,
     /// Whether a command only frees room: the machine's word on it.
@@ -60,6 +64,8 @@ impl Default for Options {
             snapshot_again: Duration::from_secs(5),
             trailing_bytes: 16 << 20,
             hold_bytes: 1 << 30,
+            hold_for: Duration::from_secs(60),
+            chunk_bytes: limits::CHUNK_BYTES,
             apply_bytes: 1 << 20,
             frees: |_| false,
             mutants: Mutants::NONE,

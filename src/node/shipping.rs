@@ -2,24 +2,32 @@
 //! them on their way at once, going on where the follower says it is.
 
 use super::event::{Action, Kept};
+use super::options::Options;
 use crate::consensus::Raft;
 use crate::consensus::message::{Chunk, Envelope, Message};
-use crate::limits::CHUNK_BYTES;
-use crate::types::{Index, NodeId, Position, Time};
+use crate::types::{Index, Mutant, Mutants, NodeId, Position, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How much may be on its way to one follower.
-const WINDOW: u64 = 4 << 20;
+/// How many pieces may be on their way to one follower.
+const WINDOW: u64 = 16;
 /// After this long without a word of what was sent it is sent again.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// What a follower says it lacks, of what was sent, is sent again no more often than that: words that were
+/// overtaken by others say the same.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The snapshots being sent.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Shipping {
     ships: BTreeMap<NodeId, Ship>,
     /// Bytes sent, to whomever, since this node began.
     sent: u64,
+    /// How many bytes are sent at once.
+    chunk: u64,
+    /// Who says nothing for so long is not waited for.
+    hold_for: Duration,
+    mutants: Mutants,
 }
 
 /// One snapshot on its way to one follower. The file is mapped once, however many receive it, and is
@@ -35,17 +43,30 @@ struct Ship {
     sent: u64,
     /// When anything was sent or acknowledged.
     moved: Time,
+    /// When what was sent was last begun again because the follower said so.
+    begun_again: Time,
+    /// When the follower last said anything of it.
+    heard: Time,
 }
 
 impl Shipping {
+    /// Nothing is on its way.
+    pub fn new(options: &Options) -> Shipping {
+        let Options { chunk_bytes, hold_for, mutants, .. } = *options;
+        Shipping { ships: BTreeMap::new(), sent: 0, chunk: chunk_bytes as u64, hold_for, mutants }
+    }
+
     /// That follower, which holds everything up to `matched`, needs a snapshot: the one it is being sent
     /// already, unless it has had that; or the newest.
     pub fn begin(&mut self, now: Time, to: NodeId, newest: &Kept, matched: Index) {
         let ship = self.ships.entry(to).or_insert_with(|| Ship::new(now, newest.clone()));
         if ship.kept.position.index <= matched {
-            *ship = Ship::new(now, newest.clone());
+            *ship = Ship { begun_again: ship.begun_again, ..Ship::new(now, newest.clone()) };
+        } else if now.since(ship.begun_again) >= AGAIN {
+            // Not at every word of an acknowledgement that comes late.
+            ship.begun_again = now;
+            ship.ask_again(now);
         }
-        ship.ask_again(now);
     }
 
     /// A follower says how much of a snapshot it has.
@@ -54,26 +75,33 @@ impl Shipping {
         if next > ship.total() {
             return;
         }
-        if !ship.known || next < ship.acked {
-            // Its first word; or it was restarted, and has less than it had.
-            ship.sent = next;
+        ship.heard = now;
+        let lacks = next <= ship.acked && now.since(ship.begun_again) >= AGAIN;
+        if !ship.known || lacks {
+            // Its first word; or it was restarted and has less than it had, or something was lost.
+            (ship.acked, ship.sent, ship.begun_again) = (next, next, now);
         }
-        (ship.acked, ship.known) = (next, true);
+        (ship.acked, ship.known) = (ship.acked.max(next), true);
         ship.sent = ship.sent.max(next);
+        if self.mutants.breaks(Mutant::SendSnapshotsAgain) {
+            (ship.acked, ship.sent) = (0, 0);
+        }
         ship.moved = now;
     }
 
-    /// Sends what may be sent.
-    pub fn pump(&mut self, now: Time, raft: &Raft, actions: &mut Vec<Action>) {
+    /// Sends what may be sent. A follower that is silent for long is sent the newest snapshot when it is
+    /// back: neither the one it was being sent nor the log behind that is kept for it.
+    pub fn pump(&mut self, now: Time, raft: &Raft, newest: Option<&Kept>, actions: &mut Vec<Action>) {
         if self.ships.is_empty() {
             return;
         }
         self.ships.retain(|to, _| raft.ships_to(*to));
+        newest.into_iter().for_each(|newest| self.renew(now, newest));
         for (to, ship) in &mut self.ships {
             if now.since(ship.moved) >= PATIENCE {
                 ship.ask_again(now);
             }
-            while let Some(chunk) = ship.next() {
+            while let Some(chunk) = ship.next(self.chunk) {
                 ship.moved = now;
                 self.sent += chunk.bytes.len() as u64;
                 // A follower has answered us in this term, so our disk knows it.
@@ -83,9 +111,20 @@ impl Shipping {
         }
     }
 
-    /// The oldest snapshot that is being sent.
-    pub fn oldest(&self) -> Option<Index> {
-        self.ships.values().map(|ship| ship.kept.position.index).min()
+    /// That one takes the place of whatever was sent to who is silent.
+    fn renew(&mut self, now: Time, newest: &Kept) {
+        for ship in self.ships.values_mut() {
+            if ship.is_silent(now, self.hold_for) && newest.position.index > ship.kept.position.index {
+                *ship = Ship { heard: ship.heard, ..Ship::new(now, newest.clone()) };
+            }
+        }
+    }
+
+    /// The oldest snapshot that is being sent to anyone who answers.
+    pub fn oldest(&self, now: Time) -> Option<Index> {
+        let all = self.mutants.breaks(Mutant::HoldForTheSilent);
+        let waits = self.ships.values().filter(|ship| all || !ship.is_silent(now, self.hold_for));
+        waits.map(|ship| ship.kept.position.index).min()
     }
 
     /// When something is to be sent again.
@@ -106,7 +145,12 @@ impl Shipping {
 
 impl Ship {
     fn new(now: Time, kept: Kept) -> Ship {
-        Ship { kept, acked: 0, known: false, asked: false, sent: 0, moved: now }
+        let (acked, sent, known, asked) = (0, 0, false, false);
+        Ship { kept, acked, known, asked, sent, moved: now, begun_again: now, heard: now }
+    }
+
+    fn is_silent(&self, now: Time, hold_for: Duration) -> bool {
+        now.since(self.heard) >= hold_for
     }
 
     fn total(&self) -> u64 {
@@ -122,14 +166,14 @@ impl Ship {
 
     /// The next piece, if there is room for it on the way. Until the follower has said how far it is, one
     /// is enough; an empty one if it had everything and may be at work on it.
-    fn next(&mut self) -> Option<Chunk> {
-        let end = self.total().min(self.acked + WINDOW);
+    fn next(&mut self, chunk: u64) -> Option<Chunk> {
+        let end = self.total().min(self.acked + WINDOW * chunk);
         let may = if self.known { self.sent < end } else { !std::mem::replace(&mut self.asked, true) };
         if !may {
             return None;
         }
         let offset = self.sent;
-        self.sent = self.total().min(offset + CHUNK_BYTES as u64);
+        self.sent = self.total().min(offset + chunk);
         let bytes = self.kept.bytes.slice(offset as usize..self.sent as usize);
         Some(Chunk { snapshot: self.kept.position, total: self.total(), offset, bytes })
     }
@@ -138,6 +182,7 @@ impl Ship {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::CHUNK_BYTES;
     use crate::types::Term;
     use bytes::Bytes;
 
@@ -149,12 +194,12 @@ mod tests {
     }
 
     fn offsets(ship: &mut Ship) -> Vec<u64> {
-        std::iter::from_fn(|| ship.next()).map(|chunk| chunk.offset / CHUNK).collect()
+        std::iter::from_fn(|| ship.next(CHUNK)).map(|chunk| chunk.offset / CHUNK).collect()
     }
 
     #[test]
     fn one_piece_asks_and_then_the_window_fills() {
-        let mut shipping = Shipping::default();
+        let mut shipping = Shipping::new(&Options::default());
         let to = NodeId::new(2).expect("not nobody");
         let newest = ship(100).kept;
         shipping.begin(Time(0), to, &newest, Index(0));
@@ -166,15 +211,79 @@ mod tests {
         shipping.chunked(Time(2), to, newest.position, 12 * CHUNK);
         assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")), [26, 27]);
         // Its link broke: one piece asks how far it is.
-        shipping.begin(Time(3), to, &newest, Index(0));
+        shipping.begin(Time(0) + AGAIN, to, &newest, Index(0));
         assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")), [12]);
-        shipping.chunked(Time(4), to, newest.position, 20 * CHUNK);
+        shipping.chunked(Time(0) + AGAIN, to, newest.position, 20 * CHUNK);
         assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")).first(), Some(&20));
+    }
+
+    /// Streaming one to a follower blocked the next (rqlite, before v10): pitfall 38.
+    #[test]
+    fn a_snapshot_that_is_being_sent_holds_up_no_newer_one() {
+        let mut shipping = Shipping::new(&Options::default());
+        let to = NodeId::new(2).expect("not nobody");
+        let (older, newer) = (ship(100).kept, Kept { position: Position::new(Index(20), Term(2)), ..ship(3).kept });
+        shipping.begin(Time(0), to, &older, Index(0));
+        shipping.chunked(Time(1), to, older.position, 10 * CHUNK);
+        // A newer one was taken. Who receives goes on with the older one, and then needs no other.
+        shipping.renew(Time(2), &newer);
+        shipping.begin(Time(0) + AGAIN, to, &newer, Index(0));
+        assert_eq!(
+            (shipping.oldest(Time(2)), shipping.progress(to)),
+            (Some(Index(9)), Some((10 * CHUNK, 100 * CHUNK)))
+        );
+        // Who has had it, and needs one again, is sent the newer one.
+        shipping.begin(Time(0) + AGAIN, to, &newer, Index(9));
+        assert_eq!((shipping.oldest(Time(2)), shipping.progress(to)), (Some(Index(20)), Some((0, 3 * CHUNK))));
+    }
+
+    /// Segments stayed for consumers that were gone for good (rabbitmq-server#14522): pitfall 23.
+    #[test]
+    fn who_is_silent_holds_back_nothing_and_is_sent_the_newest() {
+        let options = Options::default();
+        let mut shipping = Shipping::new(&options);
+        let to = NodeId::new(2).expect("not nobody");
+        let newer = Kept { position: Position::new(Index(20), Term(2)), ..ship(3).kept };
+        shipping.begin(Time(0), to, &ship(100).kept, Index(0));
+        let (before, after) = (Time(0) + (options.hold_for - AGAIN), Time(0) + options.hold_for);
+        shipping.renew(before, &newer);
+        assert_eq!(shipping.oldest(before), Some(Index(9)));
+        assert_eq!(shipping.oldest(after), None);
+        let mutants = Mutants::only(Mutant::HoldForTheSilent);
+        assert_eq!(Shipping { mutants, ..shipping.clone() }.oldest(after), Some(Index(9)), "the mutant of it");
+        shipping.renew(after, &newer);
+        assert_eq!((shipping.oldest(after), shipping.progress(to)), (None, Some((0, 3 * CHUNK))));
+        // It is back.
+        shipping.chunked(after, to, newer.position, CHUNK);
+        assert_eq!((shipping.oldest(after), shipping.progress(to)), (Some(Index(20)), Some((CHUNK, 3 * CHUNK))));
+    }
+
+    /// Words that overtook one another made all go over and over: bytes grew with the square of the pieces
+    /// (hashicorp/raft#697 is another road to the same): safety 41.
+    #[test]
+    fn words_that_come_late_make_nothing_go_twice() {
+        let mut shipping = Shipping::new(&Options::default());
+        let to = NodeId::new(2).expect("not nobody");
+        let newest = ship(100).kept;
+        shipping.begin(Time(0), to, &newest, Index(0));
+        shipping.chunked(Time(1), to, newest.position, CHUNK);
+        assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")).len(), WINDOW as usize);
+        let mut broken = Shipping { mutants: Mutants::only(Mutant::SendSnapshotsAgain), ..shipping.clone() };
+        broken.chunked(Time(2), to, newest.position, 2 * CHUNK);
+        assert_eq!(offsets(broken.ships.get_mut(&to).expect("it is there")).first(), Some(&0), "the mutant of it");
+        for next in [3, 2, 1, 3, 2, 1, 3] {
+            shipping.chunked(Time(2), to, newest.position, next * CHUNK);
+            shipping.begin(Time(2), to, &newest, Index(0));
+        }
+        assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")), [17, 18]);
+        // If it goes on saying so, something was lost.
+        shipping.chunked(Time(0) + AGAIN, to, newest.position, 3 * CHUNK);
+        assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")).first(), Some(&3));
     }
 
     #[test]
     fn several_followers_are_sent_the_same_bytes_and_no_copies_and_all_is_counted() {
-        let mut shipping = Shipping::default();
+        let mut shipping = Shipping::new(&Options::default());
         let newest = ship(20).kept;
         let followers = [2, 3, 4].map(|n| NodeId::new(n).expect("not nobody"));
         for to in followers {
@@ -183,7 +292,7 @@ mod tests {
         }
         for to in followers {
             let ship = shipping.ships.get_mut(&to).expect("it is there");
-            let chunks: Vec<Chunk> = std::iter::from_fn(|| ship.next()).collect();
+            let chunks: Vec<Chunk> = std::iter::from_fn(|| ship.next(CHUNK)).collect();
             assert_eq!(chunks.len() as u64, WINDOW / CHUNK);
             for chunk in chunks {
                 let there = newest.bytes[chunk.offset as usize..].as_ptr();
@@ -196,10 +305,10 @@ mod tests {
     fn whoever_has_everything_is_asked_and_sent_nothing() {
         let mut ship = ship(2);
         (ship.known, ship.acked, ship.sent) = (true, 2 * CHUNK, 2 * CHUNK);
-        assert_eq!(ship.next(), None);
+        assert_eq!(ship.next(CHUNK), None);
         ship.ask_again(Time(5));
-        let asked = ship.next().expect("a question");
+        let asked = ship.next(CHUNK).expect("a question");
         assert_eq!((asked.offset, asked.bytes.len()), (2 * CHUNK, 0));
-        assert_eq!(ship.next(), None);
+        assert_eq!(ship.next(CHUNK), None);
     }
 }

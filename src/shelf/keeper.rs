@@ -155,7 +155,10 @@ impl<D: Disk> Keeper<D> {
         let Some(writer) = &mut self.writer else { return Ok(Done::Taken(None)) };
         let snapshot = writer.finish()?;
         self.writer = None;
-        self.store.prune(snapshot.header().position)?;
+        // A leader's that arrived meanwhile is newer: then this one came too late.
+        let position = snapshot.header().position;
+        let newest = self.arrived.map(|(arrived, _)| arrived).filter(|arrived| arrived.index > position.index);
+        self.store.prune(newest.unwrap_or(position))?;
         Ok(Done::Taken(Some(snapshot)))
     }
 

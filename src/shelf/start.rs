@@ -3,7 +3,7 @@
 use super::trouble::{damaged, fault};
 use crate::disk::Disk;
 use crate::snapshot::{Header, Newest, Snapshot};
-use crate::types::{Base, HardState, Index, Term};
+use crate::types::{Base, HardState, Index, Mutant, Term};
 use crate::wal::{Journal, Recovered, Result, View};
 
 /// Brings the newest snapshot and the journal together, and says with which snapshot to begin.
@@ -20,7 +20,7 @@ pub fn bring_together<D: Disk>(
     let Newest { snapshot, damaged: wrong } = newest;
     let begins = recovered.base.position;
     let upto = snapshot.as_ref().map_or(Index::ZERO, |snapshot| snapshot.header().position.index);
-    if upto < begins.index {
+    if upto < begins.index && !journal.mutants().breaks(Mutant::DamagedIsEmpty) {
         return Err(match wrong.into_iter().next() {
             Some(first) => fault(first),
             None => damaged("snapshots", 0, &format!("the log begins behind {begins}, and no snapshot reaches so far")),

@@ -34,15 +34,17 @@ impl World {
         self.hosts.values().filter_map(|host| host.up.as_ref()).any(|up| up.node.raft().leads())
     }
 
-    /// Whether all clients have their answers, and all machines that run the same state.
+    /// Whether all clients have their answers, all machines that run the same state, and all logs given
+    /// way to snapshots as far as they should.
     pub(super) fn is_at_rest(&self) -> bool {
         let state = |up: &Process| (up.applier.applied(), up.applier.digest(), up.node.raft().log().commit());
         let mut states = self.hosts.values().filter_map(|host| host.up.as_ref()).map(state);
         let first = states.next();
         let all_alike = states.all(|state| Some(state) == first);
+        let tidy = self.hosts.values().filter_map(|host| host.up.as_ref()).all(|up| self.is_tidy(up));
         let all_up = self.hosts.values().all(|host| host.up.is_some() || host.given_up);
         let complete = first.is_some_and(|(applied, _, _)| applied >= Index(self.checks.committed() as u64));
-        all_up && all_alike && complete && self.clients.values().all(Client::is_done)
+        all_up && all_alike && complete && tidy && self.clients.values().all(Client::is_done)
     }
 
     /// How far everybody is, in words, for whoever asks why there is no rest.
@@ -56,10 +58,13 @@ impl World {
                 Some(up) => {
                     let (raft, log) = (up.node.raft(), up.node.raft().log());
                     let (role, term, commit, last) = (raft.role(), raft.term(), log.commit(), log.last());
-                    let applied = up.applier.applied();
+                    let (applied, base) = (up.applier.applied(), log.base());
+                    let snapshot = up.node.snapshot().map_or(Index::ZERO, |kept| kept.position.index);
                     out.push_str(&format!(
-                        "\n  {} {role} of term {term}, commit {commit}, last {last}, applied {applied}",
-                        host.id
+                        "\n  {} {role} of term {term}, commit {commit}, last {last}, applied {applied}, snapshot \
+                         {snapshot}, log from {base}{}",
+                        host.id,
+                        if self.is_tidy(up) { "" } else { ", and should shrink" },
                     ));
                 }
             }

@@ -1,5 +1,6 @@
 //! One machine of the simulated world: its disk, its clock, and the process on it while one runs.
 
+use super::applying::Given;
 use super::checks::Image;
 use super::disk::SimDisk;
 use super::scenario::Scenario;
@@ -16,7 +17,7 @@ use crate::types::{Base, ClusterId, DiskId, Index, Membership, NodeId, Position,
 use crate::wal::{self, Fault, Journal, Reserve, Watch};
 use crate::wire::frame::FrameReader;
 use bytes::BytesMut;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// A snapshot, as the node knows it.
@@ -91,6 +92,8 @@ pub struct Process {
     pub journal: Journal<SimDisk>,
     /// Its machine.
     pub applier: Applier<Kv>,
+    /// What the machine was given and is not done with.
+    pub given: VecDeque<Given>,
     /// Who looks how much room there is.
     pub watch: Watch<SimDisk>,
     /// Its snapshots.
@@ -204,6 +207,7 @@ impl Host {
             node,
             journal,
             applier,
+            given: VecDeque::new(),
             watch: Watch::new(reserve.clone(), scenario.segment_bytes),
             keeper: Keeper::new(store, reserve),
             taking: false,

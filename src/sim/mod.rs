@@ -6,6 +6,7 @@
 //! lets it happen, [`troubles`] makes it hard, [`checks`] looks at every step, and [`history`] asks
 //! of what the clients saw whether one machine could have answered it.
 
+mod applying;
 mod calm;
 pub mod checks;
 pub mod clients;
@@ -22,4 +23,5 @@ pub mod world;
 
 pub use run::{Outcome, Violation, run};
 pub use scenario::Scenario;
+pub use shelves::Taken;
 pub use world::Trace;

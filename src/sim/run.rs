@@ -1,6 +1,7 @@
 //! One seed, from beginning to end.
 
 use super::scenario::Scenario;
+use super::shelves::Taken;
 use super::world::{Trace, World};
 use crate::types::Time;
 use std::fmt;
@@ -22,17 +23,21 @@ pub struct Outcome {
     pub faults: u64,
     /// How many operations clients were answered.
     pub operations: u64,
+    /// What became of its snapshots.
+    pub snapshots: Taken,
     /// All that was sent, written and answered, as one number: the same seed, the same hash.
     pub hash: u64,
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outcome { seed, steps, faults, operations, hash, .. } = self;
+        let Outcome { seed, steps, faults, operations, hash, snapshots, .. } = self;
+        let Taken { taken, received, .. } = snapshots;
         let seconds = self.simulated.as_secs_f64();
         write!(
             f,
-            "seed {seed} ok · {seconds:.1} s simulated · {steps} steps · {faults} faults · {operations} operations · hash {hash:016x}"
+            "seed {seed} ok · {seconds:.1} s simulated · {steps} steps · {faults} faults · {operations} operations · \
+             {taken} snapshots taken, {received} received · hash {hash:016x}"
         )
     }
 }
@@ -83,6 +88,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<Outcome, Violatio
             steps: world.steps,
             faults: world.faults,
             operations: world.history().answered() as u64,
+            snapshots: world.snapshots.became,
             hash: world.hash,
         }),
         Some(what) => Err(Violation { seed, at: world.now, steps: world.steps, what }),

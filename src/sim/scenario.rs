@@ -3,7 +3,7 @@
 use super::clients::Load;
 use super::network::{Tier, Weather};
 use crate::apply::sessions;
-use crate::limits::{SESSION_IDLE_MS_MAX, SESSIONS_MAX};
+use crate::limits::{CHUNK_BYTES, SESSION_IDLE_MS_MAX, SESSIONS_MAX};
 use crate::node;
 use crate::types::Mutants;
 use rand::rngs::SmallRng;
@@ -58,6 +58,8 @@ pub struct Scenario {
     pub weather: Weather,
     /// The shortest and the longest sync.
     pub sync: (Duration, Duration),
+    /// The longest that a machine takes to apply what it is given.
+    pub apply: Duration,
     /// How large segments are.
     pub segment_bytes: u64,
     /// By how much clocks run fast or slow, in thousandths.
@@ -87,7 +89,7 @@ impl Scenario {
         let rng = &mut rng;
         let nodes = [1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5, 5, 7][rng.random_range(0..14)];
         let fast = rng.random_range(0..3) > 0;
-        Scenario {
+        let mut scenario = Scenario {
             seed,
             nodes,
             storm,
@@ -100,6 +102,7 @@ impl Scenario {
             } else {
                 (Duration::from_millis(2), Duration::from_millis(60))
             },
+            apply: Duration::ZERO,
             segment_bytes: [8 << 10, 16 << 10, 64 << 10, 1 << 20][rng.random_range(0..4)],
             skew: [0, 0, 10, 60][rng.random_range(0..4)],
             load: load(rng),
@@ -111,6 +114,7 @@ impl Scenario {
                 snapshot_again: Duration::from_millis(300),
                 trailing_bytes: [0, 500, 5000][rng.random_range(0..3)],
                 hold_bytes: [0, 5000, 1 << 30][rng.random_range(0..3)],
+                hold_for: Duration::from_secs(2),
                 ..node::Options::default()
             },
             sessions: sessions::Options {
@@ -122,7 +126,11 @@ impl Scenario {
             append_bytes: [512, 4 << 10, 1 << 20][rng.random_range(0..3)],
             steps: None,
             mutants: Mutants::NONE,
-        }
+        };
+        scenario.apply = Duration::from_millis([0, 0, 5, 150][rng.random_range(0..4)]);
+        // With the smallest, a snapshot comes in many pieces.
+        scenario.node.chunk_bytes = [400, 3000, CHUNK_BYTES][rng.random_range(0..3)];
+        scenario
     }
 }
 

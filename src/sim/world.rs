@@ -1,5 +1,6 @@
 //! Virtual time around the same node, journal and applier: one queue of events, and chance.
 
+use super::applying::Given;
 use super::checks::{self, Checks};
 use super::clients::{Asking, Client};
 use super::disk::Crash;
@@ -7,12 +8,13 @@ use super::history::History;
 use super::host::{Clock, Host};
 use super::network::{Network, Tier};
 use super::scenario::Scenario;
+use super::shelves::Snapshots;
 use crate::consensus::message::Envelope;
 use crate::consensus::note::Note;
 use crate::node::{Action, Caller, Event};
 use crate::snapshot::Snapshot;
 use crate::types::digest;
-use crate::types::{Entry, NodeId, Time};
+use crate::types::{NodeId, Time};
 use crate::wal::Fault;
 use crate::wire::client::{put_reply_frame, put_request_frame, read_reply_frame, read_request_frame};
 use crate::wire::frame::{Frame, FrameReader};
@@ -39,6 +41,8 @@ pub(super) enum Happens {
     Idle { at: NodeId, life: u64 },
     /// A spare segment is ready.
     Spared { at: NodeId, life: u64 },
+    /// A machine is done with the first of what it was given.
+    Applies { at: NodeId, life: u64 },
     /// It is looked how much room a disk has.
     Looks { at: NodeId, life: u64 },
     /// The next piece of a snapshot may be written.
@@ -85,6 +89,7 @@ pub struct World {
     pub(super) steps: u64,
     pub(super) faults: u64,
     pub(super) syncs: u64,
+    pub(super) snapshots: Snapshots,
     pub(super) calm: bool,
     pub(super) trace: Option<Trace>,
 }
@@ -113,6 +118,7 @@ impl World {
             steps: 0,
             faults: 0,
             syncs: 0,
+            snapshots: Snapshots::default(),
             calm: false,
             trace: None,
             scenario,
@@ -188,6 +194,7 @@ impl World {
             Happens::Synced { at, life } if self.lives(at, life) => self.synced(at),
             Happens::Idle { at, life } if self.lives(at, life) => self.idle(at),
             Happens::Spared { at, life } if self.lives(at, life) => self.spared(at),
+            Happens::Applies { at, life } if self.lives(at, life) => self.applies(at),
             Happens::Looks { at, life } if self.lives(at, life) => self.looks(at),
             Happens::Due { at, life, when } if self.lives(at, life) => self.due(at, when),
             Happens::Piece { at, life } if self.lives(at, life) => self.piece(at),
@@ -195,6 +202,7 @@ impl World {
             Happens::Synced { .. } | Happens::Idle { .. } | Happens::Spared { .. } | Happens::Due { .. } => Ok(()),
             Happens::Revives { at, life, snapshot } if self.lives(at, life) => self.revives(at, *snapshot),
             Happens::Looks { .. } | Happens::Piece { .. } | Happens::Revives { .. } | Happens::Follows { .. } => Ok(()),
+            Happens::Applies { .. } => Ok(()),
             Happens::Starts { at } => self.starts(at),
             Happens::Wakes { client, when } if self.wakes.get(&client) == Some(&when) => {
                 self.wakes.remove(&client);
@@ -316,7 +324,10 @@ impl World {
         }
         for frame in frames {
             let event = match frame {
-                PeerFrame::Raft(envelope) => Event::Peer(envelope),
+                PeerFrame::Raft(envelope) => {
+                    self.shipped(&envelope)?;
+                    Event::Peer(envelope)
+                }
                 PeerFrame::Forward { id, request } => {
                     Event::Request { from: Caller::Peer(from), id, forward: false, request }
                 }
@@ -392,7 +403,7 @@ impl World {
     }
 
     /// The node does what is due, and what it wants is carried out.
-    fn turn(&mut self, at: NodeId) -> checks::Result<()> {
+    pub(super) fn turn(&mut self, at: NodeId) -> checks::Result<()> {
         let mut actions = Vec::new();
         loop {
             let now = self.now;
@@ -429,6 +440,7 @@ impl World {
         if !bounded {
             return Err(format!("{at} holds {} requests", up.node.held()));
         }
+        self.in_order(at)?;
         self.checks.stands(at, term, leads, commit, defined)
     }
 
@@ -472,13 +484,8 @@ impl World {
             Action::Take { configured, membership } => self.takes(at, configured, membership)?,
             Action::Receive { from, chunk } => self.receives(at, from, chunk)?,
             Action::Release(upto) => self.releases(at, upto)?,
-            Action::Apply(entries) => return self.apply(at, local, entries),
-            Action::Query { ticket, query } => {
-                let Some(up) = &mut self.host(at).up else { return Ok(false) };
-                let (applied, answer) = (up.applier.applied(), up.applier.query(&query));
-                up.node.handle(local, Event::Queried { ticket, applied, answer });
-                return Ok(true);
-            }
+            Action::Apply(entries) => return self.gives(at, local, Given::Entries(entries)),
+            Action::Query { ticket, query } => return self.gives(at, local, Given::Query(ticket, query)),
             Action::Note(note) => {
                 self.say(|| format!("{at} {note}"));
                 if let Note::Nonsense { peer, what } = note {
@@ -502,20 +509,6 @@ impl World {
         }
     }
 
-    fn apply(&mut self, at: NodeId, local: Time, entries: Vec<Entry>) -> checks::Result<bool> {
-        let Some(up) = &mut self.hosts.get_mut(&at).expect("every node has a host").up else { return Ok(false) };
-        let mut whole = up.applier.apply(&[]);
-        // One by one, so that states can be compared at every index, however the batches fall.
-        for entry in &entries {
-            let report = up.applier.apply(std::slice::from_ref(entry));
-            self.checks.applied(at, entry, report.digest)?;
-            whole.outcomes.extend(report.outcomes);
-            (whole.upto, whole.digest, whole.sessions) = (report.upto, report.digest, report.sessions);
-        }
-        up.node.handle(local, Event::Applied(whole));
-        Ok(true)
-    }
-
     /// What the clients saw.
     pub(super) fn history(&self) -> &History {
         &self.history
@@ -534,6 +527,7 @@ impl Happens {
             | Happens::Synced { at, .. }
             | Happens::Idle { at, .. }
             | Happens::Spared { at, .. }
+            | Happens::Applies { at, .. }
             | Happens::Looks { at, .. }
             | Happens::Piece { at, .. }
             | Happens::Revives { at, .. }

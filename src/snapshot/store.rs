@@ -196,8 +196,8 @@ impl<D: Disk> Store<D> {
         Ok(total.saturating_sub(has).saturating_sub(free))
     }
 
-    /// Removes what is older than that snapshot, published or not; first makes sure that this one is
-    /// whole. Says what it removed.
+    /// Removes what is older than that snapshot, published or received in part; first makes sure that this
+    /// one is whole. One that is being taken meanwhile stays, and is for the next time. Says what it removed.
     pub fn prune(&self, keep: Position) -> Result<Vec<String>> {
         self.read(keep)?;
         let mut gone: Vec<_> = self.names()?.into_iter().filter(|name| outdated(name, keep)).collect();
@@ -214,8 +214,7 @@ impl<D: Disk> Store<D> {
 /// Whether that file is of no use to whoever has that snapshot.
 fn outdated(name: &str, keep: Position) -> bool {
     let age = |position: Position| (position.index, position.term);
-    let unpublished = name.strip_suffix(".tmp").or_else(|| name.strip_suffix(PART));
-    match unpublished {
+    match name.strip_suffix(PART) {
         Some(name) => file_position(name).is_some_and(|position| age(position) <= age(keep)),
         None => file_position(name).is_some_and(|position| age(position) < age(keep)),
     }

@@ -92,6 +92,30 @@ mutants! {
     AckSnapshotBeforeSync = "ack-snapshot-before-sync",
     /// The log is compacted before the snapshot that replaces it is durable.
     CompactBeforeSnapshot = "compact-before-snapshot",
+    /// Of a snapshot that a follower has said it has, all is sent again.
+    SendSnapshotsAgain = "send-snapshots-again",
+    /// A follower that is far behind never takes in what it is sent.
+    IgnoreSnapshots = "ignore-snapshots",
+    /// A snapshot takes the place of a log that has committed as much, or more.
+    InstallOldSnapshots = "install-old-snapshots",
+    /// The log is compacted up to what is committed, applied and in a snapshot or not.
+    CompactBeforeApply = "compact-before-apply",
+    /// The log is compacted by one entry more than the snapshot holds.
+    CompactOneTooMany = "compact-one-too-many",
+    /// A follower is sent a snapshot only if it lacks more than the first entry that is gone.
+    ShipOneTooLate = "ship-one-too-late",
+    /// A damaged snapshot is taken for none: the state is empty.
+    DamagedIsEmpty = "damaged-is-empty",
+    /// Snapshots come after so many entries, however many bytes they have and however old the last is.
+    SnapshotByCount = "snapshot-by-count",
+    /// What the log may let go of is kept.
+    ReleaseNothing = "release-nothing",
+    /// Compaction does not wait for a snapshot that is on its way.
+    CompactUnderShip = "compact-under-ship",
+    /// What a follower that is silent for good would need is kept for it.
+    HoldForTheSilent = "hold-for-the-silent",
+    /// An append that begins before the base of the log is refused as if it conflicted.
+    CompactedIsConflict = "compacted-is-conflict",
     /// The machine is not deterministic: it mixes in who it is.
     MachineKnowsNode = "machine-knows-node",
     /// A configuration counts when it is committed, not as soon as it is in the log (§6).

@@ -15,7 +15,7 @@ use super::spare::{SUFFIX, Spare, SpareOrder};
 use super::task::Task;
 use crate::codec;
 use crate::disk::{Disk, DiskFile};
-use crate::types::{Base, HardState, Index, Mutant, Payload, Position, Write, WriteId};
+use crate::types::{Base, HardState, Index, Mutant, Mutants, Payload, Position, Write, WriteId};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -185,6 +185,11 @@ impl<D: Disk> Journal<D> {
         let write = Write { id: self.appended, hard_state, base: Some(base.clone()), entries: Vec::new() };
         let outcome = self.put(&write).and_then(|()| self.settle());
         self.latch(outcome)
+    }
+
+    /// Which rule is broken on purpose.
+    pub fn mutants(&self) -> Mutants {
+        self.options.mutants
     }
 
     fn guard(&self) -> Result<()> {

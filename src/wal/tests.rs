@@ -190,6 +190,7 @@ fn fill(disk: &SimDisk) {
     disk.set_capacity(Some(disk.used()));
 }
 
+/// baidu/braft#200: after a full disk the node stayed in error until somebody restarted it.
 #[test]
 fn a_log_without_room_takes_the_reserve_then_waits_and_goes_on() {
     let disk = SimDisk::new();
@@ -225,6 +226,7 @@ fn a_log_without_room_takes_the_reserve_then_waits_and_goes_on() {
     assert_eq!(read(&view, 1..=id).len() as u64, id);
 }
 
+/// databend#18988, tikv#9886, tikv#15751: a process did not start once its disk was full.
 #[test]
 fn a_journal_opens_on_a_full_disk() {
     let disk = SimDisk::new();

@@ -29,6 +29,7 @@ fn check(disk: &SimDisk, ledger: &Ledger, what: &str) {
     assert_eq!(disk.seen(&file_name(position(12))), before, "{what}: nothing is changed on the disk");
 }
 
+/// nats-server#7556, #4410: a damaged snapshot was taken for no data.
 #[test]
 fn a_flipped_bit_is_always_noticed() {
     let size = file(12, 60).len() as u64;

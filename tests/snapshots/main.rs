@@ -2,5 +2,6 @@
 
 mod damage;
 mod document;
+mod installing;
 mod matrix;
 mod world;

@@ -94,6 +94,7 @@ fn a_full_disk_is_said_and_loses_nothing() {
     }
 }
 
+/// baidu/braft#423, dgraph#2707: a transfer that broke began at zero again, or never.
 #[test]
 fn a_receiver_that_is_killed_ten_times_asks_for_little_again() {
     let whole = file(12, 300_000);

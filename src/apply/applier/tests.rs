@@ -354,6 +354,7 @@ fn an_answer_too_long_to_be_told_ends_nothing() {
     assert_eq!(applier.machine().0, 2, "it was executed once");
 }
 
+/// rqlite/rqlite#1228, #1798: all of a state in memory at once, to write it down or take it in.
 #[test]
 fn a_session_larger_than_a_piece_is_told_in_several() {
     let steps: Vec<Step> =

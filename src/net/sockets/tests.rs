@@ -129,6 +129,7 @@ fn append(bytes: usize) -> Message {
     Message::Append { prev: Position::ZERO, commit: Index(0), entries: vec![entry] }
 }
 
+/// async-raft#103, RedisLabs/raft#53: an append so large that the election timeout ran out behind it.
 #[test]
 fn peers_talk_and_a_beat_passes_megabytes() {
     let mut nodes = pair();

@@ -33,15 +33,15 @@ impl Node {
             elections: self.stats.elections.clone(),
             members: self.members(),
             hands_over: self.raft.hands_over().map_or(0, NodeId::get),
-            log: self.log_status(),
+            log: self.log_status(now),
         }
     }
 
-    fn log_status(&self) -> LogStatus {
+    fn log_status(&self, now: Time) -> LogStatus {
         let log = self.raft.log();
         let (base, last) = (log.base().index, log.last().index);
         let reclaimable = log.bytes(base, self.keeping.upto().min(last));
-        let kept_for = match self.shipping.oldest() {
+        let kept_for = match self.shipping.oldest(now) {
             _ if reclaimable == 0 => "",
             Some(_) => "a follower is being sent a snapshot",
             None => "followers that are a little behind",

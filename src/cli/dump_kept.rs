@@ -1,0 +1,215 @@
+//! `drave dump --why-kept`: each segment of a journal, and why it is still there, as far as the files tell.
+
+use super::dump::{Dump, Output};
+use super::dump_files::{Files, read};
+use super::snapshot_files::snapshots_at;
+use crate::types::Index;
+use crate::wal::format::{EntryHead, Kind, Opening, SegmentHeader, read_base};
+use crate::wal::scan::{Item, Scan};
+use bytes::Bytes;
+use bytesize::ByteSize;
+use serde_json::json;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Why a segment is still there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Why {
+    /// It is the one that is written to.
+    Newest,
+    /// It holds what no snapshot does.
+    NotInSnapshot,
+    /// A snapshot holds all of it; it is kept for followers.
+    Trailing,
+    /// Nothing in it is of use, but that of an older one is; they go oldest first.
+    Behind,
+    /// It may go, by the journal's own word, and was about to.
+    Released,
+    /// What it holds cannot be told.
+    Damaged,
+}
+
+/// One segment.
+struct Segment {
+    name: String,
+    bytes: u64,
+    /// The first and the last entry in it that are still of the log.
+    live: Option<(Index, Index)>,
+    damaged: bool,
+}
+
+/// The segments at a place.
+struct Kept {
+    segments: Vec<Segment>,
+    /// Everything up to here may go, as the journal says.
+    released: Index,
+    /// Everything up to here is in a snapshot that is whole.
+    snapshot: Index,
+}
+
+impl Why {
+    fn name(self) -> &'static str {
+        match self {
+            Why::Newest => "newest",
+            Why::NotInSnapshot => "not_in_snapshot",
+            Why::Trailing => "trailing",
+            Why::Behind => "behind",
+            Why::Released => "released",
+            Why::Damaged => "damaged",
+        }
+    }
+
+    /// Whether what is in it is not needed to start from.
+    fn reclaimable(self) -> bool {
+        matches!(self, Why::Trailing | Why::Behind | Why::Released)
+    }
+
+    fn says(self, snapshot: Index) -> String {
+        match self {
+            Why::Newest => "the newest: it is written to".to_owned(),
+            Why::NotInSnapshot if snapshot == Index::ZERO => "there is no snapshot".to_owned(),
+            Why::NotInSnapshot => format!("the snapshot ends at {snapshot}"),
+            Why::Trailing => {
+                "for followers: --trailing-bytes, or one is being sent a snapshot (drave status tells)".to_owned()
+            }
+            Why::Behind => "an older one is kept, and they go oldest first".to_owned(),
+            Why::Released => "released: it goes when the log next gives way".to_owned(),
+            Why::Damaged => "its header is damaged: drave dump --check".to_owned(),
+        }
+    }
+}
+
+impl Kept {
+    fn at(path: &Path) -> anyhow::Result<Kept> {
+        // First the snapshots: what is released meanwhile is released for the sake of one as new at least.
+        let whole = snapshots_at(path)?.into_iter().filter(|found| found.flaw().is_none());
+        let snapshot = whole.filter_map(|found| found.position).map(|position| position.index).max();
+        let mut kept = Kept { segments: Vec::new(), released: Index::ZERO, snapshot: snapshot.unwrap_or(Index::ZERO) };
+        let files = Files::at(path)?;
+        for segment in &files.segments {
+            // One that a running node has released meanwhile is not kept.
+            if let Some(bytes) = read(&segment.path)? {
+                kept.segment(&segment.name, bytes);
+            }
+        }
+        anyhow::ensure!(!kept.segments.is_empty(), "{}: no segments here (files named 0000000001.wal)", path.display());
+        Ok(kept)
+    }
+
+    fn segment(&mut self, name: &str, bytes: Bytes) {
+        let header = SegmentHeader::decode(&bytes);
+        let (size, damaged) = (bytes.len() as u64, header.is_err());
+        self.segments.push(Segment { name: name.to_owned(), bytes: size, live: None, damaged });
+        let Ok(header) = header else { return };
+        for item in Scan::new(bytes, header.salt(), None) {
+            let Item::Frame(frame) = item else { continue };
+            match frame.kind {
+                Kind::Open => {
+                    if let Ok(opening) = Opening::read(&frame.body) {
+                        self.released = opening.base.position.index;
+                    }
+                }
+                Kind::Base | Kind::Release => {
+                    let Ok(base) = read_base(&frame.body) else { continue };
+                    self.released = base.position.index;
+                    if frame.kind == Kind::Base {
+                        // The log begins anew: nothing written before is of it.
+                        self.segments.iter_mut().for_each(|segment| segment.live = None);
+                    }
+                }
+                Kind::Entry => {
+                    let Ok(head) = EntryHead::read(&frame.body) else { continue };
+                    self.entry(head.position.index);
+                }
+                Kind::Batch | Kind::Hard | Kind::Seal => {}
+            }
+        }
+    }
+
+    /// An entry: what stood at its index and behind it is no more of the log.
+    fn entry(&mut self, index: Index) {
+        for segment in &mut self.segments {
+            segment.live = segment.live.filter(|(first, _)| *first < index);
+            segment.live = segment.live.map(|(first, last)| (first, last.min(index.prev())));
+        }
+        if let Some(segment) = self.segments.last_mut() {
+            let first = segment.live.map_or(index, |(first, _)| first);
+            segment.live = Some((first, index));
+        }
+    }
+
+    /// Why each of them is there, oldest first.
+    fn why(&self) -> Vec<Why> {
+        let mut why = Vec::new();
+        for (at, segment) in self.segments.iter().enumerate() {
+            let needed = |why: &Why| !matches!(why, Why::Released);
+            why.push(match segment.live {
+                _ if at + 1 == self.segments.len() => Why::Newest,
+                _ if segment.damaged => Why::Damaged,
+                Some((_, last)) if last > self.snapshot => Why::NotInSnapshot,
+                Some((_, last)) if last > self.released => Why::Trailing,
+                _ if why.iter().any(needed) => Why::Behind,
+                _ => Why::Released,
+            });
+        }
+        why
+    }
+}
+
+/// Tells it of each place; says the exit code: 5 if of a segment it cannot be told.
+pub fn why_kept(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
+    let mut code = 0;
+    for path in &args.paths {
+        let kept = Kept::at(path)?;
+        let why = kept.why();
+        match args.output {
+            Output::Text => text(out, &kept, &why)?,
+            Output::Jsonl => jsonl(out, &kept, &why)?,
+        }
+        if why.contains(&Why::Damaged) || kept.segments.iter().any(|segment| segment.damaged) {
+            code = 5;
+        }
+    }
+    Ok(code)
+}
+
+/// How many bytes may go with the next release, at most, and how many there are: the oldest go first.
+fn sums(kept: &Kept, why: &[Why]) -> (u64, u64) {
+    let oldest = kept.segments.iter().zip(why).take_while(|(_, why)| why.reclaimable());
+    (oldest.map(|(segment, _)| segment.bytes).sum(), kept.segments.iter().map(|segment| segment.bytes).sum())
+}
+
+fn text(out: &mut dyn Write, kept: &Kept, why: &[Why]) -> io::Result<()> {
+    let size = |bytes| ByteSize(bytes).display().iec().to_string();
+    writeln!(out, "# segment              size       first        last  kept because")?;
+    for (segment, why) in kept.segments.iter().zip(why) {
+        let index = |index: Option<Index>| index.map_or("-".to_owned(), |index| index.to_string());
+        let (first, last) = (segment.live.map(|live| live.0), segment.live.map(|live| live.1));
+        let (first, last) = (index(first), index(last));
+        let says = why.says(kept.snapshot);
+        writeln!(out, "{:<16}  {:>9}  {first:>10}  {last:>10}  {says}", segment.name, size(segment.bytes))?;
+    }
+    let (reclaimable, total) = sums(kept, why);
+    let (count, snapshot) = (kept.segments.len(), kept.snapshot);
+    let (reclaimable, total) = (size(reclaimable), size(total));
+    writeln!(out, "# reclaimable {reclaimable} of {total} in {count} segments · snapshot up to {snapshot}")
+}
+
+fn jsonl(out: &mut dyn Write, kept: &Kept, why: &[Why]) -> io::Result<()> {
+    for (segment, why) in kept.segments.iter().zip(why) {
+        let (first, last) = (segment.live.map(|live| live.0.0), segment.live.map(|live| live.1.0));
+        let says = why.says(kept.snapshot);
+        let line = json!({
+            "k": "kept", "file": segment.name, "bytes": segment.bytes, "first": first, "last": last,
+            "why": why.name(), "says": says, "reclaimable": why.reclaimable(),
+        });
+        writeln!(out, "{line}")?;
+    }
+    let (reclaimable, total) = sums(kept, why);
+    let (count, snapshot) = (kept.segments.len(), kept.snapshot.0);
+    let line = json!({
+        "k": "reclaimable", "bytes": reclaimable, "of": total, "segments": count, "snapshot": snapshot,
+        "released": kept.released.0,
+    });
+    writeln!(out, "{line}")
+}

@@ -1,0 +1,84 @@
+//! The machine of each simulated node: what is given to it is applied at once, or after a while, in order.
+
+use super::checks;
+use super::host::Process;
+use super::world::{Happens, World};
+use crate::node::Event;
+use crate::types::{Entry, NodeId, Time};
+use bytes::Bytes;
+use rand::RngExt;
+use std::time::Duration;
+
+/// What a machine is given, one after the other.
+pub enum Given {
+    /// Committed entries.
+    Entries(Vec<Entry>),
+    /// A question, and its number.
+    Query(u64, Bytes),
+}
+
+impl World {
+    /// Gives the machine something to do; whether it is done.
+    pub(super) fn gives(&mut self, at: NodeId, local: Time, given: Given) -> checks::Result<bool> {
+        let most = self.scenario.apply.as_nanos() as u64;
+        let delay = Duration::from_nanos(if most == 0 { 0 } else { self.rng.random_range(0..=most) });
+        let Some(Process { given: waiting, .. }) = &mut self.host(at).up else { return Ok(false) };
+        if delay == Duration::ZERO && waiting.is_empty() {
+            return self.does(at, local, given);
+        }
+        waiting.push_back(given);
+        if waiting.len() == 1 {
+            let life = self.hosts[&at].life;
+            self.later(delay, Happens::Applies { at, life });
+        }
+        Ok(false)
+    }
+
+    /// The machine is done with the first of what it was given, and with the questions behind it.
+    pub(super) fn applies(&mut self, at: NodeId) -> checks::Result<()> {
+        let local = self.hosts[&at].clock.local(self.now);
+        let mut next = self.host(at).up.as_mut().and_then(|up| up.given.pop_front());
+        while let Some(given) = next {
+            self.does(at, local, given)?;
+            let query = |given: &mut Given| matches!(given, Given::Query(..));
+            next = self.host(at).up.as_mut().and_then(|up| up.given.pop_front_if(query));
+        }
+        if self.hosts[&at].up.as_ref().is_some_and(|up| !up.given.is_empty()) {
+            let life = self.hosts[&at].life;
+            let delay = Duration::from_nanos(self.rng.random_range(0..=self.scenario.apply.as_nanos() as u64));
+            self.later(delay, Happens::Applies { at, life });
+        }
+        self.turn(at)
+    }
+
+    /// All it was given is done before it becomes something else.
+    pub(super) fn applies_all(&mut self, at: NodeId) -> checks::Result<()> {
+        let local = self.hosts[&at].clock.local(self.now);
+        while let Some(given) = self.host(at).up.as_mut().and_then(|up| up.given.pop_front()) {
+            self.does(at, local, given)?;
+        }
+        Ok(())
+    }
+
+    fn does(&mut self, at: NodeId, local: Time, given: Given) -> checks::Result<bool> {
+        let Some(up) = &mut self.hosts.get_mut(&at).expect("every node has a host").up else { return Ok(false) };
+        match given {
+            Given::Entries(entries) => {
+                let mut whole = up.applier.apply(&[]);
+                // One by one, so that states can be compared at every index, however the batches fall.
+                for entry in &entries {
+                    let report = up.applier.apply(std::slice::from_ref(entry));
+                    self.checks.applied(at, entry, report.digest)?;
+                    whole.outcomes.extend(report.outcomes);
+                    (whole.upto, whole.digest, whole.sessions) = (report.upto, report.digest, report.sessions);
+                }
+                up.node.handle(local, Event::Applied(whole));
+            }
+            Given::Query(ticket, query) => {
+                let (applied, answer) = (up.applier.applied(), up.applier.query(&query));
+                up.node.handle(local, Event::Queried { ticket, applied, answer });
+            }
+        }
+        Ok(true)
+    }
+}

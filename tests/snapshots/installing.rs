@@ -1,0 +1,386 @@
+//! A node's two directories together, journal and snapshots: a crash after every operation of either while
+//! it takes, publishes, prunes, compacts, receives and adopts; and another while it starts again. What was
+//! acknowledged is there, and no start is refused.
+
+use drave::api::Op;
+use drave::apply::Applier;
+use drave::codec;
+use drave::disk::Meter;
+use drave::machine::{Command, Kv};
+use drave::shelf::reviving::header;
+use drave::shelf::{Done, Job, Keeper, Reviving, bring_together, fault};
+use drave::sim::disk::{Crash, SimDisk, Stop};
+use drave::snapshot::{Snapshot, Store};
+use drave::types::*;
+use drave::wal::{Journal, Options, Recovered, Reserve, Result};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+const CLUSTER: ClusterId = ClusterId(7);
+/// The last index of any script, and some more.
+const END: u64 = 90;
+
+/// What one node does, one thing after the other.
+#[derive(Clone, Copy, Debug)]
+enum Deed {
+    /// What the cluster committed, from one index to another, is appended and acknowledged.
+    Append(u64, u64),
+    /// What a deposed leader sent and nobody else has, likewise.
+    Diverge(u64, u64),
+    /// A snapshot is taken of all that is applied, and published.
+    Take,
+    /// One is begun, and a piece of it written.
+    Begin,
+    /// And published.
+    Finish,
+    /// The log up to there gives way.
+    Release(u64),
+    /// A leader's snapshot of that index is received, taken in and acknowledged.
+    Receive(u64),
+    /// Half of one is received.
+    Half(u64),
+}
+
+fn membership() -> Membership {
+    Membership::founding([1, 2, 3].map(|n| (NodeId::new(n).unwrap(), format!("n{n}:1"))))
+}
+
+fn node() -> NodeId {
+    NodeId::new(1).unwrap()
+}
+
+fn position(index: u64) -> Position {
+    Position::new(Index(index), Term(2 + index / 20))
+}
+
+/// What the cluster committed at that index.
+fn entry(index: u64) -> Entry {
+    let (key, value) = ([b'a' + (index % 7) as u8], [index as u8; 90]);
+    let command = Command::Put { key: &key, value: &value }.encode();
+    let op = match index {
+        1 => Op::Open { window: 64 },
+        _ => Op::Execute { session: SessionId(1), seq: index, lowest: index, command },
+    };
+    codec::entry(position(index), ClusterTime(index * 10), Payload::Opaque(op.encode()))
+}
+
+/// What was never committed there.
+fn stray(index: u64) -> Entry {
+    codec::entry(Position::new(Index(index), Term(1 + position(index).term.0)), ClusterTime(index), Payload::Noop)
+}
+
+/// The machine as of that index.
+fn machine(upto: u64) -> Applier<Kv> {
+    let mut applier = Applier::new(Kv::new());
+    applier.apply(&(1..=upto).map(entry).collect::<Vec<_>>());
+    applier
+}
+
+/// The two directories.
+#[derive(Clone)]
+struct Disks([SimDisk; 2]);
+
+impl Disks {
+    fn fork(&self) -> Disks {
+        Disks([self.0[0].fork(), self.0[1].fork()])
+    }
+
+    fn crash(&self, seed: u64, how: Crash) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        self.0.iter().for_each(|disk| disk.crash(&mut rng, how));
+    }
+
+    fn stopped(&self) -> bool {
+        self.0.iter().any(SimDisk::stopped)
+    }
+}
+
+/// What was acknowledged.
+#[derive(Clone, Copy, Debug, Default)]
+struct Promise {
+    /// Everything that is committed up to here.
+    committed: u64,
+    /// What a deposed leader sent, up to here; until a snapshot may have taken its place.
+    strays: u64,
+}
+
+/// A process.
+struct Up {
+    journal: Journal<SimDisk>,
+    keeper: Keeper<SimDisk>,
+    applier: Applier<Kv>,
+    /// The last index of the log that is as committed.
+    holds: u64,
+    writes: u64,
+}
+
+fn boot(disks: &Disks) -> Result<(Up, Recovered, Option<Snapshot>)> {
+    let options = Options { segment_bytes: 2048, batch_bytes: 700, ..Options::new(node(), CLUSTER, DiskId(9)) };
+    let founding = Base { position: Position::ZERO, configured: Index::ZERO, membership: membership() };
+    let (mut journal, mut recovered) = Journal::open(disks.0[0].clone(), options, Some(&founding))?;
+    let store = Store::open(disks.0[1].clone(), CLUSTER).map_err(fault)?;
+    let newest = store.newest().map_err(fault)?;
+    let snapshot = bring_together(&mut journal, &mut recovered, newest)?;
+    let mut applier = Applier::new(Kv::new());
+    if let Some(snapshot) = snapshot.clone() {
+        applier = Reviving::begin(&applier, snapshot).all(&Meter::default())?.0;
+    }
+    Ok((
+        Up { journal, keeper: Keeper::new(store, Reserve::new(disks.0[0].clone(), 0)), applier, holds: 0, writes: 0 },
+        recovered,
+        snapshot,
+    ))
+}
+
+/// A start must work, and hold what was acknowledged: in the snapshot, or in the log behind it. The node is
+/// then as it says, and goes on.
+fn start(disks: &Disks, promise: &mut Promise) -> std::result::Result<Up, String> {
+    let (mut up, recovered, snapshot) = boot(disks).map_err(|fault| format!("the start is refused: {fault}"))?;
+    let base = recovered.base.position;
+    let snapshot = snapshot.map_or(Position::ZERO, |snapshot| snapshot.header().position);
+    if base.index > snapshot.index {
+        return Err(format!("the log begins behind {base}, and the snapshot is of {snapshot}"));
+    }
+    let last = base.index.0 + recovered.heads.len() as u64;
+    let term = |index: u64| recovered.heads[(index - base.index.0) as usize - 1].term;
+    let committed = (snapshot.index.0 + 1..=last).take_while(|index| term(*index) == position(*index).term);
+    up.holds = committed.last().unwrap_or(snapshot.index.0);
+    if up.holds < promise.committed || last < promise.strays {
+        return Err(format!("{promise:?} was acknowledged, and only {} and {last} are there", up.holds));
+    }
+    let entries = recovered.view.entries(snapshot.index.next()..=Index(up.holds), u64::MAX);
+    up.applier.apply(&entries.map_err(|fault| fault.to_string())?);
+    if (up.applier.applied().0, up.applier.digest()) != (up.holds, machine(up.holds).digest()) {
+        return Err(format!("the state of {} is another", up.holds));
+    }
+    promise.committed = up.holds;
+    promise.strays = if last > up.holds { last } else { 0 };
+    Ok(up)
+}
+
+impl Up {
+    fn write(&mut self, base: Option<Base>, entries: Vec<Entry>) -> Result<()> {
+        self.writes += 1;
+        let hard_state = Some(HardState { term: Term(50), vote: None });
+        self.journal.append(&Write { id: WriteId(self.writes), hard_state, base, entries })?;
+        self.journal.sync().map(drop)
+    }
+
+    fn does(&mut self, deed: Deed, promise: &mut Promise) -> Result<()> {
+        match deed {
+            Deed::Append(from, to) => {
+                let entries: Vec<Entry> = (from..=to).map(entry).collect();
+                promise.strays = 0;
+                self.write(None, entries.clone())?;
+                self.applier.apply(&entries);
+                (self.holds, promise.committed) = (to, to);
+            }
+            Deed::Diverge(from, to) => {
+                self.write(None, (from..=to).map(stray).collect())?;
+                promise.strays = to;
+            }
+            Deed::Take => {
+                self.does(Deed::Begin, promise)?;
+                self.does(Deed::Finish, promise)?;
+            }
+            Deed::Begin => {
+                let head = self.applier.freeze();
+                let begin = Job::Begin(header(CLUSTER, node(), &head, Index::ZERO, membership()));
+                self.keeper.carry_out(begin)?;
+                let piece = self.applier.piece(300).expect("some state");
+                self.keeper.carry_out(Job::Piece(piece))?;
+            }
+            Deed::Finish => {
+                while let Some(piece) = self.applier.piece(300) {
+                    self.keeper.carry_out(Job::Piece(piece))?;
+                }
+                let done = self.keeper.carry_out(Job::Finish)?;
+                assert!(matches!(done, Done::Taken(Some(_))), "{done:?}");
+                self.applier.thaw();
+            }
+            Deed::Release(upto) => self.journal.release(position(upto))?,
+            Deed::Half(index) => drop(self.receive(index, 2)?),
+            Deed::Receive(index) => {
+                self.receive(index, 2)?;
+                if self.holds < index {
+                    // Once it is published, what nobody committed may be gone.
+                    promise.strays = 0;
+                }
+                let snapshot = self.receive(index, 1)?.expect("all of it");
+                let (applier, _, base) = Reviving::begin(&self.applier, snapshot).all(&Meter::default())?;
+                // What is applied already is not made undone.
+                if self.holds < index {
+                    self.applier = applier;
+                    self.write(Some(base), Vec::new())?;
+                    self.holds = index;
+                }
+                promise.committed = self.holds;
+                self.journal.release(position(index))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives the first of so many parts of another node's snapshot, in pieces that fit nothing.
+    fn receive(&mut self, index: u64, parts: usize) -> Result<Option<Snapshot>> {
+        let file = published(index);
+        let (total, upto) = (file.bytes().len(), file.bytes().len() / parts);
+        let (from, mut at) = (NodeId::new(2).unwrap(), 0);
+        while at < upto {
+            let bytes = file.bytes().slice(at..(at + 333).min(upto));
+            let job = Job::Receive { from, snapshot: position(index), total: total as u64, offset: at as u64, bytes };
+            match self.keeper.carry_out(job)? {
+                Done::Received { next, .. } => at = next as usize,
+                Done::Arrived(snapshot) => return Ok(Some(snapshot)),
+                done => panic!("{done:?}"),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The snapshot of that index, as another node took it.
+fn published(index: u64) -> Snapshot {
+    let disk = SimDisk::new();
+    let (store, reserve) = (Store::open(disk.clone(), CLUSTER).unwrap(), Reserve::new(disk, 0));
+    let (mut keeper, mut applier) = (Keeper::new(store, reserve), machine(index));
+    let head = applier.freeze();
+    keeper.carry_out(Job::Begin(header(CLUSTER, node(), &head, Index::ZERO, membership()))).unwrap();
+    while let Some(piece) = applier.piece(300) {
+        keeper.carry_out(Job::Piece(piece)).unwrap();
+    }
+    match keeper.carry_out(Job::Finish).unwrap() {
+        Done::Taken(Some(snapshot)) => snapshot,
+        done => panic!("{done:?}"),
+    }
+}
+
+/// Everything that is done to the log, and to what takes its place.
+fn scripts() -> Vec<(&'static str, Vec<Deed>)> {
+    use Deed::*;
+    vec![
+        ("taking", vec![Append(1, 20), Take, Release(20), Append(21, 40), Take, Release(38), Append(41, 45)]),
+        ("received by nobody", vec![Receive(30), Append(31, 45), Take, Release(45), Append(46, 47)]),
+        (
+            "received by one far behind",
+            vec![Append(1, 12), Take, Release(12), Receive(40), Append(41, 44), Receive(60)],
+        ),
+        // An entry at its last index that nobody committed (hashicorp/raft#697).
+        ("over a conflict", vec![Append(1, 10), Take, Diverge(11, 30), Receive(25), Append(26, 33), Take, Release(33)]),
+        ("beyond a conflict", vec![Append(1, 10), Diverge(11, 20), Receive(40), Append(41, 44)]),
+        ("what the log holds", vec![Append(1, 30), Half(20), Receive(20), Append(31, 33)]),
+        ("overtaken", vec![Append(1, 12), Begin, Half(40), Receive(45), Finish, Append(46, 48), Take, Release(48)]),
+        ("given up halfway", vec![Append(1, 5), Half(30), Half(40), Append(6, 25), Take, Release(25), Receive(40)]),
+    ]
+}
+
+/// What was appended and acknowledged after a crash is as safe as what was before.
+fn go_on(disks: &Disks, promise: &mut Promise) -> std::result::Result<(), String> {
+    let mut up = start(disks, promise)?;
+    let next = up.holds + 1;
+    for deed in [Deed::Append(next, next + 3), Deed::Take, Deed::Release(next + 3), Deed::Append(next + 4, next + 6)] {
+        up.does(deed, promise).map_err(|fault| format!("{deed:?} afterwards: {fault}"))?;
+    }
+    assert!(up.holds <= END, "scripts are short");
+    drop(up);
+    disks.crash(3, Crash::Power);
+    start(disks, promise).map(drop)
+}
+
+/// The same disks after a crash, and after each of what may go wrong while it starts.
+fn survive(disks: &Disks, promise: Promise) -> std::result::Result<u64, String> {
+    let mut starts = 0;
+    for (how, seed) in [(Crash::Kill, 0), (Crash::Power, 1), (Crash::Power, 2)] {
+        let crashed = disks.fork();
+        crashed.crash(seed, how);
+        go_on(&crashed.fork(), &mut promise.clone()).map_err(|why| format!("{how:?} {seed}: {why}"))?;
+        // It starts, and the power goes: what it believed, and would have acknowledged, is still there.
+        let (started, mut believed) = (crashed.fork(), promise);
+        drop(start(&started, &mut believed)?);
+        started.crash(4, Crash::Power);
+        go_on(&started, &mut believed).map_err(|why| format!("{how:?} {seed}, a start, power: {why}"))?;
+        // The start is cut off after each of its operations.
+        for which in 0..2 {
+            for operation in 0.. {
+                let again = crashed.fork();
+                let at = again.0[which].operations() + operation;
+                again.0[which].stop_at(Stop { at, bytes: [0, 100, 512][operation as usize % 3] });
+                drop(boot(&again));
+                if !again.stopped() {
+                    break;
+                }
+                starts += 1;
+                again.crash(5 + operation, if operation % 2 == 0 { Crash::Power } else { Crash::Kill });
+                go_on(&again, &mut promise.clone())
+                    .map_err(|why| format!("{how:?} {seed}, and at {operation} of {which} in the start: {why}"))?;
+            }
+        }
+    }
+    Ok(starts)
+}
+
+/// Runs a script until the disk of that number stops there; whether it did.
+fn run(script: &[Deed], stop: Option<(usize, Stop)>) -> (Disks, Promise, bool) {
+    let (disks, mut promise) = (Disks([SimDisk::new(), SimDisk::new()]), Promise::default());
+    if let Some((which, stop)) = stop {
+        disks.0[which].stop_at(stop);
+    }
+    let Ok((mut up, ..)) = boot(&disks) else { return (disks, promise, true) };
+    for deed in script {
+        if let Err(fault) = up.does(*deed, &mut promise) {
+            assert!(disks.stopped(), "{deed:?}: {fault}");
+            break;
+        }
+    }
+    let stopped = disks.stopped();
+    (disks, promise, stopped)
+}
+
+/// openraft 674e78aa and ac3e5a89, hashicorp/raft#697: conflicting entries left beside an installed
+/// snapshot, with a crash in between.
+#[test]
+fn whatever_operation_of_taking_installing_or_compacting_is_the_last_nothing_acknowledged_is_lost() {
+    let (mut operations, mut starts) = (0, 0);
+    for (name, script) in scripts() {
+        for which in 0..2 {
+            for at in 0.. {
+                let bytes = [0, 1, 100, 512, 1600][at as usize % 5];
+                let (disks, promise, stopped) = run(&script, Some((which, Stop { at, bytes })));
+                let survived = survive(&disks, promise);
+                starts += survived.unwrap_or_else(|why| panic!("{name}, at {at} of {which}: {why}"));
+                operations += 1;
+                if !stopped {
+                    break;
+                }
+            }
+        }
+    }
+    println!("{operations} crashes, {starts} more while starting");
+    assert!(operations > 300 && starts > 3000, "{operations} crashes, {starts} more while starting");
+}
+
+/// The log gives way before the snapshot that replaces it is published: seen, or the test above sees nothing.
+#[test]
+fn a_log_that_is_let_go_of_too_early_is_noticed() {
+    let script = [Deed::Append(1, 40), Deed::Begin, Deed::Release(40), Deed::Finish];
+    let (mut lost, mut crashes) = (0, 0);
+    for at in 0.. {
+        let (disks, promise, stopped) = run(&script, Some((1, Stop { at, bytes: 0 })));
+        crashes += 1;
+        lost += u64::from(survive(&disks, promise).is_err());
+        if !stopped {
+            break;
+        }
+    }
+    assert!(lost > 0 && lost < crashes, "{lost} of {crashes}");
+}
+
+/// A leader's snapshot arrives while an own one is being taken: the older one is no fault, and does not stay.
+#[test]
+fn who_takes_a_snapshot_may_be_overtaken_by_a_leaders() {
+    use Deed::*;
+    let (disks, promise, _) = run(&[Append(1, 12), Begin, Receive(45), Finish, Append(46, 48)], None);
+    assert_eq!(promise.committed, 48);
+    let names = drave::disk::Disk::list(&disks.0[1]).unwrap();
+    assert_eq!(names, [drave::snapshot::format::file_name(position(45))]);
+}
