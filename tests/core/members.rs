@@ -179,6 +179,9 @@ fn who_is_removed_knows_and_is_quiet() {
     let gone = another(&cluster, &[leader]);
     cluster.change(leader, Change::Remove(gone)).unwrap();
     cluster.until("it knows", |c| c.raft(gone).role() == RoleName::Outside);
+    assert!(cluster.hosts[&gone].notes.iter().any(|note| {
+        matches!(note, Note::Outside { me, .. } if *me == gone) && note.to_string().contains("drave member add")
+    }));
     cluster.until("it was told", |c| {
         c.hosts[&leader].notes.iter().any(|note| matches!(note, Note::Left { peer, told: true } if *peer == gone))
     });
@@ -472,6 +475,40 @@ fn who_has_forgotten_everything_does_not_help_to_lose_it() {
     };
     assert!(!lost(Mutants::NONE));
     assert!(lost(Mutants::only(Mutant::NoAmnesiaGuard)), "without the guard it is lost");
+}
+
+/// Removed and added again before it could be told, on an empty disk: what it confirmed before counts for nothing,
+/// and it is sent all of the log. It was taken for what it had been, and was stuck for ever.
+#[test]
+fn who_is_added_again_on_another_disk_begins_anew() {
+    let (mut cluster, leader) = led(3);
+    let lost = another(&cluster, &[leader]);
+    cluster.propose(leader, "before");
+    cluster.run(ms(50));
+    cluster.crash(lost);
+    cluster.change(leader, Change::Remove(lost)).unwrap();
+    cluster.until("it is gone", |c| !c.raft(leader).membership().members.contains_key(&lost));
+    cluster.until("that is settled", |c| c.raft(leader).log().commit() >= c.raft(leader).configured());
+    cluster.change(leader, add(lost.get(), Prospect::Rises)).unwrap();
+    let matched = cluster.raft(leader).progress().find(|(id, _)| *id == lost).unwrap().1.matched;
+    assert_eq!(matched, Index::ZERO, "nothing is known of what it holds");
+    cluster.join(lost.get());
+    cluster.until("it rises", |c| is_settled(c, leader, &[1, 2, 3]));
+    assert_eq!(cluster.raft(lost).log().last(), cluster.raft(leader).log().last());
+}
+
+/// Whatever a member confirmed on one disk counts for nothing once it comes with another.
+#[test]
+fn what_was_confirmed_on_another_disk_does_not_count() {
+    let (mut cluster, leader) = led(3);
+    let other = another(&cluster, &[leader]);
+    let matched = |c: &Cluster| c.raft(leader).progress().find(|(id, _)| *id == other).unwrap().1.matched;
+    cluster.core(leader).met(other, DiskId(5));
+    cluster.until("it confirms anew", |c| matched(c) > Index::ZERO);
+    cluster.core(leader).met(other, DiskId(5));
+    assert!(matched(&cluster) > Index::ZERO, "it is the same");
+    cluster.core(leader).met(other, DiskId(6));
+    assert_eq!(matched(&cluster), Index::ZERO);
 }
 
 /// A log begins once: who holds nothing does not begin it again while one that holds it is there.
