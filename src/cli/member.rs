@@ -152,12 +152,14 @@ pub fn run(args: &Member) -> Result<(), Trouble> {
             let start = format!(
                 "start it, if it does not run: drave serve --id {} --join {} --data DIR",
                 id.get(),
-                first(cluster)
+                another(cluster, address)
             );
             carry_out(cluster, &change, false, &format!("{id} is a learner and {then} · {start}"))
         }
         What::Remove(One { id: Id(id), force, cluster }) => {
-            let done = format!("{id} is no member any more · stop it; its directory is of no use to another id");
+            let done = format!(
+                "{id} is no member any more · stop it; an empty directory, or this one, may come back under its id after: drave member add"
+            );
             carry_out(cluster, &Change::Remove(*id), *force, &done)
         }
         What::Promote(One { id: Id(id), force, cluster }) => {
@@ -169,7 +171,7 @@ pub fn run(args: &Member) -> Result<(), Trouble> {
             let start = format!(
                 "start it, if it does not run: drave serve --id {} --join {} --data DIR",
                 id.get(),
-                first(cluster)
+                another(cluster, address)
             );
             let done = format!("{id} is a learner and takes the place of {old} once it has caught up · {start}");
             carry_out(cluster, &change, false, &done)
@@ -186,8 +188,9 @@ pub fn run(args: &Member) -> Result<(), Trouble> {
     }
 }
 
-fn first(cluster: &Cluster) -> &str {
-    cluster.endpoints.first().map_or("HOST:PORT", String::as_str)
+/// An endpoint that is not that one: nobody joins through itself.
+fn another<'a>(cluster: &'a Cluster, but: &str) -> &'a str {
+    cluster.endpoints.iter().find(|endpoint| *endpoint != but).map_or("HOST:PORT", String::as_str)
 }
 
 fn carry_out(cluster: &Cluster, change: &Change, force: bool, done: &str) -> Result<(), Trouble> {
@@ -301,8 +304,12 @@ fn summary(status: &Status) -> String {
     let half = |voters: usize| {
         let tolerates = voters - Membership::majority_of(voters).min(voters);
         let failures = if tolerates == 1 { "1 failure".to_owned() } else { format!("{tolerates} failures") };
-        let even =
-            if voters % 2 == 0 && voters > 1 { format!(" (as {} voters do)", voters - 1) } else { String::new() };
+        let even = match voters {
+            0 => String::new(),
+            2 => " (as 1 voter does)".to_owned(),
+            n if n % 2 == 0 => format!(" (as {} voters do)", n - 1),
+            _ => String::new(),
+        };
         format!("voters {voters} · quorum {} · tolerates {failures}{even}", Membership::majority_of(voters))
     };
     let learners = match of(&["learner"]) {
@@ -341,6 +348,7 @@ mod tests {
         assert_eq!(summary(&of(&["voter"])), "voters 1 · quorum 1 · tolerates 0 failures");
         assert_eq!(summary(&of(&["voter"; 3])), "voters 3 · quorum 2 · tolerates 1 failure");
         assert_eq!(summary(&of(&["voter"; 4])), "voters 4 · quorum 3 · tolerates 1 failure (as 3 voters do)");
+        assert_eq!(summary(&of(&["voter"; 2])), "voters 2 · quorum 2 · tolerates 0 failures (as 1 voter does)");
         let joint = summary(&of(&["voter", "outgoing", "voter", "incoming", "learner"]));
         assert!(joint.contains("both majorities") && joint.ends_with("learners 1"), "{joint}");
     }

@@ -51,8 +51,24 @@ pub fn show(args: &Show) -> Result<(), Trouble> {
     }
 }
 
-/// Asks all at once: one that does not answer holds up nobody.
+/// Asks the endpoints, and then members that they know of and nobody named.
 pub fn ask(cluster: &Cluster) -> Vec<Asked> {
+    let mut asked = ask_at(cluster, &cluster.endpoints);
+    let answered: Vec<&Status> = asked.iter().filter_map(|asked| asked.status.as_ref().ok()).collect();
+    let best = answered.iter().max_by_key(|status| (status.role == RoleName::Leader, status.term, status.commit));
+    let places: Vec<String> = best
+        .into_iter()
+        .flat_map(|best| &best.members)
+        .filter(|member| answered.iter().all(|status| status.node != member.node))
+        .map(|member| member.address.clone())
+        .filter(|address| !cluster.endpoints.contains(address))
+        .collect();
+    asked.extend(ask_at(cluster, &places));
+    asked
+}
+
+/// Asks all at once: one that does not answer holds up nobody.
+fn ask_at(cluster: &Cluster, endpoints: &[String]) -> Vec<Asked> {
     let patience = cluster.timeout.min(Duration::from_secs(1));
     let one = |endpoint: &String| {
         let asking = Cluster { endpoints: vec![endpoint.clone()], timeout: patience, ..cluster.clone() };
@@ -60,7 +76,7 @@ pub fn ask(cluster: &Cluster) -> Vec<Asked> {
         Asked { endpoint: endpoint.clone(), status }
     };
     std::thread::scope(|scope| {
-        let asking: Vec<_> = cluster.endpoints.iter().map(|endpoint| scope.spawn(move || one(endpoint))).collect();
+        let asking: Vec<_> = endpoints.iter().map(|endpoint| scope.spawn(move || one(endpoint))).collect();
         asking.into_iter().filter_map(|thread| thread.join().ok()).collect()
     })
 }

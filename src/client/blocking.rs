@@ -2,6 +2,7 @@
 
 use super::connection::{Connection, Trouble, deadline};
 use super::error::{ClientError, Tried};
+use super::known::{Known, LOOK_EVERY};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
 use crate::types::{Change, Index, NodeId, Position, SessionId};
 use bytes::Bytes;
@@ -62,7 +63,9 @@ pub struct Queried {
 /// Writes go through a session, opened with the first of them. A write is asked again under the same
 /// number until it is known what came of it, or until time is up: it never takes effect twice.
 pub struct Client {
-    endpoints: Vec<String>,
+    known: Known,
+    /// When to ask who the members are.
+    look_at: Instant,
     options: Options,
     /// To the node that answered last.
     connection: Option<(String, Connection)>,
@@ -104,13 +107,12 @@ impl Client {
     /// The same, with another patience.
     pub fn with<E: Into<String>>(endpoints: impl IntoIterator<Item = E>, options: Options) -> Client {
         let endpoints: Vec<String> = endpoints.into_iter().map(Into::into).collect();
-        assert!(!endpoints.is_empty(), "a client needs somebody to ask");
-        Client { endpoints, options, connection: None, session: None }
+        Client { known: Known::new(endpoints), look_at: deadline(LOOK_EVERY), options, connection: None, session: None }
     }
 
     /// The endpoints it was given.
     pub fn endpoints(&self) -> &[String] {
-        &self.endpoints
+        self.known.given()
     }
 
     /// Executes a command, once.
@@ -169,7 +171,16 @@ impl Client {
     /// Changes the members of the cluster; the configuration that holds then. One that is under way is waited for.
     pub fn change(&mut self, change: &Change, force: bool) -> Result<Position, ClientError> {
         let request = Request::Change { change: change.clone(), force };
-        match self.ask(&mut Call::new(self.options.timeout), &request)? {
+        let mut call = Call::new(self.options.timeout);
+        let reply = self.ask(&mut call, &request).map_err(|error| match error {
+            // It may be our own earlier attempt that leaves nothing to do.
+            ClientError::Never(refusal @ Refusal::Unsound { .. }) if call.uncertain => {
+                call.tried.refusal = Some(refusal);
+                call.give_up()
+            }
+            error => error,
+        });
+        match reply? {
             Reply::Changed { position } => Ok(position),
             _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
         }
@@ -266,16 +277,33 @@ impl Client {
         let asked = connection.ask(request, patience);
         match asked.and_then(|id| self.wait_for(call, &endpoint, &mut connection, id, patience)) {
             Ok(reply) => {
-                self.connection = Some((endpoint, connection));
+                if self.look(&mut connection) {
+                    self.connection = Some((endpoint, connection));
+                }
                 Attempt::Replied(reply)
             }
             Err(trouble) => Attempt::Lost(format!("{endpoint}: {trouble}")),
         }
     }
 
+    /// Asks who the members are, from time to time; whether the connection is still of use.
+    fn look(&mut self, connection: &mut Connection) -> bool {
+        if Instant::now() < self.look_at {
+            return true;
+        }
+        self.look_at = deadline(LOOK_EVERY);
+        match connection.call(&Request::Status, deadline(self.options.doubt)) {
+            Ok(Reply::Status(status)) => {
+                self.known.learn_members(&status);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// When a node must have said hello: later from time to time, in case all of them are slow.
     fn greeting(&self, call: &Call) -> Instant {
-        match self.endpoints.len() {
+        match self.known.len() {
             1 => call.deadline,
             _ => deadline(self.options.doubt * (GREETING << call.attempts.min(6))),
         }
@@ -309,7 +337,7 @@ impl Client {
     /// who follows says whom, and who leads answers it without an entry in the log.
     fn elsewhere(&self, but: &str, silent: Option<NodeId>) -> Option<String> {
         let request = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
-        self.endpoints.iter().filter(|endpoint| *endpoint != but).find_map(|endpoint| {
+        self.known.iter().filter(|endpoint| *endpoint != but).find_map(|endpoint| {
             let soon = deadline(self.options.doubt * 2);
             let mut connection = Connection::dial(endpoint, soon).ok()?;
             match connection.call(&request, soon).ok()? {
@@ -323,11 +351,11 @@ impl Client {
     /// Whom to dial: who was named, else one at random, then round and round.
     fn choose(&self, call: &mut Call) -> String {
         let endpoint = call.hint.take().unwrap_or_else(|| {
-            let first = rand::random_range(0..self.endpoints.len());
-            let fresh = (0..self.endpoints.len())
-                .map(|i| &self.endpoints[(first + i) % self.endpoints.len()])
+            let (first, all) = (rand::random_range(0..self.known.len()), self.known.len());
+            let fresh = (0..all)
+                .map(|i| &self.known[(first + i) % all])
                 .find(|endpoint| !call.tried.endpoints.contains(endpoint));
-            fresh.unwrap_or(&self.endpoints[first]).clone()
+            fresh.unwrap_or(&self.known[first]).clone()
         });
         call.note(&endpoint);
         endpoint
@@ -336,7 +364,10 @@ impl Client {
     /// Turned away: goes where it was told to, or waits a little; an error if it is for good.
     fn heed(&mut self, call: &mut Call, refusal: Refusal) -> Result<(), ClientError> {
         match &refusal {
-            Refusal::NotLeader { address: Some(address), .. } => call.hint = Some(address.clone()),
+            Refusal::NotLeader { address: Some(address), .. } => {
+                self.known.learn(address);
+                call.hint = Some(address.clone());
+            }
             Refusal::Busy | Refusal::NoSpace | Refusal::Changing { .. } => call.pause(),
             Refusal::NotLeader { address: None, .. } | Refusal::NoLeader | Refusal::Stopping => {
                 self.connection = None;

@@ -3,12 +3,14 @@
 //! [`Client`] blocks and has one thing under way; [`Fleet`] drives many connections with many things
 //! under way on each, from one thread. Both open a session in the log, number what they ask, and ask
 //! again under the same number until they know: each command takes effect once, whatever breaks in
-//! between. What is not known when time runs out is said to be unknown.
+//! between. What is not known when time runs out is said to be unknown. Both begin with the endpoints they
+//! were given, and learn where the members are by and by: a cluster may replace all of them.
 
 mod blocking;
 mod connection;
 mod error;
 mod fleet;
+mod known;
 mod mux;
 mod scout;
 

@@ -5,6 +5,7 @@
 //! lost, or the leader moves, the same things are asked again under the same numbers. A node that
 //! falls silent is doubted soon, and left as soon as another says that somebody else leads.
 
+use super::known::{Known, LOOK_EVERY};
 use super::scout::{Scout, Word};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
 use crate::types::{Index, NodeId, Position, SessionId};
@@ -121,15 +122,17 @@ pub enum Heard {
 
 /// The number under which a session is asked for: no slab has that many keys.
 const OPENING: u64 = u64::MAX;
+/// The number under which the members are asked for.
+const LOOKING: u64 = u64::MAX - 1;
 
 /// One connection with many things under way on it.
 pub struct Mux {
-    endpoints: Vec<String>,
+    known: Known,
     options: MuxOptions,
     token: Token,
     state: State,
     stream: Option<TcpStream>,
-    /// Who was asked last, of `endpoints`.
+    /// Who was asked last, of `known`.
     turn: usize,
     hint: Option<String>,
     /// Attempts since somebody last answered well.
@@ -142,6 +145,8 @@ pub struct Mux {
     /// Turned away as busy; asked again then.
     later: Vec<usize>,
     later_at: Option<Instant>,
+    /// When to ask who the members are.
+    look_at: Instant,
     output: BytesMut,
     input: BytesMut,
     reader: FrameReader,
@@ -150,7 +155,7 @@ pub struct Mux {
     endpoint: String,
     node: Option<NodeId>,
     scout: Option<Scout>,
-    /// Who was asked last for a second opinion, of `endpoints`; and when the next may be.
+    /// Who was asked last for a second opinion, of `known`; and when the next may be.
     scout_turn: usize,
     scout_at: Instant,
     scout_token: Token,
@@ -160,11 +165,12 @@ impl Mux {
     /// A connection that will look for the leader among those endpoints, beginning with the one of
     /// that number. The first token is the connection's, the second that of who is asked besides.
     pub fn new(endpoints: Vec<String>, begin: usize, tokens: [Token; 2], options: MuxOptions) -> Mux {
-        assert!(!endpoints.is_empty(), "a client needs somebody to ask");
+        let known = Known::new(endpoints);
         let now = Instant::now();
         Mux {
-            turn: begin % endpoints.len(),
-            endpoints,
+            turn: begin % known.len(),
+            known,
+            look_at: now + LOOK_EVERY,
             options,
             token: tokens[0],
             state: State::Down(now),
@@ -243,12 +249,11 @@ impl Mux {
         };
         let doubt = match &self.scout {
             Some(scout) => scout.deadline(),
-            None if self.waits() && self.endpoints.len() > 1 => {
-                Some((self.heard + self.options.doubt).max(self.scout_at))
-            }
+            None if self.waits() && self.known.len() > 1 => Some((self.heard + self.options.doubt).max(self.scout_at)),
             None => None,
         };
-        [silence, doubt, self.later_at].into_iter().flatten().min()
+        let look = self.is_up().then_some(self.look_at);
+        [silence, doubt, look, self.later_at].into_iter().flatten().min()
     }
 
     /// Does what is due: dials, reads if there may be something, writes what has gathered. What is
@@ -290,7 +295,7 @@ impl Mux {
 
     /// How long a node may take to say hello: longer from time to time, in case all of them are slow.
     fn greeting(&self) -> Duration {
-        if self.endpoints.len() < 2 {
+        if self.known.len() < 2 {
             return self.options.patience;
         }
         (self.options.doubt * (GREETING << self.failures.min(4))).min(self.options.patience)
@@ -301,7 +306,7 @@ impl Mux {
         if !self.waits() || now < self.heard + self.options.doubt {
             return self.recall(registry);
         }
-        if self.scout.is_none() && self.scout_at <= now && self.endpoints.len() > 1 {
+        if self.scout.is_none() && self.scout_at <= now && self.known.len() > 1 {
             self.send_scout(now, registry);
         }
         let Some(scout) = &mut self.scout else { return };
@@ -320,11 +325,11 @@ impl Mux {
     }
 
     fn send_scout(&mut self, now: Instant, registry: &Registry) {
-        self.scout_turn = (self.scout_turn + 1) % self.endpoints.len();
-        if self.endpoints[self.scout_turn] == self.endpoint {
-            self.scout_turn = (self.scout_turn + 1) % self.endpoints.len();
+        self.scout_turn = (self.scout_turn + 1) % self.known.len();
+        if self.known[self.scout_turn] == self.endpoint {
+            self.scout_turn = (self.scout_turn + 1) % self.known.len();
         }
-        let (endpoint, patience) = (&self.endpoints[self.scout_turn], self.options.doubt * GREETING);
+        let (endpoint, patience) = (&self.known[self.scout_turn], self.options.doubt * GREETING);
         match Scout::dial(endpoint, self.scout_token, registry, now, patience) {
             Ok(scout) => self.scout = Some(scout),
             Err(error) => {
@@ -344,8 +349,8 @@ impl Mux {
         let endpoint = match self.hint.take() {
             Some(hint) => hint,
             None => {
-                self.turn = (self.turn + 1) % self.endpoints.len();
-                self.endpoints[self.turn].clone()
+                self.turn = (self.turn + 1) % self.known.len();
+                self.known[self.turn].clone()
             }
         };
         let address = endpoint.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
@@ -384,6 +389,10 @@ impl Mux {
             for key in std::mem::take(&mut self.later) {
                 self.again(key);
             }
+        }
+        if self.is_up() && self.look_at <= now {
+            self.look_at = now + LOOK_EVERY;
+            put_request_frame(&mut self.output, LOOKING, false, &Request::Status);
         }
         let silent = match self.state {
             State::Down(_) => false,
@@ -443,8 +452,11 @@ impl Mux {
             if frame.kind != Kind::Reply {
                 return Err(WireError::Kind(frame.kind as u8));
             }
-            let (id, reply) = read_reply_frame(frame)?;
-            if id == OPENING { self.opened(now, registry, reply) } else { self.replied(now, registry, id, reply, done) }
+            match read_reply_frame(frame)? {
+                (OPENING, reply) => self.opened(now, registry, reply),
+                (LOOKING, Reply::Status(status)) => self.known.learn_members(&status),
+                (id, reply) => self.replied(now, registry, id, reply, done),
+            }
         }
         Ok(())
     }
@@ -452,6 +464,10 @@ impl Mux {
     /// The node takes us: goes on where the last connection ended.
     fn welcome(&mut self) {
         if self.session.is_some() {
+            if self.failures > 0 {
+                // Something has happened: perhaps to the members.
+                self.look_at = self.heard;
+            }
             self.state = State::Up;
             let keys: Vec<usize> = self.pending.iter().map(|(key, _)| key).collect();
             keys.into_iter().for_each(|key| self.again(key));
@@ -484,6 +500,7 @@ impl Mux {
     }
 
     fn go_to(&mut self, now: Instant, registry: &Registry, address: String) {
+        self.known.learn(&address);
         self.hint = Some(address);
         self.fall(now, registry, true);
     }

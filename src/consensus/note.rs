@@ -112,6 +112,13 @@ pub enum Note {
         /// Who belongs.
         membership: Box<Membership>,
     },
+    /// This node is no member from that index on.
+    Outside {
+        /// This node.
+        me: NodeId,
+        /// The index of the configuration without it.
+        since: Index,
+    },
     /// This leader hands over, and takes no new work meanwhile (thesis §3.10).
     HandsOver {
         /// To whom.
@@ -170,7 +177,7 @@ impl Note {
                 Level::Warn
             }
             Note::Back { .. } | Note::HandsOver { .. } | Note::Left { .. } => Level::Info,
-            Note::KeepsLead { .. } | Note::TakesBack { .. } => Level::Warn,
+            Note::Outside { .. } | Note::KeepsLead { .. } | Note::TakesBack { .. } => Level::Warn,
             Note::Campaigns { .. } | Note::Votes { .. } => Level::Debug,
         }
     }
@@ -201,6 +208,14 @@ impl fmt::Display for Note {
             Note::Ships { peer } => write!(f, "sends {peer} a snapshot: it needs what the log no longer holds"),
             Note::Drops { from, last } => write!(f, "drops {from}..{last}, never committed"),
             Note::Configured { index, membership } => write!(f, "{membership} from {index}"),
+            Note::Outside { me, since } => {
+                let id = me.get();
+                write!(
+                    f,
+                    "is no member any more since {since}, and is quiet from now on: stop it; or, to take it back as it \
+                     is: drave member add {id}=HOST:PORT"
+                )
+            }
             Note::HandsOver { to } => write!(f, "hands over to {to}"),
             Note::KeepsLead { to } => write!(f, "{to} did not take over in time: leads on"),
             Note::TakesBack { since } => {

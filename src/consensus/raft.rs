@@ -208,7 +208,11 @@ impl Raft {
 
     /// That peer came with that disk: it is known by it from now on, once a leader has written it down.
     pub fn met(&mut self, peer: NodeId, disk: DiskId) {
-        self.me.meet(peer, disk);
+        if self.me.meet(peer, disk)
+            && let Role::Leader(leader) = &mut self.role
+        {
+            leader.forget(&self.me, peer);
+        }
     }
 
     /// Whether our own disk has room: one without makes no leader.

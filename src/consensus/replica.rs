@@ -173,11 +173,9 @@ impl Replica {
         }
     }
 
-    /// That peer came with that disk.
-    pub fn meet(&mut self, peer: NodeId, disk: DiskId) {
-        if self.configs.current().members.contains_key(&peer) {
-            self.disks.insert(peer, disk);
-        }
+    /// That member came with that disk; whether that is news.
+    pub fn meet(&mut self, peer: NodeId, disk: DiskId) -> bool {
+        self.configs.current().members.contains_key(&peer) && self.disks.insert(peer, disk) != Some(disk)
     }
 
     /// Writes the disks that we have met where none is named yet; whether there were any.
@@ -273,6 +271,11 @@ impl Replica {
             return;
         }
         self.disks.retain(|id, _| *id == self.id || membership.members.contains_key(id));
+        let leaves =
+            self.configs.current().members.contains_key(&self.id) && !membership.members.contains_key(&self.id);
+        if leaves {
+            self.notes.push(Note::Outside { me: self.id, since: index });
+        }
         self.configs.push(index, membership.clone());
         self.notes.push(Note::Configured { index, membership: Box::new(membership) });
     }

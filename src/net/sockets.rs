@@ -6,7 +6,7 @@ mod saying;
 use super::conn::{Conn, Filled};
 use super::dialect::{Role, Said};
 use super::disks::Disks;
-use super::links::Links;
+use super::links::{Link, Links};
 use super::options::Options;
 use super::resolver::Resolver;
 use super::stream;
@@ -184,13 +184,25 @@ impl Net {
         if membership.members.is_empty() {
             self.members = Membership::founding(self.places.clone());
         }
+        let added: Vec<NodeId> = self.members.ids().filter(|id| !before.members.contains_key(id)).collect();
         for (id, member) in before.members {
             self.leavers.entry(id).or_insert((member, now + LEAVERS_FOR));
         }
         self.leavers.retain(|id, _| !self.members.members.contains_key(id));
         self.disks.forget_but(&self.members);
+        added.into_iter().for_each(|id| self.part(now, id));
         self.link(now);
         self.look_over(now);
+    }
+
+    /// Ends the connections with who left and was added again: it says anew with which disk it comes, before
+    /// anything that it says counts.
+    fn part(&mut self, now: Time, peer: NodeId) {
+        let speaker = self.speakers.get(&peer).map(|(token, _)| *token);
+        let dialed = self.links.get(peer).and_then(Link::token);
+        for token in speaker.into_iter().chain(dialed) {
+            self.close(now, token);
+        }
     }
 
     /// Has the links that members, and leavers, and places ask for.

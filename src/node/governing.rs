@@ -3,7 +3,7 @@
 use super::event::Caller;
 use crate::api::{Refusal, Reply};
 use crate::consensus::Raft;
-use crate::types::{Index, NodeId, Position, Term, Time};
+use crate::types::{NodeId, Position, Term, Time};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -81,12 +81,18 @@ impl Governing {
         let (since, commit) = (raft.configured(), raft.log().commit());
         let settled = !raft.membership().is_joint() && since <= commit;
         self.changes.retain(|pending| {
-            let reply = match led {
+            let leads = led == Some(pending.position.term);
+            // Also when it has cost us the lead, as it does a leader that was removed.
+            let ours = leads || (pending.position.index <= commit && raft.log().holds(pending.position));
+            let reply = match settled && since >= pending.position.index {
+                true if ours && pending.is_done(&raft.membership().voters) => {
+                    let term = raft.log().term(since).unwrap_or(pending.position.term);
+                    Reply::Changed { position: Position::new(since, term) }
+                }
                 // Whoever leads next goes on with it, or does not know of it.
-                led if led != Some(pending.position.term) => Reply::Unknown,
-                _ if !settled || since < pending.position.index => return true,
-                _ if !pending.is_done(&raft.membership().voters) => Reply::Refused(taken_back(raft)),
-                _ => Reply::Changed { position: Position::new(Index(since.0), pending.position.term) },
+                _ if !leads => Reply::Unknown,
+                true => Reply::Refused(taken_back(raft)),
+                false => return true,
             };
             out.push((pending.from, pending.id, reply));
             false

@@ -235,6 +235,9 @@ fn who_is_removed_knows_and_is_quiet() {
     let gone = another(&cluster, &[leader]);
     cluster.change(leader, Change::Remove(gone)).unwrap();
     cluster.until("it knows", |c| c.raft(gone).role() == RoleName::Outside);
+    assert!(cluster.hosts[&gone].notes.iter().any(|note| {
+        matches!(note, Note::Outside { me, .. } if *me == gone) && note.to_string().contains("drave member add")
+    }));
     cluster.until("it was told", |c| {
         c.hosts[&leader].notes.iter().any(|note| matches!(note, Note::Left { peer, told: true } if *peer == gone))
     });
@@ -321,26 +324,6 @@ fn a_snapshot_brings_its_own_configuration() {
     };
     assert!(is_its(Mutants::NONE));
     assert!(!is_its(Mutants::only(Mutant::KeepStaleConfig)), "the mutant of it");
-}
-
-/// Who was removed, and is added again before it could be told, may come with an empty disk: what it held when it
-/// left is not counted. Found by the simulator.
-#[test]
-fn who_comes_back_is_not_believed_to_hold_what_it_held_when_it_left() {
-    let (mut cluster, leader) = led(3);
-    let four = cluster.join(4);
-    cluster.change(leader, add(4, Prospect::Stays)).unwrap();
-    cluster.run(ms(300));
-    let matched = |cluster: &Cluster| {
-        cluster.raft(leader).progress().find(|(peer, _)| *peer == four).map(|(_, progress)| progress.matched)
-    };
-    assert_eq!(matched(&cluster), Some(cluster.raft(leader).log().last().index));
-    cluster.isolate(four);
-    cluster.change(leader, Change::Remove(four)).unwrap();
-    cluster.run(ms(50));
-    assert!(matched(&cluster).is_some(), "it is still tried to tell it");
-    cluster.change(leader, add(4, Prospect::Stays)).unwrap();
-    assert_eq!(matched(&cluster), Some(Index::ZERO));
 }
 
 /// A change that stands still is taken back by a command: by the leader that began it with the old majority alone.
@@ -590,6 +573,40 @@ fn who_has_forgotten_everything_does_not_help_to_lose_it() {
     };
     assert!(!lost(Mutants::NONE));
     assert!(lost(Mutants::only(Mutant::NoAmnesiaGuard)), "without the guard it is lost");
+}
+
+/// Removed and added again before it could be told, on an empty disk: what it confirmed before counts for nothing,
+/// and it is sent all of the log. It was taken for what it had been, and was stuck for ever.
+#[test]
+fn who_is_added_again_on_another_disk_begins_anew() {
+    let (mut cluster, leader) = led(3);
+    let lost = another(&cluster, &[leader]);
+    cluster.propose(leader, "before");
+    cluster.run(ms(50));
+    cluster.crash(lost);
+    cluster.change(leader, Change::Remove(lost)).unwrap();
+    cluster.until("it is gone", |c| !c.raft(leader).membership().members.contains_key(&lost));
+    cluster.until("that is settled", |c| c.raft(leader).log().commit() >= c.raft(leader).configured());
+    cluster.change(leader, add(lost.get(), Prospect::Rises)).unwrap();
+    let matched = cluster.raft(leader).progress().find(|(id, _)| *id == lost).unwrap().1.matched;
+    assert_eq!(matched, Index::ZERO, "nothing is known of what it holds");
+    cluster.join(lost.get());
+    cluster.until("it rises", |c| is_settled(c, leader, &[1, 2, 3]));
+    assert_eq!(cluster.raft(lost).log().last(), cluster.raft(leader).log().last());
+}
+
+/// Whatever a member confirmed on one disk counts for nothing once it comes with another.
+#[test]
+fn what_was_confirmed_on_another_disk_does_not_count() {
+    let (mut cluster, leader) = led(3);
+    let other = another(&cluster, &[leader]);
+    let matched = |c: &Cluster| c.raft(leader).progress().find(|(id, _)| *id == other).unwrap().1.matched;
+    cluster.core(leader).met(other, DiskId(5));
+    cluster.until("it confirms anew", |c| matched(c) > Index::ZERO);
+    cluster.core(leader).met(other, DiskId(5));
+    assert!(matched(&cluster) > Index::ZERO, "it is the same");
+    cluster.core(leader).met(other, DiskId(6));
+    assert_eq!(matched(&cluster), Index::ZERO);
 }
 
 /// A log begins once: who holds nothing does not begin it again while one that holds it is there.

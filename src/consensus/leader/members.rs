@@ -94,16 +94,22 @@ impl Leader {
         let membership = me.configs.current();
         let next = me.log.last().index.next();
         for id in membership.ids().filter(|id| *id != me.id) {
-            let fresh = || Progress::new(now, next);
             if self.leaving.remove(&id).is_some() {
-                // It may come back with nothing: what it held when it left says nothing of what it holds.
-                self.progress.insert(id, fresh());
+                // It left and was added again: what it held then, it may hold no more.
+                self.progress.remove(&id);
             }
-            self.progress.entry(id).or_insert_with(fresh);
+            self.progress.entry(id).or_insert_with(|| Progress::new(now, next));
         }
         let until = now + me.options.election_max * TOLD_FOR;
         for id in self.progress.keys().filter(|id| !membership.members.contains_key(id)) {
             self.leaving.entry(*id).or_insert(until);
+        }
+    }
+
+    /// That peer came with a disk we did not know: what was confirmed on another counts for nothing.
+    pub fn forget(&mut self, me: &Replica, peer: NodeId) {
+        if let Some(progress) = self.progress.get_mut(&peer) {
+            *progress = Progress::new(progress.heard, me.log.last().index.next());
         }
     }
 
