@@ -78,6 +78,10 @@ pub struct Net {
     members: Membership,
     /// Those who were members until just now, and until when they are spoken to.
     leavers: BTreeMap<NodeId, (Member, Time)>,
+    /// Those who speak to us and whom our configuration does not know, or not yet: where they are answered.
+    guests: BTreeMap<NodeId, Member>,
+    /// Whether the node follows a leader, or leads.
+    led: bool,
     disks: Disks,
     /// The connection on which each peer speaks to us, and which process of it does.
     speakers: BTreeMap<NodeId, (Token, u64)>,
@@ -126,6 +130,8 @@ impl Net {
             places,
             members: Membership::default(),
             leavers: BTreeMap::new(),
+            guests: BTreeMap::new(),
+            led: false,
             disks: Disks::default(),
             speakers: BTreeMap::new(),
             unread: Vec::new(),
@@ -189,6 +195,7 @@ impl Net {
             self.leavers.entry(id).or_insert((member, now + LEAVERS_FOR));
         }
         self.leavers.retain(|id, _| !self.members.members.contains_key(id));
+        self.guests.retain(|id, _| !self.members.members.contains_key(id));
         self.disks.forget_but(&self.members);
         added.into_iter().for_each(|id| self.part(now, id));
         self.link(now);
@@ -209,7 +216,7 @@ impl Net {
     fn link(&mut self, now: Time) {
         let leavers = self.leavers.iter().map(|(id, (member, _))| (id, member));
         let mut wanted: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
-        for (id, member) in self.members.members.iter().chain(leavers) {
+        for (id, member) in self.members.members.iter().chain(leavers).chain(&self.guests) {
             let addresses = self.places.get(id).into_iter().chain([&member.address]);
             let all = wanted.entry(*id).or_default();
             for address in addresses.filter(|address| !address.is_empty()) {
@@ -221,6 +228,12 @@ impl Net {
         for token in self.links.set(wanted) {
             self.close(now, token);
         }
+    }
+
+    /// Whether the node follows a leader, or leads. Who does knows the members as they are, or will in a
+    /// moment; who does not may be looked for by a leader that it has never heard of.
+    pub fn set_led(&mut self, led: bool) {
+        self.led = led;
     }
 
     /// Where that member is reached, as far as we know: where it was last, or is looked for now.
@@ -516,6 +529,9 @@ impl Net {
                 if self.speakers.get(&peer).is_some_and(|(speaker, _)| *speaker == token) {
                     self.speakers.remove(&peer);
                     self.events.push(Event::PeerLost(peer));
+                    if self.guests.remove(&peer).is_some() {
+                        self.link(now);
+                    }
                 }
             }
             Role::Dialed(peer) => self.links.fell(peer, now),

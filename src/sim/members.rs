@@ -23,7 +23,9 @@ impl World {
             return true;
         }
         let belongs = membership.members.contains_key(&peer);
-        if !belongs && up.leavers.get(&peer).is_none_or(|until| *until < self.now) {
+        // Who follows nobody may be looked for by a leader of whom its configuration does not know.
+        let follows = up.node.raft().leader().is_some();
+        if !belongs && follows && up.leavers.get(&peer).is_none_or(|until| *until < self.now) {
             return false;
         }
         if self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard) {
@@ -40,7 +42,11 @@ impl World {
             return Ok(false);
         }
         let Some(up) = &mut self.host(at).up else { return Ok(false) };
-        if up.met.insert(peer, disks.0) != Some(disks.0) {
+        let belongs = up.node.membership().members.contains_key(&peer) || up.node.membership().members.is_empty();
+        if up.met.get(&peer) != Some(&disks.0) {
+            if belongs {
+                up.met.insert(peer, disks.0);
+            }
             self.handle(at, Event::Met { peer, disk: disks.0 })?;
         }
         Ok(true)

@@ -4,6 +4,7 @@ use super::error::WireError;
 use super::frame::{Frame, Kind, put_frame};
 use super::reason::Reason;
 use crate::codec::{Malformed, Put, Reader};
+use crate::limits::ADDRESS_BYTES_MAX;
 use crate::types::{ClusterId, DiskId, NodeId};
 use bytes::{BufMut, BytesMut};
 
@@ -29,7 +30,8 @@ const MAGIC: [u8; 6] = *b"drave\n";
 /// | 32 | 8 | the peer's disk, 0 for a client |
 /// | 40 | 8 | the node that is meant, 0 for any |
 /// | 48 | 8 | the peer's process: drawn when it started, 0 for a client |
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// | 56 | … | where the peer is reached, behind its length (4); empty for a client |
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
     /// The oldest version it speaks.
     pub version_min: u16,
@@ -41,6 +43,8 @@ pub struct Hello {
     pub caller: Who,
     /// The node it means to reach, if not just any.
     pub target: Option<NodeId>,
+    /// Where a peer is reached: who does not know it yet has to answer somewhere.
+    pub address: String,
 }
 
 /// What a caller is.
@@ -75,7 +79,14 @@ pub struct Welcome {
 impl Hello {
     /// A client's, of this program's versions.
     pub fn client() -> Hello {
-        Hello { version_min: VERSION_MIN, version_max: VERSION_MAX, cluster: None, caller: Who::Client, target: None }
+        Hello {
+            version_min: VERSION_MIN,
+            version_max: VERSION_MAX,
+            cluster: None,
+            caller: Who::Client,
+            target: None,
+            address: String::new(),
+        }
     }
 
     /// A peer's, of this program's versions.
@@ -87,7 +98,13 @@ impl Hello {
             cluster: Some(cluster),
             caller,
             target: Some(target),
+            address: String::new(),
         }
+    }
+
+    /// The same, of a peer that is reached there.
+    pub fn at(self, address: &str) -> Hello {
+        Hello { address: address.to_owned(), ..self }
     }
 
     /// The newest version that both speak, if there is one.
@@ -114,6 +131,7 @@ impl Hello {
             out.put_u64_le(disk);
             out.put_node(self.target);
             out.put_u64_le(run);
+            out.put_blob(self.address.as_bytes());
         });
     }
 
@@ -131,13 +149,14 @@ impl Hello {
         let cluster = Some(reader.u64()?).filter(|id| *id != 0).map(ClusterId);
         let (node, disk, target) = (reader.node()?, DiskId(reader.u64()?), reader.node()?);
         let run = reader.u64()?;
+        let address = reader.string(ADDRESS_BYTES_MAX)?;
         let caller = match (role, node) {
             (1, Some(node)) => Who::Peer { node, disk, run },
             (2, None) => Who::Client,
             _ => return Err(Malformed("neither peer nor client").into()),
         };
         reader.end()?;
-        Ok(Hello { version_min, version_max, cluster, caller, target })
+        Ok(Hello { version_min, version_max, cluster, caller, target, address })
     }
 }
 
@@ -198,7 +217,7 @@ mod tests {
 
     #[test]
     fn hellos_come_back_as_they_were() {
-        for hello in [Hello::client(), Hello::peer(ClusterId(9), id(1), DiskId(77), 5, id(2))] {
+        for hello in [Hello::client(), Hello::peer(ClusterId(9), id(1), DiskId(77), 5, id(2)).at("a:1")] {
             assert_eq!(Hello::read(through_the_wire(|out| hello.put(out))), Ok(hello));
         }
         let welcome = Welcome { version: 2, cluster: ClusterId(9), node: id(2), disk: DiskId(5) };

@@ -2,10 +2,11 @@
 
 use super::{Identity, Net, find, touch};
 use crate::codec::Malformed;
+use crate::limits::MEMBERS_MAX;
 use crate::net::dialect::Role;
 use crate::net::stream;
 use crate::node::event::Event;
-use crate::types::{DiskId, NodeId, Time};
+use crate::types::{DiskId, Member, NodeId, Time};
 use crate::wire::WireError;
 use crate::wire::hello::{Hello, VERSION_MAX, Welcome, Who};
 use crate::wire::reason::Reason;
@@ -42,8 +43,6 @@ impl Net {
                 conn.role = Role::Client(token.0 as u64);
             }
             Who::Peer { node: peer, disk, run } => {
-                self.disks.meet(peer, disk);
-                self.events.push(Event::Met { peer, disk });
                 conn.role = Role::Speaker(peer);
                 let _if_not_it_takes_longer = stream::tune_speaker(&conn.stream);
                 if let Some((before, _)) = self.speakers.insert(peer, (token, run)) {
@@ -52,6 +51,11 @@ impl Net {
                 }
                 // What it answered until it dialed, it said to a connection that nobody heard the end of.
                 self.events.push(Event::AnswersLost(peer));
+                self.meet(peer, disk);
+                if !self.members.members.contains_key(&peer) {
+                    self.guests.insert(peer, Member::at(hello.address.clone()));
+                    self.link(now);
+                }
                 self.links.hurry(peer, now);
             }
         }
@@ -71,7 +75,9 @@ impl Net {
         }
         match hello.caller {
             Who::Peer { node, .. } if node == self.me.node => Err(Reason::Double),
-            Who::Peer { node, .. } if !self.members.members.contains_key(&node) => Err(Reason::Stranger),
+            Who::Peer { node, .. } if !self.members.members.contains_key(&node) && !self.takes_guests() => {
+                Err(Reason::Stranger)
+            }
             Who::Peer { .. } if hello.cluster.is_none() => Err(Reason::Cluster),
             Who::Peer { node, disk, .. } if self.knows_otherwise(node, disk).is_some() => Err(Reason::Disk),
             // It speaks on a connection that is open, and now another process says that it is it.
@@ -81,6 +87,21 @@ impl Net {
             Who::Client if self.clients >= self.options.clients_max => Err(Reason::Full),
             Who::Peer { .. } | Who::Client => Ok(version),
         }
+    }
+
+    /// Whether strangers of our own cluster are let in: our configuration may be an old one, and a leader of a
+    /// newer one must be able to find us (votes and entries go by the sender's view, §6). Not while we follow
+    /// somebody: then whoever is a stranger was removed, and is told so.
+    fn takes_guests(&self) -> bool {
+        !self.led && self.guests.len() < MEMBERS_MAX
+    }
+
+    /// A member came with that disk, and stays with it.
+    fn meet(&mut self, peer: NodeId, disk: DiskId) {
+        if self.members.members.contains_key(&peer) {
+            self.disks.meet(peer, disk);
+        }
+        self.events.push(Event::Met { peer, disk });
     }
 
     /// The disk that peer is known by, if it is another: by the membership, or by what we have met.
@@ -112,8 +133,10 @@ impl Net {
         match dialed {
             Ok(token) => {
                 self.links.dialed(peer, token);
+                let own = self.place(self.me.node).unwrap_or_default().to_owned();
                 let Some(conn) = find(&mut self.conns, token) else { return };
-                Hello::peer(self.me.cluster, self.me.node, self.me.disk, self.me.run, peer).put(conn.lanes.ready());
+                let Identity { node, cluster, disk, run } = self.me;
+                Hello::peer(cluster, node, disk, run, peer).at(&own).put(conn.lanes.ready());
                 touch(&mut self.touched, conn);
             }
             Err(error) => {
@@ -137,8 +160,7 @@ impl Net {
             self.warn_of_disk(now, peer, welcome.disk);
             return Err(Malformed("another disk than this node had").into());
         }
-        self.disks.meet(peer, welcome.disk);
-        self.events.push(Event::Met { peer, disk: welcome.disk });
+        self.meet(peer, welcome.disk);
         if let Some(conn) = find(&mut self.conns, token) {
             conn.role = Role::Listener(peer);
         }

@@ -322,6 +322,7 @@ fn who_is_not_wanted_is_told_why() {
     let mut nodes = vec![Pumped::open(1, Options { clients_max: 1, ..Options::default() })];
     let members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
     nodes[0].net.set_members(Time(1), &members);
+    nodes[0].net.set_led(true);
     let peer = |cluster, node, target| Hello::peer(ClusterId(cluster), id(node), DiskId(1), 1, id(target));
     let mut greet = |hello: Hello| {
         let mut caller = Plain::dial(nodes[0].address(), &hello);
@@ -339,7 +340,42 @@ fn who_is_not_wanted_is_told_why() {
     // A peer gets in however many clients there are; and then nobody else under its id.
     assert!(greet(peer(9, 2, 1)).0.is_ok());
     assert_eq!(greet(Hello::peer(CLUSTER, id(2), DiskId(5), 2, id(1))).0, refused(Reason::Disk));
-    assert!(greet(peer(9, 2, 1)).0.is_ok());
+    let (welcome, _speaks) = greet(peer(9, 2, 1));
+    assert!(welcome.is_ok());
+    // It is there, and another process comes with its identity: on a copy of its disk, then.
+    assert_eq!(greet(Hello::peer(CLUSTER, id(2), DiskId(1), 7, id(1))).0, refused(Reason::Twin));
+}
+
+#[test]
+fn a_disk_that_stands_in_the_configuration_is_the_only_one() {
+    let mut nodes = vec![Pumped::open(1, Options::default())];
+    let mut members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
+    members.members.get_mut(&id(2)).unwrap().disk = Some(DiskId(77));
+    nodes[0].net.set_members(Time(1), &members);
+    let mut greet = |disk| {
+        let hello = Hello::peer(CLUSTER, id(2), DiskId(disk), 1, id(1));
+        Plain::dial(nodes[0].address(), &hello).pump_welcome(&mut nodes)
+    };
+    assert_eq!(greet(5), Err(WireError::Refused(Reason::Disk)));
+    assert!(greet(77).is_ok());
+}
+
+/// Two voters with an old configuration, cut off while others were added and one of those came to lead: they
+/// must hear it, and answer. Found by the simulator.
+#[test]
+fn who_follows_nobody_lets_a_leader_in_that_it_does_not_know() {
+    let mut nodes = vec![Pumped::open_below(1), Pumped::open_below(2)];
+    let addresses: Vec<String> = nodes.iter().map(|node| node.address().to_string()).collect();
+    nodes[0].net.set_members(Time(1), &Membership::founding([(id(1), addresses[0].clone())]));
+    nodes[1].net.set_members(Time(1), &Membership::founding((1..).map(id).zip(addresses)));
+    pump_until(&mut nodes, "links come up", linked);
+    nodes[1].net.send(say(2, beat()));
+    pump_until(&mut nodes, "it is heard", |nodes| nodes[0].heard() == [&beat()]);
+    nodes[0].net.send(say(1, beat()));
+    pump_until(&mut nodes, "and answered", |nodes| nodes[1].heard() == [&beat()]);
+    // Once it is gone, so is the link to it.
+    nodes.truncate(1);
+    pump_until(&mut nodes, "it is gone", |nodes| nodes[0].net.links.get(id(2)).is_none());
 }
 
 #[test]
