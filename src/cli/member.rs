@@ -157,7 +157,9 @@ pub fn run(args: &Member) -> Result<(), Trouble> {
             carry_out(cluster, &change, false, &format!("{id} is a learner and {then} · {start}"))
         }
         What::Remove(One { id: Id(id), force, cluster }) => {
-            let done = format!("{id} is no member any more · stop it; an empty directory, or this one, may come back under its id after: drave member add");
+            let done = format!(
+                "{id} is no member any more · stop it; an empty directory, or this one, may come back under its id after: drave member add"
+            );
             carry_out(cluster, &Change::Remove(*id), *force, &done)
         }
         What::Promote(One { id: Id(id), force, cluster }) => {
@@ -302,13 +304,12 @@ fn summary(status: &Status) -> String {
     let half = |voters: usize| {
         let tolerates = voters - Membership::majority_of(voters).min(voters);
         let failures = if tolerates == 1 { "1 failure".to_owned() } else { format!("{tolerates} failures") };
-        let even =
-            match voters {
-                0 => String::new(),
-                2 => " (as 1 voter does)".to_owned(),
-                n if n % 2 == 0 => format!(" (as {} voters do)", n - 1),
-                _ => String::new(),
-            };
+        let even = match voters {
+            0 => String::new(),
+            2 => " (as 1 voter does)".to_owned(),
+            n if n % 2 == 0 => format!(" (as {} voters do)", n - 1),
+            _ => String::new(),
+        };
         format!("voters {voters} · quorum {} · tolerates {failures}{even}", Membership::majority_of(voters))
     };
     let learners = match of(&["learner"]) {

@@ -249,9 +249,7 @@ impl Mux {
         };
         let doubt = match &self.scout {
             Some(scout) => scout.deadline(),
-            None if self.waits() && self.known.len() > 1 => {
-                Some((self.heard + self.options.doubt).max(self.scout_at))
-            }
+            None if self.waits() && self.known.len() > 1 => Some((self.heard + self.options.doubt).max(self.scout_at)),
             None => None,
         };
         let look = self.is_up().then_some(self.look_at);
