@@ -3,7 +3,7 @@
 use super::clients::Client;
 use super::host::Process;
 use super::world::{Happens, World};
-use crate::types::{Index, Prospect, Term, Time};
+use crate::types::{Index, Member, NodeId, Prospect, Term, Time};
 use std::time::Duration;
 
 impl World {
@@ -70,7 +70,8 @@ impl World {
     /// Whether nothing remains to be done about the members.
     fn is_settled(&self) -> bool {
         let latest = self.checks.configurations.latest();
-        let waits = latest.members.values().any(|member| !matches!(member.prospect, Prospect::Stays));
+        let waits = |(id, member): (&NodeId, &Member)| member.prospect != Prospect::Stays && !self.hosts[id].given_up;
+        let waits = latest.members.iter().any(waits);
         !latest.is_joint() && !waits && !self.hosts.values().any(|host| host.forgot)
     }
 

@@ -153,6 +153,8 @@ pub struct Cluster {
     pub addresses: Vec<String>,
     /// What each is started with, beside what it must be.
     pub words: Vec<String>,
+    /// So many of them, the first, found the cluster; the others join it.
+    pub founders: usize,
     nodes: Vec<Option<Guarded>>,
 }
 
@@ -171,6 +173,7 @@ impl Cluster {
             directory: tempfile::tempdir().unwrap(),
             addresses: (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect(),
             words: ["--segment-size", "4MiB", "--reserve", "4MiB"].map(str::to_owned).into(),
+            founders: nodes.into(),
             nodes: (0..nodes).map(|_| None).collect(),
         }
     }
@@ -185,13 +188,20 @@ impl Cluster {
 
     /// What `--peers` says.
     pub fn peers(&self) -> String {
-        let peers = self.addresses.iter().zip(1..).map(|(address, id)| format!("{id}={address}"));
+        let founders = &self.addresses[..self.founders];
+        let peers = founders.iter().zip(1..).map(|(address, id)| format!("{id}={address}"));
         peers.collect::<Vec<_>>().join(",")
     }
 
     /// The command that runs a node.
     pub fn serve(&self, n: usize) -> Command {
-        let mut command = drave(&["serve", "--id", &(n + 1).to_string(), "--peers", &self.peers()]);
+        let mut command = drave(&["serve", "--id", &(n + 1).to_string()]);
+        if n < self.founders {
+            command.args(["--peers", &self.peers()]);
+        } else {
+            let others: Vec<_> = self.addresses.iter().filter(|other| **other != self.addresses[n]).cloned().collect();
+            command.args(["--join", &others.join(","), "--listen", &self.addresses[n]]);
+        }
         command.args(&self.words).arg("--data").arg(self.data(n));
         command
     }
