@@ -112,6 +112,12 @@ const TOLD: &[Mutant] = &[
     Mutant::HandoverBypassesVote,
     Mutant::NeverTakeBack,
     Mutant::CampaignOnlyIfListed,
+    Mutant::HoldForTheSilent,
+    Mutant::ChangeWithoutJoint,
+    Mutant::ChangeBeforeNoop,
+    Mutant::StackChanges,
+    Mutant::KeepStaleConfig,
+    Mutant::NoAmnesiaGuard,
 ];
 
 /// All the others.
