@@ -307,7 +307,7 @@ fn summary(status: &Status) -> String {
         let even = match voters {
             0 => String::new(),
             2 => " (as 1 voter does)".to_owned(),
-            n if n % 2 == 0 => format!(" (as {} voters do)", n - 1),
+            n if n.is_multiple_of(2) => format!(" (as {} voters do)", n - 1),
             _ => String::new(),
         };
         format!("voters {voters} · quorum {} · tolerates {failures}{even}", Membership::majority_of(voters))

@@ -116,7 +116,10 @@ impl Candidate {
                 Next::Stay
             }
             Message::Vote { granted: true, void, ask } if ask == self.ask => {
-                if void {
+                // Its disk stands in our configuration, and whoever comes with another is not heard: it was not
+                // emptied since, and all it may have confirmed before stands in our log before that.
+                let named = me.configs.current().members.get(&from).is_some_and(|member| member.disk.is_some());
+                if void && !named {
                     self.ballot.void_yes(from);
                 } else {
                     self.ballot.yes(from);

@@ -227,7 +227,8 @@ impl Node {
 
     fn park(&mut self, asked: Asked) {
         let parked = self.parked.push(asked, self.options.parked, self.options.parked_bytes);
-        if let Err((asked, refusal)) = parked {
+        if let Err(refused) = parked {
+            let (asked, refusal) = *refused;
             self.refuse(asked, refusal);
         }
     }

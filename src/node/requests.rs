@@ -107,9 +107,9 @@ pub struct Parked {
 
 impl Parked {
     /// Lets it wait, or refuses it for want of room.
-    pub fn push(&mut self, asked: Asked, most: usize, most_bytes: u64) -> Result<(), (Asked, Refusal)> {
+    pub fn push(&mut self, asked: Asked, most: usize, most_bytes: u64) -> Result<(), Box<(Asked, Refusal)>> {
         if self.waiting.len() >= most || self.bytes + asked.bytes() > most_bytes {
-            return Err((asked, Refusal::Busy));
+            return Err(Box::new((asked, Refusal::Busy)));
         }
         self.bytes += asked.bytes();
         self.waiting.push_back(asked);
@@ -363,10 +363,10 @@ mod tests {
         };
         parked.push(asked(1, 20), 2, 100).unwrap();
         parked.push(asked(2, 10), 2, 100).unwrap();
-        assert!(matches!(parked.push(asked(3, 30), 2, 100), Err((_, Refusal::Busy))));
+        assert_eq!(parked.push(asked(3, 30), 2, 100).unwrap_err().1, Refusal::Busy);
         assert_eq!(parked.deadline(), Time(10));
         assert_eq!(parked.expired(Time(10)).iter().map(|asked| asked.id).collect::<Vec<_>>(), [2]);
-        assert!(matches!(parked.push(asked(3, 30), 9, 9), Err((_, Refusal::Busy))));
+        assert_eq!(parked.push(asked(3, 30), 9, 9).unwrap_err().1, Refusal::Busy);
         parked.push(asked(3, 30), 9, 10).unwrap();
         parked.forget(Caller::Client(1));
         assert!(parked.is_empty());

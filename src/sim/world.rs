@@ -467,7 +467,9 @@ impl World {
         let Some(up) = &self.hosts[&at].up else { return Ok(()) };
         let raft = up.node.raft();
         let (term, leads) = (raft.term(), raft.leads());
-        let (commit, defined) = (raft.log().commit(), raft.commit_by_definition());
+        // What a snapshot stands for is committed too: one that a former leader sent may arrive at a new one.
+        let snapshot = up.node.snapshot().map(|kept| kept.position.index);
+        let (commit, defined) = (raft.log().commit(), raft.commit_by_definition().max(snapshot));
         let uses = (raft.configured(), raft.membership());
         let bounded = up.node.held() <= HELD_MAX;
         if !bounded {
