@@ -1,7 +1,7 @@
 //! Raft's five properties, and what must hold around them, looked at after every step.
 //!
 //! Checked against what the nodes *do* (what they write, send, commit and apply), not against what
-//! they say of themselves. Which configuration a node must use, its log says: [`super::quorums`].
+//! they say of themselves. Which configuration a node must use, its log says: `quorums`.
 
 use super::quorums::Configurations;
 use crate::consensus::message::{Ask, Envelope, Message};

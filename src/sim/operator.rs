@@ -124,7 +124,7 @@ impl World {
                     self.wipe(at);
                 }
             }
-            6 | 7 | 8 if self.hosts.values().any(|host| host.forgot) => self.mend(),
+            6..=8 if self.hosts.values().any(|host| host.forgot) => self.mend(),
             _ => {
                 let Some(change) = self.change() else { return Ok(()) };
                 let force = self.rng.random_range(0..100) < governance.forced;

@@ -123,6 +123,9 @@ fn live(world: &mut World) -> Result<(), String> {
     world.heal();
     pass(world, LEADERLESS)?;
     if !world.has_leader() {
+        if world.needs_the_lost() {
+            return world.history().check().map_err(|what| format!("linearizability: {what}"));
+        }
         return Err(format!("no leader within ten election timeouts of calm{}", world.standing()));
     }
     world.stop_clients();
