@@ -138,11 +138,16 @@ impl Config {
         Ok(())
     }
 
-    fn check_members(&self) -> Result<(), Wrong> {
-        let founds = self.joins.is_none() && !self.peers.is_empty();
-        if founds && !self.peers.contains_key(&self.id) {
+    /// Checks that this node is one of the founders, if it is to found anything: a directory that is in use
+    /// knows its members, and is only told where to look.
+    pub fn check_founding(&self) -> Result<(), Wrong> {
+        if self.joins.is_none() && !self.peers.contains_key(&self.id) {
             return wrong(format!("node {} is not in the list of peers", self.id.get()));
         }
+        Ok(())
+    }
+
+    fn check_members(&self) -> Result<(), Wrong> {
         let mut addresses: Vec<_> = self.peers.values().collect();
         addresses.sort_unstable();
         if let Some(twice) = addresses.windows(2).find(|two| two[0] == two[1]) {
@@ -203,7 +208,9 @@ mod tests {
     #[test]
     fn what_cannot_work_is_said() {
         let says = |config: Config| config.check().unwrap_err().what;
-        assert!(says(Config { id: id(9), ..three() }).contains("not in the list"));
+        let founding = Config { id: id(9), ..three() }.check_founding();
+        assert!(founding.unwrap_err().what.contains("not in the list"));
+        assert_eq!(three().check_founding(), Ok(()));
         assert!(says(Config { segment_bytes: 7, ..three() }).contains("segment"));
         let mut slow = three();
         slow.consensus.heartbeat = Duration::from_millis(100);

@@ -150,6 +150,7 @@ fn owner(config: &Config, root: &FsDisk, place: &str) -> wal::Result<Owner> {
              Nothing was changed."
         )));
     }
+    config.check_founding().map_err(|wrong| Fault::Foreign(format!("{}. Nothing was changed.", wrong.what)))?;
     let (cluster, disk) = match &config.joins {
         Some(joined) => (joined.cluster, joined.disk),
         None => (config.cluster_id(), DiskId(rand::random::<NonZeroU64>().get())),

@@ -51,7 +51,7 @@ impl Nodes {
             while let Some(frame) = reader.next(&mut input).unwrap() {
                 if !greeted {
                     greeted = true;
-                    Welcome { version: 1, cluster: ClusterId(1), node: id(me), disk: DiskId(me) }.put(&mut output);
+                    Welcome { version: 2, cluster: ClusterId(1), node: id(me), disk: DiskId(me) }.put(&mut output);
                     continue;
                 }
                 let asked = read_request_frame(frame).unwrap();
