@@ -102,6 +102,7 @@ pub fn run(args: Sim) -> Result<(), Trouble> {
                 Ok(outcome) => {
                     simulated.fetch_add(cluster_ms(&outcome), Ordering::Relaxed);
                     if args.seeds == 1 {
+                        eprintln!("{}", outcome.beside());
                         println!("{outcome}");
                     }
                 }

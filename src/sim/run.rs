@@ -31,16 +31,21 @@ pub struct Outcome {
     pub hash: u64,
 }
 
+impl Outcome {
+    /// What else there was in it, in words.
+    pub fn beside(&self) -> String {
+        let Taken { taken, received, .. } = &self.snapshots;
+        format!("{} configurations · {taken} snapshots taken, {received} received", self.configurations)
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outcome { seed, steps, faults, configurations, operations, hash, snapshots, .. } = self;
-        let Taken { taken, received, .. } = snapshots;
+        let Outcome { seed, steps, faults, operations, hash, .. } = self;
         let seconds = self.simulated.as_secs_f64();
         write!(
             f,
-            "seed {seed} ok · {seconds:.1} s simulated · {steps} steps · {faults} faults · {configurations} configurations · \
-             {operations} operations · \
-             {taken} snapshots taken, {received} received · hash {hash:016x}"
+            "seed {seed} ok · {seconds:.1} s simulated · {steps} steps · {faults} faults · {operations} operations · hash {hash:016x}"
         )
     }
 }
