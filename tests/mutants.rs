@@ -107,6 +107,7 @@ const TOLD: &[Mutant] = &[
     Mutant::DamagedIsEmpty,
     Mutant::CompactUnderShip,
     Mutant::SendSnapshotsAgain,
+    Mutant::KeepConflictingLog,
     Mutant::ConfigAtCommit,
     Mutant::KeepDroppedConfig,
     Mutant::HandoverBypassesVote,
