@@ -108,7 +108,28 @@ impl Kv {
         Some(self.slots[place.slot? as usize].value())
     }
 
+    /// Looks at what up to [`EXPECTED`] keys hold, so that the processor has it when their commands' turn
+    /// comes; whether there were any.
+    fn look_ahead<'a>(&self, keys: &mut dyn Iterator<Item = &'a [u8]>) -> bool {
+        let mut hashes = [0; EXPECTED];
+        let mut count = 0;
+        for (expected, key) in hashes.iter_mut().zip(keys) {
+            *expected = hash(0, key);
+            count += 1;
+        }
+        // Three short loops: in each, no access waits for another.
+        let slots = hashes.map(|hash| self.index.guess(hash));
+        let pairs = slots.map(|slot| slot.map_or(&[][..], |slot| &*self.slots[slot as usize].pair));
+        for pair in &pairs[..count] {
+            if let [first, .., last] = pair {
+                black_box(first ^ pair[pair.len() / 2] ^ last);
+            }
+        }
+        count > 0
+    }
+
     fn execute(&mut self, command: &Command<'_>) -> Answer {
+        self.index.tend();
         if let Command::Batch(commands) = command {
             return self.execute_all(commands);
         }
@@ -127,6 +148,9 @@ impl Kv {
         let mut staged: BTreeMap<&[u8], Change<'_>> = BTreeMap::new();
         let mut answers = Vec::with_capacity(commands.len());
         for (at, command) in commands.iter().enumerate() {
+            if at % EXPECTED == 0 {
+                self.look_ahead(&mut commands[at..].iter().map(key_of));
+            }
             let key = key_of(command);
             let held = match staged.get(key) {
                 Some(Change::Set(value)) => Some(&**value),
@@ -262,24 +286,9 @@ impl StateMachine for Kv {
     }
 
     fn expect(&self, commands: &mut dyn Iterator<Item = &[u8]>) {
-        let mut hashes = [0; EXPECTED];
-        loop {
-            let mut count = 0;
-            for command in (&mut *commands).take(EXPECTED) {
-                hashes[count] = words::key(command).map_or(0, |key| hash(0, key));
-                count += 1;
-            }
-            if count == 0 {
-                return;
-            }
-            // Three short loops: in each, no access waits for another.
-            let slots = hashes.map(|hash| self.index.guess(hash));
-            let lengths = slots.map(|slot| self.slots.get(slot as usize).map_or(0, |slot| slot.pair.len()));
-            for (slot, length) in slots.iter().zip(lengths).take(count).filter(|(_, length)| *length > 0) {
-                let pair = &self.slots[*slot as usize].pair;
-                black_box(pair[0] ^ pair[length / 2] ^ pair[length - 1]);
-            }
-        }
+        // A batch looks ahead for itself.
+        let mut keys = commands.map(|command| words::key(command).unwrap_or_default());
+        while self.look_ahead(&mut keys) {}
     }
 
     fn digest(&self) -> u64 {
