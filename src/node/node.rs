@@ -12,10 +12,10 @@ use super::space::Space;
 use super::stats::Stats;
 use crate::api::{Consistency, Refusal, Reply, Request};
 use crate::apply::Report as Applied;
+use crate::consensus::Raft;
 use crate::consensus::message::{Ask, Envelope, Message};
 use crate::consensus::note::Note;
 use crate::consensus::ready::{Order, Ready};
-use crate::consensus::{Options as RaftOptions, Raft};
 use crate::types::{Base, ClusterTime, DiskId, Index, Membership, Mutant, NodeId, Term, Time};
 use crate::wal::report::{Fault, Report};
 use crate::wal::view::View;
@@ -30,7 +30,6 @@ pub struct Node {
     raft: Raft,
     view: View,
     options: Options,
-    append_bytes: u64,
     stats: Stats,
     proposals: Proposals,
     parked: Parked,
@@ -74,13 +73,12 @@ pub struct Begun {
 impl Node {
     /// A node around its share of the algorithm, reading its log through that view, with nothing
     /// applied beyond the base of the log. `chance` is another for each run of a process.
-    pub fn new(raft: Raft, view: View, options: Options, raft_options: &RaftOptions, begun: Begun) -> Node {
+    pub fn new(raft: Raft, view: View, options: Options, begun: Begun) -> Node {
         let Begun { now, applied, kept, chance, disk: _ } = begun;
         let first = if options.mutants.breaks(Mutant::ReuseNumbers) { 0 } else { chance };
         Node {
             raft,
             view,
-            append_bytes: raft_options.append_bytes,
             stats: Stats::default(),
             proposals: Proposals::default(),
             parked: Parked::default(),
@@ -478,7 +476,7 @@ impl Node {
         if self.applying.is_some() || self.fed >= commit {
             return;
         }
-        match self.view.entries(self.fed.next()..=commit, self.options.apply_bytes.max(self.append_bytes)) {
+        match self.view.entries(self.fed.next()..=commit, self.options.apply_bytes) {
             Ok(entries) => {
                 let last = entries.last().expect("a range that is not empty holds an entry");
                 self.fed = last.position.index;

@@ -66,7 +66,7 @@ impl Default for Options {
             hold_bytes: 1 << 30,
             hold_for: Duration::from_secs(60),
             chunk_bytes: limits::CHUNK_BYTES,
-            apply_bytes: 1 << 20,
+            apply_bytes: 256 << 10,
             frees: |_| false,
             mutants: Mutants::NONE,
         }

@@ -20,6 +20,6 @@ pub fn start(id: NodeId, recovered: wal::Recovered, raft_options: RaftOptions, o
         time: recovered.last_time,
         applied: begun.applied.upto,
     };
-    let replica = Replica::recover(id, raft_options.clone(), remembered, begun.chance);
-    Node::new(Raft::new(replica, begun.now), recovered.view, options, &raft_options, begun)
+    let replica = Replica::recover(id, raft_options, remembered, begun.chance);
+    Node::new(Raft::new(replica, begun.now), recovered.view, options, begun)
 }
