@@ -5,15 +5,16 @@
 //! [`Reply::Unknown`]: it may happen yet; asking again in the same session under the same number
 //! finds out, and does nothing twice.
 
-use crate::codec::{Malformed, Reader};
+use crate::codec::Malformed;
 use crate::limits::SESSION_WINDOW_MAX;
 use crate::types::{Change, Index, NodeId, Position, SessionId, Term};
+use byteorder::{LittleEndian, ReadBytesExt};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 /// What an opaque entry holds: something done in a session, so that it is done once.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Op {
+pub enum Op<C = Bytes> {
     /// Opens a session that may have up to `window` commands outstanding. Its id is the index of
     /// the entry.
     Open {
@@ -29,7 +30,7 @@ pub enum Op {
         /// The lowest number the client still waits for: answers below it are forgotten.
         lowest: u64,
         /// What the state machine is told.
-        command: Bytes,
+        command: C,
     },
     /// Ends a session.
     Close {
@@ -71,26 +72,43 @@ impl Op {
 
     /// From bytes; a command is a slice of them.
     pub fn decode(bytes: Bytes) -> Result<Op, Malformed> {
-        let mut reader = Reader::new(bytes);
-        let op = match reader.u8()? {
-            OPEN => Op::Open { window: reader.u32()? },
-            EXECUTE => Op::Execute {
-                session: SessionId(reader.u64()?),
-                seq: reader.u64()?,
-                lowest: reader.u64()?,
-                command: reader.rest(),
-            },
-            CLOSE => Op::Close { session: SessionId(reader.u64()?) },
-            _ => return Err(Malformed("unknown kind of operation")),
-        };
-        reader.end()?;
+        Ok(match Op::read(&bytes)? {
+            Op::Open { window } => Op::Open { window },
+            Op::Execute { session, seq, lowest, command } => {
+                Op::Execute { session, seq, lowest, command: bytes.slice_ref(command) }
+            }
+            Op::Close { session } => Op::Close { session },
+        })
+    }
+}
+
+impl<'a> Op<&'a [u8]> {
+    /// From bytes that are only looked at: it costs no count of references.
+    pub fn read(mut bytes: &'a [u8]) -> Result<Op<&'a [u8]>, Malformed> {
+        let op = Op::take(&mut bytes).map_err(|_| Malformed("ends too early"))?;
         match op {
-            Op::Open { window } if window == 0 || window > SESSION_WINDOW_MAX => {
+            None => Err(Malformed("unknown kind of operation")),
+            Some(Op::Open { .. } | Op::Close { .. }) if !bytes.is_empty() => Err(Malformed("bytes left over")),
+            Some(Op::Open { window }) if window == 0 || window > SESSION_WINDOW_MAX => {
                 Err(Malformed("a session's window is 1 to 1024"))
             }
-            Op::Execute { seq: 0, .. } => Err(Malformed("a session's numbers begin at 1")),
-            op => Ok(op),
+            Some(Op::Execute { seq: 0, .. }) => Err(Malformed("a session's numbers begin at 1")),
+            Some(op) => Ok(op),
         }
+    }
+
+    fn take(bytes: &mut &'a [u8]) -> std::io::Result<Option<Op<&'a [u8]>>> {
+        Ok(match bytes.read_u8()? {
+            OPEN => Some(Op::Open { window: bytes.read_u32::<LittleEndian>()? }),
+            EXECUTE => Some(Op::Execute {
+                session: SessionId(bytes.read_u64::<LittleEndian>()?),
+                seq: bytes.read_u64::<LittleEndian>()?,
+                lowest: bytes.read_u64::<LittleEndian>()?,
+                command: bytes,
+            }),
+            CLOSE => Some(Op::Close { session: SessionId(bytes.read_u64::<LittleEndian>()?) }),
+            _ => None,
+        })
     }
 }
 

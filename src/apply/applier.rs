@@ -94,12 +94,12 @@ impl<M: StateMachine> Applier<M> {
         self.sessions.advance(entry.time);
     }
 
-    fn carry_out(&mut self, entry: &Entry, op: Result<Op, Malformed>) -> Outcome {
+    fn carry_out(&mut self, entry: &Entry, op: Result<Op<&[u8]>, Malformed>) -> Outcome {
         match op {
             Ok(Op::Open { window }) => {
                 Outcome::Opened { session: self.sessions.open(entry.position.index, entry.time, window) }
             }
-            Ok(Op::Execute { session, seq, lowest, command }) => self.execute(entry, session, seq, lowest, &command),
+            Ok(Op::Execute { session, seq, lowest, command }) => self.execute(entry, session, seq, lowest, command),
             Ok(Op::Close { session }) => {
                 self.sessions.close(session);
                 Outcome::Closed
@@ -108,7 +108,7 @@ impl<M: StateMachine> Applier<M> {
         }
     }
 
-    fn execute(&mut self, entry: &Entry, session: SessionId, seq: u64, lowest: u64, command: &Bytes) -> Outcome {
+    fn execute(&mut self, entry: &Entry, session: SessionId, seq: u64, lowest: u64, command: &[u8]) -> Outcome {
         let index = entry.position.index;
         let first = match self.sessions.look(index, entry.time, session, seq, lowest) {
             Seen::Never => None,
@@ -223,14 +223,14 @@ fn outcome(answer: Option<Bytes>, duplicate: bool) -> Outcome {
 }
 
 /// The operation that an entry holds, if it holds any.
-fn read(entry: &Entry) -> Option<Result<Op, Malformed>> {
+fn read(entry: &Entry) -> Option<Result<Op<&[u8]>, Malformed>> {
     match &entry.payload {
-        Payload::Opaque(bytes) => Some(Op::decode(bytes.clone())),
+        Payload::Opaque(bytes) => Some(Op::read(bytes)),
         Payload::Noop | Payload::Membership(_) => None,
     }
 }
 
-fn command(op: &Option<Result<Op, Malformed>>) -> Option<&[u8]> {
+fn command<'a>(op: &Option<Result<Op<&'a [u8]>, Malformed>>) -> Option<&'a [u8]> {
     match op {
         Some(Ok(Op::Execute { command, .. })) => Some(command),
         _ => None,

@@ -24,9 +24,9 @@ impl Space {
     /// as `frees` says of a command, frees room; and what begins a session, without which no command comes.
     pub fn lets(&self, op: &Bytes, frees: fn(&[u8]) -> bool) -> bool {
         !self.low
-            || match Op::decode(op.clone()) {
+            || match Op::read(op) {
                 Ok(Op::Open { .. } | Op::Close { .. }) => true,
-                Ok(Op::Execute { command, .. }) => frees(&command),
+                Ok(Op::Execute { command, .. }) => frees(command),
                 Err(_) => false,
             }
     }

@@ -156,7 +156,7 @@ pub(super) fn read_request(reader: &mut Reader) -> Result<Request, Malformed> {
     match reader.u8()? {
         PROPOSE => {
             let op = kept(reader.rest());
-            Op::decode(op.clone())?;
+            Op::read(&op)?;
             Ok(Request::Propose { op })
         }
         QUERY => {
