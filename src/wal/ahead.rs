@@ -56,9 +56,9 @@ fn salted(disk: DiskId, number: u64) -> u32 {
 /// checksums. Not whether they are what should stand there.
 pub fn whole(bytes: &Bytes, salted: u32) -> u64 {
     let mut at = SEGMENT_HEADER as u64;
-    while let Ok(frame) = Frame::read(bytes, salted, at) {
-        at = frame.end();
-        if frame.kind == Kind::Seal {
+    while let Ok((end, kind)) = Frame::check(bytes, salted, at) {
+        at = end;
+        if kind == Kind::Seal {
             break;
         }
     }

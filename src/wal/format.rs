@@ -239,29 +239,39 @@ impl Frame {
 
     /// The frame at `at`, header and body checked.
     pub fn read(file: &Bytes, salted: u32, at: u64) -> Result<Frame, Flaw> {
-        let frame = Frame::peek(file, salted, at)?;
-        let (stored, computed) = (word(&frame.body), crc32fast::hash(&frame.body[4..]));
+        Frame::check(file, salted, at)?;
+        Frame::known(file, at)
+    }
+
+    /// Where the frame at `at` ends and what it holds, header and body checked, without making a frame of it.
+    pub fn check(file: &[u8], salted: u32, at: u64) -> Result<(u64, Kind), Flaw> {
+        let (frame, body) = Frame::parse(file, Some(salted), at)?;
+        let (stored, computed) = (word(body), crc32fast::hash(&body[4..]));
         if stored != computed {
             return Err(Flaw::Checksum { stored, computed });
         }
-        let end = (frame.end() as usize).min(file.len());
-        if file[at as usize + FRAME_HEADER + frame.body.len()..end].iter().any(|byte| *byte != 0) {
+        let end = at + frame_size(body.len()) as u64;
+        let between = at as usize + FRAME_HEADER + body.len()..(end as usize).min(file.len());
+        if file[between].iter().any(|byte| *byte != 0) {
             return Err(Flaw::Wrong("bytes between frames"));
         }
-        Ok(frame)
+        Ok((end, frame.kind))
     }
 
     /// The frame at `at`, only its header checked: for who will check the body anyway.
     pub fn peek(file: &Bytes, salted: u32, at: u64) -> Result<Frame, Flaw> {
-        Frame::parse(file, Some(salted), at)
+        let (frame, body) = Frame::parse(file, Some(salted), at)?;
+        Ok(Frame { body: file.slice_ref(body), ..frame })
     }
 
     /// The frame at `at`, nothing of it checked: for who knows that [`Frame::read`] found it whole.
     pub fn known(file: &Bytes, at: u64) -> Result<Frame, Flaw> {
-        Frame::parse(file, None, at)
+        let (frame, body) = Frame::parse(file, None, at)?;
+        Ok(Frame { body: file.slice_ref(body), ..frame })
     }
 
-    fn parse(file: &Bytes, salted: Option<u32>, at: u64) -> Result<Frame, Flaw> {
+    /// All of it but its body, and the body.
+    fn parse(file: &[u8], salted: Option<u32>, at: u64) -> Result<(Frame, &[u8]), Flaw> {
         let have = (file.len() as u64).saturating_sub(at);
         let Some(header) = file.get(at as usize..).and_then(|rest| rest.first_chunk::<FRAME_HEADER>()) else {
             return Err(Flaw::Short { want: FRAME_HEADER as u64, have });
@@ -293,14 +303,9 @@ impl Frame {
             return Err(Flaw::Short { want, have });
         }
         let from = at as usize + FRAME_HEADER;
-        Ok(Frame {
-            at,
-            checksum: stored,
-            previous: word(&rest),
-            batch: word(&rest[8..]),
-            kind,
-            body: file.slice(from..from + length),
-        })
+        let (previous, batch) = (word(&rest), word(&rest[8..]));
+        let frame = Frame { at, checksum: stored, previous, batch, kind, body: Bytes::new() };
+        Ok((frame, &file[from..from + length]))
     }
 
     /// Whether there could be a frame there at all: what is cheap to see.
@@ -314,6 +319,10 @@ impl Frame {
 
 fn word(bytes: &[u8]) -> u32 {
     bytes.first_chunk::<4>().copied().map_or(0, u32::from_le_bytes)
+}
+
+fn double(bytes: &[u8]) -> u64 {
+    bytes.first_chunk::<8>().copied().map_or(0, u64::from_le_bytes)
 }
 
 /// What a batch says of itself.
@@ -518,12 +527,13 @@ pub struct EntryHead {
 impl EntryHead {
     /// From a body.
     pub fn read(body: &Bytes) -> Result<EntryHead, Malformed> {
-        let mut reader = Reader::new(body.clone());
-        let _checksum = reader.u32()?;
-        let length = reader.u32()?;
-        let position = reader.position()?;
-        let time = ClusterTime(reader.u64()?);
-        if (length & 0x00ff_ffff) as usize != reader.left() {
+        let Some((header, payload)) = body.split_first_chunk::<{ codec::ENTRY_HEADER }>() else {
+            return Err(Malformed("ends too early"));
+        };
+        let length = word(&header[4..]);
+        let position = Position::new(Index(double(&header[8..])), Term(double(&header[16..])));
+        let time = ClusterTime(double(&header[24..]));
+        if (length & 0x00ff_ffff) as usize != payload.len() {
             return Err(Malformed("an entry of another length than its frame"));
         }
         Ok(EntryHead { position, time, membership: length >> 24 == 1 })

@@ -76,7 +76,7 @@ impl Scan {
     fn next_good(&self, from: u64) -> Option<u64> {
         let mut at = (from as usize).next_multiple_of(ALIGN);
         while at < self.bytes.len() {
-            if Frame::plausible(&self.bytes, at) && Frame::read(&self.bytes, self.salted, at as u64).is_ok() {
+            if Frame::plausible(&self.bytes, at) && Frame::check(&self.bytes, self.salted, at as u64).is_ok() {
                 return Some(at as u64);
             }
             at += ALIGN;
