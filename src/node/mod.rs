@@ -5,6 +5,7 @@
 //! feeds the applier, and lets snapshots take the log's place ([`keeping`], [`shipping`]). Two drivers carry its [`Action`]s out: the reactor with sockets and
 //! threads, the simulator with virtual ones.
 
+pub mod beforehand;
 pub mod event;
 pub mod governing;
 pub mod keeping;

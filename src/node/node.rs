@@ -2,6 +2,7 @@
 
 mod status;
 
+use super::beforehand::Beforehand;
 use super::event::{Action, Caller, Event, Kept};
 use super::governing::Governing;
 use super::keeping::Keeping;
@@ -29,6 +30,7 @@ use crate::wal::view::View;
 pub struct Node {
     raft: Raft,
     view: View,
+    beforehand: Beforehand,
     options: Options,
     stats: Stats,
     proposals: Proposals,
@@ -68,17 +70,20 @@ pub struct Begun {
     pub kept: Option<Kept>,
     /// Another for each run of a process.
     pub chance: u64,
+    /// What is read of its log by somebody else, from behind what was applied.
+    pub beforehand: Beforehand,
 }
 
 impl Node {
     /// A node around its share of the algorithm, reading its log through that view, with nothing
     /// applied beyond the base of the log. `chance` is another for each run of a process.
     pub fn new(raft: Raft, view: View, options: Options, begun: Begun) -> Node {
-        let Begun { now, applied, kept, chance, disk: _ } = begun;
+        let Begun { now, applied, kept, chance, beforehand, disk: _ } = begun;
         let first = if options.mutants.breaks(Mutant::ReuseNumbers) { 0 } else { chance };
         Node {
             raft,
             view,
+            beforehand,
             stats: Stats::default(),
             proposals: Proposals::default(),
             parked: Parked::default(),
@@ -476,7 +481,9 @@ impl Node {
         if self.applying.is_some() || self.fed >= commit {
             return;
         }
-        match self.view.entries(self.fed.next()..=commit, self.options.apply_bytes) {
+        let range = self.fed.next()..=commit;
+        let read = self.beforehand.take(range.clone(), |position| self.raft.log().holds(position));
+        match read.map_or_else(|| self.view.entries(range, self.options.apply_bytes), Ok) {
             Ok(entries) => {
                 let last = entries.last().expect("a range that is not empty holds an entry");
                 self.fed = last.position.index;

@@ -3,6 +3,7 @@
 //! The directory is locked first; who it belongs to is believed before anything else in it, and
 //! nothing is changed in a directory that is another's.
 
+use super::reading::beforehand;
 use super::telling::Telling;
 use crate::apply::Applier;
 use crate::config::Config;
@@ -179,8 +180,10 @@ pub fn node<M: StateMachine>(
     if let Some(snapshot) = snapshot {
         applier = Reviving::begin(&applier, snapshot).all(&telling.stage("snapshot taken in"))?.0;
     }
-    let begun = Begun { now, disk: Some(me.disk), applied: applier.apply(&[]), kept, chance: rand::random() };
     let mut options = config.node.clone();
+    let beforehand = beforehand(&recovered.view, applier.applied(), options.apply_bytes);
+    let (applied, chance) = (applier.apply(&[]), rand::random());
+    let begun = Begun { now, disk: Some(me.disk), applied, kept, chance, beforehand };
     options.cluster = me.cluster;
     options.frees = M::frees;
     options.fsync = config.fsync;

@@ -7,6 +7,7 @@
 
 pub mod boot;
 pub mod handle;
+mod reading;
 pub mod server;
 pub mod telling;
 pub mod workers;

@@ -9,6 +9,7 @@ use crate::consensus;
 use crate::disk::Meter;
 use crate::machine::Kv;
 use crate::machine::seam::StateMachine;
+use crate::node::beforehand::Beforehand;
 use crate::node::node::Begun;
 use crate::node::{self, Kept, Node};
 use crate::shelf::{Keeper, Reviving, bring_together, fault};
@@ -228,7 +229,14 @@ impl Host {
         }
         let kept = snapshot.map(|snapshot| kept(&snapshot));
         let disk = Some(self.disk_id);
-        let begun = Begun { now: self.clock.local(now), disk, applied: applier.apply(&[]), kept, chance: seed };
+        let begun = Begun {
+            now: self.clock.local(now),
+            disk,
+            applied: applier.apply(&[]),
+            kept,
+            chance: seed,
+            beforehand: Beforehand::default(),
+        };
         let node = node::start(self.id, recovered, raft_options, options, begun);
         self.up = Some(Process {
             node,

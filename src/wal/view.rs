@@ -46,6 +46,12 @@ impl View {
         View { released, mapped: VecDeque::new(), first: released.next(), memory: VecDeque::new(), fading: 0 }
     }
 
+    /// What of it is mapped, alone.
+    pub fn mapped(&self) -> View {
+        let first = self.mapped.back().map_or(self.first, |mapped| mapped.live.1.next());
+        View { mapped: self.mapped.clone(), first, ..View::new(self.released) }
+    }
+
     /// Takes in what the journal is about to write.
     pub fn push(&mut self, write: &Write) {
         if let Some(base) = &write.base {

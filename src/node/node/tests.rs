@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::api::Op;
+use crate::consensus::Options as RaftOptions;
 use crate::consensus::message::Round;
 use crate::sim::disk::SimDisk;
 use crate::types::{Base, ClusterId, DiskId, Position};
@@ -19,7 +20,7 @@ fn follower() -> (Node, Time) {
     let (_journal, recovered) = Journal::open(SimDisk::new(), options, Some(&founding)).unwrap();
     let now = Time::ZERO + std::time::Duration::from_secs(1);
     let nothing = Applied { upto: Index::ZERO, outcomes: Vec::new(), digest: 0, sessions: 0, duplicates: 0 };
-    let begun = Begun { now, disk: None, applied: nothing, kept: None, chance: 5 };
+    let begun = Begun { now, disk: None, applied: nothing, kept: None, chance: 5, beforehand: Beforehand::default() };
     let mut node = super::super::start(me, recovered, RaftOptions::default(), Options::default(), begun);
     let beat = Message::Beat { commit: Index::ZERO, round: Round(1) };
     node.handle(now, Event::Peer(Envelope { from: LEADER, to: me, term: Term(1), message: beat }));
