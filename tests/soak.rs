@@ -9,6 +9,7 @@ use support::{Beside, Cluster, PATIENCE, until};
 mod support;
 
 const MIB: u64 = 1 << 20;
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 const SEGMENT: u64 = 4 * MIB;
 const LOG: u64 = MIB / 2;
 const TRAILING: u64 = MIB / 8;
@@ -47,7 +48,7 @@ fn first(cluster: &Cluster, n: usize) -> u64 {
 struct Seen {
     disk: u64,
     bound: u64,
-    /// Memory, once a second.
+    /// Memory, each time it was looked at.
     memory: Vec<u64>,
 }
 
@@ -60,6 +61,18 @@ impl Seen {
         self.disk = self.disk.max(disk);
         self.memory.push(rss(cluster, n));
         assert!(disk <= self.bound, "n{} has {} MiB on its disk, and may have {}", n + 1, disk / MIB, self.bound / MIB);
+    }
+}
+
+impl Seen {
+    /// How memory went in the second half of the time, as MiB an hour: the line that fits best.
+    fn slope(&self) -> f64 {
+        let half = &self.memory[self.memory.len() / 2..];
+        let middle = (half.len() as f64 - 1.0) / 2.0;
+        let at = |nth: usize| nth as f64 - middle;
+        let rises: f64 = half.iter().enumerate().map(|(nth, bytes)| at(nth) * *bytes as f64).sum();
+        let spread: f64 = (0..half.len()).map(|nth| at(nth) * at(nth)).sum();
+        rises / spread.max(1.0) * (3600.0 / LOOK_EVERY.as_secs_f64()) / MIB as f64
     }
 }
 
@@ -101,7 +114,7 @@ fn disks_and_memory_stay_bounded_and_who_was_away_comes_back() {
         // Who is away stays away until the others have let go of what it lacks, however slow they are.
         while begun.elapsed() < third || (phase == 1 && first(&cluster, (away + 1) % 3) <= last) {
             assert!(begun.elapsed() < third + PATIENCE, "{}", cluster.logs());
-            std::thread::sleep(Duration::from_millis(500));
+            std::thread::sleep(LOOK_EVERY);
             (0..3).filter(|n| cluster.is_running(*n)).for_each(|n| seen[n].look(&cluster, n));
         }
     }
@@ -120,12 +133,13 @@ fn disks_and_memory_stay_bounded_and_who_was_away_comes_back() {
         assert!(log.first > 1 && log.snapshot > 0, "{log:?}");
         let (half, end) = (seen.memory[seen.memory.len() / 2], seen.memory[seen.memory.len() - 1]);
         eprintln!(
-            "n{}: at most {} MiB on its disk of {} that may be; memory {} MiB halfway, {} at the end",
+            "n{}: at most {} MiB on its disk of {} that may be; memory {} MiB halfway, {} at the end, {:+.1} MiB an hour",
             n + 1,
             seen.disk / MIB,
             seen.bound / MIB,
             half / MIB,
-            end / MIB
+            end / MIB,
+            seen.slope()
         );
         assert!(end < 2 * half + 64 * MIB, "memory grows: {:?}", seen.memory);
     }
