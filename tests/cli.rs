@@ -60,6 +60,8 @@ fn verbs_answer_yes_or_no() {
     let slow = cluster.run(&[&["bench", "put", "--slo", "p99=1ns"][..], FIFTY].concat());
     assert_eq!(slow.code, Some(1), "{slow:?}");
     assert!(slow.err.contains("p99 was "), "{slow:?}");
+    let large = ["bench", "put", "--keys", "100000000", "--value-size", "1024"];
+    expect(&cluster.run(&large), 2, "", "--large if that is meant");
 }
 
 #[test]

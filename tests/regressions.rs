@@ -30,6 +30,7 @@ const COVERED: &[(&str, &str, &str)] = &[
     ("databend#18988", "src/wal/tests.rs", "a_journal_opens_on_a_full_disk"),
     ("etcd#9992", "tests/full_disk.rs", "where_all_disks_are_full_writes_are_refused_and_return_by_themselves"),
     ("consul#866", "tests/soak.rs", "disks_and_memory_stay_bounded_and_who_was_away_comes_back"),
+    ("etcd#11947", "tests/full_disk.rs", "a_benchmark_that_fills_the_disks_leaves_nothing_behind"),
     ("rabbitmq-server#2505", "tests/dump.rs", "why_each_segment_is_kept_is_told"),
     ("rabbitmq-server#14522", "src/node/shipping.rs", "who_is_silent_holds_back_nothing_and_is_sent_the_newest"),
     ("openraft#617", "tests/snapshots_processes.rs", "all_killed_after_their_logs_gave_way_come_back_with_everything"),

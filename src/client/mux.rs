@@ -142,6 +142,8 @@ pub struct Mux {
     /// The numbers from `lowest` on: whether each is answered.
     numbers: VecDeque<bool>,
     lowest: u64,
+    /// Since when it is turned away for want of room, and nothing else.
+    full_since: Option<Instant>,
     /// Turned away as busy; asked again then.
     later: Vec<usize>,
     later_at: Option<Instant>,
@@ -181,6 +183,7 @@ impl Mux {
             pending: Slab::with_capacity(options.inflight),
             numbers: VecDeque::new(),
             lowest: 1,
+            full_since: None,
             later: Vec::new(),
             later_at: None,
             output: BytesMut::new(),
@@ -206,6 +209,11 @@ impl Mux {
     /// How many things are under way.
     pub fn under_way(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Since when all that it asks is turned away for want of room.
+    pub fn full_since(&self) -> Option<Instant> {
+        self.full_since
     }
 
     /// Whether commands can be taken.
@@ -520,6 +528,9 @@ impl Mux {
             Reply::Refused(refusal @ (Refusal::Busy | Refusal::NoSpace)) => {
                 // Others make room within moments, or hours.
                 let pause = if refusal == Refusal::Busy { 2 } else { 100 };
+                if refusal == Refusal::NoSpace {
+                    self.full_since.get_or_insert(now);
+                }
                 self.later.push(key);
                 self.later_at.get_or_insert(now + Duration::from_millis(pause));
                 return;
@@ -536,6 +547,7 @@ impl Mux {
             | Reply::Done { .. } => Result::Unknown,
         };
         self.failures = 0;
+        self.full_since = None;
         self.finish(key, result, done);
     }
 

@@ -170,7 +170,10 @@ impl<D: Disk> LogThread<D> {
             // No reason to stop yet: the journal makes its own file when it must, and stops if it cannot.
             Ok(Err(fault)) => {
                 self.order_at = Some(Instant::now() + SPARE_AGAIN);
-                log::warn!("the next segment is not ready: {fault}");
+                match fault {
+                    Fault::Full { file } => log::warn!("no space left for {file}, the next segment: it is tried again"),
+                    fault => log::warn!("the next segment is not ready: {fault}"),
+                }
             }
             Err(_) => {}
         }

@@ -2,6 +2,8 @@
 
 use super::failover::Story;
 use crate::cli::cluster::Cluster;
+use crate::cli::trouble::Trouble;
+use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,6 +45,9 @@ pub struct Bench {
     /// How many keys
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub keys: u64,
+    /// Even if all keys together are more than 2 GiB: every node holds them in memory
+    #[arg(long)]
+    pub large: bool,
     /// Which keys are asked for
     #[arg(long, value_enum, default_value_t = Dist::Uniform)]
     pub dist: Dist,
@@ -70,6 +75,31 @@ pub struct Bench {
     /// Where the cluster is
     #[command(flatten)]
     pub cluster: Cluster,
+}
+
+/// What a run may leave in a cluster, unless it was said that so much is meant.
+const STATE_MAX: u64 = 2 << 30;
+
+impl Bench {
+    /// What its keys come to, in bytes, once all are written.
+    fn state(&self) -> u64 {
+        let keys = self.total.map_or(self.keys, |total| self.keys.min(total));
+        keys.saturating_mul(self.key_size + self.value_size)
+    }
+
+    /// Whether it writes more than a cluster can be expected to hold; if so, what to say.
+    pub fn check(&self) -> Result<(), Trouble> {
+        let writes = matches!(self.what, What::Put | What::Mixed);
+        if !writes || self.large || self.state() <= STATE_MAX {
+            return Ok(());
+        }
+        let (keys, value, state) = (self.keys, self.value_size, ByteSize(self.state()));
+        let what = format!(
+            "{keys} keys with values of {value} bytes are {state}, which every node holds in memory. Nothing was \
+             written.\n  fewer --keys, smaller --value-size, or --large if that is meant"
+        );
+        Err(Trouble { what, code: 2 })
+    }
 }
 
 /// What to measure.

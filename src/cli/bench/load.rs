@@ -81,6 +81,7 @@ fn ask(mux: &mut Mux, name: &Bytes, input: &Input, tag: u64) {
 
 /// `drave bench put|get|mixed|incr`.
 pub fn run(args: &Bench) -> Result<(), Trouble> {
+    args.check()?;
     let io = |error: std::io::Error| Trouble { what: format!("sockets: {error}"), code: 74 };
     let before = report::look(args);
     report::head(args, &before)?;
@@ -102,16 +103,19 @@ pub fn run(args: &Bench) -> Result<(), Trouble> {
         _ => Ledger::Off,
     };
     let mut load = Load::new(args, ledger);
-    load.go(&mut fleet, &mut generator).map_err(io)?;
-    if let Some(trouble) = load.trouble.take() {
-        return Err(trouble);
-    }
-    let after = report::look(args);
-    report::tail(args, &load.run, &before, &after)?;
-    let verdict = judge(args, &load.ledger, &generator).and_then(|()| report::slo(args, &load.run));
+    let gone = load.go(&mut fleet, &mut generator).map_err(io);
+    let verdict = gone.and_then(|()| load.trouble.take().map_or(Ok(()), Err)).and_then(|()| {
+        let after = report::look(args);
+        report::tail(args, &load.run, &before, &after)?;
+        judge(args, &load.ledger, &generator).and_then(|()| report::slo(args, &load.run))
+    });
+    // However it ended: what filled a disk must not stay there.
     let cleaned = if args.keep || args.what == What::Get { Ok(()) } else { clean_up(args, &generator) };
     verdict.and(cleaned)
 }
+
+/// A cluster without room may find some by itself: so long it is waited for.
+const FULL_FOR: Duration = Duration::from_secs(3);
 
 /// A load under way.
 struct Load<'a> {
@@ -137,6 +141,9 @@ impl<'a> Load<'a> {
             if !self.measuring && now - began >= self.args.warmup {
                 self.measuring = true;
                 self.run.start(now);
+            }
+            if (0..fleet.len()).any(|n| fleet[n].full_since().is_some_and(|since| now - since > FULL_FOR)) {
+                self.trouble.get_or_insert_with(no_space);
             }
             let done = self.has_asked_enough() && self.flights.is_empty();
             let over = self.measuring && (done || now - self.run.began >= self.args.duration);
@@ -230,6 +237,13 @@ impl<'a> Load<'a> {
             }
         }
     }
+}
+
+/// The cluster takes no more.
+fn no_space() -> Trouble {
+    let what = "no space left on the disk of the leader: the run ends here\n  its keys are removed, unless with --keep; \
+                make room, or ask for fewer --keys";
+    Trouble { what: what.to_owned(), code: 3 }
 }
 
 /// Judges what was written down; says so.
