@@ -36,18 +36,22 @@ pub enum Op {
         /// The session to end.
         session: SessionId,
     },
+    /// Nothing but the time that its entry bears: a leader's own, for what is to end while nobody asks for
+    /// anything. No client may send one.
+    Tick,
 }
 
 const OPEN: u8 = 1;
 const EXECUTE: u8 = 2;
 const CLOSE: u8 = 3;
+const TICK: u8 = 4;
 
 impl Op {
     /// As bytes: kind (1), then the fields in order, a command last and without a length.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(match self {
             Op::Execute { command, .. } => 25 + command.len(),
-            Op::Open { .. } | Op::Close { .. } => 9,
+            Op::Open { .. } | Op::Close { .. } | Op::Tick => 9,
         });
         match self {
             Op::Open { window } => {
@@ -65,6 +69,7 @@ impl Op {
                 out.put_u8(CLOSE);
                 out.put_u64_le(session.0);
             }
+            Op::Tick => out.put_u8(TICK),
         }
         out.freeze()
     }
@@ -81,6 +86,7 @@ impl Op {
                 command: reader.rest(),
             },
             CLOSE => Op::Close { session: SessionId(reader.u64()?) },
+            TICK => Op::Tick,
             _ => return Err(Malformed("unknown kind of operation")),
         };
         reader.end()?;
@@ -477,6 +483,7 @@ mod tests {
             Op::Open { window: 7 },
             Op::Execute { session: SessionId(3), seq: 9, lowest: 4, command: Bytes::from_static(b"x") },
             Op::Close { session: SessionId(3) },
+            Op::Tick,
         ] {
             assert_eq!(Op::decode(op.encode()), Ok(op));
         }
