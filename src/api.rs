@@ -37,18 +37,22 @@ pub enum Op<C = Bytes> {
         /// The session to end.
         session: SessionId,
     },
+    /// Nothing but the time that its entry bears: a leader's own, for what is to end while nobody asks for
+    /// anything. No client may send one.
+    Tick,
 }
 
 const OPEN: u8 = 1;
 const EXECUTE: u8 = 2;
 const CLOSE: u8 = 3;
+const TICK: u8 = 4;
 
 impl Op {
     /// As bytes: kind (1), then the fields in order, a command last and without a length.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(match self {
             Op::Execute { command, .. } => 25 + command.len(),
-            Op::Open { .. } | Op::Close { .. } => 9,
+            Op::Open { .. } | Op::Close { .. } | Op::Tick => 9,
         });
         match self {
             Op::Open { window } => {
@@ -66,6 +70,7 @@ impl Op {
                 out.put_u8(CLOSE);
                 out.put_u64_le(session.0);
             }
+            Op::Tick => out.put_u8(TICK),
         }
         out.freeze()
     }
@@ -78,6 +83,7 @@ impl Op {
                 Op::Execute { session, seq, lowest, command: bytes.slice_ref(command) }
             }
             Op::Close { session } => Op::Close { session },
+            Op::Tick => Op::Tick,
         })
     }
 }
@@ -88,7 +94,9 @@ impl<'a> Op<&'a [u8]> {
         let op = Op::take(&mut bytes).map_err(|_| Malformed("ends too early"))?;
         match op {
             None => Err(Malformed("unknown kind of operation")),
-            Some(Op::Open { .. } | Op::Close { .. }) if !bytes.is_empty() => Err(Malformed("bytes left over")),
+            Some(Op::Open { .. } | Op::Close { .. } | Op::Tick) if !bytes.is_empty() => {
+                Err(Malformed("bytes left over"))
+            }
             Some(Op::Open { window }) if window == 0 || window > SESSION_WINDOW_MAX => {
                 Err(Malformed("a session's window is 1 to 1024"))
             }
@@ -107,6 +115,7 @@ impl<'a> Op<&'a [u8]> {
                 command: bytes,
             }),
             CLOSE => Some(Op::Close { session: SessionId(bytes.read_u64::<LittleEndian>()?) }),
+            TICK => Some(Op::Tick),
             _ => None,
         })
     }
@@ -495,6 +504,7 @@ mod tests {
             Op::Open { window: 7 },
             Op::Execute { session: SessionId(3), seq: 9, lowest: 4, command: Bytes::from_static(b"x") },
             Op::Close { session: SessionId(3) },
+            Op::Tick,
         ] {
             assert_eq!(Op::decode(op.encode()), Ok(op));
         }

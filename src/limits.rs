@@ -48,6 +48,9 @@ const _: () = {
     assert!(ENTRY_BYTES_MAX < ANSWER_BYTES_MAX);
     assert!(FRAGMENT_BYTES < FRAME_BYTES_MAX);
     assert!(KEY_BYTES_MAX as u64 * 2 < ENTRY_BYTES_MAX);
+    // A value that grew by what was put behind it is no longer than one that came in one command.
+    assert!(ENTRY_BYTES_MAX + KEY_BYTES_MAX as u64 + ENTRY_OVERHEAD_MAX < PIECE_EXCESS_MAX as u64);
+    assert!(ENTRY_BYTES_MAX + KEY_BYTES_MAX as u64 + ENTRY_OVERHEAD_MAX < ANSWER_BYTES_MAX);
     // A key and its value came in one command, an answer is bounded: whatever a machine holds can be
     // told; and what is sent of a snapshot at once fits a frame, even a whole piece.
     assert!(ENTRY_BYTES_MAX + ENTRY_OVERHEAD_MAX < PIECE_EXCESS_MAX as u64);

@@ -76,14 +76,14 @@ impl<M: StateMachine> Applier<M> {
             for (entry, op) in next.iter().zip(ops.drain(..)) {
                 self.advance(entry);
                 let Some(op) = op else { continue };
-                let outcome = self.carry_out(entry, op);
+                let Some(outcome) = self.carry_out(entry, op) else { continue };
                 duplicates += u64::from(matches!(outcome, Outcome::Executed { duplicate: true, .. }));
                 outcomes.push((entry.position, outcome));
             }
         }
         self.settle();
-        let sessions = self.sessions.count();
-        Report { upto: self.position.index, outcomes, digest: self.digest, sessions, duplicates }
+        let (sessions, due) = (self.sessions.count(), self.machine.due());
+        Report { upto: self.position.index, outcomes, digest: self.digest, sessions, duplicates, due }
     }
 
     /// The next entry's turn has come.
@@ -92,10 +92,16 @@ impl<M: StateMachine> Applier<M> {
         assert_eq!(entry.position.index, next, "entries are applied in order, each once (§5.3)");
         (self.position, self.time) = (entry.position, entry.time);
         self.sessions.advance(entry.time);
+        self.machine.advance(entry.time);
     }
 
-    fn carry_out(&mut self, entry: &Entry, op: Result<Op<&[u8]>, Malformed>) -> Outcome {
-        match op {
+    /// What it came to, if it is anything that somebody may wait for.
+    fn carry_out(&mut self, entry: &Entry, op: Result<Op<&[u8]>, Malformed>) -> Option<Outcome> {
+        Some(match op {
+            Ok(Op::Tick) => {
+                self.machine.tidy();
+                return None;
+            }
             Ok(Op::Open { window }) => {
                 Outcome::Opened { session: self.sessions.open(entry.position.index, entry.time, window) }
             }
@@ -105,7 +111,7 @@ impl<M: StateMachine> Applier<M> {
                 Outcome::Closed
             }
             Err(_) => Outcome::Malformed,
-        }
+        })
     }
 
     fn execute(&mut self, entry: &Entry, session: SessionId, seq: u64, lowest: u64, command: &[u8]) -> Outcome {
@@ -206,6 +212,7 @@ impl<M: StateMachine> Applier<M> {
     /// All has been taken in: is it what the other froze?
     pub(super) fn restored(&mut self, head: &Head) -> Result<(), Malformed> {
         (self.position, self.time) = (head.position, head.time);
+        self.machine.advance(head.time);
         self.settle();
         if self.sessions.used() > head.position.index {
             return Err(Malformed("a session was used after the snapshot was taken"));

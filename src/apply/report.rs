@@ -1,7 +1,7 @@
 //! What applying a batch of entries came to.
 
 use crate::api::Outcome;
-use crate::types::{Index, Position};
+use crate::types::{ClusterTime, Index, Position};
 
 /// What applying a batch of entries came to.
 #[derive(Clone, Debug)]
@@ -16,4 +16,6 @@ pub struct Report {
     pub sessions: u64,
     /// Operations of the batch that had been applied before.
     pub duplicates: u64,
+    /// By when an entry should come, for something to end that has a deadline.
+    pub due: Option<ClusterTime>,
 }

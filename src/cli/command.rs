@@ -4,7 +4,7 @@ use super::bench::args::{Bench, What};
 use super::bench::{failover, load, raw};
 use super::demo::{self, Demo, Kill};
 use super::dump::{self, Dump};
-use super::kv::{self, Cas, Del, Get, Incr, Put, Scan};
+use super::kv::{self, Cas, Del, Get, Incr, Put, Scan, Ttl};
 use super::member::{self, Member, Transfer};
 use super::serve::{self, Serve};
 use super::sim::{self, Sim};
@@ -28,6 +28,7 @@ pub fn describe() -> Command {
         .subcommand(Kill::augment_args(Command::new("kill").about("Kills a node of the demo, as kill -9 does")))
         .subcommand(Put::augment_args(Command::new("put").about("Sets a key")))
         .subcommand(Get::augment_args(Command::new("get").about("Prints what a key holds")))
+        .subcommand(Ttl::augment_args(Command::new("ttl").about("Prints how long a key goes on")))
         .subcommand(Del::augment_args(Command::new("del").about("Removes a key")))
         .subcommand(Cas::augment_args(Command::new("cas").about("Sets a key if it holds what is expected")))
         .subcommand(Incr::augment_args(Command::new("incr").about("Adds to the number a key holds")))
@@ -60,6 +61,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
         Some(("kill", matches)) => demo::kill(&Kill::from_arg_matches(matches)?),
         Some(("put", matches)) => kv::put(&Put::from_arg_matches(matches)?),
         Some(("get", matches)) => kv::get(&Get::from_arg_matches(matches)?),
+        Some(("ttl", matches)) => kv::ttl(&Ttl::from_arg_matches(matches)?),
         Some(("del", matches)) => kv::del(&Del::from_arg_matches(matches)?),
         Some(("cas", matches)) => kv::cas(&Cas::from_arg_matches(matches)?),
         Some(("incr", matches)) => kv::incr(&Incr::from_arg_matches(matches)?),

@@ -1,5 +1,6 @@
 //! What a record of the journal says: in words for people, in fields for programs.
 
+use super::dump_commands::command;
 use crate::api::Op;
 use crate::codec::{self, Reader};
 use crate::machine::words::Command;
@@ -63,6 +64,10 @@ pub struct Fields {
     pub value_b64: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub commands: Option<Vec<Fields>>,
     #[serde(rename = "op", skip_serializing_if = "Option::is_none")]
@@ -178,6 +183,7 @@ fn op(index: Index, bytes: Bytes, style: Style) -> Said {
             said.fields.seq = Some(seq);
             said
         }
+        Ok(Op::Tick) => Said { name: "tick", ..Said::default() },
         Err(_) => raw("op", &bytes, style),
     }
 }
@@ -188,54 +194,8 @@ fn raw(name: &'static str, bytes: &[u8], style: Style) -> Said {
     Said { name, what: quoted(bytes, style), fields, ..Said::default() }
 }
 
-fn command(command: &Command<'_>, style: Style) -> Said {
-    let show = |bytes: &[u8]| quoted(bytes, style);
-    let mut said = Said::default();
-    let fields = &mut said.fields;
-    let key: &[u8] = match command {
-        Command::Put { key, value } => {
-            said.name = "put";
-            said.what = format!("{} = {}", show(key), show(value));
-            (fields.value, fields.value_b64) = text(value);
-            key
-        }
-        Command::Del { key } => {
-            said.name = "del";
-            said.what = show(key);
-            key
-        }
-        Command::Cas { key, expected, new } => {
-            said.name = "cas";
-            let old = expected.map_or("absent".to_owned(), show);
-            said.what = format!("{} {old} -> {}", show(key), show(new));
-            (fields.old, fields.old_b64) = expected.map_or((None, None), text);
-            (fields.value, fields.value_b64) = text(new);
-            key
-        }
-        Command::Incr { key, by } => {
-            said.name = "incr";
-            said.what = format!("{} by {by}", show(key));
-            fields.by = Some(*by);
-            key
-        }
-        Command::Batch(commands) => return batch(commands, style),
-    };
-    (fields.key, fields.key_b64) = text(key);
-    said.keys = vec![Bytes::copy_from_slice(key)];
-    said
-}
-
-fn batch(commands: &[Command<'_>], style: Style) -> Said {
-    let said: Vec<Said> = commands.iter().map(|single| command(single, style)).collect();
-    let words: Vec<String> = said.iter().map(|one| format!("{} {}", one.name, one.what)).collect();
-    let keys = said.iter().flat_map(|one| one.keys.clone()).collect();
-    let commands = said.into_iter().map(|one| Fields { name: Some(one.name), ..one.fields }).collect();
-    let fields = Fields { commands: Some(commands), ..Fields::default() };
-    Said { name: "batch", keys, what: words.join("; "), fields, ..Said::default() }
-}
-
 /// Bytes in quotes, escaped as in Rust, or in hex; cut where they get long.
-fn quoted(bytes: &[u8], style: Style) -> String {
+pub(super) fn quoted(bytes: &[u8], style: Style) -> String {
     let shown = if style.full { bytes } else { &bytes[..bytes.len().min(CUT)] };
     let rest = bytes.len() - shown.len();
     let mut out = match style.hex {
@@ -249,7 +209,7 @@ fn quoted(bytes: &[u8], style: Style) -> String {
 }
 
 /// As text if it is UTF-8, else in base 64.
-fn text(bytes: &[u8]) -> (Option<String>, Option<String>) {
+pub(super) fn text(bytes: &[u8]) -> (Option<String>, Option<String>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (Some(text.to_owned()), None),
         Err(_) => (None, Some(base64(bytes))),

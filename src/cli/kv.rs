@@ -1,16 +1,16 @@
-//! `put`, `get`, `del`, `cas`, `incr`, `scan`: the key-value machine, one command at a time.
+//! `put`, `get`, `ttl`, `del`, `cas`, `incr`, `scan`: the key-value machine, one command at a time.
 
 use super::cluster::{Cluster, ms_since};
 use super::dump_words::base64;
 use super::trouble::Trouble;
 use crate::api::Consistency;
 use crate::client::Executed;
-use crate::machine::words::{Answer, Command, Query};
+use crate::machine::words::{Answer, Command, Deadline, Left, Life, Presence, Query};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -26,6 +26,9 @@ pub enum Fresh {
 pub struct Put {
     key: String,
     value: String,
+    /// Until the key is gone again, by the cluster's clock; else it stays
+    #[arg(long, value_name = "DURATION", value_parser = lifetime)]
+    ttl: Option<Duration>,
     #[command(flatten)]
     cluster: Cluster,
 }
@@ -33,6 +36,17 @@ pub struct Put {
 /// Prints what a key holds.
 #[derive(Args, Debug)]
 pub struct Get {
+    key: String,
+    /// How fresh
+    #[arg(long, value_enum, default_value_t = Fresh::Linearizable)]
+    consistency: Fresh,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// Prints how long a key goes on.
+#[derive(Args, Debug)]
+pub struct Ttl {
     key: String,
     /// How fresh
     #[arg(long, value_enum, default_value_t = Fresh::Linearizable)]
@@ -89,6 +103,16 @@ pub struct Scan {
     cluster: Cluster,
 }
 
+/// A time to live, which the cluster's clock counts in milliseconds.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match u64::try_from(duration.as_millis()) {
+        Ok(1..) => Ok(duration),
+        Ok(0) => Err("a key lives for a millisecond at least".into()),
+        Err(_) => Err("nothing lives that long".into()),
+    }
+}
+
 fn consistency(fresh: Fresh) -> Consistency {
     match fresh {
         Fresh::Linearizable => Consistency::Linearizable,
@@ -133,7 +157,14 @@ fn done(cluster: &Cluster, executed: &Executed, ms: f64, text: &str, more: Value
 
 /// `drave put`.
 pub fn put(args: &Put) -> Result<(), Trouble> {
-    let command = Command::Put { key: args.key.as_bytes(), value: args.value.as_bytes() };
+    let (key, value) = (args.key.as_bytes(), args.value.as_bytes());
+    let command = match args.ttl {
+        None => Command::Put { key, value },
+        Some(ttl) => {
+            let life = Life::Until(Deadline::In(ttl.as_millis() as u64));
+            Command::Set { key, value, only_if: Presence::Either, life, tells: false }
+        }
+    };
     let (executed, answer, ms) = execute(&args.cluster, &command)?;
     match answer {
         Answer::Done => done(&args.cluster, &executed, ms, "ok", json!({})),
@@ -206,6 +237,26 @@ pub fn get(args: &Get) -> Result<(), Trouble> {
     let newline: &[u8] = if stdout.is_terminal() { b"\n" } else { b"" };
     let printed = stdout.write_all(&value).and_then(|()| stdout.write_all(newline));
     printed.or_else(quietly)
+}
+
+/// `drave ttl`: how long a key goes on, or `none` if it has no deadline; 1 if there is no such key.
+pub fn ttl(args: &Ttl) -> Result<(), Trouble> {
+    let query = Query::Left { key: args.key.as_bytes() };
+    let queried = args.cluster.client().query(&query.encode(), consistency(args.consistency));
+    let queried = queried.map_err(|error| args.cluster.explain(error))?;
+    let left = match decode(queried.answer)? {
+        Answer::Left(Left::Absent) => return Err(no(format!("{:?} is not there", args.key))),
+        Answer::Left(Left::Endless) => None,
+        Answer::Left(Left::Ms(ms)) => Some(ms),
+        other => return Err(strange(&other)),
+    };
+    if args.cluster.json() {
+        println!("{}", json!({ "applied": queried.applied.0, "ttl_ms": left }));
+    } else {
+        let left = left.map(|ms| humantime::format_duration(Duration::from_millis(ms)).to_string());
+        println!("{}", left.as_deref().unwrap_or("none"));
+    }
+    Ok(())
 }
 
 /// Text under that name; what is none, in base64, under another, as `dump` has it.

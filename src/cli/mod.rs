@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod command;
 pub mod demo;
 pub mod dump;
+mod dump_commands;
 pub mod dump_files;
 mod dump_kept;
 mod dump_reach;

@@ -46,7 +46,7 @@ impl Leader {
     /// Opens the term with a no-op, so that what earlier leaders left commits beneath it (§5.4.2),
     /// and with the configuration, if no entry of the log holds one yet.
     pub fn new(me: &mut Replica, now: Time) -> Leader {
-        me.clock.start(now);
+        me.clock.start(now, me.options.heartbeat);
         let first = me.log.last().index.next();
         if !me.options.mutants.breaks(Mutant::SkipNoop) {
             me.append(now, Payload::Noop);
@@ -97,6 +97,7 @@ impl Leader {
             return Next::Stay;
         }
         self.beat_due = now + me.options.heartbeat;
+        me.clock.read(now);
         if let next @ Next::StepDown(_) = self.fitness(me, now) {
             return next;
         }

@@ -270,6 +270,11 @@ impl Raft {
         Ok(leader.propose(&mut self.me, now, Payload::Opaque(op)))
     }
 
+    /// The cluster's clock: it runs while this node leads, and else stands where the log has it.
+    pub fn cluster_time(&mut self, now: Time) -> ClusterTime {
+        self.me.clock.read(now)
+    }
+
     /// Asks for a linearizable read; [`Ready::reads`] or [`Ready::reads_lost`] will name it. A follower asks
     /// its leader for the index, and can then answer itself.
     pub fn read(&mut self) -> Result<ReadId, Refusal> {

@@ -4,7 +4,9 @@
 //! unless it was told already. So freezing takes no time, and telling costs what is told and what
 //! changed meanwhile.
 
-use super::words::put_pair;
+use super::deciding::Held;
+use super::words::{Pair, put_pair};
+use crate::types::ClusterTime;
 use bytes::{Bytes, BytesMut};
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -14,30 +16,50 @@ use std::ops::Bound;
 /// What is still to be told of a map.
 ///
 /// Invariants: all keys up to `told` were told. `before` holds of each later key that changed since
-/// the freeze what it held then, `None` if it was absent; all others hold now what they held then.
-#[derive(Clone, Debug, Default)]
+/// the freeze what it held then, `None` if it was absent; all others hold now what they held then. What had
+/// ended by `time` was absent, whether or not it was still in memory.
+#[derive(Clone, Debug)]
 pub struct Frozen {
+    time: ClusterTime,
     told: Option<Box<[u8]>>,
-    before: BTreeMap<Box<[u8]>, Option<Box<[u8]>>>,
+    before: BTreeMap<Box<[u8]>, Option<Was>>,
+}
+
+/// What a key held.
+#[derive(Clone, Debug)]
+struct Was {
+    value: Box<[u8]>,
+    deadline: Option<ClusterTime>,
 }
 
 impl Frozen {
+    /// A map as it is at that time.
+    pub fn at(time: ClusterTime) -> Frozen {
+        Frozen { time, told: None, before: BTreeMap::new() }
+    }
+
+    fn is_told(&self, deadline: Option<ClusterTime>) -> bool {
+        deadline.is_none_or(|deadline| deadline > self.time)
+    }
+
     /// Where the keys begin that are not told yet.
     pub fn told(&self) -> Bound<&[u8]> {
         self.told.as_deref().map_or(Bound::Unbounded, Bound::Excluded)
     }
 
-    /// A key is about to change, and this is what it holds.
-    pub fn keep(&mut self, key: &[u8], held: Option<&[u8]>) {
+    /// A key is about to change, and this is what it holds, or held when it ended.
+    pub fn keep(&mut self, key: &[u8], held: Option<Held<'_>>) {
         let told = self.told.as_deref().is_some_and(|told| key <= told);
         if !told && !self.before.contains_key(key) {
-            self.before.insert(key.into(), held.map(Into::into));
+            let held = held.filter(|held| self.is_told(held.deadline));
+            let was = held.map(|Held { value, deadline }| Was { value: value.into(), deadline });
+            self.before.insert(key.into(), was);
         }
     }
 
     /// The next piece, about `bytes` long; `None` when there is nothing left. `now` are the pairs
     /// behind [`Frozen::told`] as they are now, in order.
-    pub fn piece<'a>(&mut self, bytes: usize, now: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Option<Bytes> {
+    pub fn piece<'a>(&mut self, bytes: usize, now: impl Iterator<Item = (&'a [u8], Held<'a>)>) -> Option<Bytes> {
         let mut out = BytesMut::with_capacity(bytes + bytes / 8);
         let mut now = now.peekable();
         // Keys that came since are not told, but passing them takes time all the same.
@@ -52,17 +74,22 @@ impl Frozen {
                 (None, None) => break,
             };
             if order.is_le()
-                && let Some((key, value)) = now.next()
+                && let Some((key, Held { value, deadline })) = now.next()
                 && order.is_lt()
             {
-                put_pair(&mut out, key, value);
+                match self.is_told(deadline) {
+                    true => put_pair(&mut out, Pair { key, value, deadline }),
+                    false => passed += 8 + key.len(),
+                }
                 last = Cow::Borrowed(key);
             }
             if order.is_ge()
                 && let Some((key, held)) = self.before.pop_first()
             {
                 match held {
-                    Some(value) => put_pair(&mut out, &key, &value),
+                    Some(Was { value, deadline }) => {
+                        put_pair(&mut out, Pair { key: &key, value: &value, deadline });
+                    }
                     None => passed += 8 + key.len(),
                 }
                 last = Cow::Owned(key.into());

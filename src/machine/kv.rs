@@ -3,14 +3,20 @@
 //! What a command does is decided from what its key holds and carried out afterwards, so that a
 //! batch is the same decisions made against what it would leave, and carried out all or not at all.
 //! Keys and values are copied: a small value never keeps a large read buffer alive.
+//!
+//! A key may have a deadline. Once an entry of that time or a later one is applied the key is absent, on
+//! every node alike; see `expiry.rs` for when its memory goes.
 
+use super::deciding::{Change, Held, decide, key_of};
+use super::expiry::Expiry;
 use super::frozen::Frozen;
 use super::index::Index;
 use super::seam::{Context, StateMachine};
-use super::words::{self, Answer, Command, PAIRS, Query, VALUE, put_option};
+use super::words::{self, Answer, Command, Fitting, Left, PAIRS, Pair, Query, Step, VALUE, put_option};
 use crate::codec::{Malformed, Put};
 use crate::limits::ANSWER_BYTES_MAX;
-use crate::types::digest::{Digest, hash};
+use crate::types::ClusterTime;
+use crate::types::digest::{Digest, hash, hash_numbers};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -20,7 +26,8 @@ use std::ops::Bound;
 /// An ordered map of bytes to bytes.
 ///
 /// Invariants: `order` and `index` lead each key to its slot, the one to walk keys in order and the
-/// other to find one; every other slot is in `free`. `digest` is that of all pairs.
+/// other to find one; every other slot is in `free`. `expiry` lists the slots that have a deadline. `digest`
+/// is that of all pairs that are there at `now`; others may still be in memory.
 #[derive(Clone, Debug, Default)]
 pub struct Kv {
     slots: Vec<Slot>,
@@ -28,6 +35,9 @@ pub struct Kv {
     order: BTreeMap<Box<[u8]>, u32>,
     index: Index,
     digest: Digest,
+    /// The time of the last entry.
+    now: ClusterTime,
+    expiry: Expiry,
     /// What was frozen, as far as it is not told yet.
     frozen: Option<Frozen>,
 }
@@ -35,28 +45,61 @@ pub struct Kv {
 /// A key, what it holds, and the hash of the pair.
 #[derive(Clone, Debug, Default)]
 struct Slot {
-    /// The key, and right behind it the value: whoever compares the one has the other in the cache.
+    /// The key, and right behind it the value: whoever compares the one has the other in the cache. Behind
+    /// that the deadline, eight bytes, if there is one: a key that lasts pays nothing for those that do not.
     pair: Box<[u8]>,
     key_len: u32,
+    dated: bool,
     hash: u64,
 }
 
+const _: () = assert!(size_of::<Slot>() == 32, "deadlines have made no slot wider");
+
 impl Slot {
-    fn new(key: &[u8], value: &[u8], hash: u64) -> Slot {
-        Slot { pair: [key, value].concat().into(), key_len: key.len() as u32, hash }
+    fn new(key: &[u8], value: &[u8], deadline: Option<ClusterTime>, hash: u64) -> Slot {
+        let pair = match deadline {
+            None => [key, value].concat(),
+            Some(deadline) => [key, value, &deadline.0.to_le_bytes()].concat(),
+        };
+        Slot { pair: pair.into(), key_len: key.len() as u32, dated: deadline.is_some(), hash }
     }
 
     fn key(&self) -> &[u8] {
         &self.pair[..self.key_len as usize]
     }
 
+    fn value_end(&self) -> usize {
+        self.pair.len() - if self.dated { 8 } else { 0 }
+    }
+
     fn value(&self) -> &[u8] {
-        &self.pair[self.key_len as usize..]
+        &self.pair[self.key_len as usize..self.value_end()]
+    }
+
+    fn deadline(&self) -> Option<ClusterTime> {
+        if !self.dated {
+            return None;
+        }
+        self.pair.last_chunk().map(|bytes| ClusterTime(u64::from_le_bytes(*bytes)))
+    }
+
+    fn held(&self) -> Held<'_> {
+        Held { value: self.value(), deadline: self.deadline() }
+    }
+
+    /// Whether it is there at that time.
+    fn lives(&self, now: ClusterTime) -> bool {
+        self.deadline().is_none_or(|deadline| deadline > now)
     }
 }
 
 /// How many commands' keys are looked for at once: more than a processor can wait for.
 const EXPECTED: usize = 32;
+/// With every entry so many keys that have ended are let go of: more than an entry that is no batch can
+/// add, and little beside what the entry itself costs.
+const SWEPT: usize = 8;
+/// With an entry that is there for nothing else, so many: about a millisecond.
+const TIDIED: usize = 1024;
 
 /// Where a key is, or would be: looked up once for each command.
 struct Place<'a> {
@@ -65,12 +108,8 @@ struct Place<'a> {
     slot: Option<u32>,
 }
 
-/// What a command does to its key.
-enum Change<'a> {
-    Keep,
-    Set(Cow<'a, [u8]>),
-    Remove,
-}
+/// What keys would hold if a batch were carried out.
+type Staged<'a> = BTreeMap<&'a [u8], Option<(Cow<'a, [u8]>, Option<ClusterTime>)>>;
 
 impl Kv {
     /// An empty map.
@@ -80,22 +119,28 @@ impl Kv {
 
     /// What a key holds.
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        self.held(&self.place(key))
+        self.held(&self.place(key)).map(|held| held.value)
     }
 
     /// How many keys there are.
     pub fn len(&self) -> usize {
-        self.order.len()
+        self.order.len() - self.expiry.overdue()
     }
 
     /// Whether there is no key.
     pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.len() == 0
     }
 
     /// All pairs in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.order.iter().map(|(key, slot)| (&**key, self.slots[*slot as usize].value()))
+        self.range(Bound::Unbounded).map(|(key, slot)| (key, slot.value()))
+    }
+
+    /// What is there, from that key on.
+    fn range<'a>(&'a self, from: Bound<&[u8]>) -> impl Iterator<Item = (&'a [u8], &'a Slot)> {
+        let all = self.order.range::<[u8], _>((from, Bound::Unbounded));
+        all.map(|(key, slot)| (&**key, &self.slots[*slot as usize])).filter(|(_, slot)| slot.lives(self.now))
     }
 
     fn place<'a>(&self, key: &'a [u8]) -> Place<'a> {
@@ -104,8 +149,9 @@ impl Kv {
         Place { key, hash, slot }
     }
 
-    fn held(&self, place: &Place<'_>) -> Option<&[u8]> {
-        Some(self.slots[place.slot? as usize].value())
+    fn held(&self, place: &Place<'_>) -> Option<Held<'_>> {
+        let slot = &self.slots[place.slot? as usize];
+        slot.lives(self.now).then(|| slot.held())
     }
 
     /// Looks at what up to [`EXPECTED`] keys hold, so that the processor has it when their commands' turn
@@ -130,11 +176,20 @@ impl Kv {
 
     fn execute(&mut self, command: &Command<'_>) -> Answer {
         self.index.tend();
-        if let Command::Batch(commands) = command {
-            return self.execute_all(commands);
+        match command {
+            Command::Batch(commands) => return self.execute_all(commands),
+            Command::Block(steps) => return self.execute_each(steps),
+            Command::Forget(keys) => return Answer::Number(keys.iter().filter(|key| self.forget(key)).count() as i64),
+            Command::PutAll(pairs) => {
+                for (key, value) in pairs {
+                    self.carry_out(&self.place(key), Change::Set(Cow::Borrowed(value), None));
+                }
+                return Answer::Done;
+            }
+            _ => {}
         }
         let place = self.place(key_of(command));
-        match decide(command, self.held(&place)) {
+        match decide(command, self.held(&place), self.now) {
             Ok((change, answer)) => {
                 self.carry_out(&place, change);
                 answer
@@ -143,75 +198,115 @@ impl Kv {
         }
     }
 
+    /// Removes a key; whether it was there.
+    fn forget(&mut self, key: &[u8]) -> bool {
+        let place = self.place(key);
+        let existed = self.held(&place).is_some();
+        if existed {
+            self.carry_out(&place, Change::Remove);
+        }
+        existed
+    }
+
     /// Decides each command against what those before it would leave, and carries all out or none.
     fn execute_all(&mut self, commands: &[Command<'_>]) -> Answer {
-        let mut staged: BTreeMap<&[u8], Change<'_>> = BTreeMap::new();
-        let mut answers = Vec::with_capacity(commands.len());
+        let mut staged = Staged::new();
+        let mut answers = Fitting::of(commands.len());
         for (at, command) in commands.iter().enumerate() {
             if at % EXPECTED == 0 {
                 self.look_ahead(&mut commands[at..].iter().map(key_of));
             }
             let key = key_of(command);
             let held = match staged.get(key) {
-                Some(Change::Set(value)) => Some(&**value),
-                Some(Change::Remove) => None,
-                Some(Change::Keep) | None => self.get(key),
+                Some(staged) => staged.as_ref().map(|(value, deadline)| Held { value, deadline: *deadline }),
+                None => self.held(&self.place(key)),
             };
-            match decide(command, held) {
-                Ok((Change::Keep, answer)) => answers.push(answer),
+            match decide(command, held, self.now) {
                 Ok((change, answer)) => {
-                    staged.insert(key, change);
+                    match change {
+                        Change::Keep => {}
+                        Change::Set(value, deadline) => drop(staged.insert(key, Some((value, deadline)))),
+                        Change::Remove => drop(staged.insert(key, None)),
+                    }
                     answers.push(answer);
                 }
                 Err(why) => return Answer::None { at: at as u32, why: Box::new(why) },
             }
         }
-        for (key, change) in staged {
+        for (key, staged) in staged {
+            let change = staged.map_or(Change::Remove, |(value, deadline)| Change::Set(value, deadline));
             self.carry_out(&self.place(key), change);
         }
-        Answer::All(answers)
+        Answer::All(answers.end())
+    }
+
+    /// Does each step, whatever became of those before it.
+    fn execute_each(&mut self, steps: &[Step<'_>]) -> Answer {
+        let mut answers = Fitting::of(steps.len());
+        for step in steps {
+            answers.push(match step {
+                Step::Do(Command::Batch(_) | Command::Block(_)) => Answer::Malformed,
+                Step::Do(command) => self.execute(command),
+                Step::Ask(query) => self.answer(query),
+            });
+        }
+        Answer::Each(answers.end())
     }
 
     fn carry_out(&mut self, place: &Place<'_>, change: Change<'_>) {
         if let Some(frozen) = &mut self.frozen
             && !matches!(change, Change::Keep)
         {
-            frozen.keep(place.key, place.slot.map(|slot| self.slots[slot as usize].value()));
+            frozen.keep(place.key, place.slot.map(|slot| self.slots[slot as usize].held()));
         }
         match change {
             Change::Keep => {}
-            Change::Set(value) => self.set(place, &value),
+            Change::Set(value, deadline) => self.set(place, &value, deadline),
             Change::Remove => self.remove(place),
         }
     }
 
     fn remove(&mut self, place: &Place<'_>) {
         let Some(slot) = place.slot else { return };
+        self.uncount(slot);
         self.index.remove(place.hash, slot);
         self.order.remove(place.key);
-        let gone = std::mem::take(&mut self.slots[slot as usize]);
-        self.digest -= gone.hash;
+        self.slots[slot as usize] = Slot::default();
         self.free.push(slot);
     }
 
-    fn set(&mut self, place: &Place<'_>, value: &[u8]) {
-        // The part of the digest that the pair is.
-        let hash = hash(place.hash, value);
-        self.digest += hash;
-        let Some(found) = place.slot else {
-            return self.insert(place, Slot::new(place.key, value, hash));
-        };
-        let slot = &mut self.slots[found as usize];
-        self.digest -= slot.hash;
-        if slot.value().len() == value.len() {
-            slot.pair[place.key.len()..].copy_from_slice(value);
-            slot.hash = hash;
-        } else {
-            *slot = Slot::new(place.key, value, hash);
+    /// Takes what a slot holds out of the digest, and its deadline off the list.
+    fn uncount(&mut self, number: u32) {
+        let slot = &self.slots[number as usize];
+        match slot.deadline() {
+            Some(deadline) if !self.expiry.remove(deadline, number, slot.hash) => {}
+            _ => self.digest -= slot.hash,
         }
     }
 
-    fn insert(&mut self, place: &Place<'_>, new: Slot) {
+    fn set(&mut self, place: &Place<'_>, value: &[u8], deadline: Option<ClusterTime>) {
+        let hash = pair_hash(place.hash, value, deadline);
+        self.digest += hash;
+        let number = match place.slot {
+            None => self.insert(place, Slot::new(place.key, value, deadline, hash)),
+            Some(found) => {
+                self.uncount(found);
+                let slot = &mut self.slots[found as usize];
+                if deadline.is_none() && !slot.dated && slot.value().len() == value.len() {
+                    slot.pair[place.key.len()..].copy_from_slice(value);
+                    slot.hash = hash;
+                } else {
+                    *slot = Slot::new(place.key, value, deadline, hash);
+                }
+                found
+            }
+        };
+        if let Some(deadline) = deadline {
+            self.expiry.insert(deadline, number, hash);
+        }
+    }
+
+    fn insert(&mut self, place: &Place<'_>, new: Slot) -> u32 {
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = new;
@@ -225,21 +320,75 @@ impl Kv {
         };
         self.order.insert(place.key.into(), slot);
         self.index.insert(place.hash, slot);
+        slot
+    }
+
+    /// Lets go of that many keys that have ended, if there are so many.
+    fn sweep(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(slot) = self.expiry.first_overdue() else { return };
+            let key = self.slots[slot as usize].key().to_vec();
+            let place = Place { key: &key, hash: hash(0, &key), slot: Some(slot) };
+            self.carry_out(&place, Change::Remove);
+        }
+    }
+
+    fn answer(&self, query: &Query<'_>) -> Answer {
+        match query {
+            Query::Get { key } => Answer::Value(self.get(key).map(Bytes::copy_from_slice)),
+            // Encoded as it is walked, since it must stop where an answer is full.
+            Query::Scan { prefix, after, limit } => {
+                Answer::decode(self.scan(prefix, *after, *limit)).expect("our own answer can be read")
+            }
+            Query::Count => Answer::Count(self.len() as u64),
+            Query::Values(keys) => self.values(keys),
+            Query::Present(keys) => Answer::Number(keys.iter().filter(|key| self.get(key).is_some()).count() as i64),
+            Query::Length { key } => Answer::Number(self.get(key).map_or(0, <[u8]>::len) as i64),
+            Query::Left { key } => Answer::Left(match self.held(&self.place(key)) {
+                None => Left::Absent,
+                Some(Held { deadline: None, .. }) => Left::Endless,
+                Some(Held { deadline: Some(deadline), .. }) => Left::Ms(deadline.0 - self.now.0),
+            }),
+            Query::Keys { prefix, after, limit } => self.keys(prefix, *after, *limit),
+        }
+    }
+
+    fn values(&self, keys: &[&[u8]]) -> Answer {
+        let mut left = ANSWER_BYTES_MAX as usize - 5;
+        let mut values = Vec::with_capacity(keys.len());
+        for key in keys {
+            let held = self.get(key);
+            let Some(rest) = left.checked_sub(1 + held.map_or(0, |held| 4 + held.len())) else {
+                return Answer::Omitted;
+            };
+            left = rest;
+            values.push(held.map(Bytes::copy_from_slice));
+        }
+        Answer::Values(values)
+    }
+
+    fn keys(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Answer {
+        let mut left = ANSWER_BYTES_MAX as usize - 6;
+        let (mut keys, mut more) = (Vec::new(), false);
+        for (key, _) in self.range(beyond(prefix, after)).take_while(|(key, _)| key.starts_with(prefix)) {
+            if keys.len() == limit as usize || left < 4 + key.len() {
+                more = true;
+                break;
+            }
+            left -= 4 + key.len();
+            keys.push(Bytes::copy_from_slice(key));
+        }
+        Answer::Keys { keys, more }
     }
 
     fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Bytes {
-        let from = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
         let mut out = BytesMut::with_capacity(256);
         out.put_u8(PAIRS);
         out.put_u8(0);
         out.put_u32_le(0);
         let mut count: u32 = 0;
-        let range = self.order.range::<[u8], _>((from, Bound::Unbounded));
-        for (key, slot) in range.take_while(|(key, _)| key.starts_with(prefix)) {
-            let value = self.slots[*slot as usize].value();
+        for (key, slot) in self.range(beyond(prefix, after)).take_while(|(key, _)| key.starts_with(prefix)) {
+            let value = slot.value();
             let size = 8 + key.len() + value.len();
             if count == limit || (out.len() + size) as u64 > ANSWER_BYTES_MAX {
                 out[1] = 1;
@@ -264,15 +413,30 @@ impl StateMachine for Kv {
 
     fn frees(command: &[u8]) -> bool {
         match Command::decode(command) {
-            Ok(Command::Del { .. }) => true,
+            Ok(Command::Del { .. } | Command::Forget(_)) => true,
             Ok(Command::Batch(commands)) => commands.iter().all(|one| matches!(one, Command::Del { .. })),
             Ok(_) | Err(_) => false,
         }
     }
 
+    fn advance(&mut self, time: ClusterTime) {
+        self.now = self.now.max(time);
+        self.expiry.advance(self.now, &mut self.digest);
+        self.sweep(SWEPT);
+    }
+
+    fn tidy(&mut self) {
+        self.sweep(TIDIED);
+    }
+
+    fn due(&self) -> Option<ClusterTime> {
+        self.expiry.due()
+    }
+
     fn query(&self, query: &[u8]) -> Bytes {
         match Query::decode(query) {
             Ok(Query::Get { key }) => {
+                // By far the most frequent one is copied once.
                 let held = self.get(key);
                 let mut out = BytesMut::with_capacity(6 + held.map_or(0, <[u8]>::len));
                 out.put_u8(VALUE);
@@ -280,7 +444,7 @@ impl StateMachine for Kv {
                 out.freeze()
             }
             Ok(Query::Scan { prefix, after, limit }) => self.scan(prefix, after, limit),
-            Ok(Query::Count) => Answer::Count(self.len() as u64).encode(),
+            Ok(query) => self.answer(&query).encode(),
             Err(_) => Answer::Malformed.encode(),
         }
     }
@@ -296,13 +460,13 @@ impl StateMachine for Kv {
     }
 
     fn freeze(&mut self) {
-        self.frozen = Some(Frozen::default());
+        self.frozen = Some(Frozen::at(self.now));
     }
 
     fn piece(&mut self, bytes: usize) -> Option<Bytes> {
         let frozen = self.frozen.as_mut()?;
         let untold = self.order.range::<[u8], _>((frozen.told(), Bound::Unbounded));
-        let now = untold.map(|(key, slot)| (&**key, self.slots[*slot as usize].value()));
+        let now = untold.map(|(key, slot)| (&**key, self.slots[*slot as usize].held()));
         let piece = frozen.piece(bytes, now);
         if piece.is_none() {
             self.thaw();
@@ -320,47 +484,28 @@ impl StateMachine for Kv {
 
     fn restore(&mut self, mut piece: &[u8]) -> Result<(), Malformed> {
         while !piece.is_empty() {
-            let (key, value) = words::read_pair(&mut piece)?;
+            let Pair { key, value, deadline } = words::read_pair(&mut piece)?;
             if self.order.last_key_value().is_some_and(|(last, _)| **last >= *key) {
                 return Err(Malformed("keys out of order"));
             }
-            self.set(&Place { key, hash: hash(0, key), slot: None }, value);
+            self.set(&Place { key, hash: hash(0, key), slot: None }, value, deadline);
         }
         Ok(())
     }
 }
 
-/// Which key a command concerns; a batch concerns none of its own.
-fn key_of<'a>(command: &Command<'a>) -> &'a [u8] {
-    match command {
-        Command::Put { key, .. } | Command::Del { key } | Command::Cas { key, .. } | Command::Incr { key, .. } => key,
-        Command::Batch(_) => &[],
+/// Where the keys of that prefix begin, those up to `after` left out.
+fn beyond<'a>(prefix: &'a [u8], after: Option<&'a [u8]>) -> Bound<&'a [u8]> {
+    match after {
+        Some(after) if after >= prefix => Bound::Excluded(after),
+        _ => Bound::Included(prefix),
     }
 }
 
-/// What a command does to its key, given what that holds, and the answer; or why it does nothing.
-fn decide<'a>(command: &Command<'a>, held: Option<&[u8]>) -> Result<(Change<'a>, Answer), Answer> {
-    match command {
-        Command::Put { value, .. } => Ok((Change::Set(Cow::Borrowed(value)), Answer::Done)),
-        Command::Del { .. } => match held {
-            Some(_) => Ok((Change::Remove, Answer::Deleted { existed: true })),
-            None => Ok((Change::Keep, Answer::Deleted { existed: false })),
-        },
-        Command::Cas { expected, new, .. } if held == *expected => Ok((Change::Set(Cow::Borrowed(new)), Answer::Done)),
-        Command::Cas { .. } => Err(Answer::Kept { actual: held.map(Bytes::copy_from_slice) }),
-        Command::Incr { by, .. } => {
-            let number = held.map_or(Some(0), number).ok_or(Answer::NotANumber)?;
-            let sum = number.checked_add(*by).ok_or(Answer::Overflow)?;
-            Ok((Change::Set(Cow::Owned(sum.to_string().into_bytes())), Answer::Number(sum)))
-        }
-        // The decoder lets none through; whoever builds one by hand is told so.
-        Command::Batch(_) => Err(Answer::Malformed),
-    }
-}
-
-/// The decimal number those bytes spell, if they do.
-fn number(bytes: &[u8]) -> Option<i64> {
-    std::str::from_utf8(bytes).ok()?.parse().ok()
+/// The part of the digest that a pair is.
+fn pair_hash(key: u64, value: &[u8], deadline: Option<ClusterTime>) -> u64 {
+    let lasting = hash(key, value);
+    deadline.map_or(lasting, |deadline| hash_numbers([lasting, deadline.0]))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The state machine: the trait an embedding program implements, and the key-value machine we ship.
 
+mod deciding;
+mod expiry;
 mod frozen;
 mod index;
 pub mod kv;
@@ -8,4 +10,4 @@ pub mod words;
 
 pub use kv::Kv;
 pub use seam::{Context, StateMachine};
-pub use words::{Answer, Command, Query};
+pub use words::{Answer, Bar, Command, Deadline, Left, Life, Presence, Query, Step};

@@ -33,6 +33,20 @@ pub trait StateMachine: Send + 'static {
     /// for memory once and not for each.
     fn expect(&self, _commands: &mut dyn Iterator<Item = &[u8]>) {}
 
+    /// The next entry is of that time, which is never earlier than that of those before. Said of every entry,
+    /// before anything that it holds is applied: what ends by the cluster's clock, ends here.
+    fn advance(&mut self, _time: ClusterTime) {}
+
+    /// An entry has come that holds no command, only time: there is a moment to clear up what has ended.
+    /// Must leave answers and digest as they are.
+    fn tidy(&mut self) {}
+
+    /// By when an entry should come even if nobody asks for anything, for something to end: a leader sees to
+    /// it. A time that is past already asks for one at once.
+    fn due(&self) -> Option<ClusterTime> {
+        None
+    }
+
     /// Whether that command only ever frees room, as a removal does: it is let through when the disk has
     /// too little for others. A word on the command alone: it is asked before anything is applied.
     fn frees(_command: &[u8]) -> bool

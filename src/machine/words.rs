@@ -2,11 +2,10 @@
 //!
 //! Commands and queries borrow from the bytes they were read from, so that reading one costs no
 //! allocation; answers own theirs. Lengths are four bytes, little-endian. Whatever cannot be read is
-//! [`Malformed`], and the machine answers so: it never dies of a command.
+//! [`Malformed`](crate::codec::Malformed), and the machine answers so: it never dies of a command.
 
-use crate::codec::{Malformed, Put, Reader, Result};
-use crate::limits::{ANSWER_BYTES_MAX, KEY_BYTES_MAX};
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::types::ClusterTime;
+use bytes::Bytes;
 
 /// What the machine is told: goes through the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,12 +38,114 @@ pub enum Command<'a> {
         /// What is added, perhaps negative.
         by: i64,
     },
-    /// All of these in order, or none: if one fails, nothing is applied. Holds no batch itself.
+    /// All of these in order, or none: if one fails, nothing is applied. Holds no batch and no block itself.
     Batch(Vec<Command<'a>>),
+    /// Sets a key, as asked.
+    Set {
+        /// Its name.
+        key: &'a [u8],
+        /// What it holds from now on.
+        value: &'a [u8],
+        /// Whether only if it is there, or is not.
+        only_if: Presence,
+        /// Until when it holds that.
+        life: Life,
+        /// Whether to answer with what it held before, whatever became of it.
+        tells: bool,
+    },
+    /// Puts bytes behind what a key holds; an absent key holds none. Its deadline stays.
+    Append {
+        /// Its name.
+        key: &'a [u8],
+        /// What comes behind.
+        tail: &'a [u8],
+    },
+    /// Gives a key a deadline, if the bar lets it; one that is over already removes the key.
+    Expire {
+        /// Its name.
+        key: &'a [u8],
+        /// When it ends.
+        deadline: Deadline,
+        /// What must hold of the deadline it has.
+        bar: Bar,
+    },
+    /// Takes a key's deadline away.
+    Persist {
+        /// Its name.
+        key: &'a [u8],
+    },
+    /// Removes keys, those that are there.
+    Forget(Vec<&'a [u8]>),
+    /// Sets keys, one after the other.
+    PutAll(Vec<(&'a [u8], &'a [u8])>),
+    /// All of these in order, each with its own answer: one that fails does not stop those behind it.
+    /// Holds no batch and no block itself.
+    Block(Vec<Step<'a>>),
+}
+
+/// One step of a block.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step<'a> {
+    /// Something to do.
+    Do(Command<'a>),
+    /// Something to answer, as of there.
+    Ask(Query<'a>),
+}
+
+/// Whether a key must be there to be set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Presence {
+    /// Whichever.
+    #[default]
+    Either,
+    /// Only if it is absent.
+    Absent,
+    /// Only if it is there.
+    Present,
+}
+
+/// When something ends, by the cluster's clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Deadline {
+    /// Then.
+    At(ClusterTime),
+    /// So many milliseconds after the entry that says so.
+    In(u64),
+}
+
+impl Deadline {
+    /// The moment, for an entry of that time.
+    pub fn from(self, now: ClusterTime) -> ClusterTime {
+        match self {
+            Deadline::At(time) => time,
+            Deadline::In(ms) => ClusterTime(now.0.saturating_add(ms)),
+        }
+    }
+}
+
+/// Until when a key holds what it is set to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Life {
+    /// For ever.
+    #[default]
+    Endless,
+    /// Until the deadline it has, if it has one.
+    Kept,
+    /// Until then.
+    Until(Deadline),
+}
+
+/// What must hold of a key's deadline for it to be given another. A key without one ends later than any.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Bar {
+    /// Whether it must have one, or must have none.
+    pub has_one: Option<bool>,
+    /// Whether the new one must be later, or earlier.
+    pub later: Option<bool>,
 }
 
 /// What the machine is asked: changes nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Query<'a> {
     /// What a key holds.
     Get {
@@ -62,6 +163,30 @@ pub enum Query<'a> {
     },
     /// How many keys there are.
     Count,
+    /// What each of these keys holds.
+    Values(Vec<&'a [u8]>),
+    /// How many of these are there; a key that is named twice counts twice.
+    Present(Vec<&'a [u8]>),
+    /// How many bytes a key holds; none if it is absent.
+    Length {
+        /// Its name.
+        key: &'a [u8],
+    },
+    /// How many milliseconds a key has left.
+    Left {
+        /// Its name.
+        key: &'a [u8],
+    },
+    /// Keys in their order, without what they hold. An answer has a largest size: it may hold fewer, and
+    /// says so.
+    Keys {
+        /// What they begin with.
+        prefix: &'a [u8],
+        /// Only keys after this one.
+        after: Option<&'a [u8]>,
+        /// How many at most.
+        limit: u32,
+    },
 }
 
 /// What the machine answers.
@@ -79,7 +204,7 @@ pub enum Answer {
         /// What it holds.
         actual: Option<Bytes>,
     },
-    /// The number that the key holds now.
+    /// The number that the key holds now; or how many keys, or bytes, it was about.
     Number(i64),
     /// The key does not hold a decimal number, and was left as it is.
     NotANumber,
@@ -107,348 +232,45 @@ pub enum Answer {
     Count(u64),
     /// The command or query could not be read; nothing was done.
     Malformed,
+    /// What was to hold of the key does not; nothing was done.
+    Unmet,
+    /// What each step of a block came to, in order.
+    Each(Vec<Answer>),
+    /// What each of several keys holds, if it is there.
+    Values(Vec<Option<Bytes>>),
+    /// Keys, in order.
+    Keys {
+        /// The keys.
+        keys: Vec<Bytes>,
+        /// Whether there are more behind the last of them.
+        more: bool,
+    },
+    /// How long a key goes on.
+    Left(Left),
+    /// The value would be longer than one may be; the key was left as it is.
+    TooLong,
+    /// What there is to say does not fit an answer. What was asked for is done.
+    Omitted,
 }
 
-const PUT: u8 = 1;
-const DEL: u8 = 2;
-const CAS: u8 = 3;
-const INCR: u8 = 4;
-const BATCH: u8 = 5;
-
-const GET: u8 = 1;
-const SCAN: u8 = 2;
-const COUNT: u8 = 3;
-
-pub(super) const DONE: u8 = 1;
-const DELETED: u8 = 2;
-const KEPT: u8 = 3;
-const NUMBER: u8 = 4;
-const NOT_A_NUMBER: u8 = 5;
-const OVERFLOW: u8 = 6;
-const ALL: u8 = 7;
-const NONE: u8 = 8;
-pub(super) const VALUE: u8 = 9;
-pub(super) const PAIRS: u8 = 10;
-const NUMBER_OF_KEYS: u8 = 11;
-const MALFORMED: u8 = 12;
-
-/// The key of an encoded command, if it is one of a single key and not cut off.
-pub(super) fn key(command: &[u8]) -> Option<&[u8]> {
-    let mut cursor = Cursor(command);
-    match cursor.u8() {
-        Ok(BATCH) | Err(_) => None,
-        Ok(_) => cursor.key().ok(),
-    }
+/// How long a key goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Left {
+    /// It is not there.
+    Absent,
+    /// It has no deadline.
+    Endless,
+    /// So many milliseconds of the cluster's clock.
+    Ms(u64),
 }
 
-impl<'a> Command<'a> {
-    /// As bytes: kind (1), then the fields in order, keys and values behind their lengths.
-    pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(self.size());
-        self.put(&mut out);
-        debug_assert_eq!(out.len(), self.size());
-        out.freeze()
-    }
+mod answered;
+mod asked;
+mod cursor;
 
-    fn size(&self) -> usize {
-        1 + match self {
-            Command::Put { key, value } => 8 + key.len() + value.len(),
-            Command::Del { key } => 4 + key.len(),
-            Command::Cas { key, expected, new } => {
-                9 + key.len() + expected.map_or(0, |expected| 4 + expected.len()) + new.len()
-            }
-            Command::Incr { key, .. } => 12 + key.len(),
-            Command::Batch(commands) => 4 + commands.iter().map(Command::size).sum::<usize>(),
-        }
-    }
-
-    fn put(&self, out: &mut BytesMut) {
-        match self {
-            Command::Put { key, value } => {
-                out.put_u8(PUT);
-                out.put_blob(key);
-                out.put_blob(value);
-            }
-            Command::Del { key } => {
-                out.put_u8(DEL);
-                out.put_blob(key);
-            }
-            Command::Cas { key, expected, new } => {
-                out.put_u8(CAS);
-                out.put_blob(key);
-                put_option(out, *expected);
-                out.put_blob(new);
-            }
-            Command::Incr { key, by } => {
-                out.put_u8(INCR);
-                out.put_blob(key);
-                out.put_i64_le(*by);
-            }
-            Command::Batch(commands) => {
-                out.put_u8(BATCH);
-                out.put_u32_le(commands.len() as u32);
-                commands.iter().for_each(|command| command.put(out));
-            }
-        }
-    }
-
-    /// From bytes; keys and values are slices of them.
-    pub fn decode(bytes: &'a [u8]) -> Result<Command<'a>> {
-        let mut cursor = Cursor(bytes);
-        let kind = cursor.u8()?;
-        let command = if kind == BATCH { Command::batch(&mut cursor)? } else { Command::single(kind, &mut cursor)? };
-        cursor.end()?;
-        Ok(command)
-    }
-
-    fn single(kind: u8, cursor: &mut Cursor<'a>) -> Result<Command<'a>> {
-        match kind {
-            PUT => Ok(Command::Put { key: cursor.key()?, value: cursor.blob()? }),
-            DEL => Ok(Command::Del { key: cursor.key()? }),
-            CAS => Ok(Command::Cas { key: cursor.key()?, expected: cursor.option()?, new: cursor.blob()? }),
-            INCR => Ok(Command::Incr { key: cursor.key()?, by: cursor.u64()? as i64 }),
-            BATCH => Err(Malformed("a batch inside a batch")),
-            _ => Err(Malformed("unknown kind of command")),
-        }
-    }
-
-    fn batch(cursor: &mut Cursor<'a>) -> Result<Command<'a>> {
-        let count = cursor.u32()?;
-        // Grows with the bytes that are there; the count is only what they claim.
-        let mut commands = Vec::new();
-        for _ in 0..count {
-            let kind = cursor.u8()?;
-            commands.push(Command::single(kind, cursor)?);
-        }
-        Ok(Command::Batch(commands))
-    }
-}
-
-impl<'a> Query<'a> {
-    /// As bytes: kind (1), then the fields in order.
-    pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::new();
-        match self {
-            Query::Get { key } => {
-                out.put_u8(GET);
-                out.put_blob(key);
-            }
-            Query::Scan { prefix, after, limit } => {
-                out.put_u8(SCAN);
-                out.put_blob(prefix);
-                put_option(&mut out, *after);
-                out.put_u32_le(*limit);
-            }
-            Query::Count => out.put_u8(COUNT),
-        }
-        out.freeze()
-    }
-
-    /// From bytes; keys are slices of them.
-    pub fn decode(bytes: &'a [u8]) -> Result<Query<'a>> {
-        let mut cursor = Cursor(bytes);
-        let query = match cursor.u8()? {
-            GET => Query::Get { key: cursor.key()? },
-            SCAN => Query::Scan { prefix: cursor.key()?, after: cursor.option()?, limit: cursor.u32()? },
-            COUNT => Query::Count,
-            _ => return Err(Malformed("unknown kind of query")),
-        };
-        cursor.end()?;
-        Ok(query)
-    }
-}
-
-impl Answer {
-    /// As bytes: kind (1), then the fields in order.
-    pub fn encode(&self) -> Bytes {
-        if let Answer::Done = self {
-            // By far the most frequent one costs nothing.
-            return Bytes::from_static(&[DONE]);
-        }
-        let mut out = BytesMut::new();
-        self.put(&mut out);
-        assert!(out.len() as u64 <= ANSWER_BYTES_MAX, "an answer fits a frame");
-        out.freeze()
-    }
-
-    fn put(&self, out: &mut BytesMut) {
-        match self {
-            Answer::Done => out.put_u8(DONE),
-            Answer::Deleted { existed } => {
-                out.put_u8(DELETED);
-                out.put_u8(u8::from(*existed));
-            }
-            Answer::Kept { actual } => {
-                out.put_u8(KEPT);
-                put_option(out, actual.as_deref());
-            }
-            Answer::Number(number) => {
-                out.put_u8(NUMBER);
-                out.put_i64_le(*number);
-            }
-            Answer::NotANumber => out.put_u8(NOT_A_NUMBER),
-            Answer::Overflow => out.put_u8(OVERFLOW),
-            Answer::All(answers) => {
-                out.put_u8(ALL);
-                out.put_u32_le(answers.len() as u32);
-                answers.iter().for_each(|answer| answer.put(out));
-            }
-            Answer::None { at, why } => {
-                out.put_u8(NONE);
-                out.put_u32_le(*at);
-                why.put(out);
-            }
-            Answer::Value(value) => {
-                out.put_u8(VALUE);
-                put_option(out, value.as_deref());
-            }
-            Answer::Pairs { pairs, more } => {
-                out.put_u8(PAIRS);
-                out.put_u8(u8::from(*more));
-                out.put_u32_le(pairs.len() as u32);
-                for (key, value) in pairs {
-                    out.put_blob(key);
-                    out.put_blob(value);
-                }
-            }
-            Answer::Count(count) => {
-                out.put_u8(NUMBER_OF_KEYS);
-                out.put_u64_le(*count);
-            }
-            Answer::Malformed => out.put_u8(MALFORMED),
-        }
-    }
-
-    /// From bytes; values are slices of them.
-    pub fn decode(bytes: Bytes) -> Result<Answer> {
-        let mut reader = Reader::new(bytes);
-        let answer = match reader.u8()? {
-            ALL => {
-                let count = reader.u32()?;
-                let mut answers = Vec::new();
-                for _ in 0..count {
-                    let kind = reader.u8()?;
-                    answers.push(Answer::single(kind, &mut reader)?);
-                }
-                Answer::All(answers)
-            }
-            NONE => {
-                let at = reader.u32()?;
-                let kind = reader.u8()?;
-                Answer::None { at, why: Box::new(Answer::single(kind, &mut reader)?) }
-            }
-            kind => Answer::single(kind, &mut reader)?,
-        };
-        reader.end()?;
-        Ok(answer)
-    }
-
-    fn single(kind: u8, reader: &mut Reader) -> Result<Answer> {
-        Ok(match kind {
-            DONE => Answer::Done,
-            DELETED => Answer::Deleted { existed: reader.bool()? },
-            KEPT => Answer::Kept { actual: read_option(reader)? },
-            NUMBER => Answer::Number(reader.u64()? as i64),
-            NOT_A_NUMBER => Answer::NotANumber,
-            OVERFLOW => Answer::Overflow,
-            VALUE => Answer::Value(read_option(reader)?),
-            PAIRS => {
-                let more = reader.bool()?;
-                let count = reader.u32()?;
-                let mut pairs = Vec::new();
-                for _ in 0..count {
-                    pairs.push((reader.blob(usize::MAX)?, reader.blob(usize::MAX)?));
-                }
-                Answer::Pairs { pairs, more }
-            }
-            NUMBER_OF_KEYS => Answer::Count(reader.u64()?),
-            MALFORMED => Answer::Malformed,
-            _ => return Err(Malformed("unknown kind of answer")),
-        })
-    }
-}
-
-/// A flag (1), then, if it is 1, the bytes behind their length.
-pub(super) fn put_option(out: &mut BytesMut, bytes: Option<&[u8]>) {
-    out.put_u8(u8::from(bytes.is_some()));
-    if let Some(bytes) = bytes {
-        out.put_blob(bytes);
-    }
-}
-
-fn read_option(reader: &mut Reader) -> Result<Option<Bytes>> {
-    Ok(if reader.bool()? { Some(reader.blob(usize::MAX)?) } else { None })
-}
-
-/// A key and what it holds, each behind its length: how a frozen state is told.
-pub(super) fn put_pair(out: &mut BytesMut, key: &[u8], value: &[u8]) {
-    out.put_blob(key);
-    out.put_blob(value);
-}
-
-/// Takes off what [`put_pair`] appended.
-pub(super) fn read_pair<'a>(bytes: &mut &'a [u8]) -> Result<(&'a [u8], &'a [u8])> {
-    let mut cursor = Cursor(bytes);
-    let pair = (cursor.key()?, cursor.blob()?);
-    *bytes = cursor.0;
-    Ok(pair)
-}
-
-/// Takes values off the front of borrowed bytes; every take is checked. What `codec::Reader` is for
-/// frames, this is for commands: it costs no count of references.
-struct Cursor<'a>(&'a [u8]);
-
-impl<'a> Cursor<'a> {
-    fn bytes(&mut self, n: usize) -> Result<&'a [u8]> {
-        let Some((taken, rest)) = self.0.split_at_checked(n) else {
-            return Err(Malformed("ends too early"));
-        };
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let Some((taken, rest)) = self.0.split_first_chunk::<N>() else {
-            return Err(Malformed("ends too early"));
-        };
-        self.0 = rest;
-        Ok(*taken)
-    }
-
-    fn u8(&mut self) -> Result<u8> {
-        Ok(u8::from_le_bytes(self.array()?))
-    }
-
-    fn u32(&mut self) -> Result<u32> {
-        Ok(u32::from_le_bytes(self.array()?))
-    }
-
-    fn u64(&mut self) -> Result<u64> {
-        Ok(u64::from_le_bytes(self.array()?))
-    }
-
-    fn blob(&mut self) -> Result<&'a [u8]> {
-        let length = self.u32()? as usize;
-        self.bytes(length)
-    }
-
-    fn key(&mut self) -> Result<&'a [u8]> {
-        let key = self.blob()?;
-        if key.len() > KEY_BYTES_MAX { Err(Malformed("key longer than allowed")) } else { Ok(key) }
-    }
-
-    fn option(&mut self) -> Result<Option<&'a [u8]>> {
-        match self.u8()? {
-            0 => Ok(None),
-            1 => Ok(Some(self.blob()?)),
-            _ => Err(Malformed("neither yes nor no")),
-        }
-    }
-
-    fn end(&self) -> Result<()> {
-        if self.0.is_empty() { Ok(()) } else { Err(Malformed("bytes left over")) }
-    }
-}
+pub(super) use answered::{Fitting, PAIRS, VALUE, put_option};
+pub(super) use asked::key;
+pub(super) use cursor::{Pair, put_pair, read_pair};
 
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ pub mod shipping;
 pub mod space;
 pub mod start;
 pub mod stats;
+mod ticking;
 
 pub use event::{Action, Caller, Event, Kept};
 pub use node::Node;

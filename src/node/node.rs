@@ -11,6 +11,7 @@ use super::requests::{self, Asked, Forwarded, Parked, Proposals, Queries, Readin
 use super::shipping::Shipping;
 use super::space::Space;
 use super::stats::Stats;
+use super::ticking::Ticking;
 use crate::api::{Consistency, Refusal, Reply, Request};
 use crate::apply::Report as Applied;
 use crate::consensus::Raft;
@@ -49,6 +50,7 @@ pub struct Node {
     shipping: Shipping,
     space: Space,
     governing: Governing,
+    ticking: Ticking,
     /// The term we led, last we looked.
     led: Option<Term>,
     leader: Option<NodeId>,
@@ -98,6 +100,7 @@ impl Node {
             options,
             space: Space::default(),
             governing: Governing::default(),
+            ticking: Ticking::new(),
             applying: None,
             led: None,
             leader: None,
@@ -363,6 +366,9 @@ impl Node {
             self.raft.tick(now);
         }
         self.follow_leadership(now);
+        // On a full disk what ends waits: it is absent with the next entry that frees room.
+        let due = self.applied.due.filter(|_| !self.space.is_low());
+        self.ticking.turn(now, &mut self.raft, self.applied.upto, due);
         let ready = self.raft.ready(now);
         self.carry(now, ready, actions);
         // Before more is given to the applier: a snapshot is of what was applied, and names the members as
@@ -518,7 +524,7 @@ impl Node {
         // While something is being applied no snapshot is taken: that it is done will wake us.
         let due = if self.applying.is_none() { self.applied.upto } else { Index::ZERO };
         let snapshots = self.shipping.deadline().min(self.keeping.deadline(due, &self.options));
-        self.raft.deadline().min(self.parked.deadline()).min(snapshots)
+        self.raft.deadline().min(self.parked.deadline()).min(snapshots).min(self.ticking.deadline())
     }
 
     /// The configuration in force.

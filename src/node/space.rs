@@ -25,7 +25,7 @@ impl Space {
     pub fn lets(&self, op: &Bytes, frees: fn(&[u8]) -> bool) -> bool {
         !self.low
             || match Op::read(op) {
-                Ok(Op::Open { .. } | Op::Close { .. }) => true,
+                Ok(Op::Open { .. } | Op::Close { .. } | Op::Tick) => true,
                 Ok(Op::Execute { command, .. }) => frees(command),
                 Err(_) => false,
             }

@@ -3,6 +3,7 @@
 use super::checks;
 use super::host::Process;
 use super::world::{Happens, World};
+use crate::apply::Report;
 use crate::node::Event;
 use crate::types::{Entry, NodeId, Time};
 use bytes::Bytes;
@@ -67,10 +68,10 @@ impl World {
                 let mut whole = up.applier.apply(&[]);
                 // One by one, so that states can be compared at every index, however the batches fall.
                 for entry in &entries {
-                    let report = up.applier.apply(std::slice::from_ref(entry));
+                    let mut report = up.applier.apply(std::slice::from_ref(entry));
                     self.checks.applied(at, entry, report.digest)?;
-                    whole.outcomes.extend(report.outcomes);
-                    (whole.upto, whole.digest, whole.sessions) = (report.upto, report.digest, report.sessions);
+                    whole.outcomes.append(&mut report.outcomes);
+                    whole = Report { outcomes: whole.outcomes, ..report };
                 }
                 up.node.handle(local, Event::Applied(whole));
             }

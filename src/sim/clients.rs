@@ -3,7 +3,7 @@
 
 use super::history::{History, Input};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
-use crate::machine::words::{Answer, Command, Query};
+use crate::machine::words::{Answer, Command, Deadline, Life, Presence, Query};
 use crate::types::{NodeId, SessionId, Time};
 use bytes::Bytes;
 use rand::RngExt;
@@ -33,6 +33,8 @@ pub struct Load {
     pub forward: bool,
     /// How many of a hundred values are large, to fill segments and windows.
     pub large: u32,
+    /// How many of a hundred values have a deadline.
+    pub mortal: u32,
 }
 
 /// One command that waits for its answer.
@@ -201,6 +203,9 @@ impl Client {
             (false, 0) => Input::Del,
             (false, 1) => Input::Cas(None, value),
             (false, 2) => Input::Cas(Some(Bytes::from(format!("{}.{}", self.id, self.values / 2))), value),
+            (false, _) if self.load.mortal > 0 && rng.random_range(0..100) < self.load.mortal => {
+                Input::PutFor(value, Duration::from_millis(rng.random_range(1..1500)))
+            }
             (false, _) => Input::Put(value),
         }
     }
@@ -318,6 +323,10 @@ impl Client {
 fn command<'a>(key: &'a Bytes, input: &'a Input) -> Command<'a> {
     match input {
         Input::Put(value) => Command::Put { key, value },
+        Input::PutFor(value, ttl) => {
+            let life = Life::Until(Deadline::In(ttl.as_millis() as u64));
+            Command::Set { key, value, only_if: Presence::Either, life, tells: false }
+        }
         Input::Del => Command::Del { key },
         Input::Cas(expected, new) => Command::Cas { key, expected: expected.as_deref(), new },
         Input::Incr(by) => Command::Incr { key, by: *by },

@@ -9,12 +9,15 @@ use crate::machine::words::Answer;
 use crate::types::Time;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// What a client asked of one key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
     /// Set it.
     Put(Bytes),
+    /// Set it, for so long by the cluster's clock.
+    PutFor(Bytes, Duration),
     /// Remove it.
     Del,
     /// Set it if it holds what was expected.
@@ -114,11 +117,35 @@ fn explain(key: &Bytes, operations: &[&Operation]) -> String {
     )
 }
 
-type State = Option<Bytes>;
+/// What a key holds, and before when it cannot have ended, if it ends.
+type State = Option<(Bytes, Option<Time>)>;
 
-/// What the operation does to a key, and what it must answer.
-fn step(state: &State, input: &Input) -> (State, Answer) {
+/// By so many hundredths of its time a key may end early: clocks run fast by less.
+const EARLY: u32 = 10;
+
+/// What may come of an operation: the state then, and what must have been answered. A key with a deadline may
+/// be gone before it: the cluster's clock is nobody's here, but it never runs ahead.
+fn outcomes(state: &State, operation: &Operation) -> Vec<(State, Answer)> {
+    let end = operation.returned.as_ref().map_or(Time::NEVER, |(at, _)| *at);
+    let ended = state.as_ref().is_some_and(|(_, until)| until.is_some_and(|until| until <= end));
+    let from = |state: &State| {
+        let held = state.as_ref().map(|(value, _)| value.clone());
+        let (after, answer) = step(&held, &operation.input);
+        let until = match &operation.input {
+            Input::PutFor(_, ttl) => Some(operation.invoked + *ttl * (100 - EARLY) / 100),
+            Input::Put(_) => None,
+            Input::Cas(..) if answer == Answer::Done => None,
+            _ => state.as_ref().and_then(|(_, until)| *until),
+        };
+        (after.map(|value| (value, until)), answer)
+    };
+    if ended { vec![from(state), from(&None)] } else { vec![from(state)] }
+}
+
+/// What the operation does to what a key holds, and what it must answer.
+fn step(state: &Option<Bytes>, input: &Input) -> (Option<Bytes>, Answer) {
     match input {
+        Input::PutFor(value, _) => (Some(value.clone()), Answer::Done),
         Input::Put(value) => (Some(value.clone()), Answer::Done),
         Input::Del => (None, Answer::Deleted { existed: state.is_some() }),
         Input::Cas(expected, new) if state == expected => (Some(new.clone()), Answer::Done),
@@ -172,14 +199,15 @@ fn linearizable(operations: &[&Operation]) -> bool {
             return true; // all that was answered has its place
         }
         for i in open().take_while(|i| sorted[*i].invoked <= earliest) {
-            let (after, answer) = step(&state, &sorted[i].input);
-            if sorted[i].returned.as_ref().is_some_and(|(_, seen)| *seen != answer) {
-                continue;
-            }
-            let next = placed.with(i);
-            if seen.insert((next.clone(), after.clone())) {
-                let first = (first..sorted.len()).find(|j| !next.has(*j)).unwrap_or(sorted.len());
-                stack.push((next, after, first));
+            for (after, answer) in outcomes(&state, sorted[i]) {
+                if sorted[i].returned.as_ref().is_some_and(|(_, seen)| *seen != answer) {
+                    continue;
+                }
+                let next = placed.with(i);
+                if seen.insert((next.clone(), after.clone())) {
+                    let first = (first..sorted.len()).find(|j| !next.has(*j)).unwrap_or(sorted.len());
+                    stack.push((next, after, first));
+                }
             }
         }
     }
@@ -234,6 +262,21 @@ mod tests {
         assert!(history(&[put.clone(), absent.clone(), present.clone()]).check().is_ok());
         let absent = (Input::Get, 50, Some((51, Answer::Value(None))));
         assert!(history(&[put, present, absent]).check().is_err());
+    }
+
+    #[test]
+    fn what_has_a_deadline_may_end_but_not_before_it() {
+        let put = (Input::PutFor(value("a"), Duration::from_nanos(100)), 0, Some((10, Answer::Done)));
+        let get = |at, held: Option<&'static str>| (Input::Get, at, Some((at + 1, Answer::Value(held.map(value)))));
+        let add = (Input::Incr(1), 150, Some((151, Answer::Number(1))));
+        assert!(history(&[put.clone(), get(20, Some("a")), get(120, None)]).check().is_ok());
+        assert!(history(&[put.clone(), get(120, Some("a"))]).check().is_ok(), "the clock may stand still");
+        assert!(history(&[put.clone(), get(20, None)]).check().is_err(), "that is too early");
+        assert!(history(&[put.clone(), get(120, None), get(140, Some("a"))]).check().is_err(), "gone is gone");
+        assert!(history(&[put.clone(), add.clone(), get(200, Some("1")), get(900, None)]).check().is_err());
+        // Without one it stays.
+        let again = (Input::Put(value("a")), 12, Some((13, Answer::Done)));
+        assert!(history(&[put, again, get(900, None)]).check().is_err());
     }
 
     #[test]

@@ -163,6 +163,9 @@ impl Scenario {
             mutants: Mutants::NONE,
         };
         scenario.apply = Duration::from_millis([0, 0, 5, 150][rng.random_range(0..4)]);
+        // Drawn apart, so that all else of a seed is as it was before there were deadlines.
+        let mut apart = SmallRng::seed_from_u64(seed ^ 0x6465_6164_6c69_6e65);
+        scenario.load.mortal = [0, 0, 40][apart.random_range(0..3)];
         // With the smallest, a snapshot comes in many pieces.
         scenario.node.chunk_bytes = [400, 3000, CHUNK_BYTES][rng.random_range(0..3)];
         scenario
@@ -216,5 +219,6 @@ fn load(rng: &mut SmallRng) -> Load {
         reads: [0, 30, 70][rng.random_range(0..3)],
         forward: rng.random_range(0..2) == 0,
         large: [0, 0, 5, 30][rng.random_range(0..4)],
+        mortal: 0,
     }
 }

@@ -156,8 +156,10 @@ pub(super) fn read_request(reader: &mut Reader) -> Result<Request, Malformed> {
     match reader.u8()? {
         PROPOSE => {
             let op = kept(reader.rest());
-            Op::read(&op)?;
-            Ok(Request::Propose { op })
+            match Op::read(&op)? {
+                Op::Tick => Err(Malformed("an operation of a leader's own")),
+                Op::Open { .. } | Op::Execute { .. } | Op::Close { .. } => Ok(Request::Propose { op }),
+            }
         }
         QUERY => {
             let consistency = match reader.u8()? {

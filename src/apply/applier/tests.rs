@@ -60,6 +60,7 @@ enum Step {
     Execute(usize, u64, u64, u8),
     Close(usize),
     Noop,
+    Tick,
     Garbage,
     Wait(u64),
 }
@@ -71,6 +72,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(nth, seq, lowest, size)| Step::Execute(nth, seq, lowest.min(seq), size)),
         1 => (0..8usize).prop_map(Step::Close),
         1 => Just(Step::Noop),
+        1 => Just(Step::Tick),
         1 => Just(Step::Garbage),
         3 => (0..30u64).prop_map(Step::Wait),
     ]
@@ -90,6 +92,7 @@ fn entries(steps: &[Step]) -> Vec<Entry> {
             }
             Step::Close(nth) => Payload::Opaque(Op::Close { session: session(*nth) }.encode()),
             Step::Noop => Payload::Noop,
+            Step::Tick => Payload::Opaque(Op::Tick.encode()),
             Step::Garbage => Payload::Opaque(Bytes::from_static(b"\xff")),
             Step::Wait(ms) => {
                 time += ms;
@@ -128,6 +131,7 @@ impl Model {
         let Payload::Opaque(bytes) = &entry.payload else { return None };
         Some(match Op::decode(bytes.clone()) {
             Err(_) => Outcome::Malformed,
+            Ok(Op::Tick) => return None,
             Ok(Op::Open { window }) => {
                 self.lapse_while(|known| known.len() >= OPTIONS.count_max);
                 let window = u64::from(window);

@@ -75,7 +75,7 @@ fn ask(mux: &mut Mux, name: &Bytes, input: &Input, tag: u64) {
         Input::Get => mux.query(Query::Get { key: name }.encode(), Consistency::Linearizable, tag),
         Input::Incr(by) => mux.execute(Command::Incr { key: name, by: *by }.encode(), tag),
         Input::Put(value) => mux.execute(Command::Put { key: name, value }.encode(), tag),
-        Input::Del | Input::Cas(..) => unreachable!("no load deletes or compares"),
+        Input::Del | Input::Cas(..) | Input::PutFor(..) => unreachable!("no load deletes, compares or ends"),
     }
 }
 

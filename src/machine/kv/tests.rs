@@ -236,7 +236,7 @@ fn a_machine_takes_in_only_what_was_told() {
     let mut kv = Kv::new();
     let pair = |key: &[u8]| {
         let mut out = BytesMut::new();
-        words::put_pair(&mut out, key, b"x");
+        words::put_pair(&mut out, Pair { key, value: b"x", deadline: None });
         out
     };
     assert_eq!(kv.restore(&pair(b"b")), Ok(()));
@@ -245,6 +245,12 @@ fn a_machine_takes_in_only_what_was_told() {
     assert!(kv.restore(&[255; 8]).is_err());
     assert!(kv.restore(&pair(&vec![b'd'; 70_000])).is_err(), "no key is that long");
     assert_eq!(kv.restore(&[]), Ok(()));
+    // With a deadline, which a node that knows of none takes for a key that is too long.
+    let mut dated = BytesMut::new();
+    words::put_pair(&mut dated, Pair { key: b"e", value: b"x", deadline: Some(ClusterTime(7)) });
+    assert!(dated[3] >= 0x80);
+    assert!(kv.restore(&dated[..dated.len() - 1]).is_err());
+    assert_eq!((kv.restore(&dated), kv.due()), (Ok(()), Some(ClusterTime(7))));
 }
 
 proptest! {

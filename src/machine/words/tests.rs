@@ -1,6 +1,7 @@
 //! Words come back as they were, or not at all.
 
 use super::*;
+use crate::limits::KEY_BYTES_MAX;
 use proptest::prelude::*;
 
 #[test]
@@ -12,7 +13,12 @@ fn commands_come_back_as_they_were() {
         Command::Cas { key: b"k", expected: Some(b""), new: b"" },
         Command::Incr { key: b"k", by: i64::MIN },
     ];
-    for command in commands.iter().chain([&Command::Batch(commands.clone()), &Command::Batch(vec![])]) {
+    let commands: Vec<_> = commands.into_iter().chain(mortal()).collect();
+    let ask = |query| Step::Ask(query);
+    let steps = commands.iter().cloned().map(Step::Do).chain(queries().into_iter().map(ask)).collect();
+    for command in
+        commands.iter().chain([&Command::Batch(commands.clone()), &Command::Batch(vec![]), &Command::Block(steps)])
+    {
         let bytes = command.encode();
         assert_eq!(Command::decode(&bytes).as_ref(), Ok(command));
         for cut in 0..bytes.len() {
@@ -21,14 +27,46 @@ fn commands_come_back_as_they_were() {
     }
 }
 
-#[test]
-fn queries_come_back_as_they_were() {
-    for query in [
+fn mortal() -> Vec<Command<'static>> {
+    let lives =
+        [Life::Endless, Life::Kept, Life::Until(Deadline::In(7)), Life::Until(Deadline::At(ClusterTime(u64::MAX)))];
+    let presences = [Presence::Either, Presence::Absent, Presence::Present];
+    let bars = [None, Some(false), Some(true)];
+    let set = |(life, only_if)| Command::Set { key: b"k", value: b"v", only_if, life, tells: life == Life::Kept };
+    let expire = |(has_one, later)| {
+        let bar = Bar { has_one, later };
+        Command::Expire { key: b"k", deadline: Deadline::In(9), bar }
+    };
+    lives
+        .iter()
+        .flat_map(|life| presences.map(|presence| set((*life, presence))))
+        .chain(bars.iter().flat_map(|one| bars.map(|later| expire((*one, later)))))
+        .chain([
+            Command::Append { key: b"k", tail: b"t" },
+            Command::Persist { key: b"k" },
+            Command::Forget(vec![b"a", b""]),
+            Command::PutAll(vec![(b"a", b"1"), (b"b", b"")]),
+        ])
+        .collect()
+}
+
+fn queries() -> Vec<Query<'static>> {
+    vec![
+        Query::Values(vec![b"a", b"b"]),
+        Query::Present(vec![]),
+        Query::Length { key: b"k" },
+        Query::Left { key: b"k" },
+        Query::Keys { prefix: b"p", after: Some(b"q"), limit: 3 },
         Query::Get { key: b"k" },
         Query::Scan { prefix: b"p", after: None, limit: 7 },
         Query::Scan { prefix: b"", after: Some(b"a"), limit: u32::MAX },
         Query::Count,
-    ] {
+    ]
+}
+
+#[test]
+fn queries_come_back_as_they_were() {
+    for query in queries() {
         assert_eq!(Query::decode(&query.encode()), Ok(query));
     }
 }
@@ -49,9 +87,18 @@ fn answers_come_back_as_they_were() {
         Answer::Pairs { pairs: vec![(bytes("a"), bytes("1")), (bytes("b"), bytes("2"))], more: true },
         Answer::Count(9),
         Answer::Malformed,
+        Answer::Unmet,
+        Answer::Values(vec![None, Some(bytes("v"))]),
+        Answer::Keys { keys: vec![bytes("a")], more: true },
+        Answer::Left(Left::Absent),
+        Answer::Left(Left::Endless),
+        Answer::Left(Left::Ms(7)),
+        Answer::TooLong,
+        Answer::Omitted,
     ];
     let none = Answer::None { at: 3, why: Box::new(Answer::Overflow) };
-    for answer in singles.iter().chain([&Answer::All(singles.clone()), &none]) {
+    for answer in singles.iter().chain([&Answer::All(singles.clone()), &Answer::Each(singles.clone()), &none]) {
+        assert_eq!(answer.encode().len(), answer.size());
         assert_eq!(Answer::decode(answer.encode()).as_ref(), Ok(answer));
     }
 }
@@ -60,10 +107,14 @@ fn answers_come_back_as_they_were() {
 fn a_batch_in_a_batch_and_an_endless_key_are_not_read() {
     let nested = Command::Batch(vec![Command::Batch(vec![])]);
     assert!(Command::decode(&nested.encode()).is_err());
+    let nested = Command::Block(vec![Step::Do(Command::Block(vec![]))]);
+    assert!(Command::decode(&nested.encode()).is_err());
     let long = vec![0; KEY_BYTES_MAX + 1];
     assert!(Command::decode(&Command::Del { key: &long }.encode()).is_err());
     // Four thousand million commands in nine bytes.
-    assert!(Command::decode(&[BATCH, 255, 255, 255, 255, DEL, 0, 0, 0]).is_err());
+    for kind in [asked::BATCH, asked::BLOCK] {
+        assert!(Command::decode(&[kind, 255, 255, 255, 255, asked::DEL, 0, 0, 0]).is_err());
+    }
 }
 
 proptest! {

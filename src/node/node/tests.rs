@@ -19,7 +19,7 @@ fn follower() -> (Node, Time) {
     let options = WalOptions { segment_bytes: 4096, ..WalOptions::new(me, ClusterId(7), DiskId(9)) };
     let (_journal, recovered) = Journal::open(SimDisk::new(), options, Some(&founding)).unwrap();
     let now = Time::ZERO + std::time::Duration::from_secs(1);
-    let nothing = Applied { upto: Index::ZERO, outcomes: Vec::new(), digest: 0, sessions: 0, duplicates: 0 };
+    let nothing = Applied { upto: Index::ZERO, outcomes: Vec::new(), digest: 0, sessions: 0, duplicates: 0, due: None };
     let begun = Begun { now, disk: None, applied: nothing, kept: None, chance: 5, beforehand: Beforehand::default() };
     let mut node = super::super::start(me, recovered, RaftOptions::default(), Options::default(), begun);
     let beat = Message::Beat { commit: Index::ZERO, round: Round(1) };

@@ -1,0 +1,118 @@
+//! Values off the front of borrowed bytes; and the pairs in which a frozen state is told.
+
+use crate::codec::{Malformed, Put, Result};
+use crate::limits::KEY_BYTES_MAX;
+use crate::types::ClusterTime;
+use bytes::{BufMut, BytesMut};
+
+/// In the length of a pair's key: a deadline follows the value. No key is that long, so whoever knows of
+/// no deadlines takes such a pair for damage, and not for one that lasts.
+const DATED: u32 = 1 << 31;
+
+/// A key, what it holds and until when: how a frozen state is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pair<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// What it holds.
+    pub value: &'a [u8],
+    /// Until when, if it ends.
+    pub deadline: Option<ClusterTime>,
+}
+
+/// Appends key and value, each behind its length, and the deadline (8) if there is one.
+pub fn put_pair(out: &mut BytesMut, pair: Pair<'_>) {
+    let dated = if pair.deadline.is_some() { DATED } else { 0 };
+    out.put_u32_le(pair.key.len() as u32 | dated);
+    out.put_slice(pair.key);
+    out.put_blob(pair.value);
+    if let Some(deadline) = pair.deadline {
+        out.put_u64_le(deadline.0);
+    }
+}
+
+/// Takes off what [`put_pair`] appended.
+pub fn read_pair<'a>(bytes: &mut &'a [u8]) -> Result<Pair<'a>> {
+    let mut cursor = Cursor(bytes);
+    let length = cursor.u32()?;
+    let key = cursor.key_of((length & !DATED) as usize)?;
+    let value = cursor.blob()?;
+    let deadline = if length & DATED == 0 { None } else { Some(ClusterTime(cursor.u64()?)) };
+    *bytes = cursor.0;
+    Ok(Pair { key, value, deadline })
+}
+
+/// Takes values off the front of borrowed bytes; every take is checked. What `codec::Reader` is for
+/// frames, this is for commands: it costs no count of references.
+pub struct Cursor<'a>(pub &'a [u8]);
+
+impl<'a> Cursor<'a> {
+    fn bytes(&mut self, n: usize) -> Result<&'a [u8]> {
+        let Some((taken, rest)) = self.0.split_at_checked(n) else {
+            return Err(Malformed("ends too early"));
+        };
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let Some((taken, rest)) = self.0.split_first_chunk::<N>() else {
+            return Err(Malformed("ends too early"));
+        };
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    pub fn u8(&mut self) -> Result<u8> {
+        Ok(u8::from_le_bytes(self.array()?))
+    }
+
+    pub fn u32(&mut self) -> Result<u32> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    pub fn u64(&mut self) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    pub fn bool(&mut self) -> Result<bool> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(Malformed("neither yes nor no")),
+        }
+    }
+
+    pub fn blob(&mut self) -> Result<&'a [u8]> {
+        let length = self.u32()? as usize;
+        self.bytes(length)
+    }
+
+    pub fn key(&mut self) -> Result<&'a [u8]> {
+        let length = self.u32()? as usize;
+        self.key_of(length)
+    }
+
+    fn key_of(&mut self, length: usize) -> Result<&'a [u8]> {
+        if length > KEY_BYTES_MAX { Err(Malformed("key longer than allowed")) } else { self.bytes(length) }
+    }
+
+    pub fn option(&mut self) -> Result<Option<&'a [u8]>> {
+        Ok(if self.bool()? { Some(self.blob()?) } else { None })
+    }
+
+    /// A count, and so many of what `take` takes. Grows with the bytes that are there; the count is only
+    /// what they claim.
+    pub fn list<T>(&mut self, take: impl Fn(&mut Cursor<'a>) -> Result<T>) -> Result<Vec<T>> {
+        let count = self.u32()?;
+        let mut all = Vec::new();
+        for _ in 0..count {
+            all.push(take(self)?);
+        }
+        Ok(all)
+    }
+
+    pub fn end(&self) -> Result<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(Malformed("bytes left over")) }
+    }
+}
