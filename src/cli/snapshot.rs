@@ -45,20 +45,18 @@ pub fn take(args: &Take) -> Result<(), Trouble> {
     let nodes: BTreeMap<u64, String> =
         answering.filter(|(node, _)| args.node.is_none_or(|wanted| wanted == *node)).collect();
     let began = Instant::now();
-    let taken: Vec<(u64, &String, Taken)> = std::thread::scope(|scope| {
-        let one = |endpoint: &String| cluster.client().snapshot(endpoint);
-        let taking: Vec<_> =
-            nodes.iter().map(|(node, endpoint)| (*node, endpoint, scope.spawn(move || one(endpoint)))).collect();
-        taking.into_iter().filter_map(|(node, endpoint, thread)| Some((node, endpoint, thread.join().ok()?))).collect()
-    });
-    for (node, endpoint, taken) in &taken {
-        match taken {
-            _ if cluster.json() => println!("{}", to_json(*node, endpoint, taken, ms_since(began))),
+    // One after the other: while one writes, the others' disks are a majority that does not.
+    let mut all = Vec::new();
+    for (node, endpoint) in &nodes {
+        let taken: Taken = cluster.client().snapshot(endpoint);
+        match &taken {
+            _ if cluster.json() => println!("{}", to_json(*node, endpoint, &taken, ms_since(began))),
             Ok((position, bytes)) => println!("n{node} ok {position} · {}", ByteSize(*bytes).display().iec()),
             Err(error) => println!("n{node} no {error}"),
         }
+        all.push((*node, endpoint, taken));
     }
-    verdict(args, &taken)
+    verdict(args, &all)
 }
 
 fn to_json(node: u64, endpoint: &str, taken: &Taken, ms: f64) -> serde_json::Value {

@@ -28,12 +28,23 @@ pub struct Keeping {
     asked: Vec<(Caller, u64, Index)>,
     /// Whether the log may have more to let go of.
     unreleased: bool,
+    /// The how manieth this node is, of so many voters.
+    turn: (u64, u64),
 }
 
 impl Keeping {
     /// With what was found at the start.
     pub fn new(now: Time, kept: Option<Kept>) -> Keeping {
-        Keeping { kept, since: now, taking: false, rest: Time::ZERO, misfits: 0, asked: Vec::new(), unreleased: true }
+        Keeping {
+            kept,
+            since: now,
+            taking: false,
+            rest: Time::ZERO,
+            misfits: 0,
+            asked: Vec::new(),
+            unreleased: true,
+            turn: (0, 1),
+        }
     }
 
     /// The newest snapshot that is durable.
@@ -82,6 +93,12 @@ impl Keeping {
         (self.rest, self.misfits) = (Time::ZERO, 0);
     }
 
+    /// This node is the nth, from 0 on, of so many voters. All logs grow alike; who comes later takes one
+    /// somewhat sooner, so that a majority has its disks to itself while one writes.
+    pub fn takes_turn(&mut self, nth: u64, of: u64) {
+        self.turn = (nth, of.max(1));
+    }
+
     /// Whether to take one now: somebody asks; or the log has grown, by so much at least and by as much
     /// as the state is (else most of what is written would be snapshots); or there is too little room
     /// (`low`), and one would free some; or the last one is old. Never of what the last one holds already.
@@ -98,7 +115,9 @@ impl Keeping {
         let state = self.kept.as_ref().map_or(0, |kept| kept.bytes.len() as u64);
         let grown = log.bytes(self.upto().max(log.base().index), applied);
         let frees = low && grown >= options.trailing_bytes;
-        let large = frees || grown >= options.snapshot_log_bytes.max(state);
+        let most = options.snapshot_log_bytes.max(state);
+        let (nth, of) = self.turn;
+        let large = frees || grown >= most - most / (2 * of) * nth.min(of);
         now >= self.rest && (large || now.since(self.since) >= options.snapshot_max_age)
     }
 
@@ -235,6 +254,23 @@ mod tests {
         assert!(!due(&log, true), "it would free nothing");
         grow(&mut log, 1);
         assert!(due(&log, true) && !due(&log, false));
+    }
+
+    #[test]
+    fn who_comes_later_among_the_voters_takes_one_sooner() {
+        let options = Options { snapshot_log_bytes: 10_000, ..Options::default() };
+        let due_at = |nth| {
+            let (mut log, mut keeping) = log(41, 40);
+            keeping.takes_turn(nth, 3);
+            let due = |log: &Log| keeping.is_due(Time::ZERO, log, log.commit(), false, &options);
+            (1..).find(|_| {
+                grow(&mut log, 1);
+                due(&log)
+            })
+        };
+        let all = [0, 1, 2].map(due_at);
+        assert!(all[0] > all[1] && all[1] > all[2], "{all:?}");
+        assert!(all[2] > all[0].map(|most: u64| most / 2), "{all:?}");
     }
 
     #[test]

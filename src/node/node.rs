@@ -344,6 +344,9 @@ impl Node {
     /// sends them to followers that need them.
     fn keep(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.shipping.pump(now, &self.raft, self.keeping.kept(), actions);
+        let (id, voters) = (self.raft.id(), self.raft.membership());
+        let before = voters.all_voters().take_while(|voter| *voter < id).count();
+        self.keeping.takes_turn(before as u64, voters.all_voters().count() as u64);
         let log = self.raft.log();
         let applied = self.applied.upto;
         if self.applying.is_none()

@@ -161,7 +161,8 @@ impl<'a> Load<'a> {
                 },
             }
             let wait = match gap {
-                Some(_) if stopped.is_none() => due.saturating_duration_since(Instant::now()),
+                // Who is behind because nobody has room waits for an answer, as in a closed loop.
+                Some(_) if stopped.is_none() && due > now => due.saturating_duration_since(Instant::now()),
                 _ => Duration::from_millis(20),
             };
             fleet.turn(wait.min(Duration::from_millis(20)), |_, _, completion| self.finish(completion))?;
