@@ -80,8 +80,8 @@ pub struct Net {
     leavers: BTreeMap<NodeId, (Member, Time)>,
     /// Those who speak to us and whom our configuration does not know, or not yet: where they are answered.
     guests: BTreeMap<NodeId, Member>,
-    /// Whether the node follows a leader, or leads.
-    led: bool,
+    /// Whom the node follows, if anyone; itself if it leads.
+    leader: Option<NodeId>,
     disks: Disks,
     /// The connection on which each peer speaks to us, and which process of it does.
     speakers: BTreeMap<NodeId, (Token, u64)>,
@@ -131,7 +131,7 @@ impl Net {
             members: Membership::default(),
             leavers: BTreeMap::new(),
             guests: BTreeMap::new(),
-            led: false,
+            leader: None,
             disks: Disks::default(),
             speakers: BTreeMap::new(),
             unread: Vec::new(),
@@ -230,10 +230,10 @@ impl Net {
         }
     }
 
-    /// Whether the node follows a leader, or leads. Who does knows the members as they are, or will in a
-    /// moment; who does not may be looked for by a leader that it has never heard of.
-    pub fn set_led(&mut self, led: bool) {
-        self.led = led;
+    /// Whom the node follows, if anyone; itself if it leads. Who follows somebody knows the members as they are, or
+    /// will in a moment; who does not may be looked for by a leader that it has never heard of.
+    pub fn set_leader(&mut self, leader: Option<NodeId>) {
+        self.leader = leader;
     }
 
     /// Where that member is reached, as far as we know: where it was last, or is looked for now.

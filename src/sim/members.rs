@@ -23,9 +23,9 @@ impl World {
             return true;
         }
         let belongs = membership.members.contains_key(&peer);
-        // Who follows nobody may be looked for by a leader of whom its configuration does not know.
-        let follows = up.node.raft().leader().is_some();
-        if !belongs && follows && up.leavers.get(&peer).is_none_or(|until| *until < self.now) {
+        // A leader of whom its configuration does not know may look for who follows nobody, and is then followed.
+        let follows_another = up.node.raft().leader().is_some_and(|leader| leader != peer);
+        if !belongs && follows_another && up.leavers.get(&peer).is_none_or(|until| *until < self.now) {
             return false;
         }
         if self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard) {
