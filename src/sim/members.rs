@@ -41,9 +41,14 @@ impl World {
         if disks.1 != self.hosts[&at].disk_id || !self.hears(at, peer, disks.0) {
             return Ok(false);
         }
+        let is_there = self.hosts[&peer].disk_id == disks.0;
         let Some(up) = &mut self.host(at).up else { return Ok(false) };
         let belongs = up.node.membership().members.contains_key(&peer) || up.node.membership().members.is_empty();
         if up.met.get(&peer) != Some(&disks.0) {
+            if !is_there {
+                // It was on its way when that disk was lost: who is left to say hello comes with another.
+                return Ok(false);
+            }
             if belongs {
                 up.met.insert(peer, disks.0);
             }
