@@ -373,6 +373,12 @@ impl Client {
                 self.connection = None;
                 call.pause();
             }
+            Refusal::Outside { members, .. } => {
+                // Whoever is a member may be somebody we have not heard of.
+                members.iter().for_each(|address| self.known.learn(address));
+                self.connection = None;
+                call.pause();
+            }
             Refusal::TooLarge { .. }
             | Refusal::Malformed
             | Refusal::Unsound { .. }
