@@ -6,6 +6,7 @@ mod saying;
 use super::conn::{Conn, Filled};
 use super::dialect::{Role, Said};
 use super::disks::Disks;
+use super::door::Door;
 use super::links::{Link, Links};
 use super::options::Options;
 use super::resolver::Resolver;
@@ -83,6 +84,7 @@ pub struct Net {
     /// Whom the node follows, if anyone; itself if it leads.
     leader: Option<NodeId>,
     disks: Disks,
+    door: Door,
     /// The connection on which each peer speaks to us, and which process of it does.
     speakers: BTreeMap<NodeId, (Token, u64)>,
     /// Connections to be read from.
@@ -133,6 +135,7 @@ impl Net {
             guests: BTreeMap::new(),
             leader: None,
             disks: Disks::default(),
+            door: Door::default(),
             speakers: BTreeMap::new(),
             unread: Vec::new(),
             touched: Vec::new(),
@@ -200,6 +203,14 @@ impl Net {
         added.into_iter().for_each(|id| self.part(now, id));
         self.link(now);
         self.look_over(now);
+        if let Some(advice) = self.door.advice(self.me.node, membership) {
+            log::warn!(node = self.me.node.get(); "{advice}");
+        }
+    }
+
+    /// Nobody said where to listen: if the members look for us elsewhere, that is told.
+    pub fn listens_unasked(&mut self, listens: String) {
+        self.door = Door::unasked(listens);
     }
 
     /// Ends the connections with who left and was added again: it says anew with which disk it comes, before
