@@ -272,6 +272,14 @@ pub enum Refusal {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
+    /// The node belongs to no cluster, not yet or not any more, and hears of no leader: others are to be asked.
+    #[error("{node} is not a member of the cluster{}", known(.members))]
+    Outside {
+        /// This node.
+        node: NodeId,
+        /// Where the members are that it knew last.
+        members: Vec<String>,
+    },
     /// There is no room for it on the disk.
     #[error("no space left on the disk of this node")]
     NoSpace,
@@ -299,6 +307,10 @@ pub enum Refusal {
         /// Who did not.
         to: NodeId,
     },
+}
+
+fn known(members: &[String]) -> String {
+    if members.is_empty() { String::new() } else { format!("; those it knew last are at {}", members.join(", ")) }
 }
 
 /// What a node does in its cluster.

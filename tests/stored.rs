@@ -65,12 +65,16 @@ impl Shelf {
     }
 
     fn founded(&self, name: &str, node: u64, cluster: ClusterId, position: Position) -> Writing {
+        self.begins(name, node, cluster, position, members(&[1, 2, 3], &[1, 2, 3], &[]))
+    }
+
+    fn begins(&self, name: &str, node: u64, cluster: ClusterId, position: Position, with: Membership) -> Writing {
         let path = self.path(name);
         let root = FsDisk::make(&path, Syncs::Skipped).unwrap();
         let disk = DiskId(node * 100 + name.len() as u64);
         Identity { node: id(node), cluster, disk, founded: true }.write(&root).unwrap();
         let options = Options { segment_bytes: 1 << 20, ..Options::new(id(node), cluster, disk) };
-        let base = Base { position, configured: Index::ZERO, membership: members(&[1, 2, 3], &[1, 2, 3], &[]) };
+        let base = Base { position, configured: Index::ZERO, membership: with };
         let wal = FsDisk::make(&path.join("wal"), Syncs::Skipped).unwrap();
         let journal = Journal::open(wal, options, Some(&base)).unwrap().0;
         Writing { journal, path, node, writes: 0 }
@@ -355,6 +359,21 @@ fn configurations_follow_one_another_as_joint_consensus_lets_them() {
         drop(shelf.node(name, 1).votes(1, 1).log(1, 1, payloads));
         shelf.breaks(&[name], &["configurations"], words);
     }
+}
+
+/// Who joins begins with nobody, and is none the worse for it; but nobody comes to nobody later.
+#[test]
+fn who_joined_a_cluster_begins_with_nobody() {
+    let shelf = Shelf::new();
+    let joins = |name: &str| shelf.begins(name, 4, CLUSTER, Position::ZERO, Membership::default());
+    let founding = || conf(members(&[1, 2, 3], &[1, 2, 3], &[]));
+    let learns = || vec![Payload::Noop, founding(), conf(members(&[1, 2, 3, 4], &[1, 2, 3], &[]))];
+    drop(joins("joined").log(1, 1, learns()));
+    drop(joins("new"));
+    shelf.passes(&["joined"]);
+    shelf.passes(&["new"]);
+    drop(joins("lost").log(1, 1, [learns(), vec![conf(Membership::default())]].concat()));
+    shelf.breaks(&["lost"], &["configurations"], "at 4: nobody votes");
 }
 
 #[test]

@@ -104,6 +104,13 @@ impl From<ClientError> for Trouble {
                      return by themselves"
                 )
             }
+            ClientError::Refused(tried) if matches!(tried.refusal, Some(Refusal::Outside { .. })) => {
+                let (endpoints, took) = (tried.endpoints.join(", "), tried.took.as_secs_f64());
+                format!(
+                    "\n  tried {endpoints} for {took:.1} s · nothing was applied · who was removed comes back with: \
+                     drave member add ID=HOST:PORT"
+                )
+            }
             ClientError::Refused(tried) => {
                 let (endpoints, took) = (tried.endpoints.join(", "), tried.took.as_secs_f64());
                 format!("\n  tried {endpoints} for {took:.1} s · nothing was applied · see: drave status")

@@ -172,6 +172,10 @@ impl Client {
     pub fn change(&mut self, change: &Change, force: bool) -> Result<Position, ClientError> {
         let request = Request::Change { change: change.clone(), force };
         let mut call = Call::new(self.options.timeout);
+        // One that is to end what is under way need not wait until reads are answered.
+        if *change != Change::Abort {
+            self.find_leader(&mut call)?;
+        }
         let reply = self.ask(&mut call, &request).map_err(|error| match error {
             // It may be our own earlier attempt that leaves nothing to do.
             ClientError::Never(refusal @ Refusal::Unsound { .. }) if call.uncertain => {
@@ -184,6 +188,15 @@ impl Client {
             Reply::Changed { position } => Ok(position),
             _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
         }
+    }
+
+    /// Waits until somebody leads. While nobody does, a node keeps what it is asked until somebody might: who gives up
+    /// then does not know whether it was done, and nothing was.
+    fn find_leader(&mut self, call: &mut Call) -> Result<(), ClientError> {
+        let nothing = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
+        self.ask(call, &nothing).map_err(nothing_applied)?;
+        call.uncertain = false;
+        Ok(())
     }
 
     /// Lets that node lead, or whoever is best placed; who does then.
@@ -370,6 +383,12 @@ impl Client {
             }
             Refusal::Busy | Refusal::NoSpace | Refusal::Changing { .. } => call.pause(),
             Refusal::NotLeader { address: None, .. } | Refusal::NoLeader | Refusal::Stopping => {
+                self.connection = None;
+                call.pause();
+            }
+            Refusal::Outside { members, .. } => {
+                // Whoever is a member may be somebody we have not heard of.
+                members.iter().for_each(|address| self.known.learn(address));
                 self.connection = None;
                 call.pause();
             }

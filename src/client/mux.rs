@@ -503,6 +503,7 @@ impl Mux {
                 self.welcome();
             }
             Reply::Refused(Refusal::NotLeader { address: Some(address), .. }) => self.go_to(now, registry, address),
+            Reply::Refused(Refusal::Outside { members, .. }) => self.leave(now, registry, &members),
             _ => self.fall(now, registry, false),
         }
     }
@@ -510,6 +511,12 @@ impl Mux {
     fn go_to(&mut self, now: Instant, registry: &Registry, address: String) {
         self.known.learn(&address);
         self.hint = Some(address);
+        self.fall(now, registry, true);
+    }
+
+    /// The node is no member: another is, perhaps one that we have not heard of.
+    fn leave(&mut self, now: Instant, registry: &Registry, members: &[String]) {
+        members.iter().for_each(|address| self.known.learn(address));
         self.fall(now, registry, true);
     }
 
@@ -538,6 +545,7 @@ impl Mux {
             Reply::Refused(Refusal::NotLeader { address: Some(address), .. }) => {
                 return self.go_to(now, registry, address);
             }
+            Reply::Refused(Refusal::Outside { members, .. }) => return self.leave(now, registry, &members),
             // The node knows no better: somebody else may.
             Reply::Refused(_) | Reply::Unknown => return self.fall(now, registry, false),
             Reply::Status(_)

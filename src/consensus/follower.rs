@@ -71,10 +71,11 @@ impl Follower {
             me.notes.push(Note::DiskStands { since: me.disk_age(now) });
             return Next::Stay;
         }
+        // Also for one that may not campaign: whoever asks it is not to wait for a leader that left it.
+        self.leader = None;
         if !may_campaign(me) {
             return Next::Stay;
         }
-        self.leader = None;
         let ask = if me.options.mutants.breaks(Mutant::NoPreVote) { Ask::Real } else { Ask::Pre };
         Next::Campaign(ask, self.reason)
     }

@@ -44,8 +44,8 @@ pub struct Leader {
 
 impl Leader {
     /// Opens the term with a no-op, so that what earlier leaders left commits beneath it (§5.4.2),
-    /// and with the configuration, if no entry of the log holds one yet.
-    pub fn new(me: &mut Replica, now: Time) -> Leader {
+    /// and with the configuration, if no entry of the log holds one yet. Those who voted for us are there.
+    pub fn new(me: &mut Replica, now: Time, votes: &[NodeId]) -> Leader {
         me.clock.start(now, me.options.heartbeat);
         let first = me.log.last().index.next();
         if !me.options.mutants.breaks(Mutant::SkipNoop) {
@@ -57,7 +57,10 @@ impl Leader {
             me.append(now, Payload::Membership(founding));
         }
         let others = me.configs.current().ids().filter(|id| *id != me.id);
-        let progress = others.map(|id| (id, Progress::new(now, first))).collect();
+        let mut progress: BTreeMap<_, _> = others.map(|id| (id, Progress::new(now, first))).collect();
+        for (id, progress) in &mut progress {
+            progress.spoke = votes.contains(id);
+        }
         Leader {
             progress,
             leaving: BTreeMap::new(),
@@ -147,6 +150,12 @@ impl Leader {
         id == me.id || self.progress.get(&id).is_some_and(|p| now.since(p.heard) < me.options.election_max)
     }
 
+    /// Whether that node was heard as well in this term as lately: to begin with, nobody was, and everyone is
+    /// given the time to answer.
+    fn answers(&self, me: &Replica, now: Time, id: NodeId) -> bool {
+        self.hears(me, now, id) && self.progress.get(&id).is_none_or(|progress| progress.spoke)
+    }
+
     /// A link broke: what was on its way may be lost.
     pub fn lost(&mut self, peer: NodeId) {
         if let Some(progress) = self.progress.get_mut(&peer) {
@@ -188,7 +197,7 @@ impl Leader {
             return Next::Stay;
         }
         let Some(progress) = self.progress.get_mut(&peer) else { return Next::Stay };
-        progress.heard = now;
+        (progress.heard, progress.spoke) = (now, true);
         if std::mem::take(&mut progress.silent) {
             me.notes.push(Note::Back { peer });
         }

@@ -36,8 +36,10 @@ pub struct Progress {
     pub in_flight: VecDeque<Index>,
     /// When entries were last sent or acknowledged.
     pub moved: Time,
-    /// When it was last heard, at all, in this term.
+    /// When it was last heard, at all, in this term; or when that began.
     pub heard: Time,
+    /// Whether it was: by its vote, at least.
+    pub spoke: bool,
     /// How far its log agrees with ours, on its disk or not, as it said last. A hint: it may have
     /// been restarted since, and then a conflict tells.
     pub seen: Index,
@@ -68,6 +70,7 @@ impl Progress {
             in_flight: VecDeque::new(),
             moved: now,
             heard: now,
+            spoke: false,
             seen: Index::ZERO,
             round: Round::default(),
             told: Index::ZERO,

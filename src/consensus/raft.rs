@@ -378,9 +378,9 @@ impl Raft {
         let Role::Candidate(candidate) = &self.role else {
             panic!("only a candidate comes to lead (Figure 4)");
         };
-        let note = Note::Leads { term: self.term(), votes: candidate.votes(), after: now.since(candidate.since()) };
-        self.me.notes.push(note);
-        self.role = Role::Leader(Leader::new(&mut self.me, now));
+        let (votes, after) = (candidate.votes(), now.since(candidate.since()));
+        self.me.notes.push(Note::Leads { term: self.term(), votes: votes.clone(), after });
+        self.role = Role::Leader(Leader::new(&mut self.me, now, &votes));
     }
 
     /// A follower of nobody in particular, whatever it was.

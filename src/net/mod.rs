@@ -12,6 +12,7 @@ pub mod applying;
 pub mod conn;
 pub mod dialect;
 pub mod disks;
+pub mod door;
 pub mod inbox;
 pub mod lanes;
 pub mod leavings;

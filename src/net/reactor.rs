@@ -178,7 +178,7 @@ impl<M: StateMachine> Reactor<M> {
             if brought == Brought::Work {
                 self.turn()?;
             }
-            self.net.set_led(self.node.raft().leader().is_some());
+            self.net.set_leader(self.node.raft().leader());
             self.net.flush(now);
             self.watch(now);
             if self.is_finished(now) {

@@ -6,6 +6,7 @@ mod saying;
 use super::conn::{Conn, Filled};
 use super::dialect::{Role, Said};
 use super::disks::Disks;
+use super::door::Door;
 use super::links::{Link, Links};
 use super::options::Options;
 use super::resolver::Resolver;
@@ -80,9 +81,10 @@ pub struct Net {
     leavers: BTreeMap<NodeId, (Member, Time)>,
     /// Those who speak to us and whom our configuration does not know, or not yet: where they are answered.
     guests: BTreeMap<NodeId, Member>,
-    /// Whether the node follows a leader, or leads.
-    led: bool,
+    /// Whom the node follows, if anyone; itself if it leads.
+    leader: Option<NodeId>,
     disks: Disks,
+    door: Door,
     /// The connection on which each peer speaks to us, and which process of it does.
     speakers: BTreeMap<NodeId, (Token, u64)>,
     /// Connections to be read from.
@@ -131,8 +133,9 @@ impl Net {
             members: Membership::default(),
             leavers: BTreeMap::new(),
             guests: BTreeMap::new(),
-            led: false,
+            leader: None,
             disks: Disks::default(),
+            door: Door::default(),
             speakers: BTreeMap::new(),
             unread: Vec::new(),
             touched: Vec::new(),
@@ -200,6 +203,14 @@ impl Net {
         added.into_iter().for_each(|id| self.part(now, id));
         self.link(now);
         self.look_over(now);
+        if let Some(advice) = self.door.advice(self.me.node, membership) {
+            log::warn!(node = self.me.node.get(); "{advice}");
+        }
+    }
+
+    /// Nobody said where to listen: if the members look for us elsewhere, that is told.
+    pub fn listens_unasked(&mut self, listens: String) {
+        self.door = Door::unasked(listens);
     }
 
     /// Ends the connections with who left and was added again: it says anew with which disk it comes, before
@@ -230,10 +241,10 @@ impl Net {
         }
     }
 
-    /// Whether the node follows a leader, or leads. Who does knows the members as they are, or will in a
-    /// moment; who does not may be looked for by a leader that it has never heard of.
-    pub fn set_led(&mut self, led: bool) {
-        self.led = led;
+    /// Whom the node follows, if anyone; itself if it leads. Who follows somebody knows the members as they are, or
+    /// will in a moment; who does not may be looked for by a leader that it has never heard of.
+    pub fn set_leader(&mut self, leader: Option<NodeId>) {
+        self.leader = leader;
     }
 
     /// Where that member is reached, as far as we know: where it was last, or is looked for now.

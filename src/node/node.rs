@@ -256,8 +256,20 @@ impl Node {
                 let refusal = self.raft.not_leader();
                 self.refuse(asked, refusal);
             }
-            None => self.park(asked),
+            None => match self.outside() {
+                Some(refusal) => self.refuse(asked, refusal),
+                None => self.park(asked),
+            },
         }
+    }
+
+    /// We are no member, and hear of no leader: others are to be asked. (Also if we may yet be needed to lead, as
+    /// long as we do not know that we were removed for good: nothing has happened here.)
+    fn outside(&self) -> Option<Refusal> {
+        let (node, members) = (self.raft.id(), &self.raft.membership().members);
+        let outside = !members.contains_key(&node) && self.raft.leader().is_none();
+        let addresses = members.values().map(|member| member.address.clone()).filter(|address| !address.is_empty());
+        outside.then(|| Refusal::Outside { node, members: addresses.collect() })
     }
 
     fn refuse(&mut self, asked: Asked, refusal: Refusal) {
@@ -281,7 +293,9 @@ impl Node {
         let Some(asked) = self.forwarded.answered(from, id) else { return };
         match reply {
             // It had lost its place: nothing has happened, so ask again while there is time.
-            Reply::Refused(Refusal::NotLeader { .. }) if asked.until > now && self.raft.leader() != Some(from) => {
+            Reply::Refused(Refusal::NotLeader { .. } | Refusal::Outside { .. })
+                if asked.until > now && self.raft.leader() != Some(from) =>
+            {
                 self.ask(now, asked);
             }
             reply => self.replies.push((asked.from, asked.id, reply)),
@@ -417,6 +431,9 @@ impl Node {
             for asked in self.parked.take() {
                 self.ask(now, asked);
             }
+        } else if let Some(refusal) = self.outside() {
+            // It waited for a leader, and we have just left.
+            self.parked.take().into_iter().for_each(|asked| self.refuse(asked, refusal.clone()));
         } else if self.parked.deadline() <= now {
             for asked in self.parked.expired(now) {
                 self.refuse(asked, Refusal::NoLeader);

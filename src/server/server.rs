@@ -108,7 +108,10 @@ impl<M: StateMachine> Server<M> {
         }
         let own = node.membership().address(config.id).unwrap_or_default().to_owned();
         let listen = config.listen.clone().or_else(|| config.peers.get(&config.id).cloned()).unwrap_or(own);
-        let net = open_net(&config, me, &listen)?;
+        let mut net = open_net(&config, me, &listen)?;
+        if config.listen.is_none() {
+            net.listens_unasked(listen);
+        }
         let (post, inbox) = inbox(net.waker().clone());
         let (writes, log) = spawn_log(journal, disk, post.clone(), config.log_look)?;
         let watch = spawn_watch(Watch::new(reserve.clone(), config.segment_bytes), post.clone())?;

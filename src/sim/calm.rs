@@ -18,8 +18,20 @@ impl World {
             host.disk.relent();
             host.shelf.relent();
             host.stall = Duration::ZERO;
-            host.paused = Time::ZERO;
+            self.goes_on(at);
             self.later(Duration::from_millis(100), Happens::Starts { at });
+        }
+    }
+
+    /// A process that stood still goes on: what was put off happens now.
+    fn goes_on(&mut self, at: NodeId) {
+        let when = std::mem::take(&mut self.host(at).paused);
+        let off = |((due, _), happens): &(&(Time, u64), &Happens)| *due == when && happens.place() == Some(at);
+        let off: Vec<_> = self.queue.iter().filter(off).map(|(key, _)| *key).collect();
+        for key in off {
+            if let Some(happens) = self.queue.remove(&key) {
+                self.at(self.now, happens);
+            }
         }
     }
 
@@ -85,9 +97,12 @@ impl World {
             && self.clients.values().all(Client::is_done)
     }
 
-    /// Whether nothing remains to be done about the members.
+    /// Whether nothing remains to be done about the members, and the operator sees that.
     fn is_settled(&self) -> bool {
         let latest = self.checks.configurations.latest();
+        if self.scenario.governance.every.is_some() && self.still_governs() {
+            return false;
+        }
         let waits = |(id, member): (&NodeId, &Member)| member.prospect != Prospect::Stays && !self.hosts[id].given_up;
         let waits = latest.members.iter().any(waits);
         !latest.is_joint() && !waits && !self.hosts.values().any(|host| host.forgot)

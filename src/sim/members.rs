@@ -23,9 +23,9 @@ impl World {
             return true;
         }
         let belongs = membership.members.contains_key(&peer);
-        // Who follows nobody may be looked for by a leader of whom its configuration does not know.
-        let follows = up.node.raft().leader().is_some();
-        if !belongs && follows && up.leavers.get(&peer).is_none_or(|until| *until < self.now) {
+        // A leader of whom its configuration does not know may look for who follows nobody, and is then followed.
+        let follows_another = up.node.raft().leader().is_some_and(|leader| leader != peer);
+        if !belongs && follows_another && up.leavers.get(&peer).is_none_or(|until| *until < self.now) {
             return false;
         }
         if self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard) {
@@ -41,9 +41,14 @@ impl World {
         if disks.1 != self.hosts[&at].disk_id || !self.hears(at, peer, disks.0) {
             return Ok(false);
         }
+        let is_there = self.hosts[&peer].disk_id == disks.0;
         let Some(up) = &mut self.host(at).up else { return Ok(false) };
         let belongs = up.node.membership().members.contains_key(&peer) || up.node.membership().members.is_empty();
         if up.met.get(&peer) != Some(&disks.0) {
+            if !is_there {
+                // It was on its way when that disk was lost: who is left to say hello comes with another.
+                return Ok(false);
+            }
             if belongs {
                 up.met.insert(peer, disks.0);
             }

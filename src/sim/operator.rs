@@ -5,6 +5,7 @@
 use super::checks;
 use super::clients::Asking;
 use super::disk::Crash;
+use super::host::Host;
 use super::world::{Happens, World};
 use crate::api::{Refusal, Reply, Request};
 use crate::node::Event;
@@ -186,6 +187,14 @@ impl World {
             _ => return,
         };
         self.ask_operator(Request::Change { change, force: false });
+    }
+
+    /// Whether the operator waits for an answer, or has yet to add who has lost its disk: what comes of that may
+    /// be another leader.
+    pub(super) fn still_governs(&self) -> bool {
+        let members = &self.checks.configurations.latest().members;
+        let outside = |(id, host): (&NodeId, &Host)| host.wiped && !host.given_up && !members.contains_key(id);
+        self.operator.pending.is_some() || self.hosts.iter().any(outside)
     }
 
     /// Some process is told to end, hands over what it leads, and ends.

@@ -80,7 +80,7 @@ pub struct World {
     pub(super) scenario: Scenario,
     pub(super) now: Time,
     pub(super) rng: SmallRng,
-    queue: BTreeMap<(Time, u64), Happens>,
+    pub(super) queue: BTreeMap<(Time, u64), Happens>,
     order: u64,
     pub(super) hosts: BTreeMap<NodeId, Host>,
     pub(super) network: Network,
@@ -149,7 +149,7 @@ impl World {
         self.at(self.now + delay, happens);
     }
 
-    fn at(&mut self, when: Time, happens: Happens) {
+    pub(super) fn at(&mut self, when: Time, happens: Happens) {
         self.order += 1;
         self.queue.insert((when.max(self.now), self.order), happens);
     }
@@ -559,7 +559,7 @@ const HELD_MAX: usize = 4096;
 
 impl Happens {
     /// At which machine.
-    fn place(&self) -> Option<NodeId> {
+    pub(super) fn place(&self) -> Option<NodeId> {
         match self {
             Happens::Arrives { to, .. } | Happens::Asked { to, .. } => Some(*to),
             Happens::Closed { at, .. }

@@ -8,7 +8,7 @@ use super::error::WireError;
 use super::frame::{Frame, Kind, kept, put_frame};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
 use crate::codec::{Malformed, Put, Reader};
-use crate::limits::ADDRESS_BYTES_MAX;
+use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX};
 use crate::types::{Index, SessionId, Term};
 use bytes::{BufMut, BytesMut};
 
@@ -62,6 +62,7 @@ const CHANGING: u8 = 8;
 const UNSOUND: u8 = 9;
 const DANGEROUS: u8 = 10;
 const KEPT_LEAD: u8 = 11;
+const OUTSIDE: u8 = 12;
 
 /// Why something is refused, in bytes of words, at most.
 const WORDS_MAX: usize = 4096;
@@ -315,6 +316,13 @@ fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
             out.put_u8(KEPT_LEAD);
             out.put_node(Some(*to));
         }
+        Refusal::Outside { node, members } => {
+            out.put_u8(OUTSIDE);
+            out.put_node(Some(*node));
+            let members = &members[..members.len().min(MEMBERS_MAX)];
+            out.put_u8(members.len() as u8);
+            members.iter().for_each(|address| out.put_blob(address.as_bytes()));
+        }
     }
 }
 
@@ -341,6 +349,16 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
         UNSOUND => Refusal::Unsound { why: reader.string(WORDS_MAX)? },
         DANGEROUS => Refusal::Dangerous { why: reader.string(WORDS_MAX)? },
         KEPT_LEAD => Refusal::KeptLead { to: reader.somebody()? },
+        OUTSIDE => {
+            let node = reader.somebody()?;
+            let count = usize::from(reader.u8()?);
+            if count > MEMBERS_MAX {
+                return Err(Malformed("more members than there may be"));
+            }
+            // Grows with what is there, not with what is announced.
+            let members = (0..count).map(|_| reader.string(ADDRESS_BYTES_MAX)).collect::<Result<_, _>>()?;
+            Refusal::Outside { node, members }
+        }
         _ => return Err(Malformed("unknown refusal")),
     })
 }
@@ -430,6 +448,7 @@ mod tests {
             Refusal::Unsound { why: "n9 is not a member".into() },
             Refusal::Dangerous { why: "n4 does not answer".into() },
             Refusal::KeptLead { to: NodeId::new(2).unwrap() },
+            Refusal::Outside { node: NodeId::new(2).unwrap(), members: vec!["b:2".into(), String::new()] },
         ];
         let mut replies: Vec<_> = outcomes.into_iter().map(|outcome| Reply::Done { position, outcome }).collect();
         replies.extend(refusals.map(Reply::Refused));

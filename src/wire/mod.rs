@@ -55,7 +55,8 @@
 //!
 //! A hello names the oldest and the newest version its sender speaks; the welcome names the newest
 //! that both speak, or the caller is refused. There is nothing else to negotiate: within a version no
-//! kind and no field is ever added, but for status, which is JSON. This is version 2; version 1 had no changes of members.
+//! kind and no field is ever added, but for status, which is JSON. This is version 2; version 1
+//! had no changes of members, and no word for who is none.
 
 mod change;
 pub mod client;

@@ -211,9 +211,11 @@ impl Replay {
 
     /// A configuration holds from that index on; `follows` if it must follow the one before it.
     fn configure(&mut self, index: Index, membership: &Membership, follows: bool) {
-        let before = self.configurations.last().filter(|_| follows);
+        // Who joined a cluster begins with nobody, and learns from the log who the members are.
+        let nobody = index == Index::ZERO && membership.members.is_empty();
+        let before = self.configurations.last().filter(|before| follows && !before.membership.members.is_empty());
         let misstep = before.and_then(|before| configs::misstep(&before.membership, membership));
-        for what in [configs::wrong(membership), misstep].into_iter().flatten() {
+        for what in [configs::wrong(membership).filter(|_| !nobody), misstep].into_iter().flatten() {
             self.violations.add(Rule::Configurations, &[&self.place], format!("at {index}: {what}"));
         }
         self.configurations.push(Configured { index, membership: membership.clone() });

@@ -169,6 +169,19 @@ fn an_answer_that_never_comes_is_unknown() {
     drop(held);
 }
 
+/// Nothing is sent before somebody leads, and so nothing was changed: 3. What was taken on may be done yet: 4.
+#[test]
+fn a_change_without_a_leader_is_refused_and_one_without_an_answer_is_unknown() {
+    let (cluster, addresses) = Cluster::start(1, 0);
+    let options = Options { timeout: Duration::from_millis(500), ..Options::default() };
+    let change = Change::Remove(NodeId::new(1).unwrap());
+    let code = || Client::with(addresses.clone(), options).change(&change, false).unwrap_err().exit_code();
+    let held = cluster.lock().unwrap();
+    assert_eq!(code(), 3);
+    drop(held);
+    assert_eq!(code(), 4);
+}
+
 #[test]
 fn a_fleet_does_each_thing_once_too() {
     let (cluster, addresses) = Cluster::start(3, 5);

@@ -45,7 +45,7 @@ impl Leader {
             Some(to) if !me.configs.current().voters.contains(&to) => {
                 return Err(unsound(format!("{to} is not a voter")));
             }
-            Some(to) if !self.hears(me, now, to) => return Err(unsound(format!("{to} does not answer"))),
+            Some(to) if !self.answers(me, now, to) => return Err(unsound(format!("{to} does not answer"))),
             Some(to) => to,
             None => self.heir(me, now).ok_or_else(|| unsound("no other voter answers".to_owned()))?,
         };
@@ -57,10 +57,10 @@ impl Leader {
         Ok((to, self.reads.abandon()))
     }
 
-    /// The voter that would take over soonest: it answers, has room on its disk, and holds the most of our log.
+    /// The voter that would take over soonest: it has answered in this term, has room on its disk, and holds the most of our log.
     fn heir(&self, me: &Replica, now: Time) -> Option<NodeId> {
         let voters = me.configs.current().voters.iter().copied().filter(|id| *id != me.id);
-        let able = voters.filter(|id| self.hears(me, now, *id));
+        let able = voters.filter(|id| self.answers(me, now, *id));
         let rank = |id: &NodeId| self.progress.get(id).map(|progress| (progress.room, progress.matched));
         able.max_by_key(rank)
     }

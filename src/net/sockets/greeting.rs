@@ -75,7 +75,7 @@ impl Net {
         }
         match hello.caller {
             Who::Peer { node, .. } if node == self.me.node => Err(Reason::Double),
-            Who::Peer { node, .. } if !self.members.members.contains_key(&node) && !self.takes_guests() => {
+            Who::Peer { node, .. } if !self.members.members.contains_key(&node) && !self.takes_guest(node) => {
                 Err(Reason::Stranger)
             }
             Who::Peer { .. } if hello.cluster.is_none() => Err(Reason::Cluster),
@@ -91,9 +91,9 @@ impl Net {
 
     /// Whether strangers of our own cluster are let in: our configuration may be an old one, and a leader of a
     /// newer one must be able to find us (votes and entries go by the sender's view, §6). Not while we follow
-    /// somebody: then whoever is a stranger was removed, and is told so.
-    fn takes_guests(&self) -> bool {
-        !self.led && self.guests.len() < MEMBERS_MAX
+    /// somebody else: then whoever is a stranger was removed, and is told so.
+    fn takes_guest(&self, peer: NodeId) -> bool {
+        self.leader.is_none_or(|leader| leader == peer) && self.guests.len() < MEMBERS_MAX
     }
 
     /// A member came with that disk, and stays with it.

@@ -323,7 +323,7 @@ fn who_is_not_wanted_is_told_why() {
     let mut nodes = vec![Pumped::open(1, Options { clients_max: 1, ..Options::default() })];
     let members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
     nodes[0].net.set_members(Time(1), &members);
-    nodes[0].net.set_led(true);
+    nodes[0].net.set_leader(Some(id(1)));
     let peer = |cluster, node, target| Hello::peer(ClusterId(cluster), id(node), DiskId(1), 1, id(target));
     let mut greet = |hello: Hello| {
         let mut caller = Plain::dial(nodes[0].address(), &hello);
@@ -362,10 +362,16 @@ fn a_disk_that_stands_in_the_configuration_is_the_only_one() {
 }
 
 /// Two voters with an old configuration, cut off while others were added and one of those came to lead: they
-/// must hear it, and answer. Found by the simulator.
+/// must hear it, and answer: before it is followed, and when its link breaks while it is. Both found by the
+/// simulator.
 #[test]
-fn who_follows_nobody_lets_a_leader_in_that_it_does_not_know() {
+fn who_follows_nobody_else_lets_a_leader_in_that_it_does_not_know() {
+    [None, Some(id(2))].into_iter().for_each(a_leader_is_let_in);
+}
+
+fn a_leader_is_let_in(followed: Option<NodeId>) {
     let mut nodes = vec![Pumped::open_below(1), Pumped::open_below(2)];
+    nodes[0].net.set_leader(followed);
     let addresses: Vec<String> = nodes.iter().map(|node| node.address().to_string()).collect();
     nodes[0].net.set_members(Time(1), &Membership::founding([(id(1), addresses[0].clone())]));
     nodes[1].net.set_members(Time(1), &Membership::founding((1..).map(id).zip(addresses)));

@@ -1,4 +1,5 @@
-//! What a follower does with what it passed on, when the way there or back is broken.
+//! What a follower does with what it is asked: reads it answers itself, and what it passes on may get lost. And what
+//! one says that belongs to nothing.
 
 use super::*;
 use crate::api::Op;
@@ -7,13 +8,14 @@ use crate::consensus::message::Round;
 use crate::sim::disk::SimDisk;
 use crate::types::{Base, ClusterId, DiskId, Position};
 use crate::wal::{Journal, Options as WalOptions};
+use bytes::Bytes;
 
 const LEADER: NodeId = NodeId::new(2).unwrap();
 const CLIENT: Caller = Caller::Client(7);
 
-/// A node that follows another, and its time.
-fn follower() -> (Node, Time) {
-    let me = NodeId::new(1).unwrap();
+/// A node of three, or one beside them, that follows nobody; and its time.
+fn begun(n: u64) -> (Node, Time) {
+    let me = NodeId::new(n).unwrap();
     let membership = Membership::founding([1, 2, 3].map(|n| (NodeId::new(n).unwrap(), format!("n{n}:1"))));
     let founding = Base { position: Position::ZERO, configured: Index::ZERO, membership };
     let options = WalOptions { segment_bytes: 4096, ..WalOptions::new(me, ClusterId(7), DiskId(9)) };
@@ -21,12 +23,20 @@ fn follower() -> (Node, Time) {
     let now = Time::ZERO + std::time::Duration::from_secs(1);
     let nothing = Applied { upto: Index::ZERO, outcomes: Vec::new(), digest: 0, sessions: 0, duplicates: 0, due: None };
     let begun = Begun { now, disk: None, applied: nothing, kept: None, chance: 5, beforehand: Beforehand::default() };
-    let mut node = super::super::start(me, recovered, RaftOptions::default(), Options::default(), begun);
-    let beat = Message::Beat { commit: Index::ZERO, round: Round(1) };
-    node.handle(now, Event::Peer(Envelope { from: LEADER, to: me, term: Term(1), message: beat }));
+    (super::super::start(me, recovered, RaftOptions::default(), Options::default(), begun), now)
+}
+
+/// A node that follows another, and its time.
+fn follower() -> (Node, Time) {
+    let (mut node, now) = begun(1);
+    hears(&mut node, now, Message::Beat { commit: Index::ZERO, round: Round(1) });
     turn(&mut node, now);
     assert_eq!(node.raft().leader(), Some(LEADER));
     (node, now)
+}
+
+fn hears(node: &mut Node, now: Time, message: Message) {
+    node.handle(now, Event::Peer(Envelope { from: LEADER, to: node.raft().id(), term: Term(1), message }));
 }
 
 fn turn(node: &mut Node, now: Time) -> Vec<Action> {
@@ -75,4 +85,52 @@ fn answers_that_were_lost_are_not_waited_for() {
     node.handle(now, Event::AnswersLost(LEADER));
     assert_eq!(reply(&mut node, now), Some(Reply::Unknown));
     assert_eq!((node.raft().leader(), node.held()), (Some(LEADER), 0));
+}
+
+/// Thesis §6.4: the leader is asked for no more than an index, and writes nothing down for it; the answer comes from
+/// the follower's own machine, even if it was told that it may pass the question on.
+#[test]
+fn a_follower_answers_a_read_itself() {
+    let (mut node, now) = begun(1);
+    hears(&mut node, now, Message::Beat { commit: Index::ZERO, round: Round(1) });
+    let writes = turn(&mut node, now).into_iter().find_map(|action| match action {
+        Action::Write(write) => Some(write.id),
+        _ => None,
+    });
+    // It says nothing in a term before its disk knows that.
+    let durable = writes.expect("the term is written down");
+    let report = Report { durable, sealed: Vec::new(), entries: 0, bytes: 0, took: Default::default() };
+    node.handle(now, Event::Journal(report));
+    turn(&mut node, now);
+    let request = Request::Query { query: Bytes::from_static(b"lunch"), consistency: Consistency::Linearizable };
+    node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
+    let asked = turn(&mut node, now);
+    let [Action::Send(Envelope { to: LEADER, message: Message::AskIndex { number }, .. })] = asked[..] else {
+        panic!("it asks its leader for an index, and nothing else: {asked:?}");
+    };
+    hears(&mut node, now, Message::ReadIndex { number, index: Index::ZERO });
+    let [Action::Query { ticket, ref query }] = turn(&mut node, now)[..] else { panic!("its own machine is asked") };
+    assert_eq!(query, "lunch");
+    let answer = Bytes::from_static(b"noodles");
+    // The leader may stand still by now.
+    node.handle(now, Event::Queried { ticket, applied: Index::ZERO, answer: answer.clone() });
+    assert_eq!(reply(&mut node, now), Some(Reply::Answer { applied: Index::ZERO, answer }));
+    assert_eq!(node.held(), 0);
+}
+
+#[test]
+fn who_is_no_member_says_so_at_once_and_where_the_members_are() {
+    let (mut node, now) = begun(4);
+    let members = vec!["n1:1".to_owned(), "n2:1".to_owned(), "n3:1".to_owned()];
+    let outside = Reply::Refused(Refusal::Outside { node: NodeId::new(4).unwrap(), members });
+    let read = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
+    for request in [read, Request::Propose { op: Op::Open { window: 1 }.encode() }, Request::Transfer { to: None }] {
+        node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
+        assert_eq!(reply(&mut node, now), Some(outside.clone()));
+    }
+    // One of the three waits for a leader.
+    let (mut node, now) = begun(3);
+    let request = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
+    node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
+    assert_eq!((reply(&mut node, now), node.held()), (None, 1));
 }
