@@ -51,6 +51,10 @@ pub struct Config {
     pub node: node::Options,
     /// The sockets' options.
     pub net: net::Options,
+    /// Where Redis clients are let in.
+    pub resp: Doorway,
+    /// How they are treated; where, `resp` says.
+    pub redis: net::resp::door::Options,
     /// The loop's options.
     pub reactor: net::reactor::Options,
     /// How long the log thread looks for more work before it sleeps, at most.
@@ -64,6 +68,18 @@ pub struct Joined {
     pub cluster: ClusterId,
     /// The disk that this node is to be known by: the cluster may have been told it already.
     pub disk: DiskId,
+}
+
+/// Where a door is, if it is open.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Doorway {
+    /// It is not.
+    Off,
+    /// There: `host:port`.
+    At(String),
+    /// On this machine alone, at a port that follows from the native one. If another has that port the node does
+    /// without, and says so: nobody asked for it by name.
+    Beside,
 }
 
 /// What is wrong with a configuration.
@@ -92,6 +108,8 @@ impl Config {
             consensus: consensus::Options::default(),
             node: node::Options::default(),
             net: net::Options::default(),
+            resp: Doorway::Off,
+            redis: net::resp::door::Options::default(),
             log_look: reactor.look,
             reactor,
         }

@@ -21,6 +21,12 @@ pub const FRAGMENT_BYTES: u64 = 64 << 10;
 pub const ANSWER_BYTES_MAX: u64 = 2 << 20;
 /// The largest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 64 << 10;
+/// How many arguments a command of a Redis client may have.
+pub const RESP_ARGUMENTS_MAX: usize = 1 << 20;
+/// How long such a command may be, all in all, in bytes.
+pub const RESP_COMMAND_BYTES_MAX: usize = 4 << 20;
+/// How long one that comes as a line may be, and the line that announces anything, in bytes.
+pub const RESP_LINE_BYTES_MAX: usize = 64 << 10;
 /// How many members a cluster may have.
 pub const MEMBERS_MAX: usize = 64;
 /// The longest `host:port`, in bytes.
@@ -47,6 +53,8 @@ const _: () = {
     assert!(ANSWER_BYTES_MAX + FRAME_OVERHEAD_MAX < FRAME_BYTES_MAX);
     assert!(ENTRY_BYTES_MAX < ANSWER_BYTES_MAX);
     assert!(FRAGMENT_BYTES < FRAME_BYTES_MAX);
+    // Whatever fits an entry can be asked for as Redis clients ask, with a length before each key and value.
+    assert!(2 * ENTRY_BYTES_MAX < RESP_COMMAND_BYTES_MAX as u64);
     assert!(KEY_BYTES_MAX as u64 * 2 < ENTRY_BYTES_MAX);
     // A value that grew by what was put behind it is no longer than one that came in one command.
     assert!(ENTRY_BYTES_MAX + KEY_BYTES_MAX as u64 + ENTRY_OVERHEAD_MAX < PIECE_EXCESS_MAX as u64);

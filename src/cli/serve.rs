@@ -2,16 +2,17 @@
 
 use super::join;
 use super::trouble::Trouble;
-use crate::config::Config;
+use crate::config::{Config, Doorway};
 use crate::machine::Kv;
+use crate::net::resp::door::{Follower, Password};
 use crate::server::Server;
 use crate::types::NodeId;
 use bytesize::ByteSize;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args};
+use clap::{ArgMatches, Args, ValueEnum};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -37,6 +38,17 @@ pub struct Serve {
     /// Where it listens, if not at its own entry in --peers
     #[arg(long, env = "DRAVE_LISTEN", value_name = "ADDR")]
     listen: Option<String>,
+    /// Where Redis clients are let in; off for nowhere. On this machine alone, at the native port + 100,
+    /// unless told otherwise
+    #[arg(long, env = "DRAVE_RESP", value_name = "ADDR|off")]
+    resp: Option<String>,
+    /// What a follower does with what only the leader can: pass it on, or say where the leader is, as clients of a
+    /// Redis cluster expect
+    #[arg(long, env = "DRAVE_RESP_FOLLOWER", value_enum, default_value_t = OnFollower::Forward)]
+    resp_follower: OnFollower,
+    /// Holds the password that clients of the doors have to say; without it none is asked for
+    #[arg(long, env = "DRAVE_PASSWORD_FILE", value_name = "PATH")]
+    password_file: Option<PathBuf>,
     /// The cluster's name, if two clusters could have the same members
     #[arg(long, env = "DRAVE_CLUSTER", value_name = "NAME")]
     cluster: Option<String>,
@@ -79,6 +91,15 @@ pub struct Serve {
     /// Shows every setting and where it comes from, and does nothing
     #[arg(long)]
     print_config: bool,
+}
+
+/// What a follower's Redis door does with what only the leader can.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum OnFollower {
+    /// Passes it on.
+    Forward,
+    /// Says where the leader is.
+    Moved,
 }
 
 /// Of the files a process may have open, so many are not for clients: peers, strangers, the journal.
@@ -138,6 +159,7 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
         return Ok(());
     }
     let mut config = configure(&serve);
+    config.redis.password = serve.password_file.as_deref().map(password).transpose()?;
     if !serve.join.is_empty() {
         join::join(&mut config, &serve.join, serve.learner)?;
     }
@@ -171,10 +193,29 @@ fn configure(serve: &Serve) -> Config {
     config.log_look = serve.look;
     config.fsync = !serve.unsafe_no_fsync;
     config.signals = true;
+    config.resp = match serve.resp.as_deref() {
+        None => Doorway::Beside,
+        Some("off") => Doorway::Off,
+        Some(address) => Doorway::At(address.to_owned()),
+    };
+    config.redis.follower = match serve.resp_follower {
+        OnFollower::Forward => Follower::Forward,
+        OnFollower::Moved => Follower::Moved,
+    };
     // With none left the journal could not open its next segment: clients are turned away before.
     let clients = raise_open_files().saturating_sub(FILES_KEPT).max(FILES_KEPT / 8);
     config.net.clients_max = config.net.clients_max.min(clients as usize);
     config
+}
+
+/// The password in that file: all of it but the end of the line.
+fn password(path: &Path) -> Result<Password, Trouble> {
+    let wrong = |what: String| Trouble { what: format!("{}: {what}", path.display()), code: 78 };
+    let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    match bytes.trim_ascii_end() {
+        b"" => Err(wrong("the password is empty".into())),
+        password => Ok(Password::new(password)),
+    }
 }
 
 /// Asks for as many open files as the system allows us; says how many those are.

@@ -3,9 +3,11 @@
 use super::dialect::{self, Role, Said};
 use super::lanes::{Lanes, Written};
 use super::options::Options;
+use super::resp::talk::Talk;
 use crate::types::Time;
 use crate::wire::WireError;
 use crate::wire::frame::FrameReader;
+use crate::wire::resp::{Bounds, Reader, Words, Wrong};
 use bytes::BytesMut;
 use mio::Token;
 use mio::net::TcpStream;
@@ -42,6 +44,8 @@ pub struct Conn {
     pub used: bool,
     /// Whether the other side's end was announced: it is read up to there.
     ends: bool,
+    /// What is said on it, if it is a Redis client's.
+    pub talk: Option<Box<Talk>>,
     reader: FrameReader,
     input: BytesMut,
 }
@@ -75,6 +79,7 @@ impl Conn {
             farewell: false,
             used: true,
             ends: false,
+            talk: None,
             reader: FrameReader::default(),
             input: BytesMut::new(),
         }
@@ -93,8 +98,13 @@ impl Conn {
 
     /// Whether it must not be read from: its caller has too much to read, or too much under way.
     pub fn rests(&self, options: &Options) -> bool {
-        matches!(self.role, Role::Client(_))
-            && (self.lanes.size() > options.client_bytes_mark || self.asked > options.client_requests_max)
+        match (self.role, &self.talk) {
+            (Role::Redis(_), Some(talk)) => talk.is_full() || self.lanes.size() > options.client_bytes_mark,
+            (Role::Client(_), _) => {
+                self.lanes.size() > options.client_bytes_mark || self.asked > options.client_requests_max
+            }
+            _ => false,
+        }
     }
 
     /// Reads once. What comes of an exact size is kept in an allocation of that size, of which long
@@ -134,6 +144,19 @@ impl Conn {
         dialect::read(self.role, frame).map(Some)
     }
 
+    /// The next whole command of a Redis client, if there is one.
+    pub fn words(&mut self, reader: &mut Reader, bounds: Bounds) -> Result<Option<Words>, Wrong> {
+        reader.next(&mut self.input, bounds)
+    }
+
+    /// Notes since when the rest of a command is waited for, after all that came was heard.
+    pub fn settle_talk(&mut self, now: Time, midway: bool) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        self.awaits = if midway { self.awaits.or(Some(now)) } else { None };
+    }
+
     /// Notes since when the rest of something is waited for, after all that came was read.
     pub fn settle(&mut self, now: Time) {
         if self.input.is_empty() {
@@ -149,7 +172,7 @@ impl Conn {
         let patience = match self.role {
             Role::Stranger => options.hello_patience,
             Role::Dialed(_) => options.dial_patience,
-            Role::Speaker(_) | Role::Client(_) | Role::Listener(_) => options.frame_patience,
+            Role::Speaker(_) | Role::Client(_) | Role::Redis(_) | Role::Listener(_) => options.frame_patience,
         };
         self.awaits.is_some_and(|since| now.since(since) > patience)
     }

@@ -22,6 +22,7 @@ pub mod options;
 pub mod reactor;
 pub mod replaying;
 pub mod resolver;
+pub mod resp;
 pub mod sockets;
 pub mod stream;
 pub mod waker;

@@ -267,6 +267,7 @@ impl<M: StateMachine> Reactor<M> {
             let mut actions = std::mem::take(&mut self.actions);
             let followed = self.carry_out(now, &mut actions)?;
             self.actions = actions;
+            self.net.pump_all(now);
             self.net.events(&mut self.events);
             if followed == Brought::Nothing && self.events.is_empty() {
                 return Ok(());

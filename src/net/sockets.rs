@@ -1,6 +1,7 @@
 //! All connections of a node: readiness in, events out; actions in, bytes out.
 
 mod greeting;
+mod redis;
 mod saying;
 
 use super::conn::{Conn, Filled};
@@ -21,6 +22,7 @@ use crate::wire::client::Numbered;
 use crate::wire::peer::PeerFrame;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use redis::{REDIS, Redis};
 use slab::Slab;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -83,6 +85,7 @@ pub struct Net {
     guests: BTreeMap<NodeId, Member>,
     /// Whom the node follows, if anyone; itself if it leads.
     leader: Option<NodeId>,
+    redis: Redis,
     disks: Disks,
     door: Door,
     /// The connection on which each peer speaks to us, and which process of it does.
@@ -134,6 +137,7 @@ impl Net {
             leavers: BTreeMap::new(),
             guests: BTreeMap::new(),
             leader: None,
+            redis: Redis::default(),
             disks: Disks::default(),
             door: Door::default(),
             speakers: BTreeMap::new(),
@@ -174,13 +178,14 @@ impl Net {
 
     /// How many bytes wait to be written to clients.
     pub fn unwritten(&self) -> usize {
-        let clients = self.conns.iter().filter(|(_, conn)| matches!(conn.role, Role::Client(_)));
+        let clients = self.conns.iter().filter(|(_, conn)| matches!(conn.role, Role::Client(_) | Role::Redis(_)));
         clients.map(|(_, conn)| conn.lanes.size()).sum()
     }
 
     /// Listens no more, and turns new requests away.
     pub fn stop_listening(&mut self) {
         self.stopping = true;
+        self.close_redis();
         if let Some(mut listener) = self.listener.take() {
             let _either_way_it_is_dropped = self.poll.registry().deregister(&mut listener);
         }
@@ -241,12 +246,6 @@ impl Net {
         }
     }
 
-    /// Whom the node follows, if anyone; itself if it leads. Who follows somebody knows the members as they are, or
-    /// will in a moment; who does not may be looked for by a leader that it has never heard of.
-    pub fn set_leader(&mut self, leader: Option<NodeId>) {
-        self.leader = leader;
-    }
-
     /// Where that member is reached, as far as we know: where it was last, or is looked for now.
     pub fn place(&self, member: NodeId) -> Option<&str> {
         if member == self.me.node {
@@ -261,7 +260,7 @@ impl Net {
             return Time::ZERO;
         }
         let accept = if self.callers && self.listener.is_some() { self.accept_at } else { Time::NEVER };
-        self.links.deadline().min(self.sweep_at).min(accept)
+        self.links.deadline().min(self.sweep_at).min(accept).min(self.redis.deadline())
     }
 
     /// Waits until something comes, or for that long. Says whether something came.
@@ -276,6 +275,7 @@ impl Net {
             came = true;
             match event.token() {
                 LISTENER => self.callers = true,
+                REDIS => self.redis.callers = true,
                 WAKER => {}
                 FREE => self.rung = true,
                 token => {
@@ -298,9 +298,11 @@ impl Net {
     /// Reads what came, dials who is to be dialed; what follows from it is in [`Net::events`].
     pub fn take_in(&mut self, now: Time) {
         self.accept(now);
+        self.accept_redis(now);
         for token in std::mem::take(&mut self.unread) {
             self.read(now, token);
         }
+        self.pump_all(now);
         while let Some((peer, found)) = self.resolver.take() {
             self.resolved(now, peer, found);
         }
@@ -397,7 +399,7 @@ impl Net {
             match filled {
                 Filled::More => {}
                 Filled::Dry => return,
-                Filled::End => return self.close(now, token),
+                Filled::End => return self.ended(now, token),
             }
         }
     }
@@ -407,6 +409,10 @@ impl Net {
         loop {
             // One frame may close the connection that the next would be read from.
             let Some(conn) = find(&mut self.conns, token) else { return Ok(()) };
+            if matches!(conn.role, Role::Redis(_)) {
+                self.converse(now, token);
+                return Ok(());
+            }
             conn.unheard = conn.rests(&self.options);
             if conn.farewell || conn.unheard {
                 return Ok(());
@@ -433,7 +439,9 @@ impl Net {
         let Some(conn) = self.conns.get(token.0 & KEY_MASK) else { return };
         match conn.role {
             // Anyone can do that to us as often as they like.
-            Role::Stranger | Role::Client(_) => log::debug!(node = self.me.node.get(); "a caller is let go: {error}"),
+            Role::Stranger | Role::Client(_) | Role::Redis(_) => {
+                log::debug!(node = self.me.node.get(); "a caller is let go: {error}")
+            }
             Role::Dialed(peer) if matches!(error, WireError::Refused(_)) && self.links.is_worth_telling(peer) => {
                 log::warn!(node = self.me.node.get(); "{peer} does not want us: {error}");
             }
@@ -484,12 +492,20 @@ impl Net {
             let Some(conn) = find(&mut self.conns, token) else { continue };
             conn.touched = false;
             let rested = conn.has_more() && !conn.listed;
+            let held_back = conn.talk.is_some() && conn.lanes.size() > self.options.client_bytes_mark;
             let gone = conn.write().is_err()
                 || (conn.farewell && conn.lanes.is_empty())
-                || (matches!(conn.role, Role::Client(_)) && conn.lanes.size() > self.options.client_bytes_max);
+                || (matches!(conn.role, Role::Client(_) | Role::Redis(_))
+                    && conn.lanes.size() > self.options.client_bytes_max);
             if gone {
                 self.close(now, token);
-            } else if rested && !conn.rests(&self.options) {
+                continue;
+            }
+            if held_back && conn.lanes.size() <= self.options.client_bytes_mark {
+                // What it wants of the node waited for it to read.
+                self.redis.pump_soon(token);
+            }
+            if rested && !conn.rests(&self.options) {
                 // It was not read from while it did not read.
                 list(&mut self.unread, conn);
             }
@@ -531,9 +547,12 @@ impl Net {
         let _either_way_it_is_dropped = self.poll.registry().deregister(&mut conn.stream);
         match conn.role {
             Role::Stranger => self.strangers.retain(|stranger| *stranger != token),
-            Role::Client(number) => {
+            Role::Client(number) | Role::Redis(number) => {
                 self.clients -= 1;
                 self.events.push(Event::CallerGone(Caller::Client(number)));
+                if let Some(session) = conn.talk.as_ref().and_then(|talk| talk.session()) {
+                    self.close_session(session);
+                }
             }
             Role::Speaker(peer) => {
                 // Only the connection it speaks on now: one that was replaced tells us nothing.

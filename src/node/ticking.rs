@@ -50,3 +50,6 @@ impl Ticking {
         self.look_at
     }
 }
+
+#[cfg(test)]
+mod tests;

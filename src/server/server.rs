@@ -4,13 +4,14 @@ use super::boot::{self, Booted};
 use super::handle::Handle;
 use super::telling::{TELL_EVERY, Telling};
 use super::workers::{spawn_keeper, spawn_log, spawn_watch};
-use crate::config::{Config, Wrong};
+use crate::config::{Config, Doorway, Wrong};
 use crate::disk::fs::Lock;
 use crate::machine::seam::StateMachine;
 use crate::net::applying::Applying;
 use crate::net::inbox::inbox;
 use crate::net::leavings::Leavings;
 use crate::net::reactor::{Broken, Clock, Options, Reactor};
+use crate::net::resp::door::PORT_ABOVE;
 use crate::net::sockets::{FREE, Net};
 use crate::shelf::Keeper;
 use crate::types::ClusterId;
@@ -109,6 +110,7 @@ impl<M: StateMachine> Server<M> {
         let own = node.membership().address(config.id).unwrap_or_default().to_owned();
         let listen = config.listen.clone().or_else(|| config.peers.get(&config.id).cloned()).unwrap_or(own);
         let mut net = open_net(&config, me, &listen)?;
+        let redis = open_redis(&config, &mut net)?;
         if config.listen.is_none() {
             net.listens_unasked(listen);
         }
@@ -117,6 +119,9 @@ impl<M: StateMachine> Server<M> {
         let watch = spawn_watch(Watch::new(reserve.clone(), config.segment_bytes), post.clone())?;
         let signals = config.signals.then(|| watch_signals(&net)).transpose()?;
         let address = net.address();
+        if let Some(redis) = redis {
+            log::info!(node = config.id.get(); "Redis clients are let in at {redis}");
+        }
         let shelf = spawn_keeper(Keeper::new(store, reserve), post.clone())?;
         let machine = Applying::new(applier, (me.cluster, me.node), shelf, leavings);
         let options = Options { in_memory, ..config.reactor };
@@ -173,10 +178,38 @@ fn verdict(ended: Result<(), Broken>, synced: thread::Result<wal::Result<()>>) -
     }
 }
 
+/// Opens the Redis door, if it is to be open; where it is.
+fn open_redis(config: &Config, net: &mut Net) -> Result<Option<SocketAddr>, ServerError> {
+    let native = net.address().map_or(0, |address| address.port());
+    let place = match &config.resp {
+        Doorway::Off => return Ok(None),
+        Doorway::At(place) => place.clone(),
+        Doorway::Beside => match native.checked_add(PORT_ABOVE) {
+            Some(port) => format!("127.0.0.1:{port}"),
+            None => return Ok(None),
+        },
+    };
+    let opened = resolve(&place).and_then(|listen| {
+        net.open_redis(crate::net::resp::door::Options { listen: Some(listen), ..config.redis.clone() })
+    });
+    match opened {
+        Ok(address) => Ok(address),
+        Err(error) if config.resp == Doorway::Beside => {
+            log::warn!(node = config.id.get(); "no Redis clients are let in: cannot listen on {place}: {error}");
+            Ok(None)
+        }
+        Err(source) => Err(ServerError::Listen { address: place, source }),
+    }
+}
+
+fn resolve(place: &str) -> io::Result<SocketAddr> {
+    let nowhere = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    place.to_socket_addrs().and_then(|mut all| all.next().ok_or_else(nowhere))
+}
+
 fn open_net(config: &Config, me: crate::net::sockets::Identity, listen: &str) -> Result<Net, ServerError> {
     let cannot = |source| ServerError::Listen { address: listen.to_owned(), source };
-    let nowhere = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    let address = listen.to_socket_addrs().and_then(|mut all| all.next().ok_or_else(nowhere)).map_err(cannot)?;
+    let address = resolve(listen).map_err(cannot)?;
     let places = config.peers.clone();
     Net::open(me, address, places, config.net.clone()).map_err(cannot)
 }

@@ -65,5 +65,6 @@ pub mod frame;
 pub mod hello;
 pub mod peer;
 pub mod reason;
+pub mod resp;
 
 pub use error::WireError;

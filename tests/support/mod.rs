@@ -153,6 +153,8 @@ pub struct Cluster {
     pub addresses: Vec<String>,
     /// What each is started with, beside what it must be.
     pub words: Vec<String>,
+    /// Where each lets Redis clients in; nowhere if it is not named here.
+    pub doors: Vec<String>,
     /// So many of them, the first, found the cluster; the others join it.
     pub founders: usize,
     nodes: Vec<Option<Guarded>>,
@@ -173,6 +175,7 @@ impl Cluster {
             directory: tempfile::tempdir().unwrap(),
             addresses: (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect(),
             words: ["--segment-size", "4MiB", "--reserve", "4MiB"].map(str::to_owned).into(),
+            doors: Vec::new(),
             founders: nodes.into(),
             nodes: (0..nodes).map(|_| None).collect(),
         }
@@ -202,6 +205,7 @@ impl Cluster {
             let others: Vec<_> = self.addresses.iter().filter(|other| **other != self.addresses[n]).cloned().collect();
             command.args(["--join", &others.join(","), "--listen", &self.addresses[n]]);
         }
+        command.args(["--resp", self.doors.get(n).map_or("off", String::as_str)]);
         command.args(&self.words).arg("--data").arg(self.data(n));
         command
     }

@@ -60,8 +60,7 @@ impl Answer {
             Answer::Overflow => out.put_u8(OVERFLOW),
             Answer::All(answers) => {
                 out.put_u8(ALL);
-                out.put_u32_le(answers.len() as u32);
-                answers.iter().for_each(|answer| answer.put(out));
+                put_list(out, answers, |out, answer| answer.put(out));
             }
             Answer::None { at, why } => {
                 out.put_u8(NONE);
@@ -75,11 +74,10 @@ impl Answer {
             Answer::Pairs { pairs, more } => {
                 out.put_u8(PAIRS);
                 out.put_u8(u8::from(*more));
-                out.put_u32_le(pairs.len() as u32);
-                for (key, value) in pairs {
+                put_list(out, pairs, |out, (key, value)| {
                     out.put_blob(key);
                     out.put_blob(value);
-                }
+                });
             }
             Answer::Count(count) => {
                 out.put_u8(NUMBER_OF_KEYS);
@@ -89,19 +87,16 @@ impl Answer {
             Answer::Unmet => out.put_u8(UNMET),
             Answer::Each(answers) => {
                 out.put_u8(EACH);
-                out.put_u32_le(answers.len() as u32);
-                answers.iter().for_each(|answer| answer.put(out));
+                put_list(out, answers, |out, answer| answer.put(out));
             }
             Answer::Values(values) => {
                 out.put_u8(VALUES);
-                out.put_u32_le(values.len() as u32);
-                values.iter().for_each(|value| put_option(out, value.as_deref()));
+                put_list(out, values, |out, value| put_option(out, value.as_deref()));
             }
             Answer::Keys { keys, more } => {
                 out.put_u8(KEYS);
                 out.put_u8(u8::from(*more));
-                out.put_u32_le(keys.len() as u32);
-                keys.iter().for_each(|key| out.put_blob(key));
+                put_list(out, keys, |out, key| out.put_blob(key));
             }
             Answer::Left(left) => {
                 let (kind, ms) = match left {
@@ -202,6 +197,12 @@ pub fn put_option(out: &mut BytesMut, bytes: Option<&[u8]>) {
 
 fn read_option(reader: &mut Reader) -> Result<Option<Bytes>> {
     Ok(if reader.bool()? { Some(reader.blob(usize::MAX)?) } else { None })
+}
+
+/// A count, and so many of what `put` puts.
+fn put_list<T>(out: &mut BytesMut, all: &[T], put: impl Fn(&mut BytesMut, &T)) {
+    out.put_u32_le(all.len() as u32);
+    all.iter().for_each(|one| put(out, one));
 }
 
 /// A count, and so many of what `take` takes; grows with the bytes that are there.

@@ -89,6 +89,12 @@ impl Net {
         }
     }
 
+    /// Whom the node follows, if anyone; itself if it leads. Who follows somebody knows the members as they are, or
+    /// will in a moment; who does not may be looked for by a leader that it has never heard of.
+    pub fn set_leader(&mut self, leader: Option<NodeId>) {
+        self.leader = leader;
+    }
+
     /// Whether strangers of our own cluster are let in: our configuration may be an old one, and a leader of a
     /// newer one must be able to find us (votes and entries go by the sender's view, §6). Not while we follow
     /// somebody else: then whoever is a stranger was removed, and is told so.

@@ -1,5 +1,6 @@
 //! What a node says: to peers over their links, to callers over their own connections.
 
+use super::redis::DOOR;
 use super::{Net, find, touch};
 use crate::api::{Reply, Request};
 use crate::consensus::message::Envelope;
@@ -39,7 +40,13 @@ impl Net {
     /// Answers a caller, if it is still there.
     pub fn answer(&mut self, now: Time, to: Caller, id: u64, reply: Reply) {
         match to {
-            Caller::Client(number) => self.reply(Token(number as usize), id, &reply),
+            DOOR => self.door_heard(now, id, reply),
+            Caller::Client(number) => {
+                let token = Token(number as usize);
+                if let Some(reply) = self.redis_heard(token, id, reply) {
+                    self.reply(token, id, &reply);
+                }
+            }
             Caller::Peer(peer) => {
                 if !self.say(peer, &PeerFrame::Answer { id, reply })
                     && let Some(token) = self.links.get(peer).and_then(Link::token)

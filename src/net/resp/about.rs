@@ -1,0 +1,194 @@
+//! `CLUSTER` and `INFO`: what the cluster looks like to who knows Redis's.
+
+use super::door::{Place, Scene};
+use super::small::{REDIS_VERSION, subcommand};
+use crate::api::Status;
+use crate::types::NodeId;
+use crate::wire::resp::{Words, Writer};
+use std::fmt::Write;
+
+/// How many slots Redis's clusters have. Ours has one range of them all, and the leader has it.
+const SLOTS: u16 = 16_384;
+
+/// `CLUSTER SLOTS|SHARDS|NODES|INFO|MYID|KEYSLOT key`
+pub fn cluster(words: &Words, scene: &Scene, out: &mut Writer<'_>) -> Result<(), String> {
+    match (&words.at(1).to_ascii_uppercase()[..], words.len()) {
+        (b"SLOTS", 2) => slots(scene, out),
+        (b"SHARDS", 2) => shards(scene, out),
+        (b"NODES", 2) => out.bulk(nodes(scene).as_bytes()),
+        (b"INFO", 2) => out.bulk(info(scene).as_bytes()),
+        (b"MYID", 2) => out.bulk(name(scene, scene.node).as_bytes()),
+        (b"KEYSLOT", 3) => out.integer(slot(words.at(2)).into()),
+        _ => return Err(subcommand(words)),
+    }
+    Ok(())
+}
+
+/// A node's name, forty digits as Redis's have: the cluster's and its own.
+fn name(scene: &Scene, node: NodeId) -> String {
+    format!("{:016x}{:024x}", scene.cluster.0, node.get())
+}
+
+fn is_leader(scene: &Scene, place: &Place) -> bool {
+    scene.leader == Some(place.node)
+}
+
+fn slots(scene: &Scene, out: &mut Writer<'_>) {
+    out.array(1);
+    out.array(2 + scene.places.len());
+    out.integer(0);
+    out.integer(i64::from(SLOTS) - 1);
+    for place in &scene.places {
+        out.array(3);
+        out.bulk(place.host.as_bytes());
+        out.integer(place.port.into());
+        out.bulk(name(scene, place.node).as_bytes());
+    }
+}
+
+fn shards(scene: &Scene, out: &mut Writer<'_>) {
+    out.array(1);
+    out.map(2);
+    out.bulk(b"slots");
+    out.array(2);
+    out.integer(0);
+    out.integer(i64::from(SLOTS) - 1);
+    out.bulk(b"nodes");
+    out.array(scene.places.len());
+    for place in &scene.places {
+        out.map(7);
+        out.bulk(b"id");
+        out.bulk(name(scene, place.node).as_bytes());
+        out.bulk(b"port");
+        out.integer(place.port.into());
+        out.bulk(b"ip");
+        out.bulk(place.host.as_bytes());
+        out.bulk(b"endpoint");
+        out.bulk(place.host.as_bytes());
+        out.bulk(b"role");
+        out.bulk(if is_leader(scene, place) { b"master" } else { b"replica" });
+        out.bulk(b"replication-offset");
+        out.integer(0);
+        out.bulk(b"health");
+        out.bulk(b"online");
+    }
+}
+
+fn nodes(scene: &Scene) -> String {
+    let leader = scene.leader.map_or("-".to_owned(), |leader| name(scene, leader));
+    let mut text = String::new();
+    for place in &scene.places {
+        let (id, Place { host, port, .. }) = (name(scene, place.node), place);
+        let bus = port.saturating_sub(super::door::PORT_ABOVE);
+        let myself = if place.node == scene.node { "myself," } else { "" };
+        let _memory_takes_it = match is_leader(scene, place) {
+            true => writeln!(text, "{id} {host}:{port}@{bus} {myself}master - 0 0 1 connected 0-{}", SLOTS - 1),
+            false => writeln!(text, "{id} {host}:{port}@{bus} {myself}slave {leader} 0 0 1 connected"),
+        };
+    }
+    text
+}
+
+fn info(scene: &Scene) -> String {
+    let state = if scene.leader.is_some() { "ok" } else { "fail" };
+    format!(
+        "cluster_enabled:1\r\ncluster_state:{state}\r\ncluster_slots_assigned:{SLOTS}\r\ncluster_slots_ok:{SLOTS}\r\n\
+         cluster_slots_pfail:0\r\ncluster_slots_fail:0\r\ncluster_known_nodes:{}\r\ncluster_size:1\r\n\
+         cluster_current_epoch:1\r\ncluster_my_epoch:1\r\n",
+        scene.places.len()
+    )
+}
+
+/// The slot of a key, by what stands in its first braces if anything does: CRC-16 as XMODEM has it.
+pub fn slot(key: &[u8]) -> u16 {
+    let open = key.iter().position(|byte| *byte == b'{');
+    let tag = open.and_then(|open| {
+        let behind = &key[open + 1..];
+        behind.iter().position(|byte| *byte == b'}').filter(|length| *length > 0).map(|length| &behind[..length])
+    });
+    let crc = tag.unwrap_or(key).iter().fold(0u16, |crc, byte| {
+        (0..8).fold(crc ^ u16::from(*byte) << 8, |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 })
+    });
+    crc % SLOTS
+}
+
+/// `INFO [section …]`: everything, or those sections.
+pub fn tell(words: &Words, scene: &Scene, status: &Status, keys: u64) -> String {
+    let asked: Vec<String> = words.from(1).map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
+    let all = asked.is_empty() || asked.iter().any(|name| ["all", "default", "everything"].contains(&&name[..]));
+    let sections = [
+        ("Server", server(status)),
+        ("Clients", format!("connected_clients:{}\r\n", scene.clients)),
+        ("Memory", format!("used_memory:{}\r\n", memory())),
+        ("Persistence", "loading:0\r\naof_enabled:1\r\n".to_owned()),
+        ("Stats", format!("total_commands_processed:{}\r\n", scene.commands)),
+        ("Replication", replication(scene)),
+        ("Cluster", "cluster_enabled:0\r\n".to_owned()),
+        ("Keyspace", if keys == 0 { String::new() } else { format!("db0:keys={keys},expires=0,avg_ttl=0\r\n") }),
+        ("Raft", raft(scene, status)),
+    ];
+    let wanted = sections.iter().filter(|(name, _)| all || asked.iter().any(|one| name.eq_ignore_ascii_case(one)));
+    wanted.map(|(name, lines)| format!("# {name}\r\n{lines}")).collect::<Vec<_>>().join("\r\n")
+}
+
+fn server(status: &Status) -> String {
+    format!(
+        "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\ndrave_version:{}\r\nprocess_id:{}\r\n\
+         uptime_in_seconds:{}\r\n",
+        status.version,
+        std::process::id(),
+        status.uptime_ms / 1000
+    )
+}
+
+fn replication(scene: &Scene) -> String {
+    // Clients write where the role is master. A follower forwards, so that it is one to them; which it is in
+    // truth stands under Raft.
+    format!("role:master\r\nconnected_slaves:{}\r\n", scene.places.len().saturating_sub(1))
+}
+
+fn raft(scene: &Scene, status: &Status) -> String {
+    format!(
+        "node_id:{}\r\nrole:{}\r\nleader_id:{}\r\ncurrent_term:{}\r\ncommit_index:{}\r\nlast_applied_index:{}\r\n\
+         last_log_index:{}\r\nnum_sessions:{}\r\nnum_voting_nodes:{}\r\ncluster:{}\r\n",
+        status.node,
+        status.role,
+        status.leader.map_or("-1".to_owned(), |leader| leader.to_string()),
+        status.term,
+        status.commit,
+        status.applied,
+        status.last,
+        status.sessions,
+        scene.places.len(),
+        status.cluster,
+    )
+}
+
+/// How many bytes of memory this process has, as the system sees it; 0 if it does not say.
+fn memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = resident.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::slot;
+
+    #[test]
+    fn slots_are_rediss() {
+        for (key, at) in [
+            ("foo", 12182),
+            ("bar", 5061),
+            ("123456789", 12739),
+            ("{user1000}.following", 3443),
+            ("{user1000}.followers", 3443),
+            ("", 0),
+        ] {
+            assert_eq!(slot(key.as_bytes()), at, "{key}");
+        }
+        assert_ne!(slot(b"foo{}{bar}"), slot(b"foo{}{baz}"), "an empty tag is none");
+        assert_eq!(slot(b"foo{{bar}}zap"), slot(b"{bar"));
+    }
+}

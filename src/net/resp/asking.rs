@@ -1,0 +1,257 @@
+//! What a command asks of the machine.
+
+use super::telling::Shape;
+use crate::limits::KEY_BYTES_MAX;
+use crate::machine::words::{Bar, Command, Deadline, Life, Presence, Query, Step};
+use crate::types::ClusterTime;
+use crate::wire::resp::{Words, number};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What a command comes to: something to do or to ask, and what is made of the answer; or an error, in
+/// Redis's words.
+pub type Asked<'a> = Result<(Step<'a>, Shape), String>;
+
+const SYNTAX: &str = "ERR syntax error";
+const NO_INTEGER: &str = "ERR value is not an integer or out of range";
+
+fn ask(query: Query<'_>) -> Asked<'_> {
+    Ok((Step::Ask(query), Shape::Plain))
+}
+
+fn tell(command: Command<'_>) -> Asked<'_> {
+    Ok((Step::Do(command), Shape::Plain))
+}
+
+/// A key, which may only be so long.
+fn key(words: &Words, at: usize) -> Result<&[u8], String> {
+    checked(words.at(at))
+}
+
+fn checked(key: &[u8]) -> Result<&[u8], String> {
+    match key.len() {
+        ..=KEY_BYTES_MAX => Ok(key),
+        bytes => Err(format!("ERR key is too long: {bytes} bytes, and the limit is {KEY_BYTES_MAX}")),
+    }
+}
+
+fn keys(words: &Words) -> Result<Vec<&[u8]>, String> {
+    words.from(1).map(checked).collect()
+}
+
+fn integer(words: &Words, at: usize) -> Result<i64, String> {
+    number(words.at(at)).ok_or_else(|| NO_INTEGER.to_owned())
+}
+
+fn wrong_count(name: &str) -> String {
+    format!("ERR wrong number of arguments for '{name}' command")
+}
+
+/// `GET key`
+pub fn get(words: &Words) -> Asked<'_> {
+    ask(Query::Get { key: key(words, 1)? })
+}
+
+/// `MGET key …`
+pub fn mget(words: &Words) -> Asked<'_> {
+    ask(Query::Values(keys(words)?))
+}
+
+/// `EXISTS key …`
+pub fn exists(words: &Words) -> Asked<'_> {
+    ask(Query::Present(keys(words)?))
+}
+
+/// `STRLEN key`
+pub fn strlen(words: &Words) -> Asked<'_> {
+    ask(Query::Length { key: key(words, 1)? })
+}
+
+/// `TYPE key`
+pub fn kind(words: &Words) -> Asked<'_> {
+    Ok((Step::Ask(Query::Present(vec![key(words, 1)?])), Shape::Kind))
+}
+
+/// `TTL key`
+pub fn ttl(words: &Words) -> Asked<'_> {
+    Ok((Step::Ask(Query::Left { key: key(words, 1)? }), Shape::Seconds))
+}
+
+/// `PTTL key`
+pub fn pttl(words: &Words) -> Asked<'_> {
+    ask(Query::Left { key: key(words, 1)? })
+}
+
+/// `DBSIZE`
+pub fn dbsize(_words: &Words) -> Asked<'_> {
+    ask(Query::Count)
+}
+
+/// `DEL key …`, `UNLINK key …`
+pub fn del(words: &Words) -> Asked<'_> {
+    match keys(words)?[..] {
+        [key] => tell(Command::Del { key }),
+        ref keys => tell(Command::Forget(keys.to_vec())),
+    }
+}
+
+/// `MSET key value …`
+pub fn mset(words: &Words) -> Asked<'_> {
+    if words.len().is_multiple_of(2) {
+        return Err(wrong_count("mset"));
+    }
+    let pairs = (1..words.len()).step_by(2).map(|at| Ok((key(words, at)?, words.at(at + 1))));
+    tell(Command::PutAll(pairs.collect::<Result<_, String>>()?))
+}
+
+/// `INCR key`
+pub fn incr(words: &Words) -> Asked<'_> {
+    tell(Command::Incr { key: key(words, 1)?, by: 1 })
+}
+
+/// `DECR key`
+pub fn decr(words: &Words) -> Asked<'_> {
+    tell(Command::Incr { key: key(words, 1)?, by: -1 })
+}
+
+/// `INCRBY key by`
+pub fn incrby(words: &Words) -> Asked<'_> {
+    tell(Command::Incr { key: key(words, 1)?, by: integer(words, 2)? })
+}
+
+/// `DECRBY key by`
+pub fn decrby(words: &Words) -> Asked<'_> {
+    let by = integer(words, 2)?.checked_neg().ok_or("ERR decrement would overflow")?;
+    tell(Command::Incr { key: key(words, 1)?, by })
+}
+
+/// `APPEND key tail`
+pub fn append(words: &Words) -> Asked<'_> {
+    tell(Command::Append { key: key(words, 1)?, tail: words.at(2) })
+}
+
+/// `PERSIST key`
+pub fn persist(words: &Words) -> Asked<'_> {
+    tell(Command::Persist { key: key(words, 1)? })
+}
+
+/// `SET key value [NX|XX] [GET] [EX s|PX ms|EXAT s|PXAT ms|KEEPTTL]`
+pub fn set(words: &Words) -> Asked<'_> {
+    let (key, value) = (key(words, 1)?, words.at(2));
+    let (mut only_if, mut life, mut tells) = (Presence::Either, Life::Endless, false);
+    let mut at = 3;
+    while at < words.len() {
+        let word = words.at(at).to_ascii_uppercase();
+        match &word[..] {
+            b"NX" if only_if != Presence::Present => only_if = Presence::Absent,
+            b"XX" if only_if != Presence::Absent => only_if = Presence::Present,
+            b"GET" => tells = true,
+            b"KEEPTTL" if life == Life::Endless => life = Life::Kept,
+            b"EX" | b"PX" | b"EXAT" | b"PXAT" if life == Life::Endless && at + 1 < words.len() => {
+                let unit = Unit::of(&word);
+                at += 1;
+                let invalid = || "ERR invalid expire time in 'set' command".to_owned();
+                let number = integer(words, at)?;
+                let deadline = if number > 0 { unit.deadline(number) } else { None };
+                life = Life::Until(deadline.ok_or_else(invalid)?);
+            }
+            _ => return Err(SYNTAX.into()),
+        }
+        at += 1;
+    }
+    if (only_if, life, tells) == (Presence::Either, Life::Endless, false) {
+        return tell(Command::Put { key, value });
+    }
+    tell(Command::Set { key, value, only_if, life, tells })
+}
+
+/// How a time is said.
+#[derive(Clone, Copy, Debug)]
+struct Unit {
+    milliseconds: bool,
+    absolute: bool,
+}
+
+impl Unit {
+    /// As `EX`, `PX`, `EXAT` or `PXAT` say.
+    fn of(word: &[u8]) -> Unit {
+        Unit { milliseconds: word.starts_with(b"P"), absolute: word.ends_with(b"AT") }
+    }
+
+    /// The moment; `None` if that number is too large for one. The cluster has a clock of its own, which
+    /// began with it and stands still without a leader: a date becomes the time that is left until then.
+    fn deadline(self, number: i64) -> Option<Deadline> {
+        let ms = if self.milliseconds { number } else { number.checked_mul(1000)? };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+        let left = if self.absolute { ms.checked_sub(now)? } else { now.checked_add(ms).map(|_| ms)? };
+        Some(match u64::try_from(left) {
+            Ok(left @ 1..) => Deadline::In(left),
+            _ => Deadline::At(ClusterTime(0)),
+        })
+    }
+}
+
+/// `EXPIRE key s [NX|XX|GT|LT]`
+pub fn expire(words: &Words) -> Asked<'_> {
+    expires(words, "expire", Unit::of(b"EX"))
+}
+
+/// `PEXPIRE key ms …`
+pub fn pexpire(words: &Words) -> Asked<'_> {
+    expires(words, "pexpire", Unit::of(b"PX"))
+}
+
+/// `EXPIREAT key s …`
+pub fn expireat(words: &Words) -> Asked<'_> {
+    expires(words, "expireat", Unit::of(b"EXAT"))
+}
+
+/// `PEXPIREAT key ms …`
+pub fn pexpireat(words: &Words) -> Asked<'_> {
+    expires(words, "pexpireat", Unit::of(b"PXAT"))
+}
+
+fn expires<'a>(words: &'a Words, name: &str, unit: Unit) -> Asked<'a> {
+    let key = key(words, 1)?;
+    let deadline = unit.deadline(integer(words, 2)?);
+    let deadline = deadline.ok_or_else(|| format!("ERR invalid expire time in '{name}' command"))?;
+    let mut bar = Bar::default();
+    for word in words.from(3) {
+        match &word.to_ascii_uppercase()[..] {
+            b"NX" if bar.has_one != Some(true) => bar.has_one = Some(false),
+            b"XX" if bar.has_one != Some(false) => bar.has_one = Some(true),
+            b"GT" if bar.later != Some(false) => bar.later = Some(true),
+            b"LT" if bar.later != Some(true) => bar.later = Some(false),
+            b"NX" | b"XX" => {
+                return Err("ERR NX and XX, GT or LT options at the same time are not compatible".into());
+            }
+            b"GT" | b"LT" => return Err("ERR GT and LT options at the same time are not compatible".into()),
+            _ => return Err(format!("ERR Unsupported option {}", word.escape_ascii())),
+        }
+    }
+    if bar.has_one == Some(false) && bar.later.is_some() {
+        return Err("ERR NX and XX, GT or LT options at the same time are not compatible".into());
+    }
+    tell(Command::Expire { key, deadline, bar })
+}
+
+/// What `SCAN cursor [MATCH pattern] [COUNT n]` says behind its cursor: pattern and count.
+pub fn scan(words: &Words) -> Result<(Option<&[u8]>, u32), String> {
+    let (mut pattern, mut count) = (None, 10);
+    for at in (2..words.len()).step_by(2) {
+        if at + 1 >= words.len() {
+            return Err(SYNTAX.into());
+        }
+        match &words.at(at).to_ascii_uppercase()[..] {
+            b"MATCH" => pattern = Some(words.at(at + 1)),
+            b"COUNT" => {
+                let number = integer(words, at + 1)?;
+                if number < 1 {
+                    return Err(SYNTAX.into());
+                }
+                count = number.min(i64::from(u32::MAX)) as u32;
+            }
+            _ => return Err(SYNTAX.into()),
+        }
+    }
+    Ok((pattern, count))
+}

@@ -1,0 +1,111 @@
+//! Patterns of keys, as `SCAN … MATCH` has them.
+
+/// Whether a pattern matches all of a text: `*` any bytes, `?` one, `[a-c]` and `[^a]` one of a class, `\` the
+/// next as it is. Goes back to the last star only, so that no pattern takes longer than their lengths multiplied.
+pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    // Behind the last star, and the text that it was tried against.
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        if pattern.get(p) == Some(&b'*') {
+            star = Some((p + 1, t));
+            p += 1;
+            continue;
+        }
+        match one(&pattern[p..], text[t]) {
+            Some(length) => (p, t) = (p + length, t + 1),
+            None => {
+                let Some((behind, tried)) = &mut star else { return false };
+                *tried += 1;
+                (p, t) = (*behind, *tried);
+            }
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+/// How long the piece of a pattern is that matches that byte; `None` if it does not.
+fn one(pattern: &[u8], byte: u8) -> Option<usize> {
+    match pattern {
+        [] => None,
+        [b'?', ..] => Some(1),
+        [b'\\', escaped, ..] => (*escaped == byte).then_some(2),
+        [b'[', class @ ..] => {
+            let (within, length) = in_class(class, byte);
+            within.then_some(1 + length)
+        }
+        [same, ..] => (*same == byte).then_some(1),
+    }
+}
+
+/// Whether a byte is in a class, and how long that is, its bracket counted in if there is one.
+fn in_class(class: &[u8], byte: u8) -> (bool, usize) {
+    let negated = class.first() == Some(&b'^');
+    let mut at = usize::from(negated);
+    let mut within = false;
+    loop {
+        match &class[at..] {
+            [] => break,
+            [b']', ..] => {
+                at += 1;
+                break;
+            }
+            [b'\\', escaped, ..] => {
+                within |= *escaped == byte;
+                at += 2;
+            }
+            [from, b'-', to, ..] if *to != b']' => {
+                within |= (*from.min(to)..=*from.max(to)).contains(&byte);
+                at += 3;
+            }
+            [same, ..] => {
+                within |= *same == byte;
+                at += 1;
+            }
+        }
+    }
+    (within != negated, at)
+}
+
+/// What everything that a pattern matches begins with.
+pub fn prefix(pattern: &[u8]) -> &[u8] {
+    let plain = pattern.iter().position(|byte| b"*?[\\".contains(byte)).unwrap_or(pattern.len());
+    &pattern[..plain]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_as_in_redis() {
+        for (pattern, text, does) in [
+            ("*", "", true),
+            ("", "", true),
+            ("", "a", false),
+            ("h?llo", "hello", true),
+            ("h?llo", "hllo", false),
+            ("h*o", "hello world o", true),
+            ("h*o", "hello world", false),
+            ("h[ae]llo", "hallo", true),
+            ("h[^e]llo", "hello", false),
+            ("h[^e]llo", "hbllo", true),
+            ("h[a-c]llo", "hbllo", true),
+            ("h[a-c]llo", "hdllo", false),
+            ("h\\*llo", "h*llo", true),
+            ("h\\*llo", "hello", false),
+            ("[", "[", false),
+            ("a**b*", "axxb", true),
+            ("user:*:name", "user:1:2:name", true),
+        ] {
+            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), does, "{pattern} and {text}");
+        }
+        assert_eq!((prefix(b"user:*"), prefix(b"plain"), prefix(b"\\*")), (&b"user:"[..], &b"plain"[..], &b""[..]));
+    }
+
+    #[test]
+    fn a_pattern_of_stars_takes_no_time() {
+        let (pattern, text) = ("a*".repeat(2000) + "b", "a".repeat(4000));
+        assert!(!matches(pattern.as_bytes(), text.as_bytes()));
+    }
+}

@@ -1,0 +1,218 @@
+//! A command that has come: what is made of it.
+
+use super::about;
+use super::asking;
+use super::door::{Cursors, Follower, Options, Scene};
+use super::pending::{Element, Kind, Pending, Reading};
+use super::table::{self, Does, Spec, Special};
+use super::talk::{Block, Talk};
+use super::telling::{self, Shape};
+use crate::api::{Consistency, Refusal};
+use crate::limits::ENTRY_BYTES_MAX;
+use crate::machine::words::{Command, Query, Step};
+use crate::types::Time;
+use crate::wire::resp::{Words, number};
+use bytes::{Bytes, BytesMut};
+
+/// What a command may need to know.
+pub struct Setting<'a> {
+    /// When it came.
+    pub now: Time,
+    /// How the door is set.
+    pub options: &'a Options,
+    /// Where scans go on.
+    pub cursors: &'a Cursors,
+    /// What the node knows of its cluster.
+    pub scene: &'a dyn Fn() -> Scene,
+    /// Whether the node takes no new work.
+    pub stopping: bool,
+}
+
+impl Setting<'_> {
+    /// That another node must be asked, if it must; where its door is, if that is known.
+    fn elsewhere(&self, key: Option<&[u8]>) -> Option<String> {
+        if self.stopping {
+            return Some(telling::refusal(&Refusal::Stopping));
+        }
+        if self.options.follower == Follower::Forward {
+            return None;
+        }
+        let scene = (self.scene)();
+        let leader = scene.leader.filter(|leader| *leader != scene.node)?;
+        let place = scene.places.iter().find(|place| place.node == leader)?;
+        Some(format!("MOVED {} {}:{}", about::slot(key?), place.host, place.port))
+    }
+}
+
+/// Hears a command: it is answered in its turn, or waits for an answer. False if the connection is to be
+/// closed at once: what speaks so is a browser that somebody has led here.
+pub fn hear(talk: &mut Talk, words: &Words, out: &mut BytesMut, setting: &Setting<'_>) -> bool {
+    let name = words.at(0);
+    if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"Host:") {
+        return false;
+    }
+    let spec = match known(talk, words) {
+        Ok(spec) => spec,
+        Err(error) => {
+            if let Some(block) = &mut talk.block {
+                block.spoiled = true;
+            }
+            talk.complain(out, &error);
+            return true;
+        }
+    };
+    match spec.does {
+        Does::Turn(special) => turn(talk, special, words, out, setting),
+        _ if talk.block.is_some() => queue(talk, words, out),
+        Does::Answer(small) => {
+            let said = small.answer(words, &mut talk.guest, setting.options, setting.scene);
+            talk.say(out, said);
+        }
+        Does::Ask(ask) => match ask(words) {
+            Ok((step, shape)) => wait(talk, spec.key(words), step, shape, out, setting),
+            Err(error) => talk.complain(out, &error),
+        },
+    }
+    true
+}
+
+/// The command, if it is one, has as many words as it must, and may be said.
+fn known(talk: &Talk, words: &Words) -> Result<&'static Spec, String> {
+    let spec = table::find(words.at(0)).ok_or_else(|| table::unknown(words.at(0)));
+    let open = |spec: &Spec| match spec.does {
+        Does::Answer(small) => small.is_for_strangers(),
+        Does::Turn(special) => special == Special::Quit,
+        Does::Ask(_) => false,
+    };
+    if !talk.guest.known && !spec.as_ref().is_ok_and(|spec| open(spec)) {
+        return Err("NOAUTH Authentication required.".into());
+    }
+    spec.and_then(|spec| match spec.takes(words.len()) {
+        true => Ok(spec),
+        false => Err(format!("ERR wrong number of arguments for '{}' command", spec.name)),
+    })
+}
+
+/// Something of the machine is asked.
+fn wait(talk: &mut Talk, key: Option<&[u8]>, step: Step<'_>, shape: Shape, out: &mut BytesMut, setting: &Setting<'_>) {
+    let local = talk.guest.reads_locally && matches!(step, Step::Ask(_)) && !setting.stopping;
+    if !local && let Some(moved) = setting.elsewhere(key) {
+        return talk.complain(out, &moved);
+    }
+    let (kind, body) = match step {
+        Step::Do(command) => (Kind::Write(None), command.encode()),
+        Step::Ask(query) => {
+            let consistency = if local { Consistency::Local } else { Consistency::Linearizable };
+            (Kind::Read(consistency), query.encode())
+        }
+    };
+    talk.wait(Pending::new(setting.now, talk.guest.version, kind, body, Reading::One(shape)));
+}
+
+fn turn(talk: &mut Talk, special: Special, words: &Words, out: &mut BytesMut, setting: &Setting<'_>) {
+    match (special, talk.block.is_some()) {
+        (Special::Begin, false) => {
+            talk.block = Some(Block::default());
+            let said = talk.said(|out| out.line("OK"));
+            talk.say(out, said);
+        }
+        (Special::Begin, true) => talk.complain(out, "ERR MULTI calls can not be nested"),
+        (Special::Carry, false) => talk.complain(out, "ERR EXEC without MULTI"),
+        (Special::Drop, false) => talk.complain(out, "ERR DISCARD without MULTI"),
+        (Special::Drop, true) => {
+            talk.block = None;
+            let said = talk.said(|out| out.line("OK"));
+            talk.say(out, said);
+        }
+        (Special::Carry, true) => carry(talk, out, setting),
+        (Special::Watch, true) => talk.complain(out, "ERR WATCH inside MULTI is not allowed"),
+        (Special::Watch, false) => talk.complain(out, "ERR WATCH is not supported"),
+        (Special::Quit, _) => {
+            let said = talk.said(|out| out.line("OK"));
+            talk.say(out, said);
+            talk.leaving = true;
+        }
+        (Special::Info | Special::Scan, true) => {
+            talk.block.iter_mut().for_each(|block| block.spoiled = true);
+            talk.complain(out, "ERR Command not allowed inside a transaction");
+        }
+        (Special::Info, false) => {
+            let reading = Reading::Info(words.keep(), Box::new((setting.scene)()));
+            talk.wait(Pending::new(setting.now, talk.guest.version, Kind::Info(None), Query::Count.encode(), reading));
+        }
+        (Special::Scan, false) => match scan(words, setting.cursors) {
+            Ok((step, shape)) => wait(talk, None, step, shape, out, setting),
+            Err(error) => talk.complain(out, &error),
+        },
+    }
+}
+
+fn scan<'a>(words: &'a Words, cursors: &'a Cursors) -> Result<(Step<'a>, Shape), String> {
+    let invalid = || "ERR invalid cursor".to_owned();
+    let cursor = number(words.at(1)).and_then(|cursor| u64::try_from(cursor).ok()).ok_or_else(invalid)?;
+    let (pattern, limit) = asking::scan(words)?;
+    // One that is not known any more, or is another node's, would begin somewhere: better to say so.
+    let after = match cursor {
+        0 => None,
+        cursor => Some(&cursors.find(cursor).ok_or_else(invalid)?[..]),
+    };
+    let prefix = pattern.map_or(&b""[..], super::glob::prefix);
+    let shape = Shape::Scan(pattern.map(Bytes::copy_from_slice));
+    Ok((Step::Ask(Query::Keys { prefix, after, limit }), shape))
+}
+
+/// A command of a transaction: it waits for `EXEC`.
+fn queue(talk: &mut Talk, words: &Words, out: &mut BytesMut) {
+    let Some(block) = &mut talk.block else { return };
+    let kept = words.keep();
+    block.bytes += kept.size() + size_of::<Words>();
+    if block.bytes > 2 * ENTRY_BYTES_MAX as usize {
+        // Nothing of it is kept any longer: it will not be carried out.
+        *block = Block { spoiled: true, bytes: block.bytes, ..Block::default() };
+        return talk.complain(out, "ERR the transaction is too large");
+    }
+    block.commands.push(kept);
+    let said = talk.said(|out| out.line("QUEUED"));
+    talk.say(out, said);
+}
+
+/// `EXEC`: all of the transaction as one entry of the log; what is wrong in it, or needs no machine, has its
+/// answer already.
+fn carry(talk: &mut Talk, out: &mut BytesMut, setting: &Setting<'_>) {
+    let Some(block) = talk.block.take() else { return };
+    if block.spoiled {
+        return talk.complain(out, "EXECABORT Transaction discarded because of previous errors.");
+    }
+    let (mut steps, mut elements, mut first) = (Vec::new(), Vec::new(), None);
+    for words in &block.commands {
+        let Some(spec) = table::find(words.at(0)) else { continue };
+        elements.push(match spec.does {
+            Does::Ask(ask) => match ask(words) {
+                Ok((step, shape)) => {
+                    first = first.or(spec.key(words));
+                    steps.push(step);
+                    Element::Shape(shape)
+                }
+                Err(error) => Element::Said(talk.said(|out| out.error(&error))),
+            },
+            Does::Answer(small) => Element::Said(small.answer(words, &mut talk.guest, setting.options, setting.scene)),
+            Does::Turn(_) => Element::Said(talk.said(|out| out.error("ERR Command not allowed inside a transaction"))),
+        });
+    }
+    if let Some(moved) = setting.elsewhere(first) {
+        return talk.complain(out, &moved);
+    }
+    if steps.is_empty() {
+        let said = talk.said(|out| {
+            out.array(elements.len());
+            for element in &elements {
+                if let Element::Said(said) = element {
+                    out.raw(said);
+                }
+            }
+        });
+        return talk.say(out, said);
+    }
+    let body = Command::Block(steps).encode();
+    talk.wait(Pending::new(setting.now, talk.guest.version, Kind::Write(None), body, Reading::Block(elements)));
+}

@@ -1,0 +1,241 @@
+//! What a connection asks when, and what it makes of what comes back: told by example, without a socket.
+
+use super::*;
+use crate::api::Op;
+use crate::net::resp::door::{Options, Scene};
+use crate::net::resp::hearing::{Setting, hear};
+use crate::types::{ClusterId, Index, NodeId, Position, Term};
+use crate::wire::resp::Bounds;
+
+/// A connection, and what it has said and asked.
+struct Client {
+    talk: Talk,
+    now: Time,
+    out: BytesMut,
+    cursors: Cursors,
+    rests: bool,
+}
+
+fn scene() -> Scene {
+    let node = NodeId::new(1).unwrap();
+    Scene { node, cluster: ClusterId(7), leader: Some(node), places: Vec::new(), clients: 1, commands: 0 }
+}
+
+impl Client {
+    fn new() -> Client {
+        let guest = Guest { known: true, ..Guest::default() };
+        let now = Time::ZERO + Duration::from_secs(1);
+        Client { talk: Talk::new(guest), now, out: BytesMut::new(), cursors: Cursors::default(), rests: false }
+    }
+
+    /// With a session of that number.
+    fn in_session(id: u64) -> Client {
+        let mut client = Client::new();
+        client.talk.opened(client.now, Ok(SessionId(id)));
+        client
+    }
+
+    /// Says lines; what is asked then.
+    fn say(&mut self, lines: &str) -> Vec<Want> {
+        let mut input = BytesMut::from(lines.as_bytes());
+        while let Some(words) = self.talk.reader.next(&mut input, Bounds::KNOWN).unwrap() {
+            let options = Options::default();
+            let setting =
+                Setting { now: self.now, options: &options, cursors: &self.cursors, scene: &scene, stopping: false };
+            assert!(hear(&mut self.talk, &words, &mut self.out, &setting));
+        }
+        self.pump()
+    }
+
+    fn pump(&mut self) -> Vec<Want> {
+        let mut wants = Vec::new();
+        self.talk.pump(self.now, &mut self.out, self.rests, &mut wants);
+        wants
+    }
+
+    /// The node answers, and so much time passes; what is asked then.
+    fn hear(&mut self, number: u64, reply: Reply) -> Vec<Want> {
+        self.talk.hear(number, reply, &mut self.cursors);
+        self.pump()
+    }
+
+    fn later(&mut self, by: Duration) -> Vec<Want> {
+        self.now = self.now + by;
+        self.pump()
+    }
+
+    fn told(&mut self) -> String {
+        String::from_utf8(std::mem::take(&mut self.out).to_vec()).unwrap()
+    }
+}
+
+fn done(answer: &Answer) -> Reply {
+    let outcome = Outcome::Executed { answer: answer.encode(), duplicate: false };
+    Reply::Done { position: Position::new(Index(9), Term(1)), outcome }
+}
+
+fn answered(answer: &Answer) -> Reply {
+    Reply::Answer { applied: Index(9), answer: answer.encode() }
+}
+
+type Asked = (u64, Option<(u64, u64, u64)>);
+
+/// What is asked: numbers, and for what does something its session, number there, and the lowest waited for.
+fn asked(wants: &[Want]) -> Vec<Asked> {
+    let one = |want: &Want| match want {
+        Want::Session => panic!("no session is wanted"),
+        Want::Answer(number, Request::Propose { op }) => match Op::decode(op.clone()).unwrap() {
+            Op::Execute { session, seq, lowest, .. } => (*number, Some((session.0, seq, lowest))),
+            other => panic!("{other:?}"),
+        },
+        Want::Answer(number, _) => (*number, None),
+    };
+    wants.iter().map(one).collect()
+}
+
+#[test]
+fn a_session_is_wanted_with_the_first_command_that_does_something() {
+    let mut client = Client::new();
+    assert_eq!(asked(&client.say("GET k\r\n")), [(0, None)]);
+    assert_eq!(client.say("SET k v\r\n").len(), 0, "it waits for what asks");
+    let wants = client.hear(0, answered(&Answer::Value(None)));
+    assert!(matches!(wants[..], [Want::Session]));
+    assert_eq!(client.say("SET k w\r\n").len(), 0);
+    client.talk.opened(client.now, Ok(SessionId(5)));
+    assert_eq!(asked(&client.pump()), [(1, Some((5, 1, 1))), (2, Some((5, 2, 1)))]);
+    assert_eq!(client.told(), "$-1\r\n");
+}
+
+#[test]
+fn answers_wait_for_those_before_them_and_questions_for_what_does_something() {
+    let mut client = Client::in_session(5);
+    let wants = client.say("SET a 1\r\nSET b 2\r\nPING\r\nGET a\r\nGET b\r\nSET a 3\r\n");
+    assert_eq!(asked(&wants), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1)))]);
+    assert_eq!(client.hear(1, done(&Answer::Done)).len(), 0);
+    assert_eq!(client.told(), "");
+    assert_eq!(asked(&client.hear(0, done(&Answer::Done))), [(3, None), (4, None)]);
+    assert_eq!(client.told(), "+OK\r\n+OK\r\n+PONG\r\n");
+    assert_eq!(client.hear(4, answered(&Answer::Value(None))).len(), 0);
+    assert_eq!(asked(&client.hear(3, answered(&Answer::Value(None)))), [(5, Some((5, 3, 3)))]);
+    assert_eq!(client.told(), "$-1\r\n$-1\r\n");
+}
+
+#[test]
+fn what_was_lost_is_asked_again_under_its_number_when_all_is_back() {
+    let mut client = Client::in_session(5);
+    client.say("INCR n\r\nINCR n\r\n");
+    assert_eq!(client.hear(0, Reply::Unknown).len(), 0);
+    assert_eq!(client.say("INCR n\r\n").len(), 0, "nothing overtakes what may be asked again");
+    assert_eq!(client.hear(1, Reply::Refused(Refusal::Busy)).len(), 0);
+    assert!(client.talk.deadline() > client.now, "in a moment");
+    let again = client.later(AGAIN);
+    assert_eq!(asked(&again), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1)))]);
+    for number in 0..3 {
+        client.hear(number, done(&Answer::Number(number as i64 + 1)));
+    }
+    assert_eq!(client.told(), ":1\r\n:2\r\n:3\r\n");
+    assert_eq!(client.talk.deadline(), Time::NEVER);
+}
+
+#[test]
+fn what_was_overtaken_is_not_asked_again() {
+    let mut client = Client::in_session(5);
+    client.say("SET k a\r\nSET k b\r\nSET k c\r\nSET k d\r\n");
+    client.hear(0, Reply::Unknown);
+    client.hear(1, Reply::Refused(Refusal::Busy));
+    client.hear(2, done(&Answer::Done));
+    client.hear(3, Reply::Unknown);
+    assert_eq!(asked(&client.later(AGAIN)), [(3, Some((5, 4, 4)))]);
+    client.hear(3, done(&Answer::Done));
+    let busy = "-BUSY more is under way than may be; nothing was applied";
+    assert_eq!(client.told(), format!("-TIMEOUT outcome unknown\r\n{busy}\r\n+OK\r\n+OK\r\n"));
+}
+
+#[test]
+fn patience_ends_in_what_is_known() {
+    for (first, told) in [
+        (Reply::Unknown, "-TIMEOUT outcome unknown\r\n"),
+        (Reply::Refused(Refusal::Stopping), "-CLUSTERDOWN the node is stopping\r\n"),
+    ] {
+        let mut client = Client::in_session(5);
+        client.say("SET k v\r\n");
+        client.hear(0, first);
+        for _ in 0..3 {
+            assert_eq!(asked(&client.later(PATIENCE / 4)), [(0, Some((5, 1, 1)))]);
+            client.hear(0, Reply::Refused(Refusal::Stopping));
+        }
+        assert_eq!(client.later(PATIENCE).len(), 0);
+        assert_eq!(client.told(), told);
+    }
+    let mut client = Client::in_session(5);
+    client.say("SET k v\r\nGET k\r\n");
+    assert_eq!(asked(&client.hear(0, Reply::Refused(Refusal::NoLeader))), [(1, None)]);
+    client.hear(1, Reply::Refused(Refusal::NoLeader));
+    assert_eq!(client.told(), "-CLUSTERDOWN No Raft leader\r\n-CLUSTERDOWN No Raft leader\r\n");
+}
+
+#[test]
+fn a_session_that_lapsed_is_followed_by_another_for_what_cannot_have_happened() {
+    let lapsed = || Reply::Done { position: Position::new(Index(9), Term(1)), outcome: Outcome::Lapsed };
+    let mut client = Client::in_session(5);
+    client.say("SET a 1\r\nSET b 2\r\n");
+    client.hear(0, Reply::Unknown);
+    client.hear(1, Reply::Refused(Refusal::Busy));
+    client.later(AGAIN);
+    client.hear(0, lapsed());
+    client.hear(1, lapsed());
+    assert!(matches!(client.later(AGAIN)[..], [Want::Session]));
+    assert_eq!(client.told(), "-TIMEOUT outcome unknown\r\n", "the first may have been applied");
+    client.talk.opened(client.now, Ok(SessionId(6)));
+    assert_eq!(asked(&client.pump()), [(1, Some((6, 1, 1)))]);
+    client.hear(1, done(&Answer::Done));
+    assert_eq!(client.told(), "+OK\r\n");
+}
+
+#[test]
+fn a_session_that_cannot_be_opened_has_applied_nothing() {
+    let mut client = Client::new();
+    assert!(matches!(client.say("SET a 1\r\n")[..], [Want::Session]));
+    client.talk.opened(client.now, Err(Some(Refusal::Busy)));
+    assert!(matches!(client.later(AGAIN)[..], [Want::Session]));
+    client.talk.opened(client.now, Err(Some(Refusal::NoLeader)));
+    assert_eq!(client.later(AGAIN).len(), 0);
+    assert_eq!(client.told(), "-CLUSTERDOWN No Raft leader\r\n");
+}
+
+#[test]
+fn who_does_not_read_asks_nothing_and_what_waits_is_bounded() {
+    let mut client = Client::in_session(5);
+    client.rests = true;
+    assert_eq!(client.say(&"GET k\r\n".repeat(COMMANDS_MAX)).len(), 0);
+    assert!(client.talk.is_full());
+    client.rests = false;
+    assert_eq!(client.pump().len(), READS_MAX, "each may be answered at length");
+    let mut client = Client::in_session(5);
+    let large = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}\r\n", "x".repeat(1_000_000));
+    assert_eq!(client.say(&large.repeat(4)).len(), 4);
+    assert!(!client.talk.is_full());
+    client.say(&large);
+    assert!(client.talk.is_full());
+}
+
+#[test]
+fn a_transaction_that_is_too_large_is_not_kept() {
+    let mut client = Client::in_session(5);
+    let large = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}\r\n", "x".repeat(1_000_000));
+    client.say(&format!("MULTI\r\n{}", large.repeat(9)));
+    assert!(client.talk.block.as_ref().is_some_and(|block| block.spoiled && block.commands.is_empty()));
+    client.told();
+    assert_eq!(client.say("EXEC\r\n").len(), 0);
+    assert_eq!(client.told(), "-EXECABORT Transaction discarded because of previous errors.\r\n");
+}
+
+#[test]
+fn a_reply_is_in_the_version_that_was_agreed_when_it_was_asked_for() {
+    let mut client = Client::in_session(5);
+    client.say("GET a\r\nHELLO 3\r\nGET b\r\n");
+    client.hear(0, answered(&Answer::Value(None)));
+    client.hear(2, answered(&Answer::Value(None)));
+    let told = client.told();
+    assert!(told.starts_with("$-1\r\n%7\r\n") && told.ends_with("_\r\n"), "{told}");
+}

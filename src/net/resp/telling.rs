@@ -1,0 +1,85 @@
+//! What is made of the machine's answers, and of refusals.
+
+use super::glob;
+use crate::api::Refusal;
+use crate::machine::words::{Answer, Left};
+use crate::wire::resp::Writer;
+use bytes::Bytes;
+
+/// What is made of an answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Shape {
+    /// What it says.
+    Plain,
+    /// Milliseconds as seconds, rounded.
+    Seconds,
+    /// A count of keys as the kind of the one that was asked for.
+    Kind,
+    /// Keys of which those are told that match, if there is a pattern, and where to go on.
+    Scan(Option<Bytes>),
+}
+
+/// Fate unknown.
+pub const UNKNOWN: &str = "TIMEOUT outcome unknown";
+/// Known not applied.
+pub const NO_LEADER: &str = "CLUSTERDOWN No Raft leader";
+
+/// Says an answer. What is left of a scan is given to `cursor`, which names it.
+pub fn tell(out: &mut Writer<'_>, shape: &Shape, answer: &Answer, cursor: &mut dyn FnMut(Bytes) -> u64) {
+    match (shape, answer) {
+        (Shape::Seconds, Answer::Left(Left::Ms(ms))) => out.integer((ms.saturating_add(500) / 1000) as i64),
+        (Shape::Kind, Answer::Number(count)) => out.line(if *count > 0 { "string" } else { "none" }),
+        (Shape::Scan(pattern), Answer::Keys { keys, more }) => {
+            let next = keys.last().filter(|_| *more).map_or(0, |last| cursor(last.clone()));
+            let matches = |key: &&Bytes| pattern.as_ref().is_none_or(|pattern| glob::matches(pattern, key));
+            let matching: Vec<&Bytes> = keys.iter().filter(matches).collect();
+            out.array(2);
+            out.bulk(next.to_string().as_bytes());
+            out.array(matching.len());
+            matching.iter().for_each(|key| out.bulk(key));
+        }
+        (_, answer) => plain(out, answer),
+    }
+}
+
+fn plain(out: &mut Writer<'_>, answer: &Answer) {
+    match answer {
+        Answer::Done => out.line("OK"),
+        Answer::Deleted { existed } => out.integer(i64::from(*existed)),
+        Answer::Number(number) => out.integer(*number),
+        Answer::Count(count) => out.integer(*count as i64),
+        Answer::Unmet => out.nil(),
+        Answer::Value(value) => out.option(value.as_deref()),
+        Answer::Values(values) => {
+            out.array(values.len());
+            values.iter().for_each(|value| out.option(value.as_deref()));
+        }
+        Answer::Left(Left::Absent) => out.integer(-2),
+        Answer::Left(Left::Endless) => out.integer(-1),
+        Answer::Left(Left::Ms(ms)) => out.integer(i64::try_from(*ms).unwrap_or(i64::MAX)),
+        Answer::NotANumber => out.error("ERR value is not an integer or out of range"),
+        Answer::Overflow => out.error("ERR increment or decrement would overflow"),
+        Answer::TooLong => out.error("ERR string exceeds maximum allowed size (proto-max-bulk-len)"),
+        Answer::Omitted => out.error("ERR the answer is too long to be told; what was asked is done"),
+        Answer::Malformed => out.error("ERR the command could not be read"),
+        Answer::Kept { .. }
+        | Answer::All(_)
+        | Answer::None { .. }
+        | Answer::Pairs { .. }
+        | Answer::Each(_)
+        | Answer::Keys { .. } => {
+            out.error("ERR an answer out of turn");
+        }
+    }
+}
+
+/// Why something was turned away: nothing has happened.
+pub fn refusal(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::NoLeader | Refusal::NotLeader { .. } => NO_LEADER.into(),
+        Refusal::Stopping => "CLUSTERDOWN the node is stopping".into(),
+        Refusal::Busy => "BUSY more is under way than may be; nothing was applied".into(),
+        Refusal::NoSpace => "MISCONF no space left on the disk of the leader; nothing was applied".into(),
+        other => format!("ERR {other}"),
+    }
+}

@@ -1,0 +1,419 @@
+//! What Redis clients speak: commands as RESP2 has them, or as lines; replies as RESP2 or RESP3.
+//!
+//! A command is an array of strings: `*2`, then for each its length and its bytes. It has no depth, so nothing
+//! here calls itself; what it claims to hold (a count, a length) costs nothing before it has come, and what
+//! came is looked at once, however it was cut. Anything else is an error in Redis's own words, after which
+//! nothing more is read.
+
+use crate::limits::{ENTRY_BYTES_MAX, RESP_ARGUMENTS_MAX, RESP_COMMAND_BYTES_MAX, RESP_LINE_BYTES_MAX};
+use bytes::{BufMut, Bytes, BytesMut};
+use std::borrow::Cow;
+
+/// What may not be said, in Redis's own words. The connection is of no more use.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("Protocol error: {0}")]
+pub struct Wrong(pub Cow<'static, str>);
+
+/// As much as may be said.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// How many arguments.
+    arguments: usize,
+    /// How long one is.
+    bytes: usize,
+    /// What those are called that have not shown that they may say more.
+    who: &'static str,
+}
+
+impl Bounds {
+    /// For whoever is known.
+    pub const KNOWN: Bounds = Bounds { arguments: RESP_ARGUMENTS_MAX, bytes: ENTRY_BYTES_MAX as usize, who: "" };
+    /// For whoever still has to say a password: enough for that.
+    pub const UNKNOWN: Bounds = Bounds { arguments: 10, bytes: 16 << 10, who: "unauthenticated " };
+}
+
+/// One command: its name, and what follows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Words {
+    bytes: Bytes,
+    /// Where each lies in them.
+    places: Vec<(u32, u32)>,
+}
+
+impl Words {
+    /// How many there are, the name counted in.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there is none: never of a command that was read.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// That one, from 0; empty if there are not so many.
+    pub fn at(&self, n: usize) -> &[u8] {
+        self.places.get(n).map_or(&[], |(from, to)| &self.bytes[*from as usize..*to as usize])
+    }
+
+    /// All of them from that one on.
+    pub fn from(&self, n: usize) -> impl Iterator<Item = &[u8]> {
+        (n..self.len()).map(|n| self.at(n))
+    }
+
+    /// About how many bytes of memory it takes.
+    pub fn size(&self) -> usize {
+        self.bytes.len() + self.places.len() * size_of::<(u32, u32)>()
+    }
+
+    /// The same in memory of its own, which is no more than that: to be kept.
+    pub fn keep(&self) -> Words {
+        Words { bytes: Bytes::copy_from_slice(&self.bytes), places: self.places.clone() }
+    }
+}
+
+/// Reads commands from bytes as they come.
+///
+/// Invariants: the bytes up to `at` belong to the command being read, and were looked at; those up to
+/// `looked` hold no end of a line.
+#[derive(Clone, Debug, Default)]
+pub struct Reader {
+    at: usize,
+    looked: usize,
+    /// How many strings are still to come, if an array has begun; and how long the next is, if that is known.
+    array: Option<usize>,
+    length: Option<usize>,
+    places: Vec<(u32, u32)>,
+}
+
+impl Reader {
+    /// The next command, if all of it has come. Takes it off the front.
+    pub fn next(&mut self, input: &mut BytesMut, bounds: Bounds) -> Result<Option<Words>, Wrong> {
+        loop {
+            if self.array.is_none() {
+                match input.first() {
+                    None => return Ok(None),
+                    Some(b'*') => {}
+                    Some(_) => match self.line(input)? {
+                        None => return Ok(None),
+                        // An empty line is nothing, and so is an empty array.
+                        Some(words) if words.is_empty() => continue,
+                        Some(words) => return Ok(Some(words)),
+                    },
+                }
+                let Some((from, to)) = self.head(input, "too big mbulk count string")? else { return Ok(None) };
+                let count = number(&input[from + 1..to]).filter(|count| *count <= RESP_ARGUMENTS_MAX as i64);
+                let count = count.ok_or_else(|| wrong("invalid multibulk length"))?;
+                if count > bounds.arguments as i64 {
+                    return Err(Wrong(format!("{}multibulk length", bounds.who).into()));
+                }
+                if count <= 0 {
+                    self.take(input);
+                    continue;
+                }
+                self.array = Some(count as usize);
+            }
+            if !self.strings(input, bounds)? {
+                return Ok(None);
+            }
+            let (bytes, places) = self.take(input);
+            return Ok(Some(Words { bytes, places }));
+        }
+    }
+
+    /// Whether a command has begun and not ended.
+    pub fn is_midway(&self) -> bool {
+        self.array.is_some() || self.looked > 0
+    }
+
+    /// How many bytes of memory it holds on its own.
+    pub fn held(&self) -> usize {
+        self.places.capacity() * size_of::<(u32, u32)>()
+    }
+
+    /// Reads the strings of an array, as far as they have come; whether all have.
+    fn strings(&mut self, input: &BytesMut, bounds: Bounds) -> Result<bool, Wrong> {
+        while let Some(left) = self.array.filter(|left| *left > 0) {
+            let length = match self.length {
+                Some(length) => length,
+                None => {
+                    let Some((from, to)) = self.head(input, "too big bulk count string")? else { return Ok(false) };
+                    if input[from] != b'$' {
+                        let got = input[from].escape_ascii();
+                        return Err(Wrong(format!("expected '$', got '{got}'").into()));
+                    }
+                    let length = number(&input[from + 1..to]).filter(|n| (0..=ENTRY_BYTES_MAX as i64).contains(n));
+                    let length = length.ok_or_else(|| wrong("invalid bulk length"))? as usize;
+                    if length > bounds.bytes {
+                        return Err(Wrong(format!("{}bulk length", bounds.who).into()));
+                    }
+                    if self.at + length > RESP_COMMAND_BYTES_MAX {
+                        return Err(wrong("too big request"));
+                    }
+                    self.length = Some(length);
+                    length
+                }
+            };
+            let end = self.at + length;
+            if input.len() < end + 2 {
+                return Ok(false);
+            }
+            if input[end..end + 2] != *b"\r\n" {
+                return Err(wrong("expected CRLF"));
+            }
+            self.places.push((self.at as u32, end as u32));
+            (self.at, self.looked) = (end + 2, end + 2);
+            (self.array, self.length) = (Some(left - 1), None);
+        }
+        Ok(true)
+    }
+
+    /// The line that begins where we are, without its end, if that has come.
+    fn head(&mut self, input: &BytesMut, too_long: &'static str) -> Result<Option<(usize, usize)>, Wrong> {
+        let from = self.at;
+        let Some(end) = self.find(input) else {
+            return if input.len() - from > RESP_LINE_BYTES_MAX { Err(wrong(too_long)) } else { Ok(None) };
+        };
+        (self.at, self.looked) = (end + 1, end + 1);
+        let to = if end > from && input[end - 1] == b'\r' { end - 1 } else { end };
+        if to == from { Err(wrong("expected '$', got ' '")) } else { Ok(Some((from, to))) }
+    }
+
+    /// Where the next line feed is, looking at nothing twice.
+    fn find(&mut self, input: &BytesMut) -> Option<usize> {
+        let from = self.looked.max(self.at);
+        let found = input[from..].iter().position(|byte| *byte == b'\n');
+        self.looked = input.len();
+        found.map(|at| from + at)
+    }
+
+    /// A command that comes as a line, words between blanks; none if the line is empty.
+    fn line(&mut self, input: &mut BytesMut) -> Result<Option<Words>, Wrong> {
+        let Some(end) = self.find(input) else {
+            let long = input.len() > RESP_LINE_BYTES_MAX;
+            return if long { Err(wrong("too big inline request")) } else { Ok(None) };
+        };
+        if end > RESP_LINE_BYTES_MAX {
+            return Err(wrong("too big inline request"));
+        }
+        self.at = end + 1;
+        let (line, _) = self.take(input);
+        let line = line[..end].strip_suffix(b"\r").unwrap_or(&line[..end]);
+        split(line).ok_or_else(|| wrong("unbalanced quotes in request")).map(Some)
+    }
+
+    /// Takes off what was read, and begins anew.
+    fn take(&mut self, input: &mut BytesMut) -> (Bytes, Vec<(u32, u32)>) {
+        let bytes = input.split_to(self.at).freeze();
+        let places = std::mem::take(&mut self.places);
+        *self = Reader::default();
+        (bytes, places)
+    }
+}
+
+fn wrong(what: &'static str) -> Wrong {
+    Wrong(Cow::Borrowed(what))
+}
+
+/// The decimal number those bytes spell, if they do: a sign if it is negative, digits, nothing else.
+pub fn number(bytes: &[u8]) -> Option<i64> {
+    let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
+    if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
+
+/// The words of a line, with quotes and escapes as redis-cli has them; `None` if a quote is not closed.
+fn split(line: &[u8]) -> Option<Words> {
+    let mut out = BytesMut::with_capacity(line.len());
+    let mut places = Vec::new();
+    let mut rest = line;
+    loop {
+        rest = rest.trim_ascii_start();
+        let Some(first) = rest.first() else { return Some(Words { bytes: out.freeze(), places }) };
+        let from = out.len() as u32;
+        rest = match first {
+            b'"' => quoted(&rest[1..], &mut out)?,
+            b'\'' => single_quoted(&rest[1..], &mut out)?,
+            _ => bare(rest, &mut out)?,
+        };
+        places.push((from, out.len() as u32));
+    }
+}
+
+/// A word up to the next blank; a quote may begin in its middle and ends it.
+fn bare<'a>(mut rest: &'a [u8], out: &mut BytesMut) -> Option<&'a [u8]> {
+    while let Some((first, behind)) = rest.split_first() {
+        match first {
+            b'"' => return quoted(behind, out),
+            b'\'' => return single_quoted(behind, out),
+            blank if blank.is_ascii_whitespace() || *blank == 0 => return Some(behind),
+            byte => out.put_u8(*byte),
+        }
+        rest = behind;
+    }
+    Some(rest)
+}
+
+fn quoted<'a>(mut rest: &'a [u8], out: &mut BytesMut) -> Option<&'a [u8]> {
+    loop {
+        rest = match rest {
+            [b'\\', b'x', high, low, behind @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                let digit = |byte: u8| (byte as char).to_digit(16).unwrap_or(0) as u8;
+                out.put_u8(digit(*high) << 4 | digit(*low));
+                behind
+            }
+            [b'\\', escaped, behind @ ..] => {
+                out.put_u8(match escaped {
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'b' => 8,
+                    b'a' => 7,
+                    other => *other,
+                });
+                behind
+            }
+            [b'"', behind @ ..] => return closed(behind),
+            [byte, behind @ ..] => {
+                out.put_u8(*byte);
+                behind
+            }
+            [] => return None,
+        }
+    }
+}
+
+fn single_quoted<'a>(mut rest: &'a [u8], out: &mut BytesMut) -> Option<&'a [u8]> {
+    loop {
+        rest = match rest {
+            [b'\\', b'\'', behind @ ..] => {
+                out.put_u8(b'\'');
+                behind
+            }
+            [b'\'', behind @ ..] => return closed(behind),
+            [byte, behind @ ..] => {
+                out.put_u8(*byte);
+                behind
+            }
+            [] => return None,
+        }
+    }
+}
+
+/// Behind a closing quote comes a blank, or nothing.
+fn closed(behind: &[u8]) -> Option<&[u8]> {
+    behind.first().is_none_or(u8::is_ascii_whitespace).then_some(behind)
+}
+
+/// Which version of replies a client understands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Version {
+    /// RESP2.
+    #[default]
+    Two,
+    /// RESP3, which has maps and a nil of its own.
+    Three,
+}
+
+/// Says replies.
+#[derive(Debug)]
+pub struct Writer<'a> {
+    out: &'a mut BytesMut,
+    version: Version,
+}
+
+impl<'a> Writer<'a> {
+    /// Says them there.
+    pub fn new(out: &'a mut BytesMut, version: Version) -> Writer<'a> {
+        Writer { out, version }
+    }
+
+    /// `+OK` and the like: one line.
+    pub fn line(&mut self, text: &str) {
+        self.say(b'+', text);
+    }
+
+    /// An error: its kind in capitals, and why, in one line whatever it quotes.
+    pub fn error(&mut self, text: &str) {
+        self.say(b'-', text);
+    }
+
+    fn say(&mut self, kind: u8, text: &str) {
+        self.out.put_u8(kind);
+        let start = self.out.len();
+        self.out.put_slice(text.as_bytes());
+        for byte in &mut self.out[start..] {
+            if matches!(byte, b'\r' | b'\n') {
+                *byte = b' ';
+            }
+        }
+        self.out.put_slice(b"\r\n");
+    }
+
+    /// A number.
+    pub fn integer(&mut self, number: i64) {
+        self.head(b':', number);
+    }
+
+    /// Bytes.
+    pub fn bulk(&mut self, bytes: &[u8]) {
+        self.head(b'$', bytes.len() as i64);
+        self.out.put_slice(bytes);
+        self.out.put_slice(b"\r\n");
+    }
+
+    /// Bytes, or that there are none.
+    pub fn option(&mut self, bytes: Option<&[u8]>) {
+        match bytes {
+            Some(bytes) => self.bulk(bytes),
+            None => self.nil(),
+        }
+    }
+
+    /// Nothing.
+    pub fn nil(&mut self) {
+        self.out.put_slice(match self.version {
+            Version::Two => b"$-1\r\n",
+            Version::Three => b"_\r\n",
+        });
+    }
+
+    /// So many follow.
+    pub fn array(&mut self, count: usize) {
+        self.head(b'*', count as i64);
+    }
+
+    /// So many pairs follow.
+    pub fn map(&mut self, pairs: usize) {
+        match self.version {
+            Version::Two => self.head(b'*', 2 * pairs as i64),
+            Version::Three => self.head(b'%', pairs as i64),
+        }
+    }
+
+    /// What was said before, as it is.
+    pub fn raw(&mut self, said: &[u8]) {
+        self.out.put_slice(said);
+    }
+
+    fn head(&mut self, kind: u8, number: i64) {
+        self.out.put_u8(kind);
+        let (mut digits, mut at) = ([0; 20], 20);
+        let mut rest = number.unsigned_abs();
+        while rest > 0 || at == 20 {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        if number < 0 {
+            self.out.put_u8(b'-');
+        }
+        self.out.put_slice(&digits[at..]);
+        self.out.put_slice(b"\r\n");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! However commands are cut they are the same; whatever else comes is an error and costs what it weighs.
+
+use super::*;
+use proptest::prelude::*;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+/// What is said in those bytes, and how it ends.
+fn read(bytes: &[u8], bounds: Bounds) -> (Vec<Vec<Vec<u8>>>, Option<String>) {
+    read_in_pieces(&[bytes], bounds)
+}
+
+fn read_in_pieces(pieces: &[&[u8]], bounds: Bounds) -> (Vec<Vec<Vec<u8>>>, Option<String>) {
+    let (mut reader, mut input, mut said) = (Reader::default(), BytesMut::new(), Vec::new());
+    for piece in pieces {
+        input.extend_from_slice(piece);
+        loop {
+            match reader.next(&mut input, bounds) {
+                Ok(Some(words)) => said.push(words.from(0).map(<[u8]>::to_vec).collect()),
+                Ok(None) => break,
+                Err(wrong) => return (said, Some(wrong.to_string())),
+            }
+        }
+    }
+    (said, None)
+}
+
+fn command(words: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        out.extend_from_slice(word);
+        out.extend_from_slice(b"\r\n");
+    }
+    out
+}
+
+fn words(text: &str) -> Vec<Vec<u8>> {
+    text.split(' ').map(|word| word.as_bytes().to_vec()).collect()
+}
+
+#[test]
+fn arrays_and_lines_are_commands_and_empty_ones_are_nothing() {
+    let (said, end) = read(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\nPING\r\n\r\n*0\r\n*-1\r\n  set k  v \r\n", Bounds::KNOWN);
+    assert_eq!((said, end), (vec![words("GET k"), words("PING"), words("set k v")], None));
+}
+
+#[test]
+fn lines_have_quotes_and_escapes() {
+    let (said, end) = read(b"a \"b c\\x41\\n\\q\" 'd \\' e' \"\"\n", Bounds::KNOWN);
+    let all = [&b"a"[..], b"b cA\nq", b"d ' e", b""].map(<[u8]>::to_vec);
+    assert_eq!((said, end), (vec![all.to_vec()], None));
+    for unbalanced in ["\"a\n", "'a\n", "\"a\"b\n", "'a'b\n"] {
+        let why = read(unbalanced.as_bytes(), Bounds::KNOWN).1;
+        assert_eq!(why.as_deref(), Some("Protocol error: unbalanced quotes in request"), "{unbalanced}");
+    }
+}
+
+#[test]
+fn what_is_no_command_is_told_in_rediss_words() {
+    let long = "x".repeat(RESP_LINE_BYTES_MAX + 1);
+    for (bytes, why) in [
+        ("*x\r\n", "invalid multibulk length"),
+        ("*1048577\r\n", "invalid multibulk length"),
+        ("*99999999999999999999\r\n", "invalid multibulk length"),
+        ("*1\r\nGET\r\n", "expected '$', got 'G'"),
+        ("*1\r\n*1\r\n$1\r\na\r\n", "expected '$', got '*'"),
+        ("*1\r\n$-1\r\n", "invalid bulk length"),
+        ("*1\r\n$1048577\r\n", "invalid bulk length"),
+        ("*1\r\n$1\r\naXX", "expected CRLF"),
+        (&long, "too big inline request"),
+        (&format!("*{long}"), "too big mbulk count string"),
+        (&format!("*1\r\n${long}"), "too big bulk count string"),
+    ] {
+        let said = read(bytes.as_bytes(), Bounds::KNOWN).1;
+        assert_eq!(said, Some(format!("Protocol error: {why}")), "{:.40}", bytes);
+    }
+    let said = |bytes: &[u8]| read(bytes, Bounds::UNKNOWN).1;
+    assert_eq!(said(b"*11\r\n").as_deref(), Some("Protocol error: unauthenticated multibulk length"));
+    assert_eq!(said(b"*1\r\n$16385\r\n").as_deref(), Some("Protocol error: unauthenticated bulk length"));
+    assert_eq!(said(b"*10\r\n$16384\r\n"), None);
+}
+
+#[test]
+fn what_is_claimed_costs_nothing_before_it_comes() {
+    let (mut reader, mut input) = (Reader::default(), BytesMut::new());
+    input.extend_from_slice(b"*1048576\r\n$1048576\r\n");
+    let room = input.capacity();
+    assert_eq!(reader.next(&mut input, Bounds::KNOWN), Ok(None));
+    assert!(reader.is_midway());
+    assert_eq!((reader.held(), input.capacity()), (0, room));
+    // Four strings of the largest size are more than a command may be.
+    let mut bytes = b"*9\r\n".to_vec();
+    for _ in 0..4 {
+        bytes.extend_from_slice(b"$1048576\r\n");
+        bytes.resize(bytes.len() + (1 << 20), b'x');
+        bytes.extend_from_slice(b"\r\n");
+    }
+    assert_eq!(read(&bytes, Bounds::KNOWN).1.as_deref(), Some("Protocol error: too big request"));
+}
+
+#[test]
+fn replies_are_as_redis_says_them() {
+    let said = |version, say: fn(&mut Writer<'_>)| {
+        let mut out = BytesMut::new();
+        say(&mut Writer::new(&mut out, version));
+        String::from_utf8(out.to_vec()).unwrap()
+    };
+    let all = |out: &mut Writer<'_>| {
+        out.line("OK");
+        out.error("ERR a\r\nb");
+        out.integer(i64::MIN);
+        out.integer(0);
+        out.bulk(b"x\r\n");
+        out.array(2);
+        out.map(1);
+        out.nil();
+    };
+    let both = "+OK\r\n-ERR a  b\r\n:-9223372036854775808\r\n:0\r\n$3\r\nx\r\n\r\n*2\r\n";
+    assert_eq!(said(Version::Two, all), format!("{both}*2\r\n$-1\r\n"));
+    assert_eq!(said(Version::Three, all), format!("{both}%1\r\n_\r\n"));
+}
+
+/// Real traffic, to be spoiled.
+fn traffic() -> Vec<u8> {
+    let mut out = Vec::new();
+    for text in ["SET key:000000001 xxx", "GET k", "MSET a 1 b 2 c 3", "INCR n", "HELLO 3 AUTH u p"] {
+        out.extend_from_slice(&command(&words(text)));
+    }
+    out.extend_from_slice(b"PING\r\nset \"a b\" 'c'\r\n*0\r\n");
+    out
+}
+
+#[test]
+fn a_million_spoiled_requests_are_read_or_refused_and_hold_what_they_weigh() {
+    let (real, mut rng) = (traffic(), SmallRng::seed_from_u64(0x7265_7370));
+    let (mut read, mut refused) = (0u32, 0u32);
+    for _ in 0..1_000_000 {
+        let mut bytes: Vec<u8> = if rng.random_range(0..4) == 0 {
+            const LIKELY: &[u8] = b"*$\r\n0123456789-\"'\\x abc\0\xff";
+            (0..rng.random_range(0..40)).map(|_| LIKELY[rng.random_range(0..LIKELY.len())]).collect()
+        } else {
+            let from = rng.random_range(0..real.len() / 2);
+            real[from..rng.random_range(from..real.len())].to_vec()
+        };
+        for _ in 0..rng.random_range(0..3) {
+            if !bytes.is_empty() {
+                let at = rng.random_range(0..bytes.len());
+                bytes[at] = rng.random();
+            }
+        }
+        let (mut reader, mut input) = (Reader::default(), BytesMut::from(&bytes[..]));
+        loop {
+            match reader.next(&mut input, Bounds::KNOWN) {
+                Ok(Some(words)) => {
+                    read += 1;
+                    assert!(!words.is_empty() && words.size() <= 10 * bytes.len(), "{bytes:?}");
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    refused += 1;
+                    break;
+                }
+            }
+        }
+        assert!(reader.held() <= 64 + 4 * bytes.len() && input.len() <= bytes.len(), "{bytes:?}");
+    }
+    assert!(read > 100_000 && refused > 100_000, "read {read}, refused {refused}: too much alike");
+}
+
+proptest! {
+    #[test]
+    fn commands_come_back_as_they_were_however_they_are_cut(
+        all in prop::collection::vec(prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 1..5), 0..6),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
+    ) {
+        let bytes: Vec<u8> = all.iter().flat_map(|words| command(words)).collect();
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+        cuts.extend([0, bytes.len()]);
+        cuts.sort_unstable();
+        let pieces: Vec<&[u8]> = cuts.windows(2).map(|two| &bytes[two[0]..two[1]]).collect();
+        prop_assert_eq!(read_in_pieces(&pieces, Bounds::KNOWN), (all, None));
+    }
+
+    #[test]
+    fn anything_at_all_means_the_same_however_it_is_cut(
+        bytes in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..60),
+            prop::collection::vec(prop::sample::select(b"*$\r\n012 a\"'\\x".to_vec()), 0..60),
+        ],
+    ) {
+        let ones: Vec<&[u8]> = bytes.chunks(1).collect();
+        prop_assert_eq!(read_in_pieces(&ones, Bounds::KNOWN), read(&bytes, Bounds::KNOWN));
+    }
+}

@@ -1,0 +1,624 @@
+//! The Redis door, spoken to over real sockets: what each command answers, in which order, and what becomes of
+//! commands when nodes die.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use support::{Cluster, PATIENCE, ports, run, until};
+
+/// A reply, as a client reads it.
+#[derive(Clone, PartialEq, Debug)]
+enum Value {
+    Line(String),
+    Error(String),
+    Number(i64),
+    Bulk(String),
+    Nil,
+    Many(Vec<Value>),
+    Map(Vec<Value>),
+}
+
+use Value::{Bulk, Error, Line, Many, Map, Nil, Number};
+
+fn bulk(text: &str) -> Value {
+    Bulk(text.to_owned())
+}
+
+fn ok() -> Value {
+    Line("OK".to_owned())
+}
+
+/// One connection.
+struct Redis {
+    stream: BufReader<TcpStream>,
+}
+
+impl Redis {
+    fn dial(address: &str) -> Redis {
+        Redis::try_dial(address).unwrap()
+    }
+
+    fn try_dial(address: &str) -> std::io::Result<Redis> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Redis { stream: BufReader::new(stream) })
+    }
+
+    fn send(&mut self, words: &[&str]) {
+        self.try_send(words).unwrap();
+    }
+
+    fn try_send(&mut self, words: &[&str]) -> std::io::Result<()> {
+        self.raw(&encoded(words))
+    }
+
+    fn raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
+    fn read(&mut self) -> Value {
+        self.try_read().unwrap()
+    }
+
+    fn try_read(&mut self) -> std::io::Result<Value> {
+        let mut line = String::new();
+        if self.stream.read_line(&mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let line = line.strip_suffix("\r\n").expect("a line has an end");
+        let (kind, rest) = line.split_at(1);
+        let count = || rest.parse::<i64>().unwrap();
+        Ok(match kind {
+            "+" => Line(rest.to_owned()),
+            "-" => Error(rest.to_owned()),
+            ":" => Number(count()),
+            "_" => Nil,
+            "$" if count() < 0 => Nil,
+            "$" => {
+                let mut bytes = vec![0; count() as usize + 2];
+                self.stream.read_exact(&mut bytes)?;
+                assert_eq!(bytes.split_off(bytes.len() - 2), b"\r\n");
+                Bulk(String::from_utf8_lossy(&bytes).into_owned())
+            }
+            "*" => Many((0..count()).map(|_| self.try_read()).collect::<Result<_, _>>()?),
+            "%" => Map((0..2 * count()).map(|_| self.try_read()).collect::<Result<_, _>>()?),
+            other => panic!("{other:?} begins no reply"),
+        })
+    }
+
+    /// Asks, words between blanks.
+    fn ask(&mut self, line: &str) -> Value {
+        self.send(&line.split(' ').collect::<Vec<_>>());
+        self.read()
+    }
+
+    /// Whether nothing more comes.
+    fn is_closed(&mut self) -> bool {
+        // What we said and it did not hear may make the end a reset.
+        matches!(self.stream.read(&mut [0]), Ok(0) | Err(_))
+    }
+}
+
+fn encoded(words: &[&str]) -> Vec<u8> {
+    let mut out = format!("*{}\r\n", words.len());
+    for word in words {
+        out += &format!("${}\r\n{word}\r\n", word.len());
+    }
+    out.into_bytes()
+}
+
+/// A cluster with Redis doors, and where they are.
+fn doors(nodes: u16, words: &[&str]) -> (Cluster, Vec<String>) {
+    let mut cluster = Cluster::prepare(nodes);
+    let base = ports(nodes);
+    let doors: Vec<String> = (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect();
+    cluster.words.extend(words.iter().map(|word| (*word).to_owned()));
+    cluster.doors.clone_from(&doors);
+    (0..nodes.into()).for_each(|n| cluster.spawn(n));
+    cluster.leader();
+    (cluster, doors)
+}
+
+#[test]
+fn every_command_answers_as_rediss_does() {
+    let (cluster, doors) = doors(1, &[]);
+    let mut redis = Redis::dial(&doors[0]);
+    let error = |text: &str| Error(text.to_owned());
+    let many = |all: &[&str]| Many(all.iter().map(|text| bulk(text)).collect());
+    for (command, reply) in [
+        ("PING", Line("PONG".into())),
+        ("ping hello", bulk("hello")),
+        ("ECHO hello", bulk("hello")),
+        ("SELECT 0", ok()),
+        ("SELECT 1", error("ERR DB index is out of range")),
+        ("GET k", Nil),
+        ("SET k v", ok()),
+        ("GET k", bulk("v")),
+        ("SET k w NX", Nil),
+        ("SET k w XX GET", bulk("v")),
+        ("SET other w XX", Nil),
+        ("SET k v NX XX", error("ERR syntax error")),
+        ("SET k v EX 0", error("ERR invalid expire time in 'set' command")),
+        ("SET k v EX x", error("ERR value is not an integer or out of range")),
+        ("SET k v EX 10 PX 10", error("ERR syntax error")),
+        ("STRLEN k", Number(1)),
+        ("APPEND k xyz", Number(4)),
+        ("GET k", bulk("wxyz")),
+        ("TYPE k", Line("string".into())),
+        ("TYPE none", Line("none".into())),
+        ("INCR k", error("ERR value is not an integer or out of range")),
+        ("INCR n", Number(1)),
+        ("INCRBY n 10", Number(11)),
+        ("DECR n", Number(10)),
+        ("DECRBY n 20", Number(-10)),
+        ("INCRBY n x", error("ERR value is not an integer or out of range")),
+        ("SET n 9223372036854775807", ok()),
+        ("INCR n", error("ERR increment or decrement would overflow")),
+        ("DECRBY n -9223372036854775808", error("ERR decrement would overflow")),
+        ("MSET a 1 b 2", ok()),
+        ("MSET a 1 b", error("ERR wrong number of arguments for 'mset' command")),
+        ("MGET a none b", Many(vec![bulk("1"), Nil, bulk("2")])),
+        ("EXISTS a b none a", Number(3)),
+        ("DBSIZE", Number(4)),
+        ("DEL a", Number(1)),
+        ("UNLINK a b none", Number(1)),
+        ("TTL none", Number(-2)),
+        ("TTL k", Number(-1)),
+        ("EXPIRE k 100", Number(1)),
+        ("TTL k", Number(100)),
+        ("EXPIRE k 50 GT", Number(0)),
+        ("EXPIRE k 50 NX GT", error("ERR NX and XX, GT or LT options at the same time are not compatible")),
+        ("EXPIRE k 50 GT LT", error("ERR GT and LT options at the same time are not compatible")),
+        ("EXPIRE k 50 what", error("ERR Unsupported option what")),
+        ("EXPIRE k 9223372036854775807", error("ERR invalid expire time in 'expire' command")),
+        ("SET k v KEEPTTL", ok()),
+        ("TTL k", Number(100)),
+        ("PERSIST k", Number(1)),
+        ("PTTL k", Number(-1)),
+        ("PEXPIRE k -1", Number(1)),
+        ("EXISTS k", Number(0)),
+        ("SET k v EXAT 1", ok()),
+        ("EXISTS k", Number(0)),
+        ("SET k v", ok()),
+        ("EXPIREAT k 1", Number(1)),
+        ("EXISTS k", Number(0)),
+        ("EXPIRE none 10", Number(0)),
+        ("SCAN 0", Many(vec![bulk("0"), many(&["n"])])),
+        ("SCAN 0 MATCH m*", Many(vec![bulk("0"), many(&[])])),
+        ("SCAN 0 COUNT 0", error("ERR syntax error")),
+        ("SCAN 77", error("ERR invalid cursor")),
+        ("SCAN x", error("ERR invalid cursor")),
+        ("CONFIG GET save", many(&["save", ""])),
+        ("CONFIG GET appendonly", many(&["appendonly", "yes"])),
+        ("CONFIG GET maxmemory", many(&[])),
+        ("CONFIG SET save x", error("ERR unknown subcommand 'SET'")),
+        ("CLIENT SETINFO LIB-NAME x", ok()),
+        ("CLIENT GETNAME", Nil),
+        ("CLIENT SETNAME me", ok()),
+        ("CLIENT GETNAME", bulk("me")),
+        ("CLIENT LIST", error("ERR unknown subcommand 'LIST'")),
+        ("COMMAND DOCS", many(&[])),
+        ("CLUSTER KEYSLOT foo", Number(12182)),
+        ("CLUSTER RESET", error("ERR unknown subcommand 'RESET'")),
+        ("READONLY", ok()),
+        ("READWRITE", ok()),
+        ("ASKING", ok()),
+        ("WATCH k", error("ERR WATCH is not supported")),
+        ("EXEC", error("ERR EXEC without MULTI")),
+        ("DISCARD", error("ERR DISCARD without MULTI")),
+        ("FLUSHALL", error("ERR unknown command 'FLUSHALL'")),
+        ("GET", error("ERR wrong number of arguments for 'get' command")),
+        (
+            "AUTH x",
+            error(
+                "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
+            ),
+        ),
+        ("HELLO 4", error("NOPROTO unsupported protocol version")),
+        ("HELLO x", error("ERR Protocol version is not an integer or out of range")),
+        ("QUIT", ok()),
+    ] {
+        assert_eq!(redis.ask(command), reply, "{command}\n{}", cluster.logs());
+    }
+    assert!(redis.is_closed());
+}
+
+#[test]
+fn who_asks_about_the_node_is_told() {
+    let (cluster, doors) = doors(1, &[]);
+    let mut redis = Redis::dial(&doors[0]);
+    redis.ask("SET k v");
+    let Bulk(info) = redis.ask("INFO") else { panic!("INFO is text") };
+    for line in
+        ["redis_mode:standalone", "loading:0", "connected_clients:", "db0:keys=1", "leader_id:1", "num_sessions:1"]
+    {
+        assert!(info.contains(line), "{line} in {info}");
+    }
+    let Bulk(raft) = redis.ask("INFO raft") else { panic!("INFO is text") };
+    assert!(raft.starts_with("# Raft\r\nnode_id:1\r\nrole:leader\r\n"), "{raft}");
+    let Number(count) = redis.ask("COMMAND COUNT") else { panic!("a count") };
+    let Many(table) = redis.ask("COMMAND") else { panic!("a table") };
+    assert_eq!(table.len() as i64, count);
+    let flags = Many(["readonly", "fast"].map(|flag| Line(flag.into())).into());
+    assert!(table.contains(&Many(vec![bulk("get"), Number(2), flags, Number(1), Number(1), Number(1)])));
+    let port = doors[0].rsplit_once(':').unwrap().1.parse().unwrap();
+    let id = redis.ask("CLUSTER MYID");
+    let place = Many(vec![bulk("127.0.0.1"), Number(port), id]);
+    assert_eq!(redis.ask("CLUSTER SLOTS"), Many(vec![Many(vec![Number(0), Number(16383), place])]));
+    let Map(hello) = redis.ask("HELLO 3") else { panic!("RESP3 has maps") };
+    assert_eq!(hello.len(), 14);
+    assert_eq!(hello[4..6], [bulk("proto"), Number(3)]);
+    assert_eq!(redis.ask("GET none"), Nil);
+    assert_eq!(redis.ask("CONFIG GET save"), Map(vec![bulk("save"), bulk("")]));
+    drop(redis);
+    // Its session goes with it.
+    until("the session is closed", || (cluster.status(0)?.sessions == 0).then_some(()), || cluster.logs());
+}
+
+#[test]
+fn answers_leave_in_the_order_of_commands_and_each_sees_those_before_it() {
+    let (_cluster, doors) = doors(3, &[]);
+    for door in &doors {
+        let mut redis = Redis::dial(door);
+        let mut all = Vec::new();
+        for n in 0..300 {
+            all.extend(encoded(&["SET", "k", &n.to_string()]));
+            all.extend(encoded(&["GET", "k"]));
+            all.extend(encoded(&["PING", &n.to_string()]));
+            all.extend_from_slice(format!("INCRBY sum {n}\r\n").as_bytes());
+            all.extend(encoded(&["NONSENSE"]));
+        }
+        all.extend(encoded(&["DEL", "sum"]));
+        redis.raw(&all).unwrap();
+        let mut sum = 0;
+        for n in 0..300 {
+            assert_eq!(redis.read(), ok());
+            assert_eq!(redis.read(), bulk(&n.to_string()));
+            assert_eq!(redis.read(), bulk(&n.to_string()));
+            sum += n;
+            assert_eq!(redis.read(), Number(sum));
+            assert_eq!(redis.read(), Error("ERR unknown command 'NONSENSE'".into()));
+        }
+        assert_eq!(redis.read(), Number(1));
+    }
+}
+
+#[test]
+fn a_transaction_is_one_entry_and_goes_on_behind_what_fails() {
+    let (cluster, doors) = doors(1, &[]);
+    let mut redis = Redis::dial(&doors[0]);
+    redis.ask("SET text x");
+    let before = cluster.status(0).unwrap().last;
+    assert_eq!(redis.ask("MULTI"), ok());
+    let queued = Line("QUEUED".into());
+    for command in
+        ["SET a 1", "INCR text", "GET a", "SET a 2 EX x", "PING", "INCRBY a 5", "DEL text none", "MGET a text"]
+    {
+        assert_eq!(redis.ask(command), queued, "{command}");
+    }
+    assert_eq!(redis.ask("MULTI"), Error("ERR MULTI calls can not be nested".into()));
+    let integer = || Error("ERR value is not an integer or out of range".into());
+    let last = Many(vec![bulk("6"), Nil]);
+    let pong = Line("PONG".into());
+    let answers = vec![ok(), integer(), bulk("1"), integer(), pong, Number(6), Number(1), last];
+    assert_eq!(redis.ask("EXEC"), Many(answers));
+    assert_eq!(cluster.status(0).unwrap().last, before + 1, "all of it is one entry");
+
+    redis.ask("MULTI");
+    assert_eq!(redis.ask("NONSENSE"), Error("ERR unknown command 'NONSENSE'".into()));
+    redis.ask("SET a 9");
+    let aborted = Error("EXECABORT Transaction discarded because of previous errors.".into());
+    assert_eq!(redis.ask("EXEC"), aborted);
+    redis.ask("MULTI");
+    redis.ask("SET a 9");
+    assert_eq!(redis.ask("DISCARD"), ok());
+    assert_eq!(redis.ask("GET a"), bulk("6"));
+    redis.ask("MULTI");
+    assert_eq!(redis.ask("EXEC"), Many(vec![]));
+}
+
+#[test]
+fn nobody_asks_and_keys_end_all_the_same() {
+    let (cluster, doors) = doors(3, &[]);
+    let mut redis = Redis::dial(&doors[0]);
+    for n in 0..20 {
+        assert_eq!(redis.ask(&format!("SET k{n} v PX {}", 100 + n)), ok());
+    }
+    redis.ask("SET stays v");
+    // A local read brings no entry into the log: only the leader's own can end them.
+    for door in &doors {
+        let mut redis = Redis::dial(door);
+        redis.ask("READONLY");
+        let gone = || (redis.ask("DBSIZE") == Number(1)).then_some(());
+        until("all keys but one have ended", gone, || cluster.logs());
+    }
+    cluster.agree();
+    let said = cluster.run(&["put", "native", "v", "--ttl", "1h"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let left = cluster.run(&["ttl", "native", "-o", "json"]).json()["ttl_ms"].as_u64().unwrap();
+    assert!(left <= 3_600_000 && left > 0, "{left}");
+    assert_eq!(cluster.run(&["ttl", "stays"]).out, "none\n");
+    assert_eq!(cluster.run(&["ttl", "k0"]).code, Some(1));
+    let dump = run(support::drave(&["dump", "--tail", "60"]).arg(cluster.data(0)));
+    assert!(dump.out.contains(" tick ") && dump.out.contains("\"native\" = \"v\" for 3600000ms"), "{}", dump.out);
+}
+
+#[test]
+fn scans_go_on_where_they_were_however_keys_change() {
+    let (_cluster, doors) = doors(1, &[]);
+    let mut redis = Redis::dial(&doors[0]);
+    for n in 0..100 {
+        redis.ask(&format!("SET user:{n} v"));
+    }
+    redis.ask("SET other v");
+    let (mut cursor, mut seen) = ("0".to_owned(), BTreeSet::new());
+    loop {
+        // Another connection each time, as clients with a pool do.
+        let mut redis = Redis::dial(&doors[0]);
+        let Many(reply) = redis.ask(&format!("SCAN {cursor} MATCH user:*[0-8] COUNT 7")) else { panic!("an array") };
+        let [Bulk(next), Many(keys)] = &reply[..] else { panic!("{reply:?}") };
+        seen.extend(keys.iter().map(|key| format!("{key:?}")));
+        redis.ask(&format!("SET user:new{cursor} v"));
+        cursor.clone_from(next);
+        if cursor == "0" {
+            break;
+        }
+    }
+    let there = (0..100).filter(|n| n % 10 != 9).map(|n| format!("{:?}", bulk(&format!("user:{n}"))));
+    assert!(there.clone().all(|key| seen.contains(&key)), "{seen:?}");
+    assert!(!seen.contains(&format!("{:?}", bulk("other"))));
+}
+
+#[test]
+fn what_is_no_command_is_told_so_and_closes() {
+    let (_cluster, doors) = doors(1, &[]);
+    for (bytes, reply) in [
+        ("*x\r\n", "ERR Protocol error: invalid multibulk length"),
+        ("*1\r\n:1\r\n", "ERR Protocol error: expected '$', got ':'"),
+        ("*1\r\n$99999999\r\n", "ERR Protocol error: invalid bulk length"),
+        ("set \"a\r\n", "ERR Protocol error: unbalanced quotes in request"),
+    ] {
+        let mut redis = Redis::dial(&doors[0]);
+        redis.raw(format!("SET k v\r\n{bytes}PING\r\n").as_bytes()).unwrap();
+        assert_eq!((redis.read(), redis.read()), (ok(), Error(reply.into())));
+        assert!(redis.is_closed(), "{bytes}");
+    }
+    for intruder in ["POST / HTTP/1.1\r\nHost: x\r\n\r\nSET k evil\r\n", "Host: x\r\nSET k evil\r\n"] {
+        let mut redis = Redis::dial(&doors[0]);
+        redis.raw(intruder.as_bytes()).unwrap();
+        assert!(redis.is_closed());
+    }
+    // Whoever says its last is still answered.
+    let mut redis = Redis::dial(&doors[0]);
+    redis.raw(b"GET k\r\nSET k w\r\nGET k\r\n").unwrap();
+    redis.stream.get_ref().shutdown(Shutdown::Write).unwrap();
+    assert_eq!((redis.read(), redis.read(), redis.read()), (bulk("v"), ok(), bulk("w")));
+    assert!(redis.is_closed());
+}
+
+#[test]
+fn a_password_is_asked_for_before_anything_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "secret\n").unwrap();
+    let (_cluster, doors) = doors(1, &["--password-file", file.to_str().unwrap()]);
+    let mut redis = Redis::dial(&doors[0]);
+    let error = |text: &str| Error(text.to_owned());
+    let wrong = || error("WRONGPASS invalid username-password pair or user is disabled.");
+    assert_eq!(redis.ask("GET k"), error("NOAUTH Authentication required."));
+    assert_eq!(redis.ask("NONSENSE"), error("NOAUTH Authentication required."));
+    assert!(matches!(redis.ask("HELLO 3"), Error(text) if text.starts_with("NOAUTH HELLO must")));
+    assert_eq!(redis.ask("AUTH wrong"), wrong());
+    assert_eq!(redis.ask("AUTH nobody secret"), wrong());
+    assert_eq!(redis.ask("AUTH secret"), ok());
+    assert_eq!(redis.ask("SET k v"), ok());
+    let mut redis = Redis::dial(&doors[0]);
+    assert!(matches!(redis.ask("HELLO 3 AUTH default secret"), Map(_)));
+    assert_eq!(redis.ask("GET k"), bulk("v"));
+    let mut redis = Redis::dial(&doors[0]);
+    redis.raw(b"*11\r\n").unwrap();
+    assert_eq!(redis.read(), error("ERR Protocol error: unauthenticated multibulk length"));
+}
+
+#[test]
+fn who_does_not_read_is_not_read_from_and_loses_nothing() {
+    let (cluster, doors) = doors(1, &[]);
+    let mut redis = Redis::dial(&doors[0]);
+    let large = "x".repeat(1 << 20);
+    // An entry is a little more than the value.
+    redis.send(&["SET", "k", &large[..1_000_000]]);
+    assert_eq!(redis.read(), ok());
+    const ASKED: usize = 400;
+    let mut writer = redis.stream.get_ref().try_clone().unwrap();
+    let all: Vec<u8> = (0..ASKED).flat_map(|_| encoded(&["GET", "k"])).collect();
+    let writes = std::thread::spawn(move || writer.write_all(&all));
+    // Others are served meanwhile.
+    let mut other = Redis::dial(&doors[0]);
+    assert_eq!(other.ask("SET other v"), ok());
+    for _ in 0..ASKED {
+        let Bulk(value) = redis.read() else { panic!("a value") };
+        assert_eq!(value.len(), 1_000_000);
+    }
+    writes.join().unwrap().unwrap();
+    assert_eq!(redis.ask("STRLEN k"), Number(1_000_000));
+    drop(cluster);
+}
+
+#[test]
+fn followers_say_where_the_leader_is_when_told_to() {
+    let (cluster, doors) = doors(3, &["--resp-follower", "moved"]);
+    let leader = cluster.leader();
+    let follower = (leader + 1) % 3;
+    let native: u16 = cluster.addresses[leader].rsplit_once(':').unwrap().1.parse().unwrap();
+    let mut redis = Redis::dial(&doors[follower]);
+    let moved = |slot: u16| Error(format!("MOVED {slot} 127.0.0.1:{}", native + 100));
+    let told = || (redis.ask("SET foo v") == moved(12182)).then_some(());
+    until("a follower knows its leader", told, || cluster.logs());
+    assert_eq!(redis.ask("GET bar"), moved(5061));
+    let Many(slots) = redis.ask("CLUSTER SLOTS") else { panic!("an array") };
+    let Many(range) = &slots[0] else { panic!("an array") };
+    let Many(first) = &range[2] else { panic!("an array") };
+    assert_eq!((range.len(), &first[1]), (5, &Number(i64::from(native + 100))), "the leader comes first");
+    let mut redis_leader = Redis::dial(&doors[leader]);
+    assert_eq!(redis_leader.ask("SET foo v"), ok());
+    redis.ask("READONLY");
+    let mut held = || (redis.ask("GET foo") == bulk("v")).then_some(());
+    until("a follower answers for itself", &mut held, || cluster.logs());
+}
+
+#[test]
+fn counters_add_up_through_the_death_of_a_leader() {
+    let (mut cluster, doors) = doors(3, &[]);
+    const EACH: usize = 60;
+    let leader = cluster.leader();
+    let survivors: Vec<String> = (0..3).filter(|n| *n != leader).map(|n| doors[n].clone()).collect();
+    let count = |door: String| {
+        move || {
+            let mut redis = Redis::dial(&door);
+            let (mut done, mut unknown) = (0, 0);
+            let mut last = 0;
+            for _ in 0..EACH {
+                // Several at once, so that some are always under way.
+                (0..5).for_each(|_| redis.send(&["INCR", "n"]));
+                for _ in 0..5 {
+                    match redis.read() {
+                        Number(n) => {
+                            assert!(n > last, "{n} behind {last}: a connection's commands keep their order");
+                            (last, done) = (n, done + 1);
+                        }
+                        Error(text) if text == "TIMEOUT outcome unknown" => unknown += 1,
+                        Error(text) if text.starts_with("CLUSTERDOWN") => {}
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+            (done, unknown)
+        }
+    };
+    let counting: Vec<_> =
+        survivors.iter().cycle().take(6).map(|door| std::thread::spawn(count(door.clone()))).collect();
+    let mut redis = Redis::dial(&survivors[0]);
+    let begun = |redis: &mut Redis| match redis.ask("GET n") {
+        Bulk(n) => n.parse::<u64>().unwrap() > 100,
+        _ => false,
+    };
+    until("counting has begun", || begun(&mut redis).then_some(()), || cluster.logs());
+    cluster.kill(leader);
+    let (mut done, mut unknown) = (0, 0);
+    for thread in counting {
+        let (d, u) = thread.join().unwrap();
+        (done, unknown) = (done + d, unknown + u);
+    }
+    let Bulk(n) = redis.ask("GET n") else { panic!("it was counted") };
+    let n: i64 = n.parse().unwrap();
+    assert!((done..=done + unknown).contains(&n), "{n} is not {done} to {}", done + unknown);
+    assert!(done > 1000, "an election is a blip: {done} of {} were counted", 6 * 5 * EACH);
+}
+
+#[test]
+fn without_a_quorum_nothing_is_applied_and_that_is_said() {
+    let (mut cluster, doors) = doors(3, &[]);
+    let leader = cluster.leader();
+    let other = (leader + 1) % 3;
+    let last = (leader + 2) % 3;
+    cluster.kill(leader);
+    cluster.kill(other);
+    let mut redis = Redis::dial(&doors[last]);
+    assert_eq!(redis.ask("PING"), Line("PONG".into()));
+    // What was asked of a leader that may be thought to live is parked too, sooner or later.
+    let down = Error("CLUSTERDOWN No Raft leader".into());
+    until("no leader is known", || (redis.ask("SET k v") == down).then_some(()), || cluster.logs());
+    assert_eq!(redis.ask("GET k"), down);
+    redis.ask("READONLY");
+    assert_eq!(redis.ask("GET k"), Nil);
+    cluster.spawn(leader);
+    redis.ask("READWRITE");
+    until("a leader is found", || (redis.ask("SET k v") == ok()).then_some(()), || cluster.logs());
+    assert_eq!(redis.ask("GET k"), bulk("v"));
+}
+
+#[test]
+fn the_rust_client_finds_what_it_expects() {
+    let (_cluster, doors) = doors(3, &[]);
+    for (door, protocol) in doors.iter().zip(["resp2", "resp3", "resp3"]) {
+        let client = redis::Client::open(format!("redis://{door}/?protocol={protocol}")).unwrap();
+        let mut redis = client.get_connection().unwrap();
+        let key = format!("of {door}");
+        redis::cmd("SET").arg(&key).arg(7).arg("PX").arg(60_000).exec(&mut redis).unwrap();
+        assert_eq!(redis::cmd("GET").arg(&key).query(&mut redis), Ok(Some(7)));
+        assert_eq!(redis::cmd("GET").arg("none").query(&mut redis), Ok(None::<u8>));
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("INCR").arg(&key).cmd("INCRBY").arg(&key).arg(10).cmd("TTL").arg(&key);
+        let (one, ten, left): (i64, i64, i64) = pipe.query(&mut redis).unwrap();
+        assert_eq!((one, ten), (8, 18));
+        assert!((1..=60).contains(&left), "{left}");
+        let values: Vec<Option<String>> = redis::cmd("MGET").arg(&key).arg("none").query(&mut redis).unwrap();
+        assert_eq!(values, [Some("18".to_owned()), None]);
+        let wrong = redis::cmd("INCR").arg(&key).arg("more").exec(&mut redis).unwrap_err();
+        assert!(wrong.to_string().contains("wrong number of arguments"), "{wrong}");
+    }
+}
+
+#[test]
+fn the_rust_client_of_clusters_goes_to_the_leader() {
+    // A member's door is said to be a hundred above its native port.
+    let beside = |cluster: &Cluster| -> Vec<String> {
+        let native =
+            cluster.addresses.iter().map(|address| address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap());
+        native.map(|port| format!("127.0.0.1:{}", port + 100)).collect()
+    };
+    let free = || {
+        let cluster = Cluster::prepare(3);
+        let doors = beside(&cluster);
+        doors.iter().all(|door| std::net::TcpListener::bind(door).is_ok()).then_some(cluster)
+    };
+    let mut cluster = until("ports for doors", free, String::new);
+    cluster.doors = beside(&cluster);
+    cluster.words.extend(["--resp-follower", "moved"].map(str::to_owned));
+    (0..3).for_each(|n| cluster.spawn(n));
+    let leader = cluster.leader();
+    let seeds: Vec<String> = cluster.doors.iter().map(|door| format!("redis://{door}")).collect();
+    let connect = || redis::cluster::ClusterClient::new(seeds.clone()).ok()?.get_connection().ok();
+    let mut redis = until("a connection", connect, || cluster.logs());
+    redis::cmd("SET").arg("k").arg(1).exec(&mut redis).unwrap();
+    assert_eq!(redis::cmd("INCR").arg("k").query(&mut redis), Ok(2));
+    cluster.kill(leader);
+    let again = || redis::cmd("SET").arg("k").arg(5).exec(&mut redis).ok();
+    until("it finds the new leader", again, || cluster.logs());
+    assert_eq!(redis::cmd("GET").arg("k").query(&mut redis), Ok(5));
+}
+
+#[test]
+fn rubbish_at_the_door_leaves_nothing_behind() {
+    use rand::rngs::SmallRng;
+    use rand::{RngExt, SeedableRng};
+    let (mut cluster, doors) = doors(1, &[]);
+    let mut honest = Redis::dial(&doors[0]);
+    assert_eq!(honest.ask("SET k v"), ok());
+    let mut rng = SmallRng::seed_from_u64(0x6472_6176);
+    let real: Vec<u8> = [&["SET", "k", "v"][..], &["GET", "k"], &["MULTI"], &["EXEC"], &["HELLO", "3"]]
+        .iter()
+        .flat_map(|words| encoded(words))
+        .collect();
+    for _ in 0..500 {
+        let mut bytes: Vec<u8> = (0..20).flat_map(|_| real.clone()).collect();
+        for _ in 0..rng.random_range(0..6) {
+            let at = rng.random_range(0..bytes.len());
+            bytes[at] = rng.random();
+        }
+        let Ok(mut redis) = Redis::try_dial(&doors[0]) else { continue };
+        let _it_may_be_closed = redis.raw(&bytes);
+        let _it_may_be_closed = redis.stream.get_ref().shutdown(Shutdown::Write);
+        let mut all = Vec::new();
+        let _it_may_be_reset = redis.stream.read_to_end(&mut all);
+    }
+    assert!(matches!(honest.ask("PING"), Line(_)));
+    cluster.expect_no_deaths();
+    let alone = || (cluster.status(0)?.sessions == 1).then_some(());
+    until("the sessions of those who left are closed", alone, || cluster.logs());
+    let Bulk(info) = honest.ask("INFO clients") else { panic!("INFO is text") };
+    assert!(info.contains("connected_clients:1\r\n"), "{info}");
+}
