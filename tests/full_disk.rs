@@ -181,7 +181,7 @@ fn a_benchmark_that_fills_the_disks_leaves_nothing_behind() {
     (0..3).for_each(|n| cluster.spawn(n));
     assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
     // Ten times what fits.
-    let words = ["bench", "put", "--clients", "2", "--inflight", "2", "--value-size", "65536", "--keys", "5000"];
+    let words = ["bench", "put", "--clients", "2", "--inflight", "2", "--value-size", "524288", "--keys", "1000"];
     let mut words = [&words[..], &["--dist", "seq", "--warmup", "0s", "--duration", "1h"]].concat();
     words.extend(["--timeout", "1s"]);
     let bench = Beside::start(cluster.directory.path(), "bench", &mut cluster.drave(&words));
