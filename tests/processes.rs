@@ -113,7 +113,8 @@ fn dump_beside_a_flood_calls_nothing_bad() {
     assert_eq!(flood.end().code, Some(0), "{}", cluster.logs());
 }
 
-/// Where nodes are is what `--peers` says now, whatever it said when they were founded.
+/// Where nodes are is what `--peers` says now, whatever it said when they were founded. hashicorp/consul#457 and #1580:
+/// all addresses changed, and there was no quorum for ever.
 #[test]
 fn a_cluster_that_moved_is_found_where_it_is() {
     let mut cluster = Cluster::start(3);

@@ -1,5 +1,5 @@
-//! Bugs of other systems that concern snapshots, compaction and full disks: which test of ours would see
-//! each, and those tests that stand nowhere else. The table is held against the code.
+//! Bugs of other systems that concern snapshots, compaction, full disks, changes of members, and partitions: which
+//! test of ours would see each, and those tests that stand nowhere else. The table is held against the code.
 
 use bytes::Bytes;
 use drave::codec;
@@ -61,6 +61,33 @@ const COVERED: &[(&str, &str, &str)] = &[
     ("nats-server#7556", "tests/snapshots/damage.rs", "a_flipped_bit_is_always_noticed"),
     ("nats-server#7556", "tests/regressions.rs", "a_damaged_snapshot_is_never_an_empty_state"),
     ("arcadedb#5345", "tests/regressions.rs", "a_snapshot_is_due_by_bytes_and_by_age_not_by_count"),
+    // Members that come and go.
+    ("etcd#7625", "tests/core/members.rs", "a_joint_configuration_needs_both_majorities"),
+    ("Ongaro 2015", "tests/core/members.rs", "no_change_before_the_leaders_own_first_entry_is_committed"),
+    ("redpanda#17675", "tests/core/members.rs", "one_change_at_a_time"),
+    ("openraft#1808", "tests/core/members.rs", "a_snapshot_brings_its_own_configuration"),
+    ("canonical/raft#250", "tests/core/members.rs", "a_configuration_rolls_back_with_the_log"),
+    ("canonical/raft#250", "tests/core/faults.rs", "a_configuration_rolls_back_to_the_one_that_a_snapshot_holds"),
+    ("cowsql#150", "tests/core/faults.rs", "a_vote_does_not_depend_on_who_the_voter_thinks_is_a_member"),
+    ("raft-rs#192", "tests/core/members.rs", "a_change_whose_new_voters_do_not_answer_is_taken_back"),
+    ("Redis-Raft", "tests/core/faults.rs", "a_leader_on_an_island_changes_nothing_alone"),
+    ("logcabin#56", "tests/core/members.rs", "who_was_away_when_it_was_removed_disturbs_nobody"),
+    ("openraft#2091", "tests/core/members.rs", "two_of_which_one_is_removed_never_end_without_a_leader"),
+    ("hashicorp/raft#524", "tests/core/members.rs", "who_is_removed_knows_and_is_quiet"),
+    ("eBay/HomeStore#764", "tests/core/members.rs", "a_learner_that_stays_one_never_votes_nor_leads"),
+    ("f-rustrated/EastGuard#150", "tests/core/members.rs", "what_may_stop_the_cluster_is_refused_unless_forced"),
+    ("etcd#15107", "tests/core/members.rs", "a_new_member_is_a_learner_and_then_a_voter_by_itself"),
+    ("tikv#1468", "tests/core/members.rs", "a_replacement_is_one_change_and_comes_by_itself"),
+    ("hashicorp/consul#457", "tests/processes.rs", "a_cluster_that_moved_is_found_where_it_is"),
+    ("etcd#13196", "tests/moving.rs", "who_was_removed_stays_so_whatever_the_peers_say"),
+    ("nats-server#7545", "tests/storms.rs", "nothing_is_lost_in_ten_simulated_hours_of_trouble"),
+    ("nats-server#7545", "tests/core/faults.rs", "a_leader_on_an_island_changes_nothing_alone"),
+    ("qdrant", "tests/core/members.rs", "who_has_forgotten_everything_does_not_help_to_lose_it"),
+    ("qdrant#1235", "tests/mutants.rs", "every_broken_rule_is_noticed"),
+    // Partitions, and one node in trouble.
+    ("etcd#8499", "tests/core/paper.rs", "a_node_isolated_for_an_hour_rejoins_and_the_term_does_not_move"),
+    ("Hoverbear/old-raft-rs#27", "tests/core/paper.rs", "a_node_far_away_or_deaf_causes_no_election"),
+    ("tigerbeetle#2739", "tests/core/faults.rs", "whatever_ails_one_node_the_others_go_on"),
 ];
 
 /// Told of other disks than these: their own comments say what they are for.

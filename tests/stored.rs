@@ -368,11 +368,11 @@ fn who_joined_a_cluster_begins_with_nobody() {
     let joins = |name: &str| shelf.begins(name, 4, CLUSTER, Position::ZERO, Membership::default());
     let founding = || conf(members(&[1, 2, 3], &[1, 2, 3], &[]));
     let learns = || vec![Payload::Noop, founding(), conf(members(&[1, 2, 3, 4], &[1, 2, 3], &[]))];
-    drop(joins("joined").log(1, 1, learns()));
+    drop(joins("joined").votes(1, 0).log(1, 1, learns()));
     drop(joins("new"));
     shelf.passes(&["joined"]);
     shelf.passes(&["new"]);
-    drop(joins("lost").log(1, 1, [learns(), vec![conf(Membership::default())]].concat()));
+    drop(joins("lost").votes(1, 0).log(1, 1, [learns(), vec![conf(Membership::default())]].concat()));
     shelf.breaks(&["lost"], &["configurations"], "at 4: nobody votes");
 }
 

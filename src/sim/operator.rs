@@ -18,7 +18,7 @@ use std::time::Duration;
 /// The operator's number among the clients.
 pub const OPERATOR: u64 = 0;
 
-/// How long it waits for an answer.
+/// How long it waits for an answer, if nothing else is said.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often a request is tried elsewhere.
@@ -32,6 +32,8 @@ const MENDS_EVERY: Duration = Duration::from_millis(200);
 pub struct Governance {
     /// The time between two things, on average. There is no operator if it is not said.
     pub every: Option<Duration>,
+    /// How long it waits for an answer before it does something else.
+    pub patience: Duration,
     /// How many of a hundred changes are forced. (Forced changes and lost disks together can leave a cluster that
     /// nothing mends: a world knows one of them.)
     pub forced: u32,
@@ -51,6 +53,7 @@ impl Governance {
         let forced = [0, 10, 50][rng.random_range(0..3)];
         Governance {
             every: Some(every),
+            patience: PATIENCE,
             forced: if wipes { 0 } else { forced },
             wipes: if wipes { founders.saturating_sub(1) / 2 } else { 0 },
             transfers: rng.random_range(0..3) > 0,
@@ -86,7 +89,8 @@ impl World {
         self.later(next, Happens::Governs);
         self.forgive();
         let now = self.now;
-        self.operator.pending.take_if(|pending| now - pending.since > PATIENCE);
+        let patience = self.scenario.governance.patience;
+        self.operator.pending.take_if(|pending| now - pending.since > patience);
         if self.operator.pending.is_some() || self.operator.waits > now {
             return Ok(());
         }

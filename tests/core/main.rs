@@ -1,5 +1,6 @@
-//! The algorithm on bare cores: the paper sentence by sentence, and changes of members as stories.
+//! The algorithm on bare cores: the paper sentence by sentence, changes of members as stories, and one node in trouble.
 
 mod cluster;
+mod faults;
 mod members;
 mod paper;

@@ -76,8 +76,7 @@ fn a_new_member_is_a_learner_and_then_a_voter_by_itself() {
     assert_eq!(cluster.raft(four).role(), RoleName::Follower);
 }
 
-/// Whoever is to stay a learner does, gets every entry, and has no word: f-rustrated/EastGuard's phantom voter and
-/// eBay/HomeStore#764 (a learner became leader).
+/// Whoever is to stay a learner does, gets every entry, and has no word: eBay/HomeStore#764 (a learner became leader).
 #[test]
 fn a_learner_that_stays_one_never_votes_nor_leads() {
     let (mut cluster, leader) = led(3);
@@ -109,7 +108,8 @@ fn the_copies_of_learners_do_not_count() {
 
 /// "Cluster configurations are stored and communicated using special entries […]; a server always uses the latest
 /// configuration in its log, regardless of whether the entry is committed" (§6): while the joint one is in force,
-/// majorities of both halves are needed. RedisLabs/redisraft#28 and #44.
+/// majorities of both halves are needed. RedisLabs/redisraft#28 and #44; and etcd#7625 and #5004, where a
+/// configuration counted when it was applied.
 #[test]
 fn a_joint_configuration_needs_both_majorities() {
     // All of the old but the leader are away: the new alone, and the leader, do not decide.
@@ -136,8 +136,8 @@ fn a_joint_configuration_needs_both_majorities() {
     assert!(decides(Mutants::only(Mutant::ConfigAtCommit), &new), "it counts as soon as it is in the log");
 }
 
-/// "One change at a time": the next is refused until the one before is committed (thesis §4.1; etcd#7625, redpanda
-/// #17675: two promotions at once).
+/// "One change at a time": the next is refused until the one before is committed (thesis §4.1; redpanda#17675: two
+/// promotions at once).
 #[test]
 fn one_change_at_a_time() {
     let (mut cluster, leader) = led(3);
@@ -411,7 +411,8 @@ fn a_replacement_is_one_change_and_comes_by_itself() {
     assert!(sizes.clone().all(|(new, old)| new == 3 && (old == 0 || old == 3)), "{:?}", sizes.collect::<Vec<_>>());
 }
 
-/// Dangerous requests are refused with the reason, unless forced.
+/// Dangerous requests are refused with the reason, unless forced. f-rustrated/EastGuard#150 and nexi-lab/nexus#4214:
+/// whoever was made a voter before it was there counted, and nothing was committed any more.
 #[test]
 fn what_may_stop_the_cluster_is_refused_unless_forced() {
     let (mut cluster, leader) = led(3);

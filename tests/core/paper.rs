@@ -260,7 +260,8 @@ fn a_single_node_commits_nothing_before_its_own_sync() {
 }
 
 /// "Followers […] deposed" (thesis §4.2.3, §9.6): a node that was away for an hour comes back, and
-/// neither the term nor the leader changes.
+/// neither the term nor the leader changes. etcd#8499 and #8498, tikv/raft-rs#84: pre-vote without a quorum that is
+/// checked, or that without pre-vote, is not enough. Both are always on.
 #[test]
 fn a_node_isolated_for_an_hour_rejoins_and_the_term_does_not_move() {
     let mut cluster = Cluster::new(3);
@@ -296,7 +297,7 @@ fn without_pre_vote_a_node_that_was_away_deposes_the_leader() {
 }
 
 /// The same for a node whose messages take three election timeouts, and for one that hears nobody
-/// but is heard (a one-way cut).
+/// but is heard (a one-way cut; Hoverbear/old-raft-rs#27).
 #[test]
 fn a_node_far_away_or_deaf_causes_no_election() {
     for deaf in [false, true] {

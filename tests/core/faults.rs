@@ -1,0 +1,161 @@
+//! One node of three or five is in trouble, and the others go on; and whoever is alone changes nothing.
+
+use super::cluster::{Cluster, command, id, ms};
+use drave::api::Refusal;
+use drave::consensus::message::{Ask, Envelope, Message};
+use drave::types::*;
+use std::collections::BTreeSet;
+
+/// What ails a node.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Nothing,
+    Crashed,
+    Isolated,
+    Deaf,
+    Mute,
+    SlowDisk,
+}
+
+fn befall(cluster: &mut Cluster, node: NodeId, fault: Fault) {
+    let others: Vec<NodeId> = cluster.ids().into_iter().filter(|other| *other != node).collect();
+    match fault {
+        Fault::Nothing => {}
+        Fault::Crashed => cluster.crash(node),
+        Fault::Isolated => cluster.isolate(node),
+        Fault::Deaf => cluster.cut.extend(others.into_iter().map(|other| (other, node))),
+        Fault::Mute => cluster.cut.extend(others.into_iter().map(|other| (node, other))),
+        Fault::SlowDisk => cluster.hosts.get_mut(&node).unwrap().disk_delay = ms(10_000),
+    }
+}
+
+/// How many entries are committed by the time ten thousand were offered, one each millisecond, to whoever leads.
+fn committed(nodes: u64, of_leader: bool, fault: Fault) -> u64 {
+    let mut cluster = Cluster::new(nodes);
+    let leader = cluster.elect();
+    cluster.run(ms(50));
+    let victim = cluster.ids().into_iter().find(|node| (*node == leader) == of_leader).unwrap();
+    befall(&mut cluster, victim, fault);
+    for _ in 0..10_000 {
+        let now = cluster.now;
+        if let Some(leads) = cluster.leader() {
+            // Refused or not: whoever is refused comes again.
+            let _taken_or_not = cluster.core(leads).propose(now, command("x"));
+            cluster.turn(leads);
+        }
+        cluster.run(ms(1));
+    }
+    let commits = cluster.hosts.values().filter_map(|host| host.raft.as_ref()).map(|raft| raft.log().commit().0);
+    commits.max().unwrap()
+}
+
+/// tigerbeetle#2739: the failure of a single node made everything slower by orders of magnitude, for as long as it
+/// lasted. Here it costs one election, if it was the leader, and else next to nothing: the rest commits nine tenths
+/// of what it commits when all is well.
+#[test]
+fn whatever_ails_one_node_the_others_go_on() {
+    for nodes in [3, 5] {
+        let well = committed(nodes, true, Fault::Nothing);
+        assert!(well > 9_900, "{well}");
+        for fault in [Fault::Crashed, Fault::Isolated, Fault::Deaf, Fault::Mute, Fault::SlowDisk] {
+            for of_leader in [false, true] {
+                let with = committed(nodes, of_leader, fault);
+                let least = if of_leader { well * 9 / 10 } else { well * 99 / 100 };
+                assert!(with >= least, "{nodes} nodes, {fault:?}, of the leader: {of_leader}: {with} of {well}");
+            }
+        }
+    }
+}
+
+/// Redis-Raft, as Jepsen found it ("island"), and nats-server#7545: a leader that was cut off makes itself the only
+/// voter, commits alone what it likes, and the rest elects another. Here it needs the majority that it cannot reach.
+#[test]
+fn a_leader_on_an_island_changes_nothing_alone() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.run(ms(50));
+    cluster.isolate(leader);
+    let alone = Change::Voters(BTreeSet::from([leader]));
+    cluster.force(leader, alone, true).expect("it may be asked to, even so");
+    let began = cluster.raft(leader).configured();
+    cluster.run(ms(5000));
+    assert!(cluster.raft(leader).log().commit() < began && !cluster.raft(leader).leads());
+    let rest = cluster.leader().expect("the others have a leader");
+    let position = cluster.propose(rest, "without it");
+    cluster.run(ms(50));
+    assert!(cluster.raft(rest).log().commit() >= position.index);
+    cluster.heal();
+    cluster.until("it follows", |c| c.raft(leader).log().last() == c.raft(rest).log().last());
+    assert_eq!(cluster.raft(leader).membership().voters, BTreeSet::from([id(1), id(2), id(3)]));
+}
+
+/// cowsql#150 and camunda#57386: a node judged by its own view of the members who may be voted for, and a cluster
+/// whose nodes knew different configurations never had a leader again. A vote goes by the log of who asks.
+#[test]
+fn a_vote_does_not_depend_on_who_the_voter_thinks_is_a_member() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.run(ms(50));
+    let voter = cluster.ids().into_iter().find(|node| *node != leader).unwrap();
+    cluster.isolate(voter);
+    cluster.run(ms(1000));
+    let last = Position::new(Index(cluster.raft(voter).log().last().index.0 + 5), Term(cluster.term()));
+    let (stranger, now) = (id(7), cluster.now);
+    let term = Term(cluster.term() + 1);
+    let message = Message::AskVote { last, ask: Ask::Real };
+    cluster.core(voter).receive(now, Envelope { from: stranger, to: voter, term, message });
+    cluster.turn(voter);
+    assert_eq!((cluster.raft(voter).vote(), cluster.raft(voter).term()), (Some(stranger), term));
+}
+
+/// canonical/raft#250 and sofa-jraft#1, their other half: the configuration before the one that is dropped is in no
+/// entry any more, for a snapshot has taken the place of those.
+#[test]
+fn a_configuration_rolls_back_to_the_one_that_a_snapshot_holds() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.join(4);
+    let add = |n: u64| Change::Add { id: id(n), address: format!("h{n}:1"), disk: None, prospect: Prospect::Stays };
+    cluster.run(ms(50));
+    cluster.change(leader, add(4)).unwrap();
+    cluster.until("it is settled", |c| c.raft(leader).log().commit() >= c.raft(leader).configured());
+    cluster.propose(leader, "behind it");
+    cluster.run(ms(50));
+    let settled = cluster.raft(leader).membership().clone();
+    let upto = cluster.raft(leader).log().commit();
+    cluster.core(leader).compact(upto);
+    assert!(cluster.raft(leader).configured() < cluster.raft(leader).log().base().index);
+    cluster.isolate(leader);
+    cluster.change(leader, add(5)).unwrap();
+    assert_ne!(*cluster.raft(leader).membership(), settled);
+    // Who leads next writes something else there.
+    let (term, now) = (Term(cluster.term() + 1), cluster.now);
+    let prev = cluster.raft(leader).log().at_or_below(Position::new(upto, Term(cluster.term())));
+    let entry = drave::codec::entry(Position::new(prev.index.next(), term), ClusterTime(0), Payload::Noop);
+    let message = Message::Append { prev, commit: upto, entries: vec![entry] };
+    let from = cluster.ids().into_iter().find(|node| *node != leader).unwrap();
+    cluster.core(leader).receive(now, Envelope { from, to: leader, term, message });
+    cluster.turn(leader);
+    assert_eq!(*cluster.raft(leader).membership(), settled);
+}
+
+/// Right after an election a leader has heard those who voted for it, and of all others nothing: none of those is
+/// chosen to take over, nor waited for.
+#[test]
+fn nobody_takes_over_who_has_not_spoken_in_this_term() {
+    let mut cluster = Cluster::new(5);
+    let first = cluster.elect();
+    cluster.run(ms(50));
+    let dead = cluster.ids().into_iter().find(|node| *node != first).unwrap();
+    cluster.crash(dead);
+    cluster.crash(first);
+    cluster.until("another leads", |c| c.leader().is_some());
+    let leader = cluster.leader().unwrap();
+    for gone in [dead, first] {
+        let refused = cluster.transfer(leader, Some(gone));
+        assert!(matches!(&refused, Err(Refusal::Unsound { why }) if why.contains("does not answer")), "{refused:?}");
+    }
+    let to = cluster.transfer(leader, None).expect("those who voted for it are there");
+    assert!(![dead, first, leader].contains(&to));
+    cluster.until("it leads", |c| c.raft(to).leads());
+}

@@ -1,0 +1,125 @@
+//! Members that were moved, or removed, and what is said of it: real processes.
+
+use drave::api::{RoleName, Status};
+use rustix::process::Signal;
+use support::{Cluster, until};
+
+mod support;
+
+fn good(cluster: &Cluster, words: &[&str]) -> String {
+    let said = cluster.run(&[words, &["--timeout", "20s"]].concat());
+    assert_eq!(said.code, Some(0), "{words:?}: {said:?}\n{}", cluster.logs());
+    said.out
+}
+
+fn leading(cluster: &Cluster) -> Option<Status> {
+    cluster.leader_of(0..cluster.len()).and_then(|leader| cluster.status(leader))
+}
+
+fn log_of(cluster: &Cluster, n: usize) -> String {
+    std::fs::read_to_string(cluster.data(n).with_extension("log")).unwrap()
+}
+
+/// Three nodes, of which one that did not lead was removed, and knows.
+fn with_one_removed() -> (Cluster, usize) {
+    let cluster = Cluster::start(3);
+    let gone = (cluster.leader() + 1) % 3;
+    good(&cluster, &["put", "lunch", "noodles"]);
+    // Whoever was asked may lose its place before it can say that it was done.
+    let removed = || {
+        let said = cluster.run(&["member", "remove", &(gone + 1).to_string(), "--timeout", "20s"]);
+        (said.code == Some(0) || said.err.contains("is not a member")).then_some(())
+    };
+    until("it is removed", removed, || cluster.logs());
+    let knows = || cluster.status(gone).filter(|status| status.role == RoleName::Outside && status.leader.is_none());
+    until("it knows, and waits for nobody", || knows().map(|_| ()), || cluster.logs());
+    (cluster, gone)
+}
+
+/// It answers at once, says where the members are, and the client goes on to those, though it was told of no other.
+#[test]
+fn a_client_that_asks_who_was_removed_is_answered_by_the_members() {
+    let (cluster, gone) = with_one_removed();
+    let ask =
+        |timeout| ["get", "lunch", "--endpoints", &cluster.addresses[gone], "--timeout", timeout].map(String::from);
+    let get = |timeout| {
+        let words = ask(timeout);
+        cluster.run(&words.each_ref().map(String::as_str))
+    };
+    let said = get("20s");
+    assert_eq!((said.code, said.out.trim()), (Some(0), "noodles"), "{said:?}\n{}", cluster.logs());
+    // What it would do itself, and nobody else may: it is the end of the way.
+    let others: Vec<usize> = (0..3).filter(|n| *n != gone).collect();
+    others.iter().for_each(|n| cluster.signal(*n, Signal::STOP));
+    let said = get("1s");
+    assert_eq!(said.code, Some(3), "{said:?}");
+    let removed = format!("n{} is not a member of the cluster", gone + 1);
+    assert!(said.err.contains(&removed) && said.err.contains("nothing was applied"), "{said:?}");
+    assert!(said.err.contains("drave member add"), "{said:?}");
+    others.iter().for_each(|n| cluster.signal(*n, Signal::CONT));
+}
+
+/// etcd#13196 and #13466: members that had been removed came back with a restart. Who belongs to the cluster stands in
+/// the log, and `--peers` only says where to look.
+#[test]
+fn who_was_removed_stays_so_whatever_the_peers_say() {
+    let (mut cluster, gone) = with_one_removed();
+    (0..3).for_each(|n| assert_eq!(cluster.stop(n), Some(0), "{}", cluster.logs()));
+    // All three are named as founders, as before.
+    (0..3).for_each(|n| cluster.spawn(n));
+    good(&cluster, &["put", "lunch", "soup"]);
+    let status = until("a leader", || leading(&cluster), || cluster.logs());
+    let members: Vec<u64> = status.members.iter().map(|member| member.node).collect();
+    let expected: Vec<u64> = (1..=3).filter(|id| *id != gone as u64 + 1).collect();
+    assert_eq!(members, expected, "{}", cluster.logs());
+    // It does not know that yet for good, and asks around; but whoever asks it is sent on at once.
+    let said = cluster.run(&["get", "lunch", "--endpoints", &cluster.addresses[gone], "--timeout", "20s"]);
+    assert_eq!((said.code, said.out.trim()), (Some(0), "soup"), "{said:?}\n{}", cluster.logs());
+    assert_ne!(cluster.status(gone).map(|status| status.role), Some(RoleName::Leader), "{}", cluster.logs());
+    cluster.expect_no_deaths();
+}
+
+/// One that was moved while it was stopped, and is started as ever, says what to do; doing that, it is found.
+#[test]
+fn who_was_moved_while_it_was_stopped_says_where_it_is_looked_for() {
+    let mut cluster = Cluster::prepare(4);
+    cluster.founders = 3;
+    (0..3).for_each(|n| cluster.spawn(n));
+    let moved = (cluster.leader() + 1) % 3;
+    assert_eq!(cluster.stop(moved), Some(0), "{}", cluster.logs());
+    let new = cluster.addresses[3].clone();
+    good(&cluster, &["member", "update", &format!("{}={new}", moved + 1)]);
+    cluster.spawn(moved);
+    let advice = format!("start it with --listen {new}");
+    until("it says so", || log_of(&cluster, moved).contains(&advice).then_some(()), || cluster.logs());
+    assert_eq!(cluster.stop(moved), Some(0), "{}", cluster.logs());
+    cluster.words.extend(["--listen".to_owned(), new.clone()]);
+    cluster.spawn(moved);
+    let client = drave::client::Client::connect([new.clone()]);
+    let found = || client.status(&new).ok().filter(|status| status.leader.is_some()).map(|_| ());
+    until("it follows", found, || cluster.logs());
+    assert_eq!(log_of(&cluster, moved).matches(&advice).count(), 1, "{}", cluster.logs());
+}
+
+/// What member verbs answer where nothing can be done: 1, with the reason; 2 for nonsense; 3 without a leader.
+#[test]
+fn member_verbs_say_when_nothing_was_changed() {
+    let cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    let refused = |words: &[&str], code: i32, why: &str| {
+        let said = cluster.run(words);
+        assert!(said.code == Some(code) && said.err.contains(why), "{words:?}: {said:?}\n{}", cluster.logs());
+    };
+    refused(&["member", "remove", "9"], 1, "n9 is not a member");
+    refused(&["member", "remove", "x"], 2, "a node's id is a number");
+    refused(&["member", "abort"], 1, "no change is under way");
+    refused(&["transfer", "9"], 1, "n9 is not a voter");
+    let others: Vec<usize> = (0..3).filter(|n| *n != leader).collect();
+    others.iter().for_each(|n| cluster.signal(*n, Signal::STOP));
+    let add = ["member", "add", "9=127.0.0.1:9", "--learner", "--timeout", "1s"];
+    refused(&add, 3, "nothing was applied");
+    refused(&["transfer", "--timeout", "1s"], 3, "nothing was applied");
+    others.iter().for_each(|n| cluster.signal(*n, Signal::CONT));
+    let status = until("a leader", || leading(&cluster), || cluster.logs());
+    assert_eq!(status.members.len(), 3, "nothing was changed: {status:?}");
+}
