@@ -33,7 +33,14 @@ impl Alone {
         let (journal, recovered) = Journal::open(SimDisk::new(), options, Some(&founding)).unwrap();
         let now = Time::ZERO + Duration::from_secs(1);
         let mut applier = Applier::new(Kv::new());
-        let begun = Begun { now, disk: None, applied: applier.apply(&[]), kept: None, chance: 5 };
+        let begun = Begun {
+            now,
+            disk: None,
+            applied: applier.apply(&[]),
+            kept: None,
+            chance: 5,
+            beforehand: Beforehand::default(),
+        };
         let node = crate::node::start(me, recovered, RaftOptions::default(), Options::default(), begun);
         let mut alone = Alone { node, journal, applier, now, seq: 0 };
         while !alone.node.raft().leads() {
