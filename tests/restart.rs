@@ -32,7 +32,8 @@ fn prepare(nodes: u64, entries: u64) -> Cluster {
     cluster.leader();
     let (total, keys) = (entries.to_string(), (entries / 10).clamp(100, 100_000).to_string());
     let words = ["bench", "put", "--clients", "8", "--inflight", "256", "--total", &total, "--keys", &keys];
-    let said = cluster.run(&[&words[..], &["--warmup", "0s", "--duration", "1h", "--timeout", "60s"]].concat());
+    let said =
+        cluster.run(&[&words[..], &["--warmup", "0s", "--duration", "1h", "--timeout", "60s", "--keep"]].concat());
     assert_eq!(said.code, Some(0), "{said:?}\n{}", cluster.logs());
     cluster
 }

@@ -42,8 +42,9 @@ pub struct Kv {
     frozen: Option<Frozen>,
 }
 
-/// A key, what it holds, and the hash of the pair.
+/// A key, what it holds, and the hash of the pair. Two of them fill a line of the cache, and none lies across two.
 #[derive(Clone, Debug, Default)]
+#[repr(align(32))]
 struct Slot {
     /// The key, and right behind it the value: whoever compares the one has the other in the cache. Behind
     /// that the deadline, eight bytes, if there is one: a key that lasts pays nothing for those that do not.

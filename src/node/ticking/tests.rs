@@ -5,6 +5,7 @@ use crate::apply::Applier;
 use crate::consensus::Options as RaftOptions;
 use crate::machine::Kv;
 use crate::machine::words::{Command, Deadline, Life, Presence};
+use crate::node::beforehand::Beforehand;
 use crate::node::event::{Action, Caller, Event};
 use crate::node::node::{Begun, Node};
 use crate::node::options::Options;
