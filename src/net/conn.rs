@@ -99,7 +99,10 @@ impl Conn {
     /// Whether it must not be read from: its caller has too much to read, or too much under way.
     pub fn rests(&self, options: &Options) -> bool {
         match (self.role, &self.talk) {
-            (Role::Redis(_), Some(talk)) => talk.is_full() || self.lanes.size() > options.client_bytes_mark,
+            // Who is leaving is not heard any more, and must not fill our memory until it is answered.
+            (Role::Redis(_), Some(talk)) => {
+                talk.leaving || talk.is_full() || self.lanes.size() > options.client_bytes_mark
+            }
             (Role::Client(_), _) => {
                 self.lanes.size() > options.client_bytes_mark || self.asked > options.client_requests_max
             }

@@ -124,7 +124,7 @@ pub fn tell(words: &Words, scene: &Scene, status: &Status, keys: u64) -> String 
         ("Stats", format!("total_commands_processed:{}\r\n", scene.commands)),
         ("Replication", replication(scene)),
         ("Cluster", "cluster_enabled:0\r\n".to_owned()),
-        ("Keyspace", if keys == 0 { String::new() } else { format!("db0:keys={keys},expires=0,avg_ttl=0\r\n") }),
+        ("Keyspace", if keys == 0 { String::new() } else { format!("db0:keys={keys}\r\n") }),
         ("Raft", raft(scene, status)),
     ];
     let wanted = sections.iter().filter(|(name, _)| all || asked.iter().any(|one| name.eq_ignore_ascii_case(one)));
