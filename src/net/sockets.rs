@@ -7,8 +7,8 @@ mod saying;
 use super::conn::{Conn, Filled};
 use super::dialect::{Role, Said};
 use super::disks::Disks;
-use super::door::Door;
 use super::links::{Link, Links};
+use super::listening::Listening;
 use super::options::Options;
 use super::resolver::Resolver;
 use super::stream;
@@ -87,7 +87,7 @@ pub struct Net {
     leader: Option<NodeId>,
     redis: Redis,
     disks: Disks,
-    door: Door,
+    listening: Listening,
     /// The connection on which each peer speaks to us, and which process of it does.
     speakers: BTreeMap<NodeId, (Token, u64)>,
     /// Connections to be read from.
@@ -139,7 +139,7 @@ impl Net {
             leader: None,
             redis: Redis::default(),
             disks: Disks::default(),
-            door: Door::default(),
+            listening: Listening::default(),
             speakers: BTreeMap::new(),
             unread: Vec::new(),
             touched: Vec::new(),
@@ -208,14 +208,14 @@ impl Net {
         added.into_iter().for_each(|id| self.part(now, id));
         self.link(now);
         self.look_over(now);
-        if let Some(advice) = self.door.advice(self.me.node, membership) {
+        if let Some(advice) = self.listening.advice(self.me.node, membership) {
             log::warn!(node = self.me.node.get(); "{advice}");
         }
     }
 
     /// Nobody said where to listen: if the members look for us elsewhere, that is told.
     pub fn listens_unasked(&mut self, listens: String) {
-        self.door = Door::unasked(listens);
+        self.listening = Listening::unasked(listens);
     }
 
     /// Ends the connections with who left and was added again: it says anew with which disk it comes, before

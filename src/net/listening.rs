@@ -5,17 +5,17 @@ use crate::types::{Membership, NodeId};
 /// Where a node listens because nobody said where: at its entry among the peers, or where it was reached last. It
 /// may have been moved while it was stopped.
 #[derive(Debug, Default)]
-pub struct Door {
+pub struct Listening {
     /// Nothing if somebody said where: a node may well be reached elsewhere than it listens.
     listens: Option<String>,
     /// What was advised last.
     advised: String,
 }
 
-impl Door {
+impl Listening {
     /// Where nobody said that it should.
-    pub fn unasked(listens: String) -> Door {
-        Door { listens: Some(listens), advised: String::new() }
+    pub fn unasked(listens: String) -> Listening {
+        Listening { listens: Some(listens), advised: String::new() }
     }
 
     /// A line of advice, if those members look for that node elsewhere; once for each address.
@@ -42,13 +42,13 @@ mod tests {
     fn who_was_moved_and_was_not_told_where_to_listen_is_told_so_once() {
         let me = NodeId::new(2).unwrap();
         let at = |address: &str| Membership::founding([(me, address.to_owned())]);
-        let mut door = Door::unasked("a:1".to_owned());
-        assert_eq!(door.advice(me, &at("a:1")), None);
-        assert_eq!(door.advice(me, &Membership::default()), None, "it is no member");
-        let advice = door.advice(me, &at("b:1")).unwrap();
+        let mut listening = Listening::unasked("a:1".to_owned());
+        assert_eq!(listening.advice(me, &at("a:1")), None);
+        assert_eq!(listening.advice(me, &Membership::default()), None, "it is no member");
+        let advice = listening.advice(me, &at("b:1")).unwrap();
         assert!(advice.contains("--listen b:1") && advice.ends_with("drave member update 2=a:1"), "{advice}");
-        assert_eq!(door.advice(me, &at("b:1")), None, "it was told");
-        assert!(door.advice(me, &at("c:1")).is_some(), "it was moved again");
-        assert_eq!(Door::default().advice(me, &at("b:1")), None, "somebody said where it listens");
+        assert_eq!(listening.advice(me, &at("b:1")), None, "it was told");
+        assert!(listening.advice(me, &at("c:1")).is_some(), "it was moved again");
+        assert_eq!(Listening::default().advice(me, &at("b:1")), None, "somebody said where it listens");
     }
 }
