@@ -26,3 +26,6 @@ pub mod resp;
 pub mod sockets;
 pub mod stream;
 pub mod waker;
+
+pub use options::Options;
+pub use sockets::Net;
