@@ -157,7 +157,7 @@ impl Kv {
 
     /// Looks at what up to [`EXPECTED`] keys hold, so that the processor has it when their commands' turn
     /// comes; whether there were any.
-    fn look_ahead<'a>(&self, keys: &mut dyn Iterator<Item = &'a [u8]>) -> bool {
+    fn look_ahead(&self, keys: &mut dyn Iterator<Item = &[u8]>) -> bool {
         let mut hashes = [0; EXPECTED];
         let mut count = 0;
         for (expected, key) in hashes.iter_mut().zip(keys) {
