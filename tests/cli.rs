@@ -33,6 +33,7 @@ fn expect(said: &Said, code: i32, out: &str, err: &str) {
 /// A short benchmark, and however slow the machine is, a whole one.
 const FIFTY: &[&str] = &["--total", "50", "--duration", "60s", "--warmup", "0s", "--clients", "2", "--timeout", "20s"];
 
+/// etcd#11947: a benchmark filled the quota, and whoever ran it was locked out. Ours asks before it writes so much.
 #[test]
 fn verbs_answer_yes_or_no() {
     let cluster = Cluster::start(3);

@@ -6,6 +6,7 @@ use super::demo::{self, Demo, Kill};
 use super::dump::{self, Dump};
 use super::kv::{self, Cas, Del, Get, Incr, Put, Scan, Ttl};
 use super::member::{self, Member, Transfer};
+use super::recover::{self, Recover};
 use super::serve::{self, Serve};
 use super::sim::{self, Sim};
 use super::snapshot::{self, List, Take};
@@ -46,6 +47,9 @@ pub fn describe() -> Command {
         .subcommand(Check::augment_args(
             Command::new("check").about("Decides whether data directories keep what Raft promises"),
         ))
+        .subcommand(Recover::augment_args(
+            Command::new("recover").about("Lets one node go on alone when a majority is gone for good"),
+        ))
         .subcommand(snapshots())
         .subcommand(Serve::augment_args(Command::new("serve").about("Runs one node")))
         .subcommand(Sim::augment_args(Command::new("sim").about("Runs the real node in a simulated world")))
@@ -73,6 +77,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
         Some(("transfer", matches)) => member::transfer(&Transfer::from_arg_matches(matches)?),
         Some(("diff", matches)) => diff::run(&Diff::from_arg_matches(matches)?),
         Some(("check", matches)) => check::run(&Check::from_arg_matches(matches)?),
+        Some(("recover", matches)) => recover::run(&Recover::from_arg_matches(matches)?),
         Some(("snapshot", matches)) => snapshots_run(matches),
         Some(("serve", matches)) => serve::run(Serve::from_arg_matches(matches)?, matches),
         Some(("sim", matches)) => sim::run(Sim::from_arg_matches(matches)?),

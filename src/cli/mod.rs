@@ -16,6 +16,7 @@ pub mod join;
 pub mod journal_tour;
 pub mod kv;
 pub mod member;
+pub mod recover;
 pub mod serve;
 pub mod sim;
 pub mod snapshot;

@@ -1,0 +1,56 @@
+//! `drave recover`: a majority is gone for good, and one node goes on with what it holds.
+
+use drave::api::Status;
+use support::{Cluster, run, until};
+
+mod support;
+
+fn recover(cluster: &Cluster, n: usize, words: &[&str]) -> support::Said {
+    run(support::drave(&[&["recover"], words].concat()).arg(cluster.data(n)))
+}
+
+/// sebadob/hiqlite#98: the cluster could not start when the most advanced node was gone for good.
+#[test]
+fn one_that_is_left_goes_on_alone_when_it_is_told_what_that_costs() {
+    let mut cluster = Cluster::start(3);
+    cluster.leader();
+    assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
+    let all = || (0..3).all(|n| cluster.status(n).is_some_and(|status| status.applied >= 3)).then_some(());
+    until("all have it", all, || cluster.logs());
+
+    let running = recover(&cluster, 0, &["--accept-data-loss"]);
+    assert_ne!(running.code, Some(0), "{running:?}");
+    assert!(running.err.contains("in use by another process"), "{running:?}");
+
+    (0..3).for_each(|n| cluster.kill(n));
+    [1, 2].into_iter().for_each(|n| std::fs::remove_dir_all(cluster.data(n)).unwrap());
+    let before = recover(&cluster, 0, &[]);
+    assert_eq!(before.code, Some(1), "{before:?}");
+    assert!(before.out.contains("lost for good: whatever n2, n3 acknowledged beyond"), "{before:?}");
+    assert!(before.err.contains("nothing was changed"), "{before:?}");
+
+    let done = recover(&cluster, 0, &["--accept-data-loss"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(done.out.contains("n1 alone is the cluster"), "{done:?}");
+    let again = recover(&cluster, 0, &["--accept-data-loss"]);
+    assert_eq!(again.code, Some(1), "{again:?}");
+    assert!(again.err.contains("a cluster of its own already"), "{again:?}");
+
+    cluster.spawn(0);
+    let lunch = || (cluster.run(&["get", "lunch"]).out == "noodles").then_some(());
+    until("it serves what it held", lunch, || cluster.logs());
+    assert_eq!(cluster.run(&["put", "lunch", "soup"]).code, Some(0), "{}", cluster.logs());
+    let checked = run(support::drave(&["check"]).arg(cluster.data(0)));
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+
+    // The others come anew, with empty directories, and are voters again.
+    cluster.founders = 1;
+    for n in [1, 2] {
+        cluster.spawn(n);
+        let voters = |status: &Status| status.members.iter().filter(|member| member.kind == "voter").count();
+        let rises = || cluster.status(0).filter(|status| voters(status) > n).map(|_| ());
+        until("it is a voter", rises, || cluster.logs());
+    }
+    cluster.expect_no_deaths();
+    cluster.agree();
+}
