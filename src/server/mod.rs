@@ -4,6 +4,7 @@
 //! machine. The *log* thread owns the journal: whatever gathered while it synced is its next batch.
 //! The *spare* thread makes the next segment ready; the *space* thread watches how much room there is. Each
 //! queue has one reader. One lock is shared: the log waits for a reserve that is being made, to give it up.
+//! Where there is much log to apply, one more thread reads it beforehand, and ends when that is read.
 
 pub mod boot;
 pub mod handle;
