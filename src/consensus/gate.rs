@@ -51,6 +51,7 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::super::message::Round;
+    use super::super::room::Room;
     use super::*;
     use crate::types::{Index, NodeId};
 
@@ -62,7 +63,7 @@ mod tests {
     #[test]
     fn a_disk_that_stands_still_does_not_fill_the_memory() {
         let mut gate = Gate::default();
-        let heard = |round| envelope(Message::Heard { round: Round(round), seen: Index(0), room: true });
+        let heard = |round| envelope(Message::Heard { round: Round(round), seen: Index(0), room: Room::AMPLE });
         let appended = |matched| envelope(Message::Appended { matched: Index(matched) });
         for n in 0..10_000 {
             gate.hold(WriteId(1), heard(n));

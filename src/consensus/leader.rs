@@ -163,6 +163,19 @@ impl Leader {
         }
     }
 
+    /// Whether that many bytes more fit the disk of a quorum that is heard, and ours, and leave `keep` there.
+    pub fn has_room_for(&self, me: &Replica, now: Time, more: u64, keep: u64) -> bool {
+        if me.room.is_ample() && self.progress.values().all(|progress| progress.room.is_ample()) {
+            return true;
+        }
+        let last = me.log.last().index;
+        let fits = |id: NodeId| match self.progress.get(&id) {
+            Some(progress) => self.hears(me, now, id) && progress.room.takes(&me.log, last, more, keep),
+            None => id == me.id && me.room.takes(&me.log, last, more, keep),
+        };
+        fits(me.id) && quorum::decides(me.configs.current(), fits)
+    }
+
     /// One more entry; whether there is room for it was asked before.
     pub fn propose(&mut self, me: &mut Replica, now: Time, payload: Payload) -> Position {
         me.append(now, payload)
@@ -376,7 +389,8 @@ fn stream(me: &Replica, now: Time, peer: NodeId, progress: &mut Progress, ready:
     match progress.stage {
         Stage::Probe { asked: Some(_) } | Stage::Snapshot => {}
         Stage::Probe { asked: None } => {
-            let few = log.bytes(progress.next.prev(), last) <= PROBE_BYTES;
+            let few = log.bytes(progress.next.prev(), last) <= PROBE_BYTES
+                && progress.room.takes(log, last, 0, options.reserve_bytes / 4);
             order(progress, if few { last.max(progress.next.prev()) } else { progress.next.prev() });
             progress.probes += 1;
             progress.stage = Stage::Probe { asked: Some(now) };
@@ -387,6 +401,10 @@ fn stream(me: &Replica, now: Time, peer: NodeId, progress: &mut Progress, ready:
                 && log.bytes(progress.agreed.max(log.base().index), progress.next.prev()) < options.window_bytes
             {
                 let upto = log.reach(progress.next.prev(), options.append_bytes, options.append_entries);
+                if !progress.room.takes(log, upto, 0, options.reserve_bytes / 4) {
+                    // It could only wait, and keep its log from what frees room. It says when there is some.
+                    break;
+                }
                 order(progress, upto);
                 progress.in_flight.push_back(upto);
                 progress.next = upto.next();

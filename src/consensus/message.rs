@@ -3,6 +3,7 @@
 //! Every message carries its sender's term, which was durable before it left: a receiver may act on
 //! it for ever (§5.1).
 
+use super::room::Room;
 use crate::types::{Entry, Index, NodeId, Position, Term};
 use bytes::Bytes;
 
@@ -99,8 +100,8 @@ pub enum Message {
         round: Round,
         /// How far my log agrees with yours, on disk or not: shows what was lost on the way.
         seen: Index,
-        /// Whether my disk has room: one that has none should not come to lead.
-        room: bool,
+        /// How much room my disk has.
+        room: Room,
     },
     /// All up to here is committed, and you hold it. Wants no answer.
     Committed {

@@ -29,6 +29,7 @@ pub mod reads;
 pub mod ready;
 pub mod replica;
 pub mod role;
+pub mod room;
 
 pub use options::Options;
 pub use raft::Raft;

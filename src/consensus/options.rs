@@ -29,6 +29,10 @@ pub struct Options {
     pub window_appends: usize,
     /// Bytes proposed and not yet committed. At the limit proposals are refused: busy.
     pub uncommitted_bytes: u64,
+    /// Room that is kept on each disk, in bytes. At the limit the driver refuses writes
+    /// ([`super::Raft::has_room_for`]), with half of it left also those that free room; what is let in is sent as
+    /// long as a quarter is left. What remains is for elections.
+    pub reserve_bytes: u64,
     /// Reads waiting for their round. At the limit reads are refused: busy.
     pub reads_waiting: usize,
     /// Which safety rule is broken on purpose: none, outside tests.
@@ -48,6 +52,7 @@ impl Default for Options {
             window_bytes: 8 << 20,
             window_appends: 256,
             uncommitted_bytes: 64 << 20,
+            reserve_bytes: 0,
             reads_waiting: 64 << 10,
             mutants: Mutants::NONE,
         }

@@ -1,6 +1,7 @@
 //! One follower as its leader sees it.
 
 use super::message::Round;
+use super::room::Room;
 use crate::types::{Index, Time};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -51,8 +52,8 @@ pub struct Progress {
     pub probes: u64,
     /// Whether the operator has been told that it is silent.
     pub silent: bool,
-    /// Whether its disk has room, as it said last.
-    pub room: bool,
+    /// How much room its disk has, as it said last.
+    pub room: Room,
     /// Whether it has caught up (thesis §4.2.1): it holds all that there was an election timeout ago.
     pub caught_up: bool,
     /// What it has to reach next for that, and since when.
@@ -76,7 +77,7 @@ impl Progress {
             told: Index::ZERO,
             probes: 0,
             silent: false,
-            room: true,
+            room: Room::AMPLE,
             caught_up: false,
             chase: None,
         }

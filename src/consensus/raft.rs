@@ -13,6 +13,7 @@ use super::reads::ReadId;
 use super::ready::Ready;
 use super::replica::Replica;
 use super::role::Role;
+use super::room::Room;
 use crate::api::{Refusal, RoleName};
 use crate::types::{
     Base, Change, ClusterTime, DiskId, Index, Membership, Mutant, NodeId, Payload, Position, Term, Time, WriteId,
@@ -215,9 +216,24 @@ impl Raft {
         }
     }
 
-    /// Whether our own disk has room: one without makes no leader.
-    pub fn has_room(&mut self, room: bool) {
-        self.me.room = room;
+    /// Whether our own disk has too little room: one without makes no leader.
+    pub fn lacks_room(&mut self, low: bool) {
+        self.me.room.low = low;
+    }
+
+    /// Our own log can take that many bytes more, behind all that is durable.
+    pub fn can_take(&mut self, bytes: u64) {
+        self.me.room = Room { bytes, behind: self.me.log.durable(), ..self.me.room };
+    }
+
+    /// Whether a command of that many bytes may go into the log we lead: there is room for it on a majority of
+    /// disks, and what is to be kept there is kept; half of that much for one that frees room.
+    pub fn has_room_for(&self, now: Time, bytes: u64, frees: bool) -> bool {
+        let keep = self.me.options.reserve_bytes / if frees { 2 } else { 1 };
+        match &self.role {
+            Role::Leader(leader) => leader.has_room_for(&self.me, now, bytes, keep),
+            Role::Follower(_) | Role::Candidate(_) => true,
+        }
     }
 
     /// Changes the members (§6), if that is sound, and, unless `force`d, if it puts nothing at risk. A new

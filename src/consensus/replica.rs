@@ -8,6 +8,7 @@ use super::message::{Ask, Chunk, Envelope, Message, Round};
 use super::note::Note;
 use super::options::Options;
 use super::ready::Ready;
+use super::room::Room;
 use crate::codec;
 use crate::types::{
     Base, ClusterTime, DiskId, Entry, HardState, Index, Membership, Mutant, NodeId, Payload, Position, Term, Time,
@@ -73,8 +74,8 @@ pub struct Replica {
     pub notes: Vec<Note>,
     /// Pieces of a snapshot that its leader sends it.
     pub chunks: Vec<(NodeId, Chunk)>,
-    /// Whether its own disk has room.
-    pub room: bool,
+    /// How much room its own disk has.
+    pub room: Room,
     /// The disks that we and those we have met are known by.
     disks: BTreeMap<NodeId, DiskId>,
     hard_state: HardState,
@@ -122,7 +123,7 @@ impl Replica {
             clock,
             notes: Vec::new(),
             chunks: Vec::new(),
-            room: true,
+            room: Room::AMPLE,
             disks: recovered.disk.map(|disk| (id, disk)).into_iter().collect(),
             hard_state: recovered.hard_state,
             hard_state_changed: false,

@@ -9,7 +9,7 @@ use super::keeping::Keeping;
 use super::options::Options;
 use super::requests::{self, Asked, Forwarded, Parked, Proposals, Queries, Reading};
 use super::shipping::Shipping;
-use super::space::Space;
+use super::space::{self, Space};
 use super::stats::Stats;
 use super::ticking::Ticking;
 use crate::api::{Consistency, Refusal, Reply, Request};
@@ -21,6 +21,7 @@ use crate::consensus::ready::{Order, Ready};
 use crate::types::{Base, ClusterTime, DiskId, Index, Membership, Mutant, NodeId, Term, Time};
 use crate::wal::report::{Fault, Report};
 use crate::wal::view::View;
+use bytes::Bytes;
 
 /// The whole server, minus its I/O: no clock, thread, socket or file.
 ///
@@ -142,7 +143,7 @@ impl Node {
             Event::Journal(report) => self.journal(now, report),
             Event::Space { low } => {
                 self.space.is(low);
-                self.raft.has_room(!low);
+                self.raft.lacks_room(low);
                 if !low {
                     self.keeping.room();
                 }
@@ -188,7 +189,7 @@ impl Node {
             {
                 self.park(asked);
             }
-            Request::Propose { op } if self.raft.leads() && !self.space.lets(op, self.options.frees) => {
+            Request::Propose { op } if self.raft.leads() && !self.admits(now, op) => {
                 self.refuse(asked, Refusal::NoSpace);
             }
             Request::Propose { op } if self.raft.leads() => {
@@ -213,6 +214,12 @@ impl Node {
             Request::Change { .. } | Request::Transfer { .. } if self.raft.leads() => self.govern(now, asked),
             Request::Propose { .. } | Request::Change { .. } | Request::Transfer { .. } => self.elsewhere(asked),
         }
+    }
+
+    /// Whether there is room for that command, here and on enough other disks.
+    fn admits(&self, now: Time, op: &Bytes) -> bool {
+        let fits = |frees| self.raft.has_room_for(now, op.len() as u64, frees);
+        (!self.space.is_low() && fits(false)) || (space::frees(op, self.options.frees) && fits(true))
     }
 
     /// We lead, and somebody wants the members changed, or another to lead.
@@ -305,6 +312,7 @@ impl Node {
     fn journal(&mut self, now: Time, report: Report) {
         self.stats.synced(&report);
         self.raft.persisted(now, report.durable);
+        self.raft.can_take(report.room);
         for sealed in report.sealed {
             self.view.seal(sealed);
         }

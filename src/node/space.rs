@@ -19,16 +19,15 @@ impl Space {
     pub fn is_low(&self) -> bool {
         self.low
     }
+}
 
-    /// Whether an operation may go into the log: any while there is room, else what ends a session or,
-    /// as `frees` says of a command, frees room; and what begins a session, without which no command comes.
-    pub fn lets(&self, op: &Bytes, frees: fn(&[u8]) -> bool) -> bool {
-        !self.low
-            || match Op::read(op) {
-                Ok(Op::Open { .. } | Op::Close { .. } | Op::Tick) => true,
-                Ok(Op::Execute { command, .. }) => frees(command),
-                Err(_) => false,
-            }
+/// Whether an operation may go into the log where there is no room: what ends a session or, as `frees` says
+/// of a command, frees room; and what begins a session, without which no command comes.
+pub fn frees(op: &Bytes, frees: fn(&[u8]) -> bool) -> bool {
+    match Op::read(op) {
+        Ok(Op::Open { .. } | Op::Close { .. } | Op::Tick) => true,
+        Ok(Op::Execute { command, .. }) => frees(command),
+        Err(_) => false,
     }
 }
 
@@ -40,27 +39,22 @@ mod tests {
     use crate::machine::words::Command;
     use crate::types::SessionId;
 
-    fn lets(space: &Space, command: &Command<'_>) -> bool {
+    fn passes(command: &Command<'_>) -> bool {
         let op = Op::Execute { session: SessionId(1), seq: 1, lowest: 1, command: command.encode() };
-        space.lets(&op.encode(), Kv::frees)
+        frees(&op.encode(), Kv::frees)
     }
 
     #[test]
     fn without_room_only_what_frees_some_is_let_through() {
-        let mut space = Space::default();
         let put = Command::Put { key: b"k", value: b"v" };
         let del = || Command::Del { key: b"k" };
-        assert!(lets(&space, &put));
-        space.is(true);
-        assert!(!lets(&space, &put));
-        assert!(!lets(&space, &Command::Incr { key: b"k", by: 1 }));
-        assert!(lets(&space, &del()));
-        assert!(lets(&space, &Command::Batch(vec![del(), del()])));
-        assert!(!lets(&space, &Command::Batch(vec![del(), put.clone()])));
-        assert!(space.lets(&Op::Open { window: 1 }.encode(), Kv::frees));
-        assert!(space.lets(&Op::Close { session: SessionId(1) }.encode(), Kv::frees));
-        assert!(!space.lets(&Bytes::from_static(b"?"), Kv::frees));
-        space.is(false);
-        assert!(lets(&space, &put));
+        assert!(!passes(&put));
+        assert!(!passes(&Command::Incr { key: b"k", by: 1 }));
+        assert!(passes(&del()));
+        assert!(passes(&Command::Batch(vec![del(), del()])));
+        assert!(!passes(&Command::Batch(vec![del(), put])));
+        assert!(frees(&Op::Open { window: 1 }.encode(), Kv::frees));
+        assert!(frees(&Op::Close { session: SessionId(1) }.encode(), Kv::frees));
+        assert!(!frees(&Bytes::from_static(b"?"), Kv::frees));
     }
 }

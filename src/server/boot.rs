@@ -7,6 +7,7 @@ use super::reading::beforehand;
 use super::telling::Telling;
 use crate::apply::Applier;
 use crate::config::Config;
+use crate::consensus;
 use crate::disk::FsDisk;
 use crate::disk::fs::{Lock, Syncs};
 use crate::machine::seam::StateMachine;
@@ -187,5 +188,8 @@ pub fn node<M: StateMachine>(
     options.cluster = me.cluster;
     options.frees = M::frees;
     options.fsync = config.fsync;
-    Ok((start(me.node, recovered, config.consensus.clone(), options, begun), applier))
+    // Without a reserve, room for one segment more.
+    let reserve_bytes = config.reserve().max(config.segment_bytes);
+    let consensus = consensus::Options { reserve_bytes, ..config.consensus.clone() };
+    Ok((start(me.node, recovered, consensus, options, begun), applier))
 }

@@ -11,6 +11,7 @@ use crate::net::look::Look;
 use crate::shelf::{Job, Keeper};
 use crate::types::{Entry, Payload, Position, Write};
 use crate::wal::{Fault, Journal, Result, Spare, SpareOrder, Task, Watch};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
@@ -35,6 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 struct LogThread<D: Disk> {
     journal: Journal<D>,
     tasks: Receiver<Task>,
+    /// Writes that came while the log waited for room.
+    waiting: VecDeque<Task>,
     post: Post,
     look: Look,
     /// Where spares are ordered, and whence they come.
@@ -70,7 +73,16 @@ pub fn spawn_log<D: Disk>(
     let (made, spares) = channel();
     std::thread::Builder::new().name("spare".into()).spawn(move || make_spares(&disk, &ordered, &made))?;
     let look = Look::new(look);
-    let mut log = LogThread { journal, tasks, post, look, orders, spares, order_at: Some(Instant::now()) };
+    let mut log = LogThread {
+        journal,
+        tasks,
+        waiting: VecDeque::new(),
+        post,
+        look,
+        orders,
+        spares,
+        order_at: Some(Instant::now()),
+    };
     let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
         let _alarm = Alarm { post: log.post.clone(), which: "log" };
         log.run()
@@ -85,7 +97,7 @@ impl<D: Disk> LogThread<D> {
             let mut release = None;
             let mut bytes = self.take(task, &mut release)?;
             while bytes < BATCH_BYTES
-                && let Ok(task) = self.tasks.try_recv()
+                && let Ok(task) = self.try_next()
             {
                 bytes += self.take(task, &mut release)?;
             }
@@ -122,9 +134,23 @@ impl<D: Disk> LogThread<D> {
             }
             std::thread::sleep(ROOM_AGAIN);
             self.see_to_spares();
+            self.let_go()?;
         }
         if waits {
             log::info!("there is room again: the log goes on");
+        }
+        Ok(())
+    }
+
+    /// What may go goes before what waits for the room it takes.
+    fn let_go(&mut self) -> Result<()> {
+        while let Ok(task) = self.tasks.try_recv() {
+            match task {
+                // It needs some room itself; if there is none, what may go with it may go with the next.
+                Task::Release(upto) if self.journal.provide(&task).is_ok() => self.journal.release(upto)?,
+                Task::Release(_) => {}
+                Task::Write(_) => self.waiting.push_back(task),
+            }
         }
         Ok(())
     }
@@ -144,7 +170,7 @@ impl<D: Disk> LogThread<D> {
     fn next(&mut self) -> Result<Option<Task>> {
         let mut looks = self.look.begin();
         while looks {
-            match self.tasks.try_recv() {
+            match self.try_next() {
                 Ok(task) => {
                     self.look.found();
                     return Ok(Some(task));
@@ -153,12 +179,28 @@ impl<D: Disk> LogThread<D> {
                 Err(TryRecvError::Empty) => looks = self.look.goes_on(),
             }
         }
-        match self.tasks.recv_timeout(IDLE) {
-            Ok(task) => return Ok(Some(task)),
-            Err(RecvTimeoutError::Disconnected) => return Ok(None),
-            Err(RecvTimeoutError::Timeout) => self.journal.confirm()?,
+        if let Some(task) = self.waiting.pop_front() {
+            return Ok(Some(task));
         }
-        Ok(self.tasks.recv().ok())
+        let mut patience = IDLE;
+        loop {
+            match self.tasks.recv_timeout(patience) {
+                Ok(task) => return Ok(Some(task)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) if patience == IDLE => self.journal.confirm()?,
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(report) = self.journal.look()? {
+                        self.post.post(Letter::Journal(report));
+                    }
+                }
+            }
+            patience = LOOK_EVERY;
+        }
+    }
+
+    /// What has come already.
+    fn try_next(&mut self) -> std::result::Result<Task, TryRecvError> {
+        self.waiting.pop_front().map_or_else(|| self.tasks.try_recv(), Ok)
     }
 
     fn see_to_spares(&mut self) {

@@ -218,6 +218,7 @@ impl Host {
         let raft_options = consensus::Options {
             window_bytes: scenario.window_bytes,
             append_bytes: scenario.append_bytes,
+            reserve_bytes: scenario.segment_bytes,
             mutants: scenario.mutants,
             ..consensus::Options::default()
         };

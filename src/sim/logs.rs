@@ -148,6 +148,19 @@ impl World {
             }
             // What waits for room, if anything does, tries again.
             None => self.write_on(at),
+        }?;
+        self.look_for_room(at)
+    }
+
+    /// A log that has nothing to do looks how much room there is.
+    fn look_for_room(&mut self, at: NodeId) -> checks::Result<()> {
+        match self.host(at).up.as_mut().filter(|up| !up.syncing).map(|up| up.journal.look()) {
+            Some(Ok(Some(report))) => self.handle(at, Event::Journal(report)),
+            Some(Err(fault)) => {
+                self.stops(at, &fault);
+                Ok(())
+            }
+            Some(Ok(None)) | None => Ok(()),
         }
     }
 

@@ -15,6 +15,7 @@ use super::spare::{SUFFIX, Spare, SpareOrder};
 use super::task::Task;
 use crate::codec;
 use crate::disk::{Disk, DiskFile};
+use crate::limits::ENTRY_BYTES_MAX;
 use crate::types::{Base, HardState, Index, Mutant, Mutants, Payload, Position, Write, WriteId};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -54,6 +55,8 @@ pub struct Journal<D: Disk> {
     pub(super) reserve: Option<Reserve<D>>,
     pub(super) appended: WriteId,
     pub(super) report: Report,
+    /// How much room was reported last.
+    pub(super) told: u64,
     pub(super) poisoned: bool,
 }
 
@@ -100,7 +103,28 @@ impl<D: Disk> Journal<D> {
         let outcome = if self.dirty { self.settle() } else { Ok(()) };
         self.latch(outcome)?;
         self.report.durable = self.appended;
+        // An error of the disk is met by what is written next.
+        self.report.room = self.room().unwrap_or(self.told);
+        self.told = self.report.room;
         Ok(std::mem::replace(&mut self.report, empty_report()))
+    }
+
+    /// A report if there is more room than was told last, or less. For when there is nothing else to do: others
+    /// may fill the disk, or empty it.
+    pub fn look(&mut self) -> Result<Option<Report>> {
+        self.guard()?;
+        if self.room()? == self.told { Ok(None) } else { self.sync().map(Some) }
+    }
+
+    /// What is left of the segment, and all segments that can be made, the reserve given up for them; but for
+    /// the end of each, which the next entry may not fit.
+    fn room(&self) -> Result<u64> {
+        let free = self.disk.free().map_err(io("look for room beside", &file_name(self.segment.number)))?;
+        let disk = free.saturating_add(self.reserve.as_ref().map_or(0, Reserve::seen));
+        let size = self.options.segment_bytes;
+        let segments = self.spares.len() as u64 + disk / size.max(1);
+        let end = ENTRY_BYTES_MAX.min(size / 2);
+        Ok(self.segment.left().saturating_sub(end).saturating_add(segments.saturating_mul(size - end)))
     }
 
     /// States in the log itself that everything was synced, so that damage to the last batch cannot
@@ -413,7 +437,7 @@ impl<D: Disk> Journal<D> {
 }
 
 pub(super) fn empty_report() -> Report {
-    Report { durable: WriteId::ZERO, sealed: Vec::new(), entries: 0, bytes: 0, took: Duration::ZERO }
+    Report { durable: WriteId::ZERO, sealed: Vec::new(), entries: 0, bytes: 0, took: Duration::ZERO, room: u64::MAX }
 }
 
 pub(super) fn header_of(options: &Options, number: u64, flags: u32) -> SegmentHeader {

@@ -53,6 +53,7 @@ impl<D: Disk> Started<D> {
             reserve: None,
             appended: WriteId::ZERO,
             report: empty_report(),
+            told: u64::MAX,
             poisoned: false,
             segment,
             outline,

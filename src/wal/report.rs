@@ -20,6 +20,8 @@ pub struct Report {
     pub bytes: u64,
     /// How long it took, as the driver measured it.
     pub took: Duration,
+    /// How many bytes more the log can take, about: with all that the disk has room for, and with the reserve.
+    pub room: u64,
 }
 
 /// A segment that will never change again: its file, mapped, and what it holds.

@@ -5,6 +5,7 @@ use super::report::{Fault, Result};
 use super::side::io;
 use crate::disk::{Disk, DiskFile};
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The name of the file.
@@ -19,6 +20,8 @@ pub struct Reserve<D> {
     disk: D,
     bytes: u64,
     loan: Arc<Mutex<Loan>>,
+    /// How many bytes of it are there, as it was last seen: nobody should have to wait to know about.
+    seen: Arc<AtomicU64>,
 }
 
 /// Whether its room is lent to a snapshot: then it is not made anew meanwhile.
@@ -34,7 +37,7 @@ enum Loan {
 impl<D: Disk> Reserve<D> {
     /// The reserve on that disk, of so many bytes; none if there are none. Does nothing yet.
     pub fn new(disk: D, bytes: u64) -> Reserve<D> {
-        Reserve { disk, bytes, loan: Arc::default() }
+        Reserve { disk, bytes, loan: Arc::default(), seen: Arc::default() }
     }
 
     /// How many bytes of it are not there.
@@ -49,11 +52,18 @@ impl<D: Disk> Reserve<D> {
         self.size()
     }
 
+    /// The same, as it was when somebody last looked, made it or gave it up. Waits for nobody.
+    pub fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Relaxed)
+    }
+
     fn size(&self) -> Result<u64> {
-        if !self.is_there()? {
-            return Ok(0);
-        }
-        self.disk.open(NAME).and_then(|file| file.size()).map_err(io("measure", NAME))
+        let size = match self.is_there()? {
+            true => self.disk.open(NAME).and_then(|file| file.size()).map_err(io("measure", NAME))?,
+            false => 0,
+        };
+        self.seen.store(size, Ordering::Relaxed);
+        Ok(size)
     }
 
     /// Makes all of it; false if there is no room, and then none of it is left. Not while it is lent.
@@ -67,7 +77,10 @@ impl<D: Disk> Reserve<D> {
                 self.remove()?;
                 Ok(false)
             }
-            made => made.map(|()| true),
+            made => {
+                self.seen.store(self.bytes, Ordering::Relaxed);
+                made.map(|()| true)
+            }
         }
     }
 
@@ -112,6 +125,7 @@ impl<D: Disk> Reserve<D> {
     }
 
     fn remove(&self) -> Result<bool> {
+        self.seen.store(0, Ordering::Relaxed);
         match self.disk.remove(NAME) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             removed => removed.map_err(io("remove", NAME))?,

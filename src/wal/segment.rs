@@ -118,6 +118,11 @@ impl Segment {
         (self.written + self.buffer.len() as u64) * 100 / self.capacity.max(1)
     }
 
+    /// How many bytes of it are not written to.
+    pub fn left(&self) -> u64 {
+        self.capacity.saturating_sub(self.written + self.buffer.len() as u64)
+    }
+
     /// How large the file is.
     pub fn capacity(&self) -> u64 {
         self.capacity

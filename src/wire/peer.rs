@@ -10,6 +10,7 @@ use super::frame::{Frame, Kind, kept, put_frame};
 use crate::api::{Reply, Request};
 use crate::codec::{ENTRY_HEADER, Malformed, Put, Reader, entry_size, put_entry, read_entry};
 use crate::consensus::message::{Ask, Chunk, Envelope, Message, Round};
+use crate::consensus::room::Room;
 use crate::limits::{APPEND_ENTRIES_MAX, CHUNK_BYTES};
 use crate::types::{Entry, Index, Position, Term};
 use bytes::{BufMut, BytesMut};
@@ -168,7 +169,7 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             out.put_u8(HEARD);
             out.put_u64_le(round.0);
             out.put_u64_le(seen.0);
-            out.put_u8(u8::from(*room));
+            put_room(out, room);
         }
         Message::Committed { upto } => {
             out.put_u8(COMMITTED);
@@ -203,6 +204,13 @@ fn put_chunk(out: &mut BytesMut, chunk: &Chunk) {
     out.put_blob(bytes);
 }
 
+fn put_room(out: &mut BytesMut, room: &Room) {
+    let Room { low, bytes, behind } = room;
+    out.put_u8(u8::from(*low));
+    out.put_u64_le(*bytes);
+    out.put_u64_le(behind.0);
+}
+
 fn put_ask(out: &mut BytesMut, ask: Ask) {
     out.put_u8(match ask {
         Ask::Pre => PRE,
@@ -221,7 +229,7 @@ fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
         APPENDED => Message::Appended { matched: index(reader)? },
         CONFLICT => Message::Conflict { refused: index(reader)?, hint: position(reader)? },
         BEAT => Message::Beat { commit: index(reader)?, round: Round(reader.u64()?) },
-        HEARD => Message::Heard { round: Round(reader.u64()?), seen: index(reader)?, room: reader.bool()? },
+        HEARD => Message::Heard { round: Round(reader.u64()?), seen: index(reader)?, room: read_room(reader)? },
         COMMITTED => Message::Committed { upto: index(reader)? },
         CHUNK => read_chunk(reader)?,
         CHUNKED => Message::Chunked { snapshot: position(reader)?, next: sane(reader.u64()?)? },
@@ -232,6 +240,10 @@ fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
         _ => return Err(Malformed("unknown message")),
     };
     Ok(Envelope { from, to, term, message })
+}
+
+fn read_room(reader: &mut Reader) -> Result<Room, Malformed> {
+    Ok(Room { low: reader.bool()?, bytes: reader.u64()?, behind: index(reader)? })
 }
 
 fn read_ask(reader: &mut Reader) -> Result<Ask, Malformed> {
@@ -348,7 +360,11 @@ mod tests {
             Message::Appended { matched: Index(9) },
             Message::Conflict { refused: Index(9), hint: last },
             Message::Beat { commit: Index(9), round: Round(u64::MAX) },
-            Message::Heard { round: Round(7), seen: Index(9), room: true },
+            Message::Heard {
+                round: Round(7),
+                seen: Index(9),
+                room: Room { low: true, bytes: 1 << 40, behind: Index(8) },
+            },
             Message::Committed { upto: Index(9) },
             Message::Outdated,
             Message::Chunk(Chunk { snapshot: last, total: 9, offset: 4, bytes: Bytes::from_static(b"piece") }),

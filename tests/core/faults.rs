@@ -159,3 +159,47 @@ fn nobody_takes_over_who_has_not_spoken_in_this_term() {
     assert!(![dead, first, leader].contains(&to));
     cluster.until("it leads", |c| c.raft(to).leads());
 }
+
+/// What fits on no majority of the disks could neither be committed nor taken back, and everything behind it would
+/// wait: it is not let in, and nobody is sent what its own disk cannot take.
+#[test]
+fn a_leader_lets_in_what_most_disks_have_room_for_and_sends_to_each_what_it_takes() {
+    let mut cluster = Cluster::new(3);
+    cluster.options.reserve_bytes = 1000;
+    for node in cluster.ids() {
+        cluster.crash(node);
+        cluster.start(node);
+    }
+    let leader = cluster.elect();
+    let others: Vec<NodeId> = cluster.ids().into_iter().filter(|node| *node != leader).collect();
+    let says = |cluster: &mut Cluster, node: NodeId, bytes: u64| {
+        cluster.core(node).can_take(bytes);
+        cluster.run(ms(100));
+    };
+    let admits = |cluster: &Cluster, bytes, frees| cluster.raft(leader).has_room_for(cluster.now, bytes, frees);
+
+    says(&mut cluster, others[0], 5000);
+    assert!(admits(&cluster, 1 << 20, false), "two have room");
+    for _ in 0..40 {
+        cluster.propose(leader, &"x".repeat(200));
+    }
+    cluster.run(ms(200));
+    let held = |cluster: &Cluster, node: NodeId| cluster.raft(node).log().last().index;
+    assert_eq!(held(&cluster, others[1]), held(&cluster, leader));
+    assert!(held(&cluster, others[0]) < held(&cluster, leader), "it is sent what it takes");
+    assert!(held(&cluster, others[0]) > Index(10), "and all of that");
+
+    says(&mut cluster, others[1], 5000);
+    assert!(!admits(&cluster, 4000, false) && admits(&cluster, 3900, false), "the reserve is kept");
+    assert!(!admits(&cluster, 4500, true) && admits(&cluster, 4400, true), "half of it from what frees room");
+    says(&mut cluster, leader, 1000);
+    assert!(!admits(&cluster, 1, false), "ours counts whoever else has room");
+    says(&mut cluster, leader, 1 << 40);
+    cluster.crash(others[1]);
+    cluster.run(ms(400));
+    assert!(!admits(&cluster, 1, false), "who is not heard does not count");
+
+    cluster.start(others[1]);
+    says(&mut cluster, others[0], 1 << 40);
+    assert_eq!(held(&cluster, others[0]), held(&cluster, leader), "there is room, and all is sent");
+}

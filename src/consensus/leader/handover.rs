@@ -61,13 +61,13 @@ impl Leader {
     fn heir(&self, me: &Replica, now: Time) -> Option<NodeId> {
         let voters = me.configs.current().voters.iter().copied().filter(|id| *id != me.id);
         let able = voters.filter(|id| self.answers(me, now, *id));
-        let rank = |id: &NodeId| self.progress.get(id).map(|progress| (progress.room, progress.matched));
+        let rank = |id: &NodeId| self.progress.get(id).map(|progress| (!progress.room.low, progress.matched));
         able.max_by_key(rank)
     }
 
     /// Whether a voter that answers has room on its disk, and so could lead where we cannot.
     pub fn has_roomy_heir(&self, me: &Replica, now: Time) -> bool {
-        self.heir(me, now).and_then(|id| self.progress.get(&id)).is_some_and(|progress| progress.room)
+        self.heir(me, now).and_then(|id| self.progress.get(&id)).is_some_and(|progress| !progress.room.low)
     }
 
     /// Asks it to campaign, once it holds all of our log.

@@ -99,7 +99,7 @@ fn a_follower_answers_a_read_itself() {
     });
     // It says nothing in a term before its disk knows that.
     let durable = writes.expect("the term is written down");
-    let report = Report { durable, sealed: Vec::new(), entries: 0, bytes: 0, took: Default::default() };
+    let report = Report { durable, sealed: Vec::new(), entries: 0, bytes: 0, took: Default::default(), room: u64::MAX };
     node.handle(now, Event::Journal(report));
     turn(&mut node, now);
     let request = Request::Query { query: Bytes::from_static(b"lunch"), consistency: Consistency::Linearizable };
