@@ -14,12 +14,17 @@ const SEGMENT: u64 = 4 * MIB;
 const LOG: u64 = MIB / 2;
 const TRAILING: u64 = MIB / 8;
 
-/// What a node may have on its disk: the newest snapshot, and the next one while it is taken; as much of
-/// the log as lets one become due, and once more while it is taken; what trails behind it; and segments
-/// that are half empty, spare, or to be used again.
-fn bound(snapshot: u64) -> u64 {
-    2 * snapshot + 2 * LOG.max(snapshot) + TRAILING + 5 * SEGMENT
+/// What a node may have on its disk, as README has it: the newest snapshot, and the next one while it is taken; as
+/// much of the log as lets one become due, and what is written while it is taken; what trails behind it; the
+/// journal's own headers; and segments that are half empty, spare, or to be used again.
+fn bound(snapshot: u64, meanwhile: u64) -> u64 {
+    let log = LOG.max(snapshot) + meanwhile + TRAILING;
+    2 * snapshot + log + log / 8 + 5 * SEGMENT
 }
+
+/// What is written while a snapshot is taken is no more than so many times what lets one become due: where it were
+/// always more, snapshots would not keep up with the log.
+const KEEPS_UP: u64 = 4;
 
 fn seconds() -> u64 {
     std::env::var("DRAVE_SOAK_SECONDS").map_or(15, |text| text.parse().unwrap())
@@ -48,6 +53,10 @@ fn first(cluster: &Cluster, n: usize) -> u64 {
 struct Seen {
     disk: u64,
     bound: u64,
+    /// How large the log was when a snapshot was first seen to be taken, while it is; and by how much it grew until
+    /// it was last, at most.
+    taking: Option<u64>,
+    meanwhile: u64,
     /// Memory, each time it was looked at.
     memory: Vec<u64>,
 }
@@ -56,8 +65,13 @@ impl Seen {
     fn look(&mut self, cluster: &Cluster, n: usize) {
         let data = cluster.data(n);
         let disk = size_of(&data.join("wal")) + size_of(&data.join("snapshots"));
-        let snapshot = cluster.status(n).map_or(0, |status| status.log.snapshot_bytes);
-        self.bound = self.bound.max(bound(snapshot));
+        if let Some(log) = cluster.status(n).map(|status| status.log) {
+            self.taking = log.taking.then_some(self.taking.unwrap_or(log.bytes));
+            self.meanwhile = self.meanwhile.max(self.taking.map_or(0, |before| log.bytes.saturating_sub(before)));
+            let most = KEEPS_UP * LOG.max(log.snapshot_bytes);
+            assert!(self.meanwhile <= most || log.snapshot == 0, "{} while one is taken", self.meanwhile);
+            self.bound = self.bound.max(bound(log.snapshot_bytes, self.meanwhile));
+        }
         self.disk = self.disk.max(disk);
         self.memory.push(rss(cluster, n));
         assert!(disk <= self.bound, "n{} has {} MiB on its disk, and may have {}", n + 1, disk / MIB, self.bound / MIB);
@@ -122,10 +136,11 @@ fn disks_and_memory_stay_bounded_and_who_was_away_comes_back() {
     for (n, seen) in seen.iter().enumerate() {
         let (half, end) = (seen.memory[seen.memory.len() / 2], seen.memory[seen.memory.len() - 1]);
         eprintln!(
-            "n{}: at most {} MiB on its disk of {} that may be; memory {} MiB halfway, {} at the end, {:+.1} MiB an hour",
+            "n{}: at most {} MiB on its disk of {} that may be, {} of them written while a snapshot is; memory {} MiB halfway, {} at the end, {:+.1} MiB an hour",
             n + 1,
             seen.disk / MIB,
             seen.bound / MIB,
+            seen.meanwhile / MIB,
             half / MIB,
             end / MIB,
             seen.slope()
