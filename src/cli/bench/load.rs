@@ -4,6 +4,7 @@ use super::args::{Bench, Dist, What};
 use super::report::{self, Run};
 use super::verify::Ledger;
 use crate::api::Consistency;
+use crate::cli::cluster::Cluster;
 use crate::cli::trouble::Trouble;
 use crate::client::{Completion, Fleet, Mux, MuxOptions, Result as Outcome};
 use crate::machine::words::{Answer, Command, Query};
@@ -111,9 +112,14 @@ pub fn run(args: &Bench) -> Result<(), Trouble> {
     });
     // However it ended: what filled a disk must not stay there.
     let cleaned = if args.keep || args.what == What::Get { Ok(()) } else { clean_up(args, &generator) };
+    if let (Err(_), Err(Trouble { what, .. })) = (&verdict, &cleaned) {
+        eprintln!("warning: its keys are still there: {what}");
+    }
     verdict.and(cleaned)
 }
 
+/// So long, at least, each step of removing the keys may take.
+const CLEAN_WITHIN: Duration = Duration::from_secs(30);
 /// A cluster without room may find some by itself: so long it is waited for.
 const FULL_FOR: Duration = Duration::from_secs(3);
 
@@ -273,7 +279,9 @@ fn judge(args: &Bench, ledger: &Ledger, generator: &Generator) -> Result<(), Tro
 
 /// Removes what the run wrote.
 fn clean_up(args: &Bench, generator: &Generator) -> Result<(), Trouble> {
-    let mut client = args.cluster.client();
+    // What may be left behind is worth more patience than one request.
+    let timeout = args.cluster.timeout.max(CLEAN_WITHIN);
+    let mut client = Cluster { timeout, ..args.cluster.clone() }.client();
     let prefix = generator.name(0).slice(..PREFIX.len() + 5);
     loop {
         let scan = Query::Scan { prefix: &prefix, after: None, limit: 2000 };
