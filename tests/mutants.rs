@@ -62,6 +62,18 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
             scenario.node.chunk_bytes = 400;
             scenario.load.clients = 4;
         }
+        Mutant::CompactedIsConflict => {
+            // The same, and words that come late, and twice.
+            scenario.nodes = 3;
+            scenario.weather.tier = Tier::Datagram;
+            scenario.weather.jitter = Duration::from_millis(100);
+            scenario.weather.doubling = 30;
+            scenario.node.snapshot_log_bytes = 400;
+            scenario.node.trailing_bytes = 0;
+            scenario.load.clients = 4;
+            scenario.load.think = Duration::from_millis(10);
+            scenario.load.reads = 10;
+        }
         _ => focus_members(mutant, scenario),
     }
 }
