@@ -67,8 +67,11 @@ impl Default for Stats {
 }
 
 impl Stats {
-    /// The journal has synced.
+    /// The journal has synced, if it had anything to sync: else it only says how much room there is.
     pub fn synced(&mut self, report: &Report) {
+        if report.bytes == 0 {
+            return;
+        }
         self.syncs.record(report.took);
         self.sync_count += 1;
         self.entries += report.entries;
