@@ -95,3 +95,37 @@ fn a_service_manager_is_told_when_a_node_listens() {
     node.signal(rustix::process::Signal::TERM);
     assert_eq!(node.end(|| cluster.logs()).code(), Some(0));
 }
+
+/// A short benchmark, and however slow the machine is, a whole one.
+const SHORT: &[&str] = &["--total", "300", "--duration", "60s", "--warmup", "0s", "--timeout", "20s"];
+
+#[test]
+fn a_benchmark_is_drawn_and_so_are_two_of_them_and_a_sweep() {
+    let cluster = Cluster::start(3);
+    cluster.leader();
+    let place = |name: &str| cluster.directory.path().join(name).to_str().unwrap().to_owned();
+    let page = |name: &str| std::fs::read_to_string(place(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let bench = |words: &[&str]| cluster.run(&[&["bench", "put"], words, SHORT].concat());
+
+    let said = bench(&["--clients", "2", "--report", &place("one.html"), "-o", "json"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(page("one.html").matches("<svg").count(), 3);
+    let json: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert!(json["curve"].as_array().unwrap().len() > 5 && json["machine"]["processors"].as_u64() > Some(0), "{said:?}");
+
+    // The same result, from a file, beside itself: nothing is run.
+    std::fs::write(place("a.json"), &said.out).unwrap();
+    let words = ["bench", "--results", &place("a.json"), &place("a.json"), "--report", &place("two.html")];
+    let said = run(&mut drave(&words));
+    assert_eq!((said.code, said.out.as_str()), (Some(0), ""), "{said:?}");
+    assert!(page("two.html").contains("× 1.00"));
+    std::fs::write(place("b.json"), "{").unwrap();
+    let said = run(&mut drave(&["bench", "--results", &place("b.json"), "--report", &place("two.html")]));
+    assert_eq!(said.code, Some(2), "{said:?}");
+
+    let said = bench(&["--sweep", "1,4", "--report", &place("sweep.html")]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(page("sweep.html").matches("<tr>").count(), 3);
+    let rows: Vec<&str> = said.out.lines().rev().take(2).map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert_eq!(rows, ["4", "1"], "{said:?}");
+}
