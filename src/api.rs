@@ -314,10 +314,11 @@ fn known(members: &[String]) -> String {
 }
 
 /// What a node does in its cluster.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RoleName {
     /// Follows a leader, or waits for one.
+    #[default]
     Follower,
     /// Asks whether it would be elected; its term stands still (thesis §9.6).
     Precandidate,
@@ -345,7 +346,7 @@ impl std::fmt::Display for RoleName {
 }
 
 /// How a node is, as it knows itself. Travels as JSON, so that fields may be added.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
     /// This node.
     pub node: u64,
@@ -380,6 +381,12 @@ pub struct Status {
     /// Whether its data lies in memory, on a tmpfs: a sync there keeps nothing.
     #[serde(default)]
     pub in_memory: bool,
+    /// The file system its data lies on: `ext4`, say; empty if it is none that is known here.
+    #[serde(default)]
+    pub file_system: String,
+    /// How soon it acts when nothing is heard.
+    #[serde(default)]
+    pub timing: TimingStatus,
     /// Whether its disk has too little room: as leader it refuses writes that need more.
     #[serde(default)]
     pub low_space: bool,
@@ -402,6 +409,17 @@ pub struct Status {
     /// What it keeps of the log, and what has taken the place of the rest.
     #[serde(default)]
     pub log: LogStatus,
+}
+
+/// A node's timeouts, in milliseconds.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct TimingStatus {
+    /// How often a leader says that it lives.
+    pub heartbeat_ms: f64,
+    /// The shortest time without a leader before a node campaigns.
+    pub election_min_ms: f64,
+    /// The longest.
+    pub election_max_ms: f64,
 }
 
 /// A member of the cluster, as a configuration has it.

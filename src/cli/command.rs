@@ -3,8 +3,10 @@
 use super::bench::args::{Bench, What};
 use super::bench::{failover, load, raw};
 use super::demo::{self, Demo, Kill};
+use super::doctor::{self, Doctor};
 use super::dump::{self, Dump};
 use super::kv::{self, Cas, Del, Get, Incr, Put, Scan, Ttl};
+use super::manual::{self, Completions, Man};
 use super::member::{self, Member, Transfer};
 use super::recover::{self, Recover};
 use super::serve::{self, Serve};
@@ -35,6 +37,9 @@ pub fn describe() -> Command {
         .subcommand(Incr::augment_args(Command::new("incr").about("Adds to the number a key holds")))
         .subcommand(Scan::augment_args(Command::new("scan").about("Prints keys and what they hold, in order")))
         .subcommand(Show::augment_args(Command::new("status").about("Shows every node as it knows itself")))
+        .subcommand(Doctor::augment_args(
+            Command::new("doctor").about("Says what would let a cluster down, before it does"),
+        ))
         .subcommand(Bench::augment_args(Command::new("bench").about("Measures latency and throughput")))
         .subcommand(Dump::augment_args(
             Command::new("dump").about("Shows a node's journal in words, also beside a running node"),
@@ -53,6 +58,10 @@ pub fn describe() -> Command {
         .subcommand(snapshots())
         .subcommand(Serve::augment_args(Command::new("serve").about("Runs one node")))
         .subcommand(Sim::augment_args(Command::new("sim").about("Runs the real node in a simulated world")))
+        .subcommand(Completions::augment_args(
+            Command::new("completions").about("Prints what a shell needs to complete words"),
+        ))
+        .subcommand(Man::augment_args(Command::new("man").about("Writes the manual pages into a directory")))
 }
 
 /// Does what was said.
@@ -71,6 +80,12 @@ pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
         Some(("incr", matches)) => kv::incr(&Incr::from_arg_matches(matches)?),
         Some(("scan", matches)) => kv::scan(&Scan::from_arg_matches(matches)?),
         Some(("status", matches)) => status::show(&Show::from_arg_matches(matches)?),
+        Some(("doctor", matches)) => doctor::run(&Doctor::from_arg_matches(matches)?),
+        Some(("completions", matches)) => {
+            manual::completions(&Completions::from_arg_matches(matches)?);
+            Ok(())
+        }
+        Some(("man", matches)) => manual::man(&Man::from_arg_matches(matches)?),
         Some(("bench", matches)) => bench(&Bench::from_arg_matches(matches)?),
         Some(("dump", matches)) => dump::print(Dump::from_arg_matches(matches)?),
         Some(("member", matches)) => member::run(&Member::from_arg_matches(matches)?),

@@ -11,6 +11,7 @@ use bytesize::ByteSize;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -170,6 +171,10 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
     let server = Server::open(config, Kv::new())?;
     let address = server.address().map(|address| address.to_string()).unwrap_or_default();
     log::info!(node = id, cluster:% = server.cluster(), address; "serves");
+    // For a service manager that waits for it; anywhere else nothing happens.
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        log::warn!(node = id; "the service manager is not told: {error}");
+    }
     server.run()?;
     log::info!(node = id; "stopped");
     Ok(())

@@ -431,6 +431,11 @@ impl Raft {
         self.me.id
     }
 
+    /// Its knobs.
+    pub fn options(&self) -> &super::options::Options {
+        &self.me.options
+    }
+
     /// Its term.
     pub fn term(&self) -> Term {
         self.me.term()

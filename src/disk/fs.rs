@@ -71,9 +71,27 @@ impl FsDisk {
 
     /// Whether it lies in memory: what is synced there is gone with the power all the same.
     pub fn is_in_memory(&self) -> bool {
-        const TMPFS: u64 = 0x0102_1994;
-        const RAMFS: u64 = 0x8584_58f6;
-        rustix::fs::statfs(&*self.directory).is_ok_and(|stat| matches!(stat.f_type as u64, TMPFS | RAMFS))
+        matches!(self.file_system(), "tmpfs" | "ramfs")
+    }
+
+    /// Which file system it lies on, by the number that the kernel has for it; empty if it is none of these.
+    pub fn file_system(&self) -> &'static str {
+        let Ok(stat) = rustix::fs::statfs(&*self.directory) else { return "" };
+        match stat.f_type as u64 & 0xffff_ffff {
+            0x0102_1994 => "tmpfs",
+            0x8584_58f6 => "ramfs",
+            0xef53 => "ext4",
+            0x5846_5342 => "xfs",
+            0x9123_683e => "btrfs",
+            0xf2f5_2010 => "f2fs",
+            0x2fc1_2fc1 => "zfs",
+            0x794c_7630 => "overlay",
+            0x6573_5546 => "fuse",
+            0x6969 => "nfs",
+            0xff53_4d42 | 0xfe53_4d42 => "cifs",
+            0x0102_1997 => "9p",
+            _ => "",
+        }
     }
 
     /// The directory at `path`, which must be there; changes nothing.

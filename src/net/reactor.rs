@@ -46,11 +46,13 @@ pub struct Options {
     pub grace: Duration,
     /// Whether the data lies in memory, for `status`.
     pub in_memory: bool,
+    /// The file system it lies on, likewise.
+    pub file_system: &'static str,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { look: Duration::from_micros(60), grace: Duration::from_secs(5), in_memory: false }
+        Options { look: Duration::from_micros(60), grace: Duration::from_secs(5), in_memory: false, file_system: "" }
     }
 }
 
@@ -384,6 +386,7 @@ impl<M: StateMachine> Reactor<M> {
             }
         }
         status.in_memory = self.options.in_memory;
+        self.options.file_system.clone_into(&mut status.file_system);
         let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
         status.cpu_ns = cpu.tv_sec as u64 * 1_000_000_000 + cpu.tv_nsec as u64;
         status.uptime_ms = now.since(Time::ZERO).as_millis() as u64;

@@ -94,7 +94,7 @@ impl<M: StateMachine> Server<M> {
         let mut telling = Telling::begin(TELL_EVERY, move |line| log::info!(node; "{line}"))?;
         let Booted { lock, me, journal, disk, recovered, store, snapshot, reserve } =
             boot::boot(&config, &mut telling)?;
-        let in_memory = disk.is_in_memory();
+        let (in_memory, file_system) = (disk.is_in_memory(), disk.file_system());
         if in_memory {
             let place = config.data.display();
             log::warn!(node = config.id.get(); "{place} lies in memory (tmpfs): a power loss takes everything");
@@ -124,7 +124,7 @@ impl<M: StateMachine> Server<M> {
         }
         let shelf = spawn_keeper(Keeper::new(store, reserve), post.clone())?;
         let machine = Applying::new(applier, (me.cluster, me.node), shelf, leavings);
-        let options = Options { in_memory, ..config.reactor };
+        let options = Options { in_memory, file_system, ..config.reactor };
         let reactor = Reactor::new(net, node, machine, writes, inbox, options, clock);
         Ok(Server { reactor, log, watch, signals, handle: Handle::new(post), address, cluster: me.cluster, lock })
     }

@@ -367,7 +367,7 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
 mod tests {
     use super::super::frame::FrameReader;
     use super::*;
-    use crate::api::{DiskStatus, LogStatus, MemberStatus, PeerStatus, RoleName, StageStatus};
+    use crate::api::{DiskStatus, LogStatus, MemberStatus, PeerStatus, RoleName, StageStatus, TimingStatus};
     use crate::types::{Change, NodeId, Position};
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -411,6 +411,8 @@ mod tests {
             disk: DiskStatus { sync_p50_us: 101.5, ..DiskStatus::default() },
             fsync: true,
             in_memory: false,
+            file_system: "ext4".into(),
+            timing: TimingStatus { heartbeat_ms: 50.0, ..TimingStatus::default() },
             low_space: true,
             cpu_ns: 7,
             uptime_ms: 8,

@@ -4,6 +4,7 @@ use super::failover::Story;
 use crate::cli::cluster::Cluster;
 use crate::cli::trouble::Trouble;
 use bytesize::ByteSize;
+use clap::builder::ArgPredicate::IsPresent;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,8 +13,8 @@ use std::time::Duration;
 #[derive(Args, Clone, Debug)]
 pub struct Bench {
     /// What to measure
-    #[arg(value_enum, required = false, required_unless_present = "scenario")]
-    #[arg(default_value_if("scenario", clap::builder::ArgPredicate::IsPresent, Some("incr")))]
+    #[arg(value_enum, required = false, required_unless_present_any = ["scenario", "results"])]
+    #[arg(default_value_ifs([("scenario", IsPresent, Some("incr")), ("results", IsPresent, Some("put"))]))]
     pub what: What,
     /// What happens meanwhile, in a cluster of its own
     #[command(flatten)]
@@ -63,6 +64,15 @@ pub struct Bench {
     /// Write all latencies there, as text: microseconds and how many
     #[arg(long, value_name = "FILE")]
     pub hdr: Option<PathBuf>,
+    /// Draw what came of it, as one page of HTML
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Run it once for each of these numbers of clients: 1,8,64,256
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub sweep: Vec<u64>,
+    /// Draw one or two earlier runs, that -o json printed into these files, and run nothing
+    #[arg(long, value_name = "FILE", num_args = 1..=2, requires = "report", conflicts_with_all = ["sweep", "scenario"])]
+    pub results: Vec<PathBuf>,
     /// Leave the keys where they are
     #[arg(long)]
     pub keep: bool,

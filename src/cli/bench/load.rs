@@ -1,12 +1,15 @@
 //! Puts a load on a cluster, closed or open loop, and measures it.
 
 use super::args::{Bench, Dist, What};
+use super::outcome::Outcome;
+use super::page;
 use super::report::{self, Run};
+use super::sweep;
 use super::verify::Ledger;
 use crate::api::Consistency;
 use crate::cli::cluster::Cluster;
 use crate::cli::trouble::Trouble;
-use crate::client::{Completion, Fleet, Mux, MuxOptions, Result as Outcome};
+use crate::client::{Completion, Fleet, Mux, MuxOptions, Result as Came};
 use crate::machine::words::{Answer, Command, Query};
 use crate::sim::history::{History, Input};
 use bytes::Bytes;
@@ -82,6 +85,31 @@ fn ask(mux: &mut Mux, name: &Bytes, input: &Input, tag: u64) {
 
 /// `drave bench put|get|mixed|incr`.
 pub fn run(args: &Bench) -> Result<(), Trouble> {
+    if !args.results.is_empty() {
+        let runs = args.results.iter().map(|path| Outcome::read(path)).collect::<Result<Vec<_>, _>>()?;
+        return draw(args, &runs);
+    }
+    if !args.sweep.is_empty() {
+        return sweep::run(args, &args.sweep);
+    }
+    let (outcome, verdict) = measure(args);
+    // However it was judged, what was measured can be looked at.
+    let drawn = outcome.map_or(Ok(()), |outcome| draw(args, &[outcome]));
+    verdict.and(drawn)
+}
+
+fn draw(args: &Bench, runs: &[Outcome]) -> Result<(), Trouble> {
+    args.report.as_deref().map_or(Ok(()), |path| page::of_runs(path, runs))
+}
+
+/// One run: what came of it, if it came to an end, and what is thought of it.
+pub fn measure(args: &Bench) -> (Option<Outcome>, Result<(), Trouble>) {
+    let mut outcome = None;
+    let verdict = put_on(args, &mut outcome);
+    (outcome, verdict)
+}
+
+fn put_on(args: &Bench, outcome: &mut Option<Outcome>) -> Result<(), Trouble> {
     args.check()?;
     let io = |error: std::io::Error| Trouble { what: format!("sockets: {error}"), code: 74 };
     let before = report::look(args);
@@ -107,7 +135,7 @@ pub fn run(args: &Bench) -> Result<(), Trouble> {
     let gone = load.go(&mut fleet, &mut generator).map_err(io);
     let verdict = gone.and_then(|()| load.trouble.take().map_or(Ok(()), Err)).and_then(|()| {
         let after = report::look(args);
-        report::tail(args, &load.run, &before, &after)?;
+        *outcome = Some(report::tail(args, &load.run, &before, &after)?);
         judge(args, &load.ledger, &generator).and_then(|()| report::slo(args, &load.run))
     });
     // However it ended: what filled a disk must not stay there.
@@ -231,18 +259,24 @@ impl<'a> Load<'a> {
         let now = Instant::now();
         self.run.retries += u64::from(retries);
         match result {
-            Outcome::Executed { answer, .. } | Outcome::Answered { answer, .. } => {
-                if let Err(trouble) = self.ledger.answered(tag, flight.key, answer) {
-                    self.trouble = Some(trouble);
-                }
-                self.run.record(now, now - flight.intended, now - flight.sent);
+            Came::Executed { position, answer } => {
+                self.run.led(now, position.term);
+                self.answered(tag, &flight, now, answer);
             }
-            Outcome::Refused(_) => self.run.errors += 1,
-            Outcome::Unknown => {
+            Came::Answered { answer, .. } => self.answered(tag, &flight, now, answer),
+            Came::Refused(_) => self.run.errors += 1,
+            Came::Unknown => {
                 self.ledger.unknown(flight.key);
                 self.run.unknown += 1;
             }
         }
+    }
+
+    fn answered(&mut self, tag: u64, flight: &Flight, now: Instant, answer: Bytes) {
+        if let Err(trouble) = self.ledger.answered(tag, flight.key, answer) {
+            self.trouble = Some(trouble);
+        }
+        self.run.record(now, now - flight.intended, now - flight.sent);
     }
 }
 

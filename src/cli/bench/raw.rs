@@ -25,24 +25,14 @@ fn us(histogram: &Histogram<u64>, quantile: f64) -> f64 {
 
 /// `drave bench disk`: append and sync into a file whose blocks were written before.
 pub fn disk(args: &Bench) -> Result<(), Trouble> {
-    const NAME: &str = "drave-bench-disk.tmp";
-    const ROOM: u64 = 64 << 20;
     let place = args.dir.display().to_string();
     let disk = FsDisk::at(&args.dir).map_err(failed(&place))?;
     if disk.is_in_memory() {
         eprintln!("warning: {place} lies in memory (tmpfs): these figures are not those of a disk");
     }
-    if disk.list().map_err(failed(&place))?.iter().any(|name| name == NAME) {
-        disk.remove(NAME).map_err(failed(&place))?;
-    }
-    let mut file = disk.create(NAME).map_err(failed(&place))?;
-    let measured = file.allocate(ROOM).and_then(|()| file.sync_all()).and_then(|()| {
-        let sizes = [args.value_size, 4 << 10, 64 << 10, 1 << 20];
-        let span = args.duration / sizes.len() as u32;
-        sizes.into_iter().map(|size| Ok((size, syncs(&mut file, size, ROOM, span)?))).collect::<io::Result<Vec<_>>>()
-    });
-    disk.remove(NAME).map_err(failed(&place))?;
-    for (size, histogram) in measured.map_err(failed(&place))? {
+    let sizes = [args.value_size, 4 << 10, 64 << 10, 1 << 20];
+    let span = args.duration / sizes.len() as u32;
+    for (size, histogram) in syncs_of(&disk, &sizes, span).map_err(failed(&place))? {
         let (p50, p99, max) = (us(&histogram, 0.5), us(&histogram, 0.99), us(&histogram, 1.0));
         let rate = 1e6 / (histogram.mean() / 1000.0);
         if args.cluster.json() {
@@ -57,6 +47,27 @@ pub fn disk(args: &Bench) -> Result<(), Trouble> {
         }
     }
     Ok(())
+}
+
+/// What a plain write and sync of so many bytes takes on that disk, in nanoseconds.
+pub fn syncs_at(disk: &FsDisk, size: u64, span: Duration) -> io::Result<Histogram<u64>> {
+    Ok(syncs_of(disk, &[size], span)?.pop().map_or_else(histogram, |(_, histogram)| histogram))
+}
+
+/// The same for each of those sizes, for so long each, in a file that is gone afterwards.
+fn syncs_of(disk: &FsDisk, sizes: &[u64], span: Duration) -> io::Result<Vec<(u64, Histogram<u64>)>> {
+    const NAME: &str = "drave-bench-disk.tmp";
+    const ROOM: u64 = 64 << 20;
+    if disk.list()?.iter().any(|name| name == NAME) {
+        disk.remove(NAME)?;
+    }
+    let mut file = disk.create(NAME)?;
+    let measured = file
+        .allocate(ROOM)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| sizes.iter().map(|size| Ok((*size, syncs(&mut file, *size, ROOM, span)?))).collect());
+    disk.remove(NAME)?;
+    measured
 }
 
 fn syncs(file: &mut impl DiskFile, size: u64, room: u64, span: Duration) -> io::Result<Histogram<u64>> {

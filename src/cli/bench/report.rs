@@ -1,10 +1,12 @@
 //! What a benchmark says, while it runs and when it is done.
 
 use super::args::{Bench, What};
+use super::outcome::{Machine, Outcome, Second};
 use crate::api::{RoleName, Status};
 use crate::cli::cluster::Cluster;
 use crate::cli::trouble::Trouble;
 use crate::client::deadline;
+use crate::types::Term;
 use hdrhistogram::Histogram;
 use serde_json::json;
 use std::fmt::Write;
@@ -14,6 +16,9 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(500);
 /// How long until a cluster without a leader is looked at again.
 const AGAIN: Duration = Duration::from_millis(20);
+
+/// Of so many seconds at most it is kept how they were: more than a day.
+const KEPT: usize = 100_000;
 
 /// What is counted and measured.
 pub struct Run {
@@ -45,6 +50,10 @@ pub struct Run {
     longest_gap: Duration,
     last_answer: Option<Instant>,
     headed: bool,
+    seconds: Vec<Second>,
+    /// The latest term that an answer came from, and when a later one first did.
+    term: Term,
+    changes: Vec<Duration>,
 }
 
 fn histogram() -> Histogram<u64> {
@@ -79,6 +88,9 @@ impl Run {
             longest_gap: Duration::ZERO,
             last_answer: None,
             headed: false,
+            seconds: Vec::new(),
+            term: Term(0),
+            changes: Vec::new(),
         }
     }
 
@@ -112,12 +124,45 @@ impl Run {
         }
     }
 
+    /// An entry of that term was answered: a later one is another leader's.
+    pub fn led(&mut self, now: Instant, term: Term) {
+        if term > self.term {
+            if self.measuring && self.term > Term(0) && self.changes.len() < KEPT {
+                self.changes.push(now - self.began);
+            }
+            self.term = term;
+        }
+    }
+
+    /// What is drawn of the second that ends.
+    fn keep_second(&mut self, now: Instant, rate: f64) {
+        let us = |q| self.second.value_at_quantile(q) as f64 / 1e3;
+        let second = Second {
+            at_s: (now - self.began).as_secs_f64(),
+            ops_per_s: rate,
+            p50_us: us(0.5),
+            p99_us: us(0.99),
+            max_us: us(1.0),
+        };
+        if self.seconds.len() < KEPT {
+            self.seconds.push(second);
+        }
+    }
+
+    /// Which share of all took at most so many microseconds: more points where it matters, at the tail.
+    fn curve(&self) -> Vec<(f64, f64)> {
+        let points = self.response.iter_quantiles(5);
+        points.map(|point| (point.quantile(), point.value_iterated_to() as f64 / 1e3)).collect()
+    }
+
     /// A line for each second.
     pub fn tick(&mut self, args: &Bench, now: Instant) {
         let span = now - self.second_began;
         if !self.measuring || span < Duration::from_secs(1) {
             return;
         }
+        let rate = self.second.len() as f64 / span.as_secs_f64();
+        self.keep_second(now, rate);
         if !args.cluster.json() {
             if !self.headed {
                 println!(
@@ -125,7 +170,6 @@ impl Run {
                     "time", "ops/s", "p50", "p90", "p99", "p99.9", "max", "errors"
                 );
             }
-            let rate = self.second.len() as f64 / span.as_secs_f64();
             let at = |q| format!("{:.2} ms", self.second.value_at_quantile(q) as f64 / 1e6);
             println!(
                 "{:>4} s {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>7}",
@@ -273,8 +317,8 @@ fn servers(run: &Run, before: &[Status], after: &[Status]) -> Servers {
     }
 }
 
-/// What came of it.
-pub fn tail(args: &Bench, run: &Run, before: &[Status], after: &[Status]) -> Result<(), Trouble> {
+/// Says what came of it.
+pub fn tail(args: &Bench, run: &Run, before: &[Status], after: &[Status]) -> Result<Outcome, Trouble> {
     let servers = servers(run, before, after);
     if let Some(path) = &args.hdr {
         let lines: String = run.response.iter_recorded().fold(String::new(), |mut out, value| {
@@ -290,10 +334,16 @@ pub fn tail(args: &Bench, run: &Run, before: &[Status], after: &[Status]) -> Res
     if run.cpu.as_secs_f64() > 0.9 * run.took.as_secs_f64() {
         eprintln!("warning: the client used a whole CPU: it may be what was measured");
     }
+    let json = to_json(args, run, &servers, client_cpu, after);
     if args.cluster.json() {
-        println!("{}", to_json(args, run, &servers, client_cpu, after));
-        return Ok(());
+        println!("{json}");
+    } else {
+        print(args, run, &servers, client_cpu, after);
     }
+    serde_json::from_value(json).map_err(|error| Trouble { what: format!("what came of it: {error}"), code: 70 })
+}
+
+fn print(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &[Status]) {
     let verb = if args.what == What::Get { "reads" } else { "commits" };
     let megabytes = run.rate() * (args.key_size + args.value_size) as f64 / 1e6;
     let unchanged = if servers.changed { "leader CHANGED" } else { "leader unchanged" };
@@ -329,7 +379,6 @@ pub fn tail(args: &Bench, run: &Run, before: &[Status], after: &[Status]) -> Res
         servers.cpu_us_per_op.unwrap_or(0.0)
     );
     println!("longest time without an answer          {:.1} ms", run.longest_gap.as_secs_f64() * 1e3);
-    Ok(())
 }
 
 fn latencies(args: &Bench, run: &Run) {
@@ -408,6 +457,11 @@ fn to_json(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &
         "client_cpu_us_per_op": client_cpu,
         "server_cpu_us_per_op": servers.cpu_us_per_op,
         "leader_changed": servers.changed,
+        "leader_changes": run.changes.iter().map(Duration::as_secs_f64).collect::<Vec<_>>(),
+        "curve": run.curve(),
+        "series": run.seconds,
+        "command": std::env::args().collect::<Vec<_>>(),
+        "machine": Machine::here(),
         "config": config_json(args, after),
     })
 }

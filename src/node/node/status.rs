@@ -1,7 +1,7 @@
 //! How a node is, as it knows itself.
 
 use super::Node;
-use crate::api::{LogStatus, MemberStatus, PeerStatus, Status};
+use crate::api::{LogStatus, MemberStatus, PeerStatus, Status, TimingStatus};
 use crate::types::{DiskId, NodeId, Prospect, Time};
 
 impl Node {
@@ -25,6 +25,8 @@ impl Node {
             disk: self.stats.disk(self.raft.disk_age(now)),
             fsync: self.options.fsync,
             in_memory: false,
+            file_system: String::new(),
+            timing: self.timing(),
             low_space: self.space.is_low(),
             cpu_ns: 0,
             uptime_ms: 0,
@@ -34,6 +36,16 @@ impl Node {
             members: self.members(),
             hands_over: self.raft.hands_over().map_or(0, NodeId::get),
             log: self.log_status(now),
+        }
+    }
+
+    fn timing(&self) -> TimingStatus {
+        let options = self.raft.options();
+        let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1000.0;
+        TimingStatus {
+            heartbeat_ms: ms(options.heartbeat),
+            election_min_ms: ms(options.election_min),
+            election_max_ms: ms(options.election_max),
         }
     }
 

@@ -1,0 +1,175 @@
+//! A run, two runs side by side, or a sweep, as one page: no script, and nothing that has to be fetched.
+
+use super::draw::{self, Picture, duration};
+use super::outcome::Outcome;
+use super::report::grouped;
+use crate::cli::trouble::Trouble;
+use std::fmt::Write;
+use std::path::Path;
+
+const STYLE: &str = "\
+:root{color-scheme:light dark}\
+body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
+h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}\
+svg{width:100%;height:auto}\
+table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:right}\
+td:first-child,th:first-child{text-align:left}\
+pre{white-space:pre-wrap;overflow-wrap:anywhere;opacity:.85}\
+.run0{color:#2f86c8}.run1{color:#e06c10}";
+
+/// Writes the page of one run, or of two side by side.
+pub fn of_runs(path: &Path, runs: &[Outcome]) -> Result<(), Trouble> {
+    let title = match runs {
+        [run] => format!("drave bench {}", run.what),
+        _ => "drave bench, one run beside another".to_owned(),
+    };
+    let pictures = [
+        ("Latency by percentile", draw::percentiles(runs)),
+        ("Latency over time: half of a second's requests, and fainter 99 of 100", draw::latency_over_time(runs)),
+        ("Requests a second, over time", draw::throughput_over_time(runs)),
+    ];
+    write(path, &title, &figures(runs), pictures, runs)
+}
+
+/// Writes the page of a sweep.
+pub fn of_sweep(path: &Path, steps: &[Outcome]) -> Result<(), Trouble> {
+    let pictures =
+        [("What latency a throughput costs: half of all requests, and fainter 99 of 100", draw::sweep(steps))];
+    write(path, "drave bench, swept", &rows_of_steps(steps), pictures, steps)
+}
+
+fn write<const N: usize>(
+    path: &Path,
+    title: &str,
+    table: &str,
+    pictures: [(&str, Picture); N],
+    runs: &[Outcome],
+) -> Result<(), Trouble> {
+    let mut page = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title><style>{STYLE}</style></head>\
+         <body>\n<h1>{title}</h1>\n{table}\n"
+    );
+    for (name, picture) in pictures {
+        let picture = picture.map_err(|error| Trouble { what: format!("{name}: {error}"), code: 70 })?;
+        page.push_str(&format!("<h2>{name}</h2>\n{picture}\n"));
+    }
+    page.push_str("<h2>What was run, and on what</h2>\n");
+    for (n, run) in runs.iter().enumerate().take(2) {
+        page.push_str(&format!("<pre class=\"run{n}\">{}</pre>\n", escaped(&setting(run))));
+    }
+    page.push_str("</body></html>\n");
+    std::fs::write(path, page).map_err(|error| Trouble { what: format!("{}: {error}", path.display()), code: 74 })
+}
+
+/// Command, machine and configuration.
+fn setting(run: &Outcome) -> String {
+    let machine = &run.machine;
+    let config = serde_json::to_string_pretty(&run.config).unwrap_or_default();
+    let command = run.command.join(" ");
+    format!("{command}\n{} · {} · {} processors\n{config}", machine.system, machine.processor, machine.processors)
+}
+
+/// A figure's name, and how it is said.
+type Figure = (&'static str, fn(&Outcome) -> String);
+
+const FIGURES: [Figure; 12] = [
+    ("requests a second", |run| grouped(run.ops_per_s as u64)),
+    ("p50", |run| duration(run.p50_us)),
+    ("p90", |run| duration(run.p90_us)),
+    ("p99", |run| duration(run.p99_us)),
+    ("p99.9", |run| duration(run.p999_us)),
+    ("longest", |run| duration(run.max_us)),
+    ("answered", |run| grouped(run.total)),
+    ("refused · unknown · asked again", |run| format!("{} · {} · {}", run.errors, run.unknown, run.retries)),
+    ("longest time without an answer", |run| duration(run.longest_gap_ms * 1e3)),
+    ("entries a sync", |run| run.entries_per_fsync.map_or("not known".into(), |entries| format!("{entries:.1}"))),
+    ("sync p99 of the leader", |run| run.fsync_p99_us.map_or("not known".into(), duration)),
+    ("other leaders", |run| run.leader_changes.len().to_string()),
+];
+
+/// One column a run; with two, how far the second is from the first.
+fn figures(runs: &[Outcome]) -> String {
+    let mut out = String::from("<table>");
+    if let [first, second] = runs {
+        let by = second.ops_per_s / first.ops_per_s.max(1e-9);
+        // Writing to a string cannot fail.
+        let _written = write!(
+            out,
+            "<tr><th></th><th class=\"run0\">first</th><th class=\"run1\">second</th></tr>\
+             <tr><td>second to first, requests a second</td><td></td><td>× {by:.2}</td></tr>"
+        );
+    }
+    for (name, of) in FIGURES {
+        let cells: String = runs.iter().map(|run| format!("<td>{}</td>", of(run))).collect();
+        let _written = write!(out, "<tr><td>{name}</td>{cells}</tr>");
+    }
+    out.push_str("</table>");
+    out
+}
+
+fn rows_of_steps(steps: &[Outcome]) -> String {
+    let mut out = String::from(
+        "<table><tr><th>clients</th><th>requests a second</th><th>p50</th><th>p99</th><th>p99.9</th><th>longest</th></tr>",
+    );
+    for step in steps {
+        let clients = step.config["clients"].as_u64().unwrap_or_default();
+        let cells =
+            [step.p50_us, step.p99_us, step.p999_us, step.max_us].map(|us| format!("<td>{}</td>", duration(us)));
+        let rate = grouped(step.ops_per_s as u64);
+        let _written = write!(out, "<tr><td>{clients}</td><td>{rate}</td>{}</tr>", cells.concat());
+    }
+    out.push_str("</table>");
+    out
+}
+
+/// Words that come from outside, so that they stay words.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::bench::outcome::Second;
+
+    fn run(what: &str) -> Outcome {
+        Outcome {
+            what: what.into(),
+            ops_per_s: 31_641.0,
+            p50_us: 940.0,
+            curve: vec![(0.5, 940.0), (0.9, 1330.0), (0.99, 2260.0), (1.0, 7100.0)],
+            series: (1..=5)
+                .map(|s| Second { at_s: f64::from(s), ops_per_s: 3e4, p50_us: 900.0, ..Second::default() })
+                .collect(),
+            leader_changes: vec![2.5],
+            command: vec!["drave".into(), "bench".into(), "<script>".into()],
+            ..Outcome::default()
+        }
+    }
+
+    #[test]
+    fn a_page_is_one_file_that_fetches_nothing_and_runs_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run.html");
+        for runs in [vec![run("put")], vec![run("put"), run("put")]] {
+            of_runs(&path, &runs).unwrap();
+            let page = std::fs::read_to_string(&path).unwrap();
+            for word in ["31 641", "940 µs", "another leader", "&lt;script&gt;", "<svg"] {
+                assert!(page.contains(word), "{word}");
+            }
+            for word in ["<script", "<link", "<img", "@import", "url("] {
+                assert!(!page.contains(word), "{word}");
+            }
+            assert_eq!(page.contains("× 1.00"), runs.len() == 2);
+        }
+        of_sweep(&path, &[run("put"), run("put")]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().matches("<tr>").count(), 3);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_said() {
+        let trouble = of_runs(Path::new("/no/such/place/run.html"), &[run("put")]).unwrap_err();
+        assert_eq!(trouble.code, 74);
+    }
+}

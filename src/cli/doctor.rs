@@ -1,0 +1,79 @@
+//! `drave doctor`: what would let a cluster down, before it does.
+
+mod findings;
+mod place;
+
+use self::findings::{Finding, Level, Node, examine};
+use super::cluster::Cluster;
+use super::status::{self, Asked};
+use super::trouble::Trouble;
+use clap::Args;
+use hdrhistogram::Histogram;
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Looks at a cluster, or at a directory on this machine, and says what would let it down: disks and links in
+/// numbers beside the timeouts that must fit them, votes, versions, room, file systems and caches.
+#[derive(Args, Debug)]
+pub struct Doctor {
+    /// A directory to be measured instead of a cluster: where a node keeps its data, or would
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// How long to measure each
+    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+    measure: Duration,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// `drave doctor`: 1 if something fails, 3 if no node answers.
+pub fn run(args: &Doctor) -> Result<(), Trouble> {
+    let findings = match &args.data {
+        Some(directory) => place::examine(directory, args.measure)?,
+        None => cluster(args)?,
+    };
+    for finding in &findings {
+        let Finding { level, what, found } = finding;
+        if args.cluster.json() {
+            println!("{}", json!({ "level": level.word(), "what": what, "found": found }));
+        } else {
+            println!("{:<5} {what:<24} {found}", level.word());
+        }
+    }
+    let of = |level| findings.iter().filter(|finding| finding.level == level).count();
+    let (fails, warns) = (of(Level::Fail), of(Level::Warn));
+    if !args.cluster.json() {
+        println!("{} looked at · {fails} FAIL · {warns} WARN", findings.len());
+    }
+    match fails {
+        0 => Ok(()),
+        1 => Err(Trouble { what: "one thing is not as it should be, see FAIL".into(), code: 1 }),
+        n => Err(Trouble { what: format!("{n} things are not as they should be, see FAIL"), code: 1 }),
+    }
+}
+
+fn cluster(args: &Doctor) -> Result<Vec<Finding>, Trouble> {
+    let asked = status::ask(&args.cluster);
+    if asked.iter().all(|asked| asked.status.is_err()) {
+        let tried = args.cluster.endpoints.join(", ");
+        return Err(Trouble { what: format!("no node answers\n  tried {tried}"), code: 3 });
+    }
+    let each = args.measure / asked.len().max(1) as u32;
+    let nodes: Vec<Node> = asked.into_iter().map(|asked| measured(&args.cluster, asked, each)).collect();
+    Ok(examine(&nodes))
+}
+
+/// Asks a node again and again how it is: what a round trip to it takes, and then how it is.
+fn measured(cluster: &Cluster, asked: Asked, span: Duration) -> Node {
+    let Asked { endpoint, mut status } = asked;
+    let mut trips = Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are in order");
+    let client = Cluster { endpoints: vec![endpoint.clone()], ..cluster.clone() }.client();
+    let began = Instant::now();
+    while status.is_ok() && began.elapsed() < span {
+        let sent = Instant::now();
+        status = client.status(&endpoint).map_err(|error| error.to_string());
+        trips.saturating_record(sent.elapsed().as_micros() as u64);
+    }
+    Node { endpoint, status, trips }
+}

@@ -1,0 +1,244 @@
+//! What is looked at, and what is thought of it: from what the nodes say alone.
+
+use crate::api::{RoleName, Status};
+use hdrhistogram::Histogram;
+use std::collections::BTreeMap;
+
+/// A round trip and a sync have to fit into the shortest election timeout so often: a few may be lost, or late.
+const WELL_WITHIN: f64 = 10.0;
+/// Less often than that, and one late answer deposes a leader.
+const BARELY_WITHIN: f64 = 3.0;
+/// Elections have to be so many longest timeouts apart: else there is more of them than of work.
+const FAR_APART: f64 = 1000.0;
+/// A follower that lags so many entries behind is not in step.
+const LAGS: u64 = 10_000;
+/// Quicker than that, in microseconds, no disk syncs that keeps what it was given when the power goes, but for one
+/// that has a battery.
+const TOO_QUICK_US: f64 = 20.0;
+
+/// What is thought of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    /// As it should be.
+    Pass,
+    /// It works, and may not always.
+    Warn,
+    /// It does not, or what was acknowledged may be lost.
+    Fail,
+}
+
+impl Level {
+    /// Its word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Level::Pass => "PASS",
+            Level::Warn => "WARN",
+            Level::Fail => "FAIL",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Finding {
+    /// What is thought of it.
+    pub level: Level,
+    /// What it is.
+    pub what: String,
+    /// What was found, in numbers, and what to do about it.
+    pub found: String,
+}
+
+/// One node, as it was asked.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Where.
+    pub endpoint: String,
+    /// How it is, or why that is not known.
+    pub status: Result<Status, String>,
+    /// How long a round trip from here took, in microseconds.
+    pub trips: Histogram<u64>,
+}
+
+pub(super) fn finding(level: Level, what: impl Into<String>, found: impl Into<String>) -> Finding {
+    Finding { level, what: what.into(), found: found.into() }
+}
+
+/// Everything that can be told of a cluster from outside.
+pub fn examine(nodes: &[Node]) -> Vec<Finding> {
+    let mut out = Vec::new();
+    for node in nodes {
+        match &node.status {
+            Ok(status) => of_node(node, status, &mut out),
+            Err(why) => out.push(finding(Level::Fail, &node.endpoint, format!("does not answer: {why}"))),
+        }
+    }
+    let statuses: Vec<&Status> = nodes.iter().filter_map(|node| node.status.as_ref().ok()).collect();
+    let leads = |status: &&&Status| status.role == RoleName::Leader;
+    let leader = statuses.iter().filter(leads).max_by_key(|status| status.term).copied();
+    match leader {
+        Some(leader) => of_leader(leader, &statuses, &mut out),
+        None => out.push(finding(Level::Fail, "leader", "nobody leads, among those who answer")),
+    }
+    out.push(timing(nodes, &statuses));
+    out.push(elections(&statuses));
+    out.push(alike(&statuses));
+    out.push(versions(&statuses));
+    out
+}
+
+/// What one node says of itself.
+fn of_node(node: &Node, status: &Status, out: &mut Vec<Finding>) {
+    let name = |what: &str| format!("n{} {what}", status.node);
+    let trip = |quantile| node.trips.value_at_quantile(quantile) as f64 / 1000.0;
+    out.push(finding(
+        Level::Pass,
+        name("round trip"),
+        format!("p50 {:.2} · p99 {:.2} · max {:.2} ms from here", trip(0.5), trip(0.99), trip(1.0)),
+    ));
+    let disk = &status.disk;
+    let (p50, p99, max) = (disk.sync_p50_us / 1000.0, disk.sync_p99_us / 1000.0, disk.sync_max_us / 1000.0);
+    let figures = format!("p50 {p50:.2} · p99 {p99:.2} · max {max:.2} ms of {} syncs", disk.syncs);
+    out.push(match () {
+        () if !status.fsync => finding(
+            Level::Fail,
+            name("fsync"),
+            "OFF: a power loss may take anything · start it without --unsafe-no-fsync",
+        ),
+        () if disk.syncs > 0 && disk.sync_p50_us < TOO_QUICK_US && !status.in_memory => {
+            let advice = "quicker than a disk without a battery can be: does it keep what it is given?";
+            finding(Level::Warn, name("fsync"), format!("{figures} · {advice}"))
+        }
+        () => finding(Level::Pass, name("fsync"), figures),
+    });
+    out.push(file_system(name("file system"), &status.file_system));
+    let (low, lacks) = (status.low_space, status.log.lacks_room);
+    out.push(match (low, lacks) {
+        (true, _) => {
+            finding(Level::Fail, name("room"), "too little on its disk: as leader it refuses writes · make some")
+        }
+        (false, true) => finding(Level::Warn, name("room"), "not enough for a snapshot: its log grows · make some"),
+        (false, false) => finding(Level::Pass, name("room"), "enough"),
+    });
+}
+
+/// What a file system does with what is synced.
+pub(super) fn file_system(what: String, name: &str) -> Finding {
+    let warn = |why: &str| (Level::Warn, format!("{name}: {why}"));
+    let (level, found) = match name {
+        "tmpfs" | "ramfs" => warn("in memory, a power loss takes everything · use a disk"),
+        "nfs" | "cifs" | "9p" | "fuse" => warn("a sync is as good as whoever serves it · use a disk of its own"),
+        "overlay" => warn("the upper layer of a container, gone with it · mount a volume"),
+        "" => warn("unknown"),
+        name => (Level::Pass, name.to_owned()),
+    };
+    finding(level, what, found)
+}
+
+/// What the leader says of the others.
+fn of_leader(leader: &Status, statuses: &[&Status], out: &mut Vec<Finding>) {
+    out.push(finding(Level::Pass, "leader", format!("n{} of term {}", leader.node, leader.term)));
+    let voters: Vec<u64> =
+        leader.members.iter().filter(|member| member.kind != "learner").map(|member| member.node).collect();
+    let answer = voters.iter().filter(|voter| statuses.iter().any(|status| status.node == **voter)).count();
+    let (n, quorum) = (voters.len(), voters.len() / 2 + 1);
+    let spare = answer as i64 - quorum as i64;
+    let found = format!("{answer} of {n} answer, a quorum is {quorum}");
+    out.push(match spare {
+        ..=-1 => finding(Level::Fail, "voters", format!("{found} · start the others")),
+        0 if n > 1 => finding(Level::Fail, "voters", format!("{found}: the next to fail stops all writes")),
+        _ if n == 1 => finding(Level::Warn, "voters", "one, and no other has what it holds · drave member add"),
+        _ if n.is_multiple_of(2) => {
+            finding(Level::Warn, "voters", format!("{found} · {n} stand no more failures than {} do", n - 1))
+        }
+        _ => finding(Level::Pass, "voters", found),
+    });
+    if leader.membership.contains("outgoing") {
+        out.push(finding(Level::Warn, "membership", format!("{}: a change is under way", leader.membership)));
+    }
+    for peer in &leader.peers {
+        let what = format!("n{} in step", peer.node);
+        let found = format!("{} entries behind, {}", peer.lag, peer.stage);
+        let level = if peer.lag > LAGS { Level::Warn } else { Level::Pass };
+        out.push(finding(level, what, found));
+    }
+}
+
+/// broadcast time ≪ election timeout (§5.6): what an append takes to the median voter and through its disk, as far
+/// as that can be told from here.
+fn timing(nodes: &[Node], statuses: &[&Status]) -> Finding {
+    let answered = nodes.iter().filter(|node| node.status.is_ok());
+    let mut trips: Vec<f64> = answered.map(|node| node.trips.value_at_quantile(0.99) as f64 / 1000.0).collect();
+    let mut syncs: Vec<f64> = statuses.iter().map(|status| status.disk.sync_p99_us / 1000.0).collect();
+    trips.sort_by(f64::total_cmp);
+    syncs.sort_by(f64::total_cmp);
+    let slowest = |of: &[f64]| of.last().copied().unwrap_or_default();
+    let broadcast = slowest(&trips) + slowest(&syncs);
+    let election = statuses.iter().map(|status| status.timing.election_min_ms).fold(f64::INFINITY, f64::min);
+    let heartbeat = statuses.iter().map(|status| status.timing.heartbeat_ms).fold(0.0, f64::max);
+    let times = election / broadcast.max(0.001);
+    let found = format!(
+        "broadcast {broadcast:.1} ms (p99 of round trip and sync) ≪ election {election:.0} ms: {times:.0} times · a \
+         heartbeat each {heartbeat:.0} ms"
+    );
+    match times {
+        t if t >= WELL_WITHIN => finding(Level::Pass, "broadcast ≪ election", found),
+        t if t >= BARELY_WITHIN => finding(
+            Level::Warn,
+            "broadcast ≪ election",
+            format!("{found} · --election-timeout longer, or a quicker disk"),
+        ),
+        _ => finding(Level::Fail, "broadcast ≪ election", format!("{found} · leaders are deposed by their own disks")),
+    }
+}
+
+/// election timeout ≪ mean time between failures (§5.6): of which those are told that led to an election.
+fn elections(statuses: &[&Status]) -> Finding {
+    let begun: u64 = statuses.iter().flat_map(|status| status.elections.values()).sum();
+    let uptime = statuses.iter().map(|status| status.uptime_ms).max().unwrap_or_default() as f64;
+    let election = statuses.iter().map(|status| status.timing.election_max_ms).fold(0.0, f64::max);
+    // The first is no failure.
+    let apart = uptime / begun.max(1) as f64;
+    let found = format!(
+        "election {election:.0} ms ≪ {:.0} s between elections ({begun} in {:.0} s)",
+        apart / 1000.0,
+        uptime / 1000.0
+    );
+    match apart / election.max(0.001) {
+        times if times >= FAR_APART => finding(Level::Pass, "election ≪ MTBF", found),
+        _ if begun <= 1 => finding(Level::Pass, "election ≪ MTBF", format!("{found}, young yet")),
+        _ => finding(Level::Warn, "election ≪ MTBF", format!("{found} · drave status --watch, and the logs, say why")),
+    }
+}
+
+/// Equal at equal index: anything else is a bug, or a disk that lies.
+fn alike(statuses: &[&Status]) -> Finding {
+    let mut digests: BTreeMap<u64, Vec<&Status>> = BTreeMap::new();
+    statuses.iter().for_each(|status| digests.entry(status.applied).or_default().push(status));
+    let differs = |of: &&Vec<&Status>| of.iter().any(|status| status.digest != of[0].digest);
+    match digests.values().find(differs) {
+        Some(of) => {
+            let who: Vec<String> = of.iter().map(|status| format!("n{} {}", status.node, status.digest)).collect();
+            let found = format!("at {} they differ: {} · drave diff", of[0].applied, who.join(", "));
+            finding(Level::Fail, "states", found)
+        }
+        None => match digests.values().map(Vec::len).max() {
+            Some(n) if n > 1 => finding(Level::Pass, "states", format!("{n} nodes at one index, and alike")),
+            _ => finding(Level::Pass, "states", "no two nodes at one index just now: nothing to compare"),
+        },
+    }
+}
+
+fn versions(statuses: &[&Status]) -> Finding {
+    let mut versions: Vec<&str> = statuses.iter().map(|status| status.version.as_str()).collect();
+    versions.sort_unstable();
+    versions.dedup();
+    match versions[..] {
+        [one] if one.contains("debug") => finding(Level::Warn, "version", format!("{one}: several times slower")),
+        [one] => finding(Level::Pass, "version", one),
+        _ => finding(Level::Warn, "version", format!("{} · bring all to one", versions.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! Clusters that are well, and such as are not.
+
+use super::*;
+use crate::api::{DiskStatus, MemberStatus, PeerStatus, TimingStatus};
+
+fn status(node: u64) -> Status {
+    Status {
+        node,
+        role: if node == 1 { RoleName::Leader } else { RoleName::Follower },
+        term: 3,
+        applied: 90,
+        digest: "7".into(),
+        membership: "voters=1,2,3".into(),
+        disk: DiskStatus { syncs: 9, sync_p50_us: 300.0, sync_p99_us: 2000.0, ..DiskStatus::default() },
+        fsync: true,
+        file_system: "ext4".into(),
+        uptime_ms: 3_600_000,
+        timing: TimingStatus { heartbeat_ms: 50.0, election_min_ms: 150.0, election_max_ms: 300.0 },
+        version: "0.1.0 (release)".into(),
+        members: (1..=3).map(|node| MemberStatus { node, kind: "voter".into(), ..Default::default() }).collect(),
+        peers: (2..=3).map(|node| PeerStatus { node, stage: "stream".into(), ..Default::default() }).collect(),
+        ..Status::default()
+    }
+}
+
+fn node(status: Status) -> Node {
+    let mut trips = Histogram::new_with_bounds(1, 60_000_000, 3).unwrap();
+    trips.record(400).unwrap();
+    Node { endpoint: format!("h:{}", status.node), status: Ok(status), trips }
+}
+
+/// What is found that is not as it should be, of three nodes that are well but for what `ails` does to them.
+fn found(ails: impl FnOnce(&mut Vec<Node>)) -> Vec<(Level, String)> {
+    let mut nodes: Vec<Node> = (1..=3).map(|id| node(status(id))).collect();
+    ails(&mut nodes);
+    let odd = examine(&nodes).into_iter().filter(|finding| finding.level != Level::Pass);
+    odd.map(|finding| (finding.level, finding.what)).collect()
+}
+
+fn of(node: &mut Node) -> &mut Status {
+    node.status.as_mut().unwrap()
+}
+
+#[test]
+fn of_a_cluster_that_is_well_nothing_is_said() {
+    assert_eq!(found(|_| {}), []);
+}
+
+#[test]
+fn each_thing_that_is_not_well_is_found_and_nothing_else() {
+    let one = |level, what: &str| vec![(level, what.to_owned())];
+    assert_eq!(found(|nodes| of(&mut nodes[1]).fsync = false), one(Level::Fail, "n2 fsync"));
+    assert_eq!(found(|nodes| of(&mut nodes[1]).disk.sync_p50_us = 4.0), one(Level::Warn, "n2 fsync"));
+    assert_eq!(found(|nodes| of(&mut nodes[2]).file_system = "nfs".into()), one(Level::Warn, "n3 file system"));
+    assert_eq!(found(|nodes| of(&mut nodes[2]).low_space = true), one(Level::Fail, "n3 room"));
+    assert_eq!(found(|nodes| of(&mut nodes[2]).log.lacks_room = true), one(Level::Warn, "n3 room"));
+    assert_eq!(found(|nodes| of(&mut nodes[2]).digest = "8".into()), one(Level::Fail, "states"));
+    assert_eq!(found(|nodes| of(&mut nodes[2]).version = "0.2.0 (release)".into()), one(Level::Warn, "version"));
+    assert_eq!(found(|nodes| of(&mut nodes[0]).peers[1].lag = LAGS + 1), one(Level::Warn, "n3 in step"));
+    let tight = |nodes: &mut Vec<Node>| of(&mut nodes[1]).disk.sync_p99_us = 20_000.0;
+    assert_eq!(found(tight), one(Level::Warn, "broadcast ≪ election"));
+    let hopeless = |nodes: &mut Vec<Node>| of(&mut nodes[1]).disk.sync_p99_us = 80_000.0;
+    assert_eq!(found(hopeless), one(Level::Fail, "broadcast ≪ election"));
+    let restless = |nodes: &mut Vec<Node>| of(&mut nodes[1]).elections = [("timeout".to_owned(), 100)].into();
+    assert_eq!(found(restless), one(Level::Warn, "election ≪ MTBF"));
+}
+
+#[test]
+fn votes_are_counted() {
+    let gone = |nodes: &mut Vec<Node>| nodes[2].status = Err("refused".into());
+    assert_eq!(found(gone), [(Level::Fail, "h:3".to_owned()), (Level::Fail, "voters".to_owned())]);
+    let even = |nodes: &mut Vec<Node>| {
+        let mut fourth = status(4);
+        fourth.role = RoleName::Follower;
+        nodes.push(node(fourth));
+        of(&mut nodes[0]).members.push(MemberStatus { node: 4, kind: "voter".into(), ..Default::default() });
+    };
+    assert_eq!(found(even), [(Level::Warn, "voters".to_owned())]);
+    let alone = |nodes: &mut Vec<Node>| {
+        nodes.truncate(1);
+        of(&mut nodes[0]).members.truncate(1);
+        of(&mut nodes[0]).peers.clear();
+    };
+    assert_eq!(found(alone), [(Level::Warn, "voters".to_owned())]);
+    assert_eq!(found(|nodes| of(&mut nodes[0]).role = RoleName::Follower), [(Level::Fail, "leader".to_owned())]);
+}

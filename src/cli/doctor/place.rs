@@ -1,0 +1,72 @@
+//! A directory on this machine: what its file system and its disk are, and what a sync costs there.
+
+use super::findings::{Finding, Level, file_system, finding};
+use crate::cli::bench::raw::syncs_at;
+use crate::cli::trouble::Trouble;
+use crate::disk::fs::FsDisk;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Slower than that, in milliseconds, and one sync in a hundred holds up all who wait for it.
+const SLOW_MS: f64 = 30.0;
+/// Quicker than that, with a cache that writes back, and the cache may be all that answers.
+const QUICK_MS: f64 = 0.1;
+
+/// Measures it, with files that are gone afterwards.
+pub fn examine(directory: &Path, span: Duration) -> Result<Vec<Finding>, Trouble> {
+    let place = directory.display().to_string();
+    let failed = |error: std::io::Error| Trouble { what: format!("{place}: {error}"), code: 74 };
+    let disk = FsDisk::at(directory).map_err(failed)?;
+    let cache = block_device(directory).and_then(|device| cache_of(&device));
+    let histogram = syncs_at(&disk, 4 << 10, span).map_err(failed)?;
+    let ms = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e6;
+    let (p50, p99, max) = (ms(0.5), ms(0.99), ms(1.0));
+    let figures = format!("p50 {p50:.2} · p99 {p99:.2} · max {max:.2} ms of {} syncs of 4 KiB", histogram.len());
+    let is_quick = p50 < QUICK_MS && cache.as_deref() == Some("write back") && !disk.is_in_memory();
+    let synced = match () {
+        () if p99 > SLOW_MS => (Level::Warn, format!("{figures} · a slow disk makes for a slow cluster")),
+        () if is_quick => (Level::Warn, format!("{figures} · does its cache keep what it is given without power?")),
+        () => (Level::Pass, figures),
+    };
+    let told = match cache.as_deref() {
+        Some("write back") => (Level::Pass, "write back: each sync flushes it".to_owned()),
+        Some(other) => (Level::Pass, other.to_owned()),
+        None => (Level::Pass, "not known: no disk of this machine's own is under it".to_owned()),
+    };
+    Ok(vec![
+        file_system(format!("{place} file system"), disk.file_system()),
+        finding(told.0, format!("{place} disk cache"), told.1),
+        finding(synced.0, format!("{place} fsync"), synced.1),
+        room(&disk, place),
+    ])
+}
+
+/// Room for the log, a snapshot and the reserve: a few segments of the usual size at least.
+fn room(disk: &FsDisk, place: String) -> Finding {
+    use crate::disk::Disk;
+    use bytesize::ByteSize;
+    const FEW: u64 = 1 << 30;
+    let what = format!("{place} room");
+    match disk.free() {
+        Ok(free) if free < FEW => {
+            finding(Level::Warn, what, format!("{}: little for log and snapshots", ByteSize(free).display().iec()))
+        }
+        Ok(free) => finding(Level::Pass, what, ByteSize(free).display().iec().to_string()),
+        Err(error) => finding(Level::Warn, what, format!("not known: {error}")),
+    }
+}
+
+/// The directory of the kernel's that tells of the disk on which a directory lies.
+fn block_device(directory: &Path) -> Option<PathBuf> {
+    let device = fs::metadata(directory).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let place = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    // A partition has no queue of its own.
+    if place.join("queue").is_dir() { Some(place) } else { place.parent().map(Path::to_owned) }
+}
+
+fn cache_of(device: &Path) -> Option<String> {
+    fs::read_to_string(device.join("queue/write_cache")).ok().map(|text| text.trim().to_owned())
+}

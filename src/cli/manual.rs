@@ -1,0 +1,40 @@
+//! `drave completions` and `drave man`: the command line, told to shells and to readers.
+
+use super::command::describe;
+use super::trouble::Trouble;
+use clap::Args;
+use clap_complete::Shell;
+use std::io;
+use std::path::PathBuf;
+
+/// Prints what a shell needs to complete words: drave completions bash > /etc/bash_completion.d/drave
+#[derive(Args, Debug)]
+pub struct Completions {
+    /// Which shell
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// Writes a manual page for each command into a directory: drave man /usr/local/share/man/man1
+#[derive(Args, Debug)]
+pub struct Man {
+    /// Where to
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+}
+
+/// `drave completions`.
+pub fn completions(args: &Completions) {
+    clap_complete::generate(args.shell, &mut describe(), "drave", &mut io::stdout());
+}
+
+/// `drave man`: says how many pages there are.
+pub fn man(args: &Man) -> Result<(), Trouble> {
+    let place = args.directory.display();
+    let failed = |error: io::Error| Trouble { what: format!("{place}: {error}"), code: 74 };
+    std::fs::create_dir_all(&args.directory).map_err(failed)?;
+    clap_mangen::generate_to(describe(), &args.directory).map_err(failed)?;
+    let pages = std::fs::read_dir(&args.directory).map_err(failed)?.count();
+    eprintln!("{pages} pages in {place}");
+    Ok(())
+}
