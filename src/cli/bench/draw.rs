@@ -169,7 +169,7 @@ fn over_time(runs: &[Outcome], lines: &[Line], ys: Range<f64>, y_name: &dyn Fn(&
     let frame = Frame {
         xs: 0.0..end,
         ys,
-        x_name: &|s| format!("{s:.0} s"),
+        x_name: &|s| if end < 10.0 { format!("{s:.1} s") } else { format!("{s:.0} s") },
         y_name,
         x_is: "",
         marks: runs.iter().flat_map(|run| &run.leader_changes).copied().filter(|at| *at <= end).collect(),

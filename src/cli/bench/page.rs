@@ -35,7 +35,7 @@ pub fn of_runs(path: &Path, runs: &[Outcome]) -> Result<(), Trouble> {
 pub fn of_sweep(path: &Path, steps: &[Outcome]) -> Result<(), Trouble> {
     let pictures =
         [("What latency a throughput costs: half of all requests, and fainter 99 of 100", draw::sweep(steps))];
-    write(path, "drave bench, swept", &rows_of_steps(steps), pictures, steps)
+    write(path, "drave bench, swept", &rows_of_steps(steps), pictures, &steps[..steps.len().min(1)])
 }
 
 fn write<const N: usize>(
@@ -55,7 +55,7 @@ fn write<const N: usize>(
         page.push_str(&format!("<h2>{name}</h2>\n{picture}\n"));
     }
     page.push_str("<h2>What was run, and on what</h2>\n");
-    for (n, run) in runs.iter().enumerate().take(2) {
+    for (n, run) in runs.iter().enumerate() {
         page.push_str(&format!("<pre class=\"run{n}\">{}</pre>\n", escaped(&setting(run))));
     }
     page.push_str("</body></html>\n");
@@ -65,7 +65,8 @@ fn write<const N: usize>(
 /// Command, machine and configuration.
 fn setting(run: &Outcome) -> String {
     let machine = &run.machine;
-    let config = serde_json::to_string_pretty(&run.config).unwrap_or_default();
+    let settings = run.config.as_object().into_iter().flatten();
+    let config = settings.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(" · ");
     let command = run.command.join(" ");
     format!("{command}\n{} · {} · {} processors\n{config}", machine.system, machine.processor, machine.processors)
 }
