@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use support::{Cluster, PATIENCE, ports, run, until};
+use support::{Cluster, PATIENCE, doors, doors_beside, run, until};
 
 /// A reply, as a client reads it.
 #[derive(Clone, PartialEq, Debug)]
@@ -108,18 +108,6 @@ fn encoded(words: &[&str]) -> Vec<u8> {
         out += &format!("${}\r\n{word}\r\n", word.len());
     }
     out.into_bytes()
-}
-
-/// A cluster with Redis doors, and where they are.
-fn doors(nodes: u16, words: &[&str]) -> (Cluster, Vec<String>) {
-    let mut cluster = Cluster::prepare(nodes);
-    let base = ports(nodes);
-    let doors: Vec<String> = (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect();
-    cluster.words.extend(words.iter().map(|word| (*word).to_owned()));
-    cluster.doors.clone_from(&doors);
-    (0..nodes.into()).for_each(|n| cluster.spawn(n));
-    cluster.leader();
-    (cluster, doors)
 }
 
 #[test]
@@ -565,21 +553,7 @@ fn the_rust_client_finds_what_it_expects() {
 
 #[test]
 fn the_rust_client_of_clusters_goes_to_the_leader() {
-    // A member's door is said to be a hundred above its native port.
-    let beside = |cluster: &Cluster| -> Vec<String> {
-        let native =
-            cluster.addresses.iter().map(|address| address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap());
-        native.map(|port| format!("127.0.0.1:{}", port + 100)).collect()
-    };
-    let free = || {
-        let cluster = Cluster::prepare(3);
-        let doors = beside(&cluster);
-        doors.iter().all(|door| std::net::TcpListener::bind(door).is_ok()).then_some(cluster)
-    };
-    let mut cluster = until("ports for doors", free, String::new);
-    cluster.doors = beside(&cluster);
-    cluster.words.extend(["--resp-follower", "moved"].map(str::to_owned));
-    (0..3).for_each(|n| cluster.spawn(n));
+    let mut cluster = doors_beside(&["--resp-follower", "moved"]);
     let leader = cluster.leader();
     let seeds: Vec<String> = cluster.doors.iter().map(|door| format!("redis://{door}")).collect();
     let connect = || redis::cluster::ClusterClient::new(seeds.clone()).ok()?.get_connection().ok();

@@ -301,3 +301,50 @@ impl Cluster {
         (0..self.len()).map(read).collect()
     }
 }
+
+/// A cluster with Redis doors, and where they are.
+pub fn doors(nodes: u16, words: &[&str]) -> (Cluster, Vec<String>) {
+    let mut cluster = Cluster::prepare(nodes);
+    let base = ports(nodes);
+    let doors: Vec<String> = (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect();
+    cluster.words.extend(words.iter().map(|word| (*word).to_owned()));
+    cluster.doors.clone_from(&doors);
+    (0..nodes.into()).for_each(|n| cluster.spawn(n));
+    cluster.leader();
+    (cluster, doors)
+}
+
+/// The same with each door where members are said to have it: a hundred above the native port.
+pub fn doors_beside(words: &[&str]) -> Cluster {
+    let free = || {
+        let mut cluster = Cluster::prepare(3);
+        let native =
+            cluster.addresses.iter().map(|address| address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap());
+        cluster.doors = native.map(|port| format!("127.0.0.1:{}", port + 100)).collect();
+        cluster.doors.iter().all(|door| TcpListener::bind(door).is_ok()).then_some(cluster)
+    };
+    let mut cluster = until("ports for doors", free, String::new);
+    cluster.words.extend(words.iter().map(|word| (*word).to_owned()));
+    (0..3).for_each(|n| cluster.spawn(n));
+    cluster.leader();
+    cluster
+}
+
+/// A program of somebody else's, a client mostly, that has to be installed. Where it is not, a test says so and
+/// sees nothing; with `DRAVE_MUST_HAVE_CLIENTS=1` it fails.
+pub fn installed(program: &str) -> Option<Command> {
+    let found = std::env::split_paths(&std::env::var_os("PATH")?).any(|place| place.join(program).is_file());
+    if !found {
+        let must = std::env::var("DRAVE_MUST_HAVE_CLIENTS").is_ok_and(|set| set == "1");
+        assert!(!must, "{program} is not installed");
+        eprintln!("not run: {program} is not installed");
+        return None;
+    }
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null());
+    // SAFETY: between fork and exec only one async-signal-safe system call is made.
+    unsafe {
+        command.pre_exec(|| set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into));
+    }
+    Some(command)
+}
