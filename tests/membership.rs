@@ -187,11 +187,6 @@ fn all_members_are_replaced_under_load_and_each_command_takes_effect_once() {
         cluster.spawn(new - 1);
         let there = || leading(&cluster).filter(|s| voters(s).is_some_and(|v| v.contains(&(new as u64)))).map(|_| ());
         until("it takes the place", there, || cluster.logs());
-        if old == 3 {
-            // A client that lasts asks every five seconds who the members are: who has not asked since knows nobody
-            // once the last founder is gone (README, Limits).
-            std::thread::sleep(Duration::from_secs(6));
-        }
         assert_eq!(cluster.stop(old - 1), Some(0), "{}", cluster.logs());
     }
     until_voters(&cluster, &[6, 7, 8]);

@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use support::{Cluster, PATIENCE, doors, doors_beside, run, until};
+use support::{PATIENCE, doors, doors_beside, run, until};
 
 /// A reply, as a client reads it.
 #[derive(Clone, PartialEq, Debug)]

@@ -288,7 +288,11 @@ impl Client {
         };
         call.note(&endpoint);
         let asked = connection.ask(request, patience);
-        match asked.and_then(|id| self.wait_for(call, &endpoint, &mut connection, id, patience)) {
+        let answered = asked.and_then(|id| self.wait_for(call, &endpoint, &mut connection, id, patience));
+        if let Some(status) = connection.take_news() {
+            self.known.learn_members(&status);
+        }
+        match answered {
             Ok(reply) => {
                 if self.look(&mut connection) {
                     self.connection = Some((endpoint, connection));

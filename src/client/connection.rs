@@ -1,9 +1,9 @@
 //! One blocking connection to one node.
 
-use crate::api::{Reply, Request};
+use crate::api::{Reply, Request, Status};
 use crate::types::NodeId;
 use crate::wire::WireError;
-use crate::wire::client::{put_request_frame, read_reply_frame};
+use crate::wire::client::{NEWS, put_request_frame, read_reply_frame};
 use crate::wire::frame::{Frame, FrameReader};
 use crate::wire::hello::{Hello, Welcome};
 use bytes::BytesMut;
@@ -20,6 +20,7 @@ pub struct Connection {
     scratch: Box<[u8]>,
     next: u64,
     node: Option<NodeId>,
+    news: Option<Box<Status>>,
 }
 
 /// Why a call got no reply.
@@ -63,6 +64,7 @@ impl Connection {
             scratch: vec![0; 16 << 10].into(),
             next: 1,
             node: None,
+            news: None,
         };
         Hello::client().put(&mut connection.output);
         connection.send(deadline)?;
@@ -73,6 +75,11 @@ impl Connection {
     /// Who was reached.
     pub fn node(&self) -> Option<NodeId> {
         self.node
+    }
+
+    /// What the node has said of itself unasked, because the members have changed.
+    pub fn take_news(&mut self) -> Option<Box<Status>> {
+        self.news.take()
     }
 
     /// Asks, and waits for the reply until then.
@@ -94,9 +101,10 @@ impl Connection {
     /// again. A reply to something asked before is let go by.
     pub fn answer(&mut self, id: u64, deadline: Instant) -> Result<Reply, Trouble> {
         loop {
-            let (answered, reply) = read_reply_frame(self.receive(deadline)?)?;
-            if answered == id {
-                return Ok(reply);
+            match read_reply_frame(self.receive(deadline)?)? {
+                (NEWS, Reply::Status(status)) => self.news = Some(status),
+                (answered, reply) if answered == id => return Ok(reply),
+                _ => {}
             }
         }
     }

@@ -10,7 +10,7 @@ use super::scout::{Scout, Word};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
 use crate::types::{Index, NodeId, Position, SessionId};
 use crate::wire::WireError;
-use crate::wire::client::{put_request_frame, read_reply_frame};
+use crate::wire::client::{NEWS, put_request_frame, read_reply_frame};
 use crate::wire::frame::{FrameReader, Kind};
 use crate::wire::hello::{Hello, Welcome};
 use bytes::{Buf, Bytes, BytesMut};
@@ -122,8 +122,8 @@ pub enum Heard {
 
 /// The number under which a session is asked for: no slab has that many keys.
 const OPENING: u64 = u64::MAX;
-/// The number under which the members are asked for.
-const LOOKING: u64 = u64::MAX - 1;
+/// The number under which the members are asked for: as if a node had said it by itself.
+const LOOKING: u64 = NEWS;
 
 /// One connection with many things under way on it.
 pub struct Mux {

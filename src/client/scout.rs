@@ -8,7 +8,7 @@
 use crate::api::{Consistency, Refusal, Reply, Request};
 use crate::types::NodeId;
 use crate::wire::WireError;
-use crate::wire::client::{put_request_frame, read_reply_frame};
+use crate::wire::client::{NEWS, put_request_frame, read_reply_frame};
 use crate::wire::frame::FrameReader;
 use crate::wire::hello::{Hello, Welcome};
 use bytes::{Buf, Bytes, BytesMut};
@@ -143,7 +143,11 @@ impl Scout {
                 self.ask();
                 continue;
             };
-            return Ok(match read_reply_frame(frame)?.1 {
+            let (number, reply) = read_reply_frame(frame)?;
+            if number == NEWS {
+                continue;
+            }
+            return Ok(match reply {
                 Reply::Refused(Refusal::NotLeader { leader: Some(leader), address: Some(address), .. }) => {
                     Word::Leads(leader, address)
                 }

@@ -403,6 +403,9 @@ impl<M: StateMachine> Reactor<M> {
         }
         if let Note::Configured { membership, .. } = note {
             self.net.set_members(now, membership);
+            let mut status = Box::new(self.node.status(now));
+            self.complete(now, &mut status);
+            self.net.announce(&Reply::Status(status));
         }
     }
 

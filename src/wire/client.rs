@@ -23,6 +23,9 @@ pub struct Numbered {
     pub request: Request,
 }
 
+/// The number under which a node says by itself how it is, when the members have changed: nobody else may use it.
+pub const NEWS: u64 = u64::MAX - 1;
+
 const PROPOSE: u8 = 1;
 const QUERY: u8 = 2;
 const STATUS: u8 = 3;

@@ -4,10 +4,12 @@ use super::redis::DOOR;
 use super::{Net, find, touch};
 use crate::api::{Reply, Request};
 use crate::consensus::message::Envelope;
+use crate::net::conn::Conn;
+use crate::net::dialect::Role;
 use crate::net::links::Link;
 use crate::node::event::{Caller, Event};
 use crate::types::{NodeId, Time};
-use crate::wire::client::{put_reply, reply_frame_size};
+use crate::wire::client::{NEWS, put_reply, reply_frame_size};
 use crate::wire::frame::Kind;
 use crate::wire::peer::PeerFrame;
 use bytes::BufMut;
@@ -59,6 +61,17 @@ impl Net {
         }
     }
 
+    /// Says to every native client how this node is, and so who the members are: those it knows may all be gone
+    /// before it asks. Nothing is said to one that does not read.
+    pub fn announce(&mut self, status: &Reply) {
+        for (_, conn) in &mut self.conns {
+            if matches!(conn.role, Role::Client(_)) && !conn.rests(&self.options) {
+                put(conn, NEWS, status);
+                touch(&mut self.touched, conn);
+            }
+        }
+    }
+
     /// Puts a frame on the link to a peer, unless there is none, or too much on it.
     fn say(&mut self, to: NodeId, frame: &PeerFrame) -> bool {
         let Some(conn) = self.links.up(to).and_then(|token| find(&mut self.conns, token)) else { return false };
@@ -77,10 +90,14 @@ impl Net {
             // It is let go at the next flush: nothing more is kept for it.
             return;
         }
-        conn.lanes.put(Kind::Reply, reply_frame_size(reply), |out| {
-            out.put_u64_le(id);
-            put_reply(out, reply);
-        });
+        put(conn, id, reply);
         touch(&mut self.touched, conn);
     }
+}
+
+fn put(conn: &mut Conn, id: u64, reply: &Reply) {
+    conn.lanes.put(Kind::Reply, reply_frame_size(reply), |out| {
+        out.put_u64_le(id);
+        put_reply(out, reply);
+    });
 }
