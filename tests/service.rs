@@ -111,7 +111,10 @@ fn a_benchmark_is_drawn_and_so_are_two_of_them_and_a_sweep() {
     assert_eq!(said.code, Some(0), "{said:?}");
     assert_eq!(page("one.html").matches("<svg").count(), 3);
     let json: serde_json::Value = serde_json::from_str(&said.out).unwrap();
-    assert!(json["curve"].as_array().unwrap().len() > 5 && json["machine"]["processors"].as_u64() > Some(0), "{said:?}");
+    assert!(
+        json["curve"].as_array().unwrap().len() > 5 && json["machine"]["processors"].as_u64() > Some(0),
+        "{said:?}"
+    );
 
     // The same result, from a file, beside itself: nothing is run.
     std::fs::write(place("a.json"), &said.out).unwrap();
