@@ -2,6 +2,7 @@
 //! that README states, its memory stays where it is, and a node that was away for a third of the time
 //! comes back through a snapshot while the load goes on.
 
+use drave::api::LogStatus;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use support::{Beside, Cluster, PATIENCE, until};
@@ -17,10 +18,14 @@ const TRAILING: u64 = MIB / 8;
 /// What a node may have on its disk, as README has it: the newest snapshot, and the next one while it is taken; as
 /// much of the log as lets one become due, and what is written while it is taken; what trails behind it; the
 /// journal's own headers; and segments that are half empty, spare, or to be used again.
-fn bound(snapshot: u64, meanwhile: u64) -> u64 {
-    let log = LOG.max(snapshot) + meanwhile + TRAILING;
-    2 * snapshot + log + log / 8 + 5 * SEGMENT
+fn bound(log: &LogStatus, entries: u64, meanwhile: u64) -> u64 {
+    let bytes = LOG.max(log.snapshot_bytes) + meanwhile + TRAILING;
+    let each = (log.bytes / entries.max(1)).max(1);
+    2 * log.snapshot_bytes + bytes + bytes / each * HEADERS + 5 * SEGMENT
 }
+
+/// What the journal adds to an entry, at most: a batch may hold it alone.
+const HEADERS: u64 = 96 + 24;
 
 /// What is written while a snapshot is taken is no more than so many times what lets one become due: where it were
 /// always more, snapshots would not keep up with the log.
@@ -65,12 +70,13 @@ impl Seen {
     fn look(&mut self, cluster: &Cluster, n: usize) {
         let data = cluster.data(n);
         let disk = size_of(&data.join("wal")) + size_of(&data.join("snapshots"));
-        if let Some(log) = cluster.status(n).map(|status| status.log) {
+        if let Some(status) = cluster.status(n) {
+            let (log, entries) = (&status.log, status.last.saturating_sub(status.log.first));
             self.taking = log.taking.then_some(self.taking.unwrap_or(log.bytes));
             self.meanwhile = self.meanwhile.max(self.taking.map_or(0, |before| log.bytes.saturating_sub(before)));
             let most = KEEPS_UP * LOG.max(log.snapshot_bytes);
             assert!(self.meanwhile <= most || log.snapshot == 0, "{} while one is taken", self.meanwhile);
-            self.bound = self.bound.max(bound(log.snapshot_bytes, self.meanwhile));
+            self.bound = self.bound.max(bound(log, entries, self.meanwhile));
         }
         self.disk = self.disk.max(disk);
         self.memory.push(rss(cluster, n));
