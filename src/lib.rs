@@ -95,6 +95,7 @@ pub mod limits;
 pub mod machine;
 pub mod net;
 pub mod node;
+pub mod secure;
 pub mod server;
 pub mod shelf;
 pub mod sim;

@@ -9,6 +9,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("types", &["limits"]),
     ("limits", &[]),
     ("disk", &[]),
+    ("secure", &[]),
     ("codec", &["types", "limits"]),
     ("api", &["types", "limits", "codec"]),
     ("consensus", &["types", "limits", "codec", "api"]),
@@ -17,7 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("snapshot", &["types", "limits", "codec", "disk"]),
     ("apply", &["types", "limits", "codec", "api", "machine"]),
     ("wire", &["types", "limits", "codec", "api", "consensus"]),
-    ("client", &["types", "limits", "wire", "api"]),
+    ("client", &["types", "limits", "wire", "api", "secure"]),
     ("shelf", &["types", "limits", "codec", "disk", "machine", "wal", "snapshot", "apply"]),
     ("node", &["types", "limits", "api", "consensus", "wal", "apply"]),
     (
@@ -35,6 +36,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "consensus",
             "snapshot",
             "shelf",
+            "secure",
         ],
     ),
     (
@@ -55,7 +57,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "shelf",
         ],
     ),
-    ("config", &["types", "limits", "consensus", "wal", "node", "net"]),
+    ("config", &["types", "limits", "consensus", "wal", "node", "net", "secure"]),
     (
         "server",
         &[

@@ -1,0 +1,140 @@
+//! What a process proves itself with, and whom it believes.
+
+use super::stream::Stream;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+/// Where the keys are: PEM, as every authority writes them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Files {
+    /// A certificate, and those that vouch for it; with its key. A client may do without.
+    pub own: Option<(PathBuf, PathBuf)>,
+    /// Who is believed when it vouches for others.
+    pub authority: PathBuf,
+}
+
+/// Why there are no keys.
+#[derive(Debug, thiserror::Error)]
+#[error("{file}: {what}")]
+pub struct Unusable {
+    /// The file.
+    pub file: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+#[cfg(feature = "tls")]
+mod with_tls {
+    use super::*;
+    use rustls::crypto::{CryptoProvider, ring};
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    /// What a process proves itself with, and whom it believes.
+    #[derive(Clone, Debug)]
+    pub struct Keys {
+        client: Arc<ClientConfig>,
+        server: Option<Arc<ServerConfig>>,
+    }
+
+    fn unusable(file: &Path) -> impl Fn(String) -> Unusable + '_ {
+        |what| Unusable { file: file.display().to_string(), what }
+    }
+
+    fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+        let all = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        match all {
+            Ok(all) if all.is_empty() => Err(unusable(file)("there is no certificate in it".to_owned())),
+            all => all.map_err(|error| unusable(file)(error.to_string())),
+        }
+    }
+
+    impl Keys {
+        /// Reads them, and sees whether they belong together.
+        pub fn read(files: &Files) -> Result<Keys, Unusable> {
+            let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(&files.authority)? {
+                roots.add(certificate).map_err(|error| unusable(&files.authority)(error.to_string()))?;
+            }
+            let roots = Arc::new(roots);
+            let own = files.own.as_ref().map(|(certificate, key)| {
+                let chain = certificates(certificate)?;
+                let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key)(error.to_string()))?;
+                Ok((chain, secret, unusable(certificate)))
+            });
+            let own = own.transpose()?;
+            let begun = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+            let begun = begun.map_err(|error| unusable(&files.authority)(error.to_string()))?;
+            let begun = begun.with_root_certificates(roots.clone());
+            let client = match &own {
+                None => begun.with_no_client_auth(),
+                Some((chain, secret, wrong)) => begun
+                    .with_client_auth_cert(chain.clone(), secret.clone_key())
+                    .map_err(|error| wrong(error.to_string()))?,
+            };
+            let server = own.map(|(chain, secret, wrong)| {
+                let failed = |error: &dyn std::error::Error| wrong(error.to_string());
+                // Who shows a certificate is checked; who shows none may be a client, and no more than that.
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
+                    .allow_unauthenticated()
+                    .build()
+                    .map_err(|error| failed(&error))?;
+                ServerConfig::builder_with_provider(provider)
+                    .with_safe_default_protocol_versions()
+                    .map_err(|error| failed(&error))?
+                    .with_client_cert_verifier(verifier)
+                    .with_single_cert(chain, secret)
+                    .map_err(|error| failed(&error))
+            });
+            Ok(Keys { client: Arc::new(client), server: server.transpose()?.map(Arc::new) })
+        }
+
+        /// Somebody came in: we are the server.
+        pub fn accept<S: Read + Write>(&self, socket: S) -> io::Result<Stream<S>> {
+            let server = self.server.clone().ok_or_else(|| io::Error::other("there is no certificate to show"))?;
+            let session = ServerConnection::new(server).map_err(io::Error::other)?;
+            Ok(Stream::secure(socket, session.into()))
+        }
+
+        /// We dial that `host:port`, whose certificate has to name the host.
+        pub fn dial<S: Read + Write>(&self, socket: S, endpoint: &str) -> io::Result<Stream<S>> {
+            let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+            let session = ClientConnection::new(self.client.clone(), name).map_err(io::Error::other)?;
+            Ok(Stream::secure(socket, session.into()))
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+pub use with_tls::Keys;
+
+/// Nobody has any, without the feature `tls`.
+#[cfg(not(feature = "tls"))]
+#[derive(Clone, Copy, Debug)]
+pub enum Keys {}
+
+#[cfg(not(feature = "tls"))]
+impl Keys {
+    /// Says that this program cannot.
+    pub fn read(files: &Files) -> Result<Keys, Unusable> {
+        let what = "this program was built without TLS (the feature `tls`)".to_owned();
+        Err(Unusable { file: files.authority.display().to_string(), what })
+    }
+
+    /// Never happens.
+    pub fn accept<S: Read + Write>(&self, _: S) -> io::Result<Stream<S>> {
+        match *self {}
+    }
+
+    /// Never happens.
+    pub fn dial<S: Read + Write>(&self, _: S, _: &str) -> io::Result<Stream<S>> {
+        match *self {}
+    }
+}

@@ -1,0 +1,192 @@
+//! Two ends of a pipe that takes and gives as little as a test wants.
+
+use super::super::{Files, Keys};
+use super::*;
+use rcgen::{CertificateParams, Issuer, KeyPair};
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+/// An authority, in a directory; and a certificate of its for that host.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    directory: tempfile::TempDir,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let directory = tempfile::tempdir().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
+        Authority { issuer: Issuer::new(params, key), directory }
+    }
+
+    fn vouches_for(&self, host: &str) -> Files {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let place = |end: &str| self.directory.path().join(format!("{host}.{end}"));
+        std::fs::write(place("pem"), certificate.pem()).unwrap();
+        std::fs::write(place("key"), key.serialize_pem()).unwrap();
+        Files { own: Some((place("pem"), place("key"))), authority: self.directory.path().join("ca.pem") }
+    }
+}
+
+/// What is on its way in one direction, and how much fits.
+type Way = Arc<Mutex<VecDeque<u8>>>;
+
+/// One end of a pipe that holds so many bytes each way.
+#[derive(Debug)]
+struct End {
+    comes: Way,
+    goes: Way,
+    holds: usize,
+}
+
+fn pipe(holds: usize) -> (End, End) {
+    let (one, other) = (Way::default(), Way::default());
+    (End { comes: one.clone(), goes: other.clone(), holds }, End { comes: other, goes: one, holds })
+}
+
+impl Read for End {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let mut way = self.comes.lock().unwrap();
+        if way.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        way.read(out)
+    }
+}
+
+impl Write for End {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut way = self.goes.lock().unwrap();
+        let n = bytes.len().min(self.holds - way.len().min(self.holds));
+        if n == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        way.extend(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Says all of it from one to the other; what came, and how often the way was full.
+fn say(from: &mut Stream<End>, to: &mut Stream<End>, words: &[u8]) -> io::Result<(Vec<u8>, usize)> {
+    let (mut sent, mut came, mut full, mut scratch) = (0, Vec::new(), 0, [0; 1000]);
+    while came.len() < words.len() {
+        if sent < words.len() {
+            match from.write(&words[sent..]) {
+                Ok(n) => sent += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => full += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        match from.flush() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            flushed => assert_eq!(flushed.is_ok(), !from.has_unsent()),
+        }
+        // The handshake goes both ways.
+        for (end, hears) in [(&mut *to, true), (&mut *from, false)] {
+            loop {
+                match end.read(&mut scratch) {
+                    Ok(n) if hears && n > 0 => came.extend_from_slice(&scratch[..n]),
+                    Ok(n) => panic!("{n} bytes, and nobody has spoken"),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error),
+                }
+            }
+            let _either_way_it_is_tried_again = end.flush();
+        }
+    }
+    Ok((came, full))
+}
+
+fn keys(files: &Files) -> Keys {
+    Keys::read(files).unwrap()
+}
+
+#[test]
+fn what_is_said_comes_whole_however_little_the_socket_takes() {
+    let authority = Authority::new();
+    let (node, other) = (keys(&authority.vouches_for("a.test")), keys(&authority.vouches_for("b.test")));
+    let words: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
+    for holds in [300, 5000, 1 << 20] {
+        let (one, two) = pipe(holds);
+        let mut dialed = other.dial(one, "a.test:7401").unwrap();
+        let mut accepted = node.accept(two).unwrap();
+        let (came, full) = say(&mut dialed, &mut accepted, &words).unwrap();
+        assert!(came == words && (full > 0 || holds > 5000), "{holds}: {} bytes, {full} times full", came.len());
+        let (came, _) = say(&mut accepted, &mut dialed, &words).unwrap();
+        assert!(came == words, "{holds}: {} bytes back", came.len());
+        assert!(accepted.is_proven() && dialed.is_proven());
+        assert!(!dialed.tells_when_dry());
+    }
+}
+
+#[test]
+fn a_client_needs_no_certificate_and_has_proved_nothing() {
+    let authority = Authority::new();
+    let node = authority.vouches_for("a.test");
+    let client = keys(&Files { own: None, ..node.clone() });
+    let (one, two) = pipe(1 << 20);
+    let mut dialed = client.dial(one, "a.test:7401").unwrap();
+    let mut accepted = keys(&node).accept(two).unwrap();
+    assert_eq!(say(&mut dialed, &mut accepted, b"hello").unwrap().0, b"hello");
+    assert!(!accepted.is_proven() && dialed.is_proven());
+    assert!(client.accept(pipe(1).0).is_err(), "it has nothing to show");
+}
+
+#[test]
+fn nobody_is_believed_whom_nobody_vouches_for() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let refused = |server: &Files, client: &Files, endpoint: &str| {
+        let (one, two) = pipe(1 << 20);
+        let mut dialed = keys(client).dial(one, endpoint).unwrap();
+        let mut accepted = keys(server).accept(two).unwrap();
+        let error = say(&mut dialed, &mut accepted, b"hello").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    };
+    let node = ours.vouches_for("a.test");
+    refused(&node, &ours.vouches_for("b.test"), "c.test:7401");
+    refused(&node, &theirs.vouches_for("b.test"), "a.test:7401");
+    refused(&theirs.vouches_for("a.test"), &ours.vouches_for("b.test"), "a.test:7401");
+    // It believes the node, and shows a certificate of somebody else's authority.
+    let stranger = Files { authority: node.authority.clone(), ..theirs.vouches_for("b.test") };
+    refused(&node, &stranger, "a.test:7401");
+}
+
+#[test]
+fn who_does_not_speak_tls_is_told_apart() {
+    let authority = Authority::new();
+    let (mut one, two) = pipe(1 << 20);
+    let mut accepted = keys(&authority.vouches_for("a.test")).accept(two).unwrap();
+    one.write_all(&[7; 100]).unwrap();
+    let error = accepted.read(&mut [0; 100]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+}
+
+#[test]
+fn keys_that_are_none_are_refused_by_name() {
+    let authority = Authority::new();
+    let good = authority.vouches_for("a.test");
+    let (certificate, key) = good.own.clone().unwrap();
+    let wrong = |files: Files, file: &Path| {
+        let error = Keys::read(&files).unwrap_err();
+        assert_eq!(error.file, file.display().to_string(), "{error}");
+    };
+    let none = authority.directory.path().join("none.pem");
+    wrong(Files { authority: none.clone(), ..good.clone() }, &none);
+    wrong(Files { own: Some((none.clone(), key.clone())), ..good.clone() }, &none);
+    wrong(Files { own: Some((certificate.clone(), none.clone())), ..good.clone() }, &none);
+    wrong(Files { own: Some((key.clone(), key.clone())), ..good.clone() }, &key);
+    // A key that is another certificate's.
+    let (_, other) = authority.vouches_for("b.test").own.unwrap();
+    wrong(Files { own: Some((certificate.clone(), other)), ..good.clone() }, &certificate);
+}
