@@ -171,9 +171,9 @@ fn drip(streams: &[TcpStream], stop: &AtomicBool) {
 /// Counts, until told to stop; each must be answered. New connections, too, must be taken.
 fn mean_well(addresses: &[String], stop: &AtomicBool, counted: &AtomicU64) {
     let options = Options { timeout: Duration::from_secs(20), ..Options::default() };
-    let mut long = Client::with(addresses.to_vec(), options);
+    let mut long = Client::with(addresses.to_vec(), options.clone());
     while !stop.load(Ordering::Relaxed) {
-        let mut new = Client::with(addresses.to_vec(), options);
+        let mut new = Client::with(addresses.to_vec(), options.clone());
         for client in [&mut long, &mut new] {
             client.execute(&Do::Incr { key: b"honest", by: 1 }.encode()).unwrap();
             counted.fetch_add(1, Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! What every verb that talks to a cluster takes, and how its troubles are told.
 
 use super::status;
+use super::tls::Tls;
 use super::trouble::Trouble;
 use crate::api::{Refusal, RoleName};
 use crate::client::{Client, ClientError, Options};
@@ -25,6 +26,9 @@ pub struct Cluster {
     /// How to print the answer
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
+    /// How it is spoken to
+    #[command(flatten)]
+    pub tls: Tls,
 }
 
 /// How to print an answer.
@@ -41,7 +45,10 @@ impl Cluster {
     pub fn client(&self) -> Client {
         let usual = Options::default();
         let patience = usual.patience.min(self.timeout);
-        Client::with(self.endpoints.clone(), Options { timeout: self.timeout, patience, ..usual })
+        Client::with(
+            self.endpoints.clone(),
+            Options { timeout: self.timeout, patience, keys: self.tls.keys.clone(), ..usual },
+        )
     }
 
     /// What to tell of an error: who does not answer, if it is for want of a leader and that is known.

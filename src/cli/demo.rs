@@ -206,6 +206,7 @@ pub fn kill(args: &Kill) -> Result<(), Trouble> {
         endpoints: register.endpoints.clone(),
         timeout: Duration::from_secs(3),
         output: super::cluster::Output::Text,
+        tls: Default::default(),
     };
     let client = cluster.client();
     let statuses = register.endpoints.iter().filter_map(|endpoint| client.status(endpoint).ok());

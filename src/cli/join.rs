@@ -42,7 +42,10 @@ pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<
 /// How the cluster is, as whoever of those answers first knows.
 fn look(config: &Config, endpoints: &[String], patience: Duration) -> Result<Status, Trouble> {
     let began = Instant::now();
-    let client = Client::with(endpoints.to_vec(), Options { timeout: Duration::from_secs(1), ..Options::default() });
+    let client = Client::with(
+        endpoints.to_vec(),
+        Options { timeout: Duration::from_secs(1), keys: config.net.keys.clone(), ..Options::default() },
+    );
     let mut told = Duration::ZERO;
     loop {
         for endpoint in endpoints {
@@ -110,7 +113,7 @@ fn become_member(
     let change = Change::Add { id, address, disk: Some(disk), prospect };
     let everyone = status.members.iter().map(|member| member.address.clone());
     let endpoints: Vec<String> = endpoints.iter().cloned().chain(everyone).collect();
-    let options = Options { timeout: LOOK_FOR, ..Options::default() };
+    let options = Options { timeout: LOOK_FOR, keys: config.net.keys.clone(), ..Options::default() };
     match Client::with(endpoints, options).change(&change, false) {
         Ok(position) => log::info!(node = id.get(); "is a learner since {position}"),
         Err(error) => {

@@ -25,4 +25,5 @@ pub mod snapshot;
 pub mod snapshot_files;
 pub mod status;
 pub mod stored;
+pub mod tls;
 pub mod trouble;

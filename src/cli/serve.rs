@@ -1,6 +1,7 @@
 //! Runs one node.
 
 use super::join;
+use super::tls::Tls;
 use super::trouble::Trouble;
 use crate::config::{Config, Doorway};
 use crate::machine::Kv;
@@ -50,6 +51,8 @@ pub struct Serve {
     /// Holds the password that clients of the doors have to say; without it none is asked for
     #[arg(long, env = "DRAVE_PASSWORD_FILE", value_name = "PATH")]
     password_file: Option<PathBuf>,
+    #[command(flatten)]
+    tls: Tls,
     /// The cluster's name, if two clusters could have the same members
     #[arg(long, env = "DRAVE_CLUSTER", value_name = "NAME")]
     cluster: Option<String>,
@@ -161,6 +164,7 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
     }
     let mut config = configure(&serve);
     config.redis.password = serve.password_file.as_deref().map(password).transpose()?;
+    secure(&mut config, &serve.tls)?;
     if !serve.join.is_empty() {
         join::join(&mut config, &serve.join, serve.learner)?;
     }
@@ -171,12 +175,25 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
     let server = Server::open(config, Kv::new())?;
     let address = server.address().map(|address| address.to_string()).unwrap_or_default();
     log::info!(node = id, cluster:% = server.cluster(), address; "serves");
+    if !serve.tls.shows && server.address().is_some_and(|address| !address.ip().is_loopback()) {
+        log::warn!(node = id; "others than this machine can reach it, and nothing is encrypted: see --tls-cert");
+    }
     // For a service manager that waits for it; anywhere else nothing happens.
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         log::warn!(node = id; "the service manager is not told: {error}");
     }
     server.run()?;
     log::info!(node = id; "stopped");
+    Ok(())
+}
+
+/// What is said is encrypted, if there are keys: then peers show theirs, and so must we.
+fn secure(config: &mut Config, tls: &Tls) -> Result<(), Trouble> {
+    if tls.keys.is_some() && !tls.shows {
+        let what = "a node has to show a certificate where others do\n  beside --tls-ca: --tls-cert and --tls-key";
+        return Err(Trouble { what: what.to_owned(), code: 78 });
+    }
+    config.net.keys.clone_from(&tls.keys);
     Ok(())
 }
 

@@ -4,13 +4,14 @@ use super::connection::{Connection, Trouble, deadline};
 use super::error::{ClientError, Tried};
 use super::known::{Known, LOOK_EVERY};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
+use crate::secure::Keys;
 use crate::types::{Change, Index, NodeId, Position, SessionId};
 use bytes::Bytes;
 use std::io;
 use std::time::{Duration, Instant};
 
 /// How patient a client is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// After this long a call ends, whatever is known by then.
     pub timeout: Duration,
@@ -20,6 +21,8 @@ pub struct Options {
     /// After this long of silence others are asked who leads, again and again. What is waited for stays
     /// with the silent node until somebody else does.
     pub doubt: Duration,
+    /// With these, what is said is encrypted, and nodes have to prove who they are.
+    pub keys: Option<Keys>,
 }
 
 /// A node that takes a connection and does not say hello is left after so many times the doubt, if there
@@ -34,6 +37,7 @@ impl Default for Options {
             timeout: Duration::from_secs(5),
             patience: Duration::from_millis(3500),
             doubt: Duration::from_millis(100),
+            keys: None,
         }
     }
 }
@@ -212,7 +216,8 @@ impl Client {
     fn ask_one(&self, endpoint: &str, request: &Request) -> Result<Reply, ClientError> {
         let mut call = Call::new(self.options.timeout);
         call.tried.endpoints.push(endpoint.to_owned());
-        let dialled = Connection::dial(endpoint, call.deadline.min(deadline(self.options.patience)));
+        let dialled =
+            Connection::dial(endpoint, self.options.keys.as_ref(), call.deadline.min(deadline(self.options.patience)));
         match dialled.and_then(|mut connection| connection.call(request, call.deadline)) {
             Ok(Reply::Refused(refusal)) => call.tried.refusal = Some(refusal),
             Ok(reply) => return Ok(reply),
@@ -280,7 +285,7 @@ impl Client {
             Some(there) if call.hint.is_none() => there,
             _ => {
                 let endpoint = self.choose(call);
-                match Connection::dial(&endpoint, patience.min(self.greeting(call))) {
+                match Connection::dial(&endpoint, self.options.keys.as_ref(), patience.min(self.greeting(call))) {
                     Ok(connection) => (endpoint, connection),
                     Err(trouble) => return Attempt::NotSent(format!("{endpoint}: {trouble}")),
                 }
@@ -356,7 +361,7 @@ impl Client {
         let request = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
         self.known.iter().filter(|endpoint| *endpoint != but).find_map(|endpoint| {
             let soon = deadline(self.options.doubt * 2);
-            let mut connection = Connection::dial(endpoint, soon).ok()?;
+            let mut connection = Connection::dial(endpoint, self.options.keys.as_ref(), soon).ok()?;
             match connection.call(&request, soon).ok()? {
                 Reply::Refused(Refusal::NotLeader { leader, address, .. }) if leader != silent => address,
                 Reply::Answer { .. } if connection.node() != silent => Some(endpoint.clone()),

@@ -1,6 +1,7 @@
 //! One blocking connection to one node.
 
 use crate::api::{Reply, Request, Status};
+use crate::secure::{Keys, Stream};
 use crate::types::NodeId;
 use crate::wire::WireError;
 use crate::wire::client::{NEWS, put_request_frame, read_reply_frame};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// One blocking connection to one node.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream<TcpStream>,
     reader: FrameReader,
     input: BytesMut,
     output: BytesMut,
@@ -42,20 +43,22 @@ impl Trouble {
 }
 
 impl Connection {
-    /// Dials, and says hello.
-    pub fn dial(endpoint: &str, deadline: Instant) -> Result<Connection, Trouble> {
+    /// Dials, and says hello; with TLS, if there are keys.
+    pub fn dial(endpoint: &str, keys: Option<&Keys>, deadline: Instant) -> Result<Connection, Trouble> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in endpoint.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, left(deadline)?) {
-                Ok(stream) => return Connection::greet(stream, deadline),
+                Ok(socket) => {
+                    socket.set_nodelay(true)?;
+                    return Connection::greet(Stream::dialed(keys, socket, endpoint)?, deadline);
+                }
                 Err(error) => last = error,
             }
         }
         Err(last.into())
     }
 
-    fn greet(stream: TcpStream, deadline: Instant) -> Result<Connection, Trouble> {
-        stream.set_nodelay(true)?;
+    fn greet(stream: Stream<TcpStream>, deadline: Instant) -> Result<Connection, Trouble> {
         let mut connection = Connection {
             stream,
             reader: FrameReader::default(),
@@ -117,8 +120,8 @@ impl Connection {
     }
 
     fn send(&mut self, deadline: Instant) -> Result<(), Trouble> {
-        self.stream.set_write_timeout(Some(left(deadline)?))?;
-        let sent = self.stream.write_all(&self.output);
+        self.stream.socket().set_write_timeout(Some(left(deadline)?))?;
+        let sent = self.stream.write_all(&self.output).and_then(|()| self.stream.flush());
         self.output.clear();
         Ok(sent?)
     }
@@ -128,7 +131,7 @@ impl Connection {
             if let Some(frame) = self.reader.next(&mut self.input)? {
                 return Ok(frame);
             }
-            self.stream.set_read_timeout(Some(left(deadline)?))?;
+            self.stream.socket().set_read_timeout(Some(left(deadline)?))?;
             match self.stream.read(&mut self.scratch) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 Ok(n) => self.input.extend_from_slice(&self.scratch[..n]),

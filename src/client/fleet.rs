@@ -19,7 +19,7 @@ pub struct Fleet {
 impl Fleet {
     /// That many connections to that cluster, each with a session of its own.
     pub fn new(endpoints: &[String], connections: usize, options: MuxOptions) -> io::Result<Fleet> {
-        let mux = |n| Mux::new(endpoints.to_vec(), n, [Token(n), Token(connections + n)], options);
+        let mux = |n| Mux::new(endpoints.to_vec(), n, [Token(n), Token(connections + n)], options.clone());
         Ok(Fleet {
             poll: Poll::new()?,
             events: Events::with_capacity(1024),

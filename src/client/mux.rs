@@ -8,6 +8,7 @@
 use super::known::{Known, LOOK_EVERY};
 use super::scout::{Scout, Word};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
+use crate::secure::{Keys, Stream};
 use crate::types::{Index, NodeId, Position, SessionId};
 use crate::wire::WireError;
 use crate::wire::client::{NEWS, put_request_frame, read_reply_frame};
@@ -23,8 +24,10 @@ use std::net::ToSocketAddrs;
 use std::time::{Duration, Instant};
 
 /// How a connection behaves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct MuxOptions {
+    /// With these, what is said is encrypted, and nodes have to prove who they are.
+    pub keys: Option<Keys>,
     /// How many things may be under way at once.
     pub inflight: usize,
     /// The session's window: how far ahead of the oldest write the newest may be, at most 1,024.
@@ -46,6 +49,7 @@ impl MuxOptions {
     pub fn new(inflight: usize) -> MuxOptions {
         let window = (4 * inflight).clamp(64, 1024) as u32;
         MuxOptions {
+            keys: None,
             inflight: inflight.min(1024),
             window,
             patience: Duration::from_secs(2),
@@ -131,7 +135,7 @@ pub struct Mux {
     options: MuxOptions,
     token: Token,
     state: State,
-    stream: Option<TcpStream>,
+    stream: Option<Stream<TcpStream>>,
     /// Who was asked last, of `known`.
     turn: usize,
     hint: Option<String>,
@@ -173,7 +177,6 @@ impl Mux {
             turn: begin % known.len(),
             known,
             look_at: now + LOOK_EVERY,
-            options,
             token: tokens[0],
             state: State::Down(now),
             stream: None,
@@ -181,6 +184,7 @@ impl Mux {
             failures: 0,
             session: None,
             pending: Slab::with_capacity(options.inflight),
+            options,
             numbers: VecDeque::new(),
             lowest: 1,
             full_since: None,
@@ -338,7 +342,7 @@ impl Mux {
             self.scout_turn = (self.scout_turn + 1) % self.known.len();
         }
         let (endpoint, patience) = (&self.known[self.scout_turn], self.options.doubt * GREETING);
-        match Scout::dial(endpoint, self.scout_token, registry, now, patience) {
+        match Scout::dial(endpoint, self.options.keys.as_ref(), self.scout_token, registry, now, patience) {
             Ok(scout) => self.scout = Some(scout),
             Err(error) => {
                 log::debug!("cannot dial {endpoint}: {error}");
@@ -362,9 +366,10 @@ impl Mux {
             }
         };
         let address = endpoint.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
-        let mut stream = TcpStream::connect(address)?;
+        let socket = TcpStream::connect(address)?;
+        let _if_not_it_is_slower = socket.set_nodelay(true);
+        let mut stream = Stream::dialed(self.options.keys.as_ref(), socket, &endpoint)?;
         registry.register(&mut stream, self.token, Interest::READABLE | Interest::WRITABLE)?;
-        let _if_not_it_is_slower = stream.set_nodelay(true);
         self.stream = Some(stream);
         (self.endpoint, self.node) = (endpoint, None);
         self.state = State::Greeting;
@@ -435,7 +440,8 @@ impl Mux {
                 log::debug!("a node that breaks the protocol or refuses us: {error}");
                 return self.fall(now, registry, false);
             }
-            if n < scratch.len() && heard == Heard::Bytes {
+            let dry = self.stream.as_ref().is_none_or(Stream::tells_when_dry);
+            if n < scratch.len() && heard == Heard::Bytes && dry {
                 // Less than asked for: all there was has been read, and what comes now is a new event.
                 // Not so for an end that was announced already: it is there to be read.
                 return;
@@ -594,6 +600,9 @@ impl Mux {
         if self.output.is_empty() {
             self.output.clear();
         }
-        Ok(())
+        match stream.flush() {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => Ok(()),
+            flushed => flushed,
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! without an entry in the log.
 
 use crate::api::{Consistency, Refusal, Reply, Request};
+use crate::secure::{Keys, Stream};
 use crate::types::NodeId;
 use crate::wire::WireError;
 use crate::wire::client::{NEWS, put_request_frame, read_reply_frame};
@@ -25,7 +26,7 @@ const AGAIN_MAX: Duration = Duration::from_millis(400);
 
 /// A connection that asks who leads.
 pub struct Scout {
-    stream: TcpStream,
+    stream: Stream<TcpStream>,
     endpoint: String,
     /// Who was reached.
     node: Option<NodeId>,
@@ -54,15 +55,17 @@ impl Scout {
     /// Dials; who does not say hello within `patience` is of no use.
     pub fn dial(
         endpoint: &str,
+        keys: Option<&Keys>,
         token: Token,
         registry: &Registry,
         now: Instant,
         patience: Duration,
     ) -> io::Result<Scout> {
         let address = endpoint.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
-        let mut stream = TcpStream::connect(address)?;
+        let socket = TcpStream::connect(address)?;
+        let _if_not_it_is_slower = socket.set_nodelay(true);
+        let mut stream = Stream::dialed(keys, socket, endpoint)?;
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        let _if_not_it_is_slower = stream.set_nodelay(true);
         let mut output = BytesMut::new();
         Hello::client().put(&mut output);
         Ok(Scout {
@@ -167,7 +170,10 @@ impl Scout {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        match self.stream.flush() {
+            Err(error) if waits(&error) => Ok(()),
+            flushed => flushed,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use super::dialect::{self, Role, Said};
 use super::lanes::{Lanes, Written};
 use super::options::Options;
 use super::resp::talk::Talk;
+use crate::secure::Stream;
 use crate::types::Time;
 use crate::wire::WireError;
 use crate::wire::frame::FrameReader;
@@ -11,13 +12,13 @@ use crate::wire::resp::{Bounds, Reader, Words, Wrong};
 use bytes::BytesMut;
 use mio::Token;
 use mio::net::TcpStream;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 /// One connection.
 #[derive(Debug)]
 pub struct Conn {
-    /// The socket.
-    pub stream: TcpStream,
+    /// The socket, with TLS on it or without.
+    pub stream: Stream<TcpStream>,
     /// Its own, never used again.
     pub token: Token,
     /// Who is at the other end.
@@ -63,7 +64,7 @@ pub enum Filled {
 
 impl Conn {
     /// A connection with somebody, from whom a hello is awaited.
-    pub fn new(stream: TcpStream, token: Token, role: Role, now: Time) -> Conn {
+    pub fn new(stream: Stream<TcpStream>, token: Token, role: Role, now: Time) -> Conn {
         Conn {
             stream,
             token,
@@ -129,7 +130,7 @@ impl Conn {
         } else {
             self.input.extend_from_slice(&scratch[..n]);
         }
-        if n < scratch.len() && !self.ends {
+        if n < scratch.len() && !self.ends && self.stream.tells_when_dry() {
             // Less than asked for: that was all, and what comes now is announced again.
             self.readable = false;
             return Ok(Filled::Dry);
@@ -187,7 +188,7 @@ impl Conn {
         }
         self.used = true;
         match self.lanes.write(&mut self.stream) {
-            Ok(Written::All) => Ok(()),
+            Ok(Written::All) => self.flush(),
             Ok(Written::Some) => {
                 self.blocked = true;
                 Ok(())
@@ -199,5 +200,21 @@ impl Conn {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Writes what was taken for encryption and did not fit the socket.
+    fn flush(&mut self) -> io::Result<()> {
+        match self.stream.flush() {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => {
+                self.blocked = true;
+                Ok(())
+            }
+            flushed => flushed,
+        }
+    }
+
+    /// Whether all that was said has left.
+    pub fn is_all_said(&self) -> bool {
+        self.lanes.is_empty() && !self.stream.has_unsent()
     }
 }

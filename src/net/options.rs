@@ -1,6 +1,7 @@
 //! What the network side of a node can be told, and why it is what it is.
 
 use crate::limits::SESSION_WINDOW_MAX;
+use crate::secure::Keys;
 use std::time::Duration;
 
 /// What the network side of a node can be told.
@@ -31,6 +32,8 @@ pub struct Options {
     /// How many bytes the kernel may hold for a peer that it has not sent yet. Little, or a heartbeat
     /// waits behind them where nothing can pass.
     pub unsent_bytes: u32,
+    /// With these, everything that is said is encrypted, and peers show certificates.
+    pub keys: Option<Keys>,
     /// How many bytes of one connection are read before the others have their turn.
     pub read_bytes: usize,
 }
@@ -49,6 +52,7 @@ impl Default for Options {
             client_requests_max: SESSION_WINDOW_MAX as usize,
             peer_bytes_max: 16 << 20,
             unsent_bytes: 128 << 10,
+            keys: None,
             read_bytes: 1 << 20,
         }
     }

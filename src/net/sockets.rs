@@ -16,6 +16,7 @@ use super::waker::Waker;
 use crate::api::{Refusal, Reply, Request};
 use crate::codec::Malformed;
 use crate::node::event::{Caller, Event};
+use crate::secure::Stream;
 use crate::types::{ClusterId, DiskId, Member, Membership, NodeId, Time};
 use crate::wire::WireError;
 use crate::wire::client::Numbered;
@@ -341,7 +342,8 @@ impl Net {
             match listener.accept() {
                 Ok((stream, _)) => {
                     let _if_not_it_is_slower = stream::tune_caller(&stream);
-                    if let Ok(token) = self.insert(now, stream, Role::Stranger) {
+                    let stream = Stream::accepted(self.options.keys.as_ref(), stream);
+                    if let Ok(token) = stream.and_then(|stream| self.insert(now, stream, Role::Stranger)) {
                         self.strangers.push_back(token);
                     }
                     if self.strangers.len() > self.options.strangers_max
@@ -361,7 +363,7 @@ impl Net {
         }
     }
 
-    fn insert(&mut self, now: Time, mut stream: TcpStream, role: Role) -> io::Result<Token> {
+    fn insert(&mut self, now: Time, mut stream: Stream<TcpStream>, role: Role) -> io::Result<Token> {
         let slot = self.conns.vacant_entry();
         self.generation += 1;
         let token = Token(self.generation << KEY_BITS | slot.key());
@@ -494,7 +496,7 @@ impl Net {
             let rested = conn.has_more() && !conn.listed;
             let held_back = conn.talk.is_some() && conn.lanes.size() > self.options.client_bytes_mark;
             let gone = conn.write().is_err()
-                || (conn.farewell && conn.lanes.is_empty())
+                || (conn.farewell && conn.is_all_said())
                 || (matches!(conn.role, Role::Client(_) | Role::Redis(_))
                     && conn.lanes.size() > self.options.client_bytes_max);
             if gone {

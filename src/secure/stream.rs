@@ -1,5 +1,6 @@
 //! A socket, or a socket with TLS on it.
 
+use super::keys::Keys;
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
 #[cfg(feature = "tls")]
@@ -24,9 +25,27 @@ impl<S> Stream<S> {
         }
     }
 
-    /// The socket.
+    /// The socket, for what is tuned on it.
     pub fn socket(&self) -> &S {
         &self.socket
+    }
+}
+
+impl<S: Read + Write> Stream<S> {
+    /// Somebody came in: with TLS, if there are keys.
+    pub fn accepted(keys: Option<&Keys>, socket: S) -> io::Result<Stream<S>> {
+        match keys {
+            None => Ok(Stream::plain(socket)),
+            Some(keys) => keys.accept(socket),
+        }
+    }
+
+    /// We have dialed that `host:port`: with TLS, if there are keys.
+    pub fn dialed(keys: Option<&Keys>, socket: S, endpoint: &str) -> io::Result<Stream<S>> {
+        match keys {
+            None => Ok(Stream::plain(socket)),
+            Some(keys) => keys.dial(socket, endpoint),
+        }
     }
 }
 

@@ -33,6 +33,9 @@ pub enum Reason {
          for a new node `drave member add` a new id, with an empty directory"
     )]
     Twin = 9,
+    /// It is a peer that has shown no certificate, where everybody is to show one.
+    #[error("a node has to show a certificate here: start it with --tls-cert, --tls-key and --tls-ca")]
+    Unproven = 10,
     /// There are too many connections.
     #[error("too many connections")]
     Full = 6,
@@ -54,6 +57,7 @@ impl Reason {
             7 => Reason::Stopping,
             8 => Reason::Disk,
             9 => Reason::Twin,
+            10 => Reason::Unproven,
             _ => return Err(Malformed("unknown reason")),
         })
     }

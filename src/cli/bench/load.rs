@@ -114,7 +114,7 @@ fn put_on(args: &Bench, outcome: &mut Option<Outcome>) -> Result<(), Trouble> {
     let io = |error: std::io::Error| Trouble { what: format!("sockets: {error}"), code: 74 };
     let before = report::look(args);
     report::head(args, &before)?;
-    let options = MuxOptions::new(args.inflight as usize);
+    let options = MuxOptions { keys: args.cluster.tls.keys.clone(), ..MuxOptions::new(args.inflight as usize) };
     let mut fleet = Fleet::new(&args.cluster.endpoints, args.clients as usize, options).map_err(io)?;
     let mut generator = Generator {
         args: args.clone(),

@@ -175,7 +175,7 @@ fn a_change_without_a_leader_is_refused_and_one_without_an_answer_is_unknown() {
     let (cluster, addresses) = Cluster::start(1, 0);
     let options = Options { timeout: Duration::from_millis(500), ..Options::default() };
     let change = Change::Remove(NodeId::new(1).unwrap());
-    let code = || Client::with(addresses.clone(), options).change(&change, false).unwrap_err().exit_code();
+    let code = || Client::with(addresses.clone(), options.clone()).change(&change, false).unwrap_err().exit_code();
     let held = cluster.lock().unwrap();
     assert_eq!(code(), 3);
     drop(held);

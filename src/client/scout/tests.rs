@@ -123,13 +123,13 @@ fn a_connection_goes_to_the_new_leader_when_the_old_one_is_silent() {
 fn a_blocking_client_goes_there_too() {
     let nodes = Nodes::start();
     let options = Options { timeout: LIMIT, patience: NEVER, ..Options::default() };
-    let mut client = Client::with(nodes.addresses.clone(), options);
+    let mut client = Client::with(nodes.addresses.clone(), options.clone());
     assert_eq!(client.execute(b"command").unwrap().position.index, Index(1));
     nodes.freeze(2);
     assert_eq!(client.execute(b"command").unwrap().position.index, Index(2));
     // And one that comes to the silent node first does not wait for its hello.
     for _ in 0..8 {
-        let mut fresh = Client::with(nodes.addresses.clone(), options);
+        let mut fresh = Client::with(nodes.addresses.clone(), options.clone());
         assert_eq!(fresh.execute(b"command").unwrap().position.index, Index(2));
     }
 }

@@ -6,6 +6,7 @@ use crate::limits::MEMBERS_MAX;
 use crate::net::dialect::Role;
 use crate::net::stream;
 use crate::node::event::Event;
+use crate::secure::Stream;
 use crate::types::{DiskId, Member, NodeId, Time};
 use crate::wire::WireError;
 use crate::wire::hello::{Hello, VERSION_MAX, Welcome, Who};
@@ -18,7 +19,8 @@ use std::net::SocketAddr;
 impl Net {
     /// Someone says who it is.
     pub(super) fn greeted(&mut self, now: Time, token: Token, hello: &Hello) {
-        let verdict = self.judge(hello);
+        let proven = find(&mut self.conns, token).is_some_and(|conn| conn.stream.is_proven());
+        let verdict = self.judge(hello, proven);
         match (verdict, hello.caller) {
             (Err(Reason::Disk), Who::Peer { node, disk, .. }) => self.warn_of_disk(now, node, disk),
             (Err(Reason::Twin), Who::Peer { node, .. }) => self.disks.warn_of_twin(now, self.me.node, node),
@@ -44,7 +46,7 @@ impl Net {
             }
             Who::Peer { node: peer, disk, run } => {
                 conn.role = Role::Speaker(peer);
-                let _if_not_it_takes_longer = stream::tune_speaker(&conn.stream);
+                let _if_not_it_takes_longer = stream::tune_speaker(conn.stream.socket());
                 if let Some((before, _)) = self.speakers.insert(peer, (token, run)) {
                     // It dialed again before we saw its old connection end.
                     self.close(now, before);
@@ -61,7 +63,7 @@ impl Net {
         }
     }
 
-    fn judge(&self, hello: &Hello) -> Result<u16, Reason> {
+    fn judge(&self, hello: &Hello, proven: bool) -> Result<u16, Reason> {
         let version = hello.version().ok_or(Reason::Version)?;
         debug_assert!(version <= VERSION_MAX);
         if hello.cluster.is_some_and(|cluster| cluster != self.me.cluster) {
@@ -74,6 +76,7 @@ impl Net {
             return Err(Reason::Stopping);
         }
         match hello.caller {
+            Who::Peer { .. } if self.options.keys.is_some() && !proven => Err(Reason::Unproven),
             Who::Peer { node, .. } if node == self.me.node => Err(Reason::Double),
             Who::Peer { node, .. } if !self.members.members.contains_key(&node) && !self.takes_guest(node) => {
                 Err(Reason::Stranger)
@@ -132,8 +135,10 @@ impl Net {
     }
 
     pub(super) fn resolved(&mut self, now: Time, peer: NodeId, found: io::Result<SocketAddr>) {
-        let dialed = found.and_then(TcpStream::connect).and_then(|stream| {
-            let _if_not_it_is_slower = stream::tune_peer(&stream, &self.options);
+        let name = self.links.get(peer).map(|link| link.address().to_owned()).unwrap_or_default();
+        let dialed = found.and_then(TcpStream::connect).and_then(|socket| {
+            let _if_not_it_is_slower = stream::tune_peer(&socket, &self.options);
+            let stream = Stream::dialed(self.options.keys.as_ref(), socket, &name)?;
             self.insert(now, stream, Role::Dialed(peer))
         });
         match dialed {

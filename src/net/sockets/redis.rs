@@ -11,6 +11,7 @@ use crate::net::resp::small::Guest;
 use crate::net::resp::talk::{Talk, Want};
 use crate::net::stream;
 use crate::node::event::{Caller, Event};
+use crate::secure::Stream;
 use crate::types::{NodeId, SessionId, Time};
 use crate::wire::resp::Bounds;
 use mio::net::{TcpListener, TcpStream};
@@ -96,8 +97,9 @@ impl Net {
         }
     }
 
-    fn admit(&mut self, now: Time, mut stream: TcpStream) {
-        let _if_not_it_is_slower = stream::tune_caller(&stream);
+    fn admit(&mut self, now: Time, socket: TcpStream) {
+        let _if_not_it_is_slower = stream::tune_caller(&socket);
+        let Ok(mut stream) = Stream::accepted(self.options.keys.as_ref(), socket) else { return };
         if self.clients >= self.options.clients_max {
             let _told_or_not = stream.write(b"-ERR max number of clients reached\r\n");
             return;

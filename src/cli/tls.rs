@@ -1,0 +1,60 @@
+//! `--tls-…`: the keys, read while the command line is.
+
+use crate::secure::{Files, Keys};
+use clap::error::ErrorKind;
+use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches, value_parser};
+use std::path::PathBuf;
+
+/// Keys, if any are named.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// What they are; they have been read.
+    pub keys: Option<Keys>,
+    /// Whether there is something to show to who asks who we are.
+    pub shows: bool,
+}
+
+const CA: &str = "tls-ca";
+const CERT: &str = "tls-cert";
+const KEY: &str = "tls-key";
+
+impl Args for Tls {
+    fn augment_args(command: Command) -> Command {
+        let file = |name: &'static str, variable: &'static str, help: &'static str| {
+            let arg = Arg::new(name).long(name).env(variable).value_name("FILE").value_parser(value_parser!(PathBuf));
+            arg.help(help).help_heading("Encryption")
+        };
+        command
+            .arg(file(
+                CA,
+                "DRAVE_TLS_CA",
+                "Everything is encrypted, and who certificates of nodes are vouched for by: PEM",
+            ))
+            .arg(
+                file(CERT, "DRAVE_TLS_CERT", "The certificate that is shown, for a node; a client needs none")
+                    .requires(KEY),
+            )
+            .arg(file(KEY, "DRAVE_TLS_KEY", "Its key").requires(CERT).requires(CA))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Tls::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Tls {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Tls, Error> {
+        let file = |name| matches.get_one::<PathBuf>(name).cloned();
+        let Some(authority) = file(CA) else { return Ok(Tls::default()) };
+        let own = file(CERT).zip(file(KEY));
+        let shows = own.is_some();
+        let keys =
+            Keys::read(&Files { own, authority }).map_err(|error| Error::raw(ErrorKind::Io, error.to_string()))?;
+        Ok(Tls { keys: Some(keys), shows })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        *self = Tls::from_arg_matches(matches)?;
+        Ok(())
+    }
+}

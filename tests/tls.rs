@@ -1,0 +1,162 @@
+//! Nodes and clients that encrypt what they say, and those that cannot.
+
+use drave::secure::{Files, Keys};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use support::{Cluster, PATIENCE, drave, installed, run, until};
+
+mod support;
+
+/// An authority and what it vouches for, as files.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    place: PathBuf,
+    ca: String,
+}
+
+impl Authority {
+    fn new(directory: &Path, name: &str) -> Authority {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let place = directory.join(name);
+        std::fs::create_dir(&place).unwrap();
+        let ca = place.join("ca.pem");
+        std::fs::write(&ca, params.self_signed(&key).unwrap().pem()).unwrap();
+        Authority { issuer: Issuer::new(params, key), ca: ca.to_str().unwrap().to_owned(), place }
+    }
+
+    /// What a node at 127.0.0.1 is started with.
+    fn node(&self) -> Vec<String> {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(["127.0.0.1", "localhost"].map(str::to_owned)).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let file = |name: &str, text: String| {
+            std::fs::write(self.place.join(name), text).unwrap();
+            self.place.join(name).to_str().unwrap().to_owned()
+        };
+        let (certificate, key) = (file("node.pem", certificate.pem()), file("node.key", key.serialize_pem()));
+        ["--tls-ca", &self.ca, "--tls-cert", &certificate, "--tls-key", &key].map(str::to_owned).into()
+    }
+}
+
+/// Three nodes that encrypt, led; and who vouches for them.
+fn encrypted() -> (Cluster, Authority) {
+    let mut cluster = Cluster::prepare(3);
+    let authority = Authority::new(cluster.directory.path(), "ours");
+    cluster.words.extend(authority.node());
+    (0..3).for_each(|n| cluster.spawn(n));
+    let put = || (cluster.run(&["put", "lunch", "noodles", "--tls-ca", &authority.ca]).code == Some(0)).then_some(());
+    until("a write goes through", put, || cluster.logs());
+    (cluster, authority)
+}
+
+#[test]
+fn a_cluster_that_encrypts_goes_on_through_the_death_of_its_leader() {
+    let (mut cluster, authority) = encrypted();
+    let ca = authority.ca.as_str();
+    fn with<'a>(words: &[&'a str], ca: &'a str) -> Vec<&'a str> {
+        [words, &["--tls-ca", ca]].concat()
+    }
+    let bench =
+        ["bench", "incr", "--verify", "--clients", "8", "--inflight", "8", "--total", "20000", "--warmup", "0s"];
+    let words = with(&[&bench[..], &["--duration", "60s", "--timeout", "20s"]].concat(), ca);
+    let mut bench = support::Beside::start(cluster.directory.path(), "bench", &mut cluster.drave(&words));
+    let status = |cluster: &Cluster| cluster.run(&with(&["status", "-o", "json"], ca)).json();
+    let begun = |cluster: &Cluster| status(cluster)["nodes"][0]["status"]["commit"].as_u64() > Some(500);
+    until("it writes", || begun(&cluster).then_some(()), || cluster.logs());
+    let leader = status(&cluster)["leader"].as_u64().unwrap() as usize - 1;
+    cluster.kill(leader);
+    assert!(bench.is_running(), "it was over before anything happened");
+    let said = bench.end();
+    assert_eq!(said.code, Some(0), "{said:?}\n{}", cluster.logs());
+    assert!(said.err.contains("each once"), "{said:?}");
+    // A snapshot is long: it goes in pieces, through a socket that takes less.
+    cluster.spawn(leader);
+    let large = "x".repeat(100_000);
+    for n in 0..8 {
+        let said = cluster.run(&with(&["put", &format!("large-{n}"), &large], ca));
+        assert_eq!(said.code, Some(0), "{said:?}");
+    }
+    let same = || {
+        let nodes = status(&cluster)["nodes"].as_array().unwrap().clone();
+        let applied: Vec<_> = nodes.iter().map(|node| node["status"]["applied"].as_u64()).collect();
+        applied.iter().all(|applied| applied.is_some() && *applied == applied_of(&nodes[0])).then_some(())
+    };
+    until("all come to the same", same, || cluster.logs());
+}
+
+fn applied_of(node: &serde_json::Value) -> Option<u64> {
+    node["status"]["applied"].as_u64()
+}
+
+#[test]
+fn who_cannot_be_believed_is_not_spoken_to() {
+    let (cluster, ours) = encrypted();
+    let theirs = Authority::new(cluster.directory.path(), "theirs");
+    let get = |words: &[&str]| cluster.run(&[&["get", "lunch", "--timeout", "1s"], words].concat());
+    assert_eq!(get(&["--tls-ca", &ours.ca]).out, "noodles");
+    // It does not believe the nodes; or it does not encrypt, and is not understood.
+    assert_eq!(get(&["--tls-ca", &theirs.ca]).code, Some(3));
+    assert_eq!(get(&[]).code, Some(3));
+    // It believes them, and shows what they do not believe.
+    let shown = theirs.node();
+    assert_eq!(get(&["--tls-ca", &ours.ca, shown[2].as_str(), &shown[3], &shown[4], &shown[5]]).code, Some(3));
+    let said = run(&mut drave(&["get", "k", "--tls-ca", "/no/such/file"]));
+    assert!(said.code == Some(2) && said.err.contains("/no/such/file"), "{said:?}");
+    let said = run(cluster.serve(0).args(["--id", "9"]).env("DRAVE_TLS_CA", &ours.ca).env_remove("DRAVE_TLS_CERT"));
+    assert_ne!(said.code, Some(0), "{said:?}");
+}
+
+/// A node without a certificate may be a client; it is no peer.
+#[test]
+fn a_peer_shows_a_certificate() {
+    use drave::wire::hello::Hello;
+    let (cluster, ours) = encrypted();
+    let status = cluster.run(&["status", "-o", "json", "--tls-ca", &ours.ca]).json();
+    let name = status["nodes"][0]["status"]["cluster"].as_str().unwrap().to_owned();
+    let id = |n| drave::types::NodeId::new(n).unwrap();
+    let greets = |files: &Files| {
+        let socket = TcpStream::connect(&cluster.addresses[0]).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = Keys::read(files).unwrap().dial(socket, &cluster.addresses[0]).unwrap();
+        let mut hello = bytes::BytesMut::new();
+        let named = drave::types::ClusterId(u64::from_str_radix(&name, 16).unwrap());
+        // Of another disk than the real one, so that one with a certificate is refused for that.
+        Hello::peer(named, id(2), drave::types::DiskId(7), 7, id(1)).put(&mut hello);
+        stream.write_all(&hello).unwrap();
+        let mut said = Vec::new();
+        let _either_way_it_ends = stream.read_to_end(&mut said);
+        let mut said = bytes::BytesMut::from(&said[..]);
+        let frame = drave::wire::frame::FrameReader::default().next(&mut said).unwrap().unwrap();
+        drave::wire::hello::Welcome::read(frame).unwrap_err().to_string()
+    };
+    let shown = ours.node();
+    let own = Some((PathBuf::from(&shown[3]), PathBuf::from(&shown[5])));
+    assert!(greets(&Files { own: None, authority: (&ours.ca).into() }).contains("show a certificate"));
+    assert!(greets(&Files { own, authority: (&ours.ca).into() }).contains("another disk"));
+}
+
+#[test]
+fn the_redis_door_encrypts_too() {
+    let mut cluster = Cluster::prepare(1);
+    let authority = Authority::new(cluster.directory.path(), "ours");
+    cluster.words.extend(authority.node());
+    let port = support::ports(1);
+    cluster.doors = vec![format!("127.0.0.1:{port}")];
+    cluster.spawn(0);
+    let Some(_) = installed("redis-cli") else { return };
+    let ask = |words: &[&str]| {
+        let always = ["-p", &port.to_string(), "--tls", "--cacert", &authority.ca];
+        run(installed("redis-cli").unwrap().args(always).args(words)).out.trim_end().to_owned()
+    };
+    until("it is set", || (ask(&["SET", "lunch", "noodles"]) == "OK").then_some(()), || cluster.logs());
+    assert_eq!(ask(&["GET", "lunch"]), "noodles");
+    let large = "x".repeat(100_000);
+    assert_eq!(ask(&["SET", "large", &large]), "OK");
+    assert_eq!(ask(&["GET", "large"]), large);
+    let plain = run(installed("redis-cli").unwrap().args(["-p", &port.to_string(), "GET", "lunch"]));
+    assert!(!plain.out.contains("noodles"), "{plain:?}");
+}
