@@ -5,11 +5,14 @@
 //! [`Reply::Unknown`]: it may happen yet; asking again in the same session under the same number
 //! finds out, and does nothing twice.
 
+pub mod figures;
+
 use crate::codec::Malformed;
 use crate::limits::SESSION_WINDOW_MAX;
 use crate::types::{Change, Index, NodeId, Position, SessionId, Term};
 use byteorder::{LittleEndian, ReadBytesExt};
 use bytes::{BufMut, Bytes, BytesMut};
+use figures::Figures;
 use serde::{Deserialize, Serialize};
 
 /// What an opaque entry holds: something done in a session, so that it is done once.
@@ -409,6 +412,13 @@ pub struct Status {
     /// What it keeps of the log, and what has taken the place of the rest.
     #[serde(default)]
     pub log: LogStatus,
+    /// Milliseconds until its timer is due, unless somebody speaks: a leader then says that it lives, and a
+    /// follower campaigns.
+    #[serde(default)]
+    pub timer_ms: u64,
+    /// What it counts.
+    #[serde(default)]
+    pub figures: Figures,
 }
 
 /// A node's timeouts, in milliseconds.

@@ -4,6 +4,7 @@
 //! here is what no room can check alone.
 
 use crate::limits::ENTRY_BYTES_MAX;
+use crate::net::password::Password;
 use crate::types::digest::hash;
 use crate::types::{ClusterId, DiskId, Membership, NodeId};
 use crate::{consensus, net, node};
@@ -53,8 +54,12 @@ pub struct Config {
     pub net: net::Options,
     /// Where Redis clients are let in.
     pub resp: Doorway,
-    /// How they are treated; where, `resp` says.
+    /// How they are treated; where, and with which password, is said beside it.
     pub redis: net::resp::door::Options,
+    /// Where HTTP clients are let in.
+    pub http: Doorway,
+    /// What clients of the doors have to say before anything else; nothing if that is not set.
+    pub password: Option<Password>,
     /// The loop's options.
     pub reactor: net::reactor::Options,
     /// How long the log thread looks for more work before it sleeps, at most.
@@ -110,6 +115,8 @@ impl Config {
             net: net::Options::default(),
             resp: Doorway::Off,
             redis: net::resp::door::Options::default(),
+            http: Doorway::Off,
+            password: None,
             log_look: reactor.look,
             reactor,
         }

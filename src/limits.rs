@@ -27,6 +27,10 @@ pub const RESP_ARGUMENTS_MAX: usize = 1 << 20;
 pub const RESP_COMMAND_BYTES_MAX: usize = 4 << 20;
 /// How long one that comes as a line may be, and the line that announces anything, in bytes.
 pub const RESP_LINE_BYTES_MAX: usize = 64 << 10;
+/// How long the head of an HTTP request may be, in bytes.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;
+/// How many header fields it may have.
+pub const HTTP_HEADERS_MAX: usize = 64;
 /// How many members a cluster may have.
 pub const MEMBERS_MAX: usize = 64;
 /// The longest `host:port`, in bytes.

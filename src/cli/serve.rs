@@ -5,7 +5,8 @@ use super::tls::Tls;
 use super::trouble::Trouble;
 use crate::config::{Config, Doorway};
 use crate::machine::Kv;
-use crate::net::resp::door::{Follower, Password};
+use crate::net::password::Password;
+use crate::net::resp::door::Follower;
 use crate::server::Server;
 use crate::types::NodeId;
 use bytesize::ByteSize;
@@ -48,6 +49,10 @@ pub struct Serve {
     /// Redis cluster expect
     #[arg(long, env = "DRAVE_RESP_FOLLOWER", value_enum, default_value_t = OnFollower::Forward)]
     resp_follower: OnFollower,
+    /// Where HTTP clients are let in; off for nowhere. On this machine alone, at the native port + 200, unless
+    /// told otherwise
+    #[arg(long, env = "DRAVE_HTTP", value_name = "ADDR|off")]
+    http: Option<String>,
     /// Holds the password that clients of the doors have to say; without it none is asked for
     #[arg(long, env = "DRAVE_PASSWORD_FILE", value_name = "PATH")]
     password_file: Option<PathBuf>,
@@ -163,7 +168,7 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
         return Ok(());
     }
     let mut config = configure(&serve);
-    config.redis.password = serve.password_file.as_deref().map(password).transpose()?;
+    config.password = serve.password_file.as_deref().map(password).transpose()?;
     secure(&mut config, &serve.tls)?;
     if !serve.join.is_empty() {
         join::join(&mut config, &serve.join, serve.learner)?;
@@ -215,11 +220,8 @@ fn configure(serve: &Serve) -> Config {
     config.log_look = serve.look;
     config.fsync = !serve.unsafe_no_fsync;
     config.signals = true;
-    config.resp = match serve.resp.as_deref() {
-        None => Doorway::Beside,
-        Some("off") => Doorway::Off,
-        Some(address) => Doorway::At(address.to_owned()),
-    };
+    config.resp = doorway(serve.resp.as_deref());
+    config.http = doorway(serve.http.as_deref());
     config.redis.follower = match serve.resp_follower {
         OnFollower::Forward => Follower::Forward,
         OnFollower::Moved => Follower::Moved,
@@ -228,6 +230,14 @@ fn configure(serve: &Serve) -> Config {
     let clients = raise_open_files().saturating_sub(FILES_KEPT).max(FILES_KEPT / 8);
     config.net.clients_max = config.net.clients_max.min(clients as usize);
     config
+}
+
+fn doorway(said: Option<&str>) -> Doorway {
+    match said {
+        None => Doorway::Beside,
+        Some("off") => Doorway::Off,
+        Some(address) => Doorway::At(address.to_owned()),
+    }
 }
 
 /// The password in that file: all of it but the end of the line.

@@ -3,16 +3,16 @@
 use super::dialect::{self, Role, Said};
 use super::lanes::{Lanes, Written};
 use super::options::Options;
-use super::resp::talk::Talk;
+use super::speech::Speech;
 use crate::secure::Stream;
 use crate::types::Time;
 use crate::wire::WireError;
 use crate::wire::frame::FrameReader;
-use crate::wire::resp::{Bounds, Reader, Words, Wrong};
 use bytes::BytesMut;
 use mio::Token;
 use mio::net::TcpStream;
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 /// One connection.
 #[derive(Debug)]
@@ -45,8 +45,12 @@ pub struct Conn {
     pub used: bool,
     /// Whether the other side's end was announced: it is read up to there.
     ends: bool,
-    /// What is said on it, if it is a Redis client's.
-    pub talk: Option<Box<Talk>>,
+    /// What is said on it, if it came through a door.
+    pub speech: Option<Speech>,
+    /// All is said, and what still comes is dropped.
+    pub lingers: bool,
+    /// How long is waited for what `awaits` says, if whoever waits has a mind of its own about that.
+    patience: Option<Duration>,
     reader: FrameReader,
     input: BytesMut,
 }
@@ -80,7 +84,9 @@ impl Conn {
             farewell: false,
             used: true,
             ends: false,
-            talk: None,
+            speech: None,
+            lingers: false,
+            patience: None,
             reader: FrameReader::default(),
             input: BytesMut::new(),
         }
@@ -99,10 +105,11 @@ impl Conn {
 
     /// Whether it must not be read from: its caller has too much to read, or too much under way.
     pub fn rests(&self, options: &Options) -> bool {
-        match (self.role, &self.talk) {
+        match (self.role, &self.speech) {
+            (Role::Guest(_), _) if self.lingers => false,
             // Who is leaving is not heard any more, and must not fill our memory until it is answered.
-            (Role::Redis(_), Some(talk)) => {
-                talk.leaving || talk.is_full() || self.lanes.size() > options.client_bytes_mark
+            (Role::Guest(_), Some(speech)) => {
+                speech.is_leaving() || speech.is_full() || self.lanes.size() > options.client_bytes_mark
             }
             (Role::Client(_), _) => {
                 self.lanes.size() > options.client_bytes_mark || self.asked > options.client_requests_max
@@ -148,17 +155,20 @@ impl Conn {
         dialect::read(self.role, frame).map(Some)
     }
 
-    /// The next whole command of a Redis client, if there is one.
-    pub fn words(&mut self, reader: &mut Reader, bounds: Bounds) -> Result<Option<Words>, Wrong> {
-        reader.next(&mut self.input, bounds)
-    }
-
-    /// Notes since when the rest of a command is waited for, after all that came was heard.
-    pub fn settle_talk(&mut self, now: Time, midway: bool) {
+    /// What came through a door and was not heard yet. It holds no memory when nothing is there.
+    pub fn input(&mut self) -> &mut BytesMut {
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }
-        self.awaits = if midway { self.awaits.or(Some(now)) } else { None };
+        &mut self.input
+    }
+
+    /// Something is waited for, for so long from now on, unless it is already; or nothing is.
+    pub fn wait_for(&mut self, now: Time, patience: Option<Duration>) {
+        if self.patience != patience || patience.is_none() {
+            self.awaits = patience.map(|_| now);
+            self.patience = patience;
+        }
     }
 
     /// Notes since when the rest of something is waited for, after all that came was read.
@@ -171,13 +181,21 @@ impl Conn {
         self.awaits = if midway || greeting { self.awaits.or(Some(now)) } else { None };
     }
 
+    /// Whoever still takes what was said is not idle: the time in which something should be asked begins anew.
+    pub fn bear_with(&mut self, now: Time, options: &Options) {
+        if self.used && !self.lanes.is_empty() && self.patience == Some(options.idle_patience) {
+            self.awaits = Some(now);
+        }
+    }
+
     /// Whether what is waited for should have come by now.
     pub fn is_overdue(&self, now: Time, options: &Options) -> bool {
         let patience = match self.role {
             Role::Stranger => options.hello_patience,
             Role::Dialed(_) => options.dial_patience,
-            Role::Speaker(_) | Role::Client(_) | Role::Redis(_) | Role::Listener(_) => options.frame_patience,
+            Role::Speaker(_) | Role::Client(_) | Role::Guest(_) | Role::Listener(_) => options.frame_patience,
         };
+        let patience = self.patience.unwrap_or(patience);
         self.awaits.is_some_and(|since| now.since(since) > patience)
     }
 

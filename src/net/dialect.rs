@@ -16,8 +16,8 @@ pub enum Role {
     Speaker(NodeId),
     /// A client, under our number for it.
     Client(u64),
-    /// A client that speaks as Redis's do, under our number for it. It has no frames.
-    Redis(u64),
+    /// A client that came through a door, under our number for it. It has no frames.
+    Guest(u64),
     /// A peer that we dialed and that has not answered yet.
     Dialed(NodeId),
     /// A peer that we dialed, and that listens.

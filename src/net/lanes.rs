@@ -21,6 +21,8 @@ pub struct Lanes {
     long: VecDeque<Long>,
     /// Bytes in `long` still to be cut.
     long_bytes: usize,
+    /// Bytes that the socket took.
+    sent: u64,
 }
 
 #[derive(Debug)]
@@ -43,6 +45,11 @@ impl Lanes {
     /// How many bytes wait.
     pub fn size(&self) -> usize {
         self.ready.len() + self.long_bytes
+    }
+
+    /// How many bytes the socket took.
+    pub fn sent(&self) -> u64 {
+        self.sent
     }
 
     /// Whether nothing waits.
@@ -82,7 +89,10 @@ impl Lanes {
             }
             match stream.write(&self.ready) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => self.ready.advance(n),
+                Ok(n) => {
+                    self.ready.advance(n);
+                    self.sent += n as u64;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Written::Some),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -112,7 +122,7 @@ impl Lanes {
     /// Gives back the memory of a connection that has nothing to write.
     pub fn rest(&mut self) {
         if self.is_empty() && self.ready.capacity() > 0 {
-            *self = Lanes::default();
+            *self = Lanes { sent: self.sent, ..Lanes::default() };
         }
     }
 }

@@ -16,6 +16,12 @@ pub struct Options {
     pub hello_patience: Duration,
     /// A caller that began a frame and has not ended it for this long is let go.
     pub frame_patience: Duration,
+    /// An HTTP client that began the head of a request and has not ended it for this long is let go.
+    pub head_patience: Duration,
+    /// An HTTP client that asks nothing for this long is let go.
+    pub idle_patience: Duration,
+    /// An HTTP client that has been told its last, and still sends, is let go after this long.
+    pub linger: Duration,
     /// A peer that was dialed and has not answered for this long is dialed again.
     pub dial_patience: Duration,
     /// The longest pause between two attempts to dial a peer. Well below an election timeout: a node that
@@ -45,6 +51,9 @@ impl Default for Options {
             strangers_max: 256,
             hello_patience: Duration::from_secs(5),
             frame_patience: Duration::from_secs(30),
+            head_patience: Duration::from_secs(10),
+            idle_patience: Duration::from_secs(60),
+            linger: Duration::from_secs(2),
             dial_patience: Duration::from_secs(1),
             dial_pause_max: Duration::from_millis(100),
             client_bytes_mark: 256 << 10,

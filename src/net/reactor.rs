@@ -8,6 +8,7 @@ use super::inbox::{Inbox, Letter};
 use super::look::Look;
 use super::replaying::{Replaying, Told};
 use super::sockets::Net;
+use crate::api::figures::Buckets;
 use crate::api::{Refusal, Reply, Request, Status};
 use crate::consensus::note::{Level, Note};
 use crate::machine::seam::StateMachine;
@@ -91,6 +92,8 @@ pub struct Reactor<M> {
     stop_by: Option<Time>,
     actions: Vec<Action>,
     events: Vec<Event>,
+    /// How long each turn of the loop took.
+    turns: Buckets,
     /// The log it began with, until that is applied.
     replaying: Option<Replaying>,
 }
@@ -156,6 +159,7 @@ impl<M: StateMachine> Reactor<M> {
             stop_by: None,
             actions: Vec::new(),
             events: Vec::new(),
+            turns: Buckets::of_durations(),
             replaying,
         }
     }
@@ -191,8 +195,9 @@ impl<M: StateMachine> Reactor<M> {
     }
 
     /// Says so when a wake-up took long: nobody was answered and no heartbeat left meanwhile.
-    fn watch(&self, begun: Time) {
+    fn watch(&mut self, begun: Time) {
         let took = self.clock.now().since(begun);
+        self.turns.took(took);
         if took >= TURN_SLOW {
             log::warn!(node = self.id.get(); "one turn took {} ms", took.as_millis());
         } else if took >= TURN_LONG {
@@ -387,6 +392,8 @@ impl<M: StateMachine> Reactor<M> {
         }
         status.in_memory = self.options.in_memory;
         self.options.file_system.clone_into(&mut status.file_system);
+        status.figures.turn_ns.clone_from(&self.turns);
+        self.net.complete(&mut status.figures);
         let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
         status.cpu_ns = cpu.tv_sec as u64 * 1_000_000_000 + cpu.tv_nsec as u64;
         status.uptime_ms = now.since(Time::ZERO).as_millis() as u64;

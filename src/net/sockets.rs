@@ -1,8 +1,12 @@
 //! All connections of a node: readiness in, events out; actions in, bytes out.
 
+mod doors;
+mod figures;
 mod greeting;
+mod http;
 mod redis;
 mod saying;
+mod sweeping;
 
 use super::conn::{Conn, Filled};
 use super::dialect::{Role, Said};
@@ -21,9 +25,10 @@ use crate::types::{ClusterId, DiskId, Member, Membership, NodeId, Time};
 use crate::wire::WireError;
 use crate::wire::client::Numbered;
 use crate::wire::peer::PeerFrame;
+use doors::{Door, Doors, HTTP, REDIS};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
-use redis::{REDIS, Redis};
+use redis::Redis;
 use slab::Slab;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -86,11 +91,15 @@ pub struct Net {
     guests: BTreeMap<NodeId, Member>,
     /// Whom the node follows, if anyone; itself if it leads.
     leader: Option<NodeId>,
+    doors: Doors,
     redis: Redis,
+    http: super::http::door::Options,
     disks: Disks,
     listening: Listening,
     /// The connection on which each peer speaks to us, and which process of it does.
     speakers: BTreeMap<NodeId, (Token, u64)>,
+    /// Bytes written to each peer on connections that are gone.
+    sent: BTreeMap<NodeId, u64>,
     /// Connections to be read from.
     unread: Vec<Token>,
     /// Connections to be written to.
@@ -138,10 +147,13 @@ impl Net {
             leavers: BTreeMap::new(),
             guests: BTreeMap::new(),
             leader: None,
+            doors: Doors::default(),
             redis: Redis::default(),
+            http: Default::default(),
             disks: Disks::default(),
             listening: Listening::default(),
             speakers: BTreeMap::new(),
+            sent: BTreeMap::new(),
             unread: Vec::new(),
             touched: Vec::new(),
             sweep_at: Time::NEVER,
@@ -179,14 +191,14 @@ impl Net {
 
     /// How many bytes wait to be written to clients.
     pub fn unwritten(&self) -> usize {
-        let clients = self.conns.iter().filter(|(_, conn)| matches!(conn.role, Role::Client(_) | Role::Redis(_)));
+        let clients = self.conns.iter().filter(|(_, conn)| matches!(conn.role, Role::Client(_) | Role::Guest(_)));
         clients.map(|(_, conn)| conn.lanes.size()).sum()
     }
 
     /// Listens no more, and turns new requests away.
     pub fn stop_listening(&mut self) {
         self.stopping = true;
-        self.close_redis();
+        self.close_doors();
         if let Some(mut listener) = self.listener.take() {
             let _either_way_it_is_dropped = self.poll.registry().deregister(&mut listener);
         }
@@ -261,7 +273,7 @@ impl Net {
             return Time::ZERO;
         }
         let accept = if self.callers && self.listener.is_some() { self.accept_at } else { Time::NEVER };
-        self.links.deadline().min(self.sweep_at).min(accept).min(self.redis.deadline())
+        self.links.deadline().min(self.sweep_at).min(accept).min(self.doors.deadline())
     }
 
     /// Waits until something comes, or for that long. Says whether something came.
@@ -276,7 +288,8 @@ impl Net {
             came = true;
             match event.token() {
                 LISTENER => self.callers = true,
-                REDIS => self.redis.callers = true,
+                REDIS => self.doors.knocked(Door::Redis),
+                HTTP => self.doors.knocked(Door::Http),
                 WAKER => {}
                 FREE => self.rung = true,
                 token => {
@@ -299,7 +312,7 @@ impl Net {
     /// Reads what came, dials who is to be dialed; what follows from it is in [`Net::events`].
     pub fn take_in(&mut self, now: Time) {
         self.accept(now);
-        self.accept_redis(now);
+        self.accept_at_doors(now);
         for token in std::mem::take(&mut self.unread) {
             self.read(now, token);
         }
@@ -394,7 +407,10 @@ impl Net {
             // What came before is heard before there is more.
             let filled = if conn.unheard { Ok(Filled::More) } else { conn.fill(&mut self.scratch) };
             let Ok(filled) = filled else { return self.close(now, token) };
-            if let Err(error) = self.understand(now, token) {
+            if conn.lingers {
+                conn.input().clear();
+                conn.unheard = false;
+            } else if let Err(error) = self.understand(now, token) {
                 self.breach(token, &error);
                 return self.close(now, token);
             }
@@ -411,7 +427,7 @@ impl Net {
         loop {
             // One frame may close the connection that the next would be read from.
             let Some(conn) = find(&mut self.conns, token) else { return Ok(()) };
-            if matches!(conn.role, Role::Redis(_)) {
+            if matches!(conn.role, Role::Guest(_)) {
                 self.converse(now, token);
                 return Ok(());
             }
@@ -441,7 +457,7 @@ impl Net {
         let Some(conn) = self.conns.get(token.0 & KEY_MASK) else { return };
         match conn.role {
             // Anyone can do that to us as often as they like.
-            Role::Stranger | Role::Client(_) | Role::Redis(_) => {
+            Role::Stranger | Role::Client(_) | Role::Guest(_) => {
                 log::debug!(node = self.me.node.get(); "a caller is let go: {error}")
             }
             Role::Dialed(peer) if matches!(error, WireError::Refused(_)) && self.links.is_worth_telling(peer) => {
@@ -494,82 +510,25 @@ impl Net {
             let Some(conn) = find(&mut self.conns, token) else { continue };
             conn.touched = false;
             let rested = conn.has_more() && !conn.listed;
-            let held_back = conn.talk.is_some() && conn.lanes.size() > self.options.client_bytes_mark;
+            let held_back = conn.speech.is_some() && conn.lanes.size() > self.options.client_bytes_mark;
             let gone = conn.write().is_err()
-                || (conn.farewell && conn.is_all_said())
-                || (matches!(conn.role, Role::Client(_) | Role::Redis(_))
+                || (matches!(conn.role, Role::Client(_) | Role::Guest(_))
                     && conn.lanes.size() > self.options.client_bytes_max);
             if gone {
                 self.close(now, token);
                 continue;
             }
+            if conn.farewell && conn.is_all_said() {
+                self.take_leave(now, token);
+                continue;
+            }
             if held_back && conn.lanes.size() <= self.options.client_bytes_mark {
                 // What it wants of the node waited for it to read.
-                self.redis.pump_soon(token);
+                self.doors.pump_soon(token);
             }
             if rested && !conn.rests(&self.options) {
                 // It was not read from while it did not read.
                 list(&mut self.unread, conn);
-            }
-        }
-    }
-
-    /// Lets go of who kept us waiting too long, and of the buffers of who is idle.
-    fn sweep(&mut self, now: Time) {
-        let mut overdue = Vec::new();
-        let mut again = false;
-        for (_, conn) in &mut self.conns {
-            if conn.is_overdue(now, &self.options) {
-                overdue.push(conn.token);
-            }
-            if !std::mem::take(&mut conn.used) {
-                conn.lanes.rest();
-            } else {
-                again = true;
-            }
-            again |= conn.awaits.is_some();
-        }
-        let leavers = self.leavers.len();
-        self.leavers.retain(|_, (_, until)| *until > now);
-        if self.leavers.len() < leavers {
-            self.link(now);
-        }
-        again |= !self.leavers.is_empty();
-        self.sweep_at = if again { now + SWEEP } else { Time::NEVER };
-        for token in overdue {
-            self.close(now, token);
-        }
-    }
-
-    fn close(&mut self, now: Time, token: Token) {
-        if find(&mut self.conns, token).is_none() {
-            return;
-        }
-        let mut conn = self.conns.remove(token.0 & KEY_MASK);
-        let _either_way_it_is_dropped = self.poll.registry().deregister(&mut conn.stream);
-        match conn.role {
-            Role::Stranger => self.strangers.retain(|stranger| *stranger != token),
-            Role::Client(number) | Role::Redis(number) => {
-                self.clients -= 1;
-                self.events.push(Event::CallerGone(Caller::Client(number)));
-                if let Some(session) = conn.talk.as_ref().and_then(|talk| talk.session()) {
-                    self.close_session(session);
-                }
-            }
-            Role::Speaker(peer) => {
-                // Only the connection it speaks on now: one that was replaced tells us nothing.
-                if self.speakers.get(&peer).is_some_and(|(speaker, _)| *speaker == token) {
-                    self.speakers.remove(&peer);
-                    self.events.push(Event::PeerLost(peer));
-                    if self.guests.remove(&peer).is_some() {
-                        self.link(now);
-                    }
-                }
-            }
-            Role::Dialed(peer) => self.links.fell(peer, now),
-            Role::Listener(peer) => {
-                self.links.fell(peer, now);
-                self.events.push(Event::PeerLost(peer));
             }
         }
     }

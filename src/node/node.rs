@@ -18,7 +18,7 @@ use crate::consensus::Raft;
 use crate::consensus::message::{Ask, Envelope, Message};
 use crate::consensus::note::Note;
 use crate::consensus::ready::{Order, Ready};
-use crate::types::{Base, ClusterTime, DiskId, Index, Membership, Mutant, NodeId, Term, Time};
+use crate::types::{Base, ClusterTime, DiskId, Index, Mutant, NodeId, Term, Time};
 use crate::wal::report::{Fault, Report};
 use crate::wal::view::View;
 use bytes::Bytes;
@@ -114,9 +114,13 @@ impl Node {
     /// Takes something in; nothing goes out.
     pub fn handle(&mut self, now: Time, event: Event) {
         match event {
-            Event::Peer(envelope) => self.raft.receive(now, envelope),
+            Event::Peer(envelope) => {
+                self.stats.receives(now, &envelope);
+                self.raft.receive(now, envelope);
+            }
             Event::PeerLost(peer) => {
                 self.raft.lost(now, peer);
+                self.stats.lost(peer);
                 let lost = self.forwarded.lost(peer);
                 self.strand(now, lost);
             }
@@ -280,6 +284,7 @@ impl Node {
     }
 
     fn refuse(&mut self, asked: Asked, refusal: Refusal) {
+        self.stats.figures.proposals_failed += u64::from(asked.is_write());
         self.replies.push((asked.from, asked.id, Reply::Refused(refusal)));
     }
 
@@ -329,12 +334,14 @@ impl Node {
         }
         // What was applied there was nothing that answers: a no-op, say, of the leader after us.
         self.proposals.pass(report.upto, &mut self.replies);
+        self.stats.figures.session_duplicates += report.duplicates;
         self.applied = report;
     }
 
     /// A snapshot is durable, or there was no room for it.
     fn taken(&mut self, now: Time, kept: Option<Kept>) {
         let given_up = kept.is_none();
+        self.stats.ends_snapshot(now, !given_up);
         self.keeping.taken(now, kept, &self.options);
         if given_up {
             let refused = self.keeping.disappointed().into_iter();
@@ -376,6 +383,7 @@ impl Node {
             && let Some((configured, membership)) = self.raft.membership_at(applied).cloned()
         {
             self.keeping.begin();
+            self.stats.begins_snapshot(now);
             actions.push(Action::Take { configured, membership });
         }
         if let Some(upto) = self.keeping.release(log, applied, self.shipping.oldest(now), &self.options) {
@@ -402,7 +410,10 @@ impl Node {
         self.feed(now, actions);
         self.query(actions);
         actions.append(&mut self.forwards);
-        actions.extend(self.replies.drain(..).map(|(to, id, reply)| Action::Reply { to, id, reply }));
+        for (to, id, reply) in self.replies.drain(..) {
+            self.stats.figures.proposals_failed += u64::from(matches!(reply, Reply::Unknown));
+            actions.push(Action::Reply { to, id, reply });
+        }
         actions.extend(self.fault.take().map(Action::Stop));
     }
 
@@ -427,6 +438,7 @@ impl Node {
         }
         let leader = self.raft.leader();
         if self.leader != leader {
+            self.stats.figures.leader_changes += u64::from(leader.is_some());
             self.leader = leader;
             let astray = self.forwarded.astray(leader);
             self.strand(now, astray);
@@ -459,6 +471,7 @@ impl Node {
             self.view.push(&write);
             actions.push(Action::Write(write));
         }
+        ready.messages.iter().for_each(|envelope| self.stats.sends(now, envelope));
         actions.extend(ready.messages.into_iter().map(Action::Send));
         for order in ready.appends {
             if let Some(envelope) = self.fill(order) {
@@ -553,37 +566,6 @@ impl Node {
         let due = if self.applying.is_none() { self.applied.upto } else { Index::ZERO };
         let snapshots = self.shipping.deadline().min(self.keeping.deadline(due, &self.options));
         self.raft.deadline().min(self.parked.deadline()).min(snapshots).min(self.ticking.deadline())
-    }
-
-    /// The configuration in force.
-    pub fn membership(&self) -> &Membership {
-        self.raft.membership()
-    }
-
-    /// Its share of the algorithm, to look at.
-    pub fn raft(&self) -> &Raft {
-        &self.raft
-    }
-
-    /// Everything up to here is applied.
-    pub fn applied(&self) -> Index {
-        self.applied.upto
-    }
-
-    /// The newest snapshot that is durable.
-    pub fn snapshot(&self) -> Option<&Kept> {
-        self.keeping.kept()
-    }
-
-    /// Whether a snapshot is being taken.
-    pub fn is_taking(&self) -> bool {
-        self.keeping.is_taking()
-    }
-
-    /// How many requests wait here for anything at all.
-    pub fn held(&self) -> usize {
-        let waiting = self.proposals.len() + self.parked.len() + self.reading.len() + self.governing.len();
-        waiting + self.forwarded.len() + self.queries.len()
     }
 }
 

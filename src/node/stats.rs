@@ -1,7 +1,9 @@
 //! What a node measures about itself, as plain counters: one thread, no lock.
 
+use crate::api::figures::{Buckets, Figures};
 use crate::api::{DiskStatus, StageStatus};
-use crate::types::{Index, Time};
+use crate::consensus::message::{Envelope, Message, Round};
+use crate::types::{Index, NodeId, Time};
 use crate::wal::report::Report;
 use hdrhistogram::Histogram;
 use std::collections::{BTreeMap, VecDeque};
@@ -35,10 +37,16 @@ pub struct Stats {
     queue: Durations,
     replicate: Durations,
     apply: Durations,
-    /// One entry of each of the latest writes: its index, and when it was sent.
-    sent: VecDeque<(Index, Time)>,
+    /// One entry of each of the latest writes: its index, and when it was proposed and sent.
+    sent: VecDeque<(Index, Time, Time)>,
     /// The first proposal since the last write.
     proposed: Option<Time>,
+    /// The heartbeat to each follower whose answer is waited for, and when it was sent.
+    beats: BTreeMap<NodeId, (Round, Time)>,
+    /// Since when a snapshot is being taken.
+    taking: Option<Time>,
+    /// What is counted, and told as it is.
+    pub figures: Figures,
     /// Bytes of snapshots that came from leaders.
     pub received: u64,
     /// Elections begun, by reason.
@@ -60,6 +68,16 @@ impl Default for Stats {
             apply: Durations::new(),
             sent: VecDeque::new(),
             proposed: None,
+            beats: BTreeMap::new(),
+            taking: None,
+            figures: Figures {
+                commit_ns: Buckets::of_durations(),
+                fsync_ns: Buckets::of_durations(),
+                batch_entries: Buckets::of_counts(),
+                snapshot_ns: Buckets::of_durations(),
+                turn_ns: Buckets::of_durations(),
+                ..Figures::default()
+            },
             received: 0,
             elections: BTreeMap::new(),
         }
@@ -73,6 +91,8 @@ impl Stats {
             return;
         }
         self.syncs.record(report.took);
+        self.figures.fsync_ns.took(report.took);
+        self.figures.batch_entries.record(report.entries);
         self.sync_count += 1;
         self.entries += report.entries;
         self.bytes += report.bytes;
@@ -88,17 +108,18 @@ impl Stats {
         if let Some(proposed) = self.proposed.take() {
             self.queue.record(now.since(proposed));
             if self.sent.len() < SAMPLES {
-                self.sent.push_back((last, now));
+                self.sent.push_back((last, proposed, now));
             }
         }
     }
 
     /// Everything up to there is committed.
     pub fn committed(&mut self, now: Time, commit: Index) {
-        while let Some((index, at)) = self.sent.front().copied()
+        while let Some((index, proposed, at)) = self.sent.front().copied()
             && index <= commit
         {
             self.replicate.record(now.since(at));
+            self.figures.commit_ns.took(now.since(proposed));
             self.sent.pop_front();
         }
     }
@@ -111,6 +132,45 @@ impl Stats {
     /// This node leads no more: what was under way is not measured.
     pub fn reset_sent(&mut self) {
         self.sent.clear();
+        self.beats.clear();
+        self.figures.round_trip_ns.clear();
+    }
+
+    /// A message leaves: a heartbeat, perhaps. One that is said again is measured from the first time.
+    pub fn sends(&mut self, now: Time, envelope: &Envelope) {
+        if let Message::Beat { round, .. } = envelope.message {
+            let beat = self.beats.entry(envelope.to).or_insert((round, now));
+            if beat.0 != round {
+                *beat = (round, now);
+            }
+        }
+    }
+
+    /// A message has come: the answer to a heartbeat, perhaps.
+    pub fn receives(&mut self, now: Time, envelope: &Envelope) {
+        if let Message::Heard { round, .. } = envelope.message
+            && let Some((_, at)) = self.beats.remove(&envelope.from).filter(|(beaten, _)| *beaten == round)
+        {
+            let trips = self.figures.round_trip_ns.entry(envelope.from.get());
+            trips.or_insert_with(Buckets::of_durations).took(now.since(at));
+        }
+    }
+
+    /// The link with it broke: what was on its way may be lost.
+    pub fn lost(&mut self, peer: NodeId) {
+        self.beats.remove(&peer);
+    }
+
+    /// A snapshot is being taken.
+    pub fn begins_snapshot(&mut self, now: Time) {
+        self.taking = Some(now);
+    }
+
+    /// None is any more: it is durable, or did not fit.
+    pub fn ends_snapshot(&mut self, now: Time, durable: bool) {
+        if let Some(since) = self.taking.take().filter(|_| durable) {
+            self.figures.snapshot_ns.took(now.since(since));
+        }
     }
 
     /// How the disk does.

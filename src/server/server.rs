@@ -8,10 +8,11 @@ use crate::config::{Config, Doorway, Wrong};
 use crate::disk::fs::Lock;
 use crate::machine::seam::StateMachine;
 use crate::net::applying::Applying;
+use crate::net::http::door as http;
 use crate::net::inbox::inbox;
 use crate::net::leavings::Leavings;
 use crate::net::reactor::{Broken, Clock, Options, Reactor};
-use crate::net::resp::door::PORT_ABOVE;
+use crate::net::resp::door as redis;
 use crate::net::sockets::{FREE, Net};
 use crate::shelf::Keeper;
 use crate::types::ClusterId;
@@ -110,7 +111,7 @@ impl<M: StateMachine> Server<M> {
         let own = node.membership().address(config.id).unwrap_or_default().to_owned();
         let listen = config.listen.clone().or_else(|| config.peers.get(&config.id).cloned()).unwrap_or(own);
         let mut net = open_net(&config, me, &listen)?;
-        let redis = open_redis(&config, &mut net)?;
+        let doors = open_doors(&config, &mut net)?;
         if config.listen.is_none() {
             net.listens_unasked(listen);
         }
@@ -119,8 +120,8 @@ impl<M: StateMachine> Server<M> {
         let watch = spawn_watch(Watch::new(reserve.clone(), config.segment_bytes), post.clone())?;
         let signals = config.signals.then(|| watch_signals(&net)).transpose()?;
         let address = net.address();
-        if let Some(redis) = redis {
-            log::info!(node = config.id.get(); "Redis clients are let in at {redis}");
+        for (who, door) in doors {
+            log::info!(node = config.id.get(); "{who} are let in at {door}");
         }
         let shelf = spawn_keeper(Keeper::new(store, reserve), post.clone())?;
         let machine = Applying::new(applier, (me.cluster, me.node), shelf, leavings);
@@ -178,24 +179,40 @@ fn verdict(ended: Result<(), Broken>, synced: thread::Result<wal::Result<()>>) -
     }
 }
 
-/// Opens the Redis door, if it is to be open; where it is.
-fn open_redis(config: &Config, net: &mut Net) -> Result<Option<SocketAddr>, ServerError> {
+/// Opens the doors that are to be open; says in which words who is let in, and where.
+fn open_doors(config: &Config, net: &mut Net) -> Result<Vec<(&'static str, SocketAddr)>, ServerError> {
+    let password = &config.password;
+    let redis = open_door(config, net, "Redis clients", &config.resp, redis::PORT_ABOVE, |net, listen| {
+        net.open_redis(redis::Options { listen, password: password.clone(), ..config.redis.clone() })
+    })?;
+    let http = open_door(config, net, "HTTP clients", &config.http, http::PORT_ABOVE, |net, listen| {
+        net.open_http(http::Options { listen, password: password.clone() })
+    })?;
+    Ok(redis.into_iter().chain(http).collect())
+}
+
+/// Opens a door, if it is to be open; `above` the native port, if nobody said where.
+fn open_door(
+    config: &Config,
+    net: &mut Net,
+    who: &'static str,
+    doorway: &Doorway,
+    above: u16,
+    open: impl FnOnce(&mut Net, Option<SocketAddr>) -> io::Result<Option<SocketAddr>>,
+) -> Result<Option<(&'static str, SocketAddr)>, ServerError> {
     let native = net.address().map_or(0, |address| address.port());
-    let place = match &config.resp {
+    let place = match doorway {
         Doorway::Off => return Ok(None),
         Doorway::At(place) => place.clone(),
-        Doorway::Beside => match native.checked_add(PORT_ABOVE) {
+        Doorway::Beside => match native.checked_add(above) {
             Some(port) => format!("127.0.0.1:{port}"),
             None => return Ok(None),
         },
     };
-    let opened = resolve(&place).and_then(|listen| {
-        net.open_redis(crate::net::resp::door::Options { listen: Some(listen), ..config.redis.clone() })
-    });
-    match opened {
-        Ok(address) => Ok(address),
-        Err(error) if config.resp == Doorway::Beside => {
-            log::warn!(node = config.id.get(); "no Redis clients are let in: cannot listen on {place}: {error}");
+    match resolve(&place).and_then(|listen| open(net, Some(listen))) {
+        Ok(address) => Ok(address.map(|address| (who, address))),
+        Err(error) if *doorway == Doorway::Beside => {
+            log::warn!(node = config.id.get(); "no {who} are let in: cannot listen on {place}: {error}");
             Ok(None)
         }
         Err(source) => Err(ServerError::Listen { address: place, source }),

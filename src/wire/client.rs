@@ -370,6 +370,7 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
 mod tests {
     use super::super::frame::FrameReader;
     use super::*;
+    use crate::api::figures::{Buckets, Figures};
     use crate::api::{DiskStatus, LogStatus, MemberStatus, PeerStatus, RoleName, StageStatus, TimingStatus};
     use crate::types::{Change, NodeId, Position};
     use bytes::Bytes;
@@ -425,6 +426,8 @@ mod tests {
             members: vec![MemberStatus { node: 2, kind: "voter".into(), ..MemberStatus::default() }],
             hands_over: 2,
             log: LogStatus { first: 7, ..LogStatus::default() },
+            timer_ms: 9,
+            figures: Figures { round_trip_ns: [(2, Buckets::of_durations())].into(), ..Figures::default() },
         }
     }
 

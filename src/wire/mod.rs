@@ -63,6 +63,7 @@ pub mod client;
 pub mod error;
 pub mod frame;
 pub mod hello;
+pub mod http;
 pub mod peer;
 pub mod reason;
 pub mod resp;

@@ -155,6 +155,8 @@ pub struct Cluster {
     pub words: Vec<String>,
     /// Where each lets Redis clients in; nowhere if it is not named here.
     pub doors: Vec<String>,
+    /// Where each lets HTTP clients in; nowhere if it is not named here.
+    pub webs: Vec<String>,
     /// So many of them, the first, found the cluster; the others join it.
     pub founders: usize,
     nodes: Vec<Option<Guarded>>,
@@ -176,6 +178,7 @@ impl Cluster {
             addresses: (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect(),
             words: ["--segment-size", "4MiB", "--reserve", "4MiB"].map(str::to_owned).into(),
             doors: Vec::new(),
+            webs: Vec::new(),
             founders: nodes.into(),
             nodes: (0..nodes).map(|_| None).collect(),
         }
@@ -206,6 +209,7 @@ impl Cluster {
             command.args(["--join", &others.join(","), "--listen", &self.addresses[n]]);
         }
         command.args(["--resp", self.doors.get(n).map_or("off", String::as_str)]);
+        command.args(["--http", self.webs.get(n).map_or("off", String::as_str)]);
         command.args(&self.words).arg("--data").arg(self.data(n));
         command
     }

@@ -1,10 +1,10 @@
 //! What all Redis connections of a node share: how the door is set, cursors, and counts.
 
+use crate::net::password::Password;
 use crate::types::{ClusterId, NodeId};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use subtle::ConstantTimeEq;
 
 /// What a follower does with what only its leader can.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -25,28 +25,6 @@ pub struct Options {
     pub follower: Follower,
     /// What a client has to say before anything else.
     pub password: Option<Password>,
-}
-
-/// A password: it is never shown, and takes as long to be compared whatever it is compared with.
-#[derive(Clone)]
-pub struct Password(Vec<u8>);
-
-impl Password {
-    /// That one.
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Password {
-        Password(bytes.into())
-    }
-
-    /// Whether it is this one. Only its length shows in the time that takes.
-    pub fn is(&self, said: &[u8]) -> bool {
-        self.0.ct_eq(said).into()
-    }
-}
-
-impl std::fmt::Debug for Password {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Password")
-    }
 }
 
 /// A node's Redis port lies so much above its native one, unless it is told otherwise.
@@ -148,13 +126,6 @@ mod tests {
             cursors.keep(Bytes::from(vec![0; 64 << 10]));
         }
         assert!(cursors.bytes <= CURSOR_BYTES_MAX && cursors.kept.len() < 100);
-    }
-
-    #[test]
-    fn a_password_is_compared_whole_and_never_shown() {
-        let password = Password::new("secret");
-        assert!(password.is(b"secret") && !password.is(b"secre") && !password.is(b"secret ") && !password.is(b""));
-        assert_eq!(format!("{password:?}"), "Password");
     }
 
     #[test]

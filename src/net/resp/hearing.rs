@@ -3,13 +3,13 @@
 use super::about;
 use super::asking;
 use super::door::{Cursors, Follower, Options, Scene};
-use super::pending::{Element, Kind, Pending, Reading};
 use super::table::{self, Does, Spec, Special};
-use super::talk::{Block, Talk};
+use super::talk::{Block, Element, Talk, What};
 use super::telling::{self, Shape};
 use crate::api::{Consistency, Refusal};
 use crate::limits::ENTRY_BYTES_MAX;
 use crate::machine::words::{Command, Query, Step};
+use crate::net::turns::Kind;
 use crate::types::Time;
 use crate::wire::resp::{Words, number};
 use bytes::{Bytes, BytesMut};
@@ -106,7 +106,7 @@ fn wait(talk: &mut Talk, key: Option<&[u8]>, step: Step<'_>, shape: Shape, out: 
             (Kind::Read(consistency), query.encode())
         }
     };
-    talk.wait(Pending::new(setting.now, talk.guest.version, kind, body, Reading::One(shape)));
+    talk.wait(setting.now, kind, body, What::One(shape));
 }
 
 fn turn(talk: &mut Talk, special: Special, words: &Words, out: &mut BytesMut, setting: &Setting<'_>) {
@@ -130,15 +130,15 @@ fn turn(talk: &mut Talk, special: Special, words: &Words, out: &mut BytesMut, se
         (Special::Quit, _) => {
             let said = talk.said(|out| out.line("OK"));
             talk.say(out, said);
-            talk.leaving = true;
+            talk.turns.leaving = true;
         }
         (Special::Info | Special::Scan, true) => {
             talk.block.iter_mut().for_each(|block| block.spoiled = true);
             talk.complain(out, "ERR Command not allowed inside a transaction");
         }
         (Special::Info, false) => {
-            let reading = Reading::Info(words.keep(), Box::new((setting.scene)()));
-            talk.wait(Pending::new(setting.now, talk.guest.version, Kind::Info(None), Query::Count.encode(), reading));
+            let what = What::Info(words.keep(), Box::new((setting.scene)()));
+            talk.wait(setting.now, Kind::StatusAnd(None), Query::Count.encode(), what);
         }
         (Special::Scan, false) => match scan(words, setting.cursors) {
             Ok((step, shape)) => wait(talk, None, step, shape, out, setting),
@@ -214,5 +214,5 @@ fn carry(talk: &mut Talk, out: &mut BytesMut, setting: &Setting<'_>) {
         return talk.say(out, said);
     }
     let body = Command::Block(steps).encode();
-    talk.wait(Pending::new(setting.now, talk.guest.version, Kind::Write(None), body, Reading::Block(elements)));
+    talk.wait(setting.now, Kind::Write(None), body, What::Block(elements));
 }

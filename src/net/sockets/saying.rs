@@ -1,6 +1,6 @@
 //! What a node says: to peers over their links, to callers over their own connections.
 
-use super::redis::DOOR;
+use super::doors::DOOR;
 use super::{Net, find, touch};
 use crate::api::{Reply, Request};
 use crate::consensus::message::Envelope;
@@ -45,7 +45,7 @@ impl Net {
             DOOR => self.door_heard(now, id, reply),
             Caller::Client(number) => {
                 let token = Token(number as usize);
-                if let Some(reply) = self.redis_heard(token, id, reply) {
+                if let Some(reply) = self.guest_heard(token, id, reply) {
                     self.reply(token, id, &reply);
                 }
             }

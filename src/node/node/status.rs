@@ -1,10 +1,44 @@
 //! How a node is, as it knows itself.
 
 use super::Node;
+use crate::api::figures::Figures;
 use crate::api::{LogStatus, MemberStatus, PeerStatus, Status, TimingStatus};
-use crate::types::{DiskId, NodeId, Prospect, Time};
+use crate::consensus::Raft;
+use crate::node::event::Kept;
+use crate::types::{DiskId, Index, Membership, NodeId, Prospect, Time};
 
 impl Node {
+    /// The configuration in force.
+    pub fn membership(&self) -> &Membership {
+        self.raft.membership()
+    }
+
+    /// Its share of the algorithm, to look at.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// Everything up to here is applied.
+    pub fn applied(&self) -> Index {
+        self.applied.upto
+    }
+
+    /// The newest snapshot that is durable.
+    pub fn snapshot(&self) -> Option<&Kept> {
+        self.keeping.kept()
+    }
+
+    /// Whether a snapshot is being taken.
+    pub fn is_taking(&self) -> bool {
+        self.keeping.is_taking()
+    }
+
+    /// How many requests wait here for anything at all.
+    pub fn held(&self) -> usize {
+        let waiting = self.proposals.len() + self.parked.len() + self.reading.len() + self.governing.len();
+        waiting + self.forwarded.len() + self.queries.len()
+    }
+
     /// How this node is, as it knows itself. What only the driver knows is left empty.
     pub fn status(&self, now: Time) -> Status {
         let log = self.raft.log();
@@ -36,6 +70,8 @@ impl Node {
             members: self.members(),
             hands_over: self.raft.hands_over().map_or(0, NodeId::get),
             log: self.log_status(now),
+            timer_ms: self.raft.deadline().since(now).as_millis() as u64,
+            figures: self.figures(),
         }
     }
 
@@ -47,6 +83,11 @@ impl Node {
             election_min_ms: ms(options.election_min),
             election_max_ms: ms(options.election_max),
         }
+    }
+
+    fn figures(&self) -> Figures {
+        let proposals_pending = self.proposals.len() as u64;
+        Figures { proposals_pending, ..self.stats.figures.clone() }
     }
 
     fn log_status(&self, now: Time) -> LogStatus {

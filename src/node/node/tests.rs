@@ -6,7 +6,7 @@ use crate::api::Op;
 use crate::consensus::Options as RaftOptions;
 use crate::consensus::message::Round;
 use crate::sim::disk::SimDisk;
-use crate::types::{Base, ClusterId, DiskId, Position};
+use crate::types::{Base, ClusterId, DiskId, Membership, Position};
 use crate::wal::{Journal, Options as WalOptions};
 use bytes::Bytes;
 

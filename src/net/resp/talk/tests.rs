@@ -1,11 +1,13 @@
 //! What a connection asks when, and what it makes of what comes back: told by example, without a socket.
 
 use super::*;
-use crate::api::Op;
+use crate::api::{Op, Outcome, Refusal, Request};
 use crate::net::resp::door::{Options, Scene};
 use crate::net::resp::hearing::{Setting, hear};
-use crate::types::{ClusterId, Index, NodeId, Position, Term};
+use crate::net::turns::{AGAIN, COMMANDS_MAX, PATIENCE, READS_MAX};
+use crate::types::{ClusterId, Index, NodeId, Position, SessionId, Term};
 use crate::wire::resp::Bounds;
+use std::time::Duration;
 
 /// A connection, and what it has said and asked.
 struct Client {
@@ -31,7 +33,7 @@ impl Client {
     /// With a session of that number.
     fn in_session(id: u64) -> Client {
         let mut client = Client::new();
-        client.talk.opened(client.now, Ok(SessionId(id)));
+        client.talk.turns.opened(client.now, Ok(SessionId(id)));
         client
     }
 
@@ -49,7 +51,7 @@ impl Client {
 
     fn pump(&mut self) -> Vec<Want> {
         let mut wants = Vec::new();
-        self.talk.pump(self.now, &mut self.out, self.rests, &mut wants);
+        self.talk.pump(self.now, &mut self.out, self.rests, &mut wants, &mut self.cursors);
         wants
     }
 
@@ -101,7 +103,7 @@ fn a_session_is_wanted_with_the_first_command_that_does_something() {
     let wants = client.hear(0, answered(&Answer::Value(None)));
     assert!(matches!(wants[..], [Want::Session]));
     assert_eq!(client.say("SET k w\r\n").len(), 0);
-    client.talk.opened(client.now, Ok(SessionId(5)));
+    client.talk.turns.opened(client.now, Ok(SessionId(5)));
     assert_eq!(asked(&client.pump()), [(1, Some((5, 1, 1))), (2, Some((5, 2, 1)))]);
     assert_eq!(client.told(), "$-1\r\n");
 }
@@ -127,14 +129,14 @@ fn what_was_lost_is_asked_again_under_its_number_when_all_is_back() {
     assert_eq!(client.hear(0, Reply::Unknown).len(), 0);
     assert_eq!(client.say("INCR n\r\n").len(), 0, "nothing overtakes what may be asked again");
     assert_eq!(client.hear(1, Reply::Refused(Refusal::Busy)).len(), 0);
-    assert!(client.talk.deadline() > client.now, "in a moment");
+    assert!(client.talk.turns.deadline() > client.now, "in a moment");
     let again = client.later(AGAIN);
     assert_eq!(asked(&again), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1)))]);
     for number in 0..3 {
         client.hear(number, done(&Answer::Number(number as i64 + 1)));
     }
     assert_eq!(client.told(), ":1\r\n:2\r\n:3\r\n");
-    assert_eq!(client.talk.deadline(), Time::NEVER);
+    assert_eq!(client.talk.turns.deadline(), Time::NEVER);
 }
 
 #[test]
@@ -186,7 +188,7 @@ fn a_session_that_lapsed_is_followed_by_another_for_what_cannot_have_happened() 
     client.hear(1, lapsed());
     assert!(matches!(client.later(AGAIN)[..], [Want::Session]));
     assert_eq!(client.told(), "-TIMEOUT outcome unknown\r\n", "the first may have been applied");
-    client.talk.opened(client.now, Ok(SessionId(6)));
+    client.talk.turns.opened(client.now, Ok(SessionId(6)));
     assert_eq!(asked(&client.pump()), [(1, Some((6, 1, 1)))]);
     client.hear(1, done(&Answer::Done));
     assert_eq!(client.told(), "+OK\r\n");
@@ -196,9 +198,9 @@ fn a_session_that_lapsed_is_followed_by_another_for_what_cannot_have_happened() 
 fn a_session_that_cannot_be_opened_has_applied_nothing() {
     let mut client = Client::new();
     assert!(matches!(client.say("SET a 1\r\n")[..], [Want::Session]));
-    client.talk.opened(client.now, Err(Some(Refusal::Busy)));
+    client.talk.turns.opened(client.now, Err(Some(Refusal::Busy)));
     assert!(matches!(client.later(AGAIN)[..], [Want::Session]));
-    client.talk.opened(client.now, Err(Some(Refusal::NoLeader)));
+    client.talk.turns.opened(client.now, Err(Some(Refusal::NoLeader)));
     assert_eq!(client.later(AGAIN).len(), 0);
     assert_eq!(client.told(), "-CLUSTERDOWN No Raft leader\r\n");
 }
@@ -208,15 +210,15 @@ fn who_does_not_read_asks_nothing_and_what_waits_is_bounded() {
     let mut client = Client::in_session(5);
     client.rests = true;
     assert_eq!(client.say(&"GET k\r\n".repeat(COMMANDS_MAX)).len(), 0);
-    assert!(client.talk.is_full());
+    assert!(client.talk.turns.is_full());
     client.rests = false;
     assert_eq!(client.pump().len(), READS_MAX, "each may be answered at length");
     let mut client = Client::in_session(5);
     let large = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}\r\n", "x".repeat(1_000_000));
     assert_eq!(client.say(&large.repeat(4)).len(), 4);
-    assert!(!client.talk.is_full());
+    assert!(!client.talk.turns.is_full());
     client.say(&large);
-    assert!(client.talk.is_full());
+    assert!(client.talk.turns.is_full());
 }
 
 #[test]

@@ -1,0 +1,24 @@
+//! The page that shows the node live: one file, which loads nothing from anywhere else.
+
+use crate::wire::http::{Manner, Response, put_response};
+use bytes::BytesMut;
+
+const PAGE: &str = include_str!("page.html");
+/// Where the page has the word that its script and its style are known by.
+const MARK: &str = "@NONCE@";
+
+/// The page. Only its own script runs in it, known by a word that is another each time, and it talks to nobody
+/// but this node.
+pub fn tell(manner: Manner) -> BytesMut {
+    let nonce = format!("{:032x}", rand::random::<u128>());
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \
+         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    let page = PAGE.replace(MARK, &nonce);
+    let fields = [("Content-Security-Policy", &policy[..]), ("Referrer-Policy", "no-referrer")];
+    let response = Response { status: 200, kind: "text/html; charset=utf-8", fields: &fields, body: page.as_bytes() };
+    let mut out = BytesMut::new();
+    put_response(&mut out, &response, manner);
+    out
+}

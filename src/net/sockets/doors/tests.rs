@@ -1,0 +1,167 @@
+//! Callers at the HTTP door who take their time, pumped by hand.
+
+use super::super::Identity;
+use super::*;
+use crate::net::options::Options;
+use crate::types::{ClusterId, DiskId, NodeId};
+use std::io::Read;
+use std::net::TcpStream as Blocking;
+use std::time::{Duration, Instant};
+
+/// A node's sockets, its HTTP door, and its time.
+struct Pumped {
+    net: Net,
+    now: Time,
+}
+
+impl Pumped {
+    fn open() -> Pumped {
+        let me = Identity { node: NodeId::new(1).unwrap(), cluster: ClusterId(9), disk: DiskId(1), run: 1 };
+        let here: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let mut net = Net::open(me, here, BTreeMap::new(), Options::default()).unwrap();
+        let options = http::door::Options { listen: Some(here), ..http::door::Options::default() };
+        net.open_http(options).unwrap();
+        let options = crate::net::resp::door::Options { listen: Some(here), ..Default::default() };
+        net.open_redis(options).unwrap();
+        Pumped { net, now: Time(1) }
+    }
+
+    fn dial(&mut self) -> Blocking {
+        self.dial_at(Door::Http)
+    }
+
+    fn dial_at(&mut self, door: Door) -> Blocking {
+        let before = self.net.clients;
+        let caller = Blocking::connect(self.net.doors.address(door).unwrap()).unwrap();
+        caller.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        self.until("the caller is in", |net| net.clients > before);
+        caller
+    }
+
+    fn pump(&mut self) {
+        self.net.wait(Some(Duration::from_millis(1))).unwrap();
+        self.net.take_in(self.now);
+        self.net.events(&mut Vec::new());
+        self.net.flush(self.now);
+    }
+
+    /// Time passes, and nothing else.
+    fn skip(&mut self, duration: Duration) {
+        self.now = self.now + duration;
+        (0..3).for_each(|_| self.pump());
+    }
+
+    fn until(&mut self, what: &str, done: impl Fn(&Net) -> bool) {
+        let begun = Instant::now();
+        while !done(&self.net) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+            self.pump();
+        }
+    }
+
+    /// Says that, and waits until it has come, so far as it is heard.
+    fn say(&mut self, caller: &mut Blocking, bytes: &[u8]) {
+        caller.write_all(bytes).unwrap();
+        (0..5).for_each(|_| self.pump());
+    }
+
+    fn answer(&mut self, caller: &mut Blocking) -> String {
+        let mut buffer = [0; 4096];
+        let begun = Instant::now();
+        loop {
+            assert!(begun.elapsed() < Duration::from_secs(20), "an answer");
+            self.pump();
+            if let Ok(n) = caller.read(&mut buffer) {
+                return String::from_utf8_lossy(&buffer[..n]).into_owned();
+            }
+        }
+    }
+}
+
+const ASK: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+#[test]
+fn who_says_nothing_or_a_head_by_and_by_is_let_go() {
+    let options = Options::default();
+    let mut node = Pumped::open();
+    let _silent = node.dial();
+    node.skip(options.idle_patience);
+    assert_eq!(node.net.clients, 1);
+    node.skip(Duration::from_secs(2));
+    assert_eq!(node.net.clients, 0, "it has said nothing");
+
+    let mut slow = node.dial();
+    node.skip(options.idle_patience / 2);
+    node.say(&mut slow, b"GET / HT");
+    node.skip(options.head_patience - Duration::from_secs(1));
+    node.say(&mut slow, b"TP/1.1\r\n");
+    assert_eq!(node.net.clients, 1, "its patience began with the head");
+    node.skip(Duration::from_secs(3));
+    assert_eq!(node.net.clients, 0, "more of a head does not begin it anew");
+}
+
+#[test]
+fn a_body_has_a_time_of_its_own_and_every_answer_begins_it_anew() {
+    let options = Options::default();
+    let mut node = Pumped::open();
+    let mut caller = node.dial();
+    for _ in 0..5 {
+        node.skip(options.idle_patience - Duration::from_secs(2));
+        node.say(&mut caller, ASK);
+        assert!(node.answer(&mut caller).ends_with("alive\n"));
+    }
+    node.say(&mut caller, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nva");
+    node.skip(options.head_patience + Duration::from_secs(5));
+    assert_eq!(node.net.clients, 1, "its head has come");
+    node.skip(options.frame_patience);
+    assert_eq!(node.net.clients, 0, "its body has not");
+}
+
+#[test]
+fn who_has_been_told_its_last_may_say_the_rest_for_a_while() {
+    let options = Options::default();
+    let mut node = Pumped::open();
+    let mut caller = node.dial();
+    node.say(&mut caller, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n");
+    (0..20).for_each(|_| node.say(&mut caller, &[7; 10_000]));
+    assert!(node.answer(&mut caller).starts_with("HTTP/1.1 413 "));
+    assert_eq!(node.net.clients, 1, "it is listened to, and nothing is kept");
+    node.skip(options.linger + Duration::from_secs(2));
+    assert_eq!(node.net.clients, 0);
+
+    let mut polite = node.dial();
+    node.say(&mut polite, b"GET /livez HTTP/1.0\r\n\r\n");
+    assert!(node.answer(&mut polite).ends_with("alive\n"));
+    drop(polite);
+    node.until("it has closed, and so have we", |net| net.clients == 0);
+}
+
+#[test]
+fn a_redis_client_that_is_idle_may_stay_and_one_that_is_busy_too() {
+    let options = Options::default();
+    let mut node = Pumped::open();
+    let mut redis = node.dial_at(Door::Redis);
+    node.skip(options.frame_patience * 3);
+    assert_eq!(node.net.clients, 1, "it may say nothing");
+    // Whatever comes ends in the middle of a command, and there is always another behind it.
+    for _ in 0..5 {
+        node.say(&mut redis, b"*1\r\n$4\r\nPING\r\n*1\r\n");
+        assert_eq!(node.answer(&mut redis), "+PONG\r\n");
+        node.skip(options.frame_patience - Duration::from_secs(2));
+        node.say(&mut redis, b"$4\r\nPING\r\n");
+        assert_eq!(node.answer(&mut redis), "+PONG\r\n");
+    }
+    node.say(&mut redis, b"*1\r\n");
+    node.skip(options.frame_patience + Duration::from_secs(2));
+    assert_eq!(node.net.clients, 0, "what it began it has not ended");
+}
+
+#[test]
+fn one_client_too_many_is_told_so() {
+    let mut node = Pumped::open();
+    node.net.options.clients_max = 1;
+    let _one = node.dial();
+    let mut another = Blocking::connect(node.net.doors.address(Door::Http).unwrap()).unwrap();
+    another.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    assert!(node.answer(&mut another).starts_with("HTTP/1.1 503 "));
+}

@@ -1,0 +1,38 @@
+//! The HTTP door's sockets: bytes into requests.
+
+use super::doors::Door;
+use super::{Net, find};
+use crate::net::http::door::Options;
+use crate::net::http::talk::{Setting, Talk};
+use crate::types::Time;
+use bytes::BytesMut;
+use mio::Token;
+use std::io;
+use std::net::SocketAddr;
+
+impl Net {
+    /// Lets HTTP clients in too. Says where.
+    pub fn open_http(&mut self, options: Options) -> io::Result<Option<SocketAddr>> {
+        let Some(listen) = options.listen else { return Ok(None) };
+        self.http = options;
+        self.open_door(Door::Http, listen).map(Some)
+    }
+
+    /// Hears the requests that are whole, until it is enough for now.
+    pub(super) fn converse_http(&mut self, now: Time, token: Token, talk: &mut Talk, out: &mut BytesMut) -> bool {
+        let Some(conn) = find(&mut self.conns, token) else { return false };
+        let on_loopback = conn.stream.socket().local_addr().is_ok_and(|address| address.ip().is_loopback());
+        let setting = Setting { now, options: &self.http, on_loopback, stopping: self.stopping };
+        loop {
+            conn.unheard = talk.turns.is_full() || out.len() > self.options.client_bytes_mark;
+            if conn.unheard || talk.turns.leaving || conn.farewell {
+                return true;
+            }
+            if !talk.hear_next(conn.input(), out, &setting) {
+                return true;
+            }
+            // It has kept its word: patience begins anew.
+            conn.wait_for(now, None);
+        }
+    }
+}

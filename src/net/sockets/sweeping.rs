@@ -1,0 +1,72 @@
+//! How connections end: those that kept us waiting too long, and all others.
+
+use super::{KEY_MASK, Net, SWEEP, find};
+use crate::net::dialect::Role;
+use crate::net::speech::Speech;
+use crate::node::event::{Caller, Event};
+use crate::types::Time;
+use mio::Token;
+
+impl Net {
+    /// Lets go of who kept us waiting too long, and of the buffers of who is idle.
+    pub(super) fn sweep(&mut self, now: Time) {
+        let mut overdue = Vec::new();
+        let mut again = false;
+        for (_, conn) in &mut self.conns {
+            conn.bear_with(now, &self.options);
+            if conn.is_overdue(now, &self.options) {
+                overdue.push(conn.token);
+            }
+            if !std::mem::take(&mut conn.used) {
+                conn.lanes.rest();
+            } else {
+                again = true;
+            }
+            again |= conn.awaits.is_some();
+        }
+        let leavers = self.leavers.len();
+        self.leavers.retain(|_, (_, until)| *until > now);
+        if self.leavers.len() < leavers {
+            self.link(now);
+        }
+        again |= !self.leavers.is_empty();
+        self.sweep_at = if again { now + SWEEP } else { Time::NEVER };
+        for token in overdue {
+            self.close(now, token);
+        }
+    }
+
+    pub(super) fn close(&mut self, now: Time, token: Token) {
+        if find(&mut self.conns, token).is_none() {
+            return;
+        }
+        let mut conn = self.conns.remove(token.0 & KEY_MASK);
+        let _either_way_it_is_dropped = self.poll.registry().deregister(&mut conn.stream);
+        match conn.role {
+            Role::Stranger => self.strangers.retain(|stranger| *stranger != token),
+            Role::Client(number) | Role::Guest(number) => {
+                self.clients -= 1;
+                self.events.push(Event::CallerGone(Caller::Client(number)));
+                if let Some(session) = conn.speech.as_ref().and_then(Speech::session) {
+                    self.close_session(session);
+                }
+            }
+            Role::Speaker(peer) => {
+                // Only the connection it speaks on now: one that was replaced tells us nothing.
+                if self.speakers.get(&peer).is_some_and(|(speaker, _)| *speaker == token) {
+                    self.speakers.remove(&peer);
+                    self.events.push(Event::PeerLost(peer));
+                    if self.guests.remove(&peer).is_some() {
+                        self.link(now);
+                    }
+                }
+            }
+            Role::Dialed(peer) => self.links.fell(peer, now),
+            Role::Listener(peer) => {
+                *self.sent.entry(peer).or_default() += conn.lanes.sent();
+                self.links.fell(peer, now);
+                self.events.push(Event::PeerLost(peer));
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What is said on a connection that came through a door, whichever it was.
+
+use super::http::talk as http;
+use super::options::Options;
+use super::resp::door::Cursors;
+use super::resp::talk as resp;
+use super::turns::Want;
+use crate::api::{Refusal, Reply};
+use crate::types::{SessionId, Time};
+use bytes::BytesMut;
+use std::time::Duration;
+
+/// What is said on a connection that came through a door.
+#[derive(Debug)]
+pub enum Speech {
+    /// By a Redis client.
+    Redis(Box<resp::Talk>),
+    /// By an HTTP client.
+    Http(Box<http::Talk>),
+}
+
+impl Speech {
+    /// How many commands wait for their answers.
+    pub fn waiting(&self) -> usize {
+        match self {
+            Speech::Redis(talk) => talk.turns.waiting(),
+            Speech::Http(talk) => talk.turns.waiting(),
+        }
+    }
+
+    /// Whether so much waits that nothing more should be read.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Speech::Redis(talk) => talk.turns.is_full(),
+            Speech::Http(talk) => talk.turns.is_full(),
+        }
+    }
+
+    /// Whether nothing more is heard: it closes when everything is answered.
+    pub fn is_leaving(&self) -> bool {
+        match self {
+            Speech::Redis(talk) => talk.turns.leaving,
+            Speech::Http(talk) => talk.turns.leaving,
+        }
+    }
+
+    /// Nothing more is heard.
+    pub fn leave(&mut self) {
+        match self {
+            Speech::Redis(talk) => talk.turns.leaving = true,
+            Speech::Http(talk) => talk.turns.leaving = true,
+        }
+    }
+
+    /// Its session, if one is open.
+    pub fn session(&self) -> Option<SessionId> {
+        match self {
+            Speech::Redis(talk) => talk.turns.session(),
+            Speech::Http(talk) => talk.turns.session(),
+        }
+    }
+
+    /// The session is open, or was refused for that reason.
+    pub fn opened(&mut self, now: Time, opened: Result<SessionId, Option<Refusal>>) {
+        match self {
+            Speech::Redis(talk) => talk.turns.opened(now, opened),
+            Speech::Http(talk) => talk.turns.opened(now, opened),
+        }
+    }
+
+    /// When it wants to be pumped even if nothing comes.
+    pub fn deadline(&self) -> Time {
+        match self {
+            Speech::Redis(talk) => talk.turns.deadline(),
+            Speech::Http(talk) => talk.turns.deadline(),
+        }
+    }
+
+    /// Says what is due, and what is wanted of the node now. `rests` is whether the client has too much to read.
+    pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<Want>, cursors: &mut Cursors) {
+        match self {
+            Speech::Redis(talk) => talk.pump(now, out, rests, wants, cursors),
+            Speech::Http(talk) => talk.pump(now, out, rests, wants),
+        }
+    }
+
+    /// The node answers what was asked under that number.
+    pub fn hear(&mut self, number: u64, reply: Reply, cursors: &mut Cursors) {
+        match self {
+            Speech::Redis(talk) => talk.hear(number, reply, cursors),
+            Speech::Http(talk) => talk.hear(number, reply),
+        }
+    }
+
+    /// How long to wait for what the client has to say next, `unread` bytes of which are here; for ever, if
+    /// nothing is said.
+    pub fn patience(&self, unread: usize, options: &Options) -> Option<Duration> {
+        match self {
+            Speech::Redis(talk) => talk.reader.is_midway().then_some(options.frame_patience),
+            Speech::Http(talk) if talk.awaits_body() => Some(options.frame_patience),
+            Speech::Http(_) if unread > 0 => Some(options.head_patience),
+            Speech::Http(talk) => (talk.turns.waiting() == 0).then_some(options.idle_patience),
+        }
+    }
+
+    /// Whether what it says after its last word is read and dropped: to close before would take the answer
+    /// back from whoever is still sending.
+    pub fn lingers(&self) -> bool {
+        matches!(self, Speech::Http(_))
+    }
+}

@@ -1,0 +1,366 @@
+//! What HTTP clients speak: the heads of their requests, and what they are answered.
+//!
+//! Only HTTP/1.1 and 1.0, and of them only what two readers cannot take for different things: each line ends in
+//! CRLF, a body has one length, said once and in digits. Whatever else comes is refused with a status, and
+//! nothing behind it is read. What came is looked at once, however it was cut, and what is announced costs
+//! nothing before it has come.
+
+use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX};
+use bytes::{BufMut, BytesMut};
+use std::borrow::Cow;
+use std::io::Write;
+
+/// What may not be said, with the status that says so. Nothing has happened, and the connection is of no more
+/// use.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{status}: {why}")]
+pub struct Wrong {
+    /// 400 to 505.
+    pub status: u16,
+    /// Why, in a few words.
+    pub why: Cow<'static, str>,
+}
+
+impl Wrong {
+    /// That status, for that reason.
+    pub fn new(status: u16, why: impl Into<Cow<'static, str>>) -> Wrong {
+        Wrong { status, why: why.into() }
+    }
+}
+
+/// What is wanted of a resource.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Method {
+    /// What it is.
+    #[default]
+    Get,
+    /// The same, without the body.
+    Head,
+    /// To be that from now on.
+    Put,
+    /// Not to be.
+    Delete,
+    /// Anything else.
+    Other,
+}
+
+/// The head of a request, as far as anybody here goes by it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Head {
+    /// What is wanted.
+    pub method: Method,
+    /// Of what: begins with a slash; still encoded.
+    pub path: String,
+    /// What stands behind the question mark; still encoded.
+    pub query: String,
+    /// Whom the client believes to speak to: `host` or `host:port`. There, unless the client speaks HTTP/1.0.
+    pub host: Option<String>,
+    /// How many bytes of a body follow.
+    pub length: u64,
+    /// Whether the connection goes on behind the answer.
+    pub keeps: bool,
+    /// Whether the client speaks HTTP/1.0, and has to be told that the connection goes on.
+    pub is_old: bool,
+    /// Whether the body comes only when it is asked for (`Expect: 100-continue`).
+    pub holds_back: bool,
+    /// `Authorization: Bearer …`
+    pub token: Option<String>,
+    /// `Origin`: the site whose page made a browser ask.
+    pub origin: Option<String>,
+    /// `Sec-Fetch-Site`: what that site is to us, as the browser sees it.
+    pub site: Option<String>,
+    /// `If-Match`
+    pub if_match: Option<String>,
+    /// `If-None-Match`
+    pub if_none_match: Option<String>,
+}
+
+/// Reads heads from bytes as they come.
+///
+/// Invariant: the bytes up to `looked` hold no end of a head, and no line feed that ends no line.
+#[derive(Clone, Debug, Default)]
+pub struct Reader {
+    looked: usize,
+}
+
+impl Reader {
+    /// The next head, if all of it has come. Takes it off the front.
+    pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Head>, Wrong> {
+        // Some say a line too many behind a body.
+        while input.starts_with(b"\r\n") {
+            let _an_empty_line = input.split_to(2);
+            self.looked = 0;
+        }
+        // What begins otherwise never becomes a request, and need not be waited for: TLS, say.
+        if input.first().is_some_and(|first| !first.is_ascii_alphabetic() && *first != b'\r') {
+            return Err(Wrong::new(400, "this is no HTTP request"));
+        }
+        let Some(end) = self.find_end(input)? else { return Ok(None) };
+        let head = input.split_to(end);
+        self.looked = 0;
+        parse(&head).map(Some)
+    }
+
+    /// Where the first empty line ends, looking at nothing twice.
+    fn find_end(&mut self, input: &BytesMut) -> Result<Option<usize>, Wrong> {
+        let seen = input.len().min(HTTP_HEAD_BYTES_MAX);
+        for at in self.looked..seen {
+            if input[at] != b'\n' {
+                continue;
+            }
+            if at == 0 || input[at - 1] != b'\r' {
+                return Err(Wrong::new(400, "a line ends in CR LF"));
+            }
+            if at >= 3 && input[at - 2] == b'\n' {
+                return Ok(Some(at + 1));
+            }
+        }
+        self.looked = seen;
+        if seen < HTTP_HEAD_BYTES_MAX {
+            return Ok(None);
+        }
+        let within_first_line = !input[..seen].contains(&b'\n');
+        let status = if within_first_line { 414 } else { 431 };
+        Err(Wrong::new(status, format!("the head of a request is at most {HTTP_HEAD_BYTES_MAX} bytes")))
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Head, Wrong> {
+    let mut headers = [httparse::EMPTY_HEADER; HTTP_HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(bytes) {
+        Ok(status) if status.is_complete() => {}
+        Ok(_) => return Err(Wrong::new(400, "the head of the request ends early")),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(Wrong::new(431, format!("a request has at most {HTTP_HEADERS_MAX} header fields")));
+        }
+        Err(httparse::Error::Version) => return Err(Wrong::new(505, "HTTP/1.1 is spoken here")),
+        Err(error) => return Err(Wrong::new(400, error.to_string())),
+    }
+    let is_old = request.version == Some(0);
+    let mut head = Head { method: method(request.method), is_old, keeps: !is_old, ..Head::default() };
+    let mut length = None;
+    let mut encoded = false;
+    for field in request.headers.iter() {
+        let name = field.name.to_ascii_lowercase();
+        match &name[..] {
+            "host" => once(&mut head.host, field.value)?,
+            "content-length" => once(&mut length, field.value)?,
+            "transfer-encoding" => encoded = true,
+            "connection" => connection(&mut head, field.value)?,
+            "expect" => expect(&mut head, field.value)?,
+            "authorization" => once(&mut head.token, field.value)?,
+            "origin" => once(&mut head.origin, field.value)?,
+            "sec-fetch-site" => once(&mut head.site, field.value)?,
+            "if-match" => once(&mut head.if_match, field.value)?,
+            "if-none-match" => once(&mut head.if_none_match, field.value)?,
+            _ => {}
+        }
+    }
+    target(&mut head, request.path.unwrap_or_default())?;
+    if head.host.is_none() && !is_old {
+        return Err(Wrong::new(400, "Host is missing"));
+    }
+    if encoded && (length.is_some() || is_old) {
+        return Err(Wrong::new(400, "a body has one length, and not an encoding too"));
+    }
+    if encoded {
+        return Err(Wrong::new(411, "say how long the body is: Content-Length, and no Transfer-Encoding"));
+    }
+    head.length = length.as_deref().map_or(Some(0), digits).ok_or_else(|| Wrong::new(400, "Content-Length"))?;
+    head.token = head.token.as_deref().and_then(bearer).map(str::to_owned);
+    Ok(head)
+}
+
+fn method(name: Option<&str>) -> Method {
+    match name {
+        Some("GET") => Method::Get,
+        Some("HEAD") => Method::Head,
+        Some("PUT") => Method::Put,
+        Some("DELETE") => Method::Delete,
+        _ => Method::Other,
+    }
+}
+
+/// A field that two readers could take for different things if it came twice.
+fn once(field: &mut Option<String>, value: &[u8]) -> Result<(), Wrong> {
+    let value = std::str::from_utf8(value).map_err(|_| Wrong::new(400, "a header field that is no text"))?;
+    match field.replace(value.trim().to_owned()) {
+        None => Ok(()),
+        Some(_) => Err(Wrong::new(400, "a header field that may come once came twice")),
+    }
+}
+
+fn connection(head: &mut Head, value: &[u8]) -> Result<(), Wrong> {
+    let value = std::str::from_utf8(value).map_err(|_| Wrong::new(400, "Connection is no text"))?;
+    for word in value.split(',').map(str::trim) {
+        if word.eq_ignore_ascii_case("close") {
+            head.keeps = false;
+            // Whatever else stands there.
+            return Ok(());
+        }
+        if word.eq_ignore_ascii_case("keep-alive") && head.is_old {
+            head.keeps = true;
+        }
+    }
+    Ok(())
+}
+
+fn expect(head: &mut Head, value: &[u8]) -> Result<(), Wrong> {
+    if !value.trim_ascii().eq_ignore_ascii_case(b"100-continue") {
+        return Err(Wrong::new(417, "only 100-continue is expected here"));
+    }
+    head.holds_back = !head.is_old;
+    Ok(())
+}
+
+/// A path with what is asked of it, alone or behind `http://` and a host, which then is the one that counts.
+fn target(head: &mut Head, target: &str) -> Result<(), Wrong> {
+    let wrong = || Wrong::new(400, "the target of a request is a path");
+    if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        return Err(wrong());
+    }
+    let path = match target.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://")) {
+        Some(_) => {
+            let rest = &target[7..];
+            let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            head.host = Some(host.to_owned());
+            if path.is_empty() { "/" } else { path }
+        }
+        None => target,
+    };
+    if !path.starts_with('/') {
+        return Err(wrong());
+    }
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    path.clone_into(&mut head.path);
+    query.clone_into(&mut head.query);
+    Ok(())
+}
+
+/// The number those digits spell, if they do and nothing else does.
+fn digits(text: &str) -> Option<u64> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The bytes that a part of a target stands for; `None` if a percent sign is not followed by two digits.
+pub fn decoded(part: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
+    let mut out = Vec::with_capacity(part.len());
+    let mut rest = part.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        rest = match (first, behind) {
+            (b'%', [high, low, behind @ ..]) => {
+                out.push(digit(*high)? << 4 | digit(*low)?);
+                behind
+            }
+            (b'%', _) => return None,
+            (byte, behind) => {
+                out.push(*byte);
+                behind
+            }
+        };
+    }
+    Some(out)
+}
+
+/// What is answered.
+#[derive(Clone, Debug)]
+pub struct Response<'a> {
+    /// The status: 200 to 505.
+    pub status: u16,
+    /// What the body is; nothing if there is none.
+    pub kind: &'a str,
+    /// More header fields. None of them holds what a client said.
+    pub fields: &'a [(&'a str, &'a str)],
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// How a request wants to be answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Manner {
+    /// Whether the connection goes on.
+    pub keeps: bool,
+    /// Whether the client must be told that it does.
+    pub is_old: bool,
+    /// Whether only the head is wanted.
+    pub bodiless: bool,
+}
+
+impl Manner {
+    /// For a connection that ends with the answer.
+    pub const LAST: Manner = Manner { keeps: false, is_old: false, bodiless: false };
+
+    /// As that request wants it.
+    pub fn of(head: &Head) -> Manner {
+        Manner { keeps: head.keeps, is_old: head.is_old, bodiless: head.method == Method::Head }
+    }
+}
+
+/// The body is wanted now.
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Nobody may keep an answer, take it for something else, or use it in a page of another site.
+const ALWAYS: &str = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
+                      Cross-Origin-Resource-Policy: same-origin\r\n";
+
+/// Says a response.
+pub fn put_response(out: &mut BytesMut, response: &Response<'_>, manner: Manner) {
+    let Response { status, kind, fields, body } = response;
+    let mut head = Vec::with_capacity(256);
+    // A vector takes whatever is written to it.
+    let _always = write!(head, "HTTP/1.1 {status} {}\r\n{ALWAYS}", reason(*status));
+    for (name, value) in *fields {
+        debug_assert!(!value.bytes().any(|byte| byte.is_ascii_control()), "a field is one line");
+        let _always = write!(head, "{name}: {value}\r\n");
+    }
+    if *status != 204 {
+        let _always = write!(head, "Content-Type: {kind}\r\nContent-Length: {}\r\n", body.len());
+    }
+    head.extend_from_slice(match (manner.keeps, manner.is_old) {
+        (false, _) => b"Connection: close\r\n\r\n",
+        (true, true) => b"Connection: keep-alive\r\n\r\n",
+        (true, false) => b"\r\n",
+    });
+    out.put_slice(&head);
+    if *status != 204 && !manner.bodiless {
+        out.put_slice(body);
+    }
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        204 => "No Content",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
+        _ => "Other",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! However requests are cut they are the same; whatever else comes is refused with a status.
+
+use super::*;
+use proptest::prelude::*;
+
+fn read(text: &[u8]) -> Result<Option<Head>, Wrong> {
+    Reader::default().next(&mut BytesMut::from(text))
+}
+
+fn refused(text: &str) -> u16 {
+    match read(text.as_bytes()) {
+        Err(wrong) => wrong.status,
+        Ok(head) => panic!("{text:?} is read as {head:?}"),
+    }
+}
+
+fn head(text: &str) -> Head {
+    read(text.as_bytes()).unwrap().unwrap()
+}
+
+#[test]
+fn a_head_says_what_is_wanted_and_how_much_follows() {
+    let mut input = BytesMut::from(
+        "\r\nPUT /kv/a%20b?ttl=1s HTTP/1.1\r\nhost: h:1\r\nContent-Length: 3\r\nAuthorization: bearer s\r\n\
+         Expect: 100-Continue\r\nOrigin: http://h:1\r\nSec-Fetch-Site: same-origin\r\nIf-None-Match: *\r\n\r\nabcGET",
+    );
+    let head = Reader::default().next(&mut input).unwrap().unwrap();
+    let text = |text: &str| Some(text.to_owned());
+    let expected = Head {
+        method: Method::Put,
+        path: "/kv/a%20b".into(),
+        query: "ttl=1s".into(),
+        host: text("h:1"),
+        length: 3,
+        keeps: true,
+        is_old: false,
+        holds_back: true,
+        token: text("s"),
+        origin: text("http://h:1"),
+        site: text("same-origin"),
+        if_match: None,
+        if_none_match: text("*"),
+    };
+    assert_eq!((head, &input[..]), (expected, &b"abcGET"[..]));
+}
+
+#[test]
+fn connections_go_on_as_their_version_and_they_say() {
+    let keeps = |version: &str, fields: &str| head(&format!("GET / HTTP/{version}\r\nHost: h\r\n{fields}\r\n")).keeps;
+    assert!(keeps("1.1", "") && !keeps("1.1", "Connection: TE, close\r\n"));
+    assert!(!keeps("1.0", "") && keeps("1.0", "Connection: Keep-Alive\r\n"));
+    assert!(!keeps("1.0", "Connection: close, keep-alive\r\n"));
+}
+
+#[test]
+fn an_absolute_target_names_the_host_that_counts() {
+    let read = head("GET HTTP://other:7/a?b HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!((read.path, read.query, read.host), ("/a".into(), "b".into(), Some("other:7".into())));
+    assert_eq!(head("GET http://other HTTP/1.0\r\n\r\n").path, "/");
+}
+
+#[test]
+fn what_two_readers_could_take_for_different_things_is_refused() {
+    for (fields, status) in [
+        ("Content-Length: 1\r\nContent-Length: 1\r\n", 400),
+        ("Content-Length: 1\r\nContent-Length: 2\r\n", 400),
+        ("Content-Length: 1, 1\r\n", 400),
+        ("Content-Length: +1\r\n", 400),
+        ("Content-Length: 0x1\r\n", 400),
+        ("Content-Length: -1\r\n", 400),
+        ("Content-Length:\r\n", 400),
+        ("Content-Length: 99999999999999999999\r\n", 400),
+        ("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", 400),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 1\r\n", 400),
+        ("Transfer-Encoding: chunked\r\n", 411),
+        ("Transfer-Encoding: xchunked\r\n", 411),
+        ("transfer-encoding : chunked\r\n", 400),
+        ("Content-Length : 1\r\n", 400),
+        (" Content-Length: 1\r\n", 400),
+        ("X: a\r\n folded\r\n", 400),
+        ("X: a\nContent-Length: 1\r\n", 400),
+        ("X: a\rContent-Length: 1\r\n", 400),
+        ("X: a\0\r\n", 400),
+        ("Host: other\r\n", 400),
+        ("Origin: a\r\nOrigin: b\r\n", 400),
+        ("Expect: wonders\r\n", 417),
+    ] {
+        assert_eq!(refused(&format!("PUT / HTTP/1.1\r\nHost: h\r\n{fields}\r\n")), status, "{fields:?}");
+    }
+    assert_eq!(refused("PUT / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), 400);
+}
+
+#[test]
+fn what_is_no_request_is_refused() {
+    for (text, status) in [
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET /\r\n\r\n", 400),
+        ("GET / HTTP/2.0\r\n\r\n", 505),
+        ("PRI * HTTP/2.0\r\n\r\n", 505),
+        ("GET  / HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("GET /a b HTTP/1.1\r\nHost: h\r\n\r\n", 505),
+        ("GET /ä HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("GET /a#b HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("GET a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        ("GET / HTTP/1.1\n", 400),
+        ("\x16\x03\x01", 400),
+        ("*1\r\n", 400),
+        ("\n", 400),
+    ] {
+        assert_eq!(refused(text), status, "{text:?}");
+    }
+}
+
+#[test]
+fn heads_are_bounded() {
+    let long = "x".repeat(HTTP_HEAD_BYTES_MAX);
+    assert_eq!(refused(&format!("GET /{long}")), 414);
+    assert_eq!(refused(&format!("GET / HTTP/1.1\r\nX: {long}")), 431);
+    let fields = "X: y\r\n".repeat(HTTP_HEADERS_MAX);
+    assert_eq!(refused(&format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n")), 431);
+    let fits = HTTP_HEAD_BYTES_MAX - "GET / HTTP/1.1\r\nHost: h\r\nX: \r\n\r\n".len();
+    head(&format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(fits)));
+    assert_eq!(refused(&format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(fits + 1))), 431);
+}
+
+#[test]
+fn targets_are_decoded_once_or_not_at_all() {
+    assert_eq!(decoded("a%2Fb%25%00+c"), Some(b"a/b%\0+c".to_vec()));
+    for wrong in ["%", "%1", "%1g", "a%+1", "%%41"] {
+        assert_eq!(decoded(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
+fn a_response_says_how_long_it_is_and_whether_more_may_come() {
+    let said = |status, body: &[u8], manner| {
+        let mut out = BytesMut::new();
+        let response = Response { status, kind: "text/plain", fields: &[("Allow", "GET")], body };
+        put_response(&mut out, &response, manner);
+        String::from_utf8(out.to_vec()).unwrap().replace(ALWAYS, "")
+    };
+    let keeps = Manner { keeps: true, ..Manner::LAST };
+    let ok = "HTTP/1.1 200 OK\r\nAllow: GET\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n";
+    assert_eq!(said(200, b"ab", keeps), format!("{ok}\r\nab"));
+    assert_eq!(said(200, b"ab", Manner::LAST), format!("{ok}Connection: close\r\n\r\nab"));
+    assert_eq!(said(200, b"ab", Manner { bodiless: true, ..keeps }), format!("{ok}\r\n"));
+    assert_eq!(said(200, b"ab", Manner { is_old: true, ..keeps }), format!("{ok}Connection: keep-alive\r\n\r\nab"));
+    assert_eq!(said(204, b"", keeps), "HTTP/1.1 204 No Content\r\nAllow: GET\r\n\r\n");
+}
+
+fn request() -> impl Strategy<Value = String> {
+    let line = ("(GET|PUT|DELETE|HEAD|POST|G\\?T|)", "/[a-z%?/#é]{0,9}", "HTTP/(1.0|1.1|2.0|1)");
+    let field = (
+        prop::sample::select(vec!["Host", "Content-Length", "Transfer-Encoding", "Connection", "X-Y", " Z", ""]),
+        "[ -~]{0,8}|[0-9]{1,3}|chunked|close",
+    );
+    (line, prop::collection::vec(field, 0..5), prop::sample::select(vec!["\r\n", "\r\n\r\n", "\n\n", ""])).prop_map(
+        |((method, path, version), fields, end)| {
+            let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            format!("{method} {path} {version}\r\n{fields}{end}")
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn however_a_request_is_cut_it_is_the_same(text in request(), cuts in prop::collection::vec(0usize..90, 0..9)) {
+        let whole = read(text.as_bytes());
+        let mut cuts: Vec<usize> = cuts.into_iter().filter(|cut| *cut < text.len()).collect();
+        cuts.extend([0, text.len()]);
+        cuts.sort_unstable();
+        let (mut reader, mut input, mut came) = (Reader::default(), BytesMut::new(), Ok(None));
+        for two in cuts.windows(2) {
+            if !matches!(came, Ok(None)) {
+                break;
+            }
+            input.extend_from_slice(&text.as_bytes()[two[0]..two[1]]);
+            came = reader.next(&mut input);
+        }
+        // Which of two things is wrong may depend on which has come.
+        prop_assert_eq!(came.map_err(|wrong| wrong.status / 100), whole.map_err(|wrong| wrong.status / 100));
+    }
+
+    #[test]
+    fn whatever_comes_ends_well(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let mut input = BytesMut::from(&bytes[..]);
+        let mut reader = Reader::default();
+        let mut left = input.len();
+        while let Ok(Some(_)) = reader.next(&mut input) {
+            prop_assert!(input.len() < left, "what was read is gone");
+            left = input.len();
+        }
+    }
+}

@@ -1,0 +1,658 @@
+//! The HTTP door, spoken to over real sockets and with curl: what each path answers, who is not let in, and what
+//! becomes of requests when nodes die.
+
+mod support;
+
+use openmetrics_parser::{MetricNumber, OpenMetricsType, OpenMetricsValue};
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::process::Command;
+use support::{Cluster, PATIENCE, ports, run, until};
+
+/// What was answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Answer {
+    status: u16,
+    fields: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(known, _)| known == name).map(|(_, value)| &value[..])
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// One connection.
+struct Web {
+    stream: BufReader<TcpStream>,
+}
+
+impl Web {
+    fn dial(address: &str) -> Web {
+        Web::try_dial(address).unwrap()
+    }
+
+    fn try_dial(address: &str) -> std::io::Result<Web> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Web { stream: BufReader::new(stream) })
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).unwrap();
+    }
+
+    fn read(&mut self) -> Answer {
+        self.try_read().unwrap()
+    }
+
+    fn try_read(&mut self) -> std::io::Result<Answer> {
+        let (status, fields) = self.try_head()?;
+        let length = fields.iter().find(|(name, _)| name == "content-length");
+        let length = length.map_or(0, |(_, value)| value.parse().unwrap());
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body)?;
+        Ok(Answer { status, fields, body })
+    }
+
+    fn try_head(&mut self) -> std::io::Result<(u16, Vec<(String, String)>)> {
+        let first = self.line()?;
+        let status = first.split(' ').nth(1).unwrap().parse().unwrap();
+        let mut fields = Vec::new();
+        loop {
+            let line = self.line()?;
+            let Some((name, value)) = line.split_once(':') else { return Ok((status, fields)) };
+            fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+    }
+
+    fn line(&mut self) -> std::io::Result<String> {
+        let mut line = String::new();
+        if self.stream.read_line(&mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line.strip_suffix("\r\n").expect("a line has an end").to_owned())
+    }
+
+    fn send(&mut self, method: &str, target: &str, fields: &str, body: &[u8]) {
+        let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        self.raw(format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n{fields}{length}\r\n").as_bytes());
+        self.raw(body);
+    }
+
+    fn ask(&mut self, method: &str, target: &str, body: &[u8]) -> Answer {
+        self.send(method, target, "", body);
+        self.read()
+    }
+
+    fn get(&mut self, target: &str) -> Answer {
+        self.ask("GET", target, b"")
+    }
+
+    /// Reads an answer in that range, and whether the connection ends behind it.
+    fn is_closed_after(&mut self, range: std::ops::Range<u16>, what: &str) -> bool {
+        let answer = self.read();
+        assert!(range.contains(&answer.status), "{what}: {answer:?}");
+        answer.field("connection") == Some("close") && self.is_closed()
+    }
+
+    /// Whether nothing more comes.
+    fn is_closed(&mut self) -> bool {
+        matches!(self.stream.read(&mut [0]), Ok(0))
+    }
+}
+
+/// A cluster with HTTP doors, and where they are.
+fn webs(nodes: u16, words: &[&str]) -> (Cluster, Vec<String>) {
+    let mut cluster = Cluster::prepare(nodes);
+    let base = ports(nodes);
+    cluster.webs = (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect();
+    cluster.words.extend(words.iter().map(|word| (*word).to_owned()));
+    (0..nodes.into()).for_each(|n| cluster.spawn(n));
+    cluster.leader();
+    let webs = cluster.webs.clone();
+    (cluster, webs)
+}
+
+#[test]
+fn keys_are_put_got_and_deleted_through_any_node() {
+    let (cluster, webs) = webs(3, &[]);
+    for (n, web) in webs.iter().enumerate() {
+        let mut web = Web::dial(web);
+        let (key, value) = (format!("/kv/a/b%20{n}"), [0, 255, b'\r', b'\n', n as u8]);
+        assert_eq!(web.get(&key).status, 404);
+        let put = web.ask("PUT", &key, &value);
+        assert_eq!((put.status, put.field("content-length")), (204, None), "{}", cluster.logs());
+        let got = web.get(&key);
+        assert_eq!((got.status, &got.body[..]), (200, &value[..]));
+        assert_eq!(got.field("content-type"), Some("application/octet-stream"));
+        assert_eq!(got.field("cache-control"), Some("no-store"));
+        web.send("HEAD", &key, "", b"");
+        let (status, fields) = web.try_head().unwrap();
+        assert!(status == 200 && fields.contains(&("content-length".into(), "5".into())), "{fields:?}");
+        assert_eq!(cluster.run(&["get", &format!("a/b {n}")]).code, Some(0), "the key is the decoded one");
+        assert_eq!(web.ask("PUT", &key, b"").status, 204, "a value may be empty");
+        assert_eq!((web.get(&key).status, web.get(&key).body), (200, vec![]));
+        assert_eq!(web.ask("DELETE", &key, b"").status, 204);
+        let gone = web.ask("DELETE", &key, b"");
+        assert_eq!((gone.status, gone.json()["applied"].as_bool()), (404, Some(false)));
+    }
+    cluster.agree();
+}
+
+#[test]
+fn what_stands_behind_the_question_mark_counts_or_is_refused() {
+    let (cluster, webs) = webs(1, &[]);
+    let mut web = Web::dial(&webs[0]);
+    assert_eq!(web.ask("PUT", "/kv/k?ttl=1h", b"v").status, 204);
+    let left = cluster.run(&["ttl", "k", "-o", "json"]).json()["ttl_ms"].as_u64().unwrap();
+    assert!(left > 0 && left <= 3_600_000, "{left}");
+    assert_eq!(web.ask("PUT", "/kv/short?ttl=20ms", b"v").status, 204);
+    until("the key has ended", || (web.get("/kv/short").status == 404).then_some(()), || cluster.logs());
+    assert_eq!(web.get("/kv/k?consistency=local").text(), "v");
+    assert_eq!(web.get("/kv/k?consistency=perhaps").status, 400);
+    web.send("PUT", "/kv/k?cas=1", "", b"w");
+    assert!(web.is_closed_after(400..401, "a body that was refused is not read"));
+    let mut web = Web::dial(&webs[0]);
+    assert_eq!(web.get("/kv/k").text(), "v", "nothing was applied");
+}
+
+#[test]
+fn a_put_may_depend_on_whether_the_key_is_there() {
+    let (_cluster, webs) = webs(1, &[]);
+    let mut web = Web::dial(&webs[0]);
+    for (fields, status) in [
+        ("If-Match: *\r\n", 412),
+        ("If-None-Match: *\r\n", 204),
+        ("If-None-Match: *\r\n", 412),
+        ("If-Match: *\r\n", 204),
+    ] {
+        web.send("PUT", "/kv/k", fields, b"v");
+        assert_eq!(web.read().status, status, "{fields}");
+    }
+}
+
+#[test]
+fn what_is_too_large_or_of_no_known_length_is_refused_and_the_answer_arrives() {
+    let (_cluster, webs) = webs(1, &["--max-entry", "64KiB"]);
+    let mut web = Web::dial(&webs[0]);
+    let refused = web.ask("PUT", "/kv/k", &vec![7; 65 << 10]);
+    assert_eq!((refused.status, refused.json()["applied"].as_bool()), (413, Some(false)), "by the node");
+    assert_eq!(web.ask("PUT", "/kv/k", &vec![7; 63 << 10]).status, 204, "the connection goes on");
+    // It is told before it has said all, says the rest, and still hears the answer.
+    let mut web = Web::dial(&webs[0]);
+    web.send("PUT", "/kv/k", "", &vec![7; 8 << 20]);
+    assert!(web.is_closed_after(413..414, "8 MiB"));
+    let mut web = Web::dial(&webs[0]);
+    web.raw(b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 18446744073709551615\r\n\r\n");
+    assert!(web.is_closed_after(413..414, "all there is"));
+    let mut web = Web::dial(&webs[0]);
+    web.raw(b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n");
+    assert!(web.is_closed_after(411..412, "chunked"));
+    let mut web = Web::dial(&webs[0]);
+    web.raw(format!("GET /{} HTTP/1.1\r\n", "x".repeat(20 << 10)).as_bytes());
+    assert!(web.is_closed_after(414..415, "a long target"));
+}
+
+#[test]
+fn requests_that_come_together_are_answered_in_their_order() {
+    let (cluster, webs) = webs(3, &[]);
+    for web in &webs {
+        let mut web = Web::dial(web);
+        for n in 0..100 {
+            web.send("PUT", "/kv/k", "", n.to_string().as_bytes());
+            web.send("GET", "/kv/k", "", b"");
+            web.send("GET", "/livez", "", b"");
+            web.send("GET", "/nothing", "", b"");
+        }
+        // The last one says so, and half a request behind it is not waited for.
+        web.send("DELETE", "/kv/k", "Connection: close\r\n", b"");
+        web.raw(b"PUT /kv/k HTTP/1.1\r\nHo");
+        for n in 0..100 {
+            assert_eq!(web.read().status, 204, "{}", cluster.logs());
+            assert_eq!(web.read().text(), n.to_string());
+            assert_eq!(web.read().text(), "alive\n");
+            assert_eq!(web.read().status, 404);
+        }
+        assert!(web.is_closed_after(204..205, "the last"));
+    }
+}
+
+#[test]
+fn connections_go_on_as_they_are_asked_to() {
+    let (_cluster, webs) = webs(1, &[]);
+    let mut web = Web::dial(&webs[0]);
+    web.raw(b"GET /livez HTTP/1.0\r\n\r\n");
+    assert!(web.is_closed_after(200..201, "HTTP/1.0"));
+    let mut web = Web::dial(&webs[0]);
+    web.raw(b"GET /livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    assert_eq!(web.read().field("connection"), Some("keep-alive"));
+    assert_eq!(web.get("/livez").status, 200);
+    // A byte at a time.
+    for byte in b"PUT /kv/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nvw\r\n" {
+        web.raw(&[*byte]);
+    }
+    assert_eq!((web.read().status, web.get("/kv/slow").text()), (204, "vw".into()));
+    // Whoever says its last is still answered.
+    web.send("PUT", "/kv/last", "", b"v");
+    web.send("GET", "/kv/last", "", b"");
+    web.stream.get_ref().shutdown(Shutdown::Write).unwrap();
+    assert_eq!((web.read().status, web.read().text(), web.is_closed()), (204, "v".into(), true));
+}
+
+#[test]
+fn a_body_that_is_held_back_is_asked_for_unless_it_is_not_wanted() {
+    let (_cluster, webs) = webs(1, &[]);
+    let mut web = Web::dial(&webs[0]);
+    web.raw(b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(web.try_head().unwrap().0, 100);
+    web.raw(b"v");
+    assert_eq!(web.read().status, 204);
+    web.raw(b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\nExpect: 100-continue\r\n\r\n");
+    assert!(web.is_closed_after(413..414, "too large to be asked for"));
+}
+
+#[test]
+fn what_could_be_read_in_two_ways_is_not_read_at_all() {
+    let (_cluster, webs) = webs(1, &[]);
+    let smuggled = "GET /kv/smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for fields in [
+        "Content-Length: 0\r\nContent-Length: 48\r\n",
+        "Content-Length: 48\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 0\r\n",
+        "Transfer-Encoding: identity, chunked\r\n",
+        "Content-Length: 0, 0\r\n",
+        "Content-Length: +0\r\n",
+        "Content-Length : 0\r\n",
+        "X: y\nContent-Length: 48\r\n",
+        "Host: other\r\n",
+    ] {
+        let mut web = Web::dial(&webs[0]);
+        web.raw(format!("PUT /kv/k HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n{smuggled}").as_bytes());
+        assert!(web.is_closed_after(400..412, fields), "{fields:?}: what follows was answered");
+    }
+}
+
+#[test]
+fn a_page_of_another_site_can_neither_write_nor_take_our_name() {
+    let (_cluster, webs) = webs(1, &[]);
+    let ask = |method: &str, host: &str, fields: &str| {
+        let mut web = Web::dial(&webs[0]);
+        web.raw(format!("{method} /kv/k HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n").as_bytes());
+        web.read().status
+    };
+    assert_eq!(ask("DELETE", &webs[0], "Origin: http://evil.example\r\n"), 403);
+    assert_eq!(ask("DELETE", &webs[0], "Sec-Fetch-Site: same-site\r\n"), 403);
+    let ours = format!("Origin: http://{}\r\nSec-Fetch-Site: same-origin\r\n", webs[0]);
+    assert_eq!(ask("DELETE", &webs[0], &ours), 404);
+    assert_eq!(ask("GET", "evil.example", ""), 421);
+    assert_eq!(ask("POST", "localhost", ""), 405);
+}
+
+#[test]
+fn without_the_password_only_the_nodes_health_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "secret\n").unwrap();
+    let (_cluster, webs) = webs(1, &["--password-file", file.to_str().unwrap()]);
+    let mut web = Web::dial(&webs[0]);
+    for path in ["/", "/livez", "/readyz", "/leader"] {
+        assert_eq!(web.get(path).status, 200, "{path}");
+    }
+    for path in ["/kv/k", "/status.json", "/metrics", "/version"] {
+        let told = web.get(path);
+        assert_eq!((told.status, told.field("www-authenticate")), (401, Some("Bearer realm=\"drave\"")), "{path}");
+    }
+    web.send("GET", "/kv/k", "Authorization: Bearer secre\r\n", b"");
+    assert_eq!(web.read().status, 401);
+    web.send("PUT", "/kv/k", "Authorization: Bearer secret\r\n", b"v");
+    assert_eq!(web.read().status, 204);
+    // A body is not even listened to.
+    web.send("PUT", "/kv/k", "", &[7; 100_000]);
+    assert!(web.is_closed_after(401..402, "a stranger's body"));
+}
+
+#[test]
+fn exactly_the_leader_says_that_it_leads_and_followers_say_who_does() {
+    let (mut cluster, webs) = webs(3, &[]);
+    let told = |n: usize| Web::dial(&webs[n]).get("/leader");
+    let leader = cluster.leader();
+    let agreed = || {
+        let all: Vec<Answer> = (0..3).map(told).collect();
+        let right = |(n, answer): (usize, &Answer)| answer.status == if n == leader { 200 } else { 503 };
+        let known = all.iter().all(|answer| answer.field("x-drave-leader") == Some(&cluster.addresses[leader]));
+        (all.iter().enumerate().all(right) && known).then_some(all)
+    };
+    let all = until("all know the leader", agreed, || cluster.logs());
+    assert_eq!(all[leader].json()["leads"], true);
+    assert_eq!(all[0].json()["leader"], leader as u64 + 1);
+    assert_eq!(Web::dial(&webs[leader]).get("/readyz").text(), "ready\n");
+    // Alone, a node lives and is not ready.
+    let last = (leader + 1) % 3;
+    (0..3).filter(|n| *n != last).for_each(|n| cluster.kill(n));
+    let unready = || Some(Web::dial(&webs[last]).get("/readyz?verbose")).filter(|answer| answer.status == 503);
+    let unready = until("a node alone is not ready", unready, || cluster.logs()).text();
+    assert!(unready.contains("[-] leader: it sees no leader\n") && unready.contains("[+] disk\n"), "{unready}");
+    assert_eq!(Web::dial(&webs[last]).get("/livez").status, 200);
+    assert_eq!(Web::dial(&webs[last]).get("/leader").status, 503);
+}
+
+#[test]
+fn without_a_leader_requests_wait_and_then_nothing_was_applied() {
+    let (mut cluster, webs) = webs(3, &[]);
+    assert_eq!(Web::dial(&webs[0]).ask("PUT", "/kv/k", b"v").status, 204);
+    cluster.agree();
+    cluster.kill(1);
+    cluster.kill(2);
+    let mut web = Web::dial(&webs[0]);
+    let alone = || (web.get("/readyz").status == 503).then_some(());
+    until("the node is alone", alone, || cluster.logs());
+    let refused = web.ask("PUT", "/kv/k", b"w");
+    assert_eq!((refused.status, refused.field("retry-after")), (503, Some("1")), "{refused:?}");
+    assert_eq!(refused.json()["applied"], false);
+    assert_eq!(web.get("/kv/k").status, 503, "it might be stale");
+    assert_eq!(web.get("/kv/k?consistency=local").text(), "v");
+    // What waits while a leader is found is answered as if nothing had been.
+    web.send("PUT", "/kv/k", "", b"x");
+    cluster.spawn(1);
+    assert_eq!(web.read().status, 204, "{}", cluster.logs());
+    assert_eq!(web.get("/kv/k").text(), "x");
+}
+
+#[test]
+fn what_was_asked_of_a_leader_that_froze_is_told_unknown() {
+    let (mut cluster, webs) = webs(3, &[]);
+    let leader = cluster.leader();
+    let mut web = Web::dial(&webs[leader]);
+    assert_eq!(web.ask("PUT", "/kv/k", b"v").status, 204);
+    // Nobody else can take it: the entry is in the leader's log alone, and may yet be committed.
+    (0..3).filter(|n| *n != leader).for_each(|n| cluster.signal(n, Signal::STOP));
+    let told = web.ask("PUT", "/kv/k", b"w");
+    assert_eq!((told.status, &told.json()["applied"]), (504, &Value::Null), "{told:?}");
+    assert!(told.json()["error"].as_str().unwrap().starts_with("outcome unknown"), "{told:?}");
+    (0..3).filter(|n| *n != leader).for_each(|n| cluster.signal(n, Signal::CONT));
+    until("it goes on", || (web.get("/kv/k").status == 200).then_some(()), || cluster.logs());
+    cluster.expect_no_deaths();
+}
+
+#[test]
+fn what_is_to_be_made_once_is_made_once_through_the_death_of_a_leader() {
+    let (mut cluster, webs) = webs(3, &[]);
+    let leader = cluster.leader();
+    const EACH: usize = 200;
+    let survivors = (0..3).filter(|n| *n != leader);
+    let writers: Vec<_> = survivors
+        .map(|n| {
+            let web = webs[n].clone();
+            std::thread::spawn(move || {
+                let mut web = Web::dial(&web);
+                let mut unknown = 0;
+                for at in 0..EACH {
+                    // A second attempt that took effect by itself would find the key there.
+                    web.send("PUT", &format!("/kv/{n}/{at}"), "If-None-Match: *\r\n", b"v");
+                    match web.read().status {
+                        204 => {}
+                        504 => unknown += 1,
+                        other => panic!("{other} for {n}/{at}"),
+                    }
+                }
+                unknown
+            })
+        })
+        .collect();
+    let some = || (cluster.status(leader)?.commit > EACH as u64 / 2).then_some(());
+    until("some are made", some, || cluster.logs());
+    cluster.kill(leader);
+    let unknown: usize = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
+    let found = cluster.run(&["scan", "", "--limit", "1000", "-o", "json"]);
+    assert!(unknown <= 2, "only what was under way: {unknown}");
+    assert_eq!(found.code, Some(0), "{found:?}");
+    let there = found.out.matches("\"key\"").count();
+    assert!(there >= 2 * EACH - unknown && there <= 2 * EACH, "{there} with {unknown} unknown");
+}
+
+#[test]
+fn a_put_is_one_entry_in_a_session_of_its_connection() {
+    let (cluster, webs) = webs(3, &[]);
+    let mut web = Web::dial(&webs[0]);
+    assert_eq!(web.ask("PUT", "/kv/k", b"0").status, 204);
+    let before = cluster.status(cluster.leader()).unwrap();
+    for n in 1..=10 {
+        assert_eq!(web.ask("PUT", "/kv/k", n.to_string().as_bytes()).status, 204);
+    }
+    let after = cluster.status(cluster.leader()).unwrap();
+    assert_eq!((after.last - before.last, before.sessions, after.sessions), (10, 1, 1));
+    drop(web);
+    until("the session is closed", || (cluster.status(0)?.sessions == 0).then_some(()), || cluster.logs());
+}
+
+#[test]
+fn the_status_is_the_nodes_own_and_the_page_loads_nothing() {
+    let (cluster, webs) = webs(3, &[]);
+    let leader = cluster.leader();
+    let mut web = Web::dial(&webs[leader]);
+    web.ask("PUT", "/kv/k", b"v");
+    let status: drave::api::Status = serde_json::from_slice(&web.get("/status.json").body).unwrap();
+    assert_eq!((status.node, status.peers.len()), (leader as u64 + 1, 2));
+    assert!(status.figures.commit_ns.count() > 0 && status.figures.connections["http"] == 1, "{status:?}");
+    assert_eq!(web.get("/version").json()["version"], env!("CARGO_PKG_VERSION"));
+    let page = web.get("/");
+    let policy = page.field("content-security-policy").unwrap().to_owned();
+    let nonce = policy.split("script-src 'nonce-").nth(1).unwrap().split('\'').next().unwrap();
+    let text = page.text();
+    assert_eq!(nonce.len(), 32);
+    assert!(text.contains(&format!("<script nonce=\"{nonce}\">")) && !text.contains("@NONCE@"));
+    for loads in ["src=", "http://", "https://", "@import", "url(", " style=\"", " onclick", " onload"] {
+        assert!(!text.contains(loads), "{loads}");
+    }
+    assert_ne!(web.get("/").field("content-security-policy").unwrap(), policy, "another word each time");
+}
+
+/// What all samples of a family come to.
+fn sample(text: &str, family: &str) -> Option<(OpenMetricsType, Vec<(Vec<String>, OpenMetricsValue)>)> {
+    let told = openmetrics_parser::openmetrics::parse_openmetrics(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let family = told.families.get(family)?;
+    let all = family.iter_samples().map(|sample| {
+        let labels = sample.get_labelset().map(|set| set.iter_values().cloned().collect()).unwrap_or_default();
+        (labels, sample.value.clone())
+    });
+    Some((family.family_type.clone(), all.collect()))
+}
+
+fn number(value: &OpenMetricsValue) -> f64 {
+    match value {
+        OpenMetricsValue::Counter(counter) => counter.value.as_f64(),
+        OpenMetricsValue::Gauge(MetricNumber::Int(number)) => *number as f64,
+        OpenMetricsValue::Gauge(MetricNumber::Float(number)) => *number,
+        OpenMetricsValue::Histogram(histogram) => histogram.count.unwrap() as f64,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn figures_are_told_as_prometheus_reads_them() {
+    let (cluster, webs) = webs(3, &[]);
+    let leader = cluster.leader();
+    let mut web = Web::dial(&webs[leader]);
+    for n in 0..20 {
+        assert_eq!(web.ask("PUT", &format!("/kv/{n}"), b"v").status, 204);
+    }
+    assert_eq!(cluster.run(&["snapshot", "take"]).code, Some(0));
+    let answer = web.get("/metrics");
+    let kind = answer.field("content-type").unwrap();
+    assert!(kind.starts_with("application/openmetrics-text; version=1.0.0"), "{kind}");
+    let text = answer.text();
+    let all = |name: &str| sample(&text, &format!("drave_{name}")).unwrap_or_else(|| panic!("no {name} in\n{text}"));
+    for (name, kind, least) in [
+        ("has_leader", OpenMetricsType::Gauge, 1.0),
+        ("is_leader", OpenMetricsType::Gauge, 1.0),
+        ("leader_changes_seen", OpenMetricsType::Counter, 1.0),
+        ("proposals_committed", OpenMetricsType::Counter, 20.0),
+        ("proposals_applied", OpenMetricsType::Counter, 20.0),
+        ("proposals_pending", OpenMetricsType::Gauge, 0.0),
+        ("proposals_failed", OpenMetricsType::Counter, 0.0),
+        ("wal_fsync_duration_seconds", OpenMetricsType::Histogram, 1.0),
+        ("wal_write_bytes", OpenMetricsType::Counter, 1000.0),
+        ("commit_duration_seconds", OpenMetricsType::Histogram, 1.0),
+        ("wal_batch_entries", OpenMetricsType::Histogram, 1.0),
+        ("wal_oldest_unsynced_seconds", OpenMetricsType::Gauge, 0.0),
+        ("wal_fsync_enabled", OpenMetricsType::Gauge, 1.0),
+        ("term", OpenMetricsType::Gauge, 1.0),
+        ("commit_index", OpenMetricsType::Gauge, 20.0),
+        ("applied_index", OpenMetricsType::Gauge, 20.0),
+        ("sessions", OpenMetricsType::Gauge, 1.0),
+        ("session_duplicates", OpenMetricsType::Counter, 0.0),
+        ("snapshot_duration_seconds", OpenMetricsType::Histogram, 1.0),
+        ("reactor_loop_duration_seconds", OpenMetricsType::Histogram, 1.0),
+        ("build_info", OpenMetricsType::Gauge, 1.0),
+    ] {
+        let (told, values) = all(name);
+        assert!(told == kind && values.len() == 1, "{name}: {told:?}, {values:?}");
+        assert!(number(&values[0].1) >= least, "{name}: {values:?}");
+    }
+    for (name, labels) in [
+        ("peer_round_trip_time_seconds", 2),
+        ("peer_sent_bytes", 2),
+        ("peer_match_lag_entries", 2),
+        ("peer_inflight_bytes", 2),
+        ("connections", 5),
+    ] {
+        let (_, values) = all(name);
+        assert_eq!(values.len(), labels, "{name}: {values:?}");
+    }
+    let http = all("connections").1.into_iter().find(|(labels, _)| labels == &["http"]);
+    assert_eq!(number(&http.unwrap().1), 1.0);
+    let reasons = (0..3).map(|n| Web::dial(&webs[n]).get("/metrics").text());
+    let reasons = reasons.filter_map(|text| Some(sample(&text, "drave_elections")?.1.len()));
+    assert!(reasons.sum::<usize>() > 0, "somebody campaigned");
+}
+
+#[test]
+fn who_does_not_read_is_not_read_from_and_loses_nothing() {
+    let (_cluster, webs) = webs(1, &[]);
+    let mut web = Web::dial(&webs[0]);
+    const SIZE: usize = 1_000_000;
+    const ASKED: usize = 200;
+    assert_eq!(web.ask("PUT", "/kv/k", &vec![7; SIZE]).status, 204);
+    let mut writer = web.stream.get_ref().try_clone().unwrap();
+    let all = "GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(ASKED);
+    let writes = std::thread::spawn(move || writer.write_all(all.as_bytes()));
+    // Others are served meanwhile.
+    assert_eq!(Web::dial(&webs[0]).ask("PUT", "/kv/other", b"v").status, 204);
+    for _ in 0..ASKED {
+        assert_eq!(web.read().body.len(), SIZE);
+    }
+    writes.join().unwrap().unwrap();
+}
+
+#[test]
+fn whatever_comes_the_node_serves_on_and_nothing_is_left_behind() {
+    let (mut cluster, webs) = webs(1, &[]);
+    let count = std::env::var("DRAVE_HTTP_MUTANTS").ok().and_then(|count| count.parse().ok()).unwrap_or(20_000);
+    let seed: u64 = rand::random();
+    let mut chance = SmallRng::seed_from_u64(seed);
+    let seeds: [&[u8]; 7] = [
+        b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"PUT /kv/k?ttl=1h HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nvalue",
+        b"PUT /kv/a%20b HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
+        b"DELETE /kv/k HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: [::1]:80\r\nAuthorization: Bearer x\r\n\r\n",
+        b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"GET http://localhost/readyz?verbose HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    ];
+    let mut said = 0;
+    while said < count {
+        let Ok(mut web) = Web::try_dial(&webs[0]) else { panic!("seed {seed}: {}", cluster.logs()) };
+        for _ in 0..chance.random_range(1..20) {
+            said += 1;
+            let mut bytes = seeds.choose(&mut chance).unwrap().to_vec();
+            for _ in 0..chance.random_range(0..4) {
+                mutate(&mut bytes, &mut chance);
+            }
+            // It may have closed already: what it has not heard it has not done.
+            if web.stream.get_mut().write_all(&bytes).is_err() {
+                break;
+            }
+        }
+        if chance.random_bool(0.5) {
+            let _it_may_be_gone = web.stream.get_ref().shutdown(Shutdown::Write);
+            let _whatever_it_says = web.stream.read_to_end(&mut Vec::new());
+        }
+    }
+    let gone = || (Web::dial(&webs[0]).get("/status.json").json()["figures"]["connections"]["http"] == 1).then_some(());
+    until("all connections but one are gone", gone, || format!("seed {seed}\n{}", cluster.logs()));
+    let closed = || (cluster.status(0)?.sessions == 0).then_some(());
+    until("all sessions are closed", closed, || format!("seed {seed}\n{}", cluster.logs()));
+    let mut web = Web::dial(&webs[0]);
+    assert_eq!((web.ask("PUT", "/kv/k", b"v").status, web.get("/kv/k").text()), (204, "v".into()), "seed {seed}");
+    cluster.expect_no_deaths();
+}
+
+fn mutate(bytes: &mut Vec<u8>, chance: &mut SmallRng) {
+    let at = chance.random_range(0..=bytes.len());
+    match chance.random_range(0..5) {
+        0 if at < bytes.len() => bytes[at] = chance.random(),
+        1 => bytes.truncate(at),
+        2 => bytes.insert(at, *b"\r\n\0 :%0\xff".choose(chance).unwrap()),
+        3 => {
+            let part: Vec<u8> = bytes[at..].to_vec();
+            bytes.extend_from_slice(&part);
+        }
+        _ if at < bytes.len() => drop(bytes.remove(at)),
+        _ => {}
+    }
+}
+
+/// curl, if it is there. Where it must be, its absence is a failure.
+fn curl(words: &[&str]) -> Option<support::Said> {
+    let found = Command::new("curl").arg("--version").output().is_ok_and(|output| output.status.success());
+    if !found {
+        assert_ne!(std::env::var("DRAVE_MUST_HAVE_CLIENTS").as_deref(), Ok("1"), "curl must be here, and is not");
+        eprintln!("curl is not here: what it does is not tested");
+        return None;
+    }
+    let common = ["--silent", "--show-error", "--max-time", "30", "--noproxy", "*", "--write-out", "%{http_code}"];
+    Some(run(Command::new("curl").args(common).args(words)))
+}
+
+#[test]
+fn curl_finds_its_way() {
+    let (cluster, webs) = webs(3, &[]);
+    let url = |n: usize, path: &str| format!("http://{}{path}", webs[n]);
+    let file = cluster.directory.path().join("value");
+    // More than curl sends without asking first.
+    std::fs::write(&file, vec![b'x'; 1_040_000]).unwrap();
+    let file = file.to_str().unwrap();
+    let Some(put) = curl(&["--upload-file", file, &url(0, "/kv/big")]) else { return };
+    assert_eq!((put.code, &put.out[..]), (Some(0), "204"), "{put:?}");
+    let got = curl(&[&url(1, "/kv/big")]).unwrap();
+    assert!(got.out.len() == 1_040_003 && got.out.ends_with("x200"), "{}", got.err);
+    for (words, out) in [
+        (vec!["--request", "PUT", "--data-binary", "noodles"], "204"),
+        (vec![], "noodles200"),
+        (vec!["--head", "--output", "/dev/null"], "200"),
+        (vec!["--request", "DELETE"], "204"),
+        (vec!["--output", "/dev/null"], "404"),
+        (vec!["--output", "/dev/null", "--header", "Transfer-Encoding: chunked", "--upload-file", file], "411"),
+        (vec!["--output", "/dev/null", "--data", "x"], "405"),
+    ] {
+        let target = url(2, "/kv/lunch");
+        let said = curl(&[&words[..], &[&target]].concat()).unwrap();
+        assert_eq!(said.out, out, "{words:?} {said:?}");
+    }
+}
