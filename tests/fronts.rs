@@ -1,0 +1,168 @@
+//! What people put in front of a cluster: a balancer that finds the leader, and a browser with the page of a node.
+
+use serde_json::{Value, json};
+use support::{Beside, Cluster, Guarded, installed, ports, run, until};
+
+mod support;
+
+/// A cluster with HTTP doors.
+fn webs() -> Cluster {
+    let mut cluster = Cluster::prepare(3);
+    let base = ports(3);
+    cluster.webs = (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
+    (0..3).for_each(|n| cluster.spawn(n));
+    cluster.leader();
+    cluster
+}
+
+/// haproxy in front of the HTTP doors: it asks each node whether it leads, and goes to the one that does.
+fn balancer(cluster: &Cluster, port: u16) -> Option<Beside> {
+    let servers = cluster.webs.iter().zip(1..).map(|(web, id)| format!("  server n{id} {web}\n"));
+    let words = format!(
+        "defaults\n  mode http\n  timeout connect 1s\n  timeout client 20s\n  timeout server 20s\n\
+         frontend all\n  bind 127.0.0.1:{port}\n  default_backend nodes\n\
+         backend nodes\n  option httpchk\n  http-check send meth GET uri /leader ver HTTP/1.1 hdr Host localhost\n  \
+         http-check expect status 200\n  default-server check inter 100ms fall 1 rise 1 on-marked-down \
+         shutdown-sessions\n{}",
+        servers.collect::<String>()
+    );
+    let place = cluster.directory.path().join("haproxy.cfg");
+    std::fs::write(&place, words).unwrap();
+    let mut command = installed("haproxy")?;
+    Some(Beside::start(cluster.directory.path(), "haproxy", command.arg("-db").arg("-f").arg(place)))
+}
+
+/// Puts through the balancer; whether that was acknowledged.
+fn put(port: u16, key: &str) -> bool {
+    let place = format!("http://127.0.0.1:{port}/kv/{key}");
+    let always = ["-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", "-X", "PUT", "--data-binary", "noodles"];
+    let said = run(installed("curl").unwrap().args(always).arg(place));
+    said.out.starts_with('2')
+}
+
+#[test]
+fn a_balancer_that_asks_who_leads_finds_each_next_leader_by_itself() {
+    let mut cluster = webs();
+    let port = ports(1);
+    let (Some(mut balancer), Some(_)) = (balancer(&cluster, port), installed("curl")) else { return };
+    let mut acknowledged = 0;
+    for round in 0..4 {
+        let mut tried = 0;
+        let goes_through = || {
+            tried += 1;
+            put(port, &format!("{round}-{tried}")).then_some(())
+        };
+        until("a write goes through", goes_through, || cluster.logs());
+        acknowledged += 1;
+        for n in 0..20 {
+            acknowledged += usize::from(put(port, &format!("{round}-more-{n}")));
+        }
+        let leader = cluster.leader();
+        cluster.kill(leader);
+        until("another leads", || cluster.leader_of(0..3).filter(|now| *now != leader), || cluster.logs());
+        cluster.spawn(leader);
+    }
+    until("a write goes through", || put(port, "last").then_some(()), || cluster.logs());
+    assert!(balancer.is_running());
+    let said = cluster.run(&["scan", "--limit", "1000"]);
+    let held = said.out.lines().filter(|line| line.ends_with("\tnoodles")).count();
+    assert!(held > acknowledged, "{acknowledged} were acknowledged, and one more; {held} are there");
+}
+
+/// A browser that does what it is told, by the protocol that all of them have for that (WebDriver).
+struct Browser {
+    driver: String,
+    session: String,
+    /// It ends with this.
+    _process: Guarded,
+}
+
+impl Browser {
+    /// With a window as wide as a phone is; nothing where there is no browser.
+    fn open() -> Option<Browser> {
+        let (mut command, _) = (installed("chromedriver")?, installed("chromium").and(installed("curl"))?);
+        let port = ports(1);
+        command.arg(format!("--port={port}")).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let process = Guarded::start(&mut command);
+        let driver = format!("http://127.0.0.1:{port}");
+        let arguments =
+            ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=390,844"];
+        let wish = json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": { "args": arguments } } } });
+        let begun = || Some(ask(&format!("{driver}/session"), &wish)["sessionId"].as_str()?.to_owned());
+        let session = until("a browser", begun, String::new);
+        Some(Browser { driver, session, _process: process })
+    }
+
+    fn tell(&self, what: &str, words: &Value) -> Value {
+        ask(&format!("{}/session/{}/{what}", self.driver, self.session), words)
+    }
+
+    fn go(&self, place: &str) {
+        self.tell("url", &json!({ "url": place }));
+    }
+
+    fn evaluate(&self, script: &str) -> Value {
+        self.tell("execute/sync", &json!({ "script": format!("return {script}"), "args": [] }))
+    }
+
+    /// What somebody who looks at it reads.
+    fn reads(&self) -> String {
+        self.evaluate("document.body.innerText").as_str().unwrap_or_default().to_owned()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let place = format!("{}/session/{}", self.driver, self.session);
+        // The driver ends what it began, if it still can.
+        let _ended_or_gone =
+            installed("curl").map(|mut curl| run(curl.args(["-s", "-m", "10", "-X", "DELETE"]).arg(place)));
+    }
+}
+
+/// What the driver answers.
+fn ask(place: &str, words: &Value) -> Value {
+    let always = ["-s", "-m", "60", "-H", "Content-Type: application/json", "--data-binary"];
+    let said = run(installed("curl").unwrap().args(always).arg(words.to_string()).arg(place));
+    serde_json::from_str::<Value>(&said.out).map_or(Value::Null, |answer| answer["value"].clone())
+}
+
+#[test]
+fn a_browser_shows_a_node_and_tells_of_a_new_leader_and_of_its_end() {
+    let mut cluster = webs();
+    let Some(browser) = Browser::open() else { return };
+    let leader = cluster.leader();
+    let watched = (leader + 1) % 3;
+    assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
+    browser.go(&format!("http://{}/", cluster.webs[watched]));
+    let shows = |words: &[&str]| {
+        let text = browser.reads();
+        words.iter().all(|word| text.contains(word)).then_some(())
+    };
+    let logs = |cluster: &Cluster| format!("{}\n{}", browser.reads(), cluster.logs());
+    let whole = [
+        format!("drave · node {}", watched + 1),
+        format!("node {} leads", leader + 1),
+        "commits a second".to_owned(),
+        "follower".to_owned(),
+    ];
+    let words: Vec<&str> =
+        whole.iter().map(String::as_str).chain(cluster.addresses.iter().map(String::as_str)).collect();
+    until("it shows the cluster", || shows(&words), || logs(&cluster));
+    // Nothing has to be moved to and fro to be read on a phone.
+    assert_eq!(browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), json!(true));
+    assert_eq!(
+        browser.evaluate("performance.getEntriesByType('resource').every(r => r.name.startsWith(location.origin))"),
+        json!(true)
+    );
+
+    cluster.kill(leader);
+    let next = until("another leads", || cluster.leader_of(0..3).filter(|now| *now != leader), || cluster.logs());
+    let tells = format!("node {} leads", next + 1);
+    until("it tells of the new leader", || shows(&[&tells]), || logs(&cluster));
+    cluster.kill(watched);
+    until("it says that it has lost its node", || shows(&["This page has lost its node"]), || logs(&cluster));
+    cluster.spawn(watched);
+    until("it has found it again", || shows(&["was started again"]), || logs(&cluster));
+    assert!(shows(&["This page has lost its node"]).is_none());
+}
