@@ -92,8 +92,8 @@ fn show(nodes: &mut Nodes, dir: &str, stop: &AtomicBool) -> Result<(), Trouble> 
         output: Output::Text,
         tls: Tls::default(),
     };
-    let place = format!("data in {dir}");
-    let subject = Subject { title: "drave demo", place, cluster, numbered: true, reach: Reach::Processes };
+    let subject =
+        Subject { title: "drave demo", place: dir.to_owned(), cluster, numbered: true, reach: Reach::Processes };
     let mut view = View::open(subject)?;
     let shown = turns(nodes, &mut view, stop);
     // The terminal first: what is said from now on is to be read.

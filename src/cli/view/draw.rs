@@ -162,7 +162,7 @@ fn load(load: &Load) -> String {
                 None => "nothing answered".to_owned(),
             };
             let failed = if *failed > 0 { format!(" · {failed} failed") } else { String::new() };
-            format!("load {per_second} a second · {under_way} under way · {latency} (last 5 s){failed}")
+            format!("load {per_second}/s · {under_way} under way · {latency} (last 5 s){failed}")
         }
     }
 }

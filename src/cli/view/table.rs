@@ -36,7 +36,7 @@ const COLUMNS: &[Column] = &[
     Column { title: "fsync p99", width: 9, is_figure: true, from: 78, cell: fsync },
     Column { title: "log", width: 9, is_figure: true, from: 100, cell: log },
     Column { title: "snapshot", width: 9, is_figure: true, from: 100, cell: snapshot },
-    Column { title: "address", width: 20, is_figure: false, from: 118, cell: |row| row.node.endpoint.clone() },
+    Column { title: "address", width: 19, is_figure: false, from: 118, cell: |row| row.node.endpoint.clone() },
     Column { title: "state", width: 0, is_figure: false, from: 0, cell: state },
 ];
 

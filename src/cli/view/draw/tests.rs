@@ -49,7 +49,8 @@ fn eventful() -> Model {
     model.update(at(60), Observation::Load(Load::On(sample)));
     model.update(at(60), Observation::Told(Told::new(Tone::Plain, "SIGSTOP of n1, leader of term 2")));
     model.update(at(60), Observation::Process { node: 1, process: Process::Frozen });
-    model.update(at(61), answers(status(2, RoleName::Leader, 3, 30_000)));
+    let before = model.leader().unwrap().commit;
+    model.update(at(61), answers(status(2, RoleName::Leader, 3, before + 400)));
     model.update(at(61), looked(1, Found::Silence));
     model.update(at(62), Observation::Process { node: 3, process: Process::Away });
     model.update(at(62), looked(3, Found::Nobody));

@@ -45,7 +45,7 @@ pub fn status(node: u64, role: RoleName, term: u64, commit: u64) -> Status {
 
 /// Three nodes of ours, of which nothing is known yet.
 pub fn three() -> Model {
-    Model::new("drave demo", "data in /tmp/d".into(), (1..=3).map(|id| (Some(id), format!("127.0.0.1:740{id}"))))
+    Model::new("drave demo", "/tmp/d".into(), (1..=3).map(|id| (Some(id), format!("127.0.0.1:740{id}"))))
 }
 
 pub fn looked(node: u64, found: Found) -> Observation {
