@@ -2,7 +2,8 @@
 
 use super::bench::args::{Bench, What};
 use super::bench::{failover, load, raw};
-use super::demo::{self, Demo, Kill};
+use super::demo::kill::{self, Kill};
+use super::demo::run::{self as demo, Demo};
 use super::dump::{self, Dump};
 use super::kv::{self, Cas, Del, Get, Incr, Put, Scan, Ttl};
 use super::member::{self, Member, Transfer};
@@ -13,6 +14,7 @@ use super::snapshot::{self, List, Take};
 use super::status::{self, Show};
 use super::stored::check::{self, Check};
 use super::stored::diff::{self, Diff};
+use super::top::{self, Top};
 use super::trouble::Trouble;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use std::sync::Arc;
@@ -35,6 +37,7 @@ pub fn describe() -> Command {
         .subcommand(Incr::augment_args(Command::new("incr").about("Adds to the number a key holds")))
         .subcommand(Scan::augment_args(Command::new("scan").about("Prints keys and what they hold, in order")))
         .subcommand(Show::augment_args(Command::new("status").about("Shows every node as it knows itself")))
+        .subcommand(Top::augment_args(Command::new("top").about("Shows a cluster live, until q is pressed")))
         .subcommand(Bench::augment_args(Command::new("bench").about("Measures latency and throughput")))
         .subcommand(Dump::augment_args(
             Command::new("dump").about("Shows a node's journal in words, also beside a running node"),
@@ -62,7 +65,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
     }
     match matches.subcommand() {
         Some(("demo", matches)) => demo::run(&Demo::from_arg_matches(matches)?),
-        Some(("kill", matches)) => demo::kill(&Kill::from_arg_matches(matches)?),
+        Some(("kill", matches)) => kill::run(&Kill::from_arg_matches(matches)?),
         Some(("put", matches)) => kv::put(&Put::from_arg_matches(matches)?),
         Some(("get", matches)) => kv::get(&Get::from_arg_matches(matches)?),
         Some(("ttl", matches)) => kv::ttl(&Ttl::from_arg_matches(matches)?),
@@ -71,6 +74,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
         Some(("incr", matches)) => kv::incr(&Incr::from_arg_matches(matches)?),
         Some(("scan", matches)) => kv::scan(&Scan::from_arg_matches(matches)?),
         Some(("status", matches)) => status::show(&Show::from_arg_matches(matches)?),
+        Some(("top", matches)) => top::run(&Top::from_arg_matches(matches)?),
         Some(("bench", matches)) => bench(&Bench::from_arg_matches(matches)?),
         Some(("dump", matches)) => dump::print(Dump::from_arg_matches(matches)?),
         Some(("member", matches)) => member::run(&Member::from_arg_matches(matches)?),

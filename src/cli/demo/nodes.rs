@@ -1,0 +1,227 @@
+//! The nodes of a demo, one process each: started, looked after, done harm to, and stopped.
+
+use super::register::{Register, io};
+use crate::cli::children;
+use crate::cli::trouble::Trouble;
+use crate::cli::view::model::Process;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long a node that died stays down: long enough to see the others go on without it.
+pub const DOWN: Duration = Duration::from_secs(3);
+/// So many of its last lines tell why a node ended that is not started again.
+const LAST_LINES: usize = 5;
+
+/// Where goes what the nodes say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Words {
+    /// To our own standard error, each line behind the name of its node.
+    Passed,
+    /// To a file beside the data of each node.
+    Kept,
+}
+
+/// A place for a node.
+enum Seat {
+    /// Its process is there.
+    Taken {
+        child: Child,
+        /// Stopped by a signal, ours or anybody's.
+        frozen: bool,
+        /// Once it is dead, it stays away.
+        to_stay_away: bool,
+    },
+    /// It died, and is started again then.
+    Returns(Instant),
+    /// It was killed, and is started again when that is asked for.
+    Empty,
+}
+
+/// The nodes of a demo. The thread that starts them is the one that has to live: they end with it.
+pub struct Nodes {
+    dir: PathBuf,
+    peers: String,
+    base_port: u16,
+    words: Words,
+    seats: BTreeMap<u64, Seat>,
+    /// They pass on what the nodes say, to its end.
+    readers: Vec<JoinHandle<()>>,
+    register: Register,
+}
+
+/// A node died that is started again, or is to stay away.
+pub struct Death {
+    /// Which.
+    pub node: u64,
+    /// How.
+    pub status: ExitStatus,
+}
+
+/// Says a line, if anybody is there to read it: the terminal may be gone, and the nodes are to be stopped all the same.
+pub fn say(line: &str) {
+    let _nobody_may_read = writeln!(std::io::stderr(), "{line}");
+}
+
+impl Nodes {
+    /// That many, at the ports from that one on, with their data in that directory. None runs yet.
+    pub fn new(count: u16, base_port: u16, dir: PathBuf, words: Words) -> Nodes {
+        let endpoints: Vec<String> = (0..count).map(|n| format!("127.0.0.1:{}", base_port.saturating_add(n))).collect();
+        let peers = endpoints.iter().zip(1..).map(|(at, id)| format!("{id}={at}")).collect::<Vec<_>>().join(",");
+        let seats = (1..=u64::from(count)).map(|id| (id, Seat::Empty)).collect();
+        let register = Register { endpoints, pids: BTreeMap::new() };
+        Nodes { dir, peers, base_port, words, seats, readers: Vec::new(), register }
+    }
+
+    /// Where they are reached, node 1 first.
+    pub fn endpoints(&self) -> &[String] {
+        &self.register.endpoints
+    }
+
+    /// Starts all of them.
+    pub fn start_all(&mut self) -> Result<(), Trouble> {
+        let ids: Vec<u64> = self.seats.keys().copied().collect();
+        ids.into_iter().try_for_each(|id| self.start(id))
+    }
+
+    /// Starts one node as a process of its own.
+    fn start(&mut self, id: u64) -> Result<(), Trouble> {
+        let mut command = children::serve(id, &self.peers, &self.dir.join(format!("n{id}")))?;
+        match self.words {
+            Words::Passed => command.stderr(Stdio::piped()),
+            Words::Kept => {
+                let path = self.log(id);
+                command.stderr(File::options().create(true).append(true).open(&path).map_err(|e| io(&path, &e))?)
+            }
+        };
+        let mut child = command.spawn().map_err(|error| io(Path::new("drave serve"), &error))?;
+        if let Some(stderr) = child.stderr.take() {
+            // Those of nodes that have died have come to their end.
+            self.readers.retain(|reader| !reader.is_finished());
+            self.readers.push(std::thread::spawn(move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    say(&format!("n{id} | {line}"));
+                }
+            }));
+        }
+        self.register.pids.insert(id, child.id() as i32);
+        self.seats.insert(id, Seat::Taken { child, frozen: false, to_stay_away: false });
+        self.register.write(self.base_port)
+    }
+
+    fn log(&self, id: u64) -> PathBuf {
+        self.dir.join(format!("n{id}.log"))
+    }
+
+    /// Looks who died, who is frozen and who is not any more, and starts again those whose time has come. Who died
+    /// since the last look; the trouble, if one ended by itself and would again.
+    pub fn look_after(&mut self) -> Result<Vec<Death>, Trouble> {
+        let mut deaths = Vec::new();
+        let mut for_good = None;
+        for (id, seat) in &mut self.seats {
+            let Seat::Taken { child, frozen, to_stay_away } = seat else { continue };
+            if let Ok(Some(status)) = child.try_wait() {
+                if let Some(code) = status.code().filter(|code| matches!(code, 2 | 5 | 70 | 74 | 78)) {
+                    for_good = Some((*id, code));
+                }
+                *seat = if *to_stay_away { Seat::Empty } else { Seat::Returns(Instant::now() + DOWN) };
+                deaths.push(Death { node: *id, status });
+                continue;
+            }
+            let options = WaitIdOptions::STOPPED | WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG;
+            while let Ok(Some(change)) = waitid(WaitId::Pid(Pid::from_child(child)), options) {
+                *frozen = change.stopped();
+            }
+        }
+        if let Some((id, code)) = for_good {
+            return Err(self.ended(id, code));
+        }
+        let now = Instant::now();
+        let due = |seat: &Seat| matches!(seat, Seat::Returns(at) if *at <= now);
+        let due: Vec<u64> = self.seats.iter().filter(|(_, seat)| due(seat)).map(|(id, _)| *id).collect();
+        due.into_iter().try_for_each(|id| self.start(id))?;
+        Ok(deaths)
+    }
+
+    /// A node ended by itself.
+    fn ended(&self, id: u64, code: i32) -> Trouble {
+        let log = self.log(id);
+        let what = match self.words {
+            Words::Passed => format!("n{id} ended with exit code {code}; see above"),
+            Words::Kept => {
+                let text = std::fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+                let text = text.unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n  ");
+                format!("n{id} ended with exit code {code}; the end of {}:\n  {last}", log.display())
+            }
+        };
+        Trouble { what, code }
+    }
+
+    /// How the process of each is.
+    pub fn processes(&self) -> Vec<(u64, Process)> {
+        let now = Instant::now();
+        let process = |seat: &Seat| match seat {
+            Seat::Taken { frozen: false, .. } => Process::Runs,
+            Seat::Taken { frozen: true, .. } => Process::Frozen,
+            // Those that are left, begun ones counted as whole.
+            Seat::Returns(at) => {
+                Process::Returns { seconds: at.saturating_duration_since(now).as_millis().div_ceil(1000) as u64 }
+            }
+            Seat::Empty => Process::Away,
+        };
+        self.seats.iter().map(|(id, seat)| (*id, process(seat))).collect()
+    }
+
+    /// Whoever is frozen.
+    pub fn frozen(&self) -> Option<u64> {
+        let frozen = |seat: &Seat| matches!(seat, Seat::Taken { frozen: true, .. });
+        self.seats.iter().find(|(_, seat)| frozen(seat)).map(|(id, _)| *id)
+    }
+
+    /// Sends a signal to a node; whether its process is there.
+    pub fn signal(&self, id: u64, signal: Signal) -> bool {
+        match self.seats.get(&id) {
+            Some(Seat::Taken { child, .. }) => kill_process(Pid::from_child(child), signal).is_ok(),
+            _ => false,
+        }
+    }
+
+    /// kill -9 of a node that runs, which stays away then, or the start of one that does not. Nothing if there is
+    /// no such node; else whether it was killed.
+    pub fn kill_or_start(&mut self, id: u64) -> Result<Option<bool>, Trouble> {
+        match self.seats.get_mut(&id) {
+            None => Ok(None),
+            Some(Seat::Taken { to_stay_away, .. }) => {
+                *to_stay_away = true;
+                Ok(Some(self.signal(id, Signal::KILL)))
+            }
+            Some(Seat::Returns(_) | Seat::Empty) => self.start(id).map(|()| Some(false)),
+        }
+    }
+
+    /// Stops all of them, the gentle way, and those that are frozen as well.
+    pub fn stop(mut self) {
+        for id in self.seats.keys() {
+            // One that is gone already is what we want.
+            let _gone = (self.signal(*id, Signal::TERM), self.signal(*id, Signal::CONT));
+        }
+        for (id, seat) in &mut self.seats {
+            let Seat::Taken { child, .. } = seat else { continue };
+            match child.wait() {
+                Ok(status) => say(&format!("n{id} stopped ({status})")),
+                Err(error) => say(&format!("n{id}: {error}")),
+            }
+        }
+        // The last words of a node say why it ended.
+        self.readers.drain(..).for_each(|reader| _ = reader.join());
+        Register::remove(self.base_port);
+        say(&format!("the data stays in {}", self.dir.display()));
+    }
+}

@@ -1,0 +1,48 @@
+//! Who runs where: written by the demo, read by `drave kill`.
+
+use crate::cli::trouble::Trouble;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Who runs where.
+#[derive(Serialize, Deserialize, Debug, Default)]
+pub struct Register {
+    /// Where the nodes are reached, node 1 first.
+    pub endpoints: Vec<String>,
+    /// The process of each node, the last one it had.
+    pub pids: BTreeMap<u64, i32>,
+}
+
+/// The trouble with that path.
+pub fn io(path: &Path, error: &dyn std::fmt::Display) -> Trouble {
+    Trouble { what: format!("{}: {error}", path.display()), code: 74 }
+}
+
+impl Register {
+    fn path(base_port: u16) -> PathBuf {
+        std::env::temp_dir().join(format!("drave-demo-{base_port}.json"))
+    }
+
+    /// Writes it down for the demo at that port.
+    pub fn write(&self, base_port: u16) -> Result<(), Trouble> {
+        let path = Register::path(base_port);
+        let text = serde_json::to_vec(self).map_err(|error| io(&path, &error))?;
+        std::fs::write(&path, text).map_err(|error| io(&path, &error))
+    }
+
+    /// That of the demo at that port; 3 if there is none.
+    pub fn read(base_port: u16) -> Result<Register, Trouble> {
+        let path = Register::path(base_port);
+        let none =
+            || Trouble { what: format!("no demo runs at port {base_port}\n  start one with: drave demo"), code: 3 };
+        let text = std::fs::read(&path).map_err(|_| none())?;
+        serde_json::from_slice(&text).map_err(|_| none())
+    }
+
+    /// Whoever reads it next finds no demo.
+    pub fn remove(base_port: u16) {
+        // If it is gone already, that is true as well.
+        let _gone = std::fs::remove_file(Register::path(base_port));
+    }
+}

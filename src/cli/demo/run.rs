@@ -1,0 +1,153 @@
+//! `drave demo`: a real cluster on this machine, one process a node, shown live or told in lines.
+
+use super::nodes::{DOWN, Death, Nodes, Words, say};
+use super::register::io;
+use crate::cli::cluster::{Cluster, Output};
+use crate::cli::ending;
+use crate::cli::trouble::Trouble;
+use crate::cli::view::keys::{Reach, Wish};
+use crate::cli::view::live::{Subject, View};
+use crate::cli::view::story::Tone;
+use crate::cli::view::terminal;
+use clap::Args;
+use rustix::process::Signal;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How often nodes are looked after when nobody waits for keys meanwhile.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Runs a real cluster on this machine, one process a node.
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=7))]
+    nodes: u16,
+    /// Where they keep everything; a fresh temporary directory if it is not given
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Lines instead of a live view; so it is without a terminal
+    #[arg(long)]
+    plain: bool,
+    /// The first node's port; the others follow
+    #[arg(long, default_value_t = 7401)]
+    base_port: u16,
+}
+
+/// `drave demo`: until it is told to stop.
+pub fn run(args: &Demo) -> Result<(), Trouble> {
+    if args.base_port.checked_add(args.nodes - 1).is_none() {
+        let what = format!("{} nodes from port {} on: there are none beyond 65535", args.nodes, args.base_port);
+        return Err(Trouble { what: format!("{what}\n  begin lower: --base-port 7401"), code: 2 });
+    }
+    let live = !args.plain && terminal::is_there();
+    let stop = ending::told_by(if live { ending::LIVE } else { ending::IN_LINES })?;
+    let dir = match &args.dir {
+        Some(dir) => dir.clone(),
+        None => std::env::temp_dir().join(format!("drave-demo-{}", std::process::id())),
+    };
+    std::fs::create_dir_all(&dir).map_err(|error| io(&dir, &error))?;
+    let words = if live { Words::Kept } else { Words::Passed };
+    let mut nodes = Nodes::new(args.nodes, args.base_port, dir.clone(), words);
+    let outcome = nodes.start_all().and_then(|()| match live {
+        true => show(&mut nodes, &dir.display().to_string(), &stop),
+        false => {
+            welcome(&nodes, args, &dir.display().to_string());
+            tell(&mut nodes, &stop)
+        }
+    });
+    nodes.stop();
+    outcome
+}
+
+fn welcome(nodes: &Nodes, args: &Demo, dir: &str) {
+    let endpoints = nodes.endpoints();
+    say(&format!("{} nodes at {} · data in {dir} · Ctrl-C stops them", endpoints.len(), endpoints.join(", ")));
+    let named = match (args.base_port, args.nodes) {
+        (7401, 3) => String::new(),
+        _ => format!(" --endpoints {}", endpoints.join(",")),
+    };
+    say(&format!("try in another terminal: drave put lunch noodles{named} · drave status{named}"));
+}
+
+/// In lines: what the nodes say, and who died.
+fn tell(nodes: &mut Nodes, stop: &AtomicBool) -> Result<(), Trouble> {
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(LOOK);
+        for Death { node, status } in nodes.look_after()? {
+            say(&format!("n{node} died ({status}); it starts again in {} s", DOWN.as_secs()));
+        }
+    }
+    Ok(())
+}
+
+/// Live, in the terminal.
+fn show(nodes: &mut Nodes, dir: &str, stop: &AtomicBool) -> Result<(), Trouble> {
+    let cluster =
+        Cluster { endpoints: nodes.endpoints().to_vec(), timeout: Duration::from_secs(5), output: Output::Text };
+    let subject =
+        Subject { title: "drave demo", place: dir.to_owned(), cluster, numbered: true, reach: Reach::Processes };
+    let mut view = View::open(subject)?;
+    let shown = turns(nodes, &mut view, stop);
+    // The terminal first: what is said from now on is to be read.
+    view.close();
+    shown
+}
+
+fn turns(nodes: &mut Nodes, view: &mut View, stop: &AtomicBool) -> Result<(), Trouble> {
+    while !stop.load(Ordering::Relaxed) {
+        // A kill is what people come here for; any other end is worth a word.
+        let deaths = nodes.look_after()?.into_iter();
+        for Death { node, status } in deaths.filter(|death| death.status.signal() != Some(Signal::KILL.as_raw())) {
+            view.tell(Tone::Plain, format!("n{node} ended: {status}"));
+        }
+        nodes.processes().into_iter().for_each(|(node, process)| view.process(node, process));
+        for wish in view.turn()? {
+            match wish {
+                Wish::Quit => return Ok(()),
+                Wish::KillLeader => kill_leader(nodes, view),
+                Wish::KillOrStart(id) => kill_or_start(nodes, view, id)?,
+                Wish::FreezeOrThaw => freeze_or_thaw(nodes, view),
+                // The view did it itself.
+                Wish::Transfer | Wish::Load | Wish::Snapshot => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Who leads, and that in words.
+fn leader(view: &View) -> Option<(u64, String)> {
+    view.model().leader().map(|leader| (leader.node, format!("n{}, leader of term {}", leader.node, leader.term)))
+}
+
+fn kill_leader(nodes: &Nodes, view: &mut View) {
+    match leader(view) {
+        Some((id, words)) if nodes.signal(id, Signal::KILL) => view.tell(Tone::Plain, format!("kill -9 of {words}")),
+        _ => view.tell(Tone::Plain, "nobody leads just now whom one could kill"),
+    }
+}
+
+fn kill_or_start(nodes: &mut Nodes, view: &mut View, id: u64) -> Result<(), Trouble> {
+    match nodes.kill_or_start(id)? {
+        Some(true) => view.tell(Tone::Plain, format!("kill -9 of n{id}")),
+        // That it starts is seen.
+        Some(false) => {}
+        None => view.tell(Tone::Plain, format!("there is no n{id}")),
+    }
+    Ok(())
+}
+
+/// The leader is frozen, or goes on who is.
+fn freeze_or_thaw(nodes: &Nodes, view: &mut View) {
+    if let Some(id) = nodes.frozen() {
+        nodes.signal(id, Signal::CONT);
+        return;
+    }
+    match leader(view) {
+        Some((id, words)) if nodes.signal(id, Signal::STOP) => view.tell(Tone::Plain, format!("SIGSTOP of {words}")),
+        _ => view.tell(Tone::Plain, "nobody leads just now whom one could freeze"),
+    }
+}

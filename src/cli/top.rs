@@ -1,0 +1,45 @@
+//! `drave top`: the live view of any cluster.
+
+use super::cluster::Cluster;
+use super::ending;
+use super::trouble::Trouble;
+use super::view::keys::{Reach, Wish};
+use super::view::live::{Subject, View};
+use super::view::terminal;
+use clap::Args;
+use std::sync::atomic::Ordering;
+
+/// Shows a cluster as it is, until q is pressed: its nodes, what it commits, and what happens to it. Other keys
+/// hand over, put a moderate load on it, and take snapshots, if they are pressed twice.
+#[derive(Args, Debug)]
+pub struct Top {
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// `drave top`: 2 without a terminal.
+pub fn run(args: &Top) -> Result<(), Trouble> {
+    if args.cluster.json() || !terminal::is_there() {
+        let what = "a live view needs a terminal\n  without one: drave status --watch [-o json]".to_owned();
+        return Err(Trouble { what, code: 2 });
+    }
+    let stop = ending::told_by(ending::LIVE)?;
+    let subject = Subject {
+        title: "drave top",
+        place: args.cluster.endpoints.join(","),
+        cluster: args.cluster.clone(),
+        numbered: false,
+        reach: Reach::Client,
+    };
+    let mut view = View::open(subject)?;
+    let mut outcome = Ok(());
+    while outcome.is_ok() && !stop.load(Ordering::Relaxed) {
+        match view.turn() {
+            Ok(wishes) if wishes.contains(&Wish::Quit) => break,
+            Ok(_) => {}
+            Err(trouble) => outcome = Err(trouble),
+        }
+    }
+    view.close();
+    outcome
+}

@@ -1,0 +1,115 @@
+//! What stands on the screen.
+
+use super::*;
+use crate::api::RoleName;
+use crate::cli::view::model::tests::{answers, at, led, looked, status, three};
+use crate::cli::view::model::{Found, Observation};
+use crate::cli::view::story::Told;
+use proptest::prelude::*;
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::buffer::Buffer;
+
+const LOOK: Look = Look { reach: Reach::Processes, colours: true };
+
+fn drawn(model: &Model, look: Look, width: u16, height: u16) -> Buffer {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| draw(model, &look, frame)).unwrap();
+    terminal.backend().buffer().clone()
+}
+
+fn lines(buffer: &Buffer) -> Vec<String> {
+    let width = usize::from(buffer.area.width);
+    let line = |cells: &[ratatui::buffer::Cell]| cells.iter().map(|cell| cell.symbol()).collect::<String>();
+    buffer.content.chunks(width).map(|cells| line(cells).trim_end().to_owned()).collect()
+}
+
+fn screen(model: &Model, width: u16, height: u16) -> Vec<String> {
+    lines(&drawn(model, LOOK, width, height))
+}
+
+/// Whether it is drawn as it stands in the file for that size, but for what is empty at its end.
+#[track_caller]
+fn expect_screen(model: &Model, width: u16, height: u16) {
+    let file = format!("{}/src/cli/view/draw/screens/{width}x{height}.txt", env!("CARGO_MANIFEST_DIR"));
+    let expected = std::fs::read_to_string(&file).unwrap_or_default();
+    let drawn = screen(model, width, height).join("\n");
+    assert!(drawn.trim_end() == expected.trim_end(), "{file} does not say what is drawn, which is:\n{drawn}");
+}
+
+/// A minute in which much happened.
+fn eventful() -> Model {
+    let mut model = led(1);
+    for (second, commit) in (2..60).zip([0, 120, 480, 500, 495, 510, 20].into_iter().cycle()) {
+        let before = model.leader().unwrap().commit;
+        model.update(at(second), answers(status(1, RoleName::Leader, 2, before + commit)));
+        model.tick(at(second));
+    }
+    let sample = Sample { per_second: 498, under_way: 8, latency: Some((940, 4100)), failed: 2 };
+    model.update(at(60), Observation::Load(Load::On(sample)));
+    model.update(at(60), Observation::Told(Told::new(Tone::Plain, "SIGSTOP of n1, leader of term 2")));
+    model.update(at(60), Observation::Process { node: 1, process: Process::Frozen });
+    let before = model.leader().unwrap().commit;
+    model.update(at(61), answers(status(2, RoleName::Leader, 3, before + 400)));
+    model.update(at(61), looked(1, Found::Silence));
+    model.update(at(62), Observation::Process { node: 3, process: Process::Away });
+    model.update(at(62), looked(3, Found::Nobody));
+    model.tick(at(63));
+    model
+}
+
+#[test]
+fn all_of_it_stands_on_80_columns_and_24_rows() {
+    expect_screen(&eventful(), 80, 24);
+}
+
+#[test]
+fn a_wide_screen_shows_addresses_logs_and_snapshots_as_well() {
+    expect_screen(&eventful(), 120, 40);
+}
+
+#[test]
+fn before_anything_is_known_that_is_what_it_says() {
+    expect_screen(&three(), 80, 12);
+}
+
+#[test]
+fn a_narrow_screen_keeps_who_is_what() {
+    expect_screen(&eventful(), 38, 14);
+}
+
+#[test]
+fn of_somebody_elses_cluster_only_keys_that_work_are_shown() {
+    let lines = lines(&drawn(&led(1), Look { reach: Reach::Client, ..LOOK }, 80, 24));
+    assert_eq!(lines.last().unwrap(), "t transfer  b load  s snapshot  q quit");
+}
+
+#[test]
+fn without_colours_there_are_none_and_the_words_are_the_same() {
+    let bare = drawn(&eventful(), Look { colours: false, ..LOOK }, 100, 30);
+    let coloured = drawn(&eventful(), LOOK, 100, 30);
+    assert!(bare.content.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
+    assert!(coloured.content.iter().any(|cell| cell.fg != Color::Reset), "or the test shows nothing");
+    assert_eq!(lines(&bare), lines(&coloured));
+}
+
+#[test]
+fn a_leader_that_does_not_know_of_its_successor_is_called_the_old_one() {
+    let mut model = led(1);
+    model.update(at(2), answers(status(2, RoleName::Leader, 3, 1010)));
+    let lines = screen(&model, 80, 24);
+    let role = |node: &str| lines.iter().find(|line| line.starts_with(node)).unwrap()[6..17].trim_end().to_owned();
+    assert_eq!((role("n1").as_str(), role("n2").as_str(), role("n3").as_str()), ("old leader", "leader", "follower"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn no_size_is_too_odd(width in 1_u16..=200, height in 1_u16..=60, reach in any::<bool>()) {
+        let reach = if reach { Reach::Processes } else { Reach::Client };
+        for model in [three(), eventful()] {
+            let lines = lines(&drawn(&model, Look { reach, colours: true }, width, height));
+            prop_assert_eq!(lines.len(), usize::from(height));
+        }
+    }
+}

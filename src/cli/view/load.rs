@@ -1,0 +1,211 @@
+//! A moderate load: a few counters that grow, and how long that takes.
+
+use super::model::{Load, Observation, Sample};
+use super::poll::Sink;
+use super::story::{Told, Tone};
+use crate::cli::cluster::Cluster;
+use crate::client::{Completion, Fleet, MuxOptions, Result as Outcome};
+use crate::machine::words::Command;
+use bytes::Bytes;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// So many writes are under way at most.
+const UNDER_WAY: usize = 8;
+/// So many counters there are.
+const COUNTERS: u64 = 16;
+/// How often a write begins, as long as there is room for one.
+const GAP: Duration = Duration::from_millis(2);
+/// How often it says how it does.
+const TELL: Duration = Duration::from_millis(500);
+/// How far back latencies are looked at.
+const RECENT: Duration = Duration::from_secs(5);
+/// More latencies are not kept.
+const RECENT_MAX: usize = 4096;
+/// How long the end may take: what is under way, and the removal of the counters.
+const END: Duration = Duration::from_secs(1);
+
+/// A load under way, on a thread of its own. Its counters stand under `demo/`, in a folder of their own, and are
+/// removed at its end if that can be done at once.
+pub struct Writer {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Writer {
+    /// Puts it on that cluster.
+    pub fn start(cluster: &Cluster, sink: Sink) -> Writer {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (cluster, stopped) = (cluster.clone(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            let folder = format!("demo/{:08x}", rand::random::<u32>());
+            if let Err(error) = Run::new(&sink, &folder).go(&cluster, &stopped) {
+                tell(&sink, Observation::Told(Told::new(Tone::Bad, format!("no load: {error}"))));
+            }
+            if remove(&cluster, &folder).is_none() {
+                let left = format!("the counters of the load stay under {folder}/");
+                tell(&sink, Observation::Told(Told::new(Tone::Plain, left)));
+            }
+        });
+        Writer { stop, thread }
+    }
+
+    /// Asks it to end.
+    pub fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was asked to.
+    pub fn is_ending(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has ended, counters and all.
+    pub fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+/// What cannot be taken now is left out: nobody waits for a picture.
+fn tell(sink: &Sink, observation: Observation) {
+    let _left_out = sink.try_send((Instant::now(), observation));
+}
+
+fn counter(folder: &str, n: u64) -> Bytes {
+    Bytes::from(format!("{folder}/{n:02}"))
+}
+
+/// Removes the counters, if there is a leader who can.
+fn remove(cluster: &Cluster, folder: &str) -> Option<()> {
+    let names: Vec<Bytes> = (0..COUNTERS).map(|n| counter(folder, n)).collect();
+    let dels = names.iter().map(|key| Command::Del { key }).collect();
+    let mut client = Cluster { timeout: END, ..cluster.clone() }.client();
+    client.execute(&Command::Batch(dels).encode()).ok().map(|_removed| ())
+}
+
+/// Latencies of the last seconds.
+#[derive(Default)]
+struct Recent(VecDeque<(Instant, u64)>);
+
+impl Recent {
+    fn record(&mut self, now: Instant, took: Duration) {
+        if self.0.len() == RECENT_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((now, took.as_micros() as u64));
+    }
+
+    /// Forgets what is too old; how many are left a second, and their median and 99th percentile in microseconds.
+    fn look(&mut self, now: Instant, since: Instant) -> (u64, Option<(u64, u64)>) {
+        while self.0.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > RECENT) {
+            self.0.pop_front();
+        }
+        let mut sorted: Vec<u64> = self.0.iter().map(|(_, us)| *us).collect();
+        sorted.sort_unstable();
+        let seconds = now.saturating_duration_since(since).min(RECENT).as_secs_f64().max(TELL.as_secs_f64());
+        // The smallest that so many in a hundred do not exceed.
+        let within = |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied();
+        ((sorted.len() as f64 / seconds).round() as u64, within(50).zip(within(99)))
+    }
+}
+
+/// What the thread holds.
+struct Run<'a> {
+    sink: &'a Sink,
+    folder: &'a str,
+    /// When each write that is under way began.
+    flights: Slab<Instant>,
+    recent: Recent,
+    failed: u64,
+    asked: u64,
+}
+
+impl<'a> Run<'a> {
+    fn new(sink: &'a Sink, folder: &'a str) -> Run<'a> {
+        Run { sink, folder, flights: Slab::new(), recent: Recent::default(), failed: 0, asked: 0 }
+    }
+
+    fn go(mut self, cluster: &Cluster, stop: &AtomicBool) -> io::Result<()> {
+        let mut fleet = Fleet::new(&cluster.endpoints, 1, MuxOptions::new(UNDER_WAY))?;
+        let began = Instant::now();
+        let (mut due, mut telling) = (began, began);
+        while !stop.load(Ordering::Relaxed) {
+            let now = Instant::now();
+            while due <= now && fleet[0].has_room() {
+                self.ask(&mut fleet, now);
+                due += GAP;
+            }
+            // Who was held up does not catch up: it is a moderate load.
+            due = due.max(now);
+            self.turn(&mut fleet, due.saturating_duration_since(now).max(Duration::from_millis(1)))?;
+            if telling <= now {
+                telling = now + TELL;
+                self.say(now, began);
+            }
+        }
+        let until = Instant::now() + END;
+        while fleet[0].under_way() > 0 && Instant::now() < until {
+            self.turn(&mut fleet, GAP)?;
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, fleet: &mut Fleet, now: Instant) {
+        let tag = self.flights.insert(now) as u64;
+        self.asked += 1;
+        let key = counter(self.folder, self.asked % COUNTERS);
+        fleet[0].execute(Command::Incr { key: &key, by: 1 }.encode(), tag);
+    }
+
+    fn turn(&mut self, fleet: &mut Fleet, wait: Duration) -> io::Result<()> {
+        fleet.turn(wait, |_, _, Completion { tag, result, .. }| {
+            let Some(asked) = self.flights.try_remove(tag as usize) else { return };
+            match result {
+                Outcome::Executed { .. } | Outcome::Answered { .. } => {
+                    let now = Instant::now();
+                    self.recent.record(now, now - asked);
+                }
+                Outcome::Refused(_) | Outcome::Unknown => self.failed += 1,
+            }
+        })
+    }
+
+    fn say(&mut self, now: Instant, began: Instant) {
+        let (per_second, latency) = self.recent.look(now, began);
+        let sample = Sample { per_second, latency, under_way: self.flights.len(), failed: self.failed };
+        tell(self.sink, Observation::Load(Load::On(sample)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_are_those_of_the_last_seconds() {
+        let began = Instant::now();
+        let mut recent = Recent::default();
+        assert_eq!(recent.look(began, began), (0, None));
+        recent.record(began, Duration::from_secs(9));
+        let later = began + Duration::from_secs(10);
+        for ms in 1..=100 {
+            recent.record(later, Duration::from_millis(ms));
+        }
+        assert_eq!(recent.look(later, began), (20, Some((50_000, 99_000))), "without the one that is too old");
+        recent = Recent::default();
+        recent.record(later, Duration::from_millis(7));
+        assert_eq!(recent.look(later, began).1, Some((7000, 7000)));
+    }
+
+    #[test]
+    fn no_more_latencies_are_kept_than_may_be() {
+        let (now, mut recent) = (Instant::now(), Recent::default());
+        (0..3 * RECENT_MAX).for_each(|_| recent.record(now, Duration::ZERO));
+        assert_eq!(recent.0.len(), RECENT_MAX);
+    }
+}

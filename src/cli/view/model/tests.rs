@@ -1,0 +1,226 @@
+//! What the view makes of what is seen.
+
+use super::*;
+use crate::api::{DiskStatus, LogStatus, MemberStatus, PeerStatus, StageStatus};
+
+/// A node as it says itself, of a cluster of three that is led by n1.
+pub fn status(node: u64, role: RoleName, term: u64, commit: u64) -> Status {
+    let member = |node| MemberStatus {
+        node,
+        kind: "voter".into(),
+        address: format!("127.0.0.1:740{node}"),
+        ..MemberStatus::default()
+    };
+    let peer = |node| PeerStatus { node, stage: "stream".into(), matched: commit - 3, lag: 3, ..PeerStatus::default() };
+    let others = (1..=3).filter(|other| *other != node);
+    Status {
+        node,
+        cluster: "6f2c91aa".into(),
+        role,
+        term,
+        leader: Some(1),
+        commit,
+        applied: commit - 1,
+        last: commit + 2,
+        durable: commit + 1,
+        digest: String::new(),
+        sessions: 0,
+        membership: "voters=1,2,3".into(),
+        peers: if role == RoleName::Leader { others.map(peer).collect() } else { Vec::new() },
+        disk: DiskStatus { sync_p99_us: 310.0, ..DiskStatus::default() },
+        fsync: true,
+        in_memory: false,
+        low_space: false,
+        cpu_ns: 0,
+        uptime_ms: 1000,
+        stages: StageStatus::default(),
+        version: String::new(),
+        elections: std::collections::BTreeMap::new(),
+        members: (1..=3).map(member).collect(),
+        hands_over: 0,
+        log: LogStatus { bytes: 70_000, ..LogStatus::default() },
+    }
+}
+
+/// Three nodes of ours, of which nothing is known yet.
+pub fn three() -> Model {
+    Model::new("drave demo", "/tmp/d".into(), (1..=3).map(|id| (Some(id), format!("127.0.0.1:740{id}"))))
+}
+
+pub fn looked(node: u64, found: Found) -> Observation {
+    Observation::Looked { endpoint: format!("127.0.0.1:740{node}"), found }
+}
+
+pub fn answers(status: Status) -> Observation {
+    looked(status.node, Found::Answer(Box::new(status)))
+}
+
+pub fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Three nodes that n1 leads in term 2, told of at that second; what happened until then is forgotten.
+pub fn led(second: u64) -> Model {
+    let mut model = three();
+    for id in 1..=3 {
+        model.update(at(second), Observation::Process { node: id, process: Process::Runs });
+        let role = if id == 1 { RoleName::Leader } else { RoleName::Follower };
+        model.update(at(second), answers(status(id, role, 2, 1000)));
+    }
+    model.events.clear();
+    model
+}
+
+/// What was told since.
+fn told(model: &mut Model) -> Vec<String> {
+    model.events.drain(..).map(|event| event.told.text).collect()
+}
+
+#[test]
+fn that_somebody_leads_is_told_once_and_that_another_does() {
+    let mut model = three();
+    model.update(at(1), answers(status(1, RoleName::Leader, 2, 10)));
+    assert_eq!(told(&mut model), ["n1 leads term 2"]);
+    model.update(at(2), answers(status(1, RoleName::Leader, 2, 20)));
+    model.update(at(2), answers(status(2, RoleName::Follower, 2, 20)));
+    assert_eq!(told(&mut model), [""; 0]);
+    // The old leader is frozen and does not know; the term of the new one tells.
+    model.update(at(3), answers(status(2, RoleName::Leader, 3, 21)));
+    assert_eq!(told(&mut model), ["n2 leads term 3, after n1"]);
+    assert_eq!(model.leader().unwrap().node, 2);
+    model.update(at(4), answers(status(1, RoleName::Leader, 2, 20)));
+    assert_eq!(told(&mut model), [""; 0], "of an earlier term");
+}
+
+#[test]
+fn that_nobody_leads_is_told_and_that_the_same_does_again() {
+    let mut model = led(1);
+    model.update(at(2), looked(1, Found::Silence));
+    assert_eq!(told(&mut model), ["n1 is silent: frozen, cut off, or very slow", "nobody leads; n1 did, in term 2"]);
+    model.update(at(3), looked(1, Found::Silence));
+    assert_eq!(told(&mut model), [""; 0]);
+    model.update(at(4), answers(status(1, RoleName::Leader, 2, 1000)));
+    assert_eq!(told(&mut model), ["n1 answers", "n1 still leads term 2"]);
+}
+
+#[test]
+fn a_term_that_nobody_leads_yet_is_told() {
+    let mut model = led(1);
+    model.update(at(2), answers(status(2, RoleName::Candidate, 3, 1000)));
+    assert_eq!(told(&mut model), ["term 3 begins"]);
+    model.update(at(3), answers(status(2, RoleName::Leader, 3, 1001)));
+    assert_eq!(told(&mut model), ["n2 leads term 3, after n1"]);
+}
+
+#[test]
+fn a_process_of_ours_tells_its_own_story() {
+    let mut model = led(1);
+    let process = |process| Observation::Process { node: 1, process };
+    model.update(at(2), process(Process::Frozen));
+    model.update(at(3), looked(1, Found::Silence));
+    assert_eq!(told(&mut model), ["n1 is frozen (SIGSTOP): there, and silent", "nobody leads; n1 did, in term 2"]);
+    model.update(at(4), process(Process::Runs));
+    model.update(at(4), answers(status(1, RoleName::Follower, 3, 1000)));
+    assert_eq!(told(&mut model), ["n1 goes on (SIGCONT)", "n1 answers", "term 3 begins"]);
+    model.update(at(5), process(Process::Returns { seconds: 3 }));
+    model.update(at(5), looked(1, Found::Nobody));
+    model.update(at(6), process(Process::Returns { seconds: 2 }));
+    assert_eq!(told(&mut model), ["n1 died, and is back in 3 s"]);
+    model.update(at(8), process(Process::Runs));
+    model.update(at(9), process(Process::Away));
+    model.update(at(9), process(Process::Away));
+    assert_eq!(told(&mut model), ["n1 is started", "n1 died, and stays away: 1 starts it"]);
+}
+
+#[test]
+fn a_node_of_somebody_elses_that_is_down_is_told_of() {
+    let mut model = Model::new("drave top", String::new(), [(None, "127.0.0.1:7401".to_owned())]);
+    model.update(at(1), looked(1, Found::Nobody));
+    model.update(at(2), looked(1, Found::Nobody));
+    assert_eq!(told(&mut model), ["127.0.0.1:7401 is down: nobody is at 127.0.0.1:7401"]);
+    model.update(at(3), answers(status(1, RoleName::Leader, 1, 5)));
+    assert_eq!(told(&mut model), ["n1 answers", "n1 leads term 1"]);
+    let mut anew = status(1, RoleName::Leader, 1, 5);
+    anew.uptime_ms = 1;
+    model.update(at(4), answers(anew));
+    assert_eq!(told(&mut model), ["n1 was started anew"]);
+}
+
+#[test]
+fn snapshots_and_room_on_disks_are_told_of_when_they_change() {
+    let mut model = led(1);
+    let mut now = status(2, RoleName::Follower, 2, 1000);
+    now.log = LogStatus { snapshot: 900, snapshot_bytes: 4096, lacks_room: true, ..now.log };
+    now.low_space = true;
+    model.update(at(2), answers(now.clone()));
+    model.update(at(3), answers(now.clone()));
+    let expected =
+        ["n2 has a snapshot up to 900, 4.0 KiB", "n2 has no room for a snapshot", "n2 has too little room on its disk"];
+    assert_eq!(told(&mut model), expected);
+    now.low_space = false;
+    model.update(at(4), answers(now));
+    assert_eq!(told(&mut model), ["n2 has room on its disk again"]);
+}
+
+#[test]
+fn members_are_followed_in_and_out() {
+    let mut model = Model::new("drave top", String::new(), [(None, "127.0.0.1:7401".to_owned())]);
+    // As long as no leader is known, a follower will do.
+    model.update(at(1), answers(status(1, RoleName::Follower, 1, 5)));
+    assert_eq!(model.endpoints(), ["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:7403"]);
+    model.update(at(1), answers(status(1, RoleName::Leader, 1, 5)));
+    told(&mut model);
+    let mut now = status(1, RoleName::Leader, 1, 6);
+    now.members.remove(2);
+    now.membership = "voters=1,2".into();
+    model.update(at(2), answers(now));
+    assert_eq!(model.endpoints(), ["127.0.0.1:7401", "127.0.0.1:7402"]);
+    assert_eq!(told(&mut model), ["the members are now voters=1,2"]);
+    // A look that was under way when it left.
+    model.update(at(3), answers(status(3, RoleName::Outside, 1, 5)));
+    assert_eq!(model.nodes.len(), 2);
+}
+
+#[test]
+fn what_was_named_stays_and_members_are_no_more_than_may_be() {
+    let mut model =
+        Model::new("drave top", String::new(), [(None, "a:1".to_owned()), (None, "127.0.0.1:7401".to_owned())]);
+    let mut now = status(1, RoleName::Leader, 1, 5);
+    let many = (1..).map(|node| MemberStatus { node, address: format!("b:{node}"), ..MemberStatus::default() });
+    now.members = many.take(3 * MEMBERS_MAX).collect();
+    model.update(at(1), answers(now));
+    assert!(model.endpoints().contains(&"a:1".to_owned()));
+    assert_eq!(model.nodes.len(), 1 + MEMBERS_MAX);
+}
+
+#[test]
+fn commits_are_counted_by_the_time_between_looks() {
+    let mut model = three();
+    let half = Duration::from_millis(500);
+    model.update(at(1), answers(status(1, RoleName::Leader, 1, 1_000_000)));
+    model.tick(at(1));
+    assert_eq!(model.commits().count(), 0, "what was there before is no rate");
+    // Half a second between the looks, a whole one between the counts.
+    model.update(at(1) + half, answers(status(1, RoleName::Leader, 1, 1_000_050)));
+    model.tick(at(2));
+    // Nothing new.
+    model.tick(at(3));
+    // One that is behind takes nothing back.
+    model.update(at(3), answers(status(2, RoleName::Follower, 1, 999_000)));
+    model.update(at(3) + half, answers(status(1, RoleName::Leader, 1, 1_000_450)));
+    model.tick(at(4));
+    model.tick(at(4));
+    assert_eq!(model.commits().collect::<Vec<_>>(), [100, 0, 200]);
+}
+
+#[test]
+fn neither_events_nor_seconds_grow_without_end() {
+    let mut model = led(0);
+    for n in 0..2 * (EVENTS_MAX + SECONDS_MAX) as u64 {
+        model.update(at(n), Observation::Told(Told::new(Tone::Plain, n.to_string())));
+        model.update(at(n), answers(status(1, RoleName::Leader, 2, 1000 + n)));
+        model.tick(at(n));
+    }
+    assert_eq!((model.events.len(), model.commits().count()), (EVENTS_MAX, SECONDS_MAX));
+    assert_eq!(model.events.back().unwrap().told.text, (2 * (EVENTS_MAX + SECONDS_MAX) - 1).to_string());
+}

@@ -1,0 +1,348 @@
+//! The live view in a terminal of its own: what it shows, what its keys do, and what it leaves behind.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, ioctl_tiocsctty, set_parent_process_death_signal, setsid};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use support::{Cluster, Guarded, drave, ports, until};
+
+mod support;
+
+/// A terminal with a program in it.
+struct Terminal {
+    program: Guarded,
+    /// The side at which people sit.
+    people: OwnedFd,
+    /// The side at which the program sits, kept open so that it can be looked at when the program is gone.
+    line: File,
+    screen: Arc<Mutex<vt100::Parser>>,
+    /// Tells whoever reads the screen to let go of the terminal.
+    closed: Arc<AtomicBool>,
+}
+
+fn size(columns: u16, rows: u16) -> Winsize {
+    Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
+/// Keeps the screen as the program draws it, until that is closed.
+fn read(mut output: File, screen: &Mutex<vt100::Parser>, closed: &AtomicBool) {
+    let mut bytes = [0; 4096];
+    let moment = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+    while !closed.load(Ordering::Relaxed) {
+        if poll(&mut [PollFd::new(&output, PollFlags::IN)], Some(&moment)).unwrap() > 0 {
+            let Ok(n @ 1..) = output.read(&mut bytes) else { return };
+            screen.lock().unwrap().process(&bytes[..n]);
+        }
+    }
+}
+
+impl Terminal {
+    /// Runs it in a new terminal, as the leader of a session of its own.
+    fn start(command: &mut Command, columns: u16, rows: u16) -> Terminal {
+        let people = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&people).unwrap();
+        unlockpt(&people).unwrap();
+        let name = ptsname(&people, Vec::new()).unwrap().into_string().unwrap();
+        let line = File::options().read(true).write(true).open(name).unwrap();
+        tcsetwinsize(&people, size(columns, rows)).unwrap();
+        command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
+        let end = || line.try_clone().unwrap();
+        command.stdin(end()).stdout(end()).stderr(end());
+        // SAFETY: between fork and exec only async-signal-safe system calls are made.
+        unsafe {
+            command.pre_exec(|| {
+                setsid()?;
+                ioctl_tiocsctty(std::io::stdin())?;
+                Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+            });
+        }
+        let program = Guarded::start(command);
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
+        let closed = Arc::new(AtomicBool::new(false));
+        let (output, parser, close) = (File::from(people.try_clone().unwrap()), screen.clone(), closed.clone());
+        std::thread::spawn(move || read(output, &parser, &close));
+        Terminal { program, people, line, screen, closed }
+    }
+
+    /// Closes it; the program that is left without.
+    fn close(self) -> Guarded {
+        self.closed.store(true, Ordering::Relaxed);
+        self.program
+    }
+
+    fn press(&self, keys: &str) {
+        File::from(self.people.try_clone().unwrap()).write_all(keys.as_bytes()).unwrap();
+    }
+
+    fn resize(&self, columns: u16, rows: u16) {
+        self.screen.lock().unwrap().screen_mut().set_size(rows, columns);
+        tcsetwinsize(&self.people, size(columns, rows)).unwrap();
+    }
+
+    fn text(&self) -> String {
+        self.screen.lock().unwrap().screen().contents()
+    }
+
+    /// Waits until a line of the screen is as wanted, and hands that over.
+    fn line(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let line = || self.text().lines().map(str::trim_end).find(|line| wanted(line)).map(str::to_owned);
+        until(what, line, || self.text())
+    }
+
+    /// Whether what is typed is echoed, and what stood there before the program is there again.
+    fn is_as_before(&self) -> bool {
+        let screen = self.screen.lock().unwrap();
+        let modes = tcgetattr(self.line.as_fd()).unwrap().local_modes;
+        let calm = !screen.screen().alternate_screen() && !screen.screen().hide_cursor();
+        calm && modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
+    }
+
+    /// Waits for its end, and until the terminal is as it was before; the exit code, if it was no signal.
+    fn end(&mut self) -> Option<i32> {
+        let screen = self.screen.clone();
+        let code = self.program.end(|| screen.lock().unwrap().screen().contents()).code();
+        until("the terminal is given back", || self.is_as_before().then_some(()), || self.text());
+        code
+    }
+}
+
+/// A demo in a terminal.
+struct Demo {
+    directory: tempfile::TempDir,
+    base: u16,
+    terminal: Terminal,
+}
+
+impl Demo {
+    fn start(columns: u16, rows: u16) -> Demo {
+        let (directory, base) = (tempfile::tempdir().unwrap(), ports(3));
+        let mut command = drave(&["demo", "--base-port", &base.to_string(), "--dir"]);
+        command.arg(directory.path().join("data")).env("TMPDIR", directory.path());
+        let terminal = Terminal::start(&mut command, columns, rows);
+        let demo = Demo { directory, base, terminal };
+        demo.leader();
+        demo
+    }
+
+    /// Waits until somebody leads, and says who, in which term.
+    fn leader(&self) -> (u64, u64) {
+        self.leader_after(0)
+    }
+
+    /// Waits until somebody leads a later term than that one.
+    fn leader_after(&self, term: u64) -> (u64, u64) {
+        let leads = || {
+            let text = self.terminal.text();
+            let (before, after) = text.lines().next()?.split_once(" leads term ")?;
+            let node = before.rsplit_once('n')?.1.parse().ok()?;
+            let now: u64 = after.split_once(' ')?.0.parse().ok()?;
+            (now > term).then_some((node, now))
+        };
+        until("somebody leads", leads, || self.terminal.text())
+    }
+
+    /// Waits until the row of that node says so at its end.
+    fn state(&self, node: u64, state: &str) {
+        let row = |line: &str| line.starts_with(&format!("n{node} ")) && line.contains(state);
+        self.terminal.line(&format!("n{node} {state}"), row);
+    }
+
+    fn event(&self, event: &str) {
+        self.terminal.line(event, |line| line.contains(event));
+    }
+
+    /// The processes of all its nodes, by its own words.
+    fn pids(&self) -> Vec<i64> {
+        let path = self.directory.path().join(format!("drave-demo-{}.json", self.base));
+        let register: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        register["pids"].as_object().unwrap().values().map(|pid| pid.as_i64().unwrap()).collect()
+    }
+}
+
+/// Whether a process is there and not only remembered.
+fn lives(pid: i64) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
+fn expect_nobody(pids: &[i64]) {
+    assert_eq!(pids.len(), 3);
+    let gone = || (!pids.iter().any(|pid| lives(*pid))).then_some(());
+    until("the demo's nodes are gone", gone, || format!("{pids:?}"));
+}
+
+#[test]
+fn keys_kill_freeze_thaw_and_start_nodes() {
+    let mut demo = Demo::start(80, 24);
+    (1..=3).for_each(|node| demo.state(node, "runs"));
+    let (first, term) = demo.leader();
+    demo.terminal.press("k");
+    demo.event(&format!("kill -9 of n{first}, leader of term {term}"));
+    let (second, term) = demo.leader_after(term);
+    assert_ne!(first, second);
+    // It comes back by itself.
+    demo.event(&format!("n{first} is started"));
+
+    demo.terminal.press("z");
+    demo.event(&format!("SIGSTOP of n{second}, leader of term {term}"));
+    demo.state(second, "frozen");
+    let (third, term) = demo.leader_after(term);
+    assert_ne!(second, third);
+    demo.terminal.press("z");
+    demo.state(second, "runs");
+
+    demo.terminal.press(&third.to_string());
+    demo.state(third, &format!("dead, {third} starts it"));
+    demo.leader_after(term);
+    demo.terminal.press(&third.to_string());
+    demo.state(third, "runs");
+    demo.terminal.press("9");
+    demo.event("there is no n9");
+
+    let pids = demo.pids();
+    demo.terminal.press("q");
+    assert_eq!(demo.terminal.end(), Some(0));
+    expect_nobody(&pids);
+}
+
+#[test]
+fn keys_hand_over_take_snapshots_and_put_load_on() {
+    let mut demo = Demo::start(120, 40);
+    (1..=3).for_each(|node| demo.state(node, "runs"));
+    let (first, term) = demo.leader();
+    demo.terminal.press("b");
+    demo.terminal.line("a load with latencies", |line| line.starts_with("load ") && line.contains(" · p99 "));
+    demo.terminal.press("t");
+    let (second, _) = demo.leader_after(term);
+    assert_ne!(first, second);
+    demo.terminal.press("s");
+    for node in 1..=3 {
+        demo.event(&format!("n{node} has a snapshot up to "));
+    }
+    demo.terminal.press("b");
+    demo.terminal.line("the load is off", |line| line.starts_with("load off: "));
+    let endpoints = (demo.base..demo.base + 3).map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
+    let left = support::run(drave(&["scan", "demo/", "--endpoints"]).arg(endpoints));
+    assert_eq!((left.code, left.out.as_str()), (Some(0), ""), "its counters go with it: {left:?}");
+    demo.terminal.press("\x03");
+    assert_eq!(demo.terminal.end(), Some(0));
+}
+
+#[test]
+fn a_resized_terminal_is_drawn_anew() {
+    let mut demo = Demo::start(120, 40);
+    demo.terminal.line("addresses", |line| line.starts_with("node ") && line.contains(" address "));
+    demo.terminal.resize(60, 16);
+    let titles = |line: &str| line.starts_with("node ") && line.contains(" state") && !line.contains("address");
+    demo.terminal.line("fewer columns", titles);
+    demo.terminal.resize(1, 1);
+    demo.terminal.resize(80, 24);
+    demo.terminal.line("all rows", |line| line.contains(" fsync p99 "));
+    demo.terminal.press("q");
+    assert_eq!(demo.terminal.end(), Some(0));
+}
+
+#[test]
+fn signals_end_the_view_and_all_nodes_also_frozen_ones() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let mut demo = Demo::start(80, 24);
+        let (leader, _) = demo.leader();
+        let pids = demo.pids();
+        demo.terminal.press("z");
+        demo.state(leader, "frozen");
+        demo.terminal.program.signal(signal);
+        assert_eq!(demo.terminal.end(), Some(0), "{signal:?}: {}", demo.terminal.text());
+        expect_nobody(&pids);
+    }
+}
+
+#[test]
+fn no_node_outlives_a_demo_that_is_killed_not_even_a_frozen_one() {
+    let demo = Demo::start(80, 24);
+    let (leader, _) = demo.leader();
+    let pids = demo.pids();
+    demo.terminal.press("z");
+    demo.state(leader, "frozen");
+    demo.terminal.program.signal(Signal::KILL);
+    expect_nobody(&pids);
+}
+
+#[test]
+fn a_closed_terminal_ends_the_demo() {
+    let demo = Demo::start(80, 24);
+    let pids = demo.pids();
+    let mut program = demo.terminal.close();
+    assert!(program.end(String::new).code().is_some(), "it was to end by itself");
+    expect_nobody(&pids);
+}
+
+#[test]
+fn any_cluster_is_shown_and_left_alone_unless_asked_twice() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    // One that follows: the others are found by what it says.
+    let one = cluster.addresses[(leader + 1) % 3].clone();
+    let mut command = drave(&["top", "--endpoints", &one]);
+    let mut terminal = Terminal::start(&mut command, 80, 24);
+    for node in 1..=3 {
+        terminal.line("all members, though one was named", |line| {
+            line.starts_with(&format!("n{node} ")) && line.ends_with("answers")
+        });
+    }
+    terminal.press("k1zt");
+    terminal.line("it asks again", |line| line.ends_with("t once more: transfer"));
+    assert!(!terminal.text().contains("hand over"));
+    terminal.press("t");
+    terminal.line("another leads", |line| line.contains(&format!(", after n{}", leader + 1)));
+    cluster.expect_no_deaths();
+    cluster.kill(leader);
+    terminal.line("it is down", |line| line.starts_with(&format!("n{} ", leader + 1)) && line.ends_with("down"));
+    terminal.press("q");
+    assert_eq!(terminal.end(), Some(0));
+}
+
+#[test]
+fn without_a_terminal_there_is_no_view() {
+    let said = support::run(&mut drave(&["top"]));
+    assert_eq!((said.code, said.out.as_str()), (Some(2), ""), "{said:?}");
+    assert!(said.err.contains("drave status --watch"), "{said:?}");
+}
+
+/// Whether this very program is to panic in a view: it is run in a terminal by the test below.
+const PANIC: &str = "DRAVE_TEST_PANIC_IN_A_VIEW";
+
+#[test]
+fn a_panic_gives_the_terminal_back_and_is_seen() {
+    let name = "a_panic_gives_the_terminal_back_and_is_seen";
+    if std::env::var_os(PANIC).is_some() {
+        let _screen = drave::cli::view::terminal::Screen::open().unwrap();
+        // On a thread that nobody waits for, and with the screen still open: the process is to end of it.
+        std::thread::spawn(|| panic!("on purpose")).join().unwrap_err();
+        std::process::abort();
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--nocapture"]).env(PANIC, "1");
+    let mut terminal = Terminal::start(&mut command, 80, 24);
+    assert_eq!(terminal.end(), None, "it was to abort");
+    terminal.line("what it said", |line| line.contains("on purpose"));
+    assert!(terminal.is_as_before(), "{}", terminal.text());
+}
+
+#[test]
+fn a_plain_demo_in_a_terminal_speaks_in_lines() {
+    let (directory, base) = (tempfile::tempdir().unwrap(), ports(1));
+    let mut command = drave(&["demo", "--plain", "--nodes", "1", "--base-port", &base.to_string(), "--dir"]);
+    command.arg(directory.path().join("data")).env("TMPDIR", directory.path());
+    let mut terminal = Terminal::start(&mut command, 120, 40);
+    terminal.line("a prefixed line", |line| line.starts_with("n1 | "));
+    assert!(!terminal.screen.lock().unwrap().screen().alternate_screen());
+    terminal.press("\x03");
+    assert_eq!(terminal.end(), Some(0));
+}
