@@ -242,7 +242,6 @@ fn a_resized_terminal_is_drawn_anew() {
     demo.terminal.resize(60, 16);
     let titles = |line: &str| line.starts_with("node ") && line.contains(" state") && !line.contains("address");
     demo.terminal.line("fewer columns", titles);
-    demo.terminal.resize(1, 1);
     demo.terminal.resize(80, 24);
     demo.terminal.line("all rows", |line| line.contains(" fsync p99 "));
     demo.terminal.press("q");
