@@ -375,7 +375,7 @@ fn without_a_leader_requests_wait_and_then_nothing_was_applied() {
 }
 
 #[test]
-fn what_was_asked_of_a_leader_that_froze_is_told_unknown() {
+fn what_was_asked_of_a_leader_that_is_left_alone_is_told_unknown() {
     let (mut cluster, webs) = webs(3, &[]);
     let leader = cluster.leader();
     let mut web = Web::dial(&webs[leader]);
@@ -463,15 +463,17 @@ fn the_status_is_the_nodes_own_and_the_page_loads_nothing() {
     assert_ne!(web.get("/").field("content-security-policy").unwrap(), policy, "another word each time");
 }
 
-/// What all samples of a family come to.
-fn sample(text: &str, family: &str) -> Option<(OpenMetricsType, Vec<(Vec<String>, OpenMetricsValue)>)> {
+/// A family: of which kind it is, and of each sample its labels and its value.
+type Family = (OpenMetricsType, Vec<(Vec<String>, OpenMetricsValue)>);
+
+fn sample(text: &str, family: &str) -> Option<Family> {
     let told = openmetrics_parser::openmetrics::parse_openmetrics(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     let family = told.families.get(family)?;
     let all = family.iter_samples().map(|sample| {
         let labels = sample.get_labelset().map(|set| set.iter_values().cloned().collect()).unwrap_or_default();
         (labels, sample.value.clone())
     });
-    Some((family.family_type.clone(), all.collect()))
+    Some((family.family_type, all.collect()))
 }
 
 fn number(value: &OpenMetricsValue) -> f64 {

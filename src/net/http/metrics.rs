@@ -105,7 +105,7 @@ fn process(status: &Status, out: &mut Out<'_>) -> fmt::Result {
     out.gauges("build_info", "Which version this is.", "version", version.into_iter())
 }
 
-/// Says one family after the other.
+/// Says one family after the other; one of which there is nothing to say, not at all: some who read it stumble there.
 struct Out<'a>(DescriptorEncoder<'a>);
 
 impl Out<'_> {
@@ -120,6 +120,10 @@ impl Out<'_> {
         label: &str,
         values: impl Iterator<Item = (String, i64)>,
     ) -> fmt::Result {
+        let mut values = values.peekable();
+        if values.peek().is_none() {
+            return Ok(());
+        }
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (is, value) in values {
             family.encode_family(&[(label, is)])?.encode_gauge(&value)?;
@@ -139,6 +143,10 @@ impl Out<'_> {
         label: &str,
         values: impl Iterator<Item = (String, u64)>,
     ) -> fmt::Result {
+        let mut values = values.peekable();
+        if values.peek().is_none() {
+            return Ok(());
+        }
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (is, value) in values {
             family.encode_family(&[(label, is)])?.encode_counter::<NoLabels, _, u64>(&value, None)?;
@@ -158,6 +166,9 @@ impl Out<'_> {
     }
 
     fn round_trips(&mut self, status: &Status) -> fmt::Result {
+        if status.figures.round_trip_ns.is_empty() {
+            return Ok(());
+        }
         let (name, help) = ("peer_round_trip_time_seconds", "On a leader: from a heartbeat to its answer.");
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (peer, histogram) in &status.figures.round_trip_ns {
