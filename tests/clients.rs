@@ -133,6 +133,7 @@ fn counts_through_a_death(how: &str, cluster: &mut Cluster, doors: &[String], as
     assert!(script.is_running(), "it was over before anything happened");
     let said = script.end();
     assert_eq!((said.code, said.out.as_str()), (Some(0), "begins\n3000\n"), "{said:?}\n{}", cluster.logs());
+    cluster.spawn(leader);
     cluster.agree();
 }
 

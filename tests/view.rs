@@ -276,6 +276,8 @@ fn no_node_outlives_a_demo_that_is_killed_not_even_a_frozen_one() {
 #[test]
 fn a_closed_terminal_ends_the_demo() {
     let demo = Demo::start(80, 24);
+    // It is shown: before that, the end of a terminal ends it as it ends any program.
+    demo.leader();
     let pids = demo.pids();
     let mut program = demo.terminal.close();
     assert!(program.end(String::new).code().is_some(), "it was to end by itself");

@@ -19,7 +19,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use slab::Slab;
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::ToSocketAddrs;
 use std::time::{Duration, Instant};
 
@@ -586,23 +586,6 @@ impl Mux {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
-        while !self.output.is_empty() {
-            match stream.write(&self.output) {
-                Ok(n) => self.output.advance(n),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Not connected yet: the event that says it is comes.
-                Err(error) if error.kind() == io::ErrorKind::NotConnected => break,
-                Err(error) => return Err(error),
-            }
-        }
-        if self.output.is_empty() {
-            self.output.clear();
-        }
-        match stream.flush() {
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => Ok(()),
-            flushed => flushed,
-        }
+        self.stream.as_mut().map_or(Ok(()), |stream| stream.pour(&mut self.output))
     }
 }

@@ -15,7 +15,7 @@ use crate::wire::hello::{Hello, Welcome};
 use bytes::{Buf, Bytes, BytesMut};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::ToSocketAddrs;
 use std::time::{Duration, Instant};
 
@@ -162,22 +162,11 @@ impl Scout {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        while !self.output.is_empty() {
-            match self.stream.write(&self.output) {
-                Ok(n) => self.output.advance(n),
-                Err(error) if waits(&error) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        match self.stream.flush() {
-            Err(error) if waits(&error) => Ok(()),
-            flushed => flushed,
-        }
+        self.stream.pour(&mut self.output)
     }
 }
 
-/// Nothing to read, no room to write, or not connected yet: an event says when there is.
+/// Nothing to read, or not connected yet: an event says when there is.
 fn waits(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected)
 }

@@ -1,6 +1,7 @@
 //! A socket, or a socket with TLS on it.
 
 use super::keys::Keys;
+use bytes::{Buf, BytesMut};
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
 #[cfg(feature = "tls")]
@@ -37,6 +38,27 @@ impl<S: Read + Write> Stream<S> {
         match keys {
             None => Ok(Stream::plain(socket)),
             Some(keys) => keys.accept(socket),
+        }
+    }
+
+    /// Writes what the socket takes of that. The rest stays where it is until the next time, or is kept here if it is
+    /// encrypted already; that a socket is not connected yet is no error.
+    pub fn pour(&mut self, output: &mut BytesMut) -> io::Result<()> {
+        let waits = |error: &io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected);
+        while !output.is_empty() {
+            match self.write(output) {
+                Ok(n) => output.advance(n),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if waits(&error) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if output.is_empty() {
+            output.clear();
+        }
+        match self.flush() {
+            Err(error) if waits(&error) => Ok(()),
+            flushed => flushed,
         }
     }
 

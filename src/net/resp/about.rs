@@ -123,7 +123,7 @@ pub fn tell(words: &Words, scene: &Scene, status: &Status, keys: u64) -> String 
         ("Persistence", "loading:0\r\naof_enabled:1\r\n".to_owned()),
         ("Stats", format!("total_commands_processed:{}\r\n", scene.commands)),
         ("Replication", replication(scene)),
-        ("Cluster", "cluster_enabled:0\r\n".to_owned()),
+        ("Cluster", "cluster_enabled:1\r\n".to_owned()),
         ("Keyspace", if keys == 0 { String::new() } else { format!("db0:keys={keys}\r\n") }),
         ("Raft", raft(scene, status)),
     ];
