@@ -14,7 +14,7 @@ use crate::wire::WireError;
 use crate::wire::client::{NEWS, put_request_frame, read_reply_frame};
 use crate::wire::frame::{FrameReader, Kind};
 use crate::wire::hello::{Hello, Welcome};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use slab::Slab;

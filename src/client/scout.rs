@@ -12,7 +12,7 @@ use crate::wire::WireError;
 use crate::wire::client::{NEWS, put_request_frame, read_reply_frame};
 use crate::wire::frame::FrameReader;
 use crate::wire::hello::{Hello, Welcome};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use std::io::{self, Read};

@@ -5,6 +5,7 @@ use super::*;
 use crate::api::{self, Op};
 use crate::types::{ClusterId, DiskId, Index, Position, SessionId, Term};
 use crate::wire::client::{put_reply_frame, read_request_frame};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream as Blocking};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
