@@ -73,6 +73,7 @@
 //! | [`types`], [`limits`] | nouns, and every bound |
 //! | [`codec`], [`api`] | bytes; what may be asked of a cluster |
 //! | [`disk`] | the few promises we need of a filesystem |
+//! | [`secure`] | byte streams that may be encrypted |
 //! | [`consensus`] | the algorithm: no clock, thread, socket or file |
 //! | [`wal`] | the journal: entries and hard state in one ordered stream |
 //! | [`snapshot`] | what takes the place of a log: one file, published whole |

@@ -194,7 +194,9 @@ fn leaves_nothing_behind(size: &str, keys: &str) {
     let words = ["bench", "put", "--clients", "2", "--inflight", "2", "--value-size", size, "--keys", keys];
     let mut words = [&words[..], &["--dist", "seq", "--warmup", "0s", "--duration", "1h"]].concat();
     words.extend(["--timeout", "1s"]);
-    let bench = Beside::start(cluster.directory.path(), "bench", &mut cluster.drave(&words));
+    let mut bench = Beside::start(cluster.directory.path(), "bench", &mut cluster.drave(&words));
+    let how = || format!("{:?}\n{}", cluster.run(&["status"]), cluster.logs());
+    until("the benchmark ends", || (!bench.is_running()).then_some(()), how);
     let said = bench.end();
     assert_eq!(said.code, Some(3), "{said:?}\n{}", cluster.logs());
     assert!(said.err.contains("no space left on the disk of the leader"), "{said:?}");

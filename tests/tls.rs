@@ -142,6 +142,27 @@ fn a_peer_shows_a_certificate() {
 }
 
 #[test]
+fn the_http_door_encrypts_too() {
+    let mut cluster = Cluster::prepare(1);
+    let authority = Authority::new(cluster.directory.path(), "ours");
+    cluster.words.extend(authority.node());
+    let web = format!("127.0.0.1:{}", support::ports(1));
+    cluster.webs = vec![web.clone()];
+    cluster.spawn(0);
+    let Some(_) = installed("curl") else { return };
+    let ask = |words: &[&str]| {
+        let always = ["-s", "-m", "20", "--cacert", &authority.ca];
+        run(installed("curl").unwrap().args(always).args(words).arg(format!("https://{web}/kv/lunch")))
+    };
+    let large = "x".repeat(100_000);
+    let put = ["-f", "-X", "PUT", "--data-binary", &large];
+    until("it is put", || (ask(&put).code == Some(0)).then_some(()), || cluster.logs());
+    assert!(ask(&[]).out == large);
+    let plain = run(installed("curl").unwrap().args(["-s", "-m", "20"]).arg(format!("http://{web}/kv/lunch")));
+    assert!(plain.code != Some(0) && plain.out.is_empty(), "{plain:?}");
+}
+
+#[test]
 fn the_redis_door_encrypts_too() {
     let mut cluster = Cluster::prepare(1);
     let authority = Authority::new(cluster.directory.path(), "ours");
