@@ -31,7 +31,8 @@ impl World {
         if self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard) {
             return true;
         }
-        membership.knows_otherwise(peer, disk).is_none() && up.met.get(&peer).is_none_or(|known| *known == disk)
+        // What was met counts where the membership names none.
+        membership.disk(peer).or(up.met.get(&peer).copied()).is_none_or(|known| known == disk)
     }
 
     /// Something has come to a node from a peer, of which each had such a disk when it was sent: whether it is

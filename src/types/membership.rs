@@ -82,9 +82,9 @@ impl Membership {
         self.members.keys().copied()
     }
 
-    /// Whether the disk of whoever comes under that id is the one it is known by, if one is.
-    pub fn knows_otherwise(&self, id: NodeId, disk: DiskId) -> Option<DiskId> {
-        self.members.get(&id)?.disk.filter(|known| *known != disk)
+    /// The disk that a member is known by, if one is.
+    pub fn disk(&self, id: NodeId) -> Option<DiskId> {
+        self.members.get(&id)?.disk
     }
 
     /// How many of `n` voters are a majority.

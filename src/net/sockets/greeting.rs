@@ -113,9 +113,14 @@ impl Net {
         self.events.push(Event::Met { peer, disk });
     }
 
-    /// The disk that peer is known by, if it is another: by the membership, or by what we have met.
+    /// The disk that peer is known by, if it is another: by the membership, or, where that names none, by what we
+    /// have met. A member may have gone and come back with another disk without our having seen it go: a snapshot
+    /// told us of both at once.
     fn knows_otherwise(&self, peer: NodeId, disk: DiskId) -> Option<DiskId> {
-        self.members.knows_otherwise(peer, disk).or_else(|| self.disks.other(peer, disk))
+        match self.members.disk(peer) {
+            Some(known) => (known != disk).then_some(known),
+            None => self.disks.other(peer, disk),
+        }
     }
 
     fn warn_of_disk(&mut self, now: Time, peer: NodeId, disk: DiskId) {
