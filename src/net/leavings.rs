@@ -64,6 +64,22 @@ impl Leavings {
     }
 }
 
+/// Lets the system have the memory that is free. The allocator does so by itself only with what lies behind the last
+/// thing in use, and one small thing that came late may keep fifty megabytes.
+pub fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        let trim = || {
+            give_way();
+            // SAFETY: it may be called at any time, by any thread, and touches nothing that is in use.
+            let _whether_there_was_any = unsafe { libc::malloc_trim(0) };
+        };
+        if let Err(error) = std::thread::Builder::new().name("trim".into()).spawn(trim) {
+            log::debug!("memory that is free is kept: {error}");
+        }
+    }
+}
+
 /// The thread that calls this gives way to others: nobody waits for what it does.
 pub fn give_way() {
     if let Err(error) = setpriority_process(Some(gettid()), NICE) {

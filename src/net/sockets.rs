@@ -76,6 +76,8 @@ pub struct Net {
     callers: bool,
     accept_at: Time,
     conns: Slab<Conn>,
+    /// How many there were at most, since memory was last given back.
+    most: usize,
     generation: usize,
     clients: usize,
     /// Those who have not said who they are, the one that waits longest first.
@@ -139,6 +141,7 @@ impl Net {
             callers: false,
             accept_at: Time::ZERO,
             conns: Slab::new(),
+            most: 0,
             generation: 0,
             clients: 0,
             strangers: VecDeque::new(),

@@ -2,10 +2,14 @@
 
 use super::{KEY_MASK, Net, SWEEP, find};
 use crate::net::dialect::Role;
+use crate::net::leavings::give_back;
 use crate::net::speech::Speech;
 use crate::node::event::{Caller, Event};
 use crate::types::Time;
 use mio::Token;
+
+/// So many connections are a crowd: what they took is worth giving back when most of them are gone.
+const CROWD: usize = 1024;
 
 impl Net {
     /// Lets go of who kept us waiting too long, and of the buffers of who is idle.
@@ -34,13 +38,20 @@ impl Net {
         for token in overdue {
             self.close(now, token);
         }
+        self.most = self.most.max(self.conns.len());
+        if self.most > CROWD && self.conns.len() < self.most / 4 {
+            self.most = self.conns.len();
+            give_back();
+        }
     }
 
     pub(super) fn close(&mut self, now: Time, token: Token) {
         if find(&mut self.conns, token).is_none() {
             return;
         }
+        self.most = self.most.max(self.conns.len());
         let mut conn = self.conns.remove(token.0 & KEY_MASK);
+        self.look_over(now);
         let _either_way_it_is_dropped = self.poll.registry().deregister(&mut conn.stream);
         match conn.role {
             Role::Stranger => self.strangers.retain(|stranger| *stranger != token),
