@@ -4,12 +4,15 @@
 use crate::node::beforehand::Beforehand;
 use crate::types::{Entry, Index};
 use crate::wal::view::View;
+use std::ops::RangeInclusive;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread;
 use std::time::Duration;
+use std::{iter, thread, vec};
 
-/// So many batches are read beforehand: enough that neither waits for the other's every step.
-const BATCHES: usize = 4;
+/// So many batches are handed over together: to wake a thread costs more than to read a batch.
+const TOGETHER: usize = 8;
+/// So many times [`TOGETHER`] are read beforehand: enough that neither waits for the other's every step.
+const AHEAD: usize = 2;
 /// Who takes waits so long for a batch, and then reads by itself: heartbeats wait meanwhile.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// A log with less to apply is as quickly read on the way.
@@ -25,30 +28,44 @@ pub fn beforehand(view: &View, applied: Index, batch_bytes: u64) -> Beforehand {
     if range.end().0.saturating_sub(applied.0) < WORTHWHILE || *range.start() != applied.next() {
         return Beforehand::default();
     }
-    let (give, taken) = sync_channel(BATCHES);
+    let (give, taken) = sync_channel(AHEAD);
     let read = move || {
-        let mut next = *range.start();
-        while let Ok(entries) = view.entries(next..=*range.end(), batch_bytes)
-            && let Some(last) = entries.last()
-        {
-            next = last.position.index.next();
-            if give.send(entries).is_err() || next > *range.end() {
+        let mut batches = batches(view, range, batch_bytes);
+        loop {
+            let together: Vec<_> = batches.by_ref().take(TOGETHER).collect();
+            if together.is_empty() || give.send(together).is_err() {
                 return;
             }
         }
     };
     match thread::Builder::new().name("drave-reads".to_owned()).spawn(read) {
-        Ok(_ends_by_itself) => Beforehand::new(Batches(taken)),
+        Ok(_ends_by_itself) => Beforehand::new(Batches { taken, at_hand: Vec::new().into_iter() }),
         Err(_) => Beforehand::default(),
     }
 }
 
-struct Batches(Receiver<Vec<Entry>>);
+/// That range of the log in batches, up to the first entry that cannot be read.
+fn batches(view: View, range: RangeInclusive<Index>, batch_bytes: u64) -> impl Iterator<Item = Vec<Entry>> {
+    let mut next = *range.start();
+    iter::from_fn(move || {
+        let entries = (next <= *range.end()).then(|| view.entries(next..=*range.end(), batch_bytes))?.ok()?;
+        next = entries.last()?.position.index.next();
+        Some(entries)
+    })
+}
+
+struct Batches {
+    taken: Receiver<Vec<Vec<Entry>>>,
+    at_hand: vec::IntoIter<Vec<Entry>>,
+}
 
 impl Iterator for Batches {
     type Item = Vec<Entry>;
 
     fn next(&mut self) -> Option<Vec<Entry>> {
-        self.0.recv_timeout(PATIENCE).ok()
+        if self.at_hand.as_slice().is_empty() {
+            self.at_hand = self.taken.recv_timeout(PATIENCE).ok()?.into_iter();
+        }
+        self.at_hand.next()
     }
 }
