@@ -132,3 +132,12 @@ fn a_benchmark_is_drawn_and_so_are_two_of_them_and_a_sweep() {
     let rows: Vec<&str> = said.out.lines().rev().take(2).map(|line| line.split_whitespace().next().unwrap()).collect();
     assert_eq!(rows, ["4", "1"], "{said:?}");
 }
+
+#[test]
+fn a_benchmark_that_is_told_of_a_follower_alone_finds_the_others() {
+    let cluster = Cluster::start(3);
+    let follower = &cluster.addresses[(cluster.leader() + 1) % 3];
+    let words = [&["bench", "put", "--endpoints", follower, "--clients", "2"], SHORT].concat();
+    let said = run(&mut drave(&words));
+    assert_eq!(said.code, Some(0), "{said:?}\n{}", cluster.logs());
+}

@@ -4,6 +4,7 @@ use super::args::{Bench, What};
 use super::outcome::{Machine, Outcome, Second};
 use crate::api::{RoleName, Status};
 use crate::cli::cluster::Cluster;
+use crate::cli::status;
 use crate::cli::trouble::Trouble;
 use crate::client::deadline;
 use crate::types::Term;
@@ -216,13 +217,13 @@ pub fn grouped(number: u64) -> String {
     out
 }
 
-/// All nodes that answer, once one of them leads; without a leader when time is up.
+/// All nodes that answer, also those that nobody named, once one of them leads; without a leader when time is up.
 pub fn look(args: &Bench) -> Vec<Status> {
     let deadline = deadline(args.cluster.timeout);
     // A node that hangs is no reason to wait as long as for an answer.
-    let client = Cluster { timeout: args.cluster.timeout.min(LOOK), ..args.cluster.clone() }.client();
+    let cluster = Cluster { timeout: args.cluster.timeout.min(LOOK), ..args.cluster.clone() };
     loop {
-        let statuses: Vec<_> = args.cluster.endpoints.iter().filter_map(|at| client.status(at).ok()).collect();
+        let statuses: Vec<_> = status::ask(&cluster).into_iter().filter_map(|asked| asked.status.ok()).collect();
         if leader(&statuses).is_some() || Instant::now() >= deadline {
             return statuses;
         }
