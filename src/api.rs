@@ -361,8 +361,11 @@ pub struct Status {
     pub term: u64,
     /// Who leads, as far as it knows.
     pub leader: Option<u64>,
-    /// The last index known to be committed.
+    /// The last index of its log that is known to be committed.
     pub commit: u64,
+    /// The last index that is committed as far as it was ever told, whether its log has come that far or not.
+    #[serde(default)]
+    pub goal: u64,
     /// The last index applied to the state machine.
     pub applied: u64,
     /// The last index in the log.

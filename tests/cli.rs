@@ -5,7 +5,7 @@ use drave::api::{Op, Outcome, Reply, Request};
 use drave::types::{ClusterId, DiskId, Index, NodeId, Position, SessionId, Term};
 use drave::wire::client::{Numbered, put_reply_frame, read_request_frame};
 use drave::wire::frame::{FrameReader, Kind};
-use drave::wire::hello::Welcome;
+use drave::wire::hello::{VERSION_MAX, Welcome};
 use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -161,7 +161,8 @@ fn hang_up_on_commands(mut stream: TcpStream) -> Option<()> {
         };
         let mut out = BytesMut::new();
         if frame.kind == Kind::Hello {
-            Welcome { version: 2, cluster: ClusterId(7), node: NodeId::new(1)?, disk: DiskId(1) }.put(&mut out);
+            Welcome { version: VERSION_MAX, cluster: ClusterId(7), node: NodeId::new(1)?, disk: DiskId(1) }
+                .put(&mut out);
         } else {
             let Numbered { id, request, .. } = read_request_frame(frame).ok()?;
             let Request::Propose { op } = request else { return None };

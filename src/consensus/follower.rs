@@ -206,6 +206,7 @@ fn may_campaign(me: &Replica) -> bool {
 /// The leader says that everything up to there is committed; as far as our log was shown to agree
 /// with its, we know which entries it means.
 fn commit_to(me: &mut Replica, commit: Index) {
+    me.goal = me.goal.max(commit);
     let broken = me.options.mutants.breaks(Mutant::CommitUnmatched);
     let reach = if broken { me.log.last().index } else { me.verified };
     me.log.commit_to(me.log.commit().max(commit.min(reach)));

@@ -329,8 +329,9 @@ impl Leader {
 
     fn beat(&mut self, me: &mut Replica, round: Round) {
         for (peer, progress) in &mut self.progress {
-            progress.told = me.log.commit().min(progress.matched).max(progress.told);
-            me.send(*peer, Message::Beat { commit: progress.told, round });
+            let commit = me.log.commit();
+            progress.told = commit.min(progress.matched).max(progress.told);
+            me.send(*peer, Message::Beat { commit, round });
         }
     }
 

@@ -89,7 +89,7 @@ pub enum Message {
     },
     /// I lead; do you hear me? Waits for no disk.
     Beat {
-        /// The leader's commit index, as far as the receiver was sent the log.
+        /// The leader's commit index, however far the receiver is.
         commit: Index,
         /// The round to confirm.
         round: Round,

@@ -461,6 +461,11 @@ impl Raft {
         self.me.configs.since()
     }
 
+    /// How far it has to come: the highest index that is committed, as far as it was ever told.
+    pub fn goal(&self) -> Index {
+        self.me.goal.max(self.me.log.commit())
+    }
+
     /// Who leads, as far as this node knows.
     pub fn leader(&self) -> Option<NodeId> {
         match &self.role {

@@ -66,6 +66,9 @@ pub struct Replica {
     /// acknowledgements nor commits reach further. There is one leader a term, so it holds as long as
     /// the term does, whatever role we take meanwhile.
     pub verified: Index,
+    /// The highest index that a leader said is committed, whether we hold what is meant or not: how far
+    /// there is to go.
+    pub goal: Index,
     /// The latest round of reads. Never goes back in a process's life, so that none is used again.
     pub round: Round,
     /// The cluster's clock.
@@ -119,6 +122,7 @@ impl Replica {
             log,
             configs,
             verified: Index::ZERO,
+            goal: Index::ZERO,
             round: Round::default(),
             clock,
             notes: Vec::new(),

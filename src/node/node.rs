@@ -438,7 +438,7 @@ impl Node {
         }
         let leader = self.raft.leader();
         if self.leader != leader {
-            self.stats.figures.leader_changes += u64::from(leader.is_some());
+            self.stats.led_by(leader);
             self.leader = leader;
             let astray = self.forwarded.astray(leader);
             self.strand(now, astray);

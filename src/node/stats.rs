@@ -47,6 +47,8 @@ pub struct Stats {
     taking: Option<Time>,
     /// What is counted, and told as it is.
     pub figures: Figures,
+    /// Who led last, as far as it knows.
+    leader: Option<NodeId>,
     /// Bytes of snapshots that came from leaders.
     pub received: u64,
     /// Elections begun, by reason.
@@ -78,6 +80,7 @@ impl Default for Stats {
                 turn_ns: Buckets::of_durations(),
                 ..Figures::default()
             },
+            leader: None,
             received: 0,
             elections: BTreeMap::new(),
         }
@@ -153,6 +156,14 @@ impl Stats {
         {
             let trips = self.figures.round_trip_ns.entry(envelope.from.get());
             trips.or_insert_with(Buckets::of_durations).took(now.since(at));
+        }
+    }
+
+    /// That node leads, if any does.
+    pub fn led_by(&mut self, leader: Option<NodeId>) {
+        if leader.is_some() && leader != self.leader {
+            self.leader = leader;
+            self.figures.leader_changes += 1;
         }
     }
 

@@ -405,6 +405,7 @@ mod tests {
             term: 3,
             leader: Some(1),
             commit: 812,
+            goal: 812,
             applied: 812,
             last: 815,
             durable: 814,

@@ -9,9 +9,9 @@ use crate::types::{ClusterId, DiskId, NodeId};
 use bytes::{BufMut, BytesMut};
 
 /// The oldest version of the protocol this program speaks.
-pub const VERSION_MIN: u16 = 2;
+pub const VERSION_MIN: u16 = 3;
 /// The newest version of the protocol this program speaks.
-pub const VERSION_MAX: u16 = 2;
+pub const VERSION_MAX: u16 = 3;
 
 const MAGIC: [u8; 6] = *b"drave\n";
 
@@ -220,7 +220,7 @@ mod tests {
         for hello in [Hello::client(), Hello::peer(ClusterId(9), id(1), DiskId(77), 5, id(2)).at("a:1")] {
             assert_eq!(Hello::read(through_the_wire(|out| hello.put(out))), Ok(hello));
         }
-        let welcome = Welcome { version: 2, cluster: ClusterId(9), node: id(2), disk: DiskId(5) };
+        let welcome = Welcome { version: VERSION_MAX, cluster: ClusterId(9), node: id(2), disk: DiskId(5) };
         assert_eq!(Welcome::read(through_the_wire(|out| welcome.put(out))), Ok(welcome));
         for byte in 1..=9 {
             let reason = Reason::from_byte(byte).unwrap();
@@ -250,9 +250,10 @@ mod tests {
     #[test]
     fn versions_meet_or_do_not() {
         let speaks = |version_min, version_max| Hello { version_min, version_max, ..Hello::client() }.version();
-        assert_eq!(speaks(1, 9), Some(2));
-        assert_eq!(speaks(3, 9), None);
-        assert_eq!(speaks(1, 1), None);
+        assert_eq!(speaks(1, 9), Some(3));
+        assert_eq!(speaks(4, 9), None);
+        // A node of before there were deadlines would keep them otherwise than the others.
+        assert_eq!(speaks(1, 2), None);
         assert_eq!(speaks(0, 0), None);
     }
 }

@@ -41,7 +41,7 @@
 //! | 17 | forward | number, request | a peer, for a client of its own |
 //! | 18 | answer | number, reply | a peer, to what was forwarded |
 //! | 32 | request | [`client`]: number, whether to forward, request | a client |
-//! | 33 | reply | number, reply | a node, to a client |
+//! | 33 | reply | number, reply | a node, to a client; under the number [`client::NEWS`] a status that nobody asked for, when the members change |
 //!
 //! # What closes a connection
 //!
@@ -55,8 +55,9 @@
 //!
 //! A hello names the oldest and the newest version its sender speaks; the welcome names the newest
 //! that both speak, or the caller is refused. There is nothing else to negotiate: within a version no
-//! kind and no field is ever added, but for status, which is JSON. This is version 2; version 1
-//! had no changes of members, and no word for who is none.
+//! kind and no field is ever added, but for status, which is JSON. This is version 3. Version 2 had no deadlines of
+//! keys, which a node that does not know of them would keep otherwise than the others; no word of how much room a
+//! disk has; and a reply came only to a request. Version 1 had no changes of members, and no word for who is none.
 
 mod change;
 pub mod client;

@@ -9,7 +9,7 @@ use crate::machine::words::{Answer, Command};
 use crate::types::{ClusterId, ClusterTime, DiskId, NodeId, Payload, Term};
 use crate::wire::client::{put_reply_frame, read_request_frame};
 use crate::wire::frame::FrameReader;
-use crate::wire::hello::{Hello, Welcome};
+use crate::wire::hello::{Hello, VERSION_MAX, Welcome};
 use bytes::BytesMut;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -105,7 +105,7 @@ fn serve(mut stream: TcpStream, cluster: &Mutex<Cluster>) {
             if !greeted {
                 Hello::read(frame).unwrap();
                 let node = NodeId::new(1).unwrap();
-                Welcome { version: 2, cluster: ClusterId(1), node, disk: DiskId(1) }.put(&mut output);
+                Welcome { version: VERSION_MAX, cluster: ClusterId(1), node, disk: DiskId(1) }.put(&mut output);
                 greeted = true;
                 continue;
             }

@@ -5,6 +5,7 @@ use super::*;
 use crate::api::{self, Op};
 use crate::types::{ClusterId, DiskId, Index, Position, SessionId, Term};
 use crate::wire::client::{put_reply_frame, read_request_frame};
+use crate::wire::hello::VERSION_MAX;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream as Blocking};
 use std::sync::Arc;
@@ -52,7 +53,8 @@ impl Nodes {
             while let Some(frame) = reader.next(&mut input).unwrap() {
                 if !greeted {
                     greeted = true;
-                    Welcome { version: 2, cluster: ClusterId(1), node: id(me), disk: DiskId(me) }.put(&mut output);
+                    Welcome { version: VERSION_MAX, cluster: ClusterId(1), node: id(me), disk: DiskId(me) }
+                        .put(&mut output);
                     continue;
                 }
                 let asked = read_request_frame(frame).unwrap();

@@ -11,7 +11,8 @@ const UNSYNCED_MS_MAX: u64 = 1_000;
 pub fn checks(status: &Status) -> [(&'static str, Option<String>); 4] {
     let outside = (status.role == RoleName::Outside).then(|| "it belongs to no cluster".to_owned());
     let leader = status.leader.is_none().then(|| "it sees no leader".to_owned());
-    let lag = status.commit.saturating_sub(status.applied);
+    // What it holds may be all applied, and still be far from what its leader has.
+    let lag = status.goal.max(status.commit).saturating_sub(status.applied);
     let behind = (lag > LAG_MAX).then(|| format!("{lag} entries are to be applied"));
     let unsynced = status.disk.oldest_unsynced_ms;
     let disk = match status.low_space {
@@ -59,6 +60,7 @@ mod tests {
             term: 3,
             leader: Some(2),
             commit: 20_000,
+            goal: 20_000,
             applied: 20_000,
             last: 20_000,
             durable: 20_000,
@@ -95,6 +97,7 @@ mod tests {
             (Status { leader: None, ..well() }, "leader: it sees no leader"),
             (Status { role: RoleName::Outside, ..well() }, "member: it belongs to no cluster"),
             (Status { applied: 9_999, ..well() }, "applied: 10001 entries are to be applied"),
+            (Status { goal: 30_001, ..well() }, "applied: 10001 entries are to be applied"),
             (Status { low_space: true, ..well() }, "disk: it has too little room"),
             (Status { disk: unsynced, ..well() }, "disk: a write has not been synced for 1001 ms"),
         ] {

@@ -49,6 +49,7 @@ impl Node {
             term: self.raft.term().0,
             leader: self.raft.leader().map(NodeId::get),
             commit: log.commit().0,
+            goal: self.raft.goal().0,
             applied: self.applied.upto.0,
             last: log.last().index.0,
             durable: log.durable().0,

@@ -87,6 +87,29 @@ fn answers_that_were_lost_are_not_waited_for() {
     assert_eq!((node.raft().leader(), node.held()), (Some(LEADER), 0));
 }
 
+/// `/readyz` asks for it: all that a node holds may be applied, and be nothing beside what it lacks.
+#[test]
+fn who_holds_nothing_yet_knows_from_a_heartbeat_how_far_there_is_to_go() {
+    let (mut node, now) = follower();
+    hears(&mut node, now, Message::Beat { commit: Index(30_000), round: Round(2) });
+    let status = node.status(now);
+    assert_eq!((status.commit, status.applied, status.goal), (0, 0, 30_000), "what it does not hold it commits not");
+    hears(&mut node, now, Message::Beat { commit: Index::ZERO, round: Round(3) });
+    assert_eq!(node.status(now).goal, 30_000, "what is committed stays so");
+}
+
+/// Another leader is one that has another id; one that is lost and found again is not another.
+#[test]
+fn a_leader_that_is_lost_and_found_is_counted_once() {
+    let mut stats = Stats::default();
+    for leader in [Some(LEADER), None, Some(LEADER), None] {
+        stats.led_by(leader);
+    }
+    assert_eq!(stats.figures.leader_changes, 1);
+    stats.led_by(NodeId::new(3));
+    assert_eq!(stats.figures.leader_changes, 2);
+}
+
 /// Thesis §6.4: the leader is asked for no more than an index, and writes nothing down for it; the answer comes from
 /// the follower's own machine, even if it was told that it may pass the question on.
 #[test]
