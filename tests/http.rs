@@ -4,9 +4,6 @@
 mod support;
 
 use openmetrics_parser::{MetricNumber, OpenMetricsType, OpenMetricsValue};
-use rand::rngs::SmallRng;
-use rand::seq::IndexedRandom;
-use rand::{RngExt, SeedableRng};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -560,64 +557,6 @@ fn who_does_not_read_is_not_read_from_and_loses_nothing() {
         assert_eq!(web.read().body.len(), SIZE);
     }
     writes.join().unwrap().unwrap();
-}
-
-#[test]
-fn whatever_comes_the_node_serves_on_and_nothing_is_left_behind() {
-    let (mut cluster, webs) = webs(1, &[]);
-    let count = std::env::var("DRAVE_HTTP_MUTANTS").ok().and_then(|count| count.parse().ok()).unwrap_or(20_000);
-    let seed: u64 = rand::random();
-    let mut chance = SmallRng::seed_from_u64(seed);
-    let seeds: [&[u8]; 7] = [
-        b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"PUT /kv/k?ttl=1h HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nvalue",
-        b"PUT /kv/a%20b HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
-        b"DELETE /kv/k HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-        b"GET /metrics HTTP/1.1\r\nHost: [::1]:80\r\nAuthorization: Bearer x\r\n\r\n",
-        b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
-        b"GET http://localhost/readyz?verbose HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-    ];
-    let mut said = 0;
-    while said < count {
-        let Ok(mut web) = Web::try_dial(&webs[0]) else { panic!("seed {seed}: {}", cluster.logs()) };
-        for _ in 0..chance.random_range(1..20) {
-            said += 1;
-            let mut bytes = seeds.choose(&mut chance).unwrap().to_vec();
-            for _ in 0..chance.random_range(0..4) {
-                mutate(&mut bytes, &mut chance);
-            }
-            // It may have closed already: what it has not heard it has not done.
-            if web.stream.get_mut().write_all(&bytes).is_err() {
-                break;
-            }
-        }
-        if chance.random_bool(0.5) {
-            let _it_may_be_gone = web.stream.get_ref().shutdown(Shutdown::Write);
-            let _whatever_it_says = web.stream.read_to_end(&mut Vec::new());
-        }
-    }
-    let gone = || (Web::dial(&webs[0]).get("/status.json").json()["figures"]["connections"]["http"] == 1).then_some(());
-    until("all connections but one are gone", gone, || format!("seed {seed}\n{}", cluster.logs()));
-    let closed = || (cluster.status(0)?.sessions == 0).then_some(());
-    until("all sessions are closed", closed, || format!("seed {seed}\n{}", cluster.logs()));
-    let mut web = Web::dial(&webs[0]);
-    assert_eq!((web.ask("PUT", "/kv/k", b"v").status, web.get("/kv/k").text()), (204, "v".into()), "seed {seed}");
-    cluster.expect_no_deaths();
-}
-
-fn mutate(bytes: &mut Vec<u8>, chance: &mut SmallRng) {
-    let at = chance.random_range(0..=bytes.len());
-    match chance.random_range(0..5) {
-        0 if at < bytes.len() => bytes[at] = chance.random(),
-        1 => bytes.truncate(at),
-        2 => bytes.insert(at, *b"\r\n\0 :%0\xff".choose(chance).unwrap()),
-        3 => {
-            let part: Vec<u8> = bytes[at..].to_vec();
-            bytes.extend_from_slice(&part);
-        }
-        _ if at < bytes.len() => drop(bytes.remove(at)),
-        _ => {}
-    }
 }
 
 /// curl, if it is there. Where it must be, its absence is a failure.

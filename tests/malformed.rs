@@ -1,0 +1,281 @@
+//! Whatever is said at any door of a real cluster: random bytes, lengths that promise too much, and real words with
+//! something wrong in them. Nodes live, who means well is served meanwhile, and nothing is left behind.
+//!
+//! `DRAVE_MALFORMED` says how many requests each door gets, `DRAVE_MALFORMED_RATE` how many a second at most;
+//! `--nocapture` shows how long honest writes took meanwhile, beside how long they took before.
+//! `scripts/malformed.sh` asks for as many as prove something.
+
+mod support;
+
+use bytes::{BufMut, BytesMut};
+use drave::api::{Consistency, Op, Request};
+use drave::client::{Client, Options};
+use drave::machine::{Command as Do, Query};
+use drave::types::SessionId;
+use drave::wire::client::put_request_frame;
+use drave::wire::frame::{Kind, put_frame};
+use drave::wire::hello::Hello;
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use support::{Cluster, PATIENCE, ports, until};
+
+/// What a node may have grown by when all is over, in KiB: freed and kept by the allocator, the log in memory, and
+/// the keys that some of it has set.
+const MARGIN: u64 = 96 << 10;
+/// Who means well writes so often.
+const PACE: Duration = Duration::from_millis(5);
+/// As many requests at most go over one connection: most ends with the first that makes no sense.
+const CALL: usize = 4;
+
+/// One way to say nothing good.
+type Says = fn(&mut SmallRng) -> Vec<u8>;
+
+fn asked(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+fn noise(chance: &mut SmallRng, most: usize) -> Vec<u8> {
+    (0..chance.random_range(1..most)).map(|_| chance.random()).collect()
+}
+
+/// Changes a few bytes: another, none, one more, the same twice, or an end too early.
+fn mutate(bytes: &mut Vec<u8>, chance: &mut SmallRng) {
+    for _ in 0..chance.random_range(1..4) {
+        let at = chance.random_range(0..=bytes.len());
+        match chance.random_range(0..5) {
+            0 if at < bytes.len() => bytes[at] = chance.random(),
+            1 => bytes.truncate(at),
+            2 => bytes.insert(at, *b"\r\n\0 :%0*$-9\xff".choose(chance).unwrap()),
+            3 => bytes.extend_from_within(at..),
+            _ if at < bytes.len() => drop(bytes.remove(at)),
+            _ => {}
+        }
+    }
+}
+
+/// What a client of ours might well say, and more than it may.
+fn native(chance: &mut SmallRng) -> Vec<u8> {
+    // Nobody's: a session's number is no secret, and the one of whoever means well is not to be ended.
+    let session = SessionId(chance.random_range(1 << 40..1 << 41));
+    let command = Do::Put { key: b"malformed", value: b"value" }.encode();
+    let requests = [
+        Request::Status,
+        Request::Query { query: Query::Get { key: b"malformed" }.encode(), consistency: Consistency::Linearizable },
+        Request::Query {
+            query: Query::Scan { prefix: b"", after: None, limit: u32::MAX }.encode(),
+            consistency: Consistency::Local,
+        },
+        Request::Propose { op: Op::Open { window: 7 }.encode() },
+        Request::Propose { op: Op::Execute { session, seq: 1, lowest: 1, command }.encode() },
+        Request::Propose { op: Op::Close { session }.encode() },
+    ];
+    let mut out = BytesMut::new();
+    match chance.random_range(0..4) {
+        0 => out.put_slice(&noise(chance, 400)),
+        1 => {
+            let length = [u32::MAX, u32::MAX - 12, 1 << 31, (64 << 10) + 1, 64 << 10].choose(chance).unwrap();
+            out.put_u32_le(*length);
+            out.put_slice(&[chance.random(), chance.random_range(0..4), 0, 0]);
+            out.put_u32_le(chance.random());
+        }
+        sealed => {
+            let mut frame = BytesMut::new();
+            put_request_frame(&mut frame, chance.random(), chance.random(), requests.choose(chance).unwrap());
+            let mut bytes = frame[if sealed == 2 { 12 } else { 0 }..].to_vec();
+            mutate(&mut bytes, chance);
+            // With a checksum that is right again, it comes further.
+            if sealed == 2 {
+                put_frame(&mut out, Kind::Request, |out| out.put_slice(&bytes))
+            } else {
+                out.put_slice(&bytes)
+            }
+        }
+    }
+    out.to_vec()
+}
+
+fn redis(chance: &mut SmallRng) -> Vec<u8> {
+    let real: [&[u8]; 9] = [
+        b"*3\r\n$3\r\nSET\r\n$9\r\nmalformed\r\n$5\r\nvalue\r\n",
+        b"*2\r\n$3\r\nGET\r\n$9\r\nmalformed\r\n",
+        b"*5\r\n$3\r\nSET\r\n$1\r\nt\r\n$1\r\nv\r\n$2\r\nPX\r\n$4\r\n1000\r\n",
+        b"*1\r\n$5\r\nMULTI\r\n*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n*1\r\n$4\r\nEXEC\r\n",
+        b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n",
+        b"SET inline \"a \\x41 b\"\r\n",
+        b"*4\r\n$4\r\nSCAN\r\n$1\r\n0\r\n$5\r\nCOUNT\r\n$2\r\n10\r\n",
+        b"*1\r\n$4\r\nINFO\r\n",
+        b"*5\r\n$4\r\nMSET\r\n$1\r\na\r\n$1\r\n1\r\n$1\r\nb\r\n$1\r\n2\r\n",
+    ];
+    let bombs: [&[u8]; 7] = [
+        b"*2147483647\r\n",
+        b"*1048576\r\n$1\r\na\r\n",
+        b"$2147483647\r\n",
+        b"*2\r\n$3\r\nGET\r\n$1073741824\r\nabc\r\n",
+        b"*-9223372036854775808\r\n",
+        b"*99999999999999999999\r\n",
+        b"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n",
+    ];
+    say(chance, &real, &bombs)
+}
+
+fn http(chance: &mut SmallRng) -> Vec<u8> {
+    let real: [&[u8]; 7] = [
+        b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"PUT /kv/k?ttl=1h HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nvalue",
+        b"PUT /kv/a%20b HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
+        b"DELETE /kv/k HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: [::1]:80\r\nAuthorization: Bearer x\r\n\r\n",
+        b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"GET http://localhost/readyz?verbose HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    ];
+    let bombs: [&[u8]; 5] = [
+        b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 18446744073709551615\r\n\r\nx",
+        b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999\r\n\r\nx",
+        b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1048576\r\n\r\nx",
+        b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nvalue",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nRange: bytes=0-18446744073709551615\r\n\r\n",
+    ];
+    say(chance, &real, &bombs)
+}
+
+fn say(chance: &mut SmallRng, real: &[&[u8]], bombs: &[&[u8]]) -> Vec<u8> {
+    match chance.random_range(0..8) {
+        0 => noise(chance, 400),
+        1 => bombs.choose(chance).unwrap().to_vec(),
+        _ => {
+            let mut bytes = real.choose(chance).unwrap().to_vec();
+            mutate(&mut bytes, chance);
+            bytes
+        }
+    }
+}
+
+/// Says so many at those addresses in turn, at most so many a second.
+fn attack(name: &str, says: Says, whom: (&[String], &[u8]), (count, rate): (u64, u64), cluster: &Cluster) {
+    let ((addresses, hello), seed) = (whom, rand::random());
+    let mut chance = SmallRng::seed_from_u64(seed);
+    let (begun, mut said, mut calls) = (Instant::now(), 0, 0);
+    while said < count {
+        calls += 1;
+        let address = &addresses[calls % addresses.len()];
+        let Ok(mut stream) = TcpStream::connect(address) else { panic!("seed {seed}: {address}\n{}", cluster.logs()) };
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut bytes = hello.to_vec();
+        for _ in 0..chance.random_range(1..=CALL) {
+            bytes.extend(says(&mut chance));
+            said += 1;
+        }
+        // It may be closed midway: what was not heard was not done.
+        if stream.write_all(&bytes).is_ok() && chance.random_bool(0.5) && stream.shutdown(Shutdown::Write).is_ok() {
+            let _whatever_it_says = stream.read_to_end(&mut Vec::new());
+        }
+        let due = Duration::from_secs_f64(said as f64 / rate as f64);
+        std::thread::sleep(due.saturating_sub(begun.elapsed()));
+    }
+    let took = begun.elapsed();
+    eprintln!("{name}, seed {seed}: {said} in {calls} calls, {:.0} a second", said as f64 / took.as_secs_f64());
+}
+
+/// Writes at its pace until told to stop, and keeps how long each took, in microseconds.
+fn mean_well(addresses: &[String], stop: &AtomicBool, took: &Mutex<Vec<u64>>) {
+    let mut client = Client::with(addresses.to_vec(), Options { timeout: PATIENCE + PATIENCE, ..Options::default() });
+    while !stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        client.execute(&Do::Incr { key: b"honest", by: 1 }.encode()).unwrap();
+        took.lock().unwrap().push(begun.elapsed().as_micros() as u64);
+        std::thread::sleep(PACE.saturating_sub(begun.elapsed()));
+    }
+}
+
+/// Tells who means well to stop when it goes, however that comes about.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What was taken meanwhile, in order.
+fn taken(took: &Mutex<Vec<u64>>) -> Vec<u64> {
+    let mut taken = std::mem::take(&mut *took.lock().unwrap());
+    taken.sort_unstable();
+    taken
+}
+
+fn percentiles(taken: &[u64]) -> String {
+    assert!(!taken.is_empty(), "who means well is served");
+    let at = |share: f64| taken[(taken.len() as f64 * share) as usize];
+    format!("{} honest writes: p50 {} us, p99 {} us", taken.len(), at(0.5), at(0.99))
+}
+
+/// A process's resident memory in KiB, and how many sockets it has open.
+fn held(cluster: &Cluster, n: usize) -> (u64, usize) {
+    let of = format!("/proc/{}", cluster.pid(n).as_raw_nonzero());
+    let text = std::fs::read_to_string(format!("{of}/status")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let resident = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let files = std::fs::read_dir(format!("{of}/fd")).unwrap().filter_map(|file| file.ok()?.path().read_link().ok());
+    (resident, files.filter(|file| file.to_string_lossy().starts_with("socket:")).count())
+}
+
+/// Three nodes, with all doors.
+fn cluster() -> Cluster {
+    let mut cluster = Cluster::prepare(3);
+    let at = |base: u16| (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
+    (cluster.doors, cluster.webs) = (at(ports(3)), at(ports(3)));
+    (0..3).for_each(|n| cluster.spawn(n));
+    cluster.leader();
+    cluster
+}
+
+#[test]
+fn whatever_is_said_at_any_door_the_cluster_serves_on_and_nothing_is_left_behind() {
+    let mut cluster = cluster();
+    let (count, rate) = (asked("DRAVE_MALFORMED", 20_000), asked("DRAVE_MALFORMED_RATE", u64::MAX));
+    let mut hello = BytesMut::new();
+    Hello::client().put(&mut hello);
+    let doors: [(&str, &[String], &[u8], Says); 3] = [
+        ("native", &cluster.addresses, &hello, native),
+        ("Redis", &cluster.doors, b"", redis),
+        ("HTTP", &cluster.webs, b"", http),
+    ];
+    let (stop, took) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    let quiet = || until("honest writes", || (took.lock().unwrap().len() >= 1000).then_some(()), || cluster.logs());
+    let before: Vec<_> = std::thread::scope(|scope| {
+        let _told = StopAtEnd(&stop);
+        scope.spawn(|| mean_well(&cluster.addresses, &stop, &took));
+        quiet();
+        let before = (0..3).map(|n| held(&cluster, n)).collect();
+        for (name, addresses, hello, says) in doors {
+            taken(&took);
+            quiet();
+            eprintln!("before {name}: {}", percentiles(&taken(&took)));
+            let sessions = cluster.status(0).unwrap().sessions;
+            attack(name, says, (addresses, hello), (count, rate), &cluster);
+            eprintln!("during {name}: {}", percentiles(&taken(&took)));
+            // A native client's session is its own to close; those of the other doors end with their connections.
+            let closed = || (name == "native" || cluster.status(0)?.sessions <= sessions).then_some(());
+            until("all sessions are closed", closed, || cluster.logs());
+        }
+        before
+    });
+    for (n, (resident, sockets)) in before.into_iter().enumerate() {
+        let small = || {
+            let now = held(&cluster, n);
+            (now.0 <= resident + MARGIN && now.1 <= sockets).then_some(now)
+        };
+        let now = until("nothing is left behind", small, || {
+            format!("n{}: {resident} KiB and {sockets} sockets before, {:?} now", n + 1, held(&cluster, n))
+        });
+        eprintln!("n{}: {resident} KiB and {sockets} sockets before, {now:?} after", n + 1);
+    }
+    cluster.expect_no_deaths();
+    cluster.agree();
+}
