@@ -69,8 +69,8 @@ impl Leavings {
 pub fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
+        // It holds the allocator's lock, and so must not give way to those who wait for that.
         let trim = || {
-            give_way();
             // SAFETY: it may be called at any time, by any thread, and touches nothing that is in use.
             let _whether_there_was_any = unsafe { libc::malloc_trim(0) };
         };

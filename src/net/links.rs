@@ -81,6 +81,11 @@ impl Links {
         }
     }
 
+    /// All that are up.
+    pub fn all_up(&self) -> impl Iterator<Item = (NodeId, Token)> {
+        self.links.keys().filter_map(|peer| Some((*peer, self.up(*peer)?)))
+    }
+
     /// The next peer to be dialed by now, if there is one.
     pub fn due(&self, now: Time) -> Option<NodeId> {
         self.links.iter().find(|(_, link)| matches!(link.state, State::Down(at) if at <= now)).map(|(peer, _)| *peer)

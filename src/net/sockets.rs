@@ -541,6 +541,10 @@ fn find(conns: &mut Slab<Conn>, token: Token) -> Option<&mut Conn> {
     conns.get_mut(token.0 & KEY_MASK).filter(|conn| conn.token == token)
 }
 
+fn find_in(conns: &Slab<Conn>, token: Token) -> Option<&Conn> {
+    conns.get(token.0 & KEY_MASK).filter(|conn| conn.token == token)
+}
+
 /// Puts a connection in the list of those to be written to, once.
 fn touch(touched: &mut Vec<Token>, conn: &mut Conn) {
     if !std::mem::replace(&mut conn.touched, true) {

@@ -52,6 +52,14 @@ impl Speech {
         }
     }
 
+    /// It is idle: what its commands waited in is let go.
+    pub fn rest(&mut self) {
+        match self {
+            Speech::Redis(talk) => talk.turns.rest(),
+            Speech::Http(talk) => talk.turns.rest(),
+        }
+    }
+
     /// Its session, if one is open.
     pub fn session(&self) -> Option<SessionId> {
         match self {
@@ -96,7 +104,9 @@ impl Speech {
     /// nothing is said.
     pub fn patience(&self, unread: usize, options: &Options) -> Option<Duration> {
         match self {
-            Speech::Redis(talk) => talk.reader.is_midway().then_some(options.frame_patience),
+            Speech::Redis(talk) if talk.reader.is_midway() => Some(options.frame_patience),
+            // Who is let in may stay for as long as it likes; who has not said the password may not.
+            Speech::Redis(talk) => (!talk.guest.known).then_some(options.idle_patience),
             Speech::Http(talk) if talk.awaits_body() => Some(options.frame_patience),
             Speech::Http(_) if unread > 0 => Some(options.head_patience),
             Speech::Http(talk) => (talk.turns.waiting() == 0).then_some(options.idle_patience),

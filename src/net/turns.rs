@@ -178,6 +178,13 @@ impl<R> Turns<R> {
         self.slots.len() >= COMMANDS_MAX || self.bytes >= BYTES_MAX
     }
 
+    /// Lets go of the room that many commands waited in.
+    pub fn rest(&mut self) {
+        if self.slots.is_empty() {
+            self.slots = VecDeque::new();
+        }
+    }
+
     /// Its session, if one is open.
     pub fn session(&self) -> Option<SessionId> {
         match self.session {

@@ -1,7 +1,7 @@
 //! One connection: requests in, responses out, in the order of the requests.
 
 use super::asking::{About, Ask, ask};
-use super::door::{Options, admit};
+use super::door::{Options, admit, is_open};
 use super::telling::{self, Reading, What};
 use crate::api::{Refusal, Reply};
 use crate::machine::words::{Command, Life, Presence, Query};
@@ -36,11 +36,18 @@ struct Begun {
 pub struct Talk {
     reader: Reader,
     begun: Option<Begun>,
+    /// Whether it was let in beyond how many may be: it is told how the node is, once.
+    spare: bool,
     /// What was asked and is not answered.
     pub turns: Turns<Reading>,
 }
 
 impl Talk {
+    /// Nothing has been said. `spare`: more are connected than may be.
+    pub fn new(spare: bool) -> Talk {
+        Talk { spare, ..Talk::default() }
+    }
+
     /// Whether the body of a request is waited for.
     pub fn awaits_body(&self) -> bool {
         self.begun.is_some()
@@ -74,8 +81,12 @@ impl Talk {
     /// A head has come: its request begins, or is refused.
     fn begin(&mut self, head: &Head, out: &mut BytesMut, setting: &Setting<'_>) -> Option<Begun> {
         let manner = Manner::of(head);
+        let manner = Manner { keeps: manner.keeps && !self.spare, ..manner };
         let asked = ask(head).and_then(|ask| {
             admit(head, &ask, setting.on_loopback, setting.options)?;
+            if self.spare && !is_open(&ask) {
+                return Err(Wrong::new(503, "as many clients are connected as may be"));
+            }
             Ok(ask)
         });
         match asked {

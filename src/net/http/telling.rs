@@ -56,6 +56,7 @@ pub fn known(known: Known, manner: Manner) -> BytesMut {
 pub fn wrong(wrong: &Wrong, manner: Manner) -> BytesMut {
     let body = error(&wrong.why, Some(false));
     let fields: &[(&str, &str)] = match wrong.status {
+        503 => &[RETRY_AFTER],
         401 => &[("WWW-Authenticate", "Bearer realm=\"drave\"")],
         405 => &[("Allow", &wrong.why)],
         _ => &[],

@@ -30,6 +30,8 @@ pub const HTTP: Token = Token(usize::MAX - 4);
 pub const DOOR: Caller = Caller::Client(u64::MAX - 1);
 /// So many callers are let in before those who are in are heard.
 const ACCEPTS: usize = 64;
+/// So many more than may be connected are let in at the HTTP door, to ask how we are.
+const SPARE: usize = 64;
 
 /// Which door.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -38,6 +40,16 @@ pub enum Door {
     Redis,
     /// The HTTP door.
     Http,
+}
+
+impl Door {
+    /// Through which door whoever speaks so came in.
+    pub fn of(speech: &Speech) -> Door {
+        match speech {
+            Speech::Redis(_) => Door::Redis,
+            Speech::Http(_) => Door::Http,
+        }
+    }
 }
 
 /// Where callers come in.
@@ -53,6 +65,8 @@ struct Entrance {
 #[derive(Debug, Default)]
 pub struct Doors {
     entrances: BTreeMap<Door, Entrance>,
+    /// How many are in, by the door they came through.
+    pub inside: BTreeMap<Door, usize>,
     /// Our number for the last session that was opened or closed; and for which connections some are being.
     asked: u64,
     opening: BTreeMap<u64, Token>,
@@ -138,7 +152,10 @@ impl Net {
     fn admit(&mut self, now: Time, door: Door, socket: TcpStream) {
         let _if_not_it_is_slower = stream::tune_caller(&socket);
         let Ok(mut stream) = Stream::accepted(self.options.keys.as_ref(), socket) else { return };
-        if self.clients >= self.options.clients_max {
+        // Whoever asks whether we are well is answered also where nobody else is let in any more.
+        let spare = self.clients >= self.options.clients_max;
+        let asks = door == Door::Http && self.clients < self.options.clients_max + SPARE;
+        if spare && !asks {
             let _told_or_not = stream.write(match door {
                 Door::Redis => b"-ERR max number of clients reached\r\n".as_slice(),
                 Door::Http => http::telling::FULL,
@@ -153,10 +170,11 @@ impl Net {
                 let known = self.redis.options.password.is_none();
                 Speech::Redis(Box::new(Talk::new(Guest { id: token.0 as i64, known, ..Guest::default() })))
             }
-            Door::Http => Speech::Http(Box::default()),
+            Door::Http => Speech::Http(Box::new(http::talk::Talk::new(spare))),
         };
         put_back(now, conn, speech, BytesMut::new(), &self.options);
         self.clients += 1;
+        *self.doors.inside.entry(door).or_default() += 1;
     }
 
     /// Hears the commands that are whole, until it is enough for now.
@@ -177,13 +195,23 @@ impl Net {
         if goes_on { self.pump(now, token) } else { self.close(now, token) }
     }
 
-    /// The other side has said its last. It may still listen: what it asked is answered.
+    /// The other side has said its last. It may still listen: what it asked is answered, and what was answered
+    /// is written.
     pub(super) fn ended(&mut self, now: Time, token: Token) {
         let Some(conn) = find(&mut self.conns, token) else { return };
+        let said = conn.is_all_said();
         match &mut conn.speech {
             Some(speech) if speech.waiting() > 0 => {
                 speech.leave();
                 conn.readable = false;
+            }
+            Some(speech) if !said && !conn.lingers => {
+                speech.leave();
+                (conn.readable, conn.farewell) = (false, true);
+                // As long as it takes something of it.
+                conn.wait_for(now, Some(self.options.idle_patience));
+                touch(&mut self.touched, conn);
+                self.look_over(now);
             }
             _ => self.close(now, token),
         }
@@ -307,8 +335,13 @@ impl Net {
 fn put_back(now: Time, conn: &mut Conn, speech: Speech, out: BytesMut, options: &crate::net::Options) {
     conn.asked = speech.waiting();
     let unread = conn.input().len();
-    // Whoever is not heard is not waited for.
-    let patience = if conn.unheard { None } else { speech.patience(unread, options) };
+    let patience = match conn.unheard {
+        false => speech.patience(unread, options),
+        // It has to take what it was told before it is heard again.
+        true if !out.is_empty() => Some(options.idle_patience),
+        // It waits for us.
+        true => None,
+    };
     if !conn.lingers {
         conn.wait_for(now, patience);
     }

@@ -21,7 +21,8 @@ impl Net {
     /// Hears the requests that are whole, until it is enough for now.
     pub(super) fn converse_http(&mut self, now: Time, token: Token, talk: &mut Talk, out: &mut BytesMut) -> bool {
         let Some(conn) = find(&mut self.conns, token) else { return false };
-        let on_loopback = conn.stream.socket().local_addr().is_ok_and(|address| address.ip().is_loopback());
+        let on_loopback =
+            conn.stream.socket().local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
         let setting = Setting { now, options: &self.http, on_loopback, stopping: self.stopping };
         loop {
             conn.unheard = talk.turns.is_full() || out.len() > self.options.client_bytes_mark;

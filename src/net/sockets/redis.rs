@@ -43,8 +43,10 @@ impl Net {
             match talk.reader.next(conn.input(), bounds) {
                 Ok(None) => return true,
                 Ok(Some(words)) => {
-                    // It has kept its word: patience begins anew.
-                    conn.wait_for(now, None);
+                    if talk.guest.known {
+                        // It has kept its word: patience begins anew.
+                        conn.wait_for(now, None);
+                    }
                     self.redis.commands += 1;
                     let Redis { options, cursors, .. } = &self.redis;
                     let setting = Setting { now, options, cursors, scene: &|| self.scene(), stopping: self.stopping };

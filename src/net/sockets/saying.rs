@@ -12,7 +12,7 @@ use crate::types::{NodeId, Time};
 use crate::wire::client::{NEWS, put_reply, reply_frame_size};
 use crate::wire::frame::Kind;
 use crate::wire::peer::PeerFrame;
-use bytes::BufMut;
+use bytes::{BufMut, BytesMut};
 use mio::Token;
 
 impl Net {
@@ -64,9 +64,11 @@ impl Net {
     /// Says to every native client how this node is, and so who the members are: those it knows may all be gone
     /// before it asks. Nothing is said to one that does not read.
     pub fn announce(&mut self, status: &Reply) {
+        let mut news = BytesMut::new();
+        put_numbered(&mut news, NEWS, status);
         for (_, conn) in &mut self.conns {
             if matches!(conn.role, Role::Client(_)) && !conn.rests(&self.options) {
-                put(conn, NEWS, status);
+                conn.lanes.put(Kind::Reply, news.len(), |out| out.put_slice(&news));
                 touch(&mut self.touched, conn);
             }
         }
@@ -96,8 +98,10 @@ impl Net {
 }
 
 fn put(conn: &mut Conn, id: u64, reply: &Reply) {
-    conn.lanes.put(Kind::Reply, reply_frame_size(reply), |out| {
-        out.put_u64_le(id);
-        put_reply(out, reply);
-    });
+    conn.lanes.put(Kind::Reply, reply_frame_size(reply), |out| put_numbered(out, id, reply));
+}
+
+fn put_numbered(out: &mut BytesMut, id: u64, reply: &Reply) {
+    out.put_u64_le(id);
+    put_reply(out, reply);
 }

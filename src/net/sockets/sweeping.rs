@@ -1,5 +1,6 @@
 //! How connections end: those that kept us waiting too long, and all others.
 
+use super::doors::Door;
 use super::{KEY_MASK, Net, SWEEP, find};
 use crate::net::dialect::Role;
 use crate::net::leavings::give_back;
@@ -23,6 +24,7 @@ impl Net {
             }
             if !std::mem::take(&mut conn.used) {
                 conn.lanes.rest();
+                conn.speech.as_mut().map(Speech::rest);
             } else {
                 again = true;
             }
@@ -57,6 +59,10 @@ impl Net {
             Role::Stranger => self.strangers.retain(|stranger| *stranger != token),
             Role::Client(number) | Role::Guest(number) => {
                 self.clients -= 1;
+                let door = conn.speech.as_ref().map(Door::of);
+                if let Some(inside) = door.and_then(|door| self.doors.inside.get_mut(&door)) {
+                    *inside -= 1;
+                }
                 self.events.push(Event::CallerGone(Caller::Client(number)));
                 if let Some(session) = conn.speech.as_ref().and_then(Speech::session) {
                     self.close_session(session);

@@ -3,6 +3,7 @@
 use super::super::Identity;
 use super::*;
 use crate::net::options::Options;
+use crate::net::password::Password;
 use crate::types::{ClusterId, DiskId, NodeId};
 use std::io::Read;
 use std::net::TcpStream as Blocking;
@@ -157,11 +158,80 @@ fn a_redis_client_that_is_idle_may_stay_and_one_that_is_busy_too() {
 }
 
 #[test]
-fn one_client_too_many_is_told_so() {
+fn who_has_not_said_the_password_may_not_stay_for_ever() {
+    let options = Options::default();
+    let mut node = Pumped::open();
+    node.net.redis.options.password = Some(Password::new(b"open sesame"));
+    let mut redis = node.dial_at(Door::Redis);
+    node.skip(options.idle_patience / 2);
+    node.say(&mut redis, b"AUTH guess\r\n");
+    assert!(node.answer(&mut redis).starts_with("-WRONGPASS"));
+    node.skip(options.idle_patience / 2 + Duration::from_secs(2));
+    assert_eq!(node.net.clients, 0, "a guess begins nothing anew");
+
+    let mut redis = node.dial_at(Door::Redis);
+    node.say(&mut redis, b"AUTH \"open sesame\"\r\n");
+    assert_eq!(node.answer(&mut redis), "+OK\r\n");
+    node.skip(options.idle_patience * 3);
+    assert_eq!(node.net.clients, 1);
+}
+
+#[test]
+fn who_says_its_last_with_its_question_hears_the_answer() {
+    let mut node = Pumped::open();
+    for (door, question, end) in [(Door::Redis, &b"PING\r\n"[..], "+PONG\r\n"), (Door::Http, ASK, "alive\n")] {
+        let mut caller = node.dial_at(door);
+        caller.write_all(question).unwrap();
+        caller.shutdown(Shutdown::Write).unwrap();
+        let answer = node.answer(&mut caller);
+        assert!(answer.ends_with(end), "{door:?}: {answer:?}");
+        node.until("it is let go", |net| net.clients == 0);
+    }
+}
+
+#[test]
+fn who_asks_and_reads_no_answer_is_let_go() {
+    let options = Options::default();
+    let mut node = Pumped::open();
+    let mut deaf = node.dial();
+    let ask = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50);
+    let unheard = |net: &Net| net.conns.iter().any(|(_, conn)| conn.unheard && !conn.lanes.is_empty());
+    for _ in 0..1000 {
+        if unheard(&node.net) {
+            break;
+        }
+        node.say(&mut deaf, &ask);
+    }
+    assert!(unheard(&node.net), "more waits for it than it is read from beside");
+    node.skip(Duration::from_secs(2));
+    node.skip(options.idle_patience - Duration::from_secs(1));
+    assert_eq!(node.net.clients, 1);
+    node.skip(Duration::from_secs(3));
+    assert_eq!(node.net.clients, 0, "it has taken nothing for so long");
+}
+
+#[test]
+fn where_no_client_more_may_be_connected_it_is_still_told_how_the_node_is() {
     let mut node = Pumped::open();
     node.net.options.clients_max = 1;
-    let _one = node.dial();
-    let mut another = Blocking::connect(node.net.doors.address(Door::Http).unwrap()).unwrap();
-    another.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-    assert!(node.answer(&mut another).starts_with("HTTP/1.1 503 "));
+    let _one = node.dial_at(Door::Redis);
+    let mut probe = node.dial();
+    node.say(&mut probe, ASK);
+    let answer = node.answer(&mut probe);
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("Connection: close"), "{answer}");
+    drop(probe);
+    node.until("once", |net| net.clients == 1);
+    let mut more = node.dial();
+    node.say(&mut more, b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let answer = node.answer(&mut more);
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: 1"), "{answer}");
+    drop(more);
+    node.until("once", |net| net.clients == 1);
+
+    let _probes: Vec<_> = (0..SPARE).map(|_| node.dial()).collect();
+    for (door, said) in [(Door::Redis, "-ERR max number of clients"), (Door::Http, "HTTP/1.1 503 ")] {
+        let mut another = Blocking::connect(node.net.doors.address(door).unwrap()).unwrap();
+        another.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        assert!(node.answer(&mut another).starts_with(said));
+    }
 }
