@@ -505,6 +505,13 @@ pub struct PeerStatus {
     pub snapshot_bytes: u64,
 }
 
+impl PeerStatus {
+    /// How many entries it lacks, once it has told this leader how far it is: before that, `lag` is all there are.
+    pub fn known_lag(&self) -> Option<u64> {
+        (self.matched > 0 || self.stage != "probe").then_some(self.lag)
+    }
+}
+
 /// How a node's disk does. Latencies in microseconds, over the process's life.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct DiskStatus {

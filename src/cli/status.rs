@@ -162,9 +162,9 @@ fn row(endpoint: &str, status: &Status, leader: Option<&Status>) -> String {
     let seen = seen(status, leader);
     let leads = leader.is_some_and(|leader| leader.node == status.node);
     let (matched, lag) = match seen {
-        Some(peer) => (peer.matched.to_string(), peer.lag.to_string()),
+        Some(peer) if peer.known_lag().is_some() => (peer.matched.to_string(), peer.lag.to_string()),
         None if leads => (status.durable.to_string(), (status.last - status.durable).to_string()),
-        None => ("-".to_owned(), "-".to_owned()),
+        _ => ("-".to_owned(), "-".to_owned()),
     };
     let stage = seen.map_or("-", |peer| peer.stage.as_str());
     let heard = seen.and_then(|peer| peer.heard_ms).map_or("-".to_owned(), |ms| format!("{ms} ms"));

@@ -81,7 +81,7 @@ fn role(row: &Row) -> String {
 /// How many entries it lacks: as its leader knows, also of one that is silent.
 fn lag(row: &Row) -> String {
     match (row.peer, row.leader, row.status) {
-        (Some(peer), ..) => peer.lag.to_string(),
+        (Some(peer), ..) => peer.known_lag().map_or_else(none, |lag| lag.to_string()),
         (None, Some(leader), Some(status)) if leader.node == status.node => {
             status.last.saturating_sub(status.durable).to_string()
         }
