@@ -33,6 +33,8 @@ pub struct Applier<M> {
     mutants: Mutants,
     /// Mixed into the digest: zero, unless a mutant says who we are.
     tint: u64,
+    /// By how many milliseconds the machine's time differs from the cluster's: zero, unless a mutant says so.
+    skew: u64,
 }
 
 impl<M: StateMachine> Applier<M> {
@@ -52,6 +54,7 @@ impl<M: StateMachine> Applier<M> {
             digest: 0,
             mutants: Mutants::NONE,
             tint: 0,
+            skew: 0,
         };
         applier.settle();
         applier
@@ -60,6 +63,7 @@ impl<M: StateMachine> Applier<M> {
     /// The same on that node, with a rule broken.
     pub fn breaking(mut self, mutants: Mutants, node: NodeId) -> Applier<M> {
         self.mutants = mutants;
+        self.skew = if mutants.breaks(Mutant::ExpireByOwnClock) { 100 * node.get() } else { 0 };
         self.tint = if mutants.breaks(Mutant::MachineKnowsNode) { node.get() } else { 0 };
         self.settle();
         self
@@ -92,7 +96,11 @@ impl<M: StateMachine> Applier<M> {
         assert_eq!(entry.position.index, next, "entries are applied in order, each once (§5.3)");
         (self.position, self.time) = (entry.position, entry.time);
         self.sessions.advance(entry.time);
-        self.machine.advance(entry.time);
+        self.machine.advance(self.machine_time());
+    }
+
+    fn machine_time(&self) -> ClusterTime {
+        ClusterTime(self.time.0 + self.skew)
     }
 
     /// What it came to, if it is anything that somebody may wait for.
@@ -129,7 +137,7 @@ impl<M: StateMachine> Applier<M> {
             let forgot = self.mutants.breaks(Mutant::ForgetAnswers).then(|| self.sessions.latest(session)).flatten();
             return outcome(forgot.or(first), true);
         }
-        let context = Context { index, time: entry.time };
+        let context = Context { index, time: self.machine_time() };
         let answer =
             Some(self.machine.apply(&context, command)).filter(|answer| answer.len() as u64 <= ANSWER_BYTES_MAX);
         self.sessions.remember(session, seq, answer.clone());
@@ -198,7 +206,7 @@ impl<M: StateMachine> Applier<M> {
     /// Another applier of this kind, to be made of a snapshot.
     pub fn restoring(&self) -> Restoring<M> {
         let empty = Applier::with(self.machine.empty(), self.options);
-        Restoring::new(Applier { mutants: self.mutants, tint: self.tint, ..empty })
+        Restoring::new(Applier { mutants: self.mutants, tint: self.tint, skew: self.skew, ..empty })
     }
 
     /// Takes in the next piece of what another told.
@@ -212,7 +220,7 @@ impl<M: StateMachine> Applier<M> {
     /// All has been taken in: is it what the other froze?
     pub(super) fn restored(&mut self, head: &Head) -> Result<(), Malformed> {
         (self.position, self.time) = (head.position, head.time);
-        self.machine.advance(head.time);
+        self.machine.advance(self.machine_time());
         self.settle();
         if self.sessions.used() > head.position.index {
             return Err(Malformed("a session was used after the snapshot was taken"));

@@ -118,6 +118,8 @@ mutants! {
     CompactedIsConflict = "compacted-is-conflict",
     /// The machine is not deterministic: it mixes in who it is.
     MachineKnowsNode = "machine-knows-node",
+    /// Keys end by a clock that each node has for itself, not by the cluster's.
+    ExpireByOwnClock = "expire-by-own-clock",
     /// A configuration counts when it is committed, not as soon as it is in the log (§6).
     ConfigAtCommit = "config-at-commit",
     /// Voters change in one step, without a joint configuration (§6).
