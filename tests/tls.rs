@@ -6,8 +6,11 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use support::{Cluster, PATIENCE, drave, installed, run, until};
+use terminal::Terminal;
 
 mod support;
+#[path = "support/terminal.rs"]
+mod terminal;
 
 /// An authority and what it vouches for, as files.
 struct Authority {
@@ -139,6 +142,29 @@ fn a_peer_shows_a_certificate() {
     let own = Some((PathBuf::from(&shown[3]), PathBuf::from(&shown[5])));
     assert!(greets(&Files { own: None, authority: (&ours.ca).into() }).contains("show a certificate"));
     assert!(greets(&Files { own, authority: (&ours.ca).into() }).contains("another disk"));
+}
+
+#[test]
+fn a_cluster_that_encrypts_is_shown_live_and_heeds_keys() {
+    let (cluster, authority) = encrypted();
+    let mut terminal = Terminal::start(&mut cluster.drave(&["top", "--tls-ca", &authority.ca]), 120, 40);
+    for node in 1..=3 {
+        let answers = |line: &str| line.starts_with(&format!("n{node} ")) && line.ends_with("answers");
+        terminal.line("a node that answers", answers);
+    }
+    // Each of these speaks to the nodes on connections of its own.
+    terminal.press("bb");
+    terminal.line("a load with latencies", |line| line.starts_with("load ") && line.contains(" · p99 "));
+    terminal.press("ss");
+    terminal.line("a snapshot", |line| line.contains(" has a snapshot up to "));
+    terminal.press("tt");
+    terminal.line("another leads", |line| line.contains(" leads term ") && line.contains(", after n"));
+    terminal.press("bb");
+    terminal.line("the load is off", |line| line.starts_with("load off: "));
+    let left = cluster.run(&["scan", "demo/", "--tls-ca", &authority.ca]);
+    assert_eq!((left.code, left.out.as_str()), (Some(0), ""), "its counters go with it: {left:?}");
+    terminal.press("q");
+    assert_eq!(terminal.end(), Some(0));
 }
 
 #[test]

@@ -1,117 +1,13 @@
 //! The live view in a terminal of its own: what it shows, what its keys do, and what it leaves behind.
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Signal, ioctl_tiocsctty, set_parent_process_death_signal, setsid};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use rustix::process::Signal;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use support::{Cluster, Guarded, drave, ports, until};
+use support::{Cluster, drave, ports, until};
+use terminal::Terminal;
 
 mod support;
-
-/// A terminal with a program in it.
-struct Terminal {
-    program: Guarded,
-    /// The side at which people sit.
-    people: OwnedFd,
-    /// The side at which the program sits, kept open so that it can be looked at when the program is gone.
-    line: File,
-    screen: Arc<Mutex<vt100::Parser>>,
-    /// Tells whoever reads the screen to let go of the terminal.
-    closed: Arc<AtomicBool>,
-}
-
-fn size(columns: u16, rows: u16) -> Winsize {
-    Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 }
-}
-
-/// Keeps the screen as the program draws it, until that is closed.
-fn read(mut output: File, screen: &Mutex<vt100::Parser>, closed: &AtomicBool) {
-    let mut bytes = [0; 4096];
-    let moment = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-    while !closed.load(Ordering::Relaxed) {
-        if poll(&mut [PollFd::new(&output, PollFlags::IN)], Some(&moment)).unwrap() > 0 {
-            let Ok(n @ 1..) = output.read(&mut bytes) else { return };
-            screen.lock().unwrap().process(&bytes[..n]);
-        }
-    }
-}
-
-impl Terminal {
-    /// Runs it in a new terminal, as the leader of a session of its own.
-    fn start(command: &mut Command, columns: u16, rows: u16) -> Terminal {
-        let people = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        grantpt(&people).unwrap();
-        unlockpt(&people).unwrap();
-        let name = ptsname(&people, Vec::new()).unwrap().into_string().unwrap();
-        let line = File::options().read(true).write(true).open(name).unwrap();
-        tcsetwinsize(&people, size(columns, rows)).unwrap();
-        command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
-        let end = || line.try_clone().unwrap();
-        command.stdin(end()).stdout(end()).stderr(end());
-        // SAFETY: between fork and exec only async-signal-safe system calls are made.
-        unsafe {
-            command.pre_exec(|| {
-                setsid()?;
-                ioctl_tiocsctty(std::io::stdin())?;
-                Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
-            });
-        }
-        let program = Guarded::start(command);
-        let screen = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
-        let closed = Arc::new(AtomicBool::new(false));
-        let (output, parser, close) = (File::from(people.try_clone().unwrap()), screen.clone(), closed.clone());
-        std::thread::spawn(move || read(output, &parser, &close));
-        Terminal { program, people, line, screen, closed }
-    }
-
-    /// Closes it; the program that is left without.
-    fn close(self) -> Guarded {
-        self.closed.store(true, Ordering::Relaxed);
-        self.program
-    }
-
-    fn press(&self, keys: &str) {
-        File::from(self.people.try_clone().unwrap()).write_all(keys.as_bytes()).unwrap();
-    }
-
-    fn resize(&self, columns: u16, rows: u16) {
-        self.screen.lock().unwrap().screen_mut().set_size(rows, columns);
-        tcsetwinsize(&self.people, size(columns, rows)).unwrap();
-    }
-
-    fn text(&self) -> String {
-        self.screen.lock().unwrap().screen().contents()
-    }
-
-    /// Waits until a line of the screen is as wanted, and hands that over.
-    fn line(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        let line = || self.text().lines().map(str::trim_end).find(|line| wanted(line)).map(str::to_owned);
-        until(what, line, || self.text())
-    }
-
-    /// Whether what is typed is echoed, and what stood there before the program is there again.
-    fn is_as_before(&self) -> bool {
-        let screen = self.screen.lock().unwrap();
-        let modes = tcgetattr(self.line.as_fd()).unwrap().local_modes;
-        let calm = !screen.screen().alternate_screen() && !screen.screen().hide_cursor();
-        calm && modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
-    }
-
-    /// Waits for its end, and until the terminal is as it was before; the exit code, if it was no signal.
-    fn end(&mut self) -> Option<i32> {
-        let screen = self.screen.clone();
-        let code = self.program.end(|| screen.lock().unwrap().screen().contents()).code();
-        until("the terminal is given back", || self.is_as_before().then_some(()), || self.text());
-        code
-    }
-}
+#[path = "support/terminal.rs"]
+mod terminal;
 
 /// A demo in a terminal.
 struct Demo {

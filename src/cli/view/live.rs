@@ -67,7 +67,7 @@ impl View {
             look: Look::from_environment(reach),
             hand: Hand::new(reach),
             screen: Screen::open().map_err(io)?,
-            poll: Poll::new(sink.clone()),
+            poll: Poll::new(sink.clone(), cluster.tls.keys.clone()),
             errands: Errands::new(&cluster, sink.clone()),
             load: None,
             seen,

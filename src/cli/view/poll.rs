@@ -2,6 +2,7 @@
 
 use super::model::{Found, Observation};
 use crate::client::{Client, ClientError, Options};
+use crate::secure::Keys;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,14 +24,16 @@ pub type Sink = SyncSender<Seen>;
 /// Those who ask. They end with this, or when nobody takes what they see.
 pub struct Poll {
     sink: Sink,
+    /// With these, if what is said is encrypted.
+    keys: Option<Keys>,
     /// Who asks where; told to stop by this.
     asking: BTreeMap<String, Arc<AtomicBool>>,
 }
 
 impl Poll {
     /// Nobody is asked yet.
-    pub fn new(sink: Sink) -> Poll {
-        Poll { sink, asking: BTreeMap::new() }
+    pub fn new(sink: Sink, keys: Option<Keys>) -> Poll {
+        Poll { sink, keys, asking: BTreeMap::new() }
     }
 
     /// Asks at those endpoints, and at no others any more.
@@ -44,8 +47,8 @@ impl Poll {
             if !self.asking.contains_key(endpoint) {
                 let stop = Arc::new(AtomicBool::new(false));
                 self.asking.insert(endpoint.clone(), stop.clone());
-                let (endpoint, sink) = (endpoint.clone(), self.sink.clone());
-                std::thread::spawn(move || ask(&endpoint, &sink, &stop));
+                let (endpoint, sink, keys) = (endpoint.clone(), self.sink.clone(), self.keys.clone());
+                std::thread::spawn(move || ask(&endpoint, keys, &sink, &stop));
             }
         }
     }
@@ -57,8 +60,8 @@ impl Drop for Poll {
     }
 }
 
-fn ask(endpoint: &str, sink: &Sink, stop: &AtomicBool) {
-    let options = Options { timeout: PATIENCE, patience: PATIENCE, ..Options::default() };
+fn ask(endpoint: &str, keys: Option<Keys>, sink: &Sink, stop: &AtomicBool) {
+    let options = Options { timeout: PATIENCE, patience: PATIENCE, keys, ..Options::default() };
     let client = Client::with([endpoint], options);
     while !stop.load(Ordering::Relaxed) {
         let found = match client.status(endpoint) {
