@@ -5,6 +5,8 @@
 //! again under the same number until they know: each command takes effect once, whatever breaks in
 //! between. What is not known when time runs out is said to be unknown. Both begin with the endpoints they
 //! were given, and learn where the members are by and by: a cluster may replace all of them.
+//!
+//! A [`Connection`] leads to one node, for whoever means that one and no other.
 
 mod blocking;
 mod connection;
@@ -15,7 +17,7 @@ mod mux;
 mod scout;
 
 pub use blocking::{Client, Executed, Options, Queried};
-pub use connection::deadline;
+pub use connection::{Connection, Trouble, deadline};
 pub use error::{ClientError, Tried};
 pub use fleet::Fleet;
 pub use mux::{Completion, Mux, MuxOptions, Result};

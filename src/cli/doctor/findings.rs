@@ -1,5 +1,6 @@
 //! What is looked at, and what is thought of it: from what the nodes say alone.
 
+use crate::api::figures::Buckets;
 use crate::api::{RoleName, Status};
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
@@ -56,7 +57,8 @@ pub struct Node {
     pub endpoint: String,
     /// How it is, or why that is not known.
     pub status: Result<Status, String>,
-    /// How long a round trip from here took, in microseconds.
+    /// How long a round trip from here took, in microseconds: it tells how far away it is, and nothing is thought of
+    /// that.
     pub trips: Histogram<u64>,
 }
 
@@ -80,7 +82,7 @@ pub fn examine(nodes: &[Node]) -> Vec<Finding> {
         Some(leader) => of_leader(leader, &statuses, &mut out),
         None => out.push(finding(Level::Fail, "leader", "nobody leads, among those who answer")),
     }
-    out.push(timing(nodes, &statuses));
+    out.push(timing(leader, &statuses));
     out.push(elections(&statuses));
     out.push(alike(&statuses));
     out.push(versions(&statuses));
@@ -164,32 +166,53 @@ fn of_leader(leader: &Status, statuses: &[&Status], out: &mut Vec<Finding>) {
     }
 }
 
-/// broadcast time ≪ election timeout (§5.6): what an append takes to the median voter and through its disk, as far
-/// as that can be told from here.
-fn timing(nodes: &[Node], statuses: &[&Status]) -> Finding {
-    let answered = nodes.iter().filter(|node| node.status.is_ok());
-    let mut trips: Vec<f64> = answered.map(|node| node.trips.value_at_quantile(0.99) as f64 / 1000.0).collect();
-    let mut syncs: Vec<f64> = statuses.iter().map(|status| status.disk.sync_p99_us / 1000.0).collect();
-    trips.sort_by(f64::total_cmp);
-    syncs.sort_by(f64::total_cmp);
-    let slowest = |of: &[f64]| of.last().copied().unwrap_or_default();
-    let broadcast = slowest(&trips) + slowest(&syncs);
+/// broadcast time ≪ election timeout (§5.6): what it takes from the leader to its slowest voter and back, by its own
+/// heartbeats, and through the slowest disk. How far the nodes are from whoever asks has no part in it.
+fn timing(leader: Option<&Status>, statuses: &[&Status]) -> Finding {
+    let trip = leader.and_then(slowest_trip);
+    let sync = statuses.iter().map(|status| status.disk.sync_p99_us / 1000.0).fold(0.0, f64::max);
+    let broadcast = trip.unwrap_or_default() + sync;
     let election = statuses.iter().map(|status| status.timing.election_min_ms).fold(f64::INFINITY, f64::min);
     let heartbeat = statuses.iter().map(|status| status.timing.heartbeat_ms).fold(0.0, f64::max);
     let times = election / broadcast.max(0.001);
+    let counted = trip.map_or("no round trip counted".to_owned(), |trip| format!("round trip of the leader {trip:.1}"));
     let found = format!(
-        "broadcast {broadcast:.1} ms (p99 of round trip and sync) ≪ election {election:.0} ms: {times:.0} times · a \
-         heartbeat each {heartbeat:.0} ms"
+        "broadcast {broadcast:.1} ms (p99: {counted}, sync {sync:.1}) ≪ election {election:.0} ms: {times:.0} times · \
+         a heartbeat each {heartbeat:.0} ms"
     );
+    let (slow, at_fault) = if trip > Some(sync) { ("network", "links") } else { ("disk", "disks") };
+    let what = "broadcast ≪ election";
     match times {
-        t if t >= WELL_WITHIN => finding(Level::Pass, "broadcast ≪ election", found),
-        t if t >= BARELY_WITHIN => finding(
-            Level::Warn,
-            "broadcast ≪ election",
-            format!("{found} · --election-timeout longer, or a quicker disk"),
-        ),
-        _ => finding(Level::Fail, "broadcast ≪ election", format!("{found} · leaders are deposed by their own disks")),
+        t if t >= WELL_WITHIN => finding(Level::Pass, what, found),
+        t if t >= BARELY_WITHIN => {
+            finding(Level::Warn, what, format!("{found} · --election-timeout longer, or a quicker {slow}"))
+        }
+        _ => finding(Level::Fail, what, format!("{found} · leaders are deposed by their own {at_fault}")),
     }
+}
+
+/// What 99 of 100 heartbeats took at most to the voter that is farthest from its leader, in milliseconds; nothing if
+/// none has come back yet. A learner deposes nobody.
+fn slowest_trip(leader: &Status) -> Option<f64> {
+    let learns = |node: u64| leader.members.iter().any(|member| member.node == node && member.kind == "learner");
+    let voters = leader.figures.round_trip_ns.iter().filter(|(node, _)| !learns(**node));
+    voters.filter_map(|(_, trips)| quantile(trips, 0.99)).map(|ns| ns / 1e6).max_by(f64::total_cmp)
+}
+
+/// What that part of all did not exceed; between the bounds of a bucket as if it were evenly filled, for they are far
+/// apart. Nothing if nothing was counted.
+fn quantile(of: &Buckets, part: f64) -> Option<f64> {
+    let wanted = part * of.count() as f64;
+    let (mut below, mut from) = (0.0, 0.0);
+    for (bound, count) in of.bounds.iter().zip(&of.counts) {
+        let (bound, count) = (*bound as f64, *count as f64);
+        if count > 0.0 && below + count >= wanted {
+            return Some(from + (bound - from) * (wanted - below) / count);
+        }
+        (below, from) = (below + count, bound);
+    }
+    // What lies above all bounds is that at least.
+    (of.count() > 0).then_some(from)
 }
 
 /// election timeout ≪ mean time between failures (§5.6): of which those are told that led to an election.

@@ -1,7 +1,9 @@
 //! Clusters that are well, and such as are not.
 
 use super::*;
+use crate::api::figures::Figures;
 use crate::api::{DiskStatus, MemberStatus, PeerStatus, TimingStatus};
+use std::time::Duration;
 
 fn status(node: u64) -> Status {
     Status {
@@ -63,6 +65,46 @@ fn each_thing_that_is_not_well_is_found_and_nothing_else() {
     assert_eq!(found(hopeless), one(Level::Fail, "broadcast ≪ election"));
     let restless = |nodes: &mut Vec<Node>| of(&mut nodes[1]).elections = [("timeout".to_owned(), 100)].into();
     assert_eq!(found(restless), one(Level::Warn, "election ≪ MTBF"));
+}
+
+/// Round trips of a leader to another member.
+fn trips(ms: impl IntoIterator<Item = u64>) -> Buckets {
+    let mut trips = Buckets::of_durations();
+    ms.into_iter().for_each(|ms| trips.took(Duration::from_millis(ms)));
+    trips
+}
+
+#[test]
+fn timeouts_are_held_against_the_round_trips_of_the_leader_and_not_against_ours() {
+    let far_from_here = |nodes: &mut Vec<Node>| {
+        for node in nodes {
+            node.trips.record(400_000).unwrap();
+        }
+    };
+    assert_eq!(found(far_from_here), []);
+    let far_from_the_leader = |node: u64, ms: u64| {
+        move |nodes: &mut Vec<Node>| {
+            let round_trip_ns = [(2, trips([1])), (node, trips([ms]))].into();
+            of(&mut nodes[0]).figures = Figures { round_trip_ns, ..Figures::default() };
+            of(&mut nodes[0]).members.push(MemberStatus { node: 4, kind: "learner".into(), ..Default::default() });
+        }
+    };
+    let one = |level| vec![(level, "broadcast ≪ election".to_owned())];
+    assert_eq!(found(far_from_the_leader(3, 5)), []);
+    assert_eq!(found(far_from_the_leader(3, 20)), one(Level::Warn));
+    assert_eq!(found(far_from_the_leader(3, 100)), one(Level::Fail));
+    assert_eq!(found(far_from_the_leader(4, 100)), [], "a learner deposes nobody");
+}
+
+#[test]
+fn a_part_of_what_was_counted_lies_between_bounds() {
+    let ms = |buckets: &Buckets, part| quantile(buckets, part).map(|ns| (ns / 1e4).round() / 100.0);
+    assert_eq!(ms(&trips([]), 0.99), None);
+    // Between 5 and 10 ms: as many below as above.
+    assert_eq!(ms(&trips([7, 7, 7, 7]), 0.5), Some(7.5));
+    assert_eq!(ms(&trips([1; 99].into_iter().chain([60_000])), 0.99), Some(1.0));
+    assert_eq!(ms(&trips([60_000]), 0.99), Some(10_000.0), "above all bounds");
+    assert_eq!(quantile(&Buckets { bounds: vec![5], ..Buckets::default() }, 0.99), None, "as nobody of ours says it");
 }
 
 #[test]

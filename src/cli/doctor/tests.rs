@@ -1,0 +1,60 @@
+//! Round trips, measured to a node that counts who dials it.
+
+use super::*;
+use crate::cli::cluster::Output;
+use crate::cli::tls::Tls;
+use crate::types::{ClusterId, DiskId, NodeId};
+use crate::wire::client::{put_reply_frame, read_request_frame};
+use crate::wire::frame::{FrameReader, Kind};
+use crate::wire::hello::{VERSION_MAX, Welcome};
+use bytes::BytesMut;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Says hello, and how it is, until the other side has enough.
+fn say_how_it_is(mut stream: TcpStream) -> Option<()> {
+    let (mut reader, mut input, mut scratch) = (FrameReader::default(), BytesMut::new(), [0; 4096]);
+    loop {
+        let Some(frame) = reader.next(&mut input).ok()? else {
+            let n = stream.read(&mut scratch).ok().filter(|n| *n > 0)?;
+            input.extend_from_slice(&scratch[..n]);
+            continue;
+        };
+        let mut out = BytesMut::new();
+        if frame.kind == Kind::Hello {
+            Welcome { version: VERSION_MAX, cluster: ClusterId(7), node: NodeId::new(1)?, disk: DiskId(1) }
+                .put(&mut out);
+        } else {
+            let id = read_request_frame(frame).ok()?.id;
+            put_reply_frame(&mut out, id, &Reply::Status(Box::new(Status { node: 1, ..Status::default() })));
+        }
+        stream.write_all(&out).ok()?;
+    }
+}
+
+#[test]
+fn round_trips_are_measured_over_one_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string();
+    let dialled = Arc::new(AtomicUsize::new(0));
+    let counted = dialled.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            counted.fetch_add(1, Ordering::Relaxed);
+            std::thread::spawn(move || say_how_it_is(stream));
+        }
+    });
+    let cluster = Cluster {
+        endpoints: vec![endpoint.clone()],
+        timeout: Duration::from_secs(20),
+        output: Output::Text,
+        tls: Tls::default(),
+    };
+    let asked = Asked { endpoint, status: Ok(Status::default()) };
+    let node = measured(&cluster, asked, Duration::from_millis(50));
+    assert_eq!(node.status.map(|status| status.node), Ok(1));
+    assert!(node.trips.len() > 1, "{} in 50 ms", node.trips.len());
+    assert_eq!(dialled.load(Ordering::Relaxed), 1);
+}
