@@ -282,10 +282,16 @@ fn a_simulated_world_repeats_bit_for_bit() {
 
 /// A demo with a register of its own, and its port.
 fn demo(directory: &Path) -> (Guarded, u16) {
+    demo_among(directory, &[])
+}
+
+/// The same, where those variables are set.
+fn demo_among(directory: &Path, variables: &[(&str, &str)]) -> (Guarded, u16) {
     let base = ports(3);
     let log = std::fs::File::create(directory.join("log")).unwrap();
     let mut command = drave(&["demo", "--plain", "--base-port", &base.to_string(), "--dir"]);
     command.arg(directory.join("data")).env("TMPDIR", directory).stdout(Stdio::null()).stderr(log);
+    command.envs(variables.iter().copied());
     (Guarded::start(&mut command), base)
 }
 
@@ -341,6 +347,27 @@ fn the_demo_bears_a_kill_and_leaves_nobody_behind() {
     expect_nobody(&all, &log);
     let said = at_demo(directory, base, &["kill", "leader", "--base-port", &base.to_string()]);
     assert_eq!(said.code, Some(3), "{said:?}");
+}
+
+#[test]
+fn a_demo_does_not_heed_what_is_set_for_other_nodes() {
+    let directory = tempfile::tempdir().unwrap();
+    let (directory, log) = (directory.path(), directory.path().join("log"));
+    let set = [
+        ("DRAVE_TLS_CA", "/no/such/file"),
+        ("DRAVE_JOIN", "127.0.0.1:1"),
+        ("DRAVE_LISTEN", "127.0.0.1:1"),
+        ("DRAVE_RESP", "127.0.0.1:1"),
+        ("DRAVE_HEARTBEAT_INTERVAL", "1h"),
+        ("DRAVE_LOG_LEVEL", "warn"),
+    ];
+    let (mut demo, base) = demo_among(directory, &set);
+    let why = || std::fs::read_to_string(&log).unwrap_or_default();
+    let put = || Some(at_demo(directory, base, &["put", "lunch", "noodles"])).filter(|said| said.code == Some(0));
+    expect_ok_line(&until("the demo takes a write", put, why));
+    assert!(!why().contains(" INFO "), "what is logged is heeded: {}", why());
+    demo.signal(Signal::INT);
+    assert_eq!(demo.end(why).code(), Some(0), "{}", why());
 }
 
 #[test]

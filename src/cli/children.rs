@@ -2,9 +2,13 @@
 
 use super::trouble::Trouble;
 use rustix::process::{Signal, set_parent_process_death_signal};
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+
+/// The one variable of ours that a node started here heeds: it changes what is logged, and nothing else.
+const HEEDED: &str = "DRAVE_LOG_LEVEL";
 
 /// The command that runs a node: this program, in a process group of its own, which ends when the thread
 /// that starts it does. What it says goes nowhere unless somebody takes it.
@@ -12,6 +16,9 @@ pub fn serve(id: u64, peers: &str, data: &Path) -> Result<Command, Trouble> {
     let exe = std::env::current_exe().map_err(|error| Trouble { what: format!("drave: {error}"), code: 74 })?;
     let mut command = Command::new(exe);
     command.arg("serve").args(["--id", &id.to_string(), "--peers", peers, "--data"]).arg(data);
+    // What is set for a node or a client elsewhere would make another node of it, or none: its keys, where it listens.
+    let ours = |name: &OsString| name.as_encoded_bytes().starts_with(b"DRAVE_") && name != HEEDED;
+    std::env::vars_os().map(|(name, _)| name).filter(ours).for_each(|name| _ = command.env_remove(name));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // A group of its own, so that Ctrl-C reaches whoever started it alone, and that stops its nodes in order.
     command.process_group(0);
