@@ -109,10 +109,33 @@ fn who_cannot_be_believed_is_not_spoken_to() {
     // It believes them, and shows what they do not believe.
     let shown = theirs.node();
     assert_eq!(get(&["--tls-ca", &ours.ca, shown[2].as_str(), &shown[3], &shown[4], &shown[5]]).code, Some(3));
-    let said = run(&mut drave(&["get", "k", "--tls-ca", "/no/such/file"]));
-    assert!(said.code == Some(2) && said.err.contains("/no/such/file"), "{said:?}");
     let said = run(cluster.serve(0).args(["--id", "9"]).env("DRAVE_TLS_CA", &ours.ca).env_remove("DRAVE_TLS_CERT"));
     assert_ne!(said.code, Some(0), "{said:?}");
+}
+
+/// As is a password file that cannot be read.
+#[test]
+fn keys_of_no_use_are_a_wrong_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (Authority::new(directory.path(), "ours"), Authority::new(directory.path(), "theirs"));
+    let (shown, other) = (ours.node(), theirs.node());
+    let empty = directory.path().join("empty.pem");
+    std::fs::write(&empty, "").unwrap();
+    let empty = empty.to_str().unwrap();
+    let data = directory.path().join("data");
+    let serve = ["serve", "--id", "1", "--peers", "1=127.0.0.1:1", "--data", data.to_str().unwrap()];
+    for (verb, keys, at_fault) in [
+        (&["get", "k"][..], &["--tls-ca", "/no/such/file"][..], "/no/such/file"),
+        (&["status"], &["--tls-ca", empty], empty),
+        (&serve, &["--tls-ca", &ours.ca, "--tls-cert", &shown[3], "--tls-key", "/no/such/key"], "/no/such/key"),
+        (&serve, &["--tls-ca", &ours.ca, "--tls-cert", &shown[3], "--tls-key", &other[5]], &shown[3]),
+    ] {
+        let said = run(&mut drave(&[verb, keys].concat()));
+        assert_eq!((said.code, said.out.as_str()), (Some(78), ""), "{said:?}");
+        assert!(said.err.starts_with(&format!("error: {at_fault}: ")), "{said:?}");
+        assert_eq!(said.err.lines().count(), 2, "{said:?}");
+    }
+    assert!(!data.exists());
 }
 
 /// A node without a certificate may be a client; it is no peer.

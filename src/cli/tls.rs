@@ -1,5 +1,6 @@
 //! `--tls-…`: the keys, read while the command line is.
 
+use crate::secure::keys::Unusable;
 use crate::secure::{Files, Keys};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches, value_parser};
@@ -48,8 +49,11 @@ impl FromArgMatches for Tls {
         let Some(authority) = file(CA) else { return Ok(Tls::default()) };
         let own = file(CERT).zip(file(KEY));
         let shows = own.is_some();
-        let keys =
-            Keys::read(&Files { own, authority }).map_err(|error| Error::raw(ErrorKind::Io, error.to_string()))?;
+        let unusable = |error: Unusable| {
+            let advice = "PEM files that this user may read, and that belong together: --tls-ca, --tls-cert, --tls-key";
+            Error::raw(ErrorKind::Io, format!("{error}\n  {advice}"))
+        };
+        let keys = Keys::read(&Files { own, authority }).map_err(unusable)?;
         Ok(Tls { keys: Some(keys), shows })
     }
 

@@ -3,6 +3,7 @@
 use crate::config::Wrong;
 use crate::server::server::ServerError;
 use crate::wal::Fault;
+use clap::error::ErrorKind;
 
 /// What went wrong: one line for people, a code for scripts.
 #[derive(Debug)]
@@ -14,8 +15,13 @@ pub struct Trouble {
 }
 
 impl From<clap::Error> for Trouble {
+    /// Words that cannot be understood are usage; a file that they name and that is of no use is configuration.
     fn from(error: clap::Error) -> Trouble {
-        Trouble { what: error.to_string(), code: 2 }
+        let code = if error.kind() == ErrorKind::Io { 78 } else { 2 };
+        let said = error.to_string();
+        // Whoever prints a trouble says that it is one.
+        let what = said.strip_prefix("error: ").unwrap_or(&said).trim_end().to_owned();
+        Trouble { what, code }
     }
 }
 
