@@ -96,6 +96,15 @@ fn a_service_manager_is_told_when_a_node_listens() {
     assert_eq!(node.end(|| cluster.logs()).code(), Some(0));
 }
 
+/// systemd kills who is not ready within 90 seconds, and a large log takes longer to be read.
+#[test]
+fn a_service_manager_waits_for_a_long_recovery() {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/drave@.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    let has = |line: &str| unit.lines().any(|known| known == line);
+    assert!(has("Type=notify") && has("TimeoutStartSec=infinity"), "{unit}");
+}
+
 /// A short benchmark, and however slow the machine is, a whole one.
 const SHORT: &[&str] = &["--total", "300", "--duration", "60s", "--warmup", "0s", "--timeout", "20s"];
 
