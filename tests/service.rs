@@ -143,6 +143,38 @@ fn a_benchmark_is_drawn_and_so_are_two_of_them_and_a_sweep() {
 }
 
 #[test]
+fn a_sweep_that_misses_its_bound_is_drawn_all_the_same() {
+    let cluster = Cluster::start(1);
+    cluster.leader();
+    let report = cluster.directory.path().join("sweep.html");
+    let words = ["bench", "put", "--sweep", "1,4", "--slo", "p99=1ns", "--report", report.to_str().unwrap()];
+    let said = cluster.run(&[&words[..], SHORT].concat());
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("warning: --clients 4: p99 was "), "{said:?}");
+    assert!(said.err.contains("error: --clients 1: p99 was "), "the first is what it ends with: {said:?}");
+    let rows: Vec<&str> = said.out.lines().rev().take(2).map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert_eq!(rows, ["4", "1"], "{said:?}");
+    assert_eq!(std::fs::read_to_string(report).unwrap().matches("<tr>").count(), 3);
+}
+
+#[test]
+fn what_cannot_be_drawn_is_not_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let report = directory.path().join("never.html");
+    let report = report.to_str().unwrap();
+    for what in [&["disk"][..], &["net"], &["--scenario", "failover"]] {
+        for asked in [&["--report", report][..], &["--sweep", "1,4"]] {
+            let said = run(&mut drave(&[&["bench"], what, asked].concat()));
+            assert_eq!((said.code, said.out.as_str()), (Some(2), ""), "{said:?}");
+            assert!(said.err.contains(&format!("without {}", asked[0])), "{said:?}");
+        }
+    }
+    let said = run(&mut drave(&["bench", "disk", "--results", "a.json", "--report", report]));
+    assert_eq!(said.code, Some(2), "{said:?}");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn a_benchmark_that_is_told_of_a_follower_alone_finds_the_others() {
     let cluster = Cluster::start(3);
     let follower = &cluster.addresses[(cluster.leader() + 1) % 3];

@@ -134,6 +134,7 @@ fn end_quietly_when_nobody_reads() -> Result<(), Trouble> {
 }
 
 fn bench(args: &Bench) -> Result<(), Trouble> {
+    args.check_pictures()?;
     if args.story.scenario.is_some() {
         return failover::run(args);
     }

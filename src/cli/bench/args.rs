@@ -97,6 +97,26 @@ impl Bench {
         keys.saturating_mul(self.key_size + self.value_size)
     }
 
+    /// Whether it is asked for a picture of what has none; if so, what to say.
+    pub fn check_pictures(&self) -> Result<(), Trouble> {
+        let what = match (self.story.scenario, self.what) {
+            (Some(_), _) => "bench --scenario".to_owned(),
+            (None, What::Disk | What::Net) => format!("bench {}", self.what.name()),
+            (None, What::Put | What::Get | What::Mixed | What::Incr) => return Ok(()),
+        };
+        let asked = [
+            ("--report", self.report.is_some()),
+            ("--sweep", !self.sweep.is_empty()),
+            ("--results", !self.results.is_empty()),
+        ];
+        let Some((name, _)) = asked.into_iter().find(|(_, asked)| *asked) else { return Ok(()) };
+        let what = format!(
+            "{name} is for put, get, mixed and incr: {what} says what it has to say in figures. Nothing was run.\n  \
+             without {name}, and with -o json > FILE to keep them"
+        );
+        Err(Trouble { what, code: 2 })
+    }
+
     /// Whether it writes more than a cluster can be expected to hold; if so, what to say.
     pub fn check(&self) -> Result<(), Trouble> {
         let writes = matches!(self.what, What::Put | What::Mixed);

@@ -8,19 +8,45 @@ use super::page;
 use super::report::grouped;
 use crate::cli::trouble::Trouble;
 
-/// One run for each number of clients; all of them in a table, and in a picture if one is wanted.
+/// One run for each number of clients; all of them in a table, and in a picture if one is wanted. Of what was not as it
+/// should be, the first is told.
 pub fn run(args: &Bench, clients: &[u64]) -> Result<(), Trouble> {
-    let mut steps = Vec::new();
-    for clients in clients {
-        let step = Bench { clients: *clients, sweep: Vec::new(), report: None, ..args.clone() };
-        let (outcome, verdict) = measure(&step);
-        steps.extend(outcome);
-        verdict?;
+    let (steps, verdict) = steps(args, clients, measure);
+    if steps.is_empty() {
+        return verdict;
     }
     if !args.cluster.json() {
         print(&steps);
     }
-    args.report.as_deref().map_or(Ok(()), |path| page::of_sweep(path, &steps))
+    // However they were judged, what was measured can be looked at.
+    let drawn = args.report.as_deref().map_or(Ok(()), |path| page::of_sweep(path, &steps));
+    verdict.and(drawn)
+}
+
+/// The steps that came to an end, and what is thought of them. One that is too slow is a step all the same; behind one
+/// that did not come to its end there is none.
+fn steps(
+    args: &Bench,
+    clients: &[u64],
+    mut measure: impl FnMut(&Bench) -> (Option<Outcome>, Result<(), Trouble>),
+) -> (Vec<Outcome>, Result<(), Trouble>) {
+    let (mut steps, mut all) = (Vec::new(), Ok(()));
+    for clients in clients {
+        let step = Bench { clients: *clients, sweep: Vec::new(), report: None, ..args.clone() };
+        let (outcome, verdict) = measure(&step);
+        let verdict =
+            verdict.map_err(|Trouble { what, code }| Trouble { what: format!("--clients {clients}: {what}"), code });
+        if let (Err(_), Err(Trouble { what, .. })) = (&all, &verdict) {
+            eprintln!("warning: {what}");
+        }
+        all = all.and(verdict);
+        let came_to_an_end = outcome.is_some();
+        steps.extend(outcome);
+        if !came_to_an_end {
+            break;
+        }
+    }
+    (steps, all)
 }
 
 fn print(steps: &[Outcome]) {
@@ -29,5 +55,36 @@ fn print(steps: &[Outcome]) {
         let [p50, p99, p999, max] = [step.p50_us, step.p99_us, step.p999_us, step.max_us].map(duration);
         let clients = step.config["clients"].as_u64().unwrap_or_default();
         println!("{clients:>8} {:>12} {p50:>10} {p99:>10} {p999:>10} {max:>10}", grouped(step.ops_per_s as u64));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args, Command, FromArgMatches};
+
+    fn trouble(code: i32) -> Result<(), Trouble> {
+        Err(Trouble { what: String::new(), code })
+    }
+
+    /// Steps of 1, 2, 3 and 4 clients, each with what becomes of it: how many there are in the end, and the exit code.
+    fn swept(mut fates: Vec<(bool, Result<(), Trouble>)>) -> (usize, Option<i32>) {
+        let matches = Bench::augment_args(Command::new("bench")).get_matches_from(["bench", "put"]);
+        let args = Bench::from_arg_matches(&matches).unwrap();
+        let (steps, verdict) = steps(&args, &[1, 2, 3, 4], |step| {
+            let (ends, verdict) = fates.remove(0);
+            (ends.then(|| Outcome { total: step.clients, ..Outcome::default() }), verdict)
+        });
+        assert!(steps.iter().map(|step| step.total).eq(1..=steps.len() as u64));
+        (steps.len(), verdict.err().map(|trouble| trouble.code))
+    }
+
+    #[test]
+    fn a_step_that_is_too_slow_is_drawn_and_one_that_fails_is_the_last() {
+        let well = || (true, Ok(()));
+        assert_eq!(swept(vec![well(), well(), well(), well()]), (4, None));
+        assert_eq!(swept(vec![well(), (true, trouble(1)), (true, trouble(74)), well()]), (4, Some(1)));
+        assert_eq!(swept(vec![well(), (true, trouble(1)), (false, trouble(3))]), (2, Some(1)));
+        assert_eq!(swept(vec![(false, trouble(3))]), (0, Some(3)));
     }
 }
