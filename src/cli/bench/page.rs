@@ -45,6 +45,8 @@ fn write<const N: usize>(
     pictures: [(&str, Picture); N],
     runs: &[Outcome],
 ) -> Result<(), Trouble> {
+    // It names what a file of results says was run.
+    let title = escaped(title);
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title><style>{STYLE}</style></head>\
@@ -166,6 +168,17 @@ mod tests {
         }
         of_sweep(&path, &[run("put"), run("put")]).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap().matches("<tr>").count(), 3);
+    }
+
+    #[test]
+    fn words_of_a_file_stay_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run.html");
+        of_runs(&path, &[run("</title><script>alert(1)</script>&")]).unwrap();
+        let page = std::fs::read_to_string(&path).unwrap();
+        let title = "drave bench &lt;/title&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;";
+        assert!(page.contains(&format!("<title>{title}</title>")) && page.contains(&format!("<h1>{title}</h1>")));
+        assert!(!page.contains("<script"));
     }
 
     #[test]
