@@ -2,6 +2,7 @@
 
 use crate::api::figures::Buckets;
 use crate::api::{RoleName, Status};
+use crate::types::Membership;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 
@@ -140,21 +141,20 @@ pub(super) fn file_system(what: String, name: &str) -> Finding {
 /// What the leader says of the others.
 fn of_leader(leader: &Status, statuses: &[&Status], out: &mut Vec<Finding>) {
     out.push(finding(Level::Pass, "leader", format!("n{} of term {}", leader.node, leader.term)));
-    let voters: Vec<u64> =
-        leader.members.iter().filter(|member| member.kind != "learner").map(|member| member.node).collect();
-    let answer = voters.iter().filter(|voter| statuses.iter().any(|status| status.node == **voter)).count();
-    let (n, quorum) = (voters.len(), voters.len() / 2 + 1);
-    let spare = answer as i64 - quorum as i64;
-    let found = format!("{answer} of {n} answer, a quorum is {quorum}");
-    out.push(match spare {
-        ..=-1 => finding(Level::Fail, "voters", format!("{found} · start the others")),
-        0 if n > 1 => finding(Level::Fail, "voters", format!("{found}: the next to fail stops all writes")),
-        _ if n == 1 => finding(Level::Warn, "voters", "one, and no other has what it holds · drave member add"),
-        _ if n.is_multiple_of(2) => {
-            finding(Level::Warn, "voters", format!("{found} · {n} stand no more failures than {} do", n - 1))
-        }
-        _ => finding(Level::Pass, "voters", found),
-    });
+    let of = |kinds: &[&str]| {
+        let voters: Vec<u64> =
+            leader.members.iter().filter(|m| kinds.contains(&m.kind.as_str())).map(|m| m.node).collect();
+        let answer = voters.iter().filter(|voter| statuses.iter().any(|status| status.node == **voter)).count();
+        (answer, voters.len())
+    };
+    let joint = leader.members.iter().any(|member| matches!(member.kind.as_str(), "incoming" | "outgoing"));
+    if joint {
+        // Each half has a majority of its own, and nothing is committed without both (§6).
+        out.push(majority("new voters", of(&["voter", "incoming"])));
+        out.push(majority("old voters", of(&["voter", "outgoing"])));
+    } else {
+        out.push(majority("voters", of(&["voter"])));
+    }
     if leader.membership.contains("outgoing") {
         out.push(finding(Level::Warn, "membership", format!("{}: a change is under way", leader.membership)));
     }
@@ -163,6 +163,24 @@ fn of_leader(leader: &Status, statuses: &[&Status], out: &mut Vec<Finding>) {
         let found = format!("{} entries behind, {}", peer.lag, peer.stage);
         let level = if peer.lag > LAGS { Level::Warn } else { Level::Pass };
         out.push(finding(level, what, found));
+    }
+}
+
+/// What it means that so many of so many voters answer.
+fn majority(what: &str, (answer, n): (usize, usize)) -> Finding {
+    let quorum = Membership::majority_of(n);
+    let found = format!("{answer} of {n} answer, a quorum is {quorum}");
+    match n {
+        _ if answer < quorum => finding(Level::Fail, what, format!("{found} · start the others")),
+        _ if answer == quorum && answer < n => {
+            finding(Level::Fail, what, format!("{found}: the next to fail stops all writes"))
+        }
+        1 => finding(Level::Warn, what, "one, and no other has what it holds · drave member add"),
+        2 => finding(Level::Warn, what, format!("{found} · 2 stand no more failures than 1 does")),
+        n if n.is_multiple_of(2) => {
+            finding(Level::Warn, what, format!("{found} · {n} stand no more failures than {} do", n - 1))
+        }
+        _ => finding(Level::Pass, what, found),
     }
 }
 

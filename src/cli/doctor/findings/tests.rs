@@ -124,5 +124,42 @@ fn votes_are_counted() {
         of(&mut nodes[0]).peers.clear();
     };
     assert_eq!(found(alone), [(Level::Warn, "voters".to_owned())]);
+    let two = |nodes: &mut Vec<Node>| {
+        nodes.truncate(2);
+        of(&mut nodes[0]).members.truncate(2);
+        of(&mut nodes[0]).peers.truncate(1);
+    };
+    assert_eq!(found(two), [(Level::Warn, "voters".to_owned())], "both are there");
+    let one_of_two = |nodes: &mut Vec<Node>| {
+        two(nodes);
+        nodes[1].status = Err("refused".into());
+    };
+    assert_eq!(found(one_of_two), [(Level::Fail, "h:2".to_owned()), (Level::Fail, "voters".to_owned())]);
     assert_eq!(found(|nodes| of(&mut nodes[0]).role = RoleName::Follower), [(Level::Fail, "leader".to_owned())]);
+}
+
+#[test]
+fn in_a_joint_configuration_each_half_needs_its_own_majority() {
+    let change = |kinds: &'static [&str], answer: &'static [u64]| {
+        move |nodes: &mut Vec<Node>| {
+            let members = kinds.iter().zip(1..);
+            let member = |(kind, node): (&&str, u64)| MemberStatus { node, kind: (*kind).into(), ..Default::default() };
+            let mut leader = status(1);
+            leader.members = members.map(member).collect();
+            leader.membership = "voters=… outgoing=…".into();
+            *nodes = answer.iter().map(|id| node(if *id == 1 { leader.clone() } else { status(*id) })).collect();
+        }
+    };
+    let under_way = || (Level::Warn, "membership".to_owned());
+    let fail = |what: &str| (Level::Fail, what.to_owned());
+    // From 1, 2 and 3 to 1, 4 and 5: three of five answer, and of the new ones one alone.
+    let replaced = &["voter", "outgoing", "outgoing", "incoming", "incoming"];
+    assert_eq!(found(change(replaced, &[1, 2, 3, 4, 5])), [under_way()]);
+    assert_eq!(found(change(replaced, &[1, 2, 3])), [fail("new voters"), under_way()]);
+    assert_eq!(found(change(replaced, &[1, 4, 5])), [fail("old voters"), under_way()]);
+    // From 1, 2 and 3 to these and 4: without 3, the next to fail is one too many for either half.
+    let grown = &["voter", "voter", "voter", "incoming"];
+    let even = (Level::Warn, "new voters".to_owned());
+    assert_eq!(found(change(grown, &[1, 2, 3, 4])), [even, under_way()]);
+    assert_eq!(found(change(grown, &[1, 2, 4])), [fail("new voters"), fail("old voters"), under_way()]);
 }
