@@ -166,3 +166,52 @@ fn a_browser_shows_a_node_and_tells_of_a_new_leader_and_of_its_end() {
     until("it has found it again", || shows(&["was started again"]), || logs(&cluster));
     assert!(shows(&["This page has lost its node"]).is_none());
 }
+
+/// A page says nothing of what is wrong with a password but that, and asks on once, however often it is told to.
+#[test]
+fn a_browser_is_asked_for_a_password_and_says_it_whatever_it_is_made_of() {
+    const PASSWORD: &str = "nüdeln → 麺";
+    let mut cluster = Cluster::prepare(1);
+    let place = cluster.directory.path().join("password");
+    std::fs::write(&place, PASSWORD).unwrap();
+    cluster.words.extend(["--password-file", place.to_str().unwrap()].map(str::to_owned));
+    cluster.webs = vec![format!("127.0.0.1:{}", ports(1))];
+    cluster.spawn(0);
+    cluster.leader();
+    let Some(browser) = Browser::open() else { return };
+    browser.go(&format!("http://{}/", cluster.webs[0]));
+    let shows = |words: &str| {
+        let what = format!("it says {words:?}");
+        until(&what, || browser.reads().contains(words).then_some(()), || browser.reads());
+    };
+    let submit = |password: &str| {
+        let fields =
+            format!("const by = (id) => document.getElementById(id); by('password').value = {};", json!(password));
+        browser.evaluate(&format!("(() => {{ {fields} by('ask').requestSubmit(); return window.times?.length; }})()"))
+    };
+    shows("This node asks for its password.");
+    submit("noodles");
+    shows("That is not its password.");
+    submit("noo\u{1}dles");
+    shows("That password cannot be sent");
+    assert!(!browser.reads().contains("lost its node"));
+
+    cluster.kill(0);
+    let count = "window.times = []; const plain = window.fetch; \
+                 window.fetch = (...all) => { window.times.push(performance.now()); return plain(...all); };";
+    browser.evaluate(&format!("(() => {{ {count} }})()"));
+    submit("noodles");
+    shows("This page has lost its node");
+    submit("noodles");
+    let from = submit("noodles").as_u64().unwrap() as usize;
+    let times = || -> Vec<f64> { serde_json::from_value(browser.evaluate("window.times")).unwrap() };
+    let times = until("it asks on", || Some(times()).filter(|times| times.len() > from + 4), || browser.reads());
+    // Each once a second: a timer is never early, but for what a browser rounds.
+    let often = times[from - 1..].windows(2).find(|two| two[1] - two[0] < 900.0);
+    assert_eq!(often, None, "{times:?}");
+
+    cluster.spawn(0);
+    submit(PASSWORD);
+    shows("drave · node 1");
+    shows("commits a second");
+}
