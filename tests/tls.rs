@@ -113,6 +113,30 @@ fn who_cannot_be_believed_is_not_spoken_to() {
     assert_ne!(said.code, Some(0), "{said:?}");
 }
 
+/// The native port alone may be on this machine, and a door everywhere.
+#[test]
+fn a_door_that_others_can_reach_is_warned_of_unless_it_encrypts() {
+    let mut cluster = Cluster::prepare(1);
+    let authority = Authority::new(cluster.directory.path(), "ours");
+    let door = format!("0.0.0.0:{}", support::ports(1));
+    let warned = |cluster: &mut Cluster| -> Vec<String> {
+        let served = |cluster: &Cluster| cluster.logs().matches(" serves ").count();
+        let before = served(cluster);
+        cluster.spawn(0);
+        until("it serves", || (served(cluster) > before).then_some(()), || cluster.logs());
+        assert_eq!(cluster.stop(0), Some(0), "{}", cluster.logs());
+        cluster.logs().lines().filter(|line| line.contains("others than this machine")).map(str::to_owned).collect()
+    };
+    cluster.webs = vec![format!("127.0.0.1:{}", support::ports(1))];
+    assert_eq!(warned(&mut cluster), [""; 0], "nobody else can");
+    cluster.webs = vec![door.clone()];
+    let said = warned(&mut cluster);
+    let expected = format!("others than this machine can reach it at {door} (HTTP clients), and nothing is encrypted");
+    assert!(said.len() == 1 && said[0].contains(&expected) && said[0].contains("--tls-cert"), "{said:?}");
+    cluster.words.extend(authority.node());
+    assert_eq!(warned(&mut cluster), said, "nothing is said anew");
+}
+
 /// As is a password file that cannot be read.
 #[test]
 fn keys_of_no_use_are_a_wrong_configuration() {

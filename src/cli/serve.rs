@@ -15,6 +15,7 @@ use clap::{ArgMatches, Args, ValueEnum};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -180,8 +181,9 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
     let server = Server::open(config, Kv::new())?;
     let address = server.address().map(|address| address.to_string()).unwrap_or_default();
     log::info!(node = id, cluster:% = server.cluster(), address; "serves");
-    if !serve.tls.shows && server.address().is_some_and(|address| !address.ip().is_loopback()) {
-        log::warn!(node = id; "others than this machine can reach it, and nothing is encrypted: see --tls-cert");
+    let native = server.address().map(|address| ("nodes and clients", address));
+    if let Some(places) = exposed(native.iter().chain(server.doors())).filter(|_| !serve.tls.shows) {
+        log::warn!(node = id; "others than this machine can reach it at {places}, and nothing is encrypted: see --tls-cert");
     }
     // For a service manager that waits for it; anywhere else nothing happens.
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
@@ -190,6 +192,14 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
     server.run()?;
     log::info!(node = id; "stopped");
     Ok(())
+}
+
+/// Of the places where somebody is let in those that others than this machine can reach, and who that is; nothing if
+/// there are none.
+fn exposed<'a>(places: impl Iterator<Item = &'a (&'static str, SocketAddr)>) -> Option<String> {
+    let others = places.filter(|(_, address)| !address.ip().to_canonical().is_loopback());
+    let words: Vec<String> = others.map(|(who, address)| format!("{address} ({who})")).collect();
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 /// What is said is encrypted, if there are keys: then peers show theirs, and so must we.
@@ -282,5 +292,25 @@ fn print(matches: &ArgMatches) {
         if !value.is_empty() && name != "Serve" {
             println!("{:<20} {value:<40} {source}", name.replace('_', "-"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_others_can_reach_is_named() {
+        let told = |places: &[&str]| {
+            let who = ["nodes and clients", "Redis clients", "HTTP clients"];
+            let places: Vec<_> = who.into_iter().zip(places.iter().map(|place| place.parse().unwrap())).collect();
+            exposed(places.iter())
+        };
+        assert_eq!(told(&["127.0.0.1:7401", "[::1]:7501", "[::ffff:127.0.0.1]:7601"]), None);
+        assert_eq!(told(&["10.0.0.1:7401", "127.0.0.1:7501"]).as_deref(), Some("10.0.0.1:7401 (nodes and clients)"));
+        assert_eq!(
+            told(&["127.0.0.1:7401", "0.0.0.0:7501", "[::]:7601"]).as_deref(),
+            Some("0.0.0.0:7501 (Redis clients), [::]:7601 (HTTP clients)")
+        );
     }
 }

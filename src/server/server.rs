@@ -35,6 +35,7 @@ pub struct Server<M> {
     signals: Option<Signals>,
     handle: Handle,
     address: Option<SocketAddr>,
+    doors: Vec<(&'static str, SocketAddr)>,
     cluster: ClusterId,
     lock: Lock,
 }
@@ -120,14 +121,24 @@ impl<M: StateMachine> Server<M> {
         let watch = spawn_watch(Watch::new(reserve.clone(), config.segment_bytes), post.clone())?;
         let signals = config.signals.then(|| watch_signals(&net)).transpose()?;
         let address = net.address();
-        for (who, door) in doors {
+        for (who, door) in &doors {
             log::info!(node = config.id.get(); "{who} are let in at {door}");
         }
         let shelf = spawn_keeper(Keeper::new(store, reserve), post.clone())?;
         let machine = Applying::new(applier, (me.cluster, me.node), shelf, leavings);
         let options = Options { in_memory, file_system, ..config.reactor };
         let reactor = Reactor::new(net, node, machine, writes, inbox, options, clock);
-        Ok(Server { reactor, log, watch, signals, handle: Handle::new(post), address, cluster: me.cluster, lock })
+        Ok(Server {
+            reactor,
+            log,
+            watch,
+            signals,
+            handle: Handle::new(post),
+            address,
+            doors,
+            cluster: me.cluster,
+            lock,
+        })
     }
 
     /// A way to it for other threads of this process.
@@ -138,6 +149,11 @@ impl<M: StateMachine> Server<M> {
     /// Where it listens.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// Who is let in at which doors besides, in words, and where those are.
+    pub fn doors(&self) -> &[(&'static str, SocketAddr)] {
+        &self.doors
     }
 
     /// The cluster it belongs to.
