@@ -118,6 +118,20 @@ fn what_cannot_be_understood_is_usage() {
     }
 }
 
+/// What stands above what a verb takes, for those who read the code, is what people read who ask for help.
+#[test]
+fn help_says_of_each_verb_what_it_does() {
+    let help = run(&mut drave(&["--help"]));
+    let verbs = help.out.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let verbs: Vec<(&str, &str)> = verbs.filter_map(|line| line.trim().split_once("  ")).collect();
+    assert!(verbs.iter().any(|(verb, _)| *verb == "sim"), "{help:?}");
+    for (verb, does) in verbs.iter().filter(|(verb, _)| !verb.starts_with(['-', 'h'])) {
+        let first = does.trim().split(' ').next().unwrap();
+        assert!(first.ends_with('s') && !does.contains("`drave"), "{verb}: {does}");
+        assert_eq!(run(&mut drave(&[verb, "--help"])).out.split(' ').next(), Some(first), "{verb}");
+    }
+}
+
 #[test]
 fn without_a_cluster_nothing_is_applied_and_advice_is_given() {
     let base = ports(2);

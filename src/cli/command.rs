@@ -60,7 +60,7 @@ pub fn describe() -> Command {
         ))
         .subcommand(snapshots())
         .subcommand(Serve::augment_args(Command::new("serve").about("Runs one node")))
-        .subcommand(Sim::augment_args(Command::new("sim").about("Runs the real node in a simulated world")))
+        .subcommand(Sim::augment_args(Command::new("sim")))
         .subcommand(Completions::augment_args(
             Command::new("completions").about("Prints what a shell needs to complete words"),
         ))
