@@ -275,7 +275,7 @@ impl Replica {
         if stale && index <= self.configs.since() {
             return;
         }
-        self.disks.retain(|id, _| *id == self.id || membership.members.contains_key(id));
+        self.forget_disks(&membership);
         let leaves =
             self.configs.current().members.contains_key(&self.id) && !membership.members.contains_key(&self.id);
         if leaves {
@@ -283,6 +283,12 @@ impl Replica {
         }
         self.configs.push(index, membership.clone());
         self.notes.push(Note::Configured { index, membership: Box::new(membership) });
+    }
+
+    /// The disks of those who are not the same members by that configuration.
+    fn forget_disks(&mut self, next: &Membership) {
+        let (me, current) = (self.id, self.configs.current());
+        self.disks.retain(|id, _| *id == me || current.stays(*id, next));
     }
 
     /// Entries from `from` on conflict with a leader's and give way (§5.3).
@@ -326,6 +332,7 @@ impl Replica {
             return self.log.commit_to(index);
         }
         self.log.restart(base.position);
+        self.forget_disks(&base.membership);
         if !self.options.mutants.breaks(Mutant::KeepStaleConfig) {
             self.configs.restart(base.configured, base.membership.clone());
         }

@@ -1,6 +1,6 @@
 //! Which disk each peer came with: one that comes with another has forgotten what it promised.
 
-use crate::types::{DiskId, Membership, NodeId, Time};
+use crate::types::{DiskId, NodeId, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -55,8 +55,8 @@ impl Disks {
         );
     }
 
-    /// Whoever is no member any more may come with any disk, should it be added again.
-    pub fn forget_but(&mut self, members: &Membership) {
-        self.known.retain(|peer, _| members.members.contains_key(peer));
+    /// Whoever is no member any more may come with any disk, should it be added again; and so may who was added again.
+    pub fn forget_but(&mut self, stays: impl Fn(NodeId) -> bool) {
+        self.known.retain(|peer, _| stays(*peer));
     }
 }

@@ -214,13 +214,13 @@ impl Net {
         if membership.members.is_empty() {
             self.members = Membership::founding(self.places.clone());
         }
-        let added: Vec<NodeId> = self.members.ids().filter(|id| !before.members.contains_key(id)).collect();
+        let added: Vec<NodeId> = self.members.ids().filter(|id| !before.stays(*id, &self.members)).collect();
+        self.disks.forget_but(|id| before.stays(id, &self.members));
         for (id, member) in before.members {
             self.leavers.entry(id).or_insert((member, now + LEAVERS_FOR));
         }
         self.leavers.retain(|id, _| !self.members.members.contains_key(id));
         self.guests.retain(|id, _| !self.members.members.contains_key(id));
-        self.disks.forget_but(&self.members);
         added.into_iter().for_each(|id| self.part(now, id));
         self.link(now);
         self.look_over(now);

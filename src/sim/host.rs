@@ -18,7 +18,7 @@ use crate::types::{Base, ClusterId, DiskId, Index, Membership, NodeId, Position,
 use crate::wal::{self, Fault, Journal, Reserve, Watch};
 use crate::wire::frame::FrameReader;
 use bytes::BytesMut;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// A snapshot, as the node knows it.
@@ -116,7 +116,7 @@ pub struct Process {
     /// Which disk each peer came with, in this life.
     pub met: BTreeMap<NodeId, DiskId>,
     /// Who belonged to its configuration when that was last looked at.
-    pub members: BTreeSet<NodeId>,
+    pub members: Membership,
     /// Those who did until just now, and until when they are spoken to.
     pub leavers: BTreeMap<NodeId, Time>,
 }
@@ -254,7 +254,7 @@ impl Host {
             incoming: BTreeMap::new(),
             tick_at: None,
             met: BTreeMap::new(),
-            members: BTreeSet::new(),
+            members: Membership::default(),
             leavers: BTreeMap::new(),
         });
         self.life += 1;

@@ -7,7 +7,6 @@ use crate::consensus::quorum::decides;
 use crate::node::Event;
 use crate::types::{DiskId, Membership, Mutant, NodeId};
 use rand::RngExt;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Whoever was a member is spoken to for so long: it has to learn that it is none any more.
@@ -63,18 +62,19 @@ impl World {
         let until = self.now + LEAVERS_FOR;
         let Some(up) = &mut self.host(at).up else { return };
         let membership = up.node.membership();
-        if up.members.iter().eq(membership.members.keys()) {
+        if up.members.members == membership.members {
             return;
         }
-        let members: BTreeSet<NodeId> = membership.ids().collect();
-        for gone in up.members.difference(&members) {
-            up.leavers.insert(*gone, until);
+        let before = std::mem::replace(&mut up.members, membership.clone());
+        let members = &up.members;
+        for gone in before.ids().filter(|id| !members.members.contains_key(id)) {
+            up.leavers.insert(gone, until);
         }
-        up.leavers.retain(|id, _| !members.contains(id));
-        if !members.is_empty() {
-            up.met.retain(|id, _| members.contains(id));
+        up.leavers.retain(|id, _| !members.members.contains_key(id));
+        if !members.members.is_empty() {
+            let first = before.members.is_empty();
+            up.met.retain(|id, _| if first { members.members.contains_key(id) } else { before.stays(*id, members) });
         }
-        up.members = members;
     }
 
     /// Whether a machine may be emptied without a loss that nothing could prevent: those who are left, and hold

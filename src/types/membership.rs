@@ -87,6 +87,13 @@ impl Membership {
         self.members.get(&id)?.disk
     }
 
+    /// Whether that one is a member here and in what follows, and the same. Of one whose disk was named, and is so no
+    /// more, it was not seen how it went and came back: it may come with any disk.
+    pub fn stays(&self, id: NodeId, next: &Membership) -> bool {
+        let both = self.members.contains_key(&id) && next.members.contains_key(&id);
+        both && self.disk(id).is_none_or(|disk| next.disk(id) == Some(disk))
+    }
+
     /// How many of `n` voters are a majority.
     pub const fn majority_of(n: usize) -> usize {
         n / 2 + 1

@@ -361,6 +361,27 @@ fn a_disk_that_stands_in_the_configuration_is_the_only_one() {
     assert!(greet(77).is_ok());
 }
 
+/// It was removed, and added again on another disk, while we were away: a snapshot tells of both at once. Found by the
+/// simulator.
+#[test]
+fn who_went_and_came_back_unseen_may_come_with_another_disk() {
+    let mut nodes = vec![Pumped::open(1, Options::default())];
+    let mut members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
+    let greet = |nodes: &mut Vec<Pumped>, disk| {
+        let hello = Hello::peer(CLUSTER, id(2), DiskId(disk), 1, id(1));
+        Plain::dial(nodes[0].address(), &hello).pump_welcome(nodes).is_ok()
+    };
+    for named in [None, Some(DiskId(77))] {
+        members.members.get_mut(&id(2)).unwrap().disk = named;
+        nodes[0].net.set_members(Time(1), &members);
+        assert!(greet(&mut nodes, 77), "it is named as it was met");
+    }
+    members.members.get_mut(&id(2)).unwrap().disk = None;
+    nodes[0].net.set_members(Time(1), &members);
+    assert!(greet(&mut nodes, 5));
+    assert!(!greet(&mut nodes, 77), "now it is known by that one");
+}
+
 /// Two voters with an old configuration, cut off while others were added and one of those came to lead: they
 /// must hear it, and answer: before it is followed, and when its link breaks while it is. Both found by the
 /// simulator.
