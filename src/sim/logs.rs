@@ -138,8 +138,16 @@ impl World {
         let host = self.host(at);
         let life = host.life;
         let Some(up) = &mut host.up else { return Ok(()) };
-        // An error is one of the disk, which the journal will meet.
-        let news = up.watch.look().unwrap_or_default();
+        let news = match up.watch.look() {
+            Ok(news) => news,
+            // The power went in the middle of it: of a log that lets nothing in, nobody else would notice.
+            Err(fault) if self.hosts[&at].has_stopped() => {
+                self.stops(at, &fault);
+                return Ok(());
+            }
+            // One of the disk, which the journal will meet.
+            Err(_) => None,
+        };
         self.later(LOOKS, Happens::Looks { at, life });
         match news {
             Some(low) => {

@@ -60,6 +60,17 @@ pub struct Network {
     cuts: BTreeSet<(NodeId, NodeId)>,
 }
 
+/// What is sent.
+#[derive(Debug)]
+pub struct Said {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Whether it comes once or not at all, whatever the network is like. The consensus survives a message that comes
+    /// twice. Of a client's request that one node passes on to another, the second copy may be refused, "not applied",
+    /// when the first is in the log: no link of ours says anything twice.
+    pub once: bool,
+}
+
 impl Network {
     /// A network of that kind, whole.
     pub fn new(weather: Weather) -> Network {
@@ -108,8 +119,9 @@ impl Network {
         if rng.random_range(0..100) < self.weather.stragglers { delay * 20 } else { delay }
     }
 
-    /// Sends it: what arrives of it, perhaps nothing, perhaps in parts, perhaps twice.
-    pub fn send(&mut self, now: Time, rng: &mut SmallRng, from: NodeId, to: NodeId, bytes: Bytes) -> Vec<Arrival> {
+    /// Sends it: what arrives of it, perhaps nothing, perhaps in parts, perhaps twice unless it is said `once`.
+    pub fn send(&mut self, now: Time, rng: &mut SmallRng, (from, to): (NodeId, NodeId), said: Said) -> Vec<Arrival> {
+        let Said { bytes, once } = said;
         let is_cut = self.cuts.contains(&(from, to));
         let at = now + self.delay(rng);
         match self.weather.tier {
@@ -117,7 +129,7 @@ impl Network {
                 let mut arrivals = Vec::new();
                 if !is_cut && rng.random_range(0..100) >= self.weather.loss {
                     arrivals.push(Arrival { at, link: 0, bytes: bytes.clone() });
-                    if rng.random_range(0..100) < self.weather.doubling {
+                    if !once && rng.random_range(0..100) < self.weather.doubling {
                         arrivals.push(Arrival { at: now + self.delay(rng) * 3, link: 0, bytes });
                     }
                 }

@@ -108,10 +108,8 @@ impl Configurations {
             };
             for position in from.map_or(&[][..], |from| &log[from..]) {
                 let membership = &self.all[position];
-                if !found
-                    .iter()
-                    .any(|other| (&other.voters, &other.outgoing) == (&membership.voters, &membership.outgoing))
-                {
+                // Learners too: whoever is only that is a member, and known by its disk.
+                if !found.contains(&membership) {
                     found.push(membership);
                 }
             }

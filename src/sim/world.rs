@@ -6,7 +6,7 @@ use super::clients::{Asking, Client};
 use super::disk::Crash;
 use super::history::History;
 use super::host::{Clock, Host};
-use super::network::{Network, Tier};
+use super::network::{Network, Said, Tier};
 use super::operator::{OPERATOR, Operator};
 use super::scenario::Scenario;
 use super::shelves::Snapshots;
@@ -543,7 +543,8 @@ impl World {
         if self.network.must_redial(from, to) {
             self.relink(from, to);
         }
-        for arrival in self.network.send(self.now, &mut self.rng, from, to, bytes.freeze()) {
+        let said = Said { bytes: bytes.freeze(), once: matches!(frame, PeerFrame::Forward { .. }) };
+        for arrival in self.network.send(self.now, &mut self.rng, (from, to), said) {
             self.at(arrival.at, Happens::Arrives { to, from, disks, run: arrival.link, bytes: arrival.bytes });
         }
     }
