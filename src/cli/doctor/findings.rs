@@ -160,8 +160,12 @@ fn of_leader(leader: &Status, statuses: &[&Status], out: &mut Vec<Finding>) {
     }
     for peer in &leader.peers {
         let what = format!("n{} in step", peer.node);
-        let found = format!("{} entries behind, {}", peer.lag, peer.stage);
-        let level = if peer.lag > LAGS { Level::Warn } else { Level::Pass };
+        let lag = peer.known_lag();
+        let found = match lag {
+            Some(lag) => format!("{lag} entries behind, {}", peer.stage),
+            None => "has not said how far it is".to_owned(),
+        };
+        let level = if lag.is_none_or(|lag| lag > LAGS) { Level::Warn } else { Level::Pass };
         out.push(finding(level, what, found));
     }
 }
