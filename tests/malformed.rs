@@ -202,15 +202,14 @@ impl Drop for StopAtEnd<'_> {
     }
 }
 
-/// What was taken meanwhile, in order.
+/// What was taken meanwhile.
 fn taken(took: &Mutex<Vec<u64>>) -> Vec<u64> {
-    let mut taken = std::mem::take(&mut *took.lock().unwrap());
-    taken.sort_unstable();
-    taken
+    std::mem::take(&mut *took.lock().unwrap())
 }
 
-fn percentiles(taken: &[u64]) -> String {
+fn percentiles(mut taken: Vec<u64>) -> String {
     assert!(!taken.is_empty(), "who means well is served");
+    taken.sort_unstable();
     let at = |share: f64| taken[(taken.len() as f64 * share) as usize];
     format!("{} honest writes: p50 {} us, p99 {} us", taken.len(), at(0.5), at(0.99))
 }
@@ -247,19 +246,26 @@ fn whatever_is_said_at_any_door_the_cluster_serves_on_and_nothing_is_left_behind
         ("HTTP", &cluster.webs, b"", http),
     ];
     let (stop, took) = (AtomicBool::new(false), Mutex::new(Vec::new()));
-    let quiet = || until("honest writes", || (took.lock().unwrap().len() >= 1000).then_some(()), || cluster.logs());
+    // In turns, for a disk is quick and slow by the minute.
+    let turns = (count / 50_000).max(1);
+    let quiet = || until("honest writes", || (took.lock().unwrap().len() >= 200).then_some(()), || cluster.logs());
     let before: Vec<_> = std::thread::scope(|scope| {
         let _told = StopAtEnd(&stop);
         scope.spawn(|| mean_well(&cluster.addresses, &stop, &took));
         quiet();
         let before = (0..3).map(|n| held(&cluster, n)).collect();
         for (name, addresses, hello, says) in doors {
-            taken(&took);
-            quiet();
-            eprintln!("before {name}: {}", percentiles(&taken(&took)));
             let sessions = cluster.status(0).unwrap().sessions;
-            attack(name, says, (addresses, hello), (count, rate), &cluster);
-            eprintln!("during {name}: {}", percentiles(&taken(&took)));
+            let (mut between, mut during) = (Vec::new(), Vec::new());
+            for _ in 0..turns {
+                taken(&took);
+                quiet();
+                between.extend(taken(&took));
+                attack(name, says, (addresses, hello), (count / turns, rate), &cluster);
+                during.extend(taken(&took));
+            }
+            eprintln!("beside {name}, nothing: {}", percentiles(between));
+            eprintln!("beside {name}, {count} requests: {}", percentiles(during));
             // A native client's session is its own to close; those of the other doors end with their connections.
             let closed = || (name == "native" || cluster.status(0)?.sessions <= sessions).then_some(());
             until("all sessions are closed", closed, || cluster.logs());
