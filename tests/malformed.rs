@@ -282,6 +282,29 @@ fn whatever_is_said_at_any_door_the_cluster_serves_on_and_nothing_is_left_behind
         });
         eprintln!("n{}: {resident} KiB and {sockets} sockets before, {now:?} after", n + 1);
     }
+    for n in 0..3 {
+        let empty = || {
+            let inside = cluster.status(n)?.figures.connections;
+            (inside["redis"] == 0 && inside["http"] == 0).then_some(())
+        };
+        until("nobody is counted as being in", empty, || format!("{:?}", cluster.status(n)));
+        let put = ask(&cluster.webs[n], b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nv");
+        assert!(put.starts_with("HTTP/1.1 204 "), "{put}");
+        let got = ask(&cluster.webs[n], b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert!(got.starts_with("HTTP/1.1 200 ") && got.ends_with("\r\n\r\nv"), "{got}");
+        assert_eq!(ask(&cluster.doors[n], b"GET k\r\n"), "$1\r\nv\r\n");
+    }
     cluster.expect_no_deaths();
     cluster.agree();
+}
+
+/// Says that, and that it is the last; what is answered.
+fn ask(address: &str, words: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(words).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
