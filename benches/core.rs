@@ -64,8 +64,8 @@ impl Trio {
                     let sent = order.prev.index.next()..=order.upto;
                     let entries =
                         written.iter().filter(|entry| sent.contains(&entry.position.index)).cloned().collect();
-                    let message = Message::Append { prev: order.prev, commit: order.commit, entries };
-                    self.on_the_way.push(Envelope { from: core.id(), to: order.to, term: order.term, message });
+                    let message = Message::Append { prev: order.prev, commit: order.commit, probe: 0, entries };
+                    self.on_the_way.push(core.envelope(order.to, order.term, message));
                 }
             }
             if self.on_the_way.is_empty() && !busy {

@@ -412,6 +412,12 @@ pub struct Status {
     /// To whom it hands over, if it does; else 0.
     #[serde(default)]
     pub hands_over: u64,
+    /// The id of its log, in hex; nothing before that is agreed.
+    #[serde(default)]
+    pub log_id: String,
+    /// The position that it acknowledged and does not hold, as `index@term`; nothing if there is none.
+    #[serde(default)]
+    pub promised: String,
     /// What it keeps of the log, and what has taken the place of the rest.
     #[serde(default)]
     pub log: LogStatus,
@@ -503,6 +509,12 @@ pub struct PeerStatus {
     /// How many bytes that snapshot has.
     #[serde(default)]
     pub snapshot_bytes: u64,
+    /// It acknowledged everything up to this index and holds it no more; 0 if that is not known of it.
+    #[serde(default)]
+    pub lost_acknowledged: u64,
+    /// How often that was seen since this node leads.
+    #[serde(default)]
+    pub losses: u64,
 }
 
 impl PeerStatus {

@@ -6,12 +6,12 @@
 
 use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX};
 use crate::types::{
-    ClusterTime, DiskId, Entry, HardState, Index, Member, Membership, NodeId, Payload, Position, Prospect, Term,
+    ClusterTime, DiskId, Entry, HardState, Index, LogId, Member, Membership, NodeId, Payload, Position, Prospect, Term,
+    Vote,
 };
 use byteorder::{ByteOrder, LittleEndian};
 use bytes::{Buf, BufMut, Bytes};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes that do not say what they should.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -261,17 +261,22 @@ fn checksum(header: &[u8], payload: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// Writes a term, then the vote in it.
+/// How many bytes [`put_hard_state`] writes.
+pub const HARD_STATE_BYTES: usize = 40;
+
+/// Writes a term (8), the vote in it (node 8, 0 for none, and disk 8), and the promised position (16).
 pub fn put_hard_state(out: &mut impl BufMut, hard: &HardState) {
     out.put_u64_le(hard.term.0);
-    out.put_node(hard.vote);
+    out.put_node(hard.vote.map(|vote| vote.node));
+    out.put_u64_le(hard.vote.map_or(0, |vote| vote.disk.0));
+    out.put_position(hard.promised);
 }
 
 /// Reads what [`put_hard_state`] wrote.
 pub fn read_hard_state(from: &mut Reader) -> Result<HardState> {
     let term = Term(from.u64()?);
-    let vote = from.node()?;
-    Ok(HardState { term, vote })
+    let (node, disk) = (from.node()?, DiskId(from.u64()?));
+    Ok(HardState { term, vote: node.map(|node| Vote { node, disk }), promised: from.position()? })
 }
 
 const VOTER: u8 = 1;
@@ -282,16 +287,18 @@ const LEAVES: u8 = 16;
 
 fn membership_size(membership: &Membership) -> usize {
     let place = |member: &Member| if matches!(member.prospect, Prospect::Succeeds(_)) { 8 } else { 0 };
-    4 + membership.members.values().map(|m| 8 + 1 + place(m) + 8 + 4 + m.address.len()).sum::<usize>()
+    13 + membership.members.values().map(|m| 8 + 1 + place(m) + 8 + 4 + m.address.len()).sum::<usize>()
 }
 
-/// Writes level (2), number of members (2), then each: id (8), flags (1: voter 1, outgoing 2, and of
+/// Writes level (2), number of members (2), log id (8, 0 unknown), whether that is agreed (1), then each: id (8), flags (1: voter 1, outgoing 2, and of
 /// 4 rises, 8 succeeds, 16 leaves one at most), whom it succeeds if it does (8), disk id (8, 0 unknown),
 /// address behind its length.
 pub fn put_membership(out: &mut impl BufMut, membership: &Membership) {
     assert!(membership.members.len() <= MEMBERS_MAX, "a membership was checked when it was made");
     out.put_u16_le(membership.level);
     out.put_u16_le(membership.members.len() as u16);
+    out.put_u64_le(membership.log_id.map_or(0, |log| log.0));
+    out.put_u8(u8::from(membership.log_agreed));
     for (id, member) in &membership.members {
         out.put_u64_le(id.get());
         let voter = if membership.voters.contains(id) { VOTER } else { 0 };
@@ -318,8 +325,8 @@ pub fn read_membership(from: &mut Reader) -> Result<Membership> {
     if count > MEMBERS_MAX {
         return Err(Malformed("too many members"));
     }
-    let mut membership =
-        Membership { members: BTreeMap::new(), voters: BTreeSet::new(), outgoing: BTreeSet::new(), level };
+    let log_id = Some(from.u64()?).filter(|log| *log != 0).map(LogId);
+    let mut membership = Membership { level, log_id, log_agreed: from.bool()?, ..Membership::default() };
     for _ in 0..count {
         let id = from.somebody()?;
         let flags = from.u8()?;
@@ -396,6 +403,7 @@ mod tests {
             membership.members.insert(id(n), Member { address: format!("c:{n}"), disk, prospect });
         }
         membership.outgoing.insert(id(2));
+        (membership.log_id, membership.log_agreed) = (Some(LogId(0x6f2c)), true);
         let entry = sample(2, 1, Payload::Membership(Box::new(membership)));
         assert_eq!(read_entry(&mut Reader::new(encoded(&entry))), Ok(entry));
     }

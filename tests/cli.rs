@@ -175,7 +175,8 @@ fn hang_up_on_commands(mut stream: TcpStream) -> Option<()> {
         };
         let mut out = BytesMut::new();
         if frame.kind == Kind::Hello {
-            Welcome { version: VERSION_MAX, cluster: ClusterId(7), node: NodeId::new(1)?, disk: DiskId(1) }
+            let holds = Default::default();
+            Welcome { version: VERSION_MAX, cluster: ClusterId(7), node: NodeId::new(1)?, disk: DiskId(1), holds }
                 .put(&mut out);
         } else {
             let Numbered { id, request, .. } = read_request_frame(frame).ok()?;

@@ -56,7 +56,11 @@ fn write(journal: &mut Journal<FsDisk>, id: u64, hard: Option<u64>, payloads: Ve
     let entry = |(index, payload)| codec::entry(Position::new(Index(index), Term(1)), ClusterTime(5), payload);
     let write = Write {
         id: WriteId(id),
-        hard_state: hard.map(|term| HardState { term: Term(term), vote: NodeId::new(1) }),
+        hard_state: hard.map(|term| HardState {
+            term: Term(term),
+            vote: NodeId::new(1).map(|node| Vote { node, disk: DiskId(7) }),
+            promised: Position::ZERO,
+        }),
         base: None,
         entries: payloads.into_iter().map(entry).collect(),
     };

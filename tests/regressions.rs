@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use drave::codec;
 use drave::consensus::log::Log;
-use drave::consensus::message::{Envelope, Message, Round};
+use drave::consensus::message::{Envelope, Message, Origin, Round};
 use drave::consensus::replica::{Recovered, Replica};
 use drave::consensus::{Options, Raft};
 use drave::node::keeping::Keeping;
@@ -152,7 +152,7 @@ impl Follower {
     fn new(begins: Position, terms: &[u64], applied: u64, mutants: Mutants) -> Follower {
         let recovered = Recovered {
             disk: None,
-            hard_state: HardState { term: Term(9), vote: None },
+            hard_state: HardState { term: Term(9), ..HardState::default() },
             base: base(begins),
             entries: terms.iter().map(|term| (Term(*term), 50)).collect(),
             configurations: Vec::new(),
@@ -181,12 +181,12 @@ impl Follower {
 
     fn hears(&mut self, message: Message) -> Vec<Message> {
         let to = self.raft.id();
-        self.raft.receive(self.now, Envelope { from: LEADER, to, term: Term(9), message });
+        self.raft.receive(self.now, Envelope { from: LEADER, to, term: Term(9), origin: Origin::default(), message });
         self.answers().1
     }
 
     fn appends(&mut self, prev: Position, entries: Vec<Entry>) -> Vec<Message> {
-        self.hears(Message::Append { prev, commit: Index::ZERO, entries })
+        self.hears(Message::Append { prev, commit: Index::ZERO, probe: 0, entries })
     }
 }
 

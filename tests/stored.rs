@@ -115,7 +115,11 @@ impl Shelf {
 impl Writing {
     fn write(mut self, hard: Option<(u64, u64)>, entries: Vec<Entry>) -> Writing {
         self.writes += 1;
-        let hard_state = hard.map(|(term, vote)| HardState { term: Term(term), vote: NodeId::new(vote) });
+        let hard_state = hard.map(|(term, vote)| HardState {
+            term: Term(term),
+            vote: NodeId::new(vote).map(|node| Vote { node, disk: DiskId(7) }),
+            promised: Position::ZERO,
+        });
         let write = Write { id: WriteId(self.writes), hard_state, base: None, entries };
         self.journal.append(&write).unwrap();
         self.journal.sync().unwrap();

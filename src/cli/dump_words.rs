@@ -4,7 +4,7 @@ use super::dump_commands::command;
 use crate::api::Op;
 use crate::codec::{self, Reader};
 use crate::machine::words::Command;
-use crate::types::{Index, Payload, Term};
+use crate::types::{Index, Payload, Position, Term, Vote};
 use crate::wal::format::{self, Batch, Frame, Kind, Opening, Seal};
 use bytes::Bytes;
 use serde::Serialize;
@@ -108,8 +108,8 @@ pub fn say(frame: &Frame, style: Style) -> Said {
         Kind::Hard => format::read_hard(&frame.body).map(|hard| Said {
             name: "hard",
             term: Some(hard.term),
-            what: format!("term={} vote={}", hard.term, vote(hard.vote)),
-            fields: Fields { vote: Some(hard.vote.map_or(0, |node| node.get())), ..Fields::default() },
+            what: format!("term={} vote={}{}", hard.term, vote(hard.vote), promised(hard.promised)),
+            fields: Fields { vote: Some(hard.vote.map_or(0, |vote| vote.node.get())), ..Fields::default() },
             ..Said::default()
         }),
         Kind::Base | Kind::Release => format::read_base(&frame.body).map(|base| {
@@ -136,8 +136,13 @@ pub fn say(frame: &Frame, style: Style) -> Said {
     said
 }
 
-fn vote(vote: Option<crate::types::NodeId>) -> String {
-    vote.map_or("-".to_owned(), |node| node.get().to_string())
+fn vote(vote: Option<Vote>) -> String {
+    vote.map_or("-".to_owned(), |vote| vote.node.get().to_string())
+}
+
+/// What the node acknowledged and does not hold, where there is something.
+fn promised(upto: Position) -> String {
+    if upto == Position::ZERO { String::new() } else { format!(" promised={upto}") }
 }
 
 fn entry(frame: &Frame, style: Style) -> Said {

@@ -7,11 +7,14 @@ use crate::disk::FsDisk;
 use crate::server::boot::{Booted, boot};
 use crate::server::server::ServerError;
 use crate::server::telling::{TELL_EVERY, Telling};
-use crate::types::{HardState, Index, Member, Membership, NodeId, Payload, Position, Term, Write, WriteId};
+use crate::types::{
+    HardState, Index, LogId, Member, Membership, NodeId, Payload, Position, Term, Vote, Write, WriteId,
+};
 use crate::wal::identity::Identity;
 use crate::wal::{Fault, Recovered};
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 /// The term is raised by so much: by more than anybody who is thought to be gone can have raised it since, so that no
@@ -108,10 +111,14 @@ impl Holds {
             voters: BTreeSet::from([self.me]),
             outgoing: BTreeSet::new(),
             level: self.members.level,
+            // The log of the others may live on somewhere: from here on this is another one.
+            log_id: Some(LogId(rand::random::<NonZeroU64>().get())),
+            log_agreed: true,
         };
         let outgoing = self.members.all_voters().collect();
         let members = self.members.members.clone().into_iter().chain([(self.me, mine)]).collect();
-        let joint = Membership { members, outgoing, ..alone.clone() };
+        let (log_id, log_agreed) = (self.members.log_id, self.members.log_agreed);
+        let joint = Membership { members, outgoing, log_id, log_agreed, ..alone.clone() };
         let payloads = [Payload::Noop, Payload::Membership(Box::new(joint)), Payload::Membership(Box::new(alone))];
 
         let term = Term(booted.recovered.hard_state.term.max(self.last.term).0 + TERMS);
@@ -120,7 +127,8 @@ impl Holds {
             index = index.next();
             codec::entry(Position::new(index, term), booted.recovered.last_time, payload)
         });
-        let hard_state = Some(HardState { term, vote: Some(self.me) });
+        let vote = Some(Vote { node: self.me, disk: booted.me.disk });
+        let hard_state = Some(HardState { term, vote, promised: Position::ZERO });
         Write { id: WriteId::ZERO.next(), hard_state, base: None, entries: entries.to_vec() }
     }
 }

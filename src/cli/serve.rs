@@ -68,6 +68,13 @@ pub struct Serve {
     /// How often a leader says that it lives
     #[arg(long, env = "DRAVE_HEARTBEAT_INTERVAL", default_value = "50ms", value_parser = humantime::parse_duration)]
     heartbeat_interval: Duration,
+    /// Begins a log although a founder of the list does not answer, or holds one: what that one holds is then in
+    /// another log, and whatever was acknowledged there is not in this one
+    #[arg(long, env = "DRAVE_FOUND_ANYWAY")]
+    found_anyway: bool,
+    /// How long founders wait for those of the list that do not answer, before a majority begins a log
+    #[arg(long, env = "DRAVE_FOUNDING_WAIT", default_value = "5s", value_parser = humantime::parse_duration)]
+    founding_wait: Duration,
     /// How large a segment of the journal is
     #[arg(long, env = "DRAVE_SEGMENT_SIZE", default_value = "64MiB", value_parser = size)]
     segment_size: ByteSize,
@@ -219,6 +226,9 @@ fn configure(serve: &Serve) -> Config {
     config.consensus.election_min = serve.election_timeout.0;
     config.consensus.election_max = serve.election_timeout.1;
     config.consensus.heartbeat = serve.heartbeat_interval;
+    config.consensus.founding_wait = serve.founding_wait;
+    config.consensus.found_anyway = serve.found_anyway;
+    config.consensus.alone_wait = serve.election_timeout.1 * 2;
     config.segment_bytes = serve.segment_size.as_u64();
     config.reserve_bytes = serve.reserve.as_u64();
     config.node.entry_bytes = serve.max_entry.as_u64();

@@ -91,6 +91,7 @@ pub fn run(args: Sim) -> Result<(), Trouble> {
     let next = AtomicU64::new(first);
     let end = first.saturating_add(args.seeds);
     let (simulated, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    let untold = AtomicU64::new(0);
     let failed = AtomicBool::new(false);
     let work = || {
         loop {
@@ -102,6 +103,7 @@ pub fn run(args: Sim) -> Result<(), Trouble> {
             match crate::sim::run(args.scenario(seed), args.trace.map(tell_from)) {
                 Ok(outcome) => {
                     simulated.fetch_add(cluster_ms(&outcome), Ordering::Relaxed);
+                    untold.fetch_add(u64::from(outcome.untold), Ordering::Relaxed);
                     if args.seeds == 1 {
                         eprintln!("{}", outcome.beside());
                         println!("{outcome}");
@@ -132,6 +134,9 @@ pub fn run(args: Sim) -> Result<(), Trouble> {
     if args.seeds > 1 {
         let hours = simulated.load(Ordering::Relaxed) as f64 / 3_600_000.0;
         let took = began.elapsed().as_secs_f64();
+        if let untold @ 1.. = untold.load(Ordering::Relaxed) {
+            println!("{untold} ended early: a node voted on an older copy of its disk before anybody told it");
+        }
         println!("{} seeds ok, {first} to {} · {hours:.1} hours simulated · {took:.1} s", args.seeds, end - 1);
     }
     Ok(())

@@ -118,6 +118,14 @@ fn print(asked: &[Asked]) {
     for status in asked.iter().filter_map(|asked| asked.status.as_ref().ok()) {
         println!("{}", kept_row(status, leader).trim_end());
     }
+    for status in
+        asked.iter().filter_map(|asked| asked.status.as_ref().ok()).filter(|status| !status.promised.is_empty())
+    {
+        println!(
+            "n{} has lost what it acknowledged up to {}: it votes for nobody that holds less, and does not campaign",
+            status.node, status.promised
+        );
+    }
     match leader {
         Some(leader) => println!("{} · cluster {} · fsync {}", leader.membership, leader.cluster, on_off(leader.fsync)),
         None => println!("no leader among those who answer"),
@@ -162,11 +170,13 @@ fn row(endpoint: &str, status: &Status, leader: Option<&Status>) -> String {
     let seen = seen(status, leader);
     let leads = leader.is_some_and(|leader| leader.node == status.node);
     let (matched, lag) = match seen {
-        Some(peer) if peer.known_lag().is_some() => (peer.matched.to_string(), peer.lag.to_string()),
+        Some(peer) if peer.known_lag().is_some() && peer.lost_acknowledged == 0 => {
+            (peer.matched.to_string(), peer.lag.to_string())
+        }
         None if leads => (status.durable.to_string(), (status.last - status.durable).to_string()),
         _ => ("-".to_owned(), "-".to_owned()),
     };
-    let stage = seen.map_or("-", |peer| peer.stage.as_str());
+    let stage = seen.map_or("-", |peer| if peer.lost_acknowledged > 0 { "lost" } else { peer.stage.as_str() });
     let heard = seen.and_then(|peer| peer.heard_ms).map_or("-".to_owned(), |ms| format!("{ms} ms"));
     format!(
         "{:<5} {:<12} {:>5} {:>9} {:>9} {matched:>9} {lag:>6} {:>6.2} ms  {endpoint:<18} {stage:<8} {heard:>7}  {}@{}",

@@ -37,6 +37,11 @@ impl Ballot {
         membership.all_voters().all(|id| self.yes.contains(&id))
     }
 
+    /// Whether that voter has said yes or no.
+    pub fn has_answered(&self, voter: NodeId) -> bool {
+        self.yes.contains(&voter) || self.no.contains(&voter)
+    }
+
     /// Whether anyone has said no.
     pub fn is_denied(&self) -> bool {
         !self.no.is_empty()

@@ -4,8 +4,19 @@ use super::ballot::Ballot;
 use super::message::{Ask, Envelope, Message};
 use super::next::Next;
 use super::note::{Note, Reason};
-use super::replica::Replica;
-use crate::types::{Mutant, NodeId, Time};
+use super::replica::{Replica, Voice};
+use crate::types::{DiskId, Mutant, NodeId, Time, Vote};
+
+/// The candidate's own vote: like any other it counts by its disk.
+fn own_vote(me: &Replica, ballot: &mut Ballot) {
+    let named = me.configs.current().disk(me.id);
+    let counts = me.disk().is_none() || named == me.disk() || me.options.mutants.breaks(Mutant::VoteUnnamed);
+    match me.voice() {
+        Voice::Founder => ballot.void_yes(me.id),
+        Voice::Counted if counts => ballot.yes(me.id),
+        Voice::Counted | Voice::None => {}
+    }
+}
 
 /// A node that asks whether it would be elected, or to be elected.
 #[derive(Clone, Debug)]
@@ -25,7 +36,7 @@ impl Candidate {
     pub fn new(me: &mut Replica, now: Time, ask: Ask, reason: Reason, since: Time) -> Candidate {
         if ask.is_real() {
             me.advance_term(me.term().next());
-            me.cast(me.id);
+            me.record_vote(me.candidate());
         }
         me.notes.push(Note::Campaigns { ask, term: me.term(), reason });
         let last = me.log.last();
@@ -38,7 +49,7 @@ impl Candidate {
         }
         let mut ballot = Ballot::default();
         if ask == Ask::Pre {
-            ballot.yes(me.id);
+            own_vote(me, &mut ballot);
         }
         Candidate { ask, ballot, deadline: now + me.draw_patience(), reason, since }
     }
@@ -66,9 +77,25 @@ impl Candidate {
     /// The disk has moved on: our own vote counts, like any other, once it is durable.
     pub fn persisted(&mut self, me: &Replica) -> Next {
         if self.ask.is_real() && me.vote_is_durable() {
-            self.ballot.yes(me.id);
+            own_vote(me, &mut self.ballot);
         }
         self.tally(me)
+    }
+
+    /// Counts a vote by the voter's disk. If our configuration names it, the voter was not emptied since, and all
+    /// that it acknowledged before stands in our log before the name. If it names none, the voter is a founder that
+    /// may have been emptied.
+    fn count(&mut self, me: &Replica, from: NodeId, disk: Option<DiskId>, void: bool) {
+        let named = me.configs.current().disk(from);
+        let counts_any = me.counts_any_disk();
+        match (named, disk) {
+            _ if counts_any => self.ballot.yes(from),
+            (Some(named), Some(disk)) if named == disk => self.ballot.yes(from),
+            (Some(_), Some(_)) => {}
+            (None, Some(_)) => self.ballot.void_yes(from),
+            (_, None) if void => self.ballot.void_yes(from),
+            (_, None) => self.ballot.yes(from),
+        }
     }
 
     /// Whether enough have said yes; a candidate that is its own majority need ask nobody.
@@ -77,8 +104,10 @@ impl Candidate {
         let won = match self.ask {
             // A log that begins here must not begin a second time: who holds nothing asks everyone first, as far
             // as they are there.
-            Ask::Pre if me.is_void() => self.ballot.is_unanimous(membership),
-            Ask::Real | Ask::Handover if me.is_void() => self.ballot.is_won_among_void(membership, mutants),
+            Ask::Pre if me.is_void() => !me.founding.is_vetoed(mutants) && self.ballot.is_unanimous(membership),
+            Ask::Real | Ask::Handover if me.is_void() => {
+                !me.founding.is_vetoed(mutants) && self.ballot.is_won_among_void(membership, mutants)
+            }
             Ask::Pre | Ask::Real | Ask::Handover => self.ballot.is_won(membership, mutants),
         };
         match self.ask {
@@ -89,16 +118,21 @@ impl Candidate {
     }
 
     /// Time has passed: the votes were split, or lost (§5.2).
-    pub fn tick(&self, me: &Replica, now: Time) -> Next {
+    pub fn tick(&self, me: &mut Replica, now: Time) -> Next {
         if now < self.deadline {
             return Next::Stay;
         }
         if me.disk_stands(now) {
             return Next::StepDown("the disk stands still");
         }
-        let begins = self.ask == Ask::Pre && me.is_void() && !self.ballot.is_denied();
-        if begins && self.ballot.is_won_among_void(me.configs.current(), me.options.mutants) {
-            return Next::Campaign(Ask::Real, self.reason);
+        if self.ask == Ask::Pre && me.is_void() {
+            let (membership, mutants) = (me.configs.current(), me.options.mutants);
+            let denied = self.ballot.is_denied() && !mutants.breaks(Mutant::FoundOverHolder);
+            let enough = !denied && self.ballot.is_won_among_void(membership, mutants);
+            let silent = membership.all_voters().filter(|id| !self.ballot.has_answered(*id)).collect();
+            if me.founding.may_begin(now, enough, silent, me.options.mutants, &mut me.notes) {
+                return Next::Campaign(Ask::Real, self.reason);
+            }
         }
         let ask = if me.options.mutants.breaks(Mutant::NoPreVote) { Ask::Real } else { Ask::Pre };
         Next::Campaign(ask, Reason::Again)
@@ -109,25 +143,25 @@ impl Candidate {
         let from = envelope.from;
         match envelope.message {
             Message::AskVote { last, ask } => {
-                if me.answer_ask(from, last, ask) {
+                if me.answer_ask(Vote::new(from, envelope.origin.disk), last, ask) {
                     // Possible only while asking around: we had not voted in this term.
                     return Next::StepDown("voted for another");
                 }
                 Next::Stay
             }
             Message::Vote { granted: true, void, ask } if ask == self.ask => {
-                // Its disk stands in our configuration, and whoever comes with another is not heard: it was not
-                // emptied since, and all it may have confirmed before stands in our log before that.
-                let named = me.configs.current().members.get(&from).is_some_and(|member| member.disk.is_some());
-                if void && !named {
-                    self.ballot.void_yes(from);
-                } else {
-                    self.ballot.yes(from);
+                if let Some(disk) = envelope.origin.disk {
+                    // It is named with our first entry, should it come to that.
+                    me.meet(from, disk);
                 }
+                self.count(me, from, envelope.origin.disk, void);
                 self.tally(me)
             }
             Message::Vote { granted: false, ask, .. } if ask == self.ask => {
                 self.ballot.no(from);
+                if let Some(log) = envelope.origin.log {
+                    me.founding.veto(from, log);
+                }
                 Next::Stay
             }
             // An answer to an earlier question, or to another role of ours. Appends and
@@ -136,6 +170,9 @@ impl Candidate {
             | Message::Append { .. }
             | Message::Appended { .. }
             | Message::Conflict { .. }
+            | Message::LostAcknowledged { .. }
+            | Message::Promised { .. }
+            | Message::Reminder { .. }
             | Message::Beat { .. }
             | Message::Heard { .. }
             | Message::Committed { .. }

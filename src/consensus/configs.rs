@@ -1,6 +1,6 @@
 //! Which membership holds at which index; rolls back with the log.
 
-use crate::types::{Index, Membership, NodeId};
+use crate::types::{DiskId, Index, Membership, NodeId};
 
 /// The configurations of the log, each from its index on.
 ///
@@ -55,12 +55,31 @@ impl Configs {
         self.at(self.since().prev()).map(|(_, membership)| membership)
     }
 
+    /// The latest configuration that is known to be committed, and all that follow it.
+    pub fn since_commit(&self, commit: Index) -> impl Iterator<Item = &Membership> {
+        let from = self.all.iter().rposition(|(index, _)| *index <= commit).unwrap_or(0);
+        self.all[from..].iter().map(|(_, membership)| membership)
+    }
+
+    /// Since which index that node is known by that disk, without a break up to the configuration in force; none
+    /// if it is not. Where an older configuration says so too, and is forgotten, the index is a later one, and
+    /// compacted.
+    pub fn named_since(&self, id: NodeId, disk: DiskId) -> Option<Index> {
+        let named = |(_, membership): &&(Index, Membership)| membership.disk(id) == Some(disk);
+        self.all.iter().rev().take_while(named).last().map(|(index, _)| *index)
+    }
+
     /// Whether that node may yet be needed to lead: it is a voter, or it is none only by a configuration
     /// that is not known to be committed (thesis §4.2.2). A cluster whose only complete logs are on servers that
-    /// are about to leave would otherwise never have a leader again.
-    pub fn may_campaign(&self, id: NodeId, commit: Index) -> bool {
+    /// are about to leave would otherwise never have a leader again. A voter of that id on another disk is another
+    /// server.
+    pub fn may_campaign(&self, id: NodeId, disk: Option<DiskId>, commit: Index) -> bool {
+        let votes = |membership: &Membership| {
+            let known = membership.disk(id);
+            membership.is_voter(id) && (known.is_none() || disk.is_none() || known == disk)
+        };
         let before = || self.before().filter(|_| self.since() > commit);
-        self.current().is_voter(id) || before().is_some_and(|membership| membership.is_voter(id))
+        votes(self.current()) || before().is_some_and(votes)
     }
 
     /// The log begins anew with that one.
@@ -82,6 +101,22 @@ mod tests {
 
     fn of(n: u64) -> Membership {
         Membership::founding((1..=n).map(|id| (NodeId::new(id).unwrap(), String::new())))
+    }
+
+    #[test]
+    fn disk_is_named_since_the_first_unbroken_configuration() {
+        let (node, disk) = (NodeId::new(2).unwrap(), DiskId(22));
+        let mut named = of(3);
+        named.members.get_mut(&node).unwrap().disk = Some(disk);
+        let mut configs = Configs::new(Index(0), of(3));
+        assert_eq!(configs.named_since(node, disk), None);
+        configs.push(Index(4), named.clone());
+        configs.push(Index(6), of(1));
+        assert_eq!(configs.named_since(node, disk), None);
+        configs.push(Index(7), named.clone());
+        configs.push(Index(9), named);
+        assert_eq!(configs.named_since(node, disk), Some(Index(7)));
+        assert_eq!(configs.since_commit(Index(6)).count(), 3);
     }
 
     #[test]

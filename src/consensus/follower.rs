@@ -4,7 +4,7 @@ use super::message::{Ask, Envelope, Message};
 use super::next::Next;
 use super::note::{Note, Reason};
 use super::replica::Replica;
-use crate::types::{Entry, Index, Mutant, NodeId, Position, Time};
+use crate::types::{Entry, Index, Mutant, NodeId, Position, Time, Vote};
 
 /// A node that follows a leader, or waits for one.
 #[derive(Clone, Debug)]
@@ -73,7 +73,7 @@ impl Follower {
         }
         // Also for one that may not campaign: whoever asks it is not to wait for a leader that left it.
         self.leader = None;
-        if !may_campaign(me) {
+        if !me.promotable() {
             return Next::Stay;
         }
         let ask = if me.options.mutants.breaks(Mutant::NoPreVote) { Ask::Real } else { Ask::Pre };
@@ -105,13 +105,13 @@ impl Follower {
         let from = envelope.from;
         match envelope.message {
             Message::AskVote { last, ask } => {
-                if me.answer_ask(from, last, ask) {
+                if me.answer_ask(Vote::new(from, envelope.origin.disk), last, ask) {
                     self.deadline = now + me.draw_patience();
                 }
             }
-            Message::Append { prev, commit, entries } => {
+            Message::Append { prev, commit, probe, entries } => {
                 self.hear(me, now, from);
-                self.append(me, from, prev, commit, entries);
+                self.append(me, from, (prev, probe), commit, entries);
             }
             Message::Beat { commit, round } => {
                 self.hear(me, now, from);
@@ -136,16 +136,22 @@ impl Follower {
                 }
             }
             // As who asks may have been, and its question a long time under way, this is looked at again.
-            Message::StepUp if self.leader == Some(from) && may_campaign(me) && !me.disk_stands(now) => {
+            Message::StepUp if self.leader == Some(from) && me.promotable() && !me.disk_stands(now) => {
                 return Next::Campaign(Ask::Handover, Reason::Handover);
             }
-            Message::StepUp | Message::AskIndex { .. } => {}
+            Message::LostAcknowledged { upto } => {
+                self.hear(me, now, from);
+                me.promise_lost(upto);
+                me.promise(from, Message::Promised { upto });
+            }
+            Message::StepUp | Message::AskIndex { .. } | Message::Reminder { .. } => {}
             // Answers to what we asked in another role.
             Message::Vote { .. }
             | Message::Appended { .. }
             | Message::Conflict { .. }
             | Message::Heard { .. }
             | Message::Chunked { .. }
+            | Message::Promised { .. }
             | Message::ReadIndex { .. }
             | Message::Outdated => {}
         }
@@ -158,13 +164,20 @@ impl Follower {
     }
 
     /// Entries behind `prev` (§5.3).
-    fn append(&mut self, me: &mut Replica, from: NodeId, prev: Position, commit: Index, entries: Vec<Entry>) {
+    fn append(
+        &mut self,
+        me: &mut Replica,
+        from: NodeId,
+        (prev, probe): (Position, u64),
+        commit: Index,
+        entries: Vec<Entry>,
+    ) {
         // What lies at or below our base is committed, and so is in the leader's log (Leader Completeness).
         let gone = prev.index < me.log.base().index && !me.options.mutants.breaks(Mutant::CompactedIsConflict);
         let known = gone || me.log.holds(prev);
         if !known && !me.options.mutants.breaks(Mutant::SkipPrevCheck) {
             let hint = me.log.at_or_below(prev);
-            return me.send(from, Message::Conflict { refused: prev.index, hint });
+            return me.send(from, Message::Conflict { refused: prev.index, hint, probe });
         }
         let upto = Index(prev.index.0 + entries.len() as u64);
         for entry in entries {
@@ -193,14 +206,6 @@ impl Follower {
             self.owes = matched < verified;
         }
     }
-}
-
-/// Whether this node may come to lead.
-fn may_campaign(me: &Replica) -> bool {
-    if me.options.mutants.breaks(Mutant::CampaignOnlyIfListed) {
-        return me.configs.current().is_voter(me.id);
-    }
-    me.configs.may_campaign(me.id, me.log.commit())
 }
 
 /// The leader says that everything up to there is committed; as far as our log was shown to agree

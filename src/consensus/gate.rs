@@ -50,14 +50,14 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use super::super::message::Round;
+    use super::super::message::{Origin, Round};
     use super::super::room::Room;
     use super::*;
     use crate::types::{Index, NodeId};
 
     fn envelope(message: Message) -> Envelope {
         let id = |n| NodeId::new(n).expect("not nobody");
-        Envelope { from: id(1), to: id(2), term: Term(3), message }
+        Envelope { from: id(1), to: id(2), term: Term(3), origin: Origin::default(), message }
     }
 
     #[test]

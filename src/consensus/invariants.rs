@@ -18,11 +18,11 @@ pub fn check(me: &Replica, role: &Role) {
         Role::Follower(_) => {}
         Role::Candidate(candidate) => {
             if candidate.ask().is_real() {
-                assert_eq!(me.vote(), Some(me.id), "a candidate votes for itself (§5.2)");
+                assert_eq!(me.vote(), Some(me.candidate()), "a candidate votes for itself (§5.2)");
             }
         }
         Role::Leader(leader) => {
-            assert_eq!(me.vote(), Some(me.id), "a leader has voted for itself (§5.2)");
+            assert_eq!(me.vote(), Some(me.candidate()), "a leader has voted for itself (§5.2)");
             for progress in leader.progress().values() {
                 let ordered = progress.matched <= progress.agreed && progress.agreed < progress.next;
                 assert!(ordered, "what is matched agrees, and what agrees is not sent again");
@@ -42,7 +42,7 @@ pub fn commit_by_definition(me: &Replica, role: &Role) -> Option<Index> {
         if id == me.id {
             return me.log.durable() >= index;
         }
-        leader.progress().get(&id).is_some_and(|progress| progress.matched >= index)
+        leader.progress().get(&id).is_some_and(|progress| progress.counted() >= index)
     };
     let mut index = me.log.last().index;
     while index > me.log.base().index && me.log.term(index) == Some(me.term()) {

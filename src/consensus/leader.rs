@@ -12,11 +12,14 @@ use super::quorum;
 use super::reads::{Asker, ReadId, Reads};
 use super::ready::{Order, Ready};
 use super::replica::Replica;
-use crate::types::{Index, Mutant, NodeId, Payload, Position, Time};
+use crate::types::{Index, LogId, Mutant, NodeId, Payload, Position, Time, Vote};
 use std::collections::BTreeMap;
 
 /// A probe carries entries only if they are few: most probes find that the logs do not agree there.
 const PROBE_BYTES: u64 = 64 << 10;
+
+/// A leader that commits nothing for so many of the longest election timeouts makes room for another.
+const COMMIT_PATIENCE: u32 = 10;
 
 /// The leader of its term.
 #[derive(Clone, Debug)]
@@ -40,6 +43,14 @@ pub struct Leader {
     arranged: Index,
     /// Another is to take over.
     handover: Option<Handover>,
+    /// As [`Progress::counted_from`], of this node's own copy.
+    counted_from: Option<Index>,
+    /// How many probes were sent.
+    probes: u64,
+    /// When the term began here.
+    began: Time,
+    /// The commit index, and since when it stands there with something left to commit.
+    waits: Option<(Index, Time)>,
 }
 
 impl Leader {
@@ -48,20 +59,24 @@ impl Leader {
     pub fn new(me: &mut Replica, now: Time, votes: &[NodeId]) -> Leader {
         me.clock.start(now, me.options.heartbeat);
         let first = me.log.last().index.next();
-        if !me.options.mutants.breaks(Mutant::SkipNoop) {
+        // What begins a log is the configuration itself, with a log id of its own: it opens the term as well.
+        let begins = me.log.last() == Position::ZERO;
+        if !begins && !me.options.mutants.breaks(Mutant::SkipNoop) {
             me.append(now, Payload::Noop);
         }
         if me.configs.since() == Index::ZERO && me.log.base() == Position::ZERO {
             let mut founding = Box::new(me.configs.current().clone());
             me.name_disks(&mut founding);
+            founding.log_id = Some(LogId(me.draw_number() | 1));
             me.append(now, Payload::Membership(founding));
         }
         let others = me.configs.current().ids().filter(|id| *id != me.id);
         let mut progress: BTreeMap<_, _> = others.map(|id| (id, Progress::new(now, first))).collect();
         for (id, progress) in &mut progress {
             progress.spoke = votes.contains(id);
+            progress.disk = me.met(*id).filter(|_| progress.spoke);
         }
-        Leader {
+        let mut leader = Leader {
             progress,
             leaving: BTreeMap::new(),
             arranged: me.configs.since(),
@@ -73,7 +88,26 @@ impl Leader {
             ask_round: false,
             chunked: Vec::new(),
             warned: false,
+            counted_from: None,
+            probes: 0,
+            began: now,
+            waits: None,
+        };
+        leader.recount(me);
+        leader
+    }
+
+    /// Whose copies count, and from where on, by the configuration in force.
+    pub(super) fn recount(&mut self, me: &Replica) {
+        self.counted_from = me.counted_from(me.id, me.disk());
+        for (id, progress) in &mut self.progress {
+            progress.counted_from = me.counted_from(*id, progress.disk);
         }
+    }
+
+    /// Whether commands are taken: the log is agreed to be this cluster's.
+    pub fn takes_commands(&self, me: &Replica) -> bool {
+        me.configs.current().log_agreed || me.options.mutants.breaks(Mutant::ServeBeforeAgreed)
     }
 
     /// Each follower as we see it.
@@ -130,6 +164,9 @@ impl Leader {
         if !self.hears_quorum(me, now) && !self.takes_back(me, now) && !me.options.mutants.breaks(Mutant::NoPreVote) {
             return Next::StepDown("no quorum is heard");
         }
+        if self.cannot_commit(me, now) && !me.options.mutants.breaks(Mutant::NeverYield) {
+            return Next::StepDown("nothing commits with those that answer");
+        }
         if me.disk_age(now) >= me.options.election_max {
             return Next::StepDown("the disk stands still");
         }
@@ -139,6 +176,29 @@ impl Leader {
         }
         self.warned = stands;
         Next::Stay
+    }
+
+    /// Whether those that answer are not enough to commit what is in the log: nothing was committed, and no follower
+    /// moved, for ten election timeouts. (A follower that answers may hold nothing that counts: its disk does not
+    /// write, or it has lost what it acknowledged.) While the disks of a majority are full, all of them wait.
+    fn cannot_commit(&mut self, me: &Replica, now: Time) -> bool {
+        let commit = me.log.commit();
+        if commit == me.log.last().index {
+            self.waits = None;
+            return false;
+        }
+        let (at, since) = *self.waits.get_or_insert((commit, now));
+        if at != commit {
+            self.waits = Some((commit, now));
+            return false;
+        }
+        let moved = self.progress.values().map(|progress| progress.acknowledged_at).max().unwrap_or(Time::ZERO);
+        let has_room = |id: NodeId| match self.progress.get(&id) {
+            Some(progress) => !progress.room.low,
+            None => !me.room.low,
+        };
+        now.since(since.max(moved)) >= me.options.election_max * COMMIT_PATIENCE
+            && quorum::decides(me.configs.current(), has_room)
     }
 
     fn hears_quorum(&self, me: &Replica, now: Time) -> bool {
@@ -203,13 +263,23 @@ impl Leader {
     }
 
     /// A message of our own term.
+    ///
+    /// What is counted comes from the disk that the configuration names for the peer, or from any where it names none.
     pub fn receive(&mut self, me: &mut Replica, now: Time, envelope: Envelope) -> Next {
         let peer = envelope.from;
         if let Message::AskVote { last, ask } = envelope.message {
-            me.answer_ask(peer, last, ask);
+            me.answer_ask(Vote::new(peer, envelope.origin.disk), last, ask);
             return Next::Stay;
         }
         let Some(progress) = self.progress.get_mut(&peer) else { return Next::Stay };
+        if envelope.message.is_counted() && progress.disk != envelope.origin.disk {
+            // What another disk of that id acknowledged, this one does not hold.
+            if progress.disk.is_some() {
+                *progress = Progress::new(now, me.log.last().index.next());
+            }
+            progress.disk = envelope.origin.disk;
+            progress.counted_from = me.counted_from(peer, progress.disk);
+        }
         (progress.heard, progress.spoke) = (now, true);
         if std::mem::take(&mut progress.silent) {
             me.notes.push(Note::Back { peer });
@@ -221,9 +291,16 @@ impl Leader {
             Message::Appended { matched } => {
                 progress.acknowledged(now, matched);
             }
-            Message::Conflict { refused, hint } => {
-                if let Err(what) = conflict(me, progress, refused, hint) {
+            Message::Conflict { refused, hint, probe } => {
+                if shows_loss(me, progress, refused, probe) {
+                    lose(me, peer, progress, hint);
+                } else if let Err(what) = conflict(me, progress, refused, hint) {
                     me.notes.push(Note::Nonsense { peer, what });
+                }
+            }
+            Message::Promised { upto } => {
+                if progress.has_lost == Some(upto) {
+                    progress.begin_anew();
                 }
             }
             Message::Heard { round, seen, room } => {
@@ -239,7 +316,10 @@ impl Leader {
                     progress.probe(progress.agreed.next());
                 }
             }
-            Message::Chunked { snapshot, next } => self.chunked.push((peer, snapshot, next)),
+            Message::Chunked { snapshot, next } => {
+                progress.acknowledged_at = now;
+                self.chunked.push((peer, snapshot, next));
+            }
             Message::AskIndex { number } => self.asked_index(me, peer, number),
             Message::AskVote { .. }
             | Message::Vote { .. }
@@ -248,6 +328,8 @@ impl Leader {
             | Message::Committed { .. }
             | Message::Chunk(_)
             | Message::StepUp
+            | Message::LostAcknowledged { .. }
+            | Message::Reminder { .. }
             | Message::ReadIndex { .. }
             | Message::Outdated => {}
         }
@@ -266,9 +348,9 @@ impl Leader {
 
     fn held(&self, me: &Replica) -> Index {
         let by = |id: NodeId| match self.progress.get(&id) {
-            Some(progress) => progress.matched,
+            Some(progress) => progress.counted(),
             None if id == me.id && me.options.mutants.breaks(Mutant::CountSelfBeforeSync) => me.log.last().index,
-            None if id == me.id => me.log.durable(),
+            None if id == me.id && self.counted_from.is_some_and(|from| me.log.durable() >= from) => me.log.durable(),
             None => Index::ZERO,
         };
         if me.options.mutants.breaks(Mutant::MinorityCommits) {
@@ -293,13 +375,16 @@ impl Leader {
         if me.term_is_durable() {
             for (peer, progress) in &mut self.progress {
                 let late = u64::from(me.options.mutants.breaks(Mutant::ShipOneTooLate));
+                if progress.has_lost.is_some() {
+                    continue;
+                }
                 if progress.stage != Stage::Snapshot && progress.next.prev().0 + late < me.log.base().index.0 {
                     // What comes next for it is no longer in the log (§7).
                     progress.ship();
                     me.notes.push(Note::Ships { peer: *peer });
                     ready.ships.push(*peer);
                 }
-                stream(me, now, *peer, progress, ready);
+                stream(me, now, *peer, (progress, &mut self.probes), ready);
             }
         }
         ready.chunked.append(&mut self.chunked);
@@ -313,7 +398,8 @@ impl Leader {
             let heard = |id: NodeId| {
                 let of_peer =
                     |p: &Progress| p.round >= round || (mutants.breaks(Mutant::ReadAnyRound) && p.round.0 > 0);
-                id == me.id || progress.get(&id).is_some_and(of_peer)
+                let counts = |p: &Progress| p.counted_from.is_some() && of_peer(p);
+                (id == me.id && self.counted_from.is_some()) || progress.get(&id).is_some_and(counts)
             };
             mutants.breaks(Mutant::ReadWithoutRound) || quorum::decides(me.configs.current(), heard)
         };
@@ -331,6 +417,9 @@ impl Leader {
         for (peer, progress) in &mut self.progress {
             let commit = me.log.commit();
             progress.told = commit.min(progress.matched).max(progress.told);
+            if let Some(upto) = progress.has_lost {
+                me.send(*peer, Message::LostAcknowledged { upto });
+            }
             me.send(*peer, Message::Beat { commit, round });
         }
     }
@@ -354,12 +443,34 @@ impl Leader {
     }
 }
 
+/// Whether a refusal proves that the follower has lost what it had acknowledged: the probe was sent behind all that
+/// it had acknowledged by then, and nothing has come since. A refusal that comes late is of an earlier probe, or
+/// below what is acknowledged now.
+fn shows_loss(me: &Replica, progress: &Progress, refused: Index, probe: u64) -> bool {
+    let current = probe != 0 && probe == progress.probe && progress.has_lost.is_none();
+    let acknowledged = refused == progress.matched && progress.matched > Index::ZERO;
+    current && acknowledged && !me.options.mutants.breaks(Mutant::IgnoreLost)
+}
+
+/// A follower has lost what it acknowledged: it is told, and sent nothing before it has promised to vote as if it
+/// held it ([`Message::LostAcknowledged`]).
+fn lose(me: &mut Replica, peer: NodeId, progress: &mut Progress, hint: Position) {
+    let upto = progress.matched;
+    me.notes.push(Note::LostAcknowledged { peer, held: hint.index, upto });
+    let Some(term) = me.log.term(upto) else { return };
+    let upto = Position::new(upto, term);
+    progress.has_lost = Some(upto);
+    progress.losses += 1;
+    if me.options.mutants.breaks(Mutant::FeedBeforePromise) {
+        return progress.begin_anew();
+    }
+    me.send(peer, Message::LostAcknowledged { upto });
+}
+
 /// A follower does not hold what we thought: goes back by whole terms (§5.3).
 fn conflict(me: &Replica, progress: &mut Progress, refused: Index, hint: Position) -> Result<(), &'static str> {
     if refused <= progress.matched {
-        // Late; or its disk has lost what it had promised, and then it gets nothing more from us: what
-        // it does not hold was counted, and must not be counted for another.
-        return Ok(());
+        return Ok(()); // late
     }
     if hint.index > refused {
         return Err("a hint beyond what it refused");
@@ -376,14 +487,14 @@ fn conflict(me: &Replica, progress: &mut Progress, refused: Index, hint: Positio
 }
 
 /// Sends a follower what its stage and window allow.
-fn stream(me: &Replica, now: Time, peer: NodeId, progress: &mut Progress, ready: &mut Ready) {
+fn stream(me: &Replica, now: Time, peer: NodeId, (progress, probes): (&mut Progress, &mut u64), ready: &mut Ready) {
     let (log, options) = (&me.log, &me.options);
     let last = log.last().index;
-    let mut order = |progress: &mut Progress, upto: Index| {
+    let mut order = |progress: &mut Progress, upto: Index, probe: u64| {
         let prev = progress.next.prev();
         let term = log.term(prev).expect("what is sent next follows something in the log");
         let commit = log.commit();
-        ready.appends.push(Order { to: peer, term: me.term(), prev: Position::new(prev, term), upto, commit });
+        ready.appends.push(Order { to: peer, term: me.term(), prev: Position::new(prev, term), upto, commit, probe });
         progress.told = progress.told.max(commit.min(upto));
         progress.moved = now;
     };
@@ -392,7 +503,9 @@ fn stream(me: &Replica, now: Time, peer: NodeId, progress: &mut Progress, ready:
         Stage::Probe { asked: None } => {
             let few = log.bytes(progress.next.prev(), last) <= PROBE_BYTES
                 && progress.room.takes(log, last, 0, options.reserve_bytes / 4);
-            order(progress, if few { last.max(progress.next.prev()) } else { progress.next.prev() });
+            *probes += 1;
+            order(progress, if few { last.max(progress.next.prev()) } else { progress.next.prev() }, *probes);
+            progress.probe = *probes;
             progress.probes += 1;
             progress.stage = Stage::Probe { asked: Some(now) };
         }
@@ -406,7 +519,7 @@ fn stream(me: &Replica, now: Time, peer: NodeId, progress: &mut Progress, ready:
                     // It could only wait, and keep its log from what frees room. It says when there is some.
                     break;
                 }
-                order(progress, upto);
+                order(progress, upto, 0);
                 progress.in_flight.push_back(upto);
                 progress.next = upto.next();
             }

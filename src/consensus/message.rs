@@ -4,7 +4,7 @@
 //! it for ever (§5.1).
 
 use super::room::Room;
-use crate::types::{Entry, Index, NodeId, Position, Term};
+use crate::types::{DiskId, Entry, Index, LogId, NodeId, Position, Term};
 use bytes::Bytes;
 
 /// A message on its way.
@@ -16,8 +16,22 @@ pub struct Envelope {
     pub to: NodeId,
     /// The sender's term.
     pub term: Term,
+    /// From which disk and which log it speaks.
+    pub origin: Origin,
     /// What it says.
     pub message: Message,
+}
+
+/// From which disk, and which log, a message comes: the receiver judges each message by it (`peer_class`).
+///
+/// It stands in every message and not only in the first words on a connection, for both may change while a
+/// connection lasts: a joiner holds no log at first, and leads one later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Origin {
+    /// The sender's disk; none where disks have no ids.
+    pub disk: Option<DiskId>,
+    /// The sender's log, once it is agreed.
+    pub log: Option<LogId>,
 }
 
 /// A round of asking whether we still lead. Grows with every round and is never used again.
@@ -72,6 +86,8 @@ pub enum Message {
         prev: Position,
         /// The leader's commit index.
         commit: Index,
+        /// The number of this probe, never used twice by one leader; zero if it is none.
+        probe: u64,
         /// Consecutive, from `prev` on.
         entries: Vec<Entry>,
     },
@@ -86,6 +102,27 @@ pub enum Message {
         refused: Index,
         /// The last position of my log at or below it, in index and in term.
         hint: Position,
+        /// The number of the probe that was refused.
+        probe: u64,
+    },
+    /// The leader's proof that the follower no longer holds what it acknowledged: a probe that was sent after the
+    /// acknowledgement was refused at it.
+    LostAcknowledged {
+        /// The highest position that the follower acknowledged.
+        upto: Position,
+    },
+    /// The follower's answer: it holds less than that, and keeps the position durably as its promised position.
+    Promised {
+        /// The position.
+        upto: Position,
+    },
+    /// What the sender has heard from the receiver's disk: a receiver that holds less has come back with an older
+    /// copy of its directory, and keeps to what it said. Sent first on every new connection.
+    Reminder {
+        /// The highest term it spoke in.
+        term: Term,
+        /// The highest position it said was durable.
+        position: Position,
     },
     /// I lead; do you hear me? Waits for no disk.
     Beat {
@@ -149,6 +186,54 @@ pub struct Chunk {
 }
 
 impl Message {
+    /// Whether only a leader says it. Its authority is the term, for which a quorum voted: it is heard whatever
+    /// disk the receiver knows the sender by.
+    pub fn is_leaders(&self) -> bool {
+        match self {
+            Message::Append { .. }
+            | Message::Beat { .. }
+            | Message::Committed { .. }
+            | Message::Chunk(_)
+            | Message::StepUp
+            | Message::ReadIndex { .. }
+            | Message::LostAcknowledged { .. } => true,
+            Message::AskVote { .. }
+            | Message::Vote { .. }
+            | Message::Appended { .. }
+            | Message::Conflict { .. }
+            | Message::Heard { .. }
+            | Message::Chunked { .. }
+            | Message::Promised { .. }
+            | Message::Reminder { .. }
+            | Message::AskIndex { .. }
+            | Message::Outdated => false,
+        }
+    }
+
+    /// Whether it is counted, or speaks of what the sender's disk holds: it is taken only from the disk that the
+    /// receiver's configuration names, or where that names none.
+    pub fn is_counted(&self) -> bool {
+        match self {
+            Message::Vote { .. }
+            | Message::Appended { .. }
+            | Message::Conflict { .. }
+            | Message::Heard { .. }
+            | Message::Chunked { .. }
+            | Message::Promised { .. } => true,
+            Message::AskVote { .. }
+            | Message::Append { .. }
+            | Message::Beat { .. }
+            | Message::Committed { .. }
+            | Message::Chunk(_)
+            | Message::StepUp
+            | Message::ReadIndex { .. }
+            | Message::LostAcknowledged { .. }
+            | Message::Reminder { .. }
+            | Message::AskIndex { .. }
+            | Message::Outdated => false,
+        }
+    }
+
     /// Whether it must pass between the pieces of larger frames: what keeps leaders leaders.
     pub fn is_urgent(&self) -> bool {
         match self {
@@ -157,6 +242,9 @@ impl Message {
             | Message::Vote { .. }
             | Message::Appended { .. }
             | Message::Conflict { .. }
+            | Message::LostAcknowledged { .. }
+            | Message::Promised { .. }
+            | Message::Reminder { .. }
             | Message::Beat { .. }
             | Message::Heard { .. }
             | Message::Committed { .. }

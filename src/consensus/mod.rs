@@ -10,9 +10,11 @@
 
 pub mod ballot;
 pub mod candidate;
+pub mod claims;
 pub mod clock;
 pub mod configs;
 pub mod follower;
+pub mod founding;
 pub mod gate;
 pub mod inquiries;
 pub mod invariants;
@@ -22,6 +24,7 @@ pub mod message;
 pub mod next;
 pub mod note;
 pub mod options;
+pub mod peer_class;
 pub mod progress;
 pub mod quorum;
 pub mod raft;

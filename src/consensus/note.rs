@@ -1,7 +1,8 @@
 //! What an operator would want to know, as data: the core never logs.
 
 use super::message::Ask;
-use crate::types::{Index, Membership, NodeId, Position, Term};
+use super::peer_class::Refused;
+use crate::types::{Index, LogId, Membership, NodeId, Position, Term};
 use std::fmt;
 use std::time::Duration;
 
@@ -158,6 +159,43 @@ pub enum Note {
         /// The age of the oldest write.
         since: Duration,
     },
+    /// A peer is not heard: it comes from another log, or from another disk.
+    NotHeard {
+        /// Who.
+        peer: NodeId,
+        /// Why not.
+        why: Refused,
+    },
+    /// A founder that holds nothing waits for others of its list before a log begins.
+    FoundingWaits {
+        /// Those that have not answered.
+        silent: Vec<NodeId>,
+        /// For how long yet.
+        left: Duration,
+    },
+    /// No log begins here, for one of the founders holds one.
+    FoundingVetoed {
+        /// Who holds it.
+        holder: NodeId,
+        /// Which.
+        log: LogId,
+    },
+    /// This node was shown that it acknowledged more than it holds.
+    HasLost {
+        /// The end of its log.
+        held: Position,
+        /// What it acknowledged.
+        promised: Position,
+    },
+    /// A follower of this leader has lost entries that it had acknowledged.
+    LostAcknowledged {
+        /// The follower.
+        peer: NodeId,
+        /// It holds everything up to here, at most.
+        held: Index,
+        /// It acknowledged everything up to here.
+        upto: Index,
+    },
     /// A peer said what no correct peer says; it was dropped.
     Nonsense {
         /// Who.
@@ -178,7 +216,9 @@ impl Note {
             }
             Note::Back { .. } | Note::HandsOver { .. } | Note::Left { .. } => Level::Info,
             Note::Outside { .. } | Note::KeepsLead { .. } | Note::TakesBack { .. } => Level::Warn,
-            Note::Campaigns { .. } | Note::Votes { .. } => Level::Debug,
+            Note::HasLost { .. } | Note::LostAcknowledged { .. } | Note::FoundingVetoed { .. } => Level::Warn,
+            Note::FoundingWaits { .. } => Level::Info,
+            Note::Campaigns { .. } | Note::Votes { .. } | Note::NotHeard { .. } => Level::Debug,
         }
     }
 }
@@ -226,6 +266,34 @@ impl fmt::Display for Note {
             Note::Silent { peer, since } => write!(f, "{peer} silent for {:.1} s", since.as_secs_f64()),
             Note::Back { peer } => write!(f, "{peer} is back"),
             Note::DiskStands { since } => write!(f, "disk has not answered for {} ms", since.as_millis()),
+            Note::NotHeard { peer, why } => write!(f, "{peer} is not heard: {why}"),
+            Note::FoundingWaits { silent, left } => {
+                let silent: Vec<String> = silent.iter().map(NodeId::to_string).collect();
+                write!(
+                    f,
+                    "holds nothing, and waits for {} before a log begins: {:.0} s yet",
+                    silent.join(", "),
+                    left.as_secs_f64()
+                )
+            }
+            Note::FoundingVetoed { holder, log } => write!(
+                f,
+                "{holder} holds log {log}, and this directory is empty: no log begins here. Bring back the directory \
+                 that this node had; or, if that is lost, at a node of that log: drave member remove ID, and: drave \
+                 member add ID=HOST:PORT, and start this one with --join"
+            ),
+            Note::HasLost { held, promised } => write!(
+                f,
+                "this node acknowledged everything up to {promised} and holds no more than {held}: its directory is an \
+                 older copy, or its disk lost what it had synced. It votes only for logs that reach {promised}, and is \
+                 sent what it lacks; check the disk"
+            ),
+            Note::LostAcknowledged { peer, held, upto } => write!(
+                f,
+                "{peer} has lost entries {}..{upto}, which it had acknowledged: its directory is an older copy, or its \
+                 disk lost what it had synced; it is sent them again",
+                held.next()
+            ),
             Note::Nonsense { peer, what } => write!(f, "{peer} said what cannot be: {what}"),
         }
     }

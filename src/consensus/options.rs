@@ -35,6 +35,14 @@ pub struct Options {
     pub reserve_bytes: u64,
     /// Reads waiting for their round. At the limit reads are refused: busy.
     pub reads_waiting: usize,
+    /// How long founders wait for those of their list that are silent before a majority of them begins a log: one
+    /// that is silent may hold a log already.
+    pub founding_wait: Duration,
+    /// Whether they neither wait nor mind that one of them holds a log.
+    pub found_anyway: bool,
+    /// How long a founder that has nobody to ask waits for members of another log to dial it, before it takes a
+    /// command.
+    pub alone_wait: Duration,
     /// Which safety rule is broken on purpose: none, outside tests.
     pub mutants: Mutants,
 }
@@ -54,6 +62,9 @@ impl Default for Options {
             uncommitted_bytes: 64 << 20,
             reserve_bytes: 0,
             reads_waiting: 64 << 10,
+            founding_wait: Duration::from_secs(5),
+            found_anyway: false,
+            alone_wait: Duration::from_millis(600),
             mutants: Mutants::NONE,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::message::Round;
 use super::room::Room;
-use crate::types::{Index, Time};
+use crate::types::{DiskId, Index, Position, Time};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -25,6 +25,20 @@ pub enum Stage {
 /// Invariant: `matched ≤ agreed < next`. What is on its way is everything behind `agreed`.
 #[derive(Clone, Debug)]
 pub struct Progress {
+    /// The disk it speaks from; what another disk of its id said counts for nothing.
+    pub disk: Option<DiskId>,
+    /// Its copy and its answers count once it holds this index: the entry that names its disk, as the
+    /// configuration has it. None if the configuration names another disk for it, or none.
+    pub counted_from: Option<Index>,
+    /// The probe that is on its way; zero if none is.
+    pub probe: u64,
+    /// It acknowledged everything up to this position and holds it no more, as a probe has shown. It is sent nothing
+    /// before it has durably promised to vote as if it held it.
+    pub has_lost: Option<Position>,
+    /// How often that was seen, in this term.
+    pub losses: u64,
+    /// When it last acknowledged something new, or took in a part of a snapshot.
+    pub acknowledged_at: Time,
     /// The follower holds everything up to here, in agreement with us and on its disk.
     pub matched: Index,
     /// Its log agrees with ours up to here, on its disk or not: what need not be sent, as far as we know.
@@ -64,6 +78,12 @@ impl Progress {
     /// A follower of whom nothing is known but that we are about to send it `next`.
     pub fn new(now: Time, next: Index) -> Progress {
         Progress {
+            disk: None,
+            counted_from: None,
+            probe: 0,
+            has_lost: None,
+            losses: 0,
+            acknowledged_at: now,
             matched: Index::ZERO,
             agreed: Index::ZERO,
             next,
@@ -83,9 +103,20 @@ impl Progress {
         }
     }
 
+    /// What it holds for a quorum: nothing, before it holds the entry that names its disk.
+    pub fn counted(&self) -> Index {
+        match self.counted_from {
+            Some(from) if self.matched >= from => self.matched,
+            Some(_) | None => Index::ZERO,
+        }
+    }
+
     /// It acknowledged everything up to there; whether that is news.
     pub fn acknowledged(&mut self, now: Time, matched: Index) -> bool {
         let news = matched > self.matched;
+        if news {
+            self.acknowledged_at = now;
+        }
         self.matched = self.matched.max(matched);
         self.agreed = self.agreed.max(self.matched);
         while self.in_flight.front().is_some_and(|last| *last <= self.matched) {
@@ -125,6 +156,13 @@ impl Progress {
         self.agreed = self.matched;
         let next = if self.matched > Index::ZERO { self.matched.next() } else { self.next };
         self.probe(next);
+    }
+
+    /// It holds less than it acknowledged, and has promised to vote as if it held that: it is fed again, and what it
+    /// acknowledges from now on counts.
+    pub fn begin_anew(&mut self) {
+        (self.matched, self.seen, self.has_lost, self.caught_up) = (Index::ZERO, Index::ZERO, None, false);
+        self.probe(self.next);
     }
 
     /// Back to asking, from `next` on.

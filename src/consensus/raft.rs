@@ -1,5 +1,7 @@
 //! The spine: every way in, every change of role.
 
+mod hearing;
+
 use super::candidate::Candidate;
 use super::follower::Follower;
 use super::inquiries::Inquiries;
@@ -16,7 +18,7 @@ use super::role::Role;
 use super::room::Room;
 use crate::api::{Refusal, RoleName};
 use crate::types::{
-    Base, Change, ClusterTime, DiskId, Index, Membership, Mutant, NodeId, Payload, Position, Term, Time, WriteId,
+    Base, Change, ClusterTime, DiskId, Index, Membership, NodeId, Payload, Position, Term, Time, Vote, WriteId,
 };
 use bytes::Bytes;
 use std::time::Duration;
@@ -40,9 +42,11 @@ pub struct Raft {
 impl Raft {
     /// A node begins, or begins again, as a follower of nobody.
     pub fn new(mut replica: Replica, now: Time) -> Raft {
+        replica.founding.begins(now, &replica.options);
         let mut follower = Follower::new(&mut replica, now);
         let membership = replica.configs.current();
-        if membership.is_voter(replica.id) && membership.all_voters().count() == 1 {
+        let alone = membership.is_voter(replica.id) && membership.all_voters().count() == 1;
+        if alone && replica.promotable() {
             // Nobody to wait for.
             follower = follower.with_deadline(now);
         }
@@ -61,7 +65,7 @@ impl Raft {
     pub fn tick(&mut self, now: Time) {
         let next = match &mut self.role {
             Role::Follower(follower) => follower.tick(&mut self.me, now),
-            Role::Candidate(candidate) => candidate.tick(&self.me, now),
+            Role::Candidate(candidate) => candidate.tick(&mut self.me, now),
             Role::Leader(leader) => leader.tick(&mut self.me, now),
         };
         self.inquiries.overdue(now, self.me.options.election_min, &mut self.reads_lost);
@@ -74,6 +78,13 @@ impl Raft {
             let nonsense = Note::Nonsense { peer: envelope.from, what: "it writes to somebody else" };
             return self.me.notes.push(nonsense);
         }
+        if !self.is_heard(&envelope) {
+            return;
+        }
+        self.me.remember(&envelope);
+        if let Message::Reminder { term, position } = envelope.message {
+            return self.reminded(now, term, position);
+        }
         if !self.meet_terms(now, &envelope) {
             return;
         }
@@ -83,77 +94,16 @@ impl Raft {
         if let Message::ReadIndex { number, index } = envelope.message {
             return self.inquiries.answered(envelope.from, number, index, &mut self.inquired);
         }
+        let leader = envelope.origin.disk.filter(|_| envelope.message.is_leaders()).map(|disk| (envelope.from, disk));
         let next = match &mut self.role {
             Role::Follower(follower) => follower.receive(&mut self.me, now, envelope),
             Role::Candidate(candidate) => candidate.receive(&mut self.me, envelope),
             Role::Leader(leader) => leader.receive(&mut self.me, now, envelope),
         };
+        if let Some((leader, disk)) = leader {
+            self.me.remember_leader(leader, disk);
+        }
         self.turn(now, next);
-    }
-
-    /// Compares terms (§5.1); whether there is anything left to answer.
-    fn meet_terms(&mut self, now: Time, envelope: &Envelope) -> bool {
-        if envelope.term < self.me.term() {
-            match envelope.message {
-                Message::AskVote { .. }
-                | Message::Append { .. }
-                | Message::Beat { .. }
-                | Message::Committed { .. }
-                | Message::Chunk(_) => self.me.send(envelope.from, Message::Outdated),
-                Message::Vote { .. } => return self.me.options.mutants.breaks(Mutant::CountStaleVotes),
-                Message::Appended { .. }
-                | Message::Conflict { .. }
-                | Message::Heard { .. }
-                | Message::Chunked { .. }
-                | Message::StepUp
-                | Message::AskIndex { .. }
-                | Message::ReadIndex { .. }
-                | Message::Outdated => {}
-            }
-            return false;
-        }
-        if let Message::AskVote { ask, .. } = envelope.message
-            && (envelope.term > self.me.term() || ask == Ask::Pre)
-            && ask != Ask::Handover
-            && self.hears_leader(now)
-        {
-            // Whoever hears a leader helps nobody to depose it, and does not take over the term of
-            // one who tries (thesis §4.2.3).
-            let denied = Some("a leader is heard");
-            self.me.notes.push(Note::Votes { candidate: envelope.from, ask, term: envelope.term, denied });
-            return false;
-        }
-        if envelope.term > self.me.term() {
-            self.step_down(now, "a higher term");
-            self.me.advance_term(envelope.term);
-        }
-        true
-    }
-
-    fn hears_leader(&self, now: Time) -> bool {
-        if self.me.options.mutants.breaks(Mutant::NoPreVote) {
-            return false;
-        }
-        match &self.role {
-            Role::Follower(follower) => follower.hears_leader(&self.me, now),
-            Role::Candidate(_) => false,
-            Role::Leader(_) => true,
-        }
-    }
-
-    /// Only the leader of our term says these; a candidate that hears one has lost (§5.2).
-    fn recognise_leader(&mut self, now: Time, envelope: &Envelope) -> Result<(), &'static str> {
-        match envelope.message {
-            Message::Append { .. } | Message::Beat { .. } | Message::Committed { .. } | Message::Chunk(_) => {}
-            _ => return Ok(()),
-        }
-        match &self.role {
-            Role::Follower(follower) if follower.leader().is_none_or(|leader| leader == envelope.from) => {}
-            Role::Candidate(_) => self.role = Role::Follower(Follower::of(&mut self.me, now, envelope.from)),
-            // Election Safety (§5.2): one of the two is none.
-            Role::Follower(_) | Role::Leader(_) => return Err("it leads a term that another leads"),
-        }
-        Ok(())
     }
 
     /// The journal has made everything up to this write durable.
@@ -209,6 +159,7 @@ impl Raft {
 
     /// That peer came with that disk: it is known by it from now on, once a leader has written it down.
     pub fn met(&mut self, peer: NodeId, disk: DiskId) {
+        self.me.remind(peer, disk);
         if self.me.meet(peer, disk)
             && let Role::Leader(leader) = &mut self.role
         {
@@ -255,6 +206,15 @@ impl Raft {
         Ok(to)
     }
 
+    /// Whether commands can be put into the log here: this node leads, and its log is agreed to be the log of this
+    /// cluster, so that nothing that is acknowledged ever gives way to another.
+    pub fn takes_commands(&self) -> bool {
+        match &self.role {
+            Role::Leader(leader) => leader.takes_commands(&self.me),
+            Role::Follower(_) | Role::Candidate(_) => false,
+        }
+    }
+
     /// To whom this leader is handing over: it takes no new work meanwhile.
     pub fn hands_over(&self) -> Option<NodeId> {
         match &self.role {
@@ -278,6 +238,9 @@ impl Raft {
         let refusal = self.not_leader();
         let Role::Leader(leader) = &mut self.role else { return Err(refusal) };
         let log = &self.me.log;
+        if !leader.takes_commands(&self.me) {
+            return Err(Refusal::Busy);
+        }
         if leader.hands_over().is_some()
             || log.bytes(log.commit(), log.last().index) >= self.me.options.uncommitted_bytes
         {
@@ -442,8 +405,18 @@ impl Raft {
     }
 
     /// Its vote in that term.
-    pub fn vote(&self) -> Option<NodeId> {
+    pub fn vote(&self) -> Option<Vote> {
         self.me.vote()
+    }
+
+    /// The position that it acknowledged and does not hold; zero if there is none.
+    pub fn promised(&self) -> Position {
+        self.me.promised()
+    }
+
+    /// A message of this node in that term, with where it comes from: for whoever fills in what an append holds.
+    pub fn envelope(&self, to: NodeId, term: Term, message: Message) -> Envelope {
+        self.me.envelope(to, term, message)
     }
 
     /// Its log.
@@ -459,6 +432,11 @@ impl Raft {
     /// The index of the entry that brought it.
     pub fn configured(&self) -> Index {
         self.me.configs.since()
+    }
+
+    /// The position of the entry that brought the configuration in force.
+    pub fn configured_at(&self) -> Position {
+        self.me.configured()
     }
 
     /// How far it has to come: the highest index that is committed, as far as it was ever told.

@@ -45,4 +45,6 @@ pub struct Order {
     pub upto: Index,
     /// The leader's commit index.
     pub commit: Index,
+    /// Its number, if it is a probe; else zero.
+    pub probe: u64,
 }

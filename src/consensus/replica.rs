@@ -1,10 +1,15 @@
 //! What a node is in any role: its term, vote and log, its voters, its gate.
 
+mod identity;
+
+pub use self::identity::Voice;
+use super::claims::PeerClaims;
 use super::clock::Clock;
 use super::configs::Configs;
+use super::founding::Founding;
 use super::gate::Gate;
 use super::log::Log;
-use super::message::{Ask, Chunk, Envelope, Message, Round};
+use super::message::{Ask, Chunk, Envelope, Message, Origin, Round};
 use super::note::Note;
 use super::options::Options;
 use super::ready::Ready;
@@ -12,7 +17,7 @@ use super::room::Room;
 use crate::codec;
 use crate::types::{
     Base, ClusterTime, DiskId, Entry, HardState, Index, Membership, Mutant, NodeId, Payload, Position, Term, Time,
-    Write, WriteId,
+    Vote, Write, WriteId,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -79,8 +84,16 @@ pub struct Replica {
     pub chunks: Vec<(NodeId, Chunk)>,
     /// How much room its own disk has.
     pub room: Room,
+    /// Whether its directory was made to found the log: only such a node speaks before its disk is named.
+    founder: bool,
+    /// Whether a log may begin here.
+    pub founding: Founding,
     /// The disks that we and those we have met are known by.
     disks: BTreeMap<NodeId, DiskId>,
+    /// What each peer has said of its disk, while this process lives.
+    claims: PeerClaims,
+    /// The term in which the process began.
+    recovered_term: Term,
     hard_state: HardState,
     hard_state_changed: bool,
     /// Where the log began anew, in no write yet.
@@ -104,6 +117,8 @@ pub struct Replica {
 impl Replica {
     /// A node as its disk remembers it. Nothing is known to be committed beyond the base.
     pub fn recover(id: NodeId, options: Options, recovered: Recovered, seed: u64) -> Replica {
+        let begins = recovered.base.position == Position::ZERO;
+        let founder = begins && recovered.base.membership.members.contains_key(&id);
         let mut log = Log::new(recovered.base.position);
         for (term, size) in &recovered.entries {
             log.append(*term, *size);
@@ -128,6 +143,10 @@ impl Replica {
             notes: Vec::new(),
             chunks: Vec::new(),
             room: Room::AMPLE,
+            founder,
+            founding: Founding::default(),
+            claims: PeerClaims::default(),
+            recovered_term: recovered.hard_state.term,
             disks: recovered.disk.map(|disk| (id, disk)).into_iter().collect(),
             hard_state: recovered.hard_state,
             hard_state_changed: false,
@@ -150,14 +169,19 @@ impl Replica {
     }
 
     /// Whom it voted for in it.
-    pub fn vote(&self) -> Option<NodeId> {
+    pub fn vote(&self) -> Option<Vote> {
         self.hard_state.vote
+    }
+
+    /// The position that it acknowledged and does not hold, if there is one ([`HardState::promised`]).
+    pub fn promised(&self) -> Position {
+        self.hard_state.promised
     }
 
     /// A new term, in which we have voted for nobody (§5.1).
     pub fn advance_term(&mut self, term: Term) {
         assert!(term > self.term(), "terms only grow (§5.1)");
-        self.hard_state = HardState { term, vote: None };
+        self.hard_state = HardState { term, vote: None, ..self.hard_state };
         self.verified = Index::ZERO;
         self.gate.forget_before(term);
         if !self.options.mutants.breaks(Mutant::ForgetTerm) {
@@ -166,38 +190,18 @@ impl Replica {
         }
     }
 
-    /// Our one vote of this term (§5.2).
-    pub fn cast(&mut self, candidate: NodeId) {
+    /// Our one vote of this term (§5.2): for that node on that disk.
+    pub fn record_vote(&mut self, candidate: Vote) {
         let mutants = self.options.mutants;
-        let mayhem = mutants.breaks(Mutant::VoteTwice) || mutants.breaks(Mutant::HandoverBypassesVote);
+        let mayhem = mutants.breaks(Mutant::VoteTwice)
+            || mutants.breaks(Mutant::HandoverBypassesVote)
+            || mutants.breaks(Mutant::VoteForAnyDisk);
         assert!(mayhem || self.vote().is_none_or(|vote| vote == candidate), "one vote a term (§5.2)");
         if self.vote() != Some(candidate) {
             self.hard_state.vote = Some(candidate);
             self.hard_state_changed = true;
             self.vote_write = self.next_write;
         }
-    }
-
-    /// That member came with that disk; whether that is news.
-    pub fn meet(&mut self, peer: NodeId, disk: DiskId) -> bool {
-        self.configs.current().members.contains_key(&peer) && self.disks.insert(peer, disk) != Some(disk)
-    }
-
-    /// Writes the disks that we have met where none is named yet; whether there were any.
-    pub fn name_disks(&self, membership: &mut Membership) -> bool {
-        let mut changed = false;
-        for (id, member) in &mut membership.members {
-            if member.disk.is_none() {
-                member.disk = self.disks.get(id).copied();
-                changed |= member.disk.is_some();
-            }
-        }
-        changed
-    }
-
-    /// Whether it has never held anything: as it was made, or as it came back when all was lost.
-    pub fn is_void(&self) -> bool {
-        self.log.last() == Position::ZERO && !self.options.mutants.breaks(Mutant::NoAmnesiaGuard)
     }
 
     /// A number at chance, another for each run of the process.
@@ -223,12 +227,18 @@ impl Replica {
 
     fn post(&mut self, after: WriteId, to: NodeId, message: Message) {
         assert_ne!(to, self.id, "nobody writes to itself");
-        let envelope = Envelope { from: self.id, to, term: self.term(), message };
+        let envelope = self.envelope(to, self.term(), message);
         if after <= self.durable {
             self.out.push(envelope);
         } else {
             self.gate.hold(after, envelope);
         }
+    }
+
+    /// A message of this node in that term, with where it comes from.
+    pub fn envelope(&self, to: NodeId, term: Term, message: Message) -> Envelope {
+        let origin = Origin { disk: self.disk(), log: self.configs.current().agreed_log() };
+        Envelope { from: self.id, to, term, origin, message }
     }
 
     /// Whether the disk knows term and vote as we do.
@@ -383,21 +393,27 @@ impl Replica {
     }
 
     /// Answers a candidate of our own term (§5.2, §5.4.1); whether we voted for it.
-    pub fn answer_ask(&mut self, from: NodeId, last: Position, ask: Ask) -> bool {
+    pub fn answer_ask(&mut self, candidate: Vote, last: Position, ask: Ask) -> bool {
         let mutants = self.options.mutants;
+        let from = candidate.node;
         let bypass = ask == Ask::Handover && mutants.breaks(Mutant::HandoverBypassesVote);
         let behind = last < self.log.last() && !mutants.breaks(Mutant::VoteForShorterLog) && !bypass;
-        let voted = self.vote().is_some_and(|vote| vote != from) && !mutants.breaks(Mutant::VoteTwice) && !bypass;
+        let breaks_promise = last < self.promised() && !mutants.breaks(Mutant::ForgetPromised);
+        let same = |vote: Vote| vote == candidate || (vote.node == from && mutants.breaks(Mutant::VoteForAnyDisk));
+        let voted = self.vote().is_some_and(|vote| !same(vote)) && !mutants.breaks(Mutant::VoteTwice) && !bypass;
+        let voice = self.voice();
         let denied = match ask {
+            _ if voice == Voice::None => Some("the log here does not name this node's disk yet"),
             _ if behind => Some("its log is behind"),
+            _ if breaks_promise => Some("its log is behind what this node acknowledged and has lost"),
             Ask::Real | Ask::Handover if voted => Some("voted for another"),
             Ask::Pre | Ask::Real | Ask::Handover => None,
         };
         self.notes.push(Note::Votes { candidate: from, ask, term: self.term(), denied });
         let granted = denied.is_none();
-        let vote = Message::Vote { granted, void: self.is_void(), ask };
+        let vote = Message::Vote { granted, void: voice == Voice::Founder, ask };
         if granted && ask.is_real() {
-            self.cast(from);
+            self.record_vote(candidate);
             self.promise(from, vote);
             return true;
         }

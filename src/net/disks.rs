@@ -1,6 +1,6 @@
 //! Which disk each peer came with: one that comes with another has forgotten what it promised.
 
-use crate::types::{DiskId, NodeId, Time};
+use crate::types::{DiskId, LogId, NodeId, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// The disk that peer is known by, if it is another.
-    pub fn other(&self, peer: NodeId, disk: DiskId) -> Option<DiskId> {
-        self.known.get(&peer).copied().filter(|known| *known != disk)
+    /// The disk that peer came with.
+    pub fn known(&self, peer: NodeId) -> Option<DiskId> {
+        self.known.get(&peer).copied()
     }
 
     /// That peer was let in with that disk: it stays with it.
@@ -39,6 +39,19 @@ impl Disks {
             node = me.get();
             "{peer} comes with disk {disk}, and had disk {known}: it is not heard, and counts for nothing. Bring back \
              the directory it had; or, if that is lost: drave member remove {id}, and: drave member add {id}=HOST:PORT"
+        );
+    }
+
+    /// Warns that a peer means this node and holds another log, unless that was just said.
+    pub fn warn_of_log(&mut self, now: Time, me: NodeId, peer: NodeId, (ours, theirs): (LogId, LogId)) {
+        if self.tell_at > now {
+            return;
+        }
+        self.tell_at = now + TOLD_EVERY;
+        log::warn!(
+            node = me.get();
+            "{peer} holds log {theirs} and dials this node, which holds log {ours}: nothing passes between them. One of \
+             the two was founded anew, recovered or restored; stop the nodes of the other"
         );
     }
 

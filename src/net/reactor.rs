@@ -167,7 +167,7 @@ impl<M: StateMachine> Reactor<M> {
     /// Turns until told to stop, or until something breaks. `rung` is asked what it means when whatever
     /// is registered with the sockets' poll is heard: true to stop.
     pub fn run(mut self, mut rung: impl FnMut() -> bool) -> Result<(), Broken> {
-        self.net.set_members(self.clock.now(), self.node.membership());
+        self.net.set_members(self.clock.now(), self.node.membership(), self.node.raft().configured_at());
         loop {
             let now = self.clock.now();
             self.net.take_in(now);
@@ -409,7 +409,7 @@ impl<M: StateMachine> Reactor<M> {
             Level::Debug => log::debug!(node; "{note}"),
         }
         if let Note::Configured { membership, .. } = note {
-            self.net.set_members(now, membership);
+            self.net.set_members(now, membership, self.node.raft().configured_at());
             let mut status = Box::new(self.node.status(now));
             self.complete(now, &mut status);
             self.net.announce(&Reply::Status(status));

@@ -21,7 +21,7 @@ use crate::api::{Refusal, Reply, Request};
 use crate::codec::Malformed;
 use crate::node::event::{Caller, Event};
 use crate::secure::Stream;
-use crate::types::{ClusterId, DiskId, Member, Membership, NodeId, Time};
+use crate::types::{ClusterId, DiskId, Member, Membership, NodeId, Position, Time};
 use crate::wire::WireError;
 use crate::wire::client::Numbered;
 use crate::wire::peer::PeerFrame;
@@ -87,6 +87,8 @@ pub struct Net {
     /// Where to look for members, beside where the membership says they are.
     places: BTreeMap<NodeId, String>,
     members: Membership,
+    /// The position of the configuration that the membership is.
+    configured: Position,
     /// Those who were members until just now, and until when they are spoken to.
     leavers: BTreeMap<NodeId, (Member, Time)>,
     /// Those who speak to us and whom our configuration does not know, or not yet: where they are answered.
@@ -147,6 +149,7 @@ impl Net {
             strangers: VecDeque::new(),
             places,
             members: Membership::default(),
+            configured: Position::ZERO,
             leavers: BTreeMap::new(),
             guests: BTreeMap::new(),
             leader: None,
@@ -208,8 +211,9 @@ impl Net {
     }
 
     /// Keeps a link to each of those; and for a while to those who were members until now, who have to be
-    /// told. Who belongs to nothing yet has links to where it was told to look.
-    pub fn set_members(&mut self, now: Time, membership: &Membership) {
+    /// told. `configured` is the position of the configuration. Who belongs to nothing yet has links to where it was told to look.
+    pub fn set_members(&mut self, now: Time, membership: &Membership, configured: Position) {
+        self.configured = configured;
         let before = std::mem::replace(&mut self.members, membership.clone());
         if membership.members.is_empty() {
             self.members = Membership::founding(self.places.clone());

@@ -4,7 +4,7 @@ use crate::api::{Reply, Request};
 use crate::apply;
 use crate::consensus::message::{Chunk, Envelope};
 use crate::consensus::note::Note;
-use crate::types::{Base, ClusterTime, DiskId, Entry, Index, Membership, NodeId, Position, Write};
+use crate::types::{Base, ClusterTime, DiskId, Entry, Index, LogId, Membership, NodeId, Position, Write};
 use crate::wal::report as wal;
 use bytes::Bytes;
 
@@ -39,6 +39,13 @@ pub enum Event {
         peer: NodeId,
         /// Its disk.
         disk: DiskId,
+    },
+    /// A peer that means this node, by its id and address, holds another log than this node, or this one holds none.
+    OtherLog {
+        /// Who.
+        peer: NodeId,
+        /// Which.
+        log: LogId,
     },
     /// The process is to end: another should lead.
     Leaving,

@@ -18,7 +18,7 @@ use crate::consensus::Raft;
 use crate::consensus::message::{Ask, Envelope, Message};
 use crate::consensus::note::Note;
 use crate::consensus::ready::{Order, Ready};
-use crate::types::{Base, ClusterTime, DiskId, Index, Mutant, NodeId, Term, Time};
+use crate::types::{Base, ClusterTime, DiskId, Index, LogId, Mutant, NodeId, Term, Time};
 use crate::wal::report::{Fault, Report};
 use crate::wal::view::View;
 use bytes::Bytes;
@@ -153,6 +153,7 @@ impl Node {
                 }
             }
             Event::Met { peer, disk } => self.raft.met(peer, disk),
+            Event::OtherLog { peer, log } => self.named_by_other_log(peer, log),
             // Where nobody can take over, the others find out by themselves.
             Event::Leaving => drop(self.raft.transfer(now, None)),
             Event::Applied(report) => self.settle(now, report),
@@ -164,6 +165,20 @@ impl Node {
                     self.replies.push((from, id, Reply::Answer { applied, answer }));
                 }
             }
+        }
+    }
+
+    /// A peer that knows this node as a member holds another log. A founder that had nobody to ask was a member of that
+    /// log, and lost its directory: it stops, rather than answer that nothing is there.
+    fn named_by_other_log(&mut self, peer: NodeId, log: LogId) {
+        if self.raft.named_by_other_log(peer, log) {
+            let (me, id) = (self.raft.id(), self.raft.id().get());
+            self.fault = Some(Fault::Foreign(format!(
+                "{peer} holds log {log} and knows this node as its member {me}, and this directory began a log of its \
+                 own: nothing is served from it. Bring back the directory that {me} had; or, if that is lost, at a \
+                 node of that log: drave member remove {id}, and: drave member add {id}=HOST:PORT, and start this one \
+                 with --join on an empty directory"
+            )));
         }
     }
 
@@ -189,7 +204,7 @@ impl Node {
             // What a leader takes in while it hands over, it could not finish: whoever leads next is asked, or it
             // is again when that came to nothing.
             Request::Propose { .. } | Request::Query { .. } | Request::Change { .. }
-                if self.raft.hands_over().is_some() =>
+                if self.raft.hands_over().is_some() || self.begins_log() =>
             {
                 self.park(asked);
             }
@@ -218,6 +233,11 @@ impl Node {
             Request::Change { .. } | Request::Transfer { .. } if self.raft.leads() => self.govern(now, asked),
             Request::Propose { .. } | Request::Change { .. } | Request::Transfer { .. } => self.elsewhere(asked),
         }
+    }
+
+    /// Whether this node leads a log that is not yet agreed to be this cluster's: commands wait until it is.
+    fn begins_log(&self) -> bool {
+        self.raft.leads() && !self.raft.takes_commands()
     }
 
     /// Whether there is room for that command, here and on enough other disks.
@@ -447,7 +467,7 @@ impl Node {
         if self.parked.is_empty() {
             return;
         }
-        if leader.is_some() && self.raft.hands_over().is_none() {
+        if leader.is_some() && self.raft.hands_over().is_none() && !self.begins_log() {
             for asked in self.parked.take() {
                 self.ask(now, asked);
             }
@@ -506,15 +526,12 @@ impl Node {
 
     /// An append as the core orders it, with its entries.
     fn fill(&mut self, order: Order) -> Option<Envelope> {
-        let Order { to, term, prev, upto, commit } = order;
+        let Order { to, term, prev, upto, commit, probe } = order;
         let range = prev.index.next()..=upto;
         // The core has kept to the bounds already: what it ordered is taken whole.
         let entries = if range.is_empty() { Ok(Vec::new()) } else { self.view.entries(range, u64::MAX) };
         match entries {
-            Ok(entries) => {
-                let message = Message::Append { prev, commit, entries };
-                Some(Envelope { from: self.raft.id(), to, term, message })
-            }
+            Ok(entries) => Some(self.raft.envelope(to, term, Message::Append { prev, commit, probe, entries })),
             Err(fault) => {
                 self.fault = Some(fault);
                 None

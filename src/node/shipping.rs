@@ -4,7 +4,7 @@
 use super::event::{Action, Kept};
 use super::options::Options;
 use crate::consensus::Raft;
-use crate::consensus::message::{Chunk, Envelope, Message};
+use crate::consensus::message::{Chunk, Message};
 use crate::types::{Index, Mutant, Mutants, NodeId, Position, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -105,8 +105,7 @@ impl Shipping {
                 ship.moved = now;
                 self.sent += chunk.bytes.len() as u64;
                 // A follower has answered us in this term, so our disk knows it.
-                let (from, term) = (raft.id(), raft.term());
-                actions.push(Action::Send(Envelope { from, to: *to, term, message: Message::Chunk(chunk) }));
+                actions.push(Action::Send(raft.envelope(*to, raft.term(), Message::Chunk(chunk))));
             }
         }
     }

@@ -35,8 +35,11 @@ pub fn bring_together<D: Disk>(
             .push(format!("the log ends before the snapshot of {}: it begins anew behind it", base.position));
         // What was applied, and frozen, may be of a term that this disk had not yet heard of. In it nothing
         // was promised: promises wait for the disk.
-        let raised = (base.position.term > recovered.hard_state.term)
-            .then_some(HardState { term: base.position.term, vote: None });
+        let raised = (base.position.term > recovered.hard_state.term).then_some(HardState {
+            term: base.position.term,
+            vote: None,
+            ..recovered.hard_state
+        });
         journal.restart(&base, raised)?;
         recovered.hard_state = raised.unwrap_or(recovered.hard_state);
         recovered.view = View::new(upto);

@@ -49,9 +49,24 @@ impl Image {
     }
 }
 
+/// What a node has said of its disk, in messages that have left it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Claims {
+    /// The highest term that it spoke in.
+    term: Term,
+    /// The highest position that it said it holds.
+    position: Position,
+}
+
+impl Claims {
+    fn covers(&self, other: &Claims) -> bool {
+        self.term >= other.term && self.position >= other.position
+    }
+}
+
 /// One node, through all its lives.
 #[derive(Clone, Debug, Default)]
-struct Life {
+pub struct Life {
     /// What is surely on the disk.
     durable: Image,
     /// What was written and not synced, in order.
@@ -63,8 +78,13 @@ struct Life {
     /// The configuration it used when it was last looked at: by that one it commits, and may then adopt another
     /// in the same moment.
     used: (Index, Membership),
-    /// What its disk held before it was emptied, until it holds as much again.
+    /// What its disk held before it was emptied, or before an older copy was brought back, until it holds as much
+    /// again.
     ghost: Option<Image>,
+    /// What it said in all its lives on this disk.
+    claims: Claims,
+    /// What it was told of that, since an older copy of its disk was brought back.
+    told: Option<Claims>,
 }
 
 /// What a node leads and commits, and would commit by the definition.
@@ -98,6 +118,8 @@ pub struct Checks {
     committed_in: Vec<Term>,
     /// The digest of the state at each applied index.
     digests: BTreeMap<Index, u64>,
+    /// A node on an older copy of its disk voted before anybody told it what it had said: what follows proves nothing.
+    pub(super) untold: bool,
 }
 
 impl Checks {
@@ -114,6 +136,49 @@ impl Checks {
         *self.life(node) = Life { ghost: Some(ghost), ..Life::default() };
         self.votes.retain(|(voter, _), _| *voter != node);
         self.configurations.begins(node, &[]);
+    }
+
+    /// Whether that node's disk held more than it does, and has not got it back.
+    pub fn has_ghost(&self, node: NodeId) -> bool {
+        self.lives[&node].ghost.is_some()
+    }
+
+    /// What is known of a node, at the moment when its disk is copied.
+    pub fn copy(&self, node: NodeId) -> Life {
+        self.lives[&node].clone()
+    }
+
+    /// An older copy of a node's disk is brought back. What it held still counts as held: nobody else may be elected
+    /// as if it had never been.
+    pub fn brings_back(&mut self, node: NodeId, copy: &Life) {
+        let life = self.life(node);
+        let ghost = std::mem::take(&mut life.durable);
+        let claims = life.claims;
+        *life = Life { ghost: Some(ghost), claims, told: Some(Claims::default()), leads: None, ..copy.clone() };
+    }
+
+    /// A node is told what it had said of its disk: by a leader that finds it lost, or by a peer that heard it.
+    pub fn told(&mut self, node: NodeId, message: &Message) {
+        let Some(told) = &mut self.life(node).told else { return };
+        match message {
+            Message::Reminder { term, position } => {
+                told.term = told.term.max(*term);
+                told.position = told.position.max(*position);
+            }
+            Message::LostAcknowledged { upto } => told.position = told.position.max(*upto),
+            _ => {}
+        }
+    }
+
+    /// A node votes, or asks for votes: if it does on an older copy of its disk, it must have been told what it said
+    /// before; if it was not, there is nothing to be held against it.
+    fn votes_untold(&mut self, node: NodeId) -> Result<()> {
+        let life = self.life(node);
+        if life.told.is_some_and(|told| !told.covers(&life.claims)) {
+            self.untold = true;
+            return Err(format!("{node} votes on an older copy of its disk before anybody told it what it had said"));
+        }
+        Ok(())
     }
 
     /// Whether that node's disk holds anything.
@@ -179,7 +244,7 @@ impl Checks {
 
     /// A message leaves a node: whatever it promises must be on its disk.
     pub fn sends(&mut self, envelope: &Envelope) -> Result<()> {
-        let Envelope { from, to, term, message } = envelope;
+        let Envelope { from, to, term, message, .. } = envelope;
         let durable = &self.lives[from].durable;
         if durable.hard_state.term < *term {
             return Err(format!(
@@ -187,28 +252,54 @@ impl Checks {
                 durable.hard_state.term
             ));
         }
+        let (from, to) = (*from, *to);
+        self.claims(from, *term, message)?;
+        let durable = &self.lives[&from].durable;
         let vote = match message {
-            Message::AskVote { ask: Ask::Real, .. } => Some(*from),
-            Message::Vote { ask: Ask::Real | Ask::Handover, granted: true, .. } => Some(*to),
+            Message::AskVote { ask: Ask::Real | Ask::Handover, .. } => Some(from),
+            Message::Vote { ask: Ask::Real | Ask::Handover, granted: true, .. } => Some(to),
             Message::Appended { matched } => {
                 let upto = matched.0 as usize;
-                if durable.log.len() < upto || durable.log[..upto].last() != self.lives[from].seen.log[..upto].last() {
+                if durable.log.len() < upto || durable.log[..upto].last() != self.lives[&from].seen.log[..upto].last() {
                     let held = durable.log.len();
                     return Err(format!("{from} acknowledges {matched} to {to}, and its disk holds {held}"));
                 }
-                self.acknowledges(*from, *to, *term, *matched)?;
+                self.acknowledges(from, to, *term, *matched)?;
                 None
             }
             _ => None,
         };
         let Some(vote) = vote else { return Ok(()) };
-        if durable.hard_state != (HardState { term: *term, vote: Some(vote) }) {
+        let voted = durable.hard_state.vote.map(|vote| vote.node);
+        if (durable.hard_state.term, voted) != (*term, Some(vote)) {
             return Err(format!("{from} promises its vote of term {term} to {vote}, and its disk does not know"));
         }
-        let first = *self.votes.entry((*from, *term)).or_insert(vote);
+        let first = *self.votes.entry((from, *term)).or_insert(vote);
         if first != vote {
             return Err(format!("{from} voted for {first} and for {vote} in term {term}"));
         }
+        Ok(())
+    }
+
+    /// What a message says of the disk it comes from is remembered.
+    fn claims(&mut self, from: NodeId, term: Term, message: &Message) -> Result<()> {
+        if matches!(
+            message,
+            Message::AskVote { ask: Ask::Real | Ask::Handover, .. } | Message::Vote { granted: true, .. }
+        ) {
+            self.votes_untold(from)?;
+        }
+        let life = self.life(from);
+        let position = match message {
+            Message::AskVote { last, ask } if ask.is_real() => *last,
+            Message::Appended { matched } => {
+                let held = (matched.0 as usize).checked_sub(1).and_then(|at| life.durable.log.get(at));
+                Position::new(*matched, held.map_or(Term::ZERO, |(term, _)| *term))
+            }
+            _ => Position::ZERO,
+        };
+        let claims = &mut life.claims;
+        (claims.term, claims.position) = (claims.term.max(term), claims.position.max(position));
         Ok(())
     }
 
@@ -261,6 +352,12 @@ impl Checks {
                     ));
                 }
             }
+        }
+        if let (Some(_), Some((led, _))) =
+            (leads, commit.0.checked_sub(1).and_then(|at| life.seen.log.get(at as usize)))
+        {
+            // It counts its own copy, and says so by what it calls committed.
+            life.claims.position = life.claims.position.max(Position::new(commit, *led));
         }
         life.commit = commit;
         let rises = leads.is_some() && life.leads != leads;
@@ -393,9 +490,10 @@ impl Checks {
         // does not hold it.
         let held = restarted.checked_sub(1).and_then(|at| image.log.get(at).copied());
         let gave_way = restarted > 0 && recovered.log.len() == restarted && held != recovered.log.last().copied();
-        let raised = HardState { term: recovered.log.last().map_or(Term(0), |(term, _)| *term), vote: None };
+        let term = recovered.log.last().map_or(Term(0), |(term, _)| *term);
+        let raised = |hard: HardState| HardState { term, vote: None, ..hard };
         let hard = |hard: HardState| {
-            hard == recovered.hard_state || (hard.term < raised.term && recovered.hard_state == raised)
+            hard == recovered.hard_state || (hard.term < term && recovered.hard_state == raised(hard))
         };
         let mut fits = image == recovered || (gave_way && hard(image.hard_state));
         for write in &life.unsynced {
@@ -420,6 +518,8 @@ impl Checks {
         self.configurations.begins(node, &recovered.log);
         *life = Life {
             ghost: life.ghost.take(),
+            claims: life.claims,
+            told: life.told,
             durable: recovered.clone(),
             unsynced: Vec::new(),
             seen: recovered,

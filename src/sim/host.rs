@@ -1,7 +1,7 @@
 //! One machine of the simulated world: its disk, its clock, and the process on it while one runs.
 
 use super::applying::Given;
-use super::checks::Image;
+use super::checks::{Image, Life};
 use super::disk::SimDisk;
 use super::scenario::Scenario;
 use crate::apply::Applier;
@@ -115,6 +115,10 @@ pub struct Process {
     pub tick_at: Option<Time>,
     /// Which disk each peer came with, in this life.
     pub met: BTreeMap<NodeId, DiskId>,
+    /// The disk of each peer that is connected: a connection is judged when it is made, and lasts.
+    pub connected: BTreeMap<NodeId, DiskId>,
+    /// When each peer that was not connected was last dialed.
+    pub dialed: BTreeMap<NodeId, Time>,
     /// Who belonged to its configuration when that was last looked at.
     pub members: Membership,
     /// Those who did until just now, and until when they are spoken to.
@@ -147,6 +151,8 @@ pub struct Host {
     pub rotten: bool,
     /// It refused to start.
     pub given_up: bool,
+    /// An older copy of its disk and of its snapshots, and what was known of it then.
+    pub copy: Option<(SimDisk, SimDisk, Life)>,
     /// It was emptied, once at least.
     pub wiped: bool,
     /// It was, and is yet a member under the disk that it had.
@@ -170,6 +176,7 @@ impl Host {
             stall: Duration::ZERO,
             rotten: false,
             given_up: false,
+            copy: None,
             wiped: false,
             forgot: false,
         }
@@ -181,6 +188,7 @@ impl Host {
         self.disk = SimDisk::new();
         self.shelf = self.disk.beside();
         self.disk_id = DiskId(self.disk_id.0 + 1000);
+        self.copy = None;
         self.wiped = true;
         self.forgot = true;
     }
@@ -219,6 +227,7 @@ impl Host {
             window_bytes: scenario.window_bytes,
             append_bytes: scenario.append_bytes,
             reserve_bytes: scenario.segment_bytes,
+            founding_wait: scenario.founding_wait,
             mutants: scenario.mutants,
             ..consensus::Options::default()
         };
@@ -254,6 +263,8 @@ impl Host {
             incoming: BTreeMap::new(),
             tick_at: None,
             met: BTreeMap::new(),
+            connected: BTreeMap::new(),
+            dialed: BTreeMap::new(),
             members: Membership::default(),
             leavers: BTreeMap::new(),
         });

@@ -49,7 +49,7 @@ fn provides(journal: &mut Journal<SimDisk>, task: &Task) -> wal::Result<bool> {
 /// A write, folded into the hash of all that was done.
 fn fold(hash: u64, write: &Write) -> u64 {
     let hard = write.hard_state.unwrap_or_default();
-    let vote = hard.vote.map_or(0, NodeId::get);
+    let vote = hard.vote.map_or(0, |vote| vote.node.get());
     let entries = write.entries.iter().fold(write.id.0, |all, entry| hash_numbers([all, entry.checksum.into()]));
     hash_numbers([hash, hard.term.0, vote, entries])
 }

@@ -154,6 +154,11 @@ impl Network {
         }
     }
 
+    /// Whether nothing passes that way.
+    pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+        self.cuts.contains(&(from, to))
+    }
+
     /// Whether the stream lacks something and must be dialed anew, and can be.
     pub fn must_redial(&self, from: NodeId, to: NodeId) -> bool {
         let broken = self.links.get(&(from, to)).is_some_and(|link| link.broken);

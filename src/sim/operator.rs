@@ -55,7 +55,8 @@ impl Governance {
             every: Some(every),
             patience: PATIENCE,
             forced: if wipes { 0 } else { forced },
-            wipes: if wipes { founders.saturating_sub(1) / 2 } else { 0 },
+            // A cluster that one node founded, and that has grown, loses its founder.
+            wipes: if !wipes { 0 } else { (founders.saturating_sub(1) / 2).max(u64::from(founders == 1)) },
             transfers: rng.random_range(0..3) > 0,
             at_will: rng.random_range(0..2) == 0,
         }

@@ -25,6 +25,8 @@ pub struct Outcome {
     pub configurations: usize,
     /// How many operations clients were answered.
     pub operations: u64,
+    /// Whether it ended early: a node voted on an older copy of its disk before anybody told it what it had said.
+    pub untold: bool,
     /// What became of its snapshots.
     pub snapshots: Taken,
     /// All that was sent, written and answered, as one number: the same seed, the same hash.
@@ -35,7 +37,8 @@ impl Outcome {
     /// What else there was in it, in words.
     pub fn beside(&self) -> String {
         let Taken { taken, received, .. } = &self.snapshots;
-        format!("{} configurations · {taken} snapshots taken, {received} received", self.configurations)
+        let untold = if self.untold { " · ended: an older copy of a disk voted untold" } else { "" };
+        format!("{} configurations · {taken} snapshots taken, {received} received{untold}", self.configurations)
     }
 }
 
@@ -90,6 +93,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<Outcome, Violatio
     let ended = catch_unwind(AssertUnwindSafe(|| live(&mut world)));
     let what = match ended {
         Ok(Ok(())) => None,
+        Ok(Err(_)) if world.checks.untold => None,
         Ok(Err(what)) => Some(what),
         Err(panic) => Some(format!("a node panics: {}", words(&panic))),
     };
@@ -102,6 +106,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<Outcome, Violatio
             faults: world.faults,
             configurations: world.checks.configurations.committed(),
             operations: world.history().answered() as u64,
+            untold: world.checks.untold,
             snapshots: world.snapshots.became,
             hash: world.hash,
         }),

@@ -38,6 +38,8 @@ pub struct Troubles {
     pub full: u32,
     /// A bit of a disk turns over.
     pub rot: u32,
+    /// An older copy of a disk is brought back.
+    pub older: u32,
 }
 
 /// So many machines there are at most.
@@ -82,6 +84,8 @@ pub struct Scenario {
     pub sessions: sessions::Options,
     /// How many bytes may be on their way to a follower.
     pub window_bytes: u64,
+    /// How long founders wait for those that are silent.
+    pub founding_wait: Duration,
     /// How many bytes one append holds.
     pub append_bytes: u64,
     /// Stop after that many steps, calm or not.
@@ -157,6 +161,7 @@ impl Scenario {
                 count_max: if rng.random_range(0..6) == 0 { 2 } else { SESSIONS_MAX },
                 ..sessions::Options::default()
             },
+            founding_wait: Duration::ZERO,
             window_bytes: [4 << 10, 64 << 10, 8 << 20][rng.random_range(0..3)],
             append_bytes: [512, 4 << 10, 1 << 20][rng.random_range(0..3)],
             steps: None,
@@ -166,6 +171,8 @@ impl Scenario {
         // Drawn apart, so that all else of a seed is as it was before there were deadlines.
         let mut apart = SmallRng::seed_from_u64(seed ^ 0x6465_6164_6c69_6e65);
         scenario.load.mortal = [0, 0, 40][apart.random_range(0..3)];
+        scenario.troubles.older = if scenario.nodes >= 3 { [0, 0, 4][apart.random_range(0..3)] } else { 0 };
+        scenario.founding_wait = Duration::from_millis([300, 1000][apart.random_range(0..2)]);
         // With the smallest, a snapshot comes in many pieces.
         scenario.node.chunk_bytes = [400, 3000, CHUNK_BYTES][rng.random_range(0..3)];
         scenario
@@ -188,6 +195,7 @@ fn troubles(rng: &mut SmallRng, nodes: u64) -> Troubles {
         eio: weight(4),
         full: weight(3),
         rot: weight(2),
+        older: 0,
     };
     if nodes < 3 {
         // A disk that is lost takes a majority with it.

@@ -26,9 +26,10 @@ enum Kind {
     Eio,
     Full,
     Rot,
+    Older,
 }
 
-fn weights(troubles: &Troubles) -> [(Kind, u32); 13] {
+fn weights(troubles: &Troubles) -> [(Kind, u32); 14] {
     [
         (Kind::Power, troubles.power),
         (Kind::Kill, troubles.kill),
@@ -43,6 +44,7 @@ fn weights(troubles: &Troubles) -> [(Kind, u32); 13] {
         (Kind::Eio, troubles.eio),
         (Kind::Full, troubles.full),
         (Kind::Rot, troubles.rot),
+        (Kind::Older, troubles.older),
     ]
 }
 
@@ -139,6 +141,7 @@ impl World {
                 host.disk.set_capacity((!is_full).then_some(host.disk.used()));
             }
             Kind::Rot => self.rot(at),
+            Kind::Older => self.older(at),
         }
         Ok(())
     }
@@ -149,6 +152,36 @@ impl World {
         self.later(delay, Happens::Starts { at });
     }
 
+    /// Copies what a machine's disk holds, as a power loss would leave it; or brings such a copy back. One machine at
+    /// a time: what a majority forgets is gone.
+    fn older(&mut self, at: NodeId) {
+        let others = self.hosts.values().any(|host| host.copy.is_some() && host.id != at);
+        let host = &self.hosts[&at];
+        if host.rotten || host.wiped || self.hosts.len() < 3 {
+            return;
+        }
+        let Some((disk, shelf, life)) = self.host(at).copy.take() else {
+            if !others && self.hosts[&at].up.is_some() {
+                let host = &self.hosts[&at];
+                let copy = (host.disk.durable(), host.shelf.durable(), self.checks.copy(at));
+                self.say(|| format!("the disk of {at} is copied"));
+                self.host(at).copy = Some(copy);
+            }
+            return;
+        };
+        let in_use = self.checks.configurations.in_use();
+        if !in_use.into_iter().all(|membership| self.holds_without(at, membership)) {
+            return;
+        }
+        self.crash(at, Crash::Kill);
+        self.say(|| format!("{at} comes back with an older copy of its disk"));
+        self.checks.brings_back(at, &life);
+        let host = self.host(at);
+        (host.disk, host.shelf) = (disk, shelf);
+        let delay = self.a_while(500);
+        self.later(delay, Happens::Starts { at });
+    }
+
     /// Turns a bit over in some segment, and restarts the process on it. Never on so many machines
     /// that what they lose could have been the last copies: what a majority forgets is gone.
     fn rot(&mut self, at: NodeId) {
@@ -156,7 +189,8 @@ impl World {
         // A machine that is down may just have lost power: what its last batch suffered on top of
         // that cannot be told from what the power loss did (wal-format.md).
         let host = &self.hosts[&at];
-        if rotten >= (self.hosts.len() - 1) / 2 || host.rotten || host.up.is_none() {
+        let ghosts = self.hosts.keys().any(|id| self.checks.has_ghost(*id));
+        if rotten >= (self.hosts.len() - 1) / 2 || host.rotten || host.up.is_none() || ghosts {
             return;
         }
         let disk = self.hosts[&at].disk.clone();

@@ -15,7 +15,7 @@ use crate::consensus::note::Note;
 use crate::node::{Action, Caller, Event};
 use crate::snapshot::Snapshot;
 use crate::types::digest;
-use crate::types::{DiskId, NodeId, Time};
+use crate::types::{DiskId, LogId, NodeId, Time};
 use crate::wal::Fault;
 use crate::wire::client::{put_reply_frame, put_request_frame, read_reply_frame, read_request_frame};
 use crate::wire::frame::{Frame, FrameReader};
@@ -32,6 +32,8 @@ pub(super) enum Happens {
     Arrives { to: NodeId, from: NodeId, disks: (DiskId, DiskId), run: u64, bytes: Bytes },
     /// A node notices that its link with a peer is broken.
     Closed { at: NodeId, peer: NodeId },
+    /// A node is dialed by a peer that holds that log; who they are, by their disks.
+    Dialed { to: NodeId, from: NodeId, disks: (DiskId, DiskId), log: LogId },
     /// A client's bytes reach a node.
     Asked { to: NodeId, client: u64, bytes: Bytes },
     /// A node's bytes reach a client.
@@ -199,7 +201,13 @@ impl World {
         }
         match happens {
             Happens::Arrives { to, from, disks, run, bytes } => self.arrives(to, from, disks, run, &bytes),
-            Happens::Closed { at, peer } => self.handle(at, Event::PeerLost(peer)),
+            Happens::Closed { at, peer } => {
+                if let Some(up) = &mut self.host(at).up {
+                    up.connected.remove(&peer);
+                }
+                self.handle(at, Event::PeerLost(peer))
+            }
+            Happens::Dialed { to, from, disks, log } => self.dialed(to, from, disks, log),
             Happens::Asked { to, client, bytes } => self.asked(to, client, bytes),
             Happens::Told { client, bytes } => self.told(client, bytes),
             Happens::Synced { at, life } if self.lives(at, life) => self.synced(at),
@@ -350,6 +358,7 @@ impl World {
             let event = match frame {
                 PeerFrame::Raft(envelope) => {
                     self.shipped(&envelope)?;
+                    self.checks.told(to, &envelope.message);
                     Event::Peer(envelope)
                 }
                 PeerFrame::Forward { id, request } => {
@@ -537,7 +546,8 @@ impl World {
         frame.put(&mut bytes);
         self.fold(&bytes);
         let disks = (self.hosts[&from].disk_id, self.hosts[&to].disk_id);
-        if !self.hears(from, to, disks.1) {
+        self.dials(from, to);
+        if !self.linked(from, to, disks.1) {
             return; // there is no link
         }
         if self.network.must_redial(from, to) {
@@ -562,7 +572,7 @@ impl Happens {
     /// At which machine.
     pub(super) fn place(&self) -> Option<NodeId> {
         match self {
-            Happens::Arrives { to, .. } | Happens::Asked { to, .. } => Some(*to),
+            Happens::Arrives { to, .. } | Happens::Asked { to, .. } | Happens::Dialed { to, .. } => Some(*to),
             Happens::Closed { at, .. }
             | Happens::Synced { at, .. }
             | Happens::Idle { at, .. }

@@ -13,7 +13,7 @@ use std::fmt;
 /// How every snapshot begins.
 pub const MAGIC: [u8; 8] = *b"drave-sn";
 /// The version of all this.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// The fields of a header before the members.
 pub const HEADER_FIELDS: usize = 80;
 /// The longest header.

@@ -1,6 +1,6 @@
 //! What the log holds, and what the journal is asked to write.
 
-use super::ids::{Index, NodeId, Position, Term, WriteId};
+use super::ids::{DiskId, Index, NodeId, Position, Term, WriteId};
 use super::membership::Membership;
 use super::time::ClusterTime;
 use bytes::Bytes;
@@ -34,13 +34,33 @@ pub enum Payload {
     Opaque(Bytes),
 }
 
+/// A vote: for a node as it runs on one disk. The same id on another disk is another candidate.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Vote {
+    /// The candidate.
+    pub node: NodeId,
+    /// The disk it is known by.
+    pub disk: DiskId,
+}
+
+impl Vote {
+    /// A vote for that node on that disk; disk zero where disks have no ids.
+    pub fn new(node: NodeId, disk: Option<DiskId>) -> Vote {
+        Vote { node, disk: disk.unwrap_or_default() }
+    }
+}
+
 /// What a node must not forget, beside the log (Figure 2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HardState {
     /// The latest term this node has seen.
     pub term: Term,
     /// Whom it voted for in that term.
-    pub vote: Option<NodeId>,
+    pub vote: Option<Vote>,
+    /// The highest position that this node is known to have acknowledged and does not hold any more; zero if there
+    /// is none. Compared as logs are (§5.4.1): while its log ends before this position, the node votes only for
+    /// candidates at or beyond it, and does not campaign.
+    pub promised: Position,
 }
 
 /// Where the log begins: the last position that is no longer in it, and the members as of there.

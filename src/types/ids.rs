@@ -178,6 +178,25 @@ impl fmt::Debug for DiskId {
     }
 }
 
+/// The id of one replicated log, drawn at random by the leader that began it and carried by its first entry.
+///
+/// A cluster id says which founders a node was told of, and two clusters may be told of the same ones; a log id
+/// is never drawn twice. Nodes of two different logs exchange no Raft messages.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct LogId(pub u64);
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// A session's name: the index of the entry that opened it, so no two share one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SessionId(pub u64);

@@ -1,6 +1,6 @@
 //! Who belongs to the cluster, and whose word counts.
 
-use super::ids::{DiskId, NodeId};
+use super::ids::{DiskId, LogId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -52,6 +52,13 @@ pub struct Membership {
     pub outgoing: BTreeSet<NodeId>,
     /// What every member understands: an operation of a later kind is proposed only once all do.
     pub level: u16,
+    /// The log that this configuration belongs to; none before the first leader has drawn one.
+    pub log_id: Option<LogId>,
+    /// Whether the entry that drew the log id is known to be committed.
+    ///
+    /// Two founders may each begin a log before either commits anything, and then one of the two gives way as any
+    /// uncommitted entry does (§5.3). A log in which some configuration says `true` never gives way to another log.
+    pub log_agreed: bool,
 }
 
 impl Membership {
@@ -59,7 +66,7 @@ impl Membership {
     pub fn founding(addresses: impl IntoIterator<Item = (NodeId, String)>) -> Membership {
         let members: BTreeMap<_, _> = addresses.into_iter().map(|(id, address)| (id, Member::at(address))).collect();
         let voters = members.keys().copied().collect();
-        Membership { members, voters, outgoing: BTreeSet::new(), level: 1 }
+        Membership { members, voters, level: 1, ..Membership::default() }
     }
 
     /// Whether two majorities are needed (§6).
@@ -85,6 +92,11 @@ impl Membership {
     /// The disk that a member is known by, if one is.
     pub fn disk(&self, id: NodeId) -> Option<DiskId> {
         self.members.get(&id)?.disk
+    }
+
+    /// The log id, once it is agreed.
+    pub fn agreed_log(&self) -> Option<LogId> {
+        self.log_id.filter(|_| self.log_agreed)
     }
 
     /// Whether that one is a member here and in what follows, and the same. Of one whose disk was named, and is so no

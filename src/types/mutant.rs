@@ -144,6 +144,32 @@ mutants! {
     CampaignOnlyIfListed = "campaign-only-if-listed",
     /// Who comes back empty under its old id votes and is counted as before.
     NoAmnesiaGuard = "no-amnesia-guard",
+    /// A node campaigns, votes and counts itself whose log knows its id by another disk.
+    VoteUnnamed = "vote-unnamed",
+    /// Votes and acknowledgements count from any disk of a voter's id.
+    CountAnyDisk = "count-any-disk",
+    /// A copy counts before it holds the entry that names its disk.
+    CountBeforeNamed = "count-before-named",
+    /// A vote is for an id, on whatever disk.
+    VoteForAnyDisk = "vote-for-any-disk",
+    /// Nodes of another log are heard.
+    HearAnyLog = "hear-any-log",
+    /// A learner becomes a voter before it holds the entry that names its disk.
+    PromoteUnnamed = "promote-unnamed",
+    /// Commands are taken before the log is agreed.
+    ServeBeforeAgreed = "serve-before-agreed",
+    /// Founders begin a log although one of them holds one already.
+    FoundOverHolder = "found-over-holder",
+    /// A node forgets the position it is known to have acknowledged.
+    ForgetPromised = "forget-promised",
+    /// A follower that has lost what it acknowledged is fed again before it has promised.
+    FeedBeforePromise = "feed-before-promise",
+    /// A leader does not notice that a follower has lost what it acknowledged.
+    IgnoreLost = "ignore-lost",
+    /// A leader that cannot commit with those that answer leads on.
+    NeverYield = "never-yield",
+    /// A node that is told of more than it holds does not raise its term and its promise.
+    IgnoreReminders = "ignore-reminders",
     /// Leaders never step down for want of a quorum, and pre-vote is skipped.
     NoPreVote = "no-pre-vote",
 }

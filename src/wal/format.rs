@@ -11,7 +11,7 @@ use bytes::{BufMut, Bytes};
 /// How every segment begins.
 pub const MAGIC: [u8; 8] = *b"dravewal";
 /// The version of all this.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// The size of a segment's header; the first frame stands behind it.
 pub const SEGMENT_HEADER: usize = 64;
 /// The size of a frame's header.

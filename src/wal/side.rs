@@ -93,7 +93,7 @@ impl<F: DiskFile> Side<F> {
 
     /// Mirrors the hard state, durably.
     pub fn mirror(&mut self, hard: &HardState) -> Result<()> {
-        let mut fields = Vec::with_capacity(16);
+        let mut fields = Vec::with_capacity(codec::HARD_STATE_BYTES);
         codec::put_hard_state(&mut fields, hard);
         self.write(0, &fields)?;
         self.file.sync().map_err(io("sync", NAME))

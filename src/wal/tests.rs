@@ -26,7 +26,12 @@ fn entry(index: u64, term: u64) -> Entry {
 
 fn write(id: u64, term: u64, indexes: std::ops::RangeInclusive<u64>) -> Write {
     let entries = indexes.map(|index| entry(index, term)).collect();
-    Write { id: WriteId(id), hard_state: Some(HardState { term: Term(term), vote: None }), base: None, entries }
+    Write {
+        id: WriteId(id),
+        hard_state: Some(HardState { term: Term(term), ..HardState::default() }),
+        base: None,
+        entries,
+    }
 }
 
 fn open(disk: &SimDisk) -> (Journal<SimDisk>, Recovered) {

@@ -399,6 +399,8 @@ mod tests {
 
     fn status() -> Status {
         Status {
+            log_id: "6f2c".into(),
+            promised: "812@3".into(),
             node: 1,
             cluster: "6f2c91aa0d77be21".into(),
             role: RoleName::Leader,

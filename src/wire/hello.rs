@@ -5,13 +5,13 @@ use super::frame::{Frame, Kind, put_frame};
 use super::reason::Reason;
 use crate::codec::{Malformed, Put, Reader};
 use crate::limits::ADDRESS_BYTES_MAX;
-use crate::types::{ClusterId, DiskId, NodeId};
+use crate::types::{ClusterId, DiskId, LogId, NodeId, Position};
 use bytes::{BufMut, BytesMut};
 
 /// The oldest version of the protocol this program speaks.
-pub const VERSION_MIN: u16 = 3;
+pub const VERSION_MIN: u16 = 4;
 /// The newest version of the protocol this program speaks.
-pub const VERSION_MAX: u16 = 3;
+pub const VERSION_MAX: u16 = 4;
 
 const MAGIC: [u8; 6] = *b"drave\n";
 
@@ -30,7 +30,9 @@ const MAGIC: [u8; 6] = *b"drave\n";
 /// | 32 | 8 | the peer's disk, 0 for a client |
 /// | 40 | 8 | the node that is meant, 0 for any |
 /// | 48 | 8 | the peer's process: drawn when it started, 0 for a client |
-/// | 56 | … | where the peer is reached, behind its length (4); empty for a client |
+/// | 56 | 8 | the peer's log, 0 if it holds none that is agreed, and for a client |
+/// | 64 | 16 | the position of the peer's configuration, 0 for a client |
+/// | 80 | … | where the peer is reached, behind its length (4); empty for a client |
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
     /// The oldest version it speaks.
@@ -47,6 +49,27 @@ pub struct Hello {
     pub address: String,
 }
 
+/// What a node holds, as far as a peer has to know before it hears it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Holds {
+    /// The id of its log, if that is agreed.
+    pub log: Option<LogId>,
+    /// The position of its configuration.
+    pub configured: Position,
+}
+
+impl Holds {
+    fn put(self, out: &mut BytesMut) {
+        out.put_u64_le(self.log.map_or(0, |log| log.0));
+        out.put_position(self.configured);
+    }
+
+    fn read(reader: &mut Reader) -> Result<Holds, Malformed> {
+        let log = Some(reader.u64()?).filter(|log| *log != 0).map(LogId);
+        Ok(Holds { log, configured: reader.position()? })
+    }
+}
+
 /// What a caller is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Who {
@@ -58,6 +81,8 @@ pub enum Who {
         disk: DiskId,
         /// Its process, drawn when it started: two that live at once on copies of a disk are told apart by it.
         run: u64,
+        /// What it holds.
+        holds: Holds,
     },
     /// A client.
     Client,
@@ -74,6 +99,8 @@ pub struct Welcome {
     pub node: NodeId,
     /// The disk it is known by.
     pub disk: DiskId,
+    /// What it holds.
+    pub holds: Holds,
 }
 
 impl Hello {
@@ -91,7 +118,7 @@ impl Hello {
 
     /// A peer's, of this program's versions.
     pub fn peer(cluster: ClusterId, node: NodeId, disk: DiskId, run: u64, target: NodeId) -> Hello {
-        let caller = Who::Peer { node, disk, run };
+        let caller = Who::Peer { node, disk, run, holds: Holds::default() };
         Hello {
             version_min: VERSION_MIN,
             version_max: VERSION_MAX,
@@ -100,6 +127,14 @@ impl Hello {
             target: Some(target),
             address: String::new(),
         }
+    }
+
+    /// The same, of a peer that holds that.
+    pub fn holding(mut self, what: Holds) -> Hello {
+        if let Who::Peer { holds, .. } = &mut self.caller {
+            *holds = what;
+        }
+        self
     }
 
     /// The same, of a peer that is reached there.
@@ -119,9 +154,9 @@ impl Hello {
             out.put_slice(&MAGIC);
             out.put_u16_le(self.version_min);
             out.put_u16_le(self.version_max);
-            let (role, node, disk, run) = match self.caller {
-                Who::Peer { node, disk, run } => (1, Some(node), disk.0, run),
-                Who::Client => (2, None, 0, 0),
+            let (role, node, disk, run, holds) = match self.caller {
+                Who::Peer { node, disk, run, holds } => (1, Some(node), disk.0, run, holds),
+                Who::Client => (2, None, 0, 0, Holds::default()),
             };
             out.put_u8(role);
             out.put_u8(0);
@@ -131,6 +166,7 @@ impl Hello {
             out.put_u64_le(disk);
             out.put_node(self.target);
             out.put_u64_le(run);
+            holds.put(out);
             out.put_blob(self.address.as_bytes());
         });
     }
@@ -148,10 +184,10 @@ impl Hello {
         }
         let cluster = Some(reader.u64()?).filter(|id| *id != 0).map(ClusterId);
         let (node, disk, target) = (reader.node()?, DiskId(reader.u64()?), reader.node()?);
-        let run = reader.u64()?;
+        let (run, holds) = (reader.u64()?, Holds::read(&mut reader)?);
         let address = reader.string(ADDRESS_BYTES_MAX)?;
         let caller = match (role, node) {
-            (1, Some(node)) => Who::Peer { node, disk, run },
+            (1, Some(node)) => Who::Peer { node, disk, run, holds },
             (2, None) => Who::Client,
             _ => return Err(Malformed("neither peer nor client").into()),
         };
@@ -161,13 +197,14 @@ impl Hello {
 }
 
 impl Welcome {
-    /// Appends it as a frame: version (2), cluster (8), node (8), disk (8).
+    /// Appends it as a frame: version (2), cluster (8), node (8), disk (8), log (8), position of the configuration (16).
     pub fn put(&self, out: &mut BytesMut) {
         put_frame(out, Kind::Welcome, |out| {
             out.put_u16_le(self.version);
             out.put_u64_le(self.cluster.0);
             out.put_node(Some(self.node));
             out.put_u64_le(self.disk.0);
+            self.holds.put(out);
         });
     }
 
@@ -181,11 +218,12 @@ impl Welcome {
         let version = reader.u16()?;
         let cluster = ClusterId(reader.u64()?);
         let (node, disk) = (reader.somebody()?, DiskId(reader.u64()?));
+        let holds = Holds::read(&mut reader)?;
         reader.end()?;
         if !(VERSION_MIN..=VERSION_MAX).contains(&version) {
             return Err(WireError::Refused(Reason::Version));
         }
-        Ok(Welcome { version, cluster, node, disk })
+        Ok(Welcome { version, cluster, node, disk, holds })
     }
 }
 
@@ -204,6 +242,7 @@ fn content(frame: Frame, kind: Kind) -> Result<Reader, WireError> {
 mod tests {
     use super::super::frame::FrameReader;
     use super::*;
+    use crate::types::{Index, Term};
 
     fn through_the_wire(put: impl FnOnce(&mut BytesMut)) -> Frame {
         let mut out = BytesMut::new();
@@ -217,12 +256,14 @@ mod tests {
 
     #[test]
     fn hellos_come_back_as_they_were() {
-        for hello in [Hello::client(), Hello::peer(ClusterId(9), id(1), DiskId(77), 5, id(2)).at("a:1")] {
+        let holds = Holds { log: Some(LogId(3)), configured: Position::new(Index(8), Term(2)) };
+        let peer = Hello::peer(ClusterId(9), id(1), DiskId(77), 5, id(2)).at("a:1").holding(holds);
+        for hello in [Hello::client(), peer] {
             assert_eq!(Hello::read(through_the_wire(|out| hello.put(out))), Ok(hello));
         }
-        let welcome = Welcome { version: VERSION_MAX, cluster: ClusterId(9), node: id(2), disk: DiskId(5) };
+        let welcome = Welcome { version: VERSION_MAX, cluster: ClusterId(9), node: id(2), disk: DiskId(5), holds };
         assert_eq!(Welcome::read(through_the_wire(|out| welcome.put(out))), Ok(welcome));
-        for byte in 1..=9 {
+        for byte in 1..=11 {
             let reason = Reason::from_byte(byte).unwrap();
             assert_eq!(Welcome::read(through_the_wire(|out| reason.put(out))), Err(WireError::Refused(reason)));
         }
@@ -250,10 +291,10 @@ mod tests {
     #[test]
     fn versions_meet_or_do_not() {
         let speaks = |version_min, version_max| Hello { version_min, version_max, ..Hello::client() }.version();
-        assert_eq!(speaks(1, 9), Some(3));
-        assert_eq!(speaks(4, 9), None);
+        assert_eq!(speaks(1, 9), Some(4));
+        assert_eq!(speaks(5, 9), None);
         // A node of before there were deadlines would keep them otherwise than the others.
-        assert_eq!(speaks(1, 2), None);
+        assert_eq!(speaks(1, 3), None);
         assert_eq!(speaks(0, 0), None);
     }
 }

@@ -9,10 +9,10 @@ use super::error::WireError;
 use super::frame::{Frame, Kind, kept, put_frame};
 use crate::api::{Reply, Request};
 use crate::codec::{ENTRY_HEADER, Malformed, Put, Reader, entry_size, put_entry, read_entry};
-use crate::consensus::message::{Ask, Chunk, Envelope, Message, Round};
+use crate::consensus::message::{Ask, Chunk, Envelope, Message, Origin, Round};
 use crate::consensus::room::Room;
 use crate::limits::{APPEND_ENTRIES_MAX, CHUNK_BYTES};
-use crate::types::{Entry, Index, Position, Term};
+use crate::types::{DiskId, Entry, Index, LogId, Position, Term};
 use bytes::{BufMut, BytesMut};
 
 /// What one node says to another.
@@ -50,6 +50,9 @@ const CHUNKED: u8 = 11;
 const STEP_UP: u8 = 12;
 const ASK_INDEX: u8 = 13;
 const READ_INDEX: u8 = 14;
+const LOST_ACKNOWLEDGED: u8 = 15;
+const PROMISED: u8 = 16;
+const REMINDER: u8 = 17;
 
 const PRE: u8 = 0;
 const REAL: u8 = 1;
@@ -80,7 +83,7 @@ impl PeerFrame {
     pub fn size(&self) -> usize {
         match self {
             PeerFrame::Raft(envelope) => {
-                64 + match &envelope.message {
+                96 + match &envelope.message {
                     Message::Append { entries, .. } => entries.iter().map(entry_size).sum(),
                     Message::Chunk(chunk) => chunk.bytes.len(),
                     _ => 0,
@@ -127,11 +130,13 @@ impl PeerFrame {
     }
 }
 
-/// from (8), to (8), term (8), which message (1), then its fields in order.
+/// from (8), to (8), term (8), the sender's disk (8) and log (8), which message (1), then its fields in order.
 fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
     out.put_u64_le(envelope.from.get());
     out.put_u64_le(envelope.to.get());
     out.put_u64_le(envelope.term.0);
+    out.put_u64_le(envelope.origin.disk.map_or(0, |disk| disk.0));
+    out.put_u64_le(envelope.origin.log.map_or(0, |log| log.0));
     match &envelope.message {
         Message::AskVote { last, ask } => {
             out.put_u8(ASK_VOTE);
@@ -144,10 +149,11 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             out.put_u8(u8::from(*void));
             put_ask(out, *ask);
         }
-        Message::Append { prev, commit, entries } => {
+        Message::Append { prev, commit, probe, entries } => {
             out.put_u8(APPEND);
             out.put_position(*prev);
             out.put_u64_le(commit.0);
+            out.put_u64_le(*probe);
             out.put_u32_le(entries.len() as u32);
             entries.iter().for_each(|entry| put_entry(out, entry));
         }
@@ -155,10 +161,24 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             out.put_u8(APPENDED);
             out.put_u64_le(matched.0);
         }
-        Message::Conflict { refused, hint } => {
+        Message::Conflict { refused, hint, probe } => {
             out.put_u8(CONFLICT);
             out.put_u64_le(refused.0);
             out.put_position(*hint);
+            out.put_u64_le(*probe);
+        }
+        Message::LostAcknowledged { upto } => {
+            out.put_u8(LOST_ACKNOWLEDGED);
+            out.put_position(*upto);
+        }
+        Message::Promised { upto } => {
+            out.put_u8(PROMISED);
+            out.put_position(*upto);
+        }
+        Message::Reminder { term, position } => {
+            out.put_u8(REMINDER);
+            out.put_u64_le(term.0);
+            out.put_position(*position);
         }
         Message::Beat { commit, round } => {
             out.put_u8(BEAT);
@@ -222,12 +242,17 @@ fn put_ask(out: &mut BytesMut, ask: Ask) {
 fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
     let (from, to) = (reader.somebody()?, reader.somebody()?);
     let term = Term(sane(reader.u64()?)?);
+    let disk = Some(reader.u64()?).filter(|disk| *disk != 0).map(DiskId);
+    let log = Some(reader.u64()?).filter(|log| *log != 0).map(LogId);
     let message = match reader.u8()? {
         ASK_VOTE => Message::AskVote { last: position(reader)?, ask: read_ask(reader)? },
         VOTE => Message::Vote { granted: reader.bool()?, void: reader.bool()?, ask: read_ask(reader)? },
         APPEND => read_append(reader, term)?,
         APPENDED => Message::Appended { matched: index(reader)? },
-        CONFLICT => Message::Conflict { refused: index(reader)?, hint: position(reader)? },
+        CONFLICT => Message::Conflict { refused: index(reader)?, hint: position(reader)?, probe: reader.u64()? },
+        LOST_ACKNOWLEDGED => Message::LostAcknowledged { upto: position(reader)? },
+        REMINDER => Message::Reminder { term: Term(sane(reader.u64()?)?), position: position(reader)? },
+        PROMISED => Message::Promised { upto: position(reader)? },
         BEAT => Message::Beat { commit: index(reader)?, round: Round(reader.u64()?) },
         HEARD => Message::Heard { round: Round(reader.u64()?), seen: index(reader)?, room: read_room(reader)? },
         COMMITTED => Message::Committed { upto: index(reader)? },
@@ -239,7 +264,7 @@ fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
         OUTDATED => Message::Outdated,
         _ => return Err(Malformed("unknown message")),
     };
-    Ok(Envelope { from, to, term, message })
+    Ok(Envelope { from, to, term, origin: Origin { disk, log }, message })
 }
 
 fn read_room(reader: &mut Reader) -> Result<Room, Malformed> {
@@ -258,6 +283,7 @@ fn read_ask(reader: &mut Reader) -> Result<Ask, Malformed> {
 fn read_append(reader: &mut Reader, term: Term) -> Result<Message, Malformed> {
     let prev = position(reader)?;
     let commit = index(reader)?;
+    let probe = reader.u64()?;
     let count = reader.u32()? as usize;
     if count > APPEND_ENTRIES_MAX {
         return Err(Malformed("more entries than an append may hold"));
@@ -276,7 +302,7 @@ fn read_append(reader: &mut Reader, term: Term) -> Result<Message, Malformed> {
         entries.push(entry);
     }
     reader.end()?;
-    Ok(Message::Append { prev, commit, entries })
+    Ok(Message::Append { prev, commit, probe, entries })
 }
 
 fn read_chunk(reader: &mut Reader) -> Result<Message, Malformed> {
@@ -322,11 +348,12 @@ mod tests {
     }
 
     fn raft(term: u64, message: Message) -> PeerFrame {
-        PeerFrame::Raft(Envelope { from: id(1), to: id(2), term: Term(term), message })
+        let origin = Origin { disk: Some(DiskId(77)), log: Some(LogId(5)) };
+        PeerFrame::Raft(Envelope { from: id(1), to: id(2), term: Term(term), origin, message })
     }
 
     fn append(prev: (u64, u64), entries: Vec<Entry>) -> Message {
-        Message::Append { prev: Position::new(Index(prev.0), Term(prev.1)), commit: Index(3), entries }
+        Message::Append { prev: Position::new(Index(prev.0), Term(prev.1)), commit: Index(3), probe: 6, entries }
     }
 
     fn content(frame: &PeerFrame) -> Bytes {
@@ -358,7 +385,10 @@ mod tests {
             append((3, 1), entries),
             append((3, 1), vec![]),
             Message::Appended { matched: Index(9) },
-            Message::Conflict { refused: Index(9), hint: last },
+            Message::Conflict { refused: Index(9), hint: last, probe: 6 },
+            Message::LostAcknowledged { upto: last },
+            Message::Promised { upto: last },
+            Message::Reminder { term: Term(3), position: last },
             Message::Beat { commit: Index(9), round: Round(u64::MAX) },
             Message::Heard {
                 round: Round(7),
@@ -431,12 +461,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_is_an_error_and_nothing_worse(which in 0..14usize, bytes: Vec<u8>) {
+        fn garbage_is_an_error_and_nothing_worse(which in 0..19usize, bytes: Vec<u8>) {
             let _either = read(samples()[which].kind(), bytes.into());
         }
 
         #[test]
-        fn a_changed_byte_is_an_error_or_another_message(which in 0..14usize, at: prop::sample::Index, byte: u8) {
+        fn a_changed_byte_is_an_error_or_another_message(which in 0..19usize, at: prop::sample::Index, byte: u8) {
             let frame = &samples()[which];
             let mut bytes = content(frame).to_vec();
             let at = at.index(bytes.len());

@@ -36,6 +36,12 @@ pub enum Reason {
     /// It is a peer that has shown no certificate, where everybody is to show one.
     #[error("a node has to show a certificate here: start it with --tls-cert, --tls-key and --tls-ca")]
     Unproven = 10,
+    /// It belongs to another log.
+    #[error(
+        "this node belongs to another log: one of the two was founded anew, recovered or restored; a node of the one \
+         never becomes a node of the other with the directory it has"
+    )]
+    Log = 11,
     /// There are too many connections.
     #[error("too many connections")]
     Full = 6,
@@ -58,6 +64,7 @@ impl Reason {
             8 => Reason::Disk,
             9 => Reason::Twin,
             10 => Reason::Unproven,
+            11 => Reason::Log,
             _ => return Err(Malformed("unknown reason")),
         })
     }

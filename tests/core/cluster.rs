@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use drave::api::Refusal;
-use drave::consensus::message::{Envelope, Message};
+use drave::consensus::message::{Envelope, Message, Origin};
 use drave::consensus::note::Note;
 use drave::consensus::reads::ReadId;
 use drave::consensus::ready::Order;
@@ -107,7 +107,7 @@ impl Cluster {
             sent: Vec::new(),
         };
         for (i, (term, log)) in logs.iter().enumerate() {
-            let hard_state = HardState { term: Term(*term), vote: None };
+            let hard_state = HardState { term: Term(*term), ..HardState::default() };
             cluster.hosts.insert(id(i as u64 + 1), Host::with((hard_state, log.clone())));
         }
         for n in 1..=logs.len() as u64 {
@@ -148,6 +148,12 @@ impl Cluster {
         self.hosts.insert(id(n), Host::with((HardState::default(), Vec::new())));
         self.start(id(n));
         id(n)
+    }
+
+    /// A message to that node from a peer that holds the same log.
+    pub fn envelope(&self, from: NodeId, to: NodeId, term: Term, message: Message) -> Envelope {
+        let origin = Origin { disk: None, log: self.raft(to).membership().agreed_log() };
+        Envelope { from, to, term, origin, message }
     }
 
     /// Everything that node held is gone, and it begins as it did at first.
@@ -215,6 +221,7 @@ impl Cluster {
     }
 
     pub fn propose(&mut self, node: NodeId, text: &str) -> Position {
+        self.until("its log is agreed", |c| c.raft(node).takes_commands() || !c.raft(node).leads());
         let now = self.now;
         let host = self.hosts.get_mut(&node).unwrap();
         let position = host.raft.as_mut().unwrap().propose(now, command(text)).unwrap();
@@ -258,10 +265,11 @@ impl Cluster {
         host.notes.extend(ready.notes);
         host.reads.extend(ready.reads);
         host.reads_lost.extend(ready.reads_lost);
+        let raft = host.raft.as_ref().unwrap();
         let fill = |order: Order| {
             let entries = host.log[order.prev.index.0 as usize..order.upto.0 as usize].to_vec();
-            let message = Message::Append { prev: order.prev, commit: order.commit, entries };
-            Envelope { from: node, to: order.to, term: order.term, message }
+            let message = Message::Append { prev: order.prev, commit: order.commit, probe: order.probe, entries };
+            raft.envelope(order.to, order.term, message)
         };
         let appends: Vec<Envelope> = ready.appends.into_iter().map(fill).collect();
         for envelope in &appends {

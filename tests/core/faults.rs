@@ -2,7 +2,7 @@
 
 use super::cluster::{Cluster, command, id, ms};
 use drave::api::Refusal;
-use drave::consensus::message::{Ask, Envelope, Message};
+use drave::consensus::message::{Ask, Message};
 use drave::types::*;
 use std::collections::BTreeSet;
 
@@ -103,9 +103,10 @@ fn a_vote_does_not_depend_on_who_the_voter_thinks_is_a_member() {
     let (stranger, now) = (id(7), cluster.now);
     let term = Term(cluster.term() + 1);
     let message = Message::AskVote { last, ask: Ask::Real };
-    cluster.core(voter).receive(now, Envelope { from: stranger, to: voter, term, message });
+    let envelope = cluster.envelope(stranger, voter, term, message);
+    cluster.core(voter).receive(now, envelope);
     cluster.turn(voter);
-    assert_eq!((cluster.raft(voter).vote(), cluster.raft(voter).term()), (Some(stranger), term));
+    assert_eq!((cluster.raft(voter).vote(), cluster.raft(voter).term()), (Some(Vote::new(stranger, None)), term));
 }
 
 /// canonical/raft#250 and sofa-jraft#1, their other half: the configuration before the one that is dropped is in no
@@ -132,9 +133,10 @@ fn a_configuration_rolls_back_to_the_one_that_a_snapshot_holds() {
     let (term, now) = (Term(cluster.term() + 1), cluster.now);
     let prev = cluster.raft(leader).log().at_or_below(Position::new(upto, Term(cluster.term())));
     let entry = drave::codec::entry(Position::new(prev.index.next(), term), ClusterTime(0), Payload::Noop);
-    let message = Message::Append { prev, commit: upto, entries: vec![entry] };
+    let message = Message::Append { prev, commit: upto, probe: 0, entries: vec![entry] };
     let from = cluster.ids().into_iter().find(|node| *node != leader).unwrap();
-    cluster.core(leader).receive(now, Envelope { from, to: leader, term, message });
+    let envelope = cluster.envelope(from, leader, term, message);
+    cluster.core(leader).receive(now, envelope);
     cluster.turn(leader);
     assert_eq!(*cluster.raft(leader).membership(), settled);
 }

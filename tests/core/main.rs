@@ -4,3 +4,5 @@ mod cluster;
 mod faults;
 mod members;
 mod paper;
+mod promises;
+mod voters;

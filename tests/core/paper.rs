@@ -2,7 +2,7 @@
 
 use super::cluster::{Cluster, id, log_of, ms};
 use drave::api::RoleName;
-use drave::consensus::message::{Ask, Envelope, Message};
+use drave::consensus::message::{Ask, Envelope, Message, Origin};
 use drave::consensus::note::Note;
 use drave::types::*;
 use std::time::Duration;
@@ -17,7 +17,7 @@ fn a_cluster_elects_one_leader_soon() {
         let leader = cluster.elect();
         let leaders = cluster.ids().into_iter().filter(|node| cluster.raft(*node).leads()).count();
         assert_eq!(leaders, 1, "of {n} nodes");
-        assert_eq!(cluster.raft(leader).vote(), Some(leader));
+        assert_eq!(cluster.raft(leader).vote(), Some(Vote::new(leader, None)));
     }
 }
 
@@ -219,12 +219,19 @@ fn first_commit(mutants: Mutants) -> Index {
 /// "A leader […] must have the latest information on which entries are committed. […] Raft handles
 /// this by having each leader commit a blank no-op entry" (§8).
 #[test]
-fn a_leader_opens_its_term_with_a_noop_and_the_configuration() {
+fn leader_opens_its_term_and_the_first_one_the_log() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
+    cluster.until("its log is agreed", |c| c.raft(leader).takes_commands());
+    // A log begins with the configuration itself, which draws its id; that this is agreed, the next entry says.
     let log = &cluster.hosts[&leader].log;
-    assert_eq!(log[0].payload, Payload::Noop);
-    assert!(matches!(&log[1].payload, Payload::Membership(m) if m.voters.len() == 3));
+    let Payload::Membership(first) = &log[0].payload else { panic!("{:?}", log[0].payload) };
+    assert!(first.voters.len() == 3 && first.log_id.is_some() && !first.log_agreed);
+    let Payload::Membership(second) = &log[1].payload else { panic!("{:?}", log[1].payload) };
+    assert!(second.log_id == first.log_id && second.log_agreed);
+    cluster.crash(leader);
+    let next = cluster.elect();
+    assert_eq!(cluster.hosts[&next].log[2].payload, Payload::Noop);
 }
 
 /// "The leader […] waits for […] a majority of the cluster" before a read (§8, thesis §6.4).
@@ -416,9 +423,9 @@ fn acknowledged(mutants: Mutants) -> Index {
     cluster.options.mutants = mutants;
     cluster.start(id(1));
     let prev = Position::new(Index(3), Term(1));
-    let message = Message::Append { prev, commit: Index(3), entries: Vec::new() };
+    let message = Message::Append { prev, commit: Index(3), probe: 0, entries: Vec::new() };
     let now = cluster.now;
-    let append = Envelope { from: id(2), to: id(1), term: Term(3), message };
+    let append = Envelope { from: id(2), to: id(1), term: Term(3), origin: Origin::default(), message };
     cluster.hosts.get_mut(&id(1)).unwrap().raft.as_mut().unwrap().receive(now, append);
     cluster.turn(id(1));
     match cluster.sent.last().unwrap().1.message {
@@ -458,7 +465,7 @@ fn leads_by_a_stale_vote(mutants: Mutants) -> bool {
 fn vote(cluster: &mut Cluster, term: u64, ask: Ask) {
     let now = cluster.now;
     let message = Message::Vote { granted: true, void: false, ask };
-    let vote = Envelope { from: id(2), to: id(1), term: Term(term), message };
+    let vote = Envelope { from: id(2), to: id(1), term: Term(term), origin: Origin::default(), message };
     cluster.hosts.get_mut(&id(1)).unwrap().raft.as_mut().unwrap().receive(now, vote);
     cluster.turn(id(1));
 }

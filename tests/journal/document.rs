@@ -22,7 +22,7 @@ fn sample() -> (SimDisk, Bytes) {
     let options = Options { segment_bytes: 4096, ..Options::new(node, ids.0, ids.1) };
     let (mut journal, _) = Journal::open(disk.clone(), options, Some(&founding)).unwrap();
     let at = |index, payload| codec::entry(Position::new(Index(index), Term(1)), ClusterTime(250), payload);
-    let hard = HardState { term: Term(1), vote: Some(node) };
+    let hard = HardState { term: Term(1), vote: Some(Vote { node, disk: ids.1 }), promised: Position::ZERO };
     let entries = vec![at(1, Payload::Noop), at(2, Payload::Opaque(Bytes::from_static(b"x=1")))];
     let write = Write { id: WriteId(1), hard_state: Some(hard), base: None, entries };
     journal.append(&write).unwrap();
@@ -85,7 +85,7 @@ fn the_dump_decodes_as_the_document_says() {
     let batch = format::Batch::read(&frames[2].body).unwrap();
     assert_eq!((batch.number, batch.bytes, batch.frames, batch.synced), (2, 240, 3, (1, 336)));
     assert_eq!(Opening::read(&frames[1].body).unwrap().last, Position::ZERO);
-    assert_eq!(format::read_hard(&frames[3].body).unwrap().vote, NodeId::new(1));
+    assert_eq!(format::read_hard(&frames[3].body).unwrap().vote.map(|vote| vote.node), NodeId::new(1));
     let entry = codec::read_entry(&mut codec::Reader::new(frames[5].body.clone())).unwrap();
     assert_eq!(entry.payload, Payload::Opaque(Bytes::from_static(b"x=1")));
 }
@@ -135,7 +135,7 @@ fn the_side_file_is_as_the_document_says() {
     let testimony = side::Testimony::read(&bytes, DiskId(0x51c0_aa17_9a3c_11f0));
     let place = testimony.place.unwrap();
     assert_eq!((place.segment, place.offset, place.last.index), (1, 576, Index(2)));
-    assert_eq!(testimony.hard.unwrap().vote, NodeId::new(1));
+    assert_eq!(testimony.hard.unwrap().vote.map(|vote| vote.node), NodeId::new(1));
     assert_eq!(files(&disk), ["0000000001.wal", side::NAME]);
 }
 

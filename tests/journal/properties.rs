@@ -103,7 +103,11 @@ proptest! {
 fn bodies_come_back_as_they_were() {
     let mut out = Vec::new();
     let opening = Opening {
-        hard: HardState { term: Term(4), vote: NodeId::new(2) },
+        hard: HardState {
+            term: Term(4),
+            vote: NodeId::new(2).map(|node| Vote { node, disk: DiskId(7) }),
+            promised: Position::ZERO,
+        },
         last: Position::new(Index(9), Term(4)),
         time: ClusterTime(77),
         base: founding(),

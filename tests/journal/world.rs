@@ -83,7 +83,11 @@ impl Step {
                 write.entries = (from..=to).map(|index| entry(index, term, bytes)).collect();
             }
             Step::Vote { term, vote } => {
-                write.hard_state = Some(HardState { term: Term(term), vote: NodeId::new(vote) });
+                write.hard_state = Some(HardState {
+                    term: Term(term),
+                    vote: NodeId::new(vote).map(|node| Vote { node, disk: DiskId(7) }),
+                    promised: Position::ZERO,
+                });
             }
             Step::Members { term, index, count } => {
                 let payload = Payload::Membership(Box::new(members(count)));

@@ -161,7 +161,7 @@ fn start(disks: &Disks, promise: &mut Promise) -> std::result::Result<Up, String
 impl Up {
     fn write(&mut self, base: Option<Base>, entries: Vec<Entry>) -> Result<()> {
         self.writes += 1;
-        let hard_state = Some(HardState { term: Term(50), vote: None });
+        let hard_state = Some(HardState { term: Term(50), ..HardState::default() });
         self.journal.append(&Write { id: WriteId(self.writes), hard_state, base, entries })?;
         self.journal.sync().map(drop)
     }

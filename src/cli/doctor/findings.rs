@@ -162,10 +162,13 @@ fn of_leader(leader: &Status, statuses: &[&Status], out: &mut Vec<Finding>) {
         let what = format!("n{} in step", peer.node);
         let lag = peer.known_lag();
         let found = match lag {
+            _ if peer.lost_acknowledged > 0 => {
+                format!("has lost entries up to {}, which it acknowledged · check its disk", peer.lost_acknowledged)
+            }
             Some(lag) => format!("{lag} entries behind, {}", peer.stage),
             None => "has not said how far it is".to_owned(),
         };
-        let level = if lag.is_none_or(|lag| lag > LAGS) { Level::Warn } else { Level::Pass };
+        let level = if peer.losses > 0 || lag.is_none_or(|lag| lag > LAGS) { Level::Warn } else { Level::Pass };
         out.push(finding(level, what, found));
     }
 }

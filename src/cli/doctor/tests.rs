@@ -24,8 +24,14 @@ fn say_how_it_is(mut stream: TcpStream) -> Option<()> {
         };
         let mut out = BytesMut::new();
         if frame.kind == Kind::Hello {
-            Welcome { version: VERSION_MAX, cluster: ClusterId(7), node: NodeId::new(1)?, disk: DiskId(1) }
-                .put(&mut out);
+            Welcome {
+                version: VERSION_MAX,
+                cluster: ClusterId(7),
+                node: NodeId::new(1)?,
+                disk: DiskId(1),
+                holds: Default::default(),
+            }
+            .put(&mut out);
         } else {
             let id = read_request_frame(frame).ok()?.id;
             put_reply_frame(&mut out, id, &Reply::Status(Box::new(Status { node: 1, ..Status::default() })));

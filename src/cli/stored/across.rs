@@ -28,9 +28,9 @@ fn votes(directories: &[Directory], out: &mut Violations) {
     for directory in directories {
         let Some(owner) = directory.owner else { continue };
         for (term, vote) in &directory.replay.votes {
-            let (before, there) = *cast.entry((owner.node, *term)).or_insert((*vote, &directory.name));
-            if before != *vote {
-                let what = format!("{} voted for {before} and for {vote} in term {term}", owner.node);
+            let (before, there) = *cast.entry((owner.node, *term)).or_insert((vote.node, &directory.name));
+            if before != vote.node {
+                let what = format!("{} voted for {before} and for {} in term {term}", owner.node, vote.node);
                 out.add(Rule::ElectionSafety, &[there, &directory.name], what);
             }
         }

@@ -256,7 +256,7 @@ pub fn about(directory: &Directory) -> String {
         false => format!("entries {}..{}", log.first(), position(log.position(log.last()), log.last())),
     };
     let hard = directory.replay.hard.map_or("no term".to_owned(), |hard| {
-        let vote = hard.vote.map_or("-".to_owned(), |vote| vote.get().to_string());
+        let vote = hard.vote.map_or("-".to_owned(), |vote| vote.node.get().to_string());
         format!("term {} vote {vote}", hard.term)
     });
     let snapshot = directory.snapshots.last().map_or(String::new(), |s| format!(" · snapshot {}", s.position));
@@ -275,7 +275,7 @@ pub fn about_json(directory: &Directory) -> Value {
         "last": (!log.is_empty()).then(|| log.last().0),
         "last_term": log.last_term().map(|term| term.0),
         "term": hard.map(|hard| hard.term.0),
-        "vote": hard.and_then(|hard| hard.vote).map(|vote| vote.get()),
+        "vote": hard.and_then(|hard| hard.vote).map(|vote| vote.node.get()),
         "snapshot": directory.snapshots.last().map(|snapshot| snapshot.position.index.0),
         "torn": directory.torn,
         "damage": directory.damage,

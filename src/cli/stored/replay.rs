@@ -4,7 +4,7 @@ use super::configs;
 use super::log::{Head, Log};
 use super::violation::{Rule, Violations};
 use crate::codec::{self, Reader};
-use crate::types::{Base, HardState, Index, Membership, NodeId, Payload, Position, Term};
+use crate::types::{Base, HardState, Index, Membership, NodeId, Payload, Position, Term, Vote};
 use crate::wal::format::{self, EntryHead, Frame, Kind, Opening};
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ pub struct Replay {
     /// Term and vote, once any record tells.
     pub hard: Option<HardState>,
     /// Whom it voted for, by term.
-    pub votes: BTreeMap<Term, NodeId>,
+    pub votes: BTreeMap<Term, Vote>,
     /// The configurations that the log begins with and holds, oldest first.
     pub configurations: Vec<Configured>,
     /// Entries that gave way to others.
@@ -137,7 +137,7 @@ impl Replay {
         if let Some(other) = self.votes.insert(hard.term, vote)
             && other != vote
         {
-            let what = format!("it voted for {other} and for {vote} in term {}", hard.term);
+            let what = format!("it voted for {} and for {} in term {}", other.node, vote.node, hard.term);
             self.violations.add(Rule::ElectionSafety, &[&self.place], what);
         }
     }
@@ -182,7 +182,7 @@ impl Replay {
         if index <= last && self.log.last_term().is_some() && self.log.last_term() == seen {
             let seen = seen.unwrap_or_default();
             let leader = match self.hard.and_then(|hard| hard.vote) {
-                Some(vote) if Some(vote) == self.node => ", which it voted for itself in",
+                Some(vote) if Some(vote.node) == self.node => ", which it voted for itself in",
                 _ => "",
             };
             let old = self.log.position(index).unwrap_or(Position::new(index, Term::ZERO));

@@ -105,7 +105,14 @@ fn serve(mut stream: TcpStream, cluster: &Mutex<Cluster>) {
             if !greeted {
                 Hello::read(frame).unwrap();
                 let node = NodeId::new(1).unwrap();
-                Welcome { version: VERSION_MAX, cluster: ClusterId(1), node, disk: DiskId(1) }.put(&mut output);
+                Welcome {
+                    version: VERSION_MAX,
+                    cluster: ClusterId(1),
+                    node,
+                    disk: DiskId(1),
+                    holds: Default::default(),
+                }
+                .put(&mut output);
                 greeted = true;
                 continue;
             }

@@ -53,8 +53,14 @@ impl Nodes {
             while let Some(frame) = reader.next(&mut input).unwrap() {
                 if !greeted {
                     greeted = true;
-                    Welcome { version: VERSION_MAX, cluster: ClusterId(1), node: id(me), disk: DiskId(me) }
-                        .put(&mut output);
+                    Welcome {
+                        version: VERSION_MAX,
+                        cluster: ClusterId(1),
+                        node: id(me),
+                        disk: DiskId(me),
+                        holds: Default::default(),
+                    }
+                    .put(&mut output);
                     continue;
                 }
                 let asked = read_request_frame(frame).unwrap();

@@ -60,7 +60,7 @@ impl Leader {
     /// The voter that would take over soonest: it has answered in this term, has room on its disk, and holds the most of our log.
     fn heir(&self, me: &Replica, now: Time) -> Option<NodeId> {
         let voters = me.configs.current().voters.iter().copied().filter(|id| *id != me.id);
-        let able = voters.filter(|id| self.answers(me, now, *id));
+        let able = voters.filter(|id| self.answers(me, now, *id) && self.is_named(me, *id));
         let rank = |id: &NodeId| self.progress.get(id).map(|progress| (!progress.room.low, progress.matched));
         able.max_by_key(rank)
     }

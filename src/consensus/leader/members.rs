@@ -28,6 +28,7 @@ impl Leader {
         }
         self.may_change(me)?;
         let next = me.configs.current().changed(change).map_err(unsound)?;
+        self.names_entering(me, &next)?;
         if !force {
             self.is_harmless(me, now, change, &next)?;
         }
@@ -45,6 +46,24 @@ impl Leader {
             return Err(Refusal::Changing { since: since.max(self.opened) });
         }
         Ok(())
+    }
+
+    /// Nobody becomes a voter, forced or not, that does not hold the entry that names its disk: it would stand in
+    /// the quorum under a disk that nobody could tell from another.
+    fn names_entering(&self, me: &Replica, next: &Membership) -> Result<(), Refusal> {
+        let unnamed = |id: &&NodeId| !me.configs.current().is_voter(**id) && !self.is_named(me, **id);
+        match next.voters.iter().find(unnamed) {
+            None => Ok(()),
+            Some(id) => Err(Refusal::Unsound {
+                why: format!("{id} has not yet received the entry that names its disk: start it, and try again"),
+            }),
+        }
+    }
+
+    /// Whether that member holds the entry that names its disk.
+    pub(super) fn is_named(&self, me: &Replica, id: NodeId) -> bool {
+        let holds = |progress: &Progress| progress.counted_from.is_some_and(|from| progress.matched >= from);
+        me.options.mutants.breaks(Mutant::PromoteUnnamed) || id == me.id || self.progress.get(&id).is_some_and(holds)
     }
 
     /// Whether the cluster would go on all the same: whoever is to become a voter is there and has caught
@@ -79,7 +98,8 @@ impl Leader {
 
     /// A configuration counts from the moment it is in the log (§6).
     fn adopt(&mut self, me: &mut Replica, now: Time, next: Membership) -> Position {
-        let next = if me.options.mutants.breaks(Mutant::ChangeWithoutJoint) { next.settled() } else { next };
+        let mut next = if me.options.mutants.breaks(Mutant::ChangeWithoutJoint) { next.settled() } else { next };
+        me.name_disks(&mut next);
         let position = me.append(now, Payload::Membership(Box::new(next)));
         self.arrange(me, now);
         position
@@ -100,6 +120,7 @@ impl Leader {
             }
             self.progress.entry(id).or_insert_with(|| Progress::new(now, next));
         }
+        self.recount(me);
         let until = now + me.options.election_max * TOLD_FOR;
         for id in self.progress.keys().filter(|id| !membership.members.contains_key(id)) {
             self.leaving.entry(*id).or_insert(until);
@@ -186,6 +207,14 @@ impl Leader {
         if !me.configs.current().is_voter(me.id) {
             return self.depart(me, now);
         }
+        if !me.configs.current().log_agreed {
+            if self.may_be_named_elsewhere(me, now) {
+                return Next::Stay;
+            }
+            let agreed = Membership { log_agreed: true, ..me.configs.current().clone() };
+            self.adopt(me, now, agreed);
+            return Next::Stay;
+        }
         if self.handover.is_none() {
             let next = self.risen(me, now).or_else(|| named(me));
             if let Some(next) = next {
@@ -195,12 +224,20 @@ impl Leader {
         Next::Stay
     }
 
+    /// Whether a founder that has nobody to ask still waits: members of another log that know it by its id and
+    /// address dial it, and it must not take a command before it has heard of them.
+    fn may_be_named_elsewhere(&self, me: &Replica, now: Time) -> bool {
+        me.configs.current().members.len() == 1 && now.since(self.began) < me.options.alone_wait
+    }
+
     /// The configuration in which learners that wait for a vote, and are there and caught up, have one.
     fn risen(&self, me: &Replica, now: Time) -> Option<Membership> {
         let current = me.configs.current();
         let mut voters: BTreeSet<NodeId> = current.voters.clone();
         for (id, member) in &current.members {
-            let fit = self.progress.get(id).is_some_and(|progress| progress.caught_up) && self.hears(me, now, *id);
+            let fit = self.progress.get(id).is_some_and(|progress| progress.caught_up)
+                && self.is_named(me, *id)
+                && self.hears(me, now, *id);
             match member.prospect {
                 Prospect::Rises if fit => {}
                 Prospect::Succeeds(old) if fit => {

@@ -8,7 +8,7 @@ const LAG_MAX: u64 = 10_000;
 const UNSYNCED_MS_MAX: u64 = 1_000;
 
 /// What must hold of a node that is fit to serve: its name, and what is wrong if it does not.
-pub fn checks(status: &Status) -> [(&'static str, Option<String>); 4] {
+pub fn checks(status: &Status) -> [(&'static str, Option<String>); 5] {
     let outside = (status.role == RoleName::Outside).then(|| "it belongs to no cluster".to_owned());
     let leader = status.leader.is_none().then(|| "it sees no leader".to_owned());
     // What it holds may be all applied, and still be far from what its leader has.
@@ -19,7 +19,9 @@ pub fn checks(status: &Status) -> [(&'static str, Option<String>); 4] {
         true => Some("it has too little room".to_owned()),
         false => (unsynced > UNSYNCED_MS_MAX).then(|| format!("a write has not been synced for {unsynced} ms")),
     };
-    [("member", outside), ("leader", leader), ("applied", behind), ("disk", disk)]
+    let lost = (!status.promised.is_empty())
+        .then(|| format!("it acknowledged everything up to {} and does not hold it", status.promised));
+    [("member", outside), ("leader", leader), ("applied", behind), ("disk", disk), ("acknowledged", lost)]
 }
 
 /// Whether all of it holds, and what is said of it: everything, or only what does not hold.
@@ -54,6 +56,8 @@ mod tests {
     /// A follower of node 2 that is well.
     fn well() -> Status {
         Status {
+            log_id: String::new(),
+            promised: String::new(),
             node: 1,
             cluster: String::new(),
             role: RoleName::Follower,

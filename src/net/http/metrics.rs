@@ -91,6 +91,13 @@ fn peers(status: &Status, out: &mut Out<'_>) -> fmt::Result {
     out.gauges("peer_match_lag_entries", lag, "peer", all(|peer| peer.lag))?;
     let inflight = "On a leader: bytes sent to the peer that it has not acknowledged.";
     out.gauges("peer_inflight_bytes", inflight, "peer", all(|peer| peer.inflight_bytes))?;
+    let losses = "On a leader: how often the peer had lost entries that it had acknowledged.";
+    out.counters(
+        "peer_lost_acknowledged",
+        losses,
+        "peer",
+        status.peers.iter().map(|p| (p.node.to_string(), p.losses)),
+    )?;
     let sent = status.figures.sent_bytes.iter().map(|(peer, bytes)| (peer.to_string(), *bytes));
     out.counters("peer_sent_bytes", "Bytes written to the peer.", "peer", sent)?;
     out.round_trips(status)

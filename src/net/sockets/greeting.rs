@@ -2,6 +2,8 @@
 
 use super::{Identity, Net, find, touch};
 use crate::codec::Malformed;
+use crate::consensus::message::Origin;
+use crate::consensus::peer_class::{Introduction, PeerClass, Refused, Standpoint, classify_peer};
 use crate::limits::MEMBERS_MAX;
 use crate::net::dialect::Role;
 use crate::net::stream;
@@ -9,7 +11,7 @@ use crate::node::event::Event;
 use crate::secure::Stream;
 use crate::types::{DiskId, Member, NodeId, Time};
 use crate::wire::WireError;
-use crate::wire::hello::{Hello, VERSION_MAX, Welcome, Who};
+use crate::wire::hello::{Hello, Holds, VERSION_MAX, Welcome, Who};
 use crate::wire::reason::Reason;
 use mio::Token;
 use mio::net::TcpStream;
@@ -21,6 +23,7 @@ impl Net {
     pub(super) fn greeted(&mut self, now: Time, token: Token, hello: &Hello) {
         let proven = find(&mut self.conns, token).is_some_and(|conn| conn.stream.is_proven());
         let verdict = self.judge(hello, proven);
+        self.learn_log(now, hello);
         match (verdict, hello.caller) {
             (Err(Reason::Disk), Who::Peer { node, disk, .. }) => self.warn_of_disk(now, node, disk),
             (Err(Reason::Twin), Who::Peer { node, .. }) => self.disks.warn_of_twin(now, self.me.node, node),
@@ -37,14 +40,16 @@ impl Net {
             }
         };
         let Identity { node, cluster, disk, .. } = self.me;
-        Welcome { version, cluster, node, disk }.put(conn.lanes.ready());
+        let holds = self.holds();
+        let Some(conn) = find(&mut self.conns, token) else { return };
+        Welcome { version, cluster, node, disk, holds }.put(conn.lanes.ready());
         self.strangers.retain(|stranger| *stranger != token);
         match hello.caller {
             Who::Client => {
                 self.clients += 1;
                 conn.role = Role::Client(token.0 as u64);
             }
-            Who::Peer { node: peer, disk, run } => {
+            Who::Peer { node: peer, disk, run, holds } => {
                 conn.role = Role::Speaker(peer);
                 let _if_not_it_takes_longer = stream::tune_speaker(conn.stream.socket());
                 if let Some((before, _)) = self.speakers.insert(peer, (token, run)) {
@@ -53,7 +58,7 @@ impl Net {
                 }
                 // What it answered until it dialed, it said to a connection that nobody heard the end of.
                 self.events.push(Event::AnswersLost(peer));
-                self.meet(peer, disk);
+                self.meet(peer, disk, holds);
                 if !self.members.members.contains_key(&peer) {
                     self.guests.insert(peer, Member::at(hello.address.clone()));
                     self.link(now);
@@ -82,13 +87,39 @@ impl Net {
                 Err(Reason::Stranger)
             }
             Who::Peer { .. } if hello.cluster.is_none() => Err(Reason::Cluster),
-            Who::Peer { node, disk, .. } if self.knows_otherwise(node, disk).is_some() => Err(Reason::Disk),
-            // It speaks on a connection that is open, and now another process says that it is it.
+            Who::Peer { node, disk, holds, .. } => match self.class_of(node, disk, holds) {
+                PeerClass::Refused(Refused::Disk { .. }) => Err(Reason::Disk),
+                PeerClass::Refused(Refused::Log { .. } | Refused::NoLog) => Err(Reason::Log),
+                PeerClass::Full | PeerClass::LeaderOnly => self.judge_run(version, hello.caller),
+            },
+            Who::Client if self.clients >= self.options.clients_max => Err(Reason::Full),
+            Who::Client => Ok(version),
+        }
+    }
+
+    /// A peer that speaks on a connection that is open, and now another process says that it is that peer.
+    fn judge_run(&self, version: u16, caller: Who) -> Result<u16, Reason> {
+        match caller {
             Who::Peer { node, run, .. } if self.speakers.get(&node).is_some_and(|(_, known)| *known != run) => {
                 Err(Reason::Twin)
             }
-            Who::Client if self.clients >= self.options.clients_max => Err(Reason::Full),
             Who::Peer { .. } | Who::Client => Ok(version),
+        }
+    }
+
+    /// What this node holds, as it says to peers.
+    fn holds(&self) -> Holds {
+        Holds { log: self.members.agreed_log(), configured: self.configured }
+    }
+
+    /// A peer that means this node holds a log: the node learns of it, if it holds another or none.
+    fn learn_log(&mut self, now: Time, hello: &Hello) {
+        let Who::Peer { node: peer, holds: Holds { log: Some(log), .. }, .. } = hello.caller else { return };
+        if hello.target == Some(self.me.node) && self.members.agreed_log() != Some(log) {
+            if let Some(ours) = self.members.agreed_log() {
+                self.disks.warn_of_log(now, self.me.node, peer, (ours, log));
+            }
+            self.events.push(Event::OtherLog { peer, log });
         }
     }
 
@@ -105,26 +136,28 @@ impl Net {
         self.leader.is_none_or(|leader| leader == peer) && self.guests.len() < MEMBERS_MAX
     }
 
-    /// A member came with that disk, and stays with it.
-    fn meet(&mut self, peer: NodeId, disk: DiskId) {
+    /// A member came with that disk, and stays with it; unless it is known by another, and only heard as a leader.
+    fn meet(&mut self, peer: NodeId, disk: DiskId, holds: Holds) {
+        if self.class_of(peer, disk, holds) != PeerClass::Full {
+            return;
+        }
         if self.members.members.contains_key(&peer) {
             self.disks.meet(peer, disk);
         }
         self.events.push(Event::Met { peer, disk });
     }
 
-    /// The disk that peer is known by, if it is another: by the membership, or, where that names none, by what we
-    /// have met. A member may have gone and come back with another disk without our having seen it go: a snapshot
-    /// told us of both at once.
-    fn knows_otherwise(&self, peer: NodeId, disk: DiskId) -> Option<DiskId> {
-        match self.members.disk(peer) {
-            Some(known) => (known != disk).then_some(known),
-            None => self.disks.other(peer, disk),
-        }
+    /// What the words of a peer are good for that comes with that disk and holds that. Where the membership names no
+    /// disk for it, it is known by the one it came with before.
+    fn class_of(&self, peer: NodeId, disk: DiskId, holds: Holds) -> PeerClass {
+        let ours = Standpoint { membership: &self.members, configured: self.configured };
+        let origin = Origin { disk: Some(disk), log: holds.log };
+        let introduction = Introduction { node: peer, origin, configured: Some(holds.configured) };
+        classify_peer(ours, self.disks.known(peer), &introduction)
     }
 
     fn warn_of_disk(&mut self, now: Time, peer: NodeId, disk: DiskId) {
-        if let Some(known) = self.knows_otherwise(peer, disk) {
+        if let Some(known) = self.members.disk(peer).or(self.disks.known(peer)) {
             self.disks.warn(now, self.me.node, peer, known, disk);
         }
     }
@@ -150,9 +183,10 @@ impl Net {
             Ok(token) => {
                 self.links.dialed(peer, token);
                 let own = self.place(self.me.node).unwrap_or_default().to_owned();
+                let holds = self.holds();
                 let Some(conn) = find(&mut self.conns, token) else { return };
                 let Identity { node, cluster, disk, run } = self.me;
-                Hello::peer(cluster, node, disk, run, peer).at(&own).put(conn.lanes.ready());
+                Hello::peer(cluster, node, disk, run, peer).at(&own).holding(holds).put(conn.lanes.ready());
                 touch(&mut self.touched, conn);
             }
             Err(error) => {
@@ -172,11 +206,17 @@ impl Net {
         if welcome.node != peer || welcome.cluster != self.me.cluster {
             return Err(Malformed("another node than was dialed").into());
         }
-        if self.knows_otherwise(peer, welcome.disk).is_some() {
-            self.warn_of_disk(now, peer, welcome.disk);
-            return Err(Malformed("another disk than this node had").into());
+        match self.class_of(peer, welcome.disk, welcome.holds) {
+            PeerClass::Full | PeerClass::LeaderOnly => {}
+            PeerClass::Refused(Refused::Disk { .. }) => {
+                self.warn_of_disk(now, peer, welcome.disk);
+                return Err(Malformed("another disk than this node had").into());
+            }
+            PeerClass::Refused(Refused::Log { .. } | Refused::NoLog) => {
+                return Err(Malformed("a node of another log").into());
+            }
         }
-        self.meet(peer, welcome.disk);
+        self.meet(peer, welcome.disk, welcome.holds);
         if let Some(conn) = find(&mut self.conns, token) {
             conn.role = Role::Listener(peer);
         }

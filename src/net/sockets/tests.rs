@@ -4,7 +4,7 @@ use super::super::links::State;
 use super::*;
 use crate::api::{Consistency, Op};
 use crate::codec;
-use crate::consensus::message::{Envelope, Message, Round};
+use crate::consensus::message::{Envelope, Message, Origin, Round};
 use crate::types::{ClusterTime, Entry, Index, Payload, Position, Term};
 use crate::wire::client::{put_request_frame, read_reply_frame};
 use crate::wire::frame::FrameReader;
@@ -103,7 +103,7 @@ fn pair() -> Vec<Pumped> {
     let mut nodes = vec![Pumped::open_below(1), Pumped::open_below(2)];
     let members = Membership::founding((1..).map(id).zip(nodes.iter().map(|node| node.address().to_string())));
     for node in &mut nodes {
-        node.net.set_members(node.now, &members);
+        node.net.set_members(node.now, &members, Position::ZERO);
     }
     pump_until(&mut nodes, "links come up", linked);
     nodes
@@ -116,7 +116,7 @@ fn linked(nodes: &[Pumped]) -> bool {
 }
 
 fn say(from: u64, message: Message) -> Envelope {
-    Envelope { from: id(from), to: id(3 - from), term: Term(1), message }
+    Envelope { from: id(from), to: id(3 - from), term: Term(1), origin: Origin::default(), message }
 }
 
 fn beat() -> Message {
@@ -126,7 +126,7 @@ fn beat() -> Message {
 fn append(bytes: usize) -> Message {
     let payload = Payload::Opaque(Bytes::from(vec![7; bytes]));
     let entry: Entry = codec::entry(Position::new(Index(1), Term(1)), ClusterTime(0), payload);
-    Message::Append { prev: Position::ZERO, commit: Index(0), entries: vec![entry] }
+    Message::Append { prev: Position::ZERO, commit: Index(0), probe: 0, entries: vec![entry] }
 }
 
 /// async-raft#103, RedisLabs/raft#53: an append so large that the election timeout ran out behind it.
@@ -151,7 +151,7 @@ fn a_peer_that_goes_is_lost_at_once_and_found_again() {
     pump_until(&mut nodes, "both its connections are lost", |nodes| nodes[0].lost() == [id(2), id(2)]);
     nodes.push(Pumped::open_at(2, 2, address, Options::default()).unwrap());
     let members = nodes[0].net.members.clone();
-    nodes[1].net.set_members(Time(1), &members);
+    nodes[1].net.set_members(Time(1), &members, Position::ZERO);
     pump_until(&mut nodes, "links come up again", linked);
 }
 
@@ -164,7 +164,7 @@ fn a_peer_that_comes_back_with_another_disk_is_not_spoken_to() {
     // Its directory was emptied: it says the same of itself, but for the disk.
     nodes.push(Pumped::open_at(2, 22, address, Options::default()).unwrap());
     let members = nodes[0].net.members.clone();
-    nodes[1].net.set_members(Time(1), &members);
+    nodes[1].net.set_members(Time(1), &members, Position::ZERO);
     let failures = |nodes: &[Pumped]| {
         let failed = |n: usize, peer| nodes[n].net.links.get(id(peer)).map_or(0, |link| link.failures);
         (failed(0, 2), failed(1, 1))
@@ -231,7 +231,7 @@ fn an_answer_that_meets_no_link_is_known_to_be_lost() {
 fn what_cannot_be_passed_on_is_not_sent_and_the_peer_not_lost() {
     let mut nodes = [Pumped::open(1, Options::default())];
     let members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
-    nodes[0].net.set_members(Time(1), &members);
+    nodes[0].net.set_members(Time(1), &members, Position::ZERO);
     nodes[0].net.forward(id(2), 5, Request::Status);
     nodes[0].pump();
     assert!(matches!(nodes[0].came[..], [Event::NotSent { to, id: 5 }] if to == id(2)), "{:?}", nodes[0].came);
@@ -322,7 +322,7 @@ fn query(id: u64) -> BytesMut {
 fn who_is_not_wanted_is_told_why() {
     let mut nodes = vec![Pumped::open(1, Options { clients_max: 1, ..Options::default() })];
     let members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
-    nodes[0].net.set_members(Time(1), &members);
+    nodes[0].net.set_members(Time(1), &members, Position::ZERO);
     nodes[0].net.set_leader(Some(id(1)));
     let peer = |cluster, node, target| Hello::peer(ClusterId(cluster), id(node), DiskId(1), 1, id(target));
     let mut greet = |hello: Hello| {
@@ -352,7 +352,7 @@ fn a_disk_that_stands_in_the_configuration_is_the_only_one() {
     let mut nodes = vec![Pumped::open(1, Options::default())];
     let mut members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
     members.members.get_mut(&id(2)).unwrap().disk = Some(DiskId(77));
-    nodes[0].net.set_members(Time(1), &members);
+    nodes[0].net.set_members(Time(1), &members, Position::ZERO);
     let mut greet = |disk| {
         let hello = Hello::peer(CLUSTER, id(2), DiskId(disk), 1, id(1));
         Plain::dial(nodes[0].address(), &hello).pump_welcome(&mut nodes)
@@ -373,11 +373,11 @@ fn who_went_and_came_back_unseen_may_come_with_another_disk() {
     };
     for named in [None, Some(DiskId(77))] {
         members.members.get_mut(&id(2)).unwrap().disk = named;
-        nodes[0].net.set_members(Time(1), &members);
+        nodes[0].net.set_members(Time(1), &members, Position::ZERO);
         assert!(greet(&mut nodes, 77), "it is named as it was met");
     }
     members.members.get_mut(&id(2)).unwrap().disk = None;
-    nodes[0].net.set_members(Time(1), &members);
+    nodes[0].net.set_members(Time(1), &members, Position::ZERO);
     assert!(greet(&mut nodes, 5));
     assert!(!greet(&mut nodes, 77), "now it is known by that one");
 }
@@ -394,8 +394,8 @@ fn a_leader_is_let_in(followed: Option<NodeId>) {
     let mut nodes = vec![Pumped::open_below(1), Pumped::open_below(2)];
     nodes[0].net.set_leader(followed);
     let addresses: Vec<String> = nodes.iter().map(|node| node.address().to_string()).collect();
-    nodes[0].net.set_members(Time(1), &Membership::founding([(id(1), addresses[0].clone())]));
-    nodes[1].net.set_members(Time(1), &Membership::founding((1..).map(id).zip(addresses)));
+    nodes[0].net.set_members(Time(1), &Membership::founding([(id(1), addresses[0].clone())]), Position::ZERO);
+    nodes[1].net.set_members(Time(1), &Membership::founding((1..).map(id).zip(addresses)), Position::ZERO);
     pump_until(&mut nodes, "links come up", linked);
     nodes[1].net.send(say(2, beat()));
     pump_until(&mut nodes, "it is heard", |nodes| nodes[0].heard() == [&beat()]);

@@ -70,10 +70,19 @@ impl Node {
             elections: self.stats.elections.clone(),
             members: self.members(),
             hands_over: self.raft.hands_over().map_or(0, NodeId::get),
+            log_id: self.membership().agreed_log().map(|log| log.to_string()).unwrap_or_default(),
+            promised: self.promised(),
             log: self.log_status(now),
             timer_ms: self.raft.deadline().since(now).as_millis() as u64,
             figures: self.figures(),
         }
+    }
+
+    /// What this node acknowledged and does not hold; nothing once it holds it again.
+    fn promised(&self) -> String {
+        let promised = self.raft.promised();
+        let lacks = promised > self.raft.log().last();
+        if lacks { promised.to_string() } else { String::new() }
     }
 
     fn timing(&self) -> TimingStatus {
@@ -129,6 +138,8 @@ impl Node {
             probes: progress.probes,
             snapshot_has: shipped(id).0,
             snapshot_bytes: shipped(id).1,
+            lost_acknowledged: progress.has_lost.map_or(0, |position| position.index.0),
+            losses: progress.losses,
         };
         self.raft.progress().map(peer).collect()
     }

@@ -4,7 +4,7 @@
 use super::*;
 use crate::api::Op;
 use crate::consensus::Options as RaftOptions;
-use crate::consensus::message::Round;
+use crate::consensus::message::{Origin, Round};
 use crate::sim::disk::SimDisk;
 use crate::types::{Base, ClusterId, DiskId, Membership, Position};
 use crate::wal::{Journal, Options as WalOptions};
@@ -36,7 +36,10 @@ fn follower() -> (Node, Time) {
 }
 
 fn hears(node: &mut Node, now: Time, message: Message) {
-    node.handle(now, Event::Peer(Envelope { from: LEADER, to: node.raft().id(), term: Term(1), message }));
+    node.handle(
+        now,
+        Event::Peer(Envelope { from: LEADER, to: node.raft().id(), term: Term(1), origin: Origin::default(), message }),
+    );
 }
 
 fn turn(node: &mut Node, now: Time) -> Vec<Action> {

@@ -26,7 +26,7 @@ fn start(disk: &SimDisk) -> Started {
 }
 
 fn write(term: u64) -> Task {
-    let hard_state = Some(HardState { term: Term(term), vote: None });
+    let hard_state = Some(HardState { term: Term(term), ..HardState::default() });
     Task::Write(Write { id: WriteId(term), hard_state, base: None, entries: Vec::new() })
 }
 
@@ -65,7 +65,7 @@ fn large(id: u64) -> Task {
         let payload = Payload::Opaque(vec![b'x'; 2500].into());
         crate::codec::entry(Position::new(Index(index), Term(1)), ClusterTime(0), payload)
     };
-    let hard_state = Some(HardState { term: Term(1), vote: None });
+    let hard_state = Some(HardState { term: Term(1), ..HardState::default() });
     Task::Write(Write { id: WriteId(id), hard_state, base: None, entries: vec![entry(1), entry(2)] })
 }
 

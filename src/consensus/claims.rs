@@ -1,0 +1,64 @@
+//! What peers have said of their disks: one that comes back with less is on an older copy.
+
+use crate::limits::MEMBERS_MAX;
+use crate::types::{DiskId, NodeId, Position, Term};
+use std::collections::BTreeMap;
+
+/// So many peers are remembered; what one more says is not.
+const PEERS_MAX: usize = 2 * MEMBERS_MAX;
+
+/// What a node has said of its disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Claim {
+    /// The highest term it spoke in: it was durable before it spoke (§5.1).
+    pub term: Term,
+    /// The highest position that it said was durable.
+    pub position: Position,
+}
+
+/// What each peer has said of its disk, while this process lives. Bounded in number.
+#[derive(Clone, Debug, Default)]
+pub struct PeerClaims {
+    peers: BTreeMap<NodeId, (DiskId, Claim)>,
+}
+
+impl PeerClaims {
+    /// A peer says that of that disk. What it said of another disk is forgotten.
+    pub fn remember(&mut self, peer: NodeId, disk: DiskId, claim: Claim) {
+        let full = self.peers.len() >= PEERS_MAX;
+        match self.peers.get_mut(&peer) {
+            Some((known, before)) if *known == disk => {
+                before.term = before.term.max(claim.term);
+                before.position = before.position.max(claim.position);
+            }
+            Some(other) => *other = (disk, claim),
+            None if full => {}
+            None => drop(self.peers.insert(peer, (disk, claim))),
+        }
+    }
+
+    /// What that peer has said of that disk.
+    pub fn of(&self, peer: NodeId, disk: DiskId) -> Option<Claim> {
+        self.peers.get(&peer).filter(|(known, _)| *known == disk).map(|(_, claim)| *claim)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Index;
+
+    #[test]
+    fn claims_only_grow_and_end_with_the_disk() {
+        let (peer, claim) = (NodeId::new(2).unwrap(), |term, index| Claim {
+            term: Term(term),
+            position: Position::new(Index(index), Term(1)),
+        });
+        let mut claims = PeerClaims::default();
+        claims.remember(peer, DiskId(7), claim(3, 10));
+        claims.remember(peer, DiskId(7), claim(2, 50));
+        assert_eq!(claims.of(peer, DiskId(7)), Some(claim(3, 50)));
+        claims.remember(peer, DiskId(8), claim(1, 1));
+        assert_eq!((claims.of(peer, DiskId(7)), claims.of(peer, DiskId(8))), (None, Some(claim(1, 1))));
+    }
+}

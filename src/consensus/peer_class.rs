@@ -1,0 +1,158 @@
+//! Whose words are heard, and whose are counted: *hear by term, count by disk*.
+//!
+//! An id may belong to several disks in the course of a log: a member is removed, loses its disk, and is added
+//! again under its id. To the algorithm a server is therefore an id *and* a disk. What follows:
+//!
+//! * What a quorum is made of (votes, acknowledgements, answers to a read's round) counts only from the disk that
+//!   the configuration of the node that counts names under that id. A voter whose disk is another, or not named
+//!   yet, is a missing answer: the size of the quorum stays what it is.
+//! * What a leader says is heard from any disk of the same log: a quorum voted for that leader in that term, and
+//!   the receiver's idea of the leader's disk is no part of the proof. (Counter-example: a follower that was away
+//!   while its leader was removed and added again on a new disk would never hear of that, for only the leader
+//!   could tell it.)
+//! * A vote is given to an id and a disk: the same id on another disk is another candidate.
+//! * Nodes of two logs exchange nothing at all. (Counter-example: a founder that lost its disk and was started as
+//!   at first founds a second log; in a higher term it would have the holder of the first drop what is committed.)
+
+use super::message::Origin;
+use crate::types::{DiskId, LogId, Membership, NodeId, Position};
+use std::fmt;
+
+/// What the words of a peer are good for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PeerClass {
+    /// Everything it says is taken; it is counted if the configuration names its disk.
+    Full,
+    /// The configuration knows its id by another disk: it is heard as a leader and as a candidate, and nothing that
+    /// it says is counted.
+    LeaderOnly,
+    /// It is not heard.
+    Refused(Refused),
+}
+
+/// Why a peer is not heard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// It belongs to another log.
+    Log {
+        /// Which.
+        theirs: LogId,
+    },
+    /// It leads, and has no part in the agreed log that this node holds.
+    NoLog,
+    /// It comes with another disk than the one it is known by, and with no later configuration that could say so.
+    Disk {
+        /// The disk it is known by.
+        known: DiskId,
+    },
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Log { theirs } => write!(f, "it belongs to another log, {theirs}"),
+            Refused::NoLog => write!(f, "it leads and does not hold this log"),
+            Refused::Disk { known } => write!(f, "it comes with another disk than {known}, by which it is known"),
+        }
+    }
+}
+
+/// Where a node stands: what it judges its peers by.
+#[derive(Clone, Copy, Debug)]
+pub struct Standpoint<'a> {
+    /// The configuration in force.
+    pub membership: &'a Membership,
+    /// The position of the entry that brought it.
+    pub configured: Position,
+}
+
+/// What a peer says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Introduction {
+    /// Its id.
+    pub node: NodeId,
+    /// Its disk and its log.
+    pub origin: Origin,
+    /// The position of its configuration; none where only its origin is known, as with a single message.
+    pub configured: Option<Position>,
+}
+
+/// What the words of a peer are good for, by what it says of itself. `met` is the disk it came with before, where
+/// the configuration names none.
+///
+/// Asked when a connection is made, and for every message on it.
+pub fn classify_peer(ours: Standpoint<'_>, met: Option<DiskId>, peer: &Introduction) -> PeerClass {
+    let Origin { disk, log } = peer.origin;
+    let our_log = ours.membership.agreed_log();
+    if let (Some(ours), Some(theirs)) = (our_log, log)
+        && ours != theirs
+    {
+        return PeerClass::Refused(Refused::Log { theirs });
+    }
+    let known = ours.membership.disk(peer.node).or(met);
+    let (Some(known), Some(disk)) = (known, disk) else { return PeerClass::Full };
+    if known == disk {
+        return PeerClass::Full;
+    }
+    // One that was emptied has an earlier configuration than ours, or none. One that was added again has a later
+    // one, which we have not read yet. Positions are compared within one log only.
+    let same_log = our_log.is_none() || our_log == log;
+    match peer.configured {
+        Some(theirs) if !same_log || theirs <= ours.configured => PeerClass::Refused(Refused::Disk { known }),
+        Some(_) | None => PeerClass::LeaderOnly,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Index, Term};
+
+    fn id(n: u64) -> NodeId {
+        NodeId::new(n).unwrap()
+    }
+
+    fn at(index: u64, term: u64) -> Position {
+        Position::new(Index(index), Term(term))
+    }
+
+    /// Three voters, of whom n1 is known by disk 11 and n2 by none, in log 5.
+    fn ours() -> Membership {
+        let mut membership = Membership::founding((1..=3).map(|n| (id(n), String::new())));
+        membership.members.get_mut(&id(1)).unwrap().disk = Some(DiskId(11));
+        (membership.log_id, membership.log_agreed) = (Some(LogId(5)), true);
+        membership
+    }
+
+    fn class(node: u64, disk: u64, log: Option<u64>, configured: Option<Position>) -> PeerClass {
+        let membership = ours();
+        let origin = Origin { disk: Some(DiskId(disk)), log: log.map(LogId) };
+        let met = (node == 3).then_some(DiskId(33));
+        let ours = Standpoint { membership: &membership, configured: at(40, 3) };
+        classify_peer(ours, met, &Introduction { node: id(node), origin, configured })
+    }
+
+    #[test]
+    fn named_disk_is_full_and_another_is_not() {
+        assert_eq!(class(1, 11, Some(5), Some(at(1, 1))), PeerClass::Full);
+        assert_eq!(class(1, 12, Some(5), None), PeerClass::LeaderOnly);
+        assert_eq!(class(2, 12, None, Some(at(0, 0))), PeerClass::Full, "no disk is named for it yet");
+        assert_eq!(class(3, 34, Some(5), None), PeerClass::LeaderOnly, "it came with another disk before");
+    }
+
+    #[test]
+    fn later_configuration_explains_another_disk() {
+        let refused = PeerClass::Refused(Refused::Disk { known: DiskId(11) });
+        assert_eq!(class(1, 12, Some(5), Some(at(41, 3))), PeerClass::LeaderOnly);
+        assert_eq!(class(1, 12, Some(5), Some(at(12, 4))), PeerClass::LeaderOnly, "the later term decides (§5.4.1)");
+        assert_eq!(class(1, 12, Some(5), Some(at(40, 3))), refused);
+        assert_eq!(class(1, 12, None, Some(at(99, 9))), refused, "positions compare within one log only");
+    }
+
+    #[test]
+    fn another_log_is_refused_whatever_the_disk() {
+        let refused = PeerClass::Refused(Refused::Log { theirs: LogId(6) });
+        assert_eq!(class(1, 11, Some(6), None), refused);
+        assert_eq!(class(2, 99, Some(6), Some(at(99, 9))), refused);
+    }
+}

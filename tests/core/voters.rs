@@ -1,0 +1,343 @@
+//! Who is a voter, and what was promised: one core with disks and log ids, told what others say. Each rule is broken
+//! once as well.
+
+use crate::cluster::{command, id, ms};
+use drave::api::Refusal;
+use drave::consensus::message::{Ask, Envelope, Message, Origin};
+use drave::consensus::ready::Order;
+use drave::consensus::replica::{Recovered, Replica};
+use drave::consensus::{Options, Raft};
+use drave::types::*;
+use std::time::Duration;
+
+const LOG: LogId = LogId(5);
+
+/// The disk that each node is known by.
+fn disk(n: u64) -> DiskId {
+    DiskId(n * 11)
+}
+
+fn at(index: u64, term: u64) -> Position {
+    Position::new(Index(index), Term(term))
+}
+
+/// One node of three, and what leaves it.
+struct One {
+    raft: Raft,
+    now: Time,
+    sent: Vec<Envelope>,
+    /// The same, from the beginning on.
+    all: Vec<Envelope>,
+    orders: Vec<Order>,
+}
+
+impl One {
+    /// A founder of three that holds nothing.
+    fn founder(mutants: Mutants) -> One {
+        let membership = Membership::founding((1..=3).map(|n| (id(n), String::new())));
+        let base = Base { position: Position::ZERO, configured: Index::ZERO, membership };
+        One::begin(disk(1), HardState::default(), base, (Vec::new(), Vec::new()), mutants)
+    }
+
+    /// A node of the agreed log, of that many entries of term 1: the first names the disks of all three.
+    fn with_log(own: DiskId, hard_state: HardState, entries: u64, mutants: Mutants) -> One {
+        let mut membership = Membership::founding((1..=3).map(|n| (id(n), String::new())));
+        for n in 1..=3 {
+            membership.members.get_mut(&id(n)).unwrap().disk = Some(disk(n));
+        }
+        (membership.log_id, membership.log_agreed) = (Some(LOG), true);
+        let hard_state = HardState { term: hard_state.term.max(Term(1)), ..hard_state };
+        let base = Base { position: Position::ZERO, configured: Index::ZERO, membership: Membership::default() };
+        let entries = vec![(Term(1), 50); entries as usize];
+        One::begin(own, hard_state, base, (entries, vec![(Index(1), membership)]), mutants)
+    }
+
+    fn begin(
+        own: DiskId,
+        hard_state: HardState,
+        base: Base,
+        (entries, configurations): (Vec<(Term, u64)>, Vec<(Index, Membership)>),
+        mutants: Mutants,
+    ) -> One {
+        let (time, applied) = (ClusterTime(0), Index::ZERO);
+        let recovered = Recovered { disk: Some(own), hard_state, base, entries, configurations, time, applied };
+        let now = Time::ZERO + ms(1000);
+        let raft = Raft::new(Replica::recover(id(1), options(mutants), recovered, 7), now);
+        One { raft, now, sent: Vec::new(), all: Vec::new(), orders: Vec::new() }
+    }
+
+    /// Carries out what it wants, with a disk that takes no time.
+    fn turn(&mut self) {
+        loop {
+            let ready = self.raft.ready(self.now);
+            self.all.extend(ready.messages.iter().cloned());
+            self.sent.extend(ready.messages);
+            self.orders.extend(ready.appends);
+            match ready.write {
+                Some(write) => self.raft.persisted(self.now, write.id),
+                None => return,
+            }
+        }
+    }
+
+    fn pass(&mut self, span: Duration) {
+        let until = self.now + span;
+        while self.now < until {
+            self.now = self.now + ms(10);
+            self.raft.tick(self.now);
+            self.turn();
+        }
+    }
+
+    /// Hears a node that speaks from that disk and that log.
+    fn hears_from(&mut self, from: u64, disk: DiskId, log: Option<LogId>, term: u64, message: Message) {
+        let origin = Origin { disk: Some(disk), log };
+        self.sent.clear();
+        self.raft.receive(self.now, Envelope { from: id(from), to: id(1), term: Term(term), origin, message });
+        self.turn();
+    }
+
+    /// Hears a node of its own log, on the disk it is known by.
+    fn hears(&mut self, from: u64, term: u64, message: Message) {
+        self.hears_from(from, disk(from), Some(LOG), term, message);
+    }
+
+    /// Whether it just granted a vote, or a pre-vote.
+    fn granted(&self) -> bool {
+        self.sent.iter().any(|envelope| matches!(envelope.message, Message::Vote { granted: true, .. }))
+    }
+
+    /// Campaigns, told yes by that node; in which term.
+    fn campaigns(&mut self, (from, disk, void): (u64, DiskId, bool)) -> u64 {
+        for _ in 0..40 {
+            for ask in [Ask::Pre, Ask::Real] {
+                if self.raft.leads() {
+                    break;
+                }
+                let (log, term) = (self.raft.membership().agreed_log(), self.raft.term().0);
+                self.hears_from(from, disk, log, term, Message::Vote { granted: true, void, ask });
+            }
+            if self.raft.leads() {
+                break;
+            }
+            self.pass(ms(50));
+        }
+        self.raft.term().0
+    }
+
+    /// That follower acknowledges everything up to there.
+    fn acknowledges(&mut self, from: u64, matched: u64) {
+        let (log, term) = (self.raft.membership().agreed_log(), self.raft.term().0);
+        self.hears_from(from, disk(from), log, term, Message::Appended { matched: Index(matched) });
+    }
+}
+
+fn options(mutants: Mutants) -> Options {
+    Options { mutants, founding_wait: ms(100), alone_wait: Duration::ZERO, ..Options::default() }
+}
+
+/// Holds with the rule, and does not without it.
+fn needs(mutant: Mutant, holds: impl Fn(Mutants) -> bool) {
+    assert!(holds(Mutants::NONE), "the rule itself");
+    assert!(!holds(Mutants::only(mutant)), "{mutant} is not noticed");
+}
+
+fn ask(last: Position) -> Message {
+    Message::AskVote { last, ask: Ask::Real }
+}
+
+#[test]
+fn node_that_its_log_knows_by_another_disk_neither_campaigns_nor_votes() {
+    needs(Mutant::VoteUnnamed, |mutants| {
+        let mut one = One::with_log(DiskId(99), HardState::default(), 10, mutants);
+        one.hears(2, 2, ask(at(20, 1)));
+        let voted = one.granted();
+        one.pass(ms(2000));
+        !voted && !one.all.iter().any(|envelope| matches!(envelope.message, Message::AskVote { .. }))
+    });
+}
+
+#[test]
+fn vote_from_another_disk_is_not_counted() {
+    needs(Mutant::CountAnyDisk, |mutants| {
+        let mut one = One::with_log(disk(1), HardState::default(), 10, mutants);
+        one.campaigns((2, DiskId(99), false));
+        !one.raft.leads()
+    });
+    let mut one = One::with_log(disk(1), HardState::default(), 10, Mutants::NONE);
+    one.campaigns((2, disk(2), false));
+    assert!(one.raft.leads());
+}
+
+/// A founder of three that leads: its first entry names the second, its next says that the log is agreed.
+fn first_leader(mutants: Mutants) -> One {
+    let mut one = One::founder(mutants);
+    one.campaigns((2, disk(2), true));
+    assert!(one.raft.leads(), "{:?}", one.raft.role());
+    one
+}
+
+#[test]
+fn commands_wait_until_the_log_is_agreed() {
+    needs(Mutant::ServeBeforeAgreed, |mutants| {
+        let mut one = first_leader(mutants);
+        one.raft.propose(one.now, command("x")) == Err(Refusal::Busy)
+    });
+    let mut one = first_leader(Mutants::NONE);
+    one.acknowledges(2, 1);
+    assert!(one.raft.propose(one.now, command("x")).is_ok());
+}
+
+#[test]
+fn copy_counts_from_the_entry_that_names_its_disk() {
+    needs(Mutant::CountBeforeNamed, |mutants| {
+        let mut one = first_leader(mutants);
+        one.acknowledges(2, 1);
+        one.acknowledges(2, 2);
+        one.raft.propose(one.now, command("x")).unwrap();
+        one.raft.met(id(3), disk(3));
+        one.pass(ms(60));
+        assert_eq!(one.raft.membership().disk(id(3)), Some(disk(3)), "named at 4");
+        one.acknowledges(3, 3);
+        one.raft.log().commit() == Index(2)
+    });
+}
+
+#[test]
+fn nobody_is_promoted_before_its_disk_is_named() {
+    needs(Mutant::PromoteUnnamed, |mutants| {
+        let mut one = first_leader(mutants);
+        one.acknowledges(2, 1);
+        one.acknowledges(2, 2);
+        let add = Change::Add { id: id(4), address: "d:4".into(), disk: None, prospect: Prospect::Stays };
+        one.raft.reconfigure(one.now, &add, true).unwrap();
+        one.turn();
+        one.acknowledges(2, 3);
+        assert_eq!(one.raft.log().commit(), Index(3));
+        matches!(one.raft.reconfigure(one.now, &Change::Promote(id(4)), true), Err(Refusal::Unsound { .. }))
+    });
+}
+
+#[test]
+fn same_id_on_another_disk_is_another_candidate() {
+    needs(Mutant::VoteForAnyDisk, |mutants| {
+        let mut one = One::with_log(disk(1), HardState::default(), 10, mutants);
+        one.hears(2, 5, ask(at(10, 1)));
+        assert!(one.granted());
+        one.hears_from(2, DiskId(99), Some(LOG), 5, ask(at(10, 1)));
+        !one.granted()
+    });
+}
+
+#[test]
+fn leader_of_another_log_is_not_heard() {
+    needs(Mutant::HearAnyLog, |mutants| {
+        let mut one = One::with_log(disk(1), HardState::default(), 10, mutants);
+        for log in [None, Some(LogId(6))] {
+            let entry = drave::codec::entry(at(1, 9), ClusterTime(0), Payload::Noop);
+            let entries = vec![entry];
+            let append = Message::Append { prev: Position::ZERO, commit: Index::ZERO, probe: 0, entries };
+            one.hears_from(2, disk(2), log, 9, append);
+            one.hears_from(3, disk(3), log, 9, ask(at(7, 9)));
+        }
+        one.raft.log().last() == at(10, 1) && one.raft.term() == Term(1)
+    });
+}
+
+#[test]
+fn founder_that_holds_a_log_is_a_veto() {
+    needs(Mutant::FoundOverHolder, |mutants| {
+        let mut one = One::founder(mutants);
+        one.pass(ms(400));
+        for _ in 0..10 {
+            one.hears_from(2, disk(2), None, 0, Message::Vote { granted: true, void: true, ask: Ask::Pre });
+            one.hears_from(3, disk(3), Some(LOG), 3, Message::Vote { granted: false, void: false, ask: Ask::Pre });
+            one.pass(ms(100));
+        }
+        !one.all.iter().any(|envelope| matches!(envelope.message, Message::AskVote { ask: Ask::Real, .. }))
+    });
+}
+
+#[test]
+fn promised_position_decides_votes_and_campaigns() {
+    let promised = HardState { promised: at(50, 1), ..HardState::default() };
+    needs(Mutant::ForgetPromised, |mutants| {
+        let mut one = One::with_log(disk(1), promised, 30, mutants);
+        one.hears(2, 5, ask(at(40, 1)));
+        !one.granted()
+    });
+    needs(Mutant::ForgetPromised, |mutants| {
+        let mut one = One::with_log(disk(1), promised, 30, mutants);
+        one.pass(ms(2000));
+        one.sent.is_empty()
+    });
+    let mut one = One::with_log(disk(1), promised, 30, Mutants::NONE);
+    one.hears(2, 5, ask(at(50, 1)));
+    assert!(one.granted());
+}
+
+#[test]
+fn reminder_raises_term_and_promise_and_spends_the_vote() {
+    needs(Mutant::IgnoreReminders, |mutants| {
+        let mut one = One::with_log(disk(1), HardState::default(), 30, mutants);
+        one.hears(3, 7, Message::Reminder { term: Term(7), position: at(50, 1) });
+        one.hears(2, 7, ask(at(60, 1)));
+        let voted = one.granted();
+        one.hears(2, 8, ask(at(40, 1)));
+        !voted && !one.granted()
+    });
+    let mut one = One::with_log(disk(1), HardState::default(), 30, Mutants::NONE);
+    one.hears(3, 1, Message::Reminder { term: Term(1), position: at(30, 1) });
+    assert_eq!(one.raft.promised(), Position::ZERO, "it holds what it said");
+}
+
+/// A leader of term 2 whose follower n2 acknowledged all of it, and then came back with less.
+fn with_a_loss(mutants: Mutants) -> One {
+    let mut one = One::with_log(disk(1), HardState::default(), 30, mutants);
+    let term = one.campaigns((2, disk(2), false));
+    assert!(one.raft.leads());
+    one.hears(2, term, Message::Appended { matched: Index(31) });
+    assert_eq!(one.raft.log().commit(), Index(31));
+    one.raft.lost(one.now, id(2));
+    one.orders.clear();
+    one.turn();
+    let probe = one.orders.iter().find(|order| order.to == id(2)).expect("a probe").clone();
+    assert_eq!((probe.prev.index, probe.probe > 0), (Index(31), true));
+    one.orders.clear();
+    one.hears(2, term, Message::Conflict { refused: Index(31), hint: at(20, 1), probe: probe.probe });
+    one
+}
+
+#[test]
+fn follower_that_lost_what_it_acknowledged_is_told_and_fed_again() {
+    let told = |one: &One| one.sent.iter().any(|envelope| matches!(envelope.message, Message::LostAcknowledged { .. }));
+    let fed = |one: &One| one.orders.iter().any(|order| order.to == id(2));
+    needs(Mutant::IgnoreLost, |mutants| told(&with_a_loss(mutants)));
+    needs(Mutant::FeedBeforePromise, |mutants| {
+        let mut one = with_a_loss(mutants);
+        one.turn();
+        !fed(&one)
+    });
+    let mut one = with_a_loss(Mutants::NONE);
+    let term = one.raft.term().0;
+    one.hears(2, term, Message::Promised { upto: at(31, term) });
+    assert!(fed(&one), "it has promised, and is fed again");
+    let late = Message::Conflict { refused: Index(31), hint: at(20, 1), probe: 0 };
+    one.hears(2, term, late);
+    assert!(!told(&one), "a refusal that comes late proves nothing");
+}
+
+#[test]
+fn leader_that_cannot_commit_with_those_that_answer_steps_down() {
+    needs(Mutant::NeverYield, |mutants| {
+        let mut one = One::with_log(disk(1), HardState::default(), 30, mutants);
+        let term = one.campaigns((2, disk(2), false));
+        assert!(one.raft.leads());
+        for _ in 0..40 {
+            one.pass(ms(100));
+            let room = drave::consensus::room::Room::AMPLE;
+            one.hears(2, term, Message::Heard { round: Default::default(), seen: Index::ZERO, room });
+        }
+        !one.raft.leads()
+    });
+}
