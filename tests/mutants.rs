@@ -74,6 +74,17 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
             scenario.load.think = Duration::from_millis(10);
             scenario.load.reads = 10;
         }
+        Mutant::IgnoreLost => {
+            // A follower comes back with an older copy of its disk, while others die.
+            scenario.nodes = 3;
+            scenario.troubles = Troubles { older: 10, kill: 10, partition: 6, ..Troubles::default() };
+            scenario.every = Duration::from_millis(200);
+            scenario.weather.tier = Tier::Stream;
+            scenario.node.snapshot_log_bytes = u64::MAX;
+            scenario.load.clients = 4;
+            scenario.load.reads = 10;
+            scenario.load.think = Duration::from_millis(10);
+        }
         _ => focus_members(mutant, scenario),
     }
 }
@@ -128,6 +139,16 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
             scenario.every = ms(200);
             scenario.governance = Governance { forced: 50, ..asks(100) };
         }
+        Mutant::VoteUnnamed | Mutant::CountAnyDisk => {
+            // A cluster that one node founded and that grew; the founder loses its disk, is added again, and is cut off
+            // while it reads the log of old.
+            (scenario.nodes, scenario.spares) = (1, 3);
+            scenario.troubles = Troubles { partition: 10, kill: 6, pause: 4, ..Troubles::default() };
+            scenario.every = ms(200);
+            scenario.append_bytes = 512;
+            scenario.governance = Governance { every: Some(ms(40)), wipes: 1, ..asks(400) };
+            (scenario.load.clients, scenario.load.think, scenario.load.reads) = (4, ms(10), 0);
+        }
         Mutant::NeverTakeBack => {
             // Voters are named whatever became of them, and some are lost for good.
             (scenario.nodes, scenario.spares) = (3, 4);
@@ -156,6 +177,8 @@ fn of_members(mutant: Mutant) -> bool {
             | Mutant::HandoverBypassesVote
             | Mutant::NeverTakeBack
             | Mutant::CampaignOnlyIfListed
+            | Mutant::VoteUnnamed
+            | Mutant::CountAnyDisk
     )
 }
 
@@ -176,7 +199,7 @@ fn hunt(mutant: Mutant) -> Option<(u64, String)> {
     })
 }
 
-/// Too rare for storms, or no loss but mere unrest: `tests/core/paper.rs`, `tests/regressions.rs` and, of what is
+/// Too rare for storms, or no loss but mere unrest: `tests/core/paper.rs`, `tests/core/voters.rs`, `tests/regressions.rs` and, of what is
 /// sent, `src/node/shipping.rs` break these, in a story each. (`tests/core/members.rs` tells all rules of changing
 /// members as stories too.)
 const TOLD: &[Mutant] = &[
@@ -189,6 +212,16 @@ const TOLD: &[Mutant] = &[
     Mutant::SendSnapshotsAgain,
     Mutant::KeepConflictingLog,
     Mutant::HoldForTheSilent,
+    Mutant::VoteForAnyDisk,
+    Mutant::CountBeforeNamed,
+    Mutant::NeverYield,
+    Mutant::ServeBeforeAgreed,
+    Mutant::HearAnyLog,
+    Mutant::PromoteUnnamed,
+    Mutant::FoundOverHolder,
+    Mutant::ForgetPromised,
+    Mutant::FeedBeforePromise,
+    Mutant::IgnoreReminders,
 ];
 
 /// All the others.
