@@ -23,6 +23,10 @@ pub enum Op<C = Bytes> {
     Open {
         /// How many commands may be outstanding, at most [`SESSION_WINDOW_MAX`].
         window: u32,
+        /// Whether its commands execute in the order of their numbers: number n only when every number from the
+        /// lowest outstanding one to n - 1 has executed. A command that comes early is
+        /// [`Outcome::OutOfOrder`].
+        ordered: bool,
     },
     /// Executes a command once, whatever is asked again.
     Execute {
@@ -49,6 +53,8 @@ const OPEN: u8 = 1;
 const EXECUTE: u8 = 2;
 const CLOSE: u8 = 3;
 const TICK: u8 = 4;
+/// A kind of its own, so that a log of before there were ordered sessions reads as it was written.
+const OPEN_ORDERED: u8 = 5;
 
 impl Op {
     /// As bytes: kind (1), then the fields in order, a command last and without a length.
@@ -58,8 +64,8 @@ impl Op {
             Op::Open { .. } | Op::Close { .. } | Op::Tick => 9,
         });
         match self {
-            Op::Open { window } => {
-                out.put_u8(OPEN);
+            Op::Open { window, ordered } => {
+                out.put_u8(if *ordered { OPEN_ORDERED } else { OPEN });
                 out.put_u32_le(*window);
             }
             Op::Execute { session, seq, lowest, command } => {
@@ -81,7 +87,7 @@ impl Op {
     /// From bytes; a command is a slice of them.
     pub fn decode(bytes: Bytes) -> Result<Op, Malformed> {
         Ok(match Op::read(&bytes)? {
-            Op::Open { window } => Op::Open { window },
+            Op::Open { window, ordered } => Op::Open { window, ordered },
             Op::Execute { session, seq, lowest, command } => {
                 Op::Execute { session, seq, lowest, command: bytes.slice_ref(command) }
             }
@@ -100,7 +106,7 @@ impl<'a> Op<&'a [u8]> {
             Some(Op::Open { .. } | Op::Close { .. } | Op::Tick) if !bytes.is_empty() => {
                 Err(Malformed("bytes left over"))
             }
-            Some(Op::Open { window }) if window == 0 || window > SESSION_WINDOW_MAX => {
+            Some(Op::Open { window, .. }) if window == 0 || window > SESSION_WINDOW_MAX => {
                 Err(Malformed("a session's window is 1 to 1024"))
             }
             Some(Op::Execute { seq: 0, .. }) => Err(Malformed("a session's numbers begin at 1")),
@@ -110,7 +116,9 @@ impl<'a> Op<&'a [u8]> {
 
     fn take(bytes: &mut &'a [u8]) -> std::io::Result<Option<Op<&'a [u8]>>> {
         Ok(match bytes.read_u8()? {
-            OPEN => Some(Op::Open { window: bytes.read_u32::<LittleEndian>()? }),
+            kind @ (OPEN | OPEN_ORDERED) => {
+                Some(Op::Open { window: bytes.read_u32::<LittleEndian>()?, ordered: kind == OPEN_ORDERED })
+            }
             EXECUTE => Some(Op::Execute {
                 session: SessionId(bytes.read_u64::<LittleEndian>()?),
                 seq: bytes.read_u64::<LittleEndian>()?,
@@ -149,6 +157,10 @@ pub enum Outcome {
     Forgotten,
     /// More is outstanding than the session's window allows. Nothing was executed.
     Overrun,
+    /// In an ordered session: a number between the lowest outstanding one and this one has not executed. Nothing was
+    /// executed, and nothing is remembered of this attempt: the same number can be proposed again, behind those
+    /// before it.
+    OutOfOrder,
     /// The operation could not be read. Nothing was executed.
     Malformed,
     /// The command was executed, now or when its number was first seen; the machine's answer was
@@ -563,7 +575,8 @@ mod tests {
     #[test]
     fn operations_come_back_as_they_were() {
         for op in [
-            Op::Open { window: 7 },
+            Op::Open { window: 7, ordered: false },
+            Op::Open { window: 7, ordered: true },
             Op::Execute { session: SessionId(3), seq: 9, lowest: 4, command: Bytes::from_static(b"x") },
             Op::Close { session: SessionId(3) },
             Op::Tick,
@@ -574,8 +587,10 @@ mod tests {
 
     #[test]
     fn operations_that_break_the_rules_are_not_read() {
-        assert!(Op::decode(Op::Open { window: 0 }.encode()).is_err());
-        assert!(Op::decode(Op::Open { window: SESSION_WINDOW_MAX + 1 }.encode()).is_err());
+        for ordered in [false, true] {
+            assert!(Op::decode(Op::Open { window: 0, ordered }.encode()).is_err());
+            assert!(Op::decode(Op::Open { window: SESSION_WINDOW_MAX + 1, ordered }.encode()).is_err());
+        }
         assert!(Op::decode(Bytes::new()).is_err());
         let zero = Op::Execute { session: SessionId(3), seq: 0, lowest: 0, command: Bytes::new() };
         assert!(Op::decode(zero.encode()).is_err());

@@ -79,6 +79,7 @@
 //! | [`snapshot`] | what takes the place of a log: one file, published whole |
 //! | [`machine`], [`apply`] | the state machine, and the sessions around it |
 //! | [`shelf`] | between those two and the snapshots: how a state is written down, and taken in |
+//! | [`pipeline`] | the requests of one gateway connection: in order, once |
 //! | [`wire`], [`client`] | what travels; who asks |
 //! | [`node`] | the whole server, minus its I/O |
 //! | [`net`], [`sim`] | two worlds to live in |
@@ -96,6 +97,7 @@ pub mod limits;
 pub mod machine;
 pub mod net;
 pub mod node;
+pub mod pipeline;
 pub mod secure;
 pub mod server;
 pub mod shelf;

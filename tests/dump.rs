@@ -79,7 +79,7 @@ fn sample() -> TempDir {
         None,
         vec![
             (2, Payload::Membership(Box::new(founding().membership))),
-            (3, Payload::Opaque(Op::Open { window: 64 }.encode())),
+            (3, Payload::Opaque(Op::Open { window: 64, ordered: false }.encode())),
         ],
     );
     let commands = vec![

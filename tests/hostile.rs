@@ -56,7 +56,7 @@ fn requests() -> Vec<Request> {
             query: Query::Scan { prefix: b"", after: None, limit: u32::MAX }.encode(),
             consistency: Consistency::Local,
         },
-        Request::Propose { op: Op::Open { window: 7 }.encode() },
+        Request::Propose { op: Op::Open { window: 7, ordered: false }.encode() },
         Request::Propose { op: Op::Execute { session: SessionId(3), seq: 1, lowest: 1, command }.encode() },
         Request::Propose { op: Op::Close { session: SessionId(3) }.encode() },
     ]

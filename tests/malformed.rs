@@ -71,7 +71,7 @@ fn native(chance: &mut SmallRng) -> Vec<u8> {
             query: Query::Scan { prefix: b"", after: None, limit: u32::MAX }.encode(),
             consistency: Consistency::Local,
         },
-        Request::Propose { op: Op::Open { window: 7 }.encode() },
+        Request::Propose { op: Op::Open { window: 7, ordered: false }.encode() },
         Request::Propose { op: Op::Execute { session, seq: 1, lowest: 1, command }.encode() },
         Request::Propose { op: Op::Close { session }.encode() },
     ];

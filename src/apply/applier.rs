@@ -110,8 +110,8 @@ impl<M: StateMachine> Applier<M> {
                 self.machine.tidy();
                 return None;
             }
-            Ok(Op::Open { window }) => {
-                Outcome::Opened { session: self.sessions.open(entry.position.index, entry.time, window) }
+            Ok(Op::Open { window, ordered }) => {
+                Outcome::Opened { session: self.sessions.open(entry.position.index, entry.time, window, ordered) }
             }
             Ok(Op::Execute { session, seq, lowest, command }) => self.execute(entry, session, seq, lowest, command),
             Ok(Op::Close { session }) => {
@@ -128,8 +128,19 @@ impl<M: StateMachine> Applier<M> {
             Seen::Never => None,
             Seen::Before(answer) => Some(answer),
             Seen::Lapsed => return Outcome::Lapsed,
+            Seen::Forgotten if self.mutants.breaks(Mutant::ExecuteGivenUp) => {
+                let context = Context { index, time: self.machine_time() };
+                return outcome(Some(self.machine.apply(&context, command)), false);
+            }
             Seen::Forgotten => return Outcome::Forgotten,
             Seen::Overrun => return Outcome::Overrun,
+            Seen::OutOfOrder if self.mutants.breaks(Mutant::ExecuteEarly) => None,
+            Seen::OutOfOrder => {
+                if self.mutants.breaks(Mutant::StoreOutOfOrder) {
+                    self.sessions.remember(session, seq, None);
+                }
+                return Outcome::OutOfOrder;
+            }
         };
         if let Some(first) = first
             && !self.mutants.breaks(Mutant::ApplyTwice)

@@ -24,15 +24,20 @@ pub enum Seen {
     Forgotten,
     /// It lies beyond the session's window.
     Overrun,
+    /// The session is ordered, and a number before it has not been executed.
+    OutOfOrder,
 }
 
 /// One client's session.
 ///
 /// Invariants: the numbers in `answers` ascend, from `lowest` on and within the window; there is
-/// room for what is stored, not for the window. `digest` is that of the stored answers.
+/// room for what is stored, not for the window. In an ordered session they are all numbers from `lowest` to
+/// the last that was executed, without a gap. `digest` is that of the stored answers.
 #[derive(Clone, Debug)]
 pub struct Session {
     window: u32,
+    /// Whether a number is executed only behind all before it.
+    ordered: bool,
     /// The lowest number the client still waits for: what lies below is forgotten.
     lowest: u64,
     /// The first answers to numbers.
@@ -59,9 +64,10 @@ const ROOM: usize = 8;
 
 impl Session {
     /// A session that was just opened.
-    pub fn new(index: Index, time: ClusterTime, window: u32) -> Session {
+    pub fn new(index: Index, time: ClusterTime, window: u32, ordered: bool) -> Session {
         Session {
             window,
+            ordered,
             lowest: 1,
             answers: VecDeque::new(),
             used: index,
@@ -75,7 +81,8 @@ impl Session {
     /// The part of the table's digest that this session is.
     pub fn hash(&self, id: SessionId) -> u64 {
         let answers = self.digest.finish(self.answers.len() as u64);
-        hash_numbers([id.0, u64::from(self.window), self.lowest, self.used.0, self.time.0, answers])
+        let kind = u64::from(self.window) | u64::from(self.ordered) << 32;
+        hash_numbers([id.0, kind, self.lowest, self.used.0, self.time.0, answers])
     }
 
     /// Drops the answers below `lowest`; says what they cost.
@@ -105,8 +112,14 @@ impl Session {
         }
         match self.place(seq) {
             Ok(at) => Seen::Before(self.answers[at].1.answer.clone()),
+            Err(_) if self.ordered && seq != self.next() => Seen::OutOfOrder,
             Err(_) => Seen::Never,
         }
+    }
+
+    /// The number behind the last that was executed, and not below those that are waited for.
+    fn next(&self) -> u64 {
+        self.answers.back().map_or(self.lowest, |(last, _)| last.saturating_add(1))
     }
 
     fn place(&self, seq: u64) -> std::result::Result<usize, usize> {
@@ -137,10 +150,10 @@ impl Session {
         self.answers.back()?.1.answer.clone()
     }
 
-    /// Appends itself without its answers: a mark (1), id (8), window (4), lowest number (8), index
+    /// Appends itself without its answers: a mark (1) of whether it is ordered, id (8), window (4), lowest number (8), index
     /// (8) and time (8) of its last use.
     pub fn put_head(&self, out: &mut BytesMut, id: SessionId) {
-        out.put_u8(HEAD);
+        out.put_u8(if self.ordered { HEAD_ORDERED } else { HEAD });
         out.put_u64_le(id.0);
         out.put_u32_le(self.window);
         out.put_u64_le(self.lowest);
@@ -170,6 +183,7 @@ impl Session {
 
 const HEAD: u8 = 1;
 const ANSWER: u8 = 2;
+const HEAD_ORDERED: u8 = 3;
 
 /// What a frozen table of sessions is told in.
 #[derive(Debug)]
@@ -185,14 +199,14 @@ impl Record {
     /// they must not keep alive what they were read from.
     pub fn read(reader: &mut Reader) -> Result<Record> {
         match reader.u8()? {
-            HEAD => {
+            mark @ (HEAD | HEAD_ORDERED) => {
                 let id = SessionId(reader.u64()?);
                 let (window, lowest) = (reader.u32()?, reader.u64()?);
                 let (used, time) = (Index(reader.u64()?), ClusterTime(reader.u64()?));
                 if window == 0 || window > SESSION_WINDOW_MAX || used.0 < id.0 {
                     return Err(Malformed("not a session"));
                 }
-                Ok(Record::Head(id, Session { lowest, ..Session::new(used, time, window) }))
+                Ok(Record::Head(id, Session { lowest, ..Session::new(used, time, window, mark == HEAD_ORDERED) }))
             }
             ANSWER => {
                 let (seq, told) = (reader.u64()?, reader.bool()?);
@@ -207,9 +221,10 @@ impl Record {
 impl Session {
     /// Takes in an answer that was told; says what it costs.
     pub fn restore(&mut self, seq: u64, answer: Option<Bytes>) -> Result<u64> {
-        let next = self.answers.back().map_or(self.lowest, |(last, _)| last.saturating_add(1));
+        let next = self.next();
+        let follows = if self.ordered { seq == next } else { seq >= next };
         match seq.checked_sub(self.lowest) {
-            Some(at) if at < u64::from(self.window) && seq >= next => Ok(self.store(seq, answer)),
+            Some(at) if at < u64::from(self.window) && follows => Ok(self.store(seq, answer)),
             _ => Err(Malformed("an answer out of order")),
         }
     }

@@ -148,14 +148,14 @@ impl Sessions {
     }
 
     /// Opens a session, named by the index of its entry.
-    pub fn open(&mut self, index: Index, time: ClusterTime, window: u32) -> SessionId {
+    pub fn open(&mut self, index: Index, time: ClusterTime, window: u32, ordered: bool) -> SessionId {
         while self.open.len() >= self.options.count_max {
             self.forget_oldest();
         }
         let id = SessionId(index.0);
         self.touched.push(id);
         self.order.insert(index, Listed { id, time });
-        let before = self.open.insert(id, Session::new(index, time, window));
+        let before = self.open.insert(id, Session::new(index, time, window, ordered));
         assert!(before.is_none(), "an index is applied once, so no session is opened twice");
         id
     }
@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn numbers_may_come_in_any_order_within_the_window() {
         let mut sessions = Sessions::default();
-        let id = sessions.open(Index(1), NOW, 3);
+        let id = sessions.open(Index(1), NOW, 3, false);
         assert_eq!(sessions.look(Index(2), NOW, id, 3, 1), Seen::Never);
         sessions.remember(id, 3, answer("three"));
         assert_eq!(sessions.look(Index(3), NOW, id, 1, 1), Seen::Never);
@@ -317,10 +317,10 @@ mod tests {
     #[test]
     fn the_session_unused_for_longest_lapses_first() {
         let mut sessions = Sessions::new(Options { count_max: 2, ..Options::default() });
-        let one = sessions.open(Index(1), NOW, 1);
-        let two = sessions.open(Index(2), NOW, 1);
+        let one = sessions.open(Index(1), NOW, 1, false);
+        let two = sessions.open(Index(2), NOW, 1, false);
         assert_eq!(sessions.look(Index(3), NOW, one, 1, 1), Seen::Never);
-        let three = sessions.open(Index(4), NOW, 1);
+        let three = sessions.open(Index(4), NOW, 1, false);
         assert_eq!(sessions.look(Index(5), NOW, two, 1, 1), Seen::Lapsed);
         assert_eq!(sessions.look(Index(6), NOW, one, 1, 1), Seen::Never);
         assert_eq!(sessions.look(Index(7), NOW, three, 1, 1), Seen::Never);
@@ -329,7 +329,7 @@ mod tests {
     #[test]
     fn sessions_lapse_by_the_clusters_clock() {
         let mut sessions = Sessions::new(Options { idle_ms_max: 10, ..Options::default() });
-        let id = sessions.open(Index(1), ClusterTime(100), 1);
+        let id = sessions.open(Index(1), ClusterTime(100), 1, false);
         sessions.advance(ClusterTime(110));
         assert_eq!(sessions.look(Index(2), ClusterTime(110), id, 1, 1), Seen::Never);
         sessions.advance(ClusterTime(120));
@@ -343,7 +343,7 @@ mod tests {
     fn answers_are_bounded_all_together() {
         let options = Options { answer_bytes_max: 2 * ANSWER_OVERHEAD + 6, ..Options::default() };
         let mut sessions = Sessions::new(options);
-        let (one, two) = (sessions.open(Index(1), NOW, 9), sessions.open(Index(2), NOW, 9));
+        let (one, two) = (sessions.open(Index(1), NOW, 9, false), sessions.open(Index(2), NOW, 9, false));
         for (index, id, seq) in [(3, one, 1), (4, two, 1), (5, two, 2)] {
             assert_eq!(sessions.look(Index(index), NOW, id, seq, 1), Seen::Never);
             sessions.remember(id, seq, answer("abc"));
@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn the_highest_number_there_is_costs_nothing_once_forgotten() {
         let mut sessions = Sessions::default();
-        let id = sessions.open(Index(1), NOW, 1024);
+        let id = sessions.open(Index(1), NOW, 1024, false);
         assert_eq!(sessions.look(Index(2), NOW, id, u64::MAX, u64::MAX), Seen::Never);
         sessions.remember(id, u64::MAX, answer("abc"));
         sessions.close(id);

@@ -165,9 +165,9 @@ fn entry(frame: &Frame, style: Style) -> Said {
 
 fn op(index: Index, bytes: Bytes, style: Style) -> Said {
     match Op::decode(bytes.clone()) {
-        Ok(Op::Open { window }) => Said {
+        Ok(Op::Open { window, ordered }) => Said {
             name: "open",
-            what: format!("session={index} window={window}"),
+            what: format!("session={index} window={window}{}", if ordered { " ordered" } else { "" }),
             fields: Fields { session: Some(index.0), window: Some(window), ..Fields::default() },
             ..Said::default()
         },

@@ -231,7 +231,7 @@ impl Client {
         if self.session.is_none() {
             // A session that was opened and never heard of lapses by itself: asking again does no harm,
             // and nothing of the caller's is at stake yet.
-            let reply = self.ask(call, &Request::Propose { op: Op::Open { window: 1 }.encode() });
+            let reply = self.ask(call, &Request::Propose { op: Op::Open { window: 1, ordered: false }.encode() });
             call.uncertain = false;
             match reply.map_err(nothing_applied)? {
                 Reply::Done { outcome: Outcome::Opened { session }, .. } => {

@@ -487,7 +487,7 @@ impl Mux {
             keys.into_iter().for_each(|key| self.again(key));
         } else {
             self.state = State::Opening;
-            let request = Request::Propose { op: Op::Open { window: self.options.window }.encode() };
+            let request = Request::Propose { op: Op::Open { window: self.options.window, ordered: false }.encode() };
             put_request_frame(&mut self.output, OPENING, false, &request);
         }
     }

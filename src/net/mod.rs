@@ -28,7 +28,6 @@ pub mod resp;
 pub mod sockets;
 pub mod speech;
 pub mod stream;
-pub mod turns;
 pub mod waker;
 
 pub use options::Options;

@@ -4,8 +4,8 @@ use super::http::talk as http;
 use super::options::Options;
 use super::resp::door::Cursors;
 use super::resp::talk as resp;
-use super::turns::Want;
 use crate::api::{Refusal, Reply};
+use crate::pipeline::NodeRequest;
 use crate::types::{SessionId, Time};
 use bytes::BytesMut;
 use std::time::Duration;
@@ -23,69 +23,76 @@ impl Speech {
     /// How many commands wait for their answers.
     pub fn waiting(&self) -> usize {
         match self {
-            Speech::Redis(talk) => talk.turns.waiting(),
-            Speech::Http(talk) => talk.turns.waiting(),
+            Speech::Redis(talk) => talk.pipeline.waiting(),
+            Speech::Http(talk) => talk.pipeline.waiting(),
         }
     }
 
     /// Whether so much waits that nothing more should be read.
     pub fn is_full(&self) -> bool {
         match self {
-            Speech::Redis(talk) => talk.turns.is_full(),
-            Speech::Http(talk) => talk.turns.is_full(),
+            Speech::Redis(talk) => talk.pipeline.is_full(),
+            Speech::Http(talk) => talk.pipeline.is_full(),
         }
     }
 
     /// Whether nothing more is heard: it closes when everything is answered.
     pub fn is_leaving(&self) -> bool {
         match self {
-            Speech::Redis(talk) => talk.turns.leaving,
-            Speech::Http(talk) => talk.turns.leaving,
+            Speech::Redis(talk) => talk.pipeline.leaving,
+            Speech::Http(talk) => talk.pipeline.leaving,
         }
     }
 
     /// Nothing more is heard.
     pub fn leave(&mut self) {
         match self {
-            Speech::Redis(talk) => talk.turns.leaving = true,
-            Speech::Http(talk) => talk.turns.leaving = true,
+            Speech::Redis(talk) => talk.pipeline.leaving = true,
+            Speech::Http(talk) => talk.pipeline.leaving = true,
         }
     }
 
     /// It is idle: what its commands waited in is let go.
     pub fn rest(&mut self) {
         match self {
-            Speech::Redis(talk) => talk.turns.rest(),
-            Speech::Http(talk) => talk.turns.rest(),
+            Speech::Redis(talk) => talk.pipeline.rest(),
+            Speech::Http(talk) => talk.pipeline.rest(),
         }
     }
 
     /// Its session, if one is open.
     pub fn session(&self) -> Option<SessionId> {
         match self {
-            Speech::Redis(talk) => talk.turns.session(),
-            Speech::Http(talk) => talk.turns.session(),
+            Speech::Redis(talk) => talk.pipeline.session(),
+            Speech::Http(talk) => talk.pipeline.session(),
         }
     }
 
     /// The session is open, or was refused for that reason.
     pub fn opened(&mut self, now: Time, opened: Result<SessionId, Option<Refusal>>) {
         match self {
-            Speech::Redis(talk) => talk.turns.opened(now, opened),
-            Speech::Http(talk) => talk.turns.opened(now, opened),
+            Speech::Redis(talk) => talk.pipeline.opened(now, opened),
+            Speech::Http(talk) => talk.pipeline.opened(now, opened),
         }
     }
 
     /// When it wants to be pumped even if nothing comes.
     pub fn deadline(&self) -> Time {
         match self {
-            Speech::Redis(talk) => talk.turns.deadline(),
-            Speech::Http(talk) => talk.turns.deadline(),
+            Speech::Redis(talk) => talk.pipeline.deadline(),
+            Speech::Http(talk) => talk.pipeline.deadline(),
         }
     }
 
     /// Says what is due, and what is wanted of the node now. `rests` is whether the client has too much to read.
-    pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<Want>, cursors: &mut Cursors) {
+    pub fn pump(
+        &mut self,
+        now: Time,
+        out: &mut BytesMut,
+        rests: bool,
+        wants: &mut Vec<NodeRequest>,
+        cursors: &mut Cursors,
+    ) {
         match self {
             Speech::Redis(talk) => talk.pump(now, out, rests, wants, cursors),
             Speech::Http(talk) => talk.pump(now, out, rests, wants),
@@ -109,7 +116,7 @@ impl Speech {
             Speech::Redis(talk) => (!talk.guest.known).then_some(options.idle_patience),
             Speech::Http(talk) if talk.awaits_body() => Some(options.frame_patience),
             Speech::Http(_) if unread > 0 => Some(options.head_patience),
-            Speech::Http(talk) => (talk.turns.waiting() == 0).then_some(options.idle_patience),
+            Speech::Http(talk) => (talk.pipeline.waiting() == 0).then_some(options.idle_patience),
         }
     }
 

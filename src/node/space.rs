@@ -53,7 +53,7 @@ mod tests {
         assert!(passes(&del()));
         assert!(passes(&Command::Batch(vec![del(), del()])));
         assert!(!passes(&Command::Batch(vec![del(), put])));
-        assert!(frees(&Op::Open { window: 1 }.encode(), Kv::frees));
+        assert!(frees(&Op::Open { window: 1, ordered: false }.encode(), Kv::frees));
         assert!(frees(&Op::Close { session: SessionId(1) }.encode(), Kv::frees));
         assert!(!frees(&Bytes::from_static(b"?"), Kv::frees));
     }

@@ -72,7 +72,7 @@ impl Session {
         let deadline = deadline(self.timeout);
         let session = match self.id {
             Some(id) => id,
-            None => match self.put(Op::Open { window: 1 }, deadline)?.1 {
+            None => match self.put(Op::Open { window: 1, ordered: false }, deadline)?.1 {
                 Outcome::Opened { session } => *self.id.insert(session),
                 other => return Err(ClientError::Strange(Box::new(other))),
             },
@@ -147,7 +147,7 @@ mod tests {
         let server = lonely(directory.path());
         let handle = server.handle();
         let node = std::thread::spawn(move || server.run());
-        let write = Request::Propose { op: Op::Open { window: 1 }.encode() };
+        let write = Request::Propose { op: Op::Open { window: 1, ordered: false }.encode() };
         // Gives up long before it could be answered.
         assert_eq!(handle.ask(write.clone(), Duration::from_millis(1)), None);
         // Asked before it is told to stop, and waits for a while.

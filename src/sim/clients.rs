@@ -143,7 +143,7 @@ impl Client {
             }
             if self.opening.is_none_or(|(_, at)| at + self.load.patience <= now) {
                 self.look_elsewhere(rng);
-                let asking = self.ask(Request::Propose { op: Op::Open { window: WINDOW }.encode() });
+                let asking = self.ask(Request::Propose { op: Op::Open { window: WINDOW, ordered: false }.encode() });
                 self.opening = Some((asking.id, now));
                 out.push(asking);
             }

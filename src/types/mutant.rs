@@ -172,6 +172,12 @@ mutants! {
     IgnoreReminders = "ignore-reminders",
     /// Leaders never step down for want of a quorum, and pre-vote is skipped.
     NoPreVote = "no-pre-vote",
+    /// In an ordered session a command is executed before those with lower numbers.
+    ExecuteEarly = "execute-early",
+    /// That a command came out of order is stored as the answer to its number.
+    StoreOutOfOrder = "store-out-of-order",
+    /// A command is executed after its client has given its number up.
+    ExecuteGivenUp = "execute-given-up",
 }
 
 impl fmt::Display for Mutant {

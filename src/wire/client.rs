@@ -53,6 +53,7 @@ const FORGOTTEN: u8 = 5;
 const OVERRUN: u8 = 6;
 const UNREADABLE: u8 = 7;
 const ANSWER_TOO_LONG: u8 = 8;
+const OUT_OF_ORDER: u8 = 9;
 
 const NOT_LEADER: u8 = 1;
 const NO_LEADER: u8 = 2;
@@ -269,6 +270,7 @@ fn put_outcome(out: &mut BytesMut, outcome: &Outcome) {
         Outcome::Lapsed => out.put_u8(LAPSED),
         Outcome::Forgotten => out.put_u8(FORGOTTEN),
         Outcome::Overrun => out.put_u8(OVERRUN),
+        Outcome::OutOfOrder => out.put_u8(OUT_OF_ORDER),
         Outcome::Malformed => out.put_u8(UNREADABLE),
         Outcome::AnswerTooLong => out.put_u8(ANSWER_TOO_LONG),
     }
@@ -285,6 +287,7 @@ fn read_outcome(reader: &mut Reader) -> Result<Outcome, Malformed> {
         LAPSED => Outcome::Lapsed,
         FORGOTTEN => Outcome::Forgotten,
         OVERRUN => Outcome::Overrun,
+        OUT_OF_ORDER => Outcome::OutOfOrder,
         UNREADABLE => Outcome::Malformed,
         ANSWER_TOO_LONG => Outcome::AnswerTooLong,
         _ => return Err(Malformed("unknown outcome")),
@@ -443,6 +446,7 @@ mod tests {
             Outcome::Lapsed,
             Outcome::Forgotten,
             Outcome::Overrun,
+            Outcome::OutOfOrder,
             Outcome::Malformed,
             Outcome::AnswerTooLong,
         ];

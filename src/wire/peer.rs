@@ -400,7 +400,7 @@ mod tests {
             Message::Chunk(Chunk { snapshot: last, total: 9, offset: 4, bytes: Bytes::from_static(b"piece") }),
             Message::Chunked { snapshot: last, next: 9 },
         ];
-        let request = Request::Propose { op: crate::api::Op::Open { window: 3 }.encode() };
+        let request = Request::Propose { op: crate::api::Op::Open { window: 3, ordered: false }.encode() };
         let mut frames: Vec<_> = messages.into_iter().map(|message| raft(3, message)).collect();
         frames.push(PeerFrame::Forward { id: 4, request });
         frames.push(PeerFrame::Answer { id: 4, reply: Reply::Unknown });

@@ -17,7 +17,8 @@ const DOCUMENT: &str = include_str!("../../wal-format.md");
 fn applied() -> Applier<Kv> {
     let mut applier = Applier::new(Kv::new());
     let command = Command::Put { key: b"x", value: b"1" }.encode();
-    let ops = [Op::Open { window: 8 }, Op::Execute { session: SessionId(1), seq: 1, lowest: 1, command }];
+    let ops =
+        [Op::Open { window: 8, ordered: false }, Op::Execute { session: SessionId(1), seq: 1, lowest: 1, command }];
     let entry = |(index, op): (u64, &Op)| {
         let position = Position::new(Index(index), Term(1));
         codec::entry(position, ClusterTime(250), Payload::Opaque(op.encode()))

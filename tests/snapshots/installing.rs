@@ -58,7 +58,7 @@ fn entry(index: u64) -> Entry {
     let (key, value) = ([b'a' + (index % 7) as u8], [index as u8; 90]);
     let command = Command::Put { key: &key, value: &value }.encode();
     let op = match index {
-        1 => Op::Open { window: 64 },
+        1 => Op::Open { window: 64, ordered: false },
         _ => Op::Execute { session: SessionId(1), seq: index, lowest: index, command },
     };
     codec::entry(position(index), ClusterTime(index * 10), Payload::Opaque(op.encode()))

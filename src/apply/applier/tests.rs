@@ -56,6 +56,7 @@ const OPTIONS: Options = Options { idle_ms_max: 40, count_max: 3, answer_bytes_m
 #[derive(Clone, Debug)]
 enum Step {
     Open(u32),
+    OpenOrdered(u32),
     /// In the nth session ever opened.
     Execute(usize, u64, u64, u8),
     Close(usize),
@@ -67,7 +68,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        2 => (1..6u32).prop_map(Step::Open),
+        1 => (1..6u32).prop_map(Step::Open),
+        1 => (1..6u32).prop_map(Step::OpenOrdered),
         20 => (0..8usize, 1..10u64, 0..8u64, 0..200u8)
             .prop_map(|(nth, seq, lowest, size)| Step::Execute(nth, seq, lowest.min(seq), size)),
         1 => (0..8usize).prop_map(Step::Close),
@@ -85,7 +87,8 @@ fn entries(steps: &[Step]) -> Vec<Entry> {
         let index = Index(entries.len() as u64 + 1);
         let session = |nth: usize| SessionId(opened.get(nth).copied().unwrap_or(999));
         let payload = match step {
-            Step::Open(window) => Payload::Opaque(Op::Open { window: *window }.encode()),
+            Step::Open(window) => Payload::Opaque(Op::Open { window: *window, ordered: false }.encode()),
+            Step::OpenOrdered(window) => Payload::Opaque(Op::Open { window: *window, ordered: true }.encode()),
             Step::Execute(nth, seq, lowest, size) => {
                 let command = Bytes::from(vec![*size; usize::from(*size)]);
                 Payload::Opaque(Op::Execute { session: session(*nth), seq: *seq, lowest: *lowest, command }.encode())
@@ -99,7 +102,7 @@ fn entries(steps: &[Step]) -> Vec<Entry> {
                 continue;
             }
         };
-        if matches!(step, Step::Open(_)) {
+        if matches!(step, Step::Open(_) | Step::OpenOrdered(_)) {
             opened.push(index.0);
         }
         entries.push(codec::entry(Position::new(index, Term(1)), ClusterTime(time), payload));
@@ -111,6 +114,9 @@ fn entries(steps: &[Step]) -> Vec<Entry> {
 #[derive(Debug)]
 struct Known {
     window: u64,
+    ordered: bool,
+    /// The highest number executed.
+    executed: u64,
     lowest: u64,
     used: u64,
     time: u64,
@@ -132,10 +138,12 @@ impl Model {
         Some(match Op::decode(bytes.clone()) {
             Err(_) => Outcome::Malformed,
             Ok(Op::Tick) => return None,
-            Ok(Op::Open { window }) => {
+            Ok(Op::Open { window, ordered }) => {
                 self.lapse_while(|known| known.len() >= OPTIONS.count_max);
                 let window = u64::from(window);
-                self.known.insert(index, Known { window, lowest: 1, used: index, time: now, answers: BTreeMap::new() });
+                let (executed, answers) = (0, BTreeMap::new());
+                let known = Known { window, ordered, executed, lowest: 1, used: index, time: now, answers };
+                self.known.insert(index, known);
                 Outcome::Opened { session: SessionId(index) }
             }
             Ok(Op::Close { session }) => {
@@ -154,9 +162,12 @@ impl Model {
                     Outcome::Overrun
                 } else if let Some(answer) = known.answers.get(&seq) {
                     super::outcome(answer.clone(), true)
+                } else if known.ordered && (known.executed + 1..seq).any(|before| before >= floor) {
+                    Outcome::OutOfOrder
                 } else {
                     let answer = Some(self.counter.apply(&context, &command)).filter(|answer| answer.len() < 1000);
                     known.answers.insert(seq, answer.clone());
+                    known.executed = known.executed.max(seq);
                     self.lapse_while(|known| cost(known) > OPTIONS.answer_bytes_max);
                     super::outcome(answer, false)
                 }
@@ -236,6 +247,39 @@ fn broken_rules_are_seen() {
     assert_ne!(run(Mutant::ForgetAnswers).0, outcomes);
     assert_ne!(run(Mutant::MachineKnowsNode).2, sound.digest());
     assert_eq!(run(Mutant::VoteTwice), (outcomes, 2, sound.digest()));
+}
+
+/// Numbers of an ordered session, with the lowest that is waited for; which are executed, and what the others came to.
+fn ordered(numbers: &[(u64, u64)]) -> Vec<&'static str> {
+    let execute = |(seq, lowest): &(u64, u64)| Step::Execute(0, *seq, *lowest, 3);
+    let steps: Vec<Step> = [Step::OpenOrdered(8)].into_iter().chain(numbers.iter().map(execute)).collect();
+    let report = Applier::new(Counter::default()).apply(&entries(&steps));
+    let word = |(_, outcome): &(Position, Outcome)| match outcome {
+        Outcome::Executed { duplicate: false, .. } => "executed",
+        Outcome::Executed { duplicate: true, .. } => "again",
+        Outcome::OutOfOrder => "out of order",
+        Outcome::Forgotten => "forgotten",
+        Outcome::Overrun => "overrun",
+        other => panic!("{other:?}"),
+    };
+    report.outcomes[1..].iter().map(word).collect()
+}
+
+#[test]
+fn an_ordered_session_executes_a_number_behind_all_before_it() {
+    let (early, late) = ("out of order", "executed");
+    assert_eq!(ordered(&[(2, 1), (1, 1), (3, 1), (2, 1), (3, 1)]), [early, late, early, late, late]);
+    assert_eq!(ordered(&[(1, 1), (2, 1), (1, 1), (9, 1)]), [late, late, "again", "overrun"]);
+}
+
+#[test]
+fn a_number_that_was_given_up_is_passed_and_never_executed() {
+    assert_eq!(
+        ordered(&[(1, 1), (4, 1), (4, 4), (2, 1), (3, 3)])[1..],
+        ["out of order", "executed", "forgotten", "forgotten"]
+    );
+    // What came out of order raises the lowest number all the same.
+    assert_eq!(ordered(&[(5, 3), (2, 1), (3, 3), (4, 3)]), ["out of order", "forgotten", "executed", "executed"]);
 }
 
 #[test]
@@ -341,7 +385,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_no_session(bytes: Vec<u8>, mark in 1..3u8) {
+    fn garbage_is_no_session(bytes: Vec<u8>, mark in 1..4u8) {
         let piece = Piece::Sessions([vec![mark], bytes].concat().into());
         let _either = Applier::new(Counter::default()).restoring().take(&piece);
     }

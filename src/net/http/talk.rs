@@ -5,7 +5,7 @@ use super::door::{Options, admit, is_open};
 use super::telling::{self, Reading, What};
 use crate::api::{Refusal, Reply};
 use crate::machine::words::{Command, Life, Presence, Query};
-use crate::net::turns::{Kind, Pending, Turns, Want};
+use crate::pipeline::{NodeRequest, PendingRequest, RequestKind, RequestPipeline};
 use crate::types::Time;
 use crate::wire::http::{CONTINUE, Head, Manner, Reader, Wrong};
 use bytes::{Bytes, BytesMut};
@@ -39,7 +39,7 @@ pub struct Talk {
     /// Whether it was let in beyond how many may be: it is told how the node is, once.
     spare: bool,
     /// What was asked and is not answered.
-    pub turns: Turns<Reading>,
+    pub pipeline: RequestPipeline<Reading>,
 }
 
 impl Talk {
@@ -92,7 +92,7 @@ impl Talk {
         match asked {
             Ok(ask) => {
                 if head.holds_back && head.length > 0 {
-                    self.turns.say(out, BytesMut::from(CONTINUE));
+                    self.pipeline.say(out, BytesMut::from(CONTINUE));
                 }
                 Some(Begun { ask, manner, length: head.length as usize })
             }
@@ -106,41 +106,43 @@ impl Talk {
     }
 
     fn refuse(&mut self, wrong: &Wrong, manner: Manner, out: &mut BytesMut) {
-        self.turns.say(out, telling::wrong(wrong, manner));
-        self.turns.leaving |= !manner.keeps;
+        self.pipeline.say(out, telling::wrong(wrong, manner));
+        self.pipeline.leaving |= !manner.keeps;
     }
 
     /// A request is whole: it is answered in its turn, or waits for an answer.
     fn act(&mut self, begun: &Begun, body: &[u8], out: &mut BytesMut, setting: &Setting<'_>) {
         let Begun { ask, manner, .. } = begun;
-        self.turns.leaving |= !manner.keeps;
+        self.pipeline.leaving |= !manner.keeps;
         let (kind, body, what) = match ask {
-            Ask::Known(known) => return self.turns.say(out, telling::known(*known, *manner)),
+            Ask::Known(known) => return self.pipeline.say(out, telling::known(*known, *manner)),
             Ask::Node(about @ (About::Leader | About::Status | About::Metrics)) => {
-                (Kind::Status, Bytes::new(), What::Node(*about))
+                (RequestKind::Status, Bytes::new(), What::Node(*about))
             }
-            _ if setting.stopping => return self.turns.say(out, telling::refused(&Refusal::Stopping, *manner)),
-            Ask::Node(about) => (Kind::Status, Bytes::new(), What::Node(*about)),
-            Ask::Get { key, consistency } => (Kind::Read(*consistency), Query::Get { key }.encode(), What::Value),
+            _ if setting.stopping => return self.pipeline.say(out, telling::refused(&Refusal::Stopping, *manner)),
+            Ask::Node(about) => (RequestKind::Status, Bytes::new(), What::Node(*about)),
+            Ask::Get { key, consistency } => {
+                (RequestKind::Read(*consistency), Query::Get { key }.encode(), What::Value)
+            }
             Ask::Put { key, life: Life::Endless, only_if: Presence::Either } => {
-                (Kind::Write(None), Command::Put { key, value: body }.encode(), What::Change)
+                (RequestKind::Write(None), Command::Put { key, value: body }.encode(), What::Change)
             }
             Ask::Put { key, life, only_if } => {
                 let set = Command::Set { key, value: body, only_if: *only_if, life: *life, tells: false };
-                (Kind::Write(None), set.encode(), What::Change)
+                (RequestKind::Write(None), set.encode(), What::Change)
             }
-            Ask::Delete { key } => (Kind::Write(None), Command::Del { key }.encode(), What::Change),
+            Ask::Delete { key } => (RequestKind::Write(None), Command::Del { key }.encode(), What::Change),
         };
-        self.turns.wait(Pending::new(setting.now, kind, body, Reading { what, manner: *manner }));
+        self.pipeline.wait(PendingRequest::new(setting.now, kind, body, Reading { what, manner: *manner }));
     }
 
     /// Says what is due, and what is wanted of the node now. `rests` is whether the client has too much to read.
-    pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<Want>) {
-        self.turns.pump(now, out, rests, wants, &mut |pending, fate| telling::tell(&pending.reading, fate));
+    pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<NodeRequest>) {
+        self.pipeline.pump(now, out, rests, wants, &mut |pending, fate| telling::tell(&pending.reading, fate));
     }
 
     /// The node answers what was asked under that number.
     pub fn hear(&mut self, number: u64, reply: Reply) {
-        self.turns.hear(number, reply, &mut |pending, fate| telling::tell(&pending.reading, fate));
+        self.pipeline.hear(number, reply, &mut |pending, fate| telling::tell(&pending.reading, fate));
     }
 }

@@ -4,7 +4,7 @@ use super::asking::{About, Known};
 use super::{health, metrics, page};
 use crate::api::{Refusal, Status};
 use crate::machine::words::Answer;
-use crate::net::turns::Fate;
+use crate::pipeline::RequestFate;
 use crate::wire::http::{Manner, Response, Wrong, put_response};
 use bytes::{Bytes, BytesMut};
 use serde_json::{Value, json};
@@ -65,14 +65,14 @@ pub fn wrong(wrong: &Wrong, manner: Manner) -> BytesMut {
 }
 
 /// What became of a request.
-pub fn tell(reading: &Reading, fate: Fate<'_>) -> BytesMut {
+pub fn tell(reading: &Reading, fate: RequestFate<'_>) -> BytesMut {
     match fate {
-        Fate::Answer(answer) => answered(reading, answer),
-        Fate::Status(status) => about(reading, &status),
-        Fate::Refused(refusal) => refused(refusal, reading.manner),
-        Fate::Unknown => fail(504, "outcome unknown: it may have been applied, or be yet", None, reading.manner),
-        Fate::TooLong => fail(500, "the answer is too long to be told", None, reading.manner),
-        Fate::OutOfTurn(who) => fail(500, &format!("{who} answered out of turn"), None, reading.manner),
+        RequestFate::Answer(answer) => answered(reading, answer),
+        RequestFate::Status(status) => about(reading, &status),
+        RequestFate::Refused(refusal) => refused(refusal, reading.manner),
+        RequestFate::Unknown => fail(504, "outcome unknown: it may have been applied, or be yet", None, reading.manner),
+        RequestFate::TooLong => fail(500, "the answer is too long to be told", None, reading.manner),
+        RequestFate::OutOfTurn(who) => fail(500, &format!("{who} answered out of turn"), None, reading.manner),
     }
 }
 

@@ -9,7 +9,7 @@ use super::telling::{self, Shape};
 use crate::api::{Consistency, Refusal};
 use crate::limits::ENTRY_BYTES_MAX;
 use crate::machine::words::{Command, Query, Step};
-use crate::net::turns::Kind;
+use crate::pipeline::RequestKind;
 use crate::types::Time;
 use crate::wire::resp::{Words, number};
 use bytes::{Bytes, BytesMut};
@@ -100,10 +100,10 @@ fn wait(talk: &mut Talk, key: Option<&[u8]>, step: Step<'_>, shape: Shape, out: 
         return talk.complain(out, &moved);
     }
     let (kind, body) = match step {
-        Step::Do(command) => (Kind::Write(None), command.encode()),
+        Step::Do(command) => (RequestKind::Write(None), command.encode()),
         Step::Ask(query) => {
             let consistency = if local { Consistency::Local } else { Consistency::Linearizable };
-            (Kind::Read(consistency), query.encode())
+            (RequestKind::Read(consistency), query.encode())
         }
     };
     talk.wait(setting.now, kind, body, What::One(shape));
@@ -130,7 +130,7 @@ fn turn(talk: &mut Talk, special: Special, words: &Words, out: &mut BytesMut, se
         (Special::Quit, _) => {
             let said = talk.said(|out| out.line("OK"));
             talk.say(out, said);
-            talk.turns.leaving = true;
+            talk.pipeline.leaving = true;
         }
         (Special::Info | Special::Scan, true) => {
             talk.block.iter_mut().for_each(|block| block.spoiled = true);
@@ -138,7 +138,7 @@ fn turn(talk: &mut Talk, special: Special, words: &Words, out: &mut BytesMut, se
         }
         (Special::Info, false) => {
             let what = What::Info(words.keep(), Box::new((setting.scene)()));
-            talk.wait(setting.now, Kind::StatusAnd(None), Query::Count.encode(), what);
+            talk.wait(setting.now, RequestKind::StatusAnd(None), Query::Count.encode(), what);
         }
         (Special::Scan, false) => match scan(words, setting.cursors) {
             Ok((step, shape)) => wait(talk, None, step, shape, out, setting),
@@ -214,5 +214,5 @@ fn carry(talk: &mut Talk, out: &mut BytesMut, setting: &Setting<'_>) {
         return talk.say(out, said);
     }
     let body = Command::Block(steps).encode();
-    talk.wait(setting.now, Kind::Write(None), body, What::Block(elements));
+    talk.wait(setting.now, RequestKind::Write(None), body, What::Block(elements));
 }

@@ -6,7 +6,7 @@ use super::small::Guest;
 use super::telling::{self, Shape};
 use crate::api::Reply;
 use crate::machine::words::Answer;
-use crate::net::turns::{Fate, Kind, Pending, Turns, Want};
+use crate::pipeline::{NodeRequest, PendingRequest, RequestFate, RequestKind, RequestPipeline};
 use crate::types::Time;
 use crate::wire::resp::{Reader, Version, Words, Writer};
 use bytes::{Bytes, BytesMut};
@@ -61,18 +61,18 @@ pub struct Talk {
     /// The transaction that is being said.
     pub block: Option<Block>,
     /// What was asked and is not answered.
-    pub turns: Turns<Reading>,
+    pub pipeline: RequestPipeline<Reading>,
 }
 
 impl Talk {
     /// A connection that has said nothing yet.
     pub fn new(guest: Guest) -> Talk {
-        Talk { reader: Reader::default(), guest, block: None, turns: Turns::default() }
+        Talk { reader: Reader::default(), guest, block: None, pipeline: RequestPipeline::default() }
     }
 
     /// A reply that is known, in its turn.
     pub fn say(&mut self, out: &mut BytesMut, said: BytesMut) {
-        self.turns.say(out, said);
+        self.pipeline.say(out, said);
     }
 
     /// An error, in its turn.
@@ -87,18 +87,25 @@ impl Talk {
     }
 
     /// A command that the node has to answer.
-    pub fn wait(&mut self, now: Time, kind: Kind, body: Bytes, what: What) {
-        self.turns.wait(Pending::new(now, kind, body, Reading { version: self.guest.version, what }));
+    pub fn wait(&mut self, now: Time, kind: RequestKind, body: Bytes, what: What) {
+        self.pipeline.wait(PendingRequest::new(now, kind, body, Reading { version: self.guest.version, what }));
     }
 
     /// Says what is due, and what is wanted of the node now. `rests` is whether the client has too much to read.
-    pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<Want>, cursors: &mut Cursors) {
-        self.turns.pump(now, out, rests, wants, &mut |pending, fate| tell(pending, fate, cursors));
+    pub fn pump(
+        &mut self,
+        now: Time,
+        out: &mut BytesMut,
+        rests: bool,
+        wants: &mut Vec<NodeRequest>,
+        cursors: &mut Cursors,
+    ) {
+        self.pipeline.pump(now, out, rests, wants, &mut |pending, fate| tell(pending, fate, cursors));
     }
 
     /// The node answers what was asked under that number.
     pub fn hear(&mut self, number: u64, reply: Reply, cursors: &mut Cursors) {
-        self.turns.hear(number, reply, &mut |pending, fate| tell(pending, fate, cursors));
+        self.pipeline.hear(number, reply, &mut |pending, fate| tell(pending, fate, cursors));
     }
 }
 
@@ -109,20 +116,20 @@ fn said(version: Version, say: impl FnOnce(&mut Writer<'_>)) -> BytesMut {
 }
 
 /// What became of a command, in Redis's words.
-fn tell(pending: &Pending<Reading>, fate: Fate<'_>, cursors: &mut Cursors) -> BytesMut {
+fn tell(pending: &PendingRequest<Reading>, fate: RequestFate<'_>, cursors: &mut Cursors) -> BytesMut {
     let error = |text: &str| said(pending.reading.version, |out| out.error(text));
     match fate {
-        Fate::Answer(answer) => read(pending, answer, cursors),
-        Fate::TooLong => error("ERR the answer is too long to be told; what was asked is done"),
-        Fate::Refused(refusal) => error(&telling::refusal(refusal)),
-        Fate::Unknown => error(telling::UNKNOWN),
-        Fate::OutOfTurn(who) => error(&format!("ERR {who} answered out of turn")),
-        Fate::Status(_) => error("ERR the node answered out of turn"),
+        RequestFate::Answer(answer) => read(pending, answer, cursors),
+        RequestFate::TooLong => error("ERR the answer is too long to be told; what was asked is done"),
+        RequestFate::Refused(refusal) => error(&telling::refusal(refusal)),
+        RequestFate::Unknown => error(telling::UNKNOWN),
+        RequestFate::OutOfTurn(who) => error(&format!("ERR {who} answered out of turn")),
+        RequestFate::Status(_) => error("ERR the node answered out of turn"),
     }
 }
 
 /// What is made of the machine's answer.
-fn read(pending: &Pending<Reading>, answer: Bytes, cursors: &mut Cursors) -> BytesMut {
+fn read(pending: &PendingRequest<Reading>, answer: Bytes, cursors: &mut Cursors) -> BytesMut {
     let version = pending.reading.version;
     let Ok(answer) = Answer::decode(answer) else {
         return said(version, |out| out.error("ERR an answer that cannot be read"));
@@ -144,7 +151,7 @@ fn read(pending: &Pending<Reading>, answer: Bytes, cursors: &mut Cursors) -> Byt
             }
         }
         (What::Info(words, scene), Answer::Count(keys)) => match &pending.kind {
-            Kind::StatusAnd(Some(status)) => out.bulk(about::tell(words, scene, status, keys).as_bytes()),
+            RequestKind::StatusAnd(Some(status)) => out.bulk(about::tell(words, scene, status, keys).as_bytes()),
             _ => out.error("ERR the node answered out of turn"),
         },
         _ => out.error("ERR the cluster answered out of turn"),

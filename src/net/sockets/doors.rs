@@ -11,8 +11,8 @@ use crate::net::resp::small::Guest;
 use crate::net::resp::talk::Talk;
 use crate::net::speech::Speech;
 use crate::net::stream;
-use crate::net::turns::Want;
 use crate::node::event::{Caller, Event};
+use crate::pipeline::NodeRequest;
 use crate::secure::Stream;
 use crate::types::{SessionId, Time};
 use bytes::BytesMut;
@@ -275,9 +275,9 @@ impl Net {
         let from = Caller::Client(token.0 as u64);
         for want in wants {
             let event = match want {
-                Want::Answer(id, request) => Event::Request { from, id, forward: true, request },
-                Want::Session => {
-                    let event = self.door(&Op::Open { window: SESSION_WINDOW_MAX });
+                NodeRequest::Answer(id, request) => Event::Request { from, id, forward: true, request },
+                NodeRequest::Session => {
+                    let event = self.door(&Op::Open { window: SESSION_WINDOW_MAX, ordered: true });
                     self.doors.opening.insert(self.doors.asked, token);
                     event
                 }

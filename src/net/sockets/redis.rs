@@ -35,8 +35,8 @@ impl Net {
     pub(super) fn converse_redis(&mut self, now: Time, token: Token, talk: &mut Talk, out: &mut BytesMut) -> bool {
         loop {
             let Some(conn) = find(&mut self.conns, token) else { return false };
-            conn.unheard = talk.turns.is_full() || out.len() > self.options.client_bytes_mark;
-            if conn.unheard || talk.turns.leaving || conn.farewell {
+            conn.unheard = talk.pipeline.is_full() || out.len() > self.options.client_bytes_mark;
+            if conn.unheard || talk.pipeline.leaving || conn.farewell {
                 return true;
             }
             let bounds = if talk.guest.known { Bounds::KNOWN } else { Bounds::UNKNOWN };
@@ -56,7 +56,7 @@ impl Net {
                 }
                 Err(wrong) => {
                     talk.complain(out, &format!("ERR {wrong}"));
-                    talk.turns.leaving = true;
+                    talk.pipeline.leaving = true;
                 }
             }
         }

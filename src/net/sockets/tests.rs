@@ -500,7 +500,12 @@ fn a_client_with_too_much_under_way_is_not_read_from() {
     client.stream.set_nonblocking(false).unwrap();
     let mut open = BytesMut::new();
     for id in 0..20_000 {
-        put_request_frame(&mut open, id, false, &Request::Propose { op: Op::Open { window: 1 }.encode() });
+        put_request_frame(
+            &mut open,
+            id,
+            false,
+            &Request::Propose { op: Op::Open { window: 1, ordered: false }.encode() },
+        );
     }
     let writer = {
         let mut stream = client.stream.try_clone().unwrap();

@@ -50,7 +50,7 @@ fn turn(node: &mut Node, now: Time) -> Vec<Action> {
 
 /// Asks for a write that is to be passed on; the number under which it is.
 fn pass_on(node: &mut Node, now: Time) -> u64 {
-    let request = Request::Propose { op: Op::Open { window: 1 }.encode() };
+    let request = Request::Propose { op: Op::Open { window: 1, ordered: false }.encode() };
     node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
     let forwarded = |action| match action {
         Action::Forward { to: LEADER, id, .. } => Some(id),
@@ -150,7 +150,9 @@ fn who_is_no_member_says_so_at_once_and_where_the_members_are() {
     let members = vec!["n1:1".to_owned(), "n2:1".to_owned(), "n3:1".to_owned()];
     let outside = Reply::Refused(Refusal::Outside { node: NodeId::new(4).unwrap(), members });
     let read = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
-    for request in [read, Request::Propose { op: Op::Open { window: 1 }.encode() }, Request::Transfer { to: None }] {
+    for request in
+        [read, Request::Propose { op: Op::Open { window: 1, ordered: false }.encode() }, Request::Transfer { to: None }]
+    {
         node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
         assert_eq!(reply(&mut node, now), Some(outside.clone()));
     }

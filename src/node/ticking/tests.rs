@@ -47,7 +47,7 @@ impl Alone {
         while !alone.node.raft().leads() {
             alone.pass(10 * MS);
         }
-        alone.ask(&Op::Open { window: 9 });
+        alone.ask(&Op::Open { window: 9, ordered: false });
         alone
     }
 

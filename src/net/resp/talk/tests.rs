@@ -4,7 +4,7 @@ use super::*;
 use crate::api::{Op, Outcome, Refusal, Request};
 use crate::net::resp::door::{Options, Scene};
 use crate::net::resp::hearing::{Setting, hear};
-use crate::net::turns::{AGAIN, COMMANDS_MAX, PATIENCE, READS_MAX};
+use crate::pipeline::{AGAIN, COMMANDS_MAX, PATIENCE, READS_MAX};
 use crate::types::{ClusterId, Index, NodeId, Position, SessionId, Term};
 use crate::wire::resp::Bounds;
 use std::time::Duration;
@@ -33,12 +33,12 @@ impl Client {
     /// With a session of that number.
     fn in_session(id: u64) -> Client {
         let mut client = Client::new();
-        client.talk.turns.opened(client.now, Ok(SessionId(id)));
+        client.talk.pipeline.opened(client.now, Ok(SessionId(id)));
         client
     }
 
     /// Says lines; what is asked then.
-    fn say(&mut self, lines: &str) -> Vec<Want> {
+    fn say(&mut self, lines: &str) -> Vec<NodeRequest> {
         let mut input = BytesMut::from(lines.as_bytes());
         while let Some(words) = self.talk.reader.next(&mut input, Bounds::KNOWN).unwrap() {
             let options = Options::default();
@@ -49,19 +49,19 @@ impl Client {
         self.pump()
     }
 
-    fn pump(&mut self) -> Vec<Want> {
+    fn pump(&mut self) -> Vec<NodeRequest> {
         let mut wants = Vec::new();
         self.talk.pump(self.now, &mut self.out, self.rests, &mut wants, &mut self.cursors);
         wants
     }
 
     /// The node answers, and so much time passes; what is asked then.
-    fn hear(&mut self, number: u64, reply: Reply) -> Vec<Want> {
+    fn hear(&mut self, number: u64, reply: Reply) -> Vec<NodeRequest> {
         self.talk.hear(number, reply, &mut self.cursors);
         self.pump()
     }
 
-    fn later(&mut self, by: Duration) -> Vec<Want> {
+    fn later(&mut self, by: Duration) -> Vec<NodeRequest> {
         self.now = self.now + by;
         self.pump()
     }
@@ -83,14 +83,14 @@ fn answered(answer: &Answer) -> Reply {
 type Asked = (u64, Option<(u64, u64, u64)>);
 
 /// What is asked: numbers, and for what does something its session, number there, and the lowest waited for.
-fn asked(wants: &[Want]) -> Vec<Asked> {
-    let one = |want: &Want| match want {
-        Want::Session => panic!("no session is wanted"),
-        Want::Answer(number, Request::Propose { op }) => match Op::decode(op.clone()).unwrap() {
+fn asked(wants: &[NodeRequest]) -> Vec<Asked> {
+    let one = |want: &NodeRequest| match want {
+        NodeRequest::Session => panic!("no session is wanted"),
+        NodeRequest::Answer(number, Request::Propose { op }) => match Op::decode(op.clone()).unwrap() {
             Op::Execute { session, seq, lowest, .. } => (*number, Some((session.0, seq, lowest))),
             other => panic!("{other:?}"),
         },
-        Want::Answer(number, _) => (*number, None),
+        NodeRequest::Answer(number, _) => (*number, None),
     };
     wants.iter().map(one).collect()
 }
@@ -101,9 +101,9 @@ fn a_session_is_wanted_with_the_first_command_that_does_something() {
     assert_eq!(asked(&client.say("GET k\r\n")), [(0, None)]);
     assert_eq!(client.say("SET k v\r\n").len(), 0, "it waits for what asks");
     let wants = client.hear(0, answered(&Answer::Value(None)));
-    assert!(matches!(wants[..], [Want::Session]));
+    assert!(matches!(wants[..], [NodeRequest::Session]));
     assert_eq!(client.say("SET k w\r\n").len(), 0);
-    client.talk.turns.opened(client.now, Ok(SessionId(5)));
+    client.talk.pipeline.opened(client.now, Ok(SessionId(5)));
     assert_eq!(asked(&client.pump()), [(1, Some((5, 1, 1))), (2, Some((5, 2, 1)))]);
     assert_eq!(client.told(), "$-1\r\n");
 }
@@ -129,28 +129,74 @@ fn what_was_lost_is_asked_again_under_its_number_when_all_is_back() {
     assert_eq!(client.hear(0, Reply::Unknown).len(), 0);
     assert_eq!(client.say("INCR n\r\n").len(), 0, "nothing overtakes what may be asked again");
     assert_eq!(client.hear(1, Reply::Refused(Refusal::Busy)).len(), 0);
-    assert!(client.talk.turns.deadline() > client.now, "in a moment");
+    assert!(client.talk.pipeline.deadline() > client.now, "in a moment");
     let again = client.later(AGAIN);
     assert_eq!(asked(&again), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1)))]);
     for number in 0..3 {
         client.hear(number, done(&Answer::Number(number as i64 + 1)));
     }
     assert_eq!(client.told(), ":1\r\n:2\r\n:3\r\n");
-    assert_eq!(client.talk.turns.deadline(), Time::NEVER);
+    assert_eq!(client.talk.pipeline.deadline(), Time::NEVER);
 }
 
+fn outcome(outcome: Outcome) -> Reply {
+    Reply::Done { position: Position::new(Index(9), Term(1)), outcome }
+}
+
+/// A leadership transfer: the first is lost, and the cluster executes none behind it.
 #[test]
-fn what_was_overtaken_is_not_asked_again() {
+fn writes_behind_a_lost_one_are_proposed_again_under_their_numbers() {
     let mut client = Client::in_session(5);
     client.say("SET k a\r\nSET k b\r\nSET k c\r\nSET k d\r\n");
     client.hear(0, Reply::Unknown);
     client.hear(1, Reply::Refused(Refusal::Busy));
-    client.hear(2, done(&Answer::Done));
-    client.hear(3, Reply::Unknown);
-    assert_eq!(asked(&client.later(AGAIN)), [(3, Some((5, 4, 4)))]);
-    client.hear(3, done(&Answer::Done));
-    let busy = "-BUSY more is under way than may be; nothing was applied";
-    assert_eq!(client.told(), format!("-TIMEOUT outcome unknown\r\n{busy}\r\n+OK\r\n+OK\r\n"));
+    client.hear(2, outcome(Outcome::OutOfOrder));
+    assert_eq!(client.hear(3, outcome(Outcome::OutOfOrder)).len(), 0);
+    let again = [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1))), (3, Some((5, 4, 1)))];
+    assert_eq!(asked(&client.later(AGAIN)), again);
+    (0..4).for_each(|number| drop(client.hear(number, done(&Answer::Done))));
+    assert_eq!(client.told(), "+OK\r\n+OK\r\n+OK\r\n+OK\r\n");
+}
+
+#[test]
+fn a_number_that_was_given_up_is_passed_by_the_next_write() {
+    let mut client = Client::in_session(5);
+    client.say("SET k a\r\n");
+    client.hear(0, Reply::Unknown);
+    assert_eq!(asked(&client.later(AGAIN)), [(0, Some((5, 1, 1)))]);
+    // In doubt a missing leader is waited for: only the same number can tell what became of it.
+    client.hear(0, Reply::Refused(Refusal::NoLeader));
+    assert_eq!(asked(&client.later(AGAIN)), [(0, Some((5, 1, 1)))]);
+    client.hear(0, Reply::Refused(Refusal::NoLeader));
+    assert_eq!(client.later(PATIENCE).len(), 0);
+    assert_eq!(client.told(), "-TIMEOUT outcome unknown\r\n");
+    assert_eq!(asked(&client.say("SET k b\r\n")), [(1, Some((5, 2, 2)))]);
+}
+
+/// The second is too large, and there is a gap until the first is answered.
+#[test]
+fn a_number_that_was_refused_for_good_is_passed_once_those_before_it_are_answered() {
+    let mut client = Client::in_session(5);
+    client.say("SET k a\r\nSET k b\r\nSET k c\r\n");
+    client.hear(1, Reply::Refused(Refusal::TooLarge { bytes: 9, limit: 8 }));
+    client.hear(2, outcome(Outcome::OutOfOrder));
+    client.hear(0, done(&Answer::Done));
+    assert_eq!(asked(&client.later(AGAIN)), [(2, Some((5, 3, 3)))]);
+}
+
+/// The third was refused by a node and never met the session that is gone: it does not keep its number there, or what
+/// comes behind it would be executed first, in the next session.
+#[test]
+fn a_lapsed_session_is_left_by_all_its_writes_at_once() {
+    let mut client = Client::in_session(5);
+    client.say("SET k a\r\nSET k b\r\nSET k c\r\n");
+    client.hear(0, outcome(Outcome::Lapsed));
+    client.hear(1, Reply::Unknown);
+    client.hear(2, Reply::Refused(Refusal::Busy));
+    assert!(matches!(client.later(AGAIN)[..], [NodeRequest::Session]));
+    client.say("SET k d\r\n");
+    client.talk.pipeline.opened(client.now, Ok(SessionId(6)));
+    assert_eq!(asked(&client.pump()), [(0, Some((6, 1, 1))), (2, Some((6, 2, 1))), (3, Some((6, 3, 1)))]);
 }
 
 #[test]
@@ -186,9 +232,9 @@ fn a_session_that_lapsed_is_followed_by_another_for_what_cannot_have_happened() 
     client.later(AGAIN);
     client.hear(0, lapsed());
     client.hear(1, lapsed());
-    assert!(matches!(client.later(AGAIN)[..], [Want::Session]));
+    assert!(matches!(client.later(AGAIN)[..], [NodeRequest::Session]));
     assert_eq!(client.told(), "-TIMEOUT outcome unknown\r\n", "the first may have been applied");
-    client.talk.turns.opened(client.now, Ok(SessionId(6)));
+    client.talk.pipeline.opened(client.now, Ok(SessionId(6)));
     assert_eq!(asked(&client.pump()), [(1, Some((6, 1, 1)))]);
     client.hear(1, done(&Answer::Done));
     assert_eq!(client.told(), "+OK\r\n");
@@ -197,10 +243,10 @@ fn a_session_that_lapsed_is_followed_by_another_for_what_cannot_have_happened() 
 #[test]
 fn a_session_that_cannot_be_opened_has_applied_nothing() {
     let mut client = Client::new();
-    assert!(matches!(client.say("SET a 1\r\n")[..], [Want::Session]));
-    client.talk.turns.opened(client.now, Err(Some(Refusal::Busy)));
-    assert!(matches!(client.later(AGAIN)[..], [Want::Session]));
-    client.talk.turns.opened(client.now, Err(Some(Refusal::NoLeader)));
+    assert!(matches!(client.say("SET a 1\r\n")[..], [NodeRequest::Session]));
+    client.talk.pipeline.opened(client.now, Err(Some(Refusal::Busy)));
+    assert!(matches!(client.later(AGAIN)[..], [NodeRequest::Session]));
+    client.talk.pipeline.opened(client.now, Err(Some(Refusal::NoLeader)));
     assert_eq!(client.later(AGAIN).len(), 0);
     assert_eq!(client.told(), "-CLUSTERDOWN No Raft leader\r\n");
 }
@@ -210,15 +256,15 @@ fn who_does_not_read_asks_nothing_and_what_waits_is_bounded() {
     let mut client = Client::in_session(5);
     client.rests = true;
     assert_eq!(client.say(&"GET k\r\n".repeat(COMMANDS_MAX)).len(), 0);
-    assert!(client.talk.turns.is_full());
+    assert!(client.talk.pipeline.is_full());
     client.rests = false;
     assert_eq!(client.pump().len(), READS_MAX, "each may be answered at length");
     let mut client = Client::in_session(5);
     let large = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}\r\n", "x".repeat(1_000_000));
     assert_eq!(client.say(&large.repeat(4)).len(), 4);
-    assert!(!client.talk.turns.is_full());
+    assert!(!client.talk.pipeline.is_full());
     client.say(&large);
-    assert!(client.talk.turns.is_full());
+    assert!(client.talk.pipeline.is_full());
 }
 
 #[test]

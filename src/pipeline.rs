@@ -1,10 +1,12 @@
-//! What one connection of a door has asked: in order, once, and again where the cluster lost it.
+//! The requests of one gateway connection: in order, each once, proposed again where the cluster lost them.
 //!
-//! Commands of one connection take effect in their order, as they would one after the other: those that only
-//! ask wait until those before them that do something are answered, and the other way round; between the two
-//! as many are under way as may be. What the cluster lost is asked again under its number, once everything
-//! that was under way has come back, so that nothing overtakes it; what cannot be asked again without that is
-//! answered *unknown*. How an answer is put into words is each door's own.
+//! Commands of one connection take effect in their order. Reads wait until the writes before them are answered, and
+//! writes for the reads before them; between the two as many are in flight as may be. The session is ordered
+//! ([`Op::Open`]): the cluster executes a write only behind all before it, whatever was lost on the way and whatever
+//! is proposed again. A write that was lost, or came out of order, is proposed again under its number once nothing is
+//! in flight. A write is answered *unknown* only when [`PATIENCE`] has run out while an attempt may be in a log; the
+//! next write raises the session's lowest number above it, and then it never executes. How an answer is put into words
+//! is each gateway's own.
 
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
 use crate::limits::SESSION_WINDOW_MAX;
@@ -13,72 +15,72 @@ use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// So many commands may wait for their answers; whoever has more is not read from.
+/// So many commands may wait for their answers; a connection that has more is not read from.
 pub const COMMANDS_MAX: usize = SESSION_WINDOW_MAX as usize;
 /// So many bytes of them.
 pub const BYTES_MAX: usize = 4 << 20;
-/// So many questions may be under way: each may be answered at length.
+/// So many reads may be in flight: each may be answered at length.
 pub const READS_MAX: usize = 30;
-/// A command is asked again for so long; then it is answered, whatever is known.
+/// A command is retried for so long; then it is answered with what is known.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// It is asked again after so long.
+/// The pause before a retry.
 pub const AGAIN: Duration = Duration::from_millis(20);
 
-/// The session of a connection: opened with the first command that does something.
+/// The session of a connection: opened with its first write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Session {
     /// None yet.
     None,
-    /// Asked for.
+    /// Requested.
     Opening,
     /// Open; the number of the next command.
     Open(SessionId, u64),
 }
 
-/// What a connection wants of the node.
+/// A request of a connection to its node.
 #[derive(Debug)]
-pub enum Want {
-    /// A session.
+pub enum NodeRequest {
+    /// A session, an ordered one.
     Session,
     /// An answer, under that number.
     Answer(u64, Request),
 }
 
-/// What kind of question it is.
+/// The kind of a request.
 #[derive(Debug)]
-pub enum Kind {
-    /// Something to do, under that number in the session once it has one.
+pub enum RequestKind {
+    /// A write, under that number in the session once it has one.
     Write(Option<(SessionId, u64)>),
-    /// Something to answer.
+    /// A read.
     Read(Consistency),
-    /// How the node is.
+    /// The status of the node.
     Status,
-    /// How the node is, which stands here once that is known, and then something to answer.
+    /// The status of the node, which stands here once it is known, and then a local read.
     StatusAnd(Option<Box<Status>>),
 }
 
-/// A command whose answer is not here. `R` says what is made of it.
+/// A request without its answer. `R` is what its gateway needs to put the answer into words.
 #[derive(Debug)]
-pub struct Pending<R> {
-    /// What kind of question it is.
-    pub kind: Kind,
-    /// What the machine is told, or asked.
+pub struct PendingRequest<R> {
+    /// Its kind.
+    pub kind: RequestKind,
+    /// The command, or query, of the state machine.
     pub body: Bytes,
-    /// What is made of the answer.
+    /// How the answer is put into words.
     pub reading: R,
     /// When it came.
     since: Time,
-    /// Whether it is under way.
+    /// Whether an attempt is in flight.
     asked: bool,
-    /// Whether some attempt may have taken effect.
+    /// Whether an attempt may be in a log.
     doubt: bool,
-    /// Why the last attempt came to nothing.
+    /// Why the last attempt was refused.
     refusal: Option<Refusal>,
 }
 
-/// What became of a command.
+/// The end of a request.
 #[derive(Debug)]
-pub enum Fate<'a> {
+pub enum RequestFate<'a> {
     /// The machine's answer.
     Answer(Bytes),
     /// It is done, and the machine's answer was longer than one may be.
@@ -93,8 +95,8 @@ pub enum Fate<'a> {
     OutOfTurn(&'static str),
 }
 
-/// How a door puts what became of a command into words.
-pub type Tell<'a, R> = dyn FnMut(&Pending<R>, Fate<'_>) -> BytesMut + 'a;
+/// How a gateway puts the end of a request into words.
+pub type Tell<'a, R> = dyn FnMut(&PendingRequest<R>, RequestFate<'_>) -> BytesMut + 'a;
 
 /// One command whose answer is due: answers leave in the order of the commands.
 #[derive(Debug)]
@@ -102,30 +104,48 @@ enum Slot<R> {
     /// The reply is here.
     Said(BytesMut),
     /// It is not.
-    Waits(Box<Pending<R>>),
+    Waits(Box<PendingRequest<R>>),
 }
 
-impl<R> Pending<R> {
-    /// A command that came just now.
-    pub fn new(now: Time, kind: Kind, body: Bytes, reading: R) -> Pending<R> {
-        Pending { kind, body, reading, since: now, asked: false, doubt: false, refusal: None }
+impl<R> PendingRequest<R> {
+    /// A request that came just now.
+    pub fn new(now: Time, kind: RequestKind, body: Bytes, reading: R) -> PendingRequest<R> {
+        PendingRequest { kind, body, reading, since: now, asked: false, doubt: false, refusal: None }
     }
 
     fn is_write(&self) -> bool {
-        matches!(self.kind, Kind::Write(_))
+        matches!(self.kind, RequestKind::Write(_))
+    }
+
+    /// Whether to propose it again after that refusal. In doubt all that may pass is waited for: only an answer under
+    /// the same number says what became of the earlier attempt.
+    fn retries(&self, refusal: &Refusal) -> bool {
+        match refusal {
+            Refusal::NotLeader { .. } | Refusal::Busy | Refusal::Stopping => true,
+            // It has waited as long as a request may wait for a leader.
+            Refusal::NoLeader | Refusal::NoSpace | Refusal::Outside { .. } => self.doubt,
+            _ => false,
+        }
+    }
+
+    /// Whether nothing has happened, and it has waited as long as a request may wait for a leader.
+    fn is_hopeless(&self) -> bool {
+        !self.doubt && self.refusal == Some(Refusal::NoLeader)
     }
 
     /// What is asked of the node; `lowest` is the lowest number in the session that is waited for.
     fn request(&self, lowest: u64) -> Request {
         match &self.kind {
-            Kind::Write(number) => {
+            RequestKind::Write(number) => {
                 let (session, seq) = number.expect("a write has its number before it is asked");
                 let op = Op::Execute { session, seq, lowest: lowest.min(seq), command: self.body.clone() };
                 Request::Propose { op: op.encode() }
             }
-            Kind::Read(consistency) => Request::Query { query: self.body.clone(), consistency: *consistency },
-            Kind::Status | Kind::StatusAnd(None) => Request::Status,
-            Kind::StatusAnd(Some(_)) => Request::Query { query: self.body.clone(), consistency: Consistency::Local },
+            RequestKind::Read(consistency) => Request::Query { query: self.body.clone(), consistency: *consistency },
+            RequestKind::Status | RequestKind::StatusAnd(None) => Request::Status,
+            RequestKind::StatusAnd(Some(_)) => {
+                Request::Query { query: self.body.clone(), consistency: Consistency::Local }
+            }
         }
     }
 }
@@ -135,7 +155,7 @@ impl<R> Pending<R> {
 /// Invariants: the command in front is not answered, or nothing is waited for; `bytes` is what the commands
 /// that wait hold; `flying` is how many of them are asked.
 #[derive(Debug)]
-pub struct Turns<R> {
+pub struct RequestPipeline<R> {
     /// Nothing more is heard: it closes when everything is answered.
     pub leaving: bool,
     session: Session,
@@ -144,16 +164,14 @@ pub struct Turns<R> {
     front: u64,
     bytes: usize,
     flying: usize,
-    /// Something came back that is to be asked again: until all has, nothing is asked.
+    /// A request came back that is to be retried: until all have come back, nothing is proposed.
     stuck: bool,
     again_at: Time,
-    /// The highest number of a command that took effect.
-    executed: Option<u64>,
 }
 
-impl<R> Default for Turns<R> {
-    fn default() -> Turns<R> {
-        Turns {
+impl<R> Default for RequestPipeline<R> {
+    fn default() -> RequestPipeline<R> {
+        RequestPipeline {
             leaving: false,
             session: Session::None,
             slots: VecDeque::new(),
@@ -162,12 +180,11 @@ impl<R> Default for Turns<R> {
             flying: 0,
             stuck: false,
             again_at: Time::NEVER,
-            executed: None,
         }
     }
 }
 
-impl<R> Turns<R> {
+impl<R> RequestPipeline<R> {
     /// How many commands wait for their answers.
     pub fn waiting(&self) -> usize {
         self.slots.len()
@@ -209,18 +226,25 @@ impl<R> Turns<R> {
     }
 
     /// A command that the node has to answer.
-    pub fn wait(&mut self, pending: Pending<R>) {
+    pub fn wait(&mut self, pending: PendingRequest<R>) {
         self.bytes += pending.body.len();
         self.slots.push_back(Slot::Waits(Box::new(pending)));
     }
 
     /// Says what is due, and what is wanted of the node now. `rests` is whether the client has too much to read.
-    pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<Want>, tell: &mut Tell<'_, R>) {
+    pub fn pump(
+        &mut self,
+        now: Time,
+        out: &mut BytesMut,
+        rests: bool,
+        wants: &mut Vec<NodeRequest>,
+        tell: &mut Tell<'_, R>,
+    ) {
         if self.stuck && self.flying == 0 && self.again_at == Time::NEVER {
             self.again_at = now + AGAIN;
-            self.give_up_overtaken(tell);
         }
         if self.stuck && self.flying == 0 && self.again_at <= now {
+            self.leave_lapsed_session(tell);
             self.give_up_overdue(now, tell);
             (self.stuck, self.again_at) = (false, Time::NEVER);
         }
@@ -242,7 +266,7 @@ impl<R> Turns<R> {
     }
 
     /// Asks what may be asked now, in order.
-    fn ask(&mut self, wants: &mut Vec<Want>) {
+    fn ask(&mut self, wants: &mut Vec<NodeRequest>) {
         let mut lowest = None;
         let mut writes = None;
         for (at, slot) in self.slots.iter_mut().enumerate() {
@@ -254,7 +278,7 @@ impl<R> Turns<R> {
             }
             writes = Some(write);
             if pending.asked {
-                if let Kind::Write(Some((_, seq))) = pending.kind {
+                if let RequestKind::Write(Some((_, seq))) = pending.kind {
                     lowest = lowest.or(Some(seq));
                 }
                 continue;
@@ -262,11 +286,11 @@ impl<R> Turns<R> {
             if !write && self.flying >= READS_MAX {
                 return;
             }
-            if let Kind::Write(number) = &mut pending.kind {
+            if let RequestKind::Write(number) = &mut pending.kind {
                 match &mut self.session {
                     Session::None => {
                         self.session = Session::Opening;
-                        return wants.push(Want::Session);
+                        return wants.push(NodeRequest::Session);
                     }
                     Session::Opening => return,
                     Session::Open(id, next) => {
@@ -280,7 +304,7 @@ impl<R> Turns<R> {
             }
             pending.asked = true;
             self.flying += 1;
-            wants.push(Want::Answer(self.front + at as u64, pending.request(lowest.unwrap_or(1))));
+            wants.push(NodeRequest::Answer(self.front + at as u64, pending.request(lowest.unwrap_or(1))));
         }
     }
 
@@ -313,54 +337,41 @@ impl<R> Turns<R> {
         }
         self.flying -= 1;
         let fate = match reply {
-            Reply::Done { outcome: Outcome::Executed { answer, .. }, .. } => {
-                self.executed = self.executed.max(Some(number));
-                Fate::Answer(answer)
-            }
-            Reply::Done { outcome: Outcome::AnswerTooLong, .. } => {
-                self.executed = self.executed.max(Some(number));
-                Fate::TooLong
-            }
+            Reply::Done { outcome: Outcome::Executed { answer, .. }, .. } => RequestFate::Answer(answer),
+            Reply::Done { outcome: Outcome::AnswerTooLong, .. } => RequestFate::TooLong,
+            // This attempt executed nothing, and an earlier one may yet: the number is proposed again in its order.
+            Reply::Done { outcome: Outcome::OutOfOrder, .. } => return self.stuck = true,
             Reply::Done { outcome: Outcome::Lapsed, .. } => {
-                if let (Kind::Write(Some((gone, _))), Session::Open(id, _)) = (&pending.kind, self.session)
+                if let (RequestKind::Write(Some((gone, _))), Session::Open(id, _)) = (&pending.kind, self.session)
                     && *gone == id
                 {
                     self.session = Session::None;
                 }
-                pending.kind = Kind::Write(None);
-                if !pending.doubt {
-                    self.stuck = true;
-                    return;
-                }
-                // Nobody will ever say what became of an earlier attempt in a session that is gone.
-                Fate::Unknown
+                return self.stuck = true;
             }
-            Reply::Done { .. } => Fate::OutOfTurn("the cluster"),
-            Reply::Answer { answer, .. } => Fate::Answer(answer),
+            Reply::Done { .. } => RequestFate::OutOfTurn("the cluster"),
+            Reply::Answer { answer, .. } => RequestFate::Answer(answer),
             Reply::Status(status) => match &mut pending.kind {
-                Kind::StatusAnd(known) => {
+                RequestKind::StatusAnd(known) => {
                     *known = Some(status);
                     return;
                 }
-                _ => Fate::Status(status),
+                _ => RequestFate::Status(status),
             },
             Reply::Unknown => {
                 pending.doubt = true;
-                self.stuck = true;
-                return;
+                return self.stuck = true;
             }
-            Reply::Refused(refusal @ (Refusal::NotLeader { .. } | Refusal::Busy | Refusal::Stopping)) => {
+            Reply::Refused(refusal) if pending.retries(&refusal) => {
                 pending.refusal = Some(refusal);
-                self.stuck = true;
-                return;
+                return self.stuck = true;
             }
-            // It has waited as long as anything may wait for a leader.
-            Reply::Refused(_) if pending.doubt => Fate::Unknown,
+            Reply::Refused(_) if pending.doubt => RequestFate::Unknown,
             Reply::Refused(refusal) => {
-                let said = tell(pending, Fate::Refused(&refusal));
+                let said = tell(pending, RequestFate::Refused(&refusal));
                 return self.settle(at, said);
             }
-            _ => Fate::OutOfTurn("the node"),
+            _ => RequestFate::OutOfTurn("the node"),
         };
         let said = tell(pending, fate);
         self.settle(at, said);
@@ -373,18 +384,29 @@ impl<R> Turns<R> {
         }
     }
 
-    /// What came back and would take effect after something that was said later: it is not asked again.
-    fn give_up_overtaken(&mut self, tell: &mut Tell<'_, R>) {
-        let Some(upto) = self.executed else { return };
-        let overtaken = upto.saturating_sub(self.front).min(self.slots.len() as u64) as usize;
-        (0..overtaken).for_each(|at| self.give_up(at, tell));
+    /// Writes that were proposed in a session that lapsed since. None of them executes any more: a write without
+    /// doubt gets a number in the next session, behind those before it; of another nobody knows the outcome.
+    fn leave_lapsed_session(&mut self, tell: &mut Tell<'_, R>) {
+        let current = self.session();
+        for at in 0..self.slots.len() {
+            let Slot::Waits(pending) = &mut self.slots[at] else { continue };
+            let RequestKind::Write(number) = &mut pending.kind else { continue };
+            if number.is_none_or(|(session, _)| Some(session) == current) {
+                continue;
+            }
+            *number = None;
+            if pending.doubt {
+                self.give_up(at, tell);
+            }
+        }
     }
 
-    /// What has been asked for long enough.
+    /// Requests that have been retried for long enough. They are the oldest ones: every write that stays has a higher
+    /// number than those that are given up, and raises the lowest number above them.
     fn give_up_overdue(&mut self, now: Time, tell: &mut Tell<'_, R>) {
         for at in 0..self.slots.len() {
             if let Slot::Waits(pending) = &self.slots[at]
-                && (now.since(pending.since) >= PATIENCE || pending.refusal == Some(Refusal::NoLeader))
+                && (now.since(pending.since) >= PATIENCE || pending.is_hopeless())
             {
                 self.give_up(at, tell);
             }
@@ -394,9 +416,9 @@ impl<R> Turns<R> {
     fn give_up(&mut self, at: usize, tell: &mut Tell<'_, R>) {
         let Slot::Waits(pending) = &self.slots[at] else { return };
         let fate = match &pending.refusal {
-            _ if pending.doubt => Fate::Unknown,
-            Some(refusal) => Fate::Refused(refusal),
-            None => Fate::Refused(&Refusal::NoLeader),
+            _ if pending.doubt => RequestFate::Unknown,
+            Some(refusal) => RequestFate::Refused(refusal),
+            None => RequestFate::Refused(&Refusal::NoLeader),
         };
         let said = tell(pending, fate);
         self.settle(at, said);
