@@ -125,6 +125,11 @@ impl Node {
                 self.strand(now, lost);
             }
             Event::Request { from, id, forward, request } => {
+                // A wake-up is many events and one turn. Requests that wait for a leader are older than this one and
+                // are asked first, or this one would overtake what the same caller asked before it.
+                if self.leadership_changed() {
+                    self.follow_leadership(now);
+                }
                 let until = now + self.options.parked_for;
                 self.ask(now, Asked { from, id, forward, until, request });
             }
@@ -437,13 +442,24 @@ impl Node {
         actions.extend(self.fault.take().map(Action::Stop));
     }
 
+    /// Whether the leader, or the term this node leads, is another than at the last turn, or parked requests can be
+    /// asked by now.
+    fn leadership_changed(&self) -> bool {
+        let unparks = !self.parked.is_empty() && self.leader.is_some() && self.raft.hands_over().is_none();
+        self.leader != self.raft.leader() || self.led != self.led_term() || unparks
+    }
+
+    fn led_term(&self) -> Option<Term> {
+        self.raft.leads().then(|| self.raft.term())
+    }
+
     /// Who leads has changed, perhaps: whoever waited for one who does no more is told, and whoever
     /// waited for a leader to be found is looked at again.
     fn follow_leadership(&mut self, now: Time) {
         if self.raft.leads() && self.space.is_low() && self.governing.looks_for_room(now) {
             self.raft.make_room(now);
         }
-        let leads = self.raft.leads().then(|| self.raft.term());
+        let leads = self.led_term();
         if self.led != leads {
             self.led = leads;
             self.stats.reset_sent();

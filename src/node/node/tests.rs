@@ -79,6 +79,25 @@ fn what_was_not_sent_has_not_happened_and_costs_nobody_the_leader() {
     assert_eq!((reply(&mut node, now), node.held()), (Some(Reply::Unknown), 0));
 }
 
+/// A wake-up brings a request, the first word of a new leader and another request of the same caller, and then comes
+/// the turn.
+#[test]
+fn a_parked_request_is_not_overtaken_by_one_that_comes_with_the_news_of_a_leader() {
+    let (mut node, now) = begun(1);
+    let request = |window| Request::Propose { op: Op::Open { window, ordered: true }.encode() };
+    node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request: request(1) });
+    hears(&mut node, now, Message::Beat { commit: Index::ZERO, round: Round(1) });
+    node.handle(now, Event::Request { from: CLIENT, id: 45, forward: true, request: request(2) });
+    let forwarded: Vec<Request> = turn(&mut node, now)
+        .into_iter()
+        .filter_map(|action| match action {
+            Action::Forward { to: LEADER, request, .. } => Some(request),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(forwarded, [request(1), request(2)]);
+}
+
 #[test]
 fn answers_that_were_lost_are_not_waited_for() {
     let (mut node, now) = follower();
