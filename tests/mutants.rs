@@ -85,6 +85,15 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
             scenario.load.reads = 10;
             scenario.load.think = Duration::from_millis(10);
         }
+        Mutant::ExecuteEarly | Mutant::StoreOutOfOrder | Mutant::ExecuteGivenUp => {
+            // Connections whose requests are lost at each change of leaders, and clients that do not wait for long.
+            scenario.nodes = 3;
+            scenario.pipelines = 2;
+            scenario.batching = 60;
+            scenario.weather.delay = Duration::from_millis(5);
+            scenario.troubles = Troubles { kill: 10, pause: 10, partition: 10, reset: 10, ..Troubles::default() };
+            scenario.every = Duration::from_millis(300);
+        }
         _ => focus_members(mutant, scenario),
     }
 }

@@ -40,6 +40,7 @@ impl World {
         for client in self.clients.values_mut() {
             client.stopping = true;
         }
+        self.pipelines.stopping = true;
     }
 
     /// Whether some node leads, and is one of the latest voters.
@@ -95,6 +96,7 @@ impl World {
             && self.has_leader()
             && self.is_settled()
             && self.clients.values().all(Client::is_done)
+            && self.connections_are_done()
     }
 
     /// Whether nothing remains to be done about the members, and the operator sees that.

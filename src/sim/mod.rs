@@ -9,6 +9,7 @@
 mod applying;
 mod calm;
 pub mod checks;
+mod client_calls;
 pub mod clients;
 pub mod disk;
 pub mod history;
@@ -17,6 +18,8 @@ mod logs;
 mod members;
 pub mod network;
 pub mod operator;
+mod order;
+mod pipelines;
 mod quorums;
 pub mod run;
 pub mod scenario;

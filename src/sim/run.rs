@@ -27,6 +27,8 @@ pub struct Outcome {
     pub operations: u64,
     /// Whether it ended early: a node voted on an older copy of its disk before anybody told it what it had said.
     pub untold: bool,
+    /// How many commands of pipelined connections were executed.
+    pub pipelined: u64,
     /// What became of its snapshots.
     pub snapshots: Taken,
     /// All that was sent, written and answered, as one number: the same seed, the same hash.
@@ -38,7 +40,10 @@ impl Outcome {
     pub fn beside(&self) -> String {
         let Taken { taken, received, .. } = &self.snapshots;
         let untold = if self.untold { " · ended: an older copy of a disk voted untold" } else { "" };
-        format!("{} configurations · {taken} snapshots taken, {received} received{untold}", self.configurations)
+        let Outcome { configurations, pipelined, .. } = self;
+        format!(
+            "{configurations} configurations · {taken} snapshots taken, {received} received · {pipelined} pipelined{untold}"
+        )
     }
 }
 
@@ -107,6 +112,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<Outcome, Violatio
             configurations: world.checks.configurations.committed(),
             operations: world.history().answered() as u64,
             untold: world.checks.untold,
+            pipelined: world.pipelines.order.executed(),
             snapshots: world.snapshots.became,
             hash: world.hash,
         }),

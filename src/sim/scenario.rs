@@ -88,6 +88,11 @@ pub struct Scenario {
     pub founding_wait: Duration,
     /// How many bytes one append holds.
     pub append_bytes: u64,
+    /// Of a hundred events, so many are handled without a turn right behind them: a wake-up of the product is many
+    /// events and one turn.
+    pub batching: u32,
+    /// How many pipelined connections each node has.
+    pub pipelines: usize,
     /// Stop after that many steps, calm or not.
     pub steps: Option<u64>,
     /// Which rule is broken on purpose.
@@ -164,6 +169,8 @@ impl Scenario {
             founding_wait: Duration::ZERO,
             window_bytes: [4 << 10, 64 << 10, 8 << 20][rng.random_range(0..3)],
             append_bytes: [512, 4 << 10, 1 << 20][rng.random_range(0..3)],
+            batching: 0,
+            pipelines: 0,
             steps: None,
             mutants: Mutants::NONE,
         };
@@ -173,6 +180,9 @@ impl Scenario {
         scenario.load.mortal = [0, 0, 40][apart.random_range(0..3)];
         scenario.troubles.older = if scenario.nodes >= 3 { [0, 0, 4][apart.random_range(0..3)] } else { 0 };
         scenario.founding_wait = Duration::from_millis([300, 1000][apart.random_range(0..2)]);
+        let mut apart = SmallRng::seed_from_u64(seed ^ 0x7069_7065_6c69_6e65);
+        scenario.batching = [0, 30, 60, 90][apart.random_range(0..4)];
+        scenario.pipelines = [0, 0, 1, 2][apart.random_range(0..4)];
         // With the smallest, a snapshot comes in many pieces.
         scenario.node.chunk_bytes = [400, 3000, CHUNK_BYTES][rng.random_range(0..3)];
         scenario

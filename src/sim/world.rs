@@ -2,12 +2,13 @@
 
 use super::applying::Given;
 use super::checks::{self, Checks, Standing};
-use super::clients::{Asking, Client};
+use super::clients::Client;
 use super::disk::Crash;
 use super::history::History;
 use super::host::{Clock, Host};
 use super::network::{Network, Said, Tier};
-use super::operator::{OPERATOR, Operator};
+use super::operator::Operator;
+use super::pipelines::{FIRST_CONNECTION, Pipelines};
 use super::scenario::Scenario;
 use super::shelves::Snapshots;
 use crate::consensus::message::Envelope;
@@ -17,8 +18,7 @@ use crate::snapshot::Snapshot;
 use crate::types::digest;
 use crate::types::{DiskId, LogId, NodeId, Time};
 use crate::wal::Fault;
-use crate::wire::client::{put_reply_frame, put_request_frame, read_reply_frame, read_request_frame};
-use crate::wire::frame::{Frame, FrameReader};
+use crate::wire::client::put_reply_frame;
 use crate::wire::peer::PeerFrame;
 use bytes::{Bytes, BytesMut};
 use rand::rngs::SmallRng;
@@ -66,6 +66,10 @@ pub(super) enum Happens {
     Governs,
     /// A process that was told to end does.
     Ends { at: NodeId, life: u64 },
+    /// A node turns, after some events.
+    Turns { at: NodeId, life: u64 },
+    /// A pipelined connection has more requests, or its retry is due.
+    Pipelined { at: NodeId, life: u64, connection: u64, more: bool },
 }
 
 /// Who is told what happens.
@@ -89,8 +93,9 @@ pub struct World {
     pub(super) clients: BTreeMap<u64, Client>,
     pub(super) operator: Operator,
     /// When each client is next woken.
-    wakes: BTreeMap<u64, Time>,
-    history: History,
+    pub(super) wakes: BTreeMap<u64, Time>,
+    pub(super) history: History,
+    pub(super) pipelines: Pipelines,
     pub(super) checks: Checks,
     /// Everything that was sent, written and answered, folded into one number.
     pub(super) hash: u64,
@@ -123,6 +128,7 @@ impl World {
             operator: Operator::default(),
             wakes: BTreeMap::new(),
             history: History::default(),
+            pipelines: Pipelines::default(),
             checks: Checks::new(ids.iter().copied(), scenario.founding()),
             hash: scenario.seed,
             steps: 0,
@@ -232,6 +238,11 @@ impl World {
             Happens::Governs => self.governs(),
             Happens::Ends { at, life } if self.lives(at, life) => self.ends(at),
             Happens::Ends { .. } => Ok(()),
+            Happens::Turns { at, life } if self.lives(at, life) => self.turn(at),
+            Happens::Pipelined { at, life, connection, more } if self.lives(at, life) => {
+                self.pipelined(at, connection, more)
+            }
+            Happens::Turns { .. } | Happens::Pipelined { .. } => Ok(()),
         }
     }
 
@@ -258,6 +269,7 @@ impl World {
                     self.relink(at, other);
                 }
                 self.turn(at)?;
+                self.open_connections(at);
                 self.looks(at)
             }
             Err(fault) => self.refuses(at, fault),
@@ -371,53 +383,6 @@ impl World {
         Ok(())
     }
 
-    fn asked(&mut self, to: NodeId, client: u64, bytes: Bytes) -> checks::Result<()> {
-        let numbered = read_request_frame(whole(bytes)?).map_err(|error| format!("a request: {error}"))?;
-        let from = Caller::Client(client);
-        self.handle(to, Event::Request { from, id: numbered.id, forward: numbered.forward, request: numbered.request })
-    }
-
-    fn told(&mut self, client: u64, bytes: Bytes) -> checks::Result<()> {
-        let (id, reply) = read_reply_frame(whole(bytes)?).map_err(|error| format!("a reply: {error}"))?;
-        if client == OPERATOR {
-            return self.answers_operator(id, reply);
-        }
-        let who = self.clients.get_mut(&client).expect("replies go to clients");
-        self.now = Time(self.now.0 + 1);
-        who.hear(self.now, id, reply, &mut self.rng, &mut self.history)?;
-        self.wakes(client)
-    }
-
-    fn wakes(&mut self, client: u64) -> checks::Result<()> {
-        let now = self.now;
-        let who = self.clients.get_mut(&client).expect("only clients are woken");
-        let before = who.deadline();
-        let asking = if before <= now { who.wake(now, &mut self.rng, &mut self.history) } else { Vec::new() };
-        let deadline = who.deadline();
-        if deadline != Time::NEVER {
-            // At least a little later: what it waits for may come in the same moment.
-            self.wake_at(client, deadline.max(Time(now.0 + 1000)));
-        }
-        asking.into_iter().for_each(|asking| self.asks(client, asking));
-        Ok(())
-    }
-
-    /// Somebody's question goes on its way.
-    pub(super) fn asks(&mut self, client: u64, asking: Asking) {
-        let Asking { to, id, forward, request } = asking;
-        let mut bytes = BytesMut::new();
-        put_request_frame(&mut bytes, id, forward, &request);
-        let delay = self.network.delay(&mut self.rng);
-        self.later(delay, Happens::Asked { to, client, bytes: bytes.freeze() });
-    }
-
-    fn wake_at(&mut self, client: u64, when: Time) {
-        if self.wakes.get(&client).is_none_or(|wake| when < *wake) {
-            self.wakes.insert(client, when);
-            self.at(when, Happens::Wakes { client, when });
-        }
-    }
-
     fn due(&mut self, at: NodeId, when: Time) -> checks::Result<()> {
         match &mut self.host(at).up {
             Some(up) if up.tick_at == Some(when) => up.tick_at = None,
@@ -432,6 +397,13 @@ impl World {
         let local = host.clock.local(now);
         let Some(up) = &mut host.up else { return Ok(()) };
         up.node.handle(local, event);
+        if self.scenario.batching > 0 && self.rng.random_range(0..100) < self.scenario.batching {
+            // The same wake-up brings more: many events, and then one turn.
+            let life = self.hosts[&at].life;
+            let delay = Duration::from_micros(self.rng.random_range(0..300));
+            self.later(delay, Happens::Turns { at, life });
+            return Ok(());
+        }
         self.turn(at)
     }
 
@@ -516,6 +488,9 @@ impl World {
             Action::Reply { to: Caller::Peer(peer), id, reply } => {
                 self.send(at, peer, &PeerFrame::Answer { id, reply });
             }
+            Action::Reply { to: Caller::Client(client), id, reply } if client >= FIRST_CONNECTION => {
+                self.answers_connection(at, client, id, reply)?;
+            }
             Action::Reply { to: Caller::Client(client), id, reply } => {
                 self.say(|| format!("{at} answers client {client}: {reply:?}"));
                 let mut bytes = BytesMut::new();
@@ -582,17 +557,13 @@ impl Happens {
             | Happens::Piece { at, .. }
             | Happens::Revives { at, .. }
             | Happens::Follows { at, .. }
+            | Happens::Turns { at, .. }
+            | Happens::Pipelined { at, .. }
             | Happens::Due { at, .. } => Some(*at),
             Happens::Starts { .. } | Happens::Told { .. } | Happens::Wakes { .. } => None,
             Happens::Trouble | Happens::Governs | Happens::Ends { .. } => None,
         }
     }
-}
-
-/// The one frame that those bytes are.
-fn whole(bytes: Bytes) -> checks::Result<Frame> {
-    let frame = FrameReader::default().next(&mut BytesMut::from(bytes)).map_err(|error| error.to_string())?;
-    frame.ok_or_else(|| "half a frame between client and node".to_owned())
 }
 
 /// A message in a few words.

@@ -1,0 +1,264 @@
+//! Pipelined connections of each simulated node, through the pipeline that the gateways use.
+//!
+//! A connection appends a counter to a key of its own, in single commands and in blocks, and reads that key now and
+//! then. It lives no longer than the process it is connected to.
+
+use super::checks;
+use super::order::{self, Order};
+use super::world::{Happens, World};
+use crate::api::{Consistency, Op, Outcome, Reply, Request};
+use crate::limits::SESSION_WINDOW_MAX;
+use crate::machine::words::{Answer, Command, Query, Step};
+use crate::node::{Caller, Event};
+use crate::pipeline::{NodeRequest, PendingRequest, RequestFate, RequestKind, RequestPipeline};
+use crate::types::{NodeId, Time};
+use bytes::{Bytes, BytesMut};
+use rand::RngExt;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Callers with numbers from here on are pipelined connections.
+pub const FIRST_CONNECTION: u64 = 1 << 40;
+/// Added to a connection's number when its session is opened.
+const OPENING: u64 = 1 << 41;
+/// A client that is told nothing for so long, and waits, leaves. Where messages are lost one by one and no link ever
+/// breaks, an answer may never come.
+const SILENCE_MAX: Duration = Duration::from_secs(8);
+/// So many requests may wait for their answers.
+const WAITING_MAX: usize = 24;
+
+/// What a request of a connection is about.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    /// It appends the counters from the first to the last.
+    Appends { first: u64, last: u64 },
+    /// It reads the key.
+    Reads(Consistency),
+}
+
+/// One connection.
+#[derive(Debug)]
+struct Connection {
+    at: NodeId,
+    life: u64,
+    pipeline: RequestPipeline<Asked>,
+    /// The last counter that was appended, and the last whose append was acknowledged.
+    counter: u64,
+    acknowledged: u64,
+    /// How many commands its last read showed.
+    shown: usize,
+    /// When it was last told something, or waited for nothing.
+    told_at: Time,
+}
+
+/// All connections there ever were, and what is checked of them.
+#[derive(Debug, Default)]
+pub struct Pipelines {
+    connections: BTreeMap<u64, Connection>,
+    opened: u64,
+    pub(super) order: Order,
+    /// Nothing more is asked.
+    pub(super) stopping: bool,
+}
+
+/// What a connection was told, until it is checked.
+type Told = Vec<(Asked, Ending)>;
+
+/// How a request ended, as its connection was told.
+#[derive(Debug)]
+enum Ending {
+    Answered(Bytes),
+    Refused,
+    Unknown,
+    Wrong(String),
+}
+
+fn ending(fate: RequestFate<'_>) -> Ending {
+    match fate {
+        RequestFate::Answer(answer) => Ending::Answered(answer),
+        RequestFate::Refused(_) => Ending::Refused,
+        RequestFate::Unknown => Ending::Unknown,
+        other => Ending::Wrong(format!("{other:?}")),
+    }
+}
+
+impl World {
+    /// Connections to a process that was just started.
+    pub(super) fn open_connections(&mut self, at: NodeId) {
+        (0..self.scenario.pipelines).for_each(|_| self.open_connection(at));
+    }
+
+    fn open_connection(&mut self, at: NodeId) {
+        let life = self.hosts[&at].life;
+        self.pipelines.opened += 1;
+        let number = self.pipelines.opened;
+        let pipeline = RequestPipeline::default();
+        let connection = Connection { at, life, pipeline, counter: 0, acknowledged: 0, shown: 0, told_at: self.now };
+        self.pipelines.connections.retain(|_, other| other.at != at || other.life == life);
+        self.pipelines.connections.insert(number, connection);
+        let delay = Duration::from_millis(self.rng.random_range(1..100));
+        self.later(delay, Happens::Pipelined { at, life, connection: number, more: true });
+    }
+
+    /// Whether no connection to a living process waits for an answer.
+    pub(super) fn connections_are_done(&self) -> bool {
+        let waits = |c: &Connection| self.lives(c.at, c.life) && c.pipeline.waiting() > 0;
+        !self.pipelines.connections.values().any(waits)
+    }
+
+    /// A connection has more requests, or its retry is due.
+    pub(super) fn pipelined(&mut self, at: NodeId, connection: u64, more: bool) -> checks::Result<()> {
+        let (now, stopping) = (self.now, self.pipelines.stopping);
+        let Some(one) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
+        if one.pipeline.waiting() == 0 {
+            one.told_at = now;
+        }
+        if more && (!stopping || one.pipeline.waiting() > 0) {
+            if now.since(one.told_at) > SILENCE_MAX || self.rng.random_range(0..300) == 0 {
+                return self.close_connection(at, connection);
+            }
+            let life = self.hosts[&at].life;
+            let next = Duration::from_micros(self.rng.random_range(0..60_000));
+            self.later(next, Happens::Pipelined { at, life, connection, more: true });
+        }
+        if more && !stopping {
+            self.ask_more(connection);
+        }
+        self.pump_connection(at, connection)
+    }
+
+    /// The client goes, and another comes.
+    fn close_connection(&mut self, at: NodeId, connection: u64) -> checks::Result<()> {
+        self.pipelines.connections.remove(&connection);
+        if !self.pipelines.stopping {
+            self.open_connection(at);
+        }
+        self.handle(at, Event::CallerGone(Caller::Client(FIRST_CONNECTION + connection)))
+    }
+
+    fn ask_more(&mut self, connection: u64) {
+        let now = self.now;
+        for _ in 0..self.rng.random_range(1..4) {
+            let draw = self.rng.random_range(0..20);
+            let Some(one) = self.pipelines.connections.get_mut(&connection) else { return };
+            if one.pipeline.waiting() >= WAITING_MAX {
+                return;
+            }
+            let pending = one.next(now, connection, draw);
+            one.pipeline.wait(pending);
+        }
+    }
+
+    fn pump_connection(&mut self, at: NodeId, connection: u64) -> checks::Result<()> {
+        let (now, life) = (self.now, self.hosts[&at].life);
+        let Some(one) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
+        let (mut out, mut wants, mut told) = (BytesMut::new(), Vec::new(), Told::new());
+        one.pipeline.pump(now, &mut out, false, &mut wants, &mut |pending, fate| note(&mut told, pending, fate));
+        let again = one.pipeline.deadline();
+        if again != Time::NEVER {
+            self.at(again, Happens::Pipelined { at, life, connection, more: false });
+        }
+        self.check_told(connection, told)?;
+        for want in wants {
+            let (caller, id, request) = match want {
+                NodeRequest::Answer(id, request) => (FIRST_CONNECTION + connection, id, request),
+                NodeRequest::Session => {
+                    let op = Op::<Bytes>::Open { window: SESSION_WINDOW_MAX, ordered: true };
+                    (OPENING + connection, self.rng.random(), Request::Propose { op: op.encode() })
+                }
+            };
+            self.say(|| format!("connection {connection} asks {at}: {id}"));
+            self.handle(at, Event::Request { from: Caller::Client(caller), id, forward: true, request })?;
+        }
+        Ok(())
+    }
+
+    /// A node answers a connection.
+    pub(super) fn answers_connection(&mut self, at: NodeId, caller: u64, id: u64, reply: Reply) -> checks::Result<()> {
+        let (now, life) = (self.now, self.hosts[&at].life);
+        let connection = if caller >= OPENING { caller - OPENING } else { caller - FIRST_CONNECTION };
+        self.say(|| format!("{at} answers connection {connection}: {id} {reply:?}"));
+        let Some(one) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
+        let mut told = Told::new();
+        if caller >= OPENING {
+            let opened = match reply {
+                Reply::Done { outcome: Outcome::Opened { session }, .. } => Ok(session),
+                Reply::Refused(refusal) => Err(Some(refusal)),
+                _ => Err(None),
+            };
+            one.pipeline.opened(now, opened);
+        } else {
+            one.pipeline.hear(id, reply, &mut |pending, fate| note(&mut told, pending, fate));
+        }
+        self.later(Duration::from_micros(5), Happens::Pipelined { at, life, connection, more: false });
+        self.check_told(connection, told)
+    }
+
+    /// What a connection was told agrees with what was executed.
+    fn check_told(&mut self, connection: u64, told: Told) -> checks::Result<()> {
+        for (asked, ending) in told {
+            self.say(|| format!("connection {connection} is told of {asked:?}: {ending:?}"));
+            let Pipelines { connections, order, .. } = &mut self.pipelines;
+            let Some(one) = connections.get_mut(&connection) else { return Ok(()) };
+            one.told_at = self.now;
+            match (asked, ending) {
+                (_, Ending::Wrong(what)) => return Err(format!("connection {connection} is answered {what}")),
+                (Asked::Appends { first, last }, Ending::Answered(_)) => {
+                    (first..=last).try_for_each(|counter| order.acknowledged(connection, counter))?;
+                    one.acknowledged = last;
+                }
+                (Asked::Appends { first, last }, Ending::Refused) => {
+                    (first..=last).try_for_each(|counter| order.refused(connection, counter))?;
+                }
+                (Asked::Reads(consistency), Ending::Answered(answer)) => {
+                    let value = match Answer::decode(answer) {
+                        Ok(Answer::Value(value)) => value.unwrap_or_default(),
+                        other => return Err(format!("connection {connection} reads {other:?}")),
+                    };
+                    let shown = order.shown(connection, &value)?;
+                    let fresh = match consistency {
+                        Consistency::Linearizable => order.executed_upto(connection, one.acknowledged),
+                        Consistency::Local => 0,
+                    };
+                    if shown < fresh.max(one.shown) {
+                        let seen = one.shown;
+                        return Err(format!(
+                            "connection {connection} reads {shown} commands, after {seen} read and {fresh} acknowledged"
+                        ));
+                    }
+                    one.shown = shown;
+                }
+                (Asked::Appends { .. }, Ending::Unknown) | (Asked::Reads(_), Ending::Refused | Ending::Unknown) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn note(told: &mut Told, pending: &PendingRequest<Asked>, fate: RequestFate<'_>) -> BytesMut {
+    told.push((pending.reading, ending(fate)));
+    BytesMut::from(&b"."[..])
+}
+
+impl Connection {
+    /// Its next request: mostly an append.
+    fn next(&mut self, now: Time, number: u64, draw: u32) -> PendingRequest<Asked> {
+        let key = order::key(number);
+        let key = key.as_bytes();
+        if draw < 3 {
+            let consistency = if draw == 0 { Consistency::Local } else { Consistency::Linearizable };
+            let query = Query::Get { key }.encode();
+            return PendingRequest::new(now, RequestKind::Read(consistency), query, Asked::Reads(consistency));
+        }
+        let first = self.counter + 1;
+        self.counter = if draw == 3 { first + 1 } else { first };
+        let tails: Vec<String> = (first..=self.counter).map(order::tail).collect();
+        let mut appends = tails.iter().map(|tail| Command::Append { key, tail: tail.as_bytes() });
+        let body = match (tails.len(), appends.next()) {
+            (1, Some(append)) => append.encode(),
+            (_, append) => Command::Block(append.into_iter().chain(appends).map(Step::Do).collect()).encode(),
+        };
+        let asked = Asked::Appends { first, last: self.counter };
+        PendingRequest::new(now, RequestKind::Write(None), body, asked)
+    }
+}
