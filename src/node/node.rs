@@ -40,8 +40,6 @@ pub struct Node {
     reading: Reading,
     forwarded: Forwarded,
     queries: Queries,
-    /// Local reads, which wait for nothing.
-    local: Vec<Asked>,
     /// Everything up to here was given to the applier; and up to here it has reported.
     fed: Index,
     applied: Applied,
@@ -93,7 +91,6 @@ impl Node {
             reading: Reading::default(),
             forwarded: Forwarded::after(first),
             queries: Queries::default(),
-            local: Vec::new(),
             fed: applied.upto,
             applied,
             keeping: Keeping::new(now, kept),
@@ -205,7 +202,10 @@ impl Node {
                 let (bytes, limit) = (asked.bytes(), self.options.entry_bytes);
                 self.refuse(asked, Refusal::TooLarge { bytes, limit });
             }
-            Request::Query { consistency: Consistency::Local, .. } => self.local.push(asked),
+            Request::Query { consistency: Consistency::Local, .. } if self.reads_are_full() => {
+                self.refuse(asked, Refusal::Busy);
+            }
+            Request::Query { consistency: Consistency::Local, .. } => self.queries.push_local(asked),
             // What a leader takes in while it hands over, it could not finish: whoever leads next is asked, or it
             // is again when that came to nothing.
             Request::Propose { .. } | Request::Query { .. } | Request::Change { .. }
@@ -227,7 +227,7 @@ impl Node {
                 }
             }
             Request::Query { .. } if self.raft.leader().is_none() => self.elsewhere(asked),
-            Request::Query { .. } if self.reading.bytes() >= self.options.reading_bytes => {
+            Request::Query { .. } if self.reads_are_full() => {
                 self.refuse(asked, Refusal::Busy);
             }
             // A follower asks its leader up to where it must have applied, and answers itself.
@@ -243,6 +243,12 @@ impl Node {
     /// Whether this node leads a log that is not yet agreed to be this cluster's: commands wait until it is.
     fn begins_log(&self) -> bool {
         self.raft.leads() && !self.raft.takes_commands()
+    }
+
+    /// Whether no more reads can be taken in: those that wait for their round, for the turn or for the applier hold as
+    /// many bytes as they may.
+    fn reads_are_full(&self) -> bool {
+        self.reading.bytes() + self.queries.bytes() >= self.options.reading_bytes
     }
 
     /// Whether there is room for that command, here and on enough other disks.
@@ -489,7 +495,7 @@ impl Node {
             }
         } else if let Some(refusal) = self.outside() {
             // It waited for a leader, and we have just left.
-            self.parked.take().into_iter().for_each(|asked| self.refuse(asked, refusal.clone()));
+            self.parked.take().for_each(|asked| self.refuse(asked, refusal.clone()));
         } else if self.parked.deadline() <= now {
             for asked in self.parked.expired(now) {
                 self.refuse(asked, Refusal::NoLeader);
@@ -577,13 +583,13 @@ impl Node {
     /// Gives the applier the queries whose time has come: it answers in order, so they see what
     /// was given to it before.
     fn query(&mut self, actions: &mut Vec<Action>) {
-        let mut due = std::mem::take(&mut self.local);
+        let mut due = self.queries.take_local();
         while let Some(asked) = self.reading.next(self.fed) {
             due.push(asked);
         }
         for Asked { from, id, request, .. } in due {
             if let Some(query) = requests::query_of(request) {
-                let ticket = self.queries.push(from, id);
+                let ticket = self.queries.push(from, id, query.len() as u64);
                 actions.push(Action::Query { ticket, query });
             }
         }

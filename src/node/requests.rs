@@ -6,7 +6,7 @@ use crate::consensus::reads::ReadId;
 use crate::limits::ADDRESS_BYTES_MAX;
 use crate::types::{Index, NodeId, Position, Term, Time};
 use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// One question of one caller.
 #[derive(Clone, Debug)]
@@ -98,10 +98,42 @@ impl Proposals {
     }
 }
 
+/// Which of the requests that wait are whose: of a caller that goes, only its own are looked at. Many go at once when
+/// a balancer dies.
+#[derive(Clone, Debug)]
+struct ByCaller<K>(BTreeSet<(Caller, K)>);
+
+impl<K> Default for ByCaller<K> {
+    fn default() -> ByCaller<K> {
+        ByCaller(BTreeSet::new())
+    }
+}
+
+impl<K: Ord + Copy> ByCaller<K> {
+    fn insert(&mut self, caller: Caller, key: K) {
+        self.0.insert((caller, key));
+    }
+
+    fn remove(&mut self, caller: Caller, key: K) {
+        self.0.remove(&(caller, key));
+    }
+
+    /// Takes the keys of that caller, which lie from `first` on.
+    fn take(&mut self, caller: Caller, first: K) -> Vec<K> {
+        let of_caller = self.0.range((caller, first)..).take_while(|(other, _)| *other == caller);
+        let keys: Vec<K> = of_caller.map(|(_, key)| *key).collect();
+        keys.iter().for_each(|key| self.remove(caller, *key));
+        keys
+    }
+}
+
 /// Requests that wait for a leader to be found, oldest first. Bounded in number and bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Parked {
-    waiting: VecDeque<Asked>,
+    given: u64,
+    waiting: BTreeMap<u64, Asked>,
+    by_caller: ByCaller<u64>,
+    deadlines: BTreeSet<(Time, u64)>,
     bytes: u64,
 }
 
@@ -111,35 +143,47 @@ impl Parked {
         if self.waiting.len() >= most || self.bytes + asked.bytes() > most_bytes {
             return Err(Box::new((asked, Refusal::Busy)));
         }
+        self.given += 1;
         self.bytes += asked.bytes();
-        self.waiting.push_back(asked);
+        self.by_caller.insert(asked.from, self.given);
+        self.deadlines.insert((asked.until, self.given));
+        self.waiting.insert(self.given, asked);
         Ok(())
     }
 
-    /// Takes all of them.
-    pub fn take(&mut self) -> VecDeque<Asked> {
-        self.bytes = 0;
-        std::mem::take(&mut self.waiting)
+    /// Takes all of them, the oldest first.
+    pub fn take(&mut self) -> impl Iterator<Item = Asked> + use<> {
+        let given = self.given;
+        std::mem::replace(self, Parked { given, ..Parked::default() }).waiting.into_values()
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Asked> {
+        let asked = self.waiting.remove(&number)?;
+        self.bytes -= asked.bytes();
+        self.by_caller.remove(asked.from, number);
+        self.deadlines.remove(&(asked.until, number));
+        Some(asked)
     }
 
     /// Takes those who have waited long enough.
     pub fn expired(&mut self, now: Time) -> Vec<Asked> {
         // Requests that came back from elsewhere keep their deadlines, so the oldest need not be first.
-        let (expired, waiting): (Vec<_>, Vec<_>) = self.take().into_iter().partition(|asked| asked.until <= now);
-        self.bytes = waiting.iter().map(Asked::bytes).sum();
-        self.waiting = waiting.into();
-        expired
+        let due = self.deadlines.iter().take_while(|(until, _)| *until <= now);
+        let mut due: Vec<u64> = due.map(|(_, number)| *number).collect();
+        due.sort_unstable();
+        due.into_iter().filter_map(|number| self.remove(number)).collect()
     }
 
     /// When the next has waited long enough.
     pub fn deadline(&self) -> Time {
-        self.waiting.iter().map(|asked| asked.until).min().unwrap_or(Time::NEVER)
+        self.deadlines.first().map_or(Time::NEVER, |(until, _)| *until)
     }
 
     /// Nobody waits for that caller's answers any more.
     pub fn forget(&mut self, caller: Caller) {
-        self.waiting.retain(|asked| asked.from != caller);
-        self.bytes = self.waiting.iter().map(Asked::bytes).sum();
+        for number in self.by_caller.take(caller, 0) {
+            self.remove(number);
+        }
     }
 
     /// How many wait.
@@ -156,8 +200,10 @@ impl Parked {
 /// Linearizable reads: first waiting for their round, then for the applier to come so far.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
-    asked: BTreeMap<ReadId, Asked>,
-    confirmed: VecDeque<(Index, Asked)>,
+    waiting: BTreeMap<ReadId, Asked>,
+    /// Those whose round is confirmed, in order. Whose caller has gone since is not in `waiting`.
+    confirmed: VecDeque<(Index, ReadId)>,
+    by_caller: ByCaller<ReadId>,
     bytes: u64,
 }
 
@@ -165,7 +211,8 @@ impl Reading {
     /// A read waits for its round.
     pub fn push(&mut self, read: ReadId, asked: Asked) {
         self.bytes += asked.bytes();
-        self.asked.insert(read, asked);
+        self.by_caller.insert(asked.from, read);
+        self.waiting.insert(read, asked);
     }
 
     /// How many bytes wait.
@@ -175,42 +222,45 @@ impl Reading {
 
     /// Its round is confirmed: it needs everything up to `index`.
     pub fn confirm(&mut self, read: ReadId, index: Index) {
-        if let Some(asked) = self.asked.remove(&read) {
-            self.confirmed.push_back((index, asked));
+        if self.waiting.contains_key(&read) {
+            self.confirmed.push_back((index, read));
         }
     }
 
     /// Its round came to nothing.
     pub fn lose(&mut self, read: ReadId) -> Option<Asked> {
-        let lost = self.asked.remove(&read)?;
+        let lost = self.waiting.remove(&read)?;
         self.bytes -= lost.bytes();
+        self.by_caller.remove(lost.from, read);
         Some(lost)
     }
 
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.asked.len() + self.confirmed.len()
+        self.waiting.len()
     }
 
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
-        self.asked.is_empty() && self.confirmed.is_empty()
+        self.waiting.is_empty()
     }
 
     /// Takes the next read that needs no more than what the applier was given.
     pub fn next(&mut self, fed: Index) -> Option<Asked> {
         // Rounds are confirmed in order, and so their indexes never fall.
-        let (_, asked) = self.confirmed.pop_front_if(|(index, _)| *index <= fed)?;
-        self.bytes -= asked.bytes();
-        Some(asked)
+        while let Some((_, read)) = self.confirmed.pop_front_if(|(index, _)| *index <= fed) {
+            if let Some(asked) = self.lose(read) {
+                return Some(asked);
+            }
+        }
+        None
     }
 
     /// Nobody waits for that caller's answers any more.
     pub fn forget(&mut self, caller: Caller) {
-        self.asked.retain(|_, asked| asked.from != caller);
-        self.confirmed.retain(|(_, asked)| asked.from != caller);
-        let left = self.asked.values().chain(self.confirmed.iter().map(|(_, asked)| asked));
-        self.bytes = left.map(Asked::bytes).sum();
+        for read in self.by_caller.take(caller, ReadId(0)) {
+            self.lose(read);
+        }
     }
 }
 
@@ -222,19 +272,21 @@ impl Reading {
 pub struct Forwarded {
     given: u64,
     waiting: BTreeMap<u64, (NodeId, Asked)>,
+    by_caller: ByCaller<u64>,
     bytes: u64,
 }
 
 impl Forwarded {
     /// None yet; the first will have the number after this one.
     pub fn after(number: u64) -> Forwarded {
-        Forwarded { given: number, waiting: BTreeMap::new(), bytes: 0 }
+        Forwarded { given: number, waiting: BTreeMap::new(), by_caller: ByCaller::default(), bytes: 0 }
     }
 
     /// Passed on to `to`, under the number that is returned.
     pub fn push(&mut self, to: NodeId, asked: Asked) -> u64 {
         self.given = self.given.wrapping_add(1);
         self.bytes += asked.bytes();
+        self.by_caller.insert(asked.from, self.given);
         self.waiting.insert(self.given, (to, asked));
         self.given
     }
@@ -247,8 +299,13 @@ impl Forwarded {
     /// That node answered; whose question it was.
     pub fn answered(&mut self, from: NodeId, id: u64) -> Option<Asked> {
         self.waiting.get(&id).filter(|(to, _)| *to == from)?;
+        self.remove(id)
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Asked> {
         let (_, asked) = self.waiting.remove(&id)?;
         self.bytes -= asked.bytes();
+        self.by_caller.remove(asked.from, id);
         Some(asked)
     }
 
@@ -263,16 +320,15 @@ impl Forwarded {
     }
 
     fn take(&mut self, gone: impl Fn(NodeId) -> bool) -> Vec<Asked> {
-        let taken = self.waiting.extract_if(.., |_, (to, _)| gone(*to));
-        let taken: Vec<Asked> = taken.map(|(_, (_, asked))| asked).collect();
-        self.bytes -= taken.iter().map(Asked::bytes).sum::<u64>();
-        taken
+        let ids: Vec<u64> = self.waiting.iter().filter(|(_, (to, _))| gone(*to)).map(|(id, _)| *id).collect();
+        ids.into_iter().filter_map(|id| self.remove(id)).collect()
     }
 
     /// Nobody waits for that caller's answers any more.
     pub fn forget(&mut self, caller: Caller) {
-        self.waiting.retain(|_, (_, asked)| asked.from != caller);
-        self.bytes = self.waiting.values().map(|(_, asked)| asked.bytes()).sum();
+        for id in self.by_caller.take(caller, 0) {
+            self.remove(id);
+        }
     }
 
     /// How many wait.
@@ -286,19 +342,39 @@ impl Forwarded {
     }
 }
 
-/// Queries given to the applier and not yet answered.
+/// Queries given to the applier and not yet answered; and local ones, which wait for the turn and nothing else.
 #[derive(Clone, Debug, Default)]
 pub struct Queries {
+    local: Vec<Asked>,
     given: u64,
-    waiting: BTreeMap<u64, (Caller, u64)>,
+    waiting: BTreeMap<u64, (Caller, u64, u64)>,
+    bytes: u64,
 }
 
 impl Queries {
-    /// Given to the applier under the number that is returned.
-    pub fn push(&mut self, from: Caller, id: u64) -> u64 {
+    /// A local query, to be given to the applier at the turn.
+    pub fn push_local(&mut self, asked: Asked) {
+        self.bytes += asked.bytes();
+        self.local.push(asked);
+    }
+
+    /// Takes the local ones.
+    pub fn take_local(&mut self) -> Vec<Asked> {
+        self.bytes -= self.local.iter().map(Asked::bytes).sum::<u64>();
+        std::mem::take(&mut self.local)
+    }
+
+    /// A query of so many bytes, given to the applier under the number that is returned.
+    pub fn push(&mut self, from: Caller, id: u64, bytes: u64) -> u64 {
         self.given += 1;
-        self.waiting.insert(self.given, (from, id));
+        self.bytes += bytes;
+        self.waiting.insert(self.given, (from, id, bytes));
         self.given
+    }
+
+    /// How many bytes wait for the turn, or for the applier.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// How many wait.
@@ -313,7 +389,9 @@ impl Queries {
 
     /// The applier answered; who asked.
     pub fn answered(&mut self, ticket: u64) -> Option<(Caller, u64)> {
-        self.waiting.remove(&ticket)
+        let (from, id, bytes) = self.waiting.remove(&ticket)?;
+        self.bytes -= bytes;
+        Some((from, id))
     }
 }
 
@@ -370,5 +448,50 @@ mod tests {
         parked.push(asked(3, 30), 9, 10).unwrap();
         parked.forget(Caller::Client(1));
         assert!(parked.is_empty());
+    }
+
+    /// A balancer dies, and ten thousand callers are gone at once. Each is looked up by itself: what waits of others is
+    /// not walked, which took seconds.
+    #[test]
+    fn of_a_caller_that_goes_only_its_own_requests_are_dropped() {
+        const CALLERS: u64 = 10_000;
+        let (mut parked, mut reading, mut forwarded) =
+            (Parked::default(), Reading::default(), Forwarded::after(u64::MAX - 5));
+        let asked = |from, id| Asked {
+            from: Caller::Client(from),
+            id,
+            forward: true,
+            until: Time(id),
+            request: Request::Propose { op: Bytes::from_static(b"12345") },
+        };
+        let mut reads = 0;
+        for id in 0..6 {
+            for from in 0..CALLERS {
+                parked.push(asked(from, id), usize::MAX, u64::MAX).unwrap();
+                forwarded.push(NodeId::new(1).unwrap(), asked(from, id));
+                reads += 1;
+                reading.push(ReadId(reads), asked(from, id));
+                reading.confirm(ReadId(reads), Index(reads));
+            }
+        }
+        for from in 1..CALLERS {
+            let caller = Caller::Client(from);
+            assert_eq!(parked.by_caller.0.range((caller, 0)..).take_while(|(other, _)| *other == caller).count(), 6);
+            parked.forget(caller);
+            reading.forget(caller);
+            forwarded.forget(caller);
+        }
+        assert_eq!((parked.len(), parked.bytes, parked.by_caller.0.len(), parked.deadlines.len()), (6, 30, 6, 6));
+        assert_eq!((reading.len(), reading.bytes(), reading.by_caller.0.len()), (6, 30, 6));
+        assert_eq!((forwarded.len(), forwarded.bytes(), forwarded.by_caller.0.len()), (6, 30, 6));
+        assert_eq!(parked.deadline(), Time(0));
+        assert_eq!(parked.expired(Time(2)).iter().map(|asked| asked.id).collect::<Vec<_>>(), [0, 1, 2]);
+        let left: Vec<u64> = std::iter::from_fn(|| reading.next(Index(u64::MAX))).map(|asked| asked.id).collect();
+        assert_eq!(left, [0, 1, 2, 3, 4, 5], "in the order of their rounds");
+        assert_eq!((reading.bytes(), reading.confirmed.len()), (0, 0));
+        assert_eq!(parked.take().map(|asked| asked.id).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!((parked.len(), parked.bytes, parked.by_caller.0.len()), (0, 0, 0));
+        assert_eq!(forwarded.astray(None).len(), 6);
+        assert_eq!((forwarded.bytes(), forwarded.by_caller.0.len()), (0, 0));
     }
 }

@@ -181,3 +181,26 @@ fn who_is_no_member_says_so_at_once_and_where_the_members_are() {
     node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
     assert_eq!((reply(&mut node, now), node.held()), (None, 1));
 }
+
+/// They wait for the applier, which may be busy: as many bytes of them as of linearizable ones.
+#[test]
+fn local_reads_are_bounded_in_bytes() {
+    let (mut node, now) = begun(1);
+    node.options.reading_bytes = 10;
+    let read = |id| Event::Request {
+        from: CLIENT,
+        id,
+        forward: true,
+        request: Request::Query { query: Bytes::from_static(b"lunch"), consistency: Consistency::Local },
+    };
+    for id in [41, 42, 44] {
+        node.handle(now, read(id));
+    }
+    assert_eq!(reply(&mut node, now), Some(Reply::Refused(Refusal::Busy)));
+    // Those before it were given to the applier, which has not answered.
+    node.handle(now, read(44));
+    assert_eq!(reply(&mut node, now), Some(Reply::Refused(Refusal::Busy)));
+    node.handle(now, Event::Queried { ticket: 1, applied: Index::ZERO, answer: Bytes::new() });
+    node.handle(now, read(44));
+    assert_eq!(reply(&mut node, now), None);
+}
