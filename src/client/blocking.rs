@@ -401,6 +401,11 @@ impl Client {
                 self.connection = None;
                 call.pause();
             }
+            // A node that takes larger commands may have taken an earlier attempt on.
+            Refusal::TooLarge { .. } | Refusal::Malformed if call.uncertain => {
+                call.tried.refusal = Some(refusal);
+                return Err(call.give_up());
+            }
             Refusal::TooLarge { .. }
             | Refusal::Malformed
             | Refusal::Unsound { .. }

@@ -12,6 +12,7 @@ mod blocking;
 mod connection;
 mod error;
 mod fleet;
+mod in_flight;
 mod known;
 mod mux;
 mod scout;

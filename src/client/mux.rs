@@ -1,10 +1,12 @@
 //! One connection with many things under way on it: what a benchmark or a proxy wants.
 //!
 //! Nothing here blocks but the resolution of names. What is asked gathers in one buffer until
-//! [`Mux::work`] sends it with one write; replies come back in any order. When the connection is
+//! [`Mux::work`] sends it with one write; replies come back in any order. Its commands take effect in the order in
+//! which they are asked: its session is ordered. Those of two connections have no order. When the connection is
 //! lost, or the leader moves, the same things are asked again under the same numbers. A node that
 //! falls silent is doubted soon, and left as soon as another says that somebody else leads.
 
+use super::in_flight::InFlight;
 use super::known::{Known, LOOK_EVERY};
 use super::scout::{Scout, Word};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
@@ -17,8 +19,6 @@ use crate::wire::hello::{Hello, Welcome};
 use bytes::{Bytes, BytesMut};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-use slab::Slab;
-use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::net::ToSocketAddrs;
 use std::time::{Duration, Instant};
@@ -88,17 +88,9 @@ pub enum Result {
     },
     /// Not applied, and never will be.
     Refused(Refusal),
-    /// The session lapsed: nobody remembers whether it took effect.
+    /// It may have taken effect, or may yet: the session lapsed, or it was refused for good after an attempt that
+    /// nobody answered.
     Unknown,
-}
-
-/// Something under way. Its key in the slab is its number on the wire.
-struct Pending {
-    tag: u64,
-    /// Its number in the session, if it is a command.
-    seq: Option<u64>,
-    retries: u32,
-    request: Request,
 }
 
 enum State {
@@ -142,10 +134,7 @@ pub struct Mux {
     /// Attempts since somebody last answered well.
     failures: u32,
     session: Option<SessionId>,
-    pending: Slab<Pending>,
-    /// The numbers from `lowest` on: whether each is answered.
-    numbers: VecDeque<bool>,
-    lowest: u64,
+    in_flight: InFlight,
     /// Since when it is turned away for want of room, and nothing else.
     full_since: Option<Instant>,
     /// Turned away as busy; asked again then.
@@ -183,10 +172,8 @@ impl Mux {
             hint: None,
             failures: 0,
             session: None,
-            pending: Slab::with_capacity(options.inflight),
+            in_flight: InFlight::with_capacity(options.inflight),
             options,
-            numbers: VecDeque::new(),
-            lowest: 1,
             full_since: None,
             later: Vec::new(),
             later_at: None,
@@ -206,13 +193,14 @@ impl Mux {
     /// Whether one more thing may be asked now.
     pub fn has_room(&self) -> bool {
         matches!(self.state, State::Up)
-            && self.pending.len() < self.options.inflight
-            && self.numbers.len() < self.options.window as usize
+            && self.later.is_empty()
+            && self.in_flight.len() < self.options.inflight
+            && self.in_flight.window() < self.options.window as usize
     }
 
     /// How many things are under way.
     pub fn under_way(&self) -> usize {
-        self.pending.len()
+        self.in_flight.len()
     }
 
     /// Since when all that it asks is turned away for want of room.
@@ -228,34 +216,38 @@ impl Mux {
     /// Asks for a command to be executed. There must be room.
     pub fn execute(&mut self, command: Bytes, tag: u64) {
         assert!(self.has_room(), "who asks looks first whether there is room");
-        let session = self.session.expect("there is room only in a session");
-        let seq = self.lowest + self.numbers.len() as u64;
-        self.numbers.push_back(false);
-        let op = Op::Execute { session, seq, lowest: self.lowest, command }.encode();
-        self.submit(Pending { tag, seq: Some(seq), retries: 0, request: Request::Propose { op } });
+        self.begins();
+        let key = self.in_flight.push_command(tag, command);
+        self.send(key, false);
     }
 
     /// Asks the machine something. There must be room.
     pub fn query(&mut self, query: Bytes, consistency: Consistency, tag: u64) {
         assert!(self.has_room(), "who asks looks first whether there is room");
-        self.submit(Pending { tag, seq: None, retries: 0, request: Request::Query { query, consistency } });
+        self.begins();
+        let key = self.in_flight.push_query(tag, query, consistency);
+        self.send(key, false);
     }
 
-    fn submit(&mut self, pending: Pending) {
-        if self.pending.is_empty() {
+    fn begins(&mut self) {
+        if self.in_flight.is_empty() {
             // Silence counts from the first thing that is waited for.
             self.heard = Instant::now();
         }
-        let slot = self.pending.vacant_entry();
-        put_request_frame(&mut self.output, slot.key() as u64, false, &pending.request);
-        slot.insert(pending);
+    }
+
+    fn send(&mut self, key: usize, again: bool) {
+        let session = self.session.expect("commands are sent in a session");
+        if let Some(request) = self.in_flight.send(key, session, again) {
+            put_request_frame(&mut self.output, key as u64, false, &request);
+        }
     }
 
     /// When [`Mux::work`] next has something to do by itself.
     pub fn deadline(&self) -> Option<Instant> {
         let silence = match self.state {
             State::Down(until) => return Some(until),
-            State::Up if self.pending.is_empty() => None,
+            State::Up if self.in_flight.is_empty() => None,
             State::Greeting => Some(self.heard + self.greeting()),
             State::Opening | State::Up => Some(self.heard + self.options.patience),
         };
@@ -299,7 +291,7 @@ impl Mux {
     /// Whether an answer of the node is waited for.
     fn waits(&self) -> bool {
         match self.state {
-            State::Up => !self.pending.is_empty(),
+            State::Up => !self.in_flight.is_empty(),
             State::Opening => true,
             State::Down(_) | State::Greeting => false,
         }
@@ -391,6 +383,7 @@ impl Mux {
         let longest = 2 << self.failures.min(6);
         let pause = if at_once && self.failures < 4 { 0 } else { rand::random_range(longest / 2..=longest) };
         self.state = State::Down(now + Duration::from_millis(pause));
+        self.in_flight.lost();
         self.later.clear();
         self.later_at = None;
         self.output.clear();
@@ -399,9 +392,8 @@ impl Mux {
     fn overdue(&mut self, now: Instant, registry: &Registry) {
         if self.later_at.is_some_and(|at| at <= now) {
             self.later_at = None;
-            for key in std::mem::take(&mut self.later) {
-                self.again(key);
-            }
+            let later = std::mem::take(&mut self.later);
+            self.in_flight.in_order(later).into_iter().for_each(|key| self.send(key, true));
         }
         if self.is_up() && self.look_at <= now {
             self.look_at = now + LOOK_EVERY;
@@ -483,19 +475,11 @@ impl Mux {
                 self.look_at = self.heard;
             }
             self.state = State::Up;
-            let keys: Vec<usize> = self.pending.iter().map(|(key, _)| key).collect();
-            keys.into_iter().for_each(|key| self.again(key));
+            self.in_flight.all().into_iter().for_each(|key| self.send(key, true));
         } else {
             self.state = State::Opening;
-            let request = Request::Propose { op: Op::Open { window: self.options.window, ordered: false }.encode() };
+            let request = Request::Propose { op: Op::Open { window: self.options.window, ordered: true }.encode() };
             put_request_frame(&mut self.output, OPENING, false, &request);
-        }
-    }
-
-    fn again(&mut self, key: usize) {
-        if let Some(pending) = self.pending.get_mut(key) {
-            pending.retries += 1;
-            put_request_frame(&mut self.output, key as u64, false, &pending.request);
         }
     }
 
@@ -503,8 +487,7 @@ impl Mux {
         match reply {
             Reply::Done { outcome: Outcome::Opened { session }, .. } => {
                 self.session = Some(session);
-                self.lowest = 1;
-                self.numbers.clear();
+                self.in_flight.renumber();
                 self.failures = 0;
                 self.welcome();
             }
@@ -528,25 +511,28 @@ impl Mux {
 
     fn replied(&mut self, now: Instant, registry: &Registry, id: u64, reply: Reply, done: &mut Vec<Completion>) {
         let key = id as usize;
-        if !self.pending.contains(key) {
+        if !self.in_flight.contains(key) {
             return;
         }
+        let doubt = self.in_flight.answered(key, reply == Reply::Unknown);
         let result = match reply {
             Reply::Done { position, outcome: Outcome::Executed { answer, .. } } => {
                 Result::Executed { position, answer }
             }
             Reply::Answer { applied, answer } => Result::Answered { applied, answer },
             Reply::Done { outcome: Outcome::Lapsed, .. } => return self.lapsed(now, registry, done),
+            // A node that takes larger ones may have taken it on.
+            Reply::Refused(Refusal::TooLarge { .. } | Refusal::Malformed) if doubt => Result::Unknown,
             Reply::Refused(refusal @ (Refusal::TooLarge { .. } | Refusal::Malformed)) => Result::Refused(refusal),
+            // One before it is to be sent again, and comes first.
+            Reply::Done { outcome: Outcome::OutOfOrder, .. } => return self.send_later(now, key, 2),
             Reply::Refused(refusal @ (Refusal::Busy | Refusal::NoSpace)) => {
                 // Others make room within moments, or hours.
                 let pause = if refusal == Refusal::Busy { 2 } else { 100 };
                 if refusal == Refusal::NoSpace {
                     self.full_since.get_or_insert(now);
                 }
-                self.later.push(key);
-                self.later_at.get_or_insert(now + Duration::from_millis(pause));
-                return;
+                return self.send_later(now, key, pause);
             }
             Reply::Refused(Refusal::NotLeader { address: Some(address), .. }) => {
                 return self.go_to(now, registry, address);
@@ -566,21 +552,18 @@ impl Mux {
     }
 
     fn finish(&mut self, key: usize, result: Result, done: &mut Vec<Completion>) {
-        let pending = self.pending.remove(key);
-        if let Some(seq) = pending.seq {
-            self.numbers[(seq - self.lowest) as usize] = true;
-            while self.numbers.front() == Some(&true) {
-                self.numbers.pop_front();
-                self.lowest += 1;
-            }
-        }
-        done.push(Completion { tag: pending.tag, retries: pending.retries, result });
+        let (tag, retries) = self.in_flight.finish(key);
+        done.push(Completion { tag, retries, result });
+    }
+
+    fn send_later(&mut self, now: Instant, key: usize, pause_ms: u64) {
+        self.later.push(key);
+        self.later_at.get_or_insert(now + Duration::from_millis(pause_ms));
     }
 
     /// The session is gone, and with it what we could know of its commands.
     fn lapsed(&mut self, now: Instant, registry: &Registry, done: &mut Vec<Completion>) {
-        let keys: Vec<usize> = self.pending.iter().filter(|(_, p)| p.seq.is_some()).map(|(key, _)| key).collect();
-        keys.into_iter().for_each(|key| self.finish(key, Result::Unknown, done));
+        self.in_flight.commands().into_iter().for_each(|key| self.finish(key, Result::Unknown, done));
         self.session = None;
         self.fall(now, registry, true);
     }

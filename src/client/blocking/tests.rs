@@ -176,6 +176,17 @@ fn an_answer_that_never_comes_is_unknown() {
     drop(held);
 }
 
+/// Nodes may differ in what they call too large. Without doubt nothing was applied: 2.
+#[test]
+fn what_is_too_large_after_an_attempt_that_nobody_answered_is_unknown() {
+    let too_large = Refusal::TooLarge { bytes: 9, limit: 8 };
+    for (uncertain, code) in [(false, 2), (true, 4)] {
+        let mut client = Client::with(["127.0.0.1:1".to_owned()], Options::default());
+        let mut call = Call { uncertain, ..Call::new(Duration::from_secs(1)) };
+        assert_eq!(client.heed(&mut call, too_large.clone()).unwrap_err().exit_code(), code);
+    }
+}
+
 /// Nothing is sent before somebody leads, and so nothing was changed: 3. What was taken on may be done yet: 4.
 #[test]
 fn a_change_without_a_leader_is_refused_and_one_without_an_answer_is_unknown() {
@@ -203,13 +214,19 @@ fn a_fleet_does_each_thing_once_too() {
                 asked += 1;
             }
         }
-        let on_done = |_: &mut _, _, completion: Completion| finished.push(completion);
+        let on_done = |_: &mut _, n, completion: Completion| finished.push((n, completion));
         fleet.turn(Duration::from_millis(50), on_done).unwrap();
     }
-    let mut tags: Vec<_> = finished.iter().map(|completion| completion.tag).collect();
-    tags.sort_unstable();
-    assert!(tags.into_iter().eq(0..2000));
-    assert!(finished.iter().all(|done| matches!(done.result, super::super::Result::Executed { .. })));
-    assert!(finished.iter().any(|done| done.retries > 0));
+    finished.sort_by_key(|(_, completion)| completion.tag);
+    assert!(finished.iter().map(|(_, completion)| completion.tag).eq(0..2000));
+    assert!(finished.iter().any(|(_, done)| done.retries > 0));
+    // Of one connection each takes effect behind the one that was asked before it.
+    let mut last = [0; 4];
+    for (n, completion) in finished {
+        let super::super::Result::Executed { answer, .. } = completion.result else { panic!("{completion:?}") };
+        let Ok(Answer::Number(number)) = Answer::decode(answer) else { panic!("a counter is counted") };
+        assert!(number > last[n], "{number} behind {}", last[n]);
+        last[n] = number;
+    }
     assert_eq!(cluster.lock().unwrap().applier.machine().get(b"n"), Some(&b"2000"[..]));
 }

@@ -1,0 +1,188 @@
+//! What a multiplexed connection has in flight: commands by their numbers in its session, and queries.
+
+use crate::api::{Consistency, Op, Request};
+use crate::types::SessionId;
+use bytes::Bytes;
+use slab::Slab;
+use std::collections::VecDeque;
+
+/// What is asked of the state machine.
+#[derive(Debug)]
+enum Call {
+    /// A command, under that number in the session.
+    Command(u64, Bytes),
+    Query(Bytes, Consistency),
+}
+
+/// A request without its answer. Its key in the slab is its number on the wire.
+#[derive(Debug)]
+struct Pending {
+    tag: u64,
+    retries: u32,
+    call: Call,
+    /// Whether it was sent over the connection there is, and not answered.
+    is_sent: bool,
+    /// Whether an attempt may be in a log.
+    doubt: bool,
+}
+
+/// What is in flight, or to be sent again.
+#[derive(Debug)]
+pub struct InFlight {
+    pending: Slab<Pending>,
+    /// The numbers from `lowest` on: whether each is answered.
+    numbers: VecDeque<bool>,
+    lowest: u64,
+}
+
+impl InFlight {
+    /// Nothing, with room for so much.
+    pub fn with_capacity(capacity: usize) -> InFlight {
+        InFlight { pending: Slab::with_capacity(capacity), numbers: VecDeque::new(), lowest: 1 }
+    }
+
+    /// How many requests wait for their answers.
+    pub fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether none does.
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Whether there is one of that key.
+    pub fn contains(&self, key: usize) -> bool {
+        self.pending.contains(key)
+    }
+
+    /// How many numbers lie between the lowest outstanding one and the next.
+    pub fn window(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// A new session: its numbers begin at 1.
+    pub fn renumber(&mut self) {
+        self.lowest = 1;
+        self.numbers.clear();
+    }
+
+    /// One more command, under the next number; its key.
+    pub fn push_command(&mut self, tag: u64, command: Bytes) -> usize {
+        let seq = self.lowest + self.numbers.len() as u64;
+        self.numbers.push_back(false);
+        self.push(tag, Call::Command(seq, command))
+    }
+
+    /// One more query; its key.
+    pub fn push_query(&mut self, tag: u64, query: Bytes, consistency: Consistency) -> usize {
+        self.push(tag, Call::Query(query, consistency))
+    }
+
+    fn push(&mut self, tag: u64, call: Call) -> usize {
+        self.pending.insert(Pending { tag, retries: 0, call, is_sent: false, doubt: false })
+    }
+
+    /// What is sent for that key, now; again if it was before.
+    pub fn send(&mut self, key: usize, session: SessionId, again: bool) -> Option<Request> {
+        let lowest = self.lowest;
+        let pending = self.pending.get_mut(key)?;
+        pending.retries += u32::from(again);
+        pending.is_sent = true;
+        Some(match &pending.call {
+            Call::Command(seq, command) => {
+                Request::Propose { op: Op::Execute { session, seq: *seq, lowest, command: command.clone() }.encode() }
+            }
+            Call::Query(query, consistency) => Request::Query { query: query.clone(), consistency: *consistency },
+        })
+    }
+
+    /// Those keys in the order in which they were asked: an ordered session executes no command before its turn.
+    pub fn in_order(&self, mut keys: Vec<usize>) -> Vec<usize> {
+        keys.retain(|key| self.pending.contains(*key));
+        keys.sort_by_key(|key| match self.pending[*key].call {
+            Call::Command(seq, _) => seq,
+            Call::Query(..) => 0,
+        });
+        keys
+    }
+
+    /// All keys, in that order.
+    pub fn all(&self) -> Vec<usize> {
+        self.in_order(self.pending.iter().map(|(key, _)| key).collect())
+    }
+
+    /// The keys of all commands.
+    pub fn commands(&self) -> Vec<usize> {
+        let commands = self.pending.iter().filter(|(_, pending)| matches!(pending.call, Call::Command(..)));
+        commands.map(|(key, _)| key).collect()
+    }
+
+    /// An answer has come: this attempt is over. Whether it, or an earlier one, may be in a log after an answer that
+    /// says no more than `unknown`.
+    pub fn answered(&mut self, key: usize, unknown: bool) -> bool {
+        let pending = &mut self.pending[key];
+        pending.is_sent = false;
+        pending.doubt |= unknown;
+        pending.doubt
+    }
+
+    /// The connection is lost: what was sent may be in a log.
+    pub fn lost(&mut self) {
+        for (_, pending) in &mut self.pending {
+            pending.doubt |= std::mem::take(&mut pending.is_sent);
+        }
+    }
+
+    /// It is over; its tag, and how often it was sent again.
+    pub fn finish(&mut self, key: usize) -> (u64, u32) {
+        let Pending { tag, retries, call, .. } = self.pending.remove(key);
+        if let Call::Command(seq, _) = call {
+            self.numbers[(seq - self.lowest) as usize] = true;
+            while self.numbers.front() == Some(&true) {
+                self.numbers.pop_front();
+                self.lowest += 1;
+            }
+        }
+        (tag, retries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lowest(request: Option<Request>) -> (u64, u64) {
+        let Some(Request::Propose { op }) = request else { panic!("it is a command: {request:?}") };
+        let Ok(Op::Execute { seq, lowest, .. }) = Op::decode(op) else { panic!("it is executed") };
+        (seq, lowest)
+    }
+
+    #[test]
+    fn commands_are_sent_again_in_order_and_pass_the_numbers_that_are_answered() {
+        let mut flight = InFlight::with_capacity(4);
+        let keys: Vec<usize> = (0..3).map(|tag| flight.push_command(tag, Bytes::new())).collect();
+        flight.finish(keys[0]);
+        // A slab gives the key of the first to the fourth.
+        let fourth = flight.push_command(3, Bytes::new());
+        assert_eq!(fourth, keys[0]);
+        assert_eq!(flight.all(), [keys[1], keys[2], fourth]);
+        assert_eq!(lowest(flight.send(fourth, SessionId(7), true)), (4, 2));
+        flight.finish(keys[1]);
+        assert_eq!(lowest(flight.send(fourth, SessionId(7), true)), (4, 3));
+        assert_eq!(flight.finish(fourth), (3, 2));
+    }
+
+    #[test]
+    fn an_attempt_without_an_answer_leaves_doubt_and_a_refused_one_does_not() {
+        let mut flight = InFlight::with_capacity(4);
+        let key = flight.push_command(0, Bytes::new());
+        flight.send(key, SessionId(7), false);
+        assert!(!flight.answered(key, false));
+        flight.lost();
+        assert!(!flight.answered(key, false), "it was refused, and not sent again");
+        flight.send(key, SessionId(7), true);
+        flight.lost();
+        assert!(flight.answered(key, false));
+    }
+}
