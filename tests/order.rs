@@ -19,6 +19,8 @@ mod support;
 const AHEAD: usize = 16;
 /// The pause behind each, so that a list stays short.
 const PAUSE: Duration = Duration::from_millis(1);
+/// So many commands of one list; then the connection ends, and another comes.
+const COMMANDS_MAX: u64 = 5_000;
 /// Between two transfers, or two deaths.
 const BETWEEN: Duration = Duration::from_millis(400);
 
@@ -37,6 +39,8 @@ struct List {
 /// What all connections share.
 #[derive(Default)]
 struct Load {
+    /// Of the keys, so that two loads share none.
+    prefix: &'static str,
     stops: AtomicBool,
     keys: AtomicU64,
     done: AtomicU64,
@@ -61,7 +65,7 @@ impl Load {
     }
 
     fn key(&self) -> String {
-        format!("list-{}", self.keys.fetch_add(1, Ordering::Relaxed))
+        format!("{}-{}", self.prefix, self.keys.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -86,8 +90,9 @@ fn append(load: &Load, address: &str) -> Result<()> {
     let mut list = List { key: load.key(), ..List::default() };
     let (mut sent, mut answered) = (0, 0);
     let mut talk = || -> Result<()> {
-        while !load.stops() || answered < sent {
-            while !load.stops() && sent - answered < AHEAD as u64 {
+        let ends = |sent| load.stops() || sent == COMMANDS_MAX;
+        while !ends(sent) || answered < sent {
+            while !ends(sent) && sent - answered < AHEAD as u64 {
                 let (key, tail) = (&list.key, format!("{sent},"));
                 let words = format!("*3\r\n$6\r\nAPPEND\r\n${}\r\n{key}\r\n${}\r\n{tail}\r\n", key.len(), tail.len());
                 stream.get_mut().write_all(words.as_bytes())?;
@@ -176,8 +181,13 @@ fn status(stream: &mut BufReader<TcpStream>) -> Result<u16> {
 }
 
 /// Runs connections of both kinds beside what is done to the cluster; what they saw.
-fn under_load(cluster: &mut Cluster, connections: usize, trouble: impl FnOnce(&mut Cluster, &Load)) -> Load {
-    let load = Load::default();
+fn under_load(
+    cluster: &mut Cluster,
+    connections: usize,
+    prefix: &'static str,
+    trouble: impl FnOnce(&mut Cluster, &Load),
+) -> Load {
+    let load = Load { prefix, ..Load::default() };
     let (doors, webs) = (cluster.doors.clone(), cluster.webs.clone());
     let again = |one: &dyn Fn() -> Result<()>| {
         while !load.stops() {
@@ -210,7 +220,8 @@ fn check(cluster: &Cluster, load: &Load) {
         let Ok(Answer::Value(value)) = Answer::decode(answer) else { panic!("{key} has a value or none") };
         let value = String::from_utf8(value.unwrap_or_default().to_vec()).unwrap();
         let held: Vec<u64> = value.split_terminator(',').map(|number| number.parse().unwrap()).collect();
-        assert!(held.is_sorted_by(|one, next| one < next), "{key} is out of order: {held:?}");
+        let misplaced: Vec<_> = held.windows(2).filter(|pair| pair[0] >= pair[1]).take(9).collect();
+        assert!(misplaced.is_empty(), "{key} is out of order: {misplaced:?}");
         let lost: Vec<_> = done.iter().filter(|number| held.binary_search(number).is_err()).collect();
         assert!(lost.is_empty(), "{key} lacks {lost:?}, which were acknowledged");
         let applied: Vec<_> = held.iter().filter(|number| refused.contains(number)).collect();
@@ -242,7 +253,7 @@ fn a_connections_commands_keep_their_order_through_transfers_and_deaths() {
     (0..3).for_each(|n| cluster.spawn(n));
     cluster.leader();
 
-    let load = under_load(&mut cluster, connections, |cluster, _| {
+    let load = under_load(&mut cluster, connections, "transfers", |cluster, _| {
         for _ in 0..transfers {
             std::thread::sleep(BETWEEN);
             let transferred = || (cluster.run(&["transfer", "--timeout", "10s"]).code == Some(0)).then_some(());
@@ -254,7 +265,7 @@ fn a_connections_commands_keep_their_order_through_transfers_and_deaths() {
     assert_eq!(Load::counts(&load.unknown), 0, "a planned transfer leaves nothing unknown");
     cluster.expect_no_deaths();
 
-    let load = under_load(&mut cluster, connections, |cluster, load| {
+    let load = under_load(&mut cluster, connections, "deaths", |cluster, load| {
         for _ in 0..deaths {
             std::thread::sleep(BETWEEN);
             let leader = cluster.leader();
