@@ -223,7 +223,8 @@ impl Checks {
                 return Err(format!("Log Matching: two logs differ at {} or right before it ({node})", entry.position));
             }
             life.seen.put(entry);
-            self.configurations.writes(node, entry, leads.is_some());
+            // Of a batch it may have received the first entries before it led.
+            self.configurations.writes(node, entry, leads == Some(entry.position.term));
         }
         life.seen.hard_state = write.hard_state.unwrap_or(life.seen.hard_state);
         life.unsynced.push(write.clone());
