@@ -23,6 +23,8 @@ pub struct Configurations {
     logs: BTreeMap<NodeId, Vec<(Index, Term)>>,
     /// Those that were committed, in order.
     committed: Vec<(Index, Term)>,
+    /// The last index that was committed, whatever stands there.
+    upto: Index,
     /// Those that a leader has just put into its log, until it is looked at.
     adopted: BTreeSet<(NodeId, Index)>,
     /// Whether two that are in use might lack a common member since that was last looked at.
@@ -72,6 +74,7 @@ impl Configurations {
 
     /// An entry is committed.
     pub fn commits(&mut self, index: Index, term: Term) {
+        self.upto = index;
         if self.all.contains_key(&(index, term)) {
             self.committed.push((index, term));
             self.changed = true;
@@ -97,7 +100,9 @@ impl Configurations {
         }
     }
 
-    /// All that may be in use: the latest that was committed, and whatever follows it in a log that holds it.
+    /// All that may be in use: the latest that was committed, and whatever follows it in a log that holds it. Not in
+    /// a log that contradicts a committed entry: a majority of each committed configuration holds that entry, and
+    /// elects nobody by what stands in its place.
     pub fn in_use(&self) -> Vec<&Membership> {
         let mut found = vec![self.latest()];
         let latest = self.committed.last();
@@ -106,7 +111,8 @@ impl Configurations {
                 Some(latest) => log.iter().position(|held| held == latest).map(|at| at + 1),
                 None => Some(0),
             };
-            for position in from.map_or(&[][..], |from| &log[from..]) {
+            let behind = from.map_or(&[][..], |from| &log[from..]);
+            for position in behind.iter().take_while(|(index, _)| *index > self.upto) {
                 let membership = &self.all[position];
                 // Learners too: whoever is only that is a member, and known by its disk.
                 if !found.contains(&membership) {
