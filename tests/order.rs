@@ -36,6 +36,15 @@ struct List {
     refused: BTreeSet<u64>,
 }
 
+/// Ends a load, also when what is done to the cluster fails.
+struct Ends<'a>(&'a Load);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.stops.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What all connections share.
 #[derive(Default)]
 struct Load {
@@ -204,8 +213,8 @@ fn under_load(
                 scope.spawn(move || again(&|| alternate(load, web)));
             }
         }
+        let _ends = Ends(&load);
         trouble(cluster, &load);
-        load.stops.store(true, Ordering::Relaxed);
     });
     load
 }
