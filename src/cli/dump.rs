@@ -90,7 +90,7 @@ pub fn print(args: Dump) -> Result<(), Trouble> {
         Ok(0) => Ok(()),
         // What is wrong stands among what was printed.
         Ok(code) => std::process::exit(code),
-        Err(error) => Err(Trouble { what: format!("{error:#}"), code: 74 }),
+        Err(error) => Err(error.into()),
     }
 }
 

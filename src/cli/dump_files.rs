@@ -1,5 +1,6 @@
 //! The files of a journal as `dump` finds them: read beside a node that may be writing them.
 
+use crate::disk::unreadable::is_media_error;
 use crate::types::DiskId;
 use crate::wal::format::{self, SegmentHeader};
 use crate::wal::inspect::{Finding, Inspection, Surroundings};
@@ -120,6 +121,18 @@ fn without_gaps(directory: &Path, listed: Vec<Segment>) -> Vec<Segment> {
     }
 }
 
+/// A file that the disk cannot read to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: byte {at}: the disk cannot read it: {error}", file.display())]
+pub struct UnreadableFile {
+    /// Its path.
+    pub file: PathBuf,
+    /// All bytes before this one were read.
+    pub at: u64,
+    /// The error of the read there.
+    pub error: io::Error,
+}
+
 /// A file's bytes; `None` if a running node has released it meanwhile.
 ///
 /// A segment that is released may be renamed and become room for another: what was read is of that
@@ -132,7 +145,12 @@ pub fn read(path: &Path) -> io::Result<Option<Bytes>> {
     };
     let opened = file.metadata()?;
     let mut bytes = Vec::with_capacity(opened.len() as usize);
-    file.read_to_end(&mut bytes)?;
+    if let Err(error) = file.read_to_end(&mut bytes) {
+        return Err(match is_media_error(&error) {
+            true => io::Error::other(UnreadableFile { file: path.to_owned(), at: bytes.len() as u64, error }),
+            false => error,
+        });
+    }
     match std::fs::metadata(path) {
         Ok(named) if (named.dev(), named.ino()) == (opened.dev(), opened.ino()) => Ok(Some(bytes.into())),
         Ok(_) => Ok(None),

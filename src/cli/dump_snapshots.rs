@@ -126,7 +126,7 @@ impl Walk<'_> {
                     What::Checksum { stored, computed } => {
                         (Some(format!("{stored:08x}")), Some(format!("{computed:08x}")))
                     }
-                    What::Cut | What::Wrong(_) => (None, None),
+                    What::Cut | What::Unreadable | What::Wrong(_) => (None, None),
                 };
                 self.json(&json!({
                     "k": "bad", "file": found.name, "off": at, "len": len, "stored": stored, "computed": computed,

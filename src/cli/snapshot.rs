@@ -94,7 +94,7 @@ fn verdict(args: &Take, taken: &[(u64, &String, Taken)]) -> Result<(), Trouble> 
 
 /// `drave snapshot list`: 5 if one is damaged.
 pub fn list(args: &List) -> Result<(), Trouble> {
-    let found = snapshots_at(&args.path).map_err(|error| Trouble { what: format!("{error:#}"), code: 74 })?;
+    let found = snapshots_at(&args.path)?;
     if found.is_empty() {
         eprintln!("no snapshots in {}", args.path.display());
     }

@@ -1,7 +1,7 @@
 //! The files of snapshots as `dump` and `snapshot list` find them, beside a node that may be taking one.
 
 use crate::disk::{Disk, FsDisk};
-use crate::snapshot::format::{Chain, Chunks, Flaw, Header, What, file_position};
+use crate::snapshot::format::{Chain, Chunk, Chunks, Flaw, Header, What, file_position};
 use crate::types::{ClusterId, Position};
 use crate::wal::identity::Identity;
 use anyhow::Context;
@@ -18,10 +18,12 @@ pub struct Found {
     pub name: String,
     /// The position in its name, if that is one's.
     pub position: Option<Position>,
-    /// The file.
+    /// The file, as far as it can be read.
     pub bytes: Bytes,
     /// The cluster that its directory belongs to, if that is known.
     cluster: Option<ClusterId>,
+    /// Whether the disk cannot read what is behind `bytes`.
+    unreadable: bool,
 }
 
 /// The snapshots at a path, oldest first: itself, those in it, or those in `snapshots` in it. One that
@@ -45,8 +47,13 @@ pub fn snapshots_at(path: &Path) -> anyhow::Result<Vec<Found>> {
     let mut found = Vec::new();
     for name in names {
         // What is published is never written to again, so that it can be mapped beside its node.
-        match disk.map(&name) {
-            Ok(bytes) => found.push(Found { position: file_position(&name), name, bytes, cluster }),
+        match disk.find_unreadable(&name).and_then(|place| Ok((disk.map(&name)?, place))) {
+            Ok((mut bytes, place)) => {
+                if let Some(place) = &place {
+                    bytes.truncate(place.at as usize);
+                }
+                found.push(Found { position: file_position(&name), name, bytes, cluster, unreadable: place.is_some() });
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("{}", directory.join(&name).display())),
         }
@@ -67,12 +74,17 @@ fn owner(directory: &Path) -> Option<ClusterId> {
 impl Found {
     /// What it says it is of, and where its chunks begin.
     pub fn header(&self) -> Result<(Header, Chain), Flaw> {
-        Header::decode(&self.bytes)
+        Header::decode(&self.bytes).map_err(|flaw| self.cut(flaw))
     }
 
     /// Its chunks, up to the first that is no good.
-    pub fn chunks(&self, chain: Chain) -> Chunks {
-        Chunks::new(self.bytes.clone(), chain)
+    pub fn chunks(&self, chain: Chain) -> impl Iterator<Item = Result<Chunk, Flaw>> + '_ {
+        Chunks::new(self.bytes.clone(), chain).map(|chunk| chunk.map_err(|flaw| self.cut(flaw)))
+    }
+
+    /// Where the disk cannot read the file it does not end.
+    fn cut(&self, flaw: Flaw) -> Flaw {
+        if self.unreadable && flaw.what == What::Cut { Flaw { what: What::Unreadable, ..flaw } } else { flaw }
     }
 
     /// Why a start would not believe it though all its bytes are right.

@@ -1,5 +1,6 @@
 //! What went wrong, in one line, and the exit code for it.
 
+use super::dump_files::UnreadableFile;
 use crate::config::Wrong;
 use crate::server::server::ServerError;
 use crate::wal::Fault;
@@ -12,6 +13,15 @@ pub struct Trouble {
     pub what: String,
     /// 1 no, 2 usage, 3 unavailable, 4 unknown, 5 damaged, 70 a bug, 74 I/O, 78 configuration.
     pub code: i32,
+}
+
+impl From<anyhow::Error> for Trouble {
+    /// An error of the files that a command reads. One that the disk cannot read is damaged, not merely an error.
+    fn from(error: anyhow::Error) -> Trouble {
+        let io = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+        let unreadable = io.filter_map(std::io::Error::get_ref).any(|inner| inner.is::<UnreadableFile>());
+        Trouble { what: format!("{error:#}"), code: if unreadable { 5 } else { 74 } }
+    }
 }
 
 impl From<clap::Error> for Trouble {

@@ -4,8 +4,10 @@
 //! tell the truth; `rename` is atomic; a synced directory keeps its names.
 
 use super::seam::{Disk, DiskFile};
+use super::sigbus::MappedFile;
+use super::unreadable::{Unreadable, read_through};
 use bytes::Bytes;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -107,6 +109,11 @@ impl FsDisk {
         &self.directory
     }
 
+    /// Reads all of a file, without the right to write it; returns the first place that the disk cannot read.
+    pub fn find_unreadable(&self, name: &str) -> io::Result<Option<Unreadable>> {
+        read_through(&self.file(File::open(self.directory.join(name))?), |_| {})
+    }
+
     /// Takes the lock file of that name; `None` if another process has it.
     pub fn lock(&self, name: &str) -> io::Result<Option<Lock>> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.directory.join(name))?;
@@ -149,13 +156,14 @@ impl Disk for FsDisk {
     }
 
     fn map(&self, name: &str) -> io::Result<Bytes> {
-        let file = File::open(self.directory.join(name))?;
+        let path = self.directory.join(name);
+        let file = File::open(&path)?;
         if file.metadata()?.len() == 0 {
             return Ok(Bytes::new());
         }
         // SAFETY: a mapping is undefined behaviour if the file changes beneath it. Only files that
         // nobody writes to again are mapped, and the directory is locked against other processes.
-        let mapping = unsafe { memmap2::Mmap::map(&file)? };
+        let mapping = unsafe { MappedFile::map(&file, &path)? };
         Ok(Bytes::from_owner(mapping))
     }
 
@@ -247,6 +255,14 @@ impl DiskFile for FsFile {
 
     fn truncate(&mut self, size: u64) -> io::Result<()> {
         self.file.set_len(size)
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        match rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed) {
+            // A file system that keeps all in memory has nothing else to read.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            outcome => Ok(outcome?),
+        }
     }
 
     fn sync(&mut self) -> io::Result<()> {

@@ -3,7 +3,10 @@
 pub mod fs;
 pub mod meter;
 pub mod seam;
+pub mod sigbus;
+pub mod unreadable;
 
 pub use fs::FsDisk;
 pub use meter::Meter;
 pub use seam::{Disk, DiskFile};
+pub use unreadable::Unreadable;

@@ -3,7 +3,7 @@
 //!
 //! What a disk may do to us: lose anything not synced, in pieces of 512 bytes and in any order;
 //! lose a *name* that was not synced though its file was; fail a sync once and call the lost pages
-//! clean; hold something else than was written. What it may not do: lose what a sync said was safe.
+//! clean; hold something else than was written; fail to read it. What it may not do: lose what a sync said was safe.
 
 use bytes::Bytes;
 use std::io;
@@ -48,6 +48,9 @@ pub trait DiskFile: Send + 'static {
     fn allocate(&mut self, size: u64) -> io::Result<()>;
     /// Cuts it off there.
     fn truncate(&mut self, size: u64) -> io::Result<()>;
+    /// Drops what the page cache holds of it and the disk has, so that the next read comes from the disk. A hint:
+    /// a file system may have nothing but its cache.
+    fn drop_cache(&self) -> io::Result<()>;
     /// Makes what was written durable, within the size it had when it was last [`DiskFile::sync_all`]ed.
     /// An error is final: what reached the disk is unknown, and asking again would not tell.
     fn sync(&mut self) -> io::Result<()>;

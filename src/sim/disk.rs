@@ -565,6 +565,10 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
+    fn drop_cache(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         self.sync_now(false)
     }

@@ -69,6 +69,8 @@ pub enum What {
     },
     /// It ends too early.
     Cut,
+    /// The disk cannot read it.
+    Unreadable,
     /// It cannot be what stands here.
     Wrong(&'static str),
 }
@@ -78,6 +80,7 @@ impl fmt::Display for Flaw {
         match self.what {
             What::Checksum { stored, computed } => write!(f, "stored {stored:08x} computed {computed:08x}"),
             What::Cut => f.write_str("the file ends here"),
+            What::Unreadable => f.write_str("the disk cannot read it"),
             What::Wrong(what) => f.write_str(what),
         }
     }

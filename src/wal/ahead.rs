@@ -6,16 +6,17 @@
 //! not whole nothing is said of it: it is for the reader to meet it, and to judge.
 
 use super::format::{self, Frame, Kind, SEGMENT_HEADER};
-use super::recover::Read;
+use super::load::Read;
 use crate::types::DiskId;
 use bytes::Bytes;
 use std::num::NonZeroUsize;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// How far each segment is whole, as far as that is known yet.
-#[derive(Debug)]
-pub struct Ahead {
-    segments: Vec<(Bytes, u32)>,
+pub struct Ahead<'a> {
+    /// All segments; none if nothing is computed ahead.
+    segments: &'a [Read],
+    disk: DiskId,
     found: Mutex<Found>,
     news: Condvar,
 }
@@ -30,14 +31,11 @@ struct Found {
 
 /// Reads segments, oldest first, while their checksums are computed by so many threads in all; by one
 /// alone, nothing is computed ahead, and all that is read is checked as it is met.
-pub fn ahead<T>(files: &[Read], disk: DiskId, threads: NonZeroUsize, read: impl FnOnce(&Ahead) -> T) -> T {
+pub fn ahead<T>(files: &[Read], disk: DiskId, threads: NonZeroUsize, read: impl FnOnce(&Ahead<'_>) -> T) -> T {
     let alone = threads.get() == 1;
-    let segments: Vec<_> = match alone {
-        true => Vec::new(),
-        false => files.iter().map(|file| (file.bytes.clone(), salted(disk, file.number))).collect(),
-    };
+    let segments = if alone { &[] } else { files };
     let whole = vec![None; segments.len()];
-    let ahead = Ahead { segments, found: Mutex::new(Found { next: 0, whole }), news: Condvar::new() };
+    let ahead = Ahead { segments, disk, found: Mutex::new(Found { next: 0, whole }), news: Condvar::new() };
     std::thread::scope(|scope| {
         for _ in 1..threads.get() {
             scope.spawn(|| while ahead.check_one() {});
@@ -65,7 +63,7 @@ pub fn whole(bytes: &Bytes, salted: u32) -> u64 {
     at
 }
 
-impl Ahead {
+impl Ahead<'_> {
     /// How far the frames of the nth segment are whole. As long as another is at it, the next are looked
     /// at meanwhile.
     pub fn whole(&self, nth: usize) -> u64 {
@@ -89,8 +87,9 @@ impl Ahead {
             found.next += 1;
             found.next - 1
         };
-        let Some((bytes, salted)) = self.segments.get(nth) else { return false };
-        let whole = whole(bytes, *salted);
+        let Some(file) = self.segments.get(nth) else { return false };
+        // What cannot be read is for the reader to meet.
+        let whole = file.readable().map_or(0, |bytes| whole(&bytes, salted(self.disk, file.number)));
         self.found().whole[nth] = Some(whole);
         self.news.notify_all();
         true
@@ -103,7 +102,7 @@ impl Ahead {
 }
 
 /// Nobody begins with another segment once this is gone.
-struct Stops<'a>(&'a Ahead);
+struct Stops<'a>(&'a Ahead<'a>);
 
 impl Drop for Stops<'_> {
     fn drop(&mut self) {

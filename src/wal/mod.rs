@@ -8,6 +8,7 @@ pub mod format;
 pub mod identity;
 pub mod inspect;
 pub mod journal;
+pub mod load;
 pub mod open;
 pub mod options;
 pub mod outline;

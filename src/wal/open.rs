@@ -5,9 +5,10 @@
 
 use super::format::{self, file_name, file_number};
 use super::journal::{Journal, Older, christen, empty_report, header_of, held, opening_size};
+use super::load::{read_all, read_whole};
 use super::options::{Options, Reading};
 use super::outline::Outline;
-use super::recover::{self, BEGIN, Read, Recovered, Replay};
+use super::recover::{self, BEGIN, Recovered, Replay};
 use super::report::{Fault, Result};
 use super::segment::{Marks, Segment};
 use super::side::{self, Side, Testimony, io};
@@ -83,7 +84,7 @@ impl<D: Disk> Journal<D> {
         let boot = disk.boot().map_err(io("identify the boot for", "the journal"))?;
         let names = disk.list().map_err(io("list", "the journal"))?;
         let testimony = match names.iter().any(|name| name == side::NAME) {
-            true => Testimony::read(&disk.map(side::NAME).map_err(io("read", side::NAME))?, options.disk),
+            true => Testimony::read(&read_whole(&disk, side::NAME)?, options.disk),
             false => Testimony::default(),
         };
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| file_number(name)).collect();
@@ -256,25 +257,6 @@ fn blank<F: DiskFile>(file: &mut F, name: &str, bytes: &Bytes, end: u64) -> Resu
         at += n as u64;
     }
     Ok(())
-}
-
-/// All segments: the last one copied, since it will be written to, the others mapped.
-fn read_all<D: Disk>(disk: &D, numbers: &[u64]) -> Result<Vec<Read>> {
-    let mut files = Vec::new();
-    for (place, number) in numbers.iter().enumerate() {
-        let name = file_name(*number);
-        let bytes = if place + 1 < numbers.len() {
-            disk.map(&name).map_err(io("map", &name))?
-        } else {
-            let file = disk.open(&name).map_err(io("open", &name))?;
-            let mut bytes = vec![0; file.size().map_err(io("read", &name))? as usize];
-            let read = file.read_at(0, &mut bytes).map_err(io("read", &name))?;
-            bytes.truncate(read);
-            Bytes::from(bytes)
-        };
-        files.push(Read { number: *number, bytes });
-    }
-    Ok(files)
 }
 
 fn lost() -> Fault {

@@ -8,6 +8,7 @@
 
 use super::ahead::{Ahead, ahead};
 use super::format::{self, Batch, EntryHead, Flaw, Frame, Kind, SEGMENT_HEADER, Seal, SegmentHeader, file_name};
+use super::load::{self, Read};
 use super::options::{Doubt, Options, Reading};
 use super::outline::Outline;
 use super::report::{ADVICE, Fault, Result, Sealed};
@@ -46,14 +47,6 @@ pub struct Recovered {
     pub view: View,
     /// What the operator should know: what was cut off and why.
     pub notes: Vec<String>,
-}
-
-/// A segment's file, read.
-pub struct Read {
-    /// Its number, from its name.
-    pub number: u64,
-    /// Its bytes: mapped, or for the last one copied.
-    pub bytes: Bytes,
 }
 
 /// A segment that was read and believed.
@@ -129,7 +122,7 @@ pub fn replay<'a>(
         heads: Vec::new(),
         meter: reading.meter,
     };
-    reading.meter.expect(files.iter().map(|file| file.bytes.len() as u64).sum());
+    reading.meter.expect(files.iter().map(Read::size).sum());
     ahead(&files, options.disk, reading.threads, |ahead| replay.all(&files, options, testimony, ahead))?;
     if let (Some(place), Some(last)) = (testimony.place, replay.segments.last())
         && place.segment > last.header.number
@@ -142,7 +135,7 @@ pub fn replay<'a>(
 
 impl Replay<'_> {
     /// Reads one segment after the other, up to the first that is not sealed.
-    fn all(&mut self, files: &[Read], options: &Options, testimony: &Testimony, ahead: &Ahead) -> Result<()> {
+    fn all(&mut self, files: &[Read], options: &Options, testimony: &Testimony, ahead: &Ahead<'_>) -> Result<()> {
         for (nth, file) in files.iter().enumerate() {
             let behind = &files[nth + 1..];
             let whole = ahead.whole(nth);
@@ -167,8 +160,12 @@ impl Replay<'_> {
         testimony: &Testimony,
         whole: u64,
     ) -> Result<bool> {
-        let Read { number, bytes } = file;
-        let (number, bytes) = (*number, bytes.clone());
+        let (number, bytes) = (file.number, file.readable()?);
+        if bytes.len() < SEGMENT_HEADER
+            && let Some(fault) = self.unreadable(file, behind)?
+        {
+            return Err(fault);
+        }
         let header = self.header(number, &bytes, options)?;
         let first_batch = if self.segments.is_empty() && number != 1 { None } else { Some(self.batch) };
         let chain = if self.segments.is_empty() && number != 1 { None } else { Some(self.chain.unwrap_or(0)) };
@@ -178,11 +175,27 @@ impl Replay<'_> {
         let (end, chain, sealed, broken) = self.batches(number, &mut scan, first_batch, &mut marks, &mut synced)?;
         self.chain = chain;
         if sealed.is_none() {
+            if let Some(fault) = self.unreadable(file, behind)? {
+                return Err(fault);
+            }
             self.judge(&header, end, broken, options, behind, testimony, &bytes)?;
         }
         let live = marks.entries().unwrap_or((Index(1), Index::ZERO));
         self.segments.push(Believed { header, bytes, end, synced, marks, live });
         Ok(sealed.is_some())
+    }
+
+    /// The fault of a segment that the disk cannot read to its end. What is behind that place is never taken
+    /// for an ending: a record may stand there, and a segment that goes on in the next one has more of them.
+    fn unreadable(&self, file: &Read, behind: &[Read]) -> Result<Option<Fault>> {
+        let Some(place) = file.unreadable()? else { return Ok(None) };
+        let next = self.outline.as_ref().map_or(Index(1), |outline| outline.last.index.next());
+        let inherited = behind.first().and_then(Read::inherits);
+        let lost = match inherited.filter(|last| *last >= next) {
+            Some(last) => format!("{next} to {last}"),
+            None => format!("{next} and later"),
+        };
+        Ok(Some(load::unreadable(&file_name(file.number), place, lost)))
     }
 
     fn header(&mut self, number: u64, bytes: &Bytes, options: &Options) -> Result<SegmentHeader> {
@@ -287,10 +300,7 @@ impl Replay<'_> {
             .and_then(|broken| broken.later)
             .filter(|later| first_lost || (later.wrapping_sub(self.batch as u32) as i32) > 0);
         let later_synced = broken.as_ref().is_some_and(|broken| broken.synced > end);
-        let used_behind = behind.iter().any(|file| {
-            let salt = format::salt(options.disk, file.number);
-            Scan::new(file.bytes.clone(), salt, None).any(|item| matches!(item, Item::Frame(_)))
-        });
+        let used_behind = behind.iter().any(|file| file.is_used(options.disk));
         let (at, what) = match &broken {
             Some(broken) => {
                 let next = broken.next.map_or(String::new(), |next| format!(" · next good record at {next}"));

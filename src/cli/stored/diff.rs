@@ -80,8 +80,7 @@ pub fn run(args: &Diff) -> Result<(), Trouble> {
 pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Directory>, Trouble> {
     let mut directories = Vec::with_capacity(paths.len());
     for path in paths {
-        let read = Directory::read(path);
-        directories.push(read.map_err(|error| Trouble { what: format!("{error:#}"), code: 74 })?);
+        directories.push(Directory::read(path)?);
     }
     let mut owners = directories.iter().filter_map(|directory| Some((directory, directory.owner?.cluster)));
     if let Some((first, cluster)) = owners.next()

@@ -1,0 +1,131 @@
+//! Files as recovery reads them: mapped, and each byte read with `pread` before the mapping is touched.
+//!
+//! A mapping cannot return an error ([`crate::disk::sigbus`]), so a sector that the disk cannot read is found
+//! here, and is damage like any other: with a file and an offset.
+
+use super::format::{self, Kind, Opening, SegmentHeader, file_name};
+use super::report::{ADVICE, Fault, Result};
+use super::scan::{Item, Scan};
+use super::side::io;
+use crate::disk::unreadable::{Unreadable, read_through};
+use crate::disk::{Disk, DiskFile};
+use crate::types::{DiskId, Index};
+use bytes::Bytes;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// A segment's file.
+pub struct Read {
+    /// Its number, from its name.
+    pub number: u64,
+    /// Its bytes: mapped, or for the last segment copied.
+    bytes: Bytes,
+    /// What reads the file once; whoever needs the bytes first runs it.
+    reader: Mutex<Option<Reader>>,
+    checked: OnceLock<std::io::Result<Option<Unreadable>>>,
+}
+
+type Reader = Box<dyn FnOnce() -> std::io::Result<Option<Unreadable>> + Send>;
+
+impl Read {
+    /// A segment that lies in memory.
+    pub fn copied(number: u64, bytes: Bytes) -> Read {
+        Read { number, bytes, reader: Mutex::new(None), checked: OnceLock::from(Ok(None)) }
+    }
+
+    /// How many bytes the file has.
+    pub fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// All of its bytes. They may only be touched as far as they are [`Read::readable`].
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The first place that the disk cannot read, if there is one. The first call reads the file; others wait.
+    pub fn unreadable(&self) -> Result<Option<&Unreadable>> {
+        let read = || match self.reader.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(reader) => reader(),
+            None => Ok(None),
+        };
+        match self.checked.get_or_init(read) {
+            Ok(place) => Ok(place.as_ref()),
+            Err(error) => Err(io("read", &file_name(self.number))(again(error))),
+        }
+    }
+
+    /// Whether it holds any record; or might, where it cannot be read.
+    pub fn is_used(&self, disk: DiskId) -> bool {
+        let salt = format::salt(disk, self.number);
+        let has_record = |bytes| Scan::new(bytes, salt, None).any(|item| matches!(item, Item::Frame(_)));
+        !matches!(self.unreadable(), Ok(None)) || self.readable().is_ok_and(has_record)
+    }
+
+    /// The last index of the log before this segment, as its opening has it.
+    pub fn inherits(&self) -> Option<Index> {
+        let bytes = self.readable().ok()?;
+        let salt = SegmentHeader::decode(&bytes).ok()?.salt();
+        Scan::new(bytes, salt, None).take(2).find_map(|item| match item {
+            Item::Frame(frame) if frame.kind == Kind::Open => Some(Opening::read(&frame.body).ok()?.last.index),
+            _ => None,
+        })
+    }
+
+    /// Its bytes, up to the first that cannot be read.
+    pub fn readable(&self) -> Result<Bytes> {
+        Ok(match self.unreadable()? {
+            Some(place) => self.bytes.slice(..place.at as usize),
+            None => self.bytes.clone(),
+        })
+    }
+}
+
+/// The same error once more.
+fn again(error: &std::io::Error) -> std::io::Error {
+    match error.raw_os_error() {
+        Some(code) => std::io::Error::from_raw_os_error(code),
+        None => std::io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+/// All segments: the last one copied, since it will be written to, the others mapped.
+pub fn read_all<D: Disk>(disk: &D, numbers: &[u64]) -> Result<Vec<Read>> {
+    let mapped = |number: u64| {
+        let name = file_name(number);
+        let bytes = disk.map(&name).map_err(io("map", &name))?;
+        let disk = disk.clone();
+        let reader: Reader = Box::new(move || read_through(&disk.open(&name)?, |_| {}));
+        Ok(Read { number, bytes, reader: Mutex::new(Some(reader)), checked: OnceLock::new() })
+    };
+    let Some((last, older)) = numbers.split_last() else { return Ok(Vec::new()) };
+    let mut files = older.iter().map(|number| mapped(*number)).collect::<Result<Vec<_>>>()?;
+    let (bytes, unreadable) = copy(disk, &file_name(*last))?;
+    files.push(Read { checked: OnceLock::from(Ok(unreadable)), ..Read::copied(*last, bytes) });
+    Ok(files)
+}
+
+/// All of a small file. One that cannot be read is damaged.
+pub fn read_whole<D: Disk>(disk: &D, name: &str) -> Result<Bytes> {
+    match copy(disk, name)? {
+        (bytes, None) => Ok(bytes),
+        (_, Some(place)) => Err(unreadable(name, &place, "none that is known".to_owned())),
+    }
+}
+
+/// All of a file that can be read, zeros for the rest.
+fn copy<D: Disk>(disk: &D, name: &str) -> Result<(Bytes, Option<Unreadable>)> {
+    let file = disk.open(name).map_err(io("open", name))?;
+    let size = file.size().map_err(io("read", name))? as usize;
+    let mut bytes = Vec::with_capacity(size);
+    let place = read_through(&file, |piece| bytes.extend_from_slice(piece)).map_err(io("read", name))?;
+    if place.is_some() {
+        bytes.resize(size, 0);
+    }
+    Ok((Bytes::from(bytes), place))
+}
+
+/// The fault of a place that cannot be read.
+pub fn unreadable(file: &str, place: &Unreadable, lost: String) -> Fault {
+    let what = format!("the disk cannot read it: {}", place.error);
+    Fault::Corrupt { file: file.to_owned(), offset: place.at, what, lost, advice: ADVICE }
+}
