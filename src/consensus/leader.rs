@@ -34,7 +34,7 @@ pub struct Leader {
     /// Whether a round of reads waits to be asked.
     ask_round: bool,
     /// How much followers have of the snapshots they are sent.
-    chunked: Vec<(NodeId, Position, u64)>,
+    chunked: Vec<(NodeId, Position, u64, bool)>,
     /// Whether the operator has been told that the disk stands.
     warned: bool,
     /// Those who are no members any more, and until when we try to let them know.
@@ -316,9 +316,9 @@ impl Leader {
                     progress.probe(progress.agreed.next());
                 }
             }
-            Message::Chunked { snapshot, next } => {
+            Message::Chunked { snapshot, next, damaged } => {
                 progress.acknowledged_at = now;
-                self.chunked.push((peer, snapshot, next));
+                self.chunked.push((peer, snapshot, next, damaged));
             }
             Message::AskIndex { number } => self.asked_index(me, peer, number),
             Message::AskVote { .. }

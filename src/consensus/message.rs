@@ -153,6 +153,8 @@ pub enum Message {
         snapshot: Position,
         /// How many bytes of it.
         next: u64,
+        /// Whether all of it had come, and it was damaged.
+        damaged: bool,
     },
     /// Campaign now: I lead, you hold all of my log, and I want you to take over (thesis §3.10).
     StepUp,

@@ -140,10 +140,10 @@ impl Raft {
         self.turn(now, Next::Stay);
     }
 
-    /// Tells the leader how much of its snapshot is here.
-    pub fn chunked(&mut self, to: NodeId, snapshot: Position, next: u64) {
+    /// Tells the leader how much of its snapshot is here, or that all of it came and it was `damaged`.
+    pub fn chunked(&mut self, to: NodeId, snapshot: Position, next: u64, damaged: bool) {
         if self.leader() == Some(to) && to != self.me.id {
-            self.me.send(to, Message::Chunked { snapshot, next });
+            self.me.send(to, Message::Chunked { snapshot, next, damaged });
         }
     }
 

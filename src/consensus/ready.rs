@@ -21,7 +21,7 @@ pub struct Ready {
     /// Pieces of a snapshot that this term's leader sends us, and that tell us something new.
     pub chunks: Vec<(NodeId, Chunk)>,
     /// How much of a snapshot a follower that we send one to has.
-    pub chunked: Vec<(NodeId, Position, u64)>,
+    pub chunked: Vec<(NodeId, Position, u64, bool)>,
     /// Everything up to here is committed.
     pub commit: Index,
     /// Reads that are linearizable once everything up to their index is applied.

@@ -12,7 +12,7 @@ use crate::node::event::{Event, Kept};
 use crate::shelf::reviving::header;
 use crate::shelf::{Done, Job, Reviving};
 use crate::snapshot::Snapshot;
-use crate::types::{ClusterId, Entry, Index, Membership, NodeId};
+use crate::types::{ClusterId, Entry, Index, Membership, NodeId, Position};
 use crate::wal::report::Fault;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -102,6 +102,11 @@ impl<M: StateMachine> Applying<M> {
         self.shelf.send(Job::Receive { from, snapshot, total, offset, bytes }).is_ok()
     }
 
+    /// A follower received our snapshot damaged: its file is read again. False if nobody is there to read.
+    pub fn inspect(&mut self, follower: NodeId, snapshot: Position, times: u32) -> bool {
+        self.shelf.send(Job::Inspect { follower, snapshot, times }).is_ok()
+    }
+
     /// The files' thread has done something; what the node should know of it.
     pub fn done(&mut self, done: Done) -> Option<Event> {
         match done {
@@ -111,14 +116,24 @@ impl<M: StateMachine> Applying<M> {
                 let _there_or_gone = self.shelf.send(job);
                 None
             }
-            Done::Wants => None,
+            Done::Written if self.taking => {
+                let _there_or_gone = self.shelf.send(Job::Verify);
+                None
+            }
+            Done::Wants | Done::Written => None,
+            Done::Damaged => {
+                self.taking = false;
+                self.applier.thaw();
+                Some(Event::TakenDamaged)
+            }
             Done::Taken(snapshot) => {
                 self.taking = false;
                 self.applier.thaw();
                 Some(Event::Taken(snapshot.map(|snapshot| kept(&snapshot, &self.leavings))))
             }
             Done::NoRoom => None,
-            Done::Received { from, snapshot, next } => Some(Event::Received { from, snapshot, next }),
+            Done::Received { from, snapshot, next, damaged } => Some(Event::Received { from, snapshot, next, damaged }),
+            Done::Inspected { snapshot, whole } => Some(Event::Inspected { snapshot, whole }),
             Done::Arrived(snapshot) => {
                 self.reviving = Some(Reviving::begin(&self.applier, snapshot));
                 None

@@ -310,6 +310,11 @@ impl<M: StateMachine> Reactor<M> {
                         return Err(Broken::Gone("snapshot"));
                     }
                 }
+                Action::Inspect { follower, snapshot, times } => {
+                    if !self.machine.inspect(follower, snapshot, times) {
+                        return Err(Broken::Gone("snapshot"));
+                    }
+                }
                 Action::Receive { from, chunk } => {
                     if !self.machine.receive(from, chunk) {
                         return Err(Broken::Gone("snapshot"));

@@ -91,6 +91,15 @@ pub enum Event {
     Applied(apply::Report),
     /// [`Action::Take`] is done; with nothing, if there was no room for it.
     Taken(Option<Kept>),
+    /// The snapshot of [`Action::Take`] was damaged when it was read back: it is not used.
+    TakenDamaged,
+    /// [`Action::Inspect`] is done.
+    Inspected {
+        /// Which snapshot.
+        snapshot: Position,
+        /// Whether the file is whole.
+        whole: bool,
+    },
     /// A leader's snapshot is here up to there, in a file.
     Received {
         /// Whose.
@@ -99,6 +108,8 @@ pub enum Event {
         snapshot: Position,
         /// How many bytes of it.
         next: u64,
+        /// Whether all of it had come, and it was damaged.
+        damaged: bool,
     },
     /// A leader's snapshot is here, durable, and the machine has become what it holds.
     Restored {
@@ -166,6 +177,16 @@ pub enum Action {
         from: NodeId,
         /// The piece.
         chunk: Chunk,
+    },
+    /// A follower received this node's snapshot damaged: read the file again, and say what is wrong with it;
+    /// [`Event::Inspected`] brings the answer.
+    Inspect {
+        /// The follower.
+        follower: NodeId,
+        /// Which snapshot.
+        snapshot: Position,
+        /// How many times in a row that follower has received one damaged.
+        times: u32,
     },
     /// The journal may let go of everything up to there.
     Release(Position),

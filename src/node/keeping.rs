@@ -4,7 +4,7 @@
 use super::event::{Caller, Kept};
 use super::options::Options;
 use crate::consensus::log::Log;
-use crate::types::{Index, Mutant, Time};
+use crate::types::{Index, Mutant, Position, Time};
 
 /// How often the time doubles after which one is tried again that did not fit: from 5 s to 5 min.
 const REST_DOUBLES: u32 = 6;
@@ -16,6 +16,8 @@ const REST_DOUBLES: u32 = 6;
 pub struct Keeping {
     /// The newest that is durable.
     kept: Option<Kept>,
+    /// Whether its file was found damaged since: it is sent to nobody, and another is taken.
+    damaged: bool,
     /// When it was taken, or when we began.
     since: Time,
     /// Whether one is being taken.
@@ -24,6 +26,9 @@ pub struct Keeping {
     rest: Time,
     /// How many in a row did not.
     misfits: u32,
+    /// How many in a row were damaged when they were read back; and until when no other is taken because of it.
+    spoilt: u32,
+    spoilt_until: Time,
     /// Who asked for one, and waits; and for one of how much.
     asked: Vec<(Caller, u64, Index)>,
     /// Whether the log may have more to let go of.
@@ -37,10 +42,13 @@ impl Keeping {
     pub fn new(now: Time, kept: Option<Kept>) -> Keeping {
         Keeping {
             kept,
+            damaged: false,
             since: now,
             taking: false,
             rest: Time::ZERO,
             misfits: 0,
+            spoilt: 0,
+            spoilt_until: Time::ZERO,
             asked: Vec::new(),
             unreleased: true,
             turn: (0, 1),
@@ -50,6 +58,16 @@ impl Keeping {
     /// The newest snapshot that is durable.
     pub fn kept(&self) -> Option<&Kept> {
         self.kept.as_ref()
+    }
+
+    /// The newest that is durable, if its file may be sent.
+    pub fn sendable(&self) -> Option<&Kept> {
+        self.kept.as_ref().filter(|_| !self.damaged)
+    }
+
+    /// The file of that snapshot is damaged, or gone: another is to be taken.
+    pub fn discard(&mut self, snapshot: Position) {
+        self.damaged |= self.kept.as_ref().is_some_and(|kept| kept.position == snapshot);
     }
 
     /// Everything up to here is in a durable snapshot.
@@ -101,9 +119,16 @@ impl Keeping {
 
     /// Whether to take one now: somebody asks; or the log has grown, by so much at least and by as much
     /// as the state is (else most of what is written would be snapshots); or there is too little room
-    /// (`low`), and one would free some; or the last one is old. Never of what the last one holds already.
+    /// (`low`), and one would free some; or the last one is old. Never of what the last one holds already, unless
+    /// its file is damaged.
     pub fn is_due(&self, now: Time, log: &Log, applied: Index, low: bool, options: &Options) -> bool {
-        if self.taking || applied <= self.upto() {
+        if self.taking || now < self.spoilt_until {
+            return false;
+        }
+        if self.damaged {
+            return now >= self.rest;
+        }
+        if applied <= self.upto() {
             return false;
         }
         if !self.asked.is_empty() {
@@ -124,10 +149,19 @@ impl Keeping {
     /// When one is due by age, if anything was applied since the last.
     pub fn deadline(&self, applied: Index, options: &Options) -> Time {
         let by_count = options.mutants.breaks(Mutant::SnapshotByCount);
-        if self.taking || applied <= self.upto() || by_count {
+        if self.taking || applied == Index::ZERO {
             return Time::NEVER;
         }
-        self.rest.max(self.since + options.snapshot_max_age)
+        if self.damaged {
+            return self.rest.max(self.spoilt_until);
+        }
+        if applied <= self.upto() || by_count {
+            return Time::NEVER;
+        }
+        match self.asked.is_empty() {
+            true => self.rest.max(self.since + options.snapshot_max_age).max(self.spoilt_until),
+            false => self.spoilt_until,
+        }
     }
 
     /// One is being taken.
@@ -140,7 +174,7 @@ impl Keeping {
         self.taking = false;
         match kept {
             Some(kept) => {
-                self.misfits = 0;
+                (self.misfits, self.spoilt) = (0, 0);
                 self.adopt(now, kept);
             }
             None => {
@@ -151,10 +185,19 @@ impl Keeping {
         }
     }
 
+    /// It was damaged when it was read back: what asks for one waits, and it is tried again after a while.
+    pub fn taken_damaged(&mut self, now: Time, options: &Options) {
+        self.taking = false;
+        self.spoilt_until = now + options.snapshot_again * (1 << self.spoilt.min(REST_DOUBLES));
+        self.spoilt += 1;
+    }
+
     /// That one is durable, whoever took it.
     pub fn adopt(&mut self, now: Time, kept: Kept) {
-        if kept.position.index > self.upto() {
+        let upto = self.upto();
+        if kept.position.index > upto || (self.damaged && kept.position.index == upto) {
             self.kept = Some(kept);
+            self.damaged = false;
             self.since = now;
             self.unreleased = true;
         }
@@ -204,7 +247,7 @@ impl Keeping {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Position, Term};
+    use crate::types::Term;
     use bytes::Bytes;
 
     /// A log of so many entries of a hundred bytes, all of them durable and committed; and what is kept

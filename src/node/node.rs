@@ -160,7 +160,17 @@ impl Node {
             Event::Leaving => drop(self.raft.transfer(now, None)),
             Event::Applied(report) => self.settle(now, report),
             Event::Taken(kept) => self.taken(now, kept),
-            Event::Received { from, snapshot, next } => self.raft.chunked(from, snapshot, next),
+            Event::TakenDamaged => {
+                self.stats.ends_snapshot(now, false);
+                self.keeping.taken_damaged(now, &self.options);
+            }
+            Event::Inspected { snapshot, whole } => {
+                self.shipping.inspected(now, snapshot, whole);
+                if !whole {
+                    self.keeping.discard(snapshot);
+                }
+            }
+            Event::Received { from, snapshot, next, damaged } => self.raft.chunked(from, snapshot, next, damaged),
             Event::Restored { kept, base, time, report } => self.restored(now, kept, base, time, report),
             Event::Queried { ticket, applied, answer } => {
                 if let Some((from, id)) = self.queries.answered(ticket) {
@@ -403,7 +413,7 @@ impl Node {
     /// Lets snapshots take the place of the log: takes one when it is due, lets go of what one holds, and
     /// sends them to followers that need them.
     fn keep(&mut self, now: Time, actions: &mut Vec<Action>) {
-        self.shipping.pump(now, &self.raft, self.keeping.kept(), actions);
+        self.shipping.pump(now, &self.raft, self.keeping.sendable(), actions);
         let (id, voters) = (self.raft.id(), self.raft.membership());
         let before = voters.all_voters().take_while(|voter| *voter < id).count();
         self.keeping.takes_turn(before as u64, voters.all_voters().count() as u64);
@@ -530,9 +540,16 @@ impl Node {
                 let matched = self.raft.progress().find(|(id, _)| *id == peer).map_or(Index::ZERO, |(_, p)| p.matched);
                 self.shipping.begin(now, peer, &newest, matched);
             }
+            if self.keeping.sendable().is_none() {
+                self.shipping.inspected(now, newest.position, false);
+            }
         }
-        for (peer, snapshot, next) in ready.chunked {
-            self.shipping.chunked(now, peer, snapshot, next);
+        for (follower, snapshot, next, damaged) in ready.chunked {
+            if !damaged {
+                self.shipping.chunked(now, follower, snapshot, next);
+            } else if let Some(times) = self.shipping.damaged(now, follower, snapshot) {
+                actions.push(Action::Inspect { follower, snapshot, times });
+            }
         }
         for (from, chunk) in ready.chunks {
             self.stats.received += chunk.bytes.len() as u64;

@@ -17,6 +17,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// overtaken by others say the same.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// A snapshot that a follower receives damaged, and that is whole here, is sent again so often; then the
+/// follower waits for a newer one.
+const RESENDS: u32 = 3;
+/// After this long for the first time; each time after it, twice as long.
+const RESEND_AFTER: Duration = Duration::from_secs(1);
+/// How often the time doubles: up to about a minute.
+const RESEND_DOUBLES: u32 = 6;
+
 /// The snapshots being sent.
 #[derive(Clone, Debug)]
 pub struct Shipping {
@@ -47,6 +55,26 @@ struct Ship {
     begun_again: Time,
     /// When the follower last said anything of it.
     heard: Time,
+    /// What it waits for before anything is sent.
+    hold: Hold,
+    /// How many snapshots in a row the follower received damaged, this one or others; and how often this one.
+    damaged: u32,
+    of_this: u32,
+}
+
+/// What a snapshot waits for that a follower received damaged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Hold {
+    /// Nothing: it is being sent.
+    Nothing,
+    /// The file is read again.
+    Inspection,
+    /// It is sent again from the beginning, from then on.
+    Until(Time),
+    /// The file is damaged here: the next one is sent, whatever it holds.
+    Replacement,
+    /// It was sent often enough: one of a later position is sent.
+    Newer,
 }
 
 impl Shipping {
@@ -62,16 +90,53 @@ impl Shipping {
         let ship = self.ships.entry(to).or_insert_with(|| Ship::new(now, newest.clone()));
         if ship.kept.position.index <= matched {
             *ship = Ship { begun_again: ship.begun_again, ..Ship::new(now, newest.clone()) };
-        } else if now.since(ship.begun_again) >= AGAIN {
+        } else if ship.hold == Hold::Nothing && now.since(ship.begun_again) >= AGAIN {
             // Not at every word of an acknowledgement that comes late.
             ship.begun_again = now;
             ship.ask_again(now);
         }
     }
 
+    /// A follower says that it received all of a snapshot, and that it is damaged: nothing of it is sent until
+    /// the file was read again. Returns how many times in a row that is, if the file is to be read.
+    pub fn damaged(&mut self, now: Time, from: NodeId, snapshot: Position) -> Option<u32> {
+        let ship = self.ships.get_mut(&from).filter(|ship| ship.kept.position == snapshot)?;
+        ship.heard = now;
+        if self.mutants.breaks(Mutant::ResendDamagedSnapshot) {
+            (ship.acked, ship.sent, ship.known, ship.moved) = (0, 0, true, now);
+            return None;
+        }
+        if ship.hold != Hold::Nothing {
+            return None;
+        }
+        ship.damaged += 1;
+        ship.of_this += 1;
+        ship.hold = Hold::Inspection;
+        Some(ship.damaged)
+    }
+
+    /// A snapshot of ours that a follower received damaged was read again. If it is whole it is sent again
+    /// after a while, a few times; if not, nobody is sent any more of it.
+    pub fn inspected(&mut self, now: Time, snapshot: Position, whole: bool) {
+        for ship in self.ships.values_mut().filter(|ship| ship.kept.position == snapshot) {
+            if !whole {
+                ship.hold = Hold::Replacement;
+            } else if ship.hold == Hold::Inspection && ship.of_this > RESENDS {
+                ship.hold = Hold::Newer;
+            } else if ship.hold == Hold::Inspection {
+                let doubles = ship.damaged.saturating_sub(1).min(RESEND_DOUBLES);
+                ship.hold = Hold::Until(now + RESEND_AFTER * (1 << doubles));
+            }
+        }
+    }
+
     /// A follower says how much of a snapshot it has.
     pub fn chunked(&mut self, now: Time, from: NodeId, snapshot: Position, next: u64) {
         let Some(ship) = self.ships.get_mut(&from).filter(|ship| ship.kept.position == snapshot) else { return };
+        if ship.hold != Hold::Nothing {
+            // It left before the follower found the damage.
+            return;
+        }
         if next > ship.total() {
             return;
         }
@@ -98,7 +163,8 @@ impl Shipping {
         self.ships.retain(|to, _| raft.ships_to(*to));
         newest.into_iter().for_each(|newest| self.renew(now, newest));
         for (to, ship) in &mut self.ships {
-            if now.since(ship.moved) >= PATIENCE {
+            ship.go_on(now);
+            if ship.hold == Hold::Nothing && now.since(ship.moved) >= PATIENCE {
                 ship.ask_again(now);
             }
             while let Some(chunk) = ship.next(self.chunk) {
@@ -110,11 +176,13 @@ impl Shipping {
         }
     }
 
-    /// That one takes the place of whatever was sent to who is silent.
+    /// That one takes the place of whatever was sent to who is silent, and of what was received damaged.
     fn renew(&mut self, now: Time, newest: &Kept) {
         for ship in self.ships.values_mut() {
-            if ship.is_silent(now, self.hold_for) && newest.position.index > ship.kept.position.index {
-                *ship = Ship { heard: ship.heard, ..Ship::new(now, newest.clone()) };
+            let is_newer = newest.position.index > ship.kept.position.index;
+            let waits = is_newer && (ship.hold == Hold::Newer || ship.is_silent(now, self.hold_for));
+            if waits || ship.hold == Hold::Replacement {
+                *ship = Ship { heard: ship.heard, damaged: ship.damaged, ..Ship::new(now, newest.clone()) };
             }
         }
     }
@@ -122,13 +190,19 @@ impl Shipping {
     /// The oldest snapshot that is being sent to anyone who answers.
     pub fn oldest(&self, now: Time) -> Option<Index> {
         let all = self.mutants.breaks(Mutant::HoldForTheSilent);
-        let waits = self.ships.values().filter(|ship| all || !ship.is_silent(now, self.hold_for));
+        let replaced = |ship: &Ship| matches!(ship.hold, Hold::Replacement | Hold::Newer);
+        let waits = self.ships.values().filter(|ship| all || !(replaced(ship) || ship.is_silent(now, self.hold_for)));
         waits.map(|ship| ship.kept.position.index).min()
     }
 
     /// When something is to be sent again.
     pub fn deadline(&self) -> Time {
-        self.ships.values().map(|ship| ship.moved + PATIENCE).min().unwrap_or(Time::NEVER)
+        let due = |ship: &Ship| match ship.hold {
+            Hold::Nothing => ship.moved + PATIENCE,
+            Hold::Until(when) => when,
+            Hold::Inspection | Hold::Replacement | Hold::Newer => Time::NEVER,
+        };
+        self.ships.values().map(due).min().unwrap_or(Time::NEVER)
     }
 
     /// How many bytes were sent, to whomever, since this node began; some of them perhaps twice.
@@ -145,7 +219,16 @@ impl Shipping {
 impl Ship {
     fn new(now: Time, kept: Kept) -> Ship {
         let (acked, sent, known, asked) = (0, 0, false, false);
-        Ship { kept, acked, known, asked, sent, moved: now, begun_again: now, heard: now }
+        let (hold, damaged, of_this) = (Hold::Nothing, 0, 0);
+        Ship { kept, acked, known, asked, sent, moved: now, begun_again: now, heard: now, hold, damaged, of_this }
+    }
+
+    /// What was received damaged is sent again, when its time has come.
+    fn go_on(&mut self, now: Time) {
+        if matches!(self.hold, Hold::Until(when) if when <= now) {
+            let (damaged, of_this, heard) = (self.damaged, self.of_this, self.heard);
+            *self = Ship { damaged, of_this, heard, ..Ship::new(now, self.kept.clone()) };
+        }
     }
 
     fn is_silent(&self, now: Time, hold_for: Duration) -> bool {
@@ -166,6 +249,9 @@ impl Ship {
     /// The next piece, if there is room for it on the way. Until the follower has said how far it is, one
     /// is enough; an empty one if it had everything and may be at work on it.
     fn next(&mut self, chunk: u64) -> Option<Chunk> {
+        if self.hold != Hold::Nothing {
+            return None;
+        }
         let end = self.total().min(self.acked + WINDOW * chunk);
         let may = if self.known { self.sent < end } else { !std::mem::replace(&mut self.asked, true) };
         if !may {

@@ -238,7 +238,7 @@ pub fn spawn_keeper<D: Disk>(mut keeper: Keeper<D>, post: Post) -> io::Result<Se
         let _alarm = Alarm { post: post.clone(), which: "snapshot" };
         give_way();
         for job in jobs {
-            let is_piece = matches!(job, Job::Piece(_));
+            let is_piece = matches!(job, Job::Piece(_) | Job::Verify);
             let begun = Instant::now();
             let done = keeper.carry_out(job);
             if is_piece {

@@ -11,6 +11,10 @@ use crate::snapshot::{self, Header, Incoming, Snapshot, Store, Writer};
 use crate::types::{NodeId, Position};
 use crate::wal::{Reserve, Result};
 use bytes::Bytes;
+use std::io::ErrorKind;
+
+/// So much of a snapshot is read back at once.
+const VERIFY_BYTES: u64 = 1 << 20;
 
 /// What there is to do.
 #[derive(Debug)]
@@ -19,8 +23,10 @@ pub enum Job {
     Begin(Header),
     /// Its next piece.
     Piece(Piece),
-    /// There are no more: publish it.
+    /// There are no more: make it durable.
     Finish,
+    /// Read the next part of it back from the disk; publish it when all of it is what was written.
+    Verify,
     /// It will not be finished.
     GiveUp,
     /// A piece of the file of another node's snapshot.
@@ -36,6 +42,15 @@ pub enum Job {
         /// The piece.
         bytes: Bytes,
     },
+    /// A follower received this node's snapshot damaged: read the file again.
+    Inspect {
+        /// The follower.
+        follower: NodeId,
+        /// Which snapshot.
+        snapshot: Position,
+        /// How many times in a row that follower has received one damaged.
+        times: u32,
+    },
 }
 
 /// What came of it.
@@ -43,6 +58,10 @@ pub enum Job {
 pub enum Done {
     /// The next piece may come.
     Wants,
+    /// All of the state is written; it is to be read back.
+    Written,
+    /// The snapshot was not what was written when it was read back: it was set aside, and is not used.
+    Damaged,
     /// The state is written down, durably; or there was no room for it, or it was given up.
     Taken(Option<Snapshot>),
     /// Of that node's snapshot this much is here.
@@ -53,6 +72,15 @@ pub enum Done {
         snapshot: Position,
         /// How many bytes.
         next: u64,
+        /// Whether all of it had come, and it was damaged: then nothing of it is left.
+        damaged: bool,
+    },
+    /// A snapshot of this node was read again.
+    Inspected {
+        /// Which.
+        snapshot: Position,
+        /// Whether it is whole. If not, it was set aside.
+        whole: bool,
     },
     /// Another node's snapshot is here, whole and durable.
     Arrived(Snapshot),
@@ -83,14 +111,18 @@ impl<D: Disk> Keeper<D> {
         let outcome = match job {
             Job::Begin(header) => self.with_reserve(|keeper| keeper.begin(&header)),
             Job::Piece(piece) => self.with_reserve(|keeper| keeper.put(&piece)),
-            Job::Finish => self.with_reserve(Keeper::finish),
+            Job::Finish => self.with_reserve(Keeper::seal),
+            Job::Verify => self.with_reserve(Keeper::verify),
             Job::GiveUp => Ok(Done::Taken(None)),
             Job::Receive { from, snapshot, total, offset, bytes } => {
                 return self.receive(from, snapshot, total, offset, &bytes);
             }
+            Job::Inspect { follower, snapshot, times } => {
+                return self.inspect(follower, snapshot, times).map_err(fault);
+            }
         };
         match outcome {
-            Ok(Done::Wants) => Ok(Done::Wants),
+            Ok(done @ (Done::Wants | Done::Written)) => Ok(done),
             Ok(done @ Done::Taken(Some(_))) => {
                 self.complained = false;
                 self.reserve.returned();
@@ -101,14 +133,25 @@ impl<D: Disk> Keeper<D> {
                 self.complain(&file);
                 self.give_up().map(|()| Done::Taken(None))
             }
+            Err(damaged @ snapshot::Fault::Damaged { .. }) => self.set_aside(&damaged).map_err(fault),
             Err(wrong) => Err(fault(wrong)),
         }
+    }
+
+    /// The snapshot that was written is damaged: it is not used, and the log behind it is kept.
+    fn set_aside(&mut self, damaged: &snapshot::Fault) -> snapshot::Result<Done> {
+        if let Some(writer) = self.writer.take() {
+            let aside = self.store.set_aside(&writer.unfinished())?;
+            log::error!("snapshot {damaged}; the file is set aside as {aside}");
+        }
+        self.reserve.returned();
+        Ok(Done::Damaged)
     }
 
     /// Does that, and once more with the reserve if there is no room without.
     fn with_reserve(&mut self, mut step: impl FnMut(&mut Self) -> snapshot::Result<Done>) -> snapshot::Result<Done> {
         match step(self) {
-            Err(snapshot::Fault::Full { file }) if self.lend(&file)? => step(self),
+            Err(snapshot::Fault::Full { file }) if self.store.drop_set_aside()? || self.lend(&file)? => step(self),
             outcome => outcome,
         }
     }
@@ -151,29 +194,71 @@ impl<D: Disk> Keeper<D> {
         Ok(Done::Wants)
     }
 
-    fn finish(&mut self) -> snapshot::Result<Done> {
+    fn seal(&mut self) -> snapshot::Result<Done> {
         let Some(writer) = &mut self.writer else { return Ok(Done::Taken(None)) };
-        let snapshot = writer.finish()?;
+        writer.seal()?;
+        Ok(Done::Written)
+    }
+
+    fn verify(&mut self) -> snapshot::Result<Done> {
+        let Some(writer) = &mut self.writer else { return Ok(Done::Taken(None)) };
+        if self.reserve.is_claimed() {
+            return Ok(Done::Taken(None));
+        }
+        let Some(snapshot) = writer.verify(VERIFY_BYTES)? else { return Ok(Done::Written) };
         self.writer = None;
         // A leader's that arrived meanwhile is newer: then this one came too late.
-        let position = snapshot.header().position;
-        let newest = self.arrived.map(|(arrived, _)| arrived).filter(|arrived| arrived.index > position.index);
-        self.store.prune(newest.unwrap_or(position))?;
+        let index = snapshot.header().position.index;
+        match self.arrived.filter(|(arrived, _)| arrived.index > index) {
+            None => drop(self.store.prune_behind(&snapshot)?),
+            Some((arrived, _)) => match self.store.prune(arrived) {
+                Err(damaged @ snapshot::Fault::Damaged { .. }) => log::error!("snapshot {damaged}"),
+                pruned => drop(pruned?),
+            },
+        }
         Ok(Done::Taken(Some(snapshot)))
     }
 
+    /// Reads a snapshot of this node again, which a follower received damaged: either that file is damaged, or
+    /// what the follower has was damaged on its way, or on the follower's disk.
+    fn inspect(&mut self, follower: NodeId, position: Position, times: u32) -> snapshot::Result<Done> {
+        let file = snapshot::format::file_name(position);
+        log::warn!("{follower} received snapshot {file} damaged ({times} times in a row): it is read again here");
+        let whole = match self.store.reread(position) {
+            Ok(_) => {
+                log::warn!(
+                    "snapshot {file} is whole here: damaged on its way to {follower}, or on the disk of {follower}"
+                );
+                true
+            }
+            Err(snapshot::Fault::Damaged { file, offset, what, .. }) => {
+                let aside = self.store.set_aside(&file)?;
+                log::error!(
+                    "snapshot {file} is damaged here: byte {offset}: {what}; it is set aside as {aside}, and another \
+                     snapshot is taken"
+                );
+                false
+            }
+            // A newer one has taken its place.
+            Err(snapshot::Fault::Io { source, .. }) if source.kind() == ErrorKind::NotFound => false,
+            Err(wrong) => return Err(wrong),
+        };
+        Ok(Done::Inspected { snapshot: position, whole })
+    }
+
     fn receive(&mut self, from: NodeId, position: Position, total: u64, offset: u64, bytes: &[u8]) -> Result<Done> {
-        let said = |next| Done::Received { from, snapshot: position, next };
+        let said = |next, damaged| Done::Received { from, snapshot: position, next, damaged };
         match self.take_in(position, total, offset, bytes) {
-            Ok(Ok(next)) => Ok(said(next)),
+            Ok(Ok(next)) => Ok(said(next, false)),
             Ok(Err(snapshot)) => {
                 self.complained = false;
                 Ok(Done::Arrived(snapshot))
             }
-            // It was removed: from the beginning, when the sender asks again.
-            Err(snapshot::Fault::Damaged { .. }) => {
+            // It was removed. The sender is told, and reads its own file.
+            Err(damaged @ snapshot::Fault::Damaged { .. }) => {
                 self.incoming = None;
-                Ok(said(0))
+                log::warn!("snapshot {position} that {from} sent is damaged: {damaged}; {from} is told");
+                Ok(said(0, true))
             }
             Err(snapshot::Fault::Full { file }) => {
                 self.incoming = None;
@@ -184,9 +269,17 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
+    /// Whether all of a snapshot is written, and it is to be read back.
+    pub fn is_written(&self) -> bool {
+        self.writer.as_ref().is_some_and(Writer::is_sealed)
+    }
+
     /// Begins to receive one, or goes on; in the room of the reserve if it needs that and fits in.
     fn open(&mut self, position: Position, total: u64) -> snapshot::Result<Incoming<D>> {
-        let lacks = self.store.lacks(position, total)?;
+        let mut lacks = self.store.lacks(position, total)?;
+        if lacks > 0 && self.store.drop_set_aside()? {
+            lacks = self.store.lacks(position, total)?;
+        }
         let file = snapshot::format::file_name(position);
         if lacks == 0 {
             return self.store.incoming(position, total);
@@ -222,7 +315,7 @@ impl<D: Disk> Keeper<D> {
             None => Ok(Ok(next)),
             Some(incoming) => {
                 let snapshot = incoming.finish()?;
-                self.store.prune(position)?;
+                self.store.prune_behind(&snapshot)?;
                 self.arrived = Some((position, total));
                 Ok(Err(snapshot))
             }

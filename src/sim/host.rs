@@ -219,7 +219,7 @@ impl Host {
         let (mut journal, mut recovered) = self.open(scenario, self.disk.clone())?;
         let reserve = Reserve::new(self.disk.clone(), scenario.segment_bytes);
         journal.fall_back_on(reserve.clone());
-        let store = Store::open(self.shelf.clone(), CLUSTER).map_err(fault)?;
+        let store = Store::open(self.shelf.clone(), CLUSTER).map_err(fault)?.breaking(scenario.mutants);
         let newest = store.newest().map_err(fault)?;
         let snapshot = bring_together(&mut journal, &mut recovered, newest)?;
         let image = image(&recovered)?;

@@ -38,11 +38,13 @@ pub struct Outcome {
 impl Outcome {
     /// What else there was in it, in words.
     pub fn beside(&self) -> String {
-        let Taken { taken, received, .. } = &self.snapshots;
+        let Taken { taken, received, damaged, .. } = &self.snapshots;
+        let damaged: u64 = damaged.iter().sum();
         let untold = if self.untold { " · ended: an older copy of a disk voted untold" } else { "" };
         let Outcome { configurations, pipelined, .. } = self;
         format!(
-            "{configurations} configurations · {taken} snapshots taken, {received} received · {pipelined} pipelined{untold}"
+            "{configurations} configurations · {taken} snapshots taken, {received} received, {damaged} times one was found \
+             damaged · {pipelined} pipelined{untold}"
         )
     }
 }

@@ -40,6 +40,8 @@ pub struct Troubles {
     pub rot: u32,
     /// An older copy of a disk is brought back.
     pub older: u32,
+    /// A bit of a snapshot turns over.
+    pub rot_snapshot: u32,
 }
 
 /// So many machines there are at most.
@@ -121,7 +123,7 @@ impl Scenario {
         self.spares = if self.nodes < MACHINES { rng.random_range(1..=MACHINES - self.nodes) } else { 0 };
         self.governance = Governance::draw(&mut rng, self.nodes);
         // What rots is never started again, and whether those who are left are a quorum changes with the members.
-        self.troubles.rot = 0;
+        (self.troubles.rot, self.troubles.rot_snapshot) = (0, 0);
         self
     }
 
@@ -183,6 +185,7 @@ impl Scenario {
         let mut apart = SmallRng::seed_from_u64(seed ^ 0x7069_7065_6c69_6e65);
         scenario.batching = [0, 30, 60, 90][apart.random_range(0..4)];
         scenario.pipelines = [0, 0, 1, 2][apart.random_range(0..4)];
+        scenario.troubles.rot_snapshot = if nodes < 3 { 0 } else { [0, 0, 0, 6][apart.random_range(0..4)] };
         // With the smallest, a snapshot comes in many pieces.
         scenario.node.chunk_bytes = [400, 3000, CHUNK_BYTES][rng.random_range(0..3)];
         scenario
@@ -206,6 +209,7 @@ fn troubles(rng: &mut SmallRng, nodes: u64) -> Troubles {
         full: weight(3),
         rot: weight(2),
         older: 0,
+        rot_snapshot: 0,
     };
     if nodes < 3 {
         // A disk that is lost takes a majority with it.

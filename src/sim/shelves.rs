@@ -6,12 +6,14 @@ use super::host::{CLUSTER, Process, kept};
 use super::network::Tier;
 use super::world::{Happens, World};
 use crate::consensus::message::{Chunk, Envelope, Message};
-use crate::disk::Meter;
+use crate::disk::{Disk, Meter};
 use crate::node::Event;
 use crate::shelf::reviving::header;
 use crate::shelf::{Done, Job, Reviving};
+use crate::snapshot::format::{file_name, file_position};
 use crate::snapshot::{Snapshot, Store};
 use crate::types::{Index, Membership, NodeId, Position};
+use bytes::Bytes;
 use rand::RngExt;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -35,12 +37,17 @@ pub struct Taken {
     pub received: u64,
     /// Those in calm.
     pub caught_up: u64,
+    /// So many were found damaged: when they were read back; when they were received; and when the sender
+    /// read its own file again.
+    pub damaged: [u64; 3],
 }
 
 /// The snapshots of a world, for whoever counts.
 #[derive(Debug, Default)]
 pub struct Snapshots {
     pub(super) became: Taken,
+    /// Machines of which a bit turned over in the snapshot of that index, and no newer one is known.
+    pub(super) rotten: BTreeMap<NodeId, Index>,
     /// How many bytes of each arrived in calm, from whom, at whom.
     sent: BTreeMap<(NodeId, NodeId, Position), u64>,
 }
@@ -109,7 +116,10 @@ impl World {
     /// The next piece of it.
     pub(super) fn piece(&mut self, at: NodeId) -> checks::Result<()> {
         let Some(up) = self.host(at).up.as_mut().filter(|up| up.taking) else { return Ok(()) };
-        let job = up.applier.piece(PIECE).map_or(Job::Finish, Job::Piece);
+        let job = match up.keeper.is_written() {
+            true => Job::Verify,
+            false => up.applier.piece(PIECE).map_or(Job::Finish, Job::Piece),
+        };
         self.job(at, job)
     }
 
@@ -118,11 +128,11 @@ impl World {
         self.job(at, Job::Receive { from, snapshot, total, offset, bytes })
     }
 
-    fn job(&mut self, at: NodeId, job: Job) -> checks::Result<()> {
+    pub(super) fn job(&mut self, at: NodeId, job: Job) -> checks::Result<()> {
         let Some(up) = &mut self.host(at).up else { return Ok(()) };
         match up.keeper.carry_out(job) {
             Ok(Done::NoRoom) => Ok(()),
-            Ok(Done::Wants) => {
+            Ok(Done::Wants | Done::Written) => {
                 let life = self.hosts[&at].life;
                 let delay = Duration::from_micros(self.rng.random_range(10..20_000));
                 self.later(delay, Happens::Piece { at, life });
@@ -132,12 +142,29 @@ impl World {
                 up.taking = false;
                 up.applier.thaw();
                 self.snapshots.became.taken += u64::from(snapshot.is_some());
+                let index = snapshot.as_ref().map(|snapshot| snapshot.header().position.index);
+                index.into_iter().for_each(|index| self.is_sound_again(at, index));
                 self.say(|| format!("{at} has taken a snapshot: {}", snapshot.is_some()));
                 self.follows(at, Event::Taken(snapshot.map(|snapshot| kept(&snapshot))));
                 Ok(())
             }
-            Ok(Done::Received { from, snapshot, next }) => {
-                self.follows(at, Event::Received { from, snapshot, next });
+            Ok(Done::Damaged) => {
+                up.taking = false;
+                up.applier.thaw();
+                self.snapshots.became.damaged[0] += 1;
+                self.say(|| format!("{at} has taken a snapshot that is damaged"));
+                self.follows(at, Event::TakenDamaged);
+                Ok(())
+            }
+            Ok(Done::Received { from, snapshot, next, damaged }) => {
+                self.snapshots.became.damaged[1] += u64::from(damaged);
+                self.follows(at, Event::Received { from, snapshot, next, damaged });
+                Ok(())
+            }
+            Ok(Done::Inspected { snapshot, whole }) => {
+                self.snapshots.became.damaged[2] += u64::from(!whole);
+                self.say(|| format!("{at} reads its snapshot of {snapshot} again: whole {whole}"));
+                self.follows(at, Event::Inspected { snapshot, whole });
                 Ok(())
             }
             Ok(Done::Arrived(snapshot)) => {
@@ -172,6 +199,7 @@ impl World {
             // What was frozen is gone with the old state.
             self.job(at, Job::GiveUp)?;
         }
+        self.is_sound_again(at, position.index);
         self.snapshots.became.received += 1;
         self.snapshots.became.caught_up += u64::from(self.calm);
         self.say(|| format!("{at} takes in a snapshot of {position}"));
@@ -179,11 +207,60 @@ impl World {
         self.handle(at, Event::Restored { kept, base, time, report })
     }
 
+    /// A snapshot at least as new as a damaged one is durable on that machine.
+    fn is_sound_again(&mut self, at: NodeId, index: Index) {
+        if self.snapshots.rotten.get(&at).is_some_and(|rotten| *rotten <= index) {
+            self.snapshots.rotten.remove(&at);
+        }
+    }
+
+    /// A bit of a snapshot turns over: of one that is being written or received, or of a published one. A machine
+    /// whose only snapshot is damaged may never start again, so of those there are only as many as of rotten logs.
+    pub(super) fn rot_snapshot(&mut self, at: NodeId) {
+        let bad = self.hosts.values().filter(|host| host.rotten || self.snapshots.rotten.contains_key(&host.id));
+        let may_lose = bad.clone().count() < (self.hosts.len() - 1) / 2 && !bad.clone().any(|host| host.id == at);
+        let host = &self.hosts[&at];
+        if host.up.is_none() {
+            return;
+        }
+        let is_open = |name: &String| name.ends_with(".tmp") || name.ends_with(".part");
+        let may_rot = |name: &String| is_open(name) || (may_lose && file_position(name).is_some());
+        let shelf = host.shelf.clone();
+        let mut files: Vec<String> = shelf.list().unwrap_or_default().into_iter().filter(may_rot).collect();
+        files.sort();
+        if files.is_empty() {
+            return;
+        }
+        let name = files[self.rng.random_range(0..files.len())].clone();
+        let Some(size) = shelf.seen(&name).map(|bytes| bytes.len()).filter(|size| *size > 0) else { return };
+        let offset = self.rng.random_range(0..size) as u64;
+        shelf.flip(&name, offset, self.rng.random_range(0..8));
+        self.say(|| format!("a bit of {name} of {at} turns over at {offset}"));
+        if let Some(position) = file_position(&name) {
+            self.snapshots.rotten.insert(at, position.index);
+        }
+    }
+
+    /// What a node sends of a snapshot it reads from a mapping of the file: what that holds by now.
+    pub(super) fn reads_mapping(&self, envelope: &mut Envelope) {
+        let Envelope { from, message: Message::Chunk(chunk), .. } = envelope else { return };
+        if !self.snapshots.rotten.contains_key(from) {
+            return;
+        }
+        let Some(seen) = self.hosts[from].shelf.seen(&file_name(chunk.snapshot)) else { return };
+        let range = chunk.offset as usize..chunk.offset as usize + chunk.bytes.len();
+        if let Some(bytes) = seen.get(range).filter(|_| seen.len() as u64 == chunk.total) {
+            chunk.bytes = Bytes::copy_from_slice(bytes);
+        }
+    }
+
     /// The log may be let go of up to there, once the journal has a moment.
     pub(super) fn releases(&mut self, at: NodeId, upto: Position) -> checks::Result<()> {
         let store = Store::open(self.hosts[&at].shelf.durable(), CLUSTER);
         let newest = store.and_then(|store| store.newest()).map_err(|fault| format!("{at}: {fault}"))?;
-        let holds = newest.snapshot.map(|snapshot| snapshot.header().position.index);
+        let whole = newest.snapshot.map(|snapshot| snapshot.header().position.index);
+        // What was found whole, and was damaged later, held it.
+        let holds = whole.max(self.snapshots.rotten.get(&at).copied());
         self.checks.releases(at, upto.index, holds)?;
         if let Some(Process { release, .. }) = &mut self.host(at).up {
             *release = Some(upto);

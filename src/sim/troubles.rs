@@ -2,6 +2,7 @@
 
 use super::checks;
 use super::disk::{Crash, Stop};
+use super::host::Host;
 use super::scenario::Troubles;
 use super::world::{Happens, World};
 use crate::disk::Disk;
@@ -27,9 +28,10 @@ enum Kind {
     Full,
     Rot,
     Older,
+    RotSnapshot,
 }
 
-fn weights(troubles: &Troubles) -> [(Kind, u32); 14] {
+fn weights(troubles: &Troubles) -> [(Kind, u32); 15] {
     [
         (Kind::Power, troubles.power),
         (Kind::Kill, troubles.kill),
@@ -45,6 +47,7 @@ fn weights(troubles: &Troubles) -> [(Kind, u32); 14] {
         (Kind::Full, troubles.full),
         (Kind::Rot, troubles.rot),
         (Kind::Older, troubles.older),
+        (Kind::RotSnapshot, troubles.rot_snapshot),
     ]
 }
 
@@ -142,6 +145,7 @@ impl World {
             }
             Kind::Rot => self.rot(at),
             Kind::Older => self.older(at),
+            Kind::RotSnapshot => self.rot_snapshot(at),
         }
         Ok(())
     }
@@ -185,7 +189,8 @@ impl World {
     /// Turns a bit over in some segment, and restarts the process on it. Never on so many machines
     /// that what they lose could have been the last copies: what a majority forgets is gone.
     fn rot(&mut self, at: NodeId) {
-        let rotten = self.hosts.values().filter(|host| host.rotten).count();
+        let is_rotten = |host: &&Host| host.rotten || self.snapshots.rotten.contains_key(&host.id);
+        let rotten = self.hosts.values().filter(is_rotten).count();
         // A machine that is down may just have lost power: what its last batch suffered on top of
         // that cannot be told from what the power loss did (wal-format.md).
         let host = &self.hosts[&at];

@@ -14,6 +14,7 @@ use super::shelves::Snapshots;
 use crate::consensus::message::Envelope;
 use crate::consensus::note::Note;
 use crate::node::{Action, Caller, Event};
+use crate::shelf::Job;
 use crate::snapshot::Snapshot;
 use crate::types::digest;
 use crate::types::{DiskId, LogId, NodeId, Time};
@@ -279,12 +280,13 @@ impl World {
     /// A machine does not start.
     fn refuses(&mut self, at: NodeId, fault: Fault) -> checks::Result<()> {
         self.say(|| format!("{at} does not start: {fault}"));
-        let host = self.host(at);
+        let is_rotten = self.hosts[&at].rotten || self.snapshots.rotten.contains_key(&at);
         match fault {
-            Fault::Corrupt { .. } if host.rotten => host.given_up = true,
+            Fault::Corrupt { .. } if is_rotten => self.host(at).given_up = true,
             Fault::Corrupt { .. } => return Err(format!("{at} refuses a log that nothing has damaged: {fault}")),
             Fault::Foreign(what) => return Err(format!("{at} does not know its own directory: {what}")),
             Fault::Full { .. } | Fault::Io { .. } => {
+                let host = self.host(at);
                 host.disk.set_capacity(None);
                 host.shelf.set_capacity(None);
                 self.crash(at, if self.hosts[&at].has_stopped() { Crash::Power } else { Crash::Kill });
@@ -479,7 +481,8 @@ impl World {
     /// Carries out one action; whether the node may have something to do because of it at once.
     fn carry_out(&mut self, at: NodeId, local: Time, action: Action) -> checks::Result<bool> {
         match action {
-            Action::Send(envelope) => {
+            Action::Send(mut envelope) => {
+                self.reads_mapping(&mut envelope);
                 self.checks.sends(&envelope)?;
                 self.say(|| format!("{at} → {}: {}", envelope.to, brief(&envelope)));
                 self.send(at, envelope.to, &PeerFrame::Raft(envelope));
@@ -502,6 +505,9 @@ impl World {
             Action::Write(write) => self.writes(at, write)?,
             Action::Take { configured, membership } => self.takes(at, configured, membership)?,
             Action::Receive { from, chunk } => self.receives(at, from, chunk)?,
+            Action::Inspect { follower, snapshot, times } => {
+                self.job(at, Job::Inspect { follower, snapshot, times })?;
+            }
             Action::Release(upto) => self.releases(at, upto)?,
             Action::Apply(entries) => return self.gives(at, local, Given::Entries(entries)),
             Action::Query { ticket, query } => return self.gives(at, local, Given::Query(ticket, query)),

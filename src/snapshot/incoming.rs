@@ -1,12 +1,12 @@
 //! A snapshot being received from another node, which goes on where it stopped, also after a restart.
 
-use super::format::{CHUNK_HEADER, Chain, Flaw, Header, What, file_name};
+use super::format::{Flaw, What, file_name};
 use super::report::{ADVICE_INCOMING, Fault, Result, damaged, io};
 use super::store::Snapshot;
+use super::verify::{read_back, read_chunk, read_header};
 use super::writer::SYNC_BYTES;
 use crate::disk::{Disk, DiskFile, Meter};
 use crate::types::{ClusterId, Position};
-use bytes::Bytes;
 use std::io::ErrorKind;
 
 /// What the name of a snapshot ends with while it is received.
@@ -110,13 +110,18 @@ impl<D: Disk> Incoming<D> {
     }
 
     fn verified(&self) -> Result<Snapshot> {
-        let bytes = self.disk.map(&self.part).map_err(io("map", &self.part))?;
+        // From the disk: what is acknowledged must be there.
+        self.file.drop_cache().map_err(io("read", &self.part))?;
         let wrong = damaged(&self.part, ADVICE_INCOMING);
-        let size = bytes.len() as u64;
+        let size = self.file.size().map_err(io("measure", &self.part))?;
         if size != self.total {
             return Err(wrong(Flaw { at: size, what: What::Wrong("it has not as many bytes as was said") }));
         }
-        Snapshot::verify(self.name.clone(), bytes, self.cluster, &Meter::default()).map_err(wrong)
+        let read =
+            read_back(&self.file, &self.name, self.cluster, &Meter::default()).map_err(io("read", &self.part))?;
+        let (header, chain) = read.map_err(wrong)?;
+        let bytes = self.disk.map(&self.part).map_err(io("map", &self.part))?;
+        Ok(Snapshot::new(self.name.clone(), header, bytes, chain))
     }
 
     /// After a sync that failed the kernel may call pages clean that never reached the disk: what is
@@ -144,32 +149,11 @@ impl<D: Disk> Incoming<D> {
 
 /// How many bytes of that file are whole: the header, and chunk after chunk.
 fn whole(file: &impl DiskFile, cluster: ClusterId, position: Position) -> std::io::Result<u64> {
-    let Some(mut chain) = header(file, cluster, position)? else { return Ok(0) };
+    let mut chain = match read_header(file)? {
+        Ok((header, chain)) if header.cluster == cluster && header.position == position => chain,
+        _ => return Ok(0),
+    };
     let mut chunk = Vec::new();
-    loop {
-        let mut start = [0; CHUNK_HEADER];
-        if file.read_at(chain.at, &mut start)? < CHUNK_HEADER {
-            return Ok(chain.at);
-        }
-        let Ok(body) = chain.body(&start) else { return Ok(chain.at) };
-        chunk.resize(CHUNK_HEADER + body, 0);
-        let read = file.read_at(chain.at, &mut chunk)?;
-        if read < chunk.len() || chain.follow(&chunk).is_err() {
-            return Ok(chain.at);
-        }
-    }
-}
-
-/// What follows the header of that file, if it is whole and the one it should be.
-fn header(file: &impl DiskFile, cluster: ClusterId, position: Position) -> std::io::Result<Option<Chain>> {
-    let mut start = [0; 16];
-    let read = file.read_at(0, &mut start)?;
-    let Ok(length) = Header::length(&start[..read]) else { return Ok(None) };
-    let mut bytes = vec![0; length];
-    let read = file.read_at(0, &mut bytes)?;
-    bytes.truncate(read);
-    Ok(match Header::decode(&Bytes::from(bytes)) {
-        Ok((header, chain)) if header.cluster == cluster && header.position == position => Some(chain),
-        _ => None,
-    })
+    while !chain.ended() && read_chunk(file, &mut chain, &mut chunk)?.is_ok() {}
+    Ok(chain.at)
 }

@@ -4,6 +4,7 @@ pub mod format;
 pub mod incoming;
 pub mod report;
 pub mod store;
+pub mod verify;
 pub mod writer;
 
 pub use format::{Chunk, Header, Kind};

@@ -49,6 +49,9 @@ made since it last ran, or found a new cluster from what the others hold. Nothin
 /// What is said of a damaged snapshot that another node sent.
 pub const ADVICE_INCOMING: &str = "What was received was removed, and will be asked for again";
 
+/// What is said of a snapshot that was damaged when it was read back.
+pub const ADVICE_WRITTEN: &str = "It is not used, the log is kept, and another is taken later";
+
 impl Fault {
     /// The exit code for it: 5 damaged data, 74 I/O.
     pub fn exit_code(&self) -> i32 {

@@ -3,22 +3,26 @@
 //! A name that ends in `.snap` was given after the file was synced: behind it stands a whole
 //! snapshot, or a disk that has lost what it promised. That is an error, never an empty state.
 
-use super::format::{Chain, Chunk, Chunks, Flaw, Header, Kind, What, file_name, file_position};
+use super::format::{Chain, Chunk, Chunks, Header, Kind, file_name, file_position};
 use super::incoming::{Incoming, PART};
 use super::report::{ADVICE, Fault, Result, damaged, io};
-use super::writer::Writer;
+use super::verify::read_back;
+use super::writer::{UNFINISHED, Writer};
 use crate::disk::{Disk, DiskFile, Meter};
-use crate::types::{ClusterId, Position};
+use crate::types::{ClusterId, Mutants, Position};
 use bytes::Bytes;
 
 /// What errors that concern no file in particular name.
 const DIRECTORY: &str = "snapshots";
+/// What the name of a damaged file ends with.
+const DAMAGED: &str = ".damaged";
 
 /// The directory of snapshots. Clones are handles to the same one.
 #[derive(Clone, Debug)]
 pub struct Store<D> {
     disk: D,
     cluster: ClusterId,
+    mutants: Mutants,
 }
 
 /// A snapshot that was verified: its file, mapped.
@@ -59,27 +63,6 @@ impl Snapshot {
         Snapshot { name, header, bytes, chain }
     }
 
-    /// That file, if it is whole, and the snapshot its name says.
-    pub(super) fn verify(
-        name: String,
-        bytes: Bytes,
-        cluster: ClusterId,
-        meter: &Meter,
-    ) -> std::result::Result<Snapshot, Flaw> {
-        let (header, chain) = Header::decode(&bytes)?;
-        let wrong = |what| Err(Flaw { at: 0, what: What::Wrong(what) });
-        if header.cluster != cluster {
-            return wrong("it is of another cluster");
-        }
-        if file_name(header.position) != name {
-            return wrong("it is of another position than its name says");
-        }
-        for chunk in Chunks::new(bytes.clone(), chain) {
-            meter.advance(chunk?.body.len() as u64);
-        }
-        Ok(Snapshot { name, header, bytes, chain })
-    }
-
     /// The file's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -107,12 +90,17 @@ impl<D: Disk> Store<D> {
     /// That directory, which nobody else writes to. Removes what was left half written, and makes sure
     /// that the names which are seen are durable: they may be what a killed process left unsynced.
     pub fn open(disk: D, cluster: ClusterId) -> Result<Store<D>> {
-        let store = Store { disk, cluster };
-        for name in store.names()?.into_iter().filter(|name| name.ends_with(".tmp")) {
+        let store = Store { disk, cluster, mutants: Mutants::NONE };
+        for name in store.names()?.into_iter().filter(|name| name.ends_with(UNFINISHED)) {
             store.remove(&name)?;
         }
         store.disk.sync_names().map_err(io("sync the names in", DIRECTORY))?;
         Ok(store)
+    }
+
+    /// The same, with a rule broken.
+    pub fn breaking(self, mutants: Mutants) -> Store<D> {
+        Store { mutants, ..self }
     }
 
     fn names(&self) -> Result<Vec<String>> {
@@ -133,7 +121,8 @@ impl<D: Disk> Store<D> {
     pub fn list(&self) -> Result<Vec<Listed>> {
         let listed = |position| {
             let name = file_name(position);
-            let bytes = self.disk.map(&name).map_err(io("map", &name))?.len() as u64;
+            let size = self.disk.open(&name).and_then(|file| file.size());
+            let bytes = size.map_err(io("measure", &name))?;
             Ok(Listed { name, position, bytes })
         };
         self.positions()?.into_iter().map(listed).collect()
@@ -144,11 +133,48 @@ impl<D: Disk> Store<D> {
         self.verify(position, &Meter::default())
     }
 
+    /// The same, and as far as possible from the disk, whatever the page cache holds.
+    pub fn reread(&self, position: Position) -> Result<Snapshot> {
+        let name = file_name(position);
+        self.disk.open(&name).and_then(|file| file.drop_cache()).map_err(io("read", &name))?;
+        self.read(position)
+    }
+
     fn verify(&self, position: Position, meter: &Meter) -> Result<Snapshot> {
         let name = file_name(position);
+        let file = self.disk.open(&name).map_err(io("open", &name))?;
+        meter.expect(file.size().map_err(io("measure", &name))?);
+        let read = read_back(&file, &name, self.cluster, meter).map_err(io("read", &name))?;
+        let (header, chain) = read.map_err(damaged(&name, ADVICE))?;
         let bytes = self.disk.map(&name).map_err(io("map", &name))?;
-        meter.expect(bytes.len() as u64);
-        Snapshot::verify(name.clone(), bytes, self.cluster, meter).map_err(damaged(&name, ADVICE))
+        Ok(Snapshot { name, header, bytes, chain })
+    }
+
+    /// Sets a damaged file aside, under a name that nobody takes for a snapshot's; returns that name. One is
+    /// kept, for whoever wants to know what the disk did: the file that was set aside before it is removed.
+    pub fn set_aside(&self, name: &str) -> Result<String> {
+        let aside = format!("{}{DAMAGED}", name.strip_suffix(UNFINISHED).unwrap_or(name));
+        self.drop_set_aside()?;
+        self.disk.rename(name, &aside).map_err(io("rename", name))?;
+        self.disk.sync_names().map_err(io("sync the names in", DIRECTORY))?;
+        Ok(aside)
+    }
+
+    /// Removes the file that was set aside, if there is one; returns whether there was.
+    pub fn drop_set_aside(&self) -> Result<bool> {
+        let aside: Vec<_> = self.names()?.into_iter().filter(|name| name.ends_with(DAMAGED)).collect();
+        aside.iter().try_for_each(|name| self.remove(name))?;
+        Ok(!aside.is_empty())
+    }
+
+    /// The snapshots that were set aside, and are newer than that one.
+    fn set_aside_since(&self, newest: Option<Position>) -> Result<Vec<Fault>> {
+        let position = |name: &String| name.strip_suffix(DAMAGED).and_then(file_position);
+        let is_newer =
+            |name: &String| position(name).is_some_and(|at| newest.is_none_or(|newest| at.index > newest.index));
+        let what = || "it was found damaged before, and set aside".to_owned();
+        let fault = |file| Fault::Damaged { file, offset: 0, what: what(), advice: ADVICE };
+        Ok(self.names()?.into_iter().filter(is_newer).map(fault).collect())
     }
 
     /// The newest that is whole.
@@ -161,18 +187,22 @@ impl<D: Disk> Store<D> {
         let mut damaged = Vec::new();
         for position in self.positions()?.into_iter().rev() {
             match self.verify(position, meter) {
-                Ok(snapshot) => return Ok(Newest { snapshot: Some(snapshot), damaged }),
+                Ok(snapshot) => {
+                    damaged.extend(self.set_aside_since(Some(position))?);
+                    return Ok(Newest { snapshot: Some(snapshot), damaged });
+                }
                 Err(fault @ Fault::Damaged { .. }) => damaged.push(fault),
                 Err(fault) => return Err(fault),
             }
         }
+        damaged.extend(self.set_aside_since(None)?);
         Ok(Newest { snapshot: None, damaged })
     }
 
     /// Begins to take one.
     pub fn writer(&self, header: &Header) -> Result<Writer<D>> {
         assert_eq!(header.cluster, self.cluster, "a node takes snapshots of its own cluster");
-        Writer::create(self.disk.clone(), header)
+        Writer::create(self.disk.clone(), header, self.mutants)
     }
 
     /// Begins to receive one of `total` bytes from another node, or goes on receiving it. One is
@@ -200,6 +230,15 @@ impl<D: Disk> Store<D> {
     /// one is whole. One that is being taken meanwhile stays, and is for the next time. Says what it removed.
     pub fn prune(&self, keep: Position) -> Result<Vec<String>> {
         self.read(keep)?;
+        self.prune_to(keep)
+    }
+
+    /// The same, behind a snapshot that was found whole just now.
+    pub fn prune_behind(&self, keep: &Snapshot) -> Result<Vec<String>> {
+        self.prune_to(keep.header.position)
+    }
+
+    fn prune_to(&self, keep: Position) -> Result<Vec<String>> {
         let mut gone: Vec<_> = self.names()?.into_iter().filter(|name| outdated(name, keep)).collect();
         // Zeros in front: the older, the earlier. At every moment the newer ones are there.
         gone.sort_unstable();

@@ -178,6 +178,12 @@ mutants! {
     StoreOutOfOrder = "store-out-of-order",
     /// A command is executed after its client has given its number up.
     ExecuteGivenUp = "execute-given-up",
+    /// A snapshot is published without being read back from the disk.
+    SkipSnapshotVerify = "skip-snapshot-verify",
+    /// A leader does not read its snapshot again when a follower received it damaged, and resends it.
+    ResendDamagedSnapshot = "resend-damaged-snapshot",
+    /// A restored machine's time advances before its digest is compared.
+    AdvanceTimeBeforeDigest = "advance-time-before-digest",
 }
 
 impl fmt::Display for Mutant {

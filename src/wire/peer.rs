@@ -196,10 +196,11 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             out.put_u64_le(upto.0);
         }
         Message::Chunk(chunk) => put_chunk(out, chunk),
-        Message::Chunked { snapshot, next } => {
+        Message::Chunked { snapshot, next, damaged } => {
             out.put_u8(CHUNKED);
             out.put_position(*snapshot);
             out.put_u64_le(*next);
+            out.put_u8(u8::from(*damaged));
         }
         Message::StepUp => out.put_u8(STEP_UP),
         Message::AskIndex { number } => {
@@ -257,7 +258,10 @@ fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
         HEARD => Message::Heard { round: Round(reader.u64()?), seen: index(reader)?, room: read_room(reader)? },
         COMMITTED => Message::Committed { upto: index(reader)? },
         CHUNK => read_chunk(reader)?,
-        CHUNKED => Message::Chunked { snapshot: position(reader)?, next: sane(reader.u64()?)? },
+        CHUNKED => {
+            let (snapshot, next) = (position(reader)?, sane(reader.u64()?)?);
+            Message::Chunked { snapshot, next, damaged: reader.bool()? }
+        }
         STEP_UP => Message::StepUp,
         ASK_INDEX => Message::AskIndex { number: reader.u64()? },
         READ_INDEX => Message::ReadIndex { number: reader.u64()?, index: index(reader)? },
@@ -398,7 +402,7 @@ mod tests {
             Message::Committed { upto: Index(9) },
             Message::Outdated,
             Message::Chunk(Chunk { snapshot: last, total: 9, offset: 4, bytes: Bytes::from_static(b"piece") }),
-            Message::Chunked { snapshot: last, next: 9 },
+            Message::Chunked { snapshot: last, next: 9, damaged: true },
         ];
         let request = Request::Propose { op: crate::api::Op::Open { window: 3, ordered: false }.encode() };
         let mut frames: Vec<_> = messages.into_iter().map(|message| raft(3, message)).collect();

@@ -194,7 +194,8 @@ impl Up {
                 while let Some(piece) = self.applier.piece(300) {
                     self.keeper.carry_out(Job::Piece(piece))?;
                 }
-                let done = self.keeper.carry_out(Job::Finish)?;
+                self.keeper.carry_out(Job::Finish)?;
+                let done = self.keeper.carry_out(Job::Verify)?;
                 assert!(matches!(done, Done::Taken(Some(_))), "{done:?}");
                 self.applier.thaw();
             }
@@ -249,7 +250,8 @@ fn published(index: u64) -> Snapshot {
     while let Some(piece) = applier.piece(300) {
         keeper.carry_out(Job::Piece(piece)).unwrap();
     }
-    match keeper.carry_out(Job::Finish).unwrap() {
+    keeper.carry_out(Job::Finish).unwrap();
+    match keeper.carry_out(Job::Verify).unwrap() {
         Done::Taken(Some(snapshot)) => snapshot,
         done => panic!("{done:?}"),
     }

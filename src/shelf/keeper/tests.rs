@@ -41,8 +41,10 @@ fn take(keeper: &mut Keeper<SimDisk>, index: u64, pieces: usize) -> (bool, usize
     let mut jobs = std::iter::once(Job::Begin(header(index))).chain((0..pieces).map(|_| piece()));
     let mut done = 0;
     loop {
-        match keeper.carry_out(jobs.next().unwrap_or(Job::Finish)).unwrap() {
+        let job = if keeper.is_written() { Job::Verify } else { jobs.next().unwrap_or(Job::Finish) };
+        match keeper.carry_out(job).unwrap() {
             Done::Wants => done += 1,
+            Done::Written => {}
             Done::Taken(snapshot) => return (snapshot.is_some(), done),
             other => panic!("{other:?}"),
         }
