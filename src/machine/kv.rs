@@ -426,6 +426,10 @@ impl StateMachine for Kv {
         self.sweep(SWEPT);
     }
 
+    fn resume(&mut self, time: ClusterTime) {
+        self.now = self.now.max(time);
+    }
+
     fn tidy(&mut self) {
         self.sweep(TIDIED);
     }

@@ -34,7 +34,8 @@ pub trait StateMachine: Send + 'static {
     fn expect(&self, _commands: &mut dyn Iterator<Item = &[u8]>) {}
 
     /// The next entry is of that time, which is never earlier than that of those before. Said of every entry,
-    /// before anything that it holds is applied: what ends by the cluster's clock, ends here.
+    /// before anything that it holds is applied: what ends by the cluster's clock, ends here. What a command
+    /// makes that ends at the time of its own entry, or before it, is still there until the next entry.
     fn advance(&mut self, _time: ClusterTime) {}
 
     /// An entry has come that holds no command, only time: there is a moment to clear up what has ended.
@@ -87,4 +88,9 @@ pub trait StateMachine: Send + 'static {
     /// come, the machine is as the frozen one was, and so is its digest. Bytes that are not a piece
     /// are an error, and nothing worse: they come from a disk or another node.
     fn restore(&mut self, piece: &[u8]) -> Result<(), Malformed>;
+
+    /// All pieces have come, and the digest is that of the frozen state. The last entry before the snapshot was
+    /// of that time. A machine that keeps the time for its answers sets it here, and ends nothing: the frozen
+    /// machine had not ended it either, and the next entry brings [`StateMachine::advance`].
+    fn resume(&mut self, _time: ClusterTime) {}
 }
