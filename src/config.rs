@@ -7,6 +7,7 @@ use crate::limits::ENTRY_BYTES_MAX;
 use crate::net::password::Password;
 use crate::types::digest::hash;
 use crate::types::{ClusterId, DiskId, Membership, NodeId};
+use crate::wal::TailPolicy;
 use crate::{consensus, net, node};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ pub struct Config {
     pub fsync: bool,
     /// How large a segment of the journal is.
     pub segment_bytes: u64,
+    /// What a start does about a damaged last batch of the log.
+    pub torn_tail: TailPolicy,
     /// How much room is kept aside, at least, for when the disk is full; as much as a segment, or more.
     /// None if it is zero.
     pub reserve_bytes: u64,
@@ -108,6 +111,7 @@ impl Config {
             listen: None,
             fsync: true,
             segment_bytes: crate::wal::Options::SEGMENT_BYTES,
+            torn_tail: TailPolicy::default(),
             reserve_bytes: RESERVE_BYTES,
             signals: false,
             consensus: consensus::Options::default(),

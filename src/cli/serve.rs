@@ -9,6 +9,7 @@ use crate::net::password::Password;
 use crate::net::resp::door::Follower;
 use crate::server::Server;
 use crate::types::NodeId;
+use crate::wal::TailPolicy;
 use bytesize::ByteSize;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
@@ -102,12 +103,25 @@ pub struct Serve {
     /// Answers before anything is on a disk. A power loss may take everything
     #[arg(long, env = "DRAVE_UNSAFE_NO_FSYNC")]
     unsafe_no_fsync: bool,
+    /// What a start does about a damaged last batch of the log that no proof shows to be an unfinished write, as
+    /// power losses leave it
+    #[arg(long, env = "DRAVE_ON_TORN_TAIL", value_enum, default_value = "cut")]
+    on_torn_tail: OnTornTail,
     /// What is logged: error, warn, info, debug or trace
     #[arg(long, env = "DRAVE_LOG_LEVEL", value_name = "LEVEL")]
     log_level: Option<log::LevelFilter>,
     /// Shows every setting and where it comes from, and does nothing
     #[arg(long)]
     print_config: bool,
+}
+
+/// What a start does about a torn tail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum OnTornTail {
+    /// Cuts it off, and logs it.
+    Cut,
+    /// Does not start (exit code 5).
+    Refuse,
 }
 
 /// What a follower's Redis door does with what only the leader can.
@@ -231,6 +245,10 @@ fn configure(serve: &Serve) -> Config {
     config.consensus.alone_wait = serve.election_timeout.1 * 2;
     config.segment_bytes = serve.segment_size.as_u64();
     config.reserve_bytes = serve.reserve.as_u64();
+    config.torn_tail = match serve.on_torn_tail {
+        OnTornTail::Cut => TailPolicy::Cut,
+        OnTornTail::Refuse => TailPolicy::Refuse,
+    };
     config.node.entry_bytes = serve.max_entry.as_u64();
     config.node.snapshot_log_bytes = serve.snapshot_log_bytes.as_u64();
     config.node.snapshot_max_age = serve.snapshot_max_age;

@@ -99,6 +99,7 @@ fn find(
     let disk = make(&config.data.join("wal"), syncs(config))?;
     let mut options = wal::Options::new(owner.node, owner.cluster, owner.disk);
     options.segment_bytes = config.segment_bytes;
+    options.torn_tail = config.torn_tail;
     let founding = Base { position: Position::ZERO, configured: Index::ZERO, membership: config.founding() };
     // Once founded, a journal that is not there is lost, and not to be made anew: this node has voted.
     let founding = (!owner.founded).then_some(&founding);

@@ -26,7 +26,7 @@ pub mod view;
 mod tests;
 
 pub use journal::Journal;
-pub use options::{Doubt, Options, Reading};
+pub use options::{Options, Reading, TailPolicy};
 pub use recover::{Head, Recovered};
 pub use report::{Fault, Report, Result, Sealed};
 pub use reserve::{Reserve, Watch};

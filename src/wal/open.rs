@@ -86,7 +86,8 @@ impl<D: Disk> Journal<D> {
         let testimony = match names.iter().any(|name| name == side::NAME) {
             true => Testimony::read(&read_whole(&disk, side::NAME)?, options.disk),
             false => Testimony::default(),
-        };
+        }
+        .in_boot(boot);
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| file_number(name)).collect();
         numbers.sort_unstable();
         let mut replay = recover::replay(read_all(&disk, &numbers)?, &options, &testimony, reading)?;

@@ -19,8 +19,8 @@ pub struct Options {
     /// A batch larger than this goes to the file in pieces: it bounds memory, and past it bandwidth
     /// gains little and latency much.
     pub batch_bytes: usize,
-    /// What to think of a last batch that is damaged after a power loss.
-    pub doubt: Doubt,
+    /// What to do about a last batch that is damaged after a power loss.
+    pub torn_tail: TailPolicy,
     /// Which rule, if any, is broken on purpose.
     pub mutants: Mutants,
 }
@@ -34,15 +34,16 @@ pub struct Reading<'a> {
     pub meter: &'a Meter,
 }
 
-/// What to think of damage in the last batch, when nothing tells whether it had been synced.
+/// What a start does about a damaged last batch, when nothing proves that it had been synced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Doubt {
-    /// That it was being written: every power cut leaves such a batch, and a cluster that stops for
-    /// it does not come back from a power cut of the whole site.
+pub enum TailPolicy {
+    /// Cuts it off: every power cut leaves such a batch, and a cluster that stops for it does not come back
+    /// from a power cut of the whole site.
     #[default]
-    Torn,
-    /// That it is lost: the node does not start.
-    Rotten,
+    Cut,
+    /// Refuses to start, unless the side file proves that it was never synced: it was written in this run of
+    /// the kernel, and so has all that was acknowledged.
+    Refuse,
 }
 
 impl Options {
@@ -59,7 +60,7 @@ impl Options {
             disk,
             segment_bytes: Options::SEGMENT_BYTES,
             batch_bytes: Options::BATCH_BYTES,
-            doubt: Doubt::Torn,
+            torn_tail: TailPolicy::Cut,
             mutants: Mutants::NONE,
         }
     }

@@ -9,7 +9,7 @@
 use super::ahead::{Ahead, ahead};
 use super::format::{self, Batch, EntryHead, Flaw, Frame, Kind, SEGMENT_HEADER, Seal, SegmentHeader, file_name};
 use super::load::{self, Read};
-use super::options::{Doubt, Options, Reading};
+use super::options::{Options, Reading, TailPolicy};
 use super::outline::Outline;
 use super::report::{ADVICE, Fault, Result, Sealed};
 use super::scan::{Item, Scan, last_written};
@@ -322,8 +322,8 @@ impl Replay<'_> {
             Some("the next segment is in use")
         } else if first_lost {
             Some("this segment was opened long ago")
-        } else if broken.is_some() && options.doubt == Doubt::Rotten {
-            Some("and a damaged last batch is to be taken for lost")
+        } else if broken.is_some() && options.torn_tail == TailPolicy::Refuse && !testimony.is_of_this_boot() {
+            Some("nothing proves that it was never synced, and --on-torn-tail is refuse")
         } else {
             None
         };

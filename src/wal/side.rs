@@ -41,9 +41,23 @@ pub struct Testimony {
     /// How far the log was synced at least.
     pub place: Option<Place>,
     turn: [u64; 2],
+    /// Which run of the kernel this is.
+    boot: u64,
 }
 
 impl Testimony {
+    /// The same, read in that run of the kernel.
+    pub fn in_boot(self, boot: u64) -> Testimony {
+        Testimony { boot, ..self }
+    }
+
+    /// Whether its place was written in this run of the kernel. It is written when a sync has returned, before
+    /// anything is acknowledged because of it, and the page cache loses nothing of it when the process dies: so
+    /// all that was ever acknowledged stands before that place.
+    pub fn is_of_this_boot(&self) -> bool {
+        self.place.is_some_and(|place| place.boot == self.boot && self.boot != 0)
+    }
+
     /// What the file of that disk says: the newer good slot of each pair, if any is good.
     pub fn read(file: &Bytes, disk: DiskId) -> Testimony {
         let mut testimony = Testimony::default();

@@ -171,7 +171,7 @@ fn a_full_disk_stops_the_node_and_loses_nothing() {
 }
 
 #[test]
-fn a_doubtful_tail_may_be_taken_for_lost() {
+fn refusing_tail_policy_accepts_what_the_boot_proves_torn() {
     let options = Options { segment_bytes: 8192, ..options() };
     let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
     let script = [Step::Write { term: 1, from: 1, to: 3, bytes: 200 }, Step::Sync];
@@ -180,12 +180,54 @@ fn a_doubtful_tail_may_be_taken_for_lost() {
     // The first thing that is written after the founding is a piece of the batch.
     disk.stop_at(drave::sim::disk::Stop { at: plain.operations(), bytes: 200 });
     run(&disk, &options, &script, &mut ledger).unwrap();
+    let strict = Options { torn_tail: drave::wal::TailPolicy::Refuse, ..options.clone() };
+    // After a power loss the batch may have been synced, and be damaged.
+    let refused = |seed: &u64| {
+        let disk = disk.fork();
+        disk.crash(&mut StdRng::seed_from_u64(*seed), Crash::Power);
+        matches!(Journal::open(disk, strict.clone(), None), Err(Fault::Corrupt { .. }))
+    };
+    assert!((0..30).filter(refused).count() > 0);
+    // The process died and the kernel lives: the side file has all that was acknowledged.
     disk.crash(&mut rng(), Crash::Kill);
-    let strict = Options { doubt: drave::wal::Doubt::Rotten, ..options.clone() };
-    assert!(matches!(Journal::open(disk.fork(), strict, None), Err(Fault::Corrupt { .. })));
-    let (_, recovered) = reopen(&disk, &options, &mut ledger).unwrap();
-    assert_eq!(recovered.notes.len(), 1, "{:?}", recovered.notes);
-    assert!(recovered.notes[0].contains("torn at byte"), "{:?}", recovered.notes);
+    for options in [&strict, &options] {
+        let (_, recovered) = reopen(&disk.fork(), options, &mut ledger.clone()).unwrap();
+        assert_eq!(recovered.notes.len(), 1, "{:?}", recovered.notes);
+        assert!(recovered.notes[0].contains("torn at byte"), "{:?}", recovered.notes);
+    }
+}
+
+#[test]
+fn unreadable_sector_is_damage_with_file_and_offset() {
+    let options = Options { segment_bytes: 8192, ..options() };
+    let write = |from, to| [Step::Write { term: 1, from, to, bytes: 900 }, Step::Sync];
+    let script: Vec<Step> = (0..8).flat_map(|n| write(3 * n + 1, 3 * n + 3)).collect();
+    let (disk, ledger) = finished(&options, &script);
+    let names: Vec<String> = files(&disk).into_iter().filter(|name| !name.ends_with(".tmp")).collect();
+    assert!(names.iter().filter(|name| name.ends_with(".wal")).count() > 2, "{names:?}");
+    let mut noticed = 0;
+    for name in names {
+        for sector in 0..disk.seen(&name).unwrap().len() as u64 / 512 {
+            let disk = disk.fork();
+            disk.crash(&mut rng(), Crash::Kill);
+            disk.lose_sector(&name, sector * 512);
+            for threads in [1, 3] {
+                let reading = Reading { threads: NonZeroUsize::new(threads).unwrap(), meter: &Meter::default() };
+                match Journal::read(disk.fork(), options.clone(), Some(&founding()), reading) {
+                    // Behind the seal of a segment stands nothing.
+                    Ok((_, recovered)) => ledger.clone().check(&recovered).unwrap(),
+                    Err(Fault::Corrupt { file, offset, what, lost, .. }) => {
+                        assert_eq!((file.as_str(), offset), (name.as_str(), sector * 512 / 4096 * 4096));
+                        assert!(what.contains("cannot read"), "{what}");
+                        assert!(!lost.is_empty());
+                        noticed += 1;
+                    }
+                    Err(fault) => panic!("{name} sector {sector}: {fault}"),
+                }
+            }
+        }
+    }
+    assert!(noticed > 20, "{noticed}");
 }
 
 #[test]
