@@ -90,8 +90,8 @@ pub fn run(args: Sim) -> Result<(), Trouble> {
     announce_panics(&args);
     let next = AtomicU64::new(first);
     let end = first.saturating_add(args.seeds);
-    let (simulated, done) = (AtomicU64::new(0), AtomicU64::new(0));
     let untold = AtomicU64::new(0);
+    let (simulated, done, stuck) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let failed = AtomicBool::new(false);
     let work = || {
         loop {
@@ -104,6 +104,7 @@ pub fn run(args: Sim) -> Result<(), Trouble> {
                 Ok(outcome) => {
                     simulated.fetch_add(cluster_ms(&outcome), Ordering::Relaxed);
                     untold.fetch_add(u64::from(outcome.untold), Ordering::Relaxed);
+                    stuck.fetch_add(u64::from(outcome.needs_the_lost), Ordering::Relaxed);
                     if args.seeds == 1 {
                         eprintln!("{}", outcome.beside());
                         println!("{outcome}");
@@ -136,6 +137,12 @@ pub fn run(args: Sim) -> Result<(), Trouble> {
         let took = began.elapsed().as_secs_f64();
         if let untold @ 1.. = untold.load(Ordering::Relaxed) {
             println!("{untold} ended early: a node voted on an older copy of its disk before anybody told it");
+        }
+        let stuck = stuck.load(Ordering::Relaxed);
+        if stuck > 0 {
+            println!(
+                "{stuck} seeds ended without a leader, too many voters being lost for good: no rest was asked of them"
+            );
         }
         println!("{} seeds ok, {first} to {} · {hours:.1} hours simulated · {took:.1} s", args.seeds, end - 1);
     }

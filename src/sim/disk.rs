@@ -7,7 +7,7 @@
 use crate::disk::{Disk, DiskFile};
 use bytes::Bytes;
 use rand::{Rng, RngExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
@@ -88,6 +88,8 @@ struct FileState {
     /// The same after a sync that failed: the kernel calls these pages clean and will not write
     /// them again, however often it is asked.
     forgotten: BTreeMap<usize, Box<[u8; SECTOR]>>,
+    /// Sectors that cannot be read until they are written.
+    unreadable: BTreeSet<usize>,
 }
 
 /// One file of a simulated directory.
@@ -224,6 +226,13 @@ impl SimDisk {
         }
     }
 
+    /// The sector at that offset of a file cannot be read any more, until it is written.
+    pub fn lose_sector(&self, name: &str, offset: u64) {
+        let mut state = self.lock();
+        let id = state.names[name];
+        state.files.entry(id).and_modify(|file| _ = file.unreadable.insert(offset as usize / SECTOR));
+    }
+
     /// What a program sees in that file.
     pub fn seen(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.lock();
@@ -325,7 +334,7 @@ impl State {
         }
         self.names = names.clone();
         self.durable_names = names;
-        let kept: std::collections::BTreeSet<u64> = self.names.values().copied().collect();
+        let kept: BTreeSet<u64> = self.names.values().copied().collect();
         self.files.retain(|id, _| kept.contains(id));
     }
 }
@@ -364,6 +373,7 @@ impl FileState {
     fn write(&mut self, offset: usize, bytes: &[u8]) {
         let end = offset + bytes.len();
         for sector in self.sectors(offset, end) {
+            self.unreadable.remove(&sector);
             // What the kernel forgot it will now write after all, if it is synced again.
             let held = self.forgotten.remove(&sector);
             if !self.unsynced.contains_key(&sector) {
@@ -537,9 +547,12 @@ impl DiskFile for SimFile {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let state = self.lock()?;
-        let bytes = &state.files[&self.id].bytes;
+        let FileState { bytes, unreadable, .. } = &state.files[&self.id];
         let from = (offset as usize).min(bytes.len());
         let n = buffer.len().min(bytes.len() - from);
+        if n > 0 && unreadable.range(from / SECTOR..(from + n).div_ceil(SECTOR)).next().is_some() {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         buffer[..n].copy_from_slice(&bytes[from..from + n]);
         Ok(n)
     }

@@ -158,7 +158,8 @@ impl World {
     pub(super) fn holds_without(&self, at: NodeId, membership: &Membership) -> bool {
         let is_whole = |id: NodeId| {
             let host = &self.hosts[&id];
-            id != at && !host.wiped && !host.rotten && !self.checks.is_void(id) && !self.checks.has_ghost(id)
+            let rotten = host.rotten || self.snapshots.rotten.contains_key(&id);
+            id != at && !host.wiped && !rotten && !self.checks.is_void(id) && !self.checks.has_ghost(id)
         };
         decides(membership, is_whole)
     }

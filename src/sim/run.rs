@@ -31,6 +31,9 @@ pub struct Outcome {
     pub pipelined: u64,
     /// What became of its snapshots.
     pub snapshots: Taken,
+    /// Whether it ended without a leader, since too many voters were lost for good: that it comes to rest was
+    /// not checked then.
+    pub needs_the_lost: bool,
     /// All that was sent, written and answered, as one number: the same seed, the same hash.
     pub hash: u64,
 }
@@ -44,7 +47,8 @@ impl Outcome {
         let Outcome { configurations, pipelined, .. } = self;
         format!(
             "{configurations} configurations · {taken} snapshots taken, {received} received, {damaged} times one was found \
-             damaged · {pipelined} pipelined{untold}"
+             damaged · {pipelined} pipelined{untold}{}",
+            if self.needs_the_lost { " · no leader: too many voters are lost for good" } else { "" }
         )
     }
 }
@@ -98,14 +102,10 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<Outcome, Violatio
     let mut world = World::new(scenario);
     world.trace = trace;
     let ended = catch_unwind(AssertUnwindSafe(|| live(&mut world)));
-    let what = match ended {
-        Ok(Ok(())) => None,
-        Ok(Err(_)) if world.checks.untold => None,
-        Ok(Err(what)) => Some(what),
-        Err(panic) => Some(format!("a node panics: {}", words(&panic))),
-    };
-    match what {
-        None => Ok(Outcome {
+    let ended = ended.unwrap_or_else(|panic| Err(format!("a node panics: {}", words(&panic))));
+    let ended = if world.checks.untold { Ok(false) } else { ended };
+    match ended {
+        Ok(needs_the_lost) => Ok(Outcome {
             seed,
             simulated: world.now - Time::ZERO,
             nodes: world.scenario.nodes,
@@ -116,9 +116,10 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<Outcome, Violatio
             untold: world.checks.untold,
             pipelined: world.pipelines.order.executed(),
             snapshots: world.snapshots.became,
+            needs_the_lost,
             hash: world.hash,
         }),
-        Some(what) => Err(Violation { seed, at: world.now, steps: world.steps, what }),
+        Err(what) => Err(Violation { seed, at: world.now, steps: world.steps, what }),
     }
 }
 
@@ -130,7 +131,15 @@ fn words(panic: &Box<dyn std::any::Any + Send>) -> String {
     }
 }
 
-fn live(world: &mut World) -> Result<(), String> {
+/// Whether it ended without a leader because of voters that were lost for good.
+fn live(world: &mut World) -> Result<bool, String> {
+    let needs_the_lost = !comes_to_rest(world)?;
+    world.history().check().map_err(|what| format!("linearizability: {what}"))?;
+    Ok(needs_the_lost)
+}
+
+/// All of it but what the clients saw; whether there was a leader in calm, or could be one.
+fn comes_to_rest(world: &mut World) -> Result<bool, String> {
     let storm = world.scenario.storm;
     pass(world, storm * 2 / 3)?;
     if world.scenario.quiet {
@@ -138,12 +147,12 @@ fn live(world: &mut World) -> Result<(), String> {
     }
     pass(world, storm / 3)?;
     if world.is_out_of_steps() {
-        return world.history().check().map_err(|what| format!("linearizability: {what}"));
+        return Ok(true);
     }
     world.heal();
     if !finds_leader(world)? {
         if world.needs_the_lost() {
-            return world.history().check().map_err(|what| format!("linearizability: {what}"));
+            return Ok(false);
         }
         return Err(format!("no leader within ten election timeouts of calm{}", world.standing()));
     }
@@ -156,7 +165,7 @@ fn live(world: &mut World) -> Result<(), String> {
         pass(world, Duration::from_millis(50))?;
     }
     quiet(world)?;
-    world.history().check().map_err(|what| format!("linearizability: {what}"))
+    Ok(true)
 }
 
 /// A cluster at rest stays as it is: whoever left it, or was never of it, deposes nobody.

@@ -234,8 +234,11 @@ impl World {
         let name = files[self.rng.random_range(0..files.len())].clone();
         let Some(size) = shelf.seen(&name).map(|bytes| bytes.len()).filter(|size| *size > 0) else { return };
         let offset = self.rng.random_range(0..size) as u64;
-        shelf.flip(&name, offset, self.rng.random_range(0..8));
-        self.say(|| format!("a bit of {name} of {at} turns over at {offset}"));
+        match is_open(&name) && self.rng.random_range(0..3) == 0 {
+            true => shelf.lose_sector(&name, offset),
+            false => shelf.flip(&name, offset, self.rng.random_range(0..8)),
+        }
+        self.say(|| format!("{name} of {at} is damaged at {offset}"));
         if let Some(position) = file_position(&name) {
             self.snapshots.rotten.insert(at, position.index);
         }

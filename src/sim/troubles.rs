@@ -186,8 +186,8 @@ impl World {
         self.later(delay, Happens::Starts { at });
     }
 
-    /// Turns a bit over in some segment, and restarts the process on it. Never on so many machines
-    /// that what they lose could have been the last copies: what a majority forgets is gone.
+    /// Turns a bit over in some segment, or makes a sector of it unreadable, and restarts the process on it. Never on
+    /// so many machines that what they lose could have been the last copies: what a majority forgets is gone.
     fn rot(&mut self, at: NodeId) {
         let is_rotten = |host: &&Host| host.rotten || self.snapshots.rotten.contains_key(&host.id);
         let rotten = self.hosts.values().filter(is_rotten).count();
@@ -212,8 +212,11 @@ impl World {
             return;
         }
         let offset = self.rng.random_range(0..used) as u64;
-        disk.flip(&name, offset, self.rng.random_range(0..8));
-        self.say(|| format!("a bit of {name} of {at} turns over at {offset}"));
+        match self.rng.random_range(0..3) {
+            0 => disk.lose_sector(&name, offset),
+            _ => disk.flip(&name, offset, self.rng.random_range(0..8)),
+        }
+        self.say(|| format!("{name} of {at} is damaged at {offset}"));
         self.host(at).rotten = true;
         self.down(at, Crash::Kill, 500);
     }

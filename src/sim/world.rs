@@ -286,9 +286,7 @@ impl World {
             Fault::Corrupt { .. } => return Err(format!("{at} refuses a log that nothing has damaged: {fault}")),
             Fault::Foreign(what) => return Err(format!("{at} does not know its own directory: {what}")),
             Fault::Full { .. } | Fault::Io { .. } => {
-                let host = self.host(at);
-                host.disk.set_capacity(None);
-                host.shelf.set_capacity(None);
+                // Without room it fails again, until whoever filled the disk frees some.
                 self.crash(at, if self.hosts[&at].has_stopped() { Crash::Power } else { Crash::Kill });
                 self.later(Duration::from_millis(200), Happens::Starts { at });
             }
