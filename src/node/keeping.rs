@@ -336,4 +336,38 @@ mod tests {
         keeping.room();
         assert!(!keeping.lacks_room() && keeping.is_due(now, &log, Index(50), true, &options));
     }
+
+    #[test]
+    fn damaged_snapshot_is_replaced_even_by_one_of_same_position() {
+        let options = Options::default();
+        let (log, mut keeping) = log(50, 50);
+        let due = |keeping: &Keeping, now| keeping.is_due(now, &log, Index(50), false, &options);
+        let kept = keeping.kept().expect("it is kept").clone();
+        keeping.discard(Position::new(Index(40), Term(1)));
+        assert!(!due(&keeping, Time::ZERO) && keeping.sendable().is_some());
+        keeping.discard(kept.position);
+        assert!(due(&keeping, Time::ZERO) && keeping.sendable().is_none());
+        assert_eq!((keeping.upto(), keeping.deadline(Index(50), &options)), (Index(50), Time::ZERO));
+        keeping.begin();
+        assert!(!due(&keeping, Time::ZERO));
+        keeping.taken(Time::ZERO, Some(kept), &options);
+        assert!(!due(&keeping, Time::ZERO) && keeping.sendable().is_some());
+    }
+
+    #[test]
+    fn snapshots_that_are_damaged_when_read_back_are_taken_less_and_less_often() {
+        let options = Options { snapshot_again: std::time::Duration::from_secs(5), ..Options::default() };
+        let (log, mut keeping) = log(50, 40);
+        keeping.ask(Caller::Client(1), 7, Index(50));
+        let mut now = Time::ZERO;
+        for rest in [5, 10, 20, 40, 80, 160, 320, 320] {
+            assert!(keeping.is_due(now, &log, Index(50), false, &options), "it is asked for");
+            keeping.begin();
+            keeping.taken_damaged(now, &options);
+            now = now + std::time::Duration::from_secs(rest);
+            assert!(!keeping.is_due(Time(now.0 - 1), &log, Index(50), false, &options), "after {rest} s");
+            assert_eq!(keeping.deadline(Index(50), &options), now);
+        }
+        assert!(!keeping.lacks_room());
+    }
 }

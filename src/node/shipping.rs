@@ -396,4 +396,73 @@ mod tests {
         assert_eq!((asked.offset, asked.bytes.len()), (2 * CHUNK, 0));
         assert_eq!(ship.next(CHUNK), None);
     }
+
+    fn begun(mutant: Option<Mutant>) -> (Shipping, NodeId, Kept) {
+        let mutants = mutant.map_or(Mutants::NONE, Mutants::only);
+        let mut shipping = Shipping { mutants, ..Shipping::new(&Options::default()) };
+        let (to, newest) = (NodeId::new(2).expect("not nobody"), ship(3).kept);
+        shipping.begin(Time(0), to, &newest, Index(0));
+        shipping.chunked(Time(0), to, newest.position, 0);
+        (shipping, to, newest)
+    }
+
+    fn sends(shipping: &mut Shipping, to: NodeId) -> Vec<u64> {
+        offsets(shipping.ships.get_mut(&to).expect("it is there"))
+    }
+
+    #[test]
+    fn whole_snapshot_received_damaged_is_resent_a_few_times() {
+        let (mut shipping, to, newest) = begun(None);
+        let (mut now, mut pauses, mut times) = (Time(0), Vec::new(), 0);
+        assert_eq!(sends(&mut shipping, to), [0, 1, 2]);
+        while let Some(nth) = shipping.damaged(now, to, newest.position) {
+            times += 1;
+            assert_eq!(nth, times);
+            assert_eq!(shipping.damaged(now, to, newest.position), None, "it is being read already");
+            assert_eq!((sends(&mut shipping, to), shipping.deadline()), (vec![], Time::NEVER));
+            shipping.inspected(now, newest.position, true);
+            let Hold::Until(when) = shipping.ships[&to].hold else { break };
+            pauses.push(when.since(now).as_secs());
+            let ship = shipping.ships.get_mut(&to).expect("it is there");
+            ship.go_on(Time(when.0 - 1));
+            assert_eq!(ship.next(CHUNK), None, "not yet");
+            ship.go_on(when);
+            now = when;
+            shipping.chunked(now, to, newest.position, 0);
+            assert_eq!(sends(&mut shipping, to), [0, 1, 2]);
+        }
+        assert_eq!(pauses, [1, 2, 4]);
+        assert_eq!(shipping.oldest(now), None, "it holds no log");
+        shipping.renew(now, &newest);
+        assert!(sends(&mut shipping, to).is_empty(), "the same is not sent again");
+        let newer = Kept { position: Position::new(Index(20), Term(2)), ..ship(2).kept };
+        shipping.renew(now, &newer);
+        shipping.chunked(now, to, newer.position, 0);
+        assert_eq!(sends(&mut shipping, to), [0, 1]);
+        assert_eq!(shipping.damaged(now, to, newer.position), Some(5), "the pauses go on growing");
+    }
+
+    /// What was sent for ever: 97.8 MB of a 12 MB snapshot in 8 s, and not a line in any log.
+    #[test]
+    fn damaged_snapshot_is_sent_to_nobody() {
+        let (mut shipping, to, newest) = begun(None);
+        let other = NodeId::new(3).expect("not nobody");
+        shipping.begin(Time(0), other, &newest, Index(0));
+        assert_eq!(shipping.damaged(Time(1), to, newest.position), Some(1));
+        shipping.inspected(Time(1), newest.position, false);
+        for follower in [to, other] {
+            assert!(sends(&mut shipping, follower).is_empty());
+            shipping.begin(Time(0) + AGAIN, follower, &newest, Index(0));
+            assert!(sends(&mut shipping, follower).is_empty());
+        }
+        // Another of the same position: nothing was written meanwhile.
+        shipping.renew(Time(2), &newest);
+        assert_eq!(sends(&mut shipping, other), [0]);
+
+        let (mut broken, to, newest) = begun(Some(Mutant::ResendDamagedSnapshot));
+        for _ in 0..100 {
+            assert_eq!(sends(&mut broken, to), [0, 1, 2], "the mutant of it");
+            assert_eq!(broken.damaged(Time(1), to, newest.position), None);
+        }
+    }
 }

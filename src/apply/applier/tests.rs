@@ -417,3 +417,100 @@ fn a_session_larger_than_a_piece_is_told_in_several() {
     let backwards = [pieces[pieces.len() - 1].clone(), pieces[0].clone()];
     assert_eq!(restored(&applier, &head, &backwards).err(), Some(Malformed("sessions behind the machine")));
 }
+
+/// A machine of leases: a command is a name and a length in milliseconds, and a lease ends when time has gone so
+/// far. One of no length, or of one that is over, is there until the next entry.
+#[derive(Debug, Default)]
+struct Leases {
+    ends: BTreeMap<Vec<u8>, u64>,
+    now: u64,
+    frozen: Option<BTreeMap<Vec<u8>, u64>>,
+}
+
+impl StateMachine for Leases {
+    fn apply(&mut self, context: &Context, command: &[u8]) -> Bytes {
+        let (ms, name) = command.split_first_chunk().expect("eight bytes and a name");
+        self.ends.insert(name.to_vec(), context.time.0.saturating_add_signed(i64::from_le_bytes(*ms)));
+        Bytes::new()
+    }
+
+    fn advance(&mut self, time: ClusterTime) {
+        self.now = time.0;
+        self.ends.retain(|_, end| *end > time.0);
+    }
+
+    fn due(&self) -> Option<ClusterTime> {
+        self.ends.values().min().copied().map(ClusterTime)
+    }
+
+    fn query(&self, _query: &[u8]) -> Bytes {
+        Bytes::copy_from_slice(&self.now.to_le_bytes())
+    }
+
+    fn digest(&self) -> u64 {
+        self.ends.iter().fold(1, |digest, (name, end)| crate::types::digest::hash(digest ^ end, name))
+    }
+
+    fn freeze(&mut self) {
+        self.frozen = Some(self.ends.clone());
+    }
+
+    fn piece(&mut self, _bytes: usize) -> Option<Bytes> {
+        let (name, end) = self.frozen.as_mut()?.pop_first()?;
+        Some([&end.to_le_bytes()[..], &name].concat().into())
+    }
+
+    fn thaw(&mut self) {
+        self.frozen = None;
+    }
+
+    fn empty(&self) -> Leases {
+        Leases::default()
+    }
+
+    fn restore(&mut self, piece: &[u8]) -> Result<(), Malformed> {
+        let (end, name) = piece.split_first_chunk().ok_or(Malformed("not a lease"))?;
+        self.ends.insert(name.to_vec(), u64::from_le_bytes(*end));
+        Ok(())
+    }
+
+    fn resume(&mut self, time: ClusterTime) {
+        self.now = time.0;
+    }
+}
+
+/// A machine and a snapshot of it: two nodes, of which one restored what the other froze.
+#[test]
+fn lease_that_is_over_in_its_own_entry_is_restored() {
+    let entry = |index: u64, op: Op| {
+        codec::entry(Position::new(Index(index), Term(1)), ClusterTime(1000 + index), Payload::Opaque(op.encode()))
+    };
+    let session = SessionId(1);
+    let lease = |index: u64, ms: i64| {
+        let command = [&ms.to_le_bytes()[..], &[index as u8]].concat().into();
+        entry(index, Op::Execute { session, seq: index - 1, lowest: index - 1, command })
+    };
+    for ms in [0, -500, 3] {
+        let mut original = Applier::new(Leases::default());
+        original.apply(&[entry(1, Op::Open { window: 8 }), lease(2, 1_000_000), lease(3, ms)]);
+        let head = original.freeze();
+        let pieces: Vec<Piece> = std::iter::from_fn(|| original.piece(1)).collect();
+        let restore = |like: &Applier<Leases>| {
+            let mut restoring = like.restoring();
+            pieces.iter().for_each(|piece| restoring.take(piece).unwrap());
+            restoring.finish(&head)
+        };
+        let mut restored = restore(&original).unwrap();
+        assert_eq!((restored.digest(), restored.machine().due()), (original.digest(), original.machine().due()));
+        assert_eq!(restored.query(&[]), original.query(&[]), "the time goes on where it was");
+        // What is due ends with the next entry, on both.
+        for index in 4..8 {
+            let next = [entry(index, Op::Tick)];
+            assert_eq!(restored.apply(&next).digest, original.apply(&next).digest);
+        }
+        assert_eq!(restored.machine().ends.len(), 1);
+        let broken = Applier::new(Leases::default());
+        let broken = broken.breaking(Mutants::only(Mutant::AdvanceTimeBeforeDigest), NodeId::new(1).unwrap());
+        assert_eq!(restore(&broken).is_err(), ms <= 0, "the mutant of it");
+    }
+}

@@ -131,3 +131,70 @@ fn what_was_received_before_a_restart_is_gone_on_from_with_no_more_room() {
     let next = next as usize;
     assert!(matches!(receive(&mut second, 4, small.len(), next, &small[next..]), Done::Arrived(_)));
 }
+
+/// Takes one of a single piece; `harm` is done to its file before it is read back.
+fn take_harmed(keeper: &mut Keeper<SimDisk>, index: u64, harm: impl FnOnce(&str)) -> Done {
+    for job in [Job::Begin(header(index)), piece(), Job::Finish] {
+        keeper.carry_out(job).unwrap();
+    }
+    harm(&format!("{}.tmp", snapshot::format::file_name(header(index).position)));
+    keeper.carry_out(Job::Verify).unwrap()
+}
+
+fn inspect(keeper: &mut Keeper<SimDisk>, index: u64) -> bool {
+    let job = Job::Inspect { follower: LEADER, snapshot: header(index).position, times: 1 };
+    match keeper.carry_out(job).unwrap() {
+        Done::Inspected { whole, .. } => whole,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn damaged_snapshot_is_set_aside_when_read_back() {
+    let (mut keeper, _, disk) = keeper(1 << 20);
+    let harms: [&dyn Fn(&str); 3] =
+        [&|name| disk.flip(name, 5000, 1), &|name| disk.flip(name, 30, 1), &|name| disk.lose_sector(name, 3000)];
+    for (index, harm) in (3..).zip(harms) {
+        assert!(matches!(take_harmed(&mut keeper, index, harm), Done::Damaged));
+        let aside = format!("{}.damaged", snapshot::format::file_name(header(index).position));
+        assert_eq!(disk.list().unwrap(), [aside], "one is kept");
+    }
+    assert!(matches!(take_harmed(&mut keeper, 9, |_| {}), Done::Taken(Some(_))));
+    let newest = Store::open(disk, CLUSTER).unwrap().newest().unwrap();
+    assert_eq!(newest.snapshot.unwrap().header().position.index, Index(9));
+    assert!(newest.damaged.is_empty(), "older ones concern nobody");
+}
+
+#[test]
+fn set_aside_file_makes_room() {
+    let (mut keeper, reserve, disk) = keeper(PIECE as u64 + 1000);
+    assert!(matches!(take_harmed(&mut keeper, 3, |name| disk.flip(name, 5000, 1)), Done::Damaged));
+    assert!(matches!(take_harmed(&mut keeper, 4, |_| {}), Done::Taken(Some(_))));
+    assert_eq!((disk.list().unwrap().len(), reserve.there().unwrap()), (1, RESERVE), "the reserve was not needed");
+}
+
+#[test]
+fn inspection_sets_damaged_snapshot_aside() {
+    let (mut keeper, _, disk) = keeper(1 << 20);
+    assert!(matches!(take_harmed(&mut keeper, 3, |_| {}), Done::Taken(Some(_))));
+    assert!(inspect(&mut keeper, 3));
+    let name = snapshot::format::file_name(header(3).position);
+    disk.flip(&name, 5000, 1);
+    assert!(!inspect(&mut keeper, 3));
+    assert_eq!(disk.list().unwrap(), [format!("{name}.damaged")]);
+    assert!(!inspect(&mut keeper, 3), "it is gone");
+    let newest = Store::open(disk, CLUSTER).unwrap().newest().unwrap();
+    assert!(newest.snapshot.is_none() && newest.damaged.len() == 1, "{newest:?}");
+}
+
+#[test]
+fn damaged_snapshot_received_is_reported_to_sender() {
+    let (mut keeper, _, disk) = keeper(1 << 20);
+    let mut bytes = file(4, 3).to_vec();
+    bytes[12_000] ^= 1;
+    let outcome = receive(&mut keeper, 4, bytes.len(), 0, &bytes);
+    assert!(matches!(outcome, Done::Received { next: 0, damaged: true, .. }), "{outcome:?}");
+    assert_eq!(disk.list().unwrap().len(), 0);
+    bytes[12_000] ^= 1;
+    assert!(matches!(receive(&mut keeper, 4, bytes.len(), 0, &bytes), Done::Arrived(_)));
+}

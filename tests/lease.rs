@@ -1,0 +1,146 @@
+//! A machine whose leases may end at the time of the entry that made them: its snapshots are restored, at a
+//! restart and on a follower that is sent one.
+
+mod support;
+
+use bytes::Bytes;
+use drave::api::{Consistency, Reply, Request};
+use drave::codec::Malformed;
+use drave::config::Config;
+use drave::machine::{Context, StateMachine};
+use drave::server::Handle;
+use drave::server::Server;
+use drave::server::server::ServerError;
+use drave::types::digest::hash;
+use drave::types::{ClusterTime, NodeId};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use support::{ports, until};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A command is a length in milliseconds and a name; a query answers how many leases were ever granted.
+#[derive(Default)]
+struct Leases {
+    granted: u64,
+    ends: BTreeMap<Vec<u8>, u64>,
+    frozen: Option<Vec<Bytes>>,
+}
+
+impl StateMachine for Leases {
+    fn apply(&mut self, context: &Context, command: &[u8]) -> Bytes {
+        let Some((ms, name)) = command.split_first_chunk() else { return Bytes::from_static(b"?") };
+        self.granted += 1;
+        self.ends.insert(name.to_vec(), context.time.0 + u64::from_le_bytes(*ms));
+        Bytes::new()
+    }
+
+    fn advance(&mut self, time: ClusterTime) {
+        self.ends.retain(|_, end| *end > time.0);
+    }
+
+    fn due(&self) -> Option<ClusterTime> {
+        self.ends.values().min().copied().map(ClusterTime)
+    }
+
+    fn query(&self, _query: &[u8]) -> Bytes {
+        Bytes::copy_from_slice(&self.granted.to_le_bytes())
+    }
+
+    fn digest(&self) -> u64 {
+        self.ends.iter().fold(self.granted, |digest, (name, end)| hash(digest ^ end, name))
+    }
+
+    fn freeze(&mut self) {
+        let leases = self.ends.iter().map(|(name, end)| Bytes::from([&end.to_le_bytes()[..], name].concat()));
+        self.frozen = Some(leases.chain([Bytes::copy_from_slice(&self.granted.to_le_bytes())]).collect());
+    }
+
+    fn piece(&mut self, _bytes: usize) -> Option<Bytes> {
+        self.frozen.as_mut()?.pop()
+    }
+
+    fn thaw(&mut self) {
+        self.frozen = None;
+    }
+
+    fn empty(&self) -> Leases {
+        Leases::default()
+    }
+
+    fn restore(&mut self, piece: &[u8]) -> Result<(), Malformed> {
+        let (number, name) = piece.split_first_chunk().ok_or(Malformed("not a lease"))?;
+        match name {
+            [] => self.granted = u64::from_le_bytes(*number),
+            name => _ = self.ends.insert(name.to_vec(), u64::from_le_bytes(*number)),
+        }
+        Ok(())
+    }
+}
+
+/// A node of that cluster in this process.
+struct Node {
+    handle: Handle,
+    thread: JoinHandle<Result<(), ServerError>>,
+}
+
+fn start(id: u64, port: u16, of: u64, directory: &Path) -> Node {
+    let named = |id: u64| (NodeId::new(id).unwrap(), format!("127.0.0.1:{}", port + id as u16 - 1));
+    let (node, _) = named(id);
+    let mut config = Config::new(node, (1..=of).map(named).collect(), directory.join(id.to_string()));
+    (config.segment_bytes, config.reserve_bytes) = (4 << 20, 0);
+    (config.node.trailing_bytes, config.node.hold_bytes) = (0, 0);
+    let server = Server::open(config, Leases::default()).unwrap();
+    Node { handle: server.handle(), thread: std::thread::spawn(move || server.run()) }
+}
+
+impl Node {
+    /// Leases of no length, and snapshots all the while.
+    fn lease(&self, rounds: usize) {
+        let mut session = self.handle.session(PATIENCE);
+        for round in 0..rounds {
+            session.execute(&[&0_u64.to_le_bytes()[..], &[round as u8]].concat()).unwrap();
+            let reply = self.handle.ask(Request::Snapshot, PATIENCE);
+            assert!(matches!(reply, Some(Reply::Snapshot { .. })), "{reply:?}");
+        }
+    }
+
+    fn granted(&self, consistency: Consistency) -> Option<u64> {
+        let answer = self.handle.query(&[], consistency, PATIENCE).ok()?.answer;
+        Some(u64::from_le_bytes(answer[..].try_into().unwrap()))
+    }
+
+    fn stop(self) {
+        self.handle.stop();
+        self.thread.join().unwrap().unwrap();
+    }
+}
+
+#[test]
+fn snapshot_with_lease_that_is_over_survives_restart() {
+    let (directory, port) = (tempfile::tempdir().unwrap(), ports(1));
+    for round in 1..=10 {
+        let node = start(1, port, 1, directory.path());
+        node.lease(5);
+        assert_eq!(node.granted(Consistency::Linearizable), Some(5 * round));
+        node.stop();
+    }
+}
+
+#[test]
+fn snapshot_with_lease_that_is_over_is_installed_on_follower() {
+    let (directory, port) = (tempfile::tempdir().unwrap(), ports(3));
+    let nodes = [1, 2].map(|id| start(id, port, 3, directory.path()));
+    nodes[0].lease(20);
+    // The log behind the snapshot is released by now: the third must be sent one.
+    let third = start(3, port, 3, directory.path());
+    let has_all = || (third.granted(Consistency::Local) == Some(20)).then_some(());
+    until("the third has the state", has_all, || format!("{:?}", third.granted(Consistency::Local)));
+    let names = std::fs::read_dir(directory.path().join("3/snapshots")).unwrap();
+    assert_eq!(names.count(), 1, "it was sent a snapshot");
+    for node in nodes.into_iter().chain([third]) {
+        node.stop();
+    }
+}
