@@ -158,10 +158,10 @@ impl Keeping {
         if applied <= self.upto() || by_count {
             return Time::NEVER;
         }
-        match self.asked.is_empty() {
-            true => self.rest.max(self.since + options.snapshot_max_age).max(self.spoilt_until),
-            false => self.spoilt_until,
+        if self.spoilt > 0 && !self.asked.is_empty() {
+            return self.spoilt_until;
         }
+        self.rest.max(self.since + options.snapshot_max_age).max(self.spoilt_until)
     }
 
     /// One is being taken.

@@ -227,7 +227,8 @@ impl<D: Disk> Keeper<D> {
         let whole = match self.store.reread(position) {
             Ok(_) => {
                 log::warn!(
-                    "snapshot {file} is whole here: damaged on its way to {follower}, or on the disk of {follower}"
+                    "snapshot {file} is whole here: damaged on its way to {follower}, or on the disk of {follower}, \
+                     which is sent it again, a few times at most, or the next one"
                 );
                 true
             }
