@@ -17,7 +17,7 @@ pub const FORMAT: u32 = 2;
 /// The fields of a header before the members.
 pub const HEADER_FIELDS: usize = 80;
 /// The longest header.
-pub const HEADER_MAX: usize = HEADER_FIELDS + 4 + MEMBERS_MAX * (21 + ADDRESS_BYTES_MAX) + 4;
+pub const HEADER_MAX: usize = HEADER_FIELDS + 13 + MEMBERS_MAX * (21 + ADDRESS_BYTES_MAX) + 4;
 /// The size of a chunk's header.
 pub const CHUNK_HEADER: usize = 12;
 /// The longest body of a chunk.

@@ -75,15 +75,15 @@ fn the_dump_decodes_as_the_document_says() {
         scan.map(|item| if let Item::Frame(frame) = item { frame } else { panic!("{item:?}") }).collect();
     let said: Vec<(u64, usize, Kind)> = frames.iter().map(|frame| (frame.at, frame.body.len(), frame.kind)).collect();
     use Kind::*;
-    let places = [(0x40, 80, Batch), (0xa0, 158, Open), (0x150, 80, Batch), (0x1b0, 24, Hard)];
+    let places = [(0x40, 80, Batch), (0xa0, 200, Open), (0x178, 80, Batch), (0x1d8, 48, Hard)];
     assert_eq!(said[..4], places);
-    assert_eq!(said[4..], [(0x1d8, 32, Entry), (0x208, 35, Entry)]);
+    assert_eq!(said[4..], [(0x218, 32, Entry), (0x248, 35, Entry)]);
     for frame in &frames {
         let row = format!("| `{:x}` | {} | {:08x} |", frame.at, frame.kind as u8, frame.checksum);
         assert!(DOCUMENT.contains(&row), "the table of the dump has no row {row}");
     }
     let batch = format::Batch::read(&frames[2].body).unwrap();
-    assert_eq!((batch.number, batch.bytes, batch.frames, batch.synced), (2, 240, 3, (1, 336)));
+    assert_eq!((batch.number, batch.bytes, batch.frames, batch.synced), (2, 264, 3, (1, 376)));
     assert_eq!(Opening::read(&frames[1].body).unwrap().last, Position::ZERO);
     assert_eq!(format::read_hard(&frames[3].body).unwrap().vote.map(|vote| vote.node), NodeId::new(1));
     let entry = codec::read_entry(&mut codec::Reader::new(frames[5].body.clone())).unwrap();
@@ -134,7 +134,7 @@ fn the_side_file_is_as_the_document_says() {
     assert_eq!(bytes.len(), side::SLOT * side::SLOTS);
     let testimony = side::Testimony::read(&bytes, DiskId(0x51c0_aa17_9a3c_11f0));
     let place = testimony.place.unwrap();
-    assert_eq!((place.segment, place.offset, place.last.index), (1, 576, Index(2)));
+    assert_eq!((place.segment, place.offset, place.last.index), (1, 640, Index(2)));
     assert_eq!(testimony.hard.unwrap().vote.map(|vote| vote.node), NodeId::new(1));
     assert_eq!(files(&disk), ["0000000001.wal", side::NAME]);
 }
