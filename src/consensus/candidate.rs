@@ -127,7 +127,7 @@ impl Candidate {
         }
         if self.ask == Ask::Pre && me.is_void() {
             let (membership, mutants) = (me.configs.current(), me.options.mutants);
-            let denied = self.ballot.is_denied() && !mutants.breaks(Mutant::FoundOverHolder);
+            let denied = self.ballot.is_denied() && me.founding.minds_holders(mutants);
             let enough = !denied && self.ballot.is_won_among_void(membership, mutants);
             let silent = membership.all_voters().filter(|id| !self.ballot.has_answered(*id)).collect();
             if me.founding.may_begin(now, enough, silent, me.options.mutants, &mut me.notes) {

@@ -47,9 +47,14 @@ impl Founding {
         }
     }
 
+    /// Whether a founder that holds a log is a veto.
+    pub fn minds_holders(&self, mutants: Mutants) -> bool {
+        !self.anyway && !mutants.breaks(Mutant::FoundOverHolder)
+    }
+
     /// Whether somebody holds a log, and that is minded.
     pub fn is_vetoed(&self, mutants: Mutants) -> bool {
-        !self.vetoes.is_empty() && !self.anyway && !mutants.breaks(Mutant::FoundOverHolder)
+        !self.vetoes.is_empty() && self.minds_holders(mutants)
     }
 
     /// Whether the log may begin although not all founders have answered; `enough` of them have, and `silent` have

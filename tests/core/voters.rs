@@ -21,6 +21,9 @@ fn at(index: u64, term: u64) -> Position {
     Position::new(Index(index), Term(term))
 }
 
+/// The entries of a log, and the configurations among them.
+type Remembered = (Vec<(Term, u64)>, Vec<(Index, Membership)>);
+
 /// One node of three, and what leaves it.
 struct One {
     raft: Raft,
@@ -56,7 +59,7 @@ impl One {
         own: DiskId,
         hard_state: HardState,
         base: Base,
-        (entries, configurations): (Vec<(Term, u64)>, Vec<(Index, Membership)>),
+        (entries, configurations): Remembered,
         mutants: Mutants,
     ) -> One {
         let (time, applied) = (ClusterTime(0), Index::ZERO);

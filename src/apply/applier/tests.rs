@@ -492,7 +492,7 @@ fn lease_that_is_over_in_its_own_entry_is_restored() {
     };
     for ms in [0, -500, 3] {
         let mut original = Applier::new(Leases::default());
-        original.apply(&[entry(1, Op::Open { window: 8 }), lease(2, 1_000_000), lease(3, ms)]);
+        original.apply(&[entry(1, Op::Open { window: 8, ordered: false }), lease(2, 1_000_000), lease(3, ms)]);
         let head = original.freeze();
         let pieces: Vec<Piece> = std::iter::from_fn(|| original.piece(1)).collect();
         let restore = |like: &Applier<Leases>| {

@@ -129,7 +129,7 @@ impl Replica {
     }
 
     /// A leader has proved that this node acknowledged that position; if it is not held, the node durably keeps
-    /// to it ([`HardState::promised`]).
+    /// to it ([`crate::types::HardState::promised`]).
     pub fn promise_lost(&mut self, upto: Position) {
         if self.log.last() < upto && self.promised() < upto {
             let held = self.log.last();

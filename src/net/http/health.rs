@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn a_node_is_ready_while_nothing_is_wrong_and_says_what_is() {
         assert_eq!(ready(&well(), false), (true, "ready\n".into()));
-        let all = "[+] member\n[+] leader\n[+] applied\n[+] disk\nready\n";
+        let all = "[+] member\n[+] leader\n[+] applied\n[+] disk\n[+] acknowledged\nready\n";
         assert_eq!(ready(&well(), true), (true, all.into()));
         let unsynced = DiskStatus { oldest_unsynced_ms: 1001, ..DiskStatus::default() };
         for (status, wrong) in [
