@@ -218,7 +218,9 @@ impl World {
     /// whose only snapshot is damaged may never start again, so of those there are only as many as of rotten logs.
     pub(super) fn rot_snapshot(&mut self, at: NodeId) {
         let bad = self.hosts.values().filter(|host| host.rotten || self.snapshots.rotten.contains_key(&host.id));
-        let may_lose = bad.clone().count() < (self.hosts.len() - 1) / 2 && !bad.clone().any(|host| host.id == at);
+        let ghosts = self.hosts.keys().any(|id| self.checks.has_ghost(*id));
+        let may_lose =
+            !ghosts && bad.clone().count() < (self.hosts.len() - 1) / 2 && !bad.clone().any(|host| host.id == at);
         let host = &self.hosts[&at];
         if host.up.is_none() {
             return;

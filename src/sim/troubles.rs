@@ -161,7 +161,7 @@ impl World {
     fn older(&mut self, at: NodeId) {
         let others = self.hosts.values().any(|host| host.copy.is_some() && host.id != at);
         let host = &self.hosts[&at];
-        if host.rotten || host.wiped || self.hosts.len() < 3 {
+        if host.rotten || self.snapshots.rotten.contains_key(&at) || host.wiped || self.hosts.len() < 3 {
             return;
         }
         let Some((disk, shelf, life)) = self.host(at).copy.take() else {
