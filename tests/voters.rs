@@ -58,29 +58,37 @@ fn grown(nodes: u16) -> Cluster {
     cluster
 }
 
+/// How many rounds are made of what is done in rounds.
+fn rounds(default: usize) -> usize {
+    std::env::var("DRAVE_MENDING_ROUNDS").map_or(default, |rounds| rounds.parse().unwrap())
+}
+
 /// The public report: a removed id was given to an empty directory, which read of old that it was the only voter.
 /// Of a kind with databendlabs/openraft#2002, RedisLabs/redisraft#2.
 #[test]
 fn emptied_founder_does_not_lead_by_the_configuration_of_old() {
     let mut cluster = grown(3);
     write(&cluster, "old", 20);
-    cluster.run(&["transfer", "2"]);
-    cluster.kill(0);
-    std::fs::remove_dir_all(cluster.data(0)).unwrap();
-    write(&cluster, "after", 3);
-    assert_eq!(cluster.run(&["member", "remove", "1"]).code, Some(0), "{}", cluster.logs());
-    let address = format!("1={}", cluster.addresses[0]);
-    assert_eq!(cluster.run(&["member", "add", &address]).code, Some(0), "{}", cluster.logs());
-    // It is a joiner now: the others are silent as soon as it has read some of the log.
-    cluster.founders = 0;
-    cluster.spawn(0);
-    until("it reads the log", || cluster.status(0).filter(|status| status.last > 0), || cluster.logs());
-    [1, 2].into_iter().for_each(|n| cluster.signal(n, Signal::STOP));
-    std::thread::sleep(Duration::from_millis(1500));
-    assert!(!serves_alone(&cluster, 0, "after0"), "it leads alone\n{}", cluster.logs());
-    [1, 2].into_iter().for_each(|n| cluster.signal(n, Signal::CONT));
-    write(&cluster, "again", 3);
-    cluster.agree();
+    for round in 0..rounds(2) {
+        cluster.run(&["transfer", "2"]);
+        cluster.kill(0);
+        std::fs::remove_dir_all(cluster.data(0)).unwrap();
+        write(&cluster, &format!("after{round}-"), 2);
+        assert_eq!(cluster.run(&["member", "remove", "1"]).code, Some(0), "{}", cluster.logs());
+        let address = format!("1={}", cluster.addresses[0]);
+        assert_eq!(cluster.run(&["member", "add", &address]).code, Some(0), "{}", cluster.logs());
+        // It is a joiner now: the others are silent as soon as it has read some of the log.
+        cluster.founders = 0;
+        cluster.spawn(0);
+        until("it reads the log", || cluster.status(0).filter(|status| status.last > 0), || cluster.logs());
+        [1, 2].into_iter().for_each(|n| cluster.signal(n, Signal::STOP));
+        std::thread::sleep(Duration::from_millis(1000));
+        let alone = serves_alone(&cluster, 0, &format!("after{round}-0"));
+        [1, 2].into_iter().for_each(|n| cluster.signal(n, Signal::CONT));
+        assert!(!alone, "it leads alone\n{}", cluster.logs());
+        write(&cluster, &format!("again{round}-"), 1);
+        cluster.agree();
+    }
     cluster.expect_no_deaths();
 }
 
@@ -125,14 +133,13 @@ fn emptied_majority_does_not_found_over_the_holder() {
 /// An older copy of a directory comes back: it is noticed, the node is fed again, and nothing is lost.
 #[test]
 fn older_copy_of_a_directory_is_noticed_and_fed_again() {
-    let rounds = std::env::var("DRAVE_MENDING_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap());
     let seed = rand::random();
     eprintln!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let mut cluster = Cluster::start(3);
     write(&cluster, "first", 3);
     cluster.agree();
-    for round in 0..rounds {
+    for round in 0..rounds(2) {
         let leader = cluster.leader();
         let at = [0, 1, 2].into_iter().filter(|n| *n != leader).nth(rng.random_range(0..2)).unwrap();
         let aside = cluster.directory.path().join("aside");
