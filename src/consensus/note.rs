@@ -223,6 +223,43 @@ impl Note {
     }
 }
 
+impl Note {
+    /// What there is to say of disks and logs that are not what they should be.
+    fn identity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Note::NotHeard { peer, why } => write!(f, "{peer} is not heard: {why}"),
+            Note::FoundingWaits { silent, left } => {
+                let silent: Vec<String> = silent.iter().map(NodeId::to_string).collect();
+                write!(
+                    f,
+                    "holds nothing, and waits for {} before a log begins: {:.0} s yet",
+                    silent.join(", "),
+                    left.as_secs_f64()
+                )
+            }
+            Note::FoundingVetoed { holder, log } => write!(
+                f,
+                "{holder} holds log {log}, and this directory is empty: no log begins here. Bring back the directory \
+                 that this node had; or, if that is lost, at a node of that log: drave member remove ID, and: drave \
+                 member add ID=HOST:PORT, and start this one with --join"
+            ),
+            Note::HasLost { held, promised } => write!(
+                f,
+                "this node acknowledged everything up to {promised} and holds no more than {held}: its directory is an \
+                 older copy, or its disk lost what it had synced. It votes only for logs that reach {promised}, and is \
+                 sent what it lacks; check the disk"
+            ),
+            Note::LostAcknowledged { peer, held, upto } => write!(
+                f,
+                "{peer} has lost entries {}..{upto}, which it had acknowledged: its directory is an older copy, or its \
+                 disk lost what it had synced; it is sent them again",
+                held.next()
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -266,34 +303,11 @@ impl fmt::Display for Note {
             Note::Silent { peer, since } => write!(f, "{peer} silent for {:.1} s", since.as_secs_f64()),
             Note::Back { peer } => write!(f, "{peer} is back"),
             Note::DiskStands { since } => write!(f, "disk has not answered for {} ms", since.as_millis()),
-            Note::NotHeard { peer, why } => write!(f, "{peer} is not heard: {why}"),
-            Note::FoundingWaits { silent, left } => {
-                let silent: Vec<String> = silent.iter().map(NodeId::to_string).collect();
-                write!(
-                    f,
-                    "holds nothing, and waits for {} before a log begins: {:.0} s yet",
-                    silent.join(", "),
-                    left.as_secs_f64()
-                )
-            }
-            Note::FoundingVetoed { holder, log } => write!(
-                f,
-                "{holder} holds log {log}, and this directory is empty: no log begins here. Bring back the directory \
-                 that this node had; or, if that is lost, at a node of that log: drave member remove ID, and: drave \
-                 member add ID=HOST:PORT, and start this one with --join"
-            ),
-            Note::HasLost { held, promised } => write!(
-                f,
-                "this node acknowledged everything up to {promised} and holds no more than {held}: its directory is an \
-                 older copy, or its disk lost what it had synced. It votes only for logs that reach {promised}, and is \
-                 sent what it lacks; check the disk"
-            ),
-            Note::LostAcknowledged { peer, held, upto } => write!(
-                f,
-                "{peer} has lost entries {}..{upto}, which it had acknowledged: its directory is an older copy, or its \
-                 disk lost what it had synced; it is sent them again",
-                held.next()
-            ),
+            Note::NotHeard { .. }
+            | Note::FoundingWaits { .. }
+            | Note::FoundingVetoed { .. }
+            | Note::HasLost { .. }
+            | Note::LostAcknowledged { .. } => self.identity(f),
             Note::Nonsense { peer, what } => write!(f, "{peer} said what cannot be: {what}"),
         }
     }

@@ -149,14 +149,7 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             out.put_u8(u8::from(*void));
             put_ask(out, *ask);
         }
-        Message::Append { prev, commit, probe, entries } => {
-            out.put_u8(APPEND);
-            out.put_position(*prev);
-            out.put_u64_le(commit.0);
-            out.put_u64_le(*probe);
-            out.put_u32_le(entries.len() as u32);
-            entries.iter().for_each(|entry| put_entry(out, entry));
-        }
+        Message::Append { prev, commit, probe, entries } => put_append(out, (*prev, *commit, *probe), entries),
         Message::Appended { matched } => {
             out.put_u8(APPENDED);
             out.put_u64_le(matched.0);
@@ -167,18 +160,11 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             out.put_position(*hint);
             out.put_u64_le(*probe);
         }
-        Message::LostAcknowledged { upto } => {
-            out.put_u8(LOST_ACKNOWLEDGED);
-            out.put_position(*upto);
-        }
-        Message::Promised { upto } => {
-            out.put_u8(PROMISED);
-            out.put_position(*upto);
-        }
+        Message::LostAcknowledged { upto } => put_place(out, LOST_ACKNOWLEDGED, *upto),
+        Message::Promised { upto } => put_place(out, PROMISED, *upto),
         Message::Reminder { term, position } => {
-            out.put_u8(REMINDER);
+            put_place(out, REMINDER, *position);
             out.put_u64_le(term.0);
-            out.put_position(*position);
         }
         Message::Beat { commit, round } => {
             out.put_u8(BEAT);
@@ -214,6 +200,20 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
         }
         Message::Outdated => out.put_u8(OUTDATED),
     }
+}
+
+fn put_append(out: &mut BytesMut, (prev, commit, probe): (Position, Index, u64), entries: &[Entry]) {
+    out.put_u8(APPEND);
+    out.put_position(prev);
+    out.put_u64_le(commit.0);
+    out.put_u64_le(probe);
+    out.put_u32_le(entries.len() as u32);
+    entries.iter().for_each(|entry| put_entry(out, entry));
+}
+
+fn put_place(out: &mut BytesMut, kind: u8, place: Position) {
+    out.put_u8(kind);
+    out.put_position(place);
 }
 
 fn put_chunk(out: &mut BytesMut, chunk: &Chunk) {
@@ -252,7 +252,7 @@ fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
         APPENDED => Message::Appended { matched: index(reader)? },
         CONFLICT => Message::Conflict { refused: index(reader)?, hint: position(reader)?, probe: reader.u64()? },
         LOST_ACKNOWLEDGED => Message::LostAcknowledged { upto: position(reader)? },
-        REMINDER => Message::Reminder { term: Term(sane(reader.u64()?)?), position: position(reader)? },
+        REMINDER => Message::Reminder { position: position(reader)?, term: Term(sane(reader.u64()?)?) },
         PROMISED => Message::Promised { upto: position(reader)? },
         BEAT => Message::Beat { commit: index(reader)?, round: Round(reader.u64()?) },
         HEARD => Message::Heard { round: Round(reader.u64()?), seen: index(reader)?, room: read_room(reader)? },
