@@ -119,19 +119,19 @@ fn a_healthy_journal_in_words() {
     let directory = sample();
     let (text, code) = dump(&[], directory.path());
     let expected = "\
-# segment 0000000001.wal · node 1 · cluster 6f2c91aa · format 1 · first entry 1 · 1.0 MiB · open
+# segment 0000000001.wal · node 1 · cluster 6f2c91aa · format 2 · first entry 1 · 1.0 MiB · open
 #   offset     len  type    term       index  batch  crc       what
-       160     256  seg        0           -      1  ········  begins behind 0@0 base=0@0 term=0 vote=- voters=1,2,3
-       512      40  hard       1           -      2  ········  term=1 vote=1
-       552      48  noop       1           1      2  ········
-       696     128  conf       1           2      3  ········  voters=1,2,3
-       824      56  open       1           3      3  ········  session=3 window=64
-       976      96  put        1           4      4  ········  3#1 \"user:1\" = \"ada\"
-      1072      96  cas        1           5      4  ········  3#2 \"user:1\" absent -> \"\\xff\\n\"
-      1168      88  incr       1           6      4  ········  3#3 \"n\" by -2
-      1256      96  batch      1           7      4  ········  3#4 del \"a\"; put \"b\" = \"1\"
-      1352     152  put        1           8      4  ········  3#5 \"long\" = \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"… +12 bytes
-      1504      64  close      1           9      4  ········  session=3
+       160     296  seg        0           -      1  ········  begins behind 0@0 base=0@0 term=0 vote=- voters=1,2,3
+       552      64  hard       1           -      2  ········  term=1 vote=1
+       616      48  noop       1           1      2  ········
+       760     136  conf       1           2      3  ········  voters=1,2,3
+       896      56  open       1           3      3  ········  session=3 window=64
+      1048      96  put        1           4      4  ········  3#1 \"user:1\" = \"ada\"
+      1144      96  cas        1           5      4  ········  3#2 \"user:1\" absent -> \"\\xff\\n\"
+      1240      88  incr       1           6      4  ········  3#3 \"n\" by -2
+      1328      96  batch      1           7      4  ········  3#4 del \"a\"; put \"b\" = \"1\"
+      1424     152  put        1           8      4  ········  3#5 \"long\" = \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"… +12 bytes
+      1576      64  close      1           9      4  ········  session=3
 # total 1 segments · 11 records · entries 1..9 · terms 1..1 · 0 bad · 0 torn";
     let expected: Vec<String> = expected.lines().map(str::to_owned).collect();
     let printed = plain(&text);
@@ -213,9 +213,9 @@ fn a_torn_tail_is_normal() {
         torn,
         format!(
             "!{at:>9}     {:>3}  TORN       -           -      -  -         batch says 688, {} are good · normal after a \
-             crash: recovery cuts at 880",
-            at - 880,
-            at - 880
+             crash: recovery cuts at 952",
+            at - 952,
+            at - 952
         )
     );
     assert!(text.contains("0 bad · 1 torn"), "{text}");

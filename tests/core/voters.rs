@@ -253,8 +253,9 @@ fn founder_that_holds_a_log_is_a_veto() {
         let mut one = One::founder(mutants);
         one.pass(ms(400));
         for _ in 0..10 {
-            one.hears_from(2, disk(2), None, 0, Message::Vote { granted: true, void: true, ask: Ask::Pre });
-            one.hears_from(3, disk(3), Some(LOG), 3, Message::Vote { granted: false, void: false, ask: Ask::Pre });
+            let term = one.raft.term().0;
+            one.hears_from(2, disk(2), None, term, Message::Vote { granted: true, void: true, ask: Ask::Pre });
+            one.hears_from(3, disk(3), Some(LOG), term, Message::Vote { granted: false, void: false, ask: Ask::Pre });
             one.pass(ms(100));
         }
         !one.all.iter().any(|envelope| matches!(envelope.message, Message::AskVote { ask: Ask::Real, .. }))
