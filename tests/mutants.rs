@@ -235,6 +235,8 @@ const TOLD: &[Mutant] = &[
     Mutant::KeepConflictingLog,
     Mutant::HoldForTheSilent,
     Mutant::VoteForAnyDisk,
+    Mutant::VoteUnnamed,
+    Mutant::CountAnyDisk,
     Mutant::CountBeforeNamed,
     Mutant::NeverYield,
     Mutant::ServeBeforeAgreed,

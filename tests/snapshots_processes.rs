@@ -119,7 +119,7 @@ fn what_is_on_the_disk_can_be_listed_and_dumped() {
     expect(&said, 0);
     let head = said.out.lines().next().unwrap();
     assert!(head.starts_with(&format!("# snapshot {name} · node 1 · cluster ")), "{head}");
-    assert!(head.contains(" · format 1 · up to ") && head.contains(" · voters=1 · "), "{head}");
+    assert!(head.contains(" · format 2 · up to ") && head.contains(" · voters=1 · "), "{head}");
     let kinds: Vec<&str> =
         said.out.lines().filter_map(|line| line.strip_prefix(' ')?.split_whitespace().nth(2)).collect();
     assert_eq!(kinds, ["sessions", "machine", "end"], "{said:?}");
