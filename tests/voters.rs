@@ -41,9 +41,10 @@ fn serves_alone(cluster: &Cluster, n: usize, known: &str) -> bool {
     wrote.code == Some(0) || read.code == Some(1)
 }
 
-/// A cluster of that many nodes that its first one founded alone.
-fn grown(nodes: u16) -> Cluster {
+/// A cluster of that many nodes that its first one founded alone, started with those words besides.
+fn grown(nodes: u16, words: &[&str]) -> Cluster {
     let mut cluster = Cluster::prepare(nodes);
+    cluster.words.extend(words.iter().map(|word| (*word).to_owned()));
     cluster.founders = 1;
     cluster.spawn(0);
     cluster.leader();
@@ -67,7 +68,7 @@ fn rounds(default: usize) -> usize {
 /// Of a kind with databendlabs/openraft#2002, RedisLabs/redisraft#2.
 #[test]
 fn emptied_founder_does_not_lead_by_the_configuration_of_old() {
-    let mut cluster = grown(3);
+    let mut cluster = grown(3, &[]);
     write(&cluster, "old", 20);
     for round in 0..rounds(2) {
         cluster.run(&["transfer", "2"]);
@@ -96,7 +97,8 @@ fn emptied_founder_does_not_lead_by_the_configuration_of_old() {
 /// stops, with words.
 #[test]
 fn emptied_lone_founder_stops_when_members_dial_it() {
-    let mut cluster = grown(3);
+    // It waits two election timeouts before its first answer: on a loaded machine as well they must be enough.
+    let mut cluster = grown(3, &["--election-timeout", "500ms-1s"]);
     write(&cluster, "old", 5);
     cluster.kill(0);
     std::fs::remove_dir_all(cluster.data(0)).unwrap();
