@@ -72,7 +72,7 @@ impl Shelf {
         let path = self.path(name);
         let root = FsDisk::make(&path, Syncs::Skipped).unwrap();
         let disk = DiskId(node * 100 + name.len() as u64);
-        Identity { node: id(node), cluster, disk, founded: true }.write(&root).unwrap();
+        Identity { node: id(node), cluster, disk, founded: true, log: None, starts: 1 }.write(&root).unwrap();
         let options = Options { segment_bytes: 1 << 20, ..Options::new(id(node), cluster, disk) };
         let base = Base { position, configured: Index::ZERO, membership: with };
         let wal = FsDisk::make(&path.join("wal"), Syncs::Skipped).unwrap();

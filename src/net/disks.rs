@@ -1,6 +1,7 @@
 //! Which disk each peer came with: one that comes with another has forgotten what it promised.
 
 use crate::types::{DiskId, LogId, NodeId, Time};
+use crate::wire::hello::Run;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Disks {
     known: BTreeMap<NodeId, DiskId>,
+    /// The latest run that was met on each disk.
+    runs: BTreeMap<NodeId, (DiskId, Run)>,
     tell_at: Time,
 }
 
@@ -55,6 +58,29 @@ impl Disks {
         );
     }
 
+    /// A peer came with that disk, in that run: warns if a later one was met before, which shows that the directory is
+    /// an older copy. What it lost, if anything, it is reminded of otherwise.
+    pub fn met_run(&mut self, now: Time, me: NodeId, peer: NodeId, (disk, run): (DiskId, Run)) {
+        if run.starts == 0 {
+            return;
+        }
+        let before = self.runs.get(&peer).filter(|(known, _)| *known == disk).map(|(_, run)| *run);
+        let Some(before) = before.filter(|before| before.is_later_than(run)) else {
+            self.runs.insert(peer, (disk, run));
+            return;
+        };
+        if self.tell_at > now {
+            return;
+        }
+        self.tell_at = now + TOLD_EVERY;
+        log::warn!(
+            node = me.get();
+            "the directory of {peer} is an older copy, or one of two: it says it was started {} times, and one that was \
+             started {} times was met before. Never run two copies of a directory, nor put one back under a node",
+            run.starts, before.starts
+        );
+    }
+
     /// Warns that a second process comes under the identity of one that is there, unless that was just said.
     pub fn warn_of_twin(&mut self, now: Time, me: NodeId, peer: NodeId) {
         if self.tell_at > now {
@@ -71,5 +97,43 @@ impl Disks {
     /// Whoever is no member any more may come with any disk, should it be added again; and so may who was added again.
     pub fn forget_but(&mut self, stays: impl Fn(NodeId) -> bool) {
         self.known.retain(|peer, _| stays(*peer));
+        self.runs.retain(|peer, _| stays(*peer));
+    }
+}
+
+impl Run {
+    /// Whether it is of a later state of the same disk than the other run, or of a copy that was started as often.
+    fn is_later_than(self, other: Run) -> bool {
+        self.id != other.id && self.starts >= other.starts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_comes_behind_a_later_one_shows_a_copy() {
+        let run = |id, starts| Run { id, starts };
+        assert!(!run(1, 5).is_later_than(run(1, 5)), "it connects again");
+        assert!(!run(1, 5).is_later_than(run(2, 6)), "it was started again");
+        assert!(run(1, 5).is_later_than(run(2, 4)), "an older copy");
+        assert!(run(1, 5).is_later_than(run(2, 5)), "two copies, each started");
+    }
+
+    #[test]
+    fn a_directory_that_is_an_older_copy_is_told_of_until_it_is_the_latest() {
+        let node = |n| NodeId::new(n).unwrap();
+        let mut disks = Disks::default();
+        let mut meet = |at: u64, disk, starts| {
+            disks.met_run(Time(at), node(1), node(2), (DiskId(disk), Run { id: at, starts }));
+            disks.tell_at
+        };
+        assert_eq!(meet(1, 7, 5), Time::ZERO);
+        assert_ne!(meet(2, 7, 4), Time::ZERO);
+        let told = meet(3, 7, 5);
+        assert_eq!(meet(u64::MAX / 2, 7, 6), told, "it has been started more often since");
+        assert_eq!(meet(u64::MAX / 2 + 1, 7, 0), told, "a start that was not counted");
+        assert_eq!(meet(u64::MAX / 2 + 2, 8, 1), told, "another disk");
     }
 }

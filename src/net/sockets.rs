@@ -24,6 +24,7 @@ use crate::secure::Stream;
 use crate::types::{ClusterId, DiskId, Member, Membership, NodeId, Position, Time};
 use crate::wire::WireError;
 use crate::wire::client::Numbered;
+use crate::wire::hello::Run;
 use crate::wire::peer::PeerFrame;
 use doors::{Door, Doors, HTTP, REDIS};
 use mio::net::{TcpListener, TcpStream};
@@ -60,8 +61,8 @@ pub struct Identity {
     pub cluster: ClusterId,
     /// The disk it is known by.
     pub disk: DiskId,
-    /// This process, drawn when it started.
-    pub run: u64,
+    /// This process.
+    pub run: Run,
 }
 
 /// All connections of a node.

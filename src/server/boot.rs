@@ -18,10 +18,11 @@ use crate::node::node::{Begun, Node};
 use crate::node::start::start;
 use crate::shelf::{Reviving, bring_together, fault};
 use crate::snapshot::{Snapshot, Store};
-use crate::types::{Base, DiskId, Index, Position, Time};
+use crate::types::{Base, DiskId, Index, Membership, Position, Time};
 use crate::wal::identity::{Identity as Owner, short};
 use crate::wal::side::io;
 use crate::wal::{self, Fault, Journal, Reading, Recovered, Reserve};
+use crate::wire::hello::Run;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
 
@@ -34,6 +35,9 @@ pub struct Booted {
     pub lock: Lock,
     /// Who we are.
     pub me: Identity,
+    /// The directory, and what it says of itself.
+    root: FsDisk,
+    owner: Owner,
     /// The journal, for the log thread.
     pub journal: Journal<FsDisk>,
     /// The journal's directory, for who makes spares.
@@ -72,8 +76,35 @@ pub fn boot(config: &Config, telling: &mut Telling) -> wal::Result<Booted> {
     for note in &recovered.notes {
         log::info!(node = config.id.get(); "{note}");
     }
-    let me = Identity { node: owner.node, cluster: owner.cluster, disk: owner.disk, run: rand::random() };
-    Ok(Booted { lock, me, journal, disk, recovered, store, snapshot, reserve })
+    let run = Run { id: rand::random(), starts: owner.starts + 1 };
+    let me = Identity { node: owner.node, cluster: owner.cluster, disk: owner.disk, run };
+    Ok(Booted { lock, me, root, owner, journal, disk, recovered, store, snapshot, reserve })
+}
+
+impl Booted {
+    /// Counts this start durably, and records which log the directory holds. On a disk without any room left the start
+    /// goes on uncounted, and peers are told so: a node that frees room must be able to start.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Owner::write`].
+    pub fn count_start(&mut self) -> wal::Result<()> {
+        let log = latest(&self.recovered).agreed_log();
+        let owner = Owner { log: log.or(self.owner.log), starts: self.me.run.starts, ..self.owner };
+        match owner.write(&self.root) {
+            Err(Fault::Full { file }) => {
+                log::warn!(node = self.me.node.get(); "no space left for {file}: this start is not counted in it");
+                self.me.run.starts = 0;
+                Ok(())
+            }
+            written => written,
+        }
+    }
+}
+
+/// The latest configuration in a log.
+fn latest(recovered: &Recovered) -> &Membership {
+    recovered.configurations.last().map_or(&recovered.base.membership, |(_, membership)| membership)
 }
 
 /// What a directory holds.
@@ -110,10 +141,12 @@ fn find(
     let newest = store.find_newest(&telling.stage("snapshot checked")).map_err(fault)?;
     let snapshot = bring_together(&mut journal, &mut recovered, newest)?;
     check_cluster(config, &owner, &recovered, place)?;
-    if !owner.founded {
-        Owner { founded: true, ..owner }.write(root)?;
+    owner.check_log(place, latest(&recovered).log_id)?;
+    let founded = Owner { founded: true, ..owner };
+    if founded != owner {
+        founded.write(root)?;
     }
-    Ok(Found { owner, disk, journal, recovered, store, snapshot })
+    Ok(Found { owner: founded, disk, journal, recovered, store, snapshot })
 }
 
 /// By how many threads the log is read.
@@ -158,7 +191,7 @@ fn owner(config: &Config, root: &FsDisk, place: &str) -> wal::Result<Owner> {
         Some(joined) => (joined.cluster, joined.disk),
         None => (config.cluster_id(), DiskId(rand::random::<NonZeroU64>().get())),
     };
-    let owner = Owner { node: config.id, cluster, disk, founded: false };
+    let owner = Owner { node: config.id, cluster, disk, founded: false, log: None, starts: 0 };
     owner.write(root)?;
     Ok(owner)
 }

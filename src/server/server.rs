@@ -94,8 +94,9 @@ impl<M: StateMachine> Server<M> {
         config.check()?;
         let node = config.id.get();
         let mut telling = Telling::begin(TELL_EVERY, move |line| log::info!(node; "{line}"))?;
-        let Booted { lock, me, journal, disk, recovered, store, snapshot, reserve } =
-            boot::boot(&config, &mut telling)?;
+        let mut booted = boot::boot(&config, &mut telling)?;
+        booted.count_start()?;
+        let Booted { lock, me, journal, disk, recovered, store, snapshot, reserve, .. } = booted;
         let (in_memory, file_system) = (disk.is_in_memory(), disk.file_system());
         if in_memory {
             let place = config.data.display();

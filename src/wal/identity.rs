@@ -1,4 +1,4 @@
-//! Whose data directory this is: written once, believed ever after.
+//! Whose data directory this is: node, cluster and disk never change; the log and the number of starts are added.
 //!
 //! The file `identity` is what keeps a directory from being used by another node or another cluster,
 //! and what tells a log that is gone from one that never was.
@@ -7,7 +7,7 @@ use super::report::{Fault, Result};
 use super::side::io;
 use crate::codec::Reader;
 use crate::disk::{Disk, DiskFile};
-use crate::types::{ClusterId, DiskId, NodeId};
+use crate::types::{ClusterId, DiskId, LogId, NodeId};
 use bytes::{BufMut, Bytes};
 
 /// The name of the file.
@@ -15,9 +15,11 @@ pub const NAME: &str = "identity";
 /// How it begins.
 pub const MAGIC: [u8; 8] = *b"draveid\0";
 /// The version of its format.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// How long it is.
-pub const BYTES: usize = 48;
+pub const BYTES: usize = 64;
+/// The format without log and starts, which is still read, and how long it is.
+const OLDER: (u32, usize) = (1, 48);
 
 /// What a data directory says of itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +32,10 @@ pub struct Identity {
     pub disk: DiskId,
     /// Whether the journal has been founded: from then on, a journal that is not there is lost.
     pub founded: bool,
+    /// The id of its log, from the first start on that found it agreed.
+    pub log: Option<LogId>,
+    /// How many times a node was started on it: of two copies of a directory, the older one says less.
+    pub starts: u64,
 }
 
 impl Identity {
@@ -72,6 +78,25 @@ impl Identity {
         format!("{place} belongs to node {} of cluster {}", self.node.get(), short(self.cluster))
     }
 
+    /// Whether the log that was recovered beside it, which bears that id if any, can be the one it knows.
+    pub fn check_log(&self, place: &str, found: Option<LogId>) -> Result<()> {
+        match (self.log, found) {
+            (Some(known), Some(found)) if known != found => Err(Fault::Foreign(format!(
+                "{place} holds log {found}, and its identity says log {known}: the two files are of different \
+                 directories. Nothing was changed."
+            ))),
+            (Some(known), None) => Err(Fault::Corrupt {
+                file: "wal".to_owned(),
+                offset: 0,
+                what: format!("it is empty, and the identity beside it says that it held log {known}"),
+                lost: "all".to_owned(),
+                advice: "Bring the log back. If it is lost: drave member remove, then add this node again with an empty \
+                         directory. Nothing was changed.",
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// As bytes:
     ///
     /// | at | size | field |
@@ -82,8 +107,12 @@ impl Identity {
     /// | 16 | 8 | node |
     /// | 24 | 8 | cluster |
     /// | 32 | 8 | disk |
-    /// | 40 | 4 | zero |
-    /// | 44 | 4 | CRC-32 of all before |
+    /// | 40 | 8 | log, 0 as long as it is not known to be agreed |
+    /// | 48 | 8 | how many times a node was started on it |
+    /// | 56 | 4 | zero |
+    /// | 60 | 4 | CRC-32 of all before |
+    ///
+    /// Format 1 has no log and no starts, and its checksum at 44.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(BYTES);
         out.put_slice(&MAGIC);
@@ -92,6 +121,8 @@ impl Identity {
         out.put_u64_le(self.node.get());
         out.put_u64_le(self.cluster.0);
         out.put_u64_le(self.disk.0);
+        out.put_u64_le(self.log.map_or(0, |log| log.0));
+        out.put_u64_le(self.starts);
         out.put_u32_le(0);
         out.put_u32_le(crc32fast::hash(&out));
         out
@@ -104,29 +135,38 @@ impl Identity {
             offset: 0,
             what: what.to_owned(),
             lost: "none".to_owned(),
-            advice: "Whose directory this is cannot be told; bring the file back from a backup: it never changes once \
-                     the node has run. Never start a node with an empty directory under an id that was in use. \
+            advice: "Whose directory this is cannot be told; bring the file back from a backup: node, cluster and disk \
+                     in it never change. Never start a node with an empty directory under an id that was in use. \
                      Nothing was changed.",
         };
-        let Some(fields) = bytes.get(..BYTES) else { return Err(damaged("too short")) };
-        if fields[..8] != MAGIC {
+        if bytes.get(..8).is_none_or(|magic| magic != MAGIC) {
             return Err(damaged("it does not begin with `draveid`"));
         }
-        let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| fields[at + i]));
-        let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| fields[at + i]));
-        if word(BYTES - 4) != crc32fast::hash(&fields[..BYTES - 4]) {
+        let word = |at: usize| bytes.get(at..at + 4).map(|four| u32::from_le_bytes(std::array::from_fn(|i| four[i])));
+        let Some(format) = word(8) else { return Err(damaged("too short")) };
+        let length = if format == OLDER.0 { OLDER.1 } else { BYTES };
+        let Some(fields) = bytes.get(..length) else { return Err(damaged("too short")) };
+        if word(length - 4) != Some(crc32fast::hash(&fields[..length - 4])) {
             return Err(damaged("it does not match its checksum"));
         }
-        if word(8) != FORMAT {
+        if ![OLDER.0, FORMAT].contains(&format) {
             return Err(Fault::Foreign(format!(
-                "{NAME} is of format {}, and this program knows {FORMAT}. Nothing was changed.",
-                word(8)
+                "{NAME} is of format {format}, and this program knows {FORMAT}. Nothing was changed."
             )));
         }
+        let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| fields[at + i]));
         let Some(node) = Reader::new(bytes.slice(16..24)).node().ok().flatten() else {
             return Err(damaged("it names no node"));
         };
-        Ok(Identity { node, cluster: ClusterId(long(24)), disk: DiskId(long(32)), founded: word(12) & 1 == 1 })
+        let (log, starts) = if format == FORMAT { (long(40), long(48)) } else { (0, 0) };
+        Ok(Identity {
+            node,
+            cluster: ClusterId(long(24)),
+            disk: DiskId(long(32)),
+            founded: word(12).is_some_and(|flags| flags & 1 == 1),
+            log: (log != 0).then_some(LogId(log)),
+            starts,
+        })
     }
 }
 
@@ -143,7 +183,14 @@ mod tests {
 
     fn sample() -> Identity {
         let node = NodeId::new(1).unwrap();
-        Identity { node, cluster: ClusterId(0x6f2c_91aa_0d77_be21), disk: DiskId(77), founded: false }
+        Identity {
+            node,
+            cluster: ClusterId(0x6f2c_91aa_0d77_be21),
+            disk: DiskId(77),
+            founded: false,
+            log: Some(LogId(5)),
+            starts: 3,
+        }
     }
 
     #[test]
@@ -155,6 +202,27 @@ mod tests {
         let founded = Identity { founded: true, ..sample() };
         founded.write(&disk).unwrap();
         assert_eq!(Identity::read(&disk).unwrap(), Some(founded));
+    }
+
+    #[test]
+    fn a_directory_of_format_1_is_read() {
+        let mut bytes = sample().encode();
+        bytes.truncate(OLDER.1 - 8);
+        bytes[8] = 1;
+        bytes.put_u32_le(0);
+        bytes.put_u32_le(crc32fast::hash(&bytes));
+        let read = Identity::decode(&bytes.into()).unwrap();
+        assert_eq!(read, Identity { log: None, starts: 0, ..sample() });
+    }
+
+    #[test]
+    fn a_log_of_another_directory_is_refused_and_one_that_is_gone_is_damage() {
+        let (of_5, unknown) = (sample(), Identity { log: None, ..sample() });
+        of_5.check_log("d1", Some(LogId(5))).unwrap();
+        unknown.check_log("d1", Some(LogId(6))).unwrap();
+        unknown.check_log("d1", None).unwrap();
+        assert_eq!(of_5.check_log("d1", Some(LogId(6))).unwrap_err().exit_code(), 78);
+        assert_eq!(of_5.check_log("d1", None).unwrap_err().exit_code(), 5);
     }
 
     #[test]

@@ -9,9 +9,9 @@ use crate::types::{ClusterId, DiskId, LogId, NodeId, Position};
 use bytes::{BufMut, BytesMut};
 
 /// The oldest version of the protocol this program speaks.
-pub const VERSION_MIN: u16 = 4;
+pub const VERSION_MIN: u16 = 5;
 /// The newest version of the protocol this program speaks.
-pub const VERSION_MAX: u16 = 4;
+pub const VERSION_MAX: u16 = 5;
 
 const MAGIC: [u8; 6] = *b"drave\n";
 
@@ -32,7 +32,8 @@ const MAGIC: [u8; 6] = *b"drave\n";
 /// | 48 | 8 | the peer's process: drawn when it started, 0 for a client |
 /// | 56 | 8 | the peer's log, 0 if it holds none that is agreed, and for a client |
 /// | 64 | 16 | the position of the peer's configuration, 0 for a client |
-/// | 80 | … | where the peer is reached, behind its length (4); empty for a client |
+/// | 80 | 8 | how many times a node was started on the peer's disk, 0 for a client |
+/// | 88 | … | where the peer is reached, behind its length (4); empty for a client |
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
     /// The oldest version it speaks.
@@ -70,6 +71,16 @@ impl Holds {
     }
 }
 
+/// One run of a node: a process, on a disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Run {
+    /// Drawn when it started: two that live at once on copies of a disk are told apart by it.
+    pub id: u64,
+    /// How many times a node was started on the disk, this time included: an older copy of it says less. 0 if this start
+    /// could not be counted.
+    pub starts: u64,
+}
+
 /// What a caller is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Who {
@@ -79,8 +90,8 @@ pub enum Who {
         node: NodeId,
         /// The disk it is known by.
         disk: DiskId,
-        /// Its process, drawn when it started: two that live at once on copies of a disk are told apart by it.
-        run: u64,
+        /// Its process.
+        run: Run,
         /// What it holds.
         holds: Holds,
     },
@@ -117,7 +128,7 @@ impl Hello {
     }
 
     /// A peer's, of this program's versions.
-    pub fn peer(cluster: ClusterId, node: NodeId, disk: DiskId, run: u64, target: NodeId) -> Hello {
+    pub fn peer(cluster: ClusterId, node: NodeId, disk: DiskId, run: Run, target: NodeId) -> Hello {
         let caller = Who::Peer { node, disk, run, holds: Holds::default() };
         Hello {
             version_min: VERSION_MIN,
@@ -156,7 +167,7 @@ impl Hello {
             out.put_u16_le(self.version_max);
             let (role, node, disk, run, holds) = match self.caller {
                 Who::Peer { node, disk, run, holds } => (1, Some(node), disk.0, run, holds),
-                Who::Client => (2, None, 0, 0, Holds::default()),
+                Who::Client => (2, None, 0, Run::default(), Holds::default()),
             };
             out.put_u8(role);
             out.put_u8(0);
@@ -165,8 +176,9 @@ impl Hello {
             out.put_node(node);
             out.put_u64_le(disk);
             out.put_node(self.target);
-            out.put_u64_le(run);
+            out.put_u64_le(run.id);
             holds.put(out);
+            out.put_u64_le(run.starts);
             out.put_blob(self.address.as_bytes());
         });
     }
@@ -184,7 +196,8 @@ impl Hello {
         }
         let cluster = Some(reader.u64()?).filter(|id| *id != 0).map(ClusterId);
         let (node, disk, target) = (reader.node()?, DiskId(reader.u64()?), reader.node()?);
-        let (run, holds) = (reader.u64()?, Holds::read(&mut reader)?);
+        let (id, holds) = (reader.u64()?, Holds::read(&mut reader)?);
+        let run = Run { id, starts: reader.u64()? };
         let address = reader.string(ADDRESS_BYTES_MAX)?;
         let caller = match (role, node) {
             (1, Some(node)) => Who::Peer { node, disk, run, holds },
@@ -257,7 +270,8 @@ mod tests {
     #[test]
     fn hellos_come_back_as_they_were() {
         let holds = Holds { log: Some(LogId(3)), configured: Position::new(Index(8), Term(2)) };
-        let peer = Hello::peer(ClusterId(9), id(1), DiskId(77), 5, id(2)).at("a:1").holding(holds);
+        let peer =
+            Hello::peer(ClusterId(9), id(1), DiskId(77), Run { id: 5, starts: 6 }, id(2)).at("a:1").holding(holds);
         for hello in [Hello::client(), peer] {
             assert_eq!(Hello::read(through_the_wire(|out| hello.put(out))), Ok(hello));
         }
@@ -291,10 +305,10 @@ mod tests {
     #[test]
     fn versions_meet_or_do_not() {
         let speaks = |version_min, version_max| Hello { version_min, version_max, ..Hello::client() }.version();
-        assert_eq!(speaks(1, 9), Some(4));
-        assert_eq!(speaks(5, 9), None);
+        assert_eq!(speaks(1, 9), Some(5));
+        assert_eq!(speaks(6, 9), None);
         // A node of before there were deadlines would keep them otherwise than the others.
-        assert_eq!(speaks(1, 3), None);
+        assert_eq!(speaks(1, 4), None);
         assert_eq!(speaks(0, 0), None);
     }
 }

@@ -52,12 +52,13 @@ impl Net {
             Who::Peer { node: peer, disk, run, holds } => {
                 conn.role = Role::Speaker(peer);
                 let _if_not_it_takes_longer = stream::tune_speaker(conn.stream.socket());
-                if let Some((before, _)) = self.speakers.insert(peer, (token, run)) {
+                if let Some((before, _)) = self.speakers.insert(peer, (token, run.id)) {
                     // It dialed again before we saw its old connection end.
                     self.close(now, before);
                 }
                 // What it answered until it dialed, it said to a connection that nobody heard the end of.
                 self.events.push(Event::AnswersLost(peer));
+                self.disks.met_run(now, self.me.node, peer, (disk, run));
                 self.meet(peer, disk, holds);
                 if !self.members.members.contains_key(&peer) {
                     self.guests.insert(peer, Member::at(hello.address.clone()));
@@ -100,7 +101,7 @@ impl Net {
     /// A peer that speaks on a connection that is open, and now another process says that it is that peer.
     fn judge_run(&self, version: u16, caller: Who) -> Result<u16, Reason> {
         match caller {
-            Who::Peer { node, run, .. } if self.speakers.get(&node).is_some_and(|(_, known)| *known != run) => {
+            Who::Peer { node, run, .. } if self.speakers.get(&node).is_some_and(|(_, known)| *known != run.id) => {
                 Err(Reason::Twin)
             }
             Who::Peer { .. } | Who::Client => Ok(version),

@@ -18,6 +18,10 @@ use std::time::Instant;
 
 const CLUSTER: ClusterId = ClusterId(9);
 
+fn run(id: u64) -> Run {
+    Run { id, starts: 1 }
+}
+
 fn id(n: u64) -> NodeId {
     NodeId::new(n).unwrap()
 }
@@ -35,7 +39,7 @@ impl Pumped {
     }
 
     fn open_at(n: u64, disk: u64, listen: SocketAddr, options: Options) -> io::Result<Pumped> {
-        let me = Identity { node: id(n), cluster: CLUSTER, disk: DiskId(disk), run: n };
+        let me = Identity { node: id(n), cluster: CLUSTER, disk: DiskId(disk), run: run(n) };
         let net = Net::open(me, listen, BTreeMap::new(), options)?;
         Ok(Pumped { net, came: Vec::new(), now: Time(1) })
     }
@@ -184,7 +188,7 @@ fn a_connection_that_was_replaced_tells_nothing() {
     // The peer dials once more, as after a restart that we have not noticed.
     let before = nodes[0].net.speakers[&id(2)];
     nodes[0].came.clear();
-    let mut second = Plain::dial(nodes[0].address(), &Hello::peer(CLUSTER, id(2), DiskId(2), 2, id(1)));
+    let mut second = Plain::dial(nodes[0].address(), &Hello::peer(CLUSTER, id(2), DiskId(2), run(2), id(1)));
     // Only the node that is dialed is pumped: the other would dial again, and be the newest in turn.
     second.pump_welcome(&mut nodes[..1]).unwrap();
     let speaker = nodes[0].net.speakers[&id(2)];
@@ -324,7 +328,7 @@ fn who_is_not_wanted_is_told_why() {
     let members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
     nodes[0].net.set_members(Time(1), &members, Position::ZERO);
     nodes[0].net.set_leader(Some(id(1)));
-    let peer = |cluster, node, target| Hello::peer(ClusterId(cluster), id(node), DiskId(1), 1, id(target));
+    let peer = |cluster, node, target| Hello::peer(ClusterId(cluster), id(node), DiskId(1), run(1), id(target));
     let mut greet = |hello: Hello| {
         let mut caller = Plain::dial(nodes[0].address(), &hello);
         (caller.pump_welcome(&mut nodes), caller)
@@ -340,11 +344,11 @@ fn who_is_not_wanted_is_told_why() {
     assert_eq!(greet(Hello::client()).0, refused(Reason::Full));
     // A peer gets in however many clients there are; and then nobody else under its id.
     assert!(greet(peer(9, 2, 1)).0.is_ok());
-    assert_eq!(greet(Hello::peer(CLUSTER, id(2), DiskId(5), 2, id(1))).0, refused(Reason::Disk));
+    assert_eq!(greet(Hello::peer(CLUSTER, id(2), DiskId(5), run(2), id(1))).0, refused(Reason::Disk));
     let (welcome, _speaks) = greet(peer(9, 2, 1));
     assert!(welcome.is_ok());
     // It is there, and another process comes with its identity: on a copy of its disk, then.
-    assert_eq!(greet(Hello::peer(CLUSTER, id(2), DiskId(1), 7, id(1))).0, refused(Reason::Twin));
+    assert_eq!(greet(Hello::peer(CLUSTER, id(2), DiskId(1), run(7), id(1))).0, refused(Reason::Twin));
 }
 
 #[test]
@@ -354,7 +358,7 @@ fn a_disk_that_stands_in_the_configuration_is_the_only_one() {
     members.members.get_mut(&id(2)).unwrap().disk = Some(DiskId(77));
     nodes[0].net.set_members(Time(1), &members, Position::ZERO);
     let mut greet = |disk| {
-        let hello = Hello::peer(CLUSTER, id(2), DiskId(disk), 1, id(1));
+        let hello = Hello::peer(CLUSTER, id(2), DiskId(disk), run(1), id(1));
         Plain::dial(nodes[0].address(), &hello).pump_welcome(&mut nodes)
     };
     assert_eq!(greet(5), Err(WireError::Refused(Reason::Disk)));
@@ -368,7 +372,7 @@ fn who_went_and_came_back_unseen_may_come_with_another_disk() {
     let mut nodes = vec![Pumped::open(1, Options::default())];
     let mut members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
     let greet = |nodes: &mut Vec<Pumped>, disk| {
-        let hello = Hello::peer(CLUSTER, id(2), DiskId(disk), 1, id(1));
+        let hello = Hello::peer(CLUSTER, id(2), DiskId(disk), run(1), id(1));
         Plain::dial(nodes[0].address(), &hello).pump_welcome(nodes).is_ok()
     };
     for named in [None, Some(DiskId(77))] {
