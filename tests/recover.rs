@@ -31,7 +31,12 @@ fn one_that_is_left_goes_on_alone_when_it_is_told_what_that_costs() {
 
     let done = recover(&cluster, 0, &["--accept-data-loss"]);
     assert_eq!(done.code, Some(0), "{done:?}");
-    assert!(done.out.contains("n1 alone is the cluster"), "{done:?}");
+    assert!(done.out.contains("n1 alone is the cluster, a new one"), "{done:?}");
+    let former = cluster.data(0).join("before-recover");
+    let dumped = run(support::drave(&["dump"]).arg(&former));
+    assert!(dumped.out.contains("\"lunch\""), "the former log is kept: {dumped:?}");
+    let diff = run(support::drave(&["diff"]).arg(&former).arg(cluster.data(0)));
+    assert!(diff.err.contains("only logs of one cluster can be compared"), "{diff:?}");
     let again = recover(&cluster, 0, &["--accept-data-loss"]);
     assert_eq!(again.code, Some(1), "{again:?}");
     assert!(again.err.contains("a cluster of its own already"), "{again:?}");
@@ -40,6 +45,8 @@ fn one_that_is_left_goes_on_alone_when_it_is_told_what_that_costs() {
     let lunch = || (cluster.run(&["get", "lunch"]).out == "noodles").then_some(());
     until("it serves what it held", lunch, || cluster.logs());
     assert_eq!(cluster.run(&["put", "lunch", "soup"]).code, Some(0), "{}", cluster.logs());
+    let index = cluster.status(0).map(|status| status.applied);
+    assert!(index > Some(1_000_000_000_000), "no index is given twice: {index:?}");
     let checked = run(support::drave(&["check"]).arg(cluster.data(0)));
     assert_eq!(checked.code, Some(0), "{checked:?}");
 
@@ -53,4 +60,26 @@ fn one_that_is_left_goes_on_alone_when_it_is_told_what_that_costs() {
     }
     cluster.expect_no_deaths();
     cluster.agree();
+}
+
+/// F15: the "lost" majority was only cut off, and goes on. Neither the node that was recovered nor the others ever take
+/// each other for members of their own cluster, and each says so.
+#[test]
+fn majority_that_was_only_cut_off_exchanges_nothing_with_the_node_that_was_recovered() {
+    let mut cluster = Cluster::start(3);
+    cluster.leader();
+    assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
+    cluster.agree();
+    cluster.kill(0);
+    let done = recover(&cluster, 0, &["--accept-data-loss"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    cluster.spawn(0);
+    let ask = |n: usize, words: &[&str]| run(cluster.drave(words).env("DRAVE_ENDPOINTS", &cluster.addresses[n]));
+    let serves = |n: usize, dish: &str| (ask(n, &["put", "lunch", dish]).code == Some(0)).then_some(());
+    until("the one goes on", || serves(0, "soup"), || cluster.logs());
+    until("the two go on", || serves(1, "bread"), || cluster.logs());
+    assert_eq!((ask(0, &["get", "lunch"]).out, ask(2, &["get", "lunch"]).out), ("soup".into(), "bread".into()));
+    let said = || cluster.logs().contains("another cluster").then_some(());
+    until("it is said why", said, || cluster.logs());
+    cluster.expect_no_deaths();
 }

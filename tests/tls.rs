@@ -177,7 +177,7 @@ fn a_peer_shows_a_certificate() {
         let mut hello = bytes::BytesMut::new();
         let named = drave::types::ClusterId(u64::from_str_radix(&name, 16).unwrap());
         // Of another disk than the real one, so that one with a certificate is refused for that.
-        let run = drave::wire::hello::Run { id: 7, starts: 1 };
+        let run = drave::types::Run { id: 7, starts: 1 };
         Hello::peer(named, id(2), drave::types::DiskId(7), run, id(1)).put(&mut hello);
         stream.write_all(&hello).unwrap();
         let mut said = Vec::new();

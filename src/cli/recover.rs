@@ -1,29 +1,31 @@
 //! `drave recover`: what is left when a majority is gone for good.
 
 use super::trouble::Trouble;
-use crate::codec;
+use crate::apply::Applier;
 use crate::config::Config;
 use crate::disk::FsDisk;
+use crate::machine::Kv;
 use crate::server::boot::{Booted, boot};
+use crate::server::new_cluster::{
+    FirstMember, NewCluster, begin_replacement, finish_replacement, is_replacement_pending, write_new_cluster,
+};
 use crate::server::server::ServerError;
 use crate::server::telling::{TELL_EVERY, Telling};
-use crate::types::{
-    HardState, Index, LogId, Member, Membership, NodeId, Payload, Position, Term, Vote, Write, WriteId,
-};
-use crate::wal::identity::Identity;
+use crate::shelf::Reviving;
+use crate::types::{Index, Membership, NodeId, Position};
+use crate::wal::identity::{Identity, short};
 use crate::wal::{Fault, Recovered};
 use clap::Args;
-use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU64;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The term is raised by so much: by more than anybody who is thought to be gone can have raised it since, so that no
-/// two leaders ever had the same.
-const TERMS: u64 = 1_000_000;
+/// Entries are read from the log in batches of so many bytes.
+const BATCH_BYTES: u64 = 4 << 20;
 
 /// Makes a cluster of one of a node that is stopped, when a majority of its voters is gone for good. What the others
 /// had acknowledged and this one had not yet received is lost; what it had received and nobody had acknowledged
-/// comes to be.
+/// comes to be. It is a new cluster, with a new id, and its index begins far behind: nodes of the former cluster
+/// exchange nothing with it. The former directory is kept inside the directory, as before-recover.
 ///
 /// Exit code 1: nothing was changed, it is only said what would be.
 #[derive(Args, Clone, Debug)]
@@ -46,7 +48,12 @@ struct Holds {
 /// `drave recover`.
 pub fn run(args: &Recover) -> Result<(), Trouble> {
     let place = args.directory.display().to_string();
-    let mut booted = open(args)?;
+    if is_replacement_pending(&args.directory) {
+        return finish(args, None);
+    }
+    let mut telling =
+        Telling::begin(TELL_EVERY, |line| eprintln!("{line}")).map_err(|error| io_trouble("threads", &error))?;
+    let booted = open(args, &mut telling)?;
     let holds = Holds::of(booted.me.node, &booted.recovered);
     let others: Vec<String> = holds.members.ids().filter(|id| *id != holds.me).map(|id| id.to_string()).collect();
     let (me, last, others) = (holds.me, holds.last, others.join(", "));
@@ -59,31 +66,61 @@ pub fn run(args: &Recover) -> Result<(), Trouble> {
     println!("lost for good: whatever {others} acknowledged beyond {last}");
     println!("comes to be: whatever {me} holds up to {last}, acknowledged or not");
     if !args.accept_data_loss {
-        let what = "nothing was changed: --accept-data-loss does it\n  look first whether another directory holds more: \
-                    drave diff DIR DIR …";
-        return Err(Trouble { what: what.to_owned(), code: 1 });
+        return Err(not_accepted("  look first whether another directory holds more: drave diff DIR DIR …"));
     }
-    let write = holds.alone(&booted);
-    let done = booted.journal.append(&write).and_then(|()| booted.journal.sync());
-    done.and_then(|_| booted.journal.confirm()).map_err(trouble)?;
-    let term = write.hard_state.map_or(Term(0), |hard| hard.term);
-    println!("done: {me} alone is the cluster, from {} on", Position::new(last.index.next(), term));
-    println!("next: drave serve --id {} --data {place}", me.get());
-    println!("then: others join with EMPTY directories; never start the old ones of {others} again");
+    let new = holds.found(args, &booted, &mut telling)?;
+    finish(args, Some((&booted, new)))?;
+    println!("then: others join with EMPTY directories; the old ones of {others} are of the former cluster");
     Ok(())
 }
 
-fn open(args: &Recover) -> Result<Booted, Trouble> {
-    let disk = FsDisk::at(&args.directory)
-        .map_err(|error| Trouble { what: format!("{}: {error}", args.directory.display()), code: 74 })?;
+fn not_accepted(advice: &str) -> Trouble {
+    Trouble { what: format!("nothing was changed: --accept-data-loss does it\n{advice}"), code: 1 }
+}
+
+/// The new cluster is complete: puts it in the place of the former one. `new` is nothing where a crash interrupted an
+/// earlier attempt.
+fn finish(args: &Recover, new: Option<(&Booted, NewCluster)>) -> Result<(), Trouble> {
+    let place = args.directory.display().to_string();
+    let disk = FsDisk::at(&args.directory).map_err(|error| io_trouble(&place, &error))?;
+    let lock = match new {
+        // It is held since the directory was opened.
+        Some(_) => None,
+        None if !args.accept_data_loss => {
+            return Err(not_accepted(&format!("  an attempt to recover {place} was interrupted; this finishes it")));
+        }
+        None => Some(
+            disk.lock("LOCK")
+                .map_err(|error| io_trouble(&place, &error))?
+                .ok_or_else(|| Trouble { what: format!("{place} is in use by another process"), code: 78 })?,
+        ),
+    };
+    let aside = finish_replacement(&args.directory).map_err(trouble)?;
+    let Some(owner) = Identity::read(&disk).map_err(trouble)? else {
+        return Err(Trouble { what: format!("{place} has no identity: a bug"), code: 70 });
+    };
+    drop(lock);
+    let (me, cluster) = (owner.node, short(owner.cluster));
+    let from = new.map_or(String::new(), |(_, new)| format!(", from {} on", new.position));
+    println!("done: {me} alone is the cluster, a new one: {cluster}{from}");
+    println!("kept: the former directory, in {}", aside.display());
+    println!("next: drave serve --id {} --data {place}", me.get());
+    Ok(())
+}
+
+fn open(args: &Recover, telling: &mut Telling) -> Result<Booted, Trouble> {
+    let disk =
+        FsDisk::at(&args.directory).map_err(|error| io_trouble(&args.directory.display().to_string(), &error))?;
     let Some(owner) = Identity::read(&disk).map_err(trouble)? else {
         let what = format!("{} is no node's data directory. Nothing was changed.", args.directory.display());
         return Err(Trouble { what, code: 78 });
     };
     let config = Config::new(owner.node, BTreeMap::new(), &args.directory);
-    let io = |error: std::io::Error| Trouble { what: format!("threads: {error}"), code: 74 };
-    let mut telling = Telling::begin(TELL_EVERY, |line| eprintln!("{line}")).map_err(io)?;
-    boot(&config, &mut telling).map_err(trouble)
+    boot(&config, telling).map_err(trouble)
+}
+
+fn io_trouble(what: &str, error: &std::io::Error) -> Trouble {
+    Trouble { what: format!("{what}: {error}"), code: 74 }
 }
 
 fn trouble(fault: Fault) -> Trouble {
@@ -101,34 +138,42 @@ impl Holds {
         Holds { me, last: behind.unwrap_or(base.position), members }
     }
 
-    /// The entries by which it is a cluster of its own: those that a leader would write which had all members removed
-    /// but itself (§6), in a term that nobody else can have had.
-    fn alone(&self, booted: &Booted) -> Write {
-        let address = self.members.address(self.me).unwrap_or_default().to_owned();
-        let mine = Member { disk: Some(booted.me.disk), ..Member::at(address) };
-        let alone = Membership {
-            members: BTreeMap::from([(self.me, mine.clone())]),
-            voters: BTreeSet::from([self.me]),
-            outgoing: BTreeSet::new(),
+    /// Writes the new cluster beside what the directory holds: the state as of its last entry, committed or not.
+    fn found(&self, args: &Recover, booted: &Booted, telling: &mut Telling) -> Result<NewCluster, Trouble> {
+        let mut applier = self.state(booted, telling)?;
+        let directory = begin_replacement(&args.directory).map_err(trouble)?;
+        let first = FirstMember {
+            node: self.me,
+            address: self.members.address(self.me).unwrap_or_default().to_owned(),
             level: self.members.level,
-            // The log of the others may live on somewhere: from here on this is another one.
-            log_id: Some(LogId(rand::random::<NonZeroU64>().get())),
-            log_agreed: true,
         };
-        let outgoing = self.members.all_voters().collect();
-        let members = self.members.members.clone().into_iter().chain([(self.me, mine)]).collect();
-        let (log_id, log_agreed) = (self.members.log_id, self.members.log_agreed);
-        let joint = Membership { members, outgoing, log_id, log_agreed, ..alone.clone() };
-        let payloads = [Payload::Noop, Payload::Membership(Box::new(joint)), Payload::Membership(Box::new(alone))];
+        let after = Position::new(self.last.index, booted.recovered.hard_state.term.max(self.last.term));
+        write_new_cluster(&mut applier, after, &directory, &first).map_err(|fault| {
+            // Of no use, and in the way of whoever makes room.
+            let _removed_by_the_next_attempt_otherwise = std::fs::remove_dir_all(&directory);
+            trouble(fault)
+        })
+    }
 
-        let term = Term(booted.recovered.hard_state.term.max(self.last.term).0 + TERMS);
-        let mut index = self.last.index;
-        let entries = payloads.map(|payload| {
-            index = index.next();
-            codec::entry(Position::new(index, term), booted.recovered.last_time, payload)
-        });
-        let vote = Some(Vote { node: self.me, disk: booted.me.disk });
-        let hard_state = Some(HardState { term, vote, promised: Position::ZERO });
-        Write { id: WriteId::ZERO.next(), hard_state, base: None, entries: entries.to_vec() }
+    /// The state as of the last entry.
+    fn state(&self, booted: &Booted, telling: &mut Telling) -> Result<Applier<Kv>, Trouble> {
+        let mut applier = Applier::new(Kv::new());
+        if let Some(snapshot) = booted.snapshot.clone() {
+            let meter = telling.stage("snapshot read");
+            applier = Reviving::begin(&applier, snapshot).all(&meter).map_err(trouble)?.0;
+        }
+        let meter = telling.stage("log applied");
+        meter.expect(self.last.index.0 - applier.applied().0);
+        while applier.applied() < self.last.index {
+            let range = applier.applied().next()..=self.last.index;
+            let entries = booted.recovered.view.entries(range, BATCH_BYTES).map_err(trouble)?;
+            if entries.is_empty() {
+                let what = format!("the log lacks the entry behind {}", applier.position());
+                return Err(Trouble { what, code: 5 });
+            }
+            applier.apply(&entries);
+            meter.advance(entries.len() as u64);
+        }
+        Ok(applier)
     }
 }

@@ -1,7 +1,7 @@
 //! Which disk each peer came with: one that comes with another has forgotten what it promised.
 
+use crate::types::Run;
 use crate::types::{DiskId, LogId, NodeId, Time};
-use crate::wire::hello::Run;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

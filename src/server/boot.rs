@@ -3,6 +3,7 @@
 //! The directory is locked first; who it belongs to is believed before anything else in it, and
 //! nothing is changed in a directory that is another's.
 
+use super::new_cluster::is_replacement_pending;
 use super::reading::beforehand;
 use super::telling::Telling;
 use crate::apply::Applier;
@@ -18,11 +19,11 @@ use crate::node::node::{Begun, Node};
 use crate::node::start::start;
 use crate::shelf::{Reviving, bring_together, fault};
 use crate::snapshot::{Snapshot, Store};
+use crate::types::Run;
 use crate::types::{Base, DiskId, Index, Membership, Position, Time};
 use crate::wal::identity::{Identity as Owner, short};
 use crate::wal::side::io;
 use crate::wal::{self, Fault, Journal, Reading, Recovered, Reserve};
-use crate::wire::hello::Run;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
 
@@ -126,6 +127,12 @@ fn find(
     reserve: &Reserve<FsDisk>,
     telling: &mut Telling,
 ) -> wal::Result<Found> {
+    if is_replacement_pending(&config.data) {
+        return Err(Fault::Foreign(format!(
+            "{place} holds a new cluster that has not yet taken the place of the former one: drave recover {place} \
+             --accept-data-loss finishes that. Nothing was changed."
+        )));
+    }
     let owner = owner(config, root, place)?;
     let disk = make(&config.data.join("wal"), syncs(config))?;
     let mut options = wal::Options::new(owner.node, owner.cluster, owner.disk);

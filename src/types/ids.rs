@@ -213,6 +213,16 @@ impl fmt::Debug for SessionId {
     }
 }
 
+/// One run of a node: a process, on a disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Run {
+    /// Drawn when it started: two that live at once on copies of a disk are told apart by it.
+    pub id: u64,
+    /// How many times a node was started on the disk, this time included: an older copy of it says less. 0 if this start
+    /// could not be counted.
+    pub starts: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ pub mod time;
 
 pub use change::{Change, Unsound};
 pub use entry::{Base, Entry, HardState, Payload, Vote, Write};
-pub use ids::{ClusterId, DiskId, Index, LogId, NodeId, Position, SessionId, Term, WriteId};
+pub use ids::{ClusterId, DiskId, Index, LogId, NodeId, Position, Run, SessionId, Term, WriteId};
 pub use membership::{Member, Membership, Prospect};
 pub use mutant::{Mutant, Mutants};
 pub use time::{ClusterTime, Time};

@@ -5,7 +5,7 @@ use super::frame::{Frame, Kind, put_frame};
 use super::reason::Reason;
 use crate::codec::{Malformed, Put, Reader};
 use crate::limits::ADDRESS_BYTES_MAX;
-use crate::types::{ClusterId, DiskId, LogId, NodeId, Position};
+use crate::types::{ClusterId, DiskId, LogId, NodeId, Position, Run};
 use bytes::{BufMut, BytesMut};
 
 /// The oldest version of the protocol this program speaks.
@@ -69,16 +69,6 @@ impl Holds {
         let log = Some(reader.u64()?).filter(|log| *log != 0).map(LogId);
         Ok(Holds { log, configured: reader.position()? })
     }
-}
-
-/// One run of a node: a process, on a disk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Run {
-    /// Drawn when it started: two that live at once on copies of a disk are told apart by it.
-    pub id: u64,
-    /// How many times a node was started on the disk, this time included: an older copy of it says less. 0 if this start
-    /// could not be counted.
-    pub starts: u64,
 }
 
 /// What a caller is.

@@ -21,7 +21,7 @@ impl Pumped {
             node: NodeId::new(1).unwrap(),
             cluster: ClusterId(9),
             disk: DiskId(1),
-            run: crate::wire::hello::Run { id: 1, starts: 1 },
+            run: crate::types::Run { id: 1, starts: 1 },
         };
         let here: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let mut net = Net::open(me, here, BTreeMap::new(), Options::default()).unwrap();

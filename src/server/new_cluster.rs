@@ -1,0 +1,216 @@
+//! A new cluster of one node, made of the state of another: of the node that is left when a majority is lost for good,
+//! or of a backup.
+//!
+//! Nothing of the former cluster is used again: cluster id, log id and disk id are drawn, so that no node of the
+//! former cluster exchanges a message with it; and the index is moved far ahead, so that no index and no session id
+//! stands for two entries, though the former cluster may live on somewhere.
+
+use crate::apply::{Applier, Head};
+use crate::disk::fs::Syncs;
+use crate::disk::{Disk, FsDisk};
+use crate::limits::CHUNK_BYTES;
+use crate::machine::seam::StateMachine;
+use crate::shelf::fault;
+use crate::shelf::reviving::{chunk_of, header};
+use crate::shelf::start::base_of;
+use crate::snapshot::Store;
+use crate::types::{ClusterId, DiskId, HardState, Index, LogId, Member, Membership, NodeId, Position, Write, WriteId};
+use crate::wal::identity::{Identity, NAME as IDENTITY};
+use crate::wal::side::io;
+use crate::wal::{self, Journal};
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+
+/// The index is moved ahead by so much: a former cluster that lives on needs a month of its highest speed for as many
+/// entries.
+pub const INDEX_GAP: u64 = 1_000_000_000_000;
+
+/// Where a directory's new cluster is made, inside the directory, before it takes the place of the former one.
+const PENDING: &str = "recovered";
+/// Where the former one is kept, inside the directory.
+const ASIDE: &str = "before-recover";
+
+/// The only member of a new cluster.
+#[derive(Clone, Debug)]
+pub struct FirstMember {
+    /// Its id.
+    pub node: NodeId,
+    /// Where others reach it.
+    pub address: String,
+    /// The version of the rules its membership obeys.
+    pub level: u16,
+}
+
+/// A new cluster, as it was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewCluster {
+    /// Its id.
+    pub cluster: ClusterId,
+    /// The position of its snapshot: its log begins behind it.
+    pub position: Position,
+}
+
+/// Writes a new cluster into an empty directory, durably: a snapshot of the applier's state, an empty log behind it,
+/// and at last the identity, without which it is none. `after` is the last position of the former cluster that is known.
+///
+/// # Errors
+///
+/// [`wal::Fault::Full`] and [`wal::Fault::Io`], with the file.
+pub fn write_new_cluster<M: StateMachine>(
+    applier: &mut Applier<M>,
+    after: Position,
+    directory: &Path,
+    first: &FirstMember,
+) -> wal::Result<NewCluster> {
+    let (cluster, disk, log) = (ClusterId(drawn()), DiskId(drawn()), LogId(drawn()));
+    let position = Position::new(Index(after.index.0 + INDEX_GAP), after.term.next());
+    let member = Member { disk: Some(disk), ..Member::at(first.address.clone()) };
+    let membership = Membership {
+        members: BTreeMap::from([(first.node, member)]),
+        voters: BTreeSet::from([first.node]),
+        outgoing: BTreeSet::new(),
+        level: first.level,
+        log_id: Some(log),
+        log_agreed: true,
+    };
+    let head = Head { position, ..applier.freeze() };
+    let header = header(cluster, first.node, &head, position.index, membership);
+    let root = make(directory)?;
+    let mut writer = Store::open(make(&directory.join("snapshots"))?, cluster)
+        .and_then(|store| store.writer(&header))
+        .map_err(fault)?;
+    while let Some(piece) = applier.piece(CHUNK_BYTES) {
+        let (kind, bytes) = chunk_of(&piece);
+        writer.put(kind, bytes).map_err(fault)?;
+    }
+    applier.thaw();
+    writer.finish().map_err(fault)?;
+
+    let options = wal::Options::new(first.node, cluster, disk);
+    let mut journal = Journal::open(make(&directory.join("wal"))?, options, Some(&base_of(&header)))?.0;
+    let hard_state = Some(HardState { term: position.term, vote: None, promised: Position::ZERO });
+    journal.append(&Write { id: WriteId::ZERO.next(), hard_state, base: None, entries: Vec::new() })?;
+    journal.sync()?;
+    journal.confirm()?;
+    Identity { node: first.node, cluster, disk, founded: true, log: Some(log), starts: 0 }.write(&root)?;
+    Ok(NewCluster { cluster, position })
+}
+
+fn drawn() -> u64 {
+    rand::random::<NonZeroU64>().get()
+}
+
+fn make(path: &Path) -> wal::Result<FsDisk> {
+    FsDisk::make(path, Syncs::Real).map_err(io("make", &path.display().to_string()))
+}
+
+/// Where the new cluster of a data directory is made. What an attempt that broke off has left there is removed.
+pub fn begin_replacement(data: &Path) -> wal::Result<PathBuf> {
+    let pending = data.join(PENDING);
+    if pending.exists() {
+        std::fs::remove_dir_all(&pending).map_err(io("remove", &pending.display().to_string()))?;
+    }
+    Ok(pending)
+}
+
+/// Whether the new cluster of a data directory is complete, and has not yet taken the place of the former one.
+pub fn is_replacement_pending(data: &Path) -> bool {
+    data.join(PENDING).join(IDENTITY).exists()
+}
+
+/// Puts the new cluster in the place of the former one, which is kept aside; returns where. After a crash it is called
+/// again, and finishes what was begun: the former identity goes first and the new one comes last, so that no start
+/// believes a mixture.
+///
+/// # Errors
+///
+/// [`wal::Fault::Io`], with the file.
+pub fn finish_replacement(data: &Path) -> wal::Result<PathBuf> {
+    let numbered = |n| data.join(if n == 1 { ASIDE.to_owned() } else { format!("{ASIDE}-{n}") });
+    let taken = (1..).take_while(|n| numbered(*n).join(IDENTITY).exists()).last().unwrap_or(0);
+    let is_begun = !data.join(IDENTITY).exists() && taken > 0;
+    let aside = numbered(if is_begun { taken } else { taken + 1 });
+    let (root, pending, kept) = (make(data)?, make(&data.join(PENDING))?, make(&aside)?);
+    if !is_begun {
+        rename(&data.join(IDENTITY), &aside.join(IDENTITY))?;
+        sync_names(&[&kept, &root])?;
+    }
+    for part in ["snapshots", "wal"] {
+        let (new, old) = (data.join(PENDING).join(part), data.join(part));
+        if new.exists() && old.exists() {
+            rename(&old, &aside.join(part))?;
+        }
+        if new.exists() {
+            rename(&new, &old)?;
+        }
+    }
+    sync_names(&[&kept, &root, &pending])?;
+    rename(&data.join(PENDING).join(IDENTITY), &data.join(IDENTITY))?;
+    sync_names(&[&root, &pending])?;
+    std::fs::remove_dir(data.join(PENDING)).map_err(io("remove", PENDING))?;
+    Ok(aside)
+}
+
+fn rename(from: &Path, to: &Path) -> wal::Result<()> {
+    std::fs::rename(from, to).map_err(io("rename", &from.display().to_string()))
+}
+
+fn sync_names(directories: &[&FsDisk]) -> wal::Result<()> {
+    directories.iter().try_for_each(|disk| disk.sync_names().map_err(io("sync the names in", "the directory")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A data directory in which both a former cluster and a new one are complete.
+    fn prepared() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        for (place, says) in [(directory.path().to_owned(), "former"), (directory.path().join(PENDING), "new")] {
+            for part in ["snapshots", "wal"] {
+                std::fs::create_dir_all(place.join(part)).unwrap();
+                std::fs::write(place.join(part).join("file"), says).unwrap();
+            }
+            std::fs::write(place.join(IDENTITY), says).unwrap();
+        }
+        directory
+    }
+
+    /// What the identity, the snapshots and the log in a directory say.
+    fn says(place: &Path) -> [String; 3] {
+        [IDENTITY, "snapshots/file", "wal/file"]
+            .map(|file| std::fs::read_to_string(place.join(file)).unwrap_or_default())
+    }
+
+    #[test]
+    fn new_cluster_takes_the_place_of_the_former_one_which_is_kept() {
+        let directory = prepared();
+        assert!(is_replacement_pending(directory.path()));
+        let aside = finish_replacement(directory.path()).unwrap();
+        assert_eq!(says(directory.path()), ["new"; 3]);
+        assert_eq!((says(&aside), aside), (["former"; 3].map(str::to_owned), directory.path().join(ASIDE)));
+        assert!(!is_replacement_pending(directory.path()));
+    }
+
+    #[test]
+    fn replacement_that_a_crash_interrupted_is_finished_wherever_that_was() {
+        // So many of the renames were done before the crash.
+        let renames = [(IDENTITY, false), ("snapshots", false), ("snapshots", true), ("wal", false), ("wal", true)];
+        for done in 0..=renames.len() {
+            let directory = prepared();
+            let (data, aside) = (directory.path(), directory.path().join(ASIDE));
+            std::fs::create_dir(&aside).unwrap();
+            for (part, is_new) in &renames[..done] {
+                let (from, to) = match is_new {
+                    true => (data.join(PENDING).join(part), data.join(part)),
+                    false => (data.join(part), aside.join(part)),
+                };
+                std::fs::rename(from, to).unwrap();
+            }
+            assert!(is_replacement_pending(data), "{done}");
+            assert_eq!(finish_replacement(data).unwrap(), aside, "{done}");
+            assert_eq!((says(data), says(&aside)), (["new"; 3].map(str::to_owned), ["former"; 3].map(str::to_owned)));
+        }
+    }
+}
