@@ -12,4 +12,4 @@ while [ $# -gt 0 ]; do
   esac
 done
 export DRAVE_MENDING_ROUNDS=$rounds
-exec cargo test --release --test voters -- --nocapture --test-threads 1
+exec cargo test --release --no-fail-fast --test voters --test older_copies -- --nocapture --test-threads 1

@@ -1,0 +1,118 @@
+//! Older copies of directories, brought back under load: each is noticed, the cluster goes on, nothing acknowledged is
+//! lost. Always some node is reachable that knows what the copy lacks: what happens otherwise is in `docs/limits.md`.
+//!
+//! `scripts/mending.sh` runs many rounds of it (`DRAVE_MENDING_ROUNDS`).
+
+use drave::client::Client;
+use drave::machine::words::{Answer, Command};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+use support::{Cluster, until};
+
+mod support;
+
+/// So many clients write all the time.
+const CLIENTS: usize = 3;
+
+/// What one client's counter must hold: what was acknowledged, and what may have happened besides.
+#[derive(Default)]
+struct Counter {
+    acknowledged: AtomicI64,
+    unknown: AtomicI64,
+}
+
+fn name(n: usize) -> String {
+    format!("counter{n}")
+}
+
+fn increment(client: &mut Client, n: usize) -> Option<i64> {
+    let command = Command::Incr { key: name(n).as_bytes(), by: 1 }.encode();
+    let executed = client.execute(&command).ok()?;
+    match Answer::decode(executed.answer) {
+        Ok(Answer::Number(value)) => Some(value),
+        other => panic!("an increment was answered {other:?}"),
+    }
+}
+
+/// Counts until it is told to end. Each answer must be beyond all that was acknowledged before it.
+fn count(cluster_client: &mut Client, n: usize, counter: &Counter, ends: &AtomicBool) {
+    while !ends.load(Ordering::Relaxed) {
+        match increment(cluster_client, n) {
+            Some(value) => {
+                let before = counter.acknowledged.fetch_add(1, Ordering::Relaxed);
+                let most = before + 1 + counter.unknown.load(Ordering::Relaxed);
+                assert!((before + 1..=most).contains(&value), "{value} behind {before} that were acknowledged");
+            }
+            None => _ = counter.unknown.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+/// Copies a node's directory while it is stopped, lets it run for a while, and brings the copy back.
+fn bring_back(cluster: &mut Cluster, at: usize, pause: Duration) {
+    let aside = cluster.directory.path().join("aside");
+    cluster.kill(at);
+    copy(&cluster.data(at), &aside);
+    cluster.spawn(at);
+    let behind = cluster.leader();
+    let caught_up = |cluster: &Cluster| {
+        let (own, leads) = (cluster.status(at)?, cluster.status(behind)?);
+        (own.leader.is_some() && own.applied + 1000 > leads.applied).then_some(())
+    };
+    until("it follows again", || caught_up(cluster), || cluster.logs());
+    std::thread::sleep(pause);
+    let noticed = cluster.logs().matches("acknowledged").count();
+    cluster.kill(at);
+    std::fs::remove_dir_all(cluster.data(at)).unwrap();
+    std::fs::rename(&aside, cluster.data(at)).unwrap();
+    // Where it led, the others elect a leader first: it, and who voted for it, know what was acknowledged.
+    cluster.leader();
+    cluster.spawn(at);
+    let says = |cluster: &Cluster| cluster.logs().matches("acknowledged").count() > noticed;
+    until("it is noticed", || says(cluster).then_some(()), || cluster.logs());
+}
+
+#[test]
+fn older_copies_under_load_are_noticed_and_lose_nothing() {
+    let rounds: usize = std::env::var("DRAVE_MENDING_ROUNDS").map_or(3, |rounds| rounds.parse().unwrap());
+    let seed = std::env::var("DRAVE_MENDING_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    eprintln!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut cluster = Cluster::start(3);
+    cluster.leader();
+    let (counters, ends) = ([(); CLIENTS].map(|()| Counter::default()), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for (n, counter) in counters.iter().enumerate() {
+            let (mut client, ends) = (cluster.client(), &ends);
+            scope.spawn(move || count(&mut client, n, counter, ends));
+        }
+        for round in 0..rounds {
+            let at = rng.random_range(0..3);
+            let led = cluster.leader() == at;
+            bring_back(&mut cluster, at, Duration::from_millis(rng.random_range(50..600)));
+            let before: i64 = counters.iter().map(|counter| counter.acknowledged.load(Ordering::Relaxed)).sum();
+            let now = || counters.iter().map(|counter| counter.acknowledged.load(Ordering::Relaxed)).sum::<i64>();
+            until("the cluster goes on", || (now() > before).then_some(()), || cluster.logs());
+            eprintln!("round {round}: n{}{} · {} acknowledged", at + 1, if led { ", which led" } else { "" }, now());
+        }
+        ends.store(true, Ordering::Relaxed);
+    });
+    cluster.agree();
+    let mut client = cluster.client();
+    for (n, counter) in counters.iter().enumerate() {
+        let (acknowledged, unknown) =
+            (counter.acknowledged.load(Ordering::Relaxed), counter.unknown.load(Ordering::Relaxed));
+        let value = increment(&mut client, n).unwrap() - 1;
+        eprintln!("{}: {value} for {acknowledged} acknowledged and {unknown} unknown", name(n));
+        assert!((acknowledged..=acknowledged + unknown).contains(&value), "{}", cluster.logs());
+    }
+    cluster.expect_no_deaths();
+}
