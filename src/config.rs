@@ -5,6 +5,7 @@
 
 use crate::limits::ENTRY_BYTES_MAX;
 use crate::net::password::Password;
+use crate::types::address::check_address;
 use crate::types::digest::hash;
 use crate::types::{ClusterId, DiskId, Membership, NodeId};
 use crate::wal::TailPolicy;
@@ -183,9 +184,8 @@ impl Config {
             return wrong(format!("two peers have the address {}", twice[0]));
         }
         for (id, address) in &self.peers {
-            let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-            if !matches!(port, Some(Ok(_))) || address.len() > crate::limits::ADDRESS_BYTES_MAX {
-                return wrong(format!("the address of node {} is host:port, not {address:?}", id.get()));
+            if let Err(error) = check_address(address) {
+                return wrong(format!("the address of node {} is {address:?}: {error}", id.get()));
             }
         }
         if self.peers.len() > crate::limits::MEMBERS_MAX {
@@ -249,6 +249,6 @@ mod tests {
         assert!(says(same).contains("two peers"));
         let mut odd = three();
         odd.peers.insert(id(2), "nowhere".into());
-        assert!(says(odd).contains("host:port"));
+        assert!(says(odd).contains("HOST:PORT"));
     }
 }

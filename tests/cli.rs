@@ -219,7 +219,7 @@ fn a_node_starts_only_with_what_is_its_own_and_whole() {
     let elsewhere = cluster.directory.path().join("elsewhere");
     let peers = cluster.peers();
     let said = run(drave(&["serve", "--id", "1", "--peers", &peers, "--data"]).arg(&elsewhere));
-    assert_eq!(said.code, Some(74), "{said:?}");
+    assert_eq!(said.code, Some(75), "{said:?}");
     assert!(
         said.err.contains(&format!("cannot listen on {}: Address already in use", cluster.addresses[0])),
         "{said:?}"
@@ -406,7 +406,7 @@ fn a_demo_says_whose_port_is_taken() {
     let _taken = TcpListener::bind(("127.0.0.1", base + 1)).unwrap();
     let words = ["demo", "--plain", "--base-port", &base.to_string(), "--dir"];
     let said = run(drave(&words).arg(directory.path().join("data")).env("TMPDIR", directory.path()));
-    assert_eq!(said.code, Some(74), "{said:?}");
+    assert_eq!(said.code, Some(75), "{said:?}");
     assert!(said.err.contains(&format!("cannot listen on 127.0.0.1:{}: Address already in use", base + 1)), "{said:?}");
 }
 

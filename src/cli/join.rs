@@ -4,8 +4,13 @@ use super::trouble::Trouble;
 use crate::api::Status;
 use crate::client::{Client, Options};
 use crate::config::{Config, Joined};
+use crate::disk::FsDisk;
+use crate::disk::fs::Syncs;
+use crate::server::listeners::Listeners;
+use crate::server::server::ServerError;
+use crate::types::address::check_address;
 use crate::types::{Change, ClusterId, DiskId, NodeId, Prospect};
-use std::collections::BTreeMap;
+use crate::wal::identity::{Identity, short};
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
@@ -18,25 +23,70 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Finds the cluster at those endpoints, and becomes a learner of it, unless somebody made this node one
 /// already. A directory that is in use only learns where to look.
+///
+/// All that can be refused is refused before anything is asked of the cluster: the directory, and where it listens. The
+/// identity is written before the cluster is told of its disk, so that a join which broke off is the same join when it
+/// is tried again.
 pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<(), Trouble> {
-    let in_use = config.data.join(crate::wal::identity::NAME).exists();
+    let directory = FsDisk::make(&config.data, Syncs::Real).map_err(|error| {
+        let what =
+            format!("cannot make {}: {error}\n  nothing was changed · choose another: --data", config.data.display());
+        Trouble { what, code: 78 }
+    })?;
+    let known = Identity::read(&directory).map_err(ServerError::from)?;
+    if let Some(known) = &known {
+        known.check(&config.data.display().to_string(), config.id).map_err(ServerError::from)?;
+    }
+    let in_use = known.is_some_and(|known| known.founded);
     let looked = look(config, endpoints, if in_use { LOOK_AGAIN_FOR } else { LOOK_FOR });
     let status = match looked {
         Ok(status) => status,
         Err(_) if in_use => return Ok(()),
         Err(trouble) => return Err(trouble),
     };
-    let places = status.members.iter().filter_map(|m| Some((NodeId::new(m.node)?, m.address.clone())));
-    config.peers.extend(places.collect::<BTreeMap<_, _>>());
+    learn_places(config, &status);
     if in_use {
         return Ok(());
     }
-    let disk = DiskId(rand::random::<NonZeroU64>().get());
-    become_member(config, endpoints, &status, disk, learner)?;
-    let cluster = u64::from_str_radix(&status.cluster, 16)
+    let number = u64::from_str_radix(&status.cluster, 16)
         .map_err(|_| Trouble { what: format!("{:?} is no cluster's name", status.cluster), code: 70 })?;
-    config.joins = Some(Joined { cluster: ClusterId(cluster), disk });
+    let cluster = ClusterId(number);
+    if let Some(other) = known.filter(|known| known.cluster != cluster) {
+        let what = format!(
+            "{}; the one that answers is {}\n  nothing was changed · an empty directory joins any cluster: --data",
+            other.owner(&config.data.display().to_string()),
+            short(cluster)
+        );
+        return Err(Trouble { what, code: 78 });
+    }
+    let disk = known.map_or_else(|| DiskId(rand::random::<NonZeroU64>().get()), |known| known.disk);
+    let is_member = check_member(config, &status, disk)?;
+    let listen = config.listen.clone().unwrap_or_default();
+    // Bound and let go again: the server binds them once more in a moment.
+    drop(Listeners::bind(config, &listen)?);
+    let own = Identity { node: config.id, cluster, disk, founded: false, log: None, starts: 0 };
+    if known.is_none() {
+        own.write(&directory).map_err(ServerError::from)?;
+    }
+    if !is_member {
+        become_member(config, endpoints, &status, disk, learner)?;
+    }
+    config.joins = Some(Joined { cluster, disk });
     Ok(())
+}
+
+/// Where the members of the cluster are reached. An address that no longer works, or that two members have, is of no use
+/// to look at, and no reason not to start.
+fn learn_places(config: &mut Config, status: &Status) {
+    for member in &status.members {
+        let is_known = config.peers.values().any(|address| *address == member.address);
+        if let Some(node) = NodeId::new(member.node)
+            && !is_known
+            && check_address(&member.address).is_ok()
+        {
+            config.peers.insert(node, member.address.clone());
+        }
+    }
 }
 
 /// How the cluster is, as whoever of those answers first knows.
@@ -72,43 +122,59 @@ fn look(config: &Config, endpoints: &[String], patience: Duration) -> Result<Sta
     }
 }
 
+fn refused<T>(what: String, advice: &str) -> Result<T, Trouble> {
+    Err(Trouble { what: format!("{what}\n  {advice}"), code: 78 })
+}
+
+/// Whether the cluster knows this node as a member already, by that disk or by none yet; says what stands in the way of
+/// joining, and where the node listens.
+fn check_member(config: &mut Config, status: &Status, disk: DiskId) -> Result<bool, Trouble> {
+    let (id, n) = (config.id, config.id.get());
+    if let Some(member) = status.members.iter().find(|member| member.node == n) {
+        let is_ours = member.disk == disk.to_string();
+        if !is_ours && (!member.disk.is_empty() || member.kind != "learner") {
+            let known = if member.disk.is_empty() { "of the founders" } else { "known by another disk" };
+            return refused(
+                format!("{id} is {known}, and this directory is empty: it would have forgotten what it promised"),
+                &format!(
+                    "bring back the directory it had; or: drave member remove {n}, drave member add {n}=HOST:PORT, and \
+                     this again"
+                ),
+            );
+        }
+        config.listen.get_or_insert_with(|| member.address.clone());
+        return Ok(true);
+    }
+    let Some(address) = config.listen.clone() else {
+        return refused(
+            format!("{id} is not a member yet, and where others reach it was not said"),
+            &format!("say --listen HOST:PORT, or first: drave member add {n}=HOST:PORT · nothing was changed"),
+        );
+    };
+    if let Err(error) = check_address(&address) {
+        return refused(
+            format!("others cannot reach {id} at {address}: {error}"),
+            &format!("first: drave member add {n}=HOST:PORT, and this again · nothing was changed"),
+        );
+    }
+    if let Some(other) = status.members.iter().find(|member| member.address == address) {
+        return refused(
+            format!("n{} is reached at {address} already", other.node),
+            "each member has an address of its own: --listen · nothing was changed",
+        );
+    }
+    Ok(false)
+}
+
+/// Has the cluster make this node a learner.
 fn become_member(
-    config: &mut Config,
+    config: &Config,
     endpoints: &[String],
     status: &Status,
     disk: DiskId,
     learner: bool,
 ) -> Result<(), Trouble> {
-    let id = config.id;
-    let refused = |what: String, advice: String| Err(Trouble { what: format!("{what}\n  {advice}"), code: 78 });
-    if let Some(member) = status.members.iter().find(|member| member.node == id.get()) {
-        if !member.disk.is_empty() || member.kind != "learner" {
-            let known = if member.disk.is_empty() { "of the founders" } else { "known by another disk" };
-            let n = id.get();
-            return refused(
-                format!("{id} is {known}, and this directory is empty: it would have forgotten what it promised"),
-                format!(
-                    "bring back the directory it had; or: drave member remove {n}, drave member add {n}=HOST:PORT, and this again"
-                ),
-            );
-        }
-        config.listen.get_or_insert_with(|| member.address.clone());
-        return Ok(());
-    }
-    let Some(address) = config.listen.clone() else {
-        let n = id.get();
-        return refused(
-            format!("{id} is not a member yet, and where others reach it was not said"),
-            format!("say --listen HOST:PORT, or first: drave member add {n}=HOST:PORT · nothing was changed"),
-        );
-    };
-    let host = address.rsplit_once(':').map_or("", |(host, _)| host);
-    if ["", "0.0.0.0", "[::]"].contains(&host) {
-        return refused(
-            format!("others cannot reach {id} at {address}"),
-            format!("first: drave member add {}=HOST:PORT, and this again · nothing was changed", id.get()),
-        );
-    }
+    let (id, address) = (config.id, config.listen.clone().unwrap_or_default());
     let prospect = if learner { Prospect::Stays } else { Prospect::Rises };
     let change = Change::Add { id, address, disk: Some(disk), prospect };
     let everyone = status.members.iter().map(|member| member.address.clone());

@@ -1,5 +1,6 @@
 //! `drave recover`: what is left when a majority is gone for good.
 
+use super::stored::directory::{Directory, Owner};
 use super::trouble::Trouble;
 use crate::apply::Applier;
 use crate::config::Config;
@@ -33,6 +34,9 @@ pub struct Recover {
     /// The data directory of the node that goes on
     #[arg(value_name = "DIR")]
     directory: PathBuf,
+    /// Only write the directory's identity again, which is missing, from what its segments say of themselves
+    #[arg(long, conflicts_with = "accept_data_loss")]
+    identity: bool,
     /// Do it; without this it is only said what would be lost
     #[arg(long)]
     accept_data_loss: bool,
@@ -48,6 +52,9 @@ struct Holds {
 /// `drave recover`.
 pub fn run(args: &Recover) -> Result<(), Trouble> {
     let place = args.directory.display().to_string();
+    if args.identity {
+        return restore_identity(args);
+    }
     if is_replacement_pending(&args.directory) {
         return finish(args, None);
     }
@@ -71,6 +78,30 @@ pub fn run(args: &Recover) -> Result<(), Trouble> {
     let new = holds.found(args, &booted, &mut telling)?;
     finish(args, Some((&booted, new)))?;
     println!("then: others join with EMPTY directories; the old ones of {others} are of the former cluster");
+    Ok(())
+}
+
+/// Writes a missing identity again: node, cluster and disk stand at the beginning of each segment.
+fn restore_identity(args: &Recover) -> Result<(), Trouble> {
+    let place = args.directory.display().to_string();
+    let refused = |what: String| Trouble { what: format!("{place}: {what}\n  nothing was changed"), code: 1 };
+    let disk = FsDisk::at(&args.directory).map_err(|error| io_trouble(&place, &error))?;
+    let lock = disk.lock("LOCK").map_err(|error| io_trouble(&place, &error))?;
+    let _held = lock.ok_or_else(|| refused("in use by another process".to_owned()))?;
+    if let Some(owner) = Identity::read(&disk).map_err(trouble)? {
+        return Err(refused(format!("{} and says so: nothing is missing", owner.owner("it"))));
+    }
+    let held = Directory::read(&args.directory)?;
+    if let Some(damage) = held.damage.first() {
+        return Err(refused(format!("whose it is cannot be told for sure: {damage}")));
+    }
+    let Some(owner) = held.owner else { return Err(refused("no segment says whose it is".to_owned())) };
+    let log = held.membership().and_then(Membership::agreed_log);
+    let Owner { node, cluster, disk: own, .. } = owner;
+    // How many times it was started is not known: peers may take it for an older copy once.
+    Identity { node, cluster, disk: own, founded: true, log, starts: 0 }.write(&disk).map_err(trouble)?;
+    println!("done: {place} belongs to {node} of cluster {}, disk {own}", short(cluster));
+    println!("next: drave serve --id {} --data {place}", node.get());
     Ok(())
 }
 
@@ -116,7 +147,7 @@ fn open(args: &Recover, telling: &mut Telling) -> Result<Booted, Trouble> {
         return Err(Trouble { what, code: 78 });
     };
     let config = Config::new(owner.node, BTreeMap::new(), &args.directory);
-    boot(&config, telling).map_err(trouble)
+    boot(&config, None, telling).map_err(trouble)
 }
 
 fn io_trouble(what: &str, error: &std::io::Error) -> Trouble {

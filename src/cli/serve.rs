@@ -8,7 +8,7 @@ use crate::machine::Kv;
 use crate::net::password::Password;
 use crate::net::resp::door::Follower;
 use crate::server::Server;
-use crate::types::NodeId;
+use crate::types::{Membership, NodeId};
 use crate::wal::TailPolicy;
 use bytesize::ByteSize;
 use clap::parser::ValueSource;
@@ -155,6 +155,29 @@ fn size(text: &str) -> Result<ByteSize, String> {
     text.parse()
 }
 
+impl Peers {
+    /// In which way a list of founders differs from a membership, by id and by address; nothing where it does not, or where
+    /// there is no membership yet.
+    fn differ_from(&self, membership: &Membership) -> Option<String> {
+        let members = &membership.members;
+        if members.is_empty() {
+            return None;
+        }
+        let mut differs = Vec::new();
+        for (id, address) in &self.0 {
+            match members.get(id) {
+                None => differs.push(format!("{id} is no member")),
+                Some(member) if member.address != *address => {
+                    differs.push(format!("{id} is reached at {}, not {address}", member.address));
+                }
+                Some(_) => {}
+            }
+        }
+        differs.extend(members.keys().filter(|id| !self.0.contains_key(id)).map(|id| format!("{id} is a member too")));
+        (!differs.is_empty()).then(|| differs.join(", "))
+    }
+}
+
 impl FromStr for Peers {
     type Err = String;
 
@@ -200,6 +223,10 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
         log::warn!(node = id; "--unsafe-no-fsync: nothing is on a disk when it is answered, and a power loss may take it");
     }
     let server = Server::open(config, Kv::new())?;
+    if let Some(differs) = serve.peers.as_ref().and_then(|peers| peers.differ_from(server.members())) {
+        log::warn!(node = id; "--peers differs from the membership in {}: {differs}. The membership counts, and --peers only says where \
+            else to look; drave member add, remove and update change it", serve.data.display());
+    }
     let address = server.address().map(|address| address.to_string()).unwrap_or_default();
     log::info!(node = id, cluster:% = server.cluster(), address; "serves");
     let native = server.address().map(|address| ("nodes and clients", address));
@@ -326,6 +353,16 @@ fn print(matches: &ArgMatches) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_of_founders_that_is_not_the_membership_is_told_of_by_id_and_by_address() {
+        let peers: Peers = "1=a:1,2=b:1".parse().unwrap();
+        let membership = |text: &str| Membership::founding(text.parse::<Peers>().unwrap().0);
+        assert_eq!(peers.differ_from(&Membership::default()), None);
+        assert_eq!(peers.differ_from(&membership("1=a:1,2=b:1")), None);
+        let told = peers.differ_from(&membership("1=a:2,3=c:1")).unwrap();
+        assert_eq!(told, "n1 is reached at a:2, not a:1, n2 is no member, n3 is a member too");
+    }
 
     #[test]
     fn a_place_that_others_can_reach_is_named() {

@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 pub struct Trouble {
     /// What, where, and what to do.
     pub what: String,
-    /// 1 no, 2 usage, 3 unavailable, 4 unknown, 5 damaged, 70 a bug, 74 I/O, 78 configuration.
+    /// 1 no, 2 usage, 3 unavailable, 4 unknown, 5 damaged, 70 a bug, 74 I/O, 75 what passes by itself, 78 configuration.
     pub code: i32,
 }
 
@@ -55,9 +55,10 @@ impl From<ServerError> for Trouble {
                 (format!("no space left for {file}"), "nothing acknowledged is lost · make room, and start it again")
             }
             ServerError::Fault(_) => (error.to_string(), "each node has a directory of its own: --data"),
-            ServerError::Listen { .. } => {
-                (error.to_string(), "who listens there: ss -ltnp · listen elsewhere: --listen")
-            }
+            ServerError::Listen { .. } => (
+                error.to_string(),
+                "nothing was changed · who listens there: ss -ltnp · listen elsewhere: --listen, --resp, --http",
+            ),
             ServerError::Config(_) => (error.to_string(), "nothing was started · see: drave serve --help"),
             _ => (error.to_string(), "what was acknowledged is safe · start it again, and report it if it comes back"),
         };

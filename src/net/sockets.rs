@@ -124,13 +124,12 @@ impl Net {
     /// `places` says where to look for members, whatever the membership says.
     pub fn open(
         me: Identity,
-        listen: SocketAddr,
+        mut listener: TcpListener,
         places: BTreeMap<NodeId, String>,
         options: Options,
     ) -> io::Result<Net> {
         let poll = Poll::new()?;
         let waker = Waker::new(mio::Waker::new(poll.registry(), WAKER)?);
-        let mut listener = stream::listen(listen)?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         Ok(Net {
             me,

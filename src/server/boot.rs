@@ -21,7 +21,7 @@ use crate::shelf::{Reviving, bring_together, fault};
 use crate::snapshot::{Snapshot, Store};
 use crate::types::Run;
 use crate::types::{Base, DiskId, Index, Membership, Position, Time};
-use crate::wal::identity::{Identity as Owner, short};
+use crate::wal::identity::{Identity as Owner, NAME, short};
 use crate::wal::side::io;
 use crate::wal::{self, Fault, Journal, Reading, Recovered, Reserve};
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -53,15 +53,26 @@ pub struct Booted {
     pub reserve: Reserve<FsDisk>,
 }
 
-/// Locks the directory, finds or makes its identity, and recovers its journal. On a full disk that may
-/// take the reserve.
-pub fn boot(config: &Config, telling: &mut Telling) -> wal::Result<Booted> {
+/// Locks the directory if it is there: a process that has it in use is a better answer than the port that it has.
+pub fn lock_existing(config: &Config) -> wal::Result<Option<Lock>> {
+    if !config.data.is_dir() {
+        return Ok(None);
+    }
+    lock(config, &make(&config.data, syncs(config))?).map(Some)
+}
+
+fn lock(config: &Config, root: &FsDisk) -> wal::Result<Lock> {
+    let place = config.data.display().to_string();
+    let lock = root.lock("LOCK").map_err(io("lock", &place))?;
+    lock.ok_or_else(|| Fault::Foreign(format!("{place} is in use by another process")))
+}
+
+/// Locks the directory unless it is `locked` already, finds or makes its identity, and recovers its journal. On a full
+/// disk that may take the reserve.
+pub fn boot(config: &Config, locked: Option<Lock>, telling: &mut Telling) -> wal::Result<Booted> {
     let root = make(&config.data, syncs(config))?;
     let place = config.data.display().to_string();
-    let lock = match root.lock("LOCK").map_err(io("lock", &place))? {
-        Some(lock) => lock,
-        None => return Err(Fault::Foreign(format!("{place} is in use by another process"))),
-    };
+    let lock = locked.map_or_else(|| lock(config, &root), Ok)?;
     let reserve = Reserve::new(root.clone(), config.reserve());
     if config.reserve() == 0 {
         reserve.give_up()?;
@@ -83,6 +94,16 @@ pub fn boot(config: &Config, telling: &mut Telling) -> wal::Result<Booted> {
 }
 
 impl Booted {
+    /// The latest membership in the directory.
+    pub fn membership(&self) -> &Membership {
+        latest(&self.recovered)
+    }
+
+    /// Where the membership says that this node is reached; empty if it says nothing.
+    pub fn address(&self) -> &str {
+        self.membership().address(self.me.node).unwrap_or_default()
+    }
+
     /// Counts this start durably, and records which log the directory holds. On a disk without any room left the start
     /// goes on uncounted, and peers are told so: a node that frees room must be able to start.
     ///
@@ -187,6 +208,16 @@ fn owner(config: &Config, root: &FsDisk, place: &str) -> wal::Result<Owner> {
         owner.check(place, config.id)?;
         return Ok(owner);
     }
+    if holds_something(config) {
+        return Err(Fault::Corrupt {
+            file: NAME.to_owned(),
+            offset: 0,
+            what: format!("it is missing, and {place} holds a log"),
+            lost: "none".to_owned(),
+            advice: "Bring it back; or, if it is lost, have it restored from what the log says of itself: drave recover \
+                     --identity DIR. Nothing was changed.",
+        });
+    }
     if config.joins.is_none() && config.peers.is_empty() {
         return Err(Fault::Foreign(format!(
             "{place} is empty: --peers names the members that found a cluster, --join one of a cluster that is there. \
@@ -201,6 +232,13 @@ fn owner(config: &Config, root: &FsDisk, place: &str) -> wal::Result<Owner> {
     let owner = Owner { node: config.id, cluster, disk, founded: false, log: None, starts: 0 };
     owner.write(root)?;
     Ok(owner)
+}
+
+/// Whether a directory without an identity holds a log or snapshots all the same.
+fn holds_something(config: &Config) -> bool {
+    let holds =
+        |inside: &str| std::fs::read_dir(config.data.join(inside)).is_ok_and(|mut files| files.next().is_some());
+    holds("wal") || holds("snapshots")
 }
 
 fn make(path: &Path, syncs: Syncs) -> wal::Result<FsDisk> {

@@ -8,6 +8,7 @@
 
 pub mod boot;
 pub mod handle;
+pub mod listeners;
 pub mod new_cluster;
 mod reading;
 pub mod server;

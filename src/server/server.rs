@@ -2,9 +2,10 @@
 
 use super::boot::{self, Booted};
 use super::handle::Handle;
+use super::listeners::Listeners;
 use super::telling::{TELL_EVERY, Telling};
 use super::workers::{spawn_keeper, spawn_log, spawn_watch};
-use crate::config::{Config, Doorway, Wrong};
+use crate::config::{Config, Wrong};
 use crate::disk::fs::Lock;
 use crate::machine::seam::StateMachine;
 use crate::net::applying::Applying;
@@ -15,14 +16,15 @@ use crate::net::reactor::{Broken, Clock, Options, Reactor};
 use crate::net::resp::door as redis;
 use crate::net::sockets::{FREE, Net};
 use crate::shelf::Keeper;
-use crate::types::ClusterId;
+use crate::types::{ClusterId, Membership};
 use crate::wal::{self, Fault, Watch};
 use mio::Interest;
+use mio::net::TcpListener;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use std::convert::Infallible;
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
 
@@ -37,6 +39,7 @@ pub struct Server<M> {
     address: Option<SocketAddr>,
     doors: Vec<(&'static str, SocketAddr)>,
     cluster: ClusterId,
+    members: Membership,
     lock: Lock,
 }
 
@@ -67,12 +70,17 @@ pub enum ServerError {
 }
 
 impl ServerError {
-    /// The exit code for it: 5 damaged data, 70 a bug, 74 I/O, 78 configuration.
+    /// The exit code for it: 5 damaged data, 70 a bug, 74 I/O, 75 what passes by itself, 78 configuration.
     pub fn exit_code(&self) -> i32 {
         match self {
             ServerError::Config(_) => 78,
             ServerError::Fault(fault) => fault.exit_code(),
-            ServerError::Listen { .. } | ServerError::System(_) => 74,
+            // A port that is in use, or an address that is not there yet, may be free or there in a moment.
+            ServerError::Listen { source, .. } => match source.kind() {
+                ErrorKind::PermissionDenied | ErrorKind::InvalidInput => 78,
+                _ => 75,
+            },
+            ServerError::System(_) => 74,
             ServerError::Broken(_) => 70,
         }
     }
@@ -94,8 +102,19 @@ impl<M: StateMachine> Server<M> {
         config.check()?;
         let node = config.id.get();
         let mut telling = Telling::begin(TELL_EVERY, move |line| log::info!(node; "{line}"))?;
-        let mut booted = boot::boot(&config, &mut telling)?;
+        // Where it listens, unless only its own membership knows that.
+        let named = config.listen.clone().or_else(|| config.peers.get(&config.id).cloned());
+        let locked = boot::lock_existing(&config)?;
+        let bound = named.as_deref().map(|place| Listeners::bind(&config, place)).transpose()?;
+        let mut booted = boot::boot(&config, locked, &mut telling)?;
+        let own = booted.address().to_owned();
+        let listen = named.unwrap_or_else(|| own.clone());
+        let Listeners { native, redis, http } = match bound {
+            Some(bound) => bound,
+            None => Listeners::bind(&config, &listen)?,
+        };
         booted.count_start()?;
+        let members = booted.membership().clone();
         let Booted { lock, me, journal, disk, recovered, store, snapshot, reserve, .. } = booted;
         let (in_memory, file_system) = (disk.is_in_memory(), disk.file_system());
         if in_memory {
@@ -110,10 +129,8 @@ impl<M: StateMachine> Server<M> {
         if let Some(told) = telling.end() {
             log::info!(node = config.id.get(); "{told}; {entries} entries are in the log");
         }
-        let own = node.membership().address(config.id).unwrap_or_default().to_owned();
-        let listen = config.listen.clone().or_else(|| config.peers.get(&config.id).cloned()).unwrap_or(own);
-        let mut net = open_net(&config, me, &listen)?;
-        let doors = open_doors(&config, &mut net)?;
+        let mut net = Net::open(me, native, config.peers.clone(), config.net.clone())?;
+        let doors = open_doors(&config, &mut net, redis, http)?;
         if config.listen.is_none() {
             net.listens_unasked(listen);
         }
@@ -138,8 +155,14 @@ impl<M: StateMachine> Server<M> {
             address,
             doors,
             cluster: me.cluster,
+            members,
             lock,
         })
+    }
+
+    /// The membership that its directory held when it was opened; empty if it has joined and was told nothing yet.
+    pub fn members(&self) -> &Membership {
+        &self.members
     }
 
     /// A way to it for other threads of this process.
@@ -196,56 +219,23 @@ fn verdict(ended: Result<(), Broken>, synced: thread::Result<wal::Result<()>>) -
     }
 }
 
-/// Opens the doors that are to be open; says in which words who is let in, and where.
-fn open_doors(config: &Config, net: &mut Net) -> Result<Vec<(&'static str, SocketAddr)>, ServerError> {
-    let password = &config.password;
-    let redis = open_door(config, net, "Redis clients", &config.resp, redis::PORT_ABOVE, |net, listen| {
-        net.open_redis(redis::Options { listen, password: password.clone(), ..config.redis.clone() })
-    })?;
-    let http = open_door(config, net, "HTTP clients", &config.http, http::PORT_ABOVE, |net, listen| {
-        net.open_http(http::Options { listen, password: password.clone() })
-    })?;
-    Ok(redis.into_iter().chain(http).collect())
-}
-
-/// Opens a door, if it is to be open; `above` the native port, if nobody said where.
-fn open_door(
+/// Lets clients of other protocols in where listeners are bound for them; says in which words who is let in, and where.
+fn open_doors(
     config: &Config,
     net: &mut Net,
-    who: &'static str,
-    doorway: &Doorway,
-    above: u16,
-    open: impl FnOnce(&mut Net, Option<SocketAddr>) -> io::Result<Option<SocketAddr>>,
-) -> Result<Option<(&'static str, SocketAddr)>, ServerError> {
-    let native = net.address().map_or(0, |address| address.port());
-    let place = match doorway {
-        Doorway::Off => return Ok(None),
-        Doorway::At(place) => place.clone(),
-        Doorway::Beside => match native.checked_add(above) {
-            Some(port) => format!("127.0.0.1:{port}"),
-            None => return Ok(None),
-        },
-    };
-    match resolve(&place).and_then(|listen| open(net, Some(listen))) {
-        Ok(address) => Ok(address.map(|address| (who, address))),
-        Err(error) if *doorway == Doorway::Beside => {
-            log::warn!(node = config.id.get(); "no {who} are let in: cannot listen on {place}: {error}");
-            Ok(None)
-        }
-        Err(source) => Err(ServerError::Listen { address: place, source }),
+    redis: Option<TcpListener>,
+    http: Option<TcpListener>,
+) -> io::Result<Vec<(&'static str, SocketAddr)>> {
+    let password = &config.password;
+    let mut doors = Vec::new();
+    if let Some(listener) = redis {
+        let options = redis::Options { password: password.clone(), ..config.redis.clone() };
+        doors.push(("Redis clients", net.open_redis(listener, options)?));
     }
-}
-
-fn resolve(place: &str) -> io::Result<SocketAddr> {
-    let nowhere = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    place.to_socket_addrs().and_then(|mut all| all.next().ok_or_else(nowhere))
-}
-
-fn open_net(config: &Config, me: crate::net::sockets::Identity, listen: &str) -> Result<Net, ServerError> {
-    let cannot = |source| ServerError::Listen { address: listen.to_owned(), source };
-    let address = resolve(listen).map_err(cannot)?;
-    let places = config.peers.clone();
-    Net::open(me, address, places, config.net.clone()).map_err(cannot)
+    if let Some(listener) = http {
+        doors.push(("HTTP clients", net.open_http(listener, http::Options { password: password.clone() })?));
+    }
+    Ok(doors)
 }
 
 fn watch_signals(net: &Net) -> io::Result<Signals> {

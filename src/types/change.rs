@@ -1,5 +1,6 @@
 //! What may be changed of a membership, and what it is then (§6, thesis §4).
 
+use super::address::{AddressError, check_address};
 use super::ids::{DiskId, NodeId};
 use super::membership::{Member, Membership, Prospect};
 use crate::limits::MEMBERS_MAX;
@@ -63,6 +64,12 @@ pub enum Unsound {
     /// It is reached there already.
     #[error("nothing would change")]
     Same,
+    /// Another member is reached there.
+    #[error("{0} is reached at that address")]
+    Taken(NodeId),
+    /// Nobody can dial the address.
+    #[error("that address cannot be dialed: {0}")]
+    Address(#[from] AddressError),
     /// It is being taken back.
     #[error("the change that is under way is being taken back already")]
     Returning,
@@ -83,6 +90,7 @@ impl Membership {
                 if let Prospect::Succeeds(old) = prospect {
                     self.can_be_succeeded(*old)?;
                 }
+                self.is_free(*id, address)?;
                 next.members.insert(*id, Member { address: address.clone(), disk: *disk, prospect: *prospect });
             }
             Change::Move { id, address } => {
@@ -90,6 +98,7 @@ impl Membership {
                 if member.address == *address {
                     return Err(Unsound::Same);
                 }
+                self.is_free(*id, address)?;
                 member.address.clone_from(address);
             }
             Change::Remove(id) if !self.members.contains_key(id) => return Err(Unsound::Stranger(*id)),
@@ -104,6 +113,14 @@ impl Membership {
             Change::Abort => return Err(Unsound::Idle),
         }
         Ok(next)
+    }
+
+    /// Whether that node can be reached at that address: by its form, and as no other member is. A second member at one
+    /// address would keep every node that is told of both from starting.
+    fn is_free(&self, id: NodeId, address: &str) -> Result<(), Unsound> {
+        check_address(address)?;
+        let other = self.members.iter().find(|(other, member)| **other != id && member.address == address);
+        other.map_or(Ok(()), |(other, _)| Err(Unsound::Taken(*other)))
     }
 
     fn can_be_succeeded(&self, old: NodeId) -> Result<(), Unsound> {

@@ -3,6 +3,7 @@
 //! Everything above is built from these. None of them does I/O, keeps a clock or knows what a
 //! node is; each either forbids a mistake or carries a law.
 
+pub mod address;
 pub mod change;
 pub mod digest;
 pub mod entry;

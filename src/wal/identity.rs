@@ -9,6 +9,7 @@ use crate::codec::Reader;
 use crate::disk::{Disk, DiskFile};
 use crate::types::{ClusterId, DiskId, LogId, NodeId};
 use bytes::{BufMut, Bytes};
+use std::io::ErrorKind;
 
 /// The name of the file.
 pub const NAME: &str = "identity";
@@ -41,10 +42,10 @@ pub struct Identity {
 impl Identity {
     /// What the directory says, if it says anything.
     pub fn read<D: Disk>(disk: &D) -> Result<Option<Identity>> {
-        if !disk.list().map_err(io("list", NAME))?.iter().any(|name| name == NAME) {
-            return Ok(None);
-        }
-        let file = disk.open(NAME).map_err(io("open", NAME))?;
+        let file = match disk.open(NAME) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(io("open", NAME))?,
+        };
         let mut bytes = vec![0; BYTES];
         let read = file.read_at(0, &mut bytes).map_err(io("read", NAME))?;
         bytes.truncate(read);

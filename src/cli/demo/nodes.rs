@@ -126,7 +126,7 @@ impl Nodes {
         for (id, seat) in &mut self.seats {
             let Seat::Taken { child, frozen, to_stay_away } = seat else { continue };
             if let Ok(Some(status)) = child.try_wait() {
-                if let Some(code) = status.code().filter(|code| matches!(code, 2 | 5 | 70 | 74 | 78)) {
+                if let Some(code) = status.code().filter(|code| matches!(code, 2 | 5 | 70 | 74 | 75 | 78)) {
                     for_good = Some((*id, code));
                 }
                 *seat = if *to_stay_away { Seat::Empty } else { Seat::Returns(Instant::now() + DOWN) };

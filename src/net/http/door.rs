@@ -3,7 +3,7 @@
 use super::asking::{About, Ask, Known};
 use crate::net::password::Password;
 use crate::wire::http::{Head, Method, Wrong};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 /// A node's HTTP port lies so much above its native one, unless it is told otherwise.
 pub const PORT_ABOVE: u16 = 200;
@@ -11,8 +11,6 @@ pub const PORT_ABOVE: u16 = 200;
 /// How the door is set.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Where it listens; nowhere if nothing is said.
-    pub listen: Option<SocketAddr>,
     /// What has to be said as a bearer token by whoever asks for more than whether the node is well.
     pub password: Option<Password>,
 }

@@ -4,7 +4,6 @@ use crate::net::password::Password;
 use crate::types::{ClusterId, NodeId};
 use bytes::Bytes;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 /// What a follower does with what only its leader can.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -19,8 +18,6 @@ pub enum Follower {
 /// How the door is set.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Where it listens; nowhere if nothing is said.
-    pub listen: Option<SocketAddr>,
     /// What a follower does.
     pub follower: Follower,
     /// What a client has to say before anything else.

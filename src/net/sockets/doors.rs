@@ -105,8 +105,7 @@ impl Doors {
 
 impl Net {
     /// Lets callers in through that door. Says where it is.
-    pub(super) fn open_door(&mut self, door: Door, listen: SocketAddr) -> io::Result<SocketAddr> {
-        let mut listener = stream::listen(listen)?;
+    pub(super) fn open_door(&mut self, door: Door, mut listener: TcpListener) -> io::Result<SocketAddr> {
         let token = match door {
             Door::Redis => REDIS,
             Door::Http => HTTP,

@@ -7,15 +7,15 @@ use crate::net::http::talk::{Setting, Talk};
 use crate::types::Time;
 use bytes::BytesMut;
 use mio::Token;
+use mio::net::TcpListener;
 use std::io;
 use std::net::SocketAddr;
 
 impl Net {
     /// Lets HTTP clients in too. Says where.
-    pub fn open_http(&mut self, options: Options) -> io::Result<Option<SocketAddr>> {
-        let Some(listen) = options.listen else { return Ok(None) };
+    pub fn open_http(&mut self, listener: TcpListener, options: Options) -> io::Result<SocketAddr> {
         self.http = options;
-        self.open_door(Door::Http, listen).map(Some)
+        self.open_door(Door::Http, listener)
     }
 
     /// Hears the requests that are whole, until it is enough for now.

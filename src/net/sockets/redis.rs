@@ -9,6 +9,7 @@ use crate::types::{NodeId, Time};
 use crate::wire::resp::Bounds;
 use bytes::BytesMut;
 use mio::Token;
+use mio::net::TcpListener;
 use std::io;
 use std::net::SocketAddr;
 
@@ -24,10 +25,9 @@ pub struct Redis {
 
 impl Net {
     /// Lets Redis clients in too. Says where.
-    pub fn open_redis(&mut self, options: Options) -> io::Result<Option<SocketAddr>> {
-        let Some(listen) = options.listen else { return Ok(None) };
+    pub fn open_redis(&mut self, listener: TcpListener, options: Options) -> io::Result<SocketAddr> {
         self.redis.options = options;
-        self.open_door(Door::Redis, listen).map(Some)
+        self.open_door(Door::Redis, listener)
     }
 
     /// Hears the commands that are whole, until it is enough for now. False if the connection is to be closed at

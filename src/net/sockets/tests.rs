@@ -40,7 +40,7 @@ impl Pumped {
 
     fn open_at(n: u64, disk: u64, listen: SocketAddr, options: Options) -> io::Result<Pumped> {
         let me = Identity { node: id(n), cluster: CLUSTER, disk: DiskId(disk), run: run(n) };
-        let net = Net::open(me, listen, BTreeMap::new(), options)?;
+        let net = Net::open(me, stream::listen(listen)?, BTreeMap::new(), options)?;
         Ok(Pumped { net, came: Vec::new(), now: Time(1) })
     }
 

@@ -24,11 +24,9 @@ impl Pumped {
             run: crate::types::Run { id: 1, starts: 1 },
         };
         let here: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let mut net = Net::open(me, here, BTreeMap::new(), Options::default()).unwrap();
-        let options = http::door::Options { listen: Some(here), ..http::door::Options::default() };
-        net.open_http(options).unwrap();
-        let options = crate::net::resp::door::Options { listen: Some(here), ..Default::default() };
-        net.open_redis(options).unwrap();
+        let mut net = Net::open(me, stream::listen(here).unwrap(), BTreeMap::new(), Options::default()).unwrap();
+        net.open_http(stream::listen(here).unwrap(), http::door::Options::default()).unwrap();
+        net.open_redis(stream::listen(here).unwrap(), crate::net::resp::door::Options::default()).unwrap();
         Pumped { net, now: Time(1) }
     }
 

@@ -1,0 +1,97 @@
+//! The sockets at which a node listens, bound before it writes anything: a start that cannot listen has changed nothing.
+
+use super::server::ServerError;
+use crate::config::{Config, Doorway};
+use crate::net::http::door as http;
+use crate::net::resp::door as redis;
+use crate::net::stream;
+use mio::net::TcpListener;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A name that is not known yet is looked up again for so long: at boot the resolver may start after the node.
+const NAME_WAIT: Duration = Duration::from_secs(60);
+/// The pause between two look-ups of a name.
+const NAME_PAUSE: Duration = Duration::from_millis(500);
+
+/// The sockets at which a node listens.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For nodes and native clients.
+    pub(super) native: TcpListener,
+    /// For Redis clients, if they are let in.
+    pub(super) redis: Option<TcpListener>,
+    /// For HTTP clients, if they are let in.
+    pub(super) http: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Binds all of them; the native one at `place`. A name that cannot be resolved is tried again for a minute.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError::Listen`] with the address. Where nobody asked for a gateway's address by name, the node does
+    /// without that gateway and warns instead.
+    pub fn bind(config: &Config, place: &str) -> Result<Listeners, ServerError> {
+        let native = listen_when_known(config, place)?;
+        let port = native.local_addr()?.port();
+        let redis = bind_gateway(config, "Redis clients", &config.resp, port.checked_add(redis::PORT_ABOVE))?;
+        let http = bind_gateway(config, "HTTP clients", &config.http, port.checked_add(http::PORT_ABOVE))?;
+        Ok(Listeners { native, redis, http })
+    }
+}
+
+fn listen_when_known(config: &Config, place: &str) -> Result<TcpListener, ServerError> {
+    let began = Instant::now();
+    let mut told = None;
+    loop {
+        match resolve(place) {
+            Err(error) if is_passing(&error) && began.elapsed() < NAME_WAIT => {
+                let second = began.elapsed().as_secs();
+                if told.is_none_or(|told| second >= told + 5) {
+                    told = Some(second);
+                    log::warn!(node = config.id.get(); "the name in {place} has no address yet ({error}): it is looked up again");
+                }
+                thread::sleep(NAME_PAUSE);
+            }
+            resolved => {
+                let listened = resolved.and_then(stream::listen);
+                return listened.map_err(|source| ServerError::Listen { address: place.to_owned(), source });
+            }
+        }
+    }
+}
+
+/// Whether a name may have an address a little later.
+fn is_passing(error: &io::Error) -> bool {
+    error.kind() != ErrorKind::InvalidInput
+}
+
+/// `beside` is the port next to the native one, if nobody said where.
+fn bind_gateway(
+    config: &Config,
+    who: &str,
+    doorway: &Doorway,
+    beside: Option<u16>,
+) -> Result<Option<TcpListener>, ServerError> {
+    let place = match (doorway, beside) {
+        (Doorway::Off, _) | (Doorway::Beside, None) => return Ok(None),
+        (Doorway::At(place), _) => place.clone(),
+        (Doorway::Beside, Some(port)) => format!("127.0.0.1:{port}"),
+    };
+    match resolve(&place).and_then(stream::listen) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if *doorway == Doorway::Beside => {
+            log::warn!(node = config.id.get(); "no {who} are let in: cannot listen on {place}: {error}");
+            Ok(None)
+        }
+        Err(source) => Err(ServerError::Listen { address: place, source }),
+    }
+}
+
+fn resolve(place: &str) -> io::Result<SocketAddr> {
+    let nowhere = || io::Error::new(ErrorKind::NotFound, "the name has no address");
+    place.to_socket_addrs().and_then(|mut all| all.next().ok_or_else(nowhere))
+}

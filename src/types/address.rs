@@ -1,0 +1,82 @@
+//! Addresses of nodes: `host:port`, as others dial them.
+
+use crate::limits::ADDRESS_BYTES_MAX;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Why an address cannot be dialed by others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AddressError {
+    /// It is not of the form `host:port`.
+    #[error("an address is HOST:PORT, with an IPv6 address in brackets")]
+    Form,
+    /// The port is 0, or no port.
+    #[error("the port is a number from 1 to 65535")]
+    Port,
+    /// The host is every address of a machine, or of many machines, and none that can be dialed.
+    #[error(
+        "the host is a name or an address of one machine, as others dial it; not 0.0.0.0, [::] or a multicast address"
+    )]
+    Host,
+    /// It is longer than any name.
+    #[error("it is too long")]
+    Long,
+}
+
+/// Whether others can dial that address, as far as its text tells.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn check_address(address: &str) -> Result<(), AddressError> {
+    if address.len() > ADDRESS_BYTES_MAX {
+        return Err(AddressError::Long);
+    }
+    let (host, port) = address.rsplit_once(':').ok_or(AddressError::Form)?;
+    if !port.bytes().all(|digit| digit.is_ascii_digit()) || port.parse::<u16>().map_or(true, |port| port == 0) {
+        return Err(AddressError::Port);
+    }
+    let ip = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
+        Some(inside) => {
+            let inside = inside.and_then(|inside| inside.split('%').next()).ok_or(AddressError::Form)?;
+            Some(IpAddr::V6(inside.parse::<Ipv6Addr>().map_err(|_| AddressError::Form)?))
+        }
+        None => host.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+    };
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) || byte >= 0x80;
+    match ip {
+        Some(ip) if ip.is_unspecified() || ip.is_multicast() => Err(AddressError::Host),
+        Some(IpAddr::V4(ip)) if ip.is_broadcast() => Err(AddressError::Host),
+        Some(_) => Ok(()),
+        None if host.is_empty() || !host.bytes().all(is_name) => Err(AddressError::Form),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_others_can_dial_pass() {
+        for address in ["127.0.0.1:7401", "db-1.example.com:1", "[::1]:65535", "[fe80::1%eth0]:7401", "n_1:7401"] {
+            assert_eq!(check_address(address), Ok(()), "{address}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_nobody_can_dial_are_refused_by_what_is_wrong_with_them() {
+        let host = ["0.0.0.0:7401", "[::]:7401", "224.0.0.1:7401", "255.255.255.255:1", "[ff02::1]:7401"];
+        let port = ["a:0", "a:", "a:65536", "a:+1", "a:-1", "a:7401 "];
+        let form = ["", "7401", ":7401", "a b:7401", "::1:7401", "[::1:7401", "[a]:7401", "a/b:7401", "1=a:7401"];
+        for (wrong, addresses) in [
+            (AddressError::Host, &host[..]),
+            (AddressError::Port, &port[..]),
+            (AddressError::Form, &form[..]),
+            (AddressError::Long, &[&*format!("{}:1", "a".repeat(ADDRESS_BYTES_MAX))]),
+        ] {
+            for address in addresses {
+                assert_eq!(check_address(address), Err(wrong), "{address:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Starts that are refused have changed nothing, say what stands in the way, and succeed once that is mended.
+
+use drave::api::Status;
+use std::net::TcpListener;
+use support::{Cluster, Said, run, until};
+
+mod support;
+
+/// The ids of the members, as that node knows them.
+fn members(cluster: &Cluster, n: usize) -> Vec<u64> {
+    cluster.status(n).map(|status| status.members.iter().map(|member| member.node).collect()).unwrap_or_default()
+}
+
+fn refused(said: &Said, code: i32, words: &str) {
+    assert_eq!(said.code, Some(code), "{said:?}");
+    assert!(said.err.contains(words), "{said:?}");
+}
+
+/// A cluster of one, at the first of those addresses.
+fn alone(nodes: u16) -> Cluster {
+    let mut cluster = Cluster::prepare(nodes);
+    cluster.founders = 1;
+    cluster.spawn(0);
+    cluster.leader();
+    cluster
+}
+
+/// Of a kind with rqlite/rqlite#1010: a start that failed had founded, and the corrected list of peers was ignored.
+#[test]
+fn port_in_use_founds_nothing() {
+    let mut cluster = Cluster::prepare(3);
+    let taken = TcpListener::bind(&cluster.addresses[0]).unwrap();
+    cluster.founders = 1;
+    refused(&run(&mut cluster.serve(0)), 75, "Address already in use");
+    assert!(!cluster.data(0).exists(), "nothing was changed");
+    drop(taken);
+    cluster.founders = 3;
+    (0..3).for_each(|n| cluster.spawn(n));
+    cluster.leader();
+    until("all three are members", || (members(&cluster, 0) == [1, 2, 3]).then_some(()), || cluster.logs());
+}
+
+#[test]
+fn port_of_a_gateway_in_use_founds_nothing() {
+    let cluster = Cluster::prepare(2);
+    let _taken = TcpListener::bind(&cluster.addresses[1]).unwrap();
+    for gateway in ["--http", "--resp"] {
+        let mut serve = support::drave(&["serve", "--id", "1", "--peers", &format!("1={}", cluster.addresses[0])]);
+        refused(&run(serve.args([gateway, &cluster.addresses[1]]).arg("--data").arg(cluster.data(0))), 75, "in use");
+        assert!(!cluster.data(0).exists(), "nothing was changed");
+    }
+}
+
+/// Of a kind with block/ftl#4444, scylladb/scylladb#18850: the first step of a join was remembered by others, and the
+/// second attempt refused.
+#[test]
+fn join_that_is_refused_makes_nobody_a_member_and_can_be_tried_again() {
+    let mut cluster = alone(2);
+    let file = cluster.directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let join = |cluster: &Cluster, data: &std::path::Path| {
+        let mut serve = support::drave(&["serve", "--id", "2", "--join", &cluster.addresses[0], "--http", "off"]);
+        serve.args(["--resp", "off", "--listen", &cluster.addresses[1], "--data"]).arg(data);
+        run(&mut serve)
+    };
+    refused(&join(&cluster, &file.join("n2")), 78, "cannot make");
+    let taken = TcpListener::bind(&cluster.addresses[1]).unwrap();
+    refused(&join(&cluster, &cluster.data(1)), 75, "cannot listen");
+    drop(taken);
+    assert_eq!(members(&cluster, 0), [1], "{}", cluster.logs());
+    // At the address of another.
+    let mut serve = support::drave(&["serve", "--id", "2", "--join", &cluster.addresses[0]]);
+    serve.args(["--listen", &cluster.addresses[0], "--data"]).arg(cluster.data(1));
+    refused(&run(&mut serve), 78, "reached at");
+    assert_eq!(members(&cluster, 0), [1], "{}", cluster.logs());
+    cluster.spawn(1);
+    let voters = |status: &Status| status.members.iter().filter(|member| member.kind == "voter").count();
+    until("it votes", || cluster.status(0).filter(|status| voters(status) == 2), || cluster.logs());
+}
+
+/// It is killed at any moment of its first second, again and again, and joins at last.
+#[test]
+fn join_that_is_killed_can_be_tried_again() {
+    let mut cluster = alone(2);
+    for round in 0..12 {
+        cluster.spawn(1);
+        std::thread::sleep(std::time::Duration::from_millis(round * 15));
+        cluster.kill(1);
+    }
+    cluster.spawn(1);
+    let voters = |status: &Status| status.members.iter().filter(|member| member.kind == "voter").count();
+    until("it votes", || cluster.status(0).filter(|status| voters(status) == 2), || cluster.logs());
+    cluster.expect_no_deaths();
+}
+
+#[test]
+fn members_have_addresses_of_their_own_that_can_be_dialed() {
+    let mut cluster = alone(3);
+    cluster.spawn(1);
+    until("it is a member", || (members(&cluster, 0) == [1, 2]).then_some(()), || cluster.logs());
+    for address in
+        [&*cluster.addresses[0], "0.0.0.0:7401", "[::]:7401", "127.0.0.1:0", "a b:7401", "::1:7404", "nowhere"]
+    {
+        let added = cluster.run(&["member", "add", &format!("3={address}")]);
+        assert!(matches!(added.code, Some(1 | 2)), "{address}: {added:?}");
+        let moved = cluster.run(&["member", "update", &format!("2={address}")]);
+        assert!(matches!(moved.code, Some(1 | 2)), "{address}: {moved:?}");
+        let founded =
+            run(support::drave(&["serve", "--id", "3", "--peers", &format!("3={address}"), "--data"])
+                .arg(cluster.data(2)));
+        assert!(address == cluster.addresses[0] || matches!(founded.code, Some(2 | 78)), "{address}: {founded:?}");
+    }
+    assert_eq!(members(&cluster, 0), [1, 2]);
+    assert!(!cluster.data(2).exists());
+    // A node that is told where to look starts, whatever the membership says of others.
+    cluster.kill(1);
+    cluster.spawn(1);
+    until("it follows", || cluster.status(1).filter(|status| status.leader == Some(1)), || cluster.logs());
+}
+
+#[test]
+fn list_of_founders_that_differs_from_the_membership_is_told_of() {
+    let mut cluster = alone(2);
+    cluster.kill(0);
+    cluster.founders = 2;
+    cluster.spawn(0);
+    until("it says so", || cluster.logs().contains("n2 is no member").then_some(()), || cluster.logs());
+}
+
+/// Of a kind with rqlite/rqlite#1010: an identity that was away for a moment was written anew, and the log beside it was lost.
+#[test]
+fn missing_identity_is_told_of_and_restored_from_the_log() {
+    let mut cluster = alone(1);
+    assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
+    assert_eq!(cluster.stop(0), Some(0));
+    let (identity, away) = (cluster.data(0).join("identity"), cluster.directory.path().join("away"));
+    std::fs::rename(&identity, &away).unwrap();
+    refused(&run(&mut cluster.serve(0)), 5, "it is missing, and");
+    assert!(!identity.exists(), "nothing was changed");
+    std::os::unix::fs::symlink(cluster.directory.path().join("nowhere"), &identity).unwrap();
+    refused(&run(&mut cluster.serve(0)), 5, "it is missing, and");
+    std::fs::remove_file(&identity).unwrap();
+    let restored = run(support::drave(&["recover", "--identity"]).arg(cluster.data(0)));
+    assert_eq!(restored.code, Some(0), "{restored:?}");
+    let again = run(support::drave(&["recover", "--identity"]).arg(cluster.data(0)));
+    refused(&again, 1, "nothing is missing");
+    let same = |path: &std::path::Path| std::fs::read(path).unwrap()[..40].to_vec();
+    assert_eq!(same(&identity), same(&away), "node, cluster and disk are the same");
+    cluster.spawn(0);
+    until("it serves", || (cluster.run(&["get", "lunch"]).out == "noodles").then_some(()), || cluster.logs());
+}
