@@ -168,6 +168,7 @@ impl World {
                 Ok(())
             }
             Ok(Done::Arrived(snapshot)) => {
+                self.is_sound_again(at, snapshot.header().position.index);
                 let life = self.hosts[&at].life;
                 let delay = Duration::from_micros(self.rng.random_range(10..50_000));
                 self.later(delay, Happens::Revives { at, life, snapshot: Box::new(snapshot) });
@@ -199,7 +200,6 @@ impl World {
             // What was frozen is gone with the old state.
             self.job(at, Job::GiveUp)?;
         }
-        self.is_sound_again(at, position.index);
         self.snapshots.became.received += 1;
         self.snapshots.became.caught_up += u64::from(self.calm);
         self.say(|| format!("{at} takes in a snapshot of {position}"));
