@@ -207,7 +207,7 @@ fn of_members(mutant: Mutant) -> bool {
 /// rule kept must pass, or it is not the mutant that was noticed.
 fn hunt(mutant: Mutant) -> Option<(u64, String)> {
     (0..SEEDS).find_map(|seed| {
-        let draw = if of_members(mutant) { Scenario::draw_governed } else { Scenario::draw_steady };
+        let draw = if of_members(mutant) { Scenario::draw_short_governed } else { Scenario::draw_short };
         let mut scenario = draw(seed, Duration::from_secs(10));
         focus(mutant, &mut scenario);
         let kept = scenario.clone();

@@ -50,8 +50,8 @@ impl World {
         self.hosts.values().filter_map(|host| host.up.as_ref()).any(leads)
     }
 
-    /// Whether those who are left cannot decide, for the one reason that has no remedy: of a voter that holds
-    /// nothing, and whose disk no leader has ever written down, nobody can tell whether it was emptied, and so
+    /// Whether those who are left cannot decide, for the one reason that has no remedy: of a voter whose
+    /// disk no leader has ever written down, nobody can tell whether it was emptied and then fed again, and so
     /// it does not count while others are lost for good.
     pub(super) fn needs_the_lost(&self) -> bool {
         let voters = self.checks.configurations.latest();
@@ -61,7 +61,7 @@ impl World {
                 |up: &Process| up.node.membership().members.get(&id).is_some_and(|member| member.disk.is_some());
             up().any(names)
         };
-        let counts = |up: &Process| up.node.raft().log().last().index > Index::ZERO || is_named(up.node.raft().id());
+        let counts = |up: &Process| is_named(up.node.raft().id());
         let firm = |id: NodeId| self.hosts.get(&id).and_then(|host| host.up.as_ref()).is_some_and(counts);
         let lost = self.hosts.iter().any(|(id, host)| host.given_up && voters.is_voter(*id));
         lost && !decides(voters, firm)

@@ -143,6 +143,19 @@ impl Checks {
         self.lives[&node].ghost.is_some()
     }
 
+    /// How many entries that node's disk holds, with those that a snapshot stands for.
+    pub fn durable(&self, node: NodeId) -> usize {
+        self.lives[&node].durable.log.len()
+    }
+
+    /// Whether the other node's disk holds a log at least as long as the one that a node's disk held and has not got
+    /// back, if there is such a log.
+    pub fn covers_ghost(&self, node: NodeId, other: NodeId) -> bool {
+        let last = |image: &Image| (image.log.last().map(|(term, _)| *term), image.log.len());
+        let held = self.lives[&node].ghost.as_ref().map(last);
+        held.is_none_or(|held| last(&self.lives[&other].durable) >= held)
+    }
+
     /// What is known of a node, at the moment when its disk is copied.
     pub fn copy(&self, node: NodeId) -> Life {
         self.lives[&node].clone()

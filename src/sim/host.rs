@@ -5,7 +5,6 @@ use super::checks::{Image, Life};
 use super::disk::SimDisk;
 use super::scenario::Scenario;
 use crate::apply::Applier;
-use crate::consensus;
 use crate::disk::Meter;
 use crate::machine::Kv;
 use crate::machine::seam::StateMachine;
@@ -52,6 +51,11 @@ impl Clock {
     /// A clock that is off by that much, and fast by so many millionths.
     pub fn new(offset: Duration, ppm: i64) -> Clock {
         Clock { offset: offset.as_nanos() as u64, ppm }
+    }
+
+    /// The clock jumps forward, as that of a virtual machine that was suspended.
+    pub fn jump(&mut self, by: Duration) {
+        self.offset += by.as_nanos() as u64;
     }
 
     /// What it shows at that moment of the world.
@@ -223,14 +227,7 @@ impl Host {
         let newest = store.newest().map_err(fault)?;
         let snapshot = bring_together(&mut journal, &mut recovered, newest)?;
         let image = image(&recovered)?;
-        let raft_options = consensus::Options {
-            window_bytes: scenario.window_bytes,
-            append_bytes: scenario.append_bytes,
-            reserve_bytes: scenario.segment_bytes,
-            founding_wait: scenario.founding_wait,
-            mutants: scenario.mutants,
-            ..consensus::Options::default()
-        };
+        let raft_options = scenario.raft_options(self.id);
         let options =
             node::Options { mutants: scenario.mutants, cluster: CLUSTER, frees: Kv::frees, ..scenario.node.clone() };
         let mut applier = Applier::with(Kv::new(), scenario.sessions).breaking(scenario.mutants, self.id);

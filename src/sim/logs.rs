@@ -6,7 +6,7 @@ use super::host::Process;
 use super::world::{Happens, World};
 use crate::node::Event;
 use crate::types::digest::hash_numbers;
-use crate::types::{Mutants, NodeId, Write};
+use crate::types::{Mutants, NodeId, Time, Write};
 use crate::wal::{self, Fault, Journal, Task};
 use rand::RngExt;
 use std::time::Duration;
@@ -16,6 +16,9 @@ const IDLE: Duration = Duration::from_millis(10);
 
 /// How often it is looked how much room a disk has.
 const LOOKS: Duration = Duration::from_millis(200);
+
+/// How long a sync of a slow disk takes, in microseconds.
+const SLOW_MICROS: std::ops::RangeInclusive<u64> = 20_000..=200_000;
 
 /// After so many syncs, of whatever machine, one is held against the disk.
 const LOOK_EVERY: u64 = 64;
@@ -70,6 +73,8 @@ impl World {
     pub(super) fn write_on(&mut self, at: NodeId) -> checks::Result<()> {
         let (least, most) = self.scenario.sync;
         let took = Duration::from_nanos(self.rng.random_range(least.as_nanos() as u64..=most.as_nanos() as u64));
+        let is_slow = !self.calm && self.scenario.is_slow(at, self.now - Time::ZERO);
+        let took = if is_slow { took + Duration::from_micros(self.rng.random_range(SLOW_MICROS)) } else { took };
         let host = self.host(at);
         let life = host.life;
         let Some(up) = &mut host.up else { return Ok(()) };
@@ -80,7 +85,11 @@ impl World {
             Ok(0) => {}
             Ok(_) => {
                 up.syncing = true;
-                let took = took + std::mem::take(&mut host.stall);
+                let stall = std::mem::take(&mut host.stall);
+                if !stall.is_zero() {
+                    self.progress.unfit_until(at, self.now + took + stall);
+                }
+                let took = took + stall;
                 self.later(took, Happens::Synced { at, life });
             }
             Err(fault) => self.stops(at, &fault),

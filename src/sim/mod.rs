@@ -20,6 +20,7 @@ pub mod network;
 pub mod operator;
 mod order;
 mod pipelines;
+mod progress;
 mod quorums;
 pub mod run;
 pub mod scenario;

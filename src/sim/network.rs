@@ -32,7 +32,13 @@ pub struct Weather {
     pub doubling: u32,
     /// How many of a hundred take twenty times as long.
     pub stragglers: u32,
+    /// How many of a hundred messages on a cut link arrive late, when the link may have healed or either end restarted,
+    /// instead of never (datagrams only).
+    pub late: u32,
 }
+
+/// How late a message on a cut link arrives, at least and at most, in milliseconds.
+const LATE_MS: std::ops::RangeInclusive<u64> = 100..=4000;
 
 /// What arrives, and when.
 #[derive(Clone, Debug)]
@@ -127,6 +133,10 @@ impl Network {
         match self.weather.tier {
             Tier::Datagram => {
                 let mut arrivals = Vec::new();
+                if is_cut && self.weather.late > 0 && rng.random_range(0..100) < self.weather.late {
+                    let at = at + Duration::from_millis(rng.random_range(LATE_MS));
+                    arrivals.push(Arrival { at, link: 0, bytes: bytes.clone() });
+                }
                 if !is_cut && rng.random_range(0..100) >= self.weather.loss {
                     arrivals.push(Arrival { at, link: 0, bytes: bytes.clone() });
                     if !once && rng.random_range(0..100) < self.weather.doubling {

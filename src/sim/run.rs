@@ -29,6 +29,8 @@ pub struct Outcome {
     pub untold: bool,
     /// How many commands of pipelined connections were executed.
     pub pipelined: u64,
+    /// For how many windows of time a majority was healthy and had to make progress.
+    pub windows: u64,
     /// What became of its snapshots.
     pub snapshots: Taken,
     /// Whether it ended without a leader, since too many voters were lost for good: that it comes to rest was
@@ -44,10 +46,10 @@ impl Outcome {
         let Taken { taken, received, damaged, .. } = &self.snapshots;
         let damaged: u64 = damaged.iter().sum();
         let untold = if self.untold { " · ended: an older copy of a disk voted untold" } else { "" };
-        let Outcome { configurations, pipelined, .. } = self;
+        let Outcome { configurations, pipelined, windows, .. } = self;
         format!(
             "{configurations} configurations · {taken} snapshots taken, {received} received, {damaged} times one was found \
-             damaged · {pipelined} pipelined{untold}{}",
+             damaged · {pipelined} pipelined · {windows} windows of progress judged{untold}{}",
             if self.needs_the_lost { " · no leader: too many voters are lost for good" } else { "" }
         )
     }
@@ -85,14 +87,14 @@ impl fmt::Display for Violation {
     }
 }
 
-/// How long a world may go without a leader once all faults are over: ten election timeouts, and
-/// what it takes to switch the machines on.
-const LEADERLESS: Duration = Duration::from_millis(10 * 300 + 2000);
-/// In how many moments of it somebody is looked for who leads.
+/// What it takes to switch the machines on, once all faults are over.
+const SWITCHED_ON: Duration = Duration::from_secs(2);
+
+/// In how many moments of the time that is given to find a leader somebody is looked for who leads.
 const LOOKS: u32 = 100;
 
-/// So long nothing may change once all is at rest.
-const QUIET: Duration = Duration::from_millis(5 * 300);
+/// For so many of the longest election timeouts nothing may change once all is at rest.
+const QUIET: u32 = 5;
 
 /// Lets a world be hard for a while and then calm, and checks everything all along.
 ///
@@ -115,6 +117,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<Outcome, Violatio
             operations: world.history().answered() as u64,
             untold: world.checks.untold,
             pipelined: world.pipelines.order.executed(),
+            windows: world.progress.judged(),
             snapshots: world.snapshots.became,
             needs_the_lost,
             hash: world.hash,
@@ -171,7 +174,7 @@ fn comes_to_rest(world: &mut World) -> Result<bool, String> {
 /// A cluster at rest stays as it is: whoever left it, or was never of it, deposes nobody.
 fn quiet(world: &mut World) -> Result<(), String> {
     let before = world.highest_term();
-    pass(world, QUIET)?;
+    pass(world, world.scenario.election_max() * QUIET)?;
     match world.highest_term() {
         after if after == before => Ok(()),
         after => Err(format!("no rest: the term was {before}, and becomes {after}{}", world.standing())),
@@ -183,7 +186,7 @@ fn quiet(world: &mut World) -> Result<(), String> {
 fn finds_leader(world: &mut World) -> Result<bool, String> {
     let mut found = false;
     for _ in 0..LOOKS {
-        pass(world, LEADERLESS / LOOKS)?;
+        pass(world, (world.scenario.leaderless() + SWITCHED_ON) / LOOKS)?;
         found |= world.has_leader();
     }
     Ok(found)

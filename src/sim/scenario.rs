@@ -4,6 +4,7 @@ use super::clients::Load;
 use super::network::{Tier, Weather};
 use super::operator::Governance;
 use crate::apply::sessions;
+use crate::consensus;
 use crate::limits::{CHUNK_BYTES, SESSION_IDLE_MS_MAX, SESSIONS_MAX};
 use crate::node;
 use crate::types::{Membership, Mutants, NodeId};
@@ -42,10 +43,29 @@ pub struct Troubles {
     pub older: u32,
     /// A bit of a snapshot turns over.
     pub rot_snapshot: u32,
+    /// The monotonic clock of a machine jumps forward.
+    pub clock_jump: u32,
 }
 
 /// So many machines there are at most.
 const MACHINES: u64 = 7;
+
+/// The storm is so many times as long where troubles are few: a machine that is away for seconds comes back in it.
+const LASTING_STORM: u32 = 2;
+
+/// The share of an election timeout that every node has, in percent.
+const ELECTION_PERCENT: u64 = 100;
+
+/// One machine whose syncs take tens of milliseconds for a long time, as on a disk that shares its queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlowDisk {
+    /// The machine.
+    pub node: NodeId,
+    /// When it begins.
+    pub from: Duration,
+    /// When it ends, if it ends before the storm.
+    pub until: Duration,
+}
 
 /// What a world is like.
 #[derive(Clone, Debug)]
@@ -70,6 +90,12 @@ pub struct Scenario {
     pub weather: Weather,
     /// The shortest and the longest sync.
     pub sync: (Duration, Duration),
+    /// The machine whose disk is slow for long, if there is one.
+    pub slow_disk: Option<SlowDisk>,
+    /// Whether troubles are few and last long: a majority that is left alone must then make progress.
+    pub lasting: bool,
+    /// The election timeouts of each machine, in percent of the default.
+    pub election_percent: [u64; MACHINES as usize],
     /// The longest that a machine takes to apply what it is given.
     pub apply: Duration,
     /// How large segments are.
@@ -118,6 +144,73 @@ impl Scenario {
         Membership::founding((1..=self.nodes).filter_map(NodeId::new).map(|id| (id, format!("{id}:1"))))
     }
 
+    /// The options of a node's Raft. The election timeouts may differ from node to node.
+    pub fn raft_options(&self, node: NodeId) -> consensus::Options {
+        let default = consensus::Options::default();
+        let percent = self.election_percent[(node.get() as usize - 1) % self.election_percent.len()] as u32;
+        consensus::Options {
+            election_min: default.election_min * percent / 100,
+            election_max: default.election_max * percent / 100,
+            window_bytes: self.window_bytes,
+            append_bytes: self.append_bytes,
+            reserve_bytes: self.segment_bytes,
+            founding_wait: self.founding_wait,
+            mutants: self.mutants,
+            ..default
+        }
+    }
+
+    /// The longest election timeout of any node.
+    pub fn election_max(&self) -> Duration {
+        let longest = self.election_percent.iter().max().copied().unwrap_or(ELECTION_PERCENT) as u32;
+        consensus::Options::default().election_max * longest / 100
+    }
+
+    /// How long a healthy cluster may take to elect a leader and to commit: ten election timeouts.
+    pub fn leaderless(&self) -> Duration {
+        self.election_max() * 10
+    }
+
+    /// Whether the disk of that node is slow after so much time.
+    pub fn is_slow(&self, node: NodeId, after: Duration) -> bool {
+        self.slow_disk.is_some_and(|slow| slow.node == node && (slow.from..slow.until).contains(&after))
+    }
+
+    /// Draws what came later, each from a generator of its own, so that all else of a seed stays as it was.
+    fn draw_apart(mut self) -> Scenario {
+        let apart = |constant: u64| SmallRng::seed_from_u64(self.seed ^ constant);
+        let mut rng = apart(0x6c61_7374_696e_6721);
+        self.lasting = rng.random_range(0..4) == 0;
+        if self.lasting {
+            self.storm *= LASTING_STORM;
+            self.troubles.older = self.troubles.older.max(if self.nodes >= 3 { rng.random_range(0..=6) } else { 0 });
+        }
+        let mut rng = apart(0x736c_6f77_6469_736b);
+        if rng.random_range(0..4) == 0 {
+            let node = NodeId::new(rng.random_range(1..=self.nodes)).expect("numbers from one on");
+            let storm = self.storm.as_millis() as u64;
+            let (from, until) = match rng.random_range(0..2) {
+                0 => (0, storm),
+                _ => (rng.random_range(0..=storm / 2), rng.random_range(storm / 2..=storm)),
+            };
+            let ms = Duration::from_millis;
+            self.slow_disk = Some(SlowDisk { node, from: ms(from), until: ms(until) });
+        }
+        let mut rng = apart(0x656c_6563_7469_6f6e);
+        if rng.random_range(0..3) == 0 {
+            self.election_percent = std::array::from_fn(|_| rng.random_range(ELECTION_PERCENT..=2 * ELECTION_PERCENT));
+        }
+        let mut rng = apart(0x636c_6f63_6b6a_756d);
+        self.troubles.clock_jump = [0, 0, 0, 8][rng.random_range(0..4)];
+        if self.troubles.clock_jump > 0 {
+            // The cluster's clock runs ahead by as much as a leader's clock jumps, and no history knows how far.
+            self.load.mortal = 0;
+        }
+        let mut rng = apart(0x6c61_7465_6d73_6773);
+        self.weather.late = [0, 0, 5, 40][rng.random_range(0..4)];
+        self
+    }
+
     fn govern(mut self) -> Scenario {
         let mut rng = SmallRng::seed_from_u64(self.seed ^ 0x6d65_6d62_6572_7321);
         self.spares = if self.nodes < MACHINES { rng.random_range(1..=MACHINES - self.nodes) } else { 0 };
@@ -129,6 +222,17 @@ impl Scenario {
 
     /// The world of that seed, in which they do not.
     pub fn draw_steady(seed: u64, storm: Duration) -> Scenario {
+        Scenario::draw_short(seed, storm).draw_apart()
+    }
+
+    /// The same without slow disks, uneven election timeouts, clock jumps, late messages, and troubles that last; in
+    /// which the members change.
+    pub fn draw_short_governed(seed: u64, storm: Duration) -> Scenario {
+        Scenario::draw_short(seed, storm).govern()
+    }
+
+    /// The same, in which they do not.
+    pub fn draw_short(seed: u64, storm: Duration) -> Scenario {
         let mut rng = SmallRng::seed_from_u64(seed ^ 0x6472_6176_6573_696d);
         let rng = &mut rng;
         let nodes = [1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 5, 5, 7][rng.random_range(0..14)];
@@ -148,6 +252,9 @@ impl Scenario {
             } else {
                 (Duration::from_millis(2), Duration::from_millis(60))
             },
+            slow_disk: None,
+            lasting: false,
+            election_percent: [ELECTION_PERCENT; MACHINES as usize],
             apply: Duration::ZERO,
             segment_bytes: [8 << 10, 16 << 10, 64 << 10, 1 << 20][rng.random_range(0..4)],
             skew: [0, 0, 10, 60][rng.random_range(0..4)],
@@ -210,6 +317,7 @@ fn troubles(rng: &mut SmallRng, nodes: u64) -> Troubles {
         rot: weight(2),
         older: 0,
         rot_snapshot: 0,
+        clock_jump: 0,
     };
     if nodes < 3 {
         // A disk that is lost takes a majority with it.
@@ -228,6 +336,7 @@ fn weather(rng: &mut SmallRng) -> Weather {
         loss: if harsh { [0, 2, 10, 30][rng.random_range(0..4)] } else { 0 },
         doubling: if harsh { [0, 2, 30][rng.random_range(0..3)] } else { 0 },
         stragglers: [0, 1, 5][rng.random_range(0..3)],
+        late: 0,
     }
 }
 

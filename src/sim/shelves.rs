@@ -124,6 +124,7 @@ impl World {
     }
 
     pub(super) fn receives(&mut self, at: NodeId, from: NodeId, chunk: Chunk) -> checks::Result<()> {
+        self.progress.unfit_until(at, self.now);
         let Chunk { snapshot, total, offset, bytes } = chunk;
         self.job(at, Job::Receive { from, snapshot, total, offset, bytes })
     }

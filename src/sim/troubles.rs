@@ -11,6 +11,12 @@ use crate::types::NodeId;
 use rand::RngExt;
 use std::time::Duration;
 
+/// The time between two troubles, on average, where they are few and last long.
+const LASTING_EVERY: Duration = Duration::from_secs(3);
+
+/// Troubles that last are so many times as long as others.
+const LASTING_TIMES: u64 = 3;
+
 /// One kind of trouble.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
@@ -29,9 +35,10 @@ enum Kind {
     Rot,
     Older,
     RotSnapshot,
+    ClockJump,
 }
 
-fn weights(troubles: &Troubles) -> [(Kind, u32); 15] {
+fn weights(troubles: &Troubles) -> [(Kind, u32); 16] {
     [
         (Kind::Power, troubles.power),
         (Kind::Kill, troubles.kill),
@@ -48,6 +55,7 @@ fn weights(troubles: &Troubles) -> [(Kind, u32); 15] {
         (Kind::Rot, troubles.rot),
         (Kind::Older, troubles.older),
         (Kind::RotSnapshot, troubles.rot_snapshot),
+        (Kind::ClockJump, troubles.clock_jump),
     ]
 }
 
@@ -57,7 +65,7 @@ impl World {
         if self.calm {
             return Ok(());
         }
-        let every = self.scenario.every.as_nanos() as u64;
+        let every = if self.scenario.lasting { LASTING_EVERY } else { self.scenario.every }.as_nanos() as u64;
         let next = Duration::from_nanos(self.rng.random_range(1..=2 * every));
         self.later(next, Happens::Trouble);
         let weights = weights(&self.scenario.troubles);
@@ -75,7 +83,13 @@ impl World {
         self.faults += 1;
         let at = self.anyone();
         self.say(|| format!("trouble for {at}: {kind:?}"));
-        self.bring(kind, at)
+        self.bring(kind, at)?;
+        // Cuts are noted by themselves, and who copies a disk disturbs nobody. Whoever is brought down is noted then.
+        if !matches!(kind, Kind::Partition | Kind::OneWay | Kind::Mend | Kind::Blackout | Kind::Older) {
+            self.progress.unfit_until(at, self.now);
+        }
+        self.note_unfit();
+        Ok(())
     }
 
     fn anyone(&mut self) -> NodeId {
@@ -84,6 +98,7 @@ impl World {
     }
 
     fn a_while(&mut self, most_ms: u64) -> Duration {
+        let most_ms = if self.scenario.lasting { most_ms * LASTING_TIMES } else { most_ms };
         Duration::from_millis(self.rng.random_range(1..=most_ms))
     }
 
@@ -146,8 +161,20 @@ impl World {
             Kind::Rot => self.rot(at),
             Kind::Older => self.older(at),
             Kind::RotSnapshot => self.rot_snapshot(at),
+            Kind::ClockJump => self.jump_clock(at),
         }
         Ok(())
+    }
+
+    /// The clock of a machine jumps forward, and what is due by it then is due at once.
+    fn jump_clock(&mut self, at: NodeId) {
+        let by = Duration::from_millis(self.rng.random_range(100..=5000));
+        let host = self.host(at);
+        host.clock.jump(by);
+        if let Some(up) = &mut host.up {
+            up.tick_at = None;
+        }
+        self.schedule(at);
     }
 
     fn down(&mut self, at: NodeId, how: Crash, most_ms: u64) {

@@ -9,6 +9,7 @@ use super::host::{Clock, Host};
 use super::network::{Network, Said, Tier};
 use super::operator::Operator;
 use super::pipelines::{FIRST_CONNECTION, Pipelines};
+use super::progress::Progress;
 use super::scenario::Scenario;
 use super::shelves::Snapshots;
 use crate::consensus::message::Envelope;
@@ -104,6 +105,7 @@ pub struct World {
     pub(super) faults: u64,
     pub(super) syncs: u64,
     pub(super) snapshots: Snapshots,
+    pub(super) progress: Progress,
     pub(super) calm: bool,
     pub(super) trace: Option<Trace>,
 }
@@ -136,6 +138,7 @@ impl World {
             faults: 0,
             syncs: 0,
             snapshots: Snapshots::default(),
+            progress: Progress::default(),
             calm: false,
             trace: None,
             scenario,
@@ -193,6 +196,7 @@ impl World {
         let Some(((when, _), happens)) = self.queue.pop_first() else { return Ok(false) };
         self.now = when;
         self.steps += 1;
+        self.watch_progress()?;
         self.happen(happens)?;
         Ok(true)
     }
@@ -321,6 +325,7 @@ impl World {
         host.disk.crash(&mut rng, how);
         host.shelf.crash(&mut rng, how);
         host.paused = Time::ZERO;
+        self.progress.unfit_until(at, self.now);
         self.say(|| format!("{at} crashes: {how:?}"));
         if was_up && how == Crash::Kill && self.network.tier() == Tier::Stream {
             // The kernel closes what the process had open.
@@ -460,7 +465,7 @@ impl World {
         self.checks.stands(at, Standing { term, leads, commit, defined }, uses)
     }
 
-    fn schedule(&mut self, at: NodeId) {
+    pub(super) fn schedule(&mut self, at: NodeId) {
         let now = self.now;
         let host = self.host(at);
         let Some(up) = &mut host.up else { return };
