@@ -30,11 +30,24 @@ pub struct Weather {
     pub loss: u32,
     /// How many of a hundred come twice (datagrams only).
     pub doubling: u32,
-    /// How many of a hundred take twenty times as long.
+    /// How many of a hundred take twenty times as long, and hold up what is behind them on a stream.
     pub stragglers: u32,
     /// How many of a hundred messages on a cut link arrive late, when the link may have healed or either end restarted,
     /// instead of never (datagrams only).
     pub late: u32,
+}
+
+/// So many times as long as others do some messages take.
+const STRAGGLER_TIMES: u32 = 20;
+
+/// A network on which one message in twenty takes longer than this is not one on which a leader is heard in time.
+const TIMELY: Duration = Duration::from_millis(150);
+
+impl Weather {
+    /// Whether heartbeats arrive within the shortest election timeout.
+    pub fn is_timely(&self) -> bool {
+        self.stragglers == 0 || (self.delay + self.jitter) * STRAGGLER_TIMES <= TIMELY
+    }
 }
 
 /// How late a message on a cut link arrives, at least and at most, in milliseconds.
@@ -122,7 +135,7 @@ impl Network {
     pub fn delay(&self, rng: &mut SmallRng) -> Duration {
         let jitter = Duration::from_nanos(rng.random_range(0..=self.weather.jitter.as_nanos() as u64));
         let delay = self.weather.delay + jitter;
-        if rng.random_range(0..100) < self.weather.stragglers { delay * 20 } else { delay }
+        if rng.random_range(0..100) < self.weather.stragglers { delay * STRAGGLER_TIMES } else { delay }
     }
 
     /// Sends it: what arrives of it, perhaps nothing, perhaps in parts, perhaps twice unless it is said `once`.

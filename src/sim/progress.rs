@@ -96,7 +96,7 @@ impl World {
     /// Looks at the nodes now and then, and judges a window that is over.
     pub(super) fn watch_progress(&mut self) -> checks::Result<()> {
         let loss = self.scenario.weather.loss;
-        if self.calm || self.now < self.progress.next || loss > JUDGED_LOSS {
+        if self.calm || self.now < self.progress.next || loss > JUDGED_LOSS || !self.scenario.weather.is_timely() {
             return Ok(());
         }
         self.progress.next = self.now + LOOKS;
