@@ -221,11 +221,9 @@ impl Replay<'_> {
             )));
         }
         if header.number != number {
-            return Err(Fault::Foreign(format!(
-                "{} says it is segment {}: it was renamed. Nothing was changed.",
-                file_name(number),
-                header.number
-            )));
+            // A write that landed in the wrong file leaves this too.
+            let what = format!("it says it is segment {}: it was renamed, or overwritten", header.number);
+            return Err(self.corrupt(number, 0, what, Index::ZERO));
         }
         Ok(header)
     }

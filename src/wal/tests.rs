@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::codec;
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 use crate::sim::disk::{Crash, SimDisk};
 use crate::types::*;
 use bytes::Bytes;
@@ -183,6 +183,21 @@ fn another_nodes_journal_is_not_opened() {
     drop(open(&disk));
     let other = Options { node: NodeId::new(2).unwrap(), ..options() };
     assert!(matches!(Journal::open(disk, other, None), Err(Fault::Foreign(_))));
+}
+
+#[test]
+fn header_of_another_segment_is_damage() {
+    let disk = SimDisk::new();
+    let (mut journal, recovered) = open(&disk);
+    let mut view = recovered.view;
+    for id in 1..=20 {
+        push(&mut journal, &mut view, write(id, 1, id * 4 - 3..=id * 4));
+    }
+    let header = disk.seen(&format::file_name(1)).unwrap()[..format::SEGMENT_HEADER].to_vec();
+    disk.open(&format::file_name(2)).unwrap().write_at(0, &header).unwrap();
+    let fault = Journal::open(disk, options(), Some(&founding())).err().unwrap();
+    assert!(fault.to_string().starts_with("0000000002.wal: byte 0: it says it is segment 1"), "{fault}");
+    assert_eq!(fault.exit_code(), 5);
 }
 
 #[test]
