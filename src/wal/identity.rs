@@ -3,6 +3,7 @@
 //! The file `identity` is what keeps a directory from being used by another node or another cluster,
 //! and what tells a log that is gone from one that never was.
 
+use super::load::read_whole;
 use super::report::{Fault, Result};
 use super::side::io;
 use crate::codec::Reader;
@@ -42,14 +43,12 @@ pub struct Identity {
 impl Identity {
     /// What the directory says, if it says anything.
     pub fn read<D: Disk>(disk: &D) -> Result<Option<Identity>> {
-        let file = match disk.open(NAME) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            opened => opened.map_err(io("open", NAME))?,
-        };
-        let mut bytes = vec![0; BYTES];
-        let read = file.read_at(0, &mut bytes).map_err(io("read", NAME))?;
-        bytes.truncate(read);
-        Identity::decode(&bytes.into()).map(Some)
+        match read_whole(disk, NAME) {
+            Err(Fault::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+            // The disk cannot read it.
+            Err(Fault::Corrupt { what, .. }) => Err(damaged(&what)),
+            bytes => Identity::decode(&bytes?).map(Some),
+        }
     }
 
     /// Writes it, durably, in the place of what was there.
@@ -131,15 +130,6 @@ impl Identity {
 
     /// From bytes.
     pub fn decode(bytes: &Bytes) -> Result<Identity> {
-        let damaged = |what: &str| Fault::Corrupt {
-            file: NAME.to_owned(),
-            offset: 0,
-            what: what.to_owned(),
-            lost: "none".to_owned(),
-            advice: "Whose directory this is cannot be told; bring the file back from a backup: node, cluster and disk \
-                     in it never change. Never start a node with an empty directory under an id that was in use. \
-                     Nothing was changed.",
-        };
         if bytes.get(..8).is_none_or(|magic| magic != MAGIC) {
             return Err(damaged("it does not begin with `draveid`"));
         }
@@ -171,6 +161,19 @@ impl Identity {
     }
 }
 
+/// The fault of an identity that cannot be believed.
+fn damaged(what: &str) -> Fault {
+    Fault::Corrupt {
+        file: NAME.to_owned(),
+        offset: 0,
+        what: what.to_owned(),
+        lost: "none".to_owned(),
+        advice: "Whose directory this is cannot be told; bring the file back from a backup: node, cluster and disk \
+                 in it never change. Never start a node with an empty directory under an id that was in use. \
+                 Nothing was changed.",
+    }
+}
+
 /// The first half of a cluster's name, as people read it.
 pub fn short(cluster: ClusterId) -> String {
     cluster.to_string()[..8].to_owned()
@@ -181,6 +184,7 @@ mod tests {
     use super::*;
     use crate::disk::FsDisk;
     use crate::disk::fs::Syncs;
+    use crate::sim::disk::SimDisk;
 
     fn sample() -> Identity {
         let node = NodeId::new(1).unwrap();
@@ -224,6 +228,16 @@ mod tests {
         unknown.check_log("d1", None).unwrap();
         assert_eq!(of_5.check_log("d1", Some(LogId(6))).unwrap_err().exit_code(), 78);
         assert_eq!(of_5.check_log("d1", None).unwrap_err().exit_code(), 5);
+    }
+
+    #[test]
+    fn unreadable_sector_is_damage_and_not_an_error_of_the_moment() {
+        let disk = SimDisk::new();
+        sample().write(&disk).unwrap();
+        disk.lose_sector(NAME, 0);
+        let fault = Identity::read(&disk).unwrap_err();
+        assert!(fault.to_string().contains("the disk cannot read it"), "{fault}");
+        assert_eq!(fault.exit_code(), 5);
     }
 
     #[test]
