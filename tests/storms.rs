@@ -4,6 +4,7 @@
 //! `DRAVE_SEEDS=100000 cargo test --release --test storms` goes on for longer; `DRAVE_SEED=N` begins
 //! elsewhere.
 
+use drave::sim::scenario::Troubles;
 use drave::sim::{Scenario, run};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,6 +73,31 @@ fn damaged_snapshots_are_found_and_replaced() {
     }
     println!("found damaged: {found:?} (when read back, when received, when the sender read its own again)");
     assert!(found.iter().all(|found| *found > 0), "{found:?}");
+}
+
+/// Disks that are damaged beneath a process that runs, write to the wrong place, or call a sync done that they have
+/// not done, on a minority of machines; and disks that are full when a process starts on them. All is found, or the
+/// machine is told that it has lost something.
+#[test]
+fn disks_that_rot_misdirect_and_lie_lose_nothing() {
+    let (mut lost_writes, mut full_starts) = (0, 0);
+    for seed in 0..120 {
+        let mut scenario = Scenario::draw_steady(seed, Duration::from_secs(10));
+        scenario.nodes = 3 + 2 * (seed / 3 % 2);
+        let crashes = Troubles { power: 10, kill: 4, midway: 2, ..Troubles::default() };
+        scenario.troubles = match seed % 3 {
+            0 => Troubles { lie: 12, ..crashes },
+            1 => Troubles { rot_running: 4, misdirect: 6, ..crashes },
+            _ => Troubles { full: 10, ..crashes },
+        };
+        (scenario.every, scenario.lasting) = (Duration::from_millis(300), false);
+        (scenario.load.clients, scenario.load.think) = (4, Duration::from_millis(20));
+        let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
+        lost_writes += outcome.lost_writes;
+        full_starts += outcome.full_starts;
+    }
+    println!("{lost_writes} times writes were lost, {full_starts} starts without room");
+    assert!(lost_writes > 0 && full_starts > 0, "{lost_writes} {full_starts}");
 }
 
 #[test]

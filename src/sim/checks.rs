@@ -1,12 +1,14 @@
 //! Raft's five properties, and what must hold around them, looked at after every step.
 //!
 //! Checked against what the nodes *do* (what they write, send, commit and apply), not against what
-//! they say of themselves. Which configuration a node must use, its log says: `quorums`.
+//! they say of themselves. Which configuration a node must use, its log says: `quorums`. What must be found on
+//! its disk: `recovery`.
 
 use super::quorums::Configurations;
+use super::recovery::Lie;
 use crate::consensus::message::{Ask, Envelope, Message};
 use crate::consensus::quorum::decides;
-use crate::types::{Entry, HardState, Index, Membership, NodeId, Position, Term, Write};
+use crate::types::{DiskId, Entry, HardState, Index, Membership, NodeId, Position, Term, Write};
 use std::collections::BTreeMap;
 
 /// What was violated, in words.
@@ -37,13 +39,13 @@ impl Image {
     }
 
     /// A snapshot takes the place of the log: of what was committed, that is.
-    fn restart(&mut self, write: &Write, ledger: &[Stamp]) {
+    pub(super) fn restart(&mut self, write: &Write, ledger: &[Stamp]) {
         if let Some(base) = &write.base {
             self.log = ledger[..base.position.index.0 as usize].to_vec();
         }
     }
 
-    fn put(&mut self, entry: &Entry) {
+    pub(super) fn put(&mut self, entry: &Entry) {
         self.log.truncate(entry.position.index.0 as usize - 1);
         self.log.push((entry.position.term, entry.checksum));
     }
@@ -51,11 +53,11 @@ impl Image {
 
 /// What a node has said of its disk, in messages that have left it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Claims {
+pub(super) struct Claims {
     /// The highest term that it spoke in.
-    term: Term,
+    pub(super) term: Term,
     /// The highest position that it said it holds.
-    position: Position,
+    pub(super) position: Position,
 }
 
 impl Claims {
@@ -68,23 +70,25 @@ impl Claims {
 #[derive(Clone, Debug, Default)]
 pub struct Life {
     /// What is surely on the disk.
-    durable: Image,
+    pub(super) durable: Image,
     /// What was written and not synced, in order.
-    unsynced: Vec<Write>,
+    pub(super) unsynced: Vec<Write>,
     /// All of it.
-    seen: Image,
-    commit: Index,
-    leads: Option<Term>,
+    pub(super) seen: Image,
+    pub(super) commit: Index,
+    pub(super) leads: Option<Term>,
     /// The configuration it used when it was last looked at: by that one it commits, and may then adopt another
     /// in the same moment.
-    used: (Index, Membership),
+    pub(super) used: (Index, Membership),
     /// What its disk held before it was emptied, or before an older copy was brought back, until it holds as much
     /// again.
-    ghost: Option<Image>,
+    pub(super) ghost: Option<Image>,
     /// What it said in all its lives on this disk.
-    claims: Claims,
+    pub(super) claims: Claims,
     /// What it was told of that, since an older copy of its disk was brought back.
-    told: Option<Claims>,
+    pub(super) told: Option<Claims>,
+    /// What its disk has surely, since it called something synced that was not.
+    pub(super) lie: Option<Lie>,
 }
 
 /// What a node leads and commits, and would commit by the definition.
@@ -103,7 +107,9 @@ pub struct Standing {
 /// What is checked, and what must be remembered for it.
 #[derive(Clone, Debug, Default)]
 pub struct Checks {
-    lives: BTreeMap<NodeId, Life>,
+    pub(super) lives: BTreeMap<NodeId, Life>,
+    /// What each node's disk is known by.
+    pub(super) disks: BTreeMap<NodeId, DiskId>,
     /// Who led each term.
     leaders: BTreeMap<Term, NodeId>,
     /// Whom each node voted for in each term, over all its lives.
@@ -111,7 +117,7 @@ pub struct Checks {
     /// Every entry ever written, by position, with what stood before it.
     entries: BTreeMap<Position, (u32, Option<Stamp>)>,
     /// What was committed, in order.
-    ledger: Vec<Stamp>,
+    pub(super) ledger: Vec<Stamp>,
     /// Who belongs to the cluster, by each node's log.
     pub(super) configurations: Configurations,
     /// In which term each of these was.
@@ -199,7 +205,7 @@ impl Checks {
         self.lives[&node].durable.log.is_empty()
     }
 
-    fn life(&mut self, node: NodeId) -> &mut Life {
+    pub(super) fn life(&mut self, node: NodeId) -> &mut Life {
         self.lives.get_mut(&node).expect("every node has a life")
     }
 
@@ -250,6 +256,7 @@ impl Checks {
         let count = life.unsynced.iter().take_while(|write| write.id <= upto).count();
         for write in life.unsynced.drain(..count) {
             life.durable.apply(&write, &self.ledger);
+            life.lie.iter_mut().for_each(|lie| lie.since.push(write.clone()));
         }
         if life.ghost.as_ref().is_some_and(|ghost| ghost.log.len() <= life.durable.log.len()) {
             life.ghost = None;
@@ -390,14 +397,19 @@ impl Checks {
     }
 
     /// What a node was the first to commit must be on the disks of a majority, by the configuration that its
-    /// log says it must use (§6).
+    /// log says it must use (§6), and by which these disks are known.
     fn held_by_most(&self, node: NodeId, new: usize) -> Result<()> {
         for at in self.ledger.len() - new..self.ledger.len() {
             let holds = |image: &Image| image.log.get(at) == Some(&self.ledger[at]);
             let held = |life: &Life| holds(&life.durable) || life.ghost.as_ref().is_some_and(holds);
+            let ghost = |id: NodeId| self.lives.get(&id).is_some_and(|life| life.ghost.as_ref().is_some_and(holds));
             let membership = self.configurations.of(node);
             let before = &self.lives[&node].used.1;
-            let by = |membership: &Membership| decides(membership, |id| self.lives.get(&id).is_some_and(held));
+            let named = |membership: &Membership, id: NodeId| membership.disk(id) == self.disks.get(&id).copied();
+            let counts = |membership: &Membership, id: NodeId| {
+                ghost(id) || (named(membership, id) && self.lives.get(&id).is_some_and(held))
+            };
+            let by = |membership: &Membership| decides(membership, |id| counts(membership, id));
             if !by(before) && !by(membership) {
                 let holders: Vec<String> =
                     self.lives.iter().filter(|(_, life)| held(life)).map(|(id, _)| id.to_string()).collect();
@@ -410,6 +422,8 @@ impl Checks {
 
     fn rises(&mut self, node: NodeId, leads: Option<Term>) -> Result<()> {
         let Some(term) = leads else { return Ok(()) };
+        // One that is the only voter of an older copy asks nobody.
+        self.votes_untold(node)?;
         let first = *self.leaders.entry(term).or_insert(node);
         if first != node {
             return Err(format!("Election Safety: {first} and {node} both lead term {term}"));
@@ -446,28 +460,6 @@ impl Checks {
         Ok(())
     }
 
-    /// What is found on a node's disk, if only what was synced is there: at least that.
-    pub fn holds(&self, node: NodeId, found: Image) -> Result<()> {
-        let found = self.complete(node, found)?;
-        let promised = &self.lives[&node].durable;
-        // More may have been synced than was reported: a large batch is written in pieces.
-        let log = found.log.get(..promised.log.len()) == Some(&promised.log);
-        if !log || found.hard_state.term < promised.hard_state.term {
-            let (held, said) = (found.log.len(), promised.log.len());
-            return Err(format!("the disk of {node} holds {held} entries, and {said} were said to be on it"));
-        }
-        Ok(())
-    }
-
-    /// A log, with what was let go of: that was committed.
-    fn complete(&self, node: NodeId, image: Image) -> Result<Image> {
-        let Image { hard_state, base, log } = image;
-        let Some(gone) = self.ledger.get(..base.0 as usize) else {
-            return Err(format!("{node} has let go of everything up to {base}, and not all of it is committed"));
-        };
-        Ok(Image { hard_state, base: Index::ZERO, log: [gone, &log].concat() })
-    }
-
     /// A node lets go of its log up to there: a snapshot on its disk, if only what was synced is there,
     /// must hold as much.
     pub fn releases(&self, node: NodeId, upto: Index, snapshot: Option<Index>) -> Result<()> {
@@ -491,56 +483,5 @@ impl Checks {
             }
             _ => Ok(()),
         }
-    }
-
-    /// A node comes back with what its journal recovered: everything that was synced, and of what
-    /// was not a beginning, in order, and nothing else.
-    pub fn recovers(&mut self, node: NodeId, recovered: Image) -> Result<()> {
-        let restarted = recovered.base.0 as usize;
-        let recovered = self.complete(node, recovered)?;
-        let life = self.lives.get_mut(&node).expect("every node has a life");
-        let mut image = life.durable.clone();
-        // A snapshot that it had, and its journal did not know yet, may have taken the place of a log that
-        // does not hold it.
-        let held = restarted.checked_sub(1).and_then(|at| image.log.get(at).copied());
-        let gave_way = restarted > 0 && recovered.log.len() == restarted && held != recovered.log.last().copied();
-        let term = recovered.log.last().map_or(Term(0), |(term, _)| *term);
-        let raised = |hard: HardState| HardState { term, vote: None, ..hard };
-        let hard = |hard: HardState| {
-            hard == recovered.hard_state || (hard.term < term && recovered.hard_state == raised(hard))
-        };
-        let mut fits = image == recovered || (gave_way && hard(image.hard_state));
-        for write in &life.unsynced {
-            image.restart(write, &self.ledger);
-            fits |= gave_way && write.hard_state.is_some_and(hard);
-            // Within a write the hard state comes first, then the entries one by one.
-            image.hard_state = write.hard_state.unwrap_or(image.hard_state);
-            fits |= image == recovered;
-            for entry in &write.entries {
-                image.put(entry);
-                fits |= image == recovered;
-            }
-        }
-        if !fits {
-            let (held, promised) = (recovered.log.len(), life.durable.log.len());
-            let (now, then) = (recovered.hard_state, life.durable.hard_state);
-            return Err(format!(
-                "the journal of {node} came back with {held} entries and {now:?}; {promised} and {then:?} were synced, \
-                 and no beginning of what was written explains it"
-            ));
-        }
-        self.configurations.begins(node, &recovered.log);
-        *life = Life {
-            ghost: life.ghost.take(),
-            claims: life.claims,
-            told: life.told,
-            durable: recovered.clone(),
-            unsynced: Vec::new(),
-            seen: recovered,
-            commit: Index::ZERO,
-            leads: None,
-            used: Default::default(),
-        };
-        Ok(())
     }
 }

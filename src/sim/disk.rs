@@ -4,8 +4,11 @@
 //! A power loss keeps any subset of the unsynced 512-byte sectors and any subset of the unsynced
 //! changes of names. A killed process loses nothing, but leaves unsynced what was unsynced.
 
+mod file;
+
 use crate::disk::{Disk, DiskFile};
 use bytes::Bytes;
+use file::FileState;
 use rand::{Rng, RngExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -58,6 +61,9 @@ struct State {
     stopped: bool,
     fail_at: Option<u64>,
     fail_sync: bool,
+    lie_sync: bool,
+    has_lied: bool,
+    misdirect: Option<u64>,
     volume: Arc<Mutex<Volume>>,
     last_write: usize,
     /// Every operation that changes something fails.
@@ -76,20 +82,6 @@ enum NameChange {
     Create(String, u64),
     Rename(String, String),
     Remove(String),
-}
-
-/// Invariant: the durable image is `bytes` with every sector of `unsynced` and `forgotten` put back.
-#[derive(Clone, Debug, Default)]
-struct FileState {
-    bytes: Vec<u8>,
-    durable_size: usize,
-    /// Sectors written since the last sync, with what the disk itself holds there.
-    unsynced: BTreeMap<usize, Box<[u8; SECTOR]>>,
-    /// The same after a sync that failed: the kernel calls these pages clean and will not write
-    /// them again, however often it is asked.
-    forgotten: BTreeMap<usize, Box<[u8; SECTOR]>>,
-    /// Sectors that cannot be read until they are written.
-    unreadable: BTreeSet<usize>,
 }
 
 /// One file of a simulated directory.
@@ -153,9 +145,11 @@ impl SimDisk {
         state.stopped = false;
         state.fail_at = None;
         state.fail_sync = false;
+        (state.lie_sync, state.misdirect) = (false, None);
         state.broken = false;
         if how == Crash::Power {
             state.boot += 1;
+            state.has_lied = false;
             state.lose(rng);
         }
     }
@@ -190,9 +184,26 @@ impl SimDisk {
         self.lock().fail_sync = true;
     }
 
+    /// The next sync of a file does nothing and says that it did: a power loss takes what it should have written,
+    /// unless that is written again.
+    pub fn lie_next_sync(&self) {
+        self.lock().lie_sync = true;
+    }
+
+    /// Whether a sync has lied since the power was last lost.
+    pub fn has_lied(&self) -> bool {
+        self.lock().has_lied
+    }
+
+    /// The next write within the log goes to some other place of it, as `draw` has it, and is called done.
+    pub fn misdirect_next_write(&self, draw: u64) {
+        self.lock().misdirect = Some(draw);
+    }
+
     /// Forgets the faults that were set and have not come true.
     pub fn relent(&self) {
         let mut state = self.lock();
+        (state.lie_sync, state.misdirect) = (false, None);
         (state.stop, state.fail_at, state.fail_sync) = (None, None, false);
     }
 
@@ -318,6 +329,25 @@ impl State {
         }
     }
 
+    /// Whether a write goes to another place of the log than it should, and it did. One that makes its file longer
+    /// does not.
+    fn goes_astray(&mut self, id: u64, offset: usize, bytes: &[u8]) -> bool {
+        let is_within = offset + bytes.len() <= self.files[&id].bytes.len() && !bytes.is_empty();
+        let Some(draw) = self.misdirect.take_if(|_| is_within) else { return false };
+        let segments: Vec<u64> =
+            self.names.iter().filter(|(name, _)| name.ends_with(".wal")).map(|(_, id)| *id).collect();
+        let Some(other) = segments.get(draw as usize % segments.len().max(1)) else { return false };
+        let Some(file) = self.files.get_mut(other) else { return false };
+        let sectors = file.bytes.len() / SECTOR;
+        let at = ((draw >> 8) as usize % sectors.max(1)) * SECTOR + offset % SECTOR;
+        let fits = file.bytes.len().saturating_sub(at).min(bytes.len());
+        if (*other, at) == (id, offset) || fits == 0 {
+            return false;
+        }
+        file.write(at, &bytes[..fits]);
+        true
+    }
+
     fn lose(&mut self, rng: &mut impl Rng) {
         // One coin for the whole crash decides how much is likely to survive, so that "nothing did"
         // and "all but one sector did" are both common.
@@ -354,58 +384,6 @@ impl NameChange {
                 names.remove(&name);
             }
         }
-    }
-}
-
-impl FileState {
-    fn sectors(&self, from: usize, to: usize) -> std::ops::Range<usize> {
-        from / SECTOR..to.div_ceil(SECTOR)
-    }
-
-    fn sector(&self, sector: usize) -> Box<[u8; SECTOR]> {
-        let mut held = Box::new([0; SECTOR]);
-        let from = (sector * SECTOR).min(self.bytes.len());
-        let to = ((sector + 1) * SECTOR).min(self.bytes.len());
-        held[..to - from].copy_from_slice(&self.bytes[from..to]);
-        held
-    }
-
-    fn write(&mut self, offset: usize, bytes: &[u8]) {
-        let end = offset + bytes.len();
-        for sector in self.sectors(offset, end) {
-            self.unreadable.remove(&sector);
-            // What the kernel forgot it will now write after all, if it is synced again.
-            let held = self.forgotten.remove(&sector);
-            if !self.unsynced.contains_key(&sector) {
-                let held = held.unwrap_or_else(|| self.sector(sector));
-                self.unsynced.insert(sector, held);
-            }
-        }
-        if self.bytes.len() < end {
-            self.bytes.resize(end, 0);
-        }
-        self.bytes[offset..end].copy_from_slice(bytes);
-    }
-
-    fn put_back(&mut self, sectors: &[usize]) {
-        for sector in sectors {
-            let held = self.unsynced.remove(sector).or_else(|| self.forgotten.remove(sector));
-            let Some(held) = held else { continue };
-            let from = (sector * SECTOR).min(self.bytes.len());
-            let to = ((sector + 1) * SECTOR).min(self.bytes.len());
-            self.bytes[from..to].copy_from_slice(&held[..to - from]);
-        }
-    }
-
-    fn lose(&mut self, rng: &mut impl Rng, survival: u32) {
-        let mut lost: Vec<usize> = self.forgotten.keys().copied().collect();
-        lost.extend(self.unsynced.keys().copied().filter(|_| rng.random_range(0..4u32) >= survival));
-        self.put_back(&lost);
-        self.unsynced.clear();
-        if self.bytes.len() > self.durable_size && rng.random_range(0..4u32) >= survival {
-            self.bytes.truncate(self.durable_size);
-        }
-        self.durable_size = self.bytes.len();
     }
 }
 
@@ -504,11 +482,18 @@ impl SimFile {
             return Err(io::Error::other("the disk has stopped"));
         }
         let fails = std::mem::take(&mut state.fail_sync) || state.fail_at == Some(number);
+        let lies = !fails && std::mem::take(&mut state.lie_sync);
+        state.has_lied |= lies;
         let Some(file) = state.files.get_mut(&self.id) else { return Err(ErrorKind::NotFound.into()) };
         if fails {
             let unsynced = std::mem::take(&mut file.unsynced);
             file.forgotten.extend(unsynced);
             return Err(io::Error::other("input/output error"));
+        }
+        if lies {
+            let unsynced = std::mem::take(&mut file.unsynced);
+            file.forgotten.extend(unsynced);
+            return Ok(());
         }
         file.unsynced.clear();
         if and_size {
@@ -533,6 +518,9 @@ impl DiskFile for SimFile {
             None if state.fail_at == Some(number) => (bytes.len() / 2, Err(io::Error::other("input/output error"))),
             None => (bytes.len(), Ok(())),
         };
+        if outcome.is_ok() && state.goes_astray(self.id, offset as usize, bytes) {
+            return Ok(());
+        }
         let grows = (offset + taken as u64).saturating_sub(state.files[&self.id].bytes.len() as u64);
         if grows > 0 && state.free().is_some_and(|free| grows > free) {
             return Err(ErrorKind::StorageFull.into());

@@ -14,6 +14,7 @@ use crate::node::{self, Kept, Node};
 use crate::shelf::{Keeper, Reviving, bring_together, fault};
 use crate::snapshot::{Snapshot, Store};
 use crate::types::{Base, ClusterId, DiskId, Index, Membership, NodeId, Position, Time, Write};
+use crate::wal::identity::Identity;
 use crate::wal::{self, Fault, Journal, Reserve, Watch};
 use crate::wire::frame::FrameReader;
 use bytes::BytesMut;
@@ -37,6 +38,14 @@ pub fn image(recovered: &wal::Recovered) -> wal::Result<Image> {
         image.log = entries.iter().map(|entry| (entry.position.term, entry.checksum)).collect();
     }
     Ok(image)
+}
+
+/// What a machine's directory holds.
+struct Found {
+    journal: Journal<SimDisk>,
+    recovered: wal::Recovered,
+    store: Store<SimDisk>,
+    snapshot: Option<Snapshot>,
 }
 
 /// A machine's clock: it may be off, and fast or slow, but it never goes back.
@@ -141,6 +150,8 @@ pub struct Host {
     pub disk_id: DiskId,
     /// The directory of its snapshots, on the same disk.
     pub shelf: SimDisk,
+    /// The directory of its identity.
+    pub root: SimDisk,
     /// Its clock.
     pub clock: Clock,
     /// The process, while one runs.
@@ -153,6 +164,8 @@ pub struct Host {
     pub stall: Duration,
     /// A bit of its disk was turned over: it may refuse to start, for good.
     pub rotten: bool,
+    /// Its disk may call a sync done that it has not done.
+    pub lies: bool,
     /// It refused to start.
     pub given_up: bool,
     /// An older copy of its disk and of its snapshots, and what was known of it then.
@@ -171,6 +184,7 @@ impl Host {
             id,
             founder,
             shelf: disk.beside(),
+            root: SimDisk::new(),
             disk,
             disk_id: DiskId(id.get()),
             clock,
@@ -179,6 +193,7 @@ impl Host {
             paused: Time::ZERO,
             stall: Duration::ZERO,
             rotten: false,
+            lies: false,
             given_up: false,
             copy: None,
             wiped: false,
@@ -191,6 +206,7 @@ impl Host {
     pub fn wipe(&mut self) {
         self.disk = SimDisk::new();
         self.shelf = self.disk.beside();
+        self.root = SimDisk::new();
         self.disk_id = DiskId(self.disk_id.0 + 1000);
         self.copy = None;
         self.wiped = true;
@@ -204,10 +220,16 @@ impl Host {
 
     /// What would be found if the power went now and nothing came through that was not synced.
     pub fn durable(&self, scenario: &Scenario) -> Result<Image, Fault> {
-        image(&self.open(scenario, self.disk.durable())?.1)
+        image(&self.open(scenario, self.disk.durable(), false)?.1)
     }
 
-    fn open(&self, scenario: &Scenario, disk: SimDisk) -> Result<(Journal<SimDisk>, wal::Recovered), Fault> {
+    /// Opens the journal; one that was founded is lost if it is not there.
+    fn open(
+        &self,
+        scenario: &Scenario,
+        disk: SimDisk,
+        founded: bool,
+    ) -> Result<(Journal<SimDisk>, wal::Recovered), Fault> {
         let membership = if self.founder { scenario.founding() } else { Membership::default() };
         let base = Base { position: Position::ZERO, configured: Index::ZERO, membership };
         let options = wal::Options {
@@ -215,17 +237,43 @@ impl Host {
             mutants: scenario.mutants,
             ..wal::Options::new(self.id, CLUSTER, self.disk_id)
         };
-        Journal::open(disk, options, Some(&base))
+        Journal::open(disk, options, Some(&base).filter(|_| !founded))
     }
 
-    /// Starts a process on what the disk holds, as `drave serve` does; and says what that was.
-    pub fn boot(&mut self, scenario: &Scenario, now: Time, seed: u64) -> Result<Image, Fault> {
-        let (mut journal, mut recovered) = self.open(scenario, self.disk.clone())?;
-        let reserve = Reserve::new(self.disk.clone(), scenario.segment_bytes);
+    /// Whose directory it is; this machine's from now on, if it is nobody's.
+    fn owner(&self) -> Result<Identity, Fault> {
+        if let Some(owner) = Identity::read(&self.root)? {
+            owner.check("the directory", self.id)?;
+            return Ok(owner);
+        }
+        let owner =
+            Identity { node: self.id, cluster: CLUSTER, disk: self.disk_id, founded: false, log: None, starts: 0 };
+        owner.write(&self.root)?;
+        Ok(owner)
+    }
+
+    /// What the directory holds; what is needed is made. Where it ends for want of room, it may begin again.
+    fn find(&self, scenario: &Scenario, reserve: &Reserve<SimDisk>) -> Result<Found, Fault> {
+        let owner = self.owner()?;
+        let (mut journal, mut recovered) = self.open(scenario, self.disk.clone(), owner.founded)?;
         journal.fall_back_on(reserve.clone());
         let store = Store::open(self.shelf.clone(), CLUSTER).map_err(fault)?.breaking(scenario.mutants);
         let newest = store.newest().map_err(fault)?;
         let snapshot = bring_together(&mut journal, &mut recovered, newest)?;
+        if !owner.founded {
+            Identity { founded: true, ..owner }.write(&self.root)?;
+        }
+        Ok(Found { journal, recovered, store, snapshot })
+    }
+
+    /// Starts a process on what the disk holds, as `drave serve` does; and says what that was.
+    pub fn boot(&mut self, scenario: &Scenario, now: Time, seed: u64) -> Result<Image, Fault> {
+        let reserve = Reserve::new(self.disk.clone(), scenario.segment_bytes);
+        let found = match self.find(scenario, &reserve) {
+            Err(Fault::Full { .. }) if reserve.give_up()? => self.find(scenario, &reserve)?,
+            found => found?,
+        };
+        let Found { journal, recovered, store, snapshot } = found;
         let image = image(&recovered)?;
         let raft_options = scenario.raft_options(self.id);
         let options =

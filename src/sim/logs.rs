@@ -123,7 +123,8 @@ impl World {
     fn look_at_disk(&mut self, at: NodeId) -> checks::Result<()> {
         self.syncs += 1;
         let host = &self.hosts[&at];
-        if !self.syncs.is_multiple_of(LOOK_EVERY) || host.rotten || self.scenario.mutants != Mutants::NONE {
+        let is_judged = !host.rotten && !host.lies;
+        if !self.syncs.is_multiple_of(LOOK_EVERY) || !is_judged || self.scenario.mutants != Mutants::NONE {
             return Ok(());
         }
         let found = host.durable(&self.scenario);

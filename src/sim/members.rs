@@ -158,8 +158,7 @@ impl World {
     pub(super) fn holds_without(&self, at: NodeId, membership: &Membership) -> bool {
         let is_whole = |id: NodeId| {
             let host = &self.hosts[&id];
-            let rotten = host.rotten || self.snapshots.rotten.contains_key(&id);
-            id != at && !host.wiped && !rotten && !self.checks.is_void(id) && !self.checks.has_ghost(id)
+            id != at && !host.wiped && !self.is_damaged(id) && !self.checks.is_void(id) && !self.checks.has_ghost(id)
         };
         decides(membership, is_whole)
     }

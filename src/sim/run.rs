@@ -31,6 +31,10 @@ pub struct Outcome {
     pub pipelined: u64,
     /// For how many windows of time a majority was healthy and had to make progress.
     pub windows: u64,
+    /// How many starts ended for want of room.
+    pub full_starts: u64,
+    /// How often a machine came back without what its disk had called synced.
+    pub lost_writes: u64,
     /// What became of its snapshots.
     pub snapshots: Taken,
     /// Whether it ended without a leader, since too many voters were lost for good: that it comes to rest was
@@ -46,10 +50,11 @@ impl Outcome {
         let Taken { taken, received, damaged, .. } = &self.snapshots;
         let damaged: u64 = damaged.iter().sum();
         let untold = if self.untold { " · ended: an older copy of a disk voted untold" } else { "" };
-        let Outcome { configurations, pipelined, windows, .. } = self;
+        let Outcome { configurations, pipelined, windows, full_starts, lost_writes, .. } = self;
         format!(
             "{configurations} configurations · {taken} snapshots taken, {received} received, {damaged} times one was found \
-             damaged · {pipelined} pipelined · {windows} windows of progress judged{untold}{}",
+             damaged · {pipelined} pipelined · {windows} windows of progress judged \
+             · {full_starts} starts without room · {lost_writes} writes lost by a disk{untold}{}",
             if self.needs_the_lost { " · no leader: too many voters are lost for good" } else { "" }
         )
     }
@@ -118,6 +123,8 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<Outcome, Violatio
             untold: world.checks.untold,
             pipelined: world.pipelines.order.executed(),
             windows: world.progress.judged(),
+            full_starts: world.full_starts,
+            lost_writes: world.lost_writes,
             snapshots: world.snapshots.became,
             needs_the_lost,
             hash: world.hash,

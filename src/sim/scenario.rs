@@ -45,6 +45,12 @@ pub struct Troubles {
     pub rot_snapshot: u32,
     /// The monotonic clock of a machine jumps forward.
     pub clock_jump: u32,
+    /// A file is damaged beneath a process that runs on.
+    pub rot_running: u32,
+    /// A write to the log lands at another place of it.
+    pub misdirect: u32,
+    /// A sync of the log is called done and is not.
+    pub lie: u32,
 }
 
 /// So many machines there are at most.
@@ -206,6 +212,12 @@ impl Scenario {
             // The cluster's clock runs ahead by as much as a leader's clock jumps, and no history knows how far.
             self.load.mortal = 0;
         }
+        let mut rng = apart(0x6469_736b_6c69_6573);
+        if self.nodes >= 3 {
+            self.troubles.rot_running = [0, 0, 0, 4][rng.random_range(0..4)];
+            self.troubles.misdirect = [0, 0, 0, 4][rng.random_range(0..4)];
+            self.troubles.lie = [0, 0, 0, 8][rng.random_range(0..4)];
+        }
         let mut rng = apart(0x6c61_7465_6d73_6773);
         self.weather.late = [0, 0, 5, 40][rng.random_range(0..4)];
         self
@@ -217,6 +229,7 @@ impl Scenario {
         self.governance = Governance::draw(&mut rng, self.nodes);
         // What rots is never started again, and whether those who are left are a quorum changes with the members.
         (self.troubles.rot, self.troubles.rot_snapshot) = (0, 0);
+        (self.troubles.rot_running, self.troubles.misdirect, self.troubles.lie) = (0, 0, 0);
         self
     }
 
@@ -318,6 +331,9 @@ fn troubles(rng: &mut SmallRng, nodes: u64) -> Troubles {
         older: 0,
         rot_snapshot: 0,
         clock_jump: 0,
+        rot_running: 0,
+        misdirect: 0,
+        lie: 0,
     };
     if nodes < 3 {
         // A disk that is lost takes a majority with it.

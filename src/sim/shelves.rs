@@ -218,10 +218,7 @@ impl World {
     /// A bit of a snapshot turns over: of one that is being written or received, or of a published one. A machine
     /// whose only snapshot is damaged may never start again, so of those there are only as many as of rotten logs.
     pub(super) fn rot_snapshot(&mut self, at: NodeId) {
-        let bad = self.hosts.values().filter(|host| host.rotten || self.snapshots.rotten.contains_key(&host.id));
-        let ghosts = self.hosts.keys().any(|id| self.checks.has_ghost(*id));
-        let may_lose =
-            !ghosts && bad.clone().count() < (self.hosts.len() - 1) / 2 && !bad.clone().any(|host| host.id == at);
+        let may_lose = self.may_be_damaged(at);
         let host = &self.hosts[&at];
         if host.up.is_none() {
             return;

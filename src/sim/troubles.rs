@@ -2,7 +2,6 @@
 
 use super::checks;
 use super::disk::{Crash, Stop};
-use super::host::Host;
 use super::scenario::Troubles;
 use super::world::{Happens, World};
 use crate::disk::Disk;
@@ -36,9 +35,12 @@ enum Kind {
     Older,
     RotSnapshot,
     ClockJump,
+    RotRunning,
+    Misdirect,
+    Lie,
 }
 
-fn weights(troubles: &Troubles) -> [(Kind, u32); 16] {
+fn weights(troubles: &Troubles) -> [(Kind, u32); 19] {
     [
         (Kind::Power, troubles.power),
         (Kind::Kill, troubles.kill),
@@ -56,6 +58,9 @@ fn weights(troubles: &Troubles) -> [(Kind, u32); 16] {
         (Kind::Older, troubles.older),
         (Kind::RotSnapshot, troubles.rot_snapshot),
         (Kind::ClockJump, troubles.clock_jump),
+        (Kind::RotRunning, troubles.rot_running),
+        (Kind::Misdirect, troubles.misdirect),
+        (Kind::Lie, troubles.lie),
     ]
 }
 
@@ -85,7 +90,7 @@ impl World {
         self.say(|| format!("trouble for {at}: {kind:?}"));
         self.bring(kind, at)?;
         // Cuts are noted by themselves, and who copies a disk disturbs nobody. Whoever is brought down is noted then.
-        if !matches!(kind, Kind::Partition | Kind::OneWay | Kind::Mend | Kind::Blackout | Kind::Older) {
+        if !matches!(kind, Kind::Partition | Kind::OneWay | Kind::Mend | Kind::Blackout | Kind::Older | Kind::Lie) {
             self.progress.unfit_until(at, self.now);
         }
         self.note_unfit();
@@ -97,7 +102,7 @@ impl World {
         *self.hosts.keys().nth(nth).expect("there are hosts")
     }
 
-    fn a_while(&mut self, most_ms: u64) -> Duration {
+    pub(super) fn a_while(&mut self, most_ms: u64) -> Duration {
         let most_ms = if self.scenario.lasting { most_ms * LASTING_TIMES } else { most_ms };
         Duration::from_millis(self.rng.random_range(1..=most_ms))
     }
@@ -162,6 +167,9 @@ impl World {
             Kind::Older => self.older(at),
             Kind::RotSnapshot => self.rot_snapshot(at),
             Kind::ClockJump => self.jump_clock(at),
+            Kind::RotRunning => self.rot_running(at),
+            Kind::Misdirect => self.misdirect(at),
+            Kind::Lie => self.lie(at),
         }
         Ok(())
     }
@@ -177,74 +185,9 @@ impl World {
         self.schedule(at);
     }
 
-    fn down(&mut self, at: NodeId, how: Crash, most_ms: u64) {
+    pub(super) fn down(&mut self, at: NodeId, how: Crash, most_ms: u64) {
         self.crash(at, how);
         let delay = self.a_while(most_ms);
         self.later(delay, Happens::Starts { at });
-    }
-
-    /// Copies what a machine's disk holds, as a power loss would leave it; or brings such a copy back. One machine at
-    /// a time: what a majority forgets is gone.
-    fn older(&mut self, at: NodeId) {
-        let others = self.hosts.values().any(|host| host.copy.is_some() && host.id != at);
-        let host = &self.hosts[&at];
-        if host.rotten || self.snapshots.rotten.contains_key(&at) || host.wiped || self.hosts.len() < 3 {
-            return;
-        }
-        let Some((disk, shelf, life)) = self.host(at).copy.take() else {
-            if !others && self.hosts[&at].up.is_some() {
-                let host = &self.hosts[&at];
-                let copy = (host.disk.durable(), host.shelf.durable(), self.checks.copy(at));
-                self.say(|| format!("the disk of {at} is copied"));
-                self.host(at).copy = Some(copy);
-            }
-            return;
-        };
-        let in_use = self.checks.configurations.in_use();
-        if !in_use.into_iter().all(|membership| self.holds_without(at, membership)) {
-            return;
-        }
-        self.crash(at, Crash::Kill);
-        self.say(|| format!("{at} comes back with an older copy of its disk"));
-        self.checks.brings_back(at, &life);
-        let host = self.host(at);
-        (host.disk, host.shelf) = (disk, shelf);
-        let delay = self.a_while(500);
-        self.later(delay, Happens::Starts { at });
-    }
-
-    /// Turns a bit over in some segment, or makes a sector of it unreadable, and restarts the process on it. Never on
-    /// so many machines that what they lose could have been the last copies: what a majority forgets is gone.
-    fn rot(&mut self, at: NodeId) {
-        let is_rotten = |host: &&Host| host.rotten || self.snapshots.rotten.contains_key(&host.id);
-        let rotten = self.hosts.values().filter(is_rotten).count();
-        // A machine that is down may just have lost power: what its last batch suffered on top of
-        // that cannot be told from what the power loss did (wal-format.md).
-        let host = &self.hosts[&at];
-        let ghosts = self.hosts.keys().any(|id| self.checks.has_ghost(*id));
-        if rotten >= (self.hosts.len() - 1) / 2 || host.rotten || host.up.is_none() || ghosts {
-            return;
-        }
-        let disk = self.hosts[&at].disk.clone();
-        let names = disk.list().unwrap_or_default();
-        let mut segments: Vec<String> = names.into_iter().filter(|name| name.ends_with(".wal")).collect();
-        segments.sort();
-        if segments.is_empty() {
-            return;
-        }
-        let name = segments[self.rng.random_range(0..segments.len())].clone();
-        let Some(bytes) = disk.seen(&name) else { return };
-        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        if used == 0 {
-            return;
-        }
-        let offset = self.rng.random_range(0..used) as u64;
-        match self.rng.random_range(0..3) {
-            0 => disk.lose_sector(&name, offset),
-            _ => disk.flip(&name, offset, self.rng.random_range(0..8)),
-        }
-        self.say(|| format!("{name} of {at} is damaged at {offset}"));
-        self.host(at).rotten = true;
-        self.down(at, Crash::Kill, 500);
     }
 }

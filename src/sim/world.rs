@@ -104,6 +104,9 @@ pub struct World {
     pub(super) steps: u64,
     pub(super) faults: u64,
     pub(super) syncs: u64,
+    /// How many starts ended for want of room, and how many found less than a disk had called synced.
+    pub(super) full_starts: u64,
+    pub(super) lost_writes: u64,
     pub(super) snapshots: Snapshots,
     pub(super) progress: Progress,
     pub(super) calm: bool,
@@ -137,6 +140,8 @@ impl World {
             steps: 0,
             faults: 0,
             syncs: 0,
+            full_starts: 0,
+            lost_writes: 0,
             snapshots: Snapshots::default(),
             progress: Progress::default(),
             calm: false,
@@ -269,7 +274,7 @@ impl World {
         match host.boot(&scenario, now, seed) {
             Ok(image) => {
                 self.say(|| format!("{at} starts with {} entries, {:?}", image.log.len(), image.hard_state));
-                self.checks.recovers(at, image)?;
+                self.recovers(at, image)?;
                 for other in self.others(at) {
                     self.relink(at, other);
                 }
@@ -284,9 +289,9 @@ impl World {
     /// A machine does not start.
     fn refuses(&mut self, at: NodeId, fault: Fault) -> checks::Result<()> {
         self.say(|| format!("{at} does not start: {fault}"));
-        let is_rotten = self.hosts[&at].rotten || self.snapshots.rotten.contains_key(&at);
+        self.full_starts += u64::from(matches!(fault, Fault::Full { .. }));
         match fault {
-            Fault::Corrupt { .. } if is_rotten => self.host(at).given_up = true,
+            Fault::Corrupt { .. } if self.is_damaged(at) => self.host(at).given_up = true,
             Fault::Corrupt { .. } => return Err(format!("{at} refuses a log that nothing has damaged: {fault}")),
             Fault::Foreign(what) => return Err(format!("{at} does not know its own directory: {what}")),
             Fault::Full { .. } | Fault::Io { .. } => {
@@ -317,6 +322,7 @@ impl World {
     /// The process ends, or the machine does.
     pub(super) fn crash(&mut self, at: NodeId, how: Crash) {
         let mut rng = SmallRng::seed_from_u64(self.rng.random());
+        self.lies_no_more(at, if self.hosts[&at].rotten { Crash::Kill } else { how });
         let host = self.host(at);
         let was_up = host.up.take().is_some();
         // Damage to the last batch *and* a power loss cannot be told from a batch torn by the power
@@ -324,6 +330,7 @@ impl World {
         let how = if host.rotten { Crash::Kill } else { how };
         host.disk.crash(&mut rng, how);
         host.shelf.crash(&mut rng, how);
+        host.root.crash(&mut rng, how);
         host.paused = Time::ZERO;
         self.progress.unfit_until(at, self.now);
         self.say(|| format!("{at} crashes: {how:?}"));

@@ -1,0 +1,186 @@
+//! Disks that forget, rot and lie: what they hold is not what was written to them.
+//!
+//! Never so many of them that a majority forgets: what that knew alone is gone, and nothing prevents it.
+
+use super::checks;
+use super::disk::{Crash, SimDisk, Stop};
+use super::world::{Happens, World};
+use crate::disk::Disk;
+use crate::snapshot::format::file_position;
+use crate::types::NodeId;
+use crate::wal::{identity, side};
+use rand::RngExt;
+
+impl World {
+    /// Whether what that machine's disk holds may not be what was written to it.
+    pub(super) fn is_damaged(&self, at: NodeId) -> bool {
+        let host = &self.hosts[&at];
+        host.rotten || host.lies || self.snapshots.rotten.contains_key(&at)
+    }
+
+    /// Whether a machine that runs may be damaged: of those that are left, a majority must hold all that they ever
+    /// held. Where members change, that is a majority by every configuration in use: a change that names a voter
+    /// which was lost before is taken back, and nothing mends one whose voters are lost in the middle of it.
+    pub(super) fn may_be_damaged(&self, at: NodeId) -> bool {
+        let damaged = self.hosts.keys().filter(|id| self.is_damaged(**id)).count();
+        let ghosts = self.hosts.keys().any(|id| self.checks.has_ghost(*id));
+        // A machine that is down may just have lost power: what its last batch suffered on top of
+        // that cannot be told from what the power loss did (wal-format.md).
+        let is_up = self.hosts[&at].up.is_some();
+        let in_use = self.checks.configurations.in_use();
+        let holds = || in_use.iter().all(|membership| self.holds_without(at, membership));
+        let is_governed = self.scenario.governance.every.is_some();
+        damaged < (self.hosts.len() - 1) / 2
+            && !self.is_damaged(at)
+            && is_up
+            && !ghosts
+            && !self.hosts.values().any(|host| host.lies)
+            && (!is_governed || holds())
+    }
+
+    /// Copies what a machine's disk holds, as a power loss would leave it; or brings such a copy back. One machine at
+    /// a time: what a majority forgets is gone.
+    pub(super) fn older(&mut self, at: NodeId) {
+        let others = self.hosts.values().any(|host| host.lies || (host.copy.is_some() && host.id != at));
+        if self.is_damaged(at) || self.hosts[&at].wiped || self.hosts.len() < 3 {
+            return;
+        }
+        let Some((disk, shelf, life)) = self.host(at).copy.take() else {
+            if !others && self.hosts[&at].up.is_some() {
+                let host = &self.hosts[&at];
+                let copy = (host.disk.durable(), host.shelf.durable(), self.checks.copy(at));
+                self.say(|| format!("the disk of {at} is copied"));
+                self.host(at).copy = Some(copy);
+            }
+            return;
+        };
+        let in_use = self.checks.configurations.in_use();
+        if !in_use.into_iter().all(|membership| self.holds_without(at, membership)) {
+            return;
+        }
+        self.crash(at, Crash::Kill);
+        self.say(|| format!("{at} comes back with an older copy of its disk"));
+        self.checks.brings_back(at, &life);
+        let host = self.host(at);
+        (host.disk, host.shelf) = (disk, shelf);
+        let delay = self.a_while(500);
+        self.later(delay, Happens::Starts { at });
+    }
+
+    /// Turns a bit over in some segment, or makes a sector of it unreadable, and restarts the process on it.
+    pub(super) fn rot(&mut self, at: NodeId) {
+        if !self.may_be_damaged(at) {
+            return;
+        }
+        let disk = self.hosts[&at].disk.clone();
+        let names = disk.list().unwrap_or_default();
+        let mut segments: Vec<String> = names.into_iter().filter(|name| name.ends_with(".wal")).collect();
+        segments.sort();
+        if segments.is_empty() {
+            return;
+        }
+        let name = segments[self.rng.random_range(0..segments.len())].clone();
+        if self.damage(at, &disk, &name) {
+            self.host(at).rotten = true;
+            self.down(at, Crash::Kill, 500);
+        }
+    }
+
+    /// Damages some file of a machine, whose process runs on: it is found when the file is read, at the latest at the
+    /// next start. Its term and vote, and whose directory it is, stand in files of their own.
+    pub(super) fn rot_running(&mut self, at: NodeId) {
+        if !self.may_be_damaged(at) {
+            return;
+        }
+        let host = &self.hosts[&at];
+        let (disk, shelf, root) = (host.disk.clone(), host.shelf.clone(), host.root.clone());
+        let in_log = |name: &String| name.ends_with(".wal") || name == side::NAME;
+        let mut files: Vec<(SimDisk, String)> = vec![(root, identity::NAME.to_owned())];
+        files.extend(disk.list().unwrap_or_default().into_iter().filter(in_log).map(|name| (disk.clone(), name)));
+        let snapshots = shelf.list().unwrap_or_default().into_iter().filter(|name| file_position(name).is_some());
+        files.extend(snapshots.map(|name| (shelf.clone(), name)));
+        let (disk, name) = files.swap_remove(self.rng.random_range(0..files.len()));
+        if self.damage(at, &disk, &name) {
+            self.host(at).rotten = true;
+            if let Some(position) = file_position(&name) {
+                self.snapshots.rotten.insert(at, position.index);
+            }
+        }
+    }
+
+    /// Turns a bit of a file over, or makes a sector of it unreadable. Whether there was anything in it.
+    fn damage(&mut self, at: NodeId, disk: &SimDisk, name: &str) -> bool {
+        let Some(bytes) = disk.seen(name) else { return false };
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        if used == 0 {
+            return false;
+        }
+        let offset = self.rng.random_range(0..used) as u64;
+        match self.rng.random_range(0..3) {
+            0 => disk.lose_sector(name, offset),
+            _ => disk.flip(name, offset, self.rng.random_range(0..8)),
+        }
+        self.say(|| format!("{name} of {at} is damaged at {offset}"));
+        true
+    }
+
+    /// The next write to a machine's log lands at another place of it.
+    pub(super) fn misdirect(&mut self, at: NodeId) {
+        if self.may_be_damaged(at) {
+            let draw = self.rng.random();
+            self.hosts[&at].disk.misdirect_next_write(draw);
+            self.host(at).rotten = true;
+        }
+    }
+
+    /// The next sync of a machine's log is called done and is not: what it should have written is gone when the power
+    /// is, unless it is written again by then.
+    pub(super) fn lie(&mut self, at: NodeId) {
+        let damaged = self.hosts.keys().any(|id| self.is_damaged(*id));
+        let in_use = self.checks.configurations.in_use();
+        let holds = in_use.into_iter().all(|membership| self.holds_without(at, membership));
+        let copied = self.hosts.values().any(|host| host.copy.is_some());
+        if damaged || copied || !holds || !self.may_be_damaged(at) || self.hosts[&at].wiped {
+            return;
+        }
+        self.checks.lies(at);
+        let soon = self.rng.random_range(0..2) == 0;
+        let (operations, bytes) = (self.rng.random_range(2..10), self.rng.random_range(0..4096));
+        let host = self.host(at);
+        host.lies = true;
+        host.disk.lie_next_sync();
+        if soon {
+            // Then the power goes before much else was written: what is missing is the end of the log.
+            host.disk.stop_at(Stop { at: host.disk.operations() + operations, bytes });
+        }
+    }
+
+    /// A machine stops: whether its disk has lied by then decides what may be missing from it.
+    pub(super) fn lies_no_more(&mut self, at: NodeId, how: Crash) {
+        let host = &mut self.hosts.get_mut(&at).expect("every node has a host");
+        if !host.lies || self.checks.may_have_lost(at) {
+            return;
+        }
+        match (host.disk.has_lied(), how) {
+            (false, _) => {
+                host.lies = false;
+                self.checks.is_honest(at);
+            }
+            (true, Crash::Power) => self.checks.loses_power(at),
+            (true, Crash::Kill) => {}
+        }
+    }
+
+    /// What a machine's journal recovered is all that its disk had called synced, or that disk has lied.
+    pub(super) fn recovers(&mut self, at: NodeId, image: checks::Image) -> checks::Result<()> {
+        self.checks.disks.insert(at, self.hosts[&at].disk_id);
+        let lost = self.checks.recovers(at, image)?;
+        if lost {
+            self.say(|| format!("{at} lacks what its disk had called synced"));
+            self.lost_writes += 1;
+        }
+        let host = self.host(at);
+        host.lies &= host.disk.has_lied();
+        Ok(())
+    }
+}

@@ -1,0 +1,71 @@
+//! One file of a simulated disk: what a program sees, and what is durable.
+
+use super::SECTOR;
+use rand::{Rng, RngExt};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Invariant: the durable image is `bytes` with every sector of `unsynced` and `forgotten` put back.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FileState {
+    pub(super) bytes: Vec<u8>,
+    pub(super) durable_size: usize,
+    /// Sectors written since the last sync, with what the disk itself holds there.
+    pub(super) unsynced: BTreeMap<usize, Box<[u8; SECTOR]>>,
+    /// The same after a sync that failed: the kernel calls these pages clean and will not write
+    /// them again, however often it is asked.
+    pub(super) forgotten: BTreeMap<usize, Box<[u8; SECTOR]>>,
+    /// Sectors that cannot be read until they are written.
+    pub(super) unreadable: BTreeSet<usize>,
+}
+
+impl FileState {
+    fn sectors(&self, from: usize, to: usize) -> std::ops::Range<usize> {
+        from / SECTOR..to.div_ceil(SECTOR)
+    }
+
+    fn sector(&self, sector: usize) -> Box<[u8; SECTOR]> {
+        let mut held = Box::new([0; SECTOR]);
+        let from = (sector * SECTOR).min(self.bytes.len());
+        let to = ((sector + 1) * SECTOR).min(self.bytes.len());
+        held[..to - from].copy_from_slice(&self.bytes[from..to]);
+        held
+    }
+
+    pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset + bytes.len();
+        for sector in self.sectors(offset, end) {
+            self.unreadable.remove(&sector);
+            // What the kernel forgot it will now write after all, if it is synced again.
+            let held = self.forgotten.remove(&sector);
+            if !self.unsynced.contains_key(&sector) {
+                let held = held.unwrap_or_else(|| self.sector(sector));
+                self.unsynced.insert(sector, held);
+            }
+        }
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        self.bytes[offset..end].copy_from_slice(bytes);
+    }
+
+    pub(super) fn put_back(&mut self, sectors: &[usize]) {
+        for sector in sectors {
+            let held = self.unsynced.remove(sector).or_else(|| self.forgotten.remove(sector));
+            let Some(held) = held else { continue };
+            let from = (sector * SECTOR).min(self.bytes.len());
+            let to = ((sector + 1) * SECTOR).min(self.bytes.len());
+            self.bytes[from..to].copy_from_slice(&held[..to - from]);
+        }
+    }
+
+    pub(super) fn lose(&mut self, rng: &mut impl Rng, survival: u32) {
+        let mut lost: Vec<usize> = self.forgotten.keys().copied().collect();
+        lost.extend(self.unsynced.keys().copied().filter(|_| rng.random_range(0..4u32) >= survival));
+        self.put_back(&lost);
+        self.unsynced.clear();
+        if self.bytes.len() > self.durable_size && rng.random_range(0..4u32) >= survival {
+            self.bytes.truncate(self.durable_size);
+        }
+        self.durable_size = self.bytes.len();
+    }
+}

@@ -1,0 +1,139 @@
+//! What must be on a machine's disk: all that was synced, when it is looked at and when the machine comes back.
+
+use super::checks::{Checks, Claims, Image, Life, Result, Stamp};
+use crate::types::{HardState, Index, NodeId, Term, Write};
+
+/// A disk called something synced that was not. A power loss may take all that was written since.
+#[derive(Clone, Debug)]
+pub(super) struct Lie {
+    /// What was on it before.
+    held: Image,
+    /// What was called synced since.
+    pub(super) since: Vec<Write>,
+    /// Whether the power was lost since.
+    power: bool,
+}
+
+/// Whether a disk may hold that: an image, or what it becomes by a beginning of some writes, in order, and nothing else.
+fn explains(image: &Image, writes: &[&Write], found: &Image, restarted: usize, ledger: &[Stamp]) -> bool {
+    let mut image = image.clone();
+    // A snapshot that it had, and its journal did not know yet, may have taken the place of a log that
+    // does not hold it.
+    let held = restarted.checked_sub(1).and_then(|at| image.log.get(at).copied());
+    let gave_way = restarted > 0 && found.log.len() == restarted && held != found.log.last().copied();
+    let term = found.log.last().map_or(Term(0), |(term, _)| *term);
+    let raised = |hard: HardState| HardState { term, vote: None, ..hard };
+    let hard = |hard: HardState| hard == found.hard_state || (hard.term < term && found.hard_state == raised(hard));
+    let mut fits = image == *found || (gave_way && hard(image.hard_state));
+    for write in writes {
+        image.restart(write, ledger);
+        fits |= gave_way && write.hard_state.is_some_and(hard);
+        // Within a write the hard state comes first, then the entries one by one.
+        image.hard_state = write.hard_state.unwrap_or(image.hard_state);
+        fits |= image == *found;
+        for entry in &write.entries {
+            image.put(entry);
+            fits |= image == *found;
+        }
+    }
+    fits
+}
+
+impl Checks {
+    /// From now on a node's disk may call something synced that is not.
+    pub fn lies(&mut self, node: NodeId) {
+        let life = self.life(node);
+        life.lie = Some(Lie { held: life.durable.clone(), since: Vec::new(), power: false });
+    }
+
+    /// It has not done so, and does not any more.
+    pub fn is_honest(&mut self, node: NodeId) {
+        self.life(node).lie = None;
+    }
+
+    /// The power of a machine is lost, and what its disk has not written.
+    pub fn loses_power(&mut self, node: NodeId) {
+        self.life(node).lie.iter_mut().for_each(|lie| lie.power = true);
+    }
+
+    /// Whether that has happened, and the node has not come back since.
+    pub fn may_have_lost(&self, node: NodeId) -> bool {
+        self.lives[&node].lie.as_ref().is_some_and(|lie| lie.power)
+    }
+
+    /// What is found on a node's disk, if only what was synced is there: at least that.
+    pub fn holds(&self, node: NodeId, found: Image) -> Result<()> {
+        let found = self.complete(node, found)?;
+        let promised = &self.lives[&node].durable;
+        // More may have been synced than was reported: a large batch is written in pieces.
+        if found.log.get(..promised.log.len()) != Some(&promised.log) {
+            let (held, said) = (found.log.len(), promised.log.len());
+            return Err(format!("the disk of {node} holds {held} entries, and {said} were said to be on it"));
+        }
+        let (there, said) = (found.hard_state, promised.hard_state);
+        let votes = there.term == said.term && (said.vote.is_none() || there.vote == said.vote);
+        if there.term < said.term || (there.term == said.term && !votes) {
+            return Err(format!("the disk of {node} holds {there:?}, and {said:?} was said to be on it"));
+        }
+        Ok(())
+    }
+
+    /// A log, with what was let go of: that was committed.
+    fn complete(&self, node: NodeId, image: Image) -> Result<Image> {
+        let Image { hard_state, base, log } = image;
+        let Some(gone) = self.ledger.get(..base.0 as usize) else {
+            return Err(format!("{node} has let go of everything up to {base}, and not all of it is committed"));
+        };
+        Ok(Image { hard_state, base: Index::ZERO, log: [gone, &log].concat() })
+    }
+
+    /// A node comes back with what its journal recovered: everything that was synced, and of what
+    /// was not a beginning, in order, and nothing else. Where its disk has lied and the power was lost since, it may
+    /// lack what came after the lie; then that counts as held until it has it again, as with an older copy of its
+    /// disk, but term and vote are kept twice, and a single lie takes neither. Whether it lacks any of it.
+    pub fn recovers(&mut self, node: NodeId, recovered: Image) -> Result<bool> {
+        let restarted = recovered.base.0 as usize;
+        let recovered = self.complete(node, recovered)?;
+        let life = &self.lives[&node];
+        let writes: Vec<&Write> = life.unsynced.iter().collect();
+        let fits = explains(&life.durable, &writes, &recovered, restarted, &self.ledger);
+        let (now, then) = (recovered.hard_state, life.durable.hard_state);
+        let lost = !fits
+            && life.lie.as_ref().filter(|lie| lie.power).is_some_and(|lie| {
+                let writes: Vec<&Write> = lie.since.iter().chain(&life.unsynced).collect();
+                let keeps_vote = now.term > then.term || (now.term, now.vote) == (then.term, then.vote);
+                keeps_vote && explains(&lie.held, &writes, &recovered, restarted, &self.ledger)
+            });
+        if !fits && !lost {
+            let (held, promised) = (recovered.log.len(), life.durable.log.len());
+            return Err(format!(
+                "the journal of {node} came back with {held} entries and {now:?}; {promised} and {then:?} were synced, \
+                 and no beginning of what was written explains it"
+            ));
+        }
+        self.configurations.begins(node, &recovered.log);
+        self.begins(node, recovered, lost);
+        Ok(lost)
+    }
+
+    /// A life begins on what was recovered.
+    fn begins(&mut self, node: NodeId, recovered: Image, lost: bool) {
+        let life = self.life(node);
+        let before = std::mem::take(life);
+        let lie = before.lie.filter(|lie| !lie.power).map(|mut lie| {
+            lie.since.extend(before.unsynced);
+            lie
+        });
+        // Of one whose disk has lied, only positions are in question: its term is what it was.
+        let told = Claims { term: recovered.hard_state.term, ..Claims::default() };
+        *life = Life {
+            ghost: before.ghost.or(lost.then_some(before.durable)),
+            claims: before.claims,
+            told: before.told.or(lost.then_some(told)),
+            lie,
+            durable: recovered.clone(),
+            seen: recovered,
+            ..Life::default()
+        };
+    }
+}
