@@ -154,6 +154,8 @@ mutants! {
     VoteForAnyDisk = "vote-for-any-disk",
     /// Nodes of another log are heard.
     HearAnyLog = "hear-any-log",
+    /// A leader is not heard that comes with another disk than the one it is known by.
+    DeafToLeaders = "deaf-to-leaders",
     /// A learner becomes a voter before it holds the entry that names its disk.
     PromoteUnnamed = "promote-unnamed",
     /// Commands are taken before the log is agreed.

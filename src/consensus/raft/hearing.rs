@@ -51,6 +51,7 @@ impl Raft {
             PeerClass::Refused(why) => why,
             _ if leads && !same_log => Refused::NoLog,
             PeerClass::LeaderOnly if message.is_counted() && !counts_any => return false,
+            PeerClass::LeaderOnly if self.me.options.mutants.breaks(Mutant::DeafToLeaders) => return false,
             PeerClass::Full | PeerClass::LeaderOnly => return true,
         };
         if self.me.options.mutants.breaks(Mutant::HearAnyLog) {
