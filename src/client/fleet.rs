@@ -1,6 +1,7 @@
 //! Many connections driven from one thread.
 
-use super::mux::{Completion, Heard, Mux, MuxOptions};
+use super::mux::{Heard, Mux};
+use super::mux_protocol::{Completion, MuxOptions};
 use mio::{Events, Poll, Token};
 use std::io;
 use std::ops::{Index, IndexMut};

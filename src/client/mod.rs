@@ -9,16 +9,22 @@
 //! A [`Connection`] leads to one node, for whoever means that one and no other.
 
 mod blocking;
+pub(crate) mod call_protocol;
+mod clock;
 mod connection;
 mod error;
 mod fleet;
 mod in_flight;
 mod known;
 mod mux;
+pub(crate) mod mux_protocol;
 mod scout;
+mod scout_protocol;
 
-pub use blocking::{Client, Executed, Options, Queried};
+pub use blocking::{Client, Executed, Queried};
+pub use call_protocol::Options;
 pub use connection::{Connection, Trouble, deadline};
 pub use error::{ClientError, Tried};
 pub use fleet::Fleet;
-pub use mux::{Completion, Mux, MuxOptions, Result};
+pub use mux::Mux;
+pub use mux_protocol::{Completion, MuxOptions, Result};

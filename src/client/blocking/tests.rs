@@ -176,17 +176,6 @@ fn an_answer_that_never_comes_is_unknown() {
     drop(held);
 }
 
-/// Nodes may differ in what they call too large. Without doubt nothing was applied: 2.
-#[test]
-fn what_is_too_large_after_an_attempt_that_nobody_answered_is_unknown() {
-    let too_large = Refusal::TooLarge { bytes: 9, limit: 8 };
-    for (uncertain, code) in [(false, 2), (true, 4)] {
-        let mut client = Client::with(["127.0.0.1:1".to_owned()], Options::default());
-        let mut call = Call { uncertain, ..Call::new(Duration::from_secs(1)) };
-        assert_eq!(client.heed(&mut call, too_large.clone()).unwrap_err().exit_code(), code);
-    }
-}
-
 /// Nothing is sent before somebody leads, and so nothing was changed: 3. What was taken on may be done yet: 4.
 #[test]
 fn a_change_without_a_leader_is_refused_and_one_without_an_answer_is_unknown() {

@@ -2,14 +2,17 @@
 
 use super::super::{Client, Fleet, MuxOptions, Options, Result as Outcome};
 use super::*;
-use crate::api::{self, Op};
-use crate::types::{ClusterId, DiskId, Index, Position, SessionId, Term};
+use crate::api::{self, Op, Refusal, Reply, Request};
+use crate::types::{ClusterId, DiskId, Index, NodeId, Position, SessionId, Term};
 use crate::wire::client::{put_reply_frame, read_request_frame};
-use crate::wire::hello::VERSION_MAX;
+use crate::wire::frame::FrameReader;
+use crate::wire::hello::{VERSION_MAX, Welcome};
+use bytes::{Bytes, BytesMut};
 use std::io::Write;
 use std::net::{TcpListener, TcpStream as Blocking};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 fn id(n: u64) -> NodeId {
     NodeId::new(n).unwrap()
