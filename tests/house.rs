@@ -55,6 +55,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "apply",
             "wire",
             "node",
+            "client",
             "pipeline",
             "snapshot",
             "shelf",

@@ -2,6 +2,7 @@
 
 use super::clients::Client;
 use super::host::Process;
+use super::linked_clients::LinkedClient;
 use super::world::{Happens, World};
 use crate::consensus::quorum::decides;
 use crate::types::{Index, Member, NodeId, Prospect, Term, Time};
@@ -40,6 +41,7 @@ impl World {
         for client in self.clients.values_mut() {
             client.stopping = true;
         }
+        self.linked.values_mut().for_each(LinkedClient::stop);
         self.pipelines.stopping = true;
     }
 
@@ -96,6 +98,7 @@ impl World {
             && self.has_leader()
             && self.is_settled()
             && self.clients.values().all(Client::is_done)
+            && self.linked.values().all(LinkedClient::is_done)
             && self.connections_are_done()
     }
 
@@ -135,7 +138,8 @@ impl World {
             }
         }
         out.push_str(&format!("\n  committed: {}", self.checks.configurations.latest()));
-        let waiting = self.clients.values().filter(|client| !client.is_done()).count();
+        let linked = self.linked.values().filter(|client| !client.is_done()).count();
+        let waiting = linked + self.clients.values().filter(|client| !client.is_done()).count();
         out.push_str(&format!("\n  {waiting} clients wait"));
         out
     }

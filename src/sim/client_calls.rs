@@ -2,6 +2,7 @@
 
 use super::checks;
 use super::clients::Asking;
+use super::linked_clients::FIRST_LINKED;
 use super::operator::OPERATOR;
 use super::world::{Happens, World};
 use crate::node::{Caller, Event};
@@ -29,6 +30,9 @@ impl World {
     }
 
     pub(super) fn wakes(&mut self, client: u64) -> checks::Result<()> {
+        if client >= FIRST_LINKED {
+            return self.wakes_linked(client);
+        }
         let now = self.now;
         let who = self.clients.get_mut(&client).expect("only clients are woken");
         let before = who.deadline();
@@ -52,7 +56,7 @@ impl World {
     }
 
     pub(super) fn wake_at(&mut self, client: u64, when: Time) {
-        if self.wakes.get(&client).is_none_or(|wake| when < *wake) {
+        if when != Time::NEVER && self.wakes.get(&client).is_none_or(|wake| when < *wake) {
             self.wakes.insert(client, when);
             self.at(when, Happens::Wakes { client, when });
         }

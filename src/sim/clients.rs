@@ -1,11 +1,11 @@
 //! Clients of the simulated cluster: each in a session, several commands outstanding, asking again
 //! under the same number whatever happens, and writing down what it saw.
 
-use super::history::{History, Input};
-use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
-use crate::machine::words::{Answer, Command, Deadline, Life, Presence, Query};
+use super::history::History;
+use super::workload::{Body, Load, Task, Workload};
+use crate::api::{Op, Outcome, Refusal, Reply, Request};
+use crate::machine::words::Answer;
 use crate::types::{NodeId, SessionId, Time};
-use bytes::Bytes;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use std::collections::BTreeMap;
@@ -14,37 +14,13 @@ use std::time::Duration;
 /// The window of every session.
 const WINDOW: u32 = 8;
 
-/// What the clients do.
-#[derive(Clone, Debug)]
-pub struct Load {
-    /// How many there are.
-    pub clients: u64,
-    /// How many commands each has outstanding, at most.
-    pub outstanding: usize,
-    /// How many keys they share.
-    pub keys: u64,
-    /// How long each waits between an answer and its next question, at most.
-    pub think: Duration,
-    /// How long it waits for an answer before it asks again, perhaps elsewhere.
-    pub patience: Duration,
-    /// How many of a hundred operations are reads.
-    pub reads: u32,
-    /// Whether followers pass requests on, rather than name the leader.
-    pub forward: bool,
-    /// How many of a hundred values are large, to fill segments and windows.
-    pub large: u32,
-    /// How many of a hundred values have a deadline.
-    pub mortal: u32,
-}
-
 /// One command that waits for its answer.
 #[derive(Clone, Debug)]
 struct Waiting {
     /// Its number in the session; none for a read.
     seq: Option<u64>,
     operation: usize,
-    key: Bytes,
-    input: Input,
+    task: Task,
     asked: Time,
     /// How many attempts have not been refused: any of them may have happened.
     open_attempts: u32,
@@ -80,7 +56,7 @@ pub struct Client {
     waiting: BTreeMap<u64, Waiting>,
     tickets: u64,
     next_at: Time,
-    values: u64,
+    workload: Workload,
     /// No new commands: what is outstanding is finished.
     pub stopping: bool,
 }
@@ -91,6 +67,7 @@ impl Client {
         let target = nodes[id as usize % nodes.len()];
         Client {
             id,
+            workload: Workload::new(id, load.clone()),
             load,
             nodes,
             target,
@@ -102,7 +79,6 @@ impl Client {
             waiting: BTreeMap::new(),
             tickets: 0,
             next_at: Time::ZERO,
-            values: 0,
             stopping: false,
         }
     }
@@ -176,38 +152,14 @@ impl Client {
     }
 
     fn begin(&mut self, now: Time, rng: &mut SmallRng, history: &mut History) -> u64 {
-        let key = Bytes::from(format!("k{}", rng.random_range(0..self.load.keys)));
-        let input = self.draw(rng, &key);
-        let is_read = input == Input::Get;
+        let task = self.workload.draw(rng, history);
+        let is_read = matches!(task.body(), Body::Query(..));
         let seq = (!is_read).then_some(self.next_seq);
         self.next_seq += u64::from(!is_read);
-        let operation = history.invoke(self.id, key.clone(), input.clone(), now);
+        let operation = history.invoke(self.id, task.key.clone(), task.input.clone(), now);
         self.tickets += 1;
-        self.waiting.insert(self.tickets, Waiting { seq, operation, key, input, asked: now, open_attempts: 0 });
+        self.waiting.insert(self.tickets, Waiting { seq, operation, task, asked: now, open_attempts: 0 });
         self.tickets
-    }
-
-    /// Numbers live on even keys, words on odd ones, so that increments mostly find a number.
-    fn draw(&mut self, rng: &mut SmallRng, key: &Bytes) -> Input {
-        if rng.random_range(0..100) < self.load.reads {
-            return Input::Get;
-        }
-        let even = key.last().is_some_and(|digit| digit % 2 == 0);
-        self.values += 1;
-        let padding = if rng.random_range(0..100) < self.load.large { 3000 } else { 0 };
-        let value = Bytes::from(format!("{}.{}{}", self.id, self.values, "x".repeat(padding)));
-        match (even, rng.random_range(0..10)) {
-            (true, 0) => Input::Del,
-            (true, 1) => Input::Put(Bytes::from(self.values.to_string())),
-            (true, _) => Input::Incr(rng.random_range(1..4)),
-            (false, 0) => Input::Del,
-            (false, 1) => Input::Cas(None, value),
-            (false, 2) => Input::Cas(Some(Bytes::from(format!("{}.{}", self.id, self.values / 2))), value),
-            (false, _) if self.load.mortal > 0 && rng.random_range(0..100) < self.load.mortal => {
-                Input::PutFor(value, Duration::from_millis(rng.random_range(1..1500)))
-            }
-            (false, _) => Input::Put(value),
-        }
     }
 
     fn try_again(&mut self, now: Time, ticket: u64) -> Asking {
@@ -216,13 +168,10 @@ impl Client {
         let waiting = self.waiting.get_mut(&ticket).expect("what is tried waits");
         waiting.asked = now;
         waiting.open_attempts += 1;
-        let request = match waiting.seq {
-            None => {
-                let query = Query::Get { key: &waiting.key }.encode();
-                Request::Query { query, consistency: Consistency::Linearizable }
-            }
-            Some(seq) => {
-                let command = command(&waiting.key, &waiting.input).encode();
+        let request = match waiting.task.body() {
+            Body::Query(query, consistency) => Request::Query { query, consistency },
+            Body::Command(command) => {
+                let seq = waiting.seq.expect("a command has a number");
                 Request::Propose { op: Op::Execute { session, seq, lowest, command }.encode() }
             }
         };
@@ -250,7 +199,7 @@ impl Client {
             Reply::Answer { answer, .. } if waiting.seq.is_none() => answer,
             Reply::Done { outcome: Outcome::Executed { answer, .. }, .. } if waiting.seq.is_some() => answer,
             Reply::Done { outcome: Outcome::Lapsed, .. } => {
-                self.lapse();
+                self.lapse(now, history);
                 return Ok(());
             }
             Reply::Refused(refusal) => {
@@ -261,7 +210,7 @@ impl Client {
                 self.soon(now, ticket);
                 return Ok(());
             }
-            other => return Err(format!("client {} was answered {other:?} to {:?}", self.id, waiting.input)),
+            other => return Err(format!("client {} was answered {other:?} to {:?}", self.id, waiting.task)),
         };
         let answer = Answer::decode(answer).map_err(|error| format!("an answer that cannot be read: {error}"))?;
         history.answer(waiting.operation, now, answer);
@@ -309,27 +258,12 @@ impl Client {
         }
     }
 
-    /// The session is gone: what was outstanding may have happened, and nobody will ever say. Begins
-    /// nothing new: of too much that may have happened or not, nobody can tell whether it is right.
-    fn lapse(&mut self) {
-        self.session = None;
-        self.opening = None;
-        self.waiting.clear();
-        self.next_seq = 1;
-        self.stopping = true;
-    }
-}
-
-fn command<'a>(key: &'a Bytes, input: &'a Input) -> Command<'a> {
-    match input {
-        Input::Put(value) => Command::Put { key, value },
-        Input::PutFor(value, ttl) => {
-            let life = Life::Until(Deadline::In(ttl.as_millis() as u64));
-            Command::Set { key, value, only_if: Presence::Either, life, tells: false }
+    /// The session is gone: what was outstanding may have happened, and nobody will ever say. Goes on in another.
+    fn lapse(&mut self, now: Time, history: &mut History) {
+        for waiting in std::mem::take(&mut self.waiting).into_values() {
+            history.doubt(waiting.operation);
         }
-        Input::Del => Command::Del { key },
-        Input::Cas(expected, new) => Command::Cas { key, expected: expected.as_deref(), new },
-        Input::Incr(by) => Command::Incr { key, by: *by },
-        Input::Get => panic!("a read is no command"),
+        self.tries.clear();
+        (self.session, self.opening, self.next_seq, self.next_at) = (None, None, 1, now);
     }
 }

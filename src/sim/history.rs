@@ -41,24 +41,62 @@ pub struct Operation {
     pub invoked: Time,
     /// When it was answered, and how; nothing if it never was, and may or may not have happened.
     pub returned: Option<(Time, Answer)>,
+    /// Its client was told that nothing has happened, and nothing will.
+    pub refused: bool,
 }
+
+/// So many operations of one key may be in doubt: the search tries each of them in each place. Then the clients go on
+/// with another key in its stead.
+const DOUBTS_MAX: u32 = 4;
 
 /// Everything the clients asked and were answered.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     operations: Vec<Operation>,
+    /// How many operations of each key are in doubt for good.
+    doubts: BTreeMap<Bytes, u32>,
+    /// How many keys have stood in each place before.
+    before: BTreeMap<u64, u32>,
 }
 
 impl History {
     /// A client asks; the number of the operation.
     pub fn invoke(&mut self, client: u64, key: Bytes, input: Input, now: Time) -> usize {
-        self.operations.push(Operation { client, key, input, invoked: now, returned: None });
+        self.operations.push(Operation { client, key, input, invoked: now, returned: None, refused: false });
         self.operations.len() - 1
+    }
+
+    /// The key that stands in that place.
+    pub fn key(&self, place: u64) -> Bytes {
+        match self.before.get(&place) {
+            None => Bytes::from(format!("k{place}")),
+            Some(before) => Bytes::from(format!("k{before}.{place}")),
+        }
     }
 
     /// It is answered.
     pub fn answer(&mut self, operation: usize, now: Time, answer: Answer) {
         self.operations[operation].returned = Some((now, answer));
+    }
+
+    /// Its client is told that nothing has happened, and nothing will.
+    pub fn refuse(&mut self, operation: usize) {
+        self.operations[operation].refused = true;
+    }
+
+    /// Its client will never be told: it may have happened, may yet, or may never.
+    pub fn doubt(&mut self, operation: usize) {
+        let Operation { key, input, .. } = &self.operations[operation];
+        if *input == Input::Get {
+            return;
+        }
+        let (key, doubts) = (key.clone(), self.doubts.entry(key.clone()).or_default());
+        *doubts += 1;
+        let many = *doubts >= DOUBTS_MAX;
+        let place = std::str::from_utf8(&key).ok().and_then(|key| key.rsplit(['k', '.']).next()?.parse().ok());
+        if let Some(place) = place.filter(|place| many && self.key(*place) == key) {
+            *self.before.entry(place).or_default() += 1;
+        }
     }
 
     /// How many operations there are.
@@ -81,7 +119,7 @@ impl History {
     pub fn check(&self) -> Result<(), String> {
         let mut keys: BTreeMap<&Bytes, Vec<&Operation>> = BTreeMap::new();
         // A read that nobody answered did nothing and said nothing.
-        let told = |operation: &&Operation| operation.returned.is_some() || operation.input != Input::Get;
+        let told = |o: &&Operation| !o.refused && (o.returned.is_some() || o.input != Input::Get);
         for operation in self.operations.iter().filter(told) {
             keys.entry(&operation.key).or_default().push(operation);
         }
@@ -262,6 +300,32 @@ mod tests {
         assert!(history(&[put.clone(), absent.clone(), present.clone()]).check().is_ok());
         let absent = (Input::Get, 50, Some((51, Answer::Value(None))));
         assert!(history(&[put, present, absent]).check().is_err());
+    }
+
+    #[test]
+    fn a_refused_operation_that_happened_is_seen() {
+        let mut history = history(&[(Input::Put(value("a")), 0, None)]);
+        history.refuse(0);
+        assert!(history.check().is_ok());
+        let read = history.invoke(1, value("k"), Input::Get, Time(30));
+        history.answer(read, Time(31), Answer::Value(Some(value("a"))));
+        assert!(history.check().is_err());
+    }
+
+    #[test]
+    fn a_key_with_many_doubts_gives_way_to_another() {
+        let mut history = History::default();
+        assert_eq!(history.key(12), "k12");
+        for n in 0..DOUBTS_MAX {
+            let operation = history.invoke(1, history.key(12), Input::Del, Time(n.into()));
+            history.doubt(operation);
+        }
+        assert_eq!((history.key(12), history.key(2)), (value("k1.12"), value("k2")));
+        let read = history.invoke(1, value("k1.12"), Input::Get, Time(9));
+        history.doubt(read);
+        let late = history.invoke(1, value("k12"), Input::Del, Time(9));
+        history.doubt(late);
+        assert_eq!(history.key(12), "k1.12", "only what stands in the place now counts");
     }
 
     #[test]

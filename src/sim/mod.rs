@@ -7,16 +7,20 @@
 //! of what the clients saw whether one machine could have answered it.
 
 mod applying;
+mod call_clients;
 mod calm;
 pub mod checks;
 mod client_calls;
+mod client_links;
 pub mod clients;
 mod damage;
 pub mod disk;
 pub mod history;
 pub mod host;
+mod linked_clients;
 mod logs;
 mod members;
+mod mux_clients;
 pub mod network;
 pub mod operator;
 mod order;
@@ -28,6 +32,7 @@ pub mod run;
 pub mod scenario;
 mod shelves;
 pub mod troubles;
+pub mod workload;
 pub mod world;
 
 pub use run::{Outcome, Violation, run};

@@ -1,8 +1,8 @@
 //! What a world is like: drawn from a seed, each seed its own mix.
 
-use super::clients::Load;
 use super::network::{Tier, Weather};
 use super::operator::Governance;
+use super::workload::Load;
 use crate::apply::sessions;
 use crate::consensus;
 use crate::limits::{CHUNK_BYTES, SESSION_IDLE_MS_MAX, SESSIONS_MAX};
@@ -305,6 +305,9 @@ impl Scenario {
         let mut apart = SmallRng::seed_from_u64(seed ^ 0x7069_7065_6c69_6e65);
         scenario.batching = [0, 30, 60, 90][apart.random_range(0..4)];
         scenario.pipelines = [0, 0, 1, 2][apart.random_range(0..4)];
+        let mut linked = SmallRng::seed_from_u64(seed ^ 0x6c69_6e6b_6564);
+        scenario.load.muxes = [0, 0, 1, 2][linked.random_range(0..4)];
+        scenario.load.callers = [0, 0, 1, 2][linked.random_range(0..4)];
         scenario.troubles.rot_snapshot = if nodes < 3 { 0 } else { [0, 0, 0, 6][apart.random_range(0..4)] };
         // With the smallest, a snapshot comes in many pieces.
         scenario.node.chunk_bytes = [400, 3000, CHUNK_BYTES][rng.random_range(0..3)];
@@ -359,6 +362,8 @@ fn weather(rng: &mut SmallRng) -> Weather {
 fn load(rng: &mut SmallRng) -> Load {
     Load {
         clients: rng.random_range(1..5),
+        muxes: 0,
+        callers: 0,
         outstanding: rng.random_range(1..5),
         keys: rng.random_range(1..7),
         think: Duration::from_millis([10, 50, 200][rng.random_range(0..3)]),

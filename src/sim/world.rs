@@ -2,10 +2,12 @@
 
 use super::applying::Given;
 use super::checks::{self, Checks, Standing};
+use super::client_links::{FIRST_LINK, Links, OnLink};
 use super::clients::Client;
 use super::disk::Crash;
 use super::history::History;
 use super::host::{Clock, Host};
+use super::linked_clients::LinkedClient;
 use super::network::{Network, Said, Tier};
 use super::operator::Operator;
 use super::pipelines::{FIRST_CONNECTION, Pipelines};
@@ -70,6 +72,8 @@ pub(super) enum Happens {
     Ends { at: NodeId, life: u64 },
     /// A node turns, after some events.
     Turns { at: NodeId, life: u64 },
+    /// Something happens at one end of a client's connection.
+    Linked { at: Option<NodeId>, link: u64, what: OnLink },
     /// A pipelined connection has more requests, or its retry is due.
     Pipelined { at: NodeId, life: u64, connection: u64, more: bool },
 }
@@ -93,6 +97,8 @@ pub struct World {
     pub(super) hosts: BTreeMap<NodeId, Host>,
     pub(super) network: Network,
     pub(super) clients: BTreeMap<u64, Client>,
+    pub(super) linked: BTreeMap<u64, LinkedClient>,
+    pub(super) links: Links,
     pub(super) operator: Operator,
     /// When each client is next woken.
     pub(super) wakes: BTreeMap<u64, Time>,
@@ -131,6 +137,8 @@ impl World {
             hosts,
             network: Network::new(scenario.weather.clone()),
             clients: (1..=scenario.load.clients).map(client).collect(),
+            linked: BTreeMap::new(),
+            links: Links::default(),
             operator: Operator::default(),
             wakes: BTreeMap::new(),
             history: History::default(),
@@ -154,6 +162,11 @@ impl World {
         }
         for client in 1..=world.scenario.load.clients {
             world.wake_at(client, Time(client * 1_000_000));
+        }
+        let endpoints: Vec<NodeId> = world.hosts.keys().copied().collect();
+        world.linked = LinkedClient::all(&world.scenario.load, &endpoints, &mut world.rng).into_iter().collect();
+        for (n, client) in world.linked.keys().copied().enumerate().collect::<Vec<_>>() {
+            world.wake_at(client, Time((n as u64 + 1) * 1_500_000));
         }
         world.later(world.scenario.every, Happens::Trouble);
         if world.scenario.governance.every.is_some() {
@@ -179,7 +192,7 @@ impl World {
         }
     }
 
-    fn fold(&mut self, bytes: &[u8]) {
+    pub(super) fn fold(&mut self, bytes: &[u8]) {
         self.hash = digest::hash(self.hash, bytes);
     }
 
@@ -226,6 +239,7 @@ impl World {
             Happens::Dialed { to, from, disks, log } => self.dialed(to, from, disks, log),
             Happens::Asked { to, client, bytes } => self.asked(to, client, bytes),
             Happens::Told { client, bytes } => self.told(client, bytes),
+            Happens::Linked { link, what, .. } => self.on_link(link, what),
             Happens::Synced { at, life } if self.lives(at, life) => self.synced(at),
             Happens::Idle { at, life } if self.lives(at, life) => self.idle(at),
             Happens::Spared { at, life } if self.lives(at, life) => self.spared(at),
@@ -334,6 +348,7 @@ impl World {
         host.paused = Time::ZERO;
         self.progress.unfit_until(at, self.now);
         self.say(|| format!("{at} crashes: {how:?}"));
+        self.links_end(at, how == Crash::Power);
         if was_up && how == Crash::Kill && self.network.tier() == Tier::Stream {
             // The kernel closes what the process had open.
             for peer in self.others(at) {
@@ -501,6 +516,9 @@ impl World {
             Action::Reply { to: Caller::Peer(peer), id, reply } => {
                 self.send(at, peer, &PeerFrame::Answer { id, reply });
             }
+            Action::Reply { to: Caller::Client(link), id, reply } if link >= FIRST_LINK => {
+                self.answers_link(at, link, id, &reply);
+            }
             Action::Reply { to: Caller::Client(client), id, reply } if client >= FIRST_CONNECTION => {
                 self.answers_connection(at, client, id, reply)?;
             }
@@ -576,6 +594,7 @@ impl Happens {
             | Happens::Turns { at, .. }
             | Happens::Pipelined { at, .. }
             | Happens::Due { at, .. } => Some(*at),
+            Happens::Linked { at, .. } => *at,
             Happens::Starts { .. } | Happens::Told { .. } | Happens::Wakes { .. } => None,
             Happens::Trouble | Happens::Governs | Happens::Ends { .. } => None,
         }

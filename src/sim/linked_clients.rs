@@ -1,0 +1,119 @@
+//! Simulated clients that ask over connections, with the protocols of the product's own clients.
+
+use super::call_clients::CallClient;
+use super::checks;
+use super::mux_clients::MuxClient;
+use super::workload::{Asker, Load};
+use super::world::World;
+use crate::types::{NodeId, Time};
+use rand::RngExt;
+use rand::rngs::SmallRng;
+use std::time::Duration;
+
+/// Clients with numbers from here on ask over connections.
+pub const FIRST_LINKED: u64 = 1 << 20;
+
+/// A client that asks over connections.
+pub enum LinkedClient {
+    /// With many things under way, as `Mux`.
+    Mux(MuxClient),
+    /// With one thing under way, as `Client`.
+    Call(CallClient),
+}
+
+impl LinkedClient {
+    /// All of them that a world has, by their numbers.
+    pub fn all(load: &Load, nodes: &[NodeId], rng: &mut SmallRng) -> Vec<(u64, LinkedClient)> {
+        let endpoints: Vec<String> = nodes.iter().map(|id| format!("{id}:1")).collect();
+        let mut all = Vec::new();
+        for n in 0..load.muxes + load.callers {
+            let (client, seed) = (FIRST_LINKED + n, rng.random());
+            let asker = Asker::new(client, load.clone());
+            let one = if n < load.muxes {
+                LinkedClient::Mux(MuxClient::new(asker, endpoints.clone(), load.outstanding, seed))
+            } else {
+                LinkedClient::Call(CallClient::new(asker, endpoints.clone(), seed))
+            };
+            all.push((client, one));
+        }
+        all
+    }
+
+    fn asker(&self) -> &Asker {
+        match self {
+            LinkedClient::Mux(mux) => &mux.asker,
+            LinkedClient::Call(call) => &call.asker,
+        }
+    }
+
+    /// Whether it waits for nothing.
+    pub fn is_done(&self) -> bool {
+        self.asker().is_done()
+    }
+
+    /// It begins nothing new.
+    pub fn stop(&mut self) {
+        match self {
+            LinkedClient::Mux(mux) => mux.asker.stopping = true,
+            LinkedClient::Call(call) => call.asker.stopping = true,
+        }
+    }
+}
+
+/// What a client is told.
+enum Told<'a> {
+    /// It is time to do something.
+    Wakes,
+    /// Bytes have come on that connection.
+    Receives(u64, &'a [u8]),
+    /// That connection has ended.
+    Loses(u64),
+}
+
+impl World {
+    /// It is time for a client to do something.
+    pub(super) fn wakes_linked(&mut self, client: u64) -> checks::Result<()> {
+        self.tell_linked(client, Told::Wakes)
+    }
+
+    /// Bytes of a node reach a client.
+    pub(super) fn client_receives(&mut self, client: u64, link: u64, bytes: &[u8]) -> checks::Result<()> {
+        self.tell_linked(client, Told::Receives(link, bytes))
+    }
+
+    /// A client learns that a connection has ended.
+    pub(super) fn client_loses(&mut self, client: u64, link: u64) -> checks::Result<()> {
+        self.tell_linked(client, Told::Loses(link))
+    }
+
+    fn tell_linked(&mut self, client: u64, told: Told<'_>) -> checks::Result<()> {
+        // What is begun because of an answer is begun after it.
+        self.now = Time(self.now.0 + 1);
+        let Some(mut one) = self.linked.remove(&client) else { return Ok(()) };
+        let done = match &mut one {
+            LinkedClient::Mux(mux) => {
+                match told {
+                    Told::Wakes => {}
+                    Told::Receives(link, bytes) => mux.receives(self.now, link, bytes)?,
+                    Told::Loses(link) => mux.loses(self.now, link, self.rng.random()),
+                }
+                self.drive_mux(mux)
+            }
+            LinkedClient::Call(call) => {
+                match told {
+                    Told::Wakes => call.wakes(self.now),
+                    Told::Receives(link, bytes) => call.receives(self.now, link, bytes)?,
+                    Told::Loses(link) => call.loses(self.now, link),
+                }
+                self.drive_call(call)
+            }
+        };
+        self.linked.insert(client, one);
+        done
+    }
+
+    /// A client is woken then, at least a little later: what it waits for may come in the same moment.
+    pub(super) fn wake_linked(&mut self, client: u64, when: Time) {
+        self.wake_at(client, when.max(self.now + Duration::from_micros(1)));
+    }
+}

@@ -1,0 +1,128 @@
+//! Simulated clients with many things under way on one connection: the protocol of `Mux`, over simulated connections.
+
+use super::checks;
+use super::workload::{Asker, Body, Ending};
+use super::world::World;
+use crate::client::mux_protocol::{Completion, MuxOptions, MuxProtocol, Result as Ended};
+use crate::types::Time;
+use crate::wire::WireError;
+
+/// One client.
+pub struct MuxClient {
+    /// What it asks for.
+    pub asker: Asker,
+    protocol: MuxProtocol,
+    /// Its connection, and the one on which it asks for a second opinion.
+    main: Option<u64>,
+    second: Option<u64>,
+    done: Vec<Completion>,
+}
+
+impl MuxClient {
+    /// A client that has so many things under way at most.
+    pub fn new(asker: Asker, endpoints: Vec<String>, inflight: usize, seed: u64) -> MuxClient {
+        let (begin, options) = (seed as usize % endpoints.len(), MuxOptions::new(inflight));
+        let protocol = MuxProtocol::new(endpoints, begin, options, Time::ZERO, seed);
+        MuxClient { asker, protocol, main: None, second: None, done: Vec::new() }
+    }
+
+    /// Bytes have come on that connection. An error says what no correct node sends.
+    pub fn receives(&mut self, now: Time, link: u64, bytes: &[u8]) -> checks::Result<()> {
+        let taken = if self.main == Some(link) {
+            self.protocol.receive(now, bytes, &mut self.done)
+        } else if self.second == Some(link) {
+            self.protocol.scout_received(now, bytes).map(|_| ())
+        } else {
+            Ok(())
+        };
+        match taken {
+            Ok(()) | Err(WireError::Refused(_)) => Ok(()),
+            Err(error) => Err(format!("client {} is sent what cannot be read: {error}", self.asker.client)),
+        }
+    }
+
+    /// That connection has ended.
+    pub fn loses(&mut self, now: Time, link: u64, in_order: bool) {
+        if self.main == Some(link) {
+            self.main = None;
+            self.protocol.lost(now, in_order);
+        } else if self.second == Some(link) {
+            self.second = None;
+            self.protocol.scout_lost(now);
+        }
+    }
+}
+
+fn ending(ended: Ended) -> Ending {
+    match ended {
+        Ended::Executed { answer, .. } | Ended::Answered { answer, .. } => Ending::Answered(answer),
+        Ended::Refused(_) => Ending::Refused,
+        Ended::Unknown => Ending::Unknown,
+    }
+}
+
+impl World {
+    /// Does what is due for a client: as `Mux::work` does.
+    pub(super) fn drive_mux(&mut self, mux: &mut MuxClient) -> checks::Result<()> {
+        let (now, client) = (self.now, mux.asker.client);
+        self.end_tasks(mux)?;
+        if mux.asker.stopping && mux.asker.is_done() {
+            return Ok(());
+        }
+        self.drop_lost(mux);
+        if let Some(endpoint) = mux.protocol.dial(now) {
+            mux.main = Some(self.open_link(client, &endpoint)?);
+        }
+        mux.protocol.wake(now);
+        while mux.protocol.has_room()
+            && let Some((tag, body)) = mux.asker.begin(now, &mut self.rng, &mut self.history)
+        {
+            match body {
+                Body::Command(command) => mux.protocol.execute(now, command, tag),
+                Body::Query(query, consistency) => mux.protocol.query(now, query, consistency, tag),
+            }
+        }
+        let second = mux.protocol.second_opinion(now);
+        self.drop_lost(mux);
+        if let Some(endpoint) = second {
+            mux.second = Some(self.open_link(client, &endpoint)?);
+        }
+        if let Some(link) = mux.main
+            && !mux.protocol.output().is_empty()
+        {
+            self.send_on_link(link, mux.protocol.output().split().freeze());
+        }
+        if let (Some(link), Some(scout)) = (mux.second, mux.protocol.scout())
+            && !scout.output().is_empty()
+        {
+            self.send_on_link(link, scout.output().split().freeze());
+        }
+        let next = if mux.protocol.has_room() && !mux.asker.stopping { mux.asker.next_at } else { Time::NEVER };
+        let when = mux.protocol.deadline().map_or(next, |deadline| deadline.min(next));
+        self.wake_linked(client, when);
+        Ok(())
+    }
+
+    /// What has ended is written down.
+    fn end_tasks(&mut self, mux: &mut MuxClient) -> checks::Result<()> {
+        for Completion { tag, result, .. } in std::mem::take(&mut mux.done) {
+            self.say(|| format!("client {} is told: {result:?}", mux.asker.client));
+            mux.asker.ends(self.now, tag, ending(result), &mut self.history)?;
+        }
+        Ok(())
+    }
+
+    /// Connections that the protocol has left are closed.
+    fn drop_lost(&mut self, mux: &mut MuxClient) {
+        if !mux.protocol.is_connected()
+            && let Some(link) = mux.main.take()
+        {
+            self.close_link(link);
+        }
+        if mux.protocol.scout().is_none()
+            && let Some(link) = mux.second.take()
+        {
+            self.close_link(link);
+        }
+    }
+}
