@@ -70,6 +70,7 @@ impl World {
                 for entry in &entries {
                     let mut report = up.applier.apply(std::slice::from_ref(entry));
                     self.checks.applied(at, entry, report.digest)?;
+                    self.values.applied(entry, |query| up.applier.query(query));
                     self.pipelines.order.applied(entry, report.outcomes.first().map(|(_, outcome)| outcome))?;
                     whole.outcomes.append(&mut report.outcomes);
                     whole = Report { outcomes: whole.outcomes, ..report };

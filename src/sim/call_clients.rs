@@ -1,7 +1,8 @@
 //! Simulated clients with one thing under way: the protocol of the blocking `Client`, over simulated connections.
 
 use super::checks;
-use super::workload::{Asker, Body, Ending};
+use super::tasks::Body;
+use super::workload::{Asker, Ending};
 use super::world::World;
 use crate::api::{Outcome, Reply, Request};
 use crate::client::call_protocol::{CallProtocol, Step};
@@ -136,9 +137,8 @@ impl CallClient {
 /// How a task ended, by how its call did; an error says what no correct cluster answers.
 fn ending(result: Result<Reply, ClientError>) -> checks::Result<Ending> {
     Ok(match result {
-        Ok(Reply::Done { outcome: Outcome::Executed { answer, .. }, .. } | Reply::Answer { answer, .. }) => {
-            Ending::Answered(answer)
-        }
+        Ok(Reply::Done { outcome: Outcome::Executed { answer, .. }, .. }) => Ending::Answered(answer, None),
+        Ok(Reply::Answer { applied, answer }) => Ending::Answered(answer, Some(applied)),
         Ok(reply) => return Err(format!("a client is answered {reply:?}")),
         Err(ClientError::Refused(_) | ClientError::Never(_)) => Ending::Refused,
         Err(ClientError::Unknown(_) | ClientError::Lapsed) => Ending::Unknown,
@@ -211,7 +211,9 @@ impl World {
             Step::Done(result) => {
                 self.say(|| format!("client {} is told: {result:?}", call.asker.client));
                 let tag = call.tag.take().unwrap_or_default();
-                return call.asker.ends(self.now, tag, ending(result.clone())?, &mut self.history);
+                let link = call.main.as_ref().map(|main| main.link);
+                let (ending, seen) = (ending(result.clone())?, (&mut self.history, &self.values));
+                return call.asker.ends(self.now, (tag, link), ending, seen);
             }
             Step::Wait { .. } | Step::Pause { .. } => {}
         }

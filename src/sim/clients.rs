@@ -2,9 +2,9 @@
 //! under the same number whatever happens, and writing down what it saw.
 
 use super::history::History;
-use super::workload::{Body, Load, Task, Workload};
+use super::tasks::{Body, Task};
+use super::workload::{Load, Workload};
 use crate::api::{Op, Outcome, Refusal, Reply, Request};
-use crate::machine::words::Answer;
 use crate::types::{NodeId, SessionId, Time};
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -19,8 +19,9 @@ const WINDOW: u32 = 8;
 struct Waiting {
     /// Its number in the session; none for a read.
     seq: Option<u64>,
-    operation: usize,
+    operations: Vec<usize>,
     task: Task,
+    body: Body,
     asked: Time,
     /// How many attempts have not been refused: any of them may have happened.
     open_attempts: u32,
@@ -152,13 +153,14 @@ impl Client {
     }
 
     fn begin(&mut self, now: Time, rng: &mut SmallRng, history: &mut History) -> u64 {
-        let task = self.workload.draw(rng, history);
-        let is_read = matches!(task.body(), Body::Query(..));
+        let task = self.workload.draw(rng, history, false);
+        let body = task.body(rng);
+        let is_read = matches!(body, Body::Query(..));
         let seq = (!is_read).then_some(self.next_seq);
         self.next_seq += u64::from(!is_read);
-        let operation = history.invoke(self.id, task.key.clone(), task.input.clone(), now);
+        let operations = task.invoke(self.id, now, history);
         self.tickets += 1;
-        self.waiting.insert(self.tickets, Waiting { seq, operation, task, asked: now, open_attempts: 0 });
+        self.waiting.insert(self.tickets, Waiting { seq, operations, task, body, asked: now, open_attempts: 0 });
         self.tickets
     }
 
@@ -168,7 +170,7 @@ impl Client {
         let waiting = self.waiting.get_mut(&ticket).expect("what is tried waits");
         waiting.asked = now;
         waiting.open_attempts += 1;
-        let request = match waiting.task.body() {
+        let request = match waiting.body.clone() {
             Body::Query(query, consistency) => Request::Query { query, consistency },
             Body::Command(command) => {
                 let seq = waiting.seq.expect("a command has a number");
@@ -212,8 +214,8 @@ impl Client {
             }
             other => return Err(format!("client {} was answered {other:?} to {:?}", self.id, waiting.task)),
         };
-        let answer = Answer::decode(answer).map_err(|error| format!("an answer that cannot be read: {error}"))?;
-        history.answer(waiting.operation, now, answer);
+        let answers = waiting.task.split(answer)?;
+        waiting.operations.iter().zip(answers).for_each(|(operation, answer)| history.answer(*operation, now, answer));
         self.waiting.remove(&ticket);
         Ok(())
     }
@@ -261,7 +263,7 @@ impl Client {
     /// The session is gone: what was outstanding may have happened, and nobody will ever say. Goes on in another.
     fn lapse(&mut self, now: Time, history: &mut History) {
         for waiting in std::mem::take(&mut self.waiting).into_values() {
-            history.doubt(waiting.operation);
+            waiting.operations.into_iter().for_each(|operation| history.doubt(operation));
         }
         self.tries.clear();
         (self.session, self.opening, self.next_seq, self.next_at) = (None, None, 1, now);

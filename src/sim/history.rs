@@ -49,6 +49,11 @@ pub struct Operation {
 /// with another key in its stead.
 const DOUBTS_MAX: u32 = 4;
 
+/// What the names of keys begin with that are written one by one.
+pub const KEY: char = 'k';
+/// What the names of groups begin with, whose keys are only written together.
+pub const GROUP: char = 'g';
+
 /// Everything the clients asked and were answered.
 #[derive(Clone, Debug, Default)]
 pub struct History {
@@ -56,7 +61,7 @@ pub struct History {
     /// How many operations of each key are in doubt for good.
     doubts: BTreeMap<Bytes, u32>,
     /// How many keys have stood in each place before.
-    before: BTreeMap<u64, u32>,
+    before: BTreeMap<(char, u64), u32>,
 }
 
 impl History {
@@ -66,11 +71,11 @@ impl History {
         self.operations.len() - 1
     }
 
-    /// The key that stands in that place.
-    pub fn key(&self, place: u64) -> Bytes {
-        match self.before.get(&place) {
-            None => Bytes::from(format!("k{place}")),
-            Some(before) => Bytes::from(format!("k{before}.{place}")),
+    /// The key, or the group of keys, that stands in that place.
+    pub fn key(&self, kind: char, place: u64) -> Bytes {
+        match self.before.get(&(kind, place)) {
+            None => Bytes::from(format!("{kind}{place}")),
+            Some(before) => Bytes::from(format!("{kind}{before}.{place}")),
         }
     }
 
@@ -93,9 +98,10 @@ impl History {
         let (key, doubts) = (key.clone(), self.doubts.entry(key.clone()).or_default());
         *doubts += 1;
         let many = *doubts >= DOUBTS_MAX;
-        let place = std::str::from_utf8(&key).ok().and_then(|key| key.rsplit(['k', '.']).next()?.parse().ok());
-        if let Some(place) = place.filter(|place| many && self.key(*place) == key) {
-            *self.before.entry(place).or_default() += 1;
+        let kind = if key.starts_with(b"g") { GROUP } else { KEY };
+        let place = std::str::from_utf8(&key).ok().and_then(|key| key.rsplit([kind, '.']).next()?.parse().ok());
+        if let Some(place) = place.filter(|place| many && self.key(kind, *place) == key) {
+            *self.before.entry((kind, place)).or_default() += 1;
         }
     }
 
@@ -315,17 +321,17 @@ mod tests {
     #[test]
     fn a_key_with_many_doubts_gives_way_to_another() {
         let mut history = History::default();
-        assert_eq!(history.key(12), "k12");
+        assert_eq!(history.key(KEY, 12), "k12");
         for n in 0..DOUBTS_MAX {
-            let operation = history.invoke(1, history.key(12), Input::Del, Time(n.into()));
+            let operation = history.invoke(1, history.key(KEY, 12), Input::Del, Time(n.into()));
             history.doubt(operation);
         }
-        assert_eq!((history.key(12), history.key(2)), (value("k1.12"), value("k2")));
+        assert_eq!((history.key(KEY, 12), history.key(KEY, 2)), (value("k1.12"), value("k2")));
         let read = history.invoke(1, value("k1.12"), Input::Get, Time(9));
         history.doubt(read);
         let late = history.invoke(1, value("k12"), Input::Del, Time(9));
         history.doubt(late);
-        assert_eq!(history.key(12), "k1.12", "only what stands in the place now counts");
+        assert_eq!(history.key(KEY, 12), "k1.12", "only what stands in the place now counts");
     }
 
     #[test]

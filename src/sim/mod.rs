@@ -31,7 +31,9 @@ mod recovery;
 pub mod run;
 pub mod scenario;
 mod shelves;
+mod tasks;
 pub mod troubles;
+mod values;
 pub mod workload;
 pub mod world;
 

@@ -1,7 +1,8 @@
 //! Simulated clients with many things under way on one connection: the protocol of `Mux`, over simulated connections.
 
 use super::checks;
-use super::workload::{Asker, Body, Ending};
+use super::tasks::Body;
+use super::workload::{Asker, Ending};
 use super::world::World;
 use crate::client::mux_protocol::{Completion, MuxOptions, MuxProtocol, Result as Ended};
 use crate::types::Time;
@@ -55,7 +56,8 @@ impl MuxClient {
 
 fn ending(ended: Ended) -> Ending {
     match ended {
-        Ended::Executed { answer, .. } | Ended::Answered { answer, .. } => Ending::Answered(answer),
+        Ended::Executed { answer, .. } => Ending::Answered(answer, None),
+        Ended::Answered { applied, answer } => Ending::Answered(answer, Some(applied)),
         Ended::Refused(_) => Ending::Refused,
         Ended::Unknown => Ending::Unknown,
     }
@@ -107,7 +109,7 @@ impl World {
     fn end_tasks(&mut self, mux: &mut MuxClient) -> checks::Result<()> {
         for Completion { tag, result, .. } in std::mem::take(&mut mux.done) {
             self.say(|| format!("client {} is told: {result:?}", mux.asker.client));
-            mux.asker.ends(self.now, tag, ending(result), &mut self.history)?;
+            mux.asker.ends(self.now, (tag, mux.main), ending(result), (&mut self.history, &self.values))?;
         }
         Ok(())
     }

@@ -308,6 +308,7 @@ impl Scenario {
         let mut linked = SmallRng::seed_from_u64(seed ^ 0x6c69_6e6b_6564);
         scenario.load.muxes = [0, 0, 1, 2][linked.random_range(0..4)];
         scenario.load.callers = [0, 0, 1, 2][linked.random_range(0..4)];
+        scenario.load.mixed = [0, 30, 60][linked.random_range(0..3)];
         scenario.troubles.rot_snapshot = if nodes < 3 { 0 } else { [0, 0, 0, 6][apart.random_range(0..4)] };
         // With the smallest, a snapshot comes in many pieces.
         scenario.node.chunk_bytes = [400, 3000, CHUNK_BYTES][rng.random_range(0..3)];
@@ -372,5 +373,6 @@ fn load(rng: &mut SmallRng) -> Load {
         forward: rng.random_range(0..2) == 0,
         large: [0, 0, 5, 30][rng.random_range(0..4)],
         mortal: 0,
+        mixed: 0,
     }
 }

@@ -1,12 +1,13 @@
 //! What simulated clients ask for, one task after the other, and what they see of each.
 
-use super::history::{History, Input};
-use crate::api::Consistency;
-use crate::machine::words::{Answer, Command, Deadline, Life, Presence, Query};
-use crate::types::Time;
+use super::history::{GROUP, History, Input, KEY};
+use super::tasks::{Body, Form, Task};
+use super::values::Values;
+use crate::types::{Index, Time};
 use bytes::Bytes;
 use rand::RngExt;
 use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -35,60 +36,19 @@ pub struct Load {
     pub large: u32,
     /// How many of a hundred values have a deadline.
     pub mortal: u32,
-}
-
-/// One thing that a client asks for: an operation on one key.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Task {
-    /// On which key.
-    pub key: Bytes,
-    /// What.
-    pub input: Input,
-}
-
-/// A task as the state machine is asked for it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Body {
-    /// Through the log.
-    Command(Bytes),
-    /// Beside it.
-    Query(Bytes, Consistency),
+    /// How many of a hundred tasks are about several keys at once, or are local reads.
+    pub mixed: u32,
 }
 
 /// How a task ended, as its client was told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ending {
-    /// With that answer of the machine.
-    Answered(Bytes),
+    /// With that answer of the machine; of a read also the index of the last entry that was applied before it.
+    Answered(Bytes, Option<Index>),
     /// Nothing was applied, and nothing will be.
     Refused,
     /// It may have been applied, or be yet.
     Unknown,
-}
-
-impl Task {
-    /// As the state machine is asked for it.
-    pub fn body(&self) -> Body {
-        match &self.input {
-            Input::Get => Body::Query(Query::Get { key: &self.key }.encode(), Consistency::Linearizable),
-            input => Body::Command(command(&self.key, input).encode()),
-        }
-    }
-}
-
-/// The command of the state machine for what a client does to a key.
-fn command<'a>(key: &'a Bytes, input: &'a Input) -> Command<'a> {
-    match input {
-        Input::Put(value) => Command::Put { key, value },
-        Input::PutFor(value, ttl) => {
-            let life = Life::Until(Deadline::In(ttl.as_millis() as u64));
-            Command::Set { key, value, only_if: Presence::Either, life, tells: false }
-        }
-        Input::Del => Command::Del { key },
-        Input::Cas(expected, new) => Command::Cas { key, expected: expected.as_deref(), new },
-        Input::Incr(by) => Command::Incr { key, by: *by },
-        Input::Get => panic!("a read is no command"),
-    }
 }
 
 /// The tasks of one client.
@@ -105,11 +65,51 @@ impl Workload {
         Workload { client, load, values: 0 }
     }
 
-    /// The next one.
-    pub fn draw(&mut self, rng: &mut SmallRng, history: &History) -> Task {
-        let key = history.key(rng.random_range(0..self.load.keys));
+    /// The next one; a local read only for a client that stays with a node.
+    pub fn draw(&mut self, rng: &mut SmallRng, history: &History, stays: bool) -> Task {
+        if rng.random_range(0..100) < self.load.mixed {
+            return self.draw_mixed(rng, history, stays);
+        }
+        let key = history.key(KEY, rng.random_range(0..self.load.keys));
         let input = self.draw_input(rng, &key);
-        Task { key, input }
+        Task { form: Form::Single, parts: vec![(key, input)] }
+    }
+
+    fn draw_mixed(&mut self, rng: &mut SmallRng, history: &History, stays: bool) -> Task {
+        let all = |inputs: Input| {
+            let keys = (0..self.load.keys).map(|place| history.key(KEY, place));
+            keys.map(|key| (key, inputs.clone())).collect::<Vec<_>>()
+        };
+        let group = history.key(GROUP, 0);
+        let form = match rng.random_range(0..10) {
+            0 | 1 => Form::Block,
+            2 => return Task { form: Form::Values, parts: all(Input::Get) },
+            3 => return Task { form: Form::Scan, parts: all(Input::Get) },
+            4 if stays => return Task { form: Form::Local, parts: all(Input::Get) },
+            5 if stays => return Task { form: Form::LocalGroup, parts: vec![(group, Input::Get)] },
+            4..=6 => return Task { form: Form::Group, parts: vec![(group, Input::Get)] },
+            _ => return Task { form: Form::Group, parts: vec![(group, self.draw_group(rng))] },
+        };
+        let mut parts = all(Input::Get);
+        parts.shuffle(rng);
+        parts.truncate(rng.random_range(1..=3));
+        for (key, input) in &mut parts {
+            *input = self.draw_input(rng, key);
+        }
+        Task { form, parts }
+    }
+
+    /// What is done to all keys of a group alike.
+    fn draw_group(&mut self, rng: &mut SmallRng) -> Input {
+        self.values += 1;
+        let number = |n: u64| Bytes::from(n.to_string());
+        match rng.random_range(0..8) {
+            0 => Input::Del,
+            1 => Input::Put(number(self.values)),
+            2 => Input::Cas(None, number(self.values)),
+            3 => Input::Cas(Some(number(rng.random_range(1..20))), number(self.values)),
+            _ => Input::Incr(rng.random_range(1..4)),
+        }
     }
 
     /// Numbers live on even keys, words on odd ones, so that increments mostly find a number.
@@ -143,7 +143,9 @@ pub struct Asker {
     pub client: u64,
     workload: Workload,
     /// The tasks under way, by their tags, and their operations in the history.
-    pending: BTreeMap<u64, (Task, usize)>,
+    pending: BTreeMap<u64, (Task, Vec<usize>)>,
+    /// The connection over which a local read was answered last, and as of which index.
+    read: Option<(u64, Index)>,
     tags: u64,
     /// When it begins the next one.
     pub next_at: Time,
@@ -155,7 +157,7 @@ impl Asker {
     /// That client, with nothing under way.
     pub fn new(client: u64, load: Load) -> Asker {
         let workload = Workload::new(client, load);
-        Asker { client, workload, pending: BTreeMap::new(), tags: 0, next_at: Time::ZERO, stopping: false }
+        Asker { client, workload, pending: BTreeMap::new(), read: None, tags: 0, next_at: Time::ZERO, stopping: false }
     }
 
     /// Whether it waits for nothing.
@@ -168,27 +170,70 @@ impl Asker {
         if self.stopping || now < self.next_at {
             return None;
         }
-        let task = self.workload.draw(rng, history);
-        let body = task.body();
-        let operation = history.invoke(self.client, task.key.clone(), task.input.clone(), now);
+        let task = self.workload.draw(rng, history, true);
+        let body = task.body(rng);
+        let operations = task.invoke(self.client, now, history);
         self.tags += 1;
-        self.pending.insert(self.tags, (task, operation));
+        self.pending.insert(self.tags, (task, operations));
         self.next_at = now + Duration::from_nanos(rng.random_range(0..=self.workload.load.think.as_nanos() as u64));
         Some((self.tags, body))
     }
 
-    /// A task has ended. An error says what no correct node answers.
-    pub fn ends(&mut self, now: Time, tag: u64, ending: Ending, history: &mut History) -> Result<(), String> {
-        let Some((_, operation)) = self.pending.remove(&tag) else { return Ok(()) };
-        match ending {
-            Ending::Answered(answer) => {
-                let answer =
-                    Answer::decode(answer).map_err(|error| format!("an answer that cannot be read: {error}"))?;
-                history.answer(operation, now, answer);
+    /// A task has ended, over that connection if it was answered. An error says what no correct node answers.
+    pub fn ends(
+        &mut self,
+        now: Time,
+        (tag, link): (u64, Option<u64>),
+        ending: Ending,
+        (history, values): (&mut History, &Values),
+    ) -> Result<(), String> {
+        let Some((task, operations)) = self.pending.remove(&tag) else { return Ok(()) };
+        let (answer, applied) = match ending {
+            Ending::Answered(answer, applied) => (answer, applied),
+            Ending::Refused => {
+                operations.into_iter().for_each(|operation| history.refuse(operation));
+                return Ok(());
             }
-            Ending::Refused => history.refuse(operation),
-            Ending::Unknown => history.doubt(operation),
+            Ending::Unknown => {
+                operations.into_iter().for_each(|operation| history.doubt(operation));
+                return Ok(());
+            }
+        };
+        let answers = task.split(answer)?;
+        if let Some(applied) = applied {
+            task.keys().zip(&answers).try_for_each(|(key, answer)| values.check(&key, applied, answer))?;
         }
+        if task.form.is_local() {
+            return link.zip(applied).map_or(Ok(()), |(link, applied)| self.reads_on(link, applied));
+        }
+        operations.into_iter().zip(answers).for_each(|(operation, answer)| history.answer(operation, now, answer));
         Ok(())
+    }
+
+    /// On one connection, which is one with one process, no local read is older than the one before.
+    fn reads_on(&mut self, link: u64, applied: Index) -> Result<(), String> {
+        let before = self.read.replace((link, applied));
+        match before {
+            Some((same, seen)) if same == link && applied < seen => {
+                Err(format!("client {} reads as of {applied}, after it read as of {seen} there", self.client))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Scenario;
+    use super::*;
+
+    #[test]
+    fn a_local_read_that_goes_back_is_seen() {
+        let load = Scenario::draw(1, Duration::from_secs(1)).load;
+        let mut asker = Asker::new(1, load);
+        assert!(asker.reads_on(7, Index(5)).is_ok());
+        assert!(asker.reads_on(7, Index(5)).is_ok());
+        assert!(asker.reads_on(8, Index(3)).is_ok(), "another node may be behind");
+        assert!(asker.reads_on(8, Index(2)).is_err());
     }
 }

@@ -14,6 +14,7 @@ use super::pipelines::{FIRST_CONNECTION, Pipelines};
 use super::progress::Progress;
 use super::scenario::Scenario;
 use super::shelves::Snapshots;
+use super::values::Values;
 use crate::consensus::message::Envelope;
 use crate::consensus::note::Note;
 use crate::node::{Action, Caller, Event};
@@ -103,6 +104,7 @@ pub struct World {
     /// When each client is next woken.
     pub(super) wakes: BTreeMap<u64, Time>,
     pub(super) history: History,
+    pub(super) values: Values,
     pub(super) pipelines: Pipelines,
     pub(super) checks: Checks,
     /// Everything that was sent, written and answered, folded into one number.
@@ -142,6 +144,7 @@ impl World {
             operator: Operator::default(),
             wakes: BTreeMap::new(),
             history: History::default(),
+            values: Values::default(),
             pipelines: Pipelines::default(),
             checks: Checks::new(ids.iter().copied(), scenario.founding()),
             hash: scenario.seed,

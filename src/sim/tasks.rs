@@ -1,0 +1,262 @@
+//! What a simulated client asks for at once: one operation or several, how they are put into words for the state
+//! machine, and what its answer says of each.
+//!
+//! A *group* is several keys that are only ever written together, all to one value. To the history it is one key: what
+//! reads it must find one value everywhere, and an answer that shows two is a violation by itself.
+
+use super::history::{History, Input};
+use crate::api::Consistency;
+use crate::machine::words::{Answer, Command, Deadline, Life, Presence, Query, Step};
+use crate::types::Time;
+use bytes::Bytes;
+use rand::RngExt;
+use rand::rngs::SmallRng;
+use std::collections::BTreeMap;
+
+/// How many keys a group has.
+const GROUP_KEYS: usize = 3;
+
+/// How the parts of a task are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// One operation on one key.
+    Single,
+    /// Operations on several keys, each a step of one block.
+    Block,
+    /// Reads of several keys, by their names.
+    Values,
+    /// Reads of several keys, as a range.
+    Scan,
+    /// Reads of several keys, by their names, of what the node has applied.
+    Local,
+    /// One operation on all keys of a group.
+    Group,
+    /// A read of all keys of a group, of what the node has applied.
+    LocalGroup,
+}
+
+impl Form {
+    /// Whether it is a read of what a node has applied, as old as that may be.
+    pub fn is_local(self) -> bool {
+        matches!(self, Form::Local | Form::LocalGroup)
+    }
+}
+
+/// What a client asks for at once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Task {
+    /// How it is asked for.
+    pub form: Form,
+    /// Its operations, as the history knows them.
+    pub parts: Vec<(Bytes, Input)>,
+}
+
+/// A task as the state machine is asked for it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Body {
+    /// Through the log.
+    Command(Bytes),
+    /// Beside it.
+    Query(Bytes, Consistency),
+}
+
+/// The keys of a group.
+fn members(group: &Bytes) -> Vec<Bytes> {
+    (0..GROUP_KEYS).map(|n| Bytes::from([&group[..], format!("/{n}").as_bytes()].concat())).collect()
+}
+
+impl Task {
+    /// The keys that it names, as the state machine knows them. Each key of a group holds what the first does.
+    pub fn keys(&self) -> impl Iterator<Item = Bytes> {
+        let is_group = matches!(self.form, Form::Group | Form::LocalGroup);
+        self.parts.iter().map(move |(key, _)| if is_group { members(key).swap_remove(0) } else { key.clone() })
+    }
+
+    /// Writes down that it is asked for; a local read is not part of the history.
+    pub fn invoke(&self, client: u64, now: Time, history: &mut History) -> Vec<usize> {
+        let parts = self.parts.iter().filter(|_| !self.form.is_local());
+        parts.map(|(key, input)| history.invoke(client, key.clone(), input.clone(), now)).collect()
+    }
+
+    /// As the state machine is asked for it. Where there are several ways, chance decides.
+    pub fn body(&self, rng: &mut SmallRng) -> Body {
+        let consistency = if self.form.is_local() { Consistency::Local } else { Consistency::Linearizable };
+        let (key, input) = &self.parts[0];
+        let keys: Vec<&[u8]> = self.parts.iter().map(|(key, _)| &key[..]).collect();
+        match self.form {
+            Form::Single if *input == Input::Get => Body::Query(Query::Get { key }.encode(), consistency),
+            Form::Single => Body::Command(command(key, input).encode()),
+            Form::Block => Body::Command(Command::Block(self.parts.iter().map(step).collect()).encode()),
+            Form::Values | Form::Local => Body::Query(Query::Values(keys).encode(), consistency),
+            Form::Scan => {
+                let prefix = &key[..1];
+                Body::Query(Query::Scan { prefix, after: None, limit: u32::MAX }.encode(), consistency)
+            }
+            Form::Group | Form::LocalGroup => group_body(&members(key), input, consistency, rng),
+        }
+    }
+
+    /// What the machine's answer says of each part. An error says what no correct node answers.
+    pub fn split(&self, answer: Bytes) -> Result<Vec<Answer>, String> {
+        let answer = Answer::decode(answer).map_err(|error| format!("an answer that cannot be read: {error}"))?;
+        let wrong = |answer: &Answer| Err(format!("{self:?} is answered {answer:?}"));
+        let answers = match (self.form, answer) {
+            (Form::Single, answer) => vec![answer],
+            (Form::Block, Answer::Each(answers)) => answers,
+            (Form::Values | Form::Local, Answer::Values(values)) => values.into_iter().map(Answer::Value).collect(),
+            (Form::Scan, Answer::Pairs { pairs, more: false }) => self.found(pairs)?,
+            (Form::Group | Form::LocalGroup, answer) => vec![self.common(answer)?],
+            (_, answer) => return wrong(&answer),
+        };
+        if answers.len() == self.parts.len() { Ok(answers) } else { wrong(&Answer::All(answers)) }
+    }
+
+    /// What a range shows of each key.
+    fn found(&self, pairs: Vec<(Bytes, Bytes)>) -> Result<Vec<Answer>, String> {
+        let in_order = pairs.is_sorted_by(|(one, _), (other, _)| one < other);
+        let first = &self.parts[0].0[..1];
+        if !in_order || !pairs.iter().all(|(key, _)| key.starts_with(first)) {
+            return Err(format!("{self:?} is answered out of order, or with other keys: {pairs:?}"));
+        }
+        let mut pairs: BTreeMap<Bytes, Bytes> = pairs.into_iter().collect();
+        Ok(self.parts.iter().map(|(key, _)| Answer::Value(pairs.remove(key))).collect())
+    }
+
+    /// What an answer says of all keys of a group: the same of each.
+    fn common(&self, answer: Answer) -> Result<Answer, String> {
+        let torn = |answers: &dyn std::fmt::Debug| Err(format!("{self:?} finds its keys apart: {answers:?}"));
+        let (key, input) = &self.parts[0];
+        let answers = match answer {
+            Answer::Each(answers) | Answer::All(answers) => answers,
+            Answer::Values(values) => values.into_iter().map(Answer::Value).collect(),
+            Answer::Pairs { pairs, more: false } => {
+                let mut found: BTreeMap<Bytes, Bytes> = pairs.into_iter().collect();
+                let values = members(key).iter().map(|key| Answer::Value(found.remove(key))).collect();
+                if !found.is_empty() {
+                    return torn(&found);
+                }
+                values
+            }
+            // Nothing of a batch was applied; which of its commands failed, all would have.
+            Answer::None { why, .. } => vec![*why; GROUP_KEYS],
+            Answer::Number(removed) if *input == Input::Del => match removed {
+                0 => vec![Answer::Deleted { existed: false }; GROUP_KEYS],
+                all if all == GROUP_KEYS as i64 => vec![Answer::Deleted { existed: true }; GROUP_KEYS],
+                some => return torn(&some),
+            },
+            Answer::Done => vec![Answer::Done; GROUP_KEYS],
+            answer => return torn(&answer),
+        };
+        match answers.split_first() {
+            Some((first, rest)) if rest.len() + 1 == GROUP_KEYS && rest.iter().all(|other| other == first) => {
+                Ok(first.clone())
+            }
+            _ => torn(&answers),
+        }
+    }
+}
+
+/// One operation on all keys of a group.
+fn group_body(keys: &[Bytes], input: &Input, consistency: Consistency, rng: &mut SmallRng) -> Body {
+    let names: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+    let command = match input {
+        Input::Get if consistency == Consistency::Local || rng.random_range(0..3) > 0 => {
+            let prefix = &names[0][..names[0].len() - 1];
+            let query = match rng.random() {
+                true => Query::Scan { prefix, after: None, limit: u32::MAX },
+                false => Query::Values(names),
+            };
+            return Body::Query(query.encode(), consistency);
+        }
+        Input::Put(value) if rng.random() => {
+            Command::PutAll(names.into_iter().map(|key| (key, &value[..])).collect()).encode()
+        }
+        Input::Del if rng.random() => Command::Forget(names).encode(),
+        // One that fails is the last of its batch: nothing of what came before it may stay.
+        Input::Cas(_, value) => {
+            let (last, rest) = keys.split_last().expect("a group has keys");
+            let puts = rest.iter().map(|key| Command::Put { key, value });
+            Command::Batch(puts.chain([command(last, input)]).collect()).encode()
+        }
+        Input::Put(_) | Input::PutFor(..) | Input::Incr(_) if rng.random() => {
+            Command::Batch(keys.iter().map(|key| command(key, input)).collect()).encode()
+        }
+        input => Command::Block(keys.iter().map(|key| step_of(key, input)).collect()).encode(),
+    };
+    Body::Command(command)
+}
+
+fn step((key, input): &(Bytes, Input)) -> Step<'_> {
+    step_of(key, input)
+}
+
+fn step_of<'a>(key: &'a Bytes, input: &'a Input) -> Step<'a> {
+    if *input == Input::Get { Step::Ask(Query::Get { key }) } else { Step::Do(command(key, input)) }
+}
+
+/// The command of the state machine for what a client does to a key.
+fn command<'a>(key: &'a Bytes, input: &'a Input) -> Command<'a> {
+    match input {
+        Input::Put(value) => Command::Put { key, value },
+        Input::PutFor(value, ttl) => {
+            let life = Life::Until(Deadline::In(ttl.as_millis() as u64));
+            Command::Set { key, value, only_if: Presence::Either, life, tells: false }
+        }
+        Input::Del => Command::Del { key },
+        Input::Cas(expected, new) => Command::Cas { key, expected: expected.as_deref(), new },
+        Input::Incr(by) => Command::Incr { key, by: *by },
+        Input::Get => panic!("a read is no command"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    fn group(input: Input) -> Task {
+        Task { form: Form::Group, parts: vec![(bytes("g0"), input)] }
+    }
+
+    fn pair(key: &'static str, value: &'static str) -> (Bytes, Bytes) {
+        (bytes(key), bytes(value))
+    }
+
+    #[test]
+    fn a_group_that_is_torn_is_seen() {
+        let read = group(Input::Get);
+        let found = |pairs| read.split(Answer::Pairs { pairs, more: false }.encode());
+        let one = Answer::Value(Some(bytes("1")));
+        assert_eq!(found(vec![pair("g0/0", "1"), pair("g0/1", "1"), pair("g0/2", "1")]), Ok(vec![one.clone()]));
+        assert_eq!(found(vec![]), Ok(vec![Answer::Value(None)]));
+        assert!(found(vec![pair("g0/0", "1"), pair("g0/1", "1")]).is_err(), "half of a block");
+        assert!(found(vec![pair("g0/0", "2"), pair("g0/1", "1"), pair("g0/2", "1")]).is_err());
+        let sums = |sums: [i64; 3]| group(Input::Incr(1)).split(Answer::Each(sums.map(Answer::Number).into()).encode());
+        assert_eq!(sums([4, 4, 4]), Ok(vec![Answer::Number(4)]));
+        assert!(sums([4, 4, 5]).is_err());
+        let removed = |n| group(Input::Del).split(Answer::Number(n).encode());
+        assert_eq!(removed(3), Ok(vec![Answer::Deleted { existed: true }]));
+        assert!(removed(1).is_err());
+    }
+
+    #[test]
+    fn a_batch_that_fails_says_what_its_key_held() {
+        let why = Answer::Kept { actual: Some(bytes("7")) };
+        let answer = Answer::None { at: 2, why: Box::new(why.clone()) };
+        assert_eq!(group(Input::Cas(None, bytes("8"))).split(answer.encode()), Ok(vec![why]));
+    }
+
+    #[test]
+    fn a_range_out_of_order_is_seen() {
+        let parts = ["k0", "k1"].map(|key| (bytes(key), Input::Get)).into();
+        let scan = Task { form: Form::Scan, parts };
+        let found = |pairs| scan.split(Answer::Pairs { pairs, more: false }.encode());
+        let values = vec![Answer::Value(None), Answer::Value(Some(bytes("b")))];
+        assert_eq!(found(vec![pair("k1", "b"), pair("k7", "c")]), Ok(values));
+        assert!(found(vec![pair("k1", "b"), pair("k0", "a")]).is_err());
+        assert!(found(vec![pair("g0/0", "b")]).is_err());
+    }
+}
