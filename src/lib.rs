@@ -85,6 +85,7 @@
 //! | [`net`], [`sim`] | two worlds to live in |
 //! | [`config`], [`server`], [`cli`] | every knob; assembly; the command line |
 
+pub mod admission;
 pub mod api;
 pub mod apply;
 pub mod cli;

@@ -22,6 +22,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("shelf", &["types", "limits", "codec", "disk", "machine", "wal", "snapshot", "apply"]),
     ("node", &["types", "limits", "api", "consensus", "wal", "apply"]),
     ("pipeline", &["types", "limits", "api"]),
+    ("admission", &["types", "limits", "consensus", "wire"]),
     (
         "net",
         &[
@@ -32,6 +33,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "wire",
             "node",
             "pipeline",
+            "admission",
             "apply",
             "machine",
             "wal",
@@ -55,6 +57,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "apply",
             "wire",
             "node",
+            "admission",
             "client",
             "pipeline",
             "snapshot",
@@ -108,6 +111,7 @@ const PURE: &[&str] = &[
     "codec.rs",
     "api.rs",
     "pipeline.rs",
+    "admission.rs",
     "client/in_flight.rs",
     "client/known.rs",
     "client/mux_protocol.rs",

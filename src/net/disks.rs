@@ -1,4 +1,4 @@
-//! Which disk each peer came with: one that comes with another has forgotten what it promised.
+//! What an operator is told of peers that come with another disk, or hold another log.
 
 use crate::types::Run;
 use crate::types::{DiskId, LogId, NodeId, Time};
@@ -8,29 +8,15 @@ use std::time::Duration;
 /// An operator reads of it no more often than this: the peer dials ten times a second.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
-/// Which disk each peer came with, since this process started.
-///
-/// A node whose data directory was replaced under its old id has forgotten its votes and what it
-/// confirmed: to hear it would be to count two nodes as one.
+/// What an operator is told of peers that are not heard, or should not be, no more often than he reads it.
 #[derive(Debug, Default)]
 pub struct Disks {
-    known: BTreeMap<NodeId, DiskId>,
     /// The latest run that was met on each disk.
     runs: BTreeMap<NodeId, (DiskId, Run)>,
     tell_at: Time,
 }
 
 impl Disks {
-    /// The disk that peer came with.
-    pub fn known(&self, peer: NodeId) -> Option<DiskId> {
-        self.known.get(&peer).copied()
-    }
-
-    /// That peer was let in with that disk: it stays with it.
-    pub fn meet(&mut self, peer: NodeId, disk: DiskId) {
-        self.known.entry(peer).or_insert(disk);
-    }
-
     /// Warns that the peer comes with another disk than `known`, unless that was just said.
     pub fn warn(&mut self, now: Time, me: NodeId, peer: NodeId, known: DiskId, disk: DiskId) {
         if self.tell_at > now {
@@ -96,7 +82,6 @@ impl Disks {
 
     /// Whoever is no member any more may come with any disk, should it be added again; and so may who was added again.
     pub fn forget_but(&mut self, stays: impl Fn(NodeId) -> bool) {
-        self.known.retain(|peer, _| stays(*peer));
         self.runs.retain(|peer, _| stays(*peer));
     }
 }

@@ -17,12 +17,13 @@ use super::options::Options;
 use super::resolver::Resolver;
 use super::stream;
 use super::waker::Waker;
+use crate::admission::Admission;
+pub use crate::admission::Identity;
 use crate::api::{Refusal, Reply, Request};
 use crate::codec::Malformed;
 use crate::node::event::{Caller, Event};
 use crate::secure::Stream;
-use crate::types::Run;
-use crate::types::{ClusterId, DiskId, Member, Membership, NodeId, Position, Time};
+use crate::types::{Membership, NodeId, Position, Time};
 use crate::wire::WireError;
 use crate::wire::client::Numbered;
 use crate::wire::peer::PeerFrame;
@@ -47,23 +48,8 @@ const KEY_BITS: u32 = 24;
 const KEY_MASK: usize = (1 << KEY_BITS) - 1;
 /// Connections are looked over this often, while any of them needs it.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Whoever was a member is spoken to for this long: it has to learn that it is none any more.
-const LEAVERS_FOR: Duration = Duration::from_secs(10);
 /// How long the listener rests when the system has no more file descriptors.
 const REST: Duration = Duration::from_millis(100);
-
-/// Who a node is, to those it talks to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Identity {
-    /// The node.
-    pub node: NodeId,
-    /// Its cluster.
-    pub cluster: ClusterId,
-    /// The disk it is known by.
-    pub disk: DiskId,
-    /// This process.
-    pub run: Run,
-}
 
 /// All connections of a node.
 pub struct Net {
@@ -87,22 +73,15 @@ pub struct Net {
     resolver: Resolver,
     /// Where to look for members, beside where the membership says they are.
     places: BTreeMap<NodeId, String>,
-    members: Membership,
-    /// The position of the configuration that the membership is.
-    configured: Position,
-    /// Those who were members until just now, and until when they are spoken to.
-    leavers: BTreeMap<NodeId, (Member, Time)>,
-    /// Those who speak to us and whom our configuration does not know, or not yet: where they are answered.
-    guests: BTreeMap<NodeId, Member>,
-    /// Whom the node follows, if anyone; itself if it leads.
-    leader: Option<NodeId>,
+    /// Which peers are let in.
+    admission: Admission,
     doors: Doors,
     redis: Redis,
     http: super::http::door::Options,
     disks: Disks,
     listening: Listening,
-    /// The connection on which each peer speaks to us, and which process of it does.
-    speakers: BTreeMap<NodeId, (Token, u64)>,
+    /// The connection on which each peer speaks to us.
+    speakers: BTreeMap<NodeId, Token>,
     /// Bytes written to each peer on connections that are gone.
     sent: BTreeMap<NodeId, u64>,
     /// Connections to be read from.
@@ -148,11 +127,7 @@ impl Net {
             clients: 0,
             strangers: VecDeque::new(),
             places,
-            members: Membership::default(),
-            configured: Position::ZERO,
-            leavers: BTreeMap::new(),
-            guests: BTreeMap::new(),
-            leader: None,
+            admission: Admission::new(me),
             doors: Doors::default(),
             redis: Redis::default(),
             http: Default::default(),
@@ -213,18 +188,10 @@ impl Net {
     /// Keeps a link to each of those; and for a while to those who were members until now, who have to be
     /// told. `configured` is the position of the configuration. Who belongs to nothing yet has links to where it was told to look.
     pub fn set_members(&mut self, now: Time, membership: &Membership, configured: Position) {
-        self.configured = configured;
-        let before = std::mem::replace(&mut self.members, membership.clone());
-        if membership.members.is_empty() {
-            self.members = Membership::founding(self.places.clone());
-        }
-        let added: Vec<NodeId> = self.members.ids().filter(|id| !before.stays(*id, &self.members)).collect();
-        self.disks.forget_but(|id| before.stays(id, &self.members));
-        for (id, member) in before.members {
-            self.leavers.entry(id).or_insert((member, now + LEAVERS_FOR));
-        }
-        self.leavers.retain(|id, _| !self.members.members.contains_key(id));
-        self.guests.retain(|id, _| !self.members.members.contains_key(id));
+        let places = || Membership::founding(self.places.clone());
+        let before = self.admission.members().clone();
+        let added = self.admission.set_members(now, membership, configured, places);
+        self.disks.forget_but(|id| before.stays(id, self.admission.members()));
         added.into_iter().for_each(|id| self.part(now, id));
         self.link(now);
         self.look_over(now);
@@ -241,7 +208,7 @@ impl Net {
     /// Ends the connections with who left and was added again: it says anew with which disk it comes, before
     /// anything that it says counts.
     fn part(&mut self, now: Time, peer: NodeId) {
-        let speaker = self.speakers.get(&peer).map(|(token, _)| *token);
+        let speaker = self.speakers.get(&peer).copied();
         let dialed = self.links.get(peer).and_then(Link::token);
         for token in speaker.into_iter().chain(dialed) {
             self.close(now, token);
@@ -250,9 +217,8 @@ impl Net {
 
     /// Has the links that members, and leavers, and places ask for.
     fn link(&mut self, now: Time) {
-        let leavers = self.leavers.iter().map(|(id, (member, _))| (id, member));
         let mut wanted: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
-        for (id, member) in self.members.members.iter().chain(leavers).chain(&self.guests) {
+        for (id, member) in self.admission.spoken_to() {
             let addresses = self.places.get(id).into_iter().chain([&member.address]);
             let all = wanted.entry(*id).or_default();
             for address in addresses.filter(|address| !address.is_empty()) {
@@ -269,7 +235,7 @@ impl Net {
     /// Where that member is reached, as far as we know: where it was last, or is looked for now.
     pub fn place(&self, member: NodeId) -> Option<&str> {
         if member == self.me.node {
-            return self.places.get(&member).map(String::as_str).or_else(|| self.members.address(member));
+            return self.places.get(&member).map(String::as_str).or_else(|| self.admission.members().address(member));
         }
         self.links.get(member).map(|link| link.address())
     }

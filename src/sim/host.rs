@@ -3,7 +3,9 @@
 use super::applying::Given;
 use super::checks::{Image, Life};
 use super::disk::SimDisk;
+use super::peer_links::{Inbound, Outbound};
 use super::scenario::Scenario;
+use crate::admission::{Admission, Identity};
 use crate::apply::Applier;
 use crate::disk::Meter;
 use crate::machine::Kv;
@@ -13,8 +15,8 @@ use crate::node::node::Begun;
 use crate::node::{self, Kept, Node};
 use crate::shelf::{Keeper, Reviving, bring_together, fault};
 use crate::snapshot::{Snapshot, Store};
-use crate::types::{Base, ClusterId, DiskId, Index, Membership, NodeId, Position, Time, Write};
-use crate::wal::identity::Identity;
+use crate::types::{Base, ClusterId, DiskId, Index, Membership, NodeId, Position, Run, Time, Write};
+use crate::wal::identity::Identity as Owner;
 use crate::wal::{self, Fault, Journal, Reserve, Watch};
 use crate::wire::frame::FrameReader;
 use bytes::BytesMut;
@@ -126,16 +128,16 @@ pub struct Process {
     pub incoming: BTreeMap<NodeId, Incoming>,
     /// When it is next woken for its deadline.
     pub tick_at: Option<Time>,
-    /// Which disk each peer came with, in this life.
-    pub met: BTreeMap<NodeId, DiskId>,
-    /// The disk of each peer that is connected: a connection is judged when it is made, and lasts.
-    pub connected: BTreeMap<NodeId, DiskId>,
-    /// When each peer that was not connected was last dialed.
-    pub dialed: BTreeMap<NodeId, Time>,
-    /// Who belonged to its configuration when that was last looked at.
+    /// Which peers it talks to.
+    pub admission: Admission,
+    /// The connection over which it speaks to each peer.
+    pub outbound: BTreeMap<NodeId, Outbound>,
+    /// The connection over which each peer speaks to it.
+    pub inbound: BTreeMap<NodeId, Inbound>,
+    /// Its members when that was last looked at.
     pub members: Membership,
-    /// Those who did until just now, and until when they are spoken to.
-    pub leavers: BTreeMap<NodeId, Time>,
+    /// Whether its connections were ever arranged by them.
+    pub arranged: bool,
 }
 
 /// One machine.
@@ -241,13 +243,12 @@ impl Host {
     }
 
     /// Whose directory it is; this machine's from now on, if it is nobody's.
-    fn owner(&self) -> Result<Identity, Fault> {
-        if let Some(owner) = Identity::read(&self.root)? {
+    fn owner(&self) -> Result<Owner, Fault> {
+        if let Some(owner) = Owner::read(&self.root)? {
             owner.check("the directory", self.id)?;
             return Ok(owner);
         }
-        let owner =
-            Identity { node: self.id, cluster: CLUSTER, disk: self.disk_id, founded: false, log: None, starts: 0 };
+        let owner = Owner { node: self.id, cluster: CLUSTER, disk: self.disk_id, founded: false, log: None, starts: 0 };
         owner.write(&self.root)?;
         Ok(owner)
     }
@@ -261,7 +262,7 @@ impl Host {
         let newest = store.newest().map_err(fault)?;
         let snapshot = bring_together(&mut journal, &mut recovered, newest)?;
         if !owner.founded {
-            Identity { founded: true, ..owner }.write(&self.root)?;
+            Owner { founded: true, ..owner }.write(&self.root)?;
         }
         Ok(Found { journal, recovered, store, snapshot })
     }
@@ -307,11 +308,16 @@ impl Host {
             sparing: false,
             incoming: BTreeMap::new(),
             tick_at: None,
-            met: BTreeMap::new(),
-            connected: BTreeMap::new(),
-            dialed: BTreeMap::new(),
+            admission: Admission::new(Identity {
+                node: self.id,
+                cluster: CLUSTER,
+                disk: self.disk_id,
+                run: Run { id: seed, starts: self.life + 1 },
+            }),
+            outbound: BTreeMap::new(),
+            inbound: BTreeMap::new(),
             members: Membership::default(),
-            leavers: BTreeMap::new(),
+            arranged: false,
         });
         self.life += 1;
         self.stall = Duration::ZERO;

@@ -24,6 +24,7 @@ mod mux_clients;
 pub mod network;
 pub mod operator;
 mod order;
+mod peer_links;
 mod pipelines;
 mod progress;
 mod quorums;

@@ -8,8 +8,9 @@ use super::disk::Crash;
 use super::history::History;
 use super::host::{Clock, Host};
 use super::linked_clients::LinkedClient;
-use super::network::{Network, Said, Tier};
+use super::network::Network;
 use super::operator::Operator;
+use super::peer_links::End;
 use super::pipelines::{FIRST_CONNECTION, Pipelines};
 use super::progress::Progress;
 use super::scenario::Scenario;
@@ -21,7 +22,7 @@ use crate::node::{Action, Caller, Event};
 use crate::shelf::Job;
 use crate::snapshot::Snapshot;
 use crate::types::digest;
-use crate::types::{DiskId, LogId, NodeId, Time};
+use crate::types::{DiskId, NodeId, Time};
 use crate::wal::Fault;
 use crate::wire::client::put_reply_frame;
 use crate::wire::peer::PeerFrame;
@@ -35,10 +36,12 @@ use std::time::Duration;
 pub(super) enum Happens {
     /// Bytes reach a node from another; who they are, by their disks.
     Arrives { to: NodeId, from: NodeId, disks: (DiskId, DiskId), run: u64, bytes: Bytes },
-    /// A node notices that its link with a peer is broken.
-    Closed { at: NodeId, peer: NodeId },
-    /// A node is dialed by a peer that holds that log; who they are, by their disks.
-    Dialed { to: NodeId, from: NodeId, disks: (DiskId, DiskId), log: LogId },
+    /// A node notices that a connection with a peer is closed, which was on that run of the link.
+    Closed { at: NodeId, peer: NodeId, end: End, run: u64 },
+    /// A node may dial a peer.
+    Dials { at: NodeId, life: u64, peer: NodeId },
+    /// A peer answers that was dialed on that run of the link.
+    Welcomed { at: NodeId, peer: NodeId, run: u64, bytes: Bytes },
     /// A client's bytes reach a node.
     Asked { to: NodeId, client: u64, bytes: Bytes },
     /// A node's bytes reach a client.
@@ -233,13 +236,14 @@ impl World {
         }
         match happens {
             Happens::Arrives { to, from, disks, run, bytes } => self.arrives(to, from, disks, run, &bytes),
-            Happens::Closed { at, peer } => {
-                if let Some(up) = &mut self.host(at).up {
-                    up.connected.remove(&peer);
+            Happens::Closed { at, peer, end, run } => self.closed(at, peer, end, run),
+            Happens::Dials { at, life, peer } => {
+                if self.lives(at, life) {
+                    self.dials(at, peer);
                 }
-                self.handle(at, Event::PeerLost(peer))
+                Ok(())
             }
-            Happens::Dialed { to, from, disks, log } => self.dialed(to, from, disks, log),
+            Happens::Welcomed { at, peer, run, bytes } => self.welcomed(at, peer, run, bytes),
             Happens::Asked { to, client, bytes } => self.asked(to, client, bytes),
             Happens::Told { client, bytes } => self.told(client, bytes),
             Happens::Linked { link, what, .. } => self.on_link(link, what),
@@ -324,18 +328,6 @@ impl World {
         self.hosts.keys().copied().filter(|id| *id != than).collect()
     }
 
-    /// Both links between two nodes are dialed anew; both notice.
-    pub(super) fn relink(&mut self, one: NodeId, other: NodeId) {
-        if self.network.tier() == Tier::Datagram {
-            return;
-        }
-        for (from, to) in [(one, other), (other, one)] {
-            self.network.break_link(from, to);
-            let delay = Duration::from_micros(self.rng.random_range(50..2000));
-            self.later(delay, Happens::Closed { at: from, peer: to });
-        }
-    }
-
     /// The process ends, or the machine does.
     pub(super) fn crash(&mut self, at: NodeId, how: Crash) {
         let mut rng = SmallRng::seed_from_u64(self.rng.random());
@@ -352,12 +344,8 @@ impl World {
         self.progress.unfit_until(at, self.now);
         self.say(|| format!("{at} crashes: {how:?}"));
         self.links_end(at, how == Crash::Power);
-        if was_up && how == Crash::Kill && self.network.tier() == Tier::Stream {
-            // The kernel closes what the process had open.
-            for peer in self.others(at) {
-                let delay = Duration::from_micros(self.rng.random_range(50..2000));
-                self.later(delay, Happens::Closed { at: peer, peer: at });
-            }
+        if was_up && how == Crash::Kill {
+            self.close_all(at);
         }
     }
 
@@ -368,49 +356,6 @@ impl World {
         self.crash(at, how);
         let delay = Duration::from_millis(self.rng.random_range(50..2000));
         self.later(delay, Happens::Starts { at });
-    }
-
-    fn arrives(
-        &mut self,
-        to: NodeId,
-        from: NodeId,
-        disks: (DiskId, DiskId),
-        run: u64,
-        bytes: &[u8],
-    ) -> checks::Result<()> {
-        let tier = self.network.tier();
-        if tier == Tier::Stream && run != self.network.run(from, to) {
-            return Ok(());
-        }
-        let Some(up) = &mut self.host(to).up else { return Ok(()) };
-        let incoming = up.incoming.entry(from).or_default();
-        if tier == Tier::Datagram || incoming.run != run {
-            *incoming = super::host::Incoming { run, ..Default::default() };
-        }
-        incoming.buffer.extend_from_slice(bytes);
-        let mut frames = Vec::new();
-        let broken = |error| format!("{to} cannot read what {from} sent: {error}");
-        while let Some(frame) = incoming.reader.next(&mut incoming.buffer).map_err(broken)? {
-            frames.push(PeerFrame::read(frame).map_err(broken)?);
-        }
-        if frames.is_empty() || !self.meets(to, from, disks)? {
-            return Ok(());
-        }
-        for frame in frames {
-            let event = match frame {
-                PeerFrame::Raft(envelope) => {
-                    self.shipped(&envelope)?;
-                    self.checks.told(to, &envelope.message);
-                    Event::Peer(envelope)
-                }
-                PeerFrame::Forward { id, request } => {
-                    Event::Request { from: Caller::Peer(from), id, forward: false, request }
-                }
-                PeerFrame::Answer { id, reply } => Event::Answered { from, id, reply },
-            };
-            self.handle(to, event)?;
-        }
-        Ok(())
     }
 
     fn due(&mut self, at: NodeId, when: Time) -> checks::Result<()> {
@@ -553,24 +498,6 @@ impl World {
         Ok(false)
     }
 
-    fn send(&mut self, from: NodeId, to: NodeId, frame: &PeerFrame) {
-        let mut bytes = BytesMut::with_capacity(frame.size());
-        frame.put(&mut bytes);
-        self.fold(&bytes);
-        let disks = (self.hosts[&from].disk_id, self.hosts[&to].disk_id);
-        self.dials(from, to);
-        if !self.linked(from, to, disks.1) {
-            return; // there is no link
-        }
-        if self.network.must_redial(from, to) {
-            self.relink(from, to);
-        }
-        let said = Said { bytes: bytes.freeze(), once: matches!(frame, PeerFrame::Forward { .. }) };
-        for arrival in self.network.send(self.now, &mut self.rng, (from, to), said) {
-            self.at(arrival.at, Happens::Arrives { to, from, disks, run: arrival.link, bytes: arrival.bytes });
-        }
-    }
-
     /// What the clients saw.
     pub(super) fn history(&self) -> &History {
         &self.history
@@ -584,8 +511,10 @@ impl Happens {
     /// At which machine.
     pub(super) fn place(&self) -> Option<NodeId> {
         match self {
-            Happens::Arrives { to, .. } | Happens::Asked { to, .. } | Happens::Dialed { to, .. } => Some(*to),
+            Happens::Arrives { to, .. } | Happens::Asked { to, .. } => Some(*to),
             Happens::Closed { at, .. }
+            | Happens::Dials { at, .. }
+            | Happens::Welcomed { at, .. }
             | Happens::Synced { at, .. }
             | Happens::Idle { at, .. }
             | Happens::Spared { at, .. }

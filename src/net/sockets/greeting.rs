@@ -1,17 +1,15 @@
 //! Who comes in, and whom we dial: the first words on every connection.
 
-use super::{Identity, Net, find, touch};
+use super::{Net, find, touch};
+use crate::admission::{Circumstances, Unwelcome};
 use crate::codec::Malformed;
-use crate::consensus::message::Origin;
-use crate::consensus::peer_class::{Introduction, PeerClass, Refused, Standpoint, classify_peer};
-use crate::limits::MEMBERS_MAX;
 use crate::net::dialect::Role;
 use crate::net::stream;
 use crate::node::event::Event;
 use crate::secure::Stream;
-use crate::types::{DiskId, Member, NodeId, Time};
+use crate::types::{DiskId, NodeId, Time};
 use crate::wire::WireError;
-use crate::wire::hello::{Hello, Holds, VERSION_MAX, Welcome, Who};
+use crate::wire::hello::{Hello, Welcome, Who};
 use crate::wire::reason::Reason;
 use mio::Token;
 use mio::net::TcpStream;
@@ -22,7 +20,12 @@ impl Net {
     /// Someone says who it is.
     pub(super) fn greeted(&mut self, now: Time, token: Token, hello: &Hello) {
         let proven = find(&mut self.conns, token).is_some_and(|conn| conn.stream.is_proven());
-        let verdict = self.judge(hello, proven);
+        let circumstances = Circumstances {
+            unproven: self.options.keys.is_some() && !proven,
+            stopping: self.stopping,
+            full: self.clients >= self.options.clients_max,
+        };
+        let verdict = self.admission.judge(hello, circumstances);
         self.learn_log(now, hello);
         match (verdict, hello.caller) {
             (Err(Reason::Disk), Who::Peer { node, disk, .. }) => self.warn_of_disk(now, node, disk),
@@ -39,29 +42,26 @@ impl Net {
                 return;
             }
         };
-        let Identity { node, cluster, disk, .. } = self.me;
-        let holds = self.holds();
-        let Some(conn) = find(&mut self.conns, token) else { return };
-        Welcome { version, cluster, node, disk, holds }.put(conn.lanes.ready());
+        self.admission.welcome(version).put(conn.lanes.ready());
         self.strangers.retain(|stranger| *stranger != token);
         match hello.caller {
             Who::Client => {
                 self.clients += 1;
                 conn.role = Role::Client(token.0 as u64);
             }
-            Who::Peer { node: peer, disk, run, holds } => {
+            Who::Peer { node: peer, disk, run, .. } => {
                 conn.role = Role::Speaker(peer);
                 let _if_not_it_takes_longer = stream::tune_speaker(conn.stream.socket());
-                if let Some((before, _)) = self.speakers.insert(peer, (token, run.id)) {
+                if let Some(before) = self.speakers.insert(peer, token) {
                     // It dialed again before we saw its old connection end.
                     self.close(now, before);
                 }
                 // What it answered until it dialed, it said to a connection that nobody heard the end of.
                 self.events.push(Event::AnswersLost(peer));
                 self.disks.met_run(now, self.me.node, peer, (disk, run));
-                self.meet(peer, disk, holds);
-                if !self.members.members.contains_key(&peer) {
-                    self.guests.insert(peer, Member::at(hello.address.clone()));
+                let (met, is_guest) = self.admission.admit(hello);
+                self.met(peer, met);
+                if is_guest {
                     self.link(now);
                 }
                 self.links.hurry(peer, now);
@@ -69,96 +69,28 @@ impl Net {
         }
     }
 
-    fn judge(&self, hello: &Hello, proven: bool) -> Result<u16, Reason> {
-        let version = hello.version().ok_or(Reason::Version)?;
-        debug_assert!(version <= VERSION_MAX);
-        if hello.cluster.is_some_and(|cluster| cluster != self.me.cluster) {
-            return Err(Reason::Cluster);
-        }
-        if hello.target.is_some_and(|target| target != self.me.node) {
-            return Err(Reason::Target);
-        }
-        if self.stopping {
-            return Err(Reason::Stopping);
-        }
-        match hello.caller {
-            Who::Peer { .. } if self.options.keys.is_some() && !proven => Err(Reason::Unproven),
-            Who::Peer { node, .. } if node == self.me.node => Err(Reason::Double),
-            Who::Peer { node, .. } if !self.members.members.contains_key(&node) && !self.takes_guest(node) => {
-                Err(Reason::Stranger)
-            }
-            Who::Peer { .. } if hello.cluster.is_none() => Err(Reason::Cluster),
-            Who::Peer { node, disk, holds, .. } => match self.class_of(node, disk, holds) {
-                PeerClass::Refused(Refused::Disk { .. }) => Err(Reason::Disk),
-                PeerClass::Refused(Refused::Log { .. } | Refused::NoLog) => Err(Reason::Log),
-                PeerClass::Full | PeerClass::LeaderOnly => self.judge_run(version, hello.caller),
-            },
-            Who::Client if self.clients >= self.options.clients_max => Err(Reason::Full),
-            Who::Client => Ok(version),
-        }
-    }
-
-    /// A peer that speaks on a connection that is open, and now another process says that it is that peer.
-    fn judge_run(&self, version: u16, caller: Who) -> Result<u16, Reason> {
-        match caller {
-            Who::Peer { node, run, .. } if self.speakers.get(&node).is_some_and(|(_, known)| *known != run.id) => {
-                Err(Reason::Twin)
-            }
-            Who::Peer { .. } | Who::Client => Ok(version),
-        }
-    }
-
-    /// What this node holds, as it says to peers.
-    fn holds(&self) -> Holds {
-        Holds { log: self.members.agreed_log(), configured: self.configured }
-    }
-
     /// A peer that means this node holds a log: the node learns of it, if it holds another or none.
     fn learn_log(&mut self, now: Time, hello: &Hello) {
-        let Who::Peer { node: peer, holds: Holds { log: Some(log), .. }, .. } = hello.caller else { return };
-        if hello.target == Some(self.me.node) && self.members.agreed_log() != Some(log) {
-            if let Some(ours) = self.members.agreed_log() {
-                self.disks.warn_of_log(now, self.me.node, peer, (ours, log));
-            }
-            self.events.push(Event::OtherLog { peer, log });
+        let (Some(log), Who::Peer { node: peer, .. }) = (self.admission.other_log(hello), hello.caller) else { return };
+        if let Some(ours) = self.admission.members().agreed_log() {
+            self.disks.warn_of_log(now, self.me.node, peer, (ours, log));
         }
+        self.events.push(Event::OtherLog { peer, log });
     }
 
     /// Whom the node follows, if anyone; itself if it leads. Who follows somebody knows the members as they are, or
     /// will in a moment; who does not may be looked for by a leader that it has never heard of.
     pub fn set_leader(&mut self, leader: Option<NodeId>) {
-        self.leader = leader;
+        self.admission.set_leader(leader);
     }
 
-    /// Whether strangers of our own cluster are let in: our configuration may be an old one, and a leader of a
-    /// newer one must be able to find us (votes and entries go by the sender's view, §6). Not while we follow
-    /// somebody else: then whoever is a stranger was removed, and is told so.
-    fn takes_guest(&self, peer: NodeId) -> bool {
-        self.leader.is_none_or(|leader| leader == peer) && self.guests.len() < MEMBERS_MAX
-    }
-
-    /// A member came with that disk, and stays with it; unless it is known by another, and only heard as a leader.
-    fn meet(&mut self, peer: NodeId, disk: DiskId, holds: Holds) {
-        if self.class_of(peer, disk, holds) != PeerClass::Full {
-            return;
-        }
-        if self.members.members.contains_key(&peer) {
-            self.disks.meet(peer, disk);
-        }
-        self.events.push(Event::Met { peer, disk });
-    }
-
-    /// What the words of a peer are good for that comes with that disk and holds that. Where the membership names no
-    /// disk for it, it is known by the one it came with before.
-    fn class_of(&self, peer: NodeId, disk: DiskId, holds: Holds) -> PeerClass {
-        let ours = Standpoint { membership: &self.members, configured: self.configured };
-        let origin = Origin { disk: Some(disk), log: holds.log };
-        let introduction = Introduction { node: peer, origin, configured: Some(holds.configured) };
-        classify_peer(ours, self.disks.known(peer), &introduction)
+    /// A peer is met with that disk: what it says counts from now on.
+    fn met(&mut self, peer: NodeId, disk: Option<DiskId>) {
+        self.events.extend(disk.map(|disk| Event::Met { peer, disk }));
     }
 
     fn warn_of_disk(&mut self, now: Time, peer: NodeId, disk: DiskId) {
-        if let Some(known) = self.members.disk(peer).or(self.disks.known(peer)) {
+        if let Some(known) = self.admission.known_disk(peer) {
             self.disks.warn(now, self.me.node, peer, known, disk);
         }
     }
@@ -184,10 +116,8 @@ impl Net {
             Ok(token) => {
                 self.links.dialed(peer, token);
                 let own = self.place(self.me.node).unwrap_or_default().to_owned();
-                let holds = self.holds();
                 let Some(conn) = find(&mut self.conns, token) else { return };
-                let Identity { node, cluster, disk, run } = self.me;
-                Hello::peer(cluster, node, disk, run, peer).at(&own).holding(holds).put(conn.lanes.ready());
+                self.admission.hello(peer, &own).put(conn.lanes.ready());
                 touch(&mut self.touched, conn);
             }
             Err(error) => {
@@ -204,20 +134,16 @@ impl Net {
         peer: NodeId,
         welcome: &Welcome,
     ) -> Result<(), WireError> {
-        if welcome.node != peer || welcome.cluster != self.me.cluster {
-            return Err(Malformed("another node than was dialed").into());
-        }
-        match self.class_of(peer, welcome.disk, welcome.holds) {
-            PeerClass::Full | PeerClass::LeaderOnly => {}
-            PeerClass::Refused(Refused::Disk { .. }) => {
+        let met = match self.admission.welcomed(peer, welcome) {
+            Ok(met) => met,
+            Err(Unwelcome::Stranger) => return Err(Malformed("another node than was dialed").into()),
+            Err(Unwelcome::Disk) => {
                 self.warn_of_disk(now, peer, welcome.disk);
                 return Err(Malformed("another disk than this node had").into());
             }
-            PeerClass::Refused(Refused::Log { .. } | Refused::NoLog) => {
-                return Err(Malformed("a node of another log").into());
-            }
-        }
-        self.meet(peer, welcome.disk, welcome.holds);
+            Err(Unwelcome::Log) => return Err(Malformed("a node of another log").into()),
+        };
+        self.met(peer, met);
         if let Some(conn) = find(&mut self.conns, token) {
             conn.role = Role::Listener(peer);
         }

@@ -65,16 +65,16 @@ impl Net {
     /// What the node knows of itself and its cluster.
     fn scene(&self) -> Scene {
         let place = |id: NodeId| self.place(id).and_then(|address| Place::of(id, address));
-        let mut places: Vec<Place> = self.members.voters.iter().filter_map(|id| place(*id)).collect();
+        let mut places: Vec<Place> = self.admission.members().voters.iter().filter_map(|id| place(*id)).collect();
         let own = self.doors.address(Door::Redis);
         for place in places.iter_mut().filter(|place| place.node == self.me.node) {
             place.port = own.map_or(place.port, |own| own.port());
         }
-        places.sort_by_key(|place| (self.leader != Some(place.node), place.node));
+        places.sort_by_key(|place| (self.admission.leader() != Some(place.node), place.node));
         Scene {
             node: self.me.node,
             cluster: self.me.cluster,
-            leader: self.leader,
+            leader: self.admission.leader(),
             places,
             clients: self.clients,
             commands: self.redis.commands,

@@ -30,12 +30,10 @@ impl Net {
             }
             again |= conn.awaits.is_some();
         }
-        let leavers = self.leavers.len();
-        self.leavers.retain(|_, (_, until)| *until > now);
-        if self.leavers.len() < leavers {
+        if self.admission.forget_leavers(now) {
             self.link(now);
         }
-        again |= !self.leavers.is_empty();
+        again |= self.admission.has_leavers();
         self.sweep_at = if again { now + SWEEP } else { Time::NEVER };
         for token in overdue {
             self.close(now, token);
@@ -70,10 +68,10 @@ impl Net {
             }
             Role::Speaker(peer) => {
                 // Only the connection it speaks on now: one that was replaced tells us nothing.
-                if self.speakers.get(&peer).is_some_and(|(speaker, _)| *speaker == token) {
+                if self.speakers.get(&peer).is_some_and(|speaker| *speaker == token) {
                     self.speakers.remove(&peer);
                     self.events.push(Event::PeerLost(peer));
-                    if self.guests.remove(&peer).is_some() {
+                    if self.admission.gone(peer) {
                         self.link(now);
                     }
                 }

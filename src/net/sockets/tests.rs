@@ -5,7 +5,7 @@ use super::*;
 use crate::api::{Consistency, Op};
 use crate::codec;
 use crate::consensus::message::{Envelope, Message, Origin, Round};
-use crate::types::{ClusterTime, Entry, Index, Payload, Position, Term};
+use crate::types::{ClusterId, ClusterTime, DiskId, Entry, Index, Payload, Position, Run, Term};
 use crate::wire::client::{put_request_frame, read_reply_frame};
 use crate::wire::frame::FrameReader;
 use crate::wire::hello::{Hello, Welcome};
@@ -154,7 +154,7 @@ fn a_peer_that_goes_is_lost_at_once_and_found_again() {
     drop(nodes.pop());
     pump_until(&mut nodes, "both its connections are lost", |nodes| nodes[0].lost() == [id(2), id(2)]);
     nodes.push(Pumped::open_at(2, 2, address, Options::default()).unwrap());
-    let members = nodes[0].net.members.clone();
+    let members = nodes[0].net.admission.members().clone();
     nodes[1].net.set_members(Time(1), &members, Position::ZERO);
     pump_until(&mut nodes, "links come up again", linked);
 }
@@ -167,7 +167,7 @@ fn a_peer_that_comes_back_with_another_disk_is_not_spoken_to() {
     pump_until(&mut nodes, "both its connections are lost", |nodes| nodes[0].lost() == [id(2), id(2)]);
     // Its directory was emptied: it says the same of itself, but for the disk.
     nodes.push(Pumped::open_at(2, 22, address, Options::default()).unwrap());
-    let members = nodes[0].net.members.clone();
+    let members = nodes[0].net.admission.members().clone();
     nodes[1].net.set_members(Time(1), &members, Position::ZERO);
     let failures = |nodes: &[Pumped]| {
         let failed = |n: usize, peer| nodes[n].net.links.get(id(peer)).map_or(0, |link| link.failures);
@@ -194,7 +194,7 @@ fn a_connection_that_was_replaced_tells_nothing() {
     let speaker = nodes[0].net.speakers[&id(2)];
     assert_ne!(speaker, before);
     let speaking: Vec<_> = nodes[0].net.conns.iter().filter(|(_, conn)| conn.role == Role::Speaker(id(2))).collect();
-    assert!(matches!(speaking[..], [(_, conn)] if conn.token == speaker.0), "{speaking:?}");
+    assert!(matches!(speaking[..], [(_, conn)] if conn.token == speaker), "{speaking:?}");
     // Nothing but that answers may be lost, and which disk it has.
     let told = |event: &Event| matches!(event, Event::AnswersLost(peer) | Event::Met { peer, .. } if *peer == id(2));
     assert!(nodes[0].came.len() == 2 && nodes[0].came.iter().all(told), "{:?}", nodes[0].came);

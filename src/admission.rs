@@ -1,0 +1,345 @@
+//! Which peers a node talks to: what the first frames on a connection decide, and what is remembered of them.
+//!
+//! Nothing here has a socket or a clock. The sockets of [`net`](crate::net) and the simulator hand in what a Hello or a
+//! Welcome says, and do what is decided: so both admit the same peers.
+
+use crate::consensus::message::Origin;
+use crate::consensus::peer_class::{Introduction, PeerClass, Refused, Standpoint, classify_peer};
+use crate::limits::MEMBERS_MAX;
+use crate::types::{ClusterId, DiskId, LogId, Member, Membership, NodeId, Position, Run, Time};
+use crate::wire::hello::{Hello, Holds, Welcome, Who};
+use crate::wire::reason::Reason;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A former member is spoken to for this long: it has to learn that it is none any more.
+const LEAVERS_FOR: Duration = Duration::from_secs(10);
+
+/// Who a node is, to those it talks to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The node.
+    pub node: NodeId,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// The disk it is known by.
+    pub disk: DiskId,
+    /// This process.
+    pub run: Run,
+}
+
+/// What else matters for whether a caller is admitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Circumstances {
+    /// A peer has to prove who it is, and this caller did not.
+    pub unproven: bool,
+    /// The node is stopping.
+    pub stopping: bool,
+    /// There are as many clients as may be.
+    pub full: bool,
+}
+
+/// Why a node that was dialed is left again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unwelcome {
+    /// Another node, or a node of another cluster, answers there.
+    Stranger,
+    /// It comes with another disk than it had.
+    Disk,
+    /// It belongs to another log.
+    Log,
+}
+
+/// Which peers a node talks to.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    me: Identity,
+    members: Membership,
+    /// The position of the configuration that the membership is.
+    configured: Position,
+    /// The node that this one follows, if any; itself if it leads.
+    leader: Option<NodeId>,
+    /// Former members, and until when they are spoken to.
+    leavers: BTreeMap<NodeId, (Member, Time)>,
+    /// Peers that speak to this node and that its configuration does not know, or not yet: where they are answered.
+    guests: BTreeMap<NodeId, Member>,
+    /// The disk each peer came with, since this process started. A node whose data directory was replaced under its
+    /// old id has forgotten its votes and what it confirmed: to hear it would be to count two nodes as one.
+    met: BTreeMap<NodeId, DiskId>,
+    /// The process of each peer that speaks on an open connection.
+    runs: BTreeMap<NodeId, u64>,
+}
+
+impl Admission {
+    /// A node that knows of no members yet.
+    pub fn new(me: Identity) -> Admission {
+        Admission {
+            me,
+            members: Membership::default(),
+            configured: Position::ZERO,
+            leader: None,
+            leavers: BTreeMap::new(),
+            guests: BTreeMap::new(),
+            met: BTreeMap::new(),
+            runs: BTreeMap::new(),
+        }
+    }
+
+    /// The node itself.
+    pub fn me(&self) -> Identity {
+        self.me
+    }
+
+    /// The members; where to look for some, if the node belongs to nothing yet.
+    pub fn members(&self) -> &Membership {
+        &self.members
+    }
+
+    /// The position of the configuration that they are.
+    pub fn configured(&self) -> Position {
+        self.configured
+    }
+
+    /// The node that this one follows, if any; itself if it leads.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// A node that follows a leader knows the members as they are, or will in a moment; another may be looked for by a
+    /// leader that it has never heard of.
+    pub fn set_leader(&mut self, leader: Option<NodeId>) {
+        self.leader = leader;
+    }
+
+    /// Other members, by the configuration at that position; `places` is where to look if there are none. Peers are
+    /// returned that were added, or added again: their connections are closed, so that each says anew with which disk
+    /// it comes before anything that it says counts.
+    pub fn set_members(
+        &mut self,
+        now: Time,
+        membership: &Membership,
+        configured: Position,
+        places: impl FnOnce() -> Membership,
+    ) -> Vec<NodeId> {
+        self.configured = configured;
+        let members = if membership.members.is_empty() { places() } else { membership.clone() };
+        let before = std::mem::replace(&mut self.members, members);
+        let members = &self.members;
+        let added = members.ids().filter(|id| !before.stays(*id, members)).collect();
+        self.met.retain(|peer, _| before.stays(*peer, members));
+        for (id, member) in before.members {
+            self.leavers.entry(id).or_insert((member, now + LEAVERS_FOR));
+        }
+        self.leavers.retain(|id, _| !members.members.contains_key(id));
+        self.guests.retain(|id, _| !members.members.contains_key(id));
+        added
+    }
+
+    /// Forgets former members that were spoken to for long enough; whether there were any.
+    pub fn forget_leavers(&mut self, now: Time) -> bool {
+        let before = self.leavers.len();
+        self.leavers.retain(|_, (_, until)| *until > now);
+        self.leavers.len() < before
+    }
+
+    /// Whether there are former members that are still spoken to.
+    pub fn has_leavers(&self) -> bool {
+        !self.leavers.is_empty()
+    }
+
+    /// All peers that are to be spoken to, and the node itself: members, former members, guests.
+    pub fn spoken_to(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
+        let leavers = self.leavers.iter().map(|(id, (member, _))| (id, member));
+        self.members.members.iter().chain(leavers).chain(&self.guests)
+    }
+
+    /// What this node says when it dials that peer; `address` is where it is reached itself.
+    pub fn hello(&self, peer: NodeId, address: &str) -> Hello {
+        let Identity { node, cluster, disk, run } = self.me;
+        Hello::peer(cluster, node, disk, run, peer).at(address).holding(self.holds())
+    }
+
+    /// What this node answers to a Hello that it accepts.
+    pub fn welcome(&self, version: u16) -> Welcome {
+        let Identity { node, cluster, disk, .. } = self.me;
+        Welcome { version, cluster, node, disk, holds: self.holds() }
+    }
+
+    /// What this node holds, as it says to peers.
+    fn holds(&self) -> Holds {
+        Holds { log: self.members.agreed_log(), configured: self.configured }
+    }
+
+    /// Whether a caller is admitted: the version to speak, or why not.
+    pub fn judge(&self, hello: &Hello, circumstances: Circumstances) -> Result<u16, Reason> {
+        let version = hello.version().ok_or(Reason::Version)?;
+        if hello.cluster.is_some_and(|cluster| cluster != self.me.cluster) {
+            return Err(Reason::Cluster);
+        }
+        if hello.target.is_some_and(|target| target != self.me.node) {
+            return Err(Reason::Target);
+        }
+        if circumstances.stopping {
+            return Err(Reason::Stopping);
+        }
+        match hello.caller {
+            Who::Peer { .. } if circumstances.unproven => Err(Reason::Unproven),
+            Who::Peer { node, .. } if node == self.me.node => Err(Reason::Double),
+            Who::Peer { node, .. } if !self.members.members.contains_key(&node) && !self.takes_guest(node) => {
+                Err(Reason::Stranger)
+            }
+            Who::Peer { .. } if hello.cluster.is_none() => Err(Reason::Cluster),
+            Who::Peer { node, disk, run, holds } => match self.class_of(node, disk, holds) {
+                PeerClass::Refused(Refused::Disk { .. }) => Err(Reason::Disk),
+                PeerClass::Refused(Refused::Log { .. } | Refused::NoLog) => Err(Reason::Log),
+                // It speaks on a connection that is open, and now another process says that it is that peer.
+                PeerClass::Full | PeerClass::LeaderOnly
+                    if self.runs.get(&node).is_some_and(|known| *known != run.id) =>
+                {
+                    Err(Reason::Twin)
+                }
+                PeerClass::Full | PeerClass::LeaderOnly => Ok(version),
+            },
+            Who::Client if circumstances.full => Err(Reason::Full),
+            Who::Client => Ok(version),
+        }
+    }
+
+    /// Whether strangers of our own cluster are let in: our configuration may be an old one, and a leader of a
+    /// newer one must be able to find us (votes and entries go by the sender's view, §6). Not while we follow
+    /// somebody else: then whoever is a stranger was removed, and is told so.
+    fn takes_guest(&self, peer: NodeId) -> bool {
+        self.leader.is_none_or(|leader| leader == peer) && self.guests.len() < MEMBERS_MAX
+    }
+
+    /// The log that a peer holds that means this node, if it is another than this node's, or this node has none.
+    pub fn other_log(&self, hello: &Hello) -> Option<LogId> {
+        let Who::Peer { holds: Holds { log: Some(log), .. }, .. } = hello.caller else { return None };
+        (hello.target == Some(self.me.node) && self.members.agreed_log() != Some(log)).then_some(log)
+    }
+
+    /// A peer was admitted with that Hello: the disk it is met with, if its words count from now on, and whether it is
+    /// a guest that has to be dialed.
+    pub fn admit(&mut self, hello: &Hello) -> (Option<DiskId>, bool) {
+        let Who::Peer { node, disk, run, holds } = hello.caller else { return (None, false) };
+        self.runs.insert(node, run.id);
+        let met = self.meet(node, disk, holds);
+        let is_guest = !self.members.members.contains_key(&node);
+        if is_guest {
+            self.guests.insert(node, Member::at(hello.address.clone()));
+        }
+        (met, is_guest)
+    }
+
+    /// The connection on which a peer spoke is gone; whether it was a guest, which need not be dialed any more.
+    pub fn gone(&mut self, peer: NodeId) -> bool {
+        self.runs.remove(&peer);
+        self.guests.remove(&peer).is_some()
+    }
+
+    /// A peer that was dialed has answered: the disk it is met with, if its words count from now on; or why it is left
+    /// again.
+    pub fn welcomed(&mut self, peer: NodeId, welcome: &Welcome) -> Result<Option<DiskId>, Unwelcome> {
+        if welcome.node != peer || welcome.cluster != self.me.cluster {
+            return Err(Unwelcome::Stranger);
+        }
+        match self.class_of(peer, welcome.disk, welcome.holds) {
+            PeerClass::Full | PeerClass::LeaderOnly => Ok(self.meet(peer, welcome.disk, welcome.holds)),
+            PeerClass::Refused(Refused::Disk { .. }) => Err(Unwelcome::Disk),
+            PeerClass::Refused(Refused::Log { .. } | Refused::NoLog) => Err(Unwelcome::Log),
+        }
+    }
+
+    /// A member came with that disk, and stays with it; unless it is known by another, and only heard as a leader.
+    fn meet(&mut self, peer: NodeId, disk: DiskId, holds: Holds) -> Option<DiskId> {
+        if self.class_of(peer, disk, holds) != PeerClass::Full {
+            return None;
+        }
+        if self.members.members.contains_key(&peer) {
+            self.met.entry(peer).or_insert(disk);
+        }
+        Some(disk)
+    }
+
+    /// The disk that peer is known by, if any.
+    pub fn known_disk(&self, peer: NodeId) -> Option<DiskId> {
+        self.members.disk(peer).or(self.met.get(&peer).copied())
+    }
+
+    /// What the words of a peer are good for that comes with that disk and holds that. Where the membership names no
+    /// disk for it, it is known by the one it came with before.
+    fn class_of(&self, peer: NodeId, disk: DiskId, holds: Holds) -> PeerClass {
+        let ours = Standpoint { membership: &self.members, configured: self.configured };
+        let origin = Origin { disk: Some(disk), log: holds.log };
+        let introduction = Introduction { node: peer, origin, configured: Some(holds.configured) };
+        classify_peer(ours, self.met.get(&peer).copied(), &introduction)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u64) -> NodeId {
+        NodeId::new(n).unwrap()
+    }
+
+    fn admission(node: u64, members: u64) -> Admission {
+        let me =
+            Identity { node: id(node), cluster: ClusterId(9), disk: DiskId(node), run: Run { id: node, starts: 1 } };
+        let mut admission = Admission::new(me);
+        let membership = Membership::founding((1..=members).map(|n| (id(n), format!("n{n}:1"))));
+        admission.set_members(Time::ZERO, &membership, Position::ZERO, Membership::default);
+        admission
+    }
+
+    #[test]
+    fn a_member_is_met_with_its_disk_and_stays_with_it() {
+        let (mut one, two) = (admission(1, 3), admission(2, 3));
+        let hello = two.hello(id(1), "n2:1");
+        assert!(one.judge(&hello, Circumstances::default()).is_ok());
+        assert_eq!(one.admit(&hello), (Some(DiskId(2)), false));
+        let mut emptied = two.clone();
+        emptied.me.disk = DiskId(1002);
+        assert_eq!(one.judge(&emptied.hello(id(1), ""), Circumstances::default()), Err(Reason::Disk));
+        assert_eq!(one.welcomed(id(2), &emptied.welcome(4)), Err(Unwelcome::Disk));
+        assert_eq!(one.welcomed(id(2), &two.welcome(4)), Ok(Some(DiskId(2))));
+        assert_eq!(one.welcomed(id(3), &two.welcome(4)), Err(Unwelcome::Stranger));
+    }
+
+    #[test]
+    fn a_second_process_of_a_peer_is_refused_until_the_first_is_gone() {
+        let (mut one, two) = (admission(1, 3), admission(2, 3));
+        one.admit(&two.hello(id(1), ""));
+        let mut twin = two.clone();
+        twin.me.run.id = 77;
+        assert_eq!(one.judge(&twin.hello(id(1), ""), Circumstances::default()), Err(Reason::Twin));
+        assert!(one.judge(&two.hello(id(1), ""), Circumstances::default()).is_ok(), "the same process dials anew");
+        assert!(!one.gone(id(2)));
+        assert!(one.judge(&twin.hello(id(1), ""), Circumstances::default()).is_ok());
+    }
+
+    #[test]
+    fn a_stranger_is_a_guest_only_where_nobody_else_leads() {
+        let (mut one, nine) = (admission(1, 3), admission(9, 9));
+        let hello = nine.hello(id(1), "n9:1");
+        one.set_leader(Some(id(2)));
+        assert_eq!(one.judge(&hello, Circumstances::default()), Err(Reason::Stranger));
+        one.set_leader(None);
+        assert!(one.judge(&hello, Circumstances::default()).is_ok());
+        assert!(one.admit(&hello).1);
+        assert!(one.spoken_to().any(|(peer, member)| *peer == id(9) && member.address == "n9:1"));
+        assert!(one.gone(id(9)));
+    }
+
+    #[test]
+    fn a_member_that_was_removed_is_spoken_to_for_a_while() {
+        let mut one = admission(1, 3);
+        let fewer = Membership::founding((1..=2).map(|n| (id(n), format!("n{n}:1"))));
+        assert!(one.set_members(Time(5), &fewer, Position::ZERO, Membership::default).is_empty());
+        assert!(one.spoken_to().any(|(peer, _)| *peer == id(3)));
+        assert!(!one.forget_leavers(Time(6)));
+        assert!(one.forget_leavers(Time(5) + LEAVERS_FOR));
+        assert!(one.spoken_to().all(|(peer, _)| *peer != id(3)));
+    }
+}

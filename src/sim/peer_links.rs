@@ -1,0 +1,421 @@
+//! The connections between simulated nodes. Each node dials each peer that it is to speak to, both say who they are
+//! with the frames that the product sends, and the product's [`Admission`](crate::admission::Admission) decides what
+//! becomes of it.
+
+use super::checks;
+use super::host::Incoming;
+use super::network::{Said, Tier};
+use super::world::{Happens, World};
+use crate::admission::Circumstances;
+use crate::node::{Caller, Event};
+use crate::types::{DiskId, Membership, Mutant, NodeId, Time};
+use crate::wire::frame::{Frame, FrameReader, Kind};
+use crate::wire::hello::{Hello, VERSION_MAX, Welcome, Who};
+use crate::wire::peer::PeerFrame;
+use crate::wire::reason::Reason;
+use bytes::{Bytes, BytesMut};
+use rand::RngExt;
+use std::collections::btree_map::Entry;
+use std::time::Duration;
+
+/// A peer that was dialed and has not answered for so long is dialed again.
+const DIAL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The longest pause between two attempts to dial a peer.
+const DIAL_PAUSE_MAX_MS: u64 = 100;
+
+/// The connection over which a node speaks to a peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Outbound {
+    /// Where it stands.
+    pub state: State,
+    /// Attempts since it was last up.
+    pub failures: u32,
+}
+
+/// Where it stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// To be dialed then.
+    Down(Time),
+    /// Dialed on that run of the link, and not answered yet.
+    Dialed(u64, Time),
+    /// Up, on that run of the link.
+    Up(u64),
+}
+
+impl Outbound {
+    /// Dialed at once.
+    fn new(now: Time) -> Outbound {
+        Outbound { state: State::Down(now), failures: 0 }
+    }
+
+    /// The run of the link that it is on.
+    fn run(&self) -> Option<u64> {
+        match self.state {
+            State::Dialed(run, _) | State::Up(run) => Some(run),
+            State::Down(_) => None,
+        }
+    }
+}
+
+/// The connection over which a peer speaks to a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Inbound {
+    /// On which run of the link.
+    pub run: u64,
+    /// The disk that the peer came with.
+    pub disk: DiskId,
+}
+
+/// One end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// That of the node that dialed.
+    Outbound,
+    /// The other.
+    Inbound,
+}
+
+impl World {
+    /// Both connections between two nodes break; both nodes notice.
+    pub(super) fn relink(&mut self, one: NodeId, other: NodeId) {
+        for (from, to) in [(one, other), (other, one)] {
+            self.close_later(from, to, End::Outbound);
+            self.close_later(to, from, End::Inbound);
+            self.network.break_link(from, to);
+        }
+    }
+
+    /// A node notices in a moment that a connection with a peer, as it is now, is closed.
+    fn close_later(&mut self, at: NodeId, peer: NodeId, end: End) {
+        let run = match end {
+            End::Outbound => self.network.run(at, peer),
+            End::Inbound => self.network.run(peer, at),
+        };
+        let delay = Duration::from_micros(self.rng.random_range(50..2000));
+        self.later(delay, Happens::Closed { at, peer, end, run });
+    }
+
+    /// The kernel closes what a process had open.
+    pub(super) fn close_all(&mut self, at: NodeId) {
+        for peer in self.others(at) {
+            self.close_later(peer, at, End::Outbound);
+            self.close_later(peer, at, End::Inbound);
+        }
+    }
+
+    /// A node notices that a connection with a peer is closed.
+    pub(super) fn closed(&mut self, at: NodeId, peer: NodeId, end: End, run: u64) -> checks::Result<()> {
+        let Some(up) = &mut self.host(at).up else { return Ok(()) };
+        let was_up = match end {
+            End::Outbound => {
+                let link = up.outbound.get(&peer).filter(|link| link.run() == Some(run));
+                let Some(state) = link.map(|link| link.state) else { return Ok(()) };
+                self.falls(at, peer);
+                matches!(state, State::Up(_))
+            }
+            End::Inbound => {
+                // Whoever dials anew has left what it dialed before.
+                if up.inbound.get(&peer).is_none_or(|inbound| inbound.run > run) {
+                    return Ok(());
+                }
+                up.inbound.remove(&peer);
+                if up.admission.gone(peer) {
+                    self.keeps_links(at);
+                }
+                true
+            }
+        };
+        if was_up { self.handle(at, Event::PeerLost(peer)) } else { Ok(()) }
+    }
+
+    /// A connection to a peer broke, or could not be had: it is dialed again a little later.
+    fn falls(&mut self, at: NodeId, peer: NodeId) {
+        let (now, life) = (self.now, self.hosts[&at].life);
+        let Some(link) = self.host(at).up.as_mut().and_then(|up| up.outbound.get_mut(&peer)) else { return };
+        link.failures = link.failures.saturating_add(1);
+        let longest = (5 << link.failures.min(6)).min(DIAL_PAUSE_MAX_MS);
+        let pause = Duration::from_millis(self.rng.random_range(longest / 2..=longest));
+        if let Some(link) = self.host(at).up.as_mut().and_then(|up| up.outbound.get_mut(&peer)) {
+            link.state = State::Down(now + pause);
+        }
+        self.later(pause, Happens::Dials { at, life, peer });
+    }
+
+    /// A node closes its connection to a peer.
+    fn hangs_up(&mut self, at: NodeId, peer: NodeId) {
+        let link = self.hosts[&at].up.as_ref().and_then(|up| up.outbound.get(&peer));
+        if let Some(run) = link.and_then(Outbound::run) {
+            let delay = self.network.delay(&mut self.rng);
+            self.later(delay, Happens::Closed { at: peer, peer: at, end: End::Inbound, run });
+        }
+    }
+
+    /// Dials a peer, if that is due.
+    pub(super) fn dials(&mut self, at: NodeId, peer: NodeId) {
+        let (now, life) = (self.now, self.hosts[&at].life);
+        let Some(up) = &mut self.host(at).up else { return };
+        match up.outbound.get(&peer).map(|link| link.state) {
+            Some(State::Down(when)) if when <= now => {}
+            Some(State::Dialed(_, since)) if since + DIAL_PATIENCE <= now => {
+                self.hangs_up(at, peer);
+                return self.falls(at, peer);
+            }
+            _ => return,
+        }
+        self.network.break_link(at, peer);
+        let run = self.network.run(at, peer);
+        let mut hello = BytesMut::new();
+        if let Some(up) = &mut self.host(at).up {
+            let own = up.admission.members().address(at).unwrap_or_default().to_owned();
+            up.admission.hello(peer, &own).put(&mut hello);
+            if let Some(link) = up.outbound.get_mut(&peer) {
+                link.state = State::Dialed(run, now);
+            }
+        }
+        self.transmit(at, peer, Said { bytes: hello.freeze(), once: false });
+        self.later(DIAL_PATIENCE, Happens::Dials { at, life, peer });
+    }
+
+    fn transmit(&mut self, from: NodeId, to: NodeId, said: Said) {
+        let disks = (self.hosts[&from].disk_id, self.hosts[&to].disk_id);
+        let run = self.network.run(from, to);
+        for arrival in self.network.send(self.now, &mut self.rng, (from, to), said) {
+            self.at(arrival.at, Happens::Arrives { to, from, disks, run, bytes: arrival.bytes });
+        }
+    }
+
+    /// A node says something to a peer: lost if there is no connection.
+    pub(super) fn send(&mut self, from: NodeId, to: NodeId, frame: &PeerFrame) {
+        let mut bytes = BytesMut::with_capacity(frame.size());
+        frame.put(&mut bytes);
+        self.fold(&bytes);
+        let link = self.hosts[&from].up.as_ref().and_then(|up| up.outbound.get(&to));
+        let state = link.map(|link| link.state);
+        let Some(State::Up(_)) = state else {
+            match frame {
+                PeerFrame::Forward { id, .. } => self.follows(from, Event::NotSent { to, id: *id }),
+                PeerFrame::Answer { .. } if matches!(state, Some(State::Dialed(..))) => {
+                    // It waits for this answer. When it is dialed anew it learns that none will come.
+                    self.hangs_up(from, to);
+                    self.falls(from, to);
+                }
+                PeerFrame::Answer { .. } | PeerFrame::Raft(_) => {}
+            }
+            return;
+        };
+        if self.network.must_redial(from, to) {
+            return self.relink(from, to);
+        }
+        let once = matches!(frame, PeerFrame::Forward { .. });
+        self.transmit(from, to, Said { bytes: bytes.freeze(), once });
+    }
+
+    /// Bytes of a peer reach a node.
+    pub(super) fn arrives(
+        &mut self,
+        to: NodeId,
+        from: NodeId,
+        disks: (DiskId, DiskId),
+        run: u64,
+        bytes: &[u8],
+    ) -> checks::Result<()> {
+        let tier = self.network.tier();
+        if (tier == Tier::Stream && run != self.network.run(from, to)) || disks.1 != self.hosts[&to].disk_id {
+            return Ok(());
+        }
+        let Some(up) = &mut self.host(to).up else {
+            self.resets(from, to, run);
+            return Ok(());
+        };
+        let incoming = up.incoming.entry(from).or_default();
+        if tier == Tier::Datagram || incoming.run != run {
+            *incoming = Incoming { run, ..Default::default() };
+        }
+        incoming.buffer.extend_from_slice(bytes);
+        let mut frames = Vec::new();
+        while let Some(frame) = incoming.reader.next(&mut incoming.buffer).map_err(|error| broken(to, from, error))? {
+            frames.push(frame);
+        }
+        for frame in frames {
+            if frame.kind == Kind::Hello {
+                let hello = Hello::read(frame).map_err(|error| broken(to, from, error))?;
+                self.greeted(to, from, run, &hello)?;
+                continue;
+            }
+            let Some(up) = &self.hosts[&to].up else { return Ok(()) };
+            let speaks = |inbound: &Inbound| match tier {
+                Tier::Stream => inbound.run == run,
+                // Single messages are not tied to a connection: one of an earlier connection may come late.
+                Tier::Datagram => inbound.disk == disks.0,
+            };
+            if !up.inbound.get(&from).is_some_and(speaks) {
+                self.resets(from, to, run);
+                return Ok(());
+            }
+            self.spoken(to, from, frame)?;
+        }
+        Ok(())
+    }
+
+    /// A peer that speaks on a connection says something.
+    fn spoken(&mut self, to: NodeId, from: NodeId, frame: Frame) -> checks::Result<()> {
+        let event = match PeerFrame::read(frame).map_err(|error| broken(to, from, error))? {
+            PeerFrame::Raft(envelope) => {
+                self.shipped(&envelope)?;
+                self.checks.told(to, &envelope.message);
+                Event::Peer(envelope)
+            }
+            PeerFrame::Forward { id, request } => {
+                Event::Request { from: Caller::Peer(from), id, forward: false, request }
+            }
+            PeerFrame::Answer { id, reply } => Event::Answered { from, id, reply },
+        };
+        self.handle(to, event)
+    }
+
+    /// What a peer has sent on a connection that the node does not know is answered by the system: there is none.
+    fn resets(&mut self, from: NodeId, to: NodeId, run: u64) {
+        if !self.network.is_cut(to, from) {
+            let delay = self.network.delay(&mut self.rng);
+            self.later(delay, Happens::Closed { at: from, peer: to, end: End::Outbound, run });
+        }
+    }
+
+    /// A peer says who it is.
+    fn greeted(&mut self, at: NodeId, from: NodeId, run: u64, hello: &Hello) -> checks::Result<()> {
+        let guarded = !self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard);
+        let is_late = run != self.network.run(from, at);
+        let (Some(up), Who::Peer { disk, .. }) = (&mut self.host(at).up, hello.caller) else { return Ok(()) };
+        if is_late || up.inbound.get(&from).is_some_and(|inbound| inbound.run >= run) {
+            return Ok(()); // it has come twice, or of a connection that is no more
+        }
+        let verdict = match up.admission.judge(hello, Circumstances::default()) {
+            Err(Reason::Disk | Reason::Log) if !guarded => Ok(VERSION_MAX),
+            verdict => verdict,
+        };
+        let other_log = up.admission.other_log(hello);
+        let mut answer = BytesMut::new();
+        let mut events: Vec<Event> = other_log.map(|log| Event::OtherLog { peer: from, log }).into_iter().collect();
+        match verdict {
+            Ok(version) => {
+                up.admission.welcome(version).put(&mut answer);
+                up.inbound.insert(from, Inbound { run, disk });
+                let (met, is_guest) = up.admission.admit(hello);
+                events.push(Event::AnswersLost(from));
+                events.extend(met.map(|disk| Event::Met { peer: from, disk }));
+                if is_guest {
+                    self.keeps_links(at);
+                }
+                self.hurries(at, from);
+            }
+            Err(reason) => reason.put(&mut answer),
+        }
+        self.say(|| format!("{at} is dialed by {from}: {verdict:?}"));
+        if !self.network.is_cut(at, from) {
+            let delay = self.network.delay(&mut self.rng);
+            self.later(delay, Happens::Welcomed { at: from, peer: at, run, bytes: answer.freeze() });
+        }
+        events.into_iter().try_for_each(|event| self.handle(at, event))
+    }
+
+    /// The peer was heard of: if the connection to it is down, now is the time.
+    fn hurries(&mut self, at: NodeId, peer: NodeId) {
+        let (now, life) = (self.now, self.hosts[&at].life);
+        let Some(link) = self.host(at).up.as_mut().and_then(|up| up.outbound.get_mut(&peer)) else { return };
+        if matches!(link.state, State::Down(_)) {
+            link.state = State::Down(now);
+            self.later(Duration::ZERO, Happens::Dials { at, life, peer });
+        }
+    }
+
+    /// A peer that was dialed answers.
+    pub(super) fn welcomed(&mut self, at: NodeId, peer: NodeId, run: u64, bytes: Bytes) -> checks::Result<()> {
+        let guarded = !self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard);
+        let Some(up) = &mut self.host(at).up else { return Ok(()) };
+        if !up.outbound.get(&peer).is_some_and(|link| matches!(link.state, State::Dialed(on, _) if on == run)) {
+            return Ok(());
+        }
+        let frame = FrameReader::default().next(&mut BytesMut::from(bytes));
+        let frame = frame.map_err(|error| broken(at, peer, error))?.ok_or("half a frame is no welcome")?;
+        let met = match Welcome::read(frame).map(|welcome| up.admission.welcomed(peer, &welcome)) {
+            Ok(Ok(met)) => met,
+            Ok(Err(_)) if !guarded => None,
+            Ok(Err(_)) | Err(_) => {
+                self.hangs_up(at, peer);
+                self.falls(at, peer);
+                return Ok(());
+            }
+        };
+        up.outbound.insert(peer, Outbound { state: State::Up(run), failures: 0 });
+        met.map_or(Ok(()), |disk| self.handle(at, Event::Met { peer, disk }))
+    }
+
+    /// The node has other members, or another leader: its connections follow.
+    pub(super) fn arranges(&mut self, at: NodeId) {
+        let now = self.now;
+        let Some(up) = &mut self.host(at).up else { return };
+        let (leader, configured) = (up.node.raft().leader(), up.node.raft().configured_at());
+        up.admission.set_leader(leader);
+        if up.arranged && configured == up.admission.configured() && up.members == *up.node.membership() {
+            if up.admission.forget_leavers(now) {
+                self.keeps_links(at);
+            }
+            return;
+        }
+        // A node that belongs to nothing was told where to look: anywhere.
+        let places: Vec<(NodeId, String)> = self.hosts.keys().map(|id| (*id, format!("{id}:1"))).collect();
+        let Some(up) = &mut self.host(at).up else { return };
+        let membership = up.node.membership().clone();
+        let added = up.admission.set_members(now, &membership, configured, || Membership::founding(places));
+        (up.arranged, up.members) = (true, membership);
+        added.into_iter().for_each(|peer| self.parts(at, peer));
+        self.keeps_links(at);
+    }
+
+    /// Ends the connections with a peer that left and was added again.
+    fn parts(&mut self, at: NodeId, peer: NodeId) {
+        let local = self.hosts[&at].clock.local(self.now);
+        self.hangs_up(at, peer);
+        let Some(up) = &mut self.host(at).up else { return };
+        let inbound = up.inbound.remove(&peer);
+        let outbound = up.outbound.remove(&peer);
+        if inbound.is_some() {
+            up.admission.gone(peer);
+        }
+        if inbound.is_some() || outbound.is_some_and(|link| matches!(link.state, State::Up(_))) {
+            up.node.handle(local, Event::PeerLost(peer));
+            let life = self.hosts[&at].life;
+            self.later(Duration::from_micros(1), Happens::Turns { at, life });
+        }
+        if let Some(inbound) = inbound {
+            self.resets(peer, at, inbound.run);
+        }
+    }
+
+    /// Has a connection to each peer that is to be spoken to, and to no other.
+    fn keeps_links(&mut self, at: NodeId) {
+        let (now, life) = (self.now, self.hosts[&at].life);
+        let Some(up) = &mut self.host(at).up else { return };
+        let wanted: Vec<NodeId> = up.admission.spoken_to().map(|(id, _)| *id).filter(|id| *id != at).collect();
+        let gone: Vec<NodeId> = up.outbound.keys().copied().filter(|peer| !wanted.contains(peer)).collect();
+        for peer in gone {
+            self.hangs_up(at, peer);
+            if let Some(up) = &mut self.host(at).up {
+                up.outbound.remove(&peer);
+            }
+        }
+        for peer in wanted {
+            let Some(up) = &mut self.host(at).up else { return };
+            if let Entry::Vacant(vacant) = up.outbound.entry(peer) {
+                vacant.insert(Outbound::new(now));
+                self.later(Duration::ZERO, Happens::Dials { at, life, peer });
+            }
+        }
+    }
+}
+
+fn broken(to: NodeId, from: NodeId, error: impl std::fmt::Display) -> String {
+    format!("{to} cannot read what {from} sent: {error}")
+}
