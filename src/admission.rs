@@ -185,9 +185,7 @@ impl Admission {
         match hello.caller {
             Who::Peer { .. } if circumstances.unproven => Err(Reason::Unproven),
             Who::Peer { node, .. } if node == self.me.node => Err(Reason::Double),
-            Who::Peer { node, .. } if !self.members.members.contains_key(&node) && !self.takes_guest(node) => {
-                Err(Reason::Stranger)
-            }
+            Who::Peer { node, .. } if !self.is_spoken_to(node) && !self.takes_guest(node) => Err(Reason::Stranger),
             Who::Peer { .. } if hello.cluster.is_none() => Err(Reason::Cluster),
             Who::Peer { node, disk, run, holds } => match self.class_of(node, disk, holds) {
                 PeerClass::Refused(Refused::Disk { .. }) => Err(Reason::Disk),
@@ -203,6 +201,13 @@ impl Admission {
             Who::Client if circumstances.full => Err(Reason::Full),
             Who::Client => Ok(version),
         }
+    }
+
+    /// Whether that peer is a member, or was one until just now. A former member has to be heard for as long as it is
+    /// spoken to: it may need entries, or a snapshot, before it learns that it is none any more, and is sent the next only
+    /// when it has acknowledged the last.
+    fn is_spoken_to(&self, peer: NodeId) -> bool {
+        self.members.members.contains_key(&peer) || self.leavers.contains_key(&peer)
     }
 
     /// Whether strangers of our own cluster are let in: our configuration may be an old one, and a leader of a
@@ -224,7 +229,7 @@ impl Admission {
         let Who::Peer { node, disk, run, holds } = hello.caller else { return (None, false) };
         self.runs.insert(node, run.id);
         let met = self.meet(node, disk, holds);
-        let is_guest = !self.members.members.contains_key(&node);
+        let is_guest = !self.is_spoken_to(node);
         if is_guest {
             self.guests.insert(node, Member::at(hello.address.clone()));
         }
@@ -338,8 +343,14 @@ mod tests {
         let fewer = Membership::founding((1..=2).map(|n| (id(n), format!("n{n}:1"))));
         assert!(one.set_members(Time(5), &fewer, Position::ZERO, Membership::default).is_empty());
         assert!(one.spoken_to().any(|(peer, _)| *peer == id(3)));
+        // What it answers is heard for as long, also on a new connection: it may need a snapshot to learn that.
+        one.set_leader(Some(id(1)));
+        let hello = admission(3, 3).hello(id(1), "n3:1");
+        assert!(one.judge(&hello, Circumstances::default()).is_ok());
+        assert!(!one.admit(&hello).1, "it is dialed already");
         assert!(!one.forget_leavers(Time(6)));
         assert!(one.forget_leavers(Time(5) + LEAVERS_FOR));
         assert!(one.spoken_to().all(|(peer, _)| *peer != id(3)));
+        assert_eq!(one.judge(&hello, Circumstances::default()), Err(Reason::Stranger));
     }
 }
