@@ -53,8 +53,9 @@ struct Ship {
     moved: Time,
     /// When what was sent was last begun again because the follower said so.
     begun_again: Time,
-    /// Whether the follower lacks some of what was sent, and it was begun again too short a while ago to believe that.
-    lacks: bool,
+    /// From where on the follower says that it lacks what was sent, if it was begun again too short a while ago to
+    /// believe that.
+    lacks: Option<u64>,
     /// When the follower last said anything of it.
     heard: Time,
     /// What it waits for before anything is sent.
@@ -143,11 +144,12 @@ impl Shipping {
             return;
         }
         ship.heard = now;
-        ship.lacks = ship.known && next <= ship.acked;
-        if !ship.known || (ship.lacks && now.since(ship.begun_again) >= AGAIN) {
-            // Its first word; or it was restarted and has less than it had, or something was lost.
-            (ship.acked, ship.sent, ship.begun_again, ship.lacks) = (next, next, now, false);
+        ship.lacks = (ship.known && next <= ship.acked).then_some(next);
+        if !ship.known {
+            ship.begin_again_at(now, next);
         }
+        // It was restarted and has less than it had, or something was lost.
+        ship.send_what_it_lacks(now);
         (ship.acked, ship.known) = (ship.acked.max(next), true);
         ship.sent = ship.sent.max(next);
         if self.mutants.breaks(Mutant::SendSnapshotsAgain) {
@@ -201,7 +203,7 @@ impl Shipping {
     /// When something is to be sent again.
     pub fn deadline(&self) -> Time {
         let due = |ship: &Ship| match ship.hold {
-            Hold::Nothing if ship.lacks => ship.begun_again + AGAIN,
+            Hold::Nothing if ship.lacks.is_some() => ship.begun_again + AGAIN,
             Hold::Nothing => ship.moved + PATIENCE,
             Hold::Until(when) => when,
             Hold::Inspection | Hold::Replacement | Hold::Newer => Time::NEVER,
@@ -224,16 +226,25 @@ impl Ship {
     fn new(now: Time, kept: Kept) -> Ship {
         let (acked, sent, known, asked) = (0, 0, false, false);
         let (hold, damaged, of_this) = (Hold::Nothing, 0, 0);
-        let (moved, begun_again, heard, lacks) = (now, now, now, false);
+        let (moved, begun_again, heard, lacks) = (now, now, now, None);
         Ship { kept, acked, known, asked, sent, moved, begun_again, lacks, heard, hold, damaged, of_this }
     }
 
     /// The follower said that it lacks some of what was sent, and has said nothing newer since: that was no word that
     /// others overtook. To wait for the long patience at each piece that is lost would take as many seconds as pieces.
     fn send_what_it_lacks(&mut self, now: Time) {
-        if self.hold == Hold::Nothing && self.lacks && now.since(self.begun_again) >= AGAIN {
-            (self.sent, self.begun_again, self.moved, self.lacks) = (self.acked, now, now, false);
+        if let Some(from) = self.lacks
+            && self.hold == Hold::Nothing
+            && now.since(self.begun_again) >= AGAIN
+        {
+            self.begin_again_at(now, from);
         }
+    }
+
+    /// Sends all from there on once more.
+    fn begin_again_at(&mut self, now: Time, from: u64) {
+        (self.acked, self.sent, self.lacks) = (from, from, None);
+        (self.begun_again, self.moved) = (now, now);
     }
 
     /// What was received damaged is sent again, when its time has come.
@@ -323,7 +334,7 @@ mod tests {
         let newest = ship(100).kept;
         shipping.begin(Time(0), to, &newest, Index(0));
         shipping.chunked(Time(1), to, newest.position, CHUNK);
-        let mut sends = |shipping: &mut Shipping, now: Time| {
+        let sends = |shipping: &mut Shipping, now: Time| {
             let ship = shipping.ships.get_mut(&to).expect("it is there");
             ship.send_what_it_lacks(now);
             offsets(ship)
