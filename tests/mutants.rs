@@ -39,17 +39,16 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
             scenario.every = Duration::from_millis(300);
         }
         Mutant::ReuseNumbers => {
-            // Processes that come back at once, to answers that are still on their way.
+            // Processes that come back at once, to answers that wait for a slow disk, or for a majority.
             scenario.nodes = 3;
-            scenario.weather.tier = Tier::Datagram;
-            scenario.weather.delay = Duration::from_millis(20);
-            scenario.weather.jitter = Duration::from_millis(200);
-            scenario.troubles = Troubles { kill: 10, ..Troubles::default() };
-            scenario.every = Duration::from_millis(300);
+            scenario.weather.tier = Tier::Stream;
+            scenario.sync = (Duration::from_millis(20), Duration::from_millis(60));
+            scenario.troubles = Troubles { kill: 10, partition: 5, ..Troubles::default() };
+            scenario.every = Duration::from_millis(200);
             scenario.load.clients = 4;
             scenario.load.outstanding = 4;
             scenario.load.think = Duration::from_millis(10);
-            scenario.load.reads = 70;
+            scenario.load.reads = 20;
             scenario.load.forward = true;
         }
         Mutant::ShipOneTooLate | Mutant::IgnoreSnapshots => {

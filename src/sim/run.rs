@@ -144,6 +144,10 @@ fn words(panic: &Box<dyn std::any::Any + Send>) -> String {
 /// Whether it ended without a leader because of voters that were lost for good.
 fn live(world: &mut World) -> Result<bool, String> {
     let needs_the_lost = !comes_to_rest(world)?;
+    if world.checks.untold {
+        // What a node on an older copy of its disk gave away may be missed by clients as well.
+        return Ok(needs_the_lost);
+    }
     world.history().check().map_err(|what| format!("linearizability: {what}"))?;
     Ok(needs_the_lost)
 }

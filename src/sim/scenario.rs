@@ -220,6 +220,10 @@ impl Scenario {
         }
         let mut rng = apart(0x6c61_7465_6d73_6773);
         self.weather.late = [0, 0, 5, 40][rng.random_range(0..4)];
+        let mut rng = apart(0x6c69_6e6b_6564);
+        self.load.muxes = [0, 0, 1, 2][rng.random_range(0..4)];
+        self.load.callers = [0, 0, 1, 2][rng.random_range(0..4)];
+        self.load.mixed = [0, 30, 60][rng.random_range(0..3)];
         self
     }
 
@@ -238,8 +242,8 @@ impl Scenario {
         Scenario::draw_short(seed, storm).draw_apart()
     }
 
-    /// The same without slow disks, uneven election timeouts, clock jumps, late messages, and troubles that last; in
-    /// which the members change.
+    /// The same without slow disks, uneven election timeouts, clock jumps, late messages, troubles that last, clients over
+    /// connections, and blocks of commands; in which the members change.
     pub fn draw_short_governed(seed: u64, storm: Duration) -> Scenario {
         Scenario::draw_short(seed, storm).govern()
     }
@@ -305,10 +309,6 @@ impl Scenario {
         let mut apart = SmallRng::seed_from_u64(seed ^ 0x7069_7065_6c69_6e65);
         scenario.batching = [0, 30, 60, 90][apart.random_range(0..4)];
         scenario.pipelines = [0, 0, 1, 2][apart.random_range(0..4)];
-        let mut linked = SmallRng::seed_from_u64(seed ^ 0x6c69_6e6b_6564);
-        scenario.load.muxes = [0, 0, 1, 2][linked.random_range(0..4)];
-        scenario.load.callers = [0, 0, 1, 2][linked.random_range(0..4)];
-        scenario.load.mixed = [0, 30, 60][linked.random_range(0..3)];
         scenario.troubles.rot_snapshot = if nodes < 3 { 0 } else { [0, 0, 0, 6][apart.random_range(0..4)] };
         // With the smallest, a snapshot comes in many pieces.
         scenario.node.chunk_bytes = [400, 3000, CHUNK_BYTES][rng.random_range(0..3)];
