@@ -10,4 +10,5 @@ fn main() {
         let _nobody_may_read = writeln!(std::io::stderr(), "error: {}", trouble.what);
         std::process::exit(trouble.code);
     }
+    cli::output::flush();
 }

@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 use drave::api::{Op, Outcome, Reply, Request};
+use drave::machine::words;
 use drave::types::{ClusterId, DiskId, Index, NodeId, Position, SessionId, Term};
 use drave::wire::client::{Numbered, put_reply_frame, read_request_frame};
 use drave::wire::frame::{FrameReader, Kind};
@@ -259,7 +260,7 @@ fn damage(path: &Path) {
 }
 
 #[test]
-fn who_has_seen_enough_is_no_trouble() {
+fn reader_that_leaves_ends_a_command_without_a_word() {
     let cluster = Cluster::start(3);
     cluster.leader();
     let value = "x".repeat(1000);
@@ -277,8 +278,59 @@ fn who_has_seen_enough_is_no_trouble() {
         let status = child.end(String::new);
         let mut err = String::new();
         child.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
-        assert_eq!((status.code(), err.as_str()), (Some(0), ""), "{words:?}");
+        // As any program whose reader has left; of `--help` it does not matter.
+        let code = if words == ["--help"] { 0 } else { 128 + 13 };
+        assert_eq!((status.code(), err.as_str()), (Some(code), ""), "{words:?}");
     }
+}
+
+/// Of a kind with svix/diom#1285: a panic, or nothing at all, where the answer could not be written.
+#[test]
+fn answer_that_cannot_be_written_is_an_error() {
+    let cluster = Cluster::start(1);
+    cluster.leader();
+    assert_eq!(cluster.run(&["put", "1", "x"]).code, Some(0));
+    let data = cluster.data(0);
+    let (dump, check) = (["dump", data.to_str().unwrap()], ["check", data.to_str().unwrap()]);
+    for words in [
+        &["scan"][..],
+        &["status"],
+        &["status", "-o", "json"],
+        &["get", "1"],
+        &["put", "1", "2"],
+        &["incr", "n"],
+        &["ttl", "1"],
+        &["member", "list"],
+        &["doctor"],
+        &["completions", "bash"],
+        &dump,
+        &check,
+    ] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut child = Guarded::start(cluster.drave(words).stdout(full).stderr(Stdio::piped()));
+        let code = child.end(String::new).code();
+        let mut err = String::new();
+        child.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        assert!(code == Some(74) && err.contains("No space left"), "{words:?}: {code:?} {err}");
+    }
+}
+
+/// Of a kind with StackStorm/st2#3708: a list that was cut off in silence.
+#[test]
+fn scan_shows_all_keys_or_says_that_there_are_more() {
+    let cluster = Cluster::start(1);
+    let mut client = cluster.client();
+    for n in 0..2100 {
+        let key = format!("k{n:04}");
+        client.execute(&words::Command::Put { key: key.as_bytes(), value: b"v" }.encode()).unwrap();
+    }
+    let all = cluster.run(&["scan", "k"]);
+    assert_eq!((all.out.lines().count(), all.err.as_str()), (2100, ""));
+    let some = cluster.run(&["scan", "k", "--limit", "1500"]);
+    assert_eq!(some.out.lines().count(), 1500);
+    assert!(some.err.contains("there are more"), "{some:?}");
+    let just = cluster.run(&["scan", "k", "--limit", "2100"]);
+    assert_eq!((just.out.lines().count(), just.err.as_str()), (2100, ""));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::trouble::Trouble;
 use crate::api::{Refusal, RoleName};
 use crate::client::{Client, ClientError, Options};
 use crate::types::Membership;
+use crate::types::address::{AddressError, check_address};
 use clap::{Args, ValueEnum};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ pub struct Cluster {
         long,
         env = "DRAVE_ENDPOINTS",
         value_delimiter = ',',
+        value_parser = endpoint,
         default_value = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403"
     )]
     pub endpoints: Vec<String>,
@@ -38,6 +40,15 @@ pub enum Output {
     Text,
     /// For programs.
     Json,
+}
+
+/// An endpoint: blanks around it are none of it.
+pub fn endpoint(text: &str) -> Result<String, String> {
+    match check_address(text.trim()) {
+        // On this machine it leads somewhere, if only to this machine.
+        Ok(()) | Err(AddressError::Host) => Ok(text.trim().to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 impl Cluster {

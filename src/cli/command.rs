@@ -19,6 +19,7 @@ use super::stored::diff::{self, Diff};
 use super::top::{self, Top};
 use super::trouble::Trouble;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
+use signal_hook::consts::SIGPIPE;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -125,10 +126,11 @@ fn snapshots_run(matches: &ArgMatches) -> Result<(), Trouble> {
     }
 }
 
-/// `drave scan | head` is no trouble. Sockets are written to without this signal: it means standard output.
+/// `drave scan | head` ends as any program whose reader has seen enough: without a word, and with 141. Sockets are
+/// written to without this signal: it means standard output.
 fn end_quietly_when_nobody_reads() -> Result<(), Trouble> {
     let at_once = Arc::new(AtomicBool::new(true));
-    signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGPIPE, 0, at_once)
+    signal_hook::flag::register_conditional_shutdown(SIGPIPE, 128 + SIGPIPE, at_once)
         .map(|_kept_for_life| ())
         .map_err(|error| Trouble { what: format!("signals: {error}"), code: 74 })
 }

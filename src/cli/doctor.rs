@@ -1,5 +1,6 @@
 //! `drave doctor`: what would let a cluster down, before it does.
 
+use crate::cli::output::outln;
 mod findings;
 mod place;
 
@@ -38,15 +39,15 @@ pub fn run(args: &Doctor) -> Result<(), Trouble> {
     for finding in &findings {
         let Finding { level, what, found } = finding;
         if args.cluster.json() {
-            println!("{}", json!({ "level": level.word(), "what": what, "found": found }));
+            outln!("{}", json!({ "level": level.word(), "what": what, "found": found }));
         } else {
-            println!("{:<5} {what:<24} {found}", level.word());
+            outln!("{:<5} {what:<24} {found}", level.word());
         }
     }
     let of = |level| findings.iter().filter(|finding| finding.level == level).count();
     let (fails, warns) = (of(Level::Fail), of(Level::Warn));
     if !args.cluster.json() {
-        println!("{} looked at · {fails} FAIL · {warns} WARN", findings.len());
+        outln!("{} looked at · {fails} FAIL · {warns} WARN", findings.len());
     }
     match fails {
         0 => Ok(()),

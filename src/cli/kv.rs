@@ -4,6 +4,7 @@ use super::cluster::{Cluster, ms_since};
 use super::dump_words::base64;
 use super::trouble::Trouble;
 use crate::api::Consistency;
+use crate::cli::output::outln;
 use crate::client::Executed;
 use crate::machine::words::{Answer, Command, Deadline, Left, Life, Presence, Query};
 use bytes::Bytes;
@@ -25,6 +26,7 @@ pub enum Fresh {
 #[derive(Args, Debug)]
 pub struct Put {
     key: String,
+    #[arg(allow_hyphen_values = true)]
     value: String,
     /// Until the key is gone again, by the cluster's clock; else it stays
     #[arg(long, value_name = "DURATION", value_parser = lifetime)]
@@ -68,7 +70,9 @@ pub struct Del {
 pub struct Cas {
     key: String,
     /// What it must hold; empty together with --absent
+    #[arg(allow_hyphen_values = true)]
     old: String,
+    #[arg(allow_hyphen_values = true)]
     new: String,
     /// Expect that the key is not there
     #[arg(long)]
@@ -93,15 +97,18 @@ pub struct Scan {
     /// What the keys begin with
     #[arg(default_value = "")]
     prefix: String,
-    /// How many at most
-    #[arg(long, default_value_t = 1000)]
-    limit: u32,
+    /// How many at most; all of them unless told otherwise
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
     /// How fresh
     #[arg(long, value_enum, default_value_t = Fresh::Linearizable)]
     consistency: Fresh,
     #[command(flatten)]
     cluster: Cluster,
 }
+
+/// So many keys are asked for at once: beside them others are served.
+const SCAN_PAGE: u32 = 1000;
 
 /// A time to live, which the cluster's clock counts in milliseconds.
 fn lifetime(text: &str) -> Result<Duration, String> {
@@ -144,7 +151,7 @@ fn execute(cluster: &Cluster, command: &Command<'_>) -> Result<(Executed, Answer
 /// Where it was committed, for people or programs, with more if there is more to say.
 fn done(cluster: &Cluster, executed: &Executed, ms: f64, text: &str, more: Value) {
     if !cluster.json() {
-        println!("{text} {} ({ms} ms)", executed.position);
+        outln!("{text} {} ({ms} ms)", executed.position);
         return;
     }
     let mut line = json!({ "ok": true, "index": executed.position.index.0, "term": executed.position.term.0, "ms": ms,
@@ -152,7 +159,7 @@ fn done(cluster: &Cluster, executed: &Executed, ms: f64, text: &str, more: Value
     if let (Some(line), Value::Object(more)) = (line.as_object_mut(), more) {
         line.extend(more);
     }
-    println!("{line}");
+    outln!("{line}");
 }
 
 /// `drave put`.
@@ -209,7 +216,7 @@ pub fn incr(args: &Incr) -> Result<(), Trouble> {
         Answer::Number(number) if args.cluster.json() => {
             done(&args.cluster, &executed, ms, "", json!({ "value": number }));
         }
-        Answer::Number(number) => println!("{number}"),
+        Answer::Number(number) => outln!("{number}"),
         Answer::NotANumber => return Err(no(format!("{:?} holds no decimal number, and was left as it is", args.key))),
         Answer::Overflow => return Err(no(format!("{:?} would not fit 64 bits, and was left as it is", args.key))),
         other => return Err(strange(&other)),
@@ -230,12 +237,12 @@ pub fn get(args: &Get) -> Result<(), Trouble> {
     if args.cluster.json() {
         let mut line = json!({ "applied": queried.applied.0 });
         name(&mut line, "value", &value);
-        println!("{line}");
+        outln!("{line}");
         return Ok(());
     }
     let mut stdout = std::io::stdout();
     let newline: &[u8] = if stdout.is_terminal() { b"\n" } else { b"" };
-    let printed = stdout.write_all(&value).and_then(|()| stdout.write_all(newline));
+    let printed = stdout.write_all(&value).and_then(|()| stdout.write_all(newline)).and_then(|()| stdout.flush());
     printed.or_else(quietly)
 }
 
@@ -251,10 +258,10 @@ pub fn ttl(args: &Ttl) -> Result<(), Trouble> {
         other => return Err(strange(&other)),
     };
     if args.cluster.json() {
-        println!("{}", json!({ "applied": queried.applied.0, "ttl_ms": left }));
+        outln!("{}", json!({ "applied": queried.applied.0, "ttl_ms": left }));
     } else {
         let left = left.map(|ms| humantime::format_duration(Duration::from_millis(ms)).to_string());
-        println!("{}", left.as_deref().unwrap_or("none"));
+        outln!("{}", left.as_deref().unwrap_or("none"));
     }
     Ok(())
 }
@@ -278,10 +285,11 @@ fn quietly(error: std::io::Error) -> Result<(), Trouble> {
 /// `drave scan`: a line a pair, key, tab, value, as Rust would escape them.
 pub fn scan(args: &Scan) -> Result<(), Trouble> {
     let mut client = args.cluster.client();
-    let (mut after, mut left) = (None::<Bytes>, args.limit);
+    let (mut after, mut left) = (None::<Bytes>, args.limit.unwrap_or(u64::MAX));
     let mut stdout = std::io::stdout().lock();
-    while left > 0 {
-        let query = Query::Scan { prefix: args.prefix.as_bytes(), after: after.as_deref(), limit: left };
+    loop {
+        let limit = left.min(SCAN_PAGE.into()) as u32;
+        let query = Query::Scan { prefix: args.prefix.as_bytes(), after: after.as_deref(), limit };
         let queried = client.query(&query.encode(), consistency(args.consistency));
         let queried = queried.map_err(|error| args.cluster.explain(error))?;
         let (pairs, more) = match decode(queried.answer)? {
@@ -301,13 +309,17 @@ pub fn scan(args: &Scan) -> Result<(), Trouble> {
                 return quietly(error);
             }
         }
-        left -= pairs.len() as u32;
+        left -= pairs.len() as u64;
         after = pairs.last().map(|(key, _)| key.clone());
         if !more || pairs.is_empty() {
             break;
         }
+        if left == 0 {
+            eprintln!("there are more: {} were shown, as --limit says", args.limit.unwrap_or_default());
+            break;
+        }
     }
-    Ok(())
+    stdout.flush().or_else(quietly)
 }
 
 #[cfg(test)]

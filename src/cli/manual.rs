@@ -2,6 +2,7 @@
 
 use super::command::describe;
 use super::trouble::Trouble;
+use crate::cli::output::out;
 use clap::Args;
 use clap_complete::Shell;
 use std::io;
@@ -25,7 +26,9 @@ pub struct Man {
 
 /// `drave completions`.
 pub fn completions(args: &Completions) {
-    clap_complete::generate(args.shell, &mut describe(), "drave", &mut io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut describe(), "drave", &mut script);
+    out!("{}", String::from_utf8_lossy(&script));
 }
 
 /// `drave man`: says how many pages there are.

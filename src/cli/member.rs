@@ -4,6 +4,7 @@ use super::cluster::{Cluster, Output, ms_since};
 use super::status;
 use super::trouble::Trouble;
 use crate::api::{Refusal, RoleName, Status};
+use crate::cli::output::outln;
 use crate::client::ClientError;
 use crate::types::{Change, Membership, NodeId, Position, Prospect};
 use clap::{Args, Subcommand};
@@ -181,7 +182,12 @@ pub fn run(args: &Member) -> Result<(), Trouble> {
             carry_out(cluster, &change, false, &format!("{id} is reached at {address}"))
         }
         What::Voters(Voters { ids, force, cluster }) => {
-            let ids: BTreeSet<NodeId> = ids.iter().map(|Id(id)| *id).collect();
+            let named = ids;
+            let ids: BTreeSet<NodeId> = named.iter().map(|Id(id)| *id).collect();
+            if ids.len() < named.len() {
+                let what = "a voter is named twice\n  say each once: drave member voters ID,ID,…";
+                return Err(Trouble { what: what.to_owned(), code: 2 });
+            }
             carry_out(cluster, &Change::Voters(ids), *force, "these are the voters")
         }
         What::Abort(args) => carry_out(&args.cluster, &Change::Abort, false, "the change is taken back"),
@@ -202,12 +208,9 @@ fn carry_out(cluster: &Cluster, change: &Change, force: bool, done: &str) -> Res
 
 fn report(cluster: &Cluster, position: Position, ms: f64, done: &str) {
     if cluster.json() {
-        println!(
-            "{}",
-            json!({ "ok": true, "index": position.index.0, "term": position.term.0, "ms": ms, "what": done })
-        );
+        outln!("{}", json!({ "ok": true, "index": position.index.0, "term": position.term.0, "ms": ms, "what": done }));
     } else {
-        println!("ok {position} ({ms} ms) {done}");
+        outln!("ok {position} ({ms} ms) {done}");
     }
 }
 
@@ -227,9 +230,9 @@ pub fn transfer(args: &Transfer) -> Result<(), Trouble> {
     let to = args.cluster.client().transfer(args.id.map(|Id(id)| id)).map_err(|error| explain(&args.cluster, error))?;
     let ms = ms_since(began);
     if args.cluster.json() {
-        println!("{}", json!({ "ok": true, "leader": to.get(), "ms": ms }));
+        outln!("{}", json!({ "ok": true, "leader": to.get(), "ms": ms }));
     } else {
-        println!("{to} leads ({ms} ms)");
+        outln!("{to} leads ({ms} ms)");
     }
     Ok(())
 }
@@ -244,13 +247,13 @@ fn list(cluster: &Cluster) -> Result<(), Trouble> {
         return Err(Trouble { what: format!("no node answers\n  tried {tried}"), code: 3 });
     };
     if cluster.output == Output::Json {
-        println!(
+        outln!(
             "{}",
             json!({ "leader": best.leader, "members": members_json(best, &answered), "summary": summary(best) })
         );
         return Ok(());
     }
-    println!("{:<5} {:<9} {:<12} {:>9} {:>7}  {:<21} {:<16}", "ID", "KIND", "ROLE", "MATCH", "LAG", "ADDRESS", "DISK");
+    outln!("{:<5} {:<9} {:<12} {:>9} {:>7}  {:<21} {:<16}", "ID", "KIND", "ROLE", "MATCH", "LAG", "ADDRESS", "DISK");
     for member in &best.members {
         let (role, matched, lag) = seen(member.node, best, &answered);
         let disk = if member.disk.is_empty() { "-" } else { &member.disk };
@@ -261,11 +264,11 @@ fn list(cluster: &Cluster) -> Result<(), Trouble> {
             member.address,
             member.prospect,
         );
-        println!("{}", row.trim_end());
+        outln!("{}", row.trim_end());
     }
-    println!("{}", summary(best));
+    outln!("{}", summary(best));
     if best.role != RoleName::Leader {
-        println!("no leader among those who answer: this is what n{} knew last", best.node);
+        outln!("no leader among those who answer: this is what n{} knew last", best.node);
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ pub mod journal_tour;
 pub mod kv;
 pub mod manual;
 pub mod member;
+pub mod output;
 pub mod recover;
 pub mod serve;
 pub mod sim;

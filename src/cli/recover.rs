@@ -3,6 +3,7 @@
 use super::stored::directory::{Directory, Owner};
 use super::trouble::Trouble;
 use crate::apply::Applier;
+use crate::cli::output::outln;
 use crate::config::Config;
 use crate::disk::FsDisk;
 use crate::machine::Kv;
@@ -69,15 +70,15 @@ pub fn run(args: &Recover) -> Result<(), Trouble> {
             format!("{place}: {me} is a cluster of its own already. Nothing was changed.\n  drave serve starts it");
         return Err(Trouble { what, code: 1 });
     }
-    println!("{place}: {me} holds all up to {last}, the members are {}", holds.members);
-    println!("lost for good: whatever {others} acknowledged beyond {last}");
-    println!("comes to be: whatever {me} holds up to {last}, acknowledged or not");
+    outln!("{place}: {me} holds all up to {last}, the members are {}", holds.members);
+    outln!("lost for good: whatever {others} acknowledged beyond {last}");
+    outln!("comes to be: whatever {me} holds up to {last}, acknowledged or not");
     if !args.accept_data_loss {
         return Err(not_accepted("  look first whether another directory holds more: drave diff DIR DIR …"));
     }
     let new = holds.found(args, &booted, &mut telling)?;
     finish(args, Some((&booted, new)))?;
-    println!("then: others join with EMPTY directories; the old ones of {others} are of the former cluster");
+    outln!("then: others join with EMPTY directories; the old ones of {others} are of the former cluster");
     Ok(())
 }
 
@@ -100,8 +101,8 @@ fn restore_identity(args: &Recover) -> Result<(), Trouble> {
     let Owner { node, cluster, disk: own, .. } = owner;
     // How many times it was started is not known: peers may take it for an older copy once.
     Identity { node, cluster, disk: own, founded: true, log, starts: 0 }.write(&disk).map_err(trouble)?;
-    println!("done: {place} belongs to {node} of cluster {}, disk {own}", short(cluster));
-    println!("next: drave serve --id {} --data {place}", node.get());
+    outln!("done: {place} belongs to {node} of cluster {}, disk {own}", short(cluster));
+    outln!("next: drave serve --id {} --data {place}", node.get());
     Ok(())
 }
 
@@ -133,9 +134,9 @@ fn finish(args: &Recover, new: Option<(&Booted, NewCluster)>) -> Result<(), Trou
     drop(lock);
     let (me, cluster) = (owner.node, short(owner.cluster));
     let from = new.map_or(String::new(), |(_, new)| format!(", from {} on", new.position));
-    println!("done: {me} alone is the cluster, a new one: {cluster}{from}");
-    println!("kept: the former directory, in {}", aside.display());
-    println!("next: drave serve --id {} --data {place}", me.get());
+    outln!("done: {me} alone is the cluster, a new one: {cluster}{from}");
+    outln!("kept: the former directory, in {}", aside.display());
+    outln!("next: drave serve --id {} --data {place}", me.get());
     Ok(())
 }
 

@@ -1,8 +1,10 @@
 //! Runs one node.
 
+use super::cluster::endpoint;
 use super::join;
 use super::tls::Tls;
 use super::trouble::Trouble;
+use crate::cli::output::outln;
 use crate::config::{Config, Doorway};
 use crate::machine::Kv;
 use crate::net::password::Password;
@@ -32,7 +34,7 @@ pub struct Serve {
     #[arg(long, env = "DRAVE_PEERS")]
     peers: Option<Peers>,
     /// A member of the cluster to join, if nobody founded it with this node: HOST:PORT,…
-    #[arg(long, env = "DRAVE_JOIN", value_name = "ADDR", value_delimiter = ',', conflicts_with = "peers")]
+    #[arg(long, env = "DRAVE_JOIN", value_name = "ADDR", value_delimiter = ',', value_parser = endpoint, conflicts_with = "peers")]
     join: Vec<String>,
     /// When it joins, it stays a learner: it gets everything and has no vote
     #[arg(long, env = "DRAVE_LEARNER", requires = "join")]
@@ -183,7 +185,7 @@ impl FromStr for Peers {
 
     fn from_str(text: &str) -> Result<Peers, String> {
         let mut peers = BTreeMap::new();
-        for part in text.split(',').filter(|part| !part.is_empty()) {
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let Some((id, address)) = part.split_once('=') else {
                 return Err(format!("{part:?} is not ID=HOST:PORT"));
             };
@@ -345,7 +347,7 @@ fn print(matches: &ArgMatches) {
             _ => "default",
         };
         if !value.is_empty() && name != "Serve" {
-            println!("{:<20} {value:<40} {source}", name.replace('_', "-"));
+            outln!("{:<20} {value:<40} {source}", name.replace('_', "-"));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `drave sim`: the real node in a simulated world; a failing seed repeats bit for bit.
 
 use super::trouble::Trouble;
+use crate::cli::output::outln;
 use crate::sim::{Outcome, Scenario, Trace, Violation};
 use crate::types::Time;
 use clap::Args;
@@ -107,12 +108,12 @@ pub fn run(args: Sim) -> Result<(), Trouble> {
                     stuck.fetch_add(u64::from(outcome.needs_the_lost), Ordering::Relaxed);
                     if args.seeds == 1 {
                         eprintln!("{}", outcome.beside());
-                        println!("{outcome}");
+                        outln!("{outcome}");
                     }
                 }
                 Err(violation) => {
                     failed.store(true, Ordering::Relaxed);
-                    println!("{violation}\n  repeat: {}", args.repeat(&violation));
+                    outln!("{violation}\n  repeat: {}", args.repeat(&violation));
                 }
             }
             done.fetch_add(1, Ordering::Relaxed);
@@ -136,21 +137,21 @@ pub fn run(args: Sim) -> Result<(), Trouble> {
         let hours = simulated.load(Ordering::Relaxed) as f64 / 3_600_000.0;
         let took = began.elapsed().as_secs_f64();
         if let untold @ 1.. = untold.load(Ordering::Relaxed) {
-            println!("{untold} ended early: a node voted on an older copy of its disk before anybody told it");
+            outln!("{untold} ended early: a node voted on an older copy of its disk before anybody told it");
         }
         let stuck = stuck.load(Ordering::Relaxed);
         if stuck > 0 {
-            println!(
+            outln!(
                 "{stuck} seeds ended without a leader, too many voters being lost for good: no rest was asked of them"
             );
         }
-        println!("{} seeds ok, {first} to {} · {hours:.1} hours simulated · {took:.1} s", args.seeds, end - 1);
+        outln!("{} seeds ok, {first} to {} · {hours:.1} hours simulated · {took:.1} s", args.seeds, end - 1);
     }
     Ok(())
 }
 
 fn tell_from(from: Duration) -> Trace {
-    Trace { from: Time::ZERO + from, tell: |line| println!("{line}") }
+    Trace { from: Time::ZERO + from, tell: |line| outln!("{line}") }
 }
 
 fn cluster_ms(outcome: &Outcome) -> u64 {
@@ -171,7 +172,7 @@ fn announce_panics(args: &Sim) {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let violation = Violation { seed: SEED.get(), at: Time::ZERO, steps: 0, what: "a node panics".to_owned() };
-        println!("seed {} failed: a node panics\n  repeat: {}", violation.seed, args.repeat(&violation));
+        outln!("seed {} failed: a node panics\n  repeat: {}", violation.seed, args.repeat(&violation));
         usual(panic);
     }));
 }

@@ -5,6 +5,7 @@ use super::snapshot_files::snapshots_at;
 use super::status;
 use super::trouble::Trouble;
 use crate::api::Refusal;
+use crate::cli::output::outln;
 use crate::client::ClientError;
 use crate::types::Position;
 use bytesize::ByteSize;
@@ -50,9 +51,9 @@ pub fn take(args: &Take) -> Result<(), Trouble> {
     for (node, endpoint) in &nodes {
         let taken: Taken = cluster.client().snapshot(endpoint);
         match &taken {
-            _ if cluster.json() => println!("{}", to_json(*node, endpoint, &taken, ms_since(began))),
-            Ok((position, bytes)) => println!("n{node} ok {position} · {}", ByteSize(*bytes).display().iec()),
-            Err(error) => println!("n{node} no {error}"),
+            _ if cluster.json() => outln!("{}", to_json(*node, endpoint, &taken, ms_since(began))),
+            Ok((position, bytes)) => outln!("n{node} ok {position} · {}", ByteSize(*bytes).display().iec()),
+            Err(error) => outln!("n{node} no {error}"),
         }
         all.push((*node, endpoint, taken));
     }
@@ -104,7 +105,7 @@ pub fn list(args: &List) -> Result<(), Trouble> {
         damaged += usize::from(flaw.is_some());
         let (name, bytes, position) = (&found.name, found.bytes.len(), found.position);
         if args.output == Output::Json {
-            println!(
+            outln!(
                 "{}",
                 json!({
                     "file": name, "index": position.map(|position| position.index.0),
@@ -116,7 +117,7 @@ pub fn list(args: &List) -> Result<(), Trouble> {
         }
         let position = position.map_or("-".to_owned(), |position| position.to_string());
         let whole = flaw.map_or("whole".to_owned(), |flaw| format!("DAMAGED at byte {}: {flaw}", flaw.at));
-        println!("{name}  {position:>12}  {:>10}  {whole}", ByteSize(bytes as u64).display().iec().to_string());
+        outln!("{name}  {position:>12}  {:>10}  {whole}", ByteSize(bytes as u64).display().iec().to_string());
     }
     match damaged {
         0 => Ok(()),

@@ -3,6 +3,7 @@
 use super::cluster::Cluster;
 use super::trouble::Trouble;
 use crate::api::{PeerStatus, RoleName, Status};
+use crate::cli::output::{out, outln};
 use bytesize::ByteSize;
 use clap::Args;
 use serde_json::json;
@@ -28,15 +29,15 @@ pub struct Asked {
     pub status: Result<Status, String>,
 }
 
-/// `drave status`: 3 if no node answers.
+/// `drave status`: 3 if no node answers, or none leads.
 pub fn show(args: &Show) -> Result<(), Trouble> {
     loop {
         let asked = ask(&args.cluster);
         if args.watch && std::io::stdout().is_terminal() {
-            print!("\x1b[H\x1b[2J");
+            out!("\x1b[H\x1b[2J");
         }
         if args.cluster.json() {
-            println!("{}", to_json(&asked));
+            outln!("{}", to_json(&asked));
         } else {
             print(&asked);
         }
@@ -44,6 +45,11 @@ pub fn show(args: &Show) -> Result<(), Trouble> {
             if asked.iter().all(|asked| asked.status.is_err()) {
                 let tried = args.cluster.endpoints.join(", ");
                 return Err(Trouble { what: format!("no node answers\n  tried {tried}"), code: 3 });
+            }
+            if leader(&asked).is_none() {
+                let what =
+                    "no node leads: nothing can be written, nor read but with --consistency local\n  see: drave doctor";
+                return Err(Trouble { what: what.to_owned(), code: 3 });
             }
             return Ok(());
         }
@@ -101,34 +107,50 @@ fn to_json(asked: &[Asked]) -> serde_json::Value {
 
 fn print(asked: &[Asked]) {
     let leader = leader(asked);
-    println!(
+    outln!(
         "{:<5} {:<12} {:>5} {:>9} {:>9} {:>9} {:>6} {:>9}  {:<18} {:<8} {:>7}  digest",
-        "node", "role", "term", "commit", "applied", "match", "lag", "fsync p99", "address", "stage", "heard"
+        "node",
+        "role",
+        "term",
+        "commit",
+        "applied",
+        "match",
+        "lag",
+        "fsync p99",
+        "address",
+        "stage",
+        "heard"
     );
     for asked in asked {
         match &asked.status {
-            Ok(status) => println!("{}", row(&asked.endpoint, status, leader)),
-            Err(error) => println!("{:<5} {:<12} {:>57}  {error}", "?", "down", asked.endpoint),
+            Ok(status) => outln!("{}", row(&asked.endpoint, status, leader)),
+            Err(error) => outln!("{:<5} {:<12} {:>57}  {error}", "?", "down", asked.endpoint),
         }
     }
-    println!(
+    outln!(
         "{:<5} {:>10} {:>9} {:>11} {:>10} {:>9}  kept for",
-        "node", "log", "from", "reclaimable", "snapshot", "up to"
+        "node",
+        "log",
+        "from",
+        "reclaimable",
+        "snapshot",
+        "up to"
     );
     for status in asked.iter().filter_map(|asked| asked.status.as_ref().ok()) {
-        println!("{}", kept_row(status, leader).trim_end());
+        outln!("{}", kept_row(status, leader).trim_end());
     }
     for status in
         asked.iter().filter_map(|asked| asked.status.as_ref().ok()).filter(|status| !status.promised.is_empty())
     {
-        println!(
+        outln!(
             "n{} has lost what it acknowledged up to {}: it votes for nobody that holds less, and does not campaign",
-            status.node, status.promised
+            status.node,
+            status.promised
         );
     }
     match leader {
-        Some(leader) => println!("{} · cluster {} · fsync {}", leader.membership, leader.cluster, on_off(leader.fsync)),
-        None => println!("no leader among those who answer"),
+        Some(leader) => outln!("{} · cluster {} · fsync {}", leader.membership, leader.cluster, on_off(leader.fsync)),
+        None => outln!("no leader among those who answer"),
     }
 }
 

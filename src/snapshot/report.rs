@@ -42,9 +42,10 @@ pub type Result<T> = std::result::Result<T, Fault>;
 
 /// What the operator is told of a damaged snapshot of its own.
 pub const ADVICE: &str = "This disk has lost what it had confirmed. Where an older snapshot and the log behind it are \
-whole the node starts from those by itself. Else leave it down: the others go on while they are a majority. Never start \
-it with an empty or older directory, since it would vote anew and acknowledged writes could be lost. Bring back a copy \
-made since it last ran, or found a new cluster from what the others hold. Nothing was changed";
+whole the node starts from those by itself. Else leave it down: the others go on while they are a majority. Bring back \
+a copy made since it last ran; or give its place to an empty directory: drave member remove ID, then drave member add \
+ID=HOST:PORT, then drave serve --join with an empty --data. Never start an empty or older directory without that, since \
+it would vote anew and acknowledged writes could be lost. Nothing was changed";
 
 /// What is said of a damaged snapshot that another node sent.
 pub const ADVICE_INCOMING: &str = "What was received was removed, and will be asked for again";

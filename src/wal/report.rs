@@ -78,9 +78,10 @@ pub enum Fault {
 
 /// What the operator is told when the log is damaged.
 pub const ADVICE: &str = "This disk has lost what it had confirmed. Leave the node down: the others go on while they \
-are a majority. Never start it with an empty or older directory, since it would vote anew and acknowledged writes \
-could be lost. Bring back a copy made since it last ran, or found a new cluster from what the others hold. Nothing was \
-changed.";
+are a majority. Bring back a copy made since it last ran; or give its place to an empty directory: drave member remove \
+ID, then drave member add ID=HOST:PORT, then drave serve --join with an empty --data. Never start an empty or older \
+directory without that, since it would vote anew and acknowledged writes could be lost. If the others are no majority: \
+drave recover. Nothing was changed.";
 
 impl Fault {
     /// The exit code for it: 5 damaged data, 74 I/O, 78 configuration.

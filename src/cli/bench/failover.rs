@@ -9,6 +9,7 @@ use super::gaps::{Gap, Gaps, measure};
 use super::report::build;
 use super::steady::{Ack, Pace, Steady, Sum};
 use super::trio::Trio;
+use crate::cli::output::outln;
 use crate::cli::trouble::Trouble;
 use clap::{Args, ValueEnum};
 use rustix::process::Signal;
@@ -105,7 +106,7 @@ pub fn run(args: &Bench) -> Result<(), Trouble> {
         eprintln!("warning: this is a debug build: its figures mean nothing. Build with --release");
     }
     if !args.cluster.json() {
-        println!(
+        outln!(
             "failover · 3 nodes on loopback · open loop at {}/s · {} clients × {} outstanding · drave {} ({})\n",
             pace.rate,
             pace.clients,
@@ -125,7 +126,7 @@ pub fn run(args: &Bench) -> Result<(), Trouble> {
     }
     if args.cluster.json() {
         let (rate, clients, inflight) = (pace.rate, pace.clients, pace.inflight);
-        println!(
+        outln!(
             "{}",
             json!({
                 "scenario": "failover", "rate": rate, "clients": clients, "inflight": inflight,

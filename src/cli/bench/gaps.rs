@@ -2,6 +2,7 @@
 
 use super::report::bars;
 use super::steady::{Ack, Sum};
+use crate::cli::output::outln;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -74,24 +75,20 @@ impl Gaps {
         let sorted = self.sorted(|gap| gap.longest);
         let at = |part| ms(rank(&sorted, part));
         let (steady, p99) = (self.sorted(|gap| gap.steady), self.sorted(|gap| gap.steady_p99));
-        println!("{name}: {what} · {} runs", sorted.len());
-        println!(
-            "longest gap  min {}  p50 {}  p90 {}  p99 {}  max {} ms",
-            at(0.0),
-            at(0.5),
-            at(0.9),
-            at(0.99),
-            at(1.0)
-        );
-        println!(
+        outln!("{name}: {what} · {} runs", sorted.len());
+        outln!("longest gap  min {}  p50 {}  p90 {}  p99 {}  max {} ms", at(0.0), at(0.5), at(0.9), at(0.99), at(1.0));
+        outln!(
             "undisturbed  longest gap p50 {}  max {} ms · writes' p99 {} ms (median of the runs)",
             ms(rank(&steady, 0.5)),
             ms(rank(&steady, 1.0)),
             ms(rank(&p99, 0.5))
         );
-        println!(
+        outln!(
             "writes       {} acknowledged, each took effect once · {} unknown · {} refused · {} retries",
-            sum.acknowledged, sum.unknown, sum.refused, sum.retries
+            sum.acknowledged,
+            sum.unknown,
+            sum.refused,
+            sum.retries
         );
         let mut histogram = Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("the bounds are in order");
         for gap in &sorted {

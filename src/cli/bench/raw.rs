@@ -2,6 +2,7 @@
 //! between, so that every report can say how far from it a cluster stands.
 
 use super::args::Bench;
+use crate::cli::output::outln;
 use crate::cli::trouble::Trouble;
 use crate::disk::fs::FsDisk;
 use crate::disk::{Disk, DiskFile};
@@ -36,12 +37,12 @@ pub fn disk(args: &Bench) -> Result<(), Trouble> {
         let (p50, p99, max) = (us(&histogram, 0.5), us(&histogram, 0.99), us(&histogram, 1.0));
         let rate = 1e6 / (histogram.mean() / 1000.0);
         if args.cluster.json() {
-            println!(
+            outln!(
                 "{}",
                 json!({ "what": "disk", "bytes": size, "p50_us": p50, "p99_us": p99, "max_us": max, "syncs_per_s": rate })
             );
         } else {
-            println!(
+            outln!(
                 "write + fdatasync {size:>8} B · p50 {p50:>8.1} · p99 {p99:>8.1} · max {max:>8.1} µs · {rate:>7.0}/s"
             );
         }
@@ -105,9 +106,9 @@ pub fn net(args: &Bench) -> Result<(), Trouble> {
     }
     let (p50, p99, max) = (us(&histogram, 0.5), us(&histogram, 0.99), us(&histogram, 1.0));
     if args.cluster.json() {
-        println!("{}", json!({ "what": "net", "bytes": 64, "p50_us": p50, "p99_us": p99, "max_us": max }));
+        outln!("{}", json!({ "what": "net", "bytes": 64, "p50_us": p50, "p99_us": p99, "max_us": max }));
     } else {
-        println!("round trip of 64 B on loopback · p50 {p50:.1} · p99 {p99:.1} · max {max:.1} µs");
+        outln!("round trip of 64 B on loopback · p50 {p50:.1} · p99 {p99:.1} · max {max:.1} µs");
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use super::args::{Bench, What};
 use super::outcome::{Machine, Outcome, Second};
 use crate::api::{RoleName, Status};
 use crate::cli::cluster::Cluster;
+use crate::cli::output::outln;
 use crate::cli::status;
 use crate::cli::trouble::Trouble;
 use crate::client::deadline;
@@ -166,13 +167,20 @@ impl Run {
         self.keep_second(now, rate);
         if !args.cluster.json() {
             if !self.headed {
-                println!(
+                outln!(
                     "{:>6} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>7}",
-                    "time", "ops/s", "p50", "p90", "p99", "p99.9", "max", "errors"
+                    "time",
+                    "ops/s",
+                    "p50",
+                    "p90",
+                    "p99",
+                    "p99.9",
+                    "max",
+                    "errors"
                 );
             }
             let at = |q| format!("{:.2} ms", self.second.value_at_quantile(q) as f64 / 1e6);
-            println!(
+            outln!(
                 "{:>4} s {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>7}",
                 (now - self.began).as_secs(),
                 grouped(rate as u64),
@@ -266,13 +274,13 @@ pub fn head(args: &Bench, statuses: &[Status]) -> Result<(), Trouble> {
     let endpoints = args.cluster.endpoints.join(",");
     let version = env!("CARGO_PKG_VERSION");
     let voters = leader.membership.split(['=', ' ']).nth(1).map_or(0, |ids| ids.split(',').count());
-    println!(
+    outln!(
         "cluster {endpoints} · leader n{} · {voters} voters · fsync {fsync} · drave {version} ({})",
         leader.node,
         build()
     );
     let loop_kind = args.rate.map_or("closed loop".to_owned(), |rate| format!("open loop at {rate}/s"));
-    println!(
+    outln!(
         "{} · {} clients × {} outstanding · {} B keys of {} · {} B values · {loop_kind} · {} warm-up\n",
         args.what.name(),
         args.clients,
@@ -337,7 +345,7 @@ pub fn tail(args: &Bench, run: &Run, before: &[Status], after: &[Status]) -> Res
     }
     let json = to_json(args, run, &servers, client_cpu, after);
     if args.cluster.json() {
-        println!("{json}");
+        outln!("{json}");
     } else {
         print(args, run, &servers, client_cpu, after);
     }
@@ -348,7 +356,7 @@ fn print(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &[S
     let verb = if args.what == What::Get { "reads" } else { "commits" };
     let megabytes = run.rate() * (args.key_size + args.value_size) as f64 / 1e6;
     let unchanged = if servers.changed { "leader CHANGED" } else { "leader unchanged" };
-    println!(
+    outln!(
         "{:>4.1} s {} {verb} · {}/s · {megabytes:.1} MB/s · {} errors · {} unknown · {} retries · {unchanged}\n",
         run.took.as_secs_f64(),
         grouped(run.response.len()),
@@ -360,14 +368,14 @@ fn print(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &[S
     latencies(args, run);
     if let Some(leader) = leader(after).filter(|_| args.what != What::Get) {
         let (stages, ms) = (&leader.stages, 1000.0);
-        println!(
+        outln!(
             "where the time went (leader, medians)   queue {:.2} · fsync {:.2} · replicate {:.2} · apply {:.2} ms",
             stages.queue_us / ms,
             stages.fsync_us / ms,
             stages.replicate_us / ms,
             stages.apply_us / ms
         );
-        println!(
+        outln!(
             "group commit                            {:.1} entries a fsync · {:.0} fsyncs/s · fsync p50 {:.2} p99 {:.2} ms",
             servers.entries_per_fsync.unwrap_or(0.0),
             servers.fsyncs_per_s.unwrap_or(0.0),
@@ -375,17 +383,17 @@ fn print(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &[S
             leader.disk.sync_p99_us / ms
         );
     }
-    println!(
+    outln!(
         "CPU an operation                        all nodes {:.1} µs · client {client_cpu:.1} µs",
         servers.cpu_us_per_op.unwrap_or(0.0)
     );
-    println!("longest time without an answer          {:.1} ms", run.longest_gap.as_secs_f64() * 1e3);
+    outln!("longest time without an answer          {:.1} ms", run.longest_gap.as_secs_f64() * 1e3);
 }
 
 fn latencies(args: &Bench, run: &Run) {
     let line = |name: &str, histogram: &Histogram<u64>| {
         let at = |q| histogram.value_at_quantile(q) as f64 / 1e6;
-        println!(
+        outln!(
             "{name:<9} min {:.2}  mean {:.2}  p50 {:.2}  p90 {:.2}  p99 {:.2}  p99.9 {:.2}  max {:.2} ms",
             histogram.min() as f64 / 1e6,
             histogram.mean() / 1e6,
@@ -402,7 +410,7 @@ fn latencies(args: &Bench, run: &Run) {
         let sent = run.asked;
         let asked = (args.rate.unwrap_or(0) as f64 * run.took.as_secs_f64()) as u64;
         let lag = |q| run.lag.value_at_quantile(q) as f64 / 1e6;
-        println!(
+        outln!(
             "schedule  lag p50 {:.2}  p99 {:.2}  max {:.2} ms · asked {} · sent {} · unfinished {}",
             lag(0.5),
             lag(0.99),
@@ -430,9 +438,9 @@ pub fn bars(histogram: &Histogram<u64>) {
             0..1_000_000 => format!("{} µs", bound / 1000),
             _ => format!("{:.1} ms", *bound as f64 / 1e6),
         };
-        println!("{label:>9} │{bar:<38} {:>10} {share:>6.1}%", grouped(*count));
+        outln!("{label:>9} │{bar:<38} {:>10} {share:>6.1}%", grouped(*count));
     }
-    println!();
+    outln!();
 }
 
 fn to_json(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &[Status]) -> serde_json::Value {

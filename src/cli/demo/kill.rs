@@ -3,6 +3,7 @@
 use super::register::Register;
 use crate::api::RoleName;
 use crate::cli::cluster::{Cluster, Output};
+use crate::cli::output::outln;
 use crate::cli::tls::Tls;
 use crate::cli::trouble::Trouble;
 use clap::Args;
@@ -66,8 +67,8 @@ pub fn run(args: &Kill) -> Result<(), Trouble> {
     let pid = Pid::from_raw(pid).ok_or_else(gone)?;
     kill_process(pid, Signal::KILL).map_err(|error| Trouble { what: format!("n{id}: {error}"), code: 74 })?;
     match leader.filter(|leader| leader.node == id) {
-        Some(leader) => println!("killed n{id} (was leader of term {})", leader.term),
-        None => println!("killed n{id}"),
+        Some(leader) => outln!("killed n{id} (was leader of term {})", leader.term),
+        None => outln!("killed n{id}"),
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use super::diff::{about, about_json, read_all};
 use super::directory::Directory;
 use super::violation::{Rule, Violations};
 use crate::cli::cluster::Output;
+use crate::cli::output::outln;
 use crate::cli::trouble::Trouble;
 use clap::Args;
 use serde_json::json;
@@ -37,7 +38,7 @@ pub fn run(args: &Check) -> Result<(), Trouble> {
     let code = if damaged > 0 || found.count() > 0 { 5 } else { 0 };
     match args.output {
         Output::Text => print(&directories, &found, damaged),
-        Output::Json => println!(
+        Output::Json => outln!(
             "{}",
             json!({
                 "directories": directories.iter().map(about_json).collect::<Vec<_>>(),
@@ -61,27 +62,27 @@ fn stacked(args: &Check, directories: &[Directory], found: &mut Violations) -> R
 fn print(directories: &[Directory], found: &Violations, damaged: usize) {
     let width = directories.iter().map(|directory| directory.name.len()).max().unwrap_or(0);
     for directory in directories {
-        println!("# {:<width$}  {}", directory.name, about(directory));
+        outln!("# {:<width$}  {}", directory.name, about(directory));
         for what in &directory.damage {
-            println!("! {:<width$}  DAMAGED  {what}", directory.name);
+            outln!("! {:<width$}  DAMAGED  {what}", directory.name);
         }
     }
     for rule in Rule::ALL {
         let broken: Vec<_> = found.kept.iter().filter(|violation| violation.rule == rule).collect();
         if broken.is_empty() {
-            println!("ok        {}", rule.name());
+            outln!("ok        {}", rule.name());
         }
         for violation in broken {
-            println!("! BROKEN  {:<20}  {}: {}", rule.name(), violation.places.join(", "), violation.what);
+            outln!("! BROKEN  {:<20}  {}: {}", rule.name(), violation.places.join(", "), violation.what);
         }
     }
     if found.more > 0 {
-        println!("! and {} more", found.more);
+        outln!("! and {} more", found.more);
     }
     let entries: usize = directories.iter().map(|directory| directory.replay.log.len()).sum();
     let terms = directories.iter().filter_map(|directory| Some(directory.replay.hard?.term.0)).max().unwrap_or(0);
     let count = found.count();
-    println!(
+    outln!(
         "# total {} directories · {entries} entries · terms up to {terms} · {count} broken · {damaged} damaged",
         directories.len()
     );

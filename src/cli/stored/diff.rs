@@ -4,6 +4,7 @@ use super::directory::Directory;
 use super::standing::{Standing, Tail, tail};
 use crate::cli::cluster::Output;
 use crate::cli::dump_words::{Said, Style};
+use crate::cli::output::outln;
 use crate::cli::trouble::Trouble;
 use crate::types::{Index, Position, Term};
 use crate::wal::identity::short;
@@ -71,7 +72,7 @@ pub fn run(args: &Diff) -> Result<(), Trouble> {
     let style = Style { full: args.full, hex: args.hex };
     match args.output {
         Output::Text => print(&directories, &compared, style),
-        Output::Json => println!("{}", to_json(&directories, &compared, style, code)),
+        Output::Json => outln!("{}", to_json(&directories, &compared, style, code)),
     }
     if code == 0 { Ok(()) } else { std::process::exit(code) }
 }
@@ -220,28 +221,28 @@ fn position(position: Option<Position>, index: Index) -> String {
 fn print(directories: &[Directory], compared: &Compared, style: Style) {
     let width = directories.iter().map(|directory| directory.name.len()).max().unwrap_or(0);
     for directory in directories {
-        println!("# {:<width$}  {}", directory.name, about(directory));
+        outln!("# {:<width$}  {}", directory.name, about(directory));
         for what in &directory.damage {
-            println!("! {:<width$}  {what}", directory.name);
+            outln!("! {:<width$}  {what}", directory.name);
         }
     }
     match compared.common {
-        Some(common) => println!("identical up to {common}"),
-        None => println!("nothing in common"),
+        Some(common) => outln!("identical up to {common}"),
+        None => outln!("nothing in common"),
     }
     if let Some(index) = compared.differs {
-        println!("first difference at {index}");
+        outln!("first difference at {index}");
         for directory in directories {
-            println!("  {:<width$}  {}", directory.name, record(directory, index, style).0);
+            outln!("  {:<width$}  {}", directory.name, record(directory, index, style).0);
         }
     }
     for (directory, tail) in directories.iter().zip(&compared.tails) {
         let Some(tail) = tail else { continue };
         let count = tail.last.index.0 - tail.first.index.0 + 1;
         let entries = if count == 1 { "1 entry" } else { &format!("{count} entries") };
-        println!("tail {:<width$}  {}..{}, {entries}: {}", directory.name, tail.first, tail.last, tail.what);
+        outln!("tail {:<width$}  {}..{}, {entries}: {}", directory.name, tail.first, tail.last, tail.what);
     }
-    println!("{}", verdict(directories, compared));
+    outln!("{}", verdict(directories, compared));
 }
 
 /// What a directory holds, in a line.
