@@ -91,7 +91,7 @@ pub fn run(args: Sim) -> Result<(), Trouble> {
     announce_panics(&args);
     let next = AtomicU64::new(first);
     let end = first.saturating_add(args.seeds);
-    let untold = AtomicU64::new(0);
+    let (untold, unjudged) = (AtomicU64::new(0), AtomicU64::new(0));
     let (simulated, done, stuck) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let failed = AtomicBool::new(false);
     let work = || {
@@ -105,6 +105,7 @@ pub fn run(args: Sim) -> Result<(), Trouble> {
                 Ok(outcome) => {
                     simulated.fetch_add(cluster_ms(&outcome), Ordering::Relaxed);
                     untold.fetch_add(u64::from(outcome.untold), Ordering::Relaxed);
+                    unjudged.fetch_add(outcome.unjudged, Ordering::Relaxed);
                     stuck.fetch_add(u64::from(outcome.needs_the_lost), Ordering::Relaxed);
                     if args.seeds == 1 {
                         eprintln!("{}", outcome.beside());
@@ -136,6 +137,9 @@ pub fn run(args: Sim) -> Result<(), Trouble> {
     if args.seeds > 1 {
         let hours = simulated.load(Ordering::Relaxed) as f64 / 3_600_000.0;
         let took = began.elapsed().as_secs_f64();
+        if let unjudged @ 1.. = unjudged.load(Ordering::Relaxed) {
+            outln!("{unjudged} keys had a history that was too much to judge");
+        }
         if let untold @ 1.. = untold.load(Ordering::Relaxed) {
             outln!("{untold} ended early: a node voted on an older copy of its disk before anybody told it");
         }

@@ -40,6 +40,8 @@ pub struct Outcome {
     /// Whether it ended without a leader, since too many voters were lost for good: that it comes to rest was
     /// not checked then.
     pub needs_the_lost: bool,
+    /// Of how many keys the history was too much to judge whether it is linearizable.
+    pub unjudged: u64,
     /// All that was sent, written and answered, as one number: the same seed, the same hash.
     pub hash: u64,
 }
@@ -50,11 +52,12 @@ impl Outcome {
         let Taken { taken, received, damaged, .. } = &self.snapshots;
         let damaged: u64 = damaged.iter().sum();
         let untold = if self.untold { " · ended: an older copy of a disk voted untold" } else { "" };
-        let Outcome { configurations, pipelined, windows, full_starts, lost_writes, .. } = self;
+        let Outcome { configurations, pipelined, windows, full_starts, lost_writes, unjudged, .. } = self;
         format!(
             "{configurations} configurations · {taken} snapshots taken, {received} received, {damaged} times one was found \
              damaged · {pipelined} pipelined · {windows} windows of progress judged \
-             · {full_starts} starts without room · {lost_writes} writes lost by a disk{untold}{}",
+             · {full_starts} starts without room · {lost_writes} writes lost by a disk \
+             · {unjudged} keys not judged{untold}{}",
             if self.needs_the_lost { " · no leader: too many voters are lost for good" } else { "" }
         )
     }
@@ -110,9 +113,9 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<Outcome, Violatio
     world.trace = trace;
     let ended = catch_unwind(AssertUnwindSafe(|| live(&mut world)));
     let ended = ended.unwrap_or_else(|panic| Err(format!("a node panics: {}", words(&panic))));
-    let ended = if world.checks.untold { Ok(false) } else { ended };
+    let ended = if world.checks.untold { Ok((false, 0)) } else { ended };
     match ended {
-        Ok(needs_the_lost) => Ok(Outcome {
+        Ok((needs_the_lost, unjudged)) => Ok(Outcome {
             seed,
             simulated: world.now - Time::ZERO,
             nodes: world.scenario.nodes,
@@ -127,6 +130,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<Outcome, Violatio
             lost_writes: world.lost_writes,
             snapshots: world.snapshots.became,
             needs_the_lost,
+            unjudged,
             hash: world.hash,
         }),
         Err(what) => Err(Violation { seed, at: world.now, steps: world.steps, what }),
@@ -141,15 +145,16 @@ fn words(panic: &Box<dyn std::any::Any + Send>) -> String {
     }
 }
 
-/// Whether it ended without a leader because of voters that were lost for good.
-fn live(world: &mut World) -> Result<bool, String> {
+/// Whether it ended without a leader because of voters that were lost for good, and of how many keys the history was too
+/// much to judge.
+fn live(world: &mut World) -> Result<(bool, u64), String> {
     let needs_the_lost = !comes_to_rest(world)?;
     if world.checks.untold {
         // What a node on an older copy of its disk gave away may be missed by clients as well.
-        return Ok(needs_the_lost);
+        return Ok((needs_the_lost, 0));
     }
-    world.history().check().map_err(|what| format!("linearizability: {what}"))?;
-    Ok(needs_the_lost)
+    let unjudged = world.history().check().map_err(|what| format!("linearizability: {what}"))?;
+    Ok((needs_the_lost, unjudged))
 }
 
 /// All of it but what the clients saw; whether there was a leader in calm, or could be one.

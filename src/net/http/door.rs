@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn without_the_password_only_the_nodes_health_is_told() {
-        let options = Options { password: Some(Password::new("secret")), ..Options::default() };
+        let options = Options { password: Some(Password::new("secret")) };
         let asked = |ask, token: Option<&str>| {
             let head = Head { token: token.map(str::to_owned), ..head(Method::Get) };
             status(&head, &ask, true, &options)
