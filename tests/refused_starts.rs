@@ -137,6 +137,10 @@ fn missing_identity_is_told_of_and_restored_from_the_log() {
     std::fs::rename(&identity, &away).unwrap();
     refused(&run(&mut cluster.serve(0)), 5, "it is missing, and");
     assert!(!identity.exists(), "nothing was changed");
+    // Nor does a join write a new one beside the log.
+    let mut join = support::drave(&["serve", "--id", "1", "--join", &cluster.addresses[0], "--data"]);
+    refused(&run(join.arg(cluster.data(0))), 5, "it is missing, and");
+    assert!(!identity.exists(), "nothing was changed");
     std::os::unix::fs::symlink(cluster.directory.path().join("nowhere"), &identity).unwrap();
     refused(&run(&mut cluster.serve(0)), 5, "it is missing, and");
     std::fs::remove_file(&identity).unwrap();

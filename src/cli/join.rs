@@ -6,6 +6,7 @@ use crate::client::{Client, Options};
 use crate::config::{Config, Joined};
 use crate::disk::FsDisk;
 use crate::disk::fs::Syncs;
+use crate::server::boot::check_unused;
 use crate::server::listeners::Listeners;
 use crate::server::server::ServerError;
 use crate::types::address::check_address;
@@ -34,8 +35,9 @@ pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<
         Trouble { what, code: 78 }
     })?;
     let known = Identity::read(&directory).map_err(ServerError::from)?;
-    if let Some(known) = &known {
-        known.check(&config.data.display().to_string(), config.id).map_err(ServerError::from)?;
+    match &known {
+        Some(known) => known.check(&config.data.display().to_string(), config.id).map_err(ServerError::from)?,
+        None => check_unused(&config.data).map_err(ServerError::from)?,
     }
     let in_use = known.is_some_and(|known| known.founded);
     let looked = look(config, endpoints, if in_use { LOOK_AGAIN_FOR } else { LOOK_FOR });

@@ -86,6 +86,9 @@ pub fn run(args: &Recover) -> Result<(), Trouble> {
 fn restore_identity(args: &Recover) -> Result<(), Trouble> {
     let place = args.directory.display().to_string();
     let refused = |what: String| Trouble { what: format!("{place}: {what}\n  nothing was changed"), code: 1 };
+    if is_replacement_pending(&args.directory) {
+        return Err(refused("an attempt to recover it was interrupted: --accept-data-loss finishes it".to_owned()));
+    }
     let disk = FsDisk::at(&args.directory).map_err(|error| io_trouble(&place, &error))?;
     let lock = disk.lock("LOCK").map_err(|error| io_trouble(&place, &error))?;
     let _held = lock.ok_or_else(|| refused("in use by another process".to_owned()))?;

@@ -88,7 +88,7 @@ pub fn boot(config: &Config, locked: Option<Lock>, telling: &mut Telling) -> wal
     for note in &recovered.notes {
         log::info!(node = config.id.get(); "{note}");
     }
-    let run = Run { id: rand::random(), starts: owner.starts + 1 };
+    let run = Run { id: rand::random(), starts: owner.starts.saturating_add(1) };
     let me = Identity { node: owner.node, cluster: owner.cluster, disk: owner.disk, run };
     Ok(Booted { lock, me, root, owner, journal, disk, recovered, store, snapshot, reserve })
 }
@@ -208,16 +208,7 @@ fn owner(config: &Config, root: &FsDisk, place: &str) -> wal::Result<Owner> {
         owner.check(place, config.id)?;
         return Ok(owner);
     }
-    if holds_something(config) {
-        return Err(Fault::Corrupt {
-            file: NAME.to_owned(),
-            offset: 0,
-            what: format!("it is missing, and {place} holds a log"),
-            lost: "none".to_owned(),
-            advice: "Bring it back; or, if it is lost, have it restored from what the log says of itself: drave recover \
-                     --identity DIR. Nothing was changed.",
-        });
-    }
+    check_unused(&config.data)?;
     if config.joins.is_none() && config.peers.is_empty() {
         return Err(Fault::Foreign(format!(
             "{place} is empty: --peers names the members that found a cluster, --join one of a cluster that is there. \
@@ -234,11 +225,21 @@ fn owner(config: &Config, root: &FsDisk, place: &str) -> wal::Result<Owner> {
     Ok(owner)
 }
 
-/// Whether a directory without an identity holds a log or snapshots all the same.
-fn holds_something(config: &Config) -> bool {
-    let holds =
-        |inside: &str| std::fs::read_dir(config.data.join(inside)).is_ok_and(|mut files| files.next().is_some());
-    holds("wal") || holds("snapshots")
+/// Refuses a directory that has no identity and holds a log or snapshots all the same: a new identity beside them would
+/// make them useless for good.
+pub fn check_unused(data: &Path) -> wal::Result<()> {
+    let holds = |inside: &str| std::fs::read_dir(data.join(inside)).is_ok_and(|mut files| files.next().is_some());
+    if !holds("wal") && !holds("snapshots") {
+        return Ok(());
+    }
+    Err(Fault::Corrupt {
+        file: NAME.to_owned(),
+        offset: 0,
+        what: format!("it is missing, and {} holds a log", data.display()),
+        lost: "none".to_owned(),
+        advice: "Bring it back; or, if it is lost, have it restored from what the log says of itself: drave recover \
+                 --identity DIR. Nothing was changed.",
+    })
 }
 
 fn make(path: &Path, syncs: Syncs) -> wal::Result<FsDisk> {
