@@ -269,6 +269,7 @@ const TOLD: &[Mutant] = &[
     Mutant::NeverYield,
     Mutant::ServeBeforeAgreed,
     Mutant::HearAnyLog,
+    Mutant::HideUnagreedLog,
     Mutant::PromoteUnnamed,
     Mutant::FoundOverHolder,
     Mutant::ForgetPromised,

@@ -84,24 +84,27 @@ fn damaged_snapshots_are_found_and_replaced() {
 #[test]
 fn disks_that_rot_misdirect_and_lie_lose_nothing() {
     let (mut lost_writes, mut full_starts) = (0, 0);
-    for seed in 0..120 {
+    // Seed 60: a founding leader lost the entry that says that the log is agreed, and the one follower that had it was
+    // deaf to it.
+    for seed in 0..80 {
         let mut scenario = Scenario::draw_steady(seed, Duration::from_secs(10));
         scenario.nodes = 3 + 2 * (seed / 3 % 2);
         let crashes = Troubles { power: 10, kill: 4, midway: 2, ..Troubles::default() };
         scenario.troubles = match seed % 3 {
-            0 => Troubles { lie: 12, ..crashes },
+            0 => Troubles { lie: 40, ..crashes },
             1 => Troubles { rot_running: 4, misdirect: 6, ..crashes },
-            _ => Troubles { full: 10, ..crashes },
+            _ => Troubles { full: 30, kill: 20, ..crashes },
         };
-        (scenario.every, scenario.lasting) = (Duration::from_millis(300), false);
+        (scenario.every, scenario.lasting) = (Duration::from_millis(150), false);
         (scenario.load.clients, scenario.load.think) = (4, Duration::from_millis(20));
+        (scenario.segment_bytes, scenario.load.large) = (8 << 10, 30);
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
         lost_writes += outcome.lost_writes;
         full_starts += outcome.full_starts;
     }
     println!("{lost_writes} times writes were lost, {full_starts} starts without room");
-    // A start without room is rare here: tests/full_disk.rs has one.
     assert!(lost_writes > 0, "no disk lost what it had called synced");
+    assert!(full_starts > 0, "no process started on a full disk");
 }
 
 #[test]

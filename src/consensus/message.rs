@@ -30,7 +30,10 @@ pub struct Envelope {
 pub struct Origin {
     /// The sender's disk; none where disks have no ids.
     pub disk: Option<DiskId>,
-    /// The sender's log, once it is agreed.
+    /// The sender's log, once it is agreed. A leader, and a candidate that holds entries, say which log they speak for
+    /// before that too: a follower that holds more of that very log has to hear them. (Counter-example: a founding
+    /// leader loses the entry that says *agreed*, and one follower keeps it. If that follower were deaf to who holds
+    /// the first entry alone, the cluster would stand still as soon as the third is down.)
     pub log: Option<LogId>,
 }
 
@@ -188,6 +191,11 @@ pub struct Chunk {
 }
 
 impl Message {
+    /// Whether it comes from who leads, or would lead, the log that it holds.
+    pub fn speaks_for_log(&self) -> bool {
+        matches!(self, Message::AskVote { .. }) || self.is_leaders()
+    }
+
     /// Whether only a leader says it. Its authority is the term, for which a quorum voted: it is heard whatever
     /// disk the receiver knows the sender by.
     pub fn is_leaders(&self) -> bool {

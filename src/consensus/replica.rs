@@ -237,7 +237,10 @@ impl Replica {
 
     /// A message of this node in that term, with where it comes from.
     pub fn envelope(&self, to: NodeId, term: Term, message: Message) -> Envelope {
-        let origin = Origin { disk: self.disk(), log: self.configs.current().agreed_log() };
+        let current = self.configs.current();
+        let speaks_for_log = message.speaks_for_log() && !self.options.mutants.breaks(Mutant::HideUnagreedLog);
+        let log = if speaks_for_log { current.log_id } else { current.agreed_log() };
+        let origin = Origin { disk: self.disk(), log };
         Envelope { from: self.id, to, term, origin, message }
     }
 

@@ -247,6 +247,18 @@ fn leader_of_another_log_is_not_heard() {
     });
 }
 
+/// Otherwise a follower that holds the entry that says *agreed* is deaf to a leader that lost it.
+#[test]
+fn leader_of_a_log_that_is_not_agreed_says_which_it_is() {
+    needs(Mutant::HideUnagreedLog, |mutants| {
+        let one = first_leader(mutants);
+        let membership = one.raft.membership();
+        assert!(membership.log_id.is_some() && membership.agreed_log().is_none());
+        let mut appends = one.all.iter().filter(|sent| matches!(sent.message, Message::Append { .. })).peekable();
+        appends.peek().is_some() && appends.all(|append| append.origin.log == membership.log_id)
+    });
+}
+
 #[test]
 fn founder_that_holds_a_log_is_a_veto() {
     needs(Mutant::FoundOverHolder, |mutants| {
