@@ -74,7 +74,7 @@ impl Leader {
             next.voters.iter().copied().filter(|id| !me.configs.current().is_voter(*id)).collect();
         for id in entering {
             match self.progress.get(&id) {
-                _ if !self.hears(me, now, id) => {
+                _ if !self.answers(me, now, id) => {
                     return dangerous(format!("{id} does not answer: as a voter it would count and not help"));
                 }
                 Some(progress) if !progress.caught_up => {
@@ -85,7 +85,7 @@ impl Leader {
             }
         }
         let shrinks = matches!(change, Change::Remove(_) | Change::Promote(_) | Change::Voters(_)) && next.is_joint();
-        let heard = next.voters.iter().filter(|id| self.hears(me, now, **id)).count();
+        let heard = next.voters.iter().filter(|id| self.answers(me, now, **id)).count();
         let quorum = Membership::majority_of(next.voters.len());
         if shrinks && heard < quorum {
             let of = next.voters.len();
@@ -237,7 +237,7 @@ impl Leader {
         for (id, member) in &current.members {
             let fit = self.progress.get(id).is_some_and(|progress| progress.caught_up)
                 && self.is_named(me, *id)
-                && self.hears(me, now, *id);
+                && self.answers(me, now, *id);
             match member.prospect {
                 Prospect::Rises if fit => {}
                 Prospect::Succeeds(old) if fit => {
@@ -249,7 +249,7 @@ impl Leader {
         }
         let next = (voters != current.voters).then(|| current.towards(voters).ok()).flatten()?;
         // Whoever falls silent just now must not be counted on.
-        quorum::decides(&next.settled(), |id| self.hears(me, now, id)).then_some(next)
+        quorum::decides(&next.settled(), |id| self.answers(me, now, id)).then_some(next)
     }
 }
 
