@@ -135,11 +135,14 @@ impl Admission {
         added
     }
 
-    /// Forgets former members that were spoken to for long enough; whether there were any.
-    pub fn forget_leavers(&mut self, now: Time) -> bool {
-        let before = self.leavers.len();
+    /// Forgets former members that were spoken to for long enough, and returns them: their connections are closed. Who
+    /// of them still speaks was perhaps added again, and leads: it dials anew, and is then a guest or told that it is a
+    /// stranger. (Counter-example: a node that is away from the time at which its leader was a former member goes on
+    /// hearing it, and does not answer it any more.)
+    pub fn forget_leavers(&mut self, now: Time) -> Vec<NodeId> {
+        let due = self.leavers.iter().filter(|(_, (_, until))| *until <= now).map(|(id, _)| *id).collect();
         self.leavers.retain(|_, (_, until)| *until > now);
-        self.leavers.len() < before
+        due
     }
 
     /// Whether there are former members that are still spoken to.
@@ -348,9 +351,26 @@ mod tests {
         let hello = admission(3, 3).hello(id(1), "n3:1");
         assert!(one.judge(&hello, Circumstances::default()).is_ok());
         assert!(!one.admit(&hello).1, "it is dialed already");
-        assert!(!one.forget_leavers(Time(6)));
-        assert!(one.forget_leavers(Time(5) + LEAVERS_FOR));
+        assert_eq!(one.forget_leavers(Time(6)), []);
+        assert_eq!(one.forget_leavers(Time(5) + LEAVERS_FOR), [id(3)], "its connections are closed");
         assert!(one.spoken_to().all(|(peer, _)| *peer != id(3)));
         assert_eq!(one.judge(&hello, Circumstances::default()), Err(Reason::Stranger));
+    }
+
+    /// Seed 2199023300540 of ten seconds: it was heard for ever, and never answered any more.
+    #[test]
+    fn a_former_member_that_leads_after_a_while_is_a_guest() {
+        let mut one = admission(1, 3);
+        let fewer = Membership::founding((1..=2).map(|n| (id(n), format!("n{n}:1"))));
+        one.set_members(Time(5), &fewer, Position::ZERO, Membership::default);
+        let hello = admission(3, 3).hello(id(1), "n3:1");
+        assert!(!one.admit(&hello).1, "it is dialed as a former member");
+        // Its connections are closed then, so it dials anew.
+        one.forget_leavers(Time(5) + LEAVERS_FOR);
+        one.gone(id(3));
+        one.set_leader(Some(id(3)));
+        assert!(one.judge(&hello, Circumstances::default()).is_ok());
+        assert!(one.admit(&hello).1);
+        assert!(one.spoken_to().any(|(peer, _)| *peer == id(3)));
     }
 }

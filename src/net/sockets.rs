@@ -205,8 +205,8 @@ impl Net {
         self.listening = Listening::unasked(listens);
     }
 
-    /// Ends the connections with who left and was added again: it says anew with which disk it comes, before
-    /// anything that it says counts.
+    /// Ends the connections with who left and was added again, or left a while ago: it says anew with which disk it
+    /// comes, before anything that it says counts.
     fn part(&mut self, now: Time, peer: NodeId) {
         let speaker = self.speakers.get(&peer).copied();
         let dialed = self.links.get(peer).and_then(Link::token);

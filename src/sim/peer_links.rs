@@ -359,7 +359,9 @@ impl World {
         let (leader, configured) = (up.node.raft().leader(), up.node.raft().configured_at());
         up.admission.set_leader(leader);
         if up.arranged && configured == up.admission.configured() && up.members == *up.node.membership() {
-            if up.admission.forget_leavers(now) {
+            let forgotten = up.admission.forget_leavers(now);
+            if !forgotten.is_empty() {
+                forgotten.into_iter().for_each(|peer| self.parts(at, peer));
                 self.keeps_links(at);
             }
             return;
@@ -374,7 +376,7 @@ impl World {
         self.keeps_links(at);
     }
 
-    /// Ends the connections with a peer that left and was added again.
+    /// Ends the connections with a peer that left and was added again, or left a while ago.
     fn parts(&mut self, at: NodeId, peer: NodeId) {
         let local = self.hosts[&at].clock.local(self.now);
         self.hangs_up(at, peer);

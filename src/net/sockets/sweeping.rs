@@ -30,7 +30,9 @@ impl Net {
             }
             again |= conn.awaits.is_some();
         }
-        if self.admission.forget_leavers(now) {
+        let forgotten = self.admission.forget_leavers(now);
+        if !forgotten.is_empty() {
+            forgotten.into_iter().for_each(|peer| self.part(now, peer));
             self.link(now);
         }
         again |= self.admission.has_leavers();
