@@ -4,7 +4,7 @@ use super::disk::Crash;
 use super::host::Host;
 use super::world::{Happens, World};
 use crate::consensus::quorum::decides;
-use crate::types::{Membership, NodeId, Prospect};
+use crate::types::{Member, Membership, NodeId, Prospect};
 use rand::RngExt;
 use std::time::Duration;
 
@@ -59,12 +59,21 @@ impl World {
             let mut known = in_use.iter().filter_map(|membership| membership.members.get(id)).peekable();
             known.peek().is_some() && known.all(|member| member.disk == Some(host.disk_id))
         };
+        // It was added while the last words of the disk before were on their way, and is known by that one now: its log
+        // says so to the operator, who removes it once more.
+        let misnamed = |(id, host): &(&NodeId, &Host)| {
+            let mut known = in_use.iter().filter_map(|membership| membership.members.get(id)).peekable();
+            let is_other = |member: &Member| member.disk.is_some_and(|disk| disk != host.disk_id);
+            host.wiped && known.peek().is_some() && known.all(is_other)
+        };
+        let misnamed: Vec<NodeId> = self.hosts.iter().filter(misnamed).map(|(id, _)| *id).collect();
         let named: Vec<NodeId> =
             self.hosts.iter().filter(|(_, host)| host.forgot).filter(named).map(|(id, _)| *id).collect();
         let gone = |id: &NodeId| !in_use.iter().any(|membership| membership.members.contains_key(id));
         let forgiven: Vec<NodeId> =
             self.hosts.iter().filter(|(id, host)| host.forgot && gone(id)).map(|(id, _)| *id).collect();
         named.into_iter().for_each(|id| self.host(id).forgot = false);
+        misnamed.into_iter().for_each(|id| self.host(id).forgot = true);
         for id in forgiven {
             // What it began on its own it lets go of, and joins anew.
             self.wipe(id);
