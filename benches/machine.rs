@@ -4,14 +4,14 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use drave::limits::CHUNK_BYTES;
 use drave::machine::{Command, Context, Kv, StateMachine};
-use drave::types::{ClusterTime, Index};
+use drave::types::{ClusterTime, Index, Term};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 const KEYS: u64 = 1_000_000;
 /// With a million of them, a gigabyte.
 const VALUE: usize = 1024;
-const CONTEXT: Context = Context { index: Index(1), time: ClusterTime(0) };
+const CONTEXT: Context = Context { index: Index(1), term: Term(1), time: ClusterTime(0) };
 
 fn key(number: u64) -> [u8; 16] {
     let mut key = *b"key-000000000000";

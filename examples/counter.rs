@@ -9,8 +9,8 @@ use drave::codec::Malformed;
 use drave::config::Config;
 use drave::machine::{Context, StateMachine};
 use drave::server::{Handle, Server};
-use drave::types::NodeId;
 use drave::types::digest::{Digest, hash};
+use drave::types::{ClusterTime, NodeId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ impl StateMachine for Counters {
         count.to_string().into()
     }
 
-    fn query(&self, query: &[u8]) -> Bytes {
+    fn query(&self, _time: ClusterTime, query: &[u8]) -> Bytes {
         self.counts.get(query).copied().unwrap_or(0).to_string().into()
     }
 

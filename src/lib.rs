@@ -12,6 +12,7 @@
 //! use bytes::Bytes;
 //! use drave::codec::Malformed;
 //! use drave::machine::{Context, StateMachine};
+//! use drave::types::ClusterTime;
 //!
 //! /// Counts bytes; and what it had counted when it was frozen, until that is told.
 //! #[derive(Default)]
@@ -22,7 +23,7 @@
 //!         self.0 += command.len() as u64;
 //!         Bytes::from(self.0.to_string())
 //!     }
-//!     fn query(&self, _query: &[u8]) -> Bytes {
+//!     fn query(&self, _time: ClusterTime, _query: &[u8]) -> Bytes {
 //!         Bytes::from(self.0.to_string())
 //!     }
 //!     fn digest(&self) -> u64 {

@@ -45,7 +45,7 @@ impl StateMachine for Leases {
         self.ends.values().min().copied().map(ClusterTime)
     }
 
-    fn query(&self, _query: &[u8]) -> Bytes {
+    fn query(&self, _time: ClusterTime, _query: &[u8]) -> Bytes {
         Bytes::copy_from_slice(&self.granted.to_le_bytes())
     }
 

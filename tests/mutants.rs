@@ -270,6 +270,7 @@ const TOLD: &[Mutant] = &[
     Mutant::ServeBeforeAgreed,
     Mutant::HearAnyLog,
     Mutant::HideUnagreedLog,
+    Mutant::TimeFromEntriesAlone,
     Mutant::PromoteUnnamed,
     Mutant::FoundOverHolder,
     Mutant::ForgetPromised,

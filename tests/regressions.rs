@@ -163,7 +163,7 @@ impl Follower {
         let now = Time::ZERO + Duration::from_secs(1);
         let raft = Raft::new(Replica::recover(NodeId::new(1).unwrap(), options, recovered, 3), now);
         let mut follower = Follower { raft, now };
-        follower.hears(Message::Beat { commit: Index(applied), round: Round(1) });
+        follower.hears(Message::Beat { commit: Index(applied), round: Round(1), time: ClusterTime(0) });
         follower
     }
 

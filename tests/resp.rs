@@ -329,6 +329,17 @@ fn nobody_asks_and_keys_end_all_the_same() {
     let left = cluster.run(&["ttl", "native", "-o", "json"]).json()["ttl_ms"].as_u64().unwrap();
     assert!(left <= 3_600_000 && left > 0, "{left}");
     assert_eq!(cluster.run(&["ttl", "stays"]).out, "none\n");
+    // And it counts down while nobody writes, by every node's word.
+    for door in &doors {
+        let mut redis = Redis::dial(door);
+        redis.ask("READONLY");
+        let Number(first) = redis.ask("PTTL native") else { panic!("a number") };
+        let fewer = || match redis.ask("PTTL native") {
+            Number(left) if left < first - 100 => Some(()),
+            _ => None,
+        };
+        until("the time left counts down", fewer, || cluster.logs());
+    }
     assert_eq!(cluster.run(&["ttl", "k0"]).code, Some(1));
     cluster.agree();
     let dump = run(support::drave(&["dump", "--tail", "60"]).arg(cluster.data(0)));

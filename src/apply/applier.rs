@@ -87,7 +87,7 @@ impl<M: StateMachine> Applier<M> {
         }
         self.settle();
         let (sessions, due) = (self.sessions.count(), self.machine.due());
-        Report { upto: self.position.index, outcomes, digest: self.digest, sessions, duplicates, due }
+        Report { upto: self.position.index, time: self.time, outcomes, digest: self.digest, sessions, duplicates, due }
     }
 
     /// The next entry's turn has come.
@@ -100,7 +100,11 @@ impl<M: StateMachine> Applier<M> {
     }
 
     fn machine_time(&self) -> ClusterTime {
-        ClusterTime(self.time.0 + self.skew)
+        self.skewed(self.time)
+    }
+
+    fn skewed(&self, time: ClusterTime) -> ClusterTime {
+        ClusterTime(time.0 + self.skew)
     }
 
     /// What it came to, if it is anything that somebody may wait for.
@@ -123,13 +127,13 @@ impl<M: StateMachine> Applier<M> {
     }
 
     fn execute(&mut self, entry: &Entry, session: SessionId, seq: u64, lowest: u64, command: &[u8]) -> Outcome {
-        let index = entry.position.index;
+        let Position { index, term } = entry.position;
+        let context = Context { index, term, time: self.machine_time() };
         let first = match self.sessions.look(index, entry.time, session, seq, lowest) {
             Seen::Never => None,
             Seen::Before(answer) => Some(answer),
             Seen::Lapsed => return Outcome::Lapsed,
             Seen::Forgotten if self.mutants.breaks(Mutant::ExecuteGivenUp) => {
-                let context = Context { index, time: self.machine_time() };
                 return outcome(Some(self.machine.apply(&context, command)), false);
             }
             Seen::Forgotten => return Outcome::Forgotten,
@@ -148,16 +152,15 @@ impl<M: StateMachine> Applier<M> {
             let forgot = self.mutants.breaks(Mutant::ForgetAnswers).then(|| self.sessions.latest(session)).flatten();
             return outcome(forgot.or(first), true);
         }
-        let context = Context { index, time: self.machine_time() };
         let answer =
             Some(self.machine.apply(&context, command)).filter(|answer| answer.len() as u64 <= ANSWER_BYTES_MAX);
         self.sessions.remember(session, seq, answer.clone());
         outcome(answer, false)
     }
 
-    /// Asks the machine, as of all that was applied.
-    pub fn query(&self, query: &[u8]) -> Bytes {
-        self.machine.query(query)
+    /// Asks the machine, as of all that was applied; `time` is what this node knows of the cluster's clock.
+    pub fn query(&self, time: ClusterTime, query: &[u8]) -> Bytes {
+        self.machine.query(self.skewed(time.max(self.time)), query)
     }
 
     /// Everything up to here is applied.

@@ -8,6 +8,8 @@ use crate::types::{ClusterTime, Index, Position};
 pub struct Report {
     /// Everything up to here is applied.
     pub upto: Index,
+    /// The cluster's time in that entry.
+    pub time: ClusterTime,
     /// What each operation of the batch came to, in order. Entries that hold none are not here.
     pub outcomes: Vec<(Position, Outcome)>,
     /// A digest of machine and sessions as of `upto`.

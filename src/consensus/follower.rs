@@ -113,8 +113,11 @@ impl Follower {
                 self.hear(me, now, from);
                 self.append(me, from, (prev, probe), commit, entries);
             }
-            Message::Beat { commit, round } => {
+            Message::Beat { commit, round, time } => {
                 self.hear(me, now, from);
+                if !me.options.mutants.breaks(Mutant::TimeFromEntriesAlone) {
+                    me.clock.observe(time);
+                }
                 commit_to(me, commit);
                 me.send(from, Message::Heard { round, seen: me.verified, room: me.room });
             }

@@ -368,7 +368,7 @@ impl Leader {
         }
         self.confirm_reads(me, ready);
         if std::mem::take(&mut self.ask_round) {
-            self.beat(me, me.round);
+            self.beat(me, now, me.round);
         }
         self.ask_to_step_up(me);
         // An append speaks in our term, so it waits until the disk knows that we are in it.
@@ -413,14 +413,15 @@ impl Leader {
         }
     }
 
-    fn beat(&mut self, me: &mut Replica, round: Round) {
+    fn beat(&mut self, me: &mut Replica, now: Time, round: Round) {
+        let time = me.clock.read(now);
         for (peer, progress) in &mut self.progress {
             let commit = me.log.commit();
             progress.told = commit.min(progress.matched).max(progress.told);
             if let Some(upto) = progress.has_lost {
                 me.send(*peer, Message::LostAcknowledged { upto });
             }
-            me.send(*peer, Message::Beat { commit, round });
+            me.send(*peer, Message::Beat { commit, round, time });
         }
     }
 

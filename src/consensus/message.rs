@@ -4,7 +4,7 @@
 //! it for ever (§5.1).
 
 use super::room::Room;
-use crate::types::{DiskId, Entry, Index, LogId, NodeId, Position, Term};
+use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, NodeId, Position, Term};
 use bytes::Bytes;
 
 /// A message on its way.
@@ -133,6 +133,8 @@ pub enum Message {
         commit: Index,
         /// The round to confirm.
         round: Round,
+        /// The cluster's clock: whoever leads next goes on from there, also if nothing was written meanwhile.
+        time: ClusterTime,
     },
     /// You lead, as far as I know. Waits for no disk.
     Heard {

@@ -248,7 +248,7 @@ impl Kv {
             answers.push(match step {
                 Step::Do(Command::Batch(_) | Command::Block(_)) => Answer::Malformed,
                 Step::Do(command) => self.execute(command),
-                Step::Ask(query) => self.answer(query),
+                Step::Ask(query) => self.answer(query, self.now),
             });
         }
         Answer::Each(answers.end())
@@ -334,7 +334,7 @@ impl Kv {
         }
     }
 
-    fn answer(&self, query: &Query<'_>) -> Answer {
+    fn answer(&self, query: &Query<'_>, now: ClusterTime) -> Answer {
         match query {
             Query::Get { key } => Answer::Value(self.get(key).map(Bytes::copy_from_slice)),
             // Encoded as it is walked, since it must stop where an answer is full.
@@ -348,7 +348,7 @@ impl Kv {
             Query::Left { key } => Answer::Left(match self.held(&self.place(key)) {
                 None => Left::Absent,
                 Some(Held { deadline: None, .. }) => Left::Endless,
-                Some(Held { deadline: Some(deadline), .. }) => Left::Ms(deadline.0 - self.now.0),
+                Some(Held { deadline: Some(deadline), .. }) => Left::Ms(deadline.0.saturating_sub(now.0)),
             }),
             Query::Keys { prefix, after, limit } => self.keys(prefix, *after, *limit),
         }
@@ -438,7 +438,7 @@ impl StateMachine for Kv {
         self.expiry.due()
     }
 
-    fn query(&self, query: &[u8]) -> Bytes {
+    fn query(&self, time: ClusterTime, query: &[u8]) -> Bytes {
         match Query::decode(query) {
             Ok(Query::Get { key }) => {
                 // By far the most frequent one is copied once.
@@ -449,7 +449,7 @@ impl StateMachine for Kv {
                 out.freeze()
             }
             Ok(Query::Scan { prefix, after, limit }) => self.scan(prefix, after, limit),
-            Ok(query) => self.answer(&query).encode(),
+            Ok(query) => self.answer(&query, time.max(self.now)).encode(),
             Err(_) => Answer::Malformed.encode(),
         }
     }

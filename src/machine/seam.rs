@@ -1,7 +1,7 @@
 //! One of the two places where worlds differ: what committed commands are applied to.
 
 use crate::codec::Malformed;
-use crate::types::{ClusterTime, Index};
+use crate::types::{ClusterTime, Index, Term};
 use bytes::Bytes;
 
 /// What a command may know besides itself: the same on every node.
@@ -9,6 +9,9 @@ use bytes::Bytes;
 pub struct Context {
     /// The index of the entry that holds the command.
     pub index: Index,
+    /// The term of that entry: it grows with each leader, so a machine can tell an earlier leader's commands from those
+    /// of the one that leads now (a fencing token, say).
+    pub term: Term,
     /// The cluster's clock in that entry.
     pub time: ClusterTime,
 }
@@ -59,7 +62,11 @@ pub trait StateMachine: Send + 'static {
 
     /// Answers a question and changes nothing. What is said of answers in [`StateMachine::apply`]
     /// holds here too.
-    fn query(&self, query: &[u8]) -> Bytes;
+    ///
+    /// `time` is the cluster's clock as this node knows it: never earlier than the last entry's, and while nobody
+    /// writes anything later, for how long something has left. It is not the same on every node, and goes back a
+    /// little when another node leads: whether something *has* ended is decided by entries alone.
+    fn query(&self, time: ClusterTime, query: &[u8]) -> Bytes;
 
     /// A digest of the state: equal on two nodes that applied the same commands. Asked after every
     /// batch, so it must be quick: keep it up to date while applying.

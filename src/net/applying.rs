@@ -12,7 +12,7 @@ use crate::node::event::{Event, Kept};
 use crate::shelf::reviving::header;
 use crate::shelf::{Done, Job, Reviving};
 use crate::snapshot::Snapshot;
-use crate::types::{ClusterId, Entry, Index, Membership, NodeId, Position};
+use crate::types::{ClusterId, ClusterTime, Entry, Index, Membership, NodeId, Position};
 use crate::wal::report::Fault;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -34,7 +34,7 @@ pub struct Applying<M> {
     /// Where to leave what is large and no longer needed.
     leavings: Leavings,
     /// What it is asked next.
-    queries: VecDeque<(u64, Bytes)>,
+    queries: VecDeque<(u64, Bytes, ClusterTime)>,
     /// Whether its state is being written down.
     taking: bool,
     /// Another's state, being taken in.
@@ -62,9 +62,9 @@ impl<M: StateMachine> Applying<M> {
         self.applier.applied()
     }
 
-    /// The machine will be asked that.
-    pub fn ask(&mut self, ticket: u64, query: Bytes) {
-        self.queries.push_back((ticket, query));
+    /// The machine will be asked that; `time` is what the node knows of the cluster's clock.
+    pub fn ask(&mut self, ticket: u64, query: Bytes, time: ClusterTime) {
+        self.queries.push_back((ticket, query, time));
     }
 
     /// Whether there is something to do that nobody else will remind us of.
@@ -81,9 +81,9 @@ impl<M: StateMachine> Applying<M> {
     pub fn answer(&mut self, mut hand_over: impl FnMut(Event)) {
         let mut bytes = 0;
         while bytes < ANSWERS_AT_ONCE
-            && let Some((ticket, query)) = self.queries.pop_front()
+            && let Some((ticket, query, time)) = self.queries.pop_front()
         {
-            let answer = self.applier.query(&query);
+            let answer = self.applier.query(time, &query);
             bytes += answer.len();
             hand_over(Event::Queried { ticket, applied: self.applier.applied(), answer });
         }

@@ -304,7 +304,7 @@ impl<M: StateMachine> Reactor<M> {
                 Action::Note(note) => self.note(now, &note),
                 Action::Stop(fault) => return Err(fault.into()),
                 Action::Apply(entries) => batches.push(entries),
-                Action::Query { ticket, query } => self.machine.ask(ticket, query),
+                Action::Query { ticket, query, time } => self.machine.ask(ticket, query, time),
                 Action::Take { configured, membership } => {
                     if !self.machine.take(configured, membership) {
                         return Err(Broken::Gone("snapshot"));

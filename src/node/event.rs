@@ -196,6 +196,8 @@ pub enum Action {
         ticket: u64,
         /// What is asked.
         query: Bytes,
+        /// What this node knows of the cluster's clock.
+        time: ClusterTime,
     },
     /// Tell the operator.
     Note(Note),

@@ -388,14 +388,14 @@ impl Node {
         self.follow_leadership(now);
         // On a full disk what ends waits: it is absent with the next entry that frees room.
         let due = self.applied.due.filter(|_| !self.space.is_low());
-        self.ticking.turn(now, &mut self.raft, self.applied.upto, due);
+        self.ticking.turn(now, &mut self.raft, (self.applied.upto, self.applied.time), due);
         let ready = self.raft.ready(now);
         self.carry(now, ready, actions);
         // Before more is given to the applier: a snapshot is of what was applied, and names the members as
         // of there.
         self.keep(now, actions);
         self.feed(now, actions);
-        self.query(actions);
+        self.query(now, actions);
         actions.append(&mut self.forwards);
         for (to, id, reply) in self.replies.drain(..) {
             self.stats.figures.proposals_failed += u64::from(matches!(reply, Reply::Unknown));
@@ -546,15 +546,16 @@ impl Node {
 
     /// Gives the applier the queries whose time has come: it answers in order, so they see what
     /// was given to it before.
-    fn query(&mut self, actions: &mut Vec<Action>) {
+    fn query(&mut self, now: Time, actions: &mut Vec<Action>) {
         let mut due = self.queries.take_local();
         while let Some(asked) = self.reading.next(self.fed) {
             due.push(asked);
         }
+        let time = self.raft.cluster_time(now);
         for Asked { from, id, request, .. } in due {
             if let Some(query) = requests::query_of(request) {
                 let ticket = self.queries.push(from, id, query.len() as u64);
-                actions.push(Action::Query { ticket, query });
+                actions.push(Action::Query { ticket, query, time });
             }
         }
     }

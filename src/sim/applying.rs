@@ -5,7 +5,7 @@ use super::host::Process;
 use super::world::{Happens, World};
 use crate::apply::Report;
 use crate::node::Event;
-use crate::types::{Entry, NodeId, Time};
+use crate::types::{ClusterTime, Entry, NodeId, Time};
 use bytes::Bytes;
 use rand::RngExt;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub enum Given {
     /// Committed entries.
     Entries(Vec<Entry>),
     /// A question, and its number.
-    Query(u64, Bytes),
+    Query(u64, Bytes, ClusterTime),
 }
 
 impl World {
@@ -70,15 +70,15 @@ impl World {
                 for entry in &entries {
                     let mut report = up.applier.apply(std::slice::from_ref(entry));
                     self.checks.applied(at, entry, report.digest)?;
-                    self.values.applied(entry, |query| up.applier.query(query));
+                    self.values.applied(entry, |query| up.applier.query(entry.time, query));
                     self.pipelines.order.applied(entry, report.outcomes.first().map(|(_, outcome)| outcome))?;
                     whole.outcomes.append(&mut report.outcomes);
                     whole = Report { outcomes: whole.outcomes, ..report };
                 }
                 up.node.handle(local, Event::Applied(whole));
             }
-            Given::Query(ticket, query) => {
-                let (applied, answer) = (up.applier.applied(), up.applier.query(&query));
+            Given::Query(ticket, query, time) => {
+                let (applied, answer) = (up.applier.applied(), up.applier.query(time, &query));
                 up.node.handle(local, Event::Queried { ticket, applied, answer });
             }
         }

@@ -486,7 +486,7 @@ impl World {
             }
             Action::Release(upto) => self.releases(at, upto)?,
             Action::Apply(entries) => return self.gives(at, local, Given::Entries(entries)),
-            Action::Query { ticket, query } => return self.gives(at, local, Given::Query(ticket, query)),
+            Action::Query { ticket, query, time } => return self.gives(at, local, Given::Query(ticket, query, time)),
             Action::Note(note) => {
                 self.say(|| format!("{at} {note}"));
                 if let Note::Nonsense { peer, what } = note {

@@ -154,6 +154,8 @@ mutants! {
     VoteForAnyDisk = "vote-for-any-disk",
     /// Nodes of another log are heard.
     HearAnyLog = "hear-any-log",
+    /// Followers know the time of the log's entries alone.
+    TimeFromEntriesAlone = "time-from-entries-alone",
     /// Who leads a log that is not agreed yet does not say which.
     HideUnagreedLog = "hide-unagreed-log",
     /// A leader is not heard that comes with another disk than the one it is known by.

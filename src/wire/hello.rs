@@ -9,9 +9,9 @@ use crate::types::{ClusterId, DiskId, LogId, NodeId, Position, Run};
 use bytes::{BufMut, BytesMut};
 
 /// The oldest version of the protocol this program speaks.
-pub const VERSION_MIN: u16 = 5;
+pub const VERSION_MIN: u16 = 6;
 /// The newest version of the protocol this program speaks.
-pub const VERSION_MAX: u16 = 5;
+pub const VERSION_MAX: u16 = 6;
 
 const MAGIC: [u8; 6] = *b"drave\n";
 
@@ -295,10 +295,10 @@ mod tests {
     #[test]
     fn versions_meet_or_do_not() {
         let speaks = |version_min, version_max| Hello { version_min, version_max, ..Hello::client() }.version();
-        assert_eq!(speaks(1, 9), Some(5));
-        assert_eq!(speaks(6, 9), None);
+        assert_eq!(speaks(1, VERSION_MAX + 1), Some(VERSION_MAX));
+        assert_eq!(speaks(VERSION_MAX + 1, VERSION_MAX + 2), None);
         // A node of before there were deadlines would keep them otherwise than the others.
-        assert_eq!(speaks(1, 4), None);
+        assert_eq!(speaks(1, VERSION_MIN - 1), None);
         assert_eq!(speaks(0, 0), None);
     }
 }

@@ -12,7 +12,7 @@ use crate::codec::{ENTRY_HEADER, Malformed, Put, Reader, entry_size, put_entry, 
 use crate::consensus::message::{Ask, Chunk, Envelope, Message, Origin, Round};
 use crate::consensus::room::Room;
 use crate::limits::{APPEND_ENTRIES_MAX, CHUNK_BYTES};
-use crate::types::{DiskId, Entry, Index, LogId, Position, Term};
+use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, Position, Term};
 use bytes::{BufMut, BytesMut};
 
 /// What one node says to another.
@@ -166,10 +166,11 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             put_place(out, REMINDER, *position);
             out.put_u64_le(term.0);
         }
-        Message::Beat { commit, round } => {
+        Message::Beat { commit, round, time } => {
             out.put_u8(BEAT);
             out.put_u64_le(commit.0);
             out.put_u64_le(round.0);
+            out.put_u64_le(time.0);
         }
         Message::Heard { round, seen, room } => {
             out.put_u8(HEARD);
@@ -254,7 +255,10 @@ fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
         LOST_ACKNOWLEDGED => Message::LostAcknowledged { upto: position(reader)? },
         REMINDER => Message::Reminder { position: position(reader)?, term: Term(sane(reader.u64()?)?) },
         PROMISED => Message::Promised { upto: position(reader)? },
-        BEAT => Message::Beat { commit: index(reader)?, round: Round(reader.u64()?) },
+        BEAT => {
+            let (commit, round) = (index(reader)?, Round(reader.u64()?));
+            Message::Beat { commit, round, time: ClusterTime(sane(reader.u64()?)?) }
+        }
         HEARD => Message::Heard { round: Round(reader.u64()?), seen: index(reader)?, room: read_room(reader)? },
         COMMITTED => Message::Committed { upto: index(reader)? },
         CHUNK => read_chunk(reader)?,
@@ -393,7 +397,7 @@ mod tests {
             Message::LostAcknowledged { upto: last },
             Message::Promised { upto: last },
             Message::Reminder { term: Term(3), position: last },
-            Message::Beat { commit: Index(9), round: Round(u64::MAX) },
+            Message::Beat { commit: Index(9), round: Round(u64::MAX), time: ClusterTime(77) },
             Message::Heard {
                 round: Round(7),
                 seen: Index(9),

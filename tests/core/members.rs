@@ -316,7 +316,7 @@ fn a_snapshot_brings_its_own_configuration() {
             Base { position: Position::new(Index(900), term), configured: Index(4), membership: membership.clone() };
         let now = cluster.now;
         // What a later leader says of itself comes before its snapshot.
-        let beat = Message::Beat { commit: Index::ZERO, round: Default::default() };
+        let beat = Message::Beat { commit: Index::ZERO, round: Default::default(), time: ClusterTime(0) };
         let from = another(&cluster, &[leader]);
         let beat = cluster.envelope(from, leader, term, beat);
         cluster.core(leader).receive(now, beat);

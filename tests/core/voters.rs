@@ -3,7 +3,7 @@
 
 use crate::cluster::{command, id, ms};
 use drave::api::Refusal;
-use drave::consensus::message::{Ask, Envelope, Message, Origin};
+use drave::consensus::message::{Ask, Envelope, Message, Origin, Round};
 use drave::consensus::ready::Order;
 use drave::consensus::replica::{Recovered, Replica};
 use drave::consensus::{Options, Raft};
@@ -256,6 +256,24 @@ fn leader_of_a_log_that_is_not_agreed_says_which_it_is() {
         assert!(membership.log_id.is_some() && membership.agreed_log().is_none());
         let mut appends = one.all.iter().filter(|sent| matches!(sent.message, Message::Append { .. })).peekable();
         appends.peek().is_some() && appends.all(|append| append.origin.log == membership.log_id)
+    });
+}
+
+/// etcd#9395, kubernetes#65497: what was to end got back all the time in which nobody had written.
+#[test]
+fn new_leader_begins_at_the_time_it_heard_and_no_later() {
+    needs(Mutant::TimeFromEntriesAlone, |mutants| {
+        let mut one = One::with_log(disk(1), HardState::default(), 10, mutants);
+        let beat = |ms| Message::Beat { commit: Index(10), round: Round(1), time: ClusterTime(ms) };
+        one.hears(2, 1, beat(40_000));
+        one.hears(2, 1, beat(39_000));
+        let heard = one.raft.cluster_time(one.now) == ClusterTime(40_000);
+        // Nobody leads for a while: nothing ends for want of a leader.
+        one.pass(Duration::from_secs(3600));
+        one.campaigns((2, disk(2), false));
+        assert!(one.raft.leads());
+        let first = one.raft.cluster_time(one.now);
+        heard && (ClusterTime(40_000)..ClusterTime(41_000)).contains(&first)
     });
 }
 

@@ -20,7 +20,7 @@ impl StateMachine for Counter {
         [&self.0.to_le_bytes()[..], command].concat().into()
     }
 
-    fn query(&self, _query: &[u8]) -> Bytes {
+    fn query(&self, _time: ClusterTime, _query: &[u8]) -> Bytes {
         self.0.to_le_bytes().to_vec().into()
     }
 
@@ -151,7 +151,7 @@ impl Model {
                 Outcome::Closed
             }
             Ok(Op::Execute { session, seq, lowest, command }) => {
-                let context = Context { index: entry.position.index, time: entry.time };
+                let context = Context { index: entry.position.index, term: entry.position.term, time: entry.time };
                 let Some(known) = self.known.get_mut(&session.0) else { return Some(Outcome::Lapsed) };
                 (known.used, known.time, known.lowest) = (index, now, known.lowest.max(lowest));
                 let floor = known.lowest;
@@ -443,7 +443,7 @@ impl StateMachine for Leases {
         self.ends.values().min().copied().map(ClusterTime)
     }
 
-    fn query(&self, _query: &[u8]) -> Bytes {
+    fn query(&self, _time: ClusterTime, _query: &[u8]) -> Bytes {
         Bytes::copy_from_slice(&self.now.to_le_bytes())
     }
 
@@ -502,7 +502,11 @@ fn lease_that_is_over_in_its_own_entry_is_restored() {
         };
         let mut restored = restore(&original).unwrap();
         assert_eq!((restored.digest(), restored.machine().due()), (original.digest(), original.machine().due()));
-        assert_eq!(restored.query(&[]), original.query(&[]), "the time goes on where it was");
+        assert_eq!(
+            restored.query(ClusterTime(0), &[]),
+            original.query(ClusterTime(0), &[]),
+            "the time goes on where it was"
+        );
         // What is due ends with the next entry, on both.
         for index in 4..8 {
             let next = [entry(index, Op::Tick)];

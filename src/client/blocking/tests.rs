@@ -89,7 +89,7 @@ impl Cluster {
                 Reply::Done { position, outcome }
             }
             Request::Query { query, .. } => {
-                Reply::Answer { applied: self.applier.applied(), answer: self.applier.query(&query) }
+                Reply::Answer { applied: self.applier.applied(), answer: self.applier.query(ClusterTime(0), &query) }
             }
             Request::Status | Request::Snapshot | Request::Change { .. } | Request::Transfer { .. } => Reply::Unknown,
         }

@@ -94,13 +94,13 @@ impl Leader {
             me.send(heir, Message::StepUp);
         }
         // Those who wait for word of that commit have it with our last beat.
-        self.farewell(me);
+        self.farewell(me, now);
         Next::StepDown("not a member any more")
     }
 
     /// A last beat: what is committed, to everyone who holds it.
-    fn farewell(&mut self, me: &mut Replica) {
+    fn farewell(&mut self, me: &mut Replica, now: Time) {
         let round = me.round;
-        self.beat(me, round);
+        self.beat(me, now, round);
     }
 }

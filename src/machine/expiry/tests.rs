@@ -3,19 +3,19 @@
 use crate::machine::Kv;
 use crate::machine::seam::{Context, StateMachine};
 use crate::machine::words::{Answer, Bar, Command, Deadline, Left, Life, Presence, Query, Step};
-use crate::types::{ClusterTime, Index};
+use crate::types::{ClusterTime, Index, Term};
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 fn apply(kv: &mut Kv, now: u64, command: &Command<'_>) -> Answer {
     kv.advance(ClusterTime(now));
-    let context = Context { index: Index(1), time: ClusterTime(now) };
+    let context = Context { index: Index(1), term: Term(1), time: ClusterTime(now) };
     Answer::decode(kv.apply(&context, &command.encode())).unwrap()
 }
 
 fn ask(kv: &Kv, query: &Query<'_>) -> Answer {
-    Answer::decode(kv.query(&query.encode())).unwrap()
+    Answer::decode(kv.query(ClusterTime(0), &query.encode())).unwrap()
 }
 
 fn set<'a>(key: &'a [u8], value: &'a [u8], life: Life) -> Command<'a> {

@@ -2,20 +2,33 @@
 
 use super::*;
 use crate::limits::{CHUNK_BYTES, PIECE_EXCESS_MAX};
-use crate::types::{ClusterTime, Index};
+use crate::machine::words::{Deadline, Left, Life, Presence};
+use crate::types::{ClusterTime, Index, Term};
 use proptest::prelude::*;
 
 fn apply(kv: &mut Kv, command: &Command<'_>) -> Answer {
-    let context = Context { index: Index(1), time: ClusterTime(0) };
+    let context = Context { index: Index(1), term: Term(1), time: ClusterTime(0) };
     Answer::decode(kv.apply(&context, &command.encode())).unwrap()
 }
 
 fn query(kv: &Kv, query: Query<'_>) -> Answer {
-    Answer::decode(kv.query(&query.encode())).unwrap()
+    Answer::decode(kv.query(ClusterTime(0), &query.encode())).unwrap()
 }
 
 fn put<'a>(key: &'a [u8], value: &'a [u8]) -> Command<'a> {
     Command::Put { key, value }
+}
+
+#[test]
+fn time_left_is_counted_by_the_clock_and_not_by_the_last_entry() {
+    let mut kv = Kv::new();
+    kv.advance(ClusterTime(1000));
+    let life = Life::Until(Deadline::In(500));
+    let command = Command::Set { key: b"k", value: b"v", only_if: Presence::Either, life, tells: false };
+    kv.apply(&Context { index: Index(1), term: Term(1), time: ClusterTime(1000) }, &command.encode());
+    let left = |time| Answer::decode(kv.query(ClusterTime(time), &Query::Left { key: b"k" }.encode())).unwrap();
+    let told = [900, 1000, 1200, 1499, 1600].map(left);
+    assert_eq!(told, [500, 500, 300, 1, 0].map(|ms| Answer::Left(Left::Ms(ms))), "it ends with an entry alone");
 }
 
 #[test]
@@ -89,7 +102,7 @@ fn a_scan_never_outgrows_an_answer() {
     for key in 0..4u8 {
         apply(&mut kv, &put(&[key], &value));
     }
-    let answer = kv.query(&Query::Scan { prefix: b"", after: None, limit: u32::MAX }.encode());
+    let answer = kv.query(ClusterTime(0), &Query::Scan { prefix: b"", after: None, limit: u32::MAX }.encode());
     assert!(answer.len() as u64 <= ANSWER_BYTES_MAX);
     let Ok(Answer::Pairs { pairs, more }) = Answer::decode(answer) else { panic!("pairs") };
     assert_eq!((pairs.len(), more), (1, true));
@@ -97,10 +110,10 @@ fn a_scan_never_outgrows_an_answer() {
 
 #[test]
 fn what_cannot_be_read_is_answered_so() {
-    let context = Context { index: Index(1), time: ClusterTime(0) };
+    let context = Context { index: Index(1), term: Term(1), time: ClusterTime(0) };
     let mut kv = Kv::new();
     assert_eq!(Answer::decode(kv.apply(&context, b"")), Ok(Answer::Malformed));
-    assert_eq!(Answer::decode(kv.query(&[99])), Ok(Answer::Malformed));
+    assert_eq!(Answer::decode(kv.query(ClusterTime(0), &[99])), Ok(Answer::Malformed));
 }
 
 #[derive(Clone, Debug)]

@@ -124,7 +124,7 @@ fn say(from: u64, message: Message) -> Envelope {
 }
 
 fn beat() -> Message {
-    Message::Beat { commit: Index(0), round: Round(1) }
+    Message::Beat { commit: Index(0), round: Round(1), time: ClusterTime(0) }
 }
 
 fn append(bytes: usize) -> Message {

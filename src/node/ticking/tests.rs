@@ -118,6 +118,15 @@ fn a_leader_brings_the_time_when_something_ends_and_no_sooner() {
     }
 }
 
+/// If all nodes stop, the time since the last entry is lost.
+#[test]
+fn the_log_is_told_the_time_once_a_minute_while_something_is_to_end() {
+    let mut alone = Alone::new();
+    alone.set(b"a", 600_000);
+    let entries: usize = (0..3000).map(|_| alone.pass(100 * MS)).sum();
+    assert_eq!(entries, 5, "in five minutes");
+}
+
 #[test]
 fn a_leader_that_was_frozen_ends_nothing_of_its_own_on_waking() {
     let mut alone = Alone::new();
