@@ -107,6 +107,23 @@ fn disks_that_rot_misdirect_and_lie_lose_nothing() {
     assert!(full_starts > 0, "no process started on a full disk");
 }
 
+/// Two directories of one node, as a machine restored from a backup and the one that it was to replace.
+#[test]
+fn directories_that_take_turns_lose_nothing() {
+    let mut twins = 0;
+    for seed in 0..60 {
+        let mut scenario = Scenario::draw_steady(seed, Duration::from_secs(10));
+        scenario.nodes = 3 + 2 * (seed % 2);
+        scenario.troubles = Troubles { older: 12, kill: 2, power: 2, reset: 2, ..Troubles::default() };
+        (scenario.every, scenario.lasting) = (Duration::from_millis(200), false);
+        (scenario.load.clients, scenario.load.think) = (3, Duration::from_millis(30));
+        let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
+        twins += outcome.twins;
+    }
+    println!("{twins} times a directory came back in its turn");
+    assert!(twins > 0, "no directory came back in its turn");
+}
+
 #[test]
 fn the_same_seed_is_the_same_history() {
     for seed in 0..10 {

@@ -38,8 +38,9 @@ impl World {
             && (!is_governed || holds())
     }
 
-    /// Copies what a machine's disk holds, as a power loss would leave it; or brings such a copy back. One machine at
-    /// a time: what a majority forgets is gone.
+    /// Copies what a machine's disk holds, as a power loss would leave it; or brings such a copy back. What the disk held
+    /// until then is gone, or comes back in its turn: two directories of one node, as a machine restored from a backup
+    /// and the one it was to replace. One machine at a time: what a majority forgets is gone.
     pub(super) fn older(&mut self, at: NodeId) {
         let others = self.hosts.values().any(|host| host.lies || (host.copy.is_some() && host.id != at));
         if self.is_damaged(at) || self.hosts[&at].wiped || self.hosts.len() < 3 {
@@ -50,7 +51,7 @@ impl World {
                 let host = &self.hosts[&at];
                 let copy = (host.disk.durable(), host.shelf.durable(), self.checks.copy(at));
                 self.say(|| format!("the disk of {at} is copied"));
-                self.host(at).copy = Some(copy);
+                (self.host(at).copy, self.host(at).twin) = (Some(copy), false);
             }
             return;
         };
@@ -59,10 +60,14 @@ impl World {
             return;
         }
         self.crash(at, Crash::Kill);
-        self.say(|| format!("{at} comes back with an older copy of its disk"));
+        self.twins += u64::from(self.hosts[&at].twin);
+        let takes_turns = self.rng.random_range(0..2) == 0;
+        let twin = takes_turns
+            .then(|| (self.hosts[&at].disk.durable(), self.hosts[&at].shelf.durable(), self.checks.copy(at)));
+        self.say(|| format!("{at} comes back with an older copy of its disk, and this one stays: {takes_turns}"));
         self.checks.brings_back(at, &life);
         let host = self.host(at);
-        (host.disk, host.shelf) = (disk, shelf);
+        (host.disk, host.shelf, host.copy, host.twin) = (disk, shelf, twin, takes_turns);
         let delay = self.a_while(500);
         self.later(delay, Happens::Starts { at });
     }

@@ -172,6 +172,8 @@ pub struct Host {
     pub given_up: bool,
     /// An older copy of its disk and of its snapshots, and what was known of it then.
     pub copy: Option<(SimDisk, SimDisk, Life)>,
+    /// That is no copy but what an older copy has replaced: it comes back in its turn.
+    pub twin: bool,
     /// It was emptied, once at least.
     pub wiped: bool,
     /// It was, and is yet a member under the disk that it had.
@@ -198,6 +200,7 @@ impl Host {
             lies: false,
             given_up: false,
             copy: None,
+            twin: false,
             wiped: false,
             forgot: false,
         }

@@ -118,6 +118,8 @@ pub struct World {
     /// How many starts ended for want of room, and how many found less than a disk had called synced.
     pub(super) full_starts: u64,
     pub(super) lost_writes: u64,
+    /// How often the disk that an older copy had replaced came back in its turn.
+    pub(super) twins: u64,
     pub(super) snapshots: Snapshots,
     pub(super) progress: Progress,
     pub(super) calm: bool,
@@ -156,6 +158,7 @@ impl World {
             syncs: 0,
             full_starts: 0,
             lost_writes: 0,
+            twins: 0,
             snapshots: Snapshots::default(),
             progress: Progress::default(),
             calm: false,
