@@ -9,7 +9,7 @@ use super::recovery::Lie;
 use crate::consensus::message::{Ask, Envelope, Message};
 use crate::consensus::quorum::decides;
 use crate::types::{DiskId, Entry, HardState, Index, Membership, NodeId, Position, Term, Write};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What was violated, in words.
 pub type Result<T> = std::result::Result<T, String>;
@@ -114,6 +114,8 @@ pub struct Checks {
     leaders: BTreeMap<Term, NodeId>,
     /// Whom each node voted for in each term, over all its lives.
     votes: BTreeMap<(NodeId, Term), NodeId>,
+    /// From which disks each candidate of a term was promised votes.
+    grants: BTreeMap<(Term, NodeId), BTreeSet<(NodeId, DiskId)>>,
     /// Every entry ever written, by position, with what stood before it.
     entries: BTreeMap<Position, (u32, Option<Stamp>)>,
     /// What was committed, in order.
@@ -299,7 +301,28 @@ impl Checks {
         if first != vote {
             return Err(format!("{from} voted for {first} and for {vote} in term {term}"));
         }
+        if let (Message::Vote { .. }, Some(disk)) = (message, envelope.origin.disk) {
+            self.grants.entry((*term, vote)).or_default().insert((from, disk));
+        }
         Ok(())
+    }
+
+    /// Who leads was voted for by a majority, by the configuration that its log says it must use (§6), and by which
+    /// the disks that voted are known. One that names no disk for a voter takes its word from any.
+    fn elected_by_most(&self, node: NodeId, term: Term) -> Result<()> {
+        let grants = self.grants.get(&(term, node));
+        let by = |membership: &Membership| {
+            let named = |id: NodeId, disk: DiskId| membership.disk(id).is_none_or(|known| known == disk);
+            let granted =
+                |id: NodeId| grants.is_some_and(|all| all.iter().any(|(from, disk)| *from == id && named(id, *disk)));
+            let own = || self.disks.get(&node).is_none_or(|disk| named(node, *disk));
+            decides(membership, |id| if id == node { own() } else { granted(id) })
+        };
+        let (before, membership) = (&self.lives[&node].used.1, self.configurations.of(node));
+        if by(before) || by(membership) {
+            return Ok(());
+        }
+        Err(format!("{node} leads term {term} by {membership}, elected by {grants:?} alone"))
     }
 
     /// What a message says of the disk it comes from is remembered.
@@ -424,6 +447,7 @@ impl Checks {
         let Some(term) = leads else { return Ok(()) };
         // One that is the only voter of an older copy asks nobody.
         self.votes_untold(node)?;
+        self.elected_by_most(node, term)?;
         let first = *self.leaders.entry(term).or_insert(node);
         if first != node {
             return Err(format!("Election Safety: {first} and {node} both lead term {term}"));
