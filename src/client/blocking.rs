@@ -79,6 +79,7 @@ impl Client {
         let query = Bytes::copy_from_slice(query);
         match self.ask(Request::Query { query, consistency }).map_err(nothing_applied)? {
             Reply::Answer { applied, answer } => Ok(Queried { applied, answer }),
+            Reply::Done { position, outcome: Outcome::AnswerTooLong } => Err(ClientError::AnswerTooLong { position }),
             _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
         }
     }

@@ -492,6 +492,7 @@ impl CallProtocol {
                     }
                     Err(ClientError::Lapsed)
                 }
+                Outcome::AnswerTooLong => Err(ClientError::AnswerTooLong { position }),
                 other => {
                     self.session = None;
                     strange(other)

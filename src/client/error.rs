@@ -1,6 +1,7 @@
 //! What a caller learns when it does not get what it asked for.
 
 use crate::api::{Outcome, Refusal};
+use crate::types::Position;
 use std::fmt;
 use std::time::Duration;
 
@@ -21,6 +22,13 @@ pub enum ClientError {
     /// The cluster will not do this, however often it is asked. Nothing was applied.
     #[error("{0}")]
     Never(Refusal),
+    /// The command was executed, or the query was, and the answer is longer than
+    /// [`ANSWER_BYTES_MAX`](crate::limits::ANSWER_BYTES_MAX): nobody is told it.
+    #[error("it was executed as of {position}, and its answer is too long to be told: ask for less at a time")]
+    AnswerTooLong {
+        /// The position of the command's entry; of the last entry applied, for a query.
+        position: Position,
+    },
     /// The cluster answered what makes no sense to this client.
     #[error("the cluster answered out of turn: {0:?}")]
     Strange(Box<Outcome>),
@@ -51,13 +59,13 @@ impl fmt::Display for Tried {
 }
 
 impl ClientError {
-    /// The exit code for it: 1 no, 2 never, 3 nothing was applied, 4 unknown, 70 a bug.
+    /// The exit code for it: 1 no (or: done, and no answer to show), 2 never, 3 nothing was applied, 4 unknown, 70 a bug.
     pub fn exit_code(&self) -> i32 {
         match self {
             ClientError::Refused(_) => 3,
             ClientError::Unknown(_) | ClientError::Lapsed => 4,
             ClientError::Never(Refusal::TooLarge { .. } | Refusal::Malformed) => 2,
-            ClientError::Never(_) => 1,
+            ClientError::Never(_) | ClientError::AnswerTooLong { .. } => 1,
             ClientError::Strange(_) => 70,
         }
     }

@@ -83,6 +83,11 @@ pub enum Result {
         /// The machine's answer.
         answer: Bytes,
     },
+    /// A command took effect, once, or a query was answered; the answer is too long to be told.
+    AnswerTooLong {
+        /// The position of the command's entry; of the last entry applied, for a query.
+        position: Position,
+    },
     /// Not applied, and never will be.
     Refused(Refusal),
     /// It may have taken effect, or may yet: the session lapsed, or it was refused for good after an attempt that
@@ -492,6 +497,7 @@ impl MuxProtocol {
                 Result::Executed { position, answer }
             }
             Reply::Answer { applied, answer } => Result::Answered { applied, answer },
+            Reply::Done { position, outcome: Outcome::AnswerTooLong } => Result::AnswerTooLong { position },
             Reply::Done { outcome: Outcome::Lapsed, .. } => return self.lapsed(now, done),
             // A node that takes larger ones may have taken it on.
             Reply::Refused(Refusal::TooLarge { .. } | Refusal::Malformed) if doubt => Result::Unknown,

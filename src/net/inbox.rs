@@ -1,5 +1,6 @@
-//! What other threads tell the reactor.
+//! What other threads tell the reactor, and what it tells them.
 
+use super::leadership::{Board, Leadership};
 use super::waker::Waker;
 use crate::api::{Reply, Request};
 use crate::shelf::Done;
@@ -39,6 +40,7 @@ pub enum Letter {
 pub struct Post {
     letters: Sender<Letter>,
     waker: Waker,
+    board: Board,
 }
 
 /// Where the reactor finds them.
@@ -47,12 +49,14 @@ pub struct Inbox {
     letters: Receiver<Letter>,
     /// One that was found while only looking whether there is any.
     next: Option<Letter>,
+    board: Board,
 }
 
 /// A new inbox, and the post to it.
 pub fn inbox(waker: Waker) -> (Post, Inbox) {
     let (sender, receiver) = channel();
-    (Post { letters: sender, waker }, Inbox { letters: receiver, next: None })
+    let board = Board::default();
+    (Post { letters: sender, waker, board: board.clone() }, Inbox { letters: receiver, next: None, board })
 }
 
 impl Post {
@@ -62,9 +66,28 @@ impl Post {
         self.waker.wake();
         posted
     }
+
+    /// Where the reactor says who leads.
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+}
+
+impl Drop for Inbox {
+    /// Nobody reads it any more: this node does not lead, and does not know who does.
+    fn drop(&mut self) {
+        self.board.write(Leadership { leader: None, leads: false, ..self.board.read() });
+    }
 }
 
 impl Inbox {
+    /// Says who leads to other threads, if it is another than was said before.
+    pub fn say_who_leads(&self, leadership: Leadership) {
+        if self.board.read() != leadership {
+            self.board.write(leadership);
+        }
+    }
+
     /// Whether there is a letter.
     pub fn has_mail(&mut self) -> bool {
         if self.next.is_none() {

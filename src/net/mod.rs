@@ -15,6 +15,7 @@ pub mod disks;
 pub mod http;
 pub mod inbox;
 pub mod lanes;
+pub mod leadership;
 pub mod leavings;
 pub mod links;
 pub mod listening;

@@ -5,6 +5,7 @@
 
 use super::applying::Applying;
 use super::inbox::{Inbox, Letter};
+use super::leadership::Leadership;
 use super::look::Look;
 use super::replaying::{Replaying, Told};
 use super::sockets::Net;
@@ -185,6 +186,7 @@ impl<M: StateMachine> Reactor<M> {
                 self.turn()?;
             }
             self.net.set_leader(self.node.raft().leader());
+            self.say_who_leads();
             self.net.flush(now);
             self.watch(now);
             if self.is_finished(now) {
@@ -192,6 +194,13 @@ impl<M: StateMachine> Reactor<M> {
             }
             self.sleep(brought)?;
         }
+    }
+
+    /// Says so to other threads if who leads has changed.
+    fn say_who_leads(&self) {
+        let raft = self.node.raft();
+        let leads = raft.takes_commands() && raft.hands_over().is_none();
+        self.inbox.say_who_leads(Leadership { term: raft.term(), leader: raft.leader(), leads });
     }
 
     /// Says so when a wake-up took long: nobody was answered and no heartbeat left meanwhile.

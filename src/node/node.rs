@@ -13,13 +13,14 @@ use super::shipping::Shipping;
 use super::space::{self, Space};
 use super::stats::Stats;
 use super::ticking::Ticking;
-use crate::api::{Consistency, Refusal, Reply, Request};
+use crate::api::{Consistency, Outcome, Refusal, Reply, Request};
 use crate::apply::Report as Applied;
 use crate::consensus::Raft;
 use crate::consensus::message::{Ask, Envelope, Message};
 use crate::consensus::note::Note;
 use crate::consensus::ready::{Order, Ready};
-use crate::types::{DiskId, Index, LogId, Mutant, NodeId, Term, Time};
+use crate::limits::ANSWER_BYTES_MAX;
+use crate::types::{DiskId, Index, LogId, Mutant, NodeId, Position, Term, Time};
 use crate::wal::report::{Fault, Report};
 use crate::wal::view::View;
 use bytes::Bytes;
@@ -175,10 +176,20 @@ impl Node {
             Event::Restored { kept, base, time, report } => self.restored(now, kept, base, time, report),
             Event::Queried { ticket, applied, answer } => {
                 if let Some((from, id)) = self.queries.answered(ticket) {
-                    self.replies.push((from, id, Reply::Answer { applied, answer }));
+                    self.replies.push((from, id, self.told(applied, answer)));
                 }
             }
         }
+    }
+
+    /// The answer to a query; if it is too long for a frame, that it is: else who asked would lose the connection, and
+    /// ask again elsewhere.
+    fn told(&self, applied: Index, answer: Bytes) -> Reply {
+        if answer.len() as u64 <= ANSWER_BYTES_MAX {
+            return Reply::Answer { applied, answer };
+        }
+        let position = Position::new(applied, self.raft.log().term(applied).unwrap_or_default());
+        Reply::Done { position, outcome: Outcome::AnswerTooLong }
     }
 
     /// A peer that knows this node as a member holds another log. A founder that had nobody to ask was a member of that

@@ -3,10 +3,15 @@
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
 use crate::client::{ClientError, Executed, Queried, Tried, deadline};
 use crate::net::inbox::{Letter, Post};
+use crate::net::leadership::Leadership;
 use crate::types::{Position, SessionId};
 use bytes::Bytes;
-use std::sync::mpsc::channel;
+use std::fmt;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
+
+/// A session that is dropped is closed within that time, or lapses by itself.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
 /// A way to a node in the same process, for any thread.
 #[derive(Clone, Debug)]
@@ -14,7 +19,17 @@ pub struct Handle {
     post: Post,
 }
 
-/// A session through a handle: each command takes effect once, whatever breaks in between.
+/// Why there is no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Silence {
+    /// The node has stopped.
+    Stopped,
+    /// Not in time.
+    Late,
+}
+
+/// A session through a handle: each command takes effect once, whatever breaks in between. It is closed when it is
+/// dropped, without waiting for that.
 #[derive(Debug)]
 pub struct Session {
     handle: Handle,
@@ -28,30 +43,69 @@ impl Handle {
         Handle { post }
     }
 
+    /// Who leads, as this node saw it at its last turn; nobody once it has stopped. Asks nobody.
+    pub fn leadership(&self) -> Leadership {
+        self.post.board().read()
+    }
+
+    /// Waits until who leads is another than is `known`, or for that long; who leads then.
+    ///
+    /// ```no_run
+    /// # use drave::server::Handle;
+    /// # use std::time::Duration;
+    /// # fn follow(handle: &Handle) {
+    /// let mut known = handle.leadership();
+    /// loop {
+    ///     known = handle.wait_for_leadership(&known, Duration::from_secs(60));
+    ///     println!("term {}: leads: {}", known.term, known.leads);
+    /// }
+    /// # }
+    /// ```
+    pub fn wait_for_leadership(&self, known: &Leadership, timeout: Duration) -> Leadership {
+        self.post.board().wait(known, timeout)
+    }
+
     /// Asks, and waits for the answer; nothing if the node stopped before it had one. A follower
     /// passes on what concerns the leader.
     pub fn ask(&self, request: Request, timeout: Duration) -> Option<Reply> {
+        self.try_ask(request, timeout).ok()
+    }
+
+    fn try_ask(&self, request: Request, timeout: Duration) -> Result<Reply, Silence> {
         let (answer, answered) = channel();
         let until = deadline(timeout);
-        self.post.post(Letter::Ask { request, answer, until }).then_some(())?;
-        answered.recv_timeout(timeout).ok()
+        if !self.post.post(Letter::Ask { request, answer, until }) {
+            return Err(Silence::Stopped);
+        }
+        answered.recv_timeout(timeout).map_err(|error| match error {
+            RecvTimeoutError::Disconnected => Silence::Stopped,
+            RecvTimeoutError::Timeout => Silence::Late,
+        })
     }
 
     /// Asks the machine something.
     pub fn query(&self, query: &[u8], consistency: Consistency, timeout: Duration) -> Result<Queried, ClientError> {
         let request = Request::Query { query: Bytes::copy_from_slice(query), consistency };
         let begun = Instant::now();
-        let mut refusal = None;
+        let mut tried = Tried::default();
         while begun.elapsed() < timeout {
-            match self.ask(request.clone(), timeout.saturating_sub(begun.elapsed())) {
-                Some(Reply::Answer { applied, answer }) => return Ok(Queried { applied, answer }),
-                Some(Reply::Refused(why)) => refusal = Some(why),
-                Some(Reply::Unknown) => {}
-                Some(_) | None => break,
+            match self.try_ask(request.clone(), timeout.saturating_sub(begun.elapsed())) {
+                Ok(Reply::Answer { applied, answer }) => return Ok(Queried { applied, answer }),
+                Ok(Reply::Done { position, outcome: Outcome::AnswerTooLong }) => {
+                    return Err(ClientError::AnswerTooLong { position });
+                }
+                Ok(Reply::Refused(why)) => tried.refusal = Some(why),
+                Ok(Reply::Unknown) => {}
+                Ok(_) => break,
+                Err(silence) => {
+                    tried.refusal = None;
+                    tried.trouble = Some(silence.to_string());
+                    break;
+                }
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        Err(ClientError::Refused(Tried { took: begun.elapsed(), refusal, ..Tried::default() }))
+        Err(ClientError::Refused(Tried { took: begun.elapsed(), ..tried }))
     }
 
     /// A session, opened with its first command. Each call may last that long.
@@ -82,6 +136,7 @@ impl Session {
         let op = Op::Execute { session, seq, lowest: seq, command: Bytes::copy_from_slice(command) };
         match self.put(op, deadline)? {
             (position, Outcome::Executed { answer, duplicate }) => Ok(Executed { position, answer, duplicate }),
+            (position, Outcome::AnswerTooLong) => Err(ClientError::AnswerTooLong { position }),
             (_, Outcome::Lapsed) => {
                 self.id = None;
                 Err(ClientError::Lapsed)
@@ -93,27 +148,51 @@ impl Session {
     /// Puts an operation through the log: asks until it is known what came of it, or time is up.
     fn put(&self, op: Op, deadline: Instant) -> Result<(Position, Outcome), ClientError> {
         let request = Request::Propose { op: op.encode() };
+        let begun = Instant::now();
         let mut tried = Tried::default();
         let mut uncertain = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
+            tried.took = begun.elapsed();
             if left.is_zero() {
                 return Err(if uncertain { ClientError::Unknown(tried) } else { ClientError::Refused(tried) });
             }
-            match self.handle.ask(request.clone(), left) {
-                Some(Reply::Done { position, outcome }) => return Ok((position, outcome)),
-                Some(Reply::Refused(refusal @ (Refusal::TooLarge { .. } | Refusal::Malformed))) => {
+            match self.handle.try_ask(request.clone(), left) {
+                Ok(Reply::Done { position, outcome }) => return Ok((position, outcome)),
+                Ok(Reply::Refused(refusal @ (Refusal::TooLarge { .. } | Refusal::Malformed))) => {
                     return Err(ClientError::Never(refusal));
                 }
-                Some(Reply::Refused(refusal)) => tried.refusal = Some(refusal),
-                Some(Reply::Unknown) => uncertain = true,
-                // No answer: the node stopped, or time is up.
-                Some(_) | None => {
+                Ok(Reply::Refused(refusal)) => tried.refusal = Some(refusal),
+                Ok(Reply::Unknown) => uncertain = true,
+                Ok(_) => return Err(ClientError::Unknown(tried)),
+                Err(silence) => {
+                    (tried.took, tried.refusal) = (begun.elapsed(), None);
+                    tried.trouble = Some(silence.to_string());
                     return Err(ClientError::Unknown(tried));
                 }
             }
             std::thread::sleep(Duration::from_millis(5).min(left));
         }
+    }
+}
+
+impl Drop for Session {
+    /// Closes the session, if the node still runs; else it lapses by itself.
+    fn drop(&mut self) {
+        let Some(session) = self.id else { return };
+        let request = Request::Propose { op: Op::Close { session }.encode() };
+        // Nobody waits for the answer. A follower passes it on.
+        let (answer, _nobody) = channel();
+        let _best_effort = self.handle.post.post(Letter::Ask { request, answer, until: deadline(CLOSE_WITHIN) });
+    }
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Silence::Stopped => "the node has stopped",
+            Silence::Late => "the node did not answer in time",
+        })
     }
 }
 

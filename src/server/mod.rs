@@ -15,5 +15,6 @@ pub mod server;
 pub mod telling;
 pub mod workers;
 
+pub use crate::net::leadership::Leadership;
 pub use handle::Handle;
 pub use server::Server;

@@ -142,7 +142,7 @@ fn ending(result: Result<Reply, ClientError>) -> checks::Result<Ending> {
         Ok(reply) => return Err(format!("a client is answered {reply:?}")),
         Err(ClientError::Refused(_) | ClientError::Never(_)) => Ending::Refused,
         Err(ClientError::Unknown(_) | ClientError::Lapsed) => Ending::Unknown,
-        Err(error @ ClientError::Strange(_)) => return Err(error.to_string()),
+        Err(error @ (ClientError::Strange(_) | ClientError::AnswerTooLong { .. })) => return Err(error.to_string()),
     })
 }
 

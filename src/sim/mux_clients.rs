@@ -59,7 +59,7 @@ fn ending(ended: Ended) -> Ending {
         Ended::Executed { answer, .. } => Ending::Answered(answer, None),
         Ended::Answered { applied, answer } => Ending::Answered(answer, Some(applied)),
         Ended::Refused(_) => Ending::Refused,
-        Ended::Unknown => Ending::Unknown,
+        Ended::Unknown | Ended::AnswerTooLong { .. } => Ending::Unknown,
     }
 }
 

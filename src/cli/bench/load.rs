@@ -265,7 +265,7 @@ impl<'a> Load<'a> {
             }
             Came::Answered { answer, .. } => self.answered(tag, &flight, now, answer),
             Came::Refused(_) => self.run.errors += 1,
-            Came::Unknown => {
+            Came::Unknown | Came::AnswerTooLong { .. } => {
                 self.ledger.unknown(flight.key);
                 self.run.unknown += 1;
             }

@@ -142,7 +142,7 @@ fn drive(fleet: &mut Fleet, pace: Pace, stop: &AtomicBool, acks: &Mutex<Vec<Ack>
                     acks.lock().unwrap_or_else(PoisonError::into_inner).push(ack);
                 }
                 Outcome::Refused(_) => sum.refused += 1,
-                Outcome::Unknown => {
+                Outcome::Unknown | Outcome::AnswerTooLong { .. } => {
                     sum.unknown += 1;
                     ledger.unknown(flight.key);
                 }

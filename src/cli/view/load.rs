@@ -171,7 +171,7 @@ impl<'a> Run<'a> {
                     let now = Instant::now();
                     self.recent.record(now, now - asked);
                 }
-                Outcome::Refused(_) | Outcome::Unknown => self.failed += 1,
+                Outcome::Refused(_) | Outcome::Unknown | Outcome::AnswerTooLong { .. } => self.failed += 1,
             }
         })
     }

@@ -1,0 +1,209 @@
+//! A node inside the program that uses it: who leads, what ends with a session, answers nobody can be told, and what is
+//! said when the node has stopped.
+
+mod support;
+
+use bytes::Bytes;
+use drave::api::{Consistency, Reply, Request};
+use drave::client::{Client, ClientError};
+use drave::codec::Malformed;
+use drave::config::Config;
+use drave::limits::ANSWER_BYTES_MAX;
+use drave::machine::{Context, StateMachine};
+use drave::server::server::ServerError;
+use drave::server::{Handle, Server};
+use drave::types::{ClusterTime, NodeId, Term};
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use support::{ports, until};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Counts what it is told, and answers with as many bytes as a command or a query says; to `term` with the term of the
+/// entry.
+#[derive(Default)]
+struct Talker {
+    told: u64,
+    frozen: Option<u64>,
+}
+
+impl Talker {
+    fn says(asked: &[u8]) -> Bytes {
+        let bytes = asked.try_into().map_or(0, u64::from_le_bytes);
+        vec![7; bytes as usize].into()
+    }
+}
+
+impl StateMachine for Talker {
+    fn apply(&mut self, context: &Context, command: &[u8]) -> Bytes {
+        self.told += 1;
+        match command {
+            b"term" => Bytes::copy_from_slice(&context.term.0.to_le_bytes()),
+            command => Talker::says(command),
+        }
+    }
+
+    fn query(&self, _time: ClusterTime, query: &[u8]) -> Bytes {
+        match query {
+            b"told" => Bytes::copy_from_slice(&self.told.to_le_bytes()),
+            query => Talker::says(query),
+        }
+    }
+
+    fn digest(&self) -> u64 {
+        self.told
+    }
+
+    fn freeze(&mut self) {
+        self.frozen = Some(self.told);
+    }
+
+    fn piece(&mut self, _bytes: usize) -> Option<Bytes> {
+        self.frozen.take().map(|told| Bytes::copy_from_slice(&told.to_le_bytes()))
+    }
+
+    fn thaw(&mut self) {
+        self.frozen = None;
+    }
+
+    fn empty(&self) -> Talker {
+        Talker::default()
+    }
+
+    fn restore(&mut self, piece: &[u8]) -> Result<(), Malformed> {
+        self.told = u64::from_le_bytes(piece.try_into().map_err(|_| Malformed("not a count"))?);
+        Ok(())
+    }
+}
+
+/// A node of that cluster in this process.
+struct Node {
+    handle: Handle,
+    thread: JoinHandle<Result<(), ServerError>>,
+}
+
+fn start(id: u64, port: u16, of: u64, directory: &Path) -> Node {
+    let named = |id: u64| (NodeId::new(id).unwrap(), format!("127.0.0.1:{}", port + id as u16 - 1));
+    let (node, _) = named(id);
+    let mut config = Config::new(node, (1..=of).map(named).collect(), directory.join(id.to_string()));
+    (config.segment_bytes, config.reserve_bytes) = (4 << 20, 0);
+    let server = Server::open(config, Talker::default()).unwrap();
+    Node { handle: server.handle(), thread: std::thread::spawn(move || server.run()) }
+}
+
+impl Node {
+    fn told(&self) -> u64 {
+        let answer = self.handle.query(b"told", Consistency::Linearizable, PATIENCE).unwrap().answer;
+        u64::from_le_bytes(answer[..].try_into().unwrap())
+    }
+
+    fn sessions(&self) -> u64 {
+        match self.handle.ask(Request::Status, PATIENCE) {
+            Some(Reply::Status(status)) => status.sessions,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn leads(&self) -> bool {
+        self.handle.leadership().leads
+    }
+
+    fn stop(self) -> Handle {
+        self.handle.stop();
+        self.thread.join().unwrap().unwrap();
+        self.handle
+    }
+}
+
+fn bytes(bytes: u64) -> Vec<u8> {
+    bytes.to_le_bytes().to_vec()
+}
+
+#[test]
+fn leadership_is_told_to_whoever_waits_and_its_term_to_the_machine() {
+    let (directory, port) = (tempfile::tempdir().unwrap(), ports(3));
+    let mut nodes: Vec<Node> = (1..=3).map(|id| start(id, port, 3, directory.path())).collect();
+    let said = |nodes: &[Node]| format!("{:?}", nodes.iter().map(|node| node.handle.leadership()).collect::<Vec<_>>());
+    let one_leads = |nodes: &[Node]| nodes.iter().position(Node::leads);
+    let first = until("one leads", || one_leads(&nodes), || said(&nodes));
+    let leadership = nodes[first].handle.leadership();
+    assert!(leadership.term >= Term(1) && leadership.leader == NodeId::new(first as u64 + 1), "{leadership:?}");
+    let answer = nodes[first].handle.session(PATIENCE).execute(b"term").unwrap().answer;
+    assert_eq!(answer, bytes(leadership.term.0), "the term of the entry is that of the leader");
+
+    // A thread that waits hears that it is over, when the node stops at the latest.
+    let handle = nodes[first].handle.clone();
+    let waits = std::thread::spawn(move || {
+        let mut known = leadership;
+        while known.leads {
+            known = handle.wait_for_leadership(&known, PATIENCE);
+        }
+        known
+    });
+    let stopped = nodes.remove(first).stop();
+    assert!(!waits.join().unwrap().leads);
+    assert_eq!((stopped.leadership().leads, stopped.leadership().leader), (false, None), "it has stopped");
+    let second = until("another leads", || one_leads(&nodes), || said(&nodes));
+    assert!(nodes[second].handle.leadership().term > leadership.term);
+    nodes.into_iter().for_each(|node| drop(node.stop()));
+}
+
+/// 500 of them stayed open.
+#[test]
+fn sessions_that_are_dropped_are_closed() {
+    let (directory, port) = (tempfile::tempdir().unwrap(), ports(1));
+    let node = start(1, port, 1, directory.path());
+    for _ in 0..50 {
+        node.handle.session(PATIENCE).execute(b"").unwrap();
+    }
+    let closed = || (node.sessions() == 0).then_some(());
+    until("all sessions are closed", closed, || node.sessions().to_string());
+    assert_eq!(node.told(), 50);
+    node.stop();
+}
+
+#[test]
+fn answers_too_long_are_said_to_be_and_what_was_asked_is_done() {
+    let (directory, port) = (tempfile::tempdir().unwrap(), ports(1));
+    let node = start(1, port, 1, directory.path());
+    let too_long = bytes(ANSWER_BYTES_MAX + 1);
+    let mut session = node.handle.session(PATIENCE);
+    let mut client = Client::connect(vec![format!("127.0.0.1:{port}")]);
+    for round in 1..=3 {
+        let answers = [session.execute(&too_long), client.execute(&too_long)];
+        for answer in answers {
+            assert!(matches!(answer, Err(ClientError::AnswerTooLong { .. })), "{answer:?}");
+        }
+        // The session goes on.
+        assert_eq!(session.execute(&bytes(5)).unwrap().answer.len(), 5);
+        assert_eq!(node.told(), 3 * round);
+    }
+    // Also far beyond what a frame holds.
+    for query in [too_long, bytes(16 << 20)] {
+        let answers = [
+            node.handle.query(&query, Consistency::Linearizable, PATIENCE),
+            client.query(&query, Consistency::Linearizable),
+            client.query(&query, Consistency::Local),
+        ];
+        for answer in answers {
+            assert!(matches!(answer, Err(ClientError::AnswerTooLong { .. })), "{answer:?}");
+        }
+    }
+    drop((session, client));
+    node.stop();
+}
+
+#[test]
+fn node_that_has_stopped_is_said_to_have() {
+    let (directory, port) = (tempfile::tempdir().unwrap(), ports(1));
+    let node = start(1, port, 1, directory.path());
+    let mut session = node.handle.session(PATIENCE);
+    session.execute(b"").unwrap();
+    let handle = node.stop();
+    let unknown = session.execute(b"").unwrap_err();
+    assert_eq!(unknown.to_string(), "outcome unknown: the node has stopped");
+    let refused = handle.query(b"told", Consistency::Linearizable, PATIENCE).unwrap_err();
+    assert_eq!(refused.to_string(), "the node has stopped");
+    assert!(matches!((unknown, refused), (ClientError::Unknown(_), ClientError::Refused(_))));
+}
