@@ -8,16 +8,21 @@ use super::sigbus::MappedFile;
 use super::unreadable::{Unreadable, read_through};
 use bytes::Bytes;
 use rustix::fs::{Advice, FallocateFlags};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Zeros are written in pieces of this size.
 const ZEROS: usize = 1 << 20;
 
-/// A directory of the real filesystem.
+/// What is stored is for the eyes of its owner alone, whatever the umask allows.
+const FILE_MODE: u32 = 0o600;
+/// The same of directories.
+const DIRECTORY_MODE: u32 = 0o700;
+
+/// A directory of the real filesystem. Files and directories that are made here can be read by their owner alone.
 ///
 /// Clones are handles to the same directory and may go to other threads.
 #[derive(Clone, Debug)]
@@ -54,7 +59,7 @@ impl FsDisk {
             made.push(directory);
         }
         for directory in made.iter().rev() {
-            match std::fs::create_dir(directory) {
+            match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 outcome => outcome?,
             }
@@ -116,7 +121,9 @@ impl FsDisk {
 
     /// Takes the lock file of that name; `None` if another process has it.
     pub fn lock(&self, name: &str) -> io::Result<Option<Lock>> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.directory.join(name))?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(FILE_MODE);
+        let file = options.open(self.directory.join(name))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Lock { _file: file })),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -148,7 +155,7 @@ impl Disk for FsDisk {
 
     fn create(&self, name: &str) -> io::Result<FsFile> {
         let path = self.directory.join(name);
-        Ok(self.file(OpenOptions::new().read(true).write(true).create_new(true).open(path)?))
+        Ok(self.file(OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(path)?))
     }
 
     fn open(&self, name: &str) -> io::Result<FsFile> {

@@ -12,6 +12,8 @@ use crate::cli::view::story::Tone;
 use crate::cli::view::terminal;
 use clap::Args;
 use rustix::process::Signal;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +51,7 @@ pub fn run(args: &Demo) -> Result<(), Trouble> {
         Some(dir) => dir.clone(),
         None => std::env::temp_dir().join(format!("drave-demo-{}", std::process::id())),
     };
-    std::fs::create_dir_all(&dir).map_err(|error| io(&dir, &error))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|error| io(&dir, &error))?;
     let words = if live { Words::Kept } else { Words::Passed };
     let mut nodes = Nodes::new(args.nodes, args.base_port, dir.clone(), words);
     let outcome = nodes.start_all().and_then(|()| match live {
