@@ -146,7 +146,7 @@ fn a_resized_terminal_is_drawn_anew() {
 
 #[test]
 fn signals_end_the_view_and_all_nodes_also_frozen_ones() {
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
         let mut demo = Demo::start(80, 24);
         let (leader, _) = demo.leader();
         let pids = demo.pids();
