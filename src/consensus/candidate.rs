@@ -3,7 +3,7 @@
 use super::ballot::Ballot;
 use super::message::{Ask, Envelope, Message};
 use super::next::Next;
-use super::note::{Note, Reason};
+use super::note::{Note, Reason, StepDown};
 use super::replica::{Replica, Voice};
 use crate::types::{DiskId, Mutant, NodeId, Time, Vote};
 
@@ -38,7 +38,8 @@ impl Candidate {
             me.advance_term(me.term().next());
             me.record_vote(me.candidate());
         }
-        me.notes.push(Note::Campaigns { ask, term: me.term(), reason });
+        let last_leader = me.last_leader.map(|(leader, heard)| (leader, now.since(heard)));
+        me.notes.push(Note::Campaigns { ask, term: me.term(), reason, last_leader });
         let last = me.log.last();
         let voters: Vec<NodeId> = me.configs.current().all_voters().filter(|id| *id != me.id).collect();
         for to in voters {
@@ -123,7 +124,7 @@ impl Candidate {
             return Next::Stay;
         }
         if me.disk_stands(now) {
-            return Next::StepDown("the disk stands still");
+            return Next::StepDown(StepDown::DiskStalled);
         }
         if self.ask == Ask::Pre && me.is_void() {
             let (membership, mutants) = (me.configs.current(), me.options.mutants);
@@ -145,7 +146,7 @@ impl Candidate {
             Message::AskVote { last, ask } => {
                 if me.answer_ask(Vote::new(from, envelope.origin.disk), last, ask) {
                     // Possible only while asking around: we had not voted in this term.
-                    return Next::StepDown("voted for another");
+                    return Next::StepDown(StepDown::VotedForAnother);
                 }
                 Next::Stay
             }

@@ -37,6 +37,7 @@ impl Follower {
     /// Follows that leader, which has just been heard (§5.2).
     pub fn of(me: &mut Replica, now: Time, leader: NodeId) -> Follower {
         me.notes.push(Note::Follows { leader, term: me.term() });
+        me.last_leader = Some((leader, now));
         Follower { leader: Some(leader), heard: now, ..Follower::new(me, now) }
     }
 
@@ -96,6 +97,7 @@ impl Follower {
             *self = Follower { acked: self.acked, ..Follower::of(me, now, from) };
         }
         self.heard = now;
+        me.last_leader = Some((from, now));
         self.deadline = now + me.draw_patience();
         self.reason = Reason::Timeout;
     }

@@ -6,7 +6,7 @@ mod members;
 use self::handover::Handover;
 use super::message::{Envelope, Message, Round};
 use super::next::Next;
-use super::note::Note;
+use super::note::{Note, StepDown};
 use super::progress::{Progress, Stage};
 use super::quorum;
 use super::reads::{Asker, ReadId, Reads};
@@ -162,13 +162,13 @@ impl Leader {
     /// A leader that hears no quorum, or whose disk does not answer, makes room (thesis §6.2).
     fn fitness(&mut self, me: &mut Replica, now: Time) -> Next {
         if !self.hears_quorum(me, now) && !self.takes_back(me, now) && !me.options.mutants.breaks(Mutant::NoPreVote) {
-            return Next::StepDown("no quorum is heard");
+            return Next::StepDown(StepDown::NoQuorum);
         }
         if self.cannot_commit(me, now) && !me.options.mutants.breaks(Mutant::NeverYield) {
-            return Next::StepDown("nothing commits with those that answer");
+            return Next::StepDown(StepDown::CommitStalled);
         }
         if me.disk_age(now) >= me.options.election_max {
-            return Next::StepDown("the disk stands still");
+            return Next::StepDown(StepDown::DiskStalled);
         }
         let stands = me.disk_stands(now);
         if stands && !self.warned {

@@ -1,7 +1,7 @@
 //! What a role wants to become.
 
 use super::message::Ask;
-use super::note::Reason;
+use super::note::{Reason, StepDown};
 
 /// What a role wants to become. Roles say it; only the spine does it.
 #[must_use]
@@ -14,5 +14,5 @@ pub enum Next {
     /// The leader of its term.
     Lead,
     /// A follower of nobody in particular, for this reason.
-    StepDown(&'static str),
+    StepDown(StepDown),
 }

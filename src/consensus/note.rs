@@ -42,6 +42,50 @@ impl Reason {
     }
 }
 
+/// Why a leader leads no more, or a candidate campaigns no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StepDown {
+    /// A peer is in a higher term (§5.1).
+    HigherTerm {
+        /// The term.
+        term: Term,
+        /// The peer.
+        from: NodeId,
+    },
+    /// The node that it handed over to campaigns (thesis §3.10).
+    Transferred {
+        /// That node.
+        to: NodeId,
+    },
+    /// No majority of the voters answers (thesis §6.2).
+    NoQuorum,
+    /// A majority answers, and nothing commits with it.
+    CommitStalled,
+    /// Its disk does not answer.
+    DiskStalled,
+    /// The configuration without it is committed (§6).
+    Removed,
+    /// It leads on an older copy of its directory.
+    OlderCopy,
+    /// It voted for another candidate.
+    VotedForAnother,
+}
+
+impl fmt::Display for StepDown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StepDown::HigherTerm { term, from } => write!(f, "{from} is in the higher term {term}"),
+            StepDown::Transferred { to } => write!(f, "{to} takes over, as it was asked to"),
+            StepDown::NoQuorum => f.write_str("no majority of the voters is heard"),
+            StepDown::CommitStalled => f.write_str("nothing commits with those that answer"),
+            StepDown::DiskStalled => f.write_str("its disk does not answer"),
+            StepDown::Removed => f.write_str("it is not a member any more"),
+            StepDown::OlderCopy => f.write_str("it led an older copy of its directory"),
+            StepDown::VotedForAnother => f.write_str("it voted for another"),
+        }
+    }
+}
+
 /// What an operator would want to know.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
@@ -54,6 +98,8 @@ pub enum Note {
         term: Term,
         /// Why.
         reason: Reason,
+        /// The leader that was heard last, and how long ago; none if none was since the start.
+        last_leader: Option<(NodeId, Duration)>,
     },
     /// This node leads.
     Leads {
@@ -75,8 +121,8 @@ pub enum Note {
     StepsDown {
         /// The term it led.
         term: Term,
-        /// Why, in words.
-        why: &'static str,
+        /// Why.
+        why: StepDown,
     },
     /// The log gave way to a snapshot, and begins anew behind it.
     Restarts {
@@ -211,6 +257,7 @@ impl Note {
         match self {
             Note::Leads { .. } | Note::Follows { .. } | Note::Configured { .. } | Note::Drops { .. } => Level::Info,
             Note::Restarts { .. } | Note::Ships { .. } => Level::Info,
+            Note::StepsDown { why: StepDown::Transferred { .. } | StepDown::Removed, .. } => Level::Info,
             Note::StepsDown { .. } | Note::Silent { .. } | Note::DiskStands { .. } | Note::Nonsense { .. } => {
                 Level::Warn
             }
@@ -218,6 +265,7 @@ impl Note {
             Note::Outside { .. } | Note::KeepsLead { .. } | Note::TakesBack { .. } => Level::Warn,
             Note::HasLost { .. } | Note::LostAcknowledged { .. } | Note::FoundingVetoed { .. } => Level::Warn,
             Note::FoundingWaits { .. } => Level::Info,
+            Note::Campaigns { ask: Ask::Real | Ask::Handover, .. } => Level::Info,
             Note::Campaigns { .. } | Note::Votes { .. } | Note::NotHeard { .. } => Level::Debug,
         }
     }
@@ -263,11 +311,12 @@ impl Note {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Note::Campaigns { ask: Ask::Pre, term, reason } => {
-                write!(f, "asks whether it would be elected after term {term} ({})", reason.name())
-            }
-            Note::Campaigns { ask: Ask::Real | Ask::Handover, term, reason } => {
-                write!(f, "asks for votes in term {term} ({})", reason.name())
+            Note::Campaigns { ask, term, reason, last_leader } => {
+                match ask {
+                    Ask::Pre => write!(f, "asks whether it would be elected after term {term}: ")?,
+                    Ask::Real | Ask::Handover => write!(f, "asks for votes in term {term}: ")?,
+                }
+                write_reason(f, *reason, *last_leader)
             }
             Note::Leads { term, votes, after } => {
                 write!(f, "leads term {term} ({} votes, {} ms)", votes.len(), after.as_millis())
@@ -310,5 +359,44 @@ impl fmt::Display for Note {
             | Note::LostAcknowledged { .. } => self.identity(f),
             Note::Nonsense { peer, what } => write!(f, "{peer} said what cannot be: {what}"),
         }
+    }
+}
+
+/// Why a node campaigns, in words.
+fn write_reason(f: &mut fmt::Formatter<'_>, reason: Reason, last_leader: Option<(NodeId, Duration)>) -> fmt::Result {
+    let Some((leader, ago)) = last_leader else { return write!(f, "no leader was heard yet ({})", reason.name()) };
+    let ms = ago.as_millis();
+    match reason {
+        Reason::Timeout => write!(f, "nothing was heard from {leader}, which led, for {ms} ms (timeout)"),
+        Reason::LinkClosed => write!(f, "the connection with {leader}, which led, was closed (link_closed)"),
+        Reason::Again => write!(f, "no vote has succeeded since {leader} was heard {ms} ms ago (again)"),
+        Reason::Handover => write!(f, "{leader} hands over to this node (transfer)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn election_and_step_down_say_why() {
+        let n2 = NodeId::new(2).unwrap();
+        let says = |reason, last_leader| Note::Campaigns { ask: Ask::Real, term: Term(5), reason, last_leader };
+        let heard = Some((n2, Duration::from_millis(231)));
+        let note = says(Reason::Timeout, heard);
+        assert_eq!(note.level(), Level::Info);
+        assert_eq!(
+            note.to_string(),
+            "asks for votes in term 5: nothing was heard from n2, which led, for 231 ms (timeout)"
+        );
+        assert_eq!(
+            says(Reason::Timeout, None).to_string(),
+            "asks for votes in term 5: no leader was heard yet (timeout)"
+        );
+        assert!(says(Reason::LinkClosed, heard).to_string().contains("the connection with n2, which led, was closed"));
+        assert!(says(Reason::Handover, heard).to_string().contains("n2 hands over to this node"));
+        let why = StepDown::HigherTerm { term: Term(6), from: n2 };
+        let note = Note::StepsDown { term: Term(5), why };
+        assert_eq!(note.to_string(), "leads term 5 no more: n2 is in the higher term 6");
     }
 }

@@ -9,7 +9,7 @@ use super::invariants;
 use super::leader::Leader;
 use super::message::{Ask, Envelope, Message};
 use super::next::Next;
-use super::note::Note;
+use super::note::{Note, StepDown};
 use super::progress::{Progress, Stage};
 use super::reads::ReadId;
 use super::ready::Ready;
@@ -363,7 +363,7 @@ impl Raft {
     }
 
     /// A follower of nobody in particular, whatever it was.
-    fn step_down(&mut self, now: Time, why: &'static str) {
+    fn step_down(&mut self, now: Time, why: StepDown) {
         if let Role::Leader(leader) = &mut self.role {
             self.reads_lost.append(&mut leader.abandon());
             self.me.clock.stop();

@@ -82,6 +82,8 @@ pub struct Replica {
     pub notes: Vec<Note>,
     /// Pieces of a snapshot that its leader sends it.
     pub chunks: Vec<(NodeId, Chunk)>,
+    /// The leader that was heard last, and when: for what is said of elections, and nothing else.
+    pub last_leader: Option<(NodeId, Time)>,
     /// How much room its own disk has.
     pub room: Room,
     /// Whether its directory was made to found the log: only such a node speaks before its disk is named.
@@ -142,6 +144,7 @@ impl Replica {
             clock,
             notes: Vec::new(),
             chunks: Vec::new(),
+            last_leader: None,
             room: Room::AMPLE,
             founder,
             founding: Founding::default(),

@@ -4,7 +4,7 @@ use super::Leader;
 use crate::api::Refusal;
 use crate::consensus::message::Message;
 use crate::consensus::next::Next;
-use crate::consensus::note::Note;
+use crate::consensus::note::{Note, StepDown};
 use crate::consensus::reads::ReadId;
 use crate::consensus::replica::Replica;
 use crate::types::{NodeId, Time};
@@ -95,7 +95,7 @@ impl Leader {
         }
         // Those who wait for word of that commit have it with our last beat.
         self.farewell(me, now);
-        Next::StepDown("not a member any more")
+        Next::StepDown(StepDown::Removed)
     }
 
     /// A last beat: what is committed, to everyone who holds it.

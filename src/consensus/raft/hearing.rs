@@ -3,7 +3,7 @@
 use super::Raft;
 use crate::consensus::follower::Follower;
 use crate::consensus::message::{Ask, Envelope, Message};
-use crate::consensus::note::Note;
+use crate::consensus::note::{Note, StepDown};
 use crate::consensus::peer_class::{PeerClass, Refused};
 use crate::consensus::role::Role;
 use crate::types::{LogId, Mutant, NodeId, Position, Term, Time};
@@ -16,7 +16,7 @@ impl Raft {
             return;
         }
         if term > self.me.term() {
-            self.step_down(now, "it led an older copy of its directory");
+            self.step_down(now, StepDown::OlderCopy);
             self.me.advance_term(term);
             self.me.spend_vote();
         } else if term == self.me.term() && self.me.is_as_recovered() {
@@ -97,7 +97,11 @@ impl Raft {
             return false;
         }
         if envelope.term > self.me.term() {
-            self.step_down(now, "a higher term");
+            let (term, from) = (envelope.term, envelope.from);
+            let transferred = self.hands_over() == Some(from);
+            let why =
+                if transferred { StepDown::Transferred { to: from } } else { StepDown::HigherTerm { term, from } };
+            self.step_down(now, why);
             self.me.advance_term(envelope.term);
         }
         true
