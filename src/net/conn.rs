@@ -27,6 +27,8 @@ pub struct Conn {
     pub lanes: Lanes,
     /// Requests that were taken on and are not answered.
     pub asked: usize,
+    /// When anything was read of it last.
+    pub heard_at: Time,
     /// Since when the rest of a frame, or a hello, is waited for.
     pub awaits: Option<Time>,
     /// Whether there may be something to read: the system says so once.
@@ -75,6 +77,7 @@ impl Conn {
             role,
             lanes: Lanes::default(),
             asked: 0,
+            heard_at: now,
             awaits: Some(now),
             readable: false,
             unheard: false,

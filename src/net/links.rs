@@ -137,11 +137,6 @@ impl Links {
         }
     }
 
-    /// Whether this failure is one of the few in a row that an operator should read of.
-    pub fn is_worth_telling(&self, peer: NodeId) -> bool {
-        self.links.get(&peer).is_some_and(|link| link.failures % 64 == 2)
-    }
-
     fn move_to(&mut self, peer: NodeId, state: State) {
         if let Some(link) = self.links.get_mut(&peer) {
             link.state = state;

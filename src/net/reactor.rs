@@ -6,6 +6,7 @@
 use super::applying::Applying;
 use super::inbox::{Inbox, Letter};
 use super::leadership::Leadership;
+use super::leaderless::{self, Leaderless};
 use super::look::Look;
 use super::replaying::{Replaying, Told};
 use super::sockets::Net;
@@ -95,6 +96,8 @@ pub struct Reactor<M> {
     events: Vec<Event>,
     /// How long each turn of the loop took.
     turns: Buckets,
+    /// Whether, and since when, there is no leader.
+    leaderless: Leaderless,
     /// The log it began with, until that is applied.
     replaying: Option<Replaying>,
 }
@@ -161,6 +164,7 @@ impl<M: StateMachine> Reactor<M> {
             actions: Vec::new(),
             events: Vec::new(),
             turns: Buckets::of_durations(),
+            leaderless: Leaderless::default(),
             replaying,
         }
     }
@@ -187,6 +191,7 @@ impl<M: StateMachine> Reactor<M> {
             }
             self.net.set_leader(self.node.raft().leader());
             self.say_who_leads();
+            self.miss_leader(now);
             self.net.flush(now);
             self.watch(now);
             if self.is_finished(now) {
@@ -201,6 +206,20 @@ impl<M: StateMachine> Reactor<M> {
         let raft = self.node.raft();
         let leads = raft.takes_commands() && raft.hands_over().is_none();
         self.inbox.say_who_leads(Leadership { term: raft.term(), leader: raft.leader(), leads });
+    }
+
+    /// Says so when there has been no leader for long, and which voters are heard.
+    fn miss_leader(&mut self, now: Time) {
+        let raft = self.node.raft();
+        // A node that is no member, or stops, waits for no leader.
+        let waits = || self.stop_by.is_none() && raft.membership().members.contains_key(&self.id);
+        let Some(since) = self.leaderless.look(now, raft.leader().is_some() || !waits()) else { return };
+        let (mut heard, mut unheard) = (Vec::new(), Vec::new());
+        for voter in raft.membership().all_voters().filter(|voter| *voter != self.id) {
+            let (is_heard, words) = self.net.reach(now, voter);
+            if is_heard { heard.push(words) } else { unheard.push(words) }
+        }
+        log::warn!(node = self.id.get(); "{}", leaderless::line(since, &heard, &unheard));
     }
 
     /// Says so when a wake-up took long: nobody was answered and no heartbeat left meanwhile.
@@ -463,6 +482,7 @@ impl<M: StateMachine> Reactor<M> {
         }
         let work = if self.machine.has_work() { Time::ZERO } else { Time::NEVER };
         let deadline = self.node.deadline().min(self.net.deadline()).min(self.end()).min(work);
+        let deadline = deadline.min(self.leaderless.deadline());
         if brought == Brought::Work && deadline > self.clock.now() && self.look()? {
             return Ok(());
         }

@@ -1,6 +1,7 @@
 //! All connections of a node: readiness in, events out; actions in, bytes out.
 
 mod doors;
+mod failing;
 mod figures;
 mod greeting;
 mod http;
@@ -11,6 +12,7 @@ mod sweeping;
 use super::conn::{Conn, Filled};
 use super::dialect::{Role, Said};
 use super::disks::Disks;
+use super::failure::{Failure, SaidLines};
 use super::links::{Link, Links};
 use super::listening::Listening;
 use super::options::Options;
@@ -80,6 +82,11 @@ pub struct Net {
     http: super::http::door::Options,
     disks: Disks,
     listening: Listening,
+    /// What was logged of connections that failed.
+    said: SaidLines,
+    said_of_callers: SaidLines,
+    /// Why each peer could not be reached last, in a word or two, until it is.
+    causes: BTreeMap<NodeId, &'static str>,
     /// The connection on which each peer speaks to us.
     speakers: BTreeMap<NodeId, Token>,
     /// Bytes written to each peer on connections that are gone.
@@ -133,6 +140,9 @@ impl Net {
             http: Default::default(),
             disks: Disks::default(),
             listening: Listening::default(),
+            said: SaidLines::at_most(failing::PEER_LINES),
+            said_of_callers: SaidLines::at_most(failing::CALLER_LINES),
+            causes: BTreeMap::new(),
             speakers: BTreeMap::new(),
             sent: BTreeMap::new(),
             unread: Vec::new(),
@@ -379,18 +389,28 @@ impl Net {
             left -= 1;
             // What came before is heard before there is more.
             let filled = if conn.unheard { Ok(Filled::More) } else { conn.fill(&mut self.scratch) };
-            let Ok(filled) = filled else { return self.close(now, token) };
+            let filled = match filled {
+                Ok(filled) => filled,
+                Err(error) => {
+                    self.broke(now, token, &error);
+                    return self.close(now, token);
+                }
+            };
+            conn.heard_at = now;
             if conn.lingers {
                 conn.input().clear();
                 conn.unheard = false;
             } else if let Err(error) = self.understand(now, token) {
-                self.breach(token, &error);
+                self.failed(now, token, Failure::of_protocol(&error, self.options.keys.is_some()));
                 return self.close(now, token);
             }
             match filled {
                 Filled::More => {}
                 Filled::Dry => return,
-                Filled::End => return self.ended(now, token),
+                Filled::End => {
+                    self.ended_early(now, token);
+                    return self.ended(now, token);
+                }
             }
         }
     }
@@ -426,22 +446,6 @@ impl Net {
         }
     }
 
-    fn breach(&self, token: Token, error: &WireError) {
-        let Some(conn) = self.conns.get(token.0 & KEY_MASK) else { return };
-        match conn.role {
-            // Anyone can do that to us as often as they like.
-            Role::Stranger | Role::Client(_) | Role::Guest(_) => {
-                log::debug!(node = self.me.node.get(); "a caller is let go: {error}")
-            }
-            Role::Dialed(peer) if matches!(error, WireError::Refused(_)) && self.links.is_worth_telling(peer) => {
-                log::warn!(node = self.me.node.get(); "{peer} does not want us: {error}");
-            }
-            Role::Speaker(peer) | Role::Dialed(peer) | Role::Listener(peer) => {
-                log::debug!(node = self.me.node.get(); "the connection with {peer} is closed: {error}");
-            }
-        }
-    }
-
     fn asked(&mut self, token: Token, number: u64, asked: Numbered) {
         let Numbered { id, forward, request } = asked;
         if self.stopping && !matches!(request, Request::Status) {
@@ -470,8 +474,9 @@ impl Net {
             let token = self.touched[i];
             if let Some(conn) = find(&mut self.conns, token)
                 && matches!(conn.role, Role::Listener(_))
-                && conn.write().is_err()
+                && let Err(error) = conn.write()
             {
+                self.broke(now, token, &error);
                 self.close(now, token);
             }
         }
@@ -484,10 +489,14 @@ impl Net {
             conn.touched = false;
             let rested = conn.has_more() && !conn.listed;
             let held_back = conn.speech.is_some() && conn.lanes.size() > self.options.client_bytes_mark;
-            let gone = conn.write().is_err()
+            let written = conn.write();
+            let gone = written.is_err()
                 || (matches!(conn.role, Role::Client(_) | Role::Guest(_))
                     && conn.lanes.size() > self.options.client_bytes_max);
             if gone {
+                if let Err(error) = written {
+                    self.broke(now, token, &error);
+                }
                 self.close(now, token);
                 continue;
             }

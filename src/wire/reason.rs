@@ -51,6 +51,23 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The reason in a word or two.
+    pub fn word(self) -> &'static str {
+        match self {
+            Reason::Version => "another version",
+            Reason::Cluster => "another cluster",
+            Reason::Target => "another node there",
+            Reason::Stranger => "no member",
+            Reason::Double => "own id",
+            Reason::Disk => "unknown disk",
+            Reason::Twin => "copied disk",
+            Reason::Unproven => "no certificate",
+            Reason::Log => "another log",
+            Reason::Full => "too many connections",
+            Reason::Stopping => "stopping",
+        }
+    }
+
     /// The reason that travels as that byte.
     pub(super) fn from_byte(byte: u8) -> Result<Reason, Malformed> {
         Ok(match byte {

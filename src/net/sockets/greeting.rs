@@ -4,6 +4,7 @@ use super::{Net, find, touch};
 use crate::admission::{Circumstances, Unwelcome};
 use crate::codec::Malformed;
 use crate::net::dialect::Role;
+use crate::net::failure::Failure;
 use crate::net::stream;
 use crate::node::event::Event;
 use crate::secure::Stream;
@@ -31,6 +32,9 @@ impl Net {
             (Err(Reason::Disk), Who::Peer { node, disk, .. }) => self.warn_of_disk(now, node, disk),
             (Err(Reason::Twin), Who::Peer { node, .. }) => self.disks.warn_of_twin(now, self.me.node, node),
             _ => {}
+        }
+        if let (Err(reason), Who::Peer { node, .. }) = (verdict, hello.caller) {
+            self.turned_away(now, token, node, reason);
         }
         let Some(conn) = find(&mut self.conns, token) else { return };
         touch(&mut self.touched, conn);
@@ -107,7 +111,14 @@ impl Net {
 
     pub(super) fn resolved(&mut self, now: Time, peer: NodeId, found: io::Result<SocketAddr>) {
         let name = self.links.get(peer).map(|link| link.address().to_owned()).unwrap_or_default();
-        let dialed = found.and_then(TcpStream::connect).and_then(|socket| {
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                self.unreachable(now, peer, Failure::of_name(&error));
+                return self.links.fell(peer, now);
+            }
+        };
+        let dialed = TcpStream::connect(found).and_then(|socket| {
             let _if_not_it_is_slower = stream::tune_peer(&socket, &self.options);
             let stream = Stream::dialed(self.options.keys.as_ref(), socket, &name)?;
             self.insert(now, stream, Role::Dialed(peer))
@@ -121,7 +132,7 @@ impl Net {
                 touch(&mut self.touched, conn);
             }
             Err(error) => {
-                log::debug!(node = self.me.node.get(); "cannot dial {peer}: {error}");
+                self.unreachable(now, peer, Failure::of_socket(&error));
                 self.links.fell(peer, now);
             }
         }
@@ -147,6 +158,7 @@ impl Net {
         if let Some(conn) = find(&mut self.conns, token) {
             conn.role = Role::Listener(peer);
         }
+        self.causes.remove(&peer);
         self.links.answered(peer, token);
         Ok(())
     }

@@ -3,6 +3,7 @@
 use super::doors::Door;
 use super::{KEY_MASK, Net, SWEEP, find};
 use crate::net::dialect::Role;
+use crate::net::failure::Failure;
 use crate::net::leavings::give_back;
 use crate::net::speech::Speech;
 use crate::node::event::{Caller, Event};
@@ -38,6 +39,9 @@ impl Net {
         again |= self.admission.has_leavers();
         self.sweep_at = if again { now + SWEEP } else { Time::NEVER };
         for token in overdue {
+            if matches!(find(&mut self.conns, token).map(|conn| conn.role), Some(Role::Dialed(_))) {
+                self.failed(now, token, Failure::no_answer());
+            }
             self.close(now, token);
         }
         self.most = self.most.max(self.conns.len());

@@ -1,0 +1,109 @@
+//! What the log says of connections between nodes that fail: each cause once a minute.
+
+use super::{Net, find_in};
+use crate::net::dialect::Role;
+use crate::net::failure::Failure;
+use crate::net::links::Link;
+use crate::types::{NodeId, Time};
+use crate::wire::reason::Reason;
+use mio::Token;
+use std::io;
+use std::time::Duration;
+
+/// So many different lines on callers are logged within a minute: whoever connects decides what they say.
+pub const CALLER_LINES: usize = 32;
+/// The same of lines on peers that are dialed.
+pub const PEER_LINES: usize = 256;
+/// A peer from which nothing came for so long is not heard.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
+
+impl Net {
+    /// A connection fails, and is closed next.
+    pub(super) fn failed(&mut self, now: Time, token: Token, failure: Failure) {
+        let Some(conn) = find_in(&self.conns, token) else { return };
+        let node = self.me.node.get();
+        match conn.role {
+            Role::Dialed(peer) => self.unreachable(now, peer, failure),
+            Role::Listener(peer) => {
+                let line = format!("the connection to {peer} at {} was lost: {}", self.dialed_at(peer), failure.text);
+                self.causes.insert(peer, failure.word);
+                self.say_once(now, false, &line);
+            }
+            // Only what TLS says is worth an operator's time: bytes that are no frame may come from anywhere.
+            Role::Stranger if failure.word == "TLS" => {
+                // Without the port, which is another for each attempt.
+                let from = conn.stream.socket().peer_addr().map(|address| address.ip().to_string());
+                let from = from.as_deref().unwrap_or("an unknown address");
+                let line = format!("a connection from {from} failed: {}", failure.text);
+                self.warn_of_caller(now, &line);
+            }
+            Role::Stranger | Role::Client(_) | Role::Guest(_) => {
+                log::debug!(node; "a caller is let go: {}", failure.text);
+            }
+            Role::Speaker(peer) => log::debug!(node; "the connection from {peer} is closed: {}", failure.text),
+        }
+    }
+
+    /// The same of a socket's error.
+    pub(super) fn broke(&mut self, now: Time, token: Token, error: &io::Error) {
+        self.failed(now, token, Failure::of_socket(error));
+    }
+
+    /// The other side has closed the connection, without a word where one was due.
+    pub(super) fn ended_early(&mut self, now: Time, token: Token) {
+        match find_in(&self.conns, token).map(|conn| conn.role) {
+            Some(Role::Dialed(_)) => self.failed(now, token, Failure::closed_early(self.options.keys.is_some())),
+            Some(Role::Listener(_)) => self.failed(now, token, Failure::closed()),
+            _ => {}
+        }
+    }
+
+    /// A peer cannot be reached.
+    pub(super) fn unreachable(&mut self, now: Time, peer: NodeId, failure: Failure) {
+        self.causes.insert(peer, failure.word);
+        let line = format!("cannot reach {peer} at {}: {}", self.dialed_at(peer), failure.text);
+        self.say_once(now, failure.is_lasting, &line);
+    }
+
+    /// A caller that says it is that peer is turned away. Disks and logs have lines of their own, with advice.
+    pub(super) fn turned_away(&mut self, now: Time, token: Token, peer: NodeId, reason: Reason) {
+        if matches!(reason, Reason::Disk | Reason::Twin | Reason::Log | Reason::Stopping) {
+            return;
+        }
+        let from = find_in(&self.conns, token).and_then(|conn| conn.stream.socket().peer_addr().ok());
+        let from = from.map_or("an unknown address".to_owned(), |address| address.ip().to_string());
+        self.warn_of_caller(now, &format!("{peer}, which connects from {from}, is told: {reason}"));
+    }
+
+    fn dialed_at(&self, peer: NodeId) -> &str {
+        self.links.get(peer).map_or("an unknown address", Link::address)
+    }
+
+    fn warn_of_caller(&mut self, now: Time, line: &str) {
+        if self.said_of_callers.is_new(now, line) {
+            log::warn!(node = self.me.node.get(); "{line}");
+        }
+    }
+
+    fn say_once(&mut self, now: Time, warns: bool, line: &str) {
+        if self.said.is_new(now, line) {
+            let level = if warns { log::Level::Warn } else { log::Level::Info };
+            log::log!(level, node = self.me.node.get(); "{line}");
+        }
+    }
+
+    /// Whether anything was heard of a peer lately; and the peer in words, with what is wrong with its connections.
+    pub fn reach(&self, now: Time, peer: NodeId) -> (bool, String) {
+        let speaker = self.speakers.get(&peer).and_then(|token| find_in(&self.conns, *token));
+        let is_heard = speaker.is_some_and(|conn| now.since(conn.heard_at) < HEARD_WITHIN);
+        let is_up = self.links.up(peer).is_some();
+        let cause = self.causes.get(&peer).copied().unwrap_or("not connected");
+        let words = match (is_heard, is_up) {
+            (true, true) => peer.to_string(),
+            (true, false) => format!("{peer} (which cannot be reached: {cause})"),
+            (false, true) => format!("{peer} (silent)"),
+            (false, false) => format!("{peer} ({cause})"),
+        };
+        (is_heard, words)
+    }
+}
