@@ -24,8 +24,7 @@ pub enum Op<C = Bytes> {
         /// How many commands may be outstanding, at most [`SESSION_WINDOW_MAX`].
         window: u32,
         /// Whether its commands execute in the order of their numbers: number n only when every number from the
-        /// lowest outstanding one to n - 1 has executed. A command that comes early is
-        /// [`Outcome::OutOfOrder`].
+        /// lowest outstanding one to n - 1 has executed. A command that comes early is [`Outcome::OutOfOrder`].
         ordered: bool,
     },
     /// Executes a command once, whatever is asked again.
@@ -433,10 +432,13 @@ pub struct Status {
     /// What it keeps of the log, and what has taken the place of the rest.
     #[serde(default)]
     pub log: LogStatus,
-    /// Milliseconds until its timer is due, unless somebody speaks: a leader then says that it lives, and a
-    /// follower campaigns.
+    /// Milliseconds until its timer is due: a leader then sends a heartbeat, and a follower campaigns.
     #[serde(default)]
     pub timer_ms: u64,
+    /// When the certificate that it shows expires, in seconds since 1970; nothing where nothing is encrypted.
+    pub certificate_expires: Option<u64>,
+    /// When the last of the certificates that it believes expires, likewise.
+    pub authority_expires: Option<u64>,
     /// What it counts.
     #[serde(default)]
     pub figures: Figures,

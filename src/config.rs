@@ -4,6 +4,7 @@
 //! here is what no room can check alone.
 
 use crate::limits::ENTRY_BYTES_MAX;
+use crate::net::credentials::CredentialFiles;
 use crate::net::password::Password;
 use crate::types::address::check_address;
 use crate::types::digest::hash;
@@ -48,7 +49,7 @@ pub struct Config {
     /// How much room is kept aside, at least, for when the disk is full; as much as a segment, or more.
     /// None if it is zero.
     pub reserve_bytes: u64,
-    /// Whether SIGTERM and SIGINT stop it. An embedding program may have its own mind about them.
+    /// Whether SIGTERM and SIGINT stop it, and SIGHUP has it read its credentials again. An embedding program may have its own mind about them.
     pub signals: bool,
     /// The consensus's options.
     pub consensus: consensus::Options,
@@ -64,6 +65,8 @@ pub struct Config {
     pub http: Doorway,
     /// What clients of the doors have to say before anything else; nothing if that is not set.
     pub password: Option<Password>,
+    /// The files from which keys and password are read again at SIGHUP, if `signals` is set.
+    pub credentials: CredentialFiles,
     /// The loop's options.
     pub reactor: net::reactor::Options,
     /// How long the log thread looks for more work before it sleeps, at most.
@@ -122,6 +125,7 @@ impl Config {
             redis: net::resp::door::Options::default(),
             http: Doorway::Off,
             password: None,
+            credentials: CredentialFiles::default(),
             log_look: reactor.look,
             reactor,
         }

@@ -75,6 +75,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "client",
             "net",
             "node",
+            "secure",
             "wal",
             "apply",
             "disk",

@@ -7,6 +7,7 @@ use super::trouble::Trouble;
 use crate::cli::output::outln;
 use crate::config::{Config, Doorway};
 use crate::machine::Kv;
+use crate::net::credentials::CredentialFiles;
 use crate::net::password::Password;
 use crate::net::resp::door::Follower;
 use crate::server::Server;
@@ -19,7 +20,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -215,7 +216,9 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
         return Ok(());
     }
     let mut config = configure(&serve);
-    config.password = serve.password_file.as_deref().map(password).transpose()?;
+    let password = serve.password_file.as_deref().map(Password::read).transpose();
+    config.password = password.map_err(|what| Trouble { what, code: 78 })?;
+    config.credentials = CredentialFiles { keys: serve.tls.files.clone(), password: serve.password_file.clone() };
     secure(&mut config, &serve.tls)?;
     if !serve.join.is_empty() {
         join::join(&mut config, &serve.join, serve.learner)?;
@@ -304,16 +307,6 @@ fn doorway(said: Option<&str>) -> Doorway {
         None => Doorway::Beside,
         Some("off") => Doorway::Off,
         Some(address) => Doorway::At(address.to_owned()),
-    }
-}
-
-/// The password in that file: all of it but the end of the line.
-fn password(path: &Path) -> Result<Password, Trouble> {
-    let wrong = |what: String| Trouble { what: format!("{}: {what}", path.display()), code: 78 };
-    let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    match bytes.trim_ascii_end() {
-        b"" => Err(wrong("the password is empty".into())),
-        password => Ok(Password::new(password)),
     }
 }
 

@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde_json::json;
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Shows every node: role, term, commit, applied, match, lag, the disk, who was heard when; and what of
 /// the log it keeps, and which snapshot.
@@ -148,10 +148,31 @@ fn print(asked: &[Asked]) {
             status.promised
         );
     }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let answered = asked.iter().filter_map(|asked| asked.status.as_ref().ok());
+    answered.filter_map(|status| expiry(status, now)).for_each(|line| outln!("{line}"));
     match leader {
         Some(leader) => outln!("{} · cluster {} · fsync {}", leader.membership, leader.cluster, on_off(leader.fsync)),
         None => outln!("no leader among those who answer"),
     }
+}
+
+/// What there is to say of a node's certificate that ends within two weeks; nothing if it is valid for longer. `now` is
+/// since 1970.
+fn expiry(status: &Status, now: Duration) -> Option<String> {
+    const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+    let end = Duration::from_secs(status.certificate_expires?);
+    if end > now + SOON {
+        return None;
+    }
+    let node = status.node;
+    Some(match end.checked_sub(now) {
+        None => format!("the certificate of n{node} has expired: replace it, and send SIGHUP"),
+        Some(left) => {
+            let days = left.as_secs() / 86_400;
+            format!("the certificate of n{node} expires in {days} days: replace it, and send SIGHUP")
+        }
+    })
 }
 
 fn on_off(on: bool) -> &'static str {
@@ -211,4 +232,19 @@ fn row(endpoint: &str, status: &Status, leader: Option<&Status>) -> String {
         &status.digest[..8.min(status.digest.len())],
         status.applied,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificate_that_ends_soon_is_shown() {
+        let now = Duration::from_secs(1_800_000_000);
+        let says = |end| expiry(&Status { node: 2, certificate_expires: end, ..Status::default() }, now);
+        assert_eq!(says(None), None, "nothing is encrypted");
+        assert_eq!(says(Some(1_800_000_000 + 15 * 86_400)), None);
+        assert!(says(Some(1_800_000_000 + 3 * 86_400)).unwrap().contains("n2 expires in 3 days"));
+        assert!(says(Some(1_799_999_999)).unwrap().contains("n2 has expired"));
+    }
 }

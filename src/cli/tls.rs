@@ -11,6 +11,8 @@ use std::path::PathBuf;
 pub struct Tls {
     /// What they are; they have been read.
     pub keys: Option<Keys>,
+    /// Where they were read.
+    pub files: Option<Files>,
     /// Whether there is something to show to who asks who we are.
     pub shows: bool,
 }
@@ -53,8 +55,9 @@ impl FromArgMatches for Tls {
             let advice = "PEM files that this user may read, and that belong together: --tls-ca, --tls-cert, --tls-key";
             Error::raw(ErrorKind::Io, format!("{error}\n  {advice}"))
         };
-        let keys = Keys::read(&Files { own, authority }).map_err(unusable)?;
-        Ok(Tls { keys: Some(keys), shows })
+        let files = Files { own, authority };
+        let keys = Keys::read(&files).map_err(unusable)?;
+        Ok(Tls { keys: Some(keys), files: Some(files), shows })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {

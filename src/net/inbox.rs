@@ -1,5 +1,6 @@
 //! What other threads tell the reactor, and what it tells them.
 
+use super::credentials::Credentials;
 use super::leadership::{Board, Leadership};
 use super::waker::Waker;
 use crate::api::{Reply, Request};
@@ -29,6 +30,8 @@ pub enum Letter {
         /// Until when it is waited for.
         until: Instant,
     },
+    /// From the thread that read them: keys and password for connections that are opened from now on.
+    Credentials(Box<Credentials>),
     /// From a thread that has a handle: finish, and stop.
     Stop,
     /// A thread is gone that must not be. Why, whoever joins it learns.

@@ -10,14 +10,15 @@
 
 pub mod applying;
 pub mod conn;
+pub mod credentials;
 pub mod dialect;
 pub mod disks;
 pub mod failure;
 pub mod http;
 pub mod inbox;
 pub mod lanes;
-pub mod leadership;
 pub mod leaderless;
+pub mod leadership;
 pub mod leavings;
 pub mod links;
 pub mod listening;

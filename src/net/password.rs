@@ -1,5 +1,6 @@
 //! The password of the doors.
 
+use std::path::Path;
 use subtle::ConstantTimeEq;
 
 /// A password: it is never shown, and takes as long to be compared whatever it is compared with.
@@ -10,6 +11,20 @@ impl Password {
     /// That one.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Password {
         Password(bytes.into())
+    }
+
+    /// What is in that file: all of it but the white space at its end.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the file, in words that name it.
+    pub fn read(path: &Path) -> Result<Password, String> {
+        let wrong = |what: &str| format!("{}: {what}", path.display());
+        let bytes = std::fs::read(path).map_err(|error| wrong(&error.to_string()))?;
+        match bytes.trim_ascii_end() {
+            b"" => Err(wrong("the password is empty")),
+            password => Ok(Password::new(password)),
+        }
     }
 
     /// Whether it is this one. Only its length shows in the time that takes.

@@ -5,8 +5,8 @@
 
 use super::applying::Applying;
 use super::inbox::{Inbox, Letter};
-use super::leadership::Leadership;
 use super::leaderless::{self, Leaderless};
+use super::leadership::Leadership;
 use super::look::Look;
 use super::replaying::{Replaying, Told};
 use super::sockets::Net;
@@ -258,6 +258,7 @@ impl<M: StateMachine> Reactor<M> {
                     self.tell_of_space(low);
                     self.node.handle(now, Event::Space { low });
                 }
+                Letter::Credentials(fresh) => self.net.set_credentials(*fresh),
                 Letter::Stop => self.stop(now),
                 Letter::Gone(which) => return Err(Broken::Gone(which)),
             }
@@ -427,6 +428,8 @@ impl<M: StateMachine> Reactor<M> {
         self.options.file_system.clone_into(&mut status.file_system);
         status.figures.turn_ns.clone_from(&self.turns);
         self.net.complete(&mut status.figures);
+        let validity = self.net.validity();
+        (status.certificate_expires, status.authority_expires) = (validity.own, validity.authority);
         let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
         status.cpu_ns = cpu.tv_sec as u64 * 1_000_000_000 + cpu.tv_nsec as u64;
         status.uptime_ms = now.since(Time::ZERO).as_millis() as u64;

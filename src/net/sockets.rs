@@ -1,5 +1,6 @@
 //! All connections of a node: readiness in, events out; actions in, bytes out.
 
+mod credentials;
 mod doors;
 mod failing;
 mod figures;

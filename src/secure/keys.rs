@@ -23,9 +23,20 @@ pub struct Unusable {
     pub what: String,
 }
 
+/// Until when certificates are valid, in seconds since 1970.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Validity {
+    /// The certificate that is shown, and those that vouch for it: the first of them to end. Nothing if none is shown,
+    /// or if it does not say.
+    pub own: Option<u64>,
+    /// The certificates of those who are believed: the last of them to end.
+    pub authority: Option<u64>,
+}
+
 #[cfg(feature = "tls")]
 mod with_tls {
     use super::*;
+    use crate::secure::expiry::valid_until;
     use rustls::crypto::{CryptoProvider, ring};
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -39,6 +50,7 @@ mod with_tls {
     pub struct Keys {
         client: Arc<ClientConfig>,
         server: Option<Arc<ServerConfig>>,
+        validity: Validity,
     }
 
     fn unusable(file: &Path) -> impl Fn(String) -> Unusable + '_ {
@@ -53,12 +65,18 @@ mod with_tls {
         }
     }
 
+    fn ends(certificates: &[CertificateDer]) -> impl Iterator<Item = u64> {
+        certificates.iter().filter_map(|certificate| valid_until(certificate))
+    }
+
     impl Keys {
         /// Reads them, and sees whether they belong together.
         pub fn read(files: &Files) -> Result<Keys, Unusable> {
             let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(&files.authority)? {
+            let authority = certificates(&files.authority)?;
+            let mut validity = Validity { authority: ends(&authority).max(), own: None };
+            for certificate in authority {
                 roots.add(certificate).map_err(|error| unusable(&files.authority)(error.to_string()))?;
             }
             let roots = Arc::new(roots);
@@ -68,6 +86,7 @@ mod with_tls {
                 Ok((chain, secret, unusable(certificate)))
             });
             let own = own.transpose()?;
+            validity.own = own.as_ref().and_then(|(chain, ..)| ends(chain).min());
             let begun = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
             let begun = begun.map_err(|error| unusable(&files.authority)(error.to_string()))?;
             let begun = begun.with_root_certificates(roots.clone());
@@ -91,7 +110,12 @@ mod with_tls {
                     .with_single_cert(chain, secret)
                     .map_err(|error| failed(&error))
             });
-            Ok(Keys { client: Arc::new(client), server: server.transpose()?.map(Arc::new) })
+            Ok(Keys { client: Arc::new(client), server: server.transpose()?.map(Arc::new), validity })
+        }
+
+        /// Until when the certificates are valid.
+        pub fn validity(&self) -> Validity {
+            self.validity
         }
 
         /// Somebody came in: we are the server.
@@ -126,6 +150,11 @@ impl Keys {
     pub fn read(files: &Files) -> Result<Keys, Unusable> {
         let what = "this program was built without TLS (the feature `tls`)".to_owned();
         Err(Unusable { file: files.authority.display().to_string(), what })
+    }
+
+    /// Never happens.
+    pub fn validity(&self) -> Validity {
+        match *self {}
     }
 
     /// Never happens.

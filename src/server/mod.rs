@@ -11,6 +11,7 @@ pub mod handle;
 pub mod listeners;
 pub mod new_cluster;
 mod reading;
+mod reloading;
 pub mod server;
 pub mod telling;
 pub mod workers;

@@ -3,6 +3,7 @@
 use super::boot::{self, Booted};
 use super::handle::Handle;
 use super::listeners::Listeners;
+use super::reloading::{Reloader, tell_validity};
 use super::telling::{TELL_EVERY, Telling};
 use super::workers::{spawn_keeper, spawn_log, spawn_watch};
 use crate::config::{Config, Wrong};
@@ -20,7 +21,7 @@ use crate::types::{ClusterId, Membership};
 use crate::wal::{self, Fault, Watch};
 use mio::Interest;
 use mio::net::TcpListener;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};
@@ -35,6 +36,7 @@ pub struct Server<M> {
     /// Who watches the disk does so as long as this is held.
     watch: (Sender<Infallible>, JoinHandle<()>),
     signals: Option<Signals>,
+    reloader: Reloader,
     handle: Handle,
     address: Option<SocketAddr>,
     doors: Vec<(&'static str, SocketAddr)>,
@@ -138,6 +140,8 @@ impl<M: StateMachine> Server<M> {
         let (writes, log) = spawn_log(journal, disk, post.clone(), config.log_look)?;
         let watch = spawn_watch(Watch::new(reserve.clone(), config.segment_bytes), post.clone())?;
         let signals = config.signals.then(|| watch_signals(&net)).transpose()?;
+        let reloader = Reloader::start(config.credentials, config.net.keys.clone(), post.clone(), config.id.get())?;
+        tell_validity(config.id.get(), config.net.keys.as_ref(), log::Level::Info);
         let address = net.address();
         for (who, door) in &doors {
             log::info!(node = config.id.get(); "{who} are let in at {door}");
@@ -151,6 +155,7 @@ impl<M: StateMachine> Server<M> {
             log,
             watch,
             signals,
+            reloader,
             handle: Handle::new(post),
             address,
             doors,
@@ -187,12 +192,17 @@ impl<M: StateMachine> Server<M> {
 
     /// Runs until it is told to stop, then finishes what is under way and syncs.
     pub fn run(self) -> Result<(), ServerError> {
-        let Server { reactor, log, watch, mut signals, lock, .. } = self;
+        let Server { reactor, log, watch, mut signals, reloader, lock, .. } = self;
         let mut told = false;
         let ended = reactor.run(move || {
             for signal in signals.iter_mut().flat_map(Signals::pending) {
+                if signal == SIGHUP {
+                    reloader.ask();
+                    continue;
+                }
                 if told {
                     // Told twice: whatever is not finished is what a crash would leave.
+                    log::logger().flush();
                     std::process::exit(128 + signal);
                 }
                 told = true;
@@ -239,7 +249,7 @@ fn open_doors(
 }
 
 fn watch_signals(net: &Net) -> io::Result<Signals> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     net.registry().register(&mut signals, FREE, Interest::READABLE)?;
     Ok(signals)
 }

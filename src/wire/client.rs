@@ -433,6 +433,8 @@ mod tests {
             hands_over: 2,
             log: LogStatus { first: 7, ..LogStatus::default() },
             timer_ms: 9,
+            certificate_expires: Some(1_900_000_000),
+            authority_expires: None,
             figures: Figures { round_trip_ns: [(2, Buckets::of_durations())].into(), ..Figures::default() },
         }
     }

@@ -86,6 +86,8 @@ mod tests {
             members: vec![MemberStatus { node: 2, address: "b:2".into(), ..MemberStatus::default() }],
             hands_over: 0,
             log: LogStatus::default(),
+            certificate_expires: None,
+            authority_expires: None,
             timer_ms: 0,
             figures: Figures::default(),
         }

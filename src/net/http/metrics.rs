@@ -108,6 +108,10 @@ fn process(status: &Status, out: &mut Out<'_>) -> fmt::Result {
     out.durations("reactor_loop_duration_seconds", turns, &status.figures.turn_ns)?;
     let connections = status.figures.connections.iter().map(|(door, count)| (door.clone(), *count as i64));
     out.gauges("connections", "Connections, by where they came in.", "door", connections)?;
+    let expiries = [("own", status.certificate_expires), ("authority", status.authority_expires)];
+    let expiries = expiries.into_iter().filter_map(|(which, at)| Some((which.to_owned(), at? as i64)));
+    let expiry = "When a certificate ends to be valid: the node's own, or its authority's; in seconds since 1970.";
+    out.gauges("certificate_expiry_timestamp_seconds", expiry, "certificate", expiries)?;
     let version = [(env!("CARGO_PKG_VERSION").to_owned(), 1)];
     out.gauges("build_info", "Which version this is.", "version", version.into_iter())
 }

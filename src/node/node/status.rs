@@ -73,6 +73,8 @@ impl Node {
             log_id: self.membership().agreed_log().map(|log| log.to_string()).unwrap_or_default(),
             promised: self.promised(),
             log: self.log_status(now),
+            certificate_expires: None,
+            authority_expires: None,
             timer_ms: self.raft.deadline().since(now).as_millis() as u64,
             figures: self.figures(),
         }
