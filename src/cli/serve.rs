@@ -2,9 +2,10 @@
 
 use super::cluster::endpoint;
 use super::join;
+use super::logging;
+use super::settings;
 use super::tls::Tls;
 use super::trouble::Trouble;
-use crate::cli::output::outln;
 use crate::config::{Config, Doorway};
 use crate::machine::Kv;
 use crate::net::credentials::CredentialFiles;
@@ -14,7 +15,6 @@ use crate::server::Server;
 use crate::types::{Membership, NodeId};
 use crate::wal::TailPolicy;
 use bytesize::ByteSize;
-use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
@@ -110,9 +110,12 @@ pub struct Serve {
     /// power losses leave it
     #[arg(long, env = "DRAVE_ON_TORN_TAIL", value_enum, default_value = "cut")]
     on_torn_tail: OnTornTail,
-    /// What is logged: error, warn, info, debug or trace
+    /// What is logged: error, warn, info, debug or trace. SIGUSR1 switches debug on, and off again
     #[arg(long, env = "DRAVE_LOG_LEVEL", value_name = "LEVEL")]
     log_level: Option<log::LevelFilter>,
+    /// The form of log lines
+    #[arg(long, env = "DRAVE_LOG_FORMAT", value_enum, default_value = "text")]
+    log_format: logging::Format,
     /// Shows every setting and where it comes from, and does nothing
     #[arg(long)]
     print_config: bool,
@@ -210,11 +213,19 @@ impl FromStr for Range {
 
 /// Runs the node until it is told to stop.
 pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
-    start_logging(serve.log_level);
     if serve.print_config {
-        print(matches);
+        settings::print(matches);
         return Ok(());
     }
+    logging::start(serve.log_level, serve.log_format, serve.id.get())?;
+    log::info!(
+        node = serve.id.get();
+        "drave {} ({}) starts in {}; settings: {}",
+        env!("CARGO_PKG_VERSION"),
+        if cfg!(debug_assertions) { "debug" } else { "release" },
+        serve.data.display(),
+        settings::differing(matches)
+    );
     let mut config = configure(&serve);
     let password = serve.password_file.as_deref().map(Password::read).transpose();
     config.password = password.map_err(|what| Trouble { what, code: 78 })?;
@@ -244,6 +255,7 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
     }
     server.run()?;
     log::info!(node = id; "stopped");
+    logging::flush();
     Ok(())
 }
 
@@ -317,32 +329,6 @@ fn raise_open_files() -> u64 {
     let allowed = if raised.is_ok() { maximum } else { current };
     // None means that there is no limit.
     allowed.unwrap_or(u64::MAX)
-}
-
-/// --log-level, then RUST_LOG, then info.
-fn start_logging(level: Option<log::LevelFilter>) {
-    let mut logger = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"));
-    if let Some(level) = level {
-        logger.filter_level(level);
-    }
-    logger.format_timestamp_millis().init();
-}
-
-/// Each setting, its value, and where it comes from.
-fn print(matches: &ArgMatches) {
-    for id in matches.ids() {
-        let name = id.as_str();
-        let Ok(Some(mut values)) = matches.try_get_raw(name) else { continue };
-        let value = values.next().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default();
-        let source = match matches.value_source(name) {
-            Some(ValueSource::CommandLine) => "flag",
-            Some(ValueSource::EnvVariable) => "environment",
-            _ => "default",
-        };
-        if !value.is_empty() && name != "Serve" {
-            outln!("{:<20} {value:<40} {source}", name.replace('_', "-"));
-        }
-    }
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ const CLAIMED: usize = 1;
 const PAGE: usize = 4096;
 /// The longest line; of a longer path the end is cut off.
 const LINE: usize = 2048;
+/// So many milliseconds the last line waits for standard error to take it.
+const LINE_WAIT_MS: c_int = 1000;
 
 /// The registered range of a mapping.
 ///
@@ -118,7 +120,8 @@ fn install() {
     });
 }
 
-/// The handler. It may only do what is async-signal-safe: atomics, `write`, `_exit`, `sigaction`.
+/// The handler. It may only do what is async-signal-safe: atomics, `poll`, `write`, `_exit`,
+/// `sigaction`.
 extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel passes a valid siginfo. Only of a signal that it sent itself is the address one.
     let address = unsafe { ((*info).si_code > 0).then(|| (*info).si_addr() as usize) };
@@ -148,9 +151,13 @@ fn stop(path: &[u8], offset: usize) -> ! {
         b": the disk cannot read it, or the file was cut short (SIGBUS). Nothing that was acknowledged before \
           depends on this process; look at the disk, and run `drave check` on the data directory\n",
     );
-    // SAFETY: the line is a valid buffer. If nobody can read it, there is nothing left to try.
+    let mut out = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: `out` and the line are valid buffers, and `poll` is async-signal-safe. A pipe that nobody reads may take
+    // nothing: that must not keep the process from ending.
     unsafe {
-        let _nobody_may_read = libc::write(2, line.bytes.as_ptr().cast(), line.used);
+        if libc::poll(&mut out, 1, LINE_WAIT_MS) > 0 {
+            let _nobody_may_read = libc::write(2, line.bytes.as_ptr().cast(), line.used);
+        }
         libc::_exit(DAMAGED)
     }
 }

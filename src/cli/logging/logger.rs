@@ -1,0 +1,167 @@
+//! The logger of a node: which records are logged, in which form.
+
+use super::json;
+use super::sink::{Sink, StandardError};
+use crate::cli::trouble::Trouble;
+use clap::ValueEnum;
+use env_logger::{Builder, Env, Target, WriteStyle};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use signal_hook::consts::{SIGHUP, SIGUSR1};
+use signal_hook::iterator::Signals;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal, Write};
+use std::panic::PanicHookInfo;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+/// The last lines of a process are waited for so long: whoever reads the log may have stopped.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// The form of log lines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line: time, level, target, node, message.
+    Json,
+}
+
+/// Decides by one filter, and writes by a formatter that takes everything, so that the level can change at run time.
+struct Logger {
+    /// `--log-level` or `RUST_LOG`.
+    filter: env_logger::Logger,
+    formatter: env_logger::Logger,
+    /// Whether debug lines of this program are logged as well.
+    verbose: AtomicBool,
+    sink: Sink,
+    format: Format,
+}
+
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        let verbose = || self.verbose.load(Ordering::Relaxed) && metadata.target().starts_with("drave");
+        self.filter.enabled(metadata) || (metadata.level() <= Level::Debug && verbose())
+    }
+
+    fn log(&self, record: &Record) {
+        // The filter may also look at what is said (`RUST_LOG=info/pattern`).
+        let verbose = self.verbose.load(Ordering::Relaxed) && self.enabled(record.metadata());
+        if verbose || self.filter.matches(record) {
+            self.formatter.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.sink.flush(LAST_LINES);
+    }
+}
+
+/// Starts the log of a node. What is logged: `level`, else `RUST_LOG`, else info; SIGUSR1 switches debug lines of this
+/// program on, and off again. Panics are logged too, and from here on SIGHUP ends nothing.
+///
+/// # Errors
+///
+/// The system refuses a thread or a signal.
+pub fn start(level: Option<LevelFilter>, format: Format, node: u64) -> Result<(), Trouble> {
+    let trouble = |error: io::Error| Trouble { what: format!("cannot start the log: {error}"), code: 74 };
+    let sink = Sink::default();
+    let mut filter = Builder::from_env(Env::default().default_filter_or("info"));
+    if let Some(level) = level {
+        filter.filter_level(level);
+    }
+    let logger = Logger {
+        filter: filter.build(),
+        formatter: formatter(format, node, &sink),
+        verbose: AtomicBool::new(false),
+        sink: sink.clone(),
+        format,
+    };
+    let writer = sink;
+    let out = StandardError::open().map_err(trouble)?;
+    let spawned = thread::Builder::new().name("log lines".into()).spawn(move || -> () {
+        writer.write_to(out, |lost| {
+            log::warn!(node; "{lost} log lines were lost here: standard error did not take them");
+        });
+    });
+    spawned.map_err(trouble)?;
+    let logger = LOGGER.get_or_init(|| logger);
+    log::set_max_level(logger.filter.filter());
+    log::set_logger(logger).map_err(|error| trouble(io::Error::other(error)))?;
+    std::panic::set_hook(Box::new(log_panic));
+    // Certificates are read again at SIGHUP once the node runs; before that they have just been read.
+    signal_hook::flag::register(SIGHUP, Arc::default()).map_err(trouble)?;
+    let mut signals = Signals::new([SIGUSR1]).map_err(trouble)?;
+    let switch = move || signals.forever().for_each(|_| logger.switch_verbose(node));
+    thread::Builder::new().name("log level".into()).spawn(switch).map(drop).map_err(trouble)
+}
+
+fn formatter(format: Format, node: u64, sink: &Sink) -> env_logger::Logger {
+    let mut builder = Builder::new();
+    builder.filter_level(LevelFilter::Trace).format_timestamp_millis().target(Target::Pipe(Box::new(sink.clone())));
+    match std::env::var("RUST_LOG_STYLE") {
+        Ok(style) => _ = builder.parse_write_style(&style),
+        Err(_) if has_colours() => _ = builder.write_style(WriteStyle::Always),
+        Err(_) => {}
+    }
+    if format == Format::Json {
+        builder.write_style(WriteStyle::Never);
+        builder.format(move |out, record| {
+            let time = out.timestamp_millis().to_string();
+            out.write_all(json::line(record, &time, node).as_bytes())
+        });
+    }
+    builder.build()
+}
+
+/// Whether standard error is a terminal on which nobody has turned colours off.
+fn has_colours() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
+    io::stderr().is_terminal() && !unwanted && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
+}
+
+impl Logger {
+    fn switch_verbose(&self, node: u64) {
+        let verbose = !self.verbose.fetch_xor(true, Ordering::Relaxed);
+        let usual = self.filter.filter();
+        log::set_max_level(if verbose { usual.max(LevelFilter::Debug) } else { usual });
+        let (now, again) =
+            if verbose { ("debug", "again for the level before") } else { ("as at the start", "for debug") };
+        log::info!(node; "the log level is {now} (SIGUSR1 {again})");
+    }
+}
+
+/// Logs a panic as any other line, with a backtrace where `RUST_BACKTRACE` asks for one, and waits until it is written:
+/// the process may end here.
+fn log_panic(panic: &PanicHookInfo) {
+    let thread = thread::current();
+    let said = panic.payload_as_str().unwrap_or("no message");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let backtrace = Backtrace::capture();
+    let backtrace = match backtrace.status() {
+        BacktraceStatus::Captured => format!("\n{backtrace}"),
+        _ => String::new(),
+    };
+    log::error!("thread '{}' panicked at {place}: {said}{backtrace}", thread.name().unwrap_or("unnamed"));
+    flush();
+}
+
+/// Waits until all that was logged is written, for a second at most.
+pub fn flush() {
+    log::logger().flush();
+}
+
+/// Says why the process ends, after all that was logged, and waits for it, for a second at most.
+pub fn say_last(what: &str) {
+    match LOGGER.get() {
+        Some(logger) if logger.format == Format::Json => log::error!("{what}"),
+        Some(logger) => logger.sink.push(format!("error: {what}\n").as_bytes()),
+        // The terminal may be what is gone.
+        None => _ = writeln!(io::stderr(), "error: {what}"),
+    }
+    flush();
+}
