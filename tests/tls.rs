@@ -35,14 +35,21 @@ impl Authority {
 
     /// What a node at 127.0.0.1 is started with.
     fn node(&self) -> Vec<String> {
+        self.node_at(&["127.0.0.1", "localhost"])
+    }
+
+    /// What a node of those names is started with.
+    fn node_at(&self, names: &[&str]) -> Vec<String> {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(["127.0.0.1", "localhost"].map(str::to_owned)).unwrap();
+        let params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let file = |name: &str, text: String| {
             std::fs::write(self.place.join(name), text).unwrap();
             self.place.join(name).to_str().unwrap().to_owned()
         };
-        let (certificate, key) = (file("node.pem", certificate.pem()), file("node.key", key.serialize_pem()));
+        let first = names[0];
+        let (certificate, key) =
+            (file(&format!("{first}.pem"), certificate.pem()), file(&format!("{first}.key"), key.serialize_pem()));
         ["--tls-ca", &self.ca, "--tls-cert", &certificate, "--tls-key", &key].map(str::to_owned).into()
     }
 }
@@ -232,6 +239,12 @@ fn the_http_door_encrypts_too() {
     let put = ["-f", "-X", "PUT", "--data-binary", &large];
     until("it is put", || (ask(&put).code == Some(0)).then_some(()), || cluster.logs());
     assert!(ask(&[]).out == large);
+    let metrics = ["-s", "-m", "20", "--cacert", &authority.ca];
+    let metrics = run(installed("curl").unwrap().args(metrics).arg(format!("https://{web}/metrics"))).out;
+    for which in ["own", "authority"] {
+        let expiry = format!("drave_certificate_expiry_timestamp_seconds{{certificate=\"{which}\"}} ");
+        assert!(metrics.contains(&expiry), "{metrics}");
+    }
     let plain = run(installed("curl").unwrap().args(["-s", "-m", "20"]).arg(format!("http://{web}/kv/lunch")));
     assert!(plain.code != Some(0) && plain.out.is_empty(), "{plain:?}");
 }
@@ -256,4 +269,74 @@ fn the_redis_door_encrypts_too() {
     assert_eq!(ask(&["GET", "large"]), large);
     let plain = run(installed("redis-cli").unwrap().args(["-p", &port.to_string(), "GET", "lunch"]));
     assert!(!plain.out.contains("noodles"), "{plain:?}");
+}
+
+/// Waits until the log of a node says so.
+fn logged(cluster: &Cluster, n: usize, what: &str) {
+    let log = || std::fs::read_to_string(cluster.data(n).with_extension("log")).unwrap_or_default();
+    until(what, || log().contains(what).then_some(()), || cluster.logs());
+}
+
+#[test]
+fn certificates_are_read_again_at_sighup_and_a_bad_one_changes_nothing() {
+    let mut cluster = Cluster::prepare(1);
+    let ours = Authority::new(cluster.directory.path(), "ours");
+    let theirs = Authority::new(cluster.directory.path(), "theirs");
+    let (words, next) = (ours.node(), theirs.node());
+    // Kept where the node does not look: what it reads is replaced below.
+    let kept = ours.place.join("kept.pem");
+    std::fs::copy(&ours.ca, &kept).unwrap();
+    let kept = kept.to_str().unwrap();
+    cluster.words.extend(words.clone());
+    cluster.spawn(0);
+    let works = |ca: &str| cluster.run(&["put", "lunch", "noodles", "--tls-ca", ca]).code == Some(0);
+    until("a write goes through", || works(kept).then_some(()), || cluster.logs());
+    logged(&cluster, 0, "this node's certificate is valid until ");
+    let status = cluster.run(&["status", "-o", "json", "--tls-ca", kept]).json();
+    let expires = status["nodes"][0]["status"]["certificate_expires"].as_u64();
+    assert!(expires > Some(1_700_000_000), "{status}");
+    std::fs::write(&words[3], "no certificate").unwrap();
+    cluster.signal(0, rustix::process::Signal::HUP);
+    logged(&cluster, 0, "what was read before stays in use");
+    assert!(works(kept), "{}", cluster.logs());
+    for (at, file) in [(1, &theirs.ca), (3, &next[3]), (5, &next[5])] {
+        std::fs::copy(file, &words[at]).unwrap();
+    }
+    cluster.signal(0, rustix::process::Signal::HUP);
+    logged(&cluster, 0, "certificates were read again");
+    until("the new certificate is shown", || works(&theirs.ca).then_some(()), || cluster.logs());
+    let old = cluster.run(&["get", "lunch", "--timeout", "1s", "--tls-ca", kept]);
+    assert_eq!(old.code, Some(3), "the old certificate is not shown any more: {old:?}");
+    cluster.expect_no_deaths();
+}
+
+/// Both sides say so, or the one that can know.
+#[test]
+fn peers_that_tls_keeps_apart_say_why() {
+    let mut cluster = Cluster::prepare(3);
+    let authority = Authority::new(cluster.directory.path(), "ours");
+    let (right, wrong) = (authority.node(), authority.node_at(&["elsewhere.example"]));
+    cluster.words.extend(right.clone());
+    cluster.spawn(0);
+    // The second shows a certificate of another name, the third does not encrypt.
+    let common = cluster.words.len() - right.len();
+    cluster.words.truncate(common);
+    cluster.words.extend(wrong);
+    cluster.spawn(1);
+    cluster.words.truncate(common);
+    cluster.spawn(2);
+    let at = |n: usize| format!("cannot reach n{} at {}: ", n + 1, cluster.addresses[n]);
+    logged(
+        &cluster,
+        0,
+        &format!("{}TLS: invalid peer certificate: certificate not valid for name \"127.0.0.1\"", at(1)),
+    );
+    let log = std::fs::read_to_string(cluster.data(0).with_extension("log")).unwrap();
+    assert!(log.lines().any(|line| line.contains(&at(1)) && line.contains("elsewhere.example")), "{log}");
+    logged(&cluster, 1, "a connection from 127.0.0.1 failed: TLS: ");
+    logged(&cluster, 0, &format!("{}it closed the connection before it answered; does it use TLS", at(2)));
+    logged(&cluster, 0, "a connection from 127.0.0.1 failed: TLS: ");
+    logged(&cluster, 2, &at(0));
+    logged(&cluster, 0, "no leader for ");
+    logged(&cluster, 0, "s: heard n2 (which cannot be reached: TLS), not n3 (closed)");
 }

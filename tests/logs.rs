@@ -1,0 +1,166 @@
+//! What a node logs, in which form, and that nobody who does not read it stands in its way.
+
+use rustix::process::Signal;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Stdio;
+use support::{Cluster, Guarded, run, until};
+
+mod support;
+
+/// One of three nodes whose peers are not there.
+fn lonely(words: &[&str]) -> Cluster {
+    let mut cluster = Cluster::prepare(3);
+    cluster.words.extend(words.iter().map(|word| (*word).to_owned()));
+    cluster
+}
+
+/// Waits until a line of the log says so, and hands it over.
+fn logged(cluster: &Cluster, what: &str) -> String {
+    let found = || cluster.logs().lines().find(|line| line.contains(what)).map(str::to_owned);
+    until(what, found, || cluster.logs())
+}
+
+#[test]
+fn log_that_nobody_reads_does_not_stop_a_node() {
+    let cluster = lonely(&["--log-level", "trace"]);
+    let (read, write) = std::io::pipe().unwrap();
+    const ROOM: i32 = 4096;
+    // SAFETY: a plain call on a descriptor that is open.
+    assert!(unsafe { libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, ROOM) } >= ROOM);
+    let mut node = Guarded::start(cluster.serve(0).stderr(write).stdout(Stdio::null()));
+    let answers = || cluster.status(0);
+    until("it answers", answers, String::new);
+    // A line that does not fit any more is longer than what is left.
+    let is_full = || (rustix::io::ioctl_fionread(&read).unwrap() > ROOM as u64 - 512).then_some(());
+    until("the pipe is full", is_full, String::new);
+    for _ in 0..10 {
+        node.signal(Signal::HUP);
+        until("it answers still", answers, String::new);
+    }
+    node.signal(Signal::TERM);
+    assert_eq!(node.end(String::new).code(), Some(0), "its last lines are not waited for in vain");
+}
+
+#[test]
+fn missing_leader_is_explained_by_who_is_heard() {
+    let mut cluster = lonely(&["--founding-wait", "100ms"]);
+    cluster.spawn(0);
+    let (second, third) = (cluster.addresses[1].clone(), cluster.addresses[2].clone());
+    for (n, address) in [(2, &second), (3, &third)] {
+        logged(&cluster, &format!("cannot reach n{n} at {address}: connection refused"));
+    }
+    let line = logged(&cluster, "no leader for ");
+    assert!(line.contains(" WARN "), "{line}");
+    assert!(line.contains(" s: not heard n2 (refused), n3 (refused)"), "{line}");
+    cluster.spawn(1);
+    assert!(logged(&cluster, "asks for votes in term 1: ").contains("no leader was heard yet"));
+    // The cause is logged once a minute, and the node has dialed n3 tens of times by now.
+    let own = std::fs::read_to_string(cluster.data(0).with_extension("log")).unwrap();
+    assert!(own.matches(&format!("cannot reach n3 at {third}")).count() <= 2, "{own}");
+}
+
+#[test]
+fn election_and_step_down_say_why() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.leader();
+    cluster.kill(leader);
+    let name = format!("n{}", leader + 1);
+    let ended = format!("the connection with {name}, which led, was closed");
+    let silent = format!("nothing was heard from {name}, which led, for ");
+    let found = || {
+        let logs = cluster.logs();
+        logs.lines()
+            .find(|line| line.contains("asks for votes") && (line.contains(&ended) || line.contains(&silent)))?;
+        cluster.leader_of(0..3)
+    };
+    let next = until("another campaigns, and says why", found, || cluster.logs());
+    cluster.spawn(leader);
+    let handed_over = || {
+        let said = cluster.run(&["transfer", &(leader + 1).to_string()]);
+        (said.code == Some(0)).then_some(())
+    };
+    until("the lead is handed back", handed_over, || cluster.logs());
+    logged(&cluster, &format!("n{} hands over to this node (transfer)", next + 1));
+    logged(&cluster, &format!("no more: {name} takes over, as it was asked to"));
+}
+
+#[test]
+fn json_log_is_one_object_a_line() {
+    let mut cluster = Cluster::prepare(1);
+    cluster.words.extend(["--log-format", "json", "--election-timeout", "160ms-320ms"].map(str::to_owned));
+    cluster.spawn(0);
+    cluster.leader();
+    assert_eq!(cluster.stop(0), Some(0), "{}", cluster.logs());
+    // A start that fails says so in the same form.
+    let said = run(cluster.serve(0).args(["--heartbeat-interval", "10s"]));
+    assert_eq!(said.code, Some(78), "{said:?}");
+    let logs = cluster.logs() + &said.err;
+    let mut messages = Vec::new();
+    for line in logs.lines() {
+        let object: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        for key in ["time", "level", "target", "message"] {
+            assert!(object[key].is_string(), "{key} of {line}");
+        }
+        assert_eq!(object["node"], 1, "{line}");
+        messages.push(object["message"].as_str().unwrap().to_owned());
+    }
+    let has = |what: &str| messages.iter().any(|message| message.contains(what));
+    assert!(has(&format!("drave {}", env!("CARGO_PKG_VERSION"))), "{logs}");
+    assert!(
+        has("--election-timeout 160ms-320ms") && has("serves") && has("is too rare for an election timeout"),
+        "{logs}"
+    );
+    assert!(!has("--grace"), "only what differs from the defaults\n{logs}");
+}
+
+#[test]
+fn signal_switches_debug_lines_on_and_off() {
+    let mut cluster = lonely(&[]);
+    cluster.spawn(0);
+    logged(&cluster, "cannot reach n2");
+    assert!(!cluster.logs().contains(" DEBUG "), "{}", cluster.logs());
+    cluster.signal(0, Signal::USR1);
+    logged(&cluster, "the log level is debug");
+    logged(&cluster, " DEBUG ");
+    cluster.signal(0, Signal::USR1);
+    logged(&cluster, "the log level is as at the start");
+    assert!(cluster.status(0).is_some());
+}
+
+#[test]
+fn stored_files_are_for_their_owner_alone() {
+    let cluster = Cluster::prepare(1);
+    let log = std::fs::File::create(cluster.data(0).with_extension("log")).unwrap();
+    let mut command = cluster.serve(0);
+    // SAFETY: between fork and exec only one async-signal-safe system call is made.
+    unsafe {
+        command.pre_exec(|| {
+            libc::umask(0);
+            Ok(())
+        });
+    }
+    let mut node = Guarded::start(command.stderr(log).stdout(Stdio::null()));
+    until("a write", || (cluster.run(&["put", "k", "v"]).code == Some(0)).then_some(()), || cluster.logs());
+    assert_eq!(cluster.run(&["snapshot", "take"]).code, Some(0), "{}", cluster.logs());
+    node.signal(Signal::TERM);
+    assert_eq!(node.end(|| cluster.logs()).code(), Some(0));
+    let mut files = Vec::new();
+    walk(&cluster.data(0), &mut files);
+    assert!(files.iter().any(|(name, _)| name.ends_with(".snap")), "{files:?}");
+    let open: Vec<_> = files.iter().filter(|(_, mode)| mode & 0o077 != 0).collect();
+    assert!(open.is_empty(), "{open:?}");
+}
+
+/// Everything at and below that place, with its mode.
+fn walk(place: &Path, into: &mut Vec<(String, u32)>) {
+    let mode = std::fs::metadata(place).unwrap().permissions().mode();
+    into.push((place.display().to_string(), mode));
+    if place.is_dir() {
+        for entry in std::fs::read_dir(place).unwrap() {
+            walk(&entry.unwrap().path(), into);
+        }
+    }
+}
