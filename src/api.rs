@@ -196,6 +196,13 @@ pub enum Request {
     Status,
     /// Let this node take a snapshot now, and say when it is durable.
     Snapshot,
+    /// Read a piece of the file of a snapshot that this node has.
+    ReadSnapshot {
+        /// Which: the newest, or one that was read a short while ago.
+        snapshot: Position,
+        /// Where in the file the piece begins, in bytes.
+        offset: u64,
+    },
     /// Change the members of the cluster (§6).
     Change {
         /// How.
@@ -235,6 +242,15 @@ pub enum Reply {
         position: Position,
         /// How many bytes its file has.
         bytes: u64,
+    },
+    /// A piece of a snapshot's file: at most [`CHUNK_BYTES`](crate::limits::CHUNK_BYTES), and none at its end.
+    SnapshotPiece {
+        /// Where in the file the piece begins, in bytes.
+        offset: u64,
+        /// How many bytes the file has.
+        total: u64,
+        /// The piece.
+        bytes: Bytes,
     },
     /// The members are changed, and that is committed.
     Changed {
@@ -315,6 +331,9 @@ pub enum Refusal {
         /// What might go wrong.
         why: String,
     },
+    /// The snapshot that was to be read is not there any more: a newer one has taken its place.
+    #[error("that snapshot is gone: a newer one has taken its place")]
+    SnapshotGone,
     /// Who was to take over did not, in time: the leader goes on.
     #[error("{to} did not take over in time; the leader goes on")]
     KeptLead {

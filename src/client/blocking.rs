@@ -63,6 +63,11 @@ impl Client {
         self.protocol.known().given()
     }
 
+    /// How patient it is, and with which keys it dials.
+    pub(super) fn options(&self) -> &Options {
+        self.protocol.options()
+    }
+
     /// Executes a command, once.
     pub fn execute(&mut self, command: &[u8]) -> Result<Executed, ClientError> {
         self.protocol.execute(self.clock.now(), Bytes::copy_from_slice(command));

@@ -447,6 +447,7 @@ impl CallProtocol {
             | Refusal::Malformed
             | Refusal::Unsound { .. }
             | Refusal::Dangerous { .. }
+            | Refusal::SnapshotGone
             | Refusal::KeptLead { .. } => return Err(ClientError::Never(refusal)),
         }
         self.call.tried.refusal = Some(refusal);

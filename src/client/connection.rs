@@ -21,6 +21,8 @@ pub struct Connection {
     scratch: Box<[u8]>,
     next: u64,
     node: Option<NodeId>,
+    /// The version of the protocol that was agreed; 0 before that.
+    version: u16,
     news: Option<Box<Status>>,
 }
 
@@ -67,17 +69,24 @@ impl Connection {
             scratch: vec![0; 16 << 10].into(),
             next: 1,
             node: None,
+            version: 0,
             news: None,
         };
         Hello::client().put(&mut connection.output);
         connection.send(deadline)?;
-        connection.node = Some(Welcome::read(connection.receive(deadline)?)?.node);
+        let welcome = Welcome::read(connection.receive(deadline)?)?;
+        (connection.node, connection.version) = (Some(welcome.node), welcome.version);
         Ok(connection)
     }
 
     /// Who was reached.
     pub fn node(&self) -> Option<NodeId> {
         self.node
+    }
+
+    /// The version of the protocol that was agreed.
+    pub fn version(&self) -> u16 {
+        self.version
     }
 
     /// What the node has said of itself unasked, because the members have changed.
@@ -108,6 +117,16 @@ impl Connection {
                 (NEWS, Reply::Status(status)) => self.news = Some(status),
                 (answered, reply) if answered == id => return Ok(reply),
                 _ => {}
+            }
+        }
+    }
+
+    /// Waits for the next reply, whichever it is, until then.
+    pub fn next_answer(&mut self, deadline: Instant) -> Result<Reply, Trouble> {
+        loop {
+            match read_reply_frame(self.receive(deadline)?)? {
+                (NEWS, Reply::Status(status)) => self.news = Some(status),
+                (_, reply) => return Ok(reply),
             }
         }
     }

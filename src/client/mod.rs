@@ -20,6 +20,7 @@ mod mux;
 pub(crate) mod mux_protocol;
 mod scout;
 mod scout_protocol;
+mod snapshot_reader;
 
 pub use blocking::{Client, Executed, Queried};
 pub use call_protocol::Options;
@@ -28,3 +29,4 @@ pub use error::{ClientError, Tried};
 pub use fleet::Fleet;
 pub use mux::Mux;
 pub use mux_protocol::{Completion, MuxOptions, Result};
+pub use snapshot_reader::SnapshotReader;

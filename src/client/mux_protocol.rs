@@ -520,6 +520,7 @@ impl MuxProtocol {
             Reply::Refused(_) | Reply::Unknown => return self.fall(now, false),
             Reply::Status(_)
             | Reply::Snapshot { .. }
+            | Reply::SnapshotPiece { .. }
             | Reply::Changed { .. }
             | Reply::Handed { .. }
             | Reply::Done { .. } => Result::Unknown,

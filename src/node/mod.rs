@@ -13,6 +13,7 @@ pub mod node;
 pub mod options;
 pub mod requests;
 pub mod shipping;
+pub mod snapshot_reads;
 pub mod space;
 pub mod start;
 pub mod stats;

@@ -10,6 +10,7 @@ use super::keeping::Keeping;
 use super::options::Options;
 use super::requests::{self, Asked, Forwarded, Parked, Proposals, Queries, Reading};
 use super::shipping::Shipping;
+use super::snapshot_reads::SnapshotReads;
 use super::space::{self, Space};
 use super::stats::Stats;
 use super::ticking::Ticking;
@@ -49,6 +50,7 @@ pub struct Node {
     applying: Option<Time>,
     keeping: Keeping,
     shipping: Shipping,
+    snapshot_reads: SnapshotReads,
     space: Space,
     governing: Governing,
     ticking: Ticking,
@@ -97,6 +99,7 @@ impl Node {
             applied,
             keeping: Keeping::new(now, kept),
             shipping: Shipping::new(&options),
+            snapshot_reads: SnapshotReads::new(&options),
             options,
             space: Space::default(),
             governing: Governing::default(),
@@ -144,6 +147,7 @@ impl Node {
             Event::CallerGone(caller) => {
                 self.parked.forget(caller);
                 self.keeping.forget(caller);
+                self.snapshot_reads.forget(caller);
                 self.governing.forget(caller);
                 self.reading.forget(caller);
                 self.forwarded.forget(caller);
@@ -170,6 +174,7 @@ impl Node {
                 self.shipping.inspected(now, snapshot, whole);
                 if !whole {
                     self.keeping.discard(snapshot);
+                    self.snapshot_reads.discard(snapshot);
                 }
             }
             Event::Received { from, snapshot, next, damaged } => self.raft.chunked(from, snapshot, next, damaged),
@@ -219,6 +224,11 @@ impl Node {
                 self.keeping.ask(asked.from, asked.id, self.applied.upto);
                 // There may be one of all that was applied.
                 self.answer_snapshot();
+            }
+            Request::ReadSnapshot { snapshot, offset } => {
+                let (what, newest) = ((*snapshot, *offset), self.keeping.sendable());
+                let read = self.snapshot_reads.request(now, (asked.from, asked.id), what, newest);
+                read.unwrap_or_else(|refusal| self.refuse(asked, refusal));
             }
             Request::Propose { .. } | Request::Query { .. } if asked.bytes() > self.options.entry_bytes => {
                 let (bytes, limit) = (asked.bytes(), self.options.entry_bytes);
@@ -407,6 +417,7 @@ impl Node {
         self.keep(now, actions);
         self.feed(now, actions);
         self.query(now, actions);
+        self.snapshot_reads.answer(now, &mut self.replies);
         actions.append(&mut self.forwards);
         for (to, id, reply) in self.replies.drain(..) {
             self.stats.figures.proposals_failed += u64::from(matches!(reply, Reply::Unknown));
@@ -580,6 +591,7 @@ impl Node {
         // While something is being applied no snapshot is taken: that it is done will wake us.
         let due = if self.applying.is_none() { self.applied.upto } else { Index::ZERO };
         let snapshots = self.shipping.deadline().min(self.keeping.deadline(due, &self.options));
+        let snapshots = snapshots.min(self.snapshot_reads.deadline());
         self.raft.deadline().min(self.parked.deadline()).min(snapshots).min(self.ticking.deadline())
     }
 }

@@ -39,6 +39,8 @@ pub struct Options {
     pub hold_for: Duration,
     /// How many bytes of a snapshot are sent to a follower at once: heartbeats pass between them.
     pub chunk_bytes: usize,
+    /// A snapshot that a client reads is held for so long after the last piece, though a newer one took its place.
+    pub read_hold: Duration,
     /// How many bytes of entries the applier is given at once: bounds a turn.
     pub apply_bytes: u64,
     /// Whether a command only frees room: the machine's word on it.
@@ -66,6 +68,7 @@ impl Default for Options {
             hold_bytes: 1 << 30,
             hold_for: Duration::from_secs(60),
             chunk_bytes: limits::CHUNK_BYTES,
+            read_hold: Duration::from_secs(30),
             apply_bytes: 256 << 10,
             frees: |_| false,
             mutants: Mutants::NONE,

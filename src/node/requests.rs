@@ -29,7 +29,7 @@ impl Asked {
         match &self.request {
             Request::Propose { op } => op.len() as u64,
             Request::Query { query, .. } => query.len() as u64,
-            Request::Status | Request::Snapshot | Request::Transfer { .. } => 0,
+            Request::Status | Request::Snapshot | Request::ReadSnapshot { .. } | Request::Transfer { .. } => 0,
             Request::Change { .. } => ADDRESS_BYTES_MAX as u64,
         }
     }
@@ -402,6 +402,7 @@ pub fn query_of(request: Request) -> Option<Bytes> {
         Request::Propose { .. }
         | Request::Status
         | Request::Snapshot
+        | Request::ReadSnapshot { .. }
         | Request::Change { .. }
         | Request::Transfer { .. } => None,
     }

@@ -32,6 +32,7 @@ const STATUS: u8 = 3;
 const SNAPSHOT: u8 = 4;
 const CHANGE: u8 = 5;
 const TRANSFER: u8 = 6;
+const READ_SNAPSHOT: u8 = 7;
 
 const LINEARIZABLE: u8 = 0;
 const LOCAL: u8 = 1;
@@ -44,6 +45,7 @@ const UNKNOWN: u8 = 5;
 const TAKEN: u8 = 6;
 const CHANGED: u8 = 7;
 const HANDED: u8 = 8;
+const SNAPSHOT_PIECE: u8 = 9;
 
 const OPENED: u8 = 1;
 const EXECUTED: u8 = 2;
@@ -67,6 +69,7 @@ const UNSOUND: u8 = 9;
 const DANGEROUS: u8 = 10;
 const KEPT_LEAD: u8 = 11;
 const OUTSIDE: u8 = 12;
+const SNAPSHOT_GONE: u8 = 13;
 
 /// Why something is refused, in bytes of words, at most.
 const WORDS_MAX: usize = 4096;
@@ -123,6 +126,7 @@ pub(super) fn request_size(request: &Request) -> usize {
         Request::Propose { op } => 1 + op.len(),
         Request::Query { query, .. } => 2 + query.len(),
         Request::Status | Request::Snapshot => 1,
+        Request::ReadSnapshot { .. } => 25,
         Request::Change { change, .. } => 2 + change_size(change),
         Request::Transfer { .. } => 9,
     }
@@ -145,6 +149,11 @@ pub(super) fn put_request(out: &mut BytesMut, request: &Request) {
         }
         Request::Status => out.put_u8(STATUS),
         Request::Snapshot => out.put_u8(SNAPSHOT),
+        Request::ReadSnapshot { snapshot, offset } => {
+            out.put_u8(READ_SNAPSHOT);
+            out.put_position(*snapshot);
+            out.put_u64_le(*offset);
+        }
         Request::Change { change, force } => {
             out.put_u8(CHANGE);
             out.put_u8(u8::from(*force));
@@ -176,6 +185,7 @@ pub(super) fn read_request(reader: &mut Reader) -> Result<Request, Malformed> {
         }
         STATUS => Ok(Request::Status),
         SNAPSHOT => Ok(Request::Snapshot),
+        READ_SNAPSHOT => Ok(Request::ReadSnapshot { snapshot: reader.position()?, offset: reader.u64()? }),
         CHANGE => {
             let force = reader.bool()?;
             Ok(Request::Change { change: read_change(reader)?, force })
@@ -190,6 +200,7 @@ pub(super) fn reply_size(reply: &Reply) -> usize {
     match reply {
         Reply::Done { outcome: Outcome::Executed { answer, .. }, .. } => 32 + answer.len(),
         Reply::Answer { answer, .. } => 32 + answer.len(),
+        Reply::SnapshotPiece { bytes, .. } => 32 + bytes.len(),
         // A guess: it only sizes a buffer, which grows.
         Reply::Status(_) => 4096,
         Reply::Refused(Refusal::Unsound { why } | Refusal::Dangerous { why }) => 16 + why.len(),
@@ -234,6 +245,12 @@ pub fn put_reply(out: &mut BytesMut, reply: &Reply) {
             out.put_position(*position);
             out.put_u64_le(*bytes);
         }
+        Reply::SnapshotPiece { offset, total, bytes } => {
+            out.put_u8(SNAPSHOT_PIECE);
+            out.put_u64_le(*offset);
+            out.put_u64_le(*total);
+            out.put_slice(bytes);
+        }
     }
 }
 
@@ -251,6 +268,7 @@ pub(super) fn read_reply(reader: &mut Reader) -> Result<Reply, Malformed> {
         CHANGED => Reply::Changed { position: reader.position()? },
         HANDED => Reply::Handed { to: reader.somebody()? },
         TAKEN => Reply::Snapshot { position: reader.position()?, bytes: reader.u64()? },
+        SNAPSHOT_PIECE => Reply::SnapshotPiece { offset: reader.u64()?, total: reader.u64()?, bytes: reader.rest() },
         _ => return Err(Malformed("unknown reply")),
     })
 }
@@ -312,6 +330,7 @@ fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
         Refusal::Malformed => out.put_u8(MALFORMED),
         Refusal::Stopping => out.put_u8(STOPPING),
         Refusal::NoSpace => out.put_u8(NO_SPACE),
+        Refusal::SnapshotGone => out.put_u8(SNAPSHOT_GONE),
         Refusal::Changing { since } => {
             out.put_u8(CHANGING);
             out.put_u64_le(since.0);
@@ -351,6 +370,7 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
         MALFORMED => Refusal::Malformed,
         STOPPING => Refusal::Stopping,
         NO_SPACE => Refusal::NoSpace,
+        SNAPSHOT_GONE => Refusal::SnapshotGone,
         CHANGING => Refusal::Changing { since: Index(reader.u64()?) },
         UNSOUND => Refusal::Unsound { why: reader.string(WORDS_MAX)? },
         DANGEROUS => Refusal::Dangerous { why: reader.string(WORDS_MAX)? },
@@ -394,6 +414,7 @@ mod tests {
             Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable },
             Request::Status,
             Request::Snapshot,
+            Request::ReadSnapshot { snapshot: Position::new(Index(9), Term(2)), offset: 1 << 40 },
             Request::Change { change: Change::Remove(NodeId::new(3).unwrap()), force: true },
             Request::Transfer { to: None },
             Request::Transfer { to: NodeId::new(2) },
@@ -461,6 +482,7 @@ mod tests {
             Refusal::Malformed,
             Refusal::Stopping,
             Refusal::NoSpace,
+            Refusal::SnapshotGone,
             Refusal::Changing { since: Index(9) },
             Refusal::Unsound { why: "n9 is not a member".into() },
             Refusal::Dangerous { why: "n4 does not answer".into() },
@@ -472,6 +494,7 @@ mod tests {
         replies.push(Reply::Answer { applied: Index(3), answer: Bytes::from_static(b"a") });
         replies.push(Reply::Status(Box::new(status())));
         replies.push(Reply::Snapshot { position, bytes: 77 });
+        replies.push(Reply::SnapshotPiece { offset: 3, total: 7, bytes: Bytes::from_static(b"abcd") });
         replies.push(Reply::Unknown);
         replies.push(Reply::Changed { position });
         replies.push(Reply::Handed { to: NodeId::new(2).unwrap() });

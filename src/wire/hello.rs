@@ -11,7 +11,9 @@ use bytes::{BufMut, BytesMut};
 /// The oldest version of the protocol this program speaks.
 pub const VERSION_MIN: u16 = 6;
 /// The newest version of the protocol this program speaks.
-pub const VERSION_MAX: u16 = 6;
+pub const VERSION_MAX: u16 = 7;
+/// The oldest version in which a client may read a snapshot.
+pub const VERSION_READS_SNAPSHOTS: u16 = 7;
 
 const MAGIC: [u8; 6] = *b"drave\n";
 
@@ -297,6 +299,7 @@ mod tests {
         let speaks = |version_min, version_max| Hello { version_min, version_max, ..Hello::client() }.version();
         assert_eq!(speaks(1, VERSION_MAX + 1), Some(VERSION_MAX));
         assert_eq!(speaks(VERSION_MAX + 1, VERSION_MAX + 2), None);
+        assert_eq!(speaks(VERSION_MIN, VERSION_MIN), Some(VERSION_MIN));
         // A node of before there were deadlines would keep them otherwise than the others.
         assert_eq!(speaks(1, VERSION_MIN - 1), None);
         assert_eq!(speaks(0, 0), None);

@@ -91,7 +91,11 @@ impl Cluster {
             Request::Query { query, .. } => {
                 Reply::Answer { applied: self.applier.applied(), answer: self.applier.query(ClusterTime(0), &query) }
             }
-            Request::Status | Request::Snapshot | Request::Change { .. } | Request::Transfer { .. } => Reply::Unknown,
+            Request::Status
+            | Request::Snapshot
+            | Request::ReadSnapshot { .. }
+            | Request::Change { .. }
+            | Request::Transfer { .. } => Reply::Unknown,
         }
     }
 }

@@ -36,7 +36,7 @@ impl Node {
     /// How many requests wait here for anything at all.
     pub fn held(&self) -> usize {
         let waiting = self.proposals.len() + self.parked.len() + self.reading.len() + self.governing.len();
-        waiting + self.forwarded.len() + self.queries.len()
+        waiting + self.forwarded.len() + self.queries.len() + self.snapshot_reads.len()
     }
 
     /// How this node is, as it knows itself. What only the driver knows is left empty.
