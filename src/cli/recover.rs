@@ -138,7 +138,9 @@ fn finish(args: &Recover, new: Option<(&Booted, NewCluster)>) -> Result<(), Trou
     let (me, cluster) = (owner.node, short(owner.cluster));
     let from = new.map_or(String::new(), |(_, new)| format!(", from {} on", new.position));
     outln!("done: {me} alone is the cluster, a new one: {cluster}{from}");
-    outln!("kept: the former directory, in {}", aside.display());
+    if let Some(aside) = aside {
+        outln!("kept: the former directory, in {}", aside.display());
+    }
     outln!("next: drave serve --id {} --data {place}", me.get());
     Ok(())
 }

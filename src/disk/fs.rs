@@ -119,6 +119,11 @@ impl FsDisk {
         read_through(&self.file(File::open(self.directory.join(name))?), |_| {})
     }
 
+    /// Opens a file without the right to write it.
+    pub fn open_to_read(&self, name: &str) -> io::Result<FsFile> {
+        Ok(self.file(File::open(self.directory.join(name))?))
+    }
+
     /// Takes the lock file of that name; `None` if another process has it.
     pub fn lock(&self, name: &str) -> io::Result<Option<Lock>> {
         let mut options = OpenOptions::new();

@@ -22,9 +22,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-/// The index is moved ahead by so much: a former cluster that lives on needs a month of its highest speed for as many
-/// entries.
+/// The index is moved ahead by so much at least: a former cluster that lives on needs a month of its highest speed for as
+/// many entries.
 pub const INDEX_GAP: u64 = 1_000_000_000_000;
+/// And by so much more at most, drawn anew each time: of two clusters that are made of the same state, say because one
+/// backup is restored twice, the second names no session as the first did.
+const INDEX_DRAWN_MAX: u64 = 99 * INDEX_GAP;
 
 /// Where a directory's new cluster is made, inside the directory, before it takes the place of the former one.
 const PENDING: &str = "recovered";
@@ -64,7 +67,8 @@ pub fn write_new_cluster<M: StateMachine>(
     first: &FirstMember,
 ) -> wal::Result<NewCluster> {
     let (cluster, disk, log) = (ClusterId(drawn()), DiskId(drawn()), LogId(drawn()));
-    let position = Position::new(Index(after.index.0 + INDEX_GAP), after.term.next());
+    let ahead = INDEX_GAP + rand::random_range(0..INDEX_DRAWN_MAX);
+    let position = Position::new(Index(after.index.0 + ahead), after.term.next());
     let member = Member { disk: Some(disk), ..Member::at(first.address.clone()) };
     let membership = Membership {
         members: BTreeMap::from([(first.node, member)]),
@@ -119,33 +123,40 @@ pub fn is_replacement_pending(data: &Path) -> bool {
     data.join(PENDING).join(IDENTITY).exists()
 }
 
-/// Puts the new cluster in the place of the former one, which is kept aside; returns where. After a crash it is called
-/// again, and finishes what was begun: the former identity goes first and the new one comes last, so that no start
-/// believes a mixture.
+/// Puts the new cluster in the place of the former one, which is kept aside; returns where, or nothing if the directory
+/// held none. After a crash it is called again, and finishes what was begun: the former identity goes first and the new
+/// one comes last, so that no start believes a mixture.
 ///
 /// # Errors
 ///
 /// [`wal::Fault::Io`], with the file.
-pub fn finish_replacement(data: &Path) -> wal::Result<PathBuf> {
+pub fn finish_replacement(data: &Path) -> wal::Result<Option<PathBuf>> {
     let numbered = |n| data.join(if n == 1 { ASIDE.to_owned() } else { format!("{ASIDE}-{n}") });
     let taken = (1..).take_while(|n| numbered(*n).join(IDENTITY).exists()).last().unwrap_or(0);
-    let is_begun = !data.join(IDENTITY).exists() && taken > 0;
-    let aside = numbered(if is_begun { taken } else { taken + 1 });
-    let (root, pending, kept) = (make(data)?, make(&data.join(PENDING))?, make(&aside)?);
-    if !is_begun {
+    let (root, pending) = (make(data)?, make(&data.join(PENDING))?);
+    let aside = match (data.join(IDENTITY).exists(), taken) {
+        (true, _) => Some(numbered(taken + 1)),
+        (false, 0) => None,
+        (false, begun) => Some(numbered(begun)),
+    };
+    let kept = aside.as_deref().map(make).transpose()?;
+    if let (Some(aside), Some(kept)) = (&aside, &kept)
+        && data.join(IDENTITY).exists()
+    {
         rename(&data.join(IDENTITY), &aside.join(IDENTITY))?;
-        sync_names(&[&kept, &root])?;
+        sync_names(&[kept, &root])?;
     }
     for part in ["snapshots", "wal"] {
         let (new, old) = (data.join(PENDING).join(part), data.join(part));
-        if new.exists() && old.exists() {
+        if let Some(aside) = aside.as_ref().filter(|_| new.exists() && old.exists()) {
             rename(&old, &aside.join(part))?;
         }
         if new.exists() {
             rename(&new, &old)?;
         }
     }
-    sync_names(&[&kept, &root, &pending])?;
+    kept.iter().try_for_each(|kept| sync_names(&[kept]))?;
+    sync_names(&[&root, &pending])?;
     rename(&data.join(PENDING).join(IDENTITY), &data.join(IDENTITY))?;
     sync_names(&[&root, &pending])?;
     std::fs::remove_dir(data.join(PENDING)).map_err(io("remove", PENDING))?;
@@ -187,10 +198,27 @@ mod tests {
     fn new_cluster_takes_the_place_of_the_former_one_which_is_kept() {
         let directory = prepared();
         assert!(is_replacement_pending(directory.path()));
-        let aside = finish_replacement(directory.path()).unwrap();
+        let aside = finish_replacement(directory.path()).unwrap().unwrap();
         assert_eq!(says(directory.path()), ["new"; 3]);
         assert_eq!((says(&aside), aside), (["former"; 3].map(str::to_owned), directory.path().join(ASIDE)));
         assert!(!is_replacement_pending(directory.path()));
+    }
+
+    #[test]
+    fn new_cluster_where_there_was_none_keeps_nothing_aside_whatever_a_crash_interrupted() {
+        let parts = ["snapshots", "wal"];
+        for done in 0..=parts.len() {
+            let directory = prepared();
+            let data = directory.path();
+            std::fs::remove_file(data.join(IDENTITY)).unwrap();
+            parts.iter().for_each(|part| std::fs::remove_dir_all(data.join(part)).unwrap());
+            parts[..done].iter().for_each(|part| {
+                std::fs::rename(data.join(PENDING).join(part), data.join(part)).unwrap();
+            });
+            assert!(is_replacement_pending(data), "{done}");
+            assert_eq!(finish_replacement(data).unwrap(), None, "{done}");
+            assert_eq!(says(data), ["new"; 3].map(str::to_owned), "{done}");
+        }
     }
 
     #[test]
@@ -209,7 +237,7 @@ mod tests {
                 std::fs::rename(from, to).unwrap();
             }
             assert!(is_replacement_pending(data), "{done}");
-            assert_eq!(finish_replacement(data).unwrap(), aside, "{done}");
+            assert_eq!(finish_replacement(data).unwrap().as_ref(), Some(&aside), "{done}");
             assert_eq!((says(data), says(&aside)), (["new"; 3].map(str::to_owned), ["former"; 3].map(str::to_owned)));
         }
     }

@@ -53,6 +53,9 @@ pub const ADVICE_INCOMING: &str = "What was received was removed, and will be as
 /// What is said of a snapshot that was damaged when it was read back.
 pub const ADVICE_WRITTEN: &str = "It is not used, the log is kept, and another is taken later";
 
+/// What is said of a damaged snapshot that was saved outside of any data directory.
+pub const ADVICE_SAVED: &str = "It is of no use: take an older one, or save another";
+
 impl Fault {
     /// The exit code for it: 5 damaged data, 74 I/O.
     pub fn exit_code(&self) -> i32 {

@@ -5,8 +5,8 @@
 
 use super::format::{Chain, Chunk, Chunks, Header, Kind, file_name, file_position};
 use super::incoming::{Incoming, PART};
-use super::report::{ADVICE, Fault, Result, damaged, io};
-use super::verify::read_back;
+use super::report::{ADVICE, ADVICE_SAVED, Fault, Result, damaged, io};
+use super::verify::{read_back, read_whole};
 use super::writer::{UNFINISHED, Writer};
 use crate::disk::{Disk, DiskFile, Meter};
 use crate::types::{ClusterId, Mutants, Position};
@@ -61,6 +61,19 @@ pub struct Newest {
 impl Snapshot {
     pub(super) fn new(name: String, header: Header, bytes: Bytes, chain: Chain) -> Snapshot {
         Snapshot { name, header, bytes, chain }
+    }
+
+    /// The snapshot in a file outside of any data directory, called `name` in errors, if all of it is whole. `bytes` is
+    /// the file, mapped.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Damaged`], with the first byte that is wrong; [`Fault::Io`].
+    pub fn read(name: &str, file: &impl DiskFile, bytes: Bytes, meter: &Meter) -> Result<Snapshot> {
+        meter.expect(bytes.len() as u64);
+        let read = read_whole(file, meter).map_err(io("read", name))?;
+        let (header, chain) = read.map_err(damaged(name, ADVICE_SAVED))?;
+        Ok(Snapshot { name: name.to_owned(), header, bytes, chain })
     }
 
     /// The file's name.

@@ -68,6 +68,20 @@ pub fn read_back(file: &impl DiskFile, name: &str, cluster: ClusterId, meter: &M
     if file_name(begin.0.position) != name {
         return wrong("it is of another position than its name says");
     }
+    follow(file, begin, meter)
+}
+
+/// Reads all of a file that should be a snapshot, of whatever cluster and under whatever name; its header, and where its
+/// chunks begin.
+pub fn read_whole(file: &impl DiskFile, meter: &Meter) -> Checked<(Header, Chain)> {
+    match read_header(file)? {
+        Ok(begin) => follow(file, begin, meter),
+        Err(flaw) => Ok(Err(flaw)),
+    }
+}
+
+/// Reads all chunks behind a header; returns where it began.
+fn follow(file: &impl DiskFile, begin: (Header, Chain), meter: &Meter) -> Checked<(Header, Chain)> {
     let mut verifier = Verifier { found: Some(begin.clone()), chunk: Vec::new() };
     loop {
         let before = verifier.found().map_or(0, |(_, chain)| chain.at);
