@@ -10,9 +10,12 @@ use super::kv::{self, Cas, Del, Get, Incr, Put, Scan, Ttl};
 use super::manual::{self, Completions, Man};
 use super::member::{self, Member, Transfer};
 use super::recover::{self, Recover};
+use super::restore::{self, Restore};
 use super::serve::{self, Serve};
 use super::sim::{self, Sim};
 use super::snapshot::{self, List, Take};
+use super::snapshot_inspect::{self, Inspect};
+use super::snapshot_save::{self, Save};
 use super::status::{self, Show};
 use super::stored::check::{self, Check};
 use super::stored::diff::{self, Diff};
@@ -60,6 +63,7 @@ pub fn describe() -> Command {
             Command::new("recover").about("Lets one node go on alone when a majority is gone for good"),
         ))
         .subcommand(snapshots())
+        .subcommand(Restore::augment_args(Command::new("restore").about("Founds a new cluster of a saved snapshot")))
         .subcommand(Serve::augment_args(Command::new("serve").about("Runs one node")))
         .subcommand(Sim::augment_args(Command::new("sim")))
         .subcommand(Completions::augment_args(
@@ -99,6 +103,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
         Some(("check", matches)) => check::run(&Check::from_arg_matches(matches)?),
         Some(("recover", matches)) => recover::run(&Recover::from_arg_matches(matches)?),
         Some(("snapshot", matches)) => snapshots_run(matches),
+        Some(("restore", matches)) => restore::run(&Restore::from_arg_matches(matches)?),
         Some(("serve", matches)) => serve::run(Serve::from_arg_matches(matches)?, matches),
         Some(("sim", matches)) => sim::run(Sim::from_arg_matches(matches)?),
         _ => unreachable!("a verb is required, and only those described are taken"),
@@ -107,12 +112,17 @@ pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
 
 fn snapshots() -> Command {
     let take = Take::augment_args(Command::new("take").about("Lets nodes take a snapshot now"));
+    let save = Save::augment_args(Command::new("save").about("Saves all that the cluster holds into a file: a backup"));
     Command::new("snapshot")
-        .about("Takes snapshots, and lists them")
+        .about("Takes snapshots, saves and inspects backups")
         .subcommand_required(true)
         .arg_required_else_help(true)
         // To write a state down takes as long as it is large.
         .subcommand(take.mut_arg("timeout", |timeout| timeout.default_value("10m")))
+        .subcommand(save.mut_arg("timeout", |timeout| timeout.default_value("10m")))
+        .subcommand(Inspect::augment_args(
+            Command::new("inspect").about("Says what a saved snapshot is of, and whether it is whole"),
+        ))
         .subcommand(List::augment_args(
             Command::new("list").about("Lists a node's snapshots, and says which are whole"),
         ))
@@ -121,6 +131,8 @@ fn snapshots() -> Command {
 fn snapshots_run(matches: &ArgMatches) -> Result<(), Trouble> {
     match matches.subcommand() {
         Some(("take", matches)) => snapshot::take(&Take::from_arg_matches(matches)?),
+        Some(("save", matches)) => snapshot_save::run(&Save::from_arg_matches(matches)?),
+        Some(("inspect", matches)) => snapshot_inspect::run(&Inspect::from_arg_matches(matches)?),
         Some(("list", matches)) => snapshot::list(&List::from_arg_matches(matches)?),
         _ => unreachable!("a verb is required, and only those described are taken"),
     }

@@ -144,13 +144,14 @@ const FILES_KEPT: u64 = 512;
 
 /// The founding members.
 #[derive(Clone, Debug)]
-struct Peers(BTreeMap<NodeId, String>);
+pub struct Peers(pub BTreeMap<NodeId, String>);
 
 /// From a duration to a duration.
 #[derive(Clone, Copy, Debug)]
 struct Range(Duration, Duration);
 
-fn node(text: &str) -> Result<NodeId, String> {
+/// A node's number, as it is typed.
+pub fn node(text: &str) -> Result<NodeId, String> {
     text.parse().ok().and_then(NodeId::new).ok_or_else(|| "a node's id is a number from 1".into())
 }
 

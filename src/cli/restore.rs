@@ -1,0 +1,136 @@
+//! `drave restore`: founds a new cluster of what was saved of another.
+
+use super::saved_snapshot::{open, state};
+use super::serve::{Peers, node};
+use super::trouble::Trouble;
+use crate::cli::output::outln;
+use crate::disk::FsDisk;
+use crate::disk::fs::{Lock, Syncs};
+use crate::server::new_cluster::{FirstMember, begin_replacement, finish_replacement, write_new_cluster};
+use crate::server::server::ServerError;
+use crate::server::telling::{TELL_EVERY, Telling};
+use crate::types::address::check_address;
+use crate::types::{Index, NodeId, Position};
+use crate::wal::Fault;
+use crate::wal::identity::short;
+use clap::Args;
+use std::path::{Path, PathBuf};
+
+/// In a directory without anything else these are nobody's: a new file system's, and what an attempt that was
+/// interrupted left.
+const NOTHING: [&str; 3] = ["lost+found", "LOCK", "recovered"];
+
+/// Founds a new cluster of one node, in an empty directory, of what `drave snapshot save` saved. It has a new cluster id, log id
+/// and disk id, and its index begins far behind: nodes of the former cluster exchange nothing with it. Others join it.
+///
+/// Exit code 5: the file is damaged. Nothing was changed then.
+#[derive(Args, Debug)]
+pub struct Restore {
+    /// The file
+    file: PathBuf,
+    /// Which node the directory is of: a number from 1, kept for life
+    #[arg(long, env = "DRAVE_ID", value_parser = node)]
+    id: NodeId,
+    /// That node, and where others reach it: ID=HOST:PORT
+    #[arg(long, env = "DRAVE_PEERS")]
+    peers: Peers,
+    /// Where it is to keep everything: a new or empty directory
+    #[arg(long, env = "DRAVE_DATA", value_name = "DIR")]
+    data: PathBuf,
+}
+
+/// `drave restore`: 5 if the file is damaged, 78 if the directory is in use or not empty.
+pub fn run(args: &Restore) -> Result<(), Trouble> {
+    let address = address(args)?;
+    let data = args.data.display().to_string();
+    refuse_used(&args.data)?;
+    let say = |line: &str| eprintln!("{}", line.replacen("recovering", "restoring", 1));
+    let mut telling = Telling::begin(TELL_EVERY, say).map_err(|error| failed("threads", &error))?;
+    let snapshot = open(&args.file, &telling.stage("snapshot checked"))?;
+    let Some(mut applier) = state(&snapshot)? else {
+        let what = format!("{} holds no state of the key-value machine\n  nothing was changed", args.file.display());
+        return Err(Trouble { what, code: 1 });
+    };
+    let header = snapshot.header();
+    let _held = lock(&args.data)?;
+    let first = FirstMember { node: args.id, address, level: header.membership.level };
+    let after = Position::new(Index(header.position.index.0), header.position.term);
+    let new = begin_replacement(&args.data).and_then(|directory| {
+        write_new_cluster(&mut applier, after, &directory, &first).inspect_err(|_| {
+            let _removed_by_the_next_attempt_otherwise = std::fs::remove_dir_all(&directory);
+        })
+    });
+    let new = new.map_err(trouble)?;
+    finish_replacement(&args.data).map_err(trouble)?;
+    let (me, n) = (args.id, args.id.get());
+    let (former, cluster) = (short(header.cluster), short(new.cluster));
+    outln!("restored: all that cluster {former} held up to {}, in {data}", header.position);
+    outln!("{me} alone is the cluster, a new one: {cluster}, from {} on", new.position);
+    outln!(
+        "next: drave serve --id {n} --data {data} · others, with EMPTY directories: drave serve --join {}",
+        first.address
+    );
+    Ok(())
+}
+
+/// Where the node is reached; the only one that is named.
+fn address(args: &Restore) -> Result<String, Trouble> {
+    let usage = |what: String| Trouble { what: format!("{what}\n  nothing was changed"), code: 2 };
+    let (id, peers) = (args.id, &args.peers.0);
+    let Some(address) = peers.get(&id) else {
+        return Err(usage(format!("--peers does not say where {id} is reached")));
+    };
+    let others: Vec<String> = peers.keys().filter(|other| **other != id).map(NodeId::to_string).collect();
+    if !others.is_empty() {
+        let others = others.join(", ");
+        return Err(usage(format!(
+            "a restored cluster begins with {id} alone: --peers {}={address}; others ({others}) join it with EMPTY \
+             directories: drave serve --join {address}",
+            id.get()
+        )));
+    }
+    check_address(address).map_err(|error| usage(format!("others cannot reach {id} at {address}: {error}")))?;
+    Ok(address.clone())
+}
+
+/// Refuses a directory that holds anything.
+fn refuse_used(data: &Path) -> Result<(), Trouble> {
+    let place = data.display();
+    let entries = match std::fs::read_dir(data) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|error| failed(&place.to_string(), &error))?,
+    };
+    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
+    let mut holds: Vec<String> = names.filter(|name| !NOTHING.contains(&name.as_str())).collect();
+    holds.sort_unstable();
+    if holds.is_empty() {
+        return Ok(());
+    }
+    if data.join("LOCK").exists() {
+        drop(lock(data)?);
+    }
+    let what = format!(
+        "{place} is not empty: it holds {}\n  nothing was changed · name a new directory: --data; its own state is \
+         overwritten for nobody",
+        holds.join(", ")
+    );
+    Err(Trouble { what, code: 78 })
+}
+
+fn lock(data: &Path) -> Result<Lock, Trouble> {
+    let place = data.display().to_string();
+    let disk = FsDisk::make(data, Syncs::Real).map_err(|error| failed(&place, &error))?;
+    let lock = disk.lock("LOCK").map_err(|error| failed(&place, &error))?;
+    lock.ok_or_else(|| Trouble {
+        what: format!("{place} is in use by another process\n  nothing was changed · name a new directory: --data"),
+        code: 78,
+    })
+}
+
+fn failed(what: &str, error: &std::io::Error) -> Trouble {
+    Trouble { what: format!("{what}: {error}"), code: 74 }
+}
+
+fn trouble(fault: Fault) -> Trouble {
+    ServerError::from(fault).into()
+}

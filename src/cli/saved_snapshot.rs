@@ -1,0 +1,72 @@
+//! A snapshot's file outside of any data directory, as `snapshot save` writes it: read, checked, and taken in.
+
+use super::trouble::Trouble;
+use crate::apply::{Applier, Head, Piece};
+use crate::disk::{Disk, DiskFile, FsDisk, Meter};
+use crate::machine::Kv;
+use crate::snapshot::{Fault, Header, Kind, Snapshot};
+use std::io;
+use std::path::Path;
+
+/// Where a file lies, and its name there.
+pub fn place(path: &Path) -> io::Result<(FsDisk, String)> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the name of a file is to be text"))?;
+    Ok((FsDisk::at(directory)?, name.to_owned()))
+}
+
+/// The snapshot in that file, read from the disk and not from memory as far as that is possible, if all of it is whole.
+/// How far the reading is, is counted there.
+///
+/// # Errors
+///
+/// Code 5 if it is damaged, 74 if it cannot be read.
+pub fn open(path: &Path, meter: &Meter) -> Result<Snapshot, Trouble> {
+    let shown = path.display().to_string();
+    let failed = |error: io::Error| Trouble { what: format!("{shown}: {error}"), code: 74 };
+    let (disk, name) = place(path).map_err(failed)?;
+    let file = disk.open_to_read(&name).map_err(failed)?;
+    file.drop_cache().map_err(failed)?;
+    let bytes = disk.map(&name).map_err(failed)?;
+    Snapshot::read(&shown, &file, bytes, meter).map_err(|fault| trouble(&fault))
+}
+
+fn trouble(fault: &Fault) -> Trouble {
+    let code = fault.exit_code();
+    match fault {
+        Fault::Damaged { file, offset, what, advice } => {
+            Trouble { what: format!("{file} is damaged: byte {offset}: {what}\n  {advice}"), code }
+        }
+        Fault::Io { file, source, .. } => Trouble { what: format!("{file}: {source}"), code },
+        fault => Trouble { what: fault.to_string(), code },
+    }
+}
+
+/// The state in a snapshot, if it is one of the key-value machine; it has come to the digest that the snapshot names.
+///
+/// # Errors
+///
+/// Code 5 if it comes to another digest, or if what was found whole just now is not any more.
+pub fn state(snapshot: &Snapshot) -> Result<Option<Applier<Kv>>, Trouble> {
+    let mut restoring = Applier::new(Kv::new()).restoring();
+    for chunk in snapshot.pieces() {
+        let chunk = chunk.map_err(|fault| trouble(&fault))?;
+        let piece = match chunk.kind {
+            Kind::Sessions => Piece::Sessions(chunk.body),
+            Kind::Machine => Piece::Machine(chunk.body),
+            Kind::End => continue,
+        };
+        if restoring.take(&piece).is_err() {
+            return Ok(None);
+        }
+    }
+    let Header { position, time, digest, sessions, .. } = *snapshot.header();
+    restoring.finish(&Head { position, time, digest, sessions }).map(Some).map_err(|_| {
+        let what = format!(
+            "{} is damaged: its state does not come to the digest {digest:016x}\n  take an older one, or save another",
+            snapshot.name()
+        );
+        Trouble { what, code: 5 }
+    })
+}

@@ -1,0 +1,253 @@
+//! `drave snapshot save`: a backup of what a cluster holds, in one file.
+
+use super::cluster::{Cluster, ms_since};
+use super::saved_snapshot::{open, place};
+use super::status;
+use super::trouble::Trouble;
+use crate::api::{Consistency, Refusal, RoleName};
+use crate::cli::output::outln;
+use crate::client::{ClientError, SnapshotReader};
+use crate::disk::{Disk, Meter};
+use crate::snapshot::Snapshot;
+use crate::wal::identity::short;
+use bytesize::ByteSize;
+use clap::Args;
+use serde_json::json;
+use std::fs::{File, Permissions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A snapshot that a newer one replaced before it was read is begun again so often.
+const BEGINS: u32 = 3;
+/// How often it is said how far the reading is.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// Whoever may read a backup may read all keys and values.
+const MODE: u32 = 0o600;
+
+/// Saves all that the cluster holds into one file: a backup. The file is FILE.part until all of it is on the disk and
+/// was read back and found whole. `drave restore` founds a new cluster of it.
+///
+/// Everything that was acknowledged before this began is in it, from whichever node it is read; followers are preferred.
+#[derive(Args, Debug)]
+pub struct Save {
+    /// The file
+    file: PathBuf,
+    /// From that node only
+    #[arg(long, value_name = "ID")]
+    node: Option<u64>,
+    /// What that node has applied, though it may lack what was acknowledged: no quorum is asked, and no leader needed
+    #[arg(long)]
+    local: bool,
+    /// Even if the file is there: it is replaced when the new one is whole
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    cluster: Cluster,
+}
+
+/// A node that can be read from.
+struct Source {
+    node: u64,
+    endpoint: String,
+}
+
+/// `drave snapshot save`: 1 if the file is there, 3 if no node lets itself be read, 74 if the file cannot be written.
+pub fn run(args: &Save) -> Result<(), Trouble> {
+    refuse_existing(args)?;
+    let began = Instant::now();
+    let mut part = Part::open(&args.file)?;
+    let saved = save(args, &mut part).and_then(|(source, snapshot)| {
+        // It may have come meanwhile.
+        refuse_existing(args)?;
+        part.publish(&args.file)?;
+        Ok((source, snapshot))
+    });
+    let (source, snapshot) = saved.inspect_err(|_| part.remove())?;
+    let (header, bytes) = (snapshot.header(), snapshot.bytes().len() as u64);
+    let (position, digest) = (header.position, format!("{:016x}", header.digest));
+    if args.cluster.json() {
+        outln!(
+            "{}",
+            json!({
+                "ok": true, "file": args.file, "node": source.node, "endpoint": source.endpoint,
+                "cluster": short(header.cluster), "index": position.index.0, "term": position.term.0,
+                "bytes": bytes, "digest": digest, "ms": ms_since(began),
+            })
+        );
+    } else {
+        let size = ByteSize(bytes).display().iec();
+        outln!("saved {}: all up to {position}, from n{} · {size} · digest {digest}", args.file.display(), source.node);
+    }
+    Ok(())
+}
+
+fn refuse_existing(args: &Save) -> Result<(), Trouble> {
+    if args.file.exists() && !args.file.is_file() {
+        let what =
+            format!("{} is not a file\n  nothing was changed · name one that is not there yet", args.file.display());
+        return Err(Trouble { what, code: 1 });
+    }
+    if args.force || !args.file.exists() {
+        return Ok(());
+    }
+    let what = format!("{} is there already\n  nothing was changed · --force replaces it", args.file.display());
+    Err(Trouble { what, code: 1 })
+}
+
+/// Reads a snapshot of one node after the other, until one comes whole.
+fn save(args: &Save, part: &mut Part) -> Result<(Source, Snapshot), Trouble> {
+    let mut last = None;
+    for source in sources(args) {
+        match save_from(args, &source, part) {
+            Ok(snapshot) => return Ok((source, snapshot)),
+            // This machine's own disk: another node does not help.
+            Err(trouble) if trouble.code == 74 => return Err(trouble),
+            Err(trouble) => {
+                eprintln!(
+                    "n{} at {}: {}",
+                    source.node,
+                    source.endpoint,
+                    trouble.what.lines().next().unwrap_or_default()
+                );
+                last = Some(trouble);
+            }
+        }
+    }
+    let tried = args.cluster.endpoints.join(", ");
+    Err(match (last, args.node) {
+        (Some(trouble), _) => Trouble { what: format!("nothing was saved: {}", trouble.what), code: trouble.code },
+        (None, Some(node)) => {
+            Trouble { what: format!("no node {node} answers\n  tried {tried} · see: drave status"), code: 3 }
+        }
+        (None, None) => Trouble { what: format!("no node answers\n  tried {tried}"), code: 3 },
+    })
+}
+
+/// The nodes that answer, followers first: whoever writes waits for the leader's disk.
+fn sources(args: &Save) -> Vec<Source> {
+    let answering =
+        status::ask(&args.cluster).into_iter().filter_map(|asked| Some((asked.status.ok()?, asked.endpoint)));
+    let mut all: Vec<(u8, Source)> = Vec::new();
+    for (status, endpoint) in answering.filter(|(status, _)| args.node.is_none_or(|node| node == status.node)) {
+        let rank = match status.role {
+            RoleName::Follower => 0,
+            RoleName::Learner => 1,
+            RoleName::Leader => 2,
+            _ => 3,
+        };
+        if all.iter().all(|(_, source)| source.node != status.node) {
+            all.push((rank, Source { node: status.node, endpoint }));
+        }
+    }
+    all.sort_by_key(|(rank, source)| (*rank, source.node));
+    all.into_iter().map(|(_, source)| source).collect()
+}
+
+fn save_from(args: &Save, source: &Source, part: &mut Part) -> Result<Snapshot, Trouble> {
+    let consistency = if args.local { Consistency::Local } else { Consistency::Linearizable };
+    for begun in 1.. {
+        let mut reader = args.cluster.client().read_snapshot(&source.endpoint, consistency)?;
+        match copy(&mut reader, source, part)? {
+            Ok(()) => return part.verify(&reader),
+            Err(ClientError::Refused(tried)) if tried.refusal == Some(Refusal::SnapshotGone) && begun < BEGINS => {
+                eprintln!("n{} has a newer snapshot by now: that one is read, from its beginning", source.node);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    unreachable!("it ends with its last attempt")
+}
+
+/// Writes all pieces into the file, from its beginning. The inner error is the node's, the outer one the file's.
+fn copy(reader: &mut SnapshotReader, source: &Source, part: &mut Part) -> Result<Result<(), ClientError>, Trouble> {
+    part.begin()?;
+    let (begun, mut told, mut done) = (Instant::now(), Instant::now(), 0u64);
+    loop {
+        let piece = match reader.next_piece() {
+            Ok(Some(piece)) => piece,
+            Ok(None) => return Ok(Ok(())),
+            Err(error) => return Ok(Err(error)),
+        };
+        part.write(&piece)?;
+        done += piece.len() as u64;
+        if told.elapsed() >= TELL_EVERY {
+            told = Instant::now();
+            let size = |bytes: u64| ByteSize(bytes).display().iec().to_string();
+            let rate = size((done as f64 / begun.elapsed().as_secs_f64()) as u64);
+            eprintln!("n{}: {} of {}, {rate}/s", source.node, size(done), size(reader.total()));
+        }
+    }
+}
+
+/// The file until it is whole.
+struct Part {
+    path: PathBuf,
+    file: File,
+}
+
+impl Part {
+    /// FILE.part, which nobody else writes meanwhile. What an attempt that was interrupted left there is overwritten.
+    fn open(path: &Path) -> Result<Part, Trouble> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".part");
+        let path = PathBuf::from(name);
+        let options = || File::options().read(true).write(true).create(true).truncate(false).mode(MODE).open(&path);
+        let file = options().map_err(failed(&path))?;
+        let busy = || Trouble {
+            what: format!("{} is being written by another process\n  nothing was changed", path.display()),
+            code: 1,
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(busy()),
+            Err(TryLockError::Error(error)) => return Err(failed(&path)(error)),
+        }
+        // Whoever had the lock may have given the file its name before this process got the lock.
+        let (ours, there) = (file.metadata().map_err(failed(&path))?, std::fs::metadata(&path));
+        if !there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+            return Err(busy());
+        }
+        file.set_permissions(Permissions::from_mode(MODE)).map_err(failed(&path))?;
+        Ok(Part { path, file })
+    }
+
+    fn begin(&mut self) -> Result<(), Trouble> {
+        let begun = self.file.set_len(0).and_then(|()| io::Seek::rewind(&mut self.file));
+        begun.map_err(failed(&self.path))
+    }
+
+    fn write(&mut self, piece: &[u8]) -> Result<(), Trouble> {
+        self.file.write_all(piece).map_err(failed(&self.path))
+    }
+
+    /// Makes it durable, and reads it back as `snapshot inspect` does.
+    fn verify(&self, reader: &SnapshotReader) -> Result<Snapshot, Trouble> {
+        self.file.sync_all().map_err(failed(&self.path))?;
+        let snapshot = open(&self.path, &Meter::default())?;
+        if snapshot.header().position != reader.position() {
+            let what =
+                format!("{} is of another position than the node said\n  nothing was saved", self.path.display());
+            return Err(Trouble { what, code: 5 });
+        }
+        Ok(snapshot)
+    }
+
+    /// Gives it its name, durably.
+    fn publish(&self, path: &Path) -> Result<(), Trouble> {
+        std::fs::rename(&self.path, path).map_err(failed(path))?;
+        let (directory, _) = place(path).map_err(failed(path))?;
+        directory.sync_names().map_err(failed(path))
+    }
+
+    /// Nothing was saved.
+    fn remove(&self) {
+        let _overwritten_by_the_next_attempt_otherwise = std::fs::remove_file(&self.path);
+    }
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> Trouble + use<> {
+    let path = path.display().to_string();
+    move |error| Trouble { what: format!("{path}: {error}\n  nothing was saved"), code: 74 }
+}
