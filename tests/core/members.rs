@@ -695,3 +695,23 @@ fn any_voters_become_any_others() {
         cluster.until("it commits", |c| c.raft(leader).log().commit() >= position.index);
     }
 }
+
+/// The leader would wait an election timeout for it, take no work meanwhile, and go on.
+#[test]
+fn leadership_is_not_transferred_to_a_follower_that_is_sent_a_snapshot() {
+    let (mut cluster, leader) = led(3);
+    cluster.run(ms(50));
+    let to = another(&cluster, &[leader]);
+    cluster.isolate(to);
+    let last = (0..5).map(|_| cluster.propose(leader, "behind it")).last().unwrap();
+    cluster.until("it is committed", |c| c.raft(leader).log().commit() >= last.index);
+    cluster.core(leader).compact(last.index);
+    cluster.heal();
+    let is_sent = |c: &Cluster| c.raft(leader).progress().any(|(id, of)| id == to && of.stage_name() == "snapshot");
+    cluster.until("it is sent a snapshot", is_sent);
+    let refused = cluster.transfer(leader, Some(to));
+    assert!(matches!(&refused, Err(Refusal::Unsound { why }) if why.contains("being sent a snapshot")), "{refused:?}");
+    assert_eq!(cluster.raft(leader).hands_over(), None);
+    let third = another(&cluster, &[leader, to]);
+    assert_eq!(cluster.transfer(leader, None), Ok(third));
+}

@@ -5,6 +5,7 @@ use crate::api::Refusal;
 use crate::consensus::message::Message;
 use crate::consensus::next::Next;
 use crate::consensus::note::{Note, StepDown};
+use crate::consensus::progress::Stage;
 use crate::consensus::reads::ReadId;
 use crate::consensus::replica::Replica;
 use crate::types::{NodeId, Time};
@@ -46,6 +47,11 @@ impl Leader {
                 return Err(unsound(format!("{to} is not a voter")));
             }
             Some(to) if !self.answers(me, now, to) => return Err(unsound(format!("{to} does not answer"))),
+            Some(to) if self.is_sent_snapshot(to) => {
+                return Err(unsound(format!(
+                    "{to} is being sent a snapshot: it can lead once it holds that and the log behind it"
+                )));
+            }
             Some(to) => to,
             None => self.heir(me, now).ok_or_else(|| unsound("no other voter answers".to_owned()))?,
         };
@@ -57,10 +63,16 @@ impl Leader {
         Ok((to, self.reads.abandon()))
     }
 
+    /// Whether what a follower needs is not in the log any more, and a snapshot is on its way to it.
+    fn is_sent_snapshot(&self, id: NodeId) -> bool {
+        self.progress.get(&id).is_some_and(|progress| progress.stage == Stage::Snapshot)
+    }
+
     /// The voter that would take over soonest: it has answered in this term, has room on its disk, and holds the most of our log.
     fn heir(&self, me: &Replica, now: Time) -> Option<NodeId> {
         let voters = me.configs.current().voters.iter().copied().filter(|id| *id != me.id);
-        let able = voters.filter(|id| self.answers(me, now, *id) && self.is_named(me, *id));
+        let able =
+            voters.filter(|id| self.answers(me, now, *id) && self.is_named(me, *id) && !self.is_sent_snapshot(*id));
         let rank = |id: &NodeId| self.progress.get(id).map(|progress| (!progress.room.low, progress.matched));
         able.max_by_key(rank)
     }
