@@ -6,6 +6,7 @@
 //! finds out, and does nothing twice.
 
 pub mod figures;
+mod peer_status;
 
 use crate::codec::Malformed;
 use crate::limits::SESSION_WINDOW_MAX;
@@ -13,6 +14,7 @@ use crate::types::{Change, Index, NodeId, Position, SessionId, Term};
 use byteorder::{LittleEndian, ReadBytesExt};
 use bytes::{BufMut, Bytes, BytesMut};
 use figures::Figures;
+pub use peer_status::PeerStatus;
 use serde::{Deserialize, Serialize};
 
 /// What an opaque entry holds: something done in a session, so that it is done once.
@@ -515,46 +517,6 @@ pub struct LogStatus {
     /// Bytes of snapshots received from leaders since the process started.
     #[serde(default)]
     pub received_bytes: u64,
-}
-
-/// One member as its leader sees it.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub struct PeerStatus {
-    /// The member.
-    pub node: u64,
-    /// Where it is reached.
-    pub address: String,
-    /// `probe` or `stream`; `snapshot` while it is sent one.
-    pub stage: String,
-    /// The last index it is known to hold durably, in agreement with the leader.
-    pub matched: u64,
-    /// Entries between the leader's last and `matched`.
-    pub lag: u64,
-    /// Bytes sent and not yet acknowledged.
-    pub inflight_bytes: u64,
-    /// Milliseconds since it was last heard.
-    pub heard_ms: Option<u64>,
-    /// Appends sent to find where the logs agree, since this node leads.
-    pub probes: u64,
-    /// Of the snapshot that it is sent, how many bytes it has; 0 if it is sent none.
-    #[serde(default)]
-    pub snapshot_has: u64,
-    /// How many bytes that snapshot has.
-    #[serde(default)]
-    pub snapshot_bytes: u64,
-    /// It acknowledged everything up to this index and holds it no more; 0 if that is not known of it.
-    #[serde(default)]
-    pub lost_acknowledged: u64,
-    /// How often that was seen since this node leads.
-    #[serde(default)]
-    pub losses: u64,
-}
-
-impl PeerStatus {
-    /// How many entries it lacks, once it has told this leader how far it is: before that, `lag` is all there are.
-    pub fn known_lag(&self) -> Option<u64> {
-        (self.matched > 0 || self.stage != "probe").then_some(self.lag)
-    }
 }
 
 /// How a node's disk does. Latencies in microseconds, over the process's life.

@@ -1,5 +1,6 @@
 //! `drave snapshot save` and `drave restore`: what a cluster holds, in a file, and a new cluster of it.
 
+use drave::api::Status;
 use drave::machine::{Answer, Command};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -25,6 +26,16 @@ fn inspect(file: &Path) -> Said {
 fn restore(file: &Path, cluster: &Cluster) -> Said {
     let peers = format!("1={}", cluster.addresses[0]);
     run(&mut drave(&["restore", text(file), "--id", "1", "--peers", &peers, "--data", text(&cluster.data(0))]))
+}
+
+/// Saves what a node holds until nothing is written meanwhile; what the file is of, and how the node is.
+fn saved_in_quiet(cluster: &Cluster, n: usize, file: &Path) -> (serde_json::Value, Status) {
+    let save = || {
+        expect(&cluster.run(&["snapshot", "save", text(file), "--force", "--node", &(n + 1).to_string()]), 0);
+        let (head, status) = (inspect(file).json(), cluster.status(n)?);
+        (head["index"] == status.applied).then_some((head, status))
+    };
+    until("nothing is written meanwhile", save, || cluster.logs())
 }
 
 /// A cluster of one, which does not run, and a saved file of what it held.
@@ -88,12 +99,9 @@ fn backup_under_load_founds_a_new_cluster_that_holds_all_that_was_acknowledged()
     expect(&new.run(&["put", "lunch", "soup"]), 0);
     new.agree();
 
-    // In quiet the file holds what each node says it holds.
-    drop(client);
-    let digest = cluster.agree();
-    expect(&cluster.run(&["snapshot", "save", text(&file), "--force", "--node", "2"]), 0);
-    let head = inspect(&file).json();
-    assert_eq!((&head["digest"], &head["node"]), (&digest.into(), &2.into()), "{head}");
+    // In quiet the file holds what the node says it holds.
+    let (head, status) = saved_in_quiet(&cluster, 1, &file);
+    assert_eq!((&head["digest"], &head["node"]), (&status.digest.into(), &2.into()), "{head}");
 }
 
 #[test]
@@ -150,7 +158,7 @@ fn damaged_file_is_seen_by_inspect_and_restores_nothing() {
     let whole = std::fs::read(&file).unwrap();
     let new = Cluster::prepare(1);
     let damaged = cluster.directory.path().join("damaged");
-    let mut see = |bytes: &[u8]| {
+    let see = |bytes: &[u8]| {
         std::fs::write(&damaged, bytes).unwrap();
         let said = inspect(&damaged);
         expect(&said, 5);
@@ -236,11 +244,9 @@ fn reading_goes_on_where_a_connection_broke() {
     for key in 0..16u8 {
         client.execute(&Command::Put { key: &[key], value: &value }.encode()).unwrap();
     }
-    drop(client);
-    let digest = cluster.agree();
     let file = cluster.directory.path().join("saved");
     let through = cutting(cluster.addresses[0].clone(), 1 << 20);
     expect(&cluster.run(&["snapshot", "save", text(&file), "--endpoints", &through]), 0);
-    let head = inspect(&file).json();
-    assert_eq!((&head["digest"], &head["keys"]), (&digest.into(), &16.into()), "{head}");
+    let (broken, whole) = (inspect(&file).json(), saved_in_quiet(&cluster, 0, &file).0);
+    assert_eq!((&broken["digest"], &broken["keys"]), (&whole["digest"], &16.into()), "{broken}");
 }

@@ -10,6 +10,9 @@ use crate::types::address::{AddressError, check_address};
 use clap::{Args, ValueEnum};
 use std::time::{Duration, Instant};
 
+/// Where nodes are looked for if nobody says where: those of a demo.
+const DEMO: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
+
 /// Where the cluster is, and how patient to be.
 #[derive(Args, Clone, Debug)]
 pub struct Cluster {
@@ -19,7 +22,7 @@ pub struct Cluster {
         env = "DRAVE_ENDPOINTS",
         value_delimiter = ',',
         value_parser = endpoint,
-        default_value = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403"
+        default_value = DEMO
     )]
     pub endpoints: Vec<String>,
     /// When to give up
@@ -71,7 +74,11 @@ impl Cluster {
             },
             _ => None,
         };
-        let told = Trouble::from(error);
+        let unreached = matches!(&error, ClientError::Refused(tried) if tried.refusal.is_none());
+        let mut told = Trouble::from(error);
+        if unreached {
+            told.what.push_str(self.elsewhere());
+        }
         match looked.zip(told.what.split_once('\n')) {
             Some((silent, (_, advice))) => Trouble { what: format!("no leader: {silent}\n{advice}"), code: told.code },
             None => told,
@@ -98,6 +105,19 @@ impl Cluster {
             others => format!("nodes {} and {last} of {} do", others.join(", "), voters.len()),
         };
         Some(format!("{who} not answer (a quorum is {})", Membership::majority_of(voters.len())))
+    }
+
+    /// No endpoint answers: which were tried, and where else to look.
+    pub fn nobody_answers(&self) -> Trouble {
+        Trouble { what: format!("no node answers\n  tried {}{}", self.endpoints.join(", "), self.elsewhere()), code: 3 }
+    }
+
+    /// Which option says where the nodes are, if nobody has said; else nothing.
+    fn elsewhere(&self) -> &'static str {
+        match self.endpoints.iter().map(String::as_str).eq(DEMO.split(',')) {
+            true => " · where the nodes of your cluster are: --endpoints HOST:PORT,…",
+            false => "",
+        }
     }
 
     /// Whether programs read the answer.

@@ -59,8 +59,7 @@ pub fn run(args: &Doctor) -> Result<(), Trouble> {
 fn cluster(args: &Doctor) -> Result<Vec<Finding>, Trouble> {
     let asked = status::ask(&args.cluster);
     if asked.iter().all(|asked| asked.status.is_err()) {
-        let tried = args.cluster.endpoints.join(", ");
-        return Err(Trouble { what: format!("no node answers\n  tried {tried}"), code: 3 });
+        return Err(args.cluster.nobody_answers());
     }
     let each = args.measure / asked.len().max(1) as u32;
     let nodes: Vec<Node> = asked.into_iter().map(|asked| measured(&args.cluster, asked, each)).collect();

@@ -3,7 +3,7 @@
 use super::cluster::{Cluster, Output, ms_since};
 use super::status;
 use super::trouble::Trouble;
-use crate::api::{Refusal, RoleName, Status};
+use crate::api::{PeerStatus, Refusal, RoleName, Status};
 use crate::cli::output::outln;
 use crate::client::ClientError;
 use crate::types::{Change, Membership, NodeId, Position, Prospect};
@@ -243,13 +243,16 @@ fn list(cluster: &Cluster) -> Result<(), Trouble> {
     let answered: Vec<&Status> = asked.iter().filter_map(|asked| asked.status.as_ref().ok()).collect();
     let rank = |status: &&&Status| (status.role == RoleName::Leader, status.term, status.commit);
     let Some(best) = answered.iter().max_by_key(rank).copied() else {
-        let tried = cluster.endpoints.join(", ");
-        return Err(Trouble { what: format!("no node answers\n  tried {tried}"), code: 3 });
+        return Err(cluster.nobody_answers());
     };
     if cluster.output == Output::Json {
         outln!(
             "{}",
-            json!({ "leader": best.leader, "members": members_json(best, &answered), "summary": summary(best) })
+            json!({
+                "leader": best.leader, "members": members_json(best, &answered), "summary": summary(best),
+                "uncounted": out_of_count(best).into_iter().map(|(node, why)| json!({ "node": node, "why": why }))
+                    .collect::<Vec<_>>(),
+            })
         );
         return Ok(());
     }
@@ -267,6 +270,9 @@ fn list(cluster: &Cluster) -> Result<(), Trouble> {
         outln!("{}", row.trim_end());
     }
     outln!("{}", summary(best));
+    for (node, why) in out_of_count(best) {
+        outln!("n{node} does not count: {why}");
+    }
     if best.role != RoleName::Leader {
         outln!("no leader among those who answer: this is what n{} knew last", best.node);
     }
@@ -277,7 +283,7 @@ fn list(cluster: &Cluster) -> Result<(), Trouble> {
 fn seen(node: u64, best: &Status, answered: &[&Status]) -> (String, String, String) {
     let own = answered.iter().find(|status| status.node == node);
     let peer = best.peers.iter().find(|peer| peer.node == node);
-    let heard = peer.and_then(|peer| peer.heard_ms).is_some_and(|ms| ms < 1000);
+    let heard = peer.is_some_and(is_heard);
     let role = match (own, node == best.node || heard) {
         (Some(status), _) => status.role.to_string(),
         (None, true) => "-".to_owned(),
@@ -301,11 +307,45 @@ fn members_json(best: &Status, answered: &[&Status]) -> Vec<serde_json::Value> {
     best.members.iter().map(member).collect()
 }
 
-/// How many voters there are, and what they tolerate; of an even number one tolerates as much without one.
+/// Whether the leader hears that peer.
+fn is_heard(peer: &PeerStatus) -> bool {
+    peer.heard_ms.is_some_and(|ms| ms < 1000)
+}
+
+/// The voters that no leader can count on just now, and why; none where nobody leads, since nobody knows.
+fn out_of_count(leader: &Status) -> Vec<(u64, String)> {
+    if leader.role != RoleName::Leader {
+        return Vec::new();
+    }
+    let votes = |node: u64| leader.members.iter().any(|member| member.node == node && member.kind != "learner");
+    let why = |peer: &PeerStatus| match (is_heard(peer), peer.uncounted.as_str()) {
+        (true, "") => None,
+        (false, "") => Some("it is silent".to_owned()),
+        (_, why) => Some(why.to_owned()),
+    };
+    leader.peers.iter().filter(|peer| votes(peer.node)).filter_map(|peer| Some((peer.node, why(peer)?))).collect()
+}
+
+/// How many voters there are, and how many failures more they tolerate, counted over those that are heard; of an even
+/// number one tolerates as much without one.
 fn summary(status: &Status) -> String {
+    let missing = out_of_count(status);
     let of = |kinds: &[&str]| status.members.iter().filter(|m| kinds.contains(&m.kind.as_str())).count();
-    let half = |voters: usize| {
-        let tolerates = voters - Membership::majority_of(voters).min(voters);
+    let half = |kinds: &[&str]| {
+        let voters = of(kinds);
+        let is_missing = |node: u64| missing.iter().any(|(missing, _)| *missing == node);
+        let gone = status.members.iter().filter(|m| kinds.contains(&m.kind.as_str()) && is_missing(m.node)).count();
+        let quorum = Membership::majority_of(voters);
+        if gone > 0 {
+            let heard = voters - gone;
+            let failures = match heard.saturating_sub(quorum) {
+                0 => "no further failure".to_owned(),
+                1 => "1 further failure".to_owned(),
+                n => format!("{n} further failures"),
+            };
+            return format!("voters {voters}, and {heard} of them count · quorum {quorum} · tolerates {failures}");
+        }
+        let tolerates = voters - quorum.min(voters);
         let failures = if tolerates == 1 { "1 failure".to_owned() } else { format!("{tolerates} failures") };
         let even = match voters {
             0 => String::new(),
@@ -313,7 +353,7 @@ fn summary(status: &Status) -> String {
             n if n.is_multiple_of(2) => format!(" (as {} voters do)", n - 1),
             _ => String::new(),
         };
-        format!("voters {voters} · quorum {} · tolerates {failures}{even}", Membership::majority_of(voters))
+        format!("voters {voters} · quorum {quorum} · tolerates {failures}{even}")
     };
     let learners = match of(&["learner"]) {
         0 => String::new(),
@@ -321,10 +361,10 @@ fn summary(status: &Status) -> String {
     };
     let joint = of(&["incoming"]) + of(&["outgoing"]) > 0;
     if joint {
-        let (new, old) = (half(of(&["voter", "incoming"])), half(of(&["voter", "outgoing"])));
+        let (new, old) = (half(&["voter", "incoming"]), half(&["voter", "outgoing"]));
         return format!("changing: from {old}, to {new}: both majorities are needed{learners}");
     }
-    format!("{}{learners}", half(of(&["voter"])))
+    format!("{}{learners}", half(&["voter"]))
 }
 
 #[cfg(test)]
@@ -354,6 +394,29 @@ mod tests {
         assert_eq!(summary(&of(&["voter"; 2])), "voters 2 · quorum 2 · tolerates 0 failures (as 1 voter does)");
         let joint = summary(&of(&["voter", "outgoing", "voter", "incoming", "learner"]));
         assert!(joint.contains("both majorities") && joint.ends_with("learners 1"), "{joint}");
+    }
+
+    #[test]
+    fn failures_are_counted_over_the_voters_that_are_heard_and_count() {
+        let peer = |node, heard_ms, uncounted: &str| PeerStatus {
+            node,
+            heard_ms: Some(heard_ms),
+            uncounted: uncounted.to_owned(),
+            ..PeerStatus::default()
+        };
+        let with = |kinds: &[&str], peers: Vec<PeerStatus>| Status { peers, ..of(kinds) };
+        let all = with(&["voter"; 3], vec![peer(2, 20, ""), peer(3, 20, "")]);
+        assert_eq!(summary(&all), "voters 3 · quorum 2 · tolerates 1 failure");
+        let silent = with(&["voter"; 3], vec![peer(2, 20, ""), peer(3, 9000, "")]);
+        assert_eq!(summary(&silent), "voters 3, and 2 of them count · quorum 2 · tolerates no further failure");
+        assert_eq!(out_of_count(&silent), [(3, "it is silent".to_owned())]);
+        let disk = with(&["voter"; 5], vec![peer(2, 20, "x"), peer(3, 20, ""), peer(4, 20, ""), peer(5, 20, "")]);
+        assert_eq!(summary(&disk), "voters 5, and 4 of them count · quorum 3 · tolerates 1 further failure");
+        assert_eq!(out_of_count(&disk), [(2, "x".to_owned())]);
+        let learner = with(&["voter", "learner"], vec![peer(2, 9000, "")]);
+        assert_eq!(summary(&learner), "voters 1 · quorum 1 · tolerates 0 failures · learners 1");
+        let nobody_knows = Status { role: RoleName::Follower, ..silent };
+        assert_eq!(summary(&nobody_knows), "voters 3 · quorum 2 · tolerates 1 failure");
     }
 
     #[test]

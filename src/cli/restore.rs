@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 /// interrupted left.
 const NOTHING: [&str; 3] = ["lost+found", "LOCK", "recovered"];
 
-/// Founds a new cluster of one node, in an empty directory, of what `drave snapshot save` saved. It has a new cluster id, log id
+/// Founds a new cluster of one node, in an empty directory, of what snapshot save saved. It has a new cluster id, log id
 /// and disk id, and its index begins far behind: nodes of the former cluster exchange nothing with it. Others join it.
 ///
 /// Exit code 5: the file is damaged. Nothing was changed then.

@@ -88,7 +88,7 @@ fn verdict(args: &Take, taken: &[(u64, &String, Taken)]) -> Result<(), Trouble> 
     let what = match (taken.is_empty(), args.node) {
         (false, _) => "no snapshot was taken".to_owned(),
         (true, Some(node)) => format!("no node {node} answers"),
-        (true, None) => "no node answers".to_owned(),
+        (true, None) => return Err(args.cluster.nobody_answers()),
     };
     Err(Trouble { what: format!("{what}\n  tried {tried} · see: drave status"), code: 3 })
 }

@@ -121,7 +121,7 @@ fn save(args: &Save, part: &mut Part) -> Result<(Source, Snapshot), Trouble> {
         (None, Some(node)) => {
             Trouble { what: format!("no node {node} answers\n  tried {tried} · see: drave status"), code: 3 }
         }
-        (None, None) => Trouble { what: format!("no node answers\n  tried {tried}"), code: 3 },
+        (None, None) => args.cluster.nobody_answers(),
     })
 }
 

@@ -43,8 +43,7 @@ pub fn show(args: &Show) -> Result<(), Trouble> {
         }
         if !args.watch {
             if asked.iter().all(|asked| asked.status.is_err()) {
-                let tried = args.cluster.endpoints.join(", ");
-                return Err(Trouble { what: format!("no node answers\n  tried {tried}"), code: 3 });
+                return Err(args.cluster.nobody_answers());
             }
             if leader(&asked).is_none() {
                 let what =

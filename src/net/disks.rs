@@ -13,12 +13,15 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 pub struct Disks {
     /// The latest run that was met on each disk.
     runs: BTreeMap<NodeId, (DiskId, Run)>,
+    /// Why peers are not heard, in words, and when that was last seen.
+    unheard: BTreeMap<NodeId, (Time, String)>,
     tell_at: Time,
 }
 
 impl Disks {
     /// Warns that the peer comes with another disk than `known`, unless that was just said.
     pub fn warn(&mut self, now: Time, me: NodeId, peer: NodeId, known: DiskId, disk: DiskId) {
+        self.unheard.insert(peer, (now, format!("comes with disk {disk}, and had disk {known}")));
         if self.tell_at > now {
             return;
         }
@@ -33,6 +36,7 @@ impl Disks {
 
     /// Warns that a peer means this node and holds another log, unless that was just said.
     pub fn warn_of_log(&mut self, now: Time, me: NodeId, peer: NodeId, (ours, theirs): (LogId, LogId)) {
+        self.unheard.insert(peer, (now, format!("holds another log, {theirs}")));
         if self.tell_at > now {
             return;
         }
@@ -47,6 +51,7 @@ impl Disks {
     /// A peer came with that disk, in that run: warns if a later one was met before, which shows that the directory is
     /// an older copy. What it lost, if anything, it is reminded of otherwise.
     pub fn met_run(&mut self, now: Time, me: NodeId, peer: NodeId, (disk, run): (DiskId, Run)) {
+        self.unheard.remove(&peer);
         if run.starts == 0 {
             return;
         }
@@ -80,9 +85,16 @@ impl Disks {
         );
     }
 
+    /// Why that peer, which dials, is not heard, in words; nothing if it is heard, or has not dialed for a while.
+    pub fn why_unheard(&self, now: Time, peer: NodeId) -> Option<&str> {
+        let (seen, why) = self.unheard.get(&peer)?;
+        (now.since(*seen) < TOLD_EVERY).then_some(why)
+    }
+
     /// Whoever is no member any more may come with any disk, should it be added again; and so may who was added again.
     pub fn forget_but(&mut self, stays: impl Fn(NodeId) -> bool) {
         self.runs.retain(|peer, _| stays(*peer));
+        self.unheard.retain(|peer, _| stays(*peer));
     }
 }
 
@@ -104,6 +116,24 @@ mod tests {
         assert!(!run(1, 5).is_later_than(run(2, 6)), "it was started again");
         assert!(run(1, 5).is_later_than(run(2, 4)), "an older copy");
         assert!(run(1, 5).is_later_than(run(2, 5)), "two copies, each started");
+    }
+
+    #[test]
+    fn why_a_peer_is_not_heard_is_known_until_it_is_heard_or_silent() {
+        let node = |n| NodeId::new(n).unwrap();
+        let mut disks = Disks::default();
+        let later = Time(1) + TOLD_EVERY;
+        for _ in 0..2 {
+            disks.warn(Time(1), node(1), node(2), DiskId(7), DiskId(8));
+            assert!(disks.why_unheard(Time(1), node(2)).is_some_and(|why| why.contains("had disk")));
+            assert_eq!(disks.why_unheard(later, node(2)), None);
+            assert_eq!(disks.why_unheard(Time(1), node(3)), None);
+        }
+        disks.met_run(Time(2), node(1), node(2), (DiskId(7), Run { id: 1, starts: 1 }));
+        assert_eq!(disks.why_unheard(Time(2), node(2)), None);
+        disks.warn_of_log(Time(3), node(1), node(2), (LogId(1), LogId(2)));
+        disks.forget_but(|_| false);
+        assert_eq!(disks.why_unheard(Time(3), node(2)), None, "it is no member any more");
     }
 
     #[test]

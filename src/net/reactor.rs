@@ -424,6 +424,11 @@ impl<M: StateMachine> Reactor<M> {
                 place.clone_into(address);
             }
         }
+        for peer in &mut status.peers {
+            if let Some(why) = NodeId::new(peer.node).and_then(|id| self.net.why_unheard(now, id)) {
+                why.clone_into(&mut peer.uncounted);
+            }
+        }
         status.in_memory = self.options.in_memory;
         self.options.file_system.clone_into(&mut status.file_system);
         status.figures.turn_ns.clone_from(&self.turns);

@@ -251,6 +251,11 @@ impl Net {
         self.links.get(member).map(|link| link.address())
     }
 
+    /// Why that peer, which dials, is not heard, in words.
+    pub fn why_unheard(&self, now: Time, peer: NodeId) -> Option<&str> {
+        self.disks.why_unheard(now, peer)
+    }
+
     /// When there is something to do even if nothing comes.
     pub fn deadline(&self) -> Time {
         if !self.unread.is_empty() {

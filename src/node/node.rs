@@ -170,13 +170,7 @@ impl Node {
                 self.stats.ends_snapshot(now, false);
                 self.keeping.taken_damaged(now, &self.options);
             }
-            Event::Inspected { snapshot, whole } => {
-                self.shipping.inspected(now, snapshot, whole);
-                if !whole {
-                    self.keeping.discard(snapshot);
-                    self.snapshot_reads.discard(snapshot);
-                }
-            }
+            Event::Inspected { snapshot, whole } => self.inspected(now, snapshot, whole),
             Event::Received { from, snapshot, next, damaged } => self.raft.chunked(from, snapshot, next, damaged),
             Event::Restored { kept, base, time, report } => self.restored(now, kept, base, time, report),
             Event::Queried { ticket, applied, answer } => {

@@ -17,6 +17,10 @@ const LAGS: u64 = 10_000;
 /// Quicker than that, in microseconds, no disk syncs that keeps what it was given when the power goes, but for one
 /// that has a battery.
 const TOO_QUICK_US: f64 = 20.0;
+/// Of fewer syncs nothing is thought.
+const SYNCS_MIN: u64 = 100;
+/// Of so few elections nothing is thought: the first one, and one for each node that was stopped or handed over.
+const ELECTIONS_MIN: u64 = 5;
 
 /// What is thought of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,6 +77,12 @@ pub fn examine(nodes: &[Node]) -> Vec<Finding> {
     for node in nodes {
         match &node.status {
             Ok(status) => of_node(node, status, &mut out),
+            Err(why) if is_nobodys(&node.endpoint, nodes) => {
+                let found = format!(
+                    "nobody answers there, and every member answers elsewhere ({why}) · leave it out of --endpoints"
+                );
+                out.push(finding(Level::Warn, &node.endpoint, found));
+            }
             Err(why) => out.push(finding(Level::Fail, &node.endpoint, format!("does not answer: {why}"))),
         }
     }
@@ -88,6 +98,16 @@ pub fn examine(nodes: &[Node]) -> Vec<Finding> {
     out.push(alike(&statuses));
     out.push(versions(&statuses));
     out
+}
+
+/// Whether a place is that of no member, as a leader has them, and all members answer.
+fn is_nobodys(endpoint: &str, nodes: &[Node]) -> bool {
+    let answering = || nodes.iter().filter_map(|node| node.status.as_ref().ok());
+    let Some(leader) = answering().filter(|status| status.role == RoleName::Leader).max_by_key(|s| s.term) else {
+        return false;
+    };
+    let members = &leader.members;
+    members.iter().all(|member| member.address != endpoint && answering().any(|status| status.node == member.node))
 }
 
 /// What one node says of itself.
@@ -108,7 +128,7 @@ fn of_node(node: &Node, status: &Status, out: &mut Vec<Finding>) {
             name("fsync"),
             "OFF: a power loss may take anything · start it without --unsafe-no-fsync",
         ),
-        () if disk.syncs > 0 && disk.sync_p50_us < TOO_QUICK_US && !status.in_memory => {
+        () if disk.syncs >= SYNCS_MIN && disk.sync_p50_us < TOO_QUICK_US && !status.in_memory => {
             let advice = "quicker than a disk without a battery can be: does it keep what it is given?";
             finding(Level::Warn, name("fsync"), format!("{figures} · {advice}"))
         }
@@ -245,7 +265,6 @@ fn elections(statuses: &[&Status]) -> Finding {
     let begun: u64 = statuses.iter().flat_map(|status| status.elections.values()).sum();
     let uptime = statuses.iter().map(|status| status.uptime_ms).max().unwrap_or_default() as f64;
     let election = statuses.iter().map(|status| status.timing.election_max_ms).fold(0.0, f64::max);
-    // The first is no failure.
     let apart = uptime / begun.max(1) as f64;
     let found = format!(
         "election {election:.0} ms ≪ {:.0} s between elections ({begun} in {:.0} s)",
@@ -254,7 +273,7 @@ fn elections(statuses: &[&Status]) -> Finding {
     );
     match apart / election.max(0.001) {
         times if times >= FAR_APART => finding(Level::Pass, "election ≪ MTBF", found),
-        _ if begun <= 1 => finding(Level::Pass, "election ≪ MTBF", format!("{found}, young yet")),
+        _ if begun <= ELECTIONS_MIN => finding(Level::Pass, "election ≪ MTBF", format!("{found}, young yet")),
         _ => finding(Level::Warn, "election ≪ MTBF", format!("{found} · drave status --watch, and the logs, say why")),
     }
 }

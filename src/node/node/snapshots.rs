@@ -4,7 +4,7 @@ use super::Node;
 use crate::api::{Refusal, Reply};
 use crate::apply::Report as Applied;
 use crate::node::event::{Action, Kept};
-use crate::types::{Base, ClusterTime, Time};
+use crate::types::{Base, ClusterTime, Position, Time};
 
 impl Node {
     /// A snapshot is durable, or there was no room for it.
@@ -17,6 +17,15 @@ impl Node {
             self.replies.extend(refused.map(|(from, id)| (from, id, Reply::Refused(Refusal::NoSpace))));
         }
         self.answer_snapshot();
+    }
+
+    /// A snapshot of this node was read again: if it is damaged, nobody is sent any more of it.
+    pub(super) fn inspected(&mut self, now: Time, snapshot: Position, whole: bool) {
+        self.shipping.inspected(now, snapshot, whole);
+        if !whole {
+            self.keeping.discard(snapshot);
+            self.snapshot_reads.discard(snapshot);
+        }
     }
 
     /// Answers who asked for what the newest snapshot holds.

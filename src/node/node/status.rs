@@ -4,6 +4,7 @@ use super::Node;
 use crate::api::figures::Figures;
 use crate::api::{LogStatus, MemberStatus, PeerStatus, Status, TimingStatus};
 use crate::consensus::Raft;
+use crate::consensus::progress::Progress;
 use crate::node::event::Kept;
 use crate::types::{DiskId, Index, Membership, NodeId, Prospect, Time};
 
@@ -129,7 +130,7 @@ impl Node {
         let log = self.raft.log();
         let last = log.last().index;
         let shipped = |id| self.shipping.progress(id).unwrap_or_default();
-        let peer = |(id, progress): (NodeId, &crate::consensus::progress::Progress)| PeerStatus {
+        let peer = |(id, progress): (NodeId, &Progress)| PeerStatus {
             node: id.get(),
             address: self.membership().address(id).unwrap_or_default().to_owned(),
             stage: progress.stage_name().to_owned(),
@@ -142,6 +143,7 @@ impl Node {
             snapshot_bytes: shipped(id).1,
             lost_acknowledged: progress.has_lost.map_or(0, |position| position.index.0),
             losses: progress.losses,
+            uncounted: uncounted(progress).to_owned(),
         };
         self.raft.progress().map(peer).collect()
     }
@@ -168,5 +170,15 @@ impl Node {
             prospect: words(member.prospect),
         };
         membership.members.iter().map(member).collect()
+    }
+}
+
+/// Why the copy of a follower counts for nothing, in words; empty if it counts, or the follower was not heard yet.
+fn uncounted(progress: &Progress) -> &'static str {
+    match progress.counted_from {
+        _ if progress.has_lost.is_some() => "has lost entries that it acknowledged",
+        None if progress.disk.is_some() => "the log does not name its disk yet",
+        Some(from) if progress.spoke && progress.matched < from => "does not hold the entry yet that names its disk",
+        _ => "",
     }
 }

@@ -13,7 +13,7 @@ fn status(node: u64) -> Status {
         applied: 90,
         digest: "7".into(),
         membership: "voters=1,2,3".into(),
-        disk: DiskStatus { syncs: 9, sync_p50_us: 300.0, sync_p99_us: 2000.0, ..DiskStatus::default() },
+        disk: DiskStatus { syncs: 900, sync_p50_us: 300.0, sync_p99_us: 2000.0, ..DiskStatus::default() },
         fsync: true,
         file_system: "ext4".into(),
         uptime_ms: 3_600_000,
@@ -63,6 +63,26 @@ fn each_thing_that_is_not_well_is_found_and_nothing_else() {
     assert_eq!(found(tight), one(Level::Warn, "broadcast ≪ election"));
     let hopeless = |nodes: &mut Vec<Node>| of(&mut nodes[1]).disk.sync_p99_us = 80_000.0;
     assert_eq!(found(hopeless), one(Level::Fail, "broadcast ≪ election"));
+    let few = |nodes: &mut Vec<Node>| {
+        of(&mut nodes[1]).disk = DiskStatus { syncs: 3, ..DiskStatus::default() };
+        of(&mut nodes[0]).uptime_ms = 5000;
+        nodes.iter_mut().for_each(|node| of(node).uptime_ms = 5000);
+        of(&mut nodes[1]).elections = [("timeout".to_owned(), 2)].into();
+    };
+    assert_eq!(found(few), [], "too few to think anything of");
+    let moved = |address: &'static str| {
+        move |nodes: &mut Vec<Node>| {
+            of(&mut nodes[0]).members.iter_mut().for_each(|member| member.address = format!("h:{}", member.node));
+            let trips = nodes[0].trips.clone();
+            nodes.push(Node { endpoint: address.to_owned(), status: Err("refused".to_owned()), trips });
+        }
+    };
+    assert_eq!(found(moved("old:1")), one(Level::Warn, "old:1"), "where a member was before");
+    let gone = |nodes: &mut Vec<Node>| {
+        moved("old:1")(nodes);
+        nodes.remove(2);
+    };
+    assert!(found(gone).contains(&(Level::Fail, "old:1".to_owned())));
     let restless = |nodes: &mut Vec<Node>| of(&mut nodes[1]).elections = [("timeout".to_owned(), 100)].into();
     assert_eq!(found(restless), one(Level::Warn, "election ≪ MTBF"));
 }
