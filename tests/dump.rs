@@ -184,6 +184,10 @@ fn only_what_was_asked_for_is_shown() {
     assert_eq!(count(&["--key", "user:"]), 2);
     assert_eq!(count(&["--key", "b"]), 1, "a key within a batch");
     assert_eq!(count(&["-n", "2"]), 2);
+    let lines = |words: &[&str]| dump(words, directory.path()).0.lines().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(lines(&["--key", "nowhere"]).len(), 1, "no heading of a segment that holds nothing of it");
+    assert_eq!(lines(&["--key", "user:"]).len(), 5);
+    assert_eq!(dump(&["-o", "json", "-n", "1"], directory.path()).1, 0);
     assert_eq!(count(&["--check"]), 0);
     let (text, _) = dump(&["--tail", "1", "--type", "put", "--full"], directory.path());
     assert!(text.contains(&format!("{:?}\n", "x".repeat(60))), "{text}");
@@ -438,14 +442,18 @@ fn reader_that_leaves_ends_a_dump_without_a_word() {
 #[test]
 fn what_is_written_later_is_followed() {
     let directory = sample();
-    let mut child = command(&["-f", "--from", "10"], directory.path()).stdout(Stdio::piped()).spawn().unwrap();
-    let lines = io::BufReader::new(child.stdout.take().unwrap()).lines();
     let mut journal = journal(directory.path(), 1 << 20);
-    write(&mut journal, 4, None, vec![(10, Payload::Noop)]);
-    let found = lines.map_while(Result::ok).find(|line| line.contains("noop"));
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(found.unwrap().split_whitespace().any(|word| word == "10"));
+    for (words, index) in [(&["-f"][..], 10), (&["-f", "--tail", "1"], 11)] {
+        let mut child = command(words, directory.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let mut holds = |word: u64| lines.any(|line| line.split_whitespace().any(|other| other == word.to_string()));
+        assert!(holds(index - 1), "{words:?}: what was there before");
+        write(&mut journal, index, None, vec![(index, Payload::Noop)]);
+        let followed = holds(index);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(followed, "{words:?}");
+    }
 }
 
 #[test]

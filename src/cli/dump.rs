@@ -34,10 +34,10 @@ pub struct Dump {
     /// Only records of this term.
     #[arg(long)]
     pub term: Option<u64>,
-    /// Only records of these types: put, del, cas, incr, batch, open, close, noop, conf, hard, base,
-    /// free, seg, seal; and head, the header of each batch, which is shown only if asked for. In a
-    /// snapshot: sessions, machine, end.
-    #[arg(long = "type", value_name = "TYPE,…", value_delimiter = ',')]
+    /// Only records of these types: put, set, mset, append, del, cas, incr, expire, persist, batch, block, open, close,
+    /// tick, noop, conf, hard, base, free, seg, seal, odd; and head, the header of each batch, which is shown only if
+    /// asked for. In a snapshot: sessions, machine, end.
+    #[arg(long = "type", value_name = "TYPE,…", value_delimiter = ',', value_parser = record_type)]
     pub types: Vec<String>,
     /// Only commands on keys that begin with this.
     #[arg(long, value_name = "PREFIX")]
@@ -78,14 +78,48 @@ pub enum Output {
     #[default]
     Text,
     /// One object a line.
+    #[value(alias = "json")]
     Jsonl,
+}
+
+/// What records and chunks of snapshots are called.
+const TYPES: [&str; 26] = [
+    "put", "set", "mset", "append", "del", "cas", "incr", "expire", "persist", "batch", "block", "open", "close",
+    "tick", "noop", "conf", "hard", "base", "free", "seg", "seal", "odd", "head", "sessions", "machine", "end",
+];
+
+fn record_type(text: &str) -> Result<String, String> {
+    match TYPES.contains(&text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("there is no such type; there are: {}", TYPES.join(", "))),
+    }
 }
 
 /// How long `--follow` rests between looks.
 const LOOK: Duration = Duration::from_millis(200);
 
+impl Dump {
+    /// Whether only some records are asked for. A segment that holds none of them is not worth a heading.
+    fn selects(&self) -> bool {
+        let Dump { from, to, term, types, key, count, tail, .. } = self;
+        from.is_some()
+            || to.is_some()
+            || term.is_some()
+            || !types.is_empty()
+            || key.is_some()
+            || count.is_some()
+            || tail.is_some()
+    }
+}
+
 /// Prints to standard output, and ends with 5 if anything is damaged.
 pub fn print(args: Dump) -> Result<(), Trouble> {
+    if let (Some(from), Some(to)) = (args.from, args.to)
+        && from > to
+    {
+        let what = format!("--from {from} lies behind --to {to}: no entry is between them");
+        return Err(Trouble { what, code: 2 });
+    }
     match run(args, &mut io::stdout().lock()) {
         Ok(0) => Ok(()),
         // What is wrong stands among what was printed.
@@ -110,8 +144,16 @@ pub fn run(args: Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
 }
 
 fn dump(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
-    let mut walk =
-        Walk { args, out, totals: Totals::default(), tail: VecDeque::new(), shown: 0, begun: Instant::now() };
+    let mut walk = Walk {
+        args,
+        out,
+        totals: Totals::default(),
+        tail: VecDeque::new(),
+        shown: 0,
+        heading: None,
+        follows: false,
+        begun: Instant::now(),
+    };
     for path in &args.paths {
         walk.place(path)?;
     }
@@ -124,6 +166,10 @@ pub(super) struct Walk<'a> {
     pub(super) totals: Totals,
     tail: VecDeque<String>,
     shown: u64,
+    /// The heading of the segment that is read, until a line of it is printed.
+    heading: Option<String>,
+    /// Whether all that was there is shown, and what is written now is followed.
+    follows: bool,
     begun: Instant,
 }
 
@@ -193,13 +239,13 @@ impl Walk<'_> {
                 let first = first.map_or("-".to_owned(), |first| first.to_string());
                 let mib = bytes.len() as f64 / (1 << 20) as f64;
                 let sealed = if sealed { "sealed" } else { "open" };
-                writeln!(
-                    self.out,
-                    "# segment {name} · node {} · cluster {cluster} · format {} · first entry {first} · {mib:.1} MiB · {sealed}",
+                self.heading = Some(format!(
+                    "# segment {name} · node {} · cluster {cluster} · format {} · first entry {first} · {mib:.1} MiB · {sealed}\n\
+                     #   offset     len  type    term       index  batch  crc       what",
                     header.node.get(),
                     format::FORMAT,
-                )?;
-                writeln!(self.out, "#   offset     len  type    term       index  batch  crc       what")
+                ));
+                if self.args.selects() { Ok(()) } else { self.print_heading() }
             }
             Output::Jsonl => self.json(&json!({
                 "k": "segment", "file": name, "node": header.node.get(), "cluster": cluster,
@@ -290,8 +336,11 @@ impl Walk<'_> {
     /// A record's line.
     pub(super) fn show(&mut self, line: String) -> io::Result<()> {
         self.shown += 1;
-        match self.args.tail {
-            None => writeln!(self.out, "{}", line.trim_end()),
+        match self.args.tail.filter(|_| !self.follows) {
+            None => {
+                self.print_heading()?;
+                writeln!(self.out, "{}", line.trim_end())
+            }
             Some(most) => {
                 self.tail.push_back(line);
                 while self.tail.len() > most {
@@ -318,7 +367,13 @@ impl Walk<'_> {
             && args.key.as_ref().is_none_or(keyed)
     }
 
+    /// Prints the heading of the segment that is read, if it is not printed yet.
+    fn print_heading(&mut self) -> io::Result<()> {
+        self.heading.take().map_or(Ok(()), |heading| writeln!(self.out, "{heading}"))
+    }
+
     fn row(&mut self, mark: char, at: u64, bytes: u64, name: &str, what: &str) -> io::Result<()> {
+        self.print_heading()?;
         writeln!(
             self.out,
             "{mark}{at:>9}  {bytes:>6}  {name:<6}  {:>4}  {:>10}  {:>5}  {:<8}  {what}",
@@ -333,6 +388,7 @@ impl Walk<'_> {
     /// Shows what is written from now on, until somebody stops us or nobody reads.
     fn follow(&mut self, files: &Files, (mut number, mut at): (u64, u64)) -> anyhow::Result<()> {
         self.flush_tail()?;
+        self.follows = true;
         loop {
             self.out.flush()?;
             std::thread::sleep(LOOK);
@@ -362,6 +418,9 @@ impl Walk<'_> {
     }
 
     fn flush_tail(&mut self) -> io::Result<()> {
+        if !self.tail.is_empty() {
+            self.print_heading()?;
+        }
         for line in self.tail.drain(..) {
             writeln!(self.out, "{}", line.trim_end())?;
         }
