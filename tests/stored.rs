@@ -266,6 +266,21 @@ fn logs_of_two_clusters_are_not_compared() {
     assert_eq!(shelf.run(&["check"], &["nowhere"]).code, Some(74));
 }
 
+/// A cluster that was founded twice has one id, made of its founders, and two logs.
+#[test]
+fn two_logs_of_one_cluster_are_not_compared() {
+    let shelf = Shelf::new();
+    for (name, node, log) in [("n1", 1, 5), ("n2", 2, 6), ("n3", 3, 5)] {
+        let with = Membership { log_id: Some(LogId(log)), log_agreed: true, ..members(&[1, 2, 3], &[1, 2, 3], &[]) };
+        drop(shelf.begins(name, node, CLUSTER, Position::ZERO, with));
+    }
+    for verb in ["diff", "check"] {
+        let said = shelf.run(&[verb], &["n1", "n2"]);
+        assert!(said.code == Some(2) && said.err.contains("the cluster was founded twice"), "{said:#?}");
+        assert_ne!(shelf.run(&[verb], &["n1", "n3"]).code, Some(2));
+    }
+}
+
 #[test]
 fn a_node_that_votes_twice_is_found() {
     let shelf = Shelf::new();

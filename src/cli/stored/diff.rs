@@ -6,7 +6,8 @@ use crate::cli::cluster::Output;
 use crate::cli::dump_words::{Said, Style};
 use crate::cli::output::outln;
 use crate::cli::trouble::Trouble;
-use crate::types::{Index, Position, Term};
+use crate::server::new_cluster::INDEX_GAP;
+use crate::types::{Index, Membership, Position, Term};
 use crate::wal::identity::short;
 use clap::Args;
 use serde_json::{Value, json};
@@ -88,15 +89,44 @@ pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Directory>, Trouble> {
         && let Some((other, another)) = owners.find(|(_, other)| *other != cluster)
     {
         let what = format!(
-            "{} is of cluster {}, {} of cluster {}\n  only logs of one cluster can be compared",
+            "{} is of cluster {}, {} of cluster {}{}\n  only logs of one cluster can be compared",
             first.name,
             short(cluster),
             other.name,
-            short(another)
+            short(another),
+            refounded(&directories),
         );
         return Err(Trouble { what, code: 2 });
     }
+    refuse_two_logs(&directories)?;
     Ok(directories)
+}
+
+/// Which of the directories hold a cluster that was made of the state of another, in words behind a sentence.
+fn refounded(directories: &[Directory]) -> String {
+    let begins = |directory: &Directory| directory.replay.configurations.first().map(|first| first.index);
+    let all = directories.iter().filter_map(|directory| Some((directory, begins(directory)?)));
+    let made = all.filter(|(_, begins)| begins.0 >= INDEX_GAP).map(|(directory, begins)| {
+        let former = directory.path.join("before-recover");
+        let kept =
+            if former.is_dir() { format!(" (the former log is in {})", former.display()) } else { String::new() };
+        format!("; {} holds a new cluster since {begins}, by drave recover or drave restore{kept}", directory.name)
+    });
+    made.collect()
+}
+
+/// Refuses directories of one founding list that hold two logs: neither replaces what the other holds.
+fn refuse_two_logs(directories: &[Directory]) -> Result<(), Trouble> {
+    let log = |directory: &Directory| directory.membership().and_then(Membership::agreed_log);
+    let mut logs = directories.iter().filter_map(|directory| Some((directory, log(directory)?)));
+    let Some((first, one)) = logs.next() else { return Ok(()) };
+    let Some((other, two)) = logs.find(|(_, other)| *other != one) else { return Ok(()) };
+    let what = format!(
+        "{} holds log {one}, {} log {two}: the cluster was founded twice, and neither log replaces any of the other\n  only \
+         directories of one log can be compared",
+        first.name, other.name
+    );
+    Err(Trouble { what, code: 2 })
 }
 
 /// What a directory has at an index: a term, and a checksum where the entry itself is there.
@@ -227,7 +257,10 @@ fn print(directories: &[Directory], compared: &Compared, style: Style) {
         }
     }
     match compared.common {
-        Some(common) => outln!("identical up to {common}"),
+        Some(common) if directories.iter().all(|directory| directory.damage.is_empty()) => {
+            outln!("identical up to {common}");
+        }
+        Some(common) => outln!("identical up to {common}, as far as they can be read"),
         None => outln!("nothing in common"),
     }
     if let Some(index) = compared.differs {
