@@ -21,6 +21,7 @@ fn one_that_is_left_goes_on_alone_when_it_is_told_what_that_costs() {
     let running = recover(&cluster, 0, &["--accept-data-loss"]);
     assert_ne!(running.code, Some(0), "{running:?}");
     assert!(running.err.contains("in use by another process"), "{running:?}");
+    assert!(running.err.contains("stop it first") && !running.err.contains("--data"), "{running:?}");
 
     (0..3).for_each(|n| cluster.kill(n));
     [1, 2].into_iter().for_each(|n| std::fs::remove_dir_all(cluster.data(n)).unwrap());
@@ -37,6 +38,7 @@ fn one_that_is_left_goes_on_alone_when_it_is_told_what_that_costs() {
     assert!(dumped.out.contains("\"lunch\""), "the former log is kept: {dumped:?}");
     let diff = run(support::drave(&["diff"]).arg(&former).arg(cluster.data(0)));
     assert!(diff.err.contains("only logs of one cluster can be compared"), "{diff:?}");
+    assert!(diff.err.contains("holds a new cluster since") && diff.err.contains("before-recover)"), "{diff:?}");
     let again = recover(&cluster, 0, &["--accept-data-loss"]);
     assert_eq!(again.code, Some(1), "{again:?}");
     assert!(again.err.contains("a cluster of its own already"), "{again:?}");

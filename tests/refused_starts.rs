@@ -46,7 +46,9 @@ fn port_of_a_gateway_in_use_founds_nothing() {
     let _taken = TcpListener::bind(&cluster.addresses[1]).unwrap();
     for gateway in ["--http", "--resp"] {
         let mut serve = support::drave(&["serve", "--id", "1", "--peers", &format!("1={}", cluster.addresses[0])]);
-        refused(&run(serve.args([gateway, &cluster.addresses[1]]).arg("--data").arg(cluster.data(0))), 75, "in use");
+        let said = run(serve.args([gateway, &cluster.addresses[1]]).arg("--data").arg(cluster.data(0)));
+        refused(&said, 75, "in use");
+        assert!(said.err.trim_end().ends_with(&format!("listen elsewhere: {gateway}")), "{said:?}");
         assert!(!cluster.data(0).exists(), "nothing was changed");
     }
 }

@@ -91,7 +91,8 @@ fn restore_identity(args: &Recover) -> Result<(), Trouble> {
     }
     let disk = FsDisk::at(&args.directory).map_err(|error| io_trouble(&place, &error))?;
     let lock = disk.lock("LOCK").map_err(|error| io_trouble(&place, &error))?;
-    let _held = lock.ok_or_else(|| refused("in use by another process".to_owned()))?;
+    let _held =
+        lock.ok_or_else(|| refused("in use by another process: a node runs there; stop it first".to_owned()))?;
     if let Some(owner) = Identity::read(&disk).map_err(trouble)? {
         return Err(refused(format!("{} and says so: nothing is missing", owner.owner("it"))));
     }
@@ -124,11 +125,10 @@ fn finish(args: &Recover, new: Option<(&Booted, NewCluster)>) -> Result<(), Trou
         None if !args.accept_data_loss => {
             return Err(not_accepted(&format!("  an attempt to recover {place} was interrupted; this finishes it")));
         }
-        None => Some(
-            disk.lock("LOCK")
-                .map_err(|error| io_trouble(&place, &error))?
-                .ok_or_else(|| Trouble { what: format!("{place} is in use by another process"), code: 78 })?,
-        ),
+        None => Some(disk.lock("LOCK").map_err(|error| io_trouble(&place, &error))?.ok_or_else(|| Trouble {
+            what: format!("{place} is in use by another process: a node runs there; stop it first"),
+            code: 78,
+        })?),
     };
     let aside = finish_replacement(&args.directory).map_err(trouble)?;
     let Some(owner) = Identity::read(&disk).map_err(trouble)? else {

@@ -47,6 +47,9 @@ impl From<ServerError> for Trouble {
             ServerError::Fault(Fault::Corrupt { file, offset, what, lost, advice }) => {
                 (format!("{file}: byte {offset}: {what}; entries {lost}"), *advice)
             }
+            ServerError::Fault(Fault::Io { action, file, source }) if is_about_the_place(source.kind()) => {
+                (format!("{action} {file}: {source}"), "name a directory that this user may write: --data")
+            }
             ServerError::Fault(Fault::Io { action, file, source }) => (
                 format!("{action} {file}: {source}"),
                 "what reached the disk is unknown, so this node must not go on · look at the disk, then start it again",
@@ -54,14 +57,21 @@ impl From<ServerError> for Trouble {
             ServerError::Fault(Fault::Full { file }) => {
                 (format!("no space left for {file}"), "nothing acknowledged is lost · make room, and start it again")
             }
-            ServerError::Fault(_) => (error.to_string(), "each node has a directory of its own: --data"),
-            ServerError::Listen { .. } => (
-                error.to_string(),
-                "nothing was changed · who listens there: ss -ltnp · listen elsewhere: --listen, --resp, --http",
-            ),
+            // What stands in the way, and what to do about it, is in it.
+            ServerError::Fault(Fault::Foreign(what)) => return Trouble { what: what.clone(), code: error.exit_code() },
+            ServerError::Listen { option, .. } => {
+                let advice = format!("nothing was changed · who listens there: ss -ltnp · listen elsewhere: {option}");
+                return Trouble { what: format!("{error}\n  {advice}"), code: error.exit_code() };
+            }
             ServerError::Config(_) => (error.to_string(), "nothing was started · see: drave serve --help"),
             _ => (error.to_string(), "what was acknowledged is safe · start it again, and report it if it comes back"),
         };
         Trouble { what: format!("{what}\n  {advice}"), code: error.exit_code() }
     }
+}
+
+/// Whether an error says that nothing can be kept there, and not that a disk failed.
+fn is_about_the_place(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind::{NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    matches!(kind, NotADirectory | PermissionDenied | ReadOnlyFilesystem)
 }

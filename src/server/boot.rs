@@ -64,7 +64,9 @@ pub fn lock_existing(config: &Config) -> wal::Result<Option<Lock>> {
 fn lock(config: &Config, root: &FsDisk) -> wal::Result<Lock> {
     let place = config.data.display().to_string();
     let lock = root.lock("LOCK").map_err(io("lock", &place))?;
-    lock.ok_or_else(|| Fault::Foreign(format!("{place} is in use by another process")))
+    lock.ok_or_else(|| {
+        Fault::Foreign(format!("{place} is in use by another process: a node runs there; stop it first"))
+    })
 }
 
 /// Locks the directory unless it is `locked` already, finds or makes its identity, and recovers its journal. On a full

@@ -37,8 +37,9 @@ impl Listeners {
     pub fn bind(config: &Config, place: &str) -> Result<Listeners, ServerError> {
         let native = listen_when_known(config, place)?;
         let port = native.local_addr()?.port();
-        let redis = bind_gateway(config, "Redis clients", &config.resp, port.checked_add(redis::PORT_ABOVE))?;
-        let http = bind_gateway(config, "HTTP clients", &config.http, port.checked_add(http::PORT_ABOVE))?;
+        let redis =
+            bind_gateway(config, ("Redis clients", "--resp"), &config.resp, port.checked_add(redis::PORT_ABOVE))?;
+        let http = bind_gateway(config, ("HTTP clients", "--http"), &config.http, port.checked_add(http::PORT_ABOVE))?;
         Ok(Listeners { native, redis, http })
     }
 }
@@ -58,7 +59,8 @@ fn listen_when_known(config: &Config, place: &str) -> Result<TcpListener, Server
             }
             resolved => {
                 let listened = resolved.and_then(stream::listen);
-                return listened.map_err(|source| ServerError::Listen { address: place.to_owned(), source });
+                let option = "--listen";
+                return listened.map_err(|source| ServerError::Listen { address: place.to_owned(), option, source });
             }
         }
     }
@@ -72,7 +74,7 @@ fn is_passing(error: &io::Error) -> bool {
 /// `beside` is the port next to the native one, if nobody said where.
 fn bind_gateway(
     config: &Config,
-    who: &str,
+    (who, option): (&str, &'static str),
     doorway: &Doorway,
     beside: Option<u16>,
 ) -> Result<Option<TcpListener>, ServerError> {
@@ -87,7 +89,7 @@ fn bind_gateway(
             log::warn!(node = config.id.get(); "no {who} are let in: cannot listen on {place}: {error}");
             Ok(None)
         }
-        Err(source) => Err(ServerError::Listen { address: place, source }),
+        Err(source) => Err(ServerError::Listen { address: place, option, source }),
     }
 }
 

@@ -60,6 +60,8 @@ pub enum ServerError {
     Listen {
         /// Where.
         address: String,
+        /// Which option says where.
+        option: &'static str,
         /// Why not.
         source: io::Error,
     },

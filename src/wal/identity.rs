@@ -70,7 +70,10 @@ impl Identity {
             return Ok(());
         }
         let owner = self.owner(place);
-        Err(Fault::Foreign(format!("{owner}; --id says {}. Nothing was changed.", node.get())))
+        Err(Fault::Foreign(format!(
+            "{owner}; --id says {}: each node has a directory of its own, --data. Nothing was changed.",
+            node.get()
+        )))
     }
 
     /// Whose the directory, called `place`, is.

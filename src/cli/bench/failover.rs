@@ -144,7 +144,7 @@ fn runs(fault: Which, runs: u64, pace: Pace) -> Result<(Gaps, Sum), Trouble> {
     let load = Steady::start(&trio.endpoints, pace).map_err(sockets)?;
     let mut gaps = Gaps::default();
     for run in 1..=runs {
-        flowing(&load, pace, Instant::now(), &mut Vec::new())?;
+        flowing(&load, pace, Instant::now(), &mut Vec::new()).map_err(|trouble| with_logs(trouble, &trio))?;
         let gap = once(fault, &mut trio, &load, pace)?;
         eprintln!("{} {run}/{runs}: {:.1} ms", fault.name(), gap.longest.as_secs_f64() * 1e3);
         gaps.add(gap);
@@ -171,7 +171,7 @@ fn once(fault: Which, trio: &mut Trio, load: &Steady, pace: Pace) -> Result<Gap,
         Which::All => unreachable!("each has a run of its own"),
     }
     let mut after = Vec::new();
-    flowing(load, pace, at, &mut after)?;
+    flowing(load, pace, at, &mut after).map_err(|trouble| with_logs(trouble, trio))?;
     let until = Instant::now();
     if matches!(fault, Which::Freeze | Which::Isolate) && trio.roles()?.0 == victim {
         let what = format!("n{victim} leads on, as if nothing had happened: {} did not work", fault.name());
@@ -186,6 +186,11 @@ fn once(fault: Which, trio: &mut Trio, load: &Steady, pace: Pace) -> Result<Gap,
         }
     }
     Ok(measure(&before, &after, at, until))
+}
+
+/// The same trouble, and where to look why.
+fn with_logs(trouble: Trouble, trio: &Trio) -> Trouble {
+    Trouble { what: format!("{} · {}", trouble.what, trio.where_logs_are()), ..trouble }
 }
 
 /// Waits until writes flow again; collects what was acknowledged.

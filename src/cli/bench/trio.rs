@@ -109,9 +109,14 @@ impl Trio {
     pub fn roles(&self) -> Result<(u64, Vec<u64>), Trouble> {
         let statuses = self.statuses();
         let leader = statuses.iter().filter(|status| status.role == RoleName::Leader).max_by_key(|status| status.term);
-        let none = || Trouble { what: "no leader answers\n  see the logs beside the data".to_owned(), code: 3 };
+        let none = || Trouble { what: format!("no leader answers\n  {}", self.where_logs_are()), code: 3 };
         let leader = leader.ok_or_else(none)?.node;
         Ok((leader, (1..=NODES).filter(|id| *id != leader).collect()))
+    }
+
+    /// Where to look why something went wrong, in words: the directory stays where it is then.
+    pub fn where_logs_are(&self) -> String {
+        format!("its data and logs stay in {}", self.dir.display())
     }
 
     fn statuses(&self) -> Vec<Status> {
@@ -126,8 +131,7 @@ impl Trio {
         let begun = Instant::now();
         while !is_whole(&self.statuses()) {
             if begun.elapsed() > WHOLE {
-                let dir = self.dir.display();
-                let what = format!("the cluster is not whole after {WHOLE:?}\n  its data and logs stay in {dir}");
+                let what = format!("the cluster is not whole after {WHOLE:?}\n  {}", self.where_logs_are());
                 return Err(Trouble { what, code: 3 });
             }
             std::thread::sleep(LOOK);

@@ -34,8 +34,12 @@ impl Register {
     /// That of the demo at that port; 3 if there is none.
     pub fn read(base_port: u16) -> Result<Register, Trouble> {
         let path = Register::path(base_port);
-        let none =
-            || Trouble { what: format!("no demo runs at port {base_port}\n  start one with: drave demo"), code: 3 };
+        let none = || Trouble {
+            what: format!(
+                "no demo runs at port {base_port}\n  start one: drave demo · or name the first port of the one that runs: --base-port"
+            ),
+            code: 3,
+        };
         let text = std::fs::read(&path).map_err(|_| none())?;
         serde_json::from_slice(&text).map_err(|_| none())
     }
