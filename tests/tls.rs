@@ -112,7 +112,15 @@ fn who_cannot_be_believed_is_not_spoken_to() {
     assert_eq!(get(&["--tls-ca", &ours.ca]).out, "noodles");
     // It does not believe the nodes; or it does not encrypt, and is not understood.
     assert_eq!(get(&["--tls-ca", &theirs.ca]).code, Some(3));
-    assert_eq!(get(&[]).code, Some(3));
+    let said = get(&[]);
+    assert_eq!(said.code, Some(3));
+    assert!(said.err.contains("TLS") && said.err.contains("--tls-ca"), "{said:?}");
+    let mut plain = Cluster::prepare(1);
+    plain.spawn(0);
+    plain.leader();
+    let said = plain.run(&["get", "lunch", "--timeout", "1s", "--tls-ca", &ours.ca]);
+    assert_eq!(said.code, Some(3));
+    assert!(said.err.contains("is TLS spoken there?"), "{said:?}");
     // It believes them, and shows what they do not believe.
     let shown = theirs.node();
     assert_eq!(get(&["--tls-ca", &ours.ca, shown[2].as_str(), &shown[3], &shown[4], &shown[5]]).code, Some(3));

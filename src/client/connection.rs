@@ -52,7 +52,7 @@ impl Connection {
             match TcpStream::connect_timeout(&address, left(deadline)?) {
                 Ok(socket) => {
                     socket.set_nodelay(true)?;
-                    return Connection::greet(Stream::dialed(keys, socket, endpoint)?, deadline);
+                    return Connection::greet(Stream::dialed(keys, socket, endpoint)?, keys.is_some(), deadline);
                 }
                 Err(error) => last = error,
             }
@@ -60,7 +60,7 @@ impl Connection {
         Err(last.into())
     }
 
-    fn greet(stream: Stream<TcpStream>, deadline: Instant) -> Result<Connection, Trouble> {
+    fn greet(stream: Stream<TcpStream>, encrypted: bool, deadline: Instant) -> Result<Connection, Trouble> {
         let mut connection = Connection {
             stream,
             reader: FrameReader::default(),
@@ -72,11 +72,21 @@ impl Connection {
             version: 0,
             news: None,
         };
-        Hello::client().put(&mut connection.output);
-        connection.send(deadline)?;
-        let welcome = Welcome::read(connection.receive(deadline)?)?;
-        (connection.node, connection.version) = (Some(welcome.node), welcome.version);
-        Ok(connection)
+        match connection.hello(deadline) {
+            Ok(()) => Ok(connection),
+            Err(trouble) => Err(match other_protocol(&trouble, encrypted) {
+                Some(what) => io::Error::new(io::ErrorKind::InvalidData, what).into(),
+                None => trouble,
+            }),
+        }
+    }
+
+    fn hello(&mut self, deadline: Instant) -> Result<(), Trouble> {
+        Hello::client().put(&mut self.output);
+        self.send(deadline)?;
+        let welcome = Welcome::read(self.receive(deadline)?)?;
+        (self.node, self.version) = (Some(welcome.node), welcome.version);
+        Ok(())
     }
 
     /// Who was reached.
@@ -160,6 +170,36 @@ impl Connection {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+/// What is spoken at a port that does not answer a hello as a node does, as far as its first bytes tell.
+fn other_protocol(trouble: &Trouble, encrypted: bool) -> Option<&'static str> {
+    match trouble {
+        Trouble::Wire(WireError::TooLong { length, .. }) if !encrypted => {
+            match length.to_le_bytes() {
+                [b'H', b'T', b'T', b'P', ..] => Some(
+                    "HTTP is spoken there: name the port of nodes and native clients, 200 below unless told otherwise",
+                ),
+                [b'-' | b'+' | b'$', ..] => Some(
+                    "Redis' protocol is spoken there: name the port of nodes and native clients, 100 below unless told otherwise",
+                ),
+                // An alert: what it was told is no handshake.
+                [21, 3, ..] => Some("TLS is spoken there: see --tls-ca"),
+                _ => None,
+            }
+        }
+        Trouble::Io(error) if encrypted && error.kind() == io::ErrorKind::UnexpectedEof => Some(
+            "it closed the connection before the keys were agreed: is TLS spoken there? if not, leave out --tls-ca",
+        ),
+        Trouble::Io(error) if !encrypted => {
+            let closed = matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
+            closed.then_some("it closed the connection without a word: is TLS spoken there? see --tls-ca")
+        }
+        Trouble::Io(error) if error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("corrupt") => {
+            Some("no TLS is spoken there: leave out --tls-ca")
+        }
+        _ => None,
     }
 }
 
