@@ -166,6 +166,12 @@ impl Config {
         if !sizes.contains(&self.segment_bytes) {
             return wrong(format!("a segment is 4 MiB to 2 GiB, not {} bytes", self.segment_bytes));
         }
+        if (1..SEGMENT_BYTES_MIN).contains(&self.reserve_bytes) {
+            return wrong(format!(
+                "a reserve is as large as a segment, 4 MiB at least, or 0 for none; not {} bytes",
+                self.reserve_bytes
+            ));
+        }
         if !(1024..=ENTRY_BYTES_MAX).contains(&self.node.entry_bytes) {
             return wrong(format!("an entry is at most 1 KiB to 1 MiB, not {} bytes", self.node.entry_bytes));
         }
@@ -245,6 +251,8 @@ mod tests {
         assert!(founding.unwrap_err().what.contains("not in the list"));
         assert_eq!(three().check_founding(), Ok(()));
         assert!(says(Config { segment_bytes: 7, ..three() }).contains("segment"));
+        assert!(says(Config { reserve_bytes: 1024, ..three() }).contains("reserve"));
+        assert_eq!(Config { reserve_bytes: 0, ..three() }.check(), Ok(()));
         let mut slow = three();
         slow.consensus.heartbeat = Duration::from_millis(100);
         assert!(says(slow).contains("heartbeat"));

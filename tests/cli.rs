@@ -10,6 +10,7 @@ use drave::wire::hello::{VERSION_MAX, Welcome};
 use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use support::{Cluster, Guarded, Said, drave, ports, run, until};
@@ -58,6 +59,15 @@ fn verbs_answer_yes_or_no() {
     expect(&cluster.run(&["scan"]), 0, "dinner\ty\nlunch\tsoup\nn\t-10\n", "");
     expect(&cluster.run(&["scan", "l"]), 0, "lunch\tsoup\n", "");
     expect_ok_line(&cluster.run(&["del", "dinner"]));
+    // Values and keys of whatever bytes.
+    expect_ok_line(&cluster.run(&["put", "temperature", "-5"]));
+    expect_ok_line(&cluster.run(&["cas", "temperature", "-5", "-6"]));
+    expect_ok_line(&cluster.run(&["put", "--", "-k", "--ttl"]));
+    expect(&cluster.run(&["get", "--", "-k"]), 0, "--ttl", "");
+    let odd = std::ffi::OsStr::from_bytes(b"\xff\xfe");
+    assert_eq!(run(cluster.drave(&["put"]).args([odd, odd])).code, Some(0));
+    expect(&run(cluster.drave(&["scan"]).arg(odd)), 0, "\\xff\\xfe\t\\xff\\xfe\n", "");
+    assert_eq!(run(cluster.drave(&["del"]).arg(odd)).code, Some(0));
     expect(&cluster.run(&["del", "dinner"]), 1, "", "was not there");
     let slow = cluster.run(&[&["bench", "put", "--slo", "p99=1ns"][..], FIFTY].concat());
     assert_eq!(slow.code, Some(1), "{slow:?}");
@@ -110,6 +120,10 @@ fn what_cannot_be_understood_is_usage() {
         &["mend"],
         &[],
         &["serve", "--id", "0"],
+        &["serve", "--id", "1"],
+        &["serve", "--print-config", "--election-timeout", "100ms-50ms"],
+        &["dump", "--type", "foo", "."],
+        &["dump", "--from", "10", "--to", "5", "."],
         &["demo", "--plain", "--base-port", "65535"],
     ];
     for words in words {
@@ -117,6 +131,39 @@ fn what_cannot_be_understood_is_usage() {
         assert_eq!(said.code, Some(2), "{words:?}: {said:?}");
         assert!(said.out.is_empty() && !said.err.is_empty(), "{words:?}: {said:?}");
     }
+}
+
+/// Of a kind with clap-rs/clap#1245, etcd-io/etcd#5323: what is set and empty is left out.
+#[test]
+fn settings_are_shown_all_of_them_and_empty_variables_are_none() {
+    let mut command = drave(&["serve", "--print-config", "--peers", "1 = a:1, 2=b:1"]);
+    command.env("DRAVE_UNSAFE_NO_FSYNC", "").env("DRAVE_LISTEN", "").env("DRAVE_ID", "").env("DRAVE_GRACE", "7s");
+    let said = run(&mut command);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let find = |name: &str| {
+        said.out
+            .lines()
+            .find(|line| line.split(' ').next() == Some(name))
+            .map(|line| line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>().join(" "))
+    };
+    for (name, value) in [
+        ("id", "- unset"),
+        ("data", "- unset"),
+        ("listen", "- unset"),
+        ("tls-cert", "- unset"),
+        ("unsafe-no-fsync", "false default"),
+        ("grace", "7s environment"),
+        ("peers", "1 = a:1, 2=b:1 flag"),
+        ("segment-size", "64MiB default"),
+    ] {
+        assert_eq!(find(name).as_deref(), Some(value), "{said:?}");
+    }
+    assert_eq!(find("print-config"), None);
+    let endpoints = run(drave(&["put", "a", "b", "--timeout", "300ms"]).env("DRAVE_ENDPOINTS", ""));
+    assert_ne!(endpoints.code, Some(2), "{endpoints:?}");
+    let said = run(&mut drave(&["serve", "--id", "1", "--data", "n", "--peers", "1=h:1", "--reserve", "1KiB"]));
+    assert_eq!(said.code, Some(78), "{said:?}");
+    assert!(said.err.contains("reserve"), "{said:?}");
 }
 
 /// What stands above what a verb takes, for those who read the code, is what people read who ask for help.
@@ -148,6 +195,33 @@ fn without_a_cluster_nothing_is_applied_and_advice_is_given() {
     }
     let said = run(drave(&["status"]).args(["--endpoints", &endpoints]));
     assert_eq!(said.code, Some(3), "{said:?}");
+}
+
+/// Answers whatever comes with those bytes.
+fn answering(bytes: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _gone_or_not = (stream.read(&mut [0; 4096]), stream.write_all(bytes));
+        }
+    });
+    endpoint
+}
+
+#[test]
+fn endpoint_where_another_protocol_is_spoken_is_told_in_words() {
+    for (bytes, words) in [
+        (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "HTTP is spoken there"),
+        (b"-ERR unknown command\r\n", "Redis' protocol is spoken there"),
+        (b"\x15\x03\x03\0\x02\x02\x32\0\0\0\0\0\0", "TLS is spoken there"),
+        (b"", "is TLS spoken there?"),
+    ] {
+        let endpoint = answering(bytes);
+        let said = run(&mut drave(&["put", "a", "b", "--timeout", "1s", "--endpoints", &endpoint]));
+        assert_eq!(said.code, Some(3), "{said:?}");
+        assert!(said.err.contains(words), "{said:?}");
+    }
 }
 
 #[test]

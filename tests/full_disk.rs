@@ -185,7 +185,7 @@ fn a_benchmark_that_fills_the_disks_with_large_values_leaves_nothing_behind() {
 
 fn leaves_nothing_behind(size: &str, keys: &str) {
     let mut cluster = Cluster::prepare(3);
-    let words = ["--segment-size", "4MiB", "--reserve", "2MiB", "--trailing-bytes", "1MiB"];
+    let words = ["--segment-size", "4MiB", "--reserve", "4MiB", "--trailing-bytes", "1MiB"];
     cluster.words = words.map(str::to_owned).to_vec();
     let Some(_mounts) = Mounts::prepare(&cluster) else { return };
     (0..3).for_each(|n| cluster.spawn(n));

@@ -21,7 +21,8 @@ use super::stored::check::{self, Check};
 use super::stored::diff::{self, Diff};
 use super::top::{self, Top};
 use super::trouble::Trouble;
-use clap::{ArgMatches, Args, Command, FromArgMatches};
+use clap::builder::Resettable;
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use signal_hook::consts::SIGPIPE;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -70,6 +71,14 @@ pub fn describe() -> Command {
             Command::new("completions").about("Prints what a shell needs to complete words"),
         ))
         .subcommand(Man::augment_args(Command::new("man").about("Writes the manual pages into a directory")))
+}
+
+/// The same, deaf to environment variables that are set and empty: that is how scripts and container files leave
+/// something out.
+pub fn without_empty_variables(command: Command) -> Command {
+    let is_empty = |arg: &Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg });
+    command.mut_subcommands(without_empty_variables)
 }
 
 /// Does what was said.

@@ -10,7 +10,9 @@ use crate::machine::words::{Answer, Command, Deadline, Left, Life, Presence, Que
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 /// How fresh a read must be.
@@ -25,9 +27,9 @@ pub enum Fresh {
 /// Sets a key.
 #[derive(Args, Debug)]
 pub struct Put {
-    key: String,
+    key: OsString,
     #[arg(allow_hyphen_values = true)]
-    value: String,
+    value: OsString,
     /// Until the key is gone again, by the cluster's clock; else it stays
     #[arg(long, value_name = "DURATION", value_parser = lifetime)]
     ttl: Option<Duration>,
@@ -35,10 +37,10 @@ pub struct Put {
     cluster: Cluster,
 }
 
-/// Prints what a key holds.
+/// Prints what a key holds, as it is; behind it a newline, if it is printed to a terminal.
 #[derive(Args, Debug)]
 pub struct Get {
-    key: String,
+    key: OsString,
     /// How fresh
     #[arg(long, value_enum, default_value_t = Fresh::Linearizable)]
     consistency: Fresh,
@@ -49,7 +51,7 @@ pub struct Get {
 /// Prints how long a key goes on.
 #[derive(Args, Debug)]
 pub struct Ttl {
-    key: String,
+    key: OsString,
     /// How fresh
     #[arg(long, value_enum, default_value_t = Fresh::Linearizable)]
     consistency: Fresh,
@@ -60,7 +62,7 @@ pub struct Ttl {
 /// Removes a key.
 #[derive(Args, Debug)]
 pub struct Del {
-    key: String,
+    key: OsString,
     #[command(flatten)]
     cluster: Cluster,
 }
@@ -68,12 +70,12 @@ pub struct Del {
 /// Sets a key if it holds what is expected.
 #[derive(Args, Debug)]
 pub struct Cas {
-    key: String,
+    key: OsString,
     /// What it must hold; empty together with --absent
     #[arg(allow_hyphen_values = true)]
-    old: String,
+    old: OsString,
     #[arg(allow_hyphen_values = true)]
-    new: String,
+    new: OsString,
     /// Expect that the key is not there
     #[arg(long)]
     absent: bool,
@@ -84,7 +86,7 @@ pub struct Cas {
 /// Adds to the number a key holds.
 #[derive(Args, Debug)]
 pub struct Incr {
-    key: String,
+    key: OsString,
     #[arg(default_value_t = 1, allow_negative_numbers = true)]
     by: i64,
     #[command(flatten)]
@@ -96,7 +98,7 @@ pub struct Incr {
 pub struct Scan {
     /// What the keys begin with
     #[arg(default_value = "")]
-    prefix: String,
+    prefix: OsString,
     /// How many at most; all of them unless told otherwise
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,

@@ -15,12 +15,12 @@ use crate::server::Server;
 use crate::types::{Membership, NodeId};
 use crate::wal::TailPolicy;
 use bytesize::ByteSize;
-use clap::{ArgMatches, Args, ValueEnum};
+use clap::{ArgMatches, Args, Command, ValueEnum};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ use std::time::Duration;
 #[derive(Args, Debug)]
 pub struct Serve {
     /// Which node this is: a number from 1, kept for life
-    #[arg(long, env = "DRAVE_ID", value_parser = node)]
-    id: NodeId,
+    #[arg(long, env = "DRAVE_ID", value_parser = node, required_unless_present = "print_config")]
+    id: Option<NodeId>,
     /// The founding members, all of them: 1=HOST:PORT,2=HOST:PORT,… A directory that is in use knows its
     /// members, and is only told where to look
     #[arg(long, env = "DRAVE_PEERS")]
@@ -41,8 +41,8 @@ pub struct Serve {
     #[arg(long, env = "DRAVE_LEARNER", requires = "join")]
     learner: bool,
     /// Where it keeps everything
-    #[arg(long, env = "DRAVE_DATA", value_name = "DIR")]
-    data: PathBuf,
+    #[arg(long, env = "DRAVE_DATA", value_name = "DIR", required_unless_present = "print_config")]
+    data: Option<PathBuf>,
     /// Where it listens, if not at its own entry in --peers
     #[arg(long, env = "DRAVE_LISTEN", value_name = "ADDR")]
     listen: Option<String>,
@@ -191,7 +191,7 @@ impl FromStr for Peers {
     fn from_str(text: &str) -> Result<Peers, String> {
         let mut peers = BTreeMap::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            let Some((id, address)) = part.split_once('=') else {
+            let Some((id, address)) = part.split_once('=').map(|(id, address)| (id.trim(), address.trim())) else {
                 return Err(format!("{part:?} is not ID=HOST:PORT"));
             };
             if peers.insert(node(id)?, address.to_owned()).is_some() {
@@ -208,26 +208,33 @@ impl FromStr for Range {
     fn from_str(text: &str) -> Result<Range, String> {
         let duration = |text| humantime::parse_duration(text).map_err(|error| format!("{text:?}: {error}"));
         let (min, max) = text.split_once('-').unwrap_or((text, text));
-        Ok(Range(duration(min)?, duration(max)?))
+        let (min, max) = (duration(min)?, duration(max)?);
+        if min > max {
+            return Err("the shorter one comes first: MIN-MAX".to_owned());
+        }
+        Ok(Range(min, max))
     }
 }
 
 /// Runs the node until it is told to stop.
 pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
     if serve.print_config {
-        settings::print(matches);
+        settings::print(&Serve::augment_args(Command::new("serve")), matches);
         return Ok(());
     }
-    logging::start(serve.log_level, serve.log_format, serve.id.get())?;
+    let (Some(node), Some(data)) = (serve.id, serve.data.as_deref()) else {
+        return Err(Trouble { what: "--id and --data are needed".to_owned(), code: 2 });
+    };
+    logging::start(serve.log_level, serve.log_format, node.get())?;
     log::info!(
-        node = serve.id.get();
+        node = node.get();
         "drave {} ({}) starts in {}; settings: {}",
         env!("CARGO_PKG_VERSION"),
         if cfg!(debug_assertions) { "debug" } else { "release" },
-        serve.data.display(),
-        settings::differing(matches)
+        data.display(),
+        settings::differing(&Serve::augment_args(Command::new("serve")), matches)
     );
-    let mut config = configure(&serve);
+    let mut config = configure(&serve, node, data);
     let password = serve.password_file.as_deref().map(Password::read).transpose();
     config.password = password.map_err(|what| Trouble { what, code: 78 })?;
     config.credentials = CredentialFiles { keys: serve.tls.files.clone(), password: serve.password_file.clone() };
@@ -242,7 +249,7 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
     let server = Server::open(config, Kv::new())?;
     if let Some(differs) = serve.peers.as_ref().and_then(|peers| peers.differ_from(server.members())) {
         log::warn!(node = id; "--peers differs from the membership in {}: {differs}. The membership counts, and --peers only says where \
-            else to look; drave member add, remove and update change it", serve.data.display());
+            else to look; drave member add, remove and update change it", data.display());
     }
     let address = server.address().map(|address| address.to_string()).unwrap_or_default();
     log::info!(node = id, cluster:% = server.cluster(), address; "serves");
@@ -278,8 +285,8 @@ fn secure(config: &mut Config, tls: &Tls) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn configure(serve: &Serve) -> Config {
-    let mut config = Config::new(serve.id, serve.peers.clone().map(|peers| peers.0).unwrap_or_default(), &serve.data);
+fn configure(serve: &Serve, node: NodeId, data: &Path) -> Config {
+    let mut config = Config::new(node, serve.peers.clone().map(|peers| peers.0).unwrap_or_default(), data);
     config.listen.clone_from(&serve.listen);
     config.cluster.clone_from(&serve.cluster);
     config.consensus.election_min = serve.election_timeout.0;
@@ -344,6 +351,13 @@ mod tests {
         assert_eq!(peers.differ_from(&membership("1=a:1,2=b:1")), None);
         let told = peers.differ_from(&membership("1=a:2,3=c:1")).unwrap();
         assert_eq!(told, "n1 is reached at a:2, not a:1, n2 is no member, n3 is a member too");
+    }
+
+    #[test]
+    fn election_timeouts_come_in_order() {
+        let range = |text: &str| text.parse::<Range>().map(|Range(min, max)| (min.as_millis(), max.as_millis()));
+        assert_eq!((range("50ms-100ms"), range("1s")), (Ok((50, 100)), Ok((1000, 1000))));
+        assert!(range("100ms-50ms").is_err() && range("-").is_err());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The settings of a command, and where each comes from.
 
 use crate::cli::output::outln;
-use clap::ArgMatches;
 use clap::parser::ValueSource;
+use clap::{ArgMatches, Command};
 
 /// One setting.
 struct Setting {
@@ -11,35 +11,36 @@ struct Setting {
     source: &'static str,
 }
 
-/// Each setting that has a value.
-fn all(matches: &ArgMatches) -> impl Iterator<Item = Setting> {
-    matches.ids().filter_map(|id| {
-        let name = id.as_str();
-        let values = matches.try_get_raw(name).ok().flatten()?;
+/// Each setting of that command; without a value if it has none.
+fn all(command: &Command, matches: &ArgMatches) -> Vec<Setting> {
+    let arguments = command.get_arguments().filter(|argument| argument.get_long() != Some("print-config"));
+    let setting = |argument: &clap::Arg| {
+        let id = argument.get_id().as_str();
+        let values = matches.try_get_raw(id).ok().flatten().into_iter().flatten();
         let values: Vec<_> = values.map(|value| value.to_string_lossy()).collect();
-        let source = match matches.value_source(name) {
+        let source = match matches.value_source(id) {
             Some(ValueSource::CommandLine) => "flag",
             Some(ValueSource::EnvVariable) => "environment",
-            _ => "default",
+            Some(_) => "default",
+            None => "unset",
         };
-        // A group of settings is listed as one too.
-        let is_one = name.chars().next().is_some_and(char::is_lowercase);
-        let value = values.join(",");
-        (is_one && !value.is_empty()).then(|| Setting { name: name.replace('_', "-"), value, source })
-    })
+        Setting { name: argument.get_long().unwrap_or(id).to_owned(), value: values.join(","), source }
+    };
+    arguments.map(setting).collect()
 }
 
-/// Prints each setting, its value, and where it comes from.
-pub fn print(matches: &ArgMatches) {
-    for Setting { name, value, source } in all(matches) {
+/// Prints each setting, its value, and where it comes from: a flag, the environment, the default, or nowhere.
+pub fn print(command: &Command, matches: &ArgMatches) {
+    for Setting { name, value, source } in all(command, matches) {
+        let value = if value.is_empty() { "-" } else { &value };
         outln!("{name:<20} {value:<40} {source}");
     }
 }
 
 /// The settings that somebody made, as the flags they are or could be. None of them is a secret: passwords and keys are
 /// given as files.
-pub fn differing(matches: &ArgMatches) -> String {
-    let made = all(matches).filter(|setting| setting.source != "default");
+pub fn differing(command: &Command, matches: &ArgMatches) -> String {
+    let made = all(command, matches).into_iter().filter(|setting| matches!(setting.source, "flag" | "environment"));
     let words: Vec<String> = made
         .map(|Setting { name, value, source }| {
             let flag = if value == "true" { format!("--{name}") } else { format!("--{name} {value}") };
