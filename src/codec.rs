@@ -21,6 +21,19 @@ pub struct Malformed(pub &'static str);
 /// What decoding comes to.
 pub type Result<T> = std::result::Result<T, Malformed>;
 
+/// The integer that those bytes spell in its one canonical form, as Redis reads integers: a sign only if it is negative,
+/// no leading zero, nothing else. `+1`, `01` and `-0` are text: a client that wrote them did not write a number, and a
+/// counter that replaced them would destroy what it wrote.
+pub fn integer(bytes: &[u8]) -> Option<i64> {
+    let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
+    match digits {
+        [b'0'] if digits.len() == bytes.len() => return Some(0),
+        [b'1'..=b'9', rest @ ..] if rest.len() < 19 && rest.iter().all(u8::is_ascii_digit) => {}
+        _ => return None,
+    }
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
+
 /// Takes values off the front of some bytes; every take is checked.
 ///
 /// Over [`Bytes`], so that what is read out of a large frame is a slice of it and not a copy.
@@ -390,6 +403,19 @@ mod tests {
         fn garbage_is_an_error_and_nothing_worse(bytes: Vec<u8>) {
             let _either = read_entry(&mut Reader::new(bytes.clone().into()));
             let _either = read_membership(&mut Reader::new(bytes.into()));
+        }
+    }
+
+    #[test]
+    fn integers_have_one_spelling() {
+        for number in [0, 7, -7, 10, i64::MAX, i64::MIN] {
+            assert_eq!(integer(number.to_string().as_bytes()), Some(number));
+        }
+        for text in ["", "-", "+1", "01", "007", "-0", "-01", "00", " 1", "1 ", "1.0", "0x1", "--1", "1\0"] {
+            assert_eq!(integer(text.as_bytes()), None, "{text:?}");
+        }
+        for text in ["9223372036854775808", "-9223372036854775809", "10000000000000000000", &"1".repeat(99)] {
+            assert_eq!(integer(text.as_bytes()), None, "{text}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! the same decisions made against what it would leave.
 
 use super::words::{Answer, Bar, Command, Life, Presence};
+use crate::codec::integer;
 use crate::limits::ENTRY_BYTES_MAX;
 use crate::types::ClusterTime;
 use bytes::Bytes;
@@ -46,7 +47,7 @@ pub fn decide<'a>(command: &Command<'a>, held: Option<Held<'_>>, now: ClusterTim
         }
         Command::Cas { .. } => Err(Answer::Kept { actual: value.map(Bytes::copy_from_slice) }),
         Command::Incr { by, .. } => {
-            let number = value.map_or(Some(0), number).ok_or(Answer::NotANumber)?;
+            let number = value.map_or(Some(0), integer).ok_or(Answer::NotANumber)?;
             let sum = number.checked_add(*by).ok_or(Answer::Overflow)?;
             Ok((Change::Set(Cow::Owned(sum.to_string().into_bytes()), lasts), Answer::Number(sum)))
         }
@@ -118,11 +119,6 @@ fn lets(bar: Bar, has: Option<ClusterTime>, new: ClusterTime) -> bool {
         (Some(false), Some(has)) => new < has,
     };
     one && order
-}
-
-/// The decimal number those bytes spell, if they do.
-fn number(bytes: &[u8]) -> Option<i64> {
-    std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
 /// Which key a command concerns; what is not of one key concerns none of its own.

@@ -203,7 +203,9 @@ fn step(state: &Option<Bytes>, input: &Input) -> (Option<Bytes>, Answer) {
         Input::Incr(by) => {
             let number = match state {
                 None => Some(0),
-                Some(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse::<i64>().ok()),
+                Some(text) => std::str::from_utf8(text)
+                    .ok()
+                    .and_then(|text| text.parse::<i64>().ok().filter(|number| number.to_string() == text)),
             };
             match number {
                 None => (state.clone(), Answer::NotANumber),

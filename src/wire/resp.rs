@@ -5,6 +5,7 @@
 //! came is looked at once, however it was cut. Anything else is an error in Redis's own words, after which
 //! nothing more is read.
 
+use crate::codec::integer;
 use crate::limits::{ENTRY_BYTES_MAX, RESP_ARGUMENTS_MAX, RESP_COMMAND_BYTES_MAX, RESP_LINE_BYTES_MAX};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::borrow::Cow;
@@ -102,7 +103,7 @@ impl Reader {
                     },
                 }
                 let Some((from, to)) = self.head(input, "too big mbulk count string")? else { return Ok(None) };
-                let count = number(&input[from + 1..to]).filter(|count| *count <= RESP_ARGUMENTS_MAX as i64);
+                let count = integer(&input[from + 1..to]).filter(|count| *count <= RESP_ARGUMENTS_MAX as i64);
                 let count = count.ok_or_else(|| wrong("invalid multibulk length"))?;
                 if count > bounds.arguments as i64 {
                     return Err(Wrong(format!("{}multibulk length", bounds.who).into()));
@@ -142,7 +143,7 @@ impl Reader {
                         let got = input[from].escape_ascii();
                         return Err(Wrong(format!("expected '$', got '{got}'").into()));
                     }
-                    let length = number(&input[from + 1..to]).filter(|n| (0..=ENTRY_BYTES_MAX as i64).contains(n));
+                    let length = integer(&input[from + 1..to]).filter(|n| (0..=ENTRY_BYTES_MAX as i64).contains(n));
                     let length = length.ok_or_else(|| wrong("invalid bulk length"))? as usize;
                     if length > bounds.bytes {
                         return Err(Wrong(format!("{}bulk length", bounds.who).into()));
@@ -213,15 +214,6 @@ impl Reader {
 
 fn wrong(what: &'static str) -> Wrong {
     Wrong(Cow::Borrowed(what))
-}
-
-/// The decimal number those bytes spell, if they do: a sign if it is negative, digits, nothing else.
-pub fn number(bytes: &[u8]) -> Option<i64> {
-    let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
-    if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
 /// The words of a line, with quotes and escapes as redis-cli has them; `None` if a quote is not closed.

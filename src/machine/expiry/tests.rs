@@ -215,7 +215,8 @@ impl Naive {
             }
             Deed::Incr(key, by) => {
                 let (value, deadline) = self.live(now, *key).unwrap_or((b"0".to_vec(), None));
-                let Ok(number) = String::from_utf8_lossy(&value).parse::<i64>() else {
+                let text = String::from_utf8_lossy(&value);
+                let Some(number) = text.parse::<i64>().ok().filter(|number| number.to_string() == text) else {
                     return Some(Answer::NotANumber);
                 };
                 self.put(*key, (number + by).to_string().into_bytes(), deadline);

@@ -49,9 +49,11 @@ fn numbers_are_counted_and_others_left_alone() {
     assert_eq!(apply(&mut kv, &Command::Incr { key: b"n", by: -7 }), Answer::Number(-2));
     assert_eq!(kv.get(b"n"), Some(&b"-2"[..]));
     assert_eq!(apply(&mut kv, &Command::Incr { key: b"n", by: i64::MIN }), Answer::Overflow);
-    apply(&mut kv, &put(b"t", b"ten"));
-    assert_eq!(apply(&mut kv, &Command::Incr { key: b"t", by: 1 }), Answer::NotANumber);
-    assert_eq!(kv.get(b"t"), Some(&b"ten"[..]));
+    for text in ["ten", "+1", "007", "00", "-0", "-01", " 1", "1 ", "", "9223372036854775808"] {
+        apply(&mut kv, &put(b"t", text.as_bytes()));
+        assert_eq!(apply(&mut kv, &Command::Incr { key: b"t", by: 1 }), Answer::NotANumber, "{text}");
+        assert_eq!(kv.get(b"t"), Some(text.as_bytes()));
+    }
 }
 
 #[test]
@@ -154,7 +156,8 @@ impl Step {
             }
             Step::Incr(_, by) => {
                 let held = map.get(&key).map_or("0".into(), |held| String::from_utf8_lossy(held).into_owned());
-                if let Some(sum) = held.parse::<i64>().ok().and_then(|held| held.checked_add(*by)) {
+                let number = held.parse::<i64>().ok().filter(|number| number.to_string() == held);
+                if let Some(sum) = number.and_then(|number| number.checked_add(*by)) {
                     map.insert(key, sum.to_string().into_bytes());
                 }
             }

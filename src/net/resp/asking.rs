@@ -1,10 +1,11 @@
 //! What a command asks of the machine.
 
 use super::telling::Shape;
+use crate::codec;
 use crate::limits::KEY_BYTES_MAX;
 use crate::machine::words::{Bar, Command, Deadline, Life, Presence, Query, Step};
 use crate::types::ClusterTime;
-use crate::wire::resp::{Words, number};
+use crate::wire::resp::Words;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What a command comes to: something to do or to ask, and what is made of the answer; or an error, in
@@ -39,7 +40,7 @@ fn keys(words: &Words) -> Result<Vec<&[u8]>, String> {
 }
 
 fn integer(words: &Words, at: usize) -> Result<i64, String> {
-    number(words.at(at)).ok_or_else(|| NO_INTEGER.to_owned())
+    codec::integer(words.at(at)).ok_or_else(|| NO_INTEGER.to_owned())
 }
 
 fn wrong_count(name: &str) -> String {

@@ -7,11 +7,12 @@ use super::table::{self, Does, Spec, Special};
 use super::talk::{Block, Element, Talk, What};
 use super::telling::{self, Shape};
 use crate::api::{Consistency, Refusal};
+use crate::codec::integer;
 use crate::limits::ENTRY_BYTES_MAX;
 use crate::machine::words::{Command, Query, Step};
 use crate::pipeline::RequestKind;
 use crate::types::Time;
-use crate::wire::resp::{Words, number};
+use crate::wire::resp::Words;
 use bytes::{Bytes, BytesMut};
 
 /// What a command may need to know.
@@ -149,7 +150,7 @@ fn turn(talk: &mut Talk, special: Special, words: &Words, out: &mut BytesMut, se
 
 fn scan<'a>(words: &'a Words, cursors: &'a Cursors) -> Result<(Step<'a>, Shape), String> {
     let invalid = || "ERR invalid cursor".to_owned();
-    let cursor = number(words.at(1)).and_then(|cursor| u64::try_from(cursor).ok()).ok_or_else(invalid)?;
+    let cursor = integer(words.at(1)).and_then(|cursor| u64::try_from(cursor).ok()).ok_or_else(invalid)?;
     let (pattern, limit) = asking::scan(words)?;
     // One that is not known any more, or is another node's, would begin somewhere: better to say so.
     let after = match cursor {

@@ -4,7 +4,8 @@ use super::about;
 use super::door::{Options, Scene};
 use super::glob;
 use super::table;
-use crate::wire::resp::{Version, Words, Writer, number};
+use crate::codec::integer;
+use crate::wire::resp::{Version, Words, Writer};
 use bytes::{Bytes, BytesMut};
 
 /// What is answered without the machine.
@@ -96,7 +97,7 @@ impl Small {
                 _ => return Err("ERR wrong number of arguments for 'ping' command".into()),
             },
             Small::Echo => out.bulk(words.at(1)),
-            Small::Select => match number(words.at(1)) {
+            Small::Select => match integer(words.at(1)) {
                 Some(0) => out.line("OK"),
                 Some(_) => return Err("ERR DB index is out of range".into()),
                 None => return Err("ERR value is not an integer or out of range".into()),
@@ -158,7 +159,7 @@ fn admit(user: &[u8], password: &[u8], guest: &mut Guest, options: &Options) -> 
 fn hello(words: &Words, guest: &mut Guest, options: &Options, said: &mut BytesMut) -> Result<(), String> {
     let version = match words.len() {
         1 => guest.version,
-        _ => match number(words.at(1)) {
+        _ => match integer(words.at(1)) {
             Some(2) => Version::Two,
             Some(3) => Version::Three,
             Some(_) => return Err("NOPROTO unsupported protocol version".into()),
