@@ -173,7 +173,7 @@ impl Config {
             ));
         }
         if !(1024..=ENTRY_BYTES_MAX).contains(&self.node.entry_bytes) {
-            return wrong(format!("an entry is at most 1 KiB to 1 MiB, not {} bytes", self.node.entry_bytes));
+            return wrong(format!("the largest entry may be 1 KiB to 1 MiB, not {} bytes", self.node.entry_bytes));
         }
         Ok(())
     }

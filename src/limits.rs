@@ -23,6 +23,8 @@ pub const ANSWER_BYTES_MAX: u64 = 2 << 20;
 pub const KEY_BYTES_MAX: usize = 64 << 10;
 /// How many arguments a command of a Redis client may have.
 pub const RESP_ARGUMENTS_MAX: usize = 1 << 20;
+/// How long an argument may be that is passed over because it is too long to be taken, in bytes: Redis' own limit.
+pub const RESP_BULK_BYTES_MAX: usize = 512 << 20;
 /// How long such a command may be, all in all, in bytes.
 pub const RESP_COMMAND_BYTES_MAX: usize = 4 << 20;
 /// How long one that comes as a line may be, and the line that announces anything, in bytes.

@@ -132,6 +132,13 @@ fn every_command_answers_as_rediss_does() {
         ("SET k v EX 0", error("ERR invalid expire time in 'set' command")),
         ("SET k v EX x", error("ERR value is not an integer or out of range")),
         ("SET k v EX 10 PX 10", error("ERR syntax error")),
+        ("SET k v EX 10 KEEPTTL", error("ERR syntax error")),
+        ("SET k v EX x WHAT", error("ERR syntax error")),
+        ("SET k v EX 1 EX 100 XX XX", ok()),
+        ("TTL k", Number(100)),
+        ("SET k v KEEPTTL KEEPTTL", ok()),
+        ("TTL k", Number(100)),
+        ("SET k w", ok()),
         ("STRLEN k", Number(1)),
         ("APPEND k xyz", Number(4)),
         ("GET k", bulk("wxyz")),
@@ -181,30 +188,50 @@ fn every_command_answers_as_rediss_does() {
         ("EXPIREAT k 1", Number(1)),
         ("EXISTS k", Number(0)),
         ("EXPIRE none 10", Number(0)),
+        ("EXPIRE k -9223372036854775808", error("ERR invalid expire time in 'expire' command")),
+        ("SET k v", ok()),
+        ("PEXPIREAT k -9223372036854775808", Number(1)),
+        ("EXISTS k", Number(0)),
+        ("SET k v", ok()),
+        ("PEXPIRE k -9223372036854775808", Number(1)),
+        ("EXISTS k", Number(0)),
         ("SCAN 0", Many(vec![bulk("0"), many(&["n"])])),
         ("SCAN 0 MATCH m*", Many(vec![bulk("0"), many(&[])])),
         ("SCAN 0 COUNT 0", error("ERR syntax error")),
-        ("SCAN 77", error("ERR invalid cursor")),
+        ("SCAN 0 TYPE string", Many(vec![bulk("0"), many(&["n"])])),
+        ("SCAN 0 TYPE hash COUNT 5", Many(vec![bulk("0"), many(&[])])),
+        ("SCAN 0 TYPE", error("ERR syntax error")),
+        ("SCAN 18446744073709551615", Many(vec![bulk("0"), many(&[])])),
+        ("SCAN -1", error("ERR invalid cursor")),
         ("SCAN x", error("ERR invalid cursor")),
         ("CONFIG GET save", many(&["save", ""])),
         ("CONFIG GET appendonly", many(&["appendonly", "yes"])),
-        ("CONFIG GET maxmemory", many(&[])),
-        ("CONFIG SET save x", error("ERR unknown subcommand 'SET'")),
+        ("CONFIG GET maxmemory", many(&["maxmemory", "0"])),
+        ("CONFIG GET what", many(&[])),
+        ("CONFIG SET save x", error("ERR unknown subcommand 'SET'. Try CONFIG HELP.")),
         ("CLIENT SETINFO LIB-NAME x", ok()),
         ("CLIENT GETNAME", Nil),
         ("CLIENT SETNAME me", ok()),
         ("CLIENT GETNAME", bulk("me")),
-        ("CLIENT LIST", error("ERR unknown subcommand 'LIST'")),
-        ("COMMAND DOCS", many(&[])),
+        ("CLIENT LIST", error("ERR unknown subcommand 'LIST'. Try CLIENT HELP.")),
+        ("COMMAND DOCS", error("ERR unknown subcommand 'DOCS'. Try COMMAND HELP.")),
         ("CLUSTER KEYSLOT foo", Number(12182)),
-        ("CLUSTER RESET", error("ERR unknown subcommand 'RESET'")),
+        ("CLUSTER RESET", error("ERR unknown subcommand 'RESET'. Try CLUSTER HELP.")),
         ("READONLY", ok()),
         ("READWRITE", ok()),
         ("ASKING", ok()),
         ("WATCH k", error("ERR WATCH is not supported")),
         ("EXEC", error("ERR EXEC without MULTI")),
         ("DISCARD", error("ERR DISCARD without MULTI")),
-        ("FLUSHALL", error("ERR unknown command 'FLUSHALL'")),
+        ("EXEC now", error("EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command")),
+        ("FLUSHALL", error("ERR unknown command 'FLUSHALL', with args beginning with: ")),
+        ("LPUSH k a b", error("ERR unknown command 'LPUSH', with args beginning with: 'k' 'a' 'b' ")),
+        (
+            "EVAL return 0",
+            error(
+                "NOAUTH EVAL is not supported: there are no scripts here, whatever the password. Nothing was applied",
+            ),
+        ),
         ("GET", error("ERR wrong number of arguments for 'get' command")),
         (
             "AUTH x",
@@ -226,14 +253,29 @@ fn who_asks_about_the_node_is_told() {
     let (cluster, doors) = doors(1, &[]);
     let mut redis = Redis::dial(&doors[0]);
     redis.ask("SET k v");
+    redis.ask("SET ends v EX 1000");
     let Bulk(info) = redis.ask("INFO") else { panic!("INFO is text") };
-    for line in
-        ["redis_mode:standalone", "loading:0", "connected_clients:", "db0:keys=1", "leader_id:1", "num_sessions:1"]
-    {
+    for line in [
+        "redis_mode:standalone",
+        "loading:0",
+        "connected_clients:",
+        "db0:keys=2,expires=1",
+        "leader_id:1",
+        "num_sessions:1",
+    ] {
         assert!(info.contains(line), "{line} in {info}");
     }
+    for name in ["blocked_clients", "total_connections_received", "used_cpu_user", "used_memory", "master_repl_offset"]
+    {
+        let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        assert!(value.is_some_and(|value| value.parse::<f64>().is_ok()), "{name} in {info}");
+    }
+    let mut names: Vec<&str> = info.lines().filter_map(|line| Some(line.split_once(':')?.0)).collect();
+    names.sort_unstable();
+    assert!(names.windows(2).all(|two| two[0] != two[1]), "{info}: parsers keep one of each name");
+    assert!(info.contains("\r\nrole:master\r\n"), "{info}");
     let Bulk(raft) = redis.ask("INFO raft") else { panic!("INFO is text") };
-    assert!(raft.starts_with("# Raft\r\nnode_id:1\r\nrole:leader\r\n"), "{raft}");
+    assert!(raft.starts_with("# Raft\r\nnode_id:1\r\nraft_role:leader\r\n"), "{raft}");
     let Number(count) = redis.ask("COMMAND COUNT") else { panic!("a count") };
     let Many(table) = redis.ask("COMMAND") else { panic!("a table") };
     assert_eq!(table.len() as i64, count);
@@ -275,7 +317,7 @@ fn answers_leave_in_the_order_of_commands_and_each_sees_those_before_it() {
             assert_eq!(redis.read(), bulk(&n.to_string()));
             sum += n;
             assert_eq!(redis.read(), Number(sum));
-            assert_eq!(redis.read(), Error("ERR unknown command 'NONSENSE'".into()));
+            assert_eq!(redis.read(), Error("ERR unknown command 'NONSENSE', with args beginning with: ".into()));
         }
         assert_eq!(redis.read(), Number(1));
     }
@@ -303,7 +345,7 @@ fn a_transaction_is_one_entry_and_goes_on_behind_what_fails() {
     assert_eq!(cluster.status(0).unwrap().last, before + 1, "all of it is one entry");
 
     redis.ask("MULTI");
-    assert_eq!(redis.ask("NONSENSE"), Error("ERR unknown command 'NONSENSE'".into()));
+    assert_eq!(redis.ask("NONSENSE"), Error("ERR unknown command 'NONSENSE', with args beginning with: ".into()));
     redis.ask("SET a 9");
     let aborted = Error("EXECABORT Transaction discarded because of previous errors.".into());
     assert_eq!(redis.ask("EXEC"), aborted);
@@ -313,6 +355,45 @@ fn a_transaction_is_one_entry_and_goes_on_behind_what_fails() {
     assert_eq!(redis.ask("GET a"), bulk("6"));
     redis.ask("MULTI");
     assert_eq!(redis.ask("EXEC"), Many(vec![]));
+    redis.ask("MULTI");
+    assert_eq!(redis.ask("SCAN 0 COUNT 100"), queued);
+    let keys = Many(vec![bulk("0"), Many(vec![bulk("a")])]);
+    assert_eq!(redis.ask("EXEC"), Many(vec![keys]));
+    redis.ask("MULTI");
+    redis.ask("SET a 9");
+    let ended =
+        Error("EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command".into());
+    assert_eq!(redis.ask("EXEC now"), ended);
+    assert_eq!(redis.ask("GET a"), bulk("6"), "the transaction has ended");
+}
+
+#[test]
+fn a_value_over_the_limit_is_refused_and_the_connection_kept() {
+    let (cluster, doors) = doors(1, &[]);
+    let mut redis = Redis::dial(&doors[0]);
+    let large = "x".repeat(9 << 20);
+    for words in [&["SET", "big", &large][..], &["MSET", "big", "v", "other", &large], &["APPEND", "big", &large]] {
+        redis.send(words);
+        let Error(why) = redis.read() else { panic!("it is too large") };
+        assert!(
+            why.starts_with(&format!("ERR {} 'big': ", words[0])) && why.contains("limit of 1048576 bytes"),
+            "{why}"
+        );
+        assert_eq!(redis.ask("GET big"), Nil);
+    }
+    let half = &large[..1 << 19];
+    let all: Vec<&str> = std::iter::once("MSET").chain((0..20).map(|_| half)).collect();
+    redis.send(&all);
+    let Error(why) = redis.read() else { panic!("it is too large") };
+    assert!(why.contains("limit of 4194304 bytes"), "{why}");
+    redis.ask("MULTI");
+    redis.send(&["SET", "big", &large]);
+    assert!(matches!(redis.read(), Error(_)));
+    assert_eq!(redis.ask("EXEC"), Error("EXECABORT Transaction discarded because of previous errors.".into()));
+    assert_eq!(redis.ask("SET big v"), ok(), "{}", cluster.logs());
+    // An error that ends the connection is read by a client that goes on sending.
+    redis.raw(format!("*1\r\n$999999999\r\n{large}").as_bytes()).unwrap();
+    assert_eq!(redis.read(), Error("ERR Protocol error: invalid bulk length".into()));
 }
 
 #[test]
@@ -354,28 +435,40 @@ fn nobody_asks_and_keys_end_all_the_same() {
 }
 
 #[test]
-fn scans_go_on_where_they_were_however_keys_change() {
-    let (_cluster, doors) = doors(1, &[]);
+fn scans_go_on_at_any_node_however_keys_change_and_others_scan() {
+    let (_cluster, doors) = doors(3, &[]);
     let mut redis = Redis::dial(&doors[0]);
-    for n in 0..100 {
-        redis.ask(&format!("SET user:{n} v"));
+    for from in (0..3000).step_by(500) {
+        let words: Vec<String> = (from..from + 500).flat_map(|n| [format!("user:{n}"), "v".into()]).collect();
+        redis.send(&std::iter::once("MSET").chain(words.iter().map(String::as_str)).collect::<Vec<_>>());
+        assert_eq!(redis.read(), ok());
     }
     redis.ask("SET other v");
-    let (mut cursor, mut seen) = ("0".to_owned(), BTreeSet::new());
-    loop {
-        // Another connection each time, as clients with a pool do.
-        let mut redis = Redis::dial(&doors[0]);
-        let Many(reply) = redis.ask(&format!("SCAN {cursor} MATCH user:*[0-8] COUNT 7")) else { panic!("an array") };
+    let step = |redis: &mut Redis, cursor: &str| {
+        let Many(reply) = redis.ask(&format!("SCAN {cursor} MATCH user:*[0-8] COUNT 100")) else { panic!("an array") };
         let [Bulk(next), Many(keys)] = &reply[..] else { panic!("{reply:?}") };
-        seen.extend(keys.iter().map(|key| format!("{key:?}")));
+        (next.clone(), keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>())
+    };
+    // One scan is slow and changes its node with each step, as clients with a pool behind a balancer do; another
+    // passes it over and over.
+    let (mut cursor, mut quick, mut seen, mut steps) = ("0".to_owned(), "0".to_owned(), BTreeSet::new(), 0);
+    loop {
+        steps += 1;
+        let mut other = Redis::dial(&doors[steps % 3]);
+        let (next, keys) = step(&mut other, &cursor);
+        for key in keys {
+            assert!(seen.insert(key), "none is told twice");
+        }
         redis.ask(&format!("SET user:new{cursor} v"));
-        cursor.clone_from(next);
+        (0..40).for_each(|_| quick = step(&mut redis, &quick).0);
+        cursor = next;
         if cursor == "0" {
             break;
         }
     }
-    let there = (0..100).filter(|n| n % 10 != 9).map(|n| format!("{:?}", bulk(&format!("user:{n}"))));
-    assert!(there.clone().all(|key| seen.contains(&key)), "{seen:?}");
+    assert!(steps > 1, "it took one step: nothing was tried");
+    let mut there = (0..3000).filter(|n| n % 10 != 9).map(|n| format!("{:?}", bulk(&format!("user:{n}"))));
+    assert!(there.all(|key| seen.contains(&key)), "{seen:?}");
     assert!(!seen.contains(&format!("{:?}", bulk("other"))));
 }
 
@@ -385,7 +478,7 @@ fn what_is_no_command_is_told_so_and_closes() {
     for (bytes, reply) in [
         ("*x\r\n", "ERR Protocol error: invalid multibulk length"),
         ("*1\r\n:1\r\n", "ERR Protocol error: expected '$', got ':'"),
-        ("*1\r\n$99999999\r\n", "ERR Protocol error: invalid bulk length"),
+        ("*1\r\n$999999999\r\n", "ERR Protocol error: invalid bulk length"),
         ("set \"a\r\n", "ERR Protocol error: unbalanced quotes in request"),
     ] {
         let mut redis = Redis::dial(&doors[0]);
@@ -459,21 +552,66 @@ fn followers_say_where_the_leader_is_when_told_to() {
     let (cluster, doors) = doors(3, &["--resp-follower", "moved"]);
     let leader = cluster.leader();
     let follower = (leader + 1) % 3;
-    let native: u16 = cluster.addresses[leader].rsplit_once(':').unwrap().1.parse().unwrap();
+    let port: i64 = doors[leader].rsplit_once(':').unwrap().1.parse().unwrap();
     let mut redis = Redis::dial(&doors[follower]);
-    let moved = |slot: u16| Error(format!("MOVED {slot} 127.0.0.1:{}", native + 100));
+    let moved = |slot: u16| Error(format!("MOVED {slot} {}", doors[leader]));
     let told = || (redis.ask("SET foo v") == moved(12182)).then_some(());
     until("a follower knows its leader", told, || cluster.logs());
     assert_eq!(redis.ask("GET bar"), moved(5061));
     let Many(slots) = redis.ask("CLUSTER SLOTS") else { panic!("an array") };
     let Many(range) = &slots[0] else { panic!("an array") };
     let Many(first) = &range[2] else { panic!("an array") };
-    assert_eq!((range.len(), &first[1]), (5, &Number(i64::from(native + 100))), "the leader comes first");
+    assert_eq!((range.len(), &first[1]), (5, &Number(port)), "the leader comes first");
     let mut redis_leader = Redis::dial(&doors[leader]);
     assert_eq!(redis_leader.ask("SET foo v"), ok());
+    for (redis, role, hello) in
+        [(&mut redis_leader, "role:master\r\n", "master"), (&mut redis, "role:slave\r\n", "replica")]
+    {
+        let Bulk(info) = redis.ask("INFO replication") else { panic!("INFO is text") };
+        assert!(info.contains(role) && info.matches("role:").count() == 1, "{info}");
+        let Many(all) = redis.ask("HELLO 2") else { panic!("an array") };
+        assert!(all.contains(&bulk(hello)), "{all:?}");
+    }
     redis.ask("READONLY");
     let mut held = || (redis.ask("GET foo") == bulk("v")).then_some(());
     until("a follower answers for itself", &mut held, || cluster.logs());
+}
+
+#[test]
+fn clients_are_led_to_where_each_member_says_that_its_gateway_is() {
+    let mut cluster = support::Cluster::prepare(3);
+    let base = support::ports(3);
+    cluster.doors = (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
+    let places = ["redis-1.example:6379", "redis-2.example:6380", ""];
+    let usual = cluster.words.clone();
+    for (n, place) in places.iter().enumerate() {
+        cluster.words.clone_from(&usual);
+        cluster.words.extend(["--resp-follower", "moved"].map(str::to_owned));
+        if place.is_empty() {
+            cluster.doors[n] = "off".into();
+        } else {
+            cluster.words.extend(["--advertise-resp".to_owned(), (*place).to_owned()]);
+        }
+        cluster.spawn(n);
+    }
+    cluster.leader();
+    let told = |node: usize| {
+        let mut redis = Redis::dial(&cluster.doors[node]);
+        let Many(slots) = redis.ask("CLUSTER SLOTS") else { panic!("an array") };
+        let Many(range) = &slots[0] else { panic!("an array") };
+        let place = |place: &Value| match place {
+            Many(words) => match &words[..] {
+                [Bulk(host), Number(port), ..] => format!("{host}:{port}"),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        range[2..].iter().map(place).collect::<BTreeSet<String>>()
+    };
+    let announced: BTreeSet<String> = places[..2].iter().map(|place| (*place).to_owned()).collect();
+    for node in 0..2 {
+        until("all have announced where they are", || (told(node) == announced).then_some(()), || cluster.logs());
+    }
 }
 
 #[test]

@@ -119,7 +119,8 @@ fn step(step: &Step<'_>, style: Style) -> Said {
         Query::Present(keys) => ("exists", keys.clone()),
         Query::Length { key } => ("strlen", vec![key]),
         Query::Left { key } => ("ttl", vec![key]),
-        Query::Keys { prefix, .. } => ("keys", vec![prefix]),
+        Query::Keyspace => ("keyspace", vec![]),
+        Query::Walk { prefix, .. } => ("walk", vec![prefix]),
     };
     let what = keys.iter().map(|key| quoted(key, style)).collect::<Vec<_>>().join(" ");
     let fields = Fields { what: Some(what.clone()), ..Fields::default() };

@@ -12,6 +12,7 @@ use crate::net::credentials::CredentialFiles;
 use crate::net::password::Password;
 use crate::net::resp::door::Follower;
 use crate::server::Server;
+use crate::types::address::check_address;
 use crate::types::{Membership, NodeId};
 use crate::wal::TailPolicy;
 use bytesize::ByteSize;
@@ -50,6 +51,9 @@ pub struct Serve {
     /// unless told otherwise
     #[arg(long, env = "DRAVE_RESP", value_name = "ADDR|off")]
     resp: Option<String>,
+    /// Where Redis clients reach this node, if not where it listens: what MOVED and CLUSTER SLOTS tell them, on every node
+    #[arg(long, env = "DRAVE_ADVERTISE_RESP", value_name = "HOST:PORT", value_parser = reachable)]
+    advertise_resp: Option<String>,
     /// What a follower does with what only the leader can: pass it on, or say where the leader is, as clients of a
     /// Redis cluster expect
     #[arg(long, env = "DRAVE_RESP_FOLLOWER", value_enum, default_value_t = OnFollower::Forward)]
@@ -153,6 +157,11 @@ struct Range(Duration, Duration);
 /// A node's number, as it is typed.
 pub fn node(text: &str) -> Result<NodeId, String> {
     text.parse().ok().and_then(NodeId::new).ok_or_else(|| "a node's id is a number from 1".into())
+}
+
+/// An address that others than this machine can dial, as far as it says.
+fn reachable(text: &str) -> Result<String, String> {
+    check_address(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
 fn size(text: &str) -> Result<ByteSize, String> {
@@ -312,6 +321,7 @@ fn configure(serve: &Serve, node: NodeId, data: &Path) -> Config {
     config.signals = true;
     config.resp = doorway(serve.resp.as_deref());
     config.http = doorway(serve.http.as_deref());
+    config.redis.advertised.clone_from(&serve.advertise_resp);
     config.redis.follower = match serve.resp_follower {
         OnFollower::Forward => Follower::Forward,
         OnFollower::Moved => Follower::Moved,

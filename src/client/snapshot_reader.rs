@@ -7,7 +7,6 @@ use super::error::{ClientError, Tried};
 use crate::api::{Consistency, Outcome, Refusal, Reply, Request};
 use crate::limits::CHUNK_BYTES;
 use crate::types::Position;
-use crate::wire::hello::VERSION_READS_SNAPSHOTS;
 use bytes::Bytes;
 use std::time::{Duration, Instant};
 
@@ -47,7 +46,7 @@ impl Client {
             |refusal, trouble: Option<&Trouble>| ClientError::Refused(refused(endpoint, begun, refusal, trouble));
         let until = deadline(options.timeout);
         let dialed =
-            Connection::dial(endpoint, options.keys.as_ref(), until.min(deadline(options.patience))).and_then(check);
+            Connection::dial(endpoint, options.keys.as_ref(), until.min(deadline(options.patience)));
         let mut connection = dialed.map_err(|trouble| failed(None, Some(&trouble)))?;
         let mut call = |request: &Request| match connection.call(request, until) {
             Ok(Reply::Refused(refusal)) => Err(failed(Some(refusal), None)),
@@ -127,7 +126,7 @@ impl SnapshotReader {
                 self.options.keys.as_ref(),
                 until.min(deadline(self.options.patience)),
             );
-            self.connection = Some(dialed.and_then(check)?);
+            self.connection = Some(dialed?);
         }
         let Some(connection) = &mut self.connection else { return Ok(Reply::Unknown) };
         while self.requested < WINDOW {
@@ -142,15 +141,6 @@ impl SnapshotReader {
         // A refusal overtakes pieces that were requested before it: each answer is looked at as it comes.
         connection.next_answer(until)
     }
-}
-
-/// Lets only a node through that lets a client read snapshots.
-fn check(connection: Connection) -> Result<Connection, Trouble> {
-    if connection.version() < VERSION_READS_SNAPSHOTS {
-        let what = "this node is of a version that lets no client read snapshots";
-        return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, what).into());
-    }
-    Ok(connection)
 }
 
 fn refused(endpoint: &str, begun: Instant, refusal: Option<Refusal>, trouble: Option<&Trouble>) -> Tried {

@@ -30,6 +30,10 @@ pub enum Change<'a> {
     Remove,
 }
 
+/// How far apart two deadlines may be, in milliseconds, that the same date has become: each was counted from when its
+/// command reached a node to when the leader took it on.
+const DATE_DOUBT_MS: u64 = 100;
+
 type Decision<'a> = Result<(Change<'a>, Answer), Answer>;
 
 /// What a command of one key does to it, given what it holds at that time, and the answer; or why it does nothing.
@@ -111,12 +115,13 @@ fn until<'a>(
 
 fn lets(bar: Bar, has: Option<ClusterTime>, new: ClusterTime) -> bool {
     let one = bar.has_one.is_none_or(|must| must == has.is_some());
+    let doubt = if bar.dated { DATE_DOUBT_MS } else { 0 };
     let order = match (bar.later, has) {
         (None, _) => true,
         // No deadline is later than any.
         (Some(later), None) => !later,
-        (Some(true), Some(has)) => new > has,
-        (Some(false), Some(has)) => new < has,
+        (Some(true), Some(has)) => new.0 > has.0.saturating_add(doubt),
+        (Some(false), Some(has)) => new.0.saturating_add(doubt) < has.0,
     };
     one && order
 }

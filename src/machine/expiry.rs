@@ -70,6 +70,11 @@ impl Expiry {
         self.overdue
     }
 
+    /// How many have a deadline that is still to come.
+    pub fn coming(&self) -> usize {
+        self.order.len() - self.overdue
+    }
+
     /// A slot that has ended and is still in memory: the one that ended first.
     pub fn first_overdue(&self) -> Option<u32> {
         if self.overdue == 0 { None } else { self.order.first().map(|(_, slot)| *slot) }

@@ -1,12 +1,19 @@
 //! Where each key's slot is: a table of numbers, looked up by hash.
 //!
-//! Found in one or two cache misses, where an ordered map takes a dozen. It is never walked, so its
-//! order is nobody's business; and it grows a little with each insertion, never all at once: a
-//! million keys moved in one go would hold up the heartbeats.
+//! Found in one or two cache misses, where an ordered map takes a dozen. It grows a little with each
+//! insertion, never all at once: a million keys moved in one go would hold up the heartbeats. It shrinks likewise.
+//!
+//! A walk of all slots goes by the bits of their hashes, the lowest first (van der Corput's order, which Redis' `SCAN`
+//! uses too): a table of twice as many places splits each bucket into two that follow each other in that order. So a
+//! position in it means the same in a table of any size, and on every node.
 
 /// How many places of the old table are moved with each insertion. With tables that double at three
 /// quarters, two would do.
 const MOVED: usize = 8;
+/// How many places of a table that was four times as large are moved with each change: sixteen would do.
+const MOVED_DOWN: usize = 32;
+/// A table that has so many times more places than slots shrinks: a walk never has to pass many that are free.
+const SPARSE: usize = 8;
 /// A guess looks at so many places: one cache line of them.
 const GUESSED: usize = 8;
 /// The smallest table.
@@ -47,9 +54,19 @@ impl Index {
     /// Moves a little of what is still in the old table: a map that is only written over does not
     /// stay for ever in two tables, where each search begins in the wrong one.
     pub fn tend(&mut self) {
-        if self.old.used > 0 {
-            self.move_some(MOVED);
-        }
+        self.move_on();
+    }
+
+    /// Appends the slots of the bucket in which that position lies, and perhaps of none; the position where the next bucket
+    /// begins, if this is not the last. The position of a slot is the upper half of its hash, bits in reverse.
+    pub fn bucket(&self, position: u32, slots: &mut Vec<u32>) -> Option<u32> {
+        let places = self.table.places.len().max(self.old.places.len()).max(1);
+        let (bits, mask) = (places.trailing_zeros(), (places - 1) as u32);
+        let bucket = position.reverse_bits() & mask;
+        self.table.collect(bucket, mask, slots);
+        self.old.collect(bucket, mask, slots);
+        let width = 1u64 << (32 - bits);
+        u32::try_from((u64::from(position) & !(width - 1)) + width).ok()
     }
 
     /// Adds a slot, which must not be there.
@@ -62,6 +79,22 @@ impl Index {
     pub fn remove(&mut self, hash: u64, slot: u32) {
         let removed = self.table.remove(word(hash, slot)) || self.old.remove(word(hash, slot));
         assert!(removed, "what is removed is there");
+        self.move_on();
+        let size = self.table.places.len();
+        if self.old.used == 0 && size > SMALLEST && self.table.used * SPARSE < size {
+            self.old = std::mem::replace(&mut self.table, Table::of((size / 4).max(SMALLEST)));
+            self.moved = 0;
+        }
+    }
+
+    /// Moves a little of what is still in the old table, if there is something.
+    fn move_on(&mut self) {
+        if self.old.used > 0 {
+            let shrinks = self.old.places.len() > self.table.places.len();
+            self.move_some(if shrinks { MOVED_DOWN } else { MOVED });
+        } else if !self.old.places.is_empty() {
+            self.old = Table::default();
+        }
     }
 
     /// Makes room for one more, and moves a little of what is still in the old table.
@@ -76,7 +109,7 @@ impl Index {
             self.old = std::mem::replace(&mut self.table, Table::of((size * 2).max(SMALLEST)));
             self.moved = 0;
         }
-        self.move_some(MOVED);
+        self.move_on();
     }
 
     fn move_some(&mut self, most: usize) {
@@ -146,6 +179,21 @@ impl Table {
         None
     }
 
+    /// Appends the slots whose hashes have those lowest bits, as many as the mask has.
+    fn collect(&self, bucket: u32, mask: u32, slots: &mut Vec<u32>) {
+        if self.used == 0 {
+            return;
+        }
+        let mut at = self.home(u64::from(bucket));
+        while self.places[at] != 0 {
+            let word = self.places[at];
+            if word as u32 & mask == bucket {
+                slots.push((word >> 32) as u32 - 1);
+            }
+            at = self.next(at);
+        }
+    }
+
     fn insert(&mut self, word: u64) {
         let mut at = self.home(word);
         while self.places[at] != 0 {
@@ -207,6 +255,35 @@ mod tests {
         assert!((0..=full).all(|slot| index.find(hash(slot), |other| other == slot) == Some(slot)));
     }
 
+    /// What a walk of the whole index finds, and in how many buckets.
+    fn walk(index: &Index) -> (Vec<u32>, usize) {
+        let (mut slots, mut buckets, mut at) = (Vec::new(), 0, Some(0));
+        while let Some(position) = at {
+            at = index.bucket(position, &mut slots);
+            buckets += 1;
+        }
+        slots.sort_unstable();
+        (slots, buckets)
+    }
+
+    #[test]
+    fn an_index_that_empties_shrinks_and_is_walked_in_few_steps() {
+        let hash = |slot: u32| u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut index = Index::default();
+        (0..50_000).for_each(|slot| index.insert(hash(slot), slot));
+        for slot in 0..49_900 {
+            index.remove(hash(slot), slot);
+            if slot % 997 == 0 {
+                let (slots, buckets) = walk(&index);
+                assert!(slots.iter().copied().eq(slot + 1..50_000));
+                assert!(buckets <= slots.len() * 16 + 64, "{buckets} buckets for {} slots", slots.len());
+            }
+        }
+        assert!(index.table.places.len() <= 2048 && index.old.places.len() <= 2048);
+        (0..49_900).for_each(|slot| index.insert(hash(slot), slot));
+        assert!(walk(&index).0.into_iter().eq(0..50_000));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(500))]
 
@@ -228,6 +305,7 @@ mod tests {
                 }
                 prop_assert_eq!(index.table.used + index.old.used, map.len());
             }
+            prop_assert!(walk(&index).0.into_iter().eq(map.keys().copied()));
             for slot in 0..300 {
                 let found = index.find(hash(slot), |other| other == slot);
                 prop_assert_eq!(found, map.contains_key(&slot).then_some(slot));

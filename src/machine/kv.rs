@@ -342,6 +342,7 @@ impl Kv {
                 Answer::decode(self.scan(prefix, *after, *limit)).expect("our own answer can be read")
             }
             Query::Count => Answer::Count(self.len() as u64),
+            Query::Keyspace => Answer::Each([self.len(), self.expiry.coming()].map(|n| Answer::Count(n as u64)).into()),
             Query::Values(keys) => self.values(keys),
             Query::Present(keys) => Answer::Number(keys.iter().filter(|key| self.get(key).is_some()).count() as i64),
             Query::Length { key } => Answer::Number(self.get(key).map_or(0, <[u8]>::len) as i64),
@@ -350,7 +351,7 @@ impl Kv {
                 Some(Held { deadline: None, .. }) => Left::Endless,
                 Some(Held { deadline: Some(deadline), .. }) => Left::Ms(deadline.0.saturating_sub(now.0)),
             }),
-            Query::Keys { prefix, after, limit } => self.keys(prefix, *after, *limit),
+            Query::Walk { prefix, from, limit } => self.walk(prefix, *from, *limit),
         }
     }
 
@@ -366,20 +367,6 @@ impl Kv {
             values.push(held.map(Bytes::copy_from_slice));
         }
         Answer::Values(values)
-    }
-
-    fn keys(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Answer {
-        let mut left = ANSWER_BYTES_MAX as usize - 6;
-        let (mut keys, mut more) = (Vec::new(), false);
-        for (key, _) in self.range(beyond(prefix, after)).take_while(|(key, _)| key.starts_with(prefix)) {
-            if keys.len() == limit as usize || left < 4 + key.len() {
-                more = true;
-                break;
-            }
-            left -= 4 + key.len();
-            keys.push(Bytes::copy_from_slice(key));
-        }
-        Answer::Keys { keys, more }
     }
 
     fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32) -> Bytes {
@@ -512,6 +499,8 @@ fn pair_hash(key: u64, value: &[u8], deadline: Option<ClusterTime>) -> u64 {
     let lasting = hash(key, value);
     deadline.map_or(lasting, |deadline| hash_numbers([lasting, deadline.0]))
 }
+
+mod walk;
 
 #[cfg(test)]
 mod tests;

@@ -142,6 +142,9 @@ pub struct Bar {
     pub has_one: Option<bool>,
     /// Whether the new one must be later, or earlier.
     pub later: Option<bool>,
+    /// Whether the new one was said as a date, which is known to some milliseconds only: then it has to be later, or
+    /// earlier, by more than that.
+    pub dated: bool,
 }
 
 /// What the machine is asked: changes nothing.
@@ -163,6 +166,8 @@ pub enum Query<'a> {
     },
     /// How many keys there are.
     Count,
+    /// How many keys there are, and how many of them have a deadline.
+    Keyspace,
     /// What each of these keys holds.
     Values(Vec<&'a [u8]>),
     /// How many of these are there; a key that is named twice counts twice.
@@ -177,14 +182,15 @@ pub enum Query<'a> {
         /// Its name.
         key: &'a [u8],
     },
-    /// Keys in their order, without what they hold. An answer has a largest size: it may hold fewer, and
-    /// says so.
-    Keys {
-        /// What they begin with.
+    /// Keys in the order of their hashes, from a position in it on. The order is the same on every node and a key never
+    /// changes its place in it: whoever goes on where an answer ended, at whichever node, meets every key that is there
+    /// all the while, and none twice.
+    Walk {
+        /// What the keys begin with.
         prefix: &'a [u8],
-        /// Only keys after this one.
-        after: Option<&'a [u8]>,
-        /// How many at most.
+        /// The position: 0 to begin.
+        from: u64,
+        /// About how many keys; an answer may have fewer.
         limit: u32,
     },
 }
@@ -238,12 +244,12 @@ pub enum Answer {
     Each(Vec<Answer>),
     /// What each of several keys holds, if it is there.
     Values(Vec<Option<Bytes>>),
-    /// Keys, in order.
-    Keys {
-        /// The keys.
+    /// Keys of a walk.
+    Walked {
+        /// The keys; perhaps none, although there are more.
         keys: Vec<Bytes>,
-        /// Whether there are more behind the last of them.
-        more: bool,
+        /// The position to go on from, below 2^52; 0 at the end.
+        next: u64,
     },
     /// How long a key goes on.
     Left(Left),

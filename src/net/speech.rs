@@ -2,7 +2,6 @@
 
 use super::http::talk as http;
 use super::options::Options;
-use super::resp::door::Cursors;
 use super::resp::talk as resp;
 use crate::api::{Refusal, Reply};
 use crate::pipeline::NodeRequest;
@@ -85,24 +84,17 @@ impl Speech {
     }
 
     /// Says what is due, and what is wanted of the node now. `rests` is whether the client has too much to read.
-    pub fn pump(
-        &mut self,
-        now: Time,
-        out: &mut BytesMut,
-        rests: bool,
-        wants: &mut Vec<NodeRequest>,
-        cursors: &mut Cursors,
-    ) {
+    pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<NodeRequest>) {
         match self {
-            Speech::Redis(talk) => talk.pump(now, out, rests, wants, cursors),
+            Speech::Redis(talk) => talk.pump(now, out, rests, wants),
             Speech::Http(talk) => talk.pump(now, out, rests, wants),
         }
     }
 
     /// The node answers what was asked under that number.
-    pub fn hear(&mut self, number: u64, reply: Reply, cursors: &mut Cursors) {
+    pub fn hear(&mut self, number: u64, reply: Reply) {
         match self {
-            Speech::Redis(talk) => talk.hear(number, reply, cursors),
+            Speech::Redis(talk) => talk.hear(number, reply),
             Speech::Http(talk) => talk.hear(number, reply),
         }
     }
@@ -123,6 +115,9 @@ impl Speech {
     /// Whether what it says after its last word is read and dropped: to close before would take the answer
     /// back from whoever is still sending.
     pub fn lingers(&self) -> bool {
-        matches!(self, Speech::Http(_))
+        match self {
+            Speech::Redis(talk) => talk.broken,
+            Speech::Http(_) => true,
+        }
     }
 }

@@ -9,11 +9,9 @@ use crate::types::{ClusterId, DiskId, LogId, NodeId, Position, Run};
 use bytes::{BufMut, BytesMut};
 
 /// The oldest version of the protocol this program speaks.
-pub const VERSION_MIN: u16 = 6;
+pub const VERSION_MIN: u16 = 7;
 /// The newest version of the protocol this program speaks.
 pub const VERSION_MAX: u16 = 7;
-/// The oldest version in which a client may read a snapshot.
-pub const VERSION_READS_SNAPSHOTS: u16 = 7;
 
 const MAGIC: [u8; 6] = *b"drave\n";
 
@@ -36,6 +34,7 @@ const MAGIC: [u8; 6] = *b"drave\n";
 /// | 64 | 16 | the position of the peer's configuration, 0 for a client |
 /// | 80 | 8 | how many times a node was started on the peer's disk, 0 for a client |
 /// | 88 | … | where the peer is reached, behind its length (4); empty for a client |
+/// | … | … | where Redis clients reach the peer, behind its length (4); empty if nowhere |
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
     /// The oldest version it speaks.
@@ -50,6 +49,8 @@ pub struct Hello {
     pub target: Option<NodeId>,
     /// Where a peer is reached: who does not know it yet has to answer somewhere.
     pub address: String,
+    /// Where Redis clients reach a peer; empty if it has no Redis gateway.
+    pub redis: String,
 }
 
 /// What a node holds, as far as a peer has to know before it hears it.
@@ -116,6 +117,7 @@ impl Hello {
             caller: Who::Client,
             target: None,
             address: String::new(),
+            redis: String::new(),
         }
     }
 
@@ -129,6 +131,7 @@ impl Hello {
             caller,
             target: Some(target),
             address: String::new(),
+            redis: String::new(),
         }
     }
 
@@ -143,6 +146,11 @@ impl Hello {
     /// The same, of a peer that is reached there.
     pub fn at(self, address: &str) -> Hello {
         Hello { address: address.to_owned(), ..self }
+    }
+
+    /// The same, of a peer that Redis clients reach there, if anywhere.
+    pub fn with_redis(self, redis: Option<String>) -> Hello {
+        Hello { redis: redis.unwrap_or_default(), ..self }
     }
 
     /// The newest version that both speak, if there is one.
@@ -172,6 +180,7 @@ impl Hello {
             holds.put(out);
             out.put_u64_le(run.starts);
             out.put_blob(self.address.as_bytes());
+            out.put_blob(self.redis.as_bytes());
         });
     }
 
@@ -191,13 +200,14 @@ impl Hello {
         let (id, holds) = (reader.u64()?, Holds::read(&mut reader)?);
         let run = Run { id, starts: reader.u64()? };
         let address = reader.string(ADDRESS_BYTES_MAX)?;
+        let redis = reader.string(ADDRESS_BYTES_MAX)?;
         let caller = match (role, node) {
             (1, Some(node)) => Who::Peer { node, disk, run, holds },
             (2, None) => Who::Client,
             _ => return Err(Malformed("neither peer nor client").into()),
         };
         reader.end()?;
-        Ok(Hello { version_min, version_max, cluster, caller, target, address })
+        Ok(Hello { version_min, version_max, cluster, caller, target, address, redis })
     }
 }
 
@@ -264,7 +274,8 @@ mod tests {
         let holds = Holds { log: Some(LogId(3)), configured: Position::new(Index(8), Term(2)) };
         let peer =
             Hello::peer(ClusterId(9), id(1), DiskId(77), Run { id: 5, starts: 6 }, id(2)).at("a:1").holding(holds);
-        for hello in [Hello::client(), peer] {
+        let open = peer.clone().with_redis(Some("a:2".into()));
+        for hello in [Hello::client(), peer, open] {
             assert_eq!(Hello::read(through_the_wire(|out| hello.put(out))), Ok(hello));
         }
         let welcome = Welcome { version: VERSION_MAX, cluster: ClusterId(9), node: id(2), disk: DiskId(5), holds };
@@ -302,6 +313,8 @@ mod tests {
         assert_eq!(speaks(VERSION_MIN, VERSION_MIN), Some(VERSION_MIN));
         // A node of before there were deadlines would keep them otherwise than the others.
         assert_eq!(speaks(1, VERSION_MIN - 1), None);
+        // One that takes 007 for a number would hold another counter.
+        assert_eq!(speaks(1, 6), None);
         assert_eq!(speaks(0, 0), None);
     }
 }

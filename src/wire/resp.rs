@@ -4,10 +4,14 @@
 //! here calls itself; what it claims to hold (a count, a length) costs nothing before it has come, and what
 //! came is looked at once, however it was cut. Anything else is an error in Redis's own words, after which
 //! nothing more is read.
+//!
+//! A command that is only too large is passed over as it comes, and costs the client its command and not its connection.
 
 use crate::codec::integer;
-use crate::limits::{ENTRY_BYTES_MAX, RESP_ARGUMENTS_MAX, RESP_COMMAND_BYTES_MAX, RESP_LINE_BYTES_MAX};
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::limits::{
+    ENTRY_BYTES_MAX, RESP_ARGUMENTS_MAX, RESP_BULK_BYTES_MAX, RESP_COMMAND_BYTES_MAX, RESP_LINE_BYTES_MAX,
+};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::borrow::Cow;
 
 /// What may not be said, in Redis's own words. The connection is of no more use.
@@ -39,9 +43,25 @@ pub struct Words {
     bytes: Bytes,
     /// Where each lies in them.
     places: Vec<(u32, u32)>,
+    /// What was too large about it, if something was: then no more is here than its first words.
+    excess: Option<Excess>,
+}
+
+/// What is too large about a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Excess {
+    /// One argument, of so many bytes.
+    Argument(usize),
+    /// All of it together.
+    Command,
 }
 
 impl Words {
+    /// What was too large about it, if something was: it cannot be carried out.
+    pub fn excess(&self) -> Option<Excess> {
+        self.excess
+    }
+
     /// How many there are, the name counted in.
     pub fn len(&self) -> usize {
         self.places.len()
@@ -69,7 +89,7 @@ impl Words {
 
     /// The same in memory of its own, which is no more than that: to be kept.
     pub fn keep(&self) -> Words {
-        Words { bytes: Bytes::copy_from_slice(&self.bytes), places: self.places.clone() }
+        Words { bytes: Bytes::copy_from_slice(&self.bytes), places: self.places.clone(), excess: self.excess }
     }
 }
 
@@ -85,7 +105,13 @@ pub struct Reader {
     array: Option<usize>,
     length: Option<usize>,
     places: Vec<(u32, u32)>,
+    /// The first words of a command that is too large, while the rest of it is passed over.
+    passing: Option<Words>,
 }
+
+/// So many words of a command that is too large are kept, with so many bytes each: who reads the error has to know which
+/// it is.
+const KEPT: (usize, usize) = (2, 128);
 
 impl Reader {
     /// The next command, if all of it has come. Takes it off the front.
@@ -114,11 +140,11 @@ impl Reader {
                 }
                 self.array = Some(count as usize);
             }
-            if !self.strings(input, bounds)? {
-                return Ok(None);
+            if self.passing.is_none() && self.strings(input, bounds)? {
+                let (bytes, places) = self.take(input);
+                return Ok(Some(Words { bytes, places, excess: None }));
             }
-            let (bytes, places) = self.take(input);
-            return Ok(Some(Words { bytes, places }));
+            return if self.passing.is_some() { self.pass(input) } else { Ok(None) };
         }
     }
 
@@ -127,29 +153,82 @@ impl Reader {
         self.array.is_some() || self.looked > 0
     }
 
+    /// The command being read is too large: what has come of it is dropped but for its first words. The string that comes
+    /// next has that length.
+    fn begin_to_pass(&mut self, input: &mut BytesMut, excess: Excess, length: usize) {
+        let (array, (bytes, places)) = (self.array, self.take(input));
+        let mut kept = (BytesMut::new(), Vec::new());
+        for (from, to) in places.into_iter().take(KEPT.0) {
+            let word = &bytes[from as usize..to as usize];
+            let begins = kept.0.len() as u32;
+            kept.0.put_slice(&word[..word.len().min(KEPT.1)]);
+            kept.1.push((begins, kept.0.len() as u32));
+        }
+        let words = Words { bytes: kept.0.freeze(), places: kept.1, excess: Some(excess) };
+        (self.array, self.length, self.passing) = (array, Some(length + 2), Some(words));
+    }
+
+    /// Passes over the strings of a command that is too large, as far as they have come. While it does, `length` is how
+    /// much of one, its end counted in, is still to come.
+    fn pass(&mut self, input: &mut BytesMut) -> Result<Option<Words>, Wrong> {
+        while let Some(left) = self.array.filter(|left| *left > 0) {
+            let rest = match self.length {
+                Some(rest) => rest,
+                None => match self.bulk_length(input)? {
+                    Some(length) => length + 2,
+                    None => return Ok(None),
+                },
+            };
+            input.advance(std::mem::take(&mut self.at));
+            self.looked = 0;
+            let passed = rest.min(input.len());
+            input.advance(passed);
+            if passed < rest {
+                self.length = Some(rest - passed);
+                return Ok(None);
+            }
+            (self.array, self.length) = (Some(left - 1), None);
+        }
+        let words = self.passing.take();
+        *self = Reader::default();
+        Ok(words)
+    }
+
+    /// The length that is announced where we are, if its line has come.
+    fn bulk_length(&mut self, input: &BytesMut) -> Result<Option<usize>, Wrong> {
+        let Some((from, to)) = self.head(input, "too big bulk count string")? else { return Ok(None) };
+        if input[from] != b'$' {
+            let got = input[from].escape_ascii();
+            return Err(Wrong(format!("expected '$', got '{got}'").into()));
+        }
+        let length = integer(&input[from + 1..to]).and_then(|length| usize::try_from(length).ok());
+        let length = length.filter(|length| *length <= RESP_BULK_BYTES_MAX);
+        length.ok_or_else(|| wrong("invalid bulk length")).map(Some)
+    }
+
     /// How many bytes of memory it holds on its own.
     pub fn held(&self) -> usize {
         self.places.capacity() * size_of::<(u32, u32)>()
     }
 
     /// Reads the strings of an array, as far as they have come; whether all have.
-    fn strings(&mut self, input: &BytesMut, bounds: Bounds) -> Result<bool, Wrong> {
+    fn strings(&mut self, input: &mut BytesMut, bounds: Bounds) -> Result<bool, Wrong> {
         while let Some(left) = self.array.filter(|left| *left > 0) {
             let length = match self.length {
                 Some(length) => length,
                 None => {
-                    let Some((from, to)) = self.head(input, "too big bulk count string")? else { return Ok(false) };
-                    if input[from] != b'$' {
-                        let got = input[from].escape_ascii();
-                        return Err(Wrong(format!("expected '$', got '{got}'").into()));
-                    }
-                    let length = integer(&input[from + 1..to]).filter(|n| (0..=ENTRY_BYTES_MAX as i64).contains(n));
-                    let length = length.ok_or_else(|| wrong("invalid bulk length"))? as usize;
-                    if length > bounds.bytes {
+                    let Some(length) = self.bulk_length(input)? else { return Ok(false) };
+                    if bounds.bytes < length.min(ENTRY_BYTES_MAX as usize) {
                         return Err(Wrong(format!("{}bulk length", bounds.who).into()));
                     }
-                    if self.at + length > RESP_COMMAND_BYTES_MAX {
-                        return Err(wrong("too big request"));
+                    let excess = match length {
+                        _ if length > ENTRY_BYTES_MAX as usize => Some(Excess::Argument(length)),
+                        _ if self.at + length > RESP_COMMAND_BYTES_MAX => Some(Excess::Command),
+                        _ => None,
+                    };
+                    if let Some(excess) = excess {
+                        self.begin_to_pass(input, excess, length);
+                        return Ok(false);
                     }
                     self.length = Some(length);
                     length
@@ -223,7 +302,9 @@ fn split(line: &[u8]) -> Option<Words> {
     let mut rest = line;
     loop {
         rest = rest.trim_ascii_start();
-        let Some(first) = rest.first() else { return Some(Words { bytes: out.freeze(), places }) };
+        let Some(first) = rest.first() else {
+            return Some(Words { bytes: out.freeze(), places, excess: None });
+        };
         let from = out.len() as u32;
         rest = match first {
             b'"' => quoted(&rest[1..], &mut out)?,

@@ -50,8 +50,8 @@ fn what_ends_together_is_absent_at_once_and_let_go_of_little_by_little() {
     kv.advance(ClusterTime(10));
     assert_eq!(kv.len(), 1);
     assert!(kv.iter().eq([(&b"stays"[..], &b"v"[..])]));
-    let keys = ask(&kv, &Query::Keys { prefix: b"", after: None, limit: 9 });
-    assert_eq!(keys, Answer::Keys { keys: vec![Bytes::from_static(b"stays")], more: false });
+    let keys = ask(&kv, &Query::Walk { prefix: b"", from: 0, limit: 9 });
+    assert_eq!(keys, Answer::Walked { keys: vec![Bytes::from_static(b"stays")], next: 0 });
     let mut fresh = Kv::new();
     apply(&mut fresh, 10, &Command::Put { key: b"stays", value: b"v" });
     assert_eq!(kv.digest(), fresh.digest());
@@ -95,7 +95,7 @@ fn a_command_that_sets_takes_the_deadline_away_and_one_that_changes_keeps_it() {
 
 #[test]
 fn a_deadline_is_changed_only_where_the_bar_lets_it() {
-    let bars = |has_one, later| Bar { has_one, later };
+    let bars = |has_one, later| Bar { has_one, later, dated: false };
     // (the bar, what it lets be changed: none to 10, 10 to 5, 10 to 20)
     for (bar, lets) in [
         (bars(None, None), [1, 1, 1]),
@@ -111,6 +111,28 @@ fn a_deadline_is_changed_only_where_the_bar_lets_it() {
             let answer = apply(&mut kv, 0, &Command::Expire { key: b"k", deadline: Deadline::In(after), bar });
             assert_eq!(answer, Answer::Number(lets), "{bar:?} from {before:?} to {after}");
         }
+    }
+}
+
+#[test]
+fn a_date_given_again_is_neither_later_nor_earlier_though_it_is_counted_otherwise() {
+    for (ms, later, lets) in [
+        (10_003, Some(true), 0),
+        (9_997, Some(false), 0),
+        (10_003, None, 1),
+        (11_000, Some(true), 1),
+        (9_000, Some(false), 1),
+    ] {
+        let mut kv = Kv::new();
+        apply(&mut kv, 0, &set(b"k", b"v", within(10_000)));
+        let expire = |dated| {
+            let bar = Bar { has_one: None, later, dated };
+            Command::Expire { key: b"k", deadline: Deadline::In(ms), bar }
+        };
+        assert_eq!(apply(&mut kv, 0, &expire(later.is_some())), Answer::Number(lets), "{ms} {later:?}");
+        let mut kv = Kv::new();
+        apply(&mut kv, 0, &set(b"k", b"v", within(10_000)));
+        assert_eq!(apply(&mut kv, 0, &expire(false)), Answer::Number(1), "a time from now is what it is");
     }
 }
 
@@ -291,7 +313,11 @@ fn life() -> impl Strategy<Value = Life> {
 
 fn deed() -> impl Strategy<Value = Deed> {
     let presence = prop_oneof![Just(Presence::Either), Just(Presence::Absent), Just(Presence::Present)];
-    let bar = (any::<Option<bool>>(), any::<Option<bool>>()).prop_map(|(has_one, later)| Bar { has_one, later });
+    let bar = (any::<Option<bool>>(), any::<Option<bool>>()).prop_map(|(has_one, later)| Bar {
+        has_one,
+        later,
+        dated: false,
+    });
     prop_oneof![
         4 => (0..5u8, b'0'..b':', presence, life(), any::<bool>())
             .prop_map(|(key, value, only_if, life, tells)| Deed::Set(key, value, only_if, life, tells)),

@@ -20,10 +20,11 @@ const MALFORMED: u8 = 12;
 const UNMET: u8 = 13;
 const EACH: u8 = 14;
 const VALUES: u8 = 15;
-const KEYS: u8 = 16;
 const LEFT: u8 = 17;
 const TOO_LONG: u8 = 18;
 const OMITTED: u8 = 19;
+// 16 was for keys in their order.
+const WALKED: u8 = 20;
 
 /// What stands around the elements of an answer that has many, at most.
 const AROUND: usize = 16;
@@ -93,9 +94,9 @@ impl Answer {
                 out.put_u8(VALUES);
                 put_list(out, values, |out, value| put_option(out, value.as_deref()));
             }
-            Answer::Keys { keys, more } => {
-                out.put_u8(KEYS);
-                out.put_u8(u8::from(*more));
+            Answer::Walked { keys, next } => {
+                out.put_u8(WALKED);
+                out.put_u64_le(*next);
                 put_list(out, keys, |out, key| out.put_blob(key));
             }
             Answer::Left(left) => {
@@ -127,7 +128,7 @@ impl Answer {
             Answer::None { why, .. } => 4 + why.size(),
             Answer::Pairs { pairs, .. } => 5 + pairs.iter().map(|(k, v)| 8 + k.len() + v.len()).sum::<usize>(),
             Answer::Values(values) => 4 + values.iter().map(option).sum::<usize>(),
-            Answer::Keys { keys, .. } => 5 + keys.iter().map(|key| 4 + key.len()).sum::<usize>(),
+            Answer::Walked { keys, .. } => 12 + keys.iter().map(|key| 4 + key.len()).sum::<usize>(),
         }
     }
 
@@ -170,9 +171,9 @@ impl Answer {
             MALFORMED => Answer::Malformed,
             UNMET => Answer::Unmet,
             VALUES => Answer::Values(list(reader, read_option)?),
-            KEYS => {
-                let more = reader.bool()?;
-                Answer::Keys { keys: list(reader, |reader| reader.blob(usize::MAX))?, more }
+            WALKED => {
+                let next = reader.u64()?;
+                Answer::Walked { keys: list(reader, |reader| reader.blob(usize::MAX))?, next }
             }
             LEFT => Answer::Left(match (reader.u8()?, reader.u64()?) {
                 (0, 0) => Left::Absent,

@@ -26,7 +26,12 @@ const VALUES: u8 = 4;
 const PRESENT: u8 = 5;
 const LENGTH: u8 = 6;
 const LEFT: u8 = 7;
-const KEYS: u8 = 8;
+// 8 was for keys in their order.
+const WALK: u8 = 9;
+const KEYSPACE: u8 = 10;
+
+/// Above the byte of a choice between later and earlier: the deadline was said as a date.
+const DATED: u8 = 3;
 
 /// In a block: what follows is a command, or a query.
 const DO: u8 = 0;
@@ -97,7 +102,7 @@ impl<'a> Command<'a> {
                 put_blobs(out, EXPIRE, &[key]);
                 put_life(out, Life::Until(*deadline));
                 out.put_u8(choice(bar.has_one));
-                out.put_u8(choice(bar.later));
+                out.put_u8(choice(bar.later) + if bar.dated && bar.later.is_some() { DATED } else { 0 });
             }
             Command::Persist { key } => put_blobs(out, PERSIST, &[key]),
             Command::Forget(keys) => put_keys(out, FORGET, keys),
@@ -144,7 +149,11 @@ impl<'a> Command<'a> {
             EXPIRE => {
                 let key = cursor.key()?;
                 let Life::Until(deadline) = take_life(cursor)? else { return Err(Malformed("no deadline")) };
-                let bar = Bar { has_one: take_choice(cursor)?, later: take_choice(cursor)? };
+                let has_one = choice_of(cursor.u8()?)?;
+                let bar = match cursor.u8()? {
+                    byte @ DATED.. => Bar { has_one, later: choice_of(byte - DATED)?, dated: true },
+                    byte => Bar { has_one, later: choice_of(byte)?, dated: false },
+                };
                 Ok(Command::Expire { key, deadline, bar })
             }
             PERSIST => Ok(Command::Persist { key: cursor.key()? }),
@@ -198,10 +207,9 @@ impl<'a> Query<'a> {
     fn size(&self) -> usize {
         1 + match self {
             Query::Get { key } | Query::Length { key } | Query::Left { key } => 4 + key.len(),
-            Query::Scan { prefix, after, .. } | Query::Keys { prefix, after, .. } => {
-                9 + prefix.len() + after.map_or(0, |after| 4 + after.len())
-            }
-            Query::Count => 0,
+            Query::Scan { prefix, after, .. } => 9 + prefix.len() + after.map_or(0, |after| 4 + after.len()),
+            Query::Walk { prefix, .. } => 16 + prefix.len(),
+            Query::Count | Query::Keyspace => 0,
             Query::Values(keys) | Query::Present(keys) => 4 + keys.iter().map(|key| 4 + key.len()).sum::<usize>(),
         }
     }
@@ -211,11 +219,16 @@ impl<'a> Query<'a> {
             Query::Get { key } => put_blobs(out, GET, &[key]),
             Query::Scan { prefix, after, limit } => put_walk(out, SCAN, prefix, *after, *limit),
             Query::Count => out.put_u8(COUNT),
+            Query::Keyspace => out.put_u8(KEYSPACE),
             Query::Values(keys) => put_keys(out, VALUES, keys),
             Query::Present(keys) => put_keys(out, PRESENT, keys),
             Query::Length { key } => put_blobs(out, LENGTH, &[key]),
             Query::Left { key } => put_blobs(out, LEFT, &[key]),
-            Query::Keys { prefix, after, limit } => put_walk(out, KEYS, prefix, *after, *limit),
+            Query::Walk { prefix, from, limit } => {
+                put_blobs(out, WALK, &[prefix]);
+                out.put_u64_le(*from);
+                out.put_u32_le(*limit);
+            }
         }
     }
 
@@ -236,7 +249,8 @@ impl<'a> Query<'a> {
             PRESENT => Query::Present(cursor.list(Cursor::key)?),
             LENGTH => Query::Length { key: cursor.key()? },
             LEFT => Query::Left { key: cursor.key()? },
-            KEYS => Query::Keys { prefix: cursor.key()?, after: cursor.option()?, limit: cursor.u32()? },
+            KEYSPACE => Query::Keyspace,
+            WALK => Query::Walk { prefix: cursor.key()?, from: cursor.u64()?, limit: cursor.u32()? },
             _ => return Err(Malformed("unknown kind of query")),
         })
     }
@@ -295,8 +309,8 @@ fn choice(choice: Option<bool>) -> u8 {
     choice.map_or(2, u8::from)
 }
 
-fn take_choice(cursor: &mut Cursor<'_>) -> Result<Option<bool>> {
-    Ok(match cursor.u8()? {
+fn choice_of(byte: u8) -> Result<Option<bool>> {
+    Ok(match byte {
         0 => Some(false),
         1 => Some(true),
         2 => None,

@@ -34,7 +34,7 @@ fn mortal() -> Vec<Command<'static>> {
     let bars = [None, Some(false), Some(true)];
     let set = |(life, only_if)| Command::Set { key: b"k", value: b"v", only_if, life, tells: life == Life::Kept };
     let expire = |(has_one, later)| {
-        let bar = Bar { has_one, later };
+        let bar = Bar { has_one, later, dated: later.is_some() && has_one.is_none() };
         Command::Expire { key: b"k", deadline: Deadline::In(9), bar }
     };
     lives
@@ -56,11 +56,12 @@ fn queries() -> Vec<Query<'static>> {
         Query::Present(vec![]),
         Query::Length { key: b"k" },
         Query::Left { key: b"k" },
-        Query::Keys { prefix: b"p", after: Some(b"q"), limit: 3 },
+        Query::Walk { prefix: b"p", from: 1 << 51, limit: 3 },
         Query::Get { key: b"k" },
         Query::Scan { prefix: b"p", after: None, limit: 7 },
         Query::Scan { prefix: b"", after: Some(b"a"), limit: u32::MAX },
         Query::Count,
+        Query::Keyspace,
     ]
 }
 
@@ -89,7 +90,7 @@ fn answers_come_back_as_they_were() {
         Answer::Malformed,
         Answer::Unmet,
         Answer::Values(vec![None, Some(bytes("v"))]),
-        Answer::Keys { keys: vec![bytes("a")], more: true },
+        Answer::Walked { keys: vec![bytes("a")], next: 7 },
         Answer::Left(Left::Absent),
         Answer::Left(Left::Endless),
         Answer::Left(Left::Ms(7)),

@@ -1,8 +1,7 @@
-//! `CLUSTER` and `INFO`: what the cluster looks like to who knows Redis's.
+//! `CLUSTER`: what the cluster looks like to who knows Redis's.
 
 use super::door::{Place, Scene};
-use super::small::{REDIS_VERSION, subcommand};
-use crate::api::Status;
+use super::small::subcommand;
 use crate::types::NodeId;
 use crate::wire::resp::{Words, Writer};
 use std::fmt::Write;
@@ -25,7 +24,7 @@ pub fn cluster(words: &Words, scene: &Scene, out: &mut Writer<'_>) -> Result<(),
 }
 
 /// A node's name, forty digits as Redis's have: the cluster's and its own.
-fn name(scene: &Scene, node: NodeId) -> String {
+pub fn name(scene: &Scene, node: NodeId) -> String {
     format!("{:016x}{:024x}", scene.cluster.0, node.get())
 }
 
@@ -78,8 +77,7 @@ fn nodes(scene: &Scene) -> String {
     let leader = scene.leader.map_or("-".to_owned(), |leader| name(scene, leader));
     let mut text = String::new();
     for place in &scene.places {
-        let (id, Place { host, port, .. }) = (name(scene, place.node), place);
-        let bus = port.saturating_sub(super::door::PORT_ABOVE);
+        let (id, Place { host, port, bus, .. }) = (name(scene, place.node), place);
         let myself = if place.node == scene.node { "myself," } else { "" };
         let _memory_takes_it = match is_leader(scene, place) {
             true => writeln!(text, "{id} {host}:{port}@{bus} {myself}master - 0 0 1 connected 0-{}", SLOTS - 1),
@@ -110,66 +108,6 @@ pub fn slot(key: &[u8]) -> u16 {
         (0..8).fold(crc ^ u16::from(*byte) << 8, |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 })
     });
     crc % SLOTS
-}
-
-/// `INFO [section …]`: everything, or those sections.
-pub fn tell(words: &Words, scene: &Scene, status: &Status, keys: u64) -> String {
-    let asked: Vec<String> = words.from(1).map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
-    let all = asked.is_empty() || asked.iter().any(|name| ["all", "default", "everything"].contains(&&name[..]));
-    let sections = [
-        ("Server", server(status)),
-        ("Clients", format!("connected_clients:{}\r\n", scene.clients)),
-        ("Memory", format!("used_memory:{}\r\n", memory())),
-        ("Persistence", "loading:0\r\naof_enabled:1\r\n".to_owned()),
-        ("Stats", format!("total_commands_processed:{}\r\n", scene.commands)),
-        ("Replication", replication(scene)),
-        ("Cluster", "cluster_enabled:1\r\n".to_owned()),
-        ("Keyspace", if keys == 0 { String::new() } else { format!("db0:keys={keys}\r\n") }),
-        ("Raft", raft(scene, status)),
-    ];
-    let wanted = sections.iter().filter(|(name, _)| all || asked.iter().any(|one| name.eq_ignore_ascii_case(one)));
-    wanted.map(|(name, lines)| format!("# {name}\r\n{lines}")).collect::<Vec<_>>().join("\r\n")
-}
-
-fn server(status: &Status) -> String {
-    format!(
-        "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\ndrave_version:{}\r\nprocess_id:{}\r\n\
-         uptime_in_seconds:{}\r\n",
-        status.version,
-        std::process::id(),
-        status.uptime_ms / 1000
-    )
-}
-
-fn replication(scene: &Scene) -> String {
-    // Clients write where the role is master. A follower forwards, so that it is one to them; which it is in
-    // truth stands under Raft.
-    format!("role:master\r\nconnected_slaves:{}\r\n", scene.places.len().saturating_sub(1))
-}
-
-fn raft(scene: &Scene, status: &Status) -> String {
-    format!(
-        "node_id:{}\r\nrole:{}\r\nleader_id:{}\r\ncurrent_term:{}\r\ncommit_index:{}\r\nlast_applied_index:{}\r\n\
-         last_log_index:{}\r\nnum_sessions:{}\r\nnum_voting_nodes:{}\r\ncluster:{}\r\n",
-        status.node,
-        status.role,
-        status.leader.map_or("-1".to_owned(), |leader| leader.to_string()),
-        status.term,
-        status.commit,
-        status.applied,
-        status.last,
-        status.sessions,
-        scene.places.len(),
-        status.cluster,
-    )
-}
-
-/// How many bytes of memory this process has, as the system sees it; 0 if it does not say.
-fn memory() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let resident = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = resident.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }
 
 #[cfg(test)]

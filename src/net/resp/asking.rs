@@ -1,11 +1,13 @@
 //! What a command asks of the machine.
 
+use super::glob;
 use super::telling::Shape;
 use crate::codec;
 use crate::limits::KEY_BYTES_MAX;
 use crate::machine::words::{Bar, Command, Deadline, Life, Presence, Query, Step};
 use crate::types::ClusterTime;
 use crate::wire::resp::Words;
+use bytes::Bytes;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What a command comes to: something to do or to ask, and what is made of the answer; or an error, in
@@ -135,10 +137,11 @@ pub fn persist(words: &Words) -> Asked<'_> {
     tell(Command::Persist { key: key(words, 1)? })
 }
 
-/// `SET key value [NX|XX] [GET] [EX s|PX ms|EXAT s|PXAT ms|KEEPTTL]`
+/// `SET key value [NX|XX] [GET] [EX s|PX ms|EXAT s|PXAT ms|KEEPTTL]`. An option may be given again, with another number;
+/// the last counts, as in Redis.
 pub fn set(words: &Words) -> Asked<'_> {
     let (key, value) = (key(words, 1)?, words.at(2));
-    let (mut only_if, mut life, mut tells) = (Presence::Either, Life::Endless, false);
+    let (mut only_if, mut tells, mut kept, mut time) = (Presence::Either, false, false, None);
     let mut at = 3;
     while at < words.len() {
         let word = words.at(at).to_ascii_uppercase();
@@ -146,19 +149,28 @@ pub fn set(words: &Words) -> Asked<'_> {
             b"NX" if only_if != Presence::Present => only_if = Presence::Absent,
             b"XX" if only_if != Presence::Absent => only_if = Presence::Present,
             b"GET" => tells = true,
-            b"KEEPTTL" if life == Life::Endless => life = Life::Kept,
-            b"EX" | b"PX" | b"EXAT" | b"PXAT" if life == Life::Endless && at + 1 < words.len() => {
+            b"KEEPTTL" if time.is_none() => kept = true,
+            b"EX" | b"PX" | b"EXAT" | b"PXAT" if !kept && at + 1 < words.len() => {
                 let unit = Unit::of(&word);
+                if time.is_some_and(|(before, _)| before != unit) {
+                    return Err(SYNTAX.into());
+                }
                 at += 1;
-                let invalid = || "ERR invalid expire time in 'set' command".to_owned();
-                let number = integer(words, at)?;
-                let deadline = if number > 0 { unit.deadline(number) } else { None };
-                life = Life::Until(deadline.ok_or_else(invalid)?);
+                time = Some((unit, at));
             }
             _ => return Err(SYNTAX.into()),
         }
         at += 1;
     }
+    let life = match time {
+        None if kept => Life::Kept,
+        None => Life::Endless,
+        Some((unit, at)) => {
+            let deadline =
+                Some(integer(words, at)?).filter(|number| *number > 0).and_then(|number| unit.deadline(number));
+            Life::Until(deadline.ok_or("ERR invalid expire time in 'set' command")?)
+        }
+    };
     if (only_if, life, tells) == (Presence::Either, Life::Endless, false) {
         return tell(Command::Put { key, value });
     }
@@ -166,7 +178,7 @@ pub fn set(words: &Words) -> Asked<'_> {
 }
 
 /// How a time is said.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Unit {
     milliseconds: bool,
     absolute: bool,
@@ -183,7 +195,8 @@ impl Unit {
     fn deadline(self, number: i64) -> Option<Deadline> {
         let ms = if self.milliseconds { number } else { number.checked_mul(1000)? };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-        let left = if self.absolute { ms.checked_sub(now)? } else { now.checked_add(ms).map(|_| ms)? };
+        // A date may be as far in the past as a number can say: the key ends at once.
+        let left = if self.absolute { ms.saturating_sub(now) } else { now.checked_add(ms).map(|_| ms)? };
         Some(match u64::try_from(left) {
             Ok(left @ 1..) => Deadline::In(left),
             _ => Deadline::At(ClusterTime(0)),
@@ -215,7 +228,7 @@ fn expires<'a>(words: &'a Words, name: &str, unit: Unit) -> Asked<'a> {
     let key = key(words, 1)?;
     let deadline = unit.deadline(integer(words, 2)?);
     let deadline = deadline.ok_or_else(|| format!("ERR invalid expire time in '{name}' command"))?;
-    let mut bar = Bar::default();
+    let mut bar = Bar { dated: unit.absolute, ..Bar::default() };
     for word in words.from(3) {
         match &word.to_ascii_uppercase()[..] {
             b"NX" if bar.has_one != Some(true) => bar.has_one = Some(false),
@@ -235,9 +248,10 @@ fn expires<'a>(words: &'a Words, name: &str, unit: Unit) -> Asked<'a> {
     tell(Command::Expire { key, deadline, bar })
 }
 
-/// What `SCAN cursor [MATCH pattern] [COUNT n]` says behind its cursor: pattern and count.
-pub fn scan(words: &Words) -> Result<(Option<&[u8]>, u32), String> {
-    let (mut pattern, mut count) = (None, 10);
+/// `SCAN cursor [MATCH pattern] [COUNT n] [TYPE type]`
+pub fn scan(words: &Words) -> Asked<'_> {
+    let (mut pattern, mut limit, mut strings) = (None, 10, true);
+    let mut from = cursor(words.at(1))?;
     for at in (2..words.len()).step_by(2) {
         if at + 1 >= words.len() {
             return Err(SYNTAX.into());
@@ -249,10 +263,23 @@ pub fn scan(words: &Words) -> Result<(Option<&[u8]>, u32), String> {
                 if number < 1 {
                     return Err(SYNTAX.into());
                 }
-                count = number.min(i64::from(u32::MAX)) as u32;
+                limit = number.min(i64::from(u32::MAX)) as u32;
             }
+            b"TYPE" => strings = words.at(at + 1).eq_ignore_ascii_case(b"string"),
             _ => return Err(SYNTAX.into()),
         }
     }
-    Ok((pattern, count))
+    if !strings {
+        // There is nothing but strings: the walk is at its end.
+        from = u64::MAX;
+    }
+    let prefix = checked(pattern.map_or(&b""[..], glob::prefix)).unwrap_or_default();
+    Ok((Step::Ask(Query::Walk { prefix, from, limit }), Shape::Scan(pattern.map(Bytes::copy_from_slice))))
+}
+
+/// Where a scan goes on. Any number is a place, as in Redis.
+fn cursor(word: &[u8]) -> Result<u64, String> {
+    let digits = Some(word).filter(|word| word.iter().all(u8::is_ascii_digit));
+    let number = digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+    number.ok_or_else(|| "ERR invalid cursor".to_owned())
 }

@@ -1,9 +1,7 @@
-//! What all Redis connections of a node share: how the door is set, cursors, and counts.
+//! What all Redis connections of a node share: how the door is set, and counts.
 
 use crate::net::password::Password;
 use crate::types::{ClusterId, NodeId};
-use bytes::Bytes;
-use std::collections::VecDeque;
 
 /// What a follower does with what only its leader can.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -22,48 +20,13 @@ pub struct Options {
     pub follower: Follower,
     /// What a client has to say before anything else.
     pub password: Option<Password>,
+    /// Where clients reach this node's gateway, as `HOST:PORT`, if not where it listens: behind a mapping of ports or
+    /// names.
+    pub advertised: Option<String>,
 }
 
 /// A node's Redis port lies so much above its native one, unless it is told otherwise.
 pub const PORT_ABOVE: u16 = 100;
-
-/// So many scans may be under way on a node, with so many bytes of keys; the oldest are forgotten.
-const CURSORS_MAX: usize = 1024;
-const CURSOR_BYTES_MAX: usize = 4 << 20;
-
-/// Where scans go on: a cursor is a number to a client, and a key to us. Shared by all connections, since
-/// clients that keep a pool of them go on at another.
-#[derive(Debug, Default)]
-pub struct Cursors {
-    given: u64,
-    kept: VecDeque<(u64, Bytes)>,
-    bytes: usize,
-}
-
-impl Cursors {
-    /// A cursor behind that key; never zero, which begins a scan and ends it.
-    pub fn keep(&mut self, key: Bytes) -> u64 {
-        // Begins elsewhere in each process: one of an earlier or another node is not taken for ours.
-        if self.given == 0 {
-            self.given = u64::from(rand::random::<u32>()) << 20;
-        }
-        self.given += 1;
-        self.bytes += key.len();
-        // Its own memory: an answer that is as long as may be would be kept alive by one key.
-        self.kept.push_back((self.given, Bytes::copy_from_slice(&key)));
-        while self.kept.len() > CURSORS_MAX || self.bytes > CURSOR_BYTES_MAX {
-            let Some((_, oldest)) = self.kept.pop_front() else { break };
-            self.bytes -= oldest.len();
-        }
-        self.given
-    }
-
-    /// The key behind which that cursor goes on, if it is known. It stays known: a client may ask again.
-    pub fn find(&self, cursor: u64) -> Option<&Bytes> {
-        let at = self.kept.binary_search_by_key(&cursor, |(known, _)| *known).ok()?;
-        Some(&self.kept[at].1)
-    }
-}
 
 /// A member, as clients are told of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,15 +37,29 @@ pub struct Place {
     pub host: String,
     /// At which port.
     pub port: u16,
+    /// Its native port: what Redis has a bus of the cluster for.
+    pub bus: u16,
 }
 
 impl Place {
-    /// The door of the member whose native address is that.
-    pub fn of(node: NodeId, address: &str) -> Option<Place> {
-        let (host, port) = address.rsplit_once(':')?;
-        let port = port.parse::<u16>().ok()?.checked_add(PORT_ABOVE)?;
-        Some(Place { node, host: host.trim_matches(['[', ']']).to_owned(), port })
+    /// The gateway of a member that has announced it there; `None` if that is no address, or empty. Its native address
+    /// is `native`.
+    pub fn at(node: NodeId, announced: &str, native: &str) -> Option<Place> {
+        let ((host, port), (_, bus)) = (split(announced)?, split(native)?);
+        Some(Place { node, host, port, bus })
     }
+
+    /// The gateway of a member that has announced nothing yet: beside its native address, where it is unless it was told
+    /// otherwise.
+    pub fn beside(node: NodeId, native: &str) -> Option<Place> {
+        let (host, bus) = split(native)?;
+        Some(Place { node, host, port: bus.checked_add(PORT_ABOVE)?, bus })
+    }
+}
+
+fn split(address: &str) -> Option<(String, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
 }
 
 /// What a node knows of itself and its cluster, for those who ask about that.
@@ -94,12 +71,30 @@ pub struct Scene {
     pub cluster: ClusterId,
     /// Who leads, as far as it knows.
     pub leader: Option<NodeId>,
-    /// The voters and where their doors are, the leader first.
+    /// The voters that have a gateway, and where it is; the leader first.
     pub places: Vec<Place>,
+    /// How many voters there are.
+    pub voters: usize,
+    /// What this node does with what only the leader can.
+    pub follower: Follower,
+    /// The port of this node's gateway.
+    pub port: u16,
     /// How many clients there are.
     pub clients: usize,
+    /// How many there may be.
+    pub clients_max: usize,
+    /// How many connections Redis clients have made.
+    pub accepted: u64,
     /// How many commands were asked.
     pub commands: u64,
+}
+
+impl Scene {
+    /// Whether clients take this node for one that others replicate. A follower that passes on what only the leader can
+    /// is as good as the leader to them.
+    pub fn is_master(&self) -> bool {
+        self.follower == Follower::Forward || self.leader == Some(self.node)
+    }
 }
 
 #[cfg(test)]
@@ -107,30 +102,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cursors_are_kept_within_bounds_and_asked_again() {
-        let mut cursors = Cursors::default();
-        let first = cursors.keep(Bytes::from_static(b"a"));
-        let second = cursors.keep(Bytes::from_static(b"b"));
-        assert!(first > 0 && second > first);
-        for _ in 0..2 {
-            assert_eq!(cursors.find(first).map(|key| &key[..]), Some(&b"a"[..]));
-        }
-        for _ in 0..CURSORS_MAX {
-            cursors.keep(Bytes::from_static(b"c"));
-        }
-        assert_eq!((cursors.find(first), cursors.find(0)), (None, None));
-        for _ in 0..100 {
-            cursors.keep(Bytes::from(vec![0; 64 << 10]));
-        }
-        assert!(cursors.bytes <= CURSOR_BYTES_MAX && cursors.kept.len() < 100);
-    }
-
-    #[test]
-    fn doors_stand_beside_native_ports() {
+    fn gateways_are_where_they_were_announced_or_beside_native_ports() {
         let node = NodeId::new(2).unwrap();
-        let place = |address| Place::of(node, address).map(|place| (place.host, place.port));
-        assert_eq!(place("a:7401"), Some(("a".into(), 7501)));
-        assert_eq!(place("[::1]:7401"), Some(("::1".into(), 7501)));
-        assert_eq!((place("a:65500"), place("a")), (None, None));
+        let words = |place: Option<Place>| place.map(|place| (place.host, place.port, place.bus));
+        let beside = |native| words(Place::beside(node, native));
+        assert_eq!(beside("a:7401"), Some(("a".into(), 7501, 7401)));
+        assert_eq!(beside("[::1]:7401"), Some(("::1".into(), 7501, 7401)));
+        assert_eq!((beside("a:65500"), beside("a")), (None, None));
+        let at = |announced| words(Place::at(node, announced, "a:7401"));
+        assert_eq!(at("redis.example:6379"), Some(("redis.example".into(), 6379, 7401)));
+        assert_eq!((at(""), at("nowhere"), at("a:b")), (None, None, None));
     }
 }

@@ -54,7 +54,8 @@ fn in_class(class: &[u8], byte: u8) -> (bool, usize) {
                 within |= *escaped == byte;
                 at += 2;
             }
-            [from, b'-', to, ..] if *to != b']' => {
+            // As in Redis a bracket may end a range: [a-] has no end.
+            [from, b'-', to, ..] => {
                 within |= (*from.min(to)..=*from.max(to)).contains(&byte);
                 at += 3;
             }
@@ -95,6 +96,10 @@ mod tests {
             ("h\\*llo", "h*llo", true),
             ("h\\*llo", "hello", false),
             ("[", "[", false),
+            ("[a-]", "a", true),
+            ("[a-]", "-", false),
+            ("[a-]", "_", true),
+            ("[a-]b", "b", true),
             ("a**b*", "axxb", true),
             ("user:*:name", "user:1:2:name", true),
         ] {

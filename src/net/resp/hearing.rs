@@ -1,19 +1,17 @@
 //! A command that has come: what is made of it.
 
 use super::about;
-use super::asking;
-use super::door::{Cursors, Follower, Options, Scene};
+use super::door::{Follower, Options, Scene};
 use super::table::{self, Does, Spec, Special};
 use super::talk::{Block, Element, Talk, What};
 use super::telling::{self, Shape};
 use crate::api::{Consistency, Refusal};
-use crate::codec::integer;
-use crate::limits::ENTRY_BYTES_MAX;
+use crate::limits::{ENTRY_BYTES_MAX, RESP_COMMAND_BYTES_MAX};
 use crate::machine::words::{Command, Query, Step};
 use crate::pipeline::RequestKind;
 use crate::types::Time;
-use crate::wire::resp::Words;
-use bytes::{Bytes, BytesMut};
+use crate::wire::resp::{Excess, Words};
+use bytes::BytesMut;
 
 /// What a command may need to know.
 pub struct Setting<'a> {
@@ -21,8 +19,6 @@ pub struct Setting<'a> {
     pub now: Time,
     /// How the door is set.
     pub options: &'a Options,
-    /// Where scans go on.
-    pub cursors: &'a Cursors,
     /// What the node knows of its cluster.
     pub scene: &'a dyn Fn() -> Scene,
     /// Whether the node takes no new work.
@@ -52,13 +48,25 @@ pub fn hear(talk: &mut Talk, words: &Words, out: &mut BytesMut, setting: &Settin
     if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"Host:") {
         return false;
     }
-    let spec = match known(talk, words) {
+    let known = match words.excess() {
+        Some(excess) => Err(too_large(words, excess)),
+        None => known(talk, words),
+    };
+    let spec = match known {
         Ok(spec) => spec,
         Err(error) => {
-            if let Some(block) = &mut talk.block {
+            // An EXEC that is wrong ends the transaction, as in Redis.
+            let ends = name.eq_ignore_ascii_case(b"EXEC") && talk.guest.known && words.excess().is_none();
+            if ends {
+                talk.block = None;
+            } else if let Some(block) = &mut talk.block {
                 block.spoiled = true;
             }
-            talk.complain(out, &error);
+            let why = error.strip_prefix("ERR ").filter(|_| ends);
+            talk.complain(
+                out,
+                &why.map_or(error.clone(), |why| format!("EXECABORT Transaction discarded because of: {why}")),
+            );
             return true;
         }
     };
@@ -77,9 +85,27 @@ pub fn hear(talk: &mut Talk, words: &Words, out: &mut BytesMut, setting: &Settin
     true
 }
 
+/// What is said of a command that was passed over.
+fn too_large(words: &Words, excess: Excess) -> String {
+    let [name, key] = [0, 1].map(|n| words.at(n).escape_ascii());
+    let of = if words.len() > 1 { format!(" '{key}'") } else { String::new() };
+    match excess {
+        Excess::Argument(bytes) => {
+            format!(
+                "ERR {name}{of}: an argument of {bytes} bytes is over the limit of {ENTRY_BYTES_MAX} bytes; nothing was applied"
+            )
+        }
+        Excess::Command => {
+            format!(
+                "ERR {name}{of}: the command is over the limit of {RESP_COMMAND_BYTES_MAX} bytes; nothing was applied"
+            )
+        }
+    }
+}
+
 /// The command, if it is one, has as many words as it must, and may be said.
 fn known(talk: &Talk, words: &Words) -> Result<&'static Spec, String> {
-    let spec = table::find(words.at(0)).ok_or_else(|| table::unknown(words.at(0)));
+    let spec = table::find(words.at(0)).ok_or_else(|| table::unknown(words));
     let open = |spec: &Spec| match spec.does {
         Does::Answer(small) => small.is_for_strangers(),
         Does::Turn(special) => special == Special::Quit,
@@ -133,33 +159,15 @@ fn turn(talk: &mut Talk, special: Special, words: &Words, out: &mut BytesMut, se
             talk.say(out, said);
             talk.pipeline.leaving = true;
         }
-        (Special::Info | Special::Scan, true) => {
+        (Special::Info, true) => {
             talk.block.iter_mut().for_each(|block| block.spoiled = true);
             talk.complain(out, "ERR Command not allowed inside a transaction");
         }
         (Special::Info, false) => {
             let what = What::Info(words.keep(), Box::new((setting.scene)()));
-            talk.wait(setting.now, RequestKind::StatusAnd(None), Query::Count.encode(), what);
+            talk.wait(setting.now, RequestKind::StatusAnd(None), Query::Keyspace.encode(), what);
         }
-        (Special::Scan, false) => match scan(words, setting.cursors) {
-            Ok((step, shape)) => wait(talk, None, step, shape, out, setting),
-            Err(error) => talk.complain(out, &error),
-        },
     }
-}
-
-fn scan<'a>(words: &'a Words, cursors: &'a Cursors) -> Result<(Step<'a>, Shape), String> {
-    let invalid = || "ERR invalid cursor".to_owned();
-    let cursor = integer(words.at(1)).and_then(|cursor| u64::try_from(cursor).ok()).ok_or_else(invalid)?;
-    let (pattern, limit) = asking::scan(words)?;
-    // One that is not known any more, or is another node's, would begin somewhere: better to say so.
-    let after = match cursor {
-        0 => None,
-        cursor => Some(&cursors.find(cursor).ok_or_else(invalid)?[..]),
-    };
-    let prefix = pattern.map_or(&b""[..], super::glob::prefix);
-    let shape = Shape::Scan(pattern.map(Bytes::copy_from_slice));
-    Ok((Step::Ask(Query::Keys { prefix, after, limit }), shape))
 }
 
 /// A command of a transaction: it waits for `EXEC`.
@@ -170,7 +178,11 @@ fn queue(talk: &mut Talk, words: &Words, out: &mut BytesMut) {
     if block.bytes > 2 * ENTRY_BYTES_MAX as usize {
         // Nothing of it is kept any longer: it will not be carried out.
         *block = Block { spoiled: true, bytes: block.bytes, ..Block::default() };
-        return talk.complain(out, "ERR the transaction is too large");
+        let limit = 2 * ENTRY_BYTES_MAX;
+        return talk.complain(
+            out,
+            &format!("ERR the transaction is over the limit of {limit} bytes; nothing of it is applied"),
+        );
     }
     block.commands.push(kept);
     let said = talk.said(|out| out.line("QUEUED"));

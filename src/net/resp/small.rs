@@ -5,6 +5,7 @@ use super::door::{Options, Scene};
 use super::glob;
 use super::table;
 use crate::codec::integer;
+use crate::limits::ENTRY_BYTES_MAX;
 use crate::wire::resp::{Version, Words, Writer};
 use bytes::{Bytes, BytesMut};
 
@@ -86,7 +87,7 @@ impl Small {
         said: &mut BytesMut,
     ) -> Result<(), String> {
         if self == Small::Hello {
-            return hello(words, guest, options, said);
+            return hello(words, guest, options, scene, said);
         }
         let mut out = Writer::new(said, guest.version);
         match self {
@@ -107,11 +108,10 @@ impl Small {
                 out.line("OK");
             }
             Small::Client => client(words, guest, &mut out)?,
-            Small::Config => config(words, &mut out)?,
+            Small::Config => config(words, &scene(), &mut out)?,
             Small::Command => match (&words.at(1).to_ascii_uppercase()[..], words.len()) {
                 (b"", 1) => table::tell(&mut out),
                 (b"COUNT", 2) => out.integer(table::COMMANDS.len() as i64),
-                (b"DOCS", _) => out.map(0),
                 _ => return Err(subcommand(words)),
             },
             Small::Cluster => about::cluster(words, &scene(), &mut out)?,
@@ -127,8 +127,9 @@ impl Small {
 
 /// What is said of a subcommand that is not known.
 pub fn subcommand(words: &Words) -> String {
-    let word = words.at(1);
-    format!("ERR unknown subcommand '{}'", word[..word.len().min(SHOWN)].escape_ascii())
+    let (name, word) = (words.at(0).to_ascii_uppercase(), words.at(1));
+    let word = word[..word.len().min(SHOWN)].escape_ascii();
+    format!("ERR unknown subcommand '{word}'. Try {} HELP.", name.escape_ascii())
 }
 
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
@@ -156,7 +157,13 @@ fn admit(user: &[u8], password: &[u8], guest: &mut Guest, options: &Options) -> 
     Ok(())
 }
 
-fn hello(words: &Words, guest: &mut Guest, options: &Options, said: &mut BytesMut) -> Result<(), String> {
+fn hello(
+    words: &Words,
+    guest: &mut Guest,
+    options: &Options,
+    scene: &dyn Fn() -> Scene,
+    said: &mut BytesMut,
+) -> Result<(), String> {
     let version = match words.len() {
         1 => guest.version,
         _ => match integer(words.at(1)) {
@@ -205,7 +212,7 @@ fn hello(words: &Words, guest: &mut Guest, options: &Options, said: &mut BytesMu
     out.bulk(b"mode");
     out.bulk(b"standalone");
     out.bulk(b"role");
-    out.bulk(b"master");
+    out.bulk(if scene().is_master() { b"master" } else { b"replica" });
     out.bulk(b"modules");
     out.array(0);
     Ok(())
@@ -236,15 +243,32 @@ fn client(words: &Words, guest: &mut Guest, out: &mut Writer<'_>) -> Result<(), 
     Ok(())
 }
 
-/// What clients ask that measure: whether it keeps what it is told.
-const SETTINGS: &[(&str, &str)] = &[("appendonly", "yes"), ("save", "")];
+/// The settings that clients ask for before they go on, as they are here.
+fn settings(scene: &Scene) -> [(&'static str, String); 14] {
+    [
+        ("appendfsync", "always".into()),
+        ("appendonly", "yes".into()),
+        ("cluster-enabled", "yes".into()),
+        ("databases", "1".into()),
+        ("maxclients", scene.clients_max.to_string()),
+        ("maxmemory", "0".into()),
+        ("maxmemory-policy", "noeviction".into()),
+        ("notify-keyspace-events", String::new()),
+        ("port", scene.port.to_string()),
+        ("proto-max-bulk-len", ENTRY_BYTES_MAX.to_string()),
+        ("replica-read-only", "yes".into()),
+        ("save", String::new()),
+        ("slave-read-only", "yes".into()),
+        ("timeout", "0".into()),
+    ]
+}
 
-fn config(words: &Words, out: &mut Writer<'_>) -> Result<(), String> {
+fn config(words: &Words, scene: &Scene, out: &mut Writer<'_>) -> Result<(), String> {
     if !words.at(1).eq_ignore_ascii_case(b"GET") || words.len() < 3 {
         return Err(subcommand(words));
     }
     let asked = |name: &str| words.from(2).any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()));
-    let found: Vec<_> = SETTINGS.iter().filter(|(name, _)| asked(name)).collect();
+    let found: Vec<_> = settings(scene).into_iter().filter(|(name, _)| asked(name)).collect();
     out.map(found.len());
     for (name, value) in found {
         out.bulk(name.as_bytes());

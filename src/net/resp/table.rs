@@ -48,8 +48,6 @@ pub enum Special {
     Quit,
     /// `INFO`
     Info,
-    /// `SCAN`
-    Scan,
 }
 
 const READ: &[&str] = &["readonly", "fast"];
@@ -106,7 +104,7 @@ pub const COMMANDS: &[Spec] = &[
     row("quit", -1, SMALL, NONE, Turn(Special::Quit)),
     row("readonly", 1, SMALL, NONE, Answer(Small::ReadOnly)),
     row("readwrite", 1, SMALL, NONE, Answer(Small::ReadWrite)),
-    row("scan", -2, READ, NONE, Turn(Special::Scan)),
+    row("scan", -2, READ, NONE, Ask(asking::scan)),
     row("select", 2, SMALL, NONE, Answer(Small::Select)),
     row("set", -3, WRITE, ONE, Ask(asking::set)),
     row("strlen", 2, READ, ONE, Ask(asking::strlen)),
@@ -151,10 +149,26 @@ pub fn tell(out: &mut Writer<'_>) {
     }
 }
 
-/// What is said of a name that is not known, or of one with too few words.
-pub fn unknown(name: &[u8]) -> String {
-    let shown = &name[..name.len().min(small::SHOWN)];
-    format!("ERR unknown command '{}'", shown.escape_ascii())
+/// What is said of a command that is not known, in Redis' words.
+pub fn unknown(words: &Words) -> String {
+    let name = words.at(0);
+    let name = name[..name.len().min(small::SHOWN)].escape_ascii();
+    if ["eval", "eval_ro"].iter().any(|eval| words.at(0).eq_ignore_ascii_case(eval.as_bytes())) {
+        // django-redis takes any error to EVAL for a sum that is too large, and counts by GET and SET instead, which loses
+        // what others count meanwhile; but for those of a connection, which is what redis-py takes this kind for.
+        return format!(
+            "NOAUTH {name} is not supported: there are no scripts here, whatever the password. Nothing was applied"
+        );
+    }
+    let mut shown = String::new();
+    for word in words.from(1) {
+        let room = small::SHOWN.saturating_sub(shown.len());
+        if room == 0 {
+            break;
+        }
+        shown += &format!("'{}' ", word[..word.len().min(room)].escape_ascii());
+    }
+    format!("ERR unknown command '{name}', with args beginning with: {shown}")
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! One connection: commands in, answers out, in the order of the commands.
 
-use super::about;
-use super::door::{Cursors, Scene};
+use super::door::Scene;
+use super::info;
 use super::small::Guest;
 use super::telling::{self, Shape};
 use crate::api::Reply;
@@ -62,12 +62,14 @@ pub struct Talk {
     pub block: Option<Block>,
     /// What was asked and is not answered.
     pub pipeline: RequestPipeline<Reading>,
+    /// What came was no command, and nothing more is heard: the rest is dropped, so that the error is read.
+    pub broken: bool,
 }
 
 impl Talk {
     /// A connection that has said nothing yet.
     pub fn new(guest: Guest) -> Talk {
-        Talk { reader: Reader::default(), guest, block: None, pipeline: RequestPipeline::default() }
+        Talk { reader: Reader::default(), guest, block: None, pipeline: RequestPipeline::default(), broken: false }
     }
 
     /// A reply that is known, in its turn.
@@ -92,20 +94,13 @@ impl Talk {
     }
 
     /// Says what is due, and what is wanted of the node now. `rests` is whether the client has too much to read.
-    pub fn pump(
-        &mut self,
-        now: Time,
-        out: &mut BytesMut,
-        rests: bool,
-        wants: &mut Vec<NodeRequest>,
-        cursors: &mut Cursors,
-    ) {
-        self.pipeline.pump(now, out, rests, wants, &mut |pending, fate| tell(pending, fate, cursors));
+    pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<NodeRequest>) {
+        self.pipeline.pump(now, out, rests, wants, &mut tell);
     }
 
     /// The node answers what was asked under that number.
-    pub fn hear(&mut self, number: u64, reply: Reply, cursors: &mut Cursors) {
-        self.pipeline.hear(number, reply, &mut |pending, fate| tell(pending, fate, cursors));
+    pub fn hear(&mut self, number: u64, reply: Reply) {
+        self.pipeline.hear(number, reply, &mut tell);
     }
 }
 
@@ -116,11 +111,11 @@ fn said(version: Version, say: impl FnOnce(&mut Writer<'_>)) -> BytesMut {
 }
 
 /// What became of a command, in Redis's words.
-fn tell(pending: &PendingRequest<Reading>, fate: RequestFate<'_>, cursors: &mut Cursors) -> BytesMut {
+fn tell(pending: &PendingRequest<Reading>, fate: RequestFate<'_>) -> BytesMut {
     let error = |text: &str| said(pending.reading.version, |out| out.error(text));
     match fate {
-        RequestFate::Answer(answer) => read(pending, answer, cursors),
-        RequestFate::TooLong => error("ERR the answer is too long to be told; what was asked is done"),
+        RequestFate::Answer(answer) => read(pending, answer),
+        RequestFate::TooLong => error(&telling::too_long()),
         RequestFate::Refused(refusal) => error(&telling::refusal(refusal)),
         RequestFate::Unknown => error(telling::UNKNOWN),
         RequestFate::OutOfTurn(who) => error(&format!("ERR {who} answered out of turn")),
@@ -129,14 +124,13 @@ fn tell(pending: &PendingRequest<Reading>, fate: RequestFate<'_>, cursors: &mut 
 }
 
 /// What is made of the machine's answer.
-fn read(pending: &PendingRequest<Reading>, answer: Bytes, cursors: &mut Cursors) -> BytesMut {
+fn read(pending: &PendingRequest<Reading>, answer: Bytes) -> BytesMut {
     let version = pending.reading.version;
     let Ok(answer) = Answer::decode(answer) else {
         return said(version, |out| out.error("ERR an answer that cannot be read"));
     };
-    let mut cursor = |key| cursors.keep(key);
     said(version, |out| match (&pending.reading.what, answer) {
-        (What::One(shape), answer) => telling::tell(out, shape, &answer, &mut cursor),
+        (What::One(shape), answer) => telling::tell(out, shape, &answer),
         (What::Block(elements), Answer::Each(answers)) => {
             let mut answers = answers.iter();
             out.array(elements.len());
@@ -145,13 +139,15 @@ fn read(pending: &PendingRequest<Reading>, answer: Bytes, cursors: &mut Cursors)
                     Element::Said(said) => out.raw(said),
                     Element::Shape(shape) => {
                         let answer = answers.next().unwrap_or(&Answer::Malformed);
-                        telling::tell(out, shape, answer, &mut cursor);
+                        telling::tell(out, shape, answer);
                     }
                 }
             }
         }
-        (What::Info(words, scene), Answer::Count(keys)) => match &pending.kind {
-            RequestKind::StatusAnd(Some(status)) => out.bulk(about::tell(words, scene, status, keys).as_bytes()),
+        (What::Info(words, scene), Answer::Each(counts)) => match (&pending.kind, &counts[..]) {
+            (RequestKind::StatusAnd(Some(status)), [Answer::Count(keys), Answer::Count(dated)]) => {
+                out.bulk(info::tell(words, scene, status, (*keys, *dated)).as_bytes());
+            }
             _ => out.error("ERR the node answered out of turn"),
         },
         _ => out.error("ERR the cluster answered out of turn"),

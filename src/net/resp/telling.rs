@@ -2,6 +2,7 @@
 
 use super::glob;
 use crate::api::Refusal;
+use crate::limits::ANSWER_BYTES_MAX;
 use crate::machine::words::{Answer, Left};
 use crate::wire::resp::Writer;
 use bytes::Bytes;
@@ -24,13 +25,17 @@ pub const UNKNOWN: &str = "TIMEOUT outcome unknown";
 /// Known not applied.
 pub const NO_LEADER: &str = "CLUSTERDOWN No Raft leader";
 
-/// Says an answer. What is left of a scan is given to `cursor`, which names it.
-pub fn tell(out: &mut Writer<'_>, shape: &Shape, answer: &Answer, cursor: &mut dyn FnMut(Bytes) -> u64) {
+/// What is said in place of an answer that is longer than one may be.
+pub fn too_long() -> String {
+    format!("ERR the answer is over the limit of {ANSWER_BYTES_MAX} bytes; what was asked is done")
+}
+
+/// Says an answer.
+pub fn tell(out: &mut Writer<'_>, shape: &Shape, answer: &Answer) {
     match (shape, answer) {
         (Shape::Seconds, Answer::Left(Left::Ms(ms))) => out.integer((ms.saturating_add(500) / 1000) as i64),
         (Shape::Kind, Answer::Number(count)) => out.line(if *count > 0 { "string" } else { "none" }),
-        (Shape::Scan(pattern), Answer::Keys { keys, more }) => {
-            let next = keys.last().filter(|_| *more).map_or(0, |last| cursor(last.clone()));
+        (Shape::Scan(pattern), Answer::Walked { keys, next }) => {
             let matches = |key: &&Bytes| pattern.as_ref().is_none_or(|pattern| glob::matches(pattern, key));
             let matching: Vec<&Bytes> = keys.iter().filter(matches).collect();
             out.array(2);
@@ -60,14 +65,14 @@ fn plain(out: &mut Writer<'_>, answer: &Answer) {
         Answer::NotANumber => out.error("ERR value is not an integer or out of range"),
         Answer::Overflow => out.error("ERR increment or decrement would overflow"),
         Answer::TooLong => out.error("ERR string exceeds maximum allowed size (proto-max-bulk-len)"),
-        Answer::Omitted => out.error("ERR the answer is too long to be told; what was asked is done"),
+        Answer::Omitted => out.error(&too_long()),
         Answer::Malformed => out.error("ERR the command could not be read"),
         Answer::Kept { .. }
         | Answer::All(_)
         | Answer::None { .. }
         | Answer::Pairs { .. }
         | Answer::Each(_)
-        | Answer::Keys { .. } => {
+        | Answer::Walked { .. } => {
             out.error("ERR an answer out of turn");
         }
     }

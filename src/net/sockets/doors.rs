@@ -69,6 +69,8 @@ pub struct Doors {
     pub inside: BTreeMap<Door, usize>,
     /// Our number for the last session that was opened or closed; and for which connections some are being.
     asked: u64,
+    /// How many connections came through the Redis door.
+    accepted: u64,
     opening: BTreeMap<u64, Token>,
     /// Connections that may have something to say, or to ask.
     pumps: Vec<Token>,
@@ -95,6 +97,11 @@ impl Doors {
     /// That connection may have something to say, or to ask.
     pub fn pump_soon(&mut self, token: Token) {
         self.pumps.push(token);
+    }
+
+    /// How many connections came through the Redis door since the start.
+    pub fn accepted(&self) -> u64 {
+        self.accepted
     }
 
     /// Where that door is, if it is open.
@@ -166,6 +173,7 @@ impl Net {
         conn.role = Role::Guest(token.0 as u64);
         let speech = match door {
             Door::Redis => {
+                self.doors.accepted += 1;
                 let known = self.redis.options.password.is_none();
                 Speech::Redis(Box::new(Talk::new(Guest { id: token.0 as i64, known, ..Guest::default() })))
             }
@@ -258,7 +266,7 @@ impl Net {
         let mut out = std::mem::take(conn.lanes.ready());
         let before = out.len();
         let mut wants = Vec::new();
-        speech.pump(now, &mut out, rests, &mut wants, &mut self.redis.cursors);
+        speech.pump(now, &mut out, rests, &mut wants);
         match speech.deadline() {
             Time::NEVER => drop(self.doors.wakes.remove(&token)),
             at => drop(self.doors.wakes.insert(token, at)),
@@ -325,7 +333,7 @@ impl Net {
     pub(super) fn guest_heard(&mut self, token: Token, id: u64, reply: Reply) -> Option<Reply> {
         let speech = find(&mut self.conns, token).and_then(|conn| conn.speech.as_mut());
         let Some(speech) = speech else { return Some(reply) };
-        speech.hear(id, reply, &mut self.redis.cursors);
+        speech.hear(id, reply);
         self.doors.pump_soon(token);
         None
     }

@@ -64,6 +64,7 @@ impl Net {
                 self.events.push(Event::AnswersLost(peer));
                 self.disks.met_run(now, self.me.node, peer, (disk, run));
                 let (met, is_guest) = self.admission.admit(hello);
+                self.redis.announced(peer, &hello.redis, self.admission.members());
                 self.met(peer, met);
                 if is_guest {
                     self.link(now);
@@ -126,9 +127,10 @@ impl Net {
         match dialed {
             Ok(token) => {
                 self.links.dialed(peer, token);
-                let own = self.place(self.me.node).unwrap_or_default().to_owned();
+                let own = self.place(self.me.node).unwrap_or_default();
+                let hello = self.admission.hello(peer, own).with_redis(self.redis_place());
                 let Some(conn) = find(&mut self.conns, token) else { return };
-                self.admission.hello(peer, &own).put(conn.lanes.ready());
+                hello.put(conn.lanes.ready());
                 touch(&mut self.touched, conn);
             }
             Err(error) => {

@@ -2,14 +2,16 @@
 
 use super::doors::Door;
 use super::{Net, find};
-use crate::net::resp::door::{Cursors, Options, Place, Scene};
+use crate::limits::MEMBERS_MAX;
+use crate::net::resp::door::{Options, Place, Scene};
 use crate::net::resp::hearing::{Setting, hear};
 use crate::net::resp::talk::Talk;
-use crate::types::{NodeId, Time};
+use crate::types::{Membership, NodeId, Time};
 use crate::wire::resp::Bounds;
 use bytes::BytesMut;
 use mio::Token;
 use mio::net::TcpListener;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 
@@ -18,8 +20,8 @@ use std::net::SocketAddr;
 pub struct Redis {
     /// How the door is set.
     pub options: Options,
-    /// Where scans go on.
-    pub cursors: Cursors,
+    /// Where Redis clients reach each peer, as it has announced; empty if nowhere.
+    places: BTreeMap<NodeId, String>,
     commands: u64,
 }
 
@@ -48,36 +50,62 @@ impl Net {
                         conn.wait_for(now, None);
                     }
                     self.redis.commands += 1;
-                    let Redis { options, cursors, .. } = &self.redis;
-                    let setting = Setting { now, options, cursors, scene: &|| self.scene(), stopping: self.stopping };
+                    let options = &self.redis.options;
+                    let setting = Setting { now, options, scene: &|| self.scene(), stopping: self.stopping };
                     if !hear(talk, &words, out, &setting) {
                         return false;
                     }
                 }
                 Err(wrong) => {
                     talk.complain(out, &format!("ERR {wrong}"));
-                    talk.pipeline.leaving = true;
+                    (talk.pipeline.leaving, talk.broken) = (true, true);
                 }
             }
         }
     }
 
+    /// Where Redis clients reach this node, if anywhere: where it was told that they do, or at the port of its gateway
+    /// on the host by which the members know it.
+    pub(super) fn redis_place(&self) -> Option<String> {
+        let bound = self.doors.address(Door::Redis)?;
+        let advertised = || self.redis.options.advertised.clone();
+        advertised().or_else(|| Some(format!("{}:{}", self.place(self.me.node)?.rsplit_once(':')?.0, bound.port())))
+    }
+
     /// What the node knows of itself and its cluster.
     fn scene(&self) -> Scene {
-        let place = |id: NodeId| self.place(id).and_then(|address| Place::of(id, address));
+        let place = |id: NodeId| {
+            let native = self.place(id)?;
+            let own = (id == self.me.node).then(|| self.redis_place().unwrap_or_default());
+            match own.or_else(|| self.redis.places.get(&id).cloned()) {
+                Some(announced) => Place::at(id, &announced, native),
+                None => Place::beside(id, native),
+            }
+        };
         let mut places: Vec<Place> = self.admission.members().voters.iter().filter_map(|id| place(*id)).collect();
-        let own = self.doors.address(Door::Redis);
-        for place in places.iter_mut().filter(|place| place.node == self.me.node) {
-            place.port = own.map_or(place.port, |own| own.port());
-        }
         places.sort_by_key(|place| (self.admission.leader() != Some(place.node), place.node));
         Scene {
             node: self.me.node,
             cluster: self.me.cluster,
             leader: self.admission.leader(),
             places,
+            voters: self.admission.members().voters.len(),
+            follower: self.redis.options.follower,
+            port: self.doors.address(Door::Redis).map_or(0, |address| address.port()),
             clients: self.clients,
+            clients_max: self.options.clients_max,
+            accepted: self.doors.accepted(),
             commands: self.redis.commands,
         }
+    }
+}
+
+impl Redis {
+    /// A peer has announced where Redis clients reach it; empty if nowhere.
+    pub(super) fn announced(&mut self, peer: NodeId, place: &str, members: &Membership) {
+        if self.places.len() >= 2 * MEMBERS_MAX {
+            self.places.retain(|id, _| members.members.contains_key(id));
+        }
+        self.places.insert(peer, place.to_owned());
     }
 }

@@ -66,7 +66,7 @@ fn what_is_no_command_is_told_in_rediss_words() {
         ("*1\r\nGET\r\n", "expected '$', got 'G'"),
         ("*1\r\n*1\r\n$1\r\na\r\n", "expected '$', got '*'"),
         ("*1\r\n$-1\r\n", "invalid bulk length"),
-        ("*1\r\n$1048577\r\n", "invalid bulk length"),
+        ("*1\r\n$536870913\r\n", "invalid bulk length"),
         ("*1\r\n$1\r\naXX", "expected CRLF"),
         (&long, "too big inline request"),
         (&format!("*{long}"), "too big mbulk count string"),
@@ -89,14 +89,43 @@ fn what_is_claimed_costs_nothing_before_it_comes() {
     assert_eq!(reader.next(&mut input, Bounds::KNOWN), Ok(None));
     assert!(reader.is_midway());
     assert_eq!((reader.held(), input.capacity()), (0, room));
-    // Four strings of the largest size are more than a command may be.
-    let mut bytes = b"*9\r\n".to_vec();
-    for _ in 0..4 {
-        bytes.extend_from_slice(b"$1048576\r\n");
-        bytes.resize(bytes.len() + (1 << 20), b'x');
-        bytes.extend_from_slice(b"\r\n");
+}
+
+/// What is too large about the first command in those bytes, and the first words of it; and how many bytes were held
+/// at most. They come in pieces of that length.
+fn pass(bytes: &[u8], piece: usize) -> (Words, Vec<Vec<u8>>, usize) {
+    let (mut reader, mut input, mut held, mut said) = (Reader::default(), BytesMut::new(), 0, Vec::new());
+    for piece in bytes.chunks(piece) {
+        input.extend_from_slice(piece);
+        while let Some(words) = reader.next(&mut input, Bounds::KNOWN).unwrap() {
+            said.push(words);
+        }
+        held = held.max(input.len() + reader.held());
     }
-    assert_eq!(read(&bytes, Bounds::KNOWN).1.as_deref(), Some("Protocol error: too big request"));
+    assert_eq!((said.len(), reader.is_midway(), input.len()), (2, false, 0));
+    assert_eq!(said[1].at(0), b"PING", "what comes behind it is read");
+    let words = said[0].from(0).map(<[u8]>::to_vec).collect();
+    (said.swap_remove(0), words, held)
+}
+
+#[test]
+fn a_command_that_is_too_large_is_passed_over_as_it_comes() {
+    let key = vec![b'k'; 200];
+    let behind = b"*1\r\n$4\r\nPING\r\n";
+    let long = [&b"SET"[..], &key, &vec![b'\r'; 5 << 20], b"EX", b"10"].map(<[u8]>::to_vec);
+    for piece in [1 << 10, 100_003, 64 << 20] {
+        let (words, first, held) = pass(&[&command(&long)[..], behind].concat(), piece);
+        assert_eq!(words.excess(), Some(Excess::Argument(5 << 20)));
+        assert_eq!(first, [b"SET".to_vec(), key[..128].to_vec()]);
+        assert!(held <= piece.min(1 << 20) + 1024, "{held} bytes were held");
+    }
+    let mut many = words("MSET");
+    (0..9).for_each(|n| many.extend([vec![b'k', n], vec![b'x'; 1 << 20]]));
+    let (words, first, held) = pass(&[&command(&many)[..], behind].concat(), 100_003);
+    assert_eq!((words.excess(), &first[..]), (Some(Excess::Command), &[b"MSET".to_vec(), vec![b'k', 0]][..]));
+    assert!(held <= RESP_COMMAND_BYTES_MAX + 200_000, "{held} bytes were held");
+    let (words, first, _) = pass(&[&command(&[vec![b'x'; 2 << 20]])[..], behind].concat(), 100_003);
+    assert_eq!((words.excess(), first.len()), (Some(Excess::Argument(2 << 20)), 0));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::{Op, Outcome, Refusal, Request};
-use crate::net::resp::door::{Options, Scene};
+use crate::net::resp::door::{Follower, Options, Scene};
 use crate::net::resp::hearing::{Setting, hear};
 use crate::pipeline::{AGAIN, COMMANDS_MAX, PATIENCE, READS_MAX};
 use crate::types::{ClusterId, Index, NodeId, Position, SessionId, Term};
@@ -14,20 +14,31 @@ struct Client {
     talk: Talk,
     now: Time,
     out: BytesMut,
-    cursors: Cursors,
     rests: bool,
 }
 
 fn scene() -> Scene {
     let node = NodeId::new(1).unwrap();
-    Scene { node, cluster: ClusterId(7), leader: Some(node), places: Vec::new(), clients: 1, commands: 0 }
+    Scene {
+        node,
+        cluster: ClusterId(7),
+        leader: Some(node),
+        places: Vec::new(),
+        voters: 1,
+        follower: Follower::Forward,
+        port: 7501,
+        clients: 1,
+        clients_max: 10,
+        accepted: 1,
+        commands: 0,
+    }
 }
 
 impl Client {
     fn new() -> Client {
         let guest = Guest { known: true, ..Guest::default() };
         let now = Time::ZERO + Duration::from_secs(1);
-        Client { talk: Talk::new(guest), now, out: BytesMut::new(), cursors: Cursors::default(), rests: false }
+        Client { talk: Talk::new(guest), now, out: BytesMut::new(), rests: false }
     }
 
     /// With a session of that number.
@@ -42,8 +53,7 @@ impl Client {
         let mut input = BytesMut::from(lines.as_bytes());
         while let Some(words) = self.talk.reader.next(&mut input, Bounds::KNOWN).unwrap() {
             let options = Options::default();
-            let setting =
-                Setting { now: self.now, options: &options, cursors: &self.cursors, scene: &scene, stopping: false };
+            let setting = Setting { now: self.now, options: &options, scene: &scene, stopping: false };
             assert!(hear(&mut self.talk, &words, &mut self.out, &setting));
         }
         self.pump()
@@ -51,13 +61,13 @@ impl Client {
 
     fn pump(&mut self) -> Vec<NodeRequest> {
         let mut wants = Vec::new();
-        self.talk.pump(self.now, &mut self.out, self.rests, &mut wants, &mut self.cursors);
+        self.talk.pump(self.now, &mut self.out, self.rests, &mut wants);
         wants
     }
 
     /// The node answers, and so much time passes; what is asked then.
     fn hear(&mut self, number: u64, reply: Reply) -> Vec<NodeRequest> {
-        self.talk.hear(number, reply, &mut self.cursors);
+        self.talk.hear(number, reply);
         self.pump()
     }
 
