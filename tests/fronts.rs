@@ -1,7 +1,11 @@
 //! What people put in front of a cluster: a balancer that finds the leader, and a browser with the page of a node.
 
 use serde_json::{Value, json};
-use support::{Beside, Cluster, Guarded, installed, ports, run, until};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Instant;
+use support::{Beside, Cluster, Guarded, PATIENCE, installed, ports, run, until};
 
 mod support;
 
@@ -67,6 +71,73 @@ fn a_balancer_that_asks_who_leads_finds_each_next_leader_by_itself() {
     let said = cluster.run(&["scan", "--limit", "1000"]);
     let held = said.out.lines().filter(|line| line.ends_with("\tnoodles")).count();
     assert!(held > acknowledged, "{acknowledged} were acknowledged, and one more; {held} are there");
+}
+
+/// README.md's lines for haproxy in front of the Redis gateways, with the addresses of that cluster.
+fn redis_balancer(cluster: &Cluster, port: u16) -> Option<Beside> {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let block = readme.lines().skip_while(|line| *line != "    backend redis").take_while(|line| !line.is_empty());
+    let mut words = format!(
+        "defaults\n  mode tcp\n  timeout client 20s\n  timeout server 20s\n  timeout connect 1s\n\
+         frontend all\n  bind 127.0.0.1:{port}\n  default_backend redis\n{}\n",
+        block.map(|line| format!("{}\n", line.trim_start())).collect::<String>()
+    );
+    let written = ["a:7501 port 7601", "b:7501 port 7601", "c:7501 port 7601"];
+    for (written, (door, web)) in written.iter().zip(cluster.doors.iter().zip(&cluster.webs)) {
+        assert!(words.contains(written), "README.md names {written}");
+        words = words.replace(written, &format!("{door} port {}", web.rsplit_once(':').unwrap().1));
+    }
+    let place = cluster.directory.path().join("haproxy.cfg");
+    std::fs::write(&place, words).unwrap();
+    let mut command = installed("haproxy")?;
+    Some(Beside::start(cluster.directory.path(), "haproxy", command.arg("-db").arg("-f").arg(place)))
+}
+
+/// One more through the balancer, on a connection that is kept while it lasts; the number it comes to, if that is said.
+fn count(port: u16, held: &mut Option<BufReader<TcpStream>>) -> Option<u64> {
+    let mut stream = match held.take() {
+        Some(stream) => stream,
+        None => {
+            let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+            stream.set_read_timeout(Some(PATIENCE)).ok()?;
+            BufReader::new(stream)
+        }
+    };
+    stream.get_mut().write_all(b"INCR n\r\n").ok()?;
+    let mut line = String::new();
+    stream.read_line(&mut line).ok()?;
+    let number = line.strip_prefix(':')?.trim_end().parse().ok()?;
+    *held = Some(stream);
+    Some(number)
+}
+
+#[test]
+fn redis_clients_reach_each_next_leader_through_the_balancer_of_the_readme() {
+    let mut cluster = Cluster::prepare(3);
+    let base = ports(6);
+    let at = |n: u16| format!("127.0.0.1:{}", base + n);
+    (cluster.doors, cluster.webs) = ((0..3).map(at).collect(), (3..6).map(at).collect());
+    (0..3).for_each(|n| cluster.spawn(n));
+    cluster.leader();
+    let port = ports(1);
+    let Some(mut balancer) = redis_balancer(&cluster, port) else { return };
+    let (mut held, mut acknowledged, mut last) = (None, 0, 0);
+    for _ in 0..4 {
+        for _ in 0..20 {
+            let number = until("a count goes through", || count(port, &mut held), || cluster.logs());
+            assert!(number > last, "{number} behind {last}");
+            (acknowledged, last) = (acknowledged + 1, number);
+        }
+        let leader = cluster.leader();
+        cluster.kill(leader);
+        let died = Instant::now();
+        last = until("a count goes through", || count(port, &mut held), || cluster.logs());
+        acknowledged += 1;
+        println!("counted again {} ms after the death of a leader", died.elapsed().as_millis());
+        cluster.spawn(leader);
+    }
+    assert!(balancer.is_running());
+    assert!(last >= acknowledged, "{acknowledged} were acknowledged, {last} counted");
 }
 
 /// A browser that does what it is told, by the protocol that all of them have for that (WebDriver).

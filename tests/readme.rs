@@ -79,7 +79,7 @@ fn type_in(typed: &Typed, base: u16) {
     let mut shell = Command::new("sh");
     shell.args(["-c", &line]).env("PATH", path).env("DRAVE_ENDPOINTS", endpoints.join(",")).stdin(Stdio::null());
     let said = run(&mut shell);
-    let shapes = |lines: &mut dyn Iterator<Item = &str>| lines.map(shape).collect::<Vec<_>>();
+    let shapes = |lines: &mut dyn Iterator<Item = &str>| lines.map(|line| shape(line.trim_end())).collect::<Vec<_>>();
     let shown = shapes(&mut typed.said.iter().map(String::as_str));
     // The cursor stays behind what curl has got.
     assert_eq!(shapes(&mut said.out.lines()), shown, "{line}\n{said:?}");

@@ -1,0 +1,177 @@
+//! The same commands to a node and to a redis-server, where one is installed: the same replies, errors by their words.
+
+mod support;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use redis::{Connection, Value};
+use support::{Beside, doors, installed, ports, until};
+
+/// A redis-server that keeps nothing.
+fn server(directory: &std::path::Path) -> Option<(Beside, Connection)> {
+    let port = ports(1);
+    let mut command = installed("redis-server")?;
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]).arg(directory);
+    let process = Beside::start(directory, "redis-server", &mut command);
+    let connection = until("redis-server answers", || connect(&format!("127.0.0.1:{port}")), String::new);
+    Some((process, connection))
+}
+
+fn connect(address: &str) -> Option<Connection> {
+    redis::Client::open(format!("redis://{address}/")).ok()?.get_connection().ok()
+}
+
+/// The reply in words. A scan is compared by its keys, in their order: cursors are each server's own.
+fn reply(connection: &mut Connection, line: &str) -> String {
+    let mut words = line.split(' ');
+    let mut command = redis::cmd(words.next().unwrap_or_default());
+    for word in words {
+        command.arg(word);
+    }
+    match command.query::<Value>(connection) {
+        Ok(Value::Array(values)) if line.starts_with("SCAN") => {
+            let mut keys = format!("{:?}", values.last()).split(", ").map(str::to_owned).collect::<Vec<_>>();
+            keys.sort_unstable();
+            keys.join(" ")
+        }
+        Ok(value) => format!("{value:?}"),
+        Err(error) => format!("{error}"),
+    }
+}
+
+/// What has been answered otherwise at some time, or is easily.
+const LINES: &[&str] = &[
+    "SET k 007",
+    "INCR k",
+    "GET k",
+    "SET k +1",
+    "INCR k",
+    "SET k -0",
+    "INCR k",
+    "SET k 00",
+    "DECR k",
+    "SET k 1.0",
+    "INCR k",
+    "SET k 5",
+    "INCRBY k 01",
+    "INCRBY k +1",
+    "INCRBY k -0",
+    "DECRBY k 01",
+    "INCRBY k 9223372036854775807",
+    "GET k",
+    "SET k v EX 01",
+    "SET k v PX +5",
+    "EXPIRE k 01",
+    "EXPIRE k -0",
+    "PEXPIRE k 1.5",
+    "SELECT 00",
+    "HELLO 02",
+    "SET k v EX 1 EX 36000",
+    "SET k v PX 1 PX 36000000 XX XX",
+    "SET k v KEEPTTL KEEPTTL",
+    "PERSIST k",
+    "PERSIST k",
+    "SET k v EX 10 PX 10",
+    "SET k v EX 10 KEEPTTL",
+    "SET k v NX XX",
+    "SET k v GET GET",
+    "SET k v EX",
+    "SET k v EX x WHAT",
+    "SET k v EX 0",
+    "SET k v PX -1",
+    "SET k v EX 9223372036854775807",
+    "SET k v",
+    "PEXPIREAT k -9223372036854775808",
+    "EXISTS k",
+    "SET k v",
+    "EXPIREAT k -9223372036854775808",
+    "EXISTS k",
+    "PEXPIRE k -9223372036854775808",
+    "EXISTS k",
+    "SET k v",
+    "PEXPIREAT k 9223372036854775807",
+    "EXPIREAT k 0",
+    "EXISTS k",
+    "SET k v",
+    "PEXPIREAT k 4102444800000",
+    "EXPIREAT k 4102448400 GT",
+    "EXPIREAT k 4102444800 LT",
+    "EXPIRE k 5 GT LT",
+    "EXPIRE k 5 NX XX",
+    "EXPIRE k 5 NX NX",
+    "PERSIST k",
+    "EXPIRE k 36000 GT",
+    "EXPIRE k 36000 LT",
+    "EXPIRE k 36000 WHAT",
+    "SCAN 0",
+    "SCAN 0 TYPE string",
+    "SCAN 0 TYPE STRING COUNT 3",
+    "SCAN 0 TYPE hash",
+    "SCAN x",
+    "SCAN 0 COUNT 0",
+    "SCAN 0 COUNT x",
+    "SCAN 0 MATCH",
+    "SCAN 0 WHAT 1",
+    "SCAN 0 MATCH k*",
+    "SCAN 0 MATCH [a-]",
+    "SCAN 0 MATCH [^k",
+    "MULTI",
+    "SCAN 0",
+    "INCR k",
+    "EXEC",
+    "MULTI",
+    "GET k",
+    "EXEC now",
+    "GET k",
+    "EXEC now",
+    "MULTI",
+    "NONSENSE a b",
+    "EXEC",
+    "DISCARD",
+    "EXEC",
+    "NONSENSE",
+    "NONSENSE a b",
+    "CONFIG",
+    "CONFIG NONSENSE",
+    "CLIENT NONSENSE x",
+    "CLUSTER",
+    "CONFIG GET maxmemory",
+    "CONFIG GET appendonly-what",
+    "APPEND k",
+    "GETRANGEX k 0 1",
+    "DEL",
+    "MSET a",
+    "MSET a 1 b",
+];
+
+#[test]
+fn commands_are_answered_as_redis_answers_them() {
+    let (cluster, doors) = doors(1, &[]);
+    let Some((_server, mut theirs)) = server(cluster.directory.path()) else { return };
+    let mut ours = connect(&doors[0]).unwrap();
+    let mut lines: Vec<String> = LINES.iter().map(|line| (*line).to_owned()).collect();
+    let mut rng = SmallRng::seed_from_u64(0x7265_6469);
+    let mut pick = |all: &[&'static str]| all[rng.random_range(0..all.len())];
+    for _ in 0..3000 {
+        let key = pick(&["a", "b", "c"]);
+        let number =
+            pick(&["1", "-1", "0", "007", "-0", "+3", "10", "9223372036854775807", "-9223372036854775808", "x", "1.5"]);
+        lines.push(match pick(&["set", "options", "incr", "get", "expire", "del", "append", "mget"]) {
+            "set" => format!("SET {key} {number}"),
+            "options" => {
+                let options = ["NX", "XX", "GET", "EX 36000", "EX 72000", "PX 36000000", "KEEPTTL", "EXAT 4102444800"];
+                format!("SET {key} {number} {} {}", pick(&options), pick(&options))
+            }
+            "incr" => format!("{} {key} {number}", pick(&["INCRBY", "DECRBY"])),
+            "get" => format!("{} {key}", pick(&["GET", "INCR", "DECR", "STRLEN", "TYPE", "EXISTS", "PERSIST"])),
+            // Hours: nothing ends while this runs.
+            "expire" => format!("EXPIRE {key} {} {}", pick(&["36000", "72000"]), pick(&["NX", "XX", "NX", "XX"])),
+            "del" => format!("DEL {key} {key}"),
+            "append" => format!("APPEND {key} {number}"),
+            _ => "MGET a b c none".to_owned(),
+        });
+    }
+    for line in lines {
+        assert_eq!(reply(&mut ours, &line), reply(&mut theirs, &line), "{line}\n{}", cluster.logs());
+    }
+}
