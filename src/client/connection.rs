@@ -21,8 +21,6 @@ pub struct Connection {
     scratch: Box<[u8]>,
     next: u64,
     node: Option<NodeId>,
-    /// The version of the protocol that was agreed; 0 before that.
-    version: u16,
     news: Option<Box<Status>>,
 }
 
@@ -69,7 +67,6 @@ impl Connection {
             scratch: vec![0; 16 << 10].into(),
             next: 1,
             node: None,
-            version: 0,
             news: None,
         };
         match connection.hello(deadline) {
@@ -85,18 +82,13 @@ impl Connection {
         Hello::client().put(&mut self.output);
         self.send(deadline)?;
         let welcome = Welcome::read(self.receive(deadline)?)?;
-        (self.node, self.version) = (Some(welcome.node), welcome.version);
+        self.node = Some(welcome.node);
         Ok(())
     }
 
     /// Who was reached.
     pub fn node(&self) -> Option<NodeId> {
         self.node
-    }
-
-    /// The version of the protocol that was agreed.
-    pub fn version(&self) -> u16 {
-        self.version
     }
 
     /// What the node has said of itself unasked, because the members have changed.

@@ -45,8 +45,7 @@ impl Client {
         let failed =
             |refusal, trouble: Option<&Trouble>| ClientError::Refused(refused(endpoint, begun, refusal, trouble));
         let until = deadline(options.timeout);
-        let dialed =
-            Connection::dial(endpoint, options.keys.as_ref(), until.min(deadline(options.patience)));
+        let dialed = Connection::dial(endpoint, options.keys.as_ref(), until.min(deadline(options.patience)));
         let mut connection = dialed.map_err(|trouble| failed(None, Some(&trouble)))?;
         let mut call = |request: &Request| match connection.call(request, until) {
             Ok(Reply::Refused(refusal)) => Err(failed(Some(refusal), None)),
