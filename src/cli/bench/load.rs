@@ -291,16 +291,8 @@ fn no_space() -> Trouble {
 fn judge(args: &Bench, ledger: &Ledger, generator: &Generator) -> Result<(), Trouble> {
     if let Ledger::Counters(counters) = ledger {
         let mut client = args.cluster.client();
-        for key in counters.keys() {
-            let queried =
-                client.query(&Query::Get { key: &generator.name(*key) }.encode(), Consistency::Linearizable)?;
-            let holds = match Answer::decode(queried.answer) {
-                Ok(Answer::Value(Some(text))) => String::from_utf8_lossy(&text).parse().unwrap_or(i64::MIN),
-                Ok(Answer::Value(None)) => 0,
-                _ => i64::MIN,
-            };
-            ledger.judge(*key, holds)?;
-        }
+        let keys: Vec<u64> = counters.keys().copied().collect();
+        ledger.judge_counters(&mut client, &keys, |key| generator.name(key))?;
         let sure: i64 = counters.values().map(|counted| counted.sure).sum();
         let perhaps: i64 = counters.values().map(|counted| counted.perhaps).sum();
         eprintln!("verified: {} counters hold {sure} increments, each once ({perhaps} unknown)", counters.len());

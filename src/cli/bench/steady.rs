@@ -3,7 +3,7 @@
 use super::verify::Ledger;
 use crate::cli::trouble::Trouble;
 use crate::client::{Client, Completion, Fleet, MuxOptions, Result as Outcome};
-use crate::machine::words::{Answer, Command, Query};
+use crate::machine::words::Command;
 use bytes::Bytes;
 use slab::Slab;
 use std::collections::BTreeMap;
@@ -91,15 +91,7 @@ impl Steady {
             .map_err(died)?
             .map_err(|error| Trouble { what: format!("sockets: {error}"), code: 74 })?;
         let mut client = Client::connect(endpoints.to_vec());
-        for key in 0..KEYS {
-            let queried = client.query(&Query::Get { key: &name(key) }.encode(), Default::default())?;
-            let holds = match Answer::decode(queried.answer) {
-                Ok(Answer::Value(Some(text))) => String::from_utf8_lossy(&text).parse().unwrap_or(i64::MIN),
-                Ok(Answer::Value(None)) => 0,
-                _ => i64::MIN,
-            };
-            ledger.judge(key, holds)?;
-        }
+        ledger.judge_counters(&mut client, &(0..KEYS).collect::<Vec<_>>(), name)?;
         Ok(sum)
     }
 }

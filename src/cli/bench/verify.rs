@@ -1,12 +1,17 @@
 //! Whether the answers were right: what was counted adds up, what was read could have been.
 
+use crate::api::Consistency;
 use crate::cli::trouble::Trouble;
-use crate::machine::words::Answer;
+use crate::client::Client;
+use crate::machine::words::{Answer, Query};
 use crate::sim::history::{History, Input};
 use crate::types::Time;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::Instant;
+
+/// So many counters are read with one query.
+const READ_AT_ONCE: usize = 500;
 
 /// What is written down while a benchmark runs, to be judged afterwards.
 pub enum Ledger {
@@ -67,8 +72,30 @@ impl Ledger {
         }
     }
 
+    /// Judges counters by what they hold in the end, read many at a time: one by one, each costs a round of the cluster.
+    pub fn judge_counters(
+        &self,
+        client: &mut Client,
+        keys: &[u64],
+        name: impl Fn(u64) -> Bytes,
+    ) -> Result<(), Trouble> {
+        for keys in keys.chunks(READ_AT_ONCE) {
+            let names: Vec<Bytes> = keys.iter().map(|key| name(*key)).collect();
+            let query = Query::Values(names.iter().map(|name| &**name).collect()).encode();
+            let Ok(Answer::Values(values)) = Answer::decode(client.query(&query, Consistency::Linearizable)?.answer)
+            else {
+                return Err(Trouble { what: "counters that cannot be read".to_owned(), code: 70 });
+            };
+            for (key, value) in keys.iter().zip(values) {
+                let held = |text: Bytes| String::from_utf8_lossy(&text).parse().unwrap_or(i64::MIN);
+                self.judge(*key, value.map_or(0, held))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Judges a counter by what it holds in the end.
-    pub fn judge(&self, key: u64, holds: i64) -> Result<(), Trouble> {
+    fn judge(&self, key: u64, holds: i64) -> Result<(), Trouble> {
         let Ledger::Counters(counters) = self else { return Ok(()) };
         let Counted { sure, perhaps } = counters.get(&key).copied().unwrap_or_default();
         if (sure..=sure + perhaps).contains(&holds) {
