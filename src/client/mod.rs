@@ -12,6 +12,7 @@ mod blocking;
 pub(crate) mod call_protocol;
 mod clock;
 mod connection;
+mod dialing;
 mod error;
 mod fleet;
 mod in_flight;

@@ -9,6 +9,7 @@
 //! What is sent and what an answer means is [`MuxProtocol`]'s; here are its sockets.
 
 use super::clock::Clock;
+use super::dialing;
 use super::mux_protocol::{Completion, MuxOptions, MuxProtocol};
 use super::scout::Scout;
 use crate::api::Consistency;
@@ -18,7 +19,6 @@ use bytes::Bytes;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use std::io::{self, Read};
-use std::net::ToSocketAddrs;
 use std::time::Instant;
 
 /// What the poll says of a connection.
@@ -41,6 +41,7 @@ pub struct Mux {
     stream: Option<Stream<TcpStream>>,
     scout: Option<Scout>,
     scout_token: Token,
+    has_dialed: bool,
 }
 
 impl Mux {
@@ -49,7 +50,7 @@ impl Mux {
     pub fn new(endpoints: Vec<String>, begin: usize, tokens: [Token; 2], options: MuxOptions) -> Mux {
         let clock = Clock::start();
         let protocol = MuxProtocol::new(endpoints, begin, options, clock.now(), rand::random());
-        Mux { protocol, clock, token: tokens[0], stream: None, scout: None, scout_token: tokens[1] }
+        Mux { protocol, clock, token: tokens[0], stream: None, scout: None, scout_token: tokens[1], has_dialed: false }
     }
 
     /// Whether one more thing may be asked now.
@@ -120,7 +121,7 @@ impl Mux {
     }
 
     fn dial(&mut self, endpoint: &str, registry: &Registry) -> io::Result<()> {
-        let address = endpoint.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
+        let address = dialing::address(endpoint, std::mem::replace(&mut self.has_dialed, true))?;
         let socket = TcpStream::connect(address)?;
         let _if_not_it_is_slower = socket.set_nodelay(true);
         let mut stream = Stream::dialed(self.protocol.options().keys.as_ref(), socket, endpoint)?;

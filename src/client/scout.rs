@@ -3,13 +3,13 @@
 //! A node that is frozen or cut off does not say that it is, and its connections stay open. The others
 //! know within an election timeout. What is asked of them, and when, is [`MuxProtocol`]'s.
 
+use super::dialing;
 use super::mux_protocol::MuxProtocol;
 use crate::secure::{Keys, Stream};
 use crate::types::Time;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use std::io::{self, Read};
-use std::net::ToSocketAddrs;
 
 /// A connection that asks who leads.
 pub struct Scout {
@@ -19,7 +19,7 @@ pub struct Scout {
 impl Scout {
     /// Dials.
     pub fn dial(endpoint: &str, keys: Option<&Keys>, token: Token, registry: &Registry) -> io::Result<Scout> {
-        let address = endpoint.to_socket_addrs()?.next().ok_or(io::ErrorKind::NotFound)?;
+        let address = dialing::address(endpoint, true)?;
         let socket = TcpStream::connect(address)?;
         let _if_not_it_is_slower = socket.set_nodelay(true);
         let mut stream = Stream::dialed(keys, socket, endpoint)?;

@@ -4,6 +4,7 @@ use super::options::Options;
 use crate::types::{NodeId, Time};
 use mio::Token;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The outgoing links, one to each peer.
@@ -23,6 +24,9 @@ pub struct Link {
     pub state: State,
     /// Attempts since it was last up.
     pub failures: u32,
+    /// Attempts that did not get it up, ever: by turns, each goes to another address of its name. One that broke is
+    /// looked for where it was.
+    missed: usize,
 }
 
 /// Where a link stands.
@@ -57,7 +61,7 @@ impl Links {
             }
         });
         for (peer, addresses) in wanted.into_iter().filter(|(peer, all)| *peer != self.me && !all.is_empty()) {
-            let fresh = Link { addresses: VecDeque::new(), state: State::Down(Time::ZERO), failures: 0 };
+            let fresh = Link { addresses: VecDeque::new(), state: State::Down(Time::ZERO), failures: 0, missed: 0 };
             let link = self.links.entry(peer).or_insert(fresh);
             let current = link.addresses.front().cloned();
             link.addresses = addresses.into();
@@ -122,6 +126,9 @@ impl Links {
     pub fn fell(&mut self, peer: NodeId, now: Time) {
         let Some(link) = self.links.get_mut(&peer) else { return };
         link.failures = link.failures.saturating_add(1);
+        if !matches!(link.state, State::Up(_)) {
+            link.missed = link.missed.wrapping_add(1);
+        }
         // It may be where it is said to be elsewhere.
         link.addresses.rotate_left(1);
         let longest = (5 << link.failures.min(6)).min(self.pause_max.as_millis() as u64).max(2);
@@ -148,6 +155,13 @@ impl Link {
     /// Where it is reached, or will be looked for next.
     pub fn address(&self) -> &str {
         self.addresses.front().map_or("", String::as_str)
+    }
+
+    /// The one to dial now of the addresses that its name was found to have: a name may have several, and an answer at
+    /// one of them alone. None if there are none.
+    pub fn pick(&self, found: &[SocketAddr]) -> Option<SocketAddr> {
+        let nth = self.missed / self.addresses.len().max(1);
+        found.get(nth % found.len().max(1)).copied()
     }
 
     /// The connection it is dialed over, or up.
@@ -199,5 +213,29 @@ mod tests {
             links.fell(id(2), now);
         }
         assert_eq!(looked, ["c:1", "d:1", "c:1", "d:1"]);
+    }
+
+    /// Of two addresses the first answered nobody, and was tried for ever.
+    #[test]
+    fn each_address_of_each_name_is_dialed_by_turns() {
+        let mut links = Links::new(id(1), &Options::default());
+        links.set(BTreeMap::from([(id(2), vec!["b:1".into(), "c:1".into()])]));
+        let found: [SocketAddr; 3] = ["[::1]:1", "127.0.0.1:1", "127.0.0.2:1"].map(|address| address.parse().unwrap());
+        let mut dialed = Vec::new();
+        for _ in 0..6 {
+            let link = links.get(id(2)).unwrap();
+            dialed.push((link.address().to_owned(), link.pick(&found).unwrap()));
+            links.dialed(id(2), Token(9));
+            links.fell(id(2), Time::ZERO);
+        }
+        let each = dialed.iter().collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(each.len(), 6, "{dialed:?}");
+        // Where it answered it is looked for again when the link breaks.
+        links.dialed(id(2), Token(9));
+        links.answered(id(2), Token(9));
+        let address = links.get(id(2)).unwrap().pick(&found);
+        links.fell(id(2), Time::ZERO);
+        assert_eq!(links.get(id(2)).unwrap().pick(&found), address);
+        assert_eq!(links.get(id(2)).unwrap().pick(&[]), None);
     }
 }

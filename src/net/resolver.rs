@@ -1,32 +1,39 @@
-//! Turns names into addresses, on a thread of its own: it may take seconds, and the reactor has none.
+//! Turns names into addresses, on threads of their own: it may take seconds, and the reactor has none.
 
 use super::waker::Waker;
 use crate::types::NodeId;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-/// Turns names into addresses.
-///
-/// The thread begins with the first name; a cluster of literal addresses never has it.
+/// So many names are looked up at once. Each has a thread, so that one whose server does not answer holds up no other;
+/// links whose names would be too many are dialed a little later.
+const LOOK_UPS_MAX: usize = 32;
+
+/// So many addresses of a name are tried.
+const ADDRESSES_MAX: usize = 16;
+
+/// Turns names into addresses. A cluster of literal addresses never has a thread for it.
 #[derive(Debug)]
 pub struct Resolver {
     waker: Waker,
-    ask: Option<Sender<(NodeId, String)>>,
     answers: Receiver<Found>,
     answer: Sender<Found>,
     /// One that was found while only looking whether there is any.
     next: Option<Found>,
+    /// Each thread that looks up a name has one more of it.
+    under_way: Arc<()>,
 }
 
-/// An address found, or why none was.
-pub type Found = (NodeId, io::Result<SocketAddr>);
+/// The addresses that a peer's name was found to have, at least one; or why there are none.
+pub type Found = (NodeId, io::Result<Vec<SocketAddr>>);
 
 impl Resolver {
     /// One that wakes that reactor when it has found something.
     pub fn new(waker: Waker) -> Resolver {
         let (answer, answers) = channel();
-        Resolver { waker, ask: None, answers, answer, next: None }
+        Resolver { waker, answers, answer, next: None, under_way: Arc::default() }
     }
 
     /// The address, if the name is one already; else looks for it, and [`Resolver::take`] has it later.
@@ -34,31 +41,20 @@ impl Resolver {
         if let Ok(address) = name.parse() {
             return Ok(Some(address));
         }
-        let ask = match &self.ask {
-            Some(ask) => ask,
-            None => self.ask.insert(self.spawn()?),
-        };
-        match ask.send((peer, name.to_owned())) {
-            Ok(()) => Ok(None),
-            Err(_) => Err(io::Error::other("the thread that resolves names is gone")),
+        if Arc::strong_count(&self.under_way) > LOOK_UPS_MAX {
+            return Err(io::Error::other("too many names are being looked up"));
         }
-    }
-
-    fn spawn(&self) -> io::Result<Sender<(NodeId, String)>> {
-        let (ask, asked) = channel::<(NodeId, String)>();
-        let (answer, waker) = (self.answer.clone(), self.waker.clone());
+        let (answer, waker, name) = (self.answer.clone(), self.waker.clone(), name.to_owned());
+        let under_way = self.under_way.clone();
         std::thread::Builder::new().name("resolver".into()).spawn(move || {
-            for (peer, name) in asked {
-                let found = name.to_socket_addrs().and_then(|mut found| {
-                    found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
-                });
-                if answer.send((peer, found)).is_err() {
-                    return;
-                }
+            let found = look_up(&name);
+            // Before the answer is there: who hears it may ask again.
+            drop(under_way);
+            if answer.send((peer, found)).is_ok() {
                 waker.wake();
             }
         })?;
-        Ok(ask)
+        Ok(None)
     }
 
     /// Whether there is an answer.
@@ -73,6 +69,14 @@ impl Resolver {
     pub fn take(&mut self) -> Option<Found> {
         self.next.take().or_else(|| self.answers.try_recv().ok())
     }
+}
+
+fn look_up(name: &str) -> io::Result<Vec<SocketAddr>> {
+    let addresses: Vec<SocketAddr> = name.to_socket_addrs()?.take(ADDRESSES_MAX).collect();
+    if addresses.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    }
+    Ok(addresses)
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ fn listen_when_known(config: &Config, place: &str) -> Result<TcpListener, Server
                 thread::sleep(NAME_PAUSE);
             }
             resolved => {
-                let listened = resolved.and_then(stream::listen);
+                let listened = resolved.and_then(|addresses| listen_at_any(&addresses));
                 let option = "--listen";
                 return listened.map_err(|source| ServerError::Listen { address: place.to_owned(), option, source });
             }
@@ -83,7 +83,7 @@ fn bind_gateway(
         (Doorway::At(place), _) => place.clone(),
         (Doorway::Beside, Some(port)) => format!("127.0.0.1:{port}"),
     };
-    match resolve(&place).and_then(stream::listen) {
+    match resolve(&place).and_then(|addresses| listen_at_any(&addresses)) {
         Ok(listener) => Ok(Some(listener)),
         Err(error) if *doorway == Doorway::Beside => {
             log::warn!(node = config.id.get(); "no {who} are let in: cannot listen on {place}: {error}");
@@ -93,7 +93,18 @@ fn bind_gateway(
     }
 }
 
-fn resolve(place: &str) -> io::Result<SocketAddr> {
-    let nowhere = || io::Error::new(ErrorKind::NotFound, "the name has no address");
-    place.to_socket_addrs().and_then(|mut all| all.next().ok_or_else(nowhere))
+fn resolve(place: &str) -> io::Result<Vec<SocketAddr>> {
+    Ok(place.to_socket_addrs()?.collect())
+}
+
+/// Listens at the first of these addresses that is this machine's and free.
+fn listen_at_any(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
+    let mut failed = io::Error::new(ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        match stream::listen(*address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }

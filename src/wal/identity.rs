@@ -246,7 +246,10 @@ mod tests {
     #[test]
     fn another_node_is_turned_away_with_advice() {
         let fault = sample().check("d1", NodeId::new(2).unwrap()).unwrap_err();
-        assert_eq!(fault.to_string(), "d1 belongs to node 1 of cluster 6f2c91aa; --id says 2. Nothing was changed.");
+        assert_eq!(
+            fault.to_string(),
+            "d1 belongs to node 1 of cluster 6f2c91aa; --id says 2: each node has a directory of its own, --data. Nothing was changed."
+        );
         assert_eq!(fault.exit_code(), 78);
     }
 

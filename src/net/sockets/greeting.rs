@@ -104,15 +104,17 @@ impl Net {
         let Some(link) = self.links.get(peer) else { return };
         let address = link.address().to_owned();
         match self.resolver.resolve(peer, &address) {
-            Ok(Some(address)) => self.resolved(now, peer, Ok(address)),
+            Ok(Some(address)) => self.resolved(now, peer, Ok(vec![address])),
             Ok(None) => self.links.resolving(peer),
             Err(error) => self.resolved(now, peer, Err(error)),
         }
     }
 
-    pub(super) fn resolved(&mut self, now: Time, peer: NodeId, found: io::Result<SocketAddr>) {
-        let name = self.links.get(peer).map(|link| link.address().to_owned()).unwrap_or_default();
-        let found = match found {
+    pub(super) fn resolved(&mut self, now: Time, peer: NodeId, found: io::Result<Vec<SocketAddr>>) {
+        let Some(link) = self.links.get(peer) else { return };
+        let name = link.address().to_owned();
+        let nowhere = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        let found = match found.and_then(|found| link.pick(&found).ok_or_else(nowhere)) {
             Ok(found) => found,
             Err(error) => {
                 self.unreachable(now, peer, Failure::of_name(&error));
