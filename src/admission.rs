@@ -54,6 +54,8 @@ pub enum Unwelcome {
 #[derive(Clone, Debug)]
 pub struct Admission {
     me: Identity,
+    /// The state machine that runs here; empty if that is not to be checked.
+    machine: &'static str,
     members: Membership,
     /// The position of the configuration that the membership is.
     configured: Position,
@@ -75,6 +77,7 @@ impl Admission {
     pub fn new(me: Identity) -> Admission {
         Admission {
             me,
+            machine: "",
             members: Membership::default(),
             configured: Position::ZERO,
             leader: None,
@@ -83,6 +86,11 @@ impl Admission {
             met: BTreeMap::new(),
             runs: BTreeMap::new(),
         }
+    }
+
+    /// The same, of a node that runs that state machine.
+    pub fn of_machine(self, machine: &'static str) -> Admission {
+        Admission { machine, ..self }
     }
 
     /// The node itself.
@@ -159,7 +167,7 @@ impl Admission {
     /// What this node says when it dials that peer; `address` is where it is reached itself.
     pub fn hello(&self, peer: NodeId, address: &str) -> Hello {
         let Identity { node, cluster, disk, run } = self.me;
-        Hello::peer(cluster, node, disk, run, peer).at(address).holding(self.holds())
+        Hello::peer(cluster, node, disk, run, peer).at(address).holding(self.holds()).of_machine(self.machine)
     }
 
     /// What this node answers to a Hello that it accepts.
@@ -184,6 +192,9 @@ impl Admission {
         }
         if circumstances.stopping {
             return Err(Reason::Stopping);
+        }
+        if !hello.machine.is_empty() && !self.machine.is_empty() && hello.machine != self.machine {
+            return Err(Reason::Machine);
         }
         match hello.caller {
             Who::Peer { .. } if circumstances.unproven => Err(Reason::Unproven),
@@ -325,6 +336,15 @@ mod tests {
         assert!(one.judge(&two.hello(id(1), ""), Circumstances::default()).is_ok(), "the same process dials anew");
         assert!(!one.gone(id(2)));
         assert!(one.judge(&twin.hello(id(1), ""), Circumstances::default()).is_ok());
+    }
+
+    #[test]
+    fn another_state_machine_is_refused() {
+        let (one, two) = (admission(1, 3).of_machine("kv 1"), admission(2, 3));
+        let judges = |machine| one.judge(&two.clone().of_machine(machine).hello(id(1), ""), Circumstances::default());
+        assert_eq!(judges("kv 2"), Err(Reason::Machine));
+        assert!(judges("kv 1").is_ok() && judges("").is_ok());
+        assert!(admission(1, 3).judge(&two.of_machine("kv 1").hello(id(1), ""), Circumstances::default()).is_ok());
     }
 
     #[test]

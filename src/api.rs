@@ -458,6 +458,9 @@ pub struct Status {
     pub timer_ms: u64,
     /// When the certificate that it shows expires, in seconds since 1970; nothing where nothing is encrypted.
     pub certificate_expires: Option<u64>,
+    /// The state machine that it runs, and the version of its commands; empty if it does not say.
+    #[serde(default)]
+    pub machine: String,
     /// When the last of the certificates that it believes expires, likewise.
     pub authority_expires: Option<u64>,
     /// What it counts.

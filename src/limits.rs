@@ -35,6 +35,8 @@ pub const HTTP_HEAD_BYTES_MAX: usize = 16 << 10;
 pub const HTTP_HEADERS_MAX: usize = 64;
 /// How many members a cluster may have.
 pub const MEMBERS_MAX: usize = 64;
+/// How long the name of a state machine and its version may be.
+pub const MACHINE_BYTES_MAX: usize = 64;
 /// The longest `host:port`, in bytes.
 pub const ADDRESS_BYTES_MAX: usize = 300;
 /// How many commands a session may have outstanding, at most.

@@ -5,11 +5,11 @@ mod support;
 
 use bytes::Bytes;
 use drave::api::{Consistency, Reply, Request};
-use drave::client::{Client, ClientError};
+use drave::client::{Client, ClientError, Options};
 use drave::codec::Malformed;
 use drave::config::Config;
 use drave::limits::ANSWER_BYTES_MAX;
-use drave::machine::{Context, StateMachine};
+use drave::machine::{Context, KIND, StateMachine};
 use drave::server::server::ServerError;
 use drave::server::{Handle, Server};
 use drave::types::{ClusterTime, NodeId, Term};
@@ -36,6 +36,10 @@ impl Talker {
 }
 
 impl StateMachine for Talker {
+    fn kind(&self) -> &'static str {
+        "talker 1"
+    }
+
     fn apply(&mut self, context: &Context, command: &[u8]) -> Bytes {
         self.told += 1;
         match command {
@@ -206,4 +210,37 @@ fn node_that_has_stopped_is_said_to_have() {
     let refused = handle.query(b"told", Consistency::Linearizable, PATIENCE).unwrap_err();
     assert_eq!(refused.to_string(), "the node has stopped");
     assert!(matches!((unknown, refused), (ClientError::Unknown(_), ClientError::Refused(_))));
+}
+
+/// `drave put` put commands of keys and values into the log of another machine.
+#[test]
+fn commands_of_another_machine_are_refused() {
+    let (directory, port) = (tempfile::tempdir().unwrap(), ports(1));
+    let node = start(1, port, 1, directory.path());
+    let client = |machine| {
+        let options = Options { machine, timeout: Duration::from_secs(2), ..Options::default() };
+        Client::with([format!("127.0.0.1:{port}")], options)
+    };
+    assert!(client("talker 1").execute(b"").is_ok());
+    assert!(client("").execute(b"").is_ok(), "it does not say");
+    for other in ["talker 2", KIND] {
+        let refused = client(other).execute(b"").unwrap_err();
+        assert!(matches!(refused, ClientError::Refused(_)) && refused.to_string().contains("another state machine"));
+    }
+    assert_eq!(node.told(), 2);
+    match node.handle.ask(Request::Status, PATIENCE) {
+        Some(Reply::Status(status)) => assert_eq!(status.machine, "talker 1"),
+        other => panic!("{other:?}"),
+    }
+    let drave = |words: &[&str]| {
+        let endpoint = format!("127.0.0.1:{port}");
+        let words = [words, &["--endpoints", &endpoint, "--timeout", "2s"]].concat();
+        std::process::Command::new(env!("CARGO_BIN_EXE_drave")).args(words).output().unwrap()
+    };
+    let put = drave(&["put", "a", "b"]);
+    assert_eq!(put.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&put.stderr).contains("another state machine"), "{put:?}");
+    assert_eq!(drave(&["status"]).status.code(), Some(0), "what is no command of a machine is for any");
+    assert_eq!(node.told(), 2);
+    node.stop();
 }

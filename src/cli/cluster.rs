@@ -5,6 +5,7 @@ use super::tls::Tls;
 use super::trouble::Trouble;
 use crate::api::{Refusal, RoleName};
 use crate::client::{Client, ClientError, Options};
+use crate::machine::KIND;
 use crate::types::Membership;
 use crate::types::address::{AddressError, check_address};
 use clap::{Args, ValueEnum};
@@ -55,13 +56,22 @@ pub fn endpoint(text: &str) -> Result<String, String> {
 }
 
 impl Cluster {
-    /// A client of it.
+    /// A client of it, whatever state machine it runs.
     pub fn client(&self) -> Client {
+        self.client_of("")
+    }
+
+    /// A client for keys and values: a cluster that runs another state machine refuses it.
+    pub fn kv_client(&self) -> Client {
+        self.client_of(KIND)
+    }
+
+    fn client_of(&self, machine: &'static str) -> Client {
         let usual = Options::default();
         let patience = usual.patience.min(self.timeout);
         Client::with(
             self.endpoints.clone(),
-            Options { timeout: self.timeout, patience, keys: self.tls.keys.clone(), ..usual },
+            Options { timeout: self.timeout, patience, keys: self.tls.keys.clone(), machine, ..usual },
         )
     }
 

@@ -145,7 +145,7 @@ fn strange(answer: &Answer) -> Trouble {
 /// Executes a command; what came of it and the answer.
 fn execute(cluster: &Cluster, command: &Command<'_>) -> Result<(Executed, Answer, f64), Trouble> {
     let began = Instant::now();
-    let executed = cluster.client().execute(&command.encode()).map_err(|error| cluster.explain(error))?;
+    let executed = cluster.kv_client().execute(&command.encode()).map_err(|error| cluster.explain(error))?;
     let answer = decode(executed.answer.clone())?;
     Ok((executed, answer, ms_since(began)))
 }
@@ -229,7 +229,7 @@ pub fn incr(args: &Incr) -> Result<(), Trouble> {
 /// `drave get`: the raw value, and a newline only for people; 1 if there is no such key.
 pub fn get(args: &Get) -> Result<(), Trouble> {
     let query = Query::Get { key: args.key.as_bytes() };
-    let queried = args.cluster.client().query(&query.encode(), consistency(args.consistency));
+    let queried = args.cluster.kv_client().query(&query.encode(), consistency(args.consistency));
     let queried = queried.map_err(|error| args.cluster.explain(error))?;
     let value = match decode(queried.answer)? {
         Answer::Value(value) => value,
@@ -251,7 +251,7 @@ pub fn get(args: &Get) -> Result<(), Trouble> {
 /// `drave ttl`: how long a key goes on, or `none` if it has no deadline; 1 if there is no such key.
 pub fn ttl(args: &Ttl) -> Result<(), Trouble> {
     let query = Query::Left { key: args.key.as_bytes() };
-    let queried = args.cluster.client().query(&query.encode(), consistency(args.consistency));
+    let queried = args.cluster.kv_client().query(&query.encode(), consistency(args.consistency));
     let queried = queried.map_err(|error| args.cluster.explain(error))?;
     let left = match decode(queried.answer)? {
         Answer::Left(Left::Absent) => return Err(no(format!("{:?} is not there", args.key))),
@@ -286,7 +286,7 @@ fn quietly(error: std::io::Error) -> Result<(), Trouble> {
 
 /// `drave scan`: a line a pair, key, tab, value, as Rust would escape them.
 pub fn scan(args: &Scan) -> Result<(), Trouble> {
-    let mut client = args.cluster.client();
+    let mut client = args.cluster.kv_client();
     let (mut after, mut left) = (None::<Bytes>, args.limit.unwrap_or(u64::MAX));
     let mut stdout = std::io::stdout().lock();
     loop {

@@ -193,7 +193,8 @@ impl Client {
 
     fn dial(&mut self, endpoint: String, until: Time) {
         let until = self.clock.instant(until);
-        match Connection::dial(&endpoint, self.protocol.options().keys.as_ref(), until) {
+        let options = self.protocol.options();
+        match Connection::dial_machine(&endpoint, options.keys.as_ref(), options.machine, until) {
             Ok(connection) => {
                 self.protocol.dialed(endpoint, connection.node());
                 self.connection = Some(connection);

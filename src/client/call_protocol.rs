@@ -29,6 +29,9 @@ pub struct Options {
     pub doubt: Duration,
     /// With these, what is said is encrypted, and nodes have to prove who they are.
     pub keys: Option<Keys>,
+    /// The state machine whose commands are sent, as [`StateMachine::kind`](crate::machine::StateMachine::kind) names it:
+    /// nodes that run another refuse this client. Empty if that is not to be checked.
+    pub machine: &'static str,
 }
 
 /// A node that takes a connection and does not say hello is left after so many times the doubt, if there
@@ -46,6 +49,7 @@ impl Default for Options {
             patience: Duration::from_millis(3500),
             doubt: Duration::from_millis(100),
             keys: None,
+            machine: "",
         }
     }
 }

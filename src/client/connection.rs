@@ -45,12 +45,23 @@ impl Trouble {
 impl Connection {
     /// Dials, and says hello; with TLS, if there are keys.
     pub fn dial(endpoint: &str, keys: Option<&Keys>, deadline: Instant) -> Result<Connection, Trouble> {
+        Connection::dial_machine(endpoint, keys, "", deadline)
+    }
+
+    /// The same, for commands of that state machine: a node that runs another refuses the connection.
+    pub fn dial_machine(
+        endpoint: &str,
+        keys: Option<&Keys>,
+        machine: &str,
+        deadline: Instant,
+    ) -> Result<Connection, Trouble> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in endpoint.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, left(deadline)?) {
                 Ok(socket) => {
                     socket.set_nodelay(true)?;
-                    return Connection::greet(Stream::dialed(keys, socket, endpoint)?, keys.is_some(), deadline);
+                    let stream = Stream::dialed(keys, socket, endpoint)?;
+                    return Connection::greet(stream, keys.is_some(), machine, deadline);
                 }
                 Err(error) => last = error,
             }
@@ -58,7 +69,12 @@ impl Connection {
         Err(last.into())
     }
 
-    fn greet(stream: Stream<TcpStream>, encrypted: bool, deadline: Instant) -> Result<Connection, Trouble> {
+    fn greet(
+        stream: Stream<TcpStream>,
+        encrypted: bool,
+        machine: &str,
+        deadline: Instant,
+    ) -> Result<Connection, Trouble> {
         let mut connection = Connection {
             stream,
             reader: FrameReader::default(),
@@ -69,7 +85,7 @@ impl Connection {
             node: None,
             news: None,
         };
-        match connection.hello(deadline) {
+        match connection.hello(machine, deadline) {
             Ok(()) => Ok(connection),
             Err(trouble) => Err(match other_protocol(&trouble, encrypted) {
                 Some(what) => io::Error::new(io::ErrorKind::InvalidData, what).into(),
@@ -78,8 +94,8 @@ impl Connection {
         }
     }
 
-    fn hello(&mut self, deadline: Instant) -> Result<(), Trouble> {
-        Hello::client().put(&mut self.output);
+    fn hello(&mut self, machine: &str, deadline: Instant) -> Result<(), Trouble> {
+        Hello::client().of_machine(machine).put(&mut self.output);
         self.send(deadline)?;
         let welcome = Welcome::read(self.receive(deadline)?)?;
         self.node = Some(welcome.node);

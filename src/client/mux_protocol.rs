@@ -34,6 +34,9 @@ pub struct MuxOptions {
     /// After this long of silence another node is asked who leads. What is waited for stays with the
     /// silent one until somebody else does.
     pub doubt: Duration,
+    /// The state machine whose commands are sent: nodes that run another refuse this client. Empty if that is not to be
+    /// checked.
+    pub machine: &'static str,
 }
 
 /// A node that takes a connection and does not say hello is left after so many times the doubt.
@@ -47,6 +50,7 @@ impl MuxOptions {
         let window = (4 * inflight).clamp(64, 1024) as u32;
         MuxOptions {
             keys: None,
+            machine: "",
             inflight: inflight.min(1024),
             window,
             patience: Duration::from_secs(2),
@@ -280,7 +284,7 @@ impl MuxProtocol {
         self.output.clear();
         self.input.clear();
         self.reader = FrameReader::default();
-        Hello::client().put(&mut self.output);
+        Hello::client().of_machine(self.options.machine).put(&mut self.output);
         Some(endpoint)
     }
 

@@ -54,6 +54,9 @@ struct Slot {
     hash: u64,
 }
 
+/// This machine, and the version of its commands.
+pub const KIND: &str = "kv 1";
+
 const _: () = assert!(size_of::<Slot>() == 32, "deadlines have made no slot wider");
 
 impl Slot {
@@ -392,6 +395,10 @@ impl Kv {
 }
 
 impl StateMachine for Kv {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
     fn apply(&mut self, _context: &Context, command: &[u8]) -> Bytes {
         match Command::decode(command) {
             Ok(command) => self.execute(&command).encode(),

@@ -8,6 +8,6 @@ pub mod kv;
 pub mod seam;
 pub mod words;
 
-pub use kv::Kv;
+pub use kv::{KIND, Kv};
 pub use seam::{Context, StateMachine};
 pub use words::{Answer, Bar, Command, Deadline, Left, Life, Presence, Query, Step};

@@ -25,6 +25,13 @@ pub struct Context {
 /// commands and told piece by piece while commands go on; a node that comes back, or one that was
 /// away for too long, takes the pieces in, in order, and goes on with the commands behind them.
 pub trait StateMachine: Send + 'static {
+    /// Which machine this is, and the version of its commands: `kv 1`. Nodes and clients that name another are refused,
+    /// rather than have this one make what it can of commands that it does not know. Empty if that is not to be
+    /// checked; at most [`MACHINE_BYTES_MAX`](crate::limits::MACHINE_BYTES_MAX) bytes.
+    fn kind(&self) -> &'static str {
+        ""
+    }
+
     /// Applies a committed command and answers it. Cannot fail: what fails the same everywhere is
     /// an answer, and what does not must panic. An answer has at most
     /// [`ANSWER_BYTES_MAX`](crate::limits::ANSWER_BYTES_MAX) bytes; a longer one is not told, and the

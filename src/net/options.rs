@@ -38,6 +38,8 @@ pub struct Options {
     /// How many bytes the kernel may hold for a peer that it has not sent yet. Little, or a heartbeat
     /// waits behind them where nothing can pass.
     pub unsent_bytes: u32,
+    /// The state machine that runs here, as it calls itself; empty if that is not to be checked.
+    pub machine: &'static str,
     /// With these, everything that is said is encrypted, and peers show certificates.
     pub keys: Option<Keys>,
     /// How many bytes of one connection are read before the others have their turn.
@@ -61,6 +63,7 @@ impl Default for Options {
             client_requests_max: SESSION_WINDOW_MAX as usize,
             peer_bytes_max: 16 << 20,
             unsent_bytes: 128 << 10,
+            machine: "",
             keys: None,
             read_bytes: 1 << 20,
         }

@@ -435,6 +435,7 @@ impl<M: StateMachine> Reactor<M> {
         self.net.complete(&mut status.figures);
         let validity = self.net.validity();
         (status.certificate_expires, status.authority_expires) = (validity.own, validity.authority);
+        status.machine = self.net.machine().to_owned();
         let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
         status.cpu_ns = cpu.tv_sec as u64 * 1_000_000_000 + cpu.tv_nsec as u64;
         status.uptime_ms = now.since(Time::ZERO).as_millis() as u64;

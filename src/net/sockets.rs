@@ -118,6 +118,7 @@ impl Net {
         let poll = Poll::new()?;
         let waker = Waker::new(mio::Waker::new(poll.registry(), WAKER)?);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let machine = options.machine;
         Ok(Net {
             me,
             links: Links::new(me.node, &options),
@@ -135,7 +136,7 @@ impl Net {
             clients: 0,
             strangers: VecDeque::new(),
             places,
-            admission: Admission::new(me),
+            admission: Admission::new(me).of_machine(machine),
             doors: Doors::default(),
             redis: Redis::default(),
             http: Default::default(),
@@ -209,6 +210,11 @@ impl Net {
         if let Some(advice) = self.listening.advice(self.me.node, membership) {
             log::warn!(node = self.me.node.get(); "{advice}");
         }
+    }
+
+    /// The state machine that runs here, as it calls itself.
+    pub fn machine(&self) -> &'static str {
+        self.options.machine
     }
 
     /// Nobody said where to listen: if the members look for us elsewhere, that is told.

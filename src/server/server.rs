@@ -128,12 +128,14 @@ impl<M: StateMachine> Server<M> {
         let clock = Clock::start();
         let entries = recovered.heads.len();
         let leavings = Leavings::start()?;
+        let kind = machine.kind();
         let begins = (machine, snapshot);
         let (node, applier) = boot::node(&config, me, recovered, begins, &leavings, &mut telling, clock.now())?;
         if let Some(told) = telling.end() {
             log::info!(node = config.id.get(); "{told}; {entries} entries are in the log");
         }
-        let mut net = Net::open(me, native, config.peers.clone(), config.net.clone())?;
+        let net_options = crate::net::options::Options { machine: kind, ..config.net.clone() };
+        let mut net = Net::open(me, native, config.peers.clone(), net_options)?;
         let doors = open_doors(&config, &mut net, redis, http)?;
         if config.listen.is_none() {
             net.listens_unasked(listen);

@@ -8,8 +8,8 @@ use super::scenario::Scenario;
 use crate::admission::{Admission, Identity};
 use crate::apply::Applier;
 use crate::disk::Meter;
-use crate::machine::Kv;
 use crate::machine::seam::StateMachine;
+use crate::machine::{KIND, Kv};
 use crate::node::beforehand::Beforehand;
 use crate::node::node::Begun;
 use crate::node::{self, Kept, Node};
@@ -316,7 +316,8 @@ impl Host {
                 cluster: CLUSTER,
                 disk: self.disk_id,
                 run: Run { id: seed, starts: self.life + 1 },
-            }),
+            })
+            .of_machine(KIND),
             outbound: BTreeMap::new(),
             inbound: BTreeMap::new(),
             members: Membership::default(),

@@ -455,6 +455,7 @@ mod tests {
             log: LogStatus { first: 7, ..LogStatus::default() },
             timer_ms: 9,
             certificate_expires: Some(1_900_000_000),
+            machine: "kv 1".to_owned(),
             authority_expires: None,
             figures: Figures { round_trip_ns: [(2, Buckets::of_durations())].into(), ..Figures::default() },
         }

@@ -4,7 +4,7 @@ use super::error::WireError;
 use super::frame::{Frame, Kind, put_frame};
 use super::reason::Reason;
 use crate::codec::{Malformed, Put, Reader};
-use crate::limits::ADDRESS_BYTES_MAX;
+use crate::limits::{ADDRESS_BYTES_MAX, MACHINE_BYTES_MAX};
 use crate::types::{ClusterId, DiskId, LogId, NodeId, Position, Run};
 use bytes::{BufMut, BytesMut};
 
@@ -47,6 +47,8 @@ pub struct Hello {
     pub caller: Who,
     /// The node it means to reach, if not just any.
     pub target: Option<NodeId>,
+    /// The state machine that it runs, or whose commands it sends; empty if it does not say.
+    pub machine: String,
     /// Where a peer is reached: who does not know it yet has to answer somewhere.
     pub address: String,
     /// Where Redis clients reach a peer; empty if it has no Redis gateway.
@@ -116,6 +118,7 @@ impl Hello {
             cluster: None,
             caller: Who::Client,
             target: None,
+            machine: String::new(),
             address: String::new(),
             redis: String::new(),
         }
@@ -130,6 +133,7 @@ impl Hello {
             cluster: Some(cluster),
             caller,
             target: Some(target),
+            machine: String::new(),
             address: String::new(),
             redis: String::new(),
         }
@@ -141,6 +145,11 @@ impl Hello {
             *holds = what;
         }
         self
+    }
+
+    /// The same, of a caller that runs that state machine, or sends its commands.
+    pub fn of_machine(self, machine: &str) -> Hello {
+        Hello { machine: machine.to_owned(), ..self }
     }
 
     /// The same, of a peer that is reached there.
@@ -181,6 +190,7 @@ impl Hello {
             out.put_u64_le(run.starts);
             out.put_blob(self.address.as_bytes());
             out.put_blob(self.redis.as_bytes());
+            out.put_blob(self.machine.as_bytes());
         });
     }
 
@@ -201,13 +211,14 @@ impl Hello {
         let run = Run { id, starts: reader.u64()? };
         let address = reader.string(ADDRESS_BYTES_MAX)?;
         let redis = reader.string(ADDRESS_BYTES_MAX)?;
+        let machine = reader.string(MACHINE_BYTES_MAX)?;
         let caller = match (role, node) {
             (1, Some(node)) => Who::Peer { node, disk, run, holds },
             (2, None) => Who::Client,
             _ => return Err(Malformed("neither peer nor client").into()),
         };
         reader.end()?;
-        Ok(Hello { version_min, version_max, cluster, caller, target, address, redis })
+        Ok(Hello { version_min, version_max, cluster, caller, target, machine, address, redis })
     }
 }
 

@@ -42,6 +42,9 @@ pub enum Reason {
          never becomes a node of the other with the directory it has"
     )]
     Log = 11,
+    /// It runs another state machine, or sends commands of one.
+    #[error("this cluster runs another state machine, or another version of it: see `machine` in drave status -o json")]
+    Machine = 12,
     /// There are too many connections.
     #[error("too many connections")]
     Full = 6,
@@ -63,6 +66,7 @@ impl Reason {
             Reason::Twin => "copied disk",
             Reason::Unproven => "no certificate",
             Reason::Log => "another log",
+            Reason::Machine => "another machine",
             Reason::Full => "too many connections",
             Reason::Stopping => "stopping",
         }
@@ -78,6 +82,7 @@ impl Reason {
             5 => Reason::Double,
             6 => Reason::Full,
             7 => Reason::Stopping,
+            12 => Reason::Machine,
             8 => Reason::Disk,
             9 => Reason::Twin,
             10 => Reason::Unproven,

@@ -10,6 +10,7 @@ use crate::api::Consistency;
 use crate::cli::cluster::Cluster;
 use crate::cli::trouble::Trouble;
 use crate::client::{Completion, Fleet, Mux, MuxOptions, Result as Came};
+use crate::machine::KIND;
 use crate::machine::words::{Answer, Command, Query};
 use crate::sim::history::{History, Input};
 use bytes::Bytes;
@@ -114,7 +115,8 @@ fn put_on(args: &Bench, outcome: &mut Option<Outcome>) -> Result<(), Trouble> {
     let io = |error: std::io::Error| Trouble { what: format!("sockets: {error}"), code: 74 };
     let before = report::look(args);
     report::head(args, &before)?;
-    let options = MuxOptions { keys: args.cluster.tls.keys.clone(), ..MuxOptions::new(args.inflight as usize) };
+    let options =
+        MuxOptions { keys: args.cluster.tls.keys.clone(), machine: KIND, ..MuxOptions::new(args.inflight as usize) };
     let mut fleet = Fleet::new(&args.cluster.endpoints, args.clients as usize, options).map_err(io)?;
     let mut generator = Generator {
         args: args.clone(),
@@ -290,7 +292,7 @@ fn no_space() -> Trouble {
 /// Judges what was written down; says so.
 fn judge(args: &Bench, ledger: &Ledger, generator: &Generator) -> Result<(), Trouble> {
     if let Ledger::Counters(counters) = ledger {
-        let mut client = args.cluster.client();
+        let mut client = args.cluster.kv_client();
         let keys: Vec<u64> = counters.keys().copied().collect();
         ledger.judge_counters(&mut client, &keys, |key| generator.name(key))?;
         let sure: i64 = counters.values().map(|counted| counted.sure).sum();
@@ -307,7 +309,7 @@ fn judge(args: &Bench, ledger: &Ledger, generator: &Generator) -> Result<(), Tro
 fn clean_up(args: &Bench, generator: &Generator) -> Result<(), Trouble> {
     // What may be left behind is worth more patience than one request.
     let timeout = args.cluster.timeout.max(CLEAN_WITHIN);
-    let mut client = Cluster { timeout, ..args.cluster.clone() }.client();
+    let mut client = Cluster { timeout, ..args.cluster.clone() }.kv_client();
     let prefix = generator.name(0).slice(..PREFIX.len() + 5);
     loop {
         let scan = Query::Scan { prefix: &prefix, after: None, limit: 2000 };

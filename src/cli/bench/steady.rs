@@ -3,6 +3,7 @@
 use super::verify::Ledger;
 use crate::cli::trouble::Trouble;
 use crate::client::{Client, Completion, Fleet, MuxOptions, Result as Outcome};
+use crate::machine::KIND;
 use crate::machine::words::Command;
 use bytes::Bytes;
 use slab::Slab;
@@ -70,7 +71,8 @@ impl Steady {
     /// Begins. The writes are increments, so that it can be told whether each took effect, and once.
     pub fn start(endpoints: &[String], pace: Pace) -> std::io::Result<Steady> {
         let (stop, acks) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
-        let mut fleet = Fleet::new(endpoints, pace.clients, MuxOptions::new(pace.inflight))?;
+        let mut fleet =
+            Fleet::new(endpoints, pace.clients, MuxOptions { machine: KIND, ..MuxOptions::new(pace.inflight) })?;
         let (told, noted) = (stop.clone(), acks.clone());
         let thread = std::thread::spawn(move || drive(&mut fleet, pace, &told, &noted));
         Ok(Steady { stop, acks, thread })

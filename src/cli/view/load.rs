@@ -5,6 +5,7 @@ use super::poll::Sink;
 use super::story::{Told, Tone};
 use crate::cli::cluster::Cluster;
 use crate::client::{Completion, Fleet, MuxOptions, Result as Outcome};
+use crate::machine::KIND;
 use crate::machine::words::Command;
 use bytes::Bytes;
 use slab::Slab;
@@ -84,7 +85,7 @@ fn counter(folder: &str, n: u64) -> Bytes {
 fn remove(cluster: &Cluster, folder: &str) -> Option<()> {
     let names: Vec<Bytes> = (0..COUNTERS).map(|n| counter(folder, n)).collect();
     let dels = names.iter().map(|key| Command::Del { key }).collect();
-    let mut client = Cluster { timeout: END, ..cluster.clone() }.client();
+    let mut client = Cluster { timeout: END, ..cluster.clone() }.kv_client();
     client.execute(&Command::Batch(dels).encode()).ok().map(|_removed| ())
 }
 
@@ -131,7 +132,7 @@ impl<'a> Run<'a> {
     }
 
     fn go(mut self, cluster: &Cluster, stop: &AtomicBool) -> io::Result<()> {
-        let options = MuxOptions { keys: cluster.tls.keys.clone(), ..MuxOptions::new(UNDER_WAY) };
+        let options = MuxOptions { keys: cluster.tls.keys.clone(), machine: KIND, ..MuxOptions::new(UNDER_WAY) };
         let mut fleet = Fleet::new(&cluster.endpoints, 1, options)?;
         let began = Instant::now();
         let (mut due, mut telling) = (began, began);

@@ -87,6 +87,7 @@ mod tests {
             hands_over: 0,
             log: LogStatus::default(),
             certificate_expires: None,
+            machine: String::new(),
             authority_expires: None,
             timer_ms: 0,
             figures: Figures::default(),

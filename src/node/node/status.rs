@@ -75,6 +75,7 @@ impl Node {
             promised: self.promised(),
             log: self.log_status(now),
             certificate_expires: None,
+            machine: String::new(),
             authority_expires: None,
             timer_ms: self.raft.deadline().since(now).as_millis() as u64,
             figures: self.figures(),
