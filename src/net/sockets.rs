@@ -1,5 +1,6 @@
 //! All connections of a node: readiness in, events out; actions in, bytes out.
 
+mod closing;
 mod credentials;
 mod doors;
 mod failing;

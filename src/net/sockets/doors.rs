@@ -1,6 +1,7 @@
 //! The doors: callers that speak as Redis clients do, or HTTP, are let in; what they ask goes to the node, and
 //! what it answers back.
 
+use super::closing::Closing;
 use super::{Net, REST, find, touch};
 use crate::api::{Op, Outcome, Reply, Request};
 use crate::limits::SESSION_WINDOW_MAX;
@@ -72,6 +73,7 @@ pub struct Doors {
     /// How many connections came through the Redis door.
     accepted: u64,
     opening: BTreeMap<u64, Token>,
+    closing: Closing,
     /// Connections that may have something to say, or to ask.
     pumps: Vec<Token>,
     /// Connections that want to be asked again, and when.
@@ -84,7 +86,8 @@ impl Doors {
         let knocked = self.entrances.values().filter(|entrance| entrance.callers);
         let accept = knocked.map(|entrance| entrance.accept_at).min().unwrap_or(Time::NEVER);
         let pump = if self.pumps.is_empty() { Time::NEVER } else { Time::ZERO };
-        accept.min(pump).min(self.wakes.values().copied().min().unwrap_or(Time::NEVER))
+        let close = self.closing.deadline();
+        accept.min(pump).min(close).min(self.wakes.values().copied().min().unwrap_or(Time::NEVER))
     }
 
     /// Somebody waits at that door.
@@ -244,6 +247,7 @@ impl Net {
 
     /// Says what is due on the connections that were answered, and asks what they want.
     pub fn pump_all(&mut self, now: Time) {
+        self.doors.closing.due(now).into_iter().for_each(|session| self.close_session(session));
         if self.doors.wakes.values().any(|at| *at <= now) {
             let due = self.doors.wakes.extract_if(.., |_, at| *at <= now);
             let due: Vec<Token> = due.map(|(token, _)| token).collect();
@@ -307,12 +311,15 @@ impl Net {
     /// The session of a connection that is gone is of no more use to anybody.
     pub(super) fn close_session(&mut self, session: SessionId) {
         let event = self.door(&Op::Close { session });
+        self.doors.closing.asked(self.doors.asked, session);
         self.events.push(event);
     }
 
     /// An answer to what the doors asked for themselves.
     pub(super) fn door_heard(&mut self, now: Time, id: u64, reply: Reply) {
-        let Some(token) = self.doors.opening.remove(&id) else { return };
+        let Some(token) = self.doors.opening.remove(&id) else {
+            return self.doors.closing.answered(now, id, &reply);
+        };
         let opened = match reply {
             Reply::Done { outcome: Outcome::Opened { session }, .. } => Ok(session),
             Reply::Refused(refusal) => Err(Some(refusal)),
