@@ -74,9 +74,11 @@ impl Leader {
             next.voters.iter().copied().filter(|id| !me.configs.current().is_voter(*id)).collect();
         for id in entering {
             match self.progress.get(&id) {
-                _ if !self.answers(me, now, id) => {
+                _ if !self.hears(me, now, id) => {
                     return dangerous(format!("{id} does not answer: as a voter it would count and not help"));
                 }
+                // In the first moments of a term nobody has had the time to.
+                _ if !self.answers(me, now, id) => return Err(Refusal::Busy),
                 Some(progress) if !progress.caught_up => {
                     let behind = me.log.last().index.0 - progress.matched.0;
                     return dangerous(format!("{id} is {behind} entries behind: nothing might commit until it is not"));
@@ -88,6 +90,9 @@ impl Leader {
         let heard = next.voters.iter().filter(|id| self.answers(me, now, **id)).count();
         let quorum = Membership::majority_of(next.voters.len());
         if shrinks && heard < quorum {
+            if next.voters.iter().filter(|id| self.hears(me, now, **id)).count() >= quorum {
+                return Err(Refusal::Busy);
+            }
             let of = next.voters.len();
             return dangerous(format!(
                 "only {heard} of the {of} voters it leads to are heard, and a quorum is {quorum}"
