@@ -251,11 +251,13 @@ fn leader_of_another_log_is_not_heard() {
 #[test]
 fn leader_of_a_log_that_is_not_agreed_says_which_it_is() {
     needs(Mutant::HideUnagreedLog, |mutants| {
-        let one = first_leader(mutants);
+        let mut one = first_leader(mutants);
+        one.all.clear();
+        one.pass(ms(100));
         let membership = one.raft.membership();
         assert!(membership.log_id.is_some() && membership.agreed_log().is_none());
-        let mut appends = one.all.iter().filter(|sent| matches!(sent.message, Message::Append { .. })).peekable();
-        appends.peek().is_some() && appends.all(|append| append.origin.log == membership.log_id)
+        let mut said = one.all.iter().filter(|sent| sent.message.is_leaders()).peekable();
+        said.peek().is_some() && said.all(|envelope| envelope.origin.log == membership.log_id)
     });
 }
 
