@@ -407,6 +407,9 @@ impl Checks {
         let rises = leads.is_some() && life.leads != leads;
         self.held_by_most(node, new)?;
         let open = commit.0.checked_sub(1).is_some_and(|at| self.ledger[at as usize].0 == term);
+        if self.configurations.has_changed() {
+            self.configurations.contradicted_by(self.contradicting());
+        }
         self.configurations.stands(node, open, uses)?;
         if rises {
             self.rises(node, leads)?;
@@ -417,6 +420,16 @@ impl Checks {
             life.used = (uses.0, uses.1.clone());
         }
         Ok(())
+    }
+
+    /// The nodes whose logs hold something else where an entry is committed. Two logs agree up to where they first
+    /// differ, and nowhere behind that (§5.3).
+    fn contradicting(&self) -> BTreeSet<NodeId> {
+        let differs = |life: &Life| {
+            let last = life.seen.log.len().min(self.ledger.len()).checked_sub(1);
+            last.is_some_and(|last| life.seen.log[last] != self.ledger[last])
+        };
+        self.lives.iter().filter(|(_, life)| differs(life)).map(|(id, _)| *id).collect()
     }
 
     /// What a node was the first to commit must be on the disks of a majority, by the configuration that its

@@ -27,6 +27,8 @@ pub struct Configurations {
     upto: Index,
     /// Those that a leader has just put into its log, until it is looked at.
     adopted: BTreeSet<(NodeId, Index)>,
+    /// Nodes whose logs contradict a committed entry, when that was last looked at.
+    contradicting: BTreeSet<NodeId>,
     /// Whether two that are in use might lack a common member since that was last looked at.
     changed: bool,
 }
@@ -100,13 +102,23 @@ impl Configurations {
         }
     }
 
+    /// Whether who contradicts what is committed has to be said anew.
+    pub fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// The logs of these nodes contradict a committed entry, and no others'.
+    pub fn contradicted_by(&mut self, nodes: BTreeSet<NodeId>) {
+        self.contradicting = nodes;
+    }
+
     /// All that may be in use: the latest that was committed, and whatever follows it in a log that holds it. Not in
     /// a log that contradicts a committed entry: a majority of each committed configuration holds that entry, and
     /// elects nobody by what stands in its place.
     pub fn in_use(&self) -> Vec<&Membership> {
         let mut found = vec![self.latest()];
         let latest = self.committed.last();
-        for log in self.logs.values() {
+        for (_, log) in self.logs.iter().filter(|(node, _)| !self.contradicting.contains(node)) {
             let from = match latest {
                 Some(latest) => log.iter().position(|held| held == latest).map(|at| at + 1),
                 None => Some(0),
