@@ -94,6 +94,9 @@ pub struct Reactor<M> {
     stop_by: Option<Time>,
     actions: Vec<Action>,
     events: Vec<Event>,
+    /// Whether the node was told of an event after its last turn. The loop does not sleep before the node has turned:
+    /// no timer of the node stands for events that a turn's budget left over.
+    unturned: bool,
     /// How long each turn of the loop took.
     turns: Buckets,
     /// Whether, and since when, there is no leader.
@@ -127,13 +130,6 @@ impl Clock {
     }
 }
 
-/// What a wake-up brought.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Brought {
-    Work,
-    Nothing,
-}
-
 impl<M: StateMachine> Reactor<M> {
     /// A loop around that node. `journal` leads to the log thread, whose reports come to `inbox`.
     pub fn new(
@@ -163,6 +159,7 @@ impl<M: StateMachine> Reactor<M> {
             stop_by: None,
             actions: Vec::new(),
             events: Vec::new(),
+            unturned: false,
             turns: Buckets::of_durations(),
             leaderless: Leaderless::default(),
             replaying,
@@ -179,14 +176,12 @@ impl<M: StateMachine> Reactor<M> {
             if self.net.rung() && rung() {
                 self.stop(now);
             }
-            let mut brought = self.take_in(now)?;
+            self.take_in(now)?;
             if let Some(event) = self.machine.revive()? {
-                self.node.handle(now, event);
+                self.tell(now, event);
             }
-            if self.node.deadline() <= now || self.machine.has_work() {
-                brought = Brought::Work;
-            }
-            if brought == Brought::Work {
+            let works = self.unturned || self.node.deadline() <= now || self.machine.has_work();
+            if works {
                 self.turn()?;
             }
             self.net.set_leader(self.node.raft().leader());
@@ -197,8 +192,22 @@ impl<M: StateMachine> Reactor<M> {
             if self.is_finished(now) {
                 return Ok(());
             }
-            self.sleep(brought)?;
+            self.sleep(works)?;
         }
+    }
+
+    /// Hands an event to the node, which has to turn before the loop sleeps.
+    fn tell(&mut self, now: Time, event: Event) {
+        self.node.handle(now, event);
+        self.unturned = true;
+    }
+
+    /// Hands the node the events of the sockets.
+    fn tell_net_events(&mut self, now: Time) {
+        let mut events = std::mem::take(&mut self.events);
+        self.net.events(&mut events);
+        events.drain(..).for_each(|event| self.tell(now, event));
+        self.events = events;
     }
 
     /// Says so to other threads if who leads has changed.
@@ -234,36 +243,30 @@ impl<M: StateMachine> Reactor<M> {
     }
 
     /// Hands the node what has happened.
-    fn take_in(&mut self, now: Time) -> Result<Brought, Broken> {
-        let mut brought = Brought::Nothing;
-        self.net.events(&mut self.events);
-        for event in self.events.drain(..) {
-            self.node.handle(now, event);
-            brought = Brought::Work;
-        }
+    fn take_in(&mut self, now: Time) -> Result<(), Broken> {
+        self.tell_net_events(now);
         while let Some(letter) = self.inbox.take() {
-            brought = Brought::Work;
             match letter {
-                Letter::Journal(report) => self.node.handle(now, Event::Journal(report)),
+                Letter::Journal(report) => self.tell(now, Event::Journal(report)),
                 Letter::Ask { request, answer, until } => {
                     let until = now + until.saturating_duration_since(Instant::now());
                     self.ask(now, request, Local { answer, until });
                 }
                 Letter::Shelf(done) => {
                     if let Some(event) = self.machine.done(done?) {
-                        self.node.handle(now, event);
+                        self.tell(now, event);
                     }
                 }
                 Letter::Space { low } => {
                     self.tell_of_space(low);
-                    self.node.handle(now, Event::Space { low });
+                    self.tell(now, Event::Space { low });
                 }
                 Letter::Credentials(fresh) => self.net.set_credentials(*fresh),
                 Letter::Stop => self.stop(now),
                 Letter::Gone(which) => return Err(Broken::Gone(which)),
             }
         }
-        Ok(brought)
+        Ok(())
     }
 
     fn tell_of_space(&self, low: bool) {
@@ -288,30 +291,26 @@ impl<M: StateMachine> Reactor<M> {
         let id = self.next_local;
         self.next_local += 1;
         self.locals.insert(id, local);
-        self.node.handle(now, Event::Request { from: LOCAL, id, forward: true, request });
+        self.tell(now, Event::Request { from: LOCAL, id, forward: true, request });
     }
 
-    /// Lets the node do what is due, and carries it out; what follows at once from that, too.
+    /// Lets the node do what is due, and carries it out; what follows at once from that, too. Events that are left over
+    /// when the budget is used up stay noted in `unturned`.
     fn turn(&mut self) -> Result<(), Broken> {
         let begun = self.clock.now();
         for _ in 0..TURNS_MAX {
             let now = self.clock.now();
+            self.unturned = false;
             self.node.turn(now, &mut self.actions);
             if self.actions.is_empty() && !self.machine.is_asked() {
                 return Ok(());
             }
             let mut actions = std::mem::take(&mut self.actions);
-            let followed = self.carry_out(now, &mut actions)?;
+            self.carry_out(now, &mut actions)?;
             self.actions = actions;
             self.net.pump_all(now);
-            self.net.events(&mut self.events);
-            if followed == Brought::Nothing && self.events.is_empty() {
-                return Ok(());
-            }
-            for event in self.events.drain(..) {
-                self.node.handle(now, event);
-            }
-            if now.since(begun) >= TURNS_FOR {
+            self.tell_net_events(now);
+            if !(self.unturned || self.machine.is_asked()) || now.since(begun) >= TURNS_FOR {
                 return Ok(());
             }
         }
@@ -320,7 +319,7 @@ impl<M: StateMachine> Reactor<M> {
 
     /// First what others wait for: messages to peers, then the disk, then answers. Applying comes
     /// last: it must not stand between an append and its departure.
-    fn carry_out(&mut self, now: Time, actions: &mut Vec<Action>) -> Result<Brought, Broken> {
+    fn carry_out(&mut self, now: Time, actions: &mut Vec<Action>) -> Result<(), Broken> {
         let mut writes = Vec::new();
         let mut batches = Vec::new();
         let mut release = None;
@@ -361,13 +360,15 @@ impl<M: StateMachine> Reactor<M> {
         if let Some(upto) = release {
             self.journal.send(Task::Release(upto)).map_err(|_| Broken::Gone("log"))?;
         }
-        let brought = if batches.is_empty() && !self.machine.is_asked() { Brought::Nothing } else { Brought::Work };
         for entries in batches {
             self.apply(now, &entries);
         }
-        let node = &mut self.node;
-        self.machine.answer(|event| node.handle(now, event));
-        Ok(brought)
+        let (node, unturned) = (&mut self.node, &mut self.unturned);
+        self.machine.answer(|event| {
+            node.handle(now, event);
+            *unturned = true;
+        });
+        Ok(())
     }
 
     fn apply(&mut self, now: Time, entries: &[Entry]) {
@@ -381,7 +382,7 @@ impl<M: StateMachine> Reactor<M> {
         if let Some(begun) = begun {
             self.replayed(begun, now, entries);
         }
-        self.node.handle(now, Event::Applied(report));
+        self.tell(now, Event::Applied(report));
     }
 
     /// Entries that the log may have begun with were applied.
@@ -465,7 +466,7 @@ impl<M: StateMachine> Reactor<M> {
             self.stop_by = Some(now + self.options.grace);
             self.net.stop_listening();
             // Another leads before this one is gone: nobody waits for an election timeout.
-            self.node.handle(now, Event::Leaving);
+            self.tell(now, Event::Leaving);
         }
     }
 
@@ -484,15 +485,15 @@ impl<M: StateMachine> Reactor<M> {
     }
 
     /// Waits for something to come, or to be due. After work it looks again for a little while first.
-    fn sleep(&mut self, brought: Brought) -> Result<(), Broken> {
+    fn sleep(&mut self, worked: bool) -> Result<(), Broken> {
         if self.net.has_events() {
             self.net.wait(Some(Duration::ZERO))?;
             return Ok(());
         }
-        let work = if self.machine.has_work() { Time::ZERO } else { Time::NEVER };
+        let work = if self.unturned || self.machine.has_work() { Time::ZERO } else { Time::NEVER };
         let deadline = self.node.deadline().min(self.net.deadline()).min(self.end()).min(work);
         let deadline = deadline.min(self.leaderless.deadline());
-        if brought == Brought::Work && deadline > self.clock.now() && self.look()? {
+        if worked && deadline > self.clock.now() && self.look()? {
             return Ok(());
         }
         self.net.waker().sleeping();

@@ -1,0 +1,86 @@
+//! Limits under load, in a node inside this process: a pipeline longer than what one turn of the loop takes.
+
+mod support;
+
+use drave::config::{Config, Doorway};
+use drave::machine::Kv;
+use drave::server::server::ServerError;
+use drave::server::{Handle, Server};
+use drave::types::NodeId;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use support::{PATIENCE, ports, until};
+
+/// A cluster of one, whose timers do not ring while a test runs.
+struct Node {
+    handle: Handle,
+    redis: SocketAddr,
+    http: SocketAddr,
+    thread: JoinHandle<Result<(), ServerError>>,
+    _directory: tempfile::TempDir,
+}
+
+impl Node {
+    fn start() -> Node {
+        let directory = tempfile::tempdir().unwrap();
+        let (id, port) = (NodeId::new(1).unwrap(), ports(3));
+        let place = |n: u16| format!("127.0.0.1:{}", port + n);
+        let mut config = Config::new(id, BTreeMap::from([(id, place(0))]), directory.path().join("data"));
+        (config.segment_bytes, config.reserve_bytes) = (4 << 20, 0);
+        (config.resp, config.http) = (Doorway::At(place(1)), Doorway::At(place(2)));
+        // With a beat each fifty milliseconds, a loop that waits for the next one instead of going on would only be slow.
+        let hour = Duration::from_secs(3600);
+        (config.consensus.heartbeat, config.consensus.election_min) = (hour, 2 * hour);
+        config.consensus.election_max = 3 * hour;
+        let server = Server::open(config, Kv::default()).unwrap();
+        let [redis, http] = [0, 1].map(|gateway| server.doors()[gateway].1);
+        let handle = server.handle();
+        let thread = std::thread::spawn(move || server.run());
+        until("it leads", || handle.leadership().leads.then_some(()), String::new);
+        Node { handle, redis, http, thread, _directory: directory }
+    }
+
+    fn stop(self) {
+        self.handle.stop();
+        self.thread.join().unwrap().unwrap();
+    }
+}
+
+/// Sends that in one go, and reads until so many answers came.
+fn pipeline(address: SocketAddr, requests: Vec<u8>, answer: &[u8], answers: usize) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let writer = std::thread::spawn(move || writer.write_all(&requests));
+    let (mut came, mut buffer, mut left) = (0, vec![0; 64 << 10], Vec::new());
+    while came < answers {
+        let n = stream.read(&mut buffer).unwrap_or_else(|error| panic!("{came} of {answers} answers: {error}"));
+        assert!(n > 0, "closed after {came} of {answers} answers");
+        left.extend_from_slice(&buffer[..n]);
+        let mut read = 0;
+        while let Some(at) = left[read..].windows(answer.len()).position(|window| window == answer) {
+            (came, read) = (came + 1, read + at + answer.len());
+        }
+        left.drain(..read);
+    }
+    writer.join().unwrap().unwrap();
+}
+
+#[test]
+fn pipeline_longer_than_a_turn_goes_on_without_a_timer() {
+    const READS: usize = 20_000;
+    let node = Node::start();
+    pipeline(node.redis, b"SET v 0123456789\r\n".to_vec(), b"+OK\r\n", 1);
+    let value = b"$10\r\n0123456789\r\n";
+    pipeline(node.redis, b"GET v\r\n".repeat(READS), value, READS);
+    // These are answered by the node alone, as a follower answers them.
+    let local = [b"READONLY\r\n".to_vec(), b"GET v\r\n".repeat(READS)].concat();
+    pipeline(node.redis, local, value, READS);
+    pipeline(node.redis, b"SET w 0\r\nGET v\r\n".repeat(READS / 10), value, READS / 10);
+    let get = b"GET /kv/v HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    pipeline(node.http, get.repeat(READS / 10), b"0123456789", READS / 10);
+    node.stop();
+}
