@@ -190,6 +190,11 @@ impl<R> RequestPipeline<R> {
         self.slots.len()
     }
 
+    /// How many bytes the requests hold, and the answers that wait for others before them.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether so much waits that nothing more should be read.
     pub fn is_full(&self) -> bool {
         self.slots.len() >= COMMANDS_MAX || self.bytes >= BYTES_MAX

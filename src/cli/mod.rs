@@ -20,6 +20,7 @@ pub mod kv;
 pub mod logging;
 pub mod manual;
 pub mod member;
+mod open_files;
 pub mod output;
 pub mod recover;
 pub mod restore;

@@ -3,6 +3,7 @@
 use super::cluster::endpoint;
 use super::join;
 use super::logging;
+use super::open_files;
 use super::settings;
 use super::tls::Tls;
 use super::trouble::Trouble;
@@ -17,7 +18,6 @@ use crate::types::{Membership, NodeId};
 use crate::wal::TailPolicy;
 use bytesize::ByteSize;
 use clap::{ArgMatches, Args, Command, ValueEnum};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -143,9 +143,6 @@ enum OnFollower {
     Moved,
 }
 
-/// Of the files a process may have open, so many are not for clients: peers, strangers, the journal.
-const FILES_KEPT: u64 = 512;
-
 /// The founding members.
 #[derive(Clone, Debug)]
 pub struct Peers(pub BTreeMap<NodeId, String>);
@@ -244,6 +241,7 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
         settings::differing(&Serve::augment_args(Command::new("serve")), matches)
     );
     let mut config = configure(&serve, node, data);
+    open_files::divide(&mut config.net)?;
     let password = serve.password_file.as_deref().map(Password::read).transpose();
     config.password = password.map_err(|what| Trouble { what, code: 78 })?;
     config.credentials = CredentialFiles { keys: serve.tls.files.clone(), password: serve.password_file.clone() };
@@ -326,9 +324,6 @@ fn configure(serve: &Serve, node: NodeId, data: &Path) -> Config {
         OnFollower::Forward => Follower::Forward,
         OnFollower::Moved => Follower::Moved,
     };
-    // With none left the journal could not open its next segment: clients are turned away before.
-    let clients = raise_open_files().saturating_sub(FILES_KEPT).max(FILES_KEPT / 8);
-    config.net.clients_max = config.net.clients_max.min(clients as usize);
     config
 }
 
@@ -338,15 +333,6 @@ fn doorway(said: Option<&str>) -> Doorway {
         Some("off") => Doorway::Off,
         Some(address) => Doorway::At(address.to_owned()),
     }
-}
-
-/// Asks for as many open files as the system allows us; says how many those are.
-fn raise_open_files() -> u64 {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    let allowed = if raised.is_ok() { maximum } else { current };
-    // None means that there is no limit.
-    allowed.unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

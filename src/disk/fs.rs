@@ -8,6 +8,7 @@ use super::sigbus::MappedFile;
 use super::unreadable::{Unreadable, read_through};
 use bytes::Bytes;
 use rustix::fs::{Advice, FallocateFlags};
+use rustix::io::Errno;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -21,6 +22,11 @@ const ZEROS: usize = 1 << 20;
 const FILE_MODE: u32 = 0o600;
 /// The same of directories.
 const DIRECTORY_MODE: u32 = 0o700;
+
+/// Whether that error says that the process, or the system, has as many files open as it may: it passes.
+pub fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
 
 /// A directory of the real filesystem. Files and directories that are made here can be read by their owner alone.
 ///

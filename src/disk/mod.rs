@@ -6,7 +6,7 @@ pub mod seam;
 pub mod sigbus;
 pub mod unreadable;
 
-pub use fs::FsDisk;
+pub use fs::{FsDisk, is_out_of_files};
 pub use meter::Meter;
 pub use seam::{Disk, DiskFile};
 pub use unreadable::Unreadable;

@@ -3,6 +3,7 @@
 use super::dialect::{self, Role, Said};
 use super::lanes::{Lanes, Written};
 use super::options::Options;
+use super::sockets::memory::{FEW_BYTES, Pressure};
 use super::speech::Speech;
 use crate::secure::Stream;
 use crate::types::Time;
@@ -51,6 +52,12 @@ pub struct Conn {
     pub speech: Option<Speech>,
     /// All is said, and what still comes is dropped.
     pub lingers: bool,
+    /// How many bytes it holds, as they were counted last, if it is a client's.
+    pub held: usize,
+    /// How many bytes the socket had taken at the last sweep, and in how many sweeps in a row it took next to nothing.
+    pub sent_before: u64,
+    /// See there.
+    pub stalls: u8,
     /// How long is waited for what `awaits` says, if whoever waits has a mind of its own about that.
     patience: Option<Duration>,
     reader: FrameReader,
@@ -89,6 +96,9 @@ impl Conn {
             ends: false,
             speech: None,
             lingers: false,
+            held: 0,
+            sent_before: 0,
+            stalls: 0,
             patience: None,
             reader: FrameReader::default(),
             input: BytesMut::new(),
@@ -107,18 +117,37 @@ impl Conn {
     }
 
     /// Whether it must not be read from: its caller has too much to read, or too much under way.
-    pub fn rests(&self, options: &Options) -> bool {
+    pub fn rests(&self, options: &Options, pressure: Pressure) -> bool {
+        let waits = || self.is_held_back(options, pressure) || self.is_crowded(pressure);
         match (self.role, &self.speech) {
             (Role::Guest(_), _) if self.lingers => false,
             // Who is leaving is not heard any more, and must not fill our memory until it is answered.
-            (Role::Guest(_), Some(speech)) => {
-                speech.is_leaving() || speech.is_full() || self.lanes.size() > options.client_bytes_mark
-            }
-            (Role::Client(_), _) => {
-                self.lanes.size() > options.client_bytes_mark || self.asked > options.client_requests_max
-            }
+            (Role::Guest(_), Some(speech)) => speech.is_leaving() || speech.is_full() || waits(),
+            (Role::Client(_), _) => self.asked > options.client_requests_max || waits(),
             _ => false,
         }
+    }
+
+    /// Whether its client has to read before more is asked for it.
+    pub fn is_held_back(&self, options: &Options, pressure: Pressure) -> bool {
+        let mark = if pressure == Pressure::None { options.client_bytes_mark } else { FEW_BYTES };
+        self.lanes.size() > mark
+    }
+
+    /// Whether it holds so much of what clients may hold together that it must wait before it sends more. Requests that
+    /// wait for their answers count first; what has not come whole, only where there is no room for the rest of it.
+    fn is_crowded(&self, pressure: Pressure) -> bool {
+        match pressure {
+            Pressure::None => false,
+            Pressure::High => self.speech.as_ref().map_or(0, Speech::bytes) > 4 * FEW_BYTES,
+            Pressure::Over => self.held > FEW_BYTES,
+        }
+    }
+
+    /// How many bytes it holds: to be written, waiting for answers, or not yet whole.
+    pub fn weigh(&self) -> usize {
+        let speech = self.speech.as_ref().map_or(0, Speech::bytes);
+        self.lanes.held() + self.input.len() + self.reader.held() + speech
     }
 
     /// Reads once. What comes of an exact size is kept in an allocation of that size, of which long

@@ -47,6 +47,11 @@ impl Lanes {
         self.ready.len() + self.long_bytes
     }
 
+    /// How many bytes are held for what waits.
+    pub fn held(&self) -> usize {
+        self.ready.capacity() + self.long_bytes
+    }
+
     /// How many bytes the socket took.
     pub fn sent(&self) -> u64 {
         self.sent

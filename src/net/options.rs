@@ -12,6 +12,12 @@ pub struct Options {
     /// How many callers may be connected that have not said who they are, beside clients and peers.
     /// Beyond it the one that has been silent for longest is let go.
     pub strangers_max: usize,
+    /// How many HTTP connections may be open beside those: each is answered one request about the node.
+    pub probes_max: usize,
+    /// How many bytes of all clients together may be held: answers that wait to be read, requests that wait for their
+    /// answers, and requests that have not come whole. From half of it on, connections that hold much wait; above it,
+    /// those that take nothing are closed.
+    pub clients_bytes_max: usize,
     /// A caller that has not said who it is for this long is let go.
     pub hello_patience: Duration,
     /// A caller that began a frame and has not ended it for this long is let go.
@@ -51,6 +57,8 @@ impl Default for Options {
         Options {
             clients_max: 10_000,
             strangers_max: 256,
+            probes_max: 64,
+            clients_bytes_max: 256 << 20,
             hello_patience: Duration::from_secs(5),
             frame_patience: Duration::from_secs(30),
             head_patience: Duration::from_secs(10),

@@ -7,8 +7,10 @@ mod failing;
 mod figures;
 mod greeting;
 mod http;
+pub mod memory;
 mod redis;
 mod saying;
+mod seats;
 mod sweeping;
 
 use super::conn::{Conn, Filled};
@@ -32,6 +34,7 @@ use crate::wire::WireError;
 use crate::wire::client::Numbered;
 use crate::wire::peer::PeerFrame;
 use doors::{Door, Doors, HTTP, REDIS};
+use memory::{FEW_BYTES, Memory, Pressure};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use redis::Redis;
@@ -71,6 +74,8 @@ pub struct Net {
     most: usize,
     generation: usize,
     clients: usize,
+    /// What they hold.
+    memory: Memory,
     /// Those who have not said who they are, the one that waits longest first.
     strangers: VecDeque<Token>,
     links: Links,
@@ -123,6 +128,7 @@ impl Net {
         Ok(Net {
             me,
             links: Links::new(me.node, &options),
+            memory: Memory::new(options.clients_bytes_max),
             options,
             poll,
             polled: Events::with_capacity(1024),
@@ -393,15 +399,18 @@ impl Net {
         let mut left = self.options.read_bytes / self.scratch.len();
         loop {
             let Some(conn) = find(&mut self.conns, token) else { return };
-            if !conn.has_more() || conn.rests(&self.options) {
+            if !conn.has_more() || conn.rests(&self.options, self.memory.pressure()) {
                 return;
             }
             if left == 0 {
                 return list(&mut self.unread, conn);
             }
             left -= 1;
+            let before = conn.input().len();
             // What came before is heard before there is more.
-            let filled = if conn.unheard { Ok(Filled::More) } else { conn.fill(&mut self.scratch) };
+            let most = if self.memory.pressure() == Pressure::Over { FEW_BYTES } else { self.scratch.len() };
+            let filled = if conn.unheard { Ok(Filled::More) } else { conn.fill(&mut self.scratch[..most]) };
+            self.memory.moves((conn.input().len() - before) as u64);
             let filled = match filled {
                 Ok(filled) => filled,
                 Err(error) => {
@@ -417,6 +426,7 @@ impl Net {
                 self.failed(now, token, Failure::of_protocol(&error, self.options.keys.is_some()));
                 return self.close(now, token);
             }
+            self.weigh(token);
             match filled {
                 Filled::More => {}
                 Filled::Dry => return,
@@ -437,7 +447,7 @@ impl Net {
                 self.converse(now, token);
                 return Ok(());
             }
-            conn.unheard = conn.rests(&self.options);
+            conn.unheard = conn.rests(&self.options, self.memory.pressure());
             if conn.farewell || conn.unheard {
                 return Ok(());
             }
@@ -501,8 +511,10 @@ impl Net {
             let Some(conn) = find(&mut self.conns, token) else { continue };
             conn.touched = false;
             let rested = conn.has_more() && !conn.listed;
-            let held_back = conn.speech.is_some() && conn.lanes.size() > self.options.client_bytes_mark;
+            let pressure = self.memory.pressure();
+            let held_back = conn.speech.is_some() && conn.is_held_back(&self.options, pressure);
             let written = conn.write();
+            self.memory.count(conn);
             let gone = written.is_err()
                 || (matches!(conn.role, Role::Client(_) | Role::Guest(_))
                     && conn.lanes.size() > self.options.client_bytes_max);
@@ -517,15 +529,16 @@ impl Net {
                 self.take_leave(now, token);
                 continue;
             }
-            if held_back && conn.lanes.size() <= self.options.client_bytes_mark {
+            if held_back && !conn.is_held_back(&self.options, pressure) {
                 // What it wants of the node waited for it to read.
                 self.doors.pump_soon(token);
             }
-            if rested && !conn.rests(&self.options) {
+            if rested && !conn.rests(&self.options, pressure) {
                 // It was not read from while it did not read.
                 list(&mut self.unread, conn);
             }
         }
+        self.relieve();
     }
 }
 

@@ -27,6 +27,14 @@ impl Speech {
         }
     }
 
+    /// How many bytes its requests hold, and the answers that wait for others before them.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Speech::Redis(talk) => talk.pipeline.bytes() + talk.block.as_ref().map_or(0, |block| block.bytes),
+            Speech::Http(talk) => talk.pipeline.bytes(),
+        }
+    }
+
     /// Whether so much waits that nothing more should be read.
     pub fn is_full(&self) -> bool {
         match self {

@@ -1,6 +1,7 @@
 //! What can be wrong with a snapshot.
 
 use super::format::Flaw;
+use crate::disk::is_out_of_files;
 use std::io;
 
 /// Why there is no snapshot, or none was made.
@@ -71,6 +72,8 @@ pub(super) fn io(action: &'static str, file: &str) -> impl FnOnce(io::Error) -> 
     let file = file.to_owned();
     move |source| match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::Full { file },
+        // Nothing is wrong with the disk, and it passes like a want of room.
+        _ if is_out_of_files(&source) => Fault::Full { file: format!("{file} ({source})") },
         _ => Fault::Io { action, file, source },
     }
 }

@@ -7,7 +7,7 @@
 
 use super::report::{Fault, Result};
 use crate::codec::{self, Put, Reader};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, is_out_of_files};
 use crate::types::{DiskId, HardState, Position};
 use bytes::{BufMut, Bytes};
 
@@ -164,6 +164,8 @@ pub fn io(action: &'static str, file: &str) -> impl FnOnce(std::io::Error) -> Fa
     let file = file.to_owned();
     move |source| match source.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Fault::Full { file },
+        // Nothing is wrong with the disk, and it passes like a want of room.
+        _ if is_out_of_files(&source) => Fault::Full { file: format!("{file} ({source})") },
         _ => Fault::Io { action, file, source },
     }
 }

@@ -167,6 +167,11 @@ impl FrameReader {
         Ok(self.pieces.take().map(|(kind, whole)| Frame { kind, content: whole.freeze() }))
     }
 
+    /// How many bytes are held of a frame that comes in pieces.
+    pub fn held(&self) -> usize {
+        self.pieces.as_ref().map_or(0, |(_, whole)| whole.capacity())
+    }
+
     /// Whether a frame in pieces has begun and not ended.
     pub fn is_midway(&self) -> bool {
         self.pieces.is_some()

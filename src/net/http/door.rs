@@ -31,14 +31,18 @@ pub fn admit(head: &Head, ask: &Ask, on_loopback: bool, options: &Options) -> Re
     if known || is_open(ask) { Ok(()) } else { Err(Wrong::new(401, "say the password as a bearer token")) }
 }
 
-/// What is answered without the password, and however many clients there are: to load balancers, and to a browser
-/// that has yet to ask its user.
+/// What is answered without the password: to load balancers, and to a browser that has yet to ask its user.
 pub fn is_open(ask: &Ask) -> bool {
     match ask {
         Ask::Known(known) => *known != Known::Version,
         Ask::Node(about) => matches!(about, About::Ready { .. } | About::Leader),
         Ask::Get { .. } | Ask::Put { .. } | Ask::Delete { .. } => false,
     }
+}
+
+/// What is answered however many clients there are: how the node is, and no more.
+pub fn is_of_node(ask: &Ask) -> bool {
+    matches!(ask, Ask::Known(_) | Ask::Node(_))
 }
 
 /// Whether that name leads nowhere else, whoever is asked about names.

@@ -1,7 +1,7 @@
 //! One connection: requests in, responses out, in the order of the requests.
 
 use super::asking::{About, Ask, ask};
-use super::door::{Options, admit, is_open};
+use super::door::{Options, admit, is_of_node};
 use super::telling::{self, Reading, What};
 use crate::api::{Refusal, Reply};
 use crate::machine::words::{Command, Life, Presence, Query};
@@ -36,16 +36,21 @@ struct Begun {
 pub struct Talk {
     reader: Reader,
     begun: Option<Begun>,
-    /// Whether it was let in beyond how many may be: it is told how the node is, once.
-    spare: bool,
+    /// Whether it is a probe, let in beyond how many clients may be: it is told how the node is, once.
+    probe: bool,
     /// What was asked and is not answered.
     pub pipeline: RequestPipeline<Reading>,
 }
 
 impl Talk {
-    /// Nothing has been said. `spare`: more are connected than may be.
-    pub fn new(spare: bool) -> Talk {
-        Talk { spare, ..Talk::default() }
+    /// Nothing has been said. `probe`: as many clients are connected as may be.
+    pub fn new(probe: bool) -> Talk {
+        Talk { probe, ..Talk::default() }
+    }
+
+    /// Whether it was let in only to be told how the node is.
+    pub fn is_probe(&self) -> bool {
+        self.probe
     }
 
     /// Whether the body of a request is waited for.
@@ -81,10 +86,10 @@ impl Talk {
     /// A head has come: its request begins, or is refused.
     fn begin(&mut self, head: &Head, out: &mut BytesMut, setting: &Setting<'_>) -> Option<Begun> {
         let manner = Manner::of(head);
-        let manner = Manner { keeps: manner.keeps && !self.spare, ..manner };
+        let manner = Manner { keeps: manner.keeps && !self.probe, ..manner };
         let asked = ask(head).and_then(|ask| {
             admit(head, &ask, setting.on_loopback, setting.options)?;
-            if self.spare && !is_open(&ask) {
+            if self.probe && !is_of_node(&ask) {
                 return Err(Wrong::new(503, "as many clients are connected as may be"));
             }
             Ok(ask)

@@ -2,6 +2,7 @@
 //! what it answers back.
 
 use super::closing::Closing;
+use super::seats::Port;
 use super::{Net, REST, find, touch};
 use crate::api::{Op, Outcome, Reply, Request};
 use crate::limits::SESSION_WINDOW_MAX;
@@ -31,8 +32,6 @@ pub const HTTP: Token = Token(usize::MAX - 4);
 pub const DOOR: Caller = Caller::Client(u64::MAX - 1);
 /// So many callers are let in before those who are in are heard.
 const ACCEPTS: usize = 64;
-/// So many more than may be connected are let in at the HTTP door, to ask how we are.
-const SPARE: usize = 64;
 
 /// Which door.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -68,6 +67,8 @@ pub struct Doors {
     entrances: BTreeMap<Door, Entrance>,
     /// How many are in, by the door they came through.
     pub inside: BTreeMap<Door, usize>,
+    /// How many of those at the HTTP door are probes.
+    pub probes: usize,
     /// Our number for the last session that was opened or closed; and for which connections some are being.
     asked: u64,
     /// How many connections came through the Redis door.
@@ -161,10 +162,9 @@ impl Net {
     fn admit(&mut self, now: Time, door: Door, socket: TcpStream) {
         let _if_not_it_is_slower = stream::tune_caller(&socket);
         let Ok(mut stream) = Stream::accepted(self.options.keys.as_ref(), socket) else { return };
-        // Whoever asks whether we are well is answered also where nobody else is let in any more.
-        let spare = self.clients >= self.options.clients_max;
-        let asks = door == Door::Http && self.clients < self.options.clients_max + SPARE;
-        if spare && !asks {
+        // Whoever asks how the node is is answered also where nobody else is let in any more.
+        let probes = !self.has_seat(Port::Gateway(door));
+        if probes && (door != Door::Http || self.doors.probes >= self.options.probes_max) {
             let _told_or_not = stream.write(match door {
                 Door::Redis => b"-ERR max number of clients reached\r\n".as_slice(),
                 Door::Http => http::telling::FULL,
@@ -180,11 +180,12 @@ impl Net {
                 let known = self.redis.options.password.is_none();
                 Speech::Redis(Box::new(Talk::new(Guest { id: token.0 as i64, known, ..Guest::default() })))
             }
-            Door::Http => Speech::Http(Box::new(http::talk::Talk::new(spare))),
+            Door::Http => Speech::Http(Box::new(http::talk::Talk::new(probes))),
         };
         put_back(now, conn, speech, BytesMut::new(), &self.options);
         self.clients += 1;
         *self.doors.inside.entry(door).or_default() += 1;
+        self.doors.probes += usize::from(probes);
     }
 
     /// Hears the commands that are whole, until it is enough for now.
@@ -266,7 +267,7 @@ impl Net {
     fn pump(&mut self, now: Time, token: Token) {
         let Some(conn) = find(&mut self.conns, token) else { return };
         let Some(mut speech) = conn.speech.take() else { return };
-        let rests = conn.lanes.size() > self.options.client_bytes_mark;
+        let rests = conn.is_held_back(&self.options, self.memory.pressure());
         let mut out = std::mem::take(conn.lanes.ready());
         let before = out.len();
         let mut wants = Vec::new();
@@ -278,6 +279,7 @@ impl Net {
         let leaves = speech.is_leaving() && speech.waiting() == 0;
         let says = out.len() > before;
         put_back(now, conn, speech, out, &self.options);
+        self.memory.count(conn);
         conn.farewell |= leaves;
         if leaves || says {
             touch(&mut self.touched, conn);

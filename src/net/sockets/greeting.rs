@@ -1,5 +1,6 @@
 //! Who comes in, and whom we dial: the first words on every connection.
 
+use super::seats::Port;
 use super::{Net, find, touch};
 use crate::admission::{Circumstances, Unwelcome};
 use crate::codec::Malformed;
@@ -24,7 +25,7 @@ impl Net {
         let circumstances = Circumstances {
             unproven: self.options.keys.is_some() && !proven,
             stopping: self.stopping,
-            full: self.clients >= self.options.clients_max,
+            full: !self.has_seat(Port::Native),
         };
         let verdict = self.admission.judge(hello, circumstances);
         self.learn_log(now, hello);

@@ -45,6 +45,7 @@ impl Net {
             DOOR => self.door_heard(now, id, reply),
             Caller::Client(number) => {
                 let token = Token(number as usize);
+                let reply = self.bounded(token, reply);
                 if let Some(reply) = self.guest_heard(token, id, reply) {
                     self.reply(token, id, &reply);
                 }
@@ -67,7 +68,7 @@ impl Net {
         let mut news = BytesMut::new();
         put_numbered(&mut news, NEWS, status);
         for (_, conn) in &mut self.conns {
-            if matches!(conn.role, Role::Client(_)) && !conn.rests(&self.options) {
+            if matches!(conn.role, Role::Client(_)) && !conn.rests(&self.options, self.memory.pressure()) {
                 conn.lanes.put(Kind::Reply, news.len(), |out| out.put_slice(&news));
                 touch(&mut self.touched, conn);
             }
@@ -93,6 +94,7 @@ impl Net {
             return;
         }
         put(conn, id, reply);
+        self.memory.count(conn);
         touch(&mut self.touched, conn);
     }
 }

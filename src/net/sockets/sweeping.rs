@@ -1,6 +1,7 @@
 //! How connections end: those that kept us waiting too long, and all others.
 
 use super::doors::Door;
+use super::memory::Pressure;
 use super::{KEY_MASK, Net, SWEEP, find};
 use crate::net::dialect::Role;
 use crate::net::failure::Failure;
@@ -31,6 +32,9 @@ impl Net {
             }
             again |= conn.awaits.is_some();
         }
+        self.sweep_memory(now);
+        let load_ends = self.memory.load_ends();
+        again |= self.memory.pressure() > Pressure::None || self.memory.is_loaded();
         let forgotten = self.admission.forget_leavers(now);
         if !forgotten.is_empty() {
             forgotten.into_iter().for_each(|peer| self.part(now, peer));
@@ -45,8 +49,11 @@ impl Net {
             self.close(now, token);
         }
         self.most = self.most.max(self.conns.len());
-        if self.most > CROWD && self.conns.len() < self.most / 4 {
+        let crowd_left = self.most > CROWD && self.conns.len() < self.most / 4;
+        if crowd_left {
             self.most = self.conns.len();
+        }
+        if crowd_left || load_ends {
             give_back();
         }
     }
@@ -56,8 +63,10 @@ impl Net {
             return;
         }
         self.most = self.most.max(self.conns.len());
+        self.doors.probes -= usize::from(self.is_probe(token));
         let mut conn = self.conns.remove(token.0 & KEY_MASK);
         self.look_over(now);
+        self.memory.forget(conn.held);
         let _either_way_it_is_dropped = self.poll.registry().deregister(&mut conn.stream);
         match conn.role {
             Role::Stranger => self.strangers.retain(|stranger| *stranger != token),

@@ -1,10 +1,13 @@
 //! Callers at the HTTP door who take their time, pumped by hand.
 
 use super::super::Identity;
+use super::super::memory::{Memory, Pressure};
 use super::*;
+use crate::machine::words::Answer;
 use crate::net::options::Options;
 use crate::net::password::Password;
-use crate::types::{ClusterId, DiskId, NodeId};
+use crate::types::{ClusterId, DiskId, Index, NodeId};
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::Read;
 use std::net::TcpStream as Blocking;
 use std::time::{Duration, Instant};
@@ -40,6 +43,36 @@ impl Pumped {
         caller.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         self.until("the caller is in", |net| net.clients > before);
         caller
+    }
+
+    /// A caller whose system takes next to nothing for it.
+    fn dial_deaf(&mut self) -> Blocking {
+        let before = self.net.clients;
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&SockAddr::from(self.net.doors.address(Door::Redis).unwrap())).unwrap();
+        self.until("the caller is in", |net| net.clients > before);
+        socket.into()
+    }
+
+    /// The same as `pump`, and each read is answered with that value, a few at a time, as a node does.
+    fn serve(&mut self, value: &[u8]) {
+        let answer = Answer::Value(Some(value.to_vec().into())).encode();
+        self.net.wait(Some(Duration::from_millis(1))).unwrap();
+        self.net.take_in(self.now);
+        let mut asked = Vec::new();
+        self.net.events(&mut asked);
+        while !asked.is_empty() {
+            for event in asked.drain(..asked.len().min(4)) {
+                let Event::Request { from, id, request: Request::Query { .. }, .. } = event else { continue };
+                let reply = Reply::Answer { applied: Index(1), answer: answer.clone() };
+                self.net.answer(self.now, from, id, reply);
+            }
+            self.net.pump_all(self.now);
+            self.net.events(&mut asked);
+        }
+        self.net.flush(self.now);
+        self.now = self.now + Duration::from_millis(1);
     }
 
     fn pump(&mut self) {
@@ -231,10 +264,79 @@ fn where_no_client_more_may_be_connected_it_is_still_told_how_the_node_is() {
     drop(more);
     node.until("once", |net| net.clients == 1);
 
-    let _probes: Vec<_> = (0..SPARE).map(|_| node.dial()).collect();
+    // An operator's tools ask more than a load balancer.
+    let mut operator = node.dial();
+    node.say(&mut operator, b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(node.answer(&mut operator).starts_with("HTTP/1.1 200 "));
+    drop(operator);
+    node.until("once", |net| net.clients == 1);
+    assert_eq!(node.net.doors.probes, 0);
+
+    let _probes: Vec<_> = (0..node.net.options.probes_max).map(|_| node.dial()).collect();
     for (door, said) in [(Door::Redis, "-ERR max number of clients"), (Door::Http, "HTTP/1.1 503 ")] {
         let mut another = Blocking::connect(node.net.doors.address(door).unwrap()).unwrap();
         another.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         assert!(node.answer(&mut another).starts_with(said));
     }
+}
+
+#[test]
+fn each_port_keeps_seats_for_its_own() {
+    let mut node = Pumped::open();
+    node.net.options.clients_max = 32;
+    let refused = "-ERR max number of clients";
+    let redis: Vec<_> = (0..28).map(|_| node.dial_at(Door::Redis)).collect();
+    let mut more = Blocking::connect(node.net.doors.address(Door::Redis).unwrap()).unwrap();
+    more.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    assert!(node.answer(&mut more).starts_with(refused));
+    let _http: Vec<_> = (0..4).map(|_| node.dial()).collect();
+    assert_eq!(node.net.doors.probes, 2, "two have seats, and two are answered once");
+    assert!(node.net.has_seat(Port::Native));
+    drop(redis);
+    node.until("they are gone", |net| net.clients == 4);
+    assert!(node.net.has_seat(Port::Gateway(Door::Redis)) && node.net.has_seat(Port::Gateway(Door::Http)));
+}
+
+#[test]
+fn clients_that_read_nothing_are_bounded_together_and_a_reader_is_served() {
+    const MAX: usize = 4 << 20;
+    let mut node = Pumped::open();
+    node.net.memory = Memory::new(MAX);
+    let (value, begun) = (vec![b'v'; 100_000], Instant::now());
+    let mut reader = node.dial_at(Door::Redis);
+    let mut is_served = |node: &mut Pumped| {
+        reader.write_all(b"GET k\r\n").unwrap();
+        let (mut came, mut buffer) = (0, vec![0; 64 << 10]);
+        while came < b"$100000\r\n\r\n".len() + value.len() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{came} bytes of an answer, {:?}", node.net.memory);
+            node.serve(&value);
+            came += reader.read(&mut buffer).unwrap_or(0);
+        }
+    };
+    let mut deaf: Vec<Blocking> = Vec::new();
+    for pressure in [Pressure::High, Pressure::Over] {
+        while node.net.memory.pressure() < pressure {
+            assert!(deaf.len() < 500, "{:?}", node.net.memory);
+            let mut another = node.dial_deaf();
+            another.write_all(&b"GET k\r\n".repeat(100)).unwrap();
+            (0..5).for_each(|_| node.serve(&value));
+            deaf.push(another);
+        }
+        is_served(&mut node);
+    }
+    assert!(node.net.memory.pressure() <= Pressure::Over && deaf.len() > 4, "{}", deaf.len());
+    (0..20).for_each(|_| node.serve(&value));
+    assert!(node.net.memory.held() <= MAX + MAX / 2, "{:?}", node.net.memory);
+    // They have the time to read, and do not.
+    for _ in 0..4 {
+        node.skip(Duration::from_secs(1));
+    }
+    assert!(node.net.memory.held() <= MAX / 2, "{:?}", node.net.memory);
+    assert!(node.net.clients > 1, "only as many as had to be closed");
+    is_served(&mut node);
+    drop(deaf);
+    node.until("they are gone", |net| net.clients == 1);
+    is_served(&mut node);
+    node.skip(Duration::from_secs(3));
+    assert!(node.net.memory.held() < 256 << 10, "{:?}", node.net.memory);
 }

@@ -1,0 +1,61 @@
+//! Seats: how many clients may be connected, and how many seats each port keeps for its own.
+//!
+//! A pool of Redis clients that leaks connections must not lock out the operator who is to find out: each port that is
+//! open keeps some seats that clients of the other ports cannot take. Peers need no seat.
+
+use super::doors::Door;
+use super::{Net, find_in};
+use crate::net::speech::Speech;
+use mio::Token;
+
+/// One seat in so many is kept for each port.
+const KEPT_IN: usize = 16;
+/// So many seats are kept for each port, at most.
+const KEPT_MAX: usize = 64;
+
+/// A port at which clients come in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Port {
+    /// The native one, where operators come in too.
+    Native,
+    /// A gateway.
+    Gateway(Door),
+}
+
+impl Port {
+    const ALL: [Port; 3] = [Port::Native, Port::Gateway(Door::Redis), Port::Gateway(Door::Http)];
+}
+
+impl Net {
+    /// Whether one more client may come in at that port.
+    pub(super) fn has_seat(&self, port: Port) -> bool {
+        let max = self.options.clients_max;
+        let kept = (max / KEPT_IN).min(KEPT_MAX);
+        let others = Port::ALL.into_iter().filter(|other| *other != port && self.is_open(*other));
+        let kept_free: usize = others.map(|other| kept.saturating_sub(self.seated(other))).sum();
+        Port::ALL.into_iter().map(|port| self.seated(port)).sum::<usize>() + kept_free < max
+    }
+
+    /// How many clients have a seat at that port. A probe has none.
+    fn seated(&self, port: Port) -> usize {
+        let inside = |door| self.doors.inside.get(&door).copied().unwrap_or(0);
+        match port {
+            Port::Native => self.clients - inside(Door::Redis) - inside(Door::Http),
+            Port::Gateway(Door::Http) => inside(Door::Http) - self.doors.probes,
+            Port::Gateway(Door::Redis) => inside(Door::Redis),
+        }
+    }
+
+    fn is_open(&self, port: Port) -> bool {
+        match port {
+            Port::Native => true,
+            Port::Gateway(door) => self.doors.address(door).is_some(),
+        }
+    }
+
+    /// Whether that connection is a probe: an HTTP client without a seat, which is answered one request about the node.
+    pub(super) fn is_probe(&self, token: Token) -> bool {
+        let speech = find_in(&self.conns, token).and_then(|conn| conn.speech.as_ref());
+        matches!(speech, Some(Speech::Http(talk)) if talk.is_probe())
+    }
+}
