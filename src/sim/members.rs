@@ -26,11 +26,18 @@ impl World {
         !self.hosts[&at].wiped && !comes && !rises && founds && configurations.in_use().into_iter().all(goes_on)
     }
 
-    /// Whether those that are left without that machine, and hold all that they ever held, decide.
+    /// Whether those that are left without that machine, and hold all that they ever held, decide. One whose log does not
+    /// name its disk yet has no vote.
     pub(super) fn holds_without(&self, at: NodeId, membership: &Membership) -> bool {
         let is_whole = |id: NodeId| {
             let host = &self.hosts[&id];
-            id != at && !host.wiped && !self.is_damaged(id) && !self.checks.is_void(id) && !self.checks.has_ghost(id)
+            let is_named = self.checks.configurations.of(id).disk(id) == Some(host.disk_id);
+            id != at
+                && is_named
+                && !host.wiped
+                && !self.is_damaged(id)
+                && !self.checks.is_void(id)
+                && !self.checks.has_ghost(id)
         };
         decides(membership, is_whole)
     }
