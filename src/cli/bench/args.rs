@@ -61,7 +61,7 @@ pub struct Bench {
     /// Check the answers: counters must add up (incr), the history must be linearizable (mixed)
     #[arg(long)]
     pub verify: bool,
-    /// Write all latencies there, as text: microseconds and how many
+    /// Write the distribution of latencies there as HdrHistogram does (.hgrm), in milliseconds
     #[arg(long, value_name = "FILE")]
     pub hdr: Option<PathBuf>,
     /// Draw what came of it, as one page of HTML

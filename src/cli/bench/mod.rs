@@ -4,6 +4,7 @@ pub mod args;
 pub mod draw;
 pub mod failover;
 pub mod gaps;
+pub mod hgrm;
 pub mod load;
 pub mod outcome;
 pub mod page;

@@ -1,6 +1,7 @@
 //! What a benchmark says, while it runs and when it is done.
 
 use super::args::{Bench, What};
+use super::hgrm::hgrm;
 use super::outcome::{Machine, Outcome, Second};
 use crate::api::{RoleName, Status};
 use crate::cli::cluster::Cluster;
@@ -11,7 +12,6 @@ use crate::client::deadline;
 use crate::types::Term;
 use hdrhistogram::Histogram;
 use serde_json::json;
-use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 /// How long one node may take to say how it is.
@@ -330,13 +330,7 @@ fn servers(run: &Run, before: &[Status], after: &[Status]) -> Servers {
 pub fn tail(args: &Bench, run: &Run, before: &[Status], after: &[Status]) -> Result<Outcome, Trouble> {
     let servers = servers(run, before, after);
     if let Some(path) = &args.hdr {
-        let lines: String = run.response.iter_recorded().fold(String::new(), |mut out, value| {
-            let (us, count) = (value.value_iterated_to() as f64 / 1e3, value.count_at_value());
-            // Writing to a string cannot fail.
-            let _written = writeln!(out, "{us} {count}");
-            out
-        });
-        std::fs::write(path, lines)
+        std::fs::write(path, hgrm(&run.response))
             .map_err(|error| Trouble { what: format!("{}: {error}", path.display()), code: 74 })?;
     }
     let client_cpu = run.cpu.as_secs_f64() * 1e6 / run.response.len().max(1) as f64;
@@ -470,6 +464,7 @@ fn to_json(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &
         "curve": run.curve(),
         "series": run.seconds,
         "command": std::env::args().collect::<Vec<_>>(),
+        "date": humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string(),
         "machine": Machine::here(),
         "config": config_json(args, after),
     })

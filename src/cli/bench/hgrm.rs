@@ -1,0 +1,72 @@
+//! A distribution as the tools of HdrHistogram write it (`.hgrm`), so that theirs can plot it.
+
+use hdrhistogram::Histogram;
+use std::fmt::Write;
+
+/// So many lines for each halving of what is left above.
+const LINES_A_HALVING: u32 = 5;
+const MILLISECOND: f64 = 1e6;
+
+/// The distribution of nanoseconds, told in milliseconds: value, share of all that took at most so long, how many that
+/// are, and one in how many takes longer.
+pub fn hgrm(histogram: &Histogram<u64>) -> String {
+    let mut out = format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
+    let mut total = 0;
+    for point in histogram.iter_quantiles(LINES_A_HALVING) {
+        total += point.count_since_last_iteration();
+        let (value, share) = (point.value_iterated_to() as f64 / MILLISECOND, point.quantile_iterated_to());
+        // Writing to a string cannot fail.
+        let _written = match share < 1.0 {
+            true => writeln!(out, "{value:12.6} {share:14.12} {total:10} {:14.2}", 1.0 / (1.0 - share)),
+            false => writeln!(out, "{value:12.6} {share:14.12} {total:10}"),
+        };
+    }
+    let [mean, deviation, most] =
+        [histogram.mean(), histogram.stdev(), histogram.max() as f64].map(|value| value / MILLISECOND);
+    let sub_buckets = (2 * 10u64.pow(u32::from(histogram.sigfig()))).next_power_of_two();
+    let _written = write!(
+        out,
+        "#[Mean    = {mean:12.6}, StdDeviation   = {deviation:12.6}]\n\
+         #[Max     = {most:12.6}, Total count    = {:12}]\n\
+         #[Buckets = {:12}, SubBuckets     = {sub_buckets:12}]\n",
+        histogram.len(),
+        histogram.buckets(),
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(values: impl Iterator<Item = u64>) -> String {
+        let mut histogram = Histogram::new_with_bounds(1, 60_000_000_000, 3).unwrap();
+        values.for_each(|value| histogram.record(value).unwrap());
+        hgrm(&histogram)
+    }
+
+    #[test]
+    fn shares_rise_to_one_and_count_all() {
+        let text = of((1..=10_000).map(|n| n * 1000));
+        let mut lines = text.lines();
+        let names: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
+        assert_eq!(names, ["Value", "Percentile", "TotalCount", "1/(1-Percentile)"]);
+        assert_eq!(lines.next(), Some(""));
+        let rows: Vec<Vec<f64>> = lines
+            .take_while(|line| !line.starts_with('#'))
+            .map(|line| line.split_whitespace().map(|word| word.parse().unwrap()).collect())
+            .collect();
+        assert!(rows.is_sorted_by(|a, b| a[..3].iter().zip(&b[..3]).all(|(a, b)| a <= b)), "{text}");
+        let half = rows.iter().find(|row| row[1] >= 0.5).unwrap();
+        assert!((half[0] - 5.0).abs() < 0.01 && (half[2] - 5000.0).abs() < 5.0 && half[3] == 2.0, "{half:?}");
+        let last = rows.last().unwrap();
+        assert!((last[0] - 10.0).abs() < 0.01 && last[1..] == [1.0, 10_000.0], "{last:?}");
+        assert!(rows[..rows.len() - 1].iter().all(|row| row.len() == 4), "{text}");
+        assert!(text.contains("Total count    =        10000]") && text.contains("SubBuckets     =         2048]"));
+    }
+
+    #[test]
+    fn nothing_measured_is_told_as_nothing() {
+        assert!(of(std::iter::empty()).contains("Total count    =            0]"));
+    }
+}
