@@ -2,13 +2,12 @@
 //!
 //! Grey ink and colours of middling lightness: they are read on white and on black, so that a page can be either.
 
+use super::axis::Axis;
 use super::outcome::{Outcome, Second};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::error::Error;
-use std::ops::Range;
 
-/// How large a picture is, in its own units.
-const SIZE: (u32, u32) = (860, 300);
 /// The colours of the first and the second run: far apart for every eye.
 const RUNS: [RGBColor; 2] = [RGBColor(0x2f, 0x86, 0xc8), RGBColor(0xe0, 0x6c, 0x10)];
 /// What marks another leader.
@@ -21,6 +20,45 @@ const FAINT: f64 = 0.55;
 /// A picture, or why there is none.
 pub type Picture = Result<String, Box<dyn Error>>;
 
+/// For what a picture is drawn: a page shows it as wide as itself, and words must be read then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Screen {
+    /// A monitor.
+    Wide,
+    /// A phone.
+    Narrow,
+}
+
+impl Screen {
+    /// How large a picture is, in its own units.
+    fn size(self) -> (u32, u32) {
+        match self {
+            Screen::Wide => (860, 300),
+            Screen::Narrow => (400, 300),
+        }
+    }
+
+    /// How large words are, in its own units: a page shows it at about that size.
+    fn words(self) -> i32 {
+        match self {
+            Screen::Wide => 13,
+            Screen::Narrow => 16,
+        }
+    }
+
+    /// How many ticks have room along it.
+    fn ticks(self) -> usize {
+        match self {
+            Screen::Wide => 10,
+            Screen::Narrow => 5,
+        }
+    }
+}
+
+/// How many ticks have room up an axis.
+const TICKS_UP: usize = 9;
+const LATENCY: &str = "latency, logarithmic";
+
 /// One line of a graph.
 struct Line {
     points: Vec<(f64, f64)>,
@@ -28,47 +66,59 @@ struct Line {
 }
 
 /// What a graph shows besides its lines.
-struct Frame<'a> {
-    xs: Range<f64>,
-    ys: Range<f64>,
-    x_name: &'a dyn Fn(&f64) -> String,
-    y_name: &'a dyn Fn(&f64) -> String,
-    x_is: &'a str,
+struct Frame {
+    screen: Screen,
+    xs: Axis,
+    ys: Axis,
     /// Where another node came to lead.
     marks: Vec<f64>,
-    /// Whether each point is shown.
-    dotted: bool,
+    /// Points that are shown as such, and what they are called.
+    dots: Vec<(f64, f64, String)>,
 }
 
-fn graph(lines: &[Line], frame: &Frame<'_>) -> Picture {
-    let mut svg = String::new();
+fn graph(lines: &[Line], frame: &Frame) -> Picture {
+    let (mut svg, size) = (String::new(), frame.screen.words());
     {
-        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let area = SVGBackend::with_string(&mut svg, frame.screen.size()).into_drawing_area();
         let mut chart = ChartBuilder::on(&area)
             .margin(8)
-            .x_label_area_size(36)
-            .y_label_area_size(70)
+            // Half of the last name stands beyond the axis.
+            .margin_right(2 * size + 8)
+            .x_label_area_size(if frame.xs.what.is_empty() { 2 * size } else { 3 * size + 6 })
+            .y_label_area_size(5 * size + 10)
             .build_cartesian_2d(frame.xs.clone(), frame.ys.clone())?;
         chart
             .configure_mesh()
+            .x_labels(frame.xs.ticks())
+            .y_labels(frame.ys.ticks())
             .light_line_style(TRANSPARENT)
             .bold_line_style(INK.mix(0.25))
             .axis_style(INK)
-            .label_style(("sans-serif", 13).into_font().color(&INK))
-            .x_label_formatter(frame.x_name)
-            .y_label_formatter(frame.y_name)
-            .x_desc(frame.x_is)
+            .label_style(("sans-serif", size).into_font().color(&INK))
+            .axis_desc_style(("sans-serif", size).into_font().color(&INK))
+            .x_desc(frame.xs.what)
+            .y_desc(frame.ys.what)
             .draw()?;
         for Line { points, colour } in lines {
             chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?;
-            let dots = points.iter().filter(|_| frame.dotted);
-            chart.draw_series(dots.map(|point| Circle::new(*point, 4, colour.filled())))?;
         }
+        let dotted = |(x, y, _): &(f64, f64, String)| Circle::new((*x, *y), 4, RUNS[0].filled());
+        chart.draw_series(frame.dots.iter().map(dotted))?;
+        let above = Pos::new(HPos::Center, VPos::Bottom);
+        let words = ("sans-serif", size).into_font().color(&INK).pos(above);
+        // Above the point, and not on it.
+        let named = |(x, y, name): &(f64, f64, String)| {
+            EmptyElement::at((*x, *y)) + Text::new(name.clone(), (0, -6), words.clone())
+        };
+        chart.draw_series(frame.dots.iter().map(named))?;
         for at in &frame.marks {
-            let line = vec![(*at, frame.ys.start), (*at, frame.ys.end)];
-            chart.draw_series([PathElement::new(line, MARK.stroke_width(2))])?;
-            let words = ("sans-serif", 12).into_font().color(&MARK);
-            chart.draw_series([Text::new("another leader", (*at, frame.ys.end), words)])?;
+            let (bottom, top) = (frame.ys.range.start, frame.ys.range.end);
+            chart.draw_series([PathElement::new(vec![(*at, bottom), (*at, top)], MARK.stroke_width(2))])?;
+            // Words on a mark near the end are written before it.
+            let before = *at > 0.6 * frame.xs.range.end;
+            let (side, gap) = if before { (HPos::Right, -4) } else { (HPos::Left, 4) };
+            let words = ("sans-serif", size).into_font().color(&MARK).pos(Pos::new(side, VPos::Top));
+            chart.draw_series([EmptyElement::at((*at, top)) + Text::new("another leader", (gap, 2), words)])?;
         }
         area.present()?;
     }
@@ -106,13 +156,21 @@ fn count(number: f64) -> String {
     }
 }
 
-/// Latencies stand on a logarithmic axis: a range of their logarithms that holds all of them.
-fn logarithms(all: impl Iterator<Item = f64>) -> Range<f64> {
-    let logarithms = all.filter(|us| *us > 0.0).map(f64::log10);
-    let (least, most) =
-        logarithms.fold((f64::INFINITY, 0.0), |(least, most): (f64, f64), log| (least.min(log), most.max(log)));
-    let least = least.min(most);
-    least - 0.1..most.max(least + 0.3) + 0.1
+/// A latency's logarithm as the latency.
+fn by_logarithm(log: f64) -> String {
+    match 10f64.powf(log) {
+        us if us >= 999_999.0 => format!("{} s", (us / 1e6).round()),
+        us if us >= 999.9 => format!("{} ms", (us / 1e3).round()),
+        us => format!("{} µs", (us * 1e3).round() / 1e3),
+    }
+}
+
+fn seconds(s: f64) -> String {
+    format!("{} s", (s * 1e3).round() / 1e3)
+}
+
+fn latencies(all: impl Iterator<Item = f64>) -> Axis {
+    Axis::logarithmic(all, TICKS_UP, by_logarithm, LATENCY)
 }
 
 /// Points whose latencies are known, on that axis.
@@ -120,80 +178,80 @@ fn logged(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
     points.filter(|(_, us)| *us > 0.0).map(|(x, us)| (x, us.log10())).collect()
 }
 
-fn by_logarithm(log: &f64) -> String {
-    duration(10f64.powf(*log))
+/// The distribution of a run, as far as there are samples: beyond one in all of them nothing is known.
+fn distribution(run: &Outcome) -> Vec<(f64, f64)> {
+    let end = if run.total > 0 { (run.total as f64).log10() } else { f64::INFINITY };
+    logged(run.curve.iter().map(|(share, us)| (nines(*share).min(end), *us)))
 }
 
 /// Latency by percentile, of both runs if there are two.
-pub fn percentiles(runs: &[Outcome]) -> Picture {
-    let points = |run: &Outcome| logged(run.curve.iter().map(|(share, us)| (nines(*share), *us)));
-    let line = |(run, colour): (&Outcome, RGBColor)| Line { points: points(run), colour: colour.mix(1.0) };
+pub fn percentiles(runs: &[Outcome], screen: Screen) -> Picture {
+    let line = |(run, colour): (&Outcome, RGBColor)| Line { points: distribution(run), colour: colour.mix(1.0) };
     let lines: Vec<Line> = runs.iter().zip(RUNS).map(line).collect();
-    let most = lines.iter().flat_map(|line| &line.points).map(|(x, _)| *x).fold(3.0, f64::max);
+    let most = lines.iter().flat_map(|line| &line.points).map(|(x, _)| *x).fold(1.0, f64::max);
+    let half = nines(0.5);
+    let first = if screen == Screen::Wide { Some(0.0) } else { None };
+    let ticks = first.into_iter().chain([half]).chain((1..=9).map(f64::from));
     let frame = Frame {
-        xs: 0.0..most,
-        ys: logarithms(runs.iter().flat_map(|run| &run.curve).map(|(_, us)| *us)),
-        x_name: &|x| share(*x),
-        y_name: &by_logarithm,
-        x_is: "share of all requests that took no longer",
+        screen,
+        xs: Axis::with_ticks(0.0..most, ticks, share, "share of all requests that took no longer"),
+        ys: latencies(runs.iter().flat_map(|run| &run.curve).map(|(_, us)| *us)),
         marks: Vec::new(),
-        dotted: false,
+        dots: Vec::new(),
     };
     graph(&lines, &frame)
 }
 
 /// Latency over time, the middle and the tail of each second; and when another node came to lead.
-pub fn latency_over_time(runs: &[Outcome]) -> Picture {
+pub fn latency_over_time(runs: &[Outcome], screen: Screen) -> Picture {
     let of = |run: &Outcome, of: fn(&Second) -> f64| logged(run.series.iter().map(|second| (second.at_s, of(second))));
     let lines = runs.iter().zip(RUNS).flat_map(|(run, colour)| {
         let (tail, middle) = (of(run, |second| second.p99_us), of(run, |second| second.p50_us));
         [Line { points: tail, colour: colour.mix(FAINT) }, Line { points: middle, colour: colour.mix(1.0) }]
     });
     let lines: Vec<Line> = lines.collect();
-    let seconds = runs.iter().flat_map(|run| &run.series);
-    let ys = logarithms(seconds.flat_map(|second| [second.p50_us, second.p99_us]));
-    over_time(runs, &lines, ys, &by_logarithm)
+    let all = runs.iter().flat_map(|run| &run.series);
+    let ys = latencies(all.flat_map(|second| [second.p50_us, second.p99_us]));
+    over_time(runs, &lines, ys, screen)
 }
 
 /// Throughput over time, and when another node came to lead.
-pub fn throughput_over_time(runs: &[Outcome]) -> Picture {
+pub fn throughput_over_time(runs: &[Outcome], screen: Screen) -> Picture {
     let most = runs.iter().flat_map(|run| &run.series).map(|second| second.ops_per_s).fold(1.0, f64::max);
     let points = |run: &Outcome| run.series.iter().map(|second| (second.at_s, second.ops_per_s)).collect();
     let line = |(run, colour): (&Outcome, RGBColor)| Line { points: points(run), colour: colour.mix(1.0) };
     let lines: Vec<Line> = runs.iter().zip(RUNS).map(line).collect();
-    over_time(runs, &lines, 0.0..most * 1.1, &|rate| count(*rate))
+    over_time(runs, &lines, Axis::linear(most * 1.1, TICKS_UP, count, "requests a second"), screen)
 }
 
-fn over_time(runs: &[Outcome], lines: &[Line], ys: Range<f64>, y_name: &dyn Fn(&f64) -> String) -> Picture {
+fn over_time(runs: &[Outcome], lines: &[Line], ys: Axis, screen: Screen) -> Picture {
     let end = runs.iter().filter_map(|run| run.series.last()).map(|second| second.at_s).fold(1.0, f64::max);
     let frame = Frame {
-        xs: 0.0..end,
+        screen,
+        xs: Axis::linear(end, screen.ticks(), seconds, ""),
         ys,
-        x_name: &|s| if end < 10.0 { format!("{s:.1} s") } else { format!("{s:.0} s") },
-        y_name,
-        x_is: "",
         marks: runs.iter().flat_map(|run| &run.leader_changes).copied().filter(|at| *at <= end).collect(),
-        dotted: false,
+        dots: Vec::new(),
     };
     graph(lines, &frame)
 }
 
-/// What latency a throughput costs, from one step of a sweep to the next.
-pub fn sweep(steps: &[Outcome]) -> Picture {
+/// What latency a throughput costs, from one step of a sweep to the next; each is named by how many clients it had.
+pub fn sweep(steps: &[Outcome], screen: Screen) -> Picture {
     let of = |of: fn(&Outcome) -> f64| logged(steps.iter().map(|step| (step.ops_per_s, of(step))));
     let lines = [
         Line { points: of(|step| step.p99_us), colour: RUNS[0].mix(FAINT) },
         Line { points: of(|step| step.p50_us), colour: RUNS[0].mix(1.0) },
     ];
+    let named = steps.iter().filter(|step| step.p50_us > 0.0);
+    let name = |step: &Outcome| step.config["clients"].as_u64().map_or(String::new(), |clients| clients.to_string());
     let most = steps.iter().map(|step| step.ops_per_s).fold(1.0, f64::max);
     let frame = Frame {
-        xs: 0.0..most * 1.1,
-        ys: logarithms(steps.iter().flat_map(|step| [step.p50_us, step.p99_us])),
-        x_name: &|rate| count(*rate),
-        y_name: &by_logarithm,
-        x_is: "requests a second",
+        screen,
+        xs: Axis::linear(most * 1.1, screen.ticks(), count, "requests a second"),
+        ys: latencies(steps.iter().flat_map(|step| [step.p50_us, step.p99_us])),
         marks: Vec::new(),
-        dotted: true,
+        dots: named.map(|step| (step.ops_per_s, step.p50_us.log10(), name(step))).collect(),
     };
     graph(&lines, &frame)
 }
@@ -211,12 +269,51 @@ mod tests {
     }
 
     #[test]
+    fn ticks_are_named_as_round_figures() {
+        assert_eq!(
+            [500.0, 1e3, 2e4, 5e5, 1e6].map(|us: f64| by_logarithm(us.log10())),
+            ["500 µs", "1 ms", "20 ms", "500 ms", "1 s"]
+        );
+        assert_eq!([0.0, 0.5, 20.0].map(seconds), ["0 s", "0.5 s", "20 s"]);
+        assert_eq!(share(nines(0.5)), "50%");
+    }
+
+    #[test]
+    fn a_line_ends_where_there_are_no_more_samples() {
+        let run =
+            Outcome { total: 1000, curve: vec![(0.5, 1.0), (0.999, 2.0), (0.999_999, 3.0)], ..Outcome::default() };
+        assert!(distribution(&run).iter().all(|(x, _)| *x <= 3.0));
+    }
+
+    #[test]
+    fn every_name_is_whole_and_each_step_says_how_many_clients_it_had() {
+        let step = |clients: u64| Outcome {
+            ops_per_s: 1000.0 * clients as f64,
+            p50_us: 398.0,
+            p99_us: 6310.0,
+            config: serde_json::json!({ "clients": clients }),
+            ..Outcome::default()
+        };
+        for screen in [Screen::Wide, Screen::Narrow] {
+            let drawn = sweep(&[step(17), step(64)], screen).unwrap();
+            // Words stand in lines of their own.
+            let words: Vec<&str> = drawn.lines().map(str::trim).collect();
+            for word in ["17", "64", "200 µs", "10 ms", LATENCY] {
+                assert!(words.contains(&word), "{word}: {drawn}");
+            }
+            let second = |s: u32| Second { at_s: f64::from(s), p50_us: 900.0, p99_us: 950.0, ..Second::default() };
+            let run = Outcome { series: (1..=5).map(second).collect(), ..Outcome::default() };
+            assert!(latency_over_time(&[run], screen).unwrap().lines().any(|line| line.trim() == "5 s"));
+        }
+    }
+
+    #[test]
     fn nothing_at_all_can_be_drawn() {
         let nothing = [Outcome::default()];
-        for drawn in
-            [percentiles(&nothing), latency_over_time(&nothing), throughput_over_time(&nothing), sweep(&nothing)]
-        {
-            assert!(drawn.unwrap().starts_with("<svg"));
+        for screen in [Screen::Wide, Screen::Narrow] {
+            for draw in [percentiles, latency_over_time, throughput_over_time, sweep] {
+                assert!(draw(&nothing, screen).unwrap().starts_with("<svg"));
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `drave bench`: latency and throughput of a cluster, and of the disk and the network under it.
 
 pub mod args;
+pub mod axis;
 pub mod draw;
 pub mod failover;
 pub mod gaps;

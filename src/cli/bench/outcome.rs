@@ -46,6 +46,8 @@ pub struct Outcome {
     pub leader_changes: Vec<f64>,
     /// The command line.
     pub command: Vec<String>,
+    /// When it ended: date and time, UTC.
+    pub date: String,
     /// On what it ran.
     pub machine: Machine,
     /// All that was asked for, and of what.
@@ -72,6 +74,8 @@ pub struct Second {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Machine {
+    /// Its name, as it knows itself.
+    pub host: String,
     /// The operating system's name and release.
     pub system: String,
     /// The processor's architecture.
@@ -85,6 +89,7 @@ impl Machine {
     pub fn here() -> Machine {
         let about = rustix::system::uname();
         Machine {
+            host: about.nodename().to_string_lossy().into_owned(),
             system: format!("{} {}", about.sysname().to_string_lossy(), about.release().to_string_lossy()),
             processor: about.machine().to_string_lossy().into_owned(),
             processors: std::thread::available_parallelism().map_or(0, usize::from),

@@ -1,7 +1,7 @@
 //! A run, two runs side by side, or a sweep, as one page: no script, and nothing that has to be fetched.
 
-use super::draw::{self, Picture, duration};
-use super::outcome::Outcome;
+use super::draw::{self, Picture, Screen, duration};
+use super::outcome::{Machine, Outcome};
 use super::report::grouped;
 use crate::cli::trouble::Trouble;
 use std::fmt::Write;
@@ -15,7 +15,40 @@ svg{width:100%;height:auto}\
 table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:right}\
 td:first-child,th:first-child{text-align:left}\
 pre{white-space:pre-wrap;overflow-wrap:anywhere;opacity:.85}\
-.run0{color:#2f86c8}.run1{color:#e06c10}";
+.run0{color:#2f86c8}.run1{color:#e06c10}.tail{opacity:.55}.mark{color:#c83c3c}\
+.legend{margin:.3rem 0}.legend span{margin-right:1.2rem;white-space:nowrap}\
+.narrow{display:none}\
+@media(max-width:40rem){body{margin:1rem auto;padding:0 .7rem}.wide{display:none}.narrow{display:block}\
+table{display:block;overflow-x:auto;white-space:nowrap}}";
+
+/// One picture of a page: its name, what is said of its lines, and how it is drawn.
+struct Figured<'a> {
+    name: &'static str,
+    legend: String,
+    draw: &'a dyn Fn(Screen) -> Picture,
+}
+
+/// What a line is, in its colour; `tail` for the fainter of two.
+fn entry(run: usize, tail: bool, what: &str) -> String {
+    let class = if tail { " tail" } else { "" };
+    format!("<span class=\"run{run}{class}\">━ {what}</span>")
+}
+
+/// What is said of lines of one or two runs: of each that is drawn for a run, its name and whether it is the fainter.
+fn legend(runs: &[Outcome], lines: &[(&str, bool)]) -> String {
+    let mut out = String::new();
+    for run in 0..runs.len() {
+        for (what, tail) in lines {
+            let whose = match (runs.len(), run) {
+                (1, _) => "",
+                (_, 0) => "first: ",
+                _ => "second: ",
+            };
+            out.push_str(&entry(run, *tail, &format!("{whose}{what}")));
+        }
+    }
+    out
+}
 
 /// Writes the page of one run, or of two side by side.
 pub fn of_runs(path: &Path, runs: &[Outcome]) -> Result<(), Trouble> {
@@ -23,26 +56,47 @@ pub fn of_runs(path: &Path, runs: &[Outcome]) -> Result<(), Trouble> {
         [run] => format!("drave bench {}", run.what),
         _ => "drave bench, one run beside another".to_owned(),
     };
+    let over_time = |lines: &[(&str, bool)]| {
+        let marked = runs.iter().any(|run| !run.leader_changes.is_empty());
+        let mark = if marked { "<span class=\"mark\">┃ another node came to lead</span>" } else { "" };
+        legend(runs, lines) + mark
+    };
     let pictures = [
-        ("Latency by percentile", draw::percentiles(runs)),
-        ("Latency over time: half of a second's requests, and fainter 99 of 100", draw::latency_over_time(runs)),
-        ("Requests a second, over time", draw::throughput_over_time(runs)),
+        Figured {
+            name: "Latency by percentile",
+            legend: legend(runs, &[("latency", false)]),
+            draw: &|screen| draw::percentiles(runs, screen),
+        },
+        Figured {
+            name: "Latency over time",
+            legend: over_time(&[("p50 of each second", false), ("p99", true)]),
+            draw: &|screen| draw::latency_over_time(runs, screen),
+        },
+        Figured {
+            name: "Throughput over time",
+            legend: over_time(&[("requests a second", false)]),
+            draw: &|screen| draw::throughput_over_time(runs, screen),
+        },
     ];
     write(path, &title, &figures(runs), pictures, runs)
 }
 
 /// Writes the page of a sweep.
 pub fn of_sweep(path: &Path, steps: &[Outcome]) -> Result<(), Trouble> {
-    let pictures =
-        [("What latency a throughput costs: half of all requests, and fainter 99 of 100", draw::sweep(steps))];
-    write(path, "drave bench, swept", &rows_of_steps(steps), pictures, &steps[..steps.len().min(1)])
+    let first = &steps[..steps.len().min(1)];
+    let pictures = [Figured {
+        name: "What latency a throughput costs",
+        legend: legend(first, &[("p50, at each point how many clients", false), ("p99", true)]),
+        draw: &|screen| draw::sweep(steps, screen),
+    }];
+    write(path, "drave bench, swept", &rows_of_steps(steps), pictures, first)
 }
 
 fn write<const N: usize>(
     path: &Path,
     title: &str,
     table: &str,
-    pictures: [(&str, Picture); N],
+    pictures: [Figured<'_>; N],
     runs: &[Outcome],
 ) -> Result<(), Trouble> {
     // It names what a file of results says was run.
@@ -52,9 +106,12 @@ fn write<const N: usize>(
          <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title><style>{STYLE}</style></head>\
          <body>\n<h1>{title}</h1>\n{table}\n"
     );
-    for (name, picture) in pictures {
-        let picture = picture.map_err(|error| Trouble { what: format!("{name}: {error}"), code: 70 })?;
-        page.push_str(&format!("<h2>{name}</h2>\n{picture}\n"));
+    for Figured { name, legend, draw } in pictures {
+        page.push_str(&format!("<h2>{name}</h2>\n<p class=\"legend\">{legend}</p>\n"));
+        for (class, screen) in [("wide", Screen::Wide), ("narrow", Screen::Narrow)] {
+            let picture = draw(screen).map_err(|error| Trouble { what: format!("{name}: {error}"), code: 70 })?;
+            page.push_str(&format!("<div class=\"{class}\">\n{picture}</div>\n"));
+        }
     }
     page.push_str("<h2>What was run, and on what</h2>\n");
     for (n, run) in runs.iter().enumerate() {
@@ -70,7 +127,11 @@ fn setting(run: &Outcome) -> String {
     let settings = run.config.as_object().into_iter().flatten();
     let config = settings.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(" · ");
     let command = run.command.join(" ");
-    format!("{command}\n{} · {} · {} processors\n{config}", machine.system, machine.processor, machine.processors)
+    let Machine { host, system, processor, processors } = machine;
+    // What an older version did not write down is left out.
+    let begins = [&run.date, host].into_iter().filter(|known| !known.is_empty()).map(|known| format!("{known} · "));
+    let begins: String = begins.collect();
+    format!("{command}\n{begins}{system} · {processor} · {processors} processors\n{config}")
 }
 
 /// A figure's name, and how it is said.
@@ -146,6 +207,8 @@ mod tests {
                 .map(|s| Second { at_s: f64::from(s), ops_per_s: 3e4, p50_us: 900.0, ..Second::default() })
                 .collect(),
             leader_changes: vec![2.5],
+            date: "2026-01-02T03:04:05Z".into(),
+            machine: Machine { host: "h1".into(), ..Machine::default() },
             command: vec!["drave".into(), "bench".into(), "<script>".into()],
             ..Outcome::default()
         }
@@ -158,7 +221,9 @@ mod tests {
         for runs in [vec![run("put")], vec![run("put"), run("put")]] {
             of_runs(&path, &runs).unwrap();
             let page = std::fs::read_to_string(&path).unwrap();
-            for word in ["31 641", "940 µs", "another leader", "&lt;script&gt;", "<svg"] {
+            for word in
+                ["31 641", "940 µs", "another leader", "&lt;script&gt;", "<svg", "2026-01-02T03:04:05Z · h1", "━ "]
+            {
                 assert!(page.contains(word), "{word}");
             }
             for word in ["<script", "<link", "<img", "@import", "url("] {

@@ -1,0 +1,125 @@
+//! The axes of a graph: what they hold, and where their ticks are: at round figures, and never more than have room.
+
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
+use std::ops::Range;
+
+/// An axis, its ticks, and how they are named.
+#[derive(Clone)]
+pub struct Axis {
+    /// What it holds: on a logarithmic axis, logarithms.
+    pub range: Range<f64>,
+    ticks: Vec<f64>,
+    name: fn(f64) -> String,
+    /// What it is.
+    pub what: &'static str,
+}
+
+impl Axis {
+    /// From 0 on, with at most so many ticks, each a multiple of 1, 2 or 5.
+    pub fn linear(end: f64, most: usize, name: fn(f64) -> String, what: &'static str) -> Axis {
+        let end = if end.is_finite() && end > 0.0 { end } else { 1.0 };
+        let least = 10f64.powf((end / most.max(1) as f64).log10().floor());
+        let step = [1.0, 2.0, 5.0, 10.0].map(|n| n * least).into_iter().find(|step| end / step <= most as f64);
+        let step = step.unwrap_or(end);
+        let ticks = (0..=most).map(|n| n as f64 * step).filter(|tick| *tick <= end * 1.000_001).collect();
+        Axis { range: 0.0..end, ticks, name, what }
+    }
+
+    /// Logarithms that hold all of those values, from one round value to another: 1, 2 and 5 times the powers of ten,
+    /// or only these, where there is no room for more.
+    pub fn logarithmic(
+        all: impl Iterator<Item = f64>,
+        most: usize,
+        name: fn(f64) -> String,
+        what: &'static str,
+    ) -> Axis {
+        let all = all.filter(|value| *value > 0.0 && value.is_finite());
+        let (least, greatest) =
+            all.fold((f64::INFINITY, 0.0), |(a, b): (f64, f64), value| (a.min(value), b.max(value)));
+        let (least, greatest) = if least <= greatest { (least, greatest) } else { (1.0, 10.0) };
+        let powers = least.log10().floor() as i32 - 1..=greatest.log10().ceil() as i32 + 1;
+        let round: Vec<f64> = powers.flat_map(|n| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(n))).collect();
+        let first = round.iter().rposition(|tick| *tick <= least * 1.000_001).unwrap_or(0);
+        let last = round.iter().position(|tick| *tick >= greatest * 0.999_999).unwrap_or(round.len() - 1);
+        let round = &round[first..=last.max(first + 1)];
+        let power = |tick: &&f64| (tick.log10() - tick.log10().round()).abs() < 1e-9;
+        let ticks: Vec<f64> = match round.len() <= most {
+            true => round.iter().map(|tick| tick.log10()).collect(),
+            false => round.iter().filter(power).map(|tick| tick.log10()).collect(),
+        };
+        Axis { range: round[0].log10()..round[round.len() - 1].log10(), ticks, name, what }
+    }
+
+    /// With ticks at those places.
+    pub fn with_ticks(
+        range: Range<f64>,
+        ticks: impl Iterator<Item = f64>,
+        name: fn(f64) -> String,
+        what: &'static str,
+    ) -> Axis {
+        let ticks = ticks.filter(|tick| range.contains(tick) || *tick == range.end).collect();
+        Axis { range, ticks, name, what }
+    }
+
+    /// How many ticks there are.
+    pub fn ticks(&self) -> usize {
+        self.ticks.len()
+    }
+}
+
+impl Ranged for Axis {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        let part = (value - self.range.start) / (self.range.end - self.range.start);
+        limit.0 + (f64::from(limit.1 - limit.0) * part).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
+        self.ticks.clone()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.range.clone()
+    }
+}
+
+impl ValueFormatter<f64> for Axis {
+    fn format_ext(&self, value: &f64) -> String {
+        (self.name)(*value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logarithmic(all: &[f64], most: usize) -> (Vec<f64>, Range<f64>) {
+        let axis = Axis::logarithmic(all.iter().copied(), most, |_| String::new(), "");
+        let round = |log: f64| (10f64.powf(log) * 1e6).round() / 1e6;
+        (axis.ticks.iter().map(|log| round(*log)).collect(), round(axis.range.start)..round(axis.range.end))
+    }
+
+    #[test]
+    fn logarithmic_ticks_are_round_and_the_axis_ends_at_them() {
+        assert_eq!(
+            logarithmic(&[398.0, 6310.0], 8),
+            (vec![200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0], 200.0..10_000.0)
+        );
+        assert_eq!(logarithmic(&[700.0, 710.0], 8), (vec![500.0, 1000.0], 500.0..1000.0));
+        assert_eq!(logarithmic(&[500.0], 8), (vec![500.0, 1000.0], 500.0..1000.0));
+        assert_eq!(logarithmic(&[1.0, 1e6], 8).0, [1.0, 10.0, 100.0, 1000.0, 1e4, 1e5, 1e6]);
+        assert_eq!(logarithmic(&[], 8), (vec![1.0, 2.0, 5.0, 10.0], 1.0..10.0));
+        assert_eq!(logarithmic(&[0.0, -1.0, f64::NAN], 8).0.len(), 4);
+    }
+
+    #[test]
+    fn linear_ticks_are_round_and_none_lies_beyond_the_end() {
+        let ticks = |end, most| Axis::linear(end, most, |_| String::new(), "").ticks;
+        assert_eq!(ticks(5.0, 8), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(ticks(60.0, 4), [0.0, 20.0, 40.0, 60.0]);
+        assert_eq!(ticks(34_805.0, 8), [0.0, 5e3, 1e4, 1.5e4, 2e4, 2.5e4, 3e4]);
+        assert_eq!(ticks(0.0, 4).len(), ticks(f64::NAN, 4).len());
+    }
+}
