@@ -509,6 +509,9 @@ pub struct LogStatus {
     pub snapshot: u64,
     /// How many bytes that has.
     pub snapshot_bytes: u64,
+    /// Milliseconds since that was taken or received; since the process started, if it was there before.
+    #[serde(default)]
+    pub snapshot_age_ms: u64,
     /// Whether one is being taken.
     pub taking: bool,
     /// Whether the last one that was begun did not fit the disk, not even into the reserve.
@@ -539,6 +542,8 @@ pub struct DiskStatus {
     pub sync_max_us: f64,
     /// Age of the oldest write not yet durable, in milliseconds.
     pub oldest_unsynced_ms: u64,
+    /// How many bytes more the log can take, about, with all that the disk has room for; nothing before it was asked.
+    pub room: Option<u64>,
 }
 
 /// Medians, in microseconds, of what a write waits for on its leader.

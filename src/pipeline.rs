@@ -8,6 +8,7 @@
 //! next write raises the session's lowest number above it, and then it never executes. How an answer is put into words
 //! is each gateway's own.
 
+use crate::api::figures::{Failure, WrongRequest};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
 use crate::limits::SESSION_WINDOW_MAX;
 use crate::types::{SessionId, Time};
@@ -150,6 +151,19 @@ impl<R> PendingRequest<R> {
     }
 }
 
+/// What was asked, and what came to nothing, since it was last taken: for whoever counts over all connections.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Requests, those that were answered at once among them.
+    pub requests: u32,
+    /// Writes among them.
+    pub writes: u32,
+    /// Reads among them.
+    pub reads: u32,
+    /// What came to nothing.
+    pub failures: Vec<Failure>,
+}
+
 /// What one connection has asked.
 ///
 /// Invariants: the command in front is not answered, or nothing is waited for; `bytes` is what the commands
@@ -158,6 +172,8 @@ impl<R> PendingRequest<R> {
 pub struct RequestPipeline<R> {
     /// Nothing more is heard: it closes when everything is answered.
     pub leaving: bool,
+    /// What was asked since that was last taken.
+    pub tally: Tally,
     session: Session,
     slots: VecDeque<Slot<R>>,
     /// The number of the one in front.
@@ -173,6 +189,7 @@ impl<R> Default for RequestPipeline<R> {
     fn default() -> RequestPipeline<R> {
         RequestPipeline {
             leaving: false,
+            tally: Tally::default(),
             session: Session::None,
             slots: VecDeque::new(),
             front: 0,
@@ -232,6 +249,11 @@ impl<R> RequestPipeline<R> {
 
     /// A command that the node has to answer.
     pub fn wait(&mut self, pending: PendingRequest<R>) {
+        match pending.kind {
+            RequestKind::Write(_) => self.tally.writes += 1,
+            RequestKind::Read(_) => self.tally.reads += 1,
+            RequestKind::Status | RequestKind::StatusAnd(_) => {}
+        }
         self.bytes += pending.body.len();
         self.slots.push_back(Slot::Waits(Box::new(pending)));
     }
@@ -373,11 +395,13 @@ impl<R> RequestPipeline<R> {
             }
             Reply::Refused(_) if pending.doubt => RequestFate::Unknown,
             Reply::Refused(refusal) => {
+                self.tally.failures.push(Failure::Refused(refusal.name()));
                 let said = tell(pending, RequestFate::Refused(&refusal));
                 return self.settle(at, said);
             }
             _ => RequestFate::OutOfTurn("the node"),
         };
+        self.tally.failures.extend(failure(&fate));
         let said = tell(pending, fate);
         self.settle(at, said);
     }
@@ -425,7 +449,18 @@ impl<R> RequestPipeline<R> {
             Some(refusal) => RequestFate::Refused(refusal),
             None => RequestFate::Refused(&Refusal::NoLeader),
         };
+        self.tally.failures.extend(failure(&fate));
         let said = tell(pending, fate);
         self.settle(at, said);
+    }
+}
+
+/// How a request with that fate failed, if it did.
+fn failure(fate: &RequestFate<'_>) -> Option<Failure> {
+    match fate {
+        RequestFate::Answer(_) | RequestFate::Status(_) => None,
+        RequestFate::Refused(refusal) => Some(Failure::Refused(refusal.name())),
+        RequestFate::Unknown => Some(Failure::Wrong(WrongRequest::UnknownOutcome)),
+        RequestFate::TooLong | RequestFate::OutOfTurn(_) => Some(Failure::Wrong(WrongRequest::Answer)),
     }
 }

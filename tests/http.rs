@@ -3,7 +3,6 @@
 
 mod support;
 
-use openmetrics_parser::{MetricNumber, OpenMetricsType, OpenMetricsValue};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -458,87 +457,6 @@ fn the_status_is_the_nodes_own_and_the_page_loads_nothing() {
         assert!(!text.contains(loads), "{loads}");
     }
     assert_ne!(web.get("/").field("content-security-policy").unwrap(), policy, "another word each time");
-}
-
-/// A family: of which kind it is, and of each sample its labels and its value.
-type Family = (OpenMetricsType, Vec<(Vec<String>, OpenMetricsValue)>);
-
-fn sample(text: &str, family: &str) -> Option<Family> {
-    let told = openmetrics_parser::openmetrics::parse_openmetrics(text).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    let family = told.families.get(family)?;
-    let all = family.iter_samples().map(|sample| {
-        let labels = sample.get_labelset().map(|set| set.iter_values().cloned().collect()).unwrap_or_default();
-        (labels, sample.value.clone())
-    });
-    Some((family.family_type, all.collect()))
-}
-
-fn number(value: &OpenMetricsValue) -> f64 {
-    match value {
-        OpenMetricsValue::Counter(counter) => counter.value.as_f64(),
-        OpenMetricsValue::Gauge(MetricNumber::Int(number)) => *number as f64,
-        OpenMetricsValue::Gauge(MetricNumber::Float(number)) => *number,
-        OpenMetricsValue::Histogram(histogram) => histogram.count.unwrap() as f64,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn figures_are_told_as_prometheus_reads_them() {
-    let (cluster, webs) = webs(3, &[]);
-    let leader = cluster.leader();
-    let mut web = Web::dial(&webs[leader]);
-    for n in 0..20 {
-        assert_eq!(web.ask("PUT", &format!("/kv/{n}"), b"v").status, 204);
-    }
-    assert_eq!(cluster.run(&["snapshot", "take"]).code, Some(0));
-    let answer = web.get("/metrics");
-    let kind = answer.field("content-type").unwrap();
-    assert!(kind.starts_with("application/openmetrics-text; version=1.0.0"), "{kind}");
-    let text = answer.text();
-    let all = |name: &str| sample(&text, &format!("drave_{name}")).unwrap_or_else(|| panic!("no {name} in\n{text}"));
-    for (name, kind, least) in [
-        ("has_leader", OpenMetricsType::Gauge, 1.0),
-        ("is_leader", OpenMetricsType::Gauge, 1.0),
-        ("leader_changes_seen", OpenMetricsType::Counter, 1.0),
-        ("proposals_committed", OpenMetricsType::Counter, 20.0),
-        ("proposals_applied", OpenMetricsType::Counter, 20.0),
-        ("proposals_pending", OpenMetricsType::Gauge, 0.0),
-        ("proposals_failed", OpenMetricsType::Counter, 0.0),
-        ("wal_fsync_duration_seconds", OpenMetricsType::Histogram, 1.0),
-        ("wal_write_bytes", OpenMetricsType::Counter, 1000.0),
-        ("commit_duration_seconds", OpenMetricsType::Histogram, 1.0),
-        ("wal_batch_entries", OpenMetricsType::Histogram, 1.0),
-        ("wal_oldest_unsynced_seconds", OpenMetricsType::Gauge, 0.0),
-        ("wal_fsync_enabled", OpenMetricsType::Gauge, 1.0),
-        ("term", OpenMetricsType::Gauge, 1.0),
-        ("commit_index", OpenMetricsType::Gauge, 20.0),
-        ("applied_index", OpenMetricsType::Gauge, 20.0),
-        ("sessions", OpenMetricsType::Gauge, 1.0),
-        ("session_duplicates", OpenMetricsType::Counter, 0.0),
-        ("snapshot_duration_seconds", OpenMetricsType::Histogram, 1.0),
-        ("reactor_loop_duration_seconds", OpenMetricsType::Histogram, 1.0),
-        ("build_info", OpenMetricsType::Gauge, 1.0),
-    ] {
-        let (told, values) = all(name);
-        assert!(told == kind && values.len() == 1, "{name}: {told:?}, {values:?}");
-        assert!(number(&values[0].1) >= least, "{name}: {values:?}");
-    }
-    for (name, labels) in [
-        ("peer_round_trip_time_seconds", 2),
-        ("peer_sent_bytes", 2),
-        ("peer_match_lag_entries", 2),
-        ("peer_inflight_bytes", 2),
-        ("connections", 5),
-    ] {
-        let (_, values) = all(name);
-        assert_eq!(values.len(), labels, "{name}: {values:?}");
-    }
-    let http = all("connections").1.into_iter().find(|(labels, _)| labels == &["http"]);
-    assert_eq!(number(&http.unwrap().1), 1.0);
-    let reasons = (0..3).map(|n| Web::dial(&webs[n]).get("/metrics").text());
-    let reasons = reasons.filter_map(|text| Some(sample(&text, "drave_elections")?.1.len()));
-    assert!(reasons.sum::<usize>() > 0, "somebody campaigned");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a node counts while it runs, as plain numbers: whoever counts owns them, and nobody waits for a lock.
 
+use super::Refusal;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -100,6 +101,84 @@ pub struct Figures {
     pub sent_bytes: BTreeMap<u64, u64>,
     /// Connections, by where they came in.
     pub connections: BTreeMap<String, u64>,
+    /// What was asked at each gateway: `native`, `redis`, `http`.
+    #[serde(default)]
+    pub gateways: BTreeMap<String, GatewayFigures>,
+}
+
+/// What was asked at a gateway since the process started.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct GatewayFigures {
+    /// Clients let in.
+    pub accepted: u64,
+    /// Clients turned away because as many were connected as may be.
+    pub turned_away: u64,
+    /// Requests that are put through the log.
+    pub writes: u64,
+    /// Requests that ask the state machine.
+    pub reads: u64,
+    /// Requests that need neither, those that are wrong among them.
+    pub others: u64,
+    /// Requests refused: nothing has happened. By reason, one of [`Refusal::name`]s.
+    pub refused: BTreeMap<String, u64>,
+    /// Requests that are wrong, or whose fate is unknown; by kind: one of [`WrongRequest`]'s names.
+    pub errors: BTreeMap<String, u64>,
+}
+
+/// How a request came to nothing, or to nothing that is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// It was refused, for that reason: nothing has happened.
+    Refused(&'static str),
+    /// It was answered with an error.
+    Wrong(WrongRequest),
+}
+
+/// How a request is wrong, or fails otherwise than by being refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WrongRequest {
+    /// It may have taken effect, or may yet.
+    UnknownOutcome,
+    /// It could not be understood, or has the wrong arguments.
+    Malformed,
+    /// It is understood, and there is no such thing here.
+    Unsupported,
+    /// It came without the password, or from where it may not come from.
+    Unauthorized,
+    /// It is done, and its answer is longer than one may be; or the answer could not be read.
+    Answer,
+}
+
+impl WrongRequest {
+    /// The word for it in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            WrongRequest::UnknownOutcome => "unknown_outcome",
+            WrongRequest::Malformed => "malformed",
+            WrongRequest::Unsupported => "unsupported",
+            WrongRequest::Unauthorized => "unauthorized",
+            WrongRequest::Answer => "answer",
+        }
+    }
+}
+
+impl Refusal {
+    /// The word for it in metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Refusal::NotLeader { .. } => "not_leader",
+            Refusal::NoLeader => "no_leader",
+            Refusal::Busy => "busy",
+            Refusal::TooLarge { .. } => "too_large",
+            Refusal::Malformed => "malformed",
+            Refusal::Stopping => "stopping",
+            Refusal::Outside { .. } => "no_member",
+            Refusal::NoSpace => "no_space",
+            Refusal::Changing { .. } | Refusal::Unsound { .. } | Refusal::Dangerous { .. } => "membership",
+            Refusal::SnapshotGone => "snapshot_gone",
+            Refusal::KeptLead { .. } => "transfer",
+        }
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 
 pub mod applying;
 pub mod conn;
+pub mod counting;
 pub mod credentials;
 pub mod dialect;
 pub mod disks;
@@ -25,6 +26,7 @@ pub mod listening;
 pub mod look;
 pub mod options;
 pub mod password;
+pub mod process;
 pub mod reactor;
 pub mod replaying;
 pub mod resolver;

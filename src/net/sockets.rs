@@ -14,6 +14,7 @@ mod seats;
 mod sweeping;
 
 use super::conn::{Conn, Filled};
+use super::counting::Counting;
 use super::dialect::{Role, Said};
 use super::disks::Disks;
 use super::failure::{Failure, SaidLines};
@@ -86,6 +87,7 @@ pub struct Net {
     admission: Admission,
     doors: Doors,
     redis: Redis,
+    counting: Counting,
     http: super::http::door::Options,
     disks: Disks,
     listening: Listening,
@@ -146,6 +148,7 @@ impl Net {
             admission: Admission::new(me).of_machine(machine),
             doors: Doors::default(),
             redis: Redis::default(),
+            counting: Counting::default(),
             http: Default::default(),
             disks: Disks::default(),
             listening: Listening::default(),
@@ -423,6 +426,9 @@ impl Net {
                 conn.input().clear();
                 conn.unheard = false;
             } else if let Err(error) = self.understand(now, token) {
+                if find(&mut self.conns, token).is_some_and(|conn| matches!(conn.role, Role::Client(_))) {
+                    self.counting.malformed();
+                }
                 self.failed(now, token, Failure::of_protocol(&error, self.options.keys.is_some()));
                 return self.close(now, token);
             }
@@ -471,6 +477,7 @@ impl Net {
 
     fn asked(&mut self, token: Token, number: u64, asked: Numbered) {
         let Numbered { id, forward, request } = asked;
+        self.counting.asked(&request);
         if self.stopping && !matches!(request, Request::Status) {
             return self.reply(token, id, &Reply::Refused(Refusal::Stopping));
         }

@@ -4,7 +4,7 @@ use super::http::talk as http;
 use super::options::Options;
 use super::resp::talk as resp;
 use crate::api::{Refusal, Reply};
-use crate::pipeline::NodeRequest;
+use crate::pipeline::{NodeRequest, Tally};
 use crate::types::{SessionId, Time};
 use bytes::BytesMut;
 use std::time::Duration;
@@ -65,6 +65,14 @@ impl Speech {
             Speech::Redis(talk) => talk.pipeline.rest(),
             Speech::Http(talk) => talk.pipeline.rest(),
         }
+    }
+
+    /// What was asked since this was last taken.
+    pub fn tally(&mut self) -> Tally {
+        std::mem::take(match self {
+            Speech::Redis(talk) => &mut talk.pipeline.tally,
+            Speech::Http(talk) => &mut talk.pipeline.tally,
+        })
     }
 
     /// Its session, if one is open.

@@ -5,6 +5,7 @@ use super::event::{Caller, Kept};
 use super::options::Options;
 use crate::consensus::log::Log;
 use crate::types::{Index, Mutant, Position, Time};
+use std::time::Duration;
 
 /// How often the time doubles after which one is tried again that did not fit: from 5 s to 5 min.
 const REST_DOUBLES: u32 = 6;
@@ -73,6 +74,11 @@ impl Keeping {
     /// Everything up to here is in a durable snapshot.
     pub fn upto(&self) -> Index {
         self.kept.as_ref().map_or(Index::ZERO, |kept| kept.position.index)
+    }
+
+    /// How long ago the newest was taken or received; or was found, at the start. Zero if there is none.
+    pub fn age(&self, now: Time) -> Duration {
+        self.kept.as_ref().map_or(Duration::ZERO, |_| now.since(self.since))
     }
 
     /// Somebody wants one of all that is applied by now: one that is being taken may hold less.

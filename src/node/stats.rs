@@ -45,6 +45,8 @@ pub struct Stats {
     beats: BTreeMap<NodeId, (Round, Time)>,
     /// Since when a snapshot is being taken.
     taking: Option<Time>,
+    /// How many bytes more the log can take, as the journal said last.
+    room: Option<u64>,
     /// What is counted, and told as it is.
     pub figures: Figures,
     /// Who led last, as far as it knows.
@@ -72,6 +74,7 @@ impl Default for Stats {
             proposed: None,
             beats: BTreeMap::new(),
             taking: None,
+            room: None,
             figures: Figures {
                 commit_ns: Buckets::of_durations(),
                 fsync_ns: Buckets::of_durations(),
@@ -90,6 +93,7 @@ impl Default for Stats {
 impl Stats {
     /// The journal has synced, if it had anything to sync: else it only says how much room there is.
     pub fn synced(&mut self, report: &Report) {
+        self.room = Some(report.room);
         if report.bytes == 0 {
             return;
         }
@@ -194,6 +198,7 @@ impl Stats {
             sync_p99_us: self.syncs.us(0.99),
             sync_max_us: self.syncs.us(1.0),
             oldest_unsynced_ms: oldest_unsynced.as_millis() as u64,
+            room: self.room,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::api::{Consistency, Op, Outcome, Reply, Request};
 use crate::limits::SESSION_WINDOW_MAX;
 use crate::machine::words::{Answer, Command, Query, Step};
 use crate::node::{Caller, Event};
-use crate::pipeline::{NodeRequest, PendingRequest, RequestFate, RequestKind, RequestPipeline};
+use crate::pipeline::{NodeRequest, PendingRequest, RequestFate, RequestKind, RequestPipeline, Tally};
 use crate::types::{NodeId, Time};
 use bytes::{Bytes, BytesMut};
 use rand::RngExt;
@@ -154,6 +154,8 @@ impl World {
         let Some(one) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
         let (mut out, mut wants, mut told) = (BytesMut::new(), Vec::new(), Told::new());
         one.pipeline.pump(now, &mut out, false, &mut wants, &mut |pending, fate| note(&mut told, pending, fate));
+        // Nobody counts them here.
+        one.pipeline.tally = Tally::default();
         let again = one.pipeline.deadline();
         if again != Time::NEVER {
             self.at(again, Happens::Pipelined { at, life, connection, more: false });

@@ -69,6 +69,8 @@ pub struct Head {
     pub origin: Option<String>,
     /// `Sec-Fetch-Site`: what that site is to us, as the browser sees it.
     pub site: Option<String>,
+    /// `Accept`: in which forms the client can read the answer; said in several fields, they are joined by commas.
+    pub accept: Option<String>,
     /// `If-Match`
     pub if_match: Option<String>,
     /// `If-None-Match`
@@ -152,6 +154,7 @@ fn parse(bytes: &[u8]) -> Result<Head, Wrong> {
             "authorization" => once(&mut head.token, field.value)?,
             "origin" => once(&mut head.origin, field.value)?,
             "sec-fetch-site" => once(&mut head.site, field.value)?,
+            "accept" => listed(&mut head.accept, field.value),
             "if-match" => once(&mut head.if_match, field.value)?,
             "if-none-match" => once(&mut head.if_none_match, field.value)?,
             _ => {}
@@ -188,6 +191,15 @@ fn once(field: &mut Option<String>, value: &[u8]) -> Result<(), Wrong> {
     match field.replace(value.trim().to_owned()) {
         None => Ok(()),
         Some(_) => Err(Wrong::new(400, "a header field that may come once came twice")),
+    }
+}
+
+/// A field that may come more than once: its lists are one. What is no text asks for nothing that is known.
+fn listed(field: &mut Option<String>, value: &[u8]) {
+    let Ok(value) = std::str::from_utf8(value) else { return };
+    match field {
+        Some(list) => list.extend([",", value]),
+        None => *field = Some(value.to_owned()),
     }
 }
 

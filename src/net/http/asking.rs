@@ -1,5 +1,6 @@
 //! What a request asks.
 
+use super::exposition::Form;
 use crate::api::Consistency;
 use crate::limits::{ENTRY_BYTES_MAX, KEY_BYTES_MAX};
 use crate::machine::words::{Deadline, Life, Presence};
@@ -58,8 +59,8 @@ pub enum About {
     Leader,
     /// How it is, as JSON.
     Status,
-    /// How it is, as figures.
-    Metrics,
+    /// How it is, as figures, in that form.
+    Metrics(Form),
 }
 
 /// What that request asks; or why it asks nothing. Of status 405, the reason is what may be asked instead.
@@ -82,7 +83,7 @@ fn plain(head: &Head) -> Result<Ask, Wrong> {
         "/livez" => Ask::Known(Known::Live),
         "/readyz" => Ask::Node(About::Ready { verbose: matches!(&head.query[..], "verbose" | "verbose=") }),
         "/leader" => Ask::Node(About::Leader),
-        "/metrics" => Ask::Node(About::Metrics),
+        "/metrics" => Ask::Node(About::Metrics(Form::of(head.accept.as_deref()))),
         "/status.json" => Ask::Node(About::Status),
         "/version" => Ask::Known(Known::Version),
         _ => return Err(Wrong::new(404, "there is nothing of that name")),
@@ -230,7 +231,7 @@ mod tests {
             ("/readyz", Ask::Node(About::Ready { verbose: false })),
             ("/readyz?verbose", Ask::Node(About::Ready { verbose: true })),
             ("/leader", Ask::Node(About::Leader)),
-            ("/metrics", Ask::Node(About::Metrics)),
+            ("/metrics", Ask::Node(About::Metrics(Form::Plain))),
             ("/status.json?whatever", Ask::Node(About::Status)),
             ("/version", Ask::Known(Known::Version)),
         ] {

@@ -68,6 +68,7 @@ fn is_foreign(head: &Head) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::http::exposition::Form;
 
     fn head(method: Method) -> Head {
         Head { method, path: "/kv/k".into(), host: Some("localhost:7601".into()), ..Head::default() }
@@ -131,7 +132,9 @@ mod tests {
         for open in [Ask::Known(Known::Page), Ask::Known(Known::Live), Ask::Node(About::Leader)] {
             assert_eq!(asked(open, None), 200);
         }
-        for ask in [|| Ask::Node(About::Status), || Ask::Node(About::Metrics), || Ask::Known(Known::Version), put] {
+        for ask in
+            [|| Ask::Node(About::Status), || Ask::Node(About::Metrics(Form::Plain)), || Ask::Known(Known::Version), put]
+        {
             assert_eq!((asked(ask(), None), asked(ask(), Some("secre"))), (401, 401));
             assert_eq!(asked(ask(), Some("secret")), 200);
         }

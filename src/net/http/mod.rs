@@ -2,7 +2,7 @@
 //!
 //! [`asking`] makes of a request what is asked, or why not; [`door`] says who may ask at all. A
 //! [`Talk`](talk::Talk) is one connection, and [`telling`] puts answers into responses: [`health`] those about the
-//! node, [`metrics`] those for Prometheus. Nothing here has a socket: `sockets/http.rs` moves the bytes.
+//! node, [`metrics`] those for Prometheus, in the form that [`exposition`] finds was asked for. Nothing here has a socket: `sockets/http.rs` moves the bytes.
 //!
 //! What becomes of a request is in its status. 2xx: it is done. 404: there is no such key. 412: what was to hold of
 //! the key does not. 400 to 431: it was not understood, or is not allowed. 503, with `Retry-After`: no leader, or
@@ -12,6 +12,7 @@
 
 pub mod asking;
 pub mod door;
+pub mod exposition;
 pub mod health;
 pub mod metrics;
 pub mod page;

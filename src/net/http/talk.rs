@@ -3,6 +3,7 @@
 use super::asking::{About, Ask, ask};
 use super::door::{Options, admit, is_of_node};
 use super::telling::{self, Reading, What};
+use crate::api::figures::Failure;
 use crate::api::{Refusal, Reply};
 use crate::machine::words::{Command, Life, Presence, Query};
 use crate::pipeline::{NodeRequest, PendingRequest, RequestKind, RequestPipeline};
@@ -64,11 +65,15 @@ impl Talk {
             Some(begun) => begun,
             None => match self.reader.next(input) {
                 Ok(None) => return false,
-                Ok(Some(head)) => match self.begin(&head, out, setting) {
-                    Some(begun) => begun,
-                    None => return true,
-                },
+                Ok(Some(head)) => {
+                    self.pipeline.tally.requests += 1;
+                    match self.begin(&head, out, setting) {
+                        Some(begun) => begun,
+                        None => return true,
+                    }
+                }
                 Err(wrong) => {
+                    self.pipeline.tally.requests += 1;
                     self.refuse(&wrong, Manner::LAST, out);
                     return false;
                 }
@@ -111,6 +116,7 @@ impl Talk {
     }
 
     fn refuse(&mut self, wrong: &Wrong, manner: Manner, out: &mut BytesMut) {
+        self.pipeline.tally.failures.push(telling::failure(wrong));
         self.pipeline.say(out, telling::wrong(wrong, manner));
         self.pipeline.leaving |= !manner.keeps;
     }
@@ -121,10 +127,16 @@ impl Talk {
         self.pipeline.leaving |= !manner.keeps;
         let (kind, body, what) = match ask {
             Ask::Known(known) => return self.pipeline.say(out, telling::known(*known, *manner)),
-            Ask::Node(about @ (About::Leader | About::Status | About::Metrics)) => {
+            Ask::Node(about @ About::Metrics(_)) if !setting.stopping => {
+                (RequestKind::StatusAnd(None), Query::Keyspace.encode(), What::Node(*about))
+            }
+            Ask::Node(about @ (About::Leader | About::Status | About::Metrics(_))) => {
                 (RequestKind::Status, Bytes::new(), What::Node(*about))
             }
-            _ if setting.stopping => return self.pipeline.say(out, telling::refused(&Refusal::Stopping, *manner)),
+            _ if setting.stopping => {
+                self.pipeline.tally.failures.push(Failure::Refused(Refusal::Stopping.name()));
+                return self.pipeline.say(out, telling::refused(&Refusal::Stopping, *manner));
+            }
             Ask::Node(about) => (RequestKind::Status, Bytes::new(), What::Node(*about)),
             Ask::Get { key, consistency } => {
                 (RequestKind::Read(*consistency), Query::Get { key }.encode(), What::Value)
@@ -143,11 +155,11 @@ impl Talk {
 
     /// Says what is due, and what is wanted of the node now. `rests` is whether the client has too much to read.
     pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<NodeRequest>) {
-        self.pipeline.pump(now, out, rests, wants, &mut |pending, fate| telling::tell(&pending.reading, fate));
+        self.pipeline.pump(now, out, rests, wants, &mut |pending, fate| telling::tell(pending, fate));
     }
 
     /// The node answers what was asked under that number.
     pub fn hear(&mut self, number: u64, reply: Reply) {
-        self.pipeline.hear(number, reply, &mut |pending, fate| telling::tell(&pending.reading, fate));
+        self.pipeline.hear(number, reply, &mut |pending, fate| telling::tell(pending, fate));
     }
 }

@@ -1,10 +1,12 @@
 //! What requests are answered.
 
 use super::asking::{About, Known};
+use super::exposition::Form;
 use super::{health, metrics, page};
+use crate::api::figures::{Failure, WrongRequest};
 use crate::api::{Refusal, Status};
 use crate::machine::words::Answer;
-use crate::pipeline::RequestFate;
+use crate::pipeline::{PendingRequest, RequestFate, RequestKind};
 use crate::wire::http::{Manner, Response, Wrong, put_response};
 use bytes::{Bytes, BytesMut};
 use serde_json::{Value, json};
@@ -64,8 +66,24 @@ pub fn wrong(wrong: &Wrong, manner: Manner) -> BytesMut {
     said(&Response { status: wrong.status, kind: JSON, fields, body: body.as_bytes() }, manner)
 }
 
+/// What a request that was not understood, or is not allowed, counts as.
+pub fn failure(wrong: &Wrong) -> Failure {
+    match wrong.status {
+        401 | 403 | 421 => Failure::Wrong(WrongRequest::Unauthorized),
+        404 | 405 | 505 => Failure::Wrong(WrongRequest::Unsupported),
+        413 => Failure::Refused("too_large"),
+        // Only whoever was let in beyond how many may be is told that.
+        503 => Failure::Refused("full"),
+        _ => Failure::Wrong(WrongRequest::Malformed),
+    }
+}
+
 /// What became of a request.
-pub fn tell(reading: &Reading, fate: RequestFate<'_>) -> BytesMut {
+pub fn tell(pending: &PendingRequest<Reading>, fate: RequestFate<'_>) -> BytesMut {
+    let reading = &pending.reading;
+    if let (What::Node(About::Metrics(form)), RequestKind::StatusAnd(Some(status))) = (reading.what, &pending.kind) {
+        return figures(status, keys(fate), form, reading.manner);
+    }
     match fate {
         RequestFate::Answer(answer) => answered(reading, answer),
         RequestFate::Status(status) => about(reading, &status),
@@ -127,10 +145,22 @@ fn about(reading: &Reading, status: &Status) -> BytesMut {
             Ok(body) => ok(JSON, body.as_bytes(), manner),
             Err(why) => fail(500, &why.to_string(), None, manner),
         },
-        About::Metrics => match metrics::tell(status) {
-            Ok(body) => ok(metrics::KIND, body.as_bytes(), manner),
-            Err(why) => fail(500, &why.to_string(), None, manner),
-        },
+        About::Metrics(form) => figures(status, None, form, manner),
+    }
+}
+
+/// How many keys the machine says there are, and how many of them end by themselves, if it says so.
+fn keys(fate: RequestFate<'_>) -> Option<(u64, u64)> {
+    let RequestFate::Answer(answer) = fate else { return None };
+    let Ok(Answer::Each(counts)) = Answer::decode(answer) else { return None };
+    let [Answer::Count(keys), Answer::Count(dated)] = counts[..] else { return None };
+    Some((keys, dated))
+}
+
+fn figures(status: &Status, keys: Option<(u64, u64)>, form: Form, manner: Manner) -> BytesMut {
+    match metrics::tell(status, keys, form) {
+        Ok(body) => ok(form.content_type(), body.as_bytes(), manner),
+        Err(why) => fail(500, &why.to_string(), None, manner),
     }
 }
 

@@ -7,6 +7,7 @@ use super::about::name;
 use super::door::{Place, Scene};
 use super::small::REDIS_VERSION;
 use crate::api::Status;
+use crate::net::process;
 use crate::wire::resp::Words;
 
 /// How many keys there are, and how many of them have a deadline.
@@ -97,16 +98,8 @@ fn raft(scene: &Scene, status: &Status) -> String {
 }
 
 fn memory() -> String {
-    let resident = resident();
+    let resident = process::resident().unwrap_or(0);
     format!("used_memory:{resident}\r\nused_memory_rss:{resident}\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n")
-}
-
-/// How many bytes of memory this process has, as the system sees it; 0 if it does not say.
-fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let resident = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = resident.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }
 
 /// The processor time this process has used; nothing if the system does not say.

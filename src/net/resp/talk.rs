@@ -74,6 +74,7 @@ impl Talk {
 
     /// A reply that is known, in its turn.
     pub fn say(&mut self, out: &mut BytesMut, said: BytesMut) {
+        self.pipeline.tally.failures.extend(telling::failure(&said));
         self.pipeline.say(out, said);
     }
 

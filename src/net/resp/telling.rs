@@ -2,6 +2,7 @@
 
 use super::glob;
 use crate::api::Refusal;
+use crate::api::figures::{Failure, WrongRequest};
 use crate::limits::ANSWER_BYTES_MAX;
 use crate::machine::words::{Answer, Left};
 use crate::wire::resp::Writer;
@@ -86,5 +87,36 @@ pub fn refusal(refusal: &Refusal) -> String {
         Refusal::Busy => "BUSY more is under way than may be; nothing was applied".into(),
         Refusal::NoSpace => "MISCONF no space left on the disk of the leader; nothing was applied".into(),
         other => format!("ERR {other}"),
+    }
+}
+
+/// How a request failed that is answered with that reply at once, if it is an error.
+pub fn failure(said: &[u8]) -> Option<Failure> {
+    let error = std::str::from_utf8(said.strip_prefix(b"-")?).unwrap_or_default();
+    let wrong = match error.split([' ', '\r']).next().unwrap_or_default() {
+        "NOAUTH" | "WRONGPASS" | "NOPERM" => WrongRequest::Unauthorized,
+        "MOVED" => return Some(Failure::Refused("not_leader")),
+        "CLUSTERDOWN" => return Some(Failure::Refused(Refusal::Stopping.name())),
+        _ if error.starts_with("ERR unknown") || error.contains("not supported") => WrongRequest::Unsupported,
+        _ => WrongRequest::Malformed,
+    };
+    Some(Failure::Wrong(wrong))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_counted_by_what_they_begin_with() {
+        let of = |said: &str| failure(said.as_bytes());
+        let wrong = |kind| Some(Failure::Wrong(kind));
+        assert_eq!([of("+OK\r\n"), of("$3\r\n-ab\r\n"), of("")], [None; 3]);
+        assert_eq!(of("-NOAUTH Authentication required.\r\n"), wrong(WrongRequest::Unauthorized));
+        assert_eq!(of("-ERR unknown command 'X'\r\n"), wrong(WrongRequest::Unsupported));
+        assert_eq!(of("-ERR wrong number of arguments\r\n"), wrong(WrongRequest::Malformed));
+        assert_eq!(of("-MOVED 1 localhost:1\r\n"), Some(Failure::Refused("not_leader")));
+        let stopping = format!("-{}\r\n", refusal(&Refusal::Stopping));
+        assert_eq!(of(&stopping), Some(Failure::Refused("stopping")));
     }
 }

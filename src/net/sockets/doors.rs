@@ -7,6 +7,7 @@ use super::{Net, REST, find, touch};
 use crate::api::{Op, Outcome, Reply, Request};
 use crate::limits::SESSION_WINDOW_MAX;
 use crate::net::conn::Conn;
+use crate::net::counting::Gateway;
 use crate::net::dialect::Role;
 use crate::net::http;
 use crate::net::resp::small::Guest;
@@ -43,6 +44,14 @@ pub enum Door {
 }
 
 impl Door {
+    /// What it is in metrics.
+    fn gateway(self) -> Gateway {
+        match self {
+            Door::Redis => Gateway::Redis,
+            Door::Http => Gateway::Http,
+        }
+    }
+
     /// Through which door whoever speaks so came in.
     pub fn of(speech: &Speech) -> Door {
         match speech {
@@ -71,8 +80,6 @@ pub struct Doors {
     pub probes: usize,
     /// Our number for the last session that was opened or closed; and for which connections some are being.
     asked: u64,
-    /// How many connections came through the Redis door.
-    accepted: u64,
     opening: BTreeMap<u64, Token>,
     closing: Closing,
     /// Connections that may have something to say, or to ask.
@@ -101,11 +108,6 @@ impl Doors {
     /// That connection may have something to say, or to ask.
     pub fn pump_soon(&mut self, token: Token) {
         self.pumps.push(token);
-    }
-
-    /// How many connections came through the Redis door since the start.
-    pub fn accepted(&self) -> u64 {
-        self.accepted
     }
 
     /// Where that door is, if it is open.
@@ -165,6 +167,7 @@ impl Net {
         // Whoever asks how the node is is answered also where nobody else is let in any more.
         let probes = !self.has_seat(Port::Gateway(door));
         if probes && (door != Door::Http || self.doors.probes >= self.options.probes_max) {
+            self.counting.turned_away(door.gateway());
             let _told_or_not = stream.write(match door {
                 Door::Redis => b"-ERR max number of clients reached\r\n".as_slice(),
                 Door::Http => http::telling::FULL,
@@ -176,7 +179,6 @@ impl Net {
         conn.role = Role::Guest(token.0 as u64);
         let speech = match door {
             Door::Redis => {
-                self.doors.accepted += 1;
                 let known = self.redis.options.password.is_none();
                 Speech::Redis(Box::new(Talk::new(Guest { id: token.0 as i64, known, ..Guest::default() })))
             }
@@ -184,6 +186,7 @@ impl Net {
         };
         put_back(now, conn, speech, BytesMut::new(), &self.options);
         self.clients += 1;
+        self.counting.accepted(door.gateway());
         *self.doors.inside.entry(door).or_default() += 1;
         self.doors.probes += usize::from(probes);
     }
@@ -197,6 +200,7 @@ impl Net {
             Speech::Redis(talk) => self.converse_redis(now, token, talk, &mut out),
             Speech::Http(talk) => self.converse_http(now, token, talk, &mut out),
         };
+        self.counting.add(Door::of(&speech).gateway(), speech.tally());
         let Some(conn) = find(&mut self.conns, token) else { return };
         if !out.is_empty() {
             touch(&mut self.touched, conn);
@@ -272,6 +276,7 @@ impl Net {
         let before = out.len();
         let mut wants = Vec::new();
         speech.pump(now, &mut out, rests, &mut wants);
+        self.counting.add(Door::of(&speech).gateway(), speech.tally());
         match speech.deadline() {
             Time::NEVER => drop(self.doors.wakes.remove(&token)),
             at => drop(self.doors.wakes.insert(token, at)),

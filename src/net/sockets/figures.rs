@@ -17,6 +17,7 @@ impl Net {
         let (native, unknown) = (self.clients - redis - http, self.strangers.len());
         let peers = self.conns.len() - self.clients - unknown;
         let all = [("native", native), ("redis", redis), ("http", http), ("peer", peers), ("unknown", unknown)];
+        figures.gateways = self.counting.figures();
         figures.connections = all.map(|(door, count)| (door.to_owned(), count as u64)).into();
     }
 }

@@ -4,6 +4,7 @@ use super::seats::Port;
 use super::{Net, find, touch};
 use crate::admission::{Circumstances, Unwelcome};
 use crate::codec::Malformed;
+use crate::net::counting::Gateway;
 use crate::net::dialect::Role;
 use crate::net::failure::Failure;
 use crate::net::stream;
@@ -37,6 +38,9 @@ impl Net {
         if let (Err(reason), Who::Peer { node, .. }) = (verdict, hello.caller) {
             self.turned_away(now, token, node, reason);
         }
+        if let (Err(Reason::Full), Who::Client) = (verdict, hello.caller) {
+            self.counting.turned_away(Gateway::Native);
+        }
         let Some(conn) = find(&mut self.conns, token) else { return };
         touch(&mut self.touched, conn);
         let version = match verdict {
@@ -52,6 +56,7 @@ impl Net {
         match hello.caller {
             Who::Client => {
                 self.clients += 1;
+                self.counting.accepted(Gateway::Native);
                 conn.role = Role::Client(token.0 as u64);
             }
             Who::Peer { node: peer, disk, run, .. } => {

@@ -3,6 +3,7 @@
 use super::doors::Door;
 use super::{Net, find};
 use crate::limits::MEMBERS_MAX;
+use crate::net::counting::Gateway;
 use crate::net::resp::door::{Options, Place, Scene};
 use crate::net::resp::hearing::{Setting, hear};
 use crate::net::resp::talk::Talk;
@@ -22,7 +23,6 @@ pub struct Redis {
     pub options: Options,
     /// Where Redis clients reach each peer, as it has announced; empty if nowhere.
     places: BTreeMap<NodeId, String>,
-    commands: u64,
 }
 
 impl Net {
@@ -49,7 +49,7 @@ impl Net {
                         // It has kept its word: patience begins anew.
                         conn.wait_for(now, None);
                     }
-                    self.redis.commands += 1;
+                    talk.pipeline.tally.requests += 1;
                     let options = &self.redis.options;
                     let setting = Setting { now, options, scene: &|| self.scene(), stopping: self.stopping };
                     if !hear(talk, &words, out, &setting) {
@@ -57,6 +57,7 @@ impl Net {
                     }
                 }
                 Err(wrong) => {
+                    talk.pipeline.tally.requests += 1;
                     talk.complain(out, &format!("ERR {wrong}"));
                     (talk.pipeline.leaving, talk.broken) = (true, true);
                 }
@@ -94,8 +95,8 @@ impl Net {
             port: self.doors.address(Door::Redis).map_or(0, |address| address.port()),
             clients: self.clients,
             clients_max: self.options.clients_max,
-            accepted: self.doors.accepted(),
-            commands: self.redis.commands,
+            accepted: self.counting.clients(Gateway::Redis),
+            commands: self.counting.requests(Gateway::Redis),
         }
     }
 }

@@ -120,6 +120,7 @@ impl Node {
             kept_for: kept_for.to_owned(),
             snapshot: self.keeping.upto().0,
             snapshot_bytes: self.keeping.kept().map_or(0, |kept| kept.bytes.len() as u64),
+            snapshot_age_ms: self.keeping.age(now).as_millis() as u64,
             taking: self.keeping.is_taking(),
             lacks_room: self.keeping.lacks_room(),
             shipped_bytes: self.shipping.sent(),

@@ -22,7 +22,8 @@ fn head(text: &str) -> Head {
 fn a_head_says_what_is_wanted_and_how_much_follows() {
     let mut input = BytesMut::from(
         "\r\nPUT /kv/a%20b?ttl=1s HTTP/1.1\r\nhost: h:1\r\nContent-Length: 3\r\nAuthorization: bearer s\r\n\
-         Expect: 100-Continue\r\nOrigin: http://h:1\r\nSec-Fetch-Site: same-origin\r\nIf-None-Match: *\r\n\r\nabcGET",
+         Expect: 100-Continue\r\nOrigin: http://h:1\r\nSec-Fetch-Site: same-origin\r\nIf-None-Match: *\r\n\
+         Accept: text/plain;q=0.5\r\nAccept: application/openmetrics-text\r\n\r\nabcGET",
     );
     let head = Reader::default().next(&mut input).unwrap().unwrap();
     let text = |text: &str| Some(text.to_owned());
@@ -38,6 +39,7 @@ fn a_head_says_what_is_wanted_and_how_much_follows() {
         token: text("s"),
         origin: text("http://h:1"),
         site: text("same-origin"),
+        accept: Some("text/plain;q=0.5,application/openmetrics-text".into()),
         if_match: None,
         if_none_match: text("*"),
     };

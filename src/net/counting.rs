@@ -1,0 +1,162 @@
+//! What is asked at each gateway, counted: one thread, no lock.
+
+use crate::api::figures::{Failure, GatewayFigures, WrongRequest};
+use crate::api::{Reply, Request};
+use crate::pipeline::Tally;
+use std::collections::BTreeMap;
+
+/// Where clients come in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gateway {
+    /// drave's own protocol.
+    Native,
+    /// The Redis gateway.
+    Redis,
+    /// The HTTP gateway.
+    Http,
+}
+
+impl Gateway {
+    const ALL: [Gateway; 3] = [Gateway::Native, Gateway::Redis, Gateway::Http];
+
+    /// The word for it in metrics.
+    fn name(self) -> &'static str {
+        match self {
+            Gateway::Native => "native",
+            Gateway::Redis => "redis",
+            Gateway::Http => "http",
+        }
+    }
+}
+
+/// What was asked at one gateway. The names are those of enums, so there are few.
+#[derive(Debug, Default)]
+struct Counts {
+    accepted: u64,
+    turned_away: u64,
+    requests: u64,
+    writes: u64,
+    reads: u64,
+    refused: BTreeMap<&'static str, u64>,
+    errors: BTreeMap<&'static str, u64>,
+}
+
+/// What was asked at all gateways since the start.
+#[derive(Debug, Default)]
+pub struct Counting {
+    counts: [Counts; Gateway::ALL.len()],
+}
+
+impl Counting {
+    fn at(&mut self, gateway: Gateway) -> &mut Counts {
+        &mut self.counts[gateway as usize]
+    }
+
+    /// A client was let in.
+    pub fn accepted(&mut self, gateway: Gateway) {
+        self.at(gateway).accepted += 1;
+    }
+
+    /// A client was not let in: as many are connected as may be.
+    pub fn turned_away(&mut self, gateway: Gateway) {
+        self.at(gateway).turned_away += 1;
+    }
+
+    /// A connection has been asked that since it was last counted.
+    pub fn add(&mut self, gateway: Gateway, tally: Tally) {
+        let counts = self.at(gateway);
+        counts.requests += u64::from(tally.requests);
+        counts.writes += u64::from(tally.writes);
+        counts.reads += u64::from(tally.reads);
+        tally.failures.into_iter().for_each(|failure| counts.failed(failure));
+    }
+
+    /// A native client has asked that.
+    pub fn asked(&mut self, request: &Request) {
+        let counts = self.at(Gateway::Native);
+        counts.requests += 1;
+        match request {
+            Request::Propose { .. } => counts.writes += 1,
+            Request::Query { .. } => counts.reads += 1,
+            Request::Status
+            | Request::Snapshot
+            | Request::ReadSnapshot { .. }
+            | Request::Change { .. }
+            | Request::Transfer { .. } => {}
+        }
+    }
+
+    /// A native client is answered that.
+    pub fn answered(&mut self, reply: &Reply) {
+        match reply {
+            Reply::Refused(refusal) => self.at(Gateway::Native).failed(Failure::Refused(refusal.name())),
+            Reply::Unknown => self.at(Gateway::Native).failed(Failure::Wrong(WrongRequest::UnknownOutcome)),
+            _ => {}
+        }
+    }
+
+    /// A native client has sent what cannot be read.
+    pub fn malformed(&mut self) {
+        self.at(Gateway::Native).failed(Failure::Wrong(WrongRequest::Malformed));
+    }
+
+    /// How many clients were let in at that gateway.
+    pub fn clients(&self, gateway: Gateway) -> u64 {
+        self.counts[gateway as usize].accepted
+    }
+
+    /// How many requests came in at that gateway.
+    pub fn requests(&self, gateway: Gateway) -> u64 {
+        self.counts[gateway as usize].requests
+    }
+
+    /// All that was counted, by gateway.
+    pub fn figures(&self) -> BTreeMap<String, GatewayFigures> {
+        let named = |counts: &BTreeMap<&str, u64>| counts.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
+        let of = |counts: &Counts| GatewayFigures {
+            accepted: counts.accepted,
+            turned_away: counts.turned_away,
+            writes: counts.writes,
+            reads: counts.reads,
+            others: counts.requests.saturating_sub(counts.writes + counts.reads),
+            refused: named(&counts.refused),
+            errors: named(&counts.errors),
+        };
+        Gateway::ALL.iter().zip(&self.counts).map(|(gateway, counts)| (gateway.name().to_owned(), of(counts))).collect()
+    }
+}
+
+impl Counts {
+    fn failed(&mut self, failure: Failure) {
+        let count = match failure {
+            Failure::Refused(reason) => self.refused.entry(reason),
+            Failure::Wrong(kind) => self.errors.entry(kind.name()),
+        };
+        *count.or_default() += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Refusal;
+
+    #[test]
+    fn each_request_is_of_one_kind_and_each_failure_is_named() {
+        let mut counting = Counting::default();
+        counting.asked(&Request::Propose { op: Default::default() });
+        counting.asked(&Request::Status);
+        counting.answered(&Reply::Refused(Refusal::Busy));
+        counting.answered(&Reply::Unknown);
+        let failures = vec![Failure::Refused("stopping"), Failure::Wrong(WrongRequest::Malformed)];
+        counting.add(Gateway::Redis, Tally { requests: 5, writes: 1, reads: 2, failures });
+        let told = counting.figures();
+        let native = &told["native"];
+        assert_eq!((native.writes, native.reads, native.others), (1, 0, 1));
+        assert_eq!((native.refused["busy"], native.errors["unknown_outcome"]), (1, 1));
+        let redis = &told["redis"];
+        assert_eq!((redis.writes, redis.reads, redis.others), (1, 2, 2));
+        assert_eq!((redis.refused["stopping"], redis.errors["malformed"]), (1, 1));
+        assert_eq!(told["http"], GatewayFigures::default());
+    }
+}

@@ -1,0 +1,102 @@
+//! In which form figures are told: the text that Prometheus has always read, or OpenMetrics for whoever asks for it.
+
+/// A form of the text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// The text of Prometheus, version 0.0.4.
+    Plain,
+    /// OpenMetrics 1.0.0: counters are families without `_total`, and the end is marked.
+    OpenMetrics,
+}
+
+/// How much a client wants the answer in a form, in thousandths.
+type Wish = u16;
+
+impl Form {
+    /// Which form that `Accept` asks for. OpenMetrics only if it is named, in a version that is told here, and not
+    /// wanted less than plain text; else plain text, also for whoever asks for neither.
+    pub fn of(accept: Option<&str>) -> Form {
+        let ranges: Vec<(&str, Wish)> = accept.unwrap_or_default().split(',').filter_map(range).collect();
+        let wish = |name: &str| {
+            ranges.iter().filter(|(range, _)| range.eq_ignore_ascii_case(name)).map(|(_, wish)| *wish).max()
+        };
+        let plain = ["text/plain", "text/*", "*/*"].into_iter().find_map(wish).unwrap_or(0);
+        match wish("application/openmetrics-text") {
+            Some(open) if open > 0 && open >= plain => Form::OpenMetrics,
+            _ => Form::Plain,
+        }
+    }
+
+    /// What the answer says it is.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Form::Plain => "text/plain; version=0.0.4; charset=utf-8",
+            Form::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// One of the ranges of an `Accept`, and how much it is wanted; nothing if it is of a version that is not told here.
+fn range(text: &str) -> Option<(&str, Wish)> {
+    let mut parts = text.split(';').map(str::trim);
+    let name = parts.next()?;
+    let (mut wish, mut version) = (1000, None);
+    for (parameter, value) in parts.filter_map(|part| part.split_once('=')) {
+        match parameter.trim() {
+            "q" => wish = thousandths(value.trim()),
+            "version" => version = Some(value.trim().trim_matches('"')),
+            _ => {}
+        }
+    }
+    let told = match &name.to_ascii_lowercase()[..] {
+        "application/openmetrics-text" => version.is_none_or(|version| version == "1.0.0"),
+        "text/plain" => version.is_none_or(|version| version == "0.0.4"),
+        _ => true,
+    };
+    told.then_some((name, wish))
+}
+
+/// A quality as RFC 9110 has it, 0 to 1; 0 if it is none.
+fn thousandths(text: &str) -> Wish {
+    let quality = text.parse::<f64>().unwrap_or(0.0);
+    if (0.0..=1.0).contains(&quality) { (quality * 1000.0) as Wish } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openmetrics_is_told_to_whoever_asks_for_it_by_name() {
+        let before_3 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                        text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        let since_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                       application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.4,\
+                       text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        let quoted = "application/openmetrics-text; version=\"1.0.0\"";
+        for accept in [before_3, since_3, quoted, "application/openmetrics-text", "*/*,application/openmetrics-text"] {
+            assert_eq!(Form::of(Some(accept)), Form::OpenMetrics, "{accept}");
+        }
+    }
+
+    #[test]
+    fn everybody_else_is_told_plain_text() {
+        assert_eq!(Form::of(None), Form::Plain);
+        for accept in [
+            "",
+            "*/*",
+            "text/plain",
+            "text/html,*/*;q=0.8",
+            "application/json",
+            "application/*",
+            "application/openmetrics-text;q=0",
+            "application/openmetrics-text;q=nan",
+            "application/openmetrics-text;version=2.0.0",
+            "application/openmetrics-text;q=0.5,text/plain",
+            "application/openmetrics-text;q=0.5,text/*;q=0.6,*/*;q=0.1",
+            ";;=,,q=1",
+        ] {
+            assert_eq!(Form::of(Some(accept)), Form::Plain, "{accept}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What is told of a node that has something to say of everything; alerts and dashboard use nothing else.
+
+use super::*;
+use crate::api::{MemberStatus, PeerStatus};
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// A leader that has something to say of everything.
+fn full() -> Status {
+    let mut figures = crate::api::figures::Figures::default();
+    let gateway = GatewayFigures {
+        refused: [("busy".to_owned(), 2)].into(),
+        errors: [("malformed".to_owned(), 3)].into(),
+        ..GatewayFigures::default()
+    };
+    figures.gateways.insert("redis".into(), gateway);
+    figures.connections.insert("redis".into(), 1);
+    figures.sent_bytes.insert(2, 7);
+    figures.round_trip_ns.insert(2, Buckets::of_durations());
+    let durations = [&mut figures.commit_ns, &mut figures.fsync_ns, &mut figures.snapshot_ns, &mut figures.turn_ns];
+    durations.into_iter().for_each(|durations| *durations = Buckets::of_durations());
+    figures.batch_entries = Buckets::of_counts();
+    let mut status = Status { node: 1, role: RoleName::Leader, figures, ..Status::default() };
+    let member = |node| MemberStatus { node, kind: "voter".into(), ..MemberStatus::default() };
+    status.members = [1, 2, 3].map(member).into();
+    status.peers =
+        [(2, 5), (3, 5000)].map(|(node, ms)| PeerStatus { node, heard_ms: Some(ms), ..PeerStatus::default() }).into();
+    status.timing.election_max_ms = 300.0;
+    status.elections.insert("timeout".into(), 1);
+    status.certificate_expires = Some(1_900_000_000);
+    status.disk.room = Some(1 << 30);
+    (status.log.snapshot, status.log.snapshot_age_ms) = (7, 1500);
+    status.cpu_ns = 1_250_000_000;
+    status
+}
+
+/// The names of all samples.
+fn names(text: &str) -> BTreeSet<&str> {
+    text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(['{', ' ']).next()).collect()
+}
+
+#[test]
+fn both_forms_tell_the_same_samples() {
+    let [plain, open] = [Form::Plain, Form::OpenMetrics].map(|form| tell(&full(), Some((3, 1)), form).unwrap());
+    assert_eq!(names(&plain), names(&open));
+    assert!(!plain.contains("# EOF") && open.ends_with("\n# EOF\n"));
+    assert!(plain.contains("# TYPE drave_requests_total counter") && open.contains("# TYPE drave_requests counter"));
+    for sample in [
+        "drave_requests_refused_total{gateway=\"redis\",reason=\"busy\"} 2",
+        "drave_requests_failed_total{gateway=\"redis\",kind=\"malformed\"} 3",
+        "drave_voters 3",
+        "drave_voters_heard 2",
+        "drave_keys 3",
+        "drave_snapshot_age_seconds 1.5",
+        "process_cpu_seconds_total 1.25",
+    ] {
+        assert!([&plain, &open].iter().all(|text| text.lines().any(|line| line == sample)), "{sample} in\n{plain}");
+    }
+}
+
+/// The names of metrics of ours, and of every program's, that a query uses.
+fn used(query: &str) -> Vec<&str> {
+    let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("drave_") || word.starts_with("process_")).collect()
+}
+
+/// Asserts that each of those metrics is told.
+fn expect_told(queries: &[String]) {
+    let text = tell(&full(), Some((3, 1)), Form::Plain).unwrap();
+    let told = names(&text);
+    // Where the system does not say how a process is, that is not told.
+    let unknown = |name: &str| cfg!(not(target_os = "linux")) && name.starts_with("process_");
+    for name in queries.iter().flat_map(|query| used(query)).filter(|name| !unknown(name)) {
+        assert!(told.contains(name), "{name} is not told in\n{text}");
+    }
+}
+
+#[test]
+fn every_alert_is_on_what_is_told() {
+    let alerts = include_str!("../../../../docs/alerts.yml");
+    let rules: Vec<&str> = alerts.split("- alert: ").skip(1).collect();
+    assert!(rules.len() > 15);
+    for rule in &rules {
+        for key in ["expr: ", "labels: { severity: ", "annotations:", "summary: \"", "advice: \""] {
+            assert_eq!(rule.matches(key).count(), 1, "{key} in {rule}");
+        }
+        assert!(rule.contains("severity: warning }") || rule.contains("severity: critical }"), "{rule}");
+    }
+    let queries = rules.iter().filter_map(|rule| rule.split("expr: ").nth(1)?.lines().next());
+    let queries: Vec<String> = queries.map(str::to_owned).collect();
+    assert!(queries.iter().all(|query| !used(query).is_empty()));
+    expect_told(&queries);
+}
+
+#[test]
+fn every_panel_of_the_dashboard_shows_what_is_told() {
+    let dashboard: Value = serde_json::from_str(include_str!("../../../../docs/grafana.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut queries = Vec::new();
+    let mut places = BTreeSet::new();
+    for panel in panels {
+        let targets = panel["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
+        assert_eq!(targets.is_empty(), panel["type"] == "row", "{panel}");
+        assert!(panel["title"].as_str().is_some_and(|title| !title.is_empty()), "{panel}");
+        assert!(places.insert(panel["gridPos"].to_string()), "two panels in one place: {panel}");
+        queries.extend(targets.iter().map(|target| target["expr"].as_str().unwrap().to_owned()));
+    }
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    queries.extend(variables.iter().filter_map(|variable| variable["definition"].as_str()).map(str::to_owned));
+    assert!(queries.len() > 30, "{queries:?}");
+    expect_told(&queries);
+}
