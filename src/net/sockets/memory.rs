@@ -54,7 +54,7 @@ impl Memory {
         Memory { held: 0, max, pressure: Pressure::None, lately: 0, moved: 0 }
     }
 
-    /// How much of the bound is used. It falls only in [`Net::relieve`], where those that waited go on.
+    /// How much of the bound is used. It falls only in `Net::relieve`, where those that waited go on.
     pub fn pressure(&self) -> Pressure {
         self.pressure
     }
