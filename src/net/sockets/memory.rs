@@ -54,6 +54,13 @@ impl Memory {
         Memory { held: 0, max, pressure: Pressure::None, lately: 0, moved: 0 }
     }
 
+    /// That much may be held from now on.
+    #[cfg(test)]
+    pub fn set_max(&mut self, max: usize) {
+        self.max = max;
+        self.pressure = self.pressure.max(self.level(self.held));
+    }
+
     /// How much of the bound is used. It falls only in `Net::relieve`, where those that waited go on.
     pub fn pressure(&self) -> Pressure {
         self.pressure

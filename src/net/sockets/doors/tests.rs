@@ -308,30 +308,37 @@ fn clients_that_read_nothing_are_bounded_together_and_a_reader_is_served() {
         reader.write_all(b"GET k\r\n").unwrap();
         let (mut came, mut buffer) = (0, vec![0; 64 << 10]);
         while came < b"$100000\r\n\r\n".len() + value.len() {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{came} bytes of an answer, {:?}", node.net.memory);
+            assert!(begun.elapsed() < Duration::from_secs(120), "{came} bytes of an answer, {:?}", node.net.memory);
             node.serve(&value);
             came += reader.read(&mut buffer).unwrap_or(0);
         }
     };
     let mut deaf: Vec<Blocking> = Vec::new();
-    for pressure in [Pressure::High, Pressure::Over] {
-        while node.net.memory.pressure() < pressure {
-            assert!(deaf.len() < 500, "{:?}", node.net.memory);
-            let mut another = node.dial_deaf();
-            another.write_all(&b"GET k\r\n".repeat(100)).unwrap();
-            (0..5).for_each(|_| node.serve(&value));
-            deaf.push(another);
-        }
-        is_served(&mut node);
+    let mut another = |node: &mut Pumped, serves: usize| {
+        let mut another = node.dial_deaf();
+        another.write_all(&b"GET k\r\n".repeat(100)).unwrap();
+        // The system's own buffers take some megabytes before anything is held here.
+        (0..serves).for_each(|_| node.serve(&value));
+        deaf.push(another);
+        assert!(deaf.len() < 500, "{:?}", node.net.memory);
+    };
+    while node.net.memory.pressure() < Pressure::High {
+        another(&mut node, 60);
     }
-    assert!(node.net.memory.pressure() <= Pressure::Over && deaf.len() > 4, "{}", deaf.len());
-    (0..20).for_each(|_| node.serve(&value));
-    assert!(node.net.memory.held() <= MAX + MAX / 2, "{:?}", node.net.memory);
+    is_served(&mut node);
+    (0..20).for_each(|_| another(&mut node, 10));
+    is_served(&mut node);
+    let held = node.net.memory.held();
+    assert!(held > MAX / 2 && held <= MAX, "{:?}", node.net.memory);
+    // Were it too much all the same, those that take nothing would be closed.
+    let max = held / 2;
+    node.net.memory.set_max(max);
+    node.serve(&value);
     // They have the time to read, and do not.
     for _ in 0..4 {
         node.skip(Duration::from_secs(1));
     }
-    assert!(node.net.memory.held() <= MAX / 2, "{:?}", node.net.memory);
+    assert!(node.net.memory.held() <= max / 2, "{:?}", node.net.memory);
     assert!(node.net.clients > 1, "only as many as had to be closed");
     is_served(&mut node);
     drop(deaf);
