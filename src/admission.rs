@@ -143,10 +143,10 @@ impl Admission {
         added
     }
 
-    /// Forgets former members that were spoken to for long enough, and returns them: their connections are closed. Who
-    /// of them still speaks was perhaps added again, and leads: it dials anew, and is then a guest or told that it is a
-    /// stranger. (Counter-example: a node that is away from the time at which its leader was a former member goes on
-    /// hearing it, and does not answer it any more.)
+    /// Forgets former members that this node has dialed for long enough, and returns them; the caller closes their
+    /// connections in both directions. A former member that was added again, and leads, dials anew and becomes a guest;
+    /// any other is refused as a stranger. (Counter-example: a follower that has not read yet that its leader was added
+    /// again closes its own link alone. It goes on hearing the leader and never answers it.)
     pub fn forget_leavers(&mut self, now: Time) -> Vec<NodeId> {
         let due = self.leavers.iter().filter(|(_, (_, until))| *until <= now).map(|(id, _)| *id).collect();
         self.leavers.retain(|_, (_, until)| *until > now);

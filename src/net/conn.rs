@@ -54,9 +54,9 @@ pub struct Conn {
     pub lingers: bool,
     /// How many bytes it holds, as they were counted last, if it is a client's.
     pub held: usize,
-    /// How many bytes the socket had taken at the last sweep, and in how many sweeps in a row it took next to nothing.
+    /// How many bytes the socket had taken at the last sweep.
     pub sent_before: u64,
-    /// See there.
+    /// In how many sweeps in a row the socket took next to nothing.
     pub stalls: u8,
     /// How long is waited for what `awaits` says, if whoever waits has a mind of its own about that.
     patience: Option<Duration>,
