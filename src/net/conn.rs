@@ -3,7 +3,7 @@
 use super::dialect::{self, Role, Said};
 use super::lanes::{Lanes, Written};
 use super::options::Options;
-use super::sockets::memory::{FEW_BYTES, Pressure};
+use super::pressure::{FEW_BYTES, Pressure};
 use super::speech::Speech;
 use crate::secure::Stream;
 use crate::types::Time;

@@ -26,6 +26,7 @@ pub mod listening;
 pub mod look;
 pub mod options;
 pub mod password;
+pub mod pressure;
 pub mod process;
 pub mod reactor;
 pub mod replaying;

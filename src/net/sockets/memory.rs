@@ -10,11 +10,10 @@ use super::{Net, find, find_in, list};
 use crate::api::{Refusal, Reply};
 use crate::net::conn::Conn;
 use crate::net::dialect::Role;
+use crate::net::pressure::{FEW_BYTES, Pressure};
 use crate::types::Time;
 use mio::Token;
 
-/// A connection that holds no more than this never waits for others.
-pub const FEW_BYTES: usize = 16 << 10;
 /// A connection that takes fewer bytes than this between two sweeps is stalled.
 const TAKEN_MIN: u64 = 16 << 10;
 /// After so many sweeps in which it was stalled, a connection may be closed.
@@ -24,18 +23,6 @@ const STALLS_MAX: u8 = 2;
 const LOAD_BYTES: u64 = 16 << 20;
 /// As long as more than this comes and goes between two sweeps, they have not. Heartbeats are less.
 const QUIET_BYTES: u64 = 64 << 10;
-
-/// How much of the bound is used.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub enum Pressure {
-    /// At most half of it.
-    #[default]
-    None,
-    /// More than half of it.
-    High,
-    /// All of it.
-    Over,
-}
 
 /// How many bytes all clients hold.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +54,7 @@ impl Memory {
     }
 
     /// How many bytes are held.
+    #[cfg(test)]
     pub fn held(&self) -> usize {
         self.held
     }

@@ -1,11 +1,11 @@
 //! How connections end: those that kept us waiting too long, and all others.
 
 use super::doors::Door;
-use super::memory::Pressure;
 use super::{KEY_MASK, Net, SWEEP, find};
 use crate::net::dialect::Role;
 use crate::net::failure::Failure;
 use crate::net::leavings::give_back;
+use crate::net::pressure::Pressure;
 use crate::net::speech::Speech;
 use crate::node::event::{Caller, Event};
 use crate::types::Time;

@@ -1,11 +1,12 @@
 //! Callers at the HTTP door who take their time, pumped by hand.
 
 use super::super::Identity;
-use super::super::memory::{Memory, Pressure};
+use super::super::memory::Memory;
 use super::*;
 use crate::machine::words::Answer;
 use crate::net::options::Options;
 use crate::net::password::Password;
+use crate::net::pressure::Pressure;
 use crate::types::{ClusterId, DiskId, Index, NodeId};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::Read;
