@@ -9,8 +9,10 @@ use drave::wire::frame::{FrameReader, Kind};
 use drave::wire::hello::{VERSION_MAX, Welcome};
 use rustix::process::Signal;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use support::{Cluster, Guarded, Said, drave, ports, run, until};
@@ -333,6 +335,14 @@ fn damage(path: &Path) {
     std::fs::write(path, bytes).unwrap();
 }
 
+/// A standard output whose reader has left. Of a pipe that would not be certain: a process that another test forks at
+/// that moment holds the reading end until it executes. A socket is shut for every holder at once.
+fn reader_that_left() -> Stdio {
+    let (reader, writer) = UnixStream::pair().unwrap();
+    reader.shutdown(Shutdown::Both).unwrap();
+    Stdio::from(OwnedFd::from(writer))
+}
+
 #[test]
 fn reader_that_leaves_ends_a_command_without_a_word() {
     let cluster = Cluster::start(3);
@@ -343,12 +353,19 @@ fn reader_that_leaves_ends_a_command_without_a_word() {
     }
     let data = cluster.data(0);
     let dump = ["dump", "--full", data.to_str().unwrap()];
-    for words in
-        [&["scan"][..], &["status"], &["status", "-o", "json"], &["get", "1"], &dump, &["put", "1", "2"], &["--help"]]
-    {
+    let jsonl = ["dump", "-o", "jsonl", "--full", data.to_str().unwrap()];
+    for words in [
+        &["scan"][..],
+        &["status"],
+        &["status", "-o", "json"],
+        &["get", "1"],
+        &dump,
+        &jsonl,
+        &["put", "1", "2"],
+        &["--help"],
+    ] {
         let mut child = cluster.drave(words);
-        let mut child = Guarded::start(child.stdout(Stdio::piped()).stderr(Stdio::piped()));
-        drop(child.0.stdout.take());
+        let mut child = Guarded::start(child.stdout(reader_that_left()).stderr(Stdio::piped()));
         let status = child.end(String::new);
         let mut err = String::new();
         child.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();

@@ -429,17 +429,6 @@ fn every_flipped_byte_is_shown_and_nothing_is_changed() {
 }
 
 #[test]
-fn reader_that_leaves_ends_a_dump_without_a_word() {
-    let directory = several();
-    // So much that it does not fit a pipe: who writes it will notice.
-    let words = ["-o", "jsonl", "--full"];
-    let mut child = command(&words, directory.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    assert_eq!((output.status.code(), &output.stderr[..]), (Some(128 + 13), &b""[..]));
-}
-
-#[test]
 fn what_is_written_later_is_followed() {
     let directory = sample();
     let mut journal = journal(directory.path(), 1 << 20);
