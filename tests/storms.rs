@@ -4,6 +4,7 @@
 //! `DRAVE_SEEDS=100000 cargo test --release --test storms` goes on for longer; `DRAVE_SEED=N` begins
 //! elsewhere.
 
+use drave::sim::operator::Governance;
 use drave::sim::scenario::Troubles;
 use drave::sim::{Scenario, run};
 use std::sync::Mutex;
@@ -105,6 +106,33 @@ fn disks_that_rot_misdirect_and_lie_lose_nothing() {
     println!("{lost_writes} times writes were lost, {full_starts} starts without room");
     assert!(lost_writes > 0, "no disk lost what it had called synced");
     assert!(full_starts > 0, "no process started on a full disk");
+}
+
+/// The same while members come and go: a machine that does not start for the damage to its disk is given another one,
+/// removed, and added again.
+#[test]
+fn disks_that_rot_while_members_change_are_replaced() {
+    let mut replaced = 0;
+    for seed in 0..60 {
+        let mut scenario = Scenario::draw_steady(seed, Duration::from_secs(10));
+        scenario.nodes = 3 + 2 * (seed % 2);
+        scenario.spares = 2;
+        scenario.governance = Governance { every: Some(Duration::from_millis(150)), ..Governance::default() };
+        (scenario.governance.patience, scenario.governance.at_will) = (Duration::from_secs(1), true);
+        let crashes = Troubles { kill: 6, midway: 2, ..Troubles::default() };
+        scenario.troubles = match seed % 3 {
+            0 => Troubles { lie: 40, power: 10, ..crashes },
+            1 => Troubles { rot_running: 6, misdirect: 6, ..crashes },
+            _ => Troubles { rot: 6, rot_snapshot: 6, ..crashes },
+        };
+        (scenario.every, scenario.lasting) = (Duration::from_millis(150), false);
+        (scenario.load.clients, scenario.load.think) = (3, Duration::from_millis(30));
+        (scenario.segment_bytes, scenario.load.large) = (8 << 10, 30);
+        let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
+        replaced += outcome.replaced;
+    }
+    println!("{replaced} disks were replaced");
+    assert!(replaced > 30, "only {replaced} damaged disks were replaced");
 }
 
 /// Two directories of one node, as a machine restored from a backup and the one that it was to replace.

@@ -7,7 +7,7 @@ use super::disk::{Crash, SimDisk, Stop};
 use super::world::{Happens, World};
 use crate::disk::Disk;
 use crate::snapshot::format::file_position;
-use crate::types::NodeId;
+use crate::types::{Membership, NodeId, Prospect};
 use crate::wal::{identity, side};
 use rand::RngExt;
 
@@ -30,12 +30,17 @@ impl World {
         let in_use = self.checks.configurations.in_use();
         let holds = || in_use.iter().all(|membership| self.holds_without(at, membership));
         let is_governed = self.scenario.governance.every.is_some();
+        // Who succeeds another takes its place some time later, and a request that is under way may do so too.
+        let succeeds = |membership: &&Membership| {
+            membership.members.values().any(|member| matches!(member.prospect, Prospect::Succeeds(_)))
+        };
+        let changes = self.operator.asks() || in_use.iter().any(succeeds);
         damaged < (self.hosts.len() - 1) / 2
             && !self.is_damaged(at)
             && is_up
             && !ghosts
             && !self.hosts.values().any(|host| host.lies)
-            && (!is_governed || holds())
+            && (!is_governed || (!changes && holds()))
     }
 
     /// Copies what a machine's disk holds, as a power loss would leave it; or brings such a copy back. What the disk held

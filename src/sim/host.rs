@@ -214,6 +214,7 @@ impl Host {
         self.root = SimDisk::new();
         self.disk_id = DiskId(self.disk_id.0 + 1000);
         self.copy = None;
+        (self.rotten, self.lies, self.given_up) = (false, false, false);
         self.wiped = true;
         self.forgot = true;
     }

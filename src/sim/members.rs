@@ -47,6 +47,7 @@ impl World {
         self.crash(at, Crash::Kill);
         self.say(|| format!("{at} loses its disk"));
         self.host(at).wipe();
+        self.snapshots.rotten.remove(&at);
         self.checks.wiped(at);
         if self.scenario.nodes == 1 {
             self.checks.configurations.joins(at);

@@ -82,6 +82,13 @@ pub struct Operator {
     wiped: u64,
 }
 
+impl Operator {
+    /// Whether it waits for an answer.
+    pub(super) fn asks(&self) -> bool {
+        self.pending.is_some()
+    }
+}
+
 impl World {
     /// The operator does something.
     pub(super) fn governs(&mut self) -> checks::Result<()> {
@@ -92,7 +99,7 @@ impl World {
         let now = self.now;
         let patience = self.scenario.governance.patience;
         self.operator.pending.take_if(|pending| now - pending.since > patience);
-        if self.operator.pending.is_some() || self.operator.waits > now {
+        if self.operator.asks() || self.operator.waits > now {
             return Ok(());
         }
         match self.calm {
@@ -130,9 +137,9 @@ impl World {
                     self.wipe(at);
                 }
             }
-            6..=8 if self.hosts.values().any(|host| host.forgot) => self.mend(),
+            6..=8 if self.hosts.values().any(|host| host.forgot || host.given_up) => self.mend(),
             _ => {
-                let Some(change) = self.change() else { return Ok(()) };
+                let Some(change) = self.change().filter(|change| self.can_be_mended(change)) else { return Ok(()) };
                 let force = self.rng.random_range(0..100) < governance.forced;
                 self.ask_operator(Request::Change { change, force });
             }
@@ -181,8 +188,27 @@ impl World {
         (!ids.is_empty()).then(|| self.rng.random_range(0..ids.len())).and_then(|nth| ids.iter().nth(nth).copied())
     }
 
-    /// Whoever has lost its disk is removed; then it may be added again like anyone else, and is, when all is calm.
+    /// Whether those who are left after a change can spare what is damaged. Nobody knows yet of damage beneath a process
+    /// that runs, and nothing mends a cluster in which one that is whole has to go and one that is not has to stay.
+    fn can_be_mended(&self, change: &Change) -> bool {
+        let leaves = match change {
+            Change::Remove(_) | Change::Voters(_) => true,
+            Change::Add { prospect, .. } => matches!(prospect, Prospect::Succeeds(_)),
+            Change::Promote(_) | Change::Move { .. } | Change::Abort => false,
+        };
+        !leaves || !self.hosts.keys().any(|id| self.is_damaged(*id))
+    }
+
+    /// A machine that does not start for the damage to its disk is given another one. Whoever has lost its disk is
+    /// removed; then it may be added again like anyone else, and is, when all is calm.
     fn mend(&mut self) {
+        let damaged = self.hosts.iter().find(|(id, host)| host.given_up && self.may_be_wiped(**id));
+        if let Some(at) = damaged.map(|(id, _)| *id) {
+            self.operator.waits = self.now + PATIENCE;
+            self.replaced += 1;
+            self.wipe(at);
+            return;
+        }
         let membership = self.members();
         let forgot = self.hosts.iter().find(|(id, host)| host.forgot && membership.members.contains_key(id));
         let outside = self.hosts.iter().find(|(id, host)| host.wiped && !membership.members.contains_key(id));
@@ -199,7 +225,7 @@ impl World {
     pub(super) fn still_governs(&self) -> bool {
         let members = &self.checks.configurations.latest().members;
         let outside = |(id, host): (&NodeId, &Host)| host.wiped && !host.given_up && !members.contains_key(id);
-        self.operator.pending.is_some() || self.hosts.iter().any(outside)
+        self.operator.asks() || self.hosts.iter().any(outside)
     }
 
     /// Some process is told to end, hands over what it leads, and ends.

@@ -37,6 +37,8 @@ pub struct Outcome {
     pub lost_writes: u64,
     /// How often the disk that an older copy had replaced came back in its turn.
     pub twins: u64,
+    /// How often a machine that did not start for the damage to its disk was given another one.
+    pub replaced: u64,
     /// What became of its snapshots.
     pub snapshots: Taken,
     /// Whether it ended without a leader, since too many voters were lost for good: that it comes to rest was
@@ -54,12 +56,13 @@ impl Outcome {
         let Taken { taken, received, damaged, .. } = &self.snapshots;
         let damaged: u64 = damaged.iter().sum();
         let untold = if self.untold { " · ended: an older copy of a disk voted untold" } else { "" };
-        let Outcome { configurations, pipelined, windows, full_starts, lost_writes, twins, unjudged, .. } = self;
+        let Outcome { configurations, pipelined, windows, full_starts, lost_writes, twins, replaced, unjudged, .. } =
+            self;
         format!(
             "{configurations} configurations · {taken} snapshots taken, {received} received, {damaged} times one was found \
              damaged · {pipelined} pipelined · {windows} windows of progress judged \
              · {full_starts} starts without room · {lost_writes} writes lost by a disk \
-             · {twins} disks back in their turn \
+             · {twins} disks back in their turn · {replaced} damaged disks replaced \
              · {unjudged} keys not judged{untold}{}",
             if self.needs_the_lost { " · no leader: too many voters are lost for good" } else { "" }
         )
@@ -132,6 +135,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<Outcome, Violatio
             full_starts: world.full_starts,
             lost_writes: world.lost_writes,
             twins: world.twins,
+            replaced: world.replaced,
             snapshots: world.snapshots.became,
             needs_the_lost,
             unjudged,

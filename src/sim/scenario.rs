@@ -231,9 +231,14 @@ impl Scenario {
         let mut rng = SmallRng::seed_from_u64(self.seed ^ 0x6d65_6d62_6572_7321);
         self.spares = if self.nodes < MACHINES { rng.random_range(1..=MACHINES - self.nodes) } else { 0 };
         self.governance = Governance::draw(&mut rng, self.nodes);
-        // What rots is never started again, and whether those who are left are a quorum changes with the members.
-        (self.troubles.rot, self.troubles.rot_snapshot) = (0, 0);
-        (self.troubles.rot_running, self.troubles.misdirect, self.troubles.lie) = (0, 0, 0);
+        let mut rng = SmallRng::seed_from_u64(self.seed ^ 0x6461_6d61_6765_6421);
+        if self.nodes >= 3 && rng.random_range(0..3) == 0 {
+            // Forced changes and disks that are lost can together leave a cluster that nothing mends.
+            self.governance.forced = 0;
+        } else {
+            (self.troubles.rot, self.troubles.rot_snapshot) = (0, 0);
+            (self.troubles.rot_running, self.troubles.misdirect, self.troubles.lie) = (0, 0, 0);
+        }
         self
     }
 

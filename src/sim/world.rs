@@ -120,6 +120,8 @@ pub struct World {
     pub(super) lost_writes: u64,
     /// How often the disk that an older copy had replaced came back in its turn.
     pub(super) twins: u64,
+    /// How often a machine that did not start for the damage to its disk was given another one.
+    pub(super) replaced: u64,
     pub(super) snapshots: Snapshots,
     pub(super) progress: Progress,
     pub(super) calm: bool,
@@ -159,6 +161,7 @@ impl World {
             full_starts: 0,
             lost_writes: 0,
             twins: 0,
+            replaced: 0,
             snapshots: Snapshots::default(),
             progress: Progress::default(),
             calm: false,
