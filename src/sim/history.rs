@@ -218,7 +218,6 @@ fn step(state: &Option<Bytes>, input: &Input) -> (Option<Bytes>, Answer) {
     }
 }
 
-/// Which operations have been given their place.
 /// Which operations have their place. Sets are told apart by 128 bits: a set itself is as long as the history.
 #[derive(Clone)]
 struct Placed {
@@ -262,58 +261,120 @@ enum Trying {
 
 /// Whether there is an order; nothing if that is too much to find out.
 fn linearizable(operations: &[&Operation]) -> Option<bool> {
-    let mut sorted: Vec<&Operation> = operations.to_vec();
-    sorted.sort_by_key(|operation| operation.invoked);
-    search(&sorted, Trying::AskedLast).or_else(|| search(&sorted, Trying::AnsweredFirst))
+    let search = Search::new(operations);
+    search.run(Trying::AskedLast).or_else(|| search.run(Trying::AnsweredFirst))
 }
 
-/// Of what was never answered and asks the same, the first that was asked may as well take effect first: whether another
-/// of it stands before that one.
-fn has_twin_before(sorted: &[&Operation], placed: &Placed, first: usize, i: usize) -> bool {
-    let is_twin = |j: usize| sorted[j].returned.is_none() && sorted[j].input == sorted[i].input;
-    sorted[i].returned.is_none() && (first..i).any(|j| !placed.has(j) && is_twin(j))
+/// The search for an order of one key's operations.
+struct Search<'a> {
+    /// What was answered, in the order of asking.
+    answered: Vec<(&'a Operation, Time, &'a Answer)>,
+    /// What never was: few, and each may take effect at any time after it was asked, or never. They stand behind the
+    /// others in the numbering.
+    doubtful: Vec<&'a Operation>,
+    /// Whether any of them sets the key for some time only.
+    is_mortal: bool,
 }
 
-fn search(sorted: &[&Operation], trying: Trying) -> Option<bool> {
-    let ends: Vec<Time> =
-        sorted.iter().map(|operation| operation.returned.as_ref().map_or(Time::NEVER, |(at, _)| *at)).collect();
-    let nothing = Placed { bits: vec![0; sorted.len().div_ceil(64)], hash: (0, 0) };
-    let mut seen = HashSet::from([nothing.key(&None)]);
-    // (what is placed, the key's state, the first that is not placed)
-    let mut stack: Vec<(Placed, State, usize)> = vec![(nothing, None, 0)];
-    while let Some((placed, state, first)) = stack.pop() {
-        let open = || (first..sorted.len()).filter(|i| !placed.has(*i));
-        let earliest = open().map(|i| ends[i]).min().unwrap_or(Time::NEVER);
-        if earliest == Time::NEVER {
-            return Some(true); // all that was answered has its place
+impl<'a> Search<'a> {
+    fn new(operations: &[&'a Operation]) -> Search<'a> {
+        let mut sorted: Vec<&Operation> = operations.to_vec();
+        sorted.sort_by_key(|operation| operation.invoked);
+        let told = |o: &&'a Operation| o.returned.as_ref().map(|(at, answer)| (*o, *at, answer));
+        Search {
+            answered: sorted.iter().filter_map(told).collect(),
+            doubtful: sorted.iter().copied().filter(|operation| operation.returned.is_none()).collect(),
+            is_mortal: sorted.iter().any(|operation| matches!(operation.input, Input::PutFor(..))),
         }
-        let may_be_next = |i: &usize| !has_twin_before(sorted, &placed, first, *i);
-        let mut next: Vec<usize> = open().take_while(|i| sorted[*i].invoked <= earliest).filter(may_be_next).collect();
-        if trying == Trying::AnsweredFirst {
-            next.sort_by_key(|i| std::cmp::Reverse(ends[*i]));
-        }
-        for i in next {
-            for (after, answer) in outcomes(&state, sorted[i]) {
-                if sorted[i].returned.as_ref().is_some_and(|(_, seen)| *seen != answer) {
-                    continue;
-                }
+    }
+
+    fn run(&self, trying: Trying) -> Option<bool> {
+        let count = self.answered.len() + self.doubtful.len();
+        let nothing = Placed { bits: vec![0; count.div_ceil(64)], hash: (0, 0) };
+        let mut seen = HashSet::from([nothing.key(&None)]);
+        // (what is placed, the key's state, the first that was answered and is not placed)
+        let mut stack: Vec<(Placed, State, usize)> = vec![(nothing, None, 0)];
+        while let Some((placed, state, first)) = stack.pop() {
+            if first == self.answered.len() {
+                return Some(true);
+            }
+            for (i, after) in self.next(&placed, &state, first, trying) {
                 let next = placed.with(i);
                 if seen.insert(next.key(&after)) {
-                    let first = (first..sorted.len()).find(|j| !next.has(*j)).unwrap_or(sorted.len());
+                    let first = (first..self.answered.len()).find(|j| !next.has(*j)).unwrap_or(self.answered.len());
                     stack.push((next, after, first));
                 }
             }
+            if seen.len() > SETS_MAX {
+                return None;
+            }
         }
-        if seen.len() > SETS_MAX {
-            return None;
+        Some(false)
+    }
+
+    /// Whether whatever was answered so has changed nothing. What finds a key gone may have ended it, if it had a deadline.
+    fn only_reads(&self, answer: &Answer) -> bool {
+        match answer {
+            Answer::Value(held) | Answer::Kept { actual: held } => held.is_some() || !self.is_mortal,
+            Answer::Deleted { existed } => !existed && !self.is_mortal,
+            Answer::NotANumber | Answer::Overflow => true,
+            _ => false,
         }
     }
-    Some(false)
+
+    /// Which operations may take effect next, and what the key holds then; what is to be tried first comes last.
+    fn next(&self, placed: &Placed, state: &State, first: usize, trying: Trying) -> Vec<(usize, State)> {
+        let mut earliest = Time::NEVER;
+        let mut window = Vec::new();
+        for (i, (operation, end, _)) in self.answered.iter().enumerate().skip(first) {
+            // What was asked later than that ends later, too.
+            if operation.invoked > earliest {
+                break;
+            }
+            if !placed.has(i) {
+                earliest = earliest.min(*end);
+                window.push(i);
+            }
+        }
+        window.retain(|i| self.answered[*i].0.invoked <= earliest);
+        if trying == Trying::AnsweredFirst {
+            window.sort_by_key(|i| std::cmp::Reverse(self.answered[*i].1));
+        }
+        let mut next = Vec::new();
+        for (n, operation) in self.doubtful.iter().enumerate().filter(|(_, o)| o.invoked <= earliest) {
+            let i = self.answered.len() + n;
+            // Of those that ask the same, the first that was asked may as well take effect first.
+            let is_before =
+                |j: usize| self.doubtful[j].input == operation.input && !placed.has(self.answered.len() + j);
+            if !placed.has(i) && !(0..n).any(is_before) {
+                // One that would change nothing may as well never take effect.
+                let changes =
+                    outcomes(state, operation).into_iter().map(|(after, _)| after).filter(|after| after != state);
+                next.extend(changes.map(|after| (i, after)));
+            }
+        }
+        for i in window {
+            let (operation, _, told) = self.answered[i];
+            for (after, answer) in outcomes(state, operation) {
+                if answer == *told && after == *state && self.only_reads(told) {
+                    // It may come now and changes nothing at any place: whatever order the others have, it may stand
+                    // before them.
+                    return vec![(i, after)];
+                }
+                if answer == *told {
+                    next.push((i, after));
+                }
+            }
+        }
+        next
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::rngs::SmallRng;
+    use rand::{RngExt, SeedableRng};
 
     fn value(text: &'static str) -> Bytes {
         Bytes::from_static(text.as_bytes())
@@ -400,6 +461,51 @@ mod tests {
         // Without one it stays.
         let again = (Input::Put(value("a")), 12, Some((13, Answer::Done)));
         assert!(history(&[put, again, get(900, None)]).check().is_err());
+    }
+
+    /// Tries every order there is.
+    fn any_order(left: &[&Operation], state: &State) -> bool {
+        let end = |o: &Operation| o.returned.as_ref().map_or(Time::NEVER, |(at, _)| *at);
+        let earliest = left.iter().map(|o| end(o)).min().unwrap_or(Time::NEVER);
+        earliest == Time::NEVER
+            || (0..left.len()).filter(|i| left[*i].invoked <= earliest).any(|i| {
+                let rest: Vec<&Operation> = [&left[..i], &left[i + 1..]].concat();
+                let fits = |answer: &Answer| left[i].returned.as_ref().is_none_or(|(_, told)| told == answer);
+                outcomes(state, left[i]).iter().any(|(after, answer)| fits(answer) && any_order(&rest, after))
+            })
+    }
+
+    #[test]
+    fn small_histories_are_judged_as_by_trying_every_order() {
+        let mut rng = SmallRng::seed_from_u64(7);
+        let mut judged = [0; 2];
+        for _ in 0..20_000 {
+            let mut told: Vec<Told> = Vec::new();
+            for _ in 0..rng.random_range(2..7) {
+                let (input, answer) = match rng.random_range(0..6) {
+                    0 => (Input::Put(value(["1", "x"][rng.random_range(0..2)])), Answer::Done),
+                    1 => (Input::PutFor(value("1"), Duration::from_nanos(10)), Answer::Done),
+                    2 => (Input::Del, Answer::Deleted { existed: rng.random() }),
+                    3 => (Input::Cas(Some(value("1")), value("x")), Answer::Done),
+                    4 => (Input::Incr(1), Answer::Number(rng.random_range(1..3))),
+                    _ => (
+                        Input::Get,
+                        Answer::Value([None, Some(value("1")), Some(value("x"))][rng.random_range(0..3)].clone()),
+                    ),
+                };
+                let (asked, took) = (rng.random_range(0..30), rng.random_range(1..15));
+                let doubtful = input != Input::Get && rng.random_range(0..4) == 0;
+                told.push((input, asked, (!doubtful).then_some((asked + took, answer))));
+            }
+            let history = history(&told);
+            let operations: Vec<&Operation> = history.operations.iter().collect();
+            let expected = any_order(&operations, &None);
+            judged[usize::from(expected)] += 1;
+            for trying in [Trying::AskedLast, Trying::AnsweredFirst] {
+                assert_eq!(Search::new(&operations).run(trying), Some(expected), "{told:?}");
+            }
+        }
+        assert!(judged.iter().all(|judged| *judged > 2000), "{judged:?} have no order and have one");
     }
 
     #[test]
