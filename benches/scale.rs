@@ -75,7 +75,7 @@ impl Log {
         self.journal.append(&write).unwrap();
         let report = self.journal.sync().unwrap();
         self.raft.persisted(self.now, report.durable);
-        report.sealed.into_iter().for_each(|sealed| self.view.seal(sealed));
+        report.sealed.into_iter().for_each(|sealed| self.view.seal(sealed).unwrap());
         if let Some(order) = self.journal.spare_wanted() {
             self.journal.spare_ready(order.prepare(&self.disk, || {}).unwrap());
         }

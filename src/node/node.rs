@@ -376,7 +376,9 @@ impl Node {
         self.raft.persisted(now, report.durable);
         self.raft.can_take(report.room);
         for sealed in report.sealed {
-            self.view.seal(sealed);
+            if let Err(fault) = self.view.seal(sealed) {
+                self.fault = Some(fault);
+            }
         }
     }
 

@@ -165,7 +165,7 @@ impl<D: Disk> Journal<D> {
         }
         replay.segments.push(last);
         replay.outline = Some(outline.clone());
-        let view = replay.view();
+        let view = replay.view()?;
         let started = Started { disk, options, boot, file, side, segment, outline };
         let mut journal = started.journal(replay.batch, older);
         if end == BEGIN {

@@ -460,16 +460,16 @@ impl Replay<'_> {
     }
 
     /// The readable log: all but the last segment mapped.
-    pub fn view(&self) -> View {
+    pub fn view(&self) -> Result<View> {
         let released = self.outline.as_ref().map_or(Index::ZERO, |outline| outline.base.position.index);
         let mut view = View::new(released);
-        let Some((last, sealed)) = self.segments.split_last() else { return view };
+        let Some((last, sealed)) = self.segments.split_last() else { return Ok(view) };
         for segment in sealed {
             let Some((first, end)) = segment.marks.entries() else { continue };
             let bytes = segment.bytes.clone();
             let number = segment.header.number;
             let whole = Sealed { segment: number, entries: first..=end, marks: segment.marks.shared(), bytes };
-            view.found(whole, (segment.live.0.max(released.next()), segment.live.1));
+            view.found(whole, (segment.live.0.max(released.next()), segment.live.1))?;
         }
         let good = last.bytes.slice(..last.end as usize);
         for item in Scan::new(good, last.header.salt(), None) {
@@ -484,7 +484,7 @@ impl Replay<'_> {
             }
         }
         view.release(released);
-        view
+        Ok(view)
     }
 
     fn corrupt(&self, number: u64, offset: u64, what: String, seen: Index) -> Fault {

@@ -43,7 +43,7 @@ fn push(journal: &mut Journal<SimDisk>, view: &mut View, write: Write) {
     journal.append(&write).unwrap();
     let report = journal.sync().unwrap();
     assert_eq!(report.durable, write.id);
-    report.sealed.into_iter().for_each(|sealed| view.seal(sealed));
+    report.sealed.into_iter().for_each(|sealed| view.seal(sealed).unwrap());
 }
 
 fn read(view: &View, range: std::ops::RangeInclusive<u64>) -> Vec<Entry> {
@@ -112,13 +112,38 @@ fn a_truncation_that_overtakes_the_seal_is_not_undone_by_it() {
     view.push(&first);
     view.push(&second);
     journal.append(&first).unwrap();
-    journal.sync().unwrap().sealed.into_iter().for_each(|sealed| view.seal(sealed));
+    journal.sync().unwrap().sealed.into_iter().for_each(|sealed| view.seal(sealed).unwrap());
     assert_eq!(read(&view, 4..=6), [entry(4, 1), entry(5, 2), entry(6, 2)]);
     assert_eq!(read(&view, 7..=9), []);
     journal.append(&second).unwrap();
     journal.sync().unwrap();
     drop(journal);
     assert_eq!(read(&open(&disk).1.view, 1..=9).len(), 6);
+}
+
+/// A write that landed elsewhere, say: what the segment should hold was let go of by the next one that was sealed, and a
+/// leader sent its new follower nothing for ever.
+#[test]
+fn segment_that_cannot_be_read_back_is_damage_and_its_entries_stay() {
+    let disk = SimDisk::new();
+    let (mut journal, recovered) = open(&disk);
+    let mut view = recovered.view;
+    let mut sealed = Vec::new();
+    for id in 1..=20 {
+        let write = write(id, 1, id * 4 - 3..=id * 4);
+        view.push(&write);
+        journal.append(&write).unwrap();
+        sealed.extend(journal.sync().unwrap().sealed);
+    }
+    assert!(sealed.len() >= 2, "{}", sealed.len());
+    for at in [20, sealed[0].marks.last().unwrap().1 as usize + 4] {
+        let mut broken = sealed[0].clone();
+        let mut bytes = broken.bytes.to_vec();
+        bytes[at] ^= 0x10;
+        broken.bytes = bytes.into();
+        assert!(matches!(view.seal(broken), Err(Fault::Corrupt { .. })), "byte {at}");
+        assert_eq!(read(&view, 1..=80).len(), 80);
+    }
 }
 
 #[test]

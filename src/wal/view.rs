@@ -96,16 +96,17 @@ impl View {
         }
     }
 
-    /// A segment will not change again: what it holds need not be in memory any more.
-    pub fn seal(&mut self, sealed: Sealed) {
-        let Some(mapped) = Mapped::new(sealed) else { return };
-        let Some(agreed) = self.agreed(&mapped) else { return };
+    /// A segment will not change again: what it holds need not be in memory any more. An error where it cannot be read
+    /// back: its entries stay in memory then, and the next start would refuse the log.
+    pub fn seal(&mut self, sealed: Sealed) -> Result<()> {
+        let Some(mapped) = Mapped::new(sealed)? else { return Ok(()) };
+        let Some(agreed) = self.agreed(&mapped)? else { return Ok(()) };
         let live = (mapped.live.0.max(self.released.next()), agreed);
-        if live.0 > live.1 {
-            return;
+        if live.0 <= live.1 {
+            self.fading = (agreed.0 + 1).saturating_sub(self.first.0).min(self.memory.len() as u64) as usize;
+            self.adopt(mapped, live);
         }
-        self.fading = (agreed.0 + 1).saturating_sub(self.first.0).min(self.memory.len() as u64) as usize;
-        self.adopt(mapped, live);
+        Ok(())
     }
 
     /// The log restarts: nothing that was held belongs to it.
@@ -116,13 +117,14 @@ impl View {
     }
 
     /// A segment found at start-up, with what of it belongs to the log.
-    pub fn found(&mut self, sealed: Sealed, live: (Index, Index)) {
-        if let Some(mapped) = Mapped::new(sealed)
+    pub fn found(&mut self, sealed: Sealed, live: (Index, Index)) -> Result<()> {
+        if let Some(mapped) = Mapped::new(sealed)?
             && live.0 <= live.1
         {
             self.adopt(mapped, live);
             self.first = live.1.next();
         }
+        Ok(())
     }
 
     fn adopt(&mut self, mut mapped: Mapped, live: (Index, Index)) {
@@ -139,33 +141,33 @@ impl View {
     /// Up to which index segment and memory hold the same entries. Memory may have moved on while the
     /// journal wrote: what was replaced meanwhile is not the log's. Two logs that agree at a position
     /// agree before it (§5.3), so this is a binary search.
-    fn agreed(&self, mapped: &Mapped) -> Option<Index> {
+    fn agreed(&self, mapped: &Mapped) -> Result<Option<Index>> {
         let from = mapped.live.0.max(self.first);
         let to = Index(mapped.live.1.0.min((self.first.0 + self.memory.len() as u64).saturating_sub(1)));
         let same = |index: Index| {
             let mut found = None;
-            let read = mapped.read(index, index, &mut |entry| {
+            mapped.read(index, index, &mut |entry| {
                 found = Some(entry.position);
                 false
-            });
-            read.is_ok() && found.is_some() && self.in_memory(index).map(|entry| entry.position) == found
+            })?;
+            Ok(found.is_some() && self.in_memory(index).map(|entry| entry.position) == found)
         };
         if from > to {
-            return None;
+            return Ok(None);
         }
-        if same(to) {
-            return Some(to);
+        if same(to)? {
+            return Ok(Some(to));
         }
         let (mut low, mut high) = (from.0, to.0);
         while low < high {
             let middle = low + (high - low) / 2;
-            if same(Index(middle)) {
+            if same(Index(middle))? {
                 low = middle + 1;
             } else {
                 high = middle;
             }
         }
-        (low > from.0).then(|| Index(low - 1))
+        Ok((low > from.0).then(|| Index(low - 1)))
     }
 
     fn in_memory(&self, index: Index) -> Option<&Entry> {
@@ -242,13 +244,19 @@ impl View {
 }
 
 impl Mapped {
-    fn new(sealed: Sealed) -> Option<Mapped> {
-        let header = SegmentHeader::decode(&sealed.bytes).ok()?;
+    /// Nothing if it holds no entry.
+    fn new(sealed: Sealed) -> Result<Option<Mapped>> {
         let live = (*sealed.entries.start(), *sealed.entries.end());
         if live.0 > live.1 || sealed.marks.is_empty() {
-            return None;
+            return Ok(None);
         }
-        Some(Mapped { salted: salted(header.salt()), sealed, live })
+        match SegmentHeader::decode(&sealed.bytes) {
+            Ok(header) => Ok(Some(Mapped { salted: salted(header.salt()), sealed, live })),
+            Err(malformed) => {
+                let unread = Mapped { salted: 0, sealed, live };
+                Err(unread.damage(0, Flaw::Wrong(malformed.0), live.0))
+            }
+        }
     }
 
     /// Visits the entries of a range in order, as long as the visitor wants more; says whether it did.

@@ -217,7 +217,7 @@ pub fn go_on(
         }
         match step {
             Step::Sync => {
-                journal.sync()?.sealed.into_iter().for_each(|sealed| view.seal(sealed));
+                journal.sync()?.sealed.into_iter().for_each(|sealed| view.seal(sealed).unwrap());
                 ledger.promised = ledger.deeds.len();
             }
             Step::Confirm => {
