@@ -290,6 +290,13 @@ impl Leader {
             }
             Message::Appended { matched } => {
                 progress.acknowledged(now, matched);
+                // It holds the configuration that it belongs to, on that disk. Its connection may be older than this
+                // node's knowledge of it, and the disk that it came with was of no meaning then.
+                if let Some(disk) =
+                    progress.disk.filter(|_| progress.counted_from.is_none() && matched >= me.configs.since())
+                {
+                    me.meet(peer, disk);
+                }
             }
             Message::Conflict { refused, hint, probe } => {
                 if shows_loss(me, progress, refused, probe) {

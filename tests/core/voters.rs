@@ -221,6 +221,26 @@ fn nobody_is_promoted_before_its_disk_is_named() {
     });
 }
 
+/// A connection may be older than this node's knowledge of who is at its other end: seed 2199024011446, a learner that
+/// no leader ever named.
+#[test]
+fn member_that_was_met_before_it_was_one_is_named_once_it_holds_its_configuration() {
+    let mut one = first_leader(Mutants::NONE);
+    one.acknowledges(2, 1);
+    one.acknowledges(2, 2);
+    one.raft.met(id(4), disk(4));
+    let add = Change::Add { id: id(4), address: "d:4".into(), disk: None, prospect: Prospect::Stays };
+    one.raft.reconfigure(one.now, &add, true).unwrap();
+    one.turn();
+    one.acknowledges(2, 3);
+    one.acknowledges(4, 2);
+    one.pass(ms(60));
+    assert_eq!((one.raft.log().commit(), one.raft.membership().disk(id(4))), (Index(3), None));
+    one.acknowledges(4, 3);
+    one.pass(ms(60));
+    assert_eq!(one.raft.membership().disk(id(4)), Some(disk(4)));
+}
+
 #[test]
 fn same_id_on_another_disk_is_another_candidate() {
     needs(Mutant::VoteForAnyDisk, |mutants| {
