@@ -6,6 +6,7 @@
 //! finds out, and does nothing twice.
 
 pub mod figures;
+mod log_level;
 mod peer_status;
 
 use crate::codec::Malformed;
@@ -14,6 +15,7 @@ use crate::types::{Change, Index, NodeId, Position, SessionId, Term};
 use byteorder::{LittleEndian, ReadBytesExt};
 use bytes::{BufMut, Bytes, BytesMut};
 use figures::Figures;
+pub use log_level::{LogLevel, LogLevelInForce, LogLevelRequest};
 pub use peer_status::PeerStatus;
 use serde::{Deserialize, Serialize};
 
@@ -217,6 +219,8 @@ pub enum Request {
         /// Which; nobody for whoever is best placed.
         to: Option<NodeId>,
     },
+    /// Read or change the level of this node's log.
+    LogLevel(LogLevelRequest),
 }
 
 /// What a node answers.
@@ -264,6 +268,8 @@ pub enum Reply {
         /// Who.
         to: NodeId,
     },
+    /// The log level that holds on this node now.
+    LogLevel(LogLevelInForce),
     /// Turned away. Nothing has happened.
     Refused(Refusal),
     /// It may happen yet, or have happened: this node lost its place before it knew.
@@ -336,6 +342,9 @@ pub enum Refusal {
     /// The snapshot that was to be read is not there any more: a newer one has taken its place.
     #[error("that snapshot is gone: a newer one has taken its place")]
     SnapshotGone,
+    /// The process that runs the node does not offer that.
+    #[error("the process that runs this node does not offer that")]
+    NotOffered,
     /// Who was to take over did not, in time: the leader goes on.
     #[error("{to} did not take over in time; the leader goes on")]
     KeptLead {

@@ -177,6 +177,14 @@ fn keys_of_no_use_are_a_wrong_configuration() {
     assert!(!data.exists());
 }
 
+#[test]
+fn log_level_is_changed_only_by_who_is_understood() {
+    let (cluster, ours) = encrypted();
+    assert_eq!(cluster.run(&["log-level", "error", "--timeout", "1s"]).code, Some(3));
+    let said = cluster.run(&["log-level", "--tls-ca", &ours.ca]);
+    assert_eq!((said.code, said.out.as_str()), (Some(0), "n1 info\nn2 info\nn3 info\n"), "{said:?}");
+}
+
 /// A node without a certificate may be a client; it is no peer.
 #[test]
 fn a_peer_shows_a_certificate() {

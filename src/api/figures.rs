@@ -176,6 +176,7 @@ impl Refusal {
             Refusal::NoSpace => "no_space",
             Refusal::Changing { .. } | Refusal::Unsound { .. } | Refusal::Dangerous { .. } => "membership",
             Refusal::SnapshotGone => "snapshot_gone",
+            Refusal::NotOffered => "not_offered",
             Refusal::KeptLead { .. } => "transfer",
         }
     }

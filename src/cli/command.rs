@@ -7,6 +7,7 @@ use super::demo::run::{self as demo, Demo};
 use super::doctor::{self, Doctor};
 use super::dump::{self, Dump};
 use super::kv::{self, Cas, Del, Get, Incr, Put, Scan, Ttl};
+use super::log_level::{self, SetLevel};
 use super::manual::{self, Completions, Man};
 use super::member::{self, Member, Transfer};
 use super::recover::{self, Recover};
@@ -56,6 +57,9 @@ pub fn describe() -> Command {
             Command::new("member").about("Lists the members of the cluster, and changes them"),
         ))
         .subcommand(Transfer::augment_args(Command::new("transfer").about("Lets another node lead")))
+        .subcommand(SetLevel::augment_args(
+            Command::new("log-level").about("Prints how much nodes log, and changes it while they run"),
+        ))
         .subcommand(Diff::augment_args(Command::new("diff").about("Compares the logs of data directories")))
         .subcommand(Check::augment_args(
             Command::new("check").about("Decides whether data directories keep what Raft promises"),
@@ -108,6 +112,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
         Some(("dump", matches)) => dump::print(Dump::from_arg_matches(matches)?),
         Some(("member", matches)) => member::run(&Member::from_arg_matches(matches)?),
         Some(("transfer", matches)) => member::transfer(&Transfer::from_arg_matches(matches)?),
+        Some(("log-level", matches)) => log_level::run(&SetLevel::from_arg_matches(matches)?),
         Some(("diff", matches)) => diff::run(&Diff::from_arg_matches(matches)?),
         Some(("check", matches)) => check::run(&Check::from_arg_matches(matches)?),
         Some(("recover", matches)) => recover::run(&Recover::from_arg_matches(matches)?),

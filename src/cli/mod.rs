@@ -17,6 +17,7 @@ pub mod ending;
 pub mod join;
 pub mod journal_tour;
 pub mod kv;
+pub mod log_level;
 pub mod logging;
 pub mod manual;
 pub mod member;

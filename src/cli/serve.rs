@@ -114,7 +114,7 @@ pub struct Serve {
     /// power losses leave it
     #[arg(long, env = "DRAVE_ON_TORN_TAIL", value_enum, default_value = "cut")]
     on_torn_tail: OnTornTail,
-    /// What is logged: error, warn, info, debug or trace. SIGUSR1 switches debug on, and off again
+    /// What is logged: error, warn, info, debug or trace. `drave log-level` changes it while the node runs; SIGUSR1 switches debug on, and off again
     #[arg(long, env = "DRAVE_LOG_LEVEL", value_name = "LEVEL")]
     log_level: Option<log::LevelFilter>,
     /// The form of log lines
@@ -317,6 +317,7 @@ fn configure(serve: &Serve, node: NodeId, data: &Path) -> Config {
     config.log_look = serve.look;
     config.fsync = !serve.unsafe_no_fsync;
     config.signals = true;
+    config.reactor.log_control = Some(logging::change_level);
     config.resp = doorway(serve.resp.as_deref());
     config.http = doorway(serve.http.as_deref());
     config.redis.advertised.clone_from(&serve.advertise_resp);

@@ -6,7 +6,7 @@ use super::call_protocol::{CallProtocol, Options, Step, nothing_applied};
 use super::clock::Clock;
 use super::connection::{Connection, deadline};
 use super::error::{ClientError, Tried};
-use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
+use crate::api::{Consistency, LogLevelInForce, LogLevelRequest, Op, Outcome, Refusal, Reply, Request, Status};
 use crate::types::{Change, Index, NodeId, Position, Time};
 use bytes::Bytes;
 use std::time::{Duration, Instant};
@@ -102,6 +102,18 @@ impl Client {
     pub fn snapshot(&self, endpoint: &str) -> Result<(Position, u64), ClientError> {
         match self.ask_one(endpoint, &Request::Snapshot)? {
             Reply::Snapshot { position, bytes } => Ok((position, bytes)),
+            _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+        }
+    }
+
+    /// Reads or changes the level of one node's log; the level that holds then.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotOffered`] if the process that runs the node lets nobody change its log.
+    pub fn log_level(&self, endpoint: &str, request: LogLevelRequest) -> Result<LogLevelInForce, ClientError> {
+        match self.ask_one(endpoint, &Request::LogLevel(request))? {
+            Reply::LogLevel(level) => Ok(level),
             _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
         }
     }

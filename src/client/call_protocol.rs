@@ -452,6 +452,7 @@ impl CallProtocol {
             | Refusal::Unsound { .. }
             | Refusal::Dangerous { .. }
             | Refusal::SnapshotGone
+            | Refusal::NotOffered
             | Refusal::KeptLead { .. } => return Err(ClientError::Never(refusal)),
         }
         self.call.tried.refusal = Some(refusal);

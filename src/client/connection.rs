@@ -6,7 +6,7 @@ use crate::types::NodeId;
 use crate::wire::WireError;
 use crate::wire::client::{NEWS, put_request_frame, read_reply_frame};
 use crate::wire::frame::{Frame, FrameReader};
-use crate::wire::hello::{Hello, Welcome};
+use crate::wire::hello::{Hello, VERSION_MIN, Welcome};
 use bytes::BytesMut;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -21,6 +21,8 @@ pub struct Connection {
     scratch: Box<[u8]>,
     next: u64,
     node: Option<NodeId>,
+    /// The version both speak.
+    version: u16,
     news: Option<Box<Status>>,
 }
 
@@ -33,6 +35,9 @@ pub enum Trouble {
     /// The node broke the protocol, or refuses us.
     #[error("{0}")]
     Wire(#[from] WireError),
+    /// The node speaks an older version of the protocol, which has no such request: nothing was sent.
+    #[error("the node runs an older version of drave, which does not know this request")]
+    Older,
 }
 
 impl Trouble {
@@ -83,6 +88,7 @@ impl Connection {
             scratch: vec![0; 16 << 10].into(),
             next: 1,
             node: None,
+            version: 0,
             news: None,
         };
         match connection.hello(machine, deadline) {
@@ -99,6 +105,7 @@ impl Connection {
         self.send(deadline)?;
         let welcome = Welcome::read(self.receive(deadline)?)?;
         self.node = Some(welcome.node);
+        self.version = welcome.version;
         Ok(())
     }
 
@@ -119,7 +126,14 @@ impl Connection {
     }
 
     /// Asks, under the number that the answer will have.
+    ///
+    /// # Errors
+    ///
+    /// [`Trouble::Older`] if the node does not know such a request.
     pub fn ask(&mut self, request: &Request, deadline: Instant) -> Result<u64, Trouble> {
+        if self.version < since_version(request) {
+            return Err(Trouble::Older);
+        }
         let id = self.next;
         self.next += 1;
         put_request_frame(&mut self.output, id, false, request);
@@ -225,4 +239,12 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 
 fn timed_out() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
+}
+
+/// The first version of the protocol that has such a request.
+fn since_version(request: &Request) -> u16 {
+    match request {
+        Request::LogLevel(_) => 8,
+        _ => VERSION_MIN,
+    }
 }

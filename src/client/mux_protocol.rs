@@ -527,6 +527,7 @@ impl MuxProtocol {
             | Reply::SnapshotPiece { .. }
             | Reply::Changed { .. }
             | Reply::Handed { .. }
+            | Reply::LogLevel(_)
             | Reply::Done { .. } => Result::Unknown,
         };
         self.failures = 0;

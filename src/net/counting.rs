@@ -82,7 +82,8 @@ impl Counting {
             | Request::Snapshot
             | Request::ReadSnapshot { .. }
             | Request::Change { .. }
-            | Request::Transfer { .. } => {}
+            | Request::Transfer { .. }
+            | Request::LogLevel(_) => {}
         }
     }
 

@@ -23,6 +23,7 @@ pub mod leadership;
 pub mod leavings;
 pub mod links;
 pub mod listening;
+pub mod log_control;
 pub mod look;
 pub mod options;
 pub mod password;

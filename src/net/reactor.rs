@@ -7,6 +7,7 @@ use super::applying::Applying;
 use super::inbox::{Inbox, Letter};
 use super::leaderless::{self, Leaderless};
 use super::leadership::Leadership;
+use super::log_control::{self, LogControl};
 use super::look::Look;
 use super::replaying::{Replaying, Told};
 use super::sockets::Net;
@@ -51,11 +52,19 @@ pub struct Options {
     pub in_memory: bool,
     /// The file system it lies on, likewise.
     pub file_system: &'static str,
+    /// Changes the level of the process's log, for clients that ask for it; without it they are refused.
+    pub log_control: Option<LogControl>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { look: Duration::from_micros(60), grace: Duration::from_secs(5), in_memory: false, file_system: "" }
+        Options {
+            look: Duration::from_micros(60),
+            grace: Duration::from_secs(5),
+            in_memory: false,
+            file_system: "",
+            log_control: None,
+        }
     }
 }
 
@@ -198,6 +207,10 @@ impl<M: StateMachine> Reactor<M> {
 
     /// Hands an event to the node, which has to turn before the loop sleeps.
     fn tell(&mut self, now: Time, event: Event) {
+        // The log is the process's, not the node's. A peer passes on nothing of the kind.
+        if let Event::Request { from: from @ Caller::Client(_), id, request: Request::LogLevel(request), .. } = event {
+            return self.reply(now, from, id, log_control::answer(self.options.log_control, request));
+        }
         self.node.handle(now, event);
         self.unturned = true;
     }

@@ -261,6 +261,8 @@ impl Node {
                 Ok(read) => self.reading.push(read, asked),
                 Err(refusal) => self.refuse(asked, refusal),
             },
+            // The process answers its own clients; a peer passes on nothing of the kind.
+            Request::LogLevel(_) => self.refuse(asked, Refusal::NotOffered),
             Request::Change { .. } | Request::Transfer { .. } if self.raft.leads() => self.govern(now, asked),
             Request::Propose { .. } | Request::Change { .. } | Request::Transfer { .. } => self.elsewhere(asked),
         }

@@ -29,7 +29,8 @@ impl Asked {
         match &self.request {
             Request::Propose { op } => op.len() as u64,
             Request::Query { query, .. } => query.len() as u64,
-            Request::Status | Request::Snapshot | Request::ReadSnapshot { .. } | Request::Transfer { .. } => 0,
+            Request::Status | Request::Snapshot | Request::ReadSnapshot { .. } => 0,
+            Request::Transfer { .. } | Request::LogLevel(_) => 0,
             Request::Change { .. } => ADDRESS_BYTES_MAX as u64,
         }
     }
@@ -404,7 +405,8 @@ pub fn query_of(request: Request) -> Option<Bytes> {
         | Request::Snapshot
         | Request::ReadSnapshot { .. }
         | Request::Change { .. }
-        | Request::Transfer { .. } => None,
+        | Request::Transfer { .. }
+        | Request::LogLevel(_) => None,
     }
 }
 

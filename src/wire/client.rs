@@ -6,6 +6,7 @@
 use super::change::{change_size, put_change, read_change};
 use super::error::WireError;
 use super::frame::{Frame, Kind, kept, put_frame};
+use super::log_level::{put_level, put_level_request, read_level, read_level_request};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
 use crate::codec::{Malformed, Put, Reader};
 use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX};
@@ -33,6 +34,7 @@ const SNAPSHOT: u8 = 4;
 const CHANGE: u8 = 5;
 const TRANSFER: u8 = 6;
 const READ_SNAPSHOT: u8 = 7;
+const LOG_LEVEL: u8 = 8;
 
 const LINEARIZABLE: u8 = 0;
 const LOCAL: u8 = 1;
@@ -46,6 +48,7 @@ const TAKEN: u8 = 6;
 const CHANGED: u8 = 7;
 const HANDED: u8 = 8;
 const SNAPSHOT_PIECE: u8 = 9;
+const LEVEL_IN_FORCE: u8 = 10;
 
 const OPENED: u8 = 1;
 const EXECUTED: u8 = 2;
@@ -70,6 +73,7 @@ const DANGEROUS: u8 = 10;
 const KEPT_LEAD: u8 = 11;
 const OUTSIDE: u8 = 12;
 const SNAPSHOT_GONE: u8 = 13;
+const NOT_OFFERED: u8 = 14;
 
 /// Why something is refused, in bytes of words, at most.
 const WORDS_MAX: usize = 4096;
@@ -126,6 +130,7 @@ pub(super) fn request_size(request: &Request) -> usize {
         Request::Propose { op } => 1 + op.len(),
         Request::Query { query, .. } => 2 + query.len(),
         Request::Status | Request::Snapshot => 1,
+        Request::LogLevel(_) => 2,
         Request::ReadSnapshot { .. } => 25,
         Request::Change { change, .. } => 2 + change_size(change),
         Request::Transfer { .. } => 9,
@@ -163,6 +168,10 @@ pub(super) fn put_request(out: &mut BytesMut, request: &Request) {
             out.put_u8(TRANSFER);
             out.put_node(*to);
         }
+        Request::LogLevel(request) => {
+            out.put_u8(LOG_LEVEL);
+            put_level_request(out, *request);
+        }
     }
 }
 
@@ -191,6 +200,7 @@ pub(super) fn read_request(reader: &mut Reader) -> Result<Request, Malformed> {
             Ok(Request::Change { change: read_change(reader)?, force })
         }
         TRANSFER => Ok(Request::Transfer { to: reader.node()? }),
+        LOG_LEVEL => Ok(Request::LogLevel(read_level_request(reader)?)),
         _ => Err(Malformed("unknown request")),
     }
 }
@@ -206,7 +216,7 @@ pub(super) fn reply_size(reply: &Reply) -> usize {
         Reply::Refused(Refusal::Unsound { why } | Refusal::Dangerous { why }) => 16 + why.len(),
         Reply::Refused(_) => 64 + ADDRESS_BYTES_MAX,
         Reply::Done { .. } | Reply::Snapshot { .. } | Reply::Unknown => 32,
-        Reply::Changed { .. } | Reply::Handed { .. } => 32,
+        Reply::Changed { .. } | Reply::Handed { .. } | Reply::LogLevel(_) => 32,
     }
 }
 
@@ -240,6 +250,10 @@ pub fn put_reply(out: &mut BytesMut, reply: &Reply) {
             out.put_u8(HANDED);
             out.put_node(Some(*to));
         }
+        Reply::LogLevel(level) => {
+            out.put_u8(LEVEL_IN_FORCE);
+            put_level(out, *level);
+        }
         Reply::Snapshot { position, bytes } => {
             out.put_u8(TAKEN);
             out.put_position(*position);
@@ -267,6 +281,7 @@ pub(super) fn read_reply(reader: &mut Reader) -> Result<Reply, Malformed> {
         UNKNOWN => Reply::Unknown,
         CHANGED => Reply::Changed { position: reader.position()? },
         HANDED => Reply::Handed { to: reader.somebody()? },
+        LEVEL_IN_FORCE => Reply::LogLevel(read_level(reader)?),
         TAKEN => Reply::Snapshot { position: reader.position()?, bytes: reader.u64()? },
         SNAPSHOT_PIECE => Reply::SnapshotPiece { offset: reader.u64()?, total: reader.u64()?, bytes: reader.rest() },
         _ => return Err(Malformed("unknown reply")),
@@ -331,6 +346,7 @@ fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
         Refusal::Stopping => out.put_u8(STOPPING),
         Refusal::NoSpace => out.put_u8(NO_SPACE),
         Refusal::SnapshotGone => out.put_u8(SNAPSHOT_GONE),
+        Refusal::NotOffered => out.put_u8(NOT_OFFERED),
         Refusal::Changing { since } => {
             out.put_u8(CHANGING);
             out.put_u64_le(since.0);
@@ -371,6 +387,7 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
         STOPPING => Refusal::Stopping,
         NO_SPACE => Refusal::NoSpace,
         SNAPSHOT_GONE => Refusal::SnapshotGone,
+        NOT_OFFERED => Refusal::NotOffered,
         CHANGING => Refusal::Changing { since: Index(reader.u64()?) },
         UNSOUND => Refusal::Unsound { why: reader.string(WORDS_MAX)? },
         DANGEROUS => Refusal::Dangerous { why: reader.string(WORDS_MAX)? },
@@ -394,7 +411,10 @@ mod tests {
     use super::super::frame::FrameReader;
     use super::*;
     use crate::api::figures::{Buckets, Figures};
-    use crate::api::{DiskStatus, LogStatus, MemberStatus, PeerStatus, RoleName, StageStatus, TimingStatus};
+    use crate::api::{
+        DiskStatus, LogLevel, LogLevelInForce, LogLevelRequest, LogStatus, MemberStatus, PeerStatus, RoleName,
+        StageStatus, TimingStatus,
+    };
     use crate::types::{Change, NodeId, Position};
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -418,6 +438,7 @@ mod tests {
             Request::Change { change: Change::Remove(NodeId::new(3).unwrap()), force: true },
             Request::Transfer { to: None },
             Request::Transfer { to: NodeId::new(2) },
+            Request::LogLevel(LogLevelRequest::Read),
         ]
     }
 
@@ -484,6 +505,7 @@ mod tests {
             Refusal::Stopping,
             Refusal::NoSpace,
             Refusal::SnapshotGone,
+            Refusal::NotOffered,
             Refusal::Changing { since: Index(9) },
             Refusal::Unsound { why: "n9 is not a member".into() },
             Refusal::Dangerous { why: "n4 does not answer".into() },
@@ -496,6 +518,7 @@ mod tests {
         replies.push(Reply::Status(Box::new(status())));
         replies.push(Reply::Snapshot { position, bytes: 77 });
         replies.push(Reply::SnapshotPiece { offset: 3, total: 7, bytes: Bytes::from_static(b"abcd") });
+        replies.push(Reply::LogLevel(LogLevelInForce { level: LogLevel::Debug, changed: true }));
         replies.push(Reply::Unknown);
         replies.push(Reply::Changed { position });
         replies.push(Reply::Handed { to: NodeId::new(2).unwrap() });

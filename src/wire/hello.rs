@@ -11,7 +11,7 @@ use bytes::{BufMut, BytesMut};
 /// The oldest version of the protocol this program speaks.
 pub const VERSION_MIN: u16 = 7;
 /// The newest version of the protocol this program speaks.
-pub const VERSION_MAX: u16 = 7;
+pub const VERSION_MAX: u16 = 8;
 
 const MAGIC: [u8; 6] = *b"drave\n";
 

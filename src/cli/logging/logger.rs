@@ -2,17 +2,18 @@
 
 use super::json;
 use super::sink::{Sink, StandardError};
+use crate::api::{LogLevel, LogLevelInForce, LogLevelRequest};
 use crate::cli::trouble::Trouble;
 use clap::ValueEnum;
 use env_logger::{Builder, Env, Target, WriteStyle};
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{LevelFilter, Log, Metadata, Record};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -34,24 +35,32 @@ struct Logger {
     /// `--log-level` or `RUST_LOG`.
     filter: env_logger::Logger,
     formatter: env_logger::Logger,
-    /// Whether debug lines of this program are logged as well.
-    verbose: AtomicBool,
+    /// The level of this program's own lines, if it was changed since the start.
+    changed: AtomicUsize,
+    /// Held while the level is changed.
+    changing: Mutex<()>,
     sink: Sink,
     format: Format,
+    node: u64,
 }
+
+/// What [`Logger::changed`] holds while the level is as at the start; else a level's number.
+const UNCHANGED: usize = usize::MAX;
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata) -> bool {
-        let verbose = || self.verbose.load(Ordering::Relaxed) && metadata.target().starts_with("drave");
-        self.filter.enabled(metadata) || (metadata.level() <= Level::Debug && verbose())
+        match self.changed() {
+            Some(level) if metadata.target().starts_with("drave") => metadata.level() <= level,
+            _ => self.filter.enabled(metadata),
+        }
     }
 
     fn log(&self, record: &Record) {
         // The filter may also look at what is said (`RUST_LOG=info/pattern`).
-        let verbose = self.verbose.load(Ordering::Relaxed) && self.enabled(record.metadata());
-        if verbose || self.filter.matches(record) {
+        let matches = || self.changed().is_some() || self.filter.matches(record);
+        if self.enabled(record.metadata()) && matches() {
             self.formatter.log(record);
         }
     }
@@ -77,9 +86,11 @@ pub fn start(level: Option<LevelFilter>, format: Format, node: u64) -> Result<()
     let logger = Logger {
         filter: filter.build(),
         formatter: formatter(format, node, &sink),
-        verbose: AtomicBool::new(false),
+        changed: AtomicUsize::new(UNCHANGED),
+        changing: Mutex::new(()),
         sink: sink.clone(),
         format,
+        node,
     };
     let writer = sink;
     let out = StandardError::open().map_err(trouble)?;
@@ -96,7 +107,7 @@ pub fn start(level: Option<LevelFilter>, format: Format, node: u64) -> Result<()
     // Certificates are read again at SIGHUP once the node runs; before that they have just been read.
     signal_hook::flag::register(SIGHUP, Arc::default()).map_err(trouble)?;
     let mut signals = Signals::new([SIGUSR1]).map_err(trouble)?;
-    let switch = move || signals.forever().for_each(|_| logger.switch_verbose(node));
+    let switch = move || signals.forever().for_each(|_| logger.switch_debug());
     thread::Builder::new().name("log level".into()).spawn(switch).map(drop).map_err(trouble)
 }
 
@@ -125,13 +136,56 @@ fn has_colours() -> bool {
 }
 
 impl Logger {
-    fn switch_verbose(&self, node: u64) {
-        let verbose = !self.verbose.fetch_xor(true, Ordering::Relaxed);
+    /// The level of this program's own lines, if it was changed since the start.
+    fn changed(&self) -> Option<LevelFilter> {
+        LevelFilter::iter().nth(self.changed.load(Ordering::Relaxed))
+    }
+
+    /// At SIGUSR1: debug, or as at the start again where the level was raised so.
+    fn switch_debug(&self) {
+        let verbose = self.changed().is_some_and(|level| level >= LevelFilter::Debug);
+        self.change(if verbose { LogLevelRequest::Reset } else { LogLevelRequest::Set(LogLevel::Debug) });
+    }
+
+    fn change(&self, request: LogLevelRequest) -> LogLevelInForce {
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = match request {
+            LogLevelRequest::Read => return self.in_force(),
+            LogLevelRequest::Reset => None,
+            LogLevelRequest::Set(level) => LevelFilter::iter().nth(level as usize),
+        };
+        let node = self.node;
+        let tell = || match wanted {
+            Some(level) => log::info!(node; "the log level is {} from here on", level.as_str().to_lowercase()),
+            None => log::info!(node; "the log level is as at the start from here on"),
+        };
+        // The line is one of the more verbose of both levels: else a log that ends here would not say why.
         let usual = self.filter.filter();
-        log::set_max_level(if verbose { usual.max(LevelFilter::Debug) } else { usual });
-        let (now, again) =
-            if verbose { ("debug", "again for the level before") } else { ("as at the start", "for debug") };
-        log::info!(node; "the log level is {now} (SIGUSR1 {again})");
+        let is_quieter = wanted.unwrap_or(usual) < self.changed().unwrap_or(usual);
+        if is_quieter {
+            tell();
+        }
+        self.changed.store(wanted.map_or(UNCHANGED, |level| level as usize), Ordering::Relaxed);
+        log::set_max_level(wanted.map_or(usual, |level| usual.max(level)));
+        if !is_quieter {
+            tell();
+        }
+        self.in_force()
+    }
+
+    fn in_force(&self) -> LogLevelInForce {
+        let changed = self.changed();
+        let level = changed.unwrap_or(self.filter.filter());
+        LogLevelInForce { level: LogLevel::ALL[level as usize], changed: changed.is_some() }
+    }
+}
+
+/// Reads or changes the level of this process's log, and logs the change; the level that holds then. It does not wait
+/// for whoever reads the log.
+pub fn change_level(request: LogLevelRequest) -> LogLevelInForce {
+    match LOGGER.get() {
+        Some(logger) => logger.change(request),
+        None => LogLevelInForce { level: LogLevel::Off, changed: false },
     }
 }
 

@@ -95,7 +95,8 @@ impl Cluster {
             | Request::Snapshot
             | Request::ReadSnapshot { .. }
             | Request::Change { .. }
-            | Request::Transfer { .. } => Reply::Unknown,
+            | Request::Transfer { .. }
+            | Request::LogLevel(_) => Reply::Unknown,
         }
     }
 }

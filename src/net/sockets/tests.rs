@@ -338,7 +338,7 @@ fn who_is_not_wanted_is_told_why() {
     assert_eq!(greet(peer(9, 2, 3)).0, refused(Reason::Target));
     assert_eq!(greet(peer(9, 3, 1)).0, refused(Reason::Stranger));
     assert_eq!(greet(peer(9, 1, 1)).0, refused(Reason::Double));
-    assert_eq!(greet(Hello { version_min: 8, version_max: 9, ..Hello::client() }).0, refused(Reason::Version));
+    assert_eq!(greet(Hello { version_min: 9, version_max: 10, ..Hello::client() }).0, refused(Reason::Version));
     let (first, _stays) = greet(Hello::client());
     assert_eq!(first.unwrap().node, id(1));
     assert_eq!(greet(Hello::client()).0, refused(Reason::Full));

@@ -1,0 +1,86 @@
+//! The level of a node's log, and what may be asked of it while the node runs.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// How much a node logs: lines of this level and of the levels before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What ended, or failed.
+    Error,
+    /// What needs an operator, too.
+    Warn,
+    /// What an operator wants to know, too: the default of a node.
+    Info,
+    /// What explains the lines before, too.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// What a client asks of a node's log level.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogLevelRequest {
+    /// Nothing is changed; the node says which level holds.
+    Read,
+    /// The level is what it was at the start of the process again.
+    Reset,
+    /// The level is that one until it is changed again, or the process ends.
+    Set(LogLevel),
+}
+
+/// The log level that holds on a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogLevelInForce {
+    /// The level; of several that hold for different modules, the most verbose one.
+    pub level: LogLevel,
+    /// Whether it was changed since the start of the process.
+    pub changed: bool,
+}
+
+impl LogLevel {
+    /// All of them, from the least verbose to the most.
+    pub const ALL: [LogLevel; 6] =
+        [LogLevel::Off, LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+}
+
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            LogLevel::Off => "off",
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        })
+    }
+}
+
+impl FromStr for LogLevelRequest {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LogLevelRequest, String> {
+        if text == "reset" {
+            return Ok(LogLevelRequest::Reset);
+        }
+        let level = LogLevel::ALL.into_iter().find(|level| level.to_string() == text);
+        level.map(LogLevelRequest::Set).ok_or_else(|| "off, error, warn, info, debug, trace or reset".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_levels_are_read_as_they_are_written() {
+        for level in LogLevel::ALL {
+            assert_eq!(level.to_string().parse(), Ok(LogLevelRequest::Set(level)));
+        }
+        assert_eq!("reset".parse(), Ok(LogLevelRequest::Reset));
+        assert!("loud".parse::<LogLevelRequest>().is_err());
+    }
+}
