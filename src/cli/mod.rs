@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod children;
 pub mod cluster;
+mod columns;
 pub mod command;
 pub mod demo;
 pub mod doctor;

@@ -1,6 +1,7 @@
 //! `drave status`: every node as it knows itself, and as its leader knows it.
 
 use super::cluster::Cluster;
+use super::columns::{Column, lines, number, words};
 use super::trouble::Trouble;
 use crate::api::{PeerStatus, RoleName, Status};
 use crate::cli::output::{out, outln};
@@ -104,40 +105,48 @@ fn to_json(asked: &[Asked]) -> serde_json::Value {
     })
 }
 
+/// The columns of nodes.
+const NODES: [Column; 12] = [
+    words("node", 5, 0),
+    words("role", 12, 1),
+    number("term", 5),
+    number("commit", 9),
+    number("applied", 9),
+    number("match", 9),
+    number("lag", 6),
+    number("fsync p99", 9),
+    words("address", 18, 2),
+    words("stage", 8, 1),
+    number("heard", 7),
+    words("digest", 0, 2),
+];
+
+/// The columns of what nodes keep.
+const KEPT: [Column; 7] = [
+    words("node", 5, 0),
+    number("log", 10),
+    number("from", 9),
+    number("reclaimable", 11),
+    number("snapshot", 10),
+    number("up to", 9),
+    words("kept for", 0, 2),
+];
+
 fn print(asked: &[Asked]) {
     let leader = leader(asked);
-    outln!(
-        "{:<5} {:<12} {:>5} {:>9} {:>9} {:>9} {:>6} {:>9}  {:<18} {:<8} {:>7}  digest",
-        "node",
-        "role",
-        "term",
-        "commit",
-        "applied",
-        "match",
-        "lag",
-        "fsync p99",
-        "address",
-        "stage",
-        "heard"
-    );
-    for asked in asked {
-        match &asked.status {
-            Ok(status) => outln!("{}", row(&asked.endpoint, status, leader)),
-            Err(error) => outln!("{:<5} {:<12} {:>57}  {error}", "?", "down", asked.endpoint),
+    let node = |asked: &Asked| match &asked.status {
+        Ok(status) => row(&asked.endpoint, status, leader),
+        Err(error) => {
+            let mut cells = vec![String::new(); 8];
+            (cells[0], cells[1]) = ("?".to_owned(), "down".to_owned());
+            cells.extend([asked.endpoint.clone(), error.clone()]);
+            cells
         }
-    }
-    outln!(
-        "{:<5} {:>10} {:>9} {:>11} {:>10} {:>9}  kept for",
-        "node",
-        "log",
-        "from",
-        "reclaimable",
-        "snapshot",
-        "up to"
-    );
-    for status in asked.iter().filter_map(|asked| asked.status.as_ref().ok()) {
-        outln!("{}", kept_row(status, leader).trim_end());
-    }
+    };
+    lines(&NODES, &asked.iter().map(node).collect::<Vec<_>>()).iter().for_each(|line| outln!("{line}"));
+    let answered = asked.iter().filter_map(|asked| asked.status.as_ref().ok());
+    let kept: Vec<_> = answered.map(|status| kept_row(status, leader)).collect();
+    lines(&KEPT, &kept).iter().for_each(|line| outln!("{line}"));
     for status in
         asked.iter().filter_map(|asked| asked.status.as_ref().ok()).filter(|status| !status.promised.is_empty())
     {
@@ -184,7 +193,7 @@ fn seen<'a>(status: &Status, leader: Option<&'a Status>) -> Option<&'a PeerStatu
 }
 
 /// What a node keeps on its disk, and why.
-fn kept_row(status: &Status, leader: Option<&Status>) -> String {
+fn kept_row(status: &Status, leader: Option<&Status>) -> Vec<String> {
     let log = &status.log;
     let size = |bytes: u64| ByteSize(bytes).display().iec().to_string();
     let (snapshot, upto) = match log.snapshot {
@@ -198,17 +207,18 @@ fn kept_row(status: &Status, leader: Option<&Status>) -> String {
         .map(|peer| format!("receives a snapshot: {} of {}", size(peer.snapshot_has), size(peer.snapshot_bytes)));
     let kept_for = Some(log.kept_for.clone()).filter(|why| !why.is_empty());
     let why: Vec<String> = [kept_for, taking, lacks_room, receives].into_iter().flatten().collect();
-    format!(
-        "{:<5} {:>10} {:>9} {:>11} {snapshot:>10} {upto:>9}  {}",
+    vec![
         format!("n{}", status.node),
         size(log.bytes),
-        log.first,
+        log.first.to_string(),
         size(log.reclaimable),
+        snapshot,
+        upto,
         why.join(" · "),
-    )
+    ]
 }
 
-fn row(endpoint: &str, status: &Status, leader: Option<&Status>) -> String {
+fn row(endpoint: &str, status: &Status, leader: Option<&Status>) -> Vec<String> {
     let seen = seen(status, leader);
     let leads = leader.is_some_and(|leader| leader.node == status.node);
     let (matched, lag) = match seen {
@@ -220,17 +230,20 @@ fn row(endpoint: &str, status: &Status, leader: Option<&Status>) -> String {
     };
     let stage = seen.map_or("-", |peer| if peer.lost_acknowledged > 0 { "lost" } else { peer.stage.as_str() });
     let heard = seen.and_then(|peer| peer.heard_ms).map_or("-".to_owned(), |ms| format!("{ms} ms"));
-    format!(
-        "{:<5} {:<12} {:>5} {:>9} {:>9} {matched:>9} {lag:>6} {:>6.2} ms  {endpoint:<18} {stage:<8} {heard:>7}  {}@{}",
+    vec![
         format!("n{}", status.node),
-        status.role,
-        status.term,
-        status.commit,
-        status.applied,
-        status.disk.sync_p99_us / 1000.0,
-        &status.digest[..8.min(status.digest.len())],
-        status.applied,
-    )
+        status.role.to_string(),
+        status.term.to_string(),
+        status.commit.to_string(),
+        status.applied.to_string(),
+        matched,
+        lag,
+        format!("{:.2} ms", status.disk.sync_p99_us / 1000.0),
+        endpoint.to_owned(),
+        stage.to_owned(),
+        heard,
+        format!("{}@{}", &status.digest[..8.min(status.digest.len())], status.applied),
+    ]
 }
 
 #[cfg(test)]

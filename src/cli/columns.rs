@@ -1,0 +1,77 @@
+//! Tables for people: columns that stay columns however long their cells are.
+
+/// One column of a table.
+pub struct Column {
+    /// Its head.
+    pub head: &'static str,
+    /// How wide it is at least, in characters.
+    pub least: usize,
+    /// Whether its cells stand at its left side.
+    pub left: bool,
+    /// How many blanks stand before it.
+    pub gap: usize,
+}
+
+/// A column of numbers.
+pub const fn number(head: &'static str, least: usize) -> Column {
+    Column { head, least, left: false, gap: 1 }
+}
+
+/// A column of words.
+pub const fn words(head: &'static str, least: usize, gap: usize) -> Column {
+    Column { head, least, left: true, gap }
+}
+
+/// The lines of a table, its head first. The last cell of each row is neither filled up nor counted: it may be as long as
+/// it is.
+pub fn lines(columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
+    let head = columns.iter().map(|column| column.head.to_owned()).collect();
+    let all: Vec<&Vec<String>> = std::iter::once(&head).chain(rows).collect();
+    let width = |(at, column): (usize, &Column)| {
+        let cells = all.iter().filter(|row| at + 1 < row.len()).map(|row| row[at].chars().count());
+        cells.max().unwrap_or_default().max(column.least)
+    };
+    let widths: Vec<usize> = columns.iter().enumerate().map(width).collect();
+    all.into_iter().map(|row| line(columns, &widths, row)).collect()
+}
+
+fn line(columns: &[Column], widths: &[usize], row: &[String]) -> String {
+    let mut line = String::new();
+    for (at, ((cell, column), width)) in row.iter().zip(columns).zip(widths).enumerate() {
+        if at > 0 {
+            line.extend(std::iter::repeat_n(' ', column.gap));
+        }
+        match (at + 1 == row.len(), column.left) {
+            (true, _) => line.push_str(cell),
+            (false, true) => line.push_str(&format!("{cell:<width$}")),
+            (false, false) => line.push_str(&format!("{cell:>width$}")),
+        }
+    }
+    line.truncate(line.trim_end().len());
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stay_columns_however_long_their_cells_are() {
+        let columns = [words("node", 5, 0), number("commit", 9), words("address", 6, 2), words("digest", 0, 2)];
+        let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
+        let rows = [
+            row(["n1", "10000000000123", "a:1", "abc"]),
+            row(["n2", "7", "a.long.name:2", "abcd"]),
+            vec!["?".to_owned(), String::new(), "a:3".to_owned(), "an error of some length".to_owned()],
+        ];
+        assert_eq!(
+            lines(&columns, &rows),
+            [
+                "node          commit  address        digest",
+                "n1    10000000000123  a:1            abc",
+                "n2                 7  a.long.name:2  abcd",
+                "?                     a:3            an error of some length",
+            ]
+        );
+    }
+}
