@@ -212,8 +212,8 @@ impl Admission {
                 }
                 PeerClass::Full | PeerClass::LeaderOnly => Ok(version),
             },
-            Who::Client if circumstances.full => Err(Reason::Full),
-            Who::Client => Ok(version),
+            Who::Client | Who::Operator if circumstances.full => Err(Reason::Full),
+            Who::Client | Who::Operator => Ok(version),
         }
     }
 

@@ -2,6 +2,8 @@
 
 mod support;
 
+use drave::api::{Op, Request};
+use drave::client::{Client, Connection, deadline};
 use drave::config::{Config, Doorway};
 use drave::machine::Kv;
 use drave::server::server::ServerError;
@@ -17,6 +19,7 @@ use support::{PATIENCE, ports, until};
 /// A cluster of one, whose timers do not ring while a test runs.
 struct Node {
     handle: Handle,
+    native: String,
     redis: SocketAddr,
     http: SocketAddr,
     thread: JoinHandle<Result<(), ServerError>>,
@@ -25,6 +28,10 @@ struct Node {
 
 impl Node {
     fn start() -> Node {
+        Node::start_with(|_| {})
+    }
+
+    fn start_with(change: impl FnOnce(&mut Config)) -> Node {
         let directory = tempfile::tempdir().unwrap();
         let (id, port) = (NodeId::new(1).unwrap(), ports(3));
         let place = |n: u16| format!("127.0.0.1:{}", port + n);
@@ -35,12 +42,13 @@ impl Node {
         let hour = Duration::from_secs(3600);
         (config.consensus.heartbeat, config.consensus.election_min) = (hour, 2 * hour);
         config.consensus.election_max = 3 * hour;
+        change(&mut config);
         let server = Server::open(config, Kv::default()).unwrap();
         let [redis, http] = [0, 1].map(|gateway| server.doors()[gateway].1);
         let handle = server.handle();
         let thread = std::thread::spawn(move || server.run());
         until("it leads", || handle.leadership().leads.then_some(()), String::new);
-        Node { handle, redis, http, thread, _directory: directory }
+        Node { handle, native: place(0), redis, http, thread, _directory: directory }
     }
 
     fn stop(self) {
@@ -82,5 +90,26 @@ fn pipeline_longer_than_a_turn_goes_on_without_a_timer() {
     pipeline(node.redis, b"SET w 0\r\nGET v\r\n".repeat(READS / 10), value, READS / 10);
     let get = b"GET /kv/v HTTP/1.1\r\nHost: localhost\r\n\r\n";
     pipeline(node.http, get.repeat(READS / 10), b"0123456789", READS / 10);
+    node.stop();
+}
+
+#[test]
+fn operator_has_a_seat_where_native_clients_have_taken_theirs() {
+    let node = Node::start_with(|config| config.net.clients_max = 16);
+    let soon = || deadline(PATIENCE);
+    let mut clients = Vec::new();
+    let refused = loop {
+        match Connection::dial(&node.native, None, soon()) {
+            Ok(client) => clients.push(client),
+            Err(refused) => break refused.to_string(),
+        }
+    };
+    assert!(refused.contains("too many connections"), "{refused}");
+    assert_eq!(clients.len(), 13, "one is kept for operators, and one for each gateway");
+    assert_eq!(Client::connect([node.native.clone()]).status(&node.native).unwrap().node, 1);
+    let mut operator = Connection::dial_operator(&node.native, None, soon()).unwrap();
+    assert!(operator.call(&Request::Status, soon()).is_ok());
+    let op = Op::Open { window: 1, ordered: false }.encode();
+    assert!(operator.call(&Request::Propose { op }, soon()).is_err(), "its seat is not for clients");
     node.stop();
 }

@@ -56,22 +56,22 @@ pub fn endpoint(text: &str) -> Result<String, String> {
 }
 
 impl Cluster {
-    /// A client of it, whatever state machine it runs.
+    /// An operator's client of it, whatever state machine it runs: it proposes nothing.
     pub fn client(&self) -> Client {
-        self.client_of("")
+        self.client_of("", true)
     }
 
     /// A client for keys and values: a cluster that runs another state machine refuses it.
     pub fn kv_client(&self) -> Client {
-        self.client_of(KIND)
+        self.client_of(KIND, false)
     }
 
-    fn client_of(&self, machine: &'static str) -> Client {
+    fn client_of(&self, machine: &'static str, operator: bool) -> Client {
         let usual = Options::default();
         let patience = usual.patience.min(self.timeout);
         Client::with(
             self.endpoints.clone(),
-            Options { timeout: self.timeout, patience, keys: self.tls.keys.clone(), machine, ..usual },
+            Options { timeout: self.timeout, patience, keys: self.tls.keys.clone(), machine, operator, ..usual },
         )
     }
 

@@ -162,7 +162,8 @@ impl Client {
         let options = self.protocol.options();
         let (begun, until) = (Instant::now(), deadline(options.timeout));
         let mut tried = Tried { endpoints: vec![endpoint.to_owned()], ..Tried::default() };
-        let dialled = Connection::dial(endpoint, options.keys.as_ref(), until.min(deadline(options.patience)));
+        let by_then = until.min(deadline(options.patience));
+        let dialled = Connection::dial_operator(endpoint, options.keys.as_ref(), by_then);
         match dialled.and_then(|mut connection| connection.call(request, until)) {
             Ok(Reply::Refused(refusal)) => tried.refusal = Some(refusal),
             Ok(reply) => return Ok(reply),
@@ -206,7 +207,12 @@ impl Client {
     fn dial(&mut self, endpoint: String, until: Time) {
         let until = self.clock.instant(until);
         let options = self.protocol.options();
-        match Connection::dial_machine(&endpoint, options.keys.as_ref(), options.machine, until) {
+        let dialed = if options.operator {
+            Connection::dial_operator(&endpoint, options.keys.as_ref(), until)
+        } else {
+            Connection::dial_machine(&endpoint, options.keys.as_ref(), options.machine, until)
+        };
+        match dialed {
             Ok(connection) => {
                 self.protocol.dialed(endpoint, connection.node());
                 self.connection = Some(connection);

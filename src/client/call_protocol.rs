@@ -32,6 +32,8 @@ pub struct Options {
     /// The state machine whose commands are sent, as [`StateMachine::kind`](crate::machine::StateMachine::kind) names it:
     /// nodes that run another refuse this client. Empty if that is not to be checked.
     pub machine: &'static str,
+    /// Whether it asks for an operator's seat where none is left for clients. With such a seat nothing can be proposed.
+    pub operator: bool,
 }
 
 /// A node that takes a connection and does not say hello is left after so many times the doubt, if there
@@ -50,6 +52,7 @@ impl Default for Options {
             doubt: Duration::from_millis(100),
             keys: None,
             machine: "",
+            operator: false,
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::wire::WireError;
 use crate::wire::client::{NEWS, put_request_frame, read_reply_frame};
 use crate::wire::frame::{Frame, FrameReader};
 use crate::wire::hello::{Hello, VERSION_MIN, Welcome};
+use crate::wire::reason::Reason;
 use bytes::BytesMut;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -50,7 +51,17 @@ impl Trouble {
 impl Connection {
     /// Dials, and says hello; with TLS, if there are keys.
     pub fn dial(endpoint: &str, keys: Option<&Keys>, deadline: Instant) -> Result<Connection, Trouble> {
-        Connection::dial_machine(endpoint, keys, "", deadline)
+        Connection::dial_with(endpoint, keys, &Hello::client(), deadline)
+    }
+
+    /// The same for an operator, who has a seat where none is left for clients. Nothing can be proposed then.
+    pub fn dial_operator(endpoint: &str, keys: Option<&Keys>, deadline: Instant) -> Result<Connection, Trouble> {
+        match Connection::dial(endpoint, keys, deadline) {
+            Err(Trouble::Wire(WireError::Refused(Reason::Full))) => {
+                Connection::dial_with(endpoint, keys, &Hello::operator(), deadline)
+            }
+            dialed => dialed,
+        }
     }
 
     /// The same, for commands of that state machine: a node that runs another refuses the connection.
@@ -60,13 +71,17 @@ impl Connection {
         machine: &str,
         deadline: Instant,
     ) -> Result<Connection, Trouble> {
+        Connection::dial_with(endpoint, keys, &Hello::client().of_machine(machine), deadline)
+    }
+
+    fn dial_with(endpoint: &str, keys: Option<&Keys>, hello: &Hello, deadline: Instant) -> Result<Connection, Trouble> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in endpoint.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, left(deadline)?) {
                 Ok(socket) => {
                     socket.set_nodelay(true)?;
                     let stream = Stream::dialed(keys, socket, endpoint)?;
-                    return Connection::greet(stream, keys.is_some(), machine, deadline);
+                    return Connection::greet(stream, keys.is_some(), hello, deadline);
                 }
                 Err(error) => last = error,
             }
@@ -77,7 +92,7 @@ impl Connection {
     fn greet(
         stream: Stream<TcpStream>,
         encrypted: bool,
-        machine: &str,
+        hello: &Hello,
         deadline: Instant,
     ) -> Result<Connection, Trouble> {
         let mut connection = Connection {
@@ -91,7 +106,7 @@ impl Connection {
             version: 0,
             news: None,
         };
-        match connection.hello(machine, deadline) {
+        match connection.hello(hello, deadline) {
             Ok(()) => Ok(connection),
             Err(trouble) => Err(match other_protocol(&trouble, encrypted) {
                 Some(what) => io::Error::new(io::ErrorKind::InvalidData, what).into(),
@@ -100,8 +115,8 @@ impl Connection {
         }
     }
 
-    fn hello(&mut self, machine: &str, deadline: Instant) -> Result<(), Trouble> {
-        Hello::client().of_machine(machine).put(&mut self.output);
+    fn hello(&mut self, hello: &Hello, deadline: Instant) -> Result<(), Trouble> {
+        hello.put(&mut self.output);
         self.send(deadline)?;
         let welcome = Welcome::read(self.receive(deadline)?)?;
         self.node = Some(welcome.node);

@@ -45,7 +45,7 @@ impl Client {
         let failed =
             |refusal, trouble: Option<&Trouble>| ClientError::Refused(refused(endpoint, begun, refusal, trouble));
         let until = deadline(options.timeout);
-        let dialed = Connection::dial(endpoint, options.keys.as_ref(), until.min(deadline(options.patience)));
+        let dialed = Connection::dial_operator(endpoint, options.keys.as_ref(), until.min(deadline(options.patience)));
         let mut connection = dialed.map_err(|trouble| failed(None, Some(&trouble)))?;
         let mut call = |request: &Request| match connection.call(request, until) {
             Ok(Reply::Refused(refusal)) => Err(failed(Some(refusal), None)),
@@ -120,7 +120,7 @@ impl SnapshotReader {
     fn receive(&mut self, until: Instant) -> Result<Reply, Trouble> {
         if self.connection.is_none() {
             self.requested = 0;
-            let dialed = Connection::dial(
+            let dialed = Connection::dial_operator(
                 &self.endpoint,
                 self.options.keys.as_ref(),
                 until.min(deadline(self.options.patience)),

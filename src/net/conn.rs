@@ -50,6 +50,8 @@ pub struct Conn {
     ends: bool,
     /// What is said on it, if it came through a door.
     pub speech: Option<Speech>,
+    /// Whether it is an operator's, with a seat kept for those.
+    pub is_operator: bool,
     /// All is said, and what still comes is dropped.
     pub lingers: bool,
     /// How many bytes it holds, as they were counted last, if it is a client's.
@@ -95,6 +97,7 @@ impl Conn {
             used: true,
             ends: false,
             speech: None,
+            is_operator: false,
             lingers: false,
             held: 0,
             sent_before: 0,

@@ -76,6 +76,8 @@ pub struct Net {
     most: usize,
     generation: usize,
     clients: usize,
+    /// How many of them are operators.
+    operators: usize,
     /// What they hold.
     memory: Memory,
     /// Those who have not said who they are, the one that waits longest first.
@@ -144,6 +146,7 @@ impl Net {
             most: 0,
             generation: 0,
             clients: 0,
+            operators: 0,
             strangers: VecDeque::new(),
             places,
             admission: Admission::new(me).of_machine(machine),
@@ -465,6 +468,9 @@ impl Net {
             };
             match (said, conn.role) {
                 (Said::Request(asked), Role::Client(number)) => {
+                    if conn.is_operator && matches!(asked.request, Request::Propose { .. }) {
+                        return Err(Malformed("a proposal of an operator").into());
+                    }
                     conn.asked += 1;
                     self.asked(token, number, asked);
                 }

@@ -22,7 +22,7 @@ const MAGIC: [u8; 6] = *b"drave\n";
 /// | 0 | 6 | `drave\n` |
 /// | 6 | 2 | oldest version spoken |
 /// | 8 | 2 | newest version spoken |
-/// | 10 | 1 | role: 1 a peer, 2 a client |
+/// | 10 | 1 | role: 1 a peer, 2 a client, 3 an operator (since version 8) |
 /// | 11 | 1 | zero |
 /// | 12 | 4 | group, zero: reserved |
 /// | 16 | 8 | cluster, 0 if a client does not know |
@@ -92,6 +92,8 @@ pub enum Who {
     },
     /// A client.
     Client,
+    /// An operator's command, which proposes nothing: it has a seat where none is left for clients.
+    Operator,
 }
 
 /// Who was dialed agrees.
@@ -122,6 +124,11 @@ impl Hello {
             address: String::new(),
             redis: String::new(),
         }
+    }
+
+    /// An operator's, of this program's versions.
+    pub fn operator() -> Hello {
+        Hello { version_min: 8, caller: Who::Operator, ..Hello::client() }
     }
 
     /// A peer's, of this program's versions.
@@ -177,6 +184,7 @@ impl Hello {
             let (role, node, disk, run, holds) = match self.caller {
                 Who::Peer { node, disk, run, holds } => (1, Some(node), disk.0, run, holds),
                 Who::Client => (2, None, 0, Run::default(), Holds::default()),
+                Who::Operator => (3, None, 0, Run::default(), Holds::default()),
             };
             out.put_u8(role);
             out.put_u8(0);
@@ -215,6 +223,7 @@ impl Hello {
         let caller = match (role, node) {
             (1, Some(node)) => Who::Peer { node, disk, run, holds },
             (2, None) => Who::Client,
+            (3, None) => Who::Operator,
             _ => return Err(Malformed("neither peer nor client").into()),
         };
         reader.end()?;
@@ -286,7 +295,7 @@ mod tests {
         let peer =
             Hello::peer(ClusterId(9), id(1), DiskId(77), Run { id: 5, starts: 6 }, id(2)).at("a:1").holding(holds);
         let open = peer.clone().with_redis(Some("a:2".into()));
-        for hello in [Hello::client(), peer, open] {
+        for hello in [Hello::client(), Hello::operator(), peer, open] {
             assert_eq!(Hello::read(through_the_wire(|out| hello.put(out))), Ok(hello));
         }
         let welcome = Welcome { version: VERSION_MAX, cluster: ClusterId(9), node: id(2), disk: DiskId(5), holds };

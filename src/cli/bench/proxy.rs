@@ -122,7 +122,7 @@ fn introduce(caller: &mut TcpStream) -> io::Result<(u64, Vec<u8>)> {
         if let Some(frame) = reader.next(&mut input).map_err(odd)? {
             return Ok(match Hello::read(frame).map_err(odd)?.caller {
                 Who::Peer { node, .. } => (node.get(), said),
-                Who::Client => (0, said),
+                Who::Client | Who::Operator => (0, said),
             });
         }
         let n = caller.read(&mut chunk)?;

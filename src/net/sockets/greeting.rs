@@ -26,7 +26,7 @@ impl Net {
         let circumstances = Circumstances {
             unproven: self.options.keys.is_some() && !proven,
             stopping: self.stopping,
-            full: !self.has_seat(Port::Native),
+            full: !self.has_seat(if hello.caller == Who::Operator { Port::Operators } else { Port::Native }),
         };
         let verdict = self.admission.judge(hello, circumstances);
         self.learn_log(now, hello);
@@ -38,7 +38,7 @@ impl Net {
         if let (Err(reason), Who::Peer { node, .. }) = (verdict, hello.caller) {
             self.turned_away(now, token, node, reason);
         }
-        if let (Err(Reason::Full), Who::Client) = (verdict, hello.caller) {
+        if let (Err(Reason::Full), Who::Client | Who::Operator) = (verdict, hello.caller) {
             self.counting.turned_away(Gateway::Native);
         }
         let Some(conn) = find(&mut self.conns, token) else { return };
@@ -54,8 +54,10 @@ impl Net {
         self.admission.welcome(version).put(conn.lanes.ready());
         self.strangers.retain(|stranger| *stranger != token);
         match hello.caller {
-            Who::Client => {
+            Who::Client | Who::Operator => {
                 self.clients += 1;
+                conn.is_operator = hello.caller == Who::Operator;
+                self.operators += usize::from(conn.is_operator);
                 self.counting.accepted(Gateway::Native);
                 conn.role = Role::Client(token.0 as u64);
             }

@@ -1,7 +1,8 @@
 //! Seats: how many clients may be connected, and how many seats each port keeps for its own.
 //!
 //! A pool of Redis clients that leaks connections must not lock out the operator who is to find out: each port that is
-//! open keeps some seats that clients of the other ports cannot take. Peers need no seat.
+//! open keeps some seats that clients of the other ports cannot take. Native clients cannot take all seats either: some are
+//! kept for operators' commands, which say what they are when there is no seat for clients. Peers need no seat.
 
 use super::doors::Door;
 use super::{Net, find_in};
@@ -16,14 +17,16 @@ const KEPT_MAX: usize = 64;
 /// A port at which clients come in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Port {
-    /// The native one, where operators come in too.
+    /// The native one.
     Native,
+    /// The native one, for operators' commands.
+    Operators,
     /// A gateway.
     Gateway(Door),
 }
 
 impl Port {
-    const ALL: [Port; 3] = [Port::Native, Port::Gateway(Door::Redis), Port::Gateway(Door::Http)];
+    const ALL: [Port; 4] = [Port::Native, Port::Operators, Port::Gateway(Door::Redis), Port::Gateway(Door::Http)];
 }
 
 impl Net {
@@ -40,7 +43,8 @@ impl Net {
     fn seated(&self, port: Port) -> usize {
         let inside = |door| self.doors.inside.get(&door).copied().unwrap_or(0);
         match port {
-            Port::Native => self.clients - inside(Door::Redis) - inside(Door::Http),
+            Port::Native => self.clients - self.operators - inside(Door::Redis) - inside(Door::Http),
+            Port::Operators => self.operators,
             Port::Gateway(Door::Http) => inside(Door::Http) - self.doors.probes,
             Port::Gateway(Door::Redis) => inside(Door::Redis),
         }
@@ -48,7 +52,7 @@ impl Net {
 
     fn is_open(&self, port: Port) -> bool {
         match port {
-            Port::Native => true,
+            Port::Native | Port::Operators => true,
             Port::Gateway(door) => self.doors.address(door).is_some(),
         }
     }

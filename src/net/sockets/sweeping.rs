@@ -72,6 +72,7 @@ impl Net {
             Role::Stranger => self.strangers.retain(|stranger| *stranger != token),
             Role::Client(number) | Role::Guest(number) => {
                 self.clients -= 1;
+                self.operators -= usize::from(conn.is_operator);
                 let door = conn.speech.as_ref().map(Door::of);
                 if let Some(inside) = door.and_then(|door| self.doors.inside.get_mut(&door)) {
                     *inside -= 1;

@@ -286,13 +286,13 @@ fn each_port_keeps_seats_for_its_own() {
     let mut node = Pumped::open();
     node.net.options.clients_max = 32;
     let refused = "-ERR max number of clients";
-    let redis: Vec<_> = (0..28).map(|_| node.dial_at(Door::Redis)).collect();
+    let redis: Vec<_> = (0..26).map(|_| node.dial_at(Door::Redis)).collect();
     let mut more = Blocking::connect(node.net.doors.address(Door::Redis).unwrap()).unwrap();
     more.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     assert!(node.answer(&mut more).starts_with(refused));
     let _http: Vec<_> = (0..4).map(|_| node.dial()).collect();
     assert_eq!(node.net.doors.probes, 2, "two have seats, and two are answered once");
-    assert!(node.net.has_seat(Port::Native));
+    assert!(node.net.has_seat(Port::Native) && node.net.has_seat(Port::Operators));
     drop(redis);
     node.until("they are gone", |net| net.clients == 4);
     assert!(node.net.has_seat(Port::Gateway(Door::Redis)) && node.net.has_seat(Port::Gateway(Door::Http)));
