@@ -4,7 +4,7 @@ use crate::cli::output::outln;
 mod findings;
 mod place;
 
-use self::findings::{Finding, Level, Node, examine};
+use self::findings::{Finding, Level, Node, certificates, examine};
 use super::cluster::Cluster;
 use super::status::{self, Asked};
 use super::trouble::Trouble;
@@ -14,7 +14,7 @@ use clap::Args;
 use hdrhistogram::Histogram;
 use serde_json::json;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Looks at a cluster, or at a directory on this machine, and says what would let it down: disks and links in
 /// numbers beside the timeouts that must fit them, votes, versions, room, file systems and caches.
@@ -63,7 +63,11 @@ fn cluster(args: &Doctor) -> Result<Vec<Finding>, Trouble> {
     }
     let each = args.measure / asked.len().max(1) as u32;
     let nodes: Vec<Node> = asked.into_iter().map(|asked| measured(&args.cluster, asked, each)).collect();
-    Ok(examine(&nodes))
+    let mut findings = examine(&nodes);
+    let statuses: Vec<&Status> = nodes.iter().filter_map(|node| node.status.as_ref().ok()).collect();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    findings.extend(certificates(&statuses, now));
+    Ok(findings)
 }
 
 /// Asks a node again and again how it is: what a round trip to it takes, and then how it is.
@@ -77,7 +81,7 @@ fn measured(cluster: &Cluster, asked: Asked, span: Duration) -> Node {
 /// Over one connection: to dial it, to agree on keys and to say hello takes several round trips, and is not measured.
 fn sample(cluster: &Cluster, endpoint: &str, span: Duration, trips: &mut Histogram<u64>) -> Result<Status, String> {
     let soon = || deadline(cluster.timeout);
-    let dialled = Connection::dial(endpoint, cluster.tls.keys.as_ref(), soon());
+    let dialled = Connection::dial_operator(endpoint, cluster.tls.keys.as_ref(), soon());
     let mut connection = dialled.map_err(|trouble| trouble.to_string())?;
     let began = Instant::now();
     loop {

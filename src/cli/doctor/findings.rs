@@ -5,6 +5,7 @@ use crate::api::{RoleName, Status};
 use crate::types::Membership;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// A round trip and a sync have to fit into the shortest election timeout so often: a few may be lost, or late.
 const WELL_WITHIN: f64 = 10.0;
@@ -19,6 +20,8 @@ const LAGS: u64 = 10_000;
 const TOO_QUICK_US: f64 = 20.0;
 /// Of fewer syncs nothing is thought.
 const SYNCS_MIN: u64 = 100;
+/// A certificate that holds no longer than that is to be replaced.
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Of so few elections nothing is thought: the first one, and one for each node that was stopped or handed over.
 const ELECTIONS_MIN: u64 = 5;
 
@@ -108,6 +111,27 @@ fn is_nobodys(endpoint: &str, nodes: &[Node]) -> bool {
     };
     let members = &leader.members;
     members.iter().all(|member| member.address != endpoint && answering().any(|status| status.node == member.node))
+}
+
+/// Until when the certificates of the nodes hold, and the authorities that they believe. `now` is since 1970.
+pub fn certificates(statuses: &[&Status], now: Duration) -> Vec<Finding> {
+    let mut out = Vec::new();
+    for status in statuses {
+        let ends = [("certificate", status.certificate_expires), ("authority", status.authority_expires)];
+        for (what, end) in ends.into_iter().filter_map(|(what, end)| Some((what, end?))) {
+            let name = format!("n{} {what}", status.node);
+            out.push(match Duration::from_secs(end).checked_sub(now) {
+                None => finding(Level::Fail, name, "has expired · replace it, and send SIGHUP"),
+                Some(left) => {
+                    let days = left.as_secs() / 86_400;
+                    let level = if left < EXPIRES_SOON { Level::Warn } else { Level::Pass };
+                    let advice = if left < EXPIRES_SOON { " · replace it, and send SIGHUP" } else { "" };
+                    finding(level, name, format!("expires in {days} days{advice}"))
+                }
+            });
+        }
+    }
+    out
 }
 
 /// What one node says of itself.
@@ -262,7 +286,10 @@ fn quantile(of: &Buckets, part: f64) -> Option<f64> {
 
 /// election timeout ≪ mean time between failures (§5.6): of which those are told that led to an election.
 fn elections(statuses: &[&Status]) -> Finding {
-    let begun: u64 = statuses.iter().flat_map(|status| status.elections.values()).sum();
+    // What an operator asked for says nothing of failures.
+    let chosen = |reason: &str| reason == "transfer";
+    let counted = statuses.iter().flat_map(|status| &status.elections).filter(|(reason, _)| !chosen(reason));
+    let begun: u64 = counted.map(|(_, count)| count).sum();
     let uptime = statuses.iter().map(|status| status.uptime_ms).max().unwrap_or_default() as f64;
     let election = statuses.iter().map(|status| status.timing.election_max_ms).fold(0.0, f64::max);
     let apart = uptime / begun.max(1) as f64;

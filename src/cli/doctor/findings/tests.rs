@@ -85,6 +85,22 @@ fn each_thing_that_is_not_well_is_found_and_nothing_else() {
     assert!(found(gone).contains(&(Level::Fail, "old:1".to_owned())));
     let restless = |nodes: &mut Vec<Node>| of(&mut nodes[1]).elections = [("timeout".to_owned(), 100)].into();
     assert_eq!(found(restless), one(Level::Warn, "election ≪ MTBF"));
+    let handed_over = |nodes: &mut Vec<Node>| of(&mut nodes[1]).elections = [("transfer".to_owned(), 100)].into();
+    assert_eq!(found(handed_over), []);
+}
+
+#[test]
+fn certificates_that_end_soon_are_found() {
+    let now = Duration::from_secs(1_800_000_000);
+    let of = |own, authority| {
+        let status = Status { certificate_expires: own, authority_expires: authority, ..status(2) };
+        certificates(&[&status], now).into_iter().map(|finding| (finding.level, finding.what)).collect::<Vec<_>>()
+    };
+    let in_days = |days: u64| Some(1_800_000_000 + days * 86_400);
+    assert_eq!(of(None, None), [], "nothing is encrypted");
+    let (own, authority) = ("n2 certificate".to_owned(), "n2 authority".to_owned());
+    assert_eq!(of(in_days(15), in_days(3)), [(Level::Pass, own.clone()), (Level::Warn, authority)]);
+    assert_eq!(of(Some(1_799_999_999), None), [(Level::Fail, own)]);
 }
 
 /// Round trips of a leader to another member.
