@@ -53,6 +53,41 @@ fn port_of_a_gateway_in_use_founds_nothing() {
     }
 }
 
+#[test]
+fn start_that_could_found_nothing_makes_nothing() {
+    let cluster = Cluster::prepare(2);
+    let serve =
+        |words: &[&str]| run(support::drave(&["serve", "--id", "5"]).args(words).arg("--data").arg(cluster.data(0)));
+    refused(&serve(&["--peers", &cluster.peers()]), 78, "node 5 is not in the list of peers. Nothing was changed");
+    assert!(!cluster.data(0).exists(), "nothing was changed");
+    std::fs::create_dir(cluster.data(0)).unwrap();
+    refused(&serve(&["--listen", &cluster.addresses[0]]), 78, "is empty: --peers names");
+    assert_eq!(std::fs::read_dir(cluster.data(0)).unwrap().count(), 0, "nothing was changed");
+}
+
+/// A node that is added anew reads in its log that it was removed once.
+#[test]
+fn node_that_catches_up_does_not_warn_of_its_own_past() {
+    let mut cluster = alone(2);
+    cluster.spawn(1);
+    until("it is a member", || (members(&cluster, 0) == [1, 2]).then_some(()), || cluster.logs());
+    let remove = || (cluster.run(&["member", "remove", "2", "--force"]).code == Some(0)).then_some(());
+    until("it is removed", remove, || cluster.logs());
+    let log = cluster.data(1).with_extension("log");
+    let warned = || std::fs::read_to_string(&log).unwrap().contains("stop it; or, to take it back").then_some(());
+    until("it is told so", warned, || cluster.logs());
+    cluster.kill(1);
+    std::fs::remove_dir_all(cluster.data(1)).unwrap();
+    std::fs::remove_file(&log).unwrap();
+    let added = cluster.run(&["member", "add", &format!("2={}", cluster.addresses[1])]);
+    assert_eq!(added.code, Some(0), "{added:?}");
+    cluster.spawn(1);
+    cluster.agree();
+    let log = std::fs::read_to_string(&log).unwrap();
+    assert!(!log.contains("stop it"), "{log}");
+    assert!(log.contains("as far as its log goes yet"), "{log}");
+}
+
 /// Of a kind with block/ftl#4444, scylladb/scylladb#18850: the first step of a join was remembered by others, and the
 /// second attempt refused.
 #[test]
@@ -154,4 +189,15 @@ fn missing_identity_is_told_of_and_restored_from_the_log() {
     assert_eq!(same(&identity), same(&away), "node, cluster and disk are the same");
     cluster.spawn(0);
     until("it serves", || (cluster.run(&["get", "lunch"]).out == "noodles").then_some(()), || cluster.logs());
+}
+
+#[test]
+fn damage_is_named_with_its_directory() {
+    let mut cluster = alone(1);
+    assert_eq!(cluster.run(&["put", "k", "v"]).code, Some(0));
+    cluster.kill(0);
+    std::fs::write(cluster.data(0).join("identity"), b"nothing that is one").unwrap();
+    let said = run(&mut cluster.serve(0));
+    assert_eq!(said.code, Some(5), "{said:?}");
+    assert!(said.err.contains(&format!("error: in {}: ", cluster.data(0).display())), "{said:?}");
 }

@@ -185,6 +185,8 @@ impl Follower {
             return me.send(from, Message::Conflict { refused: prev.index, hint, probe });
         }
         let upto = Index(prev.index.0 + entries.len() as u64);
+        // Before they are taken: by this it is known which configurations are of the past.
+        me.goal = me.goal.max(commit);
         for entry in entries {
             if let Err(what) = take_entry(me, entry) {
                 return me.notes.push(Note::Nonsense { peer: from, what });
@@ -220,6 +222,7 @@ fn commit_to(me: &mut Replica, commit: Index) {
     let broken = me.options.mutants.breaks(Mutant::CommitUnmatched);
     let reach = if broken { me.log.last().index } else { me.verified };
     me.log.commit_to(me.log.commit().max(commit.min(reach)));
+    me.tell_if_outside();
 }
 
 /// Puts one entry of a leader's append into the log, unless it is there.

@@ -161,6 +161,8 @@ pub enum Note {
     },
     /// This node is no member from that index on.
     Outside {
+        /// Whether its log has not come as far as is committed: it may be a member again by what follows.
+        behind: bool,
         /// This node.
         me: NodeId,
         /// The index of the configuration without it.
@@ -262,7 +264,8 @@ impl Note {
                 Level::Warn
             }
             Note::Back { .. } | Note::HandsOver { .. } | Note::Left { .. } => Level::Info,
-            Note::Outside { .. } | Note::KeepsLead { .. } | Note::TakesBack { .. } => Level::Warn,
+            Note::Outside { behind: true, .. } => Level::Info,
+            Note::Outside { behind: false, .. } | Note::KeepsLead { .. } | Note::TakesBack { .. } => Level::Warn,
             Note::HasLost { .. } | Note::LostAcknowledged { .. } | Note::FoundingVetoed { .. } => Level::Warn,
             Note::FoundingWaits { .. } => Level::Info,
             Note::Campaigns { ask: Ask::Real | Ask::Handover, .. } => Level::Info,
@@ -334,7 +337,10 @@ impl fmt::Display for Note {
             Note::Ships { peer } => write!(f, "sends {peer} a snapshot: it needs what the log no longer holds"),
             Note::Drops { from, last } => write!(f, "drops {from}..{last}, never committed"),
             Note::Configured { index, membership } => write!(f, "{membership} from {index}"),
-            Note::Outside { me, since } => {
+            Note::Outside { since, behind: true, .. } => {
+                write!(f, "is no member since {since}, as far as its log goes yet")
+            }
+            Note::Outside { me, since, behind: false } => {
                 let id = me.get();
                 write!(
                     f,

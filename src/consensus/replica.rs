@@ -74,6 +74,8 @@ pub struct Replica {
     /// The highest index that a leader said is committed, whether we hold what is meant or not: how far
     /// there is to go.
     pub goal: Index,
+    /// Since when it is no member, if that was in its log before all that is committed, and is not said yet.
+    pub left_at: Option<Index>,
     /// The latest round of reads. Never goes back in a process's life, so that none is used again.
     pub round: Round,
     /// The cluster's clock.
@@ -140,6 +142,7 @@ impl Replica {
             configs,
             verified: Index::ZERO,
             goal: Index::ZERO,
+            left_at: None,
             round: Round::default(),
             clock,
             notes: Vec::new(),
@@ -295,10 +298,24 @@ impl Replica {
         let leaves =
             self.configs.current().members.contains_key(&self.id) && !membership.members.contains_key(&self.id);
         if leaves {
-            self.notes.push(Note::Outside { me: self.id, since: index });
+            let behind = index < self.goal;
+            self.left_at = behind.then_some(index);
+            self.notes.push(Note::Outside { me: self.id, since: index, behind });
+        } else if membership.members.contains_key(&self.id) {
+            self.left_at = None;
         }
         self.configs.push(index, membership.clone());
         self.notes.push(Note::Configured { index, membership: Box::new(membership) });
+    }
+
+    /// Warns of having been removed, once the log has come as far as is committed: a node that catches up passes
+    /// configurations that were in force long ago.
+    pub fn tell_if_outside(&mut self) {
+        if self.log.last().index >= self.goal
+            && let Some(since) = self.left_at.take()
+        {
+            self.notes.push(Note::Outside { me: self.id, since, behind: false });
+        }
     }
 
     /// The disks of those who are not the same members by that configuration.
