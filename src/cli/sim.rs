@@ -29,7 +29,7 @@ pub struct Sim {
     /// How many worlds at a time
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Tell what happens from that moment on: from=31.0s
+    /// Tell what happens from that moment of the world's own time on: from=9s, or from=9s500ms
     #[arg(long, value_parser = parse_trace)]
     trace: Option<Duration>,
     /// Change the members in every world, not in every other one
@@ -43,7 +43,7 @@ pub struct Sim {
 
 fn parse_trace(text: &str) -> Result<Duration, String> {
     let from = text.strip_prefix("from=").unwrap_or(text);
-    humantime::parse_duration(from).map_err(|error| format!("{error}; say it like from=31s or from=31s500ms"))
+    humantime::parse_duration(from).map_err(|error| format!("{error}; say it like from=9s or from=9s500ms"))
 }
 
 #[cfg(feature = "mutants")]
@@ -107,6 +107,10 @@ pub fn run(args: Sim) -> Result<(), Trouble> {
                     untold.fetch_add(u64::from(outcome.untold), Ordering::Relaxed);
                     unjudged.fetch_add(outcome.unjudged, Ordering::Relaxed);
                     stuck.fetch_add(u64::from(outcome.needs_the_lost), Ordering::Relaxed);
+                    if let Some(from) = args.trace.filter(|from| *from > outcome.simulated) {
+                        let ended = outcome.simulated.as_secs_f64();
+                        eprintln!("seed {seed} was over after {ended:.1} s: nothing is told from {from:?} on");
+                    }
                     if args.seeds == 1 {
                         eprintln!("{}", outcome.beside());
                         outln!("{outcome}");
