@@ -163,6 +163,7 @@ fn log_level_is_read_and_changed_on_running_nodes() {
 #[test]
 fn stored_files_are_for_their_owner_alone() {
     let cluster = Cluster::prepare(1);
+    let cluster_data = cluster.data(0);
     let log = std::fs::File::create(cluster.data(0).with_extension("log")).unwrap();
     let mut command = cluster.serve(0);
     // SAFETY: between fork and exec only one async-signal-safe system call is made.
@@ -182,6 +183,13 @@ fn stored_files_are_for_their_owner_alone() {
     assert!(files.iter().any(|(name, _)| name.ends_with(".snap")), "{files:?}");
     let open: Vec<_> = files.iter().filter(|(_, mode)| mode & 0o077 != 0).collect();
     assert!(open.is_empty(), "{open:?}");
+    assert!(!cluster.logs().contains("other users"), "{}", cluster.logs());
+    // A directory that was made before, or opened by hand, is the operator's: it is told of, and left as it is.
+    let (mut cluster, data) = (cluster, cluster_data);
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755)).unwrap();
+    cluster.spawn(0);
+    let line = logged(&cluster, "other users of this machine can reach what is stored");
+    assert!(line.contains(" WARN ") && line.contains("has mode 755") && line.contains("chmod 700"), "{line}");
 }
 
 /// Everything at and below that place, with its mode.

@@ -13,9 +13,10 @@ use crate::net::credentials::CredentialFiles;
 use crate::net::password::Password;
 use crate::net::resp::door::Follower;
 use crate::server::Server;
+use crate::server::server::ServerError;
 use crate::types::address::check_address;
 use crate::types::{Membership, NodeId};
-use crate::wal::TailPolicy;
+use crate::wal::{Fault, TailPolicy};
 use bytesize::ByteSize;
 use clap::{ArgMatches, Args, Command, ValueEnum};
 use sd_notify::NotifyState;
@@ -253,7 +254,7 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
     if !config.fsync {
         log::warn!(node = id; "--unsafe-no-fsync: nothing is on a disk when it is answered, and a power loss may take it");
     }
-    let server = Server::open(config, Kv::new())?;
+    let server = Server::open(config, Kv::new()).map_err(|error| ended(error, data))?;
     if let Some(differs) = serve.peers.as_ref().and_then(|peers| peers.differ_from(server.members())) {
         log::warn!(node = id; "--peers differs from the membership in {}: {differs}. The membership counts, and --peers only says where \
             else to look; drave member add, remove and update change it", data.display());
@@ -268,10 +269,17 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         log::warn!(node = id; "the service manager is not told: {error}");
     }
-    server.run()?;
+    server.run().map_err(|error| ended(error, data))?;
     log::info!(node = id; "stopped");
     logging::flush();
     Ok(())
+}
+
+/// Why the node ended. A file that is damaged has the same name in every directory.
+fn ended(error: ServerError, data: &Path) -> Trouble {
+    let is_damaged = matches!(error, ServerError::Fault(Fault::Corrupt { .. }));
+    let Trouble { what, code } = error.into();
+    Trouble { what: if is_damaged { format!("in {}: {what}", data.display()) } else { what }, code }
 }
 
 /// Of the places where somebody is let in those that others than this machine can reach, and who that is; nothing if

@@ -25,6 +25,7 @@ use crate::wal::identity::{Identity as Owner, NAME, short};
 use crate::wal::side::io;
 use crate::wal::{self, Fault, Journal, Reading, Recovered, Reserve};
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Checksums are computed by so many threads at most: more only wait for memory, or for the disk.
@@ -51,6 +52,22 @@ pub struct Booted {
     pub snapshot: Option<Snapshot>,
     /// Room for when there is none.
     pub reserve: Reserve<FsDisk>,
+}
+
+/// Refuses a directory that is nobody's yet and cannot become this node's, before anything is made in it.
+pub fn check_first_start(config: &Config) -> wal::Result<()> {
+    if config.data.join(NAME).exists() || is_replacement_pending(&config.data) {
+        return Ok(());
+    }
+    check_unused(&config.data)?;
+    if config.joins.is_none() && config.peers.is_empty() {
+        return Err(Fault::Foreign(format!(
+            "{} is empty: --peers names the members that found a cluster, --join one of a cluster that is there. \
+             Nothing was changed.",
+            config.data.display()
+        )));
+    }
+    config.check_founding().map_err(|wrong| Fault::Foreign(format!("{}. Nothing was changed.", wrong.what)))
 }
 
 /// Locks the directory if it is there: a process that has it in use is a better answer than the port that it has.
@@ -124,6 +141,13 @@ impl Booted {
             written => written,
         }
     }
+}
+
+/// The mode of a data directory that other users can read, write or search, or its group can write; else nothing. A group
+/// that can only read, as backups need it, is meant so.
+pub fn open_to_others(data: &Path) -> Option<u32> {
+    let mode = std::fs::metadata(data).ok()?.permissions().mode() & 0o777;
+    (mode & 0o027 != 0).then_some(mode)
 }
 
 /// The latest configuration in a log.
@@ -210,14 +234,7 @@ fn owner(config: &Config, root: &FsDisk, place: &str) -> wal::Result<Owner> {
         owner.check(place, config.id)?;
         return Ok(owner);
     }
-    check_unused(&config.data)?;
-    if config.joins.is_none() && config.peers.is_empty() {
-        return Err(Fault::Foreign(format!(
-            "{place} is empty: --peers names the members that found a cluster, --join one of a cluster that is there. \
-             Nothing was changed."
-        )));
-    }
-    config.check_founding().map_err(|wrong| Fault::Foreign(format!("{}. Nothing was changed.", wrong.what)))?;
+    check_first_start(config)?;
     let (cluster, disk) = match &config.joins {
         Some(joined) => (joined.cluster, joined.disk),
         None => (config.cluster_id(), DiskId(rand::random::<NonZeroU64>().get())),

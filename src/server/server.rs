@@ -108,6 +108,7 @@ impl<M: StateMachine> Server<M> {
         let mut telling = Telling::begin(TELL_EVERY, move |line| log::info!(node; "{line}"))?;
         // Where it listens, unless only its own membership knows that.
         let named = config.listen.clone().or_else(|| config.peers.get(&config.id).cloned());
+        boot::check_first_start(&config)?;
         let locked = boot::lock_existing(&config)?;
         let bound = named.as_deref().map(|place| Listeners::bind(&config, place)).transpose()?;
         let mut booted = boot::boot(&config, locked, &mut telling)?;
@@ -121,6 +122,10 @@ impl<M: StateMachine> Server<M> {
         let members = booted.membership().clone();
         let Booted { lock, me, journal, disk, recovered, store, snapshot, reserve, .. } = booted;
         let (in_memory, file_system) = (disk.is_in_memory(), disk.file_system());
+        if let Some(mode) = boot::open_to_others(&config.data) {
+            let place = config.data.display();
+            log::warn!(node = config.id.get(); "{place} has mode {mode:03o}: other users of this machine can reach what is stored; chmod 700 {place}");
+        }
         if in_memory {
             let place = config.data.display();
             log::warn!(node = config.id.get(); "{place} lies in memory (tmpfs): a power loss takes everything");

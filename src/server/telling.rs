@@ -41,7 +41,9 @@ impl Telling {
             while let Err(RecvTimeoutError::Timeout) = over.recv_timeout(every) {
                 // Looked at first: nobody waits for a lock while it is said.
                 let stage = lock(&told).clone();
-                say(&stage.so_far(stage.begun.elapsed()));
+                if let Some(line) = stage.so_far(stage.begun.elapsed()) {
+                    say(&line);
+                }
             }
         };
         let thread = std::thread::Builder::new().name("telling".into()).spawn(tell)?;
@@ -69,9 +71,11 @@ impl Telling {
 }
 
 impl Stage {
-    fn so_far(&self, took: Duration) -> String {
+    /// In words; nothing where there is nothing to read.
+    fn so_far(&self, took: Duration) -> Option<String> {
         let (done, of) = (self.meter.done(), self.meter.of());
-        format!("recovering: {}: {} of {} MB, {:.2} GB/s", self.what, mb(done), mb(of), rate(done, took))
+        let line = || format!("recovering: {}: {} of {} MB, {:.2} GB/s", self.what, mb(done), mb(of), rate(done, took));
+        (of > 0).then(line)
     }
 
     fn in_the_end(&self, took: Duration) -> Option<String> {
@@ -138,7 +142,9 @@ mod tests {
         stage.meter.expect(4_000_000_000);
         stage.meter.advance(1_000_000_000);
         let two = Duration::from_secs(2);
-        assert_eq!(stage.so_far(two), "recovering: log read: 1000 of 4000 MB, 0.50 GB/s");
+        let nothing = Stage { meter: Arc::default(), ..stage.clone() };
+        assert_eq!(nothing.so_far(two), None, "a new directory is not recovered");
+        assert_eq!(stage.so_far(two).unwrap(), "recovering: log read: 1000 of 4000 MB, 0.50 GB/s");
         assert_eq!(stage.in_the_end(two).unwrap(), "log read: 1000 MB in 2.00 s, 0.50 GB/s");
     }
 }
