@@ -10,6 +10,8 @@ use crate::types::{Entry, Index, Write};
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
+/// Places for so many entries are kept, whether they are used or not.
+const FEW_ENTRIES: usize = 1 << 12;
 /// For each byte that comes into memory, so many go that are mapped as well: enough for a segment's
 /// entries to be gone before the next segment is full.
 const FADE: usize = 2;
@@ -187,6 +189,10 @@ impl View {
         if self.memory.is_empty() && self.mapped.is_empty() {
             self.first = self.first.max(self.released.next());
         }
+        // Of small entries a segment holds a million: as many places would stay for a few.
+        if self.memory.capacity() > FEW_ENTRIES.max(4 * self.memory.len()) {
+            self.memory.shrink_to(2 * self.memory.len());
+        }
     }
 
     /// The entries of a range, as many as `bytes_max` allows and at least one. Fewer than asked for
@@ -304,5 +310,23 @@ impl Mapped {
             lost: format!("{index} to {}", self.live.1),
             advice: super::report::ADVICE,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ClusterTime, Payload, Position, Term};
+
+    #[test]
+    fn places_of_entries_that_are_gone_are_given_back() {
+        let mut view = View::new(Index::ZERO);
+        for index in 1..=100_000 {
+            view.push_entry(codec::entry(Position::new(Index(index), Term(1)), ClusterTime(0), Payload::Noop));
+        }
+        assert!(view.memory.capacity() >= 100_000);
+        view.release(Index(99_990));
+        assert_eq!(view.in_memory_len(), 10);
+        assert!(view.memory.capacity() <= FEW_ENTRIES, "{}", view.memory.capacity());
     }
 }

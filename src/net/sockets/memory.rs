@@ -74,6 +74,11 @@ impl Memory {
         self.moves(held as u64);
     }
 
+    /// Much was freed elsewhere: the allocator keeps it, as after a load.
+    pub fn load_went(&mut self) {
+        self.moves(LOAD_BYTES);
+    }
+
     /// So many bytes came, or went.
     pub fn moves(&mut self, bytes: u64) {
         self.lately += bytes;
@@ -125,6 +130,12 @@ impl Net {
             Pressure::Over => conn.lanes.size() <= FEW_BYTES && self.memory.held <= self.memory.max + spare,
         };
         if fits || bytes.len() <= FEW_BYTES / 16 { reply } else { Reply::Refused(Refusal::Busy) }
+    }
+
+    /// The log, or the state, has become much smaller: what is free is given back once there is quiet.
+    pub fn frees_much(&mut self, now: Time) {
+        self.memory.load_went();
+        self.look_over(now);
     }
 
     /// Where less is held than before, connections that waited for that go on.
