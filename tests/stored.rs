@@ -183,6 +183,21 @@ fn equal_logs_are_identical() {
 }
 
 #[test]
+fn damaged_log_is_not_called_identical() {
+    let shelf = Shelf::new();
+    (1..=2).for_each(|node| drop(begun(&shelf, node)));
+    let path = shelf.path("n2").join("wal/0000000001.wal");
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The key of an entry with others behind it.
+    let at = bytes.windows(6).position(|six| six == b"\x01\0\0\0a\x01").unwrap();
+    bytes[at + 4] = b'c';
+    std::fs::write(&path, bytes).unwrap();
+    let said = shelf.diff(&["n1", "n2"]);
+    assert_eq!(said.code, Some(5), "{said:#?}");
+    assert!(!said.out.contains("identical") && said.out.ends_with("/n2\n"), "{said:#?}");
+}
+
+#[test]
 fn a_longer_log_is_no_conflict_and_its_tail_is_told_for_what_it_is() {
     let shelf = Shelf::new();
     drop(begun(&shelf, 1).log(4, 1, vec![put("c"), put("d")]));

@@ -197,10 +197,19 @@ fn is_violation(directories: &[Directory], index: Index) -> bool {
     })
 }
 
+/// The directories in which something is damaged.
+fn damaged(directories: &[Directory]) -> Vec<&str> {
+    let damaged = directories.iter().filter(|directory| !directory.damage.is_empty());
+    damaged.map(|directory| directory.name.as_str()).collect()
+}
+
 fn verdict(directories: &[Directory], compared: &Compared) -> String {
     let lasts = || directories.iter().map(|directory| directory.replay.log.last());
     match compared.verdict {
-        Verdict::Identical => "identical".to_owned(),
+        Verdict::Identical => match damaged(directories).as_slice() {
+            [] => "identical".to_owned(),
+            names => format!("nothing differs in what can be read · damaged: {}", names.join(", ")),
+        },
         Verdict::Apart => "no index is in two of these logs: nothing can be compared".to_owned(),
         Verdict::Behind => {
             let longest = lasts().max().unwrap_or_default();
@@ -257,10 +266,8 @@ fn print(directories: &[Directory], compared: &Compared, style: Style) {
         }
     }
     match compared.common {
-        Some(common) if directories.iter().all(|directory| directory.damage.is_empty()) => {
-            outln!("identical up to {common}");
-        }
-        Some(common) => outln!("identical up to {common}, as far as they can be read"),
+        Some(common) if damaged(directories).is_empty() => outln!("identical up to {common}"),
+        Some(common) => outln!("no difference up to {common}, as far as they can be read"),
         None => outln!("nothing in common"),
     }
     if let Some(index) = compared.differs {
