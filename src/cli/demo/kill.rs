@@ -37,7 +37,7 @@ pub fn run(args: &Kill) -> Result<(), Trouble> {
             Some(leader) => leader.node,
             None => {
                 return Err(Trouble {
-                    what: "there is no leader to kill just now\n  try again in a moment, or name one: drave kill 1"
+                    what: "there is no leader to kill just now\n  try again in a moment, or name one: drave kill 1 · a demo at other ports: --base-port"
                         .to_owned(),
                     code: 3,
                 });
@@ -55,8 +55,13 @@ pub fn run(args: &Kill) -> Result<(), Trouble> {
             }
         },
     };
-    let gone =
-        || Trouble { what: format!("no demo node {id} runs at port {}\n  see: drave status", args.base_port), code: 3 };
+    let gone = || Trouble {
+        what: format!(
+            "no demo node {id} runs at port {}\n  see: drave status · a demo at other ports: --base-port",
+            args.base_port
+        ),
+        code: 3,
+    };
     let pid = register.pids.get(&id).copied().ok_or_else(gone)?;
     // A number may have been given to another process since: only a node of drave is killed.
     let words = std::fs::read(format!("/proc/{pid}/cmdline")).map_err(|_| gone())?;
