@@ -185,10 +185,15 @@ impl Nodes {
         self.seats.iter().find(|(_, seat)| frozen(seat)).map(|(id, _)| *id)
     }
 
-    /// Sends a signal to a node; whether its process is there.
+    /// Sends a signal to a node; whether its process is there. One that has died takes signals until it is looked after.
     pub fn signal(&self, id: u64, signal: Signal) -> bool {
         match self.seats.get(&id) {
-            Some(Seat::Taken { child, .. }) => kill_process(Pid::from_child(child), signal).is_ok(),
+            Some(Seat::Taken { child, .. }) => {
+                let pid = Pid::from_child(child);
+                let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+                let is_dead = matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_)));
+                !is_dead && kill_process(pid, signal).is_ok()
+            }
             _ => false,
         }
     }
