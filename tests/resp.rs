@@ -216,6 +216,10 @@ fn every_command_answers_as_rediss_does() {
         ("CLIENT LIST", error("ERR unknown subcommand 'LIST'. Try CLIENT HELP.")),
         ("COMMAND DOCS", error("ERR unknown subcommand 'DOCS'. Try COMMAND HELP.")),
         ("CLUSTER KEYSLOT foo", Number(12182)),
+        ("CONFIG GET", error("ERR wrong number of arguments for 'config|get' command")),
+        ("CLIENT ID x", error("ERR wrong number of arguments for 'client|id' command")),
+        ("COMMAND count x", error("ERR wrong number of arguments for 'command|count' command")),
+        ("CLUSTER KEYSLOT", error("ERR wrong number of arguments for 'cluster|keyslot' command")),
         ("CLUSTER RESET", error("ERR unknown subcommand 'RESET'. Try CLUSTER HELP.")),
         ("READONLY", ok()),
         ("READWRITE", ok()),
@@ -349,6 +353,12 @@ fn a_transaction_is_one_entry_and_goes_on_behind_what_fails() {
     redis.ask("SET a 9");
     let aborted = Error("EXECABORT Transaction discarded because of previous errors.".into());
     assert_eq!(redis.ask("EXEC"), aborted);
+    for wrong in ["CONFIG SET save x", "CONFIG GET", "CLIENT LIST", "COMMAND COUNT x", "CLUSTER SLOTS x"] {
+        redis.ask("MULTI");
+        assert!(matches!(redis.ask(wrong), Error(_)), "{wrong}: what cannot be done is said at once");
+        redis.ask("SET a 9");
+        assert_eq!(redis.ask("EXEC"), aborted, "{wrong}");
+    }
     redis.ask("MULTI");
     redis.ask("SET a 9");
     assert_eq!(redis.ask("DISCARD"), ok());

@@ -11,13 +11,13 @@ const SLOTS: u16 = 16_384;
 
 /// `CLUSTER SLOTS|SHARDS|NODES|INFO|MYID|KEYSLOT key`
 pub fn cluster(words: &Words, scene: &Scene, out: &mut Writer<'_>) -> Result<(), String> {
-    match (&words.at(1).to_ascii_uppercase()[..], words.len()) {
-        (b"SLOTS", 2) => slots(scene, out),
-        (b"SHARDS", 2) => shards(scene, out),
-        (b"NODES", 2) => out.bulk(nodes(scene).as_bytes()),
-        (b"INFO", 2) => out.bulk(info(scene).as_bytes()),
-        (b"MYID", 2) => out.bulk(name(scene, scene.node).as_bytes()),
-        (b"KEYSLOT", 3) => out.integer(slot(words.at(2)).into()),
+    match &words.at(1).to_ascii_uppercase()[..] {
+        b"SLOTS" => slots(scene, out),
+        b"SHARDS" => shards(scene, out),
+        b"NODES" => out.bulk(nodes(scene).as_bytes()),
+        b"INFO" => out.bulk(info(scene).as_bytes()),
+        b"MYID" => out.bulk(name(scene, scene.node).as_bytes()),
+        b"KEYSLOT" => out.integer(slot(words.at(2)).into()),
         _ => return Err(subcommand(words)),
     }
     Ok(())

@@ -114,10 +114,14 @@ fn known(talk: &Talk, words: &Words) -> Result<&'static Spec, String> {
     if !talk.guest.known && !spec.as_ref().is_ok_and(|spec| open(spec)) {
         return Err("NOAUTH Authentication required.".into());
     }
-    spec.and_then(|spec| match spec.takes(words.len()) {
-        true => Ok(spec),
-        false => Err(format!("ERR wrong number of arguments for '{}' command", spec.name)),
-    })
+    let spec = spec?;
+    if !spec.takes(words.len()) {
+        return Err(format!("ERR wrong number of arguments for '{}' command", spec.name));
+    }
+    if let Does::Answer(small) = spec.does {
+        small.check(words)?;
+    }
+    Ok(spec)
 }
 
 /// Something of the machine is asked.

@@ -8,6 +8,7 @@ use crate::codec::integer;
 use crate::limits::ENTRY_BYTES_MAX;
 use crate::wire::resp::{Version, Words, Writer};
 use bytes::{Bytes, BytesMut};
+use std::ops::Range;
 
 /// What is answered without the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +67,28 @@ impl Small {
         matches!(self, Small::Auth | Small::Hello)
     }
 
+    /// Whether it is one of those that are there and has as many words as it must, where the word behind the name says
+    /// what is wanted; else the error, in Redis' words. `COMMAND` alone is one too.
+    pub fn check(self, words: &Words) -> Result<(), String> {
+        let known: &[(&str, Range<usize>)] = match self {
+            Small::Client => &[("getname", 2..3), ("id", 2..3), ("setinfo", 4..5), ("setname", 3..4)],
+            Small::Cluster => {
+                &[("info", 2..3), ("keyslot", 3..4), ("myid", 2..3), ("nodes", 2..3), ("shards", 2..3), ("slots", 2..3)]
+            }
+            Small::Command if words.len() > 1 => &[("count", 2..3)],
+            Small::Config => &[("get", 3..usize::MAX)],
+            _ => return Ok(()),
+        };
+        match known.iter().find(|(name, _)| words.at(1).eq_ignore_ascii_case(name.as_bytes())) {
+            Some((_, takes)) if takes.contains(&words.len()) => Ok(()),
+            Some((name, _)) => {
+                let command = String::from_utf8_lossy(words.at(0)).to_lowercase();
+                Err(format!("ERR wrong number of arguments for '{command}|{name}' command"))
+            }
+            None => Err(subcommand(words)),
+        }
+    }
+
     /// The reply, and what it does to the guest. Its own version may change: what is said from then on is
     /// said in that.
     pub fn answer(self, words: &Words, guest: &mut Guest, options: &Options, scene: &dyn Fn() -> Scene) -> BytesMut {
@@ -108,12 +131,9 @@ impl Small {
                 out.line("OK");
             }
             Small::Client => client(words, guest, &mut out)?,
-            Small::Config => config(words, &scene(), &mut out)?,
-            Small::Command => match (&words.at(1).to_ascii_uppercase()[..], words.len()) {
-                (b"", 1) => table::tell(&mut out),
-                (b"COUNT", 2) => out.integer(table::COMMANDS.len() as i64),
-                _ => return Err(subcommand(words)),
-            },
+            Small::Config => config(words, &scene(), &mut out),
+            Small::Command if words.len() == 1 => table::tell(&mut out),
+            Small::Command => out.integer(table::COMMANDS.len() as i64),
             Small::Cluster => about::cluster(words, &scene(), &mut out)?,
             Small::ReadOnly | Small::ReadWrite => {
                 guest.reads_locally = self == Small::ReadOnly;
@@ -226,18 +246,14 @@ fn named(name: &[u8]) -> Result<Bytes, String> {
 }
 
 fn client(words: &Words, guest: &mut Guest, out: &mut Writer<'_>) -> Result<(), String> {
-    match (&words.at(1).to_ascii_uppercase()[..], words.len()) {
-        (b"SETINFO", 4) => out.line("OK"),
-        (b"SETNAME", 3) => {
+    match &words.at(1).to_ascii_uppercase()[..] {
+        b"SETINFO" => out.line("OK"),
+        b"SETNAME" => {
             guest.name = named(words.at(2))?;
             out.line("OK");
         }
-        (b"GETNAME", 2) => out.option(Some(&guest.name[..]).filter(|name| !name.is_empty())),
-        (b"ID", 2) => out.integer(guest.id),
-        (b"SETINFO" | b"SETNAME" | b"GETNAME" | b"ID", _) => {
-            let name = String::from_utf8_lossy(words.at(1)).to_lowercase();
-            return Err(format!("ERR wrong number of arguments for 'client|{name}' command"));
-        }
+        b"GETNAME" => out.option(Some(&guest.name[..]).filter(|name| !name.is_empty())),
+        b"ID" => out.integer(guest.id),
         _ => return Err(subcommand(words)),
     }
     Ok(())
@@ -263,10 +279,7 @@ fn settings(scene: &Scene) -> [(&'static str, String); 14] {
     ]
 }
 
-fn config(words: &Words, scene: &Scene, out: &mut Writer<'_>) -> Result<(), String> {
-    if !words.at(1).eq_ignore_ascii_case(b"GET") || words.len() < 3 {
-        return Err(subcommand(words));
-    }
+fn config(words: &Words, scene: &Scene, out: &mut Writer<'_>) {
     let asked = |name: &str| words.from(2).any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()));
     let found: Vec<_> = settings(scene).into_iter().filter(|(name, _)| asked(name)).collect();
     out.map(found.len());
@@ -274,5 +287,4 @@ fn config(words: &Words, scene: &Scene, out: &mut Writer<'_>) -> Result<(), Stri
         out.bulk(name.as_bytes());
         out.bulk(value.as_bytes());
     }
-    Ok(())
 }
