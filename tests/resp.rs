@@ -175,6 +175,8 @@ fn every_command_answers_as_rediss_does() {
         ("EXPIRE k 50 NX GT", error("ERR NX and XX, GT or LT options at the same time are not compatible")),
         ("EXPIRE k 50 GT LT", error("ERR GT and LT options at the same time are not compatible")),
         ("EXPIRE k 50 what", error("ERR Unsupported option what")),
+        ("EXPIRE k x NX XX what", error("ERR Unsupported option what")),
+        ("EXPIRE k x GT LT", error("ERR GT and LT options at the same time are not compatible")),
         ("EXPIRE k 9223372036854775807", error("ERR invalid expire time in 'expire' command")),
         ("SET k v KEEPTTL", ok()),
         ("TTL k", Number(100)),

@@ -226,25 +226,26 @@ pub fn pexpireat(words: &Words) -> Asked<'_> {
 
 fn expires<'a>(words: &'a Words, name: &str, unit: Unit) -> Asked<'a> {
     let key = key(words, 1)?;
-    let deadline = unit.deadline(integer(words, 2)?);
-    let deadline = deadline.ok_or_else(|| format!("ERR invalid expire time in '{name}' command"))?;
-    let mut bar = Bar { dated: unit.absolute, ..Bar::default() };
+    // As in Redis: first what kinds of options there are, then whether they fit together, then the number.
+    let [mut nx, mut xx, mut gt, mut lt] = [false; 4];
     for word in words.from(3) {
         match &word.to_ascii_uppercase()[..] {
-            b"NX" if bar.has_one != Some(true) => bar.has_one = Some(false),
-            b"XX" if bar.has_one != Some(false) => bar.has_one = Some(true),
-            b"GT" if bar.later != Some(false) => bar.later = Some(true),
-            b"LT" if bar.later != Some(true) => bar.later = Some(false),
-            b"NX" | b"XX" => {
-                return Err("ERR NX and XX, GT or LT options at the same time are not compatible".into());
-            }
-            b"GT" | b"LT" => return Err("ERR GT and LT options at the same time are not compatible".into()),
+            b"NX" => nx = true,
+            b"XX" => xx = true,
+            b"GT" => gt = true,
+            b"LT" => lt = true,
             _ => return Err(format!("ERR Unsupported option {}", word.escape_ascii())),
         }
     }
-    if bar.has_one == Some(false) && bar.later.is_some() {
+    if nx && (xx || gt || lt) {
         return Err("ERR NX and XX, GT or LT options at the same time are not compatible".into());
     }
+    if gt && lt {
+        return Err("ERR GT and LT options at the same time are not compatible".into());
+    }
+    let deadline = unit.deadline(integer(words, 2)?);
+    let deadline = deadline.ok_or_else(|| format!("ERR invalid expire time in '{name}' command"))?;
+    let bar = Bar { dated: unit.absolute, has_one: (nx || xx).then_some(xx), later: (gt || lt).then_some(gt) };
     tell(Command::Expire { key, deadline, bar })
 }
 
