@@ -409,6 +409,29 @@ fn a_value_over_the_limit_is_refused_and_the_connection_kept() {
 }
 
 #[test]
+fn an_answer_over_the_limit_is_refused_in_words_that_say_what_was_done() {
+    let (_cluster, doors) = doors(1, &[]);
+    let mut redis = Redis::dial(&doors[0]);
+    let large = "x".repeat(700 << 10);
+    for key in ["a", "b", "c"] {
+        redis.send(&["SET", key, &large]);
+        assert_eq!(redis.read(), ok());
+    }
+    let limit = drave::limits::ANSWER_BYTES_MAX;
+    let to_read = format!("ERR the answer is over the limit of {limit} bytes; ask for less at a time");
+    assert_eq!(redis.ask("MGET a b c"), Error(to_read));
+    for command in ["MULTI", "INCR n", "GET a", "GET b", "GET c"] {
+        redis.ask(command);
+    }
+    let Many(answers) = redis.ask("EXEC") else { panic!("each has an answer") };
+    assert_eq!((&answers[0], answers.len()), (&Number(1), 4));
+    assert_eq!(answers[1..3], [bulk(&large), bulk(&large)]);
+    let done = format!("ERR the answer is over the limit of {limit} bytes; what was asked is done");
+    assert_eq!(answers[3], Error(done));
+    assert_eq!(redis.ask("GET n"), bulk("1"));
+}
+
+#[test]
 fn nobody_asks_and_keys_end_all_the_same() {
     let (cluster, doors) = doors(3, &[]);
     let mut redis = Redis::dial(&doors[0]);

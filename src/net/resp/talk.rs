@@ -116,12 +116,18 @@ fn tell(pending: &PendingRequest<Reading>, fate: RequestFate<'_>) -> BytesMut {
     let error = |text: &str| said(pending.reading.version, |out| out.error(text));
     match fate {
         RequestFate::Answer(answer) => read(pending, answer),
+        RequestFate::TooLong if reads(pending) => error(&telling::too_long_to_read()),
         RequestFate::TooLong => error(&telling::too_long()),
         RequestFate::Refused(refusal) => error(&telling::refusal(refusal)),
         RequestFate::Unknown => error(telling::UNKNOWN),
         RequestFate::OutOfTurn(who) => error(&format!("ERR {who} answered out of turn")),
         RequestFate::Status(_) => error("ERR the node answered out of turn"),
     }
+}
+
+/// Whether it changes nothing.
+fn reads(pending: &PendingRequest<Reading>) -> bool {
+    matches!(pending.kind, RequestKind::Read(_))
 }
 
 /// What is made of the machine's answer.
@@ -131,6 +137,7 @@ fn read(pending: &PendingRequest<Reading>, answer: Bytes) -> BytesMut {
         return said(version, |out| out.error("ERR an answer that cannot be read"));
     };
     said(version, |out| match (&pending.reading.what, answer) {
+        (What::One(_), Answer::Omitted) if reads(pending) => out.error(&telling::too_long_to_read()),
         (What::One(shape), answer) => telling::tell(out, shape, &answer),
         (What::Block(elements), Answer::Each(answers)) => {
             let mut answers = answers.iter();

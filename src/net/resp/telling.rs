@@ -31,6 +31,11 @@ pub fn too_long() -> String {
     format!("ERR the answer is over the limit of {ANSWER_BYTES_MAX} bytes; what was asked is done")
 }
 
+/// The same of a read.
+pub fn too_long_to_read() -> String {
+    format!("ERR the answer is over the limit of {ANSWER_BYTES_MAX} bytes; ask for less at a time")
+}
+
 /// Says an answer.
 pub fn tell(out: &mut Writer<'_>, shape: &Shape, answer: &Answer) {
     match (shape, answer) {
@@ -94,10 +99,11 @@ pub fn refusal(refusal: &Refusal) -> String {
 pub fn failure(said: &[u8]) -> Option<Failure> {
     let error = std::str::from_utf8(said.strip_prefix(b"-")?).unwrap_or_default();
     let wrong = match error.split([' ', '\r']).next().unwrap_or_default() {
+        // Before the kinds: `EVAL` is told with that of a missing password.
+        _ if error.starts_with("ERR unknown") || error.contains("not supported") => WrongRequest::Unsupported,
         "NOAUTH" | "WRONGPASS" | "NOPERM" => WrongRequest::Unauthorized,
         "MOVED" => return Some(Failure::Refused("not_leader")),
         "CLUSTERDOWN" => return Some(Failure::Refused(Refusal::Stopping.name())),
-        _ if error.starts_with("ERR unknown") || error.contains("not supported") => WrongRequest::Unsupported,
         _ => WrongRequest::Malformed,
     };
     Some(Failure::Wrong(wrong))
@@ -114,6 +120,7 @@ mod tests {
         assert_eq!([of("+OK\r\n"), of("$3\r\n-ab\r\n"), of("")], [None; 3]);
         assert_eq!(of("-NOAUTH Authentication required.\r\n"), wrong(WrongRequest::Unauthorized));
         assert_eq!(of("-ERR unknown command 'X'\r\n"), wrong(WrongRequest::Unsupported));
+        assert_eq!(of("-NOAUTH EVAL is not supported: …\r\n"), wrong(WrongRequest::Unsupported));
         assert_eq!(of("-ERR wrong number of arguments\r\n"), wrong(WrongRequest::Malformed));
         assert_eq!(of("-MOVED 1 localhost:1\r\n"), Some(Failure::Refused("not_leader")));
         let stopping = format!("-{}\r\n", refusal(&Refusal::Stopping));
