@@ -271,6 +271,7 @@ const TOLD: &[Mutant] = &[
     Mutant::HearAnyLog,
     Mutant::HideUnagreedLog,
     Mutant::TimeFromEntriesAlone,
+    Mutant::TimeFromOwnEarsAlone,
     Mutant::PromoteUnnamed,
     Mutant::FoundOverHolder,
     Mutant::ForgetPromised,

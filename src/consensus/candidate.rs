@@ -150,7 +150,10 @@ impl Candidate {
                 }
                 Next::Stay
             }
-            Message::Vote { granted: true, void, ask } if ask == self.ask => {
+            Message::Vote { granted: true, void, ask, heard } if ask == self.ask => {
+                if heard.term < me.term() && !me.options.mutants.breaks(Mutant::TimeFromOwnEarsAlone) {
+                    me.clock.observe(heard);
+                }
                 if let Some(disk) = envelope.origin.disk {
                     // It is named with our first entry, should it come to that.
                     me.meet(from, disk);

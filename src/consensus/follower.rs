@@ -1,5 +1,6 @@
 //! How a follower answers.
 
+use super::clock::LeaderTime;
 use super::message::{Ask, Envelope, Message};
 use super::next::Next;
 use super::note::{Note, Reason};
@@ -118,7 +119,7 @@ impl Follower {
             Message::Beat { commit, round, time } => {
                 self.hear(me, now, from);
                 if !me.options.mutants.breaks(Mutant::TimeFromEntriesAlone) {
-                    me.clock.observe(time);
+                    me.clock.observe(LeaderTime { term: me.term(), time });
                 }
                 commit_to(me, commit);
                 me.send(from, Message::Heard { round, seen: me.verified, room: me.room });

@@ -57,7 +57,7 @@ impl Leader {
     /// Opens the term with a no-op, so that what earlier leaders left commits beneath it (§5.4.2),
     /// and with the configuration, if no entry of the log holds one yet. Those who voted for us are there.
     pub fn new(me: &mut Replica, now: Time, votes: &[NodeId]) -> Leader {
-        me.clock.start(now, me.options.heartbeat);
+        me.clock.start(now, me.options.heartbeat, me.term());
         let first = me.log.last().index.next();
         // What begins a log is the configuration itself, with a log id of its own: it opens the term as well.
         let begins = me.log.last() == Position::ZERO;

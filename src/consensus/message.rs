@@ -3,6 +3,7 @@
 //! Every message carries its sender's term, which was durable before it left: a receiver may act on
 //! it for ever (§5.1).
 
+use super::clock::LeaderTime;
 use super::room::Room;
 use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, NodeId, Position, Term};
 use bytes::Bytes;
@@ -82,6 +83,8 @@ pub enum Message {
         void: bool,
         /// What was asked.
         ask: Ask,
+        /// The latest time that the voter has heard: the candidate begins no earlier, should it lead.
+        heard: LeaderTime,
     },
     /// Entries for the log, behind `prev` (§5.3). Without entries: do you hold `prev`?
     Append {

@@ -4,7 +4,7 @@ mod identity;
 
 pub use self::identity::Voice;
 use super::claims::PeerClaims;
-use super::clock::Clock;
+use super::clock::{Clock, LeaderTime};
 use super::configs::Configs;
 use super::founding::Founding;
 use super::gate::Gate;
@@ -134,7 +134,7 @@ impl Replica {
             configs.push(index, membership);
         }
         let mut clock = Clock::default();
-        clock.observe(recovered.time);
+        clock.observe_entry(log.last().term, recovered.time);
         Replica {
             id,
             options,
@@ -280,7 +280,7 @@ impl Replica {
     pub fn take(&mut self, entry: Entry) {
         let position = self.log.append(entry.position.term, codec::entry_size(&entry) as u64);
         assert_eq!(position, entry.position, "entries are consecutive");
-        self.clock.observe(entry.time);
+        self.clock.observe_entry(entry.position.term, entry.time);
         if let Payload::Membership(membership) = &entry.payload {
             self.configure(position.index, (**membership).clone());
         }
@@ -358,12 +358,13 @@ impl Replica {
         if index <= self.log.commit() && !self.options.mutants.breaks(Mutant::InstallOldSnapshots) {
             return;
         }
-        self.clock.observe(time);
+        self.clock.observe(LeaderTime { term: base.position.term, time });
         self.verified = self.verified.max(index);
         let broken = self.options.mutants.breaks(Mutant::KeepConflictingLog) && index <= self.log.last().index;
         if self.log.holds(base.position) || broken {
             return self.log.commit_to(index);
         }
+        self.clock.observe_entry(base.position.term, time);
         self.log.restart(base.position);
         self.forget_disks(&base.membership);
         if !self.options.mutants.breaks(Mutant::KeepStaleConfig) {
@@ -434,7 +435,7 @@ impl Replica {
         };
         self.notes.push(Note::Votes { candidate: from, ask, term: self.term(), denied });
         let granted = denied.is_none();
-        let vote = Message::Vote { granted, void: voice == Voice::Founder, ask };
+        let vote = Message::Vote { granted, void: voice == Voice::Founder, ask, heard: self.clock.known() };
         if granted && ask.is_real() {
             self.record_vote(candidate);
             self.promise(from, vote);

@@ -218,6 +218,10 @@ impl Checks {
 
     /// A node hands its journal a write.
     pub fn writes(&mut self, node: NodeId, write: &Write, leads: Option<Term>) -> Result<()> {
+        if leads.is_some() {
+            // One that is the only voter of an older copy asks nobody.
+            self.votes_untold(node)?;
+        }
         let life = self.lives.get_mut(&node).expect("every node has a life");
         if let (Some(term), Some(first)) = (leads, write.entries.first())
             && life.leads == Some(term)

@@ -10,6 +10,8 @@ use bytes::{BufMut, BytesMut};
 
 /// The oldest version of the protocol this program speaks.
 pub const VERSION_MIN: u16 = 7;
+/// The oldest version it speaks with a peer: a vote says since then which time the voter has heard.
+pub const PEER_VERSION_MIN: u16 = 8;
 /// The newest version of the protocol this program speaks.
 pub const VERSION_MAX: u16 = 8;
 
@@ -135,7 +137,7 @@ impl Hello {
     pub fn peer(cluster: ClusterId, node: NodeId, disk: DiskId, run: Run, target: NodeId) -> Hello {
         let caller = Who::Peer { node, disk, run, holds: Holds::default() };
         Hello {
-            version_min: VERSION_MIN,
+            version_min: PEER_VERSION_MIN,
             version_max: VERSION_MAX,
             cluster: Some(cluster),
             caller,
@@ -172,7 +174,8 @@ impl Hello {
     /// The newest version that both speak, if there is one.
     pub fn version(&self) -> Option<u16> {
         let newest = self.version_max.min(VERSION_MAX);
-        (newest >= self.version_min && newest >= VERSION_MIN).then_some(newest)
+        let oldest = if matches!(self.caller, Who::Peer { .. }) { PEER_VERSION_MIN } else { VERSION_MIN };
+        (newest >= self.version_min && newest >= oldest).then_some(newest)
     }
 
     /// Appends it as a frame.

@@ -56,7 +56,8 @@
 //! A hello names the oldest and the newest version its sender speaks; the welcome names the newest
 //! that both speak, or the caller is refused. There is nothing else to negotiate: within a version no
 //! kind and no field is ever added, but for status, which is JSON. This is version 8, and 7 is spoken with who knows no
-//! newer one: it had no request for the level of a node's log, which a client sends only where 8 was agreed. Versions
+//! newer one: it had no request for the level of a node's log, which a client sends only where 8 was agreed. Between
+//! nodes 8 alone is spoken: before it, a vote did not say which time the voter had heard. Versions
 //! before 7 are refused: 6 said of no gateway where it is, and took 007 for a number. Version 2 had no deadlines of
 //! keys, which a node that does not know of them would keep otherwise than the others; no word of how much room a
 //! disk has; and a reply came only to a request. Version 1 had no changes of members, and no word for who is none.

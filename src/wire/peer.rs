@@ -9,6 +9,7 @@ use super::error::WireError;
 use super::frame::{Frame, Kind, kept, put_frame};
 use crate::api::{Reply, Request};
 use crate::codec::{ENTRY_HEADER, Malformed, Put, Reader, entry_size, put_entry, read_entry};
+use crate::consensus::clock::LeaderTime;
 use crate::consensus::message::{Ask, Chunk, Envelope, Message, Origin, Round};
 use crate::consensus::room::Room;
 use crate::limits::{APPEND_ENTRIES_MAX, CHUNK_BYTES};
@@ -143,11 +144,13 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             out.put_position(*last);
             put_ask(out, *ask);
         }
-        Message::Vote { granted, void, ask } => {
+        Message::Vote { granted, void, ask, heard } => {
             out.put_u8(VOTE);
             out.put_u8(u8::from(*granted));
             out.put_u8(u8::from(*void));
             put_ask(out, *ask);
+            out.put_u64_le(heard.term.0);
+            out.put_u64_le(heard.time.0);
         }
         Message::Append { prev, commit, probe, entries } => put_append(out, (*prev, *commit, *probe), entries),
         Message::Appended { matched } => {
@@ -248,7 +251,11 @@ fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
     let log = Some(reader.u64()?).filter(|log| *log != 0).map(LogId);
     let message = match reader.u8()? {
         ASK_VOTE => Message::AskVote { last: position(reader)?, ask: read_ask(reader)? },
-        VOTE => Message::Vote { granted: reader.bool()?, void: reader.bool()?, ask: read_ask(reader)? },
+        VOTE => {
+            let (granted, void, ask) = (reader.bool()?, reader.bool()?, read_ask(reader)?);
+            let heard = LeaderTime { term: Term(sane(reader.u64()?)?), time: ClusterTime(sane(reader.u64()?)?) };
+            Message::Vote { granted, void, ask, heard }
+        }
         APPEND => read_append(reader, term)?,
         APPENDED => Message::Appended { matched: index(reader)? },
         CONFLICT => Message::Conflict { refused: index(reader)?, hint: position(reader)?, probe: reader.u64()? },
@@ -383,10 +390,11 @@ mod tests {
             entry(5, 2, Payload::Opaque(Bytes::from_static(b"x"))),
             entry(6, 3, Payload::Membership(Box::new(membership))),
         ];
+        let heard = LeaderTime { term: Term(2), time: ClusterTime(70) };
         let messages = vec![
             Message::AskVote { last, ask: Ask::Pre },
-            Message::Vote { granted: true, void: false, ask: Ask::Real },
-            Message::Vote { granted: true, void: true, ask: Ask::Handover },
+            Message::Vote { granted: true, void: false, ask: Ask::Real, heard },
+            Message::Vote { granted: true, void: true, ask: Ask::Handover, heard: LeaderTime::default() },
             Message::StepUp,
             Message::AskIndex { number: 7 },
             Message::ReadIndex { number: 7, index: Index(9) },

@@ -2,6 +2,7 @@
 
 use super::cluster::{Cluster, id, log_of, ms};
 use drave::api::RoleName;
+use drave::consensus::clock::LeaderTime;
 use drave::consensus::message::{Ask, Envelope, Message, Origin};
 use drave::consensus::note::Note;
 use drave::types::*;
@@ -464,7 +465,7 @@ fn leads_by_a_stale_vote(mutants: Mutants) -> bool {
 
 fn vote(cluster: &mut Cluster, term: u64, ask: Ask) {
     let now = cluster.now;
-    let message = Message::Vote { granted: true, void: false, ask };
+    let message = Message::Vote { granted: true, void: false, ask, heard: LeaderTime::default() };
     let vote = Envelope { from: id(2), to: id(1), term: Term(term), origin: Origin::default(), message };
     cluster.hosts.get_mut(&id(1)).unwrap().raft.as_mut().unwrap().receive(now, vote);
     cluster.turn(id(1));

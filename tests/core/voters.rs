@@ -3,6 +3,7 @@
 
 use crate::cluster::{command, id, ms};
 use drave::api::Refusal;
+use drave::consensus::clock::LeaderTime;
 use drave::consensus::message::{Ask, Envelope, Message, Origin, Round};
 use drave::consensus::ready::Order;
 use drave::consensus::replica::{Recovered, Replica};
@@ -118,7 +119,13 @@ impl One {
                     break;
                 }
                 let (log, term) = (self.raft.membership().agreed_log(), self.raft.term().0);
-                self.hears_from(from, disk, log, term, Message::Vote { granted: true, void, ask });
+                self.hears_from(
+                    from,
+                    disk,
+                    log,
+                    term,
+                    Message::Vote { granted: true, void, ask, heard: LeaderTime::default() },
+                );
             }
             if self.raft.leads() {
                 break;
@@ -299,6 +306,45 @@ fn new_leader_begins_at_the_time_it_heard_and_no_later() {
     });
 }
 
+/// What a read found ended must not be there again under the next leader: its time was heard by a majority.
+#[test]
+fn new_leader_begins_at_the_time_its_voters_heard() {
+    needs(Mutant::TimeFromOwnEarsAlone, |mutants| {
+        let mut one = One::with_log(disk(1), HardState::default(), 10, mutants);
+        one.hears(2, 1, Message::Beat { commit: Index(10), round: Round(1), time: ClusterTime(40_000) });
+        one.pass(Duration::from_secs(3));
+        assert!(!one.raft.leads());
+        let term = one.raft.term().0;
+        for ask in [Ask::Pre, Ask::Real] {
+            let heard = LeaderTime { term: Term(1), time: ClusterTime(50_000) };
+            one.hears(3, term, Message::Vote { granted: true, void: false, ask, heard });
+            let term = one.raft.term().0;
+            one.hears(3, term, Message::Vote { granted: true, void: false, ask: Ask::Real, heard });
+        }
+        assert!(one.raft.leads());
+        (ClusterTime(50_000)..ClusterTime(51_000)).contains(&one.raft.cluster_time(one.now))
+    });
+}
+
+/// A leader that was cut off counted on alone. What was set under the next one, by a clock that is behind, must not end
+/// the earlier when the first one leads again.
+#[test]
+fn time_that_a_deposed_leader_counted_alone_ends_nothing() {
+    let mut one = One::with_log(disk(1), HardState::default(), 10, Mutants::NONE);
+    one.hears(2, 1, Message::Beat { commit: Index(10), round: Round(1), time: ClusterTime(40_000) });
+    let term = one.campaigns((2, disk(2), false));
+    one.pass(Duration::from_secs(2));
+    let alone = one.raft.cluster_time(one.now);
+    assert!(alone > ClusterTime(40_100), "{alone:?}");
+    let entry = drave::codec::entry(at(11, term + 1), ClusterTime(40_005), Payload::Noop);
+    let append = Message::Append { prev: at(10, 1), commit: Index(10), probe: 0, entries: vec![entry] };
+    one.hears(3, term + 1, append);
+    assert_eq!(one.raft.cluster_time(one.now), ClusterTime(40_005));
+    one.campaigns((3, disk(3), false));
+    assert!(one.raft.leads());
+    assert!(one.raft.cluster_time(one.now) < ClusterTime(40_100), "{:?}", one.raft.cluster_time(one.now));
+}
+
 #[test]
 fn founder_that_holds_a_log_is_a_veto() {
     needs(Mutant::FoundOverHolder, |mutants| {
@@ -306,8 +352,20 @@ fn founder_that_holds_a_log_is_a_veto() {
         one.pass(ms(400));
         for _ in 0..10 {
             let term = one.raft.term().0;
-            one.hears_from(2, disk(2), None, term, Message::Vote { granted: true, void: true, ask: Ask::Pre });
-            one.hears_from(3, disk(3), Some(LOG), term, Message::Vote { granted: false, void: false, ask: Ask::Pre });
+            one.hears_from(
+                2,
+                disk(2),
+                None,
+                term,
+                Message::Vote { granted: true, void: true, ask: Ask::Pre, heard: LeaderTime::default() },
+            );
+            one.hears_from(
+                3,
+                disk(3),
+                Some(LOG),
+                term,
+                Message::Vote { granted: false, void: false, ask: Ask::Pre, heard: LeaderTime::default() },
+            );
             one.pass(ms(100));
         }
         !one.all.iter().any(|envelope| matches!(envelope.message, Message::AskVote { ask: Ask::Real, .. }))
