@@ -290,13 +290,7 @@ impl Leader {
             }
             Message::Appended { matched } => {
                 progress.acknowledged(now, matched);
-                // It holds the configuration that it belongs to, on that disk. Its connection may be older than this
-                // node's knowledge of it, and the disk that it came with was of no meaning then.
-                if let Some(disk) =
-                    progress.disk.filter(|_| progress.counted_from.is_none() && matched >= me.configs.since())
-                {
-                    me.meet(peer, disk);
-                }
+                meet_by_copy(me, peer, progress);
             }
             Message::Conflict { refused, hint, probe } => {
                 if shows_loss(me, progress, refused, probe) {
@@ -458,6 +452,15 @@ fn shows_loss(me: &Replica, progress: &Progress, refused: Index, probe: u64) -> 
     let current = probe != 0 && probe == progress.probe && progress.has_lost.is_none();
     let acknowledged = refused == progress.matched && progress.matched > Index::ZERO;
     current && acknowledged && !me.options.mutants.breaks(Mutant::IgnoreLost)
+}
+
+/// A peer that acknowledges the configuration it belongs to is met with the disk that holds it. Its connection may be
+/// older than this node's knowledge of it, and the disk that it came with was of no meaning then.
+fn meet_by_copy(me: &mut Replica, peer: NodeId, progress: &Progress) {
+    let is_held = progress.counted_from.is_none() && progress.matched >= me.configs.since();
+    if let Some(disk) = progress.disk.filter(|_| is_held) {
+        me.meet(peer, disk);
+    }
 }
 
 /// A follower has lost what it acknowledged: it is told, and sent nothing before it has promised to vote as if it

@@ -144,14 +144,7 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             out.put_position(*last);
             put_ask(out, *ask);
         }
-        Message::Vote { granted, void, ask, heard } => {
-            out.put_u8(VOTE);
-            out.put_u8(u8::from(*granted));
-            out.put_u8(u8::from(*void));
-            put_ask(out, *ask);
-            out.put_u64_le(heard.term.0);
-            out.put_u64_le(heard.time.0);
-        }
+        Message::Vote { granted, void, ask, heard } => put_vote(out, (*granted, *void), *ask, *heard),
         Message::Append { prev, commit, probe, entries } => put_append(out, (*prev, *commit, *probe), entries),
         Message::Appended { matched } => {
             out.put_u8(APPENDED);
@@ -234,6 +227,15 @@ fn put_room(out: &mut BytesMut, room: &Room) {
     out.put_u8(u8::from(*low));
     out.put_u64_le(*bytes);
     out.put_u64_le(behind.0);
+}
+
+fn put_vote(out: &mut BytesMut, (granted, void): (bool, bool), ask: Ask, heard: LeaderTime) {
+    out.put_u8(VOTE);
+    out.put_u8(u8::from(granted));
+    out.put_u8(u8::from(void));
+    put_ask(out, ask);
+    out.put_u64_le(heard.term.0);
+    out.put_u64_le(heard.time.0);
 }
 
 fn put_ask(out: &mut BytesMut, ask: Ask) {
