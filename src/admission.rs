@@ -57,6 +57,8 @@ pub struct Admission {
     /// The state machine that runs here; empty if that is not to be checked.
     machine: &'static str,
     members: Membership,
+    /// Whether that is no configuration, but where to look for one.
+    no_configuration: bool,
     /// The position of the configuration that the membership is.
     configured: Position,
     /// The node that this one follows, if any; itself if it leads.
@@ -79,6 +81,7 @@ impl Admission {
             me,
             machine: "",
             members: Membership::default(),
+            no_configuration: true,
             configured: Position::ZERO,
             leader: None,
             leavers: BTreeMap::new(),
@@ -130,11 +133,16 @@ impl Admission {
         places: impl FnOnce() -> Membership,
     ) -> Vec<NodeId> {
         self.configured = configured;
-        let members = if membership.members.is_empty() { places() } else { membership.clone() };
+        let no_configuration = membership.members.is_empty();
+        let members = if no_configuration { places() } else { membership.clone() };
         let before = std::mem::replace(&mut self.members, members);
+        // Places name no disks. (Counter-example: a joiner meets a peer at one of them, and by the time it has the log
+        // the peer was added again on another disk, which is not named yet: to the joiner it would have stayed.)
+        let from_places = std::mem::replace(&mut self.no_configuration, no_configuration) && !no_configuration;
         let members = &self.members;
-        let added = members.ids().filter(|id| !before.stays(*id, members)).collect();
-        self.met.retain(|peer, _| before.stays(*peer, members));
+        let stays = |id: NodeId| !from_places && before.stays(id, members);
+        let added = members.ids().filter(|id| !stays(*id)).collect();
+        self.met.retain(|peer, _| stays(*peer));
         for (id, member) in before.members {
             self.leavers.entry(id).or_insert((member, now + LEAVERS_FOR));
         }
@@ -324,6 +332,22 @@ mod tests {
         assert_eq!(one.welcomed(id(2), &emptied.welcome(4)), Err(Unwelcome::Disk));
         assert_eq!(one.welcomed(id(2), &two.welcome(4)), Ok(Some(DiskId(2))));
         assert_eq!(one.welcomed(id(3), &two.welcome(4)), Err(Unwelcome::Stranger));
+    }
+
+    /// Seed 2199025001226 with `--members`: a joiner that came to lead refused a learner's disk for good.
+    #[test]
+    fn disk_of_a_peer_that_was_met_before_there_was_a_configuration_may_be_another() {
+        let (mut joiner, two) = (admission(1, 0), admission(2, 3));
+        let members = two.members().clone();
+        joiner.set_members(Time::ZERO, &Membership::default(), Position::ZERO, || members.clone());
+        assert_eq!(joiner.admit(&two.hello(id(1), "n2:1")), (Some(DiskId(2)), false));
+        let mut emptied = two.clone();
+        emptied.me.disk = DiskId(1002);
+        let judges = |joiner: &Admission| joiner.judge(&emptied.hello(id(1), ""), Circumstances::default());
+        assert_eq!(judges(&joiner), Err(Reason::Disk));
+        let added = joiner.set_members(Time::ZERO, &members, Position::ZERO, Membership::default);
+        assert_eq!(added, [id(1), id(2), id(3)], "each says anew with which disk it comes");
+        assert!(judges(&joiner).is_ok());
     }
 
     #[test]
