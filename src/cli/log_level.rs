@@ -44,7 +44,7 @@ pub fn run(args: &SetLevel) -> Result<(), Trouble> {
         (0, 0, Some(node)) => Err(silent(cluster, &format!("no node {node} answers"))),
         (0, _, None) => Err(cluster.nobody_answers()),
         (_, 0, _) => Ok(()),
-        _ => Err(silent(cluster, &format!("{failed} of {} nodes did not do it", answered + failed))),
+        _ => Err(silent(cluster, &format!("{failed} of {} nodes did not answer, or refused", answered + failed))),
     }
 }
 
@@ -66,6 +66,10 @@ fn print(cluster: &Cluster, node: Option<u64>, endpoint: &str, level: &Result<Lo
         }
         Ok(LogLevelInForce { level, changed: true }) => outln!("{name} {level} (changed since the start)"),
         Ok(LogLevelInForce { level, changed: false }) => outln!("{name} {level}"),
-        Err(error) => outln!("{name} no: {endpoint}: {error}"),
+        Err(error) => {
+            // Some errors name the node already.
+            let error = error.strip_prefix(&format!("{endpoint}: ")).unwrap_or(error);
+            outln!("{name} error: {endpoint}: {error}");
+        }
     }
 }
