@@ -74,7 +74,7 @@ pub struct Replica {
     /// The highest index that a leader said is committed, whether we hold what is meant or not: how far
     /// there is to go.
     pub goal: Index,
-    /// Since when it is no member, if that was in its log before all that is committed, and is not said yet.
+    /// Where its log removed it last, if that was before all that is committed, and is not logged yet.
     pub left_at: Option<Index>,
     /// The latest round of reads. Never goes back in a process's life, so that none is used again.
     pub round: Round,
@@ -301,8 +301,6 @@ impl Replica {
             let behind = index < self.goal;
             self.left_at = behind.then_some(index);
             self.notes.push(Note::Outside { me: self.id, since: index, behind });
-        } else if membership.members.contains_key(&self.id) {
-            self.left_at = None;
         }
         self.configs.push(index, membership.clone());
         self.notes.push(Note::Configured { index, membership: Box::new(membership) });
@@ -313,6 +311,7 @@ impl Replica {
     pub fn tell_if_outside(&mut self) {
         if self.log.last().index >= self.goal
             && let Some(since) = self.left_at.take()
+            && !self.configs.current().members.contains_key(&self.id)
         {
             self.notes.push(Note::Outside { me: self.id, since, behind: false });
         }
