@@ -271,7 +271,7 @@ const TOLD: &[Mutant] = &[
     Mutant::HearAnyLog,
     Mutant::HideUnagreedLog,
     Mutant::TimeFromEntriesAlone,
-    Mutant::TimeFromOwnEarsAlone,
+    Mutant::IgnoreVotersTime,
     Mutant::PromoteUnnamed,
     Mutant::FoundOverHolder,
     Mutant::ForgetPromised,

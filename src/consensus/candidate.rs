@@ -151,7 +151,7 @@ impl Candidate {
                 Next::Stay
             }
             Message::Vote { granted: true, void, ask, heard } if ask == self.ask => {
-                if heard.term < me.term() && !me.options.mutants.breaks(Mutant::TimeFromOwnEarsAlone) {
+                if heard.term < me.term() && !me.options.mutants.breaks(Mutant::IgnoreVotersTime) {
                     me.clock.observe(heard);
                 }
                 if let Some(disk) = envelope.origin.disk {

@@ -1,4 +1,4 @@
-//! The cluster's clock: runs while a leader lives, and never goes back.
+//! The cluster's clock: it runs while a leader lives, and never goes back in a log.
 
 use crate::types::{ClusterTime, Term, Time};
 use std::time::Duration;
@@ -7,8 +7,8 @@ use std::time::Duration;
 /// frozen, and the cluster's clock goes on by no more than these.
 const BEATS_MAX: u32 = 20;
 
-/// A time of the cluster's clock, and the term of the leader by whose clock it runs. Later terms come first in
-/// comparing: what a deposed leader counted alone has passed for nobody else.
+/// A time of the cluster's clock, and the term of the leader that counts it. Times are compared by term first: the time
+/// that a deposed leader counted alone has passed for no other node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct LeaderTime {
     /// The leader's term.
@@ -24,12 +24,13 @@ pub struct LeaderTime {
 /// expires for want of a leader. Nor does a leader that was frozen catch up on waking, whether or not it
 /// still leads: it has told nobody the time meanwhile.
 ///
-/// A new leader begins at the latest time by [`LeaderTime`] that it or any of its voters has heard. Then what a read
-/// found ended stays so: a majority heard the time of the read's round, and one of them voted. And nothing ends early: the
-/// clock of a later leader may be behind that of an earlier one that was cut off, and keys that were set by
-/// it count by it. (Counter-example, of the highest time heard: a leader counts on alone for 300 ms; its successor began
-/// where it had last been heard; when it leads again, it would take 300 ms off the life of every key that was set
-/// meanwhile. Seed 2199024002609 with `--members`.)
+/// A new leader begins at the latest [`LeaderTime`] that it or any of its voters has heard. A majority heard the time of
+/// each round of reads, and one of that majority voted, so the clock does not fall behind any such round. (An answer is
+/// later than its round by a round trip; by so much a new leader may be behind it, see `docs/limits.md`.)
+///
+/// No key ends early. (Counter-example, if the highest time of any term counted: a leader is cut off, and counts on for
+/// 300 ms; its successor begins where it was last heard; when the first one leads again, every key that was set meanwhile
+/// ends 300 ms early. Seed 2199024002609 with `--members`.)
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
     known: LeaderTime,
@@ -48,18 +49,18 @@ struct Leading {
 }
 
 impl Clock {
-    /// An entry of that term and time is the last of the log.
+    /// An entry of that term and time is now the last of the log.
     pub fn observe_entry(&mut self, term: Term, time: ClusterTime) {
         self.last_entry = time;
         self.observe(LeaderTime { term, time });
     }
 
-    /// A leader said that time, or a voter has heard it.
+    /// A leader sent that time, or a voter has heard it.
     pub fn observe(&mut self, heard: LeaderTime) {
         self.known = self.known.max(heard);
     }
 
-    /// What was heard.
+    /// The latest time that this node has heard, or counts itself.
     pub fn known(&self) -> LeaderTime {
         self.known
     }
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_deposed_leader_counted_alone_has_passed_for_nobody() {
+    fn time_of_a_later_term_replaces_a_higher_one_of_an_earlier_term() {
         let (mut clock, beat) = (Clock::default(), Duration::from_millis(50));
         clock.start(Time::ZERO, beat, Term(3));
         assert_eq!(clock.read(Time::ZERO + beat * 10), ClusterTime(500));
@@ -128,7 +129,7 @@ mod tests {
         assert_eq!(clock.known(), later);
         clock.start(Time::ZERO + beat * 20, beat, Term(5));
         assert_eq!(clock.read(Time::ZERO + beat * 20), ClusterTime(200));
-        // But a log's times ascend: of what it holds, the last entry may be one that it wrote alone.
+        // The times of a log ascend all the same, and its last entry may be one that this node wrote alone.
         clock.observe_entry(Term(5), ClusterTime(700));
         clock.observe(LeaderTime { term: Term(6), time: ClusterTime(300) });
         clock.start(Time::ZERO + beat * 20, beat, Term(7));

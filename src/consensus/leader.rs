@@ -290,7 +290,7 @@ impl Leader {
             }
             Message::Appended { matched } => {
                 progress.acknowledged(now, matched);
-                meet_by_copy(me, peer, progress);
+                learn_disk_from_ack(me, peer, progress);
             }
             Message::Conflict { refused, hint, probe } => {
                 if shows_loss(me, progress, refused, probe) {
@@ -454,9 +454,9 @@ fn shows_loss(me: &Replica, progress: &Progress, refused: Index, probe: u64) -> 
     current && acknowledged && !me.options.mutants.breaks(Mutant::IgnoreLost)
 }
 
-/// A peer that acknowledges the configuration it belongs to is met with the disk that holds it. Its connection may be
-/// older than this node's knowledge of it, and the disk that it came with was of no meaning then.
-fn meet_by_copy(me: &mut Replica, peer: NodeId, progress: &Progress) {
+/// Learns the disk of a member that the configuration does not name yet, once the member has acknowledged that
+/// configuration from it. The connection may be older than the membership; its hello was ignored then.
+fn learn_disk_from_ack(me: &mut Replica, peer: NodeId, progress: &Progress) {
     let is_held = progress.counted_from.is_none() && progress.matched >= me.configs.since();
     if let Some(disk) = progress.disk.filter(|_| is_held) {
         me.meet(peer, disk);

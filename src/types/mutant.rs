@@ -156,8 +156,8 @@ mutants! {
     HearAnyLog = "hear-any-log",
     /// Followers know the time of the log's entries alone.
     TimeFromEntriesAlone = "time-from-entries-alone",
-    /// A new leader begins at the time that it heard itself, whatever its voters have heard.
-    TimeFromOwnEarsAlone = "time-from-own-ears-alone",
+    /// A new leader begins at the time that it heard itself, and ignores the times that its voters heard.
+    IgnoreVotersTime = "ignore-voters-time",
     /// Who leads a log that is not agreed yet does not say which.
     HideUnagreedLog = "hide-unagreed-log",
     /// A leader is not heard that comes with another disk than the one it is known by.

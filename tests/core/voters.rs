@@ -309,7 +309,7 @@ fn new_leader_begins_at_the_time_it_heard_and_no_later() {
 /// What a read found ended must not be there again under the next leader: its time was heard by a majority.
 #[test]
 fn new_leader_begins_at_the_time_its_voters_heard() {
-    needs(Mutant::TimeFromOwnEarsAlone, |mutants| {
+    needs(Mutant::IgnoreVotersTime, |mutants| {
         let mut one = One::with_log(disk(1), HardState::default(), 10, mutants);
         one.hears(2, 1, Message::Beat { commit: Index(10), round: Round(1), time: ClusterTime(40_000) });
         one.pass(Duration::from_secs(3));
