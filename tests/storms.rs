@@ -79,6 +79,13 @@ fn damaged_snapshots_are_found_and_replaced() {
     assert!(found.iter().all(|found| *found > 0), "{found:?}");
 }
 
+/// Troubles in quick succession, and many small segments: `clients` are how many, and how long each thinks.
+fn hasten(scenario: &mut Scenario, clients: (u64, Duration)) {
+    (scenario.every, scenario.lasting) = (Duration::from_millis(150), false);
+    (scenario.load.clients, scenario.load.think) = clients;
+    (scenario.segment_bytes, scenario.load.large) = (8 << 10, 30);
+}
+
 /// Disks that are damaged beneath a process that runs, write to the wrong place, or call a sync done that they have
 /// not done, on a minority of machines; and disks that are full when a process starts on them. All is found, or the
 /// machine is told that it has lost something.
@@ -96,9 +103,7 @@ fn disks_that_rot_misdirect_and_lie_lose_nothing() {
             1 => Troubles { rot_running: 4, misdirect: 6, ..crashes },
             _ => Troubles { full: 30, kill: 20, ..crashes },
         };
-        (scenario.every, scenario.lasting) = (Duration::from_millis(150), false);
-        (scenario.load.clients, scenario.load.think) = (4, Duration::from_millis(20));
-        (scenario.segment_bytes, scenario.load.large) = (8 << 10, 30);
+        hasten(&mut scenario, (4, Duration::from_millis(20)));
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
         lost_writes += outcome.lost_writes;
         full_starts += outcome.full_starts;
@@ -125,9 +130,7 @@ fn disks_that_rot_while_members_change_are_replaced() {
             1 => Troubles { rot_running: 6, misdirect: 6, ..crashes },
             _ => Troubles { rot: 6, rot_snapshot: 6, ..crashes },
         };
-        (scenario.every, scenario.lasting) = (Duration::from_millis(150), false);
-        (scenario.load.clients, scenario.load.think) = (3, Duration::from_millis(30));
-        (scenario.segment_bytes, scenario.load.large) = (8 << 10, 30);
+        hasten(&mut scenario, (3, Duration::from_millis(30)));
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
         replaced += outcome.replaced;
     }
