@@ -88,7 +88,17 @@ fn figures_are_told_as_prometheus_reads_them() {
     (0..20).for_each(|n| put(web, &n.to_string(), "v"));
     put(web, "short?ttl=1h", "v");
     assert_eq!(cluster.run(&["snapshot", "take"]).code, Some(0));
-    let (kind, text) = metrics(web, OPENMETRICS);
+    // A write needs one of the two followers; the other one may not have answered yet.
+    let told = until(
+        "both followers have answered the leader",
+        || {
+            let told = metrics(web, OPENMETRICS);
+            let (_, answered) = sample(&told.1, "drave_peer_round_trip_time_seconds")?;
+            (answered.len() == 2).then_some(told)
+        },
+        || metrics(web, OPENMETRICS).1,
+    );
+    let (kind, text) = told;
     assert!(kind.starts_with("application/openmetrics-text; version=1.0.0"), "{kind}");
     assert!(text.ends_with("\n# EOF\n"));
     let all = |name: &str| sample(&text, &format!("drave_{name}")).unwrap_or_else(|| panic!("no {name} in\n{text}"));
