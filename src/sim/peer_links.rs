@@ -187,7 +187,7 @@ impl World {
     }
 
     /// A node says something to a peer: lost if there is no connection.
-    pub(super) fn send(&mut self, from: NodeId, to: NodeId, frame: &PeerFrame) {
+    pub(super) fn send(&mut self, from: NodeId, to: NodeId, frame: &PeerFrame) -> checks::Result<()> {
         let mut bytes = BytesMut::with_capacity(frame.size());
         frame.put(&mut bytes);
         self.fold(&bytes);
@@ -203,13 +203,18 @@ impl World {
                 }
                 PeerFrame::Answer { .. } | PeerFrame::Raft(_) => {}
             }
-            return;
+            return Ok(());
         };
         if self.network.must_redial(from, to) {
-            return self.relink(from, to);
+            self.relink(from, to);
+            return Ok(());
+        }
+        if let PeerFrame::Raft(envelope) = frame {
+            self.shipped(envelope)?;
         }
         let once = matches!(frame, PeerFrame::Forward { .. });
         self.transmit(from, to, Said { bytes: bytes.freeze(), once });
+        Ok(())
     }
 
     /// Bytes of a peer reach a node.
@@ -263,7 +268,6 @@ impl World {
     fn spoken(&mut self, to: NodeId, from: NodeId, frame: Frame) -> checks::Result<()> {
         let event = match PeerFrame::read(frame).map_err(|error| broken(to, from, error))? {
             PeerFrame::Raft(envelope) => {
-                self.shipped(&envelope)?;
                 self.checks.told(to, &envelope.message);
                 Event::Peer(envelope)
             }

@@ -21,8 +21,8 @@ use std::time::Duration;
 /// Pieces are small, so that much happens between two of them.
 const PIECE: usize = 300;
 
-/// Of a snapshot that a follower is sent in calm, no more than so many times its size reaches it: what was
-/// on its way when its links broke is sent again, and nothing else.
+/// In calm, a follower is sent no more than so many times a snapshot's size: what was on its way when its
+/// links broke is sent again, and nothing else.
 const SENT_MOST: u64 = 3;
 /// The same where messages overtake one another: for each piece that arrives in order, a window of others
 /// may have arrived too early, and comes again.
@@ -48,7 +48,7 @@ pub struct Snapshots {
     pub(super) became: Taken,
     /// Machines of which a bit turned over in the snapshot of that index, and no newer one is known.
     pub(super) rotten: BTreeMap<NodeId, Index>,
-    /// How many bytes of each arrived in calm, from whom, at whom.
+    /// How many bytes of each were sent in calm, by whom, to whom.
     sent: BTreeMap<(NodeId, NodeId, Position), u64>,
 }
 
@@ -67,7 +67,8 @@ impl World {
         Err(format!("of {at}, {said} are {order:?}, and must not fall"))
     }
 
-    /// A piece of a snapshot reaches a node: in calm, not over and over.
+    /// A piece of a snapshot is given to a connection: in calm, not over and over. (It is counted where it is sent:
+    /// pieces that were sent during the storm may arrive long after its end.)
     pub(super) fn shipped(&mut self, envelope: &Envelope) -> checks::Result<()> {
         let Envelope { from, to, message: Message::Chunk(chunk), .. } = envelope else { return Ok(()) };
         if !self.calm {

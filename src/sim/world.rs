@@ -464,11 +464,11 @@ impl World {
                 self.reads_mapping(&mut envelope);
                 self.checks.sends(&envelope)?;
                 self.say(|| format!("{at} → {}: {}", envelope.to, brief(&envelope)));
-                self.send(at, envelope.to, &PeerFrame::Raft(envelope));
+                self.send(at, envelope.to, &PeerFrame::Raft(envelope))?;
             }
-            Action::Forward { to, id, request } => self.send(at, to, &PeerFrame::Forward { id, request }),
+            Action::Forward { to, id, request } => self.send(at, to, &PeerFrame::Forward { id, request })?,
             Action::Reply { to: Caller::Peer(peer), id, reply } => {
-                self.send(at, peer, &PeerFrame::Answer { id, reply });
+                self.send(at, peer, &PeerFrame::Answer { id, reply })?;
             }
             Action::Reply { to: Caller::Client(link), id, reply } if link >= FIRST_LINK => {
                 self.answers_link(at, link, id, &reply);
