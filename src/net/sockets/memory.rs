@@ -23,6 +23,9 @@ const STALLS_MAX: u8 = 2;
 const LOAD_BYTES: u64 = 16 << 20;
 /// As long as more than this comes and goes between two sweeps, they have not. Heartbeats are less.
 const QUIET_BYTES: u64 = 64 << 10;
+/// After so many quiet sweeps a load is over. What is given back and asked for again costs a fault for each page: a
+/// load that pauses for some seconds keeps its memory.
+const QUIET_SWEEPS: u8 = 10;
 
 /// How many bytes all clients hold.
 #[derive(Clone, Copy, Debug)]
@@ -33,12 +36,14 @@ pub struct Memory {
     /// How many bytes came and went since the last sweep, and since free memory was last given back.
     lately: u64,
     moved: u64,
+    /// How many sweeps in a row found quiet.
+    quiet: u8,
 }
 
 impl Memory {
     /// Nothing is held, and that much may be.
     pub fn new(max: usize) -> Memory {
-        Memory { held: 0, max, pressure: Pressure::None, lately: 0, moved: 0 }
+        Memory { held: 0, max, pressure: Pressure::None, lately: 0, moved: 0, quiet: 0 }
     }
 
     /// That much may be held from now on.
@@ -84,11 +89,12 @@ impl Memory {
         self.lately += bytes;
     }
 
-    /// At a sweep: whether a load has just ended, after which the allocator keeps much that is free. Once for each load.
+    /// At a sweep: whether a load is over, after which the allocator keeps much that is free. Once for each load.
     pub fn load_ends(&mut self) -> bool {
         let lately = std::mem::take(&mut self.lately);
         self.moved += lately;
-        let ends = self.is_loaded() && lately < QUIET_BYTES;
+        self.quiet = if lately < QUIET_BYTES { self.quiet.saturating_add(1) } else { 0 };
+        let ends = self.is_loaded() && self.quiet >= QUIET_SWEEPS;
         if ends {
             self.moved = 0;
         }
@@ -195,17 +201,35 @@ impl Net {
 mod tests {
     use super::*;
 
+    /// A sweep after so many bytes moved: whether a load is over, and whether one goes on.
+    fn sweep(memory: &mut Memory, bytes: u64) -> (bool, bool) {
+        memory.moves(bytes);
+        (memory.load_ends(), memory.is_loaded())
+    }
+
     #[test]
-    fn load_ends_once_when_it_was_large_and_nothing_moves_any_more() {
+    fn load_ends_once_when_it_was_large_and_nothing_moves_for_a_while() {
         let mut memory = Memory::new(1 << 20);
-        let mut ends = |bytes| {
-            memory.moves(bytes);
-            (memory.load_ends(), memory.is_loaded())
-        };
-        assert_eq!(ends(LOAD_BYTES - 1), (false, false));
-        assert_eq!(ends(QUIET_BYTES), (false, true), "it goes on");
-        assert_eq!(ends(QUIET_BYTES - 1), (true, false));
-        assert_eq!(ends(0), (false, false), "once");
-        assert_eq!(ends(LOAD_BYTES - 1), (false, false));
+        assert_eq!(sweep(&mut memory, LOAD_BYTES - 1), (false, false));
+        assert_eq!(sweep(&mut memory, QUIET_BYTES), (false, true), "it goes on");
+        for _ in 1..QUIET_SWEEPS {
+            assert_eq!(sweep(&mut memory, QUIET_BYTES - 1), (false, true), "it may have paused");
+        }
+        assert_eq!(sweep(&mut memory, QUIET_BYTES - 1), (true, false));
+        assert_eq!(sweep(&mut memory, 0), (false, false), "once");
+        assert_eq!(sweep(&mut memory, LOAD_BYTES - 1), (false, false));
+    }
+
+    #[test]
+    fn load_that_pauses_keeps_its_memory() {
+        let mut memory = Memory::new(1 << 20);
+        for _ in 0..3 {
+            assert_eq!(sweep(&mut memory, LOAD_BYTES), (false, true));
+            for _ in 1..QUIET_SWEEPS {
+                assert_eq!(sweep(&mut memory, 0), (false, true));
+            }
+        }
+        assert_eq!(sweep(&mut memory, QUIET_BYTES), (false, true), "it goes on");
+        assert_eq!(sweep(&mut memory, 0), (false, true));
     }
 }
