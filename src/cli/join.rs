@@ -2,7 +2,7 @@
 
 use super::trouble::Trouble;
 use crate::api::Status;
-use crate::client::{Client, Options};
+use crate::client::{Client, ClientError, Options};
 use crate::config::{Config, Joined};
 use crate::disk::FsDisk;
 use crate::disk::fs::Syncs;
@@ -182,12 +182,24 @@ fn become_member(
     let everyone = status.members.iter().map(|member| member.address.clone());
     let endpoints: Vec<String> = endpoints.iter().cloned().chain(everyone).collect();
     let options = Options { timeout: LOOK_FOR, keys: config.net.keys.clone(), ..Options::default() };
-    match Client::with(endpoints, options).change(&change, false) {
-        Ok(position) => log::info!(node = id.get(); "is a learner since {position}"),
-        Err(error) => {
-            let what = format!("{id} could not join: {error}\n  see: drave member list");
-            return Err(Trouble { what, code: error.exit_code() });
+    let error = match Client::with(endpoints.clone(), options).change(&change, false) {
+        Ok(position) => {
+            log::info!(node = id.get(); "is a learner since {position}");
+            return Ok(());
         }
+        Err(error) => error,
+    };
+    if !matches!(error, ClientError::Unknown(_)) {
+        let what = format!("{id} could not join: {error}\n  see: drave member list");
+        return Err(Trouble { what, code: error.exit_code() });
     }
-    Ok(())
+    // The answer was lost, not the request: who has become a member by this disk has joined.
+    let disk = disk.to_string();
+    let is_ours = |status: &Status| status.members.iter().any(|member| member.node == id.get() && member.disk == disk);
+    if look(config, &endpoints, LOOK_AGAIN_FOR).is_ok_and(|status| is_ours(&status)) {
+        log::info!(node = id.get(); "is a learner: an earlier attempt has done it");
+        return Ok(());
+    }
+    let what = format!("whether {id} has joined is not known: {error}\n  the same command again goes on from here");
+    Err(Trouble { what, code: 75 })
 }

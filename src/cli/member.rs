@@ -5,7 +5,7 @@ use super::status;
 use super::trouble::Trouble;
 use crate::api::{PeerStatus, Refusal, RoleName, Status};
 use crate::cli::output::outln;
-use crate::client::ClientError;
+use crate::client::{ClientError, Tried};
 use crate::types::{Change, Membership, NodeId, Position, Prospect};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -218,6 +218,9 @@ fn explain(cluster: &Cluster, error: ClientError) -> Trouble {
     let advice = match &error {
         ClientError::Never(Refusal::Dangerous { .. }) => "nothing was changed · --force does it all the same",
         ClientError::Never(_) => "nothing was changed · see: drave member list",
+        ClientError::Unknown(Tried { refusal: Some(Refusal::Unsound { .. }), .. }) => {
+            "an earlier attempt of this command may have done it: see: drave member list"
+        }
         ClientError::Unknown(_) => "it may yet be changed: see: drave member list",
         _ => return cluster.explain(error),
     };
