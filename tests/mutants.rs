@@ -99,6 +99,12 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
             scenario.load.reads = 10;
             scenario.load.think = Duration::from_millis(10);
         }
+        Mutant::ReadNamesLaterEntry => {
+            // Clients whose answers say as of which entry they are.
+            scenario.nodes = 3;
+            (scenario.load.callers, scenario.load.muxes) = (2, 1);
+            scenario.load.reads = 60;
+        }
         Mutant::ExecuteEarly | Mutant::StoreOutOfOrder | Mutant::ExecuteGivenUp => {
             // Connections whose requests are lost at each change of leaders, and clients that do not wait for long.
             scenario.nodes = 3;

@@ -184,6 +184,8 @@ impl Node {
     /// The answer to a query; if it is too long for a frame, that it is: else who asked would lose the connection, and
     /// ask again elsewhere.
     fn told(&self, applied: Index, answer: Bytes) -> Reply {
+        let early = self.options.mutants.breaks(Mutant::ReadNamesLaterEntry);
+        let applied = if early { applied.next() } else { applied };
         if answer.len() as u64 <= ANSWER_BYTES_MAX {
             return Reply::Answer { applied, answer };
         }
@@ -568,7 +570,9 @@ impl Node {
     /// was given to it before.
     fn query(&mut self, now: Time, actions: &mut Vec<Action>) {
         let mut due = self.queries.take_local();
-        while let Some(asked) = self.reading.next(self.fed) {
+        let early = self.options.mutants.breaks(Mutant::ReadBeforeApplied);
+        let upto = if early { self.raft.log().last().index } else { self.fed };
+        while let Some(asked) = self.reading.next(upto) {
             due.push(asked);
         }
         let time = self.raft.cluster_time(now);

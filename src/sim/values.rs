@@ -55,10 +55,13 @@ impl Values {
     /// Whether a key held that when the log was applied up to there.
     pub fn check(&self, key: &Bytes, applied: Index, answer: &Answer) -> Result<(), String> {
         let Answer::Value(value) = answer else { return Ok(()) };
+        if applied > self.upto {
+            return Err(format!("a read as of {applied} of {key:?}, and nobody has applied more than {}", self.upto));
+        }
         let held = self.held.get(key).map_or(&[][..], Vec::as_slice);
         let then = held[..held.partition_point(|(since, _)| *since <= applied)].last();
         let then = then.and_then(|(_, value)| value.as_ref());
-        if then == value.as_ref() && applied <= self.upto {
+        if then == value.as_ref() {
             return Ok(());
         }
         Err(format!("a read as of {applied} shows {value:?} of {key:?}, which held {then:?} there"))

@@ -186,6 +186,10 @@ mutants! {
     StoreOutOfOrder = "store-out-of-order",
     /// A command is executed after its client has given its number up.
     ExecuteGivenUp = "execute-given-up",
+    /// A read is answered before that is applied which was committed when it began.
+    ReadBeforeApplied = "read-before-applied",
+    /// An answer names an entry behind those that were applied when it was read.
+    ReadNamesLaterEntry = "read-names-later-entry",
     /// A snapshot is published without being read back from the disk.
     SkipSnapshotVerify = "skip-snapshot-verify",
     /// A leader does not read its snapshot again when a follower received it damaged, and resends it.
