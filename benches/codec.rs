@@ -45,7 +45,8 @@ fn entries(c: &mut Criterion) {
 fn requests(c: &mut Criterion) {
     let mut group = c.benchmark_group("request frame");
     for size in SIZES {
-        let op = Op::Execute { session: SessionId(1), seq: 1, lowest: 1, command: Bytes::from(vec![7; size]) };
+        let op =
+            Op::Execute { session: SessionId(1), seq: 1, first_outstanding: 1, command: Bytes::from(vec![7; size]) };
         let request = Request::Propose { op: op.encode() };
         let mut out = BytesMut::new();
         put_request_frame(&mut out, 1, false, &request);
@@ -73,7 +74,7 @@ fn appends(c: &mut Criterion) {
     group.throughput(Throughput::Elements(APPEND));
     let (from, to) = (NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
     let entries = (1..=APPEND).map(|index| entry(index, 128)).collect();
-    let message = Message::Append { prev: Position::ZERO, commit: Index::ZERO, probe: 0, entries };
+    let message = Message::AppendEntries { prev: Position::ZERO, commit: Index::ZERO, probe: 0, entries };
     let frame = PeerFrame::Raft(Envelope { from, to, term: Term(1), origin: Origin::default(), message });
     let mut out = BytesMut::new();
     frame.put(&mut out);

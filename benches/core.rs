@@ -32,7 +32,7 @@ impl Trio {
             let recovered = Recovered {
                 disk: None,
                 hard_state: HardState::default(),
-                base: Base { position: Position::ZERO, configured: Index::ZERO, membership },
+                base: SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership },
                 entries: Vec::new(),
                 configurations: Vec::new(),
                 time: ClusterTime(0),
@@ -64,7 +64,7 @@ impl Trio {
                     let sent = order.prev.index.next()..=order.upto;
                     let entries =
                         written.iter().filter(|entry| sent.contains(&entry.position.index)).cloned().collect();
-                    let message = Message::Append { prev: order.prev, commit: order.commit, probe: 0, entries };
+                    let message = Message::AppendEntries { prev: order.prev, commit: order.commit, probe: 0, entries };
                     self.on_the_way.push(core.envelope(order.to, order.term, message));
                 }
             }

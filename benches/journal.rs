@@ -64,7 +64,7 @@ impl Ours {
     fn new(disk: &FsDisk, bytes: usize) -> Ours {
         let node = NodeId::new(1).unwrap();
         let membership = Membership::founding([(node, "127.0.0.1:7401".to_owned())]);
-        let base = Base { position: Position::ZERO, configured: Index::ZERO, membership };
+        let base = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
         let options = Options::new(node, ClusterId(1), DiskId(2));
         let (journal, _) = Journal::open(disk.clone(), options, Some(&base)).unwrap();
         let size = bytes.min(4096);

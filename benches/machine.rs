@@ -63,11 +63,11 @@ fn applies(c: &mut Criterion) {
             took
         });
     });
-    kv.thaw();
+    kv.end_snapshot();
     group.bench_function("freeze and thaw", |b| {
         b.iter(|| {
             kv.freeze();
-            kv.thaw();
+            kv.end_snapshot();
         });
     });
     group.finish();
@@ -83,7 +83,7 @@ fn pieces(c: &mut Criterion) {
             kv.freeze();
             while done < count {
                 let began = Instant::now();
-                let piece = black_box(kv.piece(CHUNK_BYTES));
+                let piece = black_box(kv.next_chunk(CHUNK_BYTES));
                 took += began.elapsed();
                 match piece {
                     Some(_) => done += 1,
@@ -94,7 +94,7 @@ fn pieces(c: &mut Criterion) {
         });
     });
     kv.freeze();
-    let pieces: Vec<Bytes> = std::iter::from_fn(|| kv.piece(CHUNK_BYTES)).collect();
+    let pieces: Vec<Bytes> = std::iter::from_fn(|| kv.next_chunk(CHUNK_BYTES)).collect();
     drop(kv);
     group.throughput(Throughput::Bytes(pieces.iter().map(|piece| piece.len() as u64).sum()));
     group.sample_size(10);

@@ -9,7 +9,7 @@ use drave::consensus::{Options as RaftOptions, Raft};
 use drave::disk::fs::Syncs;
 use drave::disk::{FsDisk, Meter};
 use drave::types::*;
-use drave::wal::{self, Journal, Options, Reading, View};
+use drave::wal::{self, Journal, Options, ReadMode, View};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -36,9 +36,9 @@ struct Log {
 fn open(disk: &FsDisk, threads: usize) -> (Journal<FsDisk>, wal::Recovered) {
     let node = NodeId::new(1).unwrap();
     let membership = Membership::founding([(node, "127.0.0.1:7401".to_owned())]);
-    let base = Base { position: Position::ZERO, configured: Index::ZERO, membership };
+    let base = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
     let options = Options { segment_bytes: SEGMENT, ..Options::new(node, ClusterId(1), DiskId(2)) };
-    let reading = Reading { threads: NonZeroUsize::new(threads).unwrap(), meter: &Meter::default() };
+    let reading = ReadMode { threads: NonZeroUsize::new(threads).unwrap(), meter: &Meter::default() };
     Journal::read(disk.clone(), options, Some(&base), reading).unwrap()
 }
 

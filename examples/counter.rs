@@ -45,12 +45,12 @@ impl StateMachine for Counters {
         self.frozen = Some(self.counts.clone());
     }
 
-    fn piece(&mut self, _bytes: usize) -> Option<Bytes> {
+    fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
         let (name, count) = self.frozen.as_mut()?.pop_first()?;
         Some([&count.to_le_bytes()[..], &name].concat().into())
     }
 
-    fn thaw(&mut self) {
+    fn end_snapshot(&mut self) {
         self.frozen = None;
     }
 

@@ -7,7 +7,7 @@ use crate::consensus::message::Origin;
 use crate::consensus::peer_class::{Introduction, PeerClass, Refused, Standpoint, classify_peer};
 use crate::limits::MEMBERS_MAX;
 use crate::types::{ClusterId, DiskId, LogId, Member, Membership, NodeId, Position, Run, Time};
-use crate::wire::hello::{Hello, Holds, Welcome, Who};
+use crate::wire::hello::{CallerKind, Hello, Holds, Welcome};
 use crate::wire::reason::Reason;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -205,11 +205,13 @@ impl Admission {
             return Err(Reason::Machine);
         }
         match hello.caller {
-            Who::Peer { .. } if circumstances.unproven => Err(Reason::Unproven),
-            Who::Peer { node, .. } if node == self.me.node => Err(Reason::Double),
-            Who::Peer { node, .. } if !self.is_spoken_to(node) && !self.takes_guest(node) => Err(Reason::Stranger),
-            Who::Peer { .. } if hello.cluster.is_none() => Err(Reason::Cluster),
-            Who::Peer { node, disk, run, holds } => match self.class_of(node, disk, holds) {
+            CallerKind::Peer { .. } if circumstances.unproven => Err(Reason::Unproven),
+            CallerKind::Peer { node, .. } if node == self.me.node => Err(Reason::Double),
+            CallerKind::Peer { node, .. } if !self.is_spoken_to(node) && !self.takes_guest(node) => {
+                Err(Reason::Stranger)
+            }
+            CallerKind::Peer { .. } if hello.cluster.is_none() => Err(Reason::Cluster),
+            CallerKind::Peer { node, disk, run, holds } => match self.class_of(node, disk, holds) {
                 PeerClass::Refused(Refused::Disk { .. }) => Err(Reason::Disk),
                 PeerClass::Refused(Refused::Log { .. } | Refused::NoLog) => Err(Reason::Log),
                 // It speaks on a connection that is open, and now another process says that it is that peer.
@@ -220,8 +222,8 @@ impl Admission {
                 }
                 PeerClass::Full | PeerClass::LeaderOnly => Ok(version),
             },
-            Who::Client | Who::Operator if circumstances.full => Err(Reason::Full),
-            Who::Client | Who::Operator => Ok(version),
+            CallerKind::Client | CallerKind::Operator if circumstances.full => Err(Reason::Full),
+            CallerKind::Client | CallerKind::Operator => Ok(version),
         }
     }
 
@@ -241,14 +243,14 @@ impl Admission {
 
     /// The log that a peer holds that means this node, if it is another than this node's, or this node has none.
     pub fn other_log(&self, hello: &Hello) -> Option<LogId> {
-        let Who::Peer { holds: Holds { log: Some(log), .. }, .. } = hello.caller else { return None };
+        let CallerKind::Peer { holds: Holds { log: Some(log), .. }, .. } = hello.caller else { return None };
         (hello.target == Some(self.me.node) && self.members.agreed_log() != Some(log)).then_some(log)
     }
 
     /// A peer was admitted with that Hello: the disk it is met with, if its words count from now on, and whether it is
     /// a guest that has to be dialed.
     pub fn admit(&mut self, hello: &Hello) -> (Option<DiskId>, bool) {
-        let Who::Peer { node, disk, run, holds } = hello.caller else { return (None, false) };
+        let CallerKind::Peer { node, disk, run, holds } = hello.caller else { return (None, false) };
         self.runs.insert(node, run.id);
         let met = self.meet(node, disk, holds);
         let is_guest = !self.is_spoken_to(node);

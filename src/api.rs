@@ -38,7 +38,7 @@ pub enum Op<C = Bytes> {
         /// Its number in the session, from 1. A number seen before gets the stored first answer.
         seq: u64,
         /// The lowest number the client still waits for: answers below it are forgotten.
-        lowest: u64,
+        first_outstanding: u64,
         /// What the state machine is told.
         command: C,
     },
@@ -71,7 +71,7 @@ impl Op {
                 out.put_u8(if *ordered { OPEN_ORDERED } else { OPEN });
                 out.put_u32_le(*window);
             }
-            Op::Execute { session, seq, lowest, command } => {
+            Op::Execute { session, seq, first_outstanding: lowest, command } => {
                 out.put_u8(EXECUTE);
                 out.put_u64_le(session.0);
                 out.put_u64_le(*seq);
@@ -91,8 +91,8 @@ impl Op {
     pub fn decode(bytes: Bytes) -> Result<Op, Malformed> {
         Ok(match Op::read(&bytes)? {
             Op::Open { window, ordered } => Op::Open { window, ordered },
-            Op::Execute { session, seq, lowest, command } => {
-                Op::Execute { session, seq, lowest, command: bytes.slice_ref(command) }
+            Op::Execute { session, seq, first_outstanding: lowest, command } => {
+                Op::Execute { session, seq, first_outstanding: lowest, command: bytes.slice_ref(command) }
             }
             Op::Close { session } => Op::Close { session },
             Op::Tick => Op::Tick,
@@ -125,7 +125,7 @@ impl<'a> Op<&'a [u8]> {
             EXECUTE => Some(Op::Execute {
                 session: SessionId(bytes.read_u64::<LittleEndian>()?),
                 seq: bytes.read_u64::<LittleEndian>()?,
-                lowest: bytes.read_u64::<LittleEndian>()?,
+                first_outstanding: bytes.read_u64::<LittleEndian>()?,
                 command: bytes,
             }),
             CLOSE => Some(Op::Close { session: SessionId(bytes.read_u64::<LittleEndian>()?) }),
@@ -154,12 +154,12 @@ pub enum Outcome {
     Closed,
     /// The session is not known: it lapsed, was closed, or never was. Nothing was executed; what
     /// was asked under this number before may have been.
-    Lapsed,
+    SessionExpired,
     /// The number lies below what the client said it no longer waits for: its answer is forgotten.
     /// Nothing was executed.
-    Forgotten,
+    ResponseDiscarded,
     /// More is outstanding than the session's window allows. Nothing was executed.
-    Overrun,
+    WindowExceeded,
     /// In an ordered session: a number between the lowest outstanding one and this one has not executed. Nothing was
     /// executed, and nothing is remembered of this attempt: the same number can be proposed again, behind those
     /// before it.
@@ -264,7 +264,7 @@ pub enum Reply {
         position: Position,
     },
     /// Another leads now.
-    Handed {
+    Transferred {
         /// Who.
         to: NodeId,
     },
@@ -312,7 +312,7 @@ pub enum Refusal {
     Stopping,
     /// The node belongs to no cluster, not yet or not any more, and hears of no leader: others are to be asked.
     #[error("{node} is not a member of the cluster{}", known(.members))]
-    Outside {
+    NotMember {
         /// This node.
         node: NodeId,
         /// Where the members are that it knew last.
@@ -329,13 +329,13 @@ pub enum Refusal {
     },
     /// No membership follows from that change.
     #[error("{why}")]
-    Unsound {
+    InvalidChange {
         /// Why not.
         why: String,
     },
     /// It could be done, but might stop the cluster; it is done when asked for with `force`.
     #[error("{why}")]
-    Dangerous {
+    UnsafeChange {
         /// What might go wrong.
         why: String,
     },
@@ -347,7 +347,7 @@ pub enum Refusal {
     NotOffered,
     /// Who was to take over did not, in time: the leader goes on.
     #[error("{to} did not take over in time; the leader goes on")]
-    KeptLead {
+    TransferTimedOut {
         /// Who did not.
         to: NodeId,
     },
@@ -577,7 +577,7 @@ mod tests {
         for op in [
             Op::Open { window: 7, ordered: false },
             Op::Open { window: 7, ordered: true },
-            Op::Execute { session: SessionId(3), seq: 9, lowest: 4, command: Bytes::from_static(b"x") },
+            Op::Execute { session: SessionId(3), seq: 9, first_outstanding: 4, command: Bytes::from_static(b"x") },
             Op::Close { session: SessionId(3) },
             Op::Tick,
         ] {
@@ -592,7 +592,7 @@ mod tests {
             assert!(Op::decode(Op::Open { window: SESSION_WINDOW_MAX + 1, ordered }.encode()).is_err());
         }
         assert!(Op::decode(Bytes::new()).is_err());
-        let zero = Op::Execute { session: SessionId(3), seq: 0, lowest: 0, command: Bytes::new() };
+        let zero = Op::Execute { session: SessionId(3), seq: 0, first_outstanding: 0, command: Bytes::new() };
         assert!(Op::decode(zero.encode()).is_err());
     }
 }

@@ -6,8 +6,8 @@
 
 use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX};
 use crate::types::{
-    ClusterTime, DiskId, Entry, HardState, Index, LogId, Member, Membership, NodeId, Payload, Position, Prospect, Term,
-    Vote,
+    ClusterTime, DiskId, Entry, HardState, Index, LogId, Member, Membership, NodeId, Payload, PendingRole, Position,
+    Term, Vote,
 };
 use byteorder::{ByteOrder, LittleEndian};
 use bytes::{Buf, BufMut, Bytes};
@@ -299,7 +299,7 @@ const SUCCEEDS: u8 = 8;
 const LEAVES: u8 = 16;
 
 fn membership_size(membership: &Membership) -> usize {
-    let place = |member: &Member| if matches!(member.prospect, Prospect::Succeeds(_)) { 8 } else { 0 };
+    let place = |member: &Member| if matches!(member.prospect, PendingRole::Succeeds(_)) { 8 } else { 0 };
     13 + membership.members.values().map(|m| 8 + 1 + place(m) + 8 + 4 + m.address.len()).sum::<usize>()
 }
 
@@ -317,10 +317,10 @@ pub fn put_membership(out: &mut impl BufMut, membership: &Membership) {
         let voter = if membership.voters.contains(id) { VOTER } else { 0 };
         let outgoing = if membership.outgoing.contains(id) { OUTGOING } else { 0 };
         let (prospect, place) = match member.prospect {
-            Prospect::Stays => (0, None),
-            Prospect::Rises => (RISES, None),
-            Prospect::Succeeds(old) => (SUCCEEDS, Some(old)),
-            Prospect::Leaves => (LEAVES, None),
+            PendingRole::Stays => (0, None),
+            PendingRole::Rises => (RISES, None),
+            PendingRole::Succeeds(old) => (SUCCEEDS, Some(old)),
+            PendingRole::Leaves => (LEAVES, None),
         };
         out.put_u8(voter | outgoing | prospect);
         if place.is_some() {
@@ -344,10 +344,10 @@ pub fn read_membership(from: &mut Reader) -> Result<Membership> {
         let id = from.somebody()?;
         let flags = from.u8()?;
         let prospect = match flags & !(VOTER | OUTGOING) {
-            0 => Prospect::Stays,
-            RISES => Prospect::Rises,
-            SUCCEEDS => Prospect::Succeeds(from.somebody()?),
-            LEAVES => Prospect::Leaves,
+            0 => PendingRole::Stays,
+            RISES => PendingRole::Rises,
+            SUCCEEDS => PendingRole::Succeeds(from.somebody()?),
+            LEAVES => PendingRole::Leaves,
             _ => return Err(Malformed("unknown flags of a member")),
         };
         let disk = Some(from.u64()?).filter(|disk| *disk != 0).map(DiskId);
@@ -423,7 +423,7 @@ mod tests {
     fn memberships_come_back_as_they_were() {
         let id = |n| NodeId::new(n).unwrap();
         let mut membership = Membership::founding([(id(1), "a:1".into()), (id(2), "b:2".into())]);
-        let prospects = [Prospect::Stays, Prospect::Rises, Prospect::Succeeds(id(1)), Prospect::Leaves];
+        let prospects = [PendingRole::Stays, PendingRole::Rises, PendingRole::Succeeds(id(1)), PendingRole::Leaves];
         for (n, prospect) in (9..).zip(prospects) {
             let disk = Some(DiskId(77)).filter(|_| n % 2 == 1);
             membership.members.insert(id(n), Member { address: format!("c:{n}"), disk, prospect });

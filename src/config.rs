@@ -58,11 +58,11 @@ pub struct Config {
     /// The sockets' options.
     pub net: net::Options,
     /// Where Redis clients are let in.
-    pub resp: Doorway,
+    pub resp: BindAddress,
     /// How they are treated; where, and with which password, is said beside it.
-    pub redis: net::resp::door::Options,
+    pub redis: net::resp::gateway::Options,
     /// Where HTTP clients are let in.
-    pub http: Doorway,
+    pub http: BindAddress,
     /// What clients of the doors have to say before anything else; nothing if that is not set.
     pub password: Option<Password>,
     /// The files from which keys and password are read again at SIGHUP, if `signals` is set.
@@ -84,7 +84,7 @@ pub struct Joined {
 
 /// Where a door is, if it is open.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Doorway {
+pub enum BindAddress {
     /// It is not.
     Off,
     /// There: `host:port`.
@@ -97,7 +97,7 @@ pub enum Doorway {
 /// What is wrong with a configuration.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{what}")]
-pub struct Wrong {
+pub struct ConfigError {
     /// What is wrong, and what would be right.
     pub what: String,
 }
@@ -121,9 +121,9 @@ impl Config {
             consensus: consensus::Options::default(),
             node: node::Options::default(),
             net: net::Options::default(),
-            resp: Doorway::Off,
-            redis: net::resp::door::Options::default(),
-            http: Doorway::Off,
+            resp: BindAddress::Off,
+            redis: net::resp::gateway::Options::default(),
+            http: BindAddress::Off,
             password: None,
             credentials: CredentialFiles::default(),
             log_look: reactor.look,
@@ -159,7 +159,7 @@ impl Config {
     }
 
     /// Checks what no room can check alone.
-    pub fn check(&self) -> Result<(), Wrong> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         self.check_members()?;
         self.check_times()?;
         let sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
@@ -180,14 +180,14 @@ impl Config {
 
     /// Checks that this node is one of the founders, if it is to found anything: a directory that is in use
     /// knows its members, and is only told where to look.
-    pub fn check_founding(&self) -> Result<(), Wrong> {
+    pub fn check_founding(&self) -> Result<(), ConfigError> {
         if self.joins.is_none() && !self.peers.contains_key(&self.id) {
             return wrong(format!("node {} is not in the list of peers", self.id.get()));
         }
         Ok(())
     }
 
-    fn check_members(&self) -> Result<(), Wrong> {
+    fn check_members(&self) -> Result<(), ConfigError> {
         let mut addresses: Vec<_> = self.peers.values().collect();
         addresses.sort_unstable();
         if let Some(twice) = addresses.windows(2).find(|two| two[0] == two[1]) {
@@ -204,7 +204,7 @@ impl Config {
         Ok(())
     }
 
-    fn check_times(&self) -> Result<(), Wrong> {
+    fn check_times(&self) -> Result<(), ConfigError> {
         let raft = &self.consensus;
         if raft.election_min > raft.election_max {
             return wrong("the election timeout's lower bound is above its upper one".into());
@@ -219,8 +219,8 @@ impl Config {
     }
 }
 
-fn wrong<T>(what: String) -> Result<T, Wrong> {
-    Err(Wrong { what })
+fn wrong<T>(what: String) -> Result<T, ConfigError> {
+    Err(ConfigError { what })
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub const AGAIN: Duration = Duration::from_millis(20);
 
 /// The session of a connection: opened with its first write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Session {
+enum PipelineSession {
     /// None yet.
     None,
     /// Requested.
@@ -97,7 +97,7 @@ pub enum RequestFate<'a> {
 }
 
 /// How a gateway puts the end of a request into words.
-pub type Tell<'a, R> = dyn FnMut(&PendingRequest<R>, RequestFate<'_>) -> BytesMut + 'a;
+pub type ReplyEncoder<'a, R> = dyn FnMut(&PendingRequest<R>, RequestFate<'_>) -> BytesMut + 'a;
 
 /// One command whose answer is due: answers leave in the order of the commands.
 #[derive(Debug)]
@@ -124,7 +124,7 @@ impl<R> PendingRequest<R> {
         match refusal {
             Refusal::NotLeader { .. } | Refusal::Busy | Refusal::Stopping => true,
             // It has waited as long as a request may wait for a leader.
-            Refusal::NoLeader | Refusal::NoSpace | Refusal::Outside { .. } => self.doubt,
+            Refusal::NoLeader | Refusal::NoSpace | Refusal::NotMember { .. } => self.doubt,
             _ => false,
         }
     }
@@ -139,7 +139,7 @@ impl<R> PendingRequest<R> {
         match &self.kind {
             RequestKind::Write(number) => {
                 let (session, seq) = number.expect("a write has its number before it is asked");
-                let op = Op::Execute { session, seq, lowest: lowest.min(seq), command: self.body.clone() };
+                let op = Op::Execute { session, seq, first_outstanding: lowest.min(seq), command: self.body.clone() };
                 Request::Propose { op: op.encode() }
             }
             RequestKind::Read(consistency) => Request::Query { query: self.body.clone(), consistency: *consistency },
@@ -174,7 +174,7 @@ pub struct RequestPipeline<R> {
     pub leaving: bool,
     /// What was asked since that was last taken.
     pub tally: Tally,
-    session: Session,
+    session: PipelineSession,
     slots: VecDeque<Slot<R>>,
     /// The number of the one in front.
     front: u64,
@@ -190,7 +190,7 @@ impl<R> Default for RequestPipeline<R> {
         RequestPipeline {
             leaving: false,
             tally: Tally::default(),
-            session: Session::None,
+            session: PipelineSession::None,
             slots: VecDeque::new(),
             front: 0,
             bytes: 0,
@@ -227,8 +227,8 @@ impl<R> RequestPipeline<R> {
     /// Its session, if one is open.
     pub fn session(&self) -> Option<SessionId> {
         match self.session {
-            Session::Open(id, _) => Some(id),
-            Session::None | Session::Opening => None,
+            PipelineSession::Open(id, _) => Some(id),
+            PipelineSession::None | PipelineSession::Opening => None,
         }
     }
 
@@ -265,7 +265,7 @@ impl<R> RequestPipeline<R> {
         out: &mut BytesMut,
         rests: bool,
         wants: &mut Vec<NodeRequest>,
-        tell: &mut Tell<'_, R>,
+        tell: &mut ReplyEncoder<'_, R>,
     ) {
         if self.stuck && self.flying == 0 && self.again_at == Time::NEVER {
             self.again_at = now + AGAIN;
@@ -315,12 +315,12 @@ impl<R> RequestPipeline<R> {
             }
             if let RequestKind::Write(number) = &mut pending.kind {
                 match &mut self.session {
-                    Session::None => {
-                        self.session = Session::Opening;
+                    PipelineSession::None => {
+                        self.session = PipelineSession::Opening;
                         return wants.push(NodeRequest::Session);
                     }
-                    Session::Opening => return,
-                    Session::Open(id, next) => {
+                    PipelineSession::Opening => return,
+                    PipelineSession::Open(id, next) => {
                         let (_, seq) = *number.get_or_insert_with(|| {
                             *next += 1;
                             (*id, *next - 1)
@@ -338,9 +338,9 @@ impl<R> RequestPipeline<R> {
     /// The session is open, or was refused for that reason: then nothing has happened.
     pub fn opened(&mut self, now: Time, opened: Result<SessionId, Option<Refusal>>) {
         match opened {
-            Ok(id) => self.session = Session::Open(id, 1),
+            Ok(id) => self.session = PipelineSession::Open(id, 1),
             Err(refusal) => {
-                self.session = Session::None;
+                self.session = PipelineSession::None;
                 for slot in &mut self.slots {
                     if let Slot::Waits(pending) = slot
                         && pending.is_write()
@@ -356,7 +356,7 @@ impl<R> RequestPipeline<R> {
     }
 
     /// The node answers what was asked under that number.
-    pub fn hear(&mut self, number: u64, reply: Reply, tell: &mut Tell<'_, R>) {
+    pub fn hear(&mut self, number: u64, reply: Reply, tell: &mut ReplyEncoder<'_, R>) {
         let Some(at) = number.checked_sub(self.front).map(|at| at as usize) else { return };
         let Some(Slot::Waits(pending)) = self.slots.get_mut(at) else { return };
         if !std::mem::take(&mut pending.asked) {
@@ -368,11 +368,12 @@ impl<R> RequestPipeline<R> {
             Reply::Done { outcome: Outcome::AnswerTooLong, .. } => RequestFate::TooLong,
             // This attempt executed nothing, and an earlier one may yet: the number is proposed again in its order.
             Reply::Done { outcome: Outcome::OutOfOrder, .. } => return self.stuck = true,
-            Reply::Done { outcome: Outcome::Lapsed, .. } => {
-                if let (RequestKind::Write(Some((gone, _))), Session::Open(id, _)) = (&pending.kind, self.session)
+            Reply::Done { outcome: Outcome::SessionExpired, .. } => {
+                if let (RequestKind::Write(Some((gone, _))), PipelineSession::Open(id, _)) =
+                    (&pending.kind, self.session)
                     && *gone == id
                 {
-                    self.session = Session::None;
+                    self.session = PipelineSession::None;
                 }
                 return self.stuck = true;
             }
@@ -415,7 +416,7 @@ impl<R> RequestPipeline<R> {
 
     /// Writes that were proposed in a session that lapsed since. None of them executes any more: a write without
     /// doubt gets a number in the next session, behind those before it; of another nobody knows the outcome.
-    fn leave_lapsed_session(&mut self, tell: &mut Tell<'_, R>) {
+    fn leave_lapsed_session(&mut self, tell: &mut ReplyEncoder<'_, R>) {
         let current = self.session();
         for at in 0..self.slots.len() {
             let Slot::Waits(pending) = &mut self.slots[at] else { continue };
@@ -432,7 +433,7 @@ impl<R> RequestPipeline<R> {
 
     /// Requests that have been retried for long enough. They are the oldest ones: every write that stays has a higher
     /// number than those that are given up, and raises the lowest number above them.
-    fn give_up_overdue(&mut self, now: Time, tell: &mut Tell<'_, R>) {
+    fn give_up_overdue(&mut self, now: Time, tell: &mut ReplyEncoder<'_, R>) {
         for at in 0..self.slots.len() {
             if let Slot::Waits(pending) = &self.slots[at]
                 && (now.since(pending.since) >= PATIENCE || pending.is_hopeless())
@@ -442,7 +443,7 @@ impl<R> RequestPipeline<R> {
         }
     }
 
-    fn give_up(&mut self, at: usize, tell: &mut Tell<'_, R>) {
+    fn give_up(&mut self, at: usize, tell: &mut ReplyEncoder<'_, R>) {
         let Slot::Waits(pending) = &self.slots[at] else { return };
         let fate = match &pending.refusal {
             _ if pending.doubt => RequestFate::Unknown,

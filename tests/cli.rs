@@ -5,7 +5,7 @@ use drave::api::{Op, Outcome, Reply, Request};
 use drave::machine::words;
 use drave::types::{ClusterId, DiskId, Index, NodeId, Position, SessionId, Term};
 use drave::wire::client::{Numbered, put_reply_frame, read_request_frame};
-use drave::wire::frame::{FrameReader, Kind};
+use drave::wire::frame::{FrameKind, FrameReader};
 use drave::wire::hello::{VERSION_MAX, Welcome};
 use rustix::process::Signal;
 use std::io::{Read, Write};
@@ -251,7 +251,7 @@ fn hang_up_on_commands(mut stream: TcpStream) -> Option<()> {
             continue;
         };
         let mut out = BytesMut::new();
-        if frame.kind == Kind::Hello {
+        if frame.kind == FrameKind::Hello {
             let holds = Default::default();
             Welcome { version: VERSION_MAX, cluster: ClusterId(7), node: NodeId::new(1)?, disk: DiskId(1), holds }
                 .put(&mut out);

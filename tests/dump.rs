@@ -6,7 +6,7 @@ use drave::codec;
 use drave::disk::FsDisk;
 use drave::disk::fs::Syncs;
 use drave::machine::words::Command;
-use drave::snapshot::{Header, Kind, Store};
+use drave::snapshot::{ChunkKind, Header, Store};
 use drave::types::*;
 use drave::wal::{Journal, Options};
 use std::io::{self, BufRead};
@@ -35,14 +35,14 @@ fn plain(text: &str) -> Vec<String> {
     text.lines().map(line).collect()
 }
 
-fn founding() -> Base {
+fn founding() -> SnapshotPoint {
     let members = (1..=3).map(|id| (NodeId::new(id).unwrap(), format!("n{id}:1")));
-    Base { position: Position::ZERO, configured: Index::ZERO, membership: Membership::founding(members) }
+    SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: Membership::founding(members) }
 }
 
 fn execute(session: u64, seq: u64, command: Command<'_>) -> Payload {
     let command = command.encode();
-    Payload::Opaque(Op::Execute { session: SessionId(session), seq, lowest: 1, command }.encode())
+    Payload::Opaque(Op::Execute { session: SessionId(session), seq, first_outstanding: 1, command }.encode())
 }
 
 fn journal(path: &Path, segment_bytes: u64) -> Journal<FsDisk> {
@@ -347,7 +347,7 @@ fn snapshot(directory: &TempDir, index: u64) {
     };
     let disk = FsDisk::make(&directory.path().join("snapshots"), Syncs::Real).unwrap();
     let mut writer = Store::open(disk, cluster).unwrap().writer(&header).unwrap();
-    writer.put(Kind::Machine, b"a state").unwrap();
+    writer.put(ChunkKind::Machine, b"a state").unwrap();
     writer.finish().unwrap();
 }
 

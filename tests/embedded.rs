@@ -63,11 +63,11 @@ impl StateMachine for Talker {
         self.frozen = Some(self.told);
     }
 
-    fn piece(&mut self, _bytes: usize) -> Option<Bytes> {
+    fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
         self.frozen.take().map(|told| Bytes::copy_from_slice(&told.to_le_bytes()))
     }
 
-    fn thaw(&mut self) {
+    fn end_snapshot(&mut self) {
         self.frozen = None;
     }
 

@@ -6,7 +6,7 @@ use drave::client::{Client, Options};
 use drave::machine::{Command as Do, Query};
 use drave::types::SessionId;
 use drave::wire::client::put_request_frame;
-use drave::wire::frame::{Kind, put_frame, put_piece};
+use drave::wire::frame::{FrameKind, put_frame, put_piece};
 use drave::wire::hello::Hello;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -57,7 +57,7 @@ fn requests() -> Vec<Request> {
             consistency: Consistency::Local,
         },
         Request::Propose { op: Op::Open { window: 7, ordered: false }.encode() },
-        Request::Propose { op: Op::Execute { session: SessionId(3), seq: 1, lowest: 1, command }.encode() },
+        Request::Propose { op: Op::Execute { session: SessionId(3), seq: 1, first_outstanding: 1, command }.encode() },
         Request::Propose { op: Op::Close { session: SessionId(3) }.encode() },
     ]
 }
@@ -90,11 +90,11 @@ fn huge_lengths(rng: &mut StdRng, address: &str) {
         let mut out = hello();
         let mut sent = 0;
         for _ in 0..63 {
-            sent = put_piece(&mut out, Kind::Request, &content, sent);
+            sent = put_piece(&mut out, FrameKind::Request, &content, sent);
         }
         // Once more from the beginning: the whole would be longer than a frame may be.
-        put_piece(&mut out, Kind::Request, &content, 0);
-        put_piece(&mut out, Kind::Request, &content, 0);
+        put_piece(&mut out, FrameKind::Request, &content, 0);
+        put_piece(&mut out, FrameKind::Request, &content, 0);
         let stream = dial(address);
         say(&stream, &out);
     }
@@ -116,7 +116,7 @@ fn mutated_frames(rng: &mut StdRng, address: &str) {
         let mut out = hello();
         if sealed {
             let cut = rng.random_range(begin..=frame.len());
-            put_frame(&mut out, Kind::Request, |out| out.put_slice(&frame[12..cut]));
+            put_frame(&mut out, FrameKind::Request, |out| out.put_slice(&frame[12..cut]));
         } else {
             out.put_slice(&frame);
         }

@@ -58,11 +58,11 @@ impl StateMachine for Leases {
         self.frozen = Some(leases.chain([Bytes::copy_from_slice(&self.granted.to_le_bytes())]).collect());
     }
 
-    fn piece(&mut self, _bytes: usize) -> Option<Bytes> {
+    fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
         self.frozen.as_mut()?.pop()
     }
 
-    fn thaw(&mut self) {
+    fn end_snapshot(&mut self) {
         self.frozen = None;
     }
 

@@ -4,7 +4,7 @@ mod support;
 
 use drave::api::{Op, Request};
 use drave::client::{Client, Connection, deadline};
-use drave::config::{Config, Doorway};
+use drave::config::{BindAddress, Config};
 use drave::machine::Kv;
 use drave::server::server::ServerError;
 use drave::server::{Handle, Server};
@@ -37,7 +37,7 @@ impl Node {
         let place = |n: u16| format!("127.0.0.1:{}", port + n);
         let mut config = Config::new(id, BTreeMap::from([(id, place(0))]), directory.path().join("data"));
         (config.segment_bytes, config.reserve_bytes) = (4 << 20, 0);
-        (config.resp, config.http) = (Doorway::At(place(1)), Doorway::At(place(2)));
+        (config.resp, config.http) = (BindAddress::At(place(1)), BindAddress::At(place(2)));
         // With a beat each fifty milliseconds, a loop that waits for the next one instead of going on would only be slow.
         let hour = Duration::from_secs(3600);
         (config.consensus.heartbeat, config.consensus.election_min) = (hour, 2 * hour);

@@ -13,7 +13,7 @@ use drave::client::{Client, Options};
 use drave::machine::{Command as Do, Query};
 use drave::types::SessionId;
 use drave::wire::client::put_request_frame;
-use drave::wire::frame::{Kind, put_frame};
+use drave::wire::frame::{FrameKind, put_frame};
 use drave::wire::hello::Hello;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -72,7 +72,7 @@ fn native(chance: &mut SmallRng) -> Vec<u8> {
             consistency: Consistency::Local,
         },
         Request::Propose { op: Op::Open { window: 7, ordered: false }.encode() },
-        Request::Propose { op: Op::Execute { session, seq: 1, lowest: 1, command }.encode() },
+        Request::Propose { op: Op::Execute { session, seq: 1, first_outstanding: 1, command }.encode() },
         Request::Propose { op: Op::Close { session }.encode() },
     ];
     let mut out = BytesMut::new();
@@ -91,7 +91,7 @@ fn native(chance: &mut SmallRng) -> Vec<u8> {
             mutate(&mut bytes, chance);
             // With a checksum that is right again, it comes further.
             if sealed == 2 {
-                put_frame(&mut out, Kind::Request, |out| out.put_slice(&bytes))
+                put_frame(&mut out, FrameKind::Request, |out| out.put_slice(&bytes))
             } else {
                 out.put_slice(&bytes)
             }

@@ -257,7 +257,7 @@ fn hunt(mutant: Mutant) -> Option<(u64, String)> {
 
 /// Too rare for storms, or no loss but mere unrest, or of no matter to the machine of the simulator:
 /// `tests/core/paper.rs`, `tests/core/voters.rs`, `tests/regressions.rs`, `src/apply/applier/tests.rs` and, of what is
-/// sent, `src/node/shipping.rs` break these, in a story each. (`tests/core/members.rs` tells all rules of changing
+/// sent, `src/node/snapshot_sender.rs` break these, in a story each. (`tests/core/members.rs` tells all rules of changing
 /// members as stories too.)
 const TOLD: &[Mutant] = &[
     Mutant::NoPreVote,

@@ -7,11 +7,11 @@ use drave::consensus::log::Log;
 use drave::consensus::message::{Envelope, Message, Origin, Round};
 use drave::consensus::replica::{Recovered, Replica};
 use drave::consensus::{Options, Raft};
-use drave::node::keeping::Keeping;
-use drave::node::{Kept, Options as NodeOptions};
+use drave::node::compaction::CompactionPolicy;
+use drave::node::{DurableSnapshot, Options as NodeOptions};
 use drave::shelf::bring_together;
 use drave::sim::disk::SimDisk;
-use drave::snapshot::{Header, Kind, Store};
+use drave::snapshot::{ChunkKind, Header, Store};
 use drave::types::*;
 use drave::wal::{Fault, Journal, Options as WalOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,18 +32,18 @@ const COVERED: &[(&str, &str, &str)] = &[
     ("consul#866", "tests/soak.rs", "disks_and_memory_stay_bounded_and_who_was_away_comes_back"),
     ("etcd#11947", "tests/cli.rs", "verbs_answer_yes_or_no"),
     ("rabbitmq-server#2505", "tests/dump.rs", "why_each_segment_is_kept_is_told"),
-    ("rabbitmq-server#14522", "src/node/shipping.rs", "who_is_silent_holds_back_nothing_and_is_sent_the_newest"),
+    ("rabbitmq-server#14522", "src/node/snapshot_sender.rs", "who_is_silent_holds_back_nothing_and_is_sent_the_newest"),
     ("openraft#617", "tests/snapshots_processes.rs", "all_killed_after_their_logs_gave_way_come_back_with_everything"),
     // Followers that are slow, and snapshots for them.
     ("hashicorp/raft#697", "tests/regressions.rs", "a_conflict_at_the_last_index_of_a_snapshot_drops_the_whole_log"),
-    ("hashicorp/raft#697", "src/node/shipping.rs", "words_that_come_late_make_nothing_go_twice"),
+    ("hashicorp/raft#697", "src/node/snapshot_sender.rs", "words_that_come_late_make_nothing_go_twice"),
     (
         "hashicorp/raft#212",
         "tests/snapshots_processes.rs",
         "who_was_away_while_the_log_gave_way_comes_back_through_a_snapshot",
     ),
     ("baidu/braft#423", "tests/snapshots/matrix.rs", "a_receiver_that_is_killed_ten_times_asks_for_little_again"),
-    ("rqlite", "src/node/shipping.rs", "a_snapshot_that_is_being_sent_holds_up_no_newer_one"),
+    ("rqlite", "src/node/snapshot_sender.rs", "a_snapshot_that_is_being_sent_holds_up_no_newer_one"),
     ("etcd FAQ", "tests/regressions.rs", "compaction_holds_back_while_a_snapshot_is_under_way"),
     ("rqlite/rqlite#1228", "src/apply/applier/tests.rs", "a_session_larger_than_a_piece_is_told_in_several"),
     ("async-raft#103", "src/net/sockets/tests.rs", "peers_talk_and_a_beat_passes_megabytes"),
@@ -134,8 +134,8 @@ fn at(index: u64, term: u64) -> Position {
     Position::new(Index(index), Term(term))
 }
 
-fn base(position: Position) -> Base {
-    Base { position, configured: Index::ZERO, membership: members() }
+fn base(position: Position) -> SnapshotPoint {
+    SnapshotPoint { position, configured: Index::ZERO, membership: members() }
 }
 
 fn entry(position: Position) -> Entry {
@@ -163,7 +163,7 @@ impl Follower {
         let now = Time::ZERO + Duration::from_secs(1);
         let raft = Raft::new(Replica::recover(NodeId::new(1).unwrap(), options, recovered, 3), now);
         let mut follower = Follower { raft, now };
-        follower.hears(Message::Beat { commit: Index(applied), round: Round(1), time: ClusterTime(0) });
+        follower.hears(Message::Heartbeat { commit: Index(applied), round: Round(1), time: ClusterTime(0) });
         follower
     }
 
@@ -186,7 +186,7 @@ impl Follower {
     }
 
     fn appends(&mut self, prev: Position, entries: Vec<Entry>) -> Vec<Message> {
-        self.hears(Message::Append { prev, commit: Index::ZERO, probe: 0, entries })
+        self.hears(Message::AppendEntries { prev, commit: Index::ZERO, probe: 0, entries })
     }
 }
 
@@ -199,17 +199,17 @@ fn a_conflict_at_the_last_index_of_a_snapshot_drops_the_whole_log() {
     assert_eq!((follower.raft.log().base(), follower.raft.log().last()), (at(4, 3), at(4, 3)));
     let (write, messages) = follower.answers();
     assert_eq!(write.unwrap().base.map(|base| base.position), Some(at(4, 3)));
-    assert_eq!(messages.last(), Some(&Message::Appended { matched: Index(4) }));
+    assert_eq!(messages.last(), Some(&Message::AppendResponse { matched: Index(4) }));
     // What follows fits: no second snapshot.
     let next = follower.appends(at(4, 3), vec![entry(at(5, 9))]);
-    assert_eq!(next, [Message::Appended { matched: Index(5) }]);
+    assert_eq!(next, [Message::AppendResponse { matched: Index(5) }]);
 
     let mutants = Mutants::only(Mutant::KeepConflictingLog);
     let mut broken = Follower::new(Position::ZERO, &[1, 1, 2, 2, 2], 2, mutants);
     broken.raft.restored(broken.now, base(at(4, 3)), ClusterTime(0));
     broken.answers();
     let next = broken.appends(at(4, 3), vec![entry(at(5, 9))]);
-    assert!(matches!(next[..], [Message::Conflict { .. }]), "the mutant of it: {next:?}");
+    assert!(matches!(next[..], [Message::AppendRejected { .. }]), "the mutant of it: {next:?}");
 }
 
 /// openraft 674e78aa and ac3e5a89: a snapshot that contradicts a committed index was accepted.
@@ -236,9 +236,9 @@ fn an_append_that_begins_before_the_base_is_no_conflict() {
         assert_eq!((follower.raft.log().base(), follower.raft.log().last()), (at(10, 2), at(12, 3)));
         answers
     };
-    assert_eq!(late(Mutants::NONE), [Message::Appended { matched: Index(11) }]);
+    assert_eq!(late(Mutants::NONE), [Message::AppendResponse { matched: Index(11) }]);
     let broken = late(Mutants::only(Mutant::CompactedIsConflict));
-    assert!(matches!(broken[..], [Message::Conflict { .. }]), "the mutant of it: {broken:?}");
+    assert!(matches!(broken[..], [Message::AppendRejected { .. }]), "the mutant of it: {broken:?}");
 }
 
 /// A log of ten entries of 100 bytes each, all of them committed, durable and applied.
@@ -252,8 +252,8 @@ fn ten() -> Log {
     log
 }
 
-fn kept(index: u64, bytes: usize) -> Kept {
-    Kept { position: at(index, 1), bytes: Bytes::from(vec![0; bytes]) }
+fn kept(index: u64, bytes: usize) -> DurableSnapshot {
+    DurableSnapshot { position: at(index, 1), bytes: Bytes::from(vec![0; bytes]) }
 }
 
 /// etcd FAQ: "slow followers may livelock by needing a new snapshot before finishing receiving" the last.
@@ -261,7 +261,7 @@ fn kept(index: u64, bytes: usize) -> Kept {
 fn compaction_holds_back_while_a_snapshot_is_under_way() {
     let release = |shipped: Option<u64>, hold_bytes, trailing_bytes, mutants| {
         let options = NodeOptions { hold_bytes, trailing_bytes, mutants, ..NodeOptions::default() };
-        let mut keeping = Keeping::new(Time::ZERO, Some(kept(8, 10)));
+        let mut keeping = CompactionPolicy::new(Time::ZERO, Some(kept(8, 10)));
         keeping.release(&ten(), Index(10), shipped.map(Index), &options)
     };
     assert_eq!(release(None, 1 << 30, 0, Mutants::NONE), Some(Index(8)), "nothing that no snapshot holds");
@@ -277,7 +277,7 @@ fn compaction_holds_back_while_a_snapshot_is_under_way() {
 fn a_snapshot_is_due_by_bytes_and_by_age_not_by_count() {
     let due = |snapshot_log_bytes, state: Option<usize>, seconds, mutants| {
         let options = NodeOptions { snapshot_log_bytes, mutants, ..NodeOptions::default() };
-        let keeping = Keeping::new(Time::ZERO, state.map(|bytes| kept(2, bytes)));
+        let keeping = CompactionPolicy::new(Time::ZERO, state.map(|bytes| kept(2, bytes)));
         keeping.is_due(Time::ZERO + Duration::from_secs(seconds), &ten(), Index(10), false, &options)
     };
     assert!(due(1000, None, 1, Mutants::NONE) && !due(1001, None, 1, Mutants::NONE), "by bytes");
@@ -314,7 +314,7 @@ fn start_on_damage(mutants: Mutants) -> drave::wal::Result<bool> {
     };
     let store = Store::open(shelf.clone(), ClusterId(7)).unwrap();
     let mut writer = store.writer(&header).unwrap();
-    writer.put(Kind::Machine, b"all there is").unwrap();
+    writer.put(ChunkKind::Machine, b"all there is").unwrap();
     let name = writer.finish().unwrap().name().to_owned();
     journal.release(position)?;
     drop(journal);

@@ -7,7 +7,7 @@ use drave::disk::FsDisk;
 use drave::disk::fs::Syncs;
 use drave::machine::words::Command;
 use drave::snapshot::Store;
-use drave::snapshot::format::{Header, Kind};
+use drave::snapshot::format::{ChunkKind, Header};
 use drave::types::*;
 use drave::wal::identity::Identity;
 use drave::wal::{Journal, Options};
@@ -32,7 +32,7 @@ fn members(members: &[u64], voters: &[u64], outgoing: &[u64]) -> Membership {
 
 fn put(key: &str) -> Payload {
     let command = Command::Put { key: key.as_bytes(), value: b"v" }.encode();
-    Payload::Opaque(Op::Execute { session: SessionId(1), seq: 1, lowest: 1, command }.encode())
+    Payload::Opaque(Op::Execute { session: SessionId(1), seq: 1, first_outstanding: 1, command }.encode())
 }
 
 fn conf(membership: Membership) -> Payload {
@@ -74,7 +74,7 @@ impl Shelf {
         let disk = DiskId(node * 100 + name.len() as u64);
         Identity { node: id(node), cluster, disk, founded: true, log: None, starts: 1 }.write(&root).unwrap();
         let options = Options { segment_bytes: 1 << 20, ..Options::new(id(node), cluster, disk) };
-        let base = Base { position, configured: Index::ZERO, membership: with };
+        let base = SnapshotPoint { position, configured: Index::ZERO, membership: with };
         let wal = FsDisk::make(&path.join("wal"), Syncs::Skipped).unwrap();
         let journal = Journal::open(wal, options, Some(&base)).unwrap().0;
         Writing { journal, path, node, writes: 0 }
@@ -155,7 +155,7 @@ impl Writing {
             membership: members(&[1, 2, 3], &[1, 2, 3], &[]),
         };
         let mut writer = Store::open(disk, CLUSTER).unwrap().writer(&header).unwrap();
-        writer.put(Kind::Machine, b"a state").unwrap();
+        writer.put(ChunkKind::Machine, b"a state").unwrap();
         writer.finish().unwrap();
         self
     }

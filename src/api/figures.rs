@@ -172,12 +172,12 @@ impl Refusal {
             Refusal::TooLarge { .. } => "too_large",
             Refusal::Malformed => "malformed",
             Refusal::Stopping => "stopping",
-            Refusal::Outside { .. } => "no_member",
+            Refusal::NotMember { .. } => "no_member",
             Refusal::NoSpace => "no_space",
-            Refusal::Changing { .. } | Refusal::Unsound { .. } | Refusal::Dangerous { .. } => "membership",
+            Refusal::Changing { .. } | Refusal::InvalidChange { .. } | Refusal::UnsafeChange { .. } => "membership",
             Refusal::SnapshotGone => "snapshot_gone",
             Refusal::NotOffered => "not_offered",
-            Refusal::KeptLead { .. } => "transfer",
+            Refusal::TransferTimedOut { .. } => "transfer",
         }
     }
 }

@@ -4,13 +4,13 @@
 //! to the same outcomes and the same digest on every node.
 
 use super::report::Report;
-use super::restoring::{Head, Piece, Restoring};
-use super::session::Seen;
+use super::restoring::{Piece, Restoring, StateHeader};
+use super::session::CommandState;
 use super::sessions::{Options, Sessions};
 use crate::api::{Op, Outcome};
 use crate::codec::Malformed;
 use crate::limits::{ANSWER_BYTES_MAX, PIECE_EXCESS_MAX};
-use crate::machine::seam::{Context, StateMachine};
+use crate::machine::state_machine::{Context, StateMachine};
 use crate::types::digest::hash_numbers;
 use crate::types::{ClusterTime, Entry, Index, Mutant, Mutants, NodeId, Payload, Position, SessionId};
 use bytes::Bytes;
@@ -76,7 +76,7 @@ impl<M: StateMachine> Applier<M> {
         let mut ops = Vec::with_capacity(EXPECTED.min(entries.len()));
         for next in entries.chunks(EXPECTED) {
             ops.extend(next.iter().map(read));
-            self.machine.expect(&mut ops.iter().filter_map(command));
+            self.machine.prefetch(&mut ops.iter().filter_map(command));
             for (entry, op) in next.iter().zip(ops.drain(..)) {
                 self.advance(entry);
                 let Some(op) = op else { continue };
@@ -111,13 +111,15 @@ impl<M: StateMachine> Applier<M> {
     fn carry_out(&mut self, entry: &Entry, op: Result<Op<&[u8]>, Malformed>) -> Option<Outcome> {
         Some(match op {
             Ok(Op::Tick) => {
-                self.machine.tidy();
+                self.machine.expire_due();
                 return None;
             }
             Ok(Op::Open { window, ordered }) => {
                 Outcome::Opened { session: self.sessions.open(entry.position.index, entry.time, window, ordered) }
             }
-            Ok(Op::Execute { session, seq, lowest, command }) => self.execute(entry, session, seq, lowest, command),
+            Ok(Op::Execute { session, seq, first_outstanding: lowest, command }) => {
+                self.execute(entry, session, seq, lowest, command)
+            }
             Ok(Op::Close { session }) => {
                 self.sessions.close(session);
                 Outcome::Closed
@@ -130,16 +132,16 @@ impl<M: StateMachine> Applier<M> {
         let Position { index, term } = entry.position;
         let context = Context { index, term, time: self.machine_time() };
         let first = match self.sessions.look(index, entry.time, session, seq, lowest) {
-            Seen::Never => None,
-            Seen::Before(answer) => Some(answer),
-            Seen::Lapsed => return Outcome::Lapsed,
-            Seen::Forgotten if self.mutants.breaks(Mutant::ExecuteGivenUp) => {
+            CommandState::Never => None,
+            CommandState::Before(answer) => Some(answer),
+            CommandState::SessionExpired => return Outcome::SessionExpired,
+            CommandState::ResponseDiscarded if self.mutants.breaks(Mutant::ExecuteGivenUp) => {
                 return outcome(Some(self.machine.apply(&context, command)), false);
             }
-            Seen::Forgotten => return Outcome::Forgotten,
-            Seen::Overrun => return Outcome::Overrun,
-            Seen::OutOfOrder if self.mutants.breaks(Mutant::ExecuteEarly) => None,
-            Seen::OutOfOrder => {
+            CommandState::ResponseDiscarded => return Outcome::ResponseDiscarded,
+            CommandState::WindowExceeded => return Outcome::WindowExceeded,
+            CommandState::OutOfOrder if self.mutants.breaks(Mutant::ExecuteEarly) => None,
+            CommandState::OutOfOrder => {
                 if self.mutants.breaks(Mutant::StoreOutOfOrder) {
                     self.sessions.remember(session, seq, None);
                 }
@@ -194,10 +196,10 @@ impl<M: StateMachine> Applier<M> {
 
     /// Fixes all as it is now, to be told by [`Applier::piece`] while entries go on being applied. As
     /// quick as the machine's own [`StateMachine::freeze`].
-    pub fn freeze(&mut self) -> Head {
+    pub fn freeze(&mut self) -> StateHeader {
         self.sessions.freeze();
         self.machine.freeze();
-        Head { position: self.position, time: self.time, digest: self.digest, sessions: self.sessions.count() }
+        StateHeader { position: self.position, time: self.time, digest: self.digest, sessions: self.sessions.count() }
     }
 
     /// The next piece of what was frozen, about `bytes` long; `None` when all was told.
@@ -205,7 +207,7 @@ impl<M: StateMachine> Applier<M> {
         if let Some(piece) = self.sessions.piece(bytes) {
             return Some(Piece::Sessions(piece));
         }
-        let piece = self.machine.piece(bytes)?;
+        let piece = self.machine.next_chunk(bytes)?;
         let most = bytes.saturating_add(PIECE_EXCESS_MAX);
         assert!(piece.len() <= most, "a machine's piece is at most PIECE_EXCESS_MAX longer than asked for");
         Some(Piece::Machine(piece))
@@ -214,7 +216,7 @@ impl<M: StateMachine> Applier<M> {
     /// Forgets what was frozen.
     pub fn thaw(&mut self) {
         self.sessions.thaw();
-        self.machine.thaw();
+        self.machine.end_snapshot();
     }
 
     /// Another applier of this kind, to be made of a snapshot.
@@ -232,7 +234,7 @@ impl<M: StateMachine> Applier<M> {
     }
 
     /// All has been taken in: is it what the other froze?
-    pub(super) fn restored(&mut self, head: &Head) -> Result<(), Malformed> {
+    pub(super) fn restored(&mut self, head: &StateHeader) -> Result<(), Malformed> {
         (self.position, self.time) = (head.position, head.time);
         if self.mutants.breaks(Mutant::AdvanceTimeBeforeDigest) {
             self.machine.advance(self.machine_time());

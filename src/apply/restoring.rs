@@ -2,13 +2,13 @@
 
 use super::applier::Applier;
 use crate::codec::Malformed;
-use crate::machine::seam::StateMachine;
+use crate::machine::state_machine::StateMachine;
 use crate::types::{ClusterTime, Position};
 use bytes::Bytes;
 
 /// What was frozen, and how to tell whether it came back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Head {
+pub struct StateHeader {
     /// The last entry applied.
     pub position: Position,
     /// The cluster's time in it.
@@ -54,7 +54,7 @@ impl<M: StateMachine> Restoring<M> {
 
     /// The applier, as if it had applied every entry up to that head's. What does not lead to the
     /// digest that the head names is damage.
-    pub fn finish(mut self, head: &Head) -> Result<Applier<M>, Malformed> {
+    pub fn finish(mut self, head: &StateHeader) -> Result<Applier<M>, Malformed> {
         self.applier.restored(head)?;
         Ok(self.applier)
     }

@@ -13,17 +13,17 @@ pub const ANSWER_OVERHEAD: u64 = 128;
 
 /// What is known of a command before it is executed.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum CommandState {
     /// It is new: execute it, then [`super::sessions::Sessions::remember`] the answer.
     Never,
     /// It was executed, and this was the answer; `None` if that was too long to be told.
     Before(Option<Bytes>),
     /// The session is not known.
-    Lapsed,
+    SessionExpired,
     /// Its answer was forgotten, as the client allowed.
-    Forgotten,
+    ResponseDiscarded,
     /// It lies beyond the session's window.
-    Overrun,
+    WindowExceeded,
     /// The session is ordered, and a number before it has not been executed.
     OutOfOrder,
 }
@@ -34,7 +34,7 @@ pub enum Seen {
 /// room for what is stored, not for the window. In an ordered session they are all numbers from `lowest` to
 /// the last that was executed, without a gap. `digest` is that of the stored answers.
 #[derive(Clone, Debug)]
-pub struct Session {
+pub struct SessionState {
     window: u32,
     /// Whether a number is executed only behind all before it.
     ordered: bool,
@@ -62,10 +62,10 @@ struct Stored {
 /// An empty queue keeps room for so many.
 const ROOM: usize = 8;
 
-impl Session {
+impl SessionState {
     /// A session that was just opened.
-    pub fn new(index: Index, time: ClusterTime, window: u32, ordered: bool) -> Session {
-        Session {
+    pub fn new(index: Index, time: ClusterTime, window: u32, ordered: bool) -> SessionState {
+        SessionState {
             window,
             ordered,
             lowest: 1,
@@ -105,15 +105,15 @@ impl Session {
     }
 
     /// What is known of a number.
-    pub fn find(&self, seq: u64) -> Seen {
-        let Some(at) = seq.checked_sub(self.lowest) else { return Seen::Forgotten };
+    pub fn find(&self, seq: u64) -> CommandState {
+        let Some(at) = seq.checked_sub(self.lowest) else { return CommandState::ResponseDiscarded };
         if at >= u64::from(self.window) {
-            return Seen::Overrun;
+            return CommandState::WindowExceeded;
         }
         match self.place(seq) {
-            Ok(at) => Seen::Before(self.answers[at].1.answer.clone()),
-            Err(_) if self.ordered && seq != self.next() => Seen::OutOfOrder,
-            Err(_) => Seen::Never,
+            Ok(at) => CommandState::Before(self.answers[at].1.answer.clone()),
+            Err(_) if self.ordered && seq != self.next() => CommandState::OutOfOrder,
+            Err(_) => CommandState::Never,
         }
     }
 
@@ -189,13 +189,13 @@ const HEAD_ORDERED: u8 = 3;
 #[derive(Debug)]
 pub enum Record {
     /// A session, without its answers.
-    Head(SessionId, Session),
+    Head(SessionId, SessionState),
     /// An answer of the session told last.
     Answer(u64, Option<Bytes>),
 }
 
 impl Record {
-    /// Reads what [`Session::put_head`] or [`Session::put_answers`] appended. Answers are copies:
+    /// Reads what [`SessionState::put_head`] or [`SessionState::put_answers`] appended. Answers are copies:
     /// they must not keep alive what they were read from.
     pub fn read(reader: &mut Reader) -> Result<Record> {
         match reader.u8()? {
@@ -206,7 +206,10 @@ impl Record {
                 if window == 0 || window > SESSION_WINDOW_MAX || used.0 < id.0 {
                     return Err(Malformed("not a session"));
                 }
-                Ok(Record::Head(id, Session { lowest, ..Session::new(used, time, window, mark == HEAD_ORDERED) }))
+                Ok(Record::Head(
+                    id,
+                    SessionState { lowest, ..SessionState::new(used, time, window, mark == HEAD_ORDERED) },
+                ))
             }
             ANSWER => {
                 let (seq, told) = (reader.u64()?, reader.bool()?);
@@ -218,7 +221,7 @@ impl Record {
     }
 }
 
-impl Session {
+impl SessionState {
     /// Takes in an answer that was told; says what it costs.
     pub fn restore(&mut self, seq: u64, answer: Option<Bytes>) -> Result<u64> {
         let next = self.next();

@@ -4,7 +4,7 @@
 //! cluster's time in them. No clock is read and no hash map iterated, so every node remembers and
 //! forgets the same (a wall clock read while applying is how replicas part).
 
-use super::session::{Record, Seen, Session};
+use super::session::{CommandState, Record, SessionState};
 use crate::codec::{Malformed, Reader, Result};
 use crate::limits::{SESSION_ANSWER_BYTES_MAX, SESSION_IDLE_MS_MAX, SESSIONS_MAX};
 use crate::types::digest::Digest;
@@ -43,7 +43,7 @@ impl Default for Options {
 #[derive(Debug, Default)]
 pub struct Sessions {
     options: Options,
-    open: BTreeMap<SessionId, Session>,
+    open: BTreeMap<SessionId, SessionState>,
     order: BTreeMap<Index, Listed>,
     answer_bytes: u64,
     digest: Digest,
@@ -67,11 +67,11 @@ struct Frozen {
     /// The highest number of that one whose answer was told, 0 for none; `None` before its head was.
     told: Option<u64>,
     /// What those were that have changed since.
-    before: BTreeMap<SessionId, Session>,
+    before: BTreeMap<SessionId, SessionState>,
 }
 
 impl Frozen {
-    fn keep(&mut self, id: SessionId, session: &Session) {
+    fn keep(&mut self, id: SessionId, session: &SessionState) {
         if (self.from..=self.upto).contains(&id) && !self.before.contains_key(&id) {
             self.before.insert(id, session.clone());
         }
@@ -109,7 +109,7 @@ impl Sessions {
     }
 
     /// Takes a session out of the digest until that is asked again.
-    fn touch(digest: &mut Digest, touched: &mut Vec<SessionId>, id: SessionId, session: &mut Session) {
+    fn touch(digest: &mut Digest, touched: &mut Vec<SessionId>, id: SessionId, session: &mut SessionState) {
         if !session.touched {
             *digest -= session.hash(id);
             session.touched = true;
@@ -155,14 +155,14 @@ impl Sessions {
         let id = SessionId(index.0);
         self.touched.push(id);
         self.order.insert(index, Listed { id, time });
-        let before = self.open.insert(id, Session::new(index, time, window, ordered));
+        let before = self.open.insert(id, SessionState::new(index, time, window, ordered));
         assert!(before.is_none(), "an index is applied once, so no session is opened twice");
         id
     }
 
     /// Looks up a number of a session, and notes that it is in use and what its client waits for.
-    pub fn look(&mut self, index: Index, time: ClusterTime, id: SessionId, seq: u64, lowest: u64) -> Seen {
-        let Some(session) = self.open.get_mut(&id) else { return Seen::Lapsed };
+    pub fn look(&mut self, index: Index, time: ClusterTime, id: SessionId, seq: u64, lowest: u64) -> CommandState {
+        let Some(session) = self.open.get_mut(&id) else { return CommandState::SessionExpired };
         if let Some(frozen) = &mut self.frozen {
             frozen.keep(id, session);
         }
@@ -303,15 +303,15 @@ mod tests {
     fn numbers_may_come_in_any_order_within_the_window() {
         let mut sessions = Sessions::default();
         let id = sessions.open(Index(1), NOW, 3, false);
-        assert_eq!(sessions.look(Index(2), NOW, id, 3, 1), Seen::Never);
+        assert_eq!(sessions.look(Index(2), NOW, id, 3, 1), CommandState::Never);
         sessions.remember(id, 3, answer("three"));
-        assert_eq!(sessions.look(Index(3), NOW, id, 1, 1), Seen::Never);
+        assert_eq!(sessions.look(Index(3), NOW, id, 1, 1), CommandState::Never);
         sessions.remember(id, 1, answer("one"));
-        assert_eq!(sessions.look(Index(4), NOW, id, 3, 1), Seen::Before(answer("three")));
-        assert_eq!(sessions.look(Index(5), NOW, id, 4, 1), Seen::Overrun);
-        assert_eq!(sessions.look(Index(6), NOW, id, 4, 2), Seen::Never);
-        assert_eq!(sessions.look(Index(7), NOW, id, 1, 1), Seen::Forgotten);
-        assert_eq!(sessions.look(Index(8), NOW, id, u64::MAX, u64::MAX), Seen::Never);
+        assert_eq!(sessions.look(Index(4), NOW, id, 3, 1), CommandState::Before(answer("three")));
+        assert_eq!(sessions.look(Index(5), NOW, id, 4, 1), CommandState::WindowExceeded);
+        assert_eq!(sessions.look(Index(6), NOW, id, 4, 2), CommandState::Never);
+        assert_eq!(sessions.look(Index(7), NOW, id, 1, 1), CommandState::ResponseDiscarded);
+        assert_eq!(sessions.look(Index(8), NOW, id, u64::MAX, u64::MAX), CommandState::Never);
     }
 
     #[test]
@@ -319,11 +319,11 @@ mod tests {
         let mut sessions = Sessions::new(Options { count_max: 2, ..Options::default() });
         let one = sessions.open(Index(1), NOW, 1, false);
         let two = sessions.open(Index(2), NOW, 1, false);
-        assert_eq!(sessions.look(Index(3), NOW, one, 1, 1), Seen::Never);
+        assert_eq!(sessions.look(Index(3), NOW, one, 1, 1), CommandState::Never);
         let three = sessions.open(Index(4), NOW, 1, false);
-        assert_eq!(sessions.look(Index(5), NOW, two, 1, 1), Seen::Lapsed);
-        assert_eq!(sessions.look(Index(6), NOW, one, 1, 1), Seen::Never);
-        assert_eq!(sessions.look(Index(7), NOW, three, 1, 1), Seen::Never);
+        assert_eq!(sessions.look(Index(5), NOW, two, 1, 1), CommandState::SessionExpired);
+        assert_eq!(sessions.look(Index(6), NOW, one, 1, 1), CommandState::Never);
+        assert_eq!(sessions.look(Index(7), NOW, three, 1, 1), CommandState::Never);
     }
 
     #[test]
@@ -331,7 +331,7 @@ mod tests {
         let mut sessions = Sessions::new(Options { idle_ms_max: 10, ..Options::default() });
         let id = sessions.open(Index(1), ClusterTime(100), 1, false);
         sessions.advance(ClusterTime(110));
-        assert_eq!(sessions.look(Index(2), ClusterTime(110), id, 1, 1), Seen::Never);
+        assert_eq!(sessions.look(Index(2), ClusterTime(110), id, 1, 1), CommandState::Never);
         sessions.advance(ClusterTime(120));
         assert_eq!(sessions.count(), 1);
         sessions.advance(ClusterTime(121));
@@ -345,11 +345,11 @@ mod tests {
         let mut sessions = Sessions::new(options);
         let (one, two) = (sessions.open(Index(1), NOW, 9, false), sessions.open(Index(2), NOW, 9, false));
         for (index, id, seq) in [(3, one, 1), (4, two, 1), (5, two, 2)] {
-            assert_eq!(sessions.look(Index(index), NOW, id, seq, 1), Seen::Never);
+            assert_eq!(sessions.look(Index(index), NOW, id, seq, 1), CommandState::Never);
             sessions.remember(id, seq, answer("abc"));
         }
-        assert_eq!(sessions.look(Index(6), NOW, one, 1, 1), Seen::Lapsed);
-        assert_eq!(sessions.look(Index(7), NOW, two, 1, 1), Seen::Before(answer("abc")));
+        assert_eq!(sessions.look(Index(6), NOW, one, 1, 1), CommandState::SessionExpired);
+        assert_eq!(sessions.look(Index(7), NOW, two, 1, 1), CommandState::Before(answer("abc")));
         // What alone is too much lapses too, once it is executed.
         sessions.look(Index(8), NOW, two, 3, 1);
         sessions.remember(two, 3, Some(Bytes::from(vec![0; 999])));
@@ -360,7 +360,7 @@ mod tests {
     fn the_highest_number_there_is_costs_nothing_once_forgotten() {
         let mut sessions = Sessions::default();
         let id = sessions.open(Index(1), NOW, 1024, false);
-        assert_eq!(sessions.look(Index(2), NOW, id, u64::MAX, u64::MAX), Seen::Never);
+        assert_eq!(sessions.look(Index(2), NOW, id, u64::MAX, u64::MAX), CommandState::Never);
         sessions.remember(id, u64::MAX, answer("abc"));
         sessions.close(id);
         assert_eq!((sessions.count(), sessions.answer_bytes), (0, 0));

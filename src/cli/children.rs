@@ -1,6 +1,6 @@
 //! Nodes as processes of their own, for whoever runs a cluster on this machine.
 
-use super::trouble::Trouble;
+use super::failure::CliError;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -12,8 +12,8 @@ const HEEDED: &str = "DRAVE_LOG_LEVEL";
 
 /// The command that runs a node: this program, in a process group of its own, which ends when the thread
 /// that starts it does. What it says goes nowhere unless somebody takes it.
-pub fn serve(id: u64, peers: &str, data: &Path) -> Result<Command, Trouble> {
-    let exe = std::env::current_exe().map_err(|error| Trouble { what: format!("drave: {error}"), code: 74 })?;
+pub fn serve(id: u64, peers: &str, data: &Path) -> Result<Command, CliError> {
+    let exe = std::env::current_exe().map_err(|error| CliError { what: format!("drave: {error}"), code: 74 })?;
     let mut command = Command::new(exe);
     command.arg("serve").args(["--id", &id.to_string(), "--peers", peers, "--data"]).arg(data);
     // What is set for a node or a client elsewhere would make another node of it, or none: its keys, where it listens.

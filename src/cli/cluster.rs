@@ -1,8 +1,8 @@
 //! What every verb that talks to a cluster takes, and how its troubles are told.
 
+use super::failure::CliError;
 use super::status;
 use super::tls::Tls;
-use super::trouble::Trouble;
 use crate::api::{Refusal, RoleName};
 use crate::client::{Client, ClientError, Options};
 use crate::machine::KIND;
@@ -76,7 +76,7 @@ impl Cluster {
     }
 
     /// What to tell of an error: who does not answer, if it is for want of a leader and that is known.
-    pub fn explain(&self, error: ClientError) -> Trouble {
+    pub fn explain(&self, error: ClientError) -> CliError {
         let looked = match &error {
             ClientError::Refused(tried) => match tried.refusal {
                 None | Some(Refusal::NoLeader | Refusal::NotLeader { .. }) => self.who_is_silent(),
@@ -85,12 +85,12 @@ impl Cluster {
             _ => None,
         };
         let unreached = matches!(&error, ClientError::Refused(tried) if tried.refusal.is_none());
-        let mut told = Trouble::from(error);
+        let mut told = CliError::from(error);
         if unreached {
             told.what.push_str(self.elsewhere());
         }
         match looked.zip(told.what.split_once('\n')) {
-            Some((silent, (_, advice))) => Trouble { what: format!("no leader: {silent}\n{advice}"), code: told.code },
+            Some((silent, (_, advice))) => CliError { what: format!("no leader: {silent}\n{advice}"), code: told.code },
             None => told,
         }
     }
@@ -118,8 +118,11 @@ impl Cluster {
     }
 
     /// No endpoint answers: which were tried, and where else to look.
-    pub fn nobody_answers(&self) -> Trouble {
-        Trouble { what: format!("no node answers\n  tried {}{}", self.endpoints.join(", "), self.elsewhere()), code: 3 }
+    pub fn nobody_answers(&self) -> CliError {
+        CliError {
+            what: format!("no node answers\n  tried {}{}", self.endpoints.join(", "), self.elsewhere()),
+            code: 3,
+        }
     }
 
     /// Which option says where the nodes are, if nobody has said; else nothing.
@@ -141,9 +144,9 @@ pub fn ms_since(began: Instant) -> f64 {
     (began.elapsed().as_secs_f64() * 1e4).round() / 10.0
 }
 
-impl From<ClientError> for Trouble {
+impl From<ClientError> for CliError {
     /// One line of what and where, one of advice.
-    fn from(error: ClientError) -> Trouble {
+    fn from(error: ClientError) -> CliError {
         let advice = match &error {
             ClientError::Refused(tried) if tried.refusal == Some(Refusal::NoSpace) => {
                 let took = tried.took.as_secs_f64();
@@ -152,7 +155,7 @@ impl From<ClientError> for Trouble {
                      return by themselves"
                 )
             }
-            ClientError::Refused(tried) if matches!(tried.refusal, Some(Refusal::Outside { .. })) => {
+            ClientError::Refused(tried) if matches!(tried.refusal, Some(Refusal::NotMember { .. })) => {
                 let (endpoints, took) = (tried.endpoints.join(", "), tried.took.as_secs_f64());
                 format!(
                     "\n  tried {endpoints} for {took:.1} s · nothing was applied · who was removed comes back with: \
@@ -169,9 +172,9 @@ impl From<ClientError> for Trouble {
                     "\n  tried {endpoints} for {took:.1} s · it may have been applied, or be yet: look before you repeat it"
                 )
             }
-            ClientError::Lapsed => "\n  look before you repeat it".to_owned(),
+            ClientError::SessionExpired => "\n  look before you repeat it".to_owned(),
             _ => String::new(),
         };
-        Trouble { what: format!("{error}{advice}"), code: error.exit_code() }
+        CliError { what: format!("{error}{advice}"), code: error.exit_code() }
     }
 }

@@ -1,11 +1,12 @@
 //! What can be said on the command line.
 
-use super::bench::args::{Bench, What};
+use super::bench::args::{Bench, Workload};
 use super::bench::{failover, load, raw};
 use super::demo::kill::{self, Kill};
 use super::demo::run::{self as demo, Demo};
 use super::doctor::{self, Doctor};
 use super::dump::{self, Dump};
+use super::failure::CliError;
 use super::kv::{self, Cas, Del, Get, Incr, Put, Scan, Ttl};
 use super::log_level::{self, SetLevel};
 use super::manual::{self, Completions, Man};
@@ -21,7 +22,6 @@ use super::status::{self, Show};
 use super::stored::check::{self, Check};
 use super::stored::diff::{self, Diff};
 use super::top::{self, Top};
-use super::trouble::Trouble;
 use clap::builder::Resettable;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use signal_hook::consts::SIGPIPE;
@@ -86,7 +86,7 @@ pub fn without_empty_variables(command: Command) -> Command {
 }
 
 /// Does what was said.
-pub fn run(matches: &ArgMatches) -> Result<(), Trouble> {
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     if !matches!(matches.subcommand_name(), Some("serve" | "demo")) {
         end_quietly_when_nobody_reads()?;
     }
@@ -142,7 +142,7 @@ fn snapshots() -> Command {
         ))
 }
 
-fn snapshots_run(matches: &ArgMatches) -> Result<(), Trouble> {
+fn snapshots_run(matches: &ArgMatches) -> Result<(), CliError> {
     match matches.subcommand() {
         Some(("take", matches)) => snapshot::take(&Take::from_arg_matches(matches)?),
         Some(("save", matches)) => snapshot_save::run(&Save::from_arg_matches(matches)?),
@@ -154,21 +154,21 @@ fn snapshots_run(matches: &ArgMatches) -> Result<(), Trouble> {
 
 /// `drave scan | head` ends as any program whose reader has seen enough: without a word, and with 141. Sockets are
 /// written to without this signal: it means standard output.
-fn end_quietly_when_nobody_reads() -> Result<(), Trouble> {
+fn end_quietly_when_nobody_reads() -> Result<(), CliError> {
     let at_once = Arc::new(AtomicBool::new(true));
     signal_hook::flag::register_conditional_shutdown(SIGPIPE, 128 + SIGPIPE, at_once)
         .map(|_kept_for_life| ())
-        .map_err(|error| Trouble { what: format!("signals: {error}"), code: 74 })
+        .map_err(|error| CliError { what: format!("signals: {error}"), code: 74 })
 }
 
-fn bench(args: &Bench) -> Result<(), Trouble> {
+fn bench(args: &Bench) -> Result<(), CliError> {
     args.check_pictures()?;
     if args.story.scenario.is_some() {
         return failover::run(args);
     }
     match args.what {
-        What::Disk => raw::disk(args),
-        What::Net => raw::net(args),
-        What::Put | What::Get | What::Mixed | What::Incr => load::run(args),
+        Workload::Disk => raw::disk(args),
+        Workload::Net => raw::net(args),
+        Workload::Put | Workload::Get | Workload::Mixed | Workload::Incr => load::run(args),
     }
 }

@@ -6,8 +6,8 @@ mod place;
 
 use self::findings::{Finding, Level, Node, certificates, examine};
 use super::cluster::Cluster;
-use super::status::{self, Asked};
-use super::trouble::Trouble;
+use super::failure::CliError;
+use super::status::{self, EndpointStatus};
 use crate::api::{Reply, Request, Status};
 use crate::client::{Connection, deadline};
 use clap::Args;
@@ -31,7 +31,7 @@ pub struct Doctor {
 }
 
 /// `drave doctor`: 1 if something fails, 3 if no node answers.
-pub fn run(args: &Doctor) -> Result<(), Trouble> {
+pub fn run(args: &Doctor) -> Result<(), CliError> {
     let findings = match &args.data {
         Some(directory) => place::examine(directory, args.measure)?,
         None => cluster(args)?,
@@ -51,12 +51,12 @@ pub fn run(args: &Doctor) -> Result<(), Trouble> {
     }
     match fails {
         0 => Ok(()),
-        1 => Err(Trouble { what: "one thing is not as it should be, see FAIL".into(), code: 1 }),
-        n => Err(Trouble { what: format!("{n} things are not as they should be, see FAIL"), code: 1 }),
+        1 => Err(CliError { what: "one thing is not as it should be, see FAIL".into(), code: 1 }),
+        n => Err(CliError { what: format!("{n} things are not as they should be, see FAIL"), code: 1 }),
     }
 }
 
-fn cluster(args: &Doctor) -> Result<Vec<Finding>, Trouble> {
+fn cluster(args: &Doctor) -> Result<Vec<Finding>, CliError> {
     let asked = status::ask(&args.cluster);
     if asked.iter().all(|asked| asked.status.is_err()) {
         return Err(args.cluster.nobody_answers());
@@ -71,8 +71,8 @@ fn cluster(args: &Doctor) -> Result<Vec<Finding>, Trouble> {
 }
 
 /// Asks a node again and again how it is: what a round trip to it takes, and then how it is.
-fn measured(cluster: &Cluster, asked: Asked, span: Duration) -> Node {
-    let Asked { endpoint, status } = asked;
+fn measured(cluster: &Cluster, asked: EndpointStatus, span: Duration) -> Node {
+    let EndpointStatus { endpoint, status } = asked;
     let mut trips = Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are in order");
     let status = status.and_then(|_| sample(cluster, &endpoint, span, &mut trips));
     Node { endpoint, status, trips }

@@ -2,15 +2,15 @@
 
 use super::dump_files::{Files, Segment, is_seal, read};
 use super::dump_kept::why_kept;
-use super::dump_words::{Fields, Said, Style, say};
-use super::journal_tour::{Bad, Tour, Visitor};
+use super::dump_words::{Fields, RecordText, Style, say};
+use super::failure::CliError;
+use super::segment_walk::{Bad, Tour, Visitor};
 use super::snapshot_files::SUFFIX;
-use super::trouble::Trouble;
 use crate::types::Index;
-use crate::wal::format::{self, Flaw, Frame, Kind, SegmentHeader};
+use crate::wal::format::{self, Flaw, Frame, RecordKind, SegmentHeader};
 use crate::wal::identity::short;
 use crate::wal::inspect::{Finding, Inspection, Surroundings};
-use crate::wal::scan::{Item, Scan};
+use crate::wal::scan::{Scan, ScanItem};
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::json;
@@ -113,12 +113,12 @@ impl Dump {
 }
 
 /// Prints to standard output, and ends with 5 if anything is damaged.
-pub fn print(args: Dump) -> Result<(), Trouble> {
+pub fn print(args: Dump) -> Result<(), CliError> {
     if let (Some(from), Some(to)) = (args.from, args.to)
         && from > to
     {
         let what = format!("--from {from} lies behind --to {to}: no entry is between them");
-        return Err(Trouble { what, code: 2 });
+        return Err(CliError { what, code: 2 });
     }
     match run(args, &mut io::stdout().lock()) {
         Ok(0) => Ok(()),
@@ -227,9 +227,9 @@ impl Walk<'_> {
     fn heading(&mut self, segment: &Segment, header: &SegmentHeader, bytes: &Bytes) -> io::Result<()> {
         let (mut first, mut sealed) = (None, false);
         for item in Scan::new(bytes.clone(), header.salt(), None) {
-            let Item::Frame(frame) = item else { continue };
-            sealed |= frame.kind == Kind::Seal;
-            if first.is_none() && frame.kind == Kind::Entry {
+            let ScanItem::Frame(frame) = item else { continue };
+            sealed |= frame.kind == RecordKind::Seal;
+            if first.is_none() && frame.kind == RecordKind::Entry {
                 first = format::EntryHead::read(&frame.body).ok().map(|head| head.position.index.0);
             }
         }
@@ -351,7 +351,7 @@ impl Walk<'_> {
         }
     }
 
-    fn wanted(&self, said: &Said) -> bool {
+    fn wanted(&self, said: &RecordText) -> bool {
         let args = self.args;
         let index = said.position.map(|(index, _)| index.0);
         let term = said.position.map(|(_, term)| term).or(said.term).map(|term| term.0);
@@ -507,11 +507,11 @@ impl Visitor for Walk<'_> {
 }
 
 impl Totals {
-    fn take(&mut self, said: &Said, frame: &Frame, len: u64) {
+    fn take(&mut self, said: &RecordText, frame: &Frame, len: u64) {
         let (count, bytes) = self.by_type.entry(said.name).or_default();
         *count += 1;
         *bytes += len;
-        if frame.kind == Kind::Batch {
+        if frame.kind == RecordKind::Batch {
             // Pieces of one batch are synced together.
             let more = format::Batch::read(&frame.body).is_ok_and(|batch| batch.more);
             self.batches += u64::from(!more);

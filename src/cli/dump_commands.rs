@@ -1,13 +1,13 @@
 //! What a command of the key-value machine says: in words for people, in fields for programs.
 
-use super::dump_words::{Fields, Said, Style, quoted, text};
-use crate::machine::words::{Bar, Command, Deadline, Life, Presence, Query, Step};
+use super::dump_words::{Fields, RecordText, Style, quoted, text};
+use crate::machine::words::{Bar, Command, Deadline, Expiration, Query, SetCondition, Step};
 use bytes::Bytes;
 
 /// A command, understood.
-pub fn command(command: &Command<'_>, style: Style) -> Said {
+pub fn command(command: &Command<'_>, style: Style) -> RecordText {
     let show = |bytes: &[u8]| quoted(bytes, style);
-    let mut said = Said::default();
+    let mut said = RecordText::default();
     let fields = &mut said.fields;
     let key: &[u8] = match command {
         Command::Put { key, value } => {
@@ -51,7 +51,7 @@ pub fn command(command: &Command<'_>, style: Style) -> Said {
         Command::Expire { key, deadline, bar } => {
             said.name = "expire";
             said.what = format!("{}{}{}", show(key), when(*deadline), barred(*bar));
-            (fields.ttl_ms, fields.until_ms) = lasts(Life::Until(*deadline));
+            (fields.ttl_ms, fields.until_ms) = lasts(Expiration::Until(*deadline));
             key
         }
         Command::Persist { key } => {
@@ -71,16 +71,16 @@ pub fn command(command: &Command<'_>, style: Style) -> Said {
     said
 }
 
-fn asked(only_if: Presence, life: Life, tells: bool) -> String {
+fn asked(only_if: SetCondition, life: Expiration, tells: bool) -> String {
     let presence = match only_if {
-        Presence::Either => "",
-        Presence::Absent => " if absent",
-        Presence::Present => " if present",
+        SetCondition::Either => "",
+        SetCondition::Absent => " if absent",
+        SetCondition::Present => " if present",
     };
     let life = match life {
-        Life::Endless => String::new(),
-        Life::Kept => " keeping its deadline".to_owned(),
-        Life::Until(deadline) => when(deadline),
+        Expiration::Endless => String::new(),
+        Expiration::Kept => " keeping its deadline".to_owned(),
+        Expiration::Until(deadline) => when(deadline),
     };
     format!("{presence}{life}{}", if tells { " telling the old" } else { "" })
 }
@@ -92,11 +92,11 @@ fn when(deadline: Deadline) -> String {
     }
 }
 
-fn lasts(life: Life) -> (Option<u64>, Option<u64>) {
+fn lasts(life: Expiration) -> (Option<u64>, Option<u64>) {
     match life {
-        Life::Endless | Life::Kept => (None, None),
-        Life::Until(Deadline::In(ms)) => (Some(ms), None),
-        Life::Until(Deadline::At(time)) => (None, Some(time.0)),
+        Expiration::Endless | Expiration::Kept => (None, None),
+        Expiration::Until(Deadline::In(ms)) => (Some(ms), None),
+        Expiration::Until(Deadline::At(time)) => (None, Some(time.0)),
     }
 }
 
@@ -106,7 +106,7 @@ fn barred(bar: Bar) -> String {
     format!("{one}{later}")
 }
 
-fn step(step: &Step<'_>, style: Style) -> Said {
+fn step(step: &Step<'_>, style: Style) -> RecordText {
     let query = match step {
         Step::Do(one) => return command(one, style),
         Step::Ask(query) => query,
@@ -124,21 +124,21 @@ fn step(step: &Step<'_>, style: Style) -> Said {
     };
     let what = keys.iter().map(|key| quoted(key, style)).collect::<Vec<_>>().join(" ");
     let fields = Fields { what: Some(what.clone()), ..Fields::default() };
-    Said { name, what, fields, ..Said::default() }
+    RecordText { name, what, fields, ..RecordText::default() }
 }
 
 /// One command of many keys, each as a command of its own would be said.
-fn many<'a>(name: &'static str, commands: impl Iterator<Item = Command<'a>>, style: Style) -> Said {
-    let said: Vec<Said> = commands.map(|one| command(&one, style)).collect();
+fn many<'a>(name: &'static str, commands: impl Iterator<Item = Command<'a>>, style: Style) -> RecordText {
+    let said: Vec<RecordText> = commands.map(|one| command(&one, style)).collect();
     let what = said.iter().map(|one| one.what.clone()).collect::<Vec<_>>().join(" ");
-    Said { what, ..together(name, said.into_iter()) }
+    RecordText { what, ..together(name, said.into_iter()) }
 }
 
-fn together(name: &'static str, said: impl Iterator<Item = Said>) -> Said {
-    let said: Vec<Said> = said.collect();
+fn together(name: &'static str, said: impl Iterator<Item = RecordText>) -> RecordText {
+    let said: Vec<RecordText> = said.collect();
     let words: Vec<String> = said.iter().map(|one| format!("{} {}", one.name, one.what)).collect();
     let keys = said.iter().flat_map(|one| one.keys.clone()).collect();
     let commands = said.into_iter().map(|one| Fields { name: Some(one.name), ..one.fields }).collect();
     let fields = Fields { commands: Some(commands), ..Fields::default() };
-    Said { name, keys, what: words.join("; "), fields, ..Said::default() }
+    RecordText { name, keys, what: words.join("; "), fields, ..RecordText::default() }
 }

@@ -4,8 +4,8 @@ use crate::disk::unreadable::is_media_error;
 use crate::types::DiskId;
 use crate::wal::format::{self, SegmentHeader};
 use crate::wal::inspect::{Finding, Inspection, Surroundings};
-use crate::wal::scan::{Item, Scan};
-use crate::wal::side::{self, Place, Testimony};
+use crate::wal::scan::{Scan, ScanItem};
+use crate::wal::sync_marker::{self, LogOffset, SyncMarker};
 use anyhow::Context;
 use bytes::Bytes;
 use std::fs::File;
@@ -42,7 +42,7 @@ impl Files {
             _ => path,
         };
         // First of all: what it says was synced is then in whatever is read from now on.
-        let side = read(&directory.join(side::NAME))?;
+        let side = read(&directory.join(sync_marker::NAME))?;
         let segments = match path.is_file() {
             true => {
                 vec![segment(path.to_owned()).with_context(|| format!("{}: not named as a segment", path.display()))?]
@@ -53,8 +53,8 @@ impl Files {
     }
 
     /// How far the journal of that disk was synced.
-    pub fn synced(&self, disk: DiskId) -> Option<Place> {
-        Testimony::read(self.side.as_ref()?, disk).place
+    pub fn synced(&self, disk: DiskId) -> Option<LogOffset> {
+        SyncMarker::read(self.side.as_ref()?, disk).place
     }
 
     /// Whether there is a segment of that number by now.
@@ -71,7 +71,7 @@ impl Files {
     /// Whether a segment has any good record.
     pub fn in_use(&self, number: u64, disk: DiskId) -> bool {
         let Ok(Some(bytes)) = read(&self.directory.join(format::file_name(number))) else { return false };
-        Scan::new(bytes, format::salt(disk, number), None).any(|item| matches!(item, Item::Frame(_)))
+        Scan::new(bytes, format::salt(disk, number), None).any(|item| matches!(item, ScanItem::Frame(_)))
     }
 
     /// The disk that any good segment names.
@@ -176,8 +176,8 @@ pub fn settle(bytes: Bytes, path: &Path, salt: u64, around: Surroundings) -> io:
         return Ok(Some(again));
     }
     let end = Scan::new(bytes.clone(), salt, None).filter_map(|item| match item {
-        Item::Frame(frame) => Some(frame.end() as usize),
-        Item::Gap { .. } => None,
+        ScanItem::Frame(frame) => Some(frame.end() as usize),
+        ScanItem::Gap { .. } => None,
     });
     let end = end.last().unwrap_or(0).min(again.len());
     Ok(Some([&again[..end], &bytes[end.min(bytes.len())..]].concat().into()))
@@ -185,7 +185,7 @@ pub fn settle(bytes: Bytes, path: &Path, salt: u64, around: Surroundings) -> io:
 
 /// Whether a segment ends here in order.
 pub fn is_seal(finding: &Finding) -> bool {
-    matches!(finding, Finding::Record(frame) if frame.kind == format::Kind::Seal)
+    matches!(finding, Finding::Record(frame) if frame.kind == format::RecordKind::Seal)
 }
 
 #[cfg(test)]

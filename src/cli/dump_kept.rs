@@ -4,8 +4,8 @@ use super::dump::{Dump, Output};
 use super::dump_files::{Files, read};
 use super::snapshot_files::snapshots_at;
 use crate::types::Index;
-use crate::wal::format::{EntryHead, Kind, Opening, SegmentHeader, read_base};
-use crate::wal::scan::{Item, Scan};
+use crate::wal::format::{EntryHead, Opening, RecordKind, SegmentHeader, read_base};
+use crate::wal::scan::{Scan, ScanItem};
 use bytes::Bytes;
 use bytesize::ByteSize;
 use serde_json::json;
@@ -39,7 +39,7 @@ struct Segment {
 }
 
 /// The segments at a place.
-struct Kept {
+struct SegmentRun {
     segments: Vec<Segment>,
     /// Everything up to here may go, as the journal says.
     released: Index,
@@ -79,12 +79,13 @@ impl Why {
     }
 }
 
-impl Kept {
-    fn at(path: &Path) -> anyhow::Result<Kept> {
+impl SegmentRun {
+    fn at(path: &Path) -> anyhow::Result<SegmentRun> {
         // First the snapshots: what is released meanwhile is released for the sake of one as new at least.
         let whole = snapshots_at(path)?.into_iter().filter(|found| found.flaw().is_none());
         let snapshot = whole.filter_map(|found| found.position).map(|position| position.index).max();
-        let mut kept = Kept { segments: Vec::new(), released: Index::ZERO, snapshot: snapshot.unwrap_or(Index::ZERO) };
+        let mut kept =
+            SegmentRun { segments: Vec::new(), released: Index::ZERO, snapshot: snapshot.unwrap_or(Index::ZERO) };
         let files = Files::at(path)?;
         for segment in &files.segments {
             // One that a running node has released meanwhile is not kept.
@@ -102,26 +103,26 @@ impl Kept {
         self.segments.push(Segment { name: name.to_owned(), bytes: size, live: None, damaged });
         let Ok(header) = header else { return };
         for item in Scan::new(bytes, header.salt(), None) {
-            let Item::Frame(frame) = item else { continue };
+            let ScanItem::Frame(frame) = item else { continue };
             match frame.kind {
-                Kind::Open => {
+                RecordKind::Open => {
                     if let Ok(opening) = Opening::read(&frame.body) {
                         self.released = opening.base.position.index;
                     }
                 }
-                Kind::Base | Kind::Release => {
+                RecordKind::Base | RecordKind::Release => {
                     let Ok(base) = read_base(&frame.body) else { continue };
                     self.released = base.position.index;
-                    if frame.kind == Kind::Base {
+                    if frame.kind == RecordKind::Base {
                         // The log begins anew: nothing written before is of it.
                         self.segments.iter_mut().for_each(|segment| segment.live = None);
                     }
                 }
-                Kind::Entry => {
+                RecordKind::Entry => {
                     let Ok(head) = EntryHead::read(&frame.body) else { continue };
                     self.entry(head.position.index);
                 }
-                Kind::Batch | Kind::Hard | Kind::Seal => {}
+                RecordKind::Batch | RecordKind::Hard | RecordKind::Seal => {}
             }
         }
     }
@@ -160,7 +161,7 @@ impl Kept {
 pub fn why_kept(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
     let mut code = 0;
     for path in &args.paths {
-        let kept = Kept::at(path)?;
+        let kept = SegmentRun::at(path)?;
         let why = kept.why();
         match args.output {
             Output::Text => text(out, &kept, &why)?,
@@ -174,12 +175,12 @@ pub fn why_kept(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
 }
 
 /// How many bytes may go with the next release, at most, and how many there are: the oldest go first.
-fn sums(kept: &Kept, why: &[Why]) -> (u64, u64) {
+fn sums(kept: &SegmentRun, why: &[Why]) -> (u64, u64) {
     let oldest = kept.segments.iter().zip(why).take_while(|(_, why)| why.reclaimable());
     (oldest.map(|(segment, _)| segment.bytes).sum(), kept.segments.iter().map(|segment| segment.bytes).sum())
 }
 
-fn text(out: &mut dyn Write, kept: &Kept, why: &[Why]) -> io::Result<()> {
+fn text(out: &mut dyn Write, kept: &SegmentRun, why: &[Why]) -> io::Result<()> {
     let size = |bytes| ByteSize(bytes).display().iec().to_string();
     writeln!(out, "# segment              size       first        last  kept because")?;
     for (segment, why) in kept.segments.iter().zip(why) {
@@ -195,7 +196,7 @@ fn text(out: &mut dyn Write, kept: &Kept, why: &[Why]) -> io::Result<()> {
     writeln!(out, "# reclaimable {reclaimable} of {total} in {count} segments · snapshot up to {snapshot}")
 }
 
-fn jsonl(out: &mut dyn Write, kept: &Kept, why: &[Why]) -> io::Result<()> {
+fn jsonl(out: &mut dyn Write, kept: &SegmentRun, why: &[Why]) -> io::Result<()> {
     for (segment, why) in kept.segments.iter().zip(why) {
         let (first, last) = (segment.live.map(|live| live.0.0), segment.live.map(|live| live.1.0));
         let says = why.says(kept.snapshot);

@@ -1,7 +1,7 @@
 //! Where the log begins, as far as `dump` has read it: which segments were released, and which are missing.
 
 use crate::types::Index;
-use crate::wal::format::{EntryHead, Frame, Kind, Opening, read_base};
+use crate::wal::format::{EntryHead, Frame, Opening, RecordKind, read_base};
 
 /// The beginning of the log: what recovery finds out, in the same way.
 ///
@@ -26,25 +26,25 @@ impl Reach {
     /// A good record of that segment.
     pub fn sees(&mut self, segment: u64, frame: &Frame) {
         match frame.kind {
-            Kind::Open => {
+            RecordKind::Open => {
                 let Ok(opening) = Opening::read(&frame.body) else { return };
                 if self.oldest == Some(segment) && self.first.is_none() {
                     self.first = Some(opening.last.index.next());
                 }
                 self.base = opening.base.position.index;
             }
-            Kind::Base | Kind::Release => {
+            RecordKind::Base | RecordKind::Release => {
                 let Ok(base) = read_base(&frame.body) else { return };
                 self.base = base.position.index;
-                if frame.kind == Kind::Base {
+                if frame.kind == RecordKind::Base {
                     self.first = self.first.map(|_| self.base.next());
                 }
             }
-            Kind::Entry => {
+            RecordKind::Entry => {
                 let Ok(head) = EntryHead::read(&frame.body) else { return };
                 self.first = self.first.map(|first| first.min(head.position.index));
             }
-            Kind::Batch | Kind::Hard | Kind::Seal => {}
+            RecordKind::Batch | RecordKind::Hard | RecordKind::Seal => {}
         }
     }
 

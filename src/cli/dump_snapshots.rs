@@ -1,8 +1,8 @@
 //! Snapshots in words, for `dump`: one line each where the journal is the matter, else chunk by chunk.
 
 use super::dump::{Output, Walk};
-use super::snapshot_files::{Found, snapshots_at};
-use crate::snapshot::format::{CHUNK_HEADER, Chunk, FORMAT, Flaw, Header, Kind, What};
+use super::snapshot_files::{SnapshotFile, snapshots_at};
+use crate::snapshot::format::{CHUNK_HEADER, Chunk, ChunkKind, FORMAT, Flaw, FlawKind, Header};
 use crate::types::Index;
 use crate::wal::identity::short;
 use bytesize::ByteSize;
@@ -42,7 +42,7 @@ impl Walk<'_> {
         Ok(all.len())
     }
 
-    fn found(&mut self, found: &Found, chunks: bool) -> io::Result<()> {
+    fn found(&mut self, found: &SnapshotFile, chunks: bool) -> io::Result<()> {
         self.totals.snapshots += 1;
         let read = found.header();
         self.about(found, read.as_ref().map(|(header, _)| header).ok())?;
@@ -66,7 +66,7 @@ impl Walk<'_> {
     }
 
     /// What it is of.
-    fn about(&mut self, found: &Found, header: Option<&Header>) -> io::Result<()> {
+    fn about(&mut self, found: &SnapshotFile, header: Option<&Header>) -> io::Result<()> {
         let (name, size) = (&found.name, found.bytes.len());
         match (self.args.output, header) {
             (Output::Text, Some(header)) => writeln!(
@@ -90,12 +90,12 @@ impl Walk<'_> {
         }
     }
 
-    fn chunk(&mut self, found: &Found, chunk: &Chunk, shown: bool) -> io::Result<()> {
+    fn chunk(&mut self, found: &SnapshotFile, chunk: &Chunk, shown: bool) -> io::Result<()> {
         let (at, len) = (chunk.at, (CHUNK_HEADER + chunk.body.len()) as u64);
         let (name, what) = match chunk.kind {
-            Kind::Sessions => ("sessions", String::new()),
-            Kind::Machine => ("machine", String::new()),
-            Kind::End => ("end", format!("{} bytes in all", at + len)),
+            ChunkKind::Sessions => ("sessions", String::new()),
+            ChunkKind::Machine => ("machine", String::new()),
+            ChunkKind::End => ("end", format!("{} bytes in all", at + len)),
         };
         self.totals.chunks += 1;
         let (count, bytes) = self.totals.by_type.entry(name).or_default();
@@ -116,17 +116,17 @@ impl Walk<'_> {
     }
 
     /// Damage: nothing behind it can be known to be right, since each chunk hangs on the one before.
-    fn flawed(&mut self, found: &Found, flaw: Flaw) -> io::Result<()> {
+    fn flawed(&mut self, found: &SnapshotFile, flaw: Flaw) -> io::Result<()> {
         self.totals.bad += 1;
         let (at, len) = (flaw.at, (found.bytes.len() as u64).saturating_sub(flaw.at));
         match self.args.output {
             Output::Text => writeln!(self.out, "!{at:>9}  {len:>6}  {:<8}  {:<8}  {flaw}", "BAD", '-'),
             Output::Jsonl => {
                 let (stored, computed) = match flaw.what {
-                    What::Checksum { stored, computed } => {
+                    FlawKind::Checksum { stored, computed } => {
                         (Some(format!("{stored:08x}")), Some(format!("{computed:08x}")))
                     }
-                    What::Cut | What::Unreadable | What::Wrong(_) => (None, None),
+                    FlawKind::Cut | FlawKind::Unreadable | FlawKind::Wrong(_) => (None, None),
                 };
                 self.json(&json!({
                     "k": "bad", "file": found.name, "off": at, "len": len, "stored": stored, "computed": computed,

@@ -5,7 +5,7 @@ use crate::api::Op;
 use crate::codec::{self, Reader};
 use crate::machine::words::Command;
 use crate::types::{Index, Payload, Position, Term, Vote};
-use crate::wal::format::{self, Batch, Frame, Kind, Opening, Seal};
+use crate::wal::format::{self, Batch, Frame, Opening, RecordKind, Seal};
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -23,7 +23,7 @@ pub struct Style {
 
 /// A record, understood.
 #[derive(Clone, Debug, Default)]
-pub struct Said {
+pub struct RecordText {
     /// The kind, in a word.
     pub name: &'static str,
     /// Index and term, if it is an entry.
@@ -77,10 +77,10 @@ pub struct Fields {
 }
 
 /// Understands a frame whose checksums are right.
-pub fn say(frame: &Frame, style: Style) -> Said {
+pub fn say(frame: &Frame, style: Style) -> RecordText {
     let said = match frame.kind {
-        Kind::Entry => return entry(frame, style),
-        Kind::Batch => Batch::read(&frame.body).map(|batch| Said {
+        RecordKind::Entry => return entry(frame, style),
+        RecordKind::Batch => Batch::read(&frame.body).map(|batch| RecordText {
             name: "head",
             what: format!(
                 "{} records {} bytes synced={:010}:{}{}",
@@ -90,9 +90,9 @@ pub fn say(frame: &Frame, style: Style) -> Said {
                 batch.synced.1,
                 if batch.more { " more" } else { "" }
             ),
-            ..Said::default()
+            ..RecordText::default()
         }),
-        Kind::Open => Opening::read(&frame.body).map(|opening| Said {
+        RecordKind::Open => Opening::read(&frame.body).map(|opening| RecordText {
             name: "seg",
             term: Some(opening.hard.term),
             what: format!(
@@ -103,34 +103,37 @@ pub fn say(frame: &Frame, style: Style) -> Said {
                 vote(opening.hard.vote),
                 opening.current.1
             ),
-            ..Said::default()
+            ..RecordText::default()
         }),
-        Kind::Hard => format::read_hard(&frame.body).map(|hard| Said {
+        RecordKind::Hard => format::read_hard(&frame.body).map(|hard| RecordText {
             name: "hard",
             term: Some(hard.term),
             what: format!("term={} vote={}{}", hard.term, vote(hard.vote), promised(hard.promised)),
             fields: Fields { vote: Some(hard.vote.map_or(0, |vote| vote.node.get())), ..Fields::default() },
-            ..Said::default()
+            ..RecordText::default()
         }),
-        Kind::Base | Kind::Release => format::read_base(&frame.body).map(|base| {
-            let restarts = frame.kind == Kind::Base;
+        RecordKind::Base | RecordKind::Release => format::read_base(&frame.body).map(|base| {
+            let restarts = frame.kind == RecordKind::Base;
             let verb = if restarts { "the log restarts behind" } else { "released up to" };
-            Said {
+            RecordText {
                 name: if restarts { "base" } else { "free" },
                 term: Some(base.position.term),
                 what: format!("{verb} {} {}", base.position, base.membership),
-                ..Said::default()
+                ..RecordText::default()
             }
         }),
-        Kind::Seal => Seal::read(&frame.body).map(|seal| Said {
+        RecordKind::Seal => Seal::read(&frame.body).map(|seal| RecordText {
             name: "seal",
             what: format!("ends at {} next={}", seal.last, format::file_name(seal.successor)),
-            ..Said::default()
+            ..RecordText::default()
         }),
     };
-    let mut said =
-        said.unwrap_or_else(|malformed| Said { name: "odd", what: malformed.0.to_owned(), ..Said::default() });
-    if frame.kind != Kind::Hard {
+    let mut said = said.unwrap_or_else(|malformed| RecordText {
+        name: "odd",
+        what: malformed.0.to_owned(),
+        ..RecordText::default()
+    });
+    if frame.kind != RecordKind::Hard {
         said.fields.what = Some(said.what.clone());
     }
     said
@@ -145,17 +148,17 @@ fn promised(upto: Position) -> String {
     if upto == Position::ZERO { String::new() } else { format!(" promised={upto}") }
 }
 
-fn entry(frame: &Frame, style: Style) -> Said {
+fn entry(frame: &Frame, style: Style) -> RecordText {
     let entry = match codec::read_entry(&mut Reader::new(frame.body.clone())) {
         Ok(entry) => entry,
-        Err(malformed) => return Said { name: "odd", what: malformed.0.to_owned(), ..Said::default() },
+        Err(malformed) => return RecordText { name: "odd", what: malformed.0.to_owned(), ..RecordText::default() },
     };
     let mut said = match entry.payload {
-        Payload::Noop => Said { name: "noop", ..Said::default() },
+        Payload::Noop => RecordText { name: "noop", ..RecordText::default() },
         Payload::Membership(membership) => {
             let what = membership.to_string();
             let fields = Fields { what: Some(what.clone()), ..Fields::default() };
-            Said { name: "conf", what, fields, ..Said::default() }
+            RecordText { name: "conf", what, fields, ..RecordText::default() }
         }
         Payload::Opaque(bytes) => op(entry.position.index, bytes, style),
     };
@@ -163,19 +166,19 @@ fn entry(frame: &Frame, style: Style) -> Said {
     said
 }
 
-fn op(index: Index, bytes: Bytes, style: Style) -> Said {
+fn op(index: Index, bytes: Bytes, style: Style) -> RecordText {
     match Op::decode(bytes.clone()) {
-        Ok(Op::Open { window, ordered }) => Said {
+        Ok(Op::Open { window, ordered }) => RecordText {
             name: "open",
             what: format!("session={index} window={window}{}", if ordered { " ordered" } else { "" }),
             fields: Fields { session: Some(index.0), window: Some(window), ..Fields::default() },
-            ..Said::default()
+            ..RecordText::default()
         },
-        Ok(Op::Close { session }) => Said {
+        Ok(Op::Close { session }) => RecordText {
             name: "close",
             what: format!("session={session}"),
             fields: Fields { session: Some(session.0), ..Fields::default() },
-            ..Said::default()
+            ..RecordText::default()
         },
         Ok(Op::Execute { session, seq, command: bytes, .. }) => {
             let mut said = match Command::decode(&bytes) {
@@ -188,15 +191,15 @@ fn op(index: Index, bytes: Bytes, style: Style) -> Said {
             said.fields.seq = Some(seq);
             said
         }
-        Ok(Op::Tick) => Said { name: "tick", ..Said::default() },
+        Ok(Op::Tick) => RecordText { name: "tick", ..RecordText::default() },
         Err(_) => raw("op", &bytes, style),
     }
 }
 
-fn raw(name: &'static str, bytes: &[u8], style: Style) -> Said {
+fn raw(name: &'static str, bytes: &[u8], style: Style) -> RecordText {
     let mut fields = Fields::default();
     (fields.value, fields.value_b64) = text(bytes);
-    Said { name, what: quoted(bytes, style), fields, ..Said::default() }
+    RecordText { name, what: quoted(bytes, style), fields, ..RecordText::default() }
 }
 
 /// Bytes in quotes, escaped as in Rust, or in hex; cut where they get long.

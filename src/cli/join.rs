@@ -1,6 +1,6 @@
 //! `drave serve --join`: how a node that nobody founded comes to belong to a cluster.
 
-use super::trouble::Trouble;
+use super::failure::CliError;
 use crate::api::Status;
 use crate::client::{Client, ClientError, Options};
 use crate::config::{Config, Joined};
@@ -10,7 +10,7 @@ use crate::server::boot::check_unused;
 use crate::server::listeners::Listeners;
 use crate::server::server::ServerError;
 use crate::types::address::check_address;
-use crate::types::{Change, ClusterId, DiskId, NodeId, Prospect};
+use crate::types::{Change, ClusterId, DiskId, NodeId, PendingRole};
 use crate::wal::identity::{Identity, short};
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
@@ -28,11 +28,11 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// All that can be refused is refused before anything is asked of the cluster: the directory, and where it listens. The
 /// identity is written before the cluster is told of its disk, so that a join which broke off is the same join when it
 /// is tried again.
-pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<(), Trouble> {
+pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<(), CliError> {
     let directory = FsDisk::make(&config.data, Syncs::Real).map_err(|error| {
         let what =
             format!("cannot make {}: {error}\n  nothing was changed · choose another: --data", config.data.display());
-        Trouble { what, code: 78 }
+        CliError { what, code: 78 }
     })?;
     let known = Identity::read(&directory).map_err(ServerError::from)?;
     match &known {
@@ -51,7 +51,7 @@ pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<
         return Ok(());
     }
     let number = u64::from_str_radix(&status.cluster, 16)
-        .map_err(|_| Trouble { what: format!("{:?} is no cluster's name", status.cluster), code: 70 })?;
+        .map_err(|_| CliError { what: format!("{:?} is no cluster's name", status.cluster), code: 70 })?;
     let cluster = ClusterId(number);
     if let Some(other) = known.filter(|known| known.cluster != cluster) {
         let what = format!(
@@ -59,7 +59,7 @@ pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<
             other.owner(&config.data.display().to_string()),
             short(cluster)
         );
-        return Err(Trouble { what, code: 78 });
+        return Err(CliError { what, code: 78 });
     }
     let disk = known.map_or_else(|| DiskId(rand::random::<NonZeroU64>().get()), |known| known.disk);
     let is_member = check_member(config, &status, disk)?;
@@ -92,7 +92,7 @@ fn learn_places(config: &mut Config, status: &Status) {
 }
 
 /// How the cluster is, as whoever of those answers first knows.
-fn look(config: &Config, endpoints: &[String], patience: Duration) -> Result<Status, Trouble> {
+fn look(config: &Config, endpoints: &[String], patience: Duration) -> Result<Status, CliError> {
     let began = Instant::now();
     let client = Client::with(
         endpoints.to_vec(),
@@ -114,7 +114,7 @@ fn look(config: &Config, endpoints: &[String], patience: Duration) -> Result<Sta
                 "no member of a cluster answers\n  tried {tried} for {} s · nothing was changed",
                 took.as_secs()
             );
-            return Err(Trouble { what, code: 3 });
+            return Err(CliError { what, code: 3 });
         }
         if took >= told + Duration::from_secs(1) {
             told = took;
@@ -124,13 +124,13 @@ fn look(config: &Config, endpoints: &[String], patience: Duration) -> Result<Sta
     }
 }
 
-fn refused<T>(what: String, advice: &str) -> Result<T, Trouble> {
-    Err(Trouble { what: format!("{what}\n  {advice}"), code: 78 })
+fn refused<T>(what: String, advice: &str) -> Result<T, CliError> {
+    Err(CliError { what: format!("{what}\n  {advice}"), code: 78 })
 }
 
 /// Whether the cluster knows this node as a member already, by that disk or by none yet; says what stands in the way of
 /// joining, and where the node listens.
-fn check_member(config: &mut Config, status: &Status, disk: DiskId) -> Result<bool, Trouble> {
+fn check_member(config: &mut Config, status: &Status, disk: DiskId) -> Result<bool, CliError> {
     let (id, n) = (config.id, config.id.get());
     if let Some(member) = status.members.iter().find(|member| member.node == n) {
         let is_ours = member.disk == disk.to_string();
@@ -175,9 +175,9 @@ fn become_member(
     status: &Status,
     disk: DiskId,
     learner: bool,
-) -> Result<(), Trouble> {
+) -> Result<(), CliError> {
     let (id, address) = (config.id, config.listen.clone().unwrap_or_default());
-    let prospect = if learner { Prospect::Stays } else { Prospect::Rises };
+    let prospect = if learner { PendingRole::Stays } else { PendingRole::Rises };
     let change = Change::Add { id, address, disk: Some(disk), prospect };
     let everyone = status.members.iter().map(|member| member.address.clone());
     let endpoints: Vec<String> = endpoints.iter().cloned().chain(everyone).collect();
@@ -191,7 +191,7 @@ fn become_member(
     };
     if !matches!(error, ClientError::Unknown(_)) {
         let what = format!("{id} could not join: {error}\n  see: drave member list");
-        return Err(Trouble { what, code: error.exit_code() });
+        return Err(CliError { what, code: error.exit_code() });
     }
     // The answer was lost, not the request: who has become a member by this disk has joined.
     let disk = disk.to_string();
@@ -201,5 +201,5 @@ fn become_member(
         return Ok(());
     }
     let what = format!("whether {id} has joined is not known: {error}\n  the same command again goes on from here");
-    Err(Trouble { what, code: 75 })
+    Err(CliError { what, code: 75 })
 }

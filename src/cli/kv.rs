@@ -2,11 +2,11 @@
 
 use super::cluster::{Cluster, ms_since};
 use super::dump_words::base64;
-use super::trouble::Trouble;
+use super::failure::CliError;
 use crate::api::Consistency;
 use crate::cli::output::outln;
 use crate::client::Executed;
-use crate::machine::words::{Answer, Command, Deadline, Left, Life, Presence, Query};
+use crate::machine::words::{Answer, Command, Deadline, Expiration, Query, SetCondition, TimeToLive};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
@@ -129,21 +129,21 @@ fn consistency(fresh: Fresh) -> Consistency {
     }
 }
 
-fn decode(answer: Bytes) -> Result<Answer, Trouble> {
+fn decode(answer: Bytes) -> Result<Answer, CliError> {
     Answer::decode(answer)
-        .map_err(|error| Trouble { what: format!("an answer that cannot be read: {error}"), code: 70 })
+        .map_err(|error| CliError { what: format!("an answer that cannot be read: {error}"), code: 70 })
 }
 
-fn no(what: String) -> Trouble {
-    Trouble { what, code: 1 }
+fn no(what: String) -> CliError {
+    CliError { what, code: 1 }
 }
 
-fn strange(answer: &Answer) -> Trouble {
-    Trouble { what: format!("the cluster answered out of turn: {answer:?}"), code: 70 }
+fn strange(answer: &Answer) -> CliError {
+    CliError { what: format!("the cluster answered out of turn: {answer:?}"), code: 70 }
 }
 
 /// Executes a command; what came of it and the answer.
-fn execute(cluster: &Cluster, command: &Command<'_>) -> Result<(Executed, Answer, f64), Trouble> {
+fn execute(cluster: &Cluster, command: &Command<'_>) -> Result<(Executed, Answer, f64), CliError> {
     let began = Instant::now();
     let executed = cluster.kv_client().execute(&command.encode()).map_err(|error| cluster.explain(error))?;
     let answer = decode(executed.answer.clone())?;
@@ -165,13 +165,13 @@ fn done(cluster: &Cluster, executed: &Executed, ms: f64, text: &str, more: Value
 }
 
 /// `drave put`.
-pub fn put(args: &Put) -> Result<(), Trouble> {
+pub fn put(args: &Put) -> Result<(), CliError> {
     let (key, value) = (args.key.as_bytes(), args.value.as_bytes());
     let command = match args.ttl {
         None => Command::Put { key, value },
         Some(ttl) => {
-            let life = Life::Until(Deadline::In(ttl.as_millis() as u64));
-            Command::Set { key, value, only_if: Presence::Either, life, tells: false }
+            let life = Expiration::Until(Deadline::In(ttl.as_millis() as u64));
+            Command::Set { key, value, only_if: SetCondition::Either, life, tells: false }
         }
     };
     let (executed, answer, ms) = execute(&args.cluster, &command)?;
@@ -183,7 +183,7 @@ pub fn put(args: &Put) -> Result<(), Trouble> {
 }
 
 /// `drave del`: 1 if there was no such key.
-pub fn del(args: &Del) -> Result<(), Trouble> {
+pub fn del(args: &Del) -> Result<(), CliError> {
     let (executed, answer, ms) = execute(&args.cluster, &Command::Del { key: args.key.as_bytes() })?;
     match answer {
         Answer::Deleted { existed: true } => done(&args.cluster, &executed, ms, "ok", json!({ "existed": true })),
@@ -194,7 +194,7 @@ pub fn del(args: &Del) -> Result<(), Trouble> {
 }
 
 /// `drave cas`: 1 if the key held something else.
-pub fn cas(args: &Cas) -> Result<(), Trouble> {
+pub fn cas(args: &Cas) -> Result<(), CliError> {
     let expected = (!args.absent).then_some(args.old.as_bytes());
     let command = Command::Cas { key: args.key.as_bytes(), expected, new: args.new.as_bytes() };
     let (executed, answer, ms) = execute(&args.cluster, &command)?;
@@ -211,7 +211,7 @@ pub fn cas(args: &Cas) -> Result<(), Trouble> {
 }
 
 /// `drave incr`: prints the number the key holds now.
-pub fn incr(args: &Incr) -> Result<(), Trouble> {
+pub fn incr(args: &Incr) -> Result<(), CliError> {
     let command = Command::Incr { key: args.key.as_bytes(), by: args.by };
     let (executed, answer, ms) = execute(&args.cluster, &command)?;
     match answer {
@@ -227,7 +227,7 @@ pub fn incr(args: &Incr) -> Result<(), Trouble> {
 }
 
 /// `drave get`: the raw value, and a newline only for people; 1 if there is no such key.
-pub fn get(args: &Get) -> Result<(), Trouble> {
+pub fn get(args: &Get) -> Result<(), CliError> {
     let query = Query::Get { key: args.key.as_bytes() };
     let queried = args.cluster.kv_client().query(&query.encode(), consistency(args.consistency));
     let queried = queried.map_err(|error| args.cluster.explain(error))?;
@@ -249,14 +249,14 @@ pub fn get(args: &Get) -> Result<(), Trouble> {
 }
 
 /// `drave ttl`: how long a key goes on, or `none` if it has no deadline; 1 if there is no such key.
-pub fn ttl(args: &Ttl) -> Result<(), Trouble> {
+pub fn ttl(args: &Ttl) -> Result<(), CliError> {
     let query = Query::Left { key: args.key.as_bytes() };
     let queried = args.cluster.kv_client().query(&query.encode(), consistency(args.consistency));
     let queried = queried.map_err(|error| args.cluster.explain(error))?;
     let left = match decode(queried.answer)? {
-        Answer::Left(Left::Absent) => return Err(no(format!("{:?} is not there", args.key))),
-        Answer::Left(Left::Endless) => None,
-        Answer::Left(Left::Ms(ms)) => Some(ms),
+        Answer::Left(TimeToLive::Absent) => return Err(no(format!("{:?} is not there", args.key))),
+        Answer::Left(TimeToLive::Endless) => None,
+        Answer::Left(TimeToLive::Ms(ms)) => Some(ms),
         other => return Err(strange(&other)),
     };
     if args.cluster.json() {
@@ -277,15 +277,15 @@ fn name(line: &mut Value, name: &str, bytes: &[u8]) {
 }
 
 /// Whoever reads our output may have seen enough.
-fn quietly(error: std::io::Error) -> Result<(), Trouble> {
+fn quietly(error: std::io::Error) -> Result<(), CliError> {
     match error.kind() {
         std::io::ErrorKind::BrokenPipe => Ok(()),
-        _ => Err(Trouble { what: format!("standard output: {error}"), code: 74 }),
+        _ => Err(CliError { what: format!("standard output: {error}"), code: 74 }),
     }
 }
 
 /// `drave scan`: a line a pair, key, tab, value, as Rust would escape them.
-pub fn scan(args: &Scan) -> Result<(), Trouble> {
+pub fn scan(args: &Scan) -> Result<(), CliError> {
     let mut client = args.cluster.kv_client();
     let (mut after, mut left) = (None::<Bytes>, args.limit.unwrap_or(u64::MAX));
     let mut stdout = std::io::stdout().lock();

@@ -1,8 +1,8 @@
 //! `drave log-level`: how much nodes log, read and changed while they run.
 
 use super::cluster::Cluster;
+use super::failure::CliError;
 use super::status;
-use super::trouble::Trouble;
 use crate::api::{LogLevelInForce, LogLevelRequest};
 use crate::cli::output::outln;
 use clap::Args;
@@ -22,7 +22,7 @@ pub struct SetLevel {
 }
 
 /// `drave log-level`: 3 if a node does not answer, or refuses.
-pub fn run(args: &SetLevel) -> Result<(), Trouble> {
+pub fn run(args: &SetLevel) -> Result<(), CliError> {
     let cluster = &args.cluster;
     let request = args.level.unwrap_or(LogLevelRequest::Read);
     let (mut answered, mut failed) = (0, 0);
@@ -48,8 +48,8 @@ pub fn run(args: &SetLevel) -> Result<(), Trouble> {
     }
 }
 
-fn silent(cluster: &Cluster, what: &str) -> Trouble {
-    Trouble { what: format!("{what}\n  tried {} · see: drave status", cluster.endpoints.join(", ")), code: 3 }
+fn silent(cluster: &Cluster, what: &str) -> CliError {
+    CliError { what: format!("{what}\n  tried {} · see: drave status", cluster.endpoints.join(", ")), code: 3 }
 }
 
 fn print(cluster: &Cluster, node: Option<u64>, endpoint: &str, level: &Result<LogLevelInForce, String>) {

@@ -1,7 +1,7 @@
 //! `drave completions` and `drave man`: the command line, told to shells and to readers.
 
 use super::command::describe;
-use super::trouble::Trouble;
+use super::failure::CliError;
 use crate::cli::output::out;
 use clap::Args;
 use clap_complete::Shell;
@@ -32,9 +32,9 @@ pub fn completions(args: &Completions) {
 }
 
 /// `drave man`: says how many pages there are.
-pub fn man(args: &Man) -> Result<(), Trouble> {
+pub fn man(args: &Man) -> Result<(), CliError> {
     let place = args.directory.display();
-    let failed = |error: io::Error| Trouble { what: format!("{place}: {error}"), code: 74 };
+    let failed = |error: io::Error| CliError { what: format!("{place}: {error}"), code: 74 };
     std::fs::create_dir_all(&args.directory).map_err(failed)?;
     clap_mangen::generate_to(describe(), &args.directory).map_err(failed)?;
     let pages = std::fs::read_dir(&args.directory).map_err(failed)?.count();

@@ -1,12 +1,12 @@
 //! `drave member`: who belongs to the cluster, and changes of that; `drave transfer`: who leads it.
 
 use super::cluster::{Cluster, Output, ms_since};
+use super::failure::CliError;
 use super::status;
-use super::trouble::Trouble;
 use crate::api::{PeerStatus, Refusal, RoleName, Status};
 use crate::cli::output::outln;
 use crate::client::{ClientError, Tried};
-use crate::types::{Change, Membership, NodeId, Position, Prospect};
+use crate::types::{Change, Membership, NodeId, PendingRole, Position};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -17,19 +17,19 @@ use std::time::Instant;
 #[derive(Args, Debug)]
 pub struct Member {
     #[command(subcommand)]
-    what: What,
+    what: MemberCommand,
 }
 
 #[derive(Subcommand, Debug)]
-enum What {
+enum MemberCommand {
     /// Lists the members: voters, learners, and how many failures they tolerate
     List(List),
     /// Adds a node: a learner first, and a voter by itself once it has caught up
     Add(Add),
     /// Removes a node, voter or learner, also the leader
-    Remove(One),
+    Remove(MemberArgs),
     /// Makes a learner a voter now
-    Promote(One),
+    Promote(MemberArgs),
     /// Lets a new node take the place of a voter, in one change, once it has caught up
     Replace(Replace),
     /// Says where a member is reached from now on
@@ -50,7 +50,7 @@ struct List {
 #[derive(Args, Debug)]
 struct Add {
     /// The node's number and where to reach it: ID=HOST:PORT
-    member: Place,
+    member: MemberSpec,
     /// It stays a learner: it gets everything and has no vote
     #[arg(long)]
     learner: bool,
@@ -59,7 +59,7 @@ struct Add {
 }
 
 #[derive(Args, Debug)]
-struct One {
+struct MemberArgs {
     /// The node's number
     id: Id,
     /// Even if that may stop the cluster
@@ -74,7 +74,7 @@ struct Replace {
     /// The voter that goes
     old: Id,
     /// The node that comes, and where to reach it: ID=HOST:PORT
-    new: Place,
+    new: MemberSpec,
     #[command(flatten)]
     cluster: Cluster,
 }
@@ -82,7 +82,7 @@ struct Replace {
 #[derive(Args, Debug)]
 struct Update {
     /// The member, and where it is reached: ID=HOST:PORT
-    member: Place,
+    member: MemberSpec,
     #[command(flatten)]
     cluster: Cluster,
 }
@@ -114,7 +114,7 @@ struct Id(NodeId);
 
 /// A node's number, and where to reach it.
 #[derive(Clone, Debug)]
-struct Place {
+struct MemberSpec {
     id: NodeId,
     address: String,
 }
@@ -129,25 +129,25 @@ impl FromStr for Id {
     }
 }
 
-impl FromStr for Place {
+impl FromStr for MemberSpec {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Place, String> {
+    fn from_str(text: &str) -> Result<MemberSpec, String> {
         let Some((id, address)) = text.split_once('=') else { return Err(format!("{text:?} is not ID=HOST:PORT")) };
         let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
         if !matches!(port, Some(Ok(_))) || address.len() > crate::limits::ADDRESS_BYTES_MAX {
             return Err(format!("an address is HOST:PORT, not {address:?}"));
         }
-        Ok(Place { id: id.parse::<Id>()?.0, address: address.to_owned() })
+        Ok(MemberSpec { id: id.parse::<Id>()?.0, address: address.to_owned() })
     }
 }
 
 /// `drave member …`: 1 if it is refused, 3 if nothing was changed for want of a leader, 4 if that is unknown.
-pub fn run(args: &Member) -> Result<(), Trouble> {
+pub fn run(args: &Member) -> Result<(), CliError> {
     match &args.what {
-        What::List(args) => list(&args.cluster),
-        What::Add(Add { member: Place { id, address }, learner, cluster }) => {
-            let prospect = if *learner { Prospect::Stays } else { Prospect::Rises };
+        MemberCommand::List(args) => list(&args.cluster),
+        MemberCommand::Add(Add { member: MemberSpec { id, address }, learner, cluster }) => {
+            let prospect = if *learner { PendingRole::Stays } else { PendingRole::Rises };
             let change = Change::Add { id: *id, address: address.clone(), disk: None, prospect };
             let then = if *learner { "stays a learner" } else { "becomes a voter by itself once it has caught up" };
             let start = format!(
@@ -157,17 +157,17 @@ pub fn run(args: &Member) -> Result<(), Trouble> {
             );
             carry_out(cluster, &change, false, &format!("{id} is a learner and {then} · {start}"))
         }
-        What::Remove(One { id: Id(id), force, cluster }) => {
+        MemberCommand::Remove(MemberArgs { id: Id(id), force, cluster }) => {
             let done = format!(
                 "{id} is no member any more · stop it; an empty directory, or this one, may come back under its id after: drave member add"
             );
             carry_out(cluster, &Change::Remove(*id), *force, &done)
         }
-        What::Promote(One { id: Id(id), force, cluster }) => {
+        MemberCommand::Promote(MemberArgs { id: Id(id), force, cluster }) => {
             carry_out(cluster, &Change::Promote(*id), *force, &format!("{id} is a voter"))
         }
-        What::Replace(Replace { old: Id(old), new: Place { id, address }, cluster }) => {
-            let prospect = Prospect::Succeeds(*old);
+        MemberCommand::Replace(Replace { old: Id(old), new: MemberSpec { id, address }, cluster }) => {
+            let prospect = PendingRole::Succeeds(*old);
             let change = Change::Add { id: *id, address: address.clone(), disk: None, prospect };
             let start = format!(
                 "start it, if it does not run: drave serve --id {} --join {} --data DIR",
@@ -177,20 +177,20 @@ pub fn run(args: &Member) -> Result<(), Trouble> {
             let done = format!("{id} is a learner and takes the place of {old} once it has caught up · {start}");
             carry_out(cluster, &change, false, &done)
         }
-        What::Update(Update { member: Place { id, address }, cluster }) => {
+        MemberCommand::Update(Update { member: MemberSpec { id, address }, cluster }) => {
             let change = Change::Move { id: *id, address: address.clone() };
             carry_out(cluster, &change, false, &format!("{id} is reached at {address}"))
         }
-        What::Voters(Voters { ids, force, cluster }) => {
+        MemberCommand::Voters(Voters { ids, force, cluster }) => {
             let named = ids;
             let ids: BTreeSet<NodeId> = named.iter().map(|Id(id)| *id).collect();
             if ids.len() < named.len() {
                 let what = "a voter is named twice\n  say each once: drave member voters ID,ID,…";
-                return Err(Trouble { what: what.to_owned(), code: 2 });
+                return Err(CliError { what: what.to_owned(), code: 2 });
             }
             carry_out(cluster, &Change::Voters(ids), *force, "these are the voters")
         }
-        What::Abort(args) => carry_out(&args.cluster, &Change::Abort, false, "the change is taken back"),
+        MemberCommand::Abort(args) => carry_out(&args.cluster, &Change::Abort, false, "the change is taken back"),
     }
 }
 
@@ -199,7 +199,7 @@ fn another<'a>(cluster: &'a Cluster, but: &str) -> &'a str {
     cluster.endpoints.iter().find(|endpoint| *endpoint != but).map_or("HOST:PORT", String::as_str)
 }
 
-fn carry_out(cluster: &Cluster, change: &Change, force: bool, done: &str) -> Result<(), Trouble> {
+fn carry_out(cluster: &Cluster, change: &Change, force: bool, done: &str) -> Result<(), CliError> {
     let began = Instant::now();
     let position = cluster.client().change(change, force).map_err(|error| explain(cluster, error))?;
     report(cluster, position, ms_since(began), done);
@@ -214,21 +214,21 @@ fn report(cluster: &Cluster, position: Position, ms: f64, done: &str) {
     }
 }
 
-fn explain(cluster: &Cluster, error: ClientError) -> Trouble {
+fn explain(cluster: &Cluster, error: ClientError) -> CliError {
     let advice = match &error {
-        ClientError::Never(Refusal::Dangerous { .. }) => "nothing was changed · --force does it all the same",
+        ClientError::Never(Refusal::UnsafeChange { .. }) => "nothing was changed · --force does it all the same",
         ClientError::Never(_) => "nothing was changed · see: drave member list",
-        ClientError::Unknown(Tried { refusal: Some(Refusal::Unsound { .. }), .. }) => {
+        ClientError::Unknown(Tried { refusal: Some(Refusal::InvalidChange { .. }), .. }) => {
             "an earlier attempt of this command may have done it: see: drave member list"
         }
         ClientError::Unknown(_) => "it may yet be changed: see: drave member list",
         _ => return cluster.explain(error),
     };
-    Trouble { what: format!("{error}\n  {advice}"), code: error.exit_code() }
+    CliError { what: format!("{error}\n  {advice}"), code: error.exit_code() }
 }
 
 /// `drave transfer`: 1 if it did not come to that.
-pub fn transfer(args: &Transfer) -> Result<(), Trouble> {
+pub fn transfer(args: &Transfer) -> Result<(), CliError> {
     let began = Instant::now();
     let to = args.cluster.client().transfer(args.id.map(|Id(id)| id)).map_err(|error| explain(&args.cluster, error))?;
     let ms = ms_since(began);
@@ -241,7 +241,7 @@ pub fn transfer(args: &Transfer) -> Result<(), Trouble> {
 }
 
 /// The members as the leader has them, or else as whoever answers last knew them.
-fn list(cluster: &Cluster) -> Result<(), Trouble> {
+fn list(cluster: &Cluster) -> Result<(), CliError> {
     let asked = status::ask(cluster);
     let answered: Vec<&Status> = asked.iter().filter_map(|asked| asked.status.as_ref().ok()).collect();
     let rank = |status: &&&Status| (status.role == RoleName::Leader, status.term, status.commit);
@@ -424,10 +424,10 @@ mod tests {
 
     #[test]
     fn places_are_read_or_refused() {
-        let place: Place = "4=host:7404".parse().unwrap();
+        let place: MemberSpec = "4=host:7404".parse().unwrap();
         assert_eq!((place.id.get(), place.address.as_str()), (4, "host:7404"));
         for bad in ["4", "0=h:1", "x=h:1", "4=h", "4=h:x", "4=:1"] {
-            assert!(bad.parse::<Place>().is_err(), "{bad}");
+            assert!(bad.parse::<MemberSpec>().is_err(), "{bad}");
         }
         assert_eq!("n3".parse::<Id>().unwrap().0.get(), 3);
     }

@@ -3,7 +3,7 @@
 //! A file descriptor that is missing where the next segment of the journal is created ends the node, like a broken disk.
 //! So each kind of connection has its share from the start, and what is left belongs to the node itself.
 
-use super::trouble::Trouble;
+use super::failure::CliError;
 use crate::limits::MEMBERS_MAX;
 use crate::net;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -39,9 +39,9 @@ impl Shares {
 }
 
 /// Asks the system for as many open files as it allows this process, and divides them. Fails if they are too few.
-pub fn divide(options: &mut net::Options) -> Result<(), Trouble> {
+pub fn divide(options: &mut net::Options) -> Result<(), CliError> {
     let files = raise_limit();
-    let shares = Shares::of(files).ok_or_else(|| Trouble {
+    let shares = Shares::of(files).ok_or_else(|| CliError {
         what: format!("the system allows this process {files} open files, and a node needs {LEAST} at least\n  see ulimit -Hn, or LimitNOFILE= of the unit"),
         code: 78,
     })?;

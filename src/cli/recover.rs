@@ -1,7 +1,7 @@
 //! `drave recover`: what is left when a majority is gone for good.
 
+use super::failure::CliError;
 use super::stored::directory::{Directory, Owner};
-use super::trouble::Trouble;
 use crate::apply::Applier;
 use crate::cli::output::outln;
 use crate::config::Config;
@@ -12,7 +12,7 @@ use crate::server::new_cluster::{
     FirstMember, NewCluster, begin_replacement, finish_replacement, is_replacement_pending, write_new_cluster,
 };
 use crate::server::server::ServerError;
-use crate::server::telling::{TELL_EVERY, Telling};
+use crate::server::start_progress::{StartProgress, TELL_EVERY};
 use crate::shelf::Reviving;
 use crate::types::{Index, Membership, NodeId, Position};
 use crate::wal::identity::{Identity, short};
@@ -51,7 +51,7 @@ struct Holds {
 }
 
 /// `drave recover`.
-pub fn run(args: &Recover) -> Result<(), Trouble> {
+pub fn run(args: &Recover) -> Result<(), CliError> {
     let place = args.directory.display().to_string();
     if args.identity {
         return restore_identity(args);
@@ -60,7 +60,7 @@ pub fn run(args: &Recover) -> Result<(), Trouble> {
         return finish(args, None);
     }
     let mut telling =
-        Telling::begin(TELL_EVERY, |line| eprintln!("{line}")).map_err(|error| io_trouble("threads", &error))?;
+        StartProgress::begin(TELL_EVERY, |line| eprintln!("{line}")).map_err(|error| io_trouble("threads", &error))?;
     let booted = open(args, &mut telling)?;
     let holds = Holds::of(booted.me.node, &booted.recovered);
     let others: Vec<String> = holds.members.ids().filter(|id| *id != holds.me).map(|id| id.to_string()).collect();
@@ -68,7 +68,7 @@ pub fn run(args: &Recover) -> Result<(), Trouble> {
     if holds.members.voters.len() == 1 && others.is_empty() {
         let what =
             format!("{place}: {me} is a cluster of its own already. Nothing was changed.\n  drave serve starts it");
-        return Err(Trouble { what, code: 1 });
+        return Err(CliError { what, code: 1 });
     }
     outln!("{place}: {me} holds all up to {last}, the members are {}", holds.members);
     outln!("lost for good: whatever {others} acknowledged beyond {last}");
@@ -83,9 +83,9 @@ pub fn run(args: &Recover) -> Result<(), Trouble> {
 }
 
 /// Writes a missing identity again: node, cluster and disk stand at the beginning of each segment.
-fn restore_identity(args: &Recover) -> Result<(), Trouble> {
+fn restore_identity(args: &Recover) -> Result<(), CliError> {
     let place = args.directory.display().to_string();
-    let refused = |what: String| Trouble { what: format!("{place}: {what}\n  nothing was changed"), code: 1 };
+    let refused = |what: String| CliError { what: format!("{place}: {what}\n  nothing was changed"), code: 1 };
     if is_replacement_pending(&args.directory) {
         return Err(refused("an attempt to recover it was interrupted: --accept-data-loss finishes it".to_owned()));
     }
@@ -110,13 +110,13 @@ fn restore_identity(args: &Recover) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn not_accepted(advice: &str) -> Trouble {
-    Trouble { what: format!("nothing was changed: --accept-data-loss does it\n{advice}"), code: 1 }
+fn not_accepted(advice: &str) -> CliError {
+    CliError { what: format!("nothing was changed: --accept-data-loss does it\n{advice}"), code: 1 }
 }
 
 /// The new cluster is complete: puts it in the place of the former one. `new` is nothing where a crash interrupted an
 /// earlier attempt.
-fn finish(args: &Recover, new: Option<(&Booted, NewCluster)>) -> Result<(), Trouble> {
+fn finish(args: &Recover, new: Option<(&Booted, NewCluster)>) -> Result<(), CliError> {
     let place = args.directory.display().to_string();
     let disk = FsDisk::at(&args.directory).map_err(|error| io_trouble(&place, &error))?;
     let lock = match new {
@@ -125,14 +125,14 @@ fn finish(args: &Recover, new: Option<(&Booted, NewCluster)>) -> Result<(), Trou
         None if !args.accept_data_loss => {
             return Err(not_accepted(&format!("  an attempt to recover {place} was interrupted; this finishes it")));
         }
-        None => Some(disk.lock("LOCK").map_err(|error| io_trouble(&place, &error))?.ok_or_else(|| Trouble {
+        None => Some(disk.lock("LOCK").map_err(|error| io_trouble(&place, &error))?.ok_or_else(|| CliError {
             what: format!("{place} is in use by another process: a node runs there; stop it first"),
             code: 78,
         })?),
     };
     let aside = finish_replacement(&args.directory).map_err(trouble)?;
     let Some(owner) = Identity::read(&disk).map_err(trouble)? else {
-        return Err(Trouble { what: format!("{place} has no identity: a bug"), code: 70 });
+        return Err(CliError { what: format!("{place} has no identity: a bug"), code: 70 });
     };
     drop(lock);
     let (me, cluster) = (owner.node, short(owner.cluster));
@@ -145,22 +145,22 @@ fn finish(args: &Recover, new: Option<(&Booted, NewCluster)>) -> Result<(), Trou
     Ok(())
 }
 
-fn open(args: &Recover, telling: &mut Telling) -> Result<Booted, Trouble> {
+fn open(args: &Recover, telling: &mut StartProgress) -> Result<Booted, CliError> {
     let disk =
         FsDisk::at(&args.directory).map_err(|error| io_trouble(&args.directory.display().to_string(), &error))?;
     let Some(owner) = Identity::read(&disk).map_err(trouble)? else {
         let what = format!("{} is no node's data directory. Nothing was changed.", args.directory.display());
-        return Err(Trouble { what, code: 78 });
+        return Err(CliError { what, code: 78 });
     };
     let config = Config::new(owner.node, BTreeMap::new(), &args.directory);
     boot(&config, None, telling).map_err(trouble)
 }
 
-fn io_trouble(what: &str, error: &std::io::Error) -> Trouble {
-    Trouble { what: format!("{what}: {error}"), code: 74 }
+fn io_trouble(what: &str, error: &std::io::Error) -> CliError {
+    CliError { what: format!("{what}: {error}"), code: 74 }
 }
 
-fn trouble(fault: Fault) -> Trouble {
+fn trouble(fault: Fault) -> CliError {
     ServerError::from(fault).into()
 }
 
@@ -176,7 +176,7 @@ impl Holds {
     }
 
     /// Writes the new cluster beside what the directory holds: the state as of its last entry, committed or not.
-    fn found(&self, args: &Recover, booted: &Booted, telling: &mut Telling) -> Result<NewCluster, Trouble> {
+    fn found(&self, args: &Recover, booted: &Booted, telling: &mut StartProgress) -> Result<NewCluster, CliError> {
         let mut applier = self.state(booted, telling)?;
         let directory = begin_replacement(&args.directory).map_err(trouble)?;
         let first = FirstMember {
@@ -193,7 +193,7 @@ impl Holds {
     }
 
     /// The state as of the last entry.
-    fn state(&self, booted: &Booted, telling: &mut Telling) -> Result<Applier<Kv>, Trouble> {
+    fn state(&self, booted: &Booted, telling: &mut StartProgress) -> Result<Applier<Kv>, CliError> {
         let mut applier = Applier::new(Kv::new());
         if let Some(snapshot) = booted.snapshot.clone() {
             let meter = telling.stage("snapshot read");
@@ -206,7 +206,7 @@ impl Holds {
             let entries = booted.recovered.view.entries(range, BATCH_BYTES).map_err(trouble)?;
             if entries.is_empty() {
                 let what = format!("the log lacks the entry behind {}", applier.position());
-                return Err(Trouble { what, code: 5 });
+                return Err(CliError { what, code: 5 });
             }
             applier.apply(&entries);
             meter.advance(entries.len() as u64);

@@ -1,14 +1,14 @@
 //! `drave restore`: founds a new cluster of what was saved of another.
 
+use super::failure::CliError;
 use super::saved_snapshot::{open, state};
 use super::serve::{Peers, node};
-use super::trouble::Trouble;
 use crate::cli::output::outln;
 use crate::disk::FsDisk;
 use crate::disk::fs::{Lock, Syncs};
 use crate::server::new_cluster::{FirstMember, begin_replacement, finish_replacement, write_new_cluster};
 use crate::server::server::ServerError;
-use crate::server::telling::{TELL_EVERY, Telling};
+use crate::server::start_progress::{StartProgress, TELL_EVERY};
 use crate::types::address::check_address;
 use crate::types::{Index, NodeId, Position};
 use crate::wal::Fault;
@@ -40,16 +40,16 @@ pub struct Restore {
 }
 
 /// `drave restore`: 5 if the file is damaged, 78 if the directory is in use or not empty.
-pub fn run(args: &Restore) -> Result<(), Trouble> {
+pub fn run(args: &Restore) -> Result<(), CliError> {
     let address = address(args)?;
     let data = args.data.display().to_string();
     refuse_used(&args.data)?;
     let say = |line: &str| eprintln!("{}", line.replacen("recovering", "restoring", 1));
-    let mut telling = Telling::begin(TELL_EVERY, say).map_err(|error| failed("threads", &error))?;
+    let mut telling = StartProgress::begin(TELL_EVERY, say).map_err(|error| failed("threads", &error))?;
     let snapshot = open(&args.file, &telling.stage("snapshot checked"))?;
     let Some(mut applier) = state(&snapshot)? else {
         let what = format!("{} holds no state of the key-value machine\n  nothing was changed", args.file.display());
-        return Err(Trouble { what, code: 1 });
+        return Err(CliError { what, code: 1 });
     };
     let header = snapshot.header();
     let _held = lock(&args.data)?;
@@ -74,8 +74,8 @@ pub fn run(args: &Restore) -> Result<(), Trouble> {
 }
 
 /// Where the node is reached; the only one that is named.
-fn address(args: &Restore) -> Result<String, Trouble> {
-    let usage = |what: String| Trouble { what: format!("{what}\n  nothing was changed"), code: 2 };
+fn address(args: &Restore) -> Result<String, CliError> {
+    let usage = |what: String| CliError { what: format!("{what}\n  nothing was changed"), code: 2 };
     let (id, peers) = (args.id, &args.peers.0);
     let Some(address) = peers.get(&id) else {
         return Err(usage(format!("--peers does not say where {id} is reached")));
@@ -94,7 +94,7 @@ fn address(args: &Restore) -> Result<String, Trouble> {
 }
 
 /// Refuses a directory that holds anything.
-fn refuse_used(data: &Path) -> Result<(), Trouble> {
+fn refuse_used(data: &Path) -> Result<(), CliError> {
     let place = data.display();
     let entries = match std::fs::read_dir(data) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -114,23 +114,23 @@ fn refuse_used(data: &Path) -> Result<(), Trouble> {
          overwritten for nobody",
         holds.join(", ")
     );
-    Err(Trouble { what, code: 78 })
+    Err(CliError { what, code: 78 })
 }
 
-fn lock(data: &Path) -> Result<Lock, Trouble> {
+fn lock(data: &Path) -> Result<Lock, CliError> {
     let place = data.display().to_string();
     let disk = FsDisk::make(data, Syncs::Real).map_err(|error| failed(&place, &error))?;
     let lock = disk.lock("LOCK").map_err(|error| failed(&place, &error))?;
-    lock.ok_or_else(|| Trouble {
+    lock.ok_or_else(|| CliError {
         what: format!("{place} is in use by another process\n  nothing was changed · name a new directory: --data"),
         code: 78,
     })
 }
 
-fn failed(what: &str, error: &std::io::Error) -> Trouble {
-    Trouble { what: format!("{what}: {error}"), code: 74 }
+fn failed(what: &str, error: &std::io::Error) -> CliError {
+    CliError { what: format!("{what}: {error}"), code: 74 }
 }
 
-fn trouble(fault: Fault) -> Trouble {
+fn trouble(fault: Fault) -> CliError {
     ServerError::from(fault).into()
 }

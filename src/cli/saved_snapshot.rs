@@ -1,10 +1,10 @@
 //! A snapshot's file outside of any data directory, as `snapshot save` writes it: read, checked, and taken in.
 
-use super::trouble::Trouble;
-use crate::apply::{Applier, Head, Piece};
+use super::failure::CliError;
+use crate::apply::{Applier, Piece, StateHeader};
 use crate::disk::{Disk, DiskFile, FsDisk, Meter};
 use crate::machine::Kv;
-use crate::snapshot::{Fault, Header, Kind, Snapshot};
+use crate::snapshot::{ChunkKind, Fault, Header, Snapshot};
 use std::io;
 use std::path::Path;
 
@@ -22,9 +22,9 @@ pub fn place(path: &Path) -> io::Result<(FsDisk, String)> {
 /// # Errors
 ///
 /// Code 5 if it is damaged, 74 if it cannot be read.
-pub fn open(path: &Path, meter: &Meter) -> Result<Snapshot, Trouble> {
+pub fn open(path: &Path, meter: &Meter) -> Result<Snapshot, CliError> {
     let shown = path.display().to_string();
-    let failed = |error: io::Error| Trouble { what: format!("{shown}: {error}"), code: 74 };
+    let failed = |error: io::Error| CliError { what: format!("{shown}: {error}"), code: 74 };
     let (disk, name) = place(path).map_err(failed)?;
     let file = disk.open_to_read(&name).map_err(failed)?;
     file.drop_cache().map_err(failed)?;
@@ -32,14 +32,14 @@ pub fn open(path: &Path, meter: &Meter) -> Result<Snapshot, Trouble> {
     Snapshot::read(&shown, &file, bytes, meter).map_err(|fault| trouble(&fault))
 }
 
-fn trouble(fault: &Fault) -> Trouble {
+fn trouble(fault: &Fault) -> CliError {
     let code = fault.exit_code();
     match fault {
         Fault::Damaged { file, offset, what, advice } => {
-            Trouble { what: format!("{file} is damaged: byte {offset}: {what}\n  {advice}"), code }
+            CliError { what: format!("{file} is damaged: byte {offset}: {what}\n  {advice}"), code }
         }
-        Fault::Io { file, source, .. } => Trouble { what: format!("{file}: {source}"), code },
-        fault => Trouble { what: fault.to_string(), code },
+        Fault::Io { file, source, .. } => CliError { what: format!("{file}: {source}"), code },
+        fault => CliError { what: fault.to_string(), code },
     }
 }
 
@@ -48,25 +48,25 @@ fn trouble(fault: &Fault) -> Trouble {
 /// # Errors
 ///
 /// Code 5 if it comes to another digest, or if what was found whole just now is not any more.
-pub fn state(snapshot: &Snapshot) -> Result<Option<Applier<Kv>>, Trouble> {
+pub fn state(snapshot: &Snapshot) -> Result<Option<Applier<Kv>>, CliError> {
     let mut restoring = Applier::new(Kv::new()).restoring();
     for chunk in snapshot.pieces() {
         let chunk = chunk.map_err(|fault| trouble(&fault))?;
         let piece = match chunk.kind {
-            Kind::Sessions => Piece::Sessions(chunk.body),
-            Kind::Machine => Piece::Machine(chunk.body),
-            Kind::End => continue,
+            ChunkKind::Sessions => Piece::Sessions(chunk.body),
+            ChunkKind::Machine => Piece::Machine(chunk.body),
+            ChunkKind::End => continue,
         };
         if restoring.take(&piece).is_err() {
             return Ok(None);
         }
     }
     let Header { position, time, digest, sessions, .. } = *snapshot.header();
-    restoring.finish(&Head { position, time, digest, sessions }).map(Some).map_err(|_| {
+    restoring.finish(&StateHeader { position, time, digest, sessions }).map(Some).map_err(|_| {
         let what = format!(
             "{} is damaged: its state does not come to the digest {digest:016x}\n  take an older one, or save another",
             snapshot.name()
         );
-        Trouble { what, code: 5 }
+        CliError { what, code: 5 }
     })
 }

@@ -1,17 +1,17 @@
 //! Runs one node.
 
 use super::cluster::endpoint;
+use super::failure::CliError;
 use super::join;
 use super::logging;
 use super::open_files;
 use super::settings;
 use super::tls::Tls;
-use super::trouble::Trouble;
-use crate::config::{Config, Doorway};
+use crate::config::{BindAddress, Config};
 use crate::machine::Kv;
 use crate::net::credentials::CredentialFiles;
 use crate::net::password::Password;
-use crate::net::resp::door::Follower;
+use crate::net::resp::gateway::Follower;
 use crate::server::Server;
 use crate::server::server::ServerError;
 use crate::types::address::check_address;
@@ -224,13 +224,13 @@ impl FromStr for Range {
 }
 
 /// Runs the node until it is told to stop.
-pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
+pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), CliError> {
     if serve.print_config {
         settings::print(&Serve::augment_args(Command::new("serve")), matches);
         return Ok(());
     }
     let (Some(node), Some(data)) = (serve.id, serve.data.as_deref()) else {
-        return Err(Trouble { what: "--id and --data are needed".to_owned(), code: 2 });
+        return Err(CliError { what: "--id and --data are needed".to_owned(), code: 2 });
     };
     logging::start(serve.log_level, serve.log_format, node.get())?;
     log::info!(
@@ -244,7 +244,7 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
     let mut config = configure(&serve, node, data);
     open_files::divide(&mut config.net)?;
     let password = serve.password_file.as_deref().map(Password::read).transpose();
-    config.password = password.map_err(|what| Trouble { what, code: 78 })?;
+    config.password = password.map_err(|what| CliError { what, code: 78 })?;
     config.credentials = CredentialFiles { keys: serve.tls.files.clone(), password: serve.password_file.clone() };
     secure(&mut config, &serve.tls)?;
     if !serve.join.is_empty() {
@@ -276,10 +276,10 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), Trouble> {
 }
 
 /// Why the node ended. A file that is damaged has the same name in every directory.
-fn ended(error: ServerError, data: &Path) -> Trouble {
+fn ended(error: ServerError, data: &Path) -> CliError {
     let is_damaged = matches!(error, ServerError::Fault(Fault::Corrupt { .. }));
-    let Trouble { what, code } = error.into();
-    Trouble { what: if is_damaged { format!("in {}: {what}", data.display()) } else { what }, code }
+    let CliError { what, code } = error.into();
+    CliError { what: if is_damaged { format!("in {}: {what}", data.display()) } else { what }, code }
 }
 
 /// Of the places where somebody is let in those that others than this machine can reach, and who that is; nothing if
@@ -291,10 +291,10 @@ fn exposed<'a>(places: impl Iterator<Item = &'a (&'static str, SocketAddr)>) -> 
 }
 
 /// What is said is encrypted, if there are keys: then peers show theirs, and so must we.
-fn secure(config: &mut Config, tls: &Tls) -> Result<(), Trouble> {
+fn secure(config: &mut Config, tls: &Tls) -> Result<(), CliError> {
     if tls.keys.is_some() && !tls.shows {
         let what = "a node has to show a certificate where others do\n  beside --tls-ca: --tls-cert and --tls-key";
-        return Err(Trouble { what: what.to_owned(), code: 78 });
+        return Err(CliError { what: what.to_owned(), code: 78 });
     }
     config.net.keys.clone_from(&tls.keys);
     Ok(())
@@ -336,11 +336,11 @@ fn configure(serve: &Serve, node: NodeId, data: &Path) -> Config {
     config
 }
 
-fn doorway(said: Option<&str>) -> Doorway {
+fn doorway(said: Option<&str>) -> BindAddress {
     match said {
-        None => Doorway::Beside,
-        Some("off") => Doorway::Off,
-        Some(address) => Doorway::At(address.to_owned()),
+        None => BindAddress::Beside,
+        Some("off") => BindAddress::Off,
+        Some(address) => BindAddress::At(address.to_owned()),
     }
 }
 

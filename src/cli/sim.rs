@@ -1,8 +1,8 @@
 //! `drave sim`: the real node in a simulated world; a failing seed repeats bit for bit.
 
-use super::trouble::Trouble;
+use super::failure::CliError;
 use crate::cli::output::outln;
-use crate::sim::{Outcome, Scenario, Trace, Violation};
+use crate::sim::{Scenario, Trace, Violation, WorldReport};
 use crate::types::Time;
 use clap::Args;
 use std::cell::Cell;
@@ -86,7 +86,7 @@ thread_local! {
 }
 
 /// Does it.
-pub fn run(args: Sim) -> Result<(), Trouble> {
+pub fn run(args: Sim) -> Result<(), CliError> {
     let first = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
     announce_panics(&args);
     let next = AtomicU64::new(first);
@@ -133,7 +133,7 @@ pub fn run(args: Sim) -> Result<(), Trouble> {
         }
     });
     if failed.load(Ordering::Relaxed) {
-        return Err(Trouble {
+        return Err(CliError {
             what: "a rule was violated; the lines above say how to see it again".to_owned(),
             code: 1,
         });
@@ -162,7 +162,7 @@ fn tell_from(from: Duration) -> Trace {
     Trace { from: Time::ZERO + from, tell: |line| outln!("{line}") }
 }
 
-fn cluster_ms(outcome: &Outcome) -> u64 {
+fn cluster_ms(outcome: &WorldReport) -> u64 {
     outcome.simulated.as_millis() as u64
 }
 

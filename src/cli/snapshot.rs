@@ -1,9 +1,9 @@
 //! `drave snapshot`: lets nodes take one now, and lists those that a node has.
 
 use super::cluster::{Cluster, Output, ms_since};
+use super::failure::CliError;
 use super::snapshot_files::snapshots_at;
 use super::status;
-use super::trouble::Trouble;
 use crate::api::Refusal;
 use crate::cli::output::outln;
 use crate::client::ClientError;
@@ -36,10 +36,10 @@ pub struct List {
 }
 
 /// What a node made of it.
-type Taken = Result<(Position, u64), ClientError>;
+type TakenSnapshot = Result<(Position, u64), ClientError>;
 
 /// `drave snapshot take`: 1 if a node has no room for it, 3 if none answers.
-pub fn take(args: &Take) -> Result<(), Trouble> {
+pub fn take(args: &Take) -> Result<(), CliError> {
     let cluster = &args.cluster;
     let answering =
         status::ask(cluster).into_iter().filter_map(|asked| Some((asked.status.ok()?.node, asked.endpoint)));
@@ -49,7 +49,7 @@ pub fn take(args: &Take) -> Result<(), Trouble> {
     // One after the other: while one writes, the others' disks are a majority that does not.
     let mut all = Vec::new();
     for (node, endpoint) in &nodes {
-        let taken: Taken = cluster.client().snapshot(endpoint);
+        let taken: TakenSnapshot = cluster.client().snapshot(endpoint);
         match &taken {
             _ if cluster.json() => outln!("{}", to_json(*node, endpoint, &taken, ms_since(began))),
             Ok((position, bytes)) => outln!("n{node} ok {position} · {}", ByteSize(*bytes).display().iec()),
@@ -60,7 +60,7 @@ pub fn take(args: &Take) -> Result<(), Trouble> {
     verdict(args, &all)
 }
 
-fn to_json(node: u64, endpoint: &str, taken: &Taken, ms: f64) -> serde_json::Value {
+fn to_json(node: u64, endpoint: &str, taken: &TakenSnapshot, ms: f64) -> serde_json::Value {
     match taken {
         Ok((position, bytes)) => json!({
             "ok": true, "node": node, "endpoint": endpoint, "index": position.index.0, "term": position.term.0,
@@ -70,8 +70,8 @@ fn to_json(node: u64, endpoint: &str, taken: &Taken, ms: f64) -> serde_json::Val
     }
 }
 
-fn verdict(args: &Take, taken: &[(u64, &String, Taken)]) -> Result<(), Trouble> {
-    let full = |taken: &Taken| match taken {
+fn verdict(args: &Take, taken: &[(u64, &String, TakenSnapshot)]) -> Result<(), CliError> {
+    let full = |taken: &TakenSnapshot| match taken {
         Err(ClientError::Refused(tried)) => tried.refusal == Some(Refusal::NoSpace),
         _ => false,
     };
@@ -79,7 +79,7 @@ fn verdict(args: &Take, taken: &[(u64, &String, Taken)]) -> Result<(), Trouble> 
     if refused > 0 {
         let what = format!("{refused} of {} nodes had no room for a snapshot", taken.len());
         let advice = "what they had is untouched · make room, and ask again";
-        return Err(Trouble { what: format!("{what}\n  {advice}"), code: 1 });
+        return Err(CliError { what: format!("{what}\n  {advice}"), code: 1 });
     }
     if taken.iter().any(|(.., taken)| taken.is_ok()) {
         return Ok(());
@@ -90,11 +90,11 @@ fn verdict(args: &Take, taken: &[(u64, &String, Taken)]) -> Result<(), Trouble> 
         (true, Some(node)) => format!("no node {node} answers"),
         (true, None) => return Err(args.cluster.nobody_answers()),
     };
-    Err(Trouble { what: format!("{what}\n  tried {tried} · see: drave status"), code: 3 })
+    Err(CliError { what: format!("{what}\n  tried {tried} · see: drave status"), code: 3 })
 }
 
 /// `drave snapshot list`: 5 if one is damaged.
-pub fn list(args: &List) -> Result<(), Trouble> {
+pub fn list(args: &List) -> Result<(), CliError> {
     let found = snapshots_at(&args.path)?;
     if found.is_empty() {
         eprintln!("no snapshots in {}", args.path.display());
@@ -121,6 +121,6 @@ pub fn list(args: &List) -> Result<(), Trouble> {
     }
     match damaged {
         0 => Ok(()),
-        _ => Err(Trouble { what: format!("{damaged} of {} snapshots damaged", found.len()), code: 5 }),
+        _ => Err(CliError { what: format!("{damaged} of {} snapshots damaged", found.len()), code: 5 }),
     }
 }

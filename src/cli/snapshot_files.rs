@@ -1,7 +1,7 @@
 //! The files of snapshots as `dump` and `snapshot list` find them, beside a node that may be taking one.
 
 use crate::disk::{Disk, FsDisk};
-use crate::snapshot::format::{Chain, Chunk, Chunks, Flaw, Header, What, file_position};
+use crate::snapshot::format::{Chain, Chunk, Chunks, Flaw, FlawKind, Header, file_position};
 use crate::types::{ClusterId, Position};
 use crate::wal::identity::Identity;
 use anyhow::Context;
@@ -13,7 +13,7 @@ use std::path::Path;
 pub const SUFFIX: &str = "snap";
 
 /// A published snapshot's file; not yet whether it is whole.
-pub struct Found {
+pub struct SnapshotFile {
     /// What it is called.
     pub name: String,
     /// The position in its name, if that is one's.
@@ -28,7 +28,7 @@ pub struct Found {
 
 /// The snapshots at a path, oldest first: itself, those in it, or those in `snapshots` in it. One that
 /// the node removes meanwhile is left out.
-pub fn snapshots_at(path: &Path) -> anyhow::Result<Vec<Found>> {
+pub fn snapshots_at(path: &Path) -> anyhow::Result<Vec<SnapshotFile>> {
     let inside = path.join("snapshots");
     let directory = match path.parent() {
         Some(parent) if path.is_file() => parent,
@@ -52,7 +52,13 @@ pub fn snapshots_at(path: &Path) -> anyhow::Result<Vec<Found>> {
                 if let Some(place) = &place {
                     bytes.truncate(place.at as usize);
                 }
-                found.push(Found { position: file_position(&name), name, bytes, cluster, unreadable: place.is_some() });
+                found.push(SnapshotFile {
+                    position: file_position(&name),
+                    name,
+                    bytes,
+                    cluster,
+                    unreadable: place.is_some(),
+                });
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("{}", directory.join(&name).display())),
@@ -71,7 +77,7 @@ fn owner(directory: &Path) -> Option<ClusterId> {
     Identity::read(&data).ok().flatten().map(|owner| owner.cluster)
 }
 
-impl Found {
+impl SnapshotFile {
     /// What it says it is of, and where its chunks begin.
     pub fn header(&self) -> Result<(Header, Chain), Flaw> {
         Header::decode(&self.bytes).map_err(|flaw| self.cut(flaw))
@@ -84,12 +90,12 @@ impl Found {
 
     /// Where the disk cannot read the file it does not end.
     fn cut(&self, flaw: Flaw) -> Flaw {
-        if self.unreadable && flaw.what == What::Cut { Flaw { what: What::Unreadable, ..flaw } } else { flaw }
+        if self.unreadable && flaw.what == FlawKind::Cut { Flaw { what: FlawKind::Unreadable, ..flaw } } else { flaw }
     }
 
     /// Why a start would not believe it though all its bytes are right.
     pub fn misplaced(&self, header: &Header) -> Option<Flaw> {
-        let wrong = |what| Some(Flaw { at: 0, what: What::Wrong(what) });
+        let wrong = |what| Some(Flaw { at: 0, what: FlawKind::Wrong(what) });
         if self.position.is_some_and(|position| position != header.position) {
             return wrong("it is of another position than its name says");
         }

@@ -1,8 +1,8 @@
 //! `drave snapshot inspect`: what a saved snapshot is of, and whether it is whole.
 
 use super::cluster::Output;
+use super::failure::CliError;
 use super::saved_snapshot::{open, state};
-use super::trouble::Trouble;
 use crate::cli::output::outln;
 use crate::disk::Meter;
 use crate::wal::identity::short;
@@ -24,7 +24,7 @@ pub struct Inspect {
 }
 
 /// `drave snapshot inspect`: 5 if it is damaged.
-pub fn run(args: &Inspect) -> Result<(), Trouble> {
+pub fn run(args: &Inspect) -> Result<(), CliError> {
     let snapshot = open(&args.file, &Meter::default())?;
     let keys = state(&snapshot)?.map(|state| state.machine().len());
     let (header, bytes) = (snapshot.header(), snapshot.bytes().len() as u64);

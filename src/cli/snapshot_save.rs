@@ -1,9 +1,9 @@
 //! `drave snapshot save`: a backup of what a cluster holds, in one file.
 
 use super::cluster::{Cluster, ms_since};
+use super::failure::CliError;
 use super::saved_snapshot::{open, place};
 use super::status;
-use super::trouble::Trouble;
 use crate::api::{Consistency, Refusal, RoleName};
 use crate::cli::output::outln;
 use crate::client::{ClientError, SnapshotReader};
@@ -54,7 +54,7 @@ struct Source {
 }
 
 /// `drave snapshot save`: 1 if the file is there, 3 if no node lets itself be read, 74 if the file cannot be written.
-pub fn run(args: &Save) -> Result<(), Trouble> {
+pub fn run(args: &Save) -> Result<(), CliError> {
     refuse_existing(args)?;
     let began = Instant::now();
     let mut part = Part::open(&args.file)?;
@@ -83,21 +83,21 @@ pub fn run(args: &Save) -> Result<(), Trouble> {
     Ok(())
 }
 
-fn refuse_existing(args: &Save) -> Result<(), Trouble> {
+fn refuse_existing(args: &Save) -> Result<(), CliError> {
     if args.file.exists() && !args.file.is_file() {
         let what =
             format!("{} is not a file\n  nothing was changed · name one that is not there yet", args.file.display());
-        return Err(Trouble { what, code: 1 });
+        return Err(CliError { what, code: 1 });
     }
     if args.force || !args.file.exists() {
         return Ok(());
     }
     let what = format!("{} is there already\n  nothing was changed · --force replaces it", args.file.display());
-    Err(Trouble { what, code: 1 })
+    Err(CliError { what, code: 1 })
 }
 
 /// Reads a snapshot of one node after the other, until one comes whole.
-fn save(args: &Save, part: &mut Part) -> Result<(Source, Snapshot), Trouble> {
+fn save(args: &Save, part: &mut Part) -> Result<(Source, Snapshot), CliError> {
     let mut last = None;
     for source in sources(args) {
         match save_from(args, &source, part) {
@@ -117,9 +117,9 @@ fn save(args: &Save, part: &mut Part) -> Result<(Source, Snapshot), Trouble> {
     }
     let tried = args.cluster.endpoints.join(", ");
     Err(match (last, args.node) {
-        (Some(trouble), _) => Trouble { what: format!("nothing was saved: {}", trouble.what), code: trouble.code },
+        (Some(trouble), _) => CliError { what: format!("nothing was saved: {}", trouble.what), code: trouble.code },
         (None, Some(node)) => {
-            Trouble { what: format!("no node {node} answers\n  tried {tried} · see: drave status"), code: 3 }
+            CliError { what: format!("no node {node} answers\n  tried {tried} · see: drave status"), code: 3 }
         }
         (None, None) => args.cluster.nobody_answers(),
     })
@@ -145,7 +145,7 @@ fn sources(args: &Save) -> Vec<Source> {
     all.into_iter().map(|(_, source)| source).collect()
 }
 
-fn save_from(args: &Save, source: &Source, part: &mut Part) -> Result<Snapshot, Trouble> {
+fn save_from(args: &Save, source: &Source, part: &mut Part) -> Result<Snapshot, CliError> {
     let consistency = if args.local { Consistency::Local } else { Consistency::Linearizable };
     for begun in 1.. {
         let mut reader = args.cluster.client().read_snapshot(&source.endpoint, consistency)?;
@@ -161,7 +161,7 @@ fn save_from(args: &Save, source: &Source, part: &mut Part) -> Result<Snapshot, 
 }
 
 /// Writes all pieces into the file, from its beginning. The inner error is the node's, the outer one the file's.
-fn copy(reader: &mut SnapshotReader, source: &Source, part: &mut Part) -> Result<Result<(), ClientError>, Trouble> {
+fn copy(reader: &mut SnapshotReader, source: &Source, part: &mut Part) -> Result<Result<(), ClientError>, CliError> {
     part.begin()?;
     let (begun, mut told, mut done) = (Instant::now(), Instant::now(), 0u64);
     loop {
@@ -189,13 +189,13 @@ struct Part {
 
 impl Part {
     /// FILE.part, which nobody else writes meanwhile. What an attempt that was interrupted left there is overwritten.
-    fn open(path: &Path) -> Result<Part, Trouble> {
+    fn open(path: &Path) -> Result<Part, CliError> {
         let mut name = path.as_os_str().to_owned();
         name.push(".part");
         let path = PathBuf::from(name);
         let options = || File::options().read(true).write(true).create(true).truncate(false).mode(MODE).open(&path);
         let file = options().map_err(failed(&path))?;
-        let busy = || Trouble {
+        let busy = || CliError {
             what: format!("{} is being written by another process\n  nothing was changed", path.display()),
             code: 1,
         };
@@ -213,29 +213,29 @@ impl Part {
         Ok(Part { path, file })
     }
 
-    fn begin(&mut self) -> Result<(), Trouble> {
+    fn begin(&mut self) -> Result<(), CliError> {
         let begun = self.file.set_len(0).and_then(|()| io::Seek::rewind(&mut self.file));
         begun.map_err(failed(&self.path))
     }
 
-    fn write(&mut self, piece: &[u8]) -> Result<(), Trouble> {
+    fn write(&mut self, piece: &[u8]) -> Result<(), CliError> {
         self.file.write_all(piece).map_err(failed(&self.path))
     }
 
     /// Makes it durable, and reads it back as `snapshot inspect` does.
-    fn verify(&self, reader: &SnapshotReader) -> Result<Snapshot, Trouble> {
+    fn verify(&self, reader: &SnapshotReader) -> Result<Snapshot, CliError> {
         self.file.sync_all().map_err(failed(&self.path))?;
         let snapshot = open(&self.path, &Meter::default())?;
         if snapshot.header().position != reader.position() {
             let what =
                 format!("{} is of another position than the node said\n  nothing was saved", self.path.display());
-            return Err(Trouble { what, code: 5 });
+            return Err(CliError { what, code: 5 });
         }
         Ok(snapshot)
     }
 
     /// Gives it its name, durably.
-    fn publish(&self, path: &Path) -> Result<(), Trouble> {
+    fn publish(&self, path: &Path) -> Result<(), CliError> {
         std::fs::rename(&self.path, path).map_err(failed(path))?;
         let (directory, _) = place(path).map_err(failed(path))?;
         directory.sync_names().map_err(failed(path))
@@ -247,7 +247,7 @@ impl Part {
     }
 }
 
-fn failed(path: &Path) -> impl Fn(io::Error) -> Trouble + use<> {
+fn failed(path: &Path) -> impl Fn(io::Error) -> CliError + use<> {
     let path = path.display().to_string();
-    move |error| Trouble { what: format!("{path}: {error}\n  nothing was saved"), code: 74 }
+    move |error| CliError { what: format!("{path}: {error}\n  nothing was saved"), code: 74 }
 }

@@ -2,7 +2,7 @@
 
 use super::cluster::Cluster;
 use super::columns::{Column, lines, number, words};
-use super::trouble::Trouble;
+use super::failure::CliError;
 use crate::api::{PeerStatus, RoleName, Status};
 use crate::cli::output::{out, outln};
 use bytesize::ByteSize;
@@ -23,7 +23,7 @@ pub struct Show {
 }
 
 /// What was asked of one endpoint.
-pub struct Asked {
+pub struct EndpointStatus {
     /// Which.
     pub endpoint: String,
     /// How the node there is, or why that is not known.
@@ -31,7 +31,7 @@ pub struct Asked {
 }
 
 /// `drave status`: 3 if no node answers, or none leads.
-pub fn show(args: &Show) -> Result<(), Trouble> {
+pub fn show(args: &Show) -> Result<(), CliError> {
     loop {
         let asked = ask(&args.cluster);
         if args.watch && std::io::stdout().is_terminal() {
@@ -49,7 +49,7 @@ pub fn show(args: &Show) -> Result<(), Trouble> {
             if leader(&asked).is_none() {
                 let what =
                     "no node leads: nothing can be written, nor read but with --consistency local\n  see: drave doctor";
-                return Err(Trouble { what: what.to_owned(), code: 3 });
+                return Err(CliError { what: what.to_owned(), code: 3 });
             }
             return Ok(());
         }
@@ -58,7 +58,7 @@ pub fn show(args: &Show) -> Result<(), Trouble> {
 }
 
 /// Asks the endpoints, and then members that they know of and nobody named.
-pub fn ask(cluster: &Cluster) -> Vec<Asked> {
+pub fn ask(cluster: &Cluster) -> Vec<EndpointStatus> {
     let mut asked = ask_at(cluster, &cluster.endpoints);
     let answered: Vec<&Status> = asked.iter().filter_map(|asked| asked.status.as_ref().ok()).collect();
     let best = answered.iter().max_by_key(|status| (status.role == RoleName::Leader, status.term, status.commit));
@@ -74,12 +74,12 @@ pub fn ask(cluster: &Cluster) -> Vec<Asked> {
 }
 
 /// Asks all at once: one that does not answer holds up nobody.
-fn ask_at(cluster: &Cluster, endpoints: &[String]) -> Vec<Asked> {
+fn ask_at(cluster: &Cluster, endpoints: &[String]) -> Vec<EndpointStatus> {
     let patience = cluster.timeout.min(Duration::from_secs(1));
     let one = |endpoint: &String| {
         let asking = Cluster { endpoints: vec![endpoint.clone()], timeout: patience, ..cluster.clone() };
         let status = asking.client().status(endpoint).map_err(|error| error.to_string());
-        Asked { endpoint: endpoint.clone(), status }
+        EndpointStatus { endpoint: endpoint.clone(), status }
     };
     std::thread::scope(|scope| {
         let asking: Vec<_> = endpoints.iter().map(|endpoint| scope.spawn(move || one(endpoint))).collect();
@@ -88,13 +88,13 @@ fn ask_at(cluster: &Cluster, endpoints: &[String]) -> Vec<Asked> {
 }
 
 /// The leader of the latest term, as far as any node that answered is it.
-fn leader(asked: &[Asked]) -> Option<&Status> {
+fn leader(asked: &[EndpointStatus]) -> Option<&Status> {
     let answered = asked.iter().filter_map(|asked| asked.status.as_ref().ok());
     answered.filter(|status| status.role == RoleName::Leader).max_by_key(|status| status.term)
 }
 
-fn to_json(asked: &[Asked]) -> serde_json::Value {
-    let node = |asked: &Asked| match &asked.status {
+fn to_json(asked: &[EndpointStatus]) -> serde_json::Value {
+    let node = |asked: &EndpointStatus| match &asked.status {
         Ok(status) => json!({ "endpoint": asked.endpoint, "up": true, "status": status }),
         Err(error) => json!({ "endpoint": asked.endpoint, "up": false, "error": error }),
     };
@@ -132,9 +132,9 @@ const KEPT: [Column; 7] = [
     words("kept for", 0, 2),
 ];
 
-fn print(asked: &[Asked]) {
+fn print(asked: &[EndpointStatus]) {
     let leader = leader(asked);
-    let node = |asked: &Asked| match &asked.status {
+    let node = |asked: &EndpointStatus| match &asked.status {
         Ok(status) => row(&asked.endpoint, status, leader),
         Err(error) => {
             let mut cells = vec![String::new(); 8];

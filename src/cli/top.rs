@@ -1,9 +1,9 @@
 //! `drave top`: the live view of any cluster.
 
 use super::cluster::Cluster;
-use super::ending;
-use super::trouble::Trouble;
-use super::view::keys::{Reach, Wish};
+use super::failure::CliError;
+use super::interrupt;
+use super::view::keys::{KeyAction, Reach};
 use super::view::live::{Subject, View};
 use super::view::terminal;
 use clap::Args;
@@ -18,12 +18,12 @@ pub struct Top {
 }
 
 /// `drave top`: 2 without a terminal.
-pub fn run(args: &Top) -> Result<(), Trouble> {
+pub fn run(args: &Top) -> Result<(), CliError> {
     if args.cluster.json() || !terminal::is_there() {
         let what = "a live view needs a terminal\n  without one: drave status --watch [-o json]".to_owned();
-        return Err(Trouble { what, code: 2 });
+        return Err(CliError { what, code: 2 });
     }
-    let stop = ending::told_by(ending::LIVE)?;
+    let stop = interrupt::told_by(interrupt::LIVE)?;
     let subject = Subject {
         title: "drave top",
         place: args.cluster.endpoints.join(","),
@@ -35,7 +35,7 @@ pub fn run(args: &Top) -> Result<(), Trouble> {
     let mut outcome = Ok(());
     while outcome.is_ok() && !stop.load(Ordering::Relaxed) {
         match view.turn() {
-            Ok(wishes) if wishes.contains(&Wish::Quit) => break,
+            Ok(wishes) if wishes.contains(&KeyAction::Quit) => break,
             Ok(_) => {}
             Err(trouble) => outcome = Err(trouble),
         }

@@ -131,7 +131,7 @@ impl Client {
         };
         let reply = reply.map_err(|error| match error {
             // It may be our own earlier attempt that leaves nothing to do.
-            ClientError::Never(refusal @ Refusal::Unsound { .. }) if self.protocol.is_uncertain() => {
+            ClientError::Never(refusal @ Refusal::InvalidChange { .. }) if self.protocol.is_uncertain() => {
                 self.protocol.give_up_for(self.clock.now(), refusal)
             }
             error => error,
@@ -152,7 +152,7 @@ impl Client {
     /// Lets that node lead, or whoever is best placed; who does then.
     pub fn transfer(&mut self, to: Option<NodeId>) -> Result<NodeId, ClientError> {
         match self.ask(Request::Transfer { to }).map_err(nothing_applied)? {
-            Reply::Handed { to } => Ok(to),
+            Reply::Transferred { to } => Ok(to),
             _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
         }
     }

@@ -6,7 +6,7 @@
 //! [`CallProtocol::is_connected`] is false, the connection is dropped.
 
 use super::error::{ClientError, Tried};
-use super::known::{Known, LOOK_EVERY};
+use super::known::{KnownEndpoints, LOOK_EVERY};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
 use crate::secure::Keys;
 use crate::types::{NodeId, SessionId, Time};
@@ -104,7 +104,7 @@ pub enum Step {
 
 /// A session, and the number of its next command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Session {
+struct CallSession {
     id: SessionId,
     next: u64,
 }
@@ -158,13 +158,13 @@ struct Call {
 /// A blocking client, without its socket and its sleep. One call at a time is under way.
 #[derive(Debug)]
 pub struct CallProtocol {
-    known: Known,
+    known: KnownEndpoints,
     /// When to ask who the members are.
     look_at: Time,
     options: Options,
     /// The endpoint that the connection leads to, if there is one, and the node.
     connection: Option<(String, Option<NodeId>)>,
-    session: Option<Session>,
+    session: Option<CallSession>,
     call: Call,
     rng: SmallRng,
 }
@@ -173,7 +173,7 @@ impl CallProtocol {
     /// A client of the cluster that answers at those endpoints.
     pub fn new(endpoints: Vec<String>, options: Options, now: Time, seed: u64) -> CallProtocol {
         CallProtocol {
-            known: Known::new(endpoints),
+            known: KnownEndpoints::new(endpoints),
             look_at: now + LOOK_EVERY,
             options,
             connection: None,
@@ -189,7 +189,7 @@ impl CallProtocol {
     }
 
     /// Where a cluster is asked.
-    pub fn known(&self) -> &Known {
+    pub fn known(&self) -> &KnownEndpoints {
         &self.known
     }
 
@@ -243,7 +243,7 @@ impl CallProtocol {
             Some(session) => {
                 let seq = session.next;
                 session.next += 1;
-                let op = Op::Execute { session: session.id, seq, lowest: seq, command: command.clone() };
+                let op = Op::Execute { session: session.id, seq, first_outstanding: seq, command: command.clone() };
                 (call.goal, call.request) = (Goal::Execute(command), Request::Propose { op: op.encode() });
             }
             None => {
@@ -440,7 +440,7 @@ impl CallProtocol {
                 self.connection = None;
                 self.pause(now);
             }
-            Refusal::Outside { members, .. } => {
+            Refusal::NotMember { members, .. } => {
                 // Whoever is a member may be somebody we have not heard of.
                 members.iter().for_each(|address| self.known.learn(address));
                 self.connection = None;
@@ -452,11 +452,11 @@ impl CallProtocol {
             }
             Refusal::TooLarge { .. }
             | Refusal::Malformed
-            | Refusal::Unsound { .. }
-            | Refusal::Dangerous { .. }
+            | Refusal::InvalidChange { .. }
+            | Refusal::UnsafeChange { .. }
             | Refusal::SnapshotGone
             | Refusal::NotOffered
-            | Refusal::KeptLead { .. } => return Err(ClientError::Never(refusal)),
+            | Refusal::TransferTimedOut { .. } => return Err(ClientError::Never(refusal)),
         }
         self.call.tried.refusal = Some(refusal);
         if self.call.attempts > 2 && self.call.hint.is_some() {
@@ -483,7 +483,7 @@ impl CallProtocol {
                 self.call.uncertain = false;
                 match result.map_err(nothing_applied) {
                     Ok(Reply::Done { outcome: Outcome::Opened { session }, .. }) => {
-                        self.session = Some(Session { id: session, next: 1 });
+                        self.session = Some(CallSession { id: session, next: 1 });
                         return self.number(now, command);
                     }
                     Ok(Reply::Done { outcome, .. }) => strange(outcome),
@@ -493,13 +493,13 @@ impl CallProtocol {
             }
             (Goal::Execute(command), Ok(Reply::Done { position, outcome })) => match outcome {
                 Outcome::Executed { .. } => Ok(Reply::Done { position, outcome }),
-                Outcome::Lapsed => {
+                Outcome::SessionExpired => {
                     self.session = None;
                     if !self.call.uncertain {
                         // Never taken on before: as good as new, in a new session.
                         return self.number(now, command);
                     }
-                    Err(ClientError::Lapsed)
+                    Err(ClientError::SessionExpired)
                 }
                 Outcome::AnswerTooLong => Err(ClientError::AnswerTooLong { position }),
                 other => {

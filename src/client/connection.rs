@@ -29,7 +29,7 @@ pub struct Connection {
 
 /// Why a call got no reply.
 #[derive(Debug, thiserror::Error)]
-pub enum Trouble {
+pub enum CallError {
     /// The connection failed.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -41,23 +41,23 @@ pub enum Trouble {
     Older,
 }
 
-impl Trouble {
+impl CallError {
     /// Whether it is only that nothing came in time.
     pub fn is_late(&self) -> bool {
-        matches!(self, Trouble::Io(error) if error.kind() == io::ErrorKind::TimedOut)
+        matches!(self, CallError::Io(error) if error.kind() == io::ErrorKind::TimedOut)
     }
 }
 
 impl Connection {
     /// Dials, and says hello; with TLS, if there are keys.
-    pub fn dial(endpoint: &str, keys: Option<&Keys>, deadline: Instant) -> Result<Connection, Trouble> {
+    pub fn dial(endpoint: &str, keys: Option<&Keys>, deadline: Instant) -> Result<Connection, CallError> {
         Connection::dial_with(endpoint, keys, &Hello::client(), deadline)
     }
 
     /// The same for an operator, who has a seat where none is left for clients. Nothing can be proposed then.
-    pub fn dial_operator(endpoint: &str, keys: Option<&Keys>, deadline: Instant) -> Result<Connection, Trouble> {
+    pub fn dial_operator(endpoint: &str, keys: Option<&Keys>, deadline: Instant) -> Result<Connection, CallError> {
         match Connection::dial(endpoint, keys, deadline) {
-            Err(Trouble::Wire(WireError::Refused(Reason::Full))) => {
+            Err(CallError::Wire(WireError::Refused(Reason::Full))) => {
                 Connection::dial_with(endpoint, keys, &Hello::operator(), deadline)
             }
             dialed => dialed,
@@ -70,11 +70,16 @@ impl Connection {
         keys: Option<&Keys>,
         machine: &str,
         deadline: Instant,
-    ) -> Result<Connection, Trouble> {
+    ) -> Result<Connection, CallError> {
         Connection::dial_with(endpoint, keys, &Hello::client().of_machine(machine), deadline)
     }
 
-    fn dial_with(endpoint: &str, keys: Option<&Keys>, hello: &Hello, deadline: Instant) -> Result<Connection, Trouble> {
+    fn dial_with(
+        endpoint: &str,
+        keys: Option<&Keys>,
+        hello: &Hello,
+        deadline: Instant,
+    ) -> Result<Connection, CallError> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in endpoint.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, left(deadline)?) {
@@ -94,7 +99,7 @@ impl Connection {
         encrypted: bool,
         hello: &Hello,
         deadline: Instant,
-    ) -> Result<Connection, Trouble> {
+    ) -> Result<Connection, CallError> {
         let mut connection = Connection {
             stream,
             reader: FrameReader::default(),
@@ -115,7 +120,7 @@ impl Connection {
         }
     }
 
-    fn hello(&mut self, hello: &Hello, deadline: Instant) -> Result<(), Trouble> {
+    fn hello(&mut self, hello: &Hello, deadline: Instant) -> Result<(), CallError> {
         hello.put(&mut self.output);
         self.send(deadline)?;
         let welcome = Welcome::read(self.receive(deadline)?)?;
@@ -135,7 +140,7 @@ impl Connection {
     }
 
     /// Asks, and waits for the reply until then.
-    pub fn call(&mut self, request: &Request, deadline: Instant) -> Result<Reply, Trouble> {
+    pub fn call(&mut self, request: &Request, deadline: Instant) -> Result<Reply, CallError> {
         let id = self.ask(request, deadline)?;
         self.answer(id, deadline)
     }
@@ -144,10 +149,10 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// [`Trouble::Older`] if the node does not know such a request.
-    pub fn ask(&mut self, request: &Request, deadline: Instant) -> Result<u64, Trouble> {
+    /// [`CallError::Older`] if the node does not know such a request.
+    pub fn ask(&mut self, request: &Request, deadline: Instant) -> Result<u64, CallError> {
         if self.version < since_version(request) {
-            return Err(Trouble::Older);
+            return Err(CallError::Older);
         }
         let id = self.next;
         self.next += 1;
@@ -156,9 +161,9 @@ impl Connection {
         Ok(id)
     }
 
-    /// Waits for the reply of that number until then; after [`Trouble::is_late`] it may be waited for
+    /// Waits for the reply of that number until then; after [`CallError::is_late`] it may be waited for
     /// again. A reply to something asked before is let go by.
-    pub fn answer(&mut self, id: u64, deadline: Instant) -> Result<Reply, Trouble> {
+    pub fn answer(&mut self, id: u64, deadline: Instant) -> Result<Reply, CallError> {
         loop {
             match read_reply_frame(self.receive(deadline)?)? {
                 (NEWS, Reply::Status(status)) => self.news = Some(status),
@@ -169,7 +174,7 @@ impl Connection {
     }
 
     /// Waits for the next reply, whichever it is, until then.
-    pub fn next_answer(&mut self, deadline: Instant) -> Result<Reply, Trouble> {
+    pub fn next_answer(&mut self, deadline: Instant) -> Result<Reply, CallError> {
         loop {
             match read_reply_frame(self.receive(deadline)?)? {
                 (NEWS, Reply::Status(status)) => self.news = Some(status),
@@ -179,20 +184,20 @@ impl Connection {
     }
 
     /// Asks, and does not wait.
-    pub fn tell(&mut self, request: &Request, deadline: Instant) -> Result<(), Trouble> {
+    pub fn tell(&mut self, request: &Request, deadline: Instant) -> Result<(), CallError> {
         put_request_frame(&mut self.output, self.next, false, request);
         self.next += 1;
         self.send(deadline)
     }
 
-    fn send(&mut self, deadline: Instant) -> Result<(), Trouble> {
+    fn send(&mut self, deadline: Instant) -> Result<(), CallError> {
         self.stream.socket().set_write_timeout(Some(left(deadline)?))?;
         let sent = self.stream.write_all(&self.output).and_then(|()| self.stream.flush());
         self.output.clear();
         Ok(sent?)
     }
 
-    fn receive(&mut self, deadline: Instant) -> Result<Frame, Trouble> {
+    fn receive(&mut self, deadline: Instant) -> Result<Frame, CallError> {
         loop {
             if let Some(frame) = self.reader.next(&mut self.input)? {
                 return Ok(frame);
@@ -211,9 +216,9 @@ impl Connection {
 }
 
 /// What is spoken at a port that does not answer a hello as a node does, as far as its first bytes tell.
-fn other_protocol(trouble: &Trouble, encrypted: bool) -> Option<&'static str> {
+fn other_protocol(trouble: &CallError, encrypted: bool) -> Option<&'static str> {
     match trouble {
-        Trouble::Wire(WireError::TooLong { length, .. }) if !encrypted => {
+        CallError::Wire(WireError::TooLong { length, .. }) if !encrypted => {
             match length.to_le_bytes() {
                 [b'H', b'T', b'T', b'P', ..] => Some(
                     "HTTP is spoken there: name the port of nodes and native clients, 200 below unless told otherwise",
@@ -226,14 +231,14 @@ fn other_protocol(trouble: &Trouble, encrypted: bool) -> Option<&'static str> {
                 _ => None,
             }
         }
-        Trouble::Io(error) if encrypted && error.kind() == io::ErrorKind::UnexpectedEof => Some(
+        CallError::Io(error) if encrypted && error.kind() == io::ErrorKind::UnexpectedEof => Some(
             "it closed the connection before the keys were agreed: is TLS spoken there? if not, leave out --tls-ca",
         ),
-        Trouble::Io(error) if !encrypted => {
+        CallError::Io(error) if !encrypted => {
             let closed = matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
             closed.then_some("it closed the connection without a word: is TLS spoken there? see --tls-ca")
         }
-        Trouble::Io(error) if error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("corrupt") => {
+        CallError::Io(error) if error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("corrupt") => {
             Some("no TLS is spoken there: leave out --tls-ca")
         }
         _ => None,

@@ -18,7 +18,7 @@ pub enum ClientError {
     /// The session lapsed after the command was sent: it was applied at most once, and nobody
     /// remembers whether.
     #[error("outcome unknown: the session lapsed before it was told")]
-    Lapsed,
+    SessionExpired,
     /// The cluster will not do this, however often it is asked. Nothing was applied.
     #[error("{0}")]
     Never(Refusal),
@@ -63,7 +63,7 @@ impl ClientError {
     pub fn exit_code(&self) -> i32 {
         match self {
             ClientError::Refused(_) => 3,
-            ClientError::Unknown(_) | ClientError::Lapsed => 4,
+            ClientError::Unknown(_) | ClientError::SessionExpired => 4,
             ClientError::Never(Refusal::TooLarge { .. } | Refusal::Malformed) => 2,
             ClientError::Never(_) | ClientError::AnswerTooLong { .. } => 1,
             ClientError::Strange(_) => 70,

@@ -1,6 +1,6 @@
 //! Many connections driven from one thread.
 
-use super::mux::{Heard, Mux};
+use super::mux::{Mux, Readiness};
 use super::mux_protocol::{Completion, MuxOptions};
 use mio::{Events, Poll, Token};
 use std::io;
@@ -12,7 +12,7 @@ pub struct Fleet {
     poll: Poll,
     events: Events,
     muxes: Vec<Mux>,
-    heard: Vec<Heard>,
+    heard: Vec<Readiness>,
     scratch: Vec<u8>,
     done: Vec<Completion>,
 }
@@ -25,7 +25,7 @@ impl Fleet {
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
             muxes: (0..connections).map(mux).collect(),
-            heard: vec![Heard::Nothing; connections],
+            heard: vec![Readiness::Nothing; connections],
             scratch: vec![0; 128 << 10],
             done: Vec::new(),
         })
@@ -56,9 +56,9 @@ impl Fleet {
         for event in &self.events {
             let ends = event.is_read_closed() || event.is_write_closed() || event.is_error();
             let heard = match (ends, event.is_readable()) {
-                (true, _) => Heard::End,
-                (false, true) => Heard::Bytes,
-                (false, false) => Heard::Nothing,
+                (true, _) => Readiness::End,
+                (false, true) => Readiness::Bytes,
+                (false, false) => Readiness::Nothing,
             };
             // Those beyond are of who is asked besides: it is looked at each time.
             if let Some(known) = self.heard.get_mut(event.token().0) {

@@ -16,7 +16,7 @@ enum Call {
 
 /// A request without its answer. Its key in the slab is its number on the wire.
 #[derive(Debug)]
-struct Pending {
+struct InFlightRequest {
     tag: u64,
     retries: u32,
     call: Call,
@@ -29,7 +29,7 @@ struct Pending {
 /// What is in flight, or to be sent again.
 #[derive(Debug)]
 pub struct InFlight {
-    pending: Slab<Pending>,
+    pending: Slab<InFlightRequest>,
     /// The numbers from `lowest` on: whether each is answered.
     numbers: VecDeque<bool>,
     lowest: u64,
@@ -80,7 +80,7 @@ impl InFlight {
     }
 
     fn push(&mut self, tag: u64, call: Call) -> usize {
-        self.pending.insert(Pending { tag, retries: 0, call, is_sent: false, doubt: false })
+        self.pending.insert(InFlightRequest { tag, retries: 0, call, is_sent: false, doubt: false })
     }
 
     /// What is sent for that key, now; again if it was before.
@@ -90,9 +90,9 @@ impl InFlight {
         pending.retries += u32::from(again);
         pending.is_sent = true;
         Some(match &pending.call {
-            Call::Command(seq, command) => {
-                Request::Propose { op: Op::Execute { session, seq: *seq, lowest, command: command.clone() }.encode() }
-            }
+            Call::Command(seq, command) => Request::Propose {
+                op: Op::Execute { session, seq: *seq, first_outstanding: lowest, command: command.clone() }.encode(),
+            },
             Call::Query(query, consistency) => Request::Query { query: query.clone(), consistency: *consistency },
         })
     }
@@ -136,7 +136,7 @@ impl InFlight {
 
     /// It is over; its tag, and how often it was sent again.
     pub fn finish(&mut self, key: usize) -> (u64, u32) {
-        let Pending { tag, retries, call, .. } = self.pending.remove(key);
+        let InFlightRequest { tag, retries, call, .. } = self.pending.remove(key);
         if let Call::Command(seq, _) = call {
             self.numbers[(seq - self.lowest) as usize] = true;
             while self.numbers.front() == Some(&true) {
@@ -154,7 +154,7 @@ mod tests {
 
     fn lowest(request: Option<Request>) -> (u64, u64) {
         let Some(Request::Propose { op }) = request else { panic!("it is a command: {request:?}") };
-        let Ok(Op::Execute { seq, lowest, .. }) = Op::decode(op) else { panic!("it is executed") };
+        let Ok(Op::Execute { seq, first_outstanding: lowest, .. }) = Op::decode(op) else { panic!("it is executed") };
         (seq, lowest)
     }
 

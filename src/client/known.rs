@@ -12,16 +12,16 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Where a cluster is asked. What was given stays, and comes first; a cluster may leave all of it behind, member
 /// by member, and is found at what was heard of since. That is bounded, and forgets the oldest.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct KnownEndpoints {
     given: Vec<String>,
     heard: VecDeque<String>,
 }
 
-impl Known {
+impl KnownEndpoints {
     /// Those, and no others yet.
-    pub fn new(given: Vec<String>) -> Known {
+    pub fn new(given: Vec<String>) -> KnownEndpoints {
         assert!(!given.is_empty(), "a client needs somebody to ask");
-        Known { given, heard: VecDeque::new() }
+        KnownEndpoints { given, heard: VecDeque::new() }
     }
 
     /// Those it was given.
@@ -60,7 +60,7 @@ impl Known {
     }
 }
 
-impl Index<usize> for Known {
+impl Index<usize> for KnownEndpoints {
     type Output = String;
 
     fn index(&self, at: usize) -> &String {
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn what_was_given_stays_and_what_was_heard_is_bounded() {
-        let mut known = Known::new(vec!["a:1".into(), "b:1".into()]);
+        let mut known = KnownEndpoints::new(vec!["a:1".into(), "b:1".into()]);
         for n in 0..10 * MEMBERS_MAX {
             known.learn(&format!("h:{n}"));
             known.learn("a:1");

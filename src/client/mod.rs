@@ -25,7 +25,7 @@ mod snapshot_reader;
 
 pub use blocking::{Client, Executed, Queried};
 pub use call_protocol::Options;
-pub use connection::{Connection, Trouble, deadline};
+pub use connection::{CallError, Connection, deadline};
 pub use error::{ClientError, Tried};
 pub use fleet::Fleet;
 pub use mux::Mux;

@@ -23,7 +23,7 @@ use std::time::Instant;
 
 /// What the poll says of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub enum Heard {
+pub enum Readiness {
     /// Nothing new.
     #[default]
     Nothing,
@@ -93,7 +93,7 @@ impl Mux {
     pub fn work(
         &mut self,
         now: Instant,
-        heard: Heard,
+        heard: Readiness,
         scratch: &mut [u8],
         registry: &Registry,
         done: &mut Vec<Completion>,
@@ -105,7 +105,7 @@ impl Mux {
             log::debug!("cannot dial: {error}");
             self.protocol.lost(now, false);
         }
-        if heard > Heard::Nothing && self.stream.is_some() {
+        if heard > Readiness::Nothing && self.stream.is_some() {
             self.read(now, heard, scratch, registry, done);
         }
         self.protocol.wake(now);
@@ -165,7 +165,14 @@ impl Mux {
         }
     }
 
-    fn read(&mut self, now: Time, heard: Heard, scratch: &mut [u8], registry: &Registry, done: &mut Vec<Completion>) {
+    fn read(
+        &mut self,
+        now: Time,
+        heard: Readiness,
+        scratch: &mut [u8],
+        registry: &Registry,
+        done: &mut Vec<Completion>,
+    ) {
         loop {
             let Some(stream) = &mut self.stream else { return };
             let n = match stream.read(scratch) {
@@ -186,7 +193,7 @@ impl Mux {
             }
             self.drop_lost(registry);
             let dry = self.stream.as_ref().is_none_or(Stream::tells_when_dry);
-            if n < scratch.len() && heard == Heard::Bytes && dry {
+            if n < scratch.len() && heard == Readiness::Bytes && dry {
                 // Less than asked for: all there was has been read, and what comes now is a new event.
                 // Not so for an end that was announced already: it is there to be read.
                 return;

@@ -6,14 +6,14 @@
 //! its end to [`MuxProtocol::lost`]; and whenever [`MuxProtocol::is_connected`] is false, the connection is dropped.
 
 use super::in_flight::InFlight;
-use super::known::{Known, LOOK_EVERY};
+use super::known::{KnownEndpoints, LOOK_EVERY};
 use super::scout_protocol::{ScoutProtocol, Word};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
 use crate::secure::Keys;
 use crate::types::{Index, NodeId, Position, SessionId, Time};
 use crate::wire::WireError;
 use crate::wire::client::{NEWS, put_request_frame, read_reply_frame};
-use crate::wire::frame::{FrameReader, Kind};
+use crate::wire::frame::{FrameKind, FrameReader};
 use crate::wire::hello::{Hello, Welcome};
 use bytes::{Bytes, BytesMut};
 use rand::rngs::SmallRng;
@@ -100,7 +100,7 @@ pub enum Result {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum ConnectionState {
     /// No connection until then.
     Down(Time),
     /// Hello was sent; nothing else is allowed yet.
@@ -119,9 +119,9 @@ const LOOKING: u64 = NEWS;
 /// One connection with many things under way on it, without its socket.
 #[derive(Debug)]
 pub struct MuxProtocol {
-    known: Known,
+    known: KnownEndpoints,
     options: MuxOptions,
-    state: State,
+    state: ConnectionState,
     /// The endpoint dialed last, of `known`.
     turn: usize,
     hint: Option<String>,
@@ -154,12 +154,12 @@ pub struct MuxProtocol {
 impl MuxProtocol {
     /// A connection that will look for the leader among those endpoints, beginning with the one of that number.
     pub fn new(endpoints: Vec<String>, begin: usize, options: MuxOptions, now: Time, seed: u64) -> MuxProtocol {
-        let known = Known::new(endpoints);
+        let known = KnownEndpoints::new(endpoints);
         MuxProtocol {
             turn: begin % known.len(),
             known,
             look_at: now + LOOK_EVERY,
-            state: State::Down(now),
+            state: ConnectionState::Down(now),
             hint: None,
             failures: 0,
             session: None,
@@ -193,7 +193,7 @@ impl MuxProtocol {
 
     /// Whether one more thing may be asked now.
     pub fn has_room(&self) -> bool {
-        matches!(self.state, State::Up)
+        matches!(self.state, ConnectionState::Up)
             && self.later.is_empty()
             && self.in_flight.len() < self.options.inflight
             && self.in_flight.window() < self.options.window as usize
@@ -211,7 +211,7 @@ impl MuxProtocol {
 
     /// Whether commands can be taken.
     pub fn is_up(&self) -> bool {
-        matches!(self.state, State::Up)
+        matches!(self.state, ConnectionState::Up)
     }
 
     /// Asks for a command to be executed. There must be room.
@@ -247,10 +247,10 @@ impl MuxProtocol {
     /// When it next has something to do even if nothing comes.
     pub fn deadline(&self) -> Option<Time> {
         let silence = match self.state {
-            State::Down(until) => return Some(until),
-            State::Up if self.in_flight.is_empty() => None,
-            State::Greeting => Some(self.heard + self.greeting()),
-            State::Opening | State::Up => Some(self.heard + self.options.patience),
+            ConnectionState::Down(until) => return Some(until),
+            ConnectionState::Up if self.in_flight.is_empty() => None,
+            ConnectionState::Greeting => Some(self.heard + self.greeting()),
+            ConnectionState::Opening | ConnectionState::Up => Some(self.heard + self.options.patience),
         };
         let doubt = match &self.scout {
             Some(scout) => scout.deadline(),
@@ -263,12 +263,12 @@ impl MuxProtocol {
 
     /// Whether there is a connection, or one is being made. When there is none any more, the socket is dropped.
     pub fn is_connected(&self) -> bool {
-        !matches!(self.state, State::Down(_))
+        !matches!(self.state, ConnectionState::Down(_))
     }
 
     /// The endpoint to dial now, if one is due: from then on there is a connection, until it is [lost](Self::lost).
     pub fn dial(&mut self, now: Time) -> Option<String> {
-        if !matches!(self.state, State::Down(until) if until <= now) {
+        if !matches!(self.state, ConnectionState::Down(until) if until <= now) {
             return None;
         }
         let endpoint = match self.hint.take() {
@@ -279,7 +279,7 @@ impl MuxProtocol {
             }
         };
         (self.endpoint, self.node) = (endpoint.clone(), None);
-        self.state = State::Greeting;
+        self.state = ConnectionState::Greeting;
         self.heard = now;
         self.output.clear();
         self.input.clear();
@@ -324,9 +324,9 @@ impl MuxProtocol {
     /// Whether an answer of the node is waited for.
     fn waits(&self) -> bool {
         match self.state {
-            State::Up => !self.in_flight.is_empty(),
-            State::Opening => true,
-            State::Down(_) | State::Greeting => false,
+            ConnectionState::Up => !self.in_flight.is_empty(),
+            ConnectionState::Opening => true,
+            ConnectionState::Down(_) | ConnectionState::Greeting => false,
         }
     }
 
@@ -400,7 +400,7 @@ impl MuxProtocol {
         self.failures = self.failures.saturating_add(1);
         let longest = 2 << self.failures.min(6);
         let pause = if at_once && self.failures < 4 { 0 } else { self.rng.random_range(longest / 2..=longest) };
-        self.state = State::Down(now + Duration::from_millis(pause));
+        self.state = ConnectionState::Down(now + Duration::from_millis(pause));
         self.in_flight.lost();
         self.later.clear();
         self.later_at = None;
@@ -418,9 +418,9 @@ impl MuxProtocol {
             put_request_frame(&mut self.output, LOOKING, false, &Request::Status);
         }
         let silent = match self.state {
-            State::Down(_) => false,
-            State::Greeting => self.heard + self.greeting() <= now,
-            State::Opening | State::Up => self.waits() && self.heard + self.options.patience <= now,
+            ConnectionState::Down(_) => false,
+            ConnectionState::Greeting => self.heard + self.greeting() <= now,
+            ConnectionState::Opening | ConnectionState::Up => self.waits() && self.heard + self.options.patience <= now,
         };
         if silent {
             self.fall(now, true);
@@ -431,12 +431,12 @@ impl MuxProtocol {
         while self.is_connected()
             && let Some(frame) = self.reader.next(&mut self.input)?
         {
-            if matches!(self.state, State::Greeting) {
+            if matches!(self.state, ConnectionState::Greeting) {
                 self.node = Some(Welcome::read(frame)?.node);
                 self.welcome();
                 continue;
             }
-            if frame.kind != Kind::Reply {
+            if frame.kind != FrameKind::Reply {
                 return Err(WireError::Kind(frame.kind as u8));
             }
             match read_reply_frame(frame)? {
@@ -455,10 +455,10 @@ impl MuxProtocol {
                 // Something has happened: perhaps to the members.
                 self.look_at = self.heard;
             }
-            self.state = State::Up;
+            self.state = ConnectionState::Up;
             self.in_flight.all().into_iter().for_each(|key| self.send(key, true));
         } else {
-            self.state = State::Opening;
+            self.state = ConnectionState::Opening;
             let request = Request::Propose { op: Op::Open { window: self.options.window, ordered: true }.encode() };
             put_request_frame(&mut self.output, OPENING, false, &request);
         }
@@ -473,7 +473,7 @@ impl MuxProtocol {
                 self.welcome();
             }
             Reply::Refused(Refusal::NotLeader { address: Some(address), .. }) => self.go_to(now, address),
-            Reply::Refused(Refusal::Outside { members, .. }) => self.leave(now, &members),
+            Reply::Refused(Refusal::NotMember { members, .. }) => self.leave(now, &members),
             _ => self.fall(now, false),
         }
     }
@@ -502,7 +502,7 @@ impl MuxProtocol {
             }
             Reply::Answer { applied, answer } => Result::Answered { applied, answer },
             Reply::Done { position, outcome: Outcome::AnswerTooLong } => Result::AnswerTooLong { position },
-            Reply::Done { outcome: Outcome::Lapsed, .. } => return self.lapsed(now, done),
+            Reply::Done { outcome: Outcome::SessionExpired, .. } => return self.lapsed(now, done),
             // A node that takes larger ones may have taken it on.
             Reply::Refused(Refusal::TooLarge { .. } | Refusal::Malformed) if doubt => Result::Unknown,
             Reply::Refused(refusal @ (Refusal::TooLarge { .. } | Refusal::Malformed)) => Result::Refused(refusal),
@@ -519,14 +519,14 @@ impl MuxProtocol {
             Reply::Refused(Refusal::NotLeader { address: Some(address), .. }) => {
                 return self.go_to(now, address);
             }
-            Reply::Refused(Refusal::Outside { members, .. }) => return self.leave(now, &members),
+            Reply::Refused(Refusal::NotMember { members, .. }) => return self.leave(now, &members),
             // The node knows no better: somebody else may.
             Reply::Refused(_) | Reply::Unknown => return self.fall(now, false),
             Reply::Status(_)
             | Reply::Snapshot { .. }
             | Reply::SnapshotPiece { .. }
             | Reply::Changed { .. }
-            | Reply::Handed { .. }
+            | Reply::Transferred { .. }
             | Reply::LogLevel(_)
             | Reply::Done { .. } => Result::Unknown,
         };

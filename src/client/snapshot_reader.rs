@@ -2,7 +2,7 @@
 
 use super::blocking::Client;
 use super::call_protocol::Options;
-use super::connection::{Connection, Trouble, deadline};
+use super::connection::{CallError, Connection, deadline};
 use super::error::{ClientError, Tried};
 use crate::api::{Consistency, Outcome, Refusal, Reply, Request};
 use crate::limits::CHUNK_BYTES;
@@ -43,7 +43,7 @@ impl Client {
         let options = self.options().clone();
         let begun = Instant::now();
         let failed =
-            |refusal, trouble: Option<&Trouble>| ClientError::Refused(refused(endpoint, begun, refusal, trouble));
+            |refusal, trouble: Option<&CallError>| ClientError::Refused(refused(endpoint, begun, refusal, trouble));
         let until = deadline(options.timeout);
         let dialed = Connection::dial_operator(endpoint, options.keys.as_ref(), until.min(deadline(options.patience)));
         let mut connection = dialed.map_err(|trouble| failed(None, Some(&trouble)))?;
@@ -117,7 +117,7 @@ impl SnapshotReader {
     }
 
     /// The answer to the request for the piece at `at`, over the connection there is or a new one.
-    fn receive(&mut self, until: Instant) -> Result<Reply, Trouble> {
+    fn receive(&mut self, until: Instant) -> Result<Reply, CallError> {
         if self.connection.is_none() {
             self.requested = 0;
             let dialed = Connection::dial_operator(
@@ -142,7 +142,7 @@ impl SnapshotReader {
     }
 }
 
-fn refused(endpoint: &str, begun: Instant, refusal: Option<Refusal>, trouble: Option<&Trouble>) -> Tried {
+fn refused(endpoint: &str, begun: Instant, refusal: Option<Refusal>, trouble: Option<&CallError>) -> Tried {
     let trouble = trouble.map(|trouble| format!("{endpoint}: {trouble}"));
     Tried { endpoints: vec![endpoint.to_owned()], took: begun.elapsed(), refusal, trouble }
 }

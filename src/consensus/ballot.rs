@@ -16,19 +16,19 @@ pub struct Ballot {
 
 impl Ballot {
     /// One more has said yes.
-    pub fn yes(&mut self, from: NodeId) {
+    pub fn record_vote(&mut self, from: NodeId) {
         self.yes.insert(from);
         self.arrived += 1; // read by a mutant alone
     }
 
     /// One more has said yes, who holds nothing.
-    pub fn void_yes(&mut self, from: NodeId) {
+    pub fn record_empty_log_vote(&mut self, from: NodeId) {
         self.void.insert(from);
-        self.yes(from);
+        self.record_vote(from);
     }
 
     /// One more has said no.
-    pub fn no(&mut self, from: NodeId) {
+    pub fn record_rejection(&mut self, from: NodeId) {
         self.no.insert(from);
     }
 

@@ -1,7 +1,7 @@
 //! How a candidate campaigns: pre-vote, then vote.
 
 use super::ballot::Ballot;
-use super::message::{Ask, Envelope, Message};
+use super::message::{Envelope, Message, VoteKind};
 use super::next::Next;
 use super::note::{Note, Reason, StepDown};
 use super::replica::{Replica, Voice};
@@ -12,8 +12,8 @@ fn own_vote(me: &Replica, ballot: &mut Ballot) {
     let named = me.configs.current().disk(me.id);
     let counts = me.disk().is_none() || named == me.disk() || me.options.mutants.breaks(Mutant::VoteUnnamed);
     match me.voice() {
-        Voice::Founder => ballot.void_yes(me.id),
-        Voice::Counted if counts => ballot.yes(me.id),
+        Voice::Founder => ballot.record_empty_log_vote(me.id),
+        Voice::Counted if counts => ballot.record_vote(me.id),
         Voice::Counted | Voice::None => {}
     }
 }
@@ -21,7 +21,7 @@ fn own_vote(me: &Replica, ballot: &mut Ballot) {
 /// A node that asks whether it would be elected, or to be elected.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    ask: Ask,
+    ask: VoteKind,
     ballot: Ballot,
     deadline: Time,
     reason: Reason,
@@ -33,7 +33,7 @@ impl Candidate {
     /// Asks all voters (§5.2). A real candidate has entered a new term and voted for itself; one
     /// that only asks around has changed nothing, so that a node nobody would elect never moves
     /// anybody's term (thesis §9.6).
-    pub fn new(me: &mut Replica, now: Time, ask: Ask, reason: Reason, since: Time) -> Candidate {
+    pub fn new(me: &mut Replica, now: Time, ask: VoteKind, reason: Reason, since: Time) -> Candidate {
         if ask.is_real() {
             me.advance_term(me.term().next());
             me.record_vote(me.candidate());
@@ -44,19 +44,19 @@ impl Candidate {
         let voters: Vec<NodeId> = me.configs.current().all_voters().filter(|id| *id != me.id).collect();
         for to in voters {
             match ask {
-                Ask::Pre => me.send(to, Message::AskVote { last, ask }),
-                Ask::Real | Ask::Handover => me.promise(to, Message::AskVote { last, ask }),
+                VoteKind::PreVote => me.send(to, Message::RequestVote { last, ask }),
+                VoteKind::Vote | VoteKind::Transfer => me.promise(to, Message::RequestVote { last, ask }),
             }
         }
         let mut ballot = Ballot::default();
-        if ask == Ask::Pre {
+        if ask == VoteKind::PreVote {
             own_vote(me, &mut ballot);
         }
-        Candidate { ask, ballot, deadline: now + me.draw_patience(), reason, since }
+        Candidate { ask, ballot, deadline: now + me.random_election_timeout(), reason, since }
     }
 
     /// What it asks for.
-    pub fn ask(&self) -> Ask {
+    pub fn ask(&self) -> VoteKind {
         self.ask
     }
 
@@ -90,12 +90,12 @@ impl Candidate {
         let named = me.configs.current().disk(from);
         let counts_any = me.counts_any_disk();
         match (named, disk) {
-            _ if counts_any => self.ballot.yes(from),
-            (Some(named), Some(disk)) if named == disk => self.ballot.yes(from),
+            _ if counts_any => self.ballot.record_vote(from),
+            (Some(named), Some(disk)) if named == disk => self.ballot.record_vote(from),
             (Some(_), Some(_)) => {}
-            (None, Some(_)) => self.ballot.void_yes(from),
-            (_, None) if void => self.ballot.void_yes(from),
-            (_, None) => self.ballot.yes(from),
+            (None, Some(_)) => self.ballot.record_empty_log_vote(from),
+            (_, None) if void => self.ballot.record_empty_log_vote(from),
+            (_, None) => self.ballot.record_vote(from),
         }
     }
 
@@ -105,16 +105,18 @@ impl Candidate {
         let won = match self.ask {
             // A log that begins here must not begin a second time: who holds nothing asks everyone first, as far
             // as they are there.
-            Ask::Pre if me.is_void() => !me.founding.is_vetoed(mutants) && self.ballot.is_unanimous(membership),
-            Ask::Real | Ask::Handover if me.is_void() => {
+            VoteKind::PreVote if me.has_empty_log() => {
+                !me.founding.is_vetoed(mutants) && self.ballot.is_unanimous(membership)
+            }
+            VoteKind::Vote | VoteKind::Transfer if me.has_empty_log() => {
                 !me.founding.is_vetoed(mutants) && self.ballot.is_won_among_void(membership, mutants)
             }
-            Ask::Pre | Ask::Real | Ask::Handover => self.ballot.is_won(membership, mutants),
+            VoteKind::PreVote | VoteKind::Vote | VoteKind::Transfer => self.ballot.is_won(membership, mutants),
         };
         match self.ask {
             _ if !won => Next::Stay,
-            Ask::Pre => Next::Campaign(Ask::Real, self.reason),
-            Ask::Real | Ask::Handover => Next::Lead,
+            VoteKind::PreVote => Next::Campaign(VoteKind::Vote, self.reason),
+            VoteKind::Vote | VoteKind::Transfer => Next::Lead,
         }
     }
 
@@ -123,19 +125,19 @@ impl Candidate {
         if now < self.deadline {
             return Next::Stay;
         }
-        if me.disk_stands(now) {
+        if me.disk_stalled(now) {
             return Next::StepDown(StepDown::DiskStalled);
         }
-        if self.ask == Ask::Pre && me.is_void() {
+        if self.ask == VoteKind::PreVote && me.has_empty_log() {
             let (membership, mutants) = (me.configs.current(), me.options.mutants);
             let denied = self.ballot.is_denied() && me.founding.minds_holders(mutants);
             let enough = !denied && self.ballot.is_won_among_void(membership, mutants);
             let silent = membership.all_voters().filter(|id| !self.ballot.has_answered(*id)).collect();
             if me.founding.may_begin(now, enough, silent, me.options.mutants, &mut me.notes) {
-                return Next::Campaign(Ask::Real, self.reason);
+                return Next::Campaign(VoteKind::Vote, self.reason);
             }
         }
-        let ask = if me.options.mutants.breaks(Mutant::NoPreVote) { Ask::Real } else { Ask::Pre };
+        let ask = if me.options.mutants.breaks(Mutant::NoPreVote) { VoteKind::Vote } else { VoteKind::PreVote };
         Next::Campaign(ask, Reason::Again)
     }
 
@@ -143,26 +145,26 @@ impl Candidate {
     pub fn receive(&mut self, me: &mut Replica, envelope: Envelope) -> Next {
         let from = envelope.from;
         match envelope.message {
-            Message::AskVote { last, ask } => {
-                if me.answer_ask(Vote::new(from, envelope.origin.disk), last, ask) {
+            Message::RequestVote { last, ask } => {
+                if me.handle_request_vote(Vote::new(from, envelope.origin.disk), last, ask) {
                     // Possible only while asking around: we had not voted in this term.
                     return Next::StepDown(StepDown::VotedForAnother);
                 }
                 Next::Stay
             }
-            Message::Vote { granted: true, void, ask, heard } if ask == self.ask => {
+            Message::RequestVoteResponse { granted: true, void, ask, heard } if ask == self.ask => {
                 if heard.term < me.term() && !me.options.mutants.breaks(Mutant::IgnoreVotersTime) {
                     me.clock.observe(heard);
                 }
                 if let Some(disk) = envelope.origin.disk {
                     // It is named with our first entry, should it come to that.
-                    me.meet(from, disk);
+                    me.learn_disk_id(from, disk);
                 }
                 self.count(me, from, envelope.origin.disk, void);
                 self.tally(me)
             }
-            Message::Vote { granted: false, ask, .. } if ask == self.ask => {
-                self.ballot.no(from);
+            Message::RequestVoteResponse { granted: false, ask, .. } if ask == self.ask => {
+                self.ballot.record_rejection(from);
                 if let Some(log) = envelope.origin.log {
                     me.founding.veto(from, log);
                 }
@@ -170,22 +172,22 @@ impl Candidate {
             }
             // An answer to an earlier question, or to another role of ours. Appends and
             // beats do not come here: the spine has recognised their sender as leader.
-            Message::Vote { .. }
-            | Message::Append { .. }
-            | Message::Appended { .. }
-            | Message::Conflict { .. }
+            Message::RequestVoteResponse { .. }
+            | Message::AppendEntries { .. }
+            | Message::AppendResponse { .. }
+            | Message::AppendRejected { .. }
             | Message::LostAcknowledged { .. }
             | Message::Promised { .. }
             | Message::Reminder { .. }
-            | Message::Beat { .. }
-            | Message::Heard { .. }
+            | Message::Heartbeat { .. }
+            | Message::HeartbeatResponse { .. }
             | Message::Committed { .. }
-            | Message::Chunk(_)
-            | Message::Chunked { .. }
-            | Message::StepUp
-            | Message::AskIndex { .. }
-            | Message::ReadIndex { .. }
-            | Message::Outdated => Next::Stay,
+            | Message::InstallSnapshot(_)
+            | Message::InstallSnapshotResponse { .. }
+            | Message::TimeoutNow
+            | Message::ReadIndexRequest { .. }
+            | Message::ReadIndexResponse { .. }
+            | Message::StaleTerm => Next::Stay,
         }
     }
 }

@@ -73,7 +73,7 @@ impl Configs {
     /// that is not known to be committed (thesis §4.2.2). A cluster whose only complete logs are on servers that
     /// are about to leave would otherwise never have a leader again. A voter of that id on another disk is another
     /// server.
-    pub fn may_campaign(&self, id: NodeId, disk: Option<DiskId>, commit: Index) -> bool {
+    pub fn lists_candidate(&self, id: NodeId, disk: Option<DiskId>, commit: Index) -> bool {
         let votes = |membership: &Membership| {
             let known = membership.disk(id);
             membership.is_voter(id) && (known.is_none() || disk.is_none() || known == disk)

@@ -1,7 +1,7 @@
 //! How a follower answers.
 
 use super::clock::LeaderTime;
-use super::message::{Ask, Envelope, Message};
+use super::message::{Envelope, Message, VoteKind};
 use super::next::Next;
 use super::note::{Note, Reason};
 use super::replica::Replica;
@@ -12,7 +12,7 @@ use crate::types::{Entry, Index, Mutant, NodeId, Position, Time, Vote};
 pub struct Follower {
     leader: Option<NodeId>,
     /// When the leader was last heard.
-    heard: Time,
+    last_contact: Time,
     /// When to campaign.
     deadline: Time,
     reason: Reason,
@@ -27,8 +27,8 @@ impl Follower {
     pub fn new(me: &mut Replica, now: Time) -> Follower {
         Follower {
             leader: None,
-            heard: Time::ZERO,
-            deadline: now + me.draw_patience(),
+            last_contact: Time::ZERO,
+            deadline: now + me.random_election_timeout(),
             reason: Reason::Timeout,
             acked: Index::ZERO,
             owes: false,
@@ -39,7 +39,7 @@ impl Follower {
     pub fn of(me: &mut Replica, now: Time, leader: NodeId) -> Follower {
         me.notes.push(Note::Follows { leader, term: me.term() });
         me.last_leader = Some((leader, now));
-        Follower { leader: Some(leader), heard: now, ..Follower::new(me, now) }
+        Follower { leader: Some(leader), last_contact: now, ..Follower::new(me, now) }
     }
 
     /// Campaigns at that moment if no leader is heard before.
@@ -59,7 +59,7 @@ impl Follower {
 
     /// Whether a leader was heard within the shortest election timeout (thesis §4.2.3).
     pub fn hears_leader(&self, me: &Replica, now: Time) -> bool {
-        self.leader.is_some() && now.since(self.heard) < me.options.election_min
+        self.leader.is_some() && now.since(self.last_contact) < me.options.election_min
     }
 
     /// Time has passed.
@@ -67,8 +67,8 @@ impl Follower {
         if now < self.deadline {
             return Next::Stay;
         }
-        self.deadline = now + me.draw_patience();
-        if me.disk_stands(now) {
+        self.deadline = now + me.random_election_timeout();
+        if me.disk_stalled(now) {
             // A candidate whose disk stands still could not write down its vote, nor lead.
             me.notes.push(Note::DiskStands { since: me.disk_age(now) });
             return Next::Stay;
@@ -78,7 +78,7 @@ impl Follower {
         if !me.promotable() {
             return Next::Stay;
         }
-        let ask = if me.options.mutants.breaks(Mutant::NoPreVote) { Ask::Real } else { Ask::Pre };
+        let ask = if me.options.mutants.breaks(Mutant::NoPreVote) { VoteKind::Vote } else { VoteKind::PreVote };
         Next::Campaign(ask, self.reason)
     }
 
@@ -88,7 +88,7 @@ impl Follower {
         if self.leader == Some(peer) {
             self.leader = None;
             self.reason = Reason::LinkClosed;
-            self.deadline = now + me.draw_haste();
+            self.deadline = now + me.random_link_loss_delay();
         }
     }
 
@@ -97,9 +97,9 @@ impl Follower {
         if self.leader != Some(from) {
             *self = Follower { acked: self.acked, ..Follower::of(me, now, from) };
         }
-        self.heard = now;
+        self.last_contact = now;
         me.last_leader = Some((from, now));
-        self.deadline = now + me.draw_patience();
+        self.deadline = now + me.random_election_timeout();
         self.reason = Reason::Timeout;
     }
 
@@ -107,59 +107,59 @@ impl Follower {
     pub fn receive(&mut self, me: &mut Replica, now: Time, envelope: Envelope) -> Next {
         let from = envelope.from;
         match envelope.message {
-            Message::AskVote { last, ask } => {
-                if me.answer_ask(Vote::new(from, envelope.origin.disk), last, ask) {
-                    self.deadline = now + me.draw_patience();
+            Message::RequestVote { last, ask } => {
+                if me.handle_request_vote(Vote::new(from, envelope.origin.disk), last, ask) {
+                    self.deadline = now + me.random_election_timeout();
                 }
             }
-            Message::Append { prev, commit, probe, entries } => {
+            Message::AppendEntries { prev, commit, probe, entries } => {
                 self.hear(me, now, from);
                 self.append(me, from, (prev, probe), commit, entries);
             }
-            Message::Beat { commit, round, time } => {
+            Message::Heartbeat { commit, round, time } => {
                 self.hear(me, now, from);
                 if !me.options.mutants.breaks(Mutant::TimeFromEntriesAlone) {
                     me.clock.observe(LeaderTime { term: me.term(), time });
                 }
                 commit_to(me, commit);
-                me.send(from, Message::Heard { round, seen: me.verified, room: me.room });
+                me.send(from, Message::HeartbeatResponse { round, seen: me.matched_prefix, room: me.room });
             }
             Message::Committed { upto } => {
                 self.hear(me, now, from);
                 commit_to(me, upto);
             }
-            Message::Chunk(chunk) => {
+            Message::InstallSnapshot(chunk) => {
                 self.hear(me, now, from);
                 if me.options.mutants.breaks(Mutant::IgnoreSnapshots) {
                     return Next::Stay;
                 }
                 if chunk.snapshot.index <= me.log.commit() {
                     // We hold all that it stands for: what is committed agrees with every later leader's log.
-                    me.verified = me.verified.max(me.log.commit());
+                    me.matched_prefix = me.matched_prefix.max(me.log.commit());
                     self.owes = true;
                 } else {
                     me.chunks.push((from, chunk));
                 }
             }
             // As who asks may have been, and its question a long time under way, this is looked at again.
-            Message::StepUp if self.leader == Some(from) && me.promotable() && !me.disk_stands(now) => {
-                return Next::Campaign(Ask::Handover, Reason::Handover);
+            Message::TimeoutNow if self.leader == Some(from) && me.promotable() && !me.disk_stalled(now) => {
+                return Next::Campaign(VoteKind::Transfer, Reason::Handover);
             }
             Message::LostAcknowledged { upto } => {
                 self.hear(me, now, from);
                 me.promise_lost(upto);
                 me.promise(from, Message::Promised { upto });
             }
-            Message::StepUp | Message::AskIndex { .. } | Message::Reminder { .. } => {}
+            Message::TimeoutNow | Message::ReadIndexRequest { .. } | Message::Reminder { .. } => {}
             // Answers to what we asked in another role.
-            Message::Vote { .. }
-            | Message::Appended { .. }
-            | Message::Conflict { .. }
-            | Message::Heard { .. }
-            | Message::Chunked { .. }
+            Message::RequestVoteResponse { .. }
+            | Message::AppendResponse { .. }
+            | Message::AppendRejected { .. }
+            | Message::HeartbeatResponse { .. }
+            | Message::InstallSnapshotResponse { .. }
             | Message::Promised { .. }
-            | Message::ReadIndex { .. }
-            | Message::Outdated => {}
+            | Message::ReadIndexResponse { .. }
+            | Message::StaleTerm => {}
         }
         Next::Stay
     }
@@ -183,18 +183,18 @@ impl Follower {
         let known = gone || me.log.holds(prev);
         if !known && !me.options.mutants.breaks(Mutant::SkipPrevCheck) {
             let hint = me.log.at_or_below(prev);
-            return me.send(from, Message::Conflict { refused: prev.index, hint, probe });
+            return me.send(from, Message::AppendRejected { refused: prev.index, hint, probe });
         }
         let upto = Index(prev.index.0 + entries.len() as u64);
         // Before they are taken: by this it is known which configurations are of the past.
-        me.goal = me.goal.max(commit);
+        me.leader_commit = me.leader_commit.max(commit);
         for entry in entries {
             if let Err(what) = take_entry(me, entry) {
-                return me.notes.push(Note::Nonsense { peer: from, what });
+                return me.notes.push(Note::InvalidMessage { peer: from, what });
             }
         }
         // Only what this append showed to agree: our log may go on behind it with another leader's.
-        me.verified = me.verified.max(upto.min(me.log.last().index));
+        me.matched_prefix = me.matched_prefix.max(upto.min(me.log.last().index));
         self.owes = true;
         commit_to(me, commit);
     }
@@ -203,13 +203,13 @@ impl Follower {
     pub fn ready(&mut self, me: &mut Replica) {
         let mutants = me.options.mutants;
         let Some(leader) = self.leader.filter(|_| self.owes) else { return };
-        let verified = if mutants.breaks(Mutant::AckUnmatched) { me.log.last().index } else { me.verified };
+        let verified = if mutants.breaks(Mutant::AckUnmatched) { me.log.last().index } else { me.matched_prefix };
         let eager = mutants.breaks(Mutant::AckBeforeSync)
             || (mutants.breaks(Mutant::AckSnapshotBeforeSync) && verified == me.log.base().index);
         let durable = if eager { verified } else { me.log.durable() };
         let matched = verified.min(durable);
         if matched == verified || matched > self.acked {
-            me.send(leader, Message::Appended { matched });
+            me.send(leader, Message::AppendResponse { matched });
             self.acked = matched;
             self.owes = matched < verified;
         }
@@ -219,9 +219,9 @@ impl Follower {
 /// The leader says that everything up to there is committed; as far as our log was shown to agree
 /// with its, we know which entries it means.
 fn commit_to(me: &mut Replica, commit: Index) {
-    me.goal = me.goal.max(commit);
+    me.leader_commit = me.leader_commit.max(commit);
     let broken = me.options.mutants.breaks(Mutant::CommitUnmatched);
-    let reach = if broken { me.log.last().index } else { me.verified };
+    let reach = if broken { me.log.last().index } else { me.matched_prefix };
     me.log.commit_to(me.log.commit().max(commit.min(reach)));
     me.tell_if_outside();
 }

@@ -22,7 +22,7 @@ impl Gate {
     /// Keeps a message until that write is durable. Of the answers to a leader's beats only the latest
     /// is kept: it says what the others said.
     pub fn hold(&mut self, after: WriteId, envelope: Envelope) {
-        let heard = |message: &Message| matches!(message, Message::Heard { .. });
+        let heard = |message: &Message| matches!(message, Message::HeartbeatResponse { .. });
         if heard(&envelope.message) {
             self.held.retain(|(_, before)| before.to != envelope.to || !heard(&before.message));
         }
@@ -63,8 +63,9 @@ mod tests {
     #[test]
     fn a_disk_that_stands_still_does_not_fill_the_memory() {
         let mut gate = Gate::default();
-        let heard = |round| envelope(Message::Heard { round: Round(round), seen: Index(0), room: Room::AMPLE });
-        let appended = |matched| envelope(Message::Appended { matched: Index(matched) });
+        let heard =
+            |round| envelope(Message::HeartbeatResponse { round: Round(round), seen: Index(0), room: Room::AMPLE });
+        let appended = |matched| envelope(Message::AppendResponse { matched: Index(matched) });
         for n in 0..10_000 {
             gate.hold(WriteId(1), heard(n));
         }

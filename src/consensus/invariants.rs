@@ -1,6 +1,6 @@
 //! What must hold after every step, with its section of the paper.
 
-use super::progress::Stage;
+use super::progress::ProgressState;
 use super::quorum;
 use super::replica::Replica;
 use super::role::Role;
@@ -28,7 +28,7 @@ pub fn check(me: &Replica, role: &Role) {
                 assert!(ordered, "what is matched agrees, and what agrees is not sent again");
                 assert!(progress.matched <= last.index, "a follower matches what is in the log");
                 assert!(progress.next <= last.index.next(), "only what is in the log is sent");
-                assert!(progress.stage == Stage::Stream || progress.in_flight.is_empty(), "a probe goes alone");
+                assert!(progress.stage == ProgressState::Stream || progress.in_flight.is_empty(), "a probe goes alone");
             }
         }
     }

@@ -1,16 +1,16 @@
 //! How a leader replicates, commits, serves reads, and steps aside.
 
-mod handover;
 mod members;
+mod transfer;
 
-use self::handover::Handover;
+use self::transfer::LeaderTransfer;
 use super::message::{Envelope, Message, Round};
 use super::next::Next;
 use super::note::{Note, StepDown};
-use super::progress::{Progress, Stage};
+use super::progress::{Progress, ProgressState};
 use super::quorum;
-use super::reads::{Asker, ReadId, Reads};
-use super::ready::{Order, Ready};
+use super::reads::{ReadId, ReadRequester, Reads};
+use super::ready::{EntriesToSend, Ready};
 use super::replica::Replica;
 use crate::types::{Index, LogId, Mutant, NodeId, Payload, Position, Time, Vote};
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ pub struct Leader {
     progress: BTreeMap<NodeId, Progress>,
     reads: Reads,
     /// Our first entry of this term: nothing is known to be committed before it is (§5.4.2, §8).
-    opened: Index,
+    term_start_index: Index,
     beat_due: Time,
     /// When followers that were sent nothing else are told of the commit index.
     tell_due: Time,
@@ -42,7 +42,7 @@ pub struct Leader {
     /// Since which index the configuration is that `progress` follows.
     arranged: Index,
     /// Another is to take over.
-    handover: Option<Handover>,
+    handover: Option<LeaderTransfer>,
     /// As [`Progress::counted_from`], of this node's own copy.
     counted_from: Option<Index>,
     /// How many probes were sent.
@@ -73,8 +73,8 @@ impl Leader {
         let others = me.configs.current().ids().filter(|id| *id != me.id);
         let mut progress: BTreeMap<_, _> = others.map(|id| (id, Progress::new(now, first))).collect();
         for (id, progress) in &mut progress {
-            progress.spoke = votes.contains(id);
-            progress.disk = me.met(*id).filter(|_| progress.spoke);
+            progress.responded_this_term = votes.contains(id);
+            progress.disk = me.met(*id).filter(|_| progress.responded_this_term);
         }
         let mut leader = Leader {
             progress,
@@ -82,7 +82,7 @@ impl Leader {
             arranged: me.configs.since(),
             handover: None,
             reads: Reads::default(),
-            opened: first,
+            term_start_index: first,
             beat_due: now,
             tell_due: Time::NEVER,
             ask_round: false,
@@ -117,12 +117,12 @@ impl Leader {
 
     /// When `tick` next has something to do.
     pub fn deadline(&self) -> Time {
-        self.beat_due.min(self.tell_due).min(self.handover.as_ref().map_or(Time::NEVER, Handover::until))
+        self.beat_due.min(self.tell_due).min(self.handover.as_ref().map_or(Time::NEVER, LeaderTransfer::until))
     }
 
     /// Whether our own first entry of this term is committed.
-    fn is_open(&self, me: &Replica) -> bool {
-        me.log.commit() >= self.opened
+    fn current_term_committed(&self, me: &Replica) -> bool {
+        me.log.commit() >= self.term_start_index
             || me.options.mutants.breaks(Mutant::SkipNoop)
             || me.options.mutants.breaks(Mutant::ReadBeforeNoop)
     }
@@ -135,7 +135,7 @@ impl Leader {
         }
         self.beat_due = now + me.options.heartbeat;
         me.clock.read(now);
-        if let next @ Next::StepDown(_) = self.fitness(me, now) {
+        if let next @ Next::StepDown(_) = self.check_quorum(me, now) {
             return next;
         }
         self.let_go(me, now);
@@ -144,23 +144,23 @@ impl Leader {
         let last = me.log.last().index;
         for (peer, progress) in &mut self.progress {
             progress.chase(now, last, me.options.election_min);
-            let since = now.since(progress.heard);
+            let since = now.since(progress.last_contact);
             if since > patience && !progress.silent {
                 progress.silent = true;
                 me.notes.push(Note::Silent { peer: *peer, since });
             }
-            if let Stage::Probe { asked: Some(at) } = progress.stage
+            if let ProgressState::Probe { asked: Some(at) } = progress.stage
                 && now.since(at) >= me.options.election_min
             {
                 // The probe or its answer was lost.
-                progress.stage = Stage::Probe { asked: None };
+                progress.stage = ProgressState::Probe { asked: None };
             }
         }
         Next::Stay
     }
 
     /// A leader that hears no quorum, or whose disk does not answer, makes room (thesis §6.2).
-    fn fitness(&mut self, me: &mut Replica, now: Time) -> Next {
+    fn check_quorum(&mut self, me: &mut Replica, now: Time) -> Next {
         if !self.hears_quorum(me, now) && !self.takes_back(me, now) && !me.options.mutants.breaks(Mutant::NoPreVote) {
             return Next::StepDown(StepDown::NoQuorum);
         }
@@ -170,7 +170,7 @@ impl Leader {
         if me.disk_age(now) >= me.options.election_max {
             return Next::StepDown(StepDown::DiskStalled);
         }
-        let stands = me.disk_stands(now);
+        let stands = me.disk_stalled(now);
         if stands && !self.warned {
             me.notes.push(Note::DiskStands { since: me.disk_age(now) });
         }
@@ -207,13 +207,13 @@ impl Leader {
 
     /// Whether that node was heard within the longest election timeout; we hear ourselves.
     fn hears(&self, me: &Replica, now: Time, id: NodeId) -> bool {
-        id == me.id || self.progress.get(&id).is_some_and(|p| now.since(p.heard) < me.options.election_max)
+        id == me.id || self.progress.get(&id).is_some_and(|p| now.since(p.last_contact) < me.options.election_max)
     }
 
     /// Whether that node was heard as well in this term as lately: to begin with, nobody was, and everyone is
     /// given the time to answer.
     fn answers(&self, me: &Replica, now: Time, id: NodeId) -> bool {
-        self.hears(me, now, id) && self.progress.get(&id).is_none_or(|progress| progress.spoke)
+        self.hears(me, now, id) && self.progress.get(&id).is_none_or(|progress| progress.responded_this_term)
     }
 
     /// A link broke: what was on its way may be lost.
@@ -246,14 +246,14 @@ impl Leader {
         if self.reads.waiting() >= me.options.reads_waiting || self.handover.is_some() {
             return false;
         }
-        self.reads.push(Asker::Own(read));
+        self.reads.push(ReadRequester::Own(read));
         true
     }
 
     /// A follower wants to answer a read itself. One that is not answered asks again.
     fn asked_index(&mut self, me: &Replica, peer: NodeId, number: u64) {
         if self.reads.waiting() < me.options.reads_waiting && self.handover.is_none() {
-            self.reads.push(Asker::Peer(peer, number));
+            self.reads.push(ReadRequester::Peer(peer, number));
         }
     }
 
@@ -267,8 +267,8 @@ impl Leader {
     /// What is counted comes from the disk that the configuration names for the peer, or from any where it names none.
     pub fn receive(&mut self, me: &mut Replica, now: Time, envelope: Envelope) -> Next {
         let peer = envelope.from;
-        if let Message::AskVote { last, ask } = envelope.message {
-            me.answer_ask(Vote::new(peer, envelope.origin.disk), last, ask);
+        if let Message::RequestVote { last, ask } = envelope.message {
+            me.handle_request_vote(Vote::new(peer, envelope.origin.disk), last, ask);
             return Next::Stay;
         }
         let Some(progress) = self.progress.get_mut(&peer) else { return Next::Stay };
@@ -280,23 +280,23 @@ impl Leader {
             progress.disk = envelope.origin.disk;
             progress.counted_from = me.counted_from(peer, progress.disk);
         }
-        (progress.heard, progress.spoke) = (now, true);
+        (progress.last_contact, progress.responded_this_term) = (now, true);
         if std::mem::take(&mut progress.silent) {
-            me.notes.push(Note::Back { peer });
+            me.notes.push(Note::FollowerRecovered { peer });
         }
         match envelope.message {
-            Message::Appended { matched } if matched > me.log.last().index => {
-                me.notes.push(Note::Nonsense { peer, what: "it acknowledges what was never sent" });
+            Message::AppendResponse { matched } if matched > me.log.last().index => {
+                me.notes.push(Note::InvalidMessage { peer, what: "it acknowledges what was never sent" });
             }
-            Message::Appended { matched } => {
+            Message::AppendResponse { matched } => {
                 progress.acknowledged(now, matched);
                 learn_disk_from_ack(me, peer, progress);
             }
-            Message::Conflict { refused, hint, probe } => {
+            Message::AppendRejected { refused, hint, probe } => {
                 if shows_loss(me, progress, refused, probe) {
                     lose(me, peer, progress, hint);
                 } else if let Err(what) = conflict(me, progress, refused, hint) {
-                    me.notes.push(Note::Nonsense { peer, what });
+                    me.notes.push(Note::InvalidMessage { peer, what });
                 }
             }
             Message::Promised { upto } => {
@@ -304,35 +304,35 @@ impl Leader {
                     progress.begin_anew();
                 }
             }
-            Message::Heard { round, seen, room } => {
+            Message::HeartbeatResponse { round, seen, room } => {
                 progress.room = room;
                 progress.round = progress.round.max(round);
                 progress.seen = seen.min(me.log.last().index);
                 // Entries are on their way, or the acknowledgement of what it holds already; or it was
                 // restarted, and does not know any more that its log agrees with ours.
                 let waits = progress.matched.next() < progress.next || progress.seen < progress.matched;
-                let streams = progress.stage == Stage::Stream;
-                if streams && waits && now.since(progress.moved) >= me.options.election_min {
+                let streams = progress.stage == ProgressState::Stream;
+                if streams && waits && now.since(progress.last_progress) >= me.options.election_min {
                     // Something was lost, or the disk over there is slow: ask.
                     progress.probe(progress.agreed.next());
                 }
             }
-            Message::Chunked { snapshot, next, damaged } => {
+            Message::InstallSnapshotResponse { snapshot, next, damaged } => {
                 progress.acknowledged_at = now;
                 self.chunked.push((peer, snapshot, next, damaged));
             }
-            Message::AskIndex { number } => self.asked_index(me, peer, number),
-            Message::AskVote { .. }
-            | Message::Vote { .. }
-            | Message::Append { .. }
-            | Message::Beat { .. }
+            Message::ReadIndexRequest { number } => self.asked_index(me, peer, number),
+            Message::RequestVote { .. }
+            | Message::RequestVoteResponse { .. }
+            | Message::AppendEntries { .. }
+            | Message::Heartbeat { .. }
             | Message::Committed { .. }
-            | Message::Chunk(_)
-            | Message::StepUp
+            | Message::InstallSnapshot(_)
+            | Message::TimeoutNow
             | Message::LostAcknowledged { .. }
             | Message::Reminder { .. }
-            | Message::ReadIndex { .. }
-            | Message::Outdated => {}
+            | Message::ReadIndexResponse { .. }
+            | Message::StaleTerm => {}
         }
         Next::Stay
     }
@@ -364,7 +364,7 @@ impl Leader {
 
     /// What there is to send: entries, probes, beats, the commit index, reads that are confirmed.
     pub fn ready(&mut self, me: &mut Replica, now: Time, ready: &mut Ready) {
-        if self.is_open(me) && self.reads.begin(&mut me.round, me.log.commit()) {
+        if self.current_term_committed(me) && self.reads.begin(&mut me.round, me.log.commit()) {
             self.ask_round = true;
         }
         self.confirm_reads(me, ready);
@@ -379,7 +379,7 @@ impl Leader {
                 if progress.has_lost.is_some() {
                     continue;
                 }
-                if progress.stage != Stage::Snapshot && progress.next.prev().0 + late < me.log.base().index.0 {
+                if progress.stage != ProgressState::Snapshot && progress.next.prev().0 + late < me.log.base().index.0 {
                     // What comes next for it is no longer in the log (§7).
                     progress.ship();
                     me.notes.push(Note::Ships { peer: *peer });
@@ -408,8 +408,8 @@ impl Leader {
         self.reads.confirmed(confirmed, &mut out);
         for (asker, index) in out {
             match asker {
-                Asker::Own(read) => ready.reads.push((read, index)),
-                Asker::Peer(peer, number) => me.send(peer, Message::ReadIndex { number, index }),
+                ReadRequester::Own(read) => ready.reads.push((read, index)),
+                ReadRequester::Peer(peer, number) => me.send(peer, Message::ReadIndexResponse { number, index }),
             }
         }
     }
@@ -418,11 +418,11 @@ impl Leader {
         let time = me.clock.read(now);
         for (peer, progress) in &mut self.progress {
             let commit = me.log.commit();
-            progress.told = commit.min(progress.matched).max(progress.told);
+            progress.commit_sent = commit.min(progress.matched).max(progress.commit_sent);
             if let Some(upto) = progress.has_lost {
                 me.send(*peer, Message::LostAcknowledged { upto });
             }
-            me.send(*peer, Message::Beat { commit, round, time });
+            me.send(*peer, Message::Heartbeat { commit, round, time });
         }
     }
 
@@ -430,7 +430,7 @@ impl Leader {
     /// next append would have told them.
     fn tell(&mut self, me: &mut Replica, now: Time) {
         let commit = me.log.commit();
-        let untold = |p: &Progress| p.told < commit.min(p.matched);
+        let untold = |p: &Progress| p.commit_sent < commit.min(p.matched);
         if !self.progress.values().any(untold) {
             self.tell_due = Time::NEVER;
         } else if self.tell_due == Time::NEVER {
@@ -438,8 +438,8 @@ impl Leader {
         } else if now >= self.tell_due {
             self.tell_due = Time::NEVER;
             for (peer, progress) in self.progress.iter_mut().filter(|(_, p)| untold(p)) {
-                progress.told = commit.min(progress.matched);
-                me.send(*peer, Message::Committed { upto: progress.told });
+                progress.commit_sent = commit.min(progress.matched);
+                me.send(*peer, Message::Committed { upto: progress.commit_sent });
             }
         }
     }
@@ -459,7 +459,7 @@ fn shows_loss(me: &Replica, progress: &Progress, refused: Index, probe: u64) -> 
 fn learn_disk_from_ack(me: &mut Replica, peer: NodeId, progress: &Progress) {
     let is_held = progress.counted_from.is_none() && progress.matched >= me.configs.since();
     if let Some(disk) = progress.disk.filter(|_| is_held) {
-        me.meet(peer, disk);
+        me.learn_disk_id(peer, disk);
     }
 }
 
@@ -488,11 +488,11 @@ fn conflict(me: &Replica, progress: &mut Progress, refused: Index, hint: Positio
     }
     let ours = me.log.at_or_below(hint);
     match progress.stage {
-        Stage::Probe { .. } if refused.next() != progress.next => {} // late: about an earlier question
+        ProgressState::Probe { .. } if refused.next() != progress.next => {} // late: about an earlier question
         // The hint is in our log: the logs agree up to there (Log Matching), so nothing is left to ask.
-        Stage::Probe { .. } if ours == hint => progress.stream(ours.index.next()),
-        Stage::Snapshot => {}
-        Stage::Probe { .. } | Stage::Stream => progress.probe(ours.index.next().min(refused)),
+        ProgressState::Probe { .. } if ours == hint => progress.stream(ours.index.next()),
+        ProgressState::Snapshot => {}
+        ProgressState::Probe { .. } | ProgressState::Stream => progress.probe(ours.index.next().min(refused)),
     }
     Ok(())
 }
@@ -505,22 +505,29 @@ fn stream(me: &Replica, now: Time, peer: NodeId, (progress, probes): (&mut Progr
         let prev = progress.next.prev();
         let term = log.term(prev).expect("what is sent next follows something in the log");
         let commit = log.commit();
-        ready.appends.push(Order { to: peer, term: me.term(), prev: Position::new(prev, term), upto, commit, probe });
-        progress.told = progress.told.max(commit.min(upto));
-        progress.moved = now;
+        ready.appends.push(EntriesToSend {
+            to: peer,
+            term: me.term(),
+            prev: Position::new(prev, term),
+            upto,
+            commit,
+            probe,
+        });
+        progress.commit_sent = progress.commit_sent.max(commit.min(upto));
+        progress.last_progress = now;
     };
     match progress.stage {
-        Stage::Probe { asked: Some(_) } | Stage::Snapshot => {}
-        Stage::Probe { asked: None } => {
+        ProgressState::Probe { asked: Some(_) } | ProgressState::Snapshot => {}
+        ProgressState::Probe { asked: None } => {
             let few = log.bytes(progress.next.prev(), last) <= PROBE_BYTES
                 && progress.room.takes(log, last, 0, options.reserve_bytes / 4);
             *probes += 1;
             order(progress, if few { last.max(progress.next.prev()) } else { progress.next.prev() }, *probes);
             progress.probe = *probes;
             progress.probes += 1;
-            progress.stage = Stage::Probe { asked: Some(now) };
+            progress.stage = ProgressState::Probe { asked: Some(now) };
         }
-        Stage::Stream => {
+        ProgressState::Stream => {
             while progress.next <= last
                 && progress.in_flight.len() < options.window_appends
                 && log.bytes(progress.agreed.max(log.base().index), progress.next.prev()) < options.window_bytes

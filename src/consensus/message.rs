@@ -44,22 +44,22 @@ pub struct Round(pub u64);
 
 /// What kind of vote is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ask {
+pub enum VoteKind {
     /// Would you vote for me in the term after mine? Promises and changes nothing (thesis §9.6).
-    Pre,
+    PreVote,
     /// Vote for me in my term (§5.2).
-    Real,
+    Vote,
     /// The same, and the leader itself wants it: hearing that leader is no reason to refuse (thesis
     /// §3.10). Every other is.
-    Handover,
+    Transfer,
 }
 
-impl Ask {
+impl VoteKind {
     /// Whether a vote is asked for, and not only whether it would be given.
     pub fn is_real(self) -> bool {
         match self {
-            Ask::Pre => false,
-            Ask::Real | Ask::Handover => true,
+            VoteKind::PreVote => false,
+            VoteKind::Vote | VoteKind::Transfer => true,
         }
     }
 }
@@ -68,26 +68,26 @@ impl Ask {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
     /// Asks for a vote (§5.2).
-    AskVote {
+    RequestVote {
         /// The end of the candidate's log (§5.4.1).
         last: Position,
         /// For what.
-        ask: Ask,
+        ask: VoteKind,
     },
-    /// Answers [`Message::AskVote`].
-    Vote {
+    /// Answers [`Message::RequestVote`].
+    RequestVoteResponse {
         /// Yes or no.
         granted: bool,
         /// Whether the voter's log is empty. It may have lost everything, and then does not know what it
         /// promised: its yes counts only where everyone says yes, or where the log is to begin.
         void: bool,
         /// What was asked.
-        ask: Ask,
+        ask: VoteKind,
         /// The latest time that the voter has heard: the candidate begins no earlier, should it lead.
         heard: LeaderTime,
     },
     /// Entries for the log, behind `prev` (§5.3). Without entries: do you hold `prev`?
-    Append {
+    AppendEntries {
         /// What the receiver must hold for the entries to fit.
         prev: Position,
         /// The leader's commit index.
@@ -98,12 +98,12 @@ pub enum Message {
         entries: Vec<Entry>,
     },
     /// All up to `matched` agrees with the leader of this term, and is on my disk.
-    Appended {
+    AppendResponse {
         /// How far.
         matched: Index,
     },
     /// I do not hold the `prev` you named; this is where we may yet agree (§5.3).
-    Conflict {
+    AppendRejected {
         /// The `prev` that was refused.
         refused: Index,
         /// The last position of my log at or below it, in index and in term.
@@ -131,7 +131,7 @@ pub enum Message {
         position: Position,
     },
     /// I lead; do you hear me? Waits for no disk.
-    Beat {
+    Heartbeat {
         /// The leader's commit index, however far the receiver is.
         commit: Index,
         /// The round to confirm.
@@ -140,7 +140,7 @@ pub enum Message {
         time: ClusterTime,
     },
     /// You lead, as far as I know. Waits for no disk.
-    Heard {
+    HeartbeatResponse {
         /// The round that was asked.
         round: Round,
         /// How far my log agrees with yours, on disk or not: shows what was lost on the way.
@@ -154,9 +154,9 @@ pub enum Message {
         upto: Index,
     },
     /// A piece of a snapshot, for a follower that needs what is no longer in the log (§7, Figure 13).
-    Chunk(Chunk),
+    InstallSnapshot(SnapshotChunk),
     /// I have all of that snapshot before `next`, in a file; what is on its way beyond it may come.
-    Chunked {
+    InstallSnapshotResponse {
         /// Which snapshot.
         snapshot: Position,
         /// How many bytes of it.
@@ -165,26 +165,26 @@ pub enum Message {
         damaged: bool,
     },
     /// Campaign now: I lead, you hold all of my log, and I want you to take over (thesis §3.10).
-    StepUp,
+    TimeoutNow,
     /// Up to which index must I have applied to answer a read that has come by now (thesis §6.4)?
-    AskIndex {
+    ReadIndexRequest {
         /// The follower's number for it, never used again.
         number: u64,
     },
     /// Up to that one: a quorum has confirmed since you asked that I led.
-    ReadIndex {
+    ReadIndexResponse {
         /// The number that was asked under.
         number: u64,
         /// The index.
         index: Index,
     },
     /// Your term is over; mine is on the envelope (§5.1).
-    Outdated,
+    StaleTerm,
 }
 
 /// A piece of a snapshot's file.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Chunk {
+pub struct SnapshotChunk {
     /// The position that the snapshot stands for.
     pub snapshot: Position,
     /// How long its file is.
@@ -198,30 +198,30 @@ pub struct Chunk {
 impl Message {
     /// Whether it comes from who leads, or would lead, the log that it holds.
     pub fn speaks_for_log(&self) -> bool {
-        matches!(self, Message::AskVote { .. }) || self.is_leaders()
+        matches!(self, Message::RequestVote { .. }) || self.is_leaders()
     }
 
     /// Whether only a leader says it. Its authority is the term, for which a quorum voted: it is heard whatever
     /// disk the receiver knows the sender by.
     pub fn is_leaders(&self) -> bool {
         match self {
-            Message::Append { .. }
-            | Message::Beat { .. }
+            Message::AppendEntries { .. }
+            | Message::Heartbeat { .. }
             | Message::Committed { .. }
-            | Message::Chunk(_)
-            | Message::StepUp
-            | Message::ReadIndex { .. }
+            | Message::InstallSnapshot(_)
+            | Message::TimeoutNow
+            | Message::ReadIndexResponse { .. }
             | Message::LostAcknowledged { .. } => true,
-            Message::AskVote { .. }
-            | Message::Vote { .. }
-            | Message::Appended { .. }
-            | Message::Conflict { .. }
-            | Message::Heard { .. }
-            | Message::Chunked { .. }
+            Message::RequestVote { .. }
+            | Message::RequestVoteResponse { .. }
+            | Message::AppendResponse { .. }
+            | Message::AppendRejected { .. }
+            | Message::HeartbeatResponse { .. }
+            | Message::InstallSnapshotResponse { .. }
             | Message::Promised { .. }
             | Message::Reminder { .. }
-            | Message::AskIndex { .. }
-            | Message::Outdated => false,
+            | Message::ReadIndexRequest { .. }
+            | Message::StaleTerm => false,
         }
     }
 
@@ -229,46 +229,46 @@ impl Message {
     /// receiver's configuration names, or where that names none.
     pub fn is_counted(&self) -> bool {
         match self {
-            Message::Vote { .. }
-            | Message::Appended { .. }
-            | Message::Conflict { .. }
-            | Message::Heard { .. }
-            | Message::Chunked { .. }
+            Message::RequestVoteResponse { .. }
+            | Message::AppendResponse { .. }
+            | Message::AppendRejected { .. }
+            | Message::HeartbeatResponse { .. }
+            | Message::InstallSnapshotResponse { .. }
             | Message::Promised { .. } => true,
-            Message::AskVote { .. }
-            | Message::Append { .. }
-            | Message::Beat { .. }
+            Message::RequestVote { .. }
+            | Message::AppendEntries { .. }
+            | Message::Heartbeat { .. }
             | Message::Committed { .. }
-            | Message::Chunk(_)
-            | Message::StepUp
-            | Message::ReadIndex { .. }
+            | Message::InstallSnapshot(_)
+            | Message::TimeoutNow
+            | Message::ReadIndexResponse { .. }
             | Message::LostAcknowledged { .. }
             | Message::Reminder { .. }
-            | Message::AskIndex { .. }
-            | Message::Outdated => false,
+            | Message::ReadIndexRequest { .. }
+            | Message::StaleTerm => false,
         }
     }
 
     /// Whether it must pass between the pieces of larger frames: what keeps leaders leaders.
     pub fn is_urgent(&self) -> bool {
         match self {
-            Message::Append { entries, .. } => entries.is_empty(),
-            Message::AskVote { .. }
-            | Message::Vote { .. }
-            | Message::Appended { .. }
-            | Message::Conflict { .. }
+            Message::AppendEntries { entries, .. } => entries.is_empty(),
+            Message::RequestVote { .. }
+            | Message::RequestVoteResponse { .. }
+            | Message::AppendResponse { .. }
+            | Message::AppendRejected { .. }
             | Message::LostAcknowledged { .. }
             | Message::Promised { .. }
             | Message::Reminder { .. }
-            | Message::Beat { .. }
-            | Message::Heard { .. }
+            | Message::Heartbeat { .. }
+            | Message::HeartbeatResponse { .. }
             | Message::Committed { .. }
-            | Message::Chunked { .. }
-            | Message::StepUp
-            | Message::AskIndex { .. }
-            | Message::ReadIndex { .. }
-            | Message::Outdated => true,
-            Message::Chunk(_) => false,
+            | Message::InstallSnapshotResponse { .. }
+            | Message::TimeoutNow
+            | Message::ReadIndexRequest { .. }
+            | Message::ReadIndexResponse { .. }
+            | Message::StaleTerm => true,
+            Message::InstallSnapshot(_) => false,
         }
     }
 }

@@ -6,7 +6,7 @@
 //! the spine that turns from one to the other, which is Figure 4 of the paper.
 //!
 //! The core reasons about positions and sizes, never about payloads: an append leaves it as a
-//! range ([`ready::Order`]), and whoever drives it fills in the entries.
+//! range ([`ready::EntriesToSend`]), and whoever drives it fills in the entries.
 
 pub mod ballot;
 pub mod candidate;
@@ -14,9 +14,9 @@ pub mod claims;
 pub mod clock;
 pub mod configs;
 pub mod follower;
+pub mod follower_reads;
 pub mod founding;
 pub mod gate;
-pub mod inquiries;
 pub mod invariants;
 pub mod leader;
 pub mod log;

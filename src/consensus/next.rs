@@ -1,6 +1,6 @@
 //! What a role wants to become.
 
-use super::message::Ask;
+use super::message::VoteKind;
 use super::note::{Reason, StepDown};
 
 /// What a role wants to become. Roles say it; only the spine does it.
@@ -10,7 +10,7 @@ pub enum Next {
     /// What it is.
     Stay,
     /// A candidate (§5.2).
-    Campaign(Ask, Reason),
+    Campaign(VoteKind, Reason),
     /// The leader of its term.
     Lead,
     /// A follower of nobody in particular, for this reason.

@@ -1,6 +1,6 @@
 //! What an operator would want to know, as data: the core never logs.
 
-use super::message::Ask;
+use super::message::VoteKind;
 use super::peer_class::Refused;
 use crate::types::{Index, LogId, Membership, NodeId, Position, Term};
 use std::fmt;
@@ -93,7 +93,7 @@ pub enum Note {
     /// This node asks whether it would be elected, or to be elected.
     Campaigns {
         /// For what it asks.
-        ask: Ask,
+        ask: VoteKind,
         /// In which term.
         term: Term,
         /// Why.
@@ -139,7 +139,7 @@ pub enum Note {
         /// To whom.
         candidate: NodeId,
         /// For what.
-        ask: Ask,
+        ask: VoteKind,
         /// In which term.
         term: Term,
         /// Nothing if it was granted, else why not.
@@ -179,12 +179,12 @@ pub enum Note {
         to: NodeId,
     },
     /// A change of members is taken back, for those it would make voters do not answer.
-    TakesBack {
+    ChangeAborted {
         /// The index of the joint configuration.
         since: Index,
     },
     /// Someone who is no member any more was told so, or could not be.
-    Left {
+    MemberRemoved {
         /// Who.
         peer: NodeId,
         /// Whether it knows.
@@ -198,7 +198,7 @@ pub enum Note {
         since: Duration,
     },
     /// A follower answers again.
-    Back {
+    FollowerRecovered {
         /// Who.
         peer: NodeId,
     },
@@ -245,7 +245,7 @@ pub enum Note {
         upto: Index,
     },
     /// A peer said what no correct peer says; it was dropped.
-    Nonsense {
+    InvalidMessage {
         /// Who.
         peer: NodeId,
         /// What is wrong with it.
@@ -260,15 +260,15 @@ impl Note {
             Note::Leads { .. } | Note::Follows { .. } | Note::Configured { .. } | Note::Drops { .. } => Level::Info,
             Note::Restarts { .. } | Note::Ships { .. } => Level::Info,
             Note::StepsDown { why: StepDown::Transferred { .. } | StepDown::Removed, .. } => Level::Info,
-            Note::StepsDown { .. } | Note::Silent { .. } | Note::DiskStands { .. } | Note::Nonsense { .. } => {
+            Note::StepsDown { .. } | Note::Silent { .. } | Note::DiskStands { .. } | Note::InvalidMessage { .. } => {
                 Level::Warn
             }
-            Note::Back { .. } | Note::HandsOver { .. } | Note::Left { .. } => Level::Info,
+            Note::FollowerRecovered { .. } | Note::HandsOver { .. } | Note::MemberRemoved { .. } => Level::Info,
             Note::Outside { behind: true, .. } => Level::Info,
-            Note::Outside { behind: false, .. } | Note::KeepsLead { .. } | Note::TakesBack { .. } => Level::Warn,
+            Note::Outside { behind: false, .. } | Note::KeepsLead { .. } | Note::ChangeAborted { .. } => Level::Warn,
             Note::HasLost { .. } | Note::LostAcknowledged { .. } | Note::FoundingVetoed { .. } => Level::Warn,
             Note::FoundingWaits { .. } => Level::Info,
-            Note::Campaigns { ask: Ask::Real | Ask::Handover, .. } => Level::Info,
+            Note::Campaigns { ask: VoteKind::Vote | VoteKind::Transfer, .. } => Level::Info,
             Note::Campaigns { .. } | Note::Votes { .. } | Note::NotHeard { .. } => Level::Debug,
         }
     }
@@ -316,8 +316,8 @@ impl fmt::Display for Note {
         match self {
             Note::Campaigns { ask, term, reason, last_leader } => {
                 match ask {
-                    Ask::Pre => write!(f, "asks whether it would be elected after term {term}: ")?,
-                    Ask::Real | Ask::Handover => write!(f, "asks for votes in term {term}: ")?,
+                    VoteKind::PreVote => write!(f, "asks whether it would be elected after term {term}: ")?,
+                    VoteKind::Vote | VoteKind::Transfer => write!(f, "asks for votes in term {term}: ")?,
                 }
                 write_reason(f, *reason, *last_leader)
             }
@@ -327,7 +327,7 @@ impl fmt::Display for Note {
             Note::Follows { leader, term } => write!(f, "follows {leader} in term {term}"),
             Note::StepsDown { term, why } => write!(f, "leads term {term} no more: {why}"),
             Note::Votes { candidate, ask, term, denied } => {
-                let what = if *ask == Ask::Pre { "pre-vote" } else { "vote" };
+                let what = if *ask == VoteKind::PreVote { "pre-vote" } else { "vote" };
                 match denied {
                     None => write!(f, "{what} for {candidate} in term {term}"),
                     Some(why) => write!(f, "no {what} for {candidate} in term {term}: {why}"),
@@ -350,20 +350,22 @@ impl fmt::Display for Note {
             }
             Note::HandsOver { to } => write!(f, "hands over to {to}"),
             Note::KeepsLead { to } => write!(f, "{to} did not take over in time: leads on"),
-            Note::TakesBack { since } => {
+            Note::ChangeAborted { since } => {
                 write!(f, "takes back the change of {since}: those it would make voters do not answer")
             }
-            Note::Left { peer, told: true } => write!(f, "{peer} is no member any more, and knows"),
-            Note::Left { peer, told: false } => write!(f, "{peer} is no member any more, and could not be told"),
+            Note::MemberRemoved { peer, told: true } => write!(f, "{peer} is no member any more, and knows"),
+            Note::MemberRemoved { peer, told: false } => {
+                write!(f, "{peer} is no member any more, and could not be told")
+            }
             Note::Silent { peer, since } => write!(f, "{peer} silent for {:.1} s", since.as_secs_f64()),
-            Note::Back { peer } => write!(f, "{peer} is back"),
+            Note::FollowerRecovered { peer } => write!(f, "{peer} is back"),
             Note::DiskStands { since } => write!(f, "disk has not answered for {} ms", since.as_millis()),
             Note::NotHeard { .. }
             | Note::FoundingWaits { .. }
             | Note::FoundingVetoed { .. }
             | Note::HasLost { .. }
             | Note::LostAcknowledged { .. } => self.identity(f),
-            Note::Nonsense { peer, what } => write!(f, "{peer} said what cannot be: {what}"),
+            Note::InvalidMessage { peer, what } => write!(f, "{peer} said what cannot be: {what}"),
         }
     }
 }
@@ -387,7 +389,7 @@ mod tests {
     #[test]
     fn election_and_step_down_say_why() {
         let n2 = NodeId::new(2).unwrap();
-        let says = |reason, last_leader| Note::Campaigns { ask: Ask::Real, term: Term(5), reason, last_leader };
+        let says = |reason, last_leader| Note::Campaigns { ask: VoteKind::Vote, term: Term(5), reason, last_leader };
         let heard = Some((n2, Duration::from_millis(231)));
         let note = says(Reason::Timeout, heard);
         assert_eq!(note.level(), Level::Info);

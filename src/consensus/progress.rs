@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// How a leader sends to a follower.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Stage {
+pub enum ProgressState {
     /// One append at a time, to find where the logs agree; since when one is on its way.
     Probe {
         /// When it was sent, unless none was.
@@ -46,22 +46,22 @@ pub struct Progress {
     /// What is sent next.
     pub next: Index,
     /// How it is sent.
-    pub stage: Stage,
+    pub stage: ProgressState,
     /// The last index of each append on its way.
     pub in_flight: VecDeque<Index>,
     /// When entries were last sent or acknowledged.
-    pub moved: Time,
+    pub last_progress: Time,
     /// When it was last heard, at all, in this term; or when that began.
-    pub heard: Time,
+    pub last_contact: Time,
     /// Whether it was: by its vote, at least.
-    pub spoke: bool,
+    pub responded_this_term: bool,
     /// How far its log agrees with ours, on its disk or not, as it said last. A hint: it may have
     /// been restarted since, and then a conflict tells.
     pub seen: Index,
     /// The latest round it confirmed.
     pub round: Round,
     /// The commit index it was told.
-    pub told: Index,
+    pub commit_sent: Index,
     /// Appends sent to find where the logs agree.
     pub probes: u64,
     /// Whether the operator has been told that it is silent.
@@ -87,14 +87,14 @@ impl Progress {
             matched: Index::ZERO,
             agreed: Index::ZERO,
             next,
-            stage: Stage::Probe { asked: None },
+            stage: ProgressState::Probe { asked: None },
             in_flight: VecDeque::new(),
-            moved: now,
-            heard: now,
-            spoke: false,
+            last_progress: now,
+            last_contact: now,
+            responded_this_term: false,
             seen: Index::ZERO,
             round: Round::default(),
-            told: Index::ZERO,
+            commit_sent: Index::ZERO,
             probes: 0,
             silent: false,
             room: Room::AMPLE,
@@ -123,18 +123,18 @@ impl Progress {
             self.in_flight.pop_front();
         }
         match self.stage {
-            Stage::Probe { .. } => {
-                self.stage = Stage::Stream;
+            ProgressState::Probe { .. } => {
+                self.stage = ProgressState::Stream;
                 // What it has seen and not yet synced need not be sent again.
                 self.agreed = self.matched.max(self.seen);
                 self.next = self.agreed.next();
                 self.in_flight.clear();
             }
-            Stage::Stream => self.next = self.next.max(self.matched.next()),
+            ProgressState::Stream => self.next = self.next.max(self.matched.next()),
             // Whether that is enough shows when more is sent.
-            Stage::Snapshot => self.stream(self.matched.next()),
+            ProgressState::Snapshot => self.stream(self.matched.next()),
         }
-        self.moved = now;
+        self.last_progress = now;
         news
     }
 
@@ -169,7 +169,7 @@ impl Progress {
     pub fn probe(&mut self, next: Index) {
         self.next = next.max(self.matched.next());
         self.agreed = self.matched;
-        self.stage = Stage::Probe { asked: None };
+        self.stage = ProgressState::Probe { asked: None };
         self.in_flight.clear();
     }
 
@@ -177,21 +177,21 @@ impl Progress {
     pub fn stream(&mut self, next: Index) {
         self.probe(next);
         self.agreed = self.next.prev();
-        self.stage = Stage::Stream;
+        self.stage = ProgressState::Stream;
     }
 
     /// The log does not go back as far as it needs.
     pub fn ship(&mut self) {
-        self.stage = Stage::Snapshot;
+        self.stage = ProgressState::Snapshot;
         self.in_flight.clear();
     }
 
     /// The word for how it is sent to.
     pub fn stage_name(&self) -> &'static str {
         match self.stage {
-            Stage::Probe { .. } => "probe",
-            Stage::Stream => "stream",
-            Stage::Snapshot => "snapshot",
+            ProgressState::Probe { .. } => "probe",
+            ProgressState::Stream => "stream",
+            ProgressState::Snapshot => "snapshot",
         }
     }
 }

@@ -1,16 +1,16 @@
 //! The spine: every way in, every change of role.
 
-mod hearing;
+mod receiving;
 
 use super::candidate::Candidate;
 use super::follower::Follower;
-use super::inquiries::Inquiries;
+use super::follower_reads::FollowerReads;
 use super::invariants;
 use super::leader::Leader;
-use super::message::{Ask, Envelope, Message};
+use super::message::{Envelope, Message, VoteKind};
 use super::next::Next;
 use super::note::{Note, StepDown};
-use super::progress::{Progress, Stage};
+use super::progress::{Progress, ProgressState};
 use super::reads::ReadId;
 use super::ready::Ready;
 use super::replica::Replica;
@@ -18,7 +18,7 @@ use super::role::Role;
 use super::room::Room;
 use crate::api::{Refusal, RoleName};
 use crate::types::{
-    Base, Change, ClusterTime, DiskId, Index, Membership, NodeId, Payload, Position, Term, Time, Vote, WriteId,
+    Change, ClusterTime, DiskId, Index, Membership, NodeId, Payload, Position, SnapshotPoint, Term, Time, Vote, WriteId,
 };
 use bytes::Bytes;
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub struct Raft {
     reads_given: u64,
     reads_lost: Vec<ReadId>,
     /// Reads that we answer ourselves when our leader has said up to where, and those it has.
-    inquiries: Inquiries,
+    inquiries: FollowerReads,
     inquired: Vec<(ReadId, Index)>,
 }
 
@@ -50,7 +50,7 @@ impl Raft {
             // Nobody to wait for.
             follower = follower.with_deadline(now);
         }
-        let inquiries = Inquiries::after(replica.draw_number());
+        let inquiries = FollowerReads::after(replica.draw_number());
         Raft {
             me: replica,
             role: Role::Follower(follower),
@@ -75,7 +75,7 @@ impl Raft {
     /// A message has come.
     pub fn receive(&mut self, now: Time, envelope: Envelope) {
         if envelope.to != self.me.id || envelope.from == self.me.id {
-            let nonsense = Note::Nonsense { peer: envelope.from, what: "it writes to somebody else" };
+            let nonsense = Note::InvalidMessage { peer: envelope.from, what: "it writes to somebody else" };
             return self.me.notes.push(nonsense);
         }
         if !self.is_heard(&envelope) {
@@ -89,9 +89,9 @@ impl Raft {
             return;
         }
         if let Err(what) = self.recognise_leader(now, &envelope) {
-            return self.me.notes.push(Note::Nonsense { peer: envelope.from, what });
+            return self.me.notes.push(Note::InvalidMessage { peer: envelope.from, what });
         }
-        if let Message::ReadIndex { number, index } = envelope.message {
+        if let Message::ReadIndexResponse { number, index } = envelope.message {
             return self.inquiries.answered(envelope.from, number, index, &mut self.inquired);
         }
         let leader = envelope.origin.disk.filter(|_| envelope.message.is_leaders()).map(|disk| (envelope.from, disk));
@@ -132,7 +132,7 @@ impl Raft {
 
     /// A snapshot that a leader sent is durable, and the machine holds it: it takes the place of the
     /// log, as far as that does not hold it already (Figure 13). Acknowledged when the journal knows.
-    pub fn restored(&mut self, now: Time, base: Base, time: ClusterTime) {
+    pub fn restored(&mut self, now: Time, base: SnapshotPoint, time: ClusterTime) {
         self.me.restore(base, time);
         if let Role::Follower(follower) = &mut self.role {
             follower.restored();
@@ -143,13 +143,13 @@ impl Raft {
     /// Tells the leader how much of its snapshot is here, or that all of it came and it was `damaged`.
     pub fn chunked(&mut self, to: NodeId, snapshot: Position, next: u64, damaged: bool) {
         if self.leader() == Some(to) && to != self.me.id {
-            self.me.send(to, Message::Chunked { snapshot, next, damaged });
+            self.me.send(to, Message::InstallSnapshotResponse { snapshot, next, damaged });
         }
     }
 
     /// Whether we lead, and that follower needs a snapshot.
     pub fn ships_to(&self, peer: NodeId) -> bool {
-        self.progress().any(|(id, progress)| id == peer && progress.stage == Stage::Snapshot)
+        self.progress().any(|(id, progress)| id == peer && progress.stage == ProgressState::Snapshot)
     }
 
     /// The configuration that held at that index, and since which; if the log still knows.
@@ -160,7 +160,7 @@ impl Raft {
     /// That peer came with that disk: it is known by it from now on, once a leader has written it down.
     pub fn met(&mut self, peer: NodeId, disk: DiskId) {
         self.me.remind(peer, disk);
-        if self.me.meet(peer, disk)
+        if self.me.learn_disk_id(peer, disk)
             && let Role::Leader(leader) = &mut self.role
         {
             leader.forget(&self.me, peer);
@@ -216,9 +216,9 @@ impl Raft {
     }
 
     /// To whom this leader is handing over: it takes no new work meanwhile.
-    pub fn hands_over(&self) -> Option<NodeId> {
+    pub fn transfer_target(&self) -> Option<NodeId> {
         match &self.role {
-            Role::Leader(leader) => leader.hands_over(),
+            Role::Leader(leader) => leader.transfer_target(),
             Role::Follower(_) | Role::Candidate(_) => None,
         }
     }
@@ -241,7 +241,7 @@ impl Raft {
         if !leader.takes_commands(&self.me) {
             return Err(Refusal::Busy);
         }
-        if leader.hands_over().is_some()
+        if leader.transfer_target().is_some()
             || log.bytes(log.commit(), log.last().index) >= self.me.options.uncommitted_bytes
         {
             return Err(Refusal::Busy);
@@ -300,7 +300,7 @@ impl Raft {
         let mut ready = Ready::default();
         self.inquire();
         if let Some((leader, number)) = self.inquiries.ask(now) {
-            self.me.send(leader, Message::AskIndex { number });
+            self.me.send(leader, Message::ReadIndexRequest { number });
         }
         ready.reads.append(&mut self.inquired);
         match &mut self.role {
@@ -441,7 +441,7 @@ impl Raft {
 
     /// How far it has to come: the highest index that is committed, as far as it was ever told.
     pub fn goal(&self) -> Index {
-        self.me.goal.max(self.me.log.commit())
+        self.me.leader_commit.max(self.me.log.commit())
     }
 
     /// Who leads, as far as this node knows.
@@ -473,7 +473,7 @@ impl Raft {
             Role::Follower(_) if !self.membership().members.contains_key(&self.me.id) => RoleName::Outside,
             Role::Follower(_) if !self.membership().is_voter(self.me.id) => RoleName::Learner,
             Role::Follower(_) => RoleName::Follower,
-            Role::Candidate(candidate) if candidate.ask() == Ask::Pre => RoleName::Precandidate,
+            Role::Candidate(candidate) if candidate.ask() == VoteKind::PreVote => RoleName::Precandidate,
             Role::Candidate(_) => RoleName::Candidate,
             Role::Leader(_) => RoleName::Leader,
         }

@@ -10,7 +10,7 @@ pub struct ReadId(pub u64);
 
 /// Whose read it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Asker {
+pub enum ReadRequester {
     /// This node's own.
     Own(ReadId),
     /// A follower's, under its number for it.
@@ -24,9 +24,9 @@ pub enum Asker {
 #[derive(Clone, Debug, Default)]
 pub struct Reads {
     /// Reads that came since the last round began.
-    gathering: Vec<Asker>,
+    gathering: Vec<ReadRequester>,
     /// Reads in a round, with the commit index when it began. Rounds ascending.
-    asking: VecDeque<(Round, Index, Vec<Asker>)>,
+    asking: VecDeque<(Round, Index, Vec<ReadRequester>)>,
 }
 
 impl Reads {
@@ -36,7 +36,7 @@ impl Reads {
     }
 
     /// A read has come.
-    pub fn push(&mut self, read: Asker) {
+    pub fn push(&mut self, read: ReadRequester) {
         self.gathering.push(read);
     }
 
@@ -51,7 +51,7 @@ impl Reads {
     }
 
     /// Takes the reads of every round that `confirmed` says is confirmed, with the index each needs.
-    pub fn confirmed(&mut self, confirmed: impl Fn(Round) -> bool, out: &mut Vec<(Asker, Index)>) {
+    pub fn confirmed(&mut self, confirmed: impl Fn(Round) -> bool, out: &mut Vec<(ReadRequester, Index)>) {
         // A later round confirms the earlier ones: whoever heard it heard us after they began.
         let Some(last) = self.asking.iter().rposition(|(round, _, _)| confirmed(*round)) else { return };
         for (_, index, reads) in self.asking.drain(..=last) {
@@ -65,8 +65,8 @@ impl Reads {
         let mut all = std::mem::take(&mut self.gathering);
         all.extend(self.asking.drain(..).flat_map(|(_, _, reads)| reads));
         let own = |asker| match asker {
-            Asker::Own(read) => Some(read),
-            Asker::Peer(..) => None,
+            ReadRequester::Own(read) => Some(read),
+            ReadRequester::Peer(..) => None,
         };
         all.into_iter().filter_map(own).collect()
     }
@@ -80,13 +80,13 @@ mod tests {
     fn a_read_waits_for_a_round_that_began_after_it() {
         let (mut reads, mut round) = (Reads::default(), Round(7));
         let mut out = Vec::new();
-        reads.push(Asker::Own(ReadId(1)));
+        reads.push(ReadRequester::Own(ReadId(1)));
         assert!(reads.begin(&mut round, Index(5)));
         let first = round;
-        reads.push(Asker::Own(ReadId(2)));
-        reads.push(Asker::Peer(NodeId::new(7).unwrap(), 3));
+        reads.push(ReadRequester::Own(ReadId(2)));
+        reads.push(ReadRequester::Peer(NodeId::new(7).unwrap(), 3));
         reads.confirmed(|round| round <= first, &mut out);
-        assert_eq!(out, [(Asker::Own(ReadId(1)), Index(5))]);
+        assert_eq!(out, [(ReadRequester::Own(ReadId(1)), Index(5))]);
         assert!(reads.begin(&mut round, Index(6)));
         assert!(round > first, "a round's number is never used again");
         out.clear();

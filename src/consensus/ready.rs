@@ -1,6 +1,6 @@
 //! What the core asks of the world, and what it has to tell.
 
-use super::message::{Chunk, Envelope};
+use super::message::{Envelope, SnapshotChunk};
 use super::note::Note;
 use super::reads::ReadId;
 use crate::types::{Index, NodeId, Position, Term, Write};
@@ -15,11 +15,11 @@ pub struct Ready {
     /// Messages that may leave now.
     pub messages: Vec<Envelope>,
     /// Appends that may leave now, without their payloads.
-    pub appends: Vec<Order>,
+    pub appends: Vec<EntriesToSend>,
     /// Followers that need what is no longer in the log: a snapshot, then.
     pub ships: Vec<NodeId>,
     /// Pieces of a snapshot that this term's leader sends us, and that tell us something new.
-    pub chunks: Vec<(NodeId, Chunk)>,
+    pub chunks: Vec<(NodeId, SnapshotChunk)>,
     /// How much of a snapshot a follower that we send one to has.
     pub chunked: Vec<(NodeId, Position, u64, bool)>,
     /// Everything up to here is committed.
@@ -34,7 +34,7 @@ pub struct Ready {
 
 /// An append that leaves the core as a range: who carries it out fills in the entries.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Order {
+pub struct EntriesToSend {
     /// To whom.
     pub to: NodeId,
     /// In which term.

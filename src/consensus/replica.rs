@@ -9,15 +9,15 @@ use super::configs::Configs;
 use super::founding::Founding;
 use super::gate::Gate;
 use super::log::Log;
-use super::message::{Ask, Chunk, Envelope, Message, Origin, Round};
+use super::message::{Envelope, Message, Origin, Round, SnapshotChunk, VoteKind};
 use super::note::Note;
 use super::options::Options;
 use super::ready::Ready;
 use super::room::Room;
 use crate::codec;
 use crate::types::{
-    Base, ClusterTime, DiskId, Entry, HardState, Index, Membership, Mutant, NodeId, Payload, Position, Term, Time,
-    Vote, Write, WriteId,
+    ClusterTime, DiskId, Entry, HardState, Index, Membership, Mutant, NodeId, Payload, Position, SnapshotPoint, Term,
+    Time, Vote, Write, WriteId,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -32,7 +32,7 @@ pub struct Recovered {
     /// Term and vote, as the disk holds them.
     pub hard_state: HardState,
     /// Where the log begins, and who the members are there.
-    pub base: Base,
+    pub base: SnapshotPoint,
     /// Term and size of each entry behind the base, all of them durable.
     pub entries: Vec<(Term, u64)>,
     /// The configurations among them.
@@ -70,10 +70,10 @@ pub struct Replica {
     /// Our log agrees with that of this term's leader up to here, as its appends have shown: neither
     /// acknowledgements nor commits reach further. There is one leader a term, so it holds as long as
     /// the term does, whatever role we take meanwhile.
-    pub verified: Index,
+    pub matched_prefix: Index,
     /// The highest index that a leader said is committed, whether we hold what is meant or not: how far
     /// there is to go.
-    pub goal: Index,
+    pub leader_commit: Index,
     /// Where its log removed it last, if that was before all that is committed, and is not logged yet.
     pub left_at: Option<Index>,
     /// The latest round of reads. Never goes back in a process's life, so that none is used again.
@@ -83,7 +83,7 @@ pub struct Replica {
     /// What it has to tell an operator.
     pub notes: Vec<Note>,
     /// Pieces of a snapshot that its leader sends it.
-    pub chunks: Vec<(NodeId, Chunk)>,
+    pub chunks: Vec<(NodeId, SnapshotChunk)>,
     /// The leader that was heard last, and when: for what is said of elections, and nothing else.
     pub last_leader: Option<(NodeId, Time)>,
     /// How much room its own disk has.
@@ -101,7 +101,7 @@ pub struct Replica {
     hard_state: HardState,
     hard_state_changed: bool,
     /// Where the log began anew, in no write yet.
-    restarted: Option<Base>,
+    restarted: Option<SnapshotPoint>,
     /// Entries that are in the log and in no write yet.
     unwritten: Vec<Entry>,
     /// The id the next write will have.
@@ -140,8 +140,8 @@ impl Replica {
             options,
             log,
             configs,
-            verified: Index::ZERO,
-            goal: Index::ZERO,
+            matched_prefix: Index::ZERO,
+            leader_commit: Index::ZERO,
             left_at: None,
             round: Round::default(),
             clock,
@@ -188,7 +188,7 @@ impl Replica {
     pub fn advance_term(&mut self, term: Term) {
         assert!(term > self.term(), "terms only grow (§5.1)");
         self.hard_state = HardState { term, vote: None, ..self.hard_state };
-        self.verified = Index::ZERO;
+        self.matched_prefix = Index::ZERO;
         self.gate.forget_before(term);
         if !self.options.mutants.breaks(Mutant::ForgetTerm) {
             self.hard_state_changed = true;
@@ -224,8 +224,8 @@ impl Replica {
     pub fn promise(&mut self, to: NodeId, message: Message) {
         let everything = if self.is_dirty() { self.next_write } else { self.last_issued() };
         let broken = match message {
-            Message::Vote { .. } => self.options.mutants.breaks(Mutant::VoteBeforeSync),
-            Message::AskVote { .. } => self.options.mutants.breaks(Mutant::AskBeforeSync),
+            Message::RequestVoteResponse { .. } => self.options.mutants.breaks(Mutant::VoteBeforeSync),
+            Message::RequestVote { .. } => self.options.mutants.breaks(Mutant::AskBeforeSync),
             _ => false,
         };
         self.post(if broken { WriteId::ZERO } else { everything }, to, message);
@@ -298,7 +298,7 @@ impl Replica {
         let leaves =
             self.configs.current().members.contains_key(&self.id) && !membership.members.contains_key(&self.id);
         if leaves {
-            let behind = index < self.goal;
+            let behind = index < self.leader_commit;
             self.left_at = behind.then_some(index);
             self.notes.push(Note::Outside { me: self.id, since: index, behind });
         }
@@ -309,7 +309,7 @@ impl Replica {
     /// Warns of having been removed, once the log has come as far as is committed: a node that catches up passes
     /// configurations that were in force long ago.
     pub fn tell_if_outside(&mut self) {
-        if self.log.last().index >= self.goal
+        if self.log.last().index >= self.leader_commit
             && let Some(since) = self.left_at.take()
             && !self.configs.current().members.contains_key(&self.id)
         {
@@ -352,13 +352,13 @@ impl Replica {
     /// which is committed, and so in the log of whoever leads this term or a later one. A log that
     /// holds that very position goes on behind it; any other gives way as a whole (Figure 13, rules 6
     /// and 7): what it holds at that index was never committed.
-    pub fn restore(&mut self, base: Base, time: ClusterTime) {
+    pub fn restore(&mut self, base: SnapshotPoint, time: ClusterTime) {
         let Position { index, .. } = base.position;
         if index <= self.log.commit() && !self.options.mutants.breaks(Mutant::InstallOldSnapshots) {
             return;
         }
         self.clock.observe(LeaderTime { term: base.position.term, time });
-        self.verified = self.verified.max(index);
+        self.matched_prefix = self.matched_prefix.max(index);
         let broken = self.options.mutants.breaks(Mutant::KeepConflictingLog) && index <= self.log.last().index;
         if self.log.holds(base.position) || broken {
             return self.log.commit_to(index);
@@ -400,26 +400,26 @@ impl Replica {
     }
 
     /// The disk has not answered for so long that this node should not lead (`Options::election_min`).
-    pub fn disk_stands(&self, now: Time) -> bool {
+    pub fn disk_stalled(&self, now: Time) -> bool {
         self.disk_age(now) >= self.options.election_min
     }
 
     /// A time without a leader after which to campaign, drawn anew each time (§5.2).
-    pub fn draw_patience(&mut self) -> Duration {
+    pub fn random_election_timeout(&mut self) -> Duration {
         let (min, max) = (self.options.election_min, self.options.election_max);
         self.rng.random_range(min..=max.max(min))
     }
 
     /// A moment to wait before asking around when the leader's connection closed.
-    pub fn draw_haste(&mut self) -> Duration {
+    pub fn random_link_loss_delay(&mut self) -> Duration {
         self.rng.random_range(Duration::ZERO..=self.options.link_closed_within)
     }
 
     /// Answers a candidate of our own term (§5.2, §5.4.1); whether we voted for it.
-    pub fn answer_ask(&mut self, candidate: Vote, last: Position, ask: Ask) -> bool {
+    pub fn handle_request_vote(&mut self, candidate: Vote, last: Position, ask: VoteKind) -> bool {
         let mutants = self.options.mutants;
         let from = candidate.node;
-        let bypass = ask == Ask::Handover && mutants.breaks(Mutant::HandoverBypassesVote);
+        let bypass = ask == VoteKind::Transfer && mutants.breaks(Mutant::HandoverBypassesVote);
         let behind = last < self.log.last() && !mutants.breaks(Mutant::VoteForShorterLog) && !bypass;
         let breaks_promise = last < self.promised() && !mutants.breaks(Mutant::ForgetPromised);
         let same = |vote: Vote| vote == candidate || (vote.node == from && mutants.breaks(Mutant::VoteForAnyDisk));
@@ -429,12 +429,13 @@ impl Replica {
             _ if voice == Voice::None => Some("the log here does not name this node's disk yet"),
             _ if behind => Some("its log is behind"),
             _ if breaks_promise => Some("its log is behind what this node acknowledged and has lost"),
-            Ask::Real | Ask::Handover if voted => Some("voted for another"),
-            Ask::Pre | Ask::Real | Ask::Handover => None,
+            VoteKind::Vote | VoteKind::Transfer if voted => Some("voted for another"),
+            VoteKind::PreVote | VoteKind::Vote | VoteKind::Transfer => None,
         };
         self.notes.push(Note::Votes { candidate: from, ask, term: self.term(), denied });
         let granted = denied.is_none();
-        let vote = Message::Vote { granted, void: voice == Voice::Founder, ask, heard: self.clock.known() };
+        let vote =
+            Message::RequestVoteResponse { granted, void: voice == Voice::Founder, ask, heard: self.clock.known() };
         if granted && ask.is_real() {
             self.record_vote(candidate);
             self.promise(from, vote);

@@ -17,13 +17,13 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug, Default)]
 pub struct Expiry {
     order: BTreeSet<(ClusterTime, u32)>,
-    ending: BTreeMap<ClusterTime, Ending>,
+    ending: BTreeMap<ClusterTime, ExpiringKey>,
     overdue: usize,
 }
 
 /// What ends together.
 #[derive(Clone, Copy, Debug, Default)]
-struct Ending {
+struct ExpiringKey {
     count: usize,
     hashes: u64,
 }

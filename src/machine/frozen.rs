@@ -4,7 +4,7 @@
 //! unless it was told already. So freezing takes no time, and telling costs what is told and what
 //! changed meanwhile.
 
-use super::deciding::Held;
+use super::decide::StoredValue;
 use super::words::{Pair, put_pair};
 use crate::types::ClusterTime;
 use bytes::{Bytes, BytesMut};
@@ -48,18 +48,18 @@ impl Frozen {
     }
 
     /// A key is about to change, and this is what it holds, or held when it ended.
-    pub fn keep(&mut self, key: &[u8], held: Option<Held<'_>>) {
+    pub fn keep(&mut self, key: &[u8], held: Option<StoredValue<'_>>) {
         let told = self.told.as_deref().is_some_and(|told| key <= told);
         if !told && !self.before.contains_key(key) {
             let held = held.filter(|held| self.is_told(held.deadline));
-            let was = held.map(|Held { value, deadline }| Was { value: value.into(), deadline });
+            let was = held.map(|StoredValue { value, deadline }| Was { value: value.into(), deadline });
             self.before.insert(key.into(), was);
         }
     }
 
     /// The next piece, about `bytes` long; `None` when there is nothing left. `now` are the pairs
     /// behind [`Frozen::told`] as they are now, in order.
-    pub fn piece<'a>(&mut self, bytes: usize, now: impl Iterator<Item = (&'a [u8], Held<'a>)>) -> Option<Bytes> {
+    pub fn piece<'a>(&mut self, bytes: usize, now: impl Iterator<Item = (&'a [u8], StoredValue<'a>)>) -> Option<Bytes> {
         let mut out = BytesMut::with_capacity(bytes + bytes / 8);
         let mut now = now.peekable();
         // Keys that came since are not told, but passing them takes time all the same.
@@ -74,7 +74,7 @@ impl Frozen {
                 (None, None) => break,
             };
             if order.is_le()
-                && let Some((key, Held { value, deadline })) = now.next()
+                && let Some((key, StoredValue { value, deadline })) = now.next()
                 && order.is_lt()
             {
                 match self.is_told(deadline) {

@@ -7,12 +7,12 @@
 //! A key may have a deadline. Once an entry of that time or a later one is applied the key is absent, on
 //! every node alike; see `expiry.rs` for when its memory goes.
 
-use super::deciding::{Change, Held, decide, key_of};
+use super::decide::{Change, StoredValue, decide, key_of};
 use super::expiry::Expiry;
 use super::frozen::Frozen;
 use super::index::Index;
-use super::seam::{Context, StateMachine};
-use super::words::{self, Answer, Command, Fitting, Left, PAIRS, Pair, Query, Step, VALUE, put_option};
+use super::state_machine::{Context, StateMachine};
+use super::words::{self, Answer, AnswerList, Command, PAIRS, Pair, Query, Step, TimeToLive, VALUE, put_option};
 use crate::codec::{Malformed, Put};
 use crate::limits::ANSWER_BYTES_MAX;
 use crate::types::ClusterTime;
@@ -87,8 +87,8 @@ impl Slot {
         self.pair.last_chunk().map(|bytes| ClusterTime(u64::from_le_bytes(*bytes)))
     }
 
-    fn held(&self) -> Held<'_> {
-        Held { value: self.value(), deadline: self.deadline() }
+    fn held(&self) -> StoredValue<'_> {
+        StoredValue { value: self.value(), deadline: self.deadline() }
     }
 
     /// Whether it is there at that time.
@@ -106,7 +106,7 @@ const SWEPT: usize = 8;
 const TIDIED: usize = 1024;
 
 /// Where a key is, or would be: looked up once for each command.
-struct Place<'a> {
+struct KeyLookup<'a> {
     key: &'a [u8],
     hash: u64,
     slot: Option<u32>,
@@ -147,13 +147,13 @@ impl Kv {
         all.map(|(key, slot)| (&**key, &self.slots[*slot as usize])).filter(|(_, slot)| slot.lives(self.now))
     }
 
-    fn place<'a>(&self, key: &'a [u8]) -> Place<'a> {
+    fn place<'a>(&self, key: &'a [u8]) -> KeyLookup<'a> {
         let hash = hash(0, key);
         let slot = self.index.find(hash, |slot| self.slots[slot as usize].key() == key);
-        Place { key, hash, slot }
+        KeyLookup { key, hash, slot }
     }
 
-    fn held(&self, place: &Place<'_>) -> Option<Held<'_>> {
+    fn held(&self, place: &KeyLookup<'_>) -> Option<StoredValue<'_>> {
         let slot = &self.slots[place.slot? as usize];
         slot.lives(self.now).then(|| slot.held())
     }
@@ -215,14 +215,14 @@ impl Kv {
     /// Decides each command against what those before it would leave, and carries all out or none.
     fn execute_all(&mut self, commands: &[Command<'_>]) -> Answer {
         let mut staged = Staged::new();
-        let mut answers = Fitting::of(commands.len());
+        let mut answers = AnswerList::of(commands.len());
         for (at, command) in commands.iter().enumerate() {
             if at % EXPECTED == 0 {
                 self.look_ahead(&mut commands[at..].iter().map(key_of));
             }
             let key = key_of(command);
             let held = match staged.get(key) {
-                Some(staged) => staged.as_ref().map(|(value, deadline)| Held { value, deadline: *deadline }),
+                Some(staged) => staged.as_ref().map(|(value, deadline)| StoredValue { value, deadline: *deadline }),
                 None => self.held(&self.place(key)),
             };
             match decide(command, held, self.now) {
@@ -246,7 +246,7 @@ impl Kv {
 
     /// Does each step, whatever became of those before it.
     fn execute_each(&mut self, steps: &[Step<'_>]) -> Answer {
-        let mut answers = Fitting::of(steps.len());
+        let mut answers = AnswerList::of(steps.len());
         for step in steps {
             answers.push(match step {
                 Step::Do(Command::Batch(_) | Command::Block(_)) => Answer::Malformed,
@@ -257,7 +257,7 @@ impl Kv {
         Answer::Each(answers.end())
     }
 
-    fn carry_out(&mut self, place: &Place<'_>, change: Change<'_>) {
+    fn carry_out(&mut self, place: &KeyLookup<'_>, change: Change<'_>) {
         if let Some(frozen) = &mut self.frozen
             && !matches!(change, Change::Keep)
         {
@@ -270,7 +270,7 @@ impl Kv {
         }
     }
 
-    fn remove(&mut self, place: &Place<'_>) {
+    fn remove(&mut self, place: &KeyLookup<'_>) {
         let Some(slot) = place.slot else { return };
         self.uncount(slot);
         self.index.remove(place.hash, slot);
@@ -288,7 +288,7 @@ impl Kv {
         }
     }
 
-    fn set(&mut self, place: &Place<'_>, value: &[u8], deadline: Option<ClusterTime>) {
+    fn set(&mut self, place: &KeyLookup<'_>, value: &[u8], deadline: Option<ClusterTime>) {
         let hash = pair_hash(place.hash, value, deadline);
         self.digest += hash;
         let number = match place.slot {
@@ -310,7 +310,7 @@ impl Kv {
         }
     }
 
-    fn insert(&mut self, place: &Place<'_>, new: Slot) -> u32 {
+    fn insert(&mut self, place: &KeyLookup<'_>, new: Slot) -> u32 {
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = new;
@@ -332,7 +332,7 @@ impl Kv {
         for _ in 0..count {
             let Some(slot) = self.expiry.first_overdue() else { return };
             let key = self.slots[slot as usize].key().to_vec();
-            let place = Place { key: &key, hash: hash(0, &key), slot: Some(slot) };
+            let place = KeyLookup { key: &key, hash: hash(0, &key), slot: Some(slot) };
             self.carry_out(&place, Change::Remove);
         }
     }
@@ -350,9 +350,9 @@ impl Kv {
             Query::Present(keys) => Answer::Number(keys.iter().filter(|key| self.get(key).is_some()).count() as i64),
             Query::Length { key } => Answer::Number(self.get(key).map_or(0, <[u8]>::len) as i64),
             Query::Left { key } => Answer::Left(match self.held(&self.place(key)) {
-                None => Left::Absent,
-                Some(Held { deadline: None, .. }) => Left::Endless,
-                Some(Held { deadline: Some(deadline), .. }) => Left::Ms(deadline.0.saturating_sub(now.0)),
+                None => TimeToLive::Absent,
+                Some(StoredValue { deadline: None, .. }) => TimeToLive::Endless,
+                Some(StoredValue { deadline: Some(deadline), .. }) => TimeToLive::Ms(deadline.0.saturating_sub(now.0)),
             }),
             Query::Walk { prefix, from, limit } => self.walk(prefix, *from, *limit),
         }
@@ -424,7 +424,7 @@ impl StateMachine for Kv {
         self.now = self.now.max(time);
     }
 
-    fn tidy(&mut self) {
+    fn expire_due(&mut self) {
         self.sweep(TIDIED);
     }
 
@@ -448,7 +448,7 @@ impl StateMachine for Kv {
         }
     }
 
-    fn expect(&self, commands: &mut dyn Iterator<Item = &[u8]>) {
+    fn prefetch(&self, commands: &mut dyn Iterator<Item = &[u8]>) {
         // A batch looks ahead for itself.
         let mut keys = commands.map(|command| words::key(command).unwrap_or_default());
         while self.look_ahead(&mut keys) {}
@@ -462,18 +462,18 @@ impl StateMachine for Kv {
         self.frozen = Some(Frozen::at(self.now));
     }
 
-    fn piece(&mut self, bytes: usize) -> Option<Bytes> {
+    fn next_chunk(&mut self, bytes: usize) -> Option<Bytes> {
         let frozen = self.frozen.as_mut()?;
         let untold = self.order.range::<[u8], _>((frozen.told(), Bound::Unbounded));
         let now = untold.map(|(key, slot)| (&**key, self.slots[*slot as usize].held()));
         let piece = frozen.piece(bytes, now);
         if piece.is_none() {
-            self.thaw();
+            self.end_snapshot();
         }
         piece
     }
 
-    fn thaw(&mut self) {
+    fn end_snapshot(&mut self) {
         self.frozen = None;
     }
 
@@ -487,7 +487,7 @@ impl StateMachine for Kv {
             if self.order.last_key_value().is_some_and(|(last, _)| **last >= *key) {
                 return Err(Malformed("keys out of order"));
             }
-            self.set(&Place { key, hash: hash(0, key), slot: None }, value, deadline);
+            self.set(&KeyLookup { key, hash: hash(0, key), slot: None }, value, deadline);
         }
         Ok(())
     }

@@ -1,13 +1,13 @@
 //! The state machine: the trait an embedding program implements, and the key-value machine we ship.
 
-mod deciding;
+mod decide;
 mod expiry;
 mod frozen;
 mod index;
 pub mod kv;
-pub mod seam;
+pub mod state_machine;
 pub mod words;
 
 pub use kv::{KIND, Kv};
-pub use seam::{Context, StateMachine};
-pub use words::{Answer, Bar, Command, Deadline, Left, Life, Presence, Query, Step};
+pub use state_machine::{Context, StateMachine};
+pub use words::{Answer, Bar, Command, Deadline, Expiration, Query, SetCondition, Step, TimeToLive};

@@ -47,9 +47,9 @@ pub enum Command<'a> {
         /// What it holds from now on.
         value: &'a [u8],
         /// Whether only if it is there, or is not.
-        only_if: Presence,
+        only_if: SetCondition,
         /// Until when it holds that.
-        life: Life,
+        life: Expiration,
         /// Whether to answer with what it held before, whatever became of it.
         tells: bool,
     },
@@ -94,7 +94,7 @@ pub enum Step<'a> {
 
 /// Whether a key must be there to be set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Presence {
+pub enum SetCondition {
     /// Whichever.
     #[default]
     Either,
@@ -125,7 +125,7 @@ impl Deadline {
 
 /// Until when a key holds what it is set to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Life {
+pub enum Expiration {
     /// For ever.
     #[default]
     Endless,
@@ -252,7 +252,7 @@ pub enum Answer {
         next: u64,
     },
     /// How long a key goes on.
-    Left(Left),
+    Left(TimeToLive),
     /// The value would be longer than one may be; the key was left as it is.
     TooLong,
     /// What there is to say does not fit an answer. What was asked for is done.
@@ -261,7 +261,7 @@ pub enum Answer {
 
 /// How long a key goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Left {
+pub enum TimeToLive {
     /// It is not there.
     Absent,
     /// It has no deadline.
@@ -274,7 +274,7 @@ mod answered;
 mod asked;
 mod cursor;
 
-pub(super) use answered::{Fitting, PAIRS, VALUE, put_option};
+pub(super) use answered::{AnswerList, PAIRS, VALUE, put_option};
 pub(super) use asked::key;
 pub(super) use cursor::{Pair, put_pair, read_pair};
 

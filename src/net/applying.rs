@@ -3,14 +3,14 @@
 //! It runs on the loop's own thread: to wake another costs more than a map takes to look up a key.
 //! What takes longer is done a little at a time: a state is told and taken in piece by piece.
 
-use super::leavings::Leavings;
+use super::deferred_drop::DeferredDrop;
 use crate::apply::{Applier, Report};
-use crate::consensus::message::Chunk;
+use crate::consensus::message::SnapshotChunk;
 use crate::limits::CHUNK_BYTES;
-use crate::machine::seam::StateMachine;
-use crate::node::event::{Event, Kept};
-use crate::shelf::reviving::header;
-use crate::shelf::{Done, Job, Reviving};
+use crate::machine::state_machine::StateMachine;
+use crate::node::event::{DurableSnapshot, Event};
+use crate::shelf::restore::header;
+use crate::shelf::{Job, JobResult, Reviving};
 use crate::snapshot::Snapshot;
 use crate::types::{ClusterId, ClusterTime, Entry, Index, Membership, NodeId, Position};
 use crate::wal::report::Fault;
@@ -32,7 +32,7 @@ pub struct Applying<M> {
     /// Where snapshots are written and received.
     shelf: Sender<Job>,
     /// Where to leave what is large and no longer needed.
-    leavings: Leavings,
+    leavings: DeferredDrop,
     /// What it is asked next.
     queries: VecDeque<(u64, Bytes, ClusterTime)>,
     /// Whether its state is being written down.
@@ -47,7 +47,7 @@ impl<M: StateMachine> Applying<M> {
         applier: Applier<M>,
         (cluster, node): (ClusterId, NodeId),
         shelf: Sender<Job>,
-        leavings: Leavings,
+        leavings: DeferredDrop,
     ) -> Applying<M> {
         Applying { applier, cluster, node, shelf, leavings, queries: VecDeque::new(), taking: false, reviving: None }
     }
@@ -97,8 +97,8 @@ impl<M: StateMachine> Applying<M> {
     }
 
     /// A leader sends a piece of a snapshot. False if nobody is there to write.
-    pub fn receive(&mut self, from: NodeId, chunk: Chunk) -> bool {
-        let Chunk { snapshot, total, offset, bytes } = chunk;
+    pub fn receive(&mut self, from: NodeId, chunk: SnapshotChunk) -> bool {
+        let SnapshotChunk { snapshot, total, offset, bytes } = chunk;
         self.shelf.send(Job::Receive { from, snapshot, total, offset, bytes }).is_ok()
     }
 
@@ -108,33 +108,35 @@ impl<M: StateMachine> Applying<M> {
     }
 
     /// The files' thread has done something; what the node should know of it.
-    pub fn done(&mut self, done: Done) -> Option<Event> {
+    pub fn done(&mut self, done: JobResult) -> Option<Event> {
         match done {
-            Done::Wants if self.taking => {
+            JobResult::Wants if self.taking => {
                 let job = self.applier.piece(CHUNK_BYTES).map_or(Job::Finish, Job::Piece);
                 // If it is gone, it says so itself.
                 let _there_or_gone = self.shelf.send(job);
                 None
             }
-            Done::Written if self.taking => {
+            JobResult::Written if self.taking => {
                 let _there_or_gone = self.shelf.send(Job::Verify);
                 None
             }
-            Done::Wants | Done::Written => None,
-            Done::Damaged => {
+            JobResult::Wants | JobResult::Written => None,
+            JobResult::Damaged => {
                 self.taking = false;
                 self.applier.thaw();
                 Some(Event::TakenDamaged)
             }
-            Done::Taken(snapshot) => {
+            JobResult::Taken(snapshot) => {
                 self.taking = false;
                 self.applier.thaw();
                 Some(Event::Taken(snapshot.map(|snapshot| kept(&snapshot, &self.leavings))))
             }
-            Done::NoRoom => None,
-            Done::Received { from, snapshot, next, damaged } => Some(Event::Received { from, snapshot, next, damaged }),
-            Done::Inspected { snapshot, whole } => Some(Event::Inspected { snapshot, whole }),
-            Done::Arrived(snapshot) => {
+            JobResult::NoRoom => None,
+            JobResult::Received { from, snapshot, next, damaged } => {
+                Some(Event::Received { from, snapshot, next, damaged })
+            }
+            JobResult::Inspected { snapshot, whole } => Some(Event::Inspected { snapshot, whole }),
+            JobResult::Arrived(snapshot) => {
                 self.reviving = Some(Reviving::begin(&self.applier, snapshot));
                 None
             }
@@ -171,6 +173,6 @@ impl<M: StateMachine> Applying<M> {
 }
 
 /// A snapshot, as the node knows it. Its file, once removed, is let go of where nobody waits.
-pub fn kept(snapshot: &Snapshot, leavings: &Leavings) -> Kept {
-    Kept { position: snapshot.header().position, bytes: leavings.lend(snapshot.bytes().clone()) }
+pub fn kept(snapshot: &Snapshot, leavings: &DeferredDrop) -> DurableSnapshot {
+    DurableSnapshot { position: snapshot.header().position, bytes: leavings.lend(snapshot.bytes().clone()) }
 }

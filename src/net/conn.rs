@@ -1,10 +1,10 @@
 //! One connection: what is read and not yet understood, what is said and not yet written.
 
-use super::dialect::{self, Role, Said};
+use super::dialect::{self, ClientFrame, Role};
+use super::gateway_connection::GatewayConnection;
 use super::lanes::{Lanes, Written};
 use super::options::Options;
 use super::pressure::{FEW_BYTES, Pressure};
-use super::speech::Speech;
 use crate::secure::Stream;
 use crate::types::Time;
 use crate::wire::WireError;
@@ -49,7 +49,7 @@ pub struct Conn {
     /// Whether the other side's end was announced: it is read up to there.
     ends: bool,
     /// What is said on it, if it came through a door.
-    pub speech: Option<Speech>,
+    pub speech: Option<GatewayConnection>,
     /// Whether it is an operator's, with a seat kept for those.
     pub is_operator: bool,
     /// All is said, and what still comes is dropped.
@@ -109,7 +109,7 @@ impl Conn {
     }
 
     /// The system says that there is something to read, and perhaps that it is the last.
-    pub fn hear(&mut self, ends: bool) {
+    pub fn mark_readable(&mut self, ends: bool) {
         self.readable = true;
         self.ends |= ends;
     }
@@ -142,14 +142,14 @@ impl Conn {
     fn is_crowded(&self, pressure: Pressure) -> bool {
         match pressure {
             Pressure::None => false,
-            Pressure::High => self.speech.as_ref().map_or(0, Speech::bytes) > 4 * FEW_BYTES,
+            Pressure::High => self.speech.as_ref().map_or(0, GatewayConnection::bytes) > 4 * FEW_BYTES,
             Pressure::Over => self.held > FEW_BYTES,
         }
     }
 
     /// How many bytes it holds: to be written, waiting for answers, or not yet whole.
     pub fn weigh(&self) -> usize {
-        let speech = self.speech.as_ref().map_or(0, Speech::bytes);
+        let speech = self.speech.as_ref().map_or(0, GatewayConnection::bytes);
         self.lanes.held() + self.input.len() + self.reader.held() + speech
     }
 
@@ -181,9 +181,9 @@ impl Conn {
     }
 
     /// What the next whole frame says, if there is one.
-    pub fn said(&mut self) -> Result<Option<Said>, WireError> {
+    pub fn said(&mut self) -> Result<Option<ClientFrame>, WireError> {
         let Some(frame) = self.reader.next(&mut self.input)? else { return Ok(None) };
-        if self.role != Role::Stranger {
+        if self.role != Role::Handshaking {
             // It has kept its word: patience begins anew.
             self.awaits = None;
         }
@@ -212,12 +212,12 @@ impl Conn {
             self.input = BytesMut::new();
         }
         let midway = !self.input.is_empty() || self.reader.is_midway();
-        let greeting = matches!(self.role, Role::Stranger | Role::Dialed(_));
+        let greeting = matches!(self.role, Role::Handshaking | Role::Connecting(_));
         self.awaits = if midway || greeting { self.awaits.or(Some(now)) } else { None };
     }
 
     /// Whoever still takes what was said is not idle: the time in which something should be asked begins anew.
-    pub fn bear_with(&mut self, now: Time, options: &Options) {
+    pub fn extend_timeout(&mut self, now: Time, options: &Options) {
         if self.used && !self.lanes.is_empty() && self.patience == Some(options.idle_patience) {
             self.awaits = Some(now);
         }
@@ -226,9 +226,9 @@ impl Conn {
     /// Whether what is waited for should have come by now.
     pub fn is_overdue(&self, now: Time, options: &Options) -> bool {
         let patience = match self.role {
-            Role::Stranger => options.hello_patience,
-            Role::Dialed(_) => options.dial_patience,
-            Role::Speaker(_) | Role::Client(_) | Role::Guest(_) | Role::Listener(_) => options.frame_patience,
+            Role::Handshaking => options.hello_patience,
+            Role::Connecting(_) => options.dial_patience,
+            Role::InboundPeer(_) | Role::Client(_) | Role::Guest(_) | Role::OutboundPeer(_) => options.frame_patience,
         };
         let patience = self.patience.unwrap_or(patience);
         self.awaits.is_some_and(|since| now.since(since) > patience)

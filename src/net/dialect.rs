@@ -3,7 +3,7 @@
 use crate::types::NodeId;
 use crate::wire::WireError;
 use crate::wire::client::{Numbered, read_request_frame};
-use crate::wire::frame::{Frame, Kind};
+use crate::wire::frame::{Frame, FrameKind};
 use crate::wire::hello::{Hello, Welcome};
 use crate::wire::peer::PeerFrame;
 
@@ -11,22 +11,22 @@ use crate::wire::peer::PeerFrame;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
     /// Someone who has not said who it is.
-    Stranger,
+    Handshaking,
     /// A peer that dialed us, to speak.
-    Speaker(NodeId),
+    InboundPeer(NodeId),
     /// A client, under our number for it.
     Client(u64),
     /// A client that came through a door, under our number for it. It has no frames.
     Guest(u64),
     /// A peer that we dialed and that has not answered yet.
-    Dialed(NodeId),
+    Connecting(NodeId),
     /// A peer that we dialed, and that listens.
-    Listener(NodeId),
+    OutboundPeer(NodeId),
 }
 
 /// What a frame says.
 #[derive(Debug)]
-pub enum Said {
+pub enum ClientFrame {
     /// Who it is.
     Hello(Hello),
     /// That we are welcome.
@@ -38,12 +38,16 @@ pub enum Said {
 }
 
 /// Reads a frame as that role may say it; anything else ends the connection.
-pub fn read(role: Role, frame: Frame) -> Result<Said, WireError> {
+pub fn read(role: Role, frame: Frame) -> Result<ClientFrame, WireError> {
     match (role, frame.kind) {
-        (Role::Stranger, Kind::Hello) => Ok(Said::Hello(Hello::read(frame)?)),
-        (Role::Dialed(_), Kind::Welcome | Kind::Refused) => Ok(Said::Welcome(Welcome::read(frame)?)),
-        (Role::Speaker(_), Kind::Raft | Kind::Forward | Kind::Answer) => Ok(Said::Peer(PeerFrame::read(frame)?)),
-        (Role::Client(_), Kind::Request) => Ok(Said::Request(read_request_frame(frame)?)),
+        (Role::Handshaking, FrameKind::Hello) => Ok(ClientFrame::Hello(Hello::read(frame)?)),
+        (Role::Connecting(_), FrameKind::Welcome | FrameKind::Refused) => {
+            Ok(ClientFrame::Welcome(Welcome::read(frame)?))
+        }
+        (Role::InboundPeer(_), FrameKind::Raft | FrameKind::Forward | FrameKind::Answer) => {
+            Ok(ClientFrame::Peer(PeerFrame::read(frame)?))
+        }
+        (Role::Client(_), FrameKind::Request) => Ok(ClientFrame::Request(read_request_frame(frame)?)),
         (_, kind) => Err(WireError::Kind(kind as u8)),
     }
 }

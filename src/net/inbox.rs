@@ -4,7 +4,7 @@ use super::credentials::Credentials;
 use super::leadership::{Board, Leadership};
 use super::waker::Waker;
 use crate::api::{Reply, Request};
-use crate::shelf::Done;
+use crate::shelf::JobResult;
 use crate::wal::report as wal;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
@@ -15,7 +15,7 @@ pub enum Letter {
     /// From the log thread: what it made durable.
     Journal(wal::Report),
     /// From the thread that has the snapshots' files: what it has done, or why it must stop.
-    Shelf(wal::Result<Done>),
+    Shelf(wal::Result<JobResult>),
     /// From the thread that watches the disk: it has too little room, or enough again.
     Space {
         /// Whether it has too little.

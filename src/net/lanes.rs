@@ -1,6 +1,6 @@
 //! What waits to be written to one connection: two lanes, so that a heartbeat passes megabytes.
 
-use crate::wire::frame::{Kind, PIECE_MAX, put_frame, put_piece};
+use crate::wire::frame::{FrameKind, PIECE_MAX, put_frame, put_piece};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -27,7 +27,7 @@ pub struct Lanes {
 
 #[derive(Debug)]
 struct Long {
-    kind: Kind,
+    kind: FrameKind,
     content: Bytes,
     sent: usize,
 }
@@ -68,12 +68,12 @@ impl Lanes {
     }
 
     /// A short frame that passes everything but what is already being written.
-    pub fn put_urgent(&mut self, kind: Kind, content: impl FnOnce(&mut BytesMut)) {
+    pub fn put_urgent(&mut self, kind: FrameKind, content: impl FnOnce(&mut BytesMut)) {
         put_frame(&mut self.ready, kind, content);
     }
 
     /// A frame in its order. `size` is how long it will be, or a little more.
-    pub fn put(&mut self, kind: Kind, size: usize, content: impl FnOnce(&mut BytesMut)) {
+    pub fn put(&mut self, kind: FrameKind, size: usize, content: impl FnOnce(&mut BytesMut)) {
         if self.long.is_empty() && size <= PIECE_MAX {
             put_frame(&mut self.ready, kind, content);
             return;
@@ -138,12 +138,12 @@ mod tests {
     use crate::wire::frame::{Frame, FrameReader};
 
     /// Takes a few bytes at a time, then would block.
-    struct Trickle {
+    struct SlowWriter {
         taken: BytesMut,
         room: usize,
     }
 
-    impl Write for Trickle {
+    impl Write for SlowWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let n = bytes.len().min(self.room);
             if n == 0 {
@@ -160,19 +160,19 @@ mod tests {
     }
 
     fn put(lanes: &mut Lanes, content: &[u8]) {
-        lanes.put(Kind::Raft, content.len(), |out| out.put_slice(content));
+        lanes.put(FrameKind::Raft, content.len(), |out| out.put_slice(content));
     }
 
     #[test]
     fn what_is_urgent_passes_what_is_long_and_nothing_else_overtakes() {
         let (long, short) = (vec![7; 10 * PIECE_MAX], b"short".to_vec());
         let mut lanes = Lanes::default();
-        let mut stream = Trickle { taken: BytesMut::new(), room: 0 };
+        let mut stream = SlowWriter { taken: BytesMut::new(), room: 0 };
         put(&mut lanes, &long);
         put(&mut lanes, &short);
         assert_eq!(lanes.size(), long.len() + short.len());
         assert_eq!(lanes.write(&mut stream).unwrap(), Written::Some);
-        lanes.put_urgent(Kind::Raft, |out| out.put_slice(b"beat"));
+        lanes.put_urgent(FrameKind::Raft, |out| out.put_slice(b"beat"));
 
         let mut reader = FrameReader::default();
         let mut came: Vec<(Frame, usize)> = Vec::new();

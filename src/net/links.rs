@@ -21,7 +21,7 @@ pub struct Link {
     /// Where it may be reached, the one to be dialed next first: resolved again each time. Never empty.
     addresses: VecDeque<String>,
     /// Where it stands.
-    pub state: State,
+    pub state: LinkState,
     /// Attempts since it was last up.
     pub failures: u32,
     /// Attempts that did not get it up, ever: by turns, each goes to another address of its name. One that broke is
@@ -31,7 +31,7 @@ pub struct Link {
 
 /// Where a link stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum State {
+pub enum LinkState {
     /// To be dialed then.
     Down(Time),
     /// Its name is being looked up.
@@ -61,7 +61,7 @@ impl Links {
             }
         });
         for (peer, addresses) in wanted.into_iter().filter(|(peer, all)| *peer != self.me && !all.is_empty()) {
-            let fresh = Link { addresses: VecDeque::new(), state: State::Down(Time::ZERO), failures: 0, missed: 0 };
+            let fresh = Link { addresses: VecDeque::new(), state: LinkState::Down(Time::ZERO), failures: 0, missed: 0 };
             let link = self.links.entry(peer).or_insert(fresh);
             let current = link.addresses.front().cloned();
             link.addresses = addresses.into();
@@ -80,8 +80,8 @@ impl Links {
     /// The connection to that peer, if it is up.
     pub fn up(&self, peer: NodeId) -> Option<Token> {
         match self.links.get(&peer)?.state {
-            State::Up(token) => Some(token),
-            State::Down(_) | State::Resolving | State::Dialed(_) => None,
+            LinkState::Up(token) => Some(token),
+            LinkState::Down(_) | LinkState::Resolving | LinkState::Dialed(_) => None,
         }
     }
 
@@ -92,31 +92,34 @@ impl Links {
 
     /// The next peer to be dialed by now, if there is one.
     pub fn due(&self, now: Time) -> Option<NodeId> {
-        self.links.iter().find(|(_, link)| matches!(link.state, State::Down(at) if at <= now)).map(|(peer, _)| *peer)
+        self.links
+            .iter()
+            .find(|(_, link)| matches!(link.state, LinkState::Down(at) if at <= now))
+            .map(|(peer, _)| *peer)
     }
 
     /// When the next one is to be dialed.
     pub fn deadline(&self) -> Time {
         let at = |link: &Link| match link.state {
-            State::Down(at) => Some(at),
-            State::Resolving | State::Dialed(_) | State::Up(_) => None,
+            LinkState::Down(at) => Some(at),
+            LinkState::Resolving | LinkState::Dialed(_) | LinkState::Up(_) => None,
         };
         self.links.values().filter_map(at).min().unwrap_or(Time::NEVER)
     }
 
     /// Its name is being looked up.
     pub fn resolving(&mut self, peer: NodeId) {
-        self.move_to(peer, State::Resolving);
+        self.move_to(peer, LinkState::Resolving);
     }
 
     /// It was dialed over that connection.
     pub fn dialed(&mut self, peer: NodeId, token: Token) {
-        self.move_to(peer, State::Dialed(token));
+        self.move_to(peer, LinkState::Dialed(token));
     }
 
     /// It answered.
     pub fn answered(&mut self, peer: NodeId, token: Token) {
-        self.move_to(peer, State::Up(token));
+        self.move_to(peer, LinkState::Up(token));
         if let Some(link) = self.links.get_mut(&peer) {
             link.failures = 0;
         }
@@ -126,25 +129,25 @@ impl Links {
     pub fn fell(&mut self, peer: NodeId, now: Time) {
         let Some(link) = self.links.get_mut(&peer) else { return };
         link.failures = link.failures.saturating_add(1);
-        if !matches!(link.state, State::Up(_)) {
+        if !matches!(link.state, LinkState::Up(_)) {
             link.missed = link.missed.wrapping_add(1);
         }
         // It may be where it is said to be elsewhere.
         link.addresses.rotate_left(1);
         let longest = (5 << link.failures.min(6)).min(self.pause_max.as_millis() as u64).max(2);
-        link.state = State::Down(now + Duration::from_millis(rand::random_range(longest / 2..=longest)));
+        link.state = LinkState::Down(now + Duration::from_millis(rand::random_range(longest / 2..=longest)));
     }
 
     /// The peer was heard of: if its link is down, now is the time.
     pub fn hurry(&mut self, peer: NodeId, now: Time) {
         if let Some(link) = self.links.get_mut(&peer)
-            && matches!(link.state, State::Down(_))
+            && matches!(link.state, LinkState::Down(_))
         {
-            link.state = State::Down(now);
+            link.state = LinkState::Down(now);
         }
     }
 
-    fn move_to(&mut self, peer: NodeId, state: State) {
+    fn move_to(&mut self, peer: NodeId, state: LinkState) {
         if let Some(link) = self.links.get_mut(&peer) {
             link.state = state;
         }
@@ -167,8 +170,8 @@ impl Link {
     /// The connection it is dialed over, or up.
     pub fn token(&self) -> Option<Token> {
         match self.state {
-            State::Dialed(token) | State::Up(token) => Some(token),
-            State::Down(_) | State::Resolving => None,
+            LinkState::Dialed(token) | LinkState::Up(token) => Some(token),
+            LinkState::Down(_) | LinkState::Resolving => None,
         }
     }
 }

@@ -9,22 +9,23 @@
 //! before it is received; connections are counted; a connection that is idle holds no buffer.
 
 pub mod applying;
+pub mod busy_poll;
 pub mod conn;
 pub mod counting;
 pub mod credentials;
+pub mod deferred_drop;
 pub mod dialect;
 pub mod disks;
 pub mod failure;
+pub mod gateway_connection;
 pub mod http;
 pub mod inbox;
 pub mod lanes;
 pub mod leaderless;
 pub mod leadership;
-pub mod leavings;
 pub mod links;
 pub mod listening;
 pub mod log_control;
-pub mod look;
 pub mod options;
 pub mod password;
 pub mod pressure;
@@ -34,7 +35,6 @@ pub mod replaying;
 pub mod resolver;
 pub mod resp;
 pub mod sockets;
-pub mod speech;
 pub mod stream;
 pub mod waker;
 

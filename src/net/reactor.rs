@@ -4,17 +4,17 @@
 //! the journal, one append for each follower, one write for each socket that is touched.
 
 use super::applying::Applying;
+use super::busy_poll::BusyPoll;
 use super::inbox::{Inbox, Letter};
 use super::leaderless::{self, Leaderless};
 use super::leadership::Leadership;
 use super::log_control::{self, LogControl};
-use super::look::Look;
-use super::replaying::{Replaying, Told};
+use super::replaying::{ReplayEvent, Replaying};
 use super::sockets::Net;
 use crate::api::figures::Buckets;
 use crate::api::{Refusal, Reply, Request, Status};
 use crate::consensus::note::{Level, Note};
-use crate::machine::seam::StateMachine;
+use crate::machine::state_machine::StateMachine;
 use crate::node::event::{Action, Caller, Event};
 use crate::node::node::Node;
 use crate::types::{Entry, NodeId, Payload, Time};
@@ -92,7 +92,7 @@ pub struct Reactor<M> {
     journal: Sender<Task>,
     inbox: Inbox,
     options: Options,
-    look: Look,
+    look: BusyPoll,
     clock: Clock,
     /// Threads with a handle that wait for an answer.
     locals: BTreeMap<u64, Local>,
@@ -159,7 +159,7 @@ impl<M: StateMachine> Reactor<M> {
             machine,
             journal,
             inbox,
-            look: Look::new(options.look),
+            look: BusyPoll::new(options.look),
             options,
             clock,
             locals: BTreeMap::new(),
@@ -182,7 +182,7 @@ impl<M: StateMachine> Reactor<M> {
         loop {
             let now = self.clock.now();
             self.net.take_in(now);
-            if self.net.rung() && rung() {
+            if self.net.signalled() && rung() {
                 self.stop(now);
             }
             self.take_in(now)?;
@@ -226,7 +226,7 @@ impl<M: StateMachine> Reactor<M> {
     /// Says so to other threads if who leads has changed.
     fn say_who_leads(&self) {
         let raft = self.node.raft();
-        let leads = raft.takes_commands() && raft.hands_over().is_none();
+        let leads = raft.takes_commands() && raft.transfer_target().is_none();
         self.inbox.say_who_leads(Leadership { term: raft.term(), leader: raft.leader(), leads });
     }
 
@@ -402,12 +402,12 @@ impl<M: StateMachine> Reactor<M> {
     /// Entries that the log may have begun with were applied.
     fn replayed(&mut self, begun: Time, now: Time, entries: &[Entry]) {
         let last = self.node.raft().log().last().index;
-        let told = self.replaying.as_mut().map_or(Told::Nothing, |it| it.applied(begun, now, entries, last));
+        let told = self.replaying.as_mut().map_or(ReplayEvent::Nothing, |it| it.applied(begun, now, entries, last));
         let node = self.id.get();
         match told {
-            Told::Nothing => {}
-            Told::SoFar(line) => log::info!(node; "{line}"),
-            Told::Ended(line) => {
+            ReplayEvent::Nothing => {}
+            ReplayEvent::SoFar(line) => log::info!(node; "{line}"),
+            ReplayEvent::Ended(line) => {
                 log::info!(node; "{line}");
                 self.replaying = None;
             }
@@ -487,7 +487,7 @@ impl<M: StateMachine> Reactor<M> {
     fn is_finished(&mut self, now: Time) -> bool {
         let Some(stop_by) = self.stop_by else { return false };
         self.locals.retain(|_, local| local.until > now);
-        let hands_over = self.node.raft().hands_over().is_some();
+        let hands_over = self.node.raft().transfer_target().is_some();
         let idle = self.locals.is_empty() && self.net.unanswered() == 0 && self.net.unwritten() == 0 && !hands_over;
         idle || stop_by <= now
     }

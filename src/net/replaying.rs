@@ -24,7 +24,7 @@ pub struct Replaying {
 
 /// What there is to say of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Told {
+pub enum ReplayEvent {
     /// Nothing yet.
     Nothing,
     /// How far it is.
@@ -40,7 +40,7 @@ impl Replaying {
     }
 
     /// From `begun` on, until now, these were applied; the log reaches up to `last`.
-    pub fn applied(&mut self, begun: Time, now: Time, entries: &[Entry], last: Index) -> Told {
+    pub fn applied(&mut self, begun: Time, now: Time, entries: &[Entry], last: Index) -> ReplayEvent {
         let since = *self.begun.get_or_insert(begun);
         self.told = self.told.max(since);
         // What lay behind may have been another's, and is gone.
@@ -53,14 +53,16 @@ impl Replaying {
         let done = self.bytes.div_ceil(1_000_000);
         if entries.last().is_some_and(|entry| entry.position.index >= self.upto) {
             let (n, took) = (self.entries, took.as_secs_f64());
-            return Told::Ended(format!("applied the log: {n} entries, {done} MB in {took:.2} s, {rate:.2} GB/s"));
+            return ReplayEvent::Ended(format!(
+                "applied the log: {n} entries, {done} MB in {took:.2} s, {rate:.2} GB/s"
+            ));
         }
         if now.since(self.told) < TELL_EVERY {
-            return Told::Nothing;
+            return ReplayEvent::Nothing;
         }
         self.told = now;
         let of = self.of.max(self.bytes).div_ceil(1_000_000);
-        Told::SoFar(format!("applying the log: {done} of {of} MB, {rate:.2} GB/s"))
+        ReplayEvent::SoFar(format!("applying the log: {done} of {of} MB, {rate:.2} GB/s"))
     }
 }
 
@@ -87,20 +89,20 @@ mod tests {
         // An hour passed before anybody said that it is committed.
         let hour = 3_600_000;
         let mut applied = |from, to, ms| replaying.applied(at(hour), at(hour + ms), &entries(from, to), Index(7));
-        assert_eq!(applied(1, 1, 500), Told::Nothing);
-        assert_eq!(applied(2, 2, 1000), Told::SoFar("applying the log: 2 of 5 MB, 0.00 GB/s".into()));
-        assert_eq!(applied(3, 3, 1900), Told::Nothing);
-        assert_eq!(applied(4, 4, 2000), Told::SoFar("applying the log: 4 of 5 MB, 0.00 GB/s".into()));
+        assert_eq!(applied(1, 1, 500), ReplayEvent::Nothing);
+        assert_eq!(applied(2, 2, 1000), ReplayEvent::SoFar("applying the log: 2 of 5 MB, 0.00 GB/s".into()));
+        assert_eq!(applied(3, 3, 1900), ReplayEvent::Nothing);
+        assert_eq!(applied(4, 4, 2000), ReplayEvent::SoFar("applying the log: 4 of 5 MB, 0.00 GB/s".into()));
         // What came behind it does not count.
         let ended = "applied the log: 5 entries, 5 MB in 2.50 s, 0.00 GB/s";
-        assert_eq!(applied(5, 7, 2500), Told::Ended(ended.into()));
+        assert_eq!(applied(5, 7, 2500), ReplayEvent::Ended(ended.into()));
     }
 
     #[test]
     fn a_log_that_another_cut_off_ends_where_it_was_cut() {
         let mut replaying = Replaying::new(Index(5), 5_000_000).unwrap();
         let told = replaying.applied(at(0), at(1), &entries(1, 2), Index(2));
-        assert_eq!(told, Told::Ended("applied the log: 2 entries, 2 MB in 0.00 s, 2.00 GB/s".into()));
+        assert_eq!(told, ReplayEvent::Ended("applied the log: 2 entries, 2 MB in 0.00 s, 2.00 GB/s".into()));
     }
 
     #[test]

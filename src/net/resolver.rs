@@ -18,16 +18,16 @@ const ADDRESSES_MAX: usize = 16;
 #[derive(Debug)]
 pub struct Resolver {
     waker: Waker,
-    answers: Receiver<Found>,
-    answer: Sender<Found>,
+    answers: Receiver<Resolved>,
+    answer: Sender<Resolved>,
     /// One that was found while only looking whether there is any.
-    next: Option<Found>,
+    next: Option<Resolved>,
     /// Each thread that looks up a name has one more of it.
     under_way: Arc<()>,
 }
 
 /// The addresses that a peer's name was found to have, at least one; or why there are none.
-pub type Found = (NodeId, io::Result<Vec<SocketAddr>>);
+pub type Resolved = (NodeId, io::Result<Vec<SocketAddr>>);
 
 impl Resolver {
     /// One that wakes that reactor when it has found something.
@@ -66,7 +66,7 @@ impl Resolver {
     }
 
     /// The next answer, if there is one.
-    pub fn take(&mut self) -> Option<Found> {
+    pub fn take(&mut self) -> Option<Resolved> {
         self.next.take().or_else(|| self.answers.try_recv().ok())
     }
 }

@@ -2,9 +2,9 @@
 
 mod closing;
 mod credentials;
-mod doors;
 mod failing;
 mod figures;
+mod gateways;
 mod greeting;
 mod http;
 mod memory;
@@ -15,7 +15,7 @@ mod sweeping;
 
 use super::conn::{Conn, Filled};
 use super::counting::Counting;
-use super::dialect::{Role, Said};
+use super::dialect::{ClientFrame, Role};
 use super::disks::Disks;
 use super::failure::{Failure, SaidLines};
 use super::links::{Link, Links};
@@ -35,7 +35,7 @@ use crate::types::{Membership, NodeId, Position, Time};
 use crate::wire::WireError;
 use crate::wire::client::Numbered;
 use crate::wire::peer::PeerFrame;
-use doors::{Door, Doors, HTTP, REDIS};
+use gateways::{Doors, GatewayKind, HTTP, REDIS};
 use memory::Memory;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
@@ -91,7 +91,7 @@ pub struct Net {
     doors: Doors,
     redis: Redis,
     counting: Counting,
-    http: super::http::door::Options,
+    http: super::http::gateway::Options,
     disks: Disks,
     listening: Listening,
     /// What was logged of connections that failed.
@@ -187,7 +187,7 @@ impl Net {
     }
 
     /// Whether what is registered under [`FREE`] was heard since this was last asked.
-    pub fn rung(&mut self) -> bool {
+    pub fn signalled(&mut self) -> bool {
         std::mem::take(&mut self.rung)
     }
 
@@ -297,15 +297,15 @@ impl Net {
             came = true;
             match event.token() {
                 LISTENER => self.callers = true,
-                REDIS => self.doors.knocked(Door::Redis),
-                HTTP => self.doors.knocked(Door::Http),
+                REDIS => self.doors.knocked(GatewayKind::Redis),
+                HTTP => self.doors.knocked(GatewayKind::Http),
                 WAKER => {}
                 FREE => self.rung = true,
                 token => {
                     let Some(conn) = find(&mut self.conns, token) else { continue };
                     let ends = event.is_read_closed() || event.is_write_closed() || event.is_error();
                     if event.is_readable() || ends {
-                        conn.hear(ends);
+                        conn.mark_readable(ends);
                         list(&mut self.unread, conn);
                     }
                     if event.is_writable() || ends {
@@ -365,7 +365,7 @@ impl Net {
                 Ok((stream, _)) => {
                     let _if_not_it_is_slower = stream::tune_caller(&stream);
                     let stream = Stream::accepted(self.options.keys.as_ref(), stream);
-                    if let Ok(token) = stream.and_then(|stream| self.insert(now, stream, Role::Stranger)) {
+                    if let Ok(token) = stream.and_then(|stream| self.insert(now, stream, Role::Handshaking)) {
                         self.strangers.push_back(token);
                     }
                     if self.strangers.len() > self.options.strangers_max
@@ -467,17 +467,19 @@ impl Net {
                 return Ok(());
             };
             match (said, conn.role) {
-                (Said::Request(asked), Role::Client(number)) => {
+                (ClientFrame::Request(asked), Role::Client(number)) => {
                     if conn.is_operator && matches!(asked.request, Request::Propose { .. }) {
                         return Err(Malformed("a proposal of an operator").into());
                     }
                     conn.asked += 1;
                     self.asked(token, number, asked);
                 }
-                (Said::Peer(frame), Role::Speaker(peer)) => self.spoken(peer, frame)?,
-                (Said::Hello(hello), _) => self.greeted(now, token, &hello),
-                (Said::Welcome(welcome), Role::Dialed(peer)) => self.welcomed(now, token, peer, &welcome)?,
-                (Said::Request(_) | Said::Peer(_) | Said::Welcome(_), _) => unreachable!("a role says its own"),
+                (ClientFrame::Peer(frame), Role::InboundPeer(peer)) => self.spoken(peer, frame)?,
+                (ClientFrame::Hello(hello), _) => self.greeted(now, token, &hello),
+                (ClientFrame::Welcome(welcome), Role::Connecting(peer)) => self.welcomed(now, token, peer, &welcome)?,
+                (ClientFrame::Request(_) | ClientFrame::Peer(_) | ClientFrame::Welcome(_), _) => {
+                    unreachable!("a role says its own")
+                }
             }
         }
     }
@@ -510,7 +512,7 @@ impl Net {
         for i in 0..self.touched.len() {
             let token = self.touched[i];
             if let Some(conn) = find(&mut self.conns, token)
-                && matches!(conn.role, Role::Listener(_))
+                && matches!(conn.role, Role::OutboundPeer(_))
                 && let Err(error) = conn.write()
             {
                 self.broke(now, token, &error);
@@ -540,7 +542,7 @@ impl Net {
                 continue;
             }
             if conn.farewell && conn.is_all_said() {
-                self.take_leave(now, token);
+                self.begin_close(now, token);
                 continue;
             }
             if held_back && !conn.is_held_back(&self.options, pressure) {

@@ -2,15 +2,15 @@
 
 use crate::api::{Reply, Request};
 use crate::apply;
-use crate::consensus::message::{Chunk, Envelope};
+use crate::consensus::message::{Envelope, SnapshotChunk};
 use crate::consensus::note::Note;
-use crate::types::{Base, ClusterTime, DiskId, Entry, Index, LogId, Membership, NodeId, Position, Write};
+use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, Membership, NodeId, Position, SnapshotPoint, Write};
 use crate::wal::report as wal;
 use bytes::Bytes;
 
 /// A snapshot that is durable on this node.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Kept {
+pub struct DurableSnapshot {
     /// The position it stands for.
     pub position: Position,
     /// Its file, mapped.
@@ -90,7 +90,7 @@ pub enum Event {
     /// The applier has applied what [`Action::Apply`] gave it.
     Applied(apply::Report),
     /// [`Action::Take`] is done; with nothing, if there was no room for it.
-    Taken(Option<Kept>),
+    Taken(Option<DurableSnapshot>),
     /// The snapshot of [`Action::Take`] was damaged when it was read back: it is not used.
     TakenDamaged,
     /// [`Action::Inspect`] is done.
@@ -114,9 +114,9 @@ pub enum Event {
     /// A leader's snapshot is here, durable, and the machine has become what it holds.
     Restored {
         /// The file.
-        kept: Kept,
+        kept: DurableSnapshot,
         /// The position it stands for, and the members there.
-        base: Base,
+        base: SnapshotPoint,
         /// The cluster's clock there.
         time: ClusterTime,
         /// What the machine is now.
@@ -176,7 +176,7 @@ pub enum Action {
         /// Who sends it.
         from: NodeId,
         /// The piece.
-        chunk: Chunk,
+        chunk: SnapshotChunk,
     },
     /// A follower received this node's snapshot damaged: read the file again, and say what is wrong with it;
     /// [`Event::Inspected`] brings the answer.

@@ -1,25 +1,25 @@
-//! The whole server, minus its I/O: `handle(event)`, then `turn() -> actions`.
+//! The whole server without its I/O: `handle(event)`, then `turn() -> actions`.
 //!
-//! [`Node`] stands between the algorithm and the world: it knows who waits for which index, read,
-//! leader or answer ([`requests`]), fills the core's ranges with payloads from the journal's view,
-//! feeds the applier, and lets snapshots take the log's place ([`keeping`], [`shipping`]). Two drivers carry its [`Action`]s out: the reactor with sockets and
-//! threads, the simulator with virtual ones.
+//! [`Node`] connects the consensus core with the machine and the clients: it keeps the requests that wait for an index,
+//! a read, a leader or an answer ([`requests`]), fills the core's index ranges with payloads from the journal's view,
+//! feeds the applier, and compacts the log behind snapshots ([`compaction`], [`snapshot_sender`]). Two drivers carry
+//! out its [`Action`]s: the reactor with sockets and threads, the simulator with virtual ones.
 
-pub mod beforehand;
+pub mod admin_waiters;
+pub mod compaction;
 pub mod event;
-pub mod governing;
-pub mod keeping;
+mod expiry_ticker;
 pub mod node;
 pub mod options;
+pub mod prefetch;
 pub mod requests;
-pub mod shipping;
 pub mod snapshot_reads;
+pub mod snapshot_sender;
 pub mod space;
 pub mod start;
 pub mod stats;
-mod ticking;
 
-pub use event::{Action, Caller, Event, Kept};
+pub use event::{Action, Caller, DurableSnapshot, Event};
 pub use node::Node;
 pub use options::Options;
 pub use start::start;

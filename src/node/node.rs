@@ -1,27 +1,27 @@
 //! The whole server, minus its I/O.
 
+mod queries;
 mod snapshots;
 mod status;
 
-use super::beforehand::Beforehand;
-use super::event::{Action, Caller, Event, Kept};
-use super::governing::Governing;
-use super::keeping::Keeping;
+use super::admin_waiters::AdminWaiters;
+use super::compaction::CompactionPolicy;
+use super::event::{Action, Caller, DurableSnapshot, Event};
+use super::expiry_ticker::ExpiryTicker;
 use super::options::Options;
-use super::requests::{self, Asked, Forwarded, Parked, Proposals, Queries, Reading};
-use super::shipping::Shipping;
+use super::prefetch::Prefetch;
+use super::requests::{ClientRequest, Forwarded, LinearizableReads, Parked, Proposals, Queries};
 use super::snapshot_reads::SnapshotReads;
+use super::snapshot_sender::SnapshotSender;
 use super::space::{self, Space};
 use super::stats::Stats;
-use super::ticking::Ticking;
-use crate::api::{Consistency, Outcome, Refusal, Reply, Request};
+use crate::api::{Consistency, Refusal, Reply, Request};
 use crate::apply::Report as Applied;
 use crate::consensus::Raft;
-use crate::consensus::message::{Ask, Envelope, Message};
+use crate::consensus::message::{Envelope, Message, VoteKind};
 use crate::consensus::note::Note;
-use crate::consensus::ready::{Order, Ready};
-use crate::limits::ANSWER_BYTES_MAX;
-use crate::types::{DiskId, Index, LogId, Mutant, NodeId, Position, Term, Time};
+use crate::consensus::ready::{EntriesToSend, Ready};
+use crate::types::{DiskId, Index, LogId, Mutant, NodeId, Term, Time};
 use crate::wal::report::{Fault, Report};
 use crate::wal::view::View;
 use bytes::Bytes;
@@ -35,27 +35,27 @@ use bytes::Bytes;
 pub struct Node {
     raft: Raft,
     view: View,
-    beforehand: Beforehand,
+    beforehand: Prefetch,
     options: Options,
     stats: Stats,
     proposals: Proposals,
     parked: Parked,
-    reading: Reading,
+    reading: LinearizableReads,
     forwarded: Forwarded,
     queries: Queries,
     /// Everything up to here was given to the applier; and up to here it has reported.
-    fed: Index,
+    submitted_to_apply: Index,
     applied: Applied,
     /// When the batch that is being applied was handed over.
     applying: Option<Time>,
-    keeping: Keeping,
-    shipping: Shipping,
+    compaction: CompactionPolicy,
+    snapshot_sender: SnapshotSender,
     snapshot_reads: SnapshotReads,
     space: Space,
-    governing: Governing,
-    ticking: Ticking,
+    admin_waiters: AdminWaiters,
+    expiry_ticker: ExpiryTicker,
     /// The term we led, last we looked.
-    led: Option<Term>,
+    led_term: Option<Term>,
     leader: Option<NodeId>,
     replies: Vec<(Caller, u64, Reply)>,
     forwards: Vec<Action>,
@@ -64,7 +64,7 @@ pub struct Node {
 
 /// How a node begins.
 #[derive(Debug)]
-pub struct Begun {
+pub struct NodeStart {
     /// When.
     pub now: Time,
     /// The disk it is known by.
@@ -72,18 +72,18 @@ pub struct Begun {
     /// What its machine is.
     pub applied: Applied,
     /// The snapshot that made it so, if one did.
-    pub kept: Option<Kept>,
+    pub kept: Option<DurableSnapshot>,
     /// Another for each run of a process.
     pub chance: u64,
     /// What is read of its log by somebody else, from behind what was applied.
-    pub beforehand: Beforehand,
+    pub beforehand: Prefetch,
 }
 
 impl Node {
     /// A node around its share of the algorithm, reading its log through that view, with nothing
     /// applied beyond the base of the log. `chance` is another for each run of a process.
-    pub fn new(raft: Raft, view: View, options: Options, begun: Begun) -> Node {
-        let Begun { now, applied, kept, chance, beforehand, disk: _ } = begun;
+    pub fn new(raft: Raft, view: View, options: Options, begun: NodeStart) -> Node {
+        let NodeStart { now, applied, kept, chance, beforehand, disk: _ } = begun;
         let first = if options.mutants.breaks(Mutant::ReuseNumbers) { 0 } else { chance };
         Node {
             raft,
@@ -92,20 +92,20 @@ impl Node {
             stats: Stats::default(),
             proposals: Proposals::default(),
             parked: Parked::default(),
-            reading: Reading::default(),
+            reading: LinearizableReads::default(),
             forwarded: Forwarded::after(first),
             queries: Queries::default(),
-            fed: applied.upto,
+            submitted_to_apply: applied.upto,
             applied,
-            keeping: Keeping::new(now, kept),
-            shipping: Shipping::new(&options),
+            compaction: CompactionPolicy::new(now, kept),
+            snapshot_sender: SnapshotSender::new(&options),
             snapshot_reads: SnapshotReads::new(&options),
             options,
             space: Space::default(),
-            governing: Governing::default(),
-            ticking: Ticking::new(),
+            admin_waiters: AdminWaiters::default(),
+            expiry_ticker: ExpiryTicker::new(),
             applying: None,
-            led: None,
+            led_term: None,
             leader: None,
             replies: Vec::new(),
             forwards: Vec::new(),
@@ -124,7 +124,7 @@ impl Node {
                 self.raft.lost(now, peer);
                 self.stats.lost(peer);
                 let lost = self.forwarded.lost(peer);
-                self.strand(now, lost);
+                self.fail_in_flight(now, lost);
             }
             Event::Request { from, id, forward, request } => {
                 // A wake-up is many events and one turn. Requests that wait for a leader are older than this one and
@@ -133,7 +133,7 @@ impl Node {
                     self.follow_leadership(now);
                 }
                 let until = now + self.options.parked_for;
-                self.ask(now, Asked { from, id, forward, until, request });
+                self.ask(now, ClientRequest { from, id, forward, until, request });
             }
             Event::Answered { from, id, reply } => self.answered(now, from, id, reply),
             // Nothing has happened. To ask again at once would find the same link, as full or as broken.
@@ -142,13 +142,13 @@ impl Node {
             }
             Event::AnswersLost(peer) => {
                 let lost = self.forwarded.lost(peer);
-                self.strand(now, lost);
+                self.fail_in_flight(now, lost);
             }
             Event::CallerGone(caller) => {
                 self.parked.forget(caller);
-                self.keeping.forget(caller);
+                self.compaction.forget(caller);
                 self.snapshot_reads.forget(caller);
-                self.governing.forget(caller);
+                self.admin_waiters.forget(caller);
                 self.reading.forget(caller);
                 self.forwarded.forget(caller);
             }
@@ -157,7 +157,7 @@ impl Node {
                 self.space.is(low);
                 self.raft.lacks_room(low);
                 if !low {
-                    self.keeping.room();
+                    self.compaction.room();
                 }
             }
             Event::Met { peer, disk } => self.raft.met(peer, disk),
@@ -168,29 +168,17 @@ impl Node {
             Event::Taken(kept) => self.taken(now, kept),
             Event::TakenDamaged => {
                 self.stats.ends_snapshot(now, false);
-                self.keeping.taken_damaged(now, &self.options);
+                self.compaction.taken_damaged(now, &self.options);
             }
             Event::Inspected { snapshot, whole } => self.inspected(now, snapshot, whole),
             Event::Received { from, snapshot, next, damaged } => self.raft.chunked(from, snapshot, next, damaged),
             Event::Restored { kept, base, time, report } => self.restored(now, kept, base, time, report),
             Event::Queried { ticket, applied, answer } => {
                 if let Some((from, id)) = self.queries.answered(ticket) {
-                    self.replies.push((from, id, self.told(applied, answer)));
+                    self.replies.push((from, id, self.query_reply(applied, answer)));
                 }
             }
         }
-    }
-
-    /// The answer to a query; if it is too long for a frame, that it is: else who asked would lose the connection, and
-    /// ask again elsewhere.
-    fn told(&self, applied: Index, answer: Bytes) -> Reply {
-        let early = self.options.mutants.breaks(Mutant::ReadNamesLaterEntry);
-        let applied = if early { applied.next() } else { applied };
-        if answer.len() as u64 <= ANSWER_BYTES_MAX {
-            return Reply::Answer { applied, answer };
-        }
-        let position = Position::new(applied, self.raft.log().term(applied).unwrap_or_default());
-        Reply::Done { position, outcome: Outcome::AnswerTooLong }
     }
 
     /// A peer that knows this node as a member holds another log. A founder that had nobody to ask was a member of that
@@ -208,7 +196,7 @@ impl Node {
     }
 
     /// Somebody asks; it is answered now, or waits where it has to.
-    fn ask(&mut self, now: Time, asked: Asked) {
+    fn ask(&mut self, now: Time, asked: ClientRequest) {
         match &asked.request {
             Request::Status => {
                 let status = Box::new(self.status(now));
@@ -217,12 +205,12 @@ impl Node {
             // Nothing was ever committed here, for want of a leader: there is nothing to write down.
             Request::Snapshot if self.applied.upto == Index::ZERO => self.refuse(asked, Refusal::NoLeader),
             Request::Snapshot => {
-                self.keeping.ask(asked.from, asked.id, self.applied.upto);
+                self.compaction.ask(asked.from, asked.id, self.applied.upto);
                 // There may be one of all that was applied.
                 self.answer_snapshot();
             }
             Request::ReadSnapshot { snapshot, offset } => {
-                let (what, newest) = ((*snapshot, *offset), self.keeping.sendable());
+                let (what, newest) = ((*snapshot, *offset), self.compaction.sendable());
                 let read = self.snapshot_reads.request(now, (asked.from, asked.id), what, newest);
                 read.unwrap_or_else(|refusal| self.refuse(asked, refusal));
             }
@@ -237,7 +225,7 @@ impl Node {
             // What a leader takes in while it hands over, it could not finish: whoever leads next is asked, or it
             // is again when that came to nothing.
             Request::Propose { .. } | Request::Query { .. } | Request::Change { .. }
-                if self.raft.hands_over().is_some() || self.begins_log() =>
+                if self.raft.transfer_target().is_some() || self.begins_log() =>
             {
                 self.park(asked);
             }
@@ -254,7 +242,7 @@ impl Node {
                     Err(refusal) => self.refuse(asked, refusal),
                 }
             }
-            Request::Query { .. } if self.raft.leader().is_none() => self.elsewhere(asked),
+            Request::Query { .. } if self.raft.leader().is_none() => self.forward_or_redirect(asked),
             Request::Query { .. } if self.reads_are_full() => {
                 self.refuse(asked, Refusal::Busy);
             }
@@ -266,19 +254,15 @@ impl Node {
             // The process answers its own clients; a peer passes on nothing of the kind.
             Request::LogLevel(_) => self.refuse(asked, Refusal::NotOffered),
             Request::Change { .. } | Request::Transfer { .. } if self.raft.leads() => self.govern(now, asked),
-            Request::Propose { .. } | Request::Change { .. } | Request::Transfer { .. } => self.elsewhere(asked),
+            Request::Propose { .. } | Request::Change { .. } | Request::Transfer { .. } => {
+                self.forward_or_redirect(asked)
+            }
         }
     }
 
     /// Whether this node leads a log that is not yet agreed to be this cluster's: commands wait until it is.
     fn begins_log(&self) -> bool {
         self.raft.leads() && !self.raft.takes_commands()
-    }
-
-    /// Whether no more reads can be taken in: those that wait for their round, for the turn or for the applier hold as
-    /// many bytes as they may.
-    fn reads_are_full(&self) -> bool {
-        self.reading.bytes() + self.queries.bytes() >= self.options.reading_bytes
     }
 
     /// Whether there is room for that command, here and on enough other disks.
@@ -288,13 +272,13 @@ impl Node {
     }
 
     /// We lead, and somebody wants the members changed, or another to lead.
-    fn govern(&mut self, now: Time, asked: Asked) {
+    fn govern(&mut self, now: Time, asked: ClientRequest) {
         let outcome = match &asked.request {
             Request::Change { change, force } => self.raft.reconfigure(now, change, *force).map(|position| {
-                self.governing.began(&self.raft, asked.from, asked.id, position);
+                self.admin_waiters.began(&self.raft, asked.from, asked.id, position);
             }),
             Request::Transfer { to } => self.raft.transfer(now, *to).map(|to| {
-                self.governing.hands_over(asked.from, asked.id, to);
+                self.admin_waiters.hands_over(asked.from, asked.id, to);
             }),
             _ => Ok(()),
         };
@@ -303,7 +287,7 @@ impl Node {
         }
     }
 
-    fn park(&mut self, asked: Asked) {
+    fn park(&mut self, asked: ClientRequest) {
         let parked = self.parked.push(asked, self.options.parked, self.options.parked_bytes);
         if let Err(refused) = parked {
             let (asked, refusal) = *refused;
@@ -312,7 +296,7 @@ impl Node {
     }
 
     /// Somebody asks for what only the leader can do, and we do not lead.
-    fn elsewhere(&mut self, asked: Asked) {
+    fn forward_or_redirect(&mut self, asked: ClientRequest) {
         let passed_on = matches!(asked.from, Caller::Peer(_));
         match self.raft.leader() {
             Some(leader) if asked.forward && !passed_on => {
@@ -341,16 +325,16 @@ impl Node {
         let (node, members) = (self.raft.id(), &self.raft.membership().members);
         let outside = !members.contains_key(&node) && self.raft.leader().is_none();
         let addresses = members.values().map(|member| member.address.clone()).filter(|address| !address.is_empty());
-        outside.then(|| Refusal::Outside { node, members: addresses.collect() })
+        outside.then(|| Refusal::NotMember { node, members: addresses.collect() })
     }
 
-    fn refuse(&mut self, asked: Asked, refusal: Refusal) {
+    fn refuse(&mut self, asked: ClientRequest, refusal: Refusal) {
         self.stats.figures.proposals_failed += u64::from(asked.is_write());
         self.replies.push((asked.from, asked.id, Reply::Refused(refusal)));
     }
 
     /// No answer can be waited for: reads are asked again, writes may have happened.
-    fn strand(&mut self, now: Time, asked: Vec<Asked>) {
+    fn fail_in_flight(&mut self, now: Time, asked: Vec<ClientRequest>) {
         for asked in asked {
             if asked.is_write() {
                 self.replies.push((asked.from, asked.id, Reply::Unknown));
@@ -366,7 +350,7 @@ impl Node {
         let Some(asked) = self.forwarded.answered(from, id) else { return };
         match reply {
             // It had lost its place: nothing has happened, so ask again while there is time.
-            Reply::Refused(Refusal::NotLeader { .. } | Refusal::Outside { .. })
+            Reply::Refused(Refusal::NotLeader { .. } | Refusal::NotMember { .. })
                 if asked.until > now && self.raft.leader() != Some(from) =>
             {
                 self.ask(now, asked);
@@ -409,7 +393,7 @@ impl Node {
         self.follow_leadership(now);
         // On a full disk what ends waits: it is absent with the next entry that frees room.
         let due = self.applied.due.filter(|_| !self.space.is_low());
-        self.ticking.turn(now, &mut self.raft, (self.applied.upto, self.applied.time), due);
+        self.expiry_ticker.turn(now, &mut self.raft, (self.applied.upto, self.applied.time), due);
         let ready = self.raft.ready(now);
         self.carry(now, ready, actions);
         // Before more is given to the applier: a snapshot is of what was applied, and names the members as
@@ -429,9 +413,11 @@ impl Node {
     /// Whether the leader, or the term this node leads, is another than at the last turn, or parked requests can be
     /// asked by now.
     fn leadership_changed(&self) -> bool {
-        let unparks =
-            !self.parked.is_empty() && self.leader.is_some() && self.raft.hands_over().is_none() && !self.begins_log();
-        self.leader != self.raft.leader() || self.led != self.led_term() || unparks
+        let unparks = !self.parked.is_empty()
+            && self.leader.is_some()
+            && self.raft.transfer_target().is_none()
+            && !self.begins_log();
+        self.leader != self.raft.leader() || self.led_term != self.led_term() || unparks
     }
 
     fn led_term(&self) -> Option<Term> {
@@ -441,12 +427,12 @@ impl Node {
     /// Who leads has changed, perhaps: whoever waited for one who does no more is told, and whoever
     /// waited for a leader to be found is looked at again.
     fn follow_leadership(&mut self, now: Time) {
-        if self.raft.leads() && self.space.is_low() && self.governing.looks_for_room(now) {
+        if self.raft.leads() && self.space.is_low() && self.admin_waiters.looks_for_room(now) {
             self.raft.make_room(now);
         }
         let leads = self.led_term();
-        if self.led != leads {
-            self.led = leads;
+        if self.led_term != leads {
+            self.led_term = leads;
             self.stats.reset_sent();
             let reply = if self.options.mutants.breaks(Mutant::UnknownAsRefused) {
                 Reply::Refused(self.raft.not_leader())
@@ -461,14 +447,14 @@ impl Node {
         if self.leader != leader {
             self.stats.led_by(leader);
             self.leader = leader;
-            let astray = self.forwarded.astray(leader);
-            self.strand(now, astray);
+            let astray = self.forwarded.misrouted(leader);
+            self.fail_in_flight(now, astray);
         }
-        self.governing.settle(&self.raft, self.led, &mut self.replies);
+        self.admin_waiters.settle(&self.raft, self.led_term, &mut self.replies);
         if self.parked.is_empty() {
             return;
         }
-        if leader.is_some() && self.raft.hands_over().is_none() && !self.begins_log() {
+        if leader.is_some() && self.raft.transfer_target().is_none() && !self.begins_log() {
             for asked in self.parked.take() {
                 self.ask(now, asked);
             }
@@ -486,7 +472,7 @@ impl Node {
     fn carry(&mut self, now: Time, ready: Ready, actions: &mut Vec<Action>) {
         self.stats.committed(now, ready.commit);
         if let Some(write) = ready.write {
-            if let (Some(entry), true) = (write.entries.last(), self.led.is_some()) {
+            if let (Some(entry), true) = (write.entries.last(), self.led_term.is_some()) {
                 self.stats.sent(now, entry.position.index);
             }
             self.view.push(&write);
@@ -502,21 +488,21 @@ impl Node {
         for (read, index) in ready.reads {
             self.reading.confirm(read, index);
         }
-        let lost: Vec<Asked> = ready.reads_lost.into_iter().filter_map(|read| self.reading.lose(read)).collect();
-        self.strand(now, lost);
-        if let Some(newest) = self.keeping.kept().cloned() {
+        let lost = ready.reads_lost.into_iter().filter_map(|read| self.reading.lose(read)).collect();
+        self.fail_in_flight(now, lost);
+        if let Some(newest) = self.compaction.kept().cloned() {
             for peer in ready.ships {
                 let matched = self.raft.progress().find(|(id, _)| *id == peer).map_or(Index::ZERO, |(_, p)| p.matched);
-                self.shipping.begin(now, peer, &newest, matched);
+                self.snapshot_sender.begin(now, peer, &newest, matched);
             }
-            if self.keeping.sendable().is_none() {
-                self.shipping.inspected(now, newest.position, false);
+            if self.compaction.sendable().is_none() {
+                self.snapshot_sender.inspected(now, newest.position, false);
             }
         }
         for (follower, snapshot, next, damaged) in ready.chunked {
             if !damaged {
-                self.shipping.chunked(now, follower, snapshot, next);
-            } else if let Some(times) = self.shipping.damaged(now, follower, snapshot) {
+                self.snapshot_sender.chunked(now, follower, snapshot, next);
+            } else if let Some(times) = self.snapshot_sender.damaged(now, follower, snapshot) {
                 actions.push(Action::Inspect { follower, snapshot, times });
             }
         }
@@ -525,7 +511,7 @@ impl Node {
             actions.push(Action::Receive { from, chunk });
         }
         for note in ready.notes {
-            if let Note::Campaigns { reason, ask: Ask::Pre, .. } = &note {
+            if let Note::Campaigns { reason, ask: VoteKind::PreVote, .. } = &note {
                 *self.stats.elections.entry(reason.name().to_owned()).or_default() += 1;
             }
             actions.push(Action::Note(note));
@@ -533,13 +519,13 @@ impl Node {
     }
 
     /// An append as the core orders it, with its entries.
-    fn fill(&mut self, order: Order) -> Option<Envelope> {
-        let Order { to, term, prev, upto, commit, probe } = order;
+    fn fill(&mut self, order: EntriesToSend) -> Option<Envelope> {
+        let EntriesToSend { to, term, prev, upto, commit, probe } = order;
         let range = prev.index.next()..=upto;
         // The core has kept to the bounds already: what it ordered is taken whole.
         let entries = if range.is_empty() { Ok(Vec::new()) } else { self.view.entries(range, u64::MAX) };
         match entries {
-            Ok(entries) => Some(self.raft.envelope(to, term, Message::Append { prev, commit, probe, entries })),
+            Ok(entries) => Some(self.raft.envelope(to, term, Message::AppendEntries { prev, commit, probe, entries })),
             Err(fault) => {
                 self.fault = Some(fault);
                 None
@@ -550,15 +536,15 @@ impl Node {
     /// Gives the applier what is committed, one batch at a time.
     fn feed(&mut self, now: Time, actions: &mut Vec<Action>) {
         let commit = self.raft.log().commit();
-        if self.applying.is_some() || self.fed >= commit {
+        if self.applying.is_some() || self.submitted_to_apply >= commit {
             return;
         }
-        let range = self.fed.next()..=commit;
+        let range = self.submitted_to_apply.next()..=commit;
         let read = self.beforehand.take(range.clone(), |position| self.raft.log().holds(position));
         match read.map_or_else(|| self.view.entries(range, self.options.apply_bytes), Ok) {
             Ok(entries) => {
                 let last = entries.last().expect("a range that is not empty holds an entry");
-                self.fed = last.position.index;
+                self.submitted_to_apply = last.position.index;
                 self.applying = Some(now);
                 actions.push(Action::Apply(entries));
             }
@@ -566,35 +552,17 @@ impl Node {
         }
     }
 
-    /// Gives the applier the queries whose time has come: it answers in order, so they see what
-    /// was given to it before.
-    fn query(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let mut due = self.queries.take_local();
-        let early = self.options.mutants.breaks(Mutant::ReadBeforeApplied);
-        let upto = if early { self.raft.log().last().index } else { self.fed };
-        while let Some(asked) = self.reading.next(upto) {
-            due.push(asked);
-        }
-        let time = self.raft.cluster_time(now);
-        for Asked { from, id, request, .. } in due {
-            if let Some(query) = requests::query_of(request) {
-                let ticket = self.queries.push(from, id, query.len() as u64);
-                actions.push(Action::Query { ticket, query, time });
-            }
-        }
-    }
-
     /// When `turn` next has something to do. Earlier calls are harmless.
     pub fn deadline(&self) -> Time {
-        let unfed = self.applying.is_none() && self.fed < self.raft.log().commit();
+        let unfed = self.applying.is_none() && self.submitted_to_apply < self.raft.log().commit();
         if unfed || !self.replies.is_empty() || !self.forwards.is_empty() {
             return Time::ZERO;
         }
         // While something is being applied no snapshot is taken: that it is done will wake us.
         let due = if self.applying.is_none() { self.applied.upto } else { Index::ZERO };
-        let snapshots = self.shipping.deadline().min(self.keeping.deadline(due, &self.options));
+        let snapshots = self.snapshot_sender.deadline().min(self.compaction.deadline(due, &self.options));
         let snapshots = snapshots.min(self.snapshot_reads.deadline());
-        self.raft.deadline().min(self.parked.deadline()).min(snapshots).min(self.ticking.deadline())
+        self.raft.deadline().min(self.parked.deadline()).min(snapshots).min(self.expiry_ticker.deadline())
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// One question of one caller.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ClientRequest {
     /// Who asks.
     pub from: Caller,
     /// Its number for it.
@@ -23,7 +23,7 @@ pub struct Asked {
     pub request: Request,
 }
 
-impl Asked {
+impl ClientRequest {
     /// How large it is, without its frame.
     pub fn bytes(&self) -> u64 {
         match &self.request {
@@ -132,7 +132,7 @@ impl<K: Ord + Copy> ByCaller<K> {
 #[derive(Clone, Debug, Default)]
 pub struct Parked {
     given: u64,
-    waiting: BTreeMap<u64, Asked>,
+    waiting: BTreeMap<u64, ClientRequest>,
     by_caller: ByCaller<u64>,
     deadlines: BTreeSet<(Time, u64)>,
     bytes: u64,
@@ -140,7 +140,12 @@ pub struct Parked {
 
 impl Parked {
     /// Lets it wait, or refuses it for want of room.
-    pub fn push(&mut self, asked: Asked, most: usize, most_bytes: u64) -> Result<(), Box<(Asked, Refusal)>> {
+    pub fn push(
+        &mut self,
+        asked: ClientRequest,
+        most: usize,
+        most_bytes: u64,
+    ) -> Result<(), Box<(ClientRequest, Refusal)>> {
         if self.waiting.len() >= most || self.bytes + asked.bytes() > most_bytes {
             return Err(Box::new((asked, Refusal::Busy)));
         }
@@ -153,12 +158,12 @@ impl Parked {
     }
 
     /// Takes all of them, the oldest first.
-    pub fn take(&mut self) -> impl Iterator<Item = Asked> + use<> {
+    pub fn take(&mut self) -> impl Iterator<Item = ClientRequest> + use<> {
         let given = self.given;
         std::mem::replace(self, Parked { given, ..Parked::default() }).waiting.into_values()
     }
 
-    fn remove(&mut self, number: u64) -> Option<Asked> {
+    fn remove(&mut self, number: u64) -> Option<ClientRequest> {
         let asked = self.waiting.remove(&number)?;
         self.bytes -= asked.bytes();
         self.by_caller.remove(asked.from, number);
@@ -167,7 +172,7 @@ impl Parked {
     }
 
     /// Takes those who have waited long enough.
-    pub fn expired(&mut self, now: Time) -> Vec<Asked> {
+    pub fn expired(&mut self, now: Time) -> Vec<ClientRequest> {
         // Requests that came back from elsewhere keep their deadlines, so the oldest need not be first.
         let due = self.deadlines.iter().take_while(|(until, _)| *until <= now);
         let mut due: Vec<u64> = due.map(|(_, number)| *number).collect();
@@ -200,17 +205,17 @@ impl Parked {
 
 /// Linearizable reads: first waiting for their round, then for the applier to come so far.
 #[derive(Clone, Debug, Default)]
-pub struct Reading {
-    waiting: BTreeMap<ReadId, Asked>,
+pub struct LinearizableReads {
+    waiting: BTreeMap<ReadId, ClientRequest>,
     /// Those whose round is confirmed, in order. Whose caller has gone since is not in `waiting`.
     confirmed: VecDeque<(Index, ReadId)>,
     by_caller: ByCaller<ReadId>,
     bytes: u64,
 }
 
-impl Reading {
+impl LinearizableReads {
     /// A read waits for its round.
-    pub fn push(&mut self, read: ReadId, asked: Asked) {
+    pub fn push(&mut self, read: ReadId, asked: ClientRequest) {
         self.bytes += asked.bytes();
         self.by_caller.insert(asked.from, read);
         self.waiting.insert(read, asked);
@@ -229,7 +234,7 @@ impl Reading {
     }
 
     /// Its round came to nothing.
-    pub fn lose(&mut self, read: ReadId) -> Option<Asked> {
+    pub fn lose(&mut self, read: ReadId) -> Option<ClientRequest> {
         let lost = self.waiting.remove(&read)?;
         self.bytes -= lost.bytes();
         self.by_caller.remove(lost.from, read);
@@ -247,7 +252,7 @@ impl Reading {
     }
 
     /// Takes the next read that needs no more than what the applier was given.
-    pub fn next(&mut self, fed: Index) -> Option<Asked> {
+    pub fn next(&mut self, fed: Index) -> Option<ClientRequest> {
         // Rounds are confirmed in order, and so their indexes never fall.
         while let Some((_, read)) = self.confirmed.pop_front_if(|(index, _)| *index <= fed) {
             if let Some(asked) = self.lose(read) {
@@ -272,7 +277,7 @@ impl Reading {
 #[derive(Clone, Debug)]
 pub struct Forwarded {
     given: u64,
-    waiting: BTreeMap<u64, (NodeId, Asked)>,
+    waiting: BTreeMap<u64, (NodeId, ClientRequest)>,
     by_caller: ByCaller<u64>,
     bytes: u64,
 }
@@ -284,7 +289,7 @@ impl Forwarded {
     }
 
     /// Passed on to `to`, under the number that is returned.
-    pub fn push(&mut self, to: NodeId, asked: Asked) -> u64 {
+    pub fn push(&mut self, to: NodeId, asked: ClientRequest) -> u64 {
         self.given = self.given.wrapping_add(1);
         self.bytes += asked.bytes();
         self.by_caller.insert(asked.from, self.given);
@@ -298,12 +303,12 @@ impl Forwarded {
     }
 
     /// That node answered; whose question it was.
-    pub fn answered(&mut self, from: NodeId, id: u64) -> Option<Asked> {
+    pub fn answered(&mut self, from: NodeId, id: u64) -> Option<ClientRequest> {
         self.waiting.get(&id).filter(|(to, _)| *to == from)?;
         self.remove(id)
     }
 
-    fn remove(&mut self, id: u64) -> Option<Asked> {
+    fn remove(&mut self, id: u64) -> Option<ClientRequest> {
         let (_, asked) = self.waiting.remove(&id)?;
         self.bytes -= asked.bytes();
         self.by_caller.remove(asked.from, id);
@@ -311,16 +316,16 @@ impl Forwarded {
     }
 
     /// Takes those that were passed on to anybody but `leader`: no answer can be waited for.
-    pub fn astray(&mut self, leader: Option<NodeId>) -> Vec<Asked> {
+    pub fn misrouted(&mut self, leader: Option<NodeId>) -> Vec<ClientRequest> {
         self.take(|to| Some(to) != leader)
     }
 
     /// Takes those that were passed on to `peer`.
-    pub fn lost(&mut self, peer: NodeId) -> Vec<Asked> {
+    pub fn lost(&mut self, peer: NodeId) -> Vec<ClientRequest> {
         self.take(|to| to == peer)
     }
 
-    fn take(&mut self, gone: impl Fn(NodeId) -> bool) -> Vec<Asked> {
+    fn take(&mut self, gone: impl Fn(NodeId) -> bool) -> Vec<ClientRequest> {
         let ids: Vec<u64> = self.waiting.iter().filter(|(_, (to, _))| gone(*to)).map(|(id, _)| *id).collect();
         ids.into_iter().filter_map(|id| self.remove(id)).collect()
     }
@@ -346,7 +351,7 @@ impl Forwarded {
 /// Queries given to the applier and not yet answered; and local ones, which wait for the turn and nothing else.
 #[derive(Clone, Debug, Default)]
 pub struct Queries {
-    local: Vec<Asked>,
+    local: Vec<ClientRequest>,
     given: u64,
     waiting: BTreeMap<u64, (Caller, u64, u64)>,
     bytes: u64,
@@ -354,14 +359,14 @@ pub struct Queries {
 
 impl Queries {
     /// A local query, to be given to the applier at the turn.
-    pub fn push_local(&mut self, asked: Asked) {
+    pub fn push_local(&mut self, asked: ClientRequest) {
         self.bytes += asked.bytes();
         self.local.push(asked);
     }
 
     /// Takes the local ones.
-    pub fn take_local(&mut self) -> Vec<Asked> {
-        self.bytes -= self.local.iter().map(Asked::bytes).sum::<u64>();
+    pub fn take_local(&mut self) -> Vec<ClientRequest> {
+        self.bytes -= self.local.iter().map(ClientRequest::bytes).sum::<u64>();
         std::mem::take(&mut self.local)
     }
 
@@ -435,7 +440,7 @@ mod tests {
     #[test]
     fn parked_requests_are_bounded_and_expire() {
         let mut parked = Parked::default();
-        let asked = |id, until| Asked {
+        let asked = |id, until| ClientRequest {
             from: Caller::Client(1),
             id,
             forward: false,
@@ -459,8 +464,8 @@ mod tests {
     fn of_a_caller_that_goes_only_its_own_requests_are_dropped() {
         const CALLERS: u64 = 10_000;
         let (mut parked, mut reading, mut forwarded) =
-            (Parked::default(), Reading::default(), Forwarded::after(u64::MAX - 5));
-        let asked = |from, id| Asked {
+            (Parked::default(), LinearizableReads::default(), Forwarded::after(u64::MAX - 5));
+        let asked = |from, id| ClientRequest {
             from: Caller::Client(from),
             id,
             forward: true,
@@ -494,7 +499,7 @@ mod tests {
         assert_eq!((reading.bytes(), reading.confirmed.len()), (0, 0));
         assert_eq!(parked.take().map(|asked| asked.id).collect::<Vec<_>>(), [3, 4, 5]);
         assert_eq!((parked.len(), parked.bytes, parked.by_caller.0.len()), (0, 0, 0));
-        assert_eq!(forwarded.astray(None).len(), 6);
+        assert_eq!(forwarded.misrouted(None).len(), 6);
         assert_eq!((forwarded.bytes(), forwarded.by_caller.0.len()), (0, 0));
     }
 }

@@ -1,6 +1,6 @@
 //! Clients that read the file of a snapshot, piece by piece: a backup of what a node holds.
 
-use super::event::{Caller, Kept};
+use super::event::{Caller, DurableSnapshot};
 use super::options::Options;
 use crate::api::{Refusal, Reply};
 use crate::types::{Position, Time};
@@ -27,7 +27,7 @@ pub struct SnapshotReads {
 
 #[derive(Clone, Debug)]
 struct HeldSnapshot {
-    kept: Kept,
+    kept: DurableSnapshot,
     /// When a piece of it was last requested.
     read_at: Time,
 }
@@ -57,7 +57,7 @@ impl SnapshotReads {
         now: Time,
         (from, id): (Caller, u64),
         (snapshot, offset): (Position, u64),
-        newest: Option<&Kept>,
+        newest: Option<&DurableSnapshot>,
     ) -> Result<(), Refusal> {
         self.release(now);
         if self.waiting.len() >= WAITING_MAX {
@@ -138,8 +138,8 @@ mod tests {
 
     const CLIENT: Caller = Caller::Client(7);
 
-    fn kept(index: u64) -> Kept {
-        Kept { position: Position::new(Index(index), Term(1)), bytes: Bytes::from(vec![index as u8; 25]) }
+    fn kept(index: u64) -> DurableSnapshot {
+        DurableSnapshot { position: Position::new(Index(index), Term(1)), bytes: Bytes::from(vec![index as u8; 25]) }
     }
 
     fn reads() -> SnapshotReads {

@@ -35,12 +35,12 @@ pub fn frees(op: &Bytes, frees: fn(&[u8]) -> bool) -> bool {
 mod tests {
     use super::*;
     use crate::machine::Kv;
-    use crate::machine::seam::StateMachine;
+    use crate::machine::state_machine::StateMachine;
     use crate::machine::words::Command;
     use crate::types::SessionId;
 
     fn passes(command: &Command<'_>) -> bool {
-        let op = Op::Execute { session: SessionId(1), seq: 1, lowest: 1, command: command.encode() };
+        let op = Op::Execute { session: SessionId(1), seq: 1, first_outstanding: 1, command: command.encode() };
         frees(&op.encode(), Kv::frees)
     }
 

@@ -1,6 +1,6 @@
 //! From what the journal remembers to a node that takes part.
 
-use super::node::{Begun, Node};
+use super::node::{Node, NodeStart};
 use super::options::Options;
 use crate::consensus::replica::{Recovered, Replica};
 use crate::consensus::{Options as RaftOptions, Raft};
@@ -9,7 +9,13 @@ use crate::wal;
 
 /// A node as its disk remembers it: everything durable, nothing known to be committed beyond what its
 /// machine holds, a follower of nobody.
-pub fn start(id: NodeId, recovered: wal::Recovered, raft_options: RaftOptions, options: Options, begun: Begun) -> Node {
+pub fn start(
+    id: NodeId,
+    recovered: wal::Recovered,
+    raft_options: RaftOptions,
+    options: Options,
+    begun: NodeStart,
+) -> Node {
     let entries = recovered.heads.iter().map(|head| (head.term, u64::from(head.bytes))).collect();
     let remembered = Recovered {
         disk: begun.disk,

@@ -145,7 +145,7 @@ impl Stats {
 
     /// A message leaves: a heartbeat, perhaps. One that is said again is measured from the first time.
     pub fn sends(&mut self, now: Time, envelope: &Envelope) {
-        if let Message::Beat { round, .. } = envelope.message {
+        if let Message::Heartbeat { round, .. } = envelope.message {
             let beat = self.beats.entry(envelope.to).or_insert((round, now));
             if beat.0 != round {
                 *beat = (round, now);
@@ -155,7 +155,7 @@ impl Stats {
 
     /// A message has come: the answer to a heartbeat, perhaps.
     pub fn receives(&mut self, now: Time, envelope: &Envelope) {
-        if let Message::Heard { round, .. } = envelope.message
+        if let Message::HeartbeatResponse { round, .. } = envelope.message
             && let Some((_, at)) = self.beats.remove(&envelope.from).filter(|(beaten, _)| *beaten == round)
         {
             let trips = self.figures.round_trip_ns.entry(envelope.from.get());

@@ -5,25 +5,25 @@
 
 use super::new_cluster::is_replacement_pending;
 use super::reading::beforehand;
-use super::telling::Telling;
+use super::start_progress::StartProgress;
 use crate::apply::Applier;
 use crate::config::Config;
 use crate::consensus;
 use crate::disk::FsDisk;
 use crate::disk::fs::{Lock, Syncs};
-use crate::machine::seam::StateMachine;
+use crate::machine::state_machine::StateMachine;
 use crate::net::applying::kept;
-use crate::net::leavings::Leavings;
+use crate::net::deferred_drop::DeferredDrop;
 use crate::net::sockets::Identity;
-use crate::node::node::{Begun, Node};
+use crate::node::node::{Node, NodeStart};
 use crate::node::start::start;
 use crate::shelf::{Reviving, bring_together, fault};
 use crate::snapshot::{Snapshot, Store};
 use crate::types::Run;
-use crate::types::{Base, DiskId, Index, Membership, Position, Time};
+use crate::types::{DiskId, Index, Membership, Position, SnapshotPoint, Time};
 use crate::wal::identity::{Identity as Owner, NAME, short};
-use crate::wal::side::io;
-use crate::wal::{self, Fault, Journal, Reading, Recovered, Reserve};
+use crate::wal::sync_marker::io;
+use crate::wal::{self, Fault, Journal, ReadMode, Recovered, Reserve};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -88,7 +88,7 @@ fn lock(config: &Config, root: &FsDisk) -> wal::Result<Lock> {
 
 /// Locks the directory unless it is `locked` already, finds or makes its identity, and recovers its journal. On a full
 /// disk that may take the reserve.
-pub fn boot(config: &Config, locked: Option<Lock>, telling: &mut Telling) -> wal::Result<Booted> {
+pub fn boot(config: &Config, locked: Option<Lock>, telling: &mut StartProgress) -> wal::Result<Booted> {
     let root = make(&config.data, syncs(config))?;
     let place = config.data.display().to_string();
     let lock = locked.map_or_else(|| lock(config, &root), Ok)?;
@@ -103,7 +103,7 @@ pub fn boot(config: &Config, locked: Option<Lock>, telling: &mut Telling) -> wal
         }
         found => found?,
     };
-    let Found { owner, disk, journal, recovered, store, snapshot } = found;
+    let DirectoryContents { owner, disk, journal, recovered, store, snapshot } = found;
     for note in &recovered.notes {
         log::info!(node = config.id.get(); "{note}");
     }
@@ -156,7 +156,7 @@ fn latest(recovered: &Recovered) -> &Membership {
 }
 
 /// What a directory holds.
-struct Found {
+struct DirectoryContents {
     owner: Owner,
     disk: FsDisk,
     journal: Journal<FsDisk>,
@@ -172,8 +172,8 @@ fn find(
     root: &FsDisk,
     place: &str,
     reserve: &Reserve<FsDisk>,
-    telling: &mut Telling,
-) -> wal::Result<Found> {
+    telling: &mut StartProgress,
+) -> wal::Result<DirectoryContents> {
     if is_replacement_pending(&config.data) {
         return Err(Fault::Foreign(format!(
             "{place} holds a new cluster that has not yet taken the place of the former one: drave recover {place} \
@@ -185,11 +185,11 @@ fn find(
     let mut options = wal::Options::new(owner.node, owner.cluster, owner.disk);
     options.segment_bytes = config.segment_bytes;
     options.torn_tail = config.torn_tail;
-    let founding = Base { position: Position::ZERO, configured: Index::ZERO, membership: config.founding() };
+    let founding = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: config.founding() };
     // Once founded, a journal that is not there is lost, and not to be made anew: this node has voted.
     let founding = (!owner.founded).then_some(&founding);
     let store = Store::open(make(&config.data.join("snapshots"), syncs(config))?, owner.cluster).map_err(fault)?;
-    let reading = Reading { threads: readers(), meter: &telling.stage("log read") };
+    let reading = ReadMode { threads: readers(), meter: &telling.stage("log read") };
     let (mut journal, mut recovered) = Journal::read(disk.clone(), options, founding, reading)?;
     journal.fall_back_on(reserve.clone());
     let newest = store.find_newest(&telling.stage("snapshot checked")).map_err(fault)?;
@@ -200,7 +200,7 @@ fn find(
     if founded != owner {
         founded.write(root)?;
     }
-    Ok(Found { owner: founded, disk, journal, recovered, store, snapshot })
+    Ok(DirectoryContents { owner: founded, disk, journal, recovered, store, snapshot })
 }
 
 /// By how many threads the log is read.
@@ -271,8 +271,8 @@ pub fn node<M: StateMachine>(
     me: Identity,
     recovered: Recovered,
     (machine, snapshot): (M, Option<Snapshot>),
-    leavings: &Leavings,
-    telling: &mut Telling,
+    leavings: &DeferredDrop,
+    telling: &mut StartProgress,
     now: Time,
 ) -> wal::Result<(Node, Applier<M>)> {
     let mut applier = Applier::new(machine);
@@ -283,7 +283,7 @@ pub fn node<M: StateMachine>(
     let mut options = config.node.clone();
     let beforehand = beforehand(&recovered.view, applier.applied(), options.apply_bytes);
     let (applied, chance) = (applier.apply(&[]), rand::random());
-    let begun = Begun { now, disk: Some(me.disk), applied, kept, chance, beforehand };
+    let begun = NodeStart { now, disk: Some(me.disk), applied, kept, chance, beforehand };
     options.cluster = me.cluster;
     options.frees = M::frees;
     options.fsync = config.fsync;

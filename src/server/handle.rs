@@ -133,13 +133,13 @@ impl Session {
         };
         let seq = self.next;
         self.next += 1;
-        let op = Op::Execute { session, seq, lowest: seq, command: Bytes::copy_from_slice(command) };
+        let op = Op::Execute { session, seq, first_outstanding: seq, command: Bytes::copy_from_slice(command) };
         match self.put(op, deadline)? {
             (position, Outcome::Executed { answer, duplicate }) => Ok(Executed { position, answer, duplicate }),
             (position, Outcome::AnswerTooLong) => Err(ClientError::AnswerTooLong { position }),
-            (_, Outcome::Lapsed) => {
+            (_, Outcome::SessionExpired) => {
                 self.id = None;
-                Err(ClientError::Lapsed)
+                Err(ClientError::SessionExpired)
             }
             (_, other) => Err(ClientError::Strange(Box::new(other))),
         }

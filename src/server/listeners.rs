@@ -1,9 +1,9 @@
 //! The sockets at which a node listens, bound before it writes anything: a start that cannot listen has changed nothing.
 
 use super::server::ServerError;
-use crate::config::{Config, Doorway};
-use crate::net::http::door as http;
-use crate::net::resp::door as redis;
+use crate::config::{BindAddress, Config};
+use crate::net::http::gateway as http;
+use crate::net::resp::gateway as redis;
 use crate::net::stream;
 use mio::net::TcpListener;
 use std::io::{self, ErrorKind};
@@ -75,17 +75,17 @@ fn is_passing(error: &io::Error) -> bool {
 fn bind_gateway(
     config: &Config,
     (who, option): (&str, &'static str),
-    doorway: &Doorway,
+    doorway: &BindAddress,
     beside: Option<u16>,
 ) -> Result<Option<TcpListener>, ServerError> {
     let place = match (doorway, beside) {
-        (Doorway::Off, _) | (Doorway::Beside, None) => return Ok(None),
-        (Doorway::At(place), _) => place.clone(),
-        (Doorway::Beside, Some(port)) => format!("127.0.0.1:{port}"),
+        (BindAddress::Off, _) | (BindAddress::Beside, None) => return Ok(None),
+        (BindAddress::At(place), _) => place.clone(),
+        (BindAddress::Beside, Some(port)) => format!("127.0.0.1:{port}"),
     };
     match resolve(&place).and_then(|addresses| listen_at_any(&addresses)) {
         Ok(listener) => Ok(Some(listener)),
-        Err(error) if *doorway == Doorway::Beside => {
+        Err(error) if *doorway == BindAddress::Beside => {
             log::warn!(node = config.id.get(); "no {who} are let in: cannot listen on {place}: {error}");
             Ok(None)
         }

@@ -13,7 +13,7 @@ pub mod new_cluster;
 mod reading;
 mod reloading;
 pub mod server;
-pub mod telling;
+pub mod start_progress;
 pub mod workers;
 
 pub use crate::net::leadership::Leadership;

@@ -5,18 +5,18 @@
 //! former cluster exchanges a message with it; and the index is moved far ahead, so that no index and no session id
 //! stands for two entries, though the former cluster may live on somewhere.
 
-use crate::apply::{Applier, Head};
+use crate::apply::{Applier, StateHeader};
 use crate::disk::fs::Syncs;
 use crate::disk::{Disk, FsDisk};
 use crate::limits::CHUNK_BYTES;
-use crate::machine::seam::StateMachine;
+use crate::machine::state_machine::StateMachine;
 use crate::shelf::fault;
-use crate::shelf::reviving::{chunk_of, header};
+use crate::shelf::restore::{chunk_of, header};
 use crate::shelf::start::base_of;
 use crate::snapshot::Store;
 use crate::types::{ClusterId, DiskId, HardState, Index, LogId, Member, Membership, NodeId, Position, Write, WriteId};
 use crate::wal::identity::{Identity, NAME as IDENTITY};
-use crate::wal::side::io;
+use crate::wal::sync_marker::io;
 use crate::wal::{self, Journal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
@@ -78,7 +78,7 @@ pub fn write_new_cluster<M: StateMachine>(
         log_id: Some(log),
         log_agreed: true,
     };
-    let head = Head { position, ..applier.freeze() };
+    let head = StateHeader { position, ..applier.freeze() };
     let header = header(cluster, first.node, &head, position.index, membership);
     let root = make(directory)?;
     let mut writer = Store::open(make(&directory.join("snapshots"))?, cluster)

@@ -1,7 +1,7 @@
 //! Reads the log that is to be applied beforehand, on a thread of its own: while the loop applies one
 //! batch, the next is taken from the mapped files, checked, and made into entries.
 
-use crate::node::beforehand::Beforehand;
+use crate::node::prefetch::Prefetch;
 use crate::types::{Entry, Index};
 use crate::wal::view::View;
 use std::ops::RangeInclusive;
@@ -21,12 +21,12 @@ const WORTHWHILE: u64 = 10_000;
 /// The entries of mapped segments behind `applied`, in batches of about so many bytes; nothing where it
 /// is not worth a thread. The thread ends with the log, with the first entry that cannot be read (which
 /// is for the node to meet, and to judge), and when nobody wants any more.
-pub fn beforehand(view: &View, applied: Index, batch_bytes: u64) -> Beforehand {
+pub fn beforehand(view: &View, applied: Index, batch_bytes: u64) -> Prefetch {
     let view = view.mapped();
-    let Some(range) = view.held() else { return Beforehand::default() };
+    let Some(range) = view.held() else { return Prefetch::default() };
     let range = applied.next().max(*range.start())..=*range.end();
     if range.end().0.saturating_sub(applied.0) < WORTHWHILE || *range.start() != applied.next() {
-        return Beforehand::default();
+        return Prefetch::default();
     }
     let (give, taken) = sync_channel(AHEAD);
     let read = move || {
@@ -39,8 +39,8 @@ pub fn beforehand(view: &View, applied: Index, batch_bytes: u64) -> Beforehand {
         }
     };
     match thread::Builder::new().name("drave-reads".to_owned()).spawn(read) {
-        Ok(_ends_by_itself) => Beforehand::new(Batches { taken, at_hand: Vec::new().into_iter() }),
-        Err(_) => Beforehand::default(),
+        Ok(_ends_by_itself) => Prefetch::new(Batches { taken, at_hand: Vec::new().into_iter() }),
+        Err(_) => Prefetch::default(),
     }
 }
 

@@ -4,21 +4,21 @@ use super::boot::{self, Booted};
 use super::handle::Handle;
 use super::listeners::Listeners;
 use super::reloading::{Reloader, tell_validity};
-use super::telling::{TELL_EVERY, Telling};
+use super::start_progress::{StartProgress, TELL_EVERY};
 use super::workers::{spawn_keeper, spawn_log, spawn_watch};
-use crate::config::{Config, Wrong};
+use crate::config::{Config, ConfigError};
 use crate::disk::fs::Lock;
-use crate::machine::seam::StateMachine;
+use crate::machine::state_machine::StateMachine;
 use crate::net::applying::Applying;
-use crate::net::http::door as http;
+use crate::net::deferred_drop::DeferredDrop;
+use crate::net::http::gateway as http;
 use crate::net::inbox::inbox;
-use crate::net::leavings::Leavings;
 use crate::net::reactor::{Broken, Clock, Options, Reactor};
-use crate::net::resp::door as redis;
+use crate::net::resp::gateway as redis;
 use crate::net::sockets::{FREE, Net};
 use crate::shelf::Keeper;
 use crate::types::{ClusterId, Membership};
-use crate::wal::{self, Fault, Watch};
+use crate::wal::{self, Fault, SpaceMonitor};
 use mio::Interest;
 use mio::net::TcpListener;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -51,7 +51,7 @@ pub struct Server<M> {
 pub enum ServerError {
     /// The configuration cannot work.
     #[error("{0}")]
-    Config(#[from] Wrong),
+    Config(#[from] ConfigError),
     /// The data directory cannot be used, or no more.
     #[error("{0}")]
     Fault(#[from] Fault),
@@ -105,7 +105,7 @@ impl<M: StateMachine> Server<M> {
     pub fn open(config: Config, machine: M) -> Result<Server<M>, ServerError> {
         config.check()?;
         let node = config.id.get();
-        let mut telling = Telling::begin(TELL_EVERY, move |line| log::info!(node; "{line}"))?;
+        let mut telling = StartProgress::begin(TELL_EVERY, move |line| log::info!(node; "{line}"))?;
         // Where it listens, unless only its own membership knows that.
         let named = config.listen.clone().or_else(|| config.peers.get(&config.id).cloned());
         boot::check_first_start(&config)?;
@@ -132,7 +132,7 @@ impl<M: StateMachine> Server<M> {
         }
         let clock = Clock::start();
         let entries = recovered.heads.len();
-        let leavings = Leavings::start()?;
+        let leavings = DeferredDrop::start()?;
         let kind = machine.kind();
         let begins = (machine, snapshot);
         let (node, applier) = boot::node(&config, me, recovered, begins, &leavings, &mut telling, clock.now())?;
@@ -147,7 +147,7 @@ impl<M: StateMachine> Server<M> {
         }
         let (post, inbox) = inbox(net.waker().clone());
         let (writes, log) = spawn_log(journal, disk, post.clone(), config.log_look)?;
-        let watch = spawn_watch(Watch::new(reserve.clone(), config.segment_bytes), post.clone())?;
+        let watch = spawn_watch(SpaceMonitor::new(reserve.clone(), config.segment_bytes), post.clone())?;
         let signals = config.signals.then(|| watch_signals(&net)).transpose()?;
         let reloader = Reloader::start(config.credentials, config.net.keys.clone(), post.clone(), config.id.get())?;
         tell_validity(config.id.get(), config.net.keys.as_ref(), log::Level::Info);

@@ -5,12 +5,12 @@
 //! ends with it, and its end stops the reactor; nobody heartbeats on behalf of a node that cannot write.
 
 use crate::disk::Disk;
+use crate::net::busy_poll::BusyPoll;
+use crate::net::deferred_drop::give_way;
 use crate::net::inbox::{Letter, Post};
-use crate::net::leavings::give_way;
-use crate::net::look::Look;
 use crate::shelf::{Job, Keeper};
 use crate::types::{Entry, Payload, Position, Write};
-use crate::wal::{Fault, Journal, Result, Spare, SpareOrder, Task, Watch};
+use crate::wal::{Fault, Journal, Result, SpaceMonitor, Spare, SpareOrder, Task};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
@@ -39,7 +39,7 @@ struct LogThread<D: Disk> {
     /// Writes that came while the log waited for room.
     waiting: VecDeque<Task>,
     post: Post,
-    look: Look,
+    look: BusyPoll,
     /// Where spares are ordered, and whence they come.
     orders: Sender<SpareOrder>,
     spares: Receiver<Result<Spare<D::File>>>,
@@ -72,7 +72,7 @@ pub fn spawn_log<D: Disk>(
     let (orders, ordered) = channel();
     let (made, spares) = channel();
     std::thread::Builder::new().name("spare".into()).spawn(move || make_spares(&disk, &ordered, &made))?;
-    let look = Look::new(look);
+    let look = BusyPoll::new(look);
     let mut log = LogThread {
         journal,
         tasks,
@@ -256,7 +256,10 @@ pub fn spawn_keeper<D: Disk>(mut keeper: Keeper<D>, post: Post) -> io::Result<Se
 
 /// Starts the thread that watches how much room the disk has. It ends when whoever holds the other end
 /// of that channel is gone.
-pub fn spawn_watch<D: Disk>(mut watch: Watch<D>, post: Post) -> io::Result<(Sender<Infallible>, JoinHandle<()>)> {
+pub fn spawn_watch<D: Disk>(
+    mut watch: SpaceMonitor<D>,
+    post: Post,
+) -> io::Result<(Sender<Infallible>, JoinHandle<()>)> {
     let (held, holds) = channel::<Infallible>();
     let thread = std::thread::Builder::new().name("space".into()).spawn(move || {
         loop {

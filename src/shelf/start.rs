@@ -3,7 +3,7 @@
 use super::trouble::{damaged, fault};
 use crate::disk::Disk;
 use crate::snapshot::{Header, Newest, Snapshot};
-use crate::types::{Base, HardState, Index, Mutant, Term};
+use crate::types::{HardState, Index, Mutant, SnapshotPoint, Term};
 use crate::wal::{Journal, Recovered, Result, View};
 
 /// Brings the newest snapshot and the journal together, and says with which snapshot to begin.
@@ -52,9 +52,9 @@ pub fn bring_together<D: Disk>(
 }
 
 /// The base of a log that begins behind that snapshot.
-pub fn base_of(header: &Header) -> Base {
+pub fn base_of(header: &Header) -> SnapshotPoint {
     let Header { position, configured, membership, .. } = header;
-    Base { position: *position, configured: *configured, membership: membership.clone() }
+    SnapshotPoint { position: *position, configured: *configured, membership: membership.clone() }
 }
 
 /// The term of the entry at an index that is not before the log, if the log goes so far.

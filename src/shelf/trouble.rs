@@ -31,7 +31,7 @@ pub(super) fn of_reserve(fault: wal::Fault) -> snapshot::Fault {
         wal::Fault::Full { file } => snapshot::Fault::Full { file },
         other => snapshot::Fault::Io {
             action: "lend",
-            file: wal::reserve::NAME.to_owned(),
+            file: wal::ballast::NAME.to_owned(),
             source: std::io::Error::other(other.to_string()),
         },
     }

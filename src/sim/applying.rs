@@ -11,7 +11,7 @@ use rand::RngExt;
 use std::time::Duration;
 
 /// What a machine is given, one after the other.
-pub enum Given {
+pub enum ApplierInput {
     /// Committed entries.
     Entries(Vec<Entry>),
     /// A question, and its number.
@@ -20,7 +20,7 @@ pub enum Given {
 
 impl World {
     /// Gives the machine something to do; whether it is done.
-    pub(super) fn gives(&mut self, at: NodeId, local: Time, given: Given) -> checks::Result<bool> {
+    pub(super) fn gives(&mut self, at: NodeId, local: Time, given: ApplierInput) -> checks::Result<bool> {
         let most = self.scenario.apply.as_nanos() as u64;
         let delay = Duration::from_nanos(if most == 0 { 0 } else { self.rng.random_range(0..=most) });
         let Some(Process { given: waiting, .. }) = &mut self.host(at).up else { return Ok(false) };
@@ -41,7 +41,7 @@ impl World {
         let mut next = self.host(at).up.as_mut().and_then(|up| up.given.pop_front());
         while let Some(given) = next {
             self.does(at, local, given)?;
-            let query = |given: &mut Given| matches!(given, Given::Query(..));
+            let query = |given: &mut ApplierInput| matches!(given, ApplierInput::Query(..));
             next = self.host(at).up.as_mut().and_then(|up| up.given.pop_front_if(query));
         }
         if self.hosts[&at].up.as_ref().is_some_and(|up| !up.given.is_empty()) {
@@ -61,10 +61,10 @@ impl World {
         Ok(())
     }
 
-    fn does(&mut self, at: NodeId, local: Time, given: Given) -> checks::Result<bool> {
+    fn does(&mut self, at: NodeId, local: Time, given: ApplierInput) -> checks::Result<bool> {
         let Some(up) = &mut self.hosts.get_mut(&at).expect("every node has a host").up else { return Ok(false) };
         match given {
-            Given::Entries(entries) => {
+            ApplierInput::Entries(entries) => {
                 let mut whole = up.applier.apply(&[]);
                 // One by one, so that states can be compared at every index, however the batches fall.
                 for entry in &entries {
@@ -77,7 +77,7 @@ impl World {
                 }
                 up.node.handle(local, Event::Applied(whole));
             }
-            Given::Query(ticket, query, time) => {
+            ApplierInput::Query(ticket, query, time) => {
                 let (applied, answer) = (up.applier.applied(), up.applier.query(time, &query));
                 up.node.handle(local, Event::Queried { ticket, applied, answer });
             }

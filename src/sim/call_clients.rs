@@ -2,7 +2,7 @@
 
 use super::checks;
 use super::tasks::Body;
-use super::workload::{Asker, Ending};
+use super::workload::{TaskClient, TaskEnd};
 use super::world::World;
 use crate::api::{Outcome, Reply, Request};
 use crate::client::call_protocol::{CallProtocol, Step};
@@ -33,7 +33,7 @@ struct Connection {
 /// One client.
 pub struct CallClient {
     /// What it asks for.
-    pub asker: Asker,
+    pub asker: TaskClient,
     protocol: CallProtocol,
     main: Option<Connection>,
     second: Option<Connection>,
@@ -67,7 +67,7 @@ impl Connection {
 
 impl CallClient {
     /// A client with the usual patience.
-    pub fn new(asker: Asker, endpoints: Vec<String>, seed: u64) -> CallClient {
+    pub fn new(asker: TaskClient, endpoints: Vec<String>, seed: u64) -> CallClient {
         let protocol = CallProtocol::new(endpoints, Options::default(), Time::ZERO, seed);
         CallClient { asker, protocol, main: None, second: None, tag: None, step: None }
     }
@@ -135,13 +135,13 @@ impl CallClient {
 }
 
 /// How a task ended, by how its call did; an error says what no correct cluster answers.
-fn ending(result: Result<Reply, ClientError>) -> checks::Result<Ending> {
+fn ending(result: Result<Reply, ClientError>) -> checks::Result<TaskEnd> {
     Ok(match result {
-        Ok(Reply::Done { outcome: Outcome::Executed { answer, .. }, .. }) => Ending::Answered(answer, None),
-        Ok(Reply::Answer { applied, answer }) => Ending::Answered(answer, Some(applied)),
+        Ok(Reply::Done { outcome: Outcome::Executed { answer, .. }, .. }) => TaskEnd::Answered(answer, None),
+        Ok(Reply::Answer { applied, answer }) => TaskEnd::Answered(answer, Some(applied)),
         Ok(reply) => return Err(format!("a client is answered {reply:?}")),
-        Err(ClientError::Refused(_) | ClientError::Never(_)) => Ending::Refused,
-        Err(ClientError::Unknown(_) | ClientError::Lapsed) => Ending::Unknown,
+        Err(ClientError::Refused(_) | ClientError::Never(_)) => TaskEnd::Refused,
+        Err(ClientError::Unknown(_) | ClientError::SessionExpired) => TaskEnd::Unknown,
         Err(error @ (ClientError::Strange(_) | ClientError::AnswerTooLong { .. })) => return Err(error.to_string()),
     })
 }

@@ -5,7 +5,7 @@ use super::host::Process;
 use super::linked_clients::LinkedClient;
 use super::world::{Happens, World};
 use crate::consensus::quorum::decides;
-use crate::types::{Index, Member, NodeId, Prospect, Term, Time};
+use crate::types::{Index, Member, NodeId, PendingRole, Term, Time};
 use std::time::Duration;
 
 impl World {
@@ -108,7 +108,8 @@ impl World {
         if self.scenario.governance.every.is_some() && self.still_governs() {
             return false;
         }
-        let waits = |(id, member): (&NodeId, &Member)| member.prospect != Prospect::Stays && !self.hosts[id].given_up;
+        let waits =
+            |(id, member): (&NodeId, &Member)| member.prospect != PendingRole::Stays && !self.hosts[id].given_up;
         let waits = latest.members.iter().any(waits);
         !latest.is_joint() && !waits && !self.hosts.values().any(|host| host.forgot)
     }

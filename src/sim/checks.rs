@@ -6,7 +6,7 @@
 
 use super::quorums::Configurations;
 use super::recovery::Lie;
-use crate::consensus::message::{Ask, Envelope, Message};
+use crate::consensus::message::{Envelope, Message, VoteKind};
 use crate::consensus::quorum::decides;
 use crate::types::{DiskId, Entry, HardState, Index, Membership, NodeId, Position, Term, Write};
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,7 +68,7 @@ impl Claims {
 
 /// One node, through all its lives.
 #[derive(Clone, Debug, Default)]
-pub struct Life {
+pub struct NodeHistory {
     /// What is surely on the disk.
     pub(super) durable: Image,
     /// What was written and not synced, in order.
@@ -107,7 +107,7 @@ pub struct Standing {
 /// What is checked, and what must be remembered for it.
 #[derive(Clone, Debug, Default)]
 pub struct Checks {
-    pub(super) lives: BTreeMap<NodeId, Life>,
+    pub(super) lives: BTreeMap<NodeId, NodeHistory>,
     /// What each node's disk is known by.
     pub(super) disks: BTreeMap<NodeId, DiskId>,
     /// Who led each term.
@@ -133,7 +133,7 @@ pub struct Checks {
 impl Checks {
     /// All that may ever belong to the cluster, and those who found it.
     pub fn new(nodes: impl IntoIterator<Item = NodeId>, founding: Membership) -> Checks {
-        let lives = nodes.into_iter().map(|id| (id, Life::default())).collect();
+        let lives = nodes.into_iter().map(|id| (id, NodeHistory::default())).collect();
         Checks { lives, configurations: Configurations::new(founding), ..Checks::default() }
     }
 
@@ -141,7 +141,7 @@ impl Checks {
     /// still no other may be elected as if it had never been.
     pub fn wiped(&mut self, node: NodeId) {
         let ghost = std::mem::take(&mut self.life(node).durable);
-        *self.life(node) = Life { ghost: Some(ghost), ..Life::default() };
+        *self.life(node) = NodeHistory { ghost: Some(ghost), ..NodeHistory::default() };
         self.votes.retain(|(voter, _), _| *voter != node);
         self.configurations.begins(node, &[]);
     }
@@ -165,17 +165,17 @@ impl Checks {
     }
 
     /// What is known of a node, at the moment when its disk is copied.
-    pub fn copy(&self, node: NodeId) -> Life {
+    pub fn copy(&self, node: NodeId) -> NodeHistory {
         self.lives[&node].clone()
     }
 
     /// An older copy of a node's disk is brought back. What it held still counts as held: nobody else may be elected
     /// as if it had never been.
-    pub fn brings_back(&mut self, node: NodeId, copy: &Life) {
+    pub fn brings_back(&mut self, node: NodeId, copy: &NodeHistory) {
         let life = self.life(node);
         let ghost = std::mem::take(&mut life.durable);
         let claims = life.claims;
-        *life = Life { ghost: Some(ghost), claims, told: Some(Claims::default()), leads: None, ..copy.clone() };
+        *life = NodeHistory { ghost: Some(ghost), claims, told: Some(Claims::default()), leads: None, ..copy.clone() };
     }
 
     /// A node is told what it had said of its disk: by a leader that finds it lost, or by a peer that heard it.
@@ -207,7 +207,7 @@ impl Checks {
         self.lives[&node].durable.log.is_empty()
     }
 
-    pub(super) fn life(&mut self, node: NodeId) -> &mut Life {
+    pub(super) fn life(&mut self, node: NodeId) -> &mut NodeHistory {
         self.lives.get_mut(&node).expect("every node has a life")
     }
 
@@ -283,9 +283,9 @@ impl Checks {
         self.claims(from, *term, message)?;
         let durable = &self.lives[&from].durable;
         let vote = match message {
-            Message::AskVote { ask: Ask::Real | Ask::Handover, .. } => Some(from),
-            Message::Vote { ask: Ask::Real | Ask::Handover, granted: true, .. } => Some(to),
-            Message::Appended { matched } => {
+            Message::RequestVote { ask: VoteKind::Vote | VoteKind::Transfer, .. } => Some(from),
+            Message::RequestVoteResponse { ask: VoteKind::Vote | VoteKind::Transfer, granted: true, .. } => Some(to),
+            Message::AppendResponse { matched } => {
                 let upto = matched.0 as usize;
                 if durable.log.len() < upto || durable.log[..upto].last() != self.lives[&from].seen.log[..upto].last() {
                     let held = durable.log.len();
@@ -305,7 +305,7 @@ impl Checks {
         if first != vote {
             return Err(format!("{from} voted for {first} and for {vote} in term {term}"));
         }
-        if let (Message::Vote { .. }, Some(disk)) = (message, envelope.origin.disk) {
+        if let (Message::RequestVoteResponse { .. }, Some(disk)) = (message, envelope.origin.disk) {
             self.grants.entry((*term, vote)).or_default().insert((from, disk));
         }
         Ok(())
@@ -333,14 +333,15 @@ impl Checks {
     fn claims(&mut self, from: NodeId, term: Term, message: &Message) -> Result<()> {
         if matches!(
             message,
-            Message::AskVote { ask: Ask::Real | Ask::Handover, .. } | Message::Vote { granted: true, .. }
+            Message::RequestVote { ask: VoteKind::Vote | VoteKind::Transfer, .. }
+                | Message::RequestVoteResponse { granted: true, .. }
         ) {
             self.votes_untold(from)?;
         }
         let life = self.life(from);
         let position = match message {
-            Message::AskVote { last, ask } if ask.is_real() => *last,
-            Message::Appended { matched } => {
+            Message::RequestVote { last, ask } if ask.is_real() => *last,
+            Message::AppendResponse { matched } => {
                 let held = (matched.0 as usize).checked_sub(1).and_then(|at| life.durable.log.get(at));
                 Position::new(*matched, held.map_or(Term::ZERO, |(term, _)| *term))
             }
@@ -429,7 +430,7 @@ impl Checks {
     /// The nodes whose logs hold something else where an entry is committed. Two logs agree up to where they first
     /// differ, and nowhere behind that (§5.3).
     fn contradicting(&self) -> BTreeSet<NodeId> {
-        let differs = |life: &Life| {
+        let differs = |life: &NodeHistory| {
             let last = life.seen.log.len().min(self.ledger.len()).checked_sub(1);
             last.is_some_and(|last| life.seen.log[last] != self.ledger[last])
         };
@@ -441,7 +442,7 @@ impl Checks {
     fn held_by_most(&self, node: NodeId, new: usize) -> Result<()> {
         for at in self.ledger.len() - new..self.ledger.len() {
             let holds = |image: &Image| image.log.get(at) == Some(&self.ledger[at]);
-            let held = |life: &Life| holds(&life.durable) || life.ghost.as_ref().is_some_and(holds);
+            let held = |life: &NodeHistory| holds(&life.durable) || life.ghost.as_ref().is_some_and(holds);
             let ghost = |id: NodeId| self.lives.get(&id).is_some_and(|life| life.ghost.as_ref().is_some_and(holds));
             let membership = self.configurations.of(node);
             let before = &self.lives[&node].used.1;

@@ -174,7 +174,7 @@ impl Client {
             Body::Query(query, consistency) => Request::Query { query, consistency },
             Body::Command(command) => {
                 let seq = waiting.seq.expect("a command has a number");
-                Request::Propose { op: Op::Execute { session, seq, lowest, command }.encode() }
+                Request::Propose { op: Op::Execute { session, seq, first_outstanding: lowest, command }.encode() }
             }
         };
         let asking = self.ask(request);
@@ -200,7 +200,7 @@ impl Client {
         let answer = match reply {
             Reply::Answer { answer, .. } if waiting.seq.is_none() => answer,
             Reply::Done { outcome: Outcome::Executed { answer, .. }, .. } if waiting.seq.is_some() => answer,
-            Reply::Done { outcome: Outcome::Lapsed, .. } => {
+            Reply::Done { outcome: Outcome::SessionExpired, .. } => {
                 self.lapse(now, history);
                 return Ok(());
             }

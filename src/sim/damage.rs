@@ -7,8 +7,8 @@ use super::disk::{Crash, SimDisk, Stop};
 use super::world::{Happens, World};
 use crate::disk::Disk;
 use crate::snapshot::format::file_position;
-use crate::types::{Membership, NodeId, Prospect};
-use crate::wal::{identity, side};
+use crate::types::{Membership, NodeId, PendingRole};
+use crate::wal::{identity, sync_marker};
 use rand::RngExt;
 
 impl World {
@@ -32,7 +32,7 @@ impl World {
         let is_governed = self.scenario.governance.every.is_some();
         // Who succeeds another takes its place some time later, and a request that is under way may do so too.
         let succeeds = |membership: &&Membership| {
-            membership.members.values().any(|member| matches!(member.prospect, Prospect::Succeeds(_)))
+            membership.members.values().any(|member| matches!(member.prospect, PendingRole::Succeeds(_)))
         };
         let changes = self.operator.asks() || in_use.iter().any(succeeds);
         damaged < (self.hosts.len() - 1) / 2
@@ -104,7 +104,7 @@ impl World {
         }
         let host = &self.hosts[&at];
         let (disk, shelf, root) = (host.disk.clone(), host.shelf.clone(), host.root.clone());
-        let in_log = |name: &String| name.ends_with(".wal") || name == side::NAME;
+        let in_log = |name: &String| name.ends_with(".wal") || name == sync_marker::NAME;
         let mut files: Vec<(SimDisk, String)> = vec![(root, identity::NAME.to_owned())];
         files.extend(disk.list().unwrap_or_default().into_iter().filter(in_log).map(|name| (disk.clone(), name)));
         let snapshots = shelf.list().unwrap_or_default().into_iter().filter(|name| file_position(name).is_some());

@@ -42,11 +42,11 @@ pub struct Stop {
 /// nobody ever waits for it.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<DiskState>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct DiskState {
     files: BTreeMap<u64, FileState>,
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
@@ -74,7 +74,7 @@ struct State {
 #[derive(Debug, Default)]
 struct Volume {
     capacity: Option<u64>,
-    directories: Vec<Weak<Mutex<State>>>,
+    directories: Vec<Weak<Mutex<DiskState>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -87,7 +87,7 @@ enum NameChange {
 /// One file of a simulated directory.
 #[derive(Debug)]
 pub struct SimFile {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<DiskState>>,
     id: u64,
     run: u64,
 }
@@ -101,17 +101,17 @@ impl Default for SimDisk {
 impl SimDisk {
     /// An empty disk.
     pub fn new() -> SimDisk {
-        SimDisk::on(Arc::default(), State { boot: 1, ..State::default() })
+        SimDisk::on(Arc::default(), DiskState { boot: 1, ..DiskState::default() })
     }
 
     /// Another directory on the same disk: it fails by itself, and shares the room.
     pub fn beside(&self) -> SimDisk {
         let volume = self.lock().volume.clone();
-        SimDisk::on(volume, State { boot: 1, ..State::default() })
+        SimDisk::on(volume, DiskState { boot: 1, ..DiskState::default() })
     }
 
-    fn on(volume: Arc<Mutex<Volume>>, state: State) -> SimDisk {
-        let state = Arc::new(Mutex::new(State { volume: volume.clone(), ..state }));
+    fn on(volume: Arc<Mutex<Volume>>, state: DiskState) -> SimDisk {
+        let state = Arc::new(Mutex::new(DiskState { volume: volume.clone(), ..state }));
         lock(&volume).directories.push(Arc::downgrade(&state));
         SimDisk { state }
     }
@@ -122,7 +122,7 @@ impl SimDisk {
         // What is beside it is not taken along, and the room it takes is gone.
         let capacity = lock(&state.volume).capacity;
         let capacity = capacity.map(|bytes| bytes.saturating_sub(state.used_beside()));
-        let copy = State {
+        let copy = DiskState {
             files: state.files.clone(),
             names: state.names.clone(),
             durable_names: state.durable_names.clone(),
@@ -270,11 +270,11 @@ impl SimDisk {
         other
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, DiskState> {
         lock(&self.state)
     }
 
-    fn handle(&self, state: &State, id: u64) -> SimFile {
+    fn handle(&self, state: &DiskState, id: u64) -> SimFile {
         SimFile { state: self.state.clone(), id, run: state.run }
     }
 }
@@ -284,7 +284,7 @@ fn lock<T>(state: &Arc<Mutex<T>>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-impl State {
+impl DiskState {
     fn used(&self) -> u64 {
         self.names.values().map(|id| self.files[id].bytes.len() as u64).sum()
     }
@@ -467,7 +467,7 @@ impl Disk for SimDisk {
 }
 
 impl SimFile {
-    fn lock(&self) -> io::Result<MutexGuard<'_, State>> {
+    fn lock(&self) -> io::Result<MutexGuard<'_, DiskState>> {
         let state = lock(&self.state);
         if state.run != self.run {
             return Err(io::Error::other("the process that opened this file is dead"));

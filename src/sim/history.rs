@@ -167,17 +167,17 @@ fn explain(key: &Bytes, operations: &[&Operation]) -> String {
 }
 
 /// What a key holds, and before when it cannot have ended, if it ends.
-type State = Option<(Bytes, Option<Time>)>;
+type KeyState = Option<(Bytes, Option<Time>)>;
 
 /// By so many hundredths of its time a key may end early: clocks run fast by less.
 const EARLY: u32 = 10;
 
 /// What may come of an operation: the state then, and what must have been answered. A key with a deadline may
 /// be gone before it: the cluster's clock is nobody's here, but it never runs ahead.
-fn outcomes(state: &State, operation: &Operation) -> Vec<(State, Answer)> {
+fn outcomes(state: &KeyState, operation: &Operation) -> Vec<(KeyState, Answer)> {
     let end = operation.returned.as_ref().map_or(Time::NEVER, |(at, _)| *at);
     let ended = state.as_ref().is_some_and(|(_, until)| until.is_some_and(|until| until <= end));
-    let from = |state: &State| {
+    let from = |state: &KeyState| {
         let held = state.as_ref().map(|(value, _)| value.clone());
         let (after, answer) = step(&held, &operation.input);
         let until = match &operation.input {
@@ -239,7 +239,7 @@ impl Placed {
     }
 
     /// One number for the set and the key's state with it.
-    fn key(&self, state: &State) -> (u64, u64) {
+    fn key(&self, state: &KeyState) -> (u64, u64) {
         let (bytes, ends) = state
             .as_ref()
             .map_or((&[][..], u64::MAX), |(bytes, ends)| (&bytes[..], ends.map_or(u64::MAX - 1, |ends| ends.0)));
@@ -293,7 +293,7 @@ impl<'a> Search<'a> {
         let nothing = Placed { bits: vec![0; count.div_ceil(64)], hash: (0, 0) };
         let mut seen = HashSet::from([nothing.key(&None)]);
         // (what is placed, the key's state, the first that was answered and is not placed)
-        let mut stack: Vec<(Placed, State, usize)> = vec![(nothing, None, 0)];
+        let mut stack: Vec<(Placed, KeyState, usize)> = vec![(nothing, None, 0)];
         while let Some((placed, state, first)) = stack.pop() {
             if first == self.answered.len() {
                 return Some(true);
@@ -323,7 +323,7 @@ impl<'a> Search<'a> {
     }
 
     /// Which operations may take effect next, and what the key holds then; what is to be tried first comes last.
-    fn next(&self, placed: &Placed, state: &State, first: usize, trying: Trying) -> Vec<(usize, State)> {
+    fn next(&self, placed: &Placed, state: &KeyState, first: usize, trying: Trying) -> Vec<(usize, KeyState)> {
         let mut earliest = Time::NEVER;
         let mut window = Vec::new();
         for (i, (operation, end, _)) in self.answered.iter().enumerate().skip(first) {
@@ -464,7 +464,7 @@ mod tests {
     }
 
     /// Tries every order there is.
-    fn any_order(left: &[&Operation], state: &State) -> bool {
+    fn any_order(left: &[&Operation], state: &KeyState) -> bool {
         let end = |o: &Operation| o.returned.as_ref().map_or(Time::NEVER, |(at, _)| *at);
         let earliest = left.iter().map(|o| end(o)).min().unwrap_or(Time::NEVER);
         earliest == Time::NEVER

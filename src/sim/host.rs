@@ -1,31 +1,31 @@
 //! One machine of the simulated world: its disk, its clock, and the process on it while one runs.
 
-use super::applying::Given;
-use super::checks::{Image, Life};
+use super::applying::ApplierInput;
+use super::checks::{Image, NodeHistory};
 use super::disk::SimDisk;
 use super::peer_links::{Inbound, Outbound};
 use super::scenario::Scenario;
 use crate::admission::{Admission, Identity};
 use crate::apply::Applier;
 use crate::disk::Meter;
-use crate::machine::seam::StateMachine;
+use crate::machine::state_machine::StateMachine;
 use crate::machine::{KIND, Kv};
-use crate::node::beforehand::Beforehand;
-use crate::node::node::Begun;
-use crate::node::{self, Kept, Node};
+use crate::node::node::NodeStart;
+use crate::node::prefetch::Prefetch;
+use crate::node::{self, DurableSnapshot, Node};
 use crate::shelf::{Keeper, Reviving, bring_together, fault};
 use crate::snapshot::{Snapshot, Store};
-use crate::types::{Base, ClusterId, DiskId, Index, Membership, NodeId, Position, Run, Time, Write};
+use crate::types::{ClusterId, DiskId, Index, Membership, NodeId, Position, Run, SnapshotPoint, Time, Write};
 use crate::wal::identity::Identity as Owner;
-use crate::wal::{self, Fault, Journal, Reserve, Watch};
+use crate::wal::{self, Fault, Journal, Reserve, SpaceMonitor};
 use crate::wire::frame::FrameReader;
 use bytes::BytesMut;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// A snapshot, as the node knows it.
-pub fn kept(snapshot: &Snapshot) -> Kept {
-    Kept { position: snapshot.header().position, bytes: snapshot.bytes().clone() }
+pub fn kept(snapshot: &Snapshot) -> DurableSnapshot {
+    DurableSnapshot { position: snapshot.header().position, bytes: snapshot.bytes().clone() }
 }
 
 /// The cluster of every simulated world.
@@ -43,7 +43,7 @@ pub fn image(recovered: &wal::Recovered) -> wal::Result<Image> {
 }
 
 /// What a machine's directory holds.
-struct Found {
+struct DirectoryContents {
     journal: Journal<SimDisk>,
     recovered: wal::Recovered,
     store: Store<SimDisk>,
@@ -109,9 +109,9 @@ pub struct Process {
     /// Its machine.
     pub applier: Applier<Kv>,
     /// What the machine was given and is not done with.
-    pub given: VecDeque<Given>,
+    pub given: VecDeque<ApplierInput>,
     /// Who looks how much room there is.
-    pub watch: Watch<SimDisk>,
+    pub watch: SpaceMonitor<SimDisk>,
     /// Its snapshots.
     pub keeper: Keeper<SimDisk>,
     /// Whether a snapshot is being taken.
@@ -171,7 +171,7 @@ pub struct Host {
     /// It refused to start.
     pub given_up: bool,
     /// An older copy of its disk and of its snapshots, and what was known of it then.
-    pub copy: Option<(SimDisk, SimDisk, Life)>,
+    pub copy: Option<(SimDisk, SimDisk, NodeHistory)>,
     /// That is no copy but what an older copy has replaced: it comes back in its turn.
     pub twin: bool,
     /// It was emptied, once at least.
@@ -237,7 +237,7 @@ impl Host {
         founded: bool,
     ) -> Result<(Journal<SimDisk>, wal::Recovered), Fault> {
         let membership = if self.founder { scenario.founding() } else { Membership::default() };
-        let base = Base { position: Position::ZERO, configured: Index::ZERO, membership };
+        let base = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
         let options = wal::Options {
             segment_bytes: scenario.segment_bytes,
             mutants: scenario.mutants,
@@ -258,7 +258,7 @@ impl Host {
     }
 
     /// What the directory holds; what is needed is made. Where it ends for want of room, it may begin again.
-    fn find(&self, scenario: &Scenario, reserve: &Reserve<SimDisk>) -> Result<Found, Fault> {
+    fn find(&self, scenario: &Scenario, reserve: &Reserve<SimDisk>) -> Result<DirectoryContents, Fault> {
         let owner = self.owner()?;
         let (mut journal, mut recovered) = self.open(scenario, self.disk.clone(), owner.founded)?;
         journal.fall_back_on(reserve.clone());
@@ -268,7 +268,7 @@ impl Host {
         if !owner.founded {
             Owner { founded: true, ..owner }.write(&self.root)?;
         }
-        Ok(Found { journal, recovered, store, snapshot })
+        Ok(DirectoryContents { journal, recovered, store, snapshot })
     }
 
     /// Starts a process on what the disk holds, as `drave serve` does; and says what that was.
@@ -278,7 +278,7 @@ impl Host {
             Err(Fault::Full { .. }) if reserve.give_up()? => self.find(scenario, &reserve)?,
             found => found?,
         };
-        let Found { journal, recovered, store, snapshot } = found;
+        let DirectoryContents { journal, recovered, store, snapshot } = found;
         let image = image(&recovered)?;
         let raft_options = scenario.raft_options(self.id);
         let options =
@@ -289,13 +289,13 @@ impl Host {
         }
         let kept = snapshot.map(|snapshot| kept(&snapshot));
         let disk = Some(self.disk_id);
-        let begun = Begun {
+        let begun = NodeStart {
             now: self.clock.local(now),
             disk,
             applied: applier.apply(&[]),
             kept,
             chance: seed,
-            beforehand: Beforehand::default(),
+            beforehand: Prefetch::default(),
         };
         let node = node::start(self.id, recovered, raft_options, options, begun);
         self.up = Some(Process {
@@ -303,7 +303,7 @@ impl Host {
             journal,
             applier,
             given: VecDeque::new(),
-            watch: Watch::new(reserve.clone(), scenario.segment_bytes),
+            watch: SpaceMonitor::new(reserve.clone(), scenario.segment_bytes),
             keeper: Keeper::new(store, reserve),
             taking: false,
             release: None,

@@ -3,7 +3,7 @@
 use super::call_clients::CallClient;
 use super::checks;
 use super::mux_clients::MuxClient;
-use super::workload::{Asker, Load};
+use super::workload::{Load, TaskClient};
 use super::world::World;
 use crate::types::{NodeId, Time};
 use rand::RngExt;
@@ -28,7 +28,7 @@ impl LinkedClient {
         let mut all = Vec::new();
         for n in 0..load.muxes + load.callers {
             let (client, seed) = (FIRST_LINKED + n, rng.random());
-            let asker = Asker::new(client, load.clone());
+            let asker = TaskClient::new(client, load.clone());
             let one = if n < load.muxes {
                 LinkedClient::Mux(MuxClient::new(asker, endpoints.clone(), load.outstanding, seed))
             } else {
@@ -39,7 +39,7 @@ impl LinkedClient {
         all
     }
 
-    fn asker(&self) -> &Asker {
+    fn asker(&self) -> &TaskClient {
         match self {
             LinkedClient::Mux(mux) => &mux.asker,
             LinkedClient::Call(call) => &call.asker,
@@ -61,7 +61,7 @@ impl LinkedClient {
 }
 
 /// What a client is told.
-enum Told<'a> {
+enum ClientEvent<'a> {
     /// It is time to do something.
     Wakes,
     /// Bytes have come on that connection.
@@ -73,37 +73,37 @@ enum Told<'a> {
 impl World {
     /// It is time for a client to do something.
     pub(super) fn wakes_linked(&mut self, client: u64) -> checks::Result<()> {
-        self.tell_linked(client, Told::Wakes)
+        self.tell_linked(client, ClientEvent::Wakes)
     }
 
     /// Bytes of a node reach a client.
     pub(super) fn client_receives(&mut self, client: u64, link: u64, bytes: &[u8]) -> checks::Result<()> {
-        self.tell_linked(client, Told::Receives(link, bytes))
+        self.tell_linked(client, ClientEvent::Receives(link, bytes))
     }
 
     /// A client learns that a connection has ended.
     pub(super) fn client_loses(&mut self, client: u64, link: u64) -> checks::Result<()> {
-        self.tell_linked(client, Told::Loses(link))
+        self.tell_linked(client, ClientEvent::Loses(link))
     }
 
-    fn tell_linked(&mut self, client: u64, told: Told<'_>) -> checks::Result<()> {
+    fn tell_linked(&mut self, client: u64, told: ClientEvent<'_>) -> checks::Result<()> {
         // What is begun because of an answer is begun after it.
         self.now = Time(self.now.0 + 1);
         let Some(mut one) = self.linked.remove(&client) else { return Ok(()) };
         let done = match &mut one {
             LinkedClient::Mux(mux) => {
                 match told {
-                    Told::Wakes => {}
-                    Told::Receives(link, bytes) => mux.receives(self.now, link, bytes)?,
-                    Told::Loses(link) => mux.loses(self.now, link, self.rng.random()),
+                    ClientEvent::Wakes => {}
+                    ClientEvent::Receives(link, bytes) => mux.receives(self.now, link, bytes)?,
+                    ClientEvent::Loses(link) => mux.loses(self.now, link, self.rng.random()),
                 }
                 self.drive_mux(mux)
             }
             LinkedClient::Call(call) => {
                 match told {
-                    Told::Wakes => call.wakes(self.now),
-                    Told::Receives(link, bytes) => call.receives(self.now, link, bytes)?,
-                    Told::Loses(link) => call.loses(self.now, link),
+                    ClientEvent::Wakes => call.wakes(self.now),
+                    ClientEvent::Receives(link, bytes) => call.receives(self.now, link, bytes)?,
+                    ClientEvent::Loses(link) => call.loses(self.now, link),
                 }
                 self.drive_call(call)
             }

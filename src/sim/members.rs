@@ -4,7 +4,7 @@ use super::disk::Crash;
 use super::host::Host;
 use super::world::{Happens, World};
 use crate::consensus::quorum::decides;
-use crate::types::{Member, Membership, NodeId, Prospect};
+use crate::types::{Member, Membership, NodeId, PendingRole};
 use rand::RngExt;
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ impl World {
         let comes = configurations.in_use().iter().any(|membership| membership.members.contains_key(&at)) && !belongs;
         let founds = founding.voters.len() == 1 || goes_on(&founding);
         // One that is about to rise may be a voter in the same moment.
-        let rises = configurations.latest().members.get(&at).is_some_and(|member| member.prospect != Prospect::Stays);
+        let rises =
+            configurations.latest().members.get(&at).is_some_and(|member| member.prospect != PendingRole::Stays);
         !self.hosts[&at].wiped && !comes && !rises && founds && configurations.in_use().into_iter().all(goes_on)
     }
 

@@ -31,14 +31,14 @@ mod quorums;
 mod recovery;
 pub mod run;
 pub mod scenario;
-mod shelves;
+mod snapshots;
 mod tasks;
 pub mod troubles;
 mod values;
 pub mod workload;
 pub mod world;
 
-pub use run::{Outcome, Violation, run};
+pub use run::{Violation, WorldReport, run};
 pub use scenario::Scenario;
-pub use shelves::Taken;
+pub use snapshots::SnapshotCounts;
 pub use world::Trace;

@@ -2,7 +2,7 @@
 
 use super::checks;
 use super::tasks::Body;
-use super::workload::{Asker, Ending};
+use super::workload::{TaskClient, TaskEnd};
 use super::world::World;
 use crate::client::mux_protocol::{Completion, MuxOptions, MuxProtocol, Result as Ended};
 use crate::types::Time;
@@ -11,7 +11,7 @@ use crate::wire::WireError;
 /// One client.
 pub struct MuxClient {
     /// What it asks for.
-    pub asker: Asker,
+    pub asker: TaskClient,
     protocol: MuxProtocol,
     /// Its connection, and the one on which it asks for a second opinion.
     main: Option<u64>,
@@ -21,7 +21,7 @@ pub struct MuxClient {
 
 impl MuxClient {
     /// A client that has so many things under way at most.
-    pub fn new(asker: Asker, endpoints: Vec<String>, inflight: usize, seed: u64) -> MuxClient {
+    pub fn new(asker: TaskClient, endpoints: Vec<String>, inflight: usize, seed: u64) -> MuxClient {
         let (begin, options) = (seed as usize % endpoints.len(), MuxOptions::new(inflight));
         let protocol = MuxProtocol::new(endpoints, begin, options, Time::ZERO, seed);
         MuxClient { asker, protocol, main: None, second: None, done: Vec::new() }
@@ -54,12 +54,12 @@ impl MuxClient {
     }
 }
 
-fn ending(ended: Ended) -> Ending {
+fn ending(ended: Ended) -> TaskEnd {
     match ended {
-        Ended::Executed { answer, .. } => Ending::Answered(answer, None),
-        Ended::Answered { applied, answer } => Ending::Answered(answer, Some(applied)),
-        Ended::Refused(_) => Ending::Refused,
-        Ended::Unknown | Ended::AnswerTooLong { .. } => Ending::Unknown,
+        Ended::Executed { answer, .. } => TaskEnd::Answered(answer, None),
+        Ended::Answered { applied, answer } => TaskEnd::Answered(answer, Some(applied)),
+        Ended::Refused(_) => TaskEnd::Refused,
+        Ended::Unknown | Ended::AnswerTooLong { .. } => TaskEnd::Unknown,
     }
 }
 

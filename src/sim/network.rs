@@ -19,7 +19,7 @@ pub enum Tier {
 
 /// How bad it is.
 #[derive(Clone, Debug)]
-pub struct Weather {
+pub struct NetworkProfile {
     /// What the links are like.
     pub tier: Tier,
     /// The shortest way of a message.
@@ -43,7 +43,7 @@ const STRAGGLER_TIMES: u32 = 20;
 /// A network on which one message in twenty takes longer than this is not one on which a leader is heard in time.
 const TIMELY: Duration = Duration::from_millis(150);
 
-impl Weather {
+impl NetworkProfile {
     /// Whether heartbeats arrive within the shortest election timeout.
     pub fn is_timely(&self) -> bool {
         self.stragglers == 0 || (self.delay + self.jitter) * STRAGGLER_TIMES <= TIMELY
@@ -74,14 +74,14 @@ struct Link {
 /// All the links between the nodes, each one-way.
 #[derive(Clone, Debug)]
 pub struct Network {
-    weather: Weather,
+    weather: NetworkProfile,
     links: BTreeMap<(NodeId, NodeId), Link>,
     cuts: BTreeSet<(NodeId, NodeId)>,
 }
 
 /// What is sent.
 #[derive(Debug)]
-pub struct Said {
+pub struct Packet {
     /// Its bytes.
     pub bytes: Bytes,
     /// Whether it comes once or not at all, whatever the network is like. The consensus survives a message that comes
@@ -92,7 +92,7 @@ pub struct Said {
 
 impl Network {
     /// A network of that kind, whole.
-    pub fn new(weather: Weather) -> Network {
+    pub fn new(weather: NetworkProfile) -> Network {
         Network { weather, links: BTreeMap::new(), cuts: BTreeSet::new() }
     }
 
@@ -139,8 +139,8 @@ impl Network {
     }
 
     /// Sends it: what arrives of it, perhaps nothing, perhaps in parts, perhaps twice unless it is said `once`.
-    pub fn send(&mut self, now: Time, rng: &mut SmallRng, (from, to): (NodeId, NodeId), said: Said) -> Vec<Arrival> {
-        let Said { bytes, once } = said;
+    pub fn send(&mut self, now: Time, rng: &mut SmallRng, (from, to): (NodeId, NodeId), said: Packet) -> Vec<Arrival> {
+        let Packet { bytes, once } = said;
         let is_cut = self.cuts.contains(&(from, to));
         let at = now + self.delay(rng);
         match self.weather.tier {

@@ -9,7 +9,7 @@ use super::host::Host;
 use super::world::{Happens, World};
 use crate::api::{Refusal, Reply, Request};
 use crate::node::Event;
-use crate::types::{Change, DiskId, Membership, NodeId, Prospect, Time};
+use crate::types::{Change, DiskId, Membership, NodeId, PendingRole, Time};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use std::collections::BTreeSet;
@@ -65,7 +65,7 @@ impl Governance {
 
 /// A request under way.
 #[derive(Clone, Debug)]
-struct Pending {
+struct PendingRequest {
     id: u64,
     since: Time,
     attempts: u32,
@@ -76,7 +76,7 @@ struct Pending {
 #[derive(Clone, Debug, Default)]
 pub struct Operator {
     asked: u64,
-    pending: Option<Pending>,
+    pending: Option<PendingRequest>,
     /// Until then, nothing is asked: whether a machine has just lost its disk is not known at once.
     waits: Time,
     wiped: u64,
@@ -174,9 +174,9 @@ impl World {
 
     fn add(&mut self, id: NodeId, membership: &Membership) -> Change {
         let prospect = match self.rng.random_range(0..8) {
-            0 | 1 => Prospect::Stays,
-            2 | 3 => self.any_of(&membership.voters).map_or(Prospect::Rises, Prospect::Succeeds),
-            _ => Prospect::Rises,
+            0 | 1 => PendingRole::Stays,
+            2 | 3 => self.any_of(&membership.voters).map_or(PendingRole::Rises, PendingRole::Succeeds),
+            _ => PendingRole::Rises,
         };
         // Where disks are lost, its own may be another by the time it belongs.
         let known = self.scenario.governance.wipes == 0 && self.rng.random();
@@ -193,7 +193,7 @@ impl World {
     fn can_be_mended(&self, change: &Change) -> bool {
         let leaves = match change {
             Change::Remove(_) | Change::Voters(_) => true,
-            Change::Add { prospect, .. } => matches!(prospect, Prospect::Succeeds(_)),
+            Change::Add { prospect, .. } => matches!(prospect, PendingRole::Succeeds(_)),
             Change::Promote(_) | Change::Move { .. } | Change::Abort => false,
         };
         !leaves || !self.hosts.keys().any(|id| self.is_damaged(*id))
@@ -251,7 +251,7 @@ impl World {
         let all: BTreeSet<NodeId> = self.hosts.keys().copied().collect();
         let Some(to) = self.any_of(&all) else { return };
         self.say(|| format!("the operator asks {to}: {request:?}"));
-        self.operator.pending = Some(Pending { id: 0, since: self.now, attempts: 0, request });
+        self.operator.pending = Some(PendingRequest { id: 0, since: self.now, attempts: 0, request });
         self.try_operator(to);
     }
 
@@ -271,7 +271,7 @@ impl World {
         let again = pending.attempts < ATTEMPTS;
         match reply {
             Reply::Refused(Refusal::NotLeader { leader: Some(leader), .. }) if again => self.try_operator(leader),
-            Reply::Changed { .. } | Reply::Handed { .. } | Reply::Refused(_) | Reply::Unknown => {
+            Reply::Changed { .. } | Reply::Transferred { .. } | Reply::Refused(_) | Reply::Unknown => {
                 self.operator.pending = None;
             }
             other => return Err(format!("the operator was answered {other:?} to {:?}", pending.request)),

@@ -11,13 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// An ordered session, by the log and the outcomes.
 #[derive(Debug, Default)]
-struct Session {
+struct OrderedSession {
     executed: BTreeSet<u64>,
     /// The lowest number that its client waits for.
     lowest: u64,
 }
 
-impl Session {
+impl OrderedSession {
     /// Whether each number from the lowest outstanding one to the one before `seq` has executed.
     fn is_next(&self, seq: u64) -> bool {
         (self.lowest.max(1)..seq).all(|before| self.executed.contains(&before))
@@ -44,7 +44,7 @@ impl Session {
             }
             Outcome::OutOfOrder if before => Some("is out of order, and was executed"),
             Outcome::OutOfOrder if self.is_next(seq) => Some("is out of order, and its turn has come"),
-            Outcome::Forgotten if seq >= self.lowest => Some("is forgotten, and waited for"),
+            Outcome::ResponseDiscarded if seq >= self.lowest => Some("is forgotten, and waited for"),
             _ => None,
         }
     }
@@ -63,7 +63,7 @@ struct Writer {
 #[derive(Debug, Default)]
 pub struct Order {
     upto: Index,
-    sessions: BTreeMap<SessionId, Session>,
+    sessions: BTreeMap<SessionId, OrderedSession>,
     writers: BTreeMap<u64, Writer>,
 }
 
@@ -114,10 +114,10 @@ impl Order {
         self.upto = index;
         match (Op::read(bytes), outcome) {
             (Ok(Op::Open { ordered: true, .. }), Outcome::Opened { session }) => {
-                self.sessions.insert(*session, Session::default());
+                self.sessions.insert(*session, OrderedSession::default());
             }
-            (Ok(Op::Execute { session, .. }), Outcome::Lapsed) => drop(self.sessions.remove(&session)),
-            (Ok(Op::Execute { session, seq, lowest, command }), outcome) => {
+            (Ok(Op::Execute { session, .. }), Outcome::SessionExpired) => drop(self.sessions.remove(&session)),
+            (Ok(Op::Execute { session, seq, first_outstanding: lowest, command }), outcome) => {
                 let Some(known) = self.sessions.get_mut(&session) else { return Ok(()) };
                 known.lowest = known.lowest.max(lowest);
                 if let Some(wrong) = known.judge(seq, outcome) {

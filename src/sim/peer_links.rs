@@ -4,13 +4,13 @@
 
 use super::checks;
 use super::host::Incoming;
-use super::network::{Said, Tier};
+use super::network::{Packet, Tier};
 use super::world::{Happens, World};
 use crate::admission::Circumstances;
 use crate::node::{Caller, Event};
 use crate::types::{DiskId, Membership, Mutant, NodeId, Time};
-use crate::wire::frame::{Frame, FrameReader, Kind};
-use crate::wire::hello::{Hello, VERSION_MAX, Welcome, Who};
+use crate::wire::frame::{Frame, FrameKind, FrameReader};
+use crate::wire::hello::{CallerKind, Hello, VERSION_MAX, Welcome};
 use crate::wire::peer::PeerFrame;
 use crate::wire::reason::Reason;
 use bytes::{Bytes, BytesMut};
@@ -28,14 +28,14 @@ const DIAL_PAUSE_MAX_MS: u64 = 100;
 #[derive(Clone, Copy, Debug)]
 pub struct Outbound {
     /// Where it stands.
-    pub state: State,
+    pub state: LinkState,
     /// Attempts since it was last up.
     pub failures: u32,
 }
 
 /// Where it stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum State {
+pub enum LinkState {
     /// To be dialed then.
     Down(Time),
     /// Dialed on that run of the link, and not answered yet.
@@ -47,14 +47,14 @@ pub enum State {
 impl Outbound {
     /// Dialed at once.
     fn new(now: Time) -> Outbound {
-        Outbound { state: State::Down(now), failures: 0 }
+        Outbound { state: LinkState::Down(now), failures: 0 }
     }
 
     /// The run of the link that it is on.
     fn run(&self) -> Option<u64> {
         match self.state {
-            State::Dialed(run, _) | State::Up(run) => Some(run),
-            State::Down(_) => None,
+            LinkState::Dialed(run, _) | LinkState::Up(run) => Some(run),
+            LinkState::Down(_) => None,
         }
     }
 }
@@ -113,7 +113,7 @@ impl World {
                 let link = up.outbound.get(&peer).filter(|link| link.run() == Some(run));
                 let Some(state) = link.map(|link| link.state) else { return Ok(()) };
                 self.falls(at, peer);
-                matches!(state, State::Up(_))
+                matches!(state, LinkState::Up(_))
             }
             End::Inbound => {
                 // Whoever dials anew has left what it dialed before.
@@ -138,7 +138,7 @@ impl World {
         let longest = (5 << link.failures.min(6)).min(DIAL_PAUSE_MAX_MS);
         let pause = Duration::from_millis(self.rng.random_range(longest / 2..=longest));
         if let Some(link) = self.host(at).up.as_mut().and_then(|up| up.outbound.get_mut(&peer)) {
-            link.state = State::Down(now + pause);
+            link.state = LinkState::Down(now + pause);
         }
         self.later(pause, Happens::Dials { at, life, peer });
     }
@@ -157,8 +157,8 @@ impl World {
         let (now, life) = (self.now, self.hosts[&at].life);
         let Some(up) = &mut self.host(at).up else { return };
         match up.outbound.get(&peer).map(|link| link.state) {
-            Some(State::Down(when)) if when <= now => {}
-            Some(State::Dialed(_, since)) if since + DIAL_PATIENCE <= now => {
+            Some(LinkState::Down(when)) if when <= now => {}
+            Some(LinkState::Dialed(_, since)) if since + DIAL_PATIENCE <= now => {
                 self.hangs_up(at, peer);
                 return self.falls(at, peer);
             }
@@ -171,14 +171,14 @@ impl World {
             let own = up.admission.members().address(at).unwrap_or_default().to_owned();
             up.admission.hello(peer, &own).put(&mut hello);
             if let Some(link) = up.outbound.get_mut(&peer) {
-                link.state = State::Dialed(run, now);
+                link.state = LinkState::Dialed(run, now);
             }
         }
-        self.transmit(at, peer, Said { bytes: hello.freeze(), once: false });
+        self.transmit(at, peer, Packet { bytes: hello.freeze(), once: false });
         self.later(DIAL_PATIENCE, Happens::Dials { at, life, peer });
     }
 
-    fn transmit(&mut self, from: NodeId, to: NodeId, said: Said) {
+    fn transmit(&mut self, from: NodeId, to: NodeId, said: Packet) {
         let disks = (self.hosts[&from].disk_id, self.hosts[&to].disk_id);
         let run = self.network.run(from, to);
         for arrival in self.network.send(self.now, &mut self.rng, (from, to), said) {
@@ -193,10 +193,10 @@ impl World {
         self.fold(&bytes);
         let link = self.hosts[&from].up.as_ref().and_then(|up| up.outbound.get(&to));
         let state = link.map(|link| link.state);
-        let Some(State::Up(_)) = state else {
+        let Some(LinkState::Up(_)) = state else {
             match frame {
                 PeerFrame::Forward { id, .. } => self.follows(from, Event::NotSent { to, id: *id }),
-                PeerFrame::Answer { .. } if matches!(state, Some(State::Dialed(..))) => {
+                PeerFrame::Answer { .. } if matches!(state, Some(LinkState::Dialed(..))) => {
                     // It waits for this answer. When it is dialed anew it learns that none will come.
                     self.hangs_up(from, to);
                     self.falls(from, to);
@@ -213,7 +213,7 @@ impl World {
             self.shipped(envelope)?;
         }
         let once = matches!(frame, PeerFrame::Forward { .. });
-        self.transmit(from, to, Said { bytes: bytes.freeze(), once });
+        self.transmit(from, to, Packet { bytes: bytes.freeze(), once });
         Ok(())
     }
 
@@ -244,7 +244,7 @@ impl World {
             frames.push(frame);
         }
         for frame in frames {
-            if frame.kind == Kind::Hello {
+            if frame.kind == FrameKind::Hello {
                 let hello = Hello::read(frame).map_err(|error| broken(to, from, error))?;
                 self.greeted(to, from, run, &hello)?;
                 continue;
@@ -291,7 +291,7 @@ impl World {
     fn greeted(&mut self, at: NodeId, from: NodeId, run: u64, hello: &Hello) -> checks::Result<()> {
         let guarded = !self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard);
         let is_late = run != self.network.run(from, at);
-        let (Some(up), Who::Peer { disk, .. }) = (&mut self.host(at).up, hello.caller) else { return Ok(()) };
+        let (Some(up), CallerKind::Peer { disk, .. }) = (&mut self.host(at).up, hello.caller) else { return Ok(()) };
         if is_late || up.inbound.get(&from).is_some_and(|inbound| inbound.run >= run) {
             return Ok(()); // it has come twice, or of a connection that is no more
         }
@@ -328,8 +328,8 @@ impl World {
     fn hurries(&mut self, at: NodeId, peer: NodeId) {
         let (now, life) = (self.now, self.hosts[&at].life);
         let Some(link) = self.host(at).up.as_mut().and_then(|up| up.outbound.get_mut(&peer)) else { return };
-        if matches!(link.state, State::Down(_)) {
-            link.state = State::Down(now);
+        if matches!(link.state, LinkState::Down(_)) {
+            link.state = LinkState::Down(now);
             self.later(Duration::ZERO, Happens::Dials { at, life, peer });
         }
     }
@@ -338,7 +338,7 @@ impl World {
     pub(super) fn welcomed(&mut self, at: NodeId, peer: NodeId, run: u64, bytes: Bytes) -> checks::Result<()> {
         let guarded = !self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard);
         let Some(up) = &mut self.host(at).up else { return Ok(()) };
-        if !up.outbound.get(&peer).is_some_and(|link| matches!(link.state, State::Dialed(on, _) if on == run)) {
+        if !up.outbound.get(&peer).is_some_and(|link| matches!(link.state, LinkState::Dialed(on, _) if on == run)) {
             return Ok(());
         }
         let frame = FrameReader::default().next(&mut BytesMut::from(bytes));
@@ -352,7 +352,7 @@ impl World {
                 return Ok(());
             }
         };
-        up.outbound.insert(peer, Outbound { state: State::Up(run), failures: 0 });
+        up.outbound.insert(peer, Outbound { state: LinkState::Up(run), failures: 0 });
         met.map_or(Ok(()), |disk| self.handle(at, Event::Met { peer, disk }))
     }
 
@@ -390,7 +390,7 @@ impl World {
         if inbound.is_some() {
             up.admission.gone(peer);
         }
-        if inbound.is_some() || outbound.is_some_and(|link| matches!(link.state, State::Up(_))) {
+        if inbound.is_some() || outbound.is_some_and(|link| matches!(link.state, LinkState::Up(_))) {
             up.node.handle(local, Event::PeerLost(peer));
             let life = self.hosts[&at].life;
             self.later(Duration::from_micros(1), Happens::Turns { at, life });

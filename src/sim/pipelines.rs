@@ -29,7 +29,7 @@ const WAITING_MAX: usize = 24;
 
 /// What a request of a connection is about.
 #[derive(Clone, Copy, Debug)]
-enum Asked {
+enum PipelinedTask {
     /// It appends the counters from the first to the last.
     Appends { first: u64, last: u64 },
     /// It reads the key.
@@ -41,7 +41,7 @@ enum Asked {
 struct Connection {
     at: NodeId,
     life: u64,
-    pipeline: RequestPipeline<Asked>,
+    pipeline: RequestPipeline<PipelinedTask>,
     /// The last counter that was appended, and the last whose append was acknowledged.
     counter: u64,
     acknowledged: u64,
@@ -62,23 +62,23 @@ pub struct Pipelines {
 }
 
 /// What a connection was told, until it is checked.
-type Told = Vec<(Asked, Ending)>;
+type PipelinedReplies = Vec<(PipelinedTask, RequestEnd)>;
 
 /// How a request ended, as its connection was told.
 #[derive(Debug)]
-enum Ending {
+enum RequestEnd {
     Answered(Bytes),
     Refused,
     Unknown,
     Wrong(String),
 }
 
-fn ending(fate: RequestFate<'_>) -> Ending {
+fn ending(fate: RequestFate<'_>) -> RequestEnd {
     match fate {
-        RequestFate::Answer(answer) => Ending::Answered(answer),
-        RequestFate::Refused(_) => Ending::Refused,
-        RequestFate::Unknown => Ending::Unknown,
-        other => Ending::Wrong(format!("{other:?}")),
+        RequestFate::Answer(answer) => RequestEnd::Answered(answer),
+        RequestFate::Refused(_) => RequestEnd::Refused,
+        RequestFate::Unknown => RequestEnd::Unknown,
+        other => RequestEnd::Wrong(format!("{other:?}")),
     }
 }
 
@@ -152,7 +152,7 @@ impl World {
     fn pump_connection(&mut self, at: NodeId, connection: u64) -> checks::Result<()> {
         let (now, life) = (self.now, self.hosts[&at].life);
         let Some(one) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
-        let (mut out, mut wants, mut told) = (BytesMut::new(), Vec::new(), Told::new());
+        let (mut out, mut wants, mut told) = (BytesMut::new(), Vec::new(), PipelinedReplies::new());
         one.pipeline.pump(now, &mut out, false, &mut wants, &mut |pending, fate| note(&mut told, pending, fate));
         // Nobody counts them here.
         one.pipeline.tally = Tally::default();
@@ -181,7 +181,7 @@ impl World {
         let connection = if caller >= OPENING { caller - OPENING } else { caller - FIRST_CONNECTION };
         self.say(|| format!("{at} answers connection {connection}: {id} {reply:?}"));
         let Some(one) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
-        let mut told = Told::new();
+        let mut told = PipelinedReplies::new();
         if caller >= OPENING {
             let opened = match reply {
                 Reply::Done { outcome: Outcome::Opened { session }, .. } => Ok(session),
@@ -197,22 +197,22 @@ impl World {
     }
 
     /// What a connection was told agrees with what was executed.
-    fn check_told(&mut self, connection: u64, told: Told) -> checks::Result<()> {
+    fn check_told(&mut self, connection: u64, told: PipelinedReplies) -> checks::Result<()> {
         for (asked, ending) in told {
             self.say(|| format!("connection {connection} is told of {asked:?}: {ending:?}"));
             let Pipelines { connections, order, .. } = &mut self.pipelines;
             let Some(one) = connections.get_mut(&connection) else { return Ok(()) };
             one.told_at = self.now;
             match (asked, ending) {
-                (_, Ending::Wrong(what)) => return Err(format!("connection {connection} is answered {what}")),
-                (Asked::Appends { first, last }, Ending::Answered(_)) => {
+                (_, RequestEnd::Wrong(what)) => return Err(format!("connection {connection} is answered {what}")),
+                (PipelinedTask::Appends { first, last }, RequestEnd::Answered(_)) => {
                     (first..=last).try_for_each(|counter| order.acknowledged(connection, counter))?;
                     one.acknowledged = last;
                 }
-                (Asked::Appends { first, last }, Ending::Refused) => {
+                (PipelinedTask::Appends { first, last }, RequestEnd::Refused) => {
                     (first..=last).try_for_each(|counter| order.refused(connection, counter))?;
                 }
-                (Asked::Reads(consistency), Ending::Answered(answer)) => {
+                (PipelinedTask::Reads(consistency), RequestEnd::Answered(answer)) => {
                     let value = match Answer::decode(answer) {
                         Ok(Answer::Value(value)) => value.unwrap_or_default(),
                         other => return Err(format!("connection {connection} reads {other:?}")),
@@ -230,27 +230,28 @@ impl World {
                     }
                     one.shown = shown;
                 }
-                (Asked::Appends { .. }, Ending::Unknown) | (Asked::Reads(_), Ending::Refused | Ending::Unknown) => {}
+                (PipelinedTask::Appends { .. }, RequestEnd::Unknown)
+                | (PipelinedTask::Reads(_), RequestEnd::Refused | RequestEnd::Unknown) => {}
             }
         }
         Ok(())
     }
 }
 
-fn note(told: &mut Told, pending: &PendingRequest<Asked>, fate: RequestFate<'_>) -> BytesMut {
+fn note(told: &mut PipelinedReplies, pending: &PendingRequest<PipelinedTask>, fate: RequestFate<'_>) -> BytesMut {
     told.push((pending.reading, ending(fate)));
     BytesMut::from(&b"."[..])
 }
 
 impl Connection {
     /// Its next request: mostly an append.
-    fn next(&mut self, now: Time, number: u64, draw: u32) -> PendingRequest<Asked> {
+    fn next(&mut self, now: Time, number: u64, draw: u32) -> PendingRequest<PipelinedTask> {
         let key = order::key(number);
         let key = key.as_bytes();
         if draw < 3 {
             let consistency = if draw == 0 { Consistency::Local } else { Consistency::Linearizable };
             let query = Query::Get { key }.encode();
-            return PendingRequest::new(now, RequestKind::Read(consistency), query, Asked::Reads(consistency));
+            return PendingRequest::new(now, RequestKind::Read(consistency), query, PipelinedTask::Reads(consistency));
         }
         let first = self.counter + 1;
         self.counter = if draw == 3 { first + 1 } else { first };
@@ -260,7 +261,7 @@ impl Connection {
             (1, Some(append)) => append.encode(),
             (_, append) => Command::Block(append.into_iter().chain(appends).map(Step::Do).collect()).encode(),
         };
-        let asked = Asked::Appends { first, last: self.counter };
+        let asked = PipelinedTask::Appends { first, last: self.counter };
         PendingRequest::new(now, RequestKind::Write(None), body, asked)
     }
 }

@@ -1,6 +1,6 @@
 //! What must be on a machine's disk: all that was synced, when it is looked at and when the machine comes back.
 
-use super::checks::{Checks, Claims, Image, Life, Result, Stamp};
+use super::checks::{Checks, Claims, Image, NodeHistory, Result, Stamp};
 use crate::types::{HardState, Index, NodeId, Term, Write};
 
 /// A disk called something synced that was not. A power loss may take all that was written since.
@@ -126,14 +126,14 @@ impl Checks {
         });
         // Of one whose disk has lied, only positions are in question: its term is what it was.
         let told = Claims { term: recovered.hard_state.term, ..Claims::default() };
-        *life = Life {
+        *life = NodeHistory {
             ghost: before.ghost.or(lost.then_some(before.durable)),
             claims: before.claims,
             told: before.told.or(lost.then_some(told)),
             lie,
             durable: recovered.clone(),
             seen: recovered,
-            ..Life::default()
+            ..NodeHistory::default()
         };
     }
 }

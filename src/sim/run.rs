@@ -1,7 +1,7 @@
 //! One seed, from beginning to end.
 
 use super::scenario::Scenario;
-use super::shelves::Taken;
+use super::snapshots::SnapshotCounts;
 use super::world::{Trace, World};
 use crate::types::Time;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// What became of a world in which nothing was violated.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Outcome {
+pub struct WorldReport {
     /// The seed it was drawn from.
     pub seed: u64,
     /// How much time passed in it.
@@ -40,7 +40,7 @@ pub struct Outcome {
     /// How often a machine that did not start for the damage to its disk was given another one.
     pub replaced: u64,
     /// What became of its snapshots.
-    pub snapshots: Taken,
+    pub snapshots: SnapshotCounts,
     /// Whether it ended without a leader, since too many voters were lost for good: that it comes to rest was
     /// not checked then.
     pub needs_the_lost: bool,
@@ -50,14 +50,15 @@ pub struct Outcome {
     pub hash: u64,
 }
 
-impl Outcome {
+impl WorldReport {
     /// What else there was in it, in words.
     pub fn beside(&self) -> String {
-        let Taken { taken, received, damaged, .. } = &self.snapshots;
+        let SnapshotCounts { taken, received, damaged, .. } = &self.snapshots;
         let damaged: u64 = damaged.iter().sum();
         let untold = if self.untold { " · ended: an older copy of a disk voted untold" } else { "" };
-        let Outcome { configurations, pipelined, windows, full_starts, lost_writes, twins, replaced, unjudged, .. } =
-            self;
+        let WorldReport {
+            configurations, pipelined, windows, full_starts, lost_writes, twins, replaced, unjudged, ..
+        } = self;
         format!(
             "{configurations} configurations · {taken} snapshots taken, {received} received, {damaged} times one was found \
              damaged · {pipelined} pipelined · {windows} windows of progress judged \
@@ -69,9 +70,9 @@ impl Outcome {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for WorldReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Outcome { seed, steps, faults, operations, hash, .. } = self;
+        let WorldReport { seed, steps, faults, operations, hash, .. } = self;
         let seconds = self.simulated.as_secs_f64();
         write!(
             f,
@@ -113,7 +114,7 @@ const QUIET: u32 = 5;
 /// Lets a world be hard for a while and then calm, and checks everything all along.
 ///
 /// `trace` is told what happens.
-pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<Outcome, Violation> {
+pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<WorldReport, Violation> {
     let seed = scenario.seed;
     let mut world = World::new(scenario);
     world.trace = trace;
@@ -121,7 +122,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<Outcome, Violatio
     let ended = ended.unwrap_or_else(|panic| Err(format!("a node panics: {}", words(&panic))));
     let ended = if world.checks.untold { Ok((false, 0)) } else { ended };
     match ended {
-        Ok((needs_the_lost, unjudged)) => Ok(Outcome {
+        Ok((needs_the_lost, unjudged)) => Ok(WorldReport {
             seed,
             simulated: world.now - Time::ZERO,
             nodes: world.scenario.nodes,

@@ -1,6 +1,6 @@
 //! What a world is like: drawn from a seed, each seed its own mix.
 
-use super::network::{Tier, Weather};
+use super::network::{NetworkProfile, Tier};
 use super::operator::Governance;
 use super::workload::Load;
 use crate::apply::sessions;
@@ -93,7 +93,7 @@ pub struct Scenario {
     /// Which troubles.
     pub troubles: Troubles,
     /// The network.
-    pub weather: Weather,
+    pub weather: NetworkProfile,
     /// The shortest and the longest sync.
     pub sync: (Duration, Duration),
     /// The machine whose disk is slow for long, if there is one.
@@ -351,10 +351,10 @@ fn troubles(rng: &mut SmallRng, nodes: u64) -> Troubles {
     troubles
 }
 
-fn weather(rng: &mut SmallRng) -> Weather {
+fn weather(rng: &mut SmallRng) -> NetworkProfile {
     let tier = if rng.random_range(0..5) < 3 { Tier::Stream } else { Tier::Datagram };
     let harsh = tier == Tier::Datagram;
-    Weather {
+    NetworkProfile {
         tier,
         delay: Duration::from_micros([50, 500, 5000][rng.random_range(0..3)]),
         jitter: Duration::from_micros([0, 200, 3000, 20_000][rng.random_range(0..4)]),

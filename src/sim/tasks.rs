@@ -6,7 +6,7 @@
 
 use super::history::{History, Input};
 use crate::api::Consistency;
-use crate::machine::words::{Answer, Command, Deadline, Life, Presence, Query, Step};
+use crate::machine::words::{Answer, Command, Deadline, Expiration, Query, SetCondition, Step};
 use crate::types::Time;
 use bytes::Bytes;
 use rand::RngExt;
@@ -18,7 +18,7 @@ const GROUP_KEYS: usize = 3;
 
 /// How the parts of a task are asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Form {
+pub enum TaskForm {
     /// One operation on one key.
     Single,
     /// Operations on several keys, each a step of one block.
@@ -35,10 +35,10 @@ pub enum Form {
     LocalGroup,
 }
 
-impl Form {
+impl TaskForm {
     /// Whether it is a read of what a node has applied, as old as that may be.
     pub fn is_local(self) -> bool {
-        matches!(self, Form::Local | Form::LocalGroup)
+        matches!(self, TaskForm::Local | TaskForm::LocalGroup)
     }
 }
 
@@ -46,7 +46,7 @@ impl Form {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Task {
     /// How it is asked for.
-    pub form: Form,
+    pub form: TaskForm,
     /// Its operations, as the history knows them.
     pub parts: Vec<(Bytes, Input)>,
 }
@@ -68,7 +68,7 @@ fn members(group: &Bytes) -> Vec<Bytes> {
 impl Task {
     /// The keys that it names, as the state machine knows them. Each key of a group holds what the first does.
     pub fn keys(&self) -> impl Iterator<Item = Bytes> {
-        let is_group = matches!(self.form, Form::Group | Form::LocalGroup);
+        let is_group = matches!(self.form, TaskForm::Group | TaskForm::LocalGroup);
         self.parts.iter().map(move |(key, _)| if is_group { members(key).swap_remove(0) } else { key.clone() })
     }
 
@@ -84,15 +84,15 @@ impl Task {
         let (key, input) = &self.parts[0];
         let keys: Vec<&[u8]> = self.parts.iter().map(|(key, _)| &key[..]).collect();
         match self.form {
-            Form::Single if *input == Input::Get => Body::Query(Query::Get { key }.encode(), consistency),
-            Form::Single => Body::Command(command(key, input).encode()),
-            Form::Block => Body::Command(Command::Block(self.parts.iter().map(step).collect()).encode()),
-            Form::Values | Form::Local => Body::Query(Query::Values(keys).encode(), consistency),
-            Form::Scan => {
+            TaskForm::Single if *input == Input::Get => Body::Query(Query::Get { key }.encode(), consistency),
+            TaskForm::Single => Body::Command(command(key, input).encode()),
+            TaskForm::Block => Body::Command(Command::Block(self.parts.iter().map(step).collect()).encode()),
+            TaskForm::Values | TaskForm::Local => Body::Query(Query::Values(keys).encode(), consistency),
+            TaskForm::Scan => {
                 let prefix = &key[..1];
                 Body::Query(Query::Scan { prefix, after: None, limit: u32::MAX }.encode(), consistency)
             }
-            Form::Group | Form::LocalGroup => group_body(&members(key), input, consistency, rng),
+            TaskForm::Group | TaskForm::LocalGroup => group_body(&members(key), input, consistency, rng),
         }
     }
 
@@ -101,11 +101,13 @@ impl Task {
         let answer = Answer::decode(answer).map_err(|error| format!("an answer that cannot be read: {error}"))?;
         let wrong = |answer: &Answer| Err(format!("{self:?} is answered {answer:?}"));
         let answers = match (self.form, answer) {
-            (Form::Single, answer) => vec![answer],
-            (Form::Block, Answer::Each(answers)) => answers,
-            (Form::Values | Form::Local, Answer::Values(values)) => values.into_iter().map(Answer::Value).collect(),
-            (Form::Scan, Answer::Pairs { pairs, more: false }) => self.found(pairs)?,
-            (Form::Group | Form::LocalGroup, answer) => vec![self.common(answer)?],
+            (TaskForm::Single, answer) => vec![answer],
+            (TaskForm::Block, Answer::Each(answers)) => answers,
+            (TaskForm::Values | TaskForm::Local, Answer::Values(values)) => {
+                values.into_iter().map(Answer::Value).collect()
+            }
+            (TaskForm::Scan, Answer::Pairs { pairs, more: false }) => self.found(pairs)?,
+            (TaskForm::Group | TaskForm::LocalGroup, answer) => vec![self.common(answer)?],
             (_, answer) => return wrong(&answer),
         };
         if answers.len() == self.parts.len() { Ok(answers) } else { wrong(&Answer::All(answers)) }
@@ -199,8 +201,8 @@ fn command<'a>(key: &'a Bytes, input: &'a Input) -> Command<'a> {
     match input {
         Input::Put(value) => Command::Put { key, value },
         Input::PutFor(value, ttl) => {
-            let life = Life::Until(Deadline::In(ttl.as_millis() as u64));
-            Command::Set { key, value, only_if: Presence::Either, life, tells: false }
+            let life = Expiration::Until(Deadline::In(ttl.as_millis() as u64));
+            Command::Set { key, value, only_if: SetCondition::Either, life, tells: false }
         }
         Input::Del => Command::Del { key },
         Input::Cas(expected, new) => Command::Cas { key, expected: expected.as_deref(), new },
@@ -218,7 +220,7 @@ mod tests {
     }
 
     fn group(input: Input) -> Task {
-        Task { form: Form::Group, parts: vec![(bytes("g0"), input)] }
+        Task { form: TaskForm::Group, parts: vec![(bytes("g0"), input)] }
     }
 
     fn pair(key: &'static str, value: &'static str) -> (Bytes, Bytes) {
@@ -252,7 +254,7 @@ mod tests {
     #[test]
     fn a_range_out_of_order_is_seen() {
         let parts = ["k0", "k1"].map(|key| (bytes(key), Input::Get)).into();
-        let scan = Task { form: Form::Scan, parts };
+        let scan = Task { form: TaskForm::Scan, parts };
         let found = |pairs| scan.split(Answer::Pairs { pairs, more: false }.encode());
         let values = vec![Answer::Value(None), Answer::Value(Some(bytes("b")))];
         assert_eq!(found(vec![pair("k1", "b"), pair("k7", "c")]), Ok(values));

@@ -18,7 +18,7 @@ const LASTING_TIMES: u64 = 3;
 
 /// One kind of trouble.
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+enum TroubleKind {
     Power,
     Kill,
     Midway,
@@ -40,27 +40,27 @@ enum Kind {
     Lie,
 }
 
-fn weights(troubles: &Troubles) -> [(Kind, u32); 19] {
+fn weights(troubles: &Troubles) -> [(TroubleKind, u32); 19] {
     [
-        (Kind::Power, troubles.power),
-        (Kind::Kill, troubles.kill),
-        (Kind::Midway, troubles.midway),
-        (Kind::Blackout, troubles.blackout),
-        (Kind::Pause, troubles.pause),
-        (Kind::Partition, troubles.partition),
-        (Kind::OneWay, troubles.one_way),
-        (Kind::Mend, 2 * (troubles.partition + troubles.one_way)),
-        (Kind::Reset, troubles.reset),
-        (Kind::Stall, troubles.stall),
-        (Kind::Eio, troubles.eio),
-        (Kind::Full, troubles.full),
-        (Kind::Rot, troubles.rot),
-        (Kind::Older, troubles.older),
-        (Kind::RotSnapshot, troubles.rot_snapshot),
-        (Kind::ClockJump, troubles.clock_jump),
-        (Kind::RotRunning, troubles.rot_running),
-        (Kind::Misdirect, troubles.misdirect),
-        (Kind::Lie, troubles.lie),
+        (TroubleKind::Power, troubles.power),
+        (TroubleKind::Kill, troubles.kill),
+        (TroubleKind::Midway, troubles.midway),
+        (TroubleKind::Blackout, troubles.blackout),
+        (TroubleKind::Pause, troubles.pause),
+        (TroubleKind::Partition, troubles.partition),
+        (TroubleKind::OneWay, troubles.one_way),
+        (TroubleKind::Mend, 2 * (troubles.partition + troubles.one_way)),
+        (TroubleKind::Reset, troubles.reset),
+        (TroubleKind::Stall, troubles.stall),
+        (TroubleKind::Eio, troubles.eio),
+        (TroubleKind::Full, troubles.full),
+        (TroubleKind::Rot, troubles.rot),
+        (TroubleKind::Older, troubles.older),
+        (TroubleKind::RotSnapshot, troubles.rot_snapshot),
+        (TroubleKind::ClockJump, troubles.clock_jump),
+        (TroubleKind::RotRunning, troubles.rot_running),
+        (TroubleKind::Misdirect, troubles.misdirect),
+        (TroubleKind::Lie, troubles.lie),
     ]
 }
 
@@ -90,7 +90,15 @@ impl World {
         self.say(|| format!("trouble for {at}: {kind:?}"));
         self.bring(kind, at)?;
         // Cuts are noted by themselves, and who copies a disk disturbs nobody. Whoever is brought down is noted then.
-        if !matches!(kind, Kind::Partition | Kind::OneWay | Kind::Mend | Kind::Blackout | Kind::Older | Kind::Lie) {
+        if !matches!(
+            kind,
+            TroubleKind::Partition
+                | TroubleKind::OneWay
+                | TroubleKind::Mend
+                | TroubleKind::Blackout
+                | TroubleKind::Older
+                | TroubleKind::Lie
+        ) {
             self.progress.unfit_until(at, self.now);
         }
         self.note_unfit();
@@ -107,16 +115,16 @@ impl World {
         Duration::from_millis(self.rng.random_range(1..=most_ms))
     }
 
-    fn bring(&mut self, kind: Kind, at: NodeId) -> checks::Result<()> {
+    fn bring(&mut self, kind: TroubleKind, at: NodeId) -> checks::Result<()> {
         match kind {
-            Kind::Power => self.down(at, Crash::Power, 3000),
-            Kind::Kill => self.down(at, Crash::Kill, 1000),
-            Kind::Blackout => {
+            TroubleKind::Power => self.down(at, Crash::Power, 3000),
+            TroubleKind::Kill => self.down(at, Crash::Kill, 1000),
+            TroubleKind::Blackout => {
                 for at in self.hosts.keys().copied().collect::<Vec<_>>() {
                     self.down(at, Crash::Power, 1000);
                 }
             }
-            Kind::Midway => {
+            TroubleKind::Midway => {
                 let shelf = self.rng.random();
                 let host = &self.hosts[&at];
                 let disk = if shelf { host.shelf.clone() } else { host.disk.clone() };
@@ -126,11 +134,11 @@ impl World {
                 };
                 disk.stop_at(stop);
             }
-            Kind::Pause => {
+            TroubleKind::Pause => {
                 let until = self.now + self.a_while(2500);
                 self.host(at).paused = until;
             }
-            Kind::Partition => {
+            TroubleKind::Partition => {
                 let sides: Vec<(NodeId, bool)> =
                     self.hosts.keys().copied().map(|id| (id, false)).map(|(id, _)| (id, self.rng.random())).collect();
                 for (one, side) in &sides {
@@ -139,12 +147,12 @@ impl World {
                     }
                 }
             }
-            Kind::OneWay => {
+            TroubleKind::OneWay => {
                 let to = self.anyone();
                 self.network.cut(at, to);
             }
-            Kind::Mend => self.network.mend(),
-            Kind::Reset => {
+            TroubleKind::Mend => self.network.mend(),
+            TroubleKind::Reset => {
                 let other = self.anyone();
                 if other != at {
                     self.relink(at, other);
@@ -152,24 +160,24 @@ impl World {
                 let client = self.rng.random_range(1..=self.scenario.load.clients);
                 self.handle(at, Event::CallerGone(Caller::Client(client)))?;
             }
-            Kind::Stall => self.host(at).stall = Duration::from_millis(400),
-            Kind::Eio => match self.rng.random() {
+            TroubleKind::Stall => self.host(at).stall = Duration::from_millis(400),
+            TroubleKind::Eio => match self.rng.random() {
                 true => self.host(at).disk.fail_next_sync(),
                 false => self.host(at).shelf.fail_next_sync(),
             },
-            Kind::Full => {
+            TroubleKind::Full => {
                 let host = &self.hosts[&at];
                 let is_full = host.disk.free().is_ok_and(|free| free < u64::MAX);
                 // What was full has room again. The snapshots are on the same disk.
                 host.disk.set_capacity((!is_full).then_some(host.disk.used()));
             }
-            Kind::Rot => self.rot(at),
-            Kind::Older => self.older(at),
-            Kind::RotSnapshot => self.rot_snapshot(at),
-            Kind::ClockJump => self.jump_clock(at),
-            Kind::RotRunning => self.rot_running(at),
-            Kind::Misdirect => self.misdirect(at),
-            Kind::Lie => self.lie(at),
+            TroubleKind::Rot => self.rot(at),
+            TroubleKind::Older => self.older(at),
+            TroubleKind::RotSnapshot => self.rot_snapshot(at),
+            TroubleKind::ClockJump => self.jump_clock(at),
+            TroubleKind::RotRunning => self.rot_running(at),
+            TroubleKind::Misdirect => self.misdirect(at),
+            TroubleKind::Lie => self.lie(at),
         }
         Ok(())
     }

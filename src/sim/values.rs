@@ -96,7 +96,7 @@ mod tests {
 
     fn put(index: u64, value: &'static str) -> (Entry, Bytes) {
         let command = Command::Put { key: b"k0", value: value.as_bytes() }.encode();
-        let op = Op::Execute { session: SessionId(1), seq: 1, lowest: 1, command };
+        let op = Op::Execute { session: SessionId(1), seq: 1, first_outstanding: 1, command };
         let position = Position::new(Index(index), Term(1));
         let entry = Entry { position, time: ClusterTime(0), payload: Payload::Opaque(op.encode()), checksum: 0 };
         (entry, Bytes::from_static(value.as_bytes()))

@@ -1,7 +1,7 @@
 //! What simulated clients ask for, one task after the other, and what they see of each.
 
 use super::history::{GROUP, History, Input, KEY};
-use super::tasks::{Body, Form, Task};
+use super::tasks::{Body, Task, TaskForm};
 use super::values::Values;
 use crate::types::{Index, Time};
 use bytes::Bytes;
@@ -42,7 +42,7 @@ pub struct Load {
 
 /// How a task ended, as its client was told.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Ending {
+pub enum TaskEnd {
     /// With that answer of the machine; of a read also the index of the last entry that was applied before it.
     Answered(Bytes, Option<Index>),
     /// Nothing was applied, and nothing will be.
@@ -72,7 +72,7 @@ impl Workload {
         }
         let key = history.key(KEY, rng.random_range(0..self.load.keys));
         let input = self.draw_input(rng, &key);
-        Task { form: Form::Single, parts: vec![(key, input)] }
+        Task { form: TaskForm::Single, parts: vec![(key, input)] }
     }
 
     fn draw_mixed(&mut self, rng: &mut SmallRng, history: &History, stays: bool) -> Task {
@@ -82,13 +82,13 @@ impl Workload {
         };
         let group = history.key(GROUP, 0);
         let form = match rng.random_range(0..10) {
-            0 | 1 => Form::Block,
-            2 => return Task { form: Form::Values, parts: all(Input::Get) },
-            3 => return Task { form: Form::Scan, parts: all(Input::Get) },
-            4 if stays => return Task { form: Form::Local, parts: all(Input::Get) },
-            5 if stays => return Task { form: Form::LocalGroup, parts: vec![(group, Input::Get)] },
-            4..=6 => return Task { form: Form::Group, parts: vec![(group, Input::Get)] },
-            _ => return Task { form: Form::Group, parts: vec![(group, self.draw_group(rng))] },
+            0 | 1 => TaskForm::Block,
+            2 => return Task { form: TaskForm::Values, parts: all(Input::Get) },
+            3 => return Task { form: TaskForm::Scan, parts: all(Input::Get) },
+            4 if stays => return Task { form: TaskForm::Local, parts: all(Input::Get) },
+            5 if stays => return Task { form: TaskForm::LocalGroup, parts: vec![(group, Input::Get)] },
+            4..=6 => return Task { form: TaskForm::Group, parts: vec![(group, Input::Get)] },
+            _ => return Task { form: TaskForm::Group, parts: vec![(group, self.draw_group(rng))] },
         };
         let mut parts = all(Input::Get);
         parts.shuffle(rng);
@@ -138,7 +138,7 @@ impl Workload {
 
 /// A client that goes from task to task, whatever protocol it asks with.
 #[derive(Clone, Debug)]
-pub struct Asker {
+pub struct TaskClient {
     /// Its number.
     pub client: u64,
     workload: Workload,
@@ -153,11 +153,19 @@ pub struct Asker {
     pub stopping: bool,
 }
 
-impl Asker {
+impl TaskClient {
     /// That client, with nothing under way.
-    pub fn new(client: u64, load: Load) -> Asker {
+    pub fn new(client: u64, load: Load) -> TaskClient {
         let workload = Workload::new(client, load);
-        Asker { client, workload, pending: BTreeMap::new(), read: None, tags: 0, next_at: Time::ZERO, stopping: false }
+        TaskClient {
+            client,
+            workload,
+            pending: BTreeMap::new(),
+            read: None,
+            tags: 0,
+            next_at: Time::ZERO,
+            stopping: false,
+        }
     }
 
     /// Whether it waits for nothing.
@@ -184,17 +192,17 @@ impl Asker {
         &mut self,
         now: Time,
         (tag, link): (u64, Option<u64>),
-        ending: Ending,
+        ending: TaskEnd,
         (history, values): (&mut History, &Values),
     ) -> Result<(), String> {
         let Some((task, operations)) = self.pending.remove(&tag) else { return Ok(()) };
         let (answer, applied) = match ending {
-            Ending::Answered(answer, applied) => (answer, applied),
-            Ending::Refused => {
+            TaskEnd::Answered(answer, applied) => (answer, applied),
+            TaskEnd::Refused => {
                 operations.into_iter().for_each(|operation| history.refuse(operation));
                 return Ok(());
             }
-            Ending::Unknown => {
+            TaskEnd::Unknown => {
                 operations.into_iter().for_each(|operation| history.doubt(operation));
                 return Ok(());
             }
@@ -230,7 +238,7 @@ mod tests {
     #[test]
     fn a_local_read_that_goes_back_is_seen() {
         let load = Scenario::draw(1, Duration::from_secs(1)).load;
-        let mut asker = Asker::new(1, load);
+        let mut asker = TaskClient::new(1, load);
         assert!(asker.reads_on(7, Index(5)).is_ok());
         assert!(asker.reads_on(7, Index(5)).is_ok());
         assert!(asker.reads_on(8, Index(3)).is_ok(), "another node may be behind");

@@ -1,6 +1,6 @@
 //! Virtual time around the same node, journal and applier: one queue of events, and chance.
 
-use super::applying::Given;
+use super::applying::ApplierInput;
 use super::checks::{self, Checks, Standing};
 use super::client_links::{FIRST_LINK, Links, OnLink};
 use super::clients::Client;
@@ -14,7 +14,7 @@ use super::peer_links::End;
 use super::pipelines::{FIRST_CONNECTION, Pipelines};
 use super::progress::Progress;
 use super::scenario::Scenario;
-use super::shelves::Snapshots;
+use super::snapshots::Snapshots;
 use super::values::Values;
 use crate::consensus::message::Envelope;
 use crate::consensus::note::Note;
@@ -491,11 +491,13 @@ impl World {
                 self.job(at, Job::Inspect { follower, snapshot, times })?;
             }
             Action::Release(upto) => self.releases(at, upto)?,
-            Action::Apply(entries) => return self.gives(at, local, Given::Entries(entries)),
-            Action::Query { ticket, query, time } => return self.gives(at, local, Given::Query(ticket, query, time)),
+            Action::Apply(entries) => return self.gives(at, local, ApplierInput::Entries(entries)),
+            Action::Query { ticket, query, time } => {
+                return self.gives(at, local, ApplierInput::Query(ticket, query, time));
+            }
             Action::Note(note) => {
                 self.say(|| format!("{at} {note}"));
-                if let Note::Nonsense { peer, what } = note {
+                if let Note::InvalidMessage { peer, what } = note {
                     return Err(format!("{at} heard nonsense from {peer}: {what}"));
                 }
             }

@@ -54,12 +54,12 @@ pub struct Flaw {
     /// At which byte.
     pub at: u64,
     /// What.
-    pub what: What,
+    pub what: FlawKind,
 }
 
 /// What is wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum What {
+pub enum FlawKind {
     /// The checksum is another than the stored one.
     Checksum {
         /// As it stands in the file.
@@ -78,10 +78,10 @@ pub enum What {
 impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.what {
-            What::Checksum { stored, computed } => write!(f, "stored {stored:08x} computed {computed:08x}"),
-            What::Cut => f.write_str("the file ends here"),
-            What::Unreadable => f.write_str("the disk cannot read it"),
-            What::Wrong(what) => f.write_str(what),
+            FlawKind::Checksum { stored, computed } => write!(f, "stored {stored:08x} computed {computed:08x}"),
+            FlawKind::Cut => f.write_str("the file ends here"),
+            FlawKind::Unreadable => f.write_str("the disk cannot read it"),
+            FlawKind::Wrong(what) => f.write_str(what),
         }
     }
 }
@@ -110,17 +110,20 @@ impl Header {
     /// How long the header is that begins so; at least its first 16 bytes are needed.
     pub fn length(start: &[u8]) -> Result<usize, Flaw> {
         let Some(start) = start.first_chunk::<16>() else {
-            return Err(Flaw { at: start.len() as u64, what: What::Cut });
+            return Err(Flaw { at: start.len() as u64, what: FlawKind::Cut });
         };
         if start[..8] != MAGIC {
-            return Err(Flaw { at: 0, what: What::Wrong("not a snapshot: it does not begin with `drave-sn`") });
+            return Err(Flaw { at: 0, what: FlawKind::Wrong("not a snapshot: it does not begin with `drave-sn`") });
         }
         if word(&start[8..]) != FORMAT {
-            return Err(Flaw { at: 8, what: What::Wrong("a version of the format that this program does not know") });
+            return Err(Flaw {
+                at: 8,
+                what: FlawKind::Wrong("a version of the format that this program does not know"),
+            });
         }
         match word(&start[12..]) as usize {
             length if (HEADER_FIELDS + 8..=HEADER_MAX).contains(&length) => Ok(length),
-            _ => Err(Flaw { at: 12, what: What::Wrong("no header is that long") }),
+            _ => Err(Flaw { at: 12, what: FlawKind::Wrong("no header is that long") }),
         }
     }
 
@@ -128,14 +131,14 @@ impl Header {
     pub fn decode(bytes: &Bytes) -> Result<(Header, Chain), Flaw> {
         let length = Header::length(bytes)?;
         if length > bytes.len() {
-            return Err(Flaw { at: bytes.len() as u64, what: What::Cut });
+            return Err(Flaw { at: bytes.len() as u64, what: FlawKind::Cut });
         }
         let (stored, computed) = (word(&bytes[length - 4..]), crc32fast::hash(&bytes[..length - 4]));
         if stored != computed {
-            return Err(Flaw { at: 0, what: What::Checksum { stored, computed } });
+            return Err(Flaw { at: 0, what: FlawKind::Checksum { stored, computed } });
         }
         let header = Header::read(bytes.slice(16..length - 4));
-        let header = header.map_err(|Malformed(what)| Flaw { at: 16, what: What::Wrong(what) })?;
+        let header = header.map_err(|Malformed(what)| Flaw { at: 16, what: FlawKind::Wrong(what) })?;
         Ok((header, Chain::new(length as u64, stored)))
     }
 
@@ -158,7 +161,7 @@ impl Header {
 
 /// What a chunk holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Kind {
+pub enum ChunkKind {
     /// A piece of the sessions.
     Sessions = 1,
     /// A piece of the machine.
@@ -173,7 +176,7 @@ pub struct Chunk {
     /// Where it begins in its file.
     pub at: u64,
     /// What it holds.
-    pub kind: Kind,
+    pub kind: ChunkKind,
     /// The bytes of that.
     pub body: Bytes,
 }
@@ -186,7 +189,7 @@ pub struct Chain {
     /// The checksum of what stands before it.
     pub checksum: u32,
     /// What the last chunk held.
-    kind: Kind,
+    kind: ChunkKind,
     /// How many there were.
     pub chunks: u64,
 }
@@ -194,7 +197,7 @@ pub struct Chain {
 impl Chain {
     /// Behind a header of that length and checksum.
     fn new(at: u64, checksum: u32) -> Chain {
-        Chain { at, checksum, kind: Kind::Sessions, chunks: 0 }
+        Chain { at, checksum, kind: ChunkKind::Sessions, chunks: 0 }
     }
 
     /// Behind that header, encoded.
@@ -204,11 +207,11 @@ impl Chain {
 
     /// Whether the end has been seen.
     pub fn ended(&self) -> bool {
-        self.kind == Kind::End
+        self.kind == ChunkKind::End
     }
 
     /// A chunk as bytes, to be written at `at`.
-    pub fn put(&mut self, kind: Kind, body: &[u8]) -> Vec<u8> {
+    pub fn put(&mut self, kind: ChunkKind, body: &[u8]) -> Vec<u8> {
         assert!(body.len() <= BODY_MAX && kind >= self.kind, "sessions, machine, end; a piece is bounded");
         let mut out = Vec::with_capacity(CHUNK_HEADER + body.len());
         out.put_u32_le(0);
@@ -226,35 +229,35 @@ impl Chain {
         let mut body = [0; END_BODY];
         body[..8].copy_from_slice(&self.chunks.to_le_bytes());
         body[8..].copy_from_slice(&(self.at + END_CHUNK as u64).to_le_bytes());
-        self.put(Kind::End, &body)
+        self.put(ChunkKind::End, &body)
     }
 
     /// How long the body of the next chunk is, of which this is the header.
     pub fn body(&self, header: &[u8; CHUNK_HEADER]) -> Result<usize, Flaw> {
         match word(&header[4..]) as usize {
             length if length <= BODY_MAX => Ok(length),
-            _ => Err(Flaw { at: self.at + 4, what: What::Wrong("no chunk is that long") }),
+            _ => Err(Flaw { at: self.at + 4, what: FlawKind::Wrong("no chunk is that long") }),
         }
     }
 
     /// Checks the next chunk, all of which this is, and goes on behind it.
-    pub fn follow(&mut self, chunk: &[u8]) -> Result<Kind, Flaw> {
-        let wrong = |what| Flaw { at: self.at, what: What::Wrong(what) };
+    pub fn follow(&mut self, chunk: &[u8]) -> Result<ChunkKind, Flaw> {
+        let wrong = |what| Flaw { at: self.at, what: FlawKind::Wrong(what) };
         let (stored, computed) = (word(chunk), self.sum(&chunk[4..]));
         if stored != computed {
-            return Err(Flaw { at: self.at, what: What::Checksum { stored, computed } });
+            return Err(Flaw { at: self.at, what: FlawKind::Checksum { stored, computed } });
         }
         let kind = match word(&chunk[8..]) {
-            1 => Kind::Sessions,
-            2 => Kind::Machine,
-            3 => Kind::End,
+            1 => ChunkKind::Sessions,
+            2 => ChunkKind::Machine,
+            3 => ChunkKind::End,
             _ => return Err(wrong("an unknown kind of chunk")),
         };
         if kind < self.kind || self.ended() {
             return Err(wrong("a chunk out of order"));
         }
         let mut before = *self;
-        if kind == Kind::End && chunk != before.put_end() {
+        if kind == ChunkKind::End && chunk != before.put_end() {
             return Err(wrong("the end tells another number of chunks or bytes"));
         }
         self.pass(kind, stored, chunk.len() - CHUNK_HEADER);
@@ -267,7 +270,7 @@ impl Chain {
         crc.finalize()
     }
 
-    fn pass(&mut self, kind: Kind, checksum: u32, body: usize) {
+    fn pass(&mut self, kind: ChunkKind, checksum: u32, body: usize) {
         self.at += (CHUNK_HEADER + body) as u64;
         (self.kind, self.checksum) = (kind, checksum);
         self.chunks += 1;
@@ -295,10 +298,10 @@ impl Chunks {
             return Ok(None);
         }
         if self.chain.ended() {
-            return Err(Flaw { at, what: What::Wrong("bytes behind the end") });
+            return Err(Flaw { at, what: FlawKind::Wrong("bytes behind the end") });
         }
         let rest = &self.file[at as usize..];
-        let cut = Flaw { at: size, what: What::Cut };
+        let cut = Flaw { at: size, what: FlawKind::Cut };
         let length = CHUNK_HEADER + self.chain.body(rest.first_chunk().ok_or(cut)?)?;
         let kind = self.chain.follow(rest.get(..length).ok_or(cut)?)?;
         let body = self.file.slice(at as usize + CHUNK_HEADER..at as usize + length);

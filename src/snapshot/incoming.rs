@@ -1,6 +1,6 @@
 //! A snapshot being received from another node, which goes on where it stopped, also after a restart.
 
-use super::format::{Flaw, What, file_name};
+use super::format::{Flaw, FlawKind, file_name};
 use super::report::{ADVICE_INCOMING, Fault, Result, damaged, io};
 use super::store::Snapshot;
 use super::verify::{read_back, read_chunk, read_header};
@@ -115,7 +115,7 @@ impl<D: Disk> Incoming<D> {
         let wrong = damaged(&self.part, ADVICE_INCOMING);
         let size = self.file.size().map_err(io("measure", &self.part))?;
         if size != self.total {
-            return Err(wrong(Flaw { at: size, what: What::Wrong("it has not as many bytes as was said") }));
+            return Err(wrong(Flaw { at: size, what: FlawKind::Wrong("it has not as many bytes as was said") }));
         }
         let read =
             read_back(&self.file, &self.name, self.cluster, &Meter::default()).map_err(io("read", &self.part))?;

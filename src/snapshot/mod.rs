@@ -7,7 +7,7 @@ pub mod store;
 pub mod verify;
 pub mod writer;
 
-pub use format::{Chunk, Header, Kind};
+pub use format::{Chunk, ChunkKind, Header};
 pub use incoming::Incoming;
 pub use report::{Fault, Result};
 pub use store::{Listed, Newest, Snapshot, Store};

@@ -3,7 +3,7 @@
 //! A name that ends in `.snap` was given after the file was synced: behind it stands a whole
 //! snapshot, or a disk that has lost what it promised. That is an error, never an empty state.
 
-use super::format::{Chain, Chunk, Chunks, Header, Kind, file_name, file_position};
+use super::format::{Chain, Chunk, ChunkKind, Chunks, Header, file_name, file_position};
 use super::incoming::{Incoming, PART};
 use super::report::{ADVICE, ADVICE_SAVED, Fault, Result, damaged, io};
 use super::verify::{read_back, read_whole};
@@ -95,7 +95,7 @@ impl Snapshot {
     pub fn pieces(&self) -> impl Iterator<Item = Result<Chunk>> + Send + use<> {
         let damaged = damaged(&self.name, ADVICE);
         let chunks = Chunks::new(self.bytes.clone(), self.chain).map(move |chunk| chunk.map_err(&damaged));
-        chunks.filter(|chunk| !matches!(chunk, Ok(Chunk { kind: Kind::End, .. })))
+        chunks.filter(|chunk| !matches!(chunk, Ok(Chunk { kind: ChunkKind::End, .. })))
     }
 }
 

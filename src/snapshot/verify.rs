@@ -3,7 +3,7 @@
 //! It is read with `pread` and not through a mapping: a sector that the disk cannot read is a flaw of the
 //! file then, and not the end of the process.
 
-use super::format::{CHUNK_HEADER, Chain, Flaw, Header, What, file_name};
+use super::format::{CHUNK_HEADER, Chain, Flaw, FlawKind, Header, file_name};
 use crate::disk::unreadable::is_media_error;
 use crate::disk::{DiskFile, Meter};
 use crate::types::ClusterId;
@@ -44,7 +44,7 @@ impl Verifier {
             *found = chain;
         }
         if chain.ended() && file.size()? > chain.at {
-            return Ok(Err(Flaw { at: chain.at, what: What::Wrong("bytes behind the end") }));
+            return Ok(Err(Flaw { at: chain.at, what: FlawKind::Wrong("bytes behind the end") }));
         }
         Ok(Ok(chain.ended()))
     }
@@ -61,7 +61,7 @@ pub fn read_back(file: &impl DiskFile, name: &str, cluster: ClusterId, meter: &M
         Ok(begin) => begin,
         Err(flaw) => return Ok(Err(flaw)),
     };
-    let wrong = |what| Ok(Err(Flaw { at: 0, what: What::Wrong(what) }));
+    let wrong = |what| Ok(Err(Flaw { at: 0, what: FlawKind::Wrong(what) }));
     if begin.0.cluster != cluster {
         return wrong("it is of another cluster");
     }
@@ -129,8 +129,8 @@ pub fn read_chunk(file: &impl DiskFile, chain: &mut Chain, chunk: &mut Vec<u8>) 
 fn read(file: &impl DiskFile, at: u64, buffer: &mut [u8]) -> Checked<()> {
     match file.read_at(at, buffer) {
         Ok(read) if read == buffer.len() => Ok(Ok(())),
-        Ok(read) => Ok(Err(Flaw { at: at + read as u64, what: What::Cut })),
-        Err(error) if is_media_error(&error) => Ok(Err(Flaw { at, what: What::Unreadable })),
+        Ok(read) => Ok(Err(Flaw { at: at + read as u64, what: FlawKind::Cut })),
+        Err(error) if is_media_error(&error) => Ok(Err(Flaw { at, what: FlawKind::Unreadable })),
         Err(error) => Err(error),
     }
 }

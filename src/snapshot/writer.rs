@@ -1,6 +1,6 @@
 //! A snapshot being taken: piece by piece into a file that has no name anyone believes, until it is whole.
 
-use super::format::{Chain, Flaw, Header, Kind, What, file_name};
+use super::format::{Chain, ChunkKind, Flaw, FlawKind, Header, file_name};
 use super::report::{ADVICE_WRITTEN, Fault, Result, damaged, io};
 use super::store::Snapshot;
 use super::verify::Verifier;
@@ -56,7 +56,7 @@ impl<D: Disk> Writer<D> {
 
     /// Writes the next piece: all of the sessions, then all of the machine. After [`super::Fault::Full`] the
     /// same may be put again, when there is room; or [`Writer::abandon`] it.
-    pub fn put(&mut self, kind: Kind, piece: &[u8]) -> Result<()> {
+    pub fn put(&mut self, kind: ChunkKind, piece: &[u8]) -> Result<()> {
         if piece.is_empty() {
             return Ok(());
         }
@@ -126,7 +126,7 @@ impl<D: Disk> Writer<D> {
                 return Ok(None);
             }
             if self.verifier.found() != Some((&self.header, &self.chain)) {
-                let what = What::Wrong("it is whole, and not what was written");
+                let what = FlawKind::Wrong("it is whole, and not what was written");
                 return Err(damaged(Flaw { at: 0, what }));
             }
         }

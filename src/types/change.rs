@@ -2,7 +2,7 @@
 
 use super::address::{AddressError, check_address};
 use super::ids::{DiskId, NodeId};
-use super::membership::{Member, Membership, Prospect};
+use super::membership::{Member, Membership, PendingRole};
 use crate::limits::MEMBERS_MAX;
 use std::collections::BTreeSet;
 
@@ -17,8 +17,8 @@ pub enum Change {
         address: String,
         /// The disk it is known by, if it asks for itself.
         disk: Option<DiskId>,
-        /// What is to become of it: [`Prospect::Leaves`] is nothing to begin with.
-        prospect: Prospect,
+        /// What is to become of it: [`PendingRole::Leaves`] is nothing to begin with.
+        prospect: PendingRole,
     },
     /// It is no member any more, voter or not.
     Remove(NodeId),
@@ -39,7 +39,7 @@ pub enum Change {
 
 /// Why no membership follows from a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Unsound {
+pub enum InvalidChange {
     /// It is a member already.
     #[error("{0} is a member already")]
     Member(NodeId),
@@ -81,75 +81,75 @@ pub enum Unsound {
 impl Membership {
     /// What it is after that change: joint, if the voters change (§6). Not of a joint one, and nothing
     /// that is taken back: [`Membership::restored`] is that.
-    pub fn changed(&self, change: &Change) -> Result<Membership, Unsound> {
+    pub fn changed(&self, change: &Change) -> Result<Membership, InvalidChange> {
         let mut next = self.clone();
         match change {
-            Change::Add { id, .. } if self.members.contains_key(id) => return Err(Unsound::Member(*id)),
-            Change::Add { .. } if self.members.len() >= MEMBERS_MAX => return Err(Unsound::Full),
+            Change::Add { id, .. } if self.members.contains_key(id) => return Err(InvalidChange::Member(*id)),
+            Change::Add { .. } if self.members.len() >= MEMBERS_MAX => return Err(InvalidChange::Full),
             Change::Add { id, address, disk, prospect } => {
-                if let Prospect::Succeeds(old) = prospect {
+                if let PendingRole::Succeeds(old) = prospect {
                     self.can_be_succeeded(*old)?;
                 }
                 self.is_free(*id, address)?;
                 next.members.insert(*id, Member { address: address.clone(), disk: *disk, prospect: *prospect });
             }
             Change::Move { id, address } => {
-                let member = next.members.get_mut(id).ok_or(Unsound::Stranger(*id))?;
+                let member = next.members.get_mut(id).ok_or(InvalidChange::Stranger(*id))?;
                 if member.address == *address {
-                    return Err(Unsound::Same);
+                    return Err(InvalidChange::Same);
                 }
                 self.is_free(*id, address)?;
                 member.address.clone_from(address);
             }
-            Change::Remove(id) if !self.members.contains_key(id) => return Err(Unsound::Stranger(*id)),
+            Change::Remove(id) if !self.members.contains_key(id) => return Err(InvalidChange::Stranger(*id)),
             Change::Remove(id) if !self.is_voter(*id) => {
                 next.members.remove(id);
             }
             Change::Remove(id) => return self.towards(self.voters.iter().copied().filter(|v| v != id).collect()),
-            Change::Promote(id) if !self.members.contains_key(id) => return Err(Unsound::Stranger(*id)),
-            Change::Promote(id) if self.is_voter(*id) => return Err(Unsound::Voter(*id)),
+            Change::Promote(id) if !self.members.contains_key(id) => return Err(InvalidChange::Stranger(*id)),
+            Change::Promote(id) if self.is_voter(*id) => return Err(InvalidChange::Voter(*id)),
             Change::Promote(id) => return self.towards(self.voters.iter().copied().chain([*id]).collect()),
             Change::Voters(ids) => return self.towards(ids.clone()),
-            Change::Abort => return Err(Unsound::Idle),
+            Change::Abort => return Err(InvalidChange::Idle),
         }
         Ok(next)
     }
 
     /// Whether that node can be reached at that address: by its form, and as no other member is. A second member at one
     /// address would keep every node that is told of both from starting.
-    fn is_free(&self, id: NodeId, address: &str) -> Result<(), Unsound> {
+    fn is_free(&self, id: NodeId, address: &str) -> Result<(), InvalidChange> {
         check_address(address)?;
         let other = self.members.iter().find(|(other, member)| **other != id && member.address == address);
-        other.map_or(Ok(()), |(other, _)| Err(Unsound::Taken(*other)))
+        other.map_or(Ok(()), |(other, _)| Err(InvalidChange::Taken(*other)))
     }
 
-    fn can_be_succeeded(&self, old: NodeId) -> Result<(), Unsound> {
-        let waits = |member: &Member| member.prospect == Prospect::Succeeds(old);
+    fn can_be_succeeded(&self, old: NodeId) -> Result<(), InvalidChange> {
+        let waits = |member: &Member| member.prospect == PendingRole::Succeeds(old);
         match self.members.get(&old) {
-            None => Err(Unsound::Stranger(old)),
-            Some(_) if !self.is_voter(old) => Err(Unsound::NoPlace(old)),
-            Some(_) if self.members.values().any(waits) => Err(Unsound::Replaced(old)),
+            None => Err(InvalidChange::Stranger(old)),
+            Some(_) if !self.is_voter(old) => Err(InvalidChange::NoPlace(old)),
+            Some(_) if self.members.values().any(waits) => Err(InvalidChange::Replaced(old)),
             Some(_) => Ok(()),
         }
     }
 
     /// The joint configuration between these voters and those (§6): who is no voter then leaves.
-    pub fn towards(&self, voters: BTreeSet<NodeId>) -> Result<Membership, Unsound> {
+    pub fn towards(&self, voters: BTreeSet<NodeId>) -> Result<Membership, InvalidChange> {
         if voters.is_empty() {
-            return Err(Unsound::Nobody);
+            return Err(InvalidChange::Nobody);
         }
         if let Some(stranger) = voters.iter().find(|id| !self.members.contains_key(id)) {
-            return Err(Unsound::Stranger(*stranger));
+            return Err(InvalidChange::Stranger(*stranger));
         }
         if voters == self.voters {
-            return Err(Unsound::Same);
+            return Err(InvalidChange::Same);
         }
         let mut next = Membership { outgoing: self.voters.clone(), voters, ..self.clone() };
         for (id, member) in &mut next.members {
             if next.voters.contains(id) {
-                member.prospect = Prospect::Stays;
+                member.prospect = PendingRole::Stays;
             } else if next.outgoing.contains(id) {
-                member.prospect = Prospect::Leaves;
+                member.prospect = PendingRole::Leaves;
             }
         }
         Ok(next)
@@ -158,12 +158,12 @@ impl Membership {
     /// What a joint configuration leads to (§6): C-new.
     pub fn settled(&self) -> Membership {
         let mut next = Membership { outgoing: BTreeSet::new(), ..self.clone() };
-        next.members.retain(|id, member| next.voters.contains(id) || member.prospect != Prospect::Leaves);
+        next.members.retain(|id, member| next.voters.contains(id) || member.prospect != PendingRole::Leaves);
         // Whoever waited for a place that is gone waits for one of its own.
         let places: BTreeSet<NodeId> = next.voters.clone();
         for member in next.members.values_mut() {
-            if matches!(member.prospect, Prospect::Succeeds(old) if !places.contains(&old)) {
-                member.prospect = Prospect::Rises;
+            if matches!(member.prospect, PendingRole::Succeeds(old) if !places.contains(&old)) {
+                member.prospect = PendingRole::Rises;
             }
         }
         next
@@ -174,7 +174,7 @@ impl Membership {
         let mut next = Membership { voters: self.outgoing.clone(), outgoing: self.voters.clone(), ..self.clone() };
         for member in next.members.values_mut() {
             // Whoever was to rise is a learner again, and whoever was to leave stays; all by hand from here.
-            member.prospect = Prospect::Stays;
+            member.prospect = PendingRole::Stays;
         }
         next
     }
@@ -201,13 +201,13 @@ mod tests {
         Membership::founding(voters.iter().map(|n| (id(*n), format!("h:{n}"))))
     }
 
-    fn add(n: u64, prospect: Prospect) -> Change {
+    fn add(n: u64, prospect: PendingRole) -> Change {
         Change::Add { id: id(n), address: format!("h:{n}"), disk: None, prospect }
     }
 
     #[test]
     fn a_new_member_is_a_learner_first_and_a_voter_through_a_joint_configuration() {
-        let with_learner = of(&[1, 2, 3]).changed(&add(4, Prospect::Rises)).unwrap();
+        let with_learner = of(&[1, 2, 3]).changed(&add(4, PendingRole::Rises)).unwrap();
         assert_eq!((with_learner.is_joint(), &with_learner.voters), (false, &ids(&[1, 2, 3])));
         let joint = with_learner.changed(&Change::Promote(id(4))).unwrap();
         assert_eq!((&joint.outgoing, &joint.voters), (&ids(&[1, 2, 3]), &ids(&[1, 2, 3, 4])));
@@ -216,27 +216,27 @@ mod tests {
 
     #[test]
     fn a_replacement_is_one_joint_change() {
-        let waiting = of(&[1, 2, 3]).changed(&add(4, Prospect::Succeeds(id(2)))).unwrap();
-        assert_eq!(waiting.changed(&add(5, Prospect::Succeeds(id(2)))), Err(Unsound::Replaced(id(2))));
+        let waiting = of(&[1, 2, 3]).changed(&add(4, PendingRole::Succeeds(id(2)))).unwrap();
+        assert_eq!(waiting.changed(&add(5, PendingRole::Succeeds(id(2)))), Err(InvalidChange::Replaced(id(2))));
         let joint = waiting.towards(ids(&[1, 3, 4])).unwrap();
         assert_eq!(joint.settled(), of(&[1, 3, 4]));
     }
 
     #[test]
     fn who_waits_for_a_place_that_is_gone_waits_for_one_of_its_own() {
-        let waiting = of(&[1, 2, 3]).changed(&add(4, Prospect::Succeeds(id(2)))).unwrap();
+        let waiting = of(&[1, 2, 3]).changed(&add(4, PendingRole::Succeeds(id(2)))).unwrap();
         let gone = waiting.changed(&Change::Remove(id(2))).unwrap().settled();
-        assert_eq!(gone.members[&id(4)].prospect, Prospect::Rises);
+        assert_eq!(gone.members[&id(4)].prospect, PendingRole::Rises);
     }
 
     #[test]
     fn a_change_taken_back_leaves_the_voters_that_were() {
-        let before = of(&[1, 2, 3]).changed(&add(4, Prospect::Rises)).unwrap();
+        let before = of(&[1, 2, 3]).changed(&add(4, PendingRole::Rises)).unwrap();
         let joint = before.towards(ids(&[2, 3, 4])).unwrap();
         let back = joint.restored();
         assert_eq!((&back.voters, back.is_joint()), (&ids(&[1, 2, 3]), false));
         assert!(back.members.contains_key(&id(4)), "it is a learner again");
-        assert_eq!(back.members[&id(4)].prospect, Prospect::Stays, "and does not rise again by itself");
+        assert_eq!(back.members[&id(4)].prospect, PendingRole::Stays, "and does not rise again by itself");
         assert_eq!(joint.turned().settled(), back);
     }
 
@@ -244,16 +244,16 @@ mod tests {
     fn nonsense_is_told_apart() {
         let three = of(&[1, 2, 3]);
         let says = |change: Change| three.changed(&change).unwrap_err();
-        assert_eq!(says(add(3, Prospect::Stays)), Unsound::Member(id(3)));
-        assert_eq!(says(Change::Remove(id(9))), Unsound::Stranger(id(9)));
-        assert_eq!(says(Change::Promote(id(9))), Unsound::Stranger(id(9)));
-        assert_eq!(says(Change::Promote(id(3))), Unsound::Voter(id(3)));
-        assert_eq!(says(Change::Voters(ids(&[]))), Unsound::Nobody);
-        assert_eq!(says(Change::Voters(ids(&[1, 2, 3]))), Unsound::Same);
-        assert_eq!(says(Change::Move { id: id(3), address: "h:3".into() }), Unsound::Same);
-        assert_eq!(says(Change::Abort), Unsound::Idle);
-        assert_eq!(of(&[1]).changed(&Change::Remove(id(1))), Err(Unsound::Nobody));
-        let waiting = three.changed(&add(4, Prospect::Stays)).unwrap();
-        assert_eq!(waiting.changed(&add(5, Prospect::Succeeds(id(4)))), Err(Unsound::NoPlace(id(4))));
+        assert_eq!(says(add(3, PendingRole::Stays)), InvalidChange::Member(id(3)));
+        assert_eq!(says(Change::Remove(id(9))), InvalidChange::Stranger(id(9)));
+        assert_eq!(says(Change::Promote(id(9))), InvalidChange::Stranger(id(9)));
+        assert_eq!(says(Change::Promote(id(3))), InvalidChange::Voter(id(3)));
+        assert_eq!(says(Change::Voters(ids(&[]))), InvalidChange::Nobody);
+        assert_eq!(says(Change::Voters(ids(&[1, 2, 3]))), InvalidChange::Same);
+        assert_eq!(says(Change::Move { id: id(3), address: "h:3".into() }), InvalidChange::Same);
+        assert_eq!(says(Change::Abort), InvalidChange::Idle);
+        assert_eq!(of(&[1]).changed(&Change::Remove(id(1))), Err(InvalidChange::Nobody));
+        let waiting = three.changed(&add(4, PendingRole::Stays)).unwrap();
+        assert_eq!(waiting.changed(&add(5, PendingRole::Succeeds(id(4)))), Err(InvalidChange::NoPlace(id(4))));
     }
 }

@@ -65,7 +65,7 @@ pub struct HardState {
 
 /// Where the log begins: the last position that is no longer in it, and the members as of there.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Base {
+pub struct SnapshotPoint {
     /// All up to and including this has been replaced by a snapshot; `Position::ZERO` at a founding.
     pub position: Position,
     /// The index whose configuration `membership` is.
@@ -84,7 +84,7 @@ pub struct Write {
     /// The hard state from here on, if it changed.
     pub hard_state: Option<HardState>,
     /// The log restarts here: a founding, or a snapshot that has taken the place of all before it.
-    pub base: Option<Base>,
+    pub base: Option<SnapshotPoint>,
     /// Consecutive entries, perhaps none.
     pub entries: Vec<Entry>,
 }

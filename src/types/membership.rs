@@ -13,12 +13,12 @@ pub struct Member {
     /// another has forgotten what it promised.
     pub disk: Option<DiskId>,
     /// What is to become of it.
-    pub prospect: Prospect,
+    pub prospect: PendingRole,
 }
 
 /// What is to become of a member, by itself, when its time has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Prospect {
+pub enum PendingRole {
     /// It is what it is.
     #[default]
     Stays,
@@ -33,7 +33,7 @@ pub enum Prospect {
 impl Member {
     /// Someone of whom nothing is known but where to reach it.
     pub fn at(address: String) -> Member {
-        Member { address, disk: None, prospect: Prospect::Stays }
+        Member { address, disk: None, prospect: PendingRole::Stays }
     }
 }
 

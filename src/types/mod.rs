@@ -12,9 +12,9 @@ pub mod membership;
 pub mod mutant;
 pub mod time;
 
-pub use change::{Change, Unsound};
-pub use entry::{Base, Entry, HardState, Payload, Vote, Write};
+pub use change::{Change, InvalidChange};
+pub use entry::{Entry, HardState, Payload, SnapshotPoint, Vote, Write};
 pub use ids::{ClusterId, DiskId, Index, LogId, NodeId, Position, Run, SessionId, Term, WriteId};
-pub use membership::{Member, Membership, Prospect};
+pub use membership::{Member, Membership, PendingRole};
 pub use mutant::{Mutant, Mutants};
 pub use time::{ClusterTime, Time};

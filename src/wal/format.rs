@@ -5,7 +5,9 @@
 //! checksum with which every body begins, so that an entry's body is not summed again to be stored.
 
 use crate::codec::{self, Malformed, Put, Reader};
-use crate::types::{Base, ClusterId, ClusterTime, DiskId, HardState, Index, Membership, NodeId, Position, Term};
+use crate::types::{
+    ClusterId, ClusterTime, DiskId, HardState, Index, Membership, NodeId, Position, SnapshotPoint, Term,
+};
 use bytes::{BufMut, Bytes};
 
 /// How every segment begins.
@@ -32,7 +34,7 @@ const SEAL_BODY: usize = 32;
 
 /// What a frame holds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Kind {
+pub enum RecordKind {
     /// The header of a batch: all that one write put into the file.
     Batch = 1,
     /// What a segment inherits.
@@ -49,11 +51,19 @@ pub enum Kind {
     Seal = 7,
 }
 
-impl Kind {
-    fn of(byte: u8) -> Option<Kind> {
-        [Kind::Batch, Kind::Open, Kind::Hard, Kind::Base, Kind::Release, Kind::Entry, Kind::Seal]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+impl RecordKind {
+    fn of(byte: u8) -> Option<RecordKind> {
+        [
+            RecordKind::Batch,
+            RecordKind::Open,
+            RecordKind::Hard,
+            RecordKind::Base,
+            RecordKind::Release,
+            RecordKind::Entry,
+            RecordKind::Seal,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -171,7 +181,7 @@ pub fn salted(salt: u64) -> u32 {
 }
 
 /// Everything of a frame's header but its checksum.
-pub fn header_rest(previous: u32, body: usize, kind: Kind, batch: u64) -> [u8; 12] {
+pub fn header_rest(previous: u32, body: usize, kind: RecordKind, batch: u64) -> [u8; 12] {
     let mut rest = [0; 12];
     rest[..4].copy_from_slice(&previous.to_le_bytes());
     rest[4..8].copy_from_slice(&(body as u32).to_le_bytes());
@@ -192,7 +202,7 @@ pub struct Frame {
     /// The low half of the number of its batch.
     pub batch: u32,
     /// What it holds.
-    pub kind: Kind,
+    pub kind: RecordKind,
     /// The bytes of that.
     pub body: Bytes,
 }
@@ -244,7 +254,7 @@ impl Frame {
     }
 
     /// Where the frame at `at` ends and what it holds, header and body checked, without making a frame of it.
-    pub fn check(file: &[u8], salted: u32, at: u64) -> Result<(u64, Kind), Flaw> {
+    pub fn check(file: &[u8], salted: u32, at: u64) -> Result<(u64, RecordKind), Flaw> {
         let (frame, body) = Frame::parse(file, Some(salted), at)?;
         let (stored, computed) = (word(body), crc32fast::hash(&body[4..]));
         if stored != computed {
@@ -294,7 +304,7 @@ impl Frame {
             }
         }
         let length = u32::from_le_bytes([rest[4], rest[5], rest[6], 0]) as usize;
-        let Some(kind) = Kind::of(rest[7]) else { return Err(Flaw::Wrong("an unknown kind of frame")) };
+        let Some(kind) = RecordKind::of(rest[7]) else { return Err(Flaw::Wrong("an unknown kind of frame")) };
         let want = (FRAME_HEADER + length) as u64;
         if length < 4 {
             return Err(Flaw::Wrong("a body without a checksum"));
@@ -401,7 +411,7 @@ pub struct Opening {
     /// The latest time any entry had.
     pub time: ClusterTime,
     /// Where the log began.
-    pub base: Base,
+    pub base: SnapshotPoint,
     /// The configuration in force, and since which index.
     pub current: (Index, Membership),
 }
@@ -454,7 +464,7 @@ pub fn read_hard(body: &Bytes) -> Result<HardState, Malformed> {
 }
 
 /// The body of a base or a release.
-pub fn put_base(out: &mut Vec<u8>, base: &Base) {
+pub fn put_base(out: &mut Vec<u8>, base: &SnapshotPoint) {
     put_body(out, |out| {
         out.put_u32_le(0);
         put_base_fields(out, base);
@@ -462,7 +472,7 @@ pub fn put_base(out: &mut Vec<u8>, base: &Base) {
 }
 
 /// From a body.
-pub fn read_base(body: &Bytes) -> Result<Base, Malformed> {
+pub fn read_base(body: &Bytes) -> Result<SnapshotPoint, Malformed> {
     let mut reader = behind_checksum(body)?;
     let _reserved = reader.u32()?;
     let base = read_base_fields(&mut reader)?;
@@ -470,14 +480,14 @@ pub fn read_base(body: &Bytes) -> Result<Base, Malformed> {
     Ok(base)
 }
 
-fn put_base_fields(out: &mut Vec<u8>, base: &Base) {
+fn put_base_fields(out: &mut Vec<u8>, base: &SnapshotPoint) {
     out.put_position(base.position);
     out.put_u64_le(base.configured.0);
     codec::put_membership(out, &base.membership);
 }
 
-fn read_base_fields(reader: &mut Reader) -> Result<Base, Malformed> {
-    Ok(Base {
+fn read_base_fields(reader: &mut Reader) -> Result<SnapshotPoint, Malformed> {
+    Ok(SnapshotPoint {
         position: reader.position()?,
         configured: Index(reader.u64()?),
         membership: codec::read_membership(reader)?,

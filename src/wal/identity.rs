@@ -5,7 +5,7 @@
 
 use super::load::read_whole;
 use super::report::{Fault, Result};
-use super::side::io;
+use super::sync_marker::io;
 use crate::codec::Reader;
 use crate::disk::{Disk, DiskFile};
 use crate::types::{ClusterId, DiskId, LogId, NodeId};

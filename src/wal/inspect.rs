@@ -1,8 +1,8 @@
 //! One segment as recovery would judge it, item by item: for whoever wants to look and not to open.
 
-use super::format::{Batch, Flaw, Frame, Kind, RECYCLED, SegmentHeader};
-use super::scan::{Item, Scan};
-use super::side::Place;
+use super::format::{Batch, Flaw, Frame, RECYCLED, RecordKind, SegmentHeader};
+use super::scan::{Scan, ScanItem};
+use super::sync_marker::LogOffset;
 use bytes::Bytes;
 
 /// What is known of a segment from outside of it.
@@ -22,7 +22,7 @@ pub struct Surroundings {
 
 impl Surroundings {
     /// Of the segment with that header.
-    pub fn of(header: &SegmentHeader, place: Option<Place>, followed: bool) -> Surroundings {
+    pub fn of(header: &SegmentHeader, place: Option<LogOffset>, followed: bool) -> Surroundings {
         let synced = place.filter(|place| place.segment == header.number).map(|place| place.offset);
         Surroundings { number: header.number, synced, followed, recycled: header.flags & RECYCLED != 0, batch: None }
     }
@@ -101,13 +101,13 @@ impl Inspection {
         let expected = if begun { self.batch.map(|(_, _, number, _)| number) } else { self.batch() };
         let cut = if begun { begin } else { at };
         let later = self.scan.clone().any(|item| match item {
-            Item::Frame(frame) => {
+            ScanItem::Frame(frame) => {
                 let synced =
-                    Batch::read(&frame.body).ok().filter(|_| frame.kind == Kind::Batch).map(|batch| batch.synced);
+                    Batch::read(&frame.body).ok().filter(|_| frame.kind == RecordKind::Batch).map(|batch| batch.synced);
                 let newer = frame.batch.wrapping_sub(expected.unwrap_or(0) as u32) as i32 > 0;
                 newer || synced.is_some_and(|(segment, offset)| segment == self.around.number && offset > cut)
             }
-            Item::Gap { .. } => false,
+            ScanItem::Gap { .. } => false,
         });
         let known = expected.is_some();
         let synced = self.around.synced.is_some_and(|synced| synced > cut);
@@ -137,16 +137,16 @@ impl Iterator for Inspection {
                 self.ended = true;
                 None
             }
-            Some(Item::Frame(frame)) => {
-                if let Some(batch) = Some(&frame).filter(|frame| frame.kind == Kind::Batch)
+            Some(ScanItem::Frame(frame)) => {
+                if let Some(batch) = Some(&frame).filter(|frame| frame.kind == RecordKind::Batch)
                     && let Ok(head) = Batch::read(&batch.body)
                 {
                     self.batch = Some((frame.at, frame.at.saturating_add(head.bytes), head.number, head.more));
                 }
-                self.sealed = frame.kind == Kind::Seal;
+                self.sealed = frame.kind == RecordKind::Seal;
                 Some(Finding::Record(frame))
             }
-            Some(Item::Gap { at, flaw, next }) => self.judge(at, flaw, next),
+            Some(ScanItem::Gap { at, flaw, next }) => self.judge(at, flaw, next),
         }
     }
 }

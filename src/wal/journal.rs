@@ -4,19 +4,19 @@
 //! reached the disk is unknown, and asking again would not tell. Only for want of room nothing has to
 //! fail: [`Journal::provide`] says so before anything is written.
 
-use super::format::{self, BATCH_FRAME, Batch, Kind, RECYCLED, Seal, SegmentHeader, file_name};
+use super::ballast::Reserve;
+use super::format::{self, BATCH_FRAME, Batch, RECYCLED, RecordKind, Seal, SegmentHeader, file_name};
+use super::log_summary::Outline;
 use super::options::Options;
-use super::outline::Outline;
 use super::report::{Fault, Report, Result, Sealed};
-use super::reserve::Reserve;
 use super::segment::Segment;
-use super::side::{Place, Side, io};
 use super::spare::{SUFFIX, Spare, SpareOrder};
+use super::sync_marker::{LogOffset, Side, io};
 use super::task::Task;
 use crate::codec;
 use crate::disk::{Disk, DiskFile};
 use crate::limits::ENTRY_BYTES_MAX;
-use crate::types::{Base, HardState, Index, Mutant, Mutants, Payload, Position, Write, WriteId};
+use crate::types::{HardState, Index, Mutant, Mutants, Payload, Position, SnapshotPoint, Write, WriteId};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -72,12 +72,12 @@ pub(super) struct Older {
 }
 
 /// A mapping that can be seen to be unused.
-struct Held {
+struct LeasedMapping {
     bytes: Bytes,
     _alive: Arc<()>,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for LeasedMapping {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -86,7 +86,7 @@ impl AsRef<[u8]> for Held {
 pub(super) fn held(bytes: Bytes) -> (Bytes, Weak<()>) {
     let alive = Arc::new(());
     let watch = Arc::downgrade(&alive);
-    (Bytes::from_owner(Held { bytes, _alive: alive }), watch)
+    (Bytes::from_owner(LeasedMapping { bytes, _alive: alive }), watch)
 }
 
 impl<D: Disk> Journal<D> {
@@ -204,7 +204,7 @@ impl<D: Disk> Journal<D> {
 
     /// The log begins anew behind that base, durably: a snapshot holds everything before it. With
     /// another term and vote, if they are given.
-    pub fn restart(&mut self, base: &Base, hard_state: Option<HardState>) -> Result<()> {
+    pub fn restart(&mut self, base: &SnapshotPoint, hard_state: Option<HardState>) -> Result<()> {
         self.guard()?;
         let write = Write { id: self.appended, hard_state, base: Some(base.clone()), entries: Vec::new() };
         let outcome = self.put(&write).and_then(|()| self.settle());
@@ -236,7 +236,7 @@ impl<D: Disk> Journal<D> {
             let mut body = Vec::new();
             format::put_base(&mut body, base);
             self.make_room(body.len())?;
-            self.segment.frame(Kind::Base, self.batch, |out| out.extend_from_slice(&body));
+            self.segment.frame(RecordKind::Base, self.batch, |out| out.extend_from_slice(&body));
             self.outline.restart(base.clone());
             self.segment.marks.clear();
             self.replaced(Index::ZERO);
@@ -245,7 +245,7 @@ impl<D: Disk> Journal<D> {
             let mut body = Vec::new();
             format::put_hard(&mut body, hard);
             self.make_room(body.len())?;
-            self.segment.frame(Kind::Hard, self.batch, |out| out.extend_from_slice(&body));
+            self.segment.frame(RecordKind::Hard, self.batch, |out| out.extend_from_slice(&body));
             self.outline.hard = *hard;
         }
         for entry in &write.entries {
@@ -281,7 +281,7 @@ impl<D: Disk> Journal<D> {
     pub(super) fn put_opening(&mut self) {
         let mut body = Vec::new();
         self.outline.opening().put(&mut body);
-        self.segment.frame(Kind::Open, self.batch, |out| out.extend_from_slice(&body));
+        self.segment.frame(RecordKind::Open, self.batch, |out| out.extend_from_slice(&body));
         self.dirty = true;
     }
 
@@ -319,7 +319,7 @@ impl<D: Disk> Journal<D> {
         self.flush()?;
         self.dirty = false;
         self.stated = false;
-        self.testify()
+        self.write_sync_marker()
     }
 
     fn restate(&mut self) -> Result<()> {
@@ -338,14 +338,14 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Tells the side file what is durable now.
-    pub(super) fn testify(&mut self) -> Result<()> {
+    pub(super) fn write_sync_marker(&mut self) -> Result<()> {
         let hard = self.outline.hard;
         if self.mirrored != Some(hard) {
             self.side.mirror(&hard)?;
             self.mirrored = Some(hard);
         }
         let (segment, offset) = self.synced;
-        self.side.state(&Place { boot: self.boot, segment, offset, last: self.outline.last })
+        self.side.state(&LogOffset { boot: self.boot, segment, offset, last: self.outline.last })
     }
 
     fn make_room(&mut self, body: usize) -> Result<()> {
@@ -363,10 +363,10 @@ impl<D: Disk> Journal<D> {
         };
         let header = header_of(&self.options, number, if spare.recycled { RECYCLED } else { 0 });
         let skip_names = self.options.mutants.breaks(Mutant::SkipNameSync);
-        let (file, capacity) = christen(&self.disk, spare, &header, skip_names)?;
+        let (file, capacity) = activate_segment(&self.disk, spare, &header, skip_names)?;
 
         let seal = Seal { successor: number, last: self.outline.last };
-        self.segment.frame(Kind::Seal, self.batch, |out| seal.put(out));
+        self.segment.frame(RecordKind::Seal, self.batch, |out| seal.put(out));
         self.flush()?;
         self.retire()?;
 
@@ -412,7 +412,7 @@ impl<D: Disk> Journal<D> {
             let mut body = Vec::new();
             format::put_base(&mut body, &base);
             self.make_room(body.len())?;
-            self.segment.frame(Kind::Release, self.batch, |out| out.extend_from_slice(&body));
+            self.segment.frame(RecordKind::Release, self.batch, |out| out.extend_from_slice(&body));
             self.outline.release(base);
             self.dirty = true;
         }
@@ -466,7 +466,7 @@ pub(super) fn opening_size(outline: &Outline) -> usize {
 }
 
 /// Makes a segment of a spare: header, sync, name, sync of the name, and only then may it be written to.
-pub(super) fn christen<D: Disk>(
+pub(super) fn activate_segment<D: Disk>(
     disk: &D,
     spare: Spare<D::File>,
     header: &SegmentHeader,

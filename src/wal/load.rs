@@ -3,10 +3,10 @@
 //! A mapping cannot return an error ([`crate::disk::sigbus`]), so a sector that the disk cannot read is found
 //! here, and is damage like any other: with a file and an offset.
 
-use super::format::{self, Kind, Opening, SegmentHeader, file_name};
+use super::format::{self, Opening, RecordKind, SegmentHeader, file_name};
 use super::report::{ADVICE, Fault, Result};
-use super::scan::{Item, Scan};
-use super::side::io;
+use super::scan::{Scan, ScanItem};
+use super::sync_marker::io;
 use crate::disk::unreadable::{Unreadable, read_through};
 use crate::disk::{Disk, DiskFile};
 use crate::types::{DiskId, Index};
@@ -57,7 +57,7 @@ impl Read {
     /// Whether it holds any record; or might, where it cannot be read.
     pub fn is_used(&self, disk: DiskId) -> bool {
         let salt = format::salt(disk, self.number);
-        let has_record = |bytes| Scan::new(bytes, salt, None).any(|item| matches!(item, Item::Frame(_)));
+        let has_record = |bytes| Scan::new(bytes, salt, None).any(|item| matches!(item, ScanItem::Frame(_)));
         !matches!(self.unreadable(), Ok(None)) || self.readable().is_ok_and(has_record)
     }
 
@@ -66,7 +66,9 @@ impl Read {
         let bytes = self.readable().ok()?;
         let salt = SegmentHeader::decode(&bytes).ok()?.salt();
         Scan::new(bytes, salt, None).take(2).find_map(|item| match item {
-            Item::Frame(frame) if frame.kind == Kind::Open => Some(Opening::read(&frame.body).ok()?.last.index),
+            ScanItem::Frame(frame) if frame.kind == RecordKind::Open => {
+                Some(Opening::read(&frame.body).ok()?.last.index)
+            }
             _ => None,
         })
     }

@@ -4,18 +4,18 @@
 //! tail blanked, what is doubtful written again, all of it synced.
 
 use super::format::{self, file_name, file_number};
-use super::journal::{Journal, Older, christen, empty_report, header_of, held, opening_size};
+use super::journal::{Journal, Older, activate_segment, empty_report, header_of, held, opening_size};
 use super::load::{read_all, read_whole};
-use super::options::{Options, Reading};
-use super::outline::Outline;
+use super::log_summary::Outline;
+use super::options::{Options, ReadMode};
 use super::recover::{self, BEGIN, Recovered, Replay};
 use super::report::{Fault, Result};
 use super::segment::{Marks, Segment};
-use super::side::{self, Side, Testimony, io};
 use super::spare::{SUFFIX, SpareOrder};
+use super::sync_marker::{self, Side, SyncMarker, io};
 use crate::codec;
 use crate::disk::{Disk, DiskFile, Meter};
-use crate::types::{Base, HardState, Mutant, WriteId};
+use crate::types::{HardState, Mutant, SnapshotPoint, WriteId};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -24,7 +24,7 @@ use std::num::NonZeroUsize;
 const ZEROS: usize = 1 << 20;
 
 /// What a journal has from its first moment.
-struct Started<D: Disk> {
+struct JournalParts<D: Disk> {
     disk: D,
     options: Options,
     boot: u64,
@@ -34,10 +34,10 @@ struct Started<D: Disk> {
     outline: Outline,
 }
 
-impl<D: Disk> Started<D> {
+impl<D: Disk> JournalParts<D> {
     /// A journal of which everything so far is synced.
     fn journal(self, batch: u64, older: VecDeque<Older>) -> Journal<D> {
-        let Started { disk, options, boot, file, side, segment, outline } = self;
+        let JournalParts { disk, options, boot, file, side, segment, outline } = self;
         Journal {
             disk,
             boot,
@@ -66,9 +66,9 @@ impl<D: Disk> Started<D> {
 impl<D: Disk> Journal<D> {
     /// Opens the journal in that directory, and says what it held; read by one thread, and nobody is told
     /// how far it is.
-    pub fn open(disk: D, options: Options, founding: Option<&Base>) -> Result<(Journal<D>, Recovered)> {
+    pub fn open(disk: D, options: Options, founding: Option<&SnapshotPoint>) -> Result<(Journal<D>, Recovered)> {
         let (threads, meter) = (NonZeroUsize::MIN, &Meter::default());
-        Journal::read(disk, options, founding, Reading { threads, meter })
+        Journal::read(disk, options, founding, ReadMode { threads, meter })
     }
 
     /// Opens the journal in that directory, and says what it held.
@@ -78,14 +78,14 @@ impl<D: Disk> Journal<D> {
     pub fn read(
         disk: D,
         options: Options,
-        founding: Option<&Base>,
-        reading: Reading<'_>,
+        founding: Option<&SnapshotPoint>,
+        reading: ReadMode<'_>,
     ) -> Result<(Journal<D>, Recovered)> {
         let boot = disk.boot().map_err(io("identify the boot for", "the journal"))?;
         let names = disk.list().map_err(io("list", "the journal"))?;
-        let testimony = match names.iter().any(|name| name == side::NAME) {
-            true => Testimony::read(&read_whole(&disk, side::NAME)?, options.disk),
-            false => Testimony::default(),
+        let testimony = match names.iter().any(|name| name == sync_marker::NAME) {
+            true => SyncMarker::read(&read_whole(&disk, sync_marker::NAME)?, options.disk),
+            false => SyncMarker::default(),
         }
         .in_boot(boot);
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| file_number(name)).collect();
@@ -107,9 +107,9 @@ impl<D: Disk> Journal<D> {
         options: Options,
         boot: u64,
         mut replay: Replay<'_>,
-        heads: Vec<recover::Head>,
+        heads: Vec<recover::EntrySummary>,
         names: &[String],
-        testimony: Testimony,
+        testimony: SyncMarker,
     ) -> Result<(Journal<D>, Recovered)> {
         let Some(outline) = replay.outline.take() else { return Err(lost()) };
         let ahead = testimony.hard.is_some_and(|mirror| {
@@ -166,14 +166,14 @@ impl<D: Disk> Journal<D> {
         replay.segments.push(last);
         replay.outline = Some(outline.clone());
         let view = replay.view()?;
-        let started = Started { disk, options, boot, file, side, segment, outline };
+        let started = JournalParts { disk, options, boot, file, side, segment, outline };
         let mut journal = started.journal(replay.batch, older);
         if end == BEGIN {
             // The last segment was made and never written to.
             journal.put_opening();
             journal.settle()?;
         }
-        journal.testify()?;
+        journal.write_sync_marker()?;
         let recovered = Recovered {
             hard_state: journal.outline.hard,
             base: journal.outline.base.clone(),
@@ -193,7 +193,7 @@ impl<D: Disk> Journal<D> {
         boot: u64,
         replay: Replay<'_>,
         names: &[String],
-        testimony: Testimony,
+        testimony: SyncMarker,
     ) -> Result<(Journal<D>, Recovered)> {
         let Some(outline) = replay.outline else { return Err(lost()) };
         let unfinished: Vec<String> = names.iter().filter(|name| file_number(name).is_some()).cloned().collect();
@@ -203,11 +203,11 @@ impl<D: Disk> Journal<D> {
         let bytes = Segment::room_for(opening_size(&outline), codec::ENTRY_HEADER).max(options.segment_bytes);
         let spare = SpareOrder { bytes, ..order }.prepare(&disk, || {})?;
         let skip_names = options.mutants.breaks(Mutant::SkipNameSync);
-        let (file, capacity) = christen(&disk, spare, &header, skip_names)?;
+        let (file, capacity) = activate_segment(&disk, spare, &header, skip_names)?;
         let side = Side::open(&disk, options.disk, &testimony)?;
         let segment = Segment::new(&header, capacity, BEGIN, 0, Marks::default());
         let view = super::view::View::new(outline.base.position.index);
-        let started = Started { disk, options, boot, file, side, segment, outline };
+        let started = JournalParts { disk, options, boot, file, side, segment, outline };
         let mut journal = started.journal(1, VecDeque::new());
         journal.mirrored = Some(HardState::default());
         journal.put_opening();
@@ -237,7 +237,7 @@ fn clear<D: Disk>(disk: &D, names: &[String], unused: &[String]) -> Result<()> {
 /// Makes sure of what was read: it may be in the page cache only, left there by a process that was
 /// killed; or, by one whose sync failed, in pages that the kernel has given up writing and calls
 /// clean. So what is not known to have been synced is written again, and synced.
-fn secure<F: DiskFile>(file: &mut F, name: &str, segment: &recover::Believed) -> Result<()> {
+fn secure<F: DiskFile>(file: &mut F, name: &str, segment: &recover::ValidatedSegment) -> Result<()> {
     let doubtful = segment.synced.min(segment.end) as usize..segment.end as usize;
     for (piece, bytes) in segment.bytes[doubtful.clone()].chunks(ZEROS).enumerate() {
         let at = (doubtful.start + piece * ZEROS) as u64;

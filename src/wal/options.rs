@@ -27,7 +27,7 @@ pub struct Options {
 
 /// How a journal is read when it is opened. What it is found to hold is the same however that is done.
 #[derive(Clone, Copy, Debug)]
-pub struct Reading<'a> {
+pub struct ReadMode<'a> {
     /// By how many threads. One is the caller's own: then no other is begun.
     pub threads: NonZeroUsize,
     /// Where it is counted how far it is.

@@ -6,24 +6,24 @@
 //! never acknowledged. Evidence is a good frame of a later batch (a batch is begun only when the one
 //! before it is synced), a later segment, a seal, or the side file.
 
-use super::ahead::{Ahead, ahead};
-use super::format::{self, Batch, EntryHead, Flaw, Frame, Kind, SEGMENT_HEADER, Seal, SegmentHeader, file_name};
+use super::format::{self, Batch, EntryHead, Flaw, Frame, RecordKind, SEGMENT_HEADER, Seal, SegmentHeader, file_name};
 use super::load::{self, Read};
-use super::options::{Options, Reading, TailPolicy};
-use super::outline::Outline;
+use super::log_summary::Outline;
+use super::options::{Options, ReadMode, TailPolicy};
+use super::parallel_checksum::{Ahead, ahead};
 use super::report::{ADVICE, Fault, Result, Sealed};
-use super::scan::{Item, Scan, last_written};
+use super::scan::{Scan, ScanItem, last_written};
 use super::segment::Marks;
-use super::side::{Place, Testimony};
+use super::sync_marker::{LogOffset, SyncMarker};
 use super::view::View;
 use crate::codec::{self, Reader};
 use crate::disk::Meter;
-use crate::types::{Base, ClusterTime, HardState, Index, Membership, Mutant, Payload, Term};
+use crate::types::{ClusterTime, HardState, Index, Membership, Mutant, Payload, SnapshotPoint, Term};
 use bytes::Bytes;
 
 /// What consensus needs to know of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Head {
+pub struct EntrySummary {
     /// Its term.
     pub term: Term,
     /// How many bytes it has as `codec` encodes it.
@@ -36,9 +36,9 @@ pub struct Recovered {
     /// Term and vote.
     pub hard_state: HardState,
     /// Where the log begins.
-    pub base: Base,
+    pub base: SnapshotPoint,
     /// One for each entry, from the one behind the base on.
-    pub heads: Vec<Head>,
+    pub heads: Vec<EntrySummary>,
     /// The latest time any entry had.
     pub last_time: ClusterTime,
     /// The configurations behind the base, by the index that holds them.
@@ -50,7 +50,7 @@ pub struct Recovered {
 }
 
 /// A segment that was read and believed.
-pub struct Believed {
+pub struct ValidatedSegment {
     /// Its header.
     pub header: SegmentHeader,
     /// Its bytes.
@@ -70,7 +70,7 @@ pub struct Replay<'a> {
     /// The log behind the last good batch; `None` as long as no segment has been opened.
     pub outline: Option<Outline>,
     /// The segments, oldest first; the last one is to be appended to.
-    pub segments: Vec<Believed>,
+    pub segments: Vec<ValidatedSegment>,
     /// The number of the next batch.
     pub batch: u64,
     /// The checksum of the last frame.
@@ -80,7 +80,7 @@ pub struct Replay<'a> {
     /// What the operator should know.
     pub notes: Vec<String>,
     first_known: Index,
-    heads: Vec<Head>,
+    heads: Vec<EntrySummary>,
     meter: &'a Meter,
 }
 
@@ -103,8 +103,8 @@ struct Break {
 pub fn replay<'a>(
     mut files: Vec<Read>,
     options: &Options,
-    testimony: &Testimony,
-    reading: Reading<'a>,
+    testimony: &SyncMarker,
+    reading: ReadMode<'a>,
 ) -> Result<Replay<'a>> {
     // Where one is missing, those before it were released, and a power loss took the removal of some
     // back and not that of others. If they were not released, the log will be found to begin too late.
@@ -135,7 +135,7 @@ pub fn replay<'a>(
 
 impl Replay<'_> {
     /// Reads one segment after the other, up to the first that is not sealed.
-    fn all(&mut self, files: &[Read], options: &Options, testimony: &Testimony, ahead: &Ahead<'_>) -> Result<()> {
+    fn all(&mut self, files: &[Read], options: &Options, testimony: &SyncMarker, ahead: &Ahead<'_>) -> Result<()> {
         for (nth, file) in files.iter().enumerate() {
             let behind = &files[nth + 1..];
             let whole = ahead.whole(nth);
@@ -157,7 +157,7 @@ impl Replay<'_> {
         file: &Read,
         options: &Options,
         behind: &[Read],
-        testimony: &Testimony,
+        testimony: &SyncMarker,
         whole: u64,
     ) -> Result<bool> {
         let (number, bytes) = (file.number, file.readable()?);
@@ -181,7 +181,7 @@ impl Replay<'_> {
             self.judge(&header, end, broken, options, behind, testimony, &bytes)?;
         }
         let live = marks.entries().unwrap_or((Index(1), Index::ZERO));
-        self.segments.push(Believed { header, bytes, end, synced, marks, live });
+        self.segments.push(ValidatedSegment { header, bytes, end, synced, marks, live });
         Ok(sealed.is_some())
     }
 
@@ -255,7 +255,7 @@ impl Replay<'_> {
                     if batch.synced.0 == number {
                         *synced = (*synced).max(batch.synced.1);
                     }
-                    if let Some(seal) = frames.last().filter(|frame| frame.kind == Kind::Seal) {
+                    if let Some(seal) = frames.last().filter(|frame| frame.kind == RecordKind::Seal) {
                         let seal = Seal::read(&seal.body).ok();
                         return Ok((scan.at(), scan.link(), seal, None));
                     }
@@ -266,7 +266,7 @@ impl Replay<'_> {
                         broken.sees(frame, number);
                     }
                     for item in scan.by_ref() {
-                        if let Item::Frame(frame) = item {
+                        if let ScanItem::Frame(frame) = item {
                             broken.sees(&frame, number);
                         }
                     }
@@ -286,7 +286,7 @@ impl Replay<'_> {
         broken: Option<Break>,
         options: &Options,
         behind: &[Read],
-        testimony: &Testimony,
+        testimony: &SyncMarker,
         bytes: &Bytes,
     ) -> Result<()> {
         let number = header.number;
@@ -342,16 +342,16 @@ impl Replay<'_> {
     fn take(&mut self, frames: &[Frame], marks: &mut Marks) -> std::result::Result<(), &'static str> {
         for frame in frames {
             match frame.kind {
-                Kind::Batch => return Err("a batch within a batch"),
-                Kind::Open => self.open(frame)?,
-                Kind::Seal => {
+                RecordKind::Batch => return Err("a batch within a batch"),
+                RecordKind::Open => self.open(frame)?,
+                RecordKind::Seal => {
                     Seal::read(&frame.body).map_err(|malformed| malformed.0)?;
                 }
-                Kind::Hard => {
+                RecordKind::Hard => {
                     let hard = format::read_hard(&frame.body).map_err(|malformed| malformed.0)?;
                     self.opened()?.hard = hard;
                 }
-                Kind::Base => {
+                RecordKind::Base => {
                     let base = format::read_base(&frame.body).map_err(|malformed| malformed.0)?;
                     self.heads.clear();
                     self.first_known = base.position.index.next();
@@ -359,11 +359,11 @@ impl Replay<'_> {
                     marks.clear();
                     self.opened()?.restart(base);
                 }
-                Kind::Release => {
+                RecordKind::Release => {
                     let base = format::read_base(&frame.body).map_err(|malformed| malformed.0)?;
                     self.opened()?.release(base);
                 }
-                Kind::Entry => self.entry(frame, marks)?,
+                RecordKind::Entry => self.entry(frame, marks)?,
             }
         }
         Ok(())
@@ -422,7 +422,7 @@ impl Replay<'_> {
             self.first_known = index;
         }
         self.heads.truncate((index.0 - self.first_known.0) as usize);
-        self.heads.push(Head { term: head.position.term, bytes: frame.body.len() as u32 });
+        self.heads.push(EntrySummary { term: head.position.term, bytes: frame.body.len() as u32 });
         self.replaced(index);
         marks.entry(index, frame.at);
         self.opened()?.append(head.position, head.time, membership.as_deref());
@@ -440,7 +440,7 @@ impl Replay<'_> {
     }
 
     /// The entries behind the base, which must all be there.
-    pub fn heads(&mut self) -> Result<Vec<Head>> {
+    pub fn heads(&mut self) -> Result<Vec<EntrySummary>> {
         let Some(outline) = &self.outline else { return Ok(Vec::new()) };
         let base = outline.base.position;
         if base.index.next() < self.first_known {
@@ -473,11 +473,11 @@ impl Replay<'_> {
         }
         let good = last.bytes.slice(..last.end as usize);
         for item in Scan::new(good, last.header.salt(), None) {
-            let Item::Frame(frame) = item else { break };
-            if frame.kind == Kind::Base {
+            let ScanItem::Frame(frame) = item else { break };
+            if frame.kind == RecordKind::Base {
                 view.restart();
             }
-            if frame.kind == Kind::Entry
+            if frame.kind == RecordKind::Entry
                 && let Ok(entry) = codec::read_entry(&mut Reader::new(frame.body))
             {
                 view.push_entry(entry);
@@ -501,13 +501,13 @@ impl Break {
         if newer {
             self.later = Some(frame.batch);
         }
-        if frame.kind == Kind::Batch
+        if frame.kind == RecordKind::Batch
             && let Ok(batch) = Batch::read(&frame.body)
             && batch.synced.0 == number
         {
             self.synced = self.synced.max(batch.synced.1);
         }
-        if frame.kind == Kind::Entry
+        if frame.kind == RecordKind::Entry
             && let Ok(head) = EntryHead::read(&frame.body)
         {
             self.later_index = self.later_index.max(head.position.index);
@@ -523,10 +523,10 @@ fn read_batch(scan: &mut Scan, expected: Option<u64>, frames: &mut Vec<Frame>) -
     let start = scan.at();
     let (batch, end) = match scan.next() {
         None => return Err((start, Flaw::Blank, false, None)),
-        Some(Item::Gap { at, flaw, next }) => return Err((at, flaw, false, next)),
-        Some(Item::Frame(frame)) => {
+        Some(ScanItem::Gap { at, flaw, next }) => return Err((at, flaw, false, next)),
+        Some(ScanItem::Frame(frame)) => {
             let read = match frame.kind {
-                Kind::Batch => Batch::read(&frame.body).map_err(|malformed| malformed.0),
+                RecordKind::Batch => Batch::read(&frame.body).map_err(|malformed| malformed.0),
                 _ => Err("a record outside a batch"),
             };
             frames.push(frame);
@@ -539,13 +539,13 @@ fn read_batch(scan: &mut Scan, expected: Option<u64>, frames: &mut Vec<Frame>) -
     };
     while scan.at() < end {
         match scan.next() {
-            Some(Item::Frame(frame)) if frame.kind != Kind::Batch => frames.push(frame),
-            Some(Item::Frame(frame)) => {
+            Some(ScanItem::Frame(frame)) if frame.kind != RecordKind::Batch => frames.push(frame),
+            Some(ScanItem::Frame(frame)) => {
                 let at = frame.at;
                 frames.push(frame);
                 return Err((at, Flaw::Wrong("a batch that begins within another"), true, None));
             }
-            Some(Item::Gap { at, flaw, next }) => return Err((at, flaw, true, next)),
+            Some(ScanItem::Gap { at, flaw, next }) => return Err((at, flaw, true, next)),
             None => return Err((scan.at(), Flaw::Short { want: batch.bytes, have: scan.at() - start }, true, None)),
         }
     }
@@ -560,7 +560,7 @@ fn read_batch(scan: &mut Scan, expected: Option<u64>, frames: &mut Vec<Frame>) -
 }
 
 /// A note on a tail that is cut off.
-fn torn(number: u64, end: u64, broken: &Break, place: Option<Place>, bytes: &Bytes) -> String {
+fn torn(number: u64, end: u64, broken: &Break, place: Option<LogOffset>, bytes: &Bytes) -> String {
     let bytes_cut = last_written(bytes, end).map_or(0, |last| last + 1 - end);
     let known = match place {
         Some(place) if place.segment == number => "the side file says that nothing there had been synced",

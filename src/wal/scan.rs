@@ -2,7 +2,7 @@
 //!
 //! Recovery and `dump` read through this one, so that what the one believes the other shows.
 
-use super::format::{ALIGN, Flaw, Frame, Kind, SEGMENT_HEADER, salted};
+use super::format::{ALIGN, Flaw, Frame, RecordKind, SEGMENT_HEADER, salted};
 use bytes::Bytes;
 
 /// Zeros are looked for in pieces of this size.
@@ -10,7 +10,7 @@ const ZEROS: usize = 4 << 10;
 
 /// What stands at a place of a segment.
 #[derive(Clone, Debug)]
-pub enum Item {
+pub enum ScanItem {
     /// A good frame.
     Frame(Frame),
     /// No good frame, up to the next one or to the end.
@@ -44,8 +44,8 @@ impl Scan {
         Scan { bytes, salted: salted(salt), at: SEGMENT_HEADER as u64, chain, whole: 0, ended: false }
     }
 
-    /// The same, of which [`super::ahead::whole`] has already found that the frames before `upto` are
-    /// whole: their checksums are not computed again.
+    /// The same scan, which does not compute the checksums of the frames before `upto` again:
+    /// [`super::parallel_checksum::whole`] has found them intact.
     pub fn known_to(self, upto: u64) -> Scan {
         Scan { whole: upto, ..self }
     }
@@ -86,19 +86,19 @@ impl Scan {
 }
 
 impl Iterator for Scan {
-    type Item = Item;
+    type Item = ScanItem;
 
-    fn next(&mut self) -> Option<Item> {
+    fn next(&mut self) -> Option<ScanItem> {
         if self.ended || self.at as usize >= self.bytes.len() {
             return None;
         }
         match self.frame() {
             Ok(frame) => {
                 self.at = frame.end();
-                if frame.kind != Kind::Batch {
+                if frame.kind != RecordKind::Batch {
                     self.chain = Some(frame.checksum);
                 }
-                Some(Item::Frame(frame))
+                Some(ScanItem::Frame(frame))
             }
             Err(flaw) => {
                 let at = self.at;
@@ -112,7 +112,7 @@ impl Iterator for Scan {
                     Some(next) => self.at = next,
                     None => self.ended = true,
                 }
-                Some(Item::Gap { at, flaw, next })
+                Some(ScanItem::Gap { at, flaw, next })
             }
         }
     }

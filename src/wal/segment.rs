@@ -1,7 +1,7 @@
 //! One segment being written: frames gather in a buffer and reach the file as one batch, in one write.
 
 use super::format::{
-    self, BATCH_FRAME, Batch, FRAME_HEADER, Kind, SEAL_FRAME, SEGMENT_HEADER, SegmentHeader, header_checksum,
+    self, BATCH_FRAME, Batch, FRAME_HEADER, RecordKind, SEAL_FRAME, SEGMENT_HEADER, SegmentHeader, header_checksum,
     header_rest, salted,
 };
 use crate::types::{Index, Position, Term};
@@ -134,7 +134,7 @@ impl Segment {
     }
 
     /// Adds a frame, and says where it stands.
-    pub fn frame(&mut self, kind: Kind, batch: u64, body: impl FnOnce(&mut Vec<u8>)) -> u64 {
+    pub fn frame(&mut self, kind: RecordKind, batch: u64, body: impl FnOnce(&mut Vec<u8>)) -> u64 {
         if self.buffer.is_empty() {
             self.buffer.resize(BATCH_FRAME, 0);
         }
@@ -151,7 +151,7 @@ impl Segment {
 
     /// Adds an entry's frame.
     pub fn entry(&mut self, batch: u64, position: Position, body: impl FnOnce(&mut Vec<u8>)) {
-        let at = self.frame(Kind::Entry, batch, body);
+        let at = self.frame(RecordKind::Entry, batch, body);
         if self.first == Index::ZERO {
             self.first = position.index;
         }
@@ -181,7 +181,7 @@ impl Segment {
         };
         let header = &mut self.buffer[..BATCH_FRAME];
         let _named_by_none =
-            seal_header(header, self.salted, self.written, previous, body.len(), Kind::Batch, batch.number);
+            seal_header(header, self.salted, self.written, previous, body.len(), RecordKind::Batch, batch.number);
         &self.buffer
     }
 
@@ -196,7 +196,15 @@ impl Segment {
 }
 
 /// Fills in the header of the frame at the beginning of `frame`, whose body stands behind it.
-fn seal_header(frame: &mut [u8], salted: u32, at: u64, previous: u32, length: usize, kind: Kind, batch: u64) -> u32 {
+fn seal_header(
+    frame: &mut [u8],
+    salted: u32,
+    at: u64,
+    previous: u32,
+    length: usize,
+    kind: RecordKind,
+    batch: u64,
+) -> u32 {
     assert!((4..=format::BODY_MAX).contains(&length), "a frame's length fits three bytes");
     let rest = header_rest(previous, length, kind, batch);
     let body = std::array::from_fn(|i| frame[FRAME_HEADER + i]);

@@ -5,7 +5,7 @@
 //! syncs share the disk with them, and none should wait behind all of them.
 
 use super::report::{Fault, Result};
-use super::side::io;
+use super::sync_marker::io;
 use crate::disk::{Disk, DiskFile};
 use std::io::ErrorKind;
 

@@ -14,9 +14,9 @@ fn options() -> Options {
     Options { segment_bytes: 4096, ..Options::new(node, ClusterId(7), DiskId(9)) }
 }
 
-fn founding() -> Base {
+fn founding() -> SnapshotPoint {
     let members = (1..=3).map(|id| (NodeId::new(id).unwrap(), format!("n{id}:1")));
-    Base { position: Position::ZERO, configured: Index::ZERO, membership: Membership::founding(members) }
+    SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: Membership::founding(members) }
 }
 
 fn entry(index: u64, term: u64) -> Entry {
@@ -180,7 +180,7 @@ fn a_base_restarts_the_log() {
     let (mut journal, recovered) = open(&disk);
     let mut view = recovered.view;
     push(&mut journal, &mut view, write(1, 1, 1..=30));
-    let base = Base { position: Position::new(Index(100), Term(3)), ..founding() };
+    let base = SnapshotPoint { position: Position::new(Index(100), Term(3)), ..founding() };
     let restart = Write { base: Some(base.clone()), ..write(2, 3, 101..=102) };
     push(&mut journal, &mut view, restart);
     assert_eq!(read(&view, 30..=30), []);
@@ -258,7 +258,7 @@ fn a_log_without_room_takes_the_reserve_then_waits_and_goes_on() {
     }
     let (refused, fault) = refused.expect("two segments do not hold so much");
     assert!(matches!(fault, Err(Fault::Full { .. })), "{fault:?}");
-    assert_eq!(disk.seen(reserve::NAME), None, "it was given up");
+    assert_eq!(disk.seen(ballast::NAME), None, "it was given up");
     assert!(disk.list().unwrap().contains(&"0000000002.wal".to_owned()), "for the next segment");
     let id = refused.id.0;
     // What was promised stands, on a disk that is still full.

@@ -3,7 +3,7 @@
 //! Reading is memory: no lock, no file, no waiting. What comes out of a mapping is checked against
 //! its checksum before anyone sees it.
 
-use super::format::{Flaw, Frame, Kind, SegmentHeader, file_name, salted};
+use super::format::{Flaw, Frame, RecordKind, SegmentHeader, file_name, salted};
 use super::report::{Fault, Result, Sealed};
 use crate::codec::{self, Reader};
 use crate::types::{Entry, Index, Write};
@@ -280,7 +280,7 @@ impl Mapped {
                 Frame::peek(&self.sealed.bytes, self.salted, at).map_err(|flaw| self.damage(at, flaw, index))?;
             let here = at;
             at = frame.end();
-            if frame.kind != Kind::Entry {
+            if frame.kind != RecordKind::Entry {
                 continue;
             }
             if index >= from {

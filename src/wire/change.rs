@@ -2,7 +2,7 @@
 
 use crate::codec::{Malformed, Put, Reader};
 use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX};
-use crate::types::{Change, DiskId, Prospect};
+use crate::types::{Change, DiskId, PendingRole};
 use bytes::{BufMut, BytesMut};
 use std::collections::BTreeSet;
 
@@ -34,9 +34,9 @@ pub(super) fn put_change(out: &mut BytesMut, change: &Change) {
             out.put_u8(ADD);
             out.put_node(Some(*id));
             let (kind, place) = match prospect {
-                Prospect::Rises => (RISES, None),
-                Prospect::Succeeds(old) => (SUCCEEDS, Some(*old)),
-                Prospect::Stays | Prospect::Leaves => (STAYS, None),
+                PendingRole::Rises => (RISES, None),
+                PendingRole::Succeeds(old) => (SUCCEEDS, Some(*old)),
+                PendingRole::Stays | PendingRole::Leaves => (STAYS, None),
             };
             out.put_u8(kind);
             out.put_node(place);
@@ -70,9 +70,9 @@ pub(super) fn read_change(reader: &mut Reader) -> Result<Change, Malformed> {
         ADD => {
             let id = reader.somebody()?;
             let prospect = match (reader.u8()?, reader.node()?) {
-                (STAYS, None) => Prospect::Stays,
-                (RISES, None) => Prospect::Rises,
-                (SUCCEEDS, Some(old)) => Prospect::Succeeds(old),
+                (STAYS, None) => PendingRole::Stays,
+                (RISES, None) => PendingRole::Rises,
+                (SUCCEEDS, Some(old)) => PendingRole::Succeeds(old),
                 _ => return Err(Malformed("unknown prospect of a member")),
             };
             let disk = Some(reader.u64()?).filter(|disk| *disk != 0).map(DiskId);
@@ -105,9 +105,9 @@ mod tests {
     fn samples() -> Vec<Change> {
         let add = |prospect, disk| Change::Add { id: id(4), address: "d:4".into(), disk, prospect };
         vec![
-            add(Prospect::Rises, None),
-            add(Prospect::Stays, Some(DiskId(77))),
-            add(Prospect::Succeeds(id(2)), None),
+            add(PendingRole::Rises, None),
+            add(PendingRole::Stays, Some(DiskId(77))),
+            add(PendingRole::Succeeds(id(2)), None),
             Change::Remove(id(3)),
             Change::Promote(id(4)),
             Change::Voters([id(1), id(4)].into()),

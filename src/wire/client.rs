@@ -5,7 +5,7 @@
 
 use super::change::{change_size, put_change, read_change};
 use super::error::WireError;
-use super::frame::{Frame, Kind, kept, put_frame};
+use super::frame::{Frame, FrameKind, kept, put_frame};
 use super::log_level::{put_level, put_level_request, read_level, read_level_request};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
 use crate::codec::{Malformed, Put, Reader};
@@ -80,7 +80,7 @@ const WORDS_MAX: usize = 4096;
 
 /// Appends a client's request as a frame: number (8), forward (1), request.
 pub fn put_request_frame(out: &mut BytesMut, id: u64, forward: bool, request: &Request) {
-    put_frame(out, Kind::Request, |out| {
+    put_frame(out, FrameKind::Request, |out| {
         out.put_u64_le(id);
         out.put_u8(u8::from(forward));
         put_request(out, request);
@@ -89,7 +89,7 @@ pub fn put_request_frame(out: &mut BytesMut, id: u64, forward: bool, request: &R
 
 /// Reads a client's request from a frame.
 pub fn read_request_frame(frame: Frame) -> Result<Numbered, WireError> {
-    if frame.kind != Kind::Request {
+    if frame.kind != FrameKind::Request {
         return Err(WireError::Kind(frame.kind as u8));
     }
     let mut reader = Reader::new(frame.content);
@@ -101,7 +101,7 @@ pub fn read_request_frame(frame: Frame) -> Result<Numbered, WireError> {
 
 /// Appends a reply to a client as a frame: number (8), reply.
 pub fn put_reply_frame(out: &mut BytesMut, id: u64, reply: &Reply) {
-    put_frame(out, Kind::Reply, |out| {
+    put_frame(out, FrameKind::Reply, |out| {
         out.put_u64_le(id);
         put_reply(out, reply);
     });
@@ -109,7 +109,7 @@ pub fn put_reply_frame(out: &mut BytesMut, id: u64, reply: &Reply) {
 
 /// Reads a reply from a frame: the number it answers, and the reply.
 pub fn read_reply_frame(frame: Frame) -> Result<(u64, Reply), WireError> {
-    if frame.kind != Kind::Reply {
+    if frame.kind != FrameKind::Reply {
         return Err(WireError::Kind(frame.kind as u8));
     }
     let mut reader = Reader::new(frame.content);
@@ -213,10 +213,10 @@ pub(super) fn reply_size(reply: &Reply) -> usize {
         Reply::SnapshotPiece { bytes, .. } => 32 + bytes.len(),
         // A guess: it only sizes a buffer, which grows.
         Reply::Status(_) => 4096,
-        Reply::Refused(Refusal::Unsound { why } | Refusal::Dangerous { why }) => 16 + why.len(),
+        Reply::Refused(Refusal::InvalidChange { why } | Refusal::UnsafeChange { why }) => 16 + why.len(),
         Reply::Refused(_) => 64 + ADDRESS_BYTES_MAX,
         Reply::Done { .. } | Reply::Snapshot { .. } | Reply::Unknown => 32,
-        Reply::Changed { .. } | Reply::Handed { .. } | Reply::LogLevel(_) => 32,
+        Reply::Changed { .. } | Reply::Transferred { .. } | Reply::LogLevel(_) => 32,
     }
 }
 
@@ -246,7 +246,7 @@ pub fn put_reply(out: &mut BytesMut, reply: &Reply) {
             out.put_u8(CHANGED);
             out.put_position(*position);
         }
-        Reply::Handed { to } => {
+        Reply::Transferred { to } => {
             out.put_u8(HANDED);
             out.put_node(Some(*to));
         }
@@ -280,7 +280,7 @@ pub(super) fn read_reply(reader: &mut Reader) -> Result<Reply, Malformed> {
         REFUSED => Reply::Refused(read_refusal(reader)?),
         UNKNOWN => Reply::Unknown,
         CHANGED => Reply::Changed { position: reader.position()? },
-        HANDED => Reply::Handed { to: reader.somebody()? },
+        HANDED => Reply::Transferred { to: reader.somebody()? },
         LEVEL_IN_FORCE => Reply::LogLevel(read_level(reader)?),
         TAKEN => Reply::Snapshot { position: reader.position()?, bytes: reader.u64()? },
         SNAPSHOT_PIECE => Reply::SnapshotPiece { offset: reader.u64()?, total: reader.u64()?, bytes: reader.rest() },
@@ -300,9 +300,9 @@ fn put_outcome(out: &mut BytesMut, outcome: &Outcome) {
             out.put_slice(answer);
         }
         Outcome::Closed => out.put_u8(CLOSED),
-        Outcome::Lapsed => out.put_u8(LAPSED),
-        Outcome::Forgotten => out.put_u8(FORGOTTEN),
-        Outcome::Overrun => out.put_u8(OVERRUN),
+        Outcome::SessionExpired => out.put_u8(LAPSED),
+        Outcome::ResponseDiscarded => out.put_u8(FORGOTTEN),
+        Outcome::WindowExceeded => out.put_u8(OVERRUN),
         Outcome::OutOfOrder => out.put_u8(OUT_OF_ORDER),
         Outcome::Malformed => out.put_u8(UNREADABLE),
         Outcome::AnswerTooLong => out.put_u8(ANSWER_TOO_LONG),
@@ -317,9 +317,9 @@ fn read_outcome(reader: &mut Reader) -> Result<Outcome, Malformed> {
             Outcome::Executed { answer: reader.rest(), duplicate }
         }
         CLOSED => Outcome::Closed,
-        LAPSED => Outcome::Lapsed,
-        FORGOTTEN => Outcome::Forgotten,
-        OVERRUN => Outcome::Overrun,
+        LAPSED => Outcome::SessionExpired,
+        FORGOTTEN => Outcome::ResponseDiscarded,
+        OVERRUN => Outcome::WindowExceeded,
         OUT_OF_ORDER => Outcome::OutOfOrder,
         UNREADABLE => Outcome::Malformed,
         ANSWER_TOO_LONG => Outcome::AnswerTooLong,
@@ -351,13 +351,13 @@ fn put_refusal(out: &mut BytesMut, refusal: &Refusal) {
             out.put_u8(CHANGING);
             out.put_u64_le(since.0);
         }
-        Refusal::Unsound { why } => put_words(out, UNSOUND, why),
-        Refusal::Dangerous { why } => put_words(out, DANGEROUS, why),
-        Refusal::KeptLead { to } => {
+        Refusal::InvalidChange { why } => put_words(out, UNSOUND, why),
+        Refusal::UnsafeChange { why } => put_words(out, DANGEROUS, why),
+        Refusal::TransferTimedOut { to } => {
             out.put_u8(KEPT_LEAD);
             out.put_node(Some(*to));
         }
-        Refusal::Outside { node, members } => {
+        Refusal::NotMember { node, members } => {
             out.put_u8(OUTSIDE);
             out.put_node(Some(*node));
             let members = &members[..members.len().min(MEMBERS_MAX)];
@@ -389,9 +389,9 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
         SNAPSHOT_GONE => Refusal::SnapshotGone,
         NOT_OFFERED => Refusal::NotOffered,
         CHANGING => Refusal::Changing { since: Index(reader.u64()?) },
-        UNSOUND => Refusal::Unsound { why: reader.string(WORDS_MAX)? },
-        DANGEROUS => Refusal::Dangerous { why: reader.string(WORDS_MAX)? },
-        KEPT_LEAD => Refusal::KeptLead { to: reader.somebody()? },
+        UNSOUND => Refusal::InvalidChange { why: reader.string(WORDS_MAX)? },
+        DANGEROUS => Refusal::UnsafeChange { why: reader.string(WORDS_MAX)? },
+        KEPT_LEAD => Refusal::TransferTimedOut { to: reader.somebody()? },
         OUTSIDE => {
             let node = reader.somebody()?;
             let count = usize::from(reader.u8()?);
@@ -400,7 +400,7 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
             }
             // Grows with what is there, not with what is announced.
             let members = (0..count).map(|_| reader.string(ADDRESS_BYTES_MAX)).collect::<Result<_, _>>()?;
-            Refusal::Outside { node, members }
+            Refusal::NotMember { node, members }
         }
         _ => return Err(Malformed("unknown refusal")),
     })
@@ -426,8 +426,12 @@ mod tests {
     }
 
     fn requests() -> Vec<Request> {
-        let execute =
-            Op::Execute { session: SessionId(3), seq: 9, lowest: 4, command: Bytes::from_static(b"\x01command") };
+        let execute = Op::Execute {
+            session: SessionId(3),
+            seq: 9,
+            first_outstanding: 4,
+            command: Bytes::from_static(b"\x01command"),
+        };
         vec![
             Request::Propose { op: execute.encode() },
             Request::Query { query: Bytes::from_static(b"q"), consistency: Consistency::Local },
@@ -488,9 +492,9 @@ mod tests {
             Outcome::Opened { session: SessionId(7) },
             Outcome::Executed { answer: Bytes::from_static(b"a"), duplicate: true },
             Outcome::Closed,
-            Outcome::Lapsed,
-            Outcome::Forgotten,
-            Outcome::Overrun,
+            Outcome::SessionExpired,
+            Outcome::ResponseDiscarded,
+            Outcome::WindowExceeded,
             Outcome::OutOfOrder,
             Outcome::Malformed,
             Outcome::AnswerTooLong,
@@ -507,10 +511,10 @@ mod tests {
             Refusal::SnapshotGone,
             Refusal::NotOffered,
             Refusal::Changing { since: Index(9) },
-            Refusal::Unsound { why: "n9 is not a member".into() },
-            Refusal::Dangerous { why: "n4 does not answer".into() },
-            Refusal::KeptLead { to: NodeId::new(2).unwrap() },
-            Refusal::Outside { node: NodeId::new(2).unwrap(), members: vec!["b:2".into(), String::new()] },
+            Refusal::InvalidChange { why: "n9 is not a member".into() },
+            Refusal::UnsafeChange { why: "n4 does not answer".into() },
+            Refusal::TransferTimedOut { to: NodeId::new(2).unwrap() },
+            Refusal::NotMember { node: NodeId::new(2).unwrap(), members: vec!["b:2".into(), String::new()] },
         ];
         let mut replies: Vec<_> = outcomes.into_iter().map(|outcome| Reply::Done { position, outcome }).collect();
         replies.extend(refusals.map(Reply::Refused));
@@ -521,7 +525,7 @@ mod tests {
         replies.push(Reply::LogLevel(LogLevelInForce { level: LogLevel::Debug, changed: true }));
         replies.push(Reply::Unknown);
         replies.push(Reply::Changed { position });
-        replies.push(Reply::Handed { to: NodeId::new(2).unwrap() });
+        replies.push(Reply::Transferred { to: NodeId::new(2).unwrap() });
         replies
     }
 
@@ -546,7 +550,9 @@ mod tests {
     fn an_operation_is_checked_and_keeps_little_more_than_itself() {
         let execute = |bytes| {
             let command = Bytes::from(vec![7; bytes]);
-            Request::Propose { op: Op::Execute { session: SessionId(3), seq: 9, lowest: 4, command }.encode() }
+            Request::Propose {
+                op: Op::Execute { session: SessionId(3), seq: 9, first_outstanding: 4, command }.encode(),
+            }
         };
         // All that was received stays in memory for as long as a slice of it is there.
         for (bytes, slice) in [(100, false), (60_000, true)] {
@@ -563,8 +569,8 @@ mod tests {
         #[test]
         fn garbage_is_an_error_and_nothing_worse(bytes: Vec<u8>) {
             let content = Bytes::from(bytes);
-            let _either = read_request_frame(Frame { kind: Kind::Request, content: content.clone() });
-            let _either = read_reply_frame(Frame { kind: Kind::Reply, content });
+            let _either = read_request_frame(Frame { kind: FrameKind::Request, content: content.clone() });
+            let _either = read_reply_frame(Frame { kind: FrameKind::Reply, content });
         }
 
         #[test]
@@ -574,7 +580,7 @@ mod tests {
             let mut bytes = whole(|out| put_reply_frame(out, 1, &replies()[which])).content.to_vec();
             let at = at.index(bytes.len());
             if cut { bytes.truncate(at) } else { bytes[at] = byte }
-            let _either = read_reply_frame(Frame { kind: Kind::Reply, content: bytes.into() });
+            let _either = read_reply_frame(Frame { kind: FrameKind::Reply, content: bytes.into() });
         }
     }
 }

@@ -21,7 +21,7 @@ const LAST: u8 = 2;
 /// What a frame is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub enum Kind {
+pub enum FrameKind {
     /// Who dials says who it is.
     Hello = 1,
     /// Who was dialed agrees.
@@ -40,17 +40,17 @@ pub enum Kind {
     Reply = 33,
 }
 
-impl Kind {
-    fn from_byte(byte: u8) -> Result<Kind, WireError> {
+impl FrameKind {
+    fn from_byte(byte: u8) -> Result<FrameKind, WireError> {
         Ok(match byte {
-            1 => Kind::Hello,
-            2 => Kind::Welcome,
-            3 => Kind::Refused,
-            16 => Kind::Raft,
-            17 => Kind::Forward,
-            18 => Kind::Answer,
-            32 => Kind::Request,
-            33 => Kind::Reply,
+            1 => FrameKind::Hello,
+            2 => FrameKind::Welcome,
+            3 => FrameKind::Refused,
+            16 => FrameKind::Raft,
+            17 => FrameKind::Forward,
+            18 => FrameKind::Answer,
+            32 => FrameKind::Request,
+            33 => FrameKind::Reply,
             other => return Err(WireError::Kind(other)),
         })
     }
@@ -60,7 +60,7 @@ impl Kind {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
     /// What it is about.
-    pub kind: Kind,
+    pub kind: FrameKind,
     /// What it says.
     pub content: Bytes,
 }
@@ -72,7 +72,7 @@ pub fn kept(content: Bytes) -> Bytes {
 }
 
 /// Appends a frame whose content is what `content` appends; in pieces if it is long.
-pub fn put_frame(out: &mut BytesMut, kind: Kind, content: impl FnOnce(&mut BytesMut)) {
+pub fn put_frame(out: &mut BytesMut, kind: FrameKind, content: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     out.put_bytes(0, HEADER);
     content(out);
@@ -91,7 +91,7 @@ pub fn put_frame(out: &mut BytesMut, kind: Kind, content: impl FnOnce(&mut Bytes
 
 /// Appends the piece of a long content that begins at `from`; says where the next one begins. The
 /// content is sent when that is its end.
-pub fn put_piece(out: &mut BytesMut, kind: Kind, content: &[u8], from: usize) -> usize {
+pub fn put_piece(out: &mut BytesMut, kind: FrameKind, content: &[u8], from: usize) -> usize {
     assert!(content.len() as u64 <= FRAME_BYTES_MAX, "nothing is made that may not travel");
     let upto = content.len().min(from + PIECE_MAX);
     let flags = if upto == content.len() { PIECE | LAST } else { PIECE };
@@ -104,7 +104,7 @@ pub fn put_piece(out: &mut BytesMut, kind: Kind, content: &[u8], from: usize) ->
 }
 
 /// Fills in the header of a frame whose content stands behind it.
-fn seal(frame: &mut [u8], kind: Kind, flags: u8) {
+fn seal(frame: &mut [u8], kind: FrameKind, flags: u8) {
     let (header, content) = frame.split_at_mut(HEADER);
     header[..4].copy_from_slice(&(content.len() as u32).to_le_bytes());
     header[4] = kind as u8;
@@ -124,7 +124,7 @@ fn checksum(header: &[u8], content: &[u8]) -> u32 {
 #[derive(Debug, Default)]
 pub struct FrameReader {
     /// The frame that is coming in pieces, if one is.
-    pieces: Option<(Kind, BytesMut)>,
+    pieces: Option<(FrameKind, BytesMut)>,
 }
 
 impl FrameReader {
@@ -151,7 +151,7 @@ impl FrameReader {
     }
 
     /// Takes in one piece; the frame, if it was the last one.
-    fn piece(&mut self, kind: Kind, flags: u8, content: BytesMut) -> Result<Option<Frame>, WireError> {
+    fn piece(&mut self, kind: FrameKind, flags: u8, content: BytesMut) -> Result<Option<Frame>, WireError> {
         let (begun, whole) = self.pieces.get_or_insert_with(|| (kind, BytesMut::new()));
         if *begun != kind {
             return Err(WireError::OutOfPlace);
@@ -179,18 +179,18 @@ impl FrameReader {
 }
 
 /// Length, kind and flags, checked: nothing is set aside for a length beyond the limit.
-fn read_header(header: &[u8; HEADER]) -> Result<(usize, Kind, u8), WireError> {
+fn read_header(header: &[u8; HEADER]) -> Result<(usize, FrameKind, u8), WireError> {
     let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
     if length as usize > PIECE_MAX {
         return Err(WireError::TooLong { length: u64::from(length), limit: PIECE_MAX as u64 });
     }
-    let kind = Kind::from_byte(header[4])?;
+    let kind = FrameKind::from_byte(header[4])?;
     let flags = header[5];
     if header[6..8] != [0, 0] || !matches!(flags, 0 | PIECE | 3) {
         return Err(WireError::OutOfPlace);
     }
     // Only these are ever longer than a piece; a hello that comes in pieces is nobody's.
-    if flags != 0 && matches!(kind, Kind::Hello | Kind::Welcome | Kind::Refused) {
+    if flags != 0 && matches!(kind, FrameKind::Hello | FrameKind::Welcome | FrameKind::Refused) {
         return Err(WireError::OutOfPlace);
     }
     Ok((length as usize, kind, flags))
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn framed(kind: Kind, content: &[u8]) -> BytesMut {
+    fn framed(kind: FrameKind, content: &[u8]) -> BytesMut {
         let mut out = BytesMut::new();
         put_frame(&mut out, kind, |out| out.put_slice(content));
         out
@@ -211,11 +211,11 @@ mod tests {
     fn long_frames_come_in_pieces_and_short_ones_pass_between() {
         let long: Vec<u8> = (0..3 * PIECE_MAX + 7).map(|i| i as u8).collect();
         let mut out = BytesMut::new();
-        let next = put_piece(&mut out, Kind::Raft, &long, 0);
-        put_frame(&mut out, Kind::Raft, |out| out.put_slice(b"beat"));
+        let next = put_piece(&mut out, FrameKind::Raft, &long, 0);
+        put_frame(&mut out, FrameKind::Raft, |out| out.put_slice(b"beat"));
         let mut sent = next;
         while sent < long.len() {
-            sent = put_piece(&mut out, Kind::Raft, &long, sent);
+            sent = put_piece(&mut out, FrameKind::Raft, &long, sent);
         }
         let mut reader = FrameReader::default();
         let first = reader.next(&mut out).unwrap().unwrap();
@@ -224,15 +224,15 @@ mod tests {
         let second = reader.next(&mut out).unwrap().unwrap();
         assert_eq!(second.content, long);
         assert!(!reader.is_midway() && out.is_empty());
-        assert_eq!(framed(Kind::Raft, &long).len(), long.len() + 4 * HEADER);
+        assert_eq!(framed(FrameKind::Raft, &long).len(), long.len() + 4 * HEADER);
     }
 
     #[test]
     fn two_frames_in_pieces_never_mix() {
         let long = vec![0; PIECE_MAX + 1];
         let mut out = BytesMut::new();
-        put_piece(&mut out, Kind::Raft, &long, 0);
-        put_piece(&mut out, Kind::Answer, &long, 0);
+        put_piece(&mut out, FrameKind::Raft, &long, 0);
+        put_piece(&mut out, FrameKind::Answer, &long, 0);
         assert_eq!(FrameReader::default().next(&mut out), Err(WireError::OutOfPlace));
     }
 
@@ -250,7 +250,7 @@ mod tests {
         let mut pieces = 0;
         let error = loop {
             let mut out = BytesMut::new();
-            put_piece(&mut out, Kind::Raft, &piece, 0);
+            put_piece(&mut out, FrameKind::Raft, &piece, 0);
             match reader.next(&mut out) {
                 Ok(None) => pieces += 1,
                 other => break other,
@@ -268,7 +268,7 @@ mod tests {
         ) {
             let mut sent = BytesMut::new();
             for content in &contents {
-                put_frame(&mut sent, Kind::Request, |out| out.put_slice(content));
+                put_frame(&mut sent, FrameKind::Request, |out| out.put_slice(content));
             }
             let (mut reader, mut input, mut back) = (FrameReader::default(), BytesMut::new(), Vec::new());
             for chunk in sent.chunks(cut) {
@@ -282,7 +282,7 @@ mod tests {
 
         #[test]
         fn a_flipped_bit_is_never_taken_for_a_frame(content: Vec<u8>, at: prop::sample::Index, bit in 0..8) {
-            let mut out = framed(Kind::Reply, &content);
+            let mut out = framed(FrameKind::Reply, &content);
             let at = at.index(out.len());
             out[at] ^= 1u8 << bit;
             prop_assert!(!matches!(FrameReader::default().next(&mut out), Ok(Some(_))));

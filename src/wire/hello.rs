@@ -1,7 +1,7 @@
 //! Who is calling, which versions it speaks, and which cluster it means.
 
 use super::error::WireError;
-use super::frame::{Frame, Kind, put_frame};
+use super::frame::{Frame, FrameKind, put_frame};
 use super::reason::Reason;
 use crate::codec::{Malformed, Put, Reader};
 use crate::limits::{ADDRESS_BYTES_MAX, MACHINE_BYTES_MAX};
@@ -46,7 +46,7 @@ pub struct Hello {
     /// Its cluster, if it knows.
     pub cluster: Option<ClusterId>,
     /// What it is.
-    pub caller: Who,
+    pub caller: CallerKind,
     /// The node it means to reach, if not just any.
     pub target: Option<NodeId>,
     /// The state machine that it runs, or whose commands it sends; empty if it does not say.
@@ -80,7 +80,7 @@ impl Holds {
 
 /// What a caller is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Who {
+pub enum CallerKind {
     /// A node, which will speak on this connection and be dialed to listen.
     Peer {
         /// Its id.
@@ -120,7 +120,7 @@ impl Hello {
             version_min: VERSION_MIN,
             version_max: VERSION_MAX,
             cluster: None,
-            caller: Who::Client,
+            caller: CallerKind::Client,
             target: None,
             machine: String::new(),
             address: String::new(),
@@ -130,12 +130,12 @@ impl Hello {
 
     /// An operator's, of this program's versions.
     pub fn operator() -> Hello {
-        Hello { version_min: 8, caller: Who::Operator, ..Hello::client() }
+        Hello { version_min: 8, caller: CallerKind::Operator, ..Hello::client() }
     }
 
     /// A peer's, of this program's versions.
     pub fn peer(cluster: ClusterId, node: NodeId, disk: DiskId, run: Run, target: NodeId) -> Hello {
-        let caller = Who::Peer { node, disk, run, holds: Holds::default() };
+        let caller = CallerKind::Peer { node, disk, run, holds: Holds::default() };
         Hello {
             version_min: PEER_VERSION_MIN,
             version_max: VERSION_MAX,
@@ -150,7 +150,7 @@ impl Hello {
 
     /// The same, of a peer that holds that.
     pub fn holding(mut self, what: Holds) -> Hello {
-        if let Who::Peer { holds, .. } = &mut self.caller {
+        if let CallerKind::Peer { holds, .. } = &mut self.caller {
             *holds = what;
         }
         self
@@ -174,20 +174,20 @@ impl Hello {
     /// The newest version that both speak, if there is one.
     pub fn version(&self) -> Option<u16> {
         let newest = self.version_max.min(VERSION_MAX);
-        let oldest = if matches!(self.caller, Who::Peer { .. }) { PEER_VERSION_MIN } else { VERSION_MIN };
+        let oldest = if matches!(self.caller, CallerKind::Peer { .. }) { PEER_VERSION_MIN } else { VERSION_MIN };
         (newest >= self.version_min && newest >= oldest).then_some(newest)
     }
 
     /// Appends it as a frame.
     pub fn put(&self, out: &mut BytesMut) {
-        put_frame(out, Kind::Hello, |out| {
+        put_frame(out, FrameKind::Hello, |out| {
             out.put_slice(&MAGIC);
             out.put_u16_le(self.version_min);
             out.put_u16_le(self.version_max);
             let (role, node, disk, run, holds) = match self.caller {
-                Who::Peer { node, disk, run, holds } => (1, Some(node), disk.0, run, holds),
-                Who::Client => (2, None, 0, Run::default(), Holds::default()),
-                Who::Operator => (3, None, 0, Run::default(), Holds::default()),
+                CallerKind::Peer { node, disk, run, holds } => (1, Some(node), disk.0, run, holds),
+                CallerKind::Client => (2, None, 0, Run::default(), Holds::default()),
+                CallerKind::Operator => (3, None, 0, Run::default(), Holds::default()),
             };
             out.put_u8(role);
             out.put_u8(0);
@@ -207,7 +207,7 @@ impl Hello {
 
     /// Reads it from a frame.
     pub fn read(frame: Frame) -> Result<Hello, WireError> {
-        let mut reader = content(frame, Kind::Hello)?;
+        let mut reader = content(frame, FrameKind::Hello)?;
         if reader.bytes(MAGIC.len())? != MAGIC[..] {
             return Err(Malformed("not this protocol").into());
         }
@@ -224,9 +224,9 @@ impl Hello {
         let redis = reader.string(ADDRESS_BYTES_MAX)?;
         let machine = reader.string(MACHINE_BYTES_MAX)?;
         let caller = match (role, node) {
-            (1, Some(node)) => Who::Peer { node, disk, run, holds },
-            (2, None) => Who::Client,
-            (3, None) => Who::Operator,
+            (1, Some(node)) => CallerKind::Peer { node, disk, run, holds },
+            (2, None) => CallerKind::Client,
+            (3, None) => CallerKind::Operator,
             _ => return Err(Malformed("neither peer nor client").into()),
         };
         reader.end()?;
@@ -237,7 +237,7 @@ impl Hello {
 impl Welcome {
     /// Appends it as a frame: version (2), cluster (8), node (8), disk (8), log (8), position of the configuration (16).
     pub fn put(&self, out: &mut BytesMut) {
-        put_frame(out, Kind::Welcome, |out| {
+        put_frame(out, FrameKind::Welcome, |out| {
             out.put_u16_le(self.version);
             out.put_u64_le(self.cluster.0);
             out.put_node(Some(self.node));
@@ -248,11 +248,11 @@ impl Welcome {
 
     /// Reads the answer to a hello.
     pub fn read(frame: Frame) -> Result<Welcome, WireError> {
-        if frame.kind == Kind::Refused {
+        if frame.kind == FrameKind::Refused {
             let mut reader = Reader::new(frame.content);
             return Err(WireError::Refused(Reason::from_byte(reader.u8()?)?));
         }
-        let mut reader = content(frame, Kind::Welcome)?;
+        let mut reader = content(frame, FrameKind::Welcome)?;
         let version = reader.u16()?;
         let cluster = ClusterId(reader.u64()?);
         let (node, disk) = (reader.somebody()?, DiskId(reader.u64()?));
@@ -268,11 +268,11 @@ impl Welcome {
 impl Reason {
     /// Appends it as a frame.
     pub fn put(self, out: &mut BytesMut) {
-        put_frame(out, Kind::Refused, |out| out.put_u8(self as u8));
+        put_frame(out, FrameKind::Refused, |out| out.put_u8(self as u8));
     }
 }
 
-fn content(frame: Frame, kind: Kind) -> Result<Reader, WireError> {
+fn content(frame: Frame, kind: FrameKind) -> Result<Reader, WireError> {
     if frame.kind == kind { Ok(Reader::new(frame.content)) } else { Err(WireError::Kind(frame.kind as u8)) }
 }
 
@@ -313,7 +313,7 @@ mod tests {
     fn a_hello_cut_anywhere_is_not_one() {
         let whole = through_the_wire(|out| Hello::client().put(out));
         for cut in 0..whole.content.len() {
-            let frame = Frame { kind: Kind::Hello, content: whole.content.slice(..cut) };
+            let frame = Frame { kind: FrameKind::Hello, content: whole.content.slice(..cut) };
             assert!(Hello::read(frame).is_err());
         }
     }
@@ -324,7 +324,7 @@ mod tests {
         for at in 11..16 {
             let mut bytes = whole.to_vec();
             bytes[at] = 1;
-            assert!(Hello::read(Frame { kind: Kind::Hello, content: bytes.into() }).is_err(), "byte {at}");
+            assert!(Hello::read(Frame { kind: FrameKind::Hello, content: bytes.into() }).is_err(), "byte {at}");
         }
     }
 

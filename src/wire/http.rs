@@ -14,17 +14,17 @@ use std::io::Write;
 /// use.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{status}: {why}")]
-pub struct Wrong {
+pub struct HttpError {
     /// 400 to 505.
     pub status: u16,
     /// Why, in a few words.
     pub why: Cow<'static, str>,
 }
 
-impl Wrong {
+impl HttpError {
     /// That status, for that reason.
-    pub fn new(status: u16, why: impl Into<Cow<'static, str>>) -> Wrong {
-        Wrong { status, why: why.into() }
+    pub fn new(status: u16, why: impl Into<Cow<'static, str>>) -> HttpError {
+        HttpError { status, why: why.into() }
     }
 }
 
@@ -46,7 +46,7 @@ pub enum Method {
 
 /// The head of a request, as far as anybody here goes by it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Head {
+pub struct RequestHead {
     /// What is wanted.
     pub method: Method,
     /// Of what: begins with a slash; still encoded.
@@ -87,7 +87,7 @@ pub struct Reader {
 
 impl Reader {
     /// The next head, if all of it has come. Takes it off the front.
-    pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Head>, Wrong> {
+    pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<RequestHead>, HttpError> {
         // Some say a line too many behind a body.
         while input.starts_with(b"\r\n") {
             let _an_empty_line = input.split_to(2);
@@ -95,7 +95,7 @@ impl Reader {
         }
         // What begins otherwise never becomes a request, and need not be waited for: TLS, say.
         if input.first().is_some_and(|first| !first.is_ascii_alphabetic() && *first != b'\r') {
-            return Err(Wrong::new(400, "this is no HTTP request"));
+            return Err(HttpError::new(400, "this is no HTTP request"));
         }
         let Some(end) = self.find_end(input)? else { return Ok(None) };
         let head = input.split_to(end);
@@ -104,14 +104,14 @@ impl Reader {
     }
 
     /// Where the first empty line ends, looking at nothing twice.
-    fn find_end(&mut self, input: &BytesMut) -> Result<Option<usize>, Wrong> {
+    fn find_end(&mut self, input: &BytesMut) -> Result<Option<usize>, HttpError> {
         let seen = input.len().min(HTTP_HEAD_BYTES_MAX);
         for at in self.looked..seen {
             if input[at] != b'\n' {
                 continue;
             }
             if at == 0 || input[at - 1] != b'\r' {
-                return Err(Wrong::new(400, "a line ends in CR LF"));
+                return Err(HttpError::new(400, "a line ends in CR LF"));
             }
             if at >= 3 && input[at - 2] == b'\n' {
                 return Ok(Some(at + 1));
@@ -123,24 +123,24 @@ impl Reader {
         }
         let within_first_line = !input[..seen].contains(&b'\n');
         let status = if within_first_line { 414 } else { 431 };
-        Err(Wrong::new(status, format!("the head of a request is at most {HTTP_HEAD_BYTES_MAX} bytes")))
+        Err(HttpError::new(status, format!("the head of a request is at most {HTTP_HEAD_BYTES_MAX} bytes")))
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Head, Wrong> {
+fn parse(bytes: &[u8]) -> Result<RequestHead, HttpError> {
     let mut headers = [httparse::EMPTY_HEADER; HTTP_HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
         Ok(status) if status.is_complete() => {}
-        Ok(_) => return Err(Wrong::new(400, "the head of the request ends early")),
+        Ok(_) => return Err(HttpError::new(400, "the head of the request ends early")),
         Err(httparse::Error::TooManyHeaders) => {
-            return Err(Wrong::new(431, format!("a request has at most {HTTP_HEADERS_MAX} header fields")));
+            return Err(HttpError::new(431, format!("a request has at most {HTTP_HEADERS_MAX} header fields")));
         }
-        Err(httparse::Error::Version) => return Err(Wrong::new(505, "HTTP/1.1 is spoken here")),
-        Err(error) => return Err(Wrong::new(400, error.to_string())),
+        Err(httparse::Error::Version) => return Err(HttpError::new(505, "HTTP/1.1 is spoken here")),
+        Err(error) => return Err(HttpError::new(400, error.to_string())),
     }
     let is_old = request.version == Some(0);
-    let mut head = Head { method: method(request.method), is_old, keeps: !is_old, ..Head::default() };
+    let mut head = RequestHead { method: method(request.method), is_old, keeps: !is_old, ..RequestHead::default() };
     let mut length = None;
     let mut encoded = false;
     for field in request.headers.iter() {
@@ -162,15 +162,15 @@ fn parse(bytes: &[u8]) -> Result<Head, Wrong> {
     }
     target(&mut head, request.path.unwrap_or_default())?;
     if head.host.is_none() && !is_old {
-        return Err(Wrong::new(400, "Host is missing"));
+        return Err(HttpError::new(400, "Host is missing"));
     }
     if encoded && (length.is_some() || is_old) {
-        return Err(Wrong::new(400, "a body has one length, and not an encoding too"));
+        return Err(HttpError::new(400, "a body has one length, and not an encoding too"));
     }
     if encoded {
-        return Err(Wrong::new(411, "say how long the body is: Content-Length, and no Transfer-Encoding"));
+        return Err(HttpError::new(411, "say how long the body is: Content-Length, and no Transfer-Encoding"));
     }
-    head.length = length.as_deref().map_or(Some(0), digits).ok_or_else(|| Wrong::new(400, "Content-Length"))?;
+    head.length = length.as_deref().map_or(Some(0), digits).ok_or_else(|| HttpError::new(400, "Content-Length"))?;
     head.token = head.token.as_deref().and_then(bearer).map(str::to_owned);
     Ok(head)
 }
@@ -186,11 +186,11 @@ fn method(name: Option<&str>) -> Method {
 }
 
 /// A field that two readers could take for different things if it came twice.
-fn once(field: &mut Option<String>, value: &[u8]) -> Result<(), Wrong> {
-    let value = std::str::from_utf8(value).map_err(|_| Wrong::new(400, "a header field that is no text"))?;
+fn once(field: &mut Option<String>, value: &[u8]) -> Result<(), HttpError> {
+    let value = std::str::from_utf8(value).map_err(|_| HttpError::new(400, "a header field that is no text"))?;
     match field.replace(value.trim().to_owned()) {
         None => Ok(()),
-        Some(_) => Err(Wrong::new(400, "a header field that may come once came twice")),
+        Some(_) => Err(HttpError::new(400, "a header field that may come once came twice")),
     }
 }
 
@@ -203,8 +203,8 @@ fn listed(field: &mut Option<String>, value: &[u8]) {
     }
 }
 
-fn connection(head: &mut Head, value: &[u8]) -> Result<(), Wrong> {
-    let value = std::str::from_utf8(value).map_err(|_| Wrong::new(400, "Connection is no text"))?;
+fn connection(head: &mut RequestHead, value: &[u8]) -> Result<(), HttpError> {
+    let value = std::str::from_utf8(value).map_err(|_| HttpError::new(400, "Connection is no text"))?;
     for word in value.split(',').map(str::trim) {
         if word.eq_ignore_ascii_case("close") {
             head.keeps = false;
@@ -218,17 +218,17 @@ fn connection(head: &mut Head, value: &[u8]) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn expect(head: &mut Head, value: &[u8]) -> Result<(), Wrong> {
+fn expect(head: &mut RequestHead, value: &[u8]) -> Result<(), HttpError> {
     if !value.trim_ascii().eq_ignore_ascii_case(b"100-continue") {
-        return Err(Wrong::new(417, "only 100-continue is expected here"));
+        return Err(HttpError::new(417, "only 100-continue is expected here"));
     }
     head.holds_back = !head.is_old;
     Ok(())
 }
 
 /// A path with what is asked of it, alone or behind `http://` and a host, which then is the one that counts.
-fn target(head: &mut Head, target: &str) -> Result<(), Wrong> {
-    let wrong = || Wrong::new(400, "the target of a request is a path");
+fn target(head: &mut RequestHead, target: &str) -> Result<(), HttpError> {
+    let wrong = || HttpError::new(400, "the target of a request is a path");
     if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
         return Err(wrong());
     }
@@ -299,7 +299,7 @@ pub struct Response<'a> {
 
 /// How a request wants to be answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Manner {
+pub struct ResponseOptions {
     /// Whether the connection goes on.
     pub keeps: bool,
     /// Whether the client must be told that it does.
@@ -308,13 +308,13 @@ pub struct Manner {
     pub bodiless: bool,
 }
 
-impl Manner {
+impl ResponseOptions {
     /// For a connection that ends with the answer.
-    pub const LAST: Manner = Manner { keeps: false, is_old: false, bodiless: false };
+    pub const LAST: ResponseOptions = ResponseOptions { keeps: false, is_old: false, bodiless: false };
 
     /// As that request wants it.
-    pub fn of(head: &Head) -> Manner {
-        Manner { keeps: head.keeps, is_old: head.is_old, bodiless: head.method == Method::Head }
+    pub fn of(head: &RequestHead) -> ResponseOptions {
+        ResponseOptions { keeps: head.keeps, is_old: head.is_old, bodiless: head.method == Method::Head }
     }
 }
 
@@ -326,7 +326,7 @@ const ALWAYS: &str = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff
                       Cross-Origin-Resource-Policy: same-origin\r\n";
 
 /// Says a response.
-pub fn put_response(out: &mut BytesMut, response: &Response<'_>, manner: Manner) {
+pub fn put_response(out: &mut BytesMut, response: &Response<'_>, manner: ResponseOptions) {
     let Response { status, kind, fields, body } = response;
     let mut head = Vec::with_capacity(256);
     // A vector takes whatever is written to it.

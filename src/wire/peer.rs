@@ -6,11 +6,11 @@
 
 use super::client::{put_reply, put_request, read_reply, read_request, reply_size, request_size};
 use super::error::WireError;
-use super::frame::{Frame, Kind, kept, put_frame};
+use super::frame::{Frame, FrameKind, kept, put_frame};
 use crate::api::{Reply, Request};
 use crate::codec::{ENTRY_HEADER, Malformed, Put, Reader, entry_size, put_entry, read_entry};
 use crate::consensus::clock::LeaderTime;
-use crate::consensus::message::{Ask, Chunk, Envelope, Message, Origin, Round};
+use crate::consensus::message::{Envelope, Message, Origin, Round, SnapshotChunk, VoteKind};
 use crate::consensus::room::Room;
 use crate::limits::{APPEND_ENTRIES_MAX, CHUNK_BYTES};
 use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, Position, Term};
@@ -64,11 +64,11 @@ const SANE: u64 = 1 << 62;
 
 impl PeerFrame {
     /// What kind of frame it travels in.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> FrameKind {
         match self {
-            PeerFrame::Raft(_) => Kind::Raft,
-            PeerFrame::Forward { .. } => Kind::Forward,
-            PeerFrame::Answer { .. } => Kind::Answer,
+            PeerFrame::Raft(_) => FrameKind::Raft,
+            PeerFrame::Forward { .. } => FrameKind::Forward,
+            PeerFrame::Answer { .. } => FrameKind::Answer,
         }
     }
 
@@ -85,8 +85,8 @@ impl PeerFrame {
         match self {
             PeerFrame::Raft(envelope) => {
                 96 + match &envelope.message {
-                    Message::Append { entries, .. } => entries.iter().map(entry_size).sum(),
-                    Message::Chunk(chunk) => chunk.bytes.len(),
+                    Message::AppendEntries { entries, .. } => entries.iter().map(entry_size).sum(),
+                    Message::InstallSnapshot(chunk) => chunk.bytes.len(),
                     _ => 0,
                 }
             }
@@ -119,10 +119,10 @@ impl PeerFrame {
     pub fn read(frame: Frame) -> Result<PeerFrame, WireError> {
         let mut reader = Reader::new(frame.content);
         let read = match frame.kind {
-            Kind::Raft => PeerFrame::Raft(read_envelope(&mut reader)?),
-            Kind::Forward => PeerFrame::Forward { id: reader.u64()?, request: read_request(&mut reader)? },
-            Kind::Answer => PeerFrame::Answer { id: reader.u64()?, reply: read_reply(&mut reader)? },
-            Kind::Hello | Kind::Welcome | Kind::Refused | Kind::Request | Kind::Reply => {
+            FrameKind::Raft => PeerFrame::Raft(read_envelope(&mut reader)?),
+            FrameKind::Forward => PeerFrame::Forward { id: reader.u64()?, request: read_request(&mut reader)? },
+            FrameKind::Answer => PeerFrame::Answer { id: reader.u64()?, reply: read_reply(&mut reader)? },
+            FrameKind::Hello | FrameKind::Welcome | FrameKind::Refused | FrameKind::Request | FrameKind::Reply => {
                 return Err(WireError::Kind(frame.kind as u8));
             }
         };
@@ -139,18 +139,18 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
     out.put_u64_le(envelope.origin.disk.map_or(0, |disk| disk.0));
     out.put_u64_le(envelope.origin.log.map_or(0, |log| log.0));
     match &envelope.message {
-        Message::AskVote { last, ask } => {
+        Message::RequestVote { last, ask } => {
             out.put_u8(ASK_VOTE);
             out.put_position(*last);
             put_ask(out, *ask);
         }
-        Message::Vote { granted, void, ask, heard } => put_vote(out, (*granted, *void), *ask, *heard),
-        Message::Append { prev, commit, probe, entries } => put_append(out, (*prev, *commit, *probe), entries),
-        Message::Appended { matched } => {
+        Message::RequestVoteResponse { granted, void, ask, heard } => put_vote(out, (*granted, *void), *ask, *heard),
+        Message::AppendEntries { prev, commit, probe, entries } => put_append(out, (*prev, *commit, *probe), entries),
+        Message::AppendResponse { matched } => {
             out.put_u8(APPENDED);
             out.put_u64_le(matched.0);
         }
-        Message::Conflict { refused, hint, probe } => {
+        Message::AppendRejected { refused, hint, probe } => {
             out.put_u8(CONFLICT);
             out.put_u64_le(refused.0);
             out.put_position(*hint);
@@ -162,13 +162,13 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             put_place(out, REMINDER, *position);
             out.put_u64_le(term.0);
         }
-        Message::Beat { commit, round, time } => {
+        Message::Heartbeat { commit, round, time } => {
             out.put_u8(BEAT);
             out.put_u64_le(commit.0);
             out.put_u64_le(round.0);
             out.put_u64_le(time.0);
         }
-        Message::Heard { round, seen, room } => {
+        Message::HeartbeatResponse { round, seen, room } => {
             out.put_u8(HEARD);
             out.put_u64_le(round.0);
             out.put_u64_le(seen.0);
@@ -178,24 +178,24 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             out.put_u8(COMMITTED);
             out.put_u64_le(upto.0);
         }
-        Message::Chunk(chunk) => put_chunk(out, chunk),
-        Message::Chunked { snapshot, next, damaged } => {
+        Message::InstallSnapshot(chunk) => put_chunk(out, chunk),
+        Message::InstallSnapshotResponse { snapshot, next, damaged } => {
             out.put_u8(CHUNKED);
             out.put_position(*snapshot);
             out.put_u64_le(*next);
             out.put_u8(u8::from(*damaged));
         }
-        Message::StepUp => out.put_u8(STEP_UP),
-        Message::AskIndex { number } => {
+        Message::TimeoutNow => out.put_u8(STEP_UP),
+        Message::ReadIndexRequest { number } => {
             out.put_u8(ASK_INDEX);
             out.put_u64_le(*number);
         }
-        Message::ReadIndex { number, index } => {
+        Message::ReadIndexResponse { number, index } => {
             out.put_u8(READ_INDEX);
             out.put_u64_le(*number);
             out.put_u64_le(index.0);
         }
-        Message::Outdated => out.put_u8(OUTDATED),
+        Message::StaleTerm => out.put_u8(OUTDATED),
     }
 }
 
@@ -213,8 +213,8 @@ fn put_place(out: &mut BytesMut, kind: u8, place: Position) {
     out.put_position(place);
 }
 
-fn put_chunk(out: &mut BytesMut, chunk: &Chunk) {
-    let Chunk { snapshot, total, offset, bytes } = chunk;
+fn put_chunk(out: &mut BytesMut, chunk: &SnapshotChunk) {
+    let SnapshotChunk { snapshot, total, offset, bytes } = chunk;
     out.put_u8(CHUNK);
     out.put_position(*snapshot);
     out.put_u64_le(*total);
@@ -229,7 +229,7 @@ fn put_room(out: &mut BytesMut, room: &Room) {
     out.put_u64_le(behind.0);
 }
 
-fn put_vote(out: &mut BytesMut, (granted, void): (bool, bool), ask: Ask, heard: LeaderTime) {
+fn put_vote(out: &mut BytesMut, (granted, void): (bool, bool), ask: VoteKind, heard: LeaderTime) {
     out.put_u8(VOTE);
     out.put_u8(u8::from(granted));
     out.put_u8(u8::from(void));
@@ -238,11 +238,11 @@ fn put_vote(out: &mut BytesMut, (granted, void): (bool, bool), ask: Ask, heard: 
     out.put_u64_le(heard.time.0);
 }
 
-fn put_ask(out: &mut BytesMut, ask: Ask) {
+fn put_ask(out: &mut BytesMut, ask: VoteKind) {
     out.put_u8(match ask {
-        Ask::Pre => PRE,
-        Ask::Real => REAL,
-        Ask::Handover => HANDOVER,
+        VoteKind::PreVote => PRE,
+        VoteKind::Vote => REAL,
+        VoteKind::Transfer => HANDOVER,
     });
 }
 
@@ -252,33 +252,35 @@ fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
     let disk = Some(reader.u64()?).filter(|disk| *disk != 0).map(DiskId);
     let log = Some(reader.u64()?).filter(|log| *log != 0).map(LogId);
     let message = match reader.u8()? {
-        ASK_VOTE => Message::AskVote { last: position(reader)?, ask: read_ask(reader)? },
+        ASK_VOTE => Message::RequestVote { last: position(reader)?, ask: read_ask(reader)? },
         VOTE => {
             let (granted, void, ask) = (reader.bool()?, reader.bool()?, read_ask(reader)?);
             let heard = LeaderTime { term: Term(sane(reader.u64()?)?), time: ClusterTime(sane(reader.u64()?)?) };
-            Message::Vote { granted, void, ask, heard }
+            Message::RequestVoteResponse { granted, void, ask, heard }
         }
         APPEND => read_append(reader, term)?,
-        APPENDED => Message::Appended { matched: index(reader)? },
-        CONFLICT => Message::Conflict { refused: index(reader)?, hint: position(reader)?, probe: reader.u64()? },
+        APPENDED => Message::AppendResponse { matched: index(reader)? },
+        CONFLICT => Message::AppendRejected { refused: index(reader)?, hint: position(reader)?, probe: reader.u64()? },
         LOST_ACKNOWLEDGED => Message::LostAcknowledged { upto: position(reader)? },
         REMINDER => Message::Reminder { position: position(reader)?, term: Term(sane(reader.u64()?)?) },
         PROMISED => Message::Promised { upto: position(reader)? },
         BEAT => {
             let (commit, round) = (index(reader)?, Round(reader.u64()?));
-            Message::Beat { commit, round, time: ClusterTime(sane(reader.u64()?)?) }
+            Message::Heartbeat { commit, round, time: ClusterTime(sane(reader.u64()?)?) }
         }
-        HEARD => Message::Heard { round: Round(reader.u64()?), seen: index(reader)?, room: read_room(reader)? },
+        HEARD => {
+            Message::HeartbeatResponse { round: Round(reader.u64()?), seen: index(reader)?, room: read_room(reader)? }
+        }
         COMMITTED => Message::Committed { upto: index(reader)? },
         CHUNK => read_chunk(reader)?,
         CHUNKED => {
             let (snapshot, next) = (position(reader)?, sane(reader.u64()?)?);
-            Message::Chunked { snapshot, next, damaged: reader.bool()? }
+            Message::InstallSnapshotResponse { snapshot, next, damaged: reader.bool()? }
         }
-        STEP_UP => Message::StepUp,
-        ASK_INDEX => Message::AskIndex { number: reader.u64()? },
-        READ_INDEX => Message::ReadIndex { number: reader.u64()?, index: index(reader)? },
-        OUTDATED => Message::Outdated,
+        STEP_UP => Message::TimeoutNow,
+        ASK_INDEX => Message::ReadIndexRequest { number: reader.u64()? },
+        READ_INDEX => Message::ReadIndexResponse { number: reader.u64()?, index: index(reader)? },
+        OUTDATED => Message::StaleTerm,
         _ => return Err(Malformed("unknown message")),
     };
     Ok(Envelope { from, to, term, origin: Origin { disk, log }, message })
@@ -288,11 +290,11 @@ fn read_room(reader: &mut Reader) -> Result<Room, Malformed> {
     Ok(Room { low: reader.bool()?, bytes: reader.u64()?, behind: index(reader)? })
 }
 
-fn read_ask(reader: &mut Reader) -> Result<Ask, Malformed> {
+fn read_ask(reader: &mut Reader) -> Result<VoteKind, Malformed> {
     match reader.u8()? {
-        PRE => Ok(Ask::Pre),
-        REAL => Ok(Ask::Real),
-        HANDOVER => Ok(Ask::Handover),
+        PRE => Ok(VoteKind::PreVote),
+        REAL => Ok(VoteKind::Vote),
+        HANDOVER => Ok(VoteKind::Transfer),
         _ => Err(Malformed("unknown kind of vote")),
     }
 }
@@ -319,7 +321,7 @@ fn read_append(reader: &mut Reader, term: Term) -> Result<Message, Malformed> {
         entries.push(entry);
     }
     reader.end()?;
-    Ok(Message::Append { prev, commit, probe, entries })
+    Ok(Message::AppendEntries { prev, commit, probe, entries })
 }
 
 fn read_chunk(reader: &mut Reader) -> Result<Message, Malformed> {
@@ -329,7 +331,7 @@ fn read_chunk(reader: &mut Reader) -> Result<Message, Malformed> {
     if offset + bytes.len() as u64 > total {
         return Err(Malformed("a piece that reaches beyond its snapshot"));
     }
-    Ok(Message::Chunk(Chunk { snapshot, total, offset, bytes }))
+    Ok(Message::InstallSnapshot(SnapshotChunk { snapshot, total, offset, bytes }))
 }
 
 fn index(reader: &mut Reader) -> Result<Index, Malformed> {
@@ -370,7 +372,7 @@ mod tests {
     }
 
     fn append(prev: (u64, u64), entries: Vec<Entry>) -> Message {
-        Message::Append { prev: Position::new(Index(prev.0), Term(prev.1)), commit: Index(3), probe: 6, entries }
+        Message::AppendEntries { prev: Position::new(Index(prev.0), Term(prev.1)), commit: Index(3), probe: 6, entries }
     }
 
     fn content(frame: &PeerFrame) -> Bytes {
@@ -380,7 +382,7 @@ mod tests {
         out.freeze()
     }
 
-    fn read(kind: Kind, content: Bytes) -> Result<PeerFrame, WireError> {
+    fn read(kind: FrameKind, content: Bytes) -> Result<PeerFrame, WireError> {
         PeerFrame::read(Frame { kind, content })
     }
 
@@ -394,29 +396,39 @@ mod tests {
         ];
         let heard = LeaderTime { term: Term(2), time: ClusterTime(70) };
         let messages = vec![
-            Message::AskVote { last, ask: Ask::Pre },
-            Message::Vote { granted: true, void: false, ask: Ask::Real, heard },
-            Message::Vote { granted: true, void: true, ask: Ask::Handover, heard: LeaderTime::default() },
-            Message::StepUp,
-            Message::AskIndex { number: 7 },
-            Message::ReadIndex { number: 7, index: Index(9) },
+            Message::RequestVote { last, ask: VoteKind::PreVote },
+            Message::RequestVoteResponse { granted: true, void: false, ask: VoteKind::Vote, heard },
+            Message::RequestVoteResponse {
+                granted: true,
+                void: true,
+                ask: VoteKind::Transfer,
+                heard: LeaderTime::default(),
+            },
+            Message::TimeoutNow,
+            Message::ReadIndexRequest { number: 7 },
+            Message::ReadIndexResponse { number: 7, index: Index(9) },
             append((3, 1), entries),
             append((3, 1), vec![]),
-            Message::Appended { matched: Index(9) },
-            Message::Conflict { refused: Index(9), hint: last, probe: 6 },
+            Message::AppendResponse { matched: Index(9) },
+            Message::AppendRejected { refused: Index(9), hint: last, probe: 6 },
             Message::LostAcknowledged { upto: last },
             Message::Promised { upto: last },
             Message::Reminder { term: Term(3), position: last },
-            Message::Beat { commit: Index(9), round: Round(u64::MAX), time: ClusterTime(77) },
-            Message::Heard {
+            Message::Heartbeat { commit: Index(9), round: Round(u64::MAX), time: ClusterTime(77) },
+            Message::HeartbeatResponse {
                 round: Round(7),
                 seen: Index(9),
                 room: Room { low: true, bytes: 1 << 40, behind: Index(8) },
             },
             Message::Committed { upto: Index(9) },
-            Message::Outdated,
-            Message::Chunk(Chunk { snapshot: last, total: 9, offset: 4, bytes: Bytes::from_static(b"piece") }),
-            Message::Chunked { snapshot: last, next: 9, damaged: true },
+            Message::StaleTerm,
+            Message::InstallSnapshot(SnapshotChunk {
+                snapshot: last,
+                total: 9,
+                offset: 4,
+                bytes: Bytes::from_static(b"piece"),
+            }),
+            Message::InstallSnapshotResponse { snapshot: last, next: 9, damaged: true },
         ];
         let request = Request::Propose { op: crate::api::Op::Open { window: 3, ordered: false }.encode() };
         let mut frames: Vec<_> = messages.into_iter().map(|message| raft(3, message)).collect();
@@ -449,7 +461,7 @@ mod tests {
             ("a term beyond the sender's", (3, 1), vec![noop(4, 4)]),
         ] {
             let frame = raft(3, append(prev, entries));
-            assert!(read(Kind::Raft, content(&frame)).is_err(), "{why}");
+            assert!(read(FrameKind::Raft, content(&frame)).is_err(), "{why}");
         }
     }
 
@@ -458,8 +470,8 @@ mod tests {
         for (bytes, slice) in [(100, false), (60_000, true)] {
             let payload = Payload::Opaque(Bytes::from(vec![7; bytes]));
             let received = content(&raft(3, append((3, 1), vec![entry(4, 2, payload)])));
-            let Ok(PeerFrame::Raft(envelope)) = read(Kind::Raft, received.clone()) else { panic!() };
-            let Message::Append { entries, .. } = envelope.message else { panic!() };
+            let Ok(PeerFrame::Raft(envelope)) = read(FrameKind::Raft, received.clone()) else { panic!() };
+            let Message::AppendEntries { entries, .. } = envelope.message else { panic!() };
             let Payload::Opaque(op) = &entries[0].payload else { panic!() };
             assert_eq!(received.as_ptr_range().contains(&op.as_ptr()), slice, "{bytes}");
         }
@@ -471,10 +483,12 @@ mod tests {
         out.put_slice(&content(&raft(3, append((3, 1), vec![]))));
         let at = out.len() - 4;
         out[at..].copy_from_slice(&(APPEND_ENTRIES_MAX as u32).to_le_bytes());
-        assert!(read(Kind::Raft, out.clone().freeze()).is_err());
+        assert!(read(FrameKind::Raft, out.clone().freeze()).is_err());
         out[at..].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(read(Kind::Raft, out.freeze()).is_err());
-        assert!(read(Kind::Raft, content(&raft(3, Message::Appended { matched: Index(u64::MAX) }))).is_err());
+        assert!(read(FrameKind::Raft, out.freeze()).is_err());
+        assert!(
+            read(FrameKind::Raft, content(&raft(3, Message::AppendResponse { matched: Index(u64::MAX) }))).is_err()
+        );
     }
 
     proptest! {

@@ -17,7 +17,7 @@ use std::borrow::Cow;
 /// What may not be said, in Redis's own words. The connection is of no more use.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("Protocol error: {0}")]
-pub struct Wrong(pub Cow<'static, str>);
+pub struct RespError(pub Cow<'static, str>);
 
 /// As much as may be said.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +39,7 @@ impl Bounds {
 
 /// One command: its name, and what follows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Words {
+pub struct CommandArgs {
     bytes: Bytes,
     /// Where each lies in them.
     places: Vec<(u32, u32)>,
@@ -56,7 +56,7 @@ pub enum Excess {
     Command,
 }
 
-impl Words {
+impl CommandArgs {
     /// What was too large about it, if something was: it cannot be carried out.
     pub fn excess(&self) -> Option<Excess> {
         self.excess
@@ -88,8 +88,8 @@ impl Words {
     }
 
     /// The same in memory of its own, which is no more than that: to be kept.
-    pub fn keep(&self) -> Words {
-        Words { bytes: Bytes::copy_from_slice(&self.bytes), places: self.places.clone(), excess: self.excess }
+    pub fn keep(&self) -> CommandArgs {
+        CommandArgs { bytes: Bytes::copy_from_slice(&self.bytes), places: self.places.clone(), excess: self.excess }
     }
 }
 
@@ -106,7 +106,7 @@ pub struct Reader {
     length: Option<usize>,
     places: Vec<(u32, u32)>,
     /// The first words of a command that is too large, while the rest of it is passed over.
-    passing: Option<Words>,
+    passing: Option<CommandArgs>,
 }
 
 /// So many words of a command that is too large are kept, with so many bytes each: who reads the error has to know which
@@ -115,7 +115,7 @@ const KEPT: (usize, usize) = (2, 128);
 
 impl Reader {
     /// The next command, if all of it has come. Takes it off the front.
-    pub fn next(&mut self, input: &mut BytesMut, bounds: Bounds) -> Result<Option<Words>, Wrong> {
+    pub fn next(&mut self, input: &mut BytesMut, bounds: Bounds) -> Result<Option<CommandArgs>, RespError> {
         loop {
             if self.array.is_none() {
                 match input.first() {
@@ -132,7 +132,7 @@ impl Reader {
                 let count = integer(&input[from + 1..to]).filter(|count| *count <= RESP_ARGUMENTS_MAX as i64);
                 let count = count.ok_or_else(|| wrong("invalid multibulk length"))?;
                 if count > bounds.arguments as i64 {
-                    return Err(Wrong(format!("{}multibulk length", bounds.who).into()));
+                    return Err(RespError(format!("{}multibulk length", bounds.who).into()));
                 }
                 if count <= 0 {
                     self.take(input);
@@ -142,7 +142,7 @@ impl Reader {
             }
             if self.passing.is_none() && self.strings(input, bounds)? {
                 let (bytes, places) = self.take(input);
-                return Ok(Some(Words { bytes, places, excess: None }));
+                return Ok(Some(CommandArgs { bytes, places, excess: None }));
             }
             return if self.passing.is_some() { self.pass(input) } else { Ok(None) };
         }
@@ -164,13 +164,13 @@ impl Reader {
             kept.0.put_slice(&word[..word.len().min(KEPT.1)]);
             kept.1.push((begins, kept.0.len() as u32));
         }
-        let words = Words { bytes: kept.0.freeze(), places: kept.1, excess: Some(excess) };
+        let words = CommandArgs { bytes: kept.0.freeze(), places: kept.1, excess: Some(excess) };
         (self.array, self.length, self.passing) = (array, Some(length + 2), Some(words));
     }
 
     /// Passes over the strings of a command that is too large, as far as they have come. While it does, `length` is how
     /// much of one, its end counted in, is still to come.
-    fn pass(&mut self, input: &mut BytesMut) -> Result<Option<Words>, Wrong> {
+    fn pass(&mut self, input: &mut BytesMut) -> Result<Option<CommandArgs>, RespError> {
         while let Some(left) = self.array.filter(|left| *left > 0) {
             let rest = match self.length {
                 Some(rest) => rest,
@@ -195,11 +195,11 @@ impl Reader {
     }
 
     /// The length that is announced where we are, if its line has come.
-    fn bulk_length(&mut self, input: &BytesMut) -> Result<Option<usize>, Wrong> {
+    fn bulk_length(&mut self, input: &BytesMut) -> Result<Option<usize>, RespError> {
         let Some((from, to)) = self.head(input, "too big bulk count string")? else { return Ok(None) };
         if input[from] != b'$' {
             let got = input[from].escape_ascii();
-            return Err(Wrong(format!("expected '$', got '{got}'").into()));
+            return Err(RespError(format!("expected '$', got '{got}'").into()));
         }
         let length = integer(&input[from + 1..to]).and_then(|length| usize::try_from(length).ok());
         let length = length.filter(|length| *length <= RESP_BULK_BYTES_MAX);
@@ -212,14 +212,14 @@ impl Reader {
     }
 
     /// Reads the strings of an array, as far as they have come; whether all have.
-    fn strings(&mut self, input: &mut BytesMut, bounds: Bounds) -> Result<bool, Wrong> {
+    fn strings(&mut self, input: &mut BytesMut, bounds: Bounds) -> Result<bool, RespError> {
         while let Some(left) = self.array.filter(|left| *left > 0) {
             let length = match self.length {
                 Some(length) => length,
                 None => {
                     let Some(length) = self.bulk_length(input)? else { return Ok(false) };
                     if bounds.bytes < length.min(ENTRY_BYTES_MAX as usize) {
-                        return Err(Wrong(format!("{}bulk length", bounds.who).into()));
+                        return Err(RespError(format!("{}bulk length", bounds.who).into()));
                     }
                     let excess = match length {
                         _ if length > ENTRY_BYTES_MAX as usize => Some(Excess::Argument(length)),
@@ -249,7 +249,7 @@ impl Reader {
     }
 
     /// The line that begins where we are, without its end, if that has come.
-    fn head(&mut self, input: &BytesMut, too_long: &'static str) -> Result<Option<(usize, usize)>, Wrong> {
+    fn head(&mut self, input: &BytesMut, too_long: &'static str) -> Result<Option<(usize, usize)>, RespError> {
         let from = self.at;
         let Some(end) = self.find(input) else {
             return if input.len() - from > RESP_LINE_BYTES_MAX { Err(wrong(too_long)) } else { Ok(None) };
@@ -268,7 +268,7 @@ impl Reader {
     }
 
     /// A command that comes as a line, words between blanks; none if the line is empty.
-    fn line(&mut self, input: &mut BytesMut) -> Result<Option<Words>, Wrong> {
+    fn line(&mut self, input: &mut BytesMut) -> Result<Option<CommandArgs>, RespError> {
         let Some(end) = self.find(input) else {
             let long = input.len() > RESP_LINE_BYTES_MAX;
             return if long { Err(wrong("too big inline request")) } else { Ok(None) };
@@ -291,19 +291,19 @@ impl Reader {
     }
 }
 
-fn wrong(what: &'static str) -> Wrong {
-    Wrong(Cow::Borrowed(what))
+fn wrong(what: &'static str) -> RespError {
+    RespError(Cow::Borrowed(what))
 }
 
 /// The words of a line, with quotes and escapes as redis-cli has them; `None` if a quote is not closed.
-fn split(line: &[u8]) -> Option<Words> {
+fn split(line: &[u8]) -> Option<CommandArgs> {
     let mut out = BytesMut::with_capacity(line.len());
     let mut places = Vec::new();
     let mut rest = line;
     loop {
         rest = rest.trim_ascii_start();
         let Some(first) = rest.first() else {
-            return Some(Words { bytes: out.freeze(), places, excess: None });
+            return Some(CommandArgs { bytes: out.freeze(), places, excess: None });
         };
         let from = out.len() as u32;
         rest = match first {

@@ -6,7 +6,7 @@ use drave::api::Refusal;
 use drave::consensus::message::{Envelope, Message, Origin};
 use drave::consensus::note::Note;
 use drave::consensus::reads::ReadId;
-use drave::consensus::ready::Order;
+use drave::consensus::ready::EntriesToSend;
 use drave::consensus::replica::{Recovered, Replica};
 use drave::consensus::{Options, Raft};
 use drave::types::*;
@@ -119,8 +119,11 @@ impl Cluster {
     pub fn start(&mut self, node: NodeId) {
         let founds = self.founders.contains(&node);
         let members = self.founders.iter().filter(|_| founds).map(|id| (*id, String::new()));
-        let base =
-            Base { position: Position::ZERO, configured: Index::ZERO, membership: Membership::founding(members) };
+        let base = SnapshotPoint {
+            position: Position::ZERO,
+            configured: Index::ZERO,
+            membership: Membership::founding(members),
+        };
         let seed = node.get() * 7919 + self.now.0;
         let host = self.hosts.get_mut(&node).unwrap();
         let (hard_state, log) = host.disk.clone();
@@ -266,14 +269,15 @@ impl Cluster {
         host.reads.extend(ready.reads);
         host.reads_lost.extend(ready.reads_lost);
         let raft = host.raft.as_ref().unwrap();
-        let fill = |order: Order| {
+        let fill = |order: EntriesToSend| {
             let entries = host.log[order.prev.index.0 as usize..order.upto.0 as usize].to_vec();
-            let message = Message::Append { prev: order.prev, commit: order.commit, probe: order.probe, entries };
+            let message =
+                Message::AppendEntries { prev: order.prev, commit: order.commit, probe: order.probe, entries };
             raft.envelope(order.to, order.term, message)
         };
         let appends: Vec<Envelope> = ready.appends.into_iter().map(fill).collect();
         for envelope in &appends {
-            if let Message::Append { entries, .. } = &envelope.message {
+            if let Message::AppendEntries { entries, .. } = &envelope.message {
                 *self.entries.entry(envelope.to).or_default() += entries.len() as u64;
             }
         }

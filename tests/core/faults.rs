@@ -2,7 +2,7 @@
 
 use super::cluster::{Cluster, command, id, ms};
 use drave::api::Refusal;
-use drave::consensus::message::{Ask, Message};
+use drave::consensus::message::{Message, VoteKind};
 use drave::types::*;
 use std::collections::BTreeSet;
 
@@ -102,7 +102,7 @@ fn a_vote_does_not_depend_on_who_the_voter_thinks_is_a_member() {
     let last = Position::new(Index(cluster.raft(voter).log().last().index.0 + 5), Term(cluster.term()));
     let (stranger, now) = (id(7), cluster.now);
     let term = Term(cluster.term() + 1);
-    let message = Message::AskVote { last, ask: Ask::Real };
+    let message = Message::RequestVote { last, ask: VoteKind::Vote };
     let envelope = cluster.envelope(stranger, voter, term, message);
     cluster.core(voter).receive(now, envelope);
     cluster.turn(voter);
@@ -116,7 +116,7 @@ fn a_configuration_rolls_back_to_the_one_that_a_snapshot_holds() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     cluster.join(4);
-    let add = |n: u64| Change::Add { id: id(n), address: format!("h{n}:1"), disk: None, prospect: Prospect::Stays };
+    let add = |n: u64| Change::Add { id: id(n), address: format!("h{n}:1"), disk: None, prospect: PendingRole::Stays };
     cluster.run(ms(50));
     cluster.change(leader, add(4)).unwrap();
     cluster.until("it is settled", |c| c.raft(leader).log().commit() >= c.raft(leader).configured());
@@ -133,7 +133,7 @@ fn a_configuration_rolls_back_to_the_one_that_a_snapshot_holds() {
     let (term, now) = (Term(cluster.term() + 1), cluster.now);
     let prev = cluster.raft(leader).log().at_or_below(Position::new(upto, Term(cluster.term())));
     let entry = drave::codec::entry(Position::new(prev.index.next(), term), ClusterTime(0), Payload::Noop);
-    let message = Message::Append { prev, commit: upto, probe: 0, entries: vec![entry] };
+    let message = Message::AppendEntries { prev, commit: upto, probe: 0, entries: vec![entry] };
     let from = cluster.ids().into_iter().find(|node| *node != leader).unwrap();
     let envelope = cluster.envelope(from, leader, term, message);
     cluster.core(leader).receive(now, envelope);
@@ -155,7 +155,10 @@ fn nobody_takes_over_who_has_not_spoken_in_this_term() {
     let leader = cluster.leader().unwrap();
     for gone in [dead, first] {
         let refused = cluster.transfer(leader, Some(gone));
-        assert!(matches!(&refused, Err(Refusal::Unsound { why }) if why.contains("does not answer")), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(Refusal::InvalidChange { why }) if why.contains("does not answer")),
+            "{refused:?}"
+        );
     }
     let to = cluster.transfer(leader, None).expect("those who voted for it are there");
     assert!(![dead, first, leader].contains(&to));

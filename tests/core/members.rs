@@ -3,7 +3,7 @@
 
 use super::cluster::{Cluster, command, id, ms};
 use drave::api::{Refusal, RoleName};
-use drave::consensus::message::{Ask, Message};
+use drave::consensus::message::{Message, VoteKind};
 use drave::consensus::note::Note;
 use drave::types::*;
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ fn ids(all: &[u64]) -> BTreeSet<NodeId> {
     all.iter().map(|n| id(*n)).collect()
 }
 
-fn add(n: u64, prospect: Prospect) -> Change {
+fn add(n: u64, prospect: PendingRole) -> Change {
     Change::Add { id: id(n), address: format!("h{n}:1"), disk: None, prospect }
 }
 
@@ -49,7 +49,7 @@ fn with_learners(last: u64, mutants: Mutants) -> (Cluster, NodeId) {
     let (mut cluster, leader) = led_breaking(3, mutants);
     for n in 4..=last {
         cluster.join(n);
-        cluster.change(leader, add(n, Prospect::Stays)).unwrap();
+        cluster.change(leader, add(n, PendingRole::Stays)).unwrap();
         cluster.run(ms(300));
     }
     (cluster, leader)
@@ -68,7 +68,7 @@ fn a_new_member_is_a_learner_and_then_a_voter_by_itself() {
         cluster.propose(leader, &n.to_string());
     }
     let four = cluster.join(4);
-    cluster.change(leader, add(4, Prospect::Rises)).unwrap();
+    cluster.change(leader, add(4, PendingRole::Rises)).unwrap();
     cluster.until("it is a learner", |c| c.raft(four).role() == RoleName::Learner);
     cluster.until("it rises", |c| (1..=4).all(|n| is_settled(c, id(n), &[1, 2, 3, 4])));
     let joint = |entry: &Entry| matches!(&entry.payload, Payload::Membership(m) if m.is_joint());
@@ -81,7 +81,7 @@ fn a_new_member_is_a_learner_and_then_a_voter_by_itself() {
 fn a_learner_that_stays_one_never_votes_nor_leads() {
     let (mut cluster, leader) = led(3);
     let four = cluster.join(4);
-    cluster.change(leader, add(4, Prospect::Stays)).unwrap();
+    cluster.change(leader, add(4, PendingRole::Stays)).unwrap();
     cluster.run(ms(2000));
     assert_eq!(cluster.raft(four).role(), RoleName::Learner);
     assert_eq!(cluster.raft(four).log().last(), cluster.raft(leader).log().last());
@@ -142,15 +142,15 @@ fn a_joint_configuration_needs_both_majorities() {
 fn one_change_at_a_time() {
     let (mut cluster, leader) = led(3);
     cluster.join(4);
-    cluster.change(leader, add(4, Prospect::Stays)).unwrap();
-    let refused = cluster.change(leader, add(5, Prospect::Stays));
+    cluster.change(leader, add(4, PendingRole::Stays)).unwrap();
+    let refused = cluster.change(leader, add(5, PendingRole::Stays));
     assert!(matches!(refused, Err(Refusal::Changing { .. })), "{refused:?}");
     cluster.run(ms(100));
-    cluster.change(leader, add(5, Prospect::Stays)).unwrap();
+    cluster.change(leader, add(5, PendingRole::Stays)).unwrap();
 
     let (mut stacks, leader) = led_breaking(3, Mutants::only(Mutant::StackChanges));
-    stacks.change(leader, add(4, Prospect::Stays)).unwrap();
-    stacks.change(leader, add(5, Prospect::Stays)).expect("the mutant of it");
+    stacks.change(leader, add(4, PendingRole::Stays)).unwrap();
+    stacks.change(leader, add(5, PendingRole::Stays)).expect("the mutant of it");
 }
 
 /// Ongaro 2015 (copycat#23, braft#182, openraft#2051): a leader that has not committed an entry of its own term
@@ -163,10 +163,10 @@ fn no_change_before_the_leaders_own_first_entry_is_committed() {
         cluster.ids().into_iter().for_each(|node| cluster.start(node));
         cluster.hosts.values_mut().for_each(|host| host.disk_delay = ms(40));
         let leader = cluster.elect();
-        let refused = cluster.change(leader, add(4, Prospect::Stays)).is_err();
+        let refused = cluster.change(leader, add(4, PendingRole::Stays)).is_err();
         cluster.run(ms(300));
         if refused {
-            cluster.change(leader, add(4, Prospect::Stays)).unwrap();
+            cluster.change(leader, add(4, PendingRole::Stays)).unwrap();
         }
         refused
     };
@@ -179,7 +179,7 @@ fn no_change_before_the_leaders_own_first_entry_is_committed() {
     second.crash(first);
     second.until("another leads", |c| c.leader().is_some());
     let leader = second.leader().unwrap();
-    second.change(leader, add(4, Prospect::Stays)).expect("the mutant of it");
+    second.change(leader, add(4, PendingRole::Stays)).expect("the mutant of it");
 }
 
 /// "The leader […] is not part of the new configuration. In this case, the leader steps down once it has
@@ -239,7 +239,10 @@ fn who_is_removed_knows_and_is_quiet() {
         matches!(note, Note::Outside { me, .. } if *me == gone) && note.to_string().contains("drave member add")
     }));
     cluster.until("it was told", |c| {
-        c.hosts[&leader].notes.iter().any(|note| matches!(note, Note::Left { peer, told: true } if *peer == gone))
+        c.hosts[&leader]
+            .notes
+            .iter()
+            .any(|note| matches!(note, Note::MemberRemoved { peer, told: true } if *peer == gone))
     });
     let term = cluster.term();
     cluster.run(Duration::from_secs(60));
@@ -271,7 +274,7 @@ fn a_change_whose_new_voters_do_not_answer_is_taken_back() {
         cluster.run(ms(1000));
         let voters = Change::Voters(ids(&[4, 5, 6]));
         let refused = cluster.change(leader, voters.clone());
-        assert!(matches!(refused, Err(Refusal::Dangerous { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(Refusal::UnsafeChange { .. })), "{refused:?}");
         cluster.force(leader, voters, true).unwrap();
         cluster.run(ms(5000));
         (1..=3).all(|n| is_settled(&cluster, id(n), &[1, 2, 3])) && cluster.leader() == Some(leader)
@@ -286,7 +289,7 @@ fn a_configuration_rolls_back_with_the_log() {
     let rolls_back = |mutants: Mutants| {
         let (mut cluster, leader) = led_breaking(3, mutants);
         cluster.isolate(leader);
-        cluster.change(leader, add(4, Prospect::Stays)).unwrap();
+        cluster.change(leader, add(4, PendingRole::Stays)).unwrap();
         assert!(cluster.raft(leader).membership().members.contains_key(&id(4)), "it is in force at once");
         let rest = |c: &Cluster| c.leader().filter(|l| *l != leader);
         cluster.until("another leads", |c| rest(c).is_some());
@@ -306,17 +309,20 @@ fn a_snapshot_brings_its_own_configuration() {
     let is_its = |mutants: Mutants| {
         let (mut cluster, leader) = led_breaking(3, mutants);
         cluster.isolate(leader);
-        cluster.change(leader, add(4, Prospect::Stays)).unwrap();
+        cluster.change(leader, add(4, PendingRole::Stays)).unwrap();
         cluster.until("another leads", |c| c.leader().is_some_and(|l| l != leader));
         let term = Term(cluster.term());
         cluster.crash(leader);
         cluster.start(leader);
         let membership = Membership::founding([(id(1), String::new()), (id(2), String::new()), (id(5), String::new())]);
-        let base =
-            Base { position: Position::new(Index(900), term), configured: Index(4), membership: membership.clone() };
+        let base = SnapshotPoint {
+            position: Position::new(Index(900), term),
+            configured: Index(4),
+            membership: membership.clone(),
+        };
         let now = cluster.now;
         // What a later leader says of itself comes before its snapshot.
-        let beat = Message::Beat { commit: Index::ZERO, round: Default::default(), time: ClusterTime(0) };
+        let beat = Message::Heartbeat { commit: Index::ZERO, round: Default::default(), time: ClusterTime(0) };
         let from = another(&cluster, &[leader]);
         let beat = cluster.envelope(from, leader, term, beat);
         cluster.core(leader).receive(now, beat);
@@ -332,9 +338,12 @@ fn a_snapshot_brings_its_own_configuration() {
 fn a_change_is_taken_back_by_a_command() {
     let (mut cluster, leader) = led(3);
     let four = cluster.join(4);
-    cluster.change(leader, add(4, Prospect::Stays)).unwrap();
+    cluster.change(leader, add(4, PendingRole::Stays)).unwrap();
     cluster.run(ms(300));
-    assert!(matches!(cluster.change(leader, Change::Abort), Err(Refusal::Unsound { .. })), "nothing to take back");
+    assert!(
+        matches!(cluster.change(leader, Change::Abort), Err(Refusal::InvalidChange { .. })),
+        "nothing to take back"
+    );
     // The new configuration's quorum is 3 of 4, and one of the old is away: with the new one gone it stands still.
     let away = another(&cluster, &[leader, four]);
     cluster.crash(away);
@@ -372,7 +381,7 @@ fn a_change_of_an_earlier_leader_is_taken_back_by_both_majorities() {
     let four = cluster.join(4);
     let five = cluster.join(5);
     for node in [four, five] {
-        cluster.change(leader, add(node.get(), Prospect::Stays)).unwrap();
+        cluster.change(leader, add(node.get(), PendingRole::Stays)).unwrap();
         cluster.run(ms(300));
     }
     cluster.change(leader, Change::Voters(ids(&[1, 2, 3, 4, 5]))).unwrap();
@@ -392,7 +401,7 @@ fn a_change_of_an_earlier_leader_is_taken_back_by_both_majorities() {
     let turned = cluster.raft(next).membership();
     assert!(turned.is_joint() && turned.voters == ids(&[1, 2, 3]), "{turned}");
     let again = cluster.change(next, Change::Abort);
-    assert!(matches!(again, Err(Refusal::Unsound { .. })), "twice is not forth: {again:?}");
+    assert!(matches!(again, Err(Refusal::InvalidChange { .. })), "twice is not forth: {again:?}");
     cluster.until("it is as it was", |c| is_settled(c, next, &[1, 2, 3]));
 }
 
@@ -402,7 +411,7 @@ fn a_replacement_is_one_change_and_comes_by_itself() {
     let (mut cluster, leader) = led(3);
     let old = another(&cluster, &[leader]);
     cluster.join(4);
-    cluster.change(leader, add(4, Prospect::Succeeds(old))).unwrap();
+    cluster.change(leader, add(4, PendingRole::Succeeds(old))).unwrap();
     let expected: Vec<u64> = (1..=4).filter(|n| id(*n) != old).collect();
     cluster.until("it has its place", |c| is_settled(c, leader, &expected));
     let sizes = cluster.hosts[&leader].log.iter().filter_map(|entry| match &entry.payload {
@@ -422,13 +431,13 @@ fn what_may_stop_the_cluster_is_refused_unless_forced() {
     cluster.run(ms(1000));
     // Two of three answer; without the other one, one of two would.
     let refused = cluster.change(leader, Change::Remove(others[1]));
-    assert!(matches!(&refused, Err(Refusal::Dangerous { why }) if why.contains("1 of the 2")), "{refused:?}");
+    assert!(matches!(&refused, Err(Refusal::UnsafeChange { why }) if why.contains("1 of the 2")), "{refused:?}");
     // A learner that was never heard.
-    cluster.change(leader, add(9, Prospect::Stays)).unwrap();
+    cluster.change(leader, add(9, PendingRole::Stays)).unwrap();
     cluster.run(ms(1000));
     let refused = cluster.change(leader, Change::Promote(id(9)));
-    assert!(matches!(&refused, Err(Refusal::Dangerous { why }) if why.contains("does not answer")), "{refused:?}");
-    assert!(matches!(cluster.change(leader, Change::Voters(ids(&[]))), Err(Refusal::Unsound { .. })));
+    assert!(matches!(&refused, Err(Refusal::UnsafeChange { why }) if why.contains("does not answer")), "{refused:?}");
+    assert!(matches!(cluster.change(leader, Change::Voters(ids(&[]))), Err(Refusal::InvalidChange { .. })));
     // Without who does not answer it goes on.
     cluster.change(leader, Change::Remove(others[0])).unwrap();
     cluster.until("it is gone", |c| is_settled(c, leader, &[leader.get(), others[1].get()]));
@@ -463,12 +472,12 @@ fn a_handover_that_fails_is_given_up() {
     cluster.isolate(to);
     assert_eq!(cluster.transfer(leader, Some(to)), Ok(to));
     cluster.run(ms(160));
-    assert!(cluster.raft(leader).leads() && cluster.raft(leader).hands_over().is_none());
+    assert!(cluster.raft(leader).leads() && cluster.raft(leader).transfer_target().is_none());
     assert!(cluster.hosts[&leader].notes.iter().any(|note| matches!(note, Note::KeepsLead { .. })));
     cluster.propose(leader, "it goes on");
     // By now it is known that it does not answer; and there is one who does.
     cluster.run(ms(400));
-    assert!(matches!(cluster.transfer(leader, Some(to)), Err(Refusal::Unsound { .. })));
+    assert!(matches!(cluster.transfer(leader, Some(to)), Err(Refusal::InvalidChange { .. })));
     let third = another(&cluster, &[leader, to]);
     assert_eq!(cluster.transfer(leader, None), Ok(third));
     cluster.until("it leads", |c| c.raft(third).leads());
@@ -494,7 +503,7 @@ fn who_takes_over_is_voted_for_like_anyone() {
         cluster.heal();
         let last = cluster.raft(behind).log().last();
         let term = Term(cluster.term() + 1);
-        let message = Message::AskVote { last, ask: Ask::Handover };
+        let message = Message::RequestVote { last, ask: VoteKind::Transfer };
         let envelope = cluster.envelope(behind, others[1], term, message);
         let now = cluster.now;
         cluster.core(others[1]).receive(now, envelope);
@@ -589,7 +598,7 @@ fn who_is_added_again_on_another_disk_begins_anew() {
     cluster.change(leader, Change::Remove(lost)).unwrap();
     cluster.until("it is gone", |c| !c.raft(leader).membership().members.contains_key(&lost));
     cluster.until("that is settled", |c| c.raft(leader).log().commit() >= c.raft(leader).configured());
-    cluster.change(leader, add(lost.get(), Prospect::Rises)).unwrap();
+    cluster.change(leader, add(lost.get(), PendingRole::Rises)).unwrap();
     let matched = cluster.raft(leader).progress().find(|(id, _)| *id == lost).unwrap().1.matched;
     assert_eq!(matched, Index::ZERO, "nothing is known of what it holds");
     cluster.join(lost.get());
@@ -610,7 +619,7 @@ fn what_was_confirmed_on_another_disk_does_not_count() {
     let before = matched(&cluster);
     cluster.core(leader).met(other, DiskId(6));
     let term = Term(cluster.term());
-    let mut envelope = cluster.envelope(other, leader, term, Message::Appended { matched: before.next() });
+    let mut envelope = cluster.envelope(other, leader, term, Message::AppendResponse { matched: before.next() });
     envelope.origin.disk = Some(DiskId(6));
     let now = cluster.now;
     cluster.core(leader).receive(now, envelope);
@@ -669,7 +678,7 @@ fn any_voters_become_any_others() {
     let (mut cluster, leader) = led(3);
     for n in 4..=7 {
         cluster.join(n);
-        cluster.change(leader, add(n, Prospect::Stays)).unwrap();
+        cluster.change(leader, add(n, PendingRole::Stays)).unwrap();
         cluster.run(ms(300));
     }
     let mut seed = 7u64;
@@ -680,7 +689,7 @@ fn any_voters_become_any_others() {
         let members = &cluster.raft(leader).membership().members;
         // Whoever left is added again first.
         if let Some(gone) = (1..=7).map(id).find(|node| !members.contains_key(node)) {
-            cluster.change(leader, add(gone.get(), Prospect::Stays)).unwrap();
+            cluster.change(leader, add(gone.get(), PendingRole::Stays)).unwrap();
             cluster.run(ms(400));
         } else if !wanted.is_empty() && wanted != voters(&cluster, leader) {
             cluster.change(leader, Change::Voters(wanted.clone())).unwrap();
@@ -710,8 +719,11 @@ fn leadership_is_not_transferred_to_a_follower_that_is_sent_a_snapshot() {
     let is_sent = |c: &Cluster| c.raft(leader).progress().any(|(id, of)| id == to && of.stage_name() == "snapshot");
     cluster.until("it is sent a snapshot", is_sent);
     let refused = cluster.transfer(leader, Some(to));
-    assert!(matches!(&refused, Err(Refusal::Unsound { why }) if why.contains("being sent a snapshot")), "{refused:?}");
-    assert_eq!(cluster.raft(leader).hands_over(), None);
+    assert!(
+        matches!(&refused, Err(Refusal::InvalidChange { why }) if why.contains("being sent a snapshot")),
+        "{refused:?}"
+    );
+    assert_eq!(cluster.raft(leader).transfer_target(), None);
     let third = another(&cluster, &[leader, to]);
     assert_eq!(cluster.transfer(leader, None), Ok(third));
 }

@@ -3,7 +3,7 @@
 use super::cluster::{Cluster, id, log_of, ms};
 use drave::api::RoleName;
 use drave::consensus::clock::LeaderTime;
-use drave::consensus::message::{Ask, Envelope, Message, Origin};
+use drave::consensus::message::{Envelope, Message, Origin, VoteKind};
 use drave::consensus::note::Note;
 use drave::types::*;
 use std::time::Duration;
@@ -33,8 +33,8 @@ fn no_leader_rises_while_the_disks_stand_still() {
     cluster.run(Duration::from_secs(5));
     assert_eq!(cluster.leader(), None);
     let promise = |message: &Message| match message {
-        Message::AskVote { ask, .. } | Message::Vote { ask, .. } => *ask == Ask::Real,
-        Message::Append { .. } | Message::Appended { .. } => true,
+        Message::RequestVote { ask, .. } | Message::RequestVoteResponse { ask, .. } => *ask == VoteKind::Vote,
+        Message::AppendEntries { .. } | Message::AppendResponse { .. } => true,
         _ => false,
     };
     assert!(!cluster.sent.iter().any(|(_, envelope)| promise(&envelope.message)));
@@ -173,7 +173,8 @@ fn a_late_append_truncates(mutants: Mutants) -> bool {
     cluster.run(ms(10));
     let before = cluster.hosts[&follower].log.clone();
     assert!(before.len() >= 7, "it has them all");
-    let is_append = |message: &Message| matches!(message, Message::Append { entries, .. } if !entries.is_empty());
+    let is_append =
+        |message: &Message| matches!(message, Message::AppendEntries { entries, .. } if !entries.is_empty());
     let mut appends = cluster.sent.iter().filter(|(_, e)| e.to == follower && is_append(&e.message));
     let old = appends.nth_back(4).unwrap().1.clone();
     let now = cluster.now;
@@ -424,13 +425,13 @@ fn acknowledged(mutants: Mutants) -> Index {
     cluster.options.mutants = mutants;
     cluster.start(id(1));
     let prev = Position::new(Index(3), Term(1));
-    let message = Message::Append { prev, commit: Index(3), probe: 0, entries: Vec::new() };
+    let message = Message::AppendEntries { prev, commit: Index(3), probe: 0, entries: Vec::new() };
     let now = cluster.now;
     let append = Envelope { from: id(2), to: id(1), term: Term(3), origin: Origin::default(), message };
     cluster.hosts.get_mut(&id(1)).unwrap().raft.as_mut().unwrap().receive(now, append);
     cluster.turn(id(1));
     match cluster.sent.last().unwrap().1.message {
-        Message::Appended { matched } => matched,
+        Message::AppendResponse { matched } => matched,
         ref other => panic!("{other:?}"),
     }
 }
@@ -452,20 +453,20 @@ fn leads_by_a_stale_vote(mutants: Mutants) -> bool {
     cluster.crash(id(3));
     for term in [1, 2] {
         cluster.until("it asks around", |c| c.raft(id(1)).role() == RoleName::Precandidate);
-        vote(&mut cluster, term, Ask::Pre);
+        vote(&mut cluster, term, VoteKind::PreVote);
         assert_eq!(cluster.raft(id(1)).term(), Term(term + 1), "it campaigns");
         if term == 1 {
             cluster.until("its campaign fails", |c| c.raft(id(1)).role() != RoleName::Candidate);
         }
     }
     cluster.run(ms(5));
-    vote(&mut cluster, 2, Ask::Real);
+    vote(&mut cluster, 2, VoteKind::Vote);
     cluster.raft(id(1)).leads()
 }
 
-fn vote(cluster: &mut Cluster, term: u64, ask: Ask) {
+fn vote(cluster: &mut Cluster, term: u64, ask: VoteKind) {
     let now = cluster.now;
-    let message = Message::Vote { granted: true, void: false, ask, heard: LeaderTime::default() };
+    let message = Message::RequestVoteResponse { granted: true, void: false, ask, heard: LeaderTime::default() };
     let vote = Envelope { from: id(2), to: id(1), term: Term(term), origin: Origin::default(), message };
     cluster.hosts.get_mut(&id(1)).unwrap().raft.as_mut().unwrap().receive(now, vote);
     cluster.turn(id(1));

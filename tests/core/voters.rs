@@ -4,8 +4,8 @@
 use crate::cluster::{command, id, ms};
 use drave::api::Refusal;
 use drave::consensus::clock::LeaderTime;
-use drave::consensus::message::{Ask, Envelope, Message, Origin, Round};
-use drave::consensus::ready::Order;
+use drave::consensus::message::{Envelope, Message, Origin, Round, VoteKind};
+use drave::consensus::ready::EntriesToSend;
 use drave::consensus::replica::{Recovered, Replica};
 use drave::consensus::{Options, Raft};
 use drave::types::*;
@@ -32,14 +32,14 @@ struct One {
     sent: Vec<Envelope>,
     /// The same, from the beginning on.
     all: Vec<Envelope>,
-    orders: Vec<Order>,
+    orders: Vec<EntriesToSend>,
 }
 
 impl One {
     /// A founder of three that holds nothing.
     fn founder(mutants: Mutants) -> One {
         let membership = Membership::founding((1..=3).map(|n| (id(n), String::new())));
-        let base = Base { position: Position::ZERO, configured: Index::ZERO, membership };
+        let base = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
         One::begin(disk(1), HardState::default(), base, (Vec::new(), Vec::new()), mutants)
     }
 
@@ -51,7 +51,8 @@ impl One {
         }
         (membership.log_id, membership.log_agreed) = (Some(LOG), true);
         let hard_state = HardState { term: hard_state.term.max(Term(1)), ..hard_state };
-        let base = Base { position: Position::ZERO, configured: Index::ZERO, membership: Membership::default() };
+        let base =
+            SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: Membership::default() };
         let entries = vec![(Term(1), 50); entries as usize];
         One::begin(own, hard_state, base, (entries, vec![(Index(1), membership)]), mutants)
     }
@@ -59,7 +60,7 @@ impl One {
     fn begin(
         own: DiskId,
         hard_state: HardState,
-        base: Base,
+        base: SnapshotPoint,
         (entries, configurations): Remembered,
         mutants: Mutants,
     ) -> One {
@@ -108,13 +109,13 @@ impl One {
 
     /// Whether it just granted a vote, or a pre-vote.
     fn granted(&self) -> bool {
-        self.sent.iter().any(|envelope| matches!(envelope.message, Message::Vote { granted: true, .. }))
+        self.sent.iter().any(|envelope| matches!(envelope.message, Message::RequestVoteResponse { granted: true, .. }))
     }
 
     /// Campaigns, told yes by that node; in which term.
     fn campaigns(&mut self, (from, disk, void): (u64, DiskId, bool)) -> u64 {
         for _ in 0..40 {
-            for ask in [Ask::Pre, Ask::Real] {
+            for ask in [VoteKind::PreVote, VoteKind::Vote] {
                 if self.raft.leads() {
                     break;
                 }
@@ -124,7 +125,7 @@ impl One {
                     disk,
                     log,
                     term,
-                    Message::Vote { granted: true, void, ask, heard: LeaderTime::default() },
+                    Message::RequestVoteResponse { granted: true, void, ask, heard: LeaderTime::default() },
                 );
             }
             if self.raft.leads() {
@@ -138,7 +139,7 @@ impl One {
     /// That follower acknowledges everything up to there.
     fn acknowledges(&mut self, from: u64, matched: u64) {
         let (log, term) = (self.raft.membership().agreed_log(), self.raft.term().0);
-        self.hears_from(from, disk(from), log, term, Message::Appended { matched: Index(matched) });
+        self.hears_from(from, disk(from), log, term, Message::AppendResponse { matched: Index(matched) });
     }
 }
 
@@ -153,7 +154,7 @@ fn needs(mutant: Mutant, holds: impl Fn(Mutants) -> bool) {
 }
 
 fn ask(last: Position) -> Message {
-    Message::AskVote { last, ask: Ask::Real }
+    Message::RequestVote { last, ask: VoteKind::Vote }
 }
 
 #[test]
@@ -163,7 +164,7 @@ fn node_that_its_log_knows_by_another_disk_neither_campaigns_nor_votes() {
         one.hears(2, 2, ask(at(20, 1)));
         let voted = one.granted();
         one.pass(ms(2000));
-        !voted && !one.all.iter().any(|envelope| matches!(envelope.message, Message::AskVote { .. }))
+        !voted && !one.all.iter().any(|envelope| matches!(envelope.message, Message::RequestVote { .. }))
     });
 }
 
@@ -219,12 +220,12 @@ fn nobody_is_promoted_before_its_disk_is_named() {
         let mut one = first_leader(mutants);
         one.acknowledges(2, 1);
         one.acknowledges(2, 2);
-        let add = Change::Add { id: id(4), address: "d:4".into(), disk: None, prospect: Prospect::Stays };
+        let add = Change::Add { id: id(4), address: "d:4".into(), disk: None, prospect: PendingRole::Stays };
         one.raft.reconfigure(one.now, &add, true).unwrap();
         one.turn();
         one.acknowledges(2, 3);
         assert_eq!(one.raft.log().commit(), Index(3));
-        matches!(one.raft.reconfigure(one.now, &Change::Promote(id(4)), true), Err(Refusal::Unsound { .. }))
+        matches!(one.raft.reconfigure(one.now, &Change::Promote(id(4)), true), Err(Refusal::InvalidChange { .. }))
     });
 }
 
@@ -236,7 +237,7 @@ fn member_that_was_met_before_it_was_one_is_named_once_it_holds_its_configuratio
     one.acknowledges(2, 1);
     one.acknowledges(2, 2);
     one.raft.met(id(4), disk(4));
-    let add = Change::Add { id: id(4), address: "d:4".into(), disk: None, prospect: Prospect::Stays };
+    let add = Change::Add { id: id(4), address: "d:4".into(), disk: None, prospect: PendingRole::Stays };
     one.raft.reconfigure(one.now, &add, true).unwrap();
     one.turn();
     one.acknowledges(2, 3);
@@ -266,7 +267,7 @@ fn leader_of_another_log_is_not_heard() {
         for log in [None, Some(LogId(6))] {
             let entry = drave::codec::entry(at(1, 9), ClusterTime(0), Payload::Noop);
             let entries = vec![entry];
-            let append = Message::Append { prev: Position::ZERO, commit: Index::ZERO, probe: 0, entries };
+            let append = Message::AppendEntries { prev: Position::ZERO, commit: Index::ZERO, probe: 0, entries };
             one.hears_from(2, disk(2), log, 9, append);
             one.hears_from(3, disk(3), log, 9, ask(at(7, 9)));
         }
@@ -293,7 +294,7 @@ fn leader_of_a_log_that_is_not_agreed_says_which_it_is() {
 fn new_leader_begins_at_the_time_it_heard_and_no_later() {
     needs(Mutant::TimeFromEntriesAlone, |mutants| {
         let mut one = One::with_log(disk(1), HardState::default(), 10, mutants);
-        let beat = |ms| Message::Beat { commit: Index(10), round: Round(1), time: ClusterTime(ms) };
+        let beat = |ms| Message::Heartbeat { commit: Index(10), round: Round(1), time: ClusterTime(ms) };
         one.hears(2, 1, beat(40_000));
         one.hears(2, 1, beat(39_000));
         let heard = one.raft.cluster_time(one.now) == ClusterTime(40_000);
@@ -311,15 +312,15 @@ fn new_leader_begins_at_the_time_it_heard_and_no_later() {
 fn new_leader_begins_at_the_time_its_voters_heard() {
     needs(Mutant::IgnoreVotersTime, |mutants| {
         let mut one = One::with_log(disk(1), HardState::default(), 10, mutants);
-        one.hears(2, 1, Message::Beat { commit: Index(10), round: Round(1), time: ClusterTime(40_000) });
+        one.hears(2, 1, Message::Heartbeat { commit: Index(10), round: Round(1), time: ClusterTime(40_000) });
         one.pass(Duration::from_secs(3));
         assert!(!one.raft.leads());
         let term = one.raft.term().0;
-        for ask in [Ask::Pre, Ask::Real] {
+        for ask in [VoteKind::PreVote, VoteKind::Vote] {
             let heard = LeaderTime { term: Term(1), time: ClusterTime(50_000) };
-            one.hears(3, term, Message::Vote { granted: true, void: false, ask, heard });
+            one.hears(3, term, Message::RequestVoteResponse { granted: true, void: false, ask, heard });
             let term = one.raft.term().0;
-            one.hears(3, term, Message::Vote { granted: true, void: false, ask: Ask::Real, heard });
+            one.hears(3, term, Message::RequestVoteResponse { granted: true, void: false, ask: VoteKind::Vote, heard });
         }
         assert!(one.raft.leads());
         (ClusterTime(50_000)..ClusterTime(51_000)).contains(&one.raft.cluster_time(one.now))
@@ -331,13 +332,13 @@ fn new_leader_begins_at_the_time_its_voters_heard() {
 #[test]
 fn time_that_a_deposed_leader_counted_alone_ends_nothing() {
     let mut one = One::with_log(disk(1), HardState::default(), 10, Mutants::NONE);
-    one.hears(2, 1, Message::Beat { commit: Index(10), round: Round(1), time: ClusterTime(40_000) });
+    one.hears(2, 1, Message::Heartbeat { commit: Index(10), round: Round(1), time: ClusterTime(40_000) });
     let term = one.campaigns((2, disk(2), false));
     one.pass(Duration::from_secs(2));
     let alone = one.raft.cluster_time(one.now);
     assert!(alone > ClusterTime(40_100), "{alone:?}");
     let entry = drave::codec::entry(at(11, term + 1), ClusterTime(40_005), Payload::Noop);
-    let append = Message::Append { prev: at(10, 1), commit: Index(10), probe: 0, entries: vec![entry] };
+    let append = Message::AppendEntries { prev: at(10, 1), commit: Index(10), probe: 0, entries: vec![entry] };
     one.hears(3, term + 1, append);
     assert_eq!(one.raft.cluster_time(one.now), ClusterTime(40_005));
     one.campaigns((3, disk(3), false));
@@ -357,18 +358,28 @@ fn founder_that_holds_a_log_is_a_veto() {
                 disk(2),
                 None,
                 term,
-                Message::Vote { granted: true, void: true, ask: Ask::Pre, heard: LeaderTime::default() },
+                Message::RequestVoteResponse {
+                    granted: true,
+                    void: true,
+                    ask: VoteKind::PreVote,
+                    heard: LeaderTime::default(),
+                },
             );
             one.hears_from(
                 3,
                 disk(3),
                 Some(LOG),
                 term,
-                Message::Vote { granted: false, void: false, ask: Ask::Pre, heard: LeaderTime::default() },
+                Message::RequestVoteResponse {
+                    granted: false,
+                    void: false,
+                    ask: VoteKind::PreVote,
+                    heard: LeaderTime::default(),
+                },
             );
             one.pass(ms(100));
         }
-        !one.all.iter().any(|envelope| matches!(envelope.message, Message::AskVote { ask: Ask::Real, .. }))
+        !one.all.iter().any(|envelope| matches!(envelope.message, Message::RequestVote { ask: VoteKind::Vote, .. }))
     });
 }
 
@@ -410,7 +421,7 @@ fn with_a_loss(mutants: Mutants) -> One {
     let mut one = One::with_log(disk(1), HardState::default(), 30, mutants);
     let term = one.campaigns((2, disk(2), false));
     assert!(one.raft.leads());
-    one.hears(2, term, Message::Appended { matched: Index(31) });
+    one.hears(2, term, Message::AppendResponse { matched: Index(31) });
     assert_eq!(one.raft.log().commit(), Index(31));
     one.raft.lost(one.now, id(2));
     one.orders.clear();
@@ -418,7 +429,7 @@ fn with_a_loss(mutants: Mutants) -> One {
     let probe = one.orders.iter().find(|order| order.to == id(2)).expect("a probe").clone();
     assert_eq!((probe.prev.index, probe.probe > 0), (Index(31), true));
     one.orders.clear();
-    one.hears(2, term, Message::Conflict { refused: Index(31), hint: at(20, 1), probe: probe.probe });
+    one.hears(2, term, Message::AppendRejected { refused: Index(31), hint: at(20, 1), probe: probe.probe });
     one
 }
 
@@ -436,7 +447,7 @@ fn follower_that_lost_what_it_acknowledged_is_told_and_fed_again() {
     let term = one.raft.term().0;
     one.hears(2, term, Message::Promised { upto: at(31, term) });
     assert!(fed(&one), "it has promised, and is fed again");
-    let late = Message::Conflict { refused: Index(31), hint: at(20, 1), probe: 0 };
+    let late = Message::AppendRejected { refused: Index(31), hint: at(20, 1), probe: 0 };
     one.hears(2, term, late);
     assert!(!told(&one), "a refusal that comes late proves nothing");
 }
@@ -450,7 +461,7 @@ fn leader_that_cannot_commit_with_those_that_answer_steps_down() {
         for _ in 0..40 {
             one.pass(ms(100));
             let room = drave::consensus::room::Room::AMPLE;
-            one.hears(2, term, Message::Heard { round: Default::default(), seen: Index::ZERO, room });
+            one.hears(2, term, Message::HeartbeatResponse { round: Default::default(), seen: Index::ZERO, room });
         }
         !one.raft.leads()
     });

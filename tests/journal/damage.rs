@@ -4,7 +4,7 @@ use super::matrix::scripts;
 use super::world::*;
 use drave::disk::{Disk, Meter};
 use drave::sim::disk::{Crash, SimDisk};
-use drave::wal::{Fault, Journal, Options, Reading};
+use drave::wal::{Fault, Journal, Options, ReadMode};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::num::NonZeroUsize;
@@ -212,7 +212,7 @@ fn unreadable_sector_is_damage_with_file_and_offset() {
             disk.crash(&mut rng(), Crash::Kill);
             disk.lose_sector(&name, sector * 512);
             for threads in [1, 3] {
-                let reading = Reading { threads: NonZeroUsize::new(threads).unwrap(), meter: &Meter::default() };
+                let reading = ReadMode { threads: NonZeroUsize::new(threads).unwrap(), meter: &Meter::default() };
                 match Journal::read(disk.fork(), options.clone(), Some(&founding()), reading) {
                     // Behind the seal of a segment stands nothing.
                     Ok((_, recovered)) => ledger.clone().check(&recovered).unwrap(),
@@ -265,7 +265,7 @@ fn damage_to_what_a_recovery_believed_is_noticed_too() {
 /// What so many threads find on a disk, in words.
 fn found_by(threads: usize, disk: &SimDisk) -> Result<String, String> {
     let (meter, threads) = (Meter::default(), NonZeroUsize::new(threads).unwrap());
-    let reading = Reading { threads, meter: &meter };
+    let reading = ReadMode { threads, meter: &meter };
     let opened = Journal::read(disk.fork(), options(), Some(&founding()), reading);
     assert!(meter.done() <= meter.of(), "{meter:?}");
     match opened {

@@ -5,9 +5,9 @@ use drave::codec;
 use drave::disk::Disk;
 use drave::sim::disk::SimDisk;
 use drave::types::*;
-use drave::wal::format::{self, Frame, Kind, Opening, SegmentHeader};
-use drave::wal::scan::{Item, Scan};
-use drave::wal::{Journal, Options, side};
+use drave::wal::format::{self, Frame, Opening, RecordKind, SegmentHeader};
+use drave::wal::scan::{Scan, ScanItem};
+use drave::wal::{Journal, Options, sync_marker};
 
 const DOCUMENT: &str = include_str!("../../wal-format.md");
 
@@ -17,7 +17,7 @@ fn sample() -> (SimDisk, Bytes) {
     let disk = SimDisk::new();
     let node = NodeId::new(1).unwrap();
     let members = Membership::founding([(node, "127.0.0.1:7401".to_owned())]);
-    let founding = Base { position: Position::ZERO, configured: Index::ZERO, membership: members };
+    let founding = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: members };
     let ids = (ClusterId(0x6f2c_91aa_0d77_be21), DiskId(0x51c0_aa17_9a3c_11f0));
     let options = Options { segment_bytes: 4096, ..Options::new(node, ids.0, ids.1) };
     let (mut journal, _) = Journal::open(disk.clone(), options, Some(&founding)).unwrap();
@@ -72,9 +72,10 @@ fn the_dump_decodes_as_the_document_says() {
     assert_eq!((header.node.get(), header.number, header.flags), (1, 1, 0));
     let scan = Scan::new(bytes.clone(), header.salt(), Some(0));
     let frames: Vec<Frame> =
-        scan.map(|item| if let Item::Frame(frame) = item { frame } else { panic!("{item:?}") }).collect();
-    let said: Vec<(u64, usize, Kind)> = frames.iter().map(|frame| (frame.at, frame.body.len(), frame.kind)).collect();
-    use Kind::*;
+        scan.map(|item| if let ScanItem::Frame(frame) = item { frame } else { panic!("{item:?}") }).collect();
+    let said: Vec<(u64, usize, RecordKind)> =
+        frames.iter().map(|frame| (frame.at, frame.body.len(), frame.kind)).collect();
+    use RecordKind::*;
     let places = [(0x40, 80, Batch), (0xa0, 200, Open), (0x178, 80, Batch), (0x1d8, 48, Hard)];
     assert_eq!(said[..4], places);
     assert_eq!(said[4..], [(0x218, 32, Entry), (0x248, 35, Entry)]);
@@ -109,9 +110,14 @@ fn the_tables_say_what_the_code_does() {
     says(&["seal frame", &format!("{} bytes", format::SEAL_FRAME)]);
     says(&["segment size", &format!("{} MiB", Options::SEGMENT_BYTES >> 20)]);
     says(&["piece of a batch", &format!("{} MiB", Options::BATCH_BYTES >> 20)]);
-    says(&["side file", &format!("`{}`", side::NAME), &format!("{} slots", side::SLOTS), &number(side::SLOT)]);
+    says(&[
+        "side file",
+        &format!("`{}`", sync_marker::NAME),
+        &format!("{} slots", sync_marker::SLOTS),
+        &number(sync_marker::SLOT),
+    ]);
     says(&["header of an entry", &format!("{} bytes", codec::ENTRY_HEADER)]);
-    use Kind::*;
+    use RecordKind::*;
     let kinds = [
         (Batch, "batch"),
         (Open, "open"),
@@ -130,13 +136,13 @@ fn the_tables_say_what_the_code_does() {
 #[test]
 fn the_side_file_is_as_the_document_says() {
     let (disk, _) = sample();
-    let bytes = Bytes::from(disk.seen(side::NAME).unwrap());
-    assert_eq!(bytes.len(), side::SLOT * side::SLOTS);
-    let testimony = side::Testimony::read(&bytes, DiskId(0x51c0_aa17_9a3c_11f0));
+    let bytes = Bytes::from(disk.seen(sync_marker::NAME).unwrap());
+    assert_eq!(bytes.len(), sync_marker::SLOT * sync_marker::SLOTS);
+    let testimony = sync_marker::SyncMarker::read(&bytes, DiskId(0x51c0_aa17_9a3c_11f0));
     let place = testimony.place.unwrap();
     assert_eq!((place.segment, place.offset, place.last.index), (1, 640, Index(2)));
     assert_eq!(testimony.hard.unwrap().vote.map(|vote| vote.node), NodeId::new(1));
-    assert_eq!(files(&disk), ["0000000001.wal", side::NAME]);
+    assert_eq!(files(&disk), ["0000000001.wal", sync_marker::NAME]);
 }
 
 fn files(disk: &SimDisk) -> Vec<String> {

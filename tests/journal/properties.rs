@@ -4,10 +4,10 @@ use super::world::{entry, founding};
 use bytes::Bytes;
 use drave::codec;
 use drave::types::*;
-use drave::wal::format::{self, Batch, Flaw, Frame, Kind, Opening, Seal, SegmentHeader};
-use drave::wal::scan::{Item, Scan};
+use drave::wal::format::{self, Batch, Flaw, Frame, Opening, RecordKind, Seal, SegmentHeader};
+use drave::wal::scan::{Scan, ScanItem};
 use drave::wal::segment::{Marks, Segment};
-use drave::wal::side::Testimony;
+use drave::wal::sync_marker::SyncMarker;
 use proptest::prelude::*;
 
 fn header(number: u64) -> SegmentHeader {
@@ -31,7 +31,7 @@ fn segment(sizes: &[usize]) -> Bytes {
 
 fn good(bytes: &Bytes) -> Vec<Frame> {
     let scan = Scan::new(bytes.clone(), header(3).salt(), Some(0x1234));
-    scan.filter_map(|item| if let Item::Frame(frame) = item { Some(frame) } else { None }).collect()
+    scan.filter_map(|item| if let ScanItem::Frame(frame) = item { Some(frame) } else { None }).collect()
 }
 
 proptest! {
@@ -44,7 +44,7 @@ proptest! {
         prop_assert_eq!(batch.frames as usize, sizes.len());
         prop_assert_eq!(frames.last().unwrap().end(), 64 + batch.bytes);
         for ((index, size), frame) in (1..).zip(&sizes).zip(&frames[1..]) {
-            prop_assert_eq!(frame.kind, Kind::Entry);
+            prop_assert_eq!(frame.kind, RecordKind::Entry);
             let read = codec::read_entry(&mut codec::Reader::new(frame.body.clone()));
             prop_assert_eq!(read, Ok(entry(index, 1, *size)));
         }
@@ -86,7 +86,7 @@ proptest! {
         let _either = (Batch::read(&bytes), Opening::read(&bytes), Seal::read(&bytes));
         let _either = (format::read_hard(&bytes), format::read_base(&bytes));
         let _either = format::EntryHead::read(&bytes);
-        let _either = Testimony::read(&bytes, DiskId(9));
+        let _either = SyncMarker::read(&bytes, DiskId(9));
         let items = Scan::new(bytes.clone(), 1, None).count();
         prop_assert!(items <= 1);
         let _either = Frame::peek(&bytes, 1, bytes.len() as u64 / 2);

@@ -33,7 +33,7 @@ pub enum Step {
 #[derive(Clone, Debug)]
 enum Deed {
     Hard(HardState),
-    Base(Base),
+    Base(SnapshotPoint),
     Entry(Entry),
 }
 
@@ -65,8 +65,8 @@ pub fn members(count: u64) -> Membership {
     Membership::founding((1..=count).map(|id| (NodeId::new(id).unwrap(), format!("n{id}:1"))))
 }
 
-pub fn founding() -> Base {
-    Base { position: Position::ZERO, configured: Index::ZERO, membership: members(3) }
+pub fn founding() -> SnapshotPoint {
+    SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: members(3) }
 }
 
 pub fn entry(index: u64, term: u64, bytes: usize) -> Entry {
@@ -96,7 +96,7 @@ impl Step {
             }
             Step::Restart { index, term } => {
                 let position = Position::new(Index(index), Term(term));
-                write.base = Some(Base { position, configured: Index(index - 1), membership: members(2) });
+                write.base = Some(SnapshotPoint { position, configured: Index(index - 1), membership: members(2) });
             }
             Step::Sync | Step::Confirm | Step::Release(_) => return None,
         }

@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use drave::api::Op;
-use drave::apply::{Applier, Head, Piece};
+use drave::apply::{Applier, Piece, StateHeader};
 use drave::codec;
 use drave::limits::CHUNK_BYTES;
 use drave::machine::{Command, Kv};
 use drave::sim::disk::SimDisk;
 use drave::snapshot::format::{self, Chunks};
-use drave::snapshot::{Header, Kind, Store};
+use drave::snapshot::{ChunkKind, Header, Store};
 use drave::types::*;
 
 const DOCUMENT: &str = include_str!("../../wal-format.md");
@@ -17,8 +17,10 @@ const DOCUMENT: &str = include_str!("../../wal-format.md");
 fn applied() -> Applier<Kv> {
     let mut applier = Applier::new(Kv::new());
     let command = Command::Put { key: b"x", value: b"1" }.encode();
-    let ops =
-        [Op::Open { window: 8, ordered: false }, Op::Execute { session: SessionId(1), seq: 1, lowest: 1, command }];
+    let ops = [
+        Op::Open { window: 8, ordered: false },
+        Op::Execute { session: SessionId(1), seq: 1, first_outstanding: 1, command },
+    ];
     let entry = |(index, op): (u64, &Op)| {
         let position = Position::new(Index(index), Term(1));
         codec::entry(position, ClusterTime(250), Payload::Opaque(op.encode()))
@@ -46,8 +48,8 @@ fn sample() -> Bytes {
     let mut writer = store.writer(&header).unwrap();
     while let Some(piece) = applier.piece(CHUNK_BYTES) {
         match piece {
-            Piece::Sessions(bytes) => writer.put(Kind::Sessions, &bytes).unwrap(),
-            Piece::Machine(bytes) => writer.put(Kind::Machine, &bytes).unwrap(),
+            Piece::Sessions(bytes) => writer.put(ChunkKind::Sessions, &bytes).unwrap(),
+            Piece::Machine(bytes) => writer.put(ChunkKind::Machine, &bytes).unwrap(),
         }
     }
     writer.finish().unwrap().bytes().clone()
@@ -116,13 +118,13 @@ fn the_dump_is_a_state_to_go_on_from() {
     for chunk in Chunks::new(bytes, chain) {
         let chunk = chunk.unwrap();
         match chunk.kind {
-            Kind::Sessions => restoring.take(&Piece::Sessions(chunk.body)).unwrap(),
-            Kind::Machine => restoring.take(&Piece::Machine(chunk.body)).unwrap(),
-            Kind::End => {}
+            ChunkKind::Sessions => restoring.take(&Piece::Sessions(chunk.body)).unwrap(),
+            ChunkKind::Machine => restoring.take(&Piece::Machine(chunk.body)).unwrap(),
+            ChunkKind::End => {}
         }
     }
     let Header { position, time, digest, sessions, .. } = header;
-    let restored = restoring.finish(&Head { position, time, digest, sessions }).unwrap();
+    let restored = restoring.finish(&StateHeader { position, time, digest, sessions }).unwrap();
     assert_eq!(restored.machine().get(b"x"), Some(&b"1"[..]));
     assert_eq!(restored.digest(), applied().digest());
 }
@@ -141,7 +143,7 @@ fn the_tables_say_what_the_code_does() {
     says(&["header of a chunk", &format!("{} bytes", format::CHUNK_HEADER)]);
     says(&["body of a chunk", &format!("{} bytes", format::BODY_MAX)]);
     says(&["header of a snapshot", &format!("{} bytes", format::HEADER_MAX)]);
-    for (kind, name) in [(Kind::Sessions, "sessions"), (Kind::Machine, "machine"), (Kind::End, "end")] {
+    for (kind, name) in [(ChunkKind::Sessions, "sessions"), (ChunkKind::Machine, "machine"), (ChunkKind::End, "end")] {
         says(&[&format!("| {} | {name} |", kind as u8)]);
     }
 }

@@ -7,8 +7,8 @@ use drave::apply::Applier;
 use drave::codec;
 use drave::disk::Meter;
 use drave::machine::{Command, Kv};
-use drave::shelf::reviving::header;
-use drave::shelf::{Done, Job, Keeper, Reviving, bring_together, fault};
+use drave::shelf::restore::header;
+use drave::shelf::{Job, JobResult, Keeper, Reviving, bring_together, fault};
 use drave::sim::disk::{Crash, SimDisk, Stop};
 use drave::snapshot::{Snapshot, Store};
 use drave::types::*;
@@ -59,7 +59,7 @@ fn entry(index: u64) -> Entry {
     let command = Command::Put { key: &key, value: &value }.encode();
     let op = match index {
         1 => Op::Open { window: 64, ordered: false },
-        _ => Op::Execute { session: SessionId(1), seq: index, lowest: index, command },
+        _ => Op::Execute { session: SessionId(1), seq: index, first_outstanding: index, command },
     };
     codec::entry(position(index), ClusterTime(index * 10), Payload::Opaque(op.encode()))
 }
@@ -116,7 +116,7 @@ struct Up {
 
 fn boot(disks: &Disks) -> Result<(Up, Recovered, Option<Snapshot>)> {
     let options = Options { segment_bytes: 2048, batch_bytes: 700, ..Options::new(node(), CLUSTER, DiskId(9)) };
-    let founding = Base { position: Position::ZERO, configured: Index::ZERO, membership: membership() };
+    let founding = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: membership() };
     let (mut journal, mut recovered) = Journal::open(disks.0[0].clone(), options, Some(&founding))?;
     let store = Store::open(disks.0[1].clone(), CLUSTER).map_err(fault)?;
     let newest = store.newest().map_err(fault)?;
@@ -159,7 +159,7 @@ fn start(disks: &Disks, promise: &mut Promise) -> std::result::Result<Up, String
 }
 
 impl Up {
-    fn write(&mut self, base: Option<Base>, entries: Vec<Entry>) -> Result<()> {
+    fn write(&mut self, base: Option<SnapshotPoint>, entries: Vec<Entry>) -> Result<()> {
         self.writes += 1;
         let hard_state = Some(HardState { term: Term(50), ..HardState::default() });
         self.journal.append(&Write { id: WriteId(self.writes), hard_state, base, entries })?;
@@ -196,7 +196,7 @@ impl Up {
                 }
                 self.keeper.carry_out(Job::Finish)?;
                 let done = self.keeper.carry_out(Job::Verify)?;
-                assert!(matches!(done, Done::Taken(Some(_))), "{done:?}");
+                assert!(matches!(done, JobResult::Taken(Some(_))), "{done:?}");
                 self.applier.thaw();
             }
             Deed::Release(upto) => self.journal.release(position(upto))?,
@@ -231,8 +231,8 @@ impl Up {
             let bytes = file.bytes().slice(at..(at + 333).min(upto));
             let job = Job::Receive { from, snapshot: position(index), total: total as u64, offset: at as u64, bytes };
             match self.keeper.carry_out(job)? {
-                Done::Received { next, .. } => at = next as usize,
-                Done::Arrived(snapshot) => return Ok(Some(snapshot)),
+                JobResult::Received { next, .. } => at = next as usize,
+                JobResult::Arrived(snapshot) => return Ok(Some(snapshot)),
                 done => panic!("{done:?}"),
             }
         }
@@ -252,7 +252,7 @@ fn published(index: u64) -> Snapshot {
     }
     keeper.carry_out(Job::Finish).unwrap();
     match keeper.carry_out(Job::Verify).unwrap() {
-        Done::Taken(Some(snapshot)) => snapshot,
+        JobResult::Taken(Some(snapshot)) => snapshot,
         done => panic!("{done:?}"),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::world::*;
 use drave::sim::disk::{Crash, SimDisk, Stop};
-use drave::snapshot::{Fault, Kind, Store};
+use drave::snapshot::{ChunkKind, Fault, Store};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -145,7 +145,7 @@ fn pruning_spares_the_newest_whatever_it_is_told() {
     assert!(store.prune(position(7)).is_err(), "and there");
     assert_eq!(store.list().unwrap().len(), 2);
     let mut writer = store.writer(&header(8)).unwrap();
-    writer.put(Kind::Machine, b"x").unwrap();
+    writer.put(ChunkKind::Machine, b"x").unwrap();
     assert!(writer.written() > 100);
     assert_eq!(store.prune(position(5)).unwrap(), Vec::<String>::new(), "what is under way stays");
     writer.finish().unwrap();

@@ -1,7 +1,7 @@
 //! Scripts of what is done to a directory of snapshots, and what must hold whatever becomes of it.
 
 use drave::sim::disk::{Crash, SimDisk};
-use drave::snapshot::{Fault, Header, Kind, Newest, Snapshot, Store};
+use drave::snapshot::{ChunkKind, Fault, Header, Newest, Snapshot, Store};
 use drave::types::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -43,10 +43,10 @@ pub enum Step {
 }
 
 /// What the snapshot of that index holds: some sessions, more machine.
-pub fn pieces(index: u64, bytes: usize) -> Vec<(Kind, Vec<u8>)> {
+pub fn pieces(index: u64, bytes: usize) -> Vec<(ChunkKind, Vec<u8>)> {
     let body =
         |n: usize| (0..bytes / 2 + n % 3 * bytes / 3).map(|at| (at as u64 * 31 + index + n as u64) as u8).collect();
-    let kind = |n| if n < 2 { Kind::Sessions } else { Kind::Machine };
+    let kind = |n| if n < 2 { ChunkKind::Sessions } else { ChunkKind::Machine };
     (0..9).map(|n| (kind(n), body(n))).collect()
 }
 
@@ -105,7 +105,7 @@ pub fn run(disk: &SimDisk, script: &[Step], ledger: &mut Ledger) -> Result<(), F
             }
             Step::GiveUp(index, bytes) => {
                 let mut writer = store.writer(&header(index))?;
-                writer.put(Kind::Sessions, &vec![7; bytes])?;
+                writer.put(ChunkKind::Sessions, &vec![7; bytes])?;
                 writer.abandon()?;
             }
             Step::Receive(index, bytes) => {

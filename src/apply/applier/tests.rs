@@ -32,11 +32,11 @@ impl StateMachine for Counter {
         self.1 = Some(self.0);
     }
 
-    fn piece(&mut self, _bytes: usize) -> Option<Bytes> {
+    fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
         self.1.take().map(|count| Bytes::copy_from_slice(&count.to_le_bytes()))
     }
 
-    fn thaw(&mut self) {
+    fn end_snapshot(&mut self) {
         self.1 = None;
     }
 
@@ -91,7 +91,9 @@ fn entries(steps: &[Step]) -> Vec<Entry> {
             Step::OpenOrdered(window) => Payload::Opaque(Op::Open { window: *window, ordered: true }.encode()),
             Step::Execute(nth, seq, lowest, size) => {
                 let command = Bytes::from(vec![*size; usize::from(*size)]);
-                Payload::Opaque(Op::Execute { session: session(*nth), seq: *seq, lowest: *lowest, command }.encode())
+                Payload::Opaque(
+                    Op::Execute { session: session(*nth), seq: *seq, first_outstanding: *lowest, command }.encode(),
+                )
             }
             Step::Close(nth) => Payload::Opaque(Op::Close { session: session(*nth) }.encode()),
             Step::Noop => Payload::Noop,
@@ -150,16 +152,16 @@ impl Model {
                 self.known.remove(&session.0);
                 Outcome::Closed
             }
-            Ok(Op::Execute { session, seq, lowest, command }) => {
+            Ok(Op::Execute { session, seq, first_outstanding: lowest, command }) => {
                 let context = Context { index: entry.position.index, term: entry.position.term, time: entry.time };
-                let Some(known) = self.known.get_mut(&session.0) else { return Some(Outcome::Lapsed) };
+                let Some(known) = self.known.get_mut(&session.0) else { return Some(Outcome::SessionExpired) };
                 (known.used, known.time, known.lowest) = (index, now, known.lowest.max(lowest));
                 let floor = known.lowest;
                 known.answers.retain(|seq, _| *seq >= floor);
                 if seq < floor {
-                    Outcome::Forgotten
+                    Outcome::ResponseDiscarded
                 } else if seq >= floor + known.window {
-                    Outcome::Overrun
+                    Outcome::WindowExceeded
                 } else if let Some(answer) = known.answers.get(&seq) {
                     super::outcome(answer.clone(), true)
                 } else if known.ordered && (known.executed + 1..seq).any(|before| before >= floor) {
@@ -258,8 +260,8 @@ fn ordered(numbers: &[(u64, u64)]) -> Vec<&'static str> {
         Outcome::Executed { duplicate: false, .. } => "executed",
         Outcome::Executed { duplicate: true, .. } => "again",
         Outcome::OutOfOrder => "out of order",
-        Outcome::Forgotten => "forgotten",
-        Outcome::Overrun => "overrun",
+        Outcome::ResponseDiscarded => "forgotten",
+        Outcome::WindowExceeded => "overrun",
         other => panic!("{other:?}"),
     };
     report.outcomes[1..].iter().map(word).collect()
@@ -294,7 +296,7 @@ fn told(applier: &mut Applier<Counter>, bytes: usize) -> Vec<Piece> {
     std::iter::from_fn(|| applier.piece(bytes)).collect()
 }
 
-fn restored(from: &Applier<Counter>, head: &Head, pieces: &[Piece]) -> Result<Applier<Counter>, Malformed> {
+fn restored(from: &Applier<Counter>, head: &StateHeader, pieces: &[Piece]) -> Result<Applier<Counter>, Malformed> {
     let mut restoring = from.restoring();
     pieces.iter().try_for_each(|piece| restoring.take(piece))?;
     restoring.finish(head)
@@ -379,7 +381,7 @@ proptest! {
             flipped
         }).collect();
         prop_assert!(restored(&applier, &head, &flipped).is_err());
-        let other = Head { digest: head.digest ^ 1, ..head };
+        let other = StateHeader { digest: head.digest ^ 1, ..head };
         prop_assert!(restored(&applier, &other, &pieces).is_err());
         prop_assert!(restored(&applier, &head, &pieces[..pieces.len() - 1]).is_err() || applier.machine().0 == 0);
     }
@@ -455,12 +457,12 @@ impl StateMachine for Leases {
         self.frozen = Some(self.ends.clone());
     }
 
-    fn piece(&mut self, _bytes: usize) -> Option<Bytes> {
+    fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
         let (name, end) = self.frozen.as_mut()?.pop_first()?;
         Some([&end.to_le_bytes()[..], &name].concat().into())
     }
 
-    fn thaw(&mut self) {
+    fn end_snapshot(&mut self) {
         self.frozen = None;
     }
 
@@ -488,7 +490,7 @@ fn lease_that_is_over_in_its_own_entry_is_restored() {
     let session = SessionId(1);
     let lease = |index: u64, ms: i64| {
         let command = [&ms.to_le_bytes()[..], &[index as u8]].concat().into();
-        entry(index, Op::Execute { session, seq: index - 1, lowest: index - 1, command })
+        entry(index, Op::Execute { session, seq: index - 1, first_outstanding: index - 1, command })
     };
     for ms in [0, -500, 3] {
         let mut original = Applier::new(Leases::default());

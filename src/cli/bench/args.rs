@@ -1,8 +1,8 @@
 //! What `drave bench` takes.
 
-use super::failover::Story;
+use super::failover::FailoverScenario;
 use crate::cli::cluster::Cluster;
-use crate::cli::trouble::Trouble;
+use crate::cli::failure::CliError;
 use bytesize::ByteSize;
 use clap::builder::ArgPredicate::IsPresent;
 use clap::{Args, ValueEnum};
@@ -15,10 +15,10 @@ pub struct Bench {
     /// What to measure
     #[arg(value_enum, required = false, required_unless_present_any = ["scenario", "results"])]
     #[arg(default_value_ifs([("scenario", IsPresent, Some("incr")), ("results", IsPresent, Some("put"))]))]
-    pub what: What,
+    pub what: Workload,
     /// What happens meanwhile, in a cluster of its own
     #[command(flatten)]
-    pub story: Story,
+    pub story: FailoverScenario,
     /// How many connections
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub clients: u64,
@@ -98,11 +98,11 @@ impl Bench {
     }
 
     /// Whether it is asked for a picture of what has none; if so, what to say.
-    pub fn check_pictures(&self) -> Result<(), Trouble> {
+    pub fn check_pictures(&self) -> Result<(), CliError> {
         let what = match (self.story.scenario, self.what) {
             (Some(_), _) => "bench --scenario".to_owned(),
-            (None, What::Disk | What::Net) => format!("bench {}", self.what.name()),
-            (None, What::Put | What::Get | What::Mixed | What::Incr) => return Ok(()),
+            (None, Workload::Disk | Workload::Net) => format!("bench {}", self.what.name()),
+            (None, Workload::Put | Workload::Get | Workload::Mixed | Workload::Incr) => return Ok(()),
         };
         let asked = [
             ("--report", self.report.is_some()),
@@ -114,12 +114,12 @@ impl Bench {
             "{name} is for put, get, mixed and incr: {what} says what it has to say in figures. Nothing was run.\n  \
              without {name}, and with -o json > FILE to keep them"
         );
-        Err(Trouble { what, code: 2 })
+        Err(CliError { what, code: 2 })
     }
 
     /// Whether it writes more than a cluster can be expected to hold; if so, what to say.
-    pub fn check(&self) -> Result<(), Trouble> {
-        let writes = matches!(self.what, What::Put | What::Mixed);
+    pub fn check(&self) -> Result<(), CliError> {
+        let writes = matches!(self.what, Workload::Put | Workload::Mixed);
         if !writes || self.large || self.state() <= STATE_MAX {
             return Ok(());
         }
@@ -128,13 +128,13 @@ impl Bench {
             "{keys} keys with values of {value} bytes are {state}, which every node holds in memory. Nothing was \
              written.\n  fewer --keys, smaller --value-size, or --large if that is meant"
         );
-        Err(Trouble { what, code: 2 })
+        Err(CliError { what, code: 2 })
     }
 }
 
 /// What to measure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum What {
+pub enum Workload {
     /// Sets keys.
     Put,
     /// Reads keys, linearizable.
@@ -149,16 +149,16 @@ pub enum What {
     Net,
 }
 
-impl What {
+impl Workload {
     /// Its word.
     pub fn name(self) -> &'static str {
         match self {
-            What::Put => "put",
-            What::Get => "get",
-            What::Mixed => "mixed",
-            What::Incr => "incr",
-            What::Disk => "disk",
-            What::Net => "net",
+            Workload::Put => "put",
+            Workload::Get => "get",
+            Workload::Mixed => "mixed",
+            Workload::Incr => "incr",
+            Workload::Disk => "disk",
+            Workload::Net => "net",
         }
     }
 }

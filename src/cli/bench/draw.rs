@@ -3,7 +3,7 @@
 //! Grey ink and colours of middling lightness: they are read on white and on black, so that a page can be either.
 
 use super::axis::Axis;
-use super::outcome::{Outcome, Second};
+use super::outcome::{RunResult, Second};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::error::Error;
@@ -60,7 +60,7 @@ const TICKS_UP: usize = 9;
 const LATENCY: &str = "latency, logarithmic";
 
 /// One line of a graph.
-struct Line {
+struct Series {
     points: Vec<(f64, f64)>,
     colour: RGBAColor,
 }
@@ -76,7 +76,7 @@ struct Frame {
     dots: Vec<(f64, f64, String)>,
 }
 
-fn graph(lines: &[Line], frame: &Frame) -> Picture {
+fn graph(lines: &[Series], frame: &Frame) -> Picture {
     let (mut svg, size) = (String::new(), frame.screen.words());
     {
         let area = SVGBackend::with_string(&mut svg, frame.screen.size()).into_drawing_area();
@@ -99,7 +99,7 @@ fn graph(lines: &[Line], frame: &Frame) -> Picture {
             .x_desc(frame.xs.what)
             .y_desc(frame.ys.what)
             .draw()?;
-        for Line { points, colour } in lines {
+        for Series { points, colour } in lines {
             chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?;
         }
         let dotted = |(x, y, _): &(f64, f64, String)| Circle::new((*x, *y), 4, RUNS[0].filled());
@@ -179,15 +179,15 @@ fn logged(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
 }
 
 /// The distribution of a run, as far as there are samples: beyond one in all of them nothing is known.
-fn distribution(run: &Outcome) -> Vec<(f64, f64)> {
+fn distribution(run: &RunResult) -> Vec<(f64, f64)> {
     let end = if run.total > 0 { (run.total as f64).log10() } else { f64::INFINITY };
     logged(run.curve.iter().map(|(share, us)| (nines(*share).min(end), *us)))
 }
 
 /// Latency by percentile, of both runs if there are two.
-pub fn percentiles(runs: &[Outcome], screen: Screen) -> Picture {
-    let line = |(run, colour): (&Outcome, RGBColor)| Line { points: distribution(run), colour: colour.mix(1.0) };
-    let lines: Vec<Line> = runs.iter().zip(RUNS).map(line).collect();
+pub fn percentiles(runs: &[RunResult], screen: Screen) -> Picture {
+    let line = |(run, colour): (&RunResult, RGBColor)| Series { points: distribution(run), colour: colour.mix(1.0) };
+    let lines: Vec<Series> = runs.iter().zip(RUNS).map(line).collect();
     let most = lines.iter().flat_map(|line| &line.points).map(|(x, _)| *x).fold(1.0, f64::max);
     let half = nines(0.5);
     let first = if screen == Screen::Wide { Some(0.0) } else { None };
@@ -203,28 +203,29 @@ pub fn percentiles(runs: &[Outcome], screen: Screen) -> Picture {
 }
 
 /// Latency over time, the middle and the tail of each second; and when another node came to lead.
-pub fn latency_over_time(runs: &[Outcome], screen: Screen) -> Picture {
-    let of = |run: &Outcome, of: fn(&Second) -> f64| logged(run.series.iter().map(|second| (second.at_s, of(second))));
+pub fn latency_over_time(runs: &[RunResult], screen: Screen) -> Picture {
+    let of =
+        |run: &RunResult, of: fn(&Second) -> f64| logged(run.series.iter().map(|second| (second.at_s, of(second))));
     let lines = runs.iter().zip(RUNS).flat_map(|(run, colour)| {
         let (tail, middle) = (of(run, |second| second.p99_us), of(run, |second| second.p50_us));
-        [Line { points: tail, colour: colour.mix(FAINT) }, Line { points: middle, colour: colour.mix(1.0) }]
+        [Series { points: tail, colour: colour.mix(FAINT) }, Series { points: middle, colour: colour.mix(1.0) }]
     });
-    let lines: Vec<Line> = lines.collect();
+    let lines: Vec<Series> = lines.collect();
     let all = runs.iter().flat_map(|run| &run.series);
     let ys = latencies(all.flat_map(|second| [second.p50_us, second.p99_us]));
     over_time(runs, &lines, ys, screen)
 }
 
 /// Throughput over time, and when another node came to lead.
-pub fn throughput_over_time(runs: &[Outcome], screen: Screen) -> Picture {
+pub fn throughput_over_time(runs: &[RunResult], screen: Screen) -> Picture {
     let most = runs.iter().flat_map(|run| &run.series).map(|second| second.ops_per_s).fold(1.0, f64::max);
-    let points = |run: &Outcome| run.series.iter().map(|second| (second.at_s, second.ops_per_s)).collect();
-    let line = |(run, colour): (&Outcome, RGBColor)| Line { points: points(run), colour: colour.mix(1.0) };
-    let lines: Vec<Line> = runs.iter().zip(RUNS).map(line).collect();
+    let points = |run: &RunResult| run.series.iter().map(|second| (second.at_s, second.ops_per_s)).collect();
+    let line = |(run, colour): (&RunResult, RGBColor)| Series { points: points(run), colour: colour.mix(1.0) };
+    let lines: Vec<Series> = runs.iter().zip(RUNS).map(line).collect();
     over_time(runs, &lines, Axis::linear(most * 1.1, TICKS_UP, count, "requests a second"), screen)
 }
 
-fn over_time(runs: &[Outcome], lines: &[Line], ys: Axis, screen: Screen) -> Picture {
+fn over_time(runs: &[RunResult], lines: &[Series], ys: Axis, screen: Screen) -> Picture {
     let end = runs.iter().filter_map(|run| run.series.last()).map(|second| second.at_s).fold(1.0, f64::max);
     let frame = Frame {
         screen,
@@ -237,14 +238,14 @@ fn over_time(runs: &[Outcome], lines: &[Line], ys: Axis, screen: Screen) -> Pict
 }
 
 /// What latency a throughput costs, from one step of a sweep to the next; each is named by how many clients it had.
-pub fn sweep(steps: &[Outcome], screen: Screen) -> Picture {
-    let of = |of: fn(&Outcome) -> f64| logged(steps.iter().map(|step| (step.ops_per_s, of(step))));
+pub fn sweep(steps: &[RunResult], screen: Screen) -> Picture {
+    let of = |of: fn(&RunResult) -> f64| logged(steps.iter().map(|step| (step.ops_per_s, of(step))));
     let lines = [
-        Line { points: of(|step| step.p99_us), colour: RUNS[0].mix(FAINT) },
-        Line { points: of(|step| step.p50_us), colour: RUNS[0].mix(1.0) },
+        Series { points: of(|step| step.p99_us), colour: RUNS[0].mix(FAINT) },
+        Series { points: of(|step| step.p50_us), colour: RUNS[0].mix(1.0) },
     ];
     let named = steps.iter().filter(|step| step.p50_us > 0.0);
-    let name = |step: &Outcome| step.config["clients"].as_u64().map_or(String::new(), |clients| clients.to_string());
+    let name = |step: &RunResult| step.config["clients"].as_u64().map_or(String::new(), |clients| clients.to_string());
     let most = steps.iter().map(|step| step.ops_per_s).fold(1.0, f64::max);
     let frame = Frame {
         screen,
@@ -281,18 +282,18 @@ mod tests {
     #[test]
     fn a_line_ends_where_there_are_no_more_samples() {
         let run =
-            Outcome { total: 1000, curve: vec![(0.5, 1.0), (0.999, 2.0), (0.999_999, 3.0)], ..Outcome::default() };
+            RunResult { total: 1000, curve: vec![(0.5, 1.0), (0.999, 2.0), (0.999_999, 3.0)], ..RunResult::default() };
         assert!(distribution(&run).iter().all(|(x, _)| *x <= 3.0));
     }
 
     #[test]
     fn every_name_is_whole_and_each_step_says_how_many_clients_it_had() {
-        let step = |clients: u64| Outcome {
+        let step = |clients: u64| RunResult {
             ops_per_s: 1000.0 * clients as f64,
             p50_us: 398.0,
             p99_us: 6310.0,
             config: serde_json::json!({ "clients": clients }),
-            ..Outcome::default()
+            ..RunResult::default()
         };
         for screen in [Screen::Wide, Screen::Narrow] {
             let drawn = sweep(&[step(17), step(64)], screen).unwrap();
@@ -302,14 +303,14 @@ mod tests {
                 assert!(words.contains(&word), "{word}: {drawn}");
             }
             let second = |s: u32| Second { at_s: f64::from(s), p50_us: 900.0, p99_us: 950.0, ..Second::default() };
-            let run = Outcome { series: (1..=5).map(second).collect(), ..Outcome::default() };
+            let run = RunResult { series: (1..=5).map(second).collect(), ..RunResult::default() };
             assert!(latency_over_time(&[run], screen).unwrap().lines().any(|line| line.trim() == "5 s"));
         }
     }
 
     #[test]
     fn nothing_at_all_can_be_drawn() {
-        let nothing = [Outcome::default()];
+        let nothing = [RunResult::default()];
         for screen in [Screen::Wide, Screen::Narrow] {
             for draw in [percentiles, latency_over_time, throughput_over_time, sweep] {
                 assert!(draw(&nothing, screen).unwrap().starts_with("<svg"));

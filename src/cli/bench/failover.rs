@@ -9,8 +9,8 @@ use super::gaps::{Gap, Gaps, measure};
 use super::report::build;
 use super::steady::{Ack, Pace, Steady, Sum};
 use super::trio::Trio;
+use crate::cli::failure::CliError;
 use crate::cli::output::outln;
-use crate::cli::trouble::Trouble;
 use clap::{Args, ValueEnum};
 use rustix::process::Signal;
 use serde_json::json;
@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// What happens while it is measured.
 #[derive(Args, Clone, Debug)]
-pub struct Story {
+pub struct FailoverScenario {
     /// Runs a cluster of its own, and lets something happen to it; --rate, --clients, --inflight and -o apply
     #[arg(long, value_enum)]
     pub scenario: Option<Scenario>,
@@ -99,7 +99,7 @@ impl Which {
 }
 
 /// `drave bench --scenario failover`.
-pub fn run(args: &Bench) -> Result<(), Trouble> {
+pub fn run(args: &Bench) -> Result<(), CliError> {
     let pace =
         Pace { rate: args.rate.unwrap_or(RATE), clients: args.clients as usize, inflight: args.inflight as usize };
     if build() == "debug" {
@@ -138,9 +138,9 @@ pub fn run(args: &Bench) -> Result<(), Trouble> {
 }
 
 /// All runs of a fault, in a cluster that is not used for another.
-fn runs(fault: Which, runs: u64, pace: Pace) -> Result<(Gaps, Sum), Trouble> {
+fn runs(fault: Which, runs: u64, pace: Pace) -> Result<(Gaps, Sum), CliError> {
     let mut trio = Trio::start(fault.name(), fault == Which::Isolate)?;
-    let sockets = |error: std::io::Error| Trouble { what: format!("sockets: {error}"), code: 74 };
+    let sockets = |error: std::io::Error| CliError { what: format!("sockets: {error}"), code: 74 };
     let load = Steady::start(&trio.endpoints, pace).map_err(sockets)?;
     let mut gaps = Gaps::default();
     for run in 1..=runs {
@@ -156,7 +156,7 @@ fn runs(fault: Which, runs: u64, pace: Pace) -> Result<(Gaps, Sum), Trouble> {
 }
 
 /// One run: a steady time, the fault, and all that follows, until the cluster can be mended.
-fn once(fault: Which, trio: &mut Trio, load: &Steady, pace: Pace) -> Result<Gap, Trouble> {
+fn once(fault: Which, trio: &mut Trio, load: &Steady, pace: Pace) -> Result<Gap, CliError> {
     let (leader, followers) = trio.roles()?;
     let follower = followers[rand::random_range(0..followers.len())];
     let victim = if fault == Which::KillFollower { follower } else { leader };
@@ -175,7 +175,7 @@ fn once(fault: Which, trio: &mut Trio, load: &Steady, pace: Pace) -> Result<Gap,
     let until = Instant::now();
     if matches!(fault, Which::Freeze | Which::Isolate) && trio.roles()?.0 == victim {
         let what = format!("n{victim} leads on, as if nothing had happened: {} did not work", fault.name());
-        return Err(Trouble { what, code: 70 });
+        return Err(CliError { what, code: 70 });
     }
     match fault {
         Which::Freeze => trio.signal(victim, Signal::CONT)?,
@@ -189,12 +189,12 @@ fn once(fault: Which, trio: &mut Trio, load: &Steady, pace: Pace) -> Result<Gap,
 }
 
 /// The same trouble, and where to look why.
-fn with_logs(trouble: Trouble, trio: &Trio) -> Trouble {
-    Trouble { what: format!("{} · {}", trouble.what, trio.where_logs_are()), ..trouble }
+fn with_logs(trouble: CliError, trio: &Trio) -> CliError {
+    CliError { what: format!("{} · {}", trouble.what, trio.where_logs_are()), ..trouble }
 }
 
 /// Waits until writes flow again; collects what was acknowledged.
-fn flowing(load: &Steady, pace: Pace, since: Instant, acks: &mut Vec<Ack>) -> Result<(), Trouble> {
+fn flowing(load: &Steady, pace: Pace, since: Instant, acks: &mut Vec<Ack>) -> Result<(), CliError> {
     let enough = (pace.rate as f64 * FLOWING.as_secs_f64() / 2.0).max(1.0) as usize;
     loop {
         std::thread::sleep(LOOK);
@@ -207,7 +207,7 @@ fn flowing(load: &Steady, pace: Pace, since: Instant, acks: &mut Vec<Ack>) -> Re
         if since.elapsed() > GIVE_UP {
             let what =
                 format!("writes did not come back within {GIVE_UP:?}\n  was the rate too high for this machine?");
-            return Err(Trouble { what, code: 1 });
+            return Err(CliError { what, code: 1 });
         }
     }
 }

@@ -1,14 +1,14 @@
 //! Puts a load on a cluster, closed or open loop, and measures it.
 
-use super::args::{Bench, Dist, What};
-use super::outcome::Outcome;
+use super::args::{Bench, Dist, Workload};
+use super::outcome::RunResult;
 use super::page;
 use super::report::{self, Run};
 use super::sweep;
 use super::verify::Ledger;
 use crate::api::Consistency;
 use crate::cli::cluster::Cluster;
-use crate::cli::trouble::Trouble;
+use crate::cli::failure::CliError;
 use crate::client::{Completion, Fleet, Mux, MuxOptions, Result as Came};
 use crate::machine::KIND;
 use crate::machine::words::{Answer, Command, Query};
@@ -60,10 +60,10 @@ impl Generator {
 
     fn input(&mut self) -> Input {
         match self.args.what {
-            What::Get => Input::Get,
-            What::Mixed if self.rng.random::<f64>() < self.args.read_ratio => Input::Get,
-            What::Incr => Input::Incr(1),
-            What::Put | What::Mixed | What::Disk | What::Net => {
+            Workload::Get => Input::Get,
+            Workload::Mixed if self.rng.random::<f64>() < self.args.read_ratio => Input::Get,
+            Workload::Incr => Input::Incr(1),
+            Workload::Put | Workload::Mixed | Workload::Disk | Workload::Net => {
                 self.written += 1;
                 // Every value is another, so that a stale one is known for what it is.
                 let number = self.written.to_le_bytes();
@@ -85,9 +85,9 @@ fn ask(mux: &mut Mux, name: &Bytes, input: &Input, tag: u64) {
 }
 
 /// `drave bench put|get|mixed|incr`.
-pub fn run(args: &Bench) -> Result<(), Trouble> {
+pub fn run(args: &Bench) -> Result<(), CliError> {
     if !args.results.is_empty() {
-        let runs = args.results.iter().map(|path| Outcome::read(path)).collect::<Result<Vec<_>, _>>()?;
+        let runs = args.results.iter().map(|path| RunResult::read(path)).collect::<Result<Vec<_>, _>>()?;
         return draw(args, &runs);
     }
     if !args.sweep.is_empty() {
@@ -99,20 +99,20 @@ pub fn run(args: &Bench) -> Result<(), Trouble> {
     verdict.and(drawn)
 }
 
-fn draw(args: &Bench, runs: &[Outcome]) -> Result<(), Trouble> {
+fn draw(args: &Bench, runs: &[RunResult]) -> Result<(), CliError> {
     args.report.as_deref().map_or(Ok(()), |path| page::of_runs(path, runs))
 }
 
 /// One run: what came of it, if it came to an end, and what is thought of it.
-pub fn measure(args: &Bench) -> (Option<Outcome>, Result<(), Trouble>) {
+pub fn measure(args: &Bench) -> (Option<RunResult>, Result<(), CliError>) {
     let mut outcome = None;
     let verdict = put_on(args, &mut outcome);
     (outcome, verdict)
 }
 
-fn put_on(args: &Bench, outcome: &mut Option<Outcome>) -> Result<(), Trouble> {
+fn put_on(args: &Bench, outcome: &mut Option<RunResult>) -> Result<(), CliError> {
     args.check()?;
-    let io = |error: std::io::Error| Trouble { what: format!("sockets: {error}"), code: 74 };
+    let io = |error: std::io::Error| CliError { what: format!("sockets: {error}"), code: 74 };
     let before = report::look(args);
     report::head(args, &before)?;
     let options =
@@ -127,8 +127,8 @@ fn put_on(args: &Bench, outcome: &mut Option<Outcome>) -> Result<(), Trouble> {
         written: 0,
     };
     let ledger = match (args.verify, args.what) {
-        (true, What::Incr) => Ledger::Counters(BTreeMap::new()),
-        (true, What::Mixed) => {
+        (true, Workload::Incr) => Ledger::Counters(BTreeMap::new()),
+        (true, Workload::Mixed) => {
             Ledger::Operations { began: Instant::now(), history: History::default(), under_way: BTreeMap::new() }
         }
         _ => Ledger::Off,
@@ -141,8 +141,8 @@ fn put_on(args: &Bench, outcome: &mut Option<Outcome>) -> Result<(), Trouble> {
         judge(args, &load.ledger, &generator).and_then(|()| report::slo(args, &load.run))
     });
     // However it ended: what filled a disk must not stay there.
-    let cleaned = if args.keep || args.what == What::Get { Ok(()) } else { clean_up(args, &generator) };
-    if let (Err(_), Err(Trouble { what, .. })) = (&verdict, &cleaned) {
+    let cleaned = if args.keep || args.what == Workload::Get { Ok(()) } else { clean_up(args, &generator) };
+    if let (Err(_), Err(CliError { what, .. })) = (&verdict, &cleaned) {
         eprintln!("warning: its keys are still there: {what}");
     }
     verdict.and(cleaned)
@@ -160,7 +160,7 @@ struct Load<'a> {
     ledger: Ledger,
     run: Run,
     measuring: bool,
-    trouble: Option<Trouble>,
+    trouble: Option<CliError>,
 }
 
 impl<'a> Load<'a> {
@@ -283,14 +283,14 @@ impl<'a> Load<'a> {
 }
 
 /// The cluster takes no more.
-fn no_space() -> Trouble {
+fn no_space() -> CliError {
     let what = "no space left on the disk of the leader: the run ends here\n  its keys are removed, unless with --keep; \
                 make room, or ask for fewer --keys";
-    Trouble { what: what.to_owned(), code: 3 }
+    CliError { what: what.to_owned(), code: 3 }
 }
 
 /// Judges what was written down; says so.
-fn judge(args: &Bench, ledger: &Ledger, generator: &Generator) -> Result<(), Trouble> {
+fn judge(args: &Bench, ledger: &Ledger, generator: &Generator) -> Result<(), CliError> {
     if let Ledger::Counters(counters) = ledger {
         let mut client = args.cluster.kv_client();
         let keys: Vec<u64> = counters.keys().copied().collect();
@@ -306,7 +306,7 @@ fn judge(args: &Bench, ledger: &Ledger, generator: &Generator) -> Result<(), Tro
 }
 
 /// Removes what the run wrote.
-fn clean_up(args: &Bench, generator: &Generator) -> Result<(), Trouble> {
+fn clean_up(args: &Bench, generator: &Generator) -> Result<(), CliError> {
     // What may be left behind is worth more patience than one request.
     let timeout = args.cluster.timeout.max(CLEAN_WITHIN);
     let mut client = Cluster { timeout, ..args.cluster.clone() }.kv_client();

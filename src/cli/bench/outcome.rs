@@ -1,13 +1,13 @@
 //! What came of a run, as it is kept in a file and drawn: a part of what `-o json` prints.
 
-use crate::cli::trouble::Trouble;
+use crate::cli::failure::CliError;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// What is drawn of a run. What an older version did not write down is empty.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Outcome {
+pub struct RunResult {
     /// What was measured: put, get, mixed, incr.
     pub what: String,
     /// Requests answered a second.
@@ -97,13 +97,13 @@ impl Machine {
     }
 }
 
-impl Outcome {
+impl RunResult {
     /// As `-o json` printed it into that file.
-    pub fn read(path: &Path) -> Result<Outcome, Trouble> {
+    pub fn read(path: &Path) -> Result<RunResult, CliError> {
         let place = path.display();
         let text =
-            std::fs::read_to_string(path).map_err(|error| Trouble { what: format!("{place}: {error}"), code: 74 })?;
-        serde_json::from_str(&text).map_err(|error| Trouble {
+            std::fs::read_to_string(path).map_err(|error| CliError { what: format!("{place}: {error}"), code: 74 })?;
+        serde_json::from_str(&text).map_err(|error| CliError {
             what: format!("{place}: {error}\n  it should be what drave bench -o json prints"),
             code: 2,
         })

@@ -1,9 +1,9 @@
 //! A run, two runs side by side, or a sweep, as one page: no script, and nothing that has to be fetched.
 
 use super::draw::{self, Picture, Screen, duration};
-use super::outcome::{Machine, Outcome};
+use super::outcome::{Machine, RunResult};
 use super::report::grouped;
-use crate::cli::trouble::Trouble;
+use crate::cli::failure::CliError;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -35,7 +35,7 @@ fn entry(run: usize, tail: bool, what: &str) -> String {
 }
 
 /// What is said of lines of one or two runs: of each that is drawn for a run, its name and whether it is the fainter.
-fn legend(runs: &[Outcome], lines: &[(&str, bool)]) -> String {
+fn legend(runs: &[RunResult], lines: &[(&str, bool)]) -> String {
     let mut out = String::new();
     for run in 0..runs.len() {
         for (what, tail) in lines {
@@ -51,7 +51,7 @@ fn legend(runs: &[Outcome], lines: &[(&str, bool)]) -> String {
 }
 
 /// Writes the page of one run, or of two side by side.
-pub fn of_runs(path: &Path, runs: &[Outcome]) -> Result<(), Trouble> {
+pub fn of_runs(path: &Path, runs: &[RunResult]) -> Result<(), CliError> {
     let title = match runs {
         [run] => format!("drave bench {}", run.what),
         _ => "drave bench, one run beside another".to_owned(),
@@ -82,7 +82,7 @@ pub fn of_runs(path: &Path, runs: &[Outcome]) -> Result<(), Trouble> {
 }
 
 /// Writes the page of a sweep.
-pub fn of_sweep(path: &Path, steps: &[Outcome]) -> Result<(), Trouble> {
+pub fn of_sweep(path: &Path, steps: &[RunResult]) -> Result<(), CliError> {
     let first = &steps[..steps.len().min(1)];
     let pictures = [Figured {
         name: "What latency a throughput costs",
@@ -97,8 +97,8 @@ fn write<const N: usize>(
     title: &str,
     table: &str,
     pictures: [Figured<'_>; N],
-    runs: &[Outcome],
-) -> Result<(), Trouble> {
+    runs: &[RunResult],
+) -> Result<(), CliError> {
     // It names what a file of results says was run.
     let title = escaped(title);
     let mut page = format!(
@@ -109,7 +109,7 @@ fn write<const N: usize>(
     for Figured { name, legend, draw } in pictures {
         page.push_str(&format!("<h2>{name}</h2>\n<p class=\"legend\">{legend}</p>\n"));
         for (class, screen) in [("wide", Screen::Wide), ("narrow", Screen::Narrow)] {
-            let picture = draw(screen).map_err(|error| Trouble { what: format!("{name}: {error}"), code: 70 })?;
+            let picture = draw(screen).map_err(|error| CliError { what: format!("{name}: {error}"), code: 70 })?;
             page.push_str(&format!("<div class=\"{class}\">\n{picture}</div>\n"));
         }
     }
@@ -118,11 +118,11 @@ fn write<const N: usize>(
         page.push_str(&format!("<pre class=\"run{n}\">{}</pre>\n", escaped(&setting(run))));
     }
     page.push_str("</body></html>\n");
-    std::fs::write(path, page).map_err(|error| Trouble { what: format!("{}: {error}", path.display()), code: 74 })
+    std::fs::write(path, page).map_err(|error| CliError { what: format!("{}: {error}", path.display()), code: 74 })
 }
 
 /// Command, machine and configuration.
-fn setting(run: &Outcome) -> String {
+fn setting(run: &RunResult) -> String {
     let machine = &run.machine;
     let settings = run.config.as_object().into_iter().flatten();
     let config = settings.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(" · ");
@@ -135,7 +135,7 @@ fn setting(run: &Outcome) -> String {
 }
 
 /// A figure's name, and how it is said.
-type Figure = (&'static str, fn(&Outcome) -> String);
+type Figure = (&'static str, fn(&RunResult) -> String);
 
 const FIGURES: [Figure; 12] = [
     ("requests a second", |run| grouped(run.ops_per_s as u64)),
@@ -153,7 +153,7 @@ const FIGURES: [Figure; 12] = [
 ];
 
 /// One column a run; with two, how far the second is from the first.
-fn figures(runs: &[Outcome]) -> String {
+fn figures(runs: &[RunResult]) -> String {
     let mut out = String::from("<table>");
     if let [first, second] = runs {
         let by = second.ops_per_s / first.ops_per_s.max(1e-9);
@@ -172,7 +172,7 @@ fn figures(runs: &[Outcome]) -> String {
     out
 }
 
-fn rows_of_steps(steps: &[Outcome]) -> String {
+fn rows_of_steps(steps: &[RunResult]) -> String {
     let mut out = String::from(
         "<table><tr><th>clients</th><th>requests a second</th><th>p50</th><th>p99</th><th>p99.9</th><th>longest</th></tr>",
     );
@@ -197,8 +197,8 @@ mod tests {
     use super::*;
     use crate::cli::bench::outcome::Second;
 
-    fn run(what: &str) -> Outcome {
-        Outcome {
+    fn run(what: &str) -> RunResult {
+        RunResult {
             what: what.into(),
             ops_per_s: 31_641.0,
             p50_us: 940.0,
@@ -210,7 +210,7 @@ mod tests {
             date: "2026-01-02T03:04:05Z".into(),
             machine: Machine { host: "h1".into(), ..Machine::default() },
             command: vec!["drave".into(), "bench".into(), "<script>".into()],
-            ..Outcome::default()
+            ..RunResult::default()
         }
     }
 

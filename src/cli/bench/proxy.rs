@@ -4,9 +4,9 @@
 //! dials are taken, and no byte moves in either direction until it is let back. What was held is
 //! delivered then, late, as a real network does with what was sent again and again meanwhile.
 
-use crate::cli::trouble::Trouble;
+use crate::cli::failure::CliError;
 use crate::wire::frame::FrameReader;
-use crate::wire::hello::{Hello, Who};
+use crate::wire::hello::{CallerKind, Hello};
 use bytes::BytesMut;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -47,8 +47,8 @@ pub struct Proxy {
 
 impl Proxy {
     /// Takes what comes to those listeners to the nodes, which are numbered from 1 and listen there.
-    pub fn start(listeners: Vec<TcpListener>, nodes: &[String]) -> Result<Proxy, Trouble> {
-        let trouble = |error: io::Error| Trouble { what: format!("loopback: {error}"), code: 74 };
+    pub fn start(listeners: Vec<TcpListener>, nodes: &[String]) -> Result<Proxy, CliError> {
+        let trouble = |error: io::Error| CliError { what: format!("loopback: {error}"), code: 74 };
         let gate = Arc::new(Gate::default());
         let mut doors = Vec::new();
         for ((listener, node), to) in listeners.into_iter().zip(nodes).zip(1..) {
@@ -121,8 +121,8 @@ fn introduce(caller: &mut TcpStream) -> io::Result<(u64, Vec<u8>)> {
         let odd = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{error}"));
         if let Some(frame) = reader.next(&mut input).map_err(odd)? {
             return Ok(match Hello::read(frame).map_err(odd)?.caller {
-                Who::Peer { node, .. } => (node.get(), said),
-                Who::Client | Who::Operator => (0, said),
+                CallerKind::Peer { node, .. } => (node.get(), said),
+                CallerKind::Client | CallerKind::Operator => (0, said),
             });
         }
         let n = caller.read(&mut chunk)?;

@@ -2,8 +2,8 @@
 //! between, so that every report can say how far from it a cluster stands.
 
 use super::args::Bench;
+use crate::cli::failure::CliError;
 use crate::cli::output::outln;
-use crate::cli::trouble::Trouble;
 use crate::disk::fs::FsDisk;
 use crate::disk::{Disk, DiskFile};
 use hdrhistogram::Histogram;
@@ -12,8 +12,8 @@ use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-fn failed(what: &str) -> impl Fn(io::Error) -> Trouble + '_ {
-    move |error| Trouble { what: format!("{what}: {error}"), code: 74 }
+fn failed(what: &str) -> impl Fn(io::Error) -> CliError + '_ {
+    move |error| CliError { what: format!("{what}: {error}"), code: 74 }
 }
 
 fn histogram() -> Histogram<u64> {
@@ -25,7 +25,7 @@ fn us(histogram: &Histogram<u64>, quantile: f64) -> f64 {
 }
 
 /// `drave bench disk`: append and sync into a file whose blocks were written before.
-pub fn disk(args: &Bench) -> Result<(), Trouble> {
+pub fn disk(args: &Bench) -> Result<(), CliError> {
     let place = args.dir.display().to_string();
     let disk = FsDisk::at(&args.dir).map_err(failed(&place))?;
     if disk.is_in_memory() {
@@ -86,7 +86,7 @@ fn syncs(file: &mut impl DiskFile, size: u64, room: u64, span: Duration) -> io::
 }
 
 /// `drave bench net`: 64 bytes to another thread over loopback and back.
-pub fn net(args: &Bench) -> Result<(), Trouble> {
+pub fn net(args: &Bench) -> Result<(), CliError> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(failed("loopback"))?;
     let address = listener.local_addr().map_err(failed("loopback"))?;
     let echo = std::thread::spawn(move || -> io::Result<()> {

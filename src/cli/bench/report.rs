@@ -1,13 +1,13 @@
 //! What a benchmark says, while it runs and when it is done.
 
-use super::args::{Bench, What};
+use super::args::{Bench, Workload};
 use super::hgrm::hgrm;
-use super::outcome::{Machine, Outcome, Second};
+use super::outcome::{Machine, RunResult, Second};
 use crate::api::{RoleName, Status};
 use crate::cli::cluster::Cluster;
+use crate::cli::failure::CliError;
 use crate::cli::output::outln;
 use crate::cli::status;
-use crate::cli::trouble::Trouble;
 use crate::client::deadline;
 use crate::types::Term;
 use hdrhistogram::Histogram;
@@ -249,10 +249,10 @@ pub fn build() -> &'static str {
 }
 
 /// What is measured, and on what.
-pub fn head(args: &Bench, statuses: &[Status]) -> Result<(), Trouble> {
+pub fn head(args: &Bench, statuses: &[Status]) -> Result<(), CliError> {
     let Some(leader) = leader(statuses) else {
         let tried = args.cluster.endpoints.join(", ");
-        return Err(Trouble { what: format!("no leader answers\n  tried {tried} · nothing was applied"), code: 3 });
+        return Err(CliError { what: format!("no leader answers\n  tried {tried} · nothing was applied"), code: 3 });
     };
     if build() == "debug" {
         eprintln!("warning: this is a debug build: its figures mean nothing. Build with --release");
@@ -327,11 +327,11 @@ fn servers(run: &Run, before: &[Status], after: &[Status]) -> Servers {
 }
 
 /// Says what came of it.
-pub fn tail(args: &Bench, run: &Run, before: &[Status], after: &[Status]) -> Result<Outcome, Trouble> {
+pub fn tail(args: &Bench, run: &Run, before: &[Status], after: &[Status]) -> Result<RunResult, CliError> {
     let servers = servers(run, before, after);
     if let Some(path) = &args.hdr {
         std::fs::write(path, hgrm(&run.response))
-            .map_err(|error| Trouble { what: format!("{}: {error}", path.display()), code: 74 })?;
+            .map_err(|error| CliError { what: format!("{}: {error}", path.display()), code: 74 })?;
     }
     let client_cpu = run.cpu.as_secs_f64() * 1e6 / run.response.len().max(1) as f64;
     if run.cpu.as_secs_f64() > 0.9 * run.took.as_secs_f64() {
@@ -343,11 +343,11 @@ pub fn tail(args: &Bench, run: &Run, before: &[Status], after: &[Status]) -> Res
     } else {
         print(args, run, &servers, client_cpu, after);
     }
-    serde_json::from_value(json).map_err(|error| Trouble { what: format!("what came of it: {error}"), code: 70 })
+    serde_json::from_value(json).map_err(|error| CliError { what: format!("what came of it: {error}"), code: 70 })
 }
 
 fn print(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &[Status]) {
-    let verb = if args.what == What::Get { "reads" } else { "commits" };
+    let verb = if args.what == Workload::Get { "reads" } else { "commits" };
     let megabytes = run.rate() * (args.key_size + args.value_size) as f64 / 1e6;
     let unchanged = if servers.changed { "leader CHANGED" } else { "leader unchanged" };
     outln!(
@@ -360,7 +360,7 @@ fn print(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &[S
         run.retries
     );
     latencies(args, run);
-    if let Some(leader) = leader(after).filter(|_| args.what != What::Get) {
+    if let Some(leader) = leader(after).filter(|_| args.what != Workload::Get) {
         let (stages, ms) = (&leader.stages, 1000.0);
         outln!(
             "where the time went (leader, medians)   queue {:.2} · fsync {:.2} · replicate {:.2} · apply {:.2} ms",
@@ -487,11 +487,11 @@ fn config_json(args: &Bench, after: &[Status]) -> serde_json::Value {
 }
 
 /// Whether the percentile that was asked for was kept.
-pub fn slo(args: &Bench, run: &Run) -> Result<(), Trouble> {
+pub fn slo(args: &Bench, run: &Run) -> Result<(), CliError> {
     let Some(slo) = args.slo else { return Ok(()) };
     let percent = slo.quantile * 100.0;
     if run.response.is_empty() {
-        return Err(Trouble {
+        return Err(CliError {
             what: format!("nothing was answered, and p{percent} should be at most {:?}", slo.most),
             code: 1,
         });
@@ -500,7 +500,7 @@ pub fn slo(args: &Bench, run: &Run) -> Result<(), Trouble> {
     if was <= slo.most {
         return Ok(());
     }
-    Err(Trouble { what: format!("p{percent} was {was:?}, and should be at most {:?}", slo.most), code: 1 })
+    Err(CliError { what: format!("p{percent} was {was:?}, and should be at most {:?}", slo.most), code: 1 })
 }
 
 #[cfg(test)]

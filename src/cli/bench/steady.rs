@@ -1,7 +1,7 @@
 //! A steady open loop of writes beside whatever else happens: when each was acknowledged is written down.
 
 use super::verify::Ledger;
-use crate::cli::trouble::Trouble;
+use crate::cli::failure::CliError;
 use crate::client::{Client, Completion, Fleet, MuxOptions, Result as Outcome};
 use crate::machine::KIND;
 use crate::machine::words::Command;
@@ -84,14 +84,14 @@ impl Steady {
     }
 
     /// Ends, and judges: each counter must hold what was acknowledged.
-    pub fn finish(self, endpoints: &[String]) -> Result<Sum, Trouble> {
+    pub fn finish(self, endpoints: &[String]) -> Result<Sum, CliError> {
         self.stop.store(true, Ordering::Relaxed);
-        let died = |_| Trouble { what: "the load died".to_owned(), code: 70 };
+        let died = |_| CliError { what: "the load died".to_owned(), code: 70 };
         let (ledger, sum) = self
             .thread
             .join()
             .map_err(died)?
-            .map_err(|error| Trouble { what: format!("sockets: {error}"), code: 74 })?;
+            .map_err(|error| CliError { what: format!("sockets: {error}"), code: 74 })?;
         let mut client = Client::connect(endpoints.to_vec());
         ledger.judge_counters(&mut client, &(0..KEYS).collect::<Vec<_>>(), name)?;
         Ok(sum)

@@ -3,15 +3,15 @@
 use super::args::Bench;
 use super::draw::duration;
 use super::load::measure;
-use super::outcome::Outcome;
+use super::outcome::RunResult;
 use super::page;
 use super::report::grouped;
+use crate::cli::failure::CliError;
 use crate::cli::output::outln;
-use crate::cli::trouble::Trouble;
 
 /// One run for each number of clients; all of them in a table, and in a picture if one is wanted. Of what was not as it
 /// should be, the first is told.
-pub fn run(args: &Bench, clients: &[u64]) -> Result<(), Trouble> {
+pub fn run(args: &Bench, clients: &[u64]) -> Result<(), CliError> {
     let (steps, verdict) = steps(args, clients, measure);
     if steps.is_empty() {
         return verdict;
@@ -29,15 +29,15 @@ pub fn run(args: &Bench, clients: &[u64]) -> Result<(), Trouble> {
 fn steps(
     args: &Bench,
     clients: &[u64],
-    mut measure: impl FnMut(&Bench) -> (Option<Outcome>, Result<(), Trouble>),
-) -> (Vec<Outcome>, Result<(), Trouble>) {
+    mut measure: impl FnMut(&Bench) -> (Option<RunResult>, Result<(), CliError>),
+) -> (Vec<RunResult>, Result<(), CliError>) {
     let (mut steps, mut all) = (Vec::new(), Ok(()));
     for clients in clients {
         let step = Bench { clients: *clients, sweep: Vec::new(), report: None, ..args.clone() };
         let (outcome, verdict) = measure(&step);
         let verdict =
-            verdict.map_err(|Trouble { what, code }| Trouble { what: format!("--clients {clients}: {what}"), code });
-        if let (Err(_), Err(Trouble { what, .. })) = (&all, &verdict) {
+            verdict.map_err(|CliError { what, code }| CliError { what: format!("--clients {clients}: {what}"), code });
+        if let (Err(_), Err(CliError { what, .. })) = (&all, &verdict) {
             eprintln!("warning: {what}");
         }
         all = all.and(verdict);
@@ -50,7 +50,7 @@ fn steps(
     (steps, all)
 }
 
-fn print(steps: &[Outcome]) {
+fn print(steps: &[RunResult]) {
     outln!("{:>8} {:>12} {:>10} {:>10} {:>10} {:>10}", "clients", "ops/s", "p50", "p99", "p99.9", "max");
     for step in steps {
         let [p50, p99, p999, max] = [step.p50_us, step.p99_us, step.p999_us, step.max_us].map(duration);
@@ -64,17 +64,17 @@ mod tests {
     use super::*;
     use clap::{Args, Command, FromArgMatches};
 
-    fn trouble(code: i32) -> Result<(), Trouble> {
-        Err(Trouble { what: String::new(), code })
+    fn trouble(code: i32) -> Result<(), CliError> {
+        Err(CliError { what: String::new(), code })
     }
 
     /// Steps of 1, 2, 3 and 4 clients, each with what becomes of it: how many there are in the end, and the exit code.
-    fn swept(mut fates: Vec<(bool, Result<(), Trouble>)>) -> (usize, Option<i32>) {
+    fn swept(mut fates: Vec<(bool, Result<(), CliError>)>) -> (usize, Option<i32>) {
         let matches = Bench::augment_args(Command::new("bench")).get_matches_from(["bench", "put"]);
         let args = Bench::from_arg_matches(&matches).unwrap();
         let (steps, verdict) = steps(&args, &[1, 2, 3, 4], |step| {
             let (ends, verdict) = fates.remove(0);
-            (ends.then(|| Outcome { total: step.clients, ..Outcome::default() }), verdict)
+            (ends.then(|| RunResult { total: step.clients, ..RunResult::default() }), verdict)
         });
         assert!(steps.iter().map(|step| step.total).eq(1..=steps.len() as u64));
         (steps.len(), verdict.err().map(|trouble| trouble.code))

@@ -3,7 +3,7 @@
 use super::proxy::Proxy;
 use crate::api::{RoleName, Status};
 use crate::cli::children;
-use crate::cli::trouble::Trouble;
+use crate::cli::failure::CliError;
 use crate::client::{Client, Options};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
@@ -33,13 +33,13 @@ pub struct Trio {
     pub proxy: Option<Proxy>,
 }
 
-fn io(what: &str) -> impl Fn(std::io::Error) -> Trouble + '_ {
-    move |error| Trouble { what: format!("{what}: {error}"), code: 74 }
+fn io(what: &str) -> impl Fn(std::io::Error) -> CliError + '_ {
+    move |error| CliError { what: format!("{what}: {error}"), code: 74 }
 }
 
 /// Ports that nobody listens at. They lie below those that systems give to whoever dials, or a node that
 /// is started again could find its own taken.
-fn ports(count: usize) -> Result<Vec<TcpListener>, Trouble> {
+fn ports(count: usize) -> Result<Vec<TcpListener>, CliError> {
     let mut free = Vec::with_capacity(count);
     for _ in 0..1000 {
         let port = rand::random_range(16_000..32_000);
@@ -48,16 +48,16 @@ fn ports(count: usize) -> Result<Vec<TcpListener>, Trouble> {
             return Ok(free);
         }
     }
-    Err(Trouble { what: "no free ports on loopback\n  tried a thousand from 16000 to 32000".to_owned(), code: 74 })
+    Err(CliError { what: "no free ports on loopback\n  tried a thousand from 16000 to 32000".to_owned(), code: 74 })
 }
 
-fn address(listener: &TcpListener) -> Result<String, Trouble> {
+fn address(listener: &TcpListener) -> Result<String, CliError> {
     listener.local_addr().map(|address| address.to_string()).map_err(io("loopback"))
 }
 
 impl Trio {
     /// Starts them; behind a proxy if they are to be cut off from one another.
-    pub fn start(name: &str, proxied: bool) -> Result<Trio, Trouble> {
+    pub fn start(name: &str, proxied: bool) -> Result<Trio, CliError> {
         let dir = std::env::temp_dir().join(format!("drave-failover-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&dir).map_err(io(&dir.display().to_string()))?;
         let own = ports(NODES as usize)?;
@@ -79,7 +79,7 @@ impl Trio {
     }
 
     /// Starts a node that is not running.
-    pub fn spawn(&mut self, id: u64) -> Result<(), Trouble> {
+    pub fn spawn(&mut self, id: u64) -> Result<(), CliError> {
         let peers: Vec<String> = self.endpoints.iter().zip(1..).map(|(at, id)| format!("{id}={at}")).collect();
         let mut command = children::serve(id, &peers.join(","), &self.dir.join(format!("n{id}")))?;
         command.args(["--listen", &self.listens[id as usize - 1]]);
@@ -91,14 +91,14 @@ impl Trio {
     }
 
     /// Sends a signal to a node.
-    pub fn signal(&self, id: u64, signal: Signal) -> Result<(), Trouble> {
+    pub fn signal(&self, id: u64, signal: Signal) -> Result<(), CliError> {
         let pid = self.children[id as usize - 1].as_ref().and_then(|child| Pid::from_raw(child.id() as i32));
-        let gone = || Trouble { what: format!("n{id} is not running"), code: 70 };
+        let gone = || CliError { what: format!("n{id} is not running"), code: 70 };
         kill_process(pid.ok_or_else(gone)?, signal).map_err(|error| io("signal")(error.into()))
     }
 
     /// Waits for the end of a node that was told to end.
-    pub fn bury(&mut self, id: u64) -> Result<(), Trouble> {
+    pub fn bury(&mut self, id: u64) -> Result<(), CliError> {
         match self.children[id as usize - 1].take() {
             Some(mut child) => child.wait().map(|_how| ()).map_err(io("wait")),
             None => Ok(()),
@@ -106,10 +106,10 @@ impl Trio {
     }
 
     /// Who leads, and who follows.
-    pub fn roles(&self) -> Result<(u64, Vec<u64>), Trouble> {
+    pub fn roles(&self) -> Result<(u64, Vec<u64>), CliError> {
         let statuses = self.statuses();
         let leader = statuses.iter().filter(|status| status.role == RoleName::Leader).max_by_key(|status| status.term);
-        let none = || Trouble { what: format!("no leader answers\n  {}", self.where_logs_are()), code: 3 };
+        let none = || CliError { what: format!("no leader answers\n  {}", self.where_logs_are()), code: 3 };
         let leader = leader.ok_or_else(none)?.node;
         Ok((leader, (1..=NODES).filter(|id| *id != leader).collect()))
     }
@@ -127,12 +127,12 @@ impl Trio {
     }
 
     /// Waits until one leads, all follow it, and nobody is far behind.
-    pub fn whole(&self) -> Result<(), Trouble> {
+    pub fn whole(&self) -> Result<(), CliError> {
         let begun = Instant::now();
         while !is_whole(&self.statuses()) {
             if begun.elapsed() > WHOLE {
                 let what = format!("the cluster is not whole after {WHOLE:?}\n  {}", self.where_logs_are());
-                return Err(Trouble { what, code: 3 });
+                return Err(CliError { what, code: 3 });
             }
             std::thread::sleep(LOOK);
         }
@@ -140,7 +140,7 @@ impl Trio {
     }
 
     /// Stops all of them and removes what they wrote.
-    pub fn finish(mut self) -> Result<(), Trouble> {
+    pub fn finish(mut self) -> Result<(), CliError> {
         for id in 1..=NODES {
             self.signal(id, Signal::TERM)?;
         }

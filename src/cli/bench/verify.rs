@@ -1,7 +1,7 @@
 //! Whether the answers were right: what was counted adds up, what was read could have been.
 
 use crate::api::Consistency;
-use crate::cli::trouble::Trouble;
+use crate::cli::failure::CliError;
 use crate::client::Client;
 use crate::machine::words::{Answer, Query};
 use crate::sim::history::{History, Input};
@@ -49,14 +49,14 @@ impl Ledger {
     }
 
     /// It is answered.
-    pub fn answered(&mut self, tag: u64, key: u64, answer: Bytes) -> Result<(), Trouble> {
+    pub fn answered(&mut self, tag: u64, key: u64, answer: Bytes) -> Result<(), CliError> {
         match self {
             Ledger::Off => {}
             Ledger::Counters(counters) => counters.entry(key).or_default().sure += 1,
             Ledger::Operations { began, history, under_way } => {
                 let now = Time(began.elapsed().as_nanos() as u64);
                 let answer = Answer::decode(answer)
-                    .map_err(|error| Trouble { what: format!("an answer that cannot be read: {error}"), code: 70 })?;
+                    .map_err(|error| CliError { what: format!("an answer that cannot be read: {error}"), code: 70 })?;
                 if let Some(operation) = under_way.remove(&tag) {
                     history.answer(operation, now, answer);
                 }
@@ -78,13 +78,13 @@ impl Ledger {
         client: &mut Client,
         keys: &[u64],
         name: impl Fn(u64) -> Bytes,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), CliError> {
         for keys in keys.chunks(READ_AT_ONCE) {
             let names: Vec<Bytes> = keys.iter().map(|key| name(*key)).collect();
             let query = Query::Values(names.iter().map(|name| &**name).collect()).encode();
             let Ok(Answer::Values(values)) = Answer::decode(client.query(&query, Consistency::Linearizable)?.answer)
             else {
-                return Err(Trouble { what: "counters that cannot be read".to_owned(), code: 70 });
+                return Err(CliError { what: "counters that cannot be read".to_owned(), code: 70 });
             };
             for (key, value) in keys.iter().zip(values) {
                 let held = |text: Bytes| String::from_utf8_lossy(&text).parse().unwrap_or(i64::MIN);
@@ -95,20 +95,20 @@ impl Ledger {
     }
 
     /// Judges a counter by what it holds in the end.
-    fn judge(&self, key: u64, holds: i64) -> Result<(), Trouble> {
+    fn judge(&self, key: u64, holds: i64) -> Result<(), CliError> {
         let Ledger::Counters(counters) = self else { return Ok(()) };
         let Counted { sure, perhaps } = counters.get(&key).copied().unwrap_or_default();
         if (sure..=sure + perhaps).contains(&holds) {
             return Ok(());
         }
         let range = if perhaps == 0 { sure.to_string() } else { format!("{sure} to {}", sure + perhaps) };
-        Err(Trouble { what: format!("counter {key} holds {holds}, and was told to count to {range}"), code: 1 })
+        Err(CliError { what: format!("counter {key} holds {holds}, and was told to count to {range}"), code: 1 })
     }
 
     /// Judges a history: one machine must have been able to answer it.
-    pub fn judge_history(&self) -> Result<Option<usize>, Trouble> {
+    pub fn judge_history(&self) -> Result<Option<usize>, CliError> {
         let Ledger::Operations { history, .. } = self else { return Ok(None) };
-        history.check().map_err(|what| Trouble { what: format!("not linearizable: {what}"), code: 1 })?;
+        history.check().map_err(|what| CliError { what: format!("not linearizable: {what}"), code: 1 })?;
         Ok(Some(history.answered()))
     }
 }

@@ -3,9 +3,9 @@
 use super::register::Register;
 use crate::api::RoleName;
 use crate::cli::cluster::{Cluster, Output};
+use crate::cli::failure::CliError;
 use crate::cli::output::outln;
 use crate::cli::tls::Tls;
-use crate::cli::trouble::Trouble;
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub struct Kill {
 }
 
 /// `drave kill`: 3 if there is no such node.
-pub fn run(args: &Kill) -> Result<(), Trouble> {
+pub fn run(args: &Kill) -> Result<(), CliError> {
     let register = Register::read(args.base_port)?;
     let cluster = Cluster {
         endpoints: register.endpoints.clone(),
@@ -36,7 +36,7 @@ pub fn run(args: &Kill) -> Result<(), Trouble> {
         "leader" => match &leader {
             Some(leader) => leader.node,
             None => {
-                return Err(Trouble {
+                return Err(CliError {
                     what: "there is no leader to kill just now\n  try again in a moment, or name one: drave kill 1 · a demo at other ports: --base-port"
                         .to_owned(),
                     code: 3,
@@ -46,7 +46,7 @@ pub fn run(args: &Kill) -> Result<(), Trouble> {
         who => match who.trim_start_matches('n').parse() {
             Ok(id) => id,
             Err(_) => {
-                return Err(Trouble {
+                return Err(CliError {
                     what: format!(
                         "{who:?} is neither leader nor a node's number\n  such as: drave kill leader · drave kill 2"
                     ),
@@ -55,7 +55,7 @@ pub fn run(args: &Kill) -> Result<(), Trouble> {
             }
         },
     };
-    let gone = || Trouble {
+    let gone = || CliError {
         what: format!(
             "no demo node {id} runs at port {}\n  see: drave status · a demo at other ports: --base-port",
             args.base_port
@@ -70,7 +70,7 @@ pub fn run(args: &Kill) -> Result<(), Trouble> {
         return Err(gone());
     }
     let pid = Pid::from_raw(pid).ok_or_else(gone)?;
-    kill_process(pid, Signal::KILL).map_err(|error| Trouble { what: format!("n{id}: {error}"), code: 74 })?;
+    kill_process(pid, Signal::KILL).map_err(|error| CliError { what: format!("n{id}: {error}"), code: 74 })?;
     match leader.filter(|leader| leader.node == id) {
         Some(leader) => outln!("killed n{id} (was leader of term {})", leader.term),
         None => outln!("killed n{id}"),

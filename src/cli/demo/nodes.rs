@@ -2,7 +2,7 @@
 
 use super::register::{Register, io};
 use crate::cli::children;
-use crate::cli::trouble::Trouble;
+use crate::cli::failure::CliError;
 use crate::cli::view::model::Process;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ const LAST_LINES: usize = 5;
 
 /// Where goes what the nodes say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Words {
+pub enum LogTarget {
     /// To our own standard error, each line behind the name of its node.
     Passed,
     /// To a file beside the data of each node.
@@ -48,7 +48,7 @@ pub struct Nodes {
     dir: PathBuf,
     peers: String,
     base_port: u16,
-    words: Words,
+    words: LogTarget,
     seats: BTreeMap<u64, Seat>,
     /// They pass on what the nodes say, to its end.
     readers: Vec<JoinHandle<()>>,
@@ -70,7 +70,7 @@ pub fn say(line: &str) {
 
 impl Nodes {
     /// That many, at the ports from that one on, with their data in that directory. None runs yet.
-    pub fn new(count: u16, base_port: u16, dir: PathBuf, words: Words) -> Nodes {
+    pub fn new(count: u16, base_port: u16, dir: PathBuf, words: LogTarget) -> Nodes {
         let endpoints: Vec<String> = (0..count).map(|n| format!("127.0.0.1:{}", base_port.saturating_add(n))).collect();
         let peers = endpoints.iter().zip(1..).map(|(at, id)| format!("{id}={at}")).collect::<Vec<_>>().join(",");
         let seats = (1..=u64::from(count)).map(|id| (id, Seat::Empty)).collect();
@@ -84,17 +84,17 @@ impl Nodes {
     }
 
     /// Starts all of them.
-    pub fn start_all(&mut self) -> Result<(), Trouble> {
+    pub fn start_all(&mut self) -> Result<(), CliError> {
         let ids: Vec<u64> = self.seats.keys().copied().collect();
         ids.into_iter().try_for_each(|id| self.start(id))
     }
 
     /// Starts one node as a process of its own.
-    fn start(&mut self, id: u64) -> Result<(), Trouble> {
+    fn start(&mut self, id: u64) -> Result<(), CliError> {
         let mut command = children::serve(id, &self.peers, &self.dir.join(format!("n{id}")))?;
         match self.words {
-            Words::Passed => command.stderr(Stdio::piped()),
-            Words::Kept => {
+            LogTarget::Passed => command.stderr(Stdio::piped()),
+            LogTarget::Kept => {
                 let path = self.log(id);
                 command.stderr(File::options().create(true).append(true).open(&path).map_err(|e| io(&path, &e))?)
             }
@@ -120,7 +120,7 @@ impl Nodes {
 
     /// Looks who died, who is frozen and who is not any more, and starts again those whose time has come. Who died
     /// since the last look; the trouble, if one ended by itself and would again.
-    pub fn look_after(&mut self) -> Result<Vec<Death>, Trouble> {
+    pub fn look_after(&mut self) -> Result<Vec<Death>, CliError> {
         let mut deaths = Vec::new();
         let mut for_good = None;
         for (id, seat) in &mut self.seats {
@@ -149,11 +149,11 @@ impl Nodes {
     }
 
     /// A node ended by itself.
-    fn ended(&self, id: u64, code: i32) -> Trouble {
+    fn ended(&self, id: u64, code: i32) -> CliError {
         let log = self.log(id);
         let what = match self.words {
-            Words::Passed => format!("n{id} ended with exit code {code}; see above"),
-            Words::Kept => {
+            LogTarget::Passed => format!("n{id} ended with exit code {code}; see above"),
+            LogTarget::Kept => {
                 let text = std::fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
                 let text = text.unwrap_or_default();
                 let lines: Vec<&str> = text.lines().collect();
@@ -161,7 +161,7 @@ impl Nodes {
                 format!("n{id} ended with exit code {code}; the end of {}:\n  {last}", log.display())
             }
         };
-        Trouble { what, code }
+        CliError { what, code }
     }
 
     /// How the process of each is.
@@ -200,7 +200,7 @@ impl Nodes {
 
     /// kill -9 of a node that runs, which stays away then, or the start of one that does not. Nothing if there is
     /// no such node; else whether it was killed.
-    pub fn kill_or_start(&mut self, id: u64) -> Result<Option<bool>, Trouble> {
+    pub fn kill_or_start(&mut self, id: u64) -> Result<Option<bool>, CliError> {
         match self.seats.get_mut(&id) {
             None => Ok(None),
             Some(Seat::Taken { to_stay_away, .. }) => {

@@ -1,6 +1,6 @@
 //! Who runs where: written by the demo, read by `drave kill`.
 
-use crate::cli::trouble::Trouble;
+use crate::cli::failure::CliError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ pub struct Register {
 }
 
 /// The trouble with that path.
-pub fn io(path: &Path, error: &dyn std::fmt::Display) -> Trouble {
-    Trouble { what: format!("{}: {error}", path.display()), code: 74 }
+pub fn io(path: &Path, error: &dyn std::fmt::Display) -> CliError {
+    CliError { what: format!("{}: {error}", path.display()), code: 74 }
 }
 
 impl Register {
@@ -25,16 +25,16 @@ impl Register {
     }
 
     /// Writes it down for the demo at that port.
-    pub fn write(&self, base_port: u16) -> Result<(), Trouble> {
+    pub fn write(&self, base_port: u16) -> Result<(), CliError> {
         let path = Register::path(base_port);
         let text = serde_json::to_vec(self).map_err(|error| io(&path, &error))?;
         std::fs::write(&path, text).map_err(|error| io(&path, &error))
     }
 
     /// That of the demo at that port; 3 if there is none.
-    pub fn read(base_port: u16) -> Result<Register, Trouble> {
+    pub fn read(base_port: u16) -> Result<Register, CliError> {
         let path = Register::path(base_port);
-        let none = || Trouble {
+        let none = || CliError {
             what: format!(
                 "no demo runs at port {base_port}\n  start one: drave demo · or name the first port of the one that runs: --base-port"
             ),

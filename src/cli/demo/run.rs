@@ -1,12 +1,12 @@
 //! `drave demo`: a real cluster on this machine, one process a node, shown live or told in lines.
 
-use super::nodes::{DOWN, Death, Nodes, Words, say};
+use super::nodes::{DOWN, Death, LogTarget, Nodes, say};
 use super::register::io;
 use crate::cli::cluster::{Cluster, Output};
-use crate::cli::ending;
+use crate::cli::failure::CliError;
+use crate::cli::interrupt;
 use crate::cli::tls::Tls;
-use crate::cli::trouble::Trouble;
-use crate::cli::view::keys::{Reach, Wish};
+use crate::cli::view::keys::{KeyAction, Reach};
 use crate::cli::view::live::{Subject, View};
 use crate::cli::view::story::Tone;
 use crate::cli::view::terminal;
@@ -40,19 +40,19 @@ pub struct Demo {
 }
 
 /// `drave demo`: until it is told to stop.
-pub fn run(args: &Demo) -> Result<(), Trouble> {
+pub fn run(args: &Demo) -> Result<(), CliError> {
     if args.base_port.checked_add(args.nodes - 1).is_none() {
         let what = format!("{} nodes from port {} on: there are none beyond 65535", args.nodes, args.base_port);
-        return Err(Trouble { what: format!("{what}\n  begin lower: --base-port 7401"), code: 2 });
+        return Err(CliError { what: format!("{what}\n  begin lower: --base-port 7401"), code: 2 });
     }
     let live = !args.plain && terminal::is_there();
-    let stop = ending::told_by(if live { ending::LIVE } else { ending::IN_LINES })?;
+    let stop = interrupt::told_by(if live { interrupt::LIVE } else { interrupt::IN_LINES })?;
     let dir = match &args.dir {
         Some(dir) => dir.clone(),
         None => std::env::temp_dir().join(format!("drave-demo-{}", std::process::id())),
     };
     DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|error| io(&dir, &error))?;
-    let words = if live { Words::Kept } else { Words::Passed };
+    let words = if live { LogTarget::Kept } else { LogTarget::Passed };
     let mut nodes = Nodes::new(args.nodes, args.base_port, dir.clone(), words);
     let outcome = nodes.start_all().and_then(|()| match live {
         true => show(&mut nodes, &dir.display().to_string(), &stop),
@@ -76,7 +76,7 @@ fn welcome(nodes: &Nodes, args: &Demo, dir: &str) {
 }
 
 /// In lines: what the nodes say, and who died.
-fn tell(nodes: &mut Nodes, stop: &AtomicBool) -> Result<(), Trouble> {
+fn tell(nodes: &mut Nodes, stop: &AtomicBool) -> Result<(), CliError> {
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(LOOK);
         for Death { node, status } in nodes.look_after()? {
@@ -87,7 +87,7 @@ fn tell(nodes: &mut Nodes, stop: &AtomicBool) -> Result<(), Trouble> {
 }
 
 /// Live, in the terminal.
-fn show(nodes: &mut Nodes, dir: &str, stop: &AtomicBool) -> Result<(), Trouble> {
+fn show(nodes: &mut Nodes, dir: &str, stop: &AtomicBool) -> Result<(), CliError> {
     let cluster = Cluster {
         endpoints: nodes.endpoints().to_vec(),
         timeout: Duration::from_secs(5),
@@ -103,7 +103,7 @@ fn show(nodes: &mut Nodes, dir: &str, stop: &AtomicBool) -> Result<(), Trouble> 
     shown
 }
 
-fn turns(nodes: &mut Nodes, view: &mut View, stop: &AtomicBool) -> Result<(), Trouble> {
+fn turns(nodes: &mut Nodes, view: &mut View, stop: &AtomicBool) -> Result<(), CliError> {
     while !stop.load(Ordering::Relaxed) {
         // A kill is what people come here for; any other end is worth a word.
         let deaths = nodes.look_after()?.into_iter();
@@ -113,12 +113,12 @@ fn turns(nodes: &mut Nodes, view: &mut View, stop: &AtomicBool) -> Result<(), Tr
         nodes.processes().into_iter().for_each(|(node, process)| view.process(node, process));
         for wish in view.turn()? {
             match wish {
-                Wish::Quit => return Ok(()),
-                Wish::KillLeader => kill_leader(nodes, view),
-                Wish::KillOrStart(id) => kill_or_start(nodes, view, id)?,
-                Wish::FreezeOrThaw => freeze_or_thaw(nodes, view),
+                KeyAction::Quit => return Ok(()),
+                KeyAction::KillLeader => kill_leader(nodes, view),
+                KeyAction::KillOrStart(id) => kill_or_start(nodes, view, id)?,
+                KeyAction::FreezeOrThaw => freeze_or_thaw(nodes, view),
                 // The view did it itself.
-                Wish::Transfer | Wish::Load | Wish::Snapshot => {}
+                KeyAction::Transfer | KeyAction::Load | KeyAction::Snapshot => {}
             }
         }
     }
@@ -137,7 +137,7 @@ fn kill_leader(nodes: &Nodes, view: &mut View) {
     }
 }
 
-fn kill_or_start(nodes: &mut Nodes, view: &mut View, id: u64) -> Result<(), Trouble> {
+fn kill_or_start(nodes: &mut Nodes, view: &mut View, id: u64) -> Result<(), CliError> {
     match nodes.kill_or_start(id)? {
         Some(true) => view.tell(Tone::Plain, format!("kill -9 of n{id}")),
         // That it starts is seen.

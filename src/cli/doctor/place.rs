@@ -2,7 +2,7 @@
 
 use super::findings::{Finding, Level, file_system, finding};
 use crate::cli::bench::raw::syncs_at;
-use crate::cli::trouble::Trouble;
+use crate::cli::failure::CliError;
 use crate::disk::fs::FsDisk;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -15,9 +15,9 @@ const SLOW_MS: f64 = 30.0;
 const QUICK_MS: f64 = 0.1;
 
 /// Measures it, with files that are gone afterwards.
-pub fn examine(directory: &Path, span: Duration) -> Result<Vec<Finding>, Trouble> {
+pub fn examine(directory: &Path, span: Duration) -> Result<Vec<Finding>, CliError> {
     let place = directory.display().to_string();
-    let failed = |error: std::io::Error| Trouble { what: format!("{place}: {error}"), code: 74 };
+    let failed = |error: std::io::Error| CliError { what: format!("{place}: {error}"), code: 74 };
     let disk = FsDisk::at(directory).map_err(failed)?;
     let cache = block_device(directory).and_then(|device| cache_of(&device));
     let histogram = syncs_at(&disk, 4 << 10, span).map_err(failed)?;

@@ -5,7 +5,7 @@ use crate::cli::cluster::Output;
 use crate::cli::tls::Tls;
 use crate::types::{ClusterId, DiskId, NodeId};
 use crate::wire::client::{put_reply_frame, read_request_frame};
-use crate::wire::frame::{FrameReader, Kind};
+use crate::wire::frame::{FrameKind, FrameReader};
 use crate::wire::hello::{VERSION_MAX, Welcome};
 use bytes::BytesMut;
 use std::io::{Read, Write};
@@ -23,7 +23,7 @@ fn say_how_it_is(mut stream: TcpStream) -> Option<()> {
             continue;
         };
         let mut out = BytesMut::new();
-        if frame.kind == Kind::Hello {
+        if frame.kind == FrameKind::Hello {
             Welcome {
                 version: VERSION_MAX,
                 cluster: ClusterId(7),
@@ -58,7 +58,7 @@ fn round_trips_are_measured_over_one_connection() {
         output: Output::Text,
         tls: Tls::default(),
     };
-    let asked = Asked { endpoint, status: Ok(Status::default()) };
+    let asked = EndpointStatus { endpoint, status: Ok(Status::default()) };
     let node = measured(&cluster, asked, Duration::from_millis(50));
     assert_eq!(node.status.map(|status| status.node), Ok(1));
     assert!(node.trips.len() > 1, "{} in 50 ms", node.trips.len());

@@ -3,7 +3,7 @@
 use super::json;
 use super::sink::{Sink, StandardError};
 use crate::api::{LogLevel, LogLevelInForce, LogLevelRequest};
-use crate::cli::trouble::Trouble;
+use crate::cli::failure::CliError;
 use clap::ValueEnum;
 use env_logger::{Builder, Env, Target, WriteStyle};
 use log::{LevelFilter, Log, Metadata, Record};
@@ -76,8 +76,8 @@ impl Log for Logger {
 /// # Errors
 ///
 /// The system refuses a thread or a signal.
-pub fn start(level: Option<LevelFilter>, format: Format, node: u64) -> Result<(), Trouble> {
-    let trouble = |error: io::Error| Trouble { what: format!("cannot start the log: {error}"), code: 74 };
+pub fn start(level: Option<LevelFilter>, format: Format, node: u64) -> Result<(), CliError> {
+    let trouble = |error: io::Error| CliError { what: format!("cannot start the log: {error}"), code: 74 };
     let sink = Sink::default();
     let mut filter = Builder::from_env(Env::default().default_filter_or("info"));
     if let Some(level) = level {

@@ -2,7 +2,7 @@
 
 use super::configs;
 use super::directory::Directory;
-use super::log::Head;
+use super::log::StoredEntry;
 use super::violation::{Rule, Violations};
 use crate::types::{Index, NodeId, Position, Term};
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,7 +77,7 @@ fn matching(one: &Directory, other: &Directory, out: &mut Violations) {
     }
 }
 
-fn two_entries(at: Index, x: &Head, y: &Head, places: &[&str], out: &mut Violations) {
+fn two_entries(at: Index, x: &StoredEntry, y: &StoredEntry, places: &[&str], out: &mut Violations) {
     let sums = format!("checksums {:08x} and {:08x}", x.checksum, y.checksum);
     let what = format!("{at}@{} is two different entries ({sums})", x.term);
     out.add(Rule::LogMatching, places, what);
@@ -148,7 +148,7 @@ fn configurations(one: &Directory, other: &Directory, out: &mut Violations) {
 
 /// Entries that gave way to others were of one leader, too.
 fn overwritten(directories: &[Directory], out: &mut Violations) {
-    let mut known: BTreeMap<(Index, Term), (Head, &str)> = BTreeMap::new();
+    let mut known: BTreeMap<(Index, Term), (StoredEntry, &str)> = BTreeMap::new();
     for directory in directories {
         for (index, head) in &directory.replay.gone {
             let (first, there) = *known.entry((*index, head.term)).or_insert((*head, &directory.name));

@@ -5,8 +5,8 @@ use super::diff::{about, about_json, read_all};
 use super::directory::Directory;
 use super::violation::{Rule, Violations};
 use crate::cli::cluster::Output;
+use crate::cli::failure::CliError;
 use crate::cli::output::outln;
-use crate::cli::trouble::Trouble;
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ pub struct Check {
 }
 
 /// `drave check`.
-pub fn run(args: &Check) -> Result<(), Trouble> {
+pub fn run(args: &Check) -> Result<(), CliError> {
     let directories = read_all(&args.directories)?;
     let mut found = Violations::default();
     for directory in &directories {
@@ -50,7 +50,7 @@ pub fn run(args: &Check) -> Result<(), Trouble> {
 }
 
 /// What looks proposed too early may have been read too early: only a second look tells.
-fn stacked(args: &Check, directories: &[Directory], found: &mut Violations) -> Result<(), Trouble> {
+fn stacked(args: &Check, directories: &[Directory], found: &mut Violations) -> Result<(), CliError> {
     let mut suspected = Violations::default();
     across::stacked(directories, directories, &mut suspected);
     if suspected.count() > 0 {

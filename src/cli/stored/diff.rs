@@ -3,9 +3,9 @@
 use super::directory::Directory;
 use super::standing::{Standing, Tail, tail};
 use crate::cli::cluster::Output;
-use crate::cli::dump_words::{Said, Style};
+use crate::cli::dump_words::{RecordText, Style};
+use crate::cli::failure::CliError;
 use crate::cli::output::outln;
-use crate::cli::trouble::Trouble;
 use crate::server::new_cluster::INDEX_GAP;
 use crate::types::{Index, Membership, Position, Term};
 use crate::wal::identity::short;
@@ -60,7 +60,7 @@ struct Compared {
 }
 
 /// `drave diff`.
-pub fn run(args: &Diff) -> Result<(), Trouble> {
+pub fn run(args: &Diff) -> Result<(), CliError> {
     let directories = read_all(&args.directories)?;
     let compared = compare(&directories);
     let damaged = directories.iter().any(|directory| !directory.damage.is_empty());
@@ -79,7 +79,7 @@ pub fn run(args: &Diff) -> Result<(), Trouble> {
 }
 
 /// Reads directories that must be of one cluster.
-pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Directory>, Trouble> {
+pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Directory>, CliError> {
     let mut directories = Vec::with_capacity(paths.len());
     for path in paths {
         directories.push(Directory::read(path)?);
@@ -96,7 +96,7 @@ pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Directory>, Trouble> {
             short(another),
             refounded(&directories),
         );
-        return Err(Trouble { what, code: 2 });
+        return Err(CliError { what, code: 2 });
     }
     refuse_two_logs(&directories)?;
     Ok(directories)
@@ -116,7 +116,7 @@ fn refounded(directories: &[Directory]) -> String {
 }
 
 /// Refuses directories of one founding list that hold two logs: neither replaces what the other holds.
-fn refuse_two_logs(directories: &[Directory]) -> Result<(), Trouble> {
+fn refuse_two_logs(directories: &[Directory]) -> Result<(), CliError> {
     let log = |directory: &Directory| directory.membership().and_then(Membership::agreed_log);
     let mut logs = directories.iter().filter_map(|directory| Some((directory, log(directory)?)));
     let Some((first, one)) = logs.next() else { return Ok(()) };
@@ -126,7 +126,7 @@ fn refuse_two_logs(directories: &[Directory]) -> Result<(), Trouble> {
          directories of one log can be compared",
         first.name, other.name
     );
-    Err(Trouble { what, code: 2 })
+    Err(CliError { what, code: 2 })
 }
 
 /// What a directory has at an index: a term, and a checksum where the entry itself is there.
@@ -234,7 +234,7 @@ fn verdict(directories: &[Directory], compared: &Compared) -> String {
 }
 
 /// What a directory has at an index, in words.
-fn record(directory: &Directory, index: Index, style: Style) -> (String, Option<Said>) {
+fn record(directory: &Directory, index: Index, style: Style) -> (String, Option<RecordText>) {
     let log = &directory.replay.log;
     if let Some(head) = log.get(index) {
         let said = directory.record(index, style);

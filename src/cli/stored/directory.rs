@@ -3,12 +3,12 @@
 use super::replay::Replay;
 use super::violation::Rule;
 use crate::cli::dump_files::{Files, Segment, read};
-use crate::cli::dump_words::{Said, Style, say};
-use crate::cli::journal_tour::{Bad, Tour, Visitor};
+use crate::cli::dump_words::{RecordText, Style, say};
+use crate::cli::segment_walk::{Bad, Tour, Visitor};
 use crate::cli::snapshot_files::snapshots_at;
 use crate::disk::FsDisk;
 use crate::types::{ClusterId, DiskId, Index, Membership, NodeId, Position};
-use crate::wal::format::{Frame, Kind, SegmentHeader, file_name, salted};
+use crate::wal::format::{Frame, RecordKind, SegmentHeader, file_name, salted};
 use crate::wal::identity::Identity;
 use crate::wal::inspect::Finding;
 use bytes::Bytes;
@@ -57,7 +57,7 @@ pub struct Directory {
 }
 
 /// Where segments are collected from.
-struct Reading {
+struct SegmentSource {
     replay: Replay,
     owner: Option<Owner>,
     /// Records of the batch that is being read: they count when all of it is there.
@@ -90,11 +90,12 @@ impl Directory {
             anyhow::bail!("{name}: no journal here (segments named 0000000001.wal)");
         }
         let replay = Replay::new(&name);
-        let mut reading = Reading { replay, owner: None, batch: Vec::new(), segment: 0, damage: Vec::new(), torn: 0 };
+        let mut reading =
+            SegmentSource { replay, owner: None, batch: Vec::new(), segment: 0, damage: Vec::new(), torn: 0 };
         let mut tour = Tour::default();
         tour.through(path, &files, &mut reading)?;
         reading.flush();
-        let Reading { mut replay, owner, mut damage, torn, .. } = reading;
+        let SegmentSource { mut replay, owner, mut damage, torn, .. } = reading;
         damage.append(&mut replay.odd);
         let mut directory =
             Directory { path: path.to_owned(), name, owner, replay, snapshots: Vec::new(), damage, torn };
@@ -161,7 +162,7 @@ impl Directory {
     }
 
     /// The record of the entry at that index, in words; `None` if it is not there any more.
-    pub fn record(&self, index: Index, style: Style) -> Option<Said> {
+    pub fn record(&self, index: Index, style: Style) -> Option<RecordText> {
         let head = self.replay.log.get(index)?;
         let inside = self.path.join("wal");
         let directory = if inside.is_dir() { &inside } else { &self.path };
@@ -172,11 +173,11 @@ impl Directory {
         let bytes = read(&path).ok()??;
         let header = SegmentHeader::decode(&bytes).ok()?;
         let frame = Frame::read(&bytes, salted(header.salt()), head.at.into()).ok()?;
-        (frame.kind == Kind::Entry).then(|| say(&frame, style))
+        (frame.kind == RecordKind::Entry).then(|| say(&frame, style))
     }
 }
 
-impl Reading {
+impl SegmentSource {
     /// The batch is whole, or all there is of it.
     fn flush(&mut self) {
         for frame in self.batch.drain(..) {
@@ -185,7 +186,7 @@ impl Reading {
     }
 }
 
-impl Visitor for Reading {
+impl Visitor for SegmentSource {
     fn segment(&mut self, segment: &Segment, header: Option<&SegmentHeader>, _bytes: &Bytes) -> io::Result<()> {
         self.flush();
         if self.segment != 0 && segment.number != self.segment + 1 {
@@ -205,7 +206,7 @@ impl Visitor for Reading {
     fn finding(&mut self, segment: &Segment, finding: Finding) -> io::Result<()> {
         match finding {
             Finding::Record(frame) => {
-                if frame.kind == Kind::Batch {
+                if frame.kind == RecordKind::Batch {
                     self.flush();
                 }
                 self.batch.push(frame);

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 /// What is kept of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Head {
+pub struct StoredEntry {
     /// Its term.
     pub term: Term,
     /// The cluster's clock in it.
@@ -18,9 +18,9 @@ pub struct Head {
     pub at: u32,
 }
 
-impl Head {
+impl StoredEntry {
     /// Whether it is the same entry, wherever it is stored.
-    pub fn is(&self, other: &Head) -> bool {
+    pub fn is(&self, other: &StoredEntry) -> bool {
         (self.term, self.checksum) == (other.term, other.checksum)
     }
 }
@@ -33,7 +33,7 @@ const HOLE_MAX: u64 = 1 << 20;
 pub struct Log {
     /// The position before the first.
     before: Position,
-    heads: VecDeque<Option<Head>>,
+    heads: VecDeque<Option<StoredEntry>>,
 }
 
 impl Log {
@@ -68,7 +68,7 @@ impl Log {
     }
 
     /// The entry at that index, if it is there and known.
-    pub fn get(&self, index: Index) -> Option<&Head> {
+    pub fn get(&self, index: Index) -> Option<&StoredEntry> {
         let at = index.0.checked_sub(self.before.index.0 + 1)?;
         self.heads.get(usize::try_from(at).ok()?)?.as_ref()
     }
@@ -89,13 +89,13 @@ impl Log {
     }
 
     /// Known entries in order.
-    pub fn iter(&self) -> impl Iterator<Item = (Index, &Head)> {
+    pub fn iter(&self) -> impl Iterator<Item = (Index, &StoredEntry)> {
         let first = self.first().0;
         self.heads.iter().enumerate().filter_map(move |(i, head)| Some((Index(first + i as u64), head.as_ref()?)))
     }
 
     /// Puts an entry in its place; all from there on was another log's, and is handed back.
-    pub fn put(&mut self, index: Index, head: Head) -> Vec<(Index, Head)> {
+    pub fn put(&mut self, index: Index, head: StoredEntry) -> Vec<(Index, StoredEntry)> {
         let mut gone = Vec::new();
         while self.last() >= index && !self.heads.is_empty() {
             let last = self.last();
@@ -118,8 +118,8 @@ impl Log {
 mod tests {
     use super::*;
 
-    fn head(term: u64) -> Head {
-        Head { term: Term(term), time: ClusterTime(0), checksum: term as u32, segment: 1, at: 0 }
+    fn head(term: u64) -> StoredEntry {
+        StoredEntry { term: Term(term), time: ClusterTime(0), checksum: term as u32, segment: 1, at: 0 }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! One journal, replayed record by record as it was written, and judged by what no healthy node writes.
 
 use super::configs;
-use super::log::{Head, Log};
+use super::log::{Log, StoredEntry};
 use super::violation::{Rule, Violations};
 use crate::codec::{self, Reader};
-use crate::types::{Base, HardState, Index, Membership, NodeId, Payload, Position, Term, Vote};
-use crate::wal::format::{self, EntryHead, Frame, Kind, Opening};
+use crate::types::{HardState, Index, Membership, NodeId, Payload, Position, SnapshotPoint, Term, Vote};
+use crate::wal::format::{self, EntryHead, Frame, Opening, RecordKind};
 use std::collections::BTreeMap;
 
 /// No log is that long: whoever says so is not believed.
@@ -38,7 +38,7 @@ pub struct Replay {
     /// The configurations that the log begins with and holds, oldest first.
     pub configurations: Vec<Configured>,
     /// Entries that gave way to others.
-    pub gone: Vec<(Index, Head)>,
+    pub gone: Vec<(Index, StoredEntry)>,
     /// What no healthy node writes.
     pub violations: Violations,
     /// Records that are whole and make no sense.
@@ -78,16 +78,16 @@ impl Replay {
     /// The next record of that segment.
     pub fn take(&mut self, segment: u64, frame: &Frame) {
         let sense = match frame.kind {
-            Kind::Entry => self.entry(segment, frame),
-            Kind::Hard => format::read_hard(&frame.body).map(|hard| self.hard(hard)).map_err(|odd| odd.0),
-            Kind::Open => Opening::read(&frame.body).map_err(|odd| odd.0).and_then(|opening| self.open(opening)),
-            Kind::Base => format::read_base(&frame.body).map_err(|odd| odd.0).and_then(|base| self.restart(base)),
-            Kind::Release => format::read_base(&frame.body).map_err(|odd| odd.0).and_then(|base| {
+            RecordKind::Entry => self.entry(segment, frame),
+            RecordKind::Hard => format::read_hard(&frame.body).map(|hard| self.hard(hard)).map_err(|odd| odd.0),
+            RecordKind::Open => Opening::read(&frame.body).map_err(|odd| odd.0).and_then(|opening| self.open(opening)),
+            RecordKind::Base => format::read_base(&frame.body).map_err(|odd| odd.0).and_then(|base| self.restart(base)),
+            RecordKind::Release => format::read_base(&frame.body).map_err(|odd| odd.0).and_then(|base| {
                 believed(base.position.index)?;
                 self.base = base.position;
                 Ok(())
             }),
-            Kind::Batch | Kind::Seal => Ok(()),
+            RecordKind::Batch | RecordKind::Seal => Ok(()),
         };
         if let Err(what) = sense {
             self.odd.push(format!("{}: byte {}: {what}", format::file_name(segment), frame.at));
@@ -116,7 +116,7 @@ impl Replay {
     }
 
     /// The log begins anew behind a snapshot, or for the first time.
-    fn restart(&mut self, base: Base) -> Result<(), &'static str> {
+    fn restart(&mut self, base: SnapshotPoint) -> Result<(), &'static str> {
         believed(base.position.index)?;
         self.broken = false;
         self.log = Log::behind(base.position);
@@ -153,7 +153,7 @@ impl Replay {
         let entry = codec::read_entry(&mut Reader::new(frame.body.clone())).map_err(|odd| odd.0)?;
         self.judge_place(position);
         let place = |what: u64| u32::try_from(what).map_err(|_| "beyond what a segment can hold");
-        let head = Head { term, time, checksum: entry.checksum, segment: place(segment)?, at: place(frame.at)? };
+        let head = StoredEntry { term, time, checksum: entry.checksum, segment: place(segment)?, at: place(frame.at)? };
         let gone = self.log.put(index, head);
         self.configurations.retain(|configured| configured.index < index || configured.index <= self.base.index);
         self.gone.extend(gone);
@@ -192,7 +192,7 @@ impl Replay {
     }
 
     /// Whether terms and times rise along the log.
-    fn judge_order(&mut self, position: Position, head: &Head) {
+    fn judge_order(&mut self, position: Position, head: &StoredEntry) {
         let before = position.index.prev();
         if self.log.before().index < before || self.log.before().term > Term::ZERO {
             let term = self.log.term(before);
@@ -232,7 +232,7 @@ mod tests {
     use crate::types::ClusterTime;
     use bytes::Bytes;
 
-    fn frame(kind: Kind, body: Vec<u8>) -> Frame {
+    fn frame(kind: RecordKind, body: Vec<u8>) -> Frame {
         Frame { at: 64, checksum: 0, previous: 0, batch: 1, kind, body: Bytes::from(body) }
     }
 
@@ -240,7 +240,7 @@ mod tests {
         let entry = codec::entry(Position::new(Index(index), Term(term)), ClusterTime(1), Payload::Noop);
         let mut body = Vec::new();
         codec::put_entry(&mut body, &entry);
-        frame(Kind::Entry, body)
+        frame(RecordKind::Entry, body)
     }
 
     #[test]
@@ -259,7 +259,9 @@ mod tests {
     #[test]
     fn whole_records_that_make_no_sense_are_told_and_harm_nobody() {
         let mut replay = Replay::new("d");
-        for odd in [entry(0, 1), entry(u64::MAX, 1), frame(Kind::Hard, vec![0; 5]), frame(Kind::Open, vec![0; 9])] {
+        for odd in
+            [entry(0, 1), entry(u64::MAX, 1), frame(RecordKind::Hard, vec![0; 5]), frame(RecordKind::Open, vec![0; 9])]
+        {
             replay.take(1, &odd);
         }
         assert_eq!((replay.odd.len(), replay.log.is_empty()), (4, true));

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// How it is drawn.
 #[derive(Clone, Copy, Debug)]
-pub struct Look {
+pub struct DrawOptions {
     /// Which keys are of use.
     pub reach: Reach,
     /// Whether colours may be used.
@@ -26,10 +26,10 @@ const ROWS_FOR_GAPS: u16 = 20;
 /// With fewer rows left, events take all of them.
 const ROWS_FOR_A_GRAPH: u16 = 7;
 
-impl Look {
+impl DrawOptions {
     /// With colours, unless `NO_COLOR` is set to something.
-    pub fn from_environment(reach: Reach) -> Look {
-        Look { reach, colours: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
+    pub fn from_environment(reach: Reach) -> DrawOptions {
+        DrawOptions { reach, colours: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
     }
 
     fn coloured(&self, colour: Color) -> Style {
@@ -50,7 +50,7 @@ impl Look {
 }
 
 /// Draws all of it, or as much as fits.
-pub fn draw(model: &Model, look: &Look, frame: &mut Frame) {
+pub fn draw(model: &Model, look: &DrawOptions, frame: &mut Frame) {
     let mut left = frame.area();
     let gap = u16::from(left.height >= ROWS_FOR_GAPS);
     let help = help(look, left.width);
@@ -89,7 +89,7 @@ fn put(frame: &mut Frame, area: Rect, lines: &[Line]) {
     }
 }
 
-fn header(model: &Model, look: &Look) -> Line<'static> {
+fn header(model: &Model, look: &DrawOptions) -> Line<'static> {
     let (answer, all) = (model.answered().count(), model.nodes.len());
     let (leads, style) = match model.leader() {
         Some(leader) => (format!("n{} leads term {}", leader.node, leader.term), look.tone(Tone::Good)),
@@ -122,7 +122,7 @@ fn clock(at: Duration) -> String {
     }
 }
 
-fn nodes(model: &Model, look: &Look, frame: &mut Frame, left: &mut Rect) {
+fn nodes(model: &Model, look: &DrawOptions, frame: &mut Frame, left: &mut Rect) {
     let width = left.width;
     let row = cut(left, 1);
     put(frame, row, &[Line::styled(table::titles(width), look.title())]);
@@ -139,7 +139,7 @@ fn nodes(model: &Model, look: &Look, frame: &mut Frame, left: &mut Rect) {
     }
 }
 
-fn graph(model: &Model, look: &Look, frame: &mut Frame, left: &mut Rect) {
+fn graph(model: &Model, look: &DrawOptions, frame: &mut Frame, left: &mut Rect) {
     let title = cut(left, 1);
     let bars = cut(left, (left.height / 3).clamp(1, 8));
     let below = cut(left, 1);
@@ -167,7 +167,7 @@ fn load(load: &Load) -> String {
     }
 }
 
-fn events(model: &Model, look: &Look, frame: &mut Frame, mut left: Rect) {
+fn events(model: &Model, look: &DrawOptions, frame: &mut Frame, mut left: Rect) {
     let title = cut(&mut left, 1);
     put(frame, title, &[Line::styled("events", look.title())]);
     let newest = model.events.iter().rev().take(left.height.into());
@@ -178,7 +178,7 @@ fn events(model: &Model, look: &Look, frame: &mut Frame, mut left: Rect) {
 }
 
 /// The keys, on as many lines as they need.
-fn help(look: &Look, width: u16) -> Vec<Line<'static>> {
+fn help(look: &DrawOptions, width: u16) -> Vec<Line<'static>> {
     let mut lines: Vec<Line> = Vec::new();
     for (key, does) in keys::help(look.reach) {
         let words = [Span::styled(key, look.title()), Span::raw(" "), Span::raw(does)];

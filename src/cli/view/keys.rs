@@ -4,7 +4,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 /// What a key asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Wish {
+pub enum KeyAction {
     /// kill -9 of the leader; it comes back by itself.
     KillLeader,
     /// kill -9 of that node, or its start if it is away.
@@ -52,22 +52,22 @@ struct Binding {
     /// How the key is called, and what it does, for people.
     help: (&'static str, &'static str),
     usable: Use,
-    wish: fn(u64) -> Wish,
+    wish: fn(u64) -> KeyAction,
 }
 
-const fn on(key: char, help: (&'static str, &'static str), usable: Use, wish: fn(u64) -> Wish) -> Binding {
+const fn on(key: char, help: (&'static str, &'static str), usable: Use, wish: fn(u64) -> KeyAction) -> Binding {
     Binding { key: Key::Char(key), help, usable, wish }
 }
 
 /// All keys, in the order in which help names them.
 const BINDINGS: &[Binding] = &[
-    on('k', ("k", "kill leader"), Use::Ours, |_| Wish::KillLeader),
-    Binding { key: Key::Digit, help: ("1-9", "kill/start"), usable: Use::Ours, wish: Wish::KillOrStart },
-    on('z', ("z", "freeze"), Use::Ours, |_| Wish::FreezeOrThaw),
-    on('t', ("t", "transfer"), Use::Careful, |_| Wish::Transfer),
-    on('b', ("b", "load"), Use::Careful, |_| Wish::Load),
-    on('s', ("s", "snapshot"), Use::Careful, |_| Wish::Snapshot),
-    on('q', ("q", "quit"), Use::Everywhere, |_| Wish::Quit),
+    on('k', ("k", "kill leader"), Use::Ours, |_| KeyAction::KillLeader),
+    Binding { key: Key::Digit, help: ("1-9", "kill/start"), usable: Use::Ours, wish: KeyAction::KillOrStart },
+    on('z', ("z", "freeze"), Use::Ours, |_| KeyAction::FreezeOrThaw),
+    on('t', ("t", "transfer"), Use::Careful, |_| KeyAction::Transfer),
+    on('b', ("b", "load"), Use::Careful, |_| KeyAction::Load),
+    on('s', ("s", "snapshot"), Use::Careful, |_| KeyAction::Snapshot),
+    on('q', ("q", "quit"), Use::Everywhere, |_| KeyAction::Quit),
 ];
 
 impl Binding {
@@ -76,7 +76,7 @@ impl Binding {
     }
 
     /// What it asks for, if that character is its key.
-    fn wish(&self, pressed: char) -> Option<Wish> {
+    fn wish(&self, pressed: char) -> Option<KeyAction> {
         match self.key {
             Key::Char(key) => (key == pressed).then(|| (self.wish)(0)),
             Key::Digit => pressed.to_digit(10).filter(|digit| *digit > 0).map(|digit| (self.wish)(digit.into())),
@@ -97,14 +97,14 @@ pub enum Pressed {
     /// It asks for that, if it is pressed once more; how it is called, and what it does.
     Once((&'static str, &'static str)),
     /// It asks for that.
-    Wish(Wish),
+    Wish(KeyAction),
 }
 
 /// Whoever sits at the keyboard.
 pub struct Hand {
     reach: Reach,
     /// What was asked for once, and has to be asked for again.
-    once: Option<Wish>,
+    once: Option<KeyAction>,
 }
 
 impl Hand {
@@ -126,7 +126,7 @@ impl Hand {
         let once = self.once.take();
         // The terminal sends no signal meanwhile: this key is that signal.
         if event.modifiers.contains(KeyModifiers::CONTROL) {
-            return if event.code == KeyCode::Char('c') { Pressed::Wish(Wish::Quit) } else { Pressed::Nothing };
+            return if event.code == KeyCode::Char('c') { Pressed::Wish(KeyAction::Quit) } else { Pressed::Nothing };
         }
         let KeyCode::Char(pressed) = event.code else { return Pressed::Nothing };
         let usable = BINDINGS.iter().filter(|binding| binding.is_usable(self.reach));
@@ -157,17 +157,17 @@ mod tests {
         assert_eq!(
             wishes,
             [
-                Wish::KillLeader,
-                Wish::KillOrStart(1),
-                Wish::FreezeOrThaw,
-                Wish::Transfer,
-                Wish::Load,
-                Wish::Snapshot,
-                Wish::Quit
+                KeyAction::KillLeader,
+                KeyAction::KillOrStart(1),
+                KeyAction::FreezeOrThaw,
+                KeyAction::Transfer,
+                KeyAction::Load,
+                KeyAction::Snapshot,
+                KeyAction::Quit
             ]
             .map(Pressed::Wish)
         );
-        assert_eq!(press(&mut hand, '9'), Pressed::Wish(Wish::KillOrStart(9)));
+        assert_eq!(press(&mut hand, '9'), Pressed::Wish(KeyAction::KillOrStart(9)));
         assert_eq!(press(&mut hand, '0'), Pressed::Nothing);
         assert_eq!(press(&mut hand, 'x'), Pressed::Nothing);
     }
@@ -176,7 +176,7 @@ mod tests {
     fn with_control_only_c_asks_for_something() {
         let mut hand = Hand::new(Reach::Processes);
         for (key, comes_to) in [
-            ('c', Pressed::Wish(Wish::Quit)),
+            ('c', Pressed::Wish(KeyAction::Quit)),
             ('k', Pressed::Nothing),
             ('z', Pressed::Nothing),
             ('s', Pressed::Nothing),
@@ -191,7 +191,7 @@ mod tests {
         for key in ['k', '1', 'z'] {
             assert_eq!(press(&mut hand, key), Pressed::Nothing);
         }
-        for (key, wish) in [('t', Wish::Transfer), ('b', Wish::Load), ('s', Wish::Snapshot)] {
+        for (key, wish) in [('t', KeyAction::Transfer), ('b', KeyAction::Load), ('s', KeyAction::Snapshot)] {
             assert!(matches!(press(&mut hand, key), Pressed::Once(_)));
             assert_eq!(press(&mut hand, key), Pressed::Wish(wish));
             // Twice again, for once more; and whatever comes between takes it back.
@@ -199,6 +199,6 @@ mod tests {
             assert_eq!(press(&mut hand, 'x'), Pressed::Nothing);
             assert!(matches!(press(&mut hand, key), Pressed::Once(_)));
         }
-        assert_eq!(press(&mut hand, 'q'), Pressed::Wish(Wish::Quit));
+        assert_eq!(press(&mut hand, 'q'), Pressed::Wish(KeyAction::Quit));
     }
 }

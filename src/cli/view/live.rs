@@ -1,15 +1,15 @@
 //! The view at work: what is seen and pressed goes in, a screen and wishes come out.
 
-use super::draw::{self, Look};
-use super::errands::Errands;
-use super::keys::{Hand, Pressed, Reach, Wish};
+use super::draw::{self, DrawOptions};
+use super::jobs::Errands;
+use super::keys::{Hand, KeyAction, Pressed, Reach};
 use super::load::Writer;
 use super::model::{Load, Model, Observation, Process, Sample};
-use super::poll::{Poll, Seen, Sink};
-use super::story::{Told, Tone};
+use super::poll::{Poll, Sink, TimedObservation};
+use super::story::{StoryLine, Tone};
 use super::terminal::{Input, Screen};
 use crate::cli::cluster::Cluster;
-use crate::cli::trouble::Trouble;
+use crate::cli::failure::CliError;
 use std::io;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
@@ -27,13 +27,13 @@ const LOAD_END: Duration = Duration::from_secs(3);
 pub struct View {
     cluster: Cluster,
     model: Model,
-    look: Look,
+    look: DrawOptions,
     hand: Hand,
     screen: Screen,
     poll: Poll,
     errands: Errands,
     load: Option<Writer>,
-    seen: Receiver<Seen>,
+    seen: Receiver<TimedObservation>,
     sink: Sink,
     began: Instant,
 }
@@ -52,19 +52,19 @@ pub struct Subject {
     pub reach: Reach,
 }
 
-fn io(error: io::Error) -> Trouble {
-    Trouble { what: format!("terminal: {error}\n  without one: --plain, or drave status --watch"), code: 74 }
+fn io(error: io::Error) -> CliError {
+    CliError { what: format!("terminal: {error}\n  without one: --plain, or drave status --watch"), code: 74 }
 }
 
 impl View {
     /// Takes the terminal, and begins to ask.
-    pub fn open(subject: Subject) -> Result<View, Trouble> {
+    pub fn open(subject: Subject) -> Result<View, CliError> {
         let Subject { title, place, cluster, numbered, reach } = subject;
         let (sink, seen) = sync_channel(UNSEEN_MAX);
         let named = cluster.endpoints.iter().cloned().zip(1..).map(|(at, id)| (numbered.then_some(id), at));
         Ok(View {
             model: Model::new(title, place, named),
-            look: Look::from_environment(reach),
+            look: DrawOptions::from_environment(reach),
             hand: Hand::new(reach),
             screen: Screen::open().map_err(io)?,
             poll: Poll::new(sink.clone(), cluster.tls.keys.clone()),
@@ -89,7 +89,7 @@ impl View {
 
     /// Something was done.
     pub fn tell(&mut self, tone: Tone, text: impl Into<String>) {
-        self.observe(Observation::Told(Told::new(tone, text)));
+        self.observe(Observation::Told(StoryLine::new(tone, text)));
     }
 
     fn observe(&mut self, observation: Observation) {
@@ -98,7 +98,7 @@ impl View {
 
     /// Draws what is known, waits for keys for a moment, and takes in what was seen meanwhile. What any client can
     /// do is done; other wishes are handed over.
-    pub fn turn(&mut self) -> Result<Vec<Wish>, Trouble> {
+    pub fn turn(&mut self) -> Result<Vec<KeyAction>, CliError> {
         self.poll.follow(&self.model.endpoints());
         let (model, look) = (&self.model, &self.look);
         self.screen.draw(|frame| draw::draw(model, look, frame)).map_err(io)?;
@@ -114,14 +114,14 @@ impl View {
     }
 
     /// Waits for a key for a moment; what all that were pressed ask for.
-    fn keys(&mut self) -> io::Result<Vec<Wish>> {
+    fn keys(&mut self) -> io::Result<Vec<KeyAction>> {
         let mut wishes = Vec::new();
         for n in 0..KEYS_MAX {
             let key = match self.screen.input(if n == 0 { TURN } else { Duration::ZERO })? {
                 Input::Key(key) => key,
                 Input::Nothing => break,
                 Input::End => {
-                    wishes.push(Wish::Quit);
+                    wishes.push(KeyAction::Quit);
                     break;
                 }
             };
@@ -135,20 +135,22 @@ impl View {
     }
 
     /// Does what any client can; whether it was that.
-    fn grant(&mut self, wish: Wish) -> bool {
+    fn grant(&mut self, wish: KeyAction) -> bool {
         match wish {
-            Wish::Transfer => {
+            KeyAction::Transfer => {
                 let told = self.errands.transfer();
                 self.observe(Observation::Told(told));
             }
-            Wish::Snapshot => {
+            KeyAction::Snapshot => {
                 let answering = self.model.nodes.iter().filter(|node| node.status().is_some());
                 let nodes = answering.map(|node| (node.name(), node.endpoint.clone())).collect();
                 let told = self.errands.snapshot(nodes);
                 self.observe(Observation::Told(told));
             }
-            Wish::Load => self.switch_load(),
-            Wish::KillLeader | Wish::KillOrStart(_) | Wish::FreezeOrThaw | Wish::Quit => return false,
+            KeyAction::Load => self.switch_load(),
+            KeyAction::KillLeader | KeyAction::KillOrStart(_) | KeyAction::FreezeOrThaw | KeyAction::Quit => {
+                return false;
+            }
         }
         true
     }

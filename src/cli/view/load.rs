@@ -2,7 +2,7 @@
 
 use super::model::{Load, Observation, Sample};
 use super::poll::Sink;
-use super::story::{Told, Tone};
+use super::story::{StoryLine, Tone};
 use crate::cli::cluster::Cluster;
 use crate::client::{Completion, Fleet, MuxOptions, Result as Outcome};
 use crate::machine::KIND;
@@ -46,11 +46,11 @@ impl Writer {
         let thread = std::thread::spawn(move || {
             let folder = format!("demo/{:08x}", rand::random::<u32>());
             if let Err(error) = Run::new(&sink, &folder).go(&cluster, &stopped) {
-                tell(&sink, Observation::Told(Told::new(Tone::Bad, format!("no load: {error}"))));
+                tell(&sink, Observation::Told(StoryLine::new(Tone::Bad, format!("no load: {error}"))));
             }
             if remove(&cluster, &folder).is_none() {
                 let left = format!("the counters of the load stay under {folder}/");
-                tell(&sink, Observation::Told(Told::new(Tone::Plain, left)));
+                tell(&sink, Observation::Told(StoryLine::new(Tone::Plain, left)));
             }
         });
         Writer { stop, thread }

@@ -1,13 +1,12 @@
-//! The live view of a cluster: what `drave demo` and `drave top` show in a terminal.
+//! The live view of a cluster, for `drave demo` and `drave top`.
 //!
-//! What is known is a pure [`model`], which is told what was seen and when; [`draw`] makes a screen of it, and
-//! [`story`] sentences of how one thing seen differs from the one before. Around them stand those who see:
-//! [`poll`] asks each node on a thread of its own, so that one that is silent holds up nobody; [`load`] writes, if
-//! that is wanted, and measures how long it takes; [`errands`] does what takes a while. [`keys`] says what each
-//! key asks for, in one table, and [`live`] brings all of it together.
+//! [`model`] holds what is known of the cluster: a pure function of observations and their times. [`draw`] renders it,
+//! and [`story`] describes the difference between two observations in a sentence. [`poll`] asks each node for its
+//! status on a thread of its own, so that a node that does not answer delays no other; [`load`] writes to the cluster and measures the
+//! latency; [`jobs`] runs whatever takes long. [`keys`] is the table of key bindings, and [`live`] is the main loop.
 
 pub mod draw;
-pub mod errands;
+pub mod jobs;
 pub mod keys;
 pub mod live;
 pub mod load;

@@ -1,6 +1,6 @@
 //! What the view knows of a cluster. Pure: it is told what was seen, and when, and is drawn.
 
-use super::story::{self, Told, Tone};
+use super::story::{self, StoryLine, Tone};
 use crate::api::{RoleName, Status};
 use crate::limits::MEMBERS_MAX;
 use std::collections::VecDeque;
@@ -21,7 +21,7 @@ pub enum Observation {
         /// Where.
         endpoint: String,
         /// What came of it.
-        found: Found,
+        found: PollResult,
     },
     /// How the process of a node is.
     Process {
@@ -33,12 +33,12 @@ pub enum Observation {
     /// How the load does.
     Load(Load),
     /// Something was done, or failed, that no other observation would tell.
-    Told(Told),
+    Told(StoryLine),
 }
 
 /// What a look at a node found.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Found {
+pub enum PollResult {
     /// It says how it is.
     Answer(Box<Status>),
     /// Nothing was heard in time: it is frozen, cut off, or very slow.
@@ -94,7 +94,7 @@ pub struct Node {
     /// Who it is, once that is known.
     pub id: Option<u64>,
     /// What the last look at it found; nothing before the first.
-    pub found: Option<Found>,
+    pub found: Option<PollResult>,
     /// When it was heard last.
     pub heard: Option<Duration>,
     /// Its process, if it is ours.
@@ -109,7 +109,7 @@ pub struct Event {
     /// When, counted from the opening of the view.
     pub at: Duration,
     /// What.
-    pub told: Told,
+    pub told: StoryLine,
 }
 
 /// What the view knows of a cluster.
@@ -176,7 +176,7 @@ impl Node {
     /// What it says of itself, if it answered last.
     pub fn status(&self) -> Option<&Status> {
         match &self.found {
-            Some(Found::Answer(status)) => Some(status),
+            Some(PollResult::Answer(status)) => Some(status),
             _ => None,
         }
     }
@@ -248,10 +248,10 @@ impl Model {
         self.nodes.iter().map(|node| node.endpoint.clone()).collect()
     }
 
-    fn looked(&mut self, at: Duration, endpoint: &str, found: Found) {
+    fn looked(&mut self, at: Duration, endpoint: &str, found: PollResult) {
         // It may be of one that has left meanwhile.
         let Some(node) = self.nodes.iter_mut().find(|node| node.endpoint == endpoint) else { return };
-        if let Found::Answer(status) = &found {
+        if let PollResult::Answer(status) = &found {
             (node.id, node.heard) = (Some(status.node), Some(at));
             self.commits.saw(at, status.commit);
         }
@@ -285,13 +285,13 @@ impl Model {
         // Who leads a term tells of the term as well.
         if term > self.term {
             if self.term > 0 && leads.is_none_or(|(_, led)| led < term) {
-                self.tell(at, Told::new(Tone::Plain, format!("term {term} begins")));
+                self.tell(at, StoryLine::new(Tone::Plain, format!("term {term} begins")));
             }
             self.term = term;
         }
         if let Some(membership) = membership.filter(|membership| *membership != self.membership) {
             if !self.membership.is_empty() {
-                self.tell(at, Told::new(Tone::Plain, format!("the members are now {membership}")));
+                self.tell(at, StoryLine::new(Tone::Plain, format!("the members are now {membership}")));
             }
             self.membership = membership;
         }
@@ -317,7 +317,7 @@ impl Model {
         self.nodes.sort_by_key(|node| node.id.unwrap_or(u64::MAX));
     }
 
-    fn tell(&mut self, at: Duration, told: Told) {
+    fn tell(&mut self, at: Duration, told: StoryLine) {
         if self.events.len() == EVENTS_MAX {
             self.events.pop_front();
         }

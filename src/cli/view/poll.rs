@@ -1,6 +1,6 @@
 //! Asks each node how it is, again and again, each on a thread of its own: one that is silent holds up nobody.
 
-use super::model::{Found, Observation};
+use super::model::{Observation, PollResult};
 use crate::client::{Client, ClientError, Options};
 use crate::secure::Keys;
 use std::collections::BTreeMap;
@@ -15,11 +15,11 @@ const PAUSE: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// An observation, and when it was made.
-pub type Seen = (Instant, Observation);
+pub type TimedObservation = (Instant, Observation);
 
 /// Where observations go. It takes a bounded number that nobody has looked at: whoever asks nodes waits then, and
 /// whoever measures leaves one out.
-pub type Sink = SyncSender<Seen>;
+pub type Sink = SyncSender<TimedObservation>;
 
 /// Those who ask. They end with this, or when nobody takes what they see.
 pub struct Poll {
@@ -65,9 +65,9 @@ fn ask(endpoint: &str, keys: Option<Keys>, sink: &Sink, stop: &AtomicBool) {
     let client = Client::with([endpoint], options);
     while !stop.load(Ordering::Relaxed) {
         let found = match client.status(endpoint) {
-            Ok(status) => Found::Answer(Box::new(status)),
-            Err(ClientError::Refused(tried)) if tried.took < PATIENCE => Found::Nobody,
-            Err(_) => Found::Silence,
+            Ok(status) => PollResult::Answer(Box::new(status)),
+            Err(ClientError::Refused(tried)) if tried.took < PATIENCE => PollResult::Nobody,
+            Err(_) => PollResult::Silence,
         };
         if sink.send((Instant::now(), Observation::Looked { endpoint: endpoint.to_owned(), found })).is_err() {
             return;

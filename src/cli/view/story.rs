@@ -1,12 +1,12 @@
 //! What is new, in sentences: how what was seen differs from what was seen before.
 
-use super::model::{Found, Node, Process};
+use super::model::{Node, PollResult, Process};
 use crate::api::Status;
 use bytesize::ByteSize;
 
 /// A sentence about something that happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Told {
+pub struct StoryLine {
     /// Whether it is good news.
     pub tone: Tone,
     /// The sentence.
@@ -24,27 +24,31 @@ pub enum Tone {
     Bad,
 }
 
-impl Told {
+impl StoryLine {
     /// That sentence.
-    pub fn new(tone: Tone, text: impl Into<String>) -> Told {
-        Told { tone, text: text.into() }
+    pub fn new(tone: Tone, text: impl Into<String>) -> StoryLine {
+        StoryLine { tone, text: text.into() }
     }
 }
 
 /// What is new about a node that was looked at, and found otherwise before.
-pub fn of_a_look(node: &Node, before: Option<&Found>) -> Vec<Told> {
+pub fn of_a_look(node: &Node, before: Option<&PollResult>) -> Vec<StoryLine> {
     let name = node.name();
     match (before, &node.found) {
-        (Some(Found::Answer(before)), Some(Found::Answer(now))) => of_an_answer(&name, before, now),
-        (Some(Found::Silence | Found::Nobody), Some(Found::Answer(_))) => {
-            vec![Told::new(Tone::Good, format!("{name} answers"))]
+        (Some(PollResult::Answer(before)), Some(PollResult::Answer(now))) => of_an_answer(&name, before, now),
+        (Some(PollResult::Silence | PollResult::Nobody), Some(PollResult::Answer(_))) => {
+            vec![StoryLine::new(Tone::Good, format!("{name} answers"))]
         }
         // Of a process of ours that is frozen, or gone, its own story is told.
-        (Some(Found::Answer(_) | Found::Nobody) | None, Some(Found::Silence)) if is_expected_to_answer(node) => {
-            vec![Told::new(Tone::Bad, format!("{name} is silent: frozen, cut off, or very slow"))]
+        (Some(PollResult::Answer(_) | PollResult::Nobody) | None, Some(PollResult::Silence))
+            if is_expected_to_answer(node) =>
+        {
+            vec![StoryLine::new(Tone::Bad, format!("{name} is silent: frozen, cut off, or very slow"))]
         }
-        (Some(Found::Answer(_) | Found::Silence) | None, Some(Found::Nobody)) if node.process.is_none() => {
-            vec![Told::new(Tone::Bad, format!("{name} is down: nobody is at {}", node.endpoint))]
+        (Some(PollResult::Answer(_) | PollResult::Silence) | None, Some(PollResult::Nobody))
+            if node.process.is_none() =>
+        {
+            vec![StoryLine::new(Tone::Bad, format!("{name} is down: nobody is at {}", node.endpoint))]
         }
         _ => Vec::new(),
     }
@@ -54,28 +58,28 @@ fn is_expected_to_answer(node: &Node) -> bool {
     matches!(node.process, None | Some(Process::Runs))
 }
 
-fn of_an_answer(name: &str, before: &Status, now: &Status) -> Vec<Told> {
+fn of_an_answer(name: &str, before: &Status, now: &Status) -> Vec<StoryLine> {
     let mut told = Vec::new();
     if now.uptime_ms < before.uptime_ms {
-        told.push(Told::new(Tone::Plain, format!("{name} was started anew")));
+        told.push(StoryLine::new(Tone::Plain, format!("{name} was started anew")));
     }
     if now.log.snapshot > before.log.snapshot {
         let size = ByteSize(now.log.snapshot_bytes).display().iec();
-        told.push(Told::new(Tone::Plain, format!("{name} has a snapshot up to {}, {size}", now.log.snapshot)));
+        told.push(StoryLine::new(Tone::Plain, format!("{name} has a snapshot up to {}, {size}", now.log.snapshot)));
     }
     if now.log.lacks_room && !before.log.lacks_room {
-        told.push(Told::new(Tone::Bad, format!("{name} has no room for a snapshot")));
+        told.push(StoryLine::new(Tone::Bad, format!("{name} has no room for a snapshot")));
     }
     match (before.low_space, now.low_space) {
-        (false, true) => told.push(Told::new(Tone::Bad, format!("{name} has too little room on its disk"))),
-        (true, false) => told.push(Told::new(Tone::Good, format!("{name} has room on its disk again"))),
+        (false, true) => told.push(StoryLine::new(Tone::Bad, format!("{name} has too little room on its disk"))),
+        (true, false) => told.push(StoryLine::new(Tone::Good, format!("{name} has room on its disk again"))),
         _ => {}
     }
     told
 }
 
 /// What is new about a process of ours; nothing if it is as it was, or was only now seen to run.
-pub fn of_a_process(id: u64, before: Option<Process>, now: Process) -> Option<Told> {
+pub fn of_a_process(id: u64, before: Option<Process>, now: Process) -> Option<StoryLine> {
     let (tone, text) = match (before, now) {
         (None | Some(Process::Runs), Process::Runs) => return None,
         (Some(Process::Frozen), Process::Runs) => (Tone::Good, format!("n{id} goes on (SIGCONT)")),
@@ -87,21 +91,21 @@ pub fn of_a_process(id: u64, before: Option<Process>, now: Process) -> Option<To
         (Some(Process::Away), Process::Away) => return None,
         (_, Process::Away) => (Tone::Bad, format!("n{id} died, and stays away: {id} starts it")),
     };
-    Some(Told::new(tone, text))
+    Some(StoryLine::new(tone, text))
 }
 
 /// What is new about who leads, each in a term: who did last, and who does.
-pub fn of_a_leader(led: Option<(u64, u64)>, leads: Option<(u64, u64)>) -> Option<Told> {
+pub fn of_a_leader(led: Option<(u64, u64)>, leads: Option<(u64, u64)>) -> Option<StoryLine> {
     match (led, leads) {
         (Some((before, _)), Some((now, term))) if before != now => {
-            Some(Told::new(Tone::Good, format!("n{now} leads term {term}, after n{before}")))
+            Some(StoryLine::new(Tone::Good, format!("n{now} leads term {term}, after n{before}")))
         }
         (Some((_, last)), Some((now, term))) if last == term => {
-            Some(Told::new(Tone::Good, format!("n{now} still leads term {term}")))
+            Some(StoryLine::new(Tone::Good, format!("n{now} still leads term {term}")))
         }
-        (_, Some((now, term))) => Some(Told::new(Tone::Good, format!("n{now} leads term {term}"))),
+        (_, Some((now, term))) => Some(StoryLine::new(Tone::Good, format!("n{now} leads term {term}"))),
         (Some((before, term)), None) => {
-            Some(Told::new(Tone::Bad, format!("nobody leads; n{before} did, in term {term}")))
+            Some(StoryLine::new(Tone::Bad, format!("nobody leads; n{before} did, in term {term}")))
         }
         (None, None) => None,
     }

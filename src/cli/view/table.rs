@@ -1,6 +1,6 @@
 //! The table of nodes: its columns, and which of them a narrow terminal does without.
 
-use super::model::{Found, Model, Node, Process};
+use super::model::{Model, Node, PollResult, Process};
 use crate::api::{PeerStatus, RoleName, Status};
 use bytesize::ByteSize;
 use std::time::Duration;
@@ -128,11 +128,11 @@ fn state(row: &Row) -> String {
             Some(id) => format!("dead, {id} starts it"),
             None => "dead".to_owned(),
         },
-        (_, Some(Found::Answer(status))) => of_an_answer(row, status),
-        (Some(Process::Runs), Some(Found::Nobody) | None) => "starts".to_owned(),
-        (None, Some(Found::Nobody)) => "down".to_owned(),
+        (_, Some(PollResult::Answer(status))) => of_an_answer(row, status),
+        (Some(Process::Runs), Some(PollResult::Nobody) | None) => "starts".to_owned(),
+        (None, Some(PollResult::Nobody)) => "down".to_owned(),
         (None, None) => "…".to_owned(),
-        (_, Some(Found::Silence)) => match row.node.heard {
+        (_, Some(PollResult::Silence)) => match row.node.heard {
             Some(heard) => format!("silent {} s", row.now.saturating_sub(heard).as_secs()),
             None => "silent".to_owned(),
         },

@@ -27,7 +27,7 @@ struct Cluster {
 }
 
 /// What a node does with a request.
-enum Whim {
+enum InjectedFault {
     Reply(Reply),
     HangUp,
 }
@@ -54,28 +54,28 @@ impl Cluster {
         (cluster, addresses)
     }
 
-    fn whim(&mut self, request: Request) -> Whim {
+    fn whim(&mut self, request: Request) -> InjectedFault {
         if self.rng.random_range(0..100) >= self.trouble {
-            return Whim::Reply(self.carry_out(request));
+            return InjectedFault::Reply(self.carry_out(request));
         }
         match self.rng.random_range(0..8) {
-            0 => Whim::HangUp,
+            0 => InjectedFault::HangUp,
             1 => {
                 self.carry_out(request);
-                Whim::HangUp
+                InjectedFault::HangUp
             }
             2 => {
                 self.carry_out(request);
-                Whim::Reply(Reply::Unknown)
+                InjectedFault::Reply(Reply::Unknown)
             }
-            3 => Whim::Reply(Reply::Unknown),
-            4 => Whim::Reply(Reply::Refused(Refusal::Busy)),
-            5 => Whim::Reply(Reply::Refused(Refusal::NoLeader)),
+            3 => InjectedFault::Reply(Reply::Unknown),
+            4 => InjectedFault::Reply(Reply::Refused(Refusal::Busy)),
+            5 => InjectedFault::Reply(Reply::Refused(Refusal::NoLeader)),
             n => {
                 let elsewhere = self.addresses[self.rng.random_range(0..self.addresses.len())].clone();
                 let address = Some(elsewhere).filter(|_| n == 6);
                 let leader = address.as_ref().and(NodeId::new(1));
-                Whim::Reply(Reply::Refused(Refusal::NotLeader { leader, address, term: Term(1) }))
+                InjectedFault::Reply(Reply::Refused(Refusal::NotLeader { leader, address, term: Term(1) }))
             }
         }
     }
@@ -123,8 +123,8 @@ fn serve(mut stream: TcpStream, cluster: &Mutex<Cluster>) {
             }
             let asked = read_request_frame(frame).unwrap();
             match cluster.lock().unwrap().whim(asked.request) {
-                Whim::Reply(reply) => put_reply_frame(&mut output, asked.id, &reply),
-                Whim::HangUp => return,
+                InjectedFault::Reply(reply) => put_reply_frame(&mut output, asked.id, &reply),
+                InjectedFault::HangUp => return,
             }
         }
         if stream.write_all(&output).is_err() {

@@ -92,7 +92,7 @@ fn a_session_that_lapses_is_replaced_unless_the_command_is_in_doubt() {
     let mut certain = executing(&mut now);
     certain.answered(now, Reply::Refused(Refusal::Busy));
     assert_eq!(number(&sent(&mut certain, &mut now)), (7, 1));
-    certain.answered(now, done(Outcome::Lapsed));
+    certain.answered(now, done(Outcome::SessionExpired));
     let Request::Propose { op } = sent(&mut certain, &mut now) else { panic!("a session comes first") };
     assert!(matches!(Op::decode(op), Ok(Op::Open { .. })));
     certain.answered(now, done(Outcome::Opened { session: SessionId(8) }));
@@ -101,8 +101,8 @@ fn a_session_that_lapses_is_replaced_unless_the_command_is_in_doubt() {
     let mut doubtful = executing(&mut now);
     doubtful.lost(now, "it is gone");
     sent(&mut doubtful, &mut now);
-    doubtful.answered(now, done(Outcome::Lapsed));
-    assert!(matches!(doubtful.step(now), Step::Done(Err(ClientError::Lapsed))));
+    doubtful.answered(now, done(Outcome::SessionExpired));
+    assert!(matches!(doubtful.step(now), Step::Done(Err(ClientError::SessionExpired))));
     assert_eq!(doubtful.session(), None);
 }
 

@@ -7,7 +7,7 @@ use crate::consensus::note::Note;
 use crate::consensus::progress::Progress;
 use crate::consensus::quorum;
 use crate::consensus::replica::Replica;
-use crate::types::{Change, Membership, Mutant, NodeId, Payload, Position, Prospect, Time, Unsound};
+use crate::types::{Change, InvalidChange, Membership, Mutant, NodeId, Payload, PendingRole, Position, Time};
 use std::collections::BTreeSet;
 
 /// Who is no member any more is told so for this many of the longest election timeouts.
@@ -39,11 +39,11 @@ impl Leader {
     /// same configuration, each without the other's knowledge, could come to disjoint majorities.
     fn may_change(&self, me: &Replica) -> Result<(), Refusal> {
         let mutants = me.options.mutants;
-        let open = self.is_open(me) || mutants.breaks(Mutant::ChangeBeforeNoop);
+        let open = self.current_term_committed(me) || mutants.breaks(Mutant::ChangeBeforeNoop);
         let since = me.configs.since();
         let settled = since <= me.log.commit() && !me.configs.current().is_joint();
         if !open || !(settled || mutants.breaks(Mutant::StackChanges)) {
-            return Err(Refusal::Changing { since: since.max(self.opened) });
+            return Err(Refusal::Changing { since: since.max(self.term_start_index) });
         }
         Ok(())
     }
@@ -54,7 +54,7 @@ impl Leader {
         let unnamed = |id: &&NodeId| !me.configs.current().is_voter(**id) && !self.is_named(me, **id);
         match next.voters.iter().find(unnamed) {
             None => Ok(()),
-            Some(id) => Err(Refusal::Unsound {
+            Some(id) => Err(Refusal::InvalidChange {
                 why: format!("{id} has not yet received the entry that names its disk: start it, and try again"),
             }),
         }
@@ -69,7 +69,7 @@ impl Leader {
     /// Whether the cluster would go on all the same: whoever is to become a voter is there and has caught
     /// up, and so many of the new voters are heard that they can decide.
     fn is_harmless(&self, me: &Replica, now: Time, change: &Change, next: &Membership) -> Result<(), Refusal> {
-        let dangerous = |why: String| Err(Refusal::Dangerous { why });
+        let dangerous = |why: String| Err(Refusal::UnsafeChange { why });
         let entering: Vec<NodeId> =
             next.voters.iter().copied().filter(|id| !me.configs.current().is_voter(*id)).collect();
         for id in entering {
@@ -135,7 +135,7 @@ impl Leader {
     /// That peer came with a disk we did not know: what was confirmed on another counts for nothing.
     pub fn forget(&mut self, me: &Replica, peer: NodeId) {
         if let Some(progress) = self.progress.get_mut(&peer) {
-            *progress = Progress::new(progress.heard, me.log.last().index.next());
+            *progress = Progress::new(progress.last_contact, me.log.last().index.next());
         }
     }
 
@@ -146,11 +146,11 @@ impl Leader {
         let progress = &mut self.progress;
         let notes = &mut me.notes;
         self.leaving.retain(|peer, until| {
-            let told = progress.get(peer).is_some_and(|p| p.told >= since && p.matched >= since);
+            let told = progress.get(peer).is_some_and(|p| p.commit_sent >= since && p.matched >= since);
             let stays = !told && now < *until;
             if !stays {
                 progress.remove(peer);
-                notes.push(Note::Left { peer: *peer, told });
+                notes.push(Note::MemberRemoved { peer: *peer, told });
             }
             stays
         });
@@ -160,11 +160,13 @@ impl Leader {
     fn abort(&mut self, me: &mut Replica, now: Time) -> Result<Position, Refusal> {
         let current = me.configs.current();
         if !current.is_joint() || me.configs.since() <= me.log.commit() {
-            return Err(unsound(Unsound::Idle));
+            return Err(unsound(InvalidChange::Idle));
         }
         let back = match self.way_back(me) {
             Some(old) => old,
-            None if me.configs.before().is_some_and(Membership::is_joint) => return Err(unsound(Unsound::Returning)),
+            None if me.configs.before().is_some_and(Membership::is_joint) => {
+                return Err(unsound(InvalidChange::Returning));
+            }
             // An earlier leader began it, and another may have gone on to the new configuration unseen: the
             // same two majorities have to agree on the way back.
             None => current.turned(),
@@ -177,7 +179,7 @@ impl Leader {
     /// the old voters excludes any other that is in use.
     fn way_back(&self, me: &Replica) -> Option<Membership> {
         let (current, since) = (me.configs.current(), me.configs.since());
-        let ours = since >= self.opened && since > me.log.commit();
+        let ours = since >= self.term_start_index && since > me.log.commit();
         let direct = me.configs.before().is_some_and(|before| !before.is_joint());
         (current.is_joint() && ours && direct).then(|| current.restored())
     }
@@ -190,7 +192,7 @@ impl Leader {
         };
         let returns = quorum::decides(&back, |id| self.hears(me, now, id));
         if returns {
-            me.notes.push(Note::TakesBack { since: me.configs.since() });
+            me.notes.push(Note::ChangeAborted { since: me.configs.since() });
             self.adopt(me, now, back);
         }
         returns
@@ -201,7 +203,7 @@ impl Leader {
     pub fn govern(&mut self, me: &mut Replica, now: Time) -> Next {
         // Whatever brought it: a follower's entries that we now lead, or our own.
         self.arrange(me, now);
-        if me.configs.since() > me.log.commit() || !self.is_open(me) {
+        if me.configs.since() > me.log.commit() || !self.current_term_committed(me) {
             return Next::Stay;
         }
         if me.configs.current().is_joint() {
@@ -210,7 +212,7 @@ impl Leader {
             return Next::Stay;
         }
         if !me.configs.current().is_voter(me.id) {
-            return self.depart(me, now);
+            return self.step_down_if_removed(me, now);
         }
         if !me.configs.current().log_agreed {
             if self.may_be_named_elsewhere(me, now) {
@@ -244,8 +246,8 @@ impl Leader {
                 && self.is_named(me, *id)
                 && self.answers(me, now, *id);
             match member.prospect {
-                Prospect::Rises if fit => {}
-                Prospect::Succeeds(old) if fit => {
+                PendingRole::Rises if fit => {}
+                PendingRole::Succeeds(old) if fit => {
                     voters.remove(&old);
                 }
                 _ => continue,
@@ -264,6 +266,6 @@ fn named(me: &Replica) -> Option<Membership> {
     me.name_disks(&mut next).then_some(next)
 }
 
-fn unsound(why: Unsound) -> Refusal {
-    Refusal::Unsound { why: why.to_string() }
+fn unsound(why: InvalidChange) -> Refusal {
+    Refusal::InvalidChange { why: why.to_string() }
 }

@@ -53,7 +53,7 @@ impl Replica {
             return Voice::Counted;
         }
         let Some(disk) = self.disk() else {
-            return if self.is_void() { Voice::Founder } else { Voice::Counted };
+            return if self.has_empty_log() { Voice::Founder } else { Voice::Counted };
         };
         let named = |membership: &Membership| membership.disk(self.id) == Some(disk);
         let founds = |membership: &Membership| membership.is_voter(self.id) && membership.disk(self.id).is_none();
@@ -78,12 +78,12 @@ impl Replica {
         }
         let disk = self.disk().filter(|_| !mutants.breaks(Mutant::VoteUnnamed));
         self.voice() != Voice::None
-            && self.configs.may_campaign(self.id, disk, self.log.commit())
+            && self.configs.lists_candidate(self.id, disk, self.log.commit())
             && (self.promised() <= self.log.last() || mutants.breaks(Mutant::ForgetPromised))
     }
 
     /// That member came with that disk; whether that is news.
-    pub fn meet(&mut self, peer: NodeId, disk: DiskId) -> bool {
+    pub fn learn_disk_id(&mut self, peer: NodeId, disk: DiskId) -> bool {
         let current = self.configs.current();
         let other = current.disk(peer).is_some_and(|known| known != disk);
         current.members.contains_key(&peer) && !other && self.disks.insert(peer, disk) != Some(disk)
@@ -124,7 +124,7 @@ impl Replica {
     }
 
     /// Whether it has never held anything: as it was made, or as it came back when all was lost.
-    pub fn is_void(&self) -> bool {
+    pub fn has_empty_log(&self) -> bool {
         self.log.last() == Position::ZERO && !self.options.mutants.breaks(Mutant::NoAmnesiaGuard)
     }
 
@@ -144,11 +144,11 @@ impl Replica {
         let Envelope { from, term, origin, message, .. } = envelope;
         let Some(disk) = origin.disk else { return };
         let position = match message {
-            Message::Appended { matched } if *term == self.term() => {
+            Message::AppendResponse { matched } if *term == self.term() => {
                 self.log.term(*matched).map(|term| Position::new(*matched, term))
             }
             // It was asked for only once all of the candidate's log was durable.
-            Message::AskVote { last, ask } if ask.is_real() => Some(*last),
+            Message::RequestVote { last, ask } if ask.is_real() => Some(*last),
             _ => None,
         };
         self.claims.remember(*from, disk, Claim { term: *term, position: position.unwrap_or_default() });

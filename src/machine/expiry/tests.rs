@@ -1,8 +1,8 @@
 //! Keys that end: the machine held against a naive map with deadlines, whose clock is an argument.
 
 use crate::machine::Kv;
-use crate::machine::seam::{Context, StateMachine};
-use crate::machine::words::{Answer, Bar, Command, Deadline, Left, Life, Presence, Query, Step};
+use crate::machine::state_machine::{Context, StateMachine};
+use crate::machine::words::{Answer, Bar, Command, Deadline, Expiration, Query, SetCondition, Step, TimeToLive};
 use crate::types::{ClusterTime, Index, Term};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -18,12 +18,12 @@ fn ask(kv: &Kv, query: &Query<'_>) -> Answer {
     Answer::decode(kv.query(ClusterTime(0), &query.encode())).unwrap()
 }
 
-fn set<'a>(key: &'a [u8], value: &'a [u8], life: Life) -> Command<'a> {
-    Command::Set { key, value, only_if: Presence::Either, life, tells: false }
+fn set<'a>(key: &'a [u8], value: &'a [u8], life: Expiration) -> Command<'a> {
+    Command::Set { key, value, only_if: SetCondition::Either, life, tells: false }
 }
 
-fn within(ms: u64) -> Life {
-    Life::Until(Deadline::In(ms))
+fn within(ms: u64) -> Expiration {
+    Expiration::Until(Deadline::In(ms))
 }
 
 #[test]
@@ -32,11 +32,11 @@ fn a_key_is_gone_with_the_first_entry_of_its_deadline() {
     assert_eq!(apply(&mut kv, 100, &set(b"k", b"v", within(50))), Answer::Done);
     assert_eq!(kv.due(), Some(ClusterTime(150)));
     kv.advance(ClusterTime(149));
-    assert_eq!(ask(&kv, &Query::Left { key: b"k" }), Answer::Left(Left::Ms(1)));
+    assert_eq!(ask(&kv, &Query::Left { key: b"k" }), Answer::Left(TimeToLive::Ms(1)));
     assert_eq!(ask(&kv, &Query::Count), Answer::Count(1));
     kv.advance(ClusterTime(150));
     assert_eq!(kv.get(b"k"), None);
-    assert_eq!(ask(&kv, &Query::Left { key: b"k" }), Answer::Left(Left::Absent));
+    assert_eq!(ask(&kv, &Query::Left { key: b"k" }), Answer::Left(TimeToLive::Absent));
     assert_eq!((kv.len(), kv.digest(), kv.due()), (0, Kv::new().digest(), None));
 }
 
@@ -58,7 +58,7 @@ fn what_ends_together_is_absent_at_once_and_let_go_of_little_by_little() {
     let mut entries = 0;
     while let Some(due) = kv.due() {
         assert!(due <= ClusterTime(10), "what waits to be let go of asks for an entry at once");
-        kv.tidy();
+        kv.expire_due();
         entries += 1;
     }
     assert!((2..=5).contains(&entries), "not all at once: {entries}");
@@ -69,23 +69,25 @@ fn what_ends_together_is_absent_at_once_and_let_go_of_little_by_little() {
 fn a_command_that_sets_takes_the_deadline_away_and_one_that_changes_keeps_it() {
     let mut kv = Kv::new();
     let left = |kv: &Kv| ask(kv, &Query::Left { key: b"k" });
-    let counted = Answer::Left(Left::Ms(10));
+    let counted = Answer::Left(TimeToLive::Ms(10));
     apply(&mut kv, 0, &set(b"k", b"1", within(10)));
-    for keeps in
-        [Command::Incr { key: b"k", by: 1 }, Command::Append { key: b"k", tail: b"0" }, set(b"k", b"7", Life::Kept)]
-    {
+    for keeps in [
+        Command::Incr { key: b"k", by: 1 },
+        Command::Append { key: b"k", tail: b"0" },
+        set(b"k", b"7", Expiration::Kept),
+    ] {
         apply(&mut kv, 0, &keeps);
         assert_eq!(left(&kv), counted, "{keeps:?}");
     }
     for takes in [
         Command::Put { key: b"k", value: b"1" },
         Command::Cas { key: b"k", expected: Some(b"1"), new: b"2" },
-        set(b"k", b"3", Life::Endless),
+        set(b"k", b"3", Expiration::Endless),
         Command::PutAll(vec![(b"k", b"4")]),
         Command::Persist { key: b"k" },
     ] {
         apply(&mut kv, 0, &takes);
-        assert_eq!(left(&kv), Answer::Left(Left::Endless), "{takes:?}");
+        assert_eq!(left(&kv), Answer::Left(TimeToLive::Endless), "{takes:?}");
         let bar = Bar::default();
         apply(&mut kv, 0, &Command::Expire { key: b"k", deadline: Deadline::In(10), bar });
         assert_eq!(left(&kv), counted);
@@ -107,7 +109,7 @@ fn a_deadline_is_changed_only_where_the_bar_lets_it() {
     ] {
         for ((before, after), lets) in [(None, 10), (Some(10), 5), (Some(10), 20)].into_iter().zip(lets) {
             let mut kv = Kv::new();
-            apply(&mut kv, 0, &set(b"k", b"v", before.map_or(Life::Endless, within)));
+            apply(&mut kv, 0, &set(b"k", b"v", before.map_or(Expiration::Endless, within)));
             let answer = apply(&mut kv, 0, &Command::Expire { key: b"k", deadline: Deadline::In(after), bar });
             assert_eq!(answer, Answer::Number(lets), "{bar:?} from {before:?} to {after}");
         }
@@ -140,7 +142,7 @@ fn a_date_given_again_is_neither_later_nor_earlier_though_it_is_counted_otherwis
 fn a_block_goes_on_behind_what_fails_and_answers_each() {
     let mut kv = Kv::new();
     let block = Command::Block(vec![
-        Step::Do(set(b"a", b"x", Life::Endless)),
+        Step::Do(set(b"a", b"x", Expiration::Endless)),
         Step::Do(Command::Incr { key: b"a", by: 1 }),
         Step::Ask(Query::Get { key: b"a" }),
         Step::Do(Command::Forget(vec![b"a", b"a", b"b"])),
@@ -164,7 +166,8 @@ fn what_does_not_fit_an_answer_is_left_out_and_all_is_done() {
     assert_eq!(answers[1..5], vec![Answer::Omitted; 4]);
     assert_eq!((&answers[5], kv.get(b"n")), (&Answer::Done, Some(&b"1"[..])));
     assert_eq!(ask(&kv, &Query::Values(vec![b"k"; 3])), Answer::Omitted);
-    let tells = Command::Set { key: b"k", value: b"", only_if: Presence::Absent, life: Life::Endless, tells: true };
+    let tells =
+        Command::Set { key: b"k", value: b"", only_if: SetCondition::Absent, life: Expiration::Endless, tells: true };
     let Answer::All(answers) = apply(&mut kv, 0, &Command::Batch(vec![tells; 3])) else {
         panic!("a batch has answers")
     };
@@ -186,7 +189,7 @@ fn nothing_grows_longer_than_one_command_could_make_it() {
 /// What is done to one of a few keys.
 #[derive(Clone, Debug)]
 enum Deed {
-    Set(u8, u8, Presence, Life, bool),
+    Set(u8, u8, SetCondition, Expiration, bool),
     Append(u8, u8),
     Incr(u8, i64),
     Expire(u8, Deadline, Bar),
@@ -216,12 +219,12 @@ impl Naive {
         match deed {
             Deed::Set(key, value, only_if, life, tells) => {
                 let held = self.live(now, *key);
-                let meets = *only_if == Presence::Either || (*only_if == Presence::Present) == held.is_some();
+                let meets = *only_if == SetCondition::Either || (*only_if == SetCondition::Present) == held.is_some();
                 if meets {
                     let deadline = match life {
-                        Life::Endless => None,
-                        Life::Kept => held.as_ref().and_then(|held| held.1),
-                        Life::Until(deadline) => Some(moment(deadline)),
+                        Expiration::Endless => None,
+                        Expiration::Kept => held.as_ref().and_then(|held| held.1),
+                        Expiration::Until(deadline) => Some(moment(deadline)),
                     };
                     self.put(*key, vec![*value], deadline);
                 }
@@ -290,7 +293,7 @@ impl Deed {
             Deed::Forget(keys) => apply(kv, now, &Command::Forget(keys.chunks(1).collect())),
             Deed::Tidy => {
                 kv.advance(ClusterTime(now));
-                kv.tidy();
+                kv.expire_due();
                 return None;
             }
         };
@@ -302,17 +305,17 @@ fn deadline() -> impl Strategy<Value = Deadline> {
     prop_oneof![(0..40u64).prop_map(Deadline::In), (0..200u64).prop_map(|at| Deadline::At(ClusterTime(at)))]
 }
 
-fn life() -> impl Strategy<Value = Life> {
+fn life() -> impl Strategy<Value = Expiration> {
     prop_oneof![
-        Just(Life::Endless),
-        Just(Life::Kept),
-        deadline().prop_map(Life::Until),
-        deadline().prop_map(Life::Until)
+        Just(Expiration::Endless),
+        Just(Expiration::Kept),
+        deadline().prop_map(Expiration::Until),
+        deadline().prop_map(Expiration::Until)
     ]
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
-    let presence = prop_oneof![Just(Presence::Either), Just(Presence::Absent), Just(Presence::Present)];
+    let presence = prop_oneof![Just(SetCondition::Either), Just(SetCondition::Absent), Just(SetCondition::Present)];
     let bar = (any::<Option<bool>>(), any::<Option<bool>>()).prop_map(|(has_one, later)| Bar {
         has_one,
         later,
@@ -333,7 +336,7 @@ fn deed() -> impl Strategy<Value = Deed> {
 /// What the machine becomes that takes in what is told, as of that time.
 fn retold(kv: &mut Kv, bytes: usize, now: u64) -> Kv {
     let mut restored = kv.empty();
-    while let Some(piece) = kv.piece(bytes) {
+    while let Some(piece) = kv.next_chunk(bytes) {
         restored.restore(&piece).unwrap();
     }
     restored.advance(ClusterTime(now));
@@ -354,16 +357,16 @@ proptest! {
             prop_assert_eq!(kv.len(), live.len());
             for key in 0..5u8 {
                 let left = match naive.live(now, key) {
-                    None => Left::Absent,
-                    Some((_, None)) => Left::Endless,
-                    Some((_, Some(deadline))) => Left::Ms(deadline - now),
+                    None => TimeToLive::Absent,
+                    Some((_, None)) => TimeToLive::Endless,
+                    Some((_, Some(deadline))) => TimeToLive::Ms(deadline - now),
                 };
                 prop_assert_eq!(ask(&kv, &Query::Left { key: &[key] }), Answer::Left(left));
             }
             // The digest says what is there and until when, not how it came to be nor what is still in memory.
             let mut fresh = Kv::new();
             for (key, (value, deadline)) in live.iter().rev() {
-                let life = deadline.map_or(Life::Endless, |at| Life::Until(Deadline::At(ClusterTime(at))));
+                let life = deadline.map_or(Expiration::Endless, |at| Expiration::Until(Deadline::At(ClusterTime(at))));
                 apply(&mut fresh, now, &set(&[*key], value, life));
             }
             prop_assert_eq!(kv.digest(), fresh.digest());
@@ -391,11 +394,11 @@ proptest! {
         for (later, deed, bytes) in &after {
             now += later;
             deed.run(&mut kv, now);
-            if let Some(piece) = bytes.and_then(|bytes| kv.piece(bytes)) {
+            if let Some(piece) = bytes.and_then(|bytes| kv.next_chunk(bytes)) {
                 restored.restore(&piece).unwrap();
             }
         }
-        while let Some(piece) = kv.piece(bytes) {
+        while let Some(piece) = kv.next_chunk(bytes) {
             restored.restore(&piece).unwrap();
         }
         restored.advance(ClusterTime(frozen));

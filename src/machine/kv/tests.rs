@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::limits::{CHUNK_BYTES, PIECE_EXCESS_MAX};
-use crate::machine::words::{Deadline, Left, Life, Presence};
+use crate::machine::words::{Deadline, Expiration, SetCondition, TimeToLive};
 use crate::types::{ClusterTime, Index, Term};
 use proptest::prelude::*;
 
@@ -23,12 +23,12 @@ fn put<'a>(key: &'a [u8], value: &'a [u8]) -> Command<'a> {
 fn time_left_is_counted_by_the_clock_and_not_by_the_last_entry() {
     let mut kv = Kv::new();
     kv.advance(ClusterTime(1000));
-    let life = Life::Until(Deadline::In(500));
-    let command = Command::Set { key: b"k", value: b"v", only_if: Presence::Either, life, tells: false };
+    let life = Expiration::Until(Deadline::In(500));
+    let command = Command::Set { key: b"k", value: b"v", only_if: SetCondition::Either, life, tells: false };
     kv.apply(&Context { index: Index(1), term: Term(1), time: ClusterTime(1000) }, &command.encode());
     let left = |time| Answer::decode(kv.query(ClusterTime(time), &Query::Left { key: b"k" }.encode())).unwrap();
     let told = [900, 1000, 1200, 1499, 1600].map(left);
-    assert_eq!(told, [500, 500, 300, 1, 0].map(|ms| Answer::Left(Left::Ms(ms))), "it ends with an entry alone");
+    assert_eq!(told, [500, 500, 300, 1, 0].map(|ms| Answer::Left(TimeToLive::Ms(ms))), "it ends with an entry alone");
 }
 
 #[test]
@@ -183,7 +183,7 @@ proptest! {
         let before = kv.digest();
         let known = (0..4u8).map(|key| Command::Del { key: &[key] }.encode().to_vec());
         let all: Vec<Vec<u8>> = commands.into_iter().chain(known.cycle().take(40)).collect();
-        kv.expect(&mut all.iter().map(Vec::as_slice));
+        kv.prefetch(&mut all.iter().map(Vec::as_slice));
         prop_assert_eq!(kv.digest(), before);
     }
 
@@ -212,7 +212,7 @@ proptest! {
 fn told(kv: &mut Kv, bytes: usize) -> (Vec<u8>, Kv) {
     let mut restored = kv.empty();
     let mut whole = Vec::new();
-    while let Some(piece) = kv.piece(bytes) {
+    while let Some(piece) = kv.next_chunk(bytes) {
         restored.restore(&piece).unwrap();
         whole.extend_from_slice(&piece);
     }
@@ -222,16 +222,16 @@ fn told(kv: &mut Kv, bytes: usize) -> (Vec<u8>, Kv) {
 #[test]
 fn a_frozen_state_is_told_once() {
     let mut kv = Kv::new();
-    assert_eq!(kv.piece(100), None, "nothing is frozen");
+    assert_eq!(kv.next_chunk(100), None, "nothing is frozen");
     apply(&mut kv, &put(b"a", b"1"));
     kv.freeze();
     apply(&mut kv, &Command::Del { key: b"a" });
     apply(&mut kv, &put(b"b", b"2"));
     assert_eq!(told(&mut kv, 100).0, b"\x01\0\0\0a\x01\0\0\x001");
-    assert_eq!(kv.piece(100), None, "it is thawed");
+    assert_eq!(kv.next_chunk(100), None, "it is thawed");
     kv.freeze();
-    kv.thaw();
-    assert_eq!(kv.piece(100), None);
+    kv.end_snapshot();
+    assert_eq!(kv.next_chunk(100), None);
     assert_eq!(kv.get(b"b"), Some(&b"2"[..]));
 }
 
@@ -242,7 +242,7 @@ fn a_piece_is_no_longer_than_a_pair_more() {
         apply(&mut kv, &put(&[key], &vec![key; 1 << 20]));
     }
     kv.freeze();
-    while let Some(piece) = kv.piece(CHUNK_BYTES) {
+    while let Some(piece) = kv.next_chunk(CHUNK_BYTES) {
         assert!(piece.len() <= CHUNK_BYTES + PIECE_EXCESS_MAX);
     }
 }
@@ -286,12 +286,12 @@ proptest! {
         let mut whole = Vec::new();
         for (step, bytes) in &after {
             step.run(&mut kv);
-            if let Some(piece) = bytes.and_then(|bytes| kv.piece(bytes)) {
+            if let Some(piece) = bytes.and_then(|bytes| kv.next_chunk(bytes)) {
                 restored.restore(&piece).unwrap();
                 whole.extend_from_slice(&piece);
             }
         }
-        while let Some(piece) = kv.piece(bytes) {
+        while let Some(piece) = kv.next_chunk(bytes) {
             restored.restore(&piece).unwrap();
             whole.extend_from_slice(&piece);
         }

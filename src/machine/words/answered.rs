@@ -1,6 +1,6 @@
 //! Answers as bytes.
 
-use super::{Answer, Left};
+use super::{Answer, TimeToLive};
 use crate::codec::{Malformed, Put, Reader, Result};
 use crate::limits::ANSWER_BYTES_MAX;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -101,9 +101,9 @@ impl Answer {
             }
             Answer::Left(left) => {
                 let (kind, ms) = match left {
-                    Left::Absent => (0, 0),
-                    Left::Endless => (1, 0),
-                    Left::Ms(ms) => (2, *ms),
+                    TimeToLive::Absent => (0, 0),
+                    TimeToLive::Endless => (1, 0),
+                    TimeToLive::Ms(ms) => (2, *ms),
                 };
                 out.put_u8(LEFT);
                 out.put_u8(kind);
@@ -176,9 +176,9 @@ impl Answer {
                 Answer::Walked { keys: list(reader, |reader| reader.blob(usize::MAX))?, next }
             }
             LEFT => Answer::Left(match (reader.u8()?, reader.u64()?) {
-                (0, 0) => Left::Absent,
-                (1, 0) => Left::Endless,
-                (2, ms) => Left::Ms(ms),
+                (0, 0) => TimeToLive::Absent,
+                (1, 0) => TimeToLive::Endless,
+                (2, ms) => TimeToLive::Ms(ms),
                 _ => return Err(Malformed("not a time that is left")),
             }),
             TOO_LONG => Answer::TooLong,
@@ -219,16 +219,19 @@ fn list<T>(reader: &mut Reader, take: impl Fn(&mut Reader) -> Result<T>) -> Resu
 /// What a batch or a block came to, as far as it fits an answer: an element that does not is left out,
 /// and its place says so.
 #[derive(Debug)]
-pub struct Fitting {
+pub struct AnswerList {
     answers: Vec<Answer>,
     left: usize,
 }
 
-impl Fitting {
+impl AnswerList {
     /// Room for that many elements.
-    pub fn of(count: usize) -> Fitting {
+    pub fn of(count: usize) -> AnswerList {
         // However many they are, each can at least be said to be left out: it came in as many bytes as that.
-        Fitting { answers: Vec::with_capacity(count), left: (ANSWER_BYTES_MAX as usize - AROUND).saturating_sub(count) }
+        AnswerList {
+            answers: Vec::with_capacity(count),
+            left: (ANSWER_BYTES_MAX as usize - AROUND).saturating_sub(count),
+        }
     }
 
     /// The next element.

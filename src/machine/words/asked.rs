@@ -1,7 +1,7 @@
 //! Commands and queries as bytes.
 
 use super::cursor::Cursor;
-use super::{Bar, Command, Deadline, Life, Presence, Query, Step};
+use super::{Bar, Command, Deadline, Expiration, Query, SetCondition, Step};
 use crate::codec::{Malformed, Put, Result};
 use crate::types::ClusterTime;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -100,7 +100,7 @@ impl<'a> Command<'a> {
             Command::Append { key, tail } => put_blobs(out, APPEND, &[key, tail]),
             Command::Expire { key, deadline, bar } => {
                 put_blobs(out, EXPIRE, &[key]);
-                put_life(out, Life::Until(*deadline));
+                put_life(out, Expiration::Until(*deadline));
                 out.put_u8(choice(bar.has_one));
                 out.put_u8(choice(bar.later) + if bar.dated && bar.later.is_some() { DATED } else { 0 });
             }
@@ -148,7 +148,7 @@ impl<'a> Command<'a> {
             APPEND => Ok(Command::Append { key: cursor.key()?, tail: cursor.blob()? }),
             EXPIRE => {
                 let key = cursor.key()?;
-                let Life::Until(deadline) = take_life(cursor)? else { return Err(Malformed("no deadline")) };
+                let Expiration::Until(deadline) = take_life(cursor)? else { return Err(Malformed("no deadline")) };
                 let has_one = choice_of(cursor.u8()?)?;
                 let bar = match cursor.u8()? {
                     byte @ DATED.. => Bar { has_one, later: choice_of(byte - DATED)?, dated: true },
@@ -274,32 +274,32 @@ fn put_walk(out: &mut BytesMut, kind: u8, prefix: &[u8], after: Option<&[u8]>, l
 }
 
 /// A kind (1) and a number (8), which is zero where the kind needs none.
-fn put_life(out: &mut BytesMut, life: Life) {
+fn put_life(out: &mut BytesMut, life: Expiration) {
     let (kind, number) = match life {
-        Life::Endless => (0, 0),
-        Life::Kept => (1, 0),
-        Life::Until(Deadline::At(time)) => (2, time.0),
-        Life::Until(Deadline::In(ms)) => (3, ms),
+        Expiration::Endless => (0, 0),
+        Expiration::Kept => (1, 0),
+        Expiration::Until(Deadline::At(time)) => (2, time.0),
+        Expiration::Until(Deadline::In(ms)) => (3, ms),
     };
     out.put_u8(kind);
     out.put_u64_le(number);
 }
 
-fn take_life(cursor: &mut Cursor<'_>) -> Result<Life> {
+fn take_life(cursor: &mut Cursor<'_>) -> Result<Expiration> {
     Ok(match (cursor.u8()?, cursor.u64()?) {
-        (0, 0) => Life::Endless,
-        (1, 0) => Life::Kept,
-        (2, time) => Life::Until(Deadline::At(ClusterTime(time))),
-        (3, ms) => Life::Until(Deadline::In(ms)),
+        (0, 0) => Expiration::Endless,
+        (1, 0) => Expiration::Kept,
+        (2, time) => Expiration::Until(Deadline::At(ClusterTime(time))),
+        (3, ms) => Expiration::Until(Deadline::In(ms)),
         _ => return Err(Malformed("not a deadline")),
     })
 }
 
-fn take_presence(cursor: &mut Cursor<'_>) -> Result<Presence> {
+fn take_presence(cursor: &mut Cursor<'_>) -> Result<SetCondition> {
     Ok(match cursor.u8()? {
-        0 => Presence::Either,
-        1 => Presence::Absent,
-        2 => Presence::Present,
+        0 => SetCondition::Either,
+        1 => SetCondition::Absent,
+        2 => SetCondition::Present,
         _ => return Err(Malformed("not a condition")),
     })
 }

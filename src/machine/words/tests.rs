@@ -28,11 +28,15 @@ fn commands_come_back_as_they_were() {
 }
 
 fn mortal() -> Vec<Command<'static>> {
-    let lives =
-        [Life::Endless, Life::Kept, Life::Until(Deadline::In(7)), Life::Until(Deadline::At(ClusterTime(u64::MAX)))];
-    let presences = [Presence::Either, Presence::Absent, Presence::Present];
+    let lives = [
+        Expiration::Endless,
+        Expiration::Kept,
+        Expiration::Until(Deadline::In(7)),
+        Expiration::Until(Deadline::At(ClusterTime(u64::MAX))),
+    ];
+    let presences = [SetCondition::Either, SetCondition::Absent, SetCondition::Present];
     let bars = [None, Some(false), Some(true)];
-    let set = |(life, only_if)| Command::Set { key: b"k", value: b"v", only_if, life, tells: life == Life::Kept };
+    let set = |(life, only_if)| Command::Set { key: b"k", value: b"v", only_if, life, tells: life == Expiration::Kept };
     let expire = |(has_one, later)| {
         let bar = Bar { has_one, later, dated: later.is_some() && has_one.is_none() };
         Command::Expire { key: b"k", deadline: Deadline::In(9), bar }
@@ -91,9 +95,9 @@ fn answers_come_back_as_they_were() {
         Answer::Unmet,
         Answer::Values(vec![None, Some(bytes("v"))]),
         Answer::Walked { keys: vec![bytes("a")], next: 7 },
-        Answer::Left(Left::Absent),
-        Answer::Left(Left::Endless),
-        Answer::Left(Left::Ms(7)),
+        Answer::Left(TimeToLive::Absent),
+        Answer::Left(TimeToLive::Endless),
+        Answer::Left(TimeToLive::Ms(7)),
         Answer::TooLong,
         Answer::Omitted,
     ];

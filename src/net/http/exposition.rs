@@ -2,7 +2,7 @@
 
 /// A form of the text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Form {
+pub enum ExpositionFormat {
     /// The text of Prometheus, version 0.0.4.
     Plain,
     /// OpenMetrics 1.0.0: counters are families without `_total`, and the end is marked.
@@ -10,34 +10,34 @@ pub enum Form {
 }
 
 /// How much a client wants the answer in a form, in thousandths.
-type Wish = u16;
+type Quality = u16;
 
-impl Form {
+impl ExpositionFormat {
     /// Which form that `Accept` asks for. OpenMetrics only if it is named, in a version that is told here, and not
     /// wanted less than plain text; else plain text, also for whoever asks for neither.
-    pub fn of(accept: Option<&str>) -> Form {
-        let ranges: Vec<(&str, Wish)> = accept.unwrap_or_default().split(',').filter_map(range).collect();
+    pub fn of(accept: Option<&str>) -> ExpositionFormat {
+        let ranges: Vec<(&str, Quality)> = accept.unwrap_or_default().split(',').filter_map(range).collect();
         let wish = |name: &str| {
             ranges.iter().filter(|(range, _)| range.eq_ignore_ascii_case(name)).map(|(_, wish)| *wish).max()
         };
         let plain = ["text/plain", "text/*", "*/*"].into_iter().find_map(wish).unwrap_or(0);
         match wish("application/openmetrics-text") {
-            Some(open) if open > 0 && open >= plain => Form::OpenMetrics,
-            _ => Form::Plain,
+            Some(open) if open > 0 && open >= plain => ExpositionFormat::OpenMetrics,
+            _ => ExpositionFormat::Plain,
         }
     }
 
     /// What the answer says it is.
     pub fn content_type(self) -> &'static str {
         match self {
-            Form::Plain => "text/plain; version=0.0.4; charset=utf-8",
-            Form::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            ExpositionFormat::Plain => "text/plain; version=0.0.4; charset=utf-8",
+            ExpositionFormat::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         }
     }
 }
 
 /// One of the ranges of an `Accept`, and how much it is wanted; nothing if it is of a version that is not told here.
-fn range(text: &str) -> Option<(&str, Wish)> {
+fn range(text: &str) -> Option<(&str, Quality)> {
     let mut parts = text.split(';').map(str::trim);
     let name = parts.next()?;
     let (mut wish, mut version) = (1000, None);
@@ -57,9 +57,9 @@ fn range(text: &str) -> Option<(&str, Wish)> {
 }
 
 /// A quality as RFC 9110 has it, 0 to 1; 0 if it is none.
-fn thousandths(text: &str) -> Wish {
+fn thousandths(text: &str) -> Quality {
     let quality = text.parse::<f64>().unwrap_or(0.0);
-    if (0.0..=1.0).contains(&quality) { (quality * 1000.0) as Wish } else { 0 }
+    if (0.0..=1.0).contains(&quality) { (quality * 1000.0) as Quality } else { 0 }
 }
 
 #[cfg(test)]
@@ -75,13 +75,13 @@ mod tests {
                        text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
         let quoted = "application/openmetrics-text; version=\"1.0.0\"";
         for accept in [before_3, since_3, quoted, "application/openmetrics-text", "*/*,application/openmetrics-text"] {
-            assert_eq!(Form::of(Some(accept)), Form::OpenMetrics, "{accept}");
+            assert_eq!(ExpositionFormat::of(Some(accept)), ExpositionFormat::OpenMetrics, "{accept}");
         }
     }
 
     #[test]
     fn everybody_else_is_told_plain_text() {
-        assert_eq!(Form::of(None), Form::Plain);
+        assert_eq!(ExpositionFormat::of(None), ExpositionFormat::Plain);
         for accept in [
             "",
             "*/*",
@@ -96,7 +96,7 @@ mod tests {
             "application/openmetrics-text;q=0.5,text/*;q=0.6,*/*;q=0.1",
             ";;=,,q=1",
         ] {
-            assert_eq!(Form::of(Some(accept)), Form::Plain, "{accept}");
+            assert_eq!(ExpositionFormat::of(Some(accept)), ExpositionFormat::Plain, "{accept}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Nothing is counted here. What the node knows of itself is put into words when somebody asks.
 
-use super::exposition::Form;
+use super::exposition::ExpositionFormat;
 use crate::api::figures::{Buckets, GatewayFigures};
 use crate::api::{RoleName, Status};
 use crate::net::process;
@@ -21,17 +21,17 @@ type Labels = Vec<(&'static str, String)>;
 
 /// That status as the text of an exposition, in that form; `keys` is how many there are, and how many of them end by
 /// themselves, if that is known.
-pub fn tell(status: &Status, keys: Option<(u64, u64)>, form: Form) -> Result<String, fmt::Error> {
-    let told = |what| Box::new(Told { status: status.clone(), keys, form, what });
+pub fn tell(status: &Status, keys: Option<(u64, u64)>, form: ExpositionFormat) -> Result<String, fmt::Error> {
+    let told = |what| Box::new(Metric { status: status.clone(), keys, form, what });
     let mut registry = Registry::with_prefix("drave");
-    registry.register_collector(told(What::Node));
+    registry.register_collector(told(MetricSource::Node));
     // The names of these are the same for every program.
     let mut common = Registry::default();
-    common.register_collector(told(What::Process));
+    common.register_collector(told(MetricSource::Process));
     let mut text = String::new();
     text::encode_registry(&mut text, &registry)?;
     text::encode_registry(&mut text, &common)?;
-    if form == Form::OpenMetrics {
+    if form == ExpositionFormat::OpenMetrics {
         text::encode_eof(&mut text)?;
     }
     Ok(text)
@@ -39,24 +39,24 @@ pub fn tell(status: &Status, keys: Option<(u64, u64)>, form: Form) -> Result<Str
 
 /// What is told.
 #[derive(Debug)]
-struct Told {
+struct Metric {
     status: Status,
     keys: Option<(u64, u64)>,
-    form: Form,
-    what: What,
+    form: ExpositionFormat,
+    what: MetricSource,
 }
 
 /// Of what.
 #[derive(Clone, Copy, Debug)]
-enum What {
+enum MetricSource {
     Node,
     Process,
 }
 
-impl Collector for Told {
+impl Collector for Metric {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let (status, mut out) = (&self.status, Out { encoder, form: self.form });
-        if matches!(self.what, What::Process) {
+        if matches!(self.what, MetricSource::Process) {
             return common(status, &mut out);
         }
         cluster(status, &mut out)?;
@@ -244,7 +244,7 @@ fn common(status: &Status, out: &mut Out<'_>) -> fmt::Result {
 /// Says one family after the other; one of which there is nothing to say, not at all: some who read it stumble there.
 struct Out<'a> {
     encoder: DescriptorEncoder<'a>,
-    form: Form,
+    form: ExpositionFormat,
 }
 
 impl Out<'_> {
@@ -289,7 +289,7 @@ impl Out<'_> {
         if values.peek().is_none() {
             return Ok(());
         }
-        let plain = self.form == Form::Plain;
+        let plain = self.form == ExpositionFormat::Plain;
         let name = if plain { format!("{name}_total") } else { name.to_owned() };
         let mut family = self.encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
         for (labels, value) in values {

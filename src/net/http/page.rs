@@ -1,6 +1,6 @@
 //! The page that shows the node live: one file, which loads nothing from anywhere else.
 
-use crate::wire::http::{Manner, Response, put_response};
+use crate::wire::http::{Response, ResponseOptions, put_response};
 use bytes::BytesMut;
 
 const PAGE: &str = include_str!("page.html");
@@ -9,7 +9,7 @@ const MARK: &str = "@NONCE@";
 
 /// The page. Only its own script runs in it, known by a word that is another each time, and it talks to nobody
 /// but this node.
-pub fn tell(manner: Manner) -> BytesMut {
+pub fn tell(manner: ResponseOptions) -> BytesMut {
     let nonce = format!("{:032x}", rand::random::<u128>());
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \

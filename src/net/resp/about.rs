@@ -1,16 +1,16 @@
 //! `CLUSTER`: what the cluster looks like to who knows Redis's.
 
-use super::door::{Place, Scene};
-use super::small::subcommand;
+use super::gateway::{ClusterView, MemberAddress};
+use super::local::subcommand;
 use crate::types::NodeId;
-use crate::wire::resp::{Words, Writer};
+use crate::wire::resp::{CommandArgs, Writer};
 use std::fmt::Write;
 
 /// How many slots Redis's clusters have. Ours has one range of them all, and the leader has it.
 const SLOTS: u16 = 16_384;
 
 /// `CLUSTER SLOTS|SHARDS|NODES|INFO|MYID|KEYSLOT key`
-pub fn cluster(words: &Words, scene: &Scene, out: &mut Writer<'_>) -> Result<(), String> {
+pub fn cluster(words: &CommandArgs, scene: &ClusterView, out: &mut Writer<'_>) -> Result<(), String> {
     match &words.at(1).to_ascii_uppercase()[..] {
         b"SLOTS" => slots(scene, out),
         b"SHARDS" => shards(scene, out),
@@ -24,15 +24,15 @@ pub fn cluster(words: &Words, scene: &Scene, out: &mut Writer<'_>) -> Result<(),
 }
 
 /// A node's name, forty digits as Redis's have: the cluster's and its own.
-pub fn name(scene: &Scene, node: NodeId) -> String {
+pub fn name(scene: &ClusterView, node: NodeId) -> String {
     format!("{:016x}{:024x}", scene.cluster.0, node.get())
 }
 
-fn is_leader(scene: &Scene, place: &Place) -> bool {
+fn is_leader(scene: &ClusterView, place: &MemberAddress) -> bool {
     scene.leader == Some(place.node)
 }
 
-fn slots(scene: &Scene, out: &mut Writer<'_>) {
+fn slots(scene: &ClusterView, out: &mut Writer<'_>) {
     out.array(1);
     out.array(2 + scene.places.len());
     out.integer(0);
@@ -45,7 +45,7 @@ fn slots(scene: &Scene, out: &mut Writer<'_>) {
     }
 }
 
-fn shards(scene: &Scene, out: &mut Writer<'_>) {
+fn shards(scene: &ClusterView, out: &mut Writer<'_>) {
     out.array(1);
     out.map(2);
     out.bulk(b"slots");
@@ -73,11 +73,11 @@ fn shards(scene: &Scene, out: &mut Writer<'_>) {
     }
 }
 
-fn nodes(scene: &Scene) -> String {
+fn nodes(scene: &ClusterView) -> String {
     let leader = scene.leader.map_or("-".to_owned(), |leader| name(scene, leader));
     let mut text = String::new();
     for place in &scene.places {
-        let (id, Place { host, port, bus, .. }) = (name(scene, place.node), place);
+        let (id, MemberAddress { host, port, bus, .. }) = (name(scene, place.node), place);
         let myself = if place.node == scene.node { "myself," } else { "" };
         let _memory_takes_it = match is_leader(scene, place) {
             true => writeln!(text, "{id} {host}:{port}@{bus} {myself}master - 0 0 1 connected 0-{}", SLOTS - 1),
@@ -87,7 +87,7 @@ fn nodes(scene: &Scene) -> String {
     text
 }
 
-fn info(scene: &Scene) -> String {
+fn info(scene: &ClusterView) -> String {
     let state = if scene.leader.is_some() { "ok" } else { "fail" };
     format!(
         "cluster_enabled:1\r\ncluster_state:{state}\r\ncluster_slots_assigned:{SLOTS}\r\ncluster_slots_ok:{SLOTS}\r\n\

@@ -4,17 +4,17 @@
 //! them read all sections into one map.
 
 use super::about::name;
-use super::door::{Place, Scene};
-use super::small::REDIS_VERSION;
+use super::gateway::{ClusterView, MemberAddress};
+use super::local::REDIS_VERSION;
 use crate::api::Status;
 use crate::net::process;
-use crate::wire::resp::Words;
+use crate::wire::resp::CommandArgs;
 
 /// How many keys there are, and how many of them have a deadline.
 pub type Keyspace = (u64, u64);
 
 /// `INFO [section …]`: everything, or those sections.
-pub fn tell(words: &Words, scene: &Scene, status: &Status, keys: Keyspace) -> String {
+pub fn tell(words: &CommandArgs, scene: &ClusterView, status: &Status, keys: Keyspace) -> String {
     let asked: Vec<String> = words.from(1).map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
     let all = asked.is_empty() || asked.iter().any(|name| ["all", "default", "everything"].contains(&&name[..]));
     let sections = [
@@ -33,7 +33,7 @@ pub fn tell(words: &Words, scene: &Scene, status: &Status, keys: Keyspace) -> St
     wanted.map(|(name, lines)| format!("# {name}\r\n{lines}")).collect::<Vec<_>>().join("\r\n")
 }
 
-fn server(scene: &Scene, status: &Status) -> String {
+fn server(scene: &ClusterView, status: &Status) -> String {
     let seconds = status.uptime_ms / 1000;
     format!(
         "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\ndrave_version:{}\r\nos:{}\r\narch_bits:{}\r\n\
@@ -48,7 +48,7 @@ fn server(scene: &Scene, status: &Status) -> String {
     )
 }
 
-fn clients(scene: &Scene) -> String {
+fn clients(scene: &ClusterView) -> String {
     // Nothing here blocks a client.
     format!("connected_clients:{}\r\nblocked_clients:0\r\nmaxclients:{}\r\n", scene.clients, scene.clients_max)
 }
@@ -57,17 +57,17 @@ fn persistence() -> String {
     "loading:0\r\nrdb_bgsave_in_progress:0\r\naof_enabled:1\r\naof_rewrite_in_progress:0\r\n".to_owned()
 }
 
-fn stats(scene: &Scene) -> String {
+fn stats(scene: &ClusterView) -> String {
     format!("total_connections_received:{}\r\ntotal_commands_processed:{}\r\n", scene.accepted, scene.commands)
 }
 
-fn replication(scene: &Scene, status: &Status) -> String {
+fn replication(scene: &ClusterView, status: &Status) -> String {
     let offset = format!("master_replid:{}\r\nmaster_repl_offset:{}\r\n", "0".repeat(40), status.applied);
     if scene.is_master() {
         return format!("role:master\r\nconnected_slaves:{}\r\n{offset}", scene.places.len().saturating_sub(1));
     }
     let leader = scene.places.iter().find(|place| scene.leader == Some(place.node));
-    let (host, port) = leader.map_or(("", 0), |Place { host, port, .. }| (host, *port));
+    let (host, port) = leader.map_or(("", 0), |MemberAddress { host, port, .. }| (host, *port));
     let link = if leader.is_some() { "up" } else { "down" };
     format!(
         "role:slave\r\nmaster_host:{host}\r\nmaster_port:{port}\r\nmaster_link_status:{link}\r\n\
@@ -80,7 +80,7 @@ fn keyspace((keys, dated): Keyspace) -> String {
     if keys == 0 { String::new() } else { format!("db0:keys={keys},expires={dated},avg_ttl=0\r\n") }
 }
 
-fn raft(scene: &Scene, status: &Status) -> String {
+fn raft(scene: &ClusterView, status: &Status) -> String {
     format!(
         "node_id:{}\r\nraft_role:{}\r\nleader_id:{}\r\ncurrent_term:{}\r\ncommit_index:{}\r\nlast_applied_index:{}\r\n\
          last_log_index:{}\r\nnum_sessions:{}\r\nnum_voting_nodes:{}\r\ncluster:{}\r\n",

@@ -1,16 +1,16 @@
-//! The Redis door: what Redis clients ask, in terms of the key-value machine, and the answers in theirs.
+//! The Redis gateway: translates commands of Redis clients into requests of the key-value machine, and answers back.
 //!
-//! [`table`] names every command; [`asking`] makes of one what the machine is told or asked, and [`telling`]
-//! of its answer a reply. A [`Talk`](talk::Talk) is one connection; [`hearing`] decides what each command is to it.
-//! What is answered without the machine stands in [`small`], [`about`] and [`info`]. Nothing here has a socket: `sockets/redis.rs` moves the bytes.
+//! [`table`] lists every command; [`commands`] translates one into a command or query of the machine, and [`reply`]
+//! translates the machine's answer. A [`RedisConnection`](connection::RedisConnection) is one connection; [`dispatch`]
+//! decides what each command means to it. [`local`], [`about`] and [`info`] answer without the machine. Nothing here has a socket: `sockets/redis.rs` moves the bytes.
 
 pub mod about;
-pub mod asking;
-pub mod door;
+pub mod commands;
+pub mod connection;
+pub mod dispatch;
+pub mod gateway;
 pub mod glob;
-pub mod hearing;
 pub mod info;
-pub mod small;
+pub mod local;
+pub mod reply;
 pub mod table;
-pub mod talk;
-pub mod telling;

@@ -2,10 +2,10 @@
 //!
 //! `COMMAND` says this table, and checks and dispatch go by it: what is not here is not known.
 
-use super::asking::{self, Asked};
-use super::small::{self, Small};
-use crate::wire::resp::{Words, Writer};
-use Does::{Answer, Ask, Turn};
+use super::commands::{self, Translated};
+use super::local::{self, Small};
+use crate::wire::resp::{CommandArgs, Writer};
+use Handler::{Connection, Local, StateMachine};
 
 /// A command.
 #[derive(Debug)]
@@ -19,29 +19,29 @@ pub struct Spec {
     /// Which words are keys: the first, the last (negative: counted from the end), and every how many.
     pub keys: (i64, i64, i64),
     /// What it does.
-    pub does: Does,
+    pub does: Handler,
 }
 
 /// What a command does.
 #[derive(Clone, Copy, Debug)]
-pub enum Does {
+pub enum Handler {
     /// Something of the machine.
-    Ask(for<'a> fn(&'a Words) -> Asked<'a>),
+    StateMachine(for<'a> fn(&'a CommandArgs) -> Translated<'a>),
     /// Something that is answered here.
-    Answer(Small),
+    Local(Small),
     /// Something that concerns what else is said on the connection, or takes more than one question.
-    Turn(Special),
+    Connection(Special),
 }
 
 /// What concerns the connection as a whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Special {
     /// `MULTI`
-    Begin,
+    Multi,
     /// `EXEC`
-    Carry,
+    Exec,
     /// `DISCARD`
-    Drop,
+    Discard,
     /// `WATCH`: not there, and it says so.
     Watch,
     /// `QUIT`
@@ -64,54 +64,54 @@ const fn row(
     arity: i64,
     flags: &'static [&'static str],
     keys: (i64, i64, i64),
-    does: Does,
+    does: Handler,
 ) -> Spec {
     Spec { name, arity, flags, keys, does }
 }
 
 /// All of them, by name.
 pub const COMMANDS: &[Spec] = &[
-    row("append", 3, WRITE, ONE, Ask(asking::append)),
-    row("asking", 1, SMALL, NONE, Answer(Small::Ok)),
-    row("auth", -2, SMALL, NONE, Answer(Small::Auth)),
-    row("client", -2, ADMIN, NONE, Answer(Small::Client)),
-    row("cluster", -2, ADMIN, NONE, Answer(Small::Cluster)),
-    row("command", -1, SMALL, NONE, Answer(Small::Command)),
-    row("config", -2, ADMIN, NONE, Answer(Small::Config)),
-    row("dbsize", 1, READ, NONE, Ask(asking::dbsize)),
-    row("decr", 2, WRITE, ONE, Ask(asking::decr)),
-    row("decrby", 3, WRITE, ONE, Ask(asking::decrby)),
-    row("del", -2, FREE, ALL, Ask(asking::del)),
-    row("discard", 1, SMALL, NONE, Turn(Special::Drop)),
-    row("echo", 2, SMALL, NONE, Answer(Small::Echo)),
-    row("exec", 1, SMALL, NONE, Turn(Special::Carry)),
-    row("exists", -2, READ, ALL, Ask(asking::exists)),
-    row("expire", -3, FREE, ONE, Ask(asking::expire)),
-    row("expireat", -3, FREE, ONE, Ask(asking::expireat)),
-    row("get", 2, READ, ONE, Ask(asking::get)),
-    row("hello", -1, SMALL, NONE, Answer(Small::Hello)),
-    row("incr", 2, WRITE, ONE, Ask(asking::incr)),
-    row("incrby", 3, WRITE, ONE, Ask(asking::incrby)),
-    row("info", -1, SMALL, NONE, Turn(Special::Info)),
-    row("mget", -2, READ, ALL, Ask(asking::mget)),
-    row("mset", -3, WRITE, (1, -1, 2), Ask(asking::mset)),
-    row("multi", 1, SMALL, NONE, Turn(Special::Begin)),
-    row("persist", 2, FREE, ONE, Ask(asking::persist)),
-    row("pexpire", -3, FREE, ONE, Ask(asking::pexpire)),
-    row("pexpireat", -3, FREE, ONE, Ask(asking::pexpireat)),
-    row("ping", -1, SMALL, NONE, Answer(Small::Ping)),
-    row("pttl", 2, READ, ONE, Ask(asking::pttl)),
-    row("quit", -1, SMALL, NONE, Turn(Special::Quit)),
-    row("readonly", 1, SMALL, NONE, Answer(Small::ReadOnly)),
-    row("readwrite", 1, SMALL, NONE, Answer(Small::ReadWrite)),
-    row("scan", -2, READ, NONE, Ask(asking::scan)),
-    row("select", 2, SMALL, NONE, Answer(Small::Select)),
-    row("set", -3, WRITE, ONE, Ask(asking::set)),
-    row("strlen", 2, READ, ONE, Ask(asking::strlen)),
-    row("ttl", 2, READ, ONE, Ask(asking::ttl)),
-    row("type", 2, READ, ONE, Ask(asking::kind)),
-    row("unlink", -2, FREE, ALL, Ask(asking::del)),
-    row("watch", -2, SMALL, ALL, Turn(Special::Watch)),
+    row("append", 3, WRITE, ONE, StateMachine(commands::append)),
+    row("asking", 1, SMALL, NONE, Local(Small::Ok)),
+    row("auth", -2, SMALL, NONE, Local(Small::Auth)),
+    row("client", -2, ADMIN, NONE, Local(Small::Client)),
+    row("cluster", -2, ADMIN, NONE, Local(Small::Cluster)),
+    row("command", -1, SMALL, NONE, Local(Small::Command)),
+    row("config", -2, ADMIN, NONE, Local(Small::Config)),
+    row("dbsize", 1, READ, NONE, StateMachine(commands::dbsize)),
+    row("decr", 2, WRITE, ONE, StateMachine(commands::decr)),
+    row("decrby", 3, WRITE, ONE, StateMachine(commands::decrby)),
+    row("del", -2, FREE, ALL, StateMachine(commands::del)),
+    row("discard", 1, SMALL, NONE, Connection(Special::Discard)),
+    row("echo", 2, SMALL, NONE, Local(Small::Echo)),
+    row("exec", 1, SMALL, NONE, Connection(Special::Exec)),
+    row("exists", -2, READ, ALL, StateMachine(commands::exists)),
+    row("expire", -3, FREE, ONE, StateMachine(commands::expire)),
+    row("expireat", -3, FREE, ONE, StateMachine(commands::expireat)),
+    row("get", 2, READ, ONE, StateMachine(commands::get)),
+    row("hello", -1, SMALL, NONE, Local(Small::Hello)),
+    row("incr", 2, WRITE, ONE, StateMachine(commands::incr)),
+    row("incrby", 3, WRITE, ONE, StateMachine(commands::incrby)),
+    row("info", -1, SMALL, NONE, Connection(Special::Info)),
+    row("mget", -2, READ, ALL, StateMachine(commands::mget)),
+    row("mset", -3, WRITE, (1, -1, 2), StateMachine(commands::mset)),
+    row("multi", 1, SMALL, NONE, Connection(Special::Multi)),
+    row("persist", 2, FREE, ONE, StateMachine(commands::persist)),
+    row("pexpire", -3, FREE, ONE, StateMachine(commands::pexpire)),
+    row("pexpireat", -3, FREE, ONE, StateMachine(commands::pexpireat)),
+    row("ping", -1, SMALL, NONE, Local(Small::Ping)),
+    row("pttl", 2, READ, ONE, StateMachine(commands::pttl)),
+    row("quit", -1, SMALL, NONE, Connection(Special::Quit)),
+    row("readonly", 1, SMALL, NONE, Local(Small::ReadOnly)),
+    row("readwrite", 1, SMALL, NONE, Local(Small::ReadWrite)),
+    row("scan", -2, READ, NONE, StateMachine(commands::scan)),
+    row("select", 2, SMALL, NONE, Local(Small::Select)),
+    row("set", -3, WRITE, ONE, StateMachine(commands::set)),
+    row("strlen", 2, READ, ONE, StateMachine(commands::strlen)),
+    row("ttl", 2, READ, ONE, StateMachine(commands::ttl)),
+    row("type", 2, READ, ONE, StateMachine(commands::kind)),
+    row("unlink", -2, FREE, ALL, StateMachine(commands::del)),
+    row("watch", -2, SMALL, ALL, Connection(Special::Watch)),
 ];
 
 /// The command of that name, however it is written.
@@ -131,7 +131,7 @@ impl Spec {
     }
 
     /// The first key of such a command, if it has one.
-    pub fn key<'a>(&self, words: &'a Words) -> Option<&'a [u8]> {
+    pub fn key<'a>(&self, words: &'a CommandArgs) -> Option<&'a [u8]> {
         usize::try_from(self.keys.0).ok().filter(|first| *first > 0).map(|first| words.at(first))
     }
 }
@@ -150,9 +150,9 @@ pub fn tell(out: &mut Writer<'_>) {
 }
 
 /// What is said of a command that is not known, in Redis' words.
-pub fn unknown(words: &Words) -> String {
+pub fn unknown(words: &CommandArgs) -> String {
     let name = words.at(0);
-    let name = name[..name.len().min(small::SHOWN)].escape_ascii();
+    let name = name[..name.len().min(local::SHOWN)].escape_ascii();
     if ["eval", "eval_ro"].iter().any(|eval| words.at(0).eq_ignore_ascii_case(eval.as_bytes())) {
         // django-redis takes any error to EVAL for a sum that is too large, and counts by GET and SET instead, which loses
         // what others count meanwhile; but for those of a connection, which is what redis-py takes this kind for.
@@ -162,7 +162,7 @@ pub fn unknown(words: &Words) -> String {
     }
     let mut shown = String::new();
     for word in words.from(1) {
-        let room = small::SHOWN.saturating_sub(shown.len());
+        let room = local::SHOWN.saturating_sub(shown.len());
         if room == 0 {
             break;
         }

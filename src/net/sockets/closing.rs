@@ -34,7 +34,7 @@ impl Closing {
     pub fn answered(&mut self, now: Time, number: u64, reply: &Reply) {
         let Some(session) = self.asked.remove(&number) else { return };
         match reply {
-            Reply::Done { outcome: Outcome::Closed | Outcome::Lapsed, .. } => {}
+            Reply::Done { outcome: Outcome::Closed | Outcome::SessionExpired, .. } => {}
             // Whoever asks it afterwards will have it closed, or nobody.
             Reply::Refused(Refusal::Stopping) => {}
             _ => {

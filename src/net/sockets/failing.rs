@@ -23,24 +23,24 @@ impl Net {
         let Some(conn) = find_in(&self.conns, token) else { return };
         let node = self.me.node.get();
         match conn.role {
-            Role::Dialed(peer) => self.unreachable(now, peer, failure),
-            Role::Listener(peer) => {
+            Role::Connecting(peer) => self.unreachable(now, peer, failure),
+            Role::OutboundPeer(peer) => {
                 let line = format!("the connection to {peer} at {} was lost: {}", self.dialed_at(peer), failure.text);
                 self.causes.insert(peer, failure.word);
                 self.say_once(now, false, &line);
             }
             // Only what TLS says is worth an operator's time: bytes that are no frame may come from anywhere.
-            Role::Stranger if failure.word == "TLS" => {
+            Role::Handshaking if failure.word == "TLS" => {
                 // Without the port, which is another for each attempt.
                 let from = conn.stream.socket().peer_addr().map(|address| address.ip().to_string());
                 let from = from.as_deref().unwrap_or("an unknown address");
                 let line = format!("a connection from {from} failed: {}", failure.text);
                 self.warn_of_caller(now, &line);
             }
-            Role::Stranger | Role::Client(_) | Role::Guest(_) => {
+            Role::Handshaking | Role::Client(_) | Role::Guest(_) => {
                 log::debug!(node; "a caller is let go: {}", failure.text);
             }
-            Role::Speaker(peer) => log::debug!(node; "the connection from {peer} is closed: {}", failure.text),
+            Role::InboundPeer(peer) => log::debug!(node; "the connection from {peer} is closed: {}", failure.text),
         }
     }
 
@@ -52,8 +52,8 @@ impl Net {
     /// The other side has closed the connection, without a word where one was due.
     pub(super) fn ended_early(&mut self, now: Time, token: Token) {
         match find_in(&self.conns, token).map(|conn| conn.role) {
-            Some(Role::Dialed(_)) => self.failed(now, token, Failure::closed_early(self.options.keys.is_some())),
-            Some(Role::Listener(_)) => self.failed(now, token, Failure::closed()),
+            Some(Role::Connecting(_)) => self.failed(now, token, Failure::closed_early(self.options.keys.is_some())),
+            Some(Role::OutboundPeer(_)) => self.failed(now, token, Failure::closed()),
             _ => {}
         }
     }

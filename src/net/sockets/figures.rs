@@ -1,6 +1,6 @@
 //! What the sockets know of themselves, for whoever asks how the node is.
 
-use super::doors::Door;
+use super::gateways::GatewayKind;
 use super::{Net, find_in};
 use crate::api::figures::Figures;
 
@@ -13,7 +13,8 @@ impl Net {
             *figures.sent_bytes.entry(peer.get()).or_default() += sent;
         }
         // Nobody is counted here: there may be ten thousand, who each ask how we are.
-        let [redis, http] = [Door::Redis, Door::Http].map(|door| self.doors.inside.get(&door).copied().unwrap_or(0));
+        let [redis, http] =
+            [GatewayKind::Redis, GatewayKind::Http].map(|door| self.doors.inside.get(&door).copied().unwrap_or(0));
         let (native, unknown) = (self.clients - redis - http, self.strangers.len());
         let peers = self.conns.len() - self.clients - unknown;
         let all = [("native", native), ("redis", redis), ("http", http), ("peer", peers), ("unknown", unknown)];

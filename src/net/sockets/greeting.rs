@@ -12,7 +12,7 @@ use crate::node::event::Event;
 use crate::secure::Stream;
 use crate::types::{DiskId, NodeId, Time};
 use crate::wire::WireError;
-use crate::wire::hello::{Hello, Welcome, Who};
+use crate::wire::hello::{CallerKind, Hello, Welcome};
 use crate::wire::reason::Reason;
 use mio::Token;
 use mio::net::TcpStream;
@@ -26,19 +26,19 @@ impl Net {
         let circumstances = Circumstances {
             unproven: self.options.keys.is_some() && !proven,
             stopping: self.stopping,
-            full: !self.has_seat(if hello.caller == Who::Operator { Port::Operators } else { Port::Native }),
+            full: !self.has_seat(if hello.caller == CallerKind::Operator { Port::Operators } else { Port::Native }),
         };
         let verdict = self.admission.judge(hello, circumstances);
         self.learn_log(now, hello);
         match (verdict, hello.caller) {
-            (Err(Reason::Disk), Who::Peer { node, disk, .. }) => self.warn_of_disk(now, node, disk),
-            (Err(Reason::Twin), Who::Peer { node, .. }) => self.disks.warn_of_twin(now, self.me.node, node),
+            (Err(Reason::Disk), CallerKind::Peer { node, disk, .. }) => self.warn_of_disk(now, node, disk),
+            (Err(Reason::Twin), CallerKind::Peer { node, .. }) => self.disks.warn_of_twin(now, self.me.node, node),
             _ => {}
         }
-        if let (Err(reason), Who::Peer { node, .. }) = (verdict, hello.caller) {
+        if let (Err(reason), CallerKind::Peer { node, .. }) = (verdict, hello.caller) {
             self.turned_away(now, token, node, reason);
         }
-        if let (Err(Reason::Full), Who::Client | Who::Operator) = (verdict, hello.caller) {
+        if let (Err(Reason::Full), CallerKind::Client | CallerKind::Operator) = (verdict, hello.caller) {
             self.counting.turned_away(Gateway::Native);
         }
         let Some(conn) = find(&mut self.conns, token) else { return };
@@ -54,15 +54,15 @@ impl Net {
         self.admission.welcome(version).put(conn.lanes.ready());
         self.strangers.retain(|stranger| *stranger != token);
         match hello.caller {
-            Who::Client | Who::Operator => {
+            CallerKind::Client | CallerKind::Operator => {
                 self.clients += 1;
-                conn.is_operator = hello.caller == Who::Operator;
+                conn.is_operator = hello.caller == CallerKind::Operator;
                 self.operators += usize::from(conn.is_operator);
                 self.counting.accepted(Gateway::Native);
                 conn.role = Role::Client(token.0 as u64);
             }
-            Who::Peer { node: peer, disk, run, .. } => {
-                conn.role = Role::Speaker(peer);
+            CallerKind::Peer { node: peer, disk, run, .. } => {
+                conn.role = Role::InboundPeer(peer);
                 let _if_not_it_takes_longer = stream::tune_speaker(conn.stream.socket());
                 if let Some(before) = self.speakers.insert(peer, token) {
                     // It dialed again before we saw its old connection end.
@@ -84,7 +84,9 @@ impl Net {
 
     /// A peer that means this node holds a log: the node learns of it, if it holds another or none.
     fn learn_log(&mut self, now: Time, hello: &Hello) {
-        let (Some(log), Who::Peer { node: peer, .. }) = (self.admission.other_log(hello), hello.caller) else { return };
+        let (Some(log), CallerKind::Peer { node: peer, .. }) = (self.admission.other_log(hello), hello.caller) else {
+            return;
+        };
         if let Some(ours) = self.admission.members().agreed_log() {
             self.disks.warn_of_log(now, self.me.node, peer, (ours, log));
         }
@@ -132,7 +134,7 @@ impl Net {
         let dialed = TcpStream::connect(found).and_then(|socket| {
             let _if_not_it_is_slower = stream::tune_peer(&socket, &self.options);
             let stream = Stream::dialed(self.options.keys.as_ref(), socket, &name)?;
-            self.insert(now, stream, Role::Dialed(peer))
+            self.insert(now, stream, Role::Connecting(peer))
         });
         match dialed {
             Ok(token) => {
@@ -168,7 +170,7 @@ impl Net {
         };
         self.met(peer, met);
         if let Some(conn) = find(&mut self.conns, token) {
-            conn.role = Role::Listener(peer);
+            conn.role = Role::OutboundPeer(peer);
         }
         self.causes.remove(&peer);
         self.links.answered(peer, token);

@@ -1,9 +1,9 @@
 //! The HTTP door's sockets: bytes into requests.
 
-use super::doors::Door;
+use super::gateways::GatewayKind;
 use super::{Net, find};
-use crate::net::http::door::Options;
-use crate::net::http::talk::{Setting, Talk};
+use crate::net::http::connection::{HttpConnection, RequestContext};
+use crate::net::http::gateway::Options;
 use crate::types::Time;
 use bytes::BytesMut;
 use mio::Token;
@@ -15,15 +15,21 @@ impl Net {
     /// Lets HTTP clients in too. Says where.
     pub fn open_http(&mut self, listener: TcpListener, options: Options) -> io::Result<SocketAddr> {
         self.http = options;
-        self.open_door(Door::Http, listener)
+        self.open_door(GatewayKind::Http, listener)
     }
 
     /// Hears the requests that are whole, until it is enough for now.
-    pub(super) fn converse_http(&mut self, now: Time, token: Token, talk: &mut Talk, out: &mut BytesMut) -> bool {
+    pub(super) fn converse_http(
+        &mut self,
+        now: Time,
+        token: Token,
+        talk: &mut HttpConnection,
+        out: &mut BytesMut,
+    ) -> bool {
         let Some(conn) = find(&mut self.conns, token) else { return false };
         let on_loopback =
             conn.stream.socket().local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
-        let setting = Setting { now, options: &self.http, on_loopback, stopping: self.stopping };
+        let setting = RequestContext { now, options: &self.http, on_loopback, stopping: self.stopping };
         loop {
             conn.unheard = talk.pipeline.is_full() || out.len() > self.options.client_bytes_mark;
             if conn.unheard || talk.pipeline.leaving || conn.farewell {

@@ -1,12 +1,12 @@
 //! The Redis door's sockets: bytes into commands.
 
-use super::doors::Door;
+use super::gateways::GatewayKind;
 use super::{Net, find};
 use crate::limits::MEMBERS_MAX;
 use crate::net::counting::Gateway;
-use crate::net::resp::door::{Options, Place, Scene};
-use crate::net::resp::hearing::{Setting, hear};
-use crate::net::resp::talk::Talk;
+use crate::net::resp::connection::RedisConnection;
+use crate::net::resp::dispatch::{RequestContext, hear};
+use crate::net::resp::gateway::{ClusterView, MemberAddress, Options};
 use crate::types::{Membership, NodeId, Time};
 use crate::wire::resp::Bounds;
 use bytes::BytesMut;
@@ -29,12 +29,18 @@ impl Net {
     /// Lets Redis clients in too. Says where.
     pub fn open_redis(&mut self, listener: TcpListener, options: Options) -> io::Result<SocketAddr> {
         self.redis.options = options;
-        self.open_door(Door::Redis, listener)
+        self.open_door(GatewayKind::Redis, listener)
     }
 
     /// Hears the commands that are whole, until it is enough for now. False if the connection is to be closed at
     /// once.
-    pub(super) fn converse_redis(&mut self, now: Time, token: Token, talk: &mut Talk, out: &mut BytesMut) -> bool {
+    pub(super) fn converse_redis(
+        &mut self,
+        now: Time,
+        token: Token,
+        talk: &mut RedisConnection,
+        out: &mut BytesMut,
+    ) -> bool {
         loop {
             let Some(conn) = find(&mut self.conns, token) else { return false };
             conn.unheard = talk.pipeline.is_full() || out.len() > self.options.client_bytes_mark;
@@ -51,7 +57,7 @@ impl Net {
                     }
                     talk.pipeline.tally.requests += 1;
                     let options = &self.redis.options;
-                    let setting = Setting { now, options, scene: &|| self.scene(), stopping: self.stopping };
+                    let setting = RequestContext { now, options, scene: &|| self.scene(), stopping: self.stopping };
                     if !hear(talk, &words, out, &setting) {
                         return false;
                     }
@@ -68,31 +74,32 @@ impl Net {
     /// Where Redis clients reach this node, if anywhere: where it was told that they do, or at the port of its gateway
     /// on the host by which the members know it.
     pub(super) fn redis_place(&self) -> Option<String> {
-        let bound = self.doors.address(Door::Redis)?;
+        let bound = self.doors.address(GatewayKind::Redis)?;
         let advertised = || self.redis.options.advertised.clone();
         advertised().or_else(|| Some(format!("{}:{}", self.place(self.me.node)?.rsplit_once(':')?.0, bound.port())))
     }
 
     /// What the node knows of itself and its cluster.
-    fn scene(&self) -> Scene {
+    fn scene(&self) -> ClusterView {
         let place = |id: NodeId| {
             let native = self.place(id)?;
             let own = (id == self.me.node).then(|| self.redis_place().unwrap_or_default());
             match own.or_else(|| self.redis.places.get(&id).cloned()) {
-                Some(announced) => Place::at(id, &announced, native),
-                None => Place::beside(id, native),
+                Some(announced) => MemberAddress::at(id, &announced, native),
+                None => MemberAddress::beside(id, native),
             }
         };
-        let mut places: Vec<Place> = self.admission.members().voters.iter().filter_map(|id| place(*id)).collect();
+        let mut places: Vec<MemberAddress> =
+            self.admission.members().voters.iter().filter_map(|id| place(*id)).collect();
         places.sort_by_key(|place| (self.admission.leader() != Some(place.node), place.node));
-        Scene {
+        ClusterView {
             node: self.me.node,
             cluster: self.me.cluster,
             leader: self.admission.leader(),
             places,
             voters: self.admission.members().voters.len(),
             follower: self.redis.options.follower,
-            port: self.doors.address(Door::Redis).map_or(0, |address| address.port()),
+            port: self.doors.address(GatewayKind::Redis).map_or(0, |address| address.port()),
             clients: self.clients,
             clients_max: self.options.clients_max,
             accepted: self.counting.clients(Gateway::Redis),

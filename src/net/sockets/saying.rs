@@ -1,6 +1,6 @@
 //! What a node says: to peers over their links, to callers over their own connections.
 
-use super::doors::DOOR;
+use super::gateways::DOOR;
 use super::{Net, find, touch};
 use crate::api::{Reply, Request};
 use crate::consensus::message::Envelope;
@@ -10,7 +10,7 @@ use crate::net::links::Link;
 use crate::node::event::{Caller, Event};
 use crate::types::{NodeId, Time};
 use crate::wire::client::{NEWS, put_reply, reply_frame_size};
-use crate::wire::frame::Kind;
+use crate::wire::frame::FrameKind;
 use crate::wire::peer::PeerFrame;
 use bytes::{BufMut, BytesMut};
 use mio::Token;
@@ -25,9 +25,9 @@ impl Net {
             return;
         }
         if urgent {
-            conn.lanes.put_urgent(Kind::Raft, |out| frame.put_content(out));
+            conn.lanes.put_urgent(FrameKind::Raft, |out| frame.put_content(out));
         } else {
-            conn.lanes.put(Kind::Raft, frame.size(), |out| frame.put_content(out));
+            conn.lanes.put(FrameKind::Raft, frame.size(), |out| frame.put_content(out));
         }
         touch(&mut self.touched, conn);
     }
@@ -69,7 +69,7 @@ impl Net {
         put_numbered(&mut news, NEWS, status);
         for (_, conn) in &mut self.conns {
             if matches!(conn.role, Role::Client(_)) && !conn.rests(&self.options, self.memory.pressure()) {
-                conn.lanes.put(Kind::Reply, news.len(), |out| out.put_slice(&news));
+                conn.lanes.put(FrameKind::Reply, news.len(), |out| out.put_slice(&news));
                 touch(&mut self.touched, conn);
             }
         }
@@ -101,7 +101,7 @@ impl Net {
 }
 
 fn put(conn: &mut Conn, id: u64, reply: &Reply) {
-    conn.lanes.put(Kind::Reply, reply_frame_size(reply), |out| put_numbered(out, id, reply));
+    conn.lanes.put(FrameKind::Reply, reply_frame_size(reply), |out| put_numbered(out, id, reply));
 }
 
 fn put_numbered(out: &mut BytesMut, id: u64, reply: &Reply) {

@@ -4,9 +4,9 @@
 //! open keeps some seats that clients of the other ports cannot take. Native clients cannot take all seats either: some are
 //! kept for operators' commands, which say what they are when there is no seat for clients. Peers need no seat.
 
-use super::doors::Door;
+use super::gateways::GatewayKind;
 use super::{Net, find_in};
-use crate::net::speech::Speech;
+use crate::net::gateway_connection::GatewayConnection;
 use mio::Token;
 
 /// One seat in so many is kept for each port.
@@ -22,11 +22,12 @@ pub enum Port {
     /// The native one, for operators' commands.
     Operators,
     /// A gateway.
-    Gateway(Door),
+    Gateway(GatewayKind),
 }
 
 impl Port {
-    const ALL: [Port; 4] = [Port::Native, Port::Operators, Port::Gateway(Door::Redis), Port::Gateway(Door::Http)];
+    const ALL: [Port; 4] =
+        [Port::Native, Port::Operators, Port::Gateway(GatewayKind::Redis), Port::Gateway(GatewayKind::Http)];
 }
 
 impl Net {
@@ -43,10 +44,10 @@ impl Net {
     fn seated(&self, port: Port) -> usize {
         let inside = |door| self.doors.inside.get(&door).copied().unwrap_or(0);
         match port {
-            Port::Native => self.clients - self.operators - inside(Door::Redis) - inside(Door::Http),
+            Port::Native => self.clients - self.operators - inside(GatewayKind::Redis) - inside(GatewayKind::Http),
             Port::Operators => self.operators,
-            Port::Gateway(Door::Http) => inside(Door::Http) - self.doors.probes,
-            Port::Gateway(Door::Redis) => inside(Door::Redis),
+            Port::Gateway(GatewayKind::Http) => inside(GatewayKind::Http) - self.doors.probes,
+            Port::Gateway(GatewayKind::Redis) => inside(GatewayKind::Redis),
         }
     }
 
@@ -60,6 +61,6 @@ impl Net {
     /// Whether that connection is a probe: an HTTP client without a seat, which is answered one request about the node.
     pub(super) fn is_probe(&self, token: Token) -> bool {
         let speech = find_in(&self.conns, token).and_then(|conn| conn.speech.as_ref());
-        matches!(speech, Some(Speech::Http(talk)) if talk.is_probe())
+        matches!(speech, Some(GatewayConnection::Http(talk)) if talk.is_probe())
     }
 }

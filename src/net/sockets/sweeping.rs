@@ -1,12 +1,12 @@
 //! How connections end: those that kept us waiting too long, and all others.
 
-use super::doors::Door;
+use super::gateways::GatewayKind;
 use super::{KEY_MASK, Net, SWEEP, find};
+use crate::net::deferred_drop::give_back;
 use crate::net::dialect::Role;
 use crate::net::failure::Failure;
-use crate::net::leavings::give_back;
+use crate::net::gateway_connection::GatewayConnection;
 use crate::net::pressure::Pressure;
-use crate::net::speech::Speech;
 use crate::node::event::{Caller, Event};
 use crate::types::Time;
 use mio::Token;
@@ -20,13 +20,13 @@ impl Net {
         let mut overdue = Vec::new();
         let mut again = false;
         for (_, conn) in &mut self.conns {
-            conn.bear_with(now, &self.options);
+            conn.extend_timeout(now, &self.options);
             if conn.is_overdue(now, &self.options) {
                 overdue.push(conn.token);
             }
             if !std::mem::take(&mut conn.used) {
                 conn.lanes.rest();
-                conn.speech.as_mut().map(Speech::rest);
+                conn.speech.as_mut().map(GatewayConnection::rest);
             } else {
                 again = true;
             }
@@ -43,7 +43,7 @@ impl Net {
         again |= self.admission.has_leavers();
         self.sweep_at = if again { now + SWEEP } else { Time::NEVER };
         for token in overdue {
-            if matches!(find(&mut self.conns, token).map(|conn| conn.role), Some(Role::Dialed(_))) {
+            if matches!(find(&mut self.conns, token).map(|conn| conn.role), Some(Role::Connecting(_))) {
                 self.failed(now, token, Failure::no_answer());
             }
             self.close(now, token);
@@ -69,20 +69,20 @@ impl Net {
         self.memory.forget(conn.held);
         let _either_way_it_is_dropped = self.poll.registry().deregister(&mut conn.stream);
         match conn.role {
-            Role::Stranger => self.strangers.retain(|stranger| *stranger != token),
+            Role::Handshaking => self.strangers.retain(|stranger| *stranger != token),
             Role::Client(number) | Role::Guest(number) => {
                 self.clients -= 1;
                 self.operators -= usize::from(conn.is_operator);
-                let door = conn.speech.as_ref().map(Door::of);
+                let door = conn.speech.as_ref().map(GatewayKind::of);
                 if let Some(inside) = door.and_then(|door| self.doors.inside.get_mut(&door)) {
                     *inside -= 1;
                 }
                 self.events.push(Event::CallerGone(Caller::Client(number)));
-                if let Some(session) = conn.speech.as_ref().and_then(Speech::session) {
+                if let Some(session) = conn.speech.as_ref().and_then(GatewayConnection::session) {
                     self.close_session(session);
                 }
             }
-            Role::Speaker(peer) => {
+            Role::InboundPeer(peer) => {
                 // Only the connection it speaks on now: one that was replaced tells us nothing.
                 if self.speakers.get(&peer).is_some_and(|speaker| *speaker == token) {
                     self.speakers.remove(&peer);
@@ -92,8 +92,8 @@ impl Net {
                     }
                 }
             }
-            Role::Dialed(peer) => self.links.fell(peer, now),
-            Role::Listener(peer) => {
+            Role::Connecting(peer) => self.links.fell(peer, now),
+            Role::OutboundPeer(peer) => {
                 *self.sent.entry(peer).or_default() += conn.lanes.sent();
                 self.links.fell(peer, now);
                 self.events.push(Event::PeerLost(peer));

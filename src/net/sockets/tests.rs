@@ -1,6 +1,6 @@
 //! Nodes and callers on loopback, well-behaved and not, pumped by hand.
 
-use super::super::links::State;
+use super::super::links::LinkState;
 use super::*;
 use crate::api::{Consistency, Op};
 use crate::codec;
@@ -124,13 +124,13 @@ fn say(from: u64, message: Message) -> Envelope {
 }
 
 fn beat() -> Message {
-    Message::Beat { commit: Index(0), round: Round(1), time: ClusterTime(0) }
+    Message::Heartbeat { commit: Index(0), round: Round(1), time: ClusterTime(0) }
 }
 
 fn append(bytes: usize) -> Message {
     let payload = Payload::Opaque(Bytes::from(vec![7; bytes]));
     let entry: Entry = codec::entry(Position::new(Index(1), Term(1)), ClusterTime(0), payload);
-    Message::Append { prev: Position::ZERO, commit: Index(0), probe: 0, entries: vec![entry] }
+    Message::AppendEntries { prev: Position::ZERO, commit: Index(0), probe: 0, entries: vec![entry] }
 }
 
 /// async-raft#103, RedisLabs/raft#53: an append so large that the election timeout ran out behind it.
@@ -193,7 +193,8 @@ fn a_connection_that_was_replaced_tells_nothing() {
     second.pump_welcome(&mut nodes[..1]).unwrap();
     let speaker = nodes[0].net.speakers[&id(2)];
     assert_ne!(speaker, before);
-    let speaking: Vec<_> = nodes[0].net.conns.iter().filter(|(_, conn)| conn.role == Role::Speaker(id(2))).collect();
+    let speaking: Vec<_> =
+        nodes[0].net.conns.iter().filter(|(_, conn)| conn.role == Role::InboundPeer(id(2))).collect();
     assert!(matches!(speaking[..], [(_, conn)] if conn.token == speaker), "{speaking:?}");
     // Nothing but that answers may be lost, and which disk it has.
     let told = |event: &Event| matches!(event, Event::AnswersLost(peer) | Event::Met { peer, .. } if *peer == id(2));
@@ -218,7 +219,7 @@ fn an_answer_that_meets_no_link_is_known_to_be_lost() {
     let link = nodes[1].net.links.up(id(1)).unwrap();
     nodes[1].net.close(now, link);
     let dialed =
-        |nodes: &[Pumped]| nodes[1].net.links.get(id(1)).is_some_and(|link| matches!(link.state, State::Dialed(_)));
+        |nodes: &[Pumped]| nodes[1].net.links.get(id(1)).is_some_and(|link| matches!(link.state, LinkState::Dialed(_)));
     pump_until(&mut nodes[..], "it dials", dialed);
     pump_until(&mut nodes[..1], "its hello is heard", |nodes| {
         nodes[0].net.speakers.get(&id(2)).is_some_and(|speaker| *speaker != before)

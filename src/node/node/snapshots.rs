@@ -3,17 +3,17 @@
 use super::Node;
 use crate::api::{Refusal, Reply};
 use crate::apply::Report as Applied;
-use crate::node::event::{Action, Kept};
-use crate::types::{Base, ClusterTime, Position, Time};
+use crate::node::event::{Action, DurableSnapshot};
+use crate::types::{ClusterTime, Position, SnapshotPoint, Time};
 
 impl Node {
     /// A snapshot is durable, or there was no room for it.
-    pub(super) fn taken(&mut self, now: Time, kept: Option<Kept>) {
+    pub(super) fn taken(&mut self, now: Time, kept: Option<DurableSnapshot>) {
         let given_up = kept.is_none();
         self.stats.ends_snapshot(now, !given_up);
-        self.keeping.taken(now, kept, &self.options);
+        self.compaction.taken(now, kept, &self.options);
         if given_up {
-            let refused = self.keeping.disappointed().into_iter();
+            let refused = self.compaction.disappointed().into_iter();
             self.replies.extend(refused.map(|(from, id)| (from, id, Reply::Refused(Refusal::NoSpace))));
         }
         self.answer_snapshot();
@@ -21,50 +21,57 @@ impl Node {
 
     /// A snapshot of this node was read again: if it is damaged, nobody is sent any more of it.
     pub(super) fn inspected(&mut self, now: Time, snapshot: Position, whole: bool) {
-        self.shipping.inspected(now, snapshot, whole);
+        self.snapshot_sender.inspected(now, snapshot, whole);
         if !whole {
-            self.keeping.discard(snapshot);
+            self.compaction.discard(snapshot);
             self.snapshot_reads.discard(snapshot);
         }
     }
 
     /// Answers who asked for what the newest snapshot holds.
     pub(super) fn answer_snapshot(&mut self) {
-        let Some(kept) = self.keeping.kept() else { return };
+        let Some(kept) = self.compaction.kept() else { return };
         let reply = Reply::Snapshot { position: kept.position, bytes: kept.bytes.len() as u64 };
-        self.replies.extend(self.keeping.served().into_iter().map(|(from, id)| (from, id, reply.clone())));
+        self.replies.extend(self.compaction.served().into_iter().map(|(from, id)| (from, id, reply.clone())));
     }
 
     /// A leader's snapshot has become our machine's state: the log gives way to it, or goes on behind it.
-    pub(super) fn restored(&mut self, now: Time, kept: Kept, base: Base, time: ClusterTime, report: Applied) {
-        if base.position.index > self.fed {
+    pub(super) fn restored(
+        &mut self,
+        now: Time,
+        kept: DurableSnapshot,
+        base: SnapshotPoint,
+        time: ClusterTime,
+        report: Applied,
+    ) {
+        if base.position.index > self.submitted_to_apply {
             self.raft.restored(now, base, time);
-            self.fed = report.upto;
+            self.submitted_to_apply = report.upto;
             self.proposals.pass(report.upto, &mut self.replies);
             self.applied = report;
         }
-        self.keeping.adopt(now, kept);
+        self.compaction.adopt(now, kept);
         self.answer_snapshot();
     }
 
     /// Lets snapshots take the place of the log: takes one when it is due, lets go of what one holds, and
     /// sends them to followers that need them.
     pub(super) fn keep(&mut self, now: Time, actions: &mut Vec<Action>) {
-        self.shipping.pump(now, &self.raft, self.keeping.sendable(), actions);
+        self.snapshot_sender.pump(now, &self.raft, self.compaction.sendable(), actions);
         let (id, voters) = (self.raft.id(), self.raft.membership());
         let before = voters.all_voters().take_while(|voter| *voter < id).count();
-        self.keeping.takes_turn(before as u64, voters.all_voters().count() as u64);
+        self.compaction.takes_turn(before as u64, voters.all_voters().count() as u64);
         let log = self.raft.log();
         let applied = self.applied.upto;
         if self.applying.is_none()
-            && self.keeping.is_due(now, log, applied, self.space.is_low(), &self.options)
+            && self.compaction.is_due(now, log, applied, self.space.is_low(), &self.options)
             && let Some((configured, membership)) = self.raft.membership_at(applied).cloned()
         {
-            self.keeping.begin();
+            self.compaction.begin();
             self.stats.begins_snapshot(now);
             actions.push(Action::Take { configured, membership });
         }
-        if let Some(upto) = self.keeping.release(log, applied, self.shipping.oldest(now), &self.options) {
+        if let Some(upto) = self.compaction.release(log, applied, self.snapshot_sender.oldest(now), &self.options) {
             self.raft.compact(upto);
             self.view.release(upto);
             actions.push(Action::Release(self.raft.log().base()));

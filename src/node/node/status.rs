@@ -5,8 +5,8 @@ use crate::api::figures::Figures;
 use crate::api::{LogStatus, MemberStatus, PeerStatus, Status, TimingStatus};
 use crate::consensus::Raft;
 use crate::consensus::progress::Progress;
-use crate::node::event::Kept;
-use crate::types::{DiskId, Index, Membership, NodeId, Prospect, Time};
+use crate::node::event::DurableSnapshot;
+use crate::types::{DiskId, Index, Membership, NodeId, PendingRole, Time};
 
 impl Node {
     /// The configuration in force.
@@ -25,18 +25,18 @@ impl Node {
     }
 
     /// The newest snapshot that is durable.
-    pub fn snapshot(&self) -> Option<&Kept> {
-        self.keeping.kept()
+    pub fn snapshot(&self) -> Option<&DurableSnapshot> {
+        self.compaction.kept()
     }
 
     /// Whether a snapshot is being taken.
     pub fn is_taking(&self) -> bool {
-        self.keeping.is_taking()
+        self.compaction.is_taking()
     }
 
     /// How many requests wait here for anything at all.
     pub fn held(&self) -> usize {
-        let waiting = self.proposals.len() + self.parked.len() + self.reading.len() + self.governing.len();
+        let waiting = self.proposals.len() + self.parked.len() + self.reading.len() + self.admin_waiters.len();
         waiting + self.forwarded.len() + self.queries.len() + self.snapshot_reads.len()
     }
 
@@ -70,7 +70,7 @@ impl Node {
             version: String::new(),
             elections: self.stats.elections.clone(),
             members: self.members(),
-            hands_over: self.raft.hands_over().map_or(0, NodeId::get),
+            hands_over: self.raft.transfer_target().map_or(0, NodeId::get),
             log_id: self.membership().agreed_log().map(|log| log.to_string()).unwrap_or_default(),
             promised: self.promised(),
             log: self.log_status(now),
@@ -107,8 +107,8 @@ impl Node {
     fn log_status(&self, now: Time) -> LogStatus {
         let log = self.raft.log();
         let (base, last) = (log.base().index, log.last().index);
-        let reclaimable = log.bytes(base, self.keeping.upto().min(last));
-        let kept_for = match self.shipping.oldest(now) {
+        let reclaimable = log.bytes(base, self.compaction.upto().min(last));
+        let kept_for = match self.snapshot_sender.oldest(now) {
             _ if reclaimable == 0 => "",
             Some(_) => "a follower is being sent a snapshot",
             None => "followers that are a little behind",
@@ -118,12 +118,12 @@ impl Node {
             bytes: log.bytes(base, last),
             reclaimable,
             kept_for: kept_for.to_owned(),
-            snapshot: self.keeping.upto().0,
-            snapshot_bytes: self.keeping.kept().map_or(0, |kept| kept.bytes.len() as u64),
-            snapshot_age_ms: self.keeping.age(now).as_millis() as u64,
-            taking: self.keeping.is_taking(),
-            lacks_room: self.keeping.lacks_room(),
-            shipped_bytes: self.shipping.sent(),
+            snapshot: self.compaction.upto().0,
+            snapshot_bytes: self.compaction.kept().map_or(0, |kept| kept.bytes.len() as u64),
+            snapshot_age_ms: self.compaction.age(now).as_millis() as u64,
+            taking: self.compaction.is_taking(),
+            lacks_room: self.compaction.lacks_room(),
+            shipped_bytes: self.snapshot_sender.sent(),
             received_bytes: self.stats.received,
         }
     }
@@ -131,7 +131,7 @@ impl Node {
     fn peers(&self, now: Time) -> Vec<PeerStatus> {
         let log = self.raft.log();
         let last = log.last().index;
-        let shipped = |id| self.shipping.progress(id).unwrap_or_default();
+        let shipped = |id| self.snapshot_sender.progress(id).unwrap_or_default();
         let peer = |(id, progress): (NodeId, &Progress)| PeerStatus {
             node: id.get(),
             address: self.membership().address(id).unwrap_or_default().to_owned(),
@@ -139,7 +139,7 @@ impl Node {
             matched: progress.matched.0,
             lag: last.0 - progress.matched.0,
             inflight_bytes: log.bytes(progress.agreed.max(log.base().index), progress.next.prev()),
-            heard_ms: Some(now.since(progress.heard).as_millis() as u64),
+            heard_ms: Some(now.since(progress.last_contact).as_millis() as u64),
             probes: progress.probes,
             snapshot_has: shipped(id).0,
             snapshot_bytes: shipped(id).1,
@@ -159,10 +159,10 @@ impl Node {
             (false, false) => "learner",
         };
         let words = |prospect| match prospect {
-            Prospect::Stays => String::new(),
-            Prospect::Rises => "becomes a voter when it has caught up".to_owned(),
-            Prospect::Succeeds(old) => format!("takes the place of {old} when it has caught up"),
-            Prospect::Leaves => "leaves".to_owned(),
+            PendingRole::Stays => String::new(),
+            PendingRole::Rises => "becomes a voter when it has caught up".to_owned(),
+            PendingRole::Succeeds(old) => format!("takes the place of {old} when it has caught up"),
+            PendingRole::Leaves => "leaves".to_owned(),
         };
         let member = |(id, member): (&NodeId, &crate::types::Member)| MemberStatus {
             node: id.get(),
@@ -180,7 +180,9 @@ fn uncounted(progress: &Progress) -> &'static str {
     match progress.counted_from {
         _ if progress.has_lost.is_some() => "has lost entries that it acknowledged",
         None if progress.disk.is_some() => "the log does not name its disk yet",
-        Some(from) if progress.spoke && progress.matched < from => "does not hold the entry yet that names its disk",
+        Some(from) if progress.responded_this_term && progress.matched < from => {
+            "does not hold the entry yet that names its disk"
+        }
         _ => "",
     }
 }

@@ -6,7 +6,7 @@ use crate::api::Op;
 use crate::consensus::Options as RaftOptions;
 use crate::consensus::message::{Origin, Round};
 use crate::sim::disk::SimDisk;
-use crate::types::{Base, ClusterId, ClusterTime, DiskId, Membership, Position};
+use crate::types::{ClusterId, ClusterTime, DiskId, Membership, Position, SnapshotPoint};
 use crate::wal::{Journal, Options as WalOptions};
 use bytes::Bytes;
 
@@ -17,7 +17,7 @@ const CLIENT: Caller = Caller::Client(7);
 fn begun(n: u64) -> (Node, Time) {
     let me = NodeId::new(n).unwrap();
     let membership = Membership::founding([1, 2, 3].map(|n| (NodeId::new(n).unwrap(), format!("n{n}:1"))));
-    let founding = Base { position: Position::ZERO, configured: Index::ZERO, membership };
+    let founding = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
     let options = WalOptions { segment_bytes: 4096, ..WalOptions::new(me, ClusterId(7), DiskId(9)) };
     let (_journal, recovered) = Journal::open(SimDisk::new(), options, Some(&founding)).unwrap();
     let now = Time::ZERO + std::time::Duration::from_secs(1);
@@ -30,14 +30,14 @@ fn begun(n: u64) -> (Node, Time) {
         duplicates: 0,
         due: None,
     };
-    let begun = Begun { now, disk: None, applied: nothing, kept: None, chance: 5, beforehand: Beforehand::default() };
+    let begun = NodeStart { now, disk: None, applied: nothing, kept: None, chance: 5, beforehand: Prefetch::default() };
     (super::super::start(me, recovered, RaftOptions::default(), Options::default(), begun), now)
 }
 
 /// A node that follows another, and its time.
 fn follower() -> (Node, Time) {
     let (mut node, now) = begun(1);
-    hears(&mut node, now, Message::Beat { commit: Index::ZERO, round: Round(1), time: ClusterTime(0) });
+    hears(&mut node, now, Message::Heartbeat { commit: Index::ZERO, round: Round(1), time: ClusterTime(0) });
     turn(&mut node, now);
     assert_eq!(node.raft().leader(), Some(LEADER));
     (node, now)
@@ -94,7 +94,7 @@ fn a_parked_request_is_not_overtaken_by_one_that_comes_with_the_news_of_a_leader
     let (mut node, now) = begun(1);
     let request = |window| Request::Propose { op: Op::Open { window, ordered: true }.encode() };
     node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request: request(1) });
-    hears(&mut node, now, Message::Beat { commit: Index::ZERO, round: Round(1), time: ClusterTime(0) });
+    hears(&mut node, now, Message::Heartbeat { commit: Index::ZERO, round: Round(1), time: ClusterTime(0) });
     node.handle(now, Event::Request { from: CLIENT, id: 45, forward: true, request: request(2) });
     let forwarded: Vec<Request> = turn(&mut node, now)
         .into_iter()
@@ -121,10 +121,10 @@ fn answers_that_were_lost_are_not_waited_for() {
 #[test]
 fn who_holds_nothing_yet_knows_from_a_heartbeat_how_far_there_is_to_go() {
     let (mut node, now) = follower();
-    hears(&mut node, now, Message::Beat { commit: Index(30_000), round: Round(2), time: ClusterTime(0) });
+    hears(&mut node, now, Message::Heartbeat { commit: Index(30_000), round: Round(2), time: ClusterTime(0) });
     let status = node.status(now);
     assert_eq!((status.commit, status.applied, status.goal), (0, 0, 30_000), "what it does not hold it commits not");
-    hears(&mut node, now, Message::Beat { commit: Index::ZERO, round: Round(3), time: ClusterTime(0) });
+    hears(&mut node, now, Message::Heartbeat { commit: Index::ZERO, round: Round(3), time: ClusterTime(0) });
     assert_eq!(node.status(now).goal, 30_000, "what is committed stays so");
 }
 
@@ -145,7 +145,7 @@ fn a_leader_that_is_lost_and_found_is_counted_once() {
 #[test]
 fn a_follower_answers_a_read_itself() {
     let (mut node, now) = begun(1);
-    hears(&mut node, now, Message::Beat { commit: Index::ZERO, round: Round(1), time: ClusterTime(0) });
+    hears(&mut node, now, Message::Heartbeat { commit: Index::ZERO, round: Round(1), time: ClusterTime(0) });
     let writes = turn(&mut node, now).into_iter().find_map(|action| match action {
         Action::Write(write) => Some(write.id),
         _ => None,
@@ -158,10 +158,10 @@ fn a_follower_answers_a_read_itself() {
     let request = Request::Query { query: Bytes::from_static(b"lunch"), consistency: Consistency::Linearizable };
     node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
     let asked = turn(&mut node, now);
-    let [Action::Send(Envelope { to: LEADER, message: Message::AskIndex { number }, .. })] = asked[..] else {
+    let [Action::Send(Envelope { to: LEADER, message: Message::ReadIndexRequest { number }, .. })] = asked[..] else {
         panic!("it asks its leader for an index, and nothing else: {asked:?}");
     };
-    hears(&mut node, now, Message::ReadIndex { number, index: Index::ZERO });
+    hears(&mut node, now, Message::ReadIndexResponse { number, index: Index::ZERO });
     let [Action::Query { ticket, ref query, .. }] = turn(&mut node, now)[..] else {
         panic!("its own machine is asked")
     };
@@ -177,7 +177,7 @@ fn a_follower_answers_a_read_itself() {
 fn who_is_no_member_says_so_at_once_and_where_the_members_are() {
     let (mut node, now) = begun(4);
     let members = vec!["n1:1".to_owned(), "n2:1".to_owned(), "n3:1".to_owned()];
-    let outside = Reply::Refused(Refusal::Outside { node: NodeId::new(4).unwrap(), members });
+    let outside = Reply::Refused(Refusal::NotMember { node: NodeId::new(4).unwrap(), members });
     let read = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
     for request in
         [read, Request::Propose { op: Op::Open { window: 1, ordered: false }.encode() }, Request::Transfer { to: None }]

@@ -5,7 +5,7 @@ use crate::net::inbox::{Inbox, inbox};
 use crate::net::waker::Waker;
 use crate::sim::disk::SimDisk;
 use crate::types::{
-    Base, ClusterId, ClusterTime, DiskId, HardState, Index, Membership, NodeId, Position, Term, WriteId,
+    ClusterId, ClusterTime, DiskId, HardState, Index, Membership, NodeId, Position, SnapshotPoint, Term, WriteId,
 };
 use crate::wal::Options;
 
@@ -15,7 +15,7 @@ type Started = (Sender<Task>, JoinHandle<Result<()>>, Inbox);
 fn start(disk: &SimDisk) -> Started {
     let node = NodeId::new(1).unwrap();
     let membership = Membership::founding([(node, "a:1".to_owned())]);
-    let founding = Base { position: Position::ZERO, configured: Index::ZERO, membership };
+    let founding = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
     let options = Options { segment_bytes: 4096, ..Options::new(node, ClusterId(7), DiskId(9)) };
     let (journal, _) = Journal::open(disk.clone(), options, Some(&founding)).unwrap();
     let poll = mio::Poll::new().unwrap();

@@ -17,7 +17,7 @@ fn header() -> Header {
     }
 }
 
-type Pieces = Vec<(Kind, Vec<u8>)>;
+type Pieces = Vec<(ChunkKind, Vec<u8>)>;
 
 /// The chunks of a file, each as its bytes; the header first and the end last.
 fn parts(pieces: &Pieces) -> Vec<Vec<u8>> {
@@ -37,7 +37,7 @@ fn read(file: Vec<u8>) -> Result<Pieces, Flaw> {
         let chunk = chunk?;
         pieces.push((chunk.kind, chunk.body.to_vec()));
     }
-    assert_eq!(pieces.pop().map(|(kind, _)| kind), Some(Kind::End));
+    assert_eq!(pieces.pop().map(|(kind, _)| kind), Some(ChunkKind::End));
     Ok(pieces)
 }
 
@@ -45,7 +45,11 @@ fn pieces() -> impl Strategy<Value = Pieces> {
     let bodies = || prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..5);
     (bodies(), bodies()).prop_map(|(sessions, machine)| {
         let of = |kind| move |body| (kind, body);
-        sessions.into_iter().map(of(Kind::Sessions)).chain(machine.into_iter().map(of(Kind::Machine))).collect()
+        sessions
+            .into_iter()
+            .map(of(ChunkKind::Sessions))
+            .chain(machine.into_iter().map(of(ChunkKind::Machine)))
+            .collect()
     })
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 
-fn read(text: &[u8]) -> Result<Option<Head>, Wrong> {
+fn read(text: &[u8]) -> Result<Option<RequestHead>, HttpError> {
     Reader::default().next(&mut BytesMut::from(text))
 }
 
@@ -14,7 +14,7 @@ fn refused(text: &str) -> u16 {
     }
 }
 
-fn head(text: &str) -> Head {
+fn head(text: &str) -> RequestHead {
     read(text.as_bytes()).unwrap().unwrap()
 }
 
@@ -27,7 +27,7 @@ fn a_head_says_what_is_wanted_and_how_much_follows() {
     );
     let head = Reader::default().next(&mut input).unwrap().unwrap();
     let text = |text: &str| Some(text.to_owned());
-    let expected = Head {
+    let expected = RequestHead {
         method: Method::Put,
         path: "/kv/a%20b".into(),
         query: "ttl=1s".into(),
@@ -143,12 +143,15 @@ fn a_response_says_how_long_it_is_and_whether_more_may_come() {
         put_response(&mut out, &response, manner);
         String::from_utf8(out.to_vec()).unwrap().replace(ALWAYS, "")
     };
-    let keeps = Manner { keeps: true, ..Manner::LAST };
+    let keeps = ResponseOptions { keeps: true, ..ResponseOptions::LAST };
     let ok = "HTTP/1.1 200 OK\r\nAllow: GET\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n";
     assert_eq!(said(200, b"ab", keeps), format!("{ok}\r\nab"));
-    assert_eq!(said(200, b"ab", Manner::LAST), format!("{ok}Connection: close\r\n\r\nab"));
-    assert_eq!(said(200, b"ab", Manner { bodiless: true, ..keeps }), format!("{ok}\r\n"));
-    assert_eq!(said(200, b"ab", Manner { is_old: true, ..keeps }), format!("{ok}Connection: keep-alive\r\n\r\nab"));
+    assert_eq!(said(200, b"ab", ResponseOptions::LAST), format!("{ok}Connection: close\r\n\r\nab"));
+    assert_eq!(said(200, b"ab", ResponseOptions { bodiless: true, ..keeps }), format!("{ok}\r\n"));
+    assert_eq!(
+        said(200, b"ab", ResponseOptions { is_old: true, ..keeps }),
+        format!("{ok}Connection: keep-alive\r\n\r\nab")
+    );
     assert_eq!(said(204, b"", keeps), "HTTP/1.1 204 No Content\r\nAllow: GET\r\n\r\n");
 }
 

@@ -93,7 +93,7 @@ fn what_is_claimed_costs_nothing_before_it_comes() {
 
 /// What is too large about the first command in those bytes, and the first words of it; and how many bytes were held
 /// at most. They come in pieces of that length.
-fn pass(bytes: &[u8], piece: usize) -> (Words, Vec<Vec<u8>>, usize) {
+fn pass(bytes: &[u8], piece: usize) -> (CommandArgs, Vec<Vec<u8>>, usize) {
     let (mut reader, mut input, mut held, mut said) = (Reader::default(), BytesMut::new(), 0, Vec::new());
     for piece in bytes.chunks(piece) {
         input.extend_from_slice(piece);

@@ -3,16 +3,16 @@
 use super::*;
 use crate::api::RoleName;
 use crate::cli::view::model::tests::{answers, at, led, looked, status, three};
-use crate::cli::view::model::{Found, Observation};
-use crate::cli::view::story::Told;
+use crate::cli::view::model::{Observation, PollResult};
+use crate::cli::view::story::StoryLine;
 use proptest::prelude::*;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
 
-const LOOK: Look = Look { reach: Reach::Processes, colours: true };
+const LOOK: DrawOptions = DrawOptions { reach: Reach::Processes, colours: true };
 
-fn drawn(model: &Model, look: Look, width: u16, height: u16) -> Buffer {
+fn drawn(model: &Model, look: DrawOptions, width: u16, height: u16) -> Buffer {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| draw(model, &look, frame)).unwrap();
     terminal.backend().buffer().clone()
@@ -47,13 +47,13 @@ fn eventful() -> Model {
     }
     let sample = Sample { per_second: 498, under_way: 8, latency: Some((940, 4100)), failed: 2 };
     model.update(at(60), Observation::Load(Load::On(sample)));
-    model.update(at(60), Observation::Told(Told::new(Tone::Plain, "SIGSTOP of n1, leader of term 2")));
+    model.update(at(60), Observation::Told(StoryLine::new(Tone::Plain, "SIGSTOP of n1, leader of term 2")));
     model.update(at(60), Observation::Process { node: 1, process: Process::Frozen });
     let before = model.leader().unwrap().commit;
     model.update(at(61), answers(status(2, RoleName::Leader, 3, before + 400)));
-    model.update(at(61), looked(1, Found::Silence));
+    model.update(at(61), looked(1, PollResult::Silence));
     model.update(at(62), Observation::Process { node: 3, process: Process::Away });
-    model.update(at(62), looked(3, Found::Nobody));
+    model.update(at(62), looked(3, PollResult::Nobody));
     model.tick(at(63));
     model
 }
@@ -80,13 +80,13 @@ fn a_narrow_screen_keeps_who_is_what() {
 
 #[test]
 fn of_somebody_elses_cluster_only_keys_that_work_are_shown() {
-    let lines = lines(&drawn(&led(1), Look { reach: Reach::Client, ..LOOK }, 80, 24));
+    let lines = lines(&drawn(&led(1), DrawOptions { reach: Reach::Client, ..LOOK }, 80, 24));
     assert_eq!(lines.last().unwrap(), "t transfer  b load  s snapshot  q quit");
 }
 
 #[test]
 fn without_colours_there_are_none_and_the_words_are_the_same() {
-    let bare = drawn(&eventful(), Look { colours: false, ..LOOK }, 100, 30);
+    let bare = drawn(&eventful(), DrawOptions { colours: false, ..LOOK }, 100, 30);
     let coloured = drawn(&eventful(), LOOK, 100, 30);
     assert!(bare.content.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
     assert!(coloured.content.iter().any(|cell| cell.fg != Color::Reset), "or the test shows nothing");
@@ -108,7 +108,7 @@ proptest! {
     fn no_size_is_too_odd(width in 1_u16..=200, height in 1_u16..=60, reach in any::<bool>()) {
         let reach = if reach { Reach::Processes } else { Reach::Client };
         for model in [three(), eventful()] {
-            let lines = lines(&drawn(&model, Look { reach, colours: true }, width, height));
+            let lines = lines(&drawn(&model, DrawOptions { reach, colours: true }, width, height));
             prop_assert_eq!(lines.len(), usize::from(height));
         }
     }

@@ -48,12 +48,12 @@ pub fn three() -> Model {
     Model::new("drave demo", "/tmp/d".into(), (1..=3).map(|id| (Some(id), format!("127.0.0.1:740{id}"))))
 }
 
-pub fn looked(node: u64, found: Found) -> Observation {
+pub fn looked(node: u64, found: PollResult) -> Observation {
     Observation::Looked { endpoint: format!("127.0.0.1:740{node}"), found }
 }
 
 pub fn answers(status: Status) -> Observation {
-    looked(status.node, Found::Answer(Box::new(status)))
+    looked(status.node, PollResult::Answer(Box::new(status)))
 }
 
 pub fn at(seconds: u64) -> Duration {
@@ -96,9 +96,9 @@ fn that_somebody_leads_is_told_once_and_that_another_does() {
 #[test]
 fn that_nobody_leads_is_told_and_that_the_same_does_again() {
     let mut model = led(1);
-    model.update(at(2), looked(1, Found::Silence));
+    model.update(at(2), looked(1, PollResult::Silence));
     assert_eq!(told(&mut model), ["n1 is silent: frozen, cut off, or very slow", "nobody leads; n1 did, in term 2"]);
-    model.update(at(3), looked(1, Found::Silence));
+    model.update(at(3), looked(1, PollResult::Silence));
     assert_eq!(told(&mut model), [""; 0]);
     model.update(at(4), answers(status(1, RoleName::Leader, 2, 1000)));
     assert_eq!(told(&mut model), ["n1 answers", "n1 still leads term 2"]);
@@ -118,13 +118,13 @@ fn a_process_of_ours_tells_its_own_story() {
     let mut model = led(1);
     let process = |process| Observation::Process { node: 1, process };
     model.update(at(2), process(Process::Frozen));
-    model.update(at(3), looked(1, Found::Silence));
+    model.update(at(3), looked(1, PollResult::Silence));
     assert_eq!(told(&mut model), ["n1 is frozen (SIGSTOP): there, and silent", "nobody leads; n1 did, in term 2"]);
     model.update(at(4), process(Process::Runs));
     model.update(at(4), answers(status(1, RoleName::Follower, 3, 1000)));
     assert_eq!(told(&mut model), ["n1 goes on (SIGCONT)", "n1 answers", "term 3 begins"]);
     model.update(at(5), process(Process::Returns { seconds: 3 }));
-    model.update(at(5), looked(1, Found::Nobody));
+    model.update(at(5), looked(1, PollResult::Nobody));
     model.update(at(6), process(Process::Returns { seconds: 2 }));
     assert_eq!(told(&mut model), ["n1 died, and is back in 3 s"]);
     model.update(at(8), process(Process::Runs));
@@ -136,8 +136,8 @@ fn a_process_of_ours_tells_its_own_story() {
 #[test]
 fn a_node_of_somebody_elses_that_is_down_is_told_of() {
     let mut model = Model::new("drave top", String::new(), [(None, "127.0.0.1:7401".to_owned())]);
-    model.update(at(1), looked(1, Found::Nobody));
-    model.update(at(2), looked(1, Found::Nobody));
+    model.update(at(1), looked(1, PollResult::Nobody));
+    model.update(at(2), looked(1, PollResult::Nobody));
     assert_eq!(told(&mut model), ["127.0.0.1:7401 is down: nobody is at 127.0.0.1:7401"]);
     model.update(at(3), answers(status(1, RoleName::Leader, 1, 5)));
     assert_eq!(told(&mut model), ["n1 answers", "n1 leads term 1"]);
@@ -218,7 +218,7 @@ fn commits_are_counted_by_the_time_between_looks() {
 fn neither_events_nor_seconds_grow_without_end() {
     let mut model = led(0);
     for n in 0..2 * (EVENTS_MAX + SECONDS_MAX) as u64 {
-        model.update(at(n), Observation::Told(Told::new(Tone::Plain, n.to_string())));
+        model.update(at(n), Observation::Told(StoryLine::new(Tone::Plain, n.to_string())));
         model.update(at(n), answers(status(1, RoleName::Leader, 2, 1000 + n)));
         model.tick(at(n));
     }

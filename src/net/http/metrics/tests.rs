@@ -41,7 +41,8 @@ fn names(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn both_forms_tell_the_same_samples() {
-    let [plain, open] = [Form::Plain, Form::OpenMetrics].map(|form| tell(&full(), Some((3, 1)), form).unwrap());
+    let [plain, open] =
+        [ExpositionFormat::Plain, ExpositionFormat::OpenMetrics].map(|form| tell(&full(), Some((3, 1)), form).unwrap());
     assert_eq!(names(&plain), names(&open));
     assert!(!plain.contains("# EOF") && open.ends_with("\n# EOF\n"));
     assert!(plain.contains("# TYPE drave_requests_total counter") && open.contains("# TYPE drave_requests counter"));
@@ -66,7 +67,7 @@ fn used(query: &str) -> Vec<&str> {
 
 /// Asserts that each of those metrics is told.
 fn expect_told(queries: &[String]) {
-    let text = tell(&full(), Some((3, 1)), Form::Plain).unwrap();
+    let text = tell(&full(), Some((3, 1)), ExpositionFormat::Plain).unwrap();
     let told = names(&text);
     // Where the system does not say how a process is, that is not told.
     let unknown = |name: &str| cfg!(not(target_os = "linux")) && name.starts_with("process_");

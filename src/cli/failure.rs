@@ -1,0 +1,79 @@
+//! What went wrong, in one line, and the exit code for it.
+
+use super::dump_files::UnreadableFile;
+use crate::config::ConfigError;
+use crate::server::server::ServerError;
+use crate::wal::Fault;
+use clap::error::ErrorKind;
+
+/// What went wrong: one line for people, a code for scripts.
+#[derive(Debug)]
+pub struct CliError {
+    /// What, where, and what to do.
+    pub what: String,
+    /// 1 no, 2 usage, 3 unavailable, 4 unknown, 5 damaged, 70 a bug, 74 I/O, 75 what passes by itself, 78 configuration.
+    pub code: i32,
+}
+
+impl From<anyhow::Error> for CliError {
+    /// An error of the files that a command reads. One that the disk cannot read is damaged, not merely an error.
+    fn from(error: anyhow::Error) -> CliError {
+        let io = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+        let unreadable = io.filter_map(std::io::Error::get_ref).any(|inner| inner.is::<UnreadableFile>());
+        CliError { what: format!("{error:#}"), code: if unreadable { 5 } else { 74 } }
+    }
+}
+
+impl From<clap::Error> for CliError {
+    /// Words that cannot be understood are usage; a file that they name and that is of no use is configuration.
+    fn from(error: clap::Error) -> CliError {
+        let code = if error.kind() == ErrorKind::Io { 78 } else { 2 };
+        let said = error.to_string();
+        // Whoever prints a trouble says that it is one.
+        let what = said.strip_prefix("error: ").unwrap_or(&said).trim_end().to_owned();
+        CliError { what, code }
+    }
+}
+
+impl From<ConfigError> for CliError {
+    fn from(wrong: ConfigError) -> CliError {
+        CliError { what: wrong.to_string(), code: 78 }
+    }
+}
+
+impl From<ServerError> for CliError {
+    fn from(error: ServerError) -> CliError {
+        let (what, advice) = match &error {
+            ServerError::Fault(Fault::Corrupt { file, offset, what, lost, advice }) => {
+                (format!("{file}: byte {offset}: {what}; entries {lost}"), *advice)
+            }
+            ServerError::Fault(Fault::Io { action, file, source }) if is_about_the_place(source.kind()) => {
+                (format!("{action} {file}: {source}"), "name a directory that this user may write: --data")
+            }
+            ServerError::Fault(Fault::Io { action, file, source }) => (
+                format!("{action} {file}: {source}"),
+                "what reached the disk is unknown, so this node must not go on · look at the disk, then start it again",
+            ),
+            ServerError::Fault(Fault::Full { file }) => {
+                (format!("no space left for {file}"), "nothing acknowledged is lost · make room, and start it again")
+            }
+            // What stands in the way, and what to do about it, is in it.
+            ServerError::Fault(Fault::Foreign(what)) => {
+                return CliError { what: what.clone(), code: error.exit_code() };
+            }
+            ServerError::Listen { option, .. } => {
+                let advice = format!("nothing was changed · who listens there: ss -ltnp · listen elsewhere: {option}");
+                return CliError { what: format!("{error}\n  {advice}"), code: error.exit_code() };
+            }
+            ServerError::Config(_) => (error.to_string(), "nothing was started · see: drave serve --help"),
+            _ => (error.to_string(), "what was acknowledged is safe · start it again, and report it if it comes back"),
+        };
+        CliError { what: format!("{what}\n  {advice}"), code: error.exit_code() }
+    }
+}
+
+/// Whether an error says that nothing can be kept there, and not that a disk failed.
+fn is_about_the_place(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind::{NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    matches!(kind, NotADirectory | PermissionDenied | ReadOnlyFilesystem)
+}

@@ -1,0 +1,113 @@
+//! Reads of a follower: its leader says up to which index they need, and it answers them itself.
+
+use super::reads::ReadId;
+use crate::types::{Index, NodeId, Term, Time};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Linearizable reads that wait for the leader's word (thesis §6.4): one round trip, and no entry there.
+///
+/// All reads of one turn share a question. Questions have numbers that are never used again, also not
+/// after a restart, so that a late answer is the answer to nothing. The questions of one leadership come to
+/// nothing with it.
+#[derive(Clone, Debug)]
+pub struct FollowerReads {
+    given: u64,
+    of: Option<(NodeId, Term)>,
+    gathering: Vec<ReadId>,
+    asked: VecDeque<(u64, Time, Vec<ReadId>)>,
+}
+
+impl FollowerReads {
+    /// None yet; the first will have the number after this one.
+    pub fn after(number: u64) -> FollowerReads {
+        FollowerReads { given: number, of: None, gathering: Vec::new(), asked: VecDeque::new() }
+    }
+
+    /// How many reads wait.
+    pub fn waiting(&self) -> usize {
+        self.gathering.len() + self.asked.iter().map(|(_, _, reads)| reads.len()).sum::<usize>()
+    }
+
+    /// A read has come.
+    pub fn push(&mut self, read: ReadId) {
+        self.gathering.push(read);
+    }
+
+    /// Follows that leader, or nobody: whatever was asked of another comes to nothing.
+    pub fn follow(&mut self, of: Option<(NodeId, Term)>, lost: &mut Vec<ReadId>) {
+        if self.of != of {
+            self.of = of;
+            lost.append(&mut self.gathering);
+            lost.extend(self.asked.drain(..).flat_map(|(_, _, reads)| reads));
+        }
+    }
+
+    /// The question to ask for the reads that have gathered, and of whom.
+    pub fn ask(&mut self, now: Time) -> Option<(NodeId, u64)> {
+        let (leader, _) = self.of?;
+        if self.gathering.is_empty() {
+            return None;
+        }
+        self.given = self.given.wrapping_add(1);
+        self.asked.push_back((self.given, now, std::mem::take(&mut self.gathering)));
+        Some((leader, self.given))
+    }
+
+    /// The leader answers; earlier questions are answered with it, for they were asked before.
+    pub fn answered(&mut self, from: NodeId, number: u64, index: Index, out: &mut Vec<(ReadId, Index)>) {
+        if self.of.is_none_or(|(leader, _)| leader != from) {
+            return;
+        }
+        let Some(at) = self.asked.iter().position(|(asked, ..)| *asked == number) else { return };
+        let reads = self.asked.drain(..=at).flat_map(|(_, _, reads)| reads);
+        out.extend(reads.map(|read| (read, index)));
+    }
+
+    /// When the oldest question, or its answer, must be taken for lost.
+    pub fn deadline(&self, patience: Duration) -> Time {
+        self.asked.front().map_or(Time::NEVER, |(_, asked, _)| *asked + patience)
+    }
+
+    /// Takes the reads of questions that are older than that: lost on the way.
+    pub fn overdue(&mut self, now: Time, patience: Duration, lost: &mut Vec<ReadId>) {
+        while let Some((.., reads)) = self.asked.pop_front_if(|(_, asked, _)| now.since(*asked) >= patience) {
+            lost.extend(reads);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u64) -> NodeId {
+        NodeId::new(n).unwrap()
+    }
+
+    #[test]
+    fn a_question_is_answered_by_whom_it_was_asked_and_never_by_a_late_answer() {
+        let mut inquiries = FollowerReads::after(70);
+        let (mut lost, mut out) = (Vec::new(), Vec::new());
+        inquiries.push(ReadId(1));
+        assert_eq!(inquiries.ask(Time(0)), None, "nobody to ask");
+        inquiries.follow(Some((id(2), Term(3))), &mut lost);
+        assert_eq!(std::mem::take(&mut lost), [ReadId(1)], "asked of nobody, it came to nothing");
+        inquiries.push(ReadId(2));
+        assert_eq!(inquiries.ask(Time(0)), Some((id(2), 71)));
+        inquiries.push(ReadId(3));
+        assert_eq!(inquiries.ask(Time(5)), Some((id(2), 72)));
+        inquiries.answered(id(9), 72, Index(4), &mut out);
+        inquiries.answered(id(2), 70, Index(4), &mut out);
+        assert_eq!(out, []);
+        inquiries.answered(id(2), 72, Index(4), &mut out);
+        assert_eq!(out, [(ReadId(2), Index(4)), (ReadId(3), Index(4))]);
+        inquiries.push(ReadId(4));
+        assert_eq!(inquiries.ask(Time(10)), Some((id(2), 73)));
+        assert_eq!(inquiries.deadline(Duration::from_nanos(90)), Time(100));
+        inquiries.overdue(Time(99), Duration::from_nanos(90), &mut lost);
+        assert_eq!(lost, []);
+        inquiries.overdue(Time(100), Duration::from_nanos(90), &mut lost);
+        assert_eq!((lost, inquiries.waiting()), (vec![ReadId(4)], 0));
+    }
+}

@@ -1,0 +1,139 @@
+//! What is taken of what others say, and what it means before any role looks at it: disks, logs, terms, leaders.
+
+use super::Raft;
+use crate::consensus::follower::Follower;
+use crate::consensus::message::{Envelope, Message, VoteKind};
+use crate::consensus::note::{Note, StepDown};
+use crate::consensus::peer_class::{PeerClass, Refused};
+use crate::consensus::role::Role;
+use crate::types::{LogId, Mutant, NodeId, Position, Term, Time};
+
+impl Raft {
+    /// A peer says what it has heard from this node's disk. If that is more than the disk holds, it is an older copy:
+    /// the node keeps to the term and the position, and its vote of that term is spent, for whom it cannot know.
+    pub(super) fn reminded(&mut self, now: Time, term: Term, position: Position) {
+        if self.me.options.mutants.breaks(Mutant::IgnoreReminders) {
+            return;
+        }
+        if term > self.me.term() {
+            self.step_down(now, StepDown::OlderCopy);
+            self.me.advance_term(term);
+            self.me.spend_vote();
+        } else if term == self.me.term() && self.me.is_as_recovered() {
+            self.me.spend_vote();
+        }
+        self.me.promise_lost(position);
+    }
+
+    /// A peer that names this node, by its id and address, holds another log: whether this node must stop serving.
+    /// A founder that had nobody to ask learns so that it was a member of that log, and has lost its directory.
+    pub fn named_by_other_log(&mut self, peer: NodeId, log: LogId) -> bool {
+        if self.membership().agreed_log() == Some(log) {
+            return false;
+        }
+        self.me.founding.veto(peer, log);
+        self.me.founds_alone()
+    }
+
+    /// Whether a message is taken at all, by the disk and the log it comes from. Asked before anything else: not even
+    /// the term of another log is of any meaning here.
+    pub(super) fn is_heard(&mut self, envelope: &Envelope) -> bool {
+        let Envelope { from, origin, message, .. } = envelope;
+        let counts_any = self.me.counts_any_disk();
+        let same_log = self.membership().agreed_log().is_none_or(|log| origin.log == Some(log));
+        // One that holds nothing asks whether a log may begin, and is told that one has. One that holds an entry is of
+        // another log, or of the first moments of this one, in which it has no need of this node's vote.
+        let leads = match message {
+            Message::RequestVote { last, .. } => *last > Position::ZERO,
+            message => message.is_leaders(),
+        };
+        let why = match self.me.class_of(*from, *origin) {
+            PeerClass::Refused(why) => why,
+            _ if leads && !same_log => Refused::NoLog,
+            PeerClass::LeaderOnly if message.is_counted() && !counts_any => return false,
+            PeerClass::LeaderOnly if self.me.options.mutants.breaks(Mutant::DeafToLeaders) => return false,
+            PeerClass::Full | PeerClass::LeaderOnly => return true,
+        };
+        if self.me.options.mutants.breaks(Mutant::HearAnyLog) {
+            return true;
+        }
+        self.me.notes.push(Note::NotHeard { peer: *from, why });
+        false
+    }
+
+    /// Compares terms (§5.1); whether there is anything left to answer.
+    pub(super) fn meet_terms(&mut self, now: Time, envelope: &Envelope) -> bool {
+        if envelope.term < self.me.term() {
+            match envelope.message {
+                Message::RequestVote { .. }
+                | Message::AppendEntries { .. }
+                | Message::Heartbeat { .. }
+                | Message::Committed { .. }
+                | Message::InstallSnapshot(_) => self.me.send(envelope.from, Message::StaleTerm),
+                Message::RequestVoteResponse { .. } => return self.me.options.mutants.breaks(Mutant::CountStaleVotes),
+                Message::LostAcknowledged { .. } => self.me.send(envelope.from, Message::StaleTerm),
+                Message::AppendResponse { .. }
+                | Message::AppendRejected { .. }
+                | Message::Promised { .. }
+                | Message::Reminder { .. }
+                | Message::HeartbeatResponse { .. }
+                | Message::InstallSnapshotResponse { .. }
+                | Message::TimeoutNow
+                | Message::ReadIndexRequest { .. }
+                | Message::ReadIndexResponse { .. }
+                | Message::StaleTerm => {}
+            }
+            return false;
+        }
+        if let Message::RequestVote { ask, .. } = envelope.message
+            && (envelope.term > self.me.term() || ask == VoteKind::PreVote)
+            && ask != VoteKind::Transfer
+            && self.hears_leader(now)
+        {
+            // Whoever hears a leader helps nobody to depose it, and does not take over the term of
+            // one who tries (thesis §4.2.3).
+            let denied = Some("a leader is heard");
+            self.me.notes.push(Note::Votes { candidate: envelope.from, ask, term: envelope.term, denied });
+            return false;
+        }
+        if envelope.term > self.me.term() {
+            let (term, from) = (envelope.term, envelope.from);
+            let transferred = self.transfer_target() == Some(from);
+            let why =
+                if transferred { StepDown::Transferred { to: from } } else { StepDown::HigherTerm { term, from } };
+            self.step_down(now, why);
+            self.me.advance_term(envelope.term);
+        }
+        true
+    }
+
+    pub(super) fn hears_leader(&self, now: Time) -> bool {
+        if self.me.options.mutants.breaks(Mutant::NoPreVote) {
+            return false;
+        }
+        match &self.role {
+            Role::Follower(follower) => follower.hears_leader(&self.me, now),
+            Role::Candidate(_) => false,
+            Role::Leader(_) => true,
+        }
+    }
+
+    /// Only the leader of our term says these; a candidate that hears one has lost (§5.2).
+    pub(super) fn recognise_leader(&mut self, now: Time, envelope: &Envelope) -> Result<(), &'static str> {
+        match envelope.message {
+            Message::AppendEntries { .. }
+            | Message::Heartbeat { .. }
+            | Message::Committed { .. }
+            | Message::InstallSnapshot(_) => {}
+            Message::LostAcknowledged { .. } => {}
+            _ => return Ok(()),
+        }
+        match &self.role {
+            Role::Follower(follower) if follower.leader().is_none_or(|leader| leader == envelope.from) => {}
+            Role::Candidate(_) => self.role = Role::Follower(Follower::of(&mut self.me, now, envelope.from)),
+            // Election Safety (§5.2): one of the two is none.
+            Role::Follower(_) | Role::Leader(_) => return Err("it leads a term that another leads"),
+        }
+        Ok(())
+    }
+}

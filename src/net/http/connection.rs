@@ -1,0 +1,165 @@
+//! One connection: requests in, responses out, in the order of the requests.
+
+use super::gateway::{Options, admit, is_of_node};
+use super::response::{self, ResponseFormat, ResponseKind};
+use super::routes::{NodeTopic, Route, ask};
+use crate::api::figures::Failure;
+use crate::api::{Refusal, Reply};
+use crate::machine::words::{Command, Expiration, Query, SetCondition};
+use crate::pipeline::{NodeRequest, PendingRequest, RequestKind, RequestPipeline};
+use crate::types::Time;
+use crate::wire::http::{CONTINUE, HttpError, Reader, RequestHead, ResponseOptions};
+use bytes::{Bytes, BytesMut};
+
+/// What a request may need to know.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestContext<'a> {
+    /// When it came.
+    pub now: Time,
+    /// How the door is set.
+    pub options: &'a Options,
+    /// Whether it came to an address of this machine alone.
+    pub on_loopback: bool,
+    /// Whether the node takes no new work.
+    pub stopping: bool,
+}
+
+/// A request whose body has not come.
+#[derive(Debug)]
+struct PendingBody {
+    ask: Route,
+    manner: ResponseOptions,
+    length: usize,
+}
+
+/// One connection.
+#[derive(Debug, Default)]
+pub struct HttpConnection {
+    reader: Reader,
+    begun: Option<PendingBody>,
+    /// Whether it is a probe, let in beyond how many clients may be: it is told how the node is, once.
+    probe: bool,
+    /// What was asked and is not answered.
+    pub pipeline: RequestPipeline<ResponseFormat>,
+}
+
+impl HttpConnection {
+    /// Nothing has been said. `probe`: as many clients are connected as may be.
+    pub fn new(probe: bool) -> HttpConnection {
+        HttpConnection { probe, ..HttpConnection::default() }
+    }
+
+    /// Whether it was let in only to be told how the node is.
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
+
+    /// Whether the body of a request is waited for.
+    pub fn awaits_body(&self) -> bool {
+        self.begun.is_some()
+    }
+
+    /// Hears the next request, if it is whole, and takes it off the input. Says whether there may be another.
+    pub fn hear_next(&mut self, input: &mut BytesMut, out: &mut BytesMut, setting: &RequestContext<'_>) -> bool {
+        let begun = match self.begun.take() {
+            Some(begun) => begun,
+            None => match self.reader.next(input) {
+                Ok(None) => return false,
+                Ok(Some(head)) => {
+                    self.pipeline.tally.requests += 1;
+                    match self.begin(&head, out, setting) {
+                        Some(begun) => begun,
+                        None => return true,
+                    }
+                }
+                Err(wrong) => {
+                    self.pipeline.tally.requests += 1;
+                    self.refuse(&wrong, ResponseOptions::LAST, out);
+                    return false;
+                }
+            },
+        };
+        if input.len() < begun.length {
+            self.begun = Some(begun);
+            return false;
+        }
+        let body = input.split_to(begun.length);
+        self.act(&begun, &body, out, setting);
+        true
+    }
+
+    /// A head has come: its request begins, or is refused.
+    fn begin(&mut self, head: &RequestHead, out: &mut BytesMut, setting: &RequestContext<'_>) -> Option<PendingBody> {
+        let manner = ResponseOptions::of(head);
+        let manner = ResponseOptions { keeps: manner.keeps && !self.probe, ..manner };
+        let asked = ask(head).and_then(|ask| {
+            admit(head, &ask, setting.on_loopback, setting.options)?;
+            if self.probe && !is_of_node(&ask) {
+                return Err(HttpError::new(503, "as many clients are connected as may be"));
+            }
+            Ok(ask)
+        });
+        match asked {
+            Ok(ask) => {
+                if head.holds_back && head.length > 0 {
+                    self.pipeline.say(out, BytesMut::from(CONTINUE));
+                }
+                Some(PendingBody { ask, manner, length: head.length as usize })
+            }
+            Err(wrong) => {
+                // A body that nobody wants is not read: what follows it is not looked for.
+                let keeps = manner.keeps && head.length == 0;
+                self.refuse(&wrong, ResponseOptions { keeps, ..manner }, out);
+                None
+            }
+        }
+    }
+
+    fn refuse(&mut self, wrong: &HttpError, manner: ResponseOptions, out: &mut BytesMut) {
+        self.pipeline.tally.failures.push(response::failure(wrong));
+        self.pipeline.say(out, response::wrong(wrong, manner));
+        self.pipeline.leaving |= !manner.keeps;
+    }
+
+    /// A request is whole: it is answered in its turn, or waits for an answer.
+    fn act(&mut self, begun: &PendingBody, body: &[u8], out: &mut BytesMut, setting: &RequestContext<'_>) {
+        let PendingBody { ask, manner, .. } = begun;
+        self.pipeline.leaving |= !manner.keeps;
+        let (kind, body, what) = match ask {
+            Route::Known(known) => return self.pipeline.say(out, response::known(*known, *manner)),
+            Route::Node(about @ NodeTopic::Metrics(_)) if !setting.stopping => {
+                (RequestKind::StatusAnd(None), Query::Keyspace.encode(), ResponseKind::Node(*about))
+            }
+            Route::Node(about @ (NodeTopic::Leader | NodeTopic::Status | NodeTopic::Metrics(_))) => {
+                (RequestKind::Status, Bytes::new(), ResponseKind::Node(*about))
+            }
+            _ if setting.stopping => {
+                self.pipeline.tally.failures.push(Failure::Refused(Refusal::Stopping.name()));
+                return self.pipeline.say(out, response::refused(&Refusal::Stopping, *manner));
+            }
+            Route::Node(about) => (RequestKind::Status, Bytes::new(), ResponseKind::Node(*about)),
+            Route::Get { key, consistency } => {
+                (RequestKind::Read(*consistency), Query::Get { key }.encode(), ResponseKind::Value)
+            }
+            Route::Put { key, life: Expiration::Endless, only_if: SetCondition::Either } => {
+                (RequestKind::Write(None), Command::Put { key, value: body }.encode(), ResponseKind::Change)
+            }
+            Route::Put { key, life, only_if } => {
+                let set = Command::Set { key, value: body, only_if: *only_if, life: *life, tells: false };
+                (RequestKind::Write(None), set.encode(), ResponseKind::Change)
+            }
+            Route::Delete { key } => (RequestKind::Write(None), Command::Del { key }.encode(), ResponseKind::Change),
+        };
+        self.pipeline.wait(PendingRequest::new(setting.now, kind, body, ResponseFormat { what, manner: *manner }));
+    }
+
+    /// Says what is due, and what is wanted of the node now. `rests` is whether the client has too much to read.
+    pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<NodeRequest>) {
+        self.pipeline.pump(now, out, rests, wants, &mut |pending, fate| response::tell(pending, fate));
+    }
+
+    /// The node answers what was asked under that number.
+    pub fn hear(&mut self, number: u64, reply: Reply) {
+        self.pipeline.hear(number, reply, &mut |pending, fate| response::tell(pending, fate));
+    }
+}

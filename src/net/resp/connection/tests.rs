@@ -1,0 +1,299 @@
+//! What a connection asks when, and what it makes of what comes back: told by example, without a socket.
+
+use super::*;
+use crate::api::{Op, Outcome, Refusal, Request};
+use crate::net::resp::dispatch::{RequestContext, hear};
+use crate::net::resp::gateway::{ClusterView, Follower, Options};
+use crate::pipeline::{AGAIN, COMMANDS_MAX, PATIENCE, READS_MAX};
+use crate::types::{ClusterId, Index, NodeId, Position, SessionId, Term};
+use crate::wire::resp::Bounds;
+use std::time::Duration;
+
+/// A connection, and what it has said and asked.
+struct Client {
+    talk: RedisConnection,
+    now: Time,
+    out: BytesMut,
+    rests: bool,
+}
+
+fn scene() -> ClusterView {
+    let node = NodeId::new(1).unwrap();
+    ClusterView {
+        node,
+        cluster: ClusterId(7),
+        leader: Some(node),
+        places: Vec::new(),
+        voters: 1,
+        follower: Follower::Forward,
+        port: 7501,
+        clients: 1,
+        clients_max: 10,
+        accepted: 1,
+        commands: 0,
+    }
+}
+
+impl Client {
+    fn new() -> Client {
+        let guest = ClientState { known: true, ..ClientState::default() };
+        let now = Time::ZERO + Duration::from_secs(1);
+        Client { talk: RedisConnection::new(guest), now, out: BytesMut::new(), rests: false }
+    }
+
+    /// With a session of that number.
+    fn in_session(id: u64) -> Client {
+        let mut client = Client::new();
+        client.talk.pipeline.opened(client.now, Ok(SessionId(id)));
+        client
+    }
+
+    /// Says lines; what is asked then.
+    fn say(&mut self, lines: &str) -> Vec<NodeRequest> {
+        let mut input = BytesMut::from(lines.as_bytes());
+        while let Some(words) = self.talk.reader.next(&mut input, Bounds::KNOWN).unwrap() {
+            let options = Options::default();
+            let setting = RequestContext { now: self.now, options: &options, scene: &scene, stopping: false };
+            assert!(hear(&mut self.talk, &words, &mut self.out, &setting));
+        }
+        self.pump()
+    }
+
+    fn pump(&mut self) -> Vec<NodeRequest> {
+        let mut wants = Vec::new();
+        self.talk.pump(self.now, &mut self.out, self.rests, &mut wants);
+        wants
+    }
+
+    /// The node answers, and so much time passes; what is asked then.
+    fn hear(&mut self, number: u64, reply: Reply) -> Vec<NodeRequest> {
+        self.talk.hear(number, reply);
+        self.pump()
+    }
+
+    fn later(&mut self, by: Duration) -> Vec<NodeRequest> {
+        self.now = self.now + by;
+        self.pump()
+    }
+
+    fn told(&mut self) -> String {
+        String::from_utf8(std::mem::take(&mut self.out).to_vec()).unwrap()
+    }
+}
+
+fn done(answer: &Answer) -> Reply {
+    let outcome = Outcome::Executed { answer: answer.encode(), duplicate: false };
+    Reply::Done { position: Position::new(Index(9), Term(1)), outcome }
+}
+
+fn answered(answer: &Answer) -> Reply {
+    Reply::Answer { applied: Index(9), answer: answer.encode() }
+}
+
+type Asked = (u64, Option<(u64, u64, u64)>);
+
+/// What is asked: numbers, and for what does something its session, number there, and the lowest waited for.
+fn asked(wants: &[NodeRequest]) -> Vec<Asked> {
+    let one = |want: &NodeRequest| match want {
+        NodeRequest::Session => panic!("no session is wanted"),
+        NodeRequest::Answer(number, Request::Propose { op }) => match Op::decode(op.clone()).unwrap() {
+            Op::Execute { session, seq, first_outstanding: lowest, .. } => (*number, Some((session.0, seq, lowest))),
+            other => panic!("{other:?}"),
+        },
+        NodeRequest::Answer(number, _) => (*number, None),
+    };
+    wants.iter().map(one).collect()
+}
+
+#[test]
+fn a_session_is_wanted_with_the_first_command_that_does_something() {
+    let mut client = Client::new();
+    assert_eq!(asked(&client.say("GET k\r\n")), [(0, None)]);
+    assert_eq!(client.say("SET k v\r\n").len(), 0, "it waits for what asks");
+    let wants = client.hear(0, answered(&Answer::Value(None)));
+    assert!(matches!(wants[..], [NodeRequest::Session]));
+    assert_eq!(client.say("SET k w\r\n").len(), 0);
+    client.talk.pipeline.opened(client.now, Ok(SessionId(5)));
+    assert_eq!(asked(&client.pump()), [(1, Some((5, 1, 1))), (2, Some((5, 2, 1)))]);
+    assert_eq!(client.told(), "$-1\r\n");
+}
+
+#[test]
+fn answers_wait_for_those_before_them_and_questions_for_what_does_something() {
+    let mut client = Client::in_session(5);
+    let wants = client.say("SET a 1\r\nSET b 2\r\nPING\r\nGET a\r\nGET b\r\nSET a 3\r\n");
+    assert_eq!(asked(&wants), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1)))]);
+    assert_eq!(client.hear(1, done(&Answer::Done)).len(), 0);
+    assert_eq!(client.told(), "");
+    assert_eq!(asked(&client.hear(0, done(&Answer::Done))), [(3, None), (4, None)]);
+    assert_eq!(client.told(), "+OK\r\n+OK\r\n+PONG\r\n");
+    assert_eq!(client.hear(4, answered(&Answer::Value(None))).len(), 0);
+    assert_eq!(asked(&client.hear(3, answered(&Answer::Value(None)))), [(5, Some((5, 3, 3)))]);
+    assert_eq!(client.told(), "$-1\r\n$-1\r\n");
+}
+
+#[test]
+fn what_was_lost_is_asked_again_under_its_number_when_all_is_back() {
+    let mut client = Client::in_session(5);
+    client.say("INCR n\r\nINCR n\r\n");
+    assert_eq!(client.hear(0, Reply::Unknown).len(), 0);
+    assert_eq!(client.say("INCR n\r\n").len(), 0, "nothing overtakes what may be asked again");
+    assert_eq!(client.hear(1, Reply::Refused(Refusal::Busy)).len(), 0);
+    assert!(client.talk.pipeline.deadline() > client.now, "in a moment");
+    let again = client.later(AGAIN);
+    assert_eq!(asked(&again), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1)))]);
+    for number in 0..3 {
+        client.hear(number, done(&Answer::Number(number as i64 + 1)));
+    }
+    assert_eq!(client.told(), ":1\r\n:2\r\n:3\r\n");
+    assert_eq!(client.talk.pipeline.deadline(), Time::NEVER);
+}
+
+fn outcome(outcome: Outcome) -> Reply {
+    Reply::Done { position: Position::new(Index(9), Term(1)), outcome }
+}
+
+/// A leadership transfer: the first is lost, and the cluster executes none behind it.
+#[test]
+fn writes_behind_a_lost_one_are_proposed_again_under_their_numbers() {
+    let mut client = Client::in_session(5);
+    client.say("SET k a\r\nSET k b\r\nSET k c\r\nSET k d\r\n");
+    client.hear(0, Reply::Unknown);
+    client.hear(1, Reply::Refused(Refusal::Busy));
+    client.hear(2, outcome(Outcome::OutOfOrder));
+    assert_eq!(client.hear(3, outcome(Outcome::OutOfOrder)).len(), 0);
+    let again = [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1))), (3, Some((5, 4, 1)))];
+    assert_eq!(asked(&client.later(AGAIN)), again);
+    (0..4).for_each(|number| drop(client.hear(number, done(&Answer::Done))));
+    assert_eq!(client.told(), "+OK\r\n+OK\r\n+OK\r\n+OK\r\n");
+}
+
+#[test]
+fn a_number_that_was_given_up_is_passed_by_the_next_write() {
+    let mut client = Client::in_session(5);
+    client.say("SET k a\r\n");
+    client.hear(0, Reply::Unknown);
+    assert_eq!(asked(&client.later(AGAIN)), [(0, Some((5, 1, 1)))]);
+    // In doubt a missing leader is waited for: only the same number can tell what became of it.
+    client.hear(0, Reply::Refused(Refusal::NoLeader));
+    assert_eq!(asked(&client.later(AGAIN)), [(0, Some((5, 1, 1)))]);
+    client.hear(0, Reply::Refused(Refusal::NoLeader));
+    assert_eq!(client.later(PATIENCE).len(), 0);
+    assert_eq!(client.told(), "-TIMEOUT outcome unknown\r\n");
+    assert_eq!(asked(&client.say("SET k b\r\n")), [(1, Some((5, 2, 2)))]);
+}
+
+/// The second is too large, and there is a gap until the first is answered.
+#[test]
+fn a_number_that_was_refused_for_good_is_passed_once_those_before_it_are_answered() {
+    let mut client = Client::in_session(5);
+    client.say("SET k a\r\nSET k b\r\nSET k c\r\n");
+    client.hear(1, Reply::Refused(Refusal::TooLarge { bytes: 9, limit: 8 }));
+    client.hear(2, outcome(Outcome::OutOfOrder));
+    client.hear(0, done(&Answer::Done));
+    assert_eq!(asked(&client.later(AGAIN)), [(2, Some((5, 3, 3)))]);
+}
+
+/// The third was refused by a node and never met the session that is gone: it does not keep its number there, or what
+/// comes behind it would be executed first, in the next session.
+#[test]
+fn a_lapsed_session_is_left_by_all_its_writes_at_once() {
+    let mut client = Client::in_session(5);
+    client.say("SET k a\r\nSET k b\r\nSET k c\r\n");
+    client.hear(0, outcome(Outcome::SessionExpired));
+    client.hear(1, Reply::Unknown);
+    client.hear(2, Reply::Refused(Refusal::Busy));
+    assert!(matches!(client.later(AGAIN)[..], [NodeRequest::Session]));
+    client.say("SET k d\r\n");
+    client.talk.pipeline.opened(client.now, Ok(SessionId(6)));
+    assert_eq!(asked(&client.pump()), [(0, Some((6, 1, 1))), (2, Some((6, 2, 1))), (3, Some((6, 3, 1)))]);
+}
+
+#[test]
+fn patience_ends_in_what_is_known() {
+    for (first, told) in [
+        (Reply::Unknown, "-TIMEOUT outcome unknown\r\n"),
+        (Reply::Refused(Refusal::Stopping), "-CLUSTERDOWN the node is stopping\r\n"),
+    ] {
+        let mut client = Client::in_session(5);
+        client.say("SET k v\r\n");
+        client.hear(0, first);
+        for _ in 0..3 {
+            assert_eq!(asked(&client.later(PATIENCE / 4)), [(0, Some((5, 1, 1)))]);
+            client.hear(0, Reply::Refused(Refusal::Stopping));
+        }
+        assert_eq!(client.later(PATIENCE).len(), 0);
+        assert_eq!(client.told(), told);
+    }
+    let mut client = Client::in_session(5);
+    client.say("SET k v\r\nGET k\r\n");
+    assert_eq!(asked(&client.hear(0, Reply::Refused(Refusal::NoLeader))), [(1, None)]);
+    client.hear(1, Reply::Refused(Refusal::NoLeader));
+    assert_eq!(client.told(), "-CLUSTERDOWN No Raft leader\r\n-CLUSTERDOWN No Raft leader\r\n");
+}
+
+#[test]
+fn a_session_that_lapsed_is_followed_by_another_for_what_cannot_have_happened() {
+    let lapsed = || Reply::Done { position: Position::new(Index(9), Term(1)), outcome: Outcome::SessionExpired };
+    let mut client = Client::in_session(5);
+    client.say("SET a 1\r\nSET b 2\r\n");
+    client.hear(0, Reply::Unknown);
+    client.hear(1, Reply::Refused(Refusal::Busy));
+    client.later(AGAIN);
+    client.hear(0, lapsed());
+    client.hear(1, lapsed());
+    assert!(matches!(client.later(AGAIN)[..], [NodeRequest::Session]));
+    assert_eq!(client.told(), "-TIMEOUT outcome unknown\r\n", "the first may have been applied");
+    client.talk.pipeline.opened(client.now, Ok(SessionId(6)));
+    assert_eq!(asked(&client.pump()), [(1, Some((6, 1, 1)))]);
+    client.hear(1, done(&Answer::Done));
+    assert_eq!(client.told(), "+OK\r\n");
+}
+
+#[test]
+fn a_session_that_cannot_be_opened_has_applied_nothing() {
+    let mut client = Client::new();
+    assert!(matches!(client.say("SET a 1\r\n")[..], [NodeRequest::Session]));
+    client.talk.pipeline.opened(client.now, Err(Some(Refusal::Busy)));
+    assert!(matches!(client.later(AGAIN)[..], [NodeRequest::Session]));
+    client.talk.pipeline.opened(client.now, Err(Some(Refusal::NoLeader)));
+    assert_eq!(client.later(AGAIN).len(), 0);
+    assert_eq!(client.told(), "-CLUSTERDOWN No Raft leader\r\n");
+}
+
+#[test]
+fn who_does_not_read_asks_nothing_and_what_waits_is_bounded() {
+    let mut client = Client::in_session(5);
+    client.rests = true;
+    assert_eq!(client.say(&"GET k\r\n".repeat(COMMANDS_MAX)).len(), 0);
+    assert!(client.talk.pipeline.is_full());
+    client.rests = false;
+    assert_eq!(client.pump().len(), READS_MAX, "each may be answered at length");
+    let mut client = Client::in_session(5);
+    let large = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}\r\n", "x".repeat(1_000_000));
+    assert_eq!(client.say(&large.repeat(4)).len(), 4);
+    assert!(!client.talk.pipeline.is_full());
+    client.say(&large);
+    assert!(client.talk.pipeline.is_full());
+}
+
+#[test]
+fn a_transaction_that_is_too_large_is_not_kept() {
+    let mut client = Client::in_session(5);
+    let large = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}\r\n", "x".repeat(1_000_000));
+    client.say(&format!("MULTI\r\n{}", large.repeat(9)));
+    assert!(client.talk.block.as_ref().is_some_and(|block| block.spoiled && block.commands.is_empty()));
+    client.told();
+    assert_eq!(client.say("EXEC\r\n").len(), 0);
+    assert_eq!(client.told(), "-EXECABORT Transaction discarded because of previous errors.\r\n");
+}
+
+#[test]
+fn a_reply_is_in_the_version_that_was_agreed_when_it_was_asked_for() {
+    let mut client = Client::in_session(5);
+    client.say("GET a\r\nHELLO 3\r\nGET b\r\n");
+    client.hear(0, answered(&Answer::Value(None)));
+    client.hear(2, answered(&Answer::Value(None)));
+    let told = client.told();
+    assert!(told.starts_with("$-1\r\n%7\r\n") && told.ends_with("_\r\n"), "{told}");
+}

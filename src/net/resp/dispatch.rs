@@ -1,0 +1,252 @@
+//! A command that has come: what is made of it.
+
+use super::about;
+use super::connection::{Block, Element, RedisConnection, ReplyKind};
+use super::gateway::{ClusterView, Follower, Options};
+use super::reply::{self, Shape};
+use super::table::{self, Handler, Spec, Special};
+use crate::api::{Consistency, Refusal};
+use crate::limits::{ENTRY_BYTES_MAX, RESP_COMMAND_BYTES_MAX};
+use crate::machine::words::{Command, Query, Step};
+use crate::pipeline::RequestKind;
+use crate::types::Time;
+use crate::wire::resp::{CommandArgs, Excess};
+use bytes::BytesMut;
+
+/// What a command may need to know.
+pub struct RequestContext<'a> {
+    /// When it came.
+    pub now: Time,
+    /// How the door is set.
+    pub options: &'a Options,
+    /// What the node knows of its cluster.
+    pub scene: &'a dyn Fn() -> ClusterView,
+    /// Whether the node takes no new work.
+    pub stopping: bool,
+}
+
+impl RequestContext<'_> {
+    /// That another node must be asked, if it must; where its door is, if that is known.
+    fn elsewhere(&self, key: Option<&[u8]>) -> Option<String> {
+        if self.stopping {
+            return Some(reply::refusal(&Refusal::Stopping));
+        }
+        if self.options.follower == Follower::Forward {
+            return None;
+        }
+        let scene = (self.scene)();
+        let leader = scene.leader.filter(|leader| *leader != scene.node)?;
+        let place = scene.places.iter().find(|place| place.node == leader)?;
+        Some(format!("MOVED {} {}:{}", about::slot(key?), place.host, place.port))
+    }
+}
+
+/// Hears a command: it is answered in its turn, or waits for an answer. False if the connection is to be
+/// closed at once: what speaks so is a browser that somebody has led here.
+pub fn hear(talk: &mut RedisConnection, words: &CommandArgs, out: &mut BytesMut, setting: &RequestContext<'_>) -> bool {
+    let name = words.at(0);
+    if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"Host:") {
+        return false;
+    }
+    let known = match words.excess() {
+        Some(excess) => Err(too_large(words, excess)),
+        None => known(talk, words),
+    };
+    let spec = match known {
+        Ok(spec) => spec,
+        Err(error) => {
+            // An EXEC that is wrong ends the transaction, as in Redis.
+            let ends = name.eq_ignore_ascii_case(b"EXEC") && talk.guest.known && words.excess().is_none();
+            if ends {
+                talk.block = None;
+            } else if let Some(block) = &mut talk.block {
+                block.spoiled = true;
+            }
+            let why = error.strip_prefix("ERR ").filter(|_| ends);
+            talk.complain(
+                out,
+                &why.map_or(error.clone(), |why| format!("EXECABORT Transaction discarded because of: {why}")),
+            );
+            return true;
+        }
+    };
+    match spec.does {
+        Handler::Connection(special) => turn(talk, special, words, out, setting),
+        _ if talk.block.is_some() => queue(talk, words, out),
+        Handler::Local(small) => {
+            let said = small.answer(words, &mut talk.guest, setting.options, setting.scene);
+            talk.say(out, said);
+        }
+        Handler::StateMachine(ask) => match ask(words) {
+            Ok((step, shape)) => wait(talk, spec.key(words), step, shape, out, setting),
+            Err(error) => talk.complain(out, &error),
+        },
+    }
+    true
+}
+
+/// What is said of a command that was passed over.
+fn too_large(words: &CommandArgs, excess: Excess) -> String {
+    let [name, key] = [0, 1].map(|n| words.at(n).escape_ascii());
+    let of = if words.len() > 1 { format!(" '{key}'") } else { String::new() };
+    match excess {
+        Excess::Argument(bytes) => {
+            format!(
+                "ERR {name}{of}: an argument of {bytes} bytes is over the limit of {ENTRY_BYTES_MAX} bytes; nothing was applied"
+            )
+        }
+        Excess::Command => {
+            format!(
+                "ERR {name}{of}: the command is over the limit of {RESP_COMMAND_BYTES_MAX} bytes; nothing was applied"
+            )
+        }
+    }
+}
+
+/// The command, if it is one, has as many words as it must, and may be said.
+fn known(talk: &RedisConnection, words: &CommandArgs) -> Result<&'static Spec, String> {
+    let spec = table::find(words.at(0)).ok_or_else(|| table::unknown(words));
+    let open = |spec: &Spec| match spec.does {
+        Handler::Local(small) => small.is_for_strangers(),
+        Handler::Connection(special) => special == Special::Quit,
+        Handler::StateMachine(_) => false,
+    };
+    if !talk.guest.known && !spec.as_ref().is_ok_and(|spec| open(spec)) {
+        return Err("NOAUTH Authentication required.".into());
+    }
+    let spec = spec?;
+    if !spec.takes(words.len()) {
+        return Err(format!("ERR wrong number of arguments for '{}' command", spec.name));
+    }
+    if let Handler::Local(small) = spec.does {
+        small.check(words)?;
+    }
+    Ok(spec)
+}
+
+/// Something of the machine is asked.
+fn wait(
+    talk: &mut RedisConnection,
+    key: Option<&[u8]>,
+    step: Step<'_>,
+    shape: Shape,
+    out: &mut BytesMut,
+    setting: &RequestContext<'_>,
+) {
+    let local = talk.guest.reads_locally && matches!(step, Step::Ask(_)) && !setting.stopping;
+    if !local && let Some(moved) = setting.elsewhere(key) {
+        return talk.complain(out, &moved);
+    }
+    let (kind, body) = match step {
+        Step::Do(command) => (RequestKind::Write(None), command.encode()),
+        Step::Ask(query) => {
+            let consistency = if local { Consistency::Local } else { Consistency::Linearizable };
+            (RequestKind::Read(consistency), query.encode())
+        }
+    };
+    talk.wait(setting.now, kind, body, ReplyKind::One(shape));
+}
+
+fn turn(
+    talk: &mut RedisConnection,
+    special: Special,
+    words: &CommandArgs,
+    out: &mut BytesMut,
+    setting: &RequestContext<'_>,
+) {
+    match (special, talk.block.is_some()) {
+        (Special::Multi, false) => {
+            talk.block = Some(Block::default());
+            let said = talk.said(|out| out.line("OK"));
+            talk.say(out, said);
+        }
+        (Special::Multi, true) => talk.complain(out, "ERR MULTI calls can not be nested"),
+        (Special::Exec, false) => talk.complain(out, "ERR EXEC without MULTI"),
+        (Special::Discard, false) => talk.complain(out, "ERR DISCARD without MULTI"),
+        (Special::Discard, true) => {
+            talk.block = None;
+            let said = talk.said(|out| out.line("OK"));
+            talk.say(out, said);
+        }
+        (Special::Exec, true) => carry(talk, out, setting),
+        (Special::Watch, true) => talk.complain(out, "ERR WATCH inside MULTI is not allowed"),
+        (Special::Watch, false) => talk.complain(out, "ERR WATCH is not supported"),
+        (Special::Quit, _) => {
+            let said = talk.said(|out| out.line("OK"));
+            talk.say(out, said);
+            talk.pipeline.leaving = true;
+        }
+        (Special::Info, true) => {
+            talk.block.iter_mut().for_each(|block| block.spoiled = true);
+            talk.complain(out, "ERR Command not allowed inside a transaction");
+        }
+        (Special::Info, false) => {
+            let what = ReplyKind::Info(words.keep(), Box::new((setting.scene)()));
+            talk.wait(setting.now, RequestKind::StatusAnd(None), Query::Keyspace.encode(), what);
+        }
+    }
+}
+
+/// A command of a transaction: it waits for `EXEC`.
+fn queue(talk: &mut RedisConnection, words: &CommandArgs, out: &mut BytesMut) {
+    let Some(block) = &mut talk.block else { return };
+    let kept = words.keep();
+    block.bytes += kept.size() + size_of::<CommandArgs>();
+    if block.bytes > 2 * ENTRY_BYTES_MAX as usize {
+        // Nothing of it is kept any longer: it will not be carried out.
+        *block = Block { spoiled: true, bytes: block.bytes, ..Block::default() };
+        let limit = 2 * ENTRY_BYTES_MAX;
+        return talk.complain(
+            out,
+            &format!("ERR the transaction is over the limit of {limit} bytes; nothing of it is applied"),
+        );
+    }
+    block.commands.push(kept);
+    let said = talk.said(|out| out.line("QUEUED"));
+    talk.say(out, said);
+}
+
+/// `EXEC`: all of the transaction as one entry of the log; what is wrong in it, or needs no machine, has its
+/// answer already.
+fn carry(talk: &mut RedisConnection, out: &mut BytesMut, setting: &RequestContext<'_>) {
+    let Some(block) = talk.block.take() else { return };
+    if block.spoiled {
+        return talk.complain(out, "EXECABORT Transaction discarded because of previous errors.");
+    }
+    let (mut steps, mut elements, mut first) = (Vec::new(), Vec::new(), None);
+    for words in &block.commands {
+        let Some(spec) = table::find(words.at(0)) else { continue };
+        elements.push(match spec.does {
+            Handler::StateMachine(ask) => match ask(words) {
+                Ok((step, shape)) => {
+                    first = first.or(spec.key(words));
+                    steps.push(step);
+                    Element::Shape(shape)
+                }
+                Err(error) => Element::Said(talk.said(|out| out.error(&error))),
+            },
+            Handler::Local(small) => {
+                Element::Said(small.answer(words, &mut talk.guest, setting.options, setting.scene))
+            }
+            Handler::Connection(_) => {
+                Element::Said(talk.said(|out| out.error("ERR Command not allowed inside a transaction")))
+            }
+        });
+    }
+    if let Some(moved) = setting.elsewhere(first) {
+        return talk.complain(out, &moved);
+    }
+    if steps.is_empty() {
+        let said = talk.said(|out| {
+            out.array(elements.len());
+            for element in &elements {
+                if let Element::Said(said) = element {
+                    out.raw(said);
+                }
+            }
+        });
+        return talk.say(out, said);
+    }
+    let body = Command::Block(steps).encode();
+    talk.wait(setting.now, RequestKind::Write(None), body, ReplyKind::Block(elements));
+}

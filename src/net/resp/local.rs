@@ -1,0 +1,296 @@
+//! What is answered without the machine.
+
+use super::about;
+use super::gateway::{ClusterView, Options};
+use super::glob;
+use super::table;
+use crate::codec::integer;
+use crate::limits::ENTRY_BYTES_MAX;
+use crate::wire::resp::{CommandArgs, Version, Writer};
+use bytes::{Bytes, BytesMut};
+use std::ops::Range;
+
+/// What is answered without the machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Small {
+    /// `+OK`, and that is all.
+    Ok,
+    /// `PING [message]`
+    Ping,
+    /// `ECHO message`
+    Echo,
+    /// `SELECT 0`
+    Select,
+    /// `AUTH [user] password`
+    Auth,
+    /// `HELLO [version [AUTH user password] [SETNAME name]]`
+    Hello,
+    /// `CLIENT …`
+    Client,
+    /// `CONFIG …`
+    Config,
+    /// `COMMAND …`
+    Command,
+    /// `CLUSTER …`
+    Cluster,
+    /// `READONLY`
+    ReadOnly,
+    /// `READWRITE`
+    ReadWrite,
+}
+
+/// The version of Redis whose commands these are: clients ask, and go by it.
+pub const REDIS_VERSION: &str = "7.2.0";
+/// So much of what a client says is shown to it in an error.
+pub const SHOWN: usize = 128;
+/// The longest name a client may give itself.
+const NAME_MAX: usize = 256;
+
+/// Who is at the other end, as it has told us.
+#[derive(Clone, Debug, Default)]
+pub struct ClientState {
+    /// Our number for it.
+    pub id: i64,
+    /// Which replies it understands.
+    pub version: Version,
+    /// Whether it has said the password, or need not.
+    pub known: bool,
+    /// What it calls itself.
+    pub name: Bytes,
+    /// Whether it takes what this node has applied for an answer.
+    pub reads_locally: bool,
+}
+
+impl Small {
+    /// Whether it may be said before the password.
+    pub fn is_for_strangers(self) -> bool {
+        matches!(self, Small::Auth | Small::Hello)
+    }
+
+    /// Whether it is one of those that are there and has as many words as it must, where the word behind the name says
+    /// what is wanted; else the error, in Redis' words. `COMMAND` alone is one too.
+    pub fn check(self, words: &CommandArgs) -> Result<(), String> {
+        let known: &[(&str, Range<usize>)] = match self {
+            Small::Client => &[("getname", 2..3), ("id", 2..3), ("setinfo", 4..5), ("setname", 3..4)],
+            Small::Cluster => {
+                &[("info", 2..3), ("keyslot", 3..4), ("myid", 2..3), ("nodes", 2..3), ("shards", 2..3), ("slots", 2..3)]
+            }
+            Small::Command if words.len() > 1 => &[("count", 2..3)],
+            Small::Config => &[("get", 3..usize::MAX)],
+            _ => return Ok(()),
+        };
+        match known.iter().find(|(name, _)| words.at(1).eq_ignore_ascii_case(name.as_bytes())) {
+            Some((_, takes)) if takes.contains(&words.len()) => Ok(()),
+            Some((name, _)) => {
+                let command = String::from_utf8_lossy(words.at(0)).to_lowercase();
+                Err(format!("ERR wrong number of arguments for '{command}|{name}' command"))
+            }
+            None => Err(subcommand(words)),
+        }
+    }
+
+    /// The reply, and what it does to the guest. Its own version may change: what is said from then on is
+    /// said in that.
+    pub fn answer(
+        self,
+        words: &CommandArgs,
+        guest: &mut ClientState,
+        options: &Options,
+        scene: &dyn Fn() -> ClusterView,
+    ) -> BytesMut {
+        let mut said = BytesMut::new();
+        let outcome = self.try_to(words, guest, options, scene, &mut said);
+        if let Err(error) = outcome {
+            said.clear();
+            Writer::new(&mut said, guest.version).error(&error);
+        }
+        said
+    }
+
+    fn try_to(
+        self,
+        words: &CommandArgs,
+        guest: &mut ClientState,
+        options: &Options,
+        scene: &dyn Fn() -> ClusterView,
+        said: &mut BytesMut,
+    ) -> Result<(), String> {
+        if self == Small::Hello {
+            return hello(words, guest, options, scene, said);
+        }
+        let mut out = Writer::new(said, guest.version);
+        match self {
+            Small::Ok => out.line("OK"),
+            Small::Ping => match words.len() {
+                1 => out.line("PONG"),
+                2 => out.bulk(words.at(1)),
+                _ => return Err("ERR wrong number of arguments for 'ping' command".into()),
+            },
+            Small::Echo => out.bulk(words.at(1)),
+            Small::Select => match integer(words.at(1)) {
+                Some(0) => out.line("OK"),
+                Some(_) => return Err("ERR DB index is out of range".into()),
+                None => return Err("ERR value is not an integer or out of range".into()),
+            },
+            Small::Auth => {
+                auth(words, guest, options)?;
+                out.line("OK");
+            }
+            Small::Client => client(words, guest, &mut out)?,
+            Small::Config => config(words, &scene(), &mut out),
+            Small::Command if words.len() == 1 => table::tell(&mut out),
+            Small::Command => out.integer(table::COMMANDS.len() as i64),
+            Small::Cluster => about::cluster(words, &scene(), &mut out)?,
+            Small::ReadOnly | Small::ReadWrite => {
+                guest.reads_locally = self == Small::ReadOnly;
+                out.line("OK");
+            }
+            Small::Hello => {}
+        }
+        Ok(())
+    }
+}
+
+/// What is said of a subcommand that is not known.
+pub fn subcommand(words: &CommandArgs) -> String {
+    let (name, word) = (words.at(0).to_ascii_uppercase(), words.at(1));
+    let word = word[..word.len().min(SHOWN)].escape_ascii();
+    format!("ERR unknown subcommand '{word}'. Try {} HELP.", name.escape_ascii())
+}
+
+const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+
+fn auth(words: &CommandArgs, guest: &mut ClientState, options: &Options) -> Result<(), String> {
+    match words.len() {
+        2 if options.password.is_none() => {
+            Err("ERR AUTH <password> called without any password configured for the default user. Are you \
+                        sure your configuration is correct?"
+                .into())
+        }
+        2 => admit(b"default", words.at(1), guest, options),
+        3 => admit(words.at(1), words.at(2), guest, options),
+        _ => Err("ERR syntax error".into()),
+    }
+}
+
+fn admit(user: &[u8], password: &[u8], guest: &mut ClientState, options: &Options) -> Result<(), String> {
+    // Without a password the one user there is may say any.
+    let right = options.password.as_ref().is_none_or(|known| known.is(password));
+    if user != b"default" || !right {
+        return Err(WRONG_PASSWORD.into());
+    }
+    guest.known = true;
+    Ok(())
+}
+
+fn hello(
+    words: &CommandArgs,
+    guest: &mut ClientState,
+    options: &Options,
+    scene: &dyn Fn() -> ClusterView,
+    said: &mut BytesMut,
+) -> Result<(), String> {
+    let version = match words.len() {
+        1 => guest.version,
+        _ => match integer(words.at(1)) {
+            Some(2) => Version::Two,
+            Some(3) => Version::Three,
+            Some(_) => return Err("NOPROTO unsupported protocol version".into()),
+            None => return Err("ERR Protocol version is not an integer or out of range".into()),
+        },
+    };
+    let (mut at, mut name) = (2, None);
+    while at < words.len() {
+        let left = words.len() - at - 1;
+        match &words.at(at).to_ascii_uppercase()[..] {
+            b"AUTH" if left >= 2 => {
+                admit(words.at(at + 1), words.at(at + 2), guest, options)?;
+                at += 3;
+            }
+            b"SETNAME" if left >= 1 => {
+                name = Some(named(words.at(at + 1))?);
+                at += 2;
+            }
+            other => {
+                let shown = &other[..other.len().min(SHOWN)];
+                return Err(format!("ERR Syntax error in HELLO option '{}'", shown.escape_ascii()));
+            }
+        }
+    }
+    if !guest.known {
+        return Err("NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> \
+                    AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol \
+                    version at the same time"
+            .into());
+    }
+    guest.version = version;
+    guest.name = name.unwrap_or(std::mem::take(&mut guest.name));
+    let mut out = Writer::new(said, version);
+    out.map(7);
+    out.bulk(b"server");
+    out.bulk(b"redis");
+    out.bulk(b"version");
+    out.bulk(REDIS_VERSION.as_bytes());
+    out.bulk(b"proto");
+    out.integer(if version == Version::Three { 3 } else { 2 });
+    out.bulk(b"id");
+    out.integer(guest.id);
+    out.bulk(b"mode");
+    out.bulk(b"standalone");
+    out.bulk(b"role");
+    out.bulk(if scene().is_master() { b"master" } else { b"replica" });
+    out.bulk(b"modules");
+    out.array(0);
+    Ok(())
+}
+
+fn named(name: &[u8]) -> Result<Bytes, String> {
+    if name.len() > NAME_MAX || !name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
+        return Err("ERR Client names cannot contain spaces, newlines or special characters.".into());
+    }
+    Ok(Bytes::copy_from_slice(name))
+}
+
+fn client(words: &CommandArgs, guest: &mut ClientState, out: &mut Writer<'_>) -> Result<(), String> {
+    match &words.at(1).to_ascii_uppercase()[..] {
+        b"SETINFO" => out.line("OK"),
+        b"SETNAME" => {
+            guest.name = named(words.at(2))?;
+            out.line("OK");
+        }
+        b"GETNAME" => out.option(Some(&guest.name[..]).filter(|name| !name.is_empty())),
+        b"ID" => out.integer(guest.id),
+        _ => return Err(subcommand(words)),
+    }
+    Ok(())
+}
+
+/// The settings that clients ask for before they go on, as they are here.
+fn settings(scene: &ClusterView) -> [(&'static str, String); 14] {
+    [
+        ("appendfsync", "always".into()),
+        ("appendonly", "yes".into()),
+        ("cluster-enabled", "yes".into()),
+        ("databases", "1".into()),
+        ("maxclients", scene.clients_max.to_string()),
+        ("maxmemory", "0".into()),
+        ("maxmemory-policy", "noeviction".into()),
+        ("notify-keyspace-events", String::new()),
+        ("port", scene.port.to_string()),
+        ("proto-max-bulk-len", ENTRY_BYTES_MAX.to_string()),
+        ("replica-read-only", "yes".into()),
+        ("save", String::new()),
+        ("slave-read-only", "yes".into()),
+        ("timeout", "0".into()),
+    ]
+}
+
+fn config(words: &CommandArgs, scene: &ClusterView, out: &mut Writer<'_>) {
+    let asked = |name: &str| words.from(2).any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name.as_bytes()));
+    let found: Vec<_> = settings(scene).into_iter().filter(|(name, _)| asked(name)).collect();
+    out.map(found.len());
+    for (name, value) in found {
+        out.bulk(name.as_bytes());
+        out.bulk(value.as_bytes());
+    }
+}

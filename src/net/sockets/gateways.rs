@@ -1,0 +1,378 @@
+//! The doors: callers that speak as Redis clients do, or HTTP, are let in; what they ask goes to the node, and
+//! what it answers back.
+
+use super::closing::Closing;
+use super::seats::Port;
+use super::{Net, REST, find, touch};
+use crate::api::{Op, Outcome, Reply, Request};
+use crate::limits::SESSION_WINDOW_MAX;
+use crate::net::conn::Conn;
+use crate::net::counting::Gateway;
+use crate::net::dialect::Role;
+use crate::net::gateway_connection::GatewayConnection;
+use crate::net::http;
+use crate::net::resp::connection::RedisConnection;
+use crate::net::resp::local::ClientState;
+use crate::net::stream;
+use crate::node::event::{Caller, Event};
+use crate::pipeline::NodeRequest;
+use crate::secure::Stream;
+use crate::types::{SessionId, Time};
+use bytes::BytesMut;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Token};
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::{Shutdown, SocketAddr};
+
+/// The token of the Redis door's listener.
+pub const REDIS: Token = Token(usize::MAX - 3);
+/// The token of the HTTP door's listener.
+pub const HTTP: Token = Token(usize::MAX - 4);
+/// The caller that opens and closes sessions, for connections that may be gone before they are open.
+pub const DOOR: Caller = Caller::Client(u64::MAX - 1);
+/// So many callers are let in before those who are in are heard.
+const ACCEPTS: usize = 64;
+
+/// Which door.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum GatewayKind {
+    /// The Redis door.
+    Redis,
+    /// The HTTP door.
+    Http,
+}
+
+impl GatewayKind {
+    /// What it is in metrics.
+    fn gateway(self) -> Gateway {
+        match self {
+            GatewayKind::Redis => Gateway::Redis,
+            GatewayKind::Http => Gateway::Http,
+        }
+    }
+
+    /// Through which door whoever speaks so came in.
+    pub fn of(speech: &GatewayConnection) -> GatewayKind {
+        match speech {
+            GatewayConnection::Redis(_) => GatewayKind::Redis,
+            GatewayConnection::Http(_) => GatewayKind::Http,
+        }
+    }
+}
+
+/// Where callers come in.
+#[derive(Debug)]
+struct GatewayListener {
+    listener: TcpListener,
+    /// Whether someone may be waiting to be accepted, and from when on we would.
+    callers: bool,
+    accept_at: Time,
+}
+
+/// What the connections that came through a door share.
+#[derive(Debug, Default)]
+pub struct Doors {
+    entrances: BTreeMap<GatewayKind, GatewayListener>,
+    /// How many are in, by the door they came through.
+    pub inside: BTreeMap<GatewayKind, usize>,
+    /// How many of those at the HTTP door are probes.
+    pub probes: usize,
+    /// Our number for the last session that was opened or closed; and for which connections some are being.
+    asked: u64,
+    opening: BTreeMap<u64, Token>,
+    closing: Closing,
+    /// Connections that may have something to say, or to ask.
+    pumps: Vec<Token>,
+    /// Connections that want to be asked again, and when.
+    wakes: BTreeMap<Token, Time>,
+}
+
+impl Doors {
+    /// When there is something to do even if nothing comes.
+    pub fn deadline(&self) -> Time {
+        let knocked = self.entrances.values().filter(|entrance| entrance.callers);
+        let accept = knocked.map(|entrance| entrance.accept_at).min().unwrap_or(Time::NEVER);
+        let pump = if self.pumps.is_empty() { Time::NEVER } else { Time::ZERO };
+        let close = self.closing.deadline();
+        accept.min(pump).min(close).min(self.wakes.values().copied().min().unwrap_or(Time::NEVER))
+    }
+
+    /// Somebody waits at that door.
+    pub fn knocked(&mut self, door: GatewayKind) {
+        if let Some(entrance) = self.entrances.get_mut(&door) {
+            entrance.callers = true;
+        }
+    }
+
+    /// That connection may have something to say, or to ask.
+    pub fn pump_soon(&mut self, token: Token) {
+        self.pumps.push(token);
+    }
+
+    /// Where that door is, if it is open.
+    pub fn address(&self, door: GatewayKind) -> Option<SocketAddr> {
+        self.entrances.get(&door).and_then(|entrance| entrance.listener.local_addr().ok())
+    }
+}
+
+impl Net {
+    /// Lets callers in through that door. Says where it is.
+    pub(super) fn open_door(&mut self, door: GatewayKind, mut listener: TcpListener) -> io::Result<SocketAddr> {
+        let token = match door {
+            GatewayKind::Redis => REDIS,
+            GatewayKind::Http => HTTP,
+        };
+        self.poll.registry().register(&mut listener, token, Interest::READABLE)?;
+        let address = listener.local_addr()?;
+        self.doors.entrances.insert(door, GatewayListener { listener, callers: false, accept_at: Time::ZERO });
+        Ok(address)
+    }
+
+    /// Lets nobody else in through any door.
+    pub(super) fn close_doors(&mut self) {
+        for mut entrance in std::mem::take(&mut self.doors.entrances).into_values() {
+            let _either_way_it_is_dropped = self.poll.registry().deregister(&mut entrance.listener);
+        }
+    }
+
+    pub(super) fn accept_at_doors(&mut self, now: Time) {
+        for door in [GatewayKind::Redis, GatewayKind::Http] {
+            self.accept_at(now, door);
+        }
+    }
+
+    fn accept_at(&mut self, now: Time, door: GatewayKind) {
+        for _ in 0..ACCEPTS {
+            let entrance = self.doors.entrances.get_mut(&door);
+            let Some(entrance) = entrance.filter(|entrance| entrance.callers && entrance.accept_at <= now) else {
+                return;
+            };
+            match entrance.listener.accept() {
+                Ok((stream, _)) => self.admit(now, door, stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => entrance.callers = false,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    log::warn!(node = self.me.node.get(); "cannot accept a client: {error}; resting");
+                    entrance.accept_at = now + REST;
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, now: Time, door: GatewayKind, socket: TcpStream) {
+        let _if_not_it_is_slower = stream::tune_caller(&socket);
+        let Ok(mut stream) = Stream::accepted(self.options.keys.as_ref(), socket) else { return };
+        // Whoever asks how the node is is answered also where nobody else is let in any more.
+        let probes = !self.has_seat(Port::Gateway(door));
+        if probes && (door != GatewayKind::Http || self.doors.probes >= self.options.probes_max) {
+            self.counting.turned_away(door.gateway());
+            let _told_or_not = stream.write(match door {
+                GatewayKind::Redis => b"-ERR max number of clients reached\r\n".as_slice(),
+                GatewayKind::Http => http::response::FULL,
+            });
+            return;
+        }
+        let Ok(token) = self.insert(now, stream, Role::Guest(0)) else { return };
+        let Some(conn) = find(&mut self.conns, token) else { return };
+        conn.role = Role::Guest(token.0 as u64);
+        let speech = match door {
+            GatewayKind::Redis => {
+                let known = self.redis.options.password.is_none();
+                GatewayConnection::Redis(Box::new(RedisConnection::new(ClientState {
+                    id: token.0 as i64,
+                    known,
+                    ..ClientState::default()
+                })))
+            }
+            GatewayKind::Http => GatewayConnection::Http(Box::new(http::connection::HttpConnection::new(probes))),
+        };
+        put_back(now, conn, speech, BytesMut::new(), &self.options);
+        self.clients += 1;
+        self.counting.accepted(door.gateway());
+        *self.doors.inside.entry(door).or_default() += 1;
+        self.doors.probes += usize::from(probes);
+    }
+
+    /// Hears the commands that are whole, until it is enough for now.
+    pub(super) fn converse(&mut self, now: Time, token: Token) {
+        let Some(conn) = find(&mut self.conns, token) else { return };
+        let Some(mut speech) = conn.speech.take() else { return };
+        let mut out = std::mem::take(conn.lanes.ready());
+        let goes_on = match &mut speech {
+            GatewayConnection::Redis(talk) => self.converse_redis(now, token, talk, &mut out),
+            GatewayConnection::Http(talk) => self.converse_http(now, token, talk, &mut out),
+        };
+        self.counting.add(GatewayKind::of(&speech).gateway(), speech.tally());
+        let Some(conn) = find(&mut self.conns, token) else { return };
+        if !out.is_empty() {
+            touch(&mut self.touched, conn);
+        }
+        put_back(now, conn, speech, out, &self.options);
+        self.look_over(now);
+        if goes_on { self.pump(now, token) } else { self.close(now, token) }
+    }
+
+    /// The other side has said its last. It may still listen: what it asked is answered, and what was answered
+    /// is written.
+    pub(super) fn ended(&mut self, now: Time, token: Token) {
+        let Some(conn) = find(&mut self.conns, token) else { return };
+        let said = conn.is_all_said();
+        match &mut conn.speech {
+            Some(speech) if speech.waiting() > 0 => {
+                speech.leave();
+                conn.readable = false;
+            }
+            Some(speech) if !said && !conn.lingers => {
+                speech.leave();
+                (conn.readable, conn.farewell) = (false, true);
+                // As long as it takes something of it.
+                conn.wait_for(now, Some(self.options.idle_patience));
+                touch(&mut self.touched, conn);
+                self.look_over(now);
+            }
+            _ => self.close(now, token),
+        }
+    }
+
+    /// All is said. Closed at once, or, where that could take back what was said, once the other side has closed
+    /// or has had the time to.
+    pub(super) fn begin_close(&mut self, now: Time, token: Token) {
+        let Some(conn) = find(&mut self.conns, token) else { return };
+        if conn.lingers {
+            return;
+        }
+        let lingers = conn.speech.as_ref().is_some_and(GatewayConnection::lingers);
+        if !lingers || conn.stream.socket().shutdown(Shutdown::Write).is_err() {
+            return self.close(now, token);
+        }
+        conn.lingers = true;
+        conn.wait_for(now, Some(self.options.linger));
+        // What it was not read from is read now, and dropped.
+        super::list(&mut self.unread, conn);
+        self.look_over(now);
+    }
+
+    /// Says what is due on the connections that were answered, and asks what they want.
+    pub fn pump_all(&mut self, now: Time) {
+        self.doors.closing.due(now).into_iter().for_each(|session| self.close_session(session));
+        if self.doors.wakes.values().any(|at| *at <= now) {
+            let due = self.doors.wakes.extract_if(.., |_, at| *at <= now);
+            let due: Vec<Token> = due.map(|(token, _)| token).collect();
+            self.doors.pumps.extend(due);
+        }
+        let mut pumps = std::mem::take(&mut self.doors.pumps);
+        pumps.sort_unstable();
+        pumps.dedup();
+        pumps.drain(..).for_each(|token| self.pump(now, token));
+        // What was pumped asks for no more of it but through its own answers.
+        if self.doors.pumps.is_empty() {
+            self.doors.pumps = pumps;
+        }
+    }
+
+    fn pump(&mut self, now: Time, token: Token) {
+        let Some(conn) = find(&mut self.conns, token) else { return };
+        let Some(mut speech) = conn.speech.take() else { return };
+        let rests = conn.is_held_back(&self.options, self.memory.pressure());
+        let mut out = std::mem::take(conn.lanes.ready());
+        let before = out.len();
+        let mut wants = Vec::new();
+        speech.pump(now, &mut out, rests, &mut wants);
+        self.counting.add(GatewayKind::of(&speech).gateway(), speech.tally());
+        match speech.deadline() {
+            Time::NEVER => drop(self.doors.wakes.remove(&token)),
+            at => drop(self.doors.wakes.insert(token, at)),
+        }
+        let leaves = speech.is_leaving() && speech.waiting() == 0;
+        let says = out.len() > before;
+        put_back(now, conn, speech, out, &self.options);
+        self.memory.count(conn);
+        conn.farewell |= leaves;
+        if leaves || says {
+            touch(&mut self.touched, conn);
+        }
+        self.look_over(now);
+        let from = Caller::Client(token.0 as u64);
+        for want in wants {
+            let event = match want {
+                NodeRequest::Answer(id, request) => Event::Request { from, id, forward: true, request },
+                NodeRequest::Session => {
+                    let event = self.door(&Op::Open { window: SESSION_WINDOW_MAX, ordered: true });
+                    self.doors.opening.insert(self.doors.asked, token);
+                    event
+                }
+            };
+            self.events.push(event);
+        }
+    }
+
+    /// Something that concerns a session and no command in it.
+    fn door(&mut self, op: &Op) -> Event {
+        self.doors.asked += 1;
+        Event::Request {
+            from: DOOR,
+            id: self.doors.asked,
+            forward: true,
+            request: Request::Propose { op: op.encode() },
+        }
+    }
+
+    /// The session of a connection that is gone is of no more use to anybody.
+    pub(super) fn close_session(&mut self, session: SessionId) {
+        let event = self.door(&Op::Close { session });
+        self.doors.closing.asked(self.doors.asked, session);
+        self.events.push(event);
+    }
+
+    /// An answer to what the doors asked for themselves.
+    pub(super) fn door_heard(&mut self, now: Time, id: u64, reply: Reply) {
+        let Some(token) = self.doors.opening.remove(&id) else {
+            return self.doors.closing.answered(now, id, &reply);
+        };
+        let opened = match reply {
+            Reply::Done { outcome: Outcome::Opened { session }, .. } => Ok(session),
+            Reply::Refused(refusal) => Err(Some(refusal)),
+            // One that was opened and never heard of lapses by itself.
+            _ => Err(None),
+        };
+        match (find(&mut self.conns, token).and_then(|conn| conn.speech.as_mut()), opened) {
+            (Some(speech), opened) => {
+                speech.opened(now, opened);
+                self.doors.pump_soon(token);
+            }
+            (None, Ok(session)) => self.close_session(session),
+            (None, Err(_)) => {}
+        }
+    }
+
+    /// An answer to a command, if whoever asked is there and came through a door.
+    pub(super) fn guest_heard(&mut self, token: Token, id: u64, reply: Reply) -> Option<Reply> {
+        let speech = find(&mut self.conns, token).and_then(|conn| conn.speech.as_mut());
+        let Some(speech) = speech else { return Some(reply) };
+        speech.hear(id, reply);
+        self.doors.pump_soon(token);
+        None
+    }
+}
+
+fn put_back(now: Time, conn: &mut Conn, speech: GatewayConnection, out: BytesMut, options: &crate::net::Options) {
+    conn.asked = speech.waiting();
+    let unread = conn.input().len();
+    let patience = match conn.unheard {
+        false => speech.patience(unread, options),
+        // It has to take what it was told before it is heard again.
+        true if !out.is_empty() => Some(options.idle_patience),
+        // It waits for us.
+        true => None,
+    };
+    if !conn.lingers {
+        conn.wait_for(now, patience);
+    }
+    conn.speech = Some(speech);
+    *conn.lanes.ready() = out;
+}
+
+#[cfg(test)]
+mod tests;

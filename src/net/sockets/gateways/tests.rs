@@ -1,0 +1,354 @@
+//! Callers at the HTTP door who take their time, pumped by hand.
+
+use super::super::Identity;
+use super::super::memory::Memory;
+use super::*;
+use crate::machine::words::Answer;
+use crate::net::options::Options;
+use crate::net::password::Password;
+use crate::net::pressure::Pressure;
+use crate::types::{ClusterId, DiskId, Index, NodeId};
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::io::Read;
+use std::net::TcpStream as Blocking;
+use std::time::{Duration, Instant};
+
+/// A node's sockets, its HTTP door, and its time.
+struct Pumped {
+    net: Net,
+    now: Time,
+}
+
+impl Pumped {
+    fn open() -> Pumped {
+        let me = Identity {
+            node: NodeId::new(1).unwrap(),
+            cluster: ClusterId(9),
+            disk: DiskId(1),
+            run: crate::types::Run { id: 1, starts: 1 },
+        };
+        let here: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let mut net = Net::open(me, stream::listen(here).unwrap(), BTreeMap::new(), Options::default()).unwrap();
+        net.open_http(stream::listen(here).unwrap(), http::gateway::Options::default()).unwrap();
+        net.open_redis(stream::listen(here).unwrap(), crate::net::resp::gateway::Options::default()).unwrap();
+        Pumped { net, now: Time(1) }
+    }
+
+    fn dial(&mut self) -> Blocking {
+        self.dial_at(GatewayKind::Http)
+    }
+
+    fn dial_at(&mut self, door: GatewayKind) -> Blocking {
+        let before = self.net.clients;
+        let caller = Blocking::connect(self.net.doors.address(door).unwrap()).unwrap();
+        caller.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        self.until("the caller is in", |net| net.clients > before);
+        caller
+    }
+
+    /// A caller whose system takes next to nothing for it.
+    fn dial_deaf(&mut self) -> Blocking {
+        let before = self.net.clients;
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&SockAddr::from(self.net.doors.address(GatewayKind::Redis).unwrap())).unwrap();
+        self.until("the caller is in", |net| net.clients > before);
+        socket.into()
+    }
+
+    /// The same as `pump`, and each read is answered with that value, a few at a time, as a node does.
+    fn serve(&mut self, value: &[u8]) {
+        let answer = Answer::Value(Some(value.to_vec().into())).encode();
+        self.net.wait(Some(Duration::from_millis(1))).unwrap();
+        self.net.take_in(self.now);
+        let mut asked = Vec::new();
+        self.net.events(&mut asked);
+        while !asked.is_empty() {
+            for event in asked.drain(..asked.len().min(4)) {
+                let Event::Request { from, id, request: Request::Query { .. }, .. } = event else { continue };
+                let reply = Reply::Answer { applied: Index(1), answer: answer.clone() };
+                self.net.answer(self.now, from, id, reply);
+            }
+            self.net.pump_all(self.now);
+            self.net.events(&mut asked);
+        }
+        self.net.flush(self.now);
+        self.now = self.now + Duration::from_millis(1);
+    }
+
+    fn pump(&mut self) {
+        self.net.wait(Some(Duration::from_millis(1))).unwrap();
+        self.net.take_in(self.now);
+        self.net.events(&mut Vec::new());
+        self.net.flush(self.now);
+    }
+
+    /// Time passes, and nothing else.
+    fn skip(&mut self, duration: Duration) {
+        self.now = self.now + duration;
+        (0..3).for_each(|_| self.pump());
+    }
+
+    fn until(&mut self, what: &str, done: impl Fn(&Net) -> bool) {
+        let begun = Instant::now();
+        while !done(&self.net) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+            self.pump();
+        }
+    }
+
+    /// Says that, and waits until it has come, so far as it is heard.
+    fn say(&mut self, caller: &mut Blocking, bytes: &[u8]) {
+        caller.write_all(bytes).unwrap();
+        (0..5).for_each(|_| self.pump());
+    }
+
+    fn answer(&mut self, caller: &mut Blocking) -> String {
+        let mut buffer = [0; 4096];
+        let begun = Instant::now();
+        loop {
+            assert!(begun.elapsed() < Duration::from_secs(20), "an answer");
+            self.pump();
+            if let Ok(n) = caller.read(&mut buffer) {
+                return String::from_utf8_lossy(&buffer[..n]).into_owned();
+            }
+        }
+    }
+}
+
+const ASK: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+#[test]
+fn who_says_nothing_or_a_head_by_and_by_is_let_go() {
+    let options = Options::default();
+    let mut node = Pumped::open();
+    let _silent = node.dial();
+    node.skip(options.idle_patience);
+    assert_eq!(node.net.clients, 1);
+    node.skip(Duration::from_secs(2));
+    assert_eq!(node.net.clients, 0, "it has said nothing");
+
+    let mut slow = node.dial();
+    node.skip(options.idle_patience / 2);
+    node.say(&mut slow, b"GET / HT");
+    node.skip(options.head_patience - Duration::from_secs(1));
+    node.say(&mut slow, b"TP/1.1\r\n");
+    assert_eq!(node.net.clients, 1, "its patience began with the head");
+    node.skip(Duration::from_secs(3));
+    assert_eq!(node.net.clients, 0, "more of a head does not begin it anew");
+}
+
+#[test]
+fn a_body_has_a_time_of_its_own_and_every_answer_begins_it_anew() {
+    let options = Options::default();
+    let mut node = Pumped::open();
+    let mut caller = node.dial();
+    for _ in 0..5 {
+        node.skip(options.idle_patience - Duration::from_secs(2));
+        node.say(&mut caller, ASK);
+        assert!(node.answer(&mut caller).ends_with("alive\n"));
+    }
+    node.say(&mut caller, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nva");
+    node.skip(options.head_patience + Duration::from_secs(5));
+    assert_eq!(node.net.clients, 1, "its head has come");
+    node.skip(options.frame_patience);
+    assert_eq!(node.net.clients, 0, "its body has not");
+}
+
+#[test]
+fn who_has_been_told_its_last_may_say_the_rest_for_a_while() {
+    let options = Options::default();
+    let mut node = Pumped::open();
+    let mut caller = node.dial();
+    node.say(&mut caller, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n");
+    (0..20).for_each(|_| node.say(&mut caller, &[7; 10_000]));
+    assert!(node.answer(&mut caller).starts_with("HTTP/1.1 413 "));
+    assert_eq!(node.net.clients, 1, "it is listened to, and nothing is kept");
+    node.skip(options.linger + Duration::from_secs(2));
+    assert_eq!(node.net.clients, 0);
+
+    let mut polite = node.dial();
+    node.say(&mut polite, b"GET /livez HTTP/1.0\r\n\r\n");
+    assert!(node.answer(&mut polite).ends_with("alive\n"));
+    drop(polite);
+    node.until("it has closed, and so have we", |net| net.clients == 0);
+}
+
+#[test]
+fn a_redis_client_that_is_idle_may_stay_and_one_that_is_busy_too() {
+    let options = Options::default();
+    let mut node = Pumped::open();
+    let mut redis = node.dial_at(GatewayKind::Redis);
+    node.skip(options.frame_patience * 3);
+    assert_eq!(node.net.clients, 1, "it may say nothing");
+    // Whatever comes ends in the middle of a command, and there is always another behind it.
+    for _ in 0..5 {
+        node.say(&mut redis, b"*1\r\n$4\r\nPING\r\n*1\r\n");
+        assert_eq!(node.answer(&mut redis), "+PONG\r\n");
+        node.skip(options.frame_patience - Duration::from_secs(2));
+        node.say(&mut redis, b"$4\r\nPING\r\n");
+        assert_eq!(node.answer(&mut redis), "+PONG\r\n");
+    }
+    node.say(&mut redis, b"*1\r\n");
+    node.skip(options.frame_patience + Duration::from_secs(2));
+    assert_eq!(node.net.clients, 0, "what it began it has not ended");
+}
+
+#[test]
+fn who_has_not_said_the_password_may_not_stay_for_ever() {
+    let options = Options::default();
+    let mut node = Pumped::open();
+    node.net.redis.options.password = Some(Password::new(b"open sesame"));
+    let mut redis = node.dial_at(GatewayKind::Redis);
+    node.skip(options.idle_patience / 2);
+    node.say(&mut redis, b"AUTH guess\r\n");
+    assert!(node.answer(&mut redis).starts_with("-WRONGPASS"));
+    node.skip(options.idle_patience / 2 + Duration::from_secs(2));
+    assert_eq!(node.net.clients, 0, "a guess begins nothing anew");
+
+    let mut redis = node.dial_at(GatewayKind::Redis);
+    node.say(&mut redis, b"AUTH \"open sesame\"\r\n");
+    assert_eq!(node.answer(&mut redis), "+OK\r\n");
+    node.skip(options.idle_patience * 3);
+    assert_eq!(node.net.clients, 1);
+}
+
+#[test]
+fn who_says_its_last_with_its_question_hears_the_answer() {
+    let mut node = Pumped::open();
+    for (door, question, end) in
+        [(GatewayKind::Redis, &b"PING\r\n"[..], "+PONG\r\n"), (GatewayKind::Http, ASK, "alive\n")]
+    {
+        let mut caller = node.dial_at(door);
+        caller.write_all(question).unwrap();
+        caller.shutdown(Shutdown::Write).unwrap();
+        let answer = node.answer(&mut caller);
+        assert!(answer.ends_with(end), "{door:?}: {answer:?}");
+        node.until("it is let go", |net| net.clients == 0);
+    }
+}
+
+#[test]
+fn who_asks_and_reads_no_answer_is_let_go() {
+    let options = Options::default();
+    let mut node = Pumped::open();
+    let mut deaf = node.dial();
+    let ask = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50);
+    let unheard = |net: &Net| net.conns.iter().any(|(_, conn)| conn.unheard && !conn.lanes.is_empty());
+    for _ in 0..1000 {
+        if unheard(&node.net) {
+            break;
+        }
+        node.say(&mut deaf, &ask);
+    }
+    assert!(unheard(&node.net), "more waits for it than it is read from beside");
+    node.skip(Duration::from_secs(2));
+    node.skip(options.idle_patience - Duration::from_secs(1));
+    assert_eq!(node.net.clients, 1);
+    node.skip(Duration::from_secs(3));
+    assert_eq!(node.net.clients, 0, "it has taken nothing for so long");
+}
+
+#[test]
+fn where_no_client_more_may_be_connected_it_is_still_told_how_the_node_is() {
+    let mut node = Pumped::open();
+    node.net.options.clients_max = 1;
+    let _one = node.dial_at(GatewayKind::Redis);
+    let mut probe = node.dial();
+    node.say(&mut probe, ASK);
+    let answer = node.answer(&mut probe);
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("Connection: close"), "{answer}");
+    drop(probe);
+    node.until("once", |net| net.clients == 1);
+    let mut more = node.dial();
+    node.say(&mut more, b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let answer = node.answer(&mut more);
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: 1"), "{answer}");
+    drop(more);
+    node.until("once", |net| net.clients == 1);
+
+    // An operator's tools ask more than a load balancer.
+    let mut operator = node.dial();
+    node.say(&mut operator, b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(node.answer(&mut operator).starts_with("HTTP/1.1 200 "));
+    drop(operator);
+    node.until("once", |net| net.clients == 1);
+    assert_eq!(node.net.doors.probes, 0);
+
+    let _probes: Vec<_> = (0..node.net.options.probes_max).map(|_| node.dial()).collect();
+    for (door, said) in [(GatewayKind::Redis, "-ERR max number of clients"), (GatewayKind::Http, "HTTP/1.1 503 ")] {
+        let mut another = Blocking::connect(node.net.doors.address(door).unwrap()).unwrap();
+        another.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        assert!(node.answer(&mut another).starts_with(said));
+    }
+}
+
+#[test]
+fn each_port_keeps_seats_for_its_own() {
+    let mut node = Pumped::open();
+    node.net.options.clients_max = 32;
+    let refused = "-ERR max number of clients";
+    let redis: Vec<_> = (0..26).map(|_| node.dial_at(GatewayKind::Redis)).collect();
+    let mut more = Blocking::connect(node.net.doors.address(GatewayKind::Redis).unwrap()).unwrap();
+    more.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    assert!(node.answer(&mut more).starts_with(refused));
+    let _http: Vec<_> = (0..4).map(|_| node.dial()).collect();
+    assert_eq!(node.net.doors.probes, 2, "two have seats, and two are answered once");
+    assert!(node.net.has_seat(Port::Native) && node.net.has_seat(Port::Operators));
+    drop(redis);
+    node.until("they are gone", |net| net.clients == 4);
+    assert!(
+        node.net.has_seat(Port::Gateway(GatewayKind::Redis)) && node.net.has_seat(Port::Gateway(GatewayKind::Http))
+    );
+}
+
+#[test]
+fn clients_that_read_nothing_are_bounded_together_and_a_reader_is_served() {
+    const MAX: usize = 4 << 20;
+    let mut node = Pumped::open();
+    node.net.memory = Memory::new(MAX);
+    let (value, begun) = (vec![b'v'; 100_000], Instant::now());
+    let mut reader = node.dial_at(GatewayKind::Redis);
+    let mut is_served = |node: &mut Pumped| {
+        reader.write_all(b"GET k\r\n").unwrap();
+        let (mut came, mut buffer) = (0, vec![0; 64 << 10]);
+        while came < b"$100000\r\n\r\n".len() + value.len() {
+            assert!(begun.elapsed() < Duration::from_secs(120), "{came} bytes of an answer, {:?}", node.net.memory);
+            node.serve(&value);
+            came += reader.read(&mut buffer).unwrap_or(0);
+        }
+    };
+    let mut deaf: Vec<Blocking> = Vec::new();
+    let mut another = |node: &mut Pumped, serves: usize| {
+        let mut another = node.dial_deaf();
+        another.write_all(&b"GET k\r\n".repeat(100)).unwrap();
+        // The system's own buffers take some megabytes before anything is held here.
+        (0..serves).for_each(|_| node.serve(&value));
+        deaf.push(another);
+        assert!(deaf.len() < 500, "{:?}", node.net.memory);
+    };
+    while node.net.memory.pressure() < Pressure::High {
+        another(&mut node, 60);
+    }
+    is_served(&mut node);
+    (0..20).for_each(|_| another(&mut node, 10));
+    is_served(&mut node);
+    let held = node.net.memory.held();
+    assert!(held > MAX / 2 && held <= MAX, "{:?}", node.net.memory);
+    // Were it too much all the same, those that take nothing would be closed.
+    let max = held / 2;
+    node.net.memory.set_max(max);
+    node.serve(&value);
+    // They have the time to read, and do not.
+    for _ in 0..4 {
+        node.skip(Duration::from_secs(1));
+    }
+    assert!(node.net.memory.held() <= max / 2, "{:?}", node.net.memory);
+    assert!(node.net.clients > 1, "only as many as had to be closed");
+    is_served(&mut node);
+    drop(deaf);
+    node.until("they are gone", |net| net.clients == 1);
+    is_served(&mut node);
+    node.skip(Duration::from_secs(3));
+    assert!(node.net.memory.held() < 256 << 10, "{:?}", node.net.memory);
+}

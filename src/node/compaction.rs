@@ -1,0 +1,380 @@
+//! When the state takes the log's place: which snapshot there is, when the next is due, and how much
+//! of the log may go.
+
+use super::event::{Caller, DurableSnapshot};
+use super::options::Options;
+use crate::consensus::log::Log;
+use crate::types::{Index, Mutant, Position, Time};
+use std::time::Duration;
+
+/// How often the time doubles after which one is tried again that did not fit: from 5 s to 5 min.
+const REST_DOUBLES: u32 = 6;
+
+/// The snapshots of this node, as far as the log is concerned.
+///
+/// Invariant: `compacted ≤ snapshot ≤ applied`.
+#[derive(Clone, Debug)]
+pub struct CompactionPolicy {
+    /// The newest that is durable.
+    kept: Option<DurableSnapshot>,
+    /// Whether its file was found damaged since: it is sent to nobody, and another is taken.
+    damaged: bool,
+    /// When it was taken, or when we began.
+    since: Time,
+    /// Whether one is being taken.
+    taking: bool,
+    /// Not before then: the last one did not fit the disk.
+    rest: Time,
+    /// How many in a row did not.
+    misfits: u32,
+    /// How many in a row were damaged when they were read back; and until when no other is taken because of it.
+    spoilt: u32,
+    spoilt_until: Time,
+    /// Who asked for one, and waits; and for one of how much.
+    asked: Vec<(Caller, u64, Index)>,
+    /// Whether the log may have more to let go of.
+    unreleased: bool,
+    /// The how manieth this node is, of so many voters.
+    turn: (u64, u64),
+}
+
+impl CompactionPolicy {
+    /// With what was found at the start.
+    pub fn new(now: Time, kept: Option<DurableSnapshot>) -> CompactionPolicy {
+        CompactionPolicy {
+            kept,
+            damaged: false,
+            since: now,
+            taking: false,
+            rest: Time::ZERO,
+            misfits: 0,
+            spoilt: 0,
+            spoilt_until: Time::ZERO,
+            asked: Vec::new(),
+            unreleased: true,
+            turn: (0, 1),
+        }
+    }
+
+    /// The newest snapshot that is durable.
+    pub fn kept(&self) -> Option<&DurableSnapshot> {
+        self.kept.as_ref()
+    }
+
+    /// The newest that is durable, if its file may be sent.
+    pub fn sendable(&self) -> Option<&DurableSnapshot> {
+        self.kept.as_ref().filter(|_| !self.damaged)
+    }
+
+    /// The file of that snapshot is damaged, or gone: another is to be taken.
+    pub fn discard(&mut self, snapshot: Position) {
+        self.damaged |= self.kept.as_ref().is_some_and(|kept| kept.position == snapshot);
+    }
+
+    /// Everything up to here is in a durable snapshot.
+    pub fn upto(&self) -> Index {
+        self.kept.as_ref().map_or(Index::ZERO, |kept| kept.position.index)
+    }
+
+    /// How long ago the newest was taken or received; or was found, at the start. Zero if there is none.
+    pub fn age(&self, now: Time) -> Duration {
+        self.kept.as_ref().map_or(Duration::ZERO, |_| now.since(self.since))
+    }
+
+    /// Somebody wants one of all that is applied by now: one that is being taken may hold less.
+    pub fn ask(&mut self, from: Caller, id: u64, applied: Index) {
+        self.asked.push((from, id, applied));
+    }
+
+    /// Whether one is being taken.
+    pub fn is_taking(&self) -> bool {
+        self.taking
+    }
+
+    /// Who waited for what the newest holds.
+    pub fn served(&mut self) -> Vec<(Caller, u64)> {
+        let upto = self.upto();
+        self.asked.extract_if(.., |(.., wanted)| *wanted <= upto).map(|(from, id, _)| (from, id)).collect()
+    }
+
+    /// Who waited, when none can be taken.
+    pub fn disappointed(&mut self) -> Vec<(Caller, u64)> {
+        self.asked.drain(..).map(|(from, id, _)| (from, id)).collect()
+    }
+
+    /// Nobody waits for that caller's answers any more.
+    pub fn forget(&mut self, caller: Caller) {
+        self.asked.retain(|(from, ..)| *from != caller);
+    }
+
+    /// Whether the last one that was begun did not fit the disk.
+    pub fn lacks_room(&self) -> bool {
+        self.misfits > 0
+    }
+
+    /// There is room: one that did not fit may now.
+    pub fn room(&mut self) {
+        (self.rest, self.misfits) = (Time::ZERO, 0);
+    }
+
+    /// This node is the nth, from 0 on, of so many voters. All logs grow alike; who comes later takes one
+    /// somewhat sooner, so that a majority has its disks to itself while one writes.
+    pub fn takes_turn(&mut self, nth: u64, of: u64) {
+        self.turn = (nth, of.max(1));
+    }
+
+    /// Whether to take one now: somebody asks; or the log has grown, by so much at least and by as much
+    /// as the state is (else most of what is written would be snapshots); or there is too little room
+    /// (`low`), and one would free some; or the last one is old. Never of what the last one holds already, unless
+    /// its file is damaged.
+    pub fn is_due(&self, now: Time, log: &Log, applied: Index, low: bool, options: &Options) -> bool {
+        if self.taking || now < self.spoilt_until {
+            return false;
+        }
+        if self.damaged {
+            return now >= self.rest;
+        }
+        if applied <= self.upto() {
+            return false;
+        }
+        if !self.asked.is_empty() {
+            return true;
+        }
+        if options.mutants.breaks(Mutant::SnapshotByCount) {
+            return applied.0 - self.upto().0 >= 1000;
+        }
+        let state = self.kept.as_ref().map_or(0, |kept| kept.bytes.len() as u64);
+        let grown = log.bytes(self.upto().max(log.base().index), applied);
+        let frees = low && grown >= options.trailing_bytes;
+        let most = options.snapshot_log_bytes.max(state);
+        let (nth, of) = self.turn;
+        let large = frees || grown >= most - most / (2 * of) * nth.min(of);
+        now >= self.rest && (large || now.since(self.since) >= options.snapshot_max_age)
+    }
+
+    /// When one is due by age, if anything was applied since the last.
+    pub fn deadline(&self, applied: Index, options: &Options) -> Time {
+        let by_count = options.mutants.breaks(Mutant::SnapshotByCount);
+        if self.taking || applied == Index::ZERO {
+            return Time::NEVER;
+        }
+        if self.damaged {
+            return self.rest.max(self.spoilt_until);
+        }
+        if applied <= self.upto() || by_count {
+            return Time::NEVER;
+        }
+        if self.spoilt > 0 && !self.asked.is_empty() {
+            return self.spoilt_until;
+        }
+        self.rest.max(self.since + options.snapshot_max_age).max(self.spoilt_until)
+    }
+
+    /// One is being taken.
+    pub fn begin(&mut self) {
+        self.taking = true;
+    }
+
+    /// It is durable; or it was given up, for want of room.
+    pub fn taken(&mut self, now: Time, kept: Option<DurableSnapshot>, options: &Options) {
+        self.taking = false;
+        match kept {
+            Some(kept) => {
+                (self.misfits, self.spoilt) = (0, 0);
+                self.adopt(now, kept);
+            }
+            None => {
+                // Each time the disk is filled for nothing: less and less often.
+                self.rest = now + options.snapshot_again * (1 << self.misfits.min(REST_DOUBLES));
+                self.misfits += 1;
+            }
+        }
+    }
+
+    /// It was damaged when it was read back: what asks for one waits, and it is tried again after a while.
+    pub fn taken_damaged(&mut self, now: Time, options: &Options) {
+        self.taking = false;
+        self.spoilt_until = now + options.snapshot_again * (1 << self.spoilt.min(REST_DOUBLES));
+        self.spoilt += 1;
+    }
+
+    /// That one is durable, whoever took it.
+    pub fn adopt(&mut self, now: Time, kept: DurableSnapshot) {
+        let upto = self.upto();
+        if kept.position.index > upto || (self.damaged && kept.position.index == upto) {
+            self.kept = Some(kept);
+            self.damaged = false;
+            self.since = now;
+            self.unreleased = true;
+        }
+    }
+
+    /// Look again whether the log may let go of something.
+    pub fn look_again(&mut self) {
+        self.unreleased = true;
+    }
+
+    /// How far the log may be let go of, if that is news. Some is kept behind the snapshot, for followers
+    /// that are a little behind; and all that one will need that is being sent an older snapshot
+    /// (`shipped`), unless that is too much.
+    pub fn release(&mut self, log: &Log, applied: Index, shipped: Option<Index>, options: &Options) -> Option<Index> {
+        let early = self.may_break(log, applied, options);
+        if (!std::mem::take(&mut self.unreleased) && early.is_none()) || options.mutants.breaks(Mutant::ReleaseNothing)
+        {
+            return None;
+        }
+        let mut limit = early.unwrap_or(self.upto()).min(log.durable()).min(log.commit());
+        let held = |shipped: &Index| log.bytes(*shipped, log.last().index) <= options.hold_bytes;
+        if let Some(shipped) = shipped.filter(held)
+            && !options.mutants.breaks(Mutant::CompactUnderShip)
+        {
+            limit = limit.min(shipped);
+        }
+        if limit < self.upto() {
+            // What holds it back will pass.
+            self.unreleased = true;
+        }
+        let upto = log.within(limit, options.trailing_bytes);
+        (upto > log.base().index).then_some(upto)
+    }
+
+    /// How far a log that is let go of too early goes, if that rule is broken.
+    fn may_break(&self, log: &Log, applied: Index, options: &Options) -> Option<Index> {
+        let breaks = |mutant| options.mutants.breaks(mutant);
+        match self.upto() {
+            _ if self.taking && breaks(Mutant::CompactBeforeSnapshot) => Some(applied),
+            _ if breaks(Mutant::CompactBeforeApply) => Some(log.commit()),
+            upto if upto > Index::ZERO && breaks(Mutant::CompactOneTooMany) => Some(upto.next()),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Term;
+    use bytes::Bytes;
+
+    /// A log of so many entries of a hundred bytes, all of them durable and committed; and what is kept
+    /// of a snapshot of the first `snapshot`.
+    fn log(entries: u64, snapshot: u64) -> (Log, CompactionPolicy) {
+        let mut log = Log::new(Position::ZERO);
+        grow(&mut log, entries);
+        let kept = DurableSnapshot { position: Position::new(Index(snapshot), Term(1)), bytes: Bytes::new() };
+        (log, CompactionPolicy::new(Time::ZERO, Some(kept)))
+    }
+
+    fn grow(log: &mut Log, entries: u64) {
+        (0..entries).for_each(|_| _ = log.append(Term(1), 100));
+        log.persisted(log.last().index);
+        log.commit_to(log.last().index);
+    }
+
+    #[test]
+    fn what_a_follower_will_need_behind_its_snapshot_is_kept_up_to_so_many_bytes() {
+        let options = Options { trailing_bytes: 0, hold_bytes: 9_000, ..Options::default() };
+        let (mut log, mut keeping) = log(50, 40);
+        let release =
+            |keeping: &mut CompactionPolicy, log: &Log| keeping.release(log, log.commit(), Some(Index(10)), &options);
+        // It is sent an older snapshot, of the first ten.
+        assert_eq!(release(&mut keeping, &log), Some(Index(10)));
+        log.compact(Index(10));
+        grow(&mut log, 50);
+        // Ninety entries behind its snapshot: as much as may be.
+        assert_eq!(release(&mut keeping, &log), None);
+        grow(&mut log, 1);
+        assert_eq!(release(&mut keeping, &log), Some(Index(40)), "one too many, and it is let go of");
+    }
+
+    #[test]
+    fn what_holds_the_log_back_is_forgotten_with_the_follower() {
+        let options = Options { trailing_bytes: 0, ..Options::default() };
+        let (mut log, mut keeping) = log(50, 40);
+        assert_eq!(keeping.release(&log, Index(50), Some(Index(10)), &options), Some(Index(10)));
+        log.compact(Index(10));
+        assert_eq!(keeping.release(&log, Index(50), None, &options), Some(Index(40)));
+    }
+
+    #[test]
+    fn too_little_room_lets_one_become_due_that_frees_some() {
+        let options = Options { trailing_bytes: 1_000, ..Options::default() };
+        let (mut log, keeping) = log(49, 40);
+        let due = |log: &Log, low| keeping.is_due(Time::ZERO, log, log.commit(), low, &options);
+        assert!(!due(&log, true), "it would free nothing");
+        grow(&mut log, 1);
+        assert!(due(&log, true) && !due(&log, false));
+    }
+
+    #[test]
+    fn who_comes_later_among_the_voters_takes_one_sooner() {
+        let options = Options { snapshot_log_bytes: 10_000, ..Options::default() };
+        let due_at = |nth| {
+            let (mut log, mut keeping) = log(41, 40);
+            keeping.takes_turn(nth, 3);
+            let due = |log: &Log| keeping.is_due(Time::ZERO, log, log.commit(), false, &options);
+            (1..).find(|_| {
+                grow(&mut log, 1);
+                due(&log)
+            })
+        };
+        let all = [0, 1, 2].map(due_at);
+        assert!(all[0] > all[1] && all[1] > all[2], "{all:?}");
+        assert!(all[2] > all[0].map(|most: u64| most / 2), "{all:?}");
+    }
+
+    #[test]
+    fn one_that_does_not_fit_is_tried_less_and_less_often_until_there_is_room() {
+        let options =
+            Options { snapshot_again: std::time::Duration::from_secs(5), trailing_bytes: 0, ..Options::default() };
+        let (log, mut keeping) = log(50, 40);
+        let mut now = Time::ZERO;
+        for rest in [5, 10, 20, 40, 80, 160, 320, 320] {
+            assert!(keeping.is_due(now, &log, Index(50), true, &options));
+            keeping.begin();
+            keeping.taken(now, None, &options);
+            assert!(keeping.lacks_room());
+            now = now + std::time::Duration::from_secs(rest);
+            let before = Time(now.0 - 1);
+            assert!(!keeping.is_due(before, &log, Index(50), true, &options), "after {rest} s");
+        }
+        keeping.taken(now, None, &options);
+        assert!(!keeping.is_due(now, &log, Index(50), true, &options));
+        keeping.room();
+        assert!(!keeping.lacks_room() && keeping.is_due(now, &log, Index(50), true, &options));
+    }
+
+    #[test]
+    fn damaged_snapshot_is_replaced_even_by_one_of_same_position() {
+        let options = Options::default();
+        let (log, mut keeping) = log(50, 50);
+        let due = |keeping: &CompactionPolicy, now| keeping.is_due(now, &log, Index(50), false, &options);
+        let kept = keeping.kept().expect("it is kept").clone();
+        keeping.discard(Position::new(Index(40), Term(1)));
+        assert!(!due(&keeping, Time::ZERO) && keeping.sendable().is_some());
+        keeping.discard(kept.position);
+        assert!(due(&keeping, Time::ZERO) && keeping.sendable().is_none());
+        assert_eq!((keeping.upto(), keeping.deadline(Index(50), &options)), (Index(50), Time::ZERO));
+        keeping.begin();
+        assert!(!due(&keeping, Time::ZERO));
+        keeping.taken(Time::ZERO, Some(kept), &options);
+        assert!(!due(&keeping, Time::ZERO) && keeping.sendable().is_some());
+    }
+
+    #[test]
+    fn snapshots_that_are_damaged_when_read_back_are_taken_less_and_less_often() {
+        let options = Options { snapshot_again: std::time::Duration::from_secs(5), ..Options::default() };
+        let (log, mut keeping) = log(50, 40);
+        keeping.ask(Caller::Client(1), 7, Index(50));
+        let mut now = Time::ZERO;
+        for rest in [5, 10, 20, 40, 80, 160, 320, 320] {
+            assert!(keeping.is_due(now, &log, Index(50), false, &options), "it is asked for");
+            keeping.begin();
+            keeping.taken_damaged(now, &options);
+            now = now + std::time::Duration::from_secs(rest);
+            assert!(!keeping.is_due(Time(now.0 - 1), &log, Index(50), false, &options), "after {rest} s");
+            assert_eq!(keeping.deadline(Index(50), &options), now);
+        }
+        assert!(!keeping.lacks_room());
+    }
+}

@@ -1,0 +1,157 @@
+//! A node alone, which leads: what ends in its machine while nobody asks for anything.
+
+use crate::api::{Op, Request};
+use crate::apply::Applier;
+use crate::consensus::Options as RaftOptions;
+use crate::machine::Kv;
+use crate::machine::words::{Command, Deadline, Expiration, SetCondition};
+use crate::node::event::{Action, Caller, Event};
+use crate::node::node::{Node, NodeStart};
+use crate::node::options::Options;
+use crate::node::prefetch::Prefetch;
+use crate::sim::disk::SimDisk;
+use crate::types::{ClusterId, DiskId, Index, Membership, NodeId, Position, SessionId, SnapshotPoint, Time};
+use crate::wal::{Journal, Options as WalOptions};
+use std::time::Duration;
+
+const MS: Duration = Duration::from_millis(1);
+
+struct Alone {
+    node: Node,
+    journal: Journal<SimDisk>,
+    applier: Applier<Kv>,
+    now: Time,
+    seq: u64,
+}
+
+impl Alone {
+    /// A node that leads, and in which a session is open.
+    fn new() -> Alone {
+        let me = NodeId::new(1).unwrap();
+        let membership = Membership::founding([(me, "n1:1".to_owned())]);
+        let founding = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
+        let options = WalOptions { segment_bytes: 1 << 20, ..WalOptions::new(me, ClusterId(7), DiskId(9)) };
+        let (journal, recovered) = Journal::open(SimDisk::new(), options, Some(&founding)).unwrap();
+        let now = Time::ZERO + Duration::from_secs(1);
+        let mut applier = Applier::new(Kv::new());
+        let begun = NodeStart {
+            now,
+            disk: None,
+            applied: applier.apply(&[]),
+            kept: None,
+            chance: 5,
+            beforehand: Prefetch::default(),
+        };
+        let node = crate::node::start(me, recovered, RaftOptions::default(), Options::default(), begun);
+        let mut alone = Alone { node, journal, applier, now, seq: 0 };
+        while !alone.node.raft().takes_commands() {
+            alone.pass(10 * MS);
+        }
+        alone.ask(&Op::Open { window: 9, ordered: false });
+        alone
+    }
+
+    /// So much time passes, and all that follows happens; how many entries were applied.
+    fn pass(&mut self, by: Duration) -> usize {
+        self.now = self.now + by;
+        let mut applied = 0;
+        loop {
+            let mut actions = Vec::new();
+            self.node.turn(self.now, &mut actions);
+            if actions.is_empty() {
+                return applied;
+            }
+            for action in actions {
+                match action {
+                    Action::Write(write) => {
+                        self.journal.append(&write).unwrap();
+                        let report = self.journal.sync().unwrap();
+                        self.node.handle(self.now, Event::Journal(report));
+                    }
+                    Action::Apply(entries) => {
+                        applied += entries.len();
+                        let report = self.applier.apply(&entries);
+                        self.node.handle(self.now, Event::Applied(report));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, op: &Op) {
+        let request = Request::Propose { op: op.encode() };
+        self.node.handle(self.now, Event::Request { from: Caller::Client(7), id: self.seq, forward: false, request });
+        assert!(self.pass(Duration::ZERO) > 0);
+    }
+
+    /// Sets a key that ends after so many milliseconds.
+    fn set(&mut self, key: &[u8], ms: u64) {
+        self.seq += 1;
+        let life = Expiration::Until(Deadline::In(ms));
+        let command = Command::Set { key, value: b"v", only_if: SetCondition::Either, life, tells: false }.encode();
+        // The session has the index of its entry, behind the entry that opened the term.
+        let session = SessionId(self.session());
+        self.ask(&Op::Execute { session, seq: self.seq, first_outstanding: 1, command });
+    }
+
+    fn session(&self) -> u64 {
+        self.applier.applied().0 - (self.seq - 1)
+    }
+
+    fn holds(&self) -> usize {
+        self.applier.machine().len()
+    }
+}
+
+#[test]
+fn a_leader_brings_the_time_when_something_ends_and_no_sooner() {
+    let mut alone = Alone::new();
+    alone.set(b"a", 100);
+    assert_eq!(alone.holds(), 1);
+    assert_eq!(alone.pass(60 * MS), 0);
+    assert!(alone.node.deadline() <= alone.now + 50 * MS, "it wakes by itself");
+    assert_eq!((alone.pass(30 * MS), alone.holds()), (0, 1));
+    assert_eq!((alone.pass(20 * MS), alone.holds()), (1, 0));
+    for _ in 0..50 {
+        assert_eq!(alone.pass(100 * MS), 0, "nothing ends any more");
+    }
+}
+
+/// If all nodes stop, the time since the last entry is lost.
+#[test]
+fn the_log_is_told_the_time_once_a_minute_while_something_is_to_end() {
+    let mut alone = Alone::new();
+    alone.set(b"a", 600_000);
+    let entries: usize = (0..3000).map(|_| alone.pass(100 * MS)).sum();
+    assert_eq!(entries, 5, "in five minutes");
+}
+
+#[test]
+fn a_leader_that_was_frozen_ends_nothing_of_its_own_on_waking() {
+    let mut alone = Alone::new();
+    alone.set(b"a", 10_000);
+    assert_eq!((alone.pass(Duration::from_secs(3600)), alone.holds()), (0, 1));
+    alone.set(b"b", 1);
+    assert_eq!(alone.holds(), 2);
+    // From there on the clock runs on.
+    let mut passed = 0;
+    while alone.holds() > 0 {
+        alone.pass(50 * MS);
+        passed += 50;
+        assert!(passed <= 10_000, "it was to end within ten seconds");
+    }
+    assert!(passed >= 8_900, "it has lived no shorter for the freeze: {passed}");
+}
+
+#[test]
+fn what_ends_together_is_let_go_of_entry_by_entry() {
+    let mut alone = Alone::new();
+    for n in 0..60u8 {
+        alone.set(&[n], 1000);
+    }
+    let due = |alone: &Alone| crate::machine::StateMachine::due(alone.applier.machine());
+    (0..19).for_each(|_| assert_eq!(alone.pass(50 * MS), 0));
+    assert_eq!((alone.pass(51 * MS), alone.holds()), (1, 0));
+    assert_eq!(due(&alone), None);
+}

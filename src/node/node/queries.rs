@@ -1,0 +1,47 @@
+//! Queries: which of them the applier can answer by now, and what becomes of its answers.
+
+use super::Node;
+use crate::api::{Outcome, Reply};
+use crate::limits::ANSWER_BYTES_MAX;
+use crate::node::event::Action;
+use crate::node::requests::{self, ClientRequest};
+use crate::types::{Index, Mutant, Position, Time};
+use bytes::Bytes;
+
+impl Node {
+    /// Whether further reads are refused: the reads that wait for a round of heartbeats, for the turn or for the applier
+    /// hold as many bytes as they may.
+    pub(super) fn reads_are_full(&self) -> bool {
+        self.reading.bytes() + self.queries.bytes() >= self.options.reading_bytes
+    }
+
+    /// Gives the applier the queries that are due. The applier works in order: a query sees every entry that was
+    /// submitted before it.
+    pub(super) fn query(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let mut due = self.queries.take_local();
+        let early = self.options.mutants.breaks(Mutant::ReadBeforeApplied);
+        let upto = if early { self.raft.log().last().index } else { self.submitted_to_apply };
+        while let Some(asked) = self.reading.next(upto) {
+            due.push(asked);
+        }
+        let time = self.raft.cluster_time(now);
+        for ClientRequest { from, id, request, .. } in due {
+            if let Some(query) = requests::query_of(request) {
+                let ticket = self.queries.push(from, id, query.len() as u64);
+                actions.push(Action::Query { ticket, query, time });
+            }
+        }
+    }
+
+    /// The reply to a query. An answer too long for a frame is replaced by a notice of that: the client would lose its
+    /// connection, and ask again elsewhere.
+    pub(super) fn query_reply(&self, applied: Index, answer: Bytes) -> Reply {
+        let early = self.options.mutants.breaks(Mutant::ReadNamesLaterEntry);
+        let applied = if early { applied.next() } else { applied };
+        if answer.len() as u64 <= ANSWER_BYTES_MAX {
+            return Reply::Answer { applied, answer };
+        }
+        let position = Position::new(applied, self.raft.log().term(applied).unwrap_or_default());
+        Reply::Done { position, outcome: Outcome::AnswerTooLong }
+    }
+}

@@ -1,0 +1,83 @@
+//! Entries that somebody else reads from the log beforehand, for a node that begins with much to apply.
+
+use crate::types::{Entry, Index, Position};
+use std::collections::VecDeque;
+use std::fmt;
+use std::ops::RangeInclusive;
+
+/// The log that a node began with, batch by batch, as it was then.
+///
+/// What it holds may have been replaced since by what a leader says, or been skipped over; so whoever
+/// takes of it says what the log holds now, and the first batch that is not of that log is the last.
+#[derive(Default)]
+pub struct Prefetch {
+    batches: Option<Box<dyn Iterator<Item = Vec<Entry>> + Send>>,
+    /// What was left of a batch.
+    rest: VecDeque<Entry>,
+}
+
+impl Prefetch {
+    /// Those batches: consecutive entries in each, and from each to the next.
+    pub fn new(batches: impl Iterator<Item = Vec<Entry>> + Send + 'static) -> Prefetch {
+        Prefetch { batches: Some(Box::new(batches)), rest: VecDeque::new() }
+    }
+
+    /// The first entries of a range, if they were read and the log `holds` them; waits for who reads.
+    pub fn take(&mut self, range: RangeInclusive<Index>, holds: impl Fn(Position) -> bool) -> Option<Vec<Entry>> {
+        if self.rest.is_empty() {
+            self.rest = self.batches.as_mut()?.next().unwrap_or_default().into();
+        }
+        let upto = self.rest.partition_point(|entry| entry.position.index <= *range.end());
+        let begins = self.rest.front().is_some_and(|entry| entry.position.index == *range.start());
+        // Two logs that hold the same entry hold the same up to there (§5.3).
+        match upto.checked_sub(1).map(|last| self.rest[last].position) {
+            Some(last) if begins && holds(last) => Some(self.rest.drain(..upto).collect()),
+            _ => {
+                *self = Prefetch::default();
+                None
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Prefetch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Beforehand").field("read", &self.batches.is_some()).field("rest", &self.rest.len()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+    use crate::types::{ClusterTime, Payload, Term};
+
+    fn batch(from: u64, to: u64) -> Vec<Entry> {
+        let position = |index| Position::new(Index(index), Term(1));
+        (from..=to).map(|index| codec::entry(position(index), ClusterTime(0), Payload::Noop)).collect()
+    }
+
+    fn taken(beforehand: &mut Prefetch, from: u64, to: u64, term: u64) -> Option<Vec<u64>> {
+        let entries = beforehand.take(Index(from)..=Index(to), |position| position.term == Term(term))?;
+        Some(entries.iter().map(|entry| entry.position.index.0).collect())
+    }
+
+    #[test]
+    fn batches_come_as_they_were_read_and_no_further_than_asked_for() {
+        let mut beforehand = Prefetch::new([batch(3, 5), batch(6, 8)].into_iter());
+        assert_eq!(taken(&mut beforehand, 3, 4, 1), Some(vec![3, 4]));
+        assert_eq!(taken(&mut beforehand, 5, 9, 1), Some(vec![5]));
+        assert_eq!(taken(&mut beforehand, 6, 9, 1), Some(vec![6, 7, 8]));
+        assert_eq!(taken(&mut beforehand, 9, 9, 1), None, "that was all");
+    }
+
+    #[test]
+    fn what_is_not_of_the_log_any_more_is_forgotten_with_all_behind_it() {
+        let mut replaced = Prefetch::new([batch(1, 2), batch(3, 4)].into_iter());
+        assert_eq!(taken(&mut replaced, 1, 4, 2), None);
+        assert_eq!(taken(&mut replaced, 3, 4, 1), None);
+        let mut skipped = Prefetch::new([batch(1, 2), batch(3, 4)].into_iter());
+        assert_eq!(taken(&mut skipped, 3, 4, 1), None, "a snapshot took the place of the first");
+        assert_eq!(taken(&mut skipped, 3, 4, 1), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! Says once a second how far a start is, and in the end how long it took.
+
+use crate::disk::Meter;
+use std::convert::Infallible;
+use std::io;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often it is said how far a start is.
+pub const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// Who says how far a start is, for as long as it takes.
+pub struct StartProgress {
+    begun: Instant,
+    stage: Arc<Mutex<StartStage>>,
+    /// What was done before the stage that is under way.
+    done: Vec<String>,
+    /// The thread that tells does so as long as this is held.
+    lasts: Sender<Infallible>,
+    thread: JoinHandle<()>,
+}
+
+/// A part of a start: how far it is, and since when.
+#[derive(Clone, Debug)]
+struct StartStage {
+    what: &'static str,
+    meter: Arc<Meter>,
+    begun: Instant,
+}
+
+impl StartProgress {
+    /// Begins to `say`, each time so much has passed, what is done and how far that is.
+    pub fn begin(every: Duration, say: impl Fn(&str) + Send + 'static) -> io::Result<StartProgress> {
+        let begun = Instant::now();
+        let stage = Arc::new(Mutex::new(StartStage { what: "begun", meter: Arc::default(), begun }));
+        let (lasts, over) = channel::<Infallible>();
+        let told = Arc::clone(&stage);
+        let tell = move || {
+            while let Err(RecvTimeoutError::Timeout) = over.recv_timeout(every) {
+                // Looked at first: nobody waits for a lock while it is said.
+                let stage = lock(&told).clone();
+                if let Some(line) = stage.so_far(stage.begun.elapsed()) {
+                    say(&line);
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("telling".into()).spawn(tell)?;
+        Ok(StartProgress { begun, stage, done: Vec::new(), lasts, thread })
+    }
+
+    /// Another part of it begins; `what` says what will have been done. How far it is, is to be counted there.
+    pub fn stage(&mut self, what: &'static str) -> Arc<Meter> {
+        let next = StartStage { what, meter: Arc::default(), begun: Instant::now() };
+        let meter = Arc::clone(&next.meter);
+        let before = std::mem::replace(&mut *lock(&self.stage), next);
+        self.done.extend(before.in_the_end(before.begun.elapsed()));
+        meter
+    }
+
+    /// All is done: how long it took, in words; nothing if there was nothing to read.
+    pub fn end(mut self) -> Option<String> {
+        let _nothing_counts_there = self.stage("ended");
+        drop(self.lasts);
+        // It cannot end but with the channel.
+        let _ended = self.thread.join();
+        let took = self.begun.elapsed().as_secs_f64();
+        (!self.done.is_empty()).then(|| format!("recovered in {took:.2} s: {}", self.done.join("; ")))
+    }
+}
+
+impl StartStage {
+    /// In words; nothing where there is nothing to read.
+    fn so_far(&self, took: Duration) -> Option<String> {
+        let (done, of) = (self.meter.done(), self.meter.of());
+        let line = || format!("recovering: {}: {} of {} MB, {:.2} GB/s", self.what, mb(done), mb(of), rate(done, took));
+        (of > 0).then(line)
+    }
+
+    fn in_the_end(&self, took: Duration) -> Option<String> {
+        let done = self.meter.done();
+        let what = self.what;
+        (done > 0)
+            .then(|| format!("{what}: {} MB in {:.2} s, {:.2} GB/s", mb(done), took.as_secs_f64(), rate(done, took)))
+    }
+}
+
+/// Bytes in millions.
+fn mb(bytes: u64) -> u64 {
+    bytes.div_ceil(1_000_000)
+}
+
+/// Thousands of millions of bytes a second.
+fn rate(bytes: u64, took: Duration) -> f64 {
+    bytes as f64 / 1e9 / took.as_secs_f64().max(1e-9)
+}
+
+/// No panic happens while it is locked.
+fn lock(stage: &Mutex<StartStage>) -> MutexGuard<'_, StartStage> {
+    stage.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_says_how_far_it_is_until_it_is_done() {
+        let (said, hears) = channel();
+        let say = move |line: &str| {
+            // Who hears enough of it hears no more.
+            let _heard_or_not = said.send(line.to_owned());
+        };
+        let mut telling = StartProgress::begin(Duration::from_millis(1), say).unwrap();
+        let meter = telling.stage("log read");
+        meter.expect(3_000_000);
+        meter.advance(2_000_000);
+        let line = hears.iter().find(|line| line.contains("2 of 3 MB")).unwrap();
+        assert!(line.starts_with("recovering: log read: 2 of 3 MB, ") && line.ends_with(" GB/s"), "{line}");
+        let meter = telling.stage("snapshot checked");
+        meter.expect(1);
+        let line = hears.iter().find(|line| line.contains("snapshot")).unwrap();
+        assert!(line.starts_with("recovering: snapshot checked: 0 of 1 MB, "), "{line}");
+        let told = telling.end().unwrap();
+        assert!(told.starts_with("recovered in ") && told.contains(" s: log read: 2 MB in "), "{told}");
+        assert!(!told.contains("snapshot"), "nothing was read of it: {told}");
+        // It is over: the last that could say anything is gone, and what it said comes to an end.
+        assert!(hears.iter().all(|line| line.starts_with("recovering: ")));
+    }
+
+    #[test]
+    fn where_there_was_nothing_to_read_nothing_is_said() {
+        let mut telling = StartProgress::begin(TELL_EVERY, |_| ()).unwrap();
+        let _meter = telling.stage("log read");
+        assert_eq!(telling.end(), None);
+    }
+
+    #[test]
+    fn a_rate_is_bytes_by_time() {
+        let stage = StartStage { what: "log read", meter: Arc::default(), begun: Instant::now() };
+        stage.meter.expect(4_000_000_000);
+        stage.meter.advance(1_000_000_000);
+        let two = Duration::from_secs(2);
+        let nothing = StartStage { meter: Arc::default(), ..stage.clone() };
+        assert_eq!(nothing.so_far(two), None, "a new directory is not recovered");
+        assert_eq!(stage.so_far(two).unwrap(), "recovering: log read: 1000 of 4000 MB, 0.50 GB/s");
+        assert_eq!(stage.in_the_end(two).unwrap(), "log read: 1000 MB in 2.00 s, 0.50 GB/s");
+    }
+}

@@ -1,0 +1,338 @@
+//! Who reads and writes the files: one job after the other, on whatever thread.
+//!
+//! On a full disk a snapshot is what frees room: it is lent the reserve, if it fits into that, and gives it
+//! back when it is done, or when the log needs it.
+
+use super::restore::chunk_of;
+use super::trouble::{fault, of_reserve};
+use crate::apply::Piece;
+use crate::disk::Disk;
+use crate::snapshot::{self, Header, Incoming, Snapshot, Store, Writer};
+use crate::types::{NodeId, Position};
+use crate::wal::{Reserve, Result};
+use bytes::Bytes;
+use std::io::ErrorKind;
+
+/// So much of a snapshot is read back at once.
+const VERIFY_BYTES: u64 = 1 << 20;
+
+/// What there is to do.
+#[derive(Debug)]
+pub enum Job {
+    /// Begin to write a state down.
+    Begin(Header),
+    /// Its next piece.
+    Piece(Piece),
+    /// There are no more: make it durable.
+    Finish,
+    /// Read the next part of it back from the disk; publish it when all of it is what was written.
+    Verify,
+    /// It will not be finished.
+    GiveUp,
+    /// A piece of the file of another node's snapshot.
+    Receive {
+        /// Who sends it.
+        from: NodeId,
+        /// Which snapshot.
+        snapshot: Position,
+        /// How long its file is.
+        total: u64,
+        /// Where the piece begins.
+        offset: u64,
+        /// The piece.
+        bytes: Bytes,
+    },
+    /// A follower received this node's snapshot damaged: read the file again.
+    Inspect {
+        /// The follower.
+        follower: NodeId,
+        /// Which snapshot.
+        snapshot: Position,
+        /// How many times in a row that follower has received one damaged.
+        times: u32,
+    },
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum JobResult {
+    /// The next piece may come.
+    Wants,
+    /// All of the state is written; it is to be read back.
+    Written,
+    /// The snapshot was not what was written when it was read back: it was set aside, and is not used.
+    Damaged,
+    /// The state is written down, durably; or there was no room for it, or it was given up.
+    Taken(Option<Snapshot>),
+    /// Of that node's snapshot this much is here.
+    Received {
+        /// Whose.
+        from: NodeId,
+        /// Which.
+        snapshot: Position,
+        /// How many bytes.
+        next: u64,
+        /// Whether all of it had come, and it was damaged: then nothing of it is left.
+        damaged: bool,
+    },
+    /// A snapshot of this node was read again.
+    Inspected {
+        /// Which.
+        snapshot: Position,
+        /// Whether it is whole. If not, it was set aside.
+        whole: bool,
+    },
+    /// Another node's snapshot is here, whole and durable.
+    Arrived(Snapshot),
+    /// There is no room for another node's snapshot. Nobody is told: it asks again by itself.
+    NoRoom,
+}
+
+/// The files of one node's snapshots, being written.
+pub struct Keeper<D: Disk> {
+    store: Store<D>,
+    reserve: Reserve<D>,
+    writer: Option<Writer<D>>,
+    incoming: Option<Incoming<D>>,
+    /// The latest that arrived: what its sender says of it later is old.
+    arrived: Option<(Position, u64)>,
+    /// Whether it was said that there is no room, since there last was.
+    complained: bool,
+}
+
+impl<D: Disk> Keeper<D> {
+    /// With those files, and nothing to do yet; `reserve` is on the same disk.
+    pub fn new(store: Store<D>, reserve: Reserve<D>) -> Keeper<D> {
+        Keeper { store, reserve, writer: None, incoming: None, arrived: None, complained: false }
+    }
+
+    /// Carries out a job. An error is final: the node must stop.
+    pub fn carry_out(&mut self, job: Job) -> Result<JobResult> {
+        let outcome = match job {
+            Job::Begin(header) => self.with_reserve(|keeper| keeper.begin(&header)),
+            Job::Piece(piece) => self.with_reserve(|keeper| keeper.put(&piece)),
+            Job::Finish => self.with_reserve(Keeper::seal),
+            Job::Verify => self.with_reserve(Keeper::verify),
+            Job::GiveUp => Ok(JobResult::Taken(None)),
+            Job::Receive { from, snapshot, total, offset, bytes } => {
+                return self.receive(from, snapshot, total, offset, &bytes);
+            }
+            Job::Inspect { follower, snapshot, times } => {
+                return self.inspect(follower, snapshot, times).map_err(fault);
+            }
+        };
+        match outcome {
+            Ok(done @ (JobResult::Wants | JobResult::Written)) => Ok(done),
+            Ok(done @ JobResult::Taken(Some(_))) => {
+                self.complained = false;
+                self.reserve.returned();
+                Ok(done)
+            }
+            Ok(done) => self.give_up().map(|()| done),
+            Err(snapshot::Fault::Full { file }) => {
+                self.complain(&file);
+                self.give_up().map(|()| JobResult::Taken(None))
+            }
+            Err(damaged @ snapshot::Fault::Damaged { .. }) => self.set_aside(&damaged).map_err(fault),
+            Err(wrong) => Err(fault(wrong)),
+        }
+    }
+
+    /// The snapshot that was written is damaged: it is not used, and the log behind it is kept.
+    fn set_aside(&mut self, damaged: &snapshot::Fault) -> snapshot::Result<JobResult> {
+        if let Some(writer) = self.writer.take() {
+            let aside = self.store.set_aside(&writer.unfinished())?;
+            log::error!("snapshot {damaged}; the file is set aside as {aside}");
+        }
+        self.reserve.returned();
+        Ok(JobResult::Damaged)
+    }
+
+    /// Does that, and once more with the reserve if there is no room without.
+    fn with_reserve(
+        &mut self,
+        mut step: impl FnMut(&mut Self) -> snapshot::Result<JobResult>,
+    ) -> snapshot::Result<JobResult> {
+        match step(self) {
+            Err(snapshot::Fault::Full { file }) if self.store.drop_set_aside()? || self.lend(&file)? => step(self),
+            outcome => outcome,
+        }
+    }
+
+    fn lend(&self, file: &str) -> snapshot::Result<bool> {
+        let lent = self.reserve.lend().map_err(of_reserve)?;
+        if lent {
+            log::warn!("no space left for {file}: it is lent the reserve");
+        }
+        Ok(lent)
+    }
+
+    /// Once: there may be no room for long.
+    fn complain(&mut self, file: &str) {
+        if !std::mem::replace(&mut self.complained, true) {
+            log::warn!("no space left for {file}, not even with the reserve: the log is kept until there is");
+        }
+    }
+
+    /// What is being taken will not be: its room is free when this returns, and the reserve's.
+    fn give_up(&mut self) -> Result<()> {
+        let abandoned = self.writer.take().map_or(Ok(()), Writer::abandon);
+        self.reserve.returned();
+        abandoned.map_err(fault)
+    }
+
+    fn begin(&mut self, header: &Header) -> snapshot::Result<JobResult> {
+        self.writer = Some(self.store.writer(header)?);
+        Ok(JobResult::Wants)
+    }
+
+    fn put(&mut self, piece: &Piece) -> snapshot::Result<JobResult> {
+        let Some(writer) = &mut self.writer else { return Ok(JobResult::Taken(None)) };
+        if self.reserve.is_claimed() {
+            // The log comes first: without it nobody votes.
+            return Ok(JobResult::Taken(None));
+        }
+        let (kind, bytes) = chunk_of(piece);
+        writer.put(kind, bytes)?;
+        Ok(JobResult::Wants)
+    }
+
+    fn seal(&mut self) -> snapshot::Result<JobResult> {
+        let Some(writer) = &mut self.writer else { return Ok(JobResult::Taken(None)) };
+        writer.seal()?;
+        Ok(JobResult::Written)
+    }
+
+    fn verify(&mut self) -> snapshot::Result<JobResult> {
+        let Some(writer) = &mut self.writer else { return Ok(JobResult::Taken(None)) };
+        if self.reserve.is_claimed() {
+            return Ok(JobResult::Taken(None));
+        }
+        let Some(snapshot) = writer.verify(VERIFY_BYTES)? else { return Ok(JobResult::Written) };
+        self.writer = None;
+        // A leader's that arrived meanwhile is newer: then this one came too late.
+        let index = snapshot.header().position.index;
+        match self.arrived.filter(|(arrived, _)| arrived.index > index) {
+            None => drop(self.store.prune_behind(&snapshot)?),
+            Some((arrived, _)) => match self.store.prune(arrived) {
+                Err(damaged @ snapshot::Fault::Damaged { .. }) => log::error!("snapshot {damaged}"),
+                pruned => drop(pruned?),
+            },
+        }
+        Ok(JobResult::Taken(Some(snapshot)))
+    }
+
+    /// Reads a snapshot of this node again, which a follower received damaged: either that file is damaged, or
+    /// what the follower has was damaged on its way, or on the follower's disk.
+    fn inspect(&mut self, follower: NodeId, position: Position, times: u32) -> snapshot::Result<JobResult> {
+        let file = snapshot::format::file_name(position);
+        log::warn!("{follower} received snapshot {file} damaged ({times} times in a row): it is read again here");
+        let whole = match self.store.reread(position) {
+            Ok(_) => {
+                log::warn!(
+                    "snapshot {file} is whole here: damaged on its way to {follower}, or on the disk of {follower}, \
+                     which is sent it again, a few times at most, or the next one"
+                );
+                true
+            }
+            Err(snapshot::Fault::Damaged { file, offset, what, .. }) => {
+                let aside = self.store.set_aside(&file)?;
+                log::error!(
+                    "snapshot {file} is damaged here: byte {offset}: {what}; it is set aside as {aside}, and another \
+                     snapshot is taken"
+                );
+                false
+            }
+            // A newer one has taken its place.
+            Err(snapshot::Fault::Io { source, .. }) if source.kind() == ErrorKind::NotFound => false,
+            Err(wrong) => return Err(wrong),
+        };
+        Ok(JobResult::Inspected { snapshot: position, whole })
+    }
+
+    fn receive(
+        &mut self,
+        from: NodeId,
+        position: Position,
+        total: u64,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<JobResult> {
+        let said = |next, damaged| JobResult::Received { from, snapshot: position, next, damaged };
+        match self.take_in(position, total, offset, bytes) {
+            Ok(Ok(next)) => Ok(said(next, false)),
+            Ok(Err(snapshot)) => {
+                self.complained = false;
+                Ok(JobResult::Arrived(snapshot))
+            }
+            // It was removed. The sender is told, and reads its own file.
+            Err(damaged @ snapshot::Fault::Damaged { .. }) => {
+                self.incoming = None;
+                log::warn!("snapshot {position} that {from} sent is damaged: {damaged}; {from} is told");
+                Ok(said(0, true))
+            }
+            Err(snapshot::Fault::Full { file }) => {
+                self.incoming = None;
+                self.complain(&file);
+                Ok(JobResult::NoRoom)
+            }
+            Err(wrong) => Err(fault(wrong)),
+        }
+    }
+
+    /// Whether all of a snapshot is written, and it is to be read back.
+    pub fn is_written(&self) -> bool {
+        self.writer.as_ref().is_some_and(Writer::is_sealed)
+    }
+
+    /// Begins to receive one, or goes on; in the room of the reserve if it needs that and fits in.
+    fn open(&mut self, position: Position, total: u64) -> snapshot::Result<Incoming<D>> {
+        let mut lacks = self.store.lacks(position, total)?;
+        if lacks > 0 && self.store.drop_set_aside()? {
+            lacks = self.store.lacks(position, total)?;
+        }
+        let file = snapshot::format::file_name(position);
+        if lacks == 0 {
+            return self.store.incoming(position, total);
+        }
+        if lacks > self.reserve.there().map_err(of_reserve)? || !self.lend(&file)? {
+            return Err(snapshot::Fault::Full { file });
+        }
+        let incoming = self.store.incoming(position, total);
+        // It has all the room it will need, or none.
+        self.reserve.returned();
+        incoming
+    }
+
+    /// How much of it is here, or all of it.
+    fn take_in(
+        &mut self,
+        position: Position,
+        total: u64,
+        offset: u64,
+        bytes: &[u8],
+    ) -> snapshot::Result<std::result::Result<u64, Snapshot>> {
+        if let Some((arrived, total)) = self.arrived.filter(|(arrived, _)| arrived.index >= position.index) {
+            return Ok(Ok(if arrived == position { total } else { 0 }));
+        }
+        let other = |incoming: &Incoming<D>| incoming.position() != position || incoming.total() != total;
+        if self.incoming.as_ref().is_none_or(other) {
+            self.incoming = None;
+            self.incoming = Some(self.open(position, total)?);
+        }
+        let Some(incoming) = &mut self.incoming else { return Ok(Ok(0)) };
+        let next = incoming.put(offset, bytes)?;
+        match self.incoming.take_if(|incoming| incoming.is_complete()) {
+            None => Ok(Ok(next)),
+            Some(incoming) => {
+                let snapshot = incoming.finish()?;
+                self.store.prune_behind(&snapshot)?;
+                self.arrived = Some((position, total));
+                Ok(Err(snapshot))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

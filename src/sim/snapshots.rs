@@ -1,0 +1,274 @@
+//! The snapshots of each simulated machine: taken piece by piece between other things, received from
+//! others, taken in, and what lets go of the log because of them.
+
+use super::checks;
+use super::host::{CLUSTER, Process, kept};
+use super::network::Tier;
+use super::world::{Happens, World};
+use crate::consensus::message::{Envelope, Message, SnapshotChunk};
+use crate::disk::{Disk, Meter};
+use crate::node::Event;
+use crate::shelf::restore::header;
+use crate::shelf::{Job, JobResult, Reviving};
+use crate::snapshot::format::{file_name, file_position};
+use crate::snapshot::{Snapshot, Store};
+use crate::types::{Index, Membership, NodeId, Position};
+use bytes::Bytes;
+use rand::RngExt;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Pieces are small, so that much happens between two of them.
+const PIECE: usize = 300;
+
+/// In calm, a follower is sent no more than so many times a snapshot's size: what was on its way when its
+/// links broke is sent again, and nothing else.
+const SENT_MOST: u64 = 3;
+/// The same where messages overtake one another: for each piece that arrives in order, a window of others
+/// may have arrived too early, and comes again.
+const SENT_MOST_OUT_OF_ORDER: u64 = 20;
+
+/// What became of the snapshots of a world.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SnapshotCounts {
+    /// So many were taken.
+    pub taken: u64,
+    /// So many were taken in from another node; and in calm, when all that is left to do is to catch up.
+    pub received: u64,
+    /// Those in calm.
+    pub caught_up: u64,
+    /// So many were found damaged: when they were read back; when they were received; and when the sender
+    /// read its own file again.
+    pub damaged: [u64; 3],
+}
+
+/// The snapshots of a world, for whoever counts.
+#[derive(Debug, Default)]
+pub struct Snapshots {
+    pub(super) became: SnapshotCounts,
+    /// Machines of which a bit turned over in the snapshot of that index, and no newer one is known.
+    pub(super) rotten: BTreeMap<NodeId, Index>,
+    /// How many bytes of each were sent in calm, by whom, to whom.
+    sent: BTreeMap<(NodeId, NodeId, Position), u64>,
+}
+
+impl World {
+    /// purged ≤ snapshot ≤ applied ≤ commit ≤ last, on every node, after every step.
+    pub(super) fn in_order(&self, at: NodeId) -> checks::Result<()> {
+        let Some(up) = &self.hosts[&at].up else { return Ok(()) };
+        let log = up.node.raft().log();
+        let snapshot = up.node.snapshot().map_or(Index::ZERO, |kept| kept.position.index);
+        let (purged, applied, last) = (log.base().index, up.node.applied(), log.last().index);
+        let order = [purged, snapshot, applied, up.applier.applied(), log.commit(), last];
+        if order.is_sorted() {
+            return Ok(());
+        }
+        let said = "purged, snapshot, applied as the node knows and as the machine does, commit and last";
+        Err(format!("of {at}, {said} are {order:?}, and must not fall"))
+    }
+
+    /// A piece of a snapshot is given to a connection: in calm, not over and over. (It is counted where it is sent:
+    /// pieces that were sent during the storm may arrive long after its end.)
+    pub(super) fn shipped(&mut self, envelope: &Envelope) -> checks::Result<()> {
+        let Envelope { from, to, message: Message::InstallSnapshot(chunk), .. } = envelope else { return Ok(()) };
+        if !self.calm {
+            return Ok(());
+        }
+        let sent = self.snapshots.sent.entry((*from, *to, chunk.snapshot)).or_default();
+        *sent += chunk.bytes.len() as u64;
+        let most = if self.network.tier() == Tier::Stream { SENT_MOST } else { SENT_MOST_OUT_OF_ORDER };
+        if *sent > most * chunk.total {
+            let total = chunk.total;
+            return Err(format!("{from} sends {to} {sent} bytes of a snapshot that has {total}, and does not end"));
+        }
+        Ok(())
+    }
+
+    /// Whether that node has done all that it should do about its log without being asked: by bytes and by
+    /// age, a snapshot has taken the place of what it may take, and what may go is gone.
+    pub(super) fn is_tidy(&self, up: &Process) -> bool {
+        let (log, options) = (up.node.raft().log(), &self.scenario.node);
+        let kept = up.node.snapshot();
+        let snapshot = kept.map_or(Index::ZERO, |kept| kept.position.index);
+        let state = kept.map_or(0, |kept| kept.bytes.len() as u64);
+        let grown = log.bytes(snapshot.max(log.base().index), log.commit());
+        let small = grown < options.snapshot_log_bytes.max(state);
+        let new = snapshot == log.commit() || options.snapshot_max_age > self.scenario.calm;
+        let trailing = log.bytes(log.base().index, snapshot);
+        small && new && trailing <= options.trailing_bytes && !up.node.is_taking()
+    }
+
+    /// The machine is frozen, and a snapshot of it begun.
+    pub(super) fn takes(&mut self, at: NodeId, configured: Index, membership: Membership) -> checks::Result<()> {
+        let Some(up) = &mut self.host(at).up else { return Ok(()) };
+        let head = up.applier.freeze();
+        // The members as of its index, not of some other (openraft#1808).
+        let held = up.node.raft().membership_at(head.position.index);
+        if held != Some(&(configured, membership.clone())) {
+            let position = head.position;
+            return Err(format!("{at} freezes {position} with the members of {configured}, and there {held:?} hold"));
+        }
+        up.taking = true;
+        let begin = Job::Begin(header(CLUSTER, at, &head, configured, membership));
+        self.say(|| format!("{at} takes a snapshot of {}", head.position));
+        self.job(at, begin)
+    }
+
+    /// The next piece of it.
+    pub(super) fn piece(&mut self, at: NodeId) -> checks::Result<()> {
+        let Some(up) = self.host(at).up.as_mut().filter(|up| up.taking) else { return Ok(()) };
+        let job = match up.keeper.is_written() {
+            true => Job::Verify,
+            false => up.applier.piece(PIECE).map_or(Job::Finish, Job::Piece),
+        };
+        self.job(at, job)
+    }
+
+    pub(super) fn receives(&mut self, at: NodeId, from: NodeId, chunk: SnapshotChunk) -> checks::Result<()> {
+        self.progress.unfit_until(at, self.now);
+        let SnapshotChunk { snapshot, total, offset, bytes } = chunk;
+        self.job(at, Job::Receive { from, snapshot, total, offset, bytes })
+    }
+
+    pub(super) fn job(&mut self, at: NodeId, job: Job) -> checks::Result<()> {
+        let Some(up) = &mut self.host(at).up else { return Ok(()) };
+        match up.keeper.carry_out(job) {
+            Ok(JobResult::NoRoom) => Ok(()),
+            Ok(JobResult::Wants | JobResult::Written) => {
+                let life = self.hosts[&at].life;
+                let delay = Duration::from_micros(self.rng.random_range(10..20_000));
+                self.later(delay, Happens::Piece { at, life });
+                Ok(())
+            }
+            Ok(JobResult::Taken(snapshot)) => {
+                up.taking = false;
+                up.applier.thaw();
+                self.snapshots.became.taken += u64::from(snapshot.is_some());
+                let index = snapshot.as_ref().map(|snapshot| snapshot.header().position.index);
+                index.into_iter().for_each(|index| self.is_sound_again(at, index));
+                self.say(|| format!("{at} has taken a snapshot: {}", snapshot.is_some()));
+                self.follows(at, Event::Taken(snapshot.map(|snapshot| kept(&snapshot))));
+                Ok(())
+            }
+            Ok(JobResult::Damaged) => {
+                up.taking = false;
+                up.applier.thaw();
+                self.snapshots.became.damaged[0] += 1;
+                self.say(|| format!("{at} has taken a snapshot that is damaged"));
+                self.follows(at, Event::TakenDamaged);
+                Ok(())
+            }
+            Ok(JobResult::Received { from, snapshot, next, damaged }) => {
+                self.snapshots.became.damaged[1] += u64::from(damaged);
+                self.follows(at, Event::Received { from, snapshot, next, damaged });
+                Ok(())
+            }
+            Ok(JobResult::Inspected { snapshot, whole }) => {
+                self.snapshots.became.damaged[2] += u64::from(!whole);
+                self.say(|| format!("{at} reads its snapshot of {snapshot} again: whole {whole}"));
+                self.follows(at, Event::Inspected { snapshot, whole });
+                Ok(())
+            }
+            Ok(JobResult::Arrived(snapshot)) => {
+                self.is_sound_again(at, snapshot.header().position.index);
+                let life = self.hosts[&at].life;
+                let delay = Duration::from_micros(self.rng.random_range(10..50_000));
+                self.later(delay, Happens::Revives { at, life, snapshot: Box::new(snapshot) });
+                Ok(())
+            }
+            Err(fault) => {
+                self.stops(at, &fault);
+                Ok(())
+            }
+        }
+    }
+
+    /// Another's snapshot was taken in: the machine becomes what it holds, and the node knows at once.
+    pub(super) fn revives(&mut self, at: NodeId, snapshot: Snapshot) -> checks::Result<()> {
+        self.applies_all(at)?;
+        let Some(up) = &mut self.host(at).up else { return Ok(()) };
+        let position = snapshot.header().position;
+        let (applier, snapshot, base) = match Reviving::begin(&up.applier, snapshot).all(&Meter::default()) {
+            Ok(revived) => revived,
+            Err(fault) => return Err(format!("{at} cannot take in a whole snapshot: {fault}")),
+        };
+        if position.index <= up.applier.applied() {
+            return Ok(());
+        }
+        up.applier = applier;
+        let report = up.applier.apply(&[]);
+        let (kept, time) = (kept(&snapshot), snapshot.header().time);
+        if std::mem::take(&mut up.taking) {
+            // What was frozen is gone with the old state.
+            self.job(at, Job::GiveUp)?;
+        }
+        self.snapshots.became.received += 1;
+        self.snapshots.became.caught_up += u64::from(self.calm);
+        self.say(|| format!("{at} takes in a snapshot of {position}"));
+        self.checks.becomes(at, position, report.digest)?;
+        self.handle(at, Event::Restored { kept, base, time, report })
+    }
+
+    /// A snapshot at least as new as a damaged one is durable on that machine.
+    fn is_sound_again(&mut self, at: NodeId, index: Index) {
+        if self.snapshots.rotten.get(&at).is_some_and(|rotten| *rotten <= index) {
+            self.snapshots.rotten.remove(&at);
+        }
+    }
+
+    /// A bit of a snapshot turns over: of one that is being written or received, or of a published one. A machine
+    /// whose only snapshot is damaged may never start again, so of those there are only as many as of rotten logs.
+    pub(super) fn rot_snapshot(&mut self, at: NodeId) {
+        let may_lose = self.may_be_damaged(at);
+        let host = &self.hosts[&at];
+        if host.up.is_none() {
+            return;
+        }
+        let is_open = |name: &String| name.ends_with(".tmp") || name.ends_with(".part");
+        let may_rot = |name: &String| is_open(name) || (may_lose && file_position(name).is_some());
+        let shelf = host.shelf.clone();
+        let mut files: Vec<String> = shelf.list().unwrap_or_default().into_iter().filter(may_rot).collect();
+        files.sort();
+        if files.is_empty() {
+            return;
+        }
+        let name = files[self.rng.random_range(0..files.len())].clone();
+        let Some(size) = shelf.seen(&name).map(|bytes| bytes.len()).filter(|size| *size > 0) else { return };
+        let offset = self.rng.random_range(0..size) as u64;
+        match is_open(&name) && self.rng.random_range(0..3) == 0 {
+            true => shelf.lose_sector(&name, offset),
+            false => shelf.flip(&name, offset, self.rng.random_range(0..8)),
+        }
+        self.say(|| format!("{name} of {at} is damaged at {offset}"));
+        if let Some(position) = file_position(&name) {
+            self.snapshots.rotten.insert(at, position.index);
+        }
+    }
+
+    /// What a node sends of a snapshot it reads from a mapping of the file: what that holds by now.
+    pub(super) fn reads_mapping(&self, envelope: &mut Envelope) {
+        let Envelope { from, message: Message::InstallSnapshot(chunk), .. } = envelope else { return };
+        if !self.snapshots.rotten.contains_key(from) {
+            return;
+        }
+        let Some(seen) = self.hosts[from].shelf.seen(&file_name(chunk.snapshot)) else { return };
+        let range = chunk.offset as usize..chunk.offset as usize + chunk.bytes.len();
+        if let Some(bytes) = seen.get(range).filter(|_| seen.len() as u64 == chunk.total) {
+            chunk.bytes = Bytes::copy_from_slice(bytes);
+        }
+    }
+
+    /// The log may be let go of up to there, once the journal has a moment.
+    pub(super) fn releases(&mut self, at: NodeId, upto: Position) -> checks::Result<()> {
+        let store = Store::open(self.hosts[&at].shelf.durable(), CLUSTER);
+        let newest = store.and_then(|store| store.newest()).map_err(|fault| format!("{at}: {fault}"))?;
+        let whole = newest.snapshot.map(|snapshot| snapshot.header().position.index);
+        // What was found whole, and was damaged later, held it.
+        let holds = whole.max(self.snapshots.rotten.get(&at).copied());
+        self.checks.releases(at, upto.index, holds)?;
+        if let Some(Process { release, .. }) = &mut self.host(at).up {
+            *release = Some(upto);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,288 @@
+//! Room kept aside: a file of nothing that is given up when the log must grow, or lent to a snapshot, when
+//! the disk is full.
+
+use super::report::{Fault, Result};
+use super::sync_marker::io;
+use crate::disk::{Disk, DiskFile};
+use std::io::ErrorKind;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The name of the file.
+pub const NAME: &str = "reserve";
+
+/// A file that holds nothing but room. Clones are handles to the same one.
+///
+/// Two threads meet here: who makes it, when there is room for it, and who gives it up, when there is
+/// none for anything else. The one waits for the other: it could do nothing better.
+#[derive(Clone, Debug)]
+pub struct Reserve<D> {
+    disk: D,
+    bytes: u64,
+    loan: Arc<Mutex<Loan>>,
+    /// How many bytes of it are there, as it was last seen: nobody should have to wait to know about.
+    seen: Arc<AtomicU64>,
+}
+
+/// Whether its room is lent to a snapshot: then it is not made anew meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Loan {
+    #[default]
+    None,
+    Lent,
+    /// The log needs room, and comes first.
+    Claimed,
+}
+
+impl<D: Disk> Reserve<D> {
+    /// The reserve on that disk, of so many bytes; none if there are none. Does nothing yet.
+    pub fn new(disk: D, bytes: u64) -> Reserve<D> {
+        Reserve { disk, bytes, loan: Arc::default(), seen: Arc::default() }
+    }
+
+    /// How many bytes of it are not there.
+    pub fn missing(&self) -> Result<u64> {
+        let _alone = self.alone();
+        Ok(self.bytes.saturating_sub(self.size()?))
+    }
+
+    /// How many bytes it would free.
+    pub fn there(&self) -> Result<u64> {
+        let _alone = self.alone();
+        self.size()
+    }
+
+    /// The same, as it was when somebody last looked, made it or gave it up. Waits for nobody.
+    pub fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Relaxed)
+    }
+
+    fn size(&self) -> Result<u64> {
+        let size = match self.is_there()? {
+            true => self.disk.open(NAME).and_then(|file| file.size()).map_err(io("measure", NAME))?,
+            false => 0,
+        };
+        self.seen.store(size, Ordering::Relaxed);
+        Ok(size)
+    }
+
+    /// Makes all of it; false if there is no room, and then none of it is left. Not while it is lent.
+    pub fn make(&self) -> Result<bool> {
+        let loan = self.alone();
+        if *loan != Loan::None {
+            return Ok(false);
+        }
+        match self.fill() {
+            Err(Fault::Full { .. }) => {
+                self.remove()?;
+                Ok(false)
+            }
+            made => {
+                self.seen.store(self.bytes, Ordering::Relaxed);
+                made.map(|()| true)
+            }
+        }
+    }
+
+    fn fill(&self) -> Result<()> {
+        let file = if self.is_there()? { self.disk.open(NAME) } else { self.disk.create(NAME) };
+        let mut file = file.map_err(io("create", NAME))?;
+        // Nobody ever writes to it: room that is set aside is room enough.
+        file.reserve(self.bytes).map_err(io("reserve", NAME))?;
+        file.sync_all().map_err(io("sync", NAME))?;
+        self.disk.sync_names().map_err(io("sync the name of", NAME))
+    }
+
+    /// Gives it up, for the log: its room is free when this returns. Whether any of it was there. If it is
+    /// lent, whoever has it will know that the log needs it.
+    pub fn give_up(&self) -> Result<bool> {
+        let mut loan = self.alone();
+        if *loan == Loan::Lent {
+            *loan = Loan::Claimed;
+        }
+        self.remove()
+    }
+
+    /// Lends it, to a snapshot: its room is free when this returns, and it is not made anew before
+    /// [`Reserve::returned`]. Whether any of it was there; if not, or if it is lent, nothing has happened.
+    pub fn lend(&self) -> Result<bool> {
+        let mut loan = self.alone();
+        let lent = *loan == Loan::None && self.remove()?;
+        if lent {
+            *loan = Loan::Lent;
+        }
+        Ok(lent)
+    }
+
+    /// Whether it is lent, and the log needs the room.
+    pub fn is_claimed(&self) -> bool {
+        *self.alone() == Loan::Claimed
+    }
+
+    /// Nobody has it any more: it may be made anew.
+    pub fn returned(&self) {
+        *self.alone() = Loan::None;
+    }
+
+    fn remove(&self) -> Result<bool> {
+        self.seen.store(0, Ordering::Relaxed);
+        match self.disk.remove(NAME) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            removed => removed.map_err(io("remove", NAME))?,
+        }
+        self.disk.sync_names().map_err(io("sync the name of", NAME))?;
+        Ok(true)
+    }
+
+    fn is_there(&self) -> Result<bool> {
+        Ok(self.disk.list().map_err(io("list", NAME))?.iter().any(|name| name == NAME))
+    }
+
+    /// Nothing is kept under the lock that a panic could leave half done: the file says how it is.
+    fn alone(&self) -> MutexGuard<'_, Loan> {
+        self.loan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Watches how much room a disk has.
+///
+/// It has too little when the next segment would not fit beside the reserve, or the reserve is not all there
+/// and cannot be made: then writes are refused. The reserve comes first. It has enough again a little above that, so that one file more or
+/// less does not turn it to and fro. Nobody has to tell it: what it says follows from the disk.
+#[derive(Clone, Debug)]
+pub struct SpaceMonitor<D> {
+    disk: D,
+    reserve: Reserve<D>,
+    segment: u64,
+    low: bool,
+}
+
+impl<D: Disk> SpaceMonitor<D> {
+    /// A watch that has seen nothing, for a log with segments of that size.
+    pub fn new(reserve: Reserve<D>, segment: u64) -> SpaceMonitor<D> {
+        SpaceMonitor { disk: reserve.disk.clone(), reserve, segment, low: false }
+    }
+
+    /// Looks, and makes the reserve if there is room for it. Whether there is too little room, if that
+    /// is news.
+    pub fn look(&mut self) -> Result<Option<bool>> {
+        let free = self.disk.free().map_err(io("look for room beside", NAME))?;
+        let missing = self.reserve.missing()?;
+        let margin = self.segment / 4 * if self.low { 2 } else { 1 };
+        let is_whole = missing == 0 || (missing <= free && self.reserve.make()?);
+        let low = !is_whole || free - missing < self.segment + margin;
+        let news = low != self.low;
+        self.low = low;
+        Ok(news.then_some(low))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::disk::SimDisk;
+
+    const SEGMENT: u64 = 4096;
+    const RESERVE: u64 = 2 * SEGMENT;
+
+    fn watch(disk: &SimDisk) -> SpaceMonitor<SimDisk> {
+        SpaceMonitor::new(Reserve::new(disk.clone(), RESERVE), SEGMENT)
+    }
+
+    /// Somebody else's file takes all but that much of the room.
+    fn leave(disk: &SimDisk, room: u64) {
+        disk.set_capacity(Some(disk.used() + room));
+    }
+
+    #[test]
+    fn with_room_there_is_a_reserve_and_no_news() {
+        let disk = SimDisk::new();
+        let mut watch = watch(&disk);
+        assert_eq!(watch.look().unwrap(), None);
+        assert_eq!(disk.durable().seen(NAME).map(|bytes| bytes.len() as u64), Some(RESERVE));
+        assert_eq!(disk.free().unwrap(), u64::MAX);
+    }
+
+    #[test]
+    fn too_little_room_is_told_once_and_so_is_enough() {
+        let disk = SimDisk::new();
+        let mut watch = watch(&disk);
+        watch.look().unwrap();
+        leave(&disk, SEGMENT);
+        assert_eq!(disk.free().unwrap(), SEGMENT);
+        assert_eq!(watch.look().unwrap(), Some(true));
+        assert_eq!(watch.look().unwrap(), None);
+        // As much as was enough before is not yet enough again.
+        leave(&disk, SEGMENT + SEGMENT / 4);
+        assert_eq!(watch.look().unwrap(), None);
+        leave(&disk, SEGMENT + SEGMENT / 2);
+        assert_eq!(watch.look().unwrap(), Some(false));
+        leave(&disk, SEGMENT + SEGMENT / 4);
+        assert_eq!(watch.look().unwrap(), None);
+    }
+
+    #[test]
+    fn a_reserve_that_was_given_up_is_made_again_before_writes_return() {
+        let disk = SimDisk::new();
+        let mut watch = watch(&disk);
+        watch.look().unwrap();
+        leave(&disk, 0);
+        assert_eq!(watch.look().unwrap(), Some(true));
+        assert!(watch.reserve.give_up().unwrap());
+        assert!(!watch.reserve.give_up().unwrap(), "it is gone");
+        assert_eq!(disk.free().unwrap(), RESERVE);
+        leave(&disk, RESERVE - 1);
+        assert_eq!(watch.look().unwrap(), None);
+        assert_eq!(disk.seen(NAME), None);
+        // Room for the reserve, and not for a segment as well.
+        leave(&disk, RESERVE + SEGMENT);
+        assert_eq!(watch.look().unwrap(), None);
+        assert!(disk.durable().seen(NAME).is_some());
+        leave(&disk, SEGMENT + SEGMENT / 2);
+        assert_eq!(watch.look().unwrap(), Some(false));
+    }
+
+    #[test]
+    fn a_reserve_that_is_lent_is_not_made_anew_and_the_log_can_claim_it() {
+        let disk = SimDisk::new();
+        let mut watch = watch(&disk);
+        watch.look().unwrap();
+        leave(&disk, 0);
+        let reserve = watch.reserve.clone();
+        assert!(reserve.lend().unwrap());
+        assert!(!reserve.lend().unwrap(), "once");
+        assert_eq!((watch.look().unwrap(), disk.free().unwrap()), (Some(true), RESERVE));
+        assert!(!reserve.is_claimed());
+        assert!(!reserve.give_up().unwrap(), "it is not there");
+        assert!(reserve.is_claimed());
+        assert!(!reserve.make().unwrap());
+        reserve.returned();
+        assert!(!reserve.is_claimed());
+        assert_eq!((watch.look().unwrap(), disk.free().unwrap()), (None, 0));
+        assert!(reserve.give_up().unwrap() && !reserve.is_claimed());
+    }
+
+    #[test]
+    fn a_reserve_that_a_crash_left_short_is_filled_and_one_that_does_not_fit_leaves_nothing() {
+        let disk = SimDisk::new();
+        disk.create(NAME).unwrap().reserve(100).unwrap();
+        let reserve = Reserve::new(disk.clone(), RESERVE);
+        assert_eq!(reserve.missing().unwrap(), RESERVE - 100);
+        assert!(reserve.make().unwrap());
+        assert_eq!(reserve.missing().unwrap(), 0);
+        let larger = Reserve::new(disk.clone(), 2 * RESERVE);
+        leave(&disk, 100);
+        assert!(!larger.make().unwrap());
+        assert_eq!(disk.used(), 0);
+    }
+
+    #[test]
+    fn no_reserve_is_none() {
+        let disk = SimDisk::new();
+        let mut watch = SpaceMonitor::new(Reserve::new(disk.clone(), 0), SEGMENT);
+        assert_eq!(watch.look().unwrap(), None);
+        assert_eq!(disk.list().unwrap().len(), 0);
+        leave(&disk, 0);
+        assert_eq!(watch.look().unwrap(), Some(true));
+    }
+}
