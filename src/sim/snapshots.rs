@@ -48,8 +48,8 @@ pub struct Snapshots {
     pub(super) became: SnapshotCounts,
     /// Machines of which a bit turned over in the snapshot of that index, and no newer one is known.
     pub(super) rotten: BTreeMap<NodeId, Index>,
-    /// How many bytes of each were sent in calm, by whom, to whom.
-    sent: BTreeMap<(NodeId, NodeId, Position), u64>,
+    /// How many bytes of each were sent in calm, by whom, to whom, and on which run of their link.
+    sent: BTreeMap<(NodeId, NodeId, u64, Position), u64>,
 }
 
 impl World {
@@ -67,14 +67,16 @@ impl World {
         Err(format!("of {at}, {said} are {order:?}, and must not fall"))
     }
 
-    /// A piece of a snapshot is given to a connection: in calm, not over and over. (It is counted where it is sent:
-    /// pieces that were sent during the storm may arrive long after its end.)
+    /// A piece of a snapshot is given to a connection: in calm, not over and over. It is counted where it is sent, since
+    /// pieces that were sent during the storm may arrive long after its end; and for each run of a link, since a
+    /// receiver that starts again in calm, or whose answer is lost with its own link, is sent the snapshot again.
     pub(super) fn shipped(&mut self, envelope: &Envelope) -> checks::Result<()> {
         let Envelope { from, to, message: Message::InstallSnapshot(chunk), .. } = envelope else { return Ok(()) };
         if !self.calm {
             return Ok(());
         }
-        let sent = self.snapshots.sent.entry((*from, *to, chunk.snapshot)).or_default();
+        let run = self.network.run(*from, *to);
+        let sent = self.snapshots.sent.entry((*from, *to, run, chunk.snapshot)).or_default();
         *sent += chunk.bytes.len() as u64;
         let most = if self.network.tier() == Tier::Stream { SENT_MOST } else { SENT_MOST_OUT_OF_ORDER };
         if *sent > most * chunk.total {
