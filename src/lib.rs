@@ -14,7 +14,7 @@
 //! use drave::machine::{Context, StateMachine};
 //! use drave::types::ClusterTime;
 //!
-//! /// Counts bytes; and what it had counted when it was frozen, until that is told.
+//! /// Counts bytes. The second number is the frozen count, until it is serialized.
 //! #[derive(Default)]
 //! struct Counter(u64, Option<u64>);
 //!
@@ -30,21 +30,21 @@
 //!         self.0
 //!     }
 //!
-//!     // So that a snapshot can take the place of the log:
+//!     // Snapshots replace the log:
 //!     fn freeze(&mut self) {
 //!         self.1 = Some(self.0);
 //!     }
-//!     fn piece(&mut self, _bytes: usize) -> Option<Bytes> {
+//!     fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
 //!         self.1.take().map(|count| Bytes::copy_from_slice(&count.to_le_bytes()))
 //!     }
-//!     fn thaw(&mut self) {
+//!     fn end_snapshot(&mut self) {
 //!         self.1 = None;
 //!     }
 //!     fn empty(&self) -> Counter {
 //!         Counter::default()
 //!     }
-//!     fn restore(&mut self, piece: &[u8]) -> Result<(), Malformed> {
-//!         let count = piece.try_into().map_err(|_| Malformed("not a count"))?;
+//!     fn restore(&mut self, chunk: &[u8]) -> Result<(), Malformed> {
+//!         let count = chunk.try_into().map_err(|_| Malformed("not a count"))?;
 //!         self.0 = u64::from_le_bytes(count);
 //!         Ok(())
 //!     }
