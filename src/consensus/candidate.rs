@@ -1,4 +1,4 @@
-//! How a candidate campaigns: pre-vote, then vote.
+//! The candidate: pre-vote, then vote.
 
 use super::ballot::Ballot;
 use super::message::{Envelope, Message, VoteKind};
@@ -7,7 +7,7 @@ use super::note::{Note, Reason, StepDown};
 use super::replica::{Replica, Voice};
 use crate::types::{DiskId, Mutant, NodeId, Time, Vote};
 
-/// The candidate's own vote: like any other it counts by its disk.
+/// Counts the candidate's own vote, by its disk like any other.
 fn own_vote(me: &Replica, ballot: &mut Ballot) {
     let named = me.configs.current().disk(me.id);
     let counts = me.disk().is_none() || named == me.disk() || me.options.mutants.breaks(Mutant::VoteUnnamed);
@@ -18,7 +18,7 @@ fn own_vote(me: &Replica, ballot: &mut Ballot) {
     }
 }
 
-/// A node that asks whether it would be elected, or to be elected.
+/// The state of a node that requests pre-votes or votes.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     ask: VoteKind,
@@ -30,9 +30,8 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Asks all voters (§5.2). A real candidate has entered a new term and voted for itself; one
-    /// that only asks around has changed nothing, so that a node nobody would elect never moves
-    /// anybody's term (thesis §9.6).
+    /// Requests votes from all voters (§5.2). Before a real vote the candidate enters a new term and votes for itself.
+    /// A pre-vote changes nothing, so that a node that cannot win never raises another node's term (thesis §9.6).
     pub fn new(me: &mut Replica, now: Time, ask: VoteKind, reason: Reason, since: Time) -> Candidate {
         if ask.is_real() {
             me.advance_term(me.term().next());
@@ -55,7 +54,7 @@ impl Candidate {
         Candidate { ask, ballot, deadline: now + me.random_election_timeout(), reason, since }
     }
 
-    /// What it asks for.
+    /// The kind of vote it requests.
     pub fn ask(&self) -> VoteKind {
         self.ask
     }
@@ -65,7 +64,7 @@ impl Candidate {
         self.since
     }
 
-    /// Those who said yes.
+    /// The voters that granted their vote.
     pub fn votes(&self) -> Vec<NodeId> {
         self.ballot.voters()
     }
@@ -75,7 +74,7 @@ impl Candidate {
         self.deadline
     }
 
-    /// The disk has moved on: our own vote counts, like any other, once it is durable.
+    /// Handles a report that writes are durable: the candidate's own vote, like any other, counts once it is durable.
     pub fn persisted(&mut self, me: &Replica) -> Next {
         if self.ask.is_real() && me.vote_is_durable() {
             own_vote(me, &mut self.ballot);
@@ -83,9 +82,9 @@ impl Candidate {
         self.tally(me)
     }
 
-    /// Counts a vote by the voter's disk. If our configuration names it, the voter was not emptied since, and all
-    /// that it acknowledged before stands in our log before the name. If it names none, the voter is a founder that
-    /// may have been emptied.
+    /// Counts a vote by the voter's disk. If the configuration names the disk, the voter was not emptied since, and
+    /// everything that it acknowledged before is in this log before the entry that names it. If the configuration names
+    /// no disk, the voter is a founder that may have been emptied.
     fn count(&mut self, me: &Replica, from: NodeId, disk: Option<DiskId>, void: bool) {
         let named = me.configs.current().disk(from);
         let counts_any = me.counts_any_disk();
@@ -99,12 +98,12 @@ impl Candidate {
         }
     }
 
-    /// Whether enough have said yes; a candidate that is its own majority need ask nobody.
+    /// Whether the candidate has won. A single voter needs no answers.
     pub fn tally(&self, me: &Replica) -> Next {
         let (membership, mutants) = (me.configs.current(), me.options.mutants);
         let won = match self.ask {
-            // A log that begins here must not begin a second time: who holds nothing asks everyone first, as far
-            // as they are there.
+            // A log must not begin twice: a candidate with an empty log first needs the pre-votes of all voters, as far
+            // as they respond.
             VoteKind::PreVote if me.has_empty_log() => {
                 !me.founding.is_vetoed(mutants) && self.ballot.is_unanimous(membership)
             }
@@ -120,7 +119,7 @@ impl Candidate {
         }
     }
 
-    /// Time has passed: the votes were split, or lost (§5.2).
+    /// Campaigns again after the election timeout: the votes were split, or lost (§5.2).
     pub fn tick(&self, me: &mut Replica, now: Time) -> Next {
         if now < self.deadline {
             return Next::Stay;
@@ -141,13 +140,13 @@ impl Candidate {
         Next::Campaign(ask, Reason::Again)
     }
 
-    /// A message of our own term.
+    /// Handles a message of this term.
     pub fn receive(&mut self, me: &mut Replica, envelope: Envelope) -> Next {
         let from = envelope.from;
         match envelope.message {
             Message::RequestVote { last, ask } => {
                 if me.handle_request_vote(Vote::new(from, envelope.origin.disk), last, ask) {
-                    // Possible only while asking around: we had not voted in this term.
+                    // Possible only during pre-vote: this node had not voted in this term.
                     return Next::StepDown(StepDown::VotedForAnother);
                 }
                 Next::Stay
@@ -157,7 +156,7 @@ impl Candidate {
                     me.clock.observe(heard);
                 }
                 if let Some(disk) = envelope.origin.disk {
-                    // It is named with our first entry, should it come to that.
+                    // The disk is named with this node's first entry, if it becomes leader.
                     me.learn_disk_id(from, disk);
                 }
                 self.count(me, from, envelope.origin.disk, void);
@@ -170,8 +169,8 @@ impl Candidate {
                 }
                 Next::Stay
             }
-            // An answer to an earlier question, or to another role of ours. Appends and
-            // beats do not come here: the spine has recognised their sender as leader.
+            // Answers to an earlier request, or to another role of this node. Appends and heartbeats do not arrive
+            // here: `Raft` has recognized their sender as leader.
             Message::RequestVoteResponse { .. }
             | Message::AppendEntries { .. }
             | Message::AppendResponse { .. }

@@ -1,29 +1,29 @@
-//! What peers have said of their disks: one that comes back with less is on an older copy.
+//! Claims of peers about their disks: a peer that comes back with less is on an older copy.
 
 use crate::limits::MEMBERS_MAX;
 use crate::types::{DiskId, NodeId, Position, Term};
 use std::collections::BTreeMap;
 
-/// So many peers are remembered; what one more says is not.
+/// At most this many peers are remembered.
 const PEERS_MAX: usize = 2 * MEMBERS_MAX;
 
-/// What a node has said of its disk.
+/// A node's claim about its disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Claim {
-    /// The highest term it spoke in: it was durable before it spoke (§5.1).
+    /// The highest term of its messages: the term was durable before they left (§5.1).
     pub term: Term,
-    /// The highest position that it said was durable.
+    /// The highest position that it reported durable.
     pub position: Position,
 }
 
-/// What each peer has said of its disk, while this process lives. Bounded in number.
+/// Each peer's claim about its disk, since this process started. At most `PEERS_MAX` peers.
 #[derive(Clone, Debug, Default)]
 pub struct PeerClaims {
     peers: BTreeMap<NodeId, (DiskId, Claim)>,
 }
 
 impl PeerClaims {
-    /// A peer says that of that disk. What it said of another disk is forgotten.
+    /// Records a claim of a peer for that disk, and forgets its claims for another disk.
     pub fn remember(&mut self, peer: NodeId, disk: DiskId, claim: Claim) {
         let full = self.peers.len() >= PEERS_MAX;
         match self.peers.get_mut(&peer) {
@@ -37,7 +37,7 @@ impl PeerClaims {
         }
     }
 
-    /// What that peer has said of that disk.
+    /// The claim of that peer for that disk, if any.
     pub fn of(&self, peer: NodeId, disk: DiskId) -> Option<Claim> {
         self.peers.get(&peer).filter(|(known, _)| *known == disk).map(|(_, claim)| *claim)
     }

@@ -1,36 +1,36 @@
-//! The cluster's clock: it runs while a leader lives, and never goes back in a log.
+//! The cluster's clock: it advances while a leader lives, and never goes back in a log.
 
 use crate::types::{ClusterTime, Term, Time};
 use std::time::Duration;
 
-/// A leader looks at its clock with every heartbeat, if not more often. If it has not for so many it was
-/// frozen, and the cluster's clock goes on by no more than these.
+/// A leader reads its clock with every heartbeat at least. If it has not for this many heartbeats it was frozen, and
+/// the cluster's clock advances by no more than these.
 const BEATS_MAX: u32 = 20;
 
-/// A time of the cluster's clock, and the term of the leader that counts it. Times are compared by term first: the time
+/// A time of the cluster's clock, and the term of the leader that counted it. Times are compared by term first: time
 /// that a deposed leader counted alone has passed for no other node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct LeaderTime {
     /// The leader's term.
     pub term: Term,
-    /// The time, by its clock.
+    /// The cluster time.
     pub time: ClusterTime,
 }
 
-/// What this node knows of the cluster's time.
+/// This node's knowledge of the cluster's time.
 ///
-/// Invariant: as a leader never less than the time of the last entry of its log, so that its entries
-/// carry on where the last leader's ended. While nobody leads it stands still: nothing lapses or
-/// expires for want of a leader. Nor does a leader that was frozen catch up on waking, whether or not it
-/// still leads: it has told nobody the time meanwhile.
+/// Invariant: on a leader it is never less than the time of the last entry of its log, so that the leader's entries
+/// continue where the last leader's ended. It stops while there is no leader: no session and no key expires for want of
+/// one. A leader that was frozen does not catch up when it resumes, whether or not it still leads: it has sent no time
+/// meanwhile.
 ///
-/// A new leader begins at the latest [`LeaderTime`] that it or any of its voters has heard. A majority heard the time of
-/// each round of reads, and one of that majority voted, so the clock does not fall behind any such round. (An answer is
-/// later than its round by a round trip; by so much a new leader may be behind it, see `docs/limits.md`.)
+/// A new leader starts at the latest [`LeaderTime`] known to it or any of its voters. A majority received the time of
+/// each round of reads, and one node of that majority voted, so the clock does not fall behind any such round. (An
+/// answer is later than its round by a round trip; a new leader may be behind it by that much, see `docs/limits.md`.)
 ///
-/// No key ends early. (Counter-example, if the highest time of any term counted: a leader is cut off, and counts on for
-/// 300 ms; its successor begins where it was last heard; when the first one leads again, every key that was set meanwhile
-/// ends 300 ms early. Seed 2199024002609 with `--members`.)
+/// No key expires early. (Counter-example, if the highest time of any term counted: a leader is cut off, and counts on
+/// for 300 ms; its successor starts at the last time received from it; when the first one leads again, every key that
+/// was set meanwhile expires 300 ms early. Seed 2199024002609 with `--members`.)
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
     known: LeaderTime,
@@ -39,49 +39,49 @@ pub struct Clock {
     leading: Option<Leading>,
 }
 
-/// How the clock runs while we lead.
+/// The state of the clock while this node leads.
 #[derive(Clone, Copy, Debug)]
 struct Leading {
-    /// When we last looked, but for what was left of a millisecond then.
+    /// When the clock was last read, less the fraction of a millisecond left over then.
     looked: Time,
-    /// As far as it may go on from one look to the next.
+    /// The most that it advances from one reading to the next.
     most: Duration,
 }
 
 impl Clock {
-    /// An entry of that term and time is now the last of the log.
+    /// Observes the entry that is now the last of the log, by its term and time.
     pub fn observe_entry(&mut self, term: Term, time: ClusterTime) {
         self.last_entry = time;
         self.observe(LeaderTime { term, time });
     }
 
-    /// A leader sent that time, or a voter has heard it.
+    /// Observes a time that a leader sent, or that a voter knows.
     pub fn observe(&mut self, heard: LeaderTime) {
         self.known = self.known.max(heard);
     }
 
-    /// The latest time that this node has heard, or counts itself.
+    /// The latest time known to this node; on a leader, its own.
     pub fn known(&self) -> LeaderTime {
         self.known
     }
 
-    /// We lead that term from now on: the clock runs by ours, and is looked at with every heartbeat.
+    /// Starts the clock: this node leads that term, and reads the clock with every heartbeat.
     pub fn start(&mut self, now: Time, heartbeat: Duration, term: Term) {
         self.known = LeaderTime { term, time: self.known.time.max(self.last_entry) };
         self.leading = Some(Leading { looked: now, most: heartbeat * BEATS_MAX });
     }
 
-    /// We lead no more.
+    /// Stops the clock: this node no longer leads.
     pub fn stop(&mut self) {
         self.leading = None;
     }
 
-    /// The cluster's time, if we lead: the time for a new entry.
+    /// The cluster's time for a new entry. It advances only while this node leads.
     pub fn read(&mut self, now: Time) -> ClusterTime {
         let time = &mut self.known.time;
         if let Some(Leading { looked, most }) = &mut self.leading {
             let run = now.since(*looked);
-            // What is left of a millisecond counts the next time.
+            // The fraction of a millisecond counts at the next reading.
             let whole = run.min(*most).as_millis() as u64;
             *looked = if run > *most { now } else { *looked + Duration::from_millis(whole) };
             time.0 = time.0.saturating_add(whole);

@@ -1,18 +1,18 @@
-//! Which membership holds at which index; rolls back with the log.
+//! The configuration in force at each index; it is rolled back with the log.
 
 use crate::types::{DiskId, Index, Membership, NodeId};
 
-/// The configurations of the log, each from its index on.
+/// The configurations of the log, each with the index it is in force from.
 ///
-/// A server uses the latest in its log, committed or not (§6); one that is dropped with its entry
-/// gives way to the one before. Invariant: never empty, indexes ascending.
+/// A server uses the latest in its log, committed or not (§6). If that entry is truncated, the configuration before it
+/// is in force again. Invariant: never empty, indexes ascend.
 #[derive(Clone, Debug)]
 pub struct Configs {
     all: Vec<(Index, Membership)>,
 }
 
 impl Configs {
-    /// The configuration the log begins with.
+    /// Starts with the configuration at the base of the log.
     pub fn new(from: Index, membership: Membership) -> Configs {
         Configs { all: vec![(from, membership)] }
     }
@@ -22,7 +22,7 @@ impl Configs {
         &self.latest().1
     }
 
-    /// Since which index it is.
+    /// The index of that configuration.
     pub fn since(&self) -> Index {
         self.latest().0
     }
@@ -31,13 +31,13 @@ impl Configs {
         self.all.last().expect("there is always a configuration")
     }
 
-    /// An entry at that index brings a new one.
+    /// Adds the configuration of the entry at that index.
     pub fn push(&mut self, from: Index, membership: Membership) {
         assert!(from > self.since(), "configurations follow the log");
         self.all.push((from, membership));
     }
 
-    /// The log drops everything from `from` on; whether that changed the configuration.
+    /// Removes the configurations from `from` on. Returns whether that changed the one in force.
     pub fn truncate(&mut self, from: Index) -> bool {
         let before = self.all.len();
         self.all.retain(|(index, _)| *index < from);
@@ -45,34 +45,33 @@ impl Configs {
         self.all.len() < before
     }
 
-    /// The configuration that held at that index, and since which; if it is not forgotten.
+    /// The configuration in force at that index, and its own index; none if it is compacted.
     pub fn at(&self, index: Index) -> Option<&(Index, Membership)> {
         self.all.iter().rev().find(|(since, _)| *since <= index)
     }
 
-    /// The configuration before the one in force, if it is not forgotten.
+    /// The configuration before the one in force; none if it is compacted.
     pub fn before(&self) -> Option<&Membership> {
         self.at(self.since().prev()).map(|(_, membership)| membership)
     }
 
-    /// The latest configuration that is known to be committed, and all that follow it.
+    /// The latest configuration that is known to be committed, and all later ones.
     pub fn since_commit(&self, commit: Index) -> impl Iterator<Item = &Membership> {
         let from = self.all.iter().rposition(|(index, _)| *index <= commit).unwrap_or(0);
         self.all[from..].iter().map(|(_, membership)| membership)
     }
 
-    /// Since which index that node is known by that disk, without a break up to the configuration in force; none
-    /// if it is not. Where an older configuration says so too, and is forgotten, the index is a later one, and
-    /// compacted.
+    /// The index from which the configurations name that disk for that node without a break up to the one in force;
+    /// none if the one in force does not. If an older configuration that named it is compacted, the index returned is
+    /// later, and compacted as well.
     pub fn named_since(&self, id: NodeId, disk: DiskId) -> Option<Index> {
         let named = |(_, membership): &&(Index, Membership)| membership.disk(id) == Some(disk);
         self.all.iter().rev().take_while(named).last().map(|(index, _)| *index)
     }
 
-    /// Whether that node may yet be needed to lead: it is a voter, or it is none only by a configuration
-    /// that is not known to be committed (thesis §4.2.2). A cluster whose only complete logs are on servers that
-    /// are about to leave would otherwise never have a leader again. A voter of that id on another disk is another
-    /// server.
+    /// Whether that node may still be needed as leader: it is a voter, or only a configuration that is not known to be
+    /// committed removes its vote (thesis §4.2.2). Otherwise a cluster whose only complete logs are on servers that are
+    /// about to leave would never have a leader again. A voter of that id on another disk is another server.
     pub fn lists_candidate(&self, id: NodeId, disk: Option<DiskId>, commit: Index) -> bool {
         let votes = |membership: &Membership| {
             let known = membership.disk(id);
@@ -82,12 +81,12 @@ impl Configs {
         votes(self.current()) || before().is_some_and(votes)
     }
 
-    /// The log begins anew with that one.
+    /// Restarts with that configuration, as the log restarts.
     pub fn restart(&mut self, from: Index, membership: Membership) {
         *self = Configs::new(from, membership);
     }
 
-    /// Forgets all but the latest at or below the log's base, and what is newer.
+    /// Removes all configurations before the latest at or below the log's base.
     pub fn forget(&mut self, base: Index) {
         let keep = self.all.iter().rposition(|(index, _)| *index <= base).unwrap_or(0);
         self.all.drain(..keep);

@@ -1,4 +1,4 @@
-//! How a follower answers.
+//! The follower.
 
 use super::clock::LeaderTime;
 use super::message::{Envelope, Message, VoteKind};
@@ -7,23 +7,23 @@ use super::note::{Note, Reason};
 use super::replica::Replica;
 use crate::types::{Entry, Index, Mutant, NodeId, Position, Time, Vote};
 
-/// A node that follows a leader, or waits for one.
+/// The state of a node that follows a leader, or waits for one.
 #[derive(Clone, Debug)]
 pub struct Follower {
     leader: Option<NodeId>,
-    /// When the leader was last heard.
+    /// When the last message from the leader came.
     last_contact: Time,
-    /// When to campaign.
+    /// The end of the election timeout.
     deadline: Time,
     reason: Reason,
     /// The last index acknowledged to this leader.
     acked: Index,
-    /// Whether an append waits for its acknowledgement.
+    /// Whether an append is not fully acknowledged yet.
     owes: bool,
 }
 
 impl Follower {
-    /// Follows nobody yet.
+    /// A follower without a leader.
     pub fn new(me: &mut Replica, now: Time) -> Follower {
         Follower {
             leader: None,
@@ -35,19 +35,19 @@ impl Follower {
         }
     }
 
-    /// Follows that leader, which has just been heard (§5.2).
+    /// A follower of that leader, from which a message has just come (§5.2).
     pub fn of(me: &mut Replica, now: Time, leader: NodeId) -> Follower {
         me.notes.push(Note::Follows { leader, term: me.term() });
         me.last_leader = Some((leader, now));
         Follower { leader: Some(leader), last_contact: now, ..Follower::new(me, now) }
     }
 
-    /// Campaigns at that moment if no leader is heard before.
+    /// Sets the end of the election timeout.
     pub fn with_deadline(self, deadline: Time) -> Follower {
         Follower { deadline, ..self }
     }
 
-    /// Whom it follows.
+    /// The leader that it follows, if any.
     pub fn leader(&self) -> Option<NodeId> {
         self.leader
     }
@@ -57,23 +57,23 @@ impl Follower {
         self.deadline
     }
 
-    /// Whether a leader was heard within the shortest election timeout (thesis §4.2.3).
+    /// Whether a message from a leader came within the shortest election timeout (thesis §4.2.3).
     pub fn hears_leader(&self, me: &Replica, now: Time) -> bool {
         self.leader.is_some() && now.since(self.last_contact) < me.options.election_min
     }
 
-    /// Time has passed.
+    /// Campaigns if the election timeout has passed.
     pub fn tick(&mut self, me: &mut Replica, now: Time) -> Next {
         if now < self.deadline {
             return Next::Stay;
         }
         self.deadline = now + me.random_election_timeout();
         if me.disk_stalled(now) {
-            // A candidate whose disk stands still could not write down its vote, nor lead.
+            // A candidate whose disk does not respond could neither record its vote nor lead.
             me.notes.push(Note::DiskStands { since: me.disk_age(now) });
             return Next::Stay;
         }
-        // Also for one that may not campaign: whoever asks it is not to wait for a leader that left it.
+        // Dropped even if this node may not campaign: its clients must not wait for a leader that is gone.
         self.leader = None;
         if !me.promotable() {
             return Next::Stay;
@@ -82,8 +82,8 @@ impl Follower {
         Next::Campaign(ask, self.reason)
     }
 
-    /// A link broke. If it was our leader's, it has most likely died: whether it has, pre-vote will
-    /// tell, for a majority must have lost it.
+    /// Handles a broken link. If it was the leader's, the leader has most likely died; pre-vote decides whether it has,
+    /// because a majority must have lost it.
     pub fn lost(&mut self, me: &mut Replica, now: Time, peer: NodeId) {
         if self.leader == Some(peer) {
             self.leader = None;
@@ -92,7 +92,7 @@ impl Follower {
         }
     }
 
-    /// Recognises the sender as leader of this term (§5.2).
+    /// Recognizes the sender as leader of this term (§5.2), and resets the election timeout.
     fn hear(&mut self, me: &mut Replica, now: Time, from: NodeId) {
         if self.leader != Some(from) {
             *self = Follower { acked: self.acked, ..Follower::of(me, now, from) };
@@ -103,7 +103,7 @@ impl Follower {
         self.reason = Reason::Timeout;
     }
 
-    /// A message of our own term.
+    /// Handles a message of this term.
     pub fn receive(&mut self, me: &mut Replica, now: Time, envelope: Envelope) -> Next {
         let from = envelope.from;
         match envelope.message {
@@ -134,14 +134,15 @@ impl Follower {
                     return Next::Stay;
                 }
                 if chunk.snapshot.index <= me.log.commit() {
-                    // We hold all that it stands for: what is committed agrees with every later leader's log.
+                    // The log holds everything that the snapshot covers: committed entries are in every later leader's
+                    // log.
                     me.matched_prefix = me.matched_prefix.max(me.log.commit());
                     self.owes = true;
                 } else {
                     me.chunks.push((from, chunk));
                 }
             }
-            // As who asks may have been, and its question a long time under way, this is looked at again.
+            // The request may be old and its sender deposed, so this node checks again whether it may campaign.
             Message::TimeoutNow if self.leader == Some(from) && me.promotable() && !me.disk_stalled(now) => {
                 return Next::Campaign(VoteKind::Transfer, Reason::Handover);
             }
@@ -151,7 +152,7 @@ impl Follower {
                 me.promise(from, Message::Promised { upto });
             }
             Message::TimeoutNow | Message::ReadIndexRequest { .. } | Message::Reminder { .. } => {}
-            // Answers to what we asked in another role.
+            // Answers to requests that this node sent in another role.
             Message::RequestVoteResponse { .. }
             | Message::AppendResponse { .. }
             | Message::AppendRejected { .. }
@@ -164,12 +165,12 @@ impl Follower {
         Next::Stay
     }
 
-    /// A snapshot from this leader, or an earlier one, is ours: it is acknowledged like entries.
+    /// Records that a snapshot from this leader, or an earlier one, is installed: it is acknowledged like entries.
     pub fn restored(&mut self) {
         self.owes = true;
     }
 
-    /// Entries behind `prev` (§5.3).
+    /// Appends entries after `prev` (§5.3).
     fn append(
         &mut self,
         me: &mut Replica,
@@ -178,7 +179,7 @@ impl Follower {
         commit: Index,
         entries: Vec<Entry>,
     ) {
-        // What lies at or below our base is committed, and so is in the leader's log (Leader Completeness).
+        // Entries at or below the base are committed, and so in the leader's log (Leader Completeness).
         let gone = prev.index < me.log.base().index && !me.options.mutants.breaks(Mutant::CompactedIsConflict);
         let known = gone || me.log.holds(prev);
         if !known && !me.options.mutants.breaks(Mutant::SkipPrevCheck) {
@@ -186,20 +187,20 @@ impl Follower {
             return me.send(from, Message::AppendRejected { refused: prev.index, hint, probe });
         }
         let upto = Index(prev.index.0 + entries.len() as u64);
-        // Before they are taken: by this it is known which configurations are of the past.
+        // Set before the entries are appended: it shows which of their configurations are old.
         me.leader_commit = me.leader_commit.max(commit);
         for entry in entries {
             if let Err(what) = take_entry(me, entry) {
                 return me.notes.push(Note::InvalidMessage { peer: from, what });
             }
         }
-        // Only what this append showed to agree: our log may go on behind it with another leader's.
+        // Only the part that this append has shown to match: the log may continue with another leader's entries.
         me.matched_prefix = me.matched_prefix.max(upto.min(me.log.last().index));
         self.owes = true;
         commit_to(me, commit);
     }
 
-    /// What there is to acknowledge: one answer for all that came, as far as the disk has it.
+    /// Sends one acknowledgement for all appends received, as far as they are durable.
     pub fn ready(&mut self, me: &mut Replica) {
         let mutants = me.options.mutants;
         let Some(leader) = self.leader.filter(|_| self.owes) else { return };
@@ -216,8 +217,7 @@ impl Follower {
     }
 }
 
-/// The leader says that everything up to there is committed; as far as our log was shown to agree
-/// with its, we know which entries it means.
+/// Commits up to the leader's commit index, but no further than the log is known to match the leader's.
 fn commit_to(me: &mut Replica, commit: Index) {
     me.leader_commit = me.leader_commit.max(commit);
     let broken = me.options.mutants.breaks(Mutant::CommitUnmatched);
@@ -226,7 +226,7 @@ fn commit_to(me: &mut Replica, commit: Index) {
     me.tell_if_outside();
 }
 
-/// Puts one entry of a leader's append into the log, unless it is there.
+/// Appends one entry of a leader's append, unless the log holds it already.
 fn take_entry(me: &mut Replica, entry: Entry) -> Result<(), &'static str> {
     let Position { index, term } = entry.position;
     if index <= me.log.base().index {
@@ -241,7 +241,7 @@ fn take_entry(me: &mut Replica, entry: Entry) -> Result<(), &'static str> {
         if index <= me.log.commit() {
             return Err("an entry that contradicts a committed one");
         }
-        // A conflict: this entry and all that follow it are not the leader's (§5.3).
+        // A conflict: this entry and all that follow it are not in the leader's log (§5.3).
         me.truncate(index);
     }
     if index != me.log.last().index.next() || term < me.log.last().term || term > me.term() {

@@ -1,15 +1,14 @@
-//! Reads of a follower: its leader says up to which index they need, and it answers them itself.
+//! Reads on a follower: the leader provides the read index, and the follower serves the read.
 
 use super::reads::ReadId;
 use crate::types::{Index, NodeId, Term, Time};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Linearizable reads that wait for the leader's word (thesis §6.4): one round trip, and no entry there.
+/// Linearizable reads that wait for the leader's read index (thesis §6.4): one round trip, and no log entry.
 ///
-/// All reads of one turn share a question. Questions have numbers that are never used again, also not
-/// after a restart, so that a late answer is the answer to nothing. The questions of one leadership come to
-/// nothing with it.
+/// All reads gathered between two requests share a request. Request numbers are never used twice, not even after a
+/// restart, so that a late answer matches no request. The requests of one leadership fail when it ends.
 #[derive(Clone, Debug)]
 pub struct FollowerReads {
     given: u64,
@@ -19,22 +18,22 @@ pub struct FollowerReads {
 }
 
 impl FollowerReads {
-    /// None yet; the first will have the number after this one.
+    /// Without reads; the first request has the number after `number`.
     pub fn after(number: u64) -> FollowerReads {
         FollowerReads { given: number, of: None, gathering: Vec::new(), asked: VecDeque::new() }
     }
 
-    /// How many reads wait.
+    /// The number of waiting reads.
     pub fn waiting(&self) -> usize {
         self.gathering.len() + self.asked.iter().map(|(_, _, reads)| reads.len()).sum::<usize>()
     }
 
-    /// A read has come.
+    /// Adds a read to the next request.
     pub fn push(&mut self, read: ReadId) {
         self.gathering.push(read);
     }
 
-    /// Follows that leader, or nobody: whatever was asked of another comes to nothing.
+    /// Follows that leader, or none: requests to another leader fail.
     pub fn follow(&mut self, of: Option<(NodeId, Term)>, lost: &mut Vec<ReadId>) {
         if self.of != of {
             self.of = of;
@@ -43,7 +42,7 @@ impl FollowerReads {
         }
     }
 
-    /// The question to ask for the reads that have gathered, and of whom.
+    /// Creates the request for the gathered reads. Returns its receiver and number.
     pub fn ask(&mut self, now: Time) -> Option<(NodeId, u64)> {
         let (leader, _) = self.of?;
         if self.gathering.is_empty() {
@@ -54,7 +53,7 @@ impl FollowerReads {
         Some((leader, self.given))
     }
 
-    /// The leader answers; earlier questions are answered with it, for they were asked before.
+    /// Handles the leader's answer. It answers earlier requests too, because they were sent before.
     pub fn answered(&mut self, from: NodeId, number: u64, index: Index, out: &mut Vec<(ReadId, Index)>) {
         if self.of.is_none_or(|(leader, _)| leader != from) {
             return;
@@ -64,12 +63,12 @@ impl FollowerReads {
         out.extend(reads.map(|read| (read, index)));
     }
 
-    /// When the oldest question, or its answer, must be taken for lost.
+    /// When the oldest request, or its answer, counts as lost.
     pub fn deadline(&self, patience: Duration) -> Time {
         self.asked.front().map_or(Time::NEVER, |(_, asked, _)| *asked + patience)
     }
 
-    /// Takes the reads of questions that are older than that: lost on the way.
+    /// Moves the reads of requests older than `patience` to `lost`.
     pub fn overdue(&mut self, now: Time, patience: Duration, lost: &mut Vec<ReadId>) {
         while let Some((.., reads)) = self.asked.pop_front_if(|(_, asked, _)| now.since(*asked) >= patience) {
             lost.extend(reads);

@@ -1,13 +1,13 @@
-//! Whether a log may begin: the one moment at which nothing that is held could contradict.
+//! Whether a log may begin: the one moment at which no entry held could contradict another log.
 //!
-//! A founder that holds nothing cannot tell whether its cluster begins, or whether it was emptied while the others
-//! held a log. It asks all founders first:
+//! A founder with an empty log cannot tell whether its cluster begins, or whether it was emptied while the other
+//! founders held a log. It requests pre-votes from all founders first:
 //!
-//! * One that holds a log is a veto, however many others hold nothing. (Counter-example: two of three founders lose
-//!   their disks and are started as at first. They are a majority, and would begin a second log over the head of the
-//!   third, which holds everything that was acknowledged.)
-//! * If all of them hold nothing, the log begins at once.
-//! * While some are silent it waits, says for which, and begins only when that has taken too long and a majority
+//! * A founder that holds a log is a veto, however many other founders hold nothing. (Counter-example: two of three
+//!   founders lose their disks and are started as at first. They are a majority, and would begin a second log without
+//!   the third, which holds everything that was acknowledged.)
+//! * If all founders hold nothing, the log begins at once.
+//! * While some founders are silent it waits and logs their ids. It begins only when the wait is over and a majority
 //!   holds nothing. A holder that stays silent all that time is the gap that remains; it keeps its log, and the two
 //!   logs never mix (`peer_class`).
 
@@ -17,30 +17,30 @@ use crate::types::{LogId, Mutant, Mutants, NodeId, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// An operator reads of it no more often than this.
+/// The shortest interval between two notes to the operator.
 const TOLD_EVERY: Duration = Duration::from_secs(2);
 
-/// So many holders are remembered: one is enough.
+/// At most this many holders are remembered: one is enough.
 const VETOES_MAX: usize = 8;
 
 /// Whether a log may begin here.
 #[derive(Clone, Debug, Default)]
 pub struct Founding {
-    /// Those that hold a log.
+    /// The founders that hold a log, and its id.
     vetoes: BTreeMap<NodeId, LogId>,
-    /// Until when those that are silent are waited for.
+    /// How long silent founders are waited for.
     until: Time,
     anyway: bool,
     told_at: Time,
 }
 
 impl Founding {
-    /// The process begins.
+    /// Starts the wait for silent founders, at the start of the process.
     pub fn begins(&mut self, now: Time, options: &Options) {
         (self.until, self.anyway) = (now + options.founding_wait, options.found_anyway);
     }
 
-    /// That peer holds a log.
+    /// Records that a peer holds a log.
     pub fn veto(&mut self, peer: NodeId, log: LogId) {
         if self.vetoes.len() < VETOES_MAX || self.vetoes.contains_key(&peer) {
             self.vetoes.insert(peer, log);
@@ -52,13 +52,14 @@ impl Founding {
         !self.anyway && !mutants.breaks(Mutant::FoundOverHolder)
     }
 
-    /// Whether somebody holds a log, and that is minded.
+    /// Whether a founder holds a log, and that is a veto.
     pub fn is_vetoed(&self, mutants: Mutants) -> bool {
         !self.vetoes.is_empty() && self.minds_holders(mutants)
     }
 
-    /// Whether the log may begin although not all founders have answered; `enough` of them have, and `silent` have
-    /// not. If not, the operator is told why.
+    /// Whether the log may begin although not all founders have answered: `enough` is whether a majority granted its
+    /// vote, and `silent` lists the founders that have not answered. If it may not, a note gives the operator the
+    /// reason.
     pub fn may_begin(
         &mut self,
         now: Time,

@@ -1,26 +1,26 @@
-//! Holds back what the disk has not yet earned.
+//! Holds back messages until the disk state that they rely on is durable.
 
 use super::message::{Envelope, Message};
 use crate::types::{Term, WriteId};
 use std::collections::VecDeque;
 
-/// How many messages wait at most. A disk that stands still must not fill the memory: what is beyond
-/// it is dropped, as a network may drop anything.
+/// The most messages that wait. A disk that stalls must not fill the memory: further messages are dropped, as a network
+/// may drop any message.
 const HELD_MAX: usize = 4096;
 
 /// Messages that wait for a write.
 ///
-/// Invariant: nothing that promises durable state leaves before that state is durable.
+/// Invariant: no message that promises durable state leaves before that state is durable.
 ///
-/// Writes are numbered and the journal keeps their order, so one number says it all.
+/// Writes are numbered and the journal keeps their order, so one number is enough.
 #[derive(Clone, Debug, Default)]
 pub struct Gate {
     held: VecDeque<(WriteId, Envelope)>,
 }
 
 impl Gate {
-    /// Keeps a message until that write is durable. Of the answers to a leader's beats only the latest
-    /// is kept: it says what the others said.
+    /// Holds a message until that write is durable. Of the responses to a leader's heartbeats only the latest is kept:
+    /// it covers the earlier ones.
     pub fn hold(&mut self, after: WriteId, envelope: Envelope) {
         let heard = |message: &Message| matches!(message, Message::HeartbeatResponse { .. });
         if heard(&envelope.message) {
@@ -31,7 +31,7 @@ impl Gate {
         }
     }
 
-    /// Lets out what needed no more than this.
+    /// Releases the messages that wait for this write or an earlier one.
     pub fn open(&mut self, durable: WriteId, out: &mut Vec<Envelope>) {
         for (after, envelope) in std::mem::take(&mut self.held) {
             if after <= durable {
@@ -42,7 +42,7 @@ impl Gate {
         }
     }
 
-    /// The term has moved on: what speaks for an earlier one is of no use to anyone.
+    /// Drops messages of earlier terms: they are of no use.
     pub fn forget_before(&mut self, term: Term) {
         self.held.retain(|(_, envelope)| envelope.term >= term);
     }

@@ -1,4 +1,4 @@
-//! What must hold after every step, with its section of the paper.
+//! Invariants that hold after every step, each with its section of the paper.
 
 use super::progress::ProgressState;
 use super::quorum;
@@ -6,7 +6,7 @@ use super::replica::Replica;
 use super::role::Role;
 use crate::types::{Index, NodeId};
 
-/// Panics if a law is broken: then nothing is true any more.
+/// Panics if an invariant is violated: the state can no longer be trusted.
 pub fn check(me: &Replica, role: &Role) {
     let log = &me.log;
     let last = log.last();
@@ -34,8 +34,8 @@ pub fn check(me: &Replica, role: &Role) {
     }
 }
 
-/// The commit index by its definition, counted out: the greatest index of this term that a quorum
-/// holds durably (§5.3, §5.4.2). For tests: what the leader computes must never be more.
+/// The commit index computed from its definition: the greatest index of this term that a quorum holds durably (§5.3,
+/// §5.4.2). For tests: the leader's commit index must never be greater.
 pub fn commit_by_definition(me: &Replica, role: &Role) -> Option<Index> {
     let Role::Leader(leader) = role else { return None };
     let holds = |id: NodeId, index: Index| {

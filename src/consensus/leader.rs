@@ -1,4 +1,4 @@
-//! How a leader replicates, commits, serves reads, and steps aside.
+//! The leader: replication, commit, reads, and stepping down.
 
 mod members;
 mod transfer;
@@ -15,51 +15,54 @@ use super::replica::Replica;
 use crate::types::{Index, LogId, Mutant, NodeId, Payload, Position, Time, Vote};
 use std::collections::BTreeMap;
 
-/// A probe carries entries only if they are few: most probes find that the logs do not agree there.
+/// A probe carries entries only up to this size in bytes: most probes find that the logs do not match there.
 const PROBE_BYTES: u64 = 64 << 10;
 
-/// A leader that commits nothing for so many of the longest election timeouts makes room for another.
+/// A leader that commits nothing for this many of the longest election timeouts steps down.
 const COMMIT_PATIENCE: u32 = 10;
 
-/// The leader of its term.
+/// The state of the leader of its term.
 #[derive(Clone, Debug)]
 pub struct Leader {
     progress: BTreeMap<NodeId, Progress>,
     reads: Reads,
-    /// Our first entry of this term: nothing is known to be committed before it is (§5.4.2, §8).
+    /// Index of the first entry of this term. Until it is committed, the leader cannot tell what is committed (§5.4.2,
+    /// §8).
     term_start_index: Index,
     beat_due: Time,
-    /// When followers that were sent nothing else are told of the commit index.
+    /// When to send the commit index to followers that were sent nothing else.
     tell_due: Time,
-    /// Whether a round of reads waits to be asked.
+    /// Whether a round of reads is to be sent with the next heartbeats.
     ask_round: bool,
-    /// How much followers have of the snapshots they are sent.
+    /// Reports of followers on their snapshots: peer, snapshot, bytes received, whether it was damaged.
     chunked: Vec<(NodeId, Position, u64, bool)>,
-    /// Whether the operator has been told that the disk stands.
+    /// Whether the operator was warned that the disk does not respond.
     warned: bool,
-    /// Those who are no members any more, and until when we try to let them know.
+    /// Removed members, and until when the leader tries to notify them.
     leaving: BTreeMap<NodeId, Time>,
-    /// Since which index the configuration is that `progress` follows.
+    /// Index of the configuration that `progress` reflects.
     arranged: Index,
-    /// Another is to take over.
+    /// The leadership transfer under way, if any.
     handover: Option<LeaderTransfer>,
-    /// As [`Progress::counted_from`], of this node's own copy.
+    /// Like [`Progress::counted_from`], for this node's own copy.
     counted_from: Option<Index>,
-    /// How many probes were sent.
+    /// The number of probes sent in this term.
     probes: u64,
-    /// When the term began here.
+    /// When this node became leader.
     began: Time,
-    /// The commit index, and since when it stands there with something left to commit.
+    /// The commit index, and since when it has not moved although entries wait to be committed.
     waits: Option<(Index, Time)>,
 }
 
 impl Leader {
-    /// Opens the term with a no-op, so that what earlier leaders left commits beneath it (§5.4.2),
-    /// and with the configuration, if no entry of the log holds one yet. Those who voted for us are there.
+    /// Starts the term with a no-op, so that entries of earlier terms commit with it (§5.4.2), and with the
+    /// configuration, if no entry of the log holds one yet. The voters that granted their vote count as having
+    /// responded.
     pub fn new(me: &mut Replica, now: Time, votes: &[NodeId]) -> Leader {
         me.clock.start(now, me.options.heartbeat, me.term());
         let first = me.log.last().index.next();
-        // What begins a log is the configuration itself, with a log id of its own: it opens the term as well.
+        // The first entry of a new log is the configuration itself, with a log id of its own: it starts the term as
+        // well.
         let begins = me.log.last() == Position::ZERO;
         if !begins && !me.options.mutants.breaks(Mutant::SkipNoop) {
             me.append(now, Payload::Noop);
@@ -97,7 +100,7 @@ impl Leader {
         leader
     }
 
-    /// Whose copies count, and from where on, by the configuration in force.
+    /// Sets from which index on each copy counts, by the configuration in force.
     pub(super) fn recount(&mut self, me: &Replica) {
         self.counted_from = me.counted_from(me.id, me.disk());
         for (id, progress) in &mut self.progress {
@@ -105,12 +108,12 @@ impl Leader {
         }
     }
 
-    /// Whether commands are taken: the log is agreed to be this cluster's.
+    /// Whether commands are accepted: the log is agreed to be this cluster's.
     pub fn takes_commands(&self, me: &Replica) -> bool {
         me.configs.current().log_agreed || me.options.mutants.breaks(Mutant::ServeBeforeAgreed)
     }
 
-    /// Each follower as we see it.
+    /// The replication progress of each follower.
     pub fn progress(&self) -> &BTreeMap<NodeId, Progress> {
         &self.progress
     }
@@ -120,14 +123,14 @@ impl Leader {
         self.beat_due.min(self.tell_due).min(self.handover.as_ref().map_or(Time::NEVER, LeaderTransfer::until))
     }
 
-    /// Whether our own first entry of this term is committed.
+    /// Whether this leader's first entry of this term is committed.
     fn current_term_committed(&self, me: &Replica) -> bool {
         me.log.commit() >= self.term_start_index
             || me.options.mutants.breaks(Mutant::SkipNoop)
             || me.options.mutants.breaks(Mutant::ReadBeforeNoop)
     }
 
-    /// Time has passed: beat, and see whether we should still lead.
+    /// Runs the timers that are due: sends heartbeats, and checks whether this node should still lead.
     pub fn tick(&mut self, me: &mut Replica, now: Time) -> Next {
         self.end_handover(me, now);
         if now < self.beat_due {
@@ -159,7 +162,7 @@ impl Leader {
         Next::Stay
     }
 
-    /// A leader that hears no quorum, or whose disk does not answer, makes room (thesis §6.2).
+    /// Steps down if no quorum responds, nothing commits, or the disk does not respond (thesis §6.2).
     fn check_quorum(&mut self, me: &mut Replica, now: Time) -> Next {
         if !self.hears_quorum(me, now) && !self.takes_back(me, now) && !me.options.mutants.breaks(Mutant::NoPreVote) {
             return Next::StepDown(StepDown::NoQuorum);
@@ -178,9 +181,10 @@ impl Leader {
         Next::Stay
     }
 
-    /// Whether those that answer are not enough to commit what is in the log: nothing was committed, and no follower
-    /// moved, for ten election timeouts. (A follower that answers may hold nothing that counts: its disk does not
-    /// write, or it has lost what it acknowledged.) While the disks of a majority are full, all of them wait.
+    /// Whether the followers that respond are not enough to commit the log: nothing was committed, and no follower
+    /// acknowledged anything new, for ten election timeouts. (A follower that responds may hold nothing that counts:
+    /// its disk does not write, or it has lost entries that it acknowledged.) False while too few disks for a quorum
+    /// have room: any leader would have to wait.
     fn cannot_commit(&mut self, me: &Replica, now: Time) -> bool {
         let commit = me.log.commit();
         if commit == me.log.last().index {
@@ -205,25 +209,25 @@ impl Leader {
         quorum::decides(me.configs.current(), |id| self.hears(me, now, id))
     }
 
-    /// Whether that node was heard within the longest election timeout; we hear ourselves.
+    /// Whether a message from that node came within the longest election timeout; always true for this node.
     fn hears(&self, me: &Replica, now: Time, id: NodeId) -> bool {
         id == me.id || self.progress.get(&id).is_some_and(|p| now.since(p.last_contact) < me.options.election_max)
     }
 
-    /// Whether that node was heard as well in this term as lately: to begin with, nobody was, and everyone is
-    /// given the time to answer.
+    /// Whether that node has responded recently, and in this term. At the start of a term none has; each is given time
+    /// to respond.
     fn answers(&self, me: &Replica, now: Time, id: NodeId) -> bool {
         self.hears(me, now, id) && self.progress.get(&id).is_none_or(|progress| progress.responded_this_term)
     }
 
-    /// A link broke: what was on its way may be lost.
+    /// Handles a broken link: messages in flight may be lost.
     pub fn lost(&mut self, peer: NodeId) {
         if let Some(progress) = self.progress.get_mut(&peer) {
             progress.lost();
         }
     }
 
-    /// Whether that many bytes more fit the disk of a quorum that is heard, and ours, and leave `keep` there.
+    /// Whether `more` bytes fit on this node's disk and on those of a responding quorum, with `keep` bytes left over.
     pub fn has_room_for(&self, me: &Replica, now: Time, more: u64, keep: u64) -> bool {
         if me.room.is_ample() && self.progress.values().all(|progress| progress.room.is_ample()) {
             return true;
@@ -236,12 +240,12 @@ impl Leader {
         fits(me.id) && quorum::decides(me.configs.current(), fits)
     }
 
-    /// One more entry; whether there is room for it was asked before.
+    /// Appends one entry. The caller has checked that there is room for it.
     pub fn propose(&mut self, me: &mut Replica, now: Time, payload: Payload) -> Position {
         me.append(now, payload)
     }
 
-    /// A read joins the next round; false if too many wait.
+    /// Adds a read to the next round. Returns false if too many reads wait.
     pub fn read(&mut self, me: &Replica, read: ReadId) -> bool {
         if self.reads.waiting() >= me.options.reads_waiting || self.handover.is_some() {
             return false;
@@ -250,21 +254,22 @@ impl Leader {
         true
     }
 
-    /// A follower wants to answer a read itself. One that is not answered asks again.
+    /// Adds a follower's read index request to the next round. If it gets no answer, the follower retries.
     fn asked_index(&mut self, me: &Replica, peer: NodeId, number: u64) {
         if self.reads.waiting() < me.options.reads_waiting && self.handover.is_none() {
             self.reads.push(ReadRequester::Peer(peer, number));
         }
     }
 
-    /// We lead no more: reads that wait come to nothing.
+    /// Fails all waiting reads: this node no longer leads.
     pub fn abandon(&mut self) -> Vec<ReadId> {
         self.reads.abandon()
     }
 
-    /// A message of our own term.
+    /// Handles a message of this term.
     ///
-    /// What is counted comes from the disk that the configuration names for the peer, or from any where it names none.
+    /// A message that counts comes from the disk that the configuration names for the peer, or from any disk if it
+    /// names none.
     pub fn receive(&mut self, me: &mut Replica, now: Time, envelope: Envelope) -> Next {
         let peer = envelope.from;
         if let Message::RequestVote { last, ask } = envelope.message {
@@ -273,7 +278,7 @@ impl Leader {
         }
         let Some(progress) = self.progress.get_mut(&peer) else { return Next::Stay };
         if envelope.message.is_counted() && progress.disk != envelope.origin.disk {
-            // What another disk of that id acknowledged, this one does not hold.
+            // Another disk under that id acknowledged entries that this disk does not hold.
             if progress.disk.is_some() {
                 *progress = Progress::new(now, me.log.last().index.next());
             }
@@ -308,12 +313,12 @@ impl Leader {
                 progress.room = room;
                 progress.round = progress.round.max(round);
                 progress.seen = seen.min(me.log.last().index);
-                // Entries are on their way, or the acknowledgement of what it holds already; or it was
-                // restarted, and does not know any more that its log agrees with ours.
+                // Entries are in flight, or the acknowledgement of entries that it holds already; or it was restarted,
+                // and no longer knows that its log matches the leader's.
                 let waits = progress.matched.next() < progress.next || progress.seen < progress.matched;
                 let streams = progress.stage == ProgressState::Stream;
                 if streams && waits && now.since(progress.last_progress) >= me.options.election_min {
-                    // Something was lost, or the disk over there is slow: ask.
+                    // A message was lost, or the follower's disk is slow: probe.
                     progress.probe(progress.agreed.next());
                 }
             }
@@ -337,8 +342,8 @@ impl Leader {
         Next::Stay
     }
 
-    /// Commits what a majority holds durably, ourselves counted like anyone else. An entry of an
-    /// earlier term commits only beneath one of ours (§5.4.2, Figure 8).
+    /// Commits the entries that a majority holds durably; this node counts like any other. An entry of an earlier term
+    /// commits only with a later entry of this term (§5.4.2, Figure 8).
     pub fn advance(&self, me: &mut Replica) {
         let held = self.held(me);
         let ours = me.log.term(held) == Some(me.term()) || me.options.mutants.breaks(Mutant::CommitEarlierTerms);
@@ -362,7 +367,7 @@ impl Leader {
         quorum::held(&quorum::counted(deciding, me.options.mutants), by)
     }
 
-    /// What there is to send: entries, probes, beats, the commit index, reads that are confirmed.
+    /// Collects everything to send: entries, probes, heartbeats, the commit index, confirmed reads.
     pub fn ready(&mut self, me: &mut Replica, now: Time, ready: &mut Ready) {
         if self.current_term_committed(me) && self.reads.begin(&mut me.round, me.log.commit()) {
             self.ask_round = true;
@@ -372,7 +377,7 @@ impl Leader {
             self.beat(me, now, me.round);
         }
         self.ask_to_step_up(me);
-        // An append speaks in our term, so it waits until the disk knows that we are in it.
+        // An append is sent in this term, so it waits until the term is durable.
         if me.term_is_durable() {
             for (peer, progress) in &mut self.progress {
                 let late = u64::from(me.options.mutants.breaks(Mutant::ShipOneTooLate));
@@ -380,7 +385,7 @@ impl Leader {
                     continue;
                 }
                 if progress.stage != ProgressState::Snapshot && progress.next.prev().0 + late < me.log.base().index.0 {
-                    // What comes next for it is no longer in the log (§7).
+                    // The next entry for it is no longer in the log (§7).
                     progress.ship();
                     me.notes.push(Note::Ships { peer: *peer });
                     ready.ships.push(*peer);
@@ -426,8 +431,8 @@ impl Leader {
         }
     }
 
-    /// Tells followers that are sent nothing else what is committed, after a moment in which the
-    /// next append would have told them.
+    /// Sends the commit index to followers that are sent nothing else, after a delay in which the next append would
+    /// have carried it.
     fn tell(&mut self, me: &mut Replica, now: Time) {
         let commit = me.log.commit();
         let untold = |p: &Progress| p.commit_sent < commit.min(p.matched);
@@ -445,9 +450,9 @@ impl Leader {
     }
 }
 
-/// Whether a refusal proves that the follower has lost what it had acknowledged: the probe was sent behind all that
-/// it had acknowledged by then, and nothing has come since. A refusal that comes late is of an earlier probe, or
-/// below what is acknowledged now.
+/// Whether a rejection proves that the follower has lost acknowledged entries: the `prev` of the probe was the last
+/// position acknowledged by then, and nothing was acknowledged since. A late rejection belongs to an earlier probe, or
+/// lies below the last position acknowledged now.
 fn shows_loss(me: &Replica, progress: &Progress, refused: Index, probe: u64) -> bool {
     let current = probe != 0 && probe == progress.probe && progress.has_lost.is_none();
     let acknowledged = refused == progress.matched && progress.matched > Index::ZERO;
@@ -455,7 +460,7 @@ fn shows_loss(me: &Replica, progress: &Progress, refused: Index, probe: u64) -> 
 }
 
 /// Learns the disk of a member that the configuration does not name yet, once the member has acknowledged that
-/// configuration from it. The connection may be older than the membership; its hello was ignored then.
+/// configuration from the disk. The connection may be older than the membership; its hello was ignored then.
 fn learn_disk_from_ack(me: &mut Replica, peer: NodeId, progress: &Progress) {
     let is_held = progress.counted_from.is_none() && progress.matched >= me.configs.since();
     if let Some(disk) = progress.disk.filter(|_| is_held) {
@@ -463,8 +468,8 @@ fn learn_disk_from_ack(me: &mut Replica, peer: NodeId, progress: &Progress) {
     }
 }
 
-/// A follower has lost what it acknowledged: it is told, and sent nothing before it has promised to vote as if it
-/// held it ([`Message::LostAcknowledged`]).
+/// Handles a follower's loss of acknowledged entries: notifies it, and sends it no entries until it has promised to
+/// vote as if it held them ([`Message::LostAcknowledged`]).
 fn lose(me: &mut Replica, peer: NodeId, progress: &mut Progress, hint: Position) {
     let upto = progress.matched;
     me.notes.push(Note::LostAcknowledged { peer, held: hint.index, upto });
@@ -478,7 +483,7 @@ fn lose(me: &mut Replica, peer: NodeId, progress: &mut Progress, hint: Position)
     me.send(peer, Message::LostAcknowledged { upto });
 }
 
-/// A follower does not hold what we thought: goes back by whole terms (§5.3).
+/// Handles a rejected append: goes back by whole terms (§5.3).
 fn conflict(me: &Replica, progress: &mut Progress, refused: Index, hint: Position) -> Result<(), &'static str> {
     if refused <= progress.matched {
         return Ok(()); // late
@@ -488,8 +493,8 @@ fn conflict(me: &Replica, progress: &mut Progress, refused: Index, hint: Positio
     }
     let ours = me.log.at_or_below(hint);
     match progress.stage {
-        ProgressState::Probe { .. } if refused.next() != progress.next => {} // late: about an earlier question
-        // The hint is in our log: the logs agree up to there (Log Matching), so nothing is left to ask.
+        ProgressState::Probe { .. } if refused.next() != progress.next => {} // late: for an earlier probe
+        // The hint is in the leader's log, so the logs match up to there (Log Matching), and no probe is needed.
         ProgressState::Probe { .. } if ours == hint => progress.stream(ours.index.next()),
         ProgressState::Snapshot => {}
         ProgressState::Probe { .. } | ProgressState::Stream => progress.probe(ours.index.next().min(refused)),
@@ -497,7 +502,7 @@ fn conflict(me: &Replica, progress: &mut Progress, refused: Index, hint: Positio
     Ok(())
 }
 
-/// Sends a follower what its stage and window allow.
+/// Sends a follower the entries that its state and window allow.
 fn stream(me: &Replica, now: Time, peer: NodeId, (progress, probes): (&mut Progress, &mut u64), ready: &mut Ready) {
     let (log, options) = (&me.log, &me.options);
     let last = log.last().index;
@@ -534,7 +539,8 @@ fn stream(me: &Replica, now: Time, peer: NodeId, (progress, probes): (&mut Progr
             {
                 let upto = log.reach(progress.next.prev(), options.append_bytes, options.append_entries);
                 if !progress.room.takes(log, upto, 0, options.reserve_bytes / 4) {
-                    // It could only wait, and keep its log from what frees room. It says when there is some.
+                    // The entries could only wait there, and block its log for entries that free room. Its heartbeat
+                    // response reports new room.
                     break;
                 }
                 order(progress, upto, 0);

@@ -3,19 +3,19 @@
 use crate::types::{Index, Position, Term};
 use std::collections::VecDeque;
 
-/// The log as consensus sees it: which term each index is of, and how many bytes it takes.
+/// The log as consensus sees it: the term and the size in bytes of each index.
 ///
-/// Invariants: `base ≤ commit ≤ last` and `durable ≤ last`; terms never decrease with the index;
-/// what is at or below `commit` is never dropped.
+/// Invariants: `base ≤ commit ≤ last` and `durable ≤ last`; terms never decrease with the index; entries at or below
+/// `commit` are never truncated.
 ///
-/// Eight bytes an entry: terms are kept as runs, and sizes as one running sum, of which every
-/// question of how much is under way (to a follower, uncommitted, reclaimable) is a difference.
+/// It takes eight bytes an entry: terms are stored as runs, and sizes as one running sum. Every count of bytes (in
+/// flight to a follower, uncommitted, reclaimable) is a difference of two sums.
 #[derive(Clone, Debug)]
 pub struct Log {
     base: Position,
-    /// (first index, term) of each run of one term behind `base`, ascending.
+    /// (first index, term) of each run of one term after `base`, ascending.
     runs: Vec<(Index, Term)>,
-    /// The running sum of sizes, one for each index behind `base`.
+    /// The running sum of sizes, one for each index after `base`.
     sums: VecDeque<u64>,
     base_sum: u64,
     durable: Index,
@@ -23,17 +23,17 @@ pub struct Log {
 }
 
 impl Log {
-    /// An empty log that begins behind `base`, which is committed and durable.
+    /// An empty log that begins after `base`, which is committed and durable.
     pub fn new(base: Position) -> Log {
         Log { base, runs: Vec::new(), sums: VecDeque::new(), base_sum: 0, durable: base.index, commit: base.index }
     }
 
-    /// The last position that is no longer in the log.
+    /// The last position before the first entry of the log.
     pub fn base(&self) -> Position {
         self.base
     }
 
-    /// The last position, the base if there are no entries.
+    /// The position of the last entry; the base if there are no entries.
     pub fn last(&self) -> Position {
         match self.runs.last() {
             Some((_, term)) => Position::new(self.last_index(), *term),
@@ -45,17 +45,17 @@ impl Log {
         Index(self.base.index.0 + self.sums.len() as u64)
     }
 
-    /// Everything up to here is on this node's disk.
+    /// The last index that is durable on this node's disk.
     pub fn durable(&self) -> Index {
         self.durable
     }
 
-    /// Everything up to here is committed, as far as this node knows.
+    /// The last index that is committed, as far as this node knows.
     pub fn commit(&self) -> Index {
         self.commit
     }
 
-    /// The term at that index, if the log holds it or begins right behind it.
+    /// The term at that index, if it is in the log or is the base.
     pub fn term(&self, index: Index) -> Option<Term> {
         if index == self.base.index {
             return Some(self.base.term);
@@ -67,13 +67,13 @@ impl Log {
         Some(self.runs[run].1)
     }
 
-    /// Whether the log holds that very position, or begins right behind it.
+    /// Whether that position is in the log or is the base.
     pub fn holds(&self, position: Position) -> bool {
         self.term(position.index) == Some(position.term)
     }
 
-    /// The last position at or below the given one, in index *and* in term: the furthest place at
-    /// which two logs may yet agree when they do not there (§5.3). One binary search skips whole terms.
+    /// The last position at or below the given one, in index *and* in term: the last place at which two logs may match
+    /// if they do not match there (§5.3). One binary search skips whole terms.
     pub fn at_or_below(&self, position: Position) -> Position {
         let by_index = self.runs.partition_point(|(first, _)| *first <= position.index);
         let by_term = self.runs.partition_point(|(_, term)| *term <= position.term);
@@ -85,7 +85,7 @@ impl Log {
         Position::new(end.min(position.index), self.runs[run - 1].1)
     }
 
-    /// The size of all entries behind `after`, up to and including `upto`.
+    /// The size in bytes of the entries above index `after`, up to and including `upto`.
     pub fn bytes(&self, after: Index, upto: Index) -> u64 {
         self.sum(upto).saturating_sub(self.sum(after))
     }
@@ -97,7 +97,7 @@ impl Log {
         }
     }
 
-    /// How far one append that begins behind `after` reaches, within those bounds; at least one
+    /// The last index of an append that starts right above index `after` and keeps within these limits; at least one
     /// entry if there is one.
     pub fn reach(&self, after: Index, bytes_max: u64, entries_max: usize) -> Index {
         let from = (after.0 - self.base.index.0) as usize;
@@ -106,7 +106,7 @@ impl Log {
         Index(after.0 + fit as u64).max(after.next()).min(self.last_index().max(after))
     }
 
-    /// The lowest index behind which, up to `upto`, no more than that many bytes stand.
+    /// The lowest index such that the entries after it, up to `upto`, have no more than that many bytes.
     pub fn within(&self, upto: Index, bytes: u64) -> Index {
         let least = self.sum(upto).saturating_sub(bytes);
         if self.base_sum >= least {
@@ -115,7 +115,7 @@ impl Log {
         Index(self.base.index.0 + 1 + self.sums.partition_point(|sum| *sum < least) as u64).min(upto)
     }
 
-    /// One more entry, of that term and size.
+    /// Appends an entry of that term and size. Returns its position.
     pub fn append(&mut self, term: Term, size: u64) -> Position {
         let last = self.last();
         assert!(term >= last.term, "terms never decrease with the index");
@@ -127,14 +127,14 @@ impl Log {
         Position { term, index }
     }
 
-    /// Drops everything from `from` on.
+    /// Removes all entries from `from` on.
     pub fn truncate(&mut self, from: Index) {
         assert!(from > self.commit, "a committed entry is never dropped (§5.4)");
         self.sums.truncate((from.0 - self.base.index.0 - 1) as usize);
         self.runs.truncate(self.runs.partition_point(|(first, _)| *first < from));
     }
 
-    /// Everything up to `upto` leaves the log: a snapshot has taken its place.
+    /// Removes all entries up to `upto`: a snapshot covers them.
     pub fn compact(&mut self, upto: Index) {
         assert!(upto <= self.commit, "only what is committed is compacted (§7)");
         assert!(upto <= self.durable, "only what is on the disk is compacted");
@@ -149,7 +149,7 @@ impl Log {
         if self.sums.is_empty() {
             self.runs.clear();
         } else if let Some((first, _)) = self.runs.first_mut() {
-            // Of a run that goes on behind the base only that part is left; one that ends there is no more.
+            // A run that goes on after the base keeps that part only; a run that ends there is removed.
             *first = (*first).max(upto.next());
             if self.runs.get(1).is_some_and(|(next, _)| *next == upto.next()) {
                 self.runs.remove(0);
@@ -158,24 +158,24 @@ impl Log {
         self.base = Position::new(upto, term);
     }
 
-    /// The log begins anew behind `base`, which is committed and which this disk does not know yet.
+    /// Restarts the log after `base`, which is committed and not yet on this node's disk.
     pub fn restart(&mut self, base: Position) {
         assert!(base.index > self.commit, "what is committed is not thrown away (Figure 13)");
         let durable = self.durable.min(self.commit);
         *self = Log { durable, ..Log::new(base) };
     }
 
-    /// The disk no longer holds anything from `from` on that could still count.
+    /// Lowers the durable index below `from`: entries from there on were truncated.
     pub fn clamp_durable(&mut self, from: Index) {
         self.durable = self.durable.min(from.prev());
     }
 
-    /// Everything up to `index` is on the disk now.
+    /// Raises the durable index.
     pub fn persisted(&mut self, index: Index) {
         self.durable = self.durable.max(index);
     }
 
-    /// Everything up to `index` is committed.
+    /// Sets the commit index.
     pub fn commit_to(&mut self, index: Index) {
         assert!(index <= self.last_index(), "only what is in the log commits");
         assert!(index >= self.commit, "the commit index never goes back");

@@ -1,61 +1,61 @@
-//! What nodes say to one another (§5, Figure 2).
+//! The messages between nodes (§5, Figure 2).
 //!
-//! Every message carries its sender's term, which was durable before it left: a receiver may act on
-//! it for ever (§5.1).
+//! Every message carries its sender's term, which was durable before the message left: a receiver may rely on it
+//! forever (§5.1).
 
 use super::clock::LeaderTime;
 use super::room::Room;
 use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, NodeId, Position, Term};
 use bytes::Bytes;
 
-/// A message on its way.
+/// A message with its addresses and term.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Envelope {
-    /// Who says it.
+    /// The sender.
     pub from: NodeId,
-    /// To whom.
+    /// The receiver.
     pub to: NodeId,
     /// The sender's term.
     pub term: Term,
-    /// From which disk and which log it speaks.
+    /// The sender's disk and log.
     pub origin: Origin,
-    /// What it says.
+    /// The message.
     pub message: Message,
 }
 
-/// From which disk, and which log, a message comes: the receiver judges each message by it (`peer_class`).
+/// The disk and the log that a message comes from: the receiver checks each message by them (`peer_class`).
 ///
-/// It stands in every message and not only in the first words on a connection, for both may change while a
-/// connection lasts: a joiner holds no log at first, and leads one later.
+/// They are in every message and not only in the handshake, because both may change during a connection: a joiner has
+/// no log at first, and may lead one later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Origin {
-    /// The sender's disk; none where disks have no ids.
+    /// The sender's disk; none if disks have no ids.
     pub disk: Option<DiskId>,
-    /// The sender's log, once it is agreed. A leader, and a candidate that holds entries, say which log they speak for
-    /// before that too: a follower that holds more of that very log has to hear them. (Counter-example: a founding
-    /// leader loses the entry that says *agreed*, and one follower keeps it. If that follower were deaf to who holds
-    /// the first entry alone, the cluster would stand still as soon as the third is down.)
+    /// The sender's log, once it is agreed. A leader, and a candidate that holds entries, send their log id before that
+    /// too: a follower that holds more of that log has to accept their messages. (Counter-example: a founding leader
+    /// loses the entry that marks the log *agreed*, and one follower keeps it. If that follower rejected every node
+    /// that holds only the first entry, the cluster would stop as soon as the third node is down.)
     pub log: Option<LogId>,
 }
 
-/// A round of asking whether we still lead. Grows with every round and is never used again.
+/// A round of heartbeats that confirms the leader. It grows with every round, and no number is used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Round(pub u64);
 
-/// What kind of vote is asked for.
+/// The kind of vote that a candidate requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum VoteKind {
-    /// Would you vote for me in the term after mine? Promises and changes nothing (thesis §9.6).
+    /// A pre-vote for the term after the candidate's. It promises and changes nothing (thesis §9.6).
     PreVote,
-    /// Vote for me in my term (§5.2).
+    /// A vote in the candidate's term (§5.2).
     Vote,
-    /// The same, and the leader itself wants it: hearing that leader is no reason to refuse (thesis
-    /// §3.10). Every other is.
+    /// A vote in a leadership transfer: contact with the leader is no reason to refuse it (thesis §3.10). Every other
+    /// reason applies.
     Transfer,
 }
 
 impl VoteKind {
-    /// Whether a vote is asked for, and not only whether it would be given.
+    /// Whether it is a vote, and not a pre-vote.
     pub fn is_real(self) -> bool {
         match self {
             VoteKind::PreVote => false,
@@ -64,144 +64,147 @@ impl VoteKind {
     }
 }
 
-/// What nodes say to one another.
+/// The messages between nodes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
-    /// Asks for a vote (§5.2).
+    /// Requests a vote (§5.2).
     RequestVote {
         /// The end of the candidate's log (§5.4.1).
         last: Position,
-        /// For what.
+        /// The kind of vote.
         ask: VoteKind,
     },
     /// Answers [`Message::RequestVote`].
     RequestVoteResponse {
-        /// Yes or no.
+        /// Whether the vote is granted.
         granted: bool,
-        /// Whether the voter's log is empty. It may have lost everything, and then does not know what it
-        /// promised: its yes counts only where everyone says yes, or where the log is to begin.
+        /// Whether the voter is a founder whose log does not name its disk. It may have lost everything, and then does
+        /// not know what it promised: its vote counts only where every voter grants its vote, or where the log is to
+        /// begin.
         void: bool,
-        /// What was asked.
+        /// The kind of vote that was requested.
         ask: VoteKind,
-        /// The latest time that the voter has heard: the candidate begins no earlier, should it lead.
+        /// The latest cluster time known to the voter: a candidate that wins starts its clock no earlier.
         heard: LeaderTime,
     },
-    /// Entries for the log, behind `prev` (§5.3). Without entries: do you hold `prev`?
+    /// Entries to append after `prev` (§5.3). Without entries, it checks whether the receiver holds `prev`.
     AppendEntries {
-        /// What the receiver must hold for the entries to fit.
+        /// The position that the receiver's log must hold.
         prev: Position,
         /// The leader's commit index.
         commit: Index,
-        /// The number of this probe, never used twice by one leader; zero if it is none.
+        /// The number of this probe, never used twice by one leader; zero if it is not a probe.
         probe: u64,
-        /// Consecutive, from `prev` on.
+        /// Consecutive entries, the first right after `prev`.
         entries: Vec<Entry>,
     },
-    /// All up to `matched` agrees with the leader of this term, and is on my disk.
+    /// The sender's log matches the log of this term's leader up to `matched`, and is durable up to there.
     AppendResponse {
-        /// How far.
+        /// The last index that matches and is durable.
         matched: Index,
     },
-    /// I do not hold the `prev` you named; this is where we may yet agree (§5.3).
+    /// The sender's log does not hold `prev`; `hint` is where the logs may still match (§5.3).
     AppendRejected {
-        /// The `prev` that was refused.
+        /// The index of the `prev` that was rejected.
         refused: Index,
-        /// The last position of my log at or below it, in index and in term.
+        /// The last position of the sender's log at or below it, in index and in term.
         hint: Position,
-        /// The number of the probe that was refused.
+        /// The number of the probe that was rejected.
         probe: u64,
     },
-    /// The leader's proof that the follower no longer holds what it acknowledged: a probe that was sent after the
-    /// acknowledgement was refused at it.
+    /// A leader's proof that the follower no longer holds entries that it acknowledged: the follower rejected a probe
+    /// at that position, and the probe was sent after the acknowledgement.
     LostAcknowledged {
         /// The highest position that the follower acknowledged.
         upto: Position,
     },
-    /// The follower's answer: it holds less than that, and keeps the position durably as its promised position.
+    /// A follower's answer: it holds less than that, and has durably recorded the position as its promised position.
     Promised {
-        /// The position.
+        /// The promised position.
         upto: Position,
     },
-    /// What the sender has heard from the receiver's disk: a receiver that holds less has come back with an older
-    /// copy of its directory, and keeps to what it said. Sent first on every new connection.
+    /// The highest term and position that the sender has received from the receiver's disk. A receiver that holds less
+    /// runs on an older copy of its directory, and keeps to both. Sent first on every new connection.
     Reminder {
-        /// The highest term it spoke in.
+        /// The highest term of a message from that disk.
         term: Term,
-        /// The highest position it said was durable.
+        /// The highest position that it reported durable.
         position: Position,
     },
-    /// I lead; do you hear me? Waits for no disk.
+    /// A leader's heartbeat. It waits for no disk.
     Heartbeat {
-        /// The leader's commit index, however far the receiver is.
+        /// The leader's commit index, even if the receiver's log has not reached it.
         commit: Index,
         /// The round to confirm.
         round: Round,
-        /// The cluster's clock: whoever leads next goes on from there, also if nothing was written meanwhile.
+        /// The cluster's clock: the next leader continues from it, even if nothing was written meanwhile.
         time: ClusterTime,
     },
-    /// You lead, as far as I know. Waits for no disk.
+    /// Confirms the sender of a heartbeat as leader. It waits for no disk.
     HeartbeatResponse {
-        /// The round that was asked.
+        /// The round of the heartbeat.
         round: Round,
-        /// How far my log agrees with yours, on disk or not: shows what was lost on the way.
+        /// How far the sender's log matches the leader's, durable or not: shows which entries were lost in transit.
         seen: Index,
-        /// How much room my disk has.
+        /// How much room the sender's disk has.
         room: Room,
     },
-    /// All up to here is committed, and you hold it. Wants no answer.
+    /// All entries up to here are committed, and the receiver holds them. It needs no answer.
     Committed {
-        /// The index.
+        /// The commit index.
         upto: Index,
     },
-    /// A piece of a snapshot, for a follower that needs what is no longer in the log (§7, Figure 13).
+    /// A chunk of a snapshot, for a follower that needs entries no longer in the log (§7, Figure 13).
     InstallSnapshot(SnapshotChunk),
-    /// I have all of that snapshot before `next`, in a file; what is on its way beyond it may come.
+    /// The sender has all bytes of that snapshot before `next` in a file; chunks in flight beyond `next` may still
+    /// come.
     InstallSnapshotResponse {
-        /// Which snapshot.
+        /// The position of the snapshot.
         snapshot: Position,
-        /// How many bytes of it.
+        /// How many bytes of it the sender has.
         next: u64,
-        /// Whether all of it had come, and it was damaged.
+        /// Whether it is complete and was damaged.
         damaged: bool,
     },
-    /// Campaign now: I lead, you hold all of my log, and I want you to take over (thesis §3.10).
+    /// Makes the receiver campaign at once: it holds all of the leader's log, and the leader wants it to take over
+    /// (thesis §3.10).
     TimeoutNow,
-    /// Up to which index must I have applied to answer a read that has come by now (thesis §6.4)?
+    /// Requests the index that the sender must have applied to serve a read that arrived by now (thesis §6.4).
     ReadIndexRequest {
-        /// The follower's number for it, never used again.
+        /// The follower's number for the request, never used twice.
         number: u64,
     },
-    /// Up to that one: a quorum has confirmed since you asked that I led.
+    /// Answers [`Message::ReadIndexRequest`]: a quorum has confirmed the leader since the request.
     ReadIndexResponse {
-        /// The number that was asked under.
+        /// The number of the request.
         number: u64,
-        /// The index.
+        /// The read index.
         index: Index,
     },
-    /// Your term is over; mine is on the envelope (§5.1).
+    /// The receiver's term is over; the current one is on the envelope (§5.1).
     StaleTerm,
 }
 
-/// A piece of a snapshot's file.
+/// A chunk of a snapshot's file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SnapshotChunk {
-    /// The position that the snapshot stands for.
+    /// The position of the snapshot.
     pub snapshot: Position,
-    /// How long its file is.
+    /// The length of its file in bytes.
     pub total: u64,
-    /// Where in it the piece begins.
+    /// Where in the file the chunk starts, in bytes.
     pub offset: u64,
-    /// The piece.
+    /// The bytes of the chunk.
     pub bytes: Bytes,
 }
 
 impl Message {
-    /// Whether it comes from who leads, or would lead, the log that it holds.
+    /// Whether it comes from a leader or candidate of the log that it names.
     pub fn speaks_for_log(&self) -> bool {
         matches!(self, Message::RequestVote { .. }) || self.is_leaders()
     }
 
-    /// Whether only a leader says it. Its authority is the term, for which a quorum voted: it is heard whatever
+    /// Whether only a leader sends it. Its authority is the term, for which a quorum voted: it is accepted whatever
     /// disk the receiver knows the sender by.
     pub fn is_leaders(&self) -> bool {
         match self {
@@ -225,8 +228,8 @@ impl Message {
         }
     }
 
-    /// Whether it is counted, or speaks of what the sender's disk holds: it is taken only from the disk that the
-    /// receiver's configuration names, or where that names none.
+    /// Whether it counts for a quorum, or reports the contents of the sender's disk: it is accepted only from the disk
+    /// that the receiver's configuration names, or from any disk if it names none.
     pub fn is_counted(&self) -> bool {
         match self {
             Message::RequestVoteResponse { .. }
@@ -249,7 +252,7 @@ impl Message {
         }
     }
 
-    /// Whether it must pass between the pieces of larger frames: what keeps leaders leaders.
+    /// Whether it is sent between the pieces of larger frames: leadership depends on its timely arrival.
     pub fn is_urgent(&self) -> bool {
         match self {
             Message::AppendEntries { entries, .. } => entries.is_empty(),

@@ -1,12 +1,11 @@
-//! The algorithm: Raft as a pure state machine. No clock, thread, socket, file or log line.
+//! Raft as a pure state machine: no clock, thread, socket, file or log line.
 //!
-//! Read it in this order: [`message`] is what nodes say to one another; [`log`] what they agree
-//! on; [`replica`] what a node is in any role, with the [`gate`] that holds back what its disk has
-//! not yet earned; [`follower`], [`candidate`] and [`leader`] what it does this term; and [`raft`]
-//! the spine that turns from one to the other, which is Figure 4 of the paper.
+//! Read it in this order: [`message`], the messages between nodes; [`log`], the log they replicate; [`replica`], a
+//! node's state in any role, with the [`gate`], which holds back messages until the disk allows them; [`follower`],
+//! [`candidate`] and [`leader`], the roles; and [`raft`], which changes the role as in Figure 4 of the paper.
 //!
-//! The core reasons about positions and sizes, never about payloads: an append leaves it as a
-//! range ([`ready::EntriesToSend`]), and whoever drives it fills in the entries.
+//! The core uses positions and sizes, never payloads: an append leaves it as a range ([`ready::EntriesToSend`]), and
+//! the driver fills in the entries.
 
 pub mod ballot;
 pub mod candidate;

@@ -1,18 +1,18 @@
-//! What a role wants to become.
+//! The next role that a role requests.
 
 use super::message::VoteKind;
 use super::note::{Reason, StepDown};
 
-/// What a role wants to become. Roles say it; only the spine does it.
+/// The next role that a role requests. Only [`Raft`](super::Raft) changes the role.
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Next {
-    /// What it is.
+    /// No change.
     Stay,
     /// A candidate (§5.2).
     Campaign(VoteKind, Reason),
     /// The leader of its term.
     Lead,
-    /// A follower of nobody in particular, for this reason.
+    /// A follower without a leader, for this reason.
     StepDown(StepDown),
 }

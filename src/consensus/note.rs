@@ -1,4 +1,4 @@
-//! What an operator would want to know, as data: the core never logs.
+//! Events for the operator, as data: the core never logs.
 
 use super::message::VoteKind;
 use super::peer_class::Refused;
@@ -6,10 +6,10 @@ use crate::types::{Index, LogId, Membership, NodeId, Position, Term};
 use std::fmt;
 use std::time::Duration;
 
-/// How loud a [`Note`] is.
+/// The log level of a [`Note`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Level {
-    /// One would like to know by tomorrow.
+    /// Needs attention, but can wait until tomorrow.
     Warn,
     /// Roles, membership, start and stop: a healthy day fits on a screen.
     Info,
@@ -20,18 +20,18 @@ pub enum Level {
 /// Why a node campaigns.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Reason {
-    /// It has not heard from a leader for an election timeout (§5.2).
+    /// It received nothing from a leader for an election timeout (§5.2).
     Timeout,
     /// Its leader's connection closed.
     LinkClosed,
     /// The votes were split, or lost.
     Again,
-    /// Its leader asked it to take over (thesis §3.10).
+    /// Its leader transfers the leadership to it (thesis §3.10).
     Handover,
 }
 
 impl Reason {
-    /// The word for it in metrics.
+    /// The name of the reason in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Reason::Timeout => "timeout",
@@ -42,7 +42,7 @@ impl Reason {
     }
 }
 
-/// Why a leader leads no more, or a candidate campaigns no more.
+/// Why a leader or a candidate stepped down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StepDown {
     /// A peer is in a higher term (§5.1).
@@ -52,16 +52,16 @@ pub enum StepDown {
         /// The peer.
         from: NodeId,
     },
-    /// The node that it handed over to campaigns (thesis §3.10).
+    /// The target of its leadership transfer campaigns (thesis §3.10).
     Transferred {
-        /// That node.
+        /// The target.
         to: NodeId,
     },
-    /// No majority of the voters answers (thesis §6.2).
+    /// No majority of the voters responds (thesis §6.2).
     NoQuorum,
-    /// A majority answers, and nothing commits with it.
+    /// A majority responds, but nothing commits.
     CommitStalled,
-    /// Its disk does not answer.
+    /// Its disk does not respond.
     DiskStalled,
     /// The configuration without it is committed (§6).
     Removed,
@@ -86,175 +86,175 @@ impl fmt::Display for StepDown {
     }
 }
 
-/// What an operator would want to know.
+/// An event for the operator.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
 pub enum Note {
-    /// This node asks whether it would be elected, or to be elected.
+    /// This node requests pre-votes or votes.
     Campaigns {
-        /// For what it asks.
+        /// The kind of vote.
         ask: VoteKind,
-        /// In which term.
+        /// The term of the node.
         term: Term,
-        /// Why.
+        /// The reason for the campaign.
         reason: Reason,
-        /// The leader that was heard last, and how long ago; none if none was since the start.
+        /// The last known leader, and the time since its last message; none if there was no leader since the start.
         last_leader: Option<(NodeId, Duration)>,
     },
-    /// This node leads.
+    /// This node became leader.
     Leads {
         /// The term it leads.
         term: Term,
-        /// Who voted for it.
+        /// The voters that granted their vote.
         votes: Vec<NodeId>,
         /// How long the campaign took.
         after: Duration,
     },
     /// This node follows that leader.
     Follows {
-        /// Whom.
+        /// The leader.
         leader: NodeId,
-        /// In which term.
+        /// The term.
         term: Term,
     },
-    /// This node leads no more.
+    /// This node stepped down as leader.
     StepsDown {
         /// The term it led.
         term: Term,
-        /// Why.
+        /// The reason.
         why: StepDown,
     },
-    /// The log gave way to a snapshot, and begins anew behind it.
+    /// A snapshot replaced the log, which restarts after it.
     Restarts {
-        /// The last position it stands for.
+        /// The last position that the snapshot covers.
         base: Position,
     },
-    /// A follower needs what is no longer in the log.
+    /// A follower is sent a snapshot: the entries it needs are no longer in the log.
     Ships {
-        /// Whom the snapshot goes to.
+        /// The follower.
         peer: NodeId,
     },
-    /// A vote was given or denied.
+    /// A vote was granted or rejected.
     Votes {
-        /// To whom.
+        /// The candidate.
         candidate: NodeId,
-        /// For what.
+        /// The kind of vote.
         ask: VoteKind,
-        /// In which term.
+        /// The term.
         term: Term,
-        /// Nothing if it was granted, else why not.
+        /// Why it was rejected; none if it was granted.
         denied: Option<&'static str>,
     },
-    /// Entries that were never committed gave way to a leader's (§5.3).
+    /// Uncommitted entries were truncated: they conflict with a leader's (§5.3).
     Drops {
-        /// The first of them.
+        /// The first truncated index.
         from: Index,
-        /// What was the end of the log.
+        /// The end of the log before.
         last: Position,
     },
     /// A configuration is in force from this index on (§6).
     Configured {
         /// The index.
         index: Index,
-        /// Who belongs.
+        /// The configuration.
         membership: Box<Membership>,
     },
-    /// This node is no member from that index on.
+    /// This node is not a member from that index on.
     Outside {
-        /// Whether its log has not come as far as is committed: it may be a member again by what follows.
+        /// Whether the log has not reached the leader's commit index: a later entry may add the node again.
         behind: bool,
-        /// This node.
+        /// This node's id.
         me: NodeId,
         /// The index of the configuration without it.
         since: Index,
     },
-    /// This leader hands over, and takes no new work meanwhile (thesis §3.10).
+    /// This leader transfers the leadership, and rejects new work meanwhile (thesis §3.10).
     HandsOver {
-        /// To whom.
+        /// The target.
         to: NodeId,
     },
-    /// It did not come to that: this leader goes on.
+    /// The leadership transfer failed: this leader goes on.
     KeepsLead {
-        /// Who did not take over.
+        /// The target that did not take over.
         to: NodeId,
     },
-    /// A change of members is taken back, for those it would make voters do not answer.
+    /// A membership change was reverted, because its new voters do not respond.
     ChangeAborted {
         /// The index of the joint configuration.
         since: Index,
     },
-    /// Someone who is no member any more was told so, or could not be.
+    /// A removed member was dropped.
     MemberRemoved {
-        /// Who.
+        /// The former member.
         peer: NodeId,
-        /// Whether it knows.
+        /// Whether it knows that it was removed.
         told: bool,
     },
-    /// A follower does not answer.
+    /// A follower does not respond.
     Silent {
-        /// Who.
+        /// The follower.
         peer: NodeId,
-        /// For how long.
+        /// The time since its last message.
         since: Duration,
     },
-    /// A follower answers again.
+    /// A follower responds again.
     FollowerRecovered {
-        /// Who.
+        /// The follower.
         peer: NodeId,
     },
-    /// The disk has not answered for this long.
+    /// The disk has not responded for this long.
     DiskStands {
         /// The age of the oldest write.
         since: Duration,
     },
-    /// A peer is not heard: it comes from another log, or from another disk.
+    /// Messages of a peer are rejected: it belongs to another log, or comes with another disk.
     NotHeard {
-        /// Who.
+        /// The peer.
         peer: NodeId,
-        /// Why not.
+        /// The reason.
         why: Refused,
     },
-    /// A founder that holds nothing waits for others of its list before a log begins.
+    /// A founder with an empty log waits for other founders before a log begins.
     FoundingWaits {
-        /// Those that have not answered.
+        /// The founders that have not answered.
         silent: Vec<NodeId>,
-        /// For how long yet.
+        /// How much longer it waits.
         left: Duration,
     },
-    /// No log begins here, for one of the founders holds one.
+    /// No log begins here, because one of the founders holds a log.
     FoundingVetoed {
-        /// Who holds it.
+        /// The founder that holds it.
         holder: NodeId,
-        /// Which.
+        /// Its log id.
         log: LogId,
     },
-    /// This node was shown that it acknowledged more than it holds.
+    /// A peer proved that this node acknowledged more than it holds.
     HasLost {
         /// The end of its log.
         held: Position,
-        /// What it acknowledged.
+        /// The position that it acknowledged.
         promised: Position,
     },
     /// A follower of this leader has lost entries that it had acknowledged.
     LostAcknowledged {
         /// The follower.
         peer: NodeId,
-        /// It holds everything up to here, at most.
+        /// It holds no entry after this index.
         held: Index,
         /// It acknowledged everything up to here.
         upto: Index,
     },
-    /// A peer said what no correct peer says; it was dropped.
+    /// A peer sent a message that no correct peer sends; it was dropped.
     InvalidMessage {
-        /// Who.
+        /// The peer.
         peer: NodeId,
-        /// What is wrong with it.
+        /// What is wrong with the message.
         what: &'static str,
     },
 }
 
 impl Note {
-    /// How loud it is.
+    /// The log level.
     pub fn level(&self) -> Level {
         match self {
             Note::Leads { .. } | Note::Follows { .. } | Note::Configured { .. } | Note::Drops { .. } => Level::Info,
@@ -275,7 +275,7 @@ impl Note {
 }
 
 impl Note {
-    /// What there is to say of disks and logs that are not what they should be.
+    /// Writes the notes on disks and logs.
     fn identity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Note::NotHeard { peer, why } => write!(f, "{peer} is not heard: {why}"),
@@ -370,7 +370,7 @@ impl fmt::Display for Note {
     }
 }
 
-/// Why a node campaigns, in words.
+/// Writes the reason for a campaign.
 fn write_reason(f: &mut fmt::Formatter<'_>, reason: Reason, last_leader: Option<(NodeId, Duration)>) -> fmt::Result {
     let Some((leader, ago)) = last_leader else { return write!(f, "no leader was heard yet ({})", reason.name()) };
     let ms = ago.as_millis();

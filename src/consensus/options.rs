@@ -1,49 +1,50 @@
-//! The core's knobs, each with its reason.
+//! The core's options, each with its reason.
 
 use crate::limits;
 use crate::types::Mutants;
 use std::time::Duration;
 
-/// How the core behaves. The same on every node of a cluster, or nearly.
+/// The options of the core. They are the same, or nearly, on every node of a cluster.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The shortest time without a leader before a node campaigns (§5.2); also how long a voter
-    /// that hears a leader ignores candidates (thesis §4.2.3).
+    /// The shortest election timeout (§5.2). A voter that received a message from a leader within it also ignores
+    /// candidates (thesis §4.2.3).
     pub election_min: Duration,
-    /// The longest. Drawn anew each time, so that split votes are rare and do not repeat (§9.3).
+    /// The longest election timeout. Timeouts are drawn anew each time, so that split votes are rare and do not repeat
+    /// (§9.3).
     pub election_max: Duration,
-    /// How often a leader says that it lives: well below `election_min`, so that a few may be lost.
+    /// The interval of a leader's heartbeats: well below `election_min`, so that a few may be lost.
     pub heartbeat: Duration,
-    /// How long after its leader's connection closed a follower asks around, at most: a killed
-    /// process closes its sockets within a millisecond, an election timeout is a hundred times that.
+    /// The longest delay before a follower campaigns after its leader's connection closed. A killed process closes its
+    /// sockets within a millisecond; an election timeout is a hundred times that.
     pub link_closed_within: Duration,
-    /// How long a follower may not know of a commit while nothing else is sent to it.
+    /// How long a follower may not know of a commit while no other message is sent to it.
     pub commit_told_within: Duration,
-    /// Payload of one append. Past a megabyte bandwidth gains little and latency doubles.
+    /// Payload of one append, in bytes. Past a megabyte bandwidth gains little and latency doubles.
     pub append_bytes: u64,
     /// Entries of one append.
     pub append_entries: usize,
-    /// Bytes sent to a follower and not yet acknowledged. At the limit its stream rests.
+    /// Bytes sent to a follower and not yet acknowledged. At the limit its stream pauses.
     pub window_bytes: u64,
-    /// Appends sent to a follower and not yet acknowledged. At the limit its stream rests.
+    /// Appends sent to a follower and not yet acknowledged. At the limit its stream pauses.
     pub window_appends: usize,
-    /// Bytes proposed and not yet committed. At the limit proposals are refused: busy.
+    /// Bytes proposed and not yet committed. At the limit proposals are refused as busy.
     pub uncommitted_bytes: u64,
-    /// Room that is kept on each disk, in bytes. At the limit the driver refuses writes
-    /// ([`super::Raft::has_room_for`]), with half of it left also those that free room; what is let in is sent as
-    /// long as a quarter is left. What remains is for elections.
+    /// Reserved room on each disk, in bytes. At the limit the driver refuses writes ([`super::Raft::has_room_for`]);
+    /// with half of it left it also refuses those that free room. Accepted entries are sent as long as a quarter is
+    /// left. The rest is for elections.
     pub reserve_bytes: u64,
-    /// Reads waiting for their round. At the limit reads are refused: busy.
+    /// Reads that wait for their round. At the limit reads are refused as busy.
     pub reads_waiting: usize,
-    /// How long founders wait for those of their list that are silent before a majority of them begins a log: one
-    /// that is silent may hold a log already.
+    /// How long founders wait for silent founders of their list before a majority of them begins a log: a silent
+    /// founder may hold a log already.
     pub founding_wait: Duration,
-    /// Whether they neither wait nor mind that one of them holds a log.
+    /// Whether founders begin a log without waiting, even if one of them holds a log.
     pub found_anyway: bool,
-    /// How long a founder that has nobody to ask waits for members of another log to dial it, before it takes a
+    /// How long a founder that is alone in its list waits for members of another log to dial it, before it accepts a
     /// command.
     pub alone_wait: Duration,
-    /// Which safety rule is broken on purpose: none, outside tests.
+    /// The safety rules that a test breaks on purpose; none outside tests.
     pub mutants: Mutants,
 }
 

@@ -1,46 +1,46 @@
-//! Whose words are heard, and whose are counted: *hear by term, count by disk*.
+//! Classification of peers: *accept by term, count by disk*.
 //!
-//! An id may belong to several disks in the course of a log: a member is removed, loses its disk, and is added
-//! again under its id. To the algorithm a server is therefore an id *and* a disk. What follows:
+//! An id may belong to several disks in the course of a log: a member is removed, loses its disk, and is added again
+//! under its id. To the algorithm a server is therefore an id *and* a disk. It follows:
 //!
-//! * What a quorum is made of (votes, acknowledgements, answers to a read's round) counts only from the disk that
-//!   the configuration of the node that counts names under that id. A voter whose disk is another, or not named
-//!   yet, is a missing answer: the size of the quorum stays what it is.
-//! * What a leader says is heard from any disk of the same log: a quorum voted for that leader in that term, and
-//!   the receiver's idea of the leader's disk is no part of the proof. (Counter-example: a follower that was away
-//!   while its leader was removed and added again on a new disk would never hear of that, for only the leader
-//!   could tell it.)
+//! * The parts of a quorum (votes, acknowledgements, answers to a read round) count only from the disk that the
+//!   counting node's configuration names for that id. A voter with another disk, or whose disk is not named yet, is a
+//!   missing answer: the size of the quorum does not change.
+//! * A leader's messages are accepted from any disk of the same log: a quorum voted for that leader in that term, and
+//!   the disk that the receiver knows the leader by is no part of the proof. (Counter-example: a follower that was away
+//!   while its leader was removed and added again on a new disk could never learn of it, because only the leader could
+//!   send it the change.)
 //! * A vote is given to an id and a disk: the same id on another disk is another candidate.
-//! * Nodes of two logs exchange nothing at all. (Counter-example: a founder that lost its disk and was started as
-//!   at first founds a second log; in a higher term it would have the holder of the first drop what is committed.)
+//! * Nodes of two logs exchange nothing at all. (Counter-example: a founder that lost its disk and was started as at
+//!   first founds a second log; in a higher term it would make the holder of the first truncate committed entries.)
 
 use super::message::Origin;
 use crate::types::{DiskId, LogId, Membership, NodeId, Position};
 use std::fmt;
 
-/// What the words of a peer are good for.
+/// Which messages of a peer are accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PeerClass {
-    /// Everything it says is taken; it is counted if the configuration names its disk.
+    /// All its messages are accepted; they count if the configuration names its disk.
     Full,
-    /// The configuration knows its id by another disk: it is heard as a leader and as a candidate, and nothing that
-    /// it says is counted.
+    /// The configuration names another disk for its id: its messages as leader and as candidate are accepted, and none
+    /// of its messages counts.
     LeaderOnly,
-    /// It is not heard.
+    /// No message is accepted.
     Refused(Refused),
 }
 
-/// Why a peer is not heard.
+/// Why a peer's messages are rejected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
     /// It belongs to another log.
     Log {
-        /// Which.
+        /// Its log id.
         theirs: LogId,
     },
-    /// It leads, and has no part in the agreed log that this node holds.
+    /// It leads, and does not hold the agreed log of this node.
     NoLog,
-    /// It comes with another disk than the one it is known by, and with no later configuration that could say so.
+    /// It comes with another disk than the one it is known by, and without a later configuration that could explain it.
     Disk {
         /// The disk it is known by.
         known: DiskId,
@@ -57,30 +57,30 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Where a node stands: what it judges its peers by.
+/// A node's own state for the classification of its peers.
 #[derive(Clone, Copy, Debug)]
 pub struct Standpoint<'a> {
     /// The configuration in force.
     pub membership: &'a Membership,
-    /// The position of the entry that brought it.
+    /// The position of the entry with that configuration.
     pub configured: Position,
 }
 
-/// What a peer says of itself.
+/// A peer's own account of its identity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Introduction {
     /// Its id.
     pub node: NodeId,
     /// Its disk and its log.
     pub origin: Origin,
-    /// The position of its configuration; none where only its origin is known, as with a single message.
+    /// The position of its configuration; none if only its origin is known, as for a single message.
     pub configured: Option<Position>,
 }
 
-/// What the words of a peer are good for, by what it says of itself. `met` is the disk it came with before, where
-/// the configuration names none.
+/// Classifies a peer by its introduction. `met` is the disk that it presented before, for when the configuration names
+/// none.
 ///
-/// Asked when a connection is made, and for every message on it.
+/// Called when a connection is made, and for every message on it.
 pub fn classify_peer(ours: Standpoint<'_>, met: Option<DiskId>, peer: &Introduction) -> PeerClass {
     let Origin { disk, log } = peer.origin;
     let our_log = ours.membership.agreed_log();
@@ -94,8 +94,8 @@ pub fn classify_peer(ours: Standpoint<'_>, met: Option<DiskId>, peer: &Introduct
     if known == disk {
         return PeerClass::Full;
     }
-    // One that was emptied has an earlier configuration than ours, or none. One that was added again has a later
-    // one, which we have not read yet. Positions are compared within one log only.
+    // A peer that was emptied has an earlier configuration than this node, or none. A peer that was added again has a
+    // later one, which this node has not received yet. Positions are compared within one log only.
     let same_log = our_log.is_none() || our_log == log;
     match peer.configured {
         Some(theirs) if !same_log || theirs <= ours.configured => PeerClass::Refused(Refused::Disk { known }),
@@ -116,7 +116,7 @@ mod tests {
         Position::new(Index(index), Term(term))
     }
 
-    /// Three voters, of whom n1 is known by disk 11 and n2 by none, in log 5.
+    /// Three voters in log 5. The membership names disk 11 for n1, and no disk for n2.
     fn ours() -> Membership {
         let mut membership = Membership::founding((1..=3).map(|n| (id(n), String::new())));
         membership.members.get_mut(&id(1)).unwrap().disk = Some(DiskId(11));

@@ -1,4 +1,4 @@
-//! One follower as its leader sees it.
+//! A leader's view of one follower.
 
 use super::message::Round;
 use super::room::Room;
@@ -9,73 +9,73 @@ use std::time::Duration;
 /// How a leader sends to a follower.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ProgressState {
-    /// One append at a time, to find where the logs agree; since when one is on its way.
+    /// One append at a time, to find where the logs match.
     Probe {
-        /// When it was sent, unless none was.
+        /// When the probe in flight was sent; none if none is in flight.
         asked: Option<Time>,
     },
     /// As much as the window allows, without waiting for answers.
     Stream,
-    /// Nothing from the log: what it needs is no longer there, and a snapshot is on its way (§7).
+    /// No entries: those that it needs are no longer in the log, and a snapshot is being sent (§7).
     Snapshot,
 }
 
-/// One follower as its leader sees it.
+/// A leader's view of one follower.
 ///
-/// Invariant: `matched ≤ agreed < next`. What is on its way is everything behind `agreed`.
+/// Invariant: `matched ≤ agreed < next`. The entries between `agreed` and `next` are in flight.
 #[derive(Clone, Debug)]
 pub struct Progress {
-    /// The disk it speaks from; what another disk of its id said counts for nothing.
+    /// The disk that its messages come from; messages from another disk of its id do not count.
     pub disk: Option<DiskId>,
-    /// Its copy and its answers count once it holds this index: the entry that names its disk, as the
-    /// configuration has it. None if the configuration names another disk for it, or none.
+    /// Its copy and its answers count once it holds this index: the entry of the configuration that names its disk.
+    /// None if the configuration names another disk for it, or none.
     pub counted_from: Option<Index>,
-    /// The probe that is on its way; zero if none is.
+    /// The number of the probe in flight; zero if none is.
     pub probe: u64,
-    /// It acknowledged everything up to this position and holds it no more, as a probe has shown. It is sent nothing
-    /// before it has durably promised to vote as if it held it.
+    /// It acknowledged everything up to this position and no longer holds it, as a probe has proved. It is sent no
+    /// entries until it has durably promised to vote as if it held it.
     pub has_lost: Option<Position>,
-    /// How often that was seen, in this term.
+    /// How often a loss was detected in this term.
     pub losses: u64,
-    /// When it last acknowledged something new, or took in a part of a snapshot.
+    /// When it last acknowledged a new entry, or received a chunk of a snapshot.
     pub acknowledged_at: Time,
-    /// The follower holds everything up to here, in agreement with us and on its disk.
+    /// The last index that matches the leader's log and is durable on the follower.
     pub matched: Index,
-    /// Its log agrees with ours up to here, on its disk or not: what need not be sent, as far as we know.
+    /// The last index known to match the leader's log, durable or not: entries up to here need not be sent.
     pub agreed: Index,
-    /// What is sent next.
+    /// The next index to send.
     pub next: Index,
-    /// How it is sent.
+    /// How entries are sent to it.
     pub stage: ProgressState,
-    /// The last index of each append on its way.
+    /// The last index of each append in flight.
     pub in_flight: VecDeque<Index>,
     /// When entries were last sent or acknowledged.
     pub last_progress: Time,
-    /// When it was last heard, at all, in this term; or when that began.
+    /// When its last message of this term came; at first, when the term began.
     pub last_contact: Time,
-    /// Whether it was: by its vote, at least.
+    /// Whether it sent any message in this term, at least its vote.
     pub responded_this_term: bool,
-    /// How far its log agrees with ours, on its disk or not, as it said last. A hint: it may have
-    /// been restarted since, and then a conflict tells.
+    /// How far its log matches, durable or not, by its last heartbeat response. A hint: it may have been restarted
+    /// since, and then a rejection corrects it.
     pub seen: Index,
-    /// The latest round it confirmed.
+    /// The latest round that it confirmed.
     pub round: Round,
-    /// The commit index it was told.
+    /// The highest commit index that it was sent.
     pub commit_sent: Index,
-    /// Appends sent to find where the logs agree.
+    /// Number of probes sent to it.
     pub probes: u64,
-    /// Whether the operator has been told that it is silent.
+    /// Whether the operator was warned that it does not respond.
     pub silent: bool,
-    /// How much room its disk has, as it said last.
+    /// How much room its disk has, by its last report.
     pub room: Room,
-    /// Whether it has caught up (thesis §4.2.1): it holds all that there was an election timeout ago.
+    /// Whether it has caught up (thesis §4.2.1): it holds all entries that were in the log an election timeout ago.
     pub caught_up: bool,
-    /// What it has to reach next for that, and since when.
+    /// The index to reach in the current round of catching up, and when that round began.
     chase: Option<(Index, Time)>,
 }
 
 impl Progress {
-    /// A follower of whom nothing is known but that we are about to send it `next`.
+    /// A follower of which nothing is known; `next` is the next index to send.
     pub fn new(now: Time, next: Index) -> Progress {
         Progress {
             disk: None,
@@ -103,7 +103,7 @@ impl Progress {
         }
     }
 
-    /// What it holds for a quorum: nothing, before it holds the entry that names its disk.
+    /// The last index that counts for a quorum: zero until it holds the entry that names its disk.
     pub fn counted(&self) -> Index {
         match self.counted_from {
             Some(from) if self.matched >= from => self.matched,
@@ -111,7 +111,7 @@ impl Progress {
         }
     }
 
-    /// It acknowledged everything up to there; whether that is news.
+    /// Handles an acknowledgement up to `matched`. Returns whether it is new.
     pub fn acknowledged(&mut self, now: Time, matched: Index) -> bool {
         let news = matched > self.matched;
         if news {
@@ -125,21 +125,21 @@ impl Progress {
         match self.stage {
             ProgressState::Probe { .. } => {
                 self.stage = ProgressState::Stream;
-                // What it has seen and not yet synced need not be sent again.
+                // Entries that it has seen and not yet synced need not be sent again.
                 self.agreed = self.matched.max(self.seen);
                 self.next = self.agreed.next();
                 self.in_flight.clear();
             }
             ProgressState::Stream => self.next = self.next.max(self.matched.next()),
-            // Whether that is enough shows when more is sent.
+            // Whether the log reaches back far enough shows when more is sent.
             ProgressState::Snapshot => self.stream(self.matched.next()),
         }
         self.last_progress = now;
         news
     }
 
-    /// Sees whether it has caught up: each round it has to reach what was the end of the log when the round
-    /// began, and the one it does within `patience` is the last (thesis §4.2.1).
+    /// Checks whether it has caught up: in each round it has to reach the index that ended the log when the round
+    /// began, and a round that it completes within `patience` is the last (thesis §4.2.1).
     pub fn chase(&mut self, now: Time, last: Index, patience: Duration) {
         let (target, since) = *self.chase.get_or_insert((last, now));
         if self.matched >= target {
@@ -150,7 +150,7 @@ impl Progress {
         }
     }
 
-    /// The link with it broke: what it had seen may have died with it.
+    /// Handles a broken link: entries that it had seen and not synced may be lost.
     pub fn lost(&mut self) {
         self.seen = Index::ZERO;
         self.agreed = self.matched;
@@ -158,14 +158,14 @@ impl Progress {
         self.probe(next);
     }
 
-    /// It holds less than it acknowledged, and has promised to vote as if it held that: it is fed again, and what it
-    /// acknowledges from now on counts.
+    /// Sends entries again: the follower holds less than it acknowledged, and has promised to vote as if it held that.
+    /// Acknowledgements from now on count.
     pub fn begin_anew(&mut self) {
         (self.matched, self.seen, self.has_lost, self.caught_up) = (Index::ZERO, Index::ZERO, None, false);
         self.probe(self.next);
     }
 
-    /// Back to asking, from `next` on.
+    /// Goes back to probing, from `next` on.
     pub fn probe(&mut self, next: Index) {
         self.next = next.max(self.matched.next());
         self.agreed = self.matched;
@@ -173,20 +173,20 @@ impl Progress {
         self.in_flight.clear();
     }
 
-    /// The logs agree up to right before `next`, as it says itself.
+    /// Starts streaming from `next`: the follower reports that the logs match up to right before it.
     pub fn stream(&mut self, next: Index) {
         self.probe(next);
         self.agreed = self.next.prev();
         self.stage = ProgressState::Stream;
     }
 
-    /// The log does not go back as far as it needs.
+    /// Switches to a snapshot: the log does not reach back far enough.
     pub fn ship(&mut self) {
         self.stage = ProgressState::Snapshot;
         self.in_flight.clear();
     }
 
-    /// The word for how it is sent to.
+    /// The name of the state.
     pub fn stage_name(&self) -> &'static str {
         match self.stage {
             ProgressState::Probe { .. } => "probe",

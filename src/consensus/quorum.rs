@@ -5,7 +5,7 @@ use crate::types::{Index, Membership, Mutant, Mutants, NodeId};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-/// The configuration by which is decided: that one, but where a rule is broken on purpose.
+/// The configuration that decides: `membership`, unless a test breaks a rule on purpose.
 pub fn counted(membership: &Membership, mutants: Mutants) -> Cow<'_, Membership> {
     if mutants.breaks(Mutant::JointByNewHalf) {
         return Cow::Owned(Membership { outgoing: BTreeSet::new(), ..membership.clone() });
@@ -16,9 +16,9 @@ pub fn counted(membership: &Membership, mutants: Mutants) -> Cow<'_, Membership>
     Cow::Borrowed(membership)
 }
 
-/// Whether those who say yes are a majority, or in a joint configuration a majority of each half.
+/// Whether the voters for which `yes` holds are a majority, or in a joint configuration a majority of each half.
 ///
-/// No voters decide nothing.
+/// False if there are no voters.
 pub fn decides(membership: &Membership, yes: impl Fn(NodeId) -> bool) -> bool {
     let majority = |voters: &BTreeSet<NodeId>| {
         voters.iter().filter(|id| yes(**id)).count() >= Membership::majority_of(voters.len())
@@ -61,7 +61,7 @@ mod tests {
     }
 
     proptest! {
-        /// The definition, counted out: `held` is the greatest index that deciders hold.
+        /// The definition, computed directly: `held` is the greatest index that a quorum holds.
         #[test]
         fn held_is_the_greatest_index_on_which_a_quorum_decides(
             voters in ids(), outgoing in prop::option::of(ids()), at in prop::array::uniform10(0..20u64),

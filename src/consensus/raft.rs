@@ -1,4 +1,4 @@
-//! The spine: every way in, every change of role.
+//! The Raft state machine's entry points, and every change of role.
 
 mod receiving;
 
@@ -23,31 +23,31 @@ use crate::types::{
 use bytes::Bytes;
 use std::time::Duration;
 
-/// One node's share of the consensus algorithm, as a pure state machine.
+/// One node's consensus state machine. Pure: no clock, I/O or threads.
 ///
-/// Tell it what happens (`tick`, `receive`, `persisted`, `lost`), ask things of it (`propose`,
-/// `read`), and carry out what [`Raft::ready`] hands over. Time is an argument, chance is a seed,
-/// and nothing that [`Ready`] holds has to wait for anything.
+/// The driver reports events (`tick`, `receive`, `persisted`, `lost`), makes requests (`propose`, `read`), and performs
+/// the work that [`Raft::ready`] returns. Time is an argument and randomness comes from a seed. Nothing in a [`Ready`]
+/// has to wait.
 #[derive(Clone, Debug)]
 pub struct Raft {
     me: Replica,
     role: Role,
     reads_given: u64,
     reads_lost: Vec<ReadId>,
-    /// Reads that we answer ourselves when our leader has said up to where, and those it has.
+    /// Reads that this node serves as a follower while they wait for the leader's read index, and those that have it.
     inquiries: FollowerReads,
     inquired: Vec<(ReadId, Index)>,
 }
 
 impl Raft {
-    /// A node begins, or begins again, as a follower of nobody.
+    /// Starts or restarts a node as a follower without a leader.
     pub fn new(mut replica: Replica, now: Time) -> Raft {
         replica.founding.begins(now, &replica.options);
         let mut follower = Follower::new(&mut replica, now);
         let membership = replica.configs.current();
         let alone = membership.is_voter(replica.id) && membership.all_voters().count() == 1;
         if alone && replica.promotable() {
-            // Nobody to wait for.
+            // A single voter does not wait for an election timeout.
             follower = follower.with_deadline(now);
         }
         let inquiries = FollowerReads::after(replica.draw_number());
@@ -61,7 +61,7 @@ impl Raft {
         }
     }
 
-    /// Time has passed.
+    /// Advances the time, and runs the timers that are due.
     pub fn tick(&mut self, now: Time) {
         let next = match &mut self.role {
             Role::Follower(follower) => follower.tick(&mut self.me, now),
@@ -72,7 +72,7 @@ impl Raft {
         self.turn(now, next);
     }
 
-    /// A message has come.
+    /// Handles a message from a peer.
     pub fn receive(&mut self, now: Time, envelope: Envelope) {
         if envelope.to != self.me.id || envelope.from == self.me.id {
             let nonsense = Note::InvalidMessage { peer: envelope.from, what: "it writes to somebody else" };
@@ -106,7 +106,7 @@ impl Raft {
         self.turn(now, next);
     }
 
-    /// The journal has made everything up to this write durable.
+    /// Reports that the journal has made every write up to `upto` durable.
     pub fn persisted(&mut self, now: Time, upto: WriteId) {
         self.me.persisted(upto);
         let next = match &mut self.role {
@@ -116,7 +116,7 @@ impl Raft {
         self.turn(now, next);
     }
 
-    /// The link with a peer broke: what was on its way, either way, may be lost.
+    /// Reports that the link with a peer broke: messages in flight in either direction may be lost.
     pub fn lost(&mut self, now: Time, peer: NodeId) {
         match &mut self.role {
             Role::Follower(follower) => follower.lost(&mut self.me, now, peer),
@@ -125,13 +125,13 @@ impl Raft {
         }
     }
 
-    /// A snapshot of ours, up to that index at least, is durable: the log may forget so much.
+    /// Compacts the log. A snapshot of this node that covers `upto` is durable.
     pub fn compact(&mut self, upto: Index) {
         self.me.compact(upto);
     }
 
-    /// A snapshot that a leader sent is durable, and the machine holds it: it takes the place of the
-    /// log, as far as that does not hold it already (Figure 13). Acknowledged when the journal knows.
+    /// Installs a leader's snapshot that is durable and that the state machine has restored: it replaces the log,
+    /// unless that holds its position already (Figure 13). It is acknowledged once the journal has recorded it.
     pub fn restored(&mut self, now: Time, base: SnapshotPoint, time: ClusterTime) {
         self.me.restore(base, time);
         if let Role::Follower(follower) = &mut self.role {
@@ -140,24 +140,24 @@ impl Raft {
         self.turn(now, Next::Stay);
     }
 
-    /// Tells the leader how much of its snapshot is here, or that all of it came and it was `damaged`.
+    /// Sends the leader how many bytes of its snapshot are here, or that it is complete and `damaged`.
     pub fn chunked(&mut self, to: NodeId, snapshot: Position, next: u64, damaged: bool) {
         if self.leader() == Some(to) && to != self.me.id {
             self.me.send(to, Message::InstallSnapshotResponse { snapshot, next, damaged });
         }
     }
 
-    /// Whether we lead, and that follower needs a snapshot.
+    /// Whether this node leads and that follower needs a snapshot.
     pub fn ships_to(&self, peer: NodeId) -> bool {
         self.progress().any(|(id, progress)| id == peer && progress.stage == ProgressState::Snapshot)
     }
 
-    /// The configuration that held at that index, and since which; if the log still knows.
+    /// The configuration in force at that index, and the index it is in force from; none if it is compacted.
     pub fn membership_at(&self, index: Index) -> Option<&(Index, Membership)> {
         self.me.configs.at(index)
     }
 
-    /// That peer came with that disk: it is known by it from now on, once a leader has written it down.
+    /// Records the disk id that a peer presented. The peer is known by it once a leader has logged it.
     pub fn met(&mut self, peer: NodeId, disk: DiskId) {
         self.me.remind(peer, disk);
         if self.me.learn_disk_id(peer, disk)
@@ -167,18 +167,18 @@ impl Raft {
         }
     }
 
-    /// Whether our own disk has too little room: one without makes no leader.
+    /// Sets whether this node's disk is too full for it to lead.
     pub fn lacks_room(&mut self, low: bool) {
         self.me.room.low = low;
     }
 
-    /// Our own log can take that many bytes more, behind all that is durable.
+    /// Sets how many more bytes this node's log can hold beyond the durable entries.
     pub fn can_take(&mut self, bytes: u64) {
         self.me.room = Room { bytes, behind: self.me.log.durable(), ..self.me.room };
     }
 
-    /// Whether a command of that many bytes may go into the log we lead: there is room for it on a majority of
-    /// disks, and what is to be kept there is kept; half of that much for one that frees room.
+    /// Whether a command of `bytes` bytes fits: on a leader, a majority of disks has room for it besides the reserve,
+    /// or besides half of the reserve for a command that frees room.
     pub fn has_room_for(&self, now: Time, bytes: u64, frees: bool) -> bool {
         let keep = self.me.options.reserve_bytes / if frees { 2 } else { 1 };
         match &self.role {
@@ -187,8 +187,8 @@ impl Raft {
         }
     }
 
-    /// Changes the members (§6), if that is sound, and, unless `force`d, if it puts nothing at risk. A new
-    /// voter is a learner first; learners that are to rise do so by themselves.
+    /// Changes the membership (§6) if the change is valid and, unless `force` is set, puts nothing at risk. A new voter
+    /// is a learner first; learners that wait for a promotion are promoted automatically.
     pub fn reconfigure(&mut self, now: Time, change: &Change, force: bool) -> Result<Position, Refusal> {
         let refusal = self.not_leader();
         let Role::Leader(leader) = &mut self.role else { return Err(refusal) };
@@ -197,7 +197,7 @@ impl Raft {
         Ok(position)
     }
 
-    /// Hands over to that voter, or to the one that is best placed (thesis §3.10); to whom.
+    /// Transfers leadership to that voter, or to the best target (thesis §3.10). Returns the target.
     pub fn transfer(&mut self, now: Time, to: Option<NodeId>) -> Result<NodeId, Refusal> {
         let refusal = self.not_leader();
         let Role::Leader(leader) = &mut self.role else { return Err(refusal) };
@@ -206,8 +206,8 @@ impl Raft {
         Ok(to)
     }
 
-    /// Whether commands can be put into the log here: this node leads, and its log is agreed to be the log of this
-    /// cluster, so that nothing that is acknowledged ever gives way to another.
+    /// Whether this node accepts commands: it leads, and its log is agreed to be the log of this cluster, so that no
+    /// other log ever replaces an acknowledged entry.
     pub fn takes_commands(&self) -> bool {
         match &self.role {
             Role::Leader(leader) => leader.takes_commands(&self.me),
@@ -215,7 +215,7 @@ impl Raft {
         }
     }
 
-    /// To whom this leader is handing over: it takes no new work meanwhile.
+    /// The target of this leader's transfer, if one is under way. The leader rejects new work meanwhile.
     pub fn transfer_target(&self) -> Option<NodeId> {
         match &self.role {
             Role::Leader(leader) => leader.transfer_target(),
@@ -223,17 +223,17 @@ impl Raft {
         }
     }
 
-    /// Hands over to one whose disk has room, if there is one that answers, for ours has none.
+    /// Transfers leadership to a responding voter whose disk has room, if there is one: this node's disk is full.
     pub fn make_room(&mut self, now: Time) {
         if let Role::Leader(leader) = &self.role
             && leader.has_roomy_heir(&self.me, now)
         {
-            // It was just seen that somebody can.
+            // `has_roomy_heir` has just found a target.
             let _to = self.transfer(now, None);
         }
     }
 
-    /// Puts a command into the log, if we lead and have room; it commits if we keep leading.
+    /// Appends a command, if this node leads and has room. It commits if this node remains the leader.
     pub fn propose(&mut self, now: Time, op: Bytes) -> Result<Position, Refusal> {
         let refusal = self.not_leader();
         let Role::Leader(leader) = &mut self.role else { return Err(refusal) };
@@ -249,13 +249,13 @@ impl Raft {
         Ok(leader.propose(&mut self.me, now, Payload::Opaque(op)))
     }
 
-    /// The cluster's clock: it runs while this node leads, and else stands where the log has it.
+    /// The cluster's clock. It advances while this node leads; otherwise it is the latest time known to this node.
     pub fn cluster_time(&mut self, now: Time) -> ClusterTime {
         self.me.clock.read(now)
     }
 
-    /// Asks for a linearizable read; [`Ready::reads`] or [`Ready::reads_lost`] will name it. A follower asks
-    /// its leader for the index, and can then answer itself.
+    /// Starts a linearizable read; [`Ready::reads`] or [`Ready::reads_lost`] will contain it. A follower requests the
+    /// read index from its leader, and then serves the read itself.
     pub fn read(&mut self) -> Result<ReadId, Refusal> {
         let refusal = self.not_leader();
         let read = ReadId(self.reads_given + 1);
@@ -278,7 +278,7 @@ impl Raft {
         Ok(read)
     }
 
-    /// What was asked of a leader that we follow no more comes to nothing.
+    /// Follows the current leader; requests to an earlier leader fail.
     fn inquire(&mut self) {
         let term = self.me.term();
         let of = match &self.role {
@@ -288,14 +288,14 @@ impl Raft {
         self.inquiries.follow(of, &mut self.reads_lost);
     }
 
-    /// Why only another node can do it, and who that may be.
+    /// The refusal that redirects a request to the leader, if one is known.
     pub fn not_leader(&self) -> Refusal {
         let leader = self.leader();
         let address = leader.and_then(|id| self.membership().address(id)).map(str::to_owned);
         Refusal::NotLeader { leader, address, term: self.term() }
     }
 
-    /// Everything there is to do since this was last asked.
+    /// Everything to do since the last call.
     pub fn ready(&mut self, now: Time) -> Ready {
         let mut ready = Ready::default();
         self.inquire();
@@ -313,7 +313,7 @@ impl Raft {
         ready
     }
 
-    /// Changes role as the role itself asked, and sees what that leads to.
+    /// Changes role as the role requested. A leader then commits and applies the automatic membership changes.
     fn turn(&mut self, now: Time, next: Next) {
         self.become_next(now, next);
         if let Role::Leader(leader) = &mut self.role {
@@ -326,7 +326,7 @@ impl Raft {
         }
     }
 
-    /// Figure 4.
+    /// Makes the role transitions of Figure 4.
     fn become_next(&mut self, now: Time, mut next: Next) {
         loop {
             next = match next {
@@ -362,7 +362,7 @@ impl Raft {
         self.role = Role::Leader(Leader::new(&mut self.me, now, &votes));
     }
 
-    /// A follower of nobody in particular, whatever it was.
+    /// Becomes a follower without a leader, from any role.
     fn step_down(&mut self, now: Time, why: StepDown) {
         if let Role::Leader(leader) = &mut self.role {
             self.reads_lost.append(&mut leader.abandon());
@@ -370,8 +370,8 @@ impl Raft {
             self.me.notes.push(Note::StepsDown { term: self.me.term(), why });
         }
         let follower = Follower::new(&mut self.me, now);
-        // Only a leader's word, or a vote given, buys time (§5.2): a candidate that nobody elects
-        // must not keep the others from campaigning by the mere height of its term.
+        // Only a message from the leader, or a vote granted, resets the election timeout (§5.2). A candidate that
+        // cannot win must not keep others from campaigning by its higher term alone.
         let follower = match &self.role {
             Role::Follower(before) => follower.with_deadline(before.deadline()),
             Role::Candidate(_) | Role::Leader(_) => follower,
@@ -389,17 +389,17 @@ impl Raft {
         role.min(self.inquiries.deadline(self.me.options.election_min))
     }
 
-    /// This node.
+    /// This node's id.
     pub fn id(&self) -> NodeId {
         self.me.id
     }
 
-    /// Its knobs.
+    /// Its options.
     pub fn options(&self) -> &super::options::Options {
         &self.me.options
     }
 
-    /// Its term.
+    /// Its current term.
     pub fn term(&self) -> Term {
         self.me.term()
     }
@@ -409,12 +409,13 @@ impl Raft {
         self.me.vote()
     }
 
-    /// The position that it acknowledged and does not hold; zero if there is none.
+    /// The position that it acknowledged and no longer holds; zero if there is none.
     pub fn promised(&self) -> Position {
         self.me.promised()
     }
 
-    /// A message of this node in that term, with where it comes from: for whoever fills in what an append holds.
+    /// An envelope from this node in that term, with its origin; for the driver, which fills in the entries of an
+    /// append.
     pub fn envelope(&self, to: NodeId, term: Term, message: Message) -> Envelope {
         self.me.envelope(to, term, message)
     }
@@ -429,22 +430,22 @@ impl Raft {
         self.me.configs.current()
     }
 
-    /// The index of the entry that brought it.
+    /// The index of the entry with that configuration.
     pub fn configured(&self) -> Index {
         self.me.configs.since()
     }
 
-    /// The position of the entry that brought the configuration in force.
+    /// The position of the entry with the configuration in force.
     pub fn configured_at(&self) -> Position {
         self.me.configured()
     }
 
-    /// How far it has to come: the highest index that is committed, as far as it was ever told.
+    /// The highest index known to be committed, whether the log has reached it or not.
     pub fn goal(&self) -> Index {
         self.me.leader_commit.max(self.me.log.commit())
     }
 
-    /// Who leads, as far as this node knows.
+    /// The leader, as far as this node knows.
     pub fn leader(&self) -> Option<NodeId> {
         match &self.role {
             Role::Follower(follower) => follower.leader(),
@@ -458,7 +459,7 @@ impl Raft {
         matches!(self.role, Role::Leader(_))
     }
 
-    /// On a leader, each follower as it sees it.
+    /// On a leader, the replication progress of each follower; otherwise empty.
     pub fn progress(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
         let leader = match &self.role {
             Role::Leader(leader) => Some(leader.progress()),
@@ -467,7 +468,7 @@ impl Raft {
         leader.into_iter().flatten().map(|(id, progress)| (*id, progress))
     }
 
-    /// What this node does.
+    /// This node's role, as the API reports it.
     pub fn role(&self) -> RoleName {
         match &self.role {
             Role::Follower(_) if !self.membership().members.contains_key(&self.me.id) => RoleName::Outside,
@@ -484,7 +485,7 @@ impl Raft {
         self.me.disk_age(now)
     }
 
-    /// On a leader, the commit index by its definition, for whoever checks it (`invariants`).
+    /// On a leader, the commit index computed from its definition, for checks (`invariants`).
     pub fn commit_by_definition(&self) -> Option<Index> {
         invariants::commit_by_definition(&self.me, &self.role)
     }

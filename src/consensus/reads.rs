@@ -1,46 +1,46 @@
-//! Read rounds: who has confirmed the leader, and since when (thesis §6.4).
+//! Read rounds: which nodes have confirmed the leader, and since when (thesis §6.4).
 
 use super::message::Round;
 use crate::types::{Index, NodeId};
 use std::collections::VecDeque;
 
-/// A read's number, given by the core, never used again in a process's life.
+/// The number of a read, assigned by the core. No number is used twice while the process lives.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ReadId(pub u64);
 
-/// Whose read it is.
+/// The node that requested a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReadRequester {
     /// This node's own.
     Own(ReadId),
-    /// A follower's, under its number for it.
+    /// A follower, with its number for the read.
     Peer(NodeId, u64),
 }
 
-/// Reads on their way to being linearizable: each waits for a round that began after it came.
+/// Reads that wait to be linearizable: each waits for a round that began after it arrived.
 ///
-/// Rounds have numbers that grow and are never used again, so that a late answer to an earlier
-/// round confirms nothing. All reads of one turn share a round.
+/// Round numbers grow and are never used twice, so that a late answer to an earlier round confirms nothing. All reads
+/// between two rounds share the next one.
 #[derive(Clone, Debug, Default)]
 pub struct Reads {
-    /// Reads that came since the last round began.
+    /// Reads that arrived since the last round began.
     gathering: Vec<ReadRequester>,
-    /// Reads in a round, with the commit index when it began. Rounds ascending.
+    /// Reads in a round, with the commit index at its start. Rounds ascend.
     asking: VecDeque<(Round, Index, Vec<ReadRequester>)>,
 }
 
 impl Reads {
-    /// How many reads wait.
+    /// The number of waiting reads.
     pub fn waiting(&self) -> usize {
         self.gathering.len() + self.asking.iter().map(|(_, _, reads)| reads.len()).sum::<usize>()
     }
 
-    /// A read has come.
+    /// Adds a read to the next round.
     pub fn push(&mut self, read: ReadRequester) {
         self.gathering.push(read);
     }
 
-    /// Begins the round after `latest` for the reads that have gathered; whether there were any.
+    /// Starts the round after `latest` for the gathered reads. Returns whether there were any.
     pub fn begin(&mut self, latest: &mut Round, commit: Index) -> bool {
         if self.gathering.is_empty() {
             return false;
@@ -50,17 +50,17 @@ impl Reads {
         true
     }
 
-    /// Takes the reads of every round that `confirmed` says is confirmed, with the index each needs.
+    /// Moves the reads of every confirmed round to `out`, each with the index that it needs.
     pub fn confirmed(&mut self, confirmed: impl Fn(Round) -> bool, out: &mut Vec<(ReadRequester, Index)>) {
-        // A later round confirms the earlier ones: whoever heard it heard us after they began.
+        // A later round confirms the earlier ones: its voters recognized this leader after those began.
         let Some(last) = self.asking.iter().rposition(|(round, _, _)| confirmed(*round)) else { return };
         for (_, index, reads) in self.asking.drain(..=last) {
             out.extend(reads.into_iter().map(|read| (read, index)));
         }
     }
 
-    /// Takes our own, unanswered, and forgets the others: we lead no more, or are about to. A follower
-    /// notices by itself.
+    /// Removes all reads and returns this node's own: it no longer leads, or is about to stop. A follower notices by
+    /// itself.
     pub fn abandon(&mut self) -> Vec<ReadId> {
         let mut all = std::mem::take(&mut self.gathering);
         all.extend(self.asking.drain(..).flat_map(|(_, _, reads)| reads));

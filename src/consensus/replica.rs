@@ -1,4 +1,4 @@
-//! What a node is in any role: its term, vote and log, its voters, its gate.
+//! A node's state in any role: term, vote, log, configurations, and messages that wait for the disk.
 
 mod identity;
 
@@ -24,93 +24,93 @@ use rand::{RngExt, SeedableRng};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// What a node must know to begin, or to begin again.
+/// The state a node starts or restarts from.
 #[derive(Clone, Debug)]
 pub struct Recovered {
-    /// The disk it is known by, if it has one.
+    /// The id of this node's disk, if it has one.
     pub disk: Option<DiskId>,
-    /// Term and vote, as the disk holds them.
+    /// Term and vote, as stored on disk.
     pub hard_state: HardState,
-    /// Where the log begins, and who the members are there.
+    /// Where the log starts, and the membership there.
     pub base: SnapshotPoint,
-    /// Term and size of each entry behind the base, all of them durable.
+    /// Term and size in bytes of each entry after the base, all of them durable.
     pub entries: Vec<(Term, u64)>,
-    /// The configurations among them.
+    /// The configurations among these entries.
     pub configurations: Vec<(Index, Membership)>,
-    /// The time of the last of them.
+    /// The time of the last of these entries.
     pub time: ClusterTime,
-    /// Everything up to here was applied, and so is committed: a snapshot says so.
+    /// Everything up to here was applied, and so is committed: a snapshot proves it.
     pub applied: Index,
 }
 
-/// A write that the journal has not yet reported.
+/// A write that the journal has not yet reported durable.
 #[derive(Clone, Copy, Debug)]
 struct Issued {
     id: WriteId,
-    /// The end of the log that it makes durable; clamped when the log is cut behind it.
+    /// The end of the log that it makes durable; lowered when the log is truncated before it.
     last: Index,
     at: Time,
 }
 
-/// What a node is in any role.
+/// A node's state in any role.
 ///
-/// It speaks in two voices, and choosing between them is the only decision about durability in the
-/// core: [`Replica::send`] promises no more than that we know our term; [`Replica::promise`] is
-/// true only once all that was written so far is on the disk.
+/// It sends messages in two ways, and choosing between them is the only decision about durability in the core. A
+/// message by [`Replica::send`] relies on a durable term only; a message by [`Replica::promise`] is true only once
+/// everything written so far is durable.
 #[derive(Clone, Debug)]
 pub struct Replica {
-    /// This node.
+    /// This node's id.
     pub id: NodeId,
-    /// Its knobs.
+    /// Its options.
     pub options: Options,
     /// Its log.
     pub log: Log,
-    /// Its members.
+    /// The configurations of its log.
     pub configs: Configs,
-    /// Our log agrees with that of this term's leader up to here, as its appends have shown: neither
-    /// acknowledgements nor commits reach further. There is one leader a term, so it holds as long as
-    /// the term does, whatever role we take meanwhile.
+    /// This node's log matches the log of this term's leader up to here, as the leader's appends have shown. Neither
+    /// acknowledgements nor commits go beyond it. A term has one leader, so it holds for the whole term, whatever role
+    /// this node takes meanwhile.
     pub matched_prefix: Index,
-    /// The highest index that a leader said is committed, whether we hold what is meant or not: how far
-    /// there is to go.
+    /// The highest index that a leader reported committed, whether this node's log has reached it or not.
     pub leader_commit: Index,
-    /// Where its log removed it last, if that was before all that is committed, and is not logged yet.
+    /// The index of the configuration that removed this node last, if the log had more committed entries to receive
+    /// then, and the removal is not logged yet.
     pub left_at: Option<Index>,
-    /// The latest round of reads. Never goes back in a process's life, so that none is used again.
+    /// The latest round of reads. It never decreases while the process lives, so that no round is used twice.
     pub round: Round,
     /// The cluster's clock.
     pub clock: Clock,
-    /// What it has to tell an operator.
+    /// Notes for the operator.
     pub notes: Vec<Note>,
-    /// Pieces of a snapshot that its leader sends it.
+    /// Chunks of a snapshot from the leader.
     pub chunks: Vec<(NodeId, SnapshotChunk)>,
-    /// The leader that was heard last, and when: for what is said of elections, and nothing else.
+    /// The last known leader and the time of its last message; used in notes on elections only.
     pub last_leader: Option<(NodeId, Time)>,
-    /// How much room its own disk has.
+    /// How much room this node's disk has.
     pub room: Room,
-    /// Whether its directory was made to found the log: only such a node speaks before its disk is named.
+    /// Whether its directory was created to found the log: only such a node sends votes before its disk is named.
     founder: bool,
     /// Whether a log may begin here.
     pub founding: Founding,
-    /// The disks that we and those we have met are known by.
+    /// The disk ids of this node and of the peers it has met.
     disks: BTreeMap<NodeId, DiskId>,
-    /// What each peer has said of its disk, while this process lives.
+    /// What each peer has claimed of its disk, since this process started.
     claims: PeerClaims,
-    /// The term in which the process began.
+    /// The term at the start of the process.
     recovered_term: Term,
     hard_state: HardState,
     hard_state_changed: bool,
-    /// Where the log began anew, in no write yet.
+    /// Where the log was restarted from a snapshot, not in a write yet.
     restarted: Option<SnapshotPoint>,
-    /// Entries that are in the log and in no write yet.
+    /// Entries that are in the log and not in a write yet.
     unwritten: Vec<Entry>,
-    /// The id the next write will have.
+    /// The id of the next write.
     next_write: WriteId,
-    /// Everything up to this write is on the disk.
+    /// Everything up to this write is durable.
     durable: WriteId,
-    /// The write that says which term we are in.
+    /// The write that contains the current term.
     term_write: WriteId,
-    /// The write that says whom we voted for in it.
+    /// The write that contains the vote in this term.
     vote_write: WriteId,
     issued: VecDeque<Issued>,
     gate: Gate,
@@ -119,7 +119,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// A node as its disk remembers it. Nothing is known to be committed beyond the base.
+    /// Restores a node from its disk. Nothing beyond the base and the applied index is known to be committed.
     pub fn recover(id: NodeId, options: Options, recovered: Recovered, seed: u64) -> Replica {
         let begins = recovered.base.position == Position::ZERO;
         let founder = begins && recovered.base.membership.members.contains_key(&id);
@@ -169,22 +169,22 @@ impl Replica {
         }
     }
 
-    /// The term this node is in.
+    /// The current term.
     pub fn term(&self) -> Term {
         self.hard_state.term
     }
 
-    /// Whom it voted for in it.
+    /// The vote in the current term.
     pub fn vote(&self) -> Option<Vote> {
         self.hard_state.vote
     }
 
-    /// The position that it acknowledged and does not hold, if there is one ([`HardState::promised`]).
+    /// The position that this node acknowledged and no longer holds, if there is one ([`HardState::promised`]).
     pub fn promised(&self) -> Position {
         self.hard_state.promised
     }
 
-    /// A new term, in which we have voted for nobody (§5.1).
+    /// Moves to a new term, without a vote (§5.1).
     pub fn advance_term(&mut self, term: Term) {
         assert!(term > self.term(), "terms only grow (§5.1)");
         self.hard_state = HardState { term, vote: None, ..self.hard_state };
@@ -196,7 +196,7 @@ impl Replica {
         }
     }
 
-    /// Our one vote of this term (§5.2): for that node on that disk.
+    /// Records the one vote of this term (§5.2): for that node on that disk.
     pub fn record_vote(&mut self, candidate: Vote) {
         let mutants = self.options.mutants;
         let mayhem = mutants.breaks(Mutant::VoteTwice)
@@ -210,17 +210,17 @@ impl Replica {
         }
     }
 
-    /// A number at chance, another for each run of the process.
+    /// A random number, different in each run of the process.
     pub fn draw_number(&mut self) -> u64 {
         self.rng.random()
     }
 
-    /// Sends something that promises nothing about our disk but the term on the envelope.
+    /// Sends a message that relies on nothing durable but the term on the envelope.
     pub fn send(&mut self, to: NodeId, message: Message) {
         self.post(self.term_write, to, message);
     }
 
-    /// Sends something that is true only once all that is written so far is durable.
+    /// Sends a message that is true only once everything written so far is durable.
     pub fn promise(&mut self, to: NodeId, message: Message) {
         let everything = if self.is_dirty() { self.next_write } else { self.last_issued() };
         let broken = match message {
@@ -241,7 +241,7 @@ impl Replica {
         }
     }
 
-    /// A message of this node in that term, with where it comes from.
+    /// An envelope from this node in that term, with its origin.
     pub fn envelope(&self, to: NodeId, term: Term, message: Message) -> Envelope {
         let current = self.configs.current();
         let speaks_for_log = message.speaks_for_log() && !self.options.mutants.breaks(Mutant::HideUnagreedLog);
@@ -250,12 +250,12 @@ impl Replica {
         Envelope { from: self.id, to, term, origin, message }
     }
 
-    /// Whether the disk knows term and vote as we do.
+    /// Whether the current vote is durable.
     pub fn vote_is_durable(&self) -> bool {
         self.vote_write <= self.durable
     }
 
-    /// Whether the disk knows which term we are in: before that we say nothing in it.
+    /// Whether the current term is durable. Until then this node sends nothing in it.
     pub fn term_is_durable(&self) -> bool {
         self.term_write <= self.durable
     }
@@ -268,7 +268,7 @@ impl Replica {
         WriteId(self.next_write.0 - 1)
     }
 
-    /// One more entry of our own, at the end of the log (Leader Append-Only, §5.3).
+    /// Appends an entry of this node's own (Leader Append-Only, §5.3).
     pub fn append(&mut self, now: Time, payload: Payload) -> Position {
         let position = Position::new(self.log.last().index.next(), self.term());
         let entry = codec::entry(position, self.clock.read(now), payload);
@@ -276,7 +276,7 @@ impl Replica {
         position
     }
 
-    /// An entry goes to the end of the log.
+    /// Appends an entry.
     pub fn take(&mut self, entry: Entry) {
         let position = self.log.append(entry.position.term, codec::entry_size(&entry) as u64);
         assert_eq!(position, entry.position, "entries are consecutive");
@@ -287,7 +287,7 @@ impl Replica {
         self.unwritten.push(entry);
     }
 
-    /// A configuration is in force as soon as it is in the log (§6).
+    /// Adopts a configuration: it is in force as soon as it is in the log (§6).
     fn configure(&mut self, index: Index, membership: Membership) {
         let mutants = self.options.mutants;
         let stale = mutants.breaks(Mutant::KeepDroppedConfig) || mutants.breaks(Mutant::KeepStaleConfig);
@@ -306,8 +306,8 @@ impl Replica {
         self.notes.push(Note::Configured { index, membership: Box::new(membership) });
     }
 
-    /// Warns of having been removed, once the log has come as far as is committed: a node that catches up passes
-    /// configurations that were in force long ago.
+    /// Warns that this node was removed, once its log has reached the commit index of the leader: a node that catches
+    /// up passes configurations that were in force long ago.
     pub fn tell_if_outside(&mut self) {
         if self.log.last().index >= self.leader_commit
             && let Some(since) = self.left_at.take()
@@ -317,13 +317,13 @@ impl Replica {
         }
     }
 
-    /// The disks of those who are not the same members by that configuration.
+    /// Forgets the disks of peers that do not stay the same members in `next`.
     fn forget_disks(&mut self, next: &Membership) {
         let (me, current) = (self.id, self.configs.current());
         self.disks.retain(|id, _| *id == me || current.stays(*id, next));
     }
 
-    /// Entries from `from` on conflict with a leader's and give way (§5.3).
+    /// Truncates the log from `from` on: the entries conflict with a leader's (§5.3).
     pub fn truncate(&mut self, from: Index) {
         self.notes.push(Note::Drops { from, last: self.log.last() });
         self.log.truncate(from);
@@ -336,22 +336,21 @@ impl Replica {
             return;
         }
         self.log.clamp_durable(from);
-        // What the journal reports later of writes made before the cut says nothing of what follows it.
+        // A later report of a write made before the truncation does not cover the entries that follow it.
         for issued in &mut self.issued {
             issued.last = issued.last.min(from.prev());
         }
     }
 
-    /// A snapshot has taken the place of everything up to there.
+    /// Compacts the log and its configurations: a snapshot covers everything up to `upto`.
     pub fn compact(&mut self, upto: Index) {
         self.log.compact(upto);
         self.configs.forget(self.log.base().index);
     }
 
-    /// A snapshot that came from a leader is ours now: it stands for everything up to its position,
-    /// which is committed, and so in the log of whoever leads this term or a later one. A log that
-    /// holds that very position goes on behind it; any other gives way as a whole (Figure 13, rules 6
-    /// and 7): what it holds at that index was never committed.
+    /// Installs a leader's snapshot. It covers everything up to its position, which is committed and so in the log of
+    /// every leader of this term or a later one. A log that holds that position keeps the entries after it; any other
+    /// log is replaced as a whole (Figure 13, rules 6 and 7): an entry it has at that index was never committed.
     pub fn restore(&mut self, base: SnapshotPoint, time: ClusterTime) {
         let Position { index, .. } = base.position;
         if index <= self.log.commit() && !self.options.mutants.breaks(Mutant::InstallOldSnapshots) {
@@ -372,14 +371,15 @@ impl Replica {
         self.notes.push(Note::Restarts { base: base.position });
         self.notes.push(Note::Configured { index: base.configured, membership: Box::new(base.membership.clone()) });
         self.unwritten.clear();
-        // What the journal reports of earlier writes says nothing of the log that begins here.
+        // A later report of an earlier write does not cover the log that starts here.
         for issued in &mut self.issued {
             issued.last = Index::ZERO;
         }
         self.restarted = Some(base);
     }
 
-    /// The journal has made everything up to this write durable; whether that moved the log's.
+    /// Handles the journal's report that every write up to `upto` is durable. Returns whether the log's durable index
+    /// advanced.
     pub fn persisted(&mut self, upto: WriteId) -> bool {
         let before = self.log.durable();
         while let Some(issued) = self.issued.front().copied()
@@ -394,28 +394,28 @@ impl Replica {
         self.log.durable() > before
     }
 
-    /// How long the oldest write has been on its way to the disk.
+    /// The age of the oldest write that is not yet durable.
     pub fn disk_age(&self, now: Time) -> Duration {
         self.issued.front().map_or(Duration::ZERO, |issued| now.since(issued.at))
     }
 
-    /// The disk has not answered for so long that this node should not lead (`Options::election_min`).
+    /// Whether the oldest write has waited so long that this node should not lead (`Options::election_min`).
     pub fn disk_stalled(&self, now: Time) -> bool {
         self.disk_age(now) >= self.options.election_min
     }
 
-    /// A time without a leader after which to campaign, drawn anew each time (§5.2).
+    /// A random election timeout, drawn anew each time (§5.2).
     pub fn random_election_timeout(&mut self) -> Duration {
         let (min, max) = (self.options.election_min, self.options.election_max);
         self.rng.random_range(min..=max.max(min))
     }
 
-    /// A moment to wait before asking around when the leader's connection closed.
+    /// A random delay before a campaign after the leader's connection closed.
     pub fn random_link_loss_delay(&mut self) -> Duration {
         self.rng.random_range(Duration::ZERO..=self.options.link_closed_within)
     }
 
-    /// Answers a candidate of our own term (§5.2, §5.4.1); whether we voted for it.
+    /// Answers a vote request of this term (§5.2, §5.4.1). Returns whether this node voted for the candidate.
     pub fn handle_request_vote(&mut self, candidate: Vote, last: Position, ask: VoteKind) -> bool {
         let mutants = self.options.mutants;
         let from = candidate.node;
@@ -445,7 +445,7 @@ impl Replica {
         false
     }
 
-    /// Puts into `ready` what any role has to say: messages, the next write, notes.
+    /// Moves the output of every role into `ready`: messages, the next write, notes.
     pub fn ready(&mut self, now: Time, ready: &mut Ready) {
         if self.is_dirty() {
             let hard_state = self.hard_state_changed.then_some(self.hard_state);

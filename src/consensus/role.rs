@@ -1,16 +1,16 @@
-//! What a node does this term.
+//! The role of a node in its term.
 
 use super::candidate::Candidate;
 use super::follower::Follower;
 use super::leader::Leader;
 
-/// What a node does this term (Figure 4).
+/// The role of a node in its term (Figure 4).
 #[derive(Clone, Debug)]
 pub enum Role {
     /// Follows a leader, or waits for one.
     Follower(Follower),
-    /// Asks to be elected, or whether it would be.
+    /// Requests pre-votes or votes.
     Candidate(Candidate),
-    /// Leads.
+    /// Leads its term.
     Leader(Leader),
 }

@@ -1,36 +1,37 @@
-//! How much more the disk of a node takes, and what a leader may promise on the strength of it.
+//! Room on the disk of a node, and which entries a leader may append by it.
 //!
-//! An entry that no majority has room for is worse than a refusal: it can neither be committed nor be taken
-//! back, and everything behind it, even what would free room, waits for it. So a leader lets in what fits.
+//! An entry that no majority has room for is worse than a refusal: it can be neither committed nor taken back, and
+//! every entry after it waits, even one that would free room. So a leader accepts only entries that fit.
 
 use super::log::Log;
 use crate::limits::ENTRY_OVERHEAD_MAX;
 use crate::types::Index;
 
-/// With that much left, in bytes, nobody counts: no cluster writes as much between two beats.
+/// With this many bytes left no count is needed: no cluster writes as much between two heartbeats.
 const AMPLE_BYTES: u64 = 4 << 30;
 
-/// What a node has said of the room on its disk.
+/// The room on its disk that a node has reported.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Room {
-    /// Whether there is too little to lead: it would refuse writes.
+    /// Whether there is too little room to lead: as leader the node would refuse writes.
     pub low: bool,
-    /// How many bytes more its log can take, if all else that keeps room gives way to it.
+    /// How many bytes more its log can take, if all other reserved room gives way to it.
     pub bytes: u64,
-    /// Behind that entry of its log.
+    /// The index after which these bytes fit.
     pub behind: Index,
 }
 
 impl Room {
-    /// Of a node that has not said anything yet.
+    /// The value for a node that has not reported yet.
     pub const AMPLE: Room = Room { low: false, bytes: u64::MAX, behind: Index::ZERO };
 
-    /// Whether nobody need count.
+    /// Whether there is so much room that no count is needed.
     pub fn is_ample(&self) -> bool {
         self.bytes >= AMPLE_BYTES
     }
 
-    /// Whether all of our log up to there fits behind what it holds, and `more` bytes, with `keep` left over.
+    /// Whether the rest of the log up to `upto`, plus `more` bytes, fits in the node's room with `keep` bytes left
+    /// over.
     pub fn takes(&self, log: &Log, upto: Index, more: u64, keep: u64) -> bool {
         if self.is_ample() {
             return true;
@@ -55,7 +56,7 @@ mod tests {
         assert!(!room(5 * 1064 + 563, 5).takes(&log, Index(10), 500, 0));
         assert!(!room(5 * 1064 + 564, 5).takes(&log, Index(10), 500, 1));
         assert!(!room(5 * 1064 + 564, 4).takes(&log, Index(10), 500, 0));
-        // It is ahead of us, or of what the log still has.
+        // The node is ahead of this log, or of the part that the log still has.
         assert!(room(564, 12).takes(&log, Index(10), 500, 0));
         log.persisted(Index(10));
         log.commit_to(Index(10));

@@ -1,4 +1,4 @@
-//! How a leader changes who belongs to the cluster (§6, thesis §4).
+//! Membership changes on the leader (§6, thesis §4).
 
 use super::Leader;
 use crate::api::Refusal;
@@ -10,12 +10,12 @@ use crate::consensus::replica::Replica;
 use crate::types::{Change, InvalidChange, Membership, Mutant, NodeId, Payload, PendingRole, Position, Time};
 use std::collections::BTreeSet;
 
-/// Who is no member any more is told so for this many of the longest election timeouts.
+/// A removed member is notified for this many of the longest election timeouts at most.
 const TOLD_FOR: u32 = 10;
 
 impl Leader {
-    /// Changes the members, if that is sound, and, unless `force`d, if it does not put the cluster at
-    /// risk. A refusal means that nothing has happened.
+    /// Changes the membership if the change is valid and, unless `force` is set, does not put the cluster at risk. A
+    /// refusal means that nothing has happened.
     pub fn reconfigure(
         &mut self,
         me: &mut Replica,
@@ -35,8 +35,8 @@ impl Leader {
         Ok(self.adopt(me, now, next))
     }
 
-    /// One change at a time, and none before our own first entry is committed: two leaders that changed the
-    /// same configuration, each without the other's knowledge, could come to disjoint majorities.
+    /// Allows one change at a time, and none before this leader's first entry is committed: two leaders that changed
+    /// the same configuration, each without knowing of the other, could reach disjoint majorities.
     fn may_change(&self, me: &Replica) -> Result<(), Refusal> {
         let mutants = me.options.mutants;
         let open = self.current_term_committed(me) || mutants.breaks(Mutant::ChangeBeforeNoop);
@@ -48,8 +48,8 @@ impl Leader {
         Ok(())
     }
 
-    /// Nobody becomes a voter, forced or not, that does not hold the entry that names its disk: it would stand in
-    /// the quorum under a disk that nobody could tell from another.
+    /// Rejects a new voter, forced or not, that does not hold the entry that names its disk: it would count in the
+    /// quorum with a disk that could not be told from another.
     fn names_entering(&self, me: &Replica, next: &Membership) -> Result<(), Refusal> {
         let unnamed = |id: &&NodeId| !me.configs.current().is_voter(**id) && !self.is_named(me, **id);
         match next.voters.iter().find(unnamed) {
@@ -66,8 +66,8 @@ impl Leader {
         me.options.mutants.breaks(Mutant::PromoteUnnamed) || id == me.id || self.progress.get(&id).is_some_and(holds)
     }
 
-    /// Whether the cluster would go on all the same: whoever is to become a voter is there and has caught
-    /// up, and so many of the new voters are heard that they can decide.
+    /// Whether the cluster keeps working after the change: every new voter responds and has caught up, and enough of
+    /// the new voters respond to form a quorum.
     fn is_harmless(&self, me: &Replica, now: Time, change: &Change, next: &Membership) -> Result<(), Refusal> {
         let dangerous = |why: String| Err(Refusal::UnsafeChange { why });
         let entering: Vec<NodeId> =
@@ -77,7 +77,7 @@ impl Leader {
                 _ if !self.hears(me, now, id) => {
                     return dangerous(format!("{id} does not answer: as a voter it would count and not help"));
                 }
-                // In the first moments of a term nobody has had the time to.
+                // In the first moments of a term no follower has had time to respond.
                 _ if !self.answers(me, now, id) => return Err(Refusal::Busy),
                 Some(progress) if !progress.caught_up => {
                     let behind = me.log.last().index.0 - progress.matched.0;
@@ -101,7 +101,7 @@ impl Leader {
         Ok(())
     }
 
-    /// A configuration counts from the moment it is in the log (§6).
+    /// Appends a configuration. It is in force as soon as it is in the log (§6).
     fn adopt(&mut self, me: &mut Replica, now: Time, next: Membership) -> Position {
         let mut next = if me.options.mutants.breaks(Mutant::ChangeWithoutJoint) { next.settled() } else { next };
         me.name_disks(&mut next);
@@ -110,7 +110,7 @@ impl Leader {
         position
     }
 
-    /// Follows the configuration in force: whoever is new is sent the log, and whoever left is told so.
+    /// Applies the configuration in force: starts to replicate to new members, and to notify removed ones.
     pub(super) fn arrange(&mut self, me: &Replica, now: Time) {
         if self.arranged == me.configs.since() {
             return;
@@ -120,7 +120,7 @@ impl Leader {
         let next = me.log.last().index.next();
         for id in membership.ids().filter(|id| *id != me.id) {
             if self.leaving.remove(&id).is_some() {
-                // It left and was added again: what it held then, it may hold no more.
+                // It was removed and added again: it may no longer hold what it held then.
                 self.progress.remove(&id);
             }
             self.progress.entry(id).or_insert_with(|| Progress::new(now, next));
@@ -132,15 +132,15 @@ impl Leader {
         }
     }
 
-    /// That peer came with a disk we did not know: what was confirmed on another counts for nothing.
+    /// Handles a new disk of a peer: acknowledgements from its earlier disk no longer count.
     pub fn forget(&mut self, me: &Replica, peer: NodeId) {
         if let Some(progress) = self.progress.get_mut(&peer) {
             *progress = Progress::new(progress.last_contact, me.log.last().index.next());
         }
     }
 
-    /// Lets go of those who left, once they know: they hold the configuration without them, and know that it
-    /// is committed; or when they have had time enough.
+    /// Drops removed members that hold the configuration without them and know that it is committed, or whose time is
+    /// up.
     pub(super) fn let_go(&mut self, me: &mut Replica, now: Time) {
         let since = me.configs.since();
         let progress = &mut self.progress;
@@ -156,7 +156,7 @@ impl Leader {
         });
     }
 
-    /// Takes back a change that is not committed.
+    /// Reverts a change that is not committed.
     fn abort(&mut self, me: &mut Replica, now: Time) -> Result<Position, Refusal> {
         let current = me.configs.current();
         if !current.is_joint() || me.configs.since() <= me.log.commit() {
@@ -167,16 +167,16 @@ impl Leader {
             None if me.configs.before().is_some_and(Membership::is_joint) => {
                 return Err(unsound(InvalidChange::Returning));
             }
-            // An earlier leader began it, and another may have gone on to the new configuration unseen: the
+            // An earlier leader began the change, and another may have moved on to the new configuration unseen: the
             // same two majorities have to agree on the way back.
             None => current.turned(),
         };
         Ok(self.adopt(me, now, back))
     }
 
-    /// What the change under way came from, if it may be returned to at once. It may if this leader began it
-    /// and it is not committed: then nobody can have gone on from it, for we should have, and one majority of
-    /// the old voters excludes any other that is in use.
+    /// The configuration to revert the change under way to, if that may be done directly. It may if this leader began
+    /// the change and it is not committed: then no leader can have moved on from it, because this one would have, and a
+    /// majority of the old voters rules out every other quorum in use.
     fn way_back(&self, me: &Replica) -> Option<Membership> {
         let (current, since) = (me.configs.current(), me.configs.since());
         let ours = since >= self.term_start_index && since > me.log.commit();
@@ -184,8 +184,8 @@ impl Leader {
         (current.is_joint() && ours && direct).then(|| current.restored())
     }
 
-    /// No quorum is heard. If that is because those whom a change would make voters do not answer, the change is
-    /// taken back rather than the leadership given up: with nobody to lead, nobody could.
+    /// Called when no quorum responds. If the cause is that the new voters of a change do not respond, the leader
+    /// reverts the change and does not step down: without a leader, no node could revert it.
     pub(super) fn takes_back(&mut self, me: &mut Replica, now: Time) -> bool {
         let Some(back) = self.way_back(me).filter(|_| !me.options.mutants.breaks(Mutant::NeverTakeBack)) else {
             return false;
@@ -198,10 +198,10 @@ impl Leader {
         returns
     }
 
-    /// What follows by itself from what is committed: a joint configuration settles, a leader that is no
-    /// member goes, learners that have caught up rise, and disks that were heard of are named.
+    /// Makes the changes that follow from a committed configuration: leaves a joint configuration, steps down if this
+    /// leader was removed, promotes learners that have caught up, and names disks that are known.
     pub fn govern(&mut self, me: &mut Replica, now: Time) -> Next {
-        // Whatever brought it: a follower's entries that we now lead, or our own.
+        // The configuration may come from entries received as a follower, or from this leader.
         self.arrange(me, now);
         if me.configs.since() > me.log.commit() || !self.current_term_committed(me) {
             return Next::Stay;
@@ -231,13 +231,13 @@ impl Leader {
         Next::Stay
     }
 
-    /// Whether a founder that has nobody to ask still waits: members of another log that know it by its id and
-    /// address dial it, and it must not take a command before it has heard of them.
+    /// Whether a founder that is alone in its list still waits: members of another log that know it by id and address
+    /// dial it, and it must not accept a command before they have had the time to.
     fn may_be_named_elsewhere(&self, me: &Replica, now: Time) -> bool {
         me.configs.current().members.len() == 1 && now.since(self.began) < me.options.alone_wait
     }
 
-    /// The configuration in which learners that wait for a vote, and are there and caught up, have one.
+    /// The configuration that promotes the learners that wait for a vote, respond and have caught up.
     fn risen(&self, me: &Replica, now: Time) -> Option<Membership> {
         let current = me.configs.current();
         let mut voters: BTreeSet<NodeId> = current.voters.clone();
@@ -255,12 +255,12 @@ impl Leader {
             voters.insert(*id);
         }
         let next = (voters != current.voters).then(|| current.towards(voters).ok()).flatten()?;
-        // Whoever falls silent just now must not be counted on.
+        // Does not count on a voter that has just stopped responding.
         quorum::decides(&next.settled(), |id| self.answers(me, now, id)).then_some(next)
     }
 }
 
-/// The configuration in which disks that we have met are named, if there are any that are not.
+/// The configuration that names the known disks, if any are not named yet.
 fn named(me: &Replica) -> Option<Membership> {
     let mut next = me.configs.current().clone();
     me.name_disks(&mut next).then_some(next)

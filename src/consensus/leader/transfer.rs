@@ -1,4 +1,4 @@
-//! How a leader hands over (thesis §3.10).
+//! Leadership transfer (thesis §3.10).
 
 use super::Leader;
 use crate::api::Refusal;
@@ -10,7 +10,7 @@ use crate::consensus::reads::ReadId;
 use crate::consensus::replica::Replica;
 use crate::types::{NodeId, Time};
 
-/// Another is to take over: no new work is taken until it has, or until that takes too long.
+/// A leadership transfer under way. The leader rejects new work until the target leads or the deadline passes.
 #[derive(Clone, Debug)]
 pub struct LeaderTransfer {
     to: NodeId,
@@ -19,21 +19,21 @@ pub struct LeaderTransfer {
 }
 
 impl LeaderTransfer {
-    /// When it is given up.
+    /// The time at which it is aborted.
     pub fn until(&self) -> Time {
         self.until
     }
 }
 
 impl Leader {
-    /// To whom we hand over, while we do.
+    /// The target of the transfer under way, if any.
     pub fn transfer_target(&self) -> Option<NodeId> {
         self.handover.as_ref().map(|handover| handover.to)
     }
 
-    /// Hands over to that voter, or to the one that is best placed: takes no new work, brings it up to date,
-    /// and asks it to campaign at once. Reads that wait come to nothing: the ones that are returned.
-    /// Within an election timeout it is done, or given up.
+    /// Transfers leadership to that voter, or to the best target: rejects new work, brings the target up to date, and
+    /// makes it campaign at once. Waiting reads fail and are returned. The transfer ends, or is aborted, within the
+    /// shortest election timeout.
     pub fn hand_over(
         &mut self,
         me: &mut Replica,
@@ -63,12 +63,13 @@ impl Leader {
         Ok((to, self.reads.abandon()))
     }
 
-    /// Whether what a follower needs is not in the log any more, and a snapshot is on its way to it.
+    /// Whether a snapshot is being sent to that follower, because the entries it needs are no longer in the log.
     fn is_sent_snapshot(&self, id: NodeId) -> bool {
         self.progress.get(&id).is_some_and(|progress| progress.stage == ProgressState::Snapshot)
     }
 
-    /// The voter that would take over soonest: it has answered in this term, has room on its disk, and holds the most of our log.
+    /// The best target of a transfer. A target responds in this term, holds the entry that names its disk, and is not
+    /// being sent a snapshot; room on its disk comes first, then the length of the matching log.
     fn best_transfer_target(&self, me: &Replica, now: Time) -> Option<NodeId> {
         let voters = me.configs.current().voters.iter().copied().filter(|id| *id != me.id);
         let able =
@@ -77,14 +78,14 @@ impl Leader {
         able.max_by_key(rank)
     }
 
-    /// Whether a voter that answers has room on its disk, and so could lead where we cannot.
+    /// Whether a voter that responds has room on its disk, and so could lead where this node cannot.
     pub fn has_roomy_heir(&self, me: &Replica, now: Time) -> bool {
         self.best_transfer_target(me, now)
             .and_then(|id| self.progress.get(&id))
             .is_some_and(|progress| !progress.room.low)
     }
 
-    /// Asks it to campaign, once it holds all of our log.
+    /// Makes the target campaign, once it holds all of this leader's log.
     pub(super) fn ask_to_step_up(&mut self, me: &mut Replica) {
         let Some(handover) = &mut self.handover else { return };
         let matched = self.progress.get(&handover.to).is_some_and(|p| p.matched == me.log.last().index);
@@ -94,25 +95,25 @@ impl Leader {
         }
     }
 
-    /// It takes too long, or who was to take over does not answer: we lead on.
+    /// Aborts the transfer after its deadline; this node goes on leading.
     pub(super) fn end_handover(&mut self, me: &mut Replica, now: Time) {
         if let Some(handover) = self.handover.take_if(|handover| handover.until <= now) {
             me.notes.push(Note::KeepsLead { to: handover.to });
         }
     }
 
-    /// We are no voter any more, and that is committed: another takes over, and we lead no more (§6).
+    /// Makes another voter campaign and steps down: the committed configuration has no vote for this node (§6).
     pub(super) fn step_down_if_removed(&mut self, me: &mut Replica, now: Time) -> Next {
-        // Best placed already: it holds the configuration without us, for a majority does.
+        // The target should need no entries: a majority holds the configuration without this node.
         if let Some(heir) = self.best_transfer_target(me, now) {
             me.send(heir, Message::TimeoutNow);
         }
-        // Those who wait for word of that commit have it with our last beat.
+        // Followers learn from a last heartbeat that the configuration is committed.
         self.farewell(me, now);
         Next::StepDown(StepDown::Removed)
     }
 
-    /// A last beat: what is committed, to everyone who holds it.
+    /// Sends a last heartbeat with the commit index to all followers.
     fn farewell(&mut self, me: &mut Replica, now: Time) {
         let round = me.round;
         self.beat(me, now, round);

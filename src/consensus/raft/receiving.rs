@@ -1,4 +1,4 @@
-//! What is taken of what others say, and what it means before any role looks at it: disks, logs, terms, leaders.
+//! Checks on an incoming message before its role handles it: disk, log, term, leader.
 
 use super::Raft;
 use crate::consensus::follower::Follower;
@@ -9,8 +9,9 @@ use crate::consensus::role::Role;
 use crate::types::{LogId, Mutant, NodeId, Position, Term, Time};
 
 impl Raft {
-    /// A peer says what it has heard from this node's disk. If that is more than the disk holds, it is an older copy:
-    /// the node keeps to the term and the position, and its vote of that term is spent, for whom it cannot know.
+    /// Handles a peer's reminder of what this node's disk has promised. If the disk holds less, it is an older copy:
+    /// the node adopts the term and the position, and its vote of that term is spent, because it cannot know its
+    /// candidate.
     pub(super) fn reminded(&mut self, now: Time, term: Term, position: Position) {
         if self.me.options.mutants.breaks(Mutant::IgnoreReminders) {
             return;
@@ -25,8 +26,9 @@ impl Raft {
         self.me.promise_lost(position);
     }
 
-    /// A peer that names this node, by its id and address, holds another log: whether this node must stop serving.
-    /// A founder that had nobody to ask learns so that it was a member of that log, and has lost its directory.
+    /// Handles a peer that knows this node by id and address and holds another log. Returns whether this node must stop
+    /// serving: a founder that was alone in its list learns that it was a member of that log and has lost its
+    /// directory.
     pub fn named_by_other_log(&mut self, peer: NodeId, log: LogId) -> bool {
         if self.membership().agreed_log() == Some(log) {
             return false;
@@ -35,14 +37,14 @@ impl Raft {
         self.me.founds_alone()
     }
 
-    /// Whether a message is taken at all, by the disk and the log it comes from. Asked before anything else: not even
-    /// the term of another log is of any meaning here.
+    /// Whether a message is accepted, by its disk and log. Checked first: not even the term of another log has a
+    /// meaning here.
     pub(super) fn is_heard(&mut self, envelope: &Envelope) -> bool {
         let Envelope { from, origin, message, .. } = envelope;
         let counts_any = self.me.counts_any_disk();
         let same_log = self.membership().agreed_log().is_none_or(|log| origin.log == Some(log));
-        // One that holds nothing asks whether a log may begin, and is told that one has. One that holds an entry is of
-        // another log, or of the first moments of this one, in which it has no need of this node's vote.
+        // A candidate with an empty log asks whether a log may begin, and is answered that one has. A candidate with an
+        // entry has another log, or is in the first moments of this one and does not need this node's vote.
         let leads = match message {
             Message::RequestVote { last, .. } => *last > Position::ZERO,
             message => message.is_leaders(),
@@ -61,7 +63,7 @@ impl Raft {
         false
     }
 
-    /// Compares terms (§5.1); whether there is anything left to answer.
+    /// Compares terms (§5.1). Returns whether the message is still to be handled.
     pub(super) fn meet_terms(&mut self, now: Time, envelope: &Envelope) -> bool {
         if envelope.term < self.me.term() {
             match envelope.message {
@@ -90,8 +92,8 @@ impl Raft {
             && ask != VoteKind::Transfer
             && self.hears_leader(now)
         {
-            // Whoever hears a leader helps nobody to depose it, and does not take over the term of
-            // one who tries (thesis §4.2.3).
+            // A voter in contact with a leader does not help to depose it, and does not adopt the candidate's term
+            // (thesis §4.2.3).
             let denied = Some("a leader is heard");
             self.me.notes.push(Note::Votes { candidate: envelope.from, ask, term: envelope.term, denied });
             return false;
@@ -118,7 +120,7 @@ impl Raft {
         }
     }
 
-    /// Only the leader of our term says these; a candidate that hears one has lost (§5.2).
+    /// Accepts the sender of a leader's message as leader of this term; a candidate that receives one has lost (§5.2).
     pub(super) fn recognise_leader(&mut self, now: Time, envelope: &Envelope) -> Result<(), &'static str> {
         match envelope.message {
             Message::AppendEntries { .. }
@@ -131,7 +133,7 @@ impl Raft {
         match &self.role {
             Role::Follower(follower) if follower.leader().is_none_or(|leader| leader == envelope.from) => {}
             Role::Candidate(_) => self.role = Role::Follower(Follower::of(&mut self.me, now, envelope.from)),
-            // Election Safety (§5.2): one of the two is none.
+            // Election Safety (§5.2): a term has one leader, so one of the two claims is false.
             Role::Follower(_) | Role::Leader(_) => return Err("it leads a term that another leads"),
         }
         Ok(())

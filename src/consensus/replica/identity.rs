@@ -1,5 +1,4 @@
-//! Which server a node is, by id and disk: what its voice is worth, whose voices count for it, and what it and its
-//! peers have said of their disks.
+//! Node identity by id and disk: whether this node's vote counts, whose copies it counts, and which disks are known.
 
 use super::Replica;
 use crate::consensus::claims::Claim;
@@ -8,46 +7,47 @@ use crate::consensus::note::Note;
 use crate::consensus::peer_class::{Introduction, PeerClass, Standpoint, classify_peer};
 use crate::types::{DiskId, Index, Membership, Mutant, NodeId, Position, Vote};
 
-/// What the voice of a node is worth, by its own log.
+/// Whether a node's own votes and copies count, by its own log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Voice {
-    /// Its log names its disk: its votes and copies count.
+    /// The log names its disk: its votes and copies count.
     Counted,
-    /// It is a founder, and its log names no disk for it yet: it may hold nothing because nothing began, or because
-    /// it was emptied. Its vote counts only where everyone votes, or where the log is to begin.
+    /// The node is a founder, and its log does not name its disk yet. Its log may be empty because no log has begun, or
+    /// because the disk was emptied. Its vote counts only where every voter grants its vote, or where the log is to
+    /// begin.
     Founder,
-    /// Its log knows its id by another disk, or not at all: it read the log only up to a time before it was added.
-    /// It neither campaigns nor votes, nor counts its own copy, whatever that log says.
+    /// The log names another disk for its id, or does not know the id: it was read only up to a point before the node
+    /// was added. The node neither campaigns nor votes, nor counts its own copy, whatever that log says.
     None,
 }
 
 impl Replica {
-    /// The disk this node is known by, if disks have ids here.
+    /// The id of this node's disk, if disks have ids here.
     pub fn disk(&self) -> Option<DiskId> {
         self.disks.get(&self.id).copied()
     }
 
-    /// This node as a candidate.
+    /// This node as a candidate: its id and disk.
     pub fn candidate(&self) -> Vote {
         Vote::new(self.id, self.disk())
     }
 
-    /// The position of the entry that brought the configuration in force. Where a snapshot has taken that entry's
-    /// place its term is not known, and the snapshot's stands for it: no other configuration lies between the two.
+    /// The position of the entry with the configuration in force. Where a snapshot has replaced that entry its term is
+    /// not known, and the snapshot's term stands in: no other configuration lies between the two.
     pub fn configured(&self) -> Position {
         let since = self.configs.since();
         Position::new(since, self.log.term(since).unwrap_or(self.log.base().term))
     }
 
-    /// What the words of a peer are good for.
+    /// Classifies a peer by the origin of its message.
     pub fn class_of(&self, peer: NodeId, origin: Origin) -> PeerClass {
         let ours = Standpoint { membership: self.configs.current(), configured: self.configured() };
         classify_peer(ours, self.disks.get(&peer).copied(), &Introduction { node: peer, origin, configured: None })
     }
 
-    /// What the voice of this node is worth, by its own log: by the latest configuration that is known to be
-    /// committed, and all that follow it. Named once is enough: whether a voter still belongs to the configuration
-    /// is for the candidate to judge (thesis §4.2.2).
+    /// Whether this node's own votes and copies count, by the latest configuration that is known to be committed and
+    /// all later ones in its log. One configuration that names its disk is enough: whether a voter is still in the
+    /// configuration is for the candidate to judge (thesis §4.2.2).
     pub fn voice(&self) -> Voice {
         if self.options.mutants.breaks(Mutant::NoAmnesiaGuard) {
             return Voice::Counted;
@@ -69,8 +69,8 @@ impl Replica {
         }
     }
 
-    /// Whether this node may come to lead: its voice is worth something, it is a voter, and it holds all that it is
-    /// known to have acknowledged.
+    /// Whether this node may become leader: its vote counts, it is a voter, and it holds everything that it is known to
+    /// have acknowledged.
     pub fn promotable(&self) -> bool {
         let mutants = self.options.mutants;
         if mutants.breaks(Mutant::CampaignOnlyIfListed) {
@@ -82,26 +82,26 @@ impl Replica {
             && (self.promised() <= self.log.last() || mutants.breaks(Mutant::ForgetPromised))
     }
 
-    /// That member came with that disk; whether that is news.
+    /// Records the disk a member presented. Returns whether it is new.
     pub fn learn_disk_id(&mut self, peer: NodeId, disk: DiskId) -> bool {
         let current = self.configs.current();
         let other = current.disk(peer).is_some_and(|known| known != disk);
         current.members.contains_key(&peer) && !other && self.disks.insert(peer, disk) != Some(disk)
     }
 
-    /// The disk that member came with, if it was met.
+    /// The disk that member presented last, if any.
     pub fn met(&self, peer: NodeId) -> Option<DiskId> {
         self.disks.get(&peer).copied()
     }
 
-    /// Whether what another disk of a voter's id says is counted: only where a rule is broken on purpose.
+    /// Whether messages from any disk under a voter's id are counted. True only where a test breaks a rule on purpose.
     pub fn counts_any_disk(&self) -> bool {
         let mutants = self.options.mutants;
         mutants.breaks(Mutant::CountAnyDisk) || mutants.breaks(Mutant::NoAmnesiaGuard)
     }
 
-    /// From which index on the copy of that node on that disk counts: it holds then the entry that names the disk.
-    /// None if the configuration names another disk, or none.
+    /// The index from which that node's copy on that disk counts: the entry that names the disk. None if the
+    /// configuration names another disk, or none.
     pub fn counted_from(&self, node: NodeId, disk: Option<DiskId>) -> Option<Index> {
         let mutants = self.options.mutants;
         let named = disk.and_then(|disk| self.configs.named_since(node, disk));
@@ -111,7 +111,7 @@ impl Replica {
         named.map(|index| if mutants.breaks(Mutant::CountBeforeNamed) { Index::ZERO } else { index })
     }
 
-    /// Writes the disks that we have met where none is named yet; whether there were any.
+    /// Fills in the known disks where the configuration names none yet. Returns whether there were any.
     pub fn name_disks(&self, membership: &mut Membership) -> bool {
         let mut changed = false;
         for (id, member) in &mut membership.members {
@@ -123,13 +123,13 @@ impl Replica {
         changed
     }
 
-    /// Whether it has never held anything: as it was made, or as it came back when all was lost.
+    /// Whether its log has never held anything: a new node, or a node that lost everything.
     pub fn has_empty_log(&self) -> bool {
         self.log.last() == Position::ZERO && !self.options.mutants.breaks(Mutant::NoAmnesiaGuard)
     }
 
-    /// A leader has proved that this node acknowledged that position; if it is not held, the node durably keeps
-    /// to it ([`crate::types::HardState::promised`]).
+    /// Handles a proof that this node acknowledged `upto`. If it no longer holds that position, it records it durably
+    /// ([`crate::types::HardState::promised`]).
     pub fn promise_lost(&mut self, upto: Position) {
         if self.log.last() < upto && self.promised() < upto {
             let held = self.log.last();
@@ -139,7 +139,7 @@ impl Replica {
         }
     }
 
-    /// Remembers what a peer says of its disk, should it come back with less.
+    /// Remembers what a peer claims of its disk, in case it comes back with less.
     pub fn remember(&mut self, envelope: &Envelope) {
         let Envelope { from, term, origin, message, .. } = envelope;
         let Some(disk) = origin.disk else { return };
@@ -147,14 +147,15 @@ impl Replica {
             Message::AppendResponse { matched } if *term == self.term() => {
                 self.log.term(*matched).map(|term| Position::new(*matched, term))
             }
-            // It was asked for only once all of the candidate's log was durable.
+            // The candidate requested votes only once all of its log was durable.
             Message::RequestVote { last, ask } if ask.is_real() => Some(*last),
             _ => None,
         };
         self.claims.remember(*from, disk, Claim { term: *term, position: position.unwrap_or_default() });
     }
 
-    /// Remembers of a leader what is committed: it counted its own copy, and says so by nothing else.
+    /// Remembers that a leader held everything committed: it counted its own copy, and reports its disk in no other
+    /// message.
     pub fn remember_leader(&mut self, leader: NodeId, disk: DiskId) {
         let commit = self.log.commit();
         if let Some(term) = self.log.term(commit) {
@@ -163,27 +164,27 @@ impl Replica {
         }
     }
 
-    /// Tells a peer that has just connected what was heard from its disk before.
+    /// Sends a newly connected peer what was received from its disk before.
     pub fn remind(&mut self, peer: NodeId, disk: DiskId) {
         if let Some(Claim { term, position }) = self.claims.of(peer, disk) {
             self.send(peer, Message::Reminder { term, position });
         }
     }
 
-    /// Whether this node is in the term its disk remembered, and its vote there as well: what it did in that term
-    /// before, an older copy of the disk would not know.
+    /// Whether this node is still in the term that its disk had at the start, without a vote. An older copy of the disk
+    /// would not contain what the node did in that term before.
     pub fn is_as_recovered(&self) -> bool {
         self.term() == self.recovered_term && self.vote().is_none()
     }
 
-    /// The vote of this term may have been given, to a candidate that is not known any more: it is given to no other.
+    /// Records that this term's vote may have been given, to a candidate no longer known. No candidate gets it then.
     pub fn spend_vote(&mut self) {
         if self.vote().is_none() {
             self.record_vote(Vote::new(self.id, None));
         }
     }
 
-    /// Whether this node founded its log alone, and nobody else ever belonged to it.
+    /// Whether this node founded its log alone, and the log never had another member.
     pub fn founds_alone(&self) -> bool {
         let alone = |membership: &Membership| membership.members.len() == 1;
         self.founder && self.log.base() == Position::ZERO && self.configs.since_commit(Index::ZERO).all(alone)
