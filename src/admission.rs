@@ -1,7 +1,7 @@
-//! Which peers a node talks to: what the first frames on a connection decide, and what is remembered of them.
+//! Admission of peers: decided by the first frames on a connection, and by the node's record of its peers.
 //!
-//! Nothing here has a socket or a clock. The sockets of [`net`](crate::net) and the simulator hand in what a Hello or a
-//! Welcome says, and do what is decided: so both admit the same peers.
+//! Nothing here has a socket or a clock. The sockets of [`net`](crate::net) and the simulator pass in each Hello or
+//! Welcome and act on the decision: so both admit the same peers.
 
 use crate::consensus::message::Origin;
 use crate::consensus::peer_class::{Introduction, PeerClass, Refused, Standpoint, classify_peer};
@@ -12,70 +12,71 @@ use crate::wire::reason::Reason;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A former member is spoken to for this long: it has to learn that it is none any more.
+/// How long a node stays connected to a former member, which has to learn that it was removed.
 const LEAVERS_FOR: Duration = Duration::from_secs(10);
 
-/// Who a node is, to those it talks to.
+/// A node's identity, as its peers see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Identity {
-    /// The node.
+    /// The node's id.
     pub node: NodeId,
-    /// Its cluster.
+    /// The id of its cluster.
     pub cluster: ClusterId,
-    /// The disk it is known by.
+    /// The id of its disk.
     pub disk: DiskId,
     /// This process.
     pub run: Run,
 }
 
-/// What else matters for whether a caller is admitted.
+/// Other conditions that decide whether a caller is admitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Circumstances {
-    /// A peer has to prove who it is, and this caller did not.
+    /// A peer has to prove its identity, and this caller did not.
     pub unproven: bool,
     /// The node is stopping.
     pub stopping: bool,
-    /// There are as many clients as may be.
+    /// The limit of clients is reached.
     pub full: bool,
 }
 
-/// Why a node that was dialed is left again.
+/// Why this node closes its connection to a node that it dialed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unwelcome {
-    /// Another node, or a node of another cluster, answers there.
+    /// Another node, or a node of another cluster, answers at the address.
     Stranger,
-    /// It comes with another disk than it had.
+    /// It comes with another disk than the one it is known by.
     Disk,
     /// It belongs to another log.
     Log,
 }
 
-/// Which peers a node talks to.
+/// Decides which peers a node exchanges messages with.
 #[derive(Clone, Debug)]
 pub struct Admission {
     me: Identity,
-    /// The state machine that runs here; empty if that is not to be checked.
+    /// The state machine of this node; empty if it is not to be checked.
     machine: &'static str,
     members: Membership,
-    /// Whether that is no configuration, but where to look for one.
+    /// Whether `members` is a list of addresses to look for a configuration, and not a configuration.
     no_configuration: bool,
-    /// The position of the configuration that the membership is.
+    /// The position of the configuration in `members`.
     configured: Position,
     /// The node that this one follows, if any; itself if it leads.
     leader: Option<NodeId>,
-    /// Former members, and until when they are spoken to.
+    /// Former members, and until when this node stays connected to them.
     leavers: BTreeMap<NodeId, (Member, Time)>,
-    /// Peers that speak to this node and that its configuration does not know, or not yet: where they are answered.
+    /// Peers that connected to this node and are not in its configuration, or not yet, with the address to dial them
+    /// at.
     guests: BTreeMap<NodeId, Member>,
-    /// The disk each peer came with, since this process started. A node whose data directory was replaced under its
-    /// old id has forgotten its votes and what it confirmed: to hear it would be to count two nodes as one.
+    /// The disk of each peer, since this process started. A node whose data directory was replaced under its old id has
+    /// forgotten its votes and acknowledgements: accepting its messages would count two nodes as one.
     met: BTreeMap<NodeId, DiskId>,
-    /// The process of each peer that speaks on an open connection.
+    /// The process of each peer with an open inbound connection.
     runs: BTreeMap<NodeId, u64>,
 }
 
 impl Admission {
-    /// A node that knows of no members yet.
+    /// A node without known members.
     pub fn new(me: Identity) -> Admission {
         Admission {
             me,
@@ -91,22 +92,22 @@ impl Admission {
         }
     }
 
-    /// The same, of a node that runs that state machine.
+    /// Sets the state machine of this node.
     pub fn of_machine(self, machine: &'static str) -> Admission {
         Admission { machine, ..self }
     }
 
-    /// The node itself.
+    /// This node's identity.
     pub fn me(&self) -> Identity {
         self.me
     }
 
-    /// The members; where to look for some, if the node belongs to nothing yet.
+    /// The members; without a configuration, the addresses to look for one.
     pub fn members(&self) -> &Membership {
         &self.members
     }
 
-    /// The position of the configuration that they are.
+    /// The position of the configuration in force.
     pub fn configured(&self) -> Position {
         self.configured
     }
@@ -116,15 +117,15 @@ impl Admission {
         self.leader
     }
 
-    /// A node that follows a leader knows the members as they are, or will in a moment; another may be looked for by a
-    /// leader that it has never heard of.
+    /// Sets the leader. A node that follows a leader has the current configuration, or will have it soon; any other
+    /// node may be dialed by a leader that it does not know.
     pub fn set_leader(&mut self, leader: Option<NodeId>) {
         self.leader = leader;
     }
 
-    /// Other members, by the configuration at that position; `places` is where to look if there are none. Peers are
-    /// returned that were added, or added again: their connections are closed, so that each says anew with which disk
-    /// it comes before anything that it says counts.
+    /// Sets the members, by the configuration at that position; `places` gives the addresses to look for one if there
+    /// is none. Returns the peers that were added, or added again. The caller closes their connections, so that each
+    /// presents its disk again before any of its messages counts.
     pub fn set_members(
         &mut self,
         now: Time,
@@ -137,7 +138,8 @@ impl Admission {
         let members = if no_configuration { places() } else { membership.clone() };
         let before = std::mem::replace(&mut self.members, members);
         // Places name no disks. (Counter-example: a joiner meets a peer at one of them, and by the time it has the log
-        // the peer was added again on another disk, which is not named yet: to the joiner it would have stayed.)
+        // the peer was added again on another disk, which is not named yet: to the joiner the peer would have stayed
+        // the same.)
         let from_places = std::mem::replace(&mut self.no_configuration, no_configuration) && !no_configuration;
         let members = &self.members;
         let stays = |id: NodeId| !from_places && before.stays(id, members);
@@ -151,45 +153,45 @@ impl Admission {
         added
     }
 
-    /// Forgets former members that this node has dialed for long enough, and returns them; the caller closes their
-    /// connections in both directions. A former member that was added again, and leads, dials anew and becomes a guest;
-    /// any other is refused as a stranger. (Counter-example: a follower that has not read yet that its leader was added
-    /// again closes its own link alone. It goes on hearing the leader and never answers it.)
+    /// Removes and returns the former members whose time is up; the caller closes their connections in both directions.
+    /// A former member that was added again, and leads, dials anew and becomes a guest; any other is refused as a
+    /// stranger. (Counter-example: a follower that has not yet received the entry that adds its leader again closes
+    /// only its own link. It goes on receiving from the leader and never answers it.)
     pub fn forget_leavers(&mut self, now: Time) -> Vec<NodeId> {
         let due = self.leavers.iter().filter(|(_, (_, until))| *until <= now).map(|(id, _)| *id).collect();
         self.leavers.retain(|_, (_, until)| *until > now);
         due
     }
 
-    /// Whether there are former members that are still spoken to.
+    /// Whether there are former members to which this node stays connected.
     pub fn has_leavers(&self) -> bool {
         !self.leavers.is_empty()
     }
 
-    /// All peers that are to be spoken to, and the node itself: members, former members, guests.
+    /// All peers to connect to, and this node itself: members, former members, guests.
     pub fn spoken_to(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
         let leavers = self.leavers.iter().map(|(id, (member, _))| (id, member));
         self.members.members.iter().chain(leavers).chain(&self.guests)
     }
 
-    /// What this node says when it dials that peer; `address` is where it is reached itself.
+    /// The Hello that this node sends when it dials that peer; `address` is where peers reach this node.
     pub fn hello(&self, peer: NodeId, address: &str) -> Hello {
         let Identity { node, cluster, disk, run } = self.me;
         Hello::peer(cluster, node, disk, run, peer).at(address).holding(self.holds()).of_machine(self.machine)
     }
 
-    /// What this node answers to a Hello that it accepts.
+    /// The Welcome with which this node answers a Hello that it accepts.
     pub fn welcome(&self, version: u16) -> Welcome {
         let Identity { node, cluster, disk, .. } = self.me;
         Welcome { version, cluster, node, disk, holds: self.holds() }
     }
 
-    /// What this node holds, as it says to peers.
+    /// The log and the configuration of this node, as sent to peers.
     fn holds(&self) -> Holds {
         Holds { log: self.members.agreed_log(), configured: self.configured }
     }
 
-    /// Whether a caller is admitted: the version to speak, or why not.
+    /// Whether a caller is admitted: the protocol version to use, or the reason for the refusal.
     pub fn judge(&self, hello: &Hello, circumstances: Circumstances) -> Result<u16, Reason> {
         let version = hello.version().ok_or(Reason::Version)?;
         if hello.cluster.is_some_and(|cluster| cluster != self.me.cluster) {
@@ -214,7 +216,7 @@ impl Admission {
             CallerKind::Peer { node, disk, run, holds } => match self.class_of(node, disk, holds) {
                 PeerClass::Refused(Refused::Disk { .. }) => Err(Reason::Disk),
                 PeerClass::Refused(Refused::Log { .. } | Refused::NoLog) => Err(Reason::Log),
-                // It speaks on a connection that is open, and now another process says that it is that peer.
+                // The peer has an open connection, and another process claims to be that peer.
                 PeerClass::Full | PeerClass::LeaderOnly
                     if self.runs.get(&node).is_some_and(|known| *known != run.id) =>
                 {
@@ -227,28 +229,28 @@ impl Admission {
         }
     }
 
-    /// Whether that peer is a member, or was one until just now. A former member has to be heard for as long as it is
-    /// spoken to: it may need entries, or a snapshot, before it learns that it is none any more, and is sent the next only
-    /// when it has acknowledged the last.
+    /// Whether that peer is a member, or was one until recently. Messages of a former member are accepted as long as
+    /// this node stays connected to it: it may need entries, or a snapshot, before it learns that it was removed, and
+    /// the next are sent only when it has acknowledged the last.
     fn is_spoken_to(&self, peer: NodeId) -> bool {
         self.members.members.contains_key(&peer) || self.leavers.contains_key(&peer)
     }
 
-    /// Whether strangers of our own cluster are let in: our configuration may be an old one, and a leader of a
-    /// newer one must be able to find us (votes and entries go by the sender's view, §6). Not while we follow
-    /// somebody else: then whoever is a stranger was removed, and is told so.
+    /// Whether to admit a stranger of this cluster: this node's configuration may be old, and a leader of a newer one
+    /// must be able to reach it (votes and entries go by the sender's configuration, §6). Not while this node follows
+    /// another leader: then the stranger was removed, and the refusal informs it.
     fn takes_guest(&self, peer: NodeId) -> bool {
         self.leader.is_none_or(|leader| leader == peer) && self.guests.len() < MEMBERS_MAX
     }
 
-    /// The log that a peer holds that means this node, if it is another than this node's, or this node has none.
+    /// The log of a peer that dialed this node by id, if it differs from this node's log, or this node has none.
     pub fn other_log(&self, hello: &Hello) -> Option<LogId> {
         let CallerKind::Peer { holds: Holds { log: Some(log), .. }, .. } = hello.caller else { return None };
         (hello.target == Some(self.me.node) && self.members.agreed_log() != Some(log)).then_some(log)
     }
 
-    /// A peer was admitted with that Hello: the disk it is met with, if its words count from now on, and whether it is
-    /// a guest that has to be dialed.
+    /// Records a peer that was admitted with that Hello. Returns the disk it is met with, if its messages count from
+    /// now on, and whether it is a guest that has to be dialed.
     pub fn admit(&mut self, hello: &Hello) -> (Option<DiskId>, bool) {
         let CallerKind::Peer { node, disk, run, holds } = hello.caller else { return (None, false) };
         self.runs.insert(node, run.id);
@@ -260,14 +262,15 @@ impl Admission {
         (met, is_guest)
     }
 
-    /// The connection on which a peer spoke is gone; whether it was a guest, which need not be dialed any more.
+    /// Handles the end of a peer's inbound connection. Returns whether it was a guest, which need not be dialed
+    /// any longer.
     pub fn gone(&mut self, peer: NodeId) -> bool {
         self.runs.remove(&peer);
         self.guests.remove(&peer).is_some()
     }
 
-    /// A peer that was dialed has answered: the disk it is met with, if its words count from now on; or why it is left
-    /// again.
+    /// Handles the Welcome of a peer that this node dialed. Returns the disk it is met with, if its messages count from
+    /// now on; or why to close the connection.
     pub fn welcomed(&mut self, peer: NodeId, welcome: &Welcome) -> Result<Option<DiskId>, Unwelcome> {
         if welcome.node != peer || welcome.cluster != self.me.cluster {
             return Err(Unwelcome::Stranger);
@@ -279,7 +282,7 @@ impl Admission {
         }
     }
 
-    /// A member came with that disk, and stays with it; unless it is known by another, and only heard as a leader.
+    /// Records the disk of a member, unless it is known by another one and is accepted as leader only.
     fn meet(&mut self, peer: NodeId, disk: DiskId, holds: Holds) -> Option<DiskId> {
         if self.class_of(peer, disk, holds) != PeerClass::Full {
             return None;
@@ -295,8 +298,8 @@ impl Admission {
         self.members.disk(peer).or(self.met.get(&peer).copied())
     }
 
-    /// What the words of a peer are good for that comes with that disk and holds that. Where the membership names no
-    /// disk for it, it is known by the one it came with before.
+    /// Classifies a peer by its disk, log and configuration. If the membership names no disk for it, it is known by the
+    /// disk that it presented first.
     fn class_of(&self, peer: NodeId, disk: DiskId, holds: Holds) -> PeerClass {
         let ours = Standpoint { membership: &self.members, configured: self.configured };
         let origin = Origin { disk: Some(disk), log: holds.log };
@@ -336,7 +339,7 @@ mod tests {
         assert_eq!(one.welcomed(id(3), &two.welcome(4)), Err(Unwelcome::Stranger));
     }
 
-    /// Seed 2199025001226 with `--members`: a joiner that came to lead refused a learner's disk for good.
+    /// Seed 2199025001226 with `--members`: a joiner that became leader refused a learner's disk for good.
     #[test]
     fn disk_of_a_peer_that_was_met_before_there_was_a_configuration_may_be_another() {
         let (mut joiner, two) = (admission(1, 0), admission(2, 3));
@@ -392,7 +395,8 @@ mod tests {
         let fewer = Membership::founding((1..=2).map(|n| (id(n), format!("n{n}:1"))));
         assert!(one.set_members(Time(5), &fewer, Position::ZERO, Membership::default).is_empty());
         assert!(one.spoken_to().any(|(peer, _)| *peer == id(3)));
-        // What it answers is heard for as long, also on a new connection: it may need a snapshot to learn that.
+        // Its messages are accepted for as long, also on a new connection: it may need a snapshot to learn of its
+        // removal.
         one.set_leader(Some(id(1)));
         let hello = admission(3, 3).hello(id(1), "n3:1");
         assert!(one.judge(&hello, Circumstances::default()).is_ok());
@@ -403,7 +407,7 @@ mod tests {
         assert_eq!(one.judge(&hello, Circumstances::default()), Err(Reason::Stranger));
     }
 
-    /// Seed 2199023300540 of ten seconds: it was heard for ever, and never answered any more.
+    /// Seed 2199023300540 of ten seconds: messages of the peer were accepted forever, and never answered again.
     #[test]
     fn a_former_member_that_leads_after_a_while_is_a_guest() {
         let mut one = admission(1, 3);
