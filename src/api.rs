@@ -1,9 +1,8 @@
-//! What may be asked of a cluster, and what it answers.
+//! The requests to a cluster, and its replies.
 //!
-//! A request that would change something is an [`Op`]: its bytes are made by the client and go into
-//! the log as they came. An answer is one of three: done, refused (*nothing has happened*), or
-//! [`Reply::Unknown`]: it may happen yet; asking again in the same session under the same number
-//! finds out, and does nothing twice.
+//! A request that changes state is an [`Op`]: the client encodes it, and its bytes go into the log unchanged. A reply
+//! has one of three results: done, refused (*nothing has happened*), or [`Reply::Unknown`], which may still happen. A
+//! retry in the same session with the same number finds out, and executes nothing twice.
 
 pub mod figures;
 mod log_level;
@@ -19,11 +18,10 @@ pub use log_level::{LogLevel, LogLevelInForce, LogLevelRequest};
 pub use peer_status::PeerStatus;
 use serde::{Deserialize, Serialize};
 
-/// What an opaque entry holds: something done in a session, so that it is done once.
+/// The content of an opaque entry: an operation in a session, so that it executes once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Op<C = Bytes> {
-    /// Opens a session that may have up to `window` commands outstanding. Its id is the index of
-    /// the entry.
+    /// Opens a session that may have up to `window` commands outstanding. Its id is the index of the entry.
     Open {
         /// How many commands may be outstanding, at most [`SESSION_WINDOW_MAX`].
         window: u32,
@@ -31,15 +29,15 @@ pub enum Op<C = Bytes> {
         /// lowest outstanding one to n - 1 has executed. A command that comes early is [`Outcome::OutOfOrder`].
         ordered: bool,
     },
-    /// Executes a command once, whatever is asked again.
+    /// Executes a command once, however often it is retried.
     Execute {
         /// The session it belongs to.
         session: SessionId,
-        /// Its number in the session, from 1. A number seen before gets the stored first answer.
+        /// The command's number in the session, from 1. A number seen before gets the stored first answer.
         seq: u64,
-        /// The lowest number the client still waits for: answers below it are forgotten.
+        /// The lowest number whose answer the client still waits for: answers below it are discarded.
         first_outstanding: u64,
-        /// What the state machine is told.
+        /// The command for the state machine.
         command: C,
     },
     /// Ends a session.
@@ -47,8 +45,8 @@ pub enum Op<C = Bytes> {
         /// The session to end.
         session: SessionId,
     },
-    /// Nothing but the time that its entry bears: a leader's own, for what is to end while nobody asks for
-    /// anything. No client may send one.
+    /// Only the time that its entry carries: the leader's own, to expire keys and sessions while no request arrives. No
+    /// client may send it.
     Tick,
 }
 
@@ -56,11 +54,11 @@ const OPEN: u8 = 1;
 const EXECUTE: u8 = 2;
 const CLOSE: u8 = 3;
 const TICK: u8 = 4;
-/// A kind of its own, so that a log of before there were ordered sessions reads as it was written.
+/// A separate kind, so that logs written before ordered sessions existed are still readable.
 const OPEN_ORDERED: u8 = 5;
 
 impl Op {
-    /// As bytes: kind (1), then the fields in order, a command last and without a length.
+    /// Encodes the operation: kind (1 byte), then the fields in order, a command last and without a length.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(match self {
             Op::Execute { command, .. } => 25 + command.len(),
@@ -87,7 +85,7 @@ impl Op {
         out.freeze()
     }
 
-    /// From bytes; a command is a slice of them.
+    /// Decodes an operation; a command is a slice of `bytes`.
     pub fn decode(bytes: Bytes) -> Result<Op, Malformed> {
         Ok(match Op::read(&bytes)? {
             Op::Open { window, ordered } => Op::Open { window, ordered },
@@ -101,7 +99,7 @@ impl Op {
 }
 
 impl<'a> Op<&'a [u8]> {
-    /// From bytes that are only looked at: it costs no count of references.
+    /// Decodes an operation from borrowed bytes: no reference count changes.
     pub fn read(mut bytes: &'a [u8]) -> Result<Op<&'a [u8]>, Malformed> {
         let op = Op::take(&mut bytes).map_err(|_| Malformed("ends too early"))?;
         match op {
@@ -135,220 +133,219 @@ impl<'a> Op<&'a [u8]> {
     }
 }
 
-/// What an operation came to, decided where it is applied, the same on every node.
+/// The result of an operation, decided where it is applied, the same on every node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// The session is open.
     Opened {
-        /// Its name.
+        /// Its id.
         session: SessionId,
     },
     /// The command was executed, now or when its number was first seen.
     Executed {
-        /// The machine's first answer to it.
+        /// The state machine's first answer to it.
         answer: Bytes,
-        /// Whether it had been executed before, and this is the stored answer.
+        /// Whether it had been executed before, so that this is the stored answer.
         duplicate: bool,
     },
     /// The session is closed, now or before.
     Closed,
-    /// The session is not known: it lapsed, was closed, or never was. Nothing was executed; what
-    /// was asked under this number before may have been.
+    /// The session is unknown: it expired, was closed, or never existed. Nothing was executed; an earlier attempt under
+    /// this number may have been.
     SessionExpired,
-    /// The number lies below what the client said it no longer waits for: its answer is forgotten.
-    /// Nothing was executed.
+    /// The number is below the lowest that the client waits for: its answer is discarded. Nothing was executed.
     ResponseDiscarded,
-    /// More is outstanding than the session's window allows. Nothing was executed.
+    /// The session's window of outstanding commands is exceeded. Nothing was executed.
     WindowExceeded,
     /// In an ordered session: a number between the lowest outstanding one and this one has not executed. Nothing was
-    /// executed, and nothing is remembered of this attempt: the same number can be proposed again, behind those
-    /// before it.
+    /// executed, and the attempt leaves no trace: the same number can be proposed again after the earlier ones.
     OutOfOrder,
-    /// The operation could not be read. Nothing was executed.
+    /// The operation could not be decoded. Nothing was executed.
     Malformed,
-    /// The command was executed, now or when its number was first seen; the machine's answer was
-    /// longer than an answer may be, and was dropped.
+    /// The command was executed, now or when its number was first seen; the answer exceeded the size limit and was
+    /// dropped.
     AnswerTooLong,
 }
 
-/// How fresh a read must be.
+/// The consistency of a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Consistency {
-    /// As if all happened one after the other: a quorum confirms the leader first (thesis §6.4).
+    /// Linearizable: a quorum confirms the leader first (thesis §6.4).
     #[default]
     Linearizable,
-    /// Whatever the asked node has applied, at once.
+    /// The state that the node has applied, at once; it may be stale.
     Local,
 }
 
-/// Something asked of a node.
+/// A request to a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// Put this operation through the log: an encoded [`Op`], kept as it came.
+    /// Appends this operation to the log: an encoded [`Op`], kept unchanged.
     Propose {
-        /// [`Op::encode`]d.
+        /// The encoded operation ([`Op::encode`]).
         op: Bytes,
     },
-    /// Ask the state machine something that changes nothing.
+    /// Queries the state machine without changing it.
     Query {
-        /// What the state machine is asked.
+        /// The query for the state machine.
         query: Bytes,
-        /// How fresh the answer must be.
+        /// The consistency of the read.
         consistency: Consistency,
     },
-    /// How this node is.
+    /// Requests the node's status.
     Status,
-    /// Let this node take a snapshot now, and say when it is durable.
+    /// Takes a snapshot on this node now. The reply comes when it is durable.
     Snapshot,
-    /// Read a piece of the file of a snapshot that this node has.
+    /// Reads a chunk of the file of a snapshot on this node.
     ReadSnapshot {
-        /// Which: the newest, or one that was read a short while ago.
+        /// The position of the snapshot: the newest, or one that was read a short while ago.
         snapshot: Position,
-        /// Where in the file the piece begins, in bytes.
+        /// Where in the file the chunk starts, in bytes.
         offset: u64,
     },
-    /// Change the members of the cluster (§6).
+    /// Changes the membership of the cluster (§6).
     Change {
-        /// How.
+        /// The change.
         change: Change,
-        /// Even if that may stop the cluster.
+        /// Whether to make the change even if it may stop the cluster.
         force: bool,
     },
-    /// Let another node lead (thesis §3.10).
+    /// Transfers the leadership to another node (thesis §3.10).
     Transfer {
-        /// Which; nobody for whoever is best placed.
+        /// The target; if none, the leader picks the best one.
         to: Option<NodeId>,
     },
-    /// Read or change the level of this node's log.
+    /// Reads or changes the level of this node's log.
     LogLevel(LogLevelRequest),
 }
 
-/// What a node answers.
+/// A node's reply.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Reply {
     /// The operation is committed and applied.
     Done {
-        /// Where in the log.
+        /// The position of its entry.
         position: Position,
-        /// What it came to.
+        /// The result of the operation.
         outcome: Outcome,
     },
     /// The state machine's answer to a query.
     Answer {
-        /// The machine had applied everything up to here.
+        /// The last index that the state machine had applied.
         applied: Index,
-        /// What it says.
+        /// The answer.
         answer: Bytes,
     },
-    /// How the node is.
+    /// The node's status.
     Status(Box<Status>),
     /// The newest snapshot of the node.
     Snapshot {
-        /// The position it stands for.
+        /// The position of the snapshot.
         position: Position,
-        /// How many bytes its file has.
+        /// The length of its file in bytes.
         bytes: u64,
     },
-    /// A piece of a snapshot's file: at most [`CHUNK_BYTES`](crate::limits::CHUNK_BYTES), and none at its end.
+    /// A chunk of a snapshot's file: at most [`CHUNK_BYTES`](crate::limits::CHUNK_BYTES) bytes, and none at its end.
     SnapshotPiece {
-        /// Where in the file the piece begins, in bytes.
+        /// Where in the file the chunk starts, in bytes.
         offset: u64,
-        /// How many bytes the file has.
+        /// The length of the file in bytes.
         total: u64,
-        /// The piece.
+        /// The bytes of the chunk.
         bytes: Bytes,
     },
-    /// The members are changed, and that is committed.
+    /// The membership change is committed.
     Changed {
-        /// The configuration that holds now.
+        /// The position of the configuration in force.
         position: Position,
     },
-    /// Another leads now.
+    /// The leadership was transferred.
     Transferred {
-        /// Who.
+        /// The new leader.
         to: NodeId,
     },
-    /// The log level that holds on this node now.
+    /// The log level in force on this node.
     LogLevel(LogLevelInForce),
-    /// Turned away. Nothing has happened.
+    /// The request was refused. Nothing has happened.
     Refused(Refusal),
-    /// It may happen yet, or have happened: this node lost its place before it knew.
+    /// The request may have happened, or may still happen: this node lost the leadership or its leader before it knew.
     Unknown,
 }
 
-/// Why a request was turned away. Nothing has happened; asking again elsewhere is safe.
+/// Why a request was refused. Nothing has happened; it is safe to retry on another node.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// Ask the leader, or anyone if it is not known.
+    /// This node is not the leader. Retry on the leader, or on any node if it is not known.
     #[error("not the leader of term {term}")]
     NotLeader {
-        /// Who leads, as far as this node knows.
+        /// The leader, as far as this node knows.
         leader: Option<NodeId>,
-        /// Where to reach it.
+        /// The leader's address.
         address: Option<String>,
-        /// The term this node is in.
+        /// The term of this node.
         term: Term,
     },
-    /// There has been no leader for as long as a request may wait.
+    /// There has been no leader for the longest time that a request may wait.
     #[error("no leader")]
     NoLeader,
-    /// More is under way than this node may hold. Wait a little.
+    /// This node has too much work in progress. Retry after a short wait.
     #[error("busy: more is under way than may be")]
     Busy,
     /// The command is larger than this cluster accepts.
     #[error("too large: {bytes} bytes, and the limit is {limit}")]
     TooLarge {
-        /// What was asked.
+        /// The size of the command in bytes.
         bytes: u64,
-        /// What is allowed.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// The request could not be read.
+    /// The request could not be decoded.
     #[error("malformed request")]
     Malformed,
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
-    /// The node belongs to no cluster, not yet or not any more, and hears of no leader: others are to be asked.
+    /// The node belongs to no cluster, not yet or not any more, and has no leader: retry on another node.
     #[error("{node} is not a member of the cluster{}", known(.members))]
     NotMember {
-        /// This node.
+        /// This node's id.
         node: NodeId,
-        /// Where the members are that it knew last.
+        /// The addresses of the members that it knew last.
         members: Vec<String>,
     },
-    /// There is no room for it on the disk.
+    /// The disk of this node has no room for it.
     #[error("no space left on the disk of this node")]
     NoSpace,
-    /// One change of members at a time (§6), and none before this leader's first entry is committed.
+    /// Another membership change is under way: only one at a time is allowed (§6), and none before this leader's first
+    /// entry is committed.
     #[error("another change of members is under way, since {since}")]
     Changing {
         /// The index of the configuration that has to be committed first.
         since: Index,
     },
-    /// No membership follows from that change.
+    /// The change does not lead to a valid membership.
     #[error("{why}")]
     InvalidChange {
-        /// Why not.
+        /// Why it is invalid.
         why: String,
     },
-    /// It could be done, but might stop the cluster; it is done when asked for with `force`.
+    /// The change is possible, but might stop the cluster; `force` makes it anyway.
     #[error("{why}")]
     UnsafeChange {
-        /// What might go wrong.
+        /// The risk.
         why: String,
     },
-    /// The snapshot that was to be read is not there any more: a newer one has taken its place.
+    /// The requested snapshot no longer exists: a newer one has replaced it.
     #[error("that snapshot is gone: a newer one has taken its place")]
     SnapshotGone,
-    /// The process that runs the node does not offer that.
+    /// The process that runs the node does not support the request.
     #[error("the process that runs this node does not offer that")]
     NotOffered,
-    /// Who was to take over did not, in time: the leader goes on.
+    /// The target did not take over in time: the leader goes on.
     #[error("{to} did not take over in time; the leader goes on")]
     TransferTimedOut {
-        /// Who did not.
+        /// The target.
         to: NodeId,
     },
 }
@@ -357,22 +354,22 @@ fn known(members: &[String]) -> String {
     if members.is_empty() { String::new() } else { format!("; those it knew last are at {}", members.join(", ")) }
 }
 
-/// What a node does in its cluster.
+/// The role of a node in its cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RoleName {
     /// Follows a leader, or waits for one.
     #[default]
     Follower,
-    /// Asks whether it would be elected; its term stands still (thesis §9.6).
+    /// Requests pre-votes; its term does not change (thesis §9.6).
     Precandidate,
-    /// Asks for votes (§5.2).
+    /// Requests votes (§5.2).
     Candidate,
     /// Leads its term.
     Leader,
     /// Receives the log and has no vote.
     Learner,
-    /// Belongs to no cluster it knows of: not yet, or not any more.
+    /// Is not a member of a cluster that it knows: not yet, or not any more.
     Outside,
 }
 
@@ -389,49 +386,49 @@ impl std::fmt::Display for RoleName {
     }
 }
 
-/// How a node is, as it knows itself. Travels as JSON, so that fields may be added.
+/// A node's own status. Sent as JSON, so that fields can be added.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
-    /// This node.
+    /// This node's id.
     pub node: u64,
-    /// Its cluster, in hex.
+    /// The id of its cluster, in hex.
     pub cluster: String,
-    /// What it does.
+    /// Its role.
     pub role: RoleName,
     /// Its term.
     pub term: u64,
-    /// Who leads, as far as it knows.
+    /// The leader, as far as this node knows.
     pub leader: Option<u64>,
     /// The last index of its log that is known to be committed.
     pub commit: u64,
-    /// The last index that is committed as far as it was ever told, whether its log has come that far or not.
+    /// The highest index known to be committed, whether its log has reached it or not.
     #[serde(default)]
     pub goal: u64,
     /// The last index applied to the state machine.
     pub applied: u64,
     /// The last index in the log.
     pub last: u64,
-    /// The last index on this node's disk.
+    /// The last index that is durable on this node's disk.
     pub durable: u64,
-    /// A digest of machine and sessions as of `applied`, in hex: equal on all nodes at equal index.
+    /// A digest of state machine and sessions as of `applied`, in hex: equal on all nodes at the same index.
     pub digest: String,
-    /// Sessions open.
+    /// Number of open sessions.
     pub sessions: u64,
     /// The configuration in force, in words.
     pub membership: String,
-    /// On a leader: each other member as it sees it. Else empty.
+    /// On a leader, its view of each other member; otherwise empty.
     pub peers: Vec<PeerStatus>,
     /// The disk of this node.
     pub disk: DiskStatus,
     /// Whether writes are synced before they are answered. False only under `--unsafe-no-fsync`.
     pub fsync: bool,
-    /// Whether its data lies in memory, on a tmpfs: a sync there keeps nothing.
+    /// Whether its data is in memory, on a tmpfs: a sync there makes nothing durable.
     #[serde(default)]
     pub in_memory: bool,
-    /// The file system its data lies on: `ext4`, say; empty if it is none that is known here.
+    /// The file system of its data, such as `ext4`; empty if it is not recognized.
     #[serde(default)]
     pub file_system: String,
-    /// How soon it acts when nothing is heard.
+    /// Its timeouts.
     #[serde(default)]
     pub timing: TimingStatus,
     /// Whether its disk has too little room: as leader it refuses writes that need more.
@@ -441,7 +438,7 @@ pub struct Status {
     pub cpu_ns: u64,
     /// Milliseconds since the process started.
     pub uptime_ms: u64,
-    /// Where the time of a write goes, on a leader.
+    /// On a leader, where the time of a write goes.
     pub stages: StageStatus,
     /// The build: version and profile.
     pub version: String,
@@ -450,29 +447,29 @@ pub struct Status {
     /// The members of the configuration in force.
     #[serde(default)]
     pub members: Vec<MemberStatus>,
-    /// To whom it hands over, if it does; else 0.
+    /// The target of its leadership transfer; 0 if there is none.
     #[serde(default)]
     pub hands_over: u64,
-    /// The id of its log, in hex; nothing before that is agreed.
+    /// The id of its log, in hex; empty until it is agreed.
     #[serde(default)]
     pub log_id: String,
-    /// The position that it acknowledged and does not hold, as `index@term`; nothing if there is none.
+    /// The position that it acknowledged and no longer holds, as `index@term`; empty if there is none.
     #[serde(default)]
     pub promised: String,
-    /// What it keeps of the log, and what has taken the place of the rest.
+    /// The part of the log that it keeps, and the snapshot that covers the rest.
     #[serde(default)]
     pub log: LogStatus,
     /// Milliseconds until its timer is due: a leader then sends a heartbeat, and a follower campaigns.
     #[serde(default)]
     pub timer_ms: u64,
-    /// When the certificate that it shows expires, in seconds since 1970; nothing where nothing is encrypted.
+    /// When its certificate expires, in seconds since 1970; none without TLS.
     pub certificate_expires: Option<u64>,
-    /// The state machine that it runs, and the version of its commands; empty if it does not say.
+    /// Its state machine and the version of the commands; empty if it does not report them.
     #[serde(default)]
     pub machine: String,
-    /// When the last of the certificates that it believes expires, likewise.
+    /// When the last of its trusted certificates expires, in seconds since 1970; none without TLS.
     pub authority_expires: Option<u64>,
-    /// What it counts.
+    /// Its counters.
     #[serde(default)]
     pub figures: Figures,
 }
@@ -480,53 +477,53 @@ pub struct Status {
 /// A node's timeouts, in milliseconds.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct TimingStatus {
-    /// How often a leader says that it lives.
+    /// The interval of a leader's heartbeats.
     pub heartbeat_ms: f64,
-    /// The shortest time without a leader before a node campaigns.
+    /// The shortest election timeout.
     pub election_min_ms: f64,
-    /// The longest.
+    /// The longest election timeout.
     pub election_max_ms: f64,
 }
 
-/// A member of the cluster, as a configuration has it.
+/// A member of the cluster, from the configuration in force.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct MemberStatus {
     /// Its id.
     pub node: u64,
-    /// `voter`, `learner`; in a joint configuration also `incoming` and `outgoing` (§6).
+    /// `voter` or `learner`; in a joint configuration also `incoming` and `outgoing` (§6).
     pub kind: String,
-    /// Where it is reached.
+    /// Its address.
     pub address: String,
-    /// The disk it is known by, in hex; empty if none is known yet.
+    /// The id of its disk, in hex; empty if it is not known yet.
     pub disk: String,
-    /// What is to become of it, in words; empty if it stays what it is.
+    /// Its pending role, in words; empty if its role does not change.
     pub prospect: String,
 }
 
-/// What a node keeps of the log.
+/// The part of the log that a node keeps.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct LogStatus {
-    /// The first index it still holds.
+    /// The first index in the log.
     pub first: u64,
-    /// Bytes of entries from there on.
+    /// Bytes of entries in the log.
     pub bytes: u64,
-    /// Bytes of entries that a snapshot holds as well.
+    /// Bytes of entries that the newest snapshot covers as well.
     pub reclaimable: u64,
-    /// Why those are still kept, in words; empty if there are none.
+    /// Why these entries are still kept, in words; empty if there are none.
     pub kept_for: String,
     /// The last index in the newest snapshot; 0 if there is none.
     pub snapshot: u64,
-    /// How many bytes that has.
+    /// The size of that snapshot in bytes.
     pub snapshot_bytes: u64,
-    /// Milliseconds since that was taken or received; since the process started, if it was there before.
+    /// Milliseconds since the newest snapshot was taken or received, or since the process started if it is older.
     #[serde(default)]
     pub snapshot_age_ms: u64,
-    /// Whether one is being taken.
+    /// Whether a snapshot is being taken.
     pub taking: bool,
-    /// Whether the last one that was begun did not fit the disk, not even into the reserve.
+    /// Whether the last snapshot that was started did not fit on the disk, not even with the reserve.
     #[serde(default)]
     pub lacks_room: bool,
-    /// Bytes of snapshots sent to followers since the process started, those sent again counted again.
+    /// Bytes of snapshots sent to followers since the process started, retransmissions included.
     #[serde(default)]
     pub shipped_bytes: u64,
     /// Bytes of snapshots received from leaders since the process started.
@@ -534,7 +531,7 @@ pub struct LogStatus {
     pub received_bytes: u64,
 }
 
-/// How a node's disk does. Latencies in microseconds, over the process's life.
+/// Statistics of a node's disk. Latencies in microseconds, since the process started.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct DiskStatus {
     /// Syncs so far.
@@ -543,28 +540,28 @@ pub struct DiskStatus {
     pub entries: u64,
     /// Bytes written so far.
     pub bytes: u64,
-    /// Half of the syncs took no longer.
+    /// Median sync latency.
     pub sync_p50_us: f64,
-    /// 99 of 100 took no longer.
+    /// The 99th percentile of the sync latency.
     pub sync_p99_us: f64,
-    /// The longest.
+    /// The longest sync.
     pub sync_max_us: f64,
     /// Age of the oldest write not yet durable, in milliseconds.
     pub oldest_unsynced_ms: u64,
-    /// How many bytes more the log can take, about, with all that the disk has room for; nothing before it was asked.
+    /// About how many bytes more the log can take, with all room on the disk; none before the first measurement.
     pub room: Option<u64>,
 }
 
-/// Medians, in microseconds, of what a write waits for on its leader.
+/// Median times of the stages of a write on its leader, in microseconds.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct StageStatus {
-    /// From being proposed to being handed to the disk.
+    /// From the proposal until the write is handed to the disk.
     pub queue_us: f64,
     /// The leader's own write and sync.
     pub fsync_us: f64,
-    /// From being sent to being committed.
+    /// From sending until the commit.
     pub replicate_us: f64,
-    /// Applying it.
+    /// Applying the entry.
     pub apply_us: f64,
 }
 

@@ -1,11 +1,11 @@
-//! What a node counts while it runs, as plain numbers: whoever counts owns them, and nobody waits for a lock.
+//! A node's counters, as plain numbers: each has one owner that counts, so no counter needs a lock.
 
 use super::Refusal;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The buckets of durations, in nanoseconds: from 50 µs, about two for each doubling and a half, to ten seconds.
+/// Upper bounds of the duration buckets, in nanoseconds: from 50 µs to ten seconds, in steps of 2 or 2.5.
 const DURATIONS: [u64; 17] = [
     50_000,
     100_000,
@@ -25,27 +25,27 @@ const DURATIONS: [u64; 17] = [
     5_000_000_000,
     10_000_000_000,
 ];
-/// The buckets of counts.
+/// Upper bounds of the count buckets.
 const COUNTS: [u64; 13] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096];
 
-/// How often something was how large.
+/// A histogram.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Buckets {
-    /// The upper bounds of the buckets, ascending; a bucket holds what lies above the bound before its own.
+    /// The upper bounds of the buckets, ascending and inclusive.
     pub bounds: Vec<u64>,
-    /// How often, for each bucket; the last is for what lies above all bounds.
+    /// The number of values in each bucket; the last counts values above all bounds.
     pub counts: Vec<u64>,
-    /// All that was counted, added up.
+    /// The sum of all values.
     pub sum: u64,
 }
 
 impl Buckets {
-    /// Of durations, in nanoseconds.
+    /// An empty histogram of durations, in nanoseconds.
     pub fn of_durations() -> Buckets {
         Buckets::with(&DURATIONS)
     }
 
-    /// Of counts.
+    /// An empty histogram of counts.
     pub fn of_counts() -> Buckets {
         Buckets::with(&COUNTS)
     }
@@ -54,7 +54,7 @@ impl Buckets {
         Buckets { bounds: bounds.to_vec(), counts: vec![0; bounds.len() + 1], sum: 0 }
     }
 
-    /// It was that once more.
+    /// Adds a value.
     pub fn record(&mut self, value: u64) {
         let at = self.bounds.partition_point(|bound| *bound < value);
         if let Some(count) = self.counts.get_mut(at) {
@@ -63,94 +63,94 @@ impl Buckets {
         }
     }
 
-    /// It took that long once more.
+    /// Adds a duration.
     pub fn took(&mut self, duration: Duration) {
         self.record(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// How often in all.
+    /// The number of values.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 }
 
-/// What a node counts while it runs. Durations are in nanoseconds.
+/// A node's counters. Durations are in nanoseconds.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Figures {
-    /// How often this node has seen another leader than before.
+    /// How often the known leader of this node changed.
     pub leader_changes: u64,
     /// Proposals that wait to be committed and applied.
     pub proposals_pending: u64,
-    /// Proposals that were turned away, or whose fate is unknown.
+    /// Proposals that were refused, or whose outcome is unknown.
     pub proposals_failed: u64,
-    /// Commands that had been executed before, and were answered from memory.
+    /// Commands that had been executed before, and were answered from the session.
     pub session_duplicates: u64,
-    /// On a leader: from the first proposal of a write to its being committed; sampled when much is under way.
+    /// On a leader: from the first proposal of a write to its commit; sampled under load.
     pub commit_ns: Buckets,
-    /// Syncs of the journal.
+    /// Durations of the journal's syncs.
     pub fsync_ns: Buckets,
-    /// How many entries a sync made durable.
+    /// Number of entries that each sync made durable.
     pub batch_entries: Buckets,
-    /// Snapshots of this node's own state, from freezing it to the file being durable.
+    /// Durations of this node's own snapshots, from freezing the state to the durable file.
     pub snapshot_ns: Buckets,
-    /// Turns of the reactor: for so long nobody else was heard.
+    /// Durations of reactor loop iterations: each serves no other event meanwhile.
     pub turn_ns: Buckets,
-    /// On a leader: from a heartbeat to its answer, for each other member.
+    /// On a leader: from a heartbeat to its response, for each other member.
     pub round_trip_ns: BTreeMap<u64, Buckets>,
     /// Bytes written to each other member.
     pub sent_bytes: BTreeMap<u64, u64>,
-    /// Connections, by where they came in.
+    /// Open connections, by kind: `native`, `redis`, `http`, `peer`, `unknown`.
     pub connections: BTreeMap<String, u64>,
-    /// What was asked at each gateway: `native`, `redis`, `http`.
+    /// Counters of each gateway: `native`, `redis`, `http`.
     #[serde(default)]
     pub gateways: BTreeMap<String, GatewayFigures>,
 }
 
-/// What was asked at a gateway since the process started.
+/// Requests and clients at a gateway since the process started.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct GatewayFigures {
-    /// Clients let in.
+    /// Clients accepted.
     pub accepted: u64,
-    /// Clients turned away because as many were connected as may be.
+    /// Clients rejected because the limit of connections was reached.
     pub turned_away: u64,
-    /// Requests that are put through the log.
+    /// Requests that go through the log.
     pub writes: u64,
-    /// Requests that ask the state machine.
+    /// Requests that read from the state machine.
     pub reads: u64,
-    /// Requests that need neither, those that are wrong among them.
+    /// Requests that need neither log nor state machine, invalid ones included.
     pub others: u64,
-    /// Requests refused: nothing has happened. By reason, one of [`Refusal::name`]s.
+    /// Requests refused by reason, a name of [`Refusal::name`]: nothing has happened.
     pub refused: BTreeMap<String, u64>,
-    /// Requests that are wrong, or whose fate is unknown; by kind: one of [`WrongRequest`]'s names.
+    /// Requests that are invalid, or whose outcome is unknown, by kind: a name of [`WrongRequest::name`].
     pub errors: BTreeMap<String, u64>,
 }
 
-/// How a request came to nothing, or to nothing that is known.
+/// How a request failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Failure {
-    /// It was refused, for that reason: nothing has happened.
+    /// It was refused for this reason: nothing has happened.
     Refused(&'static str),
     /// It was answered with an error.
     Wrong(WrongRequest),
 }
 
-/// How a request is wrong, or fails otherwise than by being refused.
+/// How a request is invalid, or fails without a refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WrongRequest {
-    /// It may have taken effect, or may yet.
+    /// It may have taken effect, or may still.
     UnknownOutcome,
-    /// It could not be understood, or has the wrong arguments.
+    /// It could not be parsed, or has invalid arguments.
     Malformed,
-    /// It is understood, and there is no such thing here.
+    /// It is well-formed, but not supported here.
     Unsupported,
-    /// It came without the password, or from where it may not come from.
+    /// It came without the password, or is not allowed.
     Unauthorized,
-    /// It is done, and its answer is longer than one may be; or the answer could not be read.
+    /// It was executed, and its answer exceeds the size limit; or the answer could not be decoded.
     Answer,
 }
 
 impl WrongRequest {
-    /// The word for it in metrics.
+    /// The name in metrics.
     pub fn name(self) -> &'static str {
         match self {
             WrongRequest::UnknownOutcome => "unknown_outcome",
@@ -163,7 +163,7 @@ impl WrongRequest {
 }
 
 impl Refusal {
-    /// The word for it in metrics.
+    /// The name in metrics.
     pub fn name(&self) -> &'static str {
         match self {
             Refusal::NotLeader { .. } => "not_leader",

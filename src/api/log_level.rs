@@ -1,4 +1,4 @@
-//! The level of a node's log, and what may be asked of it while the node runs.
+//! The level of a node's log, and requests to read or change it while the node runs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,40 +8,40 @@ use std::str::FromStr;
 pub enum LogLevel {
     /// Nothing.
     Off,
-    /// What ended, or failed.
+    /// Failures.
     Error,
-    /// What needs an operator, too.
+    /// Also events that need an operator.
     Warn,
-    /// What an operator wants to know, too: the default of a node.
+    /// Also events for the operator: the default of a node.
     Info,
-    /// What explains the lines before, too.
+    /// Also details that explain the lines of the levels before.
     Debug,
     /// Everything.
     Trace,
 }
 
-/// What a client asks of a node's log level.
+/// A request on a node's log level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogLevelRequest {
-    /// Nothing is changed; the node says which level holds.
+    /// Reads the level in force; nothing changes.
     Read,
-    /// The level is what it was at the start of the process again.
+    /// Resets the level to the one at the start of the process.
     Reset,
-    /// The level is that one until it is changed again, or the process ends.
+    /// Sets the level until it is changed again, or the process ends.
     Set(LogLevel),
 }
 
-/// The log level that holds on a node.
+/// The log level in force on a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogLevelInForce {
-    /// The level; of several that hold for different modules, the most verbose one.
+    /// The level; if different modules have different levels, the most verbose one.
     pub level: LogLevel,
     /// Whether it was changed since the start of the process.
     pub changed: bool,
 }
 
 impl LogLevel {
-    /// All of them, from the least verbose to the most.
+    /// All levels, from the least verbose to the most.
     pub const ALL: [LogLevel; 6] =
         [LogLevel::Off, LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
 }

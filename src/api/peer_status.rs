@@ -1,45 +1,45 @@
-//! How a leader sees another member.
+//! A leader's view of another member.
 
 use serde::{Deserialize, Serialize};
 
-/// One member as its leader sees it.
+/// A leader's view of one member.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct PeerStatus {
-    /// The member.
+    /// The member's id.
     pub node: u64,
-    /// Where it is reached.
+    /// Its address.
     pub address: String,
-    /// `probe` or `stream`; `snapshot` while it is sent one.
+    /// `probe` or `stream`; `snapshot` while a snapshot is sent to it.
     pub stage: String,
-    /// The last index it is known to hold durably, in agreement with the leader.
+    /// The last index known to match the leader's log and to be durable on it.
     pub matched: u64,
-    /// Entries between the leader's last and `matched`.
+    /// Number of entries between `matched` and the leader's last index.
     pub lag: u64,
     /// Bytes sent and not yet acknowledged.
     pub inflight_bytes: u64,
-    /// Milliseconds since it was last heard.
+    /// Milliseconds since its last message.
     pub heard_ms: Option<u64>,
-    /// Appends sent to find where the logs agree, since this node leads.
+    /// Probes sent to it since this node became leader.
     pub probes: u64,
-    /// Of the snapshot that it is sent, how many bytes it has; 0 if it is sent none.
+    /// How many bytes of the snapshot sent to it the member has; 0 if none is sent.
     #[serde(default)]
     pub snapshot_has: u64,
-    /// How many bytes that snapshot has.
+    /// The size of that snapshot in bytes.
     #[serde(default)]
     pub snapshot_bytes: u64,
-    /// It acknowledged everything up to this index and holds it no more; 0 if that is not known of it.
+    /// It acknowledged everything up to this index and no longer holds it; 0 if no such loss is known.
     #[serde(default)]
     pub lost_acknowledged: u64,
-    /// How often that was seen since this node leads.
+    /// How often a loss was detected since this node became leader.
     #[serde(default)]
     pub losses: u64,
-    /// Why it is not heard, or why its copy counts for nothing, in words; empty if that is not so, or not known.
+    /// Why its messages are rejected, or why its copy does not count, in words; empty if that is not so, or not known.
     #[serde(default)]
     pub uncounted: String,
 }
 
 impl PeerStatus {
-    /// How many entries it lacks, once it has told this leader how far it is: before that, `lag` is all there are.
+    /// How many entries it lacks, once it has reported its position: before that, `lag` is the length of the whole log.
     pub fn known_lag(&self) -> Option<u64> {
         (self.matched > 0 || self.stage != "probe").then_some(self.lag)
     }
