@@ -1,5 +1,5 @@
-//! Room kept aside: a file of nothing that is given up when the log must grow, or lent to a snapshot, when
-//! the disk is full.
+//! Ballast: a file without content whose disk space is freed when the disk is full, for the log to grow or on loan for
+//! a snapshot.
 
 use super::report::{Fault, Result};
 use super::sync_marker::io;
@@ -11,48 +11,48 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The name of the file.
 pub const NAME: &str = "reserve";
 
-/// A file that holds nothing but room. Clones are handles to the same one.
+/// A file that only occupies disk space. Clones are handles to the same file.
 ///
-/// Two threads meet here: who makes it, when there is room for it, and who gives it up, when there is
-/// none for anything else. The one waits for the other: it could do nothing better.
+/// Two threads use it: one makes the file when there is room for it, the other removes it when there is no other room.
+/// Each waits for the other, since it could do nothing better.
 #[derive(Clone, Debug)]
 pub struct Reserve<D> {
     disk: D,
     bytes: u64,
     loan: Arc<Mutex<Loan>>,
-    /// How many bytes of it are there, as it was last seen: nobody should have to wait to know about.
+    /// The size of the file when it was last checked, in bytes, readable without waiting.
     seen: Arc<AtomicU64>,
 }
 
-/// Whether its room is lent to a snapshot: then it is not made anew meanwhile.
+/// Whether its room is lent to a snapshot: the file is not made again during the loan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Loan {
     #[default]
     None,
     Lent,
-    /// The log needs room, and comes first.
+    /// Lent, but the log needs the room and has priority.
     Claimed,
 }
 
 impl<D: Disk> Reserve<D> {
-    /// The reserve on that disk, of so many bytes; none if there are none. Does nothing yet.
+    /// A reserve of `bytes` bytes on a disk; with 0 there is no reserve. Does not touch the disk.
     pub fn new(disk: D, bytes: u64) -> Reserve<D> {
         Reserve { disk, bytes, loan: Arc::default(), seen: Arc::default() }
     }
 
-    /// How many bytes of it are not there.
+    /// How many bytes of the file are missing.
     pub fn missing(&self) -> Result<u64> {
         let _alone = self.alone();
         Ok(self.bytes.saturating_sub(self.size()?))
     }
 
-    /// How many bytes it would free.
+    /// How many bytes would be free if the file were removed.
     pub fn there(&self) -> Result<u64> {
         let _alone = self.alone();
         self.size()
     }
 
-    /// The same, as it was when somebody last looked, made it or gave it up. Waits for nobody.
+    /// Like [`Reserve::there`], as of the last check, creation or removal. Does not wait.
     pub fn seen(&self) -> u64 {
         self.seen.load(Ordering::Relaxed)
     }
@@ -66,7 +66,7 @@ impl<D: Disk> Reserve<D> {
         Ok(size)
     }
 
-    /// Makes all of it; false if there is no room, and then none of it is left. Not while it is lent.
+    /// Makes the whole file. Returns `false` if there is no room, and then leaves no part of it, or if it is lent.
     pub fn make(&self) -> Result<bool> {
         let loan = self.alone();
         if *loan != Loan::None {
@@ -87,14 +87,14 @@ impl<D: Disk> Reserve<D> {
     fn fill(&self) -> Result<()> {
         let file = if self.is_there()? { self.disk.open(NAME) } else { self.disk.create(NAME) };
         let mut file = file.map_err(io("create", NAME))?;
-        // Nobody ever writes to it: room that is set aside is room enough.
+        // The file is never written to, so allocated space is enough.
         file.reserve(self.bytes).map_err(io("reserve", NAME))?;
         file.sync_all().map_err(io("sync", NAME))?;
         self.disk.sync_names().map_err(io("sync the name of", NAME))
     }
 
-    /// Gives it up, for the log: its room is free when this returns. Whether any of it was there. If it is
-    /// lent, whoever has it will know that the log needs it.
+    /// Removes the file for the log: its room is free when this returns. Returns whether any of it was there. If it is
+    /// lent, [`Reserve::is_claimed`] then shows the borrower that the log needs it.
     pub fn give_up(&self) -> Result<bool> {
         let mut loan = self.alone();
         if *loan == Loan::Lent {
@@ -103,8 +103,9 @@ impl<D: Disk> Reserve<D> {
         self.remove()
     }
 
-    /// Lends it, to a snapshot: its room is free when this returns, and it is not made anew before
-    /// [`Reserve::returned`]. Whether any of it was there; if not, or if it is lent, nothing has happened.
+    /// Lends the reserve to a snapshot: its room is free when this returns, and the file is not made again before
+    /// [`Reserve::returned`]. Returns whether any of it was there; if not, or if it is lent already, nothing has
+    /// changed.
     pub fn lend(&self) -> Result<bool> {
         let mut loan = self.alone();
         let lent = *loan == Loan::None && self.remove()?;
@@ -114,12 +115,12 @@ impl<D: Disk> Reserve<D> {
         Ok(lent)
     }
 
-    /// Whether it is lent, and the log needs the room.
+    /// Whether it is lent and the log needs the room.
     pub fn is_claimed(&self) -> bool {
         *self.alone() == Loan::Claimed
     }
 
-    /// Nobody has it any more: it may be made anew.
+    /// Ends the loan: the file may be made again.
     pub fn returned(&self) {
         *self.alone() = Loan::None;
     }
@@ -138,17 +139,19 @@ impl<D: Disk> Reserve<D> {
         Ok(self.disk.list().map_err(io("list", NAME))?.iter().any(|name| name == NAME))
     }
 
-    /// Nothing is kept under the lock that a panic could leave half done: the file says how it is.
+    /// Locks the reserve. A poisoned lock is fine: a panic leaves nothing half done under it, and the file itself holds
+    /// the state.
     fn alone(&self) -> MutexGuard<'_, Loan> {
         self.loan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Watches how much room a disk has.
+/// Watches the free space of a disk.
 ///
-/// It has too little when the next segment would not fit beside the reserve, or the reserve is not all there
-/// and cannot be made: then writes are refused. The reserve comes first. It has enough again a little above that, so that one file more or
-/// less does not turn it to and fro. Nobody has to tell it: what it says follows from the disk.
+/// Space is low, and writes are refused, when the next segment would not fit beside the reserve, or when the reserve is
+/// not complete and cannot be made: the reserve comes first. Space is enough again somewhat above that limit, so that
+/// one file more or less does not toggle the state. The state follows from the disk alone; there is nothing to report
+/// to the monitor.
 #[derive(Clone, Debug)]
 pub struct SpaceMonitor<D> {
     disk: D,
@@ -158,13 +161,13 @@ pub struct SpaceMonitor<D> {
 }
 
 impl<D: Disk> SpaceMonitor<D> {
-    /// A watch that has seen nothing, for a log with segments of that size.
+    /// A monitor that has not checked yet, for a log with segments of `segment` bytes.
     pub fn new(reserve: Reserve<D>, segment: u64) -> SpaceMonitor<D> {
         SpaceMonitor { disk: reserve.disk.clone(), reserve, segment, low: false }
     }
 
-    /// Looks, and makes the reserve if there is room for it. Whether there is too little room, if that
-    /// is news.
+    /// Checks the disk, and makes the reserve if there is room for it. Returns whether space is low if that has
+    /// changed.
     pub fn look(&mut self) -> Result<Option<bool>> {
         let free = self.disk.free().map_err(io("look for room beside", NAME))?;
         let missing = self.reserve.missing()?;
@@ -189,7 +192,7 @@ mod tests {
         SpaceMonitor::new(Reserve::new(disk.clone(), RESERVE), SEGMENT)
     }
 
-    /// Somebody else's file takes all but that much of the room.
+    /// A file of another program takes all but `room` bytes.
     fn leave(disk: &SimDisk, room: u64) {
         disk.set_capacity(Some(disk.used() + room));
     }
@@ -212,7 +215,7 @@ mod tests {
         assert_eq!(disk.free().unwrap(), SEGMENT);
         assert_eq!(watch.look().unwrap(), Some(true));
         assert_eq!(watch.look().unwrap(), None);
-        // As much as was enough before is not yet enough again.
+        // The amount that was enough before is not yet enough again.
         leave(&disk, SEGMENT + SEGMENT / 4);
         assert_eq!(watch.look().unwrap(), None);
         leave(&disk, SEGMENT + SEGMENT / 2);
@@ -234,7 +237,7 @@ mod tests {
         leave(&disk, RESERVE - 1);
         assert_eq!(watch.look().unwrap(), None);
         assert_eq!(disk.seen(NAME), None);
-        // Room for the reserve, and not for a segment as well.
+        // Room for the reserve, but not for a segment as well.
         leave(&disk, RESERVE + SEGMENT);
         assert_eq!(watch.look().unwrap(), None);
         assert!(disk.durable().seen(NAME).is_some());

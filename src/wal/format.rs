@@ -1,8 +1,8 @@
-//! The bytes of `wal-format.md`: segment headers, frames and what frames hold.
+//! The binary format of `wal-format.md`: segment headers, frames and their bodies.
 //!
-//! A frame's header has its own checksum, salted by the segment and the place in it, so that neither
-//! a misdirected write nor an old record in a recycled file passes for a record; and it covers the
-//! checksum with which every body begins, so that an entry's body is not summed again to be stored.
+//! A frame's header has its own checksum, salted with the segment and the offset, so that neither a misdirected write
+//! nor an old record in a recycled file passes for a record. It covers the checksum with which every body begins, so
+//! that an entry's body is not checksummed again to be stored.
 
 use crate::codec::{self, Malformed, Put, Reader};
 use crate::types::{
@@ -10,44 +10,44 @@ use crate::types::{
 };
 use bytes::{BufMut, Bytes};
 
-/// How every segment begins.
+/// The first bytes of every segment.
 pub const MAGIC: [u8; 8] = *b"dravewal";
-/// The version of all this.
+/// The version of the format.
 pub const FORMAT: u32 = 2;
-/// The size of a segment's header; the first frame stands behind it.
+/// The size of a segment's header in bytes; the first frame follows it.
 pub const SEGMENT_HEADER: usize = 64;
-/// The size of a frame's header.
+/// The size of a frame's header in bytes.
 pub const FRAME_HEADER: usize = 16;
-/// Frames begin at multiples of this; what is between them is zero.
+/// Frames begin at multiples of this; the padding between them is zero.
 pub const ALIGN: usize = 8;
-/// How many bytes of body a frame may have at most: what three bytes can say.
+/// The largest body of a frame in bytes: the length field has three bytes.
 pub const BODY_MAX: usize = (1 << 24) - 1;
-/// The size of a batch frame, header and all.
+/// The size of a batch frame in bytes, with its header.
 pub const BATCH_FRAME: usize = FRAME_HEADER + BATCH_BODY;
-/// The size of a seal frame, header and all.
+/// The size of a seal frame in bytes, with its header.
 pub const SEAL_FRAME: usize = FRAME_HEADER + SEAL_BODY;
-/// A segment was made of an older one, whose records may stand behind the last of its own.
+/// Segment flag: the file is an older segment's, whose records may follow the last of this one.
 pub const RECYCLED: u32 = 1;
 
 const BATCH_BODY: usize = 80;
 const SEAL_BODY: usize = 32;
 
-/// What a frame holds.
+/// The kind of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum RecordKind {
-    /// The header of a batch: all that one write put into the file.
+    /// The header of a batch: all frames that one write put into the file.
     Batch = 1,
-    /// What a segment inherits.
+    /// The state that a segment inherits.
     Open = 2,
     /// A term and a vote.
     Hard = 3,
-    /// The log restarts behind a position.
+    /// The log restarts after a position.
     Base = 4,
-    /// All up to a position may go; what follows it stays.
+    /// The log up to a position may be removed; the entries after it stay.
     Release = 5,
     /// An entry.
     Entry = 6,
-    /// The segment ends here, and which one follows.
+    /// The end of the segment, with the number of its successor.
     Seal = 7,
 }
 
@@ -67,29 +67,29 @@ impl RecordKind {
     }
 }
 
-/// The first bytes of a segment.
+/// The header of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentHeader {
     /// [`RECYCLED`], or 0.
     pub flags: u32,
-    /// Whose it is: the cluster.
+    /// The cluster it belongs to.
     pub cluster: ClusterId,
-    /// The node.
+    /// The node it belongs to.
     pub node: NodeId,
-    /// The data directory.
+    /// The data directory it belongs to.
     pub disk: DiskId,
-    /// Its number, as in the file's name.
+    /// The segment's number, as in the file's name.
     pub number: u64,
 }
 
 impl SegmentHeader {
-    /// What is mixed into each of its checksums. Made of disk and number, so that it is known even
-    /// of a segment whose header is damaged.
+    /// The salt of all its checksums. It is derived from disk and number, so that it is known even for a segment with a
+    /// damaged header.
     pub fn salt(&self) -> u64 {
         salt(self.disk, self.number)
     }
 
-    /// As bytes.
+    /// Encodes the header.
     pub fn encode(&self) -> [u8; SEGMENT_HEADER] {
         let mut out = Vec::with_capacity(SEGMENT_HEADER);
         out.put_slice(&MAGIC);
@@ -107,7 +107,7 @@ impl SegmentHeader {
         header
     }
 
-    /// From the beginning of a file.
+    /// Decodes the header at the beginning of a file.
     pub fn decode(bytes: &Bytes) -> Result<SegmentHeader, Malformed> {
         if bytes.len() < SEGMENT_HEADER {
             return Err(Malformed("too short for a segment"));
@@ -138,8 +138,8 @@ impl SegmentHeader {
     }
 }
 
-/// The salt of a disk's segment of that number: numbers are never used twice, so an old record in a
-/// recycled file has another.
+/// The salt of a segment, from its disk and number. Numbers are never reused, so an old record in a recycled file has
+/// another salt.
 pub fn salt(disk: DiskId, number: u64) -> u64 {
     let mut z = disk.0 ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -147,24 +147,24 @@ pub fn salt(disk: DiskId, number: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// The name of the segment of that number.
+/// The file name of a segment.
 pub fn file_name(number: u64) -> String {
     format!("{number:010}.wal")
 }
 
-/// The number of the segment of that name, if it is one's.
+/// The number of the segment with that file name; `None` if it is no segment's name.
 pub fn file_number(name: &str) -> Option<u64> {
     let number = name.strip_suffix(".wal").filter(|digits| digits.len() >= 10)?.parse().ok()?;
     (file_name(number) == name).then_some(number)
 }
 
-/// How much room a frame with that body takes.
+/// The size of a frame with a body of that size, with header and padding.
 pub const fn frame_size(body: usize) -> usize {
     (FRAME_HEADER + body).next_multiple_of(ALIGN)
 }
 
-/// The checksum of a frame's header: of salt, place, the rest of the header, and the checksum with
-/// which the body begins.
+/// The checksum of a frame's header: covers the salt, the offset, the rest of the header, and the checksum with which
+/// the body begins.
 pub fn header_checksum(salted: u32, at: u64, rest: &[u8; 12], body: [u8; 4]) -> u32 {
     let mut crc = crc32fast::Hasher::new_with_initial(salted);
     let mut covered = [0; 24];
@@ -175,12 +175,12 @@ pub fn header_checksum(salted: u32, at: u64, rest: &[u8; 12], body: [u8; 4]) -> 
     crc.finalize()
 }
 
-/// Where a header's checksum starts from: the salt, already summed.
+/// The initial value of a header's checksum: the CRC-32 of the salt.
 pub fn salted(salt: u64) -> u32 {
     crc32fast::hash(&salt.to_le_bytes())
 }
 
-/// Everything of a frame's header but its checksum.
+/// A frame's header without its checksum.
 pub fn header_rest(previous: u32, body: usize, kind: RecordKind, batch: u64) -> [u8; 12] {
     let mut rest = [0; 12];
     rest[..4].copy_from_slice(&previous.to_le_bytes());
@@ -190,43 +190,43 @@ pub fn header_rest(previous: u32, body: usize, kind: RecordKind, batch: u64) -> 
     rest
 }
 
-/// A frame that was found whole.
+/// An intact frame.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// Where it begins in its file.
+    /// Its offset in the file.
     pub at: u64,
-    /// The checksum of its header, by which the next frame names it.
+    /// The checksum of its header, to which the next frame refers.
     pub checksum: u32,
-    /// The checksum of the frame before it, batch headers not counted.
+    /// The checksum of the previous frame, not counting batch headers.
     pub previous: u32,
-    /// The low half of the number of its batch.
+    /// The low 32 bits of its batch's number.
     pub batch: u32,
-    /// What it holds.
+    /// The kind of its body.
     pub kind: RecordKind,
-    /// The bytes of that.
+    /// The body.
     pub body: Bytes,
 }
 
-/// Why there is no frame.
+/// Why there is no valid frame at an offset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flaw {
-    /// Nothing but zeros where the header would be.
+    /// Only zeros where the header would be.
     Blank,
-    /// The file ends within it.
+    /// The file ends within the frame.
     Short {
-        /// How many bytes it says it has.
+        /// The frame's size in bytes, by its header.
         want: u64,
-        /// How many there are.
+        /// How many bytes there are.
         have: u64,
     },
-    /// The checksum of header or body is another than the stored one.
+    /// The checksum of header or body does not match.
     Checksum {
-        /// As it stands in the file.
+        /// The stored checksum.
         stored: u32,
-        /// As it should be.
+        /// The computed checksum.
         computed: u32,
     },
-    /// It is whole, but cannot be what stands here.
+    /// The frame is intact, but cannot be valid here.
     Wrong(&'static str),
 }
 
@@ -242,18 +242,18 @@ impl std::fmt::Display for Flaw {
 }
 
 impl Frame {
-    /// Where the next frame begins.
+    /// The offset of the next frame.
     pub fn end(&self) -> u64 {
         self.at + frame_size(self.body.len()) as u64
     }
 
-    /// The frame at `at`, header and body checked.
+    /// Reads the frame at `at`, with header and body checked.
     pub fn read(file: &Bytes, salted: u32, at: u64) -> Result<Frame, Flaw> {
         Frame::check(file, salted, at)?;
         Frame::known(file, at)
     }
 
-    /// Where the frame at `at` ends and what it holds, header and body checked, without making a frame of it.
+    /// Checks header and body of the frame at `at` and returns its end and kind, without building a [`Frame`].
     pub fn check(file: &[u8], salted: u32, at: u64) -> Result<(u64, RecordKind), Flaw> {
         let (frame, body) = Frame::parse(file, Some(salted), at)?;
         let (stored, computed) = (word(body), crc32fast::hash(&body[4..]));
@@ -268,19 +268,19 @@ impl Frame {
         Ok((end, frame.kind))
     }
 
-    /// The frame at `at`, only its header checked: for who will check the body anyway.
+    /// Reads the frame at `at` and checks only its header, for callers that check the body themselves.
     pub fn peek(file: &Bytes, salted: u32, at: u64) -> Result<Frame, Flaw> {
         let (frame, body) = Frame::parse(file, Some(salted), at)?;
         Ok(Frame { body: file.slice_ref(body), ..frame })
     }
 
-    /// The frame at `at`, nothing of it checked: for who knows that [`Frame::read`] found it whole.
+    /// Reads the frame at `at` without any check, for callers that know that [`Frame::read`] accepts it.
     pub fn known(file: &Bytes, at: u64) -> Result<Frame, Flaw> {
         let (frame, body) = Frame::parse(file, None, at)?;
         Ok(Frame { body: file.slice_ref(body), ..frame })
     }
 
-    /// All of it but its body, and the body.
+    /// Returns the frame with an empty body, and the body.
     fn parse(file: &[u8], salted: Option<u32>, at: u64) -> Result<(Frame, &[u8]), Flaw> {
         let have = (file.len() as u64).saturating_sub(at);
         let Some(header) = file.get(at as usize..).and_then(|rest| rest.first_chunk::<FRAME_HEADER>()) else {
@@ -292,8 +292,8 @@ impl Frame {
         let mut rest = [0; 12];
         rest.copy_from_slice(&header[4..]);
         let stored = word(header);
-        // The body's checksum stands behind the header, and must itself be read to check the header:
-        // four bytes at a fixed place, whatever the length says.
+        // The body's checksum follows the header and must be read to check the header: four bytes at a fixed offset,
+        // whatever the length field is.
         let Some(body) = file.get(at as usize + FRAME_HEADER..).and_then(|rest| rest.first_chunk::<4>()) else {
             return Err(Flaw::Short { want: FRAME_HEADER as u64 + 4, have });
         };
@@ -318,7 +318,7 @@ impl Frame {
         Ok((frame, &file[from..from + length]))
     }
 
-    /// Whether there could be a frame there at all: what is cheap to see.
+    /// A cheap test whether there can be a frame at `at`.
     pub fn plausible(file: &[u8], at: usize) -> bool {
         file.get(at..at + FRAME_HEADER + 4).is_some_and(|header| {
             let length = u32::from_le_bytes([header[8], header[9], header[10], 0]) as usize;
@@ -335,32 +335,32 @@ fn double(bytes: &[u8]) -> u64 {
     bytes.first_chunk::<8>().copied().map_or(0, u64::from_le_bytes)
 }
 
-/// What a batch says of itself.
+/// The header of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Batch {
-    /// Its number: one more than the one before it in the journal. All frames synced together have
-    /// the same; a batch is begun only when the one before it is synced.
+    /// The batch's number: one more than the previous one in the journal. All frames that are synced together have the
+    /// same number; a batch begins only after the previous batch is synced.
     pub number: u64,
-    /// Whether the batch goes on in another piece, with a header of its own.
+    /// Whether the batch continues in another piece, with a header of its own.
     pub more: bool,
-    /// How many bytes it has, this frame included.
+    /// The batch's size in bytes, with this frame.
     pub bytes: u64,
-    /// How many frames, this one not counted.
+    /// The number of frames, not counting this one.
     pub frames: u32,
-    /// The checksum of the last of them, or of the frame before the batch if it has none.
+    /// The checksum of its last frame, or of the frame before the batch if it has none.
     pub tail: u32,
-    /// The first and the last entry's index as they stand in it; both 0 if there is none.
+    /// The index of the first and the last entry, in file order; both 0 if there is none.
     pub entries: (Index, Index),
-    /// The last entry's term.
+    /// The term of the last entry.
     pub term: Term,
-    /// All before this was synced when the batch was written: segment and offset.
+    /// Segment and offset: everything before it was synced when the batch was written.
     pub synced: (u64, u64),
-    /// Which run of the kernel wrote it.
+    /// The kernel boot in which it was written.
     pub boot: u64,
 }
 
 impl Batch {
-    /// The body, its checksum first.
+    /// Encodes the body, its checksum first.
     pub fn put(&self, out: &mut Vec<u8>) {
         put_body(out, |out| {
             out.put_u32_le(u32::from(self.more));
@@ -377,7 +377,7 @@ impl Batch {
         });
     }
 
-    /// From a body.
+    /// Decodes a body.
     pub fn read(body: &Bytes) -> Result<Batch, Malformed> {
         let mut reader = behind_checksum(body)?;
         let more = match reader.u32()? {
@@ -401,23 +401,23 @@ impl Batch {
     }
 }
 
-/// What a segment inherits, so that it may be the first one left.
+/// The state that a segment inherits, so that it can be the oldest one left.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Opening {
     /// The hard state.
     pub hard: HardState,
     /// The last position before this segment.
     pub last: Position,
-    /// The latest time any entry had.
+    /// The latest time of any entry.
     pub time: ClusterTime,
-    /// Where the log began.
+    /// Where the log begins.
     pub base: SnapshotPoint,
-    /// The configuration in force, and since which index.
+    /// The configuration in force, and the index at which it was configured.
     pub current: (Index, Membership),
 }
 
 impl Opening {
-    /// The body, its checksum first.
+    /// Encodes the body, its checksum first.
     pub fn put(&self, out: &mut Vec<u8>) {
         put_body(out, |out| {
             out.put_u32_le(0);
@@ -430,7 +430,7 @@ impl Opening {
         });
     }
 
-    /// From a body.
+    /// Decodes a body.
     pub fn read(body: &Bytes) -> Result<Opening, Malformed> {
         let mut reader = behind_checksum(body)?;
         let _reserved = reader.u32()?;
@@ -446,7 +446,7 @@ impl Opening {
     }
 }
 
-/// The body of a hard state.
+/// Encodes a hard state as a body.
 pub fn put_hard(out: &mut Vec<u8>, hard: &HardState) {
     put_body(out, |out| {
         out.put_u32_le(0);
@@ -454,7 +454,7 @@ pub fn put_hard(out: &mut Vec<u8>, hard: &HardState) {
     });
 }
 
-/// From a body.
+/// Decodes the body of a hard state.
 pub fn read_hard(body: &Bytes) -> Result<HardState, Malformed> {
     let mut reader = behind_checksum(body)?;
     let _reserved = reader.u32()?;
@@ -463,7 +463,7 @@ pub fn read_hard(body: &Bytes) -> Result<HardState, Malformed> {
     Ok(hard)
 }
 
-/// The body of a base or a release.
+/// Encodes the body of a base or a release.
 pub fn put_base(out: &mut Vec<u8>, base: &SnapshotPoint) {
     put_body(out, |out| {
         out.put_u32_le(0);
@@ -471,7 +471,7 @@ pub fn put_base(out: &mut Vec<u8>, base: &SnapshotPoint) {
     });
 }
 
-/// From a body.
+/// Decodes the body of a base or a release.
 pub fn read_base(body: &Bytes) -> Result<SnapshotPoint, Malformed> {
     let mut reader = behind_checksum(body)?;
     let _reserved = reader.u32()?;
@@ -497,14 +497,14 @@ fn read_base_fields(reader: &mut Reader) -> Result<SnapshotPoint, Malformed> {
 /// The end of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Seal {
-    /// The number of the segment that follows, which was there before this was written.
+    /// The number of the next segment, which existed before this was written.
     pub successor: u64,
     /// The last position of the log.
     pub last: Position,
 }
 
 impl Seal {
-    /// The body, its checksum first.
+    /// Encodes the body, its checksum first.
     pub fn put(&self, out: &mut Vec<u8>) {
         put_body(out, |out| {
             out.put_u32_le(0);
@@ -513,7 +513,7 @@ impl Seal {
         });
     }
 
-    /// From a body.
+    /// Decodes a body.
     pub fn read(body: &Bytes) -> Result<Seal, Malformed> {
         let mut reader = behind_checksum(body)?;
         let _reserved = reader.u32()?;
@@ -523,19 +523,19 @@ impl Seal {
     }
 }
 
-/// What an entry's body says of itself, without making an entry of it.
+/// The metadata in an entry's body, without decoding the entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntryHead {
     /// Index and term.
     pub position: Position,
-    /// The cluster's clock.
+    /// The cluster time.
     pub time: ClusterTime,
     /// Whether its payload is a membership.
     pub membership: bool,
 }
 
 impl EntryHead {
-    /// From a body.
+    /// Decodes the metadata from an entry's body.
     pub fn read(body: &Bytes) -> Result<EntryHead, Malformed> {
         let Some((header, payload)) = body.split_first_chunk::<{ codec::ENTRY_HEADER }>() else {
             return Err(Malformed("ends too early"));
@@ -558,7 +558,7 @@ fn put_body(out: &mut Vec<u8>, fields: impl FnOnce(&mut Vec<u8>)) {
     out[at..at + 4].copy_from_slice(&checksum.to_le_bytes());
 }
 
-/// A reader of what stands behind a body's checksum, which has been checked.
+/// A reader of the fields after a body's checksum, which was checked before.
 fn behind_checksum(body: &Bytes) -> Result<Reader, Malformed> {
     let mut reader = Reader::new(body.clone());
     let _checked = reader.u32()?;

@@ -1,7 +1,8 @@
-//! Whose data directory this is: node, cluster and disk never change; the log and the number of starts are added.
+//! The identity of a data directory. Node, cluster and disk id never change; the log id and the number of starts are
+//! added.
 //!
-//! The file `identity` is what keeps a directory from being used by another node or another cluster,
-//! and what tells a log that is gone from one that never was.
+//! The file `identity` keeps a directory from being used by another node or another cluster, and distinguishes a lost
+//! log from one that never existed.
 
 use super::load::read_whole;
 use super::report::{Fault, Result};
@@ -14,44 +15,44 @@ use std::io::ErrorKind;
 
 /// The name of the file.
 pub const NAME: &str = "identity";
-/// How it begins.
+/// Its first bytes.
 pub const MAGIC: [u8; 8] = *b"draveid\0";
 /// The version of its format.
 pub const FORMAT: u32 = 2;
-/// How long it is.
+/// Its size in bytes.
 pub const BYTES: usize = 64;
-/// The format without log and starts, which is still read, and how long it is.
+/// The older format, without log and starts, which is still read: its version and size.
 const OLDER: (u32, usize) = (1, 48);
 
-/// What a data directory says of itself.
+/// The identity of a data directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Identity {
     /// The node it belongs to.
     pub node: NodeId,
-    /// The cluster.
+    /// The cluster it belongs to.
     pub cluster: ClusterId,
-    /// Its own name, drawn when it was made.
+    /// The directory's own id, drawn at random when it was made.
     pub disk: DiskId,
-    /// Whether the journal has been founded: from then on, a journal that is not there is lost.
+    /// Whether the journal was founded: after that, a missing journal is lost.
     pub founded: bool,
     /// The id of its log, from the first start on that found it agreed.
     pub log: Option<LogId>,
-    /// How many times a node was started on it: of two copies of a directory, the older one says less.
+    /// How many times a node was started on it: of two copies of a directory, the older one has the lower number.
     pub starts: u64,
 }
 
 impl Identity {
-    /// What the directory says, if it says anything.
+    /// Reads the identity; `None` if the directory has none.
     pub fn read<D: Disk>(disk: &D) -> Result<Option<Identity>> {
         match read_whole(disk, NAME) {
             Err(Fault::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
-            // The disk cannot read it.
+            // The disk cannot read the file.
             Err(Fault::Corrupt { what, .. }) => Err(damaged(&what)),
             bytes => Identity::decode(&bytes?).map(Some),
         }
     }
 
-    /// Writes it, durably, in the place of what was there.
+    /// Writes it durably, replacing any earlier one.
     pub fn write<D: Disk>(&self, disk: &D) -> Result<()> {
         let tmp = format!("{NAME}.tmp");
         if disk.list().map_err(io("list", NAME))?.contains(&tmp) {
@@ -64,7 +65,7 @@ impl Identity {
         disk.sync_names().map_err(io("sync the name of", NAME))
     }
 
-    /// Whether the directory, called `place`, is that node's.
+    /// Checks that the directory, called `place` in the error, belongs to `node`.
     pub fn check(&self, place: &str, node: NodeId) -> Result<()> {
         if self.node == node {
             return Ok(());
@@ -76,12 +77,12 @@ impl Identity {
         )))
     }
 
-    /// Whose the directory, called `place`, is.
+    /// Describes the owner of the directory `place`, for messages.
     pub fn owner(&self, place: &str) -> String {
         format!("{place} belongs to node {} of cluster {}", self.node.get(), short(self.cluster))
     }
 
-    /// Whether the log that was recovered beside it, which bears that id if any, can be the one it knows.
+    /// Checks that the log recovered beside it, with the id `found` if it has one, can be the log of this directory.
     pub fn check_log(&self, place: &str, found: Option<LogId>) -> Result<()> {
         match (self.log, found) {
             (Some(known), Some(found)) if known != found => Err(Fault::Foreign(format!(
@@ -100,7 +101,7 @@ impl Identity {
         }
     }
 
-    /// As bytes:
+    /// Encodes the identity:
     ///
     /// | at | size | field |
     /// |---|---|---|
@@ -115,7 +116,7 @@ impl Identity {
     /// | 56 | 4 | zero |
     /// | 60 | 4 | CRC-32 of all before |
     ///
-    /// Format 1 has no log and no starts, and its checksum at 44.
+    /// Format 1 has no log and no starts, and its checksum is at 44.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(BYTES);
         out.put_slice(&MAGIC);
@@ -131,7 +132,7 @@ impl Identity {
         out
     }
 
-    /// From bytes.
+    /// Decodes an identity.
     pub fn decode(bytes: &Bytes) -> Result<Identity> {
         if bytes.get(..8).is_none_or(|magic| magic != MAGIC) {
             return Err(damaged("it does not begin with `draveid`"));
@@ -164,7 +165,7 @@ impl Identity {
     }
 }
 
-/// The fault of an identity that cannot be believed.
+/// The fault of a damaged identity.
 fn damaged(what: &str) -> Fault {
     Fault::Corrupt {
         file: NAME.to_owned(),
@@ -177,7 +178,7 @@ fn damaged(what: &str) -> Fault {
     }
 }
 
-/// The first half of a cluster's name, as people read it.
+/// The first half of a cluster id, as shown to people.
 pub fn short(cluster: ClusterId) -> String {
     cluster.to_string()[..8].to_owned()
 }

@@ -1,88 +1,88 @@
-//! One segment as recovery would judge it, item by item: for whoever wants to look and not to open.
+//! Inspects a segment, record by record, with recovery's judgment and without opening the journal.
 
 use super::format::{Batch, Flaw, Frame, RECYCLED, RecordKind, SegmentHeader};
 use super::scan::{Scan, ScanItem};
 use super::sync_marker::LogOffset;
 use bytes::Bytes;
 
-/// What is known of a segment from outside of it.
+/// Facts about a segment from outside of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Surroundings {
     /// Its number.
     pub number: u64,
-    /// How far it was certainly synced: the side file's offset, if it is of this segment.
+    /// The offset up to which it was certainly synced: from the sync marker, if that is in this segment.
     pub synced: Option<u64>,
     /// Whether a later segment is in use.
     pub followed: bool,
-    /// Whether it has flags of a recycled file.
+    /// Whether its header has the flag of a recycled file.
     pub recycled: bool,
-    /// The number of its first batch, if the segment before it tells.
+    /// The number of its first batch, if the previous segment shows it.
     pub batch: Option<u64>,
 }
 
 impl Surroundings {
-    /// Of the segment with that header.
+    /// The facts for the segment with this header.
     pub fn of(header: &SegmentHeader, place: Option<LogOffset>, followed: bool) -> Surroundings {
         let synced = place.filter(|place| place.segment == header.number).map(|place| place.offset);
         Surroundings { number: header.number, synced, followed, recycled: header.flags & RECYCLED != 0, batch: None }
     }
 }
 
-/// What stands at a place of a segment, judged.
+/// A record or a flaw in a segment, classified.
 #[derive(Clone, Debug)]
 pub enum Finding {
     /// A good record.
     Record(Frame),
-    /// Damage to what had been synced.
+    /// Damage to bytes that had been synced.
     Bad {
-        /// Where.
+        /// The offset.
         at: u64,
-        /// How far, up to the next good record or to the end.
+        /// The length, up to the next good record or to the end.
         bytes: u64,
         /// What is wrong.
         flaw: Flaw,
-        /// Where the next good record begins.
+        /// The offset of the next good record.
         next: Option<u64>,
     },
-    /// A batch that was being written: normal after a crash. Nothing behind it counts.
+    /// A batch that was being written: normal after a crash. Nothing after it counts.
     Torn {
-        /// Where the bytes are no good.
+        /// The offset of the first bad byte.
         at: u64,
-        /// Where the batch begins: recovery cuts there.
+        /// The offset of the batch, where recovery cuts.
         cut: u64,
-        /// How many good bytes of it there are.
+        /// How many good bytes the batch has.
         have: u64,
-        /// How many it says it has; 0 if it does not say.
+        /// How many bytes the batch should have; 0 if unknown.
         want: u64,
         /// What is wrong.
         flaw: Flaw,
     },
 }
 
-/// A walk through a segment that tells torn from bad as recovery does.
+/// An iterator over a segment that distinguishes a torn batch from damage as recovery does.
 pub struct Inspection {
     scan: Scan,
     around: Surroundings,
     size: u64,
-    /// The batch that is being read: where it begins and ends, its number, whether more of it follows.
+    /// The batch that is being read: its offset and end, its number, whether it continues in another piece.
     batch: Option<(u64, u64, u64, bool)>,
     sealed: bool,
     ended: bool,
 }
 
 impl Inspection {
-    /// From the first frame on.
+    /// Begins at the first frame.
     pub fn new(bytes: Bytes, salt: u64, around: Surroundings) -> Inspection {
         let size = bytes.len() as u64;
         Inspection { scan: Scan::new(bytes, salt, None), around, size, batch: None, sealed: false, ended: false }
     }
 
-    /// Whether a seal was met.
+    /// Whether a seal was read.
     pub fn sealed(&self) -> bool {
         self.sealed
     }
 
-    /// The number of the batch that should follow, if it is known.
+    /// The number of the next batch, if it is known.
     pub fn batch(&self) -> Option<u64> {
         match self.batch {
             Some((_, _, number, more)) => Some(if more { number } else { number + 1 }),
@@ -90,7 +90,7 @@ impl Inspection {
         }
     }
 
-    /// Where it stands.
+    /// The current offset.
     pub fn at(&self) -> u64 {
         self.scan.at()
     }

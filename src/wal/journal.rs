@@ -1,8 +1,8 @@
-//! The writer, on the log thread: append, sync, rotate, release.
+//! The writer of the log, on the log thread: appends, syncs, rotates and releases segments.
 //!
-//! An error of the disk is final. Whatever failed, the journal refuses everything after it: what
-//! reached the disk is unknown, and asking again would not tell. Only for want of room nothing has to
-//! fail: [`Journal::provide`] says so before anything is written.
+//! A disk error is final. After one, the journal rejects every call: it is unknown which bytes reached the disk, and a
+//! retry would not show it. A full disk need not cause a failure: [`Journal::provide`] reports it before anything is
+//! written.
 
 use super::ballast::Reserve;
 use super::format::{self, BATCH_FRAME, Batch, RECYCLED, RecordKind, Seal, SegmentHeader, file_name};
@@ -22,16 +22,16 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// A spare is wanted when the segment is filled this far, in percent: early enough to be made at
-/// leisure, and not at all by a node that writes little. To be late costs little.
+/// How full a segment is, in percent, when a spare is ordered: early enough to prepare it without haste, and never on a
+/// node that writes little. A spare that comes late costs little.
 const SPARE_AT: u64 = 50;
-/// Released segments are kept as spares up to this many, the one that was ordered among them.
+/// Maximum number of spares: released segments that are kept, together with the ordered one.
 const SPARES: usize = 2;
 
 /// The journal of one node.
 ///
-/// Invariants: a batch is begun only when the one before it is synced; a segment is written to only
-/// when the one before it is sealed and synced; its file has its name durably before that.
+/// Invariants: a batch begins only after the previous batch is synced; a segment is written to only after the previous
+/// segment is sealed and synced, and after the name of its own file is durable.
 #[derive(Debug)]
 pub struct Journal<D: Disk> {
     pub(super) disk: D,
@@ -42,11 +42,11 @@ pub struct Journal<D: Disk> {
     pub(super) older: VecDeque<Older>,
     pub(super) outline: Outline,
     pub(super) batch: u64,
-    /// Whether the batch has a piece in the file that says that more follows.
+    /// Whether a piece of the current batch is in the file and its header announces more pieces.
     pub(super) open: bool,
     /// Whether anything was appended since the last sync.
     pub(super) dirty: bool,
-    /// Whether a synced batch says of all before it that it was synced.
+    /// Whether a synced batch header records that everything before it was synced.
     pub(super) stated: bool,
     pub(super) synced: (u64, u64),
     pub(super) side: Side<D::File>,
@@ -55,23 +55,23 @@ pub struct Journal<D: Disk> {
     pub(super) reserve: Option<Reserve<D>>,
     pub(super) appended: WriteId,
     pub(super) report: Report,
-    /// How much room was reported last.
+    /// The room in the last report, in bytes.
     pub(super) told: u64,
     pub(super) poisoned: bool,
 }
 
-/// A sealed segment that is still there.
+/// A sealed segment whose file still exists.
 #[derive(Debug)]
 pub(super) struct Older {
     pub(super) number: u64,
     pub(super) bytes: u64,
-    /// The last index of it that belongs to the log.
+    /// Its last index that still belongs to the log.
     pub(super) live: Index,
-    /// Gone when nobody reads the mapping any more.
+    /// Dead once no reader holds the mapping any more.
     pub(super) mapped: Weak<()>,
 }
 
-/// A mapping that can be seen to be unused.
+/// A mapping with a reference count that shows when it is unused.
 struct LeasedMapping {
     bytes: Bytes,
     _alive: Arc<()>,
@@ -90,34 +90,34 @@ pub(super) fn held(bytes: Bytes) -> (Bytes, Weak<()>) {
 }
 
 impl<D: Disk> Journal<D> {
-    /// Takes in a write: into the buffer, and into the file if it is large. Not yet durable.
+    /// Appends a write to the buffer, and to the file if the buffer is large. Not yet durable.
     pub fn append(&mut self, write: &Write) -> Result<()> {
         self.guard()?;
         let outcome = self.put(write);
         self.latch(outcome)
     }
 
-    /// Makes everything that was appended durable, with one sync, and says so.
+    /// Makes everything that was appended durable, with one sync, and reports it.
     pub fn sync(&mut self) -> Result<Report> {
         self.guard()?;
         let outcome = if self.dirty { self.settle() } else { Ok(()) };
         self.latch(outcome)?;
         self.report.durable = self.appended;
-        // An error of the disk is met by what is written next.
+        // A disk error here is left for the next write to report.
         self.report.room = self.room().unwrap_or(self.told);
         self.told = self.report.room;
         Ok(std::mem::replace(&mut self.report, empty_report()))
     }
 
-    /// A report if there is more room than was told last, or less. For when there is nothing else to do: others
-    /// may fill the disk, or empty it.
+    /// Returns a report if the room has changed since the last one. To be called when the log thread is idle: other
+    /// processes may fill the disk or free space on it.
     pub fn look(&mut self) -> Result<Option<Report>> {
         self.guard()?;
         if self.room()? == self.told { Ok(None) } else { self.sync().map(Some) }
     }
 
-    /// What is left of the segment, and all segments that can be made, the reserve given up for them; but for
-    /// the end of each, which the next entry may not fit.
+    /// How many bytes the log can still take: the rest of the segment, plus all segments that the disk has room for
+    /// once the reserve is removed. The end of each segment is not counted, because the next entry may not fit there.
     fn room(&self) -> Result<u64> {
         let free = self.disk.free().map_err(io("look for room beside", &file_name(self.segment.number)))?;
         let disk = free.saturating_add(self.reserve.as_ref().map_or(0, Reserve::seen));
@@ -127,23 +127,23 @@ impl<D: Disk> Journal<D> {
         Ok(self.segment.left().saturating_sub(end).saturating_add(segments.saturating_mul(size - end)))
     }
 
-    /// States in the log itself that everything was synced, so that damage to the last batch cannot
-    /// be taken for a torn one. For when there is nothing else to do.
+    /// Records in the log itself that everything was synced, so that damage to the last batch cannot be mistaken for a
+    /// torn batch. To be called when the log thread is idle.
     pub fn confirm(&mut self) -> Result<()> {
         self.guard()?;
         if self.stated && !self.dirty {
             return Ok(());
         }
         if let Err(Fault::Full { .. }) = self.provide_bytes(0) {
-            // It can do without; what comes next may not.
+            // This record is optional, so a full disk is no fault here. The next write may need the room.
             return Ok(());
         }
         let outcome = self.restate();
         self.latch(outcome)
     }
 
-    /// The next segment's file, if it is time to make one. The same order is given until the spare is
-    /// there: it is for the caller to know that it is being made.
+    /// The order for the next segment's file, if it is time to make one. The same order is returned until the spare is
+    /// there: the caller must keep track of whether the file is being made.
     pub fn spare_wanted(&self) -> Option<SpareOrder> {
         let wanted = self.spares.is_empty() && !self.poisoned && self.segment.filled() >= SPARE_AT;
         wanted.then(|| SpareOrder {
@@ -152,19 +152,19 @@ impl<D: Disk> Journal<D> {
         })
     }
 
-    /// A file that was ordered is there.
+    /// Hands over a finished spare.
     pub fn spare_ready(&mut self, spare: Spare<D::File>) {
-        // One that comes too late, when the journal had to make its own, serves the segment after.
+        // A spare that comes too late, when the journal had to make its own, serves the segment after.
         if self.spares.len() < SPARES {
             self.spares.push_back(spare);
         } else if let Err(error) = self.disk.remove(&spare.name) {
-            // Its name ends in `.tmp`: the next start removes it.
+            // Its name ends in `.tmp`, so the next start removes it.
             log::debug!("{}: {error}", spare.name);
         }
     }
 
-    /// Makes sure of the room for a task before anything of it is done, from the reserve if there is no
-    /// other. [`Fault::Full`] if there is none: nothing has happened, and it may be asked again.
+    /// Makes sure that there is room for a task before any of it is done, and removes the reserve if there is no other
+    /// room. Returns [`Fault::Full`] if there is none: then nothing has changed, and the caller may retry.
     pub fn provide(&mut self, task: &Task) -> Result<()> {
         self.guard()?;
         let bytes = match task {
@@ -179,7 +179,7 @@ impl<D: Disk> Journal<D> {
         if self.segment.fits(bytes) {
             return Ok(());
         }
-        // An entry is not cut: at the end of each segment, room may be left that it did not fit.
+        // An entry is never split, so the end of each segment may be too short for the next entry and stay unused.
         let segments = (bytes as u64).div_ceil(self.options.segment_bytes / 2);
         let needed = Segment::room_for(opening_size(&self.outline), 0).max(self.options.segment_bytes);
         while (self.spares.len() as u64) < segments {
@@ -190,20 +190,20 @@ impl<D: Disk> Journal<D> {
         Ok(())
     }
 
-    /// When there is no room for the next segment, that is given up for it.
+    /// Sets the reserve that is removed when the disk has no room for the next segment.
     pub fn fall_back_on(&mut self, reserve: Reserve<D>) {
         self.reserve = Some(reserve);
     }
 
-    /// Everything up to there may go: whole segments do, the oldest first.
+    /// Releases the log up to a position: removes or recycles whole segments, oldest first.
     pub fn release(&mut self, upto: Position) -> Result<()> {
         self.guard()?;
         let outcome = self.let_go(upto);
         self.latch(outcome)
     }
 
-    /// The log begins anew behind that base, durably: a snapshot holds everything before it. With
-    /// another term and vote, if they are given.
+    /// Restarts the log after `base`, durably, because a snapshot holds everything before it. Also sets term and vote
+    /// if `hard_state` is given.
     pub fn restart(&mut self, base: &SnapshotPoint, hard_state: Option<HardState>) -> Result<()> {
         self.guard()?;
         let write = Write { id: self.appended, hard_state, base: Some(base.clone()), entries: Vec::new() };
@@ -211,7 +211,7 @@ impl<D: Disk> Journal<D> {
         self.latch(outcome)
     }
 
-    /// Which rule is broken on purpose.
+    /// The rules that are broken on purpose.
     pub fn mutants(&self) -> Mutants {
         self.options.mutants
     }
@@ -271,7 +271,7 @@ impl<D: Disk> Journal<D> {
         Ok(())
     }
 
-    /// All from that index on in older segments is gone.
+    /// Records that older segments hold no live entry from `index` on.
     fn replaced(&mut self, index: Index) {
         for older in &mut self.older {
             older.live = older.live.min(index.prev());
@@ -285,7 +285,7 @@ impl<D: Disk> Journal<D> {
         self.dirty = true;
     }
 
-    /// Writes what waits as a batch, or as a piece of one.
+    /// Writes the buffered frames as a batch, or with `more` as a piece of one.
     fn write_out(&mut self, more: bool) -> Result<()> {
         let batch = Batch { number: self.batch, more, synced: self.synced, boot: self.boot, ..Batch::default() };
         let at = self.segment.written;
@@ -297,7 +297,7 @@ impl<D: Disk> Journal<D> {
         Ok(())
     }
 
-    /// Writes what waits and syncs the file.
+    /// Writes the buffered frames and syncs the file.
     fn flush(&mut self) -> Result<()> {
         if self.segment.waiting() > 0 || self.open {
             self.write_out(false)?;
@@ -314,7 +314,7 @@ impl<D: Disk> Journal<D> {
         Ok(())
     }
 
-    /// Makes everything durable, and says so beside the log.
+    /// Makes everything durable, and records it in the sync marker.
     pub(super) fn settle(&mut self) -> Result<()> {
         self.flush()?;
         self.dirty = false;
@@ -327,7 +327,7 @@ impl<D: Disk> Journal<D> {
             self.settle()?;
         }
         if self.segment.fits(0) {
-            // An empty batch: its header says what was synced before it.
+            // The header of an empty batch records what was synced before it.
             self.write_out(false)?;
         } else {
             self.rotate(0)?;
@@ -337,7 +337,7 @@ impl<D: Disk> Journal<D> {
         Ok(())
     }
 
-    /// Tells the side file what is durable now.
+    /// Writes the durable hard state and offset to the sync marker.
     pub(super) fn write_sync_marker(&mut self) -> Result<()> {
         let hard = self.outline.hard;
         if self.mirrored != Some(hard) {
@@ -376,7 +376,8 @@ impl<D: Disk> Journal<D> {
         Ok(())
     }
 
-    /// Room for the next segment, from the reserve if there is no other. Nothing is written before.
+    /// Reserves a file for the next segment, and removes the reserve if there is no other room. Nothing is written
+    /// before this.
     fn reserve_segment(&self, order: &SpareOrder) -> Result<Spare<D::File>> {
         match (order.reserve(&self.disk), &self.reserve) {
             (Err(Fault::Full { file }), Some(reserve)) if reserve.give_up()? => {
@@ -387,7 +388,7 @@ impl<D: Disk> Journal<D> {
         }
     }
 
-    /// The segment is sealed: from now on it is read.
+    /// Maps the sealed segment for reading and adds it to the report.
     fn retire(&mut self) -> Result<()> {
         let number = self.segment.number;
         let name = file_name(number);
@@ -407,7 +408,8 @@ impl<D: Disk> Journal<D> {
             return Ok(());
         }
         if upto.index > self.outline.base.position.index {
-            // Durable before anything goes, so that what is left is known to be all of it.
+            // The release record must be durable before any file is removed, so that the remaining segments are known
+            // to be complete.
             let base = self.outline.base_at(upto);
             let mut body = Vec::new();
             format::put_base(&mut body, &base);
@@ -421,7 +423,7 @@ impl<D: Disk> Journal<D> {
         }
         for older in self.older.drain(..whole).collect::<Vec<_>>() {
             let name = file_name(older.number);
-            // A file that somebody still reads must not be written to.
+            // A file that is still being read through its mapping must not be written to.
             let free = older.mapped.strong_count() == 0 && older.bytes == self.options.segment_bytes;
             if free && self.spares.len() < SPARES {
                 let spare = format!("recycled-{:010}{SUFFIX}", older.number);
@@ -444,7 +446,7 @@ pub(super) fn header_of(options: &Options, number: u64, flags: u32) -> SegmentHe
     SegmentHeader { flags, cluster: options.cluster, node: options.node, disk: options.disk, number }
 }
 
-/// How many bytes the frames of a write have.
+/// The size of a write's frames, in bytes.
 fn frames_of(write: &Write) -> usize {
     let base = write.base.as_ref().map_or(0, |base| {
         let mut body = Vec::new();
@@ -465,7 +467,8 @@ pub(super) fn opening_size(outline: &Outline) -> usize {
     body.len()
 }
 
-/// Makes a segment of a spare: header, sync, name, sync of the name, and only then may it be written to.
+/// Turns a spare into a segment: writes the header, syncs, renames, syncs the name. Only then may the segment be
+/// written to.
 pub(super) fn activate_segment<D: Disk>(
     disk: &D,
     spare: Spare<D::File>,

@@ -1,7 +1,7 @@
-//! Files as recovery reads them: mapped, and each byte read with `pread` before the mapping is touched.
+//! Loads files for recovery: mapped, with every byte read by `pread` before the mapping is touched.
 //!
-//! A mapping cannot return an error ([`crate::disk::sigbus`]), so a sector that the disk cannot read is found
-//! here, and is damage like any other: with a file and an offset.
+//! A mapping cannot return an error ([`crate::disk::sigbus`]). So a sector that the disk cannot read is found here, and
+//! is damage like any other, with a file and an offset.
 
 use super::format::{self, Opening, RecordKind, SegmentHeader, file_name};
 use super::report::{ADVICE, Fault, Result};
@@ -17,9 +17,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 pub struct Read {
     /// Its number, from its name.
     pub number: u64,
-    /// Its bytes: mapped, or for the last segment copied.
+    /// Its bytes: mapped, or copied for the last segment.
     bytes: Bytes,
-    /// What reads the file once; whoever needs the bytes first runs it.
+    /// Reads the file once; run by the first caller that needs the bytes.
     reader: Mutex<Option<Reader>>,
     checked: OnceLock<std::io::Result<Option<Unreadable>>>,
 }
@@ -27,22 +27,22 @@ pub struct Read {
 type Reader = Box<dyn FnOnce() -> std::io::Result<Option<Unreadable>> + Send>;
 
 impl Read {
-    /// A segment that lies in memory.
+    /// A segment that is in memory.
     pub fn copied(number: u64, bytes: Bytes) -> Read {
         Read { number, bytes, reader: Mutex::new(None), checked: OnceLock::from(Ok(None)) }
     }
 
-    /// How many bytes the file has.
+    /// The size of the file in bytes.
     pub fn size(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// All of its bytes. They may only be touched as far as they are [`Read::readable`].
+    /// All of its bytes. Only those of [`Read::readable`] may be touched.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The first place that the disk cannot read, if there is one. The first call reads the file; others wait.
+    /// The first place that the disk cannot read, if any. The first call reads the file; concurrent calls wait.
     pub fn unreadable(&self) -> Result<Option<&Unreadable>> {
         let read = || match self.reader.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(reader) => reader(),
@@ -54,14 +54,14 @@ impl Read {
         }
     }
 
-    /// Whether it holds any record; or might, where it cannot be read.
+    /// Whether it holds any record, or might hold one where it cannot be read.
     pub fn is_used(&self, disk: DiskId) -> bool {
         let salt = format::salt(disk, self.number);
         let has_record = |bytes| Scan::new(bytes, salt, None).any(|item| matches!(item, ScanItem::Frame(_)));
         !matches!(self.unreadable(), Ok(None)) || self.readable().is_ok_and(has_record)
     }
 
-    /// The last index of the log before this segment, as its opening has it.
+    /// The last index of the log before this segment, from its opening.
     pub fn inherits(&self) -> Option<Index> {
         let bytes = self.readable().ok()?;
         let salt = SegmentHeader::decode(&bytes).ok()?.salt();
@@ -73,7 +73,7 @@ impl Read {
         })
     }
 
-    /// Its bytes, up to the first that cannot be read.
+    /// Its bytes, up to the first unreadable one.
     pub fn readable(&self) -> Result<Bytes> {
         Ok(match self.unreadable()? {
             Some(place) => self.bytes.slice(..place.at as usize),
@@ -82,7 +82,7 @@ impl Read {
     }
 }
 
-/// The same error once more.
+/// Copies an I/O error.
 fn again(error: &std::io::Error) -> std::io::Error {
     match error.raw_os_error() {
         Some(code) => std::io::Error::from_raw_os_error(code),
@@ -90,7 +90,7 @@ fn again(error: &std::io::Error) -> std::io::Error {
     }
 }
 
-/// All segments: the last one copied, since it will be written to, the others mapped.
+/// Loads all segments: the last one copied, since it will be written to, the others mapped.
 pub fn read_all<D: Disk>(disk: &D, numbers: &[u64]) -> Result<Vec<Read>> {
     let mapped = |number: u64| {
         let name = file_name(number);
@@ -106,7 +106,7 @@ pub fn read_all<D: Disk>(disk: &D, numbers: &[u64]) -> Result<Vec<Read>> {
     Ok(files)
 }
 
-/// All of a small file. One that cannot be read is damaged.
+/// Reads a whole small file. An unreadable place is damage.
 pub fn read_whole<D: Disk>(disk: &D, name: &str) -> Result<Bytes> {
     match copy(disk, name)? {
         (bytes, None) => Ok(bytes),
@@ -114,7 +114,7 @@ pub fn read_whole<D: Disk>(disk: &D, name: &str) -> Result<Bytes> {
     }
 }
 
-/// All of a file that can be read, zeros for the rest.
+/// Reads a whole file, with zeros from the first unreadable place on.
 fn copy<D: Disk>(disk: &D, name: &str) -> Result<(Bytes, Option<Unreadable>)> {
     let file = disk.open(name).map_err(io("open", name))?;
     let size = file.size().map_err(io("read", name))? as usize;
@@ -126,7 +126,7 @@ fn copy<D: Disk>(disk: &D, name: &str) -> Result<(Bytes, Option<Unreadable>)> {
     Ok((Bytes::from(bytes), place))
 }
 
-/// The fault of a place that cannot be read.
+/// The fault of an unreadable place.
 pub fn unreadable(file: &str, place: &Unreadable, lost: String) -> Fault {
     let what = format!("the disk cannot read it: {}", place.error);
     Fault::Corrupt { file: file.to_owned(), offset: place.at, what, lost, advice: ADVICE }

@@ -1,11 +1,11 @@
-//! What the journal knows of the log it has written: no entries, only what a new segment inherits.
+//! The journal's summary of the log it has written: no entries, only the state that a new segment inherits.
 //!
-//! The journal keeps one as it appends; recovery makes the same one by reading what was appended.
+//! The journal updates it on each append; recovery builds the same summary from the segments.
 
 use super::format::Opening;
 use crate::types::{ClusterTime, HardState, Index, Membership, Position, SnapshotPoint};
 
-/// The state of hard state and log behind the last frame.
+/// Hard state and log state after the last frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outline {
     /// Term and vote.
@@ -14,20 +14,20 @@ pub struct Outline {
     pub base: SnapshotPoint,
     /// The last position in it.
     pub last: Position,
-    /// The latest time any entry had.
+    /// The latest time of any entry.
     pub time: ClusterTime,
-    /// Configurations behind the base, by the index that holds them.
+    /// The configurations after the base, by the index of their entry.
     pub configurations: Vec<(Index, Membership)>,
 }
 
 impl Outline {
-    /// A log that begins there and holds nothing.
+    /// An empty log that begins at `base`.
     pub fn new(base: SnapshotPoint) -> Outline {
         let last = base.position;
         Outline { hard: HardState::default(), base, last, time: ClusterTime::default(), configurations: Vec::new() }
     }
 
-    /// As a segment inherits it.
+    /// The opening record of a segment that inherits this state.
     pub fn opening(&self) -> Opening {
         let current = self.configurations.last().cloned();
         Opening {
@@ -39,20 +39,20 @@ impl Outline {
         }
     }
 
-    /// The log restarts there.
+    /// Restarts the log at `base`.
     pub fn restart(&mut self, base: SnapshotPoint) {
         self.last = base.position;
         self.configurations.clear();
         self.base = base;
     }
 
-    /// Everything up to there may go; what follows stays.
+    /// Releases the log up to `base`; the entries after it stay.
     pub fn release(&mut self, base: SnapshotPoint) {
         self.configurations.retain(|(index, _)| *index > base.position.index);
         self.base = base;
     }
 
-    /// The base a release up to there would leave.
+    /// The base after a release up to `position`.
     pub fn base_at(&self, position: Position) -> SnapshotPoint {
         let held = self.configurations.iter().rev().find(|(index, _)| *index <= position.index);
         let (configured, membership) =
@@ -60,7 +60,7 @@ impl Outline {
         SnapshotPoint { position, configured, membership }
     }
 
-    /// An entry was appended; all that stood at its index and behind it is gone.
+    /// Records an appended entry: all entries at its index and after it are gone.
     pub fn append(&mut self, position: Position, time: ClusterTime, membership: Option<&Membership>) {
         while self.configurations.last().is_some_and(|(index, _)| *index >= position.index) {
             self.configurations.pop();

@@ -1,7 +1,7 @@
 //! The journal: one ordered stream of numbered writes, entries and hard state together.
 //!
-//! The *journal* writes, on the log thread; a *view* reads, on the reactor. What they share is sent
-//! from one to the other and cannot change. `wal-format.md` says what the files hold.
+//! The *journal* writes, on the log thread; a *view* reads, on the reactor. Data shared between them is sent from one
+//! to the other and is immutable. `wal-format.md` defines the file format.
 
 pub mod ballast;
 pub mod format;

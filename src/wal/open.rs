@@ -1,7 +1,7 @@
 //! Opening a journal: from a directory to a journal that can be written to.
 //!
-//! Everything is read and believed first ([`super::recover`]); only then is anything changed: the torn
-//! tail blanked, what is doubtful written again, all of it synced.
+//! Recovery reads and validates everything first ([`super::recover`]). Only then is the disk changed: the torn tail is
+//! overwritten with zeros, bytes that may not have been synced are written again, and all of it is synced.
 
 use super::format::{self, file_name, file_number};
 use super::journal::{Journal, Older, activate_segment, empty_report, header_of, held, opening_size};
@@ -23,7 +23,7 @@ use std::num::NonZeroUsize;
 /// Zeros are written in pieces of this size.
 const ZEROS: usize = 1 << 20;
 
-/// What a journal has from its first moment.
+/// The fields that a journal has from the start.
 struct JournalParts<D: Disk> {
     disk: D,
     options: Options,
@@ -35,7 +35,7 @@ struct JournalParts<D: Disk> {
 }
 
 impl<D: Disk> JournalParts<D> {
-    /// A journal of which everything so far is synced.
+    /// Makes a journal in which everything so far is synced.
     fn journal(self, batch: u64, older: VecDeque<Older>) -> Journal<D> {
         let JournalParts { disk, options, boot, file, side, segment, outline } = self;
         Journal {
@@ -64,17 +64,17 @@ impl<D: Disk> JournalParts<D> {
 }
 
 impl<D: Disk> Journal<D> {
-    /// Opens the journal in that directory, and says what it held; read by one thread, and nobody is told
-    /// how far it is.
+    /// Opens the journal in a directory and returns its contents. Like [`Journal::read`], with one thread and without a
+    /// progress meter.
     pub fn open(disk: D, options: Options, founding: Option<&SnapshotPoint>) -> Result<(Journal<D>, Recovered)> {
         let (threads, meter) = (NonZeroUsize::MIN, &Meter::default());
         Journal::read(disk, options, founding, ReadMode { threads, meter })
     }
 
-    /// Opens the journal in that directory, and says what it held.
+    /// Opens the journal in a directory and returns its contents.
     ///
-    /// An empty directory is founded with that base, durably, or is a fault if there is none: a
-    /// journal that should be there and is not is lost.
+    /// An empty directory is initialized with the base `founding`, durably. Without `founding` it is a fault: a journal
+    /// that should be there and is not is lost.
     pub fn read(
         disk: D,
         options: Options,
@@ -101,7 +101,7 @@ impl<D: Disk> Journal<D> {
         Journal::resume(disk, options, boot, replay, heads, &names, testimony)
     }
 
-    /// Goes on with a journal that was read and believed. From here on the disk is changed.
+    /// Resumes a journal that was read and validated. From here on the disk is changed.
     fn resume(
         disk: D,
         options: Options,
@@ -119,7 +119,8 @@ impl<D: Disk> Journal<D> {
         let Some(mut last) = replay.segments.pop() else { return Err(lost()) };
         let name = file_name(last.header.number);
         if !replay.unused.is_empty() {
-            // One behind it was made and never written to: so this is mapped, and about to be written to.
+            // A segment after this one was made and never written to. So this one is mapped, and it is about to be
+            // written to.
             last.bytes = Bytes::copy_from_slice(&last.bytes);
         }
         if ahead && !options.mutants.breaks(Mutant::CutDamage) {
@@ -142,8 +143,8 @@ impl<D: Disk> Journal<D> {
         }
         if !options.mutants.breaks(Mutant::SkipRecoverySync) {
             if let Some(before) = replay.segments.last_mut().filter(|_| last.end == BEGIN) {
-                // Nothing in the last segment proves that the one before it was synced. What is written
-                // to a file does not come from a mapping of it.
+                // Nothing in the last segment proves that the one before it was synced. Bytes that are written to a
+                // file must not come from a mapping of that file.
                 before.bytes = Bytes::copy_from_slice(&before.bytes);
                 let name = file_name(before.header.number);
                 let mut file = disk.open(&name).map_err(io("open", &name))?;
@@ -186,7 +187,7 @@ impl<D: Disk> Journal<D> {
         Ok((journal, recovered))
     }
 
-    /// Makes the first segment, or what an interrupted founding left of it.
+    /// Makes the first segment, or makes it anew after an interrupted founding.
     fn found(
         disk: D,
         options: Options,
@@ -225,7 +226,7 @@ impl<D: Disk> Journal<D> {
     }
 }
 
-/// Removes what an earlier run had begun and not used.
+/// Removes spares and segments that an earlier run made and did not use.
 fn clear<D: Disk>(disk: &D, names: &[String], unused: &[String]) -> Result<()> {
     let begun = names.iter().filter(|name| name.ends_with(SUFFIX));
     for name in begun.chain(unused) {
@@ -234,9 +235,9 @@ fn clear<D: Disk>(disk: &D, names: &[String], unused: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure of what was read: it may be in the page cache only, left there by a process that was
-/// killed; or, by one whose sync failed, in pages that the kernel has given up writing and calls
-/// clean. So what is not known to have been synced is written again, and synced.
+/// Writes again and syncs all bytes that are not known to have been synced. They may be only in the page cache: left
+/// there by a process that was killed, or, after a failed sync, in pages that the kernel failed to write and marked
+/// clean.
 fn secure<F: DiskFile>(file: &mut F, name: &str, segment: &recover::ValidatedSegment) -> Result<()> {
     let doubtful = segment.synced.min(segment.end) as usize..segment.end as usize;
     for (piece, bytes) in segment.bytes[doubtful.clone()].chunks(ZEROS).enumerate() {
@@ -246,8 +247,8 @@ fn secure<F: DiskFile>(file: &mut F, name: &str, segment: &recover::ValidatedSeg
     file.sync_all().map_err(io("sync", name))
 }
 
-/// Overwrites with zeros whatever stands behind the end of the log: a record left there could be
-/// taken for one of ours when the log has grown up to it.
+/// Overwrites all bytes after the end of the log with zeros: an old record left there could be taken for a valid one
+/// once the log has grown up to it.
 fn blank<F: DiskFile>(file: &mut F, name: &str, bytes: &Bytes, end: u64) -> Result<()> {
     let Some(last) = super::scan::last_written(bytes, end) else { return Ok(()) };
     let zeros = vec![0; ZEROS];

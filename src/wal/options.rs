@@ -1,58 +1,58 @@
-//! Every knob of the journal, and why it stands where it does.
+//! The journal's options, with the reasons for their defaults.
 
 use crate::disk::Meter;
 use crate::types::{ClusterId, DiskId, Mutants, NodeId};
 use std::num::NonZeroUsize;
 
-/// What a journal is told when it is opened.
+/// The options with which a journal is opened.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Whose journal it is.
+    /// The node that owns the journal.
     pub node: NodeId,
-    /// Of which cluster.
+    /// The cluster of the node.
     pub cluster: ClusterId,
-    /// On which disk: the data directory's own name.
+    /// The id of the data directory.
     pub disk: DiskId,
-    /// How large a segment is. Small enough that a release frees room soon, large enough that a
-    /// rotation, three syncs, is one sync in thousands.
+    /// The size of a segment in bytes. Small enough that a release frees room soon, large enough that a rotation, which
+    /// takes three syncs, is rare among thousands of syncs.
     pub segment_bytes: u64,
-    /// A batch larger than this goes to the file in pieces: it bounds memory, and past it bandwidth
-    /// gains little and latency much.
+    /// The size in bytes above which a batch is written in pieces. It bounds memory; above it, throughput gains little
+    /// and latency suffers much.
     pub batch_bytes: usize,
-    /// What to do about a last batch that is damaged after a power loss.
+    /// The policy for a last batch that is damaged after a power loss.
     pub torn_tail: TailPolicy,
-    /// Which rule, if any, is broken on purpose.
+    /// The rules that are broken on purpose.
     pub mutants: Mutants,
 }
 
-/// How a journal is read when it is opened. What it is found to hold is the same however that is done.
+/// How a journal is read when it is opened. The result does not depend on it.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadMode<'a> {
-    /// By how many threads. One is the caller's own: then no other is begun.
+    /// The number of threads, with the caller's own: with 1, no other is started.
     pub threads: NonZeroUsize,
-    /// Where it is counted how far it is.
+    /// Counts the progress.
     pub meter: &'a Meter,
 }
 
-/// What a start does about a damaged last batch, when nothing proves that it had been synced.
+/// The policy for a damaged last batch when nothing proves that it had been synced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum TailPolicy {
-    /// Cuts it off: every power cut leaves such a batch, and a cluster that stops for it does not come back
-    /// from a power cut of the whole site.
+    /// Cuts it off: every power cut leaves such a batch, and a cluster whose nodes stop for it does not come back from
+    /// a power cut of the whole site.
     #[default]
     Cut,
-    /// Refuses to start, unless the side file proves that it was never synced: it was written in this run of
-    /// the kernel, and so has all that was acknowledged.
+    /// Refuses to start, unless the sync marker proves that the batch was never synced: a marker from this boot of the
+    /// kernel covers all that was acknowledged.
     Refuse,
 }
 
 impl Options {
-    /// How large a segment is unless told otherwise.
+    /// The default size of a segment.
     pub const SEGMENT_BYTES: u64 = 64 << 20;
-    /// How large a piece of a batch is, about.
+    /// The approximate size of a batch's piece.
     pub const BATCH_BYTES: usize = 2 << 20;
 
-    /// The defaults, for that node.
+    /// The default options for a node.
     pub fn new(node: NodeId, cluster: ClusterId, disk: DiskId) -> Options {
         Options {
             node,

@@ -1,9 +1,8 @@
-//! Checksums of segments, computed ahead of who reads them, on other cores.
+//! Computes the checksums of segments on other cores, ahead of the reader.
 //!
-//! What a log says can only be found out from front to back; whether its bytes are those that were
-//! written can be found out anywhere. So whoever recovers a log reads it as it always does, alone and
-//! in order, and is only spared the checksums of what was found whole meanwhile. Where something is
-//! not whole nothing is said of it: it is for the reader to meet it, and to judge.
+//! The content of a log can only be interpreted from front to back, but whether its bytes are intact can be checked in
+//! any order. So recovery reads the log in one thread and in order as always, and only skips the checksums of frames
+//! that were found intact meanwhile. Damage is not reported here: the reader meets it and classifies it.
 
 use super::format::{self, Frame, RecordKind, SEGMENT_HEADER};
 use super::load::Read;
@@ -12,9 +11,9 @@ use bytes::Bytes;
 use std::num::NonZeroUsize;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// How far each segment is whole, as far as that is known yet.
+/// The verified prefix of each segment, as far as it is known yet.
 pub struct Ahead<'a> {
-    /// All segments; none if nothing is computed ahead.
+    /// All segments; empty if nothing is computed ahead.
     segments: &'a [Read],
     disk: DiskId,
     found: Mutex<VerifiedPrefix>,
@@ -23,14 +22,14 @@ pub struct Ahead<'a> {
 
 #[derive(Debug)]
 struct VerifiedPrefix {
-    /// The first segment that nobody has begun with.
+    /// The first segment that no thread has begun with.
     next: usize,
-    /// How far each is whole.
+    /// The offset up to which each segment is intact.
     whole: Vec<Option<u64>>,
 }
 
-/// Reads segments, oldest first, while their checksums are computed by so many threads in all; by one
-/// alone, nothing is computed ahead, and all that is read is checked as it is met.
+/// Runs `read`, which reads the segments oldest first, while `threads` threads in all compute their checksums. With one
+/// thread nothing is computed ahead, and the reader checks each frame itself.
 pub fn ahead<T>(files: &[Read], disk: DiskId, threads: NonZeroUsize, read: impl FnOnce(&Ahead<'_>) -> T) -> T {
     let alone = threads.get() == 1;
     let segments = if alone { &[] } else { files };
@@ -40,7 +39,7 @@ pub fn ahead<T>(files: &[Read], disk: DiskId, threads: NonZeroUsize, read: impl 
         for _ in 1..threads.get() {
             scope.spawn(|| while ahead.check_one() {});
         }
-        // Whoever is done with reading, or has met damage, needs no more: and the scope waits for all.
+        // A reader that is done or has met damage needs no more checksums, and the scope waits for all threads.
         let _stops = Stops(&ahead);
         read(&ahead)
     })
@@ -50,8 +49,8 @@ fn salted(disk: DiskId, number: u64) -> u32 {
     format::salted(format::salt(disk, number))
 }
 
-/// How far the frames of a segment are whole, one behind the other: header and body match their
-/// checksums. Not whether they are what should stand there.
+/// The offset up to which a segment's frames are intact, one after the other: header and body match their checksums.
+/// Whether they are the right frames is not checked.
 pub fn whole(bytes: &Bytes, salted: u32) -> u64 {
     let mut at = SEGMENT_HEADER as u64;
     while let Ok((end, kind)) = Frame::check(bytes, salted, at) {
@@ -64,8 +63,8 @@ pub fn whole(bytes: &Bytes, salted: u32) -> u64 {
 }
 
 impl Ahead<'_> {
-    /// How far the frames of the nth segment are whole. As long as another is at it, the next are looked
-    /// at meanwhile.
+    /// The offset up to which the frames of the nth segment are intact. While another thread checks it, this one checks
+    /// the next segments.
     pub fn whole(&self, nth: usize) -> u64 {
         while nth < self.segments.len() {
             if let Some(whole) = self.found().whole[nth] {
@@ -80,7 +79,7 @@ impl Ahead<'_> {
         0
     }
 
-    /// Looks at the next segment; false if none is left.
+    /// Checks the next segment; returns `false` if none is left.
     fn check_one(&self) -> bool {
         let nth = {
             let mut found = self.found();
@@ -88,20 +87,20 @@ impl Ahead<'_> {
             found.next - 1
         };
         let Some(file) = self.segments.get(nth) else { return false };
-        // What cannot be read is for the reader to meet.
+        // An unreadable place is left for the reader to meet.
         let whole = file.readable().map_or(0, |bytes| whole(&bytes, salted(self.disk, file.number)));
         self.found().whole[nth] = Some(whole);
         self.news.notify_all();
         true
     }
 
-    /// No panic happens while this is locked.
+    /// Locks the results. No panic happens while they are locked.
     fn found(&self) -> MutexGuard<'_, VerifiedPrefix> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Nobody begins with another segment once this is gone.
+/// Keeps the threads from beginning with another segment once it is dropped.
 struct Stops<'a>(&'a Ahead<'a>);
 
 impl Drop for Stops<'_> {

@@ -1,10 +1,9 @@
-//! From files to state, and the rule that tells a torn tail from lost data.
+//! Recovery: from files to state, with the rule that distinguishes a torn tail from lost data.
 //!
-//! Nothing is changed on the disk before everything has been read and believed. At the first bad
-//! byte: evidence that bytes behind it had been synced makes it *rotten*, a fault; without evidence
-//! it is *torn*, the batch that was being written when the process or the machine died, which was
-//! never acknowledged. Evidence is a good frame of a later batch (a batch is begun only when the one
-//! before it is synced), a later segment, a seal, or the side file.
+//! Nothing is changed on the disk before all segments are read and validated. The first bad byte is *corrupt*, a fault,
+//! if there is evidence that bytes after it had been synced. Without evidence it is *torn*: the batch that was being
+//! written when the process or the machine died, which was never acknowledged. Evidence is a good frame of a later
+//! batch (a batch begins only after the previous batch is synced), a later segment, a seal, or the sync marker.
 
 use super::format::{self, Batch, EntryHead, Flaw, Frame, RecordKind, SEGMENT_HEADER, Seal, SegmentHeader, file_name};
 use super::load::{self, Read};
@@ -21,35 +20,35 @@ use crate::disk::Meter;
 use crate::types::{ClusterTime, HardState, Index, Membership, Mutant, Payload, SnapshotPoint, Term};
 use bytes::Bytes;
 
-/// What consensus needs to know of an entry.
+/// The term and size of an entry, for consensus.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntrySummary {
     /// Its term.
     pub term: Term,
-    /// How many bytes it has as `codec` encodes it.
+    /// Its size in bytes, as `codec` encodes it.
     pub bytes: u32,
 }
 
-/// What a journal held when it was opened.
+/// The contents of a journal when it was opened.
 #[derive(Debug)]
 pub struct Recovered {
     /// Term and vote.
     pub hard_state: HardState,
     /// Where the log begins.
     pub base: SnapshotPoint,
-    /// One for each entry, from the one behind the base on.
+    /// A summary of each entry, from the first after the base on.
     pub heads: Vec<EntrySummary>,
-    /// The latest time any entry had.
+    /// The latest time of any entry.
     pub last_time: ClusterTime,
-    /// The configurations behind the base, by the index that holds them.
+    /// The configurations after the base, by the index of their entry.
     pub configurations: Vec<(Index, Membership)>,
     /// The readable log.
     pub view: View,
-    /// What the operator should know: what was cut off and why.
+    /// Notes for the operator: which bytes were cut off, and why.
     pub notes: Vec<String>,
 }
 
-/// A segment that was read and believed.
+/// A segment that was read and validated.
 pub struct ValidatedSegment {
     /// Its header.
     pub header: SegmentHeader,
@@ -57,45 +56,45 @@ pub struct ValidatedSegment {
     pub bytes: Bytes,
     /// Where its last good batch ends.
     pub end: u64,
-    /// All before this is known to be on the disk; what is behind it may be in the page cache only.
+    /// All bytes before this are known to be on the disk; those after it may be only in the page cache.
     pub synced: u64,
-    /// Where its entries stand.
+    /// The offsets of its entries.
     pub marks: Marks,
-    /// What of it belongs to the log: first and last index, the last below the first if nothing does.
+    /// The entries that belong to the log: first and last index; the last is below the first if there are none.
     pub live: (Index, Index),
 }
 
-/// Everything the files say.
+/// The state that results from reading all files.
 pub struct Replay<'a> {
-    /// The log behind the last good batch; `None` as long as no segment has been opened.
+    /// The log after the last good batch; `None` until an opening record was read.
     pub outline: Option<Outline>,
-    /// The segments, oldest first; the last one is to be appended to.
+    /// The segments, oldest first; the last one will be appended to.
     pub segments: Vec<ValidatedSegment>,
     /// The number of the next batch.
     pub batch: u64,
     /// The checksum of the last frame.
     pub chain: Option<u32>,
-    /// Files that are none of the log: made and never used, or released and still there.
+    /// Files that do not belong to the log: made and never used, or released and still there.
     pub unused: Vec<String>,
-    /// What the operator should know.
+    /// Notes for the operator.
     pub notes: Vec<String>,
     first_known: Index,
     heads: Vec<EntrySummary>,
     meter: &'a Meter,
 }
 
-/// Where and why reading a segment ended before the segment did.
+/// Where and why reading a segment stopped before its end.
 struct Break {
     at: u64,
     flaw: Flaw,
-    /// Whether a batch header stood there, so that certainly something was being written.
+    /// Whether a batch header is there, which proves that a batch was being written.
     begun: bool,
     next: Option<u64>,
-    /// The highest number of a batch of which a good frame stands behind the break.
+    /// The highest batch number of a good frame after the break.
     later: Option<u32>,
-    /// How far, in this segment, a batch header behind the break says that all had been synced.
+    /// How far this segment had been synced, by the batch headers after the break.
     synced: u64,
-    /// The highest index of an entry behind the break.
+    /// The highest entry index after the break.
     later_index: Index,
 }
 
@@ -106,8 +105,8 @@ pub fn replay<'a>(
     testimony: &SyncMarker,
     reading: ReadMode<'a>,
 ) -> Result<Replay<'a>> {
-    // Where one is missing, those before it were released, and a power loss took the removal of some
-    // back and not that of others. If they were not released, the log will be found to begin too late.
+    // If a number is missing, the segments before it were released, and a power loss undid the removal of some of them
+    // and not of others. If they were not released, `Replay::heads` finds that the log begins too late.
     let follows = |pair: &[Read]| pair[1].number == pair[0].number + 1;
     let begin = files.windows(2).rposition(|pair| !follows(pair)).map_or(0, |gap| gap + 1);
     let left: Vec<String> = files.drain(..begin).map(|file| file_name(file.number)).collect();
@@ -151,7 +150,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Reads one segment, of which the frames before `whole` are; says whether it is sealed.
+    /// Reads one segment, whose frames before offset `whole` are known to be intact. Returns whether it is sealed.
     fn segment(
         &mut self,
         file: &Read,
@@ -185,8 +184,8 @@ impl Replay<'_> {
         Ok(sealed.is_some())
     }
 
-    /// The fault of a segment that the disk cannot read to its end. What is behind that place is never taken
-    /// for an ending: a record may stand there, and a segment that goes on in the next one has more of them.
+    /// The fault of a segment that the disk cannot read to its end. An unreadable place is never taken for the end of
+    /// the log: a record may be there, and a segment that has a successor holds more records.
     fn unreadable(&self, file: &Read, behind: &[Read]) -> Result<Option<Fault>> {
         let Some(place) = file.unreadable()? else { return Ok(None) };
         let next = self.outline.as_ref().map_or(Index(1), |outline| outline.last.index.next());
@@ -221,14 +220,14 @@ impl Replay<'_> {
             )));
         }
         if header.number != number {
-            // A write that landed in the wrong file leaves this too.
+            // A misdirected write, to the wrong file, leaves this too.
             let what = format!("it says it is segment {}: it was renamed, or overwritten", header.number);
             return Err(self.corrupt(number, 0, what, Index::ZERO));
         }
         Ok(header)
     }
 
-    /// Takes in batch after batch, each as a whole or not at all.
+    /// Applies batch after batch, each as a whole or not at all.
     #[allow(clippy::type_complexity)]
     fn batches(
         &mut self,
@@ -277,7 +276,7 @@ impl Replay<'_> {
         }
     }
 
-    /// Is this the end, was it torn, or is it rotten?
+    /// Decides whether the log ends here, has a torn tail, or is corrupt.
     #[allow(clippy::too_many_arguments)]
     fn judge(
         &mut self,
@@ -291,7 +290,7 @@ impl Replay<'_> {
     ) -> Result<()> {
         let number = header.number;
         let place = testimony.place.filter(|place| place.segment == number && place.offset > end);
-        // Without a segment before it and not the first, it was begun long ago: its opening was synced.
+        // A segment that is not number 1 and has no predecessor was begun long ago, so its opening was synced.
         let first_lost = self.outline.is_none() && number != 1;
         let later_batch = broken
             .as_ref()
@@ -306,7 +305,7 @@ impl Replay<'_> {
             }
             None => (end, "the log ends here".to_owned()),
         };
-        // In a recycled file old records are what usually stands behind the end.
+        // In a recycled file, old records usually follow the end.
         let broken = broken.filter(|broken| {
             broken.begun || header.flags & format::RECYCLED == 0 || later_batch.is_some() || later_synced
         });
@@ -338,7 +337,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Takes in the frames of one good batch.
+    /// Applies the frames of one good batch.
     fn take(&mut self, frames: &[Frame], marks: &mut Marks) -> std::result::Result<(), &'static str> {
         for frame in frames {
             match frame.kind {
@@ -376,8 +375,8 @@ impl Replay<'_> {
     fn open(&mut self, frame: &Frame) -> std::result::Result<(), &'static str> {
         let opening = format::Opening::read(&frame.body).map_err(|malformed| malformed.0)?;
         match &self.outline {
-            // Not the configuration: that of an entry in a segment released since is not known here,
-            // should a truncation have brought it back. What follows the base has all its own.
+            // The configuration is not compared: a truncation may have restored one whose entry is in a segment
+            // released since, which is not known here. All configurations after the base are known.
             Some(outline)
                 if (outline.hard, outline.last, outline.time, &outline.base)
                     != (opening.hard, opening.last, opening.time, &opening.base) =>
@@ -429,7 +428,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// All from that index on in older segments is gone.
+    /// Records that older segments hold no live entry from `index` on.
     fn replaced(&mut self, index: Index) {
         for segment in self.segments.iter_mut().rev() {
             if segment.live.1 < index && segment.live.0 <= segment.live.1 {
@@ -439,7 +438,7 @@ impl Replay<'_> {
         }
     }
 
-    /// The entries behind the base, which must all be there.
+    /// The summaries of all entries after the base. A missing entry is a fault.
     pub fn heads(&mut self) -> Result<Vec<EntrySummary>> {
         let Some(outline) = &self.outline else { return Ok(Vec::new()) };
         let base = outline.base.position;
@@ -459,7 +458,7 @@ impl Replay<'_> {
         Ok(heads)
     }
 
-    /// The readable log: all but the last segment mapped.
+    /// The readable log: the last segment's entries in memory, all other segments mapped.
     pub fn view(&self) -> Result<View> {
         let released = self.outline.as_ref().map_or(Index::ZERO, |outline| outline.base.position.index);
         let mut view = View::new(released);
@@ -515,10 +514,11 @@ impl Break {
     }
 }
 
-/// Where reading a batch failed, why, whether its header was good, and where the next good frame is.
+/// Offset and cause of a failed read of a batch, whether the batch's header was good, and the offset of the next good
+/// frame.
 type NoBatch = (u64, Flaw, bool, Option<u64>);
 
-/// The frames of the batch that begins here, and what its header says.
+/// Reads the batch that begins here: puts its frames into `frames` and returns its header.
 fn read_batch(scan: &mut Scan, expected: Option<u64>, frames: &mut Vec<Frame>) -> std::result::Result<Batch, NoBatch> {
     let start = scan.at();
     let (batch, end) = match scan.next() {
@@ -559,7 +559,7 @@ fn read_batch(scan: &mut Scan, expected: Option<u64>, frames: &mut Vec<Frame>) -
     Ok(batch)
 }
 
-/// A note on a tail that is cut off.
+/// The note for the operator about a torn tail that is cut off.
 fn torn(number: u64, end: u64, broken: &Break, place: Option<LogOffset>, bytes: &Bytes) -> String {
     let bytes_cut = last_written(bytes, end).map_or(0, |last| last + 1 - end);
     let known = match place {
@@ -584,5 +584,5 @@ fn missing(number: u64, what: &str) -> Fault {
     }
 }
 
-/// Where the first frame of a segment stands.
+/// The offset of the first frame in a segment.
 pub const BEGIN: u64 = SEGMENT_HEADER as u64;

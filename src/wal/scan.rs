@@ -1,45 +1,45 @@
-//! Walks the bytes of a segment, record by record, and over damage to the next good one.
+//! Walks through the frames of a segment, and over damage to the next good frame.
 //!
-//! Recovery and `dump` read through this one, so that what the one believes the other shows.
+//! Recovery and `dump` use the same scan, so that `dump` shows the records that recovery accepts.
 
 use super::format::{ALIGN, Flaw, Frame, RecordKind, SEGMENT_HEADER, salted};
 use bytes::Bytes;
 
-/// Zeros are looked for in pieces of this size.
+/// Zeros are searched for in blocks of this size.
 const ZEROS: usize = 4 << 10;
 
-/// What stands at a place of a segment.
+/// A frame, or a gap without one.
 #[derive(Clone, Debug)]
 pub enum ScanItem {
     /// A good frame.
     Frame(Frame),
-    /// No good frame, up to the next one or to the end.
+    /// No good frame up to the next one, or up to the end.
     Gap {
-        /// Where the next frame should have begun.
+        /// The offset at which a frame should begin.
         at: u64,
-        /// What is wrong there.
+        /// What is wrong at that offset.
         flaw: Flaw,
-        /// Where the next good frame begins, if there is one.
+        /// The offset of the next good frame, if there is one.
         next: Option<u64>,
     },
 }
 
-/// A walk through a segment.
+/// An iterator over a segment.
 #[derive(Clone, Debug)]
 pub struct Scan {
     bytes: Bytes,
     salted: u32,
     at: u64,
-    /// The checksum of the last frame that was no batch header; `None` where it is not known.
+    /// The checksum of the last frame, not counting batch headers; `None` if unknown.
     chain: Option<u32>,
-    /// Frame by frame, all before this was found whole by somebody else.
+    /// All frames before this offset were found intact elsewhere.
     whole: u64,
     ended: bool,
 }
 
 impl Scan {
-    /// From the first frame of a segment with that salt; `chain` is the checksum of the last frame
-    /// of the segment before it, if that is known.
+    /// Begins at the first frame of a segment with that salt. `chain` is the checksum of the previous segment's last
+    /// frame, if it is known.
     pub fn new(bytes: Bytes, salt: u64, chain: Option<u32>) -> Scan {
         Scan { bytes, salted: salted(salt), at: SEGMENT_HEADER as u64, chain, whole: 0, ended: false }
     }
@@ -50,12 +50,12 @@ impl Scan {
         Scan { whole: upto, ..self }
     }
 
-    /// Where it stands: behind the last item.
+    /// The current offset, at the end of the last item.
     pub fn at(&self) -> u64 {
         self.at
     }
 
-    /// The checksum by which the next frame must name the one before it.
+    /// The checksum of the previous frame, to which the next frame must refer.
     pub fn link(&self) -> Option<u32> {
         self.chain
     }
@@ -71,8 +71,8 @@ impl Scan {
         }
     }
 
-    /// The next place from `from` on where a whole frame stands. Everything between is looked at:
-    /// a length that may be damaged leads nowhere.
+    /// The offset of the next good frame at or after `from`. Every aligned offset is tried, since a damaged length
+    /// cannot be followed.
     fn next_good(&self, from: u64) -> Option<u64> {
         let mut at = (from as usize).next_multiple_of(ALIGN);
         while at < self.bytes.len() {
@@ -102,11 +102,11 @@ impl Iterator for Scan {
             }
             Err(flaw) => {
                 let at = self.at;
-                // A frame that is good but for its chain is where to go on from.
+                // A frame whose only flaw is its chain is where the scan continues.
                 let from = if flaw == Flaw::Wrong("a record before this one is missing") { at } else { at + 1 };
                 let next = self.next_good(from);
                 self.chain = None;
-                // Where it goes on may be none of the places that were looked at.
+                // The scan may continue at an offset that was not checked ahead.
                 self.whole = 0;
                 match next {
                     Some(next) => self.at = next,
@@ -118,11 +118,11 @@ impl Iterator for Scan {
     }
 }
 
-/// Where the last byte that is not zero stands, if it is at `from` or behind it.
+/// The offset of the last non-zero byte at or after `from`, if there is one.
 pub fn last_written(bytes: &[u8], from: u64) -> Option<u64> {
     let rest = bytes.get(from as usize..)?;
     let mut end = rest.len();
-    // Mostly there is none, and far to go: many bytes at a time, as far as all of them are zero.
+    // Usually there is none in a long range, so whole blocks are tested for zeros first.
     for piece in rest.rchunks(ZEROS) {
         if piece.iter().fold(0, |all, byte| all | byte) != 0 {
             break;

@@ -1,4 +1,5 @@
-//! One segment being written: frames gather in a buffer and reach the file as one batch, in one write.
+//! One segment that is being written: frames are collected in a buffer and written to the file as one batch, in one
+//! write.
 
 use super::format::{
     self, BATCH_FRAME, Batch, FRAME_HEADER, RecordKind, SEAL_FRAME, SEGMENT_HEADER, SegmentHeader, header_checksum,
@@ -7,14 +8,14 @@ use super::format::{
 use crate::types::{Index, Position, Term};
 use std::sync::Arc;
 
-/// How far apart marks stand, in bytes: what a reader has to walk at most.
+/// Distance between marks in bytes: the most that a reader has to walk.
 const MARK_BYTES: u64 = 4 << 10;
 
-/// Where to begin looking for an entry.
+/// A sparse index of a segment: (index, offset) of some of its entries.
 ///
-/// Invariant: from one mark to the next, the entries from the first mark's index up to the next's
-/// stand one behind the other. A truncation drops the marks behind it and sets one of its own, so a
-/// reader that goes from mark to mark never meets an entry that was replaced in this segment.
+/// Invariant: between two marks, the entries from the first mark's index up to the second's follow each other. A
+/// truncation removes the marks at and after its index and adds one, so a reader that goes from mark to mark never
+/// meets an entry that was replaced in this segment.
 #[derive(Clone, Debug, Default)]
 pub struct Marks {
     marks: Vec<(Index, u64)>,
@@ -22,7 +23,7 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// An entry stands there.
+    /// Records that an entry's frame is at offset `at`.
     pub fn entry(&mut self, index: Index, at: u64) {
         let follows = self.last.is_some_and(|last| index == last.next());
         if !follows {
@@ -35,17 +36,17 @@ impl Marks {
         self.last = Some(index);
     }
 
-    /// The log restarts: nothing here belongs to it any more.
+    /// Removes all marks: the log restarts, and nothing in this segment belongs to it any more.
     pub fn clear(&mut self) {
         *self = Marks::default();
     }
 
-    /// The first and the last index that are still held.
+    /// The index of the first and the last entry; `None` if there is none.
     pub fn entries(&self) -> Option<(Index, Index)> {
         Some((self.marks.first()?.0, self.last?))
     }
 
-    /// As a sealed segment has them.
+    /// The marks in the form that a sealed segment shares with readers.
     pub fn shared(&self) -> Arc<[(Index, u64)]> {
         self.marks.as_slice().into()
     }
@@ -58,14 +59,14 @@ impl Marks {
 
 /// The frames of a segment that are not yet in the file.
 ///
-/// Invariant: the buffer is empty, or begins with room for the header of the batch.
+/// Invariant: the buffer is empty, or begins with space for the header of the batch.
 #[derive(Debug)]
 pub struct Segment {
     /// The segment's number.
     pub number: u64,
-    /// Where the buffer begins in the file: all before it has been written.
+    /// The file offset at which the buffer begins: all bytes before it are written.
     pub written: u64,
-    /// Where entries stand.
+    /// The offsets of entries.
     pub marks: Marks,
     salted: u32,
     capacity: u64,
@@ -77,7 +78,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// A segment whose frames end at `written`, the last of them with that checksum.
+    /// A segment whose frames end at offset `written`; `chain` is the checksum of the last one.
     pub fn new(header: &SegmentHeader, capacity: u64, written: u64, chain: u32, marks: Marks) -> Segment {
         Segment {
             number: header.number,
@@ -93,47 +94,47 @@ impl Segment {
         }
     }
 
-    /// The segment that follows this one: same buffer, same chain.
+    /// The segment that follows this one, with the same buffer and chain.
     pub fn successor(&mut self, header: &SegmentHeader, capacity: u64) -> Segment {
         let mut next = Segment::new(header, capacity, SEGMENT_HEADER as u64, self.chain, Marks::default());
         next.buffer = std::mem::take(&mut self.buffer);
         next
     }
 
-    /// Whether a frame with that body still fits, and the seal behind it.
+    /// Whether a frame with a body of that size still fits, with the seal after it.
     pub fn fits(&self, body: usize) -> bool {
         let used = self.written + self.buffer.len().max(BATCH_FRAME) as u64;
-        // The seal may have to stand in a batch of its own, and an empty batch before it.
+        // The seal may need a batch of its own, with an empty batch before it.
         used + format::frame_size(body) as u64 + (2 * BATCH_FRAME + SEAL_FRAME) as u64 <= self.capacity
     }
 
-    /// How large a segment must be to hold an opening and one frame with that body.
+    /// The size of a segment that holds an opening and one frame with a body of that size.
     pub fn room_for(opening: usize, body: usize) -> u64 {
         let frames = format::frame_size(opening) + format::frame_size(body);
         (SEGMENT_HEADER + 4 * BATCH_FRAME + frames + SEAL_FRAME) as u64
     }
 
-    /// How far it is filled, in percent.
+    /// How full it is, in percent.
     pub fn filled(&self) -> u64 {
         (self.written + self.buffer.len() as u64) * 100 / self.capacity.max(1)
     }
 
-    /// How many bytes of it are not written to.
+    /// How many of its bytes are still unused.
     pub fn left(&self) -> u64 {
         self.capacity.saturating_sub(self.written + self.buffer.len() as u64)
     }
 
-    /// How large the file is.
+    /// The size of the file.
     pub fn capacity(&self) -> u64 {
         self.capacity
     }
 
-    /// How many bytes wait to be written.
+    /// How many bytes are buffered.
     pub fn waiting(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Adds a frame, and says where it stands.
+    /// Adds a frame and returns its offset.
     pub fn frame(&mut self, kind: RecordKind, batch: u64, body: impl FnOnce(&mut Vec<u8>)) -> u64 {
         if self.buffer.is_empty() {
             self.buffer.resize(BATCH_FRAME, 0);
@@ -159,8 +160,8 @@ impl Segment {
         self.marks.entry(position.index, at);
     }
 
-    /// The whole batch, header first, ready to be written at [`Segment::written`]. What the header
-    /// says of number, of more, of synced and boot comes from `batch`; the rest is known here.
+    /// The whole batch, header first, to be written at [`Segment::written`]. The header's number, `more`, `synced` and
+    /// `boot` come from `batch`; the other fields are filled in here.
     pub fn batch(&mut self, mut batch: Batch) -> &[u8] {
         if self.buffer.is_empty() {
             self.buffer.resize(BATCH_FRAME, 0);
@@ -173,8 +174,8 @@ impl Segment {
         let mut body = Vec::with_capacity(BATCH_FRAME - FRAME_HEADER);
         batch.put(&mut body);
         self.buffer[FRAME_HEADER..BATCH_FRAME].copy_from_slice(&body);
-        // A batch header names the frame before the batch and is named by none: it is made last, and
-        // a chain through it would have to be made again with it.
+        // A batch header refers to the frame before the batch, and no frame refers to it: it is made last, and a chain
+        // through it would have to be computed again with it.
         let previous = match self.frames {
             0 => self.chain,
             _ => u32::from_le_bytes(std::array::from_fn(|i| self.buffer[BATCH_FRAME + 4 + i])),
@@ -185,7 +186,7 @@ impl Segment {
         &self.buffer
     }
 
-    /// The batch was written: the next one begins behind it.
+    /// Records that the batch was written: the next one begins after it.
     pub fn wrote(&mut self) {
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
@@ -195,7 +196,7 @@ impl Segment {
     }
 }
 
-/// Fills in the header of the frame at the beginning of `frame`, whose body stands behind it.
+/// Fills in the header of the frame at the beginning of `frame`, whose body follows it. Returns the header's checksum.
 fn seal_header(
     frame: &mut [u8],
     salted: u32,

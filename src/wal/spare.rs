@@ -1,49 +1,48 @@
-//! The next segment, made ready before it is needed.
+//! A spare: the file of the next segment, prepared before it is needed.
 //!
-//! Zeros are written and synced in the background, by whoever drives the journal, so that a rotation
-//! need only write a header and give the file its name. They are synced piece by piece: the log's own
-//! syncs share the disk with them, and none should wait behind all of them.
+//! The journal's driver writes and syncs zeros in the background, so that a rotation only has to write a header and
+//! rename the file. The zeros are synced piece by piece: the log's own syncs share the disk with them, and no log sync
+//! should wait for all of them.
 
 use super::report::{Fault, Result};
 use super::sync_marker::io;
 use crate::disk::{Disk, DiskFile};
 use std::io::ErrorKind;
 
-/// What a spare has until it is a segment. Recovery removes every file of such a name.
+/// The suffix of a spare's file name. Recovery removes every file with it.
 pub const SUFFIX: &str = ".tmp";
-/// Zeros are written and synced in pieces of this size: a millisecond or two of an ordinary disk.
+/// Zeros are written and synced in pieces of this size, which takes an ordinary disk a millisecond or two.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
-/// How many files of one order may be about.
+/// The limit for the number of files of one order.
 const ATTEMPTS: u32 = 1000;
 
-/// A file that should be made. Given out twice, it makes two files, and one of them is thrown away.
+/// A request to make a file. If it is used twice, it makes two files, and one of them is discarded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SpareOrder {
-    /// How its name begins.
+    /// The prefix of the file's name.
     pub name: String,
-    /// Its size.
+    /// The file's size in bytes.
     pub bytes: u64,
 }
 
-/// A file of zeros, or of the records of a segment that was released: room for the next segment.
+/// The file for the next segment: zeros, or the records of a released segment.
 #[derive(Debug)]
 pub struct Spare<F> {
     /// Its name.
     pub name: String,
     /// The file.
     pub file: F,
-    /// Its size.
+    /// Its size in bytes.
     pub bytes: u64,
-    /// Whether it holds old records rather than zeros.
+    /// Whether it holds old records instead of zeros.
     pub recycled: bool,
-    /// Up to here it was written, by us or by the segment it was.
+    /// The offset up to which it was written, as a spare or as an earlier segment.
     written: u64,
 }
 
 impl SpareOrder {
-    /// Makes the file, on any thread, and calls `pause` after each piece of it that is written. A
-    /// [`super::Fault::Full`] is no reason to stop yet: try again later; the journal stops only when it
-    /// needs the room.
+    /// Makes the file, on any thread, and calls `pause` after each written piece. A [`super::Fault::Full`] is not yet a
+    /// reason to stop: retry later. The journal stops only when it needs the room.
     pub fn prepare<D: Disk>(&self, disk: &D, mut pause: impl FnMut()) -> Result<Spare<D::File>> {
         let mut spare = self.reserve(disk)?;
         let mut made = spare.file.sync_all().map_err(io("sync", &spare.name)).map(|()| true);
@@ -57,8 +56,8 @@ impl SpareOrder {
         }
     }
 
-    /// Makes the file in no time: its room is set aside and not written, so that every first sync of
-    /// a place in it costs a little more. For a journal that cannot wait.
+    /// Makes the file at once, for a journal that cannot wait: its space is allocated but not written, so every first
+    /// sync of a place in it costs a little more.
     pub fn reserve<D: Disk>(&self, disk: &D) -> Result<Spare<D::File>> {
         let (name, file) = self.create(disk)?;
         let mut spare = Spare { name, file, bytes: self.bytes, recycled: false, written: 0 };
@@ -71,8 +70,8 @@ impl SpareOrder {
         }
     }
 
-    /// A file that nobody else has: an order given out twice makes two. Whatever is there already may
-    /// be what the journal is about to use, and is left alone.
+    /// Creates a file with a new name, since an order may be used twice. An existing file may be the one that the
+    /// journal is about to use, and is left alone.
     fn create<D: Disk>(&self, disk: &D) -> Result<(String, D::File)> {
         for attempt in 1..ATTEMPTS {
             let name = format!("{}-{attempt}{SUFFIX}", self.name);
@@ -87,12 +86,12 @@ impl SpareOrder {
 }
 
 impl<F: DiskFile> Spare<F> {
-    /// A segment that was released, under its new name.
+    /// A released segment, under its new name.
     pub(super) fn recycled(name: String, file: F, bytes: u64) -> Spare<F> {
         Spare { name, file, bytes, recycled: true, written: bytes }
     }
 
-    /// Writes and syncs the next piece; whether there is another.
+    /// Writes and syncs the next piece; returns whether there is another.
     fn write_piece(&mut self) -> Result<bool> {
         let zeros = &ZEROS[..ZEROS.len().min((self.bytes - self.written) as usize)];
         self.file.write_at(self.written, zeros).map_err(io("write", &self.name))?;
@@ -101,7 +100,7 @@ impl<F: DiskFile> Spare<F> {
         Ok(self.written < self.bytes)
     }
 
-    /// Room that may be needed elsewhere. If it stays, the next start removes it.
+    /// Removes the file, as its room may be needed elsewhere. If that fails, the next start removes it.
     fn give_up<D: Disk<File = F>>(self, disk: &D, fault: Fault) -> Fault {
         let _either = disk.remove(&self.name);
         fault

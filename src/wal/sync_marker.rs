@@ -1,9 +1,9 @@
-//! The side file: what was certainly synced, kept where damage to the log does not reach.
+//! The sync marker: a file that records what was certainly synced, out of reach of damage to the log.
 //!
-//! Two things, in two alternating slots each. The hard state, synced when it changes: a node with a
-//! damaged log still knows how it voted. And how far the log was synced, written *after* the sync
-//! returned and not synced itself: what it says is always true, it survives a kill, and mostly even
-//! a power loss. It is evidence when it is there, and proves nothing when it is not.
+//! It holds two records, in two alternating slots each. The hard state is synced when it changes: a node with a damaged
+//! log still knows its vote. The log offset up to which the log was synced is written *after* the sync returned, and is
+//! not synced itself: it is always true, and it survives a kill and usually even a power loss. Its presence is
+//! evidence; its absence proves nothing.
 
 use super::report::{Fault, Result};
 use crate::codec::{self, Put, Reader};
@@ -13,52 +13,52 @@ use bytes::{BufMut, Bytes};
 
 /// The name of the file.
 pub const NAME: &str = "synced";
-/// Slots stand so far apart that no sector holds two.
+/// The distance between slots in bytes, so large that no sector holds two.
 pub const SLOT: usize = 512;
-/// Hard state at 0 and 1, place at 2 and 3.
+/// The number of slots: hard state at 0 and 1, log offset at 2 and 3.
 pub const SLOTS: usize = 4;
-/// How much of a slot is used.
+/// How many bytes of a slot are used.
 pub const SLOT_BYTES: usize = 64;
 
-/// How far the log was synced.
+/// The offset up to which the log was synced.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LogOffset {
-    /// Which run of the kernel said so.
+    /// The kernel boot in which it was written.
     pub boot: u64,
     /// The segment.
     pub segment: u64,
-    /// All bytes of it before this were synced.
+    /// All bytes of the segment before this offset were synced.
     pub offset: u64,
     /// The last position of the log there.
     pub last: Position,
 }
 
-/// What the side file says.
+/// The contents of the sync marker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SyncMarker {
-    /// The hard state it mirrors.
+    /// The mirrored hard state.
     pub hard: Option<HardState>,
-    /// How far the log was synced at least.
+    /// The offset up to which the log was synced, at least.
     pub place: Option<LogOffset>,
     turn: [u64; 2],
-    /// Which run of the kernel this is.
+    /// The current kernel boot.
     boot: u64,
 }
 
 impl SyncMarker {
-    /// The same, read in that run of the kernel.
+    /// The same contents, read in the kernel boot `boot`.
     pub fn in_boot(self, boot: u64) -> SyncMarker {
         SyncMarker { boot, ..self }
     }
 
-    /// Whether its place was written in this run of the kernel. It is written when a sync has returned, before
-    /// anything is acknowledged because of it, and the page cache loses nothing of it when the process dies: so
-    /// all that was ever acknowledged stands before that place.
+    /// Whether `place` was written in this boot of the kernel. It is written after a sync has returned and before
+    /// anything is acknowledged because of that sync, and the page cache keeps it when the process dies: so everything
+    /// ever acknowledged is before that offset.
     pub fn is_of_this_boot(&self) -> bool {
         self.place.is_some_and(|place| place.boot == self.boot && self.boot != 0)
     }
 
-    /// What the file of that disk says: the newer good slot of each pair, if any is good.
+    /// Decodes the file of a disk: the newer good slot of each pair, if any is good.
     pub fn read(file: &Bytes, disk: DiskId) -> SyncMarker {
         let mut testimony = SyncMarker::default();
         for slot in 0..SLOTS {
@@ -81,7 +81,7 @@ impl SyncMarker {
     }
 }
 
-/// The side file, being written.
+/// The sync marker's file, open for writing.
 #[derive(Debug)]
 pub struct Side<F> {
     file: F,
@@ -90,7 +90,7 @@ pub struct Side<F> {
 }
 
 impl<F: DiskFile> Side<F> {
-    /// The side file of that directory, made if it is not there.
+    /// Opens the file in a directory; creates it if it does not exist.
     pub fn open<D: Disk<File = F>>(disk: &D, id: DiskId, testimony: &SyncMarker) -> Result<Side<F>> {
         let there = disk.list().map_err(io("list", NAME))?.iter().any(|name| name == NAME);
         if !there {
@@ -105,7 +105,7 @@ impl<F: DiskFile> Side<F> {
         Ok(Side { file, disk: id, turn: testimony.turn })
     }
 
-    /// Mirrors the hard state, durably.
+    /// Writes the hard state, durably.
     pub fn mirror(&mut self, hard: &HardState) -> Result<()> {
         let mut fields = Vec::with_capacity(codec::HARD_STATE_BYTES);
         codec::put_hard_state(&mut fields, hard);
@@ -113,7 +113,7 @@ impl<F: DiskFile> Side<F> {
         self.file.sync().map_err(io("sync", NAME))
     }
 
-    /// States how far the log was synced; not synced itself.
+    /// Writes the offset up to which the log was synced; the write itself is not synced.
     pub fn state(&mut self, place: &LogOffset) -> Result<()> {
         let mut fields = [0; 40];
         let mut out = &mut fields[..];
@@ -130,7 +130,7 @@ impl<F: DiskFile> Side<F> {
     /// | 4 | 4 | number of the slot |
     /// | 8 | 8 | turn: the higher of a pair is the newer |
     /// | 16 | 8 | disk id |
-    /// | 24 | 40 | fields, zeros behind them |
+    /// | 24 | 40 | fields, zeros after them |
     fn write(&mut self, pair: usize, fields: &[u8]) -> Result<()> {
         self.turn[pair] += 1;
         let turn = self.turn[pair];
@@ -159,12 +159,12 @@ fn read_place(fields: &mut Reader) -> codec::Result<LogOffset> {
     Ok(LogOffset { boot: fields.u64()?, segment: fields.u64()?, offset: fields.u64()?, last: fields.position()? })
 }
 
-/// What an error of the disk comes to.
+/// Converts a disk error to a fault.
 pub fn io(action: &'static str, file: &str) -> impl FnOnce(std::io::Error) -> Fault {
     let file = file.to_owned();
     move |source| match source.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Fault::Full { file },
-        // Nothing is wrong with the disk, and it passes like a want of room.
+        // The disk is fine, and this passes like a lack of room.
         _ if is_out_of_files(&source) => Fault::Full { file: format!("{file} ({source})") },
         _ => Fault::Io { action, file, source },
     }

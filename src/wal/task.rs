@@ -1,12 +1,12 @@
-//! What the log thread is told.
+//! The tasks of the log thread.
 
 use crate::types::{Position, Write};
 
-/// One thing for the journal to do.
+/// A task for the journal.
 #[derive(Clone, Debug)]
 pub enum Task {
-    /// Make this durable.
+    /// Make a write durable.
     Write(Write),
-    /// Everything up to there may go.
+    /// Release the log up to a position.
     Release(Position),
 }

@@ -1,4 +1,4 @@
-//! The journal on a simulated disk, one story at a time. The crash matrix is in `tests/journal.rs`.
+//! The journal on a simulated disk, one scenario per test. The crash matrix is in `tests/journal.rs`.
 
 use super::*;
 use crate::codec;
@@ -121,8 +121,8 @@ fn a_truncation_that_overtakes_the_seal_is_not_undone_by_it() {
     assert_eq!(read(&open(&disk).1.view, 1..=9).len(), 6);
 }
 
-/// A write that landed elsewhere, say: what the segment should hold was let go of by the next one that was sealed, and a
-/// leader sent its new follower nothing for ever.
+/// For example after a misdirected write. The next sealed segment once removed the first one's entries from memory, and
+/// a leader sent nothing to its new follower forever.
 #[test]
 fn segment_that_cannot_be_read_back_is_damage_and_its_entries_stay() {
     let disk = SimDisk::new();
@@ -230,12 +230,12 @@ fn a_journal_that_is_gone_is_not_founded_again() {
     assert!(matches!(Journal::open(SimDisk::new(), options(), None), Err(Fault::Corrupt { .. })));
 }
 
-/// Somebody else's files take all the room.
+/// Files of another program take all the room.
 fn fill(disk: &SimDisk) {
     disk.set_capacity(Some(disk.used()));
 }
 
-/// baidu/braft#200: after a full disk the node stayed in error until somebody restarted it.
+/// baidu/braft#200: after a full disk the node stayed in error until it was restarted by hand.
 #[test]
 fn a_log_without_room_takes_the_reserve_then_waits_and_goes_on() {
     let disk = SimDisk::new();
@@ -261,7 +261,7 @@ fn a_log_without_room_takes_the_reserve_then_waits_and_goes_on() {
     assert_eq!(disk.seen(ballast::NAME), None, "it was given up");
     assert!(disk.list().unwrap().contains(&"0000000002.wal".to_owned()), "for the next segment");
     let id = refused.id.0;
-    // What was promised stands, on a disk that is still full.
+    // Everything acknowledged is still there, on a disk that is still full.
     let (_, again) = open(&disk.durable());
     assert_eq!(again.heads.len() as u64, id - 1);
     journal.confirm().unwrap();

@@ -1,7 +1,7 @@
-//! What can be read of the log: the newest segment's entries in memory, older ones mapped.
+//! The readable part of the log: the newest segment's entries in memory, older segments mapped.
 //!
-//! Reading is memory: no lock, no file, no waiting. What comes out of a mapping is checked against
-//! its checksum before anyone sees it.
+//! A read touches memory only: no lock, no file, no waiting. An entry from a mapping is checked against its checksum
+//! before it is returned.
 
 use super::format::{Flaw, Frame, RecordKind, SegmentHeader, file_name, salted};
 use super::report::{Fault, Result, Sealed};
@@ -10,21 +10,21 @@ use crate::types::{Entry, Index, Write};
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
-/// Places for so many entries are kept, whether they are used or not.
+/// Capacity for this many entries is always kept.
 const FEW_ENTRIES: usize = 1 << 12;
-/// For each byte that comes into memory, so many go that are mapped as well: enough for a segment's
-/// entries to be gone before the next segment is full.
+/// For each byte added to memory, this many bytes of entries that are mapped as well are removed: enough to remove all
+/// of a segment's entries before the next segment is full.
 const FADE: usize = 2;
 
 /// The readable log.
 ///
-/// Invariants: the entries in memory are consecutive; the live ranges of the mapped segments ascend
-/// and, with memory behind them, leave no gap above what was released. The first `fading` entries in
-/// memory are mapped as well.
+/// Invariants: the entries in memory are consecutive; the live ranges of the mapped segments ascend and, with the
+/// entries in memory after them, leave no gap above `released`. The first `fading` entries in memory are mapped as
+/// well.
 ///
-/// What a sealed segment holds is let go a few entries at a time, as others come: dropping all of it
-/// at once would be a pause. So memory holds little more than two segments' entries: those that are
-/// written, and those that fade.
+/// The entries of a sealed segment are removed from memory a few at a time, as new entries are added: dropping all of
+/// them at once would be a pause. So memory holds little more than two segments' entries: the segment being written,
+/// and the one that fades.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     released: Index,
@@ -34,7 +34,7 @@ pub struct View {
     fading: usize,
 }
 
-/// A mapped segment and what of it still belongs to the log.
+/// A mapped segment, and the range of its entries that still belongs to the log.
 #[derive(Clone, Debug)]
 struct Mapped {
     sealed: Sealed,
@@ -43,18 +43,18 @@ struct Mapped {
 }
 
 impl View {
-    /// A view of nothing, everything up to `released` being gone.
+    /// An empty view: everything up to `released` was removed.
     pub fn new(released: Index) -> View {
         View { released, mapped: VecDeque::new(), first: released.next(), memory: VecDeque::new(), fading: 0 }
     }
 
-    /// What of it is mapped, alone.
+    /// A view of the mapped segments only.
     pub fn mapped(&self) -> View {
         let first = self.mapped.back().map_or(self.first, |mapped| mapped.live.1.next());
         View { mapped: self.mapped.clone(), first, ..View::new(self.released) }
     }
 
-    /// Takes in what the journal is about to write.
+    /// Adds a write that the journal is about to write.
     pub fn push(&mut self, write: &Write) {
         if let Some(base) = &write.base {
             self.restart();
@@ -66,7 +66,7 @@ impl View {
         }
     }
 
-    /// Takes in one entry; all at its index and behind it is gone.
+    /// Adds one entry and removes all entries at its index and after it.
     pub fn push_entry(&mut self, entry: Entry) {
         let index = entry.position.index;
         while self.mapped.back().is_some_and(|mapped| mapped.live.0 >= index) {
@@ -85,7 +85,7 @@ impl View {
         self.memory.push_back(entry);
     }
 
-    /// Lets go of so many bytes of what is mapped as well.
+    /// Removes about `bytes` bytes of entries from memory that are mapped as well.
     fn fade(&mut self, bytes: usize) {
         let mut gone = 0;
         while self.fading > 0
@@ -98,8 +98,8 @@ impl View {
         }
     }
 
-    /// A segment will not change again: what it holds need not be in memory any more. An error where it cannot be read
-    /// back: its entries stay in memory then, and the next start would refuse the log.
+    /// Adds a sealed segment, whose entries then need not be in memory any more. Returns an error if the segment cannot
+    /// be read back: its entries stay in memory then, and the next start would reject the log.
     pub fn seal(&mut self, sealed: Sealed) -> Result<()> {
         let Some(mapped) = Mapped::new(sealed)? else { return Ok(()) };
         let Some(agreed) = self.agreed(&mapped)? else { return Ok(()) };
@@ -111,14 +111,14 @@ impl View {
         Ok(())
     }
 
-    /// The log restarts: nothing that was held belongs to it.
+    /// Removes everything: the log restarts, and no entry here belongs to it any more.
     pub fn restart(&mut self) {
         self.mapped.clear();
         self.memory.clear();
         self.fading = 0;
     }
 
-    /// A segment found at start-up, with what of it belongs to the log.
+    /// Adds a segment found at startup; `live` is the range of its entries that belongs to the log.
     pub fn found(&mut self, sealed: Sealed, live: (Index, Index)) -> Result<()> {
         if let Some(mapped) = Mapped::new(sealed)?
             && live.0 <= live.1
@@ -140,9 +140,9 @@ impl View {
         self.mapped.push_back(mapped);
     }
 
-    /// Up to which index segment and memory hold the same entries. Memory may have moved on while the
-    /// journal wrote: what was replaced meanwhile is not the log's. Two logs that agree at a position
-    /// agree before it (§5.3), so this is a binary search.
+    /// The last index up to which the segment and memory hold the same entries. Memory may have changed while the
+    /// journal wrote: an entry that was replaced meanwhile does not belong to the log. Two logs that agree at a
+    /// position agree before it (§5.3), so this is a binary search.
     fn agreed(&self, mapped: &Mapped) -> Result<Option<Index>> {
         let from = mapped.live.0.max(self.first);
         let to = Index(mapped.live.1.0.min((self.first.0 + self.memory.len() as u64).saturating_sub(1)));
@@ -176,7 +176,7 @@ impl View {
         self.memory.get(usize::try_from(index.0.checked_sub(self.first.0)?).ok()?)
     }
 
-    /// Everything up to there may go.
+    /// Releases the log up to and including `upto`.
     pub fn release(&mut self, upto: Index) {
         self.released = self.released.max(upto);
         while self.mapped.front().is_some_and(|mapped| mapped.live.1 <= upto) {
@@ -189,14 +189,14 @@ impl View {
         if self.memory.is_empty() && self.mapped.is_empty() {
             self.first = self.first.max(self.released.next());
         }
-        // Of small entries a segment holds a million: as many places would stay for a few.
+        // A segment can hold a million small entries: without this, their capacity would be kept for a few.
         if self.memory.capacity() > FEW_ENTRIES.max(4 * self.memory.len()) {
             self.memory.shrink_to(2 * self.memory.len());
         }
     }
 
-    /// The entries of a range, as many as `bytes_max` allows and at least one. Fewer than asked for
-    /// also where the log ends; none if the first of them is not held.
+    /// Returns the entries of a range, up to `bytes_max` bytes and at least one entry. Returns fewer where the log
+    /// ends, and none if the first of them is not held.
     pub fn entries(&self, range: RangeInclusive<Index>, bytes_max: u64) -> Result<Vec<Entry>> {
         let mut taken = Vec::new();
         let mut bytes = 0;
@@ -214,7 +214,7 @@ impl View {
         }
         let from = self.mapped.partition_point(|mapped| mapped.live.1 < next);
         for mapped in self.mapped.iter().skip(from) {
-            // What is in memory as well is cheaper to read there: nothing to check, nothing to decode.
+            // An entry that is in memory as well is cheaper to read there: nothing to check, nothing to decode.
             if next > to || next >= self.first || next < mapped.live.0 {
                 break;
             }
@@ -233,7 +233,7 @@ impl View {
         Ok(taken)
     }
 
-    /// The entries that can be read: from, to; `None` if there are none.
+    /// The range of readable entries; `None` if there are none.
     pub fn held(&self) -> Option<RangeInclusive<Index>> {
         let first = self.mapped.front().map_or(self.first, |mapped| mapped.live.0).max(self.released.next());
         let last = match self.memory.len() {
@@ -250,7 +250,7 @@ impl View {
 }
 
 impl Mapped {
-    /// Nothing if it holds no entry.
+    /// Returns `None` if the segment holds no entry.
     fn new(sealed: Sealed) -> Result<Option<Mapped>> {
         let live = (*sealed.entries.start(), *sealed.entries.end());
         if live.0 > live.1 || sealed.marks.is_empty() {
@@ -265,14 +265,14 @@ impl Mapped {
         }
     }
 
-    /// Visits the entries of a range in order, as long as the visitor wants more; says whether it did.
+    /// Visits the entries of a range in order until the visitor returns `false`. Returns whether it never did.
     fn read(&self, from: Index, to: Index, visit: &mut dyn FnMut(Entry) -> bool) -> Result<bool> {
         let marks = &self.sealed.marks;
         let mut mark = marks.partition_point(|(index, _)| *index <= from).saturating_sub(1);
         let (mut index, mut at) = marks[mark];
         while index <= to {
             if let Some((_, offset)) = marks.get(mark + 1).filter(|(next, _)| *next == index) {
-                // What stands between the marks behind the last entry was replaced.
+                // Any frames between the last entry and this mark were replaced.
                 at = *offset;
                 mark += 1;
             }
