@@ -1,7 +1,7 @@
-//! The real filesystem: files that are written in place, synced when we say so, and mapped to be read.
+//! The real filesystem: files are written in place, synced on request, and mapped for reading.
 //!
-//! What stands here relies on: `fdatasync` and `fsync` report an error at least once and otherwise
-//! tell the truth; `rename` is atomic; a synced directory keeps its names.
+//! Assumptions: `fdatasync` and `fsync` report each error at least once and are otherwise truthful; `rename` is atomic;
+//! a synced directory keeps its names.
 
 use super::seam::{Disk, DiskFile};
 use super::sigbus::MappedFile;
@@ -18,44 +18,44 @@ use std::sync::Arc;
 /// Zeros are written in pieces of this size.
 const ZEROS: usize = 1 << 20;
 
-/// What is stored is for the eyes of its owner alone, whatever the umask allows.
+/// File mode: only the owner may read the data, whatever the umask allows.
 const FILE_MODE: u32 = 0o600;
-/// The same of directories.
+/// Directory mode, likewise.
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// Whether that error says that the process, or the system, has as many files open as it may: it passes.
+/// Whether an error is a full table of open files, of the process or of the system. The condition passes.
 pub fn is_out_of_files(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// A directory of the real filesystem. Files and directories that are made here can be read by their owner alone.
+/// A directory of the real filesystem. Files and directories that it creates are readable by their owner only.
 ///
-/// Clones are handles to the same directory and may go to other threads.
+/// Clones are handles to the same directory and may be used in other threads.
 #[derive(Clone, Debug)]
 pub struct FsDisk {
     directory: Arc<PathBuf>,
     syncs: Syncs,
 }
 
-/// Whether a sync is one.
+/// Whether syncs are done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Syncs {
-    /// It is: what it reports as durable survives a power loss.
+    /// They are: data reported as durable survives a power loss.
     #[default]
     Real,
-    /// It does nothing (`--unsafe-no-fsync`): a power loss may take anything, promised or not.
+    /// They are skipped (`--unsafe-no-fsync`): a power loss may destroy any data, acknowledged or not.
     Skipped,
 }
 
-/// The lock on a data directory; it is given up when this is dropped, or when the process ends.
+/// The lock on a data directory; released when this is dropped, or when the process ends.
 #[derive(Debug)]
 pub struct Lock {
-    /// Held, not read: the lock lives as long as the open file.
+    /// Never read: the lock lives as long as the open file.
     _file: File,
 }
 
 impl FsDisk {
-    /// The directory at `path`, made with its parents if it is not there, and its name durable.
+    /// The directory at `path`, created with its parents if it does not exist, and with a durable name.
     pub fn make(path: &Path, syncs: Syncs) -> io::Result<FsDisk> {
         let mut made = Vec::new();
         for directory in path.ancestors().filter(|directory| !directory.as_os_str().is_empty()) {
@@ -72,8 +72,8 @@ impl FsDisk {
         }
         let disk = FsDisk { directory: Arc::new(path.to_owned()), syncs };
         if disk.syncs == Syncs::Real {
-            // The name of a directory is an entry of its parent: without this the whole directory may
-            // be gone after a power loss. Done also when it was there: we do not know who made it.
+            // The name of a directory is an entry of its parent: without this the whole directory may be gone after a
+            // power loss. Done for an existing directory too, since its name may never have been synced.
             sync_directory(path)?;
             for directory in made.iter().chain([&path]) {
                 sync_directory(parent(directory))?;
@@ -82,12 +82,12 @@ impl FsDisk {
         Ok(disk)
     }
 
-    /// Whether it lies in memory: what is synced there is gone with the power all the same.
+    /// Whether it is in memory: even synced data is then lost with the power.
     pub fn is_in_memory(&self) -> bool {
         matches!(self.file_system(), "tmpfs" | "ramfs")
     }
 
-    /// Which file system it lies on, by the number that the kernel has for it; empty if it is none of these.
+    /// The name of its file system, by the kernel's number for it; empty if it is none of these.
     pub fn file_system(&self) -> &'static str {
         let Ok(stat) = rustix::fs::statfs(&*self.directory) else { return "" };
         match stat.f_type as u64 & 0xffff_ffff {
@@ -107,7 +107,7 @@ impl FsDisk {
         }
     }
 
-    /// The directory at `path`, which must be there; changes nothing.
+    /// The directory at `path`, which must exist. Changes nothing.
     pub fn at(path: &Path) -> io::Result<FsDisk> {
         if !path.is_dir() {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("{}: no such directory", path.display())));
@@ -115,22 +115,22 @@ impl FsDisk {
         Ok(FsDisk { directory: Arc::new(path.to_owned()), syncs: Syncs::Real })
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.directory
     }
 
-    /// Reads all of a file, without the right to write it; returns the first place that the disk cannot read.
+    /// Reads a whole file without write access; returns the first place that the disk cannot read.
     pub fn find_unreadable(&self, name: &str) -> io::Result<Option<Unreadable>> {
         read_through(&self.file(File::open(self.directory.join(name))?), |_| {})
     }
 
-    /// Opens a file without the right to write it.
+    /// Opens a file without write access.
     pub fn open_to_read(&self, name: &str) -> io::Result<FsFile> {
         Ok(self.file(File::open(self.directory.join(name))?))
     }
 
-    /// Takes the lock file of that name; `None` if another process has it.
+    /// Acquires the lock file `name`; returns `None` if another process holds it.
     pub fn lock(&self, name: &str) -> io::Result<Option<Lock>> {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true).mode(FILE_MODE);
@@ -154,7 +154,7 @@ impl Disk for FsDisk {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&*self.directory)? {
             let entry = entry?;
-            // A name that is not text is not one of ours.
+            // A name that is not UTF-8 is not one of ours.
             if let Ok(name) = entry.file_name().into_string()
                 && entry.file_type()?.is_file()
             {
@@ -179,8 +179,8 @@ impl Disk for FsDisk {
         if file.metadata()?.len() == 0 {
             return Ok(Bytes::new());
         }
-        // SAFETY: a mapping is undefined behaviour if the file changes beneath it. Only files that
-        // nobody writes to again are mapped, and the directory is locked against other processes.
+        // SAFETY: a mapping is undefined behavior if the file changes beneath it. Only files that are never written to
+        // again are mapped, and the directory is locked against other processes.
         let mapping = unsafe { MappedFile::map(&file, &path)? };
         Ok(Bytes::from_owner(mapping))
     }
@@ -203,7 +203,7 @@ impl Disk for FsDisk {
     fn boot(&self) -> io::Result<u64> {
         match std::fs::read("/proc/sys/kernel/random/boot_id") {
             Ok(id) => Ok(fnv(&id)),
-            // Elsewhere than on Linux there is none: unknown, which is never equal to a known one.
+            // Systems other than Linux have no boot id: 0 means unknown, which is never equal to a known one.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(error),
         }
@@ -257,9 +257,8 @@ impl DiskFile for FsFile {
 
     fn allocate(&mut self, size: u64) -> io::Result<()> {
         let from = self.size()?;
-        // First ask for the whole room, so that a full disk is known before a byte is written, and
-        // the blocks lie together; then write, or each later sync would have to commit that the
-        // extent is now initialised.
+        // Reserve all the room first, so that a full disk is known before a byte is written and the blocks are
+        // contiguous. Then write zeros, or each later sync would have to commit that the extent is now initialized.
         self.reserve(size)?;
         let zeros = vec![0; ZEROS.min(size.saturating_sub(from) as usize)];
         let mut at = from;
@@ -277,7 +276,7 @@ impl DiskFile for FsFile {
 
     fn drop_cache(&self) -> io::Result<()> {
         match rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed) {
-            // A file system that keeps all in memory has nothing else to read.
+            // A file system that is all in memory has nothing else to read from.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(()),
             outcome => Ok(outcome?),
         }
@@ -305,13 +304,13 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
-        // A relative name of one part lies in the current directory; the root is its own parent.
+        // A relative path of one component is in the current directory; the root is its own parent.
         Some(_) => Path::new("."),
         None => path,
     }
 }
 
-/// FNV-1a, to make a number of the kernel's text; never zero, which means unknown.
+/// FNV-1a, which makes a number of the kernel's text; never zero, which means unknown.
 fn fnv(bytes: &[u8]) -> u64 {
     let hash = bytes
         .iter()

@@ -1,9 +1,9 @@
-//! How far a long read is.
+//! The progress of a long read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many bytes there are to read, and how many of them were: whoever reads counts here, and whoever
-/// wants to tell somebody looks, when it wants to. No clock, and nobody waits.
+/// Counts the bytes to be read and the bytes that were read. The reader adds to it, and a reporting thread looks at it
+/// at any time. It has no clock and never blocks.
 #[derive(Debug, Default)]
 pub struct Meter {
     of: AtomicU64,
@@ -11,22 +11,22 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// So many more bytes are to be read.
+    /// Adds to the number of bytes to be read.
     pub fn expect(&self, bytes: u64) {
         self.of.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// So many more were.
+    /// Adds to the number of bytes that were read.
     pub fn advance(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// How many were read.
+    /// How many bytes were read.
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// Of how many.
+    /// How many bytes there are to read.
     pub fn of(&self) -> u64 {
         self.of.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! The few promises we need of a filesystem, and the real one.
+//! The interface to a filesystem, with the few guarantees that are needed, and the real filesystem.
 
 pub mod fs;
 pub mod meter;

@@ -1,9 +1,9 @@
 //! Mapped files, and the SIGBUS of a page that the disk cannot read.
 //!
-//! A failed read of a mapping is no error that a program could handle: the kernel sends SIGBUS, and the
-//! process ends without a word. So every mapping is registered in a table, and a handler looks the address
-//! up there: it writes one line with file and offset, and ends the process with exit code 5 (damaged data).
-//! A SIGBUS of any other address goes to the handler that was installed before, or to the default action.
+//! A failed read of a mapping cannot be handled as an error: the kernel sends SIGBUS, and the process ends without a
+//! message. So every mapping is registered in a table, and a signal handler looks up the address there: it writes one
+//! line with file and offset, and ends the process with exit code 5 (damaged data). A SIGBUS at any other address goes
+//! to the handler that was installed before, or to the default action.
 
 use memmap2::Mmap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -18,24 +18,24 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// The exit code for damaged data.
 const DAMAGED: c_int = 5;
-/// So many mappings are known to the handler: of 64 MiB segments, 256 GiB. Those beyond it work like any
-/// other, but a SIGBUS in them has the default action.
+/// The number of mappings that the handler can know: of 64 MiB segments, 256 GiB. Further mappings work as well, but a
+/// SIGBUS in them has the default action.
 const SLOTS: usize = 4096;
-/// A slot that no mapping has.
+/// The start address of an unused slot.
 const FREE: usize = 0;
 /// A slot that is being filled or cleared; no mapping begins at this address.
 const CLAIMED: usize = 1;
-/// The offset in the line is that of the page: nothing smaller is read.
+/// The message has the offset of the page: nothing smaller is read.
 const PAGE: usize = 4096;
-/// The longest line; of a longer path the end is cut off.
+/// The longest message in bytes; a longer path is cut off at its end.
 const LINE: usize = 2048;
-/// So many milliseconds the last line waits for standard error to take it.
+/// How many milliseconds the last message waits for standard error to accept it.
 const LINE_WAIT_MS: c_int = 1000;
 
 /// The registered range of a mapping.
 ///
-/// The handler may run at any moment, in any thread. It reads `path` only of the slot whose range holds the
-/// faulting address: that mapping is in use, so its slot is neither being filled nor cleared.
+/// The handler may run at any moment, in any thread. It reads `path` only from the slot whose range holds the faulting
+/// address: that mapping is in use, so its slot is neither being filled nor cleared.
 struct Slot {
     start: AtomicUsize,
     end: AtomicUsize,
@@ -54,14 +54,14 @@ pub struct MappedFile {
 }
 
 impl MappedFile {
-    /// Maps all of that file, found at `path`.
+    /// Maps a whole file, which is at `path`.
     ///
     /// # Safety
     ///
-    /// As [`Mmap::map`]: nobody may change the file while it is mapped.
+    /// As for [`Mmap::map`]: the file must not change while it is mapped.
     pub unsafe fn map(file: &File, path: &Path) -> io::Result<MappedFile> {
         install();
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees it.
         let mapping = unsafe { Mmap::map(file)? };
         let start = mapping.as_ptr() as usize;
         Ok(MappedFile { slot: register(start..start + mapping.len(), path), mapping })
@@ -76,7 +76,7 @@ impl AsRef<[u8]> for MappedFile {
 
 impl Drop for MappedFile {
     fn drop(&mut self) {
-        // Before the mapping goes, and another may come to lie at its address.
+        // Must precede the unmapping, after which another mapping may get its address.
         let Some(slot) = self.slot.take().map(|slot| &TABLE[slot]) else { return };
         slot.start.store(CLAIMED, Ordering::SeqCst);
         let path = slot.path.swap(ptr::null_mut(), Ordering::SeqCst);
@@ -100,7 +100,7 @@ fn register(range: std::ops::Range<usize>, path: &Path) -> Option<usize> {
     Some(number)
 }
 
-/// What SIGBUS did before [`install`].
+/// The action for SIGBUS before [`install`].
 static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
 /// Installs the handler, once.
@@ -120,10 +120,9 @@ fn install() {
     });
 }
 
-/// The handler. It may only do what is async-signal-safe: atomics, `poll`, `write`, `_exit`,
-/// `sigaction`.
+/// The signal handler. It may only use async-signal-safe calls: atomics, `poll`, `write`, `_exit`, `sigaction`.
 extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel passes a valid siginfo. Only of a signal that it sent itself is the address one.
+    // SAFETY: the kernel passes a valid siginfo. Only for a signal that the kernel itself sent is `si_addr` an address.
     let address = unsafe { ((*info).si_code > 0).then(|| (*info).si_addr() as usize) };
     if let Some(address) = address {
         for slot in &TABLE {
@@ -140,7 +139,7 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
     pass_on(signal, info, context);
 }
 
-/// Writes the line and ends the process.
+/// Writes the message and ends the process.
 fn stop(path: &[u8], offset: usize) -> ! {
     let mut line = Line { bytes: [0; LINE], used: 0 };
     line.put(b"error: ");
@@ -152,7 +151,7 @@ fn stop(path: &[u8], offset: usize) -> ! {
           depends on this process; look at the disk, and run `drave check` on the data directory\n",
     );
     let mut out = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
-    // SAFETY: `out` and the line are valid buffers, and `poll` is async-signal-safe. A pipe that nobody reads may take
+    // SAFETY: `out` and the line are valid buffers, and `poll` is async-signal-safe. A pipe without a reader may accept
     // nothing: that must not keep the process from ending.
     unsafe {
         if libc::poll(&mut out, 1, LINE_WAIT_MS) > 0 {
@@ -162,12 +161,12 @@ fn stop(path: &[u8], offset: usize) -> ! {
     }
 }
 
-/// What others do about a SIGBUS that is not ours.
+/// Passes on a SIGBUS outside of the registered mappings to the earlier action.
 fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let before = BEFORE.get();
     let (handler, flags) = before.map_or((libc::SIG_DFL, 0), |before| (before.sa_sigaction, before.sa_flags));
     if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
-        // The default action, once the instruction is run again; or at once, if somebody sent the signal.
+        // The default action, once the instruction is run again; or at once, if a process sent the signal.
         // SAFETY: valid pointers and a valid signal.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
@@ -191,7 +190,7 @@ fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     }
 }
 
-/// A line in the making, without allocation.
+/// A message under construction, without allocation.
 struct Line {
     bytes: [u8; LINE],
     used: usize,
@@ -228,7 +227,7 @@ mod tests {
 
     const CHILD: &str = "DRAVE_TEST_SIGBUS_CHILD";
 
-    /// Runs that test of this file in a process of its own.
+    /// Runs a test of this file in a process of its own.
     fn run(test: &str, what: &str, directory: &std::path::Path) -> Output {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", &format!("disk::sigbus::tests::{test}"), "--nocapture"])
@@ -267,7 +266,7 @@ mod tests {
             let kept = disk.map("gone").unwrap();
             drop(disk.map("gone").unwrap());
             let file = std::fs::File::options().read(true).write(true).open("other").unwrap();
-            // SAFETY: that it changes is what is tested.
+            // SAFETY: the test is about a change of this file.
             let other = unsafe { memmap2::Mmap::map(&file).unwrap() };
             file.set_len(0).unwrap();
             println!("{} {}", kept[0], other[1]);

@@ -1,8 +1,8 @@
-//! Places of a file that the disk cannot read.
+//! Finds the places of a file that the disk cannot read.
 //!
-//! Bad media show themselves as `EIO` far more often than as flipped bits, and file systems with checksums
-//! make `EIO` of every flipped bit. What is read through a mapping cannot return an error
-//! ([`super::sigbus`]), so each file is read with `pread` before it is believed.
+//! Bad media show up as `EIO` far more often than as flipped bits, and file systems with checksums turn every flipped
+//! bit into `EIO`. A read through a mapping cannot return an error ([`super::sigbus`]), so each file is read with
+//! `pread` before it is used.
 
 use super::seam::DiskFile;
 use std::io;
@@ -21,16 +21,16 @@ pub struct Unreadable {
     pub error: io::Error,
 }
 
-/// Whether an error of a read says that the medium does not give back what was written to it.
+/// Whether a read error means that the medium does not return the data that was written to it.
 pub fn is_media_error(error: &io::Error) -> bool {
-    // The last three are what block layer and file systems call a bad sector, a bad protection tag, and a
+    // The last three are the block layer's and the file systems' codes for a bad sector, a bad protection tag, and a
     // bad checksum.
     let media = [libc::EIO, libc::ENODATA, libc::EILSEQ, libc::EUCLEAN, libc::EBADMSG];
     error.raw_os_error().is_some_and(|code| media.contains(&code))
 }
 
-/// Reads all of a file, piece after piece, and shows each to `visit`. Returns the first place that cannot be
-/// read; an error that is not one of the medium is returned as such.
+/// Reads a whole file, piece by piece, and passes each piece to `visit`. Returns the first place that cannot be read;
+/// an error other than a media error is returned as such.
 pub fn read_through(file: &impl DiskFile, mut visit: impl FnMut(&[u8])) -> io::Result<Option<Unreadable>> {
     let size = file.size()?;
     let mut piece = vec![0; PIECE.min(size as usize)];
@@ -49,7 +49,7 @@ pub fn read_through(file: &impl DiskFile, mut visit: impl FnMut(&[u8])) -> io::R
     Ok(None)
 }
 
-/// The first page from `at` on that cannot be read, of a piece that could not.
+/// Finds the first page from `at` on that cannot be read, within a piece that could not.
 fn find(file: &impl DiskFile, mut at: u64, piece: &mut [u8], mut visit: impl FnMut(&[u8])) -> io::Result<Unreadable> {
     let end = at + piece.len() as u64;
     while at < end {
@@ -64,6 +64,6 @@ fn find(file: &impl DiskFile, mut at: u64, piece: &mut [u8], mut visit: impl FnM
             Err(error) => return Err(error),
         }
     }
-    // It could be read this time: a disk that gives different answers is not believed.
+    // This time the read succeeded: a disk that gives different answers is not trusted.
     Ok(Unreadable { at, error: io::Error::from_raw_os_error(libc::EIO) })
 }
