@@ -1,8 +1,8 @@
-//! The bytes of a snapshot: a header, chunks, an end.
+//! The binary format of a snapshot: a header, chunks, and an end chunk.
 //!
-//! Each chunk's checksum goes on from that of the one before it, the first from the header's: so a
-//! chunk that is missing, doubled or in another's place is seen as surely as a flipped bit, and what
-//! the end says closes it. Lengths are compared with what is there before they are believed.
+//! Each chunk's checksum continues that of the chunk before it, and the first continues the header's. So a missing,
+//! duplicated or misplaced chunk is detected as surely as a flipped bit; the end chunk closes the chain. Lengths are
+//! validated against the available bytes before they are used.
 
 use crate::codec::{self, Malformed, Put, Reader};
 use crate::limits::{ADDRESS_BYTES_MAX, CHUNK_BYTES, MEMBERS_MAX, PIECE_EXCESS_MAX};
@@ -10,68 +10,68 @@ use crate::types::{ClusterId, ClusterTime, Index, Membership, NodeId, Position, 
 use bytes::{BufMut, Bytes};
 use std::fmt;
 
-/// How every snapshot begins.
+/// The first bytes of every snapshot.
 pub const MAGIC: [u8; 8] = *b"drave-sn";
-/// The version of all this.
+/// The version of the format.
 pub const FORMAT: u32 = 2;
-/// The fields of a header before the members.
+/// The size of a header's fields before the members, in bytes.
 pub const HEADER_FIELDS: usize = 80;
-/// The longest header.
+/// The largest header in bytes.
 pub const HEADER_MAX: usize = HEADER_FIELDS + 13 + MEMBERS_MAX * (21 + ADDRESS_BYTES_MAX) + 4;
-/// The size of a chunk's header.
+/// The size of a chunk's header in bytes.
 pub const CHUNK_HEADER: usize = 12;
-/// The longest body of a chunk.
+/// The largest body of a chunk in bytes.
 pub const BODY_MAX: usize = CHUNK_BYTES + PIECE_EXCESS_MAX;
-/// The size of the chunk that ends a snapshot, header and all.
+/// The size of the end chunk in bytes, with its header.
 pub const END_CHUNK: usize = CHUNK_HEADER + END_BODY;
 
 const END_BODY: usize = 16;
 
-/// What a snapshot is of.
+/// The header of a snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
     /// The cluster.
     pub cluster: ClusterId,
     /// The node that took it.
     pub node: NodeId,
-    /// It stands for all entries up to here.
+    /// The position of the last entry that the snapshot replaces.
     pub position: Position,
-    /// The index whose configuration `membership` is.
+    /// The index at which `membership` was configured.
     pub configured: Index,
-    /// The cluster's time in the last entry.
+    /// The cluster time of the last entry.
     pub time: ClusterTime,
     /// The digest of the state.
     pub digest: u64,
-    /// How many sessions there are in it.
+    /// How many sessions the snapshot has.
     pub sessions: u64,
     /// The configuration that held at `position`.
     pub membership: Membership,
 }
 
-/// What is wrong with a snapshot, and where.
+/// A flaw of a snapshot, and where it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flaw {
-    /// At which byte.
+    /// The offset in the file.
     pub at: u64,
-    /// What.
+    /// What is wrong.
     pub what: FlawKind,
 }
 
-/// What is wrong.
+/// The kind of a flaw.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FlawKind {
-    /// The checksum is another than the stored one.
+    /// The checksum does not match.
     Checksum {
-        /// As it stands in the file.
+        /// The stored checksum.
         stored: u32,
-        /// As it should be.
+        /// The computed checksum.
         computed: u32,
     },
-    /// It ends too early.
+    /// The file ends too early.
     Cut,
     /// The disk cannot read it.
     Unreadable,
-    /// It cannot be what stands here.
+    /// It is intact, but cannot be valid here.
     Wrong(&'static str),
 }
 
@@ -87,7 +87,7 @@ impl fmt::Display for Flaw {
 }
 
 impl Header {
-    /// As bytes; their last four are their checksum.
+    /// Encodes the header; the last four bytes are its checksum.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
         out.put_slice(&MAGIC);
@@ -107,7 +107,7 @@ impl Header {
         out
     }
 
-    /// How long the header is that begins so; at least its first 16 bytes are needed.
+    /// The size of the header that begins with `start`; needs at least its first 16 bytes.
     pub fn length(start: &[u8]) -> Result<usize, Flaw> {
         let Some(start) = start.first_chunk::<16>() else {
             return Err(Flaw { at: start.len() as u64, what: FlawKind::Cut });
@@ -127,7 +127,7 @@ impl Header {
         }
     }
 
-    /// From the beginning of a file; and where the chunks begin.
+    /// Decodes the header at the beginning of a file; returns also the chain that begins after it.
     pub fn decode(bytes: &Bytes) -> Result<(Header, Chain), Flaw> {
         let length = Header::length(bytes)?;
         if length > bytes.len() {
@@ -159,58 +159,58 @@ impl Header {
     }
 }
 
-/// What a chunk holds.
+/// The kind of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum ChunkKind {
     /// A piece of the sessions.
     Sessions = 1,
-    /// A piece of the machine.
+    /// A piece of the state machine.
     Machine = 2,
-    /// Nothing: the snapshot ends here.
+    /// The end of the snapshot.
     End = 3,
 }
 
-/// A chunk that was found whole.
+/// An intact chunk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Chunk {
-    /// Where it begins in its file.
+    /// Its offset in the file.
     pub at: u64,
-    /// What it holds.
+    /// The kind of its body.
     pub kind: ChunkKind,
-    /// The bytes of that.
+    /// The body.
     pub body: Bytes,
 }
 
-/// How far a snapshot was written or read: each chunk hangs on the one before it.
+/// How far a snapshot was written or read. The checksum of each chunk depends on the chunk before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Chain {
-    /// Where the next chunk begins.
+    /// The offset of the next chunk.
     pub at: u64,
-    /// The checksum of what stands before it.
+    /// The checksum of everything before it.
     pub checksum: u32,
-    /// What the last chunk held.
+    /// The kind of the last chunk.
     kind: ChunkKind,
-    /// How many there were.
+    /// The number of chunks so far.
     pub chunks: u64,
 }
 
 impl Chain {
-    /// Behind a header of that length and checksum.
+    /// The chain after a header of that length and checksum.
     fn new(at: u64, checksum: u32) -> Chain {
         Chain { at, checksum, kind: ChunkKind::Sessions, chunks: 0 }
     }
 
-    /// Behind that header, encoded.
+    /// The chain after that encoded header.
     pub fn behind(header: &[u8]) -> Chain {
         Chain::new(header.len() as u64, word(&header[header.len() - 4..]))
     }
 
-    /// Whether the end has been seen.
+    /// Whether the end chunk was written or read.
     pub fn ended(&self) -> bool {
         self.kind == ChunkKind::End
     }
 
-    /// A chunk as bytes, to be written at `at`.
+    /// Encodes a chunk, to be written at the old `at`, and advances past it.
     pub fn put(&mut self, kind: ChunkKind, body: &[u8]) -> Vec<u8> {
         assert!(body.len() <= BODY_MAX && kind >= self.kind, "sessions, machine, end; a piece is bounded");
         let mut out = Vec::with_capacity(CHUNK_HEADER + body.len());
@@ -224,7 +224,7 @@ impl Chain {
         out
     }
 
-    /// The chunk that ends it: how many chunks there were before it, and how many bytes the file has.
+    /// Encodes the end chunk: the number of chunks before it, and the size of the file.
     pub fn put_end(&mut self) -> Vec<u8> {
         let mut body = [0; END_BODY];
         body[..8].copy_from_slice(&self.chunks.to_le_bytes());
@@ -232,7 +232,7 @@ impl Chain {
         self.put(ChunkKind::End, &body)
     }
 
-    /// How long the body of the next chunk is, of which this is the header.
+    /// The size of the next chunk's body, from the chunk's header.
     pub fn body(&self, header: &[u8; CHUNK_HEADER]) -> Result<usize, Flaw> {
         match word(&header[4..]) as usize {
             length if length <= BODY_MAX => Ok(length),
@@ -240,7 +240,7 @@ impl Chain {
         }
     }
 
-    /// Checks the next chunk, all of which this is, and goes on behind it.
+    /// Checks the next chunk, of which `chunk` is all bytes, and advances past it.
     pub fn follow(&mut self, chunk: &[u8]) -> Result<ChunkKind, Flaw> {
         let wrong = |what| Flaw { at: self.at, what: FlawKind::Wrong(what) };
         let (stored, computed) = (word(chunk), self.sum(&chunk[4..]));
@@ -277,8 +277,8 @@ impl Chain {
     }
 }
 
-/// The chunks of a snapshot, each checked as it comes. What is not as it should be comes once, and
-/// nothing behind it; what comes without a flaw to the end is whole.
+/// Iterates over the chunks of a snapshot and checks each. A flaw is returned once and ends the iteration. An iteration
+/// that ends without a flaw proves that the snapshot is whole.
 #[derive(Clone, Debug)]
 pub struct Chunks {
     file: Bytes,
@@ -287,7 +287,7 @@ pub struct Chunks {
 }
 
 impl Chunks {
-    /// Those of that file from there on.
+    /// The chunks of a file, beginning at the position of `chain`.
     pub fn new(file: Bytes, chain: Chain) -> Chunks {
         Chunks { file, chain, broken: false }
     }
@@ -322,12 +322,12 @@ impl Iterator for Chunks {
     }
 }
 
-/// The name of the snapshot of that position.
+/// The file name of the snapshot at a position.
 pub fn file_name(position: Position) -> String {
     format!("{:016x}-{:016x}.snap", position.index.0, position.term.0)
 }
 
-/// The position of the snapshot of that name, if it is one's.
+/// The position of the snapshot with that file name; `None` if it is no snapshot's name.
 pub fn file_position(name: &str) -> Option<Position> {
     let (index, term) = name.strip_suffix(".snap")?.split_once('-')?;
     let number = |digits: &str| u64::from_str_radix(digits, 16).ok();

@@ -1,4 +1,4 @@
-//! A snapshot being received from another node, which goes on where it stopped, also after a restart.
+//! Receives a snapshot from another node, and resumes an interrupted transfer, also after a restart.
 
 use super::format::{Flaw, FlawKind, file_name};
 use super::report::{ADVICE_INCOMING, Fault, Result, damaged, io};
@@ -9,10 +9,10 @@ use crate::disk::{Disk, DiskFile, Meter};
 use crate::types::{ClusterId, Position};
 use std::io::ErrorKind;
 
-/// What the name of a snapshot ends with while it is received.
+/// The suffix of a snapshot's file name during the transfer.
 pub(super) const PART: &str = ".part";
 
-/// A snapshot being received.
+/// A snapshot that is being received.
 #[derive(Debug)]
 pub struct Incoming<D: Disk> {
     disk: D,
@@ -27,8 +27,8 @@ pub struct Incoming<D: Disk> {
 }
 
 impl<D: Disk> Incoming<D> {
-    /// Begins to receive one, or goes on with what there is of it: as far as that is whole. Room for all of it
-    /// is set aside at once, or there is none, and then nothing of it stays that was not there before.
+    /// Begins a transfer, or resumes one from the intact part of its file. Room for the whole snapshot is reserved at
+    /// once. If there is not enough, an error is returned, and nothing is kept that was not there before.
     pub(super) fn open(disk: D, cluster: ClusterId, position: Position, total: u64) -> Result<Incoming<D>> {
         let name = file_name(position);
         let part = format!("{name}{PART}");
@@ -47,7 +47,7 @@ impl<D: Disk> Incoming<D> {
             let fault = io("reserve", &part)(error);
             match at {
                 0 => disk.remove(&part).map_err(io("remove", &part))?,
-                // To go on from, when there is room.
+                // A later transfer can resume from here, when there is room.
                 _ => file.truncate(at).map_err(io("truncate", &part))?,
             }
             return Err(fault);
@@ -55,28 +55,28 @@ impl<D: Disk> Incoming<D> {
         Ok(Incoming { disk, file, name, part, cluster, position, total, at, synced: 0 })
     }
 
-    /// Which snapshot it is.
+    /// The position of the snapshot.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// How many bytes it will have.
+    /// The size of the whole snapshot in bytes.
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// All before this is there: the sender goes on from here.
+    /// How many bytes were received; the sender continues here.
     pub fn at(&self) -> u64 {
         self.at
     }
 
-    /// Whether all bytes are there, right or wrong.
+    /// Whether all bytes were received, valid or not.
     pub fn is_complete(&self) -> bool {
         self.at >= self.total
     }
 
-    /// Takes in the bytes of the file from `offset` on, and says how far it is now. What was there
-    /// before, what would leave a gap and what is beyond the end is left out.
+    /// Writes bytes of the file from `offset` on, and returns how many bytes are there now. Bytes that were received
+    /// before, that would leave a gap, or that are beyond the end are ignored.
     pub fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<u64> {
         let most = self.total.saturating_sub(offset).min(bytes.len() as u64) as usize;
         let Some(known) = self.at.checked_sub(offset) else { return Ok(self.at) };
@@ -92,8 +92,8 @@ impl<D: Disk> Incoming<D> {
         Ok(self.at)
     }
 
-    /// All is there: verifies the whole, makes it durable and publishes it. Whatever is wrong with it
-    /// removes it.
+    /// To be called when all bytes are there: verifies the whole file, makes it durable and publishes it. A damaged
+    /// file is removed.
     pub fn finish(mut self) -> Result<Snapshot> {
         self.sync()?;
         let snapshot = match self.verified() {
@@ -110,7 +110,7 @@ impl<D: Disk> Incoming<D> {
     }
 
     fn verified(&self) -> Result<Snapshot> {
-        // From the disk: what is acknowledged must be there.
+        // Read from the disk, not from the cache: the file must be there before it is acknowledged.
         self.file.drop_cache().map_err(io("read", &self.part))?;
         let wrong = damaged(&self.part, ADVICE_INCOMING);
         let size = self.file.size().map_err(io("measure", &self.part))?;
@@ -124,11 +124,11 @@ impl<D: Disk> Incoming<D> {
         Ok(Snapshot::new(self.name.clone(), header, bytes, chain))
     }
 
-    /// After a sync that failed the kernel may call pages clean that never reached the disk: what is
-    /// read here later would be believed, so it must go.
+    /// Syncs the file. After a failed sync the kernel may mark pages clean that never reached the disk. A later read
+    /// would accept them, so the file must be removed.
     fn sync(&mut self) -> Result<()> {
         if let Err(error) = self.file.sync_all() {
-            // The node stops for this error; that the file could not be removed is no worse.
+            // The node stops for this error; a failure to remove the file makes it no worse.
             let _gone = self.disk.remove(&self.part);
             return Err(io("sync", &self.part)(error));
         }
@@ -136,18 +136,18 @@ impl<D: Disk> Incoming<D> {
         Ok(())
     }
 
-    /// It will not be received to the end: removes it.
+    /// Aborts the transfer and removes the file.
     pub fn abandon(self) -> Result<()> {
         drop(self.file);
         match self.disk.remove(&self.part) {
-            // Pruned, because something newer was published.
+            // It was pruned, because a newer snapshot was published.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             outcome => outcome.map_err(io("remove", &self.part)),
         }
     }
 }
 
-/// How many bytes of that file are whole: the header, and chunk after chunk.
+/// How many bytes of the file are intact: the header, and chunk after chunk.
 fn whole(file: &impl DiskFile, cluster: ClusterId, position: Position) -> std::io::Result<u64> {
     let mut chain = match read_header(file)? {
         Ok((header, chain)) if header.cluster == cluster && header.position == position => chain,

@@ -1,4 +1,4 @@
-//! Snapshots on a disk: one file each, written once, published by rename, believed only if whole.
+//! Snapshots on a disk: one file each, written once, published by rename, used only if whole.
 
 pub mod format;
 pub mod incoming;

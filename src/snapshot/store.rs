@@ -1,7 +1,7 @@
-//! The directory of snapshots: which there are, the newest that is whole, and what may go.
+//! The directory of snapshots: lists them, finds the newest whole one, and removes old ones.
 //!
-//! A name that ends in `.snap` was given after the file was synced: behind it stands a whole
-//! snapshot, or a disk that has lost what it promised. That is an error, never an empty state.
+//! A file gets its `.snap` name only after it was synced. So a file with such a name is a whole snapshot, or the disk
+//! has lost acknowledged data. That is an error, never an empty state.
 
 use super::format::{Chain, Chunk, ChunkKind, Chunks, Header, file_name, file_position};
 use super::incoming::{Incoming, PART};
@@ -12,12 +12,12 @@ use crate::disk::{Disk, DiskFile, Meter};
 use crate::types::{ClusterId, Mutants, Position};
 use bytes::Bytes;
 
-/// What errors that concern no file in particular name.
+/// The name in errors that concern no single file.
 const DIRECTORY: &str = "snapshots";
-/// What the name of a damaged file ends with.
+/// The suffix of a damaged file's name.
 const DAMAGED: &str = ".damaged";
 
-/// The directory of snapshots. Clones are handles to the same one.
+/// The directory of snapshots. Clones are handles to the same directory.
 #[derive(Clone, Debug)]
 pub struct Store<D> {
     disk: D,
@@ -25,36 +25,36 @@ pub struct Store<D> {
     mutants: Mutants,
 }
 
-/// A snapshot that was verified: its file, mapped.
+/// A verified snapshot, with its mapped file.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     name: String,
     header: Header,
     bytes: Bytes,
-    /// Where its chunks begin.
+    /// The chain at its first chunk.
     chain: Chain,
 }
 
-/// What the directory holds under one name.
+/// A snapshot file in the directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listed {
-    /// The file.
+    /// The file's name.
     pub name: String,
     /// The position in its name.
     pub position: Position,
-    /// How many bytes it has.
+    /// Its size in bytes.
     pub bytes: u64,
 }
 
-/// The newest snapshot that is whole, and what is wrong with newer ones.
+/// The newest whole snapshot, and the faults of newer ones.
 ///
-/// Without a snapshot and without damage there never was one. With damage there was, whatever
-/// `snapshot` says: whether that and the log behind it will do, the caller must find out.
+/// Without a snapshot and without damage there never was a snapshot. With damage there was one, even if `snapshot` is
+/// `None`: the caller must find out whether `snapshot` and the log after it are sufficient.
 #[derive(Debug)]
 pub struct Newest {
-    /// The newest that verifies from its first byte to its last.
+    /// The newest snapshot that verifies from its first byte to its last.
     pub snapshot: Option<Snapshot>,
-    /// Why newer ones are not believed, the newest first.
+    /// The faults of newer snapshots, newest first.
     pub damaged: Vec<Fault>,
 }
 
@@ -63,12 +63,12 @@ impl Snapshot {
         Snapshot { name, header, bytes, chain }
     }
 
-    /// The snapshot in a file outside of any data directory, called `name` in errors, if all of it is whole. `bytes` is
-    /// the file, mapped.
+    /// Reads a snapshot from a file outside of any data directory, called `name` in errors, if it is whole. `bytes` is
+    /// the mapped file.
     ///
     /// # Errors
     ///
-    /// [`Fault::Damaged`], with the first byte that is wrong; [`Fault::Io`].
+    /// [`Fault::Damaged`], with the first wrong byte; [`Fault::Io`].
     pub fn read(name: &str, file: &impl DiskFile, bytes: Bytes, meter: &Meter) -> Result<Snapshot> {
         meter.expect(bytes.len() as u64);
         let read = read_whole(file, meter).map_err(io("read", name))?;
@@ -81,17 +81,17 @@ impl Snapshot {
         &self.name
     }
 
-    /// What it is of.
+    /// Its header.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// The file: what is sent to another node, by offset.
+    /// The bytes of the file, which are sent to another node by offset.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// Its pieces in order, each checked once more as it comes.
+    /// Iterates over its pieces in order, and checks each once more.
     pub fn pieces(&self) -> impl Iterator<Item = Result<Chunk>> + Send + use<> {
         let damaged = damaged(&self.name, ADVICE);
         let chunks = Chunks::new(self.bytes.clone(), self.chain).map(move |chunk| chunk.map_err(&damaged));
@@ -100,8 +100,8 @@ impl Snapshot {
 }
 
 impl<D: Disk> Store<D> {
-    /// That directory, which nobody else writes to. Removes what was left half written, and makes sure
-    /// that the names which are seen are durable: they may be what a killed process left unsynced.
+    /// Opens the directory, which must have no other writer. Removes half-written files, and syncs the names: a killed
+    /// process may have left them unsynced.
     pub fn open(disk: D, cluster: ClusterId) -> Result<Store<D>> {
         let store = Store { disk, cluster, mutants: Mutants::NONE };
         for name in store.names()?.into_iter().filter(|name| name.ends_with(UNFINISHED)) {
@@ -111,7 +111,7 @@ impl<D: Disk> Store<D> {
         Ok(store)
     }
 
-    /// The same, with a rule broken.
+    /// The same store, with rules broken on purpose.
     pub fn breaking(self, mutants: Mutants) -> Store<D> {
         Store { mutants, ..self }
     }
@@ -130,7 +130,7 @@ impl<D: Disk> Store<D> {
         Ok(positions)
     }
 
-    /// What is published, oldest first; not whether it is whole.
+    /// The published snapshots, oldest first, without verification.
     pub fn list(&self) -> Result<Vec<Listed>> {
         let listed = |position| {
             let name = file_name(position);
@@ -141,12 +141,12 @@ impl<D: Disk> Store<D> {
         self.positions()?.into_iter().map(listed).collect()
     }
 
-    /// The snapshot of that position, if it is whole.
+    /// Reads the snapshot at a position, and verifies it.
     pub fn read(&self, position: Position) -> Result<Snapshot> {
         self.verify(position, &Meter::default())
     }
 
-    /// The same, and as far as possible from the disk, whatever the page cache holds.
+    /// Like [`Store::read`], but reads from the disk as far as possible, not from the page cache.
     pub fn reread(&self, position: Position) -> Result<Snapshot> {
         let name = file_name(position);
         self.disk.open(&name).and_then(|file| file.drop_cache()).map_err(io("read", &name))?;
@@ -163,8 +163,8 @@ impl<D: Disk> Store<D> {
         Ok(Snapshot { name, header, bytes, chain })
     }
 
-    /// Sets a damaged file aside, under a name that nobody takes for a snapshot's; returns that name. One is
-    /// kept, for whoever wants to know what the disk did: the file that was set aside before it is removed.
+    /// Renames a damaged file so that it is not taken for a snapshot; returns the new name. Only the latest such file
+    /// is kept, for analysis of the disk: an earlier one is removed first.
     pub fn set_aside(&self, name: &str) -> Result<String> {
         let aside = format!("{}{DAMAGED}", name.strip_suffix(UNFINISHED).unwrap_or(name));
         self.drop_set_aside()?;
@@ -173,14 +173,14 @@ impl<D: Disk> Store<D> {
         Ok(aside)
     }
 
-    /// Removes the file that was set aside, if there is one; returns whether there was.
+    /// Removes a file that was set aside; returns whether there was one.
     pub fn drop_set_aside(&self) -> Result<bool> {
         let aside: Vec<_> = self.names()?.into_iter().filter(|name| name.ends_with(DAMAGED)).collect();
         aside.iter().try_for_each(|name| self.remove(name))?;
         Ok(!aside.is_empty())
     }
 
-    /// The snapshots that were set aside, and are newer than that one.
+    /// The faults of the snapshots that were set aside and are newer than `newest`.
     fn set_aside_since(&self, newest: Option<Position>) -> Result<Vec<Fault>> {
         let position = |name: &String| name.strip_suffix(DAMAGED).and_then(file_position);
         let is_newer =
@@ -190,12 +190,12 @@ impl<D: Disk> Store<D> {
         Ok(self.names()?.into_iter().filter(is_newer).map(fault).collect())
     }
 
-    /// The newest that is whole.
+    /// Finds the newest whole snapshot.
     pub fn newest(&self) -> Result<Newest> {
         self.find_newest(&Meter::default())
     }
 
-    /// The newest that is whole; how far the reading is, is counted there.
+    /// Like [`Store::newest`], and counts the progress in `meter`.
     pub fn find_newest(&self, meter: &Meter) -> Result<Newest> {
         let mut damaged = Vec::new();
         for position in self.positions()?.into_iter().rev() {
@@ -212,14 +212,14 @@ impl<D: Disk> Store<D> {
         Ok(Newest { snapshot: None, damaged })
     }
 
-    /// Begins to take one.
+    /// Begins to write a snapshot.
     pub fn writer(&self, header: &Header) -> Result<Writer<D>> {
         assert_eq!(header.cluster, self.cluster, "a node takes snapshots of its own cluster");
         Writer::create(self.disk.clone(), header, self.mutants)
     }
 
-    /// Begins to receive one of `total` bytes from another node, or goes on receiving it. One is
-    /// received at a time: what there is of others is removed.
+    /// Begins to receive a snapshot of `total` bytes from another node, or resumes it. Only one is received at a time:
+    /// parts of other snapshots are removed.
     pub fn incoming(&self, position: Position, total: u64) -> Result<Incoming<D>> {
         let part = format!("{}{PART}", file_name(position));
         for name in self.names()?.into_iter().filter(|name| name.ends_with(PART) && *name != part) {
@@ -228,7 +228,7 @@ impl<D: Disk> Store<D> {
         Incoming::open(self.disk.clone(), self.cluster, position, total)
     }
 
-    /// How much more room [`Store::incoming`] needs than there is.
+    /// How many bytes of room [`Store::incoming`] lacks.
     pub fn lacks(&self, position: Position, total: u64) -> Result<u64> {
         let part = format!("{}{PART}", file_name(position));
         let free = self.disk.free().map_err(io("look for room beside", &part))?;
@@ -239,21 +239,21 @@ impl<D: Disk> Store<D> {
         Ok(total.saturating_sub(has).saturating_sub(free))
     }
 
-    /// Removes what is older than that snapshot, published or received in part; first makes sure that this
-    /// one is whole. One that is being taken meanwhile stays, and is for the next time. Says what it removed.
+    /// Verifies the snapshot at `keep`, then removes all older ones, published or partly received. A snapshot that is
+    /// being written is not removed. Returns the removed names.
     pub fn prune(&self, keep: Position) -> Result<Vec<String>> {
         self.read(keep)?;
         self.prune_to(keep)
     }
 
-    /// The same, behind a snapshot that was found whole just now.
+    /// Like [`Store::prune`], for a snapshot that has just been verified.
     pub fn prune_behind(&self, keep: &Snapshot) -> Result<Vec<String>> {
         self.prune_to(keep.header.position)
     }
 
     fn prune_to(&self, keep: Position) -> Result<Vec<String>> {
         let mut gone: Vec<_> = self.names()?.into_iter().filter(|name| outdated(name, keep)).collect();
-        // Zeros in front: the older, the earlier. At every moment the newer ones are there.
+        // Names are padded with zeros, so this removes the oldest first, and the newer ones are there at every moment.
         gone.sort_unstable();
         for name in &gone {
             self.remove(name)?;
@@ -263,7 +263,7 @@ impl<D: Disk> Store<D> {
     }
 }
 
-/// Whether that file is of no use to whoever has that snapshot.
+/// Whether a file is of no use beside the snapshot at `keep`.
 fn outdated(name: &str, keep: Position) -> bool {
     let age = |position: Position| (position.index, position.term);
     match name.strip_suffix(PART) {

@@ -1,7 +1,7 @@
-//! A snapshot's file, read back chunk by chunk.
+//! Reads a snapshot's file back, chunk by chunk.
 //!
-//! It is read with `pread` and not through a mapping: a sector that the disk cannot read is a flaw of the
-//! file then, and not the end of the process.
+//! The file is read with `pread` and not through a mapping, so that a sector that the disk cannot read is a flaw of the
+//! file and does not end the process.
 
 use super::format::{CHUNK_HEADER, Chain, Flaw, FlawKind, Header, file_name};
 use crate::disk::unreadable::is_media_error;
@@ -10,10 +10,10 @@ use crate::types::ClusterId;
 use bytes::Bytes;
 use std::io;
 
-/// A file's bytes, its flaw, or an error that says nothing of them.
+/// A value, a flaw of the file, or an I/O error that proves no flaw.
 type Checked<T> = io::Result<Result<T, Flaw>>;
 
-/// How far a file was found whole.
+/// How far a file was verified.
 #[derive(Debug, Default)]
 pub struct Verifier {
     found: Option<(Header, Chain)>,
@@ -21,7 +21,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Reads on, about so many bytes; true when all of the file was found whole.
+    /// Verifies about `bytes` more bytes; returns `true` when the whole file is verified.
     pub fn step(&mut self, file: &impl DiskFile, bytes: u64) -> Checked<bool> {
         let (mut chain, mut read) = match &self.found {
             Some((_, chain)) => (*chain, 0),
@@ -49,13 +49,13 @@ impl Verifier {
         Ok(Ok(chain.ended()))
     }
 
-    /// The header, and how far the chunks behind it were followed.
+    /// The header, and the chain up to which the chunks were verified.
     pub fn found(&self) -> Option<(&Header, &Chain)> {
         self.found.as_ref().map(|(header, chain)| (header, chain))
     }
 }
 
-/// Reads all of a file that should be the snapshot of that name; its header, and where its chunks begin.
+/// Verifies that a file is the snapshot with that name. Returns its header and the chain at its first chunk.
 pub fn read_back(file: &impl DiskFile, name: &str, cluster: ClusterId, meter: &Meter) -> Checked<(Header, Chain)> {
     let begin = match read_header(file)? {
         Ok(begin) => begin,
@@ -71,8 +71,8 @@ pub fn read_back(file: &impl DiskFile, name: &str, cluster: ClusterId, meter: &M
     follow(file, begin, meter)
 }
 
-/// Reads all of a file that should be a snapshot, of whatever cluster and under whatever name; its header, and where its
-/// chunks begin.
+/// Verifies that a file is a snapshot, of any cluster and under any name. Returns its header and the chain at its first
+/// chunk.
 pub fn read_whole(file: &impl DiskFile, meter: &Meter) -> Checked<(Header, Chain)> {
     match read_header(file)? {
         Ok(begin) => follow(file, begin, meter),
@@ -80,7 +80,7 @@ pub fn read_whole(file: &impl DiskFile, meter: &Meter) -> Checked<(Header, Chain
     }
 }
 
-/// Reads all chunks behind a header; returns where it began.
+/// Verifies all chunks after a header; returns `begin`.
 fn follow(file: &impl DiskFile, begin: (Header, Chain), meter: &Meter) -> Checked<(Header, Chain)> {
     let mut verifier = Verifier { found: Some(begin.clone()), chunk: Vec::new() };
     loop {
@@ -93,7 +93,7 @@ fn follow(file: &impl DiskFile, begin: (Header, Chain), meter: &Meter) -> Checke
     }
 }
 
-/// Reads the header of a file, and where its chunks begin.
+/// Reads the header of a file. Returns it and the chain at the first chunk.
 pub fn read_header(file: &impl DiskFile) -> Checked<(Header, Chain)> {
     let mut start = vec![0; 16];
     if let Err(flaw) = read(file, 0, &mut start)? {
@@ -109,7 +109,7 @@ pub fn read_header(file: &impl DiskFile) -> Checked<(Header, Chain)> {
     })
 }
 
-/// Reads the next chunk, and follows it if it is whole.
+/// Reads and checks the next chunk, and advances past it if it is intact.
 pub fn read_chunk(file: &impl DiskFile, chain: &mut Chain, chunk: &mut Vec<u8>) -> Checked<()> {
     let mut start = [0; CHUNK_HEADER];
     if let Err(flaw) = read(file, chain.at, &mut start)? {
@@ -125,7 +125,7 @@ pub fn read_chunk(file: &impl DiskFile, chain: &mut Chain, chunk: &mut Vec<u8>) 
     Ok(chain.follow(chunk).map(drop))
 }
 
-/// Fills the buffer from there.
+/// Reads from offset `at` to fill the buffer.
 fn read(file: &impl DiskFile, at: u64, buffer: &mut [u8]) -> Checked<()> {
     match file.read_at(at, buffer) {
         Ok(read) if read == buffer.len() => Ok(Ok(())),

@@ -1,4 +1,4 @@
-//! A snapshot being taken: piece by piece into a file that has no name anyone believes, until it is whole.
+//! Writes a snapshot, piece by piece, to a file whose name is not a snapshot's until the file is whole.
 
 use super::format::{Chain, ChunkKind, Flaw, FlawKind, Header, file_name};
 use super::report::{ADVICE_WRITTEN, Fault, Result, damaged, io};
@@ -7,10 +7,10 @@ use super::verify::Verifier;
 use crate::disk::{Disk, DiskFile};
 use crate::types::{Mutant, Mutants};
 
-/// It is synced whenever so much was written: what is much in one sync holds up the journal's.
+/// The file is synced after this many bytes: a large sync would delay the journal's syncs.
 pub const SYNC_BYTES: u64 = 1 << 20;
 
-/// A snapshot being taken.
+/// A snapshot that is being written.
 #[derive(Debug)]
 pub struct Writer<D: Disk> {
     disk: D,
@@ -22,20 +22,20 @@ pub struct Writer<D: Disk> {
     /// How far it was read back.
     verifier: Verifier,
     mutants: Mutants,
-    /// A sync found no room: what reached the disk is unknown, and the file is good for nothing.
+    /// A sync found no room: it is unknown which bytes reached the disk, and the file is useless.
     spoilt: bool,
 }
 
-/// What the name of a snapshot ends with until it is found whole.
+/// The suffix of a snapshot's file name until it is verified.
 pub(super) const UNFINISHED: &str = ".tmp";
 
-/// What it is called until it is whole.
+/// The name of a snapshot's file until it is published.
 fn unfinished(name: &str) -> String {
     format!("{name}{UNFINISHED}")
 }
 
 impl<D: Disk> Writer<D> {
-    /// Begins one.
+    /// Creates the file and writes the header.
     pub(super) fn create(disk: D, header: &Header, mutants: Mutants) -> Result<Writer<D>> {
         let name = file_name(header.position);
         let tmp = unfinished(&name);
@@ -45,7 +45,7 @@ impl<D: Disk> Writer<D> {
         let mut file = disk.create(&tmp).map_err(io("create", &tmp))?;
         let encoded = header.encode();
         if let Err(error) = file.write_at(0, &encoded) {
-            // Of no use to anybody; if it stays, the next start removes it.
+            // The file is useless; if it stays, the next start removes it.
             let _gone = disk.remove(&tmp);
             return Err(io("write", &tmp)(error));
         }
@@ -54,8 +54,9 @@ impl<D: Disk> Writer<D> {
         Ok(Writer { disk, file, name, header, chain, synced: 0, verifier, mutants, spoilt: false })
     }
 
-    /// Writes the next piece: all of the sessions, then all of the machine. After [`super::Fault::Full`] the
-    /// same may be put again, when there is room; or [`Writer::abandon`] it.
+    /// Writes the next piece: first all pieces of the sessions, then all of the state machine. After
+    /// [`super::Fault::Full`] the caller may retry the same piece when there is room, or [`Writer::abandon`] the
+    /// snapshot.
     pub fn put(&mut self, kind: ChunkKind, piece: &[u8]) -> Result<()> {
         if piece.is_empty() {
             return Ok(());
@@ -66,7 +67,7 @@ impl<D: Disk> Writer<D> {
         if self.chain.at - self.synced > SYNC_BYTES { self.sync() } else { Ok(()) }
     }
 
-    /// Writes what comes next; then it goes on there.
+    /// Writes the next chunk, and then advances the chain to `behind`.
     fn write(&mut self, chunk: &[u8], behind: Chain) -> Result<()> {
         self.check()?;
         self.file.write_at(self.chain.at, chunk).map_err(io("write", &self.name))?;
@@ -87,12 +88,12 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// How many bytes it has so far.
+    /// How many bytes were written so far.
     pub fn written(&self) -> u64 {
         self.chain.at
     }
 
-    /// All pieces were put: makes it durable, reads it back and publishes it, in one go.
+    /// To be called after the last piece: makes the file durable, reads it back and publishes it, all at once.
     pub fn finish(&mut self) -> Result<Snapshot> {
         self.seal()?;
         loop {
@@ -102,7 +103,8 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    /// All pieces were put: ends it and makes it durable. For want of room it may be asked again.
+    /// To be called after the last piece: writes the end chunk and makes the file durable. May be retried after a lack
+    /// of room.
     pub fn seal(&mut self) -> Result<()> {
         if !self.chain.ended() {
             let mut chain = self.chain;
@@ -110,14 +112,14 @@ impl<D: Disk> Writer<D> {
             self.write(&end, chain)?;
         }
         self.sync()?;
-        // What is read back must come from the disk and not from memory. Behind a sync nothing is dirty.
+        // The file must be read back from the disk and not from memory. After a sync, no page is dirty.
         self.file.drop_cache().map_err(io("read back", &self.name))
     }
 
-    /// Reads back about so many bytes of what was sealed. When all of it is what was written, publishes it.
+    /// Reads back about `bytes` bytes of the sealed file. Publishes the file when all of it matches what was written.
     ///
-    /// The log behind a snapshot is released because of it, so it is believed only when the disk gives it back.
-    /// A file that is not what was written is [`Fault::Damaged`]: it is never published.
+    /// The log before a snapshot is released because of it, so the snapshot is used only when the disk returns it
+    /// unchanged. A file that differs from what was written is [`Fault::Damaged`]: it is never published.
     pub fn verify(&mut self, bytes: u64) -> Result<Option<Snapshot>> {
         if !self.mutants.breaks(Mutant::SkipSnapshotVerify) {
             let damaged = damaged(&self.unfinished(), ADVICE_WRITTEN);
@@ -141,17 +143,17 @@ impl<D: Disk> Writer<D> {
         Ok(Snapshot::new(self.name.clone(), self.header.clone(), bytes, behind))
     }
 
-    /// Whether all of it is written.
+    /// Whether the end chunk is written.
     pub fn is_sealed(&self) -> bool {
         self.chain.ended()
     }
 
-    /// What its file is called as long as it is not published.
+    /// The name of its file until it is published.
     pub fn unfinished(&self) -> String {
         unfinished(&self.name)
     }
 
-    /// It will not be finished: removes it.
+    /// Aborts the snapshot and removes the file.
     pub fn abandon(self) -> Result<()> {
         drop(self.file);
         let tmp = unfinished(&self.name);

@@ -1,4 +1,4 @@
-//! A snapshot comes back as it was, or not at all.
+//! A snapshot is read back unchanged, or not at all.
 
 use super::*;
 use proptest::prelude::*;
@@ -19,7 +19,7 @@ fn header() -> Header {
 
 type Pieces = Vec<(ChunkKind, Vec<u8>)>;
 
-/// The chunks of a file, each as its bytes; the header first and the end last.
+/// The encoded parts of a file: header, chunks, end.
 fn parts(pieces: &Pieces) -> Vec<Vec<u8>> {
     let mut parts = vec![header().encode()];
     let mut chain = Chain::behind(&parts[0]);
