@@ -1,5 +1,5 @@
-//! Between the machine and the files its snapshots stand in: what a start makes of them and of the
-//! journal, how a frozen state is written down, and how one is taken in again.
+//! Connects the state machine with its snapshot files: reconciles snapshot and journal at a start, writes a frozen
+//! state to a snapshot, and restores a state from one.
 
 pub mod restore;
 pub mod start;

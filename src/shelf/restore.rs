@@ -1,5 +1,4 @@
-//! A state, taken in from a snapshot a little at a time: a gigabyte takes a second, and heartbeats do
-//! not wait so long.
+//! Restores a state from a snapshot in small steps: a gigabyte takes a second, too long for heartbeats to wait.
 
 use super::start::base_of;
 use super::trouble::{fault, strange};
@@ -10,7 +9,7 @@ use crate::snapshot::{Chunk, ChunkKind, Header, Snapshot};
 use crate::types::{ClusterId, Index, Membership, NodeId, SnapshotPoint};
 use crate::wal::Result;
 
-/// A state being taken in.
+/// A state that is being restored.
 pub struct Reviving<M> {
     snapshot: Snapshot,
     pieces: Box<dyn Iterator<Item = crate::snapshot::Result<Chunk>> + Send>,
@@ -18,22 +17,22 @@ pub struct Reviving<M> {
 }
 
 impl<M: StateMachine> Reviving<M> {
-    /// Begins, for a machine of that applier's kind; the applier itself is left as it is.
+    /// Begins a restore for a state machine of the same kind as that of `like`, which is not changed.
     pub fn begin(like: &Applier<M>, snapshot: Snapshot) -> Reviving<M> {
         Reviving { pieces: Box::new(snapshot.pieces()), restoring: like.restoring(), snapshot }
     }
 
-    /// The snapshot it comes from.
+    /// The snapshot that is being restored.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
 
-    /// Takes in the next piece; false if there was none left.
+    /// Restores the next piece; returns `false` if there was none left.
     pub fn step(&mut self) -> Result<bool> {
         Ok(self.take()?.is_some())
     }
 
-    /// Takes in the next piece, and says how long it was.
+    /// Restores the next piece and returns its size in bytes.
     fn take(&mut self) -> Result<Option<u64>> {
         let Some(chunk) = self.pieces.next() else { return Ok(None) };
         let Chunk { kind, body, .. } = chunk.map_err(fault)?;
@@ -47,7 +46,8 @@ impl<M: StateMachine> Reviving<M> {
         Ok(Some(bytes))
     }
 
-    /// All pieces were taken in: the applier, as the frozen one was; and the base its log has.
+    /// To be called after the last piece: returns the applier in the frozen state, the snapshot, and the base of the
+    /// log.
     pub fn finish(self) -> Result<(Applier<M>, Snapshot, SnapshotPoint)> {
         let Header { position, time, digest, sessions, .. } = *self.snapshot.header();
         let head = StateHeader { position, time, digest, sessions };
@@ -56,7 +56,7 @@ impl<M: StateMachine> Reviving<M> {
         Ok((applier, self.snapshot, base))
     }
 
-    /// Takes in all of it, one piece after the other; how far it is, is counted there.
+    /// Restores all pieces, and counts the progress in `meter`.
     pub fn all(mut self, meter: &Meter) -> Result<(Applier<M>, Snapshot, SnapshotPoint)> {
         meter.expect(self.snapshot.bytes().len() as u64);
         while let Some(bytes) = self.take()? {
@@ -66,7 +66,7 @@ impl<M: StateMachine> Reviving<M> {
     }
 }
 
-/// The header of a snapshot of a state that was just frozen.
+/// The header for the snapshot of a state that has just been frozen.
 pub fn header(
     cluster: ClusterId,
     node: NodeId,
@@ -78,7 +78,7 @@ pub fn header(
     Header { cluster, node, position, configured, time, digest, sessions, membership }
 }
 
-/// Which kind of chunk a piece is, and its bytes.
+/// The chunk kind of a piece, and its bytes.
 pub fn chunk_of(piece: &Piece) -> (ChunkKind, &[u8]) {
     match piece {
         Piece::Sessions(bytes) => (ChunkKind::Sessions, bytes),

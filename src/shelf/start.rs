@@ -1,4 +1,4 @@
-//! What a start makes of snapshot and journal.
+//! Reconciles snapshot and journal at a start.
 
 use super::trouble::{damaged, fault};
 use crate::disk::Disk;
@@ -6,12 +6,12 @@ use crate::snapshot::{Header, Newest, Snapshot};
 use crate::types::{HardState, Index, Mutant, SnapshotPoint, Term};
 use crate::wal::{Journal, Recovered, Result, View};
 
-/// Brings the newest snapshot and the journal together, and says with which snapshot to begin.
+/// Reconciles the newest snapshot with the journal, and returns the snapshot to start from.
 ///
-/// A log that ends before the snapshot, or holds another entry where it ends, gives way to it: a node
-/// may apply, and freeze, what a quorum holds before its own disk does; and one that was sent a snapshot
-/// may have died before its journal knew. A log that begins behind the snapshot is a fault: what lies
-/// between is lost.
+/// The snapshot replaces a log that ends before it or holds another entry at its position. Both can happen: a node may
+/// apply and freeze entries that a quorum holds before its own disk does, and a node that received a snapshot may have
+/// died before its journal was restarted. A log that begins after the snapshot is a fault: the entries between them are
+/// lost.
 pub fn bring_together<D: Disk>(
     journal: &mut Journal<D>,
     recovered: &mut Recovered,
@@ -33,8 +33,8 @@ pub fn bring_together<D: Disk>(
         recovered
             .notes
             .push(format!("the log ends before the snapshot of {}: it begins anew behind it", base.position));
-        // What was applied, and frozen, may be of a term that this disk had not yet heard of. In it nothing
-        // was promised: promises wait for the disk.
+        // The frozen state may be of a term that this disk had not recorded. Nothing was promised in that term, since
+        // promises wait for the disk.
         let raised = (base.position.term > recovered.hard_state.term).then_some(HardState {
             term: base.position.term,
             vote: None,
@@ -51,13 +51,13 @@ pub fn bring_together<D: Disk>(
     Ok(Some(snapshot))
 }
 
-/// The base of a log that begins behind that snapshot.
+/// The base of a log that begins after that snapshot.
 pub fn base_of(header: &Header) -> SnapshotPoint {
     let Header { position, configured, membership, .. } = header;
     SnapshotPoint { position: *position, configured: *configured, membership: membership.clone() }
 }
 
-/// The term of the entry at an index that is not before the log, if the log goes so far.
+/// The term of the entry at an index that is not before the log, or `None` if the log ends before it.
 fn term_at(recovered: &Recovered, index: Index) -> Option<Term> {
     let begins = recovered.base.position;
     match index.0 - begins.index.0 {

@@ -1,10 +1,10 @@
-//! What is wrong with a snapshot is what is wrong with the node.
+//! Converts the faults of snapshots to faults of the node.
 
 use crate::codec::Malformed;
 use crate::snapshot;
 use crate::wal;
 
-/// A snapshot's fault, as one of the node.
+/// Converts a snapshot's fault to a fault of the node.
 pub fn fault(fault: snapshot::Fault) -> wal::Fault {
     match fault {
         snapshot::Fault::Damaged { file, offset, what, .. } => damaged(&file, offset, &what),
@@ -13,18 +13,18 @@ pub fn fault(fault: snapshot::Fault) -> wal::Fault {
     }
 }
 
-/// The state in that file is not what was written.
+/// The fault of a file whose state differs from what was written.
 pub(super) fn damaged(file: &str, offset: u64, what: &str) -> wal::Fault {
     let lost = "the state that the log no longer tells".to_owned();
     wal::Fault::Corrupt { file: file.to_owned(), offset, what: what.to_owned(), lost, advice: wal::report::ADVICE }
 }
 
-/// Every byte was whole, and yet it is no state of this machine's.
+/// The fault of an intact file that holds no valid state of this state machine.
 pub(super) fn strange(file: &str, malformed: &Malformed) -> wal::Fault {
     damaged(file, 0, &format!("it is whole, and no state of this machine: {malformed}"))
 }
 
-/// What is wrong with the reserve, as a snapshot's fault: it may be lent to one.
+/// Converts a fault of the reserve to a snapshot's fault, since the reserve may be lent to a snapshot.
 pub(super) fn of_reserve(fault: wal::Fault) -> snapshot::Fault {
     match fault {
         wal::Fault::Io { action, file, source } => snapshot::Fault::Io { action, file, source },

@@ -1,7 +1,7 @@
-//! Who reads and writes the files: one job after the other, on whatever thread.
+//! The worker that reads and writes snapshot files: one job after the other, on any thread.
 //!
-//! On a full disk a snapshot is what frees room: it is lent the reserve, if it fits into that, and gives it
-//! back when it is done, or when the log needs it.
+//! On a full disk a snapshot is what frees room. So it borrows the reserve if it fits into that, and returns it when it
+//! is done or when the log needs it.
 
 use super::restore::chunk_of;
 use super::trouble::{fault, of_reserve};
@@ -13,100 +13,100 @@ use crate::wal::{Reserve, Result};
 use bytes::Bytes;
 use std::io::ErrorKind;
 
-/// So much of a snapshot is read back at once.
+/// How many bytes of a snapshot are read back in one job.
 const VERIFY_BYTES: u64 = 1 << 20;
 
-/// What there is to do.
+/// A job for the worker.
 #[derive(Debug)]
 pub enum Job {
-    /// Begin to write a state down.
+    /// Begin to write a snapshot.
     Begin(Header),
-    /// Its next piece.
+    /// Write the next piece of it.
     Piece(Piece),
-    /// There are no more: make it durable.
+    /// Seal it after the last piece, and make it durable.
     Finish,
-    /// Read the next part of it back from the disk; publish it when all of it is what was written.
+    /// Read the next part of it back from the disk; publish it when all of it matches what was written.
     Verify,
-    /// It will not be finished.
+    /// Abort it.
     GiveUp,
-    /// A piece of the file of another node's snapshot.
+    /// Write a piece of another node's snapshot file.
     Receive {
-        /// Who sends it.
+        /// The sender.
         from: NodeId,
-        /// Which snapshot.
+        /// The position of the snapshot.
         snapshot: Position,
-        /// How long its file is.
+        /// The size of the file in bytes.
         total: u64,
-        /// Where the piece begins.
+        /// The offset of the piece.
         offset: u64,
         /// The piece.
         bytes: Bytes,
     },
-    /// A follower received this node's snapshot damaged: read the file again.
+    /// Read a snapshot of this node again, because a follower received it damaged.
     Inspect {
         /// The follower.
         follower: NodeId,
-        /// Which snapshot.
+        /// The position of the snapshot.
         snapshot: Position,
         /// How many times in a row that follower has received one damaged.
         times: u32,
     },
 }
 
-/// What came of it.
+/// The result of a job.
 #[derive(Debug)]
 pub enum JobResult {
-    /// The next piece may come.
+    /// The worker is ready for the next piece.
     Wants,
-    /// All of the state is written; it is to be read back.
+    /// The whole state is written and must be read back.
     Written,
-    /// The snapshot was not what was written when it was read back: it was set aside, and is not used.
+    /// The snapshot differed from what was written when it was read back: it was set aside, and is not used.
     Damaged,
-    /// The state is written down, durably; or there was no room for it, or it was given up.
+    /// The snapshot is published and durable; `None` if there was no room for it, or if it was aborted.
     Taken(Option<Snapshot>),
-    /// Of that node's snapshot this much is here.
+    /// A part of another node's snapshot is here.
     Received {
-        /// Whose.
+        /// The sender.
         from: NodeId,
-        /// Which.
+        /// The position of the snapshot.
         snapshot: Position,
-        /// How many bytes.
+        /// How many bytes of it are here.
         next: u64,
-        /// Whether all of it had come, and it was damaged: then nothing of it is left.
+        /// Whether the whole snapshot was received and was damaged: then no part of it is left.
         damaged: bool,
     },
     /// A snapshot of this node was read again.
     Inspected {
-        /// Which.
+        /// The position of the snapshot.
         snapshot: Position,
-        /// Whether it is whole. If not, it was set aside.
+        /// Whether it is whole. If not, it was set aside, or a newer one has replaced it.
         whole: bool,
     },
-    /// Another node's snapshot is here, whole and durable.
+    /// Another node's snapshot was received, whole and durable.
     Arrived(Snapshot),
-    /// There is no room for another node's snapshot. Nobody is told: it asks again by itself.
+    /// There is no room for another node's snapshot. No response is sent: the sender retries by itself.
     NoRoom,
 }
 
-/// The files of one node's snapshots, being written.
+/// The worker that writes one node's snapshot files.
 pub struct Keeper<D: Disk> {
     store: Store<D>,
     reserve: Reserve<D>,
     writer: Option<Writer<D>>,
     incoming: Option<Incoming<D>>,
-    /// The latest that arrived: what its sender says of it later is old.
+    /// Position and size of the latest received snapshot: later messages from its sender about it are stale.
     arrived: Option<(Position, u64)>,
-    /// Whether it was said that there is no room, since there last was.
+    /// Whether a lack of room was logged since there last was room.
     complained: bool,
 }
 
 impl<D: Disk> Keeper<D> {
-    /// With those files, and nothing to do yet; `reserve` is on the same disk.
+    /// An idle worker for these files; `reserve` is on the same disk.
     pub fn new(store: Store<D>, reserve: Reserve<D>) -> Keeper<D> {
         Keeper { store, reserve, writer: None, incoming: None, arrived: None, complained: false }
     }
 
-    /// Carries out a job. An error is final: the node must stop.
+    /// Runs a job. An error is final: the node must stop.
     pub fn carry_out(&mut self, job: Job) -> Result<JobResult> {
         let outcome = match job {
             Job::Begin(header) => self.with_reserve(|keeper| keeper.begin(&header)),
@@ -138,7 +138,7 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
-    /// The snapshot that was written is damaged: it is not used, and the log behind it is kept.
+    /// Sets the damaged snapshot aside: it is not used, and the log before it is kept.
     fn set_aside(&mut self, damaged: &snapshot::Fault) -> snapshot::Result<JobResult> {
         if let Some(writer) = self.writer.take() {
             let aside = self.store.set_aside(&writer.unfinished())?;
@@ -148,7 +148,7 @@ impl<D: Disk> Keeper<D> {
         Ok(JobResult::Damaged)
     }
 
-    /// Does that, and once more with the reserve if there is no room without.
+    /// Runs a step, and once more with the reserve if there is no room without it.
     fn with_reserve(
         &mut self,
         mut step: impl FnMut(&mut Self) -> snapshot::Result<JobResult>,
@@ -167,14 +167,14 @@ impl<D: Disk> Keeper<D> {
         Ok(lent)
     }
 
-    /// Once: there may be no room for long.
+    /// Logs a lack of room once, since it may last long.
     fn complain(&mut self, file: &str) {
         if !std::mem::replace(&mut self.complained, true) {
             log::warn!("no space left for {file}, not even with the reserve: the log is kept until there is");
         }
     }
 
-    /// What is being taken will not be: its room is free when this returns, and the reserve's.
+    /// Aborts the snapshot that is being written: its room and the loan of the reserve are free when this returns.
     fn give_up(&mut self) -> Result<()> {
         let abandoned = self.writer.take().map_or(Ok(()), Writer::abandon);
         self.reserve.returned();
@@ -189,7 +189,7 @@ impl<D: Disk> Keeper<D> {
     fn put(&mut self, piece: &Piece) -> snapshot::Result<JobResult> {
         let Some(writer) = &mut self.writer else { return Ok(JobResult::Taken(None)) };
         if self.reserve.is_claimed() {
-            // The log comes first: without it nobody votes.
+            // The log has priority: without it the node cannot vote.
             return Ok(JobResult::Taken(None));
         }
         let (kind, bytes) = chunk_of(piece);
@@ -210,7 +210,7 @@ impl<D: Disk> Keeper<D> {
         }
         let Some(snapshot) = writer.verify(VERIFY_BYTES)? else { return Ok(JobResult::Written) };
         self.writer = None;
-        // A leader's that arrived meanwhile is newer: then this one came too late.
+        // If a newer snapshot was received from a leader meanwhile, this one came too late.
         let index = snapshot.header().position.index;
         match self.arrived.filter(|(arrived, _)| arrived.index > index) {
             None => drop(self.store.prune_behind(&snapshot)?),
@@ -222,8 +222,8 @@ impl<D: Disk> Keeper<D> {
         Ok(JobResult::Taken(Some(snapshot)))
     }
 
-    /// Reads a snapshot of this node again, which a follower received damaged: either that file is damaged, or
-    /// what the follower has was damaged on its way, or on the follower's disk.
+    /// Reads a snapshot of this node again that a follower received damaged: either this file is damaged, or the
+    /// follower's copy was damaged in transit or on the follower's disk.
     fn inspect(&mut self, follower: NodeId, position: Position, times: u32) -> snapshot::Result<JobResult> {
         let file = snapshot::format::file_name(position);
         log::warn!("{follower} received snapshot {file} damaged ({times} times in a row): it is read again here");
@@ -243,7 +243,7 @@ impl<D: Disk> Keeper<D> {
                 );
                 false
             }
-            // A newer one has taken its place.
+            // A newer snapshot has replaced it.
             Err(snapshot::Fault::Io { source, .. }) if source.kind() == ErrorKind::NotFound => false,
             Err(wrong) => return Err(wrong),
         };
@@ -265,7 +265,7 @@ impl<D: Disk> Keeper<D> {
                 self.complained = false;
                 Ok(JobResult::Arrived(snapshot))
             }
-            // It was removed. The sender is told, and reads its own file.
+            // The damaged file was removed. The sender is informed, and reads its own file again.
             Err(damaged @ snapshot::Fault::Damaged { .. }) => {
                 self.incoming = None;
                 log::warn!("snapshot {position} that {from} sent is damaged: {damaged}; {from} is told");
@@ -280,12 +280,12 @@ impl<D: Disk> Keeper<D> {
         }
     }
 
-    /// Whether all of a snapshot is written, and it is to be read back.
+    /// Whether a snapshot is completely written and must be read back.
     pub fn is_written(&self) -> bool {
         self.writer.as_ref().is_some_and(Writer::is_sealed)
     }
 
-    /// Begins to receive one, or goes on; in the room of the reserve if it needs that and fits in.
+    /// Begins or resumes a transfer, in the room of the reserve if it needs that and fits into it.
     fn open(&mut self, position: Position, total: u64) -> snapshot::Result<Incoming<D>> {
         let mut lacks = self.store.lacks(position, total)?;
         if lacks > 0 && self.store.drop_set_aside()? {
@@ -299,12 +299,12 @@ impl<D: Disk> Keeper<D> {
             return Err(snapshot::Fault::Full { file });
         }
         let incoming = self.store.incoming(position, total);
-        // It has all the room it will need, or none.
+        // The file has all the room that it will need, or none.
         self.reserve.returned();
         incoming
     }
 
-    /// How much of it is here, or all of it.
+    /// How many bytes of the snapshot are here, or the snapshot if it is complete.
     fn take_in(
         &mut self,
         position: Position,

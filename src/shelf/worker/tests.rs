@@ -1,4 +1,4 @@
-//! Snapshots on a disk that is full, but for the reserve.
+//! Snapshots on a disk that is full except for the reserve.
 
 use super::*;
 use crate::sim::disk::SimDisk;
@@ -36,7 +36,8 @@ fn piece() -> Job {
     Job::Piece(Piece::Machine(Bytes::from(vec![7; PIECE])))
 }
 
-/// Takes one of so many pieces; whether it was taken, and after how many pieces that was clear.
+/// Writes a snapshot of `pieces` pieces. Returns whether it was published, and how many pieces were written before the
+/// result.
 fn take(keeper: &mut Keeper<SimDisk>, index: u64, pieces: usize) -> (bool, usize) {
     let mut jobs = std::iter::once(Job::Begin(header(index))).chain((0..pieces).map(|_| piece()));
     let mut done = 0;
@@ -57,7 +58,7 @@ fn receive(keeper: &mut Keeper<SimDisk>, index: u64, total: usize, offset: usize
     keeper.carry_out(Job::Receive { from: LEADER, snapshot, total, offset, bytes }).unwrap()
 }
 
-/// A snapshot's file, as a leader would send it.
+/// The file of a snapshot, as a leader would send it.
 fn file(index: u64, pieces: usize) -> Bytes {
     let store = Store::open(SimDisk::new(), CLUSTER).unwrap();
     let mut writer = store.writer(&header(index)).unwrap();
@@ -105,12 +106,12 @@ fn one_is_received_in_the_room_of_the_reserve_or_not_begun() {
     let (large, small) = (file(3, 20), file(4, 6));
     assert!(matches!(receive(&mut keeper, 3, large.len(), 0, &large[..PIECE]), JobResult::NoRoom));
     assert_eq!((reserve.there().unwrap(), disk.list().unwrap().len()), (RESERVE, 0), "nothing was begun");
-    // What a peer says is no reason to stop.
+    // A peer's claim is no reason to stop.
     assert!(matches!(receive(&mut keeper, 3, usize::MAX, 0, b"?"), JobResult::NoRoom));
     let half = small.len() / 2;
     assert!(matches!(receive(&mut keeper, 4, small.len(), 0, &small[..half]), JobResult::Received { .. }));
     assert_eq!(reserve.there().unwrap(), 0);
-    // Nobody takes the room that is set aside for the rest.
+    // The room that is reserved for the rest stays reserved.
     let full = disk.used();
     disk.set_capacity(Some(full));
     assert!(matches!(receive(&mut keeper, 4, small.len(), half, &small[half..]), JobResult::Arrived(_)));
@@ -132,7 +133,7 @@ fn what_was_received_before_a_restart_is_gone_on_from_with_no_more_room() {
     assert!(matches!(receive(&mut second, 4, small.len(), next, &small[next..]), JobResult::Arrived(_)));
 }
 
-/// Takes one of a single piece; `harm` is done to its file before it is read back.
+/// Writes a snapshot of one piece; `harm` damages its file before it is read back.
 fn take_harmed(keeper: &mut Keeper<SimDisk>, index: u64, harm: impl FnOnce(&str)) -> JobResult {
     for job in [Job::Begin(header(index)), piece(), Job::Finish] {
         keeper.carry_out(job).unwrap();
