@@ -1,4 +1,4 @@
-//! Who waits for a change of members, or for another to lead.
+//! Callers that wait for a membership change or a leadership transfer.
 
 use super::event::Caller;
 use crate::api::{Refusal, Reply};
@@ -7,10 +7,10 @@ use crate::types::{NodeId, Position, Term, Time};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// A leader without room looks this often for one that has some.
+/// How often a leader without disk room looks for a transfer target that has some.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Callers that wait for the membership to be as they asked, or for the leadership to be another's.
+/// Callers that wait for a membership change to complete, or for another node to lead.
 #[derive(Clone, Debug, Default)]
 pub struct AdminWaiters {
     changes: Vec<PendingChange>,
@@ -18,27 +18,27 @@ pub struct AdminWaiters {
     look_at: Time,
 }
 
-/// A change that is on its way.
+/// A membership change that is not yet complete.
 #[derive(Clone, Debug)]
 struct PendingChange {
     from: Caller,
     id: u64,
-    /// Where it was put.
+    /// The position of its entry.
     position: Position,
-    /// Whom it is to make a voter, and who is to be none any more.
+    /// The nodes that it makes voters, and the nodes that cease to be voters.
     entering: BTreeSet<NodeId>,
     leaving: BTreeSet<NodeId>,
 }
 
 impl PendingChange {
-    /// Whether those are the voters it was to lead to.
+    /// Whether `voters` are the voters that the change leads to.
     fn is_done(&self, voters: &BTreeSet<NodeId>) -> bool {
         self.entering.is_subset(voters) && self.leaving.is_disjoint(voters)
     }
 }
 
 impl AdminWaiters {
-    /// A change has its place in the log; the configuration it brought is in force.
+    /// Adds a change that was appended at `position`; its configuration is in force.
     pub fn began(&mut self, raft: &Raft, from: Caller, id: u64, position: Position) {
         let now = raft.membership();
         let leaving = now.outgoing.difference(&now.voters).copied().collect();
@@ -46,28 +46,28 @@ impl AdminWaiters {
         self.changes.push(PendingChange { from, id, position, entering, leaving });
     }
 
-    /// The leadership is on its way to that node.
+    /// Adds a leadership transfer to the node `to`.
     pub fn hands_over(&mut self, from: Caller, id: u64, to: NodeId) {
         self.transfers.push((from, id, to));
     }
 
-    /// How many wait.
+    /// Number of waiting callers.
     pub fn len(&self) -> usize {
         self.changes.len() + self.transfers.len()
     }
 
-    /// Whether nobody waits.
+    /// Whether no caller waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Nobody waits for that caller's answers any more.
+    /// Drops all requests of a caller that is gone.
     pub fn forget(&mut self, caller: Caller) {
         self.changes.retain(|pending| pending.from != caller);
         self.transfers.retain(|(from, ..)| *from != caller);
     }
 
-    /// Whether to look now for somebody whose disk has room.
+    /// Whether to look now for a transfer target whose disk has room. At most once per `LOOK_EVERY`.
     pub fn looks_for_room(&mut self, now: Time) -> bool {
         let due = now >= self.look_at;
         if due {
@@ -76,20 +76,20 @@ impl AdminWaiters {
         due
     }
 
-    /// Answers whoever need not wait any longer. `led` is the term this node led when they asked.
+    /// Answers the requests that are complete or have failed. `led` is the term this node leads.
     pub fn settle(&mut self, raft: &Raft, led: Option<Term>, out: &mut Vec<(Caller, u64, Reply)>) {
         let (since, commit) = (raft.configured(), raft.log().commit());
         let settled = !raft.membership().is_joint() && since <= commit;
         self.changes.retain(|pending| {
             let leads = led == Some(pending.position.term);
-            // Also when it has cost us the lead, as it does a leader that was removed.
+            // This holds even when the change has cost this node the leadership, as it does a leader that is removed.
             let ours = leads || (pending.position.index <= commit && raft.log().holds(pending.position));
             let reply = match settled && since >= pending.position.index {
                 true if ours && pending.is_done(&raft.membership().voters) => {
                     let term = raft.log().term(since).unwrap_or(pending.position.term);
                     Reply::Changed { position: Position::new(since, term) }
                 }
-                // Whoever leads next goes on with it, or does not know of it.
+                // The next leader completes the change, or does not know of it.
                 _ if !leads => Reply::Unknown,
                 true => Reply::Refused(taken_back(raft)),
                 false => return true,

@@ -1,5 +1,4 @@
-//! When the state takes the log's place: which snapshot there is, when the next is due, and how much
-//! of the log may go.
+//! Log compaction: which snapshot is the newest, when the next one is due, and how much of the log may be discarded.
 
 use super::event::{Caller, DurableSnapshot};
 use super::options::Options;
@@ -7,39 +6,40 @@ use crate::consensus::log::Log;
 use crate::types::{Index, Mutant, Position, Time};
 use std::time::Duration;
 
-/// How often the time doubles after which one is tried again that did not fit: from 5 s to 5 min.
+/// How often the delay before the next attempt doubles after a failed snapshot: from 5 s to 5 min.
 const REST_DOUBLES: u32 = 6;
 
-/// The snapshots of this node, as far as the log is concerned.
+/// This node's snapshots, as they concern the log.
 ///
 /// Invariant: `compacted ≤ snapshot ≤ applied`.
 #[derive(Clone, Debug)]
 pub struct CompactionPolicy {
-    /// The newest that is durable.
+    /// The newest durable snapshot.
     kept: Option<DurableSnapshot>,
-    /// Whether its file was found damaged since: it is sent to nobody, and another is taken.
+    /// Whether its file was found damaged since: it is no longer sent, and another snapshot is due.
     damaged: bool,
-    /// When it was taken, or when we began.
+    /// When it was taken, or when this node started.
     since: Time,
-    /// Whether one is being taken.
+    /// Whether a snapshot is being taken.
     taking: bool,
-    /// Not before then: the last one did not fit the disk.
+    /// No snapshot is due before this time: the last one did not fit the disk.
     rest: Time,
-    /// How many in a row did not.
+    /// How many snapshots in a row did not fit.
     misfits: u32,
-    /// How many in a row were damaged when they were read back; and until when no other is taken because of it.
+    /// How many snapshots in a row were damaged when they were read back, and the time before which none is due because
+    /// of it.
     spoilt: u32,
     spoilt_until: Time,
-    /// Who asked for one, and waits; and for one of how much.
+    /// Callers that requested a snapshot and wait for it, each with the index that it must hold.
     asked: Vec<(Caller, u64, Index)>,
-    /// Whether the log may have more to let go of.
+    /// Whether more of the log may be compacted.
     unreleased: bool,
-    /// The how manieth this node is, of so many voters.
+    /// This node's ordinal among the voters, and the number of voters.
     turn: (u64, u64),
 }
 
 impl CompactionPolicy {
-    /// With what was found at the start.
+    /// Creates the policy with the snapshot found at the start, if any.
     pub fn new(now: Time, kept: Option<DurableSnapshot>) -> CompactionPolicy {
         CompactionPolicy {
             kept,
@@ -56,77 +56,77 @@ impl CompactionPolicy {
         }
     }
 
-    /// The newest snapshot that is durable.
+    /// The newest durable snapshot.
     pub fn kept(&self) -> Option<&DurableSnapshot> {
         self.kept.as_ref()
     }
 
-    /// The newest that is durable, if its file may be sent.
+    /// The newest durable snapshot, if its file may be sent.
     pub fn sendable(&self) -> Option<&DurableSnapshot> {
         self.kept.as_ref().filter(|_| !self.damaged)
     }
 
-    /// The file of that snapshot is damaged, or gone: another is to be taken.
+    /// Records that the file of `snapshot` is damaged or missing: another snapshot is due.
     pub fn discard(&mut self, snapshot: Position) {
         self.damaged |= self.kept.as_ref().is_some_and(|kept| kept.position == snapshot);
     }
 
-    /// Everything up to here is in a durable snapshot.
+    /// The last index that a durable snapshot holds.
     pub fn upto(&self) -> Index {
         self.kept.as_ref().map_or(Index::ZERO, |kept| kept.position.index)
     }
 
-    /// How long ago the newest was taken or received; or was found, at the start. Zero if there is none.
+    /// The time since the newest snapshot was taken or received, or was found at the start. Zero if there is none.
     pub fn age(&self, now: Time) -> Duration {
         self.kept.as_ref().map_or(Duration::ZERO, |_| now.since(self.since))
     }
 
-    /// Somebody wants one of all that is applied by now: one that is being taken may hold less.
+    /// Adds a caller that waits for a snapshot of everything applied by now: one that is being taken may hold less.
     pub fn ask(&mut self, from: Caller, id: u64, applied: Index) {
         self.asked.push((from, id, applied));
     }
 
-    /// Whether one is being taken.
+    /// Whether a snapshot is being taken.
     pub fn is_taking(&self) -> bool {
         self.taking
     }
 
-    /// Who waited for what the newest holds.
+    /// Removes and returns the callers that the newest snapshot satisfies.
     pub fn served(&mut self) -> Vec<(Caller, u64)> {
         let upto = self.upto();
         self.asked.extract_if(.., |(.., wanted)| *wanted <= upto).map(|(from, id, _)| (from, id)).collect()
     }
 
-    /// Who waited, when none can be taken.
+    /// Removes and returns all waiting callers, because no snapshot can be taken.
     pub fn disappointed(&mut self) -> Vec<(Caller, u64)> {
         self.asked.drain(..).map(|(from, id, _)| (from, id)).collect()
     }
 
-    /// Nobody waits for that caller's answers any more.
+    /// Drops all requests of a caller that is gone.
     pub fn forget(&mut self, caller: Caller) {
         self.asked.retain(|(from, ..)| *from != caller);
     }
 
-    /// Whether the last one that was begun did not fit the disk.
+    /// Whether the last attempted snapshot did not fit the disk.
     pub fn lacks_room(&self) -> bool {
         self.misfits > 0
     }
 
-    /// There is room: one that did not fit may now.
+    /// Records that the disk has room: the next attempt need not wait.
     pub fn room(&mut self) {
         (self.rest, self.misfits) = (Time::ZERO, 0);
     }
 
-    /// This node is the nth, from 0 on, of so many voters. All logs grow alike; who comes later takes one
-    /// somewhat sooner, so that a majority has its disks to itself while one writes.
+    /// Sets this node's ordinal `nth`, from 0, among `of` voters. All logs grow alike; a later ordinal takes its
+    /// snapshot somewhat sooner, so that a majority has its disks to itself while one node writes.
     pub fn takes_turn(&mut self, nth: u64, of: u64) {
         self.turn = (nth, of.max(1));
     }
 
-    /// Whether to take one now: somebody asks; or the log has grown, by so much at least and by as much
-    /// as the state is (else most of what is written would be snapshots); or there is too little room
-    /// (`low`), and one would free some; or the last one is old. Never of what the last one holds already, unless
-    /// its file is damaged.
+    /// Whether to take a snapshot now. It is due when a caller waits for one; when the log has grown by the configured
+    /// size and by the size of the state (otherwise most of the bytes written would be snapshots); when there is too
+    /// little room (`low`) and a snapshot would free some; or when the last one is old. It is not due when the last one
+    /// already holds everything applied, unless its file is damaged.
     pub fn is_due(&self, now: Time, log: &Log, applied: Index, low: bool, options: &Options) -> bool {
         if self.taking || now < self.spoilt_until {
             return false;
@@ -152,7 +152,7 @@ impl CompactionPolicy {
         now >= self.rest && (large || now.since(self.since) >= options.snapshot_max_age)
     }
 
-    /// When one is due by age, if anything was applied since the last.
+    /// When a snapshot is next due by age, if any entry was applied since the last one.
     pub fn deadline(&self, applied: Index, options: &Options) -> Time {
         let by_count = options.mutants.breaks(Mutant::SnapshotByCount);
         if self.taking || applied == Index::ZERO {
@@ -170,12 +170,12 @@ impl CompactionPolicy {
         self.rest.max(self.since + options.snapshot_max_age).max(self.spoilt_until)
     }
 
-    /// One is being taken.
+    /// Records that a snapshot is being taken.
     pub fn begin(&mut self) {
         self.taking = true;
     }
 
-    /// It is durable; or it was given up, for want of room.
+    /// Records the snapshot that was taken, or (`None`) that there was no room for it.
     pub fn taken(&mut self, now: Time, kept: Option<DurableSnapshot>, options: &Options) {
         self.taking = false;
         match kept {
@@ -184,21 +184,22 @@ impl CompactionPolicy {
                 self.adopt(now, kept);
             }
             None => {
-                // Each time the disk is filled for nothing: less and less often.
+                // Each failed attempt fills the disk for nothing: attempts become less and less frequent.
                 self.rest = now + options.snapshot_again * (1 << self.misfits.min(REST_DOUBLES));
                 self.misfits += 1;
             }
         }
     }
 
-    /// It was damaged when it was read back: what asks for one waits, and it is tried again after a while.
+    /// Records that the snapshot was damaged when it was read back: callers keep waiting, and another attempt follows
+    /// after a delay.
     pub fn taken_damaged(&mut self, now: Time, options: &Options) {
         self.taking = false;
         self.spoilt_until = now + options.snapshot_again * (1 << self.spoilt.min(REST_DOUBLES));
         self.spoilt += 1;
     }
 
-    /// That one is durable, whoever took it.
+    /// Records a durable snapshot, taken here or received.
     pub fn adopt(&mut self, now: Time, kept: DurableSnapshot) {
         let upto = self.upto();
         if kept.position.index > upto || (self.damaged && kept.position.index == upto) {
@@ -209,14 +210,14 @@ impl CompactionPolicy {
         }
     }
 
-    /// Look again whether the log may let go of something.
+    /// Checks again at the next turn whether the log may be compacted.
     pub fn look_again(&mut self) {
         self.unreleased = true;
     }
 
-    /// How far the log may be let go of, if that is news. Some is kept behind the snapshot, for followers
-    /// that are a little behind; and all that one will need that is being sent an older snapshot
-    /// (`shipped`), unless that is too much.
+    /// The index up to which the log may be compacted, if it has advanced. The log keeps some entries behind the
+    /// snapshot, for followers that lag a little, and all entries that a follower needs after an older snapshot that is
+    /// being sent to it (`shipped`), unless these are too many bytes.
     pub fn release(&mut self, log: &Log, applied: Index, shipped: Option<Index>, options: &Options) -> Option<Index> {
         let early = self.may_break(log, applied, options);
         if (!std::mem::take(&mut self.unreleased) && early.is_none()) || options.mutants.breaks(Mutant::ReleaseNothing)
@@ -231,14 +232,14 @@ impl CompactionPolicy {
             limit = limit.min(shipped);
         }
         if limit < self.upto() {
-            // What holds it back will pass.
+            // The limit is temporary.
             self.unreleased = true;
         }
         let upto = log.within(limit, options.trailing_bytes);
         (upto > log.base().index).then_some(upto)
     }
 
-    /// How far a log that is let go of too early goes, if that rule is broken.
+    /// The index up to which the log is compacted too early, if a mutant breaks that rule.
     fn may_break(&self, log: &Log, applied: Index, options: &Options) -> Option<Index> {
         let breaks = |mutant| options.mutants.breaks(mutant);
         match self.upto() {
@@ -256,8 +257,8 @@ mod tests {
     use crate::types::Term;
     use bytes::Bytes;
 
-    /// A log of so many entries of a hundred bytes, all of them durable and committed; and what is kept
-    /// of a snapshot of the first `snapshot`.
+    /// A log of that many entries of a hundred bytes, all durable and committed, and a snapshot of the first `snapshot`
+    /// entries.
     fn log(entries: u64, snapshot: u64) -> (Log, CompactionPolicy) {
         let mut log = Log::new(Position::ZERO);
         grow(&mut log, entries);
@@ -277,11 +278,11 @@ mod tests {
         let (mut log, mut keeping) = log(50, 40);
         let release =
             |keeping: &mut CompactionPolicy, log: &Log| keeping.release(log, log.commit(), Some(Index(10)), &options);
-        // It is sent an older snapshot, of the first ten.
+        // The follower is being sent an older snapshot, of the first ten entries.
         assert_eq!(release(&mut keeping, &log), Some(Index(10)));
         log.compact(Index(10));
         grow(&mut log, 50);
-        // Ninety entries behind its snapshot: as much as may be.
+        // Ninety entries behind its snapshot: exactly the limit.
         assert_eq!(release(&mut keeping, &log), None);
         grow(&mut log, 1);
         assert_eq!(release(&mut keeping, &log), Some(Index(40)), "one too many, and it is let go of");

@@ -1,4 +1,4 @@
-//! Everything that can happen to a node, and everything it can want.
+//! The events that a node handles, and the actions that it requests.
 
 use crate::api::{Reply, Request};
 use crate::apply;
@@ -11,196 +11,196 @@ use bytes::Bytes;
 /// A snapshot that is durable on this node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DurableSnapshot {
-    /// The position it stands for.
+    /// The position of the last entry that it holds.
     pub position: Position,
-    /// Its file, mapped.
+    /// Its file, memory-mapped.
     pub bytes: Bytes,
 }
 
-/// Who asks.
+/// The sender of a request.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Caller {
-    /// A client's connection; the driver's own number for it, never used twice.
+    /// A client connection, by the driver's number, which is never reused.
     Client(u64),
-    /// Another node, passing on what it was asked.
+    /// Another node, which forwards a client's request.
     Peer(NodeId),
 }
 
 /// Everything that can happen to a node.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A peer says something.
+    /// A peer sent a message.
     Peer(Envelope),
-    /// The link on which that peer speaks to us, or we to it, broke: what was on its way may be lost.
+    /// The link from or to that peer broke: messages in flight may be lost.
     PeerLost(NodeId),
-    /// That peer came with that disk, over a connection of its own or ours.
+    /// A handshake, opened by either side, named the disk id of a peer.
     Met {
-        /// Who.
+        /// The peer.
         peer: NodeId,
-        /// Its disk.
+        /// Its disk id.
         disk: DiskId,
     },
-    /// A peer that means this node, by its id and address, holds another log than this node, or this one holds none.
+    /// A peer that knows this node by its id and address holds another log than this node, or this node holds none.
     OtherLog {
-        /// Who.
+        /// The peer.
         peer: NodeId,
-        /// Which.
+        /// Its log.
         log: LogId,
     },
-    /// The process is to end: another should lead.
+    /// The process is about to stop: leadership should be transferred.
     Leaving,
-    /// A caller asks for something. Each (caller, id) is answered once, unless the caller goes.
+    /// A caller sent a request. Each (caller, id) is answered once, unless the caller disconnects.
     Request {
-        /// Who.
+        /// The caller.
         from: Caller,
-        /// Its number for it; ids of one caller are distinct while unanswered.
+        /// The caller's id for it; ids of one caller are distinct while unanswered.
         id: u64,
-        /// Whether to pass it on to the leader rather than name the leader. One hop at most.
+        /// Whether to forward it to the leader rather than name the leader. One hop at most.
         forward: bool,
-        /// What.
+        /// The request itself.
         request: Request,
     },
-    /// A peer answers what we passed on to it.
+    /// A peer answered a request that this node forwarded.
     Answered {
-        /// Who.
+        /// The peer.
         from: NodeId,
-        /// Our number for it.
+        /// This node's id for the request.
         id: u64,
-        /// Its answer.
+        /// The answer.
         reply: Reply,
     },
-    /// What we passed on to a peer never left: nothing has happened.
+    /// A request forwarded to a peer never left this node: it had no effect.
     NotSent {
-        /// To whom.
+        /// The peer.
         to: NodeId,
-        /// Our number for it.
+        /// This node's id for the request.
         id: u64,
     },
-    /// That peer speaks to us over a new connection: answers given on the one before may be lost.
+    /// That peer opened a new connection to this node: answers sent on the previous one may be lost.
     AnswersLost(NodeId),
-    /// A caller's connection is gone: nobody waits for its answers.
+    /// A caller disconnected: its answers are dropped.
     CallerGone(Caller),
-    /// The journal made something durable.
+    /// The journal made writes durable.
     Journal(wal::Report),
     /// The disk has too little room, or enough again.
     Space {
-        /// Whether it has too little.
+        /// Whether there is too little room.
         low: bool,
     },
-    /// The applier has applied what [`Action::Apply`] gave it.
+    /// The applier has applied the entries of [`Action::Apply`].
     Applied(apply::Report),
-    /// [`Action::Take`] is done; with nothing, if there was no room for it.
+    /// [`Action::Take`] is complete. `None` if there was no room for the snapshot.
     Taken(Option<DurableSnapshot>),
-    /// The snapshot of [`Action::Take`] was damaged when it was read back: it is not used.
+    /// The snapshot of [`Action::Take`] was damaged when it was read back: it is discarded.
     TakenDamaged,
-    /// [`Action::Inspect`] is done.
+    /// [`Action::Inspect`] is complete.
     Inspected {
-        /// Which snapshot.
+        /// The snapshot.
         snapshot: Position,
-        /// Whether the file is whole.
+        /// Whether the file is undamaged.
         whole: bool,
     },
-    /// A leader's snapshot is here up to there, in a file.
+    /// A chunk of the leader's snapshot was written to a file.
     Received {
-        /// Whose.
+        /// The leader.
         from: NodeId,
-        /// Which.
+        /// The snapshot.
         snapshot: Position,
-        /// How many bytes of it.
+        /// How many bytes of it are received.
         next: u64,
-        /// Whether all of it had come, and it was damaged.
+        /// Whether it was complete, and damaged.
         damaged: bool,
     },
-    /// A leader's snapshot is here, durable, and the machine has become what it holds.
+    /// A leader's snapshot is complete and durable, and the machine is restored from it.
     Restored {
-        /// The file.
+        /// The snapshot.
         kept: DurableSnapshot,
-        /// The position it stands for, and the members there.
+        /// The position of its last entry, and the members there.
         base: SnapshotPoint,
-        /// The cluster's clock there.
+        /// The cluster time there.
         time: ClusterTime,
-        /// What the machine is now.
+        /// The applier's report after the restore.
         report: apply::Report,
     },
-    /// The applier answers [`Action::Query`].
+    /// The applier answered [`Action::Query`].
     Queried {
-        /// The number of the query.
+        /// The ticket of the query.
         ticket: u64,
-        /// Everything up to here had been applied.
+        /// The last index applied before the query.
         applied: Index,
         /// The machine's answer.
         answer: Bytes,
     },
 }
 
-/// Everything a node can want. All of it may be done at once and in any order, but that writes,
-/// and what is given to the applier, keep theirs.
+/// Everything that a node requests of its driver. Actions may run concurrently and in any order, except that writes
+/// keep their order, and so does everything submitted to the applier.
 #[derive(Debug)]
 pub enum Action {
-    /// Say this to a peer. May be lost.
+    /// Send this message to a peer. It may be lost.
     Send(Envelope),
-    /// Pass a caller's request on to a peer, which answers with [`Event::Answered`]. May be lost, and
-    /// then [`Event::NotSent`], [`Event::AnswersLost`] or [`Event::PeerLost`] says so.
+    /// Forward a caller's request to a peer, which answers with [`Event::Answered`]. If it is lost, [`Event::NotSent`],
+    /// [`Event::AnswersLost`] or [`Event::PeerLost`] follows.
     Forward {
-        /// The leader, as far as we know.
+        /// The leader, as far as this node knows.
         to: NodeId,
-        /// Our number for it.
+        /// This node's id for the request.
         id: u64,
-        /// What was asked.
+        /// The request.
         request: Request,
     },
     /// Answer a caller.
     Reply {
-        /// Who asked.
+        /// The caller.
         to: Caller,
-        /// Its number for it.
+        /// The caller's id for the request.
         id: u64,
         /// The answer.
         reply: Reply,
     },
-    /// Write this; [`Event::Journal`] says when it is durable.
+    /// Write this to the journal; [`Event::Journal`] follows when it is durable.
     Write(Write),
-    /// Apply these committed entries, in order; [`Event::Applied`] says what came of it.
+    /// Apply these committed entries, in order; [`Event::Applied`] reports the outcomes.
     Apply(Vec<Entry>),
-    /// Freeze the machine as it is, and write that down: [`Event::Taken`] says when it is durable. Nothing
-    /// is being applied: what was given to the machine before is applied, and what comes with this, not yet.
+    /// Freeze the machine and write a snapshot of it; [`Event::Taken`] follows when it is durable. No batch is being
+    /// applied: all entries submitted before are applied, and entries submitted in the same turn are not yet.
     Take {
-        /// Since which index the membership holds.
+        /// The index since which the membership holds.
         configured: Index,
-        /// The membership as of what was applied.
+        /// The membership as of the applied index.
         membership: Membership,
     },
-    /// A piece of a snapshot that a leader sends: [`Event::Received`] says how far it is, and
-    /// [`Event::Restored`] when all of it is here and in the machine.
+    /// Store a chunk of a leader's snapshot. [`Event::Received`] reports the progress, and [`Event::Restored`] that the
+    /// snapshot is complete and the machine restored from it.
     Receive {
-        /// Who sends it.
+        /// The leader.
         from: NodeId,
-        /// The piece.
+        /// The chunk.
         chunk: SnapshotChunk,
     },
-    /// A follower received this node's snapshot damaged: read the file again, and say what is wrong with it;
-    /// [`Event::Inspected`] brings the answer.
+    /// Read the file of a snapshot again, because a follower received it damaged, and report the damage;
+    /// [`Event::Inspected`] follows.
     Inspect {
         /// The follower.
         follower: NodeId,
-        /// Which snapshot.
+        /// The snapshot.
         snapshot: Position,
-        /// How many times in a row that follower has received one damaged.
+        /// How many damaged snapshots in a row that follower has received.
         times: u32,
     },
-    /// The journal may let go of everything up to there.
+    /// The journal may discard everything up to this position.
     Release(Position),
-    /// Ask the machine, after everything given to it before; [`Event::Queried`] brings the answer.
+    /// Query the machine, after everything submitted before; [`Event::Queried`] brings the answer.
     Query {
-        /// Our number for it.
+        /// This node's ticket for it.
         ticket: u64,
-        /// What is asked.
+        /// The query.
         query: Bytes,
-        /// What this node knows of the cluster's clock.
+        /// The cluster time, as far as this node knows.
         time: ClusterTime,
     },
-    /// Tell the operator.
+    /// Report this to the operator.
     Note(Note),
-    /// Stop the process: going on could break a promise.
+    /// Stop the process: going on could break a guarantee.
     Stop(wal::Fault),
 }

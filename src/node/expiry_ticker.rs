@@ -1,41 +1,41 @@
-//! When a leader lets time pass by itself: an entry that bears nothing else, for what is to end.
+//! Proposes entries that carry nothing but the time, so that keys expire while no other entry is appended.
 
 use crate::api::Op;
 use crate::consensus::Raft;
 use crate::types::{ClusterTime, Index, Position, Time};
 use std::time::Duration;
 
-/// If the entry is not taken now, it is tried again after this long.
+/// The delay before the next attempt if the proposal is rejected.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// While something is to end, the log is told the time at least so often. The time that has passed since the last entry
-/// is known to those that run alone: if all of them stop, it is lost, and what was to end lives longer by that.
+/// While a key has a deadline, an entry carries the time into the log at least this often. The time since the last
+/// entry is known only to running nodes: if all of them stop, it is lost, and keys live longer by that much.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
-/// A leader's own entries, one at a time.
+/// A leader's own time entries, at most one at a time.
 #[derive(Clone, Debug)]
 pub struct ExpiryTicker {
     /// The last one, until it is applied.
     outstanding: Option<Position>,
-    /// When to look again.
+    /// When to check again.
     look_at: Time,
 }
 
 impl ExpiryTicker {
-    /// None yet.
+    /// Creates a ticker with no entry outstanding.
     pub fn new() -> ExpiryTicker {
         ExpiryTicker { outstanding: None, look_at: Time::NEVER }
     }
 
-    /// Proposes one if it is time: the machine has applied everything up to `applied`, an entry of that time, and
-    /// something in it ends at `due`. Only a leader does, and what it says binds nobody before it is committed.
+    /// Proposes a time entry if it is due: the machine has applied the index and cluster time `applied`, and its next
+    /// key expires at `due`. Only a leader does so, and the entry has no effect before it is committed.
     pub fn turn(&mut self, now: Time, raft: &mut Raft, applied: (Index, ClusterTime), due: Option<ClusterTime>) {
         self.look_at = Time::NEVER;
         let leads = raft.leads() && raft.transfer_target().is_none();
         let Some(due) = due.filter(|_| leads) else { return };
         let term = raft.term();
         if self.outstanding.is_some_and(|last| last.term == term && last.index > applied.0) {
-            // That it is applied will wake us.
+            // The applier's report wakes the node.
             return;
         }
         let clock = raft.cluster_time(now);
@@ -50,7 +50,7 @@ impl ExpiryTicker {
         }
     }
 
-    /// When there is next something to do.
+    /// When there is next work to do.
     pub fn deadline(&self) -> Time {
         self.look_at
     }

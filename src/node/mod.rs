@@ -1,9 +1,9 @@
 //! The whole server without its I/O: `handle(event)`, then `turn() -> actions`.
 //!
-//! [`Node`] connects the consensus core with the machine and the clients: it keeps the requests that wait for an index,
-//! a read, a leader or an answer ([`requests`]), fills the core's index ranges with payloads from the journal's view,
-//! feeds the applier, and compacts the log behind snapshots ([`compaction`], [`snapshot_sender`]). Two drivers carry
-//! out its [`Action`]s: the reactor with sockets and threads, the simulator with virtual ones.
+//! [`Node`] connects the consensus core with the machine and the clients: it queues the requests that wait for an
+//! index, a read, a leader or an answer ([`requests`]), fills the core's index ranges with payloads from the journal's
+//! view, submits entries to the applier, and compacts the log behind snapshots ([`compaction`], [`snapshot_sender`]).
+//! Two drivers perform its [`Action`]s: the reactor with sockets and threads, the simulator with virtual ones.
 
 pub mod admin_waiters;
 pub mod compaction;

@@ -1,4 +1,4 @@
-//! The whole server, minus its I/O.
+//! The node: the whole server without its I/O.
 
 mod queries;
 mod snapshots;
@@ -26,11 +26,11 @@ use crate::wal::report::{Fault, Report};
 use crate::wal::view::View;
 use bytes::Bytes;
 
-/// The whole server, minus its I/O: no clock, thread, socket or file.
+/// The whole server without its I/O: no clock, thread, socket or file.
 ///
-/// [`Node::handle`] takes in what happens, and nothing goes out; [`Node::turn`] does what is due.
-/// They are two so that a node runs at its own pace: a wake-up with two hundred readable sockets
-/// is two hundred `handle`s and one `turn`: one write, one append a follower, one sync.
+/// [`Node::handle`] records an event and sends nothing. [`Node::turn`] performs the work that is due. They are separate
+/// so that a node batches at its own pace: a wake-up with two hundred readable sockets is two hundred `handle`s and one
+/// `turn`, so one write, one append per follower, one sync.
 #[derive(Debug)]
 pub struct Node {
     raft: Raft,
@@ -43,10 +43,10 @@ pub struct Node {
     reading: LinearizableReads,
     forwarded: Forwarded,
     queries: Queries,
-    /// Everything up to here was given to the applier; and up to here it has reported.
+    /// The last index submitted to the applier. `applied` is how far the applier has reported.
     submitted_to_apply: Index,
     applied: Applied,
-    /// When the batch that is being applied was handed over.
+    /// When the batch that is being applied was submitted.
     applying: Option<Time>,
     compaction: CompactionPolicy,
     snapshot_sender: SnapshotSender,
@@ -54,7 +54,7 @@ pub struct Node {
     space: Space,
     admin_waiters: AdminWaiters,
     expiry_ticker: ExpiryTicker,
-    /// The term we led, last we looked.
+    /// The term this node led at the last check, if it led.
     led_term: Option<Term>,
     leader: Option<NodeId>,
     replies: Vec<(Caller, u64, Reply)>,
@@ -62,26 +62,26 @@ pub struct Node {
     fault: Option<Fault>,
 }
 
-/// How a node begins.
+/// The state from which a node starts.
 #[derive(Debug)]
 pub struct NodeStart {
-    /// When.
+    /// The time of the start.
     pub now: Time,
-    /// The disk it is known by.
+    /// This node's disk id.
     pub disk: Option<DiskId>,
-    /// What its machine is.
+    /// The state of the machine.
     pub applied: Applied,
-    /// The snapshot that made it so, if one did.
+    /// The snapshot from which the machine was restored, if any.
     pub kept: Option<DurableSnapshot>,
-    /// Another for each run of a process.
+    /// A random number, different for each run of a process.
     pub chance: u64,
-    /// What is read of its log by somebody else, from behind what was applied.
+    /// Entries behind the applied ones, which another thread reads from the log.
     pub beforehand: Prefetch,
 }
 
 impl Node {
-    /// A node around its share of the algorithm, reading its log through that view, with nothing
-    /// applied beyond the base of the log. `chance` is another for each run of a process.
+    /// Creates a node around the consensus core `raft`, which reads its log through `view`. Nothing is applied beyond
+    /// the base of the log.
     pub fn new(raft: Raft, view: View, options: Options, begun: NodeStart) -> Node {
         let NodeStart { now, applied, kept, chance, beforehand, disk: _ } = begun;
         let first = if options.mutants.breaks(Mutant::ReuseNumbers) { 0 } else { chance };
@@ -113,7 +113,7 @@ impl Node {
         }
     }
 
-    /// Takes something in; nothing goes out.
+    /// Processes an event. Nothing is sent before [`Node::turn`].
     pub fn handle(&mut self, now: Time, event: Event) {
         match event {
             Event::Peer(envelope) => {
@@ -127,8 +127,8 @@ impl Node {
                 self.fail_in_flight(now, lost);
             }
             Event::Request { from, id, forward, request } => {
-                // A wake-up is many events and one turn. Requests that wait for a leader are older than this one and
-                // are asked first, or this one would overtake what the same caller asked before it.
+                // A wake-up is many events and one turn. Requests parked for a leader are older than this one and must
+                // be handled first, or this one would overtake earlier requests of the same caller.
                 if self.leadership_changed() {
                     self.follow_leadership(now);
                 }
@@ -136,7 +136,7 @@ impl Node {
                 self.ask(now, ClientRequest { from, id, forward, until, request });
             }
             Event::Answered { from, id, reply } => self.answered(now, from, id, reply),
-            // Nothing has happened. To ask again at once would find the same link, as full or as broken.
+            // The request had no effect. A retry at once would find the same link, as full or as broken.
             Event::NotSent { to, id } => {
                 self.forwarded.answered(to, id).into_iter().for_each(|asked| self.refuse(asked, Refusal::Busy));
             }
@@ -162,7 +162,7 @@ impl Node {
             }
             Event::Met { peer, disk } => self.raft.met(peer, disk),
             Event::OtherLog { peer, log } => self.named_by_other_log(peer, log),
-            // Where nobody can take over, the others find out by themselves.
+            // Without a possible transfer target the other nodes detect the loss of the leader by themselves.
             Event::Leaving => drop(self.raft.transfer(now, None)),
             Event::Applied(report) => self.settle(now, report),
             Event::Taken(kept) => self.taken(now, kept),
@@ -181,8 +181,9 @@ impl Node {
         }
     }
 
-    /// A peer that knows this node as a member holds another log. A founder that had nobody to ask was a member of that
-    /// log, and lost its directory: it stops, rather than answer that nothing is there.
+    /// Stops this node if a peer that knows it as a member holds another log. A node that founded its log because no
+    /// peer answered it was a member of the peer's log and lost its directory: it stops, rather than answer that
+    /// nothing is stored.
     fn named_by_other_log(&mut self, peer: NodeId, log: LogId) {
         if self.raft.named_by_other_log(peer, log) {
             let (me, id) = (self.raft.id(), self.raft.id().get());
@@ -195,18 +196,18 @@ impl Node {
         }
     }
 
-    /// Somebody asks; it is answered now, or waits where it has to.
+    /// Handles a request: answers it now, or queues it.
     fn ask(&mut self, now: Time, asked: ClientRequest) {
         match &asked.request {
             Request::Status => {
                 let status = Box::new(self.status(now));
                 self.replies.push((asked.from, asked.id, Reply::Status(status)));
             }
-            // Nothing was ever committed here, for want of a leader: there is nothing to write down.
+            // Nothing was ever committed here, because there was no leader: a snapshot would be empty.
             Request::Snapshot if self.applied.upto == Index::ZERO => self.refuse(asked, Refusal::NoLeader),
             Request::Snapshot => {
                 self.compaction.ask(asked.from, asked.id, self.applied.upto);
-                // There may be one of all that was applied.
+                // The newest snapshot may already hold everything applied.
                 self.answer_snapshot();
             }
             Request::ReadSnapshot { snapshot, offset } => {
@@ -222,8 +223,8 @@ impl Node {
                 self.refuse(asked, Refusal::Busy);
             }
             Request::Query { consistency: Consistency::Local, .. } => self.queries.push_local(asked),
-            // What a leader takes in while it hands over, it could not finish: whoever leads next is asked, or it
-            // is again when that came to nothing.
+            // A leader could not finish a request that it accepts during a leadership transfer. The request is parked,
+            // for the next leader or, if the transfer fails, for this one.
             Request::Propose { .. } | Request::Query { .. } | Request::Change { .. }
                 if self.raft.transfer_target().is_some() || self.begins_log() =>
             {
@@ -246,12 +247,12 @@ impl Node {
             Request::Query { .. } if self.reads_are_full() => {
                 self.refuse(asked, Refusal::Busy);
             }
-            // A follower asks its leader up to where it must have applied, and answers itself.
+            // A follower requests the read index from its leader, and answers the query itself.
             Request::Query { .. } => match self.raft.read() {
                 Ok(read) => self.reading.push(read, asked),
                 Err(refusal) => self.refuse(asked, refusal),
             },
-            // The process answers its own clients; a peer passes on nothing of the kind.
+            // The process answers this for its own clients; peers do not forward it.
             Request::LogLevel(_) => self.refuse(asked, Refusal::NotOffered),
             Request::Change { .. } | Request::Transfer { .. } if self.raft.leads() => self.govern(now, asked),
             Request::Propose { .. } | Request::Change { .. } | Request::Transfer { .. } => {
@@ -260,18 +261,18 @@ impl Node {
         }
     }
 
-    /// Whether this node leads a log that is not yet agreed to be this cluster's: commands wait until it is.
+    /// Whether this node leads a log that is not yet confirmed as this cluster's log. Commands are parked until it is.
     fn begins_log(&self) -> bool {
         self.raft.leads() && !self.raft.takes_commands()
     }
 
-    /// Whether there is room for that command, here and on enough other disks.
+    /// Whether there is room for the command `op`, on this disk and on enough other disks.
     fn admits(&self, now: Time, op: &Bytes) -> bool {
         let fits = |frees| self.raft.has_room_for(now, op.len() as u64, frees);
         (!self.space.is_low() && fits(false)) || (space::frees(op, self.options.frees) && fits(true))
     }
 
-    /// We lead, and somebody wants the members changed, or another to lead.
+    /// Starts a membership change or a leadership transfer. This node is the leader.
     fn govern(&mut self, now: Time, asked: ClientRequest) {
         let outcome = match &asked.request {
             Request::Change { change, force } => self.raft.reconfigure(now, change, *force).map(|position| {
@@ -295,7 +296,7 @@ impl Node {
         }
     }
 
-    /// Somebody asks for what only the leader can do, and we do not lead.
+    /// Forwards a request to the leader, redirects the caller, or parks the request. This node is not the leader.
     fn forward_or_redirect(&mut self, asked: ClientRequest) {
         let passed_on = matches!(asked.from, Caller::Peer(_));
         match self.raft.leader() {
@@ -319,8 +320,9 @@ impl Node {
         }
     }
 
-    /// We are no member, and hear of no leader: others are to be asked. (Also if we may yet be needed to lead, as
-    /// long as we do not know that we were removed for good: nothing has happened here.)
+    /// The refusal if this node is not a member and knows no leader: it names the members that the caller should try.
+    /// (It applies also to a node that may still be needed as leader, as long as the node does not know that it was
+    /// removed for good: the request had no effect.)
     fn outside(&self) -> Option<Refusal> {
         let (node, members) = (self.raft.id(), &self.raft.membership().members);
         let outside = !members.contains_key(&node) && self.raft.leader().is_none();
@@ -333,7 +335,8 @@ impl Node {
         self.replies.push((asked.from, asked.id, Reply::Refused(refusal)));
     }
 
-    /// No answer can be waited for: reads are asked again, writes may have happened.
+    /// Handles requests whose answers are lost: reads are retried, writes are answered *unknown*, because they may have
+    /// been applied.
     fn fail_in_flight(&mut self, now: Time, asked: Vec<ClientRequest>) {
         for asked in asked {
             if asked.is_write() {
@@ -349,7 +352,7 @@ impl Node {
     fn answered(&mut self, now: Time, from: NodeId, id: u64, reply: Reply) {
         let Some(asked) = self.forwarded.answered(from, id) else { return };
         match reply {
-            // It had lost its place: nothing has happened, so ask again while there is time.
+            // The peer had lost leadership: the request had no effect, so it is retried before its deadline.
             Reply::Refused(Refusal::NotLeader { .. } | Refusal::NotMember { .. })
                 if asked.until > now && self.raft.leader() != Some(from) =>
             {
@@ -370,7 +373,7 @@ impl Node {
         }
     }
 
-    /// The applier is done with what it was given.
+    /// Records the applier's report and answers its proposals.
     fn settle(&mut self, now: Time, mut report: Applied) {
         if let Some(at) = self.applying.take() {
             self.stats.applied(now.since(at));
@@ -379,25 +382,25 @@ impl Node {
         for (position, outcome) in report.outcomes.drain(..) {
             self.proposals.settle(position, outcome, by_index, &mut self.replies);
         }
-        // What was applied there was nothing that answers: a no-op, say, of the leader after us.
+        // The entry applied at a remaining proposal's index has no outcome: for example, the next leader's no-op.
         self.proposals.pass(report.upto, &mut self.replies);
         self.stats.figures.session_duplicates += report.duplicates;
         self.applied = report;
     }
 
-    /// Does what is due.
+    /// Performs the work that is due and appends the resulting actions.
     pub fn turn(&mut self, now: Time, actions: &mut Vec<Action>) {
         if self.raft.deadline() <= now {
             self.raft.tick(now);
         }
         self.follow_leadership(now);
-        // On a full disk what ends waits: it is absent with the next entry that frees room.
+        // On a full disk no expiry tick is proposed: expired keys are absent with the next entry that frees room.
         let due = self.applied.due.filter(|_| !self.space.is_low());
         self.expiry_ticker.turn(now, &mut self.raft, (self.applied.upto, self.applied.time), due);
         let ready = self.raft.ready(now);
         self.carry(now, ready, actions);
-        // Before more is given to the applier: a snapshot is of what was applied, and names the members as
-        // of there.
+        // Before more entries are submitted to the applier: a snapshot holds the applied state, and names the members
+        // as of the same index.
         self.keep(now, actions);
         self.feed(now, actions);
         self.query(now, actions);
@@ -410,8 +413,8 @@ impl Node {
         actions.extend(self.fault.take().map(Action::Stop));
     }
 
-    /// Whether the leader, or the term this node leads, is another than at the last turn, or parked requests can be
-    /// asked by now.
+    /// Whether the leader, or the term that this node leads, differs from the last turn, or parked requests can be
+    /// handled now.
     fn leadership_changed(&self) -> bool {
         let unparks = !self.parked.is_empty()
             && self.leader.is_some()
@@ -424,8 +427,8 @@ impl Node {
         self.raft.leads().then(|| self.raft.term())
     }
 
-    /// Who leads has changed, perhaps: whoever waited for one who does no more is told, and whoever
-    /// waited for a leader to be found is looked at again.
+    /// Reacts to a possible change of leader: fails requests that wait for a former leader, and retries requests that
+    /// were parked for one.
     fn follow_leadership(&mut self, now: Time) {
         if self.raft.leads() && self.space.is_low() && self.admin_waiters.looks_for_room(now) {
             self.raft.make_room(now);
@@ -459,7 +462,7 @@ impl Node {
                 self.ask(now, asked);
             }
         } else if let Some(refusal) = self.outside() {
-            // It waited for a leader, and we have just left.
+            // The requests were parked for a leader, and this node has just been removed.
             self.parked.take().for_each(|asked| self.refuse(asked, refusal.clone()));
         } else if self.parked.deadline() <= now {
             for asked in self.parked.expired(now) {
@@ -468,7 +471,7 @@ impl Node {
         }
     }
 
-    /// Turns what the core wants into actions.
+    /// Converts the consensus core's output into actions.
     fn carry(&mut self, now: Time, ready: Ready, actions: &mut Vec<Action>) {
         self.stats.committed(now, ready.commit);
         if let Some(write) = ready.write {
@@ -518,11 +521,11 @@ impl Node {
         }
     }
 
-    /// An append as the core orders it, with its entries.
+    /// The AppendEntries message that `order` describes, with its entries.
     fn fill(&mut self, order: EntriesToSend) -> Option<Envelope> {
         let EntriesToSend { to, term, prev, upto, commit, probe } = order;
         let range = prev.index.next()..=upto;
-        // The core has kept to the bounds already: what it ordered is taken whole.
+        // The consensus core has bounded the range: no further limit is needed.
         let entries = if range.is_empty() { Ok(Vec::new()) } else { self.view.entries(range, u64::MAX) };
         match entries {
             Ok(entries) => Some(self.raft.envelope(to, term, Message::AppendEntries { prev, commit, probe, entries })),
@@ -533,7 +536,7 @@ impl Node {
         }
     }
 
-    /// Gives the applier what is committed, one batch at a time.
+    /// Submits committed entries to the applier, one batch at a time.
     fn feed(&mut self, now: Time, actions: &mut Vec<Action>) {
         let commit = self.raft.log().commit();
         if self.applying.is_some() || self.submitted_to_apply >= commit {
@@ -552,13 +555,13 @@ impl Node {
         }
     }
 
-    /// When `turn` next has something to do. Earlier calls are harmless.
+    /// When `turn` next has work to do. Earlier calls are harmless.
     pub fn deadline(&self) -> Time {
         let unfed = self.applying.is_none() && self.submitted_to_apply < self.raft.log().commit();
         if unfed || !self.replies.is_empty() || !self.forwards.is_empty() {
             return Time::ZERO;
         }
-        // While something is being applied no snapshot is taken: that it is done will wake us.
+        // No snapshot is taken while a batch is being applied: the applier's report wakes the node.
         let due = if self.applying.is_none() { self.applied.upto } else { Index::ZERO };
         let snapshots = self.snapshot_sender.deadline().min(self.compaction.deadline(due, &self.options));
         let snapshots = snapshots.min(self.snapshot_reads.deadline());

@@ -1,49 +1,49 @@
-//! The node's knobs, each with its reason.
+//! The node's options, each with its reason.
 
 use crate::limits;
 use crate::types::{ClusterId, Mutants};
 use std::time::Duration;
 
-/// How a node treats those who ask, and those it feeds.
+/// How a node treats clients and followers.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The cluster it belongs to, for `status`.
+    /// The cluster id, for `status`.
     pub cluster: ClusterId,
     /// Whether the journal really syncs, for `status`.
     pub fsync: bool,
-    /// The largest operation, or query, that is accepted. A larger one is refused with this limit.
+    /// The largest operation or query, in bytes. A larger one is rejected with this limit.
     pub entry_bytes: u64,
-    /// How long a request waits for a leader to be found: an election should be a blip, not an error.
+    /// How long a request may wait for a leader: an election should be a blip, not an error.
     pub parked_for: Duration,
-    /// How many requests may wait for a leader. At the limit they are refused: busy.
+    /// How many requests may wait for a leader. Further ones are refused as busy.
     pub parked: usize,
-    /// How many bytes of them.
+    /// How many bytes of such requests.
     pub parked_bytes: u64,
-    /// How many requests may be passed on to the leader and not yet answered. At the limit: busy.
+    /// How many forwarded requests may be unanswered. Further ones are refused as busy.
     pub forwarded: usize,
-    /// How many bytes of them.
+    /// How many bytes of such requests.
     pub forwarded_bytes: u64,
-    /// How many bytes of queries may wait for their round, or for the applier. At the limit: busy.
+    /// How many bytes of queries may wait for their heartbeat round or the applier. Further ones are refused as busy.
     pub reading_bytes: u64,
-    /// How much the log must have grown, at least, for the next snapshot; and as much as the last one is.
+    /// The log growth in bytes after which a snapshot is due; or the size of the last snapshot, if that is larger.
     pub snapshot_log_bytes: u64,
-    /// A snapshot older than that is taken anew, if anything was applied since.
+    /// The age after which a new snapshot is due, if any entry was applied since the last one.
     pub snapshot_max_age: Duration,
-    /// One that did not fit the disk is tried again after so long.
+    /// How long after a snapshot that did not fit the disk another is attempted.
     pub snapshot_again: Duration,
-    /// How much of the log is kept behind the newest snapshot, for followers that are a little behind.
+    /// How many bytes of log are kept behind the newest snapshot, for followers that lag a little.
     pub trailing_bytes: u64,
-    /// How much of the log is kept, at most, for a follower that is being sent an older snapshot.
+    /// How many bytes of log are kept, at most, for a follower that is being sent an older snapshot.
     pub hold_bytes: u64,
-    /// How long so much is kept for a follower that does not say a word.
+    /// How long that log is kept for a follower that does not respond.
     pub hold_for: Duration,
-    /// How many bytes of a snapshot are sent to a follower at once: heartbeats pass between them.
+    /// Bytes per snapshot chunk: heartbeats pass between chunks.
     pub chunk_bytes: usize,
-    /// A snapshot that a client reads is held for so long after the last piece, though a newer one took its place.
+    /// How long a snapshot is held after a client last read from it, though a newer one has replaced it.
     pub read_hold: Duration,
-    /// How many bytes of entries the applier is given at once: bounds a turn.
+    /// Bytes of entries per batch for the applier: bounds a turn.
     pub apply_bytes: u64,
-    /// Whether a command only frees room: the machine's word on it.
+    /// Whether a command only frees room, as the state machine defines it.
     pub frees: fn(&[u8]) -> bool,
     /// Which safety rule is broken on purpose: none, outside tests.
     pub mutants: Mutants,

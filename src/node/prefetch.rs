@@ -1,35 +1,36 @@
-//! Entries that somebody else reads from the log beforehand, for a node that begins with much to apply.
+//! Log entries that another thread reads ahead, for a node that starts with much to apply.
 
 use crate::types::{Entry, Index, Position};
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-/// The log that a node began with, batch by batch, as it was then.
+/// The log as it was when the node started, batch by batch.
 ///
-/// What it holds may have been replaced since by what a leader says, or been skipped over; so whoever
-/// takes of it says what the log holds now, and the first batch that is not of that log is the last.
+/// Entries in it may since have been replaced by a leader, or skipped by a snapshot. Each [`Prefetch::take`] therefore
+/// checks them against the current log, and the first batch that is not of that log ends the prefetch.
 #[derive(Default)]
 pub struct Prefetch {
     batches: Option<Box<dyn Iterator<Item = Vec<Entry>> + Send>>,
-    /// What was left of a batch.
+    /// The rest of a batch.
     rest: VecDeque<Entry>,
 }
 
 impl Prefetch {
-    /// Those batches: consecutive entries in each, and from each to the next.
+    /// Creates a prefetch from batches of consecutive entries; each batch starts where the previous one ended.
     pub fn new(batches: impl Iterator<Item = Vec<Entry>> + Send + 'static) -> Prefetch {
         Prefetch { batches: Some(Box::new(batches)), rest: VecDeque::new() }
     }
 
-    /// The first entries of a range, if they were read and the log `holds` them; waits for who reads.
+    /// Takes the first entries of a range, if they were read and the log `holds` them. Blocks until the reader has read
+    /// a batch.
     pub fn take(&mut self, range: RangeInclusive<Index>, holds: impl Fn(Position) -> bool) -> Option<Vec<Entry>> {
         if self.rest.is_empty() {
             self.rest = self.batches.as_mut()?.next().unwrap_or_default().into();
         }
         let upto = self.rest.partition_point(|entry| entry.position.index <= *range.end());
         let begins = self.rest.front().is_some_and(|entry| entry.position.index == *range.start());
-        // Two logs that hold the same entry hold the same up to there (§5.3).
+        // Two logs that hold the same entry hold the same entries up to it (§5.3).
         match upto.checked_sub(1).map(|last| self.rest[last].position) {
             Some(last) if begins && holds(last) => Some(self.rest.drain(..upto).collect()),
             _ => {

@@ -1,4 +1,4 @@
-//! Who waits for what: an index, a read, a leader, or another node's answer.
+//! Requests that wait: for a log index, a read index, a leader, or another node's answer.
 
 use super::event::Caller;
 use crate::api::{Outcome, Refusal, Reply, Request};
@@ -8,23 +8,23 @@ use crate::types::{Index, NodeId, Position, Term, Time};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// One question of one caller.
+/// One request of one caller.
 #[derive(Clone, Debug)]
 pub struct ClientRequest {
-    /// Who asks.
+    /// The caller.
     pub from: Caller,
-    /// Its number for it.
+    /// The caller's id for it.
     pub id: u64,
-    /// Whether to pass it on rather than to say where to ask.
+    /// Whether to forward it to the leader rather than to name the leader.
     pub forward: bool,
-    /// Until when it may wait for a leader.
+    /// The deadline while it waits for a leader.
     pub until: Time,
-    /// What is asked.
+    /// The request itself.
     pub request: Request,
 }
 
 impl ClientRequest {
-    /// How large it is, without its frame.
+    /// Size in bytes, without its frame.
     pub fn bytes(&self) -> u64 {
         match &self.request {
             Request::Propose { op } => op.len() as u64,
@@ -35,28 +35,28 @@ impl ClientRequest {
         }
     }
 
-    /// Whether asking again, elsewhere, could do something twice.
+    /// Whether a retry on another node could apply it twice.
     pub fn is_write(&self) -> bool {
         matches!(self.request, Request::Propose { .. } | Request::Change { .. })
     }
 }
 
-/// Proposals on their way to being committed and applied, in the order of the log.
+/// Proposals not yet committed and applied, in log order.
 #[derive(Clone, Debug, Default)]
 pub struct Proposals {
     waiting: VecDeque<(Position, Caller, u64)>,
 }
 
 impl Proposals {
-    /// A proposal has its place.
+    /// Adds a proposal that was appended at `position`.
     pub fn push(&mut self, position: Position, from: Caller, id: u64) {
         self.waiting.push_back((position, from, id));
     }
 
-    /// What was applied at that position; whoever waited for it there, and what to tell them.
+    /// Answers the proposal that was applied at `at`, and fails every older one.
     ///
-    /// Whoever waited for that index in another term waits in vain: what it proposed was dropped,
-    /// or may yet come elsewhere. It is told *unknown*, never a lie.
+    /// A proposal with that index in another term cannot be answered: its entry was dropped, or may yet be committed at
+    /// another index. Its caller receives *unknown*, never a wrong outcome.
     pub fn settle(&mut self, at: Position, outcome: Outcome, by_index: bool, out: &mut Vec<(Caller, u64, Reply)>) {
         while let Some((position, from, id)) = self.waiting.front().copied()
             && position.index <= at.index
@@ -69,15 +69,15 @@ impl Proposals {
         }
     }
 
-    /// Everything up to there was applied: whoever still waits for any of it waits in vain.
+    /// Answers *unknown* to every remaining proposal up to `upto`: all of these indexes were applied.
     pub fn pass(&mut self, upto: Index, out: &mut Vec<(Caller, u64, Reply)>) {
         while let Some((_, from, id)) = self.waiting.pop_front_if(|(position, _, _)| position.index <= upto) {
             out.push((from, id, Reply::Unknown));
         }
     }
 
-    /// This node leads no more, or another term: all of earlier terms that is not known to be committed
-    /// may happen, or not.
+    /// Answers `reply` to all proposals of earlier terms that are not known to be committed: this node no longer leads,
+    /// or leads another term, and they may be applied or not.
     pub fn abandon(&mut self, commit: Index, leads: Option<Term>, reply: &Reply, out: &mut Vec<(Caller, u64, Reply)>) {
         self.waiting.retain(|(position, from, id)| {
             let stays = position.index <= commit || Some(position.term) == leads;
@@ -88,19 +88,19 @@ impl Proposals {
         });
     }
 
-    /// How many wait.
+    /// Number of waiting proposals.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether nobody waits.
+    /// Whether no proposal waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 }
 
-/// Which of the requests that wait are whose: of a caller that goes, only its own are looked at. Many go at once when
-/// a balancer dies.
+/// Waiting requests by caller. When a caller disconnects only its own requests are visited: many callers disconnect at
+/// once when a balancer dies.
 #[derive(Clone, Debug)]
 struct ByCaller<K>(BTreeSet<(Caller, K)>);
 
@@ -119,7 +119,7 @@ impl<K: Ord + Copy> ByCaller<K> {
         self.0.remove(&(caller, key));
     }
 
-    /// Takes the keys of that caller, which lie from `first` on.
+    /// Takes the keys of that caller from `first` on.
     fn take(&mut self, caller: Caller, first: K) -> Vec<K> {
         let of_caller = self.0.range((caller, first)..).take_while(|(other, _)| *other == caller);
         let keys: Vec<K> = of_caller.map(|(_, key)| *key).collect();
@@ -128,7 +128,7 @@ impl<K: Ord + Copy> ByCaller<K> {
     }
 }
 
-/// Requests that wait for a leader to be found, oldest first. Bounded in number and bytes.
+/// Requests that wait for a leader, oldest first. Bounded in number and bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Parked {
     given: u64,
@@ -139,7 +139,7 @@ pub struct Parked {
 }
 
 impl Parked {
-    /// Lets it wait, or refuses it for want of room.
+    /// Parks a request, or refuses it as busy when a bound is reached.
     pub fn push(
         &mut self,
         asked: ClientRequest,
@@ -157,7 +157,7 @@ impl Parked {
         Ok(())
     }
 
-    /// Takes all of them, the oldest first.
+    /// Takes all of them, oldest first.
     pub fn take(&mut self) -> impl Iterator<Item = ClientRequest> + use<> {
         let given = self.given;
         std::mem::replace(self, Parked { given, ..Parked::default() }).waiting.into_values()
@@ -171,69 +171,70 @@ impl Parked {
         Some(asked)
     }
 
-    /// Takes those who have waited long enough.
+    /// Takes the requests whose deadline has passed.
     pub fn expired(&mut self, now: Time) -> Vec<ClientRequest> {
-        // Requests that came back from elsewhere keep their deadlines, so the oldest need not be first.
+        // Forwarded requests that are parked again keep their deadlines, so the oldest deadline need not be first.
         let due = self.deadlines.iter().take_while(|(until, _)| *until <= now);
         let mut due: Vec<u64> = due.map(|(_, number)| *number).collect();
         due.sort_unstable();
         due.into_iter().filter_map(|number| self.remove(number)).collect()
     }
 
-    /// When the next has waited long enough.
+    /// The earliest deadline.
     pub fn deadline(&self) -> Time {
         self.deadlines.first().map_or(Time::NEVER, |(until, _)| *until)
     }
 
-    /// Nobody waits for that caller's answers any more.
+    /// Drops all requests of a caller that is gone.
     pub fn forget(&mut self, caller: Caller) {
         for number in self.by_caller.take(caller, 0) {
             self.remove(number);
         }
     }
 
-    /// How many wait.
+    /// Number of parked requests.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether nobody waits.
+    /// Whether no request is parked.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 }
 
-/// Linearizable reads: first waiting for their round, then for the applier to come so far.
+/// Linearizable reads: each waits for its heartbeat round, then for its read index to be submitted to the applier.
 #[derive(Clone, Debug, Default)]
 pub struct LinearizableReads {
     waiting: BTreeMap<ReadId, ClientRequest>,
-    /// Those whose round is confirmed, in order. Whose caller has gone since is not in `waiting`.
+    /// Reads whose round is confirmed, in order of their rounds. Reads of callers that are gone are no longer in
+    /// `waiting`.
     confirmed: VecDeque<(Index, ReadId)>,
     by_caller: ByCaller<ReadId>,
     bytes: u64,
 }
 
 impl LinearizableReads {
-    /// A read waits for its round.
+    /// Adds a read that waits for its round.
     pub fn push(&mut self, read: ReadId, asked: ClientRequest) {
         self.bytes += asked.bytes();
         self.by_caller.insert(asked.from, read);
         self.waiting.insert(read, asked);
     }
 
-    /// How many bytes wait.
+    /// Bytes of all waiting reads.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Its round is confirmed: it needs everything up to `index`.
+    /// Records that the round of `read` is confirmed: the read needs every entry up to `index`.
     pub fn confirm(&mut self, read: ReadId, index: Index) {
         if self.waiting.contains_key(&read) {
             self.confirmed.push_back((index, read));
         }
     }
 
-    /// Its round came to nothing.
+    /// Removes a read whose round failed, and returns its request.
     pub fn lose(&mut self, read: ReadId) -> Option<ClientRequest> {
         let lost = self.waiting.remove(&read)?;
         self.bytes -= lost.bytes();
@@ -241,19 +242,19 @@ impl LinearizableReads {
         Some(lost)
     }
 
-    /// How many wait.
+    /// Number of waiting reads.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether nobody waits.
+    /// Whether no read waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Takes the next read that needs no more than what the applier was given.
+    /// Takes the next read whose read index is at most `fed`, the last index submitted to the applier.
     pub fn next(&mut self, fed: Index) -> Option<ClientRequest> {
-        // Rounds are confirmed in order, and so their indexes never fall.
+        // Rounds are confirmed in order, so their read indexes never decrease.
         while let Some((_, read)) = self.confirmed.pop_front_if(|(index, _)| *index <= fed) {
             if let Some(asked) = self.lose(read) {
                 return Some(asked);
@@ -262,7 +263,7 @@ impl LinearizableReads {
         None
     }
 
-    /// Nobody waits for that caller's answers any more.
+    /// Drops all reads of a caller that is gone.
     pub fn forget(&mut self, caller: Caller) {
         for read in self.by_caller.take(caller, ReadId(0)) {
             self.lose(read);
@@ -270,10 +271,10 @@ impl LinearizableReads {
     }
 }
 
-/// Requests passed on to a leader. Bounded by [`super::Options::forwarded`], and in bytes.
+/// Requests forwarded to a leader. Bounded by [`super::Options::forwarded`], and in bytes.
 ///
-/// Their numbers begin at chance: a leader may answer, late, what an earlier run of this process
-/// passed on, and that must be the answer to nothing.
+/// Their ids start at a random number: a leader may answer late a request that an earlier run of this process
+/// forwarded, and such an answer must match no request.
 #[derive(Clone, Debug)]
 pub struct Forwarded {
     given: u64,
@@ -283,12 +284,12 @@ pub struct Forwarded {
 }
 
 impl Forwarded {
-    /// None yet; the first will have the number after this one.
+    /// Creates an empty set; the first request will have the id after `number`.
     pub fn after(number: u64) -> Forwarded {
         Forwarded { given: number, waiting: BTreeMap::new(), by_caller: ByCaller::default(), bytes: 0 }
     }
 
-    /// Passed on to `to`, under the number that is returned.
+    /// Adds a request forwarded to `to`, and returns its id.
     pub fn push(&mut self, to: NodeId, asked: ClientRequest) -> u64 {
         self.given = self.given.wrapping_add(1);
         self.bytes += asked.bytes();
@@ -297,12 +298,12 @@ impl Forwarded {
         self.given
     }
 
-    /// How many bytes wait.
+    /// Bytes of all forwarded requests.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// That node answered; whose question it was.
+    /// Removes the request that the node `from` answered, and returns it.
     pub fn answered(&mut self, from: NodeId, id: u64) -> Option<ClientRequest> {
         self.waiting.get(&id).filter(|(to, _)| *to == from)?;
         self.remove(id)
@@ -315,12 +316,12 @@ impl Forwarded {
         Some(asked)
     }
 
-    /// Takes those that were passed on to anybody but `leader`: no answer can be waited for.
+    /// Takes all requests forwarded to a node other than `leader`: no answer can be expected.
     pub fn misrouted(&mut self, leader: Option<NodeId>) -> Vec<ClientRequest> {
         self.take(|to| Some(to) != leader)
     }
 
-    /// Takes those that were passed on to `peer`.
+    /// Takes all requests forwarded to `peer`.
     pub fn lost(&mut self, peer: NodeId) -> Vec<ClientRequest> {
         self.take(|to| to == peer)
     }
@@ -330,25 +331,25 @@ impl Forwarded {
         ids.into_iter().filter_map(|id| self.remove(id)).collect()
     }
 
-    /// Nobody waits for that caller's answers any more.
+    /// Drops all requests of a caller that is gone.
     pub fn forget(&mut self, caller: Caller) {
         for id in self.by_caller.take(caller, 0) {
             self.remove(id);
         }
     }
 
-    /// How many wait.
+    /// Number of forwarded requests.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether none does.
+    /// Whether no request is forwarded.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 }
 
-/// Queries given to the applier and not yet answered; and local ones, which wait for the turn and nothing else.
+/// Queries submitted to the applier and not yet answered, and local queries, which wait only for the next turn.
 #[derive(Clone, Debug, Default)]
 pub struct Queries {
     local: Vec<ClientRequest>,
@@ -358,19 +359,19 @@ pub struct Queries {
 }
 
 impl Queries {
-    /// A local query, to be given to the applier at the turn.
+    /// Adds a local query, to be submitted to the applier at the next turn.
     pub fn push_local(&mut self, asked: ClientRequest) {
         self.bytes += asked.bytes();
         self.local.push(asked);
     }
 
-    /// Takes the local ones.
+    /// Takes all local queries.
     pub fn take_local(&mut self) -> Vec<ClientRequest> {
         self.bytes -= self.local.iter().map(ClientRequest::bytes).sum::<u64>();
         std::mem::take(&mut self.local)
     }
 
-    /// A query of so many bytes, given to the applier under the number that is returned.
+    /// Adds a query of `bytes` bytes submitted to the applier, and returns its ticket.
     pub fn push(&mut self, from: Caller, id: u64, bytes: u64) -> u64 {
         self.given += 1;
         self.bytes += bytes;
@@ -378,22 +379,22 @@ impl Queries {
         self.given
     }
 
-    /// How many bytes wait for the turn, or for the applier.
+    /// Bytes of all queries that wait for the turn or the applier.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// How many wait.
+    /// Number of queries submitted to the applier.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether none does.
+    /// Whether no query is submitted to the applier.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// The applier answered; who asked.
+    /// Removes the query that the applier answered, and returns its caller and id.
     pub fn answered(&mut self, ticket: u64) -> Option<(Caller, u64)> {
         let (from, id, bytes) = self.waiting.remove(&ticket)?;
         self.bytes -= bytes;
@@ -401,7 +402,7 @@ impl Queries {
     }
 }
 
-/// The query of a request that is one.
+/// The query bytes of a request, if it is a query.
 pub fn query_of(request: Request) -> Option<Bytes> {
     match request {
         Request::Query { query, .. } => Some(query),
@@ -458,8 +459,8 @@ mod tests {
         assert!(parked.is_empty());
     }
 
-    /// A balancer dies, and ten thousand callers are gone at once. Each is looked up by itself: what waits of others is
-    /// not walked, which took seconds.
+    /// A balancer dies and ten thousand callers disconnect at once. Each caller's requests are looked up directly: a
+    /// walk over all waiting requests took seconds.
     #[test]
     fn of_a_caller_that_goes_only_its_own_requests_are_dropped() {
         const CALLERS: u64 = 10_000;

@@ -1,4 +1,4 @@
-//! Clients that read the file of a snapshot, piece by piece: a backup of what a node holds.
+//! Clients that read a snapshot file chunk by chunk: a backup of a node's state.
 
 use super::event::{Caller, DurableSnapshot};
 use super::options::Options;
@@ -6,17 +6,17 @@ use crate::api::{Refusal, Reply};
 use crate::types::{Position, Time};
 use std::collections::VecDeque;
 
-/// How many snapshots are held for readers. At the limit a reader of another one is refused: busy.
+/// How many snapshots are held for readers. At the limit a read of a further one is refused as busy.
 const HELD_MAX: usize = 4;
-/// How many pieces may wait to be sent. At the limit a request is refused: busy.
+/// How many chunk requests may wait. At the limit a request is refused as busy.
 const WAITING_MAX: usize = 64;
-/// How many pieces are sent in one turn: what is not in memory is read from the disk while heartbeats wait.
+/// How many chunks are sent in one turn: pages that are not in memory are read from disk while heartbeats wait.
 const PIECES_PER_TURN: usize = 4;
 
-/// Snapshots that clients read, and the pieces that they wait for.
+/// Snapshots that clients read, and the chunk requests that wait.
 ///
-/// A snapshot that is being read stays readable when a newer one takes its place, until nobody has read it for
-/// [`Options::read_hold`]: the file is mapped, and its room on the disk goes when the mapping does.
+/// A snapshot that is being read stays readable when a newer one replaces it, until it was not read for
+/// [`Options::read_hold`]: the file is mapped, and its disk space is freed with the mapping.
 #[derive(Clone, Debug)]
 pub struct SnapshotReads {
     held: Vec<HeldSnapshot>,
@@ -28,7 +28,7 @@ pub struct SnapshotReads {
 #[derive(Clone, Debug)]
 struct HeldSnapshot {
     kept: DurableSnapshot,
-    /// When a piece of it was last requested.
+    /// When a chunk of it was last requested.
     read_at: Time,
 }
 
@@ -41,13 +41,13 @@ struct PieceRequest {
 }
 
 impl SnapshotReads {
-    /// Nothing is read yet.
+    /// Creates an empty set.
     pub fn new(options: &Options) -> SnapshotReads {
         let (chunk, hold) = (options.chunk_bytes as u64, options.read_hold);
         SnapshotReads { held: Vec::new(), waiting: VecDeque::new(), chunk, hold }
     }
 
-    /// A client requests a piece of that snapshot, which is `newest` or one that is held.
+    /// Adds a client's request for a chunk of `snapshot`, which must be `newest` or a held snapshot.
     ///
     /// # Errors
     ///
@@ -77,7 +77,7 @@ impl SnapshotReads {
         Ok(())
     }
 
-    /// Answers the requests whose turn it is.
+    /// Answers the oldest waiting requests, up to a limit per turn.
     pub fn answer(&mut self, now: Time, replies: &mut Vec<(Caller, u64, Reply)>) {
         for _ in 0..PIECES_PER_TURN {
             let Some(PieceRequest { from, id, snapshot, offset }) = self.waiting.pop_front() else { break };
@@ -94,33 +94,34 @@ impl SnapshotReads {
         self.release(now);
     }
 
-    /// Drops what nobody has read for long.
+    /// Drops snapshots that were not read for `hold`.
     fn release(&mut self, now: Time) {
         let hold = self.hold;
         self.held.retain(|held| now.since(held.read_at) < hold);
     }
 
-    /// The file of that snapshot is damaged: nobody is sent any more of it.
+    /// Drops a snapshot whose file is damaged: no more of it is sent.
     pub fn discard(&mut self, snapshot: Position) {
         self.held.retain(|held| held.kept.position != snapshot);
     }
 
-    /// Nobody waits for that caller's answers any more. What it read is held for a while: it may come back and go on.
+    /// Drops all requests of a caller that is gone. Its snapshot is held for a while: the client may reconnect and
+    /// continue.
     pub fn forget(&mut self, caller: Caller) {
         self.waiting.retain(|request| request.from != caller);
     }
 
-    /// How many requests wait.
+    /// Number of waiting requests.
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether none waits.
+    /// Whether no request waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// When there is next something to do.
+    /// When there is next work to do.
     pub fn deadline(&self) -> Time {
         if !self.waiting.is_empty() {
             return Time::ZERO;
@@ -170,7 +171,7 @@ mod tests {
         let mut reads = reads();
         assert_eq!(read(&mut reads, 0, 8, 0, 9), Err(Refusal::SnapshotGone));
         assert!(read(&mut reads, 0, 8, 0, 8).is_ok());
-        // A newer one has taken its place.
+        // A newer snapshot has replaced it.
         assert!(read(&mut reads, 90, 8, 10, 9).is_ok());
         assert!(read(&mut reads, 180, 8, 20, 9).is_ok());
         assert_eq!(reads.deadline(), Time(280));

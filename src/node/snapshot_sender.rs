@@ -1,5 +1,5 @@
-//! Snapshots on their way to followers that need what the log no longer holds: piece by piece, some of
-//! them on their way at once, going on where the follower says it is.
+//! Sends snapshots to followers that need entries which the log no longer holds: chunk by chunk, with a window of
+//! unacknowledged chunks, from the offset that the follower has reached.
 
 use super::event::{Action, DurableSnapshot};
 use super::options::Options;
@@ -9,99 +9,99 @@ use crate::types::{Index, Mutant, Mutants, NodeId, Position, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How many pieces may be on their way to one follower.
+/// How many chunks may be unacknowledged by one follower.
 const WINDOW: u64 = 16;
-/// After this long without a word of what was sent it is sent again.
+/// Without an acknowledgment for this long, unacknowledged chunks are sent again.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// What a follower says it lacks, of what was sent, is sent again no more often than that: words that were
-/// overtaken by others say the same.
+/// Chunks that a follower reports missing are sent again no more often than this: reordered acknowledgments report the
+/// same.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// A snapshot that a follower receives damaged, and that is whole here, is sent again so often; then the
-/// follower waits for a newer one.
+/// How often a snapshot that is undamaged here, but that a follower received damaged, is sent again. Then the follower
+/// waits for a newer one.
 const RESENDS: u32 = 3;
-/// After this long for the first time; each time after it, twice as long.
+/// The delay before the first resend; it doubles with each further one.
 const RESEND_AFTER: Duration = Duration::from_secs(1);
-/// How often the time doubles: up to about a minute.
+/// How often that delay doubles: up to about a minute.
 const RESEND_DOUBLES: u32 = 6;
 
 /// The snapshots being sent.
 #[derive(Clone, Debug)]
 pub struct SnapshotSender {
     ships: BTreeMap<NodeId, Ship>,
-    /// Bytes sent, to whomever, since this node began.
+    /// Bytes sent to all followers since this node started.
     sent: u64,
-    /// How many bytes are sent at once.
+    /// Bytes per chunk.
     chunk: u64,
-    /// Who says nothing for so long is not waited for.
+    /// A follower that does not respond for this long holds back no log.
     hold_for: Duration,
     mutants: Mutants,
 }
 
-/// One snapshot on its way to one follower. The file is mapped once, however many receive it, and is
-/// there as long as anyone does, whatever its directory says.
+/// One snapshot on its way to one follower. The file is mapped once, however many followers receive it, and stays
+/// readable while any of them does, even after it is deleted from its directory.
 #[derive(Clone, Debug)]
 struct Ship {
     kept: DurableSnapshot,
-    /// What the follower said it has.
+    /// How many bytes the follower has acknowledged.
     acked: u64,
-    /// Whether it said so since we last had reason to doubt it; and whether it was asked.
+    /// Whether `acked` is certain, since it was last in doubt; and whether the follower was probed for it.
     known: bool,
     asked: bool,
     sent: u64,
-    /// When anything was sent or acknowledged.
+    /// When a chunk was last sent or acknowledged.
     moved: Time,
-    /// When what was sent was last begun again because the follower said so.
+    /// When sending was last restarted because of a response of the follower.
     begun_again: Time,
-    /// From where on the follower says that it lacks what was sent, if it was begun again too short a while ago to
-    /// believe that.
+    /// The offset from which the follower reports chunks missing, if sending restarted too recently to trust that
+    /// report.
     lacks: Option<u64>,
-    /// When the follower last said anything of it.
+    /// When the follower last responded for this snapshot.
     heard: Time,
-    /// What it waits for before anything is sent.
+    /// Why sending is on hold.
     hold: Hold,
-    /// How many snapshots in a row the follower received damaged, this one or others; and how often this one.
+    /// How many snapshots in a row the follower received damaged, of any position; and how often this one.
     damaged: u32,
     of_this: u32,
 }
 
-/// What a snapshot waits for that a follower received damaged.
+/// Why a snapshot that a follower received damaged is on hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Hold {
-    /// Nothing: it is being sent.
+    /// It is not on hold: it is being sent.
     Nothing,
-    /// The file is read again.
+    /// The file is being read again.
     Inspection,
-    /// It is sent again from the beginning, from then on.
+    /// It is sent again from the beginning, at this time.
     Until(Time),
-    /// The file is damaged here: the next one is sent, whatever it holds.
+    /// The file is damaged here: the next snapshot is sent, of whatever position.
     Replacement,
-    /// It was sent often enough: one of a later position is sent.
+    /// It was resent often enough: a snapshot of a later position is sent.
     Newer,
 }
 
 impl SnapshotSender {
-    /// Nothing is on its way.
+    /// Creates a sender with no snapshot in progress.
     pub fn new(options: &Options) -> SnapshotSender {
         let Options { chunk_bytes, hold_for, mutants, .. } = *options;
         SnapshotSender { ships: BTreeMap::new(), sent: 0, chunk: chunk_bytes as u64, hold_for, mutants }
     }
 
-    /// That follower, which holds everything up to `matched`, needs a snapshot: the one it is being sent
-    /// already, unless it has had that; or the newest.
+    /// Starts sending a snapshot to the follower `to`, which holds everything up to `matched`. A snapshot in progress
+    /// continues, unless the follower already holds it; otherwise the newest is sent.
     pub fn begin(&mut self, now: Time, to: NodeId, newest: &DurableSnapshot, matched: Index) {
         let ship = self.ships.entry(to).or_insert_with(|| Ship::new(now, newest.clone()));
         if ship.kept.position.index <= matched {
             *ship = Ship { begun_again: ship.begun_again, ..Ship::new(now, newest.clone()) };
         } else if ship.hold == Hold::Nothing && now.since(ship.begun_again) >= AGAIN {
-            // Not at every word of an acknowledgement that comes late.
+            // Not at every late acknowledgment.
             ship.begun_again = now;
             ship.ask_again(now);
         }
     }
 
-    /// A follower says that it received all of a snapshot, and that it is damaged: nothing of it is sent until
-    /// the file was read again. Returns how many times in a row that is, if the file is to be read.
+    /// Records that a follower received all of a snapshot and found it damaged: no more of it is sent until the file is
+    /// read again. Returns how many damaged snapshots in a row the follower received, if the file is to be read.
     pub fn damaged(&mut self, now: Time, from: NodeId, snapshot: Position) -> Option<u32> {
         let ship = self.ships.get_mut(&from).filter(|ship| ship.kept.position == snapshot)?;
         ship.heard = now;
@@ -118,8 +118,8 @@ impl SnapshotSender {
         Some(ship.damaged)
     }
 
-    /// A snapshot of ours that a follower received damaged was read again. If it is whole it is sent again
-    /// after a while, a few times; if not, nobody is sent any more of it.
+    /// Records that the file of a snapshot that a follower received damaged was read again. If it is undamaged it is
+    /// sent again after a delay, a few times; if it is damaged, it is sent to no follower any more.
     pub fn inspected(&mut self, now: Time, snapshot: Position, whole: bool) {
         for ship in self.ships.values_mut().filter(|ship| ship.kept.position == snapshot) {
             if !whole {
@@ -133,11 +133,11 @@ impl SnapshotSender {
         }
     }
 
-    /// A follower says how much of a snapshot it has.
+    /// Records how many bytes of a snapshot a follower has.
     pub fn chunked(&mut self, now: Time, from: NodeId, snapshot: Position, next: u64) {
         let Some(ship) = self.ships.get_mut(&from).filter(|ship| ship.kept.position == snapshot) else { return };
         if ship.hold != Hold::Nothing {
-            // It left before the follower found the damage.
+            // The follower sent this before it found the damage.
             return;
         }
         if next > ship.total() {
@@ -148,7 +148,7 @@ impl SnapshotSender {
         if !ship.known {
             ship.begin_again_at(now, next);
         }
-        // It was restarted and has less than it had, or something was lost.
+        // The follower restarted and has less than before, or chunks were lost.
         ship.send_what_it_lacks(now);
         (ship.acked, ship.known) = (ship.acked.max(next), true);
         ship.sent = ship.sent.max(next);
@@ -158,8 +158,8 @@ impl SnapshotSender {
         ship.moved = now;
     }
 
-    /// Sends what may be sent. A follower that is silent for long is sent the newest snapshot when it is
-    /// back: neither the one it was being sent nor the log behind that is kept for it.
+    /// Sends the chunks that are due. A follower that did not respond for long is sent the newest snapshot when it is
+    /// back: neither its previous snapshot nor the log behind that is kept for it.
     pub fn pump(&mut self, now: Time, raft: &Raft, newest: Option<&DurableSnapshot>, actions: &mut Vec<Action>) {
         if self.ships.is_empty() {
             return;
@@ -175,13 +175,13 @@ impl SnapshotSender {
             while let Some(chunk) = ship.next(self.chunk) {
                 ship.moved = now;
                 self.sent += chunk.bytes.len() as u64;
-                // A follower has answered us in this term, so our disk knows it.
+                // The follower has responded in this term, so the term is durable here.
                 actions.push(Action::Send(raft.envelope(*to, raft.term(), Message::InstallSnapshot(chunk))));
             }
         }
     }
 
-    /// That one takes the place of whatever was sent to who is silent, and of what was received damaged.
+    /// Replaces the snapshots of followers that do not respond, and snapshots received damaged, by `newest`.
     fn renew(&mut self, now: Time, newest: &DurableSnapshot) {
         for ship in self.ships.values_mut() {
             let is_newer = newest.position.index > ship.kept.position.index;
@@ -192,7 +192,7 @@ impl SnapshotSender {
         }
     }
 
-    /// The oldest snapshot that is being sent to anyone who answers.
+    /// The oldest snapshot that is being sent to a follower that responds.
     pub fn oldest(&self, now: Time) -> Option<Index> {
         let all = self.mutants.breaks(Mutant::HoldForTheSilent);
         let replaced = |ship: &Ship| matches!(ship.hold, Hold::Replacement | Hold::Newer);
@@ -200,7 +200,7 @@ impl SnapshotSender {
         waits.map(|ship| ship.kept.position.index).min()
     }
 
-    /// When something is to be sent again.
+    /// When chunks are next due to be sent again.
     pub fn deadline(&self) -> Time {
         let due = |ship: &Ship| match ship.hold {
             Hold::Nothing if ship.lacks.is_some() => ship.begun_again + AGAIN,
@@ -211,12 +211,12 @@ impl SnapshotSender {
         self.ships.values().map(due).min().unwrap_or(Time::NEVER)
     }
 
-    /// How many bytes were sent, to whomever, since this node began; some of them perhaps twice.
+    /// Bytes sent to all followers since this node started; some of them perhaps twice.
     pub fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// How much of its snapshot a follower has, and of how much.
+    /// How many bytes of its snapshot a follower has, and the snapshot's size.
     pub fn progress(&self, of: NodeId) -> Option<(u64, u64)> {
         self.ships.get(&of).map(|ship| (ship.acked, ship.total()))
     }
@@ -230,8 +230,9 @@ impl Ship {
         Ship { kept, acked, known, asked, sent, moved, begun_again, lacks, heard, hold, damaged, of_this }
     }
 
-    /// The follower said that it lacks some of what was sent, and has said nothing newer since: that was no word that
-    /// others overtook. To wait for the long patience at each piece that is lost would take as many seconds as pieces.
+    /// Resends from the offset that the follower reported missing, if no newer acknowledgment has contradicted it: then
+    /// that report was not merely reordered. Waiting for `PATIENCE` at each lost chunk would take as many seconds as
+    /// chunks are lost.
     fn send_what_it_lacks(&mut self, now: Time) {
         if let Some(from) = self.lacks
             && self.hold == Hold::Nothing
@@ -241,13 +242,13 @@ impl Ship {
         }
     }
 
-    /// Sends all from there on once more.
+    /// Sends everything from `from` on again.
     fn begin_again_at(&mut self, now: Time, from: u64) {
         (self.acked, self.sent, self.lacks) = (from, from, None);
         (self.begun_again, self.moved) = (now, now);
     }
 
-    /// What was received damaged is sent again, when its time has come.
+    /// Restarts a snapshot received damaged, once its delay is over.
     fn go_on(&mut self, now: Time) {
         if matches!(self.hold, Hold::Until(when) if when <= now) {
             let (damaged, of_this, heard) = (self.damaged, self.of_this, self.heard);
@@ -263,15 +264,15 @@ impl Ship {
         self.kept.bytes.len() as u64
     }
 
-    /// What was sent may be lost: the next piece will show how far it is.
+    /// Probes the follower for its offset, because the chunks sent may be lost.
     fn ask_again(&mut self, now: Time) {
         (self.known, self.asked) = (false, false);
         self.sent = self.acked;
         self.moved = now;
     }
 
-    /// The next piece, if there is room for it on the way. Until the follower has said how far it is, one
-    /// is enough; an empty one if it had everything and may be at work on it.
+    /// The next chunk, if the window has room. Until the follower has named its offset, a single chunk is sent as a
+    /// probe; it is empty if the follower had everything and may be restoring it.
     fn next(&mut self, chunk: u64) -> Option<SnapshotChunk> {
         if self.hold != Hold::Nothing {
             return None;
@@ -313,20 +314,20 @@ mod tests {
         let newest = ship(100).kept;
         shipping.begin(Time(0), to, &newest, Index(0));
         assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")), [0]);
-        // It had ten of them before it was restarted: none is sent again.
+        // The follower had ten chunks before it restarted: none of them is sent again.
         shipping.chunked(Time(1), to, newest.position, 10 * CHUNK);
         let ship = shipping.ships.get_mut(&to).expect("it is there");
         assert_eq!(offsets(ship), (10..26).collect::<Vec<_>>());
         shipping.chunked(Time(2), to, newest.position, 12 * CHUNK);
         assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")), [26, 27]);
-        // Its link broke: one piece asks how far it is.
+        // Its link broke: one chunk probes for its offset.
         shipping.begin(Time(9) + AGAIN, to, &newest, Index(0));
         assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")), [12]);
         shipping.chunked(Time(9) + AGAIN, to, newest.position, 20 * CHUNK);
         assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")).first(), Some(&20));
     }
 
-    /// Without it each piece that is lost costs a second: seed 90 of ten seconds did not come to rest.
+    /// Without it each lost chunk costs a second: seed 90 of ten seconds did not settle.
     #[test]
     fn piece_that_is_lost_is_sent_again_soon() {
         let mut shipping = SnapshotSender::new(&Options::default());
@@ -340,18 +341,18 @@ mod tests {
             offsets(ship)
         };
         assert_eq!(sends(&mut shipping, Time(1)).len(), WINDOW as usize);
-        // The first of them is lost, and all others are refused.
+        // The first chunk is lost, and all others are rejected.
         (0..15).for_each(|_| shipping.chunked(Time(2), to, newest.position, CHUNK));
         assert_eq!(sends(&mut shipping, Time(2)), Vec::<u64>::new(), "they may have been overtaken");
         assert_eq!(shipping.deadline(), Time(1) + AGAIN);
         assert_eq!(sends(&mut shipping, Time(1) + AGAIN).first(), Some(&1));
-        // It was only late.
+        // The chunk was only late.
         shipping.chunked(Time(2) + AGAIN, to, newest.position, CHUNK);
         shipping.chunked(Time(3) + AGAIN, to, newest.position, 3 * CHUNK);
         assert_eq!(sends(&mut shipping, Time(3) + AGAIN + AGAIN), [17, 18]);
     }
 
-    /// Streaming one to a follower blocked the next (rqlite, before v10): pitfall 38.
+    /// Streaming one snapshot to a follower blocked the next one (rqlite, before v10): pitfall 38.
     #[test]
     fn a_snapshot_that_is_being_sent_holds_up_no_newer_one() {
         let mut shipping = SnapshotSender::new(&Options::default());
@@ -360,19 +361,19 @@ mod tests {
             (ship(100).kept, DurableSnapshot { position: Position::new(Index(20), Term(2)), ..ship(3).kept });
         shipping.begin(Time(0), to, &older, Index(0));
         shipping.chunked(Time(1), to, older.position, 10 * CHUNK);
-        // A newer one was taken. Who receives goes on with the older one, and then needs no other.
+        // A newer snapshot was taken. The follower continues with the older one, and then needs no other.
         shipping.renew(Time(2), &newer);
         shipping.begin(Time(0) + AGAIN, to, &newer, Index(0));
         assert_eq!(
             (shipping.oldest(Time(2)), shipping.progress(to)),
             (Some(Index(9)), Some((10 * CHUNK, 100 * CHUNK)))
         );
-        // Who has had it, and needs one again, is sent the newer one.
+        // A follower that holds it and needs a snapshot again is sent the newer one.
         shipping.begin(Time(0) + AGAIN, to, &newer, Index(9));
         assert_eq!((shipping.oldest(Time(2)), shipping.progress(to)), (Some(Index(20)), Some((0, 3 * CHUNK))));
     }
 
-    /// Segments stayed for consumers that were gone for good (rabbitmq-server#14522): pitfall 23.
+    /// Segments were kept for consumers that were gone for good (rabbitmq-server#14522): pitfall 23.
     #[test]
     fn who_is_silent_holds_back_nothing_and_is_sent_the_newest() {
         let options = Options::default();
@@ -388,13 +389,13 @@ mod tests {
         assert_eq!(SnapshotSender { mutants, ..shipping.clone() }.oldest(after), Some(Index(9)), "the mutant of it");
         shipping.renew(after, &newer);
         assert_eq!((shipping.oldest(after), shipping.progress(to)), (None, Some((0, 3 * CHUNK))));
-        // It is back.
+        // The follower is back.
         shipping.chunked(after, to, newer.position, CHUNK);
         assert_eq!((shipping.oldest(after), shipping.progress(to)), (Some(Index(20)), Some((CHUNK, 3 * CHUNK))));
     }
 
-    /// Words that overtook one another made all go over and over: bytes grew with the square of the pieces
-    /// (hashicorp/raft#697 is another road to the same): safety 41.
+    /// Reordered acknowledgments made everything be sent over and over: bytes grew with the square of the number of
+    /// chunks (hashicorp/raft#697 reached the same by another path): safety 41.
     #[test]
     fn words_that_come_late_make_nothing_go_twice() {
         let mut shipping = SnapshotSender::new(&Options::default());
@@ -411,7 +412,7 @@ mod tests {
             shipping.begin(Time(2), to, &newest, Index(0));
         }
         assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")), [17, 18]);
-        // If it goes on saying so, something was lost.
+        // If the follower repeats it, a chunk was lost.
         shipping.chunked(Time(9) + AGAIN, to, newest.position, 3 * CHUNK);
         assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")).first(), Some(&3));
     }
@@ -492,7 +493,7 @@ mod tests {
         assert_eq!(shipping.damaged(now, to, newer.position), Some(5), "the pauses go on growing");
     }
 
-    /// What was sent for ever: 97.8 MB of a 12 MB snapshot in 8 s, and not a line in any log.
+    /// A damaged snapshot was sent forever: 97.8 MB of a 12 MB snapshot in 8 s, and no log line.
     #[test]
     fn damaged_snapshot_is_sent_to_nobody() {
         let (mut shipping, to, newest) = begun(None);
@@ -505,7 +506,7 @@ mod tests {
             shipping.begin(Time(0) + AGAIN, follower, &newest, Index(0));
             assert!(sends(&mut shipping, follower).is_empty());
         }
-        // Another of the same position: nothing was written meanwhile.
+        // Another snapshot of the same position: no entry was applied meanwhile.
         shipping.renew(Time(2), &newest);
         assert_eq!(sends(&mut shipping, other), [0]);
 

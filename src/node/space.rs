@@ -1,28 +1,28 @@
-//! What a node does about a disk that has too little room: only what frees some, and lets another lead.
+//! The node's behavior on a full disk: it accepts only commands that free room, and transfers leadership.
 
 use crate::api::Op;
 use bytes::Bytes;
 
-/// Whether the disk has room, and what follows.
+/// Whether the disk has too little room.
 #[derive(Clone, Debug, Default)]
 pub struct Space {
     low: bool,
 }
 
 impl Space {
-    /// The disk has too little room, or enough again.
+    /// Records whether the disk has too little room.
     pub fn is(&mut self, low: bool) {
         self.low = low;
     }
 
-    /// Whether it has too little.
+    /// Whether the disk has too little room.
     pub fn is_low(&self) -> bool {
         self.low
     }
 }
 
-/// Whether an operation may go into the log where there is no room: what ends a session or, as `frees` says
-/// of a command, frees room; and what begins a session, without which no command comes.
+/// Whether an operation may be appended while the disk is full: one that closes a session, one that frees room (`frees`
+/// decides this for a command), and one that opens a session, without which no command can be sent.
 pub fn frees(op: &Bytes, frees: fn(&[u8]) -> bool) -> bool {
     match Op::read(op) {
         Ok(Op::Open { .. } | Op::Close { .. } | Op::Tick) => true,

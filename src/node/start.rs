@@ -1,4 +1,4 @@
-//! From what the journal remembers to a node that takes part.
+//! Creates a node from the state that the journal recovered.
 
 use super::node::{Node, NodeStart};
 use super::options::Options;
@@ -7,8 +7,8 @@ use crate::consensus::{Options as RaftOptions, Raft};
 use crate::types::NodeId;
 use crate::wal;
 
-/// A node as its disk remembers it: everything durable, nothing known to be committed beyond what its
-/// machine holds, a follower of nobody.
+/// Creates a node from its recovered state: a follower without a leader, which knows no entry to be committed beyond
+/// those applied to its machine.
 pub fn start(
     id: NodeId,
     recovered: wal::Recovered,

@@ -1,4 +1,4 @@
-//! What a node measures about itself, as plain counters: one thread, no lock.
+//! The node's measurements of itself, as plain counters: one thread, no lock.
 
 use crate::api::figures::{Buckets, Figures};
 use crate::api::{DiskStatus, StageStatus};
@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// Durations from a microsecond to a minute, in nanoseconds.
+/// Durations from a microsecond to a minute, recorded in nanoseconds.
 #[derive(Clone, Debug)]
 struct Durations(Histogram<u64>);
 
@@ -27,7 +27,7 @@ impl Durations {
     }
 }
 
-/// What a node measures about itself.
+/// The node's measurements of itself.
 #[derive(Clone, Debug)]
 pub struct Stats {
     syncs: Durations,
@@ -39,25 +39,25 @@ pub struct Stats {
     apply: Durations,
     /// One entry of each of the latest writes: its index, and when it was proposed and sent.
     sent: VecDeque<(Index, Time, Time)>,
-    /// The first proposal since the last write.
+    /// When the first proposal since the last write was made.
     proposed: Option<Time>,
-    /// The heartbeat to each follower whose answer is waited for, and when it was sent.
+    /// The unanswered heartbeat to each follower, and when it was sent.
     beats: BTreeMap<NodeId, (Round, Time)>,
-    /// Since when a snapshot is being taken.
+    /// When the snapshot that is being taken was begun.
     taking: Option<Time>,
-    /// How many bytes more the log can take, as the journal said last.
+    /// How many more bytes the log can take, as last reported by the journal.
     room: Option<u64>,
-    /// What is counted, and told as it is.
+    /// Counters and histograms that are reported as they are.
     pub figures: Figures,
-    /// Who led last, as far as it knows.
+    /// The last known leader.
     leader: Option<NodeId>,
-    /// Bytes of snapshots that came from leaders.
+    /// Bytes of snapshot chunks received from leaders.
     pub received: u64,
-    /// Elections begun, by reason.
+    /// Elections started, by reason.
     pub elections: BTreeMap<String, u64>,
 }
 
-/// How many samples of entries under way are kept; more are not sampled.
+/// How many entries under way are sampled; further ones are not.
 const SAMPLES: usize = 1024;
 
 impl Default for Stats {
@@ -91,7 +91,7 @@ impl Default for Stats {
 }
 
 impl Stats {
-    /// The journal has synced, if it had anything to sync: else it only says how much room there is.
+    /// Records a report of the journal. A report of no bytes is not a sync: it only names the room left.
     pub fn synced(&mut self, report: &Report) {
         self.room = Some(report.room);
         if report.bytes == 0 {
@@ -105,12 +105,12 @@ impl Stats {
         self.bytes += report.bytes;
     }
 
-    /// Something was proposed.
+    /// Records a proposal.
     pub fn proposed(&mut self, now: Time) {
         self.proposed.get_or_insert(now);
     }
 
-    /// A leader's write, up to `last`, is on its way.
+    /// Records a leader's write, up to `last`, on its way to the journal.
     pub fn sent(&mut self, now: Time, last: Index) {
         if let Some(proposed) = self.proposed.take() {
             self.queue.record(now.since(proposed));
@@ -120,7 +120,7 @@ impl Stats {
         }
     }
 
-    /// Everything up to there is committed.
+    /// Records that everything up to `commit` is committed.
     pub fn committed(&mut self, now: Time, commit: Index) {
         while let Some((index, proposed, at)) = self.sent.front().copied()
             && index <= commit
@@ -131,19 +131,19 @@ impl Stats {
         }
     }
 
-    /// A batch was applied.
+    /// Records that a batch was applied.
     pub fn applied(&mut self, took: Duration) {
         self.apply.record(took);
     }
 
-    /// This node leads no more: what was under way is not measured.
+    /// Drops the samples under way, because this node no longer leads or leads another term.
     pub fn reset_sent(&mut self) {
         self.sent.clear();
         self.beats.clear();
         self.figures.round_trip_ns.clear();
     }
 
-    /// A message leaves: a heartbeat, perhaps. One that is said again is measured from the first time.
+    /// Records a message sent, if it is a heartbeat. A repeated heartbeat is measured from its first transmission.
     pub fn sends(&mut self, now: Time, envelope: &Envelope) {
         if let Message::Heartbeat { round, .. } = envelope.message {
             let beat = self.beats.entry(envelope.to).or_insert((round, now));
@@ -153,7 +153,7 @@ impl Stats {
         }
     }
 
-    /// A message has come: the answer to a heartbeat, perhaps.
+    /// Records a message received, if it is the response to a heartbeat.
     pub fn receives(&mut self, now: Time, envelope: &Envelope) {
         if let Message::HeartbeatResponse { round, .. } = envelope.message
             && let Some((_, at)) = self.beats.remove(&envelope.from).filter(|(beaten, _)| *beaten == round)
@@ -163,7 +163,7 @@ impl Stats {
         }
     }
 
-    /// That node leads, if any does.
+    /// Records the leader, if there is one.
     pub fn led_by(&mut self, leader: Option<NodeId>) {
         if leader.is_some() && leader != self.leader {
             self.leader = leader;
@@ -171,24 +171,24 @@ impl Stats {
         }
     }
 
-    /// The link with it broke: what was on its way may be lost.
+    /// Records that the link with `peer` broke: a heartbeat or its response may be lost.
     pub fn lost(&mut self, peer: NodeId) {
         self.beats.remove(&peer);
     }
 
-    /// A snapshot is being taken.
+    /// Records that a snapshot was begun.
     pub fn begins_snapshot(&mut self, now: Time) {
         self.taking = Some(now);
     }
 
-    /// None is any more: it is durable, or did not fit.
+    /// Records that no snapshot is being taken any more: it is durable, or it failed.
     pub fn ends_snapshot(&mut self, now: Time, durable: bool) {
         if let Some(since) = self.taking.take().filter(|_| durable) {
             self.figures.snapshot_ns.took(now.since(since));
         }
     }
 
-    /// How the disk does.
+    /// The disk's measurements, for `status`.
     pub fn disk(&self, oldest_unsynced: Duration) -> DiskStatus {
         DiskStatus {
             syncs: self.sync_count,
@@ -202,7 +202,7 @@ impl Stats {
         }
     }
 
-    /// Where the time of a write goes.
+    /// The median time that a write spends in each stage.
     pub fn stages(&self) -> StageStatus {
         StageStatus {
             queue_us: self.queue.us(0.5),

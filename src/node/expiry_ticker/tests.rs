@@ -1,4 +1,4 @@
-//! A node alone, which leads: what ends in its machine while nobody asks for anything.
+//! A single node, which leads: keys expire in its machine while it receives no requests.
 
 use crate::api::{Op, Request};
 use crate::apply::Applier;
@@ -25,7 +25,7 @@ struct Alone {
 }
 
 impl Alone {
-    /// A node that leads, and in which a session is open.
+    /// A node that leads and holds one open session.
     fn new() -> Alone {
         let me = NodeId::new(1).unwrap();
         let membership = Membership::founding([(me, "n1:1".to_owned())]);
@@ -51,7 +51,7 @@ impl Alone {
         alone
     }
 
-    /// So much time passes, and all that follows happens; how many entries were applied.
+    /// Advances the time by `by` and performs all resulting actions. Returns how many entries were applied.
     fn pass(&mut self, by: Duration) -> usize {
         self.now = self.now + by;
         let mut applied = 0;
@@ -85,12 +85,12 @@ impl Alone {
         assert!(self.pass(Duration::ZERO) > 0);
     }
 
-    /// Sets a key that ends after so many milliseconds.
+    /// Sets a key that expires after `ms` milliseconds.
     fn set(&mut self, key: &[u8], ms: u64) {
         self.seq += 1;
         let life = Expiration::Until(Deadline::In(ms));
         let command = Command::Set { key, value: b"v", only_if: SetCondition::Either, life, tells: false }.encode();
-        // The session has the index of its entry, behind the entry that opened the term.
+        // The session id is the index of its entry, which follows the entry that opened the term.
         let session = SessionId(self.session());
         self.ask(&Op::Execute { session, seq: self.seq, first_outstanding: 1, command });
     }
@@ -134,7 +134,7 @@ fn a_leader_that_was_frozen_ends_nothing_of_its_own_on_waking() {
     assert_eq!((alone.pass(Duration::from_secs(3600)), alone.holds()), (0, 1));
     alone.set(b"b", 1);
     assert_eq!(alone.holds(), 2);
-    // From there on the clock runs on.
+    // From there the clock runs on.
     let mut passed = 0;
     while alone.holds() > 0 {
         alone.pass(50 * MS);

@@ -1,4 +1,4 @@
-//! Queries: which of them the applier can answer by now, and what becomes of its answers.
+//! Queries: which ones the applier can answer now, and how its answers become replies.
 
 use super::Node;
 use crate::api::{Outcome, Reply};
@@ -9,14 +9,14 @@ use crate::types::{Index, Mutant, Position, Time};
 use bytes::Bytes;
 
 impl Node {
-    /// Whether further reads are refused: the reads that wait for a round of heartbeats, for the turn or for the applier
-    /// hold as many bytes as they may.
+    /// Whether further reads are refused: the reads that wait for a heartbeat round, for the turn or for the applier
+    /// have reached their limit in bytes.
     pub(super) fn reads_are_full(&self) -> bool {
         self.reading.bytes() + self.queries.bytes() >= self.options.reading_bytes
     }
 
-    /// Gives the applier the queries that are due. The applier works in order: a query sees every entry that was
-    /// submitted before it.
+    /// Submits the queries that are due. The applier works in order: a query sees every entry that was submitted before
+    /// it.
     pub(super) fn query(&mut self, now: Time, actions: &mut Vec<Action>) {
         let mut due = self.queries.take_local();
         let early = self.options.mutants.breaks(Mutant::ReadBeforeApplied);
@@ -33,8 +33,8 @@ impl Node {
         }
     }
 
-    /// The reply to a query. An answer too long for a frame is replaced by a notice of that: the client would lose its
-    /// connection, and ask again elsewhere.
+    /// The reply to a query. An answer too long for a frame is replaced by a notice: otherwise the client would lose
+    /// its connection and retry elsewhere.
     pub(super) fn query_reply(&self, applied: Index, answer: Bytes) -> Reply {
         let early = self.options.mutants.breaks(Mutant::ReadNamesLaterEntry);
         let applied = if early { applied.next() } else { applied };

@@ -1,4 +1,4 @@
-//! What a node does about snapshots: takes them, lets them take the place of the log, and begins anew from them.
+//! The node's handling of snapshots: it takes them, compacts the log behind them, sends them, and restores from them.
 
 use super::Node;
 use crate::api::{Refusal, Reply};
@@ -7,7 +7,7 @@ use crate::node::event::{Action, DurableSnapshot};
 use crate::types::{ClusterTime, Position, SnapshotPoint, Time};
 
 impl Node {
-    /// A snapshot is durable, or there was no room for it.
+    /// Handles a snapshot that is durable, or `None` if there was no room for it.
     pub(super) fn taken(&mut self, now: Time, kept: Option<DurableSnapshot>) {
         let given_up = kept.is_none();
         self.stats.ends_snapshot(now, !given_up);
@@ -19,7 +19,7 @@ impl Node {
         self.answer_snapshot();
     }
 
-    /// A snapshot of this node was read again: if it is damaged, nobody is sent any more of it.
+    /// Handles the result of reading a snapshot file again: a damaged one is no longer sent.
     pub(super) fn inspected(&mut self, now: Time, snapshot: Position, whole: bool) {
         self.snapshot_sender.inspected(now, snapshot, whole);
         if !whole {
@@ -28,14 +28,15 @@ impl Node {
         }
     }
 
-    /// Answers who asked for what the newest snapshot holds.
+    /// Answers the callers that the newest snapshot satisfies.
     pub(super) fn answer_snapshot(&mut self) {
         let Some(kept) = self.compaction.kept() else { return };
         let reply = Reply::Snapshot { position: kept.position, bytes: kept.bytes.len() as u64 };
         self.replies.extend(self.compaction.served().into_iter().map(|(from, id)| (from, id, reply.clone())));
     }
 
-    /// A leader's snapshot has become our machine's state: the log gives way to it, or goes on behind it.
+    /// Handles a leader's snapshot that the machine was restored from: the log is replaced by it, or continues behind
+    /// it.
     pub(super) fn restored(
         &mut self,
         now: Time,
@@ -54,8 +55,8 @@ impl Node {
         self.answer_snapshot();
     }
 
-    /// Lets snapshots take the place of the log: takes one when it is due, lets go of what one holds, and
-    /// sends them to followers that need them.
+    /// Takes a snapshot when it is due, compacts the log behind the newest one, and sends snapshots to followers that
+    /// need them.
     pub(super) fn keep(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.snapshot_sender.pump(now, &self.raft, self.compaction.sendable(), actions);
         let (id, voters) = (self.raft.id(), self.raft.membership());

@@ -1,4 +1,4 @@
-//! How a node is, as it knows itself.
+//! The node's status report.
 
 use super::Node;
 use crate::api::figures::Figures;
@@ -14,17 +14,17 @@ impl Node {
         self.raft.membership()
     }
 
-    /// Its share of the algorithm, to look at.
+    /// The consensus core, read-only.
     pub fn raft(&self) -> &Raft {
         &self.raft
     }
 
-    /// Everything up to here is applied.
+    /// The last applied index.
     pub fn applied(&self) -> Index {
         self.applied.upto
     }
 
-    /// The newest snapshot that is durable.
+    /// The newest durable snapshot.
     pub fn snapshot(&self) -> Option<&DurableSnapshot> {
         self.compaction.kept()
     }
@@ -34,13 +34,13 @@ impl Node {
         self.compaction.is_taking()
     }
 
-    /// How many requests wait here for anything at all.
+    /// How many requests wait here for any reason.
     pub fn held(&self) -> usize {
         let waiting = self.proposals.len() + self.parked.len() + self.reading.len() + self.admin_waiters.len();
         waiting + self.forwarded.len() + self.queries.len() + self.snapshot_reads.len()
     }
 
-    /// How this node is, as it knows itself. What only the driver knows is left empty.
+    /// The node's status. Fields that only the driver knows are left empty.
     pub fn status(&self, now: Time) -> Status {
         let log = self.raft.log();
         Status {
@@ -82,7 +82,7 @@ impl Node {
         }
     }
 
-    /// What this node acknowledged and does not hold; nothing once it holds it again.
+    /// The last position that this node acknowledged, while its log lacks it; empty otherwise.
     fn promised(&self) -> String {
         let promised = self.raft.promised();
         let lacks = promised > self.raft.log().last();
@@ -175,7 +175,8 @@ impl Node {
     }
 }
 
-/// Why the copy of a follower counts for nothing, in words; empty if it counts, or the follower was not heard yet.
+/// Why a follower's copy of the log is not counted, in words; empty if it counts, or if the follower has not responded
+/// yet.
 fn uncounted(progress: &Progress) -> &'static str {
     match progress.counted_from {
         _ if progress.has_lost.is_some() => "has lost entries that it acknowledged",

@@ -1,5 +1,5 @@
-//! What a follower does with what it is asked: reads it answers itself, and what it passes on may get lost. And what
-//! one says that belongs to nothing.
+//! A follower's requests: it answers reads itself, and requests that it forwards may get lost. Also a node that is not
+//! a member.
 
 use super::*;
 use crate::api::Op;
@@ -13,7 +13,7 @@ use bytes::Bytes;
 const LEADER: NodeId = NodeId::new(2).unwrap();
 const CLIENT: Caller = Caller::Client(7);
 
-/// A node of three, or one beside them, that follows nobody; and its time.
+/// One of three members, or a node outside them, that follows no leader; and its time.
 fn begun(n: u64) -> (Node, Time) {
     let me = NodeId::new(n).unwrap();
     let membership = Membership::founding([1, 2, 3].map(|n| (NodeId::new(n).unwrap(), format!("n{n}:1"))));
@@ -34,7 +34,7 @@ fn begun(n: u64) -> (Node, Time) {
     (super::super::start(me, recovered, RaftOptions::default(), Options::default(), begun), now)
 }
 
-/// A node that follows another, and its time.
+/// A node that follows a leader, and its time.
 fn follower() -> (Node, Time) {
     let (mut node, now) = begun(1);
     hears(&mut node, now, Message::Heartbeat { commit: Index::ZERO, round: Round(1), time: ClusterTime(0) });
@@ -56,7 +56,7 @@ fn turn(node: &mut Node, now: Time) -> Vec<Action> {
     actions
 }
 
-/// Asks for a write that is to be passed on; the number under which it is.
+/// Sends a write that is to be forwarded, and returns its id.
 fn pass_on(node: &mut Node, now: Time) -> u64 {
     let request = Request::Propose { op: Op::Open { window: 1, ordered: false }.encode() };
     node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
@@ -82,13 +82,13 @@ fn what_was_not_sent_has_not_happened_and_costs_nobody_the_leader() {
     node.handle(now, Event::NotSent { to: LEADER, id: stuck });
     assert_eq!(reply(&mut node, now), Some(Reply::Refused(Refusal::Busy)));
     assert_eq!((node.raft().leader(), node.held()), (Some(LEADER), 1));
-    // The other is under way, and is answered.
+    // The other is in flight, and is answered.
     node.handle(now, Event::Answered { from: LEADER, id: sent, reply: Reply::Unknown });
     assert_eq!((reply(&mut node, now), node.held()), (Some(Reply::Unknown), 0));
 }
 
-/// A wake-up brings a request, the first word of a new leader and another request of the same caller, and then comes
-/// the turn.
+/// A wake-up brings a request, the first message of a new leader and another request of the same caller; then comes the
+/// turn.
 #[test]
 fn a_parked_request_is_not_overtaken_by_one_that_comes_with_the_news_of_a_leader() {
     let (mut node, now) = begun(1);
@@ -117,7 +117,7 @@ fn answers_that_were_lost_are_not_waited_for() {
     assert_eq!((node.raft().leader(), node.held()), (Some(LEADER), 0));
 }
 
-/// `/readyz` asks for it: all that a node holds may be applied, and be nothing beside what it lacks.
+/// `/readyz` needs it: a node may have applied all that it holds, and that may be nothing compared to what it lacks.
 #[test]
 fn who_holds_nothing_yet_knows_from_a_heartbeat_how_far_there_is_to_go() {
     let (mut node, now) = follower();
@@ -128,7 +128,7 @@ fn who_holds_nothing_yet_knows_from_a_heartbeat_how_far_there_is_to_go() {
     assert_eq!(node.status(now).goal, 30_000, "what is committed stays so");
 }
 
-/// Another leader is one that has another id; one that is lost and found again is not another.
+/// A leader change is a leader with another id; a leader that is lost and found again does not count.
 #[test]
 fn a_leader_that_is_lost_and_found_is_counted_once() {
     let mut stats = Stats::default();
@@ -140,8 +140,8 @@ fn a_leader_that_is_lost_and_found_is_counted_once() {
     assert_eq!(stats.figures.leader_changes, 2);
 }
 
-/// Thesis §6.4: the leader is asked for no more than an index, and writes nothing down for it; the answer comes from
-/// the follower's own machine, even if it was told that it may pass the question on.
+/// Thesis §6.4: the leader only provides a read index, and appends nothing for it; the answer comes from the follower's
+/// own machine, even if the request allowed forwarding.
 #[test]
 fn a_follower_answers_a_read_itself() {
     let (mut node, now) = begun(1);
@@ -150,7 +150,7 @@ fn a_follower_answers_a_read_itself() {
         Action::Write(write) => Some(write.id),
         _ => None,
     });
-    // It says nothing in a term before its disk knows that.
+    // The follower sends nothing in a term before that term is durable.
     let durable = writes.expect("the term is written down");
     let report = Report { durable, sealed: Vec::new(), entries: 0, bytes: 0, took: Default::default(), room: u64::MAX };
     node.handle(now, Event::Journal(report));
@@ -167,7 +167,7 @@ fn a_follower_answers_a_read_itself() {
     };
     assert_eq!(query, "lunch");
     let answer = Bytes::from_static(b"noodles");
-    // The leader may stand still by now.
+    // The leader may be down by now.
     node.handle(now, Event::Queried { ticket, applied: Index::ZERO, answer: answer.clone() });
     assert_eq!(reply(&mut node, now), Some(Reply::Answer { applied: Index::ZERO, answer }));
     assert_eq!(node.held(), 0);
@@ -185,14 +185,14 @@ fn who_is_no_member_says_so_at_once_and_where_the_members_are() {
         node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
         assert_eq!(reply(&mut node, now), Some(outside.clone()));
     }
-    // One of the three waits for a leader.
+    // One of the three members waits for a leader.
     let (mut node, now) = begun(3);
     let request = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
     node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
     assert_eq!((reply(&mut node, now), node.held()), (None, 1));
 }
 
-/// They wait for the applier, which may be busy: as many bytes of them as of linearizable ones.
+/// Local reads wait for the applier, which may be busy: their bytes count against the same limit as linearizable reads.
 #[test]
 fn local_reads_are_bounded_in_bytes() {
     let (mut node, now) = begun(1);
@@ -207,7 +207,7 @@ fn local_reads_are_bounded_in_bytes() {
         node.handle(now, read(id));
     }
     assert_eq!(reply(&mut node, now), Some(Reply::Refused(Refusal::Busy)));
-    // Those before it were given to the applier, which has not answered.
+    // The earlier ones were submitted to the applier, which has not answered.
     node.handle(now, read(44));
     assert_eq!(reply(&mut node, now), Some(Reply::Refused(Refusal::Busy)));
     node.handle(now, Event::Queried { ticket: 1, applied: Index::ZERO, answer: Bytes::new() });
