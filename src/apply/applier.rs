@@ -1,7 +1,6 @@
-//! Committed entries in, outcomes out.
+//! Applies committed entries and returns their outcomes.
 //!
-//! The same whoever drives it: given the same entries, however they are cut into batches, it comes
-//! to the same outcomes and the same digest on every node.
+//! Deterministic: the same entries, in batches of any size, give the same outcomes and the same digest on every node.
 
 use super::report::Report;
 use super::restoring::{Piece, Restoring, StateHeader};
@@ -15,8 +14,8 @@ use crate::types::digest::hash_numbers;
 use crate::types::{ClusterTime, Entry, Index, Mutant, Mutants, NodeId, Payload, Position, SessionId};
 use bytes::Bytes;
 
-/// A machine is told of so many commands ahead: what it has looked at for them must still be in the
-/// processor's cache when their turn comes.
+/// How many commands are announced to the machine at once by a prefetch: the memory that it touches for them must still
+/// be in the processor's cache when they are applied.
 const EXPECTED: usize = 64;
 
 /// A state machine with the sessions around it.
@@ -25,25 +24,25 @@ pub struct Applier<M> {
     machine: M,
     sessions: Sessions,
     options: Options,
-    /// The last entry that was applied, and its time.
+    /// The position of the last applied entry, and its time.
     position: Position,
     time: ClusterTime,
-    /// Of machine and sessions, as of there.
+    /// Digest of machine and sessions as of `position`.
     digest: u64,
     mutants: Mutants,
-    /// Mixed into the digest: zero, unless a mutant says who we are.
+    /// Mixed into the digest: zero, unless a mutant makes it the node's id.
     tint: u64,
-    /// By how many milliseconds the machine's time differs from the cluster's: zero, unless a mutant says so.
+    /// By how many milliseconds the machine's time is ahead of the cluster time: zero, unless a mutant sets it.
     skew: u64,
 }
 
 impl<M: StateMachine> Applier<M> {
-    /// That machine, to which nothing has been applied.
+    /// Creates an applier of `machine`, to which nothing has been applied.
     pub fn new(machine: M) -> Applier<M> {
         Applier::with(machine, Options::default())
     }
 
-    /// The same, with sessions that lapse by other limits than every node's.
+    /// Creates an applier whose sessions expire by other limits than the default ones.
     pub fn with(machine: M, options: Options) -> Applier<M> {
         let mut applier = Applier {
             machine,
@@ -60,7 +59,7 @@ impl<M: StateMachine> Applier<M> {
         applier
     }
 
-    /// The same on that node, with a rule broken.
+    /// Sets the broken rule, for the node with id `node`.
     pub fn breaking(mut self, mutants: Mutants, node: NodeId) -> Applier<M> {
         self.mutants = mutants;
         self.skew = if mutants.breaks(Mutant::ExpireByOwnClock) { 100 * node.get() } else { 0 };
@@ -69,7 +68,7 @@ impl<M: StateMachine> Applier<M> {
         self
     }
 
-    /// Applies committed entries, the first of them right behind what was applied before.
+    /// Applies committed entries. The first one must directly follow the last applied entry.
     pub fn apply(&mut self, entries: &[Entry]) -> Report {
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut duplicates = 0;
@@ -90,7 +89,7 @@ impl<M: StateMachine> Applier<M> {
         Report { upto: self.position.index, time: self.time, outcomes, digest: self.digest, sessions, duplicates, due }
     }
 
-    /// The next entry's turn has come.
+    /// Advances position and time to those of the next entry.
     fn advance(&mut self, entry: &Entry) {
         let next = self.position.index.next();
         assert_eq!(entry.position.index, next, "entries are applied in order, each once (§5.3)");
@@ -107,7 +106,7 @@ impl<M: StateMachine> Applier<M> {
         ClusterTime(time.0 + self.skew)
     }
 
-    /// What it came to, if it is anything that somebody may wait for.
+    /// Applies an operation, and returns its outcome if a caller may wait for one.
     fn carry_out(&mut self, entry: &Entry, op: Result<Op<&[u8]>, Malformed>) -> Option<Outcome> {
         Some(match op {
             Ok(Op::Tick) => {
@@ -160,22 +159,22 @@ impl<M: StateMachine> Applier<M> {
         outcome(answer, false)
     }
 
-    /// Asks the machine, as of all that was applied; `time` is what this node knows of the cluster's clock.
+    /// Queries the machine as of the last applied entry. `time` is the cluster time as far as this node knows.
     pub fn query(&self, time: ClusterTime, query: &[u8]) -> Bytes {
         self.machine.query(self.skewed(time.max(self.time)), query)
     }
 
-    /// Everything up to here is applied.
+    /// The last applied index.
     pub fn applied(&self) -> Index {
         self.position.index
     }
 
-    /// The last entry that was applied.
+    /// The position of the last applied entry.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// The cluster's time in that entry.
+    /// The cluster time of the last applied entry.
     pub fn time(&self) -> ClusterTime {
         self.time
     }
@@ -194,15 +193,15 @@ impl<M: StateMachine> Applier<M> {
         &self.machine
     }
 
-    /// Fixes all as it is now, to be told by [`Applier::piece`] while entries go on being applied. As
-    /// quick as the machine's own [`StateMachine::freeze`].
+    /// Freezes machine and sessions; [`Applier::piece`] serializes them while entries are still applied. As quick as
+    /// the machine's own [`StateMachine::freeze`].
     pub fn freeze(&mut self) -> StateHeader {
         self.sessions.freeze();
         self.machine.freeze();
         StateHeader { position: self.position, time: self.time, digest: self.digest, sessions: self.sessions.count() }
     }
 
-    /// The next piece of what was frozen, about `bytes` long; `None` when all was told.
+    /// The next piece of the frozen state, about `bytes` long; `None` after the last one.
     pub fn piece(&mut self, bytes: usize) -> Option<Piece> {
         if let Some(piece) = self.sessions.piece(bytes) {
             return Some(Piece::Sessions(piece));
@@ -213,19 +212,19 @@ impl<M: StateMachine> Applier<M> {
         Some(Piece::Machine(piece))
     }
 
-    /// Forgets what was frozen.
+    /// Drops the frozen state.
     pub fn thaw(&mut self) {
         self.sessions.thaw();
         self.machine.end_snapshot();
     }
 
-    /// Another applier of this kind, to be made of a snapshot.
+    /// Creates an empty applier of the same kind, to be restored from a snapshot.
     pub fn restoring(&self) -> Restoring<M> {
         let empty = Applier::with(self.machine.empty(), self.options);
         Restoring::new(Applier { mutants: self.mutants, tint: self.tint, skew: self.skew, ..empty })
     }
 
-    /// Takes in the next piece of what another told.
+    /// Adds the next piece of another applier's state.
     pub(super) fn restore(&mut self, piece: &Piece) -> Result<(), Malformed> {
         match piece {
             Piece::Sessions(bytes) => self.sessions.restore(bytes),
@@ -233,14 +232,15 @@ impl<M: StateMachine> Applier<M> {
         }
     }
 
-    /// All has been taken in: is it what the other froze?
+    /// Completes a restore: sets position and time, and checks sessions and digest against `head`.
     pub(super) fn restored(&mut self, head: &StateHeader) -> Result<(), Malformed> {
         (self.position, self.time) = (head.position, head.time);
         if self.mutants.breaks(Mutant::AdvanceTimeBeforeDigest) {
             self.machine.advance(self.machine_time());
         }
-        // Before time goes on: a command may have made what ends at the time of its own entry. It is part of the
-        // frozen state, and ends with the next entry, here as on every other node.
+        // The digest is compared before time advances: a command may have created a key that expires at the time of its
+        // own entry. That key is part of the frozen state, and expires with the next entry, here as on every other
+        // node.
         self.settle();
         if self.sessions.used() > head.position.index {
             return Err(Malformed("a session was used after the snapshot was taken"));
@@ -253,12 +253,12 @@ impl<M: StateMachine> Applier<M> {
     }
 }
 
-/// What an execution came to; without an answer if that was too long.
+/// The outcome of an execution. `None` stands for an answer that was too long.
 fn outcome(answer: Option<Bytes>, duplicate: bool) -> Outcome {
     answer.map_or(Outcome::AnswerTooLong, |answer| Outcome::Executed { answer, duplicate })
 }
 
-/// The operation that an entry holds, if it holds any.
+/// The operation that an entry holds, if any.
 fn read(entry: &Entry) -> Option<Result<Op<&[u8]>, Malformed>> {
     match &entry.payload {
         Payload::Opaque(bytes) => Some(Op::read(bytes)),

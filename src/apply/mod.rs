@@ -1,4 +1,4 @@
-//! Committed entries in, outcomes out: sessions around a state machine.
+//! Applies committed entries to a state machine, with client sessions around it.
 
 pub mod applier;
 pub mod report;

@@ -1,16 +1,16 @@
-//! What applying a batch of entries came to.
+//! The result of applying a batch of entries.
 
 use crate::api::Outcome;
 use crate::types::{ClusterTime, Index, Position};
 
-/// What applying a batch of entries came to.
+/// The result of applying a batch of entries.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Everything up to here is applied.
+    /// The last applied index.
     pub upto: Index,
-    /// The cluster's time in that entry.
+    /// The cluster time of that entry.
     pub time: ClusterTime,
-    /// What each operation of the batch came to, in order. Entries that hold none are not here.
+    /// The outcome of each operation of the batch, in log order. Entries without an operation have none.
     pub outcomes: Vec<(Position, Outcome)>,
     /// A digest of machine and sessions as of `upto`.
     pub digest: u64,
@@ -18,6 +18,6 @@ pub struct Report {
     pub sessions: u64,
     /// Operations of the batch that had been applied before.
     pub duplicates: u64,
-    /// By when an entry should come, for something to end that has a deadline.
+    /// When the next expiration is due: the leader should append an entry by then.
     pub due: Option<ClusterTime>,
 }

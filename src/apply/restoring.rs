@@ -1,4 +1,5 @@
-//! A frozen state on its way: what it is called, in which pieces it is told, and how it comes back.
+//! Restores an applier from a snapshot: the header of a frozen state, its pieces, and the applier that is built from
+//! them.
 
 use super::applier::Applier;
 use crate::codec::Malformed;
@@ -6,43 +7,43 @@ use crate::machine::state_machine::StateMachine;
 use crate::types::{ClusterTime, Position};
 use bytes::Bytes;
 
-/// What was frozen, and how to tell whether it came back.
+/// The header of a frozen state, by which a restored state is checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StateHeader {
-    /// The last entry applied.
+    /// The last applied entry.
     pub position: Position,
-    /// The cluster's time in it.
+    /// Its cluster time.
     pub time: ClusterTime,
     /// The digest of machine and sessions.
     pub digest: u64,
-    /// How many sessions there were.
+    /// Number of open sessions.
     pub sessions: u64,
 }
 
-/// A piece of a frozen state. The sessions come first.
+/// A piece of a frozen state. The pieces of the sessions come first.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Piece {
-    /// Of the sessions.
+    /// Part of the sessions.
     Sessions(Bytes),
-    /// Of the machine.
+    /// Part of the machine.
     Machine(Bytes),
 }
 
-/// An applier in the making: fed with pieces, in order.
+/// An applier under construction, to which pieces are added in order.
 #[derive(Debug)]
 pub struct Restoring<M> {
     applier: Applier<M>,
-    /// A piece of the machine has come: no more sessions may.
+    /// Whether a piece of the machine was added: no pieces of sessions may follow.
     machine: bool,
 }
 
 impl<M: StateMachine> Restoring<M> {
-    /// Begins with an applier that has applied nothing.
+    /// Starts with an applier that has applied nothing.
     pub(super) fn new(empty: Applier<M>) -> Restoring<M> {
         Restoring { applier: empty, machine: false }
     }
 
-    /// Takes in the next piece. After an error it is of no more use.
+    /// Adds the next piece. After an error this value must not be used further.
     pub fn take(&mut self, piece: &Piece) -> Result<(), Malformed> {
         match piece {
             Piece::Sessions(_) if self.machine => return Err(Malformed("sessions behind the machine")),
@@ -52,8 +53,11 @@ impl<M: StateMachine> Restoring<M> {
         self.applier.restore(piece)
     }
 
-    /// The applier, as if it had applied every entry up to that head's. What does not lead to the
-    /// digest that the head names is damage.
+    /// Returns the applier, as if it had applied every entry up to `head.position`.
+    ///
+    /// # Errors
+    ///
+    /// If the digest is not the one that `head` names: the snapshot is damaged.
     pub fn finish(mut self, head: &StateHeader) -> Result<Applier<M>, Malformed> {
         self.applier.restored(head)?;
         Ok(self.applier)

@@ -1,4 +1,4 @@
-//! One client's session: its first answers, and itself as bytes.
+//! One client session: its stored answers, and its encoding.
 
 use crate::codec::{Malformed, Put, Reader, Result};
 use crate::limits::{ANSWER_BYTES_MAX, SESSION_WINDOW_MAX};
@@ -7,48 +7,48 @@ use crate::types::{ClusterTime, Index, SessionId};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::VecDeque;
 
-/// What a stored answer is said to cost beside its own bytes: its slot, the room a growing queue
-/// leaves, and what the allocator adds to small ones.
+/// The bytes charged for a stored answer beside its own length: its slot, the spare room of a growing queue, and the
+/// allocator's overhead for small allocations.
 pub const ANSWER_OVERHEAD: u64 = 128;
 
-/// What is known of a command before it is executed.
+/// What a session knows of a command before it is executed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CommandState {
-    /// It is new: execute it, then [`super::sessions::Sessions::remember`] the answer.
+    /// It is new: execute it, then store the answer with [`super::sessions::Sessions::remember`].
     Never,
-    /// It was executed, and this was the answer; `None` if that was too long to be told.
+    /// It was executed with this answer; `None` if the answer was too long to be stored.
     Before(Option<Bytes>),
-    /// The session is not known.
+    /// The session is unknown or expired.
     SessionExpired,
-    /// Its answer was forgotten, as the client allowed.
+    /// Its answer was discarded, with the client's permission.
     ResponseDiscarded,
-    /// It lies beyond the session's window.
+    /// Its number lies beyond the session's window.
     WindowExceeded,
-    /// The session is ordered, and a number before it has not been executed.
+    /// The session is ordered, and a lower number has not been executed.
     OutOfOrder,
 }
 
-/// One client's session.
+/// One client session.
 ///
-/// Invariants: the numbers in `answers` ascend, from `lowest` on and within the window; there is
-/// room for what is stored, not for the window. In an ordered session they are all numbers from `lowest` to
-/// the last that was executed, without a gap. `digest` is that of the stored answers.
+/// Invariants: the numbers in `answers` ascend, from `lowest` on and within the window. Room is allocated for the
+/// stored answers, not for the window. In an ordered session the numbers run from `lowest` to the last one executed,
+/// without a gap. `digest` is that of the stored answers.
 #[derive(Clone, Debug)]
 pub struct SessionState {
     window: u32,
-    /// Whether a number is executed only behind all before it.
+    /// Whether a number is executed only after all lower ones.
     ordered: bool,
-    /// The lowest number the client still waits for: what lies below is forgotten.
+    /// The lowest number the client still waits for: lower ones are discarded.
     lowest: u64,
-    /// The first answers to numbers.
+    /// The first answer to each number.
     answers: VecDeque<(u64, Stored)>,
-    /// The index of its last use.
+    /// The index of the session's last use.
     pub used: Index,
-    /// The cluster's time then.
+    /// The cluster time of its last use.
     pub time: ClusterTime,
-    /// The index it is listed under.
+    /// The index under which the table lists it.
     pub listed: Index,
-    /// Whether it is out of the table's digest.
+    /// Whether the table's digest excludes it.
     pub touched: bool,
     digest: Digest,
 }
@@ -59,11 +59,11 @@ struct Stored {
     hash: u64,
 }
 
-/// An empty queue keeps room for so many.
+/// An empty queue keeps room for this many answers.
 const ROOM: usize = 8;
 
 impl SessionState {
-    /// A session that was just opened.
+    /// Creates a session that was just opened.
     pub fn new(index: Index, time: ClusterTime, window: u32, ordered: bool) -> SessionState {
         SessionState {
             window,
@@ -78,14 +78,14 @@ impl SessionState {
         }
     }
 
-    /// The part of the table's digest that this session is.
+    /// The session's part of the table's digest.
     pub fn hash(&self, id: SessionId) -> u64 {
         let answers = self.digest.finish(self.answers.len() as u64);
         let kind = u64::from(self.window) | u64::from(self.ordered) << 32;
         hash_numbers([id.0, kind, self.lowest, self.used.0, self.time.0, answers])
     }
 
-    /// Drops the answers below `lowest`; says what they cost.
+    /// Discards the answers below `lowest`, and returns the bytes they were charged.
     pub fn trim(&mut self, lowest: u64) -> u64 {
         let mut freed = 0;
         while let Some((_, stored)) = self.answers.pop_front_if(|(seq, _)| *seq < lowest) {
@@ -99,12 +99,12 @@ impl SessionState {
         freed
     }
 
-    /// What its stored answers cost.
+    /// The bytes charged for its stored answers.
     pub fn cost(&self) -> u64 {
         self.answers.iter().map(|(_, stored)| stored.cost()).sum()
     }
 
-    /// What is known of a number.
+    /// Looks up a number.
     pub fn find(&self, seq: u64) -> CommandState {
         let Some(at) = seq.checked_sub(self.lowest) else { return CommandState::ResponseDiscarded };
         if at >= u64::from(self.window) {
@@ -117,20 +117,20 @@ impl SessionState {
         }
     }
 
-    /// The number behind the last that was executed, and not below those that are waited for.
+    /// The number after the last one executed, but not below `lowest`.
     fn next(&self) -> u64 {
         self.answers.back().map_or(self.lowest, |(last, _)| last.saturating_add(1))
     }
 
     fn place(&self, seq: u64) -> std::result::Result<usize, usize> {
-        // Mostly it is the next one.
+        // The usual case: a number above all others.
         match self.answers.back() {
             Some((last, _)) if *last >= seq => self.answers.binary_search_by_key(&seq, |(seq, _)| *seq),
             _ => Err(self.answers.len()),
         }
     }
 
-    /// Keeps an answer, the first one if there is one already; says what it costs.
+    /// Stores the answer to a number, unless one is stored already, and returns the bytes charged for it.
     pub fn store(&mut self, seq: u64, answer: Option<Bytes>) -> u64 {
         assert!(seq.wrapping_sub(self.lowest) < u64::from(self.window), "a number was looked up before it is answered");
         let Err(at) = self.place(seq) else { return 0 };
@@ -150,8 +150,8 @@ impl SessionState {
         self.answers.back()?.1.answer.clone()
     }
 
-    /// Appends itself without its answers: a mark (1) of whether it is ordered, id (8), window (4), lowest number (8), index
-    /// (8) and time (8) of its last use.
+    /// Appends the session without its answers: a mark (1) of whether it is ordered, id (8), window (4), lowest number
+    /// (8), index (8) and time (8) of its last use.
     pub fn put_head(&self, out: &mut BytesMut, id: SessionId) {
         out.put_u8(if self.ordered { HEAD_ORDERED } else { HEAD });
         out.put_u64_le(id.0);
@@ -161,9 +161,9 @@ impl SessionState {
         out.put_u64_le(self.time.0);
     }
 
-    /// Appends answers to numbers above `told` until there are `bytes`; each as a mark (1), the number
-    /// (8), whether there is an answer (1), and the answer behind its length. Says how far it came;
-    /// `None` if that was all.
+    /// Appends answers to numbers above `told` until `out` holds `bytes` bytes: each as a mark (1), the number (8),
+    /// whether there is an answer (1), and the answer prefixed by its length. Returns the last number appended, or
+    /// `None` after the last answer.
     pub fn put_answers(&self, out: &mut BytesMut, told: u64, bytes: usize) -> Option<u64> {
         let from = self.answers.partition_point(|(seq, _)| *seq <= told);
         let mut told = told;
@@ -185,18 +185,18 @@ const HEAD: u8 = 1;
 const ANSWER: u8 = 2;
 const HEAD_ORDERED: u8 = 3;
 
-/// What a frozen table of sessions is told in.
+/// A record of the encoded session table.
 #[derive(Debug)]
 pub enum Record {
-    /// A session, without its answers.
+    /// A session without its answers.
     Head(SessionId, SessionState),
-    /// An answer of the session told last.
+    /// An answer of the preceding session.
     Answer(u64, Option<Bytes>),
 }
 
 impl Record {
-    /// Reads what [`SessionState::put_head`] or [`SessionState::put_answers`] appended. Answers are copies:
-    /// they must not keep alive what they were read from.
+    /// Reads a record that [`SessionState::put_head`] or [`SessionState::put_answers`] appended. Answers are copied, so
+    /// that they do not keep the buffer alive.
     pub fn read(reader: &mut Reader) -> Result<Record> {
         match reader.u8()? {
             mark @ (HEAD | HEAD_ORDERED) => {
@@ -222,7 +222,7 @@ impl Record {
 }
 
 impl SessionState {
-    /// Takes in an answer that was told; says what it costs.
+    /// Stores an answer read from a snapshot, and returns the bytes charged for it.
     pub fn restore(&mut self, seq: u64, answer: Option<Bytes>) -> Result<u64> {
         let next = self.next();
         let follows = if self.ordered { seq == next } else { seq >= next };

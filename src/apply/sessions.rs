@@ -1,8 +1,8 @@
-//! Exactly once: each session's first answers, and when it lapses.
+//! Exactly-once execution: the first answers of each session, and session expiry.
 //!
-//! Everything here is decided by the log alone: which entries there were, in which order, and the
-//! cluster's time in them. No clock is read and no hash map iterated, so every node remembers and
-//! forgets the same (a wall clock read while applying is how replicas part).
+//! The log alone decides everything here: its entries, their order, and the cluster time in them. No clock is read and
+//! no hash map is iterated, so every node stores and discards the same (reading a wall clock while applying makes
+//! replicas diverge).
 
 use super::session::{CommandState, Record, SessionState};
 use crate::codec::{Malformed, Reader, Result};
@@ -12,15 +12,15 @@ use crate::types::{ClusterTime, Index, SessionId};
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeMap;
 
-/// When sessions lapse. Must be the same on every node of a cluster, for ever: it decides what is
-/// applied.
+/// When sessions expire. The options must be the same on every node of a cluster, forever: they decide what is applied.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// A session lapses when nothing was asked in it for this long, by the cluster's clock.
+    /// A session expires after this long without a command, in cluster time.
     pub idle_ms_max: u64,
-    /// How many sessions there may be; the one unused for longest lapses first.
+    /// How many sessions may be open; the least recently used one expires first.
     pub count_max: usize,
-    /// How many bytes of answers all sessions together may hold, [`super::session::ANSWER_OVERHEAD`] for each counted in.
+    /// How many bytes of answers all sessions together may store, including [`super::session::ANSWER_OVERHEAD`] for
+    /// each.
     pub answer_bytes_max: u64,
 }
 
@@ -36,10 +36,10 @@ impl Default for Options {
 
 /// The sessions of all clients.
 ///
-/// Invariants: `order` holds each session once, under the index of a use of it that need not be its
-/// last: whoever wants the one unused for longest lists it anew if it was used since, so that a use
-/// costs nothing. `answer_bytes` is what all stored answers cost. `digest` is that of the sessions
-/// that are not in `touched`.
+/// Invariants: `order` lists each session once, under the index of one of its uses, which need not be the last. A
+/// lookup of the least recently used session lists a session again if it was used since, so that a use itself costs
+/// nothing. `answer_bytes` is the sum charged for all stored answers. `digest` covers the sessions that are not in
+/// `touched`.
 #[derive(Debug, Default)]
 pub struct Sessions {
     options: Options,
@@ -47,26 +47,26 @@ pub struct Sessions {
     order: BTreeMap<Index, Listed>,
     answer_bytes: u64,
     digest: Digest,
-    /// Changed since the digest was last asked.
+    /// Sessions changed since the digest was last computed.
     touched: Vec<SessionId>,
-    /// What was frozen, as far as it is not told yet.
+    /// The part of the frozen sessions that is not yet serialized.
     frozen: Option<Frozen>,
 }
 
-/// What is still to be told of the sessions there were.
+/// The frozen sessions that are not yet serialized.
 ///
-/// Nothing is copied when they are frozen: a session that is about to change is, if it was there then
-/// and is not told yet. Its answers are shared, so that costs tens of microseconds for a full window,
-/// once for each session that goes on being used.
+/// Freezing copies nothing. A session is copied when it is about to change, if it existed at the freeze and is not yet
+/// serialized. Its answers are shared, so a copy costs tens of microseconds for a full window, once for each session
+/// that is still used.
 #[derive(Debug)]
 struct Frozen {
-    /// The last that had been opened then: those with higher names came later.
+    /// The last session open at the freeze: later sessions have higher ids.
     upto: SessionId,
-    /// The first that is not wholly told.
+    /// The first session that is not completely serialized.
     from: SessionId,
-    /// The highest number of that one whose answer was told, 0 for none; `None` before its head was.
+    /// The highest number of that session whose answer is serialized, 0 for none; `None` before its head is.
     told: Option<u64>,
-    /// What those were that have changed since.
+    /// Copies of the sessions that have changed since the freeze.
     before: BTreeMap<SessionId, SessionState>,
 }
 
@@ -78,7 +78,7 @@ impl Frozen {
     }
 }
 
-/// A session as it was when it was listed.
+/// A session as of its listing in `order`.
 #[derive(Clone, Copy, Debug)]
 struct Listed {
     id: SessionId,
@@ -86,20 +86,20 @@ struct Listed {
 }
 
 impl Sessions {
-    /// No sessions yet, lapsing by those options.
+    /// Creates an empty table.
     pub fn new(options: Options) -> Sessions {
         Sessions { options, ..Sessions::default() }
     }
 
-    /// How many sessions are open.
+    /// Number of open sessions.
     pub fn count(&self) -> u64 {
         self.open.len() as u64
     }
 
-    /// Equal, at the same index, on every node.
+    /// A digest of all sessions: equal on every node at the same index.
     pub fn digest(&mut self) -> u64 {
         for id in self.touched.drain(..) {
-            // It may have lapsed since.
+            // It may have expired since.
             if let Some(session) = self.open.get_mut(&id) {
                 session.touched = false;
                 self.digest += session.hash(id);
@@ -108,7 +108,7 @@ impl Sessions {
         self.digest.finish(self.count())
     }
 
-    /// Takes a session out of the digest until that is asked again.
+    /// Takes a session out of the digest until the digest is next computed.
     fn touch(digest: &mut Digest, touched: &mut Vec<SessionId>, id: SessionId, session: &mut SessionState) {
         if !session.touched {
             *digest -= session.hash(id);
@@ -117,10 +117,10 @@ impl Sessions {
         }
     }
 
-    /// Forgets the sessions that were not used for too long. Comes before everything else an entry does.
+    /// Removes the sessions that were not used for too long. Runs before every other effect of an entry.
     pub fn advance(&mut self, time: ClusterTime) {
         while let Some((_, oldest)) = self.order.first_key_value() {
-            // All others were used, and listed, later.
+            // All other sessions were listed with later uses.
             if oldest.time.0.saturating_add(self.options.idle_ms_max) >= time.0 {
                 break;
             }
@@ -132,7 +132,7 @@ impl Sessions {
         }
     }
 
-    /// The session unused for longest; from then on listed under its last use.
+    /// The least recently used session, which is then listed under its last use.
     fn unused_longest(&mut self) -> Option<SessionId> {
         loop {
             let (&listed, &Listed { id, .. }) = self.order.first_key_value()?;
@@ -147,7 +147,7 @@ impl Sessions {
         }
     }
 
-    /// Opens a session, named by the index of its entry.
+    /// Opens a session, whose id is the index of its entry.
     pub fn open(&mut self, index: Index, time: ClusterTime, window: u32, ordered: bool) -> SessionId {
         while self.open.len() >= self.options.count_max {
             self.forget_oldest();
@@ -160,7 +160,7 @@ impl Sessions {
         id
     }
 
-    /// Looks up a number of a session, and notes that it is in use and what its client waits for.
+    /// Looks up a number of a session, and records the use and the lowest number its client still waits for.
     pub fn look(&mut self, index: Index, time: ClusterTime, id: SessionId, seq: u64, lowest: u64) -> CommandState {
         let Some(session) = self.open.get_mut(&id) else { return CommandState::SessionExpired };
         if let Some(frozen) = &mut self.frozen {
@@ -173,20 +173,19 @@ impl Sessions {
         session.find(seq)
     }
 
-    /// Keeps the first answer to a number, which [`Sessions::look`] said was new; `None` if it is too
-    /// long to be told.
+    /// Stores the first answer to a number, which [`Sessions::look`] reported as new; `None` if it was too long.
     pub fn remember(&mut self, id: SessionId, seq: u64, answer: Option<Bytes>) {
         let session = self.open.get_mut(&id).expect("a session that was just looked up is open");
         assert!(session.touched, "a number was looked up before its answer is stored");
         self.answer_bytes += session.store(seq, answer);
-        // Its own session is the last to go, and goes too if it alone holds too much.
+        // The command's own session is removed last, and is removed too if it alone exceeds the limit.
         while self.answer_bytes > self.options.answer_bytes_max {
             self.forget_oldest();
         }
     }
 
-    /// The answer to the highest number executed in that session: all that would be known of it if
-    /// only a client's last answer were kept.
+    /// The answer to the highest number executed in a session: all that would be known of it if only a client's last
+    /// answer were stored.
     pub fn latest(&self, id: SessionId) -> Option<Bytes> {
         self.open.get(&id)?.latest()
     }
@@ -216,19 +215,19 @@ impl Sessions {
         self.answer_bytes -= session.cost();
     }
 
-    /// Fixes the sessions as they are now, to be told piece by piece. Takes no time.
+    /// Freezes the sessions as they are now. Takes constant time.
     pub fn freeze(&mut self) {
         let upto = self.open.last_key_value().map_or(SessionId(0), |(id, _)| *id);
         self.frozen = Some(Frozen { upto, from: SessionId(0), told: None, before: BTreeMap::new() });
     }
 
-    /// Forgets what was frozen.
+    /// Drops the frozen sessions.
     pub fn thaw(&mut self) {
         self.frozen = None;
     }
 
-    /// The next piece of what was frozen, longer than asked for by one record at most; `None` when all
-    /// was told, and they are thawed then. The pieces together are the same on every node.
+    /// The next piece of the frozen sessions, at most one record longer than `bytes`; `None` after the last one, which
+    /// also drops the frozen sessions. The pieces together are the same on every node.
     pub fn piece(&mut self, bytes: usize) -> Option<Bytes> {
         let frozen = self.frozen.as_mut()?;
         let mut out = BytesMut::with_capacity(bytes + bytes / 8);
@@ -257,7 +256,7 @@ impl Sessions {
         Some(out.freeze())
     }
 
-    /// Takes in the next piece of what was told.
+    /// Adds the next piece of serialized sessions.
     pub fn restore(&mut self, piece: &Bytes) -> Result<()> {
         let mut reader = Reader::new(piece.clone());
         while reader.left() > 0 {
@@ -350,7 +349,7 @@ mod tests {
         }
         assert_eq!(sessions.look(Index(6), NOW, one, 1, 1), CommandState::SessionExpired);
         assert_eq!(sessions.look(Index(7), NOW, two, 1, 1), CommandState::Before(answer("abc")));
-        // What alone is too much lapses too, once it is executed.
+        // A session that alone exceeds the limit expires too, once its command is executed.
         sessions.look(Index(8), NOW, two, 3, 1);
         sessions.remember(two, 3, Some(Bytes::from(vec![0; 999])));
         assert_eq!((sessions.count(), sessions.answer_bytes), (0, 0));

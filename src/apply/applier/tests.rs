@@ -1,4 +1,4 @@
-//! Sessions around a machine, held against a model that remembers everything and searches naively.
+//! Compares sessions around a machine with a model that stores everything and searches naively.
 
 use super::*;
 use crate::codec;
@@ -6,8 +6,8 @@ use crate::types::{ClusterTime, Position, Term};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-/// Counts what it is told: its answers tell the first execution from any other. A command of 199
-/// bytes is answered at too great a length.
+/// Counts the commands applied: its answers distinguish a first execution from any other. The answer to a command of
+/// 199 bytes is too long.
 #[derive(Debug, Default)]
 struct Counter(u64, Option<u64>);
 
@@ -80,7 +80,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The entries those steps make. A session's id is known beforehand: the index of its entry.
+/// The entries of these steps. A session's id is known beforehand: the index of its entry.
 fn entries(steps: &[Step]) -> Vec<Entry> {
     let (mut entries, mut opened, mut time) = (Vec::new(), Vec::new(), 0);
     for step in steps {
@@ -112,7 +112,7 @@ fn entries(steps: &[Step]) -> Vec<Entry> {
     entries
 }
 
-/// One session as the model knows it.
+/// A session in the model.
 #[derive(Debug)]
 struct Known {
     window: u64,
@@ -125,7 +125,7 @@ struct Known {
     answers: BTreeMap<u64, Option<Bytes>>,
 }
 
-/// What a patient reader of the rules would do.
+/// A naive implementation of the rules.
 #[derive(Debug, Default)]
 struct Model {
     counter: Counter,
@@ -201,7 +201,7 @@ proptest! {
         let mut model = Model::default();
         let expected: Vec<_> = entries.iter().filter_map(|entry| Some((entry.position, model.apply(entry)?))).collect();
 
-        // At once, and in pieces: batches are of no consequence.
+        // All at once, and in parts: the cut into batches must make no difference.
         let mut whole = Applier::with(Counter::default(), OPTIONS);
         let report = whole.apply(&entries);
         let mut pieces = Applier::with(Counter::default(), OPTIONS);
@@ -251,7 +251,7 @@ fn broken_rules_are_seen() {
     assert_eq!(run(Mutant::VoteTwice), (outcomes, 2, sound.digest()));
 }
 
-/// Numbers of an ordered session, with the lowest that is waited for; which are executed, and what the others came to.
+/// Executes numbers of an ordered session, each with its lowest outstanding number, and returns the outcomes.
 fn ordered(numbers: &[(u64, u64)]) -> Vec<&'static str> {
     let execute = |(seq, lowest): &(u64, u64)| Step::Execute(0, *seq, *lowest, 3);
     let steps: Vec<Step> = [Step::OpenOrdered(8)].into_iter().chain(numbers.iter().map(execute)).collect();
@@ -280,7 +280,7 @@ fn a_number_that_was_given_up_is_passed_and_never_executed() {
         ordered(&[(1, 1), (4, 1), (4, 4), (2, 1), (3, 3)])[1..],
         ["out of order", "executed", "forgotten", "forgotten"]
     );
-    // What came out of order raises the lowest number all the same.
+    // An out-of-order command still raises the lowest number.
     assert_eq!(ordered(&[(5, 3), (2, 1), (3, 3), (4, 3)]), ["out of order", "forgotten", "executed", "executed"]);
 }
 
@@ -291,7 +291,7 @@ fn a_gap_is_never_applied() {
     Applier::new(Counter::default()).apply(&entries[1..]);
 }
 
-/// What is told of what was frozen, after `first` in pieces of `bytes`.
+/// The remaining pieces of the frozen state, each of about `bytes` bytes.
 fn told(applier: &mut Applier<Counter>, bytes: usize) -> Vec<Piece> {
     std::iter::from_fn(|| applier.piece(bytes)).collect()
 }
@@ -331,7 +331,7 @@ proptest! {
         let mut undisturbed = Applier::with(Counter::default(), OPTIONS);
         undisturbed.apply(before);
 
-        // Told while more is applied.
+        // Serialized while more entries are applied.
         let head = applier.freeze();
         let (mut pieces, mut outcomes, mut rest) = (Vec::new(), Vec::new(), after);
         for (count, bytes) in between {
@@ -404,7 +404,7 @@ fn an_answer_too_long_to_be_told_ends_nothing() {
     assert_eq!(applier.machine().0, 2, "it was executed once");
 }
 
-/// rqlite/rqlite#1228, #1798: all of a state in memory at once, to write it down or take it in.
+/// rqlite/rqlite#1228, #1798: they hold the whole state in memory at once, to write or to restore it.
 #[test]
 fn a_session_larger_than_a_piece_is_told_in_several() {
     let steps: Vec<Step> =
@@ -420,8 +420,8 @@ fn a_session_larger_than_a_piece_is_told_in_several() {
     assert_eq!(restored(&applier, &head, &backwards).err(), Some(Malformed("sessions behind the machine")));
 }
 
-/// A machine of leases: a command is a name and a length in milliseconds, and a lease ends when time has gone so
-/// far. One of no length, or of one that is over, is there until the next entry.
+/// A machine of leases: a command is a name and a length in milliseconds, and a lease expires when time has advanced
+/// that far. A lease with a length of zero or less exists until the next entry.
 #[derive(Debug, Default)]
 struct Leases {
     ends: BTreeMap<Vec<u8>, u64>,
@@ -481,7 +481,7 @@ impl StateMachine for Leases {
     }
 }
 
-/// A machine and a snapshot of it: two nodes, of which one restored what the other froze.
+/// A machine and a snapshot of it: two nodes, of which one restored the state that the other froze.
 #[test]
 fn lease_that_is_over_in_its_own_entry_is_restored() {
     let entry = |index: u64, op: Op| {
@@ -509,7 +509,7 @@ fn lease_that_is_over_in_its_own_entry_is_restored() {
             original.query(ClusterTime(0), &[]),
             "the time goes on where it was"
         );
-        // What is due ends with the next entry, on both.
+        // Due leases expire with the next entry, on both.
         for index in 4..8 {
             let next = [entry(index, Op::Tick)];
             assert_eq!(restored.apply(&next).digest, original.apply(&next).digest);
