@@ -1,8 +1,8 @@
-//! Bytes in and out, with bounds checked, and the encodings that journal, wire and snapshots share.
+//! Reading and writing bytes with bounds checks, and the encodings that journal, wire and snapshots share.
 //!
-//! Little-endian throughout. A [`Reader`] never panics and never allocates by a length it has not
-//! checked against the bytes that are really there; what is wrong is a [`Malformed`], and who reads
-//! decides what that means: a peer that broke the protocol, or a disk that lost what it held.
+//! Little-endian throughout. A [`Reader`] never panics, and never allocates by a length that it has not checked against
+//! the bytes present. Invalid bytes are [`Malformed`], and the caller decides what that means: a protocol violation by
+//! a peer, or a corrupt disk.
 
 use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX};
 use crate::types::{
@@ -13,17 +13,17 @@ use byteorder::{ByteOrder, LittleEndian};
 use bytes::{Buf, BufMut, Bytes};
 use std::borrow::Cow;
 
-/// Bytes that do not say what they should.
+/// Bytes that are not a valid encoding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub &'static str);
 
-/// What decoding comes to.
+/// The result of decoding.
 pub type Result<T> = std::result::Result<T, Malformed>;
 
-/// The integer that those bytes spell in its one canonical form, as Redis reads integers: a sign only if it is negative,
-/// no leading zero, nothing else. `+1`, `01` and `-0` are text: a client that wrote them did not write a number, and a
-/// counter that replaced them would destroy what it wrote.
+/// Parses an integer in its one canonical form, as Redis does: a sign only if it is negative, no leading zero, nothing
+/// else. `+1`, `01` and `-0` are text: a client that wrote them did not write a number, and a counter that replaced
+/// them would destroy its data.
 pub fn integer(bytes: &[u8]) -> Option<i64> {
     let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
     match digits {
@@ -34,26 +34,26 @@ pub fn integer(bytes: &[u8]) -> Option<i64> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
-/// Takes values off the front of some bytes; every take is checked.
+/// Reads values from the front of a byte sequence; every read is checked.
 ///
-/// Over [`Bytes`], so that what is read out of a large frame is a slice of it and not a copy.
+/// It reads [`Bytes`], so that a value read from a large frame is a slice of the frame and not a copy.
 #[derive(Clone, Debug)]
 pub struct Reader {
     bytes: Bytes,
 }
 
 impl Reader {
-    /// Reads those bytes from their beginning.
+    /// Creates a reader at the beginning of `bytes`.
     pub fn new(bytes: Bytes) -> Reader {
         Reader { bytes }
     }
 
-    /// How many bytes are left.
+    /// The number of unread bytes.
     pub fn left(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The next `n` bytes, as a slice of what is read.
+    /// Reads the next `n` bytes, as a slice of the input.
     pub fn bytes(&mut self, n: usize) -> Result<Bytes> {
         if n > self.bytes.len() {
             return Err(Malformed("ends too early"));
@@ -61,12 +61,12 @@ impl Reader {
         Ok(self.bytes.split_to(n))
     }
 
-    /// All that is left.
+    /// Reads all remaining bytes.
     pub fn rest(&mut self) -> Bytes {
         std::mem::take(&mut self.bytes)
     }
 
-    /// Nothing may be left.
+    /// Checks that no bytes remain.
     pub fn end(&self) -> Result<()> {
         if self.bytes.is_empty() { Ok(()) } else { Err(Malformed("bytes left over")) }
     }
@@ -79,27 +79,27 @@ impl Reader {
         Ok(array)
     }
 
-    /// One byte.
+    /// Reads one byte.
     pub fn u8(&mut self) -> Result<u8> {
         Ok(u8::from_le_bytes(self.array()?))
     }
 
-    /// Two bytes.
+    /// Reads two bytes.
     pub fn u16(&mut self) -> Result<u16> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
-    /// Four bytes.
+    /// Reads four bytes.
     pub fn u32(&mut self) -> Result<u32> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    /// Eight bytes.
+    /// Reads eight bytes.
     pub fn u64(&mut self) -> Result<u64> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    /// One byte that is 0 or 1.
+    /// Reads one byte that is 0 or 1.
     pub fn bool(&mut self) -> Result<bool> {
         match self.u8()? {
             0 => Ok(false),
@@ -108,24 +108,24 @@ impl Reader {
         }
     }
 
-    /// A node, or nobody.
+    /// Reads a node id; `None` for 0.
     pub fn node(&mut self) -> Result<Option<NodeId>> {
         Ok(NodeId::new(self.u64()?))
     }
 
-    /// A node that must be somebody.
+    /// Reads a node id that must not be 0.
     pub fn somebody(&mut self) -> Result<NodeId> {
         self.node()?.ok_or(Malformed("node 0 is nobody"))
     }
 
-    /// An index, then a term.
+    /// Reads an index, then a term.
     pub fn position(&mut self) -> Result<Position> {
         let index = Index(self.u64()?);
         let term = Term(self.u64()?);
         Ok(Position { term, index })
     }
 
-    /// Bytes behind their own length (four bytes), at most `max` of them.
+    /// Reads a byte sequence prefixed by its length (four bytes), at most `max` bytes.
     pub fn blob(&mut self, max: usize) -> Result<Bytes> {
         let length = self.u32()? as usize;
         if length > max {
@@ -134,7 +134,7 @@ impl Reader {
         self.bytes(length)
     }
 
-    /// A string behind its length, at most `max` bytes of UTF-8.
+    /// Reads a UTF-8 string prefixed by its length (four bytes), at most `max` bytes.
     pub fn string(&mut self, max: usize) -> Result<String> {
         let bytes = self.blob(max)?;
         match std::str::from_utf8(&bytes) {
@@ -144,20 +144,20 @@ impl Reader {
     }
 }
 
-/// Puts values where a [`Reader`] will find them.
+/// Writes values as a [`Reader`] reads them.
 pub trait Put: BufMut {
-    /// A node, or nobody.
+    /// Writes a node id; 0 for `None`.
     fn put_node(&mut self, node: Option<NodeId>) {
         self.put_u64_le(node.map_or(0, NodeId::get));
     }
 
-    /// An index, then a term.
+    /// Writes an index, then a term.
     fn put_position(&mut self, position: Position) {
         self.put_u64_le(position.index.0);
         self.put_u64_le(position.term.0);
     }
 
-    /// Bytes behind their own length.
+    /// Writes bytes prefixed by their length (four bytes).
     fn put_blob(&mut self, bytes: &[u8]) {
         self.put_u32_le(bytes.len() as u32);
         self.put_slice(bytes);
@@ -166,14 +166,14 @@ pub trait Put: BufMut {
 
 impl<B: BufMut> Put for B {}
 
-/// How many bytes stand before an entry's payload.
+/// Bytes before an entry's payload.
 pub const ENTRY_HEADER: usize = 32;
 
 const NOOP: u8 = 0;
 const MEMBERSHIP: u8 = 1;
 const OPAQUE: u8 = 2;
 
-/// Makes an entry, and the checksum that will travel with it.
+/// Creates an entry, with the checksum that travels with it.
 pub fn entry(position: Position, time: ClusterTime, payload: Payload) -> Entry {
     let mut entry = Entry { position, time, payload, checksum: 0 };
     let encoded = encoded_payload(&entry.payload);
@@ -183,7 +183,7 @@ pub fn entry(position: Position, time: ClusterTime, payload: Payload) -> Entry {
     entry
 }
 
-/// How many bytes [`put_entry`] writes.
+/// Number of bytes that [`put_entry`] writes.
 pub fn entry_size(entry: &Entry) -> usize {
     ENTRY_HEADER
         + match &entry.payload {
@@ -202,7 +202,7 @@ pub fn entry_size(entry: &Entry) -> usize {
 /// | 7 | 1 | kind: 0 no-op, 1 membership, 2 opaque |
 /// | 8 | 8 | index |
 /// | 16 | 8 | term |
-/// | 24 | 8 | the cluster's clock, ms |
+/// | 24 | 8 | cluster time, ms |
 /// | 32 | … | payload |
 pub fn put_entry(out: &mut impl BufMut, entry: &Entry) {
     let encoded = encoded_payload(&entry.payload);
@@ -211,7 +211,7 @@ pub fn put_entry(out: &mut impl BufMut, entry: &Entry) {
     out.put_slice(&encoded);
 }
 
-/// Reads an entry and checks it against its checksum.
+/// Reads an entry and verifies its checksum.
 pub fn read_entry(from: &mut Reader) -> Result<Entry> {
     let stored = from.u32()?;
     let header: [u8; ENTRY_HEADER - 4] = from.array()?;
@@ -237,7 +237,7 @@ pub fn read_entry(from: &mut Reader) -> Result<Entry> {
     Ok(Entry { position, time, payload, checksum: stored })
 }
 
-/// Everything of the header behind the checksum.
+/// The header after the checksum.
 fn entry_header(entry: &Entry, encoded: &[u8]) -> [u8; ENTRY_HEADER - 4] {
     let kind = match entry.payload {
         Payload::Noop => NOOP,
@@ -254,7 +254,7 @@ fn entry_header(entry: &Entry, encoded: &[u8]) -> [u8; ENTRY_HEADER - 4] {
     header
 }
 
-/// A payload as bytes: its own if it is opaque, else a short encoding.
+/// The encoded payload: the bytes themselves if it is opaque.
 fn encoded_payload(payload: &Payload) -> Cow<'_, [u8]> {
     match payload {
         Payload::Noop => Cow::Borrowed(&[]),
@@ -274,10 +274,10 @@ fn checksum(header: &[u8], payload: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// How many bytes [`put_hard_state`] writes.
+/// Number of bytes that [`put_hard_state`] writes.
 pub const HARD_STATE_BYTES: usize = 40;
 
-/// Writes a term (8), the vote in it (node 8, 0 for none, and disk 8), and the promised position (16).
+/// Writes the term (8), the vote in it (node 8, 0 for none, and disk 8), and the promised position (16).
 pub fn put_hard_state(out: &mut impl BufMut, hard: &HardState) {
     out.put_u64_le(hard.term.0);
     out.put_node(hard.vote.map(|vote| vote.node));
@@ -285,7 +285,7 @@ pub fn put_hard_state(out: &mut impl BufMut, hard: &HardState) {
     out.put_position(hard.promised);
 }
 
-/// Reads what [`put_hard_state`] wrote.
+/// Reads a hard state that [`put_hard_state`] wrote.
 pub fn read_hard_state(from: &mut Reader) -> Result<HardState> {
     let term = Term(from.u64()?);
     let (node, disk) = (from.node()?, DiskId(from.u64()?));
@@ -303,9 +303,9 @@ fn membership_size(membership: &Membership) -> usize {
     13 + membership.members.values().map(|m| 8 + 1 + place(m) + 8 + 4 + m.address.len()).sum::<usize>()
 }
 
-/// Writes level (2), number of members (2), log id (8, 0 unknown), whether that is agreed (1), then each: id (8), flags (1: voter 1, outgoing 2, and of
-/// 4 rises, 8 succeeds, 16 leaves one at most), whom it succeeds if it does (8), disk id (8, 0 unknown),
-/// address behind its length.
+/// Writes the level (2), number of members (2), log id (8, 0 unknown) and whether it is agreed (1). Then, for each
+/// member: id (8), flags (1: voter 1, outgoing 2, and at most one of rises 4, succeeds 8, leaves 16), the id of the
+/// voter that it succeeds, if any (8), disk id (8, 0 unknown), and the address prefixed by its length.
 pub fn put_membership(out: &mut impl BufMut, membership: &Membership) {
     assert!(membership.members.len() <= MEMBERS_MAX, "a membership was checked when it was made");
     out.put_u16_le(membership.level);
@@ -331,7 +331,7 @@ pub fn put_membership(out: &mut impl BufMut, membership: &Membership) {
     }
 }
 
-/// Reads what [`put_membership`] wrote.
+/// Reads a membership that [`put_membership`] wrote.
 pub fn read_membership(from: &mut Reader) -> Result<Membership> {
     let level = from.u16()?;
     let count = from.u16()? as usize;

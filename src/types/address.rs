@@ -1,32 +1,32 @@
-//! Addresses of nodes: `host:port`, as others dial them.
+//! Node addresses: `host:port`, as other nodes dial them.
 
 use crate::limits::ADDRESS_BYTES_MAX;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Why an address cannot be dialed by others.
+/// Why other nodes cannot dial an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AddressError {
     /// It is not of the form `host:port`.
     #[error("an address is HOST:PORT, with an IPv6 address in brackets")]
     Form,
-    /// The port is 0, or no port.
+    /// The port is 0 or not a number.
     #[error("the port is a number from 1 to 65535")]
     Port,
-    /// The host is every address of a machine, or of many machines, and none that can be dialed.
+    /// The host is a wildcard, broadcast or multicast address, which cannot be dialed.
     #[error(
         "the host is a name or an address of one machine, as others dial it; not 0.0.0.0, [::] or a multicast address"
     )]
     Host,
-    /// It is longer than any name.
+    /// It is longer than any host name and port.
     #[error("it is too long")]
     Long,
 }
 
-/// Whether others can dial that address, as far as its text tells.
+/// Checks whether other nodes can dial `address`, as far as its text shows.
 ///
 /// # Errors
 ///
-/// What is wrong with it.
+/// The first thing that is wrong with it.
 pub fn check_address(address: &str) -> Result<(), AddressError> {
     if address.len() > ADDRESS_BYTES_MAX {
         return Err(AddressError::Long);

@@ -1,4 +1,4 @@
-//! What may be changed of a membership, and what it is then (§6, thesis §4).
+//! Membership changes, and the memberships that result from them (§6, thesis §4).
 
 use super::address::{AddressError, check_address};
 use super::ids::{DiskId, NodeId};
@@ -6,81 +6,81 @@ use super::membership::{Member, Membership, PendingRole};
 use crate::limits::MEMBERS_MAX;
 use std::collections::BTreeSet;
 
-/// Something to change of a membership.
+/// A membership change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {
-    /// A new member, at first without a vote.
+    /// Adds a member, at first as a learner.
     Add {
-        /// Its id: never one that was in use by another.
+        /// Its id, which no other node has ever used.
         id: NodeId,
-        /// Where to reach it.
+        /// Its `host:port`.
         address: String,
-        /// The disk it is known by, if it asks for itself.
+        /// Its disk id, if the node itself requests the change.
         disk: Option<DiskId>,
-        /// What is to become of it: [`PendingRole::Leaves`] is nothing to begin with.
+        /// Its pending role, which is not [`PendingRole::Leaves`].
         prospect: PendingRole,
     },
-    /// It is no member any more, voter or not.
+    /// Removes a member, voter or learner.
     Remove(NodeId),
-    /// A learner becomes a voter.
+    /// Makes a learner a voter.
     Promote(NodeId),
-    /// These members are the voters; those that were and are not named leave.
+    /// Makes these members the voters; current voters that are not named leave.
     Voters(BTreeSet<NodeId>),
-    /// A member is reached elsewhere.
+    /// Changes the address of a member.
     Move {
-        /// Which.
+        /// The member.
         id: NodeId,
-        /// Where.
+        /// Its new `host:port`.
         address: String,
     },
-    /// The change that is under way is taken back.
+    /// Reverts the change that is in progress.
     Abort,
 }
 
-/// Why no membership follows from a change.
+/// Why a change results in no membership.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InvalidChange {
-    /// It is a member already.
+    /// The node is already a member.
     #[error("{0} is a member already")]
     Member(NodeId),
-    /// It is none.
+    /// The node is not a member.
     #[error("{0} is not a member")]
     Stranger(NodeId),
-    /// It votes already.
+    /// The node is already a voter.
     #[error("{0} is a voter already")]
     Voter(NodeId),
-    /// It has no vote, and so no place to take.
+    /// The node to be replaced is not a voter.
     #[error("{0} is not a voter: it has no place that another could take")]
     NoPlace(NodeId),
-    /// Another waits for its place.
+    /// Another node is already to replace it.
     #[error("{0} is being replaced already")]
     Replaced(NodeId),
-    /// Nobody would be left to decide.
+    /// No voter would be left.
     #[error("no voters would be left")]
     Nobody,
-    /// There are as many as there may be.
+    /// The cluster has as many members as allowed.
     #[error("a cluster has at most {MEMBERS_MAX} members")]
     Full,
-    /// It is reached there already.
+    /// The membership would not change.
     #[error("nothing would change")]
     Same,
-    /// Another member is reached there.
+    /// Another member has that address.
     #[error("{0} is reached at that address")]
     Taken(NodeId),
-    /// Nobody can dial the address.
+    /// Other nodes cannot dial the address.
     #[error("that address cannot be dialed: {0}")]
     Address(#[from] AddressError),
-    /// It is being taken back.
+    /// The change in progress is already being reverted.
     #[error("the change that is under way is being taken back already")]
     Returning,
-    /// There is nothing to take back.
+    /// No change is in progress to be reverted.
     #[error("no change is under way")]
     Idle,
 }
 
 impl Membership {
-    /// What it is after that change: joint, if the voters change (§6). Not of a joint one, and nothing
-    /// that is taken back: [`Membership::restored`] is that.
+    /// The membership after a change: joint, if the voters change (§6). `self` must not be joint, and [`Change::Abort`]
+    /// is handled by [`Membership::restored`] instead.
     pub fn changed(&self, change: &Change) -> Result<Membership, InvalidChange> {
         let mut next = self.clone();
         match change {
@@ -115,8 +115,8 @@ impl Membership {
         Ok(next)
     }
 
-    /// Whether that node can be reached at that address: by its form, and as no other member is. A second member at one
-    /// address would keep every node that is told of both from starting.
+    /// Checks that a node can be reached at `address`: by its form, and because no other member has it. Two members
+    /// with one address would keep every node that learns of both from starting.
     fn is_free(&self, id: NodeId, address: &str) -> Result<(), InvalidChange> {
         check_address(address)?;
         let other = self.members.iter().find(|(other, member)| **other != id && member.address == address);
@@ -133,7 +133,8 @@ impl Membership {
         }
     }
 
-    /// The joint configuration between these voters and those (§6): who is no voter then leaves.
+    /// The joint configuration from the current voters to `voters` (§6). Members that are outgoing voters only will
+    /// leave.
     pub fn towards(&self, voters: BTreeSet<NodeId>) -> Result<Membership, InvalidChange> {
         if voters.is_empty() {
             return Err(InvalidChange::Nobody);
@@ -155,11 +156,11 @@ impl Membership {
         Ok(next)
     }
 
-    /// What a joint configuration leads to (§6): C-new.
+    /// The configuration C-new in which a joint configuration results (§6).
     pub fn settled(&self) -> Membership {
         let mut next = Membership { outgoing: BTreeSet::new(), ..self.clone() };
         next.members.retain(|id, member| next.voters.contains(id) || member.prospect != PendingRole::Leaves);
-        // Whoever waited for a place that is gone waits for one of its own.
+        // A learner that was to replace a voter that is gone is to become a voter of its own instead.
         let places: BTreeSet<NodeId> = next.voters.clone();
         for member in next.members.values_mut() {
             if matches!(member.prospect, PendingRole::Succeeds(old) if !places.contains(&old)) {
@@ -169,17 +170,17 @@ impl Membership {
         next
     }
 
-    /// The same joint configuration, leading back: its decisions need the same two majorities.
+    /// The reversed joint configuration: its decisions need the same two majorities.
     pub fn turned(&self) -> Membership {
         let mut next = Membership { voters: self.outgoing.clone(), outgoing: self.voters.clone(), ..self.clone() };
         for member in next.members.values_mut() {
-            // Whoever was to rise is a learner again, and whoever was to leave stays; all by hand from here.
+            // All by operator command from here: pending voters are learners again, and leaving voters stay.
             member.prospect = PendingRole::Stays;
         }
         next
     }
 
-    /// What a joint configuration came from, with those who were to rise as learners.
+    /// The configuration before a joint one, with its new voters as learners.
     pub fn restored(&self) -> Membership {
         self.turned().settled()
     }

@@ -1,17 +1,17 @@
-//! The names of things: nodes, clusters, disks, terms, places in the log.
+//! Ids: of nodes, clusters, disks, terms, and positions in the log.
 
 use std::fmt;
 use std::num::NonZeroU64;
 
-/// A node's name, given by the operator and kept for life.
+/// A node's id, assigned by the operator and never changed.
 ///
-/// Never zero, so that zero on disk and on the wire *is* nobody, and `Option<NodeId>` costs nothing.
-/// Identity is this id and never the address.
+/// It is never zero: zero on disk and on the wire means no node, and `Option<NodeId>` has the same size. A node is
+/// identified by this id, never by its address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(NonZeroU64);
 
 impl NodeId {
-    /// The node of that number, unless it is zero, which names nobody.
+    /// The node id of a number, or `None` for zero.
     pub const fn new(id: u64) -> Option<NodeId> {
         match NonZeroU64::new(id) {
             Some(id) => Some(NodeId(id)),
@@ -37,7 +37,7 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// A term of office: at most one leader in each (§5.1). Zero is before the first election.
+/// A Raft term, with at most one leader (§5.1). Zero is before the first election.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Term(pub u64);
 
@@ -63,20 +63,20 @@ impl fmt::Debug for Term {
     }
 }
 
-/// A place in the log. The first entry is at 1; 0 is the place before it.
+/// A log index. The first entry has index 1; 0 is before it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Index(pub u64);
 
 impl Index {
-    /// The place before the first entry.
+    /// The index before the first entry.
     pub const ZERO: Index = Index(0);
 
-    /// The place after this one.
+    /// The next index.
     pub const fn next(self) -> Index {
         Index(self.0 + 1)
     }
 
-    /// The place before this one; zero has none and stays.
+    /// The previous index; zero for zero.
     pub const fn prev(self) -> Index {
         Index(self.0.saturating_sub(1))
     }
@@ -94,16 +94,15 @@ impl fmt::Debug for Index {
     }
 }
 
-/// An entry's identity: two logs that hold the same position hold the same entries up to it
-/// (Log Matching, §5.3).
+/// An entry's identity: two logs that hold the same position hold the same entries up to it (Log Matching, §5.3).
 ///
-/// The term comes first, so that the derived order *is* the rule by which voters judge a
-/// candidate's log: the later last term wins, and the longer log breaks a tie (§5.4.1).
+/// The term comes first, so that the derived order *is* the order by which voters compare logs: the later last term
+/// wins, and the longer log breaks a tie (§5.4.1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Position {
-    /// The term whose leader made the entry.
+    /// The term whose leader created the entry.
     pub term: Term,
-    /// Its place in the log.
+    /// Its log index.
     pub index: Index,
 }
 
@@ -111,7 +110,7 @@ impl Position {
     /// The position before the first entry, which every log holds.
     pub const ZERO: Position = Position { term: Term::ZERO, index: Index::ZERO };
 
-    /// The position of that index and term.
+    /// Creates a position.
     pub const fn new(index: Index, term: Term) -> Position {
         Position { term, index }
     }
@@ -130,8 +129,8 @@ impl fmt::Debug for Position {
     }
 }
 
-/// The number of a write handed to the journal. The journal keeps their order, so "durable up to
-/// write 91" says it of every write before it too.
+/// The number of a write submitted to the journal. The journal keeps their order, so "durable up to write 91" includes
+/// every earlier write.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct WriteId(pub u64);
 
@@ -139,13 +138,13 @@ impl WriteId {
     /// Before the first write: always durable.
     pub const ZERO: WriteId = WriteId(0);
 
-    /// The write after this one.
+    /// The next number.
     pub const fn next(self) -> WriteId {
         WriteId(self.0 + 1)
     }
 }
 
-/// A cluster's name, derived from its founding members: nodes of different clusters never talk.
+/// A cluster's id, derived from its founding members: nodes of different clusters exchange no messages.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClusterId(pub u64);
 
@@ -161,8 +160,8 @@ impl fmt::Debug for ClusterId {
     }
 }
 
-/// A data directory's own name, drawn when it is made: tells a node that comes back empty under
-/// its old id from the node that voted.
+/// A data directory's id, drawn at random when it is created. It distinguishes a node that returns with an empty
+/// directory under its old id from the node that voted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct DiskId(pub u64);
 
@@ -180,8 +179,8 @@ impl fmt::Debug for DiskId {
 
 /// The id of one replicated log, drawn at random by the leader that began it and carried by its first entry.
 ///
-/// A cluster id says which founders a node was told of, and two clusters may be told of the same ones; a log id
-/// is never drawn twice. Nodes of two different logs exchange no Raft messages.
+/// A cluster id names the founders that a node was configured with, and two clusters may be configured with the same
+/// ones; a log id is never drawn twice. Nodes of two different logs exchange no Raft messages.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct LogId(pub u64);
 
@@ -197,7 +196,7 @@ impl fmt::Debug for LogId {
     }
 }
 
-/// A session's name: the index of the entry that opened it, so no two share one.
+/// A session's id: the index of the entry that opened it, and therefore unique.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SessionId(pub u64);
 
@@ -213,13 +212,13 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// One run of a node: a process, on a disk.
+/// One run of a node: one process on one disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Run {
-    /// Drawn when it started: two that live at once on copies of a disk are told apart by it.
+    /// Drawn at random at the start: it distinguishes two runs that live at once on copies of a disk.
     pub id: u64,
-    /// How many times a node was started on the disk, this time included: an older copy of it says less. 0 if this start
-    /// could not be counted.
+    /// How many times a node was started on the disk, including this run: an older copy of the disk has a lower count.
+    /// 0 if this start could not be counted.
     pub starts: u64,
 }
 

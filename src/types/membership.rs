@@ -1,68 +1,68 @@
-//! Who belongs to the cluster, and whose word counts.
+//! Cluster membership: voters, learners, and which majorities decide.
 
 use super::ids::{DiskId, LogId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// One member: where to reach it, and the disk it is known by.
+/// A member: its address, and its disk id.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Member {
-    /// `host:port` of its native door. A hint, not an identity: it is resolved again at every dial.
+    /// `host:port` of its native listener. A hint, not an identity: it is resolved again at every dial.
     pub address: String,
-    /// The data directory it is known by, once that was heard of: whoever comes under this id with
-    /// another has forgotten what it promised.
+    /// The member's data directory, once it is known: a node that comes with this id and another disk has lost the
+    /// state behind its promises.
     pub disk: Option<DiskId>,
-    /// What is to become of it.
+    /// Its pending role.
     pub prospect: PendingRole,
 }
 
-/// What is to become of a member, by itself, when its time has come.
+/// A role change that follows by itself when its condition is met.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PendingRole {
-    /// It is what it is.
+    /// None: the role stays.
     #[default]
     Stays,
     /// A learner that becomes a voter once it has caught up.
     Rises,
-    /// A learner that takes that voter's place once it has caught up, in one change.
+    /// A learner that replaces that voter once it has caught up, in one change.
     Succeeds(NodeId),
-    /// An outgoing voter that is no member any more when the change is through.
+    /// An outgoing voter that ceases to be a member when the change completes.
     Leaves,
 }
 
 impl Member {
-    /// Someone of whom nothing is known but where to reach it.
+    /// A member of which only the address is known.
     pub fn at(address: String) -> Member {
         Member { address, disk: None, prospect: PendingRole::Stays }
     }
 }
 
-/// A configuration of the cluster, as one log index holds it (§6).
+/// A configuration of the cluster, as one log entry holds it (§6).
 ///
-/// Every voter, incoming or outgoing, is a member; members who are neither are learners, who
-/// receive the log and have no word. While `outgoing` is empty one majority of `voters` decides;
-/// otherwise the configuration is *joint* and a majority of each is needed.
+/// Every voter, incoming or outgoing, is a member. Members that are neither are learners: they receive the log and do
+/// not vote. While `outgoing` is empty one majority of `voters` decides; otherwise the configuration is *joint* and a
+/// majority of each set is needed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Membership {
-    /// Everyone who receives the log.
+    /// All members: they receive the log.
     pub members: BTreeMap<NodeId, Member>,
     /// The voters of the (new) configuration.
     pub voters: BTreeSet<NodeId>,
     /// In a joint configuration, the voters of the old one; else empty.
     pub outgoing: BTreeSet<NodeId>,
-    /// What every member understands: an operation of a later kind is proposed only once all do.
+    /// The feature level of every member: an operation of a later level is proposed only once all members support it.
     pub level: u16,
-    /// The log that this configuration belongs to; none before the first leader has drawn one.
+    /// The log that this configuration belongs to; `None` before the first leader has drawn its id.
     pub log_id: Option<LogId>,
     /// Whether the entry that drew the log id is known to be committed.
     ///
-    /// Two founders may each begin a log before either commits anything, and then one of the two gives way as any
-    /// uncommitted entry does (§5.3). A log in which some configuration says `true` never gives way to another log.
+    /// Two founders may each begin a log before either commits an entry; then one log is replaced like any uncommitted
+    /// entries (§5.3). A log in which a configuration has `true` is never replaced by another log.
     pub log_agreed: bool,
 }
 
 impl Membership {
-    /// What the founders write at index 0: all of them voters.
+    /// The membership that the founders write at index 0: all of them voters.
     pub fn founding(addresses: impl IntoIterator<Item = (NodeId, String)>) -> Membership {
         let members: BTreeMap<_, _> = addresses.into_iter().map(|(id, address)| (id, Member::at(address))).collect();
         let voters = members.keys().copied().collect();
@@ -74,22 +74,22 @@ impl Membership {
         !self.outgoing.is_empty()
     }
 
-    /// Whether this node's vote and its copy count.
+    /// Whether a node is a voter, incoming or outgoing.
     pub fn is_voter(&self, id: NodeId) -> bool {
         self.voters.contains(&id) || self.outgoing.contains(&id)
     }
 
-    /// Everyone whose vote and copy count, each once.
+    /// All voters, incoming and outgoing, each once.
     pub fn all_voters(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.voters.union(&self.outgoing).copied()
     }
 
-    /// Everyone who receives the log.
+    /// All members: they receive the log.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.members.keys().copied()
     }
 
-    /// The disk that a member is known by, if one is.
+    /// The disk id of a member, if it is known.
     pub fn disk(&self, id: NodeId) -> Option<DiskId> {
         self.members.get(&id)?.disk
     }
@@ -99,19 +99,19 @@ impl Membership {
         self.log_id.filter(|_| self.log_agreed)
     }
 
-    /// Whether that one is a member here and in what follows, and the same. Of one whose disk was named, and is so no
-    /// more, it was not seen how it went and came back: it may come with any disk.
+    /// Whether a node is a member here and in `next`, and still the same one. If its disk id is known here and differs
+    /// or is missing in `next`, the node was removed and added again in between: it may return with any disk.
     pub fn stays(&self, id: NodeId, next: &Membership) -> bool {
         let both = self.members.contains_key(&id) && next.members.contains_key(&id);
         both && self.disk(id).is_none_or(|disk| next.disk(id) == Some(disk))
     }
 
-    /// How many of `n` voters are a majority.
+    /// The majority of `n` voters.
     pub const fn majority_of(n: usize) -> usize {
         n / 2 + 1
     }
 
-    /// Where to reach that member.
+    /// The address of a member.
     pub fn address(&self, id: NodeId) -> Option<&str> {
         self.members.get(&id).map(|member| member.address.as_str())
     }

@@ -1,7 +1,7 @@
-//! Nouns that do nothing: ids, positions, times, entries, memberships.
+//! Plain data types: ids, positions, times, entries, memberships.
 //!
-//! Everything above is built from these. None of them does I/O, keeps a clock or knows what a
-//! node is; each either forbids a mistake or carries a law.
+//! All other modules build on these. None of them does I/O, keeps a clock or knows what a node is; each either prevents
+//! a mistake or carries an invariant.
 
 pub mod address;
 pub mod change;

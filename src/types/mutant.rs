@@ -1,7 +1,7 @@
-//! The switches that break one safety rule each, so that a test can see that breaking it is noticed.
+//! Switches that each break one safety rule, so that tests can show that breaking it is detected.
 //!
-//! They exist in test builds only: without the feature `mutants`, [`Mutants::breaks`] is the
-//! constant `false`, and the broken branch is compiled away.
+//! They exist in test builds only: without the feature `mutants`, [`Mutants::breaks`] is the constant `false`, and the
+//! broken branch is compiled away.
 
 use std::fmt;
 
@@ -24,9 +24,9 @@ macro_rules! mutants {
 }
 
 mutants! {
-    /// Votes leave before they are durable (safety of §5.2).
+    /// Votes are sent before they are durable (safety of §5.2).
     VoteBeforeSync = "vote-before-sync",
-    /// A candidate asks for votes before its own is durable.
+    /// A candidate requests votes before its own vote is durable.
     AskBeforeSync = "ask-before-sync",
     /// A voter forgets that it has voted in this term.
     VoteTwice = "vote-twice",
@@ -38,9 +38,9 @@ mutants! {
     CountStaleVotes = "count-stale-votes",
     /// Entries of earlier terms commit by counting copies (Figure 8).
     CommitEarlierTerms = "commit-earlier-terms",
-    /// A leader counts its own copy before its disk has it.
+    /// A leader counts its own copy before it is durable.
     CountSelfBeforeSync = "count-self-before-sync",
-    /// A follower acknowledges before its disk has the entries.
+    /// A follower acknowledges entries before they are durable.
     AckBeforeSync = "ack-before-sync",
     /// A follower acknowledges its own last index, matched or not.
     AckUnmatched = "ack-unmatched",
@@ -50,41 +50,41 @@ mutants! {
     TruncateWithoutConflict = "truncate-without-conflict",
     /// A follower does not check the entry before an append (§5.3).
     SkipPrevCheck = "skip-prev-check",
-    /// A follower commits what its leader has, matched or not.
+    /// A follower commits up to its leader's commit index, matched or not.
     CommitUnmatched = "commit-unmatched",
     /// A minority is enough to commit.
     MinorityCommits = "minority-commits",
-    /// Reads are answered without asking a quorum (thesis §6.4).
+    /// Reads are answered without confirmation by a quorum (thesis §6.4).
     ReadWithoutRound = "read-without-round",
-    /// A late answer to an earlier round confirms this one.
+    /// A late response to an earlier round confirms the current one.
     ReadAnyRound = "read-any-round",
     /// Reads are answered before the leader's own no-op is committed.
     ReadBeforeNoop = "read-before-noop",
     /// A leader opens its term without a no-op.
     SkipNoop = "skip-noop",
-    /// A term that was seen is not written down.
+    /// A newly seen term is not persisted.
     ForgetTerm = "forget-term",
     /// The journal reports writes as durable without a sync.
     SkipSync = "skip-sync",
-    /// A new segment's name is not synced before it is used.
+    /// A new segment's directory entry is not synced before the segment is used.
     SkipNameSync = "skip-name-sync",
-    /// A failed sync is tried again, and believed.
+    /// A failed sync is retried, and its success is trusted.
     RetryFailedSync = "retry-failed-sync",
-    /// Damage in the middle is cut off as if it were a torn tail.
+    /// Damage in the middle is truncated as if it were a torn tail.
     CutDamage = "cut-damage",
-    /// A torn tail is noticed but not cut.
+    /// A torn tail is detected but not truncated.
     KeepTornTail = "keep-torn-tail",
-    /// What recovery read is believed to be on the disk without a sync.
+    /// Recovered data is assumed to be durable without a sync.
     SkipRecoverySync = "skip-recovery-sync",
-    /// A command that was seen before is applied again.
+    /// A command that was executed before is applied again.
     ApplyTwice = "apply-twice",
-    /// A command that was seen before is answered with the present answer, not the first.
+    /// A repeated command is answered with the latest answer, not its first.
     ForgetAnswers = "forget-answers",
     /// A deposed leader answers waiting clients "nothing was applied".
     UnknownAsRefused = "unknown-as-refused",
-    /// A restarted process numbers what it passes on as the one before did.
+    /// A restarted process numbers forwarded requests like the previous process.
     ReuseNumbers = "reuse-numbers",
-    /// A waiting client is answered by whatever entry took its index.
+    /// A waiting client is answered by whichever entry took its index.
     AnswerByIndex = "answer-by-index",
     /// A log that contradicts an installed snapshot is kept (Figure 13, rule 7).
     KeepConflictingLog = "keep-conflicting-log",
@@ -92,107 +92,107 @@ mutants! {
     AckSnapshotBeforeSync = "ack-snapshot-before-sync",
     /// The log is compacted before the snapshot that replaces it is durable.
     CompactBeforeSnapshot = "compact-before-snapshot",
-    /// Of a snapshot that a follower has said it has, all is sent again.
+    /// A snapshot is sent again from the beginning, whatever the follower has acknowledged.
     SendSnapshotsAgain = "send-snapshots-again",
-    /// A follower that is far behind never takes in what it is sent.
+    /// A follower that lags far behind ignores the snapshot chunks that it receives.
     IgnoreSnapshots = "ignore-snapshots",
-    /// A snapshot takes the place of a log that has committed as much, or more.
+    /// A snapshot replaces a log that has committed as much, or more.
     InstallOldSnapshots = "install-old-snapshots",
-    /// The log is compacted up to what is committed, applied and in a snapshot or not.
+    /// The log is compacted up to the commit index, applied and in a snapshot or not.
     CompactBeforeApply = "compact-before-apply",
     /// The log is compacted by one entry more than the snapshot holds.
     CompactOneTooMany = "compact-one-too-many",
-    /// A follower is sent a snapshot only if it lacks more than the first entry that is gone.
+    /// A follower that lacks only the last compacted entry is not sent a snapshot.
     ShipOneTooLate = "ship-one-too-late",
-    /// A damaged snapshot is taken for none: the state is empty.
+    /// A damaged snapshot is treated as no snapshot: the state is empty.
     DamagedIsEmpty = "damaged-is-empty",
-    /// Snapshots come after so many entries, however many bytes they have and however old the last is.
+    /// Snapshots are taken after a number of entries, whatever their bytes and the age of the last snapshot.
     SnapshotByCount = "snapshot-by-count",
-    /// What the log may let go of is kept.
+    /// The log is never compacted.
     ReleaseNothing = "release-nothing",
-    /// Compaction does not wait for a snapshot that is on its way.
+    /// Compaction does not wait for a snapshot that is being sent.
     CompactUnderShip = "compact-under-ship",
-    /// What a follower that is silent for good would need is kept for it.
+    /// The log is kept for a follower that never responds again.
     HoldForTheSilent = "hold-for-the-silent",
-    /// An append that begins before the base of the log is refused as if it conflicted.
+    /// An append that begins before the base of the log is rejected as if it conflicted.
     CompactedIsConflict = "compacted-is-conflict",
-    /// The machine is not deterministic: it mixes in who it is.
+    /// The machine is not deterministic: it mixes in its node's id.
     MachineKnowsNode = "machine-knows-node",
-    /// Keys end by a clock that each node has for itself, not by the cluster's.
+    /// Keys expire by each node's own clock, not by the cluster time.
     ExpireByOwnClock = "expire-by-own-clock",
-    /// A configuration counts when it is committed, not as soon as it is in the log (§6).
+    /// A configuration takes effect when it is committed, not when it is appended (§6).
     ConfigAtCommit = "config-at-commit",
     /// Voters change in one step, without a joint configuration (§6).
     ChangeWithoutJoint = "change-without-joint",
     /// A change begins before the leader's own no-op is committed.
     ChangeBeforeNoop = "change-before-noop",
-    /// A change begins before the one before it is committed.
+    /// A change begins before the previous one is committed.
     StackChanges = "stack-changes",
-    /// A joint configuration is decided by its new half alone.
+    /// The new half of a joint configuration decides alone.
     JointByNewHalf = "joint-by-new-half",
-    /// A dropped entry leaves the configuration it brought in force.
+    /// The configuration of a truncated entry stays in force.
     KeepDroppedConfig = "keep-dropped-config",
-    /// A snapshot that takes the log's place leaves the configuration as it was.
+    /// A snapshot that replaces the log leaves the configuration as it was.
     KeepStaleConfig = "keep-stale-config",
-    /// Learners have a vote, and their copies count.
+    /// Learners vote, and their copies count.
     LearnersCount = "learners-count",
-    /// Who is asked to take over is elected without a look at its log, or at earlier votes.
+    /// A leadership transfer target is elected whatever its log and earlier votes.
     HandoverBypassesVote = "handover-bypasses-vote",
-    /// A change whose new voters do not answer is not taken back.
+    /// A change whose new voters do not respond is not aborted.
     NeverTakeBack = "never-take-back",
-    /// A node outside its latest configuration does not campaign, committed or not.
+    /// A node outside its latest configuration does not campaign, even if that configuration is not committed.
     CampaignOnlyIfListed = "campaign-only-if-listed",
-    /// Who comes back empty under its old id votes and is counted as before.
+    /// A node that restarts empty under its old id votes and counts as before.
     NoAmnesiaGuard = "no-amnesia-guard",
-    /// A node campaigns, votes and counts itself whose log knows its id by another disk.
+    /// A node whose log names another disk for its id campaigns, votes and counts itself.
     VoteUnnamed = "vote-unnamed",
-    /// Votes and acknowledgements count from any disk of a voter's id.
+    /// Votes and acknowledgments count from any disk of a voter's id.
     CountAnyDisk = "count-any-disk",
-    /// A copy counts before it holds the entry that names its disk.
+    /// A copy counts before it includes the entry that names its disk.
     CountBeforeNamed = "count-before-named",
     /// A vote is for an id, on whatever disk.
     VoteForAnyDisk = "vote-for-any-disk",
-    /// Nodes of another log are heard.
+    /// Messages of nodes of another log are accepted.
     HearAnyLog = "hear-any-log",
-    /// Followers know the time of the log's entries alone.
+    /// Followers learn the cluster time from log entries only.
     TimeFromEntriesAlone = "time-from-entries-alone",
-    /// A new leader begins at the time that it heard itself, and ignores the times that its voters heard.
+    /// A new leader starts from the cluster time that it observed itself, and ignores the times that its voters report.
     IgnoreVotersTime = "ignore-voters-time",
-    /// Who leads a log that is not agreed yet does not say which.
+    /// The leader of a log that is not agreed yet does not name the log.
     HideUnagreedLog = "hide-unagreed-log",
-    /// A leader is not heard that comes with another disk than the one it is known by.
+    /// A leader's messages are dropped if it has another disk than the one recorded for it.
     DeafToLeaders = "deaf-to-leaders",
     /// A learner becomes a voter before it holds the entry that names its disk.
     PromoteUnnamed = "promote-unnamed",
-    /// Commands are taken before the log is agreed.
+    /// Commands are accepted before the log is agreed.
     ServeBeforeAgreed = "serve-before-agreed",
-    /// Founders begin a log although one of them holds one already.
+    /// Founders begin a log although one of them already holds one.
     FoundOverHolder = "found-over-holder",
-    /// A node forgets the position it is known to have acknowledged.
+    /// A node forgets its promised position, which it is known to have acknowledged.
     ForgetPromised = "forget-promised",
-    /// A follower that has lost what it acknowledged is fed again before it has promised.
+    /// A follower that lost acknowledged entries is sent entries again before it has persisted its promised position.
     FeedBeforePromise = "feed-before-promise",
-    /// A leader does not notice that a follower has lost what it acknowledged.
+    /// A leader does not notice that a follower has lost acknowledged entries.
     IgnoreLost = "ignore-lost",
-    /// A leader that cannot commit with those that answer leads on.
+    /// A leader that cannot commit with the nodes that respond does not step down.
     NeverYield = "never-yield",
-    /// A node that is told of more than it holds does not raise its term and its promise.
+    /// A node does not raise its term and promised position when a peer reports more than its disk holds.
     IgnoreReminders = "ignore-reminders",
-    /// Leaders never step down for want of a quorum, and pre-vote is skipped.
+    /// Leaders never step down without a quorum, and pre-vote is skipped.
     NoPreVote = "no-pre-vote",
-    /// In an ordered session a command is executed before those with lower numbers.
+    /// In an ordered session a command is executed before commands with lower numbers.
     ExecuteEarly = "execute-early",
-    /// That a command came out of order is stored as the answer to its number.
+    /// An out-of-order result is stored as the answer to its number.
     StoreOutOfOrder = "store-out-of-order",
-    /// A command is executed after its client has given its number up.
+    /// A command is executed after its client has discarded its number.
     ExecuteGivenUp = "execute-given-up",
-    /// A read is answered before that is applied which was committed when it began.
+    /// A read is answered before everything is applied that was committed when it began.
     ReadBeforeApplied = "read-before-applied",
-    /// An answer names an entry behind those that were applied when it was read.
+    /// An answer names a later entry than the last one applied when it was read.
     ReadNamesLaterEntry = "read-names-later-entry",
-    /// A snapshot is published without being read back from the disk.
+    /// A snapshot is published without reading it back from the disk.
     SkipSnapshotVerify = "skip-snapshot-verify",
-    /// A leader does not read its snapshot again when a follower received it damaged, and resends it.
+    /// A leader resends a snapshot that a follower received damaged, without reading its own file again.
     ResendDamagedSnapshot = "resend-damaged-snapshot",
     /// A restored machine's time advances before its digest is compared.
     AdvanceTimeBeforeDigest = "advance-time-before-digest",
@@ -204,7 +204,7 @@ impl fmt::Display for Mutant {
     }
 }
 
-/// Which rule, if any, is broken here. Nothing can be without the feature `mutants`.
+/// The rule, if any, that is broken here. Without the feature `mutants` there is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Mutants {
     #[cfg(feature = "mutants")]
@@ -218,13 +218,13 @@ impl Mutants {
         broken: None,
     };
 
-    /// Breaks that one rule.
+    /// Breaks one rule.
     #[cfg(feature = "mutants")]
     pub fn only(mutant: Mutant) -> Mutants {
         Mutants { broken: Some(mutant) }
     }
 
-    /// Whether that rule is broken.
+    /// Whether `mutant` is the broken rule.
     #[inline(always)]
     pub fn breaks(self, mutant: Mutant) -> bool {
         #[cfg(feature = "mutants")]

@@ -1,4 +1,4 @@
-//! Two kinds of time: a node's own monotonic clock, and the cluster's.
+//! Two kinds of time: a node's own monotonic clock, and the cluster time.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// A moment on this node's monotonic clock, in nanoseconds since an arbitrary start.
 ///
-/// Handed in from above with every call, never read: the simulator hands in its own.
+/// The driver passes it with every call, and the clock is never read below: the simulator passes its own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(pub u64);
 
@@ -16,7 +16,7 @@ impl Time {
     /// A moment that never comes.
     pub const NEVER: Time = Time(u64::MAX);
 
-    /// How long ago `earlier` was; zero if it is not earlier.
+    /// The time since `earlier`; zero if that is later.
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -42,9 +42,8 @@ impl fmt::Debug for Time {
     }
 }
 
-/// The cluster's own clock, in milliseconds: it stands in every entry, runs while a leader lives
-/// and never goes back. All that is applied by time (sessions that lapse, keys that expire) goes
-/// by this one, so that every node decides alike.
+/// The cluster time, in milliseconds: every entry carries it, it advances while there is a leader, and it never goes
+/// back. Everything applied by time (expiry of sessions and keys) uses it, so that every node decides alike.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClusterTime(pub u64);
 
