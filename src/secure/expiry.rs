@@ -1,6 +1,6 @@
-//! Until when a certificate is valid: the one field of X.509 that TLS does not hand over.
+//! The end of a certificate's validity: the one field of X.509 that the TLS library does not expose.
 
-/// A DER element: its tag, its content, and what follows it. Nothing if the bytes are no such element.
+/// Reads a DER element: its tag, its content, and the bytes after it. `None` if the bytes are no DER element.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = bytes.split_first()?;
     let (first, rest) = rest.split_first()?;
@@ -20,14 +20,14 @@ const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
-/// Until when a DER certificate is valid, in seconds since 1970; nothing if it does not say so as RFC 5280 has it.
+/// The end of a DER certificate's validity, in seconds since 1970; `None` if it is not encoded as in RFC 5280.
 pub fn valid_until(certificate: &[u8]) -> Option<u64> {
     let (_, certificate, _) = element(certificate)?;
     let (_, mut fields, _) = element(certificate)?;
     if fields.first() == Some(&VERSION) {
         fields = element(fields)?.2;
     }
-    // The serial number, the algorithm and the issuer come before the validity.
+    // The serial number, the algorithm and the issuer precede the validity.
     for _ in 0..3 {
         fields = element(fields)?.2;
     }
@@ -37,11 +37,11 @@ pub fn valid_until(certificate: &[u8]) -> Option<u64> {
     seconds(tag, std::str::from_utf8(time).ok()?)
 }
 
-/// A time of the form `YYMMDDhhmmssZ` or `YYYYMMDDhhmmssZ`, in seconds since 1970.
+/// Parses a time of the form `YYMMDDhhmmssZ` or `YYYYMMDDhhmmssZ`, in seconds since 1970.
 fn seconds(tag: u8, time: &str) -> Option<u64> {
     let digits = time.strip_suffix('Z').filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()))?;
     let (year, rest) = match (tag, digits.len()) {
-        // RFC 5280, 4.1.2.5.1: 50 and above is of the century before.
+        // RFC 5280, 4.1.2.5.1: two-digit years from 50 on belong to the previous century.
         (UTC_TIME, 12) => digits[..2].parse().ok().map(|year: u64| (year + if year < 50 { 2000 } else { 1900 }, 2))?,
         (GENERALIZED_TIME, 14) => (digits[..4].parse().ok()?, 4),
         _ => return None,
@@ -55,11 +55,12 @@ fn seconds(tag: u8, time: &str) -> Option<u64> {
     Some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
-/// Days of the Gregorian calendar: years begin in March here, so that the leap day is the last of one.
+/// Days of the Gregorian calendar since 1970. Years start in March here, so that the leap day is the last day of a
+/// year.
 fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
     let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
-    // The first of March of the year 0 lies so many days before 1970.
+    // The number of days from March 1 of year 0 to 1970.
     days.checked_sub(719_468)
 }
 
@@ -98,7 +99,7 @@ mod tests {
         for at in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[at] = !damaged[at];
-            // Whatever it says, it is read to an end.
+            // Any result will do: reading must terminate.
             let _any = valid_until(&damaged);
         }
         assert_eq!(seconds(UTC_TIME, "991331000000Z"), None);

@@ -1,35 +1,34 @@
-//! What a process proves itself with, and whom it believes.
+//! The certificates of a process, and the authority that it trusts.
 
 use super::stream::Stream;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
-/// Where the keys are: PEM, as every authority writes them.
+/// The key files, in PEM.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Files {
-    /// A certificate, and those that vouch for it; with its key. A client may do without.
+    /// A certificate chain and its private key. A client may have none.
     pub own: Option<(PathBuf, PathBuf)>,
-    /// Who is believed when it vouches for others.
+    /// The certificates of the trusted authorities.
     pub authority: PathBuf,
 }
 
-/// Why there are no keys.
+/// Why key files cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {what}")]
 pub struct Unusable {
     /// The file.
     pub file: String,
-    /// What is wrong with it.
+    /// The reason.
     pub what: String,
 }
 
-/// Until when certificates are valid, in seconds since 1970.
+/// When certificates expire, in seconds since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Validity {
-    /// The certificate that is shown, and those that vouch for it: the first of them to end. Nothing if none is shown,
-    /// or if it does not say.
+    /// The earliest expiry in this process's own chain. `None` without a certificate, or if none states its expiry.
     pub own: Option<u64>,
-    /// The certificates of those who are believed: the last of them to end.
+    /// The latest expiry of the trusted authorities' certificates.
     pub authority: Option<u64>,
 }
 
@@ -45,7 +44,7 @@ mod with_tls {
     use std::path::Path;
     use std::sync::Arc;
 
-    /// What a process proves itself with, and whom it believes.
+    /// The TLS configuration of a process: its own certificate, and the authority that it trusts.
     #[derive(Clone, Debug)]
     pub struct Keys {
         client: Arc<ClientConfig>,
@@ -70,7 +69,7 @@ mod with_tls {
     }
 
     impl Keys {
-        /// Reads them, and sees whether they belong together.
+        /// Reads the key files, and checks that they belong together.
         pub fn read(files: &Files) -> Result<Keys, Unusable> {
             let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
             let mut roots = RootCertStore::empty();
@@ -98,7 +97,7 @@ mod with_tls {
             };
             let server = own.map(|(chain, secret, wrong)| {
                 let failed = |error: &dyn std::error::Error| wrong(error.to_string());
-                // Who shows a certificate is checked; who shows none may be a client, and no more than that.
+                // A presented certificate is verified; a peer without one may be a client, and no more than that.
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
                     .allow_unauthenticated()
                     .build()
@@ -113,19 +112,19 @@ mod with_tls {
             Ok(Keys { client: Arc::new(client), server: server.transpose()?.map(Arc::new), validity })
         }
 
-        /// Until when the certificates are valid.
+        /// When the certificates expire.
         pub fn validity(&self) -> Validity {
             self.validity
         }
 
-        /// Somebody came in: we are the server.
+        /// Starts a TLS session on an accepted socket, as the server.
         pub fn accept<S: Read + Write>(&self, socket: S) -> io::Result<Stream<S>> {
             let server = self.server.clone().ok_or_else(|| io::Error::other("there is no certificate to show"))?;
             let session = ServerConnection::new(server).map_err(io::Error::other)?;
             Ok(Stream::secure(socket, session.into()))
         }
 
-        /// We dial that `host:port`, whose certificate has to name the host.
+        /// Starts a TLS session on a socket dialed to `host:port`. The certificate must name that host.
         pub fn dial<S: Read + Write>(&self, socket: S, endpoint: &str) -> io::Result<Stream<S>> {
             let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
             let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -139,30 +138,30 @@ mod with_tls {
 #[cfg(feature = "tls")]
 pub use with_tls::Keys;
 
-/// Nobody has any, without the feature `tls`.
+/// Without the feature `tls` this type has no values.
 #[cfg(not(feature = "tls"))]
 #[derive(Clone, Copy, Debug)]
 pub enum Keys {}
 
 #[cfg(not(feature = "tls"))]
 impl Keys {
-    /// Says that this program cannot.
+    /// Fails: this program was built without TLS.
     pub fn read(files: &Files) -> Result<Keys, Unusable> {
         let what = "this program was built without TLS (the feature `tls`)".to_owned();
         Err(Unusable { file: files.authority.display().to_string(), what })
     }
 
-    /// Never happens.
+    /// Cannot be called: there is no value.
     pub fn validity(&self) -> Validity {
         match *self {}
     }
 
-    /// Never happens.
+    /// Cannot be called: there is no value.
     pub fn accept<S: Read + Write>(&self, _: S) -> io::Result<Stream<S>> {
         match *self {}
     }
 
-    /// Never happens.
+    /// Cannot be called: there is no value.
     pub fn dial<S: Read + Write>(&self, _: S, _: &str) -> io::Result<Stream<S>> {
         match *self {}
     }

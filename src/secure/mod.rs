@@ -1,8 +1,8 @@
-//! Byte streams that may be encrypted: whoever reads and writes need not know.
+//! Byte streams that may be encrypted, transparently to their readers and writers.
 //!
-//! [`Keys`] are read at the start, and whenever they are replaced; [`Stream`] is a socket, or a socket with TLS on it. Nodes show one another
-//! certificates of one authority; clients check the node's, and need none of their own. Without the feature `tls`
-//! there are no keys, and every stream is plain.
+//! [`Keys`] are read at the start, and again whenever they are replaced; [`Stream`] is a socket, or a socket with TLS
+//! on it. Nodes present certificates of one authority to each other; clients check the node's certificate, and need
+//! none of their own. Without the feature `tls` there are no keys, and every stream is plain.
 
 #[cfg(feature = "tls")]
 mod expiry;

@@ -8,7 +8,7 @@ use mio::{Interest, Registry, Token};
 use rustls::Connection;
 use std::io::{self, Read, Write};
 
-/// A socket, or a socket with TLS on it, that blocks or does not as the socket does.
+/// A socket, or a socket with TLS on it. It blocks exactly if the socket does.
 #[derive(Debug)]
 pub struct Stream<S> {
     socket: S,
@@ -17,7 +17,7 @@ pub struct Stream<S> {
 }
 
 impl<S> Stream<S> {
-    /// As it is.
+    /// Creates a stream without TLS.
     pub fn plain(socket: S) -> Stream<S> {
         Stream {
             socket,
@@ -26,14 +26,14 @@ impl<S> Stream<S> {
         }
     }
 
-    /// The socket, for what is tuned on it.
+    /// The socket, to set its options.
     pub fn socket(&self) -> &S {
         &self.socket
     }
 }
 
 impl<S: Read + Write> Stream<S> {
-    /// Somebody came in: with TLS, if there are keys.
+    /// Creates a stream on an accepted socket: with TLS, if there are keys.
     pub fn accepted(keys: Option<&Keys>, socket: S) -> io::Result<Stream<S>> {
         match keys {
             None => Ok(Stream::plain(socket)),
@@ -41,8 +41,8 @@ impl<S: Read + Write> Stream<S> {
         }
     }
 
-    /// Writes what the socket takes of that. The rest stays where it is until the next time, or is kept here if it is
-    /// encrypted already; that a socket is not connected yet is no error.
+    /// Writes as much of `output` as the socket accepts. The rest stays in `output`, or in the TLS session if it is
+    /// already encrypted. A socket that is not connected yet is not an error.
     pub fn pour(&mut self, output: &mut BytesMut) -> io::Result<()> {
         let waits = |error: &io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected);
         while !output.is_empty() {
@@ -62,7 +62,7 @@ impl<S: Read + Write> Stream<S> {
         }
     }
 
-    /// We have dialed that `host:port`: with TLS, if there are keys.
+    /// Creates a stream on a socket dialed to `host:port`: with TLS, if there are keys.
     pub fn dialed(keys: Option<&Keys>, socket: S, endpoint: &str) -> io::Result<Stream<S>> {
         match keys {
             None => Ok(Stream::plain(socket)),
@@ -73,17 +73,17 @@ impl<S: Read + Write> Stream<S> {
 
 #[cfg(not(feature = "tls"))]
 impl<S: Read + Write> Stream<S> {
-    /// Whether a read that brought less than was asked for has emptied the socket.
+    /// Whether a read of fewer bytes than requested has emptied the socket.
     pub fn tells_when_dry(&self) -> bool {
         true
     }
 
-    /// Whether the other side has proved who it is.
+    /// Whether the peer has presented a trusted certificate.
     pub fn is_proven(&self) -> bool {
         false
     }
 
-    /// Whether something was taken and could not be written yet.
+    /// Whether accepted bytes are not yet written to the socket.
     pub fn has_unsent(&self) -> bool {
         false
     }
@@ -109,28 +109,28 @@ impl<S: Write> Write for Stream<S> {
 
 #[cfg(feature = "tls")]
 impl<S: Read + Write> Stream<S> {
-    /// With that session on it, of which nothing is said yet.
+    /// Creates a stream with a TLS session whose handshake has not begun.
     pub(super) fn secure(socket: S, session: Connection) -> Stream<S> {
         Stream { socket, session: Some(Box::new(session)) }
     }
 
-    /// Whether a read that brought less than was asked for has emptied the socket.
+    /// Whether a read of fewer bytes than requested has emptied the socket.
     pub fn tells_when_dry(&self) -> bool {
         self.session.is_none()
     }
 
-    /// Whether the other side has shown a certificate that an authority of ours vouches for.
+    /// Whether the peer has presented a certificate of a trusted authority.
     pub fn is_proven(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.peer_certificates().is_some())
     }
 
-    /// Whether something was taken and could not be written yet.
+    /// Whether accepted bytes are not yet written to the socket.
     pub fn has_unsent(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.wants_write())
     }
 }
 
-/// Writes what the session has to say; false if the socket does not take all of it now.
+/// Writes the session's pending TLS records; false if the socket does not accept all of them now.
 #[cfg(feature = "tls")]
 fn send<S: Write>(session: &mut Connection, socket: &mut S) -> io::Result<bool> {
     while session.wants_write() {
@@ -138,7 +138,7 @@ fn send<S: Write>(session: &mut Connection, socket: &mut S) -> io::Result<bool> 
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Not yet connected is not yet writable.
+            // A socket that is not connected yet is not writable yet.
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => {
                 return Ok(false);
             }
@@ -150,7 +150,7 @@ fn send<S: Write>(session: &mut Connection, socket: &mut S) -> io::Result<bool> 
 
 #[cfg(feature = "tls")]
 impl<S: Read + Write> Read for Stream<S> {
-    /// An end without a farewell is an end like any other: what is said here says itself where it ends.
+    /// An end without a TLS `close_notify` is a normal end: the protocols on top delimit their messages themselves.
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let Stream { socket, session: Some(session) } = self else { return self.socket.read(out) };
         loop {
@@ -162,7 +162,7 @@ impl<S: Read + Write> Read for Stream<S> {
                 return Ok(0);
             }
             let understood = session.process_new_packets();
-            // An answer of the handshake, or what it waited for, or why we do not understand.
+            // A reply of the handshake, pending data, or the alert for a protocol error.
             send(session, socket)?;
             understood.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         }
@@ -171,7 +171,8 @@ impl<S: Read + Write> Read for Stream<S> {
 
 #[cfg(feature = "tls")]
 impl<S: Read + Write> Write for Stream<S> {
-    /// Takes what the session has room for; what the socket does not take yet is kept for [`Write::flush`].
+    /// Accepts as many bytes as the session has room for. Records that the socket does not accept yet are kept for
+    /// [`Write::flush`].
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Stream { socket, session: Some(session) } = self else { return self.socket.write(bytes) };
         let taken = session.writer().write(bytes)?;

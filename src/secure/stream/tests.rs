@@ -1,4 +1,4 @@
-//! Two ends of a pipe that takes and gives as little as a test wants.
+//! Streams over a pipe with small buffers.
 
 use super::super::{Files, Keys};
 use super::*;
@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-/// An authority, in a directory; and a certificate of its for that host.
+/// A certificate authority, with its files in a directory.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     directory: tempfile::TempDir,
@@ -18,7 +18,7 @@ impl Authority {
         let directory = tempfile::tempdir().unwrap();
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
-        // As another than those it vouches for: who bears one name with its issuer is taken for its own.
+        // The authority has its own name: a certificate with the name of its issuer counts as self-signed.
         params.distinguished_name.push(DnType::CommonName, "authority");
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).unwrap();
@@ -37,10 +37,10 @@ impl Authority {
     }
 }
 
-/// What is on its way in one direction, and how much fits.
+/// The bytes in flight in one direction.
 type Way = Arc<Mutex<VecDeque<u8>>>;
 
-/// One end of a pipe that holds so many bytes each way.
+/// One end of a pipe that holds at most `holds` bytes in each direction.
 #[derive(Debug)]
 struct End {
     comes: Way,
@@ -79,7 +79,7 @@ impl Write for End {
     }
 }
 
-/// Says all of it from one to the other; what came, and how often the way did not take all there was.
+/// Sends all of `words`. Returns the bytes received, and how often the pipe was full.
 fn say(from: &mut Stream<End>, to: &mut Stream<End>, words: &[u8]) -> io::Result<(Vec<u8>, usize)> {
     let (mut sent, mut came, mut full, mut scratch) = (0, Vec::new(), 0, [0; 1000]);
     while came.len() < words.len() {
@@ -162,7 +162,7 @@ fn nobody_is_believed_whom_nobody_vouches_for() {
     refused(&node, &ours.vouches_for("b.test"), "c.test:7401");
     refused(&node, &theirs.vouches_for("b.test"), "a.test:7401");
     refused(&theirs.vouches_for("a.test"), &ours.vouches_for("b.test"), "a.test:7401");
-    // It believes the node, and shows a certificate of somebody else's authority.
+    // It trusts the node, but presents a certificate of another authority.
     let stranger = Files { authority: node.authority.clone(), ..theirs.vouches_for("b.test") };
     refused(&node, &stranger, "a.test:7401");
 }
@@ -191,7 +191,7 @@ fn keys_that_are_none_are_refused_by_name() {
     wrong(Files { own: Some((none.clone(), key.clone())), ..good.clone() }, &none);
     wrong(Files { own: Some((certificate.clone(), none.clone())), ..good.clone() }, &none);
     wrong(Files { own: Some((key.clone(), key.clone())), ..good.clone() }, &key);
-    // A key that is another certificate's.
+    // The key belongs to another certificate.
     let (_, other) = authority.vouches_for("b.test").own.unwrap();
     wrong(Files { own: Some((certificate.clone(), other)), ..good.clone() }, &certificate);
 }
