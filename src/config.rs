@@ -1,7 +1,7 @@
-//! Every knob of a node, gathered, and checked against each other.
+//! The configuration of a node, and its cross-module checks.
 //!
-//! Each room has its options, with defaults and reasons, beside the code that obeys them. What stands
-//! here is what no room can check alone.
+//! Each module has its options, with defaults and reasons, beside the code that uses them. This module checks only the
+//! rules that no other module can check alone.
 
 use crate::limits::ENTRY_BYTES_MAX;
 use crate::net::credentials::CredentialFiles;
@@ -15,86 +15,86 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The smallest segment: one append always fits.
+/// The smallest segment, in bytes: one append always fits.
 pub const SEGMENT_BYTES_MIN: u64 = 4 << 20;
-/// The largest segment.
+/// The largest segment, in bytes.
 pub const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 
-/// How much room is kept aside unless told otherwise.
+/// The default size of the reserve, in bytes.
 pub const RESERVE_BYTES: u64 = 64 << 20;
 
-/// Everything a node is told when it starts.
+/// The configuration of a node at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Which node it is.
+    /// The node's id.
     pub id: NodeId,
-    /// The founding members, and where to reach them. A node that has a journal goes by its own
-    /// membership; this then only says where to look.
+    /// The founding members and their addresses. A node with a journal uses the membership in its journal; then these
+    /// are only addresses to dial first.
     pub peers: BTreeMap<NodeId, String>,
     /// The cluster to join, if the directory is empty: one that was founded without this node.
     pub joins: Option<Joined>,
-    /// The cluster's name, if two clusters could have the same founding members. A directory that belongs
-    /// to another is refused; without a name it is believed.
+    /// The cluster's name, needed if two clusters could have the same founding members. A directory of another cluster
+    /// is rejected; without a name, the directory's cluster is accepted.
     pub cluster: Option<String>,
-    /// Where it keeps everything.
+    /// The data directory.
     pub data: PathBuf,
-    /// Where it listens, if not at its own entry in `peers`.
+    /// The listen address, if it differs from the node's own entry in `peers`.
     pub listen: Option<String>,
-    /// Whether what is promised is synced first. Without it a power loss may take anything.
+    /// Whether writes are synced before they are acknowledged. Without it a power loss may lose any of them.
     pub fsync: bool,
-    /// How large a segment of the journal is.
+    /// The size of a journal segment, in bytes.
     pub segment_bytes: u64,
-    /// What a start does about a damaged last batch of the log.
+    /// How a start handles a damaged last batch of the log.
     pub torn_tail: TailPolicy,
-    /// How much room is kept aside, at least, for when the disk is full; as much as a segment, or more.
-    /// None if it is zero.
+    /// The size of the reserve for a full disk, in bytes: at least a segment's size is used. Zero for no reserve.
     pub reserve_bytes: u64,
-    /// Whether SIGTERM and SIGINT stop it, and SIGHUP has it read its credentials again. An embedding program may have its own mind about them.
+    /// Whether SIGTERM and SIGINT stop the node, and SIGHUP makes it read its credentials again. An embedding program
+    /// may handle these signals itself.
     pub signals: bool,
-    /// The consensus's options.
+    /// The options of consensus.
     pub consensus: consensus::Options,
-    /// The node's options.
+    /// The options of the node.
     pub node: node::Options,
-    /// The sockets' options.
+    /// The options of the sockets.
     pub net: net::Options,
-    /// Where Redis clients are let in.
+    /// The listen address for Redis clients.
     pub resp: BindAddress,
-    /// How they are treated; where, and with which password, is said beside it.
+    /// The options of the Redis gateway; its address and password are set beside it.
     pub redis: net::resp::gateway::Options,
-    /// Where HTTP clients are let in.
+    /// The listen address for HTTP clients.
     pub http: BindAddress,
-    /// What clients of the doors have to say before anything else; nothing if that is not set.
+    /// The password that gateway clients must send first; none is required if unset.
     pub password: Option<Password>,
     /// The files from which keys and password are read again at SIGHUP, if `signals` is set.
     pub credentials: CredentialFiles,
-    /// The loop's options.
+    /// The options of the event loop.
     pub reactor: net::reactor::Options,
-    /// How long the log thread looks for more work before it sleeps, at most.
+    /// How long the log thread polls for more work before it sleeps, at most.
     pub log_look: Duration,
 }
 
-/// A cluster that a new node joins, as it was found.
+/// A cluster that a new node joins.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Joined {
-    /// Which.
+    /// The cluster's id.
     pub cluster: ClusterId,
-    /// The disk that this node is to be known by: the cluster may have been told it already.
+    /// This node's disk id: the cluster may already know it.
     pub disk: DiskId,
 }
 
-/// Where a door is, if it is open.
+/// The listen address of a gateway.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum BindAddress {
-    /// It is not.
+    /// The gateway is off.
     Off,
-    /// There: `host:port`.
+    /// This `host:port`.
     At(String),
-    /// On this machine alone, at a port that follows from the native one. If another has that port the node does
-    /// without, and says so: nobody asked for it by name.
+    /// On the loopback interface, at a port that follows from the native one. If that port is taken, the node starts
+    /// without the gateway and logs it: the operator did not request that port.
     Beside,
 }
 
-/// What is wrong with a configuration.
+/// An invalid configuration.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{what}")]
 pub struct ConfigError {
@@ -103,7 +103,7 @@ pub struct ConfigError {
 }
 
 impl Config {
-    /// The defaults, for that node of that cluster.
+    /// The default configuration of a node.
     pub fn new(id: NodeId, peers: BTreeMap<NodeId, String>, data: impl Into<PathBuf>) -> Config {
         let reactor = net::reactor::Options::default();
         Config {
@@ -131,12 +131,13 @@ impl Config {
         }
     }
 
-    /// How large the reserve is: it is of no use if a segment does not fit.
+    /// The size of the reserve in bytes: it is useless if a segment does not fit.
     pub fn reserve(&self) -> u64 {
         if self.reserve_bytes == 0 { 0 } else { self.reserve_bytes.max(self.segment_bytes) }
     }
 
-    /// What the founders write at index 0; who joins knows of no members before it is told.
+    /// The membership that the founders write at index 0. It is empty for a joining node, which learns the members from
+    /// the cluster.
     pub fn founding(&self) -> Membership {
         if self.joins.is_some() {
             return Membership::default();
@@ -144,12 +145,12 @@ impl Config {
         Membership::founding(self.peers.iter().map(|(id, address)| (*id, address.clone())))
     }
 
-    /// The cluster those founders make: the same on each of them, and never zero.
+    /// The id of the cluster that these founders make: the same on each of them, and never zero.
     pub fn cluster_id(&self) -> ClusterId {
         Config::cluster_of(self.cluster.as_deref(), &self.founding())
     }
 
-    /// The cluster of that name, if it has one, that those founders make.
+    /// The id of the cluster with this name, if any, and these founders.
     pub fn cluster_of(name: Option<&str>, founders: &Membership) -> ClusterId {
         let mut words = name.unwrap_or_default().to_owned();
         for (id, member) in &founders.members {
@@ -158,7 +159,7 @@ impl Config {
         ClusterId(hash(0, words.as_bytes()).max(1))
     }
 
-    /// Checks what no room can check alone.
+    /// Checks the rules that no other module can check alone.
     pub fn check(&self) -> Result<(), ConfigError> {
         self.check_members()?;
         self.check_times()?;
@@ -178,8 +179,8 @@ impl Config {
         Ok(())
     }
 
-    /// Checks that this node is one of the founders, if it is to found anything: a directory that is in use
-    /// knows its members, and is only told where to look.
+    /// Checks that this node is one of the founders, unless it joins a cluster. A directory in use has its own members:
+    /// for it the peers are only addresses to dial first.
     pub fn check_founding(&self) -> Result<(), ConfigError> {
         if self.joins.is_none() && !self.peers.contains_key(&self.id) {
             return wrong(format!("node {} is not in the list of peers", self.id.get()));

@@ -2,11 +2,10 @@
 //!
 //! A replicated log and key-value server, and the Raft library inside it.
 //!
-//! ## A machine of your own
+//! ## A state machine of your own
 //!
-//! What is replicated is a [`machine::StateMachine`]: commands in, answers out, the same on every
-//! node. Around it stand sessions, so each command takes effect once; under it a log on the disks of
-//! a majority.
+//! The replicated part is a [`machine::StateMachine`]: it applies commands and returns answers, the same on every node.
+//! Sessions around it apply each command exactly once; below it is a log on the disks of a majority.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -51,11 +50,11 @@
 //! }
 //! ```
 //!
-//! [`server::Server::open`] puts it behind a socket; `examples/counter.rs` is the whole program.
+//! [`server::Server::open`] serves it on a socket; `examples/counter.rs` is a complete program.
 //!
-//! ## A storm for it
+//! ## Simulating it
 //!
-//! The same node, journal and codec run in a simulated world, where a seed is a whole history:
+//! The same node, journal and codec run in a simulated world, where one seed determines a whole history:
 //!
 //! ```
 //! use drave::sim::{Scenario, run};
@@ -65,26 +64,26 @@
 //! assert_eq!(Ok(outcome), run(Scenario::draw(7, Duration::from_secs(2)), None));
 //! ```
 //!
-//! ## The rooms, from the ground up
+//! ## The modules, bottom up
 //!
-//! Each uses only what stands below it; `tests/house.rs` sees to that.
+//! Each module uses only modules above it in this table, or in its row; `tests/house.rs` checks this.
 //!
-//! | room | what it is |
+//! | module | contents |
 //! |---|---|
-//! | [`types`], [`limits`] | nouns, and every bound |
-//! | [`codec`], [`api`] | bytes; what may be asked of a cluster |
-//! | [`disk`] | the few promises we need of a filesystem |
+//! | [`types`], [`limits`] | data types; every limit |
+//! | [`codec`], [`api`] | encoding; the requests and replies of a cluster |
+//! | [`disk`] | the few guarantees required of a file system |
 //! | [`secure`] | byte streams that may be encrypted |
-//! | [`consensus`] | the algorithm: no clock, thread, socket or file |
+//! | [`consensus`] | Raft: no clock, thread, socket or file |
 //! | [`wal`] | the journal: entries and hard state in one ordered stream |
-//! | [`snapshot`] | what takes the place of a log: one file, published whole |
+//! | [`snapshot`] | snapshot files, which replace a log prefix, each published as a whole |
 //! | [`machine`], [`apply`] | the state machine, and the sessions around it |
-//! | [`shelf`] | between those two and the snapshots: how a state is written down, and taken in |
+//! | [`shelf`] | takes snapshots of a state, and restores a state from them |
 //! | [`pipeline`] | the requests of one gateway connection: in order, once |
-//! | [`wire`], [`client`] | what travels; who asks |
-//! | [`node`] | the whole server, minus its I/O |
-//! | [`net`], [`sim`] | two worlds to live in |
-//! | [`config`], [`server`], [`cli`] | every knob; assembly; the command line |
+//! | [`wire`], [`client`] | messages and frames; clients |
+//! | [`node`] | the whole server without its I/O |
+//! | [`net`], [`sim`] | the two drivers of a node: sockets and threads, and the simulator |
+//! | [`config`], [`server`], [`cli`] | configuration; assembly; the command line |
 
 pub mod admission;
 pub mod api;
