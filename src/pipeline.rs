@@ -1,12 +1,12 @@
-//! The requests of one gateway connection: in order, each once, proposed again where the cluster lost them.
+//! The requests of one gateway connection: answered in order, executed once, and retried when they are lost.
 //!
-//! Commands of one connection take effect in their order. Reads wait until the writes before them are answered, and
-//! writes for the reads before them; between the two as many are in flight as may be. The session is ordered
-//! ([`Op::Open`]): the cluster executes a write only behind all before it, whatever was lost on the way and whatever
-//! is proposed again. A write that was lost, or came out of order, is proposed again under its number once nothing is
-//! in flight. A write is answered *unknown* only when [`PATIENCE`] has run out while an attempt may be in a log; the
-//! next write raises the session's lowest number above it, and then it never executes. How an answer is put into words
-//! is each gateway's own.
+//! Commands of one connection take effect in order. Reads wait until all writes before them are answered, and writes
+//! until all reads before them are; within a run of reads or of writes, many are in flight. The session is ordered
+//! ([`Op::Open`]): the cluster executes a write only after all writes before it, whichever proposals were lost or
+//! repeated. A write that was lost, or arrived out of order, is proposed again under its number once nothing is in
+//! flight. A write is answered *unknown* only when [`PATIENCE`] has run out while an attempt may be in a log. The next
+//! write then raises the session's first outstanding number above it, after which it can never execute. Each gateway
+//! encodes the replies itself.
 
 use crate::api::figures::{Failure, WrongRequest};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
@@ -16,100 +16,100 @@ use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// So many commands may wait for their answers; a connection that has more is not read from.
+/// Maximum commands waiting for answers. At this number the connection is not read from.
 pub const COMMANDS_MAX: usize = SESSION_WINDOW_MAX as usize;
-/// So many bytes of them.
+/// Maximum bytes of the waiting commands, likewise.
 pub const BYTES_MAX: usize = 4 << 20;
-/// So many reads may be in flight: each may be answered at length.
+/// Maximum reads in flight: the answer to each may be long.
 pub const READS_MAX: usize = 30;
-/// A command is retried for so long; then it is answered with what is known.
+/// How long a command is retried. Then it is answered with what is known of it.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The pause before a retry.
 pub const AGAIN: Duration = Duration::from_millis(20);
 
-/// The session of a connection: opened with its first write.
+/// The session of a connection, opened for its first write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum PipelineSession {
-    /// None yet.
+    /// Not open.
     None,
-    /// Requested.
+    /// Requested from the cluster.
     Opening,
-    /// Open; the number of the next command.
+    /// Open, with the sequence number of the next command.
     Open(SessionId, u64),
 }
 
-/// A request of a connection to its node.
+/// A request of a gateway connection to the node.
 #[derive(Debug)]
 pub enum NodeRequest {
-    /// A session, an ordered one.
+    /// Opens an ordered session.
     Session,
-    /// An answer, under that number.
+    /// A request whose answer is expected under that number.
     Answer(u64, Request),
 }
 
 /// The kind of a request.
 #[derive(Debug)]
 pub enum RequestKind {
-    /// A write, under that number in the session once it has one.
+    /// A write, with its session and sequence number once assigned.
     Write(Option<(SessionId, u64)>),
     /// A read.
     Read(Consistency),
     /// The status of the node.
     Status,
-    /// The status of the node, which stands here once it is known, and then a local read.
+    /// The status of the node, stored here once it is known, followed by a local read.
     StatusAnd(Option<Box<Status>>),
 }
 
-/// A request without its answer. `R` is what its gateway needs to put the answer into words.
+/// A request that is not answered yet. `R` is what its gateway needs to encode the answer.
 #[derive(Debug)]
 pub struct PendingRequest<R> {
-    /// Its kind.
+    /// The kind of request.
     pub kind: RequestKind,
-    /// The command, or query, of the state machine.
+    /// The command or query for the state machine.
     pub body: Bytes,
-    /// How the answer is put into words.
+    /// How the answer is encoded.
     pub reading: R,
-    /// When it came.
+    /// When the request was received.
     since: Time,
     /// Whether an attempt is in flight.
     asked: bool,
-    /// Whether an attempt may be in a log.
+    /// Whether an earlier attempt may be in a log.
     doubt: bool,
     /// Why the last attempt was refused.
     refusal: Option<Refusal>,
 }
 
-/// The end of a request.
+/// The result of a request.
 #[derive(Debug)]
 pub enum RequestFate<'a> {
-    /// The machine's answer.
+    /// The state machine's answer.
     Answer(Bytes),
-    /// It is done, and the machine's answer was longer than one may be.
+    /// The command was executed, and the state machine's answer exceeds the maximum size.
     TooLong,
-    /// How the node is.
+    /// The status of the node.
     Status(Box<Status>),
-    /// Nothing has happened, and why.
+    /// The request had no effect, for this reason.
     Refused(&'a Refusal),
-    /// It may have taken effect, or may yet.
+    /// The request may have taken effect, or may yet.
     Unknown,
-    /// Something that answers no such question: a bug, of ours or of a node of another version.
+    /// An answer of the wrong kind: a bug in this node, or in a node of another version.
     OutOfTurn(&'static str),
 }
 
-/// How a gateway puts the end of a request into words.
+/// Encodes the result of a request in a gateway's protocol.
 pub type ReplyEncoder<'a, R> = dyn FnMut(&PendingRequest<R>, RequestFate<'_>) -> BytesMut + 'a;
 
-/// One command whose answer is due: answers leave in the order of the commands.
+/// One command, in the order in which replies are sent.
 #[derive(Debug)]
 enum Slot<R> {
-    /// The reply is here.
+    /// The reply is known.
     Said(BytesMut),
-    /// It is not.
+    /// The reply is not known yet.
     Waits(Box<PendingRequest<R>>),
 }
 
 impl<R> PendingRequest<R> {
-    /// A request that came just now.
+    /// A request received at `now`.
     pub fn new(now: Time, kind: RequestKind, body: Bytes, reading: R) -> PendingRequest<R> {
         PendingRequest { kind, body, reading, since: now, asked: false, doubt: false, refusal: None }
     }
@@ -118,23 +118,23 @@ impl<R> PendingRequest<R> {
         matches!(self.kind, RequestKind::Write(_))
     }
 
-    /// Whether to propose it again after that refusal. In doubt all that may pass is waited for: only an answer under
-    /// the same number says what became of the earlier attempt.
+    /// Whether to propose the request again after that refusal. If an earlier attempt may be in a log, temporary
+    /// refusals are retried too: only an answer under the same number shows the outcome of that attempt.
     fn retries(&self, refusal: &Refusal) -> bool {
         match refusal {
             Refusal::NotLeader { .. } | Refusal::Busy | Refusal::Stopping => true,
-            // It has waited as long as a request may wait for a leader.
+            // The request has already waited as long as a request may wait for a leader.
             Refusal::NoLeader | Refusal::NoSpace | Refusal::NotMember { .. } => self.doubt,
             _ => false,
         }
     }
 
-    /// Whether nothing has happened, and it has waited as long as a request may wait for a leader.
+    /// Whether the request had no effect, and has waited as long as a request may wait for a leader.
     fn is_hopeless(&self) -> bool {
         !self.doubt && self.refusal == Some(Refusal::NoLeader)
     }
 
-    /// What is asked of the node; `lowest` is the lowest number in the session that is waited for.
+    /// Encodes the request for the node. `lowest` is the lowest sequence number in the session that is still awaited.
     fn request(&self, lowest: u64) -> Request {
         match &self.kind {
             RequestKind::Write(number) => {
@@ -151,36 +151,36 @@ impl<R> PendingRequest<R> {
     }
 }
 
-/// What was asked, and what came to nothing, since it was last taken: for whoever counts over all connections.
+/// Counts of requests and failures since the last collection, for statistics over all connections.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Requests, those that were answered at once among them.
+    /// Requests, including those answered at once.
     pub requests: u32,
     /// Writes among them.
     pub writes: u32,
     /// Reads among them.
     pub reads: u32,
-    /// What came to nothing.
+    /// Requests that failed.
     pub failures: Vec<Failure>,
 }
 
-/// What one connection has asked.
+/// The requests of one connection.
 ///
-/// Invariants: the command in front is not answered, or nothing is waited for; `bytes` is what the commands
-/// that wait hold; `flying` is how many of them are asked.
+/// Invariants: the command in front is unanswered, or the queue is empty; `bytes` is the size of the queued commands
+/// and replies; `flying` is the number of commands in flight.
 #[derive(Debug)]
 pub struct RequestPipeline<R> {
-    /// Nothing more is heard: it closes when everything is answered.
+    /// No more requests are read. The connection closes once everything is answered.
     pub leaving: bool,
-    /// What was asked since that was last taken.
+    /// Counts since they were last collected.
     pub tally: Tally,
     session: PipelineSession,
     slots: VecDeque<Slot<R>>,
-    /// The number of the one in front.
+    /// The number of the front command.
     front: u64,
     bytes: usize,
     flying: usize,
-    /// A request came back that is to be retried: until all have come back, nothing is proposed.
+    /// A request has to be retried. Nothing is proposed until all requests in flight have returned.
     stuck: bool,
     again_at: Time,
 }
@@ -202,29 +202,29 @@ impl<R> Default for RequestPipeline<R> {
 }
 
 impl<R> RequestPipeline<R> {
-    /// How many commands wait for their answers.
+    /// How many commands wait for their replies.
     pub fn waiting(&self) -> usize {
         self.slots.len()
     }
 
-    /// How many bytes the requests hold, and the answers that wait for others before them.
+    /// Size of the waiting requests, and of the replies behind them, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether so much waits that nothing more should be read.
+    /// Whether so much is queued that the connection should not be read from.
     pub fn is_full(&self) -> bool {
         self.slots.len() >= COMMANDS_MAX || self.bytes >= BYTES_MAX
     }
 
-    /// Lets go of the room that many commands waited in.
+    /// Frees the queue's memory if it is empty.
     pub fn rest(&mut self) {
         if self.slots.is_empty() {
             self.slots = VecDeque::new();
         }
     }
 
-    /// Its session, if one is open.
+    /// The session, if one is open.
     pub fn session(&self) -> Option<SessionId> {
         match self.session {
             PipelineSession::Open(id, _) => Some(id),
@@ -232,12 +232,12 @@ impl<R> RequestPipeline<R> {
         }
     }
 
-    /// When it wants to be pumped even if nothing comes.
+    /// When [`RequestPipeline::pump`] is due even without an event.
     pub fn deadline(&self) -> Time {
         self.again_at
     }
 
-    /// A reply that is known, in its turn.
+    /// Adds a reply that is known, behind the commands before it.
     pub fn say(&mut self, out: &mut BytesMut, said: BytesMut) {
         if self.slots.is_empty() {
             out.extend_from_slice(&said);
@@ -247,7 +247,7 @@ impl<R> RequestPipeline<R> {
         }
     }
 
-    /// A command that the node has to answer.
+    /// Adds a command that the node has to answer.
     pub fn wait(&mut self, pending: PendingRequest<R>) {
         match pending.kind {
             RequestKind::Write(_) => self.tally.writes += 1,
@@ -258,7 +258,8 @@ impl<R> RequestPipeline<R> {
         self.slots.push_back(Slot::Waits(Box::new(pending)));
     }
 
-    /// Says what is due, and what is wanted of the node now. `rests` is whether the client has too much to read.
+    /// Writes the replies that are due to `out`, and adds the requests to send now to `wants`. `rests` is whether the
+    /// client has too much output to read.
     pub fn pump(
         &mut self,
         now: Time,
@@ -281,7 +282,7 @@ impl<R> RequestPipeline<R> {
         }
     }
 
-    /// Says the replies that are here, up to the first that is not.
+    /// Writes the known replies up to the first unanswered command.
     fn emit(&mut self, out: &mut BytesMut) {
         while let Some(Slot::Said(_)) = self.slots.front() {
             if let Some(Slot::Said(said)) = self.slots.pop_front() {
@@ -292,14 +293,14 @@ impl<R> RequestPipeline<R> {
         }
     }
 
-    /// Asks what may be asked now, in order.
+    /// Adds the requests that may be sent now, in order.
     fn ask(&mut self, wants: &mut Vec<NodeRequest>) {
         let mut lowest = None;
         let mut writes = None;
         for (at, slot) in self.slots.iter_mut().enumerate() {
             let Slot::Waits(pending) = slot else { continue };
             let write = pending.is_write();
-            // What only asks waits for what does something, and the other way round.
+            // Reads wait for the writes before them, and writes for the reads before them.
             if writes.is_some_and(|writes| writes != write) {
                 return;
             }
@@ -335,7 +336,7 @@ impl<R> RequestPipeline<R> {
         }
     }
 
-    /// The session is open, or was refused for that reason: then nothing has happened.
+    /// The session was opened, or was refused for that reason, without effect.
     pub fn opened(&mut self, now: Time, opened: Result<SessionId, Option<Refusal>>) {
         match opened {
             Ok(id) => self.session = PipelineSession::Open(id, 1),
@@ -355,7 +356,7 @@ impl<R> RequestPipeline<R> {
         }
     }
 
-    /// The node answers what was asked under that number.
+    /// Handles the node's answer to the request of that number.
     pub fn hear(&mut self, number: u64, reply: Reply, tell: &mut ReplyEncoder<'_, R>) {
         let Some(at) = number.checked_sub(self.front).map(|at| at as usize) else { return };
         let Some(Slot::Waits(pending)) = self.slots.get_mut(at) else { return };
@@ -366,7 +367,7 @@ impl<R> RequestPipeline<R> {
         let fate = match reply {
             Reply::Done { outcome: Outcome::Executed { answer, .. }, .. } => RequestFate::Answer(answer),
             Reply::Done { outcome: Outcome::AnswerTooLong, .. } => RequestFate::TooLong,
-            // This attempt executed nothing, and an earlier one may yet: the number is proposed again in its order.
+            // This attempt executed nothing, but an earlier one still may: the number is proposed again in order.
             Reply::Done { outcome: Outcome::OutOfOrder, .. } => return self.stuck = true,
             Reply::Done { outcome: Outcome::SessionExpired, .. } => {
                 if let (RequestKind::Write(Some((gone, _))), PipelineSession::Open(id, _)) =
@@ -414,8 +415,9 @@ impl<R> RequestPipeline<R> {
         }
     }
 
-    /// Writes that were proposed in a session that lapsed since. None of them executes any more: a write without
-    /// doubt gets a number in the next session, behind those before it; of another nobody knows the outcome.
+    /// Handles writes that were proposed in a session that has expired. None of them can execute any more. A write
+    /// without an attempt in a log gets a number in the next session, in the same order; the outcome of any other is
+    /// unknown.
     fn leave_lapsed_session(&mut self, tell: &mut ReplyEncoder<'_, R>) {
         let current = self.session();
         for at in 0..self.slots.len() {
@@ -431,8 +433,8 @@ impl<R> RequestPipeline<R> {
         }
     }
 
-    /// Requests that have been retried for long enough. They are the oldest ones: every write that stays has a higher
-    /// number than those that are given up, and raises the lowest number above them.
+    /// Answers requests that have been retried for long enough. These are the oldest: every remaining write has a
+    /// higher number and raises the first outstanding number above them.
     fn give_up_overdue(&mut self, now: Time, tell: &mut ReplyEncoder<'_, R>) {
         for at in 0..self.slots.len() {
             if let Slot::Waits(pending) = &self.slots[at]
@@ -456,7 +458,7 @@ impl<R> RequestPipeline<R> {
     }
 }
 
-/// How a request with that fate failed, if it did.
+/// The failure that a result counts as, if it is one.
 fn failure(fate: &RequestFate<'_>) -> Option<Failure> {
     match fate {
         RequestFate::Answer(_) | RequestFate::Status(_) => None,

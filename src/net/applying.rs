@@ -1,7 +1,7 @@
-//! The machine's corner of the loop: what it applies, what it is asked, and its snapshots.
+//! The state machine's part of the event loop: applying entries, answering queries, and its snapshots.
 //!
-//! It runs on the loop's own thread: to wake another costs more than a map takes to look up a key.
-//! What takes longer is done a little at a time: a state is told and taken in piece by piece.
+//! It runs on the thread of the event loop, because waking another thread costs more than looking up a key in a map.
+//! Longer work is divided: a state is serialized and restored in chunks.
 
 use super::deferred_drop::DeferredDrop;
 use crate::apply::{Applier, Report};
@@ -19,30 +19,30 @@ use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-/// When answers of this size have gathered they are written before more is asked of the machine.
+/// After answers of this many bytes, output is written before further queries are made.
 const ANSWERS_AT_ONCE: usize = 4 << 20;
-/// So long a state is taken in before the sockets are looked at again.
+/// Maximum time spent on restoring a state before the sockets are polled again.
 const REVIVE_FOR: Duration = Duration::from_millis(2);
 
-/// The machine with its sessions, and what it has to do.
+/// The state machine with its client sessions, and its pending work.
 pub struct Applying<M> {
     applier: Applier<M>,
     cluster: ClusterId,
     node: NodeId,
-    /// Where snapshots are written and received.
+    /// The queue of the thread that writes and receives snapshots.
     shelf: Sender<Job>,
-    /// Where to leave what is large and no longer needed.
+    /// Frees large values on another thread.
     leavings: DeferredDrop,
-    /// What it is asked next.
+    /// Pending queries: ticket, query, cluster time.
     queries: VecDeque<(u64, Bytes, ClusterTime)>,
-    /// Whether its state is being written down.
+    /// Whether a snapshot of the state is being written.
     taking: bool,
-    /// Another's state, being taken in.
+    /// The state of another node, being restored from its snapshot.
     reviving: Option<Reviving<M>>,
 }
 
 impl<M: StateMachine> Applying<M> {
-    /// That machine, on that node; `shelf` leads to the thread that has the files.
+    /// The state machine of a node. `shelf` is the queue of the thread that writes snapshot files.
     pub fn new(
         applier: Applier<M>,
         (cluster, node): (ClusterId, NodeId),
@@ -57,27 +57,27 @@ impl<M: StateMachine> Applying<M> {
         self.applier.apply(entries)
     }
 
-    /// Everything up to here is applied.
+    /// The index of the last applied entry.
     pub fn applied(&self) -> Index {
         self.applier.applied()
     }
 
-    /// The machine will be asked that; `time` is what the node knows of the cluster's clock.
+    /// Adds a query for the state machine. `time` is the cluster's clock as far as the node knows it.
     pub fn ask(&mut self, ticket: u64, query: Bytes, time: ClusterTime) {
         self.queries.push_back((ticket, query, time));
     }
 
-    /// Whether there is something to do that nobody else will remind us of.
+    /// Whether there is pending work that no event will announce.
     pub fn has_work(&self) -> bool {
         !self.queries.is_empty() || self.reviving.is_some()
     }
 
-    /// Whether anything waits to be asked.
+    /// Whether queries are pending.
     pub fn is_asked(&self) -> bool {
         !self.queries.is_empty()
     }
 
-    /// Asks the machine what waits to be asked; not all at once if the answers are large.
+    /// Answers pending queries; if the answers are large, only some of them.
     pub fn answer(&mut self, mut hand_over: impl FnMut(Event)) {
         let mut bytes = 0;
         while bytes < ANSWERS_AT_ONCE
@@ -89,30 +89,31 @@ impl<M: StateMachine> Applying<M> {
         }
     }
 
-    /// Freezes the state, and has it written down. False if nobody is there to write.
+    /// Freezes the state and starts a snapshot of it. Returns false if the snapshot thread is gone.
     pub fn take(&mut self, configured: Index, membership: Membership) -> bool {
         let head = self.applier.freeze();
         self.taking = true;
         self.shelf.send(Job::Begin(header(self.cluster, self.node, &head, configured, membership))).is_ok()
     }
 
-    /// A leader sends a piece of a snapshot. False if nobody is there to write.
+    /// Passes on a chunk of the leader's snapshot. Returns false if the snapshot thread is gone.
     pub fn receive(&mut self, from: NodeId, chunk: SnapshotChunk) -> bool {
         let SnapshotChunk { snapshot, total, offset, bytes } = chunk;
         self.shelf.send(Job::Receive { from, snapshot, total, offset, bytes }).is_ok()
     }
 
-    /// A follower received our snapshot damaged: its file is read again. False if nobody is there to read.
+    /// Verifies the file of this node's snapshot, because a follower received it damaged. Returns false if the snapshot
+    /// thread is gone.
     pub fn inspect(&mut self, follower: NodeId, snapshot: Position, times: u32) -> bool {
         self.shelf.send(Job::Inspect { follower, snapshot, times }).is_ok()
     }
 
-    /// The files' thread has done something; what the node should know of it.
+    /// Handles a result of the snapshot thread. Returns the event for the node, if any.
     pub fn done(&mut self, done: JobResult) -> Option<Event> {
         match done {
             JobResult::Wants if self.taking => {
                 let job = self.applier.piece(CHUNK_BYTES).map_or(Job::Finish, Job::Piece);
-                // If it is gone, it says so itself.
+                // If the thread is gone, its own message reports that.
                 let _there_or_gone = self.shelf.send(job);
                 None
             }
@@ -143,7 +144,7 @@ impl<M: StateMachine> Applying<M> {
         }
     }
 
-    /// Takes in more of another's state, if there is one; when all of it is in, the machine has become it.
+    /// Continues to restore the state of another node, if there is one. Once it is complete, it replaces this node's.
     pub fn revive(&mut self) -> Result<Option<Event>, Fault> {
         let Some(reviving) = &mut self.reviving else { return Ok(None) };
         let begun = Instant::now();
@@ -164,7 +165,7 @@ impl<M: StateMachine> Applying<M> {
         }
         self.leavings.leave(std::mem::replace(&mut self.applier, applier));
         if std::mem::take(&mut self.taking) {
-            // What was frozen is gone with the old state. If nobody is there, that is said elsewhere.
+            // The frozen state is dropped with the old one. If the thread is gone, that is reported elsewhere.
             let _there_or_gone = self.shelf.send(Job::GiveUp);
         }
         let (time, report) = (snapshot.header().time, self.applier.apply(&[]));
@@ -172,7 +173,7 @@ impl<M: StateMachine> Applying<M> {
     }
 }
 
-/// A snapshot, as the node knows it. Its file, once removed, is let go of where nobody waits.
+/// A snapshot as the node knows it. Its file, once removed, is freed on another thread.
 pub fn kept(snapshot: &Snapshot, leavings: &DeferredDrop) -> DurableSnapshot {
     DurableSnapshot { position: snapshot.header().position, bytes: leavings.lend(snapshot.bytes().clone()) }
 }

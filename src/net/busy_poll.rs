@@ -1,45 +1,44 @@
-//! Looking again before sleeping: a wake-up costs more than what one waits for.
+//! Busy-polling before sleep: a wake-up often takes longer than the event that the thread waits for.
 
 use std::time::{Duration, Instant};
 
-/// The shortest look: often enough still to notice that looking pays again.
+/// The shortest busy-poll. It is still repeated often enough to notice when busy-polling pays again.
 const SHORTEST: Duration = Duration::from_micros(4);
-/// This many looks in vain, one after the other, halve the next.
+/// This many fruitless polls in a row halve the next.
 const PATIENCE: u32 = 4;
-/// Whoever gets the processor back this late, after offering it, shares it.
+/// If a yield takes longer than this, the processor is shared with other threads.
 const SHARED: Duration = Duration::from_micros(20);
 
-/// How long to look for more work before sleeping. Only after work was done: who is idle sleeps.
+/// How long to busy-poll before sleeping. It follows only after work: an idle node sleeps.
 ///
-/// On this kind of hardware a thread that sleeps is woken in 20 to 30 µs, a tenth of the time one
-/// write takes; 60 µs of looking saves most of those, and looking in vain makes the look shorter.
-/// Where more threads run than there are processors, a look takes from those who have work: it ends
-/// as soon as it notices.
+/// On this kind of hardware, waking a sleeping thread takes 20 to 30 µs, a tenth of the time of a write. 60 µs of
+/// busy-polling saves most of these wake-ups, and fruitless polls shorten the next ones. With more threads than
+/// processors, busy-polling takes time from threads with work, so it ends as soon as that is noticed.
 #[derive(Clone, Debug)]
 pub struct BusyPoll {
     longest: Duration,
     now: Duration,
     in_vain: u32,
-    /// When the look that is going on began, and when the processor was last ours.
+    /// When the current busy-poll began, and when this thread last had the processor.
     began: Instant,
     ours: Instant,
 }
 
 impl BusyPoll {
-    /// Looks that are at most that long; zero for never.
+    /// Busy-polls at most for `longest`; zero disables it.
     pub fn new(longest: Duration) -> BusyPoll {
         let now = Instant::now();
         BusyPoll { longest, now: longest, in_vain: 0, began: now, ours: now }
     }
 
-    /// Begins to look; whether to look at all.
+    /// Begins a busy-poll. Returns whether to poll at all.
     pub fn begin(&mut self) -> bool {
         self.began = Instant::now();
         self.ours = self.began;
         !self.longest.is_zero()
     }
 
-    /// Nothing yet: offers the processor to others; whether to look once more.
+    /// Yields the processor after a fruitless check. Returns whether to check once more.
     pub fn goes_on(&mut self) -> bool {
         std::thread::yield_now();
         let now = Instant::now();
@@ -52,13 +51,13 @@ impl BusyPoll {
         goes_on
     }
 
-    /// The look found something.
+    /// Records that the busy-poll found work.
     pub fn found(&mut self) {
         self.in_vain = 0;
         self.now = (self.now * 2).min(self.longest);
     }
 
-    /// The look found nothing.
+    /// Records that the busy-poll found no work.
     fn missed(&mut self) {
         self.in_vain += 1;
         if self.in_vain >= PATIENCE {

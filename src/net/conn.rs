@@ -1,4 +1,4 @@
-//! One connection: what is read and not yet understood, what is said and not yet written.
+//! One connection: its socket, its input that is not processed yet, and its output that is not written yet.
 
 use super::dialect::{self, ClientFrame, Role};
 use super::gateway_connection::GatewayConnection;
@@ -18,67 +18,67 @@ use std::time::Duration;
 /// One connection.
 #[derive(Debug)]
 pub struct Conn {
-    /// The socket, with TLS on it or without.
+    /// The socket, with or without TLS.
     pub stream: Stream<TcpStream>,
-    /// Its own, never used again.
+    /// Its poll token, never reused.
     pub token: Token,
-    /// Who is at the other end.
+    /// What the connection is used for, and by which peer or client.
     pub role: Role,
-    /// What waits to be written.
+    /// Output that is not written yet.
     pub lanes: Lanes,
-    /// Requests that were taken on and are not answered.
+    /// Client requests that were accepted and are not answered yet.
     pub asked: usize,
-    /// When anything was read of it last.
+    /// When bytes were last read from it.
     pub heard_at: Time,
-    /// Since when the rest of a frame, or a hello, is waited for.
+    /// Since when the connection waits for the rest of a frame, or for a hello; `None` if it waits for neither.
     pub awaits: Option<Time>,
-    /// Whether there may be something to read: the system says so once.
+    /// Whether there may be bytes to read. The system reports this once (edge-triggered).
     pub readable: bool,
-    /// Whether frames that came are left where they are, because it rests.
+    /// Whether complete frames are left in the input because reading is suspended.
     pub unheard: bool,
-    /// Whether the socket takes no more: the system says when it does.
+    /// Whether the socket accepts no more bytes. The system reports when it does again.
     pub blocked: bool,
-    /// Whether it stands in the list of those to be written to.
+    /// Whether it is in the list of connections to be written to.
     pub touched: bool,
-    /// Whether it stands in the list of those to be read from.
+    /// Whether it is in the list of connections to be read from.
     pub listed: bool,
-    /// It is closed once everything is written.
+    /// Whether it is closed once all output is written.
     pub farewell: bool,
-    /// Whether anything came or went since the last sweep.
+    /// Whether anything was read or written since the last sweep.
     pub used: bool,
-    /// Whether the other side's end was announced: it is read up to there.
+    /// Whether the system reported that the other side has closed. Reading continues up to the end of the stream.
     ends: bool,
-    /// What is said on it, if it came through a door.
+    /// The protocol state of a gateway connection; `None` for other connections.
     pub speech: Option<GatewayConnection>,
-    /// Whether it is an operator's, with a seat kept for those.
+    /// Whether it is an operator's connection, which takes one of the seats kept for operators.
     pub is_operator: bool,
-    /// All is said, and what still comes is dropped.
+    /// Whether all output is written and further input is discarded.
     pub lingers: bool,
-    /// How many bytes it holds, as they were counted last, if it is a client's.
+    /// How many bytes a client's connection held when they were last counted.
     pub held: usize,
-    /// How many bytes the socket had taken at the last sweep.
+    /// How many bytes the socket had accepted by the last sweep.
     pub sent_before: u64,
-    /// In how many sweeps in a row the socket took next to nothing.
+    /// In how many sweeps in a row the socket accepted almost nothing.
     pub stalls: u8,
-    /// How long is waited for what `awaits` says, if whoever waits has a mind of its own about that.
+    /// The timeout for `awaits`, where it is not the default of the role.
     patience: Option<Duration>,
     reader: FrameReader,
     input: BytesMut,
 }
 
-/// What came of reading once.
+/// The result of one read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Filled {
-    /// Something, and there may be more.
+    /// Bytes were read, and there may be more.
     More,
-    /// Something or nothing, and there is no more for now.
+    /// There is no more to read for now, whether or not bytes were read.
     Dry,
-    /// The other side has said its last.
+    /// The other side has closed its end.
     End,
 }
 
 impl Conn {
-    /// A connection with somebody, from whom a hello is awaited.
+    /// A new connection, which waits for a hello.
     pub fn new(stream: Stream<TcpStream>, token: Token, role: Role, now: Time) -> Conn {
         Conn {
             stream,
@@ -108,37 +108,37 @@ impl Conn {
         }
     }
 
-    /// The system says that there is something to read, and perhaps that it is the last.
+    /// Marks that the system reported input, and with `ends` that the other side has closed or the socket failed.
     pub fn mark_readable(&mut self, ends: bool) {
         self.readable = true;
         self.ends |= ends;
     }
 
-    /// Whether there may be something to read, or to hear of what was read.
+    /// Whether there may be bytes to read, or input to process.
     pub fn has_more(&self) -> bool {
         self.readable || self.unheard
     }
 
-    /// Whether it must not be read from: its caller has too much to read, or too much under way.
+    /// Whether reading from it is suspended: its client has too much output to read, or too many requests in progress.
     pub fn rests(&self, options: &Options, pressure: Pressure) -> bool {
         let waits = || self.is_held_back(options, pressure) || self.is_crowded(pressure);
         match (self.role, &self.speech) {
             (Role::Guest(_), _) if self.lingers => false,
-            // Who is leaving is not heard any more, and must not fill our memory until it is answered.
+            // A connection that is closing is not read from, and must not fill memory until its last answer.
             (Role::Guest(_), Some(speech)) => speech.is_leaving() || speech.is_full() || waits(),
             (Role::Client(_), _) => self.asked > options.client_requests_max || waits(),
             _ => false,
         }
     }
 
-    /// Whether its client has to read before more is asked for it.
+    /// Whether its client has so much output to read that no more is requested for it.
     pub fn is_held_back(&self, options: &Options, pressure: Pressure) -> bool {
         let mark = if pressure == Pressure::None { options.client_bytes_mark } else { FEW_BYTES };
         self.lanes.size() > mark
     }
 
-    /// Whether it holds so much of what clients may hold together that it must wait before it sends more. Requests that
-    /// wait for their answers count first; what has not come whole, only where there is no room for the rest of it.
+    /// Whether it holds so much of the memory for all clients that it must not be read from. Under high pressure only
+    /// requests that wait for answers count. Above the bound, incomplete input counts too.
     fn is_crowded(&self, pressure: Pressure) -> bool {
         match pressure {
             Pressure::None => false,
@@ -147,14 +147,14 @@ impl Conn {
         }
     }
 
-    /// How many bytes it holds: to be written, waiting for answers, or not yet whole.
+    /// How many bytes it holds: output, requests that wait for answers, and incomplete input.
     pub fn weigh(&self) -> usize {
         let speech = self.speech.as_ref().map_or(0, GatewayConnection::bytes);
         self.lanes.held() + self.input.len() + self.reader.held() + speech
     }
 
-    /// Reads once. What comes of an exact size is kept in an allocation of that size, of which long
-    /// entries will be slices for as long as they are in memory.
+    /// Reads once into the input. Bytes that arrive while the input is empty are kept in an allocation of their exact
+    /// size: large entries remain slices of it for as long as they are in memory.
     pub fn fill(&mut self, scratch: &mut [u8]) -> io::Result<Filled> {
         let n = match self.stream.read(scratch) {
             Ok(0) => return Ok(Filled::End),
@@ -173,24 +173,24 @@ impl Conn {
             self.input.extend_from_slice(&scratch[..n]);
         }
         if n < scratch.len() && !self.ends && self.stream.tells_when_dry() {
-            // Less than asked for: that was all, and what comes now is announced again.
+            // A short read: nothing is left, and the system reports new input again.
             self.readable = false;
             return Ok(Filled::Dry);
         }
         Ok(Filled::More)
     }
 
-    /// What the next whole frame says, if there is one.
+    /// Decodes the next complete frame, if there is one.
     pub fn said(&mut self) -> Result<Option<ClientFrame>, WireError> {
         let Some(frame) = self.reader.next(&mut self.input)? else { return Ok(None) };
         if self.role != Role::Handshaking {
-            // It has kept its word: patience begins anew.
+            // A complete frame arrived, so the timeout starts anew.
             self.awaits = None;
         }
         dialect::read(self.role, frame).map(Some)
     }
 
-    /// What came through a door and was not heard yet. It holds no memory when nothing is there.
+    /// Input of a gateway connection that is not processed yet. It holds no memory while it is empty.
     pub fn input(&mut self) -> &mut BytesMut {
         if self.input.is_empty() {
             self.input = BytesMut::new();
@@ -198,7 +198,7 @@ impl Conn {
         &mut self.input
     }
 
-    /// Something is waited for, for so long from now on, unless it is already; or nothing is.
+    /// Starts the timeout `patience` now, unless the same one runs already. `None` stops it.
     pub fn wait_for(&mut self, now: Time, patience: Option<Duration>) {
         if self.patience != patience || patience.is_none() {
             self.awaits = patience.map(|_| now);
@@ -206,7 +206,7 @@ impl Conn {
         }
     }
 
-    /// Notes since when the rest of something is waited for, after all that came was read.
+    /// Starts or stops the timeout for the rest of a frame, after all input was processed.
     pub fn settle(&mut self, now: Time) {
         if self.input.is_empty() {
             self.input = BytesMut::new();
@@ -216,14 +216,14 @@ impl Conn {
         self.awaits = if midway || greeting { self.awaits.or(Some(now)) } else { None };
     }
 
-    /// Whoever still takes what was said is not idle: the time in which something should be asked begins anew.
+    /// A client that still reads its output is not idle: its idle timeout starts anew.
     pub fn extend_timeout(&mut self, now: Time, options: &Options) {
         if self.used && !self.lanes.is_empty() && self.patience == Some(options.idle_patience) {
             self.awaits = Some(now);
         }
     }
 
-    /// Whether what is waited for should have come by now.
+    /// Whether the timeout has expired.
     pub fn is_overdue(&self, now: Time, options: &Options) -> bool {
         let patience = match self.role {
             Role::Handshaking => options.hello_patience,
@@ -234,7 +234,7 @@ impl Conn {
         self.awaits.is_some_and(|since| now.since(since) > patience)
     }
 
-    /// Writes what the socket takes.
+    /// Writes as much output as the socket accepts.
     pub fn write(&mut self) -> io::Result<()> {
         if self.blocked {
             return Ok(());
@@ -246,7 +246,7 @@ impl Conn {
                 self.blocked = true;
                 Ok(())
             }
-            // Not connected yet: the system says when it is.
+            // Not connected yet; the system reports when it is.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => {
                 self.blocked = true;
                 Ok(())
@@ -255,7 +255,7 @@ impl Conn {
         }
     }
 
-    /// Writes what was taken for encryption and did not fit the socket.
+    /// Writes encrypted bytes that the socket did not accept before.
     fn flush(&mut self) -> io::Result<()> {
         match self.stream.flush() {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => {
@@ -266,7 +266,7 @@ impl Conn {
         }
     }
 
-    /// Whether all that was said has left.
+    /// Whether all output has been written to the socket.
     pub fn is_all_said(&self) -> bool {
         self.lanes.is_empty() && !self.stream.has_unsent()
     }

@@ -1,11 +1,11 @@
-//! What is asked at each gateway, counted: one thread, no lock.
+//! Request counts of each gateway, for metrics. They belong to one thread and need no lock.
 
 use crate::api::figures::{Failure, GatewayFigures, WrongRequest};
 use crate::api::{Reply, Request};
 use crate::pipeline::Tally;
 use std::collections::BTreeMap;
 
-/// Where clients come in.
+/// An interface for clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Gateway {
     /// drave's own protocol.
@@ -19,7 +19,7 @@ pub enum Gateway {
 impl Gateway {
     const ALL: [Gateway; 3] = [Gateway::Native, Gateway::Redis, Gateway::Http];
 
-    /// The word for it in metrics.
+    /// Its label in metrics.
     fn name(self) -> &'static str {
         match self {
             Gateway::Native => "native",
@@ -29,7 +29,7 @@ impl Gateway {
     }
 }
 
-/// What was asked at one gateway. The names are those of enums, so there are few.
+/// Counts of one gateway. The keys of the maps are names of enum variants, so there are few.
 #[derive(Debug, Default)]
 struct Counts {
     accepted: u64,
@@ -41,7 +41,7 @@ struct Counts {
     errors: BTreeMap<&'static str, u64>,
 }
 
-/// What was asked at all gateways since the start.
+/// Counts of all gateways since the start.
 #[derive(Debug, Default)]
 pub struct Counting {
     counts: [Counts; Gateway::ALL.len()],
@@ -52,17 +52,17 @@ impl Counting {
         &mut self.counts[gateway as usize]
     }
 
-    /// A client was let in.
+    /// Counts an accepted client.
     pub fn accepted(&mut self, gateway: Gateway) {
         self.at(gateway).accepted += 1;
     }
 
-    /// A client was not let in: as many are connected as may be.
+    /// Counts a client that was rejected because there are too many.
     pub fn turned_away(&mut self, gateway: Gateway) {
         self.at(gateway).turned_away += 1;
     }
 
-    /// A connection has been asked that since it was last counted.
+    /// Adds the counts of a gateway connection since they were last collected.
     pub fn add(&mut self, gateway: Gateway, tally: Tally) {
         let counts = self.at(gateway);
         counts.requests += u64::from(tally.requests);
@@ -71,7 +71,7 @@ impl Counting {
         tally.failures.into_iter().for_each(|failure| counts.failed(failure));
     }
 
-    /// A native client has asked that.
+    /// Counts a request of a native client.
     pub fn asked(&mut self, request: &Request) {
         let counts = self.at(Gateway::Native);
         counts.requests += 1;
@@ -87,7 +87,7 @@ impl Counting {
         }
     }
 
-    /// A native client is answered that.
+    /// Counts the reply to a native client, if it is a failure.
     pub fn answered(&mut self, reply: &Reply) {
         match reply {
             Reply::Refused(refusal) => self.at(Gateway::Native).failed(Failure::Refused(refusal.name())),
@@ -96,22 +96,22 @@ impl Counting {
         }
     }
 
-    /// A native client has sent what cannot be read.
+    /// Counts a malformed message of a native client.
     pub fn malformed(&mut self) {
         self.at(Gateway::Native).failed(Failure::Wrong(WrongRequest::Malformed));
     }
 
-    /// How many clients were let in at that gateway.
+    /// How many clients that gateway has accepted.
     pub fn clients(&self, gateway: Gateway) -> u64 {
         self.counts[gateway as usize].accepted
     }
 
-    /// How many requests came in at that gateway.
+    /// How many requests that gateway has received.
     pub fn requests(&self, gateway: Gateway) -> u64 {
         self.counts[gateway as usize].requests
     }
 
-    /// All that was counted, by gateway.
+    /// All counts, by gateway.
     pub fn figures(&self) -> BTreeMap<String, GatewayFigures> {
         let named = |counts: &BTreeMap<&str, u64>| counts.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
         let of = |counts: &Counts| GatewayFigures {

@@ -1,8 +1,8 @@
-//! What takes long to be freed is freed on a thread of its own, while nobody waits.
+//! Frees large values on a thread of its own, on which no request waits.
 //!
-//! To let go of the last hold on a file of a gigabyte that was removed takes a third of a second: the kernel
-//! takes its pages back, and its blocks. A machine with a million keys takes as long. On the loop's own
-//! thread that would be longer than an election takes.
+//! Dropping the last reference to a removed file of a gigabyte takes a third of a second, while the kernel frees its
+//! pages and blocks. A state machine with a million keys takes as long. On the thread of the event loop that would be
+//! longer than an election takes.
 
 use bytes::Bytes;
 use rustix::process::setpriority_process;
@@ -10,19 +10,19 @@ use rustix::thread::gettid;
 use std::io;
 use std::sync::mpsc::{SendError, Sender, channel};
 
-/// How much a thread gives way that nobody waits for. Not all there is: a snapshot that is never done while
-/// clients keep the processors busy would let the log grow without bound.
+/// The niceness of background threads. It is not the maximum: a snapshot that never completes while clients keep the
+/// processors busy would let the log grow without bound.
 const NICE: i32 = 5;
 
-/// Where to leave what takes long to be freed. Clones lead to the same thread, which ends with the last.
+/// A queue of values to be freed by its thread. Clones share the thread, which ends with the last of them.
 #[derive(Clone)]
 pub struct DeferredDrop {
     thread: Sender<Box<dyn Send>>,
 }
 
-/// Bytes that are left to the thread when nobody reads them any more.
+/// Bytes that are passed to the thread when the last reference to them is dropped.
 struct DeferredBytes {
-    /// There until they are left.
+    /// `Some` until the drop.
     bytes: Option<Bytes>,
     leavings: DeferredDrop,
 }
@@ -50,28 +50,29 @@ impl DeferredDrop {
         Ok(DeferredDrop { thread })
     }
 
-    /// Frees it, some time.
+    /// Frees a value on the thread, at some later time.
     pub fn leave(&self, what: impl Send + 'static) {
         if let Err(SendError(what)) = self.thread.send(Box::new(what)) {
-            // The thread is gone, which it is only with the process.
+            // The thread ends only with the process.
             drop(what);
         }
     }
 
-    /// The same bytes, to be freed by the thread, whoever was the last to have them.
+    /// Wraps bytes so that the thread frees them, wherever the last reference is dropped.
     pub fn lend(&self, bytes: Bytes) -> Bytes {
         Bytes::from_owner(DeferredBytes { bytes: Some(bytes), leavings: self.clone() })
     }
 }
 
-/// Lets the system have the memory that is free. The allocator does so by itself only with what lies behind the last
-/// thing in use, and one small thing that came late may keep fifty megabytes.
+/// Returns free memory to the system. The allocator itself returns only memory above the last allocation in use, so one
+/// small late allocation may retain fifty megabytes.
 pub fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        // It holds the allocator's lock, and so must not give way to those who wait for that.
+        // This thread holds the allocator's lock, so its priority must not be lower than that of threads waiting for
+        // the lock.
         let trim = || {
-            // SAFETY: it may be called at any time, by any thread, and touches nothing that is in use.
+            // SAFETY: `malloc_trim` may be called at any time by any thread, and does not touch memory in use.
             let _whether_there_was_any = unsafe { libc::malloc_trim(0) };
         };
         if let Err(error) = std::thread::Builder::new().name("trim".into()).spawn(trim) {
@@ -80,7 +81,7 @@ pub fn give_back() {
     }
 }
 
-/// The thread that calls this gives way to others: nobody waits for what it does.
+/// Lowers the priority of the calling thread, which does background work.
 pub fn give_way() {
     if let Err(error) = setpriority_process(Some(gettid()), NICE) {
         log::warn!("a thread that nobody waits for runs like any other: {error}");
@@ -93,7 +94,7 @@ mod tests {
     use std::sync::mpsc::Sender;
     use std::thread::{ThreadId, current};
 
-    /// Says where it was freed.
+    /// Reports the thread on which it is dropped.
     struct Telltale(Sender<ThreadId>);
 
     impl AsRef<[u8]> for Telltale {

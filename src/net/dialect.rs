@@ -1,4 +1,4 @@
-//! How one kind of caller talks: frames in, what they say out.
+//! The role of a connection, and which frames a role may receive.
 
 use crate::types::NodeId;
 use crate::wire::WireError;
@@ -7,37 +7,37 @@ use crate::wire::frame::{Frame, FrameKind};
 use crate::wire::hello::{Hello, Welcome};
 use crate::wire::peer::PeerFrame;
 
-/// Who a connection is with, and so what may be said on it.
+/// What a connection is used for, which decides which frames are accepted on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
-    /// Someone who has not said who it is.
+    /// An inbound connection without a complete handshake.
     Handshaking,
-    /// A peer that dialed us, to speak.
+    /// An inbound connection of a peer, which sends messages on it.
     InboundPeer(NodeId),
-    /// A client, under our number for it.
+    /// A native client, with its number on this node.
     Client(u64),
-    /// A client that came through a door, under our number for it. It has no frames.
+    /// A gateway client, with its number on this node. It sends no frames.
     Guest(u64),
-    /// A peer that we dialed and that has not answered yet.
+    /// An outbound connection to a peer that has not answered the hello yet.
     Connecting(NodeId),
-    /// A peer that we dialed, and that listens.
+    /// An outbound connection to a peer, on which this node sends messages.
     OutboundPeer(NodeId),
 }
 
-/// What a frame says.
+/// A decoded frame.
 #[derive(Debug)]
 pub enum ClientFrame {
-    /// Who it is.
+    /// A caller's introduction.
     Hello(Hello),
-    /// That we are welcome.
+    /// A peer's acceptance of this node.
     Welcome(Welcome),
-    /// Something between peers.
+    /// A message of a peer.
     Peer(PeerFrame),
-    /// What a client asks.
+    /// A client's request.
     Request(Numbered),
 }
 
-/// Reads a frame as that role may say it; anything else ends the connection.
+/// Decodes a frame, if the role may receive its kind. Any other frame is an error that ends the connection.
 pub fn read(role: Role, frame: Frame) -> Result<ClientFrame, WireError> {
     match (role, frame.kind) {
         (Role::Handshaking, FrameKind::Hello) => Ok(ClientFrame::Hello(Hello::read(frame)?)),

@@ -1,25 +1,25 @@
-//! What an operator is told of peers that come with another disk, or hold another log.
+//! Warnings about peers with another disk or another log.
 
 use crate::types::Run;
 use crate::types::{DiskId, LogId, NodeId, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// An operator reads of it no more often than this: the peer dials ten times a second.
+/// The shortest interval between two warnings: a peer dials ten times a second.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
-/// What an operator is told of peers that are not heard, or should not be, no more often than he reads it.
+/// State for warnings about rejected or suspicious peers, at a limited rate.
 #[derive(Debug, Default)]
 pub struct Disks {
-    /// The latest run that was met on each disk.
+    /// The latest run of each peer, with its disk.
     runs: BTreeMap<NodeId, (DiskId, Run)>,
-    /// Why peers are not heard, in words, and when that was last seen.
+    /// Why peers are rejected, and when that was last seen.
     unheard: BTreeMap<NodeId, (Time, String)>,
     tell_at: Time,
 }
 
 impl Disks {
-    /// Warns that the peer comes with another disk than `known`, unless that was just said.
+    /// Warns that a peer has another disk than `known`, unless a warning was logged just now.
     pub fn warn(&mut self, now: Time, me: NodeId, peer: NodeId, known: DiskId, disk: DiskId) {
         self.unheard.insert(peer, (now, format!("comes with disk {disk}, and had disk {known}")));
         if self.tell_at > now {
@@ -34,7 +34,7 @@ impl Disks {
         );
     }
 
-    /// Warns that a peer means this node and holds another log, unless that was just said.
+    /// Warns that a peer dials this node and holds another log, unless a warning was logged just now.
     pub fn warn_of_log(&mut self, now: Time, me: NodeId, peer: NodeId, (ours, theirs): (LogId, LogId)) {
         self.unheard.insert(peer, (now, format!("holds another log, {theirs}")));
         if self.tell_at > now {
@@ -48,8 +48,8 @@ impl Disks {
         );
     }
 
-    /// A peer came with that disk, in that run: warns if a later one was met before, which shows that the directory is
-    /// an older copy. What it lost, if anything, it is reminded of otherwise.
+    /// Records the disk and the run of a peer. Warns if a later run is known, which shows that the directory is an
+    /// older copy. Entries that the peer lost are detected by other means.
     pub fn met_run(&mut self, now: Time, me: NodeId, peer: NodeId, (disk, run): (DiskId, Run)) {
         self.unheard.remove(&peer);
         if run.starts == 0 {
@@ -72,7 +72,7 @@ impl Disks {
         );
     }
 
-    /// Warns that a second process comes under the identity of one that is there, unless that was just said.
+    /// Warns that a second process has the identity of a connected peer, unless a warning was logged just now.
     pub fn warn_of_twin(&mut self, now: Time, me: NodeId, peer: NodeId) {
         if self.tell_at > now {
             return;
@@ -85,13 +85,13 @@ impl Disks {
         );
     }
 
-    /// Why that peer, which dials, is not heard, in words; nothing if it is heard, or has not dialed for a while.
+    /// Why a peer that dials this node is rejected; `None` if it is accepted or has not dialed for a while.
     pub fn why_unheard(&self, now: Time, peer: NodeId) -> Option<&str> {
         let (seen, why) = self.unheard.get(&peer)?;
         (now.since(*seen) < TOLD_EVERY).then_some(why)
     }
 
-    /// Whoever is no member any more may come with any disk, should it be added again; and so may who was added again.
+    /// Forgets all peers except those that stay. A peer that was removed, or added again, may have any disk.
     pub fn forget_but(&mut self, stays: impl Fn(NodeId) -> bool) {
         self.runs.retain(|peer, _| stays(*peer));
         self.unheard.retain(|peer, _| stays(*peer));
@@ -99,7 +99,7 @@ impl Disks {
 }
 
 impl Run {
-    /// Whether it is of a later state of the same disk than the other run, or of a copy that was started as often.
+    /// Whether this run is of a later state of the same disk than `other`, or of a copy that was started as often.
     fn is_later_than(self, other: Run) -> bool {
         self.id != other.id && self.starts >= other.starts
     }

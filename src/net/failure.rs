@@ -1,4 +1,4 @@
-//! Why a connection failed, in the words of an operator, and how often that is logged.
+//! Why a connection failed, in words for an operator, and how often that is logged.
 
 use crate::types::Time;
 use crate::wire::WireError;
@@ -7,17 +7,17 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-/// The same line is logged once in this time: a peer is dialed ten times a second.
+/// The same line is logged at most once in this time: a peer is dialed ten times a second.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 
 /// Why a connection failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
-    /// In a word or two, for lists of several peers.
+    /// A word or two, for lists of several peers.
     pub word: &'static str,
-    /// In a sentence.
+    /// A full description.
     pub text: String,
-    /// Whether it does not pass by itself: it is a warning then.
+    /// Whether the failure lasts until an operator acts. It is then logged as a warning.
     pub is_lasting: bool,
 }
 
@@ -37,13 +37,13 @@ impl Failure {
             ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => {
                 Failure::new("closed", "the other side closed the connection", false)
             }
-            // What TLS says of a certificate names what it is for.
+            // A TLS error about a certificate includes the names for which it is valid.
             ErrorKind::InvalidData => Failure::new("TLS", format!("TLS: {error}"), true),
             _ => Failure::new("failed", error.to_string(), true),
         }
     }
 
-    /// The name of the peer has no address.
+    /// The peer's name could not be resolved.
     pub fn of_name(error: &io::Error) -> Failure {
         Failure::new("name", format!("the name cannot be resolved: {error}"), true)
     }
@@ -58,13 +58,13 @@ impl Failure {
         Failure::new("closed", "the other side closed the connection", false)
     }
 
-    /// The other side closed the connection instead of answering. `encrypted` is whether we use TLS.
+    /// The other side closed the connection instead of answering. `encrypted` is whether this node uses TLS.
     pub fn closed_early(encrypted: bool) -> Failure {
         let hint = if encrypted { "does it use TLS, and believe our certificate?" } else { "does it want TLS?" };
         Failure::new("closed", format!("it closed the connection before it answered; {hint}"), false)
     }
 
-    /// The other side said what it may not, or that it does not want us. `encrypted` is whether we use TLS.
+    /// The other side violated the protocol, or rejected this node. `encrypted` is whether this node uses TLS.
     pub fn of_protocol(error: &WireError, encrypted: bool) -> Failure {
         match error {
             WireError::Refused(reason) => {
@@ -86,12 +86,12 @@ pub struct SaidLines {
 }
 
 impl SaidLines {
-    /// None yet; at most so many different ones. Beyond that none is logged until some are older than a minute.
+    /// Remembers at most `most` different lines. Beyond that none is logged until some are older than a minute.
     pub fn at_most(most: usize) -> SaidLines {
         SaidLines { said: BTreeMap::new(), most }
     }
 
-    /// Whether that line is to be logged now; it counts as logged then.
+    /// Whether a line has to be logged now. If so, it is recorded as logged.
     pub fn is_new(&mut self, now: Time, line: &str) -> bool {
         if self.said.get(line).is_some_and(|at| now.since(*at) < SAY_EVERY) {
             return false;

@@ -1,4 +1,4 @@
-//! What is said on a connection that came through a door, whichever it was.
+//! The protocol state of a gateway connection, whichever gateway it belongs to.
 
 use super::http::connection as http;
 use super::options::Options;
@@ -9,17 +9,17 @@ use crate::types::{SessionId, Time};
 use bytes::BytesMut;
 use std::time::Duration;
 
-/// What is said on a connection that came through a door.
+/// The protocol state of a gateway connection.
 #[derive(Debug)]
 pub enum GatewayConnection {
-    /// By a Redis client.
+    /// A Redis client.
     Redis(Box<resp::RedisConnection>),
-    /// By an HTTP client.
+    /// An HTTP client.
     Http(Box<http::HttpConnection>),
 }
 
 impl GatewayConnection {
-    /// How many commands wait for their answers.
+    /// How many commands wait for their replies.
     pub fn waiting(&self) -> usize {
         match self {
             GatewayConnection::Redis(talk) => talk.pipeline.waiting(),
@@ -27,7 +27,7 @@ impl GatewayConnection {
         }
     }
 
-    /// How many bytes its requests hold, and the answers that wait for others before them.
+    /// Size of the waiting requests, and of the replies behind them, in bytes.
     pub fn bytes(&self) -> usize {
         match self {
             GatewayConnection::Redis(talk) => {
@@ -37,7 +37,7 @@ impl GatewayConnection {
         }
     }
 
-    /// Whether so much waits that nothing more should be read.
+    /// Whether so much is queued that the connection should not be read from.
     pub fn is_full(&self) -> bool {
         match self {
             GatewayConnection::Redis(talk) => talk.pipeline.is_full(),
@@ -45,7 +45,7 @@ impl GatewayConnection {
         }
     }
 
-    /// Whether nothing more is heard: it closes when everything is answered.
+    /// Whether no more requests are read. The connection then closes once everything is answered.
     pub fn is_leaving(&self) -> bool {
         match self {
             GatewayConnection::Redis(talk) => talk.pipeline.leaving,
@@ -53,7 +53,7 @@ impl GatewayConnection {
         }
     }
 
-    /// Nothing more is heard.
+    /// Stops reading requests.
     pub fn leave(&mut self) {
         match self {
             GatewayConnection::Redis(talk) => talk.pipeline.leaving = true,
@@ -61,7 +61,7 @@ impl GatewayConnection {
         }
     }
 
-    /// It is idle: what its commands waited in is let go.
+    /// Frees the request queue of an idle connection.
     pub fn rest(&mut self) {
         match self {
             GatewayConnection::Redis(talk) => talk.pipeline.rest(),
@@ -69,7 +69,7 @@ impl GatewayConnection {
         }
     }
 
-    /// What was asked since this was last taken.
+    /// Returns the counts since the last call.
     pub fn tally(&mut self) -> Tally {
         std::mem::take(match self {
             GatewayConnection::Redis(talk) => &mut talk.pipeline.tally,
@@ -77,7 +77,7 @@ impl GatewayConnection {
         })
     }
 
-    /// Its session, if one is open.
+    /// The session, if one is open.
     pub fn session(&self) -> Option<SessionId> {
         match self {
             GatewayConnection::Redis(talk) => talk.pipeline.session(),
@@ -85,7 +85,7 @@ impl GatewayConnection {
         }
     }
 
-    /// The session is open, or was refused for that reason.
+    /// The session was opened, or was refused for that reason.
     pub fn opened(&mut self, now: Time, opened: Result<SessionId, Option<Refusal>>) {
         match self {
             GatewayConnection::Redis(talk) => talk.pipeline.opened(now, opened),
@@ -93,7 +93,7 @@ impl GatewayConnection {
         }
     }
 
-    /// When it wants to be pumped even if nothing comes.
+    /// When a pump is due even without an event.
     pub fn deadline(&self) -> Time {
         match self {
             GatewayConnection::Redis(talk) => talk.pipeline.deadline(),
@@ -101,7 +101,8 @@ impl GatewayConnection {
         }
     }
 
-    /// Says what is due, and what is wanted of the node now. `rests` is whether the client has too much to read.
+    /// Writes the replies that are due to `out`, and adds the requests to send now to `wants`. `rests` is whether the
+    /// client has too much output to read.
     pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<NodeRequest>) {
         match self {
             GatewayConnection::Redis(talk) => talk.pump(now, out, rests, wants),
@@ -109,7 +110,7 @@ impl GatewayConnection {
         }
     }
 
-    /// The node answers what was asked under that number.
+    /// Handles the node's answer to the request of that number.
     pub fn hear(&mut self, number: u64, reply: Reply) {
         match self {
             GatewayConnection::Redis(talk) => talk.hear(number, reply),
@@ -117,12 +118,11 @@ impl GatewayConnection {
         }
     }
 
-    /// How long to wait for what the client has to say next, `unread` bytes of which are here; for ever, if
-    /// nothing is said.
+    /// The timeout for the client's next input, of which `unread` bytes have arrived. `None` for no timeout.
     pub fn patience(&self, unread: usize, options: &Options) -> Option<Duration> {
         match self {
             GatewayConnection::Redis(talk) if talk.reader.is_midway() => Some(options.frame_patience),
-            // Who is let in may stay for as long as it likes; who has not said the password may not.
+            // An authenticated client may stay idle without limit. A client without the password may not.
             GatewayConnection::Redis(talk) => (!talk.guest.known).then_some(options.idle_patience),
             GatewayConnection::Http(talk) if talk.awaits_body() => Some(options.frame_patience),
             GatewayConnection::Http(_) if unread > 0 => Some(options.head_patience),
@@ -130,8 +130,8 @@ impl GatewayConnection {
         }
     }
 
-    /// Whether what it says after its last word is read and dropped: to close before would take the answer
-    /// back from whoever is still sending.
+    /// Whether input after the last reply is read and discarded. Closing the socket at once would destroy the reply
+    /// before a client that is still sending has read it.
     pub fn lingers(&self) -> bool {
         match self {
             GatewayConnection::Redis(talk) => talk.broken,

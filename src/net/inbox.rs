@@ -1,4 +1,4 @@
-//! What other threads tell the reactor, and what it tells them.
+//! Messages of other threads to the event loop, and the leadership that it publishes to them.
 
 use super::credentials::Credentials;
 use super::leadership::{Board, Leadership};
@@ -9,36 +9,36 @@ use crate::wal::report as wal;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
-/// What another thread tells the reactor.
+/// A message of another thread to the event loop.
 #[derive(Debug)]
 pub enum Letter {
-    /// From the log thread: what it made durable.
+    /// From the log thread: what became durable.
     Journal(wal::Report),
-    /// From the thread that has the snapshots' files: what it has done, or why it must stop.
+    /// From the snapshot thread: a finished job, or the fault that ends it.
     Shelf(wal::Result<JobResult>),
-    /// From the thread that watches the disk: it has too little room, or enough again.
+    /// From the thread that watches the disk: free space has become too low, or sufficient again.
     Space {
-        /// Whether it has too little.
+        /// Whether free space is too low.
         low: bool,
     },
-    /// From a thread that has a handle: a request, and where its answer goes.
+    /// From a thread with a handle: a request.
     Ask {
-        /// What is asked.
+        /// The request.
         request: Request,
-        /// Where the one answer goes.
+        /// Receives the one answer.
         answer: Sender<Reply>,
-        /// Until when it is waited for.
+        /// Until when the thread waits.
         until: Instant,
     },
-    /// From the thread that read them: keys and password for connections that are opened from now on.
+    /// From the thread that reads them: TLS keys and password for new connections.
     Credentials(Box<Credentials>),
-    /// From a thread that has a handle: finish, and stop.
+    /// From a thread with a handle: finish requests in progress, and stop.
     Stop,
-    /// A thread is gone that must not be. Why, whoever joins it learns.
+    /// A thread of the node has ended. Joining it yields the reason.
     Gone(&'static str),
 }
 
-/// Where letters are posted. Cloned into every thread that has something to say.
+/// The sending side of the inbox. Each thread that sends messages has a clone.
 #[derive(Clone, Debug)]
 pub struct Post {
     letters: Sender<Letter>,
@@ -46,16 +46,16 @@ pub struct Post {
     board: Board,
 }
 
-/// Where the reactor finds them.
+/// The receiving side, which belongs to the event loop.
 #[derive(Debug)]
 pub struct Inbox {
     letters: Receiver<Letter>,
-    /// One that was found while only looking whether there is any.
+    /// A message that was received by a check for messages.
     next: Option<Letter>,
     board: Board,
 }
 
-/// A new inbox, and the post to it.
+/// Creates an inbox and its sending side.
 pub fn inbox(waker: Waker) -> (Post, Inbox) {
     let (sender, receiver) = channel();
     let board = Board::default();
@@ -63,35 +63,35 @@ pub fn inbox(waker: Waker) -> (Post, Inbox) {
 }
 
 impl Post {
-    /// Posts a letter, and wakes the reactor. False if it is gone.
+    /// Sends a message, and wakes the event loop. Returns false if the event loop has ended.
     pub fn post(&self, letter: Letter) -> bool {
         let posted = self.letters.send(letter).is_ok();
         self.waker.wake();
         posted
     }
 
-    /// Where the reactor says who leads.
+    /// Where the event loop publishes the leadership.
     pub fn board(&self) -> &Board {
         &self.board
     }
 }
 
 impl Drop for Inbox {
-    /// Nobody reads it any more: this node does not lead, and does not know who does.
+    /// The event loop has ended: this node does not lead, and does not know the leader.
     fn drop(&mut self) {
         self.board.write(Leadership { leader: None, leads: false, ..self.board.read() });
     }
 }
 
 impl Inbox {
-    /// Says who leads to other threads, if it is another than was said before.
+    /// Publishes the leadership to other threads if it has changed.
     pub fn say_who_leads(&self, leadership: Leadership) {
         if self.board.read() != leadership {
             self.board.write(leadership);
         }
     }
 
-    /// Whether there is a letter.
+    /// Whether there is a message.
     pub fn has_mail(&mut self) -> bool {
         if self.next.is_none() {
             self.next = self.letters.try_recv().ok();
@@ -99,7 +99,7 @@ impl Inbox {
         self.next.is_some()
     }
 
-    /// The next letter, if there is one.
+    /// The next message, if there is one.
     pub fn take(&mut self) -> Option<Letter> {
         self.next.take().or_else(|| self.letters.try_recv().ok())
     }

@@ -1,27 +1,27 @@
-//! What waits to be written to one connection: two lanes, so that a heartbeat passes megabytes.
+//! The output of one connection, in two lanes, so that a heartbeat is not delayed behind megabytes.
 
 use crate::wire::frame::{FrameKind, PIECE_MAX, put_frame, put_piece};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::io::{self, Write};
 
-/// Long frames are cut into pieces until this much is ready to be written.
+/// Long frames are cut into pieces until this many bytes are ready to be written.
 const READY: usize = PIECE_MAX;
 
-/// What waits to be written to one connection.
+/// Output waiting to be written to one connection.
 ///
-/// Invariant: frames of the long lane leave in their order, one after the other; an urgent one
-/// passes between their pieces. A short frame that is not urgent takes the fast way only while the long
-/// lane is empty, so that it overtakes nothing.
+/// Invariant: frames of the long lane are sent in order, one after the other. An urgent frame is sent between their
+/// pieces. A short frame that is not urgent bypasses the long lane only while that is empty, so that it overtakes
+/// nothing.
 #[derive(Debug, Default)]
 pub struct Lanes {
-    /// Whole frames and pieces, ready to be written.
+    /// Complete frames and pieces, ready to be written.
     ready: BytesMut,
-    /// Frames still to be cut into pieces.
+    /// Frames that are not completely cut into pieces yet.
     long: VecDeque<Long>,
-    /// Bytes in `long` still to be cut.
+    /// Bytes in `long` that are not cut yet.
     long_bytes: usize,
-    /// Bytes that the socket took.
+    /// Bytes that the socket has accepted.
     sent: u64,
 }
 
@@ -32,47 +32,47 @@ struct Long {
     sent: usize,
 }
 
-/// What came of writing.
+/// The result of writing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Written {
-    /// Everything.
+    /// All output was written.
     All,
-    /// What the socket would take; it says when it takes more.
+    /// The socket accepted only part of it. The system reports when it accepts more.
     Some,
 }
 
 impl Lanes {
-    /// How many bytes wait.
+    /// How many bytes wait to be written.
     pub fn size(&self) -> usize {
         self.ready.len() + self.long_bytes
     }
 
-    /// How many bytes are held for what waits.
+    /// How many bytes of memory are allocated for the output.
     pub fn held(&self) -> usize {
         self.ready.capacity() + self.long_bytes
     }
 
-    /// How many bytes the socket took.
+    /// How many bytes the socket has accepted.
     pub fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// Whether nothing waits.
+    /// Whether no output waits.
     pub fn is_empty(&self) -> bool {
         self.size() == 0
     }
 
-    /// Where frames that need no lane are put: short ones, before anything long.
+    /// The buffer of bytes to be written next, before any long frame.
     pub fn ready(&mut self) -> &mut BytesMut {
         &mut self.ready
     }
 
-    /// A short frame that passes everything but what is already being written.
+    /// Adds a short frame ahead of everything except bytes in the ready buffer.
     pub fn put_urgent(&mut self, kind: FrameKind, content: impl FnOnce(&mut BytesMut)) {
         put_frame(&mut self.ready, kind, content);
     }
 
-    /// A frame in its order. `size` is how long it will be, or a little more.
+    /// Adds a frame in order. `size` is its length in bytes or slightly more.
     pub fn put(&mut self, kind: FrameKind, size: usize, content: impl FnOnce(&mut BytesMut)) {
         if self.long.is_empty() && size <= PIECE_MAX {
             put_frame(&mut self.ready, kind, content);
@@ -84,7 +84,7 @@ impl Lanes {
         self.long.push_back(Long { kind, content: long.freeze(), sent: 0 });
     }
 
-    /// Writes what the socket takes.
+    /// Writes as much as the socket accepts.
     pub fn write(&mut self, stream: &mut impl Write) -> io::Result<Written> {
         loop {
             self.cut();
@@ -105,7 +105,7 @@ impl Lanes {
         }
     }
 
-    /// Cuts pieces off the long lane, until enough is ready.
+    /// Cuts pieces off the long lane until enough bytes are ready.
     fn cut(&mut self) {
         while self.ready.len() < READY
             && let Some(long) = self.long.front_mut()
@@ -124,7 +124,7 @@ impl Lanes {
         }
     }
 
-    /// Gives back the memory of a connection that has nothing to write.
+    /// Frees the buffers of a connection without output.
     pub fn rest(&mut self) {
         if self.is_empty() && self.ready.capacity() > 0 {
             *self = Lanes { sent: self.sent, ..Lanes::default() };
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
     use crate::wire::frame::{Frame, FrameReader};
 
-    /// Takes a few bytes at a time, then would block.
+    /// A writer that accepts a few bytes at a time and then would block.
     struct SlowWriter {
         taken: BytesMut,
         room: usize,

@@ -1,22 +1,22 @@
-//! How long a node has seen no leader, and when that is logged: after two seconds, then with growing gaps.
+//! How long a node has seen no leader. It is logged after two seconds, then with growing intervals.
 
 use crate::types::Time;
 use std::time::Duration;
 
-/// So long an election may take before anybody reads of it.
+/// How long an election may take before it is logged.
 const FIRST: Duration = Duration::from_secs(2);
-/// The longest gap between two lines.
+/// The longest interval between two lines.
 const GAP_MAX: Duration = Duration::from_secs(60);
 
 /// How long a node has seen no leader.
 #[derive(Debug, Default)]
 pub struct Leaderless {
-    /// Since when, when the next line is due, and how long after that the one behind it.
+    /// Since when, when the next line is due, and the interval after that.
     since: Option<(Time, Time, Duration)>,
 }
 
 impl Leaderless {
-    /// Looks whether there is a leader. Returns for how long there was none, if that is to be logged now.
+    /// Updates the state. Returns for how long there was no leader, if that has to be logged now.
     pub fn look(&mut self, now: Time, has_leader: bool) -> Option<Duration> {
         if has_leader {
             self.since = None;
@@ -37,7 +37,7 @@ impl Leaderless {
     }
 }
 
-/// The line: which of the other voters were heard, and why the rest was not.
+/// Formats the line: which of the other voters are heard, and why the rest are not.
 pub fn line(since: Duration, heard: &[String], unheard: &[String]) -> String {
     let seconds = since.as_secs();
     match (heard, unheard) {

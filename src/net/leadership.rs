@@ -1,41 +1,42 @@
-//! Who leads, for threads of the same process that act on it.
+//! The current leader, for other threads of the process.
 
 use crate::types::{NodeId, Term};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Who leads, as one node sees it. It differs from node to node, so nothing in a state machine may depend on it.
+/// The current leader as one node sees it. It differs from node to node, so a state machine must not depend on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Leadership {
-    /// The latest term that the node knows. It grows with each leader: a machine finds the term of the leader that took a
-    /// command in its [`Context`](crate::machine::Context), and can so refuse what was meant under an earlier one.
+    /// The latest term that the node knows. Each leader has a higher one. A state machine finds the term of the leader
+    /// that accepted a command in its [`Context`](crate::machine::Context), and can so reject a command meant for an
+    /// earlier one.
     pub term: Term,
-    /// Who leads that term, if the node knows.
+    /// The leader of that term, if the node knows it.
     pub leader: Option<NodeId>,
-    /// Whether it is this node, and commands are taken: it may have been replaced by another without knowing yet, so
-    /// whatever must not be done twice has to go through the log as well.
+    /// Whether this node is the leader and accepts commands. A newer leader may exist without its knowledge, so an
+    /// action that must not happen twice has to go through the log as well.
     pub leads: bool,
 }
 
-/// Where a node says who leads, and others wait for that to change.
+/// A shared cell in which a node publishes its leadership, and in which other threads wait for a change.
 #[derive(Clone, Debug, Default)]
 pub struct Board {
     shared: Arc<(Mutex<Leadership>, Condvar)>,
 }
 
 impl Board {
-    /// What was said last.
+    /// The latest value.
     pub fn read(&self) -> Leadership {
         *self.lock()
     }
 
-    /// Says who leads, and wakes whoever waits to hear of it.
+    /// Publishes a value, and wakes the waiting threads.
     pub fn write(&self, leadership: Leadership) {
         *self.lock() = leadership;
         self.shared.1.notify_all();
     }
 
-    /// What is said as soon as it is something else than `known`; the same again after that long.
+    /// Waits until the value differs from `known`, at most for `timeout`. Returns the latest value.
     pub fn wait(&self, known: &Leadership, timeout: Duration) -> Leadership {
         let until = Instant::now().checked_add(timeout);
         let mut now = self.lock();
@@ -49,7 +50,7 @@ impl Board {
         *now
     }
 
-    /// Whole whatever a thread that panicked was about to do: it is written at one stroke.
+    /// Ignores poisoning: the value is replaced in a single assignment, so a panic cannot leave it inconsistent.
     fn lock(&self) -> MutexGuard<'_, Leadership> {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

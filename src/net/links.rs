@@ -1,4 +1,4 @@
-//! One outgoing link to each peer: whom to dial, when, and where it stands.
+//! The outbound link to each peer: its addresses, its state, and when it is dialed.
 
 use super::options::Options;
 use crate::types::{NodeId, Time};
@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// The outgoing links, one to each peer.
+/// The outbound links, one to each peer.
 #[derive(Debug)]
 pub struct Links {
     me: NodeId,
@@ -15,30 +15,30 @@ pub struct Links {
     pause_max: Duration,
 }
 
-/// The outgoing link to one peer.
+/// The outbound link to one peer.
 #[derive(Debug)]
 pub struct Link {
-    /// Where it may be reached, the one to be dialed next first: resolved again each time. Never empty.
+    /// Addresses of the peer, the one to dial next first. A name is resolved again for each attempt. Never empty.
     addresses: VecDeque<String>,
-    /// Where it stands.
+    /// Its state.
     pub state: LinkState,
-    /// Attempts since it was last up.
+    /// Failures since it was last up.
     pub failures: u32,
-    /// Attempts that did not get it up, ever: by turns, each goes to another address of its name. One that broke is
-    /// looked for where it was.
+    /// All attempts that failed to connect, ever. The count selects which address of a resolved name is dialed, so
+    /// attempts rotate. A link that was up and broke does not count: it is dialed at the same address again.
     missed: usize,
 }
 
-/// Where a link stands.
+/// The state of a link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkState {
-    /// To be dialed then.
+    /// Not connected; to be dialed at that time.
     Down(Time),
-    /// Its name is being looked up.
+    /// Its host name is being resolved.
     Resolving,
-    /// Dialed, and not answered yet.
+    /// Dialed, with no answer to the hello yet.
     Dialed(Token),
-    /// Up.
+    /// Connected.
     Up(Token),
 }
 
@@ -48,12 +48,12 @@ impl Links {
         Links { me, links: BTreeMap::new(), pause_max: options.dial_pause_max }
     }
 
-    /// Keeps a link to each of those but ourselves, at one of its addresses; says which connections belong
-    /// to nobody any more.
+    /// Keeps exactly one link to each of these peers, except this node itself. Returns the connections of links that
+    /// were removed or have another address.
     pub fn set(&mut self, wanted: BTreeMap<NodeId, Vec<String>>) -> Vec<Token> {
         let mut orphans = Vec::new();
         self.links.retain(|peer, link| match wanted.get(peer) {
-            // Up or not, it is looked for where it is said to be.
+            // A link stays, in whatever state, if the address that it uses is still listed.
             Some(addresses) if addresses.contains(link.addresses.front().unwrap_or(&String::new())) => true,
             _ => {
                 orphans.extend(link.token());
@@ -72,12 +72,12 @@ impl Links {
         orphans
     }
 
-    /// The link to that peer, if it is one.
+    /// The link to a peer, if there is one.
     pub fn get(&self, peer: NodeId) -> Option<&Link> {
         self.links.get(&peer)
     }
 
-    /// The connection to that peer, if it is up.
+    /// The connection to a peer, if its link is up.
     pub fn up(&self, peer: NodeId) -> Option<Token> {
         match self.links.get(&peer)?.state {
             LinkState::Up(token) => Some(token),
@@ -85,12 +85,12 @@ impl Links {
         }
     }
 
-    /// All that are up.
+    /// All links that are up.
     pub fn all_up(&self) -> impl Iterator<Item = (NodeId, Token)> {
         self.links.keys().filter_map(|peer| Some((*peer, self.up(*peer)?)))
     }
 
-    /// The next peer to be dialed by now, if there is one.
+    /// A peer whose link is due to be dialed, if there is one.
     pub fn due(&self, now: Time) -> Option<NodeId> {
         self.links
             .iter()
@@ -98,7 +98,7 @@ impl Links {
             .map(|(peer, _)| *peer)
     }
 
-    /// When the next one is to be dialed.
+    /// When the next link is due to be dialed.
     pub fn deadline(&self) -> Time {
         let at = |link: &Link| match link.state {
             LinkState::Down(at) => Some(at),
@@ -107,17 +107,17 @@ impl Links {
         self.links.values().filter_map(at).min().unwrap_or(Time::NEVER)
     }
 
-    /// Its name is being looked up.
+    /// Marks that the peer's name is being resolved.
     pub fn resolving(&mut self, peer: NodeId) {
         self.move_to(peer, LinkState::Resolving);
     }
 
-    /// It was dialed over that connection.
+    /// Marks that the peer was dialed on that connection.
     pub fn dialed(&mut self, peer: NodeId, token: Token) {
         self.move_to(peer, LinkState::Dialed(token));
     }
 
-    /// It answered.
+    /// Marks that the peer accepted the connection.
     pub fn answered(&mut self, peer: NodeId, token: Token) {
         self.move_to(peer, LinkState::Up(token));
         if let Some(link) = self.links.get_mut(&peer) {
@@ -125,20 +125,20 @@ impl Links {
         }
     }
 
-    /// It broke, or could not be had: it is dialed again a little later, never at the same moment as others.
+    /// Marks that the link broke or could not connect. It is dialed again after a pause with random jitter.
     pub fn fell(&mut self, peer: NodeId, now: Time) {
         let Some(link) = self.links.get_mut(&peer) else { return };
         link.failures = link.failures.saturating_add(1);
         if !matches!(link.state, LinkState::Up(_)) {
             link.missed = link.missed.wrapping_add(1);
         }
-        // It may be where it is said to be elsewhere.
+        // The peer may be at another of its addresses.
         link.addresses.rotate_left(1);
         let longest = (5 << link.failures.min(6)).min(self.pause_max.as_millis() as u64).max(2);
         link.state = LinkState::Down(now + Duration::from_millis(rand::random_range(longest / 2..=longest)));
     }
 
-    /// The peer was heard of: if its link is down, now is the time.
+    /// Dials a peer at once if its link is down, because the peer has just connected.
     pub fn hurry(&mut self, peer: NodeId, now: Time) {
         if let Some(link) = self.links.get_mut(&peer)
             && matches!(link.state, LinkState::Down(_))
@@ -155,19 +155,19 @@ impl Links {
 }
 
 impl Link {
-    /// Where it is reached, or will be looked for next.
+    /// The address that the link uses, or that it dials next.
     pub fn address(&self) -> &str {
         self.addresses.front().map_or("", String::as_str)
     }
 
-    /// The one to dial now of the addresses that its name was found to have: a name may have several, and an answer at
-    /// one of them alone. None if there are none.
+    /// Which of the resolved addresses of the peer's name to dial. A name may have several, of which only one answers.
+    /// `None` if there are none.
     pub fn pick(&self, found: &[SocketAddr]) -> Option<SocketAddr> {
         let nth = self.missed / self.addresses.len().max(1);
         found.get(nth % found.len().max(1)).copied()
     }
 
-    /// The connection it is dialed over, or up.
+    /// The connection on which the link is dialed or up.
     pub fn token(&self) -> Option<Token> {
         match self.state {
             LinkState::Dialed(token) | LinkState::Up(token) => Some(token),
@@ -204,10 +204,10 @@ mod tests {
         links.dialed(id(2), Token(8));
         links.answered(id(2), Token(8));
         assert_eq!(links.up(id(2)), Some(Token(8)));
-        // Moved to another address: the connection to the old one is nobody's.
+        // The peer has another address: the connection to the old one is closed.
         assert_eq!(links.set(at(&["c:1"])), vec![Token(8)]);
         assert_eq!(links.due(now), Some(id(2)));
-        // Where it is said to be in two places, it is looked for in both, by turns.
+        // With two addresses for a peer, each is dialed in turn.
         assert!(links.set(at(&["d:1", "c:1"])).is_empty());
         let mut looked = Vec::new();
         for _ in 0..4 {
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(looked, ["c:1", "d:1", "c:1", "d:1"]);
     }
 
-    /// Of two addresses the first answered nobody, and was tried for ever.
+    /// Regression: of two addresses, the first never answered and was dialed for ever.
     #[test]
     fn each_address_of_each_name_is_dialed_by_turns() {
         let mut links = Links::new(id(1), &Options::default());
@@ -233,7 +233,7 @@ mod tests {
         }
         let each = dialed.iter().collect::<std::collections::BTreeSet<_>>();
         assert_eq!(each.len(), 6, "{dialed:?}");
-        // Where it answered it is looked for again when the link breaks.
+        // After a link breaks, it is dialed again at the address that answered.
         links.dialed(id(2), Token(9));
         links.answered(id(2), Token(9));
         let address = links.get(id(2)).unwrap().pick(&found);

@@ -1,24 +1,25 @@
-//! Whether a node listens where its members look for it.
+//! Checks whether a node listens at the address where its members expect it.
 
 use crate::types::{Membership, NodeId};
 
-/// Where a node listens because nobody said where: at its entry among the peers, or where it was reached last. It
-/// may have been moved while it was stopped.
+/// The default listen address of a node: that of its entry among the peers, or that of its last run. The node may have
+/// been given another address while it was stopped.
 #[derive(Debug, Default)]
 pub struct Listening {
-    /// Nothing if somebody said where: a node may well be reached elsewhere than it listens.
+    /// The default address; `None` if the address was configured, as a node may be reached at another address than it
+    /// listens on.
     listens: Option<String>,
-    /// What was advised last.
+    /// The address in the last advice.
     advised: String,
 }
 
 impl Listening {
-    /// Where nobody said that it should.
+    /// A node that listens at a default address.
     pub fn unasked(listens: String) -> Listening {
         Listening { listens: Some(listens), advised: String::new() }
     }
 
-    /// A line of advice, if those members look for that node elsewhere; once for each address.
+    /// Returns advice if the members expect the node at another address; once for each address.
     pub fn advice(&mut self, me: NodeId, members: &Membership) -> Option<String> {
         let listens = self.listens.as_deref()?;
         let address = members.address(me).filter(|address| !address.is_empty() && *address != listens)?;

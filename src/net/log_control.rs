@@ -1,12 +1,13 @@
-//! The level of the process's log, for clients that ask for it.
+//! Changes the process's log level at a client's request.
 
 use crate::api::{LogLevelInForce, LogLevelRequest, Refusal, Reply};
 
-/// Does what is asked of the level of the process's log; the level that holds then. It is called by the thread of the
-/// sockets, and must not wait.
+/// Changes or reads the process's log level, and returns the level in force. It is called on the thread of the event
+/// loop and must not block.
 pub type LogControl = fn(LogLevelRequest) -> LogLevelInForce;
 
-/// What a client is told: refused where the process has no such control, as where a program embeds the node.
+/// Answers a client's request. It is refused where the process has no log control, as in a program that embeds the
+/// node.
 pub fn answer(control: Option<LogControl>, request: LogLevelRequest) -> Reply {
     control.map_or(Reply::Refused(Refusal::NotOffered), |control| Reply::LogLevel(control(request)))
 }

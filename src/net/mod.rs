@@ -1,12 +1,12 @@
-//! Sockets around a node: one thread, one poll.
+//! The network layer of a node: one thread, one poll.
 //!
-//! [`Net`] turns readiness into events for the node and the node's actions into
-//! bytes; the [`Reactor`](reactor::Reactor) turns the crank. Each node dials every other to *speak* and is dialed to
-//! *listen*: two one-way connections a pair, so that nothing has to be agreed about who dials.
+//! [`Net`] turns readiness into events for the node, and the node's actions into bytes. The
+//! [`Reactor`](reactor::Reactor) is the event loop. Each node dials every other node to *send* and is dialed to
+//! *receive*: two one-way connections for each pair, so that the nodes need not agree on which one dials.
 //!
-//! What bounds memory here: a client that does not read, or has too much under way, is not read from;
-//! a peer that does not read loses messages, which the consensus does not mind; a frame is bounded
-//! before it is received; connections are counted; a connection that is idle holds no buffer.
+//! Memory is bounded. A client that does not read, or has too many requests in progress, is not read from. A peer that
+//! does not read loses messages, which Raft tolerates. The size of a frame is checked before it is received. The number
+//! of connections is limited. An idle connection holds no buffer.
 
 pub mod applying;
 pub mod busy_poll;

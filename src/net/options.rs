@@ -1,54 +1,52 @@
-//! What the network side of a node can be told, and why it is what it is.
+//! Options of a node's network layer, with the reasons for them.
 
 use crate::limits::SESSION_WINDOW_MAX;
 use crate::secure::Keys;
 use std::time::Duration;
 
-/// What the network side of a node can be told.
+/// Options of a node's network layer.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How many clients may be connected. One more is told so and turned away.
+    /// Maximum connected clients. Further ones get an error and are disconnected.
     pub clients_max: usize,
-    /// How many callers may be connected that have not said who they are, beside clients and peers.
-    /// Beyond it the one that has been silent for longest is let go.
+    /// Maximum connections in handshake, in addition to clients and peers. Beyond it, the oldest of these is closed.
     pub strangers_max: usize,
-    /// How many HTTP connections may be open beside those: each is answered one request about the node.
+    /// Maximum HTTP connections in addition to those, for one request about the node's health each.
     pub probes_max: usize,
-    /// How many bytes of all clients together may be held: answers that wait to be read, requests that wait for their
-    /// answers, and requests that have not come whole. From half of it on, connections that hold much wait; above it,
-    /// those that take nothing are closed.
+    /// Maximum bytes held for all clients together: unread replies, requests waiting for answers, and incomplete
+    /// requests. Above half of it, connections that hold much have to wait; above it, stalled connections are closed.
     pub clients_bytes_max: usize,
-    /// A caller that has not said who it is for this long is let go.
+    /// A connection without a complete hello after this long is closed.
     pub hello_patience: Duration,
-    /// A caller that began a frame and has not ended it for this long is let go.
+    /// A connection is closed if a frame takes longer than this to arrive.
     pub frame_patience: Duration,
-    /// An HTTP client that began the head of a request and has not ended it for this long is let go.
+    /// An HTTP connection is closed if the head of a request takes longer than this to arrive.
     pub head_patience: Duration,
-    /// An HTTP client that asks nothing for this long is let go.
+    /// An HTTP client without a request, or a Redis client without the password, is disconnected after this long.
     pub idle_patience: Duration,
-    /// An HTTP client that has been told its last, and still sends, is let go after this long.
+    /// After the last reply, an HTTP client that is still sending is disconnected after this long.
     pub linger: Duration,
-    /// A peer that was dialed and has not answered for this long is dialed again.
+    /// A dialed peer that has not answered the hello after this long is dialed again.
     pub dial_patience: Duration,
-    /// The longest pause between two attempts to dial a peer. Well below an election timeout: a node that
-    /// comes back must be reached before anyone runs out of patience with it.
+    /// The longest pause between two attempts to dial a peer. It is well below an election timeout: a restarted node
+    /// must be reached before election timeouts expire.
     pub dial_pause_max: Duration,
-    /// A client that has this many bytes of replies to read is not read from.
+    /// A client with this many bytes of unread replies is not read from.
     pub client_bytes_mark: usize,
-    /// A client that has this many bytes of replies to read is let go.
+    /// A client with this many bytes of unread replies is disconnected.
     pub client_bytes_max: usize,
-    /// A client that waits for this many replies is not read from. A session never has more.
+    /// A client with this many unanswered requests is not read from. A session never has more.
     pub client_requests_max: usize,
-    /// A peer that has this many bytes to read is not sent more: messages are dropped.
+    /// While this many bytes wait to be written to a peer, further messages to it are dropped.
     pub peer_bytes_max: usize,
-    /// How many bytes the kernel may hold for a peer that it has not sent yet. Little, or a heartbeat
-    /// waits behind them where nothing can pass.
+    /// Maximum unsent bytes in the kernel's buffer for a peer. It is small because a heartbeat cannot overtake these
+    /// bytes.
     pub unsent_bytes: u32,
-    /// The state machine that runs here, as it calls itself; empty if that is not to be checked.
+    /// The name of the state machine that runs here; empty if peers' names are not to be checked against it.
     pub machine: &'static str,
-    /// With these, everything that is said is encrypted, and peers show certificates.
+    /// TLS keys. If set, every connection is encrypted, and peers present certificates.
     pub keys: Option<Keys>,
-    /// How many bytes of one connection are read before the others have their turn.
+    /// How many bytes of one connection are read before other connections are served.
     pub read_bytes: usize,
 }
 

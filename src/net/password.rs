@@ -1,23 +1,23 @@
-//! The password of the doors.
+//! The password of the gateways.
 
 use std::path::Path;
 use subtle::ConstantTimeEq;
 
-/// A password: it is never shown, and takes as long to be compared whatever it is compared with.
+/// A password. It is never printed, and comparison takes constant time for a given length.
 #[derive(Clone)]
 pub struct Password(Vec<u8>);
 
 impl Password {
-    /// That one.
+    /// A password of those bytes.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Password {
         Password(bytes.into())
     }
 
-    /// What is in that file: all of it but the white space at its end.
+    /// Reads a password from a file, without the white space at its end.
     ///
     /// # Errors
     ///
-    /// What is wrong with the file, in words that name it.
+    /// An error text that names the file.
     pub fn read(path: &Path) -> Result<Password, String> {
         let wrong = |what: &str| format!("{}: {what}", path.display());
         let bytes = std::fs::read(path).map_err(|error| wrong(&error.to_string()))?;
@@ -27,7 +27,7 @@ impl Password {
         }
     }
 
-    /// Whether it is this one. Only its length shows in the time that takes.
+    /// Whether `said` is the password. The time that it takes reveals only the length.
     pub fn is(&self, said: &[u8]) -> bool {
         self.0.ct_eq(said).into()
     }

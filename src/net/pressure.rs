@@ -1,6 +1,6 @@
-//! How full the memory is that all clients share: what a connection has to know of the others.
+//! How much of the memory shared by all clients is used, as a single connection needs to know it.
 
-/// A connection that holds no more than this never waits for others.
+/// A connection that holds at most this many bytes never has to wait because of others.
 pub const FEW_BYTES: usize = 16 << 10;
 
 /// How much is used of the memory that all clients together may hold.
@@ -11,6 +11,6 @@ pub enum Pressure {
     None,
     /// More than half of it.
     High,
-    /// All of it.
+    /// More than all of it.
     Over,
 }

@@ -1,40 +1,40 @@
-//! What the system says of this process. Where it does not say something, nothing is said.
+//! Figures of this process from the operating system; `None` where it does not provide them.
 
 use rustix::process::{Resource, getrlimit};
 use std::sync::OnceLock;
 
-/// How many bytes of memory this process has.
+/// Resident memory of this process, in bytes.
 pub fn resident() -> Option<u64> {
     of_status("VmRSS:")
 }
 
-/// How many bytes of addresses this process has, most of which may have no memory.
+/// Virtual memory of this process, in bytes.
 pub fn addressed() -> Option<u64> {
     of_status("VmSize:")
 }
 
-/// A size that `/proc/self/status` tells in KiB, in bytes.
+/// A size in `/proc/self/status`, converted from KiB to bytes.
 fn of_status(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let size = text.lines().find_map(|line| line.strip_prefix(name))?;
     size.trim().split(' ').next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// How many files and sockets this process has open.
+/// How many file descriptors this process has open.
 pub fn open_files() -> Option<u64> {
-    // Linux tells the number as the size of the directory since 6.2; before, it has to be read: 2 ms for ten thousand.
+    // Since Linux 6.2 the size of the directory is the number. Before, it has to be listed: 2 ms for ten thousand.
     match std::fs::metadata("/proc/self/fd").ok()?.len() {
         0 => Some(std::fs::read_dir("/proc/self/fd").ok()?.count() as u64),
         known => Some(known),
     }
 }
 
-/// How many it may have open.
+/// The limit on open file descriptors.
 pub fn open_files_max() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// When this process was started, in seconds since 1970: the same whenever it is asked, however the clock is set since.
+/// When this process was started, in seconds since 1970. The value stays the same when the clock is set later.
 pub fn started() -> Option<f64> {
     static STARTED: OnceLock<Option<f64>> = OnceLock::new();
     *STARTED.get_or_init(started_by_the_clock)
@@ -43,8 +43,8 @@ pub fn started() -> Option<f64> {
 #[cfg(target_os = "linux")]
 fn started_by_the_clock() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The name of the program, in parentheses, may hold blanks. Behind it: the start is the twentieth field, in
-    // hundredths of a second since the machine was.
+    // The program's name, in parentheses, may contain spaces. In the fields after it, the start time is the twentieth,
+    // in hundredths of a second since boot.
     let (_, fields) = stat.rsplit_once(')')?;
     let started = fields.split_whitespace().nth(19)?.parse::<f64>().ok()? / 100.0;
     let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);

@@ -1,7 +1,7 @@
-//! The loop: readiness in, the node's turn out.
+//! The event loop: it reads ready sockets, runs the node, and executes the node's actions.
 //!
-//! A wake-up with two hundred readable sockets is two hundred `handle`s and one turn: one write for
-//! the journal, one append for each follower, one write for each socket that is touched.
+//! The loop batches. A wake-up with two hundred readable sockets leads to two hundred calls of `handle` and one of
+//! `turn`: one write to the journal, one AppendEntries to each follower, one write to each socket with output.
 
 use super::applying::Applying;
 use super::busy_poll::BusyPoll;
@@ -25,34 +25,34 @@ use std::io;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-/// How often the node may turn in one wake-up before the sockets are looked at again.
+/// Maximum calls of `Node::turn` in one wake-up before the sockets are polled again.
 const TURNS_MAX: usize = 16;
-/// After this long the sockets are looked at again, whatever else there is to do: a beat may be due.
+/// After this long the sockets are polled again, whatever work is left: a heartbeat may be due.
 const TURNS_FOR: Duration = Duration::from_millis(5);
-/// A wake-up that takes this long is worth knowing of.
+/// A wake-up that takes this long is logged at debug level.
 const TURN_LONG: Duration = Duration::from_millis(10);
-/// A wake-up that takes this long endangers the leader's place.
+/// A wake-up that takes this long endangers the leadership; it is logged as a warning.
 const TURN_SLOW: Duration = Duration::from_millis(100);
-/// A batch of entries larger than this is applied only after everything that waits is written.
+/// Before a batch of entries larger than this, in bytes, is applied, all pending output is written to the sockets.
 const APPLY_QUICKLY: usize = 32 << 10;
-/// The caller that stands for all threads with a handle. No connection has that number.
+/// The caller id of all threads that have a handle. No connection has this number.
 const LOCAL: Caller = Caller::Client(u64::MAX);
 
-/// Threads with a handle that have given up are looked for this often, while others ask.
+/// How often, at most, the requests of local threads that have timed out are removed; checked at each new request.
 const FORGET_EVERY: Duration = Duration::from_secs(1);
 
-/// How the loop behaves.
+/// Options of the event loop.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long to look for more work before sleeping, at most. Zero for never.
+    /// Maximum time to busy-poll before sleeping. Zero disables it.
     pub look: Duration,
-    /// How long to finish what is under way when told to stop.
+    /// At a stop, how long requests in progress may take to finish.
     pub grace: Duration,
-    /// Whether the data lies in memory, for `status`.
+    /// Whether the data directory is in memory (reported in `status`).
     pub in_memory: bool,
-    /// The file system it lies on, likewise.
+    /// The file system of the data directory (reported in `status`).
     pub file_system: &'static str,
-    /// Changes the level of the process's log, for clients that ask for it; without it they are refused.
+    /// Changes the process's log level at a client's request. Without it such requests are refused.
     pub log_control: Option<LogControl>,
 }
 
@@ -68,22 +68,22 @@ impl Default for Options {
     }
 }
 
-/// Why the loop ended without being told to.
+/// Why the loop ended without being stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Broken {
-    /// The journal cannot go on.
+    /// The journal failed.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// The system does not let us wait.
+    /// Polling the sockets failed.
     #[error("cannot wait for sockets: {0}")]
     Poll(#[from] io::Error),
-    /// A thread of the node is gone.
+    /// A thread of the node has ended.
     #[error("the {0} thread is gone")]
     Gone(&'static str),
 }
 
-/// What the loop turns.
+/// The event loop, with the node, the state machine and the sockets that it drives.
 pub struct Reactor<M> {
     net: Net,
     node: Node,
@@ -94,53 +94,53 @@ pub struct Reactor<M> {
     options: Options,
     look: BusyPoll,
     clock: Clock,
-    /// Threads with a handle that wait for an answer.
+    /// Requests of threads with a handle that are not answered yet, by request id.
     locals: BTreeMap<u64, Local>,
     next_local: u64,
-    /// When those of them that have given up are looked for again.
+    /// When requests that have timed out are removed from `locals` next.
     forget_at: Time,
-    /// Told to stop: everything must be finished by then.
+    /// Set once the node is stopping: the deadline for everything in progress.
     stop_by: Option<Time>,
     actions: Vec<Action>,
     events: Vec<Event>,
-    /// Whether the node was told of an event after its last turn. The loop does not sleep before the node has turned:
-    /// no timer of the node stands for events that a turn's budget left over.
+    /// Whether the node has handled an event since its last `turn`. The loop must not sleep before the next `turn`: the
+    /// node sets no timer for events that remain when the budget of a wake-up is used up.
     unturned: bool,
-    /// How long each turn of the loop took.
+    /// Histogram of how long each iteration of the loop took.
     turns: Buckets,
-    /// Whether, and since when, there is no leader.
+    /// Whether there is no leader, and since when.
     leaderless: Leaderless,
-    /// The log it began with, until that is applied.
+    /// Progress of replaying the log found at startup, until all of it is applied.
     replaying: Option<Replaying>,
 }
 
-/// A thread with a handle that waits for an answer.
+/// A request of a thread with a handle that waits for its answer.
 struct Local {
     answer: Sender<Reply>,
-    /// When it gives up: nothing else tells us.
+    /// When the thread stops waiting. It sends no notice of that.
     until: Time,
 }
 
-/// The node's monotonic clock, and the process's.
+/// The monotonic clock of the node and of the process.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
 }
 
 impl Clock {
-    /// A clock that starts now.
+    /// Starts the clock at zero.
     pub fn start() -> Clock {
         Clock { start: Instant::now() }
     }
 
-    /// How late it is.
+    /// The time since the clock was started.
     pub fn now(&self) -> Time {
         Time::ZERO + self.start.elapsed()
     }
 }
 
 impl<M: StateMachine> Reactor<M> {
-    /// A loop around that node. `journal` leads to the log thread, whose reports come to `inbox`.
+    /// Creates the event loop of a node. `journal` is the queue of the log thread, which sends its reports to `inbox`.
     pub fn new(
         net: Net,
         node: Node,
@@ -175,8 +175,8 @@ impl<M: StateMachine> Reactor<M> {
         }
     }
 
-    /// Turns until told to stop, or until something breaks. `rung` is asked what it means when whatever
-    /// is registered with the sockets' poll is heard: true to stop.
+    /// Runs until the node has stopped, or until a thread, the journal or polling fails. `rung` is called when the
+    /// event source registered under the sockets' free token is ready; it returns true to stop the node.
     pub fn run(mut self, mut rung: impl FnMut() -> bool) -> Result<(), Broken> {
         self.net.set_members(self.clock.now(), self.node.membership(), self.node.raft().configured_at());
         loop {
@@ -205,9 +205,9 @@ impl<M: StateMachine> Reactor<M> {
         }
     }
 
-    /// Hands an event to the node, which has to turn before the loop sleeps.
+    /// Passes an event to the node, and marks that the node needs a `turn` before the loop sleeps.
     fn tell(&mut self, now: Time, event: Event) {
-        // The log is the process's, not the node's. A peer passes on nothing of the kind.
+        // The log level belongs to the process, not to the node. Peers never forward this request.
         if let Event::Request { from: from @ Caller::Client(_), id, request: Request::LogLevel(request), .. } = event {
             return self.reply(now, from, id, log_control::answer(self.options.log_control, request));
         }
@@ -215,7 +215,7 @@ impl<M: StateMachine> Reactor<M> {
         self.unturned = true;
     }
 
-    /// Hands the node the events of the sockets.
+    /// Passes the events of the sockets to the node.
     fn tell_net_events(&mut self, now: Time) {
         let mut events = std::mem::take(&mut self.events);
         self.net.events(&mut events);
@@ -223,17 +223,18 @@ impl<M: StateMachine> Reactor<M> {
         self.events = events;
     }
 
-    /// Says so to other threads if who leads has changed.
+    /// Publishes the current leader and term to other threads.
     fn say_who_leads(&self) {
         let raft = self.node.raft();
         let leads = raft.takes_commands() && raft.transfer_target().is_none();
         self.inbox.say_who_leads(Leadership { term: raft.term(), leader: raft.leader(), leads });
     }
 
-    /// Says so when there has been no leader for long, and which voters are heard.
+    /// Logs a warning when there has been no leader for long, with the voters that are reachable and those that are
+    /// not.
     fn miss_leader(&mut self, now: Time) {
         let raft = self.node.raft();
-        // A node that is no member, or stops, waits for no leader.
+        // A node that is not a member, or is stopping, expects no leader.
         let waits = || self.stop_by.is_none() && raft.membership().members.contains_key(&self.id);
         let Some(since) = self.leaderless.look(now, raft.leader().is_some() || !waits()) else { return };
         let (mut heard, mut unheard) = (Vec::new(), Vec::new());
@@ -244,7 +245,8 @@ impl<M: StateMachine> Reactor<M> {
         log::warn!(node = self.id.get(); "{}", leaderless::line(since, &heard, &unheard));
     }
 
-    /// Says so when a wake-up took long: nobody was answered and no heartbeat left meanwhile.
+    /// Records how long this iteration took, and logs a slow one: no request was answered and no heartbeat sent during
+    /// it.
     fn watch(&mut self, begun: Time) {
         let took = self.clock.now().since(begun);
         self.turns.took(took);
@@ -255,7 +257,7 @@ impl<M: StateMachine> Reactor<M> {
         }
     }
 
-    /// Hands the node what has happened.
+    /// Passes the node the events of the sockets and the messages in the inbox.
     fn take_in(&mut self, now: Time) -> Result<(), Broken> {
         self.tell_net_events(now);
         while let Some(letter) = self.inbox.take() {
@@ -293,7 +295,7 @@ impl<M: StateMachine> Reactor<M> {
 
     fn ask(&mut self, now: Time, request: Request, local: Local) {
         if self.stop_by.is_some() && request != Request::Status {
-            // Who does not wait any more does not want it.
+            // If the receiver is gone, the answer is not needed.
             let _taken_or_not = local.answer.send(Reply::Refused(Refusal::Stopping));
             return;
         }
@@ -307,8 +309,8 @@ impl<M: StateMachine> Reactor<M> {
         self.tell(now, Event::Request { from: LOCAL, id, forward: true, request });
     }
 
-    /// Lets the node do what is due, and carries it out; what follows at once from that, too. Events that are left over
-    /// when the budget is used up stay noted in `unturned`.
+    /// Runs the node and executes its actions, and repeats while that produces more events, within the budget. If
+    /// events are left when the budget is used up, `unturned` stays set.
     fn turn(&mut self) -> Result<(), Broken> {
         let begun = self.clock.now();
         for _ in 0..TURNS_MAX {
@@ -330,8 +332,8 @@ impl<M: StateMachine> Reactor<M> {
         Ok(())
     }
 
-    /// First what others wait for: messages to peers, then the disk, then answers. Applying comes
-    /// last: it must not stand between an append and its departure.
+    /// Executes actions, the most urgent first: messages to peers, then writes to the journal, then replies.
+    /// Applying comes last so that it does not delay an AppendEntries.
     fn carry_out(&mut self, now: Time, actions: &mut Vec<Action>) -> Result<(), Broken> {
         let mut writes = Vec::new();
         let mut batches = Vec::new();
@@ -399,7 +401,7 @@ impl<M: StateMachine> Reactor<M> {
         self.tell(now, Event::Applied(report));
     }
 
-    /// Entries that the log may have begun with were applied.
+    /// Reports progress after entries were applied, some of which may be from the log found at startup.
     fn replayed(&mut self, begun: Time, now: Time, entries: &[Entry]) {
         let last = self.node.raft().log().last().index;
         let told = self.replaying.as_mut().map_or(ReplayEvent::Nothing, |it| it.applied(begun, now, entries, last));
@@ -425,12 +427,12 @@ impl<M: StateMachine> Reactor<M> {
         if to != LOCAL {
             self.net.answer(now, to, id, reply);
         } else if let Some(local) = self.locals.remove(&id) {
-            // Who does not wait any more does not want it.
+            // If the receiver is gone, the answer is not needed.
             let _taken_or_not = local.answer.send(reply);
         }
     }
 
-    /// Adds what only the process knows.
+    /// Fills in the fields of a status that only the process knows.
     fn complete(&self, now: Time, status: &mut Status) {
         let peers = status.peers.iter_mut().map(|peer| (peer.node, &mut peer.address));
         let members = status.members.iter_mut().map(|member| (member.node, &mut member.address));
@@ -473,13 +475,13 @@ impl<M: StateMachine> Reactor<M> {
         }
     }
 
-    /// Told to stop: takes no new work, and finishes what is under way.
+    /// Begins to stop: the node accepts no new requests and finishes those in progress.
     fn stop(&mut self, now: Time) {
         if self.stop_by.is_none() {
             log::info!(node = self.id.get(); "stopping");
             self.stop_by = Some(now + self.options.grace);
             self.net.stop_listening();
-            // Another leads before this one is gone: nobody waits for an election timeout.
+            // Leadership is transferred first, so that the cluster need not wait for an election timeout.
             self.tell(now, Event::Leaving);
         }
     }
@@ -492,13 +494,13 @@ impl<M: StateMachine> Reactor<M> {
         idle || stop_by <= now
     }
 
-    /// When a node that is stopping has to look whether it is done.
+    /// When a stopping node has to check again whether it is finished.
     fn end(&self) -> Time {
         let Some(stop_by) = self.stop_by else { return Time::NEVER };
         self.locals.values().map(|local| local.until).min().unwrap_or(Time::NEVER).min(stop_by)
     }
 
-    /// Waits for something to come, or to be due. After work it looks again for a little while first.
+    /// Waits for an event or the next deadline. After an iteration with work it busy-polls for a short while first.
     fn sleep(&mut self, worked: bool) -> Result<(), Broken> {
         if self.net.has_events() {
             self.net.wait(Some(Duration::ZERO))?;
@@ -522,7 +524,7 @@ impl<M: StateMachine> Reactor<M> {
         Ok(())
     }
 
-    /// Looks for more before sleeping; whether there is.
+    /// Busy-polls for events; returns whether there are any.
     fn look(&mut self) -> Result<bool, Broken> {
         let mut looks = self.look.begin();
         while looks {

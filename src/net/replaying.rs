@@ -1,49 +1,49 @@
-//! How far the machine is with the log that the node began with: until it is through, reads wait.
+//! Progress of replaying the log found at startup. Reads wait until it is applied.
 
 use crate::codec::entry_size;
 use crate::types::{Entry, Index, Time};
 use std::time::Duration;
 
-/// How often it is said how far it is.
+/// How often progress is logged.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// The log that a node began with, while it is applied.
+/// The log that a node found at startup, while it is being applied.
 #[derive(Clone, Debug)]
 pub struct Replaying {
-    /// The last entry of it.
+    /// The index of its last entry.
     upto: Index,
-    /// How large it is.
+    /// The bytes to apply.
     of: u64,
-    /// How much of that was applied: entries, and bytes.
+    /// How many entries and bytes of it were applied.
     entries: u64,
     bytes: u64,
-    /// When the first of it was applied; that is when somebody said that it is committed.
+    /// When its first entry was applied, which is once the node has learned that it is committed.
     begun: Option<Time>,
     told: Time,
 }
 
-/// What there is to say of it.
+/// What to log about the progress.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ReplayEvent {
-    /// Nothing yet.
+    /// Nothing now.
     Nothing,
-    /// How far it is.
+    /// A progress line.
     SoFar(String),
-    /// That was all.
+    /// The summary: all of the log is applied.
     Ended(String),
 }
 
 impl Replaying {
-    /// A log up to that entry, of which so many bytes are to be applied; `None` if that is none.
+    /// A log up to the entry `upto`, with `of` bytes to apply. `None` if there is nothing to apply.
     pub fn new(upto: Index, of: u64) -> Option<Replaying> {
         (of > 0).then_some(Replaying { upto, of, entries: 0, bytes: 0, begun: None, told: Time::ZERO })
     }
 
-    /// From `begun` on, until now, these were applied; the log reaches up to `last`.
+    /// Records that `entries` were applied between `begun` and now. `last` is the current end of the log.
     pub fn applied(&mut self, begun: Time, now: Time, entries: &[Entry], last: Index) -> ReplayEvent {
         let since = *self.begun.get_or_insert(begun);
         self.told = self.told.max(since);
-        // What lay behind may have been another's, and is gone.
+        // The tail of the log may have been truncated in favor of the leader's.
         self.upto = self.upto.min(last);
         let ours = entries.iter().take_while(|entry| entry.position.index <= self.upto);
         let (count, bytes) = ours.fold((0, 0), |(n, bytes), entry| (n + 1, bytes + entry_size(entry) as u64));
@@ -86,14 +86,14 @@ mod tests {
     #[test]
     fn it_is_said_once_a_second_how_far_it_is_and_what_it_came_to() {
         let mut replaying = Replaying::new(Index(5), 5_000_000).unwrap();
-        // An hour passed before anybody said that it is committed.
+        // An hour passed before the node learned that the log is committed.
         let hour = 3_600_000;
         let mut applied = |from, to, ms| replaying.applied(at(hour), at(hour + ms), &entries(from, to), Index(7));
         assert_eq!(applied(1, 1, 500), ReplayEvent::Nothing);
         assert_eq!(applied(2, 2, 1000), ReplayEvent::SoFar("applying the log: 2 of 5 MB, 0.00 GB/s".into()));
         assert_eq!(applied(3, 3, 1900), ReplayEvent::Nothing);
         assert_eq!(applied(4, 4, 2000), ReplayEvent::SoFar("applying the log: 4 of 5 MB, 0.00 GB/s".into()));
-        // What came behind it does not count.
+        // Entries after the end of the initial log do not count.
         let ended = "applied the log: 5 entries, 5 MB in 2.50 s, 0.00 GB/s";
         assert_eq!(applied(5, 7, 2500), ReplayEvent::Ended(ended.into()));
     }

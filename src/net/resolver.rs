@@ -1,4 +1,4 @@
-//! Turns names into addresses, on threads of their own: it may take seconds, and the reactor has none.
+//! Resolves host names on threads of their own: it may take seconds, and the event loop must not block.
 
 use super::waker::Waker;
 use crate::types::NodeId;
@@ -7,36 +7,37 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-/// So many names are looked up at once. Each has a thread, so that one whose server does not answer holds up no other;
-/// links whose names would be too many are dialed a little later.
+/// Maximum names resolved at once. Each has a thread, so that one unresponsive name server delays no other name. A link
+/// beyond the maximum is dialed a little later.
 const LOOK_UPS_MAX: usize = 32;
 
-/// So many addresses of a name are tried.
+/// Maximum addresses tried for a name.
 const ADDRESSES_MAX: usize = 16;
 
-/// Turns names into addresses. A cluster of literal addresses never has a thread for it.
+/// Resolves host names. A cluster of literal addresses needs no thread for it.
 #[derive(Debug)]
 pub struct Resolver {
     waker: Waker,
     answers: Receiver<Resolved>,
     answer: Sender<Resolved>,
-    /// One that was found while only looking whether there is any.
+    /// A result that was received by a check for results.
     next: Option<Resolved>,
-    /// Each thread that looks up a name has one more of it.
+    /// Each resolving thread holds a clone, so that they can be counted.
     under_way: Arc<()>,
 }
 
-/// The addresses that a peer's name was found to have, at least one; or why there are none.
+/// A peer with the addresses of its name, at least one, or the error.
 pub type Resolved = (NodeId, io::Result<Vec<SocketAddr>>);
 
 impl Resolver {
-    /// One that wakes that reactor when it has found something.
+    /// A resolver that wakes the event loop when it has a result.
     pub fn new(waker: Waker) -> Resolver {
         let (answer, answers) = channel();
         Resolver { waker, answers, answer, next: None, under_way: Arc::default() }
     }
 
-    /// The address, if the name is one already; else looks for it, and [`Resolver::take`] has it later.
+    /// Returns the address if the name is one. Otherwise starts to resolve it; [`Resolver::take`] returns the result
+    /// later.
     pub fn resolve(&mut self, peer: NodeId, name: &str) -> io::Result<Option<SocketAddr>> {
         if let Ok(address) = name.parse() {
             return Ok(Some(address));
@@ -48,7 +49,7 @@ impl Resolver {
         let under_way = self.under_way.clone();
         std::thread::Builder::new().name("resolver".into()).spawn(move || {
             let found = look_up(&name);
-            // Before the answer is there: who hears it may ask again.
+            // Dropped before the result is sent, since its receiver may resolve another name at once.
             drop(under_way);
             if answer.send((peer, found)).is_ok() {
                 waker.wake();
@@ -57,7 +58,7 @@ impl Resolver {
         Ok(None)
     }
 
-    /// Whether there is an answer.
+    /// Whether there is a result.
     pub fn has_found(&mut self) -> bool {
         if self.next.is_none() {
             self.next = self.answers.try_recv().ok();
@@ -65,7 +66,7 @@ impl Resolver {
         self.next.is_some()
     }
 
-    /// The next answer, if there is one.
+    /// The next result, if there is one.
     pub fn take(&mut self) -> Option<Resolved> {
         self.next.take().or_else(|| self.answers.try_recv().ok())
     }
@@ -90,10 +91,10 @@ mod tests {
         let mut resolver = Resolver::new(Waker::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap()));
         let peer = NodeId::new(2).unwrap();
         assert!(!resolver.has_found());
-        // No name has a port like that: it is not asked of anybody, and refused on the other thread.
+        // No name has such a port: it is rejected on the other thread, without a query to any server.
         assert!(matches!(resolver.resolve(peer, "localhost:none"), Ok(None)));
         let begun = Instant::now();
-        // The reactor looks so before it sleeps: it had not said yet that it would, and nobody woke it.
+        // The event loop checks like this before it sleeps: it is not marked as sleeping yet, so it gets no wake-up.
         while !resolver.has_found() {
             assert!(begun.elapsed() < Duration::from_secs(20), "no answer");
             std::thread::yield_now();

@@ -1,4 +1,4 @@
-//! All connections of a node: readiness in, events out; actions in, bytes out.
+//! All connections of a node: readiness and bytes become events, and actions become bytes.
 
 mod closing;
 mod credentials;
@@ -48,16 +48,16 @@ use std::time::Duration;
 
 const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
-/// The token that is free for whoever registers something of its own.
+/// The token left free for an event source of the caller.
 pub const FREE: Token = Token(usize::MAX - 2);
 
-/// A token is a generation above this many bits of slab key: an event that comes late names a
-/// connection that is gone, and not the one that took its place.
+/// A token is a generation number above this many bits of slab key. A late event then names a connection that is
+/// closed, and not the connection that reuses its slot.
 const KEY_BITS: u32 = 24;
 const KEY_MASK: usize = (1 << KEY_BITS) - 1;
-/// Connections are looked over this often, while any of them needs it.
+/// The interval between sweeps over all connections, while any connection needs one.
 const SWEEP: Duration = Duration::from_secs(1);
-/// How long the listener rests when the system has no more file descriptors.
+/// How long the listener pauses when `accept` fails, as when the process has no more file descriptors.
 const REST: Duration = Duration::from_millis(100);
 
 /// All connections of a node.
@@ -68,25 +68,25 @@ pub struct Net {
     polled: Events,
     waker: Waker,
     listener: Option<TcpListener>,
-    /// Whether someone may be waiting to be accepted, and from when on we would.
+    /// Whether connections may be waiting to be accepted, and from when on they are accepted.
     callers: bool,
     accept_at: Time,
     conns: Slab<Conn>,
-    /// How many there were at most, since memory was last given back.
+    /// Maximum number of connections since free memory was last returned to the system.
     most: usize,
     generation: usize,
     clients: usize,
-    /// How many of them are operators.
+    /// How many of `clients` are operators.
     operators: usize,
-    /// What they hold.
+    /// Bytes held for clients.
     memory: Memory,
-    /// Those who have not said who they are, the one that waits longest first.
+    /// Connections without a complete handshake, oldest first.
     strangers: VecDeque<Token>,
     links: Links,
     resolver: Resolver,
-    /// Where to look for members, beside where the membership says they are.
+    /// Configured addresses of members, used in addition to those in the membership.
     places: BTreeMap<NodeId, String>,
-    /// Which peers are let in.
+    /// Decides which peers are admitted.
     admission: Admission,
     doors: Doors,
     redis: Redis,
@@ -94,14 +94,14 @@ pub struct Net {
     http: super::http::gateway::Options,
     disks: Disks,
     listening: Listening,
-    /// What was logged of connections that failed.
+    /// Lines logged about failed connections, to avoid repeating them.
     said: SaidLines,
     said_of_callers: SaidLines,
-    /// Why each peer could not be reached last, in a word or two, until it is.
+    /// Why the last attempt to reach each peer failed, in a word or two; removed once the peer is connected.
     causes: BTreeMap<NodeId, &'static str>,
-    /// The connection on which each peer speaks to us.
+    /// The inbound connection of each peer.
     speakers: BTreeMap<NodeId, Token>,
-    /// Bytes written to each peer on connections that are gone.
+    /// Bytes written to each peer on connections that are closed.
     sent: BTreeMap<NodeId, u64>,
     /// Connections to be read from.
     unread: Vec<Token>,
@@ -109,17 +109,17 @@ pub struct Net {
     touched: Vec<Token>,
     sweep_at: Time,
     scratch: Box<[u8]>,
-    /// New requests are turned away.
+    /// Whether new requests are refused because the node is stopping.
     stopping: bool,
-    /// Whether the free token was heard.
+    /// Whether the event source under the free token was ready.
     rung: bool,
     events: Vec<Event>,
 }
 
 impl Net {
-    /// Listens there as that node. Peers are dialed once [`Net::set_members`] names them.
+    /// Creates the sockets of node `me`, with its listener. Peers are dialed once [`Net::set_members`] names them.
     ///
-    /// `places` says where to look for members, whatever the membership says.
+    /// `places` are addresses of members to try whatever addresses the membership names.
     pub fn open(
         me: Identity,
         mut listener: TcpListener,
@@ -171,27 +171,27 @@ impl Net {
         })
     }
 
-    /// Where it listens.
+    /// The address it listens on.
     pub fn address(&self) -> Option<SocketAddr> {
         self.listener.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
-    /// Wakes this from another thread.
+    /// Wakes the event loop from another thread.
     pub fn waker(&self) -> &Waker {
         &self.waker
     }
 
-    /// Where something else can be registered, under the token [`FREE`].
+    /// The registry for an event source of the caller, under the token [`FREE`].
     pub fn registry(&self) -> &mio::Registry {
         self.poll.registry()
     }
 
-    /// Whether what is registered under [`FREE`] was heard since this was last asked.
+    /// Whether the event source under [`FREE`] was ready since the last call.
     pub fn signalled(&mut self) -> bool {
         std::mem::take(&mut self.rung)
     }
 
-    /// How many requests of clients are not answered.
+    /// How many client requests are not answered yet.
     pub fn unanswered(&self) -> usize {
         self.conns.iter().map(|(_, conn)| conn.asked).sum()
     }
@@ -202,7 +202,7 @@ impl Net {
         clients.map(|(_, conn)| conn.lanes.size()).sum()
     }
 
-    /// Listens no more, and turns new requests away.
+    /// Stops listening, and refuses new requests.
     pub fn stop_listening(&mut self) {
         self.stopping = true;
         self.close_doors();
@@ -211,8 +211,9 @@ impl Net {
         }
     }
 
-    /// Keeps a link to each of those; and for a while to those who were members until now, who have to be
-    /// told. `configured` is the position of the configuration. Who belongs to nothing yet has links to where it was told to look.
+    /// Keeps a link to each member of the configuration at position `configured`, and for a while to each former
+    /// member, which has to learn of its removal. A node without a configuration keeps links to its configured
+    /// addresses.
     pub fn set_members(&mut self, now: Time, membership: &Membership, configured: Position) {
         let places = || Membership::founding(self.places.clone());
         let before = self.admission.members().clone();
@@ -226,18 +227,18 @@ impl Net {
         }
     }
 
-    /// The state machine that runs here, as it calls itself.
+    /// The name of the state machine that runs here.
     pub fn machine(&self) -> &'static str {
         self.options.machine
     }
 
-    /// Nobody said where to listen: if the members look for us elsewhere, that is told.
+    /// The listen address is a default. If the members expect this node elsewhere, a warning is logged.
     pub fn listens_unasked(&mut self, listens: String) {
         self.listening = Listening::unasked(listens);
     }
 
-    /// Ends the connections with who left and was added again, or left a while ago: it says anew with which disk it
-    /// comes, before anything that it says counts.
+    /// Closes the connections with a peer that was added again, or was removed a while ago. The peer must send its disk
+    /// id again before any further message from it counts.
     fn part(&mut self, now: Time, peer: NodeId) {
         let speaker = self.speakers.get(&peer).copied();
         let dialed = self.links.get(peer).and_then(Link::token);
@@ -246,7 +247,7 @@ impl Net {
         }
     }
 
-    /// Has the links that members, and leavers, and places ask for.
+    /// Sets the links to all members, recent former members and configured addresses.
     fn link(&mut self, now: Time) {
         let mut wanted: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
         for (id, member) in self.admission.spoken_to() {
@@ -263,7 +264,7 @@ impl Net {
         }
     }
 
-    /// Where that member is reached, as far as we know: where it was last, or is looked for now.
+    /// The address of a member, as far as it is known: the last that worked, or the one to be tried now.
     pub fn place(&self, member: NodeId) -> Option<&str> {
         if member == self.me.node {
             return self.places.get(&member).map(String::as_str).or_else(|| self.admission.members().address(member));
@@ -271,12 +272,12 @@ impl Net {
         self.links.get(member).map(|link| link.address())
     }
 
-    /// Why that peer, which dials, is not heard, in words.
+    /// Why messages of a peer that dials this node are not accepted, in words.
     pub fn why_unheard(&self, now: Time, peer: NodeId) -> Option<&str> {
         self.disks.why_unheard(now, peer)
     }
 
-    /// When there is something to do even if nothing comes.
+    /// When there is work to do even without an event.
     pub fn deadline(&self) -> Time {
         if !self.unread.is_empty() {
             return Time::ZERO;
@@ -285,7 +286,7 @@ impl Net {
         self.links.deadline().min(self.sweep_at).min(accept).min(self.doors.deadline())
     }
 
-    /// Waits until something comes, or for that long. Says whether something came.
+    /// Waits for events, at most for `timeout`. Returns whether there were any.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
         match self.poll.poll(&mut self.polled, timeout) {
             Ok(()) => {}
@@ -318,7 +319,8 @@ impl Net {
         Ok(came)
     }
 
-    /// Reads what came, dials who is to be dialed; what follows from it is in [`Net::events`].
+    /// Accepts connections, reads from those that are ready, and dials peers that are due. The resulting events are
+    /// returned by [`Net::events`].
     pub fn take_in(&mut self, now: Time) {
         self.accept(now);
         self.accept_at_doors(now);
@@ -337,24 +339,24 @@ impl Net {
         }
     }
 
-    /// Whether something has happened that nobody asked for yet: a write may find a connection gone.
+    /// Whether there are events to collect. A write can produce one too, when it finds the connection closed.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
     }
 
-    /// Whether another thread has left something here: to be asked once more before sleeping.
+    /// Whether another thread has left a result here; checked once more before sleeping.
     pub fn has_mail(&mut self) -> bool {
         self.resolver.has_found()
     }
 
-    /// What has happened since this was last asked, in its order.
+    /// Moves all events since the last call into `into`, in order.
     pub fn events(&mut self, into: &mut Vec<Event>) {
         into.append(&mut self.events);
     }
 
-    /// Accepts who waits: only so many before those who came in are heard, and if there are more than
-    /// may be, the one that has been silent for longest goes. Who means well speaks at once, and is in
-    /// however many are silent.
+    /// Accepts waiting connections, a limited number before the accepted ones are read. When too many are in handshake,
+    /// the oldest of these is closed. A well-behaved peer or client sends its hello at once, so it gets in however many
+    /// connections stay silent.
     fn accept(&mut self, now: Time) {
         for _ in 0..self.options.strangers_max.div_ceil(4) {
             if !self.callers || self.accept_at > now {
@@ -395,7 +397,7 @@ impl Net {
         Ok(token)
     }
 
-    /// There is a connection that must be looked over in time.
+    /// Schedules a sweep over the connections.
     fn look_over(&mut self, now: Time) {
         self.sweep_at = self.sweep_at.min(now + SWEEP);
     }
@@ -414,7 +416,7 @@ impl Net {
             }
             left -= 1;
             let before = conn.input().len();
-            // What came before is heard before there is more.
+            // Input that is already buffered is processed before more is read.
             let most = if self.memory.pressure() == Pressure::Over { FEW_BYTES } else { self.scratch.len() };
             let filled = if conn.unheard { Ok(Filled::More) } else { conn.fill(&mut self.scratch[..most]) };
             self.memory.moves((conn.input().len() - before) as u64);
@@ -448,10 +450,10 @@ impl Net {
         }
     }
 
-    /// Reads the frames that are whole, until it is enough for now: a chunk may hold thousands of requests.
+    /// Processes complete frames until the connection has to wait: one read may hold thousands of requests.
     fn understand(&mut self, now: Time, token: Token) -> Result<(), WireError> {
         loop {
-            // One frame may close the connection that the next would be read from.
+            // A frame may have closed the connection.
             let Some(conn) = find(&mut self.conns, token) else { return Ok(()) };
             if matches!(conn.role, Role::Guest(_)) {
                 self.converse(now, token);
@@ -507,7 +509,7 @@ impl Net {
         Ok(())
     }
 
-    /// Writes to the peers that were spoken to: what others wait for before anything else is done.
+    /// Writes to the peers with pending messages, before any work that takes longer.
     pub fn flush_peers(&mut self, now: Time) {
         for i in 0..self.touched.len() {
             let token = self.touched[i];
@@ -521,7 +523,7 @@ impl Net {
         }
     }
 
-    /// Writes to everyone who was spoken to: one write each, unless it is much.
+    /// Writes to every connection with pending output: one write each, unless the output is large.
     pub fn flush(&mut self, now: Time) {
         for token in std::mem::take(&mut self.touched) {
             let Some(conn) = find(&mut self.conns, token) else { continue };
@@ -546,11 +548,11 @@ impl Net {
                 continue;
             }
             if held_back && !conn.is_held_back(&self.options, pressure) {
-                // What it wants of the node waited for it to read.
+                // Its requests to the node were delayed until the client reads.
                 self.doors.pump_soon(token);
             }
             if rested && !conn.rests(&self.options, pressure) {
-                // It was not read from while it did not read.
+                // Reading from it was suspended until the client reads.
                 list(&mut self.unread, conn);
             }
         }
@@ -566,14 +568,14 @@ fn find_in(conns: &Slab<Conn>, token: Token) -> Option<&Conn> {
     conns.get(token.0 & KEY_MASK).filter(|conn| conn.token == token)
 }
 
-/// Puts a connection in the list of those to be written to, once.
+/// Adds a connection to the list of those to be written to, once.
 fn touch(touched: &mut Vec<Token>, conn: &mut Conn) {
     if !std::mem::replace(&mut conn.touched, true) {
         touched.push(conn.token);
     }
 }
 
-/// Puts a connection in the list of those to be read from, once.
+/// Adds a connection to the list of those to be read from, once.
 fn list(unread: &mut Vec<Token>, conn: &mut Conn) {
     if !std::mem::replace(&mut conn.listed, true) {
         unread.push(conn.token);

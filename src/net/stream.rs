@@ -1,4 +1,4 @@
-//! Sockets, tuned for what goes over them.
+//! Creates and tunes sockets.
 
 use super::options::Options;
 use mio::net::{TcpListener, TcpStream};
@@ -7,25 +7,25 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// How many callers the system keeps waiting for us.
+/// Maximum connections that the kernel queues before they are accepted.
 const BACKLOG: i32 = 1024;
-/// A peer that acknowledges nothing for this long is taken for gone by the system too.
+/// A peer that acknowledges nothing for this long is considered dead by the kernel too.
 const PEER_GONE: Duration = Duration::from_secs(5);
-/// A client that says nothing for this long is asked by the system whether it is there.
+/// After this long without traffic, the kernel probes whether a client is alive.
 const CLIENT_IDLE: Duration = Duration::from_secs(60);
 
-/// Listens there.
+/// Opens a listening socket.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
-    // A node that is started again must not wait for its old connections to fade.
+    // A restarted node must not wait for its old connections to expire.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(TcpListener::from_std(socket.into()))
 }
 
-/// Tunes a connection that peers speak over. Failing to is slower, not wrong.
+/// Tunes an outbound connection to a peer. A failure makes it slower, not wrong.
 pub fn tune_peer(stream: &TcpStream, options: &Options) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
@@ -37,15 +37,15 @@ pub fn tune_peer(stream: &TcpStream, options: &Options) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(PEER_GONE).with_interval(Duration::from_secs(1)))
 }
 
-/// Tunes a connection that a peer came in on, which speaks and is not spoken to: one that is gone without a
-/// word must not be taken for alive much longer, for whoever comes in its place waits for that.
+/// Tunes an inbound connection of a peer, on which this node sends nothing. A dead connection must be noticed soon,
+/// because its successor is not accepted before.
 pub fn tune_speaker(stream: &TcpStream) -> io::Result<()> {
     let second = Duration::from_secs(1);
     SockRef::from(stream)
         .set_tcp_keepalive(&TcpKeepalive::new().with_time(second).with_interval(second).with_retries(3))
 }
 
-/// Tunes a connection that a caller came in on. Failing to is slower, not wrong.
+/// Tunes an inbound connection. A failure makes it slower, not wrong.
 pub fn tune_caller(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(CLIENT_IDLE))

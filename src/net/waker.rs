@@ -1,12 +1,12 @@
-//! Wakes the reactor from another thread, and saves the system call when it is awake.
+//! Wakes the event loop from another thread, without a system call if it is awake.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Wakes the reactor. Cloned into every thread that sends it something.
+/// Wakes the event loop. Each thread that sends it messages has a clone.
 ///
-/// Rule: who sends puts its message into the queue *before* it wakes; the reactor says that it
-/// sleeps *before* it looks into the queue for the last time. One of the two sees the other.
+/// Invariant: a sender enqueues its message *before* it calls `wake`, and the event loop marks itself as sleeping
+/// *before* it checks its queues for the last time. So at least one of the two notices the other.
 #[derive(Clone, Debug)]
 pub struct Waker {
     poll: Arc<mio::Waker>,
@@ -14,28 +14,28 @@ pub struct Waker {
 }
 
 impl Waker {
-    /// Wakes that poll.
+    /// A waker of that poll.
     pub fn new(poll: mio::Waker) -> Waker {
         Waker { poll: Arc::new(poll), sleeps: Arc::new(AtomicBool::new(false)) }
     }
 
-    /// Something is in a queue: the reactor must look. Costs a system call only if it sleeps.
+    /// Makes the event loop check its queues. It costs a system call only if the loop sleeps.
     pub fn wake(&self) {
         if self.sleeps.swap(false, Ordering::SeqCst) {
-            // A poll that cannot be woken is a process without file descriptors or memory: it looks
-            // again when its next deadline comes.
+            // The wake-up fails only when the process has no file descriptors or memory left. The loop then checks its
+            // queues at its next deadline.
             if let Err(error) = self.poll.wake() {
                 log::error!("cannot wake the reactor: {error}");
             }
         }
     }
 
-    /// The reactor is going to sleep: it looks once more into its queues, and sleeps if they are empty.
+    /// Marks the event loop as sleeping. It must check its queues once more before it sleeps.
     pub fn sleeping(&self) {
         self.sleeps.store(true, Ordering::SeqCst);
     }
 
-    /// The reactor is awake and will look into its queues by itself.
+    /// Marks the event loop as awake: it checks its queues by itself.
     pub fn awake(&self) {
         self.sleeps.store(false, Ordering::SeqCst);
     }

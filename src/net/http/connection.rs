@@ -1,4 +1,4 @@
-//! One connection: requests in, responses out, in the order of the requests.
+//! One HTTP connection: requests are answered in order.
 
 use super::gateway::{Options, admit, is_of_node};
 use super::response::{self, ResponseFormat, ResponseKind};
@@ -11,20 +11,20 @@ use crate::types::Time;
 use crate::wire::http::{CONTINUE, HttpError, Reader, RequestHead, ResponseOptions};
 use bytes::{Bytes, BytesMut};
 
-/// What a request may need to know.
+/// The context of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestContext<'a> {
-    /// When it came.
+    /// When it is processed.
     pub now: Time,
-    /// How the door is set.
+    /// Options of the gateway.
     pub options: &'a Options,
-    /// Whether it came to an address of this machine alone.
+    /// Whether the connection was made to a loopback address.
     pub on_loopback: bool,
-    /// Whether the node takes no new work.
+    /// Whether the node refuses new requests because it is stopping.
     pub stopping: bool,
 }
 
-/// A request whose body has not come.
+/// A request whose body is incomplete.
 #[derive(Debug)]
 struct PendingBody {
     ask: Route,
@@ -32,34 +32,35 @@ struct PendingBody {
     length: usize,
 }
 
-/// One connection.
+/// One HTTP connection.
 #[derive(Debug, Default)]
 pub struct HttpConnection {
     reader: Reader,
     begun: Option<PendingBody>,
-    /// Whether it is a probe, let in beyond how many clients may be: it is told how the node is, once.
+    /// Whether it is a probe, accepted beyond the maximum number of clients for one request about the node's health.
     probe: bool,
-    /// What was asked and is not answered.
+    /// The requests that are not answered yet.
     pub pipeline: RequestPipeline<ResponseFormat>,
 }
 
 impl HttpConnection {
-    /// Nothing has been said. `probe`: as many clients are connected as may be.
+    /// A new connection. It is a `probe` if the maximum number of clients is connected.
     pub fn new(probe: bool) -> HttpConnection {
         HttpConnection { probe, ..HttpConnection::default() }
     }
 
-    /// Whether it was let in only to be told how the node is.
+    /// Whether it was accepted only for a request about the node's health.
     pub fn is_probe(&self) -> bool {
         self.probe
     }
 
-    /// Whether the body of a request is waited for.
+    /// Whether the body of a request is incomplete.
     pub fn awaits_body(&self) -> bool {
         self.begun.is_some()
     }
 
-    /// Hears the next request, if it is whole, and takes it off the input. Says whether there may be another.
+    /// Processes the next request if it is complete, and removes it from the input. Returns whether there may be
+    /// another.
     pub fn hear_next(&mut self, input: &mut BytesMut, out: &mut BytesMut, setting: &RequestContext<'_>) -> bool {
         let begun = match self.begun.take() {
             Some(begun) => begun,
@@ -88,7 +89,7 @@ impl HttpConnection {
         true
     }
 
-    /// A head has come: its request begins, or is refused.
+    /// Handles the head of a request: starts to receive its body, or rejects it.
     fn begin(&mut self, head: &RequestHead, out: &mut BytesMut, setting: &RequestContext<'_>) -> Option<PendingBody> {
         let manner = ResponseOptions::of(head);
         let manner = ResponseOptions { keeps: manner.keeps && !self.probe, ..manner };
@@ -107,7 +108,7 @@ impl HttpConnection {
                 Some(PendingBody { ask, manner, length: head.length as usize })
             }
             Err(wrong) => {
-                // A body that nobody wants is not read: what follows it is not looked for.
+                // The body of a rejected request is not read, so the connection cannot be reused after it.
                 let keeps = manner.keeps && head.length == 0;
                 self.refuse(&wrong, ResponseOptions { keeps, ..manner }, out);
                 None
@@ -121,7 +122,7 @@ impl HttpConnection {
         self.pipeline.leaving |= !manner.keeps;
     }
 
-    /// A request is whole: it is answered in its turn, or waits for an answer.
+    /// Handles a complete request: answers it in order, or passes it to the node.
     fn act(&mut self, begun: &PendingBody, body: &[u8], out: &mut BytesMut, setting: &RequestContext<'_>) {
         let PendingBody { ask, manner, .. } = begun;
         self.pipeline.leaving |= !manner.keeps;
@@ -153,12 +154,13 @@ impl HttpConnection {
         self.pipeline.wait(PendingRequest::new(setting.now, kind, body, ResponseFormat { what, manner: *manner }));
     }
 
-    /// Says what is due, and what is wanted of the node now. `rests` is whether the client has too much to read.
+    /// Writes the responses that are due to `out`, and adds the requests to send now to `wants`. `rests` is whether the
+    /// client has too much output to read.
     pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<NodeRequest>) {
         self.pipeline.pump(now, out, rests, wants, &mut |pending, fate| response::tell(pending, fate));
     }
 
-    /// The node answers what was asked under that number.
+    /// Handles the node's answer to the request of that number.
     pub fn hear(&mut self, number: u64, reply: Reply) {
         self.pipeline.hear(number, reply, &mut |pending, fate| response::tell(pending, fate));
     }

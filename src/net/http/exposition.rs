@@ -1,20 +1,21 @@
-//! In which form figures are told: the text that Prometheus has always read, or OpenMetrics for whoever asks for it.
+//! The format of metrics: Prometheus' traditional text, or OpenMetrics for clients that request it.
 
-/// A form of the text.
+/// A text format for metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ExpositionFormat {
-    /// The text of Prometheus, version 0.0.4.
+    /// The Prometheus text format, version 0.0.4.
     Plain,
-    /// OpenMetrics 1.0.0: counters are families without `_total`, and the end is marked.
+    /// OpenMetrics 1.0.0: names of counter families lack `_total`, and the end of the text is marked.
     OpenMetrics,
 }
 
-/// How much a client wants the answer in a form, in thousandths.
+/// The quality value of a media range, in thousandths.
 type Quality = u16;
 
 impl ExpositionFormat {
-    /// Which form that `Accept` asks for. OpenMetrics only if it is named, in a version that is told here, and not
-    /// wanted less than plain text; else plain text, also for whoever asks for neither.
+    /// Negotiates the format from an `Accept` header. OpenMetrics requires that it is named, in a supported version,
+    /// with a quality not below that of plain text. In all other cases the result is plain text, even if it is not
+    /// accepted either.
     pub fn of(accept: Option<&str>) -> ExpositionFormat {
         let ranges: Vec<(&str, Quality)> = accept.unwrap_or_default().split(',').filter_map(range).collect();
         let wish = |name: &str| {
@@ -27,7 +28,7 @@ impl ExpositionFormat {
         }
     }
 
-    /// What the answer says it is.
+    /// The value of the `Content-Type` header.
     pub fn content_type(self) -> &'static str {
         match self {
             ExpositionFormat::Plain => "text/plain; version=0.0.4; charset=utf-8",
@@ -36,7 +37,7 @@ impl ExpositionFormat {
     }
 }
 
-/// One of the ranges of an `Accept`, and how much it is wanted; nothing if it is of a version that is not told here.
+/// Parses a media range of an `Accept` header with its quality; `None` if its version is not supported.
 fn range(text: &str) -> Option<(&str, Quality)> {
     let mut parts = text.split(';').map(str::trim);
     let name = parts.next()?;
@@ -56,7 +57,7 @@ fn range(text: &str) -> Option<(&str, Quality)> {
     told.then_some((name, wish))
 }
 
-/// A quality as RFC 9110 has it, 0 to 1; 0 if it is none.
+/// Parses a quality value of RFC 9110, 0 to 1; an invalid one counts as 0.
 fn thousandths(text: &str) -> Quality {
     let quality = text.parse::<f64>().unwrap_or(0.0);
     if (0.0..=1.0).contains(&quality) { (quality * 1000.0) as Quality } else { 0 }

@@ -1,24 +1,25 @@
-//! Who may ask at the HTTP door.
+//! Access control of the HTTP gateway.
 
 use super::routes::{LocalRoute, NodeTopic, Route};
 use crate::net::password::Password;
 use crate::wire::http::{HttpError, Method, RequestHead};
 use std::net::IpAddr;
 
-/// A node's HTTP port lies so much above its native one, unless it is told otherwise.
+/// The default HTTP port is this much above the native port.
 pub const PORT_ABOVE: u16 = 200;
 
-/// How the door is set.
+/// Options of the gateway.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// What has to be said as a bearer token by whoever asks for more than whether the node is well.
+    /// The password, as a bearer token, for all requests except those about the node's health.
     pub password: Option<Password>,
 }
 
-/// Whether that may be asked. `on_loopback` is whether it came to an address of this machine alone.
+/// Checks whether a request is allowed. `on_loopback` is whether the connection was made to a loopback address.
 pub fn admit(head: &RequestHead, ask: &Route, on_loopback: bool, options: &Options) -> Result<(), HttpError> {
     if on_loopback && head.host.as_deref().is_some_and(|host| !is_local(host)) {
-        // A page of another site can have its name lead here, and would then be of our own (DNS rebinding).
+        // Another site can resolve its own name to this address, and its pages would then count as same-origin (DNS
+        // rebinding).
         return Err(HttpError::new(421, "this door is for this machine: ask for localhost, or by address"));
     }
     if !matches!(head.method, Method::Get | Method::Head) && is_foreign(head) {
@@ -31,7 +32,8 @@ pub fn admit(head: &RequestHead, ask: &Route, on_loopback: bool, options: &Optio
     if known || is_open(ask) { Ok(()) } else { Err(HttpError::new(401, "say the password as a bearer token")) }
 }
 
-/// What is answered without the password: to load balancers, and to a browser that has yet to ask its user.
+/// Whether a request is allowed without the password: for load balancers, and for a browser that has to ask its user
+/// first.
 pub fn is_open(ask: &Route) -> bool {
     match ask {
         Route::Known(known) => *known != LocalRoute::Version,
@@ -40,12 +42,12 @@ pub fn is_open(ask: &Route) -> bool {
     }
 }
 
-/// What is answered however many clients there are: how the node is, and no more.
+/// Whether a request is answered beyond the maximum number of clients: only requests about the node itself.
 pub fn is_of_node(ask: &Route) -> bool {
     matches!(ask, Route::Known(_) | Route::Node(_))
 }
 
-/// Whether that name leads nowhere else, whoever is asked about names.
+/// Whether a host is `localhost` or an IP address, so that no name server can redirect it.
 fn is_local(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -55,7 +57,7 @@ fn is_local(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
 }
 
-/// Whether a browser asks on behalf of a page that did not come from here.
+/// Whether a browser sends the request for a page of another origin.
 fn is_foreign(head: &RequestHead) -> bool {
     let site = head.site.as_deref().is_some_and(|site| !matches!(site, "same-origin" | "none"));
     let origin = head.origin.as_deref().is_some_and(|origin| {

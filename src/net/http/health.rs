@@ -1,17 +1,17 @@
-//! Whether a node is fit to serve, and whether it leads: for load balancers and whoever restarts processes.
+//! Whether a node is ready to serve, and whether it leads: for load balancers and process supervisors.
 
 use crate::api::{RoleName, Status};
 
-/// A node that has to apply more than so many entries is behind.
+/// A node with more unapplied entries than this is not ready.
 const LAG_MAX: u64 = 10_000;
-/// A write that is not on the disk after so many milliseconds means that the disk stands still.
+/// A node is not ready if a write has not been synced for more than this many milliseconds: the disk is stalled.
 const UNSYNCED_MS_MAX: u64 = 1_000;
 
-/// What must hold of a node that is fit to serve: its name, and what is wrong if it does not.
+/// The readiness checks: the name of each, and what is wrong if it fails.
 pub fn checks(status: &Status) -> [(&'static str, Option<String>); 5] {
     let outside = (status.role == RoleName::Outside).then(|| "it belongs to no cluster".to_owned());
     let leader = status.leader.is_none().then(|| "it sees no leader".to_owned());
-    // What it holds may be all applied, and still be far from what its leader has.
+    // A node may have applied all entries that it holds and still be far behind its leader.
     let lag = status.goal.max(status.commit).saturating_sub(status.applied);
     let behind = (lag > LAG_MAX).then(|| format!("{lag} entries are to be applied"));
     let unsynced = status.disk.oldest_unsynced_ms;
@@ -24,7 +24,7 @@ pub fn checks(status: &Status) -> [(&'static str, Option<String>); 5] {
     [("member", outside), ("leader", leader), ("applied", behind), ("disk", disk), ("acknowledged", lost)]
 }
 
-/// Whether all of it holds, and what is said of it: everything, or only what does not hold.
+/// Whether all checks pass, with a report on all of them or only on those that fail.
 pub fn ready(status: &Status, verbose: bool) -> (bool, String) {
     let checks = checks(status);
     let fit = checks.iter().all(|(_, wrong)| wrong.is_none());
@@ -36,11 +36,11 @@ pub fn ready(status: &Status, verbose: bool) -> (bool, String) {
     (fit, told + if fit { "ready\n" } else { "not ready\n" })
 }
 
-/// Whether it leads and means to go on; and where whoever does is reached by native clients, if that is known.
+/// Whether the node leads and is not transferring leadership; and the leader's native address, if it is known.
 pub fn leader(status: &Status) -> (bool, Option<&str>) {
     let leads = status.role == RoleName::Leader && status.hands_over == 0;
     let member = status.members.iter().find(|member| Some(member.node) == status.leader);
-    // It goes into a header field, and came from whoever changed the members.
+    // The address becomes a header field, and comes from the request that changed the membership.
     let address = member
         .map(|member| &member.address[..])
         .filter(|address| !address.is_empty() && address.bytes().all(|byte| byte.is_ascii_graphic()));
@@ -53,7 +53,7 @@ mod tests {
     use crate::api::figures::Figures;
     use crate::api::{DiskStatus, LogStatus, MemberStatus, StageStatus};
 
-    /// A follower of node 2 that is well.
+    /// A healthy follower of node 2.
     fn well() -> Status {
         Status {
             log_id: String::new(),

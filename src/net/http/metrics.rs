@@ -1,6 +1,6 @@
-//! How the node is, as figures for Prometheus: under the names that etcd made known, in base units.
+//! Metrics for Prometheus, under the names that etcd established, in base units.
 //!
-//! Nothing is counted here. What the node knows of itself is put into words when somebody asks.
+//! Nothing is counted here: the text is generated from the node's status at each request.
 
 use super::exposition::ExpositionFormat;
 use crate::api::figures::{Buckets, GatewayFigures};
@@ -14,18 +14,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 const SECOND: f64 = 1e9;
-/// Exemplars are what has these labels; there are none.
+/// The type of an exemplar's labels. There are no exemplars.
 type NoLabels = [(&'static str, &'static str); 0];
-/// What a sample is told apart by: names, and what they are.
+/// The labels of a sample: names and values.
 type Labels = Vec<(&'static str, String)>;
 
-/// That status as the text of an exposition, in that form; `keys` is how many there are, and how many of them end by
-/// themselves, if that is known.
+/// Formats a status as metrics in the given format. `keys` is the number of keys, and of those with an expiry, if
+/// known.
 pub fn tell(status: &Status, keys: Option<(u64, u64)>, form: ExpositionFormat) -> Result<String, fmt::Error> {
     let told = |what| Box::new(Metric { status: status.clone(), keys, form, what });
     let mut registry = Registry::with_prefix("drave");
     registry.register_collector(told(MetricSource::Node));
-    // The names of these are the same for every program.
+    // Metrics whose names are the same for every program, so without the prefix.
     let mut common = Registry::default();
     common.register_collector(told(MetricSource::Process));
     let mut text = String::new();
@@ -37,7 +37,7 @@ pub fn tell(status: &Status, keys: Option<(u64, u64)>, form: ExpositionFormat) -
     Ok(text)
 }
 
-/// What is told.
+/// A collector of metrics from one status.
 #[derive(Debug)]
 struct Metric {
     status: Status,
@@ -46,7 +46,7 @@ struct Metric {
     what: MetricSource,
 }
 
-/// Of what.
+/// Which metrics a collector covers.
 #[derive(Clone, Copy, Debug)]
 enum MetricSource {
     Node,
@@ -112,7 +112,7 @@ fn proposals(status: &Status, out: &mut Out<'_>) -> fmt::Result {
     out.durations("commit_duration_seconds", commit, &figures.commit_ns)
 }
 
-/// What the machine holds, if it says so.
+/// Metrics of the state machine's contents, if they are known.
 fn state(status: &Status, keys: Option<(u64, u64)>, out: &mut Out<'_>) -> fmt::Result {
     if let Some((keys, dated)) = keys {
         out.gauge("keys", "Keys there are on this node.", keys as i64)?;
@@ -221,7 +221,7 @@ fn gateways(status: &Status, out: &mut Out<'_>) -> fmt::Result {
     out.counters("requests_failed", failed, by("kind", |figures| &figures.errors))
 }
 
-/// What is told of every program, under the same names.
+/// Metrics that every program has, under the same names.
 fn common(status: &Status, out: &mut Out<'_>) -> fmt::Result {
     out.seconds("process_cpu_seconds", "Processor time used.", status.cpu_ns as f64 / SECOND)?;
     let sizes = [
@@ -241,7 +241,7 @@ fn common(status: &Status, out: &mut Out<'_>) -> fmt::Result {
     }
 }
 
-/// Says one family after the other; one of which there is nothing to say, not at all: some who read it stumble there.
+/// Writes one family after the other. A family without samples is omitted, because some parsers fail on it.
 struct Out<'a> {
     encoder: DescriptorEncoder<'a>,
     form: ExpositionFormat,
@@ -277,8 +277,8 @@ impl Out<'_> {
         self.counters(name, help, [(Labels::new(), value)].into_iter())
     }
 
-    /// A counter. In plain text its family has the name of its samples, which end in `_total`; in OpenMetrics it does
-    /// not, and the encoder adds that to the samples.
+    /// A counter. In plain text the family has the name of its samples, which ends in `_total`. In OpenMetrics it lacks
+    /// the suffix, and the encoder adds it to the samples.
     fn counters<V: EncodeGaugeValue + EncodeCounterValue>(
         &mut self,
         name: &str,
@@ -306,7 +306,7 @@ impl Out<'_> {
         self.histogram(name, help, SECOND, histogram)
     }
 
-    /// A histogram, in units of so many of what it counts.
+    /// A histogram whose values are divided by `unit`.
     fn histogram(&mut self, name: &str, help: &str, unit: f64, histogram: &Buckets) -> fmt::Result {
         let (sum, buckets) = buckets(histogram, unit);
         let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
@@ -329,7 +329,7 @@ impl Out<'_> {
     }
 }
 
-/// The sum and the buckets, in units of so many.
+/// The sum and the buckets of a histogram, divided by `unit`.
 fn buckets(histogram: &Buckets, unit: f64) -> (f64, Vec<(f64, u64)>) {
     let bounds = histogram.bounds.iter().map(|bound| *bound as f64 / unit).chain([f64::INFINITY]);
     (histogram.sum as f64 / unit, bounds.zip(histogram.counts.iter().copied()).collect())

@@ -1,11 +1,11 @@
 //! The HTTP gateway: keys under `/kv/`, the health of the node for people and for programs, and a live page.
 //!
-//! [`routes`] translates an HTTP request into a request of the node, or into an error; [`gateway`] checks authorization.
-//! [`HttpConnection`](connection::HttpConnection) is one connection. [`response`] encodes answers:
+//! [`routes`] translates an HTTP request into a request of the node, or into an error; [`gateway`] checks
+//! authorization. [`HttpConnection`](connection::HttpConnection) is one connection. [`response`] encodes answers:
 //! [`health`] those about the node, [`metrics`] those for Prometheus, in the format that [`exposition`] negotiates.
 //! Nothing here has a socket: `sockets/http.rs` moves the bytes.
 //!
-//! The status code says what became of a request. 2xx: done. 404: no such key. 412: the condition on the key does not
+//! The status code gives the result of a request. 2xx: done. 404: no such key. 412: the condition on the key does not
 //! hold. 400 to 431: malformed, or not allowed. 503, with `Retry-After`: no leader, or too many requests in progress,
 //! *nothing was applied*; 507: no space on a disk, nothing was applied. 504: **outcome unknown**, the write may have
 //! been applied, or be applied later. An error has one line of JSON as its body: `error` gives the reason, and

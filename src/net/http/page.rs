@@ -1,14 +1,14 @@
-//! The page that shows the node live: one file, which loads nothing from anywhere else.
+//! The live page about the node: one file, which loads nothing from elsewhere.
 
 use crate::wire::http::{Response, ResponseOptions, put_response};
 use bytes::BytesMut;
 
 const PAGE: &str = include_str!("page.html");
-/// Where the page has the word that its script and its style are known by.
+/// The placeholder in the page for the nonce of its script and style.
 const MARK: &str = "@NONCE@";
 
-/// The page. Only its own script runs in it, known by a word that is another each time, and it talks to nobody
-/// but this node.
+/// Renders the page. Only its own script runs in it, identified by a nonce that differs each time, and it connects only
+/// to this node.
 pub fn tell(manner: ResponseOptions) -> BytesMut {
     let nonce = format!("{:032x}", rand::random::<u128>());
     let policy = format!(

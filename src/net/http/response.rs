@@ -1,4 +1,4 @@
-//! What requests are answered.
+//! Encodes HTTP responses.
 
 use super::exposition::ExpositionFormat;
 use super::routes::{LocalRoute, NodeTopic};
@@ -14,34 +14,34 @@ use serde_json::{Value, json};
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const BYTES: &str = "application/octet-stream";
-/// So many seconds a client should wait before it asks again where nothing was applied.
+/// After how many seconds a client should retry a request that was not applied.
 const RETRY_AFTER: (&str, &str) = ("Retry-After", "1");
 
-/// What is said to one caller too many.
+/// The response to a client beyond the maximum number.
 pub const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\
                           Content-Length: 0\r\n\r\n";
 
-/// What is made of what became of a request.
+/// How the result of a request is encoded.
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseFormat {
-    /// What the answer depends on.
+    /// The kind of response.
     pub what: ResponseKind,
-    /// How the request wants to be answered.
+    /// Options of the response that follow from the request.
     pub manner: ResponseOptions,
 }
 
-/// What an answer depends on.
+/// The kind of response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ResponseKind {
-    /// What a key holds.
+    /// The value of a key.
     Value,
-    /// Whether a key was set, or removed.
+    /// Whether a key was set or deleted.
     Change,
-    /// How the node is.
+    /// The status of the node.
     Node(NodeTopic),
 }
 
-/// What is known without asking anybody.
+/// A response that needs no answer from the node.
 pub fn known(known: LocalRoute, manner: ResponseOptions) -> BytesMut {
     match known {
         LocalRoute::Live => ok(TEXT, b"alive\n", manner),
@@ -54,7 +54,7 @@ pub fn known(known: LocalRoute, manner: ResponseOptions) -> BytesMut {
     }
 }
 
-/// Why a request was not understood, or is not allowed: nothing has happened.
+/// The response to a malformed or forbidden request, which had no effect.
 pub fn wrong(wrong: &HttpError, manner: ResponseOptions) -> BytesMut {
     let body = error(&wrong.why, Some(false));
     let fields: &[(&str, &str)] = match wrong.status {
@@ -66,19 +66,19 @@ pub fn wrong(wrong: &HttpError, manner: ResponseOptions) -> BytesMut {
     said(&Response { status: wrong.status, kind: JSON, fields, body: body.as_bytes() }, manner)
 }
 
-/// What a request that was not understood, or is not allowed, counts as.
+/// How a malformed or forbidden request is counted.
 pub fn failure(wrong: &HttpError) -> Failure {
     match wrong.status {
         401 | 403 | 421 => Failure::Wrong(WrongRequest::Unauthorized),
         404 | 405 | 505 => Failure::Wrong(WrongRequest::Unsupported),
         413 => Failure::Refused("too_large"),
-        // Only whoever was let in beyond how many may be is told that.
+        // Only probes get this status.
         503 => Failure::Refused("full"),
         _ => Failure::Wrong(WrongRequest::Malformed),
     }
 }
 
-/// What became of a request.
+/// Encodes the result of a request.
 pub fn tell(pending: &PendingRequest<ResponseFormat>, fate: RequestFate<'_>) -> BytesMut {
     let reading = &pending.reading;
     if let (ResponseKind::Node(NodeTopic::Metrics(form)), RequestKind::StatusAnd(Some(status))) =
@@ -96,7 +96,7 @@ pub fn tell(pending: &PendingRequest<ResponseFormat>, fate: RequestFate<'_>) -> 
     }
 }
 
-/// Why something was turned away: nothing has happened.
+/// The response to a refused request, which had no effect.
 pub fn refused(refusal: &Refusal, manner: ResponseOptions) -> BytesMut {
     let (status, fields): (u16, &[(&str, &str)]) = match refusal {
         Refusal::NoLeader
@@ -158,7 +158,7 @@ fn about(reading: &ResponseFormat, status: &Status) -> BytesMut {
     }
 }
 
-/// How many keys the machine says there are, and how many of them end by themselves, if it says so.
+/// The number of keys, and of those with an expiry, in the state machine's answer.
 fn keys(fate: RequestFate<'_>) -> Option<(u64, u64)> {
     let RequestFate::Answer(answer) = fate else { return None };
     let Ok(Answer::Each(counts)) = Answer::decode(answer) else { return None };
@@ -182,7 +182,7 @@ fn fail(status: u16, why: &str, applied: Option<bool>, manner: ResponseOptions) 
     said(&Response { status, kind: JSON, fields: &[], body: body.as_bytes() }, manner)
 }
 
-/// A line that says what is wrong, and whether anything was applied, if that is known.
+/// A line of JSON with the error, and whether anything was applied if that is known.
 fn error(why: &str, applied: Option<bool>) -> String {
     line(&json!({ "error": why, "applied": applied }))
 }

@@ -1,4 +1,4 @@
-//! What a request asks.
+//! Parses HTTP requests into routes.
 
 use super::exposition::ExpositionFormat;
 use crate::api::Consistency;
@@ -6,64 +6,64 @@ use crate::limits::{ENTRY_BYTES_MAX, KEY_BYTES_MAX};
 use crate::machine::words::{Deadline, Expiration, SetCondition};
 use crate::wire::http::{HttpError, Method, RequestHead, decoded};
 
-/// What a request asks.
+/// A parsed request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route {
-    /// What is known without asking anybody.
+    /// A request that needs no answer from the node.
     Known(LocalRoute),
-    /// How the node is.
+    /// A request about the node.
     Node(NodeTopic),
-    /// What a key holds.
+    /// Reads the value of a key.
     Get {
-        /// Its name.
+        /// The key.
         key: Vec<u8>,
-        /// How fresh the answer must be.
+        /// The consistency of the read.
         consistency: Consistency,
     },
-    /// That a key holds the body from now on.
+    /// Sets a key to the body.
     Put {
-        /// Its name.
+        /// The key.
         key: Vec<u8>,
-        /// Until when.
+        /// When the key expires.
         life: Expiration,
-        /// Whether it must be there.
+        /// The condition on the key's presence.
         only_if: SetCondition,
     },
-    /// That a key is gone.
+    /// Deletes a key.
     Delete {
-        /// Its name.
+        /// The key.
         key: Vec<u8>,
     },
 }
 
-/// What is known without asking anybody.
+/// A request that needs no answer from the node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LocalRoute {
-    /// That the reactor turns.
+    /// Whether the event loop runs.
     Live,
-    /// What this program is.
+    /// The version of the program.
     Version,
-    /// The page that shows the node live.
+    /// The live page about the node.
     Page,
 }
 
-/// What is asked about the node.
+/// A request about the node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NodeTopic {
-    /// Whether it is fit to serve; if so, everything that was looked at, and else what is wrong.
+    /// Whether the node is ready, with a report on the failed checks.
     Ready {
-        /// Whether to say everything in any case.
+        /// Whether to report the passed checks too.
         verbose: bool,
     },
-    /// Whether it leads.
+    /// Whether the node leads.
     Leader,
-    /// How it is, as JSON.
+    /// The status as JSON.
     Status,
-    /// How it is, as figures, in that form.
+    /// The status as metrics, in that format.
     Metrics(ExpositionFormat),
 }
 
-/// What that request asks; or why it asks nothing. Of status 405, the reason is what may be asked instead.
+/// Parses a request. The reason of an error with status 405 is the list of allowed methods.
 pub fn ask(head: &RequestHead) -> Result<Route, HttpError> {
     let ask = match head.path.strip_prefix("/kv/") {
         Some(key) => key_asked(head, key)?,
@@ -111,7 +111,7 @@ fn key_asked(head: &RequestHead, key: &str) -> Result<Route, HttpError> {
         Method::Delete => Route::Delete { key },
         Method::Other => return Err(HttpError::new(405, "GET, HEAD, PUT, DELETE")),
     };
-    // What is not understood is not left out silently: it may have been what mattered.
+    // An unknown parameter is an error and is not ignored: it may be essential.
     if let Some((unknown, _)) = parameters.first() {
         return Err(HttpError::new(400, format!("no parameter {unknown:?} belongs to this request")));
     }

@@ -1,4 +1,4 @@
-//! `CLUSTER`: what the cluster looks like to who knows Redis's.
+//! `CLUSTER`: presents the cluster in the form of a Redis cluster.
 
 use super::gateway::{ClusterView, MemberAddress};
 use super::local::subcommand;
@@ -6,7 +6,7 @@ use crate::types::NodeId;
 use crate::wire::resp::{CommandArgs, Writer};
 use std::fmt::Write;
 
-/// How many slots Redis's clusters have. Ours has one range of them all, and the leader has it.
+/// The number of slots in a Redis cluster. Here they form a single range, which belongs to the leader.
 const SLOTS: u16 = 16_384;
 
 /// `CLUSTER SLOTS|SHARDS|NODES|INFO|MYID|KEYSLOT key`
@@ -23,7 +23,7 @@ pub fn cluster(words: &CommandArgs, scene: &ClusterView, out: &mut Writer<'_>) -
     Ok(())
 }
 
-/// A node's name, forty digits as Redis's have: the cluster's and its own.
+/// A node's name, forty hexadecimal digits as in Redis: the cluster id and the node id.
 pub fn name(scene: &ClusterView, node: NodeId) -> String {
     format!("{:016x}{:024x}", scene.cluster.0, node.get())
 }
@@ -97,7 +97,7 @@ fn info(scene: &ClusterView) -> String {
     )
 }
 
-/// The slot of a key, by what stands in its first braces if anything does: CRC-16 as XMODEM has it.
+/// The slot of a key: CRC-16 (XMODEM) of the key, or of its hash tag, the text in the first braces if not empty.
 pub fn slot(key: &[u8]) -> u16 {
     let open = key.iter().position(|byte| *byte == b'{');
     let tag = open.and_then(|open| {

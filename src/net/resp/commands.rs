@@ -1,4 +1,4 @@
-//! What a command asks of the machine.
+//! Translates Redis commands into commands and queries of the state machine.
 
 use super::glob;
 use super::reply::Shape;
@@ -10,8 +10,8 @@ use crate::wire::resp::CommandArgs;
 use bytes::Bytes;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What a command comes to: something to do or to ask, and what is made of the answer; or an error, in
-/// Redis's words.
+/// A translated command: a command or query of the state machine with the shape of its reply, or an error in Redis's
+/// words.
 pub type Translated<'a> = Result<(Step<'a>, Shape), String>;
 
 const SYNTAX: &str = "ERR syntax error";
@@ -25,7 +25,7 @@ fn tell(command: Command<'_>) -> Translated<'_> {
     Ok((Step::Do(command), Shape::Plain))
 }
 
-/// A key, which may only be so long.
+/// A key argument. A key that is too long is an error.
 fn key(words: &CommandArgs, at: usize) -> Result<&[u8], String> {
     checked(words.at(at))
 }
@@ -137,8 +137,8 @@ pub fn persist(words: &CommandArgs) -> Translated<'_> {
     tell(Command::Persist { key: key(words, 1)? })
 }
 
-/// `SET key value [NX|XX] [GET] [EX s|PX ms|EXAT s|PXAT ms|KEEPTTL]`. An option may be given again, with another number;
-/// the last counts, as in Redis.
+/// `SET key value [NX|XX] [GET] [EX s|PX ms|EXAT s|PXAT ms|KEEPTTL]`. An option may be repeated with another number;
+/// the last one counts, as in Redis.
 pub fn set(words: &CommandArgs) -> Translated<'_> {
     let (key, value) = (key(words, 1)?, words.at(2));
     let (mut only_if, mut tells, mut kept, mut time) = (SetCondition::Either, false, false, None);
@@ -177,7 +177,7 @@ pub fn set(words: &CommandArgs) -> Translated<'_> {
     tell(Command::Set { key, value, only_if, life, tells })
 }
 
-/// How a time is said.
+/// The unit and the base of a time argument.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Unit {
     milliseconds: bool,
@@ -185,17 +185,17 @@ struct Unit {
 }
 
 impl Unit {
-    /// As `EX`, `PX`, `EXAT` or `PXAT` say.
+    /// The unit for `EX`, `PX`, `EXAT` or `PXAT`.
     fn of(word: &[u8]) -> Unit {
         Unit { milliseconds: word.starts_with(b"P"), absolute: word.ends_with(b"AT") }
     }
 
-    /// The moment; `None` if that number is too large for one. The cluster has a clock of its own, which
-    /// began with it and stands still without a leader: a date becomes the time that is left until then.
+    /// The deadline for a number; `None` if the number is too large. The cluster's clock starts with the cluster and
+    /// stops while there is no leader, so an absolute date is converted to the time left until then.
     fn deadline(self, number: i64) -> Option<Deadline> {
         let ms = if self.milliseconds { number } else { number.checked_mul(1000)? };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-        // A date may be as far in the past as a number can say: the key ends at once.
+        // A date may be arbitrarily far in the past: the key then expires at once.
         let left = if self.absolute { ms.saturating_sub(now) } else { now.checked_add(ms).map(|_| ms)? };
         Some(match u64::try_from(left) {
             Ok(left @ 1..) => Deadline::In(left),
@@ -226,7 +226,7 @@ pub fn pexpireat(words: &CommandArgs) -> Translated<'_> {
 
 fn expires<'a>(words: &'a CommandArgs, name: &str, unit: Unit) -> Translated<'a> {
     let key = key(words, 1)?;
-    // As in Redis: first what kinds of options there are, then whether they fit together, then the number.
+    // The order of checks is that of Redis: unknown options, then incompatible options, then the number.
     let [mut nx, mut xx, mut gt, mut lt] = [false; 4];
     for word in words.from(3) {
         match &word.to_ascii_uppercase()[..] {
@@ -271,14 +271,14 @@ pub fn scan(words: &CommandArgs) -> Translated<'_> {
         }
     }
     if !strings {
-        // There is nothing but strings: the walk is at its end.
+        // All values are strings, so a scan for another type ends at once.
         from = u64::MAX;
     }
     let prefix = checked(pattern.map_or(&b""[..], glob::prefix)).unwrap_or_default();
     Ok((Step::Ask(Query::Walk { prefix, from, limit }), Shape::Scan(pattern.map(Bytes::copy_from_slice))))
 }
 
-/// Where a scan goes on. Any number is a place, as in Redis.
+/// A scan cursor. Any number is valid, as in Redis.
 fn cursor(word: &[u8]) -> Result<u64, String> {
     let digits = Some(word).filter(|word| word.iter().all(u8::is_ascii_digit));
     let number = digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());

@@ -1,4 +1,4 @@
-//! One connection: commands in, answers out, in the order of the commands.
+//! One Redis connection: commands are answered in order.
 
 use super::gateway::ClusterView;
 use super::info;
@@ -11,63 +11,63 @@ use crate::types::Time;
 use crate::wire::resp::{CommandArgs, Reader, Version, Writer};
 use bytes::{Bytes, BytesMut};
 
-/// A transaction that is being said.
+/// A transaction that is being queued.
 #[derive(Debug, Default)]
 pub struct Block {
     /// Its commands.
     pub commands: Vec<CommandArgs>,
-    /// How many bytes they have.
+    /// The size of its commands in bytes.
     pub bytes: usize,
-    /// Whether one of them was wrong, so that none is carried out.
+    /// Whether one of its commands was wrong, so that `EXEC` has to reject the transaction.
     pub spoiled: bool,
 }
 
-/// What is made of an answer, and in which words.
+/// How an answer is encoded.
 #[derive(Debug)]
 pub struct ReplyFormat {
-    /// Which replies its client understood when it asked: it may come to understand others before it is answered.
+    /// The client's protocol version at the time of the command. The client may change it before the reply.
     pub version: Version,
-    /// What is made of the answer.
+    /// The kind of reply.
     pub what: ReplyKind,
 }
 
-/// What is made of an answer.
+/// The kind of reply.
 #[derive(Debug)]
 pub enum ReplyKind {
-    /// A reply.
+    /// A single reply.
     One(Shape),
-    /// A reply for each command of a block: what was known before, or what is made of the machine's next answer.
+    /// One reply for each command of a transaction: a reply that was known before, or the machine's next answer.
     Block(Vec<Element>),
-    /// What `INFO` says of it, for those words.
+    /// The text of `INFO`, for those arguments.
     Info(CommandArgs, Box<ClusterView>),
 }
 
-/// One command of a block.
+/// The reply to one command of a transaction.
 #[derive(Debug)]
 pub enum Element {
-    /// Its reply was known without the machine.
+    /// It was known without the state machine.
     Said(BytesMut),
-    /// What is made of the machine's answer.
+    /// The shape of the reply to the state machine's answer.
     Shape(Shape),
 }
 
-/// One connection.
+/// One Redis connection.
 #[derive(Debug)]
 pub struct RedisConnection {
-    /// What comes in.
+    /// Parses its input.
     pub reader: Reader,
-    /// Who it is with.
+    /// The state of its client.
     pub guest: ClientState,
-    /// The transaction that is being said.
+    /// The transaction that is being queued, if any.
     pub block: Option<Block>,
-    /// What was asked and is not answered.
+    /// The commands that are not answered yet.
     pub pipeline: RequestPipeline<ReplyFormat>,
-    /// What came was no command, and nothing more is heard: the rest is dropped, so that the error is read.
+    /// Whether its input was malformed. The rest of it is read and discarded, so that the client can read the error.
     pub broken: bool,
 }
 
 impl RedisConnection {
-    /// A connection that has said nothing yet.
+    /// A new connection.
     pub fn new(guest: ClientState) -> RedisConnection {
         RedisConnection {
             reader: Reader::default(),
@@ -78,34 +78,35 @@ impl RedisConnection {
         }
     }
 
-    /// A reply that is known, in its turn.
+    /// Adds a known reply, in order.
     pub fn say(&mut self, out: &mut BytesMut, said: BytesMut) {
         self.pipeline.tally.failures.extend(reply::failure(&said));
         self.pipeline.say(out, said);
     }
 
-    /// An error, in its turn.
+    /// Adds an error reply, in order.
     pub fn complain(&mut self, out: &mut BytesMut, error: &str) {
         let said = self.said(|out| out.error(error));
         self.say(out, said);
     }
 
-    /// A reply, not yet in its turn.
+    /// Encodes a reply without adding it.
     pub fn said(&self, say: impl FnOnce(&mut Writer<'_>)) -> BytesMut {
         said(self.guest.version, say)
     }
 
-    /// A command that the node has to answer.
+    /// Adds a command that the node has to answer.
     pub fn wait(&mut self, now: Time, kind: RequestKind, body: Bytes, what: ReplyKind) {
         self.pipeline.wait(PendingRequest::new(now, kind, body, ReplyFormat { version: self.guest.version, what }));
     }
 
-    /// Says what is due, and what is wanted of the node now. `rests` is whether the client has too much to read.
+    /// Writes the replies that are due to `out`, and adds the requests to send now to `wants`. `rests` is whether the
+    /// client has too much output to read.
     pub fn pump(&mut self, now: Time, out: &mut BytesMut, rests: bool, wants: &mut Vec<NodeRequest>) {
         self.pipeline.pump(now, out, rests, wants, &mut tell);
     }
 
-    /// The node answers what was asked under that number.
+    /// Handles the node's answer to the request of that number.
     pub fn hear(&mut self, number: u64, reply: Reply) {
         self.pipeline.hear(number, reply, &mut tell);
     }
@@ -117,7 +118,7 @@ fn said(version: Version, say: impl FnOnce(&mut Writer<'_>)) -> BytesMut {
     said
 }
 
-/// What became of a command, in Redis's words.
+/// Encodes the result of a command in Redis's words.
 fn tell(pending: &PendingRequest<ReplyFormat>, fate: RequestFate<'_>) -> BytesMut {
     let error = |text: &str| said(pending.reading.version, |out| out.error(text));
     match fate {
@@ -131,12 +132,12 @@ fn tell(pending: &PendingRequest<ReplyFormat>, fate: RequestFate<'_>) -> BytesMu
     }
 }
 
-/// Whether it changes nothing.
+/// Whether the command only reads.
 fn reads(pending: &PendingRequest<ReplyFormat>) -> bool {
     matches!(pending.kind, RequestKind::Read(_))
 }
 
-/// What is made of the machine's answer.
+/// Encodes the state machine's answer.
 fn read(pending: &PendingRequest<ReplyFormat>, answer: Bytes) -> BytesMut {
     let version = pending.reading.version;
     let Ok(answer) = Answer::decode(answer) else {

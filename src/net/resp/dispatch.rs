@@ -1,4 +1,4 @@
-//! A command that has come: what is made of it.
+//! Dispatches a command to its handler.
 
 use super::about;
 use super::connection::{Block, Element, RedisConnection, ReplyKind};
@@ -13,20 +13,21 @@ use crate::types::Time;
 use crate::wire::resp::{CommandArgs, Excess};
 use bytes::BytesMut;
 
-/// What a command may need to know.
+/// The context of a command.
 pub struct RequestContext<'a> {
-    /// When it came.
+    /// When it is processed.
     pub now: Time,
-    /// How the door is set.
+    /// Options of the gateway.
     pub options: &'a Options,
     /// What the node knows of its cluster.
     pub scene: &'a dyn Fn() -> ClusterView,
-    /// Whether the node takes no new work.
+    /// Whether the node refuses new requests because it is stopping.
     pub stopping: bool,
 }
 
 impl RequestContext<'_> {
-    /// That another node must be asked, if it must; where its door is, if that is known.
+    /// The error, if this node may not handle the command: the node is stopping, or the leader's gateway has to be
+    /// used.
     fn elsewhere(&self, key: Option<&[u8]>) -> Option<String> {
         if self.stopping {
             return Some(reply::refusal(&Refusal::Stopping));
@@ -41,8 +42,8 @@ impl RequestContext<'_> {
     }
 }
 
-/// Hears a command: it is answered in its turn, or waits for an answer. False if the connection is to be
-/// closed at once: what speaks so is a browser that somebody has led here.
+/// Handles a command: answers it in order, or passes it to the node. Returns false if the connection has to be closed
+/// at once, because the client is a browser that was tricked into connecting.
 pub fn hear(talk: &mut RedisConnection, words: &CommandArgs, out: &mut BytesMut, setting: &RequestContext<'_>) -> bool {
     let name = words.at(0);
     if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"Host:") {
@@ -55,7 +56,7 @@ pub fn hear(talk: &mut RedisConnection, words: &CommandArgs, out: &mut BytesMut,
     let spec = match known {
         Ok(spec) => spec,
         Err(error) => {
-            // An EXEC that is wrong ends the transaction, as in Redis.
+            // An invalid EXEC ends the transaction, as in Redis.
             let ends = name.eq_ignore_ascii_case(b"EXEC") && talk.guest.known && words.excess().is_none();
             if ends {
                 talk.block = None;
@@ -85,7 +86,7 @@ pub fn hear(talk: &mut RedisConnection, words: &CommandArgs, out: &mut BytesMut,
     true
 }
 
-/// What is said of a command that was passed over.
+/// The error for a command that exceeds a size limit and was skipped.
 fn too_large(words: &CommandArgs, excess: Excess) -> String {
     let [name, key] = [0, 1].map(|n| words.at(n).escape_ascii());
     let of = if words.len() > 1 { format!(" '{key}'") } else { String::new() };
@@ -103,7 +104,7 @@ fn too_large(words: &CommandArgs, excess: Excess) -> String {
     }
 }
 
-/// The command, if it is one, has as many words as it must, and may be said.
+/// Looks up a command, and checks its number of arguments and whether the client is authenticated.
 fn known(talk: &RedisConnection, words: &CommandArgs) -> Result<&'static Spec, String> {
     let spec = table::find(words.at(0)).ok_or_else(|| table::unknown(words));
     let open = |spec: &Spec| match spec.does {
@@ -124,7 +125,7 @@ fn known(talk: &RedisConnection, words: &CommandArgs) -> Result<&'static Spec, S
     Ok(spec)
 }
 
-/// Something of the machine is asked.
+/// Passes a command or query of the state machine to the node.
 fn wait(
     talk: &mut RedisConnection,
     key: Option<&[u8]>,
@@ -187,13 +188,13 @@ fn turn(
     }
 }
 
-/// A command of a transaction: it waits for `EXEC`.
+/// Queues a command of a transaction until `EXEC`.
 fn queue(talk: &mut RedisConnection, words: &CommandArgs, out: &mut BytesMut) {
     let Some(block) = &mut talk.block else { return };
     let kept = words.keep();
     block.bytes += kept.size() + size_of::<CommandArgs>();
     if block.bytes > 2 * ENTRY_BYTES_MAX as usize {
-        // Nothing of it is kept any longer: it will not be carried out.
+        // The commands are dropped, since the transaction will not be executed.
         *block = Block { spoiled: true, bytes: block.bytes, ..Block::default() };
         let limit = 2 * ENTRY_BYTES_MAX;
         return talk.complain(
@@ -206,8 +207,8 @@ fn queue(talk: &mut RedisConnection, words: &CommandArgs, out: &mut BytesMut) {
     talk.say(out, said);
 }
 
-/// `EXEC`: all of the transaction as one entry of the log; what is wrong in it, or needs no machine, has its
-/// answer already.
+/// `EXEC`: proposes the transaction as one log entry. Commands that are invalid, or need no state machine, are answered
+/// here.
 fn carry(talk: &mut RedisConnection, out: &mut BytesMut, setting: &RequestContext<'_>) {
     let Some(block) = talk.block.take() else { return };
     if block.spoiled {

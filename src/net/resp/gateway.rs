@@ -1,56 +1,55 @@
-//! What all Redis connections of a node share: how the door is set, and counts.
+//! State shared by all Redis connections of a node: options, and its view of the cluster.
 
 use crate::net::password::Password;
 use crate::types::{ClusterId, NodeId};
 
-/// What a follower does with what only its leader can.
+/// How a follower handles a command that only the leader can.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Follower {
-    /// Passes it on.
+    /// Forwards it to the leader.
     #[default]
     Forward,
-    /// Says where the leader is, as clients of a Redis cluster expect.
+    /// Redirects the client to the leader, as a Redis cluster does.
     Moved,
 }
 
-/// How the door is set.
+/// Options of the gateway.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// What a follower does.
+    /// How a follower handles commands for the leader.
     pub follower: Follower,
-    /// What a client has to say before anything else.
+    /// The password that a client has to present first.
     pub password: Option<Password>,
-    /// Where clients reach this node's gateway, as `HOST:PORT`, if not where it listens: behind a mapping of ports or
-    /// names.
+    /// The advertised address of this node's gateway, as `HOST:PORT`, if it differs from where the gateway listens, as
+    /// with mapped ports or names.
     pub advertised: Option<String>,
 }
 
-/// A node's Redis port lies so much above its native one, unless it is told otherwise.
+/// The default Redis port is this much above the native port.
 pub const PORT_ABOVE: u16 = 100;
 
-/// A member, as clients are told of it.
+/// A member's address, as presented to clients.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MemberAddress {
-    /// Who.
+    /// The member.
     pub node: NodeId,
-    /// Where its Redis door is.
+    /// The host of its Redis gateway.
     pub host: String,
-    /// At which port.
+    /// The port of its Redis gateway.
     pub port: u16,
-    /// Its native port: what Redis has a bus of the cluster for.
+    /// Its native port, presented as the port of Redis's cluster bus.
     pub bus: u16,
 }
 
 impl MemberAddress {
-    /// The gateway of a member that has announced it there; `None` if that is no address, or empty. Its native address
-    /// is `native`.
+    /// The address of a member that has announced its gateway; `None` if the announced address is empty or invalid.
+    /// `native` is its native address.
     pub fn at(node: NodeId, announced: &str, native: &str) -> Option<MemberAddress> {
         let ((host, port), (_, bus)) = (split(announced)?, split(native)?);
         Some(MemberAddress { node, host, port, bus })
     }
 
-    /// The gateway of a member that has announced nothing yet: beside its native address, where it is unless it was told
-    /// otherwise.
+    /// The address of a member that has announced nothing yet: the default port above its native address.
     pub fn beside(node: NodeId, native: &str) -> Option<MemberAddress> {
         let (host, bus) = split(native)?;
         Some(MemberAddress { node, host, port: bus.checked_add(PORT_ABOVE)?, bus })
@@ -62,36 +61,36 @@ fn split(address: &str) -> Option<(String, u16)> {
     Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
 }
 
-/// What a node knows of itself and its cluster, for those who ask about that.
+/// What a node knows of itself and its cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterView {
     /// This node.
     pub node: NodeId,
     /// Its cluster.
     pub cluster: ClusterId,
-    /// Who leads, as far as it knows.
+    /// The leader, if the node knows it.
     pub leader: Option<NodeId>,
-    /// The voters that have a gateway, and where it is; the leader first.
+    /// The gateway addresses of the voters that have one, the leader first.
     pub places: Vec<MemberAddress>,
-    /// How many voters there are.
+    /// The number of voters.
     pub voters: usize,
-    /// What this node does with what only the leader can.
+    /// How this node handles commands for the leader.
     pub follower: Follower,
     /// The port of this node's gateway.
     pub port: u16,
-    /// How many clients there are.
+    /// The number of connected clients.
     pub clients: usize,
-    /// How many there may be.
+    /// The maximum number of clients.
     pub clients_max: usize,
-    /// How many connections Redis clients have made.
+    /// How many connections of Redis clients were accepted.
     pub accepted: u64,
-    /// How many commands were asked.
+    /// How many commands were received.
     pub commands: u64,
 }
 
 impl ClusterView {
-    /// Whether clients take this node for one that others replicate. A follower that passes on what only the leader can
-    /// is as good as the leader to them.
+    /// Whether this node presents itself as a master. A follower that forwards commands serves clients as well as the
+    /// leader.
     pub fn is_master(&self) -> bool {
         self.follower == Follower::Forward || self.leader == Some(self.node)
     }

@@ -1,10 +1,10 @@
-//! Patterns of keys, as `SCAN … MATCH` has them.
+//! Glob patterns for keys, as in `SCAN … MATCH`.
 
-/// Whether a pattern matches all of a text: `*` any bytes, `?` one, `[a-c]` and `[^a]` one of a class, `\` the
-/// next as it is. Goes back to the last star only, so that no pattern takes longer than their lengths multiplied.
+/// Whether a pattern matches the whole text: `*` any bytes, `?` one byte, `[a-c]` and `[^a]` one byte of a class, `\`
+/// the next byte literally. It backtracks only to the last star, so the time is at most the product of the lengths.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
-    // Behind the last star, and the text that it was tried against.
+    // The pattern position after the last star, and the text position at which its rest was last tried.
     let mut star: Option<(usize, usize)> = None;
     while t < text.len() {
         if pattern.get(p) == Some(&b'*') {
@@ -24,7 +24,7 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
-/// How long the piece of a pattern is that matches that byte; `None` if it does not.
+/// The length of the pattern element at the start, if it matches the byte.
 fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     match pattern {
         [] => None,
@@ -38,7 +38,7 @@ fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     }
 }
 
-/// Whether a byte is in a class, and how long that is, its bracket counted in if there is one.
+/// Whether a byte is in a class, and the length of the class, including its closing bracket if there is one.
 fn in_class(class: &[u8], byte: u8) -> (bool, usize) {
     let negated = class.first() == Some(&b'^');
     let mut at = usize::from(negated);
@@ -54,7 +54,7 @@ fn in_class(class: &[u8], byte: u8) -> (bool, usize) {
                 within |= *escaped == byte;
                 at += 2;
             }
-            // As in Redis a bracket may end a range: [a-] has no end.
+            // As in Redis, a bracket may be the end of a range: [a-] is not closed.
             [from, b'-', to, ..] => {
                 within |= (*from.min(to)..=*from.max(to)).contains(&byte);
                 at += 3;
@@ -68,7 +68,7 @@ fn in_class(class: &[u8], byte: u8) -> (bool, usize) {
     (within != negated, at)
 }
 
-/// What everything that a pattern matches begins with.
+/// The literal prefix of everything that a pattern matches.
 pub fn prefix(pattern: &[u8]) -> &[u8] {
     let plain = pattern.iter().position(|byte| b"*?[\\".contains(byte)).unwrap_or(pattern.len());
     &pattern[..plain]

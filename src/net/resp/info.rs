@@ -1,6 +1,6 @@
-//! `INFO`: the node as those tell it who know Redis' fields, and its own under `Raft`.
+//! `INFO`: the node in Redis's fields, and its own fields in the section `Raft`.
 //!
-//! A field stands here if it is true of this node and clients or exporters read it; each name stands once, since many of
+//! A field is included if it holds for this node and clients or exporters read it. Each name occurs once, since many of
 //! them read all sections into one map.
 
 use super::about::name;
@@ -10,10 +10,10 @@ use crate::api::Status;
 use crate::net::process;
 use crate::wire::resp::CommandArgs;
 
-/// How many keys there are, and how many of them have a deadline.
+/// The number of keys, and of those with an expiry.
 pub type Keyspace = (u64, u64);
 
-/// `INFO [section …]`: everything, or those sections.
+/// `INFO [section …]`: all sections, or those named.
 pub fn tell(words: &CommandArgs, scene: &ClusterView, status: &Status, keys: Keyspace) -> String {
     let asked: Vec<String> = words.from(1).map(|word| String::from_utf8_lossy(word).to_lowercase()).collect();
     let all = asked.is_empty() || asked.iter().any(|name| ["all", "default", "everything"].contains(&&name[..]));
@@ -49,7 +49,7 @@ fn server(scene: &ClusterView, status: &Status) -> String {
 }
 
 fn clients(scene: &ClusterView) -> String {
-    // Nothing here blocks a client.
+    // No command blocks a client.
     format!("connected_clients:{}\r\nblocked_clients:0\r\nmaxclients:{}\r\n", scene.clients, scene.clients_max)
 }
 
@@ -102,10 +102,11 @@ fn memory() -> String {
     format!("used_memory:{resident}\r\nused_memory_rss:{resident}\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n")
 }
 
-/// The processor time this process has used; nothing if the system does not say.
+/// The processor time of this process; empty if the system does not provide it.
 fn cpu() -> String {
     let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name of the program, in parentheses, may hold blanks. Behind it: user time is the twelfth field, in hundredths.
+    // The program's name, in parentheses, may contain spaces. In the fields after it, user time is the twelfth, in
+    // hundredths.
     let fields: Vec<&str> =
         text.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
     let seconds = |at: usize| Some(fields.get(at)?.parse::<f64>().ok()? / 100.0);

@@ -1,4 +1,4 @@
-//! What is answered without the machine.
+//! Commands that are answered without the state machine.
 
 use super::about;
 use super::gateway::{ClusterView, Options};
@@ -10,10 +10,10 @@ use crate::wire::resp::{CommandArgs, Version, Writer};
 use bytes::{Bytes, BytesMut};
 use std::ops::Range;
 
-/// What is answered without the machine.
+/// A command that is answered without the state machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Small {
-    /// `+OK`, and that is all.
+    /// A command whose only effect is the reply `+OK`.
     Ok,
     /// `PING [message]`
     Ping,
@@ -39,36 +39,36 @@ pub enum Small {
     ReadWrite,
 }
 
-/// The version of Redis whose commands these are: clients ask, and go by it.
+/// The version of Redis whose commands these are. Clients request it and adapt to it.
 pub const REDIS_VERSION: &str = "7.2.0";
-/// So much of what a client says is shown to it in an error.
+/// Maximum bytes of a client's input that are quoted in an error.
 pub const SHOWN: usize = 128;
-/// The longest name a client may give itself.
+/// Maximum length of a client's name.
 const NAME_MAX: usize = 256;
 
-/// Who is at the other end, as it has told us.
+/// The state of a client.
 #[derive(Clone, Debug, Default)]
 pub struct ClientState {
-    /// Our number for it.
+    /// Its number on this node.
     pub id: i64,
-    /// Which replies it understands.
+    /// Its protocol version.
     pub version: Version,
-    /// Whether it has said the password, or need not.
+    /// Whether it is authenticated, or no password is required.
     pub known: bool,
-    /// What it calls itself.
+    /// The name that it has set.
     pub name: Bytes,
-    /// Whether it takes what this node has applied for an answer.
+    /// Whether it reads the state that this node has applied (`READONLY`).
     pub reads_locally: bool,
 }
 
 impl Small {
-    /// Whether it may be said before the password.
+    /// Whether it is allowed before authentication.
     pub fn is_for_strangers(self) -> bool {
         matches!(self, Small::Auth | Small::Hello)
     }
 
-    /// Whether it is one of those that are there and has as many words as it must, where the word behind the name says
-    /// what is wanted; else the error, in Redis' words. `COMMAND` alone is one too.
+    /// Checks the subcommand, for commands that have one, and its number of arguments. Returns the error in Redis's
+    /// words. `COMMAND` is also valid without a subcommand.
     pub fn check(self, words: &CommandArgs) -> Result<(), String> {
         let known: &[(&str, Range<usize>)] = match self {
             Small::Client => &[("getname", 2..3), ("id", 2..3), ("setinfo", 4..5), ("setname", 3..4)],
@@ -89,8 +89,8 @@ impl Small {
         }
     }
 
-    /// The reply, and what it does to the guest. Its own version may change: what is said from then on is
-    /// said in that.
+    /// Executes the command, which may change the state of the client, and returns the reply. A change of the protocol
+    /// version affects the reply too.
     pub fn answer(
         self,
         words: &CommandArgs,
@@ -151,7 +151,7 @@ impl Small {
     }
 }
 
-/// What is said of a subcommand that is not known.
+/// The error for an unknown subcommand.
 pub fn subcommand(words: &CommandArgs) -> String {
     let (name, word) = (words.at(0).to_ascii_uppercase(), words.at(1));
     let word = word[..word.len().min(SHOWN)].escape_ascii();
@@ -174,7 +174,7 @@ fn auth(words: &CommandArgs, guest: &mut ClientState, options: &Options) -> Resu
 }
 
 fn admit(user: &[u8], password: &[u8], guest: &mut ClientState, options: &Options) -> Result<(), String> {
-    // Without a password the one user there is may say any.
+    // Without a configured password, the default user accepts any password.
     let right = options.password.as_ref().is_none_or(|known| known.is(password));
     if user != b"default" || !right {
         return Err(WRONG_PASSWORD.into());
@@ -265,7 +265,7 @@ fn client(words: &CommandArgs, guest: &mut ClientState, out: &mut Writer<'_>) ->
     Ok(())
 }
 
-/// The settings that clients ask for before they go on, as they are here.
+/// The configuration settings that clients read at startup, with their equivalents here.
 fn settings(scene: &ClusterView) -> [(&'static str, String); 14] {
     [
         ("appendfsync", "always".into()),

@@ -1,8 +1,10 @@
-//! The Redis gateway: translates commands of Redis clients into requests of the key-value machine, and answers back.
+//! The Redis gateway: translates commands of Redis clients into requests to the key-value state machine, and answers
+//! back.
 //!
-//! [`table`] lists every command; [`commands`] translates one into a command or query of the machine, and [`reply`]
-//! translates the machine's answer. A [`RedisConnection`](connection::RedisConnection) is one connection; [`dispatch`]
-//! decides what each command means to it. [`local`], [`about`] and [`info`] answer without the machine. Nothing here has a socket: `sockets/redis.rs` moves the bytes.
+//! [`table`] lists every command; [`commands`] translates one into a command or query of the state machine, and
+//! [`reply`] translates its answer. A [`RedisConnection`](connection::RedisConnection) is one connection; [`dispatch`]
+//! decides how each command is handled on it. [`local`], [`about`] and [`info`] answer without the state machine.
+//! Nothing here has a socket: `sockets/redis.rs` moves the bytes.
 
 pub mod about;
 pub mod commands;

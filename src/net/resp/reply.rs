@@ -1,4 +1,4 @@
-//! What is made of the machine's answers, and of refusals.
+//! Encodes the state machine's answers, and refusals, as Redis replies.
 
 use super::glob;
 use crate::api::Refusal;
@@ -8,35 +8,35 @@ use crate::machine::words::{Answer, TimeToLive};
 use crate::wire::resp::Writer;
 use bytes::Bytes;
 
-/// What is made of an answer.
+/// How an answer is encoded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Shape {
-    /// What it says.
+    /// As it is.
     Plain,
     /// Milliseconds as seconds, rounded.
     Seconds,
-    /// A count of keys as the kind of the one that was asked for.
+    /// The number of existing keys as the type of the key.
     Kind,
-    /// Keys of which those are told that match, if there is a pattern, and where to go on.
+    /// The next cursor, and the keys that match the pattern if there is one.
     Scan(Option<Bytes>),
 }
 
-/// Fate unknown.
+/// The error for an unknown outcome.
 pub const UNKNOWN: &str = "TIMEOUT outcome unknown";
-/// Known not applied.
+/// The error for a request without a leader, known not to be applied.
 pub const NO_LEADER: &str = "CLUSTERDOWN No Raft leader";
 
-/// What is said in place of an answer that is longer than one may be.
+/// The error in place of an answer that exceeds the maximum size.
 pub fn too_long() -> String {
     format!("ERR the answer is over the limit of {ANSWER_BYTES_MAX} bytes; what was asked is done")
 }
 
-/// The same of a read.
+/// The same for a read.
 pub fn too_long_to_read() -> String {
     format!("ERR the answer is over the limit of {ANSWER_BYTES_MAX} bytes; ask for less at a time")
 }
 
-/// Says an answer.
+/// Writes an answer.
 pub fn tell(out: &mut Writer<'_>, shape: &Shape, answer: &Answer) {
     match (shape, answer) {
         (Shape::Seconds, Answer::Left(TimeToLive::Ms(ms))) => out.integer((ms.saturating_add(500) / 1000) as i64),
@@ -84,7 +84,7 @@ fn plain(out: &mut Writer<'_>, answer: &Answer) {
     }
 }
 
-/// Why something was turned away: nothing has happened.
+/// The error for a refused request, which had no effect.
 pub fn refusal(refusal: &Refusal) -> String {
     match refusal {
         Refusal::NoLeader | Refusal::NotLeader { .. } => NO_LEADER.into(),
@@ -95,11 +95,11 @@ pub fn refusal(refusal: &Refusal) -> String {
     }
 }
 
-/// How a request failed that is answered with that reply at once, if it is an error.
+/// How a request with that immediate reply is counted as a failure, if the reply is an error.
 pub fn failure(said: &[u8]) -> Option<Failure> {
     let error = std::str::from_utf8(said.strip_prefix(b"-")?).unwrap_or_default();
     let wrong = match error.split([' ', '\r']).next().unwrap_or_default() {
-        // Before the kinds: `EVAL` is told with that of a missing password.
+        // Checked before the kind of error: the reply to `EVAL` has that of a missing password.
         _ if error.starts_with("ERR unknown") || error.contains("not supported") => WrongRequest::Unsupported,
         "NOAUTH" | "WRONGPASS" | "NOPERM" => WrongRequest::Unauthorized,
         "MOVED" => return Some(Failure::Refused("not_leader")),

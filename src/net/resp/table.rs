@@ -1,6 +1,6 @@
-//! Every command: what it is called, how many words it has, and what it does.
+//! The table of all commands: name, number of arguments, flags, keys and handler.
 //!
-//! `COMMAND` says this table, and checks and dispatch go by it: what is not here is not known.
+//! `COMMAND` returns this table, and lookup, checks and dispatch use it: a command that is not in it is unknown.
 
 use super::commands::{self, Translated};
 use super::local::{self, Small};
@@ -10,30 +10,30 @@ use Handler::{Connection, Local, StateMachine};
 /// A command.
 #[derive(Debug)]
 pub struct Spec {
-    /// Its name, in small letters.
+    /// Its name, in lower case.
     pub name: &'static str,
-    /// How many words it has, its name counted in; negative: at least so many.
+    /// Its number of arguments, including its name. If negative, the minimum number.
     pub arity: i64,
-    /// What clients may want to know of it.
+    /// Its flags, as clients read them.
     pub flags: &'static [&'static str],
-    /// Which words are keys: the first, the last (negative: counted from the end), and every how many.
+    /// Which arguments are keys: the first, the last (negative: counted from the end), and the step.
     pub keys: (i64, i64, i64),
-    /// What it does.
+    /// Its handler.
     pub does: Handler,
 }
 
-/// What a command does.
+/// How a command is handled.
 #[derive(Clone, Copy, Debug)]
 pub enum Handler {
-    /// Something of the machine.
+    /// By a command or query of the state machine.
     StateMachine(for<'a> fn(&'a CommandArgs) -> Translated<'a>),
-    /// Something that is answered here.
+    /// By an answer of this node.
     Local(Small),
-    /// Something that concerns what else is said on the connection, or takes more than one question.
+    /// By the connection: the command affects other commands on it, or needs more than one request.
     Connection(Special),
 }
 
-/// What concerns the connection as a whole.
+/// A command that is handled by the connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Special {
     /// `MULTI`
@@ -42,7 +42,7 @@ pub enum Special {
     Exec,
     /// `DISCARD`
     Discard,
-    /// `WATCH`: not there, and it says so.
+    /// `WATCH`: not supported; the reply is an error.
     Watch,
     /// `QUIT`
     Quit,
@@ -69,7 +69,7 @@ const fn row(
     Spec { name, arity, flags, keys, does }
 }
 
-/// All of them, by name.
+/// All commands, sorted by name.
 pub const COMMANDS: &[Spec] = &[
     row("append", 3, WRITE, ONE, StateMachine(commands::append)),
     row("asking", 1, SMALL, NONE, Local(Small::Ok)),
@@ -114,7 +114,7 @@ pub const COMMANDS: &[Spec] = &[
     row("watch", -2, SMALL, ALL, Connection(Special::Watch)),
 ];
 
-/// The command of that name, however it is written.
+/// Looks up a command, ignoring case.
 pub fn find(name: &[u8]) -> Option<&'static Spec> {
     if name.len() > 16 {
         return None;
@@ -124,19 +124,19 @@ pub fn find(name: &[u8]) -> Option<&'static Spec> {
 }
 
 impl Spec {
-    /// Whether it may have that many words.
+    /// Whether it may have that many arguments.
     pub fn takes(&self, words: usize) -> bool {
         let words = words as i64;
         if self.arity < 0 { words >= -self.arity } else { words == self.arity }
     }
 
-    /// The first key of such a command, if it has one.
+    /// The first key of the command, if it has one.
     pub fn key<'a>(&self, words: &'a CommandArgs) -> Option<&'a [u8]> {
         usize::try_from(self.keys.0).ok().filter(|first| *first > 0).map(|first| words.at(first))
     }
 }
 
-/// `COMMAND`: all of them.
+/// `COMMAND`: writes the whole table.
 pub fn tell(out: &mut Writer<'_>) {
     out.array(COMMANDS.len());
     for Spec { name, arity, flags, keys: (first, last, step), .. } in COMMANDS {
@@ -149,13 +149,13 @@ pub fn tell(out: &mut Writer<'_>) {
     }
 }
 
-/// What is said of a command that is not known, in Redis' words.
+/// The error for an unknown command, in Redis's words.
 pub fn unknown(words: &CommandArgs) -> String {
     let name = words.at(0);
     let name = name[..name.len().min(local::SHOWN)].escape_ascii();
     if ["eval", "eval_ro"].iter().any(|eval| words.at(0).eq_ignore_ascii_case(eval.as_bytes())) {
-        // django-redis takes any error to EVAL for a sum that is too large, and counts by GET and SET instead, which loses
-        // what others count meanwhile; but for those of a connection, which is what redis-py takes this kind for.
+        // django-redis treats any error of EVAL as an overflow and increments with GET and SET instead, which loses
+        // concurrent increments. The exception is connection errors, and redis-py treats NOAUTH as one.
         return format!(
             "NOAUTH {name} is not supported: there are no scripts here, whatever the password. Nothing was applied"
         );

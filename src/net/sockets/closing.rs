@@ -1,41 +1,41 @@
-//! Sessions of connections that are gone: each is closed, however often that has to be asked for.
+//! Closes the sessions of connections that have ended, and retries until each is closed.
 
 use crate::api::{Outcome, Refusal, Reply};
 use crate::types::{SessionId, Time};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// What was refused is asked for again after this long.
+/// The pause before a refused request is retried.
 const AGAIN: Duration = Duration::from_millis(50);
-/// So many are asked for again at once: a leader that was busy is not to be so again for that.
+/// Maximum requests retried at once, so that the retries do not overload a leader that was busy.
 const AT_ONCE: usize = 64;
-/// So many are remembered. One more is forgotten, and lapses by itself.
+/// Maximum sessions remembered. A session beyond that is not closed; it expires by itself.
 const MOST: usize = 16_384;
 
 /// Sessions that are being closed.
 #[derive(Debug, Default)]
 pub struct Closing {
-    /// By the number of the request.
+    /// Sessions whose close was requested, by request number.
     asked: BTreeMap<u64, SessionId>,
-    /// Those whose request was refused, or came to nothing.
+    /// Sessions whose request was refused or failed.
     refused: VecDeque<SessionId>,
     again_at: Time,
 }
 
 impl Closing {
-    /// A session is asked to be closed with the request of that number.
+    /// Records that the request of that number closes a session.
     pub fn asked(&mut self, number: u64, session: SessionId) {
         if self.asked.len() + self.refused.len() < MOST {
             self.asked.insert(number, session);
         }
     }
 
-    /// That request was answered. To close a session twice is harmless, so whatever is not known is asked for again.
+    /// Handles the reply to that request. Closing a session twice is harmless, so an unknown outcome is retried.
     pub fn answered(&mut self, now: Time, number: u64, reply: &Reply) {
         let Some(session) = self.asked.remove(&number) else { return };
         match reply {
             Reply::Done { outcome: Outcome::Closed | Outcome::SessionExpired, .. } => {}
-            // Whoever asks it afterwards will have it closed, or nobody.
+            // This node is stopping, so it does not retry. If no later request closes the session, it expires.
             Reply::Refused(Refusal::Stopping) => {}
             _ => {
                 if self.refused.is_empty() {
@@ -46,7 +46,7 @@ impl Closing {
         }
     }
 
-    /// Those that are to be asked for again by now.
+    /// Returns the sessions whose close is to be retried now.
     pub fn due(&mut self, now: Time) -> Vec<SessionId> {
         if self.refused.is_empty() || self.again_at > now {
             return Vec::new();
@@ -55,7 +55,7 @@ impl Closing {
         self.refused.drain(..self.refused.len().min(AT_ONCE)).collect()
     }
 
-    /// When there is something to do even if nothing comes.
+    /// When a retry is due.
     pub fn deadline(&self) -> Time {
         if self.refused.is_empty() { Time::NEVER } else { self.again_at }
     }

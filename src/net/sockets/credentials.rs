@@ -1,12 +1,12 @@
-//! Keys and the password, replaced while the node runs.
+//! Replaces the TLS keys and the password while the node runs.
 
 use super::Net;
 use crate::net::credentials::Credentials;
 use crate::secure::{Keys, Validity};
 
 impl Net {
-    /// Connections that are opened from now on use these. Whether anything is encrypted, and whether a password is
-    /// asked for, was decided at the start: what is missing here stays as it is.
+    /// Sets the credentials of connections opened from now on. Whether TLS is used and whether a password is required
+    /// is fixed at startup; a credential missing in `fresh` stays as it is.
     pub fn set_credentials(&mut self, fresh: Credentials) {
         let Credentials { keys, password } = fresh;
         if self.options.keys.is_some() && keys.is_some() {
@@ -20,7 +20,7 @@ impl Net {
         }
     }
 
-    /// Until when the certificates in use are valid.
+    /// When the certificates in use expire.
     pub fn validity(&self) -> Validity {
         self.options.keys.as_ref().map(Keys::validity).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! What the log says of connections between nodes that fail: each cause once a minute.
+//! Logs failed connections between nodes: each cause at most once a minute.
 
 use super::{Net, find_in};
 use crate::net::dialect::Role;
@@ -10,15 +10,15 @@ use mio::Token;
 use std::io;
 use std::time::Duration;
 
-/// So many different lines on callers are logged within a minute: whoever connects decides what they say.
+/// Maximum different lines logged within a minute about inbound connections. The caller influences their text.
 pub const CALLER_LINES: usize = 32;
-/// The same of lines on peers that are dialed.
+/// Maximum different lines logged within a minute about dialed peers.
 pub const PEER_LINES: usize = 256;
-/// A peer from which nothing came for so long is not heard.
+/// A peer counts as heard if anything was received from it within this time.
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
 impl Net {
-    /// A connection fails, and is closed next.
+    /// Logs that a connection failed. The caller then closes it.
     pub(super) fn failed(&mut self, now: Time, token: Token, failure: Failure) {
         let Some(conn) = find_in(&self.conns, token) else { return };
         let node = self.me.node.get();
@@ -29,9 +29,9 @@ impl Net {
                 self.causes.insert(peer, failure.word);
                 self.say_once(now, false, &line);
             }
-            // Only what TLS says is worth an operator's time: bytes that are no frame may come from anywhere.
+            // Only TLS errors are of use to an operator: malformed bytes may come from anywhere.
             Role::Handshaking if failure.word == "TLS" => {
-                // Without the port, which is another for each attempt.
+                // The port is left out: it differs for each attempt.
                 let from = conn.stream.socket().peer_addr().map(|address| address.ip().to_string());
                 let from = from.as_deref().unwrap_or("an unknown address");
                 let line = format!("a connection from {from} failed: {}", failure.text);
@@ -44,12 +44,12 @@ impl Net {
         }
     }
 
-    /// The same of a socket's error.
+    /// Logs that a connection failed with a socket error.
     pub(super) fn broke(&mut self, now: Time, token: Token, error: &io::Error) {
         self.failed(now, token, Failure::of_socket(error));
     }
 
-    /// The other side has closed the connection, without a word where one was due.
+    /// Logs that the other side closed the connection, if its role makes that unexpected.
     pub(super) fn ended_early(&mut self, now: Time, token: Token) {
         match find_in(&self.conns, token).map(|conn| conn.role) {
             Some(Role::Connecting(_)) => self.failed(now, token, Failure::closed_early(self.options.keys.is_some())),
@@ -58,14 +58,15 @@ impl Net {
         }
     }
 
-    /// A peer cannot be reached.
+    /// Logs that a peer cannot be reached.
     pub(super) fn unreachable(&mut self, now: Time, peer: NodeId, failure: Failure) {
         self.causes.insert(peer, failure.word);
         let line = format!("cannot reach {peer} at {}: {}", self.dialed_at(peer), failure.text);
         self.say_once(now, failure.is_lasting, &line);
     }
 
-    /// A caller that says it is that peer is turned away. Disks and logs have lines of their own, with advice.
+    /// Logs that an inbound peer was rejected. Rejections because of a disk or a log have log lines of their own, with
+    /// advice.
     pub(super) fn turned_away(&mut self, now: Time, token: Token, peer: NodeId, reason: Reason) {
         if matches!(reason, Reason::Disk | Reason::Twin | Reason::Log | Reason::Stopping) {
             return;
@@ -92,7 +93,7 @@ impl Net {
         }
     }
 
-    /// Whether anything was heard of a peer lately; and the peer in words, with what is wrong with its connections.
+    /// Whether a peer was heard recently, and a description of the peer with the fault of its connections.
     pub fn reach(&self, now: Time, peer: NodeId) -> (bool, String) {
         let speaker = self.speakers.get(&peer).and_then(|token| find_in(&self.conns, *token));
         let is_heard = speaker.is_some_and(|conn| now.since(conn.heard_at) < HEARD_WITHIN);

@@ -1,18 +1,18 @@
-//! What the sockets know of themselves, for whoever asks how the node is.
+//! The sockets' part of the node's statistics.
 
 use super::gateways::GatewayKind;
 use super::{Net, find_in};
 use crate::api::figures::Figures;
 
 impl Net {
-    /// Adds what only the sockets know.
+    /// Adds the statistics of the sockets.
     pub fn complete(&self, figures: &mut Figures) {
         figures.sent_bytes = self.sent.iter().map(|(peer, bytes)| (peer.get(), *bytes)).collect();
         for (peer, token) in self.links.all_up() {
             let sent = find_in(&self.conns, token).map_or(0, |conn| conn.lanes.sent());
             *figures.sent_bytes.entry(peer.get()).or_default() += sent;
         }
-        // Nobody is counted here: there may be ten thousand, who each ask how we are.
+        // Connections are not counted one by one: there may be ten thousand, and each may request the status.
         let [redis, http] =
             [GatewayKind::Redis, GatewayKind::Http].map(|door| self.doors.inside.get(&door).copied().unwrap_or(0));
         let (native, unknown) = (self.clients - redis - http, self.strangers.len());

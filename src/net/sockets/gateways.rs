@@ -1,5 +1,5 @@
-//! The doors: callers that speak as Redis clients do, or HTTP, are let in; what they ask goes to the node, and
-//! what it answers back.
+//! The gateways' sockets: accept Redis and HTTP clients, pass their requests to the node, and pass the node's replies
+//! back.
 
 use super::closing::Closing;
 use super::seats::Port;
@@ -25,26 +25,26 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr};
 
-/// The token of the Redis door's listener.
+/// The token of the Redis gateway's listener.
 pub const REDIS: Token = Token(usize::MAX - 3);
-/// The token of the HTTP door's listener.
+/// The token of the HTTP gateway's listener.
 pub const HTTP: Token = Token(usize::MAX - 4);
-/// The caller that opens and closes sessions, for connections that may be gone before they are open.
+/// The caller id for requests that open and close sessions: a connection may be closed before its session is open.
 pub const DOOR: Caller = Caller::Client(u64::MAX - 1);
-/// So many callers are let in before those who are in are heard.
+/// Maximum clients accepted before the accepted ones are read.
 const ACCEPTS: usize = 64;
 
-/// Which door.
+/// The kind of a gateway.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum GatewayKind {
-    /// The Redis door.
+    /// The Redis gateway.
     Redis,
-    /// The HTTP door.
+    /// The HTTP gateway.
     Http,
 }
 
 impl GatewayKind {
-    /// What it is in metrics.
+    /// The gateway, as counted in metrics.
     fn gateway(self) -> Gateway {
         match self {
             GatewayKind::Redis => Gateway::Redis,
@@ -52,7 +52,7 @@ impl GatewayKind {
         }
     }
 
-    /// Through which door whoever speaks so came in.
+    /// The gateway of a connection.
     pub fn of(speech: &GatewayConnection) -> GatewayKind {
         match speech {
             GatewayConnection::Redis(_) => GatewayKind::Redis,
@@ -61,35 +61,35 @@ impl GatewayKind {
     }
 }
 
-/// Where callers come in.
+/// The listener of one gateway.
 #[derive(Debug)]
 struct GatewayListener {
     listener: TcpListener,
-    /// Whether someone may be waiting to be accepted, and from when on we would.
+    /// Whether connections may be waiting to be accepted, and from when on they are accepted.
     callers: bool,
     accept_at: Time,
 }
 
-/// What the connections that came through a door share.
+/// State shared by all gateway connections.
 #[derive(Debug, Default)]
 pub struct Doors {
     entrances: BTreeMap<GatewayKind, GatewayListener>,
-    /// How many are in, by the door they came through.
+    /// Connected clients of each gateway.
     pub inside: BTreeMap<GatewayKind, usize>,
-    /// How many of those at the HTTP door are probes.
+    /// How many clients of the HTTP gateway are probes.
     pub probes: usize,
-    /// Our number for the last session that was opened or closed; and for which connections some are being.
+    /// The number of the last request to open or close a session; and the connections whose sessions are being opened.
     asked: u64,
     opening: BTreeMap<u64, Token>,
     closing: Closing,
-    /// Connections that may have something to say, or to ask.
+    /// Connections that may have replies to write or requests to send.
     pumps: Vec<Token>,
-    /// Connections that want to be asked again, and when.
+    /// Connections with a deadline, and when it is due.
     wakes: BTreeMap<Token, Time>,
 }
 
 impl Doors {
-    /// When there is something to do even if nothing comes.
+    /// When there is work to do even without an event.
     pub fn deadline(&self) -> Time {
         let knocked = self.entrances.values().filter(|entrance| entrance.callers);
         let accept = knocked.map(|entrance| entrance.accept_at).min().unwrap_or(Time::NEVER);
@@ -98,26 +98,26 @@ impl Doors {
         accept.min(pump).min(close).min(self.wakes.values().copied().min().unwrap_or(Time::NEVER))
     }
 
-    /// Somebody waits at that door.
+    /// Marks that connections wait to be accepted at that gateway.
     pub fn knocked(&mut self, door: GatewayKind) {
         if let Some(entrance) = self.entrances.get_mut(&door) {
             entrance.callers = true;
         }
     }
 
-    /// That connection may have something to say, or to ask.
+    /// Schedules a pump of that connection: it may have replies to write or requests to send.
     pub fn pump_soon(&mut self, token: Token) {
         self.pumps.push(token);
     }
 
-    /// Where that door is, if it is open.
+    /// The address that a gateway listens on, if it is open.
     pub fn address(&self, door: GatewayKind) -> Option<SocketAddr> {
         self.entrances.get(&door).and_then(|entrance| entrance.listener.local_addr().ok())
     }
 }
 
 impl Net {
-    /// Lets callers in through that door. Says where it is.
+    /// Opens a gateway. Returns its address.
     pub(super) fn open_door(&mut self, door: GatewayKind, mut listener: TcpListener) -> io::Result<SocketAddr> {
         let token = match door {
             GatewayKind::Redis => REDIS,
@@ -129,7 +129,7 @@ impl Net {
         Ok(address)
     }
 
-    /// Lets nobody else in through any door.
+    /// Stops listening at all gateways.
     pub(super) fn close_doors(&mut self) {
         for mut entrance in std::mem::take(&mut self.doors.entrances).into_values() {
             let _either_way_it_is_dropped = self.poll.registry().deregister(&mut entrance.listener);
@@ -164,7 +164,7 @@ impl Net {
     fn admit(&mut self, now: Time, door: GatewayKind, socket: TcpStream) {
         let _if_not_it_is_slower = stream::tune_caller(&socket);
         let Ok(mut stream) = Stream::accepted(self.options.keys.as_ref(), socket) else { return };
-        // Whoever asks how the node is is answered also where nobody else is let in any more.
+        // When no seat is free, an HTTP client is still accepted as a probe, to get the health of the node.
         let probes = !self.has_seat(Port::Gateway(door));
         if probes && (door != GatewayKind::Http || self.doors.probes >= self.options.probes_max) {
             self.counting.turned_away(door.gateway());
@@ -195,7 +195,7 @@ impl Net {
         self.doors.probes += usize::from(probes);
     }
 
-    /// Hears the commands that are whole, until it is enough for now.
+    /// Processes complete requests until the connection has to wait.
     pub(super) fn converse(&mut self, now: Time, token: Token) {
         let Some(conn) = find(&mut self.conns, token) else { return };
         let Some(mut speech) = conn.speech.take() else { return };
@@ -214,8 +214,8 @@ impl Net {
         if goes_on { self.pump(now, token) } else { self.close(now, token) }
     }
 
-    /// The other side has said its last. It may still listen: what it asked is answered, and what was answered
-    /// is written.
+    /// Handles the end of the client's stream. The client may still read, so its requests are answered and the replies
+    /// written.
     pub(super) fn ended(&mut self, now: Time, token: Token) {
         let Some(conn) = find(&mut self.conns, token) else { return };
         let said = conn.is_all_said();
@@ -227,7 +227,7 @@ impl Net {
             Some(speech) if !said && !conn.lingers => {
                 speech.leave();
                 (conn.readable, conn.farewell) = (false, true);
-                // As long as it takes something of it.
+                // It stays open as long as the client reads.
                 conn.wait_for(now, Some(self.options.idle_patience));
                 touch(&mut self.touched, conn);
                 self.look_over(now);
@@ -236,8 +236,8 @@ impl Net {
         }
     }
 
-    /// All is said. Closed at once, or, where that could take back what was said, once the other side has closed
-    /// or has had the time to.
+    /// Closes a connection after all output is written. Where closing at once could lose output that the client has not
+    /// read, the connection first waits for the client to close, up to a timeout.
     pub(super) fn begin_close(&mut self, now: Time, token: Token) {
         let Some(conn) = find(&mut self.conns, token) else { return };
         if conn.lingers {
@@ -249,12 +249,12 @@ impl Net {
         }
         conn.lingers = true;
         conn.wait_for(now, Some(self.options.linger));
-        // What it was not read from is read now, and dropped.
+        // Reading may have been suspended. It resumes now, and the input is discarded.
         super::list(&mut self.unread, conn);
         self.look_over(now);
     }
 
-    /// Says what is due on the connections that were answered, and asks what they want.
+    /// Writes due replies and sends due requests on all connections that are scheduled for it.
     pub fn pump_all(&mut self, now: Time) {
         self.doors.closing.due(now).into_iter().for_each(|session| self.close_session(session));
         if self.doors.wakes.values().any(|at| *at <= now) {
@@ -266,7 +266,7 @@ impl Net {
         pumps.sort_unstable();
         pumps.dedup();
         pumps.drain(..).for_each(|token| self.pump(now, token));
-        // What was pumped asks for no more of it but through its own answers.
+        // A pump schedules no further pump. The answers to its requests do so later, so the buffer can be reused.
         if self.doors.pumps.is_empty() {
             self.doors.pumps = pumps;
         }
@@ -308,7 +308,7 @@ impl Net {
         }
     }
 
-    /// Something that concerns a session and no command in it.
+    /// A request that opens or closes a session.
     fn door(&mut self, op: &Op) -> Event {
         self.doors.asked += 1;
         Event::Request {
@@ -319,14 +319,14 @@ impl Net {
         }
     }
 
-    /// The session of a connection that is gone is of no more use to anybody.
+    /// Closes the session of a connection that has ended.
     pub(super) fn close_session(&mut self, session: SessionId) {
         let event = self.door(&Op::Close { session });
         self.doors.closing.asked(self.doors.asked, session);
         self.events.push(event);
     }
 
-    /// An answer to what the doors asked for themselves.
+    /// Handles the reply to a request that opened or closed a session.
     pub(super) fn door_heard(&mut self, now: Time, id: u64, reply: Reply) {
         let Some(token) = self.doors.opening.remove(&id) else {
             return self.doors.closing.answered(now, id, &reply);
@@ -334,7 +334,7 @@ impl Net {
         let opened = match reply {
             Reply::Done { outcome: Outcome::Opened { session }, .. } => Ok(session),
             Reply::Refused(refusal) => Err(Some(refusal)),
-            // One that was opened and never heard of lapses by itself.
+            // If the session was opened all the same, it expires by itself.
             _ => Err(None),
         };
         match (find(&mut self.conns, token).and_then(|conn| conn.speech.as_mut()), opened) {
@@ -347,7 +347,8 @@ impl Net {
         }
     }
 
-    /// An answer to a command, if whoever asked is there and came through a door.
+    /// Passes a reply to the gateway connection that sent the request. Returns the reply if it is not a gateway
+    /// connection.
     pub(super) fn guest_heard(&mut self, token: Token, id: u64, reply: Reply) -> Option<Reply> {
         let speech = find(&mut self.conns, token).and_then(|conn| conn.speech.as_mut());
         let Some(speech) = speech else { return Some(reply) };
@@ -362,9 +363,9 @@ fn put_back(now: Time, conn: &mut Conn, speech: GatewayConnection, out: BytesMut
     let unread = conn.input().len();
     let patience = match conn.unheard {
         false => speech.patience(unread, options),
-        // It has to take what it was told before it is heard again.
+        // The client has to read its output before more input is processed.
         true if !out.is_empty() => Some(options.idle_patience),
-        // It waits for us.
+        // The client waits for this node, so no timeout runs.
         true => None,
     };
     if !conn.lingers {

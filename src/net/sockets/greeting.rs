@@ -1,4 +1,4 @@
-//! Who comes in, and whom we dial: the first words on every connection.
+//! Handshakes of inbound and outbound connections.
 
 use super::seats::Port;
 use super::{Net, find, touch};
@@ -20,7 +20,7 @@ use std::io;
 use std::net::SocketAddr;
 
 impl Net {
-    /// Someone says who it is.
+    /// Handles the hello of an inbound connection: accepts or rejects the caller.
     pub(super) fn greeted(&mut self, now: Time, token: Token, hello: &Hello) {
         let proven = find(&mut self.conns, token).is_some_and(|conn| conn.stream.is_proven());
         let circumstances = Circumstances {
@@ -65,10 +65,10 @@ impl Net {
                 conn.role = Role::InboundPeer(peer);
                 let _if_not_it_takes_longer = stream::tune_speaker(conn.stream.socket());
                 if let Some(before) = self.speakers.insert(peer, token) {
-                    // It dialed again before we saw its old connection end.
+                    // The peer reconnected before this node noticed the end of its old connection.
                     self.close(now, before);
                 }
-                // What it answered until it dialed, it said to a connection that nobody heard the end of.
+                // Replies that the peer sent on its old connection may have been lost.
                 self.events.push(Event::AnswersLost(peer));
                 self.disks.met_run(now, self.me.node, peer, (disk, run));
                 let (met, is_guest) = self.admission.admit(hello);
@@ -82,7 +82,7 @@ impl Net {
         }
     }
 
-    /// A peer that means this node holds a log: the node learns of it, if it holds another or none.
+    /// Reports to the node the log id of a peer that dials it, if the node has another log or none.
     fn learn_log(&mut self, now: Time, hello: &Hello) {
         let (Some(log), CallerKind::Peer { node: peer, .. }) = (self.admission.other_log(hello), hello.caller) else {
             return;
@@ -93,13 +93,13 @@ impl Net {
         self.events.push(Event::OtherLog { peer, log });
     }
 
-    /// Whom the node follows, if anyone; itself if it leads. Who follows somebody knows the members as they are, or
-    /// will in a moment; who does not may be looked for by a leader that it has never heard of.
+    /// Sets the leader that the node follows; itself if it leads. A node that follows a leader knows the current
+    /// members, or will in a moment. A node without a leader may be dialed by a leader that it does not know.
     pub fn set_leader(&mut self, leader: Option<NodeId>) {
         self.admission.set_leader(leader);
     }
 
-    /// A peer is met with that disk: what it says counts from now on.
+    /// Reports to the node the disk id of a peer. From then on the peer's messages count.
     fn met(&mut self, peer: NodeId, disk: Option<DiskId>) {
         self.events.extend(disk.map(|disk| Event::Met { peer, disk }));
     }

@@ -1,4 +1,4 @@
-//! The HTTP door's sockets: bytes into requests.
+//! The HTTP gateway's sockets: input becomes requests.
 
 use super::gateways::GatewayKind;
 use super::{Net, find};
@@ -12,13 +12,13 @@ use std::io;
 use std::net::SocketAddr;
 
 impl Net {
-    /// Lets HTTP clients in too. Says where.
+    /// Opens the HTTP gateway. Returns its address.
     pub fn open_http(&mut self, listener: TcpListener, options: Options) -> io::Result<SocketAddr> {
         self.http = options;
         self.open_door(GatewayKind::Http, listener)
     }
 
-    /// Hears the requests that are whole, until it is enough for now.
+    /// Processes complete requests until the connection has to wait. Returns false if the connection is gone.
     pub(super) fn converse_http(
         &mut self,
         now: Time,
@@ -38,7 +38,7 @@ impl Net {
             if !talk.hear_next(conn.input(), out, &setting) {
                 return true;
             }
-            // It has kept its word: patience begins anew.
+            // A complete request arrived, so the timeout starts anew.
             conn.wait_for(now, None);
         }
     }

@@ -1,10 +1,10 @@
-//! Memory of all clients together: what they have not read, what they wait for, and what has not come whole.
+//! Bounds the memory of all clients together: unread replies, requests waiting for answers, and incomplete requests.
 //!
-//! Each connection has bounds of its own, and there may be ten thousand. So the bytes that all of them hold are counted.
-//! From half of the bound on, a connection that has something to read is neither read from nor asked for: it reads
-//! first. An answer to a read for such a connection is dropped, and the read counts as refused: busy; a gateway asks
-//! again until its patience is over. Above the bound, connections that hold much and take next to nothing are closed,
-//! those that hold most first. A client that reads is served all the while.
+//! Each connection has bounds of its own, but there may be ten thousand, so the bytes that all of them hold are
+//! counted. Above half of the bound, a connection with unread replies is not read from, and none of its requests are
+//! sent, until the client reads. An answer to a read for such a connection is dropped, and the read is refused as busy;
+//! a gateway retries it until its patience runs out. Above the bound, connections that hold much and accept almost no
+//! bytes are closed, those that hold most first. A client that reads is served throughout.
 
 use super::{Net, find, find_in, list};
 use crate::api::{Refusal, Reply};
@@ -14,46 +14,47 @@ use crate::net::pressure::{FEW_BYTES, Pressure};
 use crate::types::Time;
 use mio::Token;
 
-/// A connection that takes fewer bytes than this between two sweeps is stalled.
+/// A connection that accepts fewer bytes than this between two sweeps is stalled.
 const TAKEN_MIN: u64 = 16 << 10;
-/// After so many sweeps in which it was stalled, a connection may be closed.
+/// A connection may be closed after it was stalled in this many sweeps in a row.
 const STALLS_MAX: u8 = 2;
 
-/// When so many bytes came and went, free memory is given back once they have ceased to.
+/// After this many bytes were read, written or freed (a load), free memory is returned to the system once traffic
+/// ceases.
 const LOAD_BYTES: u64 = 16 << 20;
-/// As long as more than this comes and goes between two sweeps, they have not. Heartbeats are less.
+/// Traffic of at least this many bytes between two sweeps continues the load. Heartbeats are less.
 const QUIET_BYTES: u64 = 64 << 10;
-/// After so many quiet sweeps a load is over. What is given back and asked for again costs a fault for each page: a
-/// load that pauses for some seconds keeps its memory.
+/// After this many quiet sweeps a load is over. Memory that is returned and requested again costs a page fault for each
+/// page, so a load that pauses for a few seconds keeps its memory.
 const QUIET_SWEEPS: u8 = 10;
 
-/// How many bytes all clients hold.
+/// Counts the bytes that all clients hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
     held: usize,
     max: usize,
     pressure: Pressure,
-    /// How many bytes came and went since the last sweep, and since free memory was last given back.
+    /// Bytes moved since the last sweep, and since free memory was last returned to the system.
     lately: u64,
     moved: u64,
-    /// How many sweeps in a row found quiet.
+    /// How many sweeps in a row were quiet.
     quiet: u8,
 }
 
 impl Memory {
-    /// Nothing is held, and that much may be.
+    /// No bytes are held, and at most `max` may be.
     pub fn new(max: usize) -> Memory {
         Memory { held: 0, max, pressure: Pressure::None, lately: 0, moved: 0, quiet: 0 }
     }
 
-    /// That much may be held from now on.
+    /// Changes the bound.
     #[cfg(test)]
     pub fn set_max(&mut self, max: usize) {
         self.max = max;
         self.pressure = self.pressure.max(self.level(self.held));
     }
 
-    /// How much of the bound is used. It falls only in `Net::relieve`, where those that waited go on.
+    /// How much of the bound is used. It falls only in `Net::relieve`, which resumes the waiting connections.
     pub fn pressure(&self) -> Pressure {
         self.pressure
     }
@@ -64,7 +65,7 @@ impl Memory {
         self.held
     }
 
-    /// Counts anew what that connection holds.
+    /// Updates the count of what a connection holds.
     pub fn count(&mut self, conn: &mut Conn) {
         if matches!(conn.role, Role::Client(_) | Role::Guest(_)) {
             let held = conn.weigh();
@@ -73,23 +74,24 @@ impl Memory {
         }
     }
 
-    /// A connection that held that much is gone.
+    /// Subtracts the bytes of a connection that was closed.
     pub fn forget(&mut self, held: usize) {
         self.held -= held;
         self.moves(held as u64);
     }
 
-    /// Much was freed elsewhere: the allocator keeps it, as after a load.
+    /// Records that much memory was freed elsewhere. The allocator keeps it, as after a load.
     pub fn load_went(&mut self) {
         self.moves(LOAD_BYTES);
     }
 
-    /// So many bytes came, or went.
+    /// Records that this many bytes were read, written or freed.
     pub fn moves(&mut self, bytes: u64) {
         self.lately += bytes;
     }
 
-    /// At a sweep: whether a load is over, after which the allocator keeps much that is free. Once for each load.
+    /// At a sweep: whether a load has just ended, after which the allocator keeps much free memory. True once for each
+    /// load.
     pub fn load_ends(&mut self) -> bool {
         let lately = std::mem::take(&mut self.lately);
         self.moved += lately;
@@ -116,17 +118,18 @@ impl Memory {
 }
 
 impl Net {
-    /// Counts anew what that connection holds.
+    /// Updates the count of what a connection holds.
     pub(super) fn weigh(&mut self, token: Token) {
         if let Some(conn) = find(&mut self.conns, token) {
             self.memory.count(conn);
         }
     }
 
-    /// The answer to a client, or, where it asked for something to read and has enough of that already, a refusal.
+    /// Returns the reply to a client, or, if it is the answer to a read and the client has too much unread output
+    /// already, a refusal.
     pub(super) fn bounded(&self, token: Token, reply: Reply) -> Reply {
         let pressure = self.memory.pressure();
-        // Whatever else is answered tells of something that has happened.
+        // Any other reply reports an effect, and must not be dropped.
         let (Reply::Answer { answer: bytes, .. } | Reply::SnapshotPiece { bytes, .. }) = &reply else { return reply };
         let Some(conn) = find_in(&self.conns, token).filter(|_| pressure > Pressure::None) else { return reply };
         let spare = self.memory.max / 4;
@@ -138,15 +141,16 @@ impl Net {
         if fits || bytes.len() <= FEW_BYTES / 16 { reply } else { Reply::Refused(Refusal::Busy) }
     }
 
-    /// The log, or the state, has become much smaller: what is free is given back once there is quiet.
+    /// Records that the log or the state has become much smaller. Free memory is returned to the system once traffic
+    /// ceases.
     pub fn frees_much(&mut self, now: Time) {
         self.memory.load_went();
         self.look_over(now);
     }
 
-    /// Where less is held than before, connections that waited for that go on.
+    /// Lowers the pressure if fewer bytes are held, and resumes the connections that waited for that.
     pub(super) fn relieve(&mut self) {
-        // A little below, lest one connection more or less turn it to and fro.
+        // The threshold is a little lower than that for rising, so that one connection does not make it oscillate.
         let pressure = self.memory.level(self.memory.held + self.memory.max / 16);
         if pressure >= self.memory.pressure {
             return;
@@ -162,7 +166,8 @@ impl Net {
         }
     }
 
-    /// Notes which connections take nothing; where all hold too much, closes those of them that hold most.
+    /// Notes which connections are stalled. Above the bound, closes stalled connections, those that hold most first,
+    /// until at most half of the bound is held.
     pub(super) fn sweep_memory(&mut self, now: Time) {
         let mut stalled = Vec::new();
         for (_, conn) in &mut self.conns {
@@ -201,7 +206,7 @@ impl Net {
 mod tests {
     use super::*;
 
-    /// A sweep after so many bytes moved: whether a load is over, and whether one goes on.
+    /// A sweep after `bytes` moved: whether a load has ended, and whether one is in progress.
     fn sweep(memory: &mut Memory, bytes: u64) -> (bool, bool) {
         memory.moves(bytes);
         (memory.load_ends(), memory.is_loaded())

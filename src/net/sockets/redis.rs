@@ -1,4 +1,4 @@
-//! The Redis door's sockets: bytes into commands.
+//! The Redis gateway's sockets: input becomes commands.
 
 use super::gateways::GatewayKind;
 use super::{Net, find};
@@ -16,24 +16,24 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 
-/// What Redis connections share.
+/// State shared by all Redis connections.
 #[derive(Debug, Default)]
 pub struct Redis {
-    /// How the door is set.
+    /// Options of the gateway.
     pub options: Options,
-    /// Where Redis clients reach each peer, as it has announced; empty if nowhere.
+    /// The address of each peer's Redis gateway as the peer announced it; empty if it has none.
     places: BTreeMap<NodeId, String>,
 }
 
 impl Net {
-    /// Lets Redis clients in too. Says where.
+    /// Opens the Redis gateway. Returns its address.
     pub fn open_redis(&mut self, listener: TcpListener, options: Options) -> io::Result<SocketAddr> {
         self.redis.options = options;
         self.open_door(GatewayKind::Redis, listener)
     }
 
-    /// Hears the commands that are whole, until it is enough for now. False if the connection is to be closed at
-    /// once.
+    /// Processes complete commands until the connection has to wait. Returns false if the connection has to be closed
+    /// at once.
     pub(super) fn converse_redis(
         &mut self,
         now: Time,
@@ -52,7 +52,7 @@ impl Net {
                 Ok(None) => return true,
                 Ok(Some(words)) => {
                     if talk.guest.known {
-                        // It has kept its word: patience begins anew.
+                        // A complete command arrived, so the timeout starts anew.
                         conn.wait_for(now, None);
                     }
                     talk.pipeline.tally.requests += 1;
@@ -71,15 +71,15 @@ impl Net {
         }
     }
 
-    /// Where Redis clients reach this node, if anywhere: where it was told that they do, or at the port of its gateway
-    /// on the host by which the members know it.
+    /// The address of this node's Redis gateway, if it is open: the advertised one, or else the host by which the
+    /// members know this node with the port of its gateway.
     pub(super) fn redis_place(&self) -> Option<String> {
         let bound = self.doors.address(GatewayKind::Redis)?;
         let advertised = || self.redis.options.advertised.clone();
         advertised().or_else(|| Some(format!("{}:{}", self.place(self.me.node)?.rsplit_once(':')?.0, bound.port())))
     }
 
-    /// What the node knows of itself and its cluster.
+    /// What this node knows of itself and its cluster.
     fn scene(&self) -> ClusterView {
         let place = |id: NodeId| {
             let native = self.place(id)?;
@@ -109,7 +109,7 @@ impl Net {
 }
 
 impl Redis {
-    /// A peer has announced where Redis clients reach it; empty if nowhere.
+    /// Records the address of a peer's Redis gateway; empty if it has none.
     pub(super) fn announced(&mut self, peer: NodeId, place: &str, members: &Membership) {
         if self.places.len() >= 2 * MEMBERS_MAX {
             self.places.retain(|id, _| members.members.contains_key(id));

@@ -1,4 +1,4 @@
-//! What a node says: to peers over their links, to callers over their own connections.
+//! Output: messages to peers on their links, and replies to clients.
 
 use super::gateways::DOOR;
 use super::{Net, find, touch};
@@ -16,7 +16,7 @@ use bytes::{BufMut, BytesMut};
 use mio::Token;
 
 impl Net {
-    /// Says something to a peer. Lost if there is no link, or too much on it.
+    /// Sends a message to a peer. It is dropped if the link is down or has too much output.
     pub fn send(&mut self, envelope: Envelope) {
         let urgent = envelope.message.is_urgent();
         let (to, frame) = (envelope.to, PeerFrame::Raft(envelope));
@@ -32,14 +32,14 @@ impl Net {
         touch(&mut self.touched, conn);
     }
 
-    /// Passes a request on to a peer, or says that it could not be.
+    /// Forwards a request to a peer, or reports to the node that it could not be sent.
     pub fn forward(&mut self, to: NodeId, id: u64, request: Request) {
         if !self.say(to, &PeerFrame::Forward { id, request }) {
             self.events.push(Event::NotSent { to, id });
         }
     }
 
-    /// Answers a caller, if it is still there.
+    /// Sends a reply to the caller of a request, if it is still connected.
     pub fn answer(&mut self, now: Time, to: Caller, id: u64, reply: Reply) {
         match to {
             DOOR => self.door_heard(now, id, reply),
@@ -54,16 +54,17 @@ impl Net {
                 if !self.say(peer, &PeerFrame::Answer { id, reply })
                     && let Some(token) = self.links.get(peer).and_then(Link::token)
                 {
-                    // It waits for this answer. When we dial anew it learns that none will come; if we have
-                    // just dialed and are not welcomed yet, it may have learnt that before it asked.
+                    // The peer waits for this answer. When this node connects again, the peer learns that no answer
+                    // will come. If this node has just dialed and is not accepted yet, the peer may have learned that
+                    // before it sent the request.
                     self.close(now, token);
                 }
             }
         }
     }
 
-    /// Says to every native client how this node is, and so who the members are: those it knows may all be gone
-    /// before it asks. Nothing is said to one that does not read.
+    /// Sends the status, and so the current members, to every native client: all members that a client knows may be
+    /// gone before it next sends a request. A client that does not read is skipped.
     pub fn announce(&mut self, status: &Reply) {
         let mut news = BytesMut::new();
         put_numbered(&mut news, NEWS, status);
@@ -75,7 +76,7 @@ impl Net {
         }
     }
 
-    /// Puts a frame on the link to a peer, unless there is none, or too much on it.
+    /// Sends a frame to a peer. Returns false if the link is down or has too much output.
     fn say(&mut self, to: NodeId, frame: &PeerFrame) -> bool {
         let Some(conn) = self.links.up(to).and_then(|token| find(&mut self.conns, token)) else { return false };
         if conn.lanes.size() > self.options.peer_bytes_max {
@@ -91,7 +92,7 @@ impl Net {
         self.counting.answered(reply);
         conn.asked = conn.asked.saturating_sub(1);
         if conn.lanes.size() > self.options.client_bytes_max {
-            // It is let go at the next flush: nothing more is kept for it.
+            // The connection is closed at the next flush, so its reply is dropped.
             return;
         }
         put(conn, id, reply);

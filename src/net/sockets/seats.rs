@@ -1,27 +1,28 @@
-//! Seats: how many clients may be connected, and how many seats each port keeps for its own.
+//! Seats: how many clients may be connected, and how many seats are reserved for each port.
 //!
-//! A pool of Redis clients that leaks connections must not lock out the operator who is to find out: each port that is
-//! open keeps some seats that clients of the other ports cannot take. Native clients cannot take all seats either: some are
-//! kept for operators' commands, which say what they are when there is no seat for clients. Peers need no seat.
+//! A pool of Redis clients that leaks connections must not lock out the operator who has to investigate it. Each open
+//! port therefore has reserved seats that clients of other ports cannot take. Native clients cannot take all seats
+//! either: some are reserved for operators' commands, which identify themselves when there is no seat for clients.
+//! Peers need no seat.
 
 use super::gateways::GatewayKind;
 use super::{Net, find_in};
 use crate::net::gateway_connection::GatewayConnection;
 use mio::Token;
 
-/// One seat in so many is kept for each port.
+/// One in this many seats is reserved for each port.
 const KEPT_IN: usize = 16;
-/// So many seats are kept for each port, at most.
+/// Maximum seats reserved for each port.
 const KEPT_MAX: usize = 64;
 
-/// A port at which clients come in.
+/// A port that clients connect to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Port {
-    /// The native one.
+    /// The native port.
     Native,
-    /// The native one, for operators' commands.
+    /// The native port, for operators' commands.
     Operators,
-    /// A gateway.
+    /// A gateway's port.
     Gateway(GatewayKind),
 }
 
@@ -31,7 +32,7 @@ impl Port {
 }
 
 impl Net {
-    /// Whether one more client may come in at that port.
+    /// Whether one more client may connect at that port.
     pub(super) fn has_seat(&self, port: Port) -> bool {
         let max = self.options.clients_max;
         let kept = (max / KEPT_IN).min(KEPT_MAX);
@@ -58,7 +59,8 @@ impl Net {
         }
     }
 
-    /// Whether that connection is a probe: an HTTP client without a seat, which is answered one request about the node.
+    /// Whether a connection is a probe: an HTTP client without a seat, which may make one request about the node's
+    /// health.
     pub(super) fn is_probe(&self, token: Token) -> bool {
         let speech = find_in(&self.conns, token).and_then(|conn| conn.speech.as_ref());
         matches!(speech, Some(GatewayConnection::Http(talk)) if talk.is_probe())

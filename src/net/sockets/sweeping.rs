@@ -1,4 +1,4 @@
-//! How connections end: those that kept us waiting too long, and all others.
+//! Ends connections: those that have timed out, and all others.
 
 use super::gateways::GatewayKind;
 use super::{KEY_MASK, Net, SWEEP, find};
@@ -11,11 +11,11 @@ use crate::node::event::{Caller, Event};
 use crate::types::Time;
 use mio::Token;
 
-/// So many connections are a crowd: what they took is worth giving back when most of them are gone.
+/// With more connections than this, free memory is returned to the system once most of them are closed.
 const CROWD: usize = 1024;
 
 impl Net {
-    /// Lets go of who kept us waiting too long, and of the buffers of who is idle.
+    /// Closes connections that have timed out, and frees the buffers of idle ones.
     pub(super) fn sweep(&mut self, now: Time) {
         let mut overdue = Vec::new();
         let mut again = false;
@@ -83,7 +83,7 @@ impl Net {
                 }
             }
             Role::InboundPeer(peer) => {
-                // Only the connection it speaks on now: one that was replaced tells us nothing.
+                // Only for the peer's current connection. The end of one that was replaced means nothing.
                 if self.speakers.get(&peer).is_some_and(|speaker| *speaker == token) {
                     self.speakers.remove(&peer);
                     self.events.push(Event::PeerLost(peer));

@@ -1,4 +1,4 @@
-//! Nodes and callers on loopback, well-behaved and not, pumped by hand.
+//! Nodes and clients on loopback, well-behaved and not, whose event loops the tests run by hand.
 
 use super::super::links::LinkState;
 use super::*;
@@ -26,7 +26,7 @@ fn id(n: u64) -> NodeId {
     NodeId::new(n).unwrap()
 }
 
-/// A node's sockets and what they brought.
+/// A node's sockets, and the events that they produced.
 struct Pumped {
     net: Net,
     came: Vec<Event>,
@@ -44,7 +44,7 @@ impl Pumped {
         Ok(Pumped { net, came: Vec::new(), now: Time(1) })
     }
 
-    /// At a port below those that the system gives to whoever dials: it is still free after it was closed.
+    /// Opens a node at a port below the ephemeral range, so that the port is still free after it was closed.
     fn open_below(n: u64) -> Pumped {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let begin = (std::process::id() as u16).wrapping_mul(16);
@@ -67,7 +67,7 @@ impl Pumped {
         self.net.flush(self.now);
     }
 
-    /// Time passes, and nothing else.
+    /// Advances the time, without any event.
     fn skip(&mut self, duration: Duration) {
         self.now = self.now + duration;
         self.pump();
@@ -133,7 +133,8 @@ fn append(bytes: usize) -> Message {
     Message::AppendEntries { prev: Position::ZERO, commit: Index(0), probe: 0, entries: vec![entry] }
 }
 
-/// async-raft#103, RedisLabs/raft#53: an append so large that the election timeout ran out behind it.
+/// async-raft#103, RedisLabs/raft#53: an append so large that the election timeout expired while a heartbeat waited
+/// behind it.
 #[test]
 fn peers_talk_and_a_beat_passes_megabytes() {
     let mut nodes = pair();
@@ -165,7 +166,7 @@ fn a_peer_that_comes_back_with_another_disk_is_not_spoken_to() {
     let address = nodes[1].address();
     drop(nodes.pop());
     pump_until(&mut nodes, "both its connections are lost", |nodes| nodes[0].lost() == [id(2), id(2)]);
-    // Its directory was emptied: it says the same of itself, but for the disk.
+    // The peer's directory was emptied: its hello is the same except for the disk id.
     nodes.push(Pumped::open_at(2, 22, address, Options::default()).unwrap());
     let members = nodes[0].net.admission.members().clone();
     nodes[1].net.set_members(Time(1), &members, Position::ZERO);
@@ -185,21 +186,21 @@ fn a_peer_that_comes_back_with_another_disk_is_not_spoken_to() {
 #[test]
 fn a_connection_that_was_replaced_tells_nothing() {
     let mut nodes = pair();
-    // The peer dials once more, as after a restart that we have not noticed.
+    // The peer dials once more, as after a restart that this node has not noticed.
     let before = nodes[0].net.speakers[&id(2)];
     nodes[0].came.clear();
     let mut second = Plain::dial(nodes[0].address(), &Hello::peer(CLUSTER, id(2), DiskId(2), run(2), id(1)));
-    // Only the node that is dialed is pumped: the other would dial again, and be the newest in turn.
+    // Only the dialed node runs: the other one would dial again and so replace the connection.
     second.pump_welcome(&mut nodes[..1]).unwrap();
     let speaker = nodes[0].net.speakers[&id(2)];
     assert_ne!(speaker, before);
     let speaking: Vec<_> =
         nodes[0].net.conns.iter().filter(|(_, conn)| conn.role == Role::InboundPeer(id(2))).collect();
     assert!(matches!(speaking[..], [(_, conn)] if conn.token == speaker), "{speaking:?}");
-    // Nothing but that answers may be lost, and which disk it has.
+    // The only events are that answers may be lost, and which disk the peer has.
     let told = |event: &Event| matches!(event, Event::AnswersLost(peer) | Event::Met { peer, .. } if *peer == id(2));
     assert!(nodes[0].came.len() == 2 && nodes[0].came.iter().all(told), "{:?}", nodes[0].came);
-    // The link that it replaced is dialed again, and takes its place in turn.
+    // The replaced link is dialed again, and replaces the new connection in turn.
     pump_until(&mut nodes, "links come up again", |nodes| linked(nodes) && nodes[0].net.speakers[&id(2)] != speaker);
 }
 
@@ -207,14 +208,14 @@ fn a_connection_that_was_replaced_tells_nothing() {
 fn an_answer_that_meets_no_link_is_known_to_be_lost() {
     let mut nodes = pair();
     nodes[0].came.clear();
-    // Its link to the node that asks falls, and it answers before it has dialed again.
+    // The answering node's link breaks, and it answers before it has dialed again.
     let link = nodes[1].net.links.up(id(1)).unwrap();
     let now = nodes[1].now;
     nodes[1].net.close(now, link);
     nodes[1].net.answer(now, Caller::Peer(id(1)), 7, Reply::Unknown);
     pump_until(&mut nodes, "links come up again", linked);
     assert!(nodes[0].came.iter().any(|event| matches!(event, Event::AnswersLost(peer) if *peer == id(2))));
-    // It has dialed again and is not welcomed yet: the other may have taken the new connection already.
+    // It has dialed again and is not accepted yet: the other node may have accepted the new connection already.
     let before = nodes[0].net.speakers[&id(2)];
     let link = nodes[1].net.links.up(id(1)).unwrap();
     nodes[1].net.close(now, link);
@@ -250,7 +251,7 @@ fn a_peer_may_speak_only_for_itself() {
     assert!(nodes[1].heard().is_empty());
 }
 
-/// A caller with a plain socket.
+/// A client with a plain blocking socket.
 struct Plain {
     stream: Blocking,
     reader: FrameReader,
@@ -272,7 +273,7 @@ impl Plain {
         caller
     }
 
-    /// A frame, if one came; an error once the connection is closed.
+    /// A frame, if one has arrived; an error once the connection is closed.
     fn receive(&mut self) -> Result<Option<crate::wire::frame::Frame>, ()> {
         let mut scratch = [0; 65536];
         match self.stream.read(&mut scratch) {
@@ -301,12 +302,12 @@ impl Plain {
         caller
     }
 
-    /// Whether its end has come by now.
+    /// Whether the end of the stream has arrived.
     fn is_closed(&mut self) -> bool {
         matches!(self.receive(), Err(()))
     }
 
-    /// Pumps until its end has come: a moment after the node has closed it.
+    /// Runs the nodes until the end of the stream arrives, a moment after the node has closed the connection.
     fn pump_closed(&mut self, nodes: &mut [Pumped]) {
         let begun = Instant::now();
         while !self.is_closed() {
@@ -343,12 +344,12 @@ fn who_is_not_wanted_is_told_why() {
     let (first, _stays) = greet(Hello::client());
     assert_eq!(first.unwrap().node, id(1));
     assert_eq!(greet(Hello::client()).0, refused(Reason::Full));
-    // A peer gets in however many clients there are; and then nobody else under its id.
+    // A peer is accepted however many clients there are, and then no second process under its id.
     assert!(greet(peer(9, 2, 1)).0.is_ok());
     assert_eq!(greet(Hello::peer(CLUSTER, id(2), DiskId(5), run(2), id(1))).0, refused(Reason::Disk));
     let (welcome, _speaks) = greet(peer(9, 2, 1));
     assert!(welcome.is_ok());
-    // It is there, and another process comes with its identity: on a copy of its disk, then.
+    // The peer is connected, and another process has its identity, which means a copy of its disk.
     assert_eq!(greet(Hello::peer(CLUSTER, id(2), DiskId(1), run(7), id(1))).0, refused(Reason::Twin));
 }
 
@@ -366,8 +367,8 @@ fn a_disk_that_stands_in_the_configuration_is_the_only_one() {
     assert!(greet(77).is_ok());
 }
 
-/// It was removed, and added again on another disk, while we were away: a snapshot tells of both at once. Found by the
-/// simulator.
+/// A peer was removed and added again on another disk while this node was cut off: one snapshot carries both changes.
+/// Found by the simulator.
 #[test]
 fn who_went_and_came_back_unseen_may_come_with_another_disk() {
     let mut nodes = vec![Pumped::open(1, Options::default())];
@@ -387,9 +388,9 @@ fn who_went_and_came_back_unseen_may_come_with_another_disk() {
     assert!(!greet(&mut nodes, 77), "now it is known by that one");
 }
 
-/// Two voters with an old configuration, cut off while others were added and one of those came to lead: they
-/// must hear it, and answer: before it is followed, and when its link breaks while it is. Both found by the
-/// simulator.
+/// Two voters with an old configuration were cut off while others were added and one of those became leader. They must
+/// accept its messages and answer it, both before they follow it and when its link breaks while they do. Both cases
+/// were found by the simulator.
 #[test]
 fn who_follows_nobody_else_lets_a_leader_in_that_it_does_not_know() {
     [None, Some(id(2))].into_iter().for_each(a_leader_is_let_in);
@@ -406,7 +407,7 @@ fn a_leader_is_let_in(followed: Option<NodeId>) {
     pump_until(&mut nodes, "it is heard", |nodes| nodes[0].heard() == [&beat()]);
     nodes[0].net.send(say(1, beat()));
     pump_until(&mut nodes, "and answered", |nodes| nodes[1].heard() == [&beat()]);
-    // Once it is gone, so is the link to it.
+    // Once that node is gone, the link to it is removed too.
     nodes.truncate(1);
     pump_until(&mut nodes, "it is gone", |nodes| nodes[0].net.links.get(id(2)).is_none());
 }
@@ -430,7 +431,7 @@ fn who_says_nothing_or_only_half_is_let_go_and_who_is_idle_stays() {
     half.pump_closed(&mut nodes);
     assert!(!idle.is_closed());
     assert_eq!(nodes[0].net.clients, 1);
-    // It is idle: nothing is kept for it, and nothing is left to look over.
+    // The client is idle: no buffer is kept for it, and no sweep is due.
     assert_eq!(nodes[0].net.deadline(), Time::NEVER);
     idle.stream.write_all(&query(1)).unwrap();
     pump_until(&mut nodes, "a request", |nodes| nodes[0].asked() == 1);
@@ -473,7 +474,7 @@ fn a_client_that_does_not_read_is_not_read_from() {
     let node = &nodes[0].net;
     assert!(node.unwritten() < 16 << 20, "{} bytes wait for it", node.unwritten());
     assert!(answered < sent, "it was not read from");
-    // Once it reads, all is well again.
+    // Once the client reads, requests are served again.
     let mut came = 0;
     let begun = Instant::now();
     while came < sent - 1 {

@@ -1,11 +1,11 @@
-//! What is told of a node that has something to say of everything; alerts and dashboard use nothing else.
+//! Metrics of a status with every field set. Alerts and the dashboard use no other metrics.
 
 use super::*;
 use crate::api::{MemberStatus, PeerStatus};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// A leader that has something to say of everything.
+/// A leader's status with every field set.
 fn full() -> Status {
     let mut figures = crate::api::figures::Figures::default();
     let gateway = GatewayFigures {
@@ -59,17 +59,17 @@ fn both_forms_tell_the_same_samples() {
     }
 }
 
-/// The names of metrics of ours, and of every program's, that a query uses.
+/// The names of the metrics in a query, both ours and those of every program.
 fn used(query: &str) -> Vec<&str> {
     let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("drave_") || word.starts_with("process_")).collect()
 }
 
-/// Asserts that each of those metrics is told.
+/// Asserts that the metrics in these queries exist.
 fn expect_told(queries: &[String]) {
     let text = tell(&full(), Some((3, 1)), ExpositionFormat::Plain).unwrap();
     let told = names(&text);
-    // Where the system does not say how a process is, that is not told.
+    // Where the system does not provide figures of the process, they are omitted.
     let unknown = |name: &str| cfg!(not(target_os = "linux")) && name.starts_with("process_");
     for name in queries.iter().flat_map(|query| used(query)).filter(|name| !unknown(name)) {
         assert!(told.contains(name), "{name} is not told in\n{text}");

@@ -1,4 +1,4 @@
-//! What a connection asks when, and what it makes of what comes back: told by example, without a socket.
+//! When a connection sends requests, and how it handles the answers: by example, without a socket.
 
 use super::*;
 use crate::api::{Op, Outcome, Refusal, Request};
@@ -9,7 +9,7 @@ use crate::types::{ClusterId, Index, NodeId, Position, SessionId, Term};
 use crate::wire::resp::Bounds;
 use std::time::Duration;
 
-/// A connection, and what it has said and asked.
+/// A connection, with its output.
 struct Client {
     talk: RedisConnection,
     now: Time,
@@ -41,14 +41,14 @@ impl Client {
         Client { talk: RedisConnection::new(guest), now, out: BytesMut::new(), rests: false }
     }
 
-    /// With a session of that number.
+    /// A client with an open session of that number.
     fn in_session(id: u64) -> Client {
         let mut client = Client::new();
         client.talk.pipeline.opened(client.now, Ok(SessionId(id)));
         client
     }
 
-    /// Says lines; what is asked then.
+    /// Sends lines. Returns the requests that the connection then sends.
     fn say(&mut self, lines: &str) -> Vec<NodeRequest> {
         let mut input = BytesMut::from(lines.as_bytes());
         while let Some(words) = self.talk.reader.next(&mut input, Bounds::KNOWN).unwrap() {
@@ -65,7 +65,7 @@ impl Client {
         wants
     }
 
-    /// The node answers, and so much time passes; what is asked then.
+    /// Passes an answer of the node to the connection. Returns the requests that the connection then sends.
     fn hear(&mut self, number: u64, reply: Reply) -> Vec<NodeRequest> {
         self.talk.hear(number, reply);
         self.pump()
@@ -92,7 +92,7 @@ fn answered(answer: &Answer) -> Reply {
 
 type Asked = (u64, Option<(u64, u64, u64)>);
 
-/// What is asked: numbers, and for what does something its session, number there, and the lowest waited for.
+/// The requests: their numbers, and for writes the session, the sequence number, and the first outstanding number.
 fn asked(wants: &[NodeRequest]) -> Vec<Asked> {
     let one = |want: &NodeRequest| match want {
         NodeRequest::Session => panic!("no session is wanted"),
@@ -153,7 +153,7 @@ fn outcome(outcome: Outcome) -> Reply {
     Reply::Done { position: Position::new(Index(9), Term(1)), outcome }
 }
 
-/// A leadership transfer: the first is lost, and the cluster executes none behind it.
+/// A leadership transfer: the first write is lost, and the cluster executes none behind it.
 #[test]
 fn writes_behind_a_lost_one_are_proposed_again_under_their_numbers() {
     let mut client = Client::in_session(5);
@@ -174,7 +174,7 @@ fn a_number_that_was_given_up_is_passed_by_the_next_write() {
     client.say("SET k a\r\n");
     client.hear(0, Reply::Unknown);
     assert_eq!(asked(&client.later(AGAIN)), [(0, Some((5, 1, 1)))]);
-    // In doubt a missing leader is waited for: only the same number can tell what became of it.
+    // With an attempt that may be in a log, a missing leader is waited for: only the same number reveals its outcome.
     client.hear(0, Reply::Refused(Refusal::NoLeader));
     assert_eq!(asked(&client.later(AGAIN)), [(0, Some((5, 1, 1)))]);
     client.hear(0, Reply::Refused(Refusal::NoLeader));
@@ -183,7 +183,7 @@ fn a_number_that_was_given_up_is_passed_by_the_next_write() {
     assert_eq!(asked(&client.say("SET k b\r\n")), [(1, Some((5, 2, 2)))]);
 }
 
-/// The second is too large, and there is a gap until the first is answered.
+/// The second write is too large, which leaves a gap until the first is answered.
 #[test]
 fn a_number_that_was_refused_for_good_is_passed_once_those_before_it_are_answered() {
     let mut client = Client::in_session(5);
@@ -194,8 +194,8 @@ fn a_number_that_was_refused_for_good_is_passed_once_those_before_it_are_answere
     assert_eq!(asked(&client.later(AGAIN)), [(2, Some((5, 3, 3)))]);
 }
 
-/// The third was refused by a node and never met the session that is gone: it does not keep its number there, or what
-/// comes behind it would be executed first, in the next session.
+/// The third write was refused and never proposed in the expired session. It must not keep its number there, or the
+/// writes behind it would be executed first, in the next session.
 #[test]
 fn a_lapsed_session_is_left_by_all_its_writes_at_once() {
     let mut client = Client::in_session(5);

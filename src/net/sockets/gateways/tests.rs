@@ -1,4 +1,4 @@
-//! Callers at the HTTP door who take their time, pumped by hand.
+//! Slow clients of the gateways, on event loops that the tests run by hand.
 
 use super::super::Identity;
 use super::super::memory::Memory;
@@ -13,7 +13,7 @@ use std::io::Read;
 use std::net::TcpStream as Blocking;
 use std::time::{Duration, Instant};
 
-/// A node's sockets, its HTTP door, and its time.
+/// A node's sockets with its HTTP gateway, and its clock.
 struct Pumped {
     net: Net,
     now: Time,
@@ -46,7 +46,7 @@ impl Pumped {
         caller
     }
 
-    /// A caller whose system takes next to nothing for it.
+    /// A client whose socket accepts almost no bytes.
     fn dial_deaf(&mut self) -> Blocking {
         let before = self.net.clients;
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -56,7 +56,7 @@ impl Pumped {
         socket.into()
     }
 
-    /// The same as `pump`, and each read is answered with that value, a few at a time, as a node does.
+    /// Like `pump`, but also answers each read with that value, a few at a time, as a node does.
     fn serve(&mut self, value: &[u8]) {
         let answer = Answer::Value(Some(value.to_vec().into())).encode();
         self.net.wait(Some(Duration::from_millis(1))).unwrap();
@@ -83,7 +83,7 @@ impl Pumped {
         self.net.flush(self.now);
     }
 
-    /// Time passes, and nothing else.
+    /// Advances the time, without any event.
     fn skip(&mut self, duration: Duration) {
         self.now = self.now + duration;
         (0..3).for_each(|_| self.pump());
@@ -97,7 +97,7 @@ impl Pumped {
         }
     }
 
-    /// Says that, and waits until it has come, so far as it is heard.
+    /// Sends bytes, and runs the node long enough to read them, unless reading is suspended.
     fn say(&mut self, caller: &mut Blocking, bytes: &[u8]) {
         caller.write_all(bytes).unwrap();
         (0..5).for_each(|_| self.pump());
@@ -181,7 +181,7 @@ fn a_redis_client_that_is_idle_may_stay_and_one_that_is_busy_too() {
     let mut redis = node.dial_at(GatewayKind::Redis);
     node.skip(options.frame_patience * 3);
     assert_eq!(node.net.clients, 1, "it may say nothing");
-    // Whatever comes ends in the middle of a command, and there is always another behind it.
+    // The input always ends in the middle of a command, with more behind it.
     for _ in 0..5 {
         node.say(&mut redis, b"*1\r\n$4\r\nPING\r\n*1\r\n");
         assert_eq!(node.answer(&mut redis), "+PONG\r\n");
@@ -267,7 +267,7 @@ fn where_no_client_more_may_be_connected_it_is_still_told_how_the_node_is() {
     drop(more);
     node.until("once", |net| net.clients == 1);
 
-    // An operator's tools ask more than a load balancer.
+    // An operator's tools request more than a load balancer does.
     let mut operator = node.dial();
     node.say(&mut operator, b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(node.answer(&mut operator).starts_with("HTTP/1.1 200 "));
@@ -322,7 +322,7 @@ fn clients_that_read_nothing_are_bounded_together_and_a_reader_is_served() {
     let mut another = |node: &mut Pumped, serves: usize| {
         let mut another = node.dial_deaf();
         another.write_all(&b"GET k\r\n".repeat(100)).unwrap();
-        // The system's own buffers take some megabytes before anything is held here.
+        // The system's own buffers hold some megabytes before the node holds anything.
         (0..serves).for_each(|_| node.serve(&value));
         deaf.push(another);
         assert!(deaf.len() < 500, "{:?}", node.net.memory);
@@ -335,11 +335,11 @@ fn clients_that_read_nothing_are_bounded_together_and_a_reader_is_served() {
     is_served(&mut node);
     let held = node.net.memory.held();
     assert!(held > MAX / 2 && held <= MAX, "{:?}", node.net.memory);
-    // Were it too much all the same, those that take nothing would be closed.
+    // With a bound below what is held, stalled connections are closed.
     let max = held / 2;
     node.net.memory.set_max(max);
     node.serve(&value);
-    // They have the time to read, and do not.
+    // They have time to read, and do not.
     for _ in 0..4 {
         node.skip(Duration::from_secs(1));
     }
