@@ -1,7 +1,7 @@
-//! What a command does to its key.
+//! Decides what a command does to its key.
 //!
-//! Decided from what the key holds, and carried out afterwards by whoever holds the keys: so a batch is
-//! the same decisions made against what it would leave.
+//! The decision depends on the key's current value, and the map executes it afterwards: a batch makes the same
+//! decisions against the result of its previous commands.
 
 use super::words::{Answer, Bar, Command, Expiration, SetCondition};
 use crate::codec::integer;
@@ -10,33 +10,34 @@ use crate::types::ClusterTime;
 use bytes::Bytes;
 use std::borrow::Cow;
 
-/// What a key holds, and until when.
+/// A key's value, and its deadline.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredValue<'a> {
-    /// What it holds.
+    /// The value.
     pub value: &'a [u8],
-    /// Until when, if it ends.
+    /// The deadline, if the key has one.
     pub deadline: Option<ClusterTime>,
 }
 
-/// What becomes of a key.
+/// A command's effect on its key.
 #[derive(Clone, Debug)]
 pub enum Change<'a> {
-    /// It stays as it is.
+    /// The key stays as it is.
     Keep,
-    /// It holds that, until then.
+    /// Sets that value and deadline.
     Set(Cow<'a, [u8]>, Option<ClusterTime>),
-    /// It is gone.
+    /// The key is removed.
     Remove,
 }
 
-/// How far apart two deadlines may be, in milliseconds, that the same date has become: each was counted from when its
-/// command reached a node to when the leader took it on.
+/// By how many milliseconds two deadlines from the same date may differ: each is off by the time from its command's
+/// arrival at a node to its acceptance by the leader.
 const DATE_DOUBT_MS: u64 = 100;
 
 type Decision<'a> = Result<(Change<'a>, Answer), Answer>;
 
-/// What a command of one key does to it, given what it holds at that time, and the answer; or why it does nothing.
+/// Decides the effect of a single-key command at that time, and its answer; an error is the answer of a command that
+/// has no effect.
 pub fn decide<'a>(command: &Command<'a>, held: Option<StoredValue<'_>>, now: ClusterTime) -> Decision<'a> {
     let value = held.map(|held| held.value);
     let lasts = held.and_then(|held| held.deadline);
@@ -94,12 +95,12 @@ pub fn decide<'a>(command: &Command<'a>, held: Option<StoredValue<'_>>, now: Clu
             }
             _ => Ok((Change::Keep, Answer::Number(0))),
         },
-        // These are not of one key. The decoder lets none through; whoever builds one by hand is told so.
+        // These have no single key. The decoder rejects them; a command built by hand gets this answer.
         Command::Batch(_) | Command::Block(_) | Command::Forget(_) | Command::PutAll(_) => Err(Answer::Malformed),
     }
 }
 
-/// Holds that until then; what ends before it begins is never there.
+/// Sets value and deadline; a passed deadline removes the key.
 fn until<'a>(
     value: Cow<'a, [u8]>,
     deadline: Option<ClusterTime>,
@@ -118,7 +119,7 @@ fn lets(bar: Bar, has: Option<ClusterTime>, new: ClusterTime) -> bool {
     let doubt = if bar.dated { DATE_DOUBT_MS } else { 0 };
     let order = match (bar.later, has) {
         (None, _) => true,
-        // No deadline is later than any.
+        // An absent deadline is later than any other.
         (Some(later), None) => !later,
         (Some(true), Some(has)) => new.0 > has.0.saturating_add(doubt),
         (Some(false), Some(has)) => new.0.saturating_add(doubt) < has.0,
@@ -126,7 +127,7 @@ fn lets(bar: Bar, has: Option<ClusterTime>, new: ClusterTime) -> bool {
     one && order
 }
 
-/// Which key a command concerns; what is not of one key concerns none of its own.
+/// The key of a command; empty for a command without a single key.
 pub fn key_of<'a>(command: &Command<'a>) -> &'a [u8] {
     match command {
         Command::Put { key, .. } | Command::Del { key } | Command::Cas { key, .. } | Command::Incr { key, .. } => key,

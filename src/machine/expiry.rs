@@ -1,19 +1,18 @@
-//! Which keys end when.
+//! The deadlines of keys.
 //!
-//! A key whose time is up is absent at once, for whoever asks and on every node; its memory is let go of
-//! a little at a time, so that a million keys that end together do not hold up the heartbeats. What
-//! nodes must agree on (what is there, how much, the digest) goes by the first, and costs the same
-//! however many keys end with one deadline; the second is each node's own affair.
+//! A key is absent as soon as its deadline has passed, for every query and on every node; its memory is freed a little
+//! at a time, so that a million keys that expire together do not delay the heartbeats. Nodes must agree
+//! on the absence of keys (which keys are present, how many, the digest), which costs the same however many keys share
+//! a deadline; when memory is freed is local to each node.
 
 use crate::types::ClusterTime;
 use crate::types::digest::Digest;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Which keys end when: only those that do.
+/// The deadlines of the slots that have one.
 ///
-/// Invariants: `order` holds the deadline of each slot that has one. `ending` holds, of each deadline
-/// in `order` that is still to come, how many have it and the sum of their hashes; `overdue` is how many have one
-/// that is not.
+/// Invariants: `order` holds the deadline of each slot that has one. `ending` holds the number of slots and the sum of
+/// their hashes for each deadline that has not passed; `overdue` counts the slots whose deadline has passed.
 #[derive(Clone, Debug, Default)]
 pub struct Expiry {
     order: BTreeSet<(ClusterTime, u32)>,
@@ -21,7 +20,7 @@ pub struct Expiry {
     overdue: usize,
 }
 
-/// What ends together.
+/// The slots with one deadline.
 #[derive(Clone, Copy, Debug, Default)]
 struct ExpiringKey {
     count: usize,
@@ -29,7 +28,7 @@ struct ExpiringKey {
 }
 
 impl Expiry {
-    /// A slot, of that hash, ends then, which is still to come.
+    /// Adds a slot with that hash and a deadline that has not passed yet.
     pub fn insert(&mut self, deadline: ClusterTime, slot: u32, hash: u64) {
         self.order.insert((deadline, slot));
         let ending = self.ending.entry(deadline).or_default();
@@ -37,8 +36,7 @@ impl Expiry {
         ending.hashes = ending.hashes.wrapping_add(hash);
     }
 
-    /// That slot is no more, or ends otherwise; whether its time had not come yet, so that it still was in
-    /// the digest.
+    /// Removes a slot's deadline; returns whether it had not passed, so that the slot was still in the digest.
     pub fn remove(&mut self, deadline: ClusterTime, slot: u32, hash: u64) -> bool {
         let removed = self.order.remove(&(deadline, slot));
         assert!(removed, "what has a deadline is listed");
@@ -54,7 +52,7 @@ impl Expiry {
         true
     }
 
-    /// It is that late now: what has ended leaves the digest.
+    /// Sets the clock: removes slots that have expired from the digest.
     pub fn advance(&mut self, now: ClusterTime, digest: &mut Digest) {
         while let Some(first) = self.ending.first_entry()
             && *first.key() <= now
@@ -65,22 +63,22 @@ impl Expiry {
         }
     }
 
-    /// How many have ended and are still in memory.
+    /// How many slots have expired and are still in memory.
     pub fn overdue(&self) -> usize {
         self.overdue
     }
 
-    /// How many have a deadline that is still to come.
+    /// How many slots have a deadline that has not passed yet.
     pub fn coming(&self) -> usize {
         self.order.len() - self.overdue
     }
 
-    /// A slot that has ended and is still in memory: the one that ended first.
+    /// The slot that expired first among those still in memory.
     pub fn first_overdue(&self) -> Option<u32> {
         if self.overdue == 0 { None } else { self.order.first().map(|(_, slot)| *slot) }
     }
 
-    /// When there is next something to do: at once, if anything waits to be let go of.
+    /// The earliest deadline, which is in the past if an expired slot is still in memory.
     pub fn due(&self) -> Option<ClusterTime> {
         self.order.first().map(|(deadline, _)| *deadline)
     }

@@ -1,8 +1,7 @@
-//! A map as it was, told in the order of its keys while it goes on changing.
+//! A frozen map, serialized in key order while the map keeps changing.
 //!
-//! Nothing is copied when it is frozen: what a key held is kept when it changes for the first time,
-//! unless it was told already. So freezing takes no time, and telling costs what is told and what
-//! changed meanwhile.
+//! Freezing copies nothing: the old value of a key is saved when the key changes for the first time, unless it is
+//! serialized already. So freezing takes no time, and serializing costs what is serialized and what changed meanwhile.
 
 use super::decide::StoredValue;
 use super::words::{Pair, put_pair};
@@ -13,11 +12,11 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-/// What is still to be told of a map.
+/// A frozen map that is still to be serialized.
 ///
-/// Invariants: all keys up to `told` were told. `before` holds of each later key that changed since
-/// the freeze what it held then, `None` if it was absent; all others hold now what they held then. What had
-/// ended by `time` was absent, whether or not it was still in memory.
+/// Invariants: all keys up to `told` are serialized. `before` holds the old value of each later key that changed since,
+/// `None` if it was absent; all other keys are unchanged. A key that had expired by `time` counts as absent, even if it
+/// was still in memory.
 #[derive(Clone, Debug)]
 pub struct Frozen {
     time: ClusterTime,
@@ -25,7 +24,7 @@ pub struct Frozen {
     before: BTreeMap<Box<[u8]>, Option<Was>>,
 }
 
-/// What a key held.
+/// A key's value at the freeze.
 #[derive(Clone, Debug)]
 struct Was {
     value: Box<[u8]>,
@@ -33,7 +32,7 @@ struct Was {
 }
 
 impl Frozen {
-    /// A map as it is at that time.
+    /// Freezes a map at that time.
     pub fn at(time: ClusterTime) -> Frozen {
         Frozen { time, told: None, before: BTreeMap::new() }
     }
@@ -42,12 +41,12 @@ impl Frozen {
         deadline.is_none_or(|deadline| deadline > self.time)
     }
 
-    /// Where the keys begin that are not told yet.
+    /// The lower bound of the remaining keys.
     pub fn told(&self) -> Bound<&[u8]> {
         self.told.as_deref().map_or(Bound::Unbounded, Bound::Excluded)
     }
 
-    /// A key is about to change, and this is what it holds, or held when it ended.
+    /// Called before a key changes, with its current value (its last one, if expired).
     pub fn keep(&mut self, key: &[u8], held: Option<StoredValue<'_>>) {
         let told = self.told.as_deref().is_some_and(|told| key <= told);
         if !told && !self.before.contains_key(key) {
@@ -57,12 +56,12 @@ impl Frozen {
         }
     }
 
-    /// The next piece, about `bytes` long; `None` when there is nothing left. `now` are the pairs
-    /// behind [`Frozen::told`] as they are now, in order.
+    /// The next chunk, about `bytes` long; `None` after the last one. `now` yields the current pairs after
+    /// [`Frozen::told`], in order.
     pub fn piece<'a>(&mut self, bytes: usize, now: impl Iterator<Item = (&'a [u8], StoredValue<'a>)>) -> Option<Bytes> {
         let mut out = BytesMut::with_capacity(bytes + bytes / 8);
         let mut now = now.peekable();
-        // Keys that came since are not told, but passing them takes time all the same.
+        // Keys added since the freeze are not serialized, but passing them takes time too.
         let mut passed = 0;
         let mut last = Cow::default();
         while out.len() + passed < bytes.max(1) {

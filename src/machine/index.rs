@@ -1,64 +1,65 @@
-//! Where each key's slot is: a table of numbers, looked up by hash.
+//! A hash table from a key's hash to its slot number.
 //!
-//! Found in one or two cache misses, where an ordered map takes a dozen. It grows a little with each
-//! insertion, never all at once: a million keys moved in one go would hold up the heartbeats. It shrinks likewise.
+//! A lookup costs one or two cache misses, where an ordered map takes a dozen. The table grows a little with each
+//! insertion, never all at once: moving a million keys in one go would delay the heartbeats. It shrinks likewise.
 //!
-//! A walk of all slots goes by the bits of their hashes, the lowest first (van der Corput's order, which Redis' `SCAN`
-//! uses too): a table of twice as many places splits each bucket into two that follow each other in that order. So a
-//! position in it means the same in a table of any size, and on every node.
+//! A walk of all slots orders them by the bits of their hashes, the lowest first (van der Corput's order, which Redis'
+//! `SCAN` uses too): a table of twice the size splits each bucket into two that are adjacent in that order. So a
+//! position means the same in a table of any size, and on every node.
 
-/// How many places of the old table are moved with each insertion. With tables that double at three
-/// quarters, two would do.
+/// How many places of the old table each insertion moves. Since tables double when they are three quarters full, two
+/// would be enough.
 const MOVED: usize = 8;
-/// How many places of a table that was four times as large are moved with each change: sixteen would do.
+/// How many places each change moves from a table that was four times as large: sixteen would be enough.
 const MOVED_DOWN: usize = 32;
-/// A table that has so many times more places than slots shrinks: a walk never has to pass many that are free.
+/// A table with more than this many places per slot shrinks, so that a walk never has to pass many free ones.
 const SPARSE: usize = 8;
-/// A guess looks at so many places: one cache line of them.
+/// How many places `guess` reads: one cache line.
 const GUESSED: usize = 8;
 /// The smallest table.
 const SMALLEST: usize = 16;
 
-/// Where each key's slot is.
+/// A hash table of slot numbers.
 ///
-/// A place holds a slot's number and 32 bits of its hash, in one word; zero is a place that is free.
-/// Removing moves others back, so that a search ends at the first free place.
+/// A place is one word with a slot's number and 32 bits of its hash; zero is a free place. A removal shifts later words
+/// back, so that a search ends at the first free place.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     table: Table,
-    /// What the table was before it grew, as far as it is not moved yet.
+    /// The table before the last resize, with the words that are not moved yet.
     old: Table,
-    /// Everything of `old` below this was moved.
+    /// All places of `old` below this one have been moved.
     moved: usize,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Table {
-    /// As many as a power of two, or none.
+    /// A power of two of them, or none.
     places: Vec<u64>,
     used: usize,
 }
 
 impl Index {
-    /// The slot whose hash is this one and which `is` the one that is meant.
+    /// The slot with this hash for which `is` returns true.
     pub fn find(&self, hash: u64, is: impl Fn(u32) -> bool) -> Option<u32> {
         self.table.find(hash, &is).or_else(|| self.old.find(hash, &is))
     }
 
-    /// The slot that is most likely meant by that hash, if there is one. Looks at a few places that lie
-    /// together and at no key: for whoever only wants to have looked.
+    /// The slot that most likely has that hash, if there is one. Reads a few adjacent places and no key: enough for a
+    /// prefetch.
     pub fn guess(&self, hash: u64) -> Option<u32> {
         self.table.guess(hash).or_else(|| self.old.guess(hash))
     }
 
-    /// Moves a little of what is still in the old table: a map that is only written over does not
-    /// stay for ever in two tables, where each search begins in the wrong one.
+    /// Moves a few places of the old table. Without it, a map whose values are only overwritten would stay in two
+    /// tables forever, and each search would begin in the wrong one.
     pub fn tend(&mut self) {
         self.move_on();
     }
 
-    /// Appends the slots of the bucket in which that position lies, and perhaps of none; the position where the next bucket
-    /// begins, if this is not the last. The position of a slot is the upper half of its hash, bits in reverse.
+    /// Appends the slots, if any, of the bucket that contains that position. Returns the position where the next bucket
+    /// begins, or `None` after the last one. The position of a slot is the upper half of its hash with the bits
+    /// reversed.
     pub fn bucket(&self, position: u32, slots: &mut Vec<u32>) -> Option<u32> {
         let places = self.table.places.len().max(self.old.places.len()).max(1);
         let (bits, mask) = (places.trailing_zeros(), (places - 1) as u32);
@@ -69,13 +70,15 @@ impl Index {
         u32::try_from((u64::from(position) & !(width - 1)) + width).ok()
     }
 
-    /// Adds a slot, which must not be there.
+    /// Adds a slot, which must not be in the table.
     pub fn insert(&mut self, hash: u64, slot: u32) {
         self.grow();
         self.table.insert(word(hash, slot));
     }
 
-    /// Removes a slot, which must be there.
+    /// Removes a slot.
+    ///
+    /// Panics if it is not in the table.
     pub fn remove(&mut self, hash: u64, slot: u32) {
         let removed = self.table.remove(word(hash, slot)) || self.old.remove(word(hash, slot));
         assert!(removed, "what is removed is there");
@@ -87,7 +90,7 @@ impl Index {
         }
     }
 
-    /// Moves a little of what is still in the old table, if there is something.
+    /// Moves a few places of the old table, if it still has any.
     fn move_on(&mut self) {
         if self.old.used > 0 {
             let shrinks = self.old.places.len() > self.table.places.len();
@@ -97,14 +100,14 @@ impl Index {
         }
     }
 
-    /// Makes room for one more, and moves a little of what is still in the old table.
+    /// Makes room for one more slot, and moves a few places of the old table.
     fn grow(&mut self) {
         let size = self.table.places.len();
         if self.old.used == 0 {
             self.old = Table::default();
         }
         if (self.table.used + 1) * 4 > size * 3 {
-            // By now the old one is empty: it had a quarter of these places and eight were moved at a time.
+            // The old table is empty by now: it had a quarter of these places and eight were moved at a time.
             self.move_some(usize::MAX);
             self.old = std::mem::replace(&mut self.table, Table::of((size * 2).max(SMALLEST)));
             self.moved = 0;
@@ -115,7 +118,7 @@ impl Index {
     fn move_some(&mut self, most: usize) {
         let upto = self.old.places.len().min(self.moved.saturating_add(most));
         for at in self.moved..upto {
-            // What removing moves back into this place is moved as well.
+            // Moves also the words that the removal shifted back into this place.
             while self.old.places[at] != 0 {
                 let word = self.old.places[at];
                 self.old.vacate(at);
@@ -126,7 +129,7 @@ impl Index {
     }
 }
 
-/// A slot's number, one higher so that it is never zero, above 32 bits of its hash.
+/// A slot's number plus one, so that it is never zero, above the upper 32 bits of its hash.
 fn word(hash: u64, slot: u32) -> u64 {
     (u64::from(slot) + 1) << 32 | hash >> 32
 }
@@ -136,7 +139,7 @@ impl Table {
         Table { places: vec![0; size], used: 0 }
     }
 
-    /// Where the search for a hash begins.
+    /// The place where the search for a hash begins.
     fn home(&self, word: u64) -> usize {
         word as u32 as usize & (self.places.len() - 1)
     }
@@ -179,7 +182,7 @@ impl Table {
         None
     }
 
-    /// Appends the slots whose hashes have those lowest bits, as many as the mask has.
+    /// Appends the slots whose hashes have `bucket` as the lowest bits, as many bits as the mask has.
     fn collect(&self, bucket: u32, mask: u32, slots: &mut Vec<u32>) {
         if self.used == 0 {
             return;
@@ -218,13 +221,13 @@ impl Table {
         false
     }
 
-    /// Frees a place, and moves back whatever could not be found any more behind a free one.
+    /// Frees a place, and shifts back each word that a search could no longer reach past a free place.
     fn vacate(&mut self, mut free: usize) {
         self.used -= 1;
         let mut at = self.next(free);
         while self.places[at] != 0 {
             let home = self.home(self.places[at]);
-            // It may stay if its search begins behind the free place (in the circle of places).
+            // A word may stay if its search begins after the free place (places form a ring).
             let mask = self.places.len() - 1;
             if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(free) & mask) {
                 self.places[free] = self.places[at];
@@ -255,7 +258,7 @@ mod tests {
         assert!((0..=full).all(|slot| index.find(hash(slot), |other| other == slot) == Some(slot)));
     }
 
-    /// What a walk of the whole index finds, and in how many buckets.
+    /// The slots that a walk finds, and the number of buckets.
     fn walk(index: &Index) -> (Vec<u32>, usize) {
         let (mut slots, mut buckets, mut at) = (Vec::new(), 0, Some(0));
         while let Some(position) = at {
@@ -292,7 +295,7 @@ mod tests {
             steps in prop::collection::vec((any::<bool>(), 0..300u32), 0..1000),
             spread in prop::sample::select(vec![1u64, 3 << 32, 0x9e37_79b9_7f4a_7c15]),
         ) {
-            // With a small spread, many hashes are alike: long searches, many moves.
+            // With a small spread, many hashes are equal: long searches, many shifts.
             let hash = |slot: u32| u64::from(slot / 3).wrapping_mul(spread);
             let (mut index, mut map) = (Index::default(), BTreeMap::new());
             for (add, slot) in steps {

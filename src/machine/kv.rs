@@ -1,11 +1,11 @@
-//! The key-value machine we ship: an ordered map of bytes to bytes.
+//! The key-value state machine of drave: an ordered map of bytes to bytes.
 //!
-//! What a command does is decided from what its key holds and carried out afterwards, so that a
-//! batch is the same decisions made against what it would leave, and carried out all or not at all.
-//! Keys and values are copied: a small value never keeps a large read buffer alive.
+//! A command is first decided against the current value of its key and then executed. A batch decides each command
+//! against the result of those before it, and then executes all of them or none. Keys and values are copied, so a small
+//! value never keeps a large read buffer alive.
 //!
-//! A key may have a deadline. Once an entry of that time or a later one is applied the key is absent, on
-//! every node alike; see `expiry.rs` for when its memory goes.
+//! A key may have a deadline. Once an entry with that time or a later one is applied, the key is absent on every node
+//! alike; see `expiry.rs` for when its memory is freed.
 
 use super::decide::{Change, StoredValue, decide, key_of};
 use super::expiry::Expiry;
@@ -25,9 +25,9 @@ use std::ops::Bound;
 
 /// An ordered map of bytes to bytes.
 ///
-/// Invariants: `order` and `index` lead each key to its slot, the one to walk keys in order and the
-/// other to find one; every other slot is in `free`. `expiry` lists the slots that have a deadline. `digest`
-/// is that of all pairs that are there at `now`; others may still be in memory.
+/// Invariants: `order` and `index` map each key to its slot, the one for walking keys in order and the other for
+/// lookup; every other slot is in `free`. `expiry` lists the slots that have a deadline. `digest` is the digest of all
+/// pairs that are present at `now`; expired pairs may still be in memory.
 #[derive(Clone, Debug, Default)]
 pub struct Kv {
     slots: Vec<Slot>,
@@ -38,23 +38,23 @@ pub struct Kv {
     /// The time of the last entry.
     now: ClusterTime,
     expiry: Expiry,
-    /// What was frozen, as far as it is not told yet.
+    /// The part of the snapshot that is not serialized yet.
     frozen: Option<Frozen>,
 }
 
-/// A key, what it holds, and the hash of the pair. Two of them fill a line of the cache, and none lies across two.
+/// A key, its value, and the hash of the pair. A cache line holds exactly two slots, and no slot spans two lines.
 #[derive(Clone, Debug, Default)]
 #[repr(align(32))]
 struct Slot {
-    /// The key, and right behind it the value: whoever compares the one has the other in the cache. Behind
-    /// that the deadline, eight bytes, if there is one: a key that lasts pays nothing for those that do not.
+    /// The key, directly followed by the value, so that comparing the key brings the value into the cache. The
+    /// deadline, if there is one, follows in eight bytes; a key without a deadline does not pay for it.
     pair: Box<[u8]>,
     key_len: u32,
     dated: bool,
     hash: u64,
 }
 
-/// This machine, and the version of its commands.
+/// The kind of this state machine, and the version of its commands.
 pub const KIND: &str = "kv 1";
 
 const _: () = assert!(size_of::<Slot>() == 32, "deadlines have made no slot wider");
@@ -91,28 +91,28 @@ impl Slot {
         StoredValue { value: self.value(), deadline: self.deadline() }
     }
 
-    /// Whether it is there at that time.
+    /// Whether the key is present at that time.
     fn lives(&self, now: ClusterTime) -> bool {
         self.deadline().is_none_or(|deadline| deadline > now)
     }
 }
 
-/// How many commands' keys are looked for at once: more than a processor can wait for.
+/// How many commands' keys are prefetched at once: more than a processor can have outstanding.
 const EXPECTED: usize = 32;
-/// With every entry so many keys that have ended are let go of: more than an entry that is no batch can
-/// add, and little beside what the entry itself costs.
+/// How many expired keys each entry frees: more than an entry that is no batch can add, and cheap compared with the
+/// entry itself.
 const SWEPT: usize = 8;
-/// With an entry that is there for nothing else, so many: about a millisecond.
+/// How many expired keys an entry without a command frees: about a millisecond's work.
 const TIDIED: usize = 1024;
 
-/// Where a key is, or would be: looked up once for each command.
+/// A key, its hash and its slot, if any: looked up once per command.
 struct KeyLookup<'a> {
     key: &'a [u8],
     hash: u64,
     slot: Option<u32>,
 }
 
-/// What keys would hold if a batch were carried out.
+/// The values of keys after a batch; `None`: removed.
 type Staged<'a> = BTreeMap<&'a [u8], Option<(Cow<'a, [u8]>, Option<ClusterTime>)>>;
 
 impl Kv {
@@ -121,27 +121,27 @@ impl Kv {
         Kv::default()
     }
 
-    /// What a key holds.
+    /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
         self.held(&self.place(key)).map(|held| held.value)
     }
 
-    /// How many keys there are.
+    /// The number of keys.
     pub fn len(&self) -> usize {
         self.order.len() - self.expiry.overdue()
     }
 
-    /// Whether there is no key.
+    /// Whether the map is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// All pairs in the order of their keys.
+    /// All pairs in key order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.range(Bound::Unbounded).map(|(key, slot)| (key, slot.value()))
     }
 
-    /// What is there, from that key on.
+    /// The live pairs from that key on.
     fn range<'a>(&'a self, from: Bound<&[u8]>) -> impl Iterator<Item = (&'a [u8], &'a Slot)> {
         let all = self.order.range::<[u8], _>((from, Bound::Unbounded));
         all.map(|(key, slot)| (&**key, &self.slots[*slot as usize])).filter(|(_, slot)| slot.lives(self.now))
@@ -158,8 +158,8 @@ impl Kv {
         slot.lives(self.now).then(|| slot.held())
     }
 
-    /// Looks at what up to [`EXPECTED`] keys hold, so that the processor has it when their commands' turn
-    /// comes; whether there were any.
+    /// Reads the pairs of up to [`EXPECTED`] keys into the processor's cache, ahead of their commands. Returns whether
+    /// there were any keys.
     fn look_ahead(&self, keys: &mut dyn Iterator<Item = &[u8]>) -> bool {
         let mut hashes = [0; EXPECTED];
         let mut count = 0;
@@ -167,7 +167,7 @@ impl Kv {
             *expected = hash(0, key);
             count += 1;
         }
-        // Three short loops: in each, no access waits for another.
+        // Three short loops: no access within one depends on another.
         let slots = hashes.map(|hash| self.index.guess(hash));
         let pairs = slots.map(|slot| slot.map_or(&[][..], |slot| &*self.slots[slot as usize].pair));
         for pair in &pairs[..count] {
@@ -202,7 +202,7 @@ impl Kv {
         }
     }
 
-    /// Removes a key; whether it was there.
+    /// Removes a key; returns whether it was present.
     fn forget(&mut self, key: &[u8]) -> bool {
         let place = self.place(key);
         let existed = self.held(&place).is_some();
@@ -212,7 +212,7 @@ impl Kv {
         existed
     }
 
-    /// Decides each command against what those before it would leave, and carries all out or none.
+    /// Decides each command against the result of those before it, then executes all of them or none.
     fn execute_all(&mut self, commands: &[Command<'_>]) -> Answer {
         let mut staged = Staged::new();
         let mut answers = AnswerList::of(commands.len());
@@ -244,7 +244,7 @@ impl Kv {
         Answer::All(answers.end())
     }
 
-    /// Does each step, whatever became of those before it.
+    /// Executes each step, whether or not those before it failed.
     fn execute_each(&mut self, steps: &[Step<'_>]) -> Answer {
         let mut answers = AnswerList::of(steps.len());
         for step in steps {
@@ -279,7 +279,7 @@ impl Kv {
         self.free.push(slot);
     }
 
-    /// Takes what a slot holds out of the digest, and its deadline off the list.
+    /// Removes a slot's hash from the digest and its deadline from `expiry`.
     fn uncount(&mut self, number: u32) {
         let slot = &self.slots[number as usize];
         match slot.deadline() {
@@ -327,7 +327,7 @@ impl Kv {
         slot
     }
 
-    /// Lets go of that many keys that have ended, if there are so many.
+    /// Frees up to that many expired keys.
     fn sweep(&mut self, count: usize) {
         for _ in 0..count {
             let Some(slot) = self.expiry.first_overdue() else { return };
@@ -340,7 +340,7 @@ impl Kv {
     fn answer(&self, query: &Query<'_>, now: ClusterTime) -> Answer {
         match query {
             Query::Get { key } => Answer::Value(self.get(key).map(Bytes::copy_from_slice)),
-            // Encoded as it is walked, since it must stop where an answer is full.
+            // Encoded while it is walked, since it must stop where an answer is full.
             Query::Scan { prefix, after, limit } => {
                 Answer::decode(self.scan(prefix, *after, *limit)).expect("our own answer can be read")
             }
@@ -435,7 +435,7 @@ impl StateMachine for Kv {
     fn query(&self, time: ClusterTime, query: &[u8]) -> Bytes {
         match Query::decode(query) {
             Ok(Query::Get { key }) => {
-                // By far the most frequent one is copied once.
+                // The most frequent query by far: copies once.
                 let held = self.get(key);
                 let mut out = BytesMut::with_capacity(6 + held.map_or(0, <[u8]>::len));
                 out.put_u8(VALUE);
@@ -449,7 +449,7 @@ impl StateMachine for Kv {
     }
 
     fn prefetch(&self, commands: &mut dyn Iterator<Item = &[u8]>) {
-        // A batch looks ahead for itself.
+        // A batch prefetches its own keys.
         let mut keys = commands.map(|command| words::key(command).unwrap_or_default());
         while self.look_ahead(&mut keys) {}
     }
@@ -493,7 +493,7 @@ impl StateMachine for Kv {
     }
 }
 
-/// Where the keys of that prefix begin, those up to `after` left out.
+/// The lower bound of the keys with that prefix that are after `after`.
 fn beyond<'a>(prefix: &'a [u8], after: Option<&'a [u8]>) -> Bound<&'a [u8]> {
     match after {
         Some(after) if after >= prefix => Bound::Excluded(after),
@@ -501,7 +501,7 @@ fn beyond<'a>(prefix: &'a [u8], after: Option<&'a [u8]>) -> Bound<&'a [u8]> {
     }
 }
 
-/// The part of the digest that a pair is.
+/// A pair's contribution to the digest.
 fn pair_hash(key: u64, value: &[u8], deadline: Option<ClusterTime>) -> u64 {
     let lasting = hash(key, value);
     deadline.map_or(lasting, |deadline| hash_numbers([lasting, deadline.0]))

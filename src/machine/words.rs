@@ -1,120 +1,120 @@
-//! What the key-value machine is told and asked, what it answers, and all three as bytes.
+//! The commands, queries and answers of the key-value machine, and their encoding.
 //!
-//! Commands and queries borrow from the bytes they were read from, so that reading one costs no
-//! allocation; answers own theirs. Lengths are four bytes, little-endian. Whatever cannot be read is
-//! [`Malformed`](crate::codec::Malformed), and the machine answers so: it never dies of a command.
+//! Commands and queries borrow from the bytes that they were decoded from, so that decoding costs no allocation;
+//! answers own theirs. Lengths are four bytes, little-endian. Invalid bytes are [`Malformed`](crate::codec::Malformed),
+//! and the machine answers so: it never panics on a command.
 
 use crate::types::ClusterTime;
 use bytes::Bytes;
 
-/// What the machine is told: goes through the log.
+/// A command to the machine: replicated through the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command<'a> {
-    /// Sets a key, whatever it held.
+    /// Sets a key, whatever its value was.
     Put {
-        /// Its name.
+        /// The key.
         key: &'a [u8],
-        /// What it holds from now on.
+        /// Its new value.
         value: &'a [u8],
     },
-    /// Removes a key, if it is there.
+    /// Removes a key, if it is present.
     Del {
-        /// Its name.
+        /// The key.
         key: &'a [u8],
     },
-    /// Sets a key if it holds what was expected (`None`: if it is absent).
+    /// Sets a key if it has the expected value (`None`: if it is absent).
     Cas {
-        /// Its name.
+        /// The key.
         key: &'a [u8],
-        /// What it must hold.
+        /// The expected value.
         expected: Option<&'a [u8]>,
-        /// What it holds from now on.
+        /// The new value.
         new: &'a [u8],
     },
-    /// Adds to the decimal number a key holds; an absent key holds 0.
+    /// Adds to the decimal number in a key; an absent key counts as 0.
     Incr {
-        /// Its name.
+        /// The key.
         key: &'a [u8],
-        /// What is added, perhaps negative.
+        /// The summand, possibly negative.
         by: i64,
     },
-    /// All of these in order, or none: if one fails, nothing is applied. Holds no batch and no block itself.
+    /// All of these in order, or none: if one fails, nothing is applied. Contains no batch and no block.
     Batch(Vec<Command<'a>>),
-    /// Sets a key, as asked.
+    /// Sets a key, with options.
     Set {
-        /// Its name.
+        /// The key.
         key: &'a [u8],
-        /// What it holds from now on.
+        /// Its new value.
         value: &'a [u8],
-        /// Whether only if it is there, or is not.
+        /// Whether the key must be absent or present.
         only_if: SetCondition,
-        /// Until when it holds that.
+        /// The deadline of the new value.
         life: Expiration,
-        /// Whether to answer with what it held before, whatever became of it.
+        /// Whether to answer with the previous value, whether or not the key is set.
         tells: bool,
     },
-    /// Puts bytes behind what a key holds; an absent key holds none. Its deadline stays.
+    /// Appends bytes to a key's value; an absent key counts as empty. The deadline stays.
     Append {
-        /// Its name.
+        /// The key.
         key: &'a [u8],
-        /// What comes behind.
+        /// The appended bytes.
         tail: &'a [u8],
     },
-    /// Gives a key a deadline, if the bar lets it; one that is over already removes the key.
+    /// Gives a key a deadline, if the bar permits; a deadline that has passed removes the key.
     Expire {
-        /// Its name.
+        /// The key.
         key: &'a [u8],
-        /// When it ends.
+        /// The new deadline.
         deadline: Deadline,
-        /// What must hold of the deadline it has.
+        /// The condition on the current deadline.
         bar: Bar,
     },
-    /// Takes a key's deadline away.
+    /// Removes a key's deadline.
     Persist {
-        /// Its name.
+        /// The key.
         key: &'a [u8],
     },
-    /// Removes keys, those that are there.
+    /// Removes those of the keys that are present.
     Forget(Vec<&'a [u8]>),
     /// Sets keys, one after the other.
     PutAll(Vec<(&'a [u8], &'a [u8])>),
-    /// All of these in order, each with its own answer: one that fails does not stop those behind it.
-    /// Holds no batch and no block itself.
+    /// All of these in order, each with its own answer: if one fails, the following are executed all the same. Contains
+    /// no batch and no block.
     Block(Vec<Step<'a>>),
 }
 
 /// One step of a block.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step<'a> {
-    /// Something to do.
+    /// A command.
     Do(Command<'a>),
-    /// Something to answer, as of there.
+    /// A query of the state at that step.
     Ask(Query<'a>),
 }
 
-/// Whether a key must be there to be set.
+/// Whether a key must be present or absent to be set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SetCondition {
-    /// Whichever.
+    /// Either.
     #[default]
     Either,
     /// Only if it is absent.
     Absent,
-    /// Only if it is there.
+    /// Only if it is present.
     Present,
 }
 
-/// When something ends, by the cluster's clock.
+/// A deadline by the cluster's clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Deadline {
-    /// Then.
+    /// At that time.
     At(ClusterTime),
-    /// So many milliseconds after the entry that says so.
+    /// So many milliseconds after the time of the command's entry.
     In(u64),
 }
 
 impl Deadline {
-    /// The moment, for an entry of that time.
+    /// The deadline of a command in an entry of that time.
     pub fn from(self, now: ClusterTime) -> ClusterTime {
         match self {
             Deadline::At(time) => time,
@@ -123,146 +123,146 @@ impl Deadline {
     }
 }
 
-/// Until when a key holds what it is set to.
+/// The deadline that a key gets with its new value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Expiration {
-    /// For ever.
+    /// None.
     #[default]
     Endless,
-    /// Until the deadline it has, if it has one.
+    /// The key's current deadline, if it has one.
     Kept,
-    /// Until then.
+    /// That deadline.
     Until(Deadline),
 }
 
-/// What must hold of a key's deadline for it to be given another. A key without one ends later than any.
+/// The condition on a key's current deadline for a new one. An absent deadline counts as later than any other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Bar {
-    /// Whether it must have one, or must have none.
+    /// Whether the key must have one, or none.
     pub has_one: Option<bool>,
-    /// Whether the new one must be later, or earlier.
+    /// Whether the new deadline must be later, or earlier.
     pub later: Option<bool>,
-    /// Whether the new one was said as a date, which is known to some milliseconds only: then it has to be later, or
-    /// earlier, by more than that.
+    /// Whether the new deadline comes from a date, which is known only to within some milliseconds: it must then be
+    /// later, or earlier, by more than that.
     pub dated: bool,
 }
 
-/// What the machine is asked: changes nothing.
+/// A query of the machine: changes nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Query<'a> {
-    /// What a key holds.
+    /// The value of a key.
     Get {
-        /// Its name.
+        /// The key.
         key: &'a [u8],
     },
-    /// Pairs in the order of their keys. An answer has a largest size: it may hold fewer, and says so.
+    /// Pairs in key order. An answer is limited in size: it may have fewer pairs, and then has `more` set.
     Scan {
-        /// What their keys begin with.
+        /// The prefix of the keys.
         prefix: &'a [u8],
         /// Only keys after this one.
         after: Option<&'a [u8]>,
-        /// How many at most.
+        /// The maximum number of pairs.
         limit: u32,
     },
-    /// How many keys there are.
+    /// The number of keys.
     Count,
-    /// How many keys there are, and how many of them have a deadline.
+    /// The number of keys, and the number of keys with a deadline.
     Keyspace,
-    /// What each of these keys holds.
+    /// The value of each of these keys.
     Values(Vec<&'a [u8]>),
-    /// How many of these are there; a key that is named twice counts twice.
+    /// How many of these keys are present; a repeated key counts each time.
     Present(Vec<&'a [u8]>),
-    /// How many bytes a key holds; none if it is absent.
+    /// The length of a key's value in bytes; 0 if it is absent.
     Length {
-        /// Its name.
+        /// The key.
         key: &'a [u8],
     },
-    /// How many milliseconds a key has left.
+    /// A key's time to live in milliseconds.
     Left {
-        /// Its name.
+        /// The key.
         key: &'a [u8],
     },
-    /// Keys in the order of their hashes, from a position in it on. The order is the same on every node and a key never
-    /// changes its place in it: whoever goes on where an answer ended, at whichever node, meets every key that is there
-    /// all the while, and none twice.
+    /// Keys in the order of their hashes, from a position on. The order is the same on every node, and a key's position
+    /// never changes. A client that continues where each answer ended, on any node, sees every key that is present
+    /// throughout, and none twice.
     Walk {
-        /// What the keys begin with.
+        /// The prefix of the keys.
         prefix: &'a [u8],
-        /// The position: 0 to begin.
+        /// The position; 0 at the start.
         from: u64,
-        /// About how many keys; an answer may have fewer.
+        /// The approximate number of keys; an answer may have fewer.
         limit: u32,
     },
 }
 
-/// What the machine answers.
+/// An answer of the machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
     /// The key is set.
     Done,
-    /// The key is gone now.
+    /// The key is absent now.
     Deleted {
-        /// Whether it was there.
+        /// Whether it was present.
         existed: bool,
     },
-    /// The key held something else (or was absent), and still does.
+    /// The key had a different value (or was absent), and was not changed.
     Kept {
-        /// What it holds.
+        /// Its value.
         actual: Option<Bytes>,
     },
-    /// The number that the key holds now; or how many keys, or bytes, it was about.
+    /// The number now in the key; or the number of keys or bytes concerned.
     Number(i64),
-    /// The key does not hold a decimal number, and was left as it is.
+    /// The key's value is not a decimal number, and was not changed.
     NotANumber,
-    /// The sum does not fit 64 bits; the key was left as it is.
+    /// The sum does not fit in 64 bits; the key was not changed.
     Overflow,
     /// All of a batch was applied: the answers in order.
     All(Vec<Answer>),
     /// Nothing of a batch was applied.
     None {
-        /// Which of its commands failed, from 0.
+        /// The index of the command that failed, from 0.
         at: u32,
         /// Its answer.
         why: Box<Answer>,
     },
-    /// What a key holds, if it is there.
+    /// The value of a key, if it is present.
     Value(Option<Bytes>),
-    /// Keys and what they hold, in order.
+    /// Pairs of key and value, in order.
     Pairs {
         /// The pairs.
         pairs: Vec<(Bytes, Bytes)>,
-        /// Whether there are more behind the last of them.
+        /// Whether there are more pairs after the last one.
         more: bool,
     },
-    /// How many keys there are.
+    /// The number of keys.
     Count(u64),
-    /// The command or query could not be read; nothing was done.
+    /// The command or query was malformed; nothing was done.
     Malformed,
-    /// What was to hold of the key does not; nothing was done.
+    /// The condition on the key was not met; nothing was done.
     Unmet,
-    /// What each step of a block came to, in order.
+    /// The answer of each step of a block, in order.
     Each(Vec<Answer>),
-    /// What each of several keys holds, if it is there.
+    /// The value of each of several keys, if it is present.
     Values(Vec<Option<Bytes>>),
     /// Keys of a walk.
     Walked {
-        /// The keys; perhaps none, although there are more.
+        /// The keys; possibly none although there are more.
         keys: Vec<Bytes>,
-        /// The position to go on from, below 2^52; 0 at the end.
+        /// The position to continue from, below 2^52; 0 at the end.
         next: u64,
     },
-    /// How long a key goes on.
+    /// A key's time to live.
     Left(TimeToLive),
-    /// The value would be longer than one may be; the key was left as it is.
+    /// The value would exceed the maximum length; the key was not changed.
     TooLong,
-    /// What there is to say does not fit an answer. What was asked for is done.
+    /// The answer is too large to send; the command was executed all the same.
     Omitted,
 }
 
-/// How long a key goes on.
+/// A key's time to live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TimeToLive {
-    /// It is not there.
+    /// The key is absent.
     Absent,
     /// It has no deadline.
     Endless,

@@ -1,4 +1,4 @@
-//! Keys that end: the machine held against a naive map with deadlines, whose clock is an argument.
+//! Tests of deadlines: the machine against a naive map with deadlines, whose clock is an argument.
 
 use crate::machine::Kv;
 use crate::machine::state_machine::{Context, StateMachine};
@@ -98,7 +98,7 @@ fn a_command_that_sets_takes_the_deadline_away_and_one_that_changes_keeps_it() {
 #[test]
 fn a_deadline_is_changed_only_where_the_bar_lets_it() {
     let bars = |has_one, later| Bar { has_one, later, dated: false };
-    // (the bar, what it lets be changed: none to 10, 10 to 5, 10 to 20)
+    // (the bar, which changes it permits: none to 10, 10 to 5, 10 to 20)
     for (bar, lets) in [
         (bars(None, None), [1, 1, 1]),
         (bars(Some(false), None), [1, 0, 0]),
@@ -186,7 +186,7 @@ fn nothing_grows_longer_than_one_command_could_make_it() {
     assert_eq!(kv.get(b"k").map(<[u8]>::len), Some(1 << 20));
 }
 
-/// What is done to one of a few keys.
+/// A command on one of a few keys.
 #[derive(Clone, Debug)]
 enum Deed {
     Set(u8, u8, SetCondition, Expiration, bool),
@@ -333,7 +333,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     ]
 }
 
-/// What the machine becomes that takes in what is told, as of that time.
+/// A machine restored from the chunks, as of that time.
 fn retold(kv: &mut Kv, bytes: usize, now: u64) -> Kv {
     let mut restored = kv.empty();
     while let Some(piece) = kv.next_chunk(bytes) {
@@ -363,7 +363,8 @@ proptest! {
                 };
                 prop_assert_eq!(ask(&kv, &Query::Left { key: &[key] }), Answer::Left(left));
             }
-            // The digest says what is there and until when, not how it came to be nor what is still in memory.
+            // The digest depends on present keys and their deadlines, not on their history or on expired keys in
+            // memory.
             let mut fresh = Kv::new();
             for (key, (value, deadline)) in live.iter().rev() {
                 let life = deadline.map_or(Expiration::Endless, |at| Expiration::Until(Deadline::At(ClusterTime(at))));
@@ -405,7 +406,7 @@ proptest! {
         prop_assert_eq!(restored.digest(), digest);
         clone.freeze();
         prop_assert_eq!(retold(&mut clone, 7, frozen).digest(), digest);
-        // And it goes on as if nothing had been.
+        // The restored machine continues like the original.
         now = frozen;
         for (later, deed, _) in &after {
             now += later;

@@ -1,4 +1,4 @@
-//! What the key-value machine does, told by example and held against a naive one.
+//! Tests of the key-value machine: by example, and against a naive map.
 
 use super::*;
 use crate::limits::{CHUNK_BYTES, PIECE_EXCESS_MAX};
@@ -197,7 +197,7 @@ proptest! {
         }
         prop_assert!(kv.iter().eq(naive.iter().map(|(key, value)| (&key[..], &value[..]))));
 
-        // The digest says what is there, not how it came to be.
+        // The digest depends on the state, not on its history.
         let mut fresh = Kv::new();
         for (key, value) in naive.iter().rev() {
             apply(&mut fresh, &put(key, value));
@@ -208,7 +208,7 @@ proptest! {
     }
 }
 
-/// The pieces of what is frozen, of at least `bytes` each; and what a machine becomes that takes them in.
+/// The chunks of the frozen state, of at least `bytes` each, and a machine restored from them.
 fn told(kv: &mut Kv, bytes: usize) -> (Vec<u8>, Kv) {
     let mut restored = kv.empty();
     let mut whole = Vec::new();
@@ -261,7 +261,7 @@ fn a_machine_takes_in_only_what_was_told() {
     assert!(kv.restore(&[255; 8]).is_err());
     assert!(kv.restore(&pair(&vec![b'd'; 70_000])).is_err(), "no key is that long");
     assert_eq!(kv.restore(&[]), Ok(()));
-    // With a deadline, which a node that knows of none takes for a key that is too long.
+    // With a deadline: a node that does not support deadlines sees a key that is too long.
     let mut dated = BytesMut::new();
     words::put_pair(&mut dated, Pair { key: b"e", value: b"x", deadline: Some(ClusterTime(7)) });
     assert!(dated[3] >= 0x80);
@@ -295,13 +295,13 @@ proptest! {
             restored.restore(&piece).unwrap();
             whole.extend_from_slice(&piece);
         }
-        // All at once, with nothing between: the same bytes.
+        // In one go, without commands in between: the same bytes.
         clone.freeze();
         let (same, _) = told(&mut clone, 7);
         prop_assert_eq!(whole, same);
         prop_assert!(restored.iter().eq(clone.iter()));
         prop_assert_eq!(restored.digest(), clone.digest());
-        // And it goes on as if nothing had been.
+        // The restored machine continues like the original.
         for (step, _) in &after {
             step.run(&mut restored);
         }

@@ -1,8 +1,8 @@
-//! All keys, some at a time, in the order of their hashes.
+//! Walks all keys in the order of their hashes, some per answer.
 //!
-//! A walk needs no memory between two answers: a key's place in the order follows from the key alone, so a number says
-//! where to go on, on every node and at any later time. Where an answer ends depends on the keys that are there and never
-//! on the table they are found by, because replicas that hold the same must answer the same.
+//! A walk keeps no state between two answers: a key's position follows from the key alone, so a number suffices to
+//! continue, on every node and at any later time. The end of an answer depends on the present keys and never on the
+//! size of the hash table, because replicas with the same keys must give the same answer.
 
 use super::{Kv, Slot};
 use crate::limits::ANSWER_BYTES_MAX;
@@ -11,17 +11,17 @@ use crate::types::digest::hash;
 use bytes::Bytes;
 use std::ops::Bound;
 
-/// How many bits a position has: clients may read it as a floating-point number, which holds 53.
+/// The number of bits in a position: clients may read it as a floating-point number, which has 53.
 const POSITION_BITS: u32 = 52;
-/// One answer passes so many keys at most, whatever is asked for: some milliseconds.
+/// The maximum number of keys that one answer passes, whatever its limit: some milliseconds.
 const PASSED_MAX: usize = 64 << 10;
-/// With a prefix, one answer passes at least so many keys before it ends with fewer than asked for.
+/// With a prefix, an answer passes at least so many keys before it ends with fewer than its limit.
 const PASSED: usize = 4 << 10;
-/// Keys of a prefix are told all at once, if they are no more.
+/// A prefix with at most so many keys is returned in one answer.
 const WHOLE: usize = 1 << 10;
 
-/// The place of a key with that hash in the order of a walk; never 0, which begins one. The order of the index (see
-/// `Index::bucket`), and within it of the lowest bits of the hash.
+/// The position of a key with that hash in a walk; never 0, which is the start. Ordered like the index (see
+/// `Index::bucket`), then by the lowest bits of the hash.
 fn position(hash: u64) -> u64 {
     let upper = ((hash >> 32) as u32).reverse_bits();
     let lower_bits = POSITION_BITS - 32;
@@ -29,7 +29,7 @@ fn position(hash: u64) -> u64 {
 }
 
 impl Kv {
-    /// About `limit` keys of that prefix, from that position on.
+    /// About `limit` keys with that prefix, from that position on.
     pub(super) fn walk(&self, prefix: &[u8], from: u64, limit: u32) -> Answer {
         let limit = (limit as usize).clamp(1, PASSED_MAX);
         if from == 0
@@ -53,7 +53,7 @@ impl Kv {
                 let told = same.iter().filter(|(_, key)| key.starts_with(prefix));
                 let size: usize = told.clone().map(|(_, key)| 4 + key.len()).sum();
                 if size > left {
-                    // Two megabytes of keys with one hash do not come about unless somebody looks for them.
+                    // Two megabytes of keys with one hash occur only if they are constructed on purpose.
                     return if keys.is_empty() { Answer::Omitted } else { Answer::Walked { keys, next } };
                 }
                 left -= size;
@@ -64,7 +64,7 @@ impl Kv {
         Answer::Walked { keys, next: 0 }
     }
 
-    /// The keys in those slots that are there and not before that position, with their positions, in order.
+    /// The live keys in those slots at or after that position, with their positions, in order.
     fn sort<'a>(&'a self, slots: &[u32], from: u64, bucket: &mut Vec<(u64, &'a [u8])>) {
         let live = slots.iter().map(|slot| &self.slots[*slot as usize]).filter(|slot| slot.lives(self.now));
         bucket.clear();
@@ -72,7 +72,7 @@ impl Kv {
         bucket.sort_unstable();
     }
 
-    /// All keys of a prefix, if they are few.
+    /// All keys with a prefix, if they are few.
     fn whole(&self, prefix: &[u8], limit: usize) -> Option<Vec<Bytes>> {
         let most = if prefix.is_empty() { limit } else { limit.max(WHOLE) };
         let mut left = ANSWER_BYTES_MAX as usize - 32;
@@ -109,7 +109,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(60))]
 
-        /// One node holds a table that has grown and shrunk, the other one of its own size.
+        /// One node has a table that has grown and shrunk, the other one that was never larger.
         #[test]
         fn a_walk_over_two_nodes_meets_once_each_key_that_stays(
             limit in 1u32..40,

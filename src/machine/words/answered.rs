@@ -1,4 +1,4 @@
-//! Answers as bytes.
+//! The encoding of answers.
 
 use super::{Answer, TimeToLive};
 use crate::codec::{Malformed, Put, Reader, Result};
@@ -23,17 +23,17 @@ const VALUES: u8 = 15;
 const LEFT: u8 = 17;
 const TOO_LONG: u8 = 18;
 const OMITTED: u8 = 19;
-// 16 was for keys in their order.
+// 16 was for keys in key order.
 const WALKED: u8 = 20;
 
-/// What stands around the elements of an answer that has many, at most.
+/// The maximum number of bytes around the elements of a list answer.
 const AROUND: usize = 16;
 
 impl Answer {
-    /// As bytes: kind (1), then the fields in order.
+    /// Encodes: kind (1), then the fields in order.
     pub fn encode(&self) -> Bytes {
         if let Answer::Done = self {
-            // By far the most frequent one costs nothing.
+            // By far the most frequent answer costs no allocation.
             return Bytes::from_static(&[DONE]);
         }
         let mut out = BytesMut::new();
@@ -114,7 +114,7 @@ impl Answer {
         }
     }
 
-    /// How many bytes it is.
+    /// The encoded length in bytes.
     pub fn size(&self) -> usize {
         let option = |bytes: &Option<Bytes>| 1 + bytes.as_ref().map_or(0, |bytes| 4 + bytes.len());
         1 + match self {
@@ -132,7 +132,7 @@ impl Answer {
         }
     }
 
-    /// From bytes; values are slices of them.
+    /// Decodes; values are slices of `bytes`.
     pub fn decode(bytes: Bytes) -> Result<Answer> {
         let mut reader = Reader::new(bytes);
         let answer = match reader.u8()? {
@@ -188,7 +188,7 @@ impl Answer {
     }
 }
 
-/// A flag (1), then, if it is 1, the bytes behind their length.
+/// A flag (1), then, if it is 1, the bytes after their length.
 pub fn put_option(out: &mut BytesMut, bytes: Option<&[u8]>) {
     out.put_u8(u8::from(bytes.is_some()));
     if let Some(bytes) = bytes {
@@ -200,13 +200,13 @@ fn read_option(reader: &mut Reader) -> Result<Option<Bytes>> {
     Ok(if reader.bool()? { Some(reader.blob(usize::MAX)?) } else { None })
 }
 
-/// A count, and so many of what `put` puts.
+/// A count, then as many elements, each written by `put`.
 fn put_list<T>(out: &mut BytesMut, all: &[T], put: impl Fn(&mut BytesMut, &T)) {
     out.put_u32_le(all.len() as u32);
     all.iter().for_each(|one| put(out, one));
 }
 
-/// A count, and so many of what `take` takes; grows with the bytes that are there.
+/// A count, then as many elements, each read by `take`; memory grows with the actual bytes.
 fn list<T>(reader: &mut Reader, take: impl Fn(&mut Reader) -> Result<T>) -> Result<Vec<T>> {
     let count = reader.u32()?;
     let mut all = Vec::new();
@@ -216,8 +216,8 @@ fn list<T>(reader: &mut Reader, take: impl Fn(&mut Reader) -> Result<T>) -> Resu
     Ok(all)
 }
 
-/// What a batch or a block came to, as far as it fits an answer: an element that does not is left out,
-/// and its place says so.
+/// The answers of a batch or a block, limited to the size of one answer: an element that does not fit becomes
+/// [`Answer::Omitted`].
 #[derive(Debug)]
 pub struct AnswerList {
     answers: Vec<Answer>,
@@ -225,16 +225,16 @@ pub struct AnswerList {
 }
 
 impl AnswerList {
-    /// Room for that many elements.
+    /// An empty list for that many elements.
     pub fn of(count: usize) -> AnswerList {
-        // However many they are, each can at least be said to be left out: it came in as many bytes as that.
+        // There is always room to mark each as omitted: each came in as many bytes as that takes.
         AnswerList {
             answers: Vec::with_capacity(count),
             left: (ANSWER_BYTES_MAX as usize - AROUND).saturating_sub(count),
         }
     }
 
-    /// The next element.
+    /// Appends the next element.
     pub fn push(&mut self, answer: Answer) {
         let more = answer.size() - 1;
         if more <= self.left {
@@ -245,7 +245,7 @@ impl AnswerList {
         }
     }
 
-    /// All of them.
+    /// The complete list.
     pub fn end(self) -> Vec<Answer> {
         self.answers
     }

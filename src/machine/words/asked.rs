@@ -1,4 +1,4 @@
-//! Commands and queries as bytes.
+//! The encoding of commands and queries.
 
 use super::cursor::Cursor;
 use super::{Bar, Command, Deadline, Expiration, Query, SetCondition, Step};
@@ -26,18 +26,18 @@ const VALUES: u8 = 4;
 const PRESENT: u8 = 5;
 const LENGTH: u8 = 6;
 const LEFT: u8 = 7;
-// 8 was for keys in their order.
+// 8 was for keys in key order.
 const WALK: u8 = 9;
 const KEYSPACE: u8 = 10;
 
-/// Above the byte of a choice between later and earlier: the deadline was said as a date.
+/// Added to the byte that says later or earlier: the deadline comes from a date.
 const DATED: u8 = 3;
 
-/// In a block: what follows is a command, or a query.
+/// In a block, before each step: a command or a query follows.
 const DO: u8 = 0;
 const ASK: u8 = 1;
 
-/// The key of an encoded command, if it is one of a single key and not cut off.
+/// The key of an encoded command, if it has a single key and is not cut off.
 pub fn key(command: &[u8]) -> Option<&[u8]> {
     let mut cursor = Cursor(command);
     match cursor.u8() {
@@ -47,7 +47,7 @@ pub fn key(command: &[u8]) -> Option<&[u8]> {
 }
 
 impl<'a> Command<'a> {
-    /// As bytes: kind (1), then the fields in order, keys and values behind their lengths.
+    /// Encodes: kind (1), then the fields in order, keys and values after their lengths.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(self.size());
         self.put(&mut out);
@@ -122,7 +122,7 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// From bytes; keys and values are slices of them.
+    /// Decodes; keys and values are slices of `bytes`.
     pub fn decode(bytes: &'a [u8]) -> Result<Command<'a>> {
         let mut cursor = Cursor(bytes);
         let command = match cursor.u8()? {
@@ -196,7 +196,7 @@ impl<'a> Step<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// As bytes: kind (1), then the fields in order.
+    /// Encodes: kind (1), then the fields in order.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(self.size());
         self.put(&mut out);
@@ -232,7 +232,7 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// From bytes; keys are slices of them.
+    /// Decodes; keys are slices of `bytes`.
     pub fn decode(bytes: &'a [u8]) -> Result<Query<'a>> {
         let mut cursor = Cursor(bytes);
         let query = Query::take(&mut cursor)?;
@@ -273,7 +273,7 @@ fn put_walk(out: &mut BytesMut, kind: u8, prefix: &[u8], after: Option<&[u8]>, l
     out.put_u32_le(limit);
 }
 
-/// A kind (1) and a number (8), which is zero where the kind needs none.
+/// A kind (1) and a number (8), which is zero for a kind without one.
 fn put_life(out: &mut BytesMut, life: Expiration) {
     let (kind, number) = match life {
         Expiration::Endless => (0, 0),

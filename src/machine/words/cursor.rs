@@ -1,26 +1,26 @@
-//! Values off the front of borrowed bytes; and the pairs in which a frozen state is told.
+//! Reads values from borrowed bytes; and the pairs of a serialized state.
 
 use crate::codec::{Malformed, Put, Result};
 use crate::limits::KEY_BYTES_MAX;
 use crate::types::ClusterTime;
 use bytes::{BufMut, BytesMut};
 
-/// In the length of a pair's key: a deadline follows the value. No key is that long, so whoever knows of
-/// no deadlines takes such a pair for damage, and not for one that lasts.
+/// A flag in the length of a pair's key: a deadline follows the value. No key is that long, so a version without
+/// deadlines rejects such a pair as corrupt.
 const DATED: u32 = 1 << 31;
 
-/// A key, what it holds and until when: how a frozen state is told.
+/// A key with its value and deadline: the unit of a serialized state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pair<'a> {
     /// The key.
     pub key: &'a [u8],
-    /// What it holds.
+    /// The value.
     pub value: &'a [u8],
-    /// Until when, if it ends.
+    /// The deadline, if there is one.
     pub deadline: Option<ClusterTime>,
 }
 
-/// Appends key and value, each behind its length, and the deadline (8) if there is one.
+/// Appends key and value, each after its length, and the deadline (8) if there is one.
 pub fn put_pair(out: &mut BytesMut, pair: Pair<'_>) {
     let dated = if pair.deadline.is_some() { DATED } else { 0 };
     out.put_u32_le(pair.key.len() as u32 | dated);
@@ -31,7 +31,7 @@ pub fn put_pair(out: &mut BytesMut, pair: Pair<'_>) {
     }
 }
 
-/// Takes off what [`put_pair`] appended.
+/// Reads a pair that [`put_pair`] appended.
 pub fn read_pair<'a>(bytes: &mut &'a [u8]) -> Result<Pair<'a>> {
     let mut cursor = Cursor(bytes);
     let length = cursor.u32()?;
@@ -42,8 +42,8 @@ pub fn read_pair<'a>(bytes: &mut &'a [u8]) -> Result<Pair<'a>> {
     Ok(Pair { key, value, deadline })
 }
 
-/// Takes values off the front of borrowed bytes; every take is checked. What `codec::Reader` is for
-/// frames, this is for commands: it costs no count of references.
+/// Reads values from the front of borrowed bytes; every read is bounds-checked. It is for commands what `codec::Reader`
+/// is for frames, without the cost of a reference count.
 pub struct Cursor<'a>(pub &'a [u8]);
 
 impl<'a> Cursor<'a> {
@@ -101,8 +101,8 @@ impl<'a> Cursor<'a> {
         Ok(if self.bool()? { Some(self.blob()?) } else { None })
     }
 
-    /// A count, and so many of what `take` takes. Grows with the bytes that are there; the count is only
-    /// what they claim.
+    /// A count, then as many elements, each read by `take`. Memory grows with the actual bytes; the count is only a
+    /// claim.
     pub fn list<T>(&mut self, take: impl Fn(&mut Cursor<'a>) -> Result<T>) -> Result<Vec<T>> {
         let count = self.u32()?;
         let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! Words come back as they were, or not at all.
+//! Commands, queries and answers decode as encoded; garbage is rejected.
 
 use super::*;
 use crate::limits::KEY_BYTES_MAX;
