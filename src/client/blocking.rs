@@ -1,6 +1,6 @@
 //! A blocking client: session, redirect, retry.
 //!
-//! Where a request is sent and what an answer means is [`CallProtocol`]'s; here are its socket and its sleep.
+//! [`CallProtocol`] routes requests and interprets replies; this module has the socket and the sleep.
 
 use super::call_protocol::{CallProtocol, Options, Step, nothing_applied};
 use super::clock::Clock;
@@ -11,46 +11,46 @@ use crate::types::{Change, Index, NodeId, Position, Time};
 use bytes::Bytes;
 use std::time::{Duration, Instant};
 
-/// A command that took effect, once.
+/// A command that took effect, exactly once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Executed {
-    /// Where in the log the entry is that brought this answer.
+    /// The position of the entry whose application returned this answer.
     pub position: Position,
     /// The machine's first answer.
     pub answer: Bytes,
-    /// Whether an earlier attempt of ours had already taken effect.
+    /// Whether an earlier attempt of this client had already taken effect.
     pub duplicate: bool,
 }
 
 /// The answer to a query.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Queried {
-    /// The machine had applied everything up to here.
+    /// The last index that the machine had applied.
     pub applied: Index,
-    /// What it says.
+    /// The machine's answer.
     pub answer: Bytes,
 }
 
-/// A blocking client of a cluster, with one thing under way at a time.
+/// A blocking client of a cluster, with one call at a time.
 ///
-/// Writes go through a session, opened with the first of them. A write is asked again under the same
-/// number until it is known what came of it, or until time is up: it never takes effect twice.
+/// Writes use a session, which the first write opens. A write is sent again under the same number until its outcome is
+/// known or the timeout has passed: it never takes effect twice.
 pub struct Client {
     protocol: CallProtocol,
     clock: Clock,
-    /// To the node that answered last.
+    /// To the node that replied last.
     connection: Option<Connection>,
-    /// The number of the request that is waited for.
+    /// The id of the outstanding request.
     waits_for: u64,
 }
 
 impl Client {
-    /// A client of the cluster that answers at those `host:port`s. Dials nobody yet.
+    /// A client of the cluster with those `host:port` endpoints. Does not dial yet.
     pub fn connect<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Client {
         Client::with(endpoints, Options::default())
     }
 
-    /// The same, with another patience.
+    /// Like [`Client::connect`], with other options.
     pub fn with<E: Into<String>>(endpoints: impl IntoIterator<Item = E>, options: Options) -> Client {
         let endpoints: Vec<String> = endpoints.into_iter().map(Into::into).collect();
         let clock = Clock::start();
@@ -58,17 +58,17 @@ impl Client {
         Client { protocol, clock, connection: None, waits_for: 0 }
     }
 
-    /// The endpoints it was given.
+    /// The endpoints that it was created with.
     pub fn endpoints(&self) -> &[String] {
         self.protocol.known().given()
     }
 
-    /// How patient it is, and with which keys it dials.
+    /// Its options.
     pub(super) fn options(&self) -> &Options {
         self.protocol.options()
     }
 
-    /// Executes a command, once.
+    /// Executes a command exactly once.
     pub fn execute(&mut self, command: &[u8]) -> Result<Executed, ClientError> {
         self.protocol.execute(self.clock.now(), Bytes::copy_from_slice(command));
         match self.finish()? {
@@ -79,7 +79,7 @@ impl Client {
         }
     }
 
-    /// Asks the machine something.
+    /// Sends a query to the machine.
     pub fn query(&mut self, query: &[u8], consistency: Consistency) -> Result<Queried, ClientError> {
         let query = Bytes::copy_from_slice(query);
         match self.ask(Request::Query { query, consistency }).map_err(nothing_applied)? {
@@ -89,7 +89,7 @@ impl Client {
         }
     }
 
-    /// How that node is: this one only, and once.
+    /// The status of that node alone, without retries.
     pub fn status(&self, endpoint: &str) -> Result<Status, ClientError> {
         match self.ask_one(endpoint, &Request::Status)? {
             Reply::Status(status) => Ok(*status),
@@ -97,8 +97,7 @@ impl Client {
         }
     }
 
-    /// Lets one node take a snapshot, and waits until it is durable: the position it stands for, and how
-    /// many bytes it has.
+    /// Makes one node take a snapshot and waits until it is durable: returns its position and its size in bytes.
     pub fn snapshot(&self, endpoint: &str) -> Result<(Position, u64), ClientError> {
         match self.ask_one(endpoint, &Request::Snapshot)? {
             Reply::Snapshot { position, bytes } => Ok((position, bytes)),
@@ -106,11 +105,11 @@ impl Client {
         }
     }
 
-    /// Reads or changes the level of one node's log; the level that holds then.
+    /// Reads or changes the log level of one node; returns the resulting level.
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotOffered`] if the process that runs the node lets nobody change its log.
+    /// [`Refusal::NotOffered`] if the node's process does not allow changes of its log level.
     pub fn log_level(&self, endpoint: &str, request: LogLevelRequest) -> Result<LogLevelInForce, ClientError> {
         match self.ask_one(endpoint, &Request::LogLevel(request))? {
             Reply::LogLevel(level) => Ok(level),
@@ -118,10 +117,11 @@ impl Client {
         }
     }
 
-    /// Changes the members of the cluster; the configuration that holds then. One that is under way is waited for.
+    /// Changes the members of the cluster; returns the position of the new configuration. Waits for a change in
+    /// progress.
     pub fn change(&mut self, change: &Change, force: bool) -> Result<Position, ClientError> {
         let request = Request::Change { change: change.clone(), force };
-        // One that is to end what is under way need not wait until reads are answered.
+        // An abort of the change in progress need not wait until reads are possible.
         let reply = if *change == Change::Abort {
             self.ask(request)
         } else {
@@ -130,7 +130,7 @@ impl Client {
             self.finish()
         };
         let reply = reply.map_err(|error| match error {
-            // It may be our own earlier attempt that leaves nothing to do.
+            // This client's own earlier attempt may be why nothing is left to do.
             ClientError::Never(refusal @ Refusal::InvalidChange { .. }) if self.protocol.is_uncertain() => {
                 self.protocol.give_up_for(self.clock.now(), refusal)
             }
@@ -142,14 +142,14 @@ impl Client {
         }
     }
 
-    /// Waits until somebody leads. While nobody does, a node keeps what it is asked until somebody might: who gives up
-    /// then does not know whether it was done, and nothing was.
+    /// Waits for a leader. Without one, a node holds requests: after a timeout the client could not tell whether the
+    /// change was made, although nothing was.
     fn find_leader(&mut self) -> Result<(), ClientError> {
         let nothing = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
         self.ask(nothing).map(|_| ()).map_err(nothing_applied)
     }
 
-    /// Lets that node lead, or whoever is best placed; who does then.
+    /// Transfers leadership to that node or the best placed one; returns the leader.
     pub fn transfer(&mut self, to: Option<NodeId>) -> Result<NodeId, ClientError> {
         match self.ask(Request::Transfer { to }).map_err(nothing_applied)? {
             Reply::Transferred { to } => Ok(to),
@@ -157,7 +157,7 @@ impl Client {
         }
     }
 
-    /// Asks that node and no other, once, what changes nothing that is replicated.
+    /// Sends a request that changes no replicated state to that node alone, once.
     fn ask_one(&self, endpoint: &str, request: &Request) -> Result<Reply, ClientError> {
         let options = self.protocol.options();
         let (begun, until) = (Instant::now(), deadline(options.timeout));
@@ -173,13 +173,13 @@ impl Client {
         Err(ClientError::Refused(tried))
     }
 
-    /// Asks until somebody answers, or time is up.
+    /// Sends a request, with retries until the timeout.
     fn ask(&mut self, request: Request) -> Result<Reply, ClientError> {
         self.protocol.ask(self.clock.now(), request);
         self.finish()
     }
 
-    /// Does what the protocol says until the call is over.
+    /// Executes the protocol's steps until the call has finished.
     fn finish(&mut self) -> Result<Reply, ClientError> {
         loop {
             let step = self.protocol.step(self.clock.now());
@@ -221,7 +221,7 @@ impl Client {
         }
     }
 
-    /// Does what concerns the connection there is.
+    /// Executes a step that uses the current connection.
     fn converse(&mut self, step: Step) {
         let Some(connection) = &mut self.connection else {
             return self.protocol.lost(self.clock.now(), "the connection is gone");
@@ -250,7 +250,7 @@ impl Client {
         }
     }
 
-    /// Asks another node, over a connection of its own.
+    /// Sends a request to another node, over a separate connection.
     fn consult(&self, endpoint: &str, request: &Request, until: Time) -> Option<(Option<NodeId>, Reply)> {
         let until = self.clock.instant(until);
         let mut connection = Connection::dial(endpoint, self.protocol.options().keys.as_ref(), until).ok()?;
@@ -260,7 +260,7 @@ impl Client {
 }
 
 impl Drop for Client {
-    /// Closes the session, if that can be said at once; else it lapses by itself.
+    /// Closes the session if that can be sent at once; otherwise it expires by itself.
     fn drop(&mut self) {
         if let (Some(connection), Some(session)) = (&mut self.connection, self.protocol.session()) {
             let op = Op::Close { session }.encode();

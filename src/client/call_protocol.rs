@@ -1,9 +1,9 @@
-//! The protocol of a blocking client, without its socket and its sleep: where a request is sent, what an answer means,
-//! how long it is waited for, and what is known of the request when time is up.
+//! The protocol of a blocking client, without its socket and its sleep: where a request is sent, how a reply is
+//! interpreted, how long the client waits, and what is known of the request after a timeout.
 //!
-//! Nothing here reads a clock or touches a socket. Whoever drives it does what [`CallProtocol::step`] says and reports
-//! what came of it: [`Client`](super::Client) does over TCP, and the simulator over its links. Whenever
-//! [`CallProtocol::is_connected`] is false, the connection is dropped.
+//! Nothing here reads a clock or touches a socket. The driver does what [`CallProtocol::step`] returns and reports the
+//! result: [`Client`](super::Client) over TCP, and the simulator over its links. Whenever
+//! [`CallProtocol::is_connected`] is false, the driver drops the connection.
 
 use super::error::{ClientError, Tried};
 use super::known::{KnownEndpoints, LOOK_EVERY};
@@ -16,32 +16,33 @@ use rand::{RngExt, SeedableRng};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How patient a client is.
+/// A client's settings.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// After this long a call ends, whatever is known by then.
+    /// A call ends after this long, with whatever is known by then.
     pub timeout: Duration,
-    /// A node that has not answered for this long is left for another. Longer than nodes let requests
-    /// wait for a leader, or a cluster without one would look like one that does not answer.
+    /// The client leaves a node that has not replied for this long. Must be longer than nodes let requests wait for a
+    /// leader, or a cluster without a leader would look like one that does not respond.
     pub patience: Duration,
-    /// After this long of silence others are asked who leads, again and again. What is waited for stays
-    /// with the silent node until somebody else does.
+    /// After this long of silence the client queries other nodes for the leader, repeatedly. The request stays with the
+    /// silent node until another leader is named.
     pub doubt: Duration,
-    /// With these, what is said is encrypted, and nodes have to prove who they are.
+    /// If set, traffic is encrypted with these keys, and nodes must prove their identity.
     pub keys: Option<Keys>,
-    /// The state machine whose commands are sent, as [`StateMachine::kind`](crate::machine::StateMachine::kind) names it:
-    /// nodes that run another refuse this client. Empty if that is not to be checked.
+    /// The kind of the state machine whose commands are sent, as in
+    /// [`StateMachine::kind`](crate::machine::StateMachine::kind): nodes with another kind reject this client. Empty
+    /// turns the check off.
     pub machine: &'static str,
-    /// Whether it asks for an operator's seat where none is left for clients. With such a seat nothing can be proposed.
+    /// Whether to use an operator's slot if no client slot is free. Nothing can be proposed from such a slot.
     pub operator: bool,
 }
 
-/// A node that takes a connection and does not say hello is left after so many times the doubt, if there
-/// are others.
+/// With several endpoints, the client leaves a node that accepts a connection and sends no welcome within so many
+/// times `doubt`.
 const GREETING: u32 = 3;
-/// Others are asked again no more rarely than this.
+/// The longest pause between two consultations.
 const AGAIN_MAX: Duration = Duration::from_millis(400);
-/// The longest timeout: no clock runs for longer.
+/// The longest timeout: longer than any call can last.
 const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 impl Default for Options {
@@ -57,48 +58,48 @@ impl Default for Options {
     }
 }
 
-/// What is to be done next for a call.
+/// The next action of the driver for a call.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Step {
-    /// Dial that endpoint and say hello; [`CallProtocol::dialed`] or [`CallProtocol::not_dialed`] follows.
+    /// Dial that endpoint and send hello; then call [`CallProtocol::dialed`] or [`CallProtocol::not_dialed`].
     Dial {
-        /// Which.
+        /// The endpoint.
         endpoint: String,
-        /// It must have welcomed the client by then.
+        /// The deadline of the welcome.
         until: Time,
     },
-    /// Send this over the connection there is; [`CallProtocol::sent`] or [`CallProtocol::lost`] follows.
+    /// Send this request over the current connection; then call [`CallProtocol::sent`] or [`CallProtocol::lost`].
     Send {
-        /// What.
+        /// The request.
         request: Request,
-        /// It must have been sent by then.
+        /// The deadline for sending.
         until: Time,
     },
-    /// Wait for the answer; [`CallProtocol::answered`], [`CallProtocol::late`] or [`CallProtocol::lost`] follows.
+    /// Wait for the reply; then call [`CallProtocol::answered`], [`CallProtocol::late`] or [`CallProtocol::lost`].
     Wait {
-        /// Until then.
+        /// The end of the wait.
         until: Time,
     },
-    /// Ask another node, over a connection of its own; [`CallProtocol::consulted`] follows.
+    /// Send a request to another node over a separate connection; then call [`CallProtocol::consulted`].
     Consult {
-        /// Which.
+        /// The endpoint.
         endpoint: String,
-        /// What.
+        /// The request.
         request: Request,
-        /// It must have answered by then.
+        /// The deadline of the reply.
         until: Time,
     },
-    /// Ask for the status over the connection there is; [`CallProtocol::looked`] follows.
+    /// Request the status over the current connection; then call [`CallProtocol::looked`].
     Look {
-        /// It must have come by then.
+        /// The deadline of the status.
         until: Time,
     },
-    /// Wait, and go on.
+    /// Sleep, then take the next step.
     Pause {
-        /// Until then.
+        /// The end of the sleep.
         until: Time,
     },
-    /// The call is over.
+    /// The call has finished.
     Done(Result<Reply, ClientError>),
 }
 
@@ -109,37 +110,37 @@ struct CallSession {
     next: u64,
 }
 
-/// What a call is for.
+/// The request's purpose.
 #[derive(Clone, Debug)]
 enum Goal {
-    /// The answer to one request.
+    /// The reply itself.
     Answer,
-    /// That command takes effect; a session is being opened for it.
+    /// To open a session for this command.
     Open(Bytes),
-    /// That command takes effect, in the session there is.
+    /// To execute this command in the current session.
     Execute(Bytes),
 }
 
-/// How far an attempt is.
+/// The state of an attempt.
 #[derive(Clone, Debug)]
 enum Phase {
-    /// The next attempt begins, not before then.
+    /// The next attempt begins at that time.
     Begins(Time),
-    /// An endpoint is being dialed; it is left at that time.
+    /// An endpoint is being dialed; the client leaves it at that time.
     Dials(Time),
-    /// There is a connection; it is left at that time.
+    /// There is a connection; the client leaves it at that time.
     Sends(Time),
-    /// An answer is waited for until the first time; others are consulted at the second, and then after that long.
+    /// The client waits until the first time; it consults other nodes at the second, then again after that pause.
     Waits(Time, Time, Duration),
-    /// Others are consulted: those, one after the other.
+    /// Other nodes are consulted, one after the other.
     Consults { until: Time, pause: Duration, rest: VecDeque<String> },
-    /// The members are asked for, after that reply.
+    /// The members are requested, before that reply is handled.
     Looks(Box<Reply>),
-    /// The call is over.
+    /// The call has finished.
     Ends(Box<Result<Reply, ClientError>>),
 }
 
-/// A call under way: how long it may last, and what was tried.
+/// A call in progress: its deadline and its attempts.
 #[derive(Debug)]
 struct Call {
     goal: Goal,
@@ -148,21 +149,21 @@ struct Call {
     begun: Time,
     deadline: Time,
     tried: Tried,
-    /// Whether some attempt may have been taken on.
+    /// Whether a node may have accepted an earlier attempt.
     uncertain: bool,
-    /// Where to go next, if a node told us.
+    /// The next endpoint to dial, if a node has named one.
     hint: Option<String>,
     attempts: u32,
 }
 
-/// A blocking client, without its socket and its sleep. One call at a time is under way.
+/// A blocking client, without its socket and its sleep. It has one call at a time.
 #[derive(Debug)]
 pub struct CallProtocol {
     known: KnownEndpoints,
-    /// When to ask who the members are.
+    /// When to request the members next.
     look_at: Time,
     options: Options,
-    /// The endpoint that the connection leads to, if there is one, and the node.
+    /// The endpoint of the connection, if there is one, and its node.
     connection: Option<(String, Option<NodeId>)>,
     session: Option<CallSession>,
     call: Call,
@@ -170,7 +171,7 @@ pub struct CallProtocol {
 }
 
 impl CallProtocol {
-    /// A client of the cluster that answers at those endpoints.
+    /// A client of the cluster with those endpoints.
     pub fn new(endpoints: Vec<String>, options: Options, now: Time, seed: u64) -> CallProtocol {
         CallProtocol {
             known: KnownEndpoints::new(endpoints),
@@ -183,12 +184,12 @@ impl CallProtocol {
         }
     }
 
-    /// How patient it is.
+    /// Its settings.
     pub fn options(&self) -> &Options {
         &self.options
     }
 
-    /// Where a cluster is asked.
+    /// The known endpoints of the cluster.
     pub fn known(&self) -> &KnownEndpoints {
         &self.known
     }
@@ -203,39 +204,39 @@ impl CallProtocol {
         self.connection.is_some()
     }
 
-    /// A node has said who the members are.
+    /// Learns the members from a node's status.
     pub fn learn_members(&mut self, status: &Status) {
         self.known.learn_members(status);
     }
 
-    /// A call begins: that command is to take effect, once.
+    /// Starts a call that executes a command exactly once.
     pub fn execute(&mut self, now: Time, command: Bytes) {
         self.call = Call::new(Goal::Answer, Request::Status, now, self.options.timeout);
         self.number(now, command);
     }
 
-    /// A call begins: that request is to be answered.
+    /// Starts a call for the reply to a request.
     pub fn ask(&mut self, now: Time, request: Request) {
         self.call = Call::new(Goal::Answer, request, now, self.options.timeout);
     }
 
-    /// The call goes on with another request, and what time is left. What was asked before changed nothing.
+    /// Continues the call with another request, within its timeout. The previous request must have been read-only.
     pub fn ask_next(&mut self, now: Time, request: Request) {
         (self.call.request, self.call.phase, self.call.uncertain) = (request, Phase::Begins(now), false);
     }
 
-    /// Whether some attempt of the call may have been taken on.
+    /// Whether a node may have accepted an attempt of this call.
     pub fn is_uncertain(&self) -> bool {
         self.call.uncertain
     }
 
-    /// What is known of the call when it is given up because of that refusal.
+    /// Ends the call because of that refusal, with what is known of the request.
     pub fn give_up_for(&mut self, now: Time, refusal: Refusal) -> ClientError {
         self.call.tried.refusal = Some(refusal);
         self.call.give_up(now)
     }
 
-    /// The command gets the next number in the session; one is opened if there is none.
+    /// Gives the command the next number in the session; opens a session first if there is none.
     fn number(&mut self, now: Time, command: Bytes) {
         let call = &mut self.call;
         call.phase = Phase::Begins(now);
@@ -247,15 +248,15 @@ impl CallProtocol {
                 (call.goal, call.request) = (Goal::Execute(command), Request::Propose { op: op.encode() });
             }
             None => {
-                // A session that was opened and never heard of lapses by itself: asking again does no harm,
-                // and nothing of the caller's is at stake yet.
+                // A session whose opening was never confirmed expires by itself: requesting another does no harm, and
+                // the caller's command has not been sent yet.
                 let op = Op::<Bytes>::Open { window: 1, ordered: false };
                 (call.goal, call.request) = (Goal::Open(command), Request::Propose { op: op.encode() });
             }
         }
     }
 
-    /// What is to be done next.
+    /// The driver's next action.
     pub fn step(&mut self, now: Time) -> Step {
         match &mut self.call.phase {
             Phase::Begins(at) if *at > now => Step::Pause { until: *at },
@@ -272,7 +273,7 @@ impl CallProtocol {
             Phase::Consults { rest, .. } => match rest.front() {
                 Some(endpoint) => {
                     let endpoint = endpoint.clone();
-                    // A follower says whom it follows, and a leader answers without an entry in the log.
+                    // A follower names its leader, and a leader answers without an entry in the log.
                     let request = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
                     Step::Consult { endpoint, request, until: now + self.options.doubt * 2 }
                 }
@@ -283,7 +284,7 @@ impl CallProtocol {
         }
     }
 
-    /// Asks one node, over the connection there is or a new one.
+    /// Sends the request to one node, over the current connection or a new one.
     fn attempt(&mut self, now: Time) -> Step {
         let until = self.call.deadline.min(now + self.options.patience);
         if let Some((endpoint, _)) = &self.connection
@@ -299,7 +300,7 @@ impl CallProtocol {
         Step::Dial { endpoint, until: until.min(self.greeting(now)) }
     }
 
-    /// When a node must have said hello: later from time to time, in case all of them are slow.
+    /// The deadline of a node's welcome: later with each attempt, in case all nodes are slow.
     fn greeting(&self, now: Time) -> Time {
         match self.known.len() {
             1 => self.call.deadline,
@@ -307,7 +308,7 @@ impl CallProtocol {
         }
     }
 
-    /// Whom to dial: who was named, else one at random, then round and round.
+    /// The endpoint to dial: the named leader, else a random untried one, else a random one.
     fn choose(&mut self) -> String {
         let Self { call, known, rng, .. } = self;
         let endpoint = call.hint.take().unwrap_or_else(|| {
@@ -320,7 +321,7 @@ impl CallProtocol {
         endpoint
     }
 
-    /// There is a connection to that endpoint, and that node has welcomed the client.
+    /// Reports a connection to that endpoint, and the node that welcomed the client.
     pub fn dialed(&mut self, endpoint: String, node: Option<NodeId>) {
         self.call.note(&endpoint);
         self.connection = Some((endpoint, node));
@@ -329,20 +330,20 @@ impl CallProtocol {
         }
     }
 
-    /// There is none: nothing can have been taken on.
+    /// Reports a failed dial: no node has the request.
     pub fn not_dialed(&mut self, now: Time, endpoint: &str, trouble: &str) {
         self.call.tried.trouble = Some(format!("{endpoint}: {trouble}"));
         self.pause(now);
     }
 
-    /// The request was sent: its answer is waited for.
+    /// Reports that the request was sent.
     pub fn sent(&mut self, now: Time) {
         if let Phase::Sends(until) = self.call.phase {
             self.call.phase = Phase::Waits(until, now + self.options.doubt, self.options.doubt);
         }
     }
 
-    /// The connection is lost: the request may have been taken on.
+    /// Reports a lost connection: the node may have the request.
     pub fn lost(&mut self, now: Time, trouble: &str) {
         let endpoint = self.connection.take().map(|(endpoint, _)| endpoint).unwrap_or_default();
         self.call.uncertain = true;
@@ -350,7 +351,7 @@ impl CallProtocol {
         self.pause(now);
     }
 
-    /// No answer has come in the time that it was waited for.
+    /// Reports that no reply arrived in time.
     pub fn late(&mut self, now: Time, trouble: &str) {
         let Phase::Waits(until, _, pause) = self.call.phase else { return };
         if now >= until {
@@ -362,7 +363,8 @@ impl CallProtocol {
         self.consult_next(now);
     }
 
-    /// Another node has answered, or not: if it says that a node leads that is not the silent one, that one is asked.
+    /// Reports a consulted node's reply, if any: if it names a leader other than the silent node, the client dials that
+    /// one.
     pub fn consulted(&mut self, now: Time, answer: Option<(Option<NodeId>, Reply)>) {
         let silent = self.connection.as_ref().and_then(|(_, node)| *node);
         let Phase::Consults { rest, .. } = &mut self.call.phase else { return };
@@ -380,7 +382,7 @@ impl CallProtocol {
         self.lost(now, &format!("{endpoint} is silent, and leads no more"));
     }
 
-    /// If all others were consulted, the answer is waited for again, for longer.
+    /// Once all other nodes are consulted, waits for the reply again, for longer.
     fn consult_next(&mut self, now: Time) {
         if let Phase::Consults { until, pause, rest } = &self.call.phase
             && rest.is_empty()
@@ -390,17 +392,17 @@ impl CallProtocol {
         }
     }
 
-    /// An answer has come.
+    /// Reports a reply.
     pub fn answered(&mut self, now: Time, reply: Reply) {
         if now < self.look_at {
             return self.replied(now, reply);
         }
-        // Who the members are is asked from time to time.
+        // Requests the members from time to time.
         self.look_at = now + LOOK_EVERY;
         self.call.phase = Phase::Looks(Box::new(reply));
     }
 
-    /// The members were asked for: with no answer, the connection is of no use.
+    /// Reports the status; without one, the client drops the connection.
     pub fn looked(&mut self, now: Time, status: Option<&Status>) {
         match status {
             Some(status) => self.known.learn_members(status),
@@ -428,7 +430,7 @@ impl CallProtocol {
         }
     }
 
-    /// Turned away: goes where it was told to, or waits a little; an error if it is for good.
+    /// Handles a refusal: dials the named leader or pauses; an error if it is final.
     fn heed(&mut self, now: Time, refusal: Refusal) -> Result<(), ClientError> {
         match &refusal {
             Refusal::NotLeader { address: Some(address), .. } => {
@@ -441,12 +443,12 @@ impl CallProtocol {
                 self.pause(now);
             }
             Refusal::NotMember { members, .. } => {
-                // Whoever is a member may be somebody we have not heard of.
+                // A member may be an endpoint that is not known yet.
                 members.iter().for_each(|address| self.known.learn(address));
                 self.connection = None;
                 self.pause(now);
             }
-            // A node that takes larger commands may have taken an earlier attempt on.
+            // A node with a higher limit may have accepted an earlier attempt.
             Refusal::TooLarge { .. } | Refusal::Malformed if self.call.uncertain => {
                 return Err(self.give_up_for(now, refusal));
             }
@@ -460,13 +462,13 @@ impl CallProtocol {
         }
         self.call.tried.refusal = Some(refusal);
         if self.call.attempts > 2 && self.call.hint.is_some() {
-            // Nodes that point at one another, or at one that is gone: not in a circle without a pause.
+            // Nodes that name each other, or a node that is gone, as leader: no endless circle without a pause.
             self.pause(now);
         }
         Ok(())
     }
 
-    /// The next attempt begins a little later: longer from time to time, never long, never the same.
+    /// Schedules the next attempt a little later: growing with the number of attempts, bounded, and random.
     fn pause(&mut self, now: Time) {
         let longest = 5 << self.call.attempts.min(5);
         let pause = Duration::from_millis(self.rng.random_range(longest / 2..=longest));
@@ -474,7 +476,7 @@ impl CallProtocol {
         self.call.phase = Phase::Begins((begins + pause).min(self.call.deadline.max(now)));
     }
 
-    /// The request has come to an end, and with it the call, unless it was only a step on its way.
+    /// Ends the request, and the call too, unless the request only opened its session.
     fn ended(&mut self, now: Time, result: Result<Reply, ClientError>) {
         let strange = |outcome| Err(ClientError::Strange(Box::new(outcome)));
         let result = match (std::mem::replace(&mut self.call.goal, Goal::Answer), result) {
@@ -496,7 +498,7 @@ impl CallProtocol {
                 Outcome::SessionExpired => {
                     self.session = None;
                     if !self.call.uncertain {
-                        // Never taken on before: as good as new, in a new session.
+                        // No node accepted it: it is sent as new, in a new session.
                         return self.number(now, command);
                     }
                     Err(ClientError::SessionExpired)
@@ -543,7 +545,7 @@ impl Call {
     }
 }
 
-/// Of what changes nothing, nothing was applied, whatever became of it.
+/// Converts the error of a read-only request: certainly nothing was applied.
 pub fn nothing_applied(error: ClientError) -> ClientError {
     match error {
         ClientError::Unknown(tried) => ClientError::Refused(tried),

@@ -3,29 +3,29 @@
 use crate::types::Time;
 use std::time::{Duration, Instant};
 
-/// Where the time of one client begins.
+/// A clock that starts at zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
 }
 
 impl Clock {
-    /// A clock that begins now.
+    /// Starts a clock now.
     pub fn start() -> Clock {
         Clock { start: Instant::now() }
     }
 
-    /// The time now.
+    /// The current time.
     pub fn now(&self) -> Time {
         self.time(Instant::now())
     }
 
-    /// What it shows at that instant; zero before it began.
+    /// The time at that instant; zero before the clock was started.
     pub fn time(&self, at: Instant) -> Time {
         Time::ZERO + at.saturating_duration_since(self.start)
     }
 
-    /// The instant at which it shows that.
+    /// The instant of that time.
     pub fn instant(&self, time: Time) -> Instant {
         self.start + Duration::from_nanos(time.0)
     }

@@ -22,39 +22,40 @@ pub struct Connection {
     scratch: Box<[u8]>,
     next: u64,
     node: Option<NodeId>,
-    /// The version both speak.
+    /// The negotiated protocol version.
     version: u16,
     news: Option<Box<Status>>,
 }
 
-/// Why a call got no reply.
+/// The reason why a call has no reply.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// The connection failed.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The node broke the protocol, or refuses us.
+    /// The node broke the protocol, or rejected the connection.
     #[error("{0}")]
     Wire(#[from] WireError),
-    /// The node speaks an older version of the protocol, which has no such request: nothing was sent.
+    /// The node speaks an older version of the protocol, which lacks this request: nothing was sent.
     #[error("the node runs an older version of drave, which does not know this request")]
     Older,
 }
 
 impl CallError {
-    /// Whether it is only that nothing came in time.
+    /// Whether the only failure was a timeout.
     pub fn is_late(&self) -> bool {
         matches!(self, CallError::Io(error) if error.kind() == io::ErrorKind::TimedOut)
     }
 }
 
 impl Connection {
-    /// Dials, and says hello; with TLS, if there are keys.
+    /// Dials and sends hello; over TLS, if there are keys.
     pub fn dial(endpoint: &str, keys: Option<&Keys>, deadline: Instant) -> Result<Connection, CallError> {
         Connection::dial_with(endpoint, keys, &Hello::client(), deadline)
     }
 
-    /// The same for an operator, who has a seat where none is left for clients. Nothing can be proposed then.
+    /// Like [`Connection::dial`], but may use a slot for operators if no client slot is free. Nothing can be proposed
+    /// then.
     pub fn dial_operator(endpoint: &str, keys: Option<&Keys>, deadline: Instant) -> Result<Connection, CallError> {
         match Connection::dial(endpoint, keys, deadline) {
             Err(CallError::Wire(WireError::Refused(Reason::Full))) => {
@@ -64,7 +65,7 @@ impl Connection {
         }
     }
 
-    /// The same, for commands of that state machine: a node that runs another refuses the connection.
+    /// Like [`Connection::dial`], for commands of that state machine: a node with another kind rejects the connection.
     pub fn dial_machine(
         endpoint: &str,
         keys: Option<&Keys>,
@@ -129,27 +130,27 @@ impl Connection {
         Ok(())
     }
 
-    /// Who was reached.
+    /// The node at the other end.
     pub fn node(&self) -> Option<NodeId> {
         self.node
     }
 
-    /// What the node has said of itself unasked, because the members have changed.
+    /// Takes the status that the node sent on its own, because the members have changed.
     pub fn take_news(&mut self) -> Option<Box<Status>> {
         self.news.take()
     }
 
-    /// Asks, and waits for the reply until then.
+    /// Sends a request and waits for its reply.
     pub fn call(&mut self, request: &Request, deadline: Instant) -> Result<Reply, CallError> {
         let id = self.ask(request, deadline)?;
         self.answer(id, deadline)
     }
 
-    /// Asks, under the number that the answer will have.
+    /// Sends a request; returns its id, which the reply will carry.
     ///
     /// # Errors
     ///
-    /// [`CallError::Older`] if the node does not know such a request.
+    /// [`CallError::Older`] if the node does not support this request.
     pub fn ask(&mut self, request: &Request, deadline: Instant) -> Result<u64, CallError> {
         if self.version < since_version(request) {
             return Err(CallError::Older);
@@ -161,8 +162,8 @@ impl Connection {
         Ok(id)
     }
 
-    /// Waits for the reply of that number until then; after [`CallError::is_late`] it may be waited for
-    /// again. A reply to something asked before is let go by.
+    /// Waits for the reply with that id until the deadline; after [`CallError::is_late`] the caller may wait for it
+    /// again. Replies to earlier requests are discarded.
     pub fn answer(&mut self, id: u64, deadline: Instant) -> Result<Reply, CallError> {
         loop {
             match read_reply_frame(self.receive(deadline)?)? {
@@ -173,7 +174,7 @@ impl Connection {
         }
     }
 
-    /// Waits for the next reply, whichever it is, until then.
+    /// Waits for the next reply to any request until the deadline.
     pub fn next_answer(&mut self, deadline: Instant) -> Result<Reply, CallError> {
         loop {
             match read_reply_frame(self.receive(deadline)?)? {
@@ -183,7 +184,7 @@ impl Connection {
         }
     }
 
-    /// Asks, and does not wait.
+    /// Sends a request; no reply is awaited.
     pub fn tell(&mut self, request: &Request, deadline: Instant) -> Result<(), CallError> {
         put_request_frame(&mut self.output, self.next, false, request);
         self.next += 1;
@@ -207,7 +208,7 @@ impl Connection {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 Ok(n) => self.input.extend_from_slice(&self.scratch[..n]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // What a read timeout is called differs from system to system.
+                // The error of a read timeout differs between systems.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(timed_out().into()),
                 Err(error) => return Err(error.into()),
             }
@@ -215,7 +216,7 @@ impl Connection {
     }
 }
 
-/// What is spoken at a port that does not answer a hello as a node does, as far as its first bytes tell.
+/// The protocol of a port that does not answer a hello like a node, as far as its first bytes show.
 fn other_protocol(trouble: &CallError, encrypted: bool) -> Option<&'static str> {
     match trouble {
         CallError::Wire(WireError::TooLong { length, .. }) if !encrypted => {
@@ -226,7 +227,7 @@ fn other_protocol(trouble: &CallError, encrypted: bool) -> Option<&'static str> 
                 [b'-' | b'+' | b'$', ..] => Some(
                     "Redis' protocol is spoken there: name the port of nodes and native clients, 100 below unless told otherwise",
                 ),
-                // An alert: what it was told is no handshake.
+                // A TLS alert: the peer received no handshake.
                 [21, 3, ..] => Some("TLS is spoken there: see --tls-ca"),
                 _ => None,
             }
@@ -245,13 +246,13 @@ fn other_protocol(trouble: &CallError, encrypted: bool) -> Option<&'static str> 
     }
 }
 
-/// That long from now; or as late as a clock can surely tell, if nobody means to wait that long.
+/// The instant that long from now, limited to what a clock can certainly represent.
 pub fn deadline(timeout: Duration) -> Instant {
     const LATEST: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
     Instant::now() + timeout.min(LATEST)
 }
 
-/// How long until then; an error if it is over.
+/// The time until then; an error if it has passed.
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(timed_out()) } else { Ok(left) }
@@ -261,7 +262,7 @@ fn timed_out() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
 }
 
-/// The first version of the protocol that has such a request.
+/// The first version of the protocol that has this request.
 fn since_version(request: &Request) -> u16 {
     match request {
         Request::LogLevel(_) => 8,

@@ -1,10 +1,10 @@
-//! Which address of an endpoint is dialed.
+//! Resolves an endpoint to the address to dial.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-/// An address of `host:port`: the first one the first time, any of them when that did not answer, for a name may have
-/// several and an answer at one of them alone.
+/// An address of `host:port`: the first one at first, a random one on later attempts, since a name may have several
+/// addresses of which only one responds.
 pub fn address(endpoint: &str, again: bool) -> io::Result<SocketAddr> {
     let found: Vec<SocketAddr> = endpoint.to_socket_addrs()?.collect();
     if found.is_empty() {

@@ -1,49 +1,49 @@
-//! What a caller learns when it does not get what it asked for.
+//! The errors of a client's calls.
 
 use crate::api::{Outcome, Refusal};
 use crate::types::Position;
 use std::fmt;
 use std::time::Duration;
 
-/// What a caller learns when it does not get what it asked for.
+/// The error of a client's call.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Nobody took it on in time. Nothing was applied.
+    /// No node accepted the request in time. Nothing was applied.
     #[error("{0}")]
     Refused(Tried),
-    /// It was taken on, and nobody said in time what became of it: it may have been applied, or be yet.
+    /// A node accepted the request, and no outcome arrived in time: it may have been applied, or may yet be.
     #[error("outcome unknown: {0}")]
     Unknown(Tried),
-    /// The session lapsed after the command was sent: it was applied at most once, and nobody
-    /// remembers whether.
+    /// The session expired after the command was sent: it was applied at most once, and the cluster no longer knows
+    /// whether.
     #[error("outcome unknown: the session lapsed before it was told")]
     SessionExpired,
-    /// The cluster will not do this, however often it is asked. Nothing was applied.
+    /// The cluster rejects this request for good. Nothing was applied.
     #[error("{0}")]
     Never(Refusal),
-    /// The command was executed, or the query was, and the answer is longer than
-    /// [`ANSWER_BYTES_MAX`](crate::limits::ANSWER_BYTES_MAX): nobody is told it.
+    /// The command or query was executed, and its answer is longer than
+    /// [`ANSWER_BYTES_MAX`](crate::limits::ANSWER_BYTES_MAX), so it is not sent.
     #[error("it was executed as of {position}, and its answer is too long to be told: ask for less at a time")]
     AnswerTooLong {
-        /// The position of the command's entry; of the last entry applied, for a query.
+        /// The position of the command's entry, or of the last entry applied before a query.
         position: Position,
     },
-    /// The cluster answered what makes no sense to this client.
+    /// The cluster's reply does not match the request.
     #[error("the cluster answered out of turn: {0:?}")]
     Strange(Box<Outcome>),
 }
 
-/// What was tried before giving up.
+/// The attempts of a call that failed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Tried {
-    /// The endpoints that were asked, each once, in the order of their first time.
+    /// The endpoints that were tried, each once, in the order of the first attempt.
     pub endpoints: Vec<String>,
-    /// For how long.
+    /// The duration of the call.
     pub took: Duration,
     /// The last refusal, if there was one.
     pub refusal: Option<Refusal>,
-    /// The last trouble with a connection, and with which, if there was one.
+    /// The last connection error and its endpoint, if there was one.
     pub trouble: Option<String>,
 }
 
@@ -59,7 +59,8 @@ impl fmt::Display for Tried {
 }
 
 impl ClientError {
-    /// The exit code for it: 1 no (or: done, and no answer to show), 2 never, 3 nothing was applied, 4 unknown, 70 a bug.
+    /// The process exit code: 1 no (or executed without an answer to show), 2 never, 3 nothing was applied, 4 unknown,
+    /// 70 a bug.
     pub fn exit_code(&self) -> i32 {
         match self {
             ClientError::Refused(_) => 3,

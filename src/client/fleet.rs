@@ -7,7 +7,7 @@ use std::io;
 use std::ops::{Index, IndexMut};
 use std::time::{Duration, Instant};
 
-/// Many connections driven from one thread: ask on any of them, then [`Fleet::turn`].
+/// Many connections driven from one thread: start requests on any of them, then call [`Fleet::turn`].
 pub struct Fleet {
     poll: Poll,
     events: Events,
@@ -18,7 +18,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// That many connections to that cluster, each with a session of its own.
+    /// Creates that many connections to that cluster, each with its own session.
     pub fn new(endpoints: &[String], connections: usize, options: MuxOptions) -> io::Result<Fleet> {
         let mux = |n| Mux::new(endpoints.to_vec(), n, [Token(n), Token(connections + n)], options.clone());
         Ok(Fleet {
@@ -31,18 +31,18 @@ impl Fleet {
         })
     }
 
-    /// How many connections there are.
+    /// The number of connections.
     pub fn len(&self) -> usize {
         self.muxes.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no connections.
     pub fn is_empty(&self) -> bool {
         self.muxes.is_empty()
     }
 
-    /// Sends all that was asked since the last turn, waits up to `timeout` for something to come
-    /// back, and hands over what is finished: the number of its connection, and what became of it.
+    /// Sends all requests started since the last turn, waits up to `timeout` for replies, and passes finished requests
+    /// to `done`, with the index of the connection.
     pub fn turn(&mut self, timeout: Duration, mut done: impl FnMut(&mut Mux, usize, Completion)) -> io::Result<()> {
         self.work(&mut done);
         let now = Instant::now();
@@ -60,7 +60,7 @@ impl Fleet {
                 (false, true) => Readiness::Bytes,
                 (false, false) => Readiness::Nothing,
             };
-            // Those beyond are of who is asked besides: it is looked at each time.
+            // Higher tokens are of second opinions, which are checked on each turn.
             if let Some(known) = self.heard.get_mut(event.token().0) {
                 *known = heard.max(*known);
             }

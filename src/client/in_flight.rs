@@ -1,4 +1,4 @@
-//! What a multiplexed connection has in flight: commands by their numbers in its session, and queries.
+//! The requests in flight on a multiplexed connection: commands by session number, and queries.
 
 use crate::api::{Consistency, Op, Request};
 use crate::types::SessionId;
@@ -6,52 +6,52 @@ use bytes::Bytes;
 use slab::Slab;
 use std::collections::VecDeque;
 
-/// What is asked of the state machine.
+/// A request to the state machine.
 #[derive(Debug)]
 enum Call {
-    /// A command, under that number in the session.
+    /// A command and its number in the session.
     Command(u64, Bytes),
     Query(Bytes, Consistency),
 }
 
-/// A request without its answer. Its key in the slab is its number on the wire.
+/// A request without a reply. Its key in the slab is its id on the wire.
 #[derive(Debug)]
 struct InFlightRequest {
     tag: u64,
     retries: u32,
     call: Call,
-    /// Whether it was sent over the connection there is, and not answered.
+    /// Whether it was sent over the current connection and has no reply yet.
     is_sent: bool,
     /// Whether an attempt may be in a log.
     doubt: bool,
 }
 
-/// What is in flight, or to be sent again.
+/// Requests in flight or to be sent again.
 #[derive(Debug)]
 pub struct InFlight {
     pending: Slab<InFlightRequest>,
-    /// The numbers from `lowest` on: whether each is answered.
+    /// For each number from `lowest` on: whether it has a reply.
     numbers: VecDeque<bool>,
     lowest: u64,
 }
 
 impl InFlight {
-    /// Nothing, with room for so much.
+    /// An empty set with room for that many.
     pub fn with_capacity(capacity: usize) -> InFlight {
         InFlight { pending: Slab::with_capacity(capacity), numbers: VecDeque::new(), lowest: 1 }
     }
 
-    /// How many requests wait for their answers.
+    /// The number of requests in flight.
     pub fn len(&self) -> usize {
         self.pending.len()
     }
 
-    /// Whether none does.
+    /// Whether no request is in flight.
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
 
-    /// Whether there is one of that key.
+    /// Whether there is a request with that key.
     pub fn contains(&self, key: usize) -> bool {
         self.pending.contains(key)
     }
@@ -61,20 +61,20 @@ impl InFlight {
         self.numbers.len()
     }
 
-    /// A new session: its numbers begin at 1.
+    /// Restarts the numbers at 1, for a new session.
     pub fn renumber(&mut self) {
         self.lowest = 1;
         self.numbers.clear();
     }
 
-    /// One more command, under the next number; its key.
+    /// Adds a command under the next number; returns its key.
     pub fn push_command(&mut self, tag: u64, command: Bytes) -> usize {
         let seq = self.lowest + self.numbers.len() as u64;
         self.numbers.push_back(false);
         self.push(tag, Call::Command(seq, command))
     }
 
-    /// One more query; its key.
+    /// Adds a query; returns its key.
     pub fn push_query(&mut self, tag: u64, query: Bytes, consistency: Consistency) -> usize {
         self.push(tag, Call::Query(query, consistency))
     }
@@ -83,7 +83,7 @@ impl InFlight {
         self.pending.insert(InFlightRequest { tag, retries: 0, call, is_sent: false, doubt: false })
     }
 
-    /// What is sent for that key, now; again if it was before.
+    /// The request to send for that key; `again` counts a retry.
     pub fn send(&mut self, key: usize, session: SessionId, again: bool) -> Option<Request> {
         let lowest = self.lowest;
         let pending = self.pending.get_mut(key)?;
@@ -97,7 +97,8 @@ impl InFlight {
         })
     }
 
-    /// Those keys in the order in which they were asked: an ordered session executes no command before its turn.
+    /// Sorts those keys into the order in which commands were started: an ordered session executes no command out of
+    /// order.
     pub fn in_order(&self, mut keys: Vec<usize>) -> Vec<usize> {
         keys.retain(|key| self.pending.contains(*key));
         keys.sort_by_key(|key| match self.pending[*key].call {
@@ -118,8 +119,8 @@ impl InFlight {
         commands.map(|(key, _)| key).collect()
     }
 
-    /// An answer has come: this attempt is over. Whether it, or an earlier one, may be in a log after an answer that
-    /// says no more than `unknown`.
+    /// Records a reply, which ends this attempt; `unknown` if its outcome is unknown. Returns whether this attempt or
+    /// an earlier one may be in a log.
     pub fn answered(&mut self, key: usize, unknown: bool) -> bool {
         let pending = &mut self.pending[key];
         pending.is_sent = false;
@@ -127,14 +128,14 @@ impl InFlight {
         pending.doubt
     }
 
-    /// The connection is lost: what was sent may be in a log.
+    /// The connection is lost: requests that were sent may be in a log.
     pub fn lost(&mut self) {
         for (_, pending) in &mut self.pending {
             pending.doubt |= std::mem::take(&mut pending.is_sent);
         }
     }
 
-    /// It is over; its tag, and how often it was sent again.
+    /// Removes a request; returns its tag and its number of retries.
     pub fn finish(&mut self, key: usize) -> (u64, u32) {
         let InFlightRequest { tag, retries, call, .. } = self.pending.remove(key);
         if let Call::Command(seq, _) = call {
@@ -163,7 +164,7 @@ mod tests {
         let mut flight = InFlight::with_capacity(4);
         let keys: Vec<usize> = (0..3).map(|tag| flight.push_command(tag, Bytes::new())).collect();
         flight.finish(keys[0]);
-        // A slab gives the key of the first to the fourth.
+        // The slab gives the first key to the fourth command.
         let fourth = flight.push_command(3, Bytes::new());
         assert_eq!(fourth, keys[0]);
         assert_eq!(flight.all(), [keys[1], keys[2], fourth]);

@@ -1,4 +1,4 @@
-//! Where a cluster is asked: at the endpoints a client was given, and at those it has heard of since.
+//! The endpoints of a cluster: those that the client was created with, and those learned since.
 
 use crate::api::Status;
 use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX};
@@ -6,11 +6,11 @@ use std::collections::VecDeque;
 use std::ops::Index;
 use std::time::Duration;
 
-/// Who the members are is asked again this often by a client that lasts.
+/// How often a long-lived client requests the members.
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Where a cluster is asked. What was given stays, and comes first; a cluster may leave all of it behind, member
-/// by member, and is found at what was heard of since. That is bounded, and forgets the oldest.
+/// The endpoints of a cluster. The given ones stay, and come first; since a cluster may replace all of these members
+/// one by one, the client also learns others. Their number is bounded; the oldest are dropped.
 #[derive(Clone, Debug)]
 pub struct KnownEndpoints {
     given: Vec<String>,
@@ -18,28 +18,28 @@ pub struct KnownEndpoints {
 }
 
 impl KnownEndpoints {
-    /// Those, and no others yet.
+    /// The given endpoints alone.
     pub fn new(given: Vec<String>) -> KnownEndpoints {
         assert!(!given.is_empty(), "a client needs somebody to ask");
         KnownEndpoints { given, heard: VecDeque::new() }
     }
 
-    /// Those it was given.
+    /// The given endpoints.
     pub fn given(&self) -> &[String] {
         &self.given
     }
 
-    /// How many there are.
+    /// The number of endpoints.
     pub fn len(&self) -> usize {
         self.given.len() + self.heard.len()
     }
 
-    /// All of them.
+    /// All endpoints.
     pub fn iter(&self) -> impl Iterator<Item = &String> {
         self.given.iter().chain(&self.heard)
     }
 
-    /// A node said that the leader is there.
+    /// Adds the address of a member.
     pub fn learn(&mut self, address: &str) {
         if address.is_empty() || address.len() > ADDRESS_BYTES_MAX || self.iter().any(|known| known == address) {
             return;
@@ -50,7 +50,7 @@ impl KnownEndpoints {
         self.heard.push_back(address.to_owned());
     }
 
-    /// A node said who the members are: whoever is none is forgotten, unless it was given.
+    /// Replaces the learned endpoints with the members in a node's status.
     pub fn learn_members(&mut self, status: &Status) {
         if status.members.is_empty() {
             return;

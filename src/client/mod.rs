@@ -1,12 +1,12 @@
-//! Who asks: clients of a cluster.
+//! Clients of a cluster.
 //!
-//! [`Client`] blocks and has one thing under way; [`Fleet`] drives many connections with many things
-//! under way on each, from one thread. Both open a session in the log, number what they ask, and ask
-//! again under the same number until they know: each command takes effect once, whatever breaks in
-//! between. What is not known when time runs out is said to be unknown. Both begin with the endpoints they
-//! were given, and learn where the members are by and by: a cluster may replace all of them.
+//! [`Client`] blocks and has one call at a time; [`Fleet`] drives many connections, with many requests in flight on
+//! each, from one thread. Both open a session in the log, number their commands, and retry under the same number until
+//! the outcome is known: each command takes effect once, whatever fails in between. If the outcome is not known at the
+//! timeout, it is reported as unknown. Both start with the given endpoints and learn the members' addresses over time:
+//! a cluster may replace all of them.
 //!
-//! A [`Connection`] leads to one node, for whoever means that one and no other.
+//! A [`Connection`] is a connection to one particular node.
 
 mod blocking;
 pub(crate) mod call_protocol;

@@ -1,12 +1,12 @@
-//! One connection with many things under way on it: what a benchmark or a proxy wants.
+//! One connection with many requests in flight: for a benchmark or a proxy.
 //!
-//! Nothing here blocks but the resolution of names. What is asked gathers in one buffer until
-//! [`Mux::work`] sends it with one write; replies come back in any order. Its commands take effect in the order in
-//! which they are asked: its session is ordered. Those of two connections have no order. When the connection is
-//! lost, or the leader moves, the same things are asked again under the same numbers. A node that
-//! falls silent is doubted soon, and left as soon as another says that somebody else leads.
+//! Nothing here blocks except name resolution. Requests gather in one buffer until [`Mux::work`] sends them with one
+//! write; replies arrive in any order. Commands take effect in the order in which they are started, since the session
+//! is ordered; between two connections there is no order. When the connection is lost, or the leader moves, the same
+//! requests are sent again under the same numbers. When a node is silent, the client soon queries another one, and
+//! leaves as soon as that one names another leader.
 //!
-//! What is sent and what an answer means is [`MuxProtocol`]'s; here are its sockets.
+//! [`MuxProtocol`] decides what is sent and interprets replies; this module has the sockets.
 
 use super::clock::Clock;
 use super::dialing;
@@ -21,19 +21,19 @@ use mio::{Interest, Registry, Token};
 use std::io::{self, Read};
 use std::time::Instant;
 
-/// What the poll says of a connection.
+/// The events of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum Readiness {
-    /// Nothing new.
+    /// None.
     #[default]
     Nothing,
-    /// There may be something to read.
+    /// The socket may be readable.
     Bytes,
-    /// There may be something to read, and then nothing ever.
+    /// The socket may be readable, and its end follows.
     End,
 }
 
-/// One connection with many things under way on it.
+/// One connection with many requests in flight.
 pub struct Mux {
     protocol: MuxProtocol,
     clock: Clock,
@@ -45,51 +45,51 @@ pub struct Mux {
 }
 
 impl Mux {
-    /// A connection that will look for the leader among those endpoints, beginning with the one of
-    /// that number. The first token is the connection's, the second that of who is asked besides.
+    /// Creates a connection that looks for the leader among those endpoints, starting after the one with index `begin`.
+    /// The first token is for the connection, the second for second opinions.
     pub fn new(endpoints: Vec<String>, begin: usize, tokens: [Token; 2], options: MuxOptions) -> Mux {
         let clock = Clock::start();
         let protocol = MuxProtocol::new(endpoints, begin, options, clock.now(), rand::random());
         Mux { protocol, clock, token: tokens[0], stream: None, scout: None, scout_token: tokens[1], has_dialed: false }
     }
 
-    /// Whether one more thing may be asked now.
+    /// Whether another request may be started now.
     pub fn has_room(&self) -> bool {
         self.protocol.has_room()
     }
 
-    /// How many things are under way.
+    /// The number of requests in flight.
     pub fn under_way(&self) -> usize {
         self.protocol.under_way()
     }
 
-    /// Since when all that it asks is turned away for want of room.
+    /// Since when every write has been rejected for lack of disk space.
     pub fn full_since(&self) -> Option<Instant> {
         self.protocol.full_since().map(|since| self.clock.instant(since))
     }
 
-    /// Whether commands can be taken.
+    /// Whether commands can be sent.
     pub fn is_up(&self) -> bool {
         self.protocol.is_up()
     }
 
-    /// Asks for a command to be executed. There must be room.
+    /// Starts a command. Panics if there is no room.
     pub fn execute(&mut self, command: Bytes, tag: u64) {
         self.protocol.execute(self.clock.now(), command, tag);
     }
 
-    /// Asks the machine something. There must be room.
+    /// Starts a query. Panics if there is no room.
     pub fn query(&mut self, query: Bytes, consistency: Consistency, tag: u64) {
         self.protocol.query(self.clock.now(), query, consistency, tag);
     }
 
-    /// When [`Mux::work`] next has something to do by itself.
+    /// When [`Mux::work`] is due even without an event.
     pub fn deadline(&self) -> Option<Instant> {
         self.protocol.deadline().map(|deadline| self.clock.instant(deadline))
     }
 
-    /// Does what is due: dials, reads if there may be something, writes what has gathered. What is
-    /// finished goes to `done`.
+    /// Does what is due: dials, reads if the socket may be readable, writes the gathered requests. Finished requests go
+    /// to `done`.
     pub fn work(
         &mut self,
         now: Instant,
@@ -130,7 +130,7 @@ impl Mux {
         Ok(())
     }
 
-    /// Drops the sockets of connections that are none any more.
+    /// Drops the sockets of connections that the protocol has ended.
     fn drop_lost(&mut self, registry: &Registry) {
         if !self.protocol.is_connected()
             && let Some(mut stream) = self.stream.take()
@@ -144,7 +144,7 @@ impl Mux {
         }
     }
 
-    /// Asks another node who leads, as long as this one is silent.
+    /// Queries another node for the leader, while this one is silent.
     fn doubt(&mut self, now: Time, scratch: &mut [u8], registry: &Registry) {
         let due = self.protocol.second_opinion(now);
         self.drop_lost(registry);
@@ -194,8 +194,8 @@ impl Mux {
             self.drop_lost(registry);
             let dry = self.stream.as_ref().is_none_or(Stream::tells_when_dry);
             if n < scratch.len() && heard == Readiness::Bytes && dry {
-                // Less than asked for: all there was has been read, and what comes now is a new event.
-                // Not so for an end that was announced already: it is there to be read.
+                // A short read: all that was there has been read, and more arrives with a new event. An end that was
+                // announced already has no new event, so it must be read now.
                 return;
             }
         }

@@ -1,9 +1,10 @@
-//! The protocol of a multiplexed connection, without its socket: what is sent, what an answer means, when a node is
-//! left, and for which.
+//! The protocol of a multiplexed connection, without its socket: requests, replies, and when the client leaves a node
+//! for which other.
 //!
 //! Nothing here reads a clock or touches a socket. [`Mux`](super::Mux) drives it over TCP, and the simulator over its
-//! links. A connection is dialed where [`MuxProtocol::dial`] says; what it brings goes to [`MuxProtocol::receive`],
-//! its end to [`MuxProtocol::lost`]; and whenever [`MuxProtocol::is_connected`] is false, the connection is dropped.
+//! links. The driver dials the endpoint that [`MuxProtocol::dial`] returns, passes received bytes to
+//! [`MuxProtocol::receive`], and reports the end of the connection with [`MuxProtocol::lost`]. Whenever
+//! [`MuxProtocol::is_connected`] is false, the driver drops the connection.
 
 use super::in_flight::InFlight;
 use super::known::{KnownEndpoints, LOOK_EVERY};
@@ -20,32 +21,32 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::time::Duration;
 
-/// How a connection behaves.
+/// The settings of a connection.
 #[derive(Clone, Debug)]
 pub struct MuxOptions {
-    /// With these, what is said is encrypted, and nodes have to prove who they are.
+    /// If set, traffic is encrypted with these keys, and nodes must prove their identity.
     pub keys: Option<Keys>,
-    /// How many things may be under way at once.
+    /// The maximum number of requests in flight.
     pub inflight: usize,
-    /// The session's window: how far ahead of the oldest write the newest may be, at most 1,024.
+    /// The session's window: the maximum distance between the oldest and the newest write, at most 1,024.
     pub window: u32,
-    /// A node that has not said anything for this long, while something is under way, is left.
+    /// The client leaves a node that has been silent for this long while requests are in flight.
     pub patience: Duration,
-    /// After this long of silence another node is asked who leads. What is waited for stays with the
-    /// silent one until somebody else does.
+    /// After this long of silence the client queries another node for the leader. Requests stay with the silent node
+    /// until another leader is named.
     pub doubt: Duration,
-    /// The state machine whose commands are sent: nodes that run another refuse this client. Empty if that is not to be
-    /// checked.
+    /// The kind of the state machine whose commands are sent: nodes with another kind reject this client. Empty turns
+    /// the check off.
     pub machine: &'static str,
 }
 
-/// A node that takes a connection and does not say hello is left after so many times the doubt.
+/// The client leaves a node that accepts a connection and sends no welcome within so many times `doubt`.
 const GREETING: u32 = 3;
-/// A second opinion that could not be had is asked for again after this long.
+/// The pause before another attempt at a failed second opinion.
 const SCOUT_PAUSE: Duration = Duration::from_millis(20);
 
 impl MuxOptions {
-    /// With that many things under way.
+    /// The defaults, for that many requests in flight.
     pub fn new(inflight: usize) -> MuxOptions {
         let window = (4 * inflight).clamp(64, 1024) as u32;
         MuxOptions {
@@ -59,100 +60,100 @@ impl MuxOptions {
     }
 }
 
-/// What became of one thing that was asked.
+/// A finished request.
 #[derive(Clone, Debug)]
 pub struct Completion {
-    /// The caller's own number for it.
+    /// The caller's number for the request.
     pub tag: u64,
-    /// How often it was asked again.
+    /// How often the request was sent again.
     pub retries: u32,
-    /// What became of it.
+    /// The outcome.
     pub result: Result,
 }
 
-/// What became of it.
+/// The outcome of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Result {
-    /// A command took effect, once.
+    /// A command took effect, exactly once.
     Executed {
-        /// Where in the log.
+        /// Its position in the log.
         position: Position,
         /// The machine's first answer.
         answer: Bytes,
     },
     /// A query was answered.
     Answered {
-        /// As of here.
+        /// The last applied index.
         applied: Index,
         /// The machine's answer.
         answer: Bytes,
     },
-    /// A command took effect, once, or a query was answered; the answer is too long to be told.
+    /// A command took effect, exactly once, or a query was answered; the answer is too long to be sent.
     AnswerTooLong {
-        /// The position of the command's entry; of the last entry applied, for a query.
+        /// The position of the command's entry, or of the last entry applied before a query.
         position: Position,
     },
     /// Not applied, and never will be.
     Refused(Refusal),
-    /// It may have taken effect, or may yet: the session lapsed, or it was refused for good after an attempt that
-    /// nobody answered.
+    /// It may have taken effect, or may yet: the session expired, or it was rejected for good after an attempt without
+    /// a reply.
     Unknown,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum ConnectionState {
-    /// No connection until then.
+    /// No connection until that time.
     Down(Time),
-    /// Hello was sent; nothing else is allowed yet.
+    /// Hello was sent; nothing else may be sent yet.
     Greeting,
-    /// A session was asked for.
+    /// A session was requested.
     Opening,
-    /// All is well.
+    /// Ready for requests.
     Up,
 }
 
-/// The number under which a session is asked for: no slab has that many keys.
+/// The request id for opening a session: no slab has that many keys.
 const OPENING: u64 = u64::MAX;
-/// The number under which the members are asked for: as if a node had said it by itself.
+/// The request id for the status: the same as for news that a node sends on its own.
 const LOOKING: u64 = NEWS;
 
-/// One connection with many things under way on it, without its socket.
+/// One connection with many requests in flight, without its socket.
 #[derive(Debug)]
 pub struct MuxProtocol {
     known: KnownEndpoints,
     options: MuxOptions,
     state: ConnectionState,
-    /// The endpoint dialed last, of `known`.
+    /// The index in `known` of the endpoint dialed last.
     turn: usize,
     hint: Option<String>,
-    /// Attempts since the last good answer.
+    /// Attempts since the last successful reply.
     failures: u32,
     session: Option<SessionId>,
     in_flight: InFlight,
-    /// Since when it is turned away for want of room, and nothing else.
+    /// Since when every write has been rejected for lack of disk space.
     full_since: Option<Time>,
-    /// Turned away as busy; asked again then.
+    /// Requests to send again, and when.
     later: Vec<usize>,
     later_at: Option<Time>,
-    /// When to ask who the members are.
+    /// When to request the members next.
     look_at: Time,
     output: BytesMut,
     input: BytesMut,
     reader: FrameReader,
-    /// When the node was last heard, or a request began to wait.
+    /// When the last bytes of the node arrived, or a request began to wait.
     heard: Time,
-    /// Where the connection leads to, and to which node, once it is known.
+    /// The endpoint of the connection, and its node once it is known.
     endpoint: String,
     node: Option<NodeId>,
     scout: Option<ScoutProtocol>,
-    /// The endpoint last dialed for a second opinion, of `known`; and when the next may be.
+    /// The index in `known` of the endpoint last dialed for a second opinion, and when the next may be.
     scout_turn: usize,
     scout_at: Time,
     rng: SmallRng,
 }
 
 impl MuxProtocol {
-    /// A connection that will look for the leader among those endpoints, beginning with the one of that number.
+    /// Creates a connection that looks for the leader among those endpoints, starting after the one with index `begin`.
     pub fn new(endpoints: Vec<String>, begin: usize, options: MuxOptions, now: Time, seed: u64) -> MuxProtocol {
         let known = KnownEndpoints::new(endpoints);
         MuxProtocol {
@@ -181,17 +182,17 @@ impl MuxProtocol {
         }
     }
 
-    /// How it behaves.
+    /// Its settings.
     pub fn options(&self) -> &MuxOptions {
         &self.options
     }
 
-    /// Where it leads to.
+    /// The endpoint dialed last.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// Whether one more thing may be asked now.
+    /// Whether another request may be started now.
     pub fn has_room(&self) -> bool {
         matches!(self.state, ConnectionState::Up)
             && self.later.is_empty()
@@ -199,22 +200,22 @@ impl MuxProtocol {
             && self.in_flight.window() < self.options.window as usize
     }
 
-    /// How many things are under way.
+    /// The number of requests in flight.
     pub fn under_way(&self) -> usize {
         self.in_flight.len()
     }
 
-    /// Since when all that it asks is turned away for want of room.
+    /// Since when every write has been rejected for lack of disk space.
     pub fn full_since(&self) -> Option<Time> {
         self.full_since
     }
 
-    /// Whether commands can be taken.
+    /// Whether commands can be sent.
     pub fn is_up(&self) -> bool {
         matches!(self.state, ConnectionState::Up)
     }
 
-    /// Asks for a command to be executed. There must be room.
+    /// Starts a command. Panics if there is no room.
     pub fn execute(&mut self, now: Time, command: Bytes, tag: u64) {
         assert!(self.has_room(), "who asks looks first whether there is room");
         self.begins(now);
@@ -222,7 +223,7 @@ impl MuxProtocol {
         self.send(key, false);
     }
 
-    /// Asks the machine something. There must be room.
+    /// Starts a query. Panics if there is no room.
     pub fn query(&mut self, now: Time, query: Bytes, consistency: Consistency, tag: u64) {
         assert!(self.has_room(), "who asks looks first whether there is room");
         self.begins(now);
@@ -232,7 +233,7 @@ impl MuxProtocol {
 
     fn begins(&mut self, now: Time) {
         if self.in_flight.is_empty() {
-            // Silence counts from the first thing that is waited for.
+            // Silence is counted from the first request that waits.
             self.heard = now;
         }
     }
@@ -244,7 +245,7 @@ impl MuxProtocol {
         }
     }
 
-    /// When it next has something to do even if nothing comes.
+    /// When [`MuxProtocol::wake`] is due.
     pub fn deadline(&self) -> Option<Time> {
         let silence = match self.state {
             ConnectionState::Down(until) => return Some(until),
@@ -261,12 +262,12 @@ impl MuxProtocol {
         [silence, doubt, look, self.later_at].into_iter().flatten().min()
     }
 
-    /// Whether there is a connection, or one is being made. When there is none any more, the socket is dropped.
+    /// Whether there is a connection or an attempt at one. If not, the driver drops the socket.
     pub fn is_connected(&self) -> bool {
         !matches!(self.state, ConnectionState::Down(_))
     }
 
-    /// The endpoint to dial now, if one is due: from then on there is a connection, until it is [lost](Self::lost).
+    /// The endpoint to dial now, if one is due. It counts as connected from then on, until it is [lost](Self::lost).
     pub fn dial(&mut self, now: Time) -> Option<String> {
         if !matches!(self.state, ConnectionState::Down(until) if until <= now) {
             return None;
@@ -288,17 +289,17 @@ impl MuxProtocol {
         Some(endpoint)
     }
 
-    /// The connection could not be made, or has ended: in order, if the node closed it.
+    /// Reports that the connection failed or ended; `in_order` if the node closed it.
     pub fn lost(&mut self, now: Time, in_order: bool) {
         self.fall(now, in_order);
     }
 
-    /// The bytes to be sent to the node.
+    /// The bytes to send to the node.
     pub fn output(&mut self) -> &mut BytesMut {
         &mut self.output
     }
 
-    /// Bytes of the node have come. What is finished goes to `done`. After an error the connection is lost.
+    /// Handles bytes of the node. Finished requests go to `done`. An error ends the connection.
     pub fn receive(
         &mut self,
         now: Time,
@@ -321,7 +322,7 @@ impl MuxProtocol {
         }
     }
 
-    /// Whether an answer of the node is waited for.
+    /// Whether a reply of the node is outstanding.
     fn waits(&self) -> bool {
         match self.state {
             ConnectionState::Up => !self.in_flight.is_empty(),
@@ -330,7 +331,7 @@ impl MuxProtocol {
         }
     }
 
-    /// How long a node may take to say hello: longer from time to time, in case all of them are slow.
+    /// The time that a node has for its welcome: longer after each failure, in case all nodes are slow.
     fn greeting(&self) -> Duration {
         if self.known.len() < 2 {
             return self.options.patience;
@@ -338,8 +339,8 @@ impl MuxProtocol {
         (self.options.doubt * (GREETING << self.failures.min(4))).min(self.options.patience)
     }
 
-    /// As long as the node is silent, another one is asked who leads: the endpoint to dial for that, if one is due.
-    /// Whenever [`MuxProtocol::scout`] is none, that connection is dropped.
+    /// While the node is silent, returns the endpoint of another one to query for the leader, if one is due. Whenever
+    /// [`MuxProtocol::scout`] is `None`, the driver drops that connection.
     pub fn second_opinion(&mut self, now: Time) -> Option<String> {
         if !self.waits() || now < self.heard + self.options.doubt {
             self.scout = None;
@@ -364,18 +365,18 @@ impl MuxProtocol {
         Some(endpoint)
     }
 
-    /// The connection that asks for a second opinion, if there is one.
+    /// The connection for a second opinion, if there is one.
     pub fn scout(&mut self) -> Option<&mut ScoutProtocol> {
         self.scout.as_mut()
     }
 
-    /// That connection could not be made, or has ended.
+    /// Reports that this connection failed or ended.
     pub fn scout_lost(&mut self, now: Time) {
         self.scout = None;
         self.scout_at = now + SCOUT_PAUSE;
     }
 
-    /// Bytes have come on that connection. If another node leads by now, that one is dialed: it is returned.
+    /// Handles bytes of this connection. If another node leads by now, the client leaves for it; its id is returned.
     pub fn scout_received(&mut self, now: Time, bytes: &[u8]) -> std::result::Result<Option<NodeId>, WireError> {
         let Some(scout) = &mut self.scout else { return Ok(None) };
         match scout.receive(bytes) {
@@ -394,7 +395,7 @@ impl MuxProtocol {
         Ok(None)
     }
 
-    /// Leaves the connection, if there is one, and dials another a little later.
+    /// Drops the connection, if there is one, and schedules another attempt.
     fn fall(&mut self, now: Time, at_once: bool) {
         self.scout = None;
         self.failures = self.failures.saturating_add(1);
@@ -448,11 +449,11 @@ impl MuxProtocol {
         Ok(())
     }
 
-    /// The node takes us: goes on where the last connection ended.
+    /// Welcomed: continues where the last connection ended.
     fn welcome(&mut self) {
         if self.session.is_some() {
             if self.failures > 0 {
-                // Something has happened: perhaps to the members.
+                // There was a failure: the members may have changed.
                 self.look_at = self.heard;
             }
             self.state = ConnectionState::Up;
@@ -484,7 +485,7 @@ impl MuxProtocol {
         self.fall(now, true);
     }
 
-    /// The node is no member: another is, perhaps one that we have not heard of.
+    /// The node is not a member: leaves it for another member, possibly a new one.
     fn leave(&mut self, now: Time, members: &[String]) {
         members.iter().for_each(|address| self.known.learn(address));
         self.fall(now, true);
@@ -503,13 +504,13 @@ impl MuxProtocol {
             Reply::Answer { applied, answer } => Result::Answered { applied, answer },
             Reply::Done { position, outcome: Outcome::AnswerTooLong } => Result::AnswerTooLong { position },
             Reply::Done { outcome: Outcome::SessionExpired, .. } => return self.lapsed(now, done),
-            // A node that takes larger ones may have taken it on.
+            // A node with a higher limit may have accepted an earlier attempt.
             Reply::Refused(Refusal::TooLarge { .. } | Refusal::Malformed) if doubt => Result::Unknown,
             Reply::Refused(refusal @ (Refusal::TooLarge { .. } | Refusal::Malformed)) => Result::Refused(refusal),
-            // One before it is to be sent again, and comes first.
+            // An earlier command must be sent again first.
             Reply::Done { outcome: Outcome::OutOfOrder, .. } => return self.send_later(now, key, 2),
             Reply::Refused(refusal @ (Refusal::Busy | Refusal::NoSpace)) => {
-                // Others make room within moments, or hours.
+                // A busy node recovers within moments, a full disk within hours.
                 let pause = if refusal == Refusal::Busy { 2 } else { 100 };
                 if refusal == Refusal::NoSpace {
                     self.full_since.get_or_insert(now);
@@ -520,7 +521,7 @@ impl MuxProtocol {
                 return self.go_to(now, address);
             }
             Reply::Refused(Refusal::NotMember { members, .. }) => return self.leave(now, &members),
-            // The node knows no better: somebody else may.
+            // This node cannot help; another one may.
             Reply::Refused(_) | Reply::Unknown => return self.fall(now, false),
             Reply::Status(_)
             | Reply::Snapshot { .. }
@@ -545,7 +546,7 @@ impl MuxProtocol {
         self.later_at.get_or_insert(now + Duration::from_millis(pause_ms));
     }
 
-    /// The session is gone, and with it what we could know of its commands.
+    /// The session has expired, and the outcome of its commands is unknown.
     fn lapsed(&mut self, now: Time, done: &mut Vec<Completion>) {
         self.in_flight.commands().into_iter().for_each(|key| self.finish(key, Result::Unknown, done));
         self.session = None;

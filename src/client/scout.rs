@@ -1,7 +1,7 @@
-//! The socket of a second opinion: while the node we wait for is silent, another one is asked who leads.
+//! The socket of a second opinion: while the client waits for a silent node, it queries another one for the leader.
 //!
-//! A node that is frozen or cut off does not say that it is, and its connections stay open. The others
-//! know within an election timeout. What is asked of them, and when, is [`MuxProtocol`]'s.
+//! A frozen or partitioned node does not report that, and its connections stay open. The other nodes know within an
+//! election timeout. [`MuxProtocol`] decides when to send which request.
 
 use super::dialing;
 use super::mux_protocol::MuxProtocol;
@@ -11,7 +11,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use std::io::{self, Read};
 
-/// A connection that asks who leads.
+/// A connection for a second opinion.
 pub struct Scout {
     stream: Stream<TcpStream>,
 }
@@ -32,7 +32,7 @@ impl Scout {
         let _either_way_it_is_dropped = registry.deregister(&mut self.stream);
     }
 
-    /// Reads what there is, writes what it can, as long as the protocol wants that.
+    /// Reads and writes as much as possible, as long as the protocol needs the connection.
     pub fn work(&mut self, now: Time, scratch: &mut [u8], protocol: &mut MuxProtocol) -> io::Result<()> {
         loop {
             let n = match self.stream.read(scratch) {
@@ -58,7 +58,7 @@ impl Scout {
     }
 }
 
-/// Nothing to read, or not connected yet: an event says when there is.
+/// Nothing to read, or not connected yet: an event follows.
 fn waits(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected)
 }

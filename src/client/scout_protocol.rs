@@ -1,7 +1,7 @@
-//! The protocol of a second opinion, without its socket: what is sent, and what an answer means.
+//! The protocol of a second opinion, without its socket: what is sent, and what a reply means.
 //!
-//! What is asked of another node is a read of nothing: a follower names its leader at once, a node without a leader
-//! answers when there is one, and the leader itself answers without an entry in the log.
+//! The request is an empty read: a follower names its leader at once, a node without a leader answers when there is
+//! one, and the leader itself answers without an entry in the log.
 
 use crate::api::{Consistency, Refusal, Reply, Request};
 use crate::types::{NodeId, Time};
@@ -12,40 +12,40 @@ use crate::wire::hello::{Hello, Welcome};
 use bytes::{Bytes, BytesMut};
 use std::time::Duration;
 
-/// After an answer that names the leader known before, the node is asked again after this long, then after twice that.
+/// The pause after a reply that names the same leader as before; it doubles each time.
 const AGAIN: Duration = Duration::from_millis(50);
 /// The longest pause between two requests.
 const AGAIN_MAX: Duration = Duration::from_millis(400);
 
-/// What an answer means.
+/// The meaning of a reply.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Word {
-    /// Nothing yet.
+    /// No reply yet.
     Nothing,
-    /// That node leads, and is reached there.
+    /// That node is the leader, at that address.
     Leads(NodeId, String),
-    /// This one is of no use.
+    /// This connection is useless.
     Gone,
 }
 
-/// A connection that asks who leads, without its socket.
+/// A connection for a second opinion, without its socket.
 #[derive(Debug)]
 pub struct ScoutProtocol {
     endpoint: String,
-    /// The node that was reached.
+    /// The node at the other end.
     node: Option<NodeId>,
     output: BytesMut,
     input: BytesMut,
     reader: FrameReader,
-    /// The node must have welcomed the client by then.
+    /// The deadline of the node's welcome.
     greeted_by: Time,
-    /// When to ask once more, if there was an answer.
+    /// When to send the next request, after a reply.
     again: Option<Time>,
     pause: Duration,
 }
 
 impl ScoutProtocol {
-    /// A new connection to that endpoint; without a welcome by `greeted_by` it is of no use.
+    /// A new connection to that endpoint; without a welcome by `greeted_by` it is useless.
     pub fn new(endpoint: String, greeted_by: Time) -> ScoutProtocol {
         let mut output = BytesMut::new();
         Hello::client().put(&mut output);
@@ -53,18 +53,18 @@ impl ScoutProtocol {
         ScoutProtocol { endpoint, node: None, output, input, reader, greeted_by, again: None, pause: AGAIN }
     }
 
-    /// When there is something to do even if nothing comes.
+    /// When [`ScoutProtocol::wake`] is due.
     pub fn deadline(&self) -> Option<Time> {
         if self.node.is_none() { Some(self.greeted_by) } else { self.again }
     }
 
-    /// The leader that was named was known before: the node is asked again a little later.
+    /// Schedules another request: the node named the same leader as before.
     pub fn ask_again(&mut self, now: Time) {
         self.again = Some(now + self.pause);
         self.pause = (self.pause * 2).min(AGAIN_MAX);
     }
 
-    /// Asks once more, if that is due.
+    /// Sends the next request, if it is due.
     pub fn wake(&mut self, now: Time) {
         if self.again.is_some_and(|again| again <= now) {
             self.again = None;
@@ -72,12 +72,12 @@ impl ScoutProtocol {
         }
     }
 
-    /// Whether the node should have welcomed the client by now, and has not.
+    /// Whether the node has failed to welcome the client in time.
     pub fn is_overdue(&self, now: Time) -> bool {
         self.node.is_none() && self.greeted_by <= now
     }
 
-    /// The bytes to be sent.
+    /// The bytes to send.
     pub fn output(&mut self) -> &mut BytesMut {
         &mut self.output
     }
@@ -87,7 +87,7 @@ impl ScoutProtocol {
         put_request_frame(&mut self.output, 0, false, &request);
     }
 
-    /// Bytes of the node have come.
+    /// Handles bytes of the node.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<Word, WireError> {
         self.input.extend_from_slice(bytes);
         while let Some(frame) = self.reader.next(&mut self.input)? {

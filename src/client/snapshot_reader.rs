@@ -1,4 +1,4 @@
-//! Reads the newest snapshot of one node over its own connection: a backup, piece by piece.
+//! Reads the newest snapshot of one node over a separate connection: a backup, chunk by chunk.
 
 use super::blocking::Client;
 use super::call_protocol::Options;
@@ -10,35 +10,35 @@ use crate::types::Position;
 use bytes::Bytes;
 use std::time::{Duration, Instant};
 
-/// How many pieces are requested before the first of them has come.
+/// How many chunks are requested ahead.
 const WINDOW: u64 = 4;
-/// After this long without a piece the reader gives up. It has dialed again meanwhile.
+/// The reader fails after this long without a chunk. It has dialed again meanwhile.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The pause before the reader dials again.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Reads the file of one snapshot of one node. A connection that breaks is dialed again, and the reading goes on where
-/// it was, for as long as the node holds that snapshot.
+/// Reads the file of one snapshot of one node. After a broken connection it dials again and continues where it was, as
+/// long as the node keeps that snapshot.
 pub struct SnapshotReader {
     endpoint: String,
     options: Options,
     connection: Option<Connection>,
     snapshot: Position,
     total: u64,
-    /// All before this has been read.
+    /// The file is read up to here.
     at: u64,
-    /// How many pieces from `at` on are requested.
+    /// How many chunks from `at` on are requested.
     requested: u64,
 }
 
 impl Client {
-    /// Lets that node, and no other, take a snapshot of all it has applied, and begins to read it. With
-    /// [`Consistency::Linearizable`] a quorum confirms first that nothing that was acknowledged before this call is
+    /// Makes that node, and no other, take a snapshot of everything it has applied, and starts to read it. With
+    /// [`Consistency::Linearizable`] a quorum first confirms that nothing that was acknowledged before this call is
     /// missing; the node may be a follower.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Refused`] if the node does not answer, or refuses. Nothing was changed.
+    /// [`ClientError::Refused`] if the node does not reply, or refuses. Nothing was changed.
     pub fn read_snapshot(&self, endpoint: &str, consistency: Consistency) -> Result<SnapshotReader, ClientError> {
         let options = self.options().clone();
         let begun = Instant::now();
@@ -69,23 +69,23 @@ impl Client {
 }
 
 impl SnapshotReader {
-    /// The position that the snapshot stands for.
+    /// The position of the snapshot.
     pub fn position(&self) -> Position {
         self.snapshot
     }
 
-    /// How many bytes its file has.
+    /// The size of the file in bytes.
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// The next piece of the file, nothing behind the last one. Whether all pieces together are whole only the file
-    /// itself can tell.
+    /// The next chunk of the file, or `None` after the last one. Only the whole file shows whether the snapshot is
+    /// valid.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Refused`]: with [`Refusal::SnapshotGone`] if the node does not hold that snapshot any more; else
-    /// the node has not sent a piece for half a minute.
+    /// [`ClientError::Refused`]: with [`Refusal::SnapshotGone`] if the node no longer has that snapshot; otherwise the
+    /// node has not sent a chunk for half a minute.
     pub fn next_piece(&mut self) -> Result<Option<Bytes>, ClientError> {
         if self.at >= self.total {
             return Ok(None);
@@ -107,7 +107,7 @@ impl SnapshotReader {
                 Ok(_) => return Err(out_of_turn()),
                 Err(trouble) => refused(&self.endpoint, begun, None, Some(&trouble)),
             };
-            // Pieces that were requested behind this one are of no use any more: they come on a connection that is gone.
+            // Later chunks that were requested are lost, since their connection is gone.
             self.connection = None;
             if Instant::now() >= until {
                 return Err(ClientError::Refused(failure));
@@ -116,7 +116,7 @@ impl SnapshotReader {
         }
     }
 
-    /// The answer to the request for the piece at `at`, over the connection there is or a new one.
+    /// The reply to the request for the chunk at `at`, over the current connection or a new one.
     fn receive(&mut self, until: Instant) -> Result<Reply, CallError> {
         if self.connection.is_none() {
             self.requested = 0;
@@ -137,7 +137,7 @@ impl SnapshotReader {
             self.requested += 1;
         }
         self.requested -= 1;
-        // A refusal overtakes pieces that were requested before it: each answer is looked at as it comes.
+        // A refusal may overtake chunks requested before it: replies are handled as they arrive.
         connection.next_answer(until)
     }
 }

@@ -1,4 +1,4 @@
-//! Clients against nodes that lie down, hang up, point elsewhere and forget to answer.
+//! Clients against nodes that hang up, reject, redirect, and report unknown outcomes.
 
 use super::super::{Completion, Fleet, MuxOptions};
 use super::*;
@@ -17,16 +17,16 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// A cluster in one lock: what is applied is applied, whoever answers.
+/// A cluster behind one lock: applied commands are shared, whichever node replies.
 struct Cluster {
     applier: Applier<Kv>,
     addresses: Vec<String>,
     rng: StdRng,
-    /// Of a hundred requests, about how many meet with trouble.
+    /// The approximate percentage of requests that fail.
     trouble: u32,
 }
 
-/// What a node does with a request.
+/// A node's reaction to a request.
 enum InjectedFault {
     Reply(Reply),
     HangUp,
@@ -181,7 +181,7 @@ fn an_answer_that_never_comes_is_unknown() {
     drop(held);
 }
 
-/// Nothing is sent before somebody leads, and so nothing was changed: 3. What was taken on may be done yet: 4.
+/// Without a leader nothing is sent, and so nothing was changed: 3. An accepted request may still be executed: 4.
 #[test]
 fn a_change_without_a_leader_is_refused_and_one_without_an_answer_is_unknown() {
     let (cluster, addresses) = Cluster::start(1, 0);
@@ -214,7 +214,7 @@ fn a_fleet_does_each_thing_once_too() {
     finished.sort_by_key(|(_, completion)| completion.tag);
     assert!(finished.iter().map(|(_, completion)| completion.tag).eq(0..2000));
     assert!(finished.iter().any(|(_, done)| done.retries > 0));
-    // Of one connection each takes effect behind the one that was asked before it.
+    // On each connection, commands take effect in the order in which they were started.
     let mut last = [0; 4];
     for (n, completion) in finished {
         let super::super::Result::Executed { answer, .. } = completion.result else { panic!("{completion:?}") };

@@ -18,7 +18,7 @@ fn executed() -> Outcome {
     Outcome::Executed { answer: Bytes::from_static(b"a"), duplicate: false }
 }
 
-/// Follows the protocol until a request was sent: the request. Pauses pass at once.
+/// Executes the protocol's steps until a request was sent, and returns it. Pauses take no time.
 fn sent(protocol: &mut CallProtocol, now: &mut Time) -> Request {
     loop {
         match protocol.step(*now) {
@@ -70,7 +70,7 @@ fn a_command_is_sent_again_under_its_number_until_it_is_answered() {
     assert_eq!(protocol.step(now), Step::Done(Ok(done(executed()))));
 }
 
-/// Nodes may differ in what they call too large. Without doubt nothing was applied: 2.
+/// Nodes may differ in their size limits. Without doubt nothing was applied: 2.
 #[test]
 fn what_is_too_large_after_an_attempt_that_nobody_answered_is_unknown() {
     for (uncertain, code) in [(false, 2), (true, 4)] {
@@ -85,7 +85,7 @@ fn what_is_too_large_after_an_attempt_that_nobody_answered_is_unknown() {
     }
 }
 
-/// A session that lapsed takes what was in doubt with it; what was refused goes on in the next one.
+/// An expired session makes a doubtful command unknown; a rejected command continues in the next session.
 #[test]
 fn a_session_that_lapses_is_replaced_unless_the_command_is_in_doubt() {
     let mut now = Time::ZERO;

@@ -1,4 +1,4 @@
-//! A leader falls silent, and its connections stay open: clients find the new one.
+//! A leader falls silent while its connections stay open: clients find the new one.
 
 use super::super::{Client, Fleet, MuxOptions, Options, Result as Outcome};
 use super::*;
@@ -18,11 +18,11 @@ fn id(n: u64) -> NodeId {
     NodeId::new(n).unwrap()
 }
 
-/// Three nodes of which one leads, who need not say so; what a leader is asked it does.
+/// Three nodes with one leader, which executes every request; the leader need not announce itself.
 struct Nodes {
     addresses: Vec<String>,
     leader: AtomicU64,
-    /// Takes everything and says nothing; 0 if nobody is so.
+    /// The node that accepts everything and never replies; 0 for none.
     frozen: AtomicU64,
 }
 
@@ -43,7 +43,7 @@ impl Nodes {
         nodes
     }
 
-    /// The leader freezes, and the others choose that one.
+    /// The leader freezes, and the other nodes elect that one.
     fn freeze(&self, successor: u64) {
         self.frozen.store(self.leader.swap(successor, Ordering::SeqCst), Ordering::SeqCst);
     }
@@ -98,9 +98,9 @@ impl Nodes {
     }
 }
 
-/// An hour: whoever waits that long has not asked anybody else.
+/// An hour: a client that waits that long has not queried another node.
 const NEVER: Duration = Duration::from_secs(3600);
-/// After this long without what should come, a test fails. Far more than it takes.
+/// A test fails after this long without the expected event: far longer than necessary.
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[test]
@@ -139,7 +139,7 @@ fn a_blocking_client_goes_there_too() {
     assert_eq!(client.execute(b"command").unwrap().position.index, Index(1));
     nodes.freeze(2);
     assert_eq!(client.execute(b"command").unwrap().position.index, Index(2));
-    // And one that comes to the silent node first does not wait for its hello.
+    // A client that dials the silent node first does not wait for its welcome.
     for _ in 0..8 {
         let mut fresh = Client::with(nodes.addresses.clone(), options.clone());
         assert_eq!(fresh.execute(b"command").unwrap().position.index, Index(2));
