@@ -1,4 +1,4 @@
-//! What may be changed of a membership, as bytes.
+//! The encoding of membership changes.
 
 use crate::codec::{Malformed, Put, Reader};
 use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX};
@@ -17,7 +17,7 @@ const STAYS: u8 = 0;
 const RISES: u8 = 1;
 const SUCCEEDS: u8 = 2;
 
-/// About how many bytes [`put_change`] appends, never fewer.
+/// An upper bound of the bytes that [`put_change`] appends.
 pub(super) fn change_size(change: &Change) -> usize {
     match change {
         Change::Add { .. } | Change::Move { .. } => 32 + ADDRESS_BYTES_MAX,
@@ -26,8 +26,8 @@ pub(super) fn change_size(change: &Change) -> usize {
     }
 }
 
-/// What is changed (1), then its fields in order: ids (8), what is to become of it (1, and whose place (8)),
-/// disk (8, 0 unknown), address behind its length.
+/// The kind of change (1), then its fields in order: ids (8), the pending role (1, and the id of the replaced member
+/// (8)), disk (8, 0 if unknown), address after its length.
 pub(super) fn put_change(out: &mut BytesMut, change: &Change) {
     match change {
         Change::Add { id, address, disk, prospect } => {

@@ -1,7 +1,7 @@
-//! Requests and replies, as bytes.
+//! The encoding of requests and replies.
 //!
-//! An operation is checked as soon as it is read: what cannot be read never reaches the log. A long one
-//! is a slice of its frame.
+//! An operation is checked as soon as it is decoded, so a malformed one never reaches the log. A long operation is a
+//! slice of its frame.
 
 use super::change::{change_size, put_change, read_change};
 use super::error::WireError;
@@ -13,18 +13,18 @@ use crate::limits::{ADDRESS_BYTES_MAX, MEMBERS_MAX};
 use crate::types::{Index, SessionId, Term};
 use bytes::{BufMut, BytesMut};
 
-/// What a client asks, and under which number.
+/// A client's request with its id.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Numbered {
-    /// The client's number for it; the reply carries it.
+    /// The client's id for the request; the reply carries it.
     pub id: u64,
-    /// Whether a follower passes it on rather than name the leader.
+    /// Whether a follower forwards the request instead of naming the leader.
     pub forward: bool,
-    /// What is asked.
+    /// The request.
     pub request: Request,
 }
 
-/// The number under which a node says by itself how it is, when the members have changed: nobody else may use it.
+/// The id of a status that a node sends on its own when the members have changed: no request may use it.
 pub const NEWS: u64 = u64::MAX - 1;
 
 const PROPOSE: u8 = 1;
@@ -75,10 +75,10 @@ const OUTSIDE: u8 = 12;
 const SNAPSHOT_GONE: u8 = 13;
 const NOT_OFFERED: u8 = 14;
 
-/// Why something is refused, in bytes of words, at most.
+/// The maximum length of a refusal's reason in bytes.
 const WORDS_MAX: usize = 4096;
 
-/// Appends a client's request as a frame: number (8), forward (1), request.
+/// Appends a request as a frame: id (8), forward (1), request.
 pub fn put_request_frame(out: &mut BytesMut, id: u64, forward: bool, request: &Request) {
     put_frame(out, FrameKind::Request, |out| {
         out.put_u64_le(id);
@@ -87,7 +87,7 @@ pub fn put_request_frame(out: &mut BytesMut, id: u64, forward: bool, request: &R
     });
 }
 
-/// Reads a client's request from a frame.
+/// Decodes a request from a frame.
 pub fn read_request_frame(frame: Frame) -> Result<Numbered, WireError> {
     if frame.kind != FrameKind::Request {
         return Err(WireError::Kind(frame.kind as u8));
@@ -99,7 +99,7 @@ pub fn read_request_frame(frame: Frame) -> Result<Numbered, WireError> {
     Ok(Numbered { id, forward, request })
 }
 
-/// Appends a reply to a client as a frame: number (8), reply.
+/// Appends a reply as a frame: id (8), reply.
 pub fn put_reply_frame(out: &mut BytesMut, id: u64, reply: &Reply) {
     put_frame(out, FrameKind::Reply, |out| {
         out.put_u64_le(id);
@@ -107,7 +107,7 @@ pub fn put_reply_frame(out: &mut BytesMut, id: u64, reply: &Reply) {
     });
 }
 
-/// Reads a reply from a frame: the number it answers, and the reply.
+/// Decodes a reply from a frame: the id of its request, and the reply.
 pub fn read_reply_frame(frame: Frame) -> Result<(u64, Reply), WireError> {
     if frame.kind != FrameKind::Reply {
         return Err(WireError::Kind(frame.kind as u8));
@@ -119,12 +119,12 @@ pub fn read_reply_frame(frame: Frame) -> Result<(u64, Reply), WireError> {
     Ok((id, reply))
 }
 
-/// About how many bytes the content of a reply's frame has, never fewer but for a status.
+/// An upper bound of the size of a reply's frame content in bytes, except for a status and `NotMember`.
 pub fn reply_frame_size(reply: &Reply) -> usize {
     8 + reply_size(reply)
 }
 
-/// About how many bytes [`put_request`] appends, never fewer.
+/// An upper bound of the bytes that [`put_request`] appends.
 pub(super) fn request_size(request: &Request) -> usize {
     match request {
         Request::Propose { op } => 1 + op.len(),
@@ -137,7 +137,7 @@ pub(super) fn request_size(request: &Request) -> usize {
     }
 }
 
-/// What is asked (1), then its fields, bytes last and without a length.
+/// The kind of request (1), then its fields; trailing bytes have no length.
 pub(super) fn put_request(out: &mut BytesMut, request: &Request) {
     match request {
         Request::Propose { op } => {
@@ -205,7 +205,7 @@ pub(super) fn read_request(reader: &mut Reader) -> Result<Request, Malformed> {
     }
 }
 
-/// About how many bytes [`put_reply`] appends, never fewer.
+/// An upper bound of the bytes that [`put_reply`] appends, except for a status and `NotMember`.
 pub(super) fn reply_size(reply: &Reply) -> usize {
     match reply {
         Reply::Done { outcome: Outcome::Executed { answer, .. }, .. } => 32 + answer.len(),
@@ -220,7 +220,7 @@ pub(super) fn reply_size(reply: &Reply) -> usize {
     }
 }
 
-/// What kind of reply (1), then its fields, bytes last and without a length.
+/// The kind of reply (1), then its fields; trailing bytes have no length.
 pub fn put_reply(out: &mut BytesMut, reply: &Reply) {
     match reply {
         Reply::Done { position, outcome } => {
@@ -398,7 +398,7 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
             if count > MEMBERS_MAX {
                 return Err(Malformed("more members than there may be"));
             }
-            // Grows with what is there, not with what is announced.
+            // Memory grows with the actual bytes, not with the count.
             let members = (0..count).map(|_| reader.string(ADDRESS_BYTES_MAX)).collect::<Result<_, _>>()?;
             Refusal::NotMember { node, members }
         }
@@ -554,7 +554,7 @@ mod tests {
                 op: Op::Execute { session: SessionId(3), seq: 9, first_outstanding: 4, command }.encode(),
             }
         };
-        // All that was received stays in memory for as long as a slice of it is there.
+        // A slice keeps all received bytes in memory.
         for (bytes, slice) in [(100, false), (60_000, true)] {
             let frame = whole(|out| put_request_frame(out, 1, false, &execute(bytes)));
             let received = frame.content.clone();

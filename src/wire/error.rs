@@ -1,32 +1,32 @@
-//! The other side broke the protocol. Its connection is closed, and nothing else happens.
+//! A violation of the protocol by the other side. It closes the connection, and has no other effect.
 
 use super::reason::Reason;
 use crate::codec::Malformed;
 
-/// The other side broke the protocol. Its connection is closed, and nothing else happens.
+/// A violation of the protocol by the other side. It closes the connection, and has no other effect.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum WireError {
-    /// A frame, or the pieces of one, beyond what may be.
+    /// A frame, or the sum of its pieces, exceeds its limit.
     #[error("a frame of {length} bytes; at most {limit} are allowed")]
     TooLong {
-        /// What it says.
+        /// Its length in bytes.
         length: u64,
-        /// What is allowed.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// The bytes are not those that were sent.
+    /// The bytes are corrupt.
     #[error("a frame whose checksum is wrong")]
     Checksum,
-    /// A piece that does not continue what was begun, or flags that mean nothing.
+    /// A piece does not continue the frame in progress, or its flags are invalid.
     #[error("a piece of a frame out of place")]
     OutOfPlace,
-    /// A kind that is not known, or not allowed here.
+    /// A kind that is unknown, or not allowed here.
     #[error("a frame of kind {0}, which may not come here")]
     Kind(u8),
-    /// The content does not say what it should.
+    /// The content cannot be decoded.
     #[error("malformed: {0}")]
     Malformed(#[from] Malformed),
-    /// The other side does not want us.
+    /// The other side rejected the connection.
     #[error("refused: {0}")]
     Refused(Reason),
 }

@@ -1,42 +1,42 @@
 //! Frames: length, kind, checksum; and frames in pieces.
 //!
-//! The layout stands in the room's chapter. Reading copies nothing of a whole frame: its content is
-//! a slice of what was received.
+//! The module's documentation has the layout. Reading does not copy a whole frame: its content is a slice of the
+//! received bytes.
 
 use super::error::WireError;
 use crate::limits::{FRAGMENT_BYTES, FRAME_BYTES_MAX};
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// What stands before the content of a frame, in bytes.
+/// The size of a frame's header in bytes.
 pub const HEADER: usize = 12;
-/// The content of one frame, or of one piece, at most.
+/// The maximum content of one frame, or of one piece, in bytes.
 pub const PIECE_MAX: usize = FRAGMENT_BYTES as usize;
 
-/// Of shorter frames, what is kept is copied.
+/// Data that is kept from shorter frames is copied.
 const SLICED: usize = 16 << 10;
 
 const PIECE: u8 = 1;
 const LAST: u8 = 2;
 
-/// What a frame is about.
+/// The kind of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum FrameKind {
-    /// Who dials says who it is.
+    /// The dialing side identifies itself.
     Hello = 1,
-    /// Who was dialed agrees.
+    /// The connection is accepted.
     Welcome = 2,
-    /// Who was dialed does not.
+    /// The connection is rejected.
     Refused = 3,
-    /// A message of the consensus.
+    /// A consensus message.
     Raft = 16,
-    /// A client's request, passed on.
+    /// A forwarded request of a client.
     Forward = 17,
-    /// The answer to it.
+    /// The reply to a forwarded request.
     Answer = 18,
     /// A client's request.
     Request = 32,
-    /// The reply to it.
+    /// The reply to a client's request.
     Reply = 33,
 }
 
@@ -59,19 +59,19 @@ impl FrameKind {
 /// A whole frame, as it was sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
-    /// What it is about.
+    /// Its kind.
     pub kind: FrameKind,
-    /// What it says.
+    /// Its content.
     pub content: Bytes,
 }
 
-/// What is to be kept of a frame: a slice of what was received, unless it is short. A read brings up to
-/// 256 KiB, and the least slice keeps all of it in memory: an entry would, for as long as it is there.
+/// The content in a form to keep: a slice of the received bytes, or a copy if it is short. One read returns up to 256
+/// KiB, and the smallest slice, say an entry, keeps all of it in memory as long as it lives.
 pub fn kept(content: Bytes) -> Bytes {
     if content.len() < SLICED { Bytes::copy_from_slice(&content) } else { content }
 }
 
-/// Appends a frame whose content is what `content` appends; in pieces if it is long.
+/// Appends a frame whose content `content` appends; in pieces if it is long.
 pub fn put_frame(out: &mut BytesMut, kind: FrameKind, content: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     out.put_bytes(0, HEADER);
@@ -89,8 +89,7 @@ pub fn put_frame(out: &mut BytesMut, kind: FrameKind, content: impl FnOnce(&mut 
     }
 }
 
-/// Appends the piece of a long content that begins at `from`; says where the next one begins. The
-/// content is sent when that is its end.
+/// Appends the piece of a long content that begins at `from`; returns its end, the content's length for the last piece.
 pub fn put_piece(out: &mut BytesMut, kind: FrameKind, content: &[u8], from: usize) -> usize {
     assert!(content.len() as u64 <= FRAME_BYTES_MAX, "nothing is made that may not travel");
     let upto = content.len().min(from + PIECE_MAX);
@@ -103,7 +102,7 @@ pub fn put_piece(out: &mut BytesMut, kind: FrameKind, content: &[u8], from: usiz
     upto
 }
 
-/// Fills in the header of a frame whose content stands behind it.
+/// Fills in the header in front of a frame's content.
 fn seal(frame: &mut [u8], kind: FrameKind, flags: u8) {
     let (header, content) = frame.split_at_mut(HEADER);
     header[..4].copy_from_slice(&(content.len() as u32).to_le_bytes());
@@ -120,15 +119,15 @@ fn checksum(header: &[u8], content: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// Takes frames out of what was received, and puts together what came in pieces.
+/// Reads frames from received bytes, and reassembles frames in pieces.
 #[derive(Debug, Default)]
 pub struct FrameReader {
-    /// The frame that is coming in pieces, if one is.
+    /// The frame that is being reassembled, if there is one.
     pieces: Option<(FrameKind, BytesMut)>,
 }
 
 impl FrameReader {
-    /// The next whole frame, if all of it is there; takes off `input` what it has read.
+    /// The next whole frame, if it is complete; removes the bytes it has read from `input`.
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, WireError> {
         while let Some(header) = input.first_chunk::<HEADER>() {
             let (length, kind, flags) = read_header(header)?;
@@ -150,7 +149,7 @@ impl FrameReader {
         Ok(None)
     }
 
-    /// Takes in one piece; the frame, if it was the last one.
+    /// Appends one piece; returns the frame after the last piece.
     fn piece(&mut self, kind: FrameKind, flags: u8, content: BytesMut) -> Result<Option<Frame>, WireError> {
         let (begun, whole) = self.pieces.get_or_insert_with(|| (kind, BytesMut::new()));
         if *begun != kind {
@@ -167,18 +166,18 @@ impl FrameReader {
         Ok(self.pieces.take().map(|(kind, whole)| Frame { kind, content: whole.freeze() }))
     }
 
-    /// How many bytes are held of a frame that comes in pieces.
+    /// How many bytes are allocated for a frame in pieces.
     pub fn held(&self) -> usize {
         self.pieces.as_ref().map_or(0, |(_, whole)| whole.capacity())
     }
 
-    /// Whether a frame in pieces has begun and not ended.
+    /// Whether a frame in pieces is incomplete.
     pub fn is_midway(&self) -> bool {
         self.pieces.is_some()
     }
 }
 
-/// Length, kind and flags, checked: nothing is set aside for a length beyond the limit.
+/// Length, kind and flags, checked: no memory is reserved for a length beyond the limit.
 fn read_header(header: &[u8; HEADER]) -> Result<(usize, FrameKind, u8), WireError> {
     let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
     if length as usize > PIECE_MAX {
@@ -189,7 +188,7 @@ fn read_header(header: &[u8; HEADER]) -> Result<(usize, FrameKind, u8), WireErro
     if header[6..8] != [0, 0] || !matches!(flags, 0 | PIECE | 3) {
         return Err(WireError::OutOfPlace);
     }
-    // Only these are ever longer than a piece; a hello that comes in pieces is nobody's.
+    // Only the other kinds can be longer than a piece; a hello in pieces is invalid.
     if flags != 0 && matches!(kind, FrameKind::Hello | FrameKind::Welcome | FrameKind::Refused) {
         return Err(WireError::OutOfPlace);
     }
@@ -238,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_length_is_checked_before_anything_else() {
-        // "GET / HTTP" read as a length is half a gigabyte.
+        // "GET / HTTP" as a length is half a gigabyte.
         let mut input = BytesMut::from(&b"GET / HTTP/1.1\r\n"[..]);
         assert!(matches!(FrameReader::default().next(&mut input), Err(WireError::TooLong { .. })));
     }

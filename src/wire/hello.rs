@@ -1,4 +1,4 @@
-//! Who is calling, which versions it speaks, and which cluster it means.
+//! The handshake: the caller's identity, versions, and cluster.
 
 use super::error::WireError;
 use super::frame::{Frame, FrameKind, put_frame};
@@ -8,56 +8,57 @@ use crate::limits::{ADDRESS_BYTES_MAX, MACHINE_BYTES_MAX};
 use crate::types::{ClusterId, DiskId, LogId, NodeId, Position, Run};
 use bytes::{BufMut, BytesMut};
 
-/// The oldest version of the protocol this program speaks.
+/// The oldest supported protocol version.
 pub const VERSION_MIN: u16 = 7;
-/// The oldest version it speaks with a peer: a vote says since then which time the voter has heard.
+/// The oldest version between nodes: since then a vote carries the time that the voter last received.
 pub const PEER_VERSION_MIN: u16 = 8;
-/// The newest version of the protocol this program speaks.
+/// The newest supported protocol version.
 pub const VERSION_MAX: u16 = 8;
 
 const MAGIC: [u8; 6] = *b"drave\n";
 
-/// Who dials says who it is. The first frame on any connection.
+/// The first frame on any connection: the dialing side identifies itself.
 ///
 /// | at | size | field |
 /// |---|---|---|
 /// | 0 | 6 | `drave\n` |
-/// | 6 | 2 | oldest version spoken |
-/// | 8 | 2 | newest version spoken |
+/// | 6 | 2 | oldest supported version |
+/// | 8 | 2 | newest supported version |
 /// | 10 | 1 | role: 1 a peer, 2 a client, 3 an operator (since version 8) |
 /// | 11 | 1 | zero |
 /// | 12 | 4 | group, zero: reserved |
-/// | 16 | 8 | cluster, 0 if a client does not know |
+/// | 16 | 8 | cluster, 0 if a client does not know it |
 /// | 24 | 8 | the peer's id, 0 for a client |
 /// | 32 | 8 | the peer's disk, 0 for a client |
-/// | 40 | 8 | the node that is meant, 0 for any |
-/// | 48 | 8 | the peer's process: drawn when it started, 0 for a client |
-/// | 56 | 8 | the peer's log, 0 if it holds none that is agreed, and for a client |
+/// | 40 | 8 | the target node, 0 for any |
+/// | 48 | 8 | the peer's process: random, drawn at its start, 0 for a client |
+/// | 56 | 8 | the peer's log, 0 if it has no agreed log, and for a client |
 /// | 64 | 16 | the position of the peer's configuration, 0 for a client |
 /// | 80 | 8 | how many times a node was started on the peer's disk, 0 for a client |
-/// | 88 | … | where the peer is reached, behind its length (4); empty for a client |
-/// | … | … | where Redis clients reach the peer, behind its length (4); empty if nowhere |
+/// | 88 | … | the peer's address, after its length (4); empty for a client |
+/// | … | … | the address of the peer's Redis gateway, after its length (4); empty if it has none |
+/// | … | … | the state machine's kind, after its length (4); empty turns the check off |
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
-    /// The oldest version it speaks.
+    /// The caller's oldest version.
     pub version_min: u16,
-    /// The newest version it speaks.
+    /// The caller's newest version.
     pub version_max: u16,
-    /// Its cluster, if it knows.
+    /// The caller's cluster, if known.
     pub cluster: Option<ClusterId>,
-    /// What it is.
+    /// The kind of caller.
     pub caller: CallerKind,
-    /// The node it means to reach, if not just any.
+    /// The node that the caller expects, if any.
     pub target: Option<NodeId>,
-    /// The state machine that it runs, or whose commands it sends; empty if it does not say.
+    /// The state machine that the caller runs, or whose commands it sends; empty turns the check off.
     pub machine: String,
-    /// Where a peer is reached: who does not know it yet has to answer somewhere.
+    /// The peer's address, so that nodes that do not know it yet can reply.
     pub address: String,
-    /// Where Redis clients reach a peer; empty if it has no Redis gateway.
+    /// The address of the peer's Redis gateway; empty if it has none.
     pub redis: String,
 }
 
-/// What a node holds, as far as a peer has to know before it hears it.
+/// The state of a node that a peer must know before it accepts messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Holds {
     /// The id of its log, if that is agreed.
@@ -78,43 +79,43 @@ impl Holds {
     }
 }
 
-/// What a caller is.
+/// The kind of a caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CallerKind {
-    /// A node, which will speak on this connection and be dialed to listen.
+    /// A node, which sends on this connection and receives on one that it accepts.
     Peer {
         /// Its id.
         node: NodeId,
-        /// The disk it is known by.
+        /// The id of its disk.
         disk: DiskId,
         /// Its process.
         run: Run,
-        /// What it holds.
+        /// Its log and configuration.
         holds: Holds,
     },
     /// A client.
     Client,
-    /// An operator's command, which proposes nothing: it has a seat where none is left for clients.
+    /// An operator's command, which proposes nothing: it may use a reserved slot when no client slot is free.
     Operator,
 }
 
-/// Who was dialed agrees.
+/// The reply to an accepted hello.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Welcome {
-    /// The version both will speak.
+    /// The version that both sides use.
     pub version: u16,
     /// The cluster.
     pub cluster: ClusterId,
-    /// Who was reached.
+    /// The node that was dialed.
     pub node: NodeId,
-    /// The disk it is known by.
+    /// The id of its disk.
     pub disk: DiskId,
-    /// What it holds.
+    /// Its log and configuration.
     pub holds: Holds,
 }
 
 impl Hello {
-    /// A client's, of this program's versions.
+    /// A client's, with the supported versions.
     pub fn client() -> Hello {
         Hello {
             version_min: VERSION_MIN,
@@ -128,12 +129,12 @@ impl Hello {
         }
     }
 
-    /// An operator's, of this program's versions.
+    /// An operator's, with the supported versions.
     pub fn operator() -> Hello {
         Hello { version_min: 8, caller: CallerKind::Operator, ..Hello::client() }
     }
 
-    /// A peer's, of this program's versions.
+    /// A peer's, with the supported versions.
     pub fn peer(cluster: ClusterId, node: NodeId, disk: DiskId, run: Run, target: NodeId) -> Hello {
         let caller = CallerKind::Peer { node, disk, run, holds: Holds::default() };
         Hello {
@@ -148,7 +149,7 @@ impl Hello {
         }
     }
 
-    /// The same, of a peer that holds that.
+    /// Sets the peer's log and configuration.
     pub fn holding(mut self, what: Holds) -> Hello {
         if let CallerKind::Peer { holds, .. } = &mut self.caller {
             *holds = what;
@@ -156,29 +157,29 @@ impl Hello {
         self
     }
 
-    /// The same, of a caller that runs that state machine, or sends its commands.
+    /// Sets the state machine that the caller runs, or whose commands it sends.
     pub fn of_machine(self, machine: &str) -> Hello {
         Hello { machine: machine.to_owned(), ..self }
     }
 
-    /// The same, of a peer that is reached there.
+    /// Sets the peer's address.
     pub fn at(self, address: &str) -> Hello {
         Hello { address: address.to_owned(), ..self }
     }
 
-    /// The same, of a peer that Redis clients reach there, if anywhere.
+    /// Sets the address of the peer's Redis gateway, if it has one.
     pub fn with_redis(self, redis: Option<String>) -> Hello {
         Hello { redis: redis.unwrap_or_default(), ..self }
     }
 
-    /// The newest version that both speak, if there is one.
+    /// The newest version that both sides support, if there is one.
     pub fn version(&self) -> Option<u16> {
         let newest = self.version_max.min(VERSION_MAX);
         let oldest = if matches!(self.caller, CallerKind::Peer { .. }) { PEER_VERSION_MIN } else { VERSION_MIN };
         (newest >= self.version_min && newest >= oldest).then_some(newest)
     }
 
-    /// Appends it as a frame.
+    /// Appends the hello as a frame.
     pub fn put(&self, out: &mut BytesMut) {
         put_frame(out, FrameKind::Hello, |out| {
             out.put_slice(&MAGIC);
@@ -205,7 +206,7 @@ impl Hello {
         });
     }
 
-    /// Reads it from a frame.
+    /// Decodes a hello from a frame.
     pub fn read(frame: Frame) -> Result<Hello, WireError> {
         let mut reader = content(frame, FrameKind::Hello)?;
         if reader.bytes(MAGIC.len())? != MAGIC[..] {
@@ -235,7 +236,8 @@ impl Hello {
 }
 
 impl Welcome {
-    /// Appends it as a frame: version (2), cluster (8), node (8), disk (8), log (8), position of the configuration (16).
+    /// Appends the welcome as a frame: version (2), cluster (8), node (8), disk (8), log (8), position of the
+    /// configuration (16).
     pub fn put(&self, out: &mut BytesMut) {
         put_frame(out, FrameKind::Welcome, |out| {
             out.put_u16_le(self.version);
@@ -246,7 +248,7 @@ impl Welcome {
         });
     }
 
-    /// Reads the answer to a hello.
+    /// Decodes the reply to a hello.
     pub fn read(frame: Frame) -> Result<Welcome, WireError> {
         if frame.kind == FrameKind::Refused {
             let mut reader = Reader::new(frame.content);
@@ -266,7 +268,7 @@ impl Welcome {
 }
 
 impl Reason {
-    /// Appends it as a frame.
+    /// Appends the reason as a frame.
     pub fn put(self, out: &mut BytesMut) {
         put_frame(out, FrameKind::Refused, |out| out.put_u8(self as u8));
     }
@@ -334,9 +336,9 @@ mod tests {
         assert_eq!(speaks(1, VERSION_MAX + 1), Some(VERSION_MAX));
         assert_eq!(speaks(VERSION_MAX + 1, VERSION_MAX + 2), None);
         assert_eq!(speaks(VERSION_MIN, VERSION_MIN), Some(VERSION_MIN));
-        // A node of before there were deadlines would keep them otherwise than the others.
+        // A node without support for deadlines would keep keys that other nodes expire.
         assert_eq!(speaks(1, VERSION_MIN - 1), None);
-        // One that takes 007 for a number would hold another counter.
+        // A node that accepts 007 as a number would compute another counter.
         assert_eq!(speaks(1, 6), None);
         assert_eq!(speaks(0, 0), None);
     }

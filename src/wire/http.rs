@@ -1,75 +1,74 @@
-//! What HTTP clients speak: the heads of their requests, and what they are answered.
+//! HTTP for the gateway: parses request heads, and writes responses.
 //!
-//! Only HTTP/1.1 and 1.0, and of them only what two readers cannot take for different things: each line ends in
-//! CRLF, a body has one length, said once and in digits. Whatever else comes is refused with a status, and
-//! nothing behind it is read. What came is looked at once, however it was cut, and what is announced costs
-//! nothing before it has come.
+//! Only HTTP/1.1 and 1.0, and only what two parsers cannot interpret differently: each line ends in CRLF, and a body
+//! has one length, given once and in digits. Anything else is rejected with a status, and nothing after it is read.
+//! Every received byte is examined once, however the input is split, and an announced length costs nothing before the
+//! bytes arrive.
 
 use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX};
 use bytes::{BufMut, BytesMut};
 use std::borrow::Cow;
 use std::io::Write;
 
-/// What may not be said, with the status that says so. Nothing has happened, and the connection is of no more
-/// use.
+/// An invalid request, with the response status. Nothing was executed, and the connection is unusable afterwards.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{status}: {why}")]
 pub struct HttpError {
     /// 400 to 505.
     pub status: u16,
-    /// Why, in a few words.
+    /// The reason, in a few words.
     pub why: Cow<'static, str>,
 }
 
 impl HttpError {
-    /// That status, for that reason.
+    /// An error with that status and reason.
     pub fn new(status: u16, why: impl Into<Cow<'static, str>>) -> HttpError {
         HttpError { status, why: why.into() }
     }
 }
 
-/// What is wanted of a resource.
+/// The method of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Method {
-    /// What it is.
+    /// Read the resource.
     #[default]
     Get,
-    /// The same, without the body.
+    /// Read the resource without its body.
     Head,
-    /// To be that from now on.
+    /// Set the resource.
     Put,
-    /// Not to be.
+    /// Delete the resource.
     Delete,
-    /// Anything else.
+    /// Any other method.
     Other,
 }
 
-/// The head of a request, as far as anybody here goes by it.
+/// The head of a request: the parts that the gateway uses.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RequestHead {
-    /// What is wanted.
+    /// The method.
     pub method: Method,
-    /// Of what: begins with a slash; still encoded.
+    /// The path: begins with a slash; still percent-encoded.
     pub path: String,
-    /// What stands behind the question mark; still encoded.
+    /// The query after the question mark; still percent-encoded.
     pub query: String,
-    /// Whom the client believes to speak to: `host` or `host:port`. There, unless the client speaks HTTP/1.0.
+    /// The host that the client addressed: `host` or `host:port`. Always present, except in HTTP/1.0.
     pub host: Option<String>,
-    /// How many bytes of a body follow.
+    /// The length of the body in bytes.
     pub length: u64,
-    /// Whether the connection goes on behind the answer.
+    /// Whether the connection stays open after the response.
     pub keeps: bool,
-    /// Whether the client speaks HTTP/1.0, and has to be told that the connection goes on.
+    /// Whether the client uses HTTP/1.0, and must be told that the connection stays open.
     pub is_old: bool,
-    /// Whether the body comes only when it is asked for (`Expect: 100-continue`).
+    /// Whether the body comes only on request (`Expect: 100-continue`).
     pub holds_back: bool,
     /// `Authorization: Bearer …`
     pub token: Option<String>,
-    /// `Origin`: the site whose page made a browser ask.
+    /// `Origin`: the site whose page made the browser send the request.
     pub origin: Option<String>,
-    /// `Sec-Fetch-Site`: what that site is to us, as the browser sees it.
+    /// `Sec-Fetch-Site`: the relation of that site to this one, according to the browser.
     pub site: Option<String>,
-    /// `Accept`: in which forms the client can read the answer; said in several fields, they are joined by commas.
+    /// `Accept`: the media types that the client accepts; several fields are joined by commas.
     pub accept: Option<String>,
     /// `If-Match`
     pub if_match: Option<String>,
@@ -77,23 +76,23 @@ pub struct RequestHead {
     pub if_none_match: Option<String>,
 }
 
-/// Reads heads from bytes as they come.
+/// Reads request heads from bytes as they arrive.
 ///
-/// Invariant: the bytes up to `looked` hold no end of a head, and no line feed that ends no line.
+/// Invariant: the bytes up to `looked` contain no end of a head, and no line feed without CR.
 #[derive(Clone, Debug, Default)]
 pub struct Reader {
     looked: usize,
 }
 
 impl Reader {
-    /// The next head, if all of it has come. Takes it off the front.
+    /// The next head, if it is complete. Removes it from the input.
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<RequestHead>, HttpError> {
-        // Some say a line too many behind a body.
+        // Some clients send an extra line after a body.
         while input.starts_with(b"\r\n") {
             let _an_empty_line = input.split_to(2);
             self.looked = 0;
         }
-        // What begins otherwise never becomes a request, and need not be waited for: TLS, say.
+        // Any other first byte, as in TLS, can never become a request, so there is nothing to wait for.
         if input.first().is_some_and(|first| !first.is_ascii_alphabetic() && *first != b'\r') {
             return Err(HttpError::new(400, "this is no HTTP request"));
         }
@@ -103,7 +102,7 @@ impl Reader {
         parse(&head).map(Some)
     }
 
-    /// Where the first empty line ends, looking at nothing twice.
+    /// The end of the first empty line; examines no byte twice.
     fn find_end(&mut self, input: &BytesMut) -> Result<Option<usize>, HttpError> {
         let seen = input.len().min(HTTP_HEAD_BYTES_MAX);
         for at in self.looked..seen {
@@ -185,7 +184,7 @@ fn method(name: Option<&str>) -> Method {
     }
 }
 
-/// A field that two readers could take for different things if it came twice.
+/// A field that must not be repeated, since two parsers could choose different values.
 fn once(field: &mut Option<String>, value: &[u8]) -> Result<(), HttpError> {
     let value = std::str::from_utf8(value).map_err(|_| HttpError::new(400, "a header field that is no text"))?;
     match field.replace(value.trim().to_owned()) {
@@ -194,7 +193,7 @@ fn once(field: &mut Option<String>, value: &[u8]) -> Result<(), HttpError> {
     }
 }
 
-/// A field that may come more than once: its lists are one. What is no text asks for nothing that is known.
+/// A list field that may be repeated: its values are joined. A value that is not text is ignored.
 fn listed(field: &mut Option<String>, value: &[u8]) {
     let Ok(value) = std::str::from_utf8(value) else { return };
     match field {
@@ -208,7 +207,7 @@ fn connection(head: &mut RequestHead, value: &[u8]) -> Result<(), HttpError> {
     for word in value.split(',').map(str::trim) {
         if word.eq_ignore_ascii_case("close") {
             head.keeps = false;
-            // Whatever else stands there.
+            // Regardless of other words.
             return Ok(());
         }
         if word.eq_ignore_ascii_case("keep-alive") && head.is_old {
@@ -226,7 +225,7 @@ fn expect(head: &mut RequestHead, value: &[u8]) -> Result<(), HttpError> {
     Ok(())
 }
 
-/// A path with what is asked of it, alone or behind `http://` and a host, which then is the one that counts.
+/// A path with a query, either alone or after `http://` and a host, which then replaces `Host`.
 fn target(head: &mut RequestHead, target: &str) -> Result<(), HttpError> {
     let wrong = || HttpError::new(400, "the target of a request is a path");
     if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
@@ -250,7 +249,7 @@ fn target(head: &mut RequestHead, target: &str) -> Result<(), HttpError> {
     Ok(())
 }
 
-/// The number those digits spell, if they do and nothing else does.
+/// The number, if the text consists of digits only.
 fn digits(text: &str) -> Option<u64> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -263,7 +262,7 @@ fn bearer(value: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// The bytes that a part of a target stands for; `None` if a percent sign is not followed by two digits.
+/// Percent-decodes a part of a target; `None` if a percent sign is not followed by two hexadecimal digits.
 pub fn decoded(part: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
     let mut out = Vec::with_capacity(part.len());
@@ -284,52 +283,52 @@ pub fn decoded(part: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// What is answered.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Response<'a> {
-    /// The status: 200 to 505.
+    /// The status: 200 to 507.
     pub status: u16,
-    /// What the body is; nothing if there is none.
+    /// The content type of the body; empty if there is none.
     pub kind: &'a str,
-    /// More header fields. None of them holds what a client said.
+    /// More header fields. None of them contains client input.
     pub fields: &'a [(&'a str, &'a str)],
     /// The body.
     pub body: &'a [u8],
 }
 
-/// How a request wants to be answered.
+/// How a request affects its response.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ResponseOptions {
-    /// Whether the connection goes on.
+    /// Whether the connection stays open.
     pub keeps: bool,
     /// Whether the client must be told that it does.
     pub is_old: bool,
-    /// Whether only the head is wanted.
+    /// Whether to send the head only.
     pub bodiless: bool,
 }
 
 impl ResponseOptions {
-    /// For a connection that ends with the answer.
+    /// For the last response on a connection.
     pub const LAST: ResponseOptions = ResponseOptions { keeps: false, is_old: false, bodiless: false };
 
-    /// As that request wants it.
+    /// For the response to that request.
     pub fn of(head: &RequestHead) -> ResponseOptions {
         ResponseOptions { keeps: head.keeps, is_old: head.is_old, bodiless: head.method == Method::Head }
     }
 }
 
-/// The body is wanted now.
+/// Requests the body.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Nobody may keep an answer, take it for something else, or use it in a page of another site.
+/// No response may be cached, interpreted as another content type, or used by a page of another site.
 const ALWAYS: &str = "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
                       Cross-Origin-Resource-Policy: same-origin\r\n";
 
-/// Says a response.
+/// Appends a response.
 pub fn put_response(out: &mut BytesMut, response: &Response<'_>, manner: ResponseOptions) {
     let Response { status, kind, fields, body } = response;
     let mut head = Vec::with_capacity(256);
-    // A vector takes whatever is written to it.
+    // Writing to a vector cannot fail.
     let _always = write!(head, "HTTP/1.1 {status} {}\r\n{ALWAYS}", reason(*status));
     for (name, value) in *fields {
         debug_assert!(!value.bytes().any(|byte| byte.is_ascii_control()), "a field is one line");

@@ -1,4 +1,4 @@
-//! Log levels, as bytes.
+//! The encoding of log levels.
 
 use crate::api::{LogLevel, LogLevelInForce, LogLevelRequest};
 use crate::codec::{Malformed, Reader};
@@ -6,10 +6,10 @@ use bytes::{BufMut, BytesMut};
 
 const READ: u8 = 0;
 const RESET: u8 = 1;
-/// A level to be set, and those after it.
+/// Sets the first level; the others follow.
 const SET: u8 = 2;
 
-/// Appends a request: 0 to read, 1 to reset, or 2 and the level's number from `off` on.
+/// Appends a request: 0 to read, 1 to reset, or 2 plus the level's number, counted from `off`.
 pub(super) fn put_level_request(out: &mut BytesMut, request: LogLevelRequest) {
     out.put_u8(match request {
         LogLevelRequest::Read => READ,
@@ -26,7 +26,7 @@ pub(super) fn read_level_request(reader: &mut Reader) -> Result<LogLevelRequest,
     })
 }
 
-/// Appends the level in force: its number from `off` on, and whether it was changed.
+/// Appends the level in force: its number, counted from `off`, and whether it was changed.
 pub(super) fn put_level(out: &mut BytesMut, in_force: LogLevelInForce) {
     out.put_u8(in_force.level as u8);
     out.put_u8(u8::from(in_force.changed));

@@ -1,7 +1,6 @@
-//! The native protocol: what travels between nodes, and between clients and nodes.
+//! The native protocol: between nodes, and between clients and nodes.
 //!
-//! One listener serves both; they are told apart by their *hello*. Everything is little-endian, and
-//! everything travels in frames.
+//! One listener serves both; the *hello* tells them apart. All integers are little-endian, and all data is in frames.
 //!
 //! # A frame
 //!
@@ -14,53 +13,54 @@
 //! | 8 | 4 | CRC-32 of the eight bytes before it and of the content |
 //! | 12 | … | content |
 //!
-//! What is longer than 64 KiB (and at most 4 MiB) travels in pieces of one kind, put together by the
-//! receiver. Between two pieces whole frames may pass, so that a heartbeat never waits behind
-//! megabytes; two frames in pieces never mix. A length is checked before a byte is set aside for it,
-//! and memory grows only with the bytes that have come.
+//! Content longer than 64 KiB (and at most 4 MiB) is sent in pieces of one kind, which the receiver reassembles. Whole
+//! frames may be sent between two pieces, so that a heartbeat never waits behind megabytes; the pieces of two frames
+//! never interleave. A length is checked before memory is reserved for it, and memory grows only with the bytes that
+//! have arrived.
 //!
 //! # A connection
 //!
 //! ```text
 //! caller                                  node
-//!   hello    who I am, whom I want   ──▶
-//!                                    ◀──  welcome   who I am, the version we speak
-//!                                         or refused, why; and the connection closes
-//!   a peer:    raft, forward, answer ──▶  (nothing comes back: it dials to speak,
-//!                                          and is dialed to listen)
+//!   hello    own identity, target   ──▶
+//!                                    ◀──  welcome   own identity, common version
+//!                                         or refused with a reason; then the connection closes
+//!   a peer:    raft, forward, answer ──▶  (nothing comes back: a node dials to send,
+//!                                          and is dialed to receive)
 //!   a client:  request               ──▶
-//!                                    ◀──  reply     in any order, by number
+//!                                    ◀──  reply     in any order, by id
 //! ```
 //!
-//! | kind | name | content | who says it |
+//! | kind | name | content | sender |
 //! |---|---|---|---|
-//! | 1 | hello | [`hello::Hello`] | who dials, first |
-//! | 2 | welcome | [`hello::Welcome`] | who was dialed, first |
-//! | 3 | refused | [`reason::Reason`] | who was dialed, first and last |
-//! | 16 | raft | [`peer`]: one message of the consensus | a peer |
-//! | 17 | forward | number, request | a peer, for a client of its own |
-//! | 18 | answer | number, reply | a peer, to what was forwarded |
-//! | 32 | request | [`client`]: number, whether to forward, request | a client |
-//! | 33 | reply | number, reply | a node, to a client; under the number [`client::NEWS`] a status that nobody asked for, when the members change |
+//! | 1 | hello | [`hello::Hello`] | the dialing side, first |
+//! | 2 | welcome | [`hello::Welcome`] | the dialed side, first |
+//! | 3 | refused | [`reason::Reason`] | the dialed side, first and last |
+//! | 16 | raft | [`peer`]: one consensus message | a peer |
+//! | 17 | forward | id, request | a peer, for one of its clients |
+//! | 18 | answer | id, reply | a peer, for a forwarded request |
+//! | 32 | request | [`client`]: id, whether to forward, request | a client |
+//! | 33 | reply | id, reply | a node, to a client; unsolicited with id [`client::NEWS`]: a status after a change |
 //!
 //! # What closes a connection
 //!
-//! Anything that is not as written here: a checksum that is wrong, a length beyond its limit, a kind
-//! or value that is not known, bytes left over, a piece out of place, a peer that speaks for another
-//! node, entries that do not follow one another. Nothing is guessed, nothing skipped. No hello within
-//! five seconds, or a frame begun and not ended within thirty, closes it too; a connection that said
-//! hello and then nothing is welcome to stay.
+//! Any violation of this description: a wrong checksum, a length beyond its limit, an unknown kind or value, trailing
+//! bytes, a piece out of place, a peer that sends messages of another node, entries that are not consecutive. Nothing
+//! is guessed, nothing skipped. A connection also closes if no hello arrives within five seconds, or if a frame is not
+//! complete within thirty seconds; a connection that is idle after its hello stays open.
 //!
 //! # Versions
 //!
-//! A hello names the oldest and the newest version its sender speaks; the welcome names the newest
-//! that both speak, or the caller is refused. There is nothing else to negotiate: within a version no
-//! kind and no field is ever added, but for status, which is JSON. This is version 8, and 7 is spoken with who knows no
-//! newer one: it had no request for the level of a node's log, which a client sends only where 8 was agreed. Between
-//! nodes 8 alone is spoken: before it, a vote did not say which time the voter had heard. Versions
-//! before 7 are refused: 6 said of no gateway where it is, and took 007 for a number. Version 2 had no deadlines of
-//! keys, which a node that does not know of them would keep otherwise than the others; no word of how much room a
-//! disk has; and a reply came only to a request. Version 1 had no changes of members, and no word for who is none.
+//! A hello has its sender's oldest and newest version; the welcome has the newest version that both support, or the
+//! node rejects the connection. Nothing else is negotiated: within a version no kind or field is ever added, except to
+//! the status, which is JSON.
+//!
+//! This is version 8. A client and a node use version 7 if one of them supports no newer one: it has no request for a
+//! node's log level, which a client sends only under version 8. Nodes use only version 8 with each other: before it, a
+//! vote did not carry the time that the voter had last received from a leader. Versions before 7 are rejected: 6 has no
+//! gateway addresses, and accepts 007 as a number. Version 2 has no deadlines of keys, so such a node would keep keys
+//! that other nodes expire; it does not report a disk's free space; and it has no unsolicited replies. Version 1 has no
+//! membership changes, and no refusal of a node that is not a member.
 
 mod change;
 pub mod client;

@@ -1,8 +1,7 @@
-//! What nodes say to one another, as bytes.
+//! The encoding of the messages between nodes.
 //!
-//! A reader checks what only bytes can get wrong: that each entry is what its checksum says, that
-//! the entries of an append follow one another and what they claim to follow. What a correct message
-//! *means* is not judged here.
+//! The decoder checks only what corrupt bytes can break: that each entry matches its checksum, and that the entries of
+//! an AppendEntries are consecutive and follow `prev`. It does not judge what a well-formed message *means*.
 
 use super::client::{put_reply, put_request, read_reply, read_request, reply_size, request_size};
 use super::error::WireError;
@@ -16,23 +15,23 @@ use crate::limits::{APPEND_ENTRIES_MAX, CHUNK_BYTES};
 use crate::types::{ClusterTime, DiskId, Entry, Index, LogId, Position, Term};
 use bytes::{BufMut, BytesMut};
 
-/// What one node says to another.
+/// A frame that one node sends to another.
 #[derive(Clone, PartialEq, Debug)]
 pub enum PeerFrame {
-    /// A message of the consensus.
+    /// A consensus message.
     Raft(Envelope),
-    /// A client's request, passed on to the leader.
+    /// A client's request, forwarded to the leader.
     Forward {
-        /// The sender's number for it.
+        /// The forwarding node's id for the request.
         id: u64,
-        /// What was asked.
+        /// The request.
         request: Request,
     },
-    /// The answer to it.
+    /// The reply to a forwarded request.
     Answer {
-        /// The number it was passed on under.
+        /// The id of the forwarded request.
         id: u64,
-        /// The answer.
+        /// The reply.
         reply: Reply,
     },
 }
@@ -59,11 +58,11 @@ const PRE: u8 = 0;
 const REAL: u8 = 1;
 const HANDOVER: u8 = 2;
 
-/// No log is that long and no term that high. Beyond it, counting on would overflow.
+/// No log is that long and no term that high; counting beyond it could overflow.
 const SANE: u64 = 1 << 62;
 
 impl PeerFrame {
-    /// What kind of frame it travels in.
+    /// The kind of its frame.
     pub fn kind(&self) -> FrameKind {
         match self {
             PeerFrame::Raft(_) => FrameKind::Raft,
@@ -72,7 +71,7 @@ impl PeerFrame {
         }
     }
 
-    /// Whether it must pass between the pieces of longer frames.
+    /// Whether it must be sent between the pieces of longer frames.
     pub fn is_urgent(&self) -> bool {
         match self {
             PeerFrame::Raft(envelope) => envelope.message.is_urgent(),
@@ -80,7 +79,7 @@ impl PeerFrame {
         }
     }
 
-    /// How many bytes [`PeerFrame::put_content`] appends, or a few more.
+    /// The number of bytes that [`PeerFrame::put_content`] appends, or a few more.
     pub fn size(&self) -> usize {
         match self {
             PeerFrame::Raft(envelope) => {
@@ -95,12 +94,12 @@ impl PeerFrame {
         }
     }
 
-    /// Appends it as a frame, in pieces if it is long.
+    /// Appends the frame, in pieces if it is long.
     pub fn put(&self, out: &mut BytesMut) {
         put_frame(out, self.kind(), |out| self.put_content(out));
     }
 
-    /// Appends what stands in its frame.
+    /// Appends the content of the frame.
     pub fn put_content(&self, out: &mut BytesMut) {
         match self {
             PeerFrame::Raft(envelope) => put_envelope(out, envelope),
@@ -115,7 +114,7 @@ impl PeerFrame {
         }
     }
 
-    /// Reads it from a frame; what an entry holds is a slice of it, or of a copy if it is short.
+    /// Decodes a frame; an entry's payload is a slice of it, or of a copy if it is short.
     pub fn read(frame: Frame) -> Result<PeerFrame, WireError> {
         let mut reader = Reader::new(frame.content);
         let read = match frame.kind {
@@ -131,7 +130,7 @@ impl PeerFrame {
     }
 }
 
-/// from (8), to (8), term (8), the sender's disk (8) and log (8), which message (1), then its fields in order.
+/// from (8), to (8), term (8), the sender's disk (8) and log (8), the kind of message (1), then its fields in order.
 fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
     out.put_u64_le(envelope.from.get());
     out.put_u64_le(envelope.to.get());
@@ -307,7 +306,7 @@ fn read_append(reader: &mut Reader, term: Term) -> Result<Message, Malformed> {
     if count > APPEND_ENTRIES_MAX {
         return Err(Malformed("more entries than an append may hold"));
     }
-    // Room for what the bytes can really hold, whatever the count says.
+    // Reserves no more than the bytes can really hold, whatever the count is.
     let mut entries: Vec<Entry> = Vec::with_capacity(count.min(reader.left() / ENTRY_HEADER));
     let mut reader = Reader::new(kept(reader.rest()));
     let mut before = prev;
@@ -503,7 +502,7 @@ mod tests {
             let mut bytes = content(frame).to_vec();
             let at = at.index(bytes.len());
             bytes[at] = byte;
-            // Whatever it now means can be said again.
+            // Whatever decodes can be encoded again.
             if let Ok(other) = read(frame.kind(), bytes.clone().into()) {
                 prop_assert_eq!(read(other.kind(), content(&other)), Ok(other));
             }

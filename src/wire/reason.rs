@@ -1,48 +1,48 @@
-//! Why a caller is not wanted.
+//! The reasons for rejecting a connection.
 
 use crate::codec::Malformed;
 
-/// Why a caller is not wanted. Travels as one byte.
+/// The reason for rejecting a connection. One byte on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[repr(u8)]
 pub enum Reason {
-    /// There is no version that both speak.
+    /// There is no version that both sides support.
     #[error("no common version of the protocol")]
     Version = 1,
-    /// It means another cluster.
+    /// The caller expects another cluster.
     #[error("this node belongs to another cluster")]
     Cluster = 2,
-    /// It means another node: the address is not that node's any more.
+    /// The caller expects another node: the address is no longer that node's.
     #[error("another node answers at this address")]
     Target = 3,
-    /// It is a peer that is not a member.
+    /// The caller is a peer that is not a member.
     #[error("not a member of this cluster: never added, or removed; `drave member add` makes it one")]
     Stranger = 4,
-    /// It bears the id of the node it dials.
+    /// The caller has the id of the node it dials.
     #[error("it bears this node's own id")]
     Double = 5,
-    /// It is a peer that comes with another disk than it had.
+    /// The caller is a peer with another disk than before.
     #[error(
         "another disk than this node had: an empty or older directory must never run under an id that was in use; \
          bring back the one it had, or `drave member remove` it and `drave member add` it again"
     )]
     Disk = 8,
-    /// It is a peer that runs already.
+    /// Another process uses the peer's identity.
     #[error(
         "another process runs under this identity, on a copy of its disk: stop one of them, and never start it again; \
          for a new node `drave member add` a new id, with an empty directory"
     )]
     Twin = 9,
-    /// It is a peer that has shown no certificate, where everybody is to show one.
+    /// The caller is a peer without a certificate, and certificates are required.
     #[error("a node has to show a certificate here: start it with --tls-cert, --tls-key and --tls-ca")]
     Unproven = 10,
-    /// It belongs to another log.
+    /// The caller belongs to another log.
     #[error(
         "this node belongs to another log: one of the two was founded anew, recovered or restored; a node of the one \
          never becomes a node of the other with the directory it has"
     )]
     Log = 11,
-    /// It runs another state machine, or sends commands of one.
+    /// The caller uses another state machine.
     #[error("this cluster runs another state machine, or another version of it: see `machine` in drave status -o json")]
     Machine = 12,
     /// There are too many connections.
@@ -72,7 +72,7 @@ impl Reason {
         }
     }
 
-    /// The reason that travels as that byte.
+    /// Decodes a reason from its byte.
     pub(super) fn from_byte(byte: u8) -> Result<Reason, Malformed> {
         Ok(match byte {
             1 => Reason::Version,

@@ -1,11 +1,11 @@
-//! What Redis clients speak: commands as RESP2 has them, or as lines; replies as RESP2 or RESP3.
+//! The protocol of Redis clients: commands in RESP2 or as inline lines; replies in RESP2 or RESP3.
 //!
-//! A command is an array of strings: `*2`, then for each its length and its bytes. It has no depth, so nothing
-//! here calls itself; what it claims to hold (a count, a length) costs nothing before it has come, and what
-//! came is looked at once, however it was cut. Anything else is an error in Redis's own words, after which
-//! nothing more is read.
+//! A command is an array of strings: `*2`, then the length and the bytes of each. It is not nested, so the parser is
+//! not recursive. An announced count or length costs nothing before the bytes arrive, and every received byte is
+//! examined once, however the input is split. Anything else is an error in Redis's own words, after which nothing more
+//! is read.
 //!
-//! A command that is only too large is passed over as it comes, and costs the client its command and not its connection.
+//! A command that is only too large is skipped as it arrives: the client loses the command, not the connection.
 
 use crate::codec::integer;
 use crate::limits::{
@@ -14,107 +14,107 @@ use crate::limits::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::borrow::Cow;
 
-/// What may not be said, in Redis's own words. The connection is of no more use.
+/// A violation of the protocol, in Redis's own words. The connection is unusable afterwards.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("Protocol error: {0}")]
 pub struct RespError(pub Cow<'static, str>);
 
-/// As much as may be said.
+/// The size limits of a command.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// How many arguments.
+    /// The number of arguments.
     arguments: usize,
-    /// How long one is.
+    /// The length of an argument.
     bytes: usize,
-    /// What those are called that have not shown that they may say more.
+    /// The prefix of error messages about these limits.
     who: &'static str,
 }
 
 impl Bounds {
-    /// For whoever is known.
+    /// For authenticated clients.
     pub const KNOWN: Bounds = Bounds { arguments: RESP_ARGUMENTS_MAX, bytes: ENTRY_BYTES_MAX as usize, who: "" };
-    /// For whoever still has to say a password: enough for that.
+    /// For clients before authentication: enough for a password.
     pub const UNKNOWN: Bounds = Bounds { arguments: 10, bytes: 16 << 10, who: "unauthenticated " };
 }
 
-/// One command: its name, and what follows it.
+/// One command: its name and its arguments.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CommandArgs {
     bytes: Bytes,
-    /// Where each lies in them.
+    /// The range of each argument in `bytes`.
     places: Vec<(u32, u32)>,
-    /// What was too large about it, if something was: then no more is here than its first words.
+    /// What is too large, if anything: then only the first words are here.
     excess: Option<Excess>,
 }
 
-/// What is too large about a command.
+/// The part of a command that is too large.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Excess {
-    /// One argument, of so many bytes.
+    /// One argument, of that many bytes.
     Argument(usize),
-    /// All of it together.
+    /// The command as a whole.
     Command,
 }
 
 impl CommandArgs {
-    /// What was too large about it, if something was: it cannot be carried out.
+    /// What is too large, if anything: such a command cannot be executed.
     pub fn excess(&self) -> Option<Excess> {
         self.excess
     }
 
-    /// How many there are, the name counted in.
+    /// The number of arguments, including the name.
     pub fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// Whether there is none: never of a command that was read.
+    /// Whether there are no arguments: never for a command from [`Reader`].
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
-    /// That one, from 0; empty if there are not so many.
+    /// The argument at that index, from 0; empty beyond the last one.
     pub fn at(&self, n: usize) -> &[u8] {
         self.places.get(n).map_or(&[], |(from, to)| &self.bytes[*from as usize..*to as usize])
     }
 
-    /// All of them from that one on.
+    /// The arguments from that index on.
     pub fn from(&self, n: usize) -> impl Iterator<Item = &[u8]> {
         (n..self.len()).map(|n| self.at(n))
     }
 
-    /// About how many bytes of memory it takes.
+    /// The approximate memory in bytes.
     pub fn size(&self) -> usize {
         self.bytes.len() + self.places.len() * size_of::<(u32, u32)>()
     }
 
-    /// The same in memory of its own, which is no more than that: to be kept.
+    /// A copy with its own memory of exactly that size, to be kept.
     pub fn keep(&self) -> CommandArgs {
         CommandArgs { bytes: Bytes::copy_from_slice(&self.bytes), places: self.places.clone(), excess: self.excess }
     }
 }
 
-/// Reads commands from bytes as they come.
+/// Reads commands from bytes as they arrive.
 ///
-/// Invariants: the bytes up to `at` belong to the command being read, and were looked at; those up to
-/// `looked` hold no end of a line.
+/// Invariants: the bytes up to `at` belong to the current command and have been examined; the bytes up to `looked`
+/// contain no further line feed.
 #[derive(Clone, Debug, Default)]
 pub struct Reader {
     at: usize,
     looked: usize,
-    /// How many strings are still to come, if an array has begun; and how long the next is, if that is known.
+    /// The number of strings still to come, within an array; and the length of the next string, once known.
     array: Option<usize>,
     length: Option<usize>,
     places: Vec<(u32, u32)>,
-    /// The first words of a command that is too large, while the rest of it is passed over.
+    /// The first words of a command that is too large, while the rest is skipped.
     passing: Option<CommandArgs>,
 }
 
-/// So many words of a command that is too large are kept, with so many bytes each: who reads the error has to know which
-/// it is.
+/// The number of words that are kept of a command that is too large, and the bytes of each: the error must identify the
+/// command.
 const KEPT: (usize, usize) = (2, 128);
 
 impl Reader {
-    /// The next command, if all of it has come. Takes it off the front.
+    /// The next command, if it is complete. Removes it from the input.
     pub fn next(&mut self, input: &mut BytesMut, bounds: Bounds) -> Result<Option<CommandArgs>, RespError> {
         loop {
             if self.array.is_none() {
@@ -123,7 +123,7 @@ impl Reader {
                     Some(b'*') => {}
                     Some(_) => match self.line(input)? {
                         None => return Ok(None),
-                        // An empty line is nothing, and so is an empty array.
+                        // An empty line or an empty array is skipped.
                         Some(words) if words.is_empty() => continue,
                         Some(words) => return Ok(Some(words)),
                     },
@@ -148,13 +148,13 @@ impl Reader {
         }
     }
 
-    /// Whether a command has begun and not ended.
+    /// Whether a command is incomplete.
     pub fn is_midway(&self) -> bool {
         self.array.is_some() || self.looked > 0
     }
 
-    /// The command being read is too large: what has come of it is dropped but for its first words. The string that comes
-    /// next has that length.
+    /// Starts to skip the current command because it is too large; drops what has arrived except the first words. The
+    /// next string has that length.
     fn begin_to_pass(&mut self, input: &mut BytesMut, excess: Excess, length: usize) {
         let (array, (bytes, places)) = (self.array, self.take(input));
         let mut kept = (BytesMut::new(), Vec::new());
@@ -168,8 +168,8 @@ impl Reader {
         (self.array, self.length, self.passing) = (array, Some(length + 2), Some(words));
     }
 
-    /// Passes over the strings of a command that is too large, as far as they have come. While it does, `length` is how
-    /// much of one, its end counted in, is still to come.
+    /// Skips the strings of a command that is too large, as far as they have arrived. Meanwhile `length` is the
+    /// remaining length of the current string, including its line end.
     fn pass(&mut self, input: &mut BytesMut) -> Result<Option<CommandArgs>, RespError> {
         while let Some(left) = self.array.filter(|left| *left > 0) {
             let rest = match self.length {
@@ -194,7 +194,7 @@ impl Reader {
         Ok(words)
     }
 
-    /// The length that is announced where we are, if its line has come.
+    /// The announced length of the next string, if its line is complete.
     fn bulk_length(&mut self, input: &BytesMut) -> Result<Option<usize>, RespError> {
         let Some((from, to)) = self.head(input, "too big bulk count string")? else { return Ok(None) };
         if input[from] != b'$' {
@@ -206,12 +206,12 @@ impl Reader {
         length.ok_or_else(|| wrong("invalid bulk length")).map(Some)
     }
 
-    /// How many bytes of memory it holds on its own.
+    /// The memory in bytes that the reader itself holds.
     pub fn held(&self) -> usize {
         self.places.capacity() * size_of::<(u32, u32)>()
     }
 
-    /// Reads the strings of an array, as far as they have come; whether all have.
+    /// Reads the strings of an array, as far as they have arrived; returns whether all have.
     fn strings(&mut self, input: &mut BytesMut, bounds: Bounds) -> Result<bool, RespError> {
         while let Some(left) = self.array.filter(|left| *left > 0) {
             let length = match self.length {
@@ -248,7 +248,7 @@ impl Reader {
         Ok(true)
     }
 
-    /// The line that begins where we are, without its end, if that has come.
+    /// The range of the current line without its end, if it is complete.
     fn head(&mut self, input: &BytesMut, too_long: &'static str) -> Result<Option<(usize, usize)>, RespError> {
         let from = self.at;
         let Some(end) = self.find(input) else {
@@ -259,7 +259,7 @@ impl Reader {
         if to == from { Err(wrong("expected '$', got ' '")) } else { Ok(Some((from, to))) }
     }
 
-    /// Where the next line feed is, looking at nothing twice.
+    /// The position of the next line feed; examines no byte twice.
     fn find(&mut self, input: &BytesMut) -> Option<usize> {
         let from = self.looked.max(self.at);
         let found = input[from..].iter().position(|byte| *byte == b'\n');
@@ -267,7 +267,7 @@ impl Reader {
         found.map(|at| from + at)
     }
 
-    /// A command that comes as a line, words between blanks; none if the line is empty.
+    /// An inline command: a line of words separated by blanks; without words if the line is empty.
     fn line(&mut self, input: &mut BytesMut) -> Result<Option<CommandArgs>, RespError> {
         let Some(end) = self.find(input) else {
             let long = input.len() > RESP_LINE_BYTES_MAX;
@@ -282,7 +282,7 @@ impl Reader {
         split(line).ok_or_else(|| wrong("unbalanced quotes in request")).map(Some)
     }
 
-    /// Takes off what was read, and begins anew.
+    /// Removes the bytes read, and resets.
     fn take(&mut self, input: &mut BytesMut) -> (Bytes, Vec<(u32, u32)>) {
         let bytes = input.split_to(self.at).freeze();
         let places = std::mem::take(&mut self.places);
@@ -295,7 +295,7 @@ fn wrong(what: &'static str) -> RespError {
     RespError(Cow::Borrowed(what))
 }
 
-/// The words of a line, with quotes and escapes as redis-cli has them; `None` if a quote is not closed.
+/// The words of a line, with redis-cli's quotes and escapes; `None` if a quote is not closed.
 fn split(line: &[u8]) -> Option<CommandArgs> {
     let mut out = BytesMut::with_capacity(line.len());
     let mut places = Vec::new();
@@ -315,7 +315,7 @@ fn split(line: &[u8]) -> Option<CommandArgs> {
     }
 }
 
-/// A word up to the next blank; a quote may begin in its middle and ends it.
+/// Reads a word up to the next blank; a quote may begin within it, and ends it.
 fn bare<'a>(mut rest: &'a [u8], out: &mut BytesMut) -> Option<&'a [u8]> {
     while let Some((first, behind)) = rest.split_first() {
         match first {
@@ -375,22 +375,22 @@ fn single_quoted<'a>(mut rest: &'a [u8], out: &mut BytesMut) -> Option<&'a [u8]>
     }
 }
 
-/// Behind a closing quote comes a blank, or nothing.
+/// After a closing quote there must be a blank or the end.
 fn closed(behind: &[u8]) -> Option<&[u8]> {
     behind.first().is_none_or(u8::is_ascii_whitespace).then_some(behind)
 }
 
-/// Which version of replies a client understands.
+/// The protocol version of replies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Version {
     /// RESP2.
     #[default]
     Two,
-    /// RESP3, which has maps and a nil of its own.
+    /// RESP3, which has maps and its own nil.
     Three,
 }
 
-/// Says replies.
+/// Writes replies.
 #[derive(Debug)]
 pub struct Writer<'a> {
     out: &'a mut BytesMut,
@@ -398,17 +398,17 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Says them there.
+    /// Appends to `out`.
     pub fn new(out: &'a mut BytesMut, version: Version) -> Writer<'a> {
         Writer { out, version }
     }
 
-    /// `+OK` and the like: one line.
+    /// A simple string such as `+OK`: one line.
     pub fn line(&mut self, text: &str) {
         self.say(b'+', text);
     }
 
-    /// An error: its kind in capitals, and why, in one line whatever it quotes.
+    /// An error: its kind in capitals and a message. Line breaks become spaces.
     pub fn error(&mut self, text: &str) {
         self.say(b'-', text);
     }
@@ -425,19 +425,19 @@ impl<'a> Writer<'a> {
         self.out.put_slice(b"\r\n");
     }
 
-    /// A number.
+    /// An integer.
     pub fn integer(&mut self, number: i64) {
         self.head(b':', number);
     }
 
-    /// Bytes.
+    /// A bulk string.
     pub fn bulk(&mut self, bytes: &[u8]) {
         self.head(b'$', bytes.len() as i64);
         self.out.put_slice(bytes);
         self.out.put_slice(b"\r\n");
     }
 
-    /// Bytes, or that there are none.
+    /// A bulk string, or nil.
     pub fn option(&mut self, bytes: Option<&[u8]>) {
         match bytes {
             Some(bytes) => self.bulk(bytes),
@@ -445,7 +445,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Nothing.
+    /// Nil.
     pub fn nil(&mut self) {
         self.out.put_slice(match self.version {
             Version::Two => b"$-1\r\n",
@@ -453,12 +453,12 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// So many follow.
+    /// The head of an array.
     pub fn array(&mut self, count: usize) {
         self.head(b'*', count as i64);
     }
 
-    /// So many pairs follow.
+    /// The head of a map.
     pub fn map(&mut self, pairs: usize) {
         match self.version {
             Version::Two => self.head(b'*', 2 * pairs as i64),
@@ -466,7 +466,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// What was said before, as it is.
+    /// Encoded bytes, unchanged.
     pub fn raw(&mut self, said: &[u8]) {
         self.out.put_slice(said);
     }

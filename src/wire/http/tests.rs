@@ -1,4 +1,4 @@
-//! However requests are cut they are the same; whatever else comes is refused with a status.
+//! Requests are parsed the same however the input is split; anything else is rejected with a status.
 
 use super::*;
 use proptest::prelude::*;
@@ -184,7 +184,7 @@ proptest! {
             input.extend_from_slice(&text.as_bytes()[two[0]..two[1]]);
             came = reader.next(&mut input);
         }
-        // Which of two things is wrong may depend on which has come.
+        // Which of two errors is found may depend on which bytes have arrived.
         prop_assert_eq!(came.map_err(|wrong| wrong.status / 100), whole.map_err(|wrong| wrong.status / 100));
     }
 

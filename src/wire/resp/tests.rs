@@ -1,11 +1,11 @@
-//! However commands are cut they are the same; whatever else comes is an error and costs what it weighs.
+//! Commands are parsed the same however the input is split; anything else is an error, and costs only its size.
 
 use super::*;
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-/// What is said in those bytes, and how it ends.
+/// The commands in those bytes, and the final error.
 fn read(bytes: &[u8], bounds: Bounds) -> (Vec<Vec<Vec<u8>>>, Option<String>) {
     read_in_pieces(&[bytes], bounds)
 }
@@ -91,8 +91,8 @@ fn what_is_claimed_costs_nothing_before_it_comes() {
     assert_eq!((reader.held(), input.capacity()), (0, room));
 }
 
-/// What is too large about the first command in those bytes, and the first words of it; and how many bytes were held
-/// at most. They come in pieces of that length.
+/// What is too large about the first command in those bytes, with its first words, and the maximum memory held. The
+/// bytes arrive in pieces of that length.
 fn pass(bytes: &[u8], piece: usize) -> (CommandArgs, Vec<Vec<u8>>, usize) {
     let (mut reader, mut input, mut held, mut said) = (Reader::default(), BytesMut::new(), 0, Vec::new());
     for piece in bytes.chunks(piece) {
@@ -150,7 +150,7 @@ fn replies_are_as_redis_says_them() {
     assert_eq!(said(Version::Three, all), format!("{both}%1\r\n_\r\n"));
 }
 
-/// Real traffic, to be spoiled.
+/// Realistic traffic, to be corrupted.
 fn traffic() -> Vec<u8> {
     let mut out = Vec::new();
     for text in ["SET key:000000001 xxx", "GET k", "MSET a 1 b 2 c 3", "INCR n", "HELLO 3 AUTH u p"] {
