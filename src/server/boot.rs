@@ -1,7 +1,7 @@
-//! From a data directory to a node that takes part.
+//! From a data directory to a running node.
 //!
-//! The directory is locked first; who it belongs to is believed before anything else in it, and
-//! nothing is changed in a directory that is another's.
+//! The directory is locked first. Its identity is checked before all else in it, and another node's directory is not
+//! changed.
 
 use super::new_cluster::is_replacement_pending;
 use super::reading::beforehand;
@@ -28,33 +28,33 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Checksums are computed by so many threads at most: more only wait for memory, or for the disk.
+/// The maximum number of threads that compute checksums: more would only wait for memory or the disk.
 const READERS_MAX: usize = 4;
 
-/// A data directory that is ours.
+/// This node's data directory, recovered.
 pub struct Booted {
-    /// Held as long as the node lives.
+    /// Held as long as the node runs.
     pub lock: Lock,
-    /// Who we are.
+    /// This node.
     pub me: Identity,
-    /// The directory, and what it says of itself.
+    /// The directory and its identity file.
     root: FsDisk,
     owner: Owner,
     /// The journal, for the log thread.
     pub journal: Journal<FsDisk>,
-    /// The journal's directory, for who makes spares.
+    /// The journal's directory, for the thread that prepares segments.
     pub disk: FsDisk,
-    /// What it remembers.
+    /// The journal's contents.
     pub recovered: Recovered,
-    /// The directory of its snapshots.
+    /// The directory of the snapshots.
     pub store: Store<FsDisk>,
-    /// The snapshot to begin with.
+    /// The snapshot to restore, if any.
     pub snapshot: Option<Snapshot>,
-    /// Room for when there is none.
+    /// The space to free when the disk is full.
     pub reserve: Reserve<FsDisk>,
 }
 
-/// Refuses a directory that is nobody's yet and cannot become this node's, before anything is made in it.
+/// Rejects a directory that has no identity and cannot become this node's, before anything is created in it.
 pub fn check_first_start(config: &Config) -> wal::Result<()> {
     if config.data.join(NAME).exists() || is_replacement_pending(&config.data) {
         return Ok(());
@@ -70,7 +70,7 @@ pub fn check_first_start(config: &Config) -> wal::Result<()> {
     config.check_founding().map_err(|wrong| Fault::Foreign(format!("{}. Nothing was changed.", wrong.what)))
 }
 
-/// Locks the directory if it is there: a process that has it in use is a better answer than the port that it has.
+/// Locks the directory if it exists: that another process uses it is a better error than that its port is in use.
 pub fn lock_existing(config: &Config) -> wal::Result<Option<Lock>> {
     if !config.data.is_dir() {
         return Ok(None);
@@ -86,8 +86,8 @@ fn lock(config: &Config, root: &FsDisk) -> wal::Result<Lock> {
     })
 }
 
-/// Locks the directory unless it is `locked` already, finds or makes its identity, and recovers its journal. On a full
-/// disk that may take the reserve.
+/// Locks the directory unless it is `locked` already, reads or creates its identity, and recovers its journal. On a
+/// full disk this may free the reserve.
 pub fn boot(config: &Config, locked: Option<Lock>, telling: &mut StartProgress) -> wal::Result<Booted> {
     let root = make(&config.data, syncs(config))?;
     let place = config.data.display().to_string();
@@ -118,13 +118,13 @@ impl Booted {
         latest(&self.recovered)
     }
 
-    /// Where the membership says that this node is reached; empty if it says nothing.
+    /// This node's address in the membership; empty if it has none.
     pub fn address(&self) -> &str {
         self.membership().address(self.me.node).unwrap_or_default()
     }
 
-    /// Counts this start durably, and records which log the directory holds. On a disk without any room left the start
-    /// goes on uncounted, and peers are told so: a node that frees room must be able to start.
+    /// Counts this start durably, and records which log the directory holds. On a full disk the start is not counted,
+    /// and peers learn that it was not: a node that could free space must be able to start.
     ///
     /// # Errors
     ///
@@ -143,8 +143,8 @@ impl Booted {
     }
 }
 
-/// The mode of a data directory that other users can read, write or search, or its group can write; else nothing. A group
-/// that can only read, as backups need it, is meant so.
+/// The mode of a data directory that other users can read, write or search, or its group can write; otherwise `None`. A
+/// group that can only read is intended, for backups.
 pub fn open_to_others(data: &Path) -> Option<u32> {
     let mode = std::fs::metadata(data).ok()?.permissions().mode() & 0o777;
     (mode & 0o027 != 0).then_some(mode)
@@ -155,7 +155,7 @@ fn latest(recovered: &Recovered) -> &Membership {
     recovered.configurations.last().map_or(&recovered.base.membership, |(_, membership)| membership)
 }
 
-/// What a directory holds.
+/// The contents of a data directory.
 struct DirectoryContents {
     owner: Owner,
     disk: FsDisk,
@@ -165,8 +165,7 @@ struct DirectoryContents {
     snapshot: Option<Snapshot>,
 }
 
-/// What the directory, called `place`, holds; what is needed is made. Where it ends for want of room,
-/// it may begin again.
+/// Reads the directory `place`, and creates missing parts. After an error for lack of space it may be called again.
 fn find(
     config: &Config,
     root: &FsDisk,
@@ -186,7 +185,7 @@ fn find(
     options.segment_bytes = config.segment_bytes;
     options.torn_tail = config.torn_tail;
     let founding = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: config.founding() };
-    // Once founded, a journal that is not there is lost, and not to be made anew: this node has voted.
+    // Once founded, a missing journal is lost and must not be created anew: this node has voted.
     let founding = (!owner.founded).then_some(&founding);
     let store = Store::open(make(&config.data.join("snapshots"), syncs(config))?, owner.cluster).map_err(fault)?;
     let reading = ReadMode { threads: readers(), meter: &telling.stage("log read") };
@@ -203,7 +202,7 @@ fn find(
     Ok(DirectoryContents { owner: founded, disk, journal, recovered, store, snapshot })
 }
 
-/// By how many threads the log is read.
+/// The number of threads that read the log.
 fn readers() -> NonZeroUsize {
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     cores.min(NonZeroUsize::MIN.saturating_add(READERS_MAX - 1))
@@ -213,8 +212,8 @@ fn syncs(config: &Config) -> Syncs {
     if config.fsync { Syncs::Real } else { Syncs::Skipped }
 }
 
-/// Whether the directory's cluster is the one that was named, if one was: a name and the founders, who
-/// stand in the journal, make a cluster. The peers given now only say where to look, and may be others.
+/// Checks that the directory's cluster is the configured one, if any: its id comes from the name and the founding
+/// members in the journal. The configured peers are only addresses to dial, and may differ.
 fn check_cluster(config: &Config, owner: &Owner, recovered: &Recovered, place: &str) -> wal::Result<()> {
     let base = &recovered.base;
     let founded = base.configured == Index::ZERO && !base.membership.members.is_empty();
@@ -227,10 +226,10 @@ fn check_cluster(config: &Config, owner: &Owner, recovered: &Recovered, place: &
     Err(Fault::Foreign(format!("{owned}; with its founders --cluster {name} would be {}.", short(named))))
 }
 
-/// Whose directory it is; ours from now on, if it is nobody's.
+/// The directory's identity; created if there is none.
 fn owner(config: &Config, root: &FsDisk, place: &str) -> wal::Result<Owner> {
     if let Some(owner) = Owner::read(root)? {
-        // The peers it was founded with are in its journal; those it is told now only say where to look.
+        // The founding peers are in the journal; the configured ones are only addresses to dial.
         owner.check(place, config.id)?;
         return Ok(owner);
     }
@@ -244,8 +243,8 @@ fn owner(config: &Config, root: &FsDisk, place: &str) -> wal::Result<Owner> {
     Ok(owner)
 }
 
-/// Refuses a directory that has no identity and holds a log or snapshots all the same: a new identity beside them would
-/// make them useless for good.
+/// Rejects a directory that has no identity but holds a log or snapshots: a new identity would make these unusable for
+/// good.
 pub fn check_unused(data: &Path) -> wal::Result<()> {
     let holds = |inside: &str| std::fs::read_dir(data.join(inside)).is_ok_and(|mut files| files.next().is_some());
     if !holds("wal") && !holds("snapshots") {
@@ -265,7 +264,7 @@ fn make(path: &Path, syncs: Syncs) -> wal::Result<FsDisk> {
     FsDisk::make(path, syncs).map_err(io("make", &path.display().to_string()))
 }
 
-/// The node that this directory remembers, a follower of nobody; and its machine, as the snapshot has it.
+/// Creates the node from the recovered state, as a follower without a leader, and its machine from the snapshot.
 pub fn node<M: StateMachine>(
     config: &Config,
     me: Identity,
@@ -287,7 +286,7 @@ pub fn node<M: StateMachine>(
     options.cluster = me.cluster;
     options.frees = M::frees;
     options.fsync = config.fsync;
-    // Without a reserve, room for one segment more.
+    // Without a reserve, space for one more segment.
     let reserve_bytes = config.reserve().max(config.segment_bytes);
     let consensus = consensus::Options { reserve_bytes, ..config.consensus.clone() };
     Ok((start(me.node, recovered, consensus, options, begun), applier))

@@ -1,4 +1,4 @@
-//! Asking a node from inside its own process, and stopping it.
+//! Requests to a node from inside its own process, and its shutdown.
 
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
 use crate::client::{ClientError, Executed, Queried, Tried, deadline};
@@ -10,26 +10,26 @@ use std::fmt;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// A session that is dropped is closed within that time, or lapses by itself.
+/// The time limit for closing a dropped session; after that it expires by itself.
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
-/// A way to a node in the same process, for any thread.
+/// A handle to a node in the same process, for any thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
     post: Post,
 }
 
-/// Why there is no answer.
+/// The reason why there is no reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Silence {
     /// The node has stopped.
     Stopped,
-    /// Not in time.
+    /// The timeout has passed.
     Late,
 }
 
-/// A session through a handle: each command takes effect once, whatever breaks in between. It is closed when it is
-/// dropped, without waiting for that.
+/// A session through a handle: each command takes effect once, whatever fails in between. Dropping it closes it,
+/// without waiting.
 #[derive(Debug)]
 pub struct Session {
     handle: Handle,
@@ -43,12 +43,12 @@ impl Handle {
         Handle { post }
     }
 
-    /// Who leads, as this node saw it at its last turn; nobody once it has stopped. Asks nobody.
+    /// The leader, as of this node's last loop iteration; none once the node has stopped. Sends no request.
     pub fn leadership(&self) -> Leadership {
         self.post.board().read()
     }
 
-    /// Waits until who leads is another than is `known`, or for that long; who leads then.
+    /// Waits until the leadership differs from `known`, or for that long; returns it.
     ///
     /// ```no_run
     /// # use drave::server::Handle;
@@ -65,8 +65,8 @@ impl Handle {
         self.post.board().wait(known, timeout)
     }
 
-    /// Asks, and waits for the answer; nothing if the node stopped before it had one. A follower
-    /// passes on what concerns the leader.
+    /// Sends a request and waits for its reply; `None` if the node stopped first, or after the timeout. A follower
+    /// forwards requests for the leader.
     pub fn ask(&self, request: Request, timeout: Duration) -> Option<Reply> {
         self.try_ask(request, timeout).ok()
     }
@@ -83,7 +83,7 @@ impl Handle {
         })
     }
 
-    /// Asks the machine something.
+    /// Sends a query to the machine.
     pub fn query(&self, query: &[u8], consistency: Consistency, timeout: Duration) -> Result<Queried, ClientError> {
         let request = Request::Query { query: Bytes::copy_from_slice(query), consistency };
         let begun = Instant::now();
@@ -108,20 +108,20 @@ impl Handle {
         Err(ClientError::Refused(Tried { took: begun.elapsed(), ..tried }))
     }
 
-    /// A session, opened with its first command. Each call may last that long.
+    /// A session, which its first command opens. Each call has that timeout.
     pub fn session(&self, timeout: Duration) -> Session {
         Session { handle: self.clone(), id: None, next: 1, timeout }
     }
 
-    /// Tells the node to take no new work, finish what is under way, and stop.
+    /// Tells the node to accept no new requests, finish those in progress, and stop.
     pub fn stop(&self) {
-        // If it is gone already, it has stopped.
+        // If it is gone, it has stopped.
         let _there_or_gone = self.post.post(Letter::Stop);
     }
 }
 
 impl Session {
-    /// Executes a command, once.
+    /// Executes a command exactly once.
     pub fn execute(&mut self, command: &[u8]) -> Result<Executed, ClientError> {
         let deadline = deadline(self.timeout);
         let session = match self.id {
@@ -145,7 +145,7 @@ impl Session {
         }
     }
 
-    /// Puts an operation through the log: asks until it is known what came of it, or time is up.
+    /// Commits an operation: retries until its outcome is known or the deadline has passed.
     fn put(&self, op: Op, deadline: Instant) -> Result<(Position, Outcome), ClientError> {
         let request = Request::Propose { op: op.encode() };
         let begun = Instant::now();
@@ -177,11 +177,11 @@ impl Session {
 }
 
 impl Drop for Session {
-    /// Closes the session, if the node still runs; else it lapses by itself.
+    /// Closes the session if the node still runs; else it expires by itself.
     fn drop(&mut self) {
         let Some(session) = self.id else { return };
         let request = Request::Propose { op: Op::Close { session }.encode() };
-        // Nobody waits for the answer. A follower passes it on.
+        // Nothing waits for the reply. A follower forwards the request.
         let (answer, _nobody) = channel();
         let _best_effort = self.handle.post.post(Letter::Ask { request, answer, until: deadline(CLOSE_WITHIN) });
     }
@@ -208,7 +208,7 @@ mod tests {
     use std::sync::mpsc::channel;
     use std::time::{Duration, Instant};
 
-    /// One of two nodes, alone: whatever concerns the leader waits for a quarter of an hour.
+    /// One of two nodes, alone: a request for the leader waits for a quarter of an hour.
     fn lonely(directory: &std::path::Path) -> Server<Kv> {
         let peers = [(1, "127.0.0.1:1"), (2, "127.0.0.1:2")];
         let peers = peers.map(|(n, address)| (NodeId::new(n).unwrap(), address.to_owned()));
@@ -227,16 +227,16 @@ mod tests {
         let handle = server.handle();
         let node = std::thread::spawn(move || server.run());
         let write = Request::Propose { op: Op::Open { window: 1, ordered: false }.encode() };
-        // Gives up long before it could be answered.
+        // The timeout passes long before any reply.
         assert_eq!(handle.ask(write.clone(), Duration::from_millis(1)), None);
-        // Asked before it is told to stop, and waits for a while.
+        // Sent before the stop, and waits for a while.
         let (answer, answered) = channel();
         handle.post.post(Letter::Ask { request: write, answer, until: Instant::now() + Duration::from_secs(10) });
         let status = || handle.ask(Request::Status, Duration::from_secs(20));
         assert!(matches!(status(), Some(Reply::Status(_))));
         handle.stop();
         let query = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
-        // It is there for as long as somebody waits, and refuses.
+        // The node runs as long as a caller waits, and rejects new requests.
         let refused = handle.ask(query, Duration::from_secs(20));
         assert_eq!(refused, Some(Reply::Refused(Refusal::Stopping)));
         assert!(answered.recv().is_err(), "it was not answered, and in the end nobody would answer it");

@@ -1,4 +1,4 @@
-//! The sockets at which a node listens, bound before it writes anything: a start that cannot listen has changed nothing.
+//! The listening sockets of a node, bound before it writes anything: a start that cannot listen changes nothing.
 
 use super::server::ServerError;
 use crate::config::{BindAddress, Config};
@@ -11,28 +11,28 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A name that is not known yet is looked up again for so long: at boot the resolver may start after the node.
+/// How long an unknown name is looked up again: at boot the resolver may start after the node.
 const NAME_WAIT: Duration = Duration::from_secs(60);
 /// The pause between two look-ups of a name.
 const NAME_PAUSE: Duration = Duration::from_millis(500);
 
-/// The sockets at which a node listens.
+/// The listening sockets of a node.
 #[derive(Debug)]
 pub struct Listeners {
     /// For nodes and native clients.
     pub(super) native: TcpListener,
-    /// For Redis clients, if they are let in.
+    /// For Redis clients, if that gateway is on.
     pub(super) redis: Option<TcpListener>,
-    /// For HTTP clients, if they are let in.
+    /// For HTTP clients, if that gateway is on.
     pub(super) http: Option<TcpListener>,
 }
 
 impl Listeners {
-    /// Binds all of them; the native one at `place`. A name that cannot be resolved is tried again for a minute.
+    /// Binds all of them; the native one at `place`. A name that cannot be resolved is looked up again for a minute.
     ///
     /// # Errors
     ///
-    /// [`ServerError::Listen`] with the address. Where nobody asked for a gateway's address by name, the node does
+    /// [`ServerError::Listen`] with the address. If a gateway's address was not configured explicitly, the node runs
     /// without that gateway and warns instead.
     pub fn bind(config: &Config, place: &str) -> Result<Listeners, ServerError> {
         let native = listen_when_known(config, place)?;
@@ -66,12 +66,12 @@ fn listen_when_known(config: &Config, place: &str) -> Result<TcpListener, Server
     }
 }
 
-/// Whether a name may have an address a little later.
+/// Whether the name may be resolved later.
 fn is_passing(error: &io::Error) -> bool {
     error.kind() != ErrorKind::InvalidInput
 }
 
-/// `beside` is the port next to the native one, if nobody said where.
+/// `beside` is the default port, derived from the native one.
 fn bind_gateway(
     config: &Config,
     (who, option): (&str, &'static str),
@@ -97,7 +97,7 @@ fn resolve(place: &str) -> io::Result<Vec<SocketAddr>> {
     Ok(place.to_socket_addrs()?.collect())
 }
 
-/// Listens at the first of these addresses that is this machine's and free.
+/// Listens on the first of these addresses that is local and free.
 fn listen_at_any(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
     let mut failed = io::Error::new(ErrorKind::NotFound, "the name has no address");
     for address in addresses {

@@ -1,10 +1,10 @@
-//! Assembly: a data directory, a node, three threads and the queues between them.
+//! Assembly: a data directory, a node, its threads, and the queues between them.
 //!
-//! The reactor runs on the thread that calls [`Server::run`]: sockets, consensus, and the state
-//! machine. The *log* thread owns the journal: whatever gathered while it synced is its next batch.
-//! The *spare* thread makes the next segment ready; the *space* thread watches how much room there is. Each
-//! queue has one reader. One lock is shared: the log waits for a reserve that is being made, to give it up.
-//! Where there is much log to apply, one more thread reads it beforehand, and ends when that is read.
+//! The reactor runs on the thread that calls [`Server::run`]: sockets, consensus, and the state machine. The *log*
+//! thread owns the journal: the writes that gather during a sync are its next batch. The *spare* thread prepares the
+//! next segment; the *snapshot* thread owns the snapshot files; the *space* thread watches the free disk space. Each
+//! queue has one reader. One lock is shared: the log waits until a reserve that is being created is complete, to free
+//! it. If there is much log to apply, one more thread reads it ahead, and ends when it is read.
 
 pub mod boot;
 pub mod handle;

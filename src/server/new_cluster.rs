@@ -1,9 +1,9 @@
-//! A new cluster of one node, made of the state of another: of the node that is left when a majority is lost for good,
-//! or of a backup.
+//! Writes a new cluster of one node from the state of another cluster: of its last node after a majority is lost for
+//! good, or of a backup.
 //!
-//! Nothing of the former cluster is used again: cluster id, log id and disk id are drawn, so that no node of the
-//! former cluster exchanges a message with it; and the index is moved far ahead, so that no index and no session id
-//! stands for two entries, though the former cluster may live on somewhere.
+//! Nothing of the former cluster is reused. Cluster id, log id and disk id are random, so that no node of the former
+//! cluster exchanges messages with the new one; and the index jumps far ahead, so that no index and no session id is
+//! used for two entries, even if the former cluster still runs somewhere.
 
 use crate::apply::{Applier, StateHeader};
 use crate::disk::fs::Syncs;
@@ -22,16 +22,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-/// The index is moved ahead by so much at least: a former cluster that lives on needs a month of its highest speed for as
-/// many entries.
+/// The minimum jump of the index: a former cluster that still runs needs a month at its highest speed for that many
+/// entries.
 pub const INDEX_GAP: u64 = 1_000_000_000_000;
-/// And by so much more at most, drawn anew each time: of two clusters that are made of the same state, say because one
-/// backup is restored twice, the second names no session as the first did.
+/// The maximum of a further random jump: of two clusters made from the same state, say because one backup is restored
+/// twice, the second reuses no session id of the first.
 const INDEX_DRAWN_MAX: u64 = 99 * INDEX_GAP;
 
-/// Where a directory's new cluster is made, inside the directory, before it takes the place of the former one.
+/// The subdirectory in which a new cluster is written before it replaces the former one.
 const PENDING: &str = "recovered";
-/// Where the former one is kept, inside the directory.
+/// The subdirectory in which the former cluster is kept.
 const ASIDE: &str = "before-recover";
 
 /// The only member of a new cluster.
@@ -39,23 +39,23 @@ const ASIDE: &str = "before-recover";
 pub struct FirstMember {
     /// Its id.
     pub node: NodeId,
-    /// Where others reach it.
+    /// Its address for other nodes.
     pub address: String,
-    /// The version of the rules its membership obeys.
+    /// The version of the membership rules.
     pub level: u16,
 }
 
-/// A new cluster, as it was written.
+/// A new cluster that has been written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NewCluster {
     /// Its id.
     pub cluster: ClusterId,
-    /// The position of its snapshot: its log begins behind it.
+    /// The position of its snapshot: its log begins after it.
     pub position: Position,
 }
 
-/// Writes a new cluster into an empty directory, durably: a snapshot of the applier's state, an empty log behind it,
-/// and at last the identity, without which it is none. `after` is the last position of the former cluster that is known.
+/// Writes a new cluster into an empty directory, durably: a snapshot of the applier's state, an empty log after it, and
+/// last the identity, without which the directory is unused. `after` is the last known position of the former cluster.
 ///
 /// # Errors
 ///
@@ -109,7 +109,7 @@ fn make(path: &Path) -> wal::Result<FsDisk> {
     FsDisk::make(path, Syncs::Real).map_err(io("make", &path.display().to_string()))
 }
 
-/// Where the new cluster of a data directory is made. What an attempt that broke off has left there is removed.
+/// The subdirectory for the new cluster of a data directory. Removes the remains of an interrupted attempt.
 pub fn begin_replacement(data: &Path) -> wal::Result<PathBuf> {
     let pending = data.join(PENDING);
     if pending.exists() {
@@ -118,14 +118,14 @@ pub fn begin_replacement(data: &Path) -> wal::Result<PathBuf> {
     Ok(pending)
 }
 
-/// Whether the new cluster of a data directory is complete, and has not yet taken the place of the former one.
+/// Whether the new cluster of a data directory is complete and has not replaced the former one yet.
 pub fn is_replacement_pending(data: &Path) -> bool {
     data.join(PENDING).join(IDENTITY).exists()
 }
 
-/// Puts the new cluster in the place of the former one, which is kept aside; returns where, or nothing if the directory
-/// held none. After a crash it is called again, and finishes what was begun: the former identity goes first and the new
-/// one comes last, so that no start believes a mixture.
+/// Replaces the former cluster by the new one and keeps the former aside; returns where, or `None` if the directory had
+/// none. After a crash, a second call finishes the replacement: the former identity moves first and the new one last,
+/// so that a start never sees a mixture.
 ///
 /// # Errors
 ///
@@ -188,7 +188,7 @@ mod tests {
         directory
     }
 
-    /// What the identity, the snapshots and the log in a directory say.
+    /// The contents of the identity, snapshot and log files of a directory.
     fn says(place: &Path) -> [String; 3] {
         [IDENTITY, "snapshots/file", "wal/file"]
             .map(|file| std::fs::read_to_string(place.join(file)).unwrap_or_default())
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn replacement_that_a_crash_interrupted_is_finished_wherever_that_was() {
-        // So many of the renames were done before the crash.
+        // The number of renames before the crash.
         let renames = [(IDENTITY, false), ("snapshots", false), ("snapshots", true), ("wal", false), ("wal", true)];
         for done in 0..=renames.len() {
             let directory = prepared();

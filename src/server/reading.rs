@@ -1,5 +1,5 @@
-//! Reads the log that is to be applied beforehand, on a thread of its own: while the loop applies one
-//! batch, the next is taken from the mapped files, checked, and made into entries.
+//! Prefetches the log that must be applied at start, on a separate thread: while the loop applies one batch, the next
+//! is read from the mapped files, checked, and decoded into entries.
 
 use crate::node::prefetch::Prefetch;
 use crate::types::{Entry, Index};
@@ -9,18 +9,18 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 use std::{iter, thread, vec};
 
-/// So many batches are handed over together: to wake a thread costs more than to read a batch.
+/// How many batches are handed over together: waking a thread costs more than reading a batch.
 const TOGETHER: usize = 8;
-/// So many times [`TOGETHER`] are read beforehand: enough that neither waits for the other's every step.
+/// How many groups of [`TOGETHER`] batches are read ahead: enough that neither side waits for each step of the other.
 const AHEAD: usize = 2;
-/// Who takes waits so long for a batch, and then reads by itself: heartbeats wait meanwhile.
+/// How long the consumer waits for a batch before it reads by itself: heartbeats wait meanwhile.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// A log with less to apply is as quickly read on the way.
+/// A log with fewer entries to apply is read as fast without a thread.
 const WORTHWHILE: u64 = 10_000;
 
-/// The entries of mapped segments behind `applied`, in batches of about so many bytes; nothing where it
-/// is not worth a thread. The thread ends with the log, with the first entry that cannot be read (which
-/// is for the node to meet, and to judge), and when nobody wants any more.
+/// The entries of mapped segments after `applied`, in batches of about that many bytes; empty if it is not worth a
+/// thread. The thread ends at the end of the log, at the first entry that cannot be read (the node will read it again
+/// and handle the error), and when the consumer is dropped.
 pub fn beforehand(view: &View, applied: Index, batch_bytes: u64) -> Prefetch {
     let view = view.mapped();
     let Some(range) = view.held() else { return Prefetch::default() };

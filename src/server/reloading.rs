@@ -1,4 +1,4 @@
-//! SIGHUP: keys and password are read again; and what the log says of certificates.
+//! SIGHUP: reloads keys and password; and logs the validity of certificates.
 
 use crate::net::credentials::CredentialFiles;
 use crate::net::inbox::{Letter, Post};
@@ -9,30 +9,30 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-/// A certificate that ends sooner than this is warned of.
+/// A certificate that expires sooner than this causes a warning.
 const WARN_BEFORE: Duration = Duration::from_secs(14 * 24 * 3600);
-/// How often that is said while a node runs.
+/// The interval of these warnings while a node runs.
 const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
 
-/// Reads credentials again when it is asked to, one time after the other, on a thread of its own: a disk may be slow.
-/// Once a day it warns of certificates that end soon.
+/// Reloads credentials on request, one request at a time, on a separate thread, since a disk may be slow. Warns once a
+/// day of certificates that expire soon.
 pub struct Reloader {
     ask: Option<SyncSender<()>>,
     node: u64,
 }
 
 impl Reloader {
-    /// Starts the thread, if there is anything to read. What is read is posted; what is wrong with it is logged, and
-    /// then nothing changes. The thread ends with the reloader.
+    /// Starts the thread, if there is anything to read. Posts what it reads; errors are logged, and nothing changes
+    /// then. The thread ends with the reloader.
     ///
     /// # Errors
     ///
-    /// The system refuses a thread.
+    /// The system cannot start a thread.
     pub fn start(files: CredentialFiles, keys: Option<Keys>, post: Post, node: u64) -> io::Result<Reloader> {
         if files.is_empty() {
             return Ok(Reloader { ask: None, node });
         }
-        // Whoever asks while another request waits is served by that one: nothing was read for it yet.
+        // A request while another one waits is served by that one, which has read nothing yet.
         let (ask, asked) = sync_channel(1);
         let mut keys = keys;
         let read = move || {
@@ -48,7 +48,7 @@ impl Reloader {
         Ok(Reloader { ask: Some(ask), node })
     }
 
-    /// Asks for the files to be read again; waits for nothing.
+    /// Requests a reload, without waiting.
     pub fn ask(&self) {
         match &self.ask {
             Some(ask) => _ = ask.try_send(()),
@@ -57,7 +57,7 @@ impl Reloader {
     }
 }
 
-/// Returns the keys that are in use from now on, if others were read.
+/// Returns the new keys, if any were read.
 fn reload(files: &CredentialFiles, post: &Post, node: u64) -> Option<Keys> {
     match files.read() {
         Ok(fresh) => {
@@ -83,7 +83,8 @@ fn named(files: &CredentialFiles) -> &'static str {
     }
 }
 
-/// Logs until when certificates are valid, and warns of those that end soon: what is as important as that, at least.
+/// Logs until when certificates are valid, and warns of those that expire soon: only lines at `least` or more
+/// important.
 pub fn tell_validity(node: u64, keys: Option<&Keys>, least: Level) {
     let Validity { own, authority } = keys.map(Keys::validity).unwrap_or_default();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -97,10 +98,10 @@ pub fn tell_validity(node: u64, keys: Option<&Keys>, least: Level) {
     }
 }
 
-/// What there is to say of a certificate that ends so many seconds after 1970, and whether that is a warning.
+/// The line for a certificate that expires that many seconds after 1970, and whether it is a warning.
 fn validity(now: Duration, which: &str, end: u64) -> (String, bool) {
     let end = Duration::from_secs(end);
-    // Beyond the year 9999 humantime has no words.
+    // humantime cannot format dates beyond the year 9999.
     let at = SystemTime::UNIX_EPOCH + end.min(Duration::from_secs(253_402_300_799));
     let at = humantime::format_rfc3339_seconds(at);
     match end.checked_sub(now) {

@@ -33,7 +33,7 @@ use std::thread::{self, JoinHandle};
 pub struct Server<M> {
     reactor: Reactor<M>,
     log: JoinHandle<wal::Result<()>>,
-    /// Who watches the disk does so as long as this is held.
+    /// The disk watcher runs as long as the sender is held.
     watch: (Sender<Infallible>, JoinHandle<()>),
     signals: Option<Signals>,
     reloader: Reloader,
@@ -45,41 +45,41 @@ pub struct Server<M> {
     lock: Lock,
 }
 
-/// Why a server did not start, or could not go on.
+/// The reason why a server did not start or had to stop.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
-    /// The configuration cannot work.
+    /// The configuration is invalid.
     #[error("{0}")]
     Config(#[from] ConfigError),
-    /// The data directory cannot be used, or no more.
+    /// The data directory cannot be used, or no longer.
     #[error("{0}")]
     Fault(#[from] Fault),
-    /// It cannot listen.
+    /// A listener cannot be opened.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// Where.
+        /// The address.
         address: String,
-        /// Which option says where.
+        /// The option that gives the address.
         option: &'static str,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// The system refuses a thread, a poll or a signal.
+    /// The system provides no thread, poll or signal.
     #[error("{0}")]
     System(#[from] io::Error),
-    /// A part of it is gone that must not be: a bug.
+    /// A required part of the server is gone: a bug.
     #[error("{0}")]
     Broken(Broken),
 }
 
 impl ServerError {
-    /// The exit code for it: 5 damaged data, 70 a bug, 74 I/O, 75 what passes by itself, 78 configuration.
+    /// The process exit code: 5 corrupt data, 70 a bug, 74 I/O, 75 a temporary failure, 78 configuration.
     pub fn exit_code(&self) -> i32 {
         match self {
             ServerError::Config(_) => 78,
             ServerError::Fault(fault) => fault.exit_code(),
-            // A port that is in use, or an address that is not there yet, may be free or there in a moment.
+            // A port in use may soon be free, and a missing address may soon be present.
             ServerError::Listen { source, .. } => match source.kind() {
                 ErrorKind::PermissionDenied | ErrorKind::InvalidInput => 78,
                 _ => 75,
@@ -101,12 +101,12 @@ impl From<Broken> for ServerError {
 }
 
 impl<M: StateMachine> Server<M> {
-    /// Locks and recovers the data directory, and listens. Takes part once it runs.
+    /// Locks and recovers the data directory, and listens. The node takes part once it runs.
     pub fn open(config: Config, machine: M) -> Result<Server<M>, ServerError> {
         config.check()?;
         let node = config.id.get();
         let mut telling = StartProgress::begin(TELL_EVERY, move |line| log::info!(node; "{line}"))?;
-        // Where it listens, unless only its own membership knows that.
+        // The address to listen on, unless only the recovered membership has it.
         let named = config.listen.clone().or_else(|| config.peers.get(&config.id).cloned());
         boot::check_first_start(&config)?;
         let locked = boot::lock_existing(&config)?;
@@ -174,32 +174,32 @@ impl<M: StateMachine> Server<M> {
         })
     }
 
-    /// The membership that its directory held when it was opened; empty if it has joined and was told nothing yet.
+    /// The membership in the directory at its opening; empty for a node that has joined and received none yet.
     pub fn members(&self) -> &Membership {
         &self.members
     }
 
-    /// A way to it for other threads of this process.
+    /// A handle to the node, for other threads of this process.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
-    /// Who is let in at which doors besides, in words, and where those are.
+    /// The gateways that are open: the kind of clients in words, and the address.
     pub fn doors(&self) -> &[(&'static str, SocketAddr)] {
         &self.doors
     }
 
-    /// The cluster it belongs to.
+    /// The cluster of this node.
     pub fn cluster(&self) -> ClusterId {
         self.cluster
     }
 
-    /// Runs until it is told to stop, then finishes what is under way and syncs.
+    /// Runs until it is told to stop, then finishes the requests in progress and syncs.
     pub fn run(self) -> Result<(), ServerError> {
         let Server { reactor, log, watch, mut signals, reloader, lock, .. } = self;
         let mut told = false;
@@ -210,7 +210,7 @@ impl<M: StateMachine> Server<M> {
                     continue;
                 }
                 if told {
-                    // Told twice: whatever is not finished is what a crash would leave.
+                    // A second signal: exits at once, with the state that a crash would leave.
                     log::logger().flush();
                     std::process::exit(128 + signal);
                 }
@@ -218,18 +218,18 @@ impl<M: StateMachine> Server<M> {
             }
             told
         });
-        // Nobody sends it writes any more: it syncs what it has and ends.
+        // No sender of writes is left: the log thread syncs and ends.
         let synced = log.join();
         let (held, watch) = watch;
         drop(held);
-        // Nobody writes to the directory once it is another's. It cannot end but with the channel.
+        // Nothing may write to the directory once another process has it. The thread ends with its channel.
         let _ended = watch.join();
         drop(lock);
         verdict(ended, synced)
     }
 }
 
-/// What a run came to. Why the log thread ended comes first: the reactor only knows that it did.
+/// The result of a run. The log thread's error comes first: the reactor only knows that the thread ended.
 fn verdict(ended: Result<(), Broken>, synced: thread::Result<wal::Result<()>>) -> Result<(), ServerError> {
     match synced {
         Ok(Ok(())) => Ok(ended?),
@@ -238,7 +238,7 @@ fn verdict(ended: Result<(), Broken>, synced: thread::Result<wal::Result<()>>) -
     }
 }
 
-/// Lets clients of other protocols in where listeners are bound for them; says in which words who is let in, and where.
+/// Opens the gateways for which listeners are bound; returns for each the kind of clients in words, and the address.
 fn open_doors(
     config: &Config,
     net: &mut Net,
@@ -272,9 +272,9 @@ mod tests {
         let fault = || Fault::Full { file: "0000000002.wal".into() };
         let code = |ended, synced| verdict(ended, synced).err().map(|error| error.exit_code());
         assert_eq!(code(Ok(()), Ok(Ok(()))), None);
-        // The last sync failed, when all else had ended well.
+        // Only the last sync failed.
         assert_eq!(code(Ok(()), Ok(Err(fault()))), Some(74));
-        // The reactor found the thread gone, whichever way it noticed.
+        // The reactor found the thread gone, however it noticed.
         assert_eq!(code(Err(Broken::Gone("log")), Ok(Err(fault()))), Some(74));
         assert_eq!(code(Err(Broken::Gone("log")), Err(Box::new("a bug"))), Some(70));
         assert_eq!(code(Err(Broken::Fault(fault())), Ok(Ok(()))), Some(74));

@@ -1,4 +1,4 @@
-//! Says once a second how far a start is, and in the end how long it took.
+//! Reports once a second the progress of a start, and at its end the duration.
 
 use crate::disk::Meter;
 use std::convert::Infallible;
@@ -8,21 +8,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often it is said how far a start is.
+/// The interval of progress reports.
 pub const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// Who says how far a start is, for as long as it takes.
+/// The progress reports of a start.
 pub struct StartProgress {
     begun: Instant,
     stage: Arc<Mutex<StartStage>>,
-    /// What was done before the stage that is under way.
+    /// The finished stages, in words.
     done: Vec<String>,
-    /// The thread that tells does so as long as this is held.
+    /// The reporting thread runs as long as this is held.
     lasts: Sender<Infallible>,
     thread: JoinHandle<()>,
 }
 
-/// A part of a start: how far it is, and since when.
+/// A stage of a start: its progress, and when it began.
 #[derive(Clone, Debug)]
 struct StartStage {
     what: &'static str,
@@ -31,7 +31,7 @@ struct StartStage {
 }
 
 impl StartProgress {
-    /// Begins to `say`, each time so much has passed, what is done and how far that is.
+    /// Starts to report the current stage and its progress at that interval.
     pub fn begin(every: Duration, say: impl Fn(&str) + Send + 'static) -> io::Result<StartProgress> {
         let begun = Instant::now();
         let stage = Arc::new(Mutex::new(StartStage { what: "begun", meter: Arc::default(), begun }));
@@ -39,7 +39,7 @@ impl StartProgress {
         let told = Arc::clone(&stage);
         let tell = move || {
             while let Err(RecvTimeoutError::Timeout) = over.recv_timeout(every) {
-                // Looked at first: nobody waits for a lock while it is said.
+                // Cloned first, so that the lock is not held while `say` runs.
                 let stage = lock(&told).clone();
                 if let Some(line) = stage.so_far(stage.begun.elapsed()) {
                     say(&line);
@@ -50,7 +50,7 @@ impl StartProgress {
         Ok(StartProgress { begun, stage, done: Vec::new(), lasts, thread })
     }
 
-    /// Another part of it begins; `what` says what will have been done. How far it is, is to be counted there.
+    /// Starts the next stage; `what` is its name in reports. The caller counts its progress in the returned meter.
     pub fn stage(&mut self, what: &'static str) -> Arc<Meter> {
         let next = StartStage { what, meter: Arc::default(), begun: Instant::now() };
         let meter = Arc::clone(&next.meter);
@@ -59,11 +59,11 @@ impl StartProgress {
         meter
     }
 
-    /// All is done: how long it took, in words; nothing if there was nothing to read.
+    /// Ends the last stage: returns the durations in words, or `None` if nothing was read.
     pub fn end(mut self) -> Option<String> {
         let _nothing_counts_there = self.stage("ended");
         drop(self.lasts);
-        // It cannot end but with the channel.
+        // The thread ends with its channel.
         let _ended = self.thread.join();
         let took = self.begun.elapsed().as_secs_f64();
         (!self.done.is_empty()).then(|| format!("recovered in {took:.2} s: {}", self.done.join("; ")))
@@ -71,7 +71,7 @@ impl StartProgress {
 }
 
 impl StartStage {
-    /// In words; nothing where there is nothing to read.
+    /// The progress in words; `None` if there is nothing to read.
     fn so_far(&self, took: Duration) -> Option<String> {
         let (done, of) = (self.meter.done(), self.meter.of());
         let line = || format!("recovering: {}: {} of {} MB, {:.2} GB/s", self.what, mb(done), mb(of), rate(done, took));
@@ -91,12 +91,12 @@ fn mb(bytes: u64) -> u64 {
     bytes.div_ceil(1_000_000)
 }
 
-/// Thousands of millions of bytes a second.
+/// Gigabytes per second.
 fn rate(bytes: u64, took: Duration) -> f64 {
     bytes as f64 / 1e9 / took.as_secs_f64().max(1e-9)
 }
 
-/// No panic happens while it is locked.
+/// No panic can happen while it is locked.
 fn lock(stage: &Mutex<StartStage>) -> MutexGuard<'_, StartStage> {
     stage.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -109,7 +109,7 @@ mod tests {
     fn a_start_says_how_far_it_is_until_it_is_done() {
         let (said, hears) = channel();
         let say = move |line: &str| {
-            // Who hears enough of it hears no more.
+            // The receiver may stop reading early.
             let _heard_or_not = said.send(line.to_owned());
         };
         let mut telling = StartProgress::begin(Duration::from_millis(1), say).unwrap();
@@ -125,7 +125,7 @@ mod tests {
         let told = telling.end().unwrap();
         assert!(told.starts_with("recovered in ") && told.contains(" s: log read: 2 MB in "), "{told}");
         assert!(!told.contains("snapshot"), "nothing was read of it: {told}");
-        // It is over: the last that could say anything is gone, and what it said comes to an end.
+        // The reporting thread has ended, and so the channel is closed.
         assert!(hears.iter().all(|line| line.starts_with("recovering: ")));
     }
 

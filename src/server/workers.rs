@@ -1,8 +1,7 @@
-//! The log thread, its helper, the thread that has the snapshots, and the one that watches how much room
-//! there is: four short loops.
+//! The log thread, its helper, the snapshot thread, and the thread that watches the free disk space: four short loops.
 //!
-//! Batching needs no timer: while the disk syncs, the next batch forms. An error is final: the thread
-//! ends with it, and its end stops the reactor; nobody heartbeats on behalf of a node that cannot write.
+//! Batching needs no timer: while the disk syncs, the next batch gathers. An error is final: the thread ends with it,
+//! and its end stops the reactor, so that no heartbeats are sent for a node that cannot write.
 
 use crate::disk::Disk;
 use crate::net::busy_poll::BusyPoll;
@@ -18,37 +17,38 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel}
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// A batch is not made larger than this: past it bandwidth gains little and latency more than doubles.
+/// The maximum size of a batch: beyond it bandwidth gains little and latency more than doubles.
 const BATCH_BYTES: usize = 1 << 20;
-/// After this long without work the log states that everything before was synced.
+/// After this long without work the log records that everything before is synced.
 const IDLE: Duration = Duration::from_millis(10);
-/// A spare that could not be made is ordered again after this long.
+/// The pause before another attempt at a failed spare segment.
 const SPARE_AGAIN: Duration = Duration::from_secs(5);
-/// Between two pieces of a spare the disk is the log's for as long as a piece took, and this long at least.
+/// The minimum pause between two pieces of a spare segment; it lasts as long as the piece, to leave the disk to the
+/// log.
 const SPARE_PAUSE: Duration = Duration::from_millis(5);
 
-/// After this long a log without room looks for some again.
+/// The pause before another attempt of a log that is out of space.
 const ROOM_AGAIN: Duration = Duration::from_millis(100);
-/// How often the room on the disk is looked at: writes return, when it does, within five seconds.
+/// How often the free space is checked: after it returns, writes are accepted again within five seconds.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The journal on its thread.
 struct LogThread<D: Disk> {
     journal: Journal<D>,
     tasks: Receiver<Task>,
-    /// Writes that came while the log waited for room.
+    /// Writes that arrived while the log waited for space.
     waiting: VecDeque<Task>,
     post: Post,
     look: BusyPoll,
-    /// Where spares are ordered, and whence they come.
+    /// The orders for spare segments, and the finished ones.
     orders: Sender<SpareOrder>,
     spares: Receiver<Result<Spare<D::File>>>,
-    /// From when on the next one may be ordered; not while one is being made.
+    /// The time of the next order; `None` while a segment is being prepared.
     order_at: Option<Instant>,
 }
 
-/// Says that a thread is gone when it is, however that came about. If the reactor is gone before it,
-/// nobody hears, and all is in order.
+/// Reports that a thread has ended, for whatever reason. If the reactor has ended first, nothing reads the report,
+/// which is fine.
 struct Alarm {
     post: Post,
     which: &'static str,
@@ -60,8 +60,8 @@ impl Drop for Alarm {
     }
 }
 
-/// Starts the log thread, and its helper. It ends when nobody can send it writes any more, and all it
-/// was sent is synced; or with what it could not do.
+/// Starts the log thread and its helper. It ends when all senders of writes are dropped and everything sent is synced,
+/// or with the error of a failed operation.
 pub fn spawn_log<D: Disk>(
     journal: Journal<D>,
     disk: D,
@@ -110,7 +110,7 @@ impl<D: Disk> LogThread<D> {
         self.journal.confirm()
     }
 
-    /// Syncs, and says so; whether anybody hears.
+    /// Syncs and reports; returns whether the reactor runs.
     fn sync(&mut self) -> Result<bool> {
         let begun = Instant::now();
         let mut report = self.journal.sync()?;
@@ -118,9 +118,8 @@ impl<D: Disk> LogThread<D> {
         Ok(self.post.post(Letter::Journal(report)))
     }
 
-    /// Waits until there is room for that. To the node this is a disk that stands still: what came before
-    /// is synced, what comes later waits, and it neither leads nor votes. When nobody waits any more, the
-    /// thread ends with what it could not do.
+    /// Waits until there is space for that task. The node sees this as a stalled disk: earlier writes are synced, later
+    /// ones wait, and it neither leads nor votes. If the reactor is gone, the thread ends with the error.
     fn await_room(&mut self, task: &Task) -> Result<()> {
         let mut waits = false;
         while let Err(fault) = self.journal.provide(task) {
@@ -142,11 +141,11 @@ impl<D: Disk> LogThread<D> {
         Ok(())
     }
 
-    /// What may go goes before what waits for the room it takes.
+    /// Releases old segments before the writes that wait for their space.
     fn let_go(&mut self) -> Result<()> {
         while let Ok(task) = self.tasks.try_recv() {
             match task {
-                // It needs some room itself; if there is none, what may go with it may go with the next.
+                // A release needs some space itself; without any, the next release covers this one too.
                 Task::Release(upto) if self.journal.provide(&task).is_ok() => self.journal.release(upto)?,
                 Task::Release(_) => {}
                 Task::Write(_) => self.waiting.push_back(task),
@@ -155,7 +154,7 @@ impl<D: Disk> LogThread<D> {
         Ok(())
     }
 
-    /// A write joins the batch; what may go waits until the batch is synced. Says how large it is.
+    /// Adds a write to the batch; a release waits until the batch is synced. Returns the write's size.
     fn take(&mut self, task: Task, release: &mut Option<Position>) -> Result<usize> {
         if let Task::Release(upto) = task {
             *release = Some(upto);
@@ -166,7 +165,7 @@ impl<D: Disk> LogThread<D> {
         self.journal.append(&write).map(|()| size(&write))
     }
 
-    /// What comes next; nothing when nothing will.
+    /// The next task; `None` when all senders are dropped.
     fn next(&mut self) -> Result<Option<Task>> {
         let mut looks = self.look.begin();
         while looks {
@@ -198,7 +197,7 @@ impl<D: Disk> LogThread<D> {
         }
     }
 
-    /// What has come already.
+    /// A task that has arrived already.
     fn try_next(&mut self) -> std::result::Result<Task, TryRecvError> {
         self.waiting.pop_front().map_or_else(|| self.tasks.try_recv(), Ok)
     }
@@ -209,7 +208,7 @@ impl<D: Disk> LogThread<D> {
                 self.order_at = Some(Instant::now());
                 self.journal.spare_ready(spare);
             }
-            // No reason to stop yet: the journal makes its own file when it must, and stops if it cannot.
+            // No reason to stop yet: the journal creates its own file when it must, and stops if it cannot.
             Ok(Err(fault)) => {
                 self.order_at = Some(Instant::now() + SPARE_AGAIN);
                 match fault {
@@ -230,8 +229,8 @@ impl<D: Disk> LogThread<D> {
     }
 }
 
-/// Starts the thread that has the snapshots' files. It ends when nobody can send it jobs any more, or
-/// with what it could not do.
+/// Starts the thread for snapshot files. It ends when all senders of jobs are dropped, or with the error of a failed
+/// job.
 pub fn spawn_keeper<D: Disk>(mut keeper: Keeper<D>, post: Post) -> io::Result<Sender<Job>> {
     let (sender, jobs) = channel();
     std::thread::Builder::new().name("snapshot".into()).spawn(move || {
@@ -242,7 +241,7 @@ pub fn spawn_keeper<D: Disk>(mut keeper: Keeper<D>, post: Post) -> io::Result<Se
             let begun = Instant::now();
             let done = keeper.carry_out(job);
             if is_piece {
-                // Nobody waits for it. The disk and the processor are the log's as long as they were ours.
+                // Not urgent: leaves the disk and the processor to the log for as long as this job used them.
                 std::thread::sleep(begun.elapsed());
             }
             let over = done.is_err();
@@ -254,8 +253,7 @@ pub fn spawn_keeper<D: Disk>(mut keeper: Keeper<D>, post: Post) -> io::Result<Se
     Ok(sender)
 }
 
-/// Starts the thread that watches how much room the disk has. It ends when whoever holds the other end
-/// of that channel is gone.
+/// Starts the thread that watches the free disk space. It ends when the returned sender is dropped.
 pub fn spawn_watch<D: Disk>(
     mut watch: SpaceMonitor<D>,
     post: Post,
@@ -265,11 +263,11 @@ pub fn spawn_watch<D: Disk>(
         loop {
             match watch.look() {
                 Ok(Some(low)) => {
-                    // If the reactor is gone, so will be whoever holds the channel.
+                    // If the reactor is gone, the sender will soon be dropped too.
                     post.post(Letter::Space { low });
                 }
                 Ok(None) => {}
-                // The log will meet the same trouble, if it is one of the disk, and knows what to do.
+                // If the disk has failed, the log will fail too, and knows what to do.
                 Err(fault) => log::warn!("how much room there is cannot be told: {fault}"),
             }
             if holds.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Disconnected) {
@@ -297,7 +295,7 @@ fn make_spares<D: Disk>(
     }
 }
 
-/// About how many bytes a write adds to the log.
+/// An estimate of the bytes that a write adds to the log.
 fn size(write: &Write) -> usize {
     let payload = |entry: &Entry| match &entry.payload {
         Payload::Opaque(bytes) => bytes.len(),

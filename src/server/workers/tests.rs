@@ -11,7 +11,7 @@ use crate::wal::Options;
 
 type Started = (Sender<Task>, JoinHandle<Result<()>>, Inbox);
 
-/// A log thread, the way to it, and what it says.
+/// A log thread, its sender of writes, and its inbox.
 fn start(disk: &SimDisk) -> Started {
     let node = NodeId::new(1).unwrap();
     let membership = Membership::founding([(node, "a:1".to_owned())]);
@@ -51,7 +51,7 @@ fn a_failed_last_sync_is_what_the_thread_ends_with() {
     let (writes, thread, inbox) = start(&disk);
     disk.break_down();
     writes.send(write(1)).unwrap();
-    // As when the node has stopped: nobody reads its letters any more, and somebody joins it.
+    // As when the node has stopped: nothing reads the letters any more, and the thread is joined.
     drop(writes);
     let fault = thread.join().unwrap().unwrap_err();
     assert_eq!(fault.exit_code(), 74, "{fault}");
@@ -59,7 +59,7 @@ fn a_failed_last_sync_is_what_the_thread_ends_with() {
     assert!(matches!(letters[..], [Letter::Gone("log")]), "{letters:?}");
 }
 
-/// More than a segment holds: it needs the next one.
+/// Larger than a segment: it needs the next one.
 fn large(id: u64) -> Task {
     let entry = |index| {
         let payload = Payload::Opaque(vec![b'x'; 2500].into());
@@ -69,7 +69,7 @@ fn large(id: u64) -> Task {
     Task::Write(Write { id: WriteId(id), hard_state, base: None, entries: vec![entry(1), entry(2)] })
 }
 
-/// The first letter that says so.
+/// Waits until this write is durable.
 fn durable(inbox: &mut Inbox, id: u64) {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(60) {
