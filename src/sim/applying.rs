@@ -1,4 +1,4 @@
-//! The machine of each simulated node: what is given to it is applied at once, or after a while, in order.
+//! The state machine of each simulated node: it processes its inputs at once or after a delay, in order.
 
 use super::checks;
 use super::host::Process;
@@ -10,16 +10,16 @@ use bytes::Bytes;
 use rand::RngExt;
 use std::time::Duration;
 
-/// What a machine is given, one after the other.
+/// An input of a state machine.
 pub enum ApplierInput {
     /// Committed entries.
     Entries(Vec<Entry>),
-    /// A question, and its number.
+    /// A query, with its ticket.
     Query(u64, Bytes, ClusterTime),
 }
 
 impl World {
-    /// Gives the machine something to do; whether it is done.
+    /// Gives the state machine an input. Returns whether it was processed at once.
     pub(super) fn gives(&mut self, at: NodeId, local: Time, given: ApplierInput) -> checks::Result<bool> {
         let most = self.scenario.apply.as_nanos() as u64;
         let delay = Duration::from_nanos(if most == 0 { 0 } else { self.rng.random_range(0..=most) });
@@ -35,7 +35,7 @@ impl World {
         Ok(false)
     }
 
-    /// The machine is done with the first of what it was given, and with the questions behind it.
+    /// The state machine finishes its first pending input, and the queries right behind it.
     pub(super) fn applies(&mut self, at: NodeId) -> checks::Result<()> {
         let local = self.hosts[&at].clock.local(self.now);
         let mut next = self.host(at).up.as_mut().and_then(|up| up.given.pop_front());
@@ -52,7 +52,7 @@ impl World {
         self.turn(at)
     }
 
-    /// All it was given is done before it becomes something else.
+    /// Processes all pending inputs before the state machine is replaced by a snapshot.
     pub(super) fn applies_all(&mut self, at: NodeId) -> checks::Result<()> {
         let local = self.hosts[&at].clock.local(self.now);
         while let Some(given) = self.host(at).up.as_mut().and_then(|up| up.given.pop_front()) {
@@ -66,7 +66,7 @@ impl World {
         match given {
             ApplierInput::Entries(entries) => {
                 let mut whole = up.applier.apply(&[]);
-                // One by one, so that states can be compared at every index, however the batches fall.
+                // One by one, so that states can be compared at every index, whatever the batches are.
                 for entry in &entries {
                     let mut report = up.applier.apply(std::slice::from_ref(entry));
                     self.checks.applied(at, entry, report.digest)?;

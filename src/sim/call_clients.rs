@@ -1,4 +1,4 @@
-//! Simulated clients with one thing under way: the protocol of the blocking `Client`, over simulated connections.
+//! Simulated clients with one request in progress: the protocol of the blocking `Client` over simulated connections.
 
 use super::checks;
 use super::tasks::Body;
@@ -15,7 +15,7 @@ use crate::wire::hello::{Hello, Welcome};
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 
-/// A connection, as a blocking client has it.
+/// A connection of a blocking client.
 #[derive(Debug, Default)]
 struct Connection {
     link: u64,
@@ -25,26 +25,26 @@ struct Connection {
     node: Option<NodeId>,
     /// The number of the last request.
     asked: u64,
-    /// Replies that came and were not looked at yet.
+    /// Replies that were received and not handled yet.
     replies: VecDeque<(u64, Reply)>,
     ended: bool,
 }
 
 /// One client.
 pub struct CallClient {
-    /// What it asks for.
+    /// Its tasks.
     pub asker: TaskClient,
     protocol: CallProtocol,
     main: Option<Connection>,
     second: Option<Connection>,
-    /// The task of the call under way.
+    /// The task of the call in progress.
     tag: Option<u64>,
-    /// What it is about to do, or waits for.
+    /// Its current step: an action to begin, or a wait.
     step: Option<Step>,
 }
 
 impl Connection {
-    /// Reads what has come. An error says what no correct node sends.
+    /// Reads received bytes. The error describes bytes that no correct node sends.
     fn receives(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         self.input.extend_from_slice(bytes);
         while let Some(frame) = self.reader.next(&mut self.input)? {
@@ -57,7 +57,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The reply to the last request, if it is here.
+    /// The reply to the last request, if it was received.
     fn reply(&mut self) -> Option<Reply> {
         let at = self.replies.iter().position(|(id, _)| *id == self.asked)?;
         let (_, reply) = self.replies.drain(..=at).next_back()?;
@@ -66,7 +66,7 @@ impl Connection {
 }
 
 impl CallClient {
-    /// A client with the usual patience.
+    /// A client with default timeouts.
     pub fn new(asker: TaskClient, endpoints: Vec<String>, seed: u64) -> CallClient {
         let protocol = CallProtocol::new(endpoints, Options::default(), Time::ZERO, seed);
         CallClient { asker, protocol, main: None, second: None, tag: None, step: None }
@@ -76,7 +76,7 @@ impl CallClient {
         self.main.iter_mut().chain(&mut self.second).find(|connection| connection.link == link)
     }
 
-    /// Bytes have come on that connection. An error says what no correct node sends.
+    /// Handles bytes received on a connection. The error describes bytes that no correct node sends.
     pub fn receives(&mut self, now: Time, link: u64, bytes: &[u8]) -> checks::Result<()> {
         let Some(connection) = self.on(link) else { return Ok(()) };
         match connection.receives(bytes) {
@@ -88,7 +88,7 @@ impl CallClient {
         Ok(())
     }
 
-    /// That connection has ended.
+    /// Handles the end of a connection.
     pub fn loses(&mut self, now: Time, link: u64) {
         if let Some(connection) = self.on(link) {
             connection.ended = true;
@@ -96,12 +96,12 @@ impl CallClient {
         }
     }
 
-    /// It is time to do something.
+    /// Handles a wake-up.
     pub fn wakes(&mut self, now: Time) {
         self.looks(now);
     }
 
-    /// Whether what the client waits for has come, or can come no more, or it was waited for long enough.
+    /// Checks whether the awaited event has happened, can no longer happen, or has timed out.
     fn looks(&mut self, now: Time) {
         let Some(step) = self.step.take() else { return };
         let (main, second) = (self.main.as_mut(), self.second.as_mut());
@@ -134,7 +134,7 @@ impl CallClient {
     }
 }
 
-/// How a task ended, by how its call did; an error says what no correct cluster answers.
+/// Converts a call's result to a task's end. The error describes an answer that no correct cluster gives.
 fn ending(result: Result<Reply, ClientError>) -> checks::Result<TaskEnd> {
     Ok(match result {
         Ok(Reply::Done { outcome: Outcome::Executed { answer, .. }, .. }) => TaskEnd::Answered(answer, None),
@@ -147,7 +147,7 @@ fn ending(result: Result<Reply, ClientError>) -> checks::Result<TaskEnd> {
 }
 
 impl World {
-    /// Does what the client's protocol says, until something has to be waited for: as `Client` does.
+    /// Executes the protocol's steps until one has to wait, as `Client` does.
     pub(super) fn drive_call(&mut self, call: &mut CallClient) -> checks::Result<()> {
         let (now, client) = (self.now, call.asker.client);
         while call.step.is_none() {
@@ -186,7 +186,7 @@ impl World {
         Ok(())
     }
 
-    /// Begins what the protocol says is to be done next.
+    /// Begins the protocol's next step.
     fn takes_step(&mut self, call: &mut CallClient, step: Step) -> checks::Result<()> {
         match &step {
             Step::Dial { endpoint, .. } => call.main = Some(self.connect(call, endpoint)?),
@@ -203,7 +203,7 @@ impl World {
                 }
             }
             Step::Consult { endpoint, request, .. } => {
-                // It is not asked before it has welcomed the client; that both go at once saves a step.
+                // The product sends the request only after the welcome; sending both at once here saves a step.
                 let mut second = self.connect(call, endpoint)?;
                 self.ask_on(&mut second, request);
                 call.second = Some(second);
@@ -236,7 +236,7 @@ impl World {
         self.send_on_link(connection.link, Bytes::from(bytes));
     }
 
-    /// Connections that the protocol has left are closed.
+    /// Closes connections that the protocol has abandoned.
     fn close_left(&mut self, call: &mut CallClient) {
         if !call.protocol.is_connected()
             && let Some(main) = call.main.take()

@@ -1,4 +1,4 @@
-//! When trouble ends, the world must come to rest.
+//! Calm: after the last fault, the world must come to rest.
 
 use super::clients::Client;
 use super::host::Process;
@@ -9,7 +9,7 @@ use crate::types::{Index, Member, NodeId, PendingRole, Term, Time};
 use std::time::Duration;
 
 impl World {
-    /// All trouble ends: machines are switched on, clients finish what they have begun.
+    /// Ends all faults: machines are started, and clients finish what they have begun.
     pub(super) fn heal(&mut self) {
         self.calm = true;
         self.network.heal();
@@ -24,7 +24,7 @@ impl World {
         }
     }
 
-    /// A process that stood still goes on: what was put off happens now.
+    /// Resumes a paused process: its postponed events happen now.
     fn goes_on(&mut self, at: NodeId) {
         let when = std::mem::take(&mut self.host(at).paused);
         let off = |((due, _), happens): &(&(Time, u64), &Happens)| *due == when && happens.place() == Some(at);
@@ -45,16 +45,16 @@ impl World {
         self.pipelines.stopping = true;
     }
 
-    /// Whether some node leads, and is one of the latest voters.
+    /// Whether there is a leader that is one of the latest voters.
     pub(super) fn has_leader(&self) -> bool {
         let voters = self.checks.configurations.latest();
         let leads = |up: &Process| up.node.raft().leads() && voters.is_voter(up.node.raft().id());
         self.hosts.values().filter_map(|host| host.up.as_ref()).any(leads)
     }
 
-    /// Whether those who are left cannot decide, for the one reason that has no remedy: of a voter whose
-    /// disk no leader has ever written down, nobody can tell whether it was emptied and then fed again, and so
-    /// it does not count while others are lost for good.
+    /// Whether the remaining nodes have no quorum for the one reason without a remedy: a voter whose disk id no leader
+    /// has ever recorded may have lost its disk and been filled again, so it does not count while other voters are lost
+    /// for good.
     pub(super) fn needs_the_lost(&self) -> bool {
         let voters = self.checks.configurations.latest();
         let up = || self.hosts.values().filter_map(|host| host.up.as_ref());
@@ -69,7 +69,7 @@ impl World {
         lost && !decides(voters, firm)
     }
 
-    /// The highest term that any node knows.
+    /// The highest term of any node.
     pub(super) fn highest_term(&self) -> Term {
         self.hosts
             .values()
@@ -79,8 +79,8 @@ impl World {
             .unwrap_or_default()
     }
 
-    /// Whether all clients have their answers, no change of members is under way, all members that run have the
-    /// same state, and all logs have given way to snapshots as far as they should.
+    /// Whether all clients have their answers, no change of members is in progress, all running members have the same
+    /// state, and all logs are compacted as far as they should be.
     pub(super) fn is_at_rest(&self) -> bool {
         let state = |up: &Process| (up.applier.applied(), up.applier.digest(), up.node.raft().log().commit());
         let members = self.checks.configurations.latest();
@@ -102,7 +102,7 @@ impl World {
             && self.connections_are_done()
     }
 
-    /// Whether nothing remains to be done about the members, and the operator sees that.
+    /// Whether the members need no further change, and the operator knows that.
     fn is_settled(&self) -> bool {
         let latest = self.checks.configurations.latest();
         if self.scenario.governance.every.is_some() && self.still_governs() {
@@ -114,7 +114,7 @@ impl World {
         !latest.is_joint() && !waits && !self.hosts.values().any(|host| host.forgot)
     }
 
-    /// How far everybody is, in words, for whoever asks why there is no rest.
+    /// Describes the state of every node, to explain why the world does not come to rest.
     pub(super) fn standing(&self) -> String {
         let mut out = String::new();
         for host in self.hosts.values() {

@@ -1,8 +1,7 @@
-//! Raft's five properties, and what must hold around them, looked at after every step.
+//! Checks Raft's five safety properties, and the invariants around them, after every step.
 //!
-//! Checked against what the nodes *do* (what they write, send, commit and apply), not against what
-//! they say of themselves. Which configuration a node must use, its log says: `quorums`. What must be found on
-//! its disk: `recovery`.
+//! The checks use what the nodes *do* (write, send, commit and apply), not what they report of themselves. `quorums`
+//! derives from a node's log which configuration the node must use. `recovery` checks what must be found on its disk.
 
 use super::quorums::Configurations;
 use super::recovery::Lie;
@@ -11,25 +10,25 @@ use crate::consensus::quorum::decides;
 use crate::types::{DiskId, Entry, HardState, Index, Membership, NodeId, Position, Term, Write};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What was violated, in words.
+/// The result of a check; the error describes the violation.
 pub type Result<T> = std::result::Result<T, String>;
 
-/// An entry, as far as two logs may differ in it.
+/// An entry's term and checksum: all that is compared when two logs are compared.
 pub type Stamp = (Term, u32);
 
-/// What one disk holds, or would if all its writes arrived.
+/// The contents of one disk, or those it would have if all its writes arrived.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Image {
     /// Term and vote.
     pub hard_state: HardState,
-    /// Everything up to here was let go of; what a life remembers of a log is all of it all the same.
+    /// The index up to which the log was discarded. The image in [`NodeHistory`] keeps the whole log all the same.
     pub base: Index,
     /// Each entry's term and checksum.
     pub log: Vec<Stamp>,
 }
 
 impl Image {
-    /// What is there after that write.
+    /// Applies a write to this image.
     fn apply(&mut self, write: &Write, ledger: &[Stamp]) {
         self.restart(write, ledger);
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
@@ -38,7 +37,7 @@ impl Image {
         }
     }
 
-    /// A snapshot takes the place of the log: of what was committed, that is.
+    /// A snapshot replaces the log: by the committed entries that it covers.
     pub(super) fn restart(&mut self, write: &Write, ledger: &[Stamp]) {
         if let Some(base) = &write.base {
             self.log = ledger[..base.position.index.0 as usize].to_vec();
@@ -51,12 +50,12 @@ impl Image {
     }
 }
 
-/// What a node has said of its disk, in messages that have left it.
+/// A node's claims about its disk, in messages that have left it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Claims {
-    /// The highest term that it spoke in.
+    /// The highest term in which it sent a message.
     pub(super) term: Term,
-    /// The highest position that it said it holds.
+    /// The highest position that it claimed to hold.
     pub(super) position: Position,
 }
 
@@ -66,79 +65,78 @@ impl Claims {
     }
 }
 
-/// One node, through all its lives.
+/// One node, through all its lives (one for each process start).
 #[derive(Clone, Debug, Default)]
 pub struct NodeHistory {
-    /// What is surely on the disk.
+    /// The certain contents of the disk.
     pub(super) durable: Image,
-    /// What was written and not synced, in order.
+    /// Writes that are not synced yet, in order.
     pub(super) unsynced: Vec<Write>,
-    /// All of it.
+    /// The durable image with all unsynced writes applied.
     pub(super) seen: Image,
     pub(super) commit: Index,
     pub(super) leads: Option<Term>,
-    /// The configuration it used when it was last looked at: by that one it commits, and may then adopt another
-    /// in the same moment.
+    /// The configuration it used at the last check. It commits by that one, and may adopt another in the same step.
     pub(super) used: (Index, Membership),
-    /// What its disk held before it was emptied, or before an older copy was brought back, until it holds as much
-    /// again.
+    /// The contents of its disk before it was emptied, or before an older copy was restored, until the disk holds as
+    /// much again.
     pub(super) ghost: Option<Image>,
-    /// What it said in all its lives on this disk.
+    /// Its claims in all its lives on this disk.
     pub(super) claims: Claims,
-    /// What it was told of that, since an older copy of its disk was brought back.
+    /// The part of these claims that peers have reported back to it since an older copy of its disk was restored.
     pub(super) told: Option<Claims>,
-    /// What its disk has surely, since it called something synced that was not.
+    /// A sync that the disk reported as done and did not do, with the disk's certain contents.
     pub(super) lie: Option<Lie>,
 }
 
-/// What a node leads and commits, and would commit by the definition.
+/// A node's role and commit index, and the commit index by the definition.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing {
     /// Its term.
     pub term: Term,
-    /// Whether it leads that.
+    /// Whether it is the leader of this term.
     pub leads: bool,
-    /// What it commits.
+    /// Its commit index.
     pub commit: Index,
-    /// What it would by the definition, if it leads.
+    /// The commit index by Raft's definition, if it leads.
     pub defined: Option<Index>,
 }
 
-/// What is checked, and what must be remembered for it.
+/// The checks, and the state that they need.
 #[derive(Clone, Debug, Default)]
 pub struct Checks {
     pub(super) lives: BTreeMap<NodeId, NodeHistory>,
-    /// What each node's disk is known by.
+    /// The id of each node's disk.
     pub(super) disks: BTreeMap<NodeId, DiskId>,
-    /// Who led each term.
+    /// The leader of each term.
     leaders: BTreeMap<Term, NodeId>,
-    /// Whom each node voted for in each term, over all its lives.
+    /// The vote of each node in each term, over all its lives.
     votes: BTreeMap<(NodeId, Term), NodeId>,
-    /// From which disks each candidate of a term was promised votes.
+    /// For each term and candidate, the voters that granted it their vote, with their disks.
     grants: BTreeMap<(Term, NodeId), BTreeSet<(NodeId, DiskId)>>,
-    /// Every entry ever written, by position, with what stood before it.
+    /// Every entry ever written, by position: its checksum, and the entry before it.
     entries: BTreeMap<Position, (u32, Option<Stamp>)>,
-    /// What was committed, in order.
+    /// The committed entries, in order.
     pub(super) ledger: Vec<Stamp>,
-    /// Who belongs to the cluster, by each node's log.
+    /// The configuration by each node's log.
     pub(super) configurations: Configurations,
-    /// In which term each of these was.
+    /// The term in which each entry of the ledger was committed.
     committed_in: Vec<Term>,
     /// The digest of the state at each applied index.
     digests: BTreeMap<Index, u64>,
-    /// A node on an older copy of its disk voted before anybody told it what it had said: what follows proves nothing.
+    /// A node on an older copy of its disk voted before it learned its earlier claims: later checks prove nothing.
     pub(super) untold: bool,
 }
 
 impl Checks {
-    /// All that may ever belong to the cluster, and those who found it.
+    /// Checks for a cluster that `founding` founds, and to which all of `nodes` may ever belong.
     pub fn new(nodes: impl IntoIterator<Item = NodeId>, founding: Membership) -> Checks {
         let lives = nodes.into_iter().map(|id| (id, NodeHistory::default())).collect();
         Checks { lives, configurations: Configurations::new(founding), ..Checks::default() }
     }
 
-    /// A node's disk is emptied. What it voted, nobody will ever know again; what it held is not there, and
-    /// still no other may be elected as if it had never been.
+    /// Records that a node's disk was emptied. Its votes are lost for good. Its log is gone as well, but still counts:
+    /// no other node may be elected as if that log had never existed.
     pub fn wiped(&mut self, node: NodeId) {
         let ghost = std::mem::take(&mut self.life(node).durable);
         *self.life(node) = NodeHistory { ghost: Some(ghost), ..NodeHistory::default() };
@@ -146,31 +144,31 @@ impl Checks {
         self.configurations.begins(node, &[]);
     }
 
-    /// Whether that node's disk held more than it does, and has not got it back.
+    /// Whether that node's disk held more than it does now, and has not got it back.
     pub fn has_ghost(&self, node: NodeId) -> bool {
         self.lives[&node].ghost.is_some()
     }
 
-    /// How many entries that node's disk holds, with those that a snapshot stands for.
+    /// How many entries that node's disk holds, including those that a snapshot covers.
     pub fn durable(&self, node: NodeId) -> usize {
         self.lives[&node].durable.log.len()
     }
 
-    /// Whether the other node's disk holds a log at least as long as the one that a node's disk held and has not got
-    /// back, if there is such a log.
+    /// Whether `other`'s disk holds a log at least as up-to-date as the lost log of `node`. True if `node` has no lost
+    /// log, or has got it back.
     pub fn covers_ghost(&self, node: NodeId, other: NodeId) -> bool {
         let last = |image: &Image| (image.log.last().map(|(term, _)| *term), image.log.len());
         let held = self.lives[&node].ghost.as_ref().map(last);
         held.is_none_or(|held| last(&self.lives[&other].durable) >= held)
     }
 
-    /// What is known of a node, at the moment when its disk is copied.
+    /// The history of a node, at the moment when its disk is copied.
     pub fn copy(&self, node: NodeId) -> NodeHistory {
         self.lives[&node].clone()
     }
 
-    /// An older copy of a node's disk is brought back. What it held still counts as held: nobody else may be elected
-    /// as if it had never been.
+    /// Restores an older copy of a node's disk. The replaced log still counts as held: no other node may be elected as
+    /// if it had never existed.
     pub fn brings_back(&mut self, node: NodeId, copy: &NodeHistory) {
         let life = self.life(node);
         let ghost = std::mem::take(&mut life.durable);
@@ -178,7 +176,8 @@ impl Checks {
         *life = NodeHistory { ghost: Some(ghost), claims, told: Some(Claims::default()), leads: None, ..copy.clone() };
     }
 
-    /// A node is told what it had said of its disk: by a leader that finds it lost, or by a peer that heard it.
+    /// A node learns its earlier claims: from a leader that finds entries lost, or from a peer that received the
+    /// claims.
     pub fn told(&mut self, node: NodeId, message: &Message) {
         let Some(told) = &mut self.life(node).told else { return };
         match message {
@@ -191,8 +190,8 @@ impl Checks {
         }
     }
 
-    /// A node votes, or asks for votes: if it does on an older copy of its disk, it must have been told what it said
-    /// before; if it was not, there is nothing to be held against it.
+    /// Checks a node that votes or requests votes. On an older copy of its disk, it must first have learned its earlier
+    /// claims. If it has not, the rest of the run proves nothing against it (`untold`).
     fn votes_untold(&mut self, node: NodeId) -> Result<()> {
         let life = self.life(node);
         if life.told.is_some_and(|told| !told.covers(&life.claims)) {
@@ -202,7 +201,7 @@ impl Checks {
         Ok(())
     }
 
-    /// Whether that node's disk holds anything.
+    /// Whether that node's disk holds no entries.
     pub fn is_void(&self, node: NodeId) -> bool {
         self.lives[&node].durable.log.is_empty()
     }
@@ -211,15 +210,15 @@ impl Checks {
         self.lives.get_mut(&node).expect("every node has a life")
     }
 
-    /// How many entries were committed.
+    /// The number of committed entries.
     pub fn committed(&self) -> usize {
         self.ledger.len()
     }
 
-    /// A node hands its journal a write.
+    /// A node hands a write to its journal.
     pub fn writes(&mut self, node: NodeId, write: &Write, leads: Option<Term>) -> Result<()> {
         if leads.is_some() {
-            // One that is the only voter of an older copy asks nobody.
+            // A node that is the only voter by its older copy requests no votes.
             self.votes_untold(node)?;
         }
         let life = self.lives.get_mut(&node).expect("every node has a life");
@@ -248,7 +247,7 @@ impl Checks {
                 return Err(format!("Log Matching: two logs differ at {} or right before it ({node})", entry.position));
             }
             life.seen.put(entry);
-            // Of a batch it may have received the first entries before it led.
+            // The first entries of a batch may have been received before this node became leader.
             self.configurations.writes(node, entry, leads == Some(entry.position.term));
         }
         life.seen.hard_state = write.hard_state.unwrap_or(life.seen.hard_state);
@@ -256,7 +255,7 @@ impl Checks {
         Ok(())
     }
 
-    /// A node's disk has really synced everything up to that write.
+    /// A node's disk has really synced everything up to this write.
     pub fn synced(&mut self, node: NodeId, upto: crate::types::WriteId) {
         let life = self.lives.get_mut(&node).expect("every node has a life");
         let count = life.unsynced.iter().take_while(|write| write.id <= upto).count();
@@ -269,7 +268,7 @@ impl Checks {
         }
     }
 
-    /// A message leaves a node: whatever it promises must be on its disk.
+    /// A message leaves a node: all that it promises must be on the node's disk.
     pub fn sends(&mut self, envelope: &Envelope) -> Result<()> {
         let Envelope { from, to, term, message, .. } = envelope;
         let durable = &self.lives[from].durable;
@@ -311,8 +310,9 @@ impl Checks {
         Ok(())
     }
 
-    /// Who leads was voted for by a majority, by the configuration that its log says it must use (§6), and by which
-    /// the disks that voted are known. One that names no disk for a voter takes its word from any.
+    /// Checks that a leader was elected by a majority of the configuration that its log prescribes (§6), with votes
+    /// from the disks that this configuration names. If it names no disk for a voter, that voter's vote counts from any
+    /// disk.
     fn elected_by_most(&self, node: NodeId, term: Term) -> Result<()> {
         let grants = self.grants.get(&(term, node));
         let by = |membership: &Membership| {
@@ -329,7 +329,7 @@ impl Checks {
         Err(format!("{node} leads term {term} by {membership}, elected by {grants:?} alone"))
     }
 
-    /// What a message says of the disk it comes from is remembered.
+    /// Records what a message claims of the sender's disk.
     fn claims(&mut self, from: NodeId, term: Term, message: &Message) -> Result<()> {
         if matches!(
             message,
@@ -352,11 +352,11 @@ impl Checks {
         Ok(())
     }
 
-    /// A follower acknowledges to a leader that these two logs agree: they must.
+    /// A follower acknowledges to a leader that their logs match up to `matched`: they must.
     fn acknowledges(&self, from: NodeId, to: NodeId, term: Term, matched: Index) -> Result<()> {
         let (follower, leader) = (&self.lives[&from].seen, &self.lives[&to].seen);
         if self.lives[&to].leads != Some(term) || matched == Index::ZERO {
-            return Ok(()); // it leads no more
+            return Ok(()); // it no longer leads
         }
         if follower.log.get(matched.0 as usize - 1) != leader.log.get(matched.0 as usize - 1) {
             return Err(format!("{from} acknowledges {matched} to {to}, and their logs differ there"));
@@ -364,7 +364,7 @@ impl Checks {
         Ok(())
     }
 
-    /// What a node leads, commits, and would commit by the definition, after a step.
+    /// Checks a node's role and commit index after a step.
     pub fn stands(&mut self, node: NodeId, standing: Standing, uses: (Index, &Membership)) -> Result<()> {
         let Standing { term, leads, commit, defined } = standing;
         let leads = leads.then_some(term);
@@ -405,7 +405,7 @@ impl Checks {
         if let (Some(_), Some((led, _))) =
             (leads, commit.0.checked_sub(1).and_then(|at| life.seen.log.get(at as usize)))
         {
-            // It counts its own copy, and says so by what it calls committed.
+            // A leader counts its own copy: by its commit index it claims to hold these entries.
             life.claims.position = life.claims.position.max(Position::new(commit, *led));
         }
         life.commit = commit;
@@ -427,8 +427,8 @@ impl Checks {
         Ok(())
     }
 
-    /// The nodes whose logs hold something else where an entry is committed. Two logs agree up to where they first
-    /// differ, and nowhere behind that (§5.3).
+    /// The nodes whose logs contradict a committed entry. Two logs agree up to the first entry in which they differ,
+    /// and nowhere behind it (§5.3).
     fn contradicting(&self) -> BTreeSet<NodeId> {
         let differs = |life: &NodeHistory| {
             let last = life.seen.log.len().min(self.ledger.len()).checked_sub(1);
@@ -437,8 +437,8 @@ impl Checks {
         self.lives.iter().filter(|(_, life)| differs(life)).map(|(id, _)| *id).collect()
     }
 
-    /// What a node was the first to commit must be on the disks of a majority, by the configuration that its
-    /// log says it must use (§6), and by which these disks are known.
+    /// Entries that this node was the first to commit must be on the disks of a majority, by the configuration that the
+    /// node's log prescribes (§6), counting only the disks that this configuration names.
     fn held_by_most(&self, node: NodeId, new: usize) -> Result<()> {
         for at in self.ledger.len() - new..self.ledger.len() {
             let holds = |image: &Image| image.log.get(at) == Some(&self.ledger[at]);
@@ -463,15 +463,15 @@ impl Checks {
 
     fn rises(&mut self, node: NodeId, leads: Option<Term>) -> Result<()> {
         let Some(term) = leads else { return Ok(()) };
-        // One that is the only voter of an older copy asks nobody.
+        // A node that is the only voter by its older copy requests no votes.
         self.votes_untold(node)?;
         self.elected_by_most(node, term)?;
         let first = *self.leaders.entry(term).or_insert(node);
         if first != node {
             return Err(format!("Election Safety: {first} and {node} both lead term {term}"));
         }
-        // Of what was committed in earlier terms: one that was elected long ago and stood still may
-        // rise late, and lacks what later leaders committed.
+        // Only entries committed in earlier terms count: a node that was elected long ago and then paused may take the
+        // lead late, and lack the entries that later leaders committed.
         let earlier = self.committed_in.partition_point(|committed| *committed < term);
         let log = &self.lives[&node].seen.log;
         match (0..earlier).find(|at| log.get(*at) != Some(&self.ledger[*at])) {
@@ -483,7 +483,7 @@ impl Checks {
         }
     }
 
-    /// A node's machine has applied an index.
+    /// A node's state machine has applied an entry.
     pub fn applied(&mut self, node: NodeId, entry: &Entry, digest: u64) -> Result<()> {
         let index = entry.position.index;
         match self.ledger.get(index.0 as usize - 1) {
@@ -502,8 +502,7 @@ impl Checks {
         Ok(())
     }
 
-    /// A node lets go of its log up to there: a snapshot on its disk, if only what was synced is there,
-    /// must hold as much.
+    /// A node discards its log up to `upto`: a durable snapshot on its disk must cover as much.
     pub fn releases(&self, node: NodeId, upto: Index, snapshot: Option<Index>) -> Result<()> {
         if snapshot.is_none_or(|snapshot| snapshot < upto) {
             return Err(format!(
@@ -513,7 +512,7 @@ impl Checks {
         Ok(())
     }
 
-    /// A node's machine has become what a snapshot holds.
+    /// A node's state machine was restored from a snapshot.
     pub fn becomes(&mut self, node: NodeId, position: Position, digest: u64) -> Result<()> {
         let committed = self.ledger.get((position.index.0 as usize).wrapping_sub(1));
         if committed.is_none_or(|(term, _)| *term != position.term) {

@@ -39,14 +39,14 @@ impl World {
         let asking = if before <= now { who.wake(now, &mut self.rng, &mut self.history) } else { Vec::new() };
         let deadline = who.deadline();
         if deadline != Time::NEVER {
-            // At least a little later: what it waits for may come in the same moment.
+            // At least a little later: an awaited reply may arrive at the same moment.
             self.wake_at(client, deadline.max(Time(now.0 + 1000)));
         }
         asking.into_iter().for_each(|asking| self.asks(client, asking));
         Ok(())
     }
 
-    /// Somebody's question goes on its way.
+    /// Sends a client's request.
     pub(super) fn asks(&mut self, client: u64, asking: Asking) {
         let Asking { to, id, forward, request } = asking;
         let mut bytes = BytesMut::new();
@@ -63,7 +63,7 @@ impl World {
     }
 }
 
-/// The one frame that those bytes are.
+/// Decodes bytes that must be exactly one frame.
 fn whole(bytes: Bytes) -> checks::Result<Frame> {
     let frame = FrameReader::default().next(&mut BytesMut::from(bytes)).map_err(|error| error.to_string())?;
     frame.ok_or_else(|| "half a frame between client and node".to_owned())

@@ -1,8 +1,8 @@
-//! Connections between simulated clients and nodes: bytes in order, both ways, until one breaks.
+//! Connections between simulated clients and nodes: ordered bytes in both directions, until the connection breaks.
 //!
-//! A connection is made to whichever process runs on the machine when its first bytes arrive, and ends with it. Until
-//! all trouble is over connections break by themselves: in the middle of what is sent, which both ends notice; or so
-//! that nothing passes any more, which neither does.
+//! A connection is accepted by the process that runs on the machine when the first bytes arrive, and ends with that
+//! process. Until calm, connections break at random: either in the middle of a send, which both ends notice, or
+//! silently, so that nothing passes any more and neither end notices.
 
 use super::checks;
 use super::world::{Happens, World};
@@ -16,26 +16,26 @@ use bytes::{Bytes, BytesMut};
 use rand::RngExt;
 use std::collections::BTreeMap;
 
-/// Callers with numbers from here on are connections of clients.
+/// Caller numbers from here on are client connections.
 pub const FIRST_LINK: u64 = 1 << 42;
 
-/// Of so many times that something is sent, once the connection breaks, and once nothing passes any more.
+/// One in this many sends breaks the connection, and one in this many silences it.
 const BREAKS: u32 = 200;
 
-/// What happens at one end of a connection.
+/// An event at one end of a connection.
 pub enum OnLink {
-    /// Bytes of the client reach the node, and how many times it had sent some before.
+    /// Bytes of the client reach the node. The number counts the client's earlier sends.
     Arrives(u64, Bytes),
-    /// The node learns that the connection has ended.
+    /// The node notices that the connection has ended.
     HangsUp,
     /// Bytes of the node reach the client.
     Returns(Bytes),
-    /// The client learns that the connection has ended.
+    /// The client notices that the connection has ended.
     Ends,
 }
 
 impl OnLink {
-    /// Whether it happens at the node.
+    /// Whether the event is at the node's end.
     fn is_at_node(&self) -> bool {
         matches!(self, OnLink::Arrives(..) | OnLink::HangsUp)
     }
@@ -46,25 +46,25 @@ impl OnLink {
 struct Link {
     client: u64,
     to: NodeId,
-    /// The process that has accepted it.
+    /// The process that accepted the connection.
     life: Option<u64>,
-    /// Neither end sends anything on it any more.
+    /// Neither end sends anything more on it.
     over: bool,
-    /// Nothing passes on it any more, and neither end knows.
+    /// Nothing passes any more, and neither end knows.
     dark: bool,
-    /// The machine at its end has said that there is no such connection.
+    /// The node's machine has reset the connection, because it does not know it.
     reset: bool,
-    /// When the last thing that was sent arrives, at the node and at the client.
+    /// When the last bytes sent arrive, at the node and at the client.
     last: [Time; 2],
     reader: FrameReader,
     input: BytesMut,
     greeted: bool,
-    /// How many times the client has sent something, and how many of these have arrived.
+    /// How many sends the client has made, and how many of them have arrived.
     sent: u64,
     arrived: u64,
 }
 
-/// All connections there ever were.
+/// All connections, past and present.
 #[derive(Debug, Default)]
 pub struct Links {
     links: BTreeMap<u64, Link>,
@@ -72,13 +72,13 @@ pub struct Links {
     pub broken: u64,
 }
 
-/// The node that is reached at an endpoint.
+/// The node at an endpoint.
 fn node_at(endpoint: &str) -> Option<NodeId> {
     NodeId::new(endpoint.strip_prefix('n')?.split(':').next()?.parse().ok()?)
 }
 
 impl World {
-    /// A client dials an endpoint: the number of the connection.
+    /// A client dials an endpoint. Returns the number of the connection.
     pub(super) fn open_link(&mut self, client: u64, endpoint: &str) -> checks::Result<u64> {
         let to = node_at(endpoint).filter(|to| self.hosts.contains_key(to));
         let to = to.ok_or_else(|| format!("client {client} dials {endpoint:?}, where no node is"))?;
@@ -102,7 +102,7 @@ impl World {
         Ok(number)
     }
 
-    /// Something happens at one end of a connection, behind all that was sent before.
+    /// Schedules an event at one end of a connection, after everything sent before.
     fn later_on_link(&mut self, number: u64, what: OnLink) {
         let when = self.now + self.network.delay(&mut self.rng);
         let Some(link) = self.links.links.get_mut(&number) else { return };
@@ -149,7 +149,7 @@ impl World {
         }
     }
 
-    /// A process ends, and with it its connections: its clients learn of that, unless the machine went dark.
+    /// A process ends, and its connections with it. Its clients notice, unless the machine lost power.
     pub(super) fn links_end(&mut self, at: NodeId, power: bool) {
         let life = Some(self.hosts[&at].life);
         let of_it = |(_, link): &(&u64, &Link)| link.to == at && link.life == life && !link.over;
@@ -159,7 +159,7 @@ impl World {
         }
     }
 
-    /// The node's end is closed.
+    /// Closes the node's end.
     fn ends_link(&mut self, number: u64) {
         let Some(link) = self.links.links.get_mut(&number).filter(|link| !link.over) else { return };
         link.over = true;
@@ -168,7 +168,7 @@ impl World {
         }
     }
 
-    /// Something happens at one end of a connection.
+    /// Handles an event at one end of a connection.
     pub(super) fn on_link(&mut self, number: u64, what: OnLink) -> checks::Result<()> {
         let Some(link) = self.links.links.get(&number) else { return Ok(()) };
         let (client, to, life) = (link.client, link.to, link.life);
@@ -184,15 +184,15 @@ impl World {
         }
     }
 
-    /// Bytes of a client reach a node.
+    /// Handles a client's bytes at a node.
     fn link_brings(&mut self, number: u64, to: NodeId, nth: u64, bytes: &[u8]) -> checks::Result<()> {
         let life = self.hosts[&to].up.as_ref().map(|_| self.hosts[&to].life);
         let Some(link) = self.links.links.get_mut(&number) else { return Ok(()) };
-        // What a process that stood still had not read is gone with it.
+        // Bytes that a paused process had not read are lost when it ends; the next ones do not continue its stream.
         let is_next = nth == link.arrived;
         link.arrived = nth + 1;
         if link.reset || !is_next || life.is_none() || link.life.is_some_and(|accepted| Some(accepted) != life) {
-            // No such connection is known there.
+            // The machine does not know this connection.
             link.reset = true;
             self.ends_link(number);
             return Ok(());
@@ -214,7 +214,7 @@ impl World {
             let from = Caller::Client(FIRST_LINK + number);
             self.handle(to, Event::Request { from, id: asked.id, forward: asked.forward, request: asked.request })?;
             if self.hosts[&to].up.as_ref().map(|_| self.hosts[&to].life) != life {
-                return Ok(()); // it has stopped because of what it was asked
+                return Ok(()); // the process stopped because of this request
             }
         }
     }
@@ -228,7 +228,7 @@ impl World {
         self.later_on_link(number, OnLink::Returns(out.freeze()));
     }
 
-    /// A node answers a client on its connection.
+    /// Sends a node's reply to a client on its connection.
     pub(super) fn answers_link(&mut self, at: NodeId, caller: u64, id: u64, reply: &Reply) {
         let number = caller - FIRST_LINK;
         let life = self.hosts[&at].life;

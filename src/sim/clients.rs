@@ -1,5 +1,5 @@
-//! Clients of the simulated cluster: each in a session, several commands outstanding, asking again
-//! under the same number whatever happens, and writing down what it saw.
+//! Clients of the simulated cluster. Each has a session with several outstanding commands, retries them under the same
+//! number, and records the results.
 
 use super::history::History;
 use super::tasks::{Body, Task};
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// The window of every session.
 const WINDOW: u32 = 8;
 
-/// One command that waits for its answer.
+/// A command that waits for its answer.
 #[derive(Clone, Debug)]
 struct Waiting {
     /// Its number in the session; none for a read.
@@ -23,20 +23,20 @@ struct Waiting {
     task: Task,
     body: Body,
     asked: Time,
-    /// How many attempts have not been refused: any of them may have happened.
+    /// How many attempts were not refused: any of them may have taken effect.
     open_attempts: u32,
 }
 
-/// What a client sends next.
+/// A client's next request.
 #[derive(Clone, Debug)]
 pub struct Asking {
-    /// To whom.
+    /// The receiver.
     pub to: NodeId,
     /// The client's number for this attempt.
     pub id: u64,
-    /// Whether to pass it on.
+    /// Whether a follower should forward it to the leader.
     pub forward: bool,
-    /// What.
+    /// The request.
     pub request: Request,
 }
 
@@ -48,22 +48,22 @@ pub struct Client {
     nodes: Vec<NodeId>,
     target: NodeId,
     session: Option<SessionId>,
-    /// When the session was last asked for.
+    /// The request that opens the session, and when it was last sent.
     opening: Option<(u64, Time)>,
     next_seq: u64,
     attempts: u64,
-    /// The attempts under way, and which command each is for.
+    /// The attempts in progress, and the command of each.
     tries: BTreeMap<u64, u64>,
     waiting: BTreeMap<u64, Waiting>,
     tickets: u64,
     next_at: Time,
     workload: Workload,
-    /// No new commands: what is outstanding is finished.
+    /// No new commands: only the outstanding ones are finished.
     pub stopping: bool,
 }
 
 impl Client {
-    /// A client of those nodes.
+    /// A client of these nodes.
     pub fn new(id: u64, load: Load, nodes: Vec<NodeId>) -> Client {
         let target = nodes[id as usize % nodes.len()];
         Client {
@@ -84,7 +84,7 @@ impl Client {
         }
     }
 
-    /// Whether it waits for nothing.
+    /// Whether it waits for no answers.
     pub fn is_done(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -105,12 +105,12 @@ impl Client {
         !self.stopping && self.session.is_some() && self.waiting.len() < self.load.outstanding && in_window
     }
 
-    /// The lowest number it waits for.
+    /// The lowest outstanding number.
     fn lowest(&self) -> u64 {
         self.waiting.values().filter_map(|waiting| waiting.seq).min().unwrap_or(self.next_seq)
     }
 
-    /// Time has passed: begins what it may, and asks again what was not answered.
+    /// Begins what is due, and retries commands without an answer.
     pub fn wake(&mut self, now: Time, rng: &mut SmallRng, history: &mut History) -> Vec<Asking> {
         let mut out = Vec::new();
         if self.session.is_none() {
@@ -182,7 +182,7 @@ impl Client {
         asking
     }
 
-    /// An answer has come. An error says what no correct node answers.
+    /// Handles a reply. The error describes a reply that no correct node sends.
     pub fn hear(
         &mut self,
         now: Time,
@@ -244,7 +244,7 @@ impl Client {
         if let Some(waiting) = self.waiting.get_mut(&ticket) {
             waiting.open_attempts -= 1;
             if waiting.open_attempts == 0 && waiting.seq.is_some() && in_window {
-                // "Nothing has happened" is taken at its word: the command is a new one.
+                // A refusal means that nothing was applied, so the command gets a new number.
                 waiting.seq = Some(self.next_seq);
                 self.next_seq += 1;
             }
@@ -252,7 +252,7 @@ impl Client {
         self.soon(now, ticket);
     }
 
-    /// Asks again in a moment.
+    /// Retries the command in a moment.
     fn soon(&mut self, now: Time, ticket: u64) {
         let ago = self.load.patience.saturating_sub(Duration::from_millis(10));
         if let Some(waiting) = self.waiting.get_mut(&ticket) {
@@ -260,7 +260,8 @@ impl Client {
         }
     }
 
-    /// The session is gone: what was outstanding may have happened, and nobody will ever say. Goes on in another.
+    /// The session has expired: the outcome of its outstanding commands will never be known. Continues in another
+    /// session.
     fn lapse(&mut self, now: Time, history: &mut History) {
         for waiting in std::mem::take(&mut self.waiting).into_values() {
             waiting.operations.into_iter().for_each(|operation| history.doubt(operation));

@@ -1,6 +1,6 @@
-//! Disks that forget, rot and lie: what they hold is not what was written to them.
+//! Disks that lose data, rot and lie: they do not hold the data that was written to them.
 //!
-//! Never so many of them that a majority forgets: what that knew alone is gone, and nothing prevents it.
+//! A majority never loses data this way: nothing could prevent the loss of data that only this majority held.
 
 use super::checks;
 use super::disk::{Crash, SimDisk, Stop};
@@ -12,25 +12,25 @@ use crate::wal::{identity, sync_marker};
 use rand::RngExt;
 
 impl World {
-    /// Whether what that machine's disk holds may not be what was written to it.
+    /// Whether a machine's disk may hold other data than was written to it.
     pub(super) fn is_damaged(&self, at: NodeId) -> bool {
         let host = &self.hosts[&at];
         host.rotten || host.lies || self.snapshots.rotten.contains_key(&at)
     }
 
-    /// Whether a machine that runs may be damaged: of those that are left, a majority must hold all that they ever
-    /// held. Where members change, that is a majority by every configuration in use: a change that names a voter
-    /// which was lost before is taken back, and nothing mends one whose voters are lost in the middle of it.
+    /// Whether a running machine may be damaged: of the others, a majority must hold all they ever held. If the
+    /// operator changes members, that is a majority by every configuration in use. A change that names a voter whose
+    /// disk was lost before is aborted, but nothing repairs a change whose voters are lost in the middle of it.
     pub(super) fn may_be_damaged(&self, at: NodeId) -> bool {
         let damaged = self.hosts.keys().filter(|id| self.is_damaged(**id)).count();
         let ghosts = self.hosts.keys().any(|id| self.checks.has_ghost(*id));
-        // A machine that is down may just have lost power: what its last batch suffered on top of
-        // that cannot be told from what the power loss did (wal-format.md).
+        // A machine that is down may just have lost power: further damage to its last batch looks like that of the
+        // power loss (wal-format.md).
         let is_up = self.hosts[&at].up.is_some();
         let in_use = self.checks.configurations.in_use();
         let holds = || in_use.iter().all(|membership| self.holds_without(at, membership));
         let is_governed = self.scenario.governance.every.is_some();
-        // Who succeeds another takes its place some time later, and a request that is under way may do so too.
+        // A successor replaces a voter some time later, and so may the request in progress.
         let succeeds = |membership: &&Membership| {
             membership.members.values().any(|member| matches!(member.prospect, PendingRole::Succeeds(_)))
         };
@@ -43,9 +43,9 @@ impl World {
             && (!is_governed || (!changes && holds()))
     }
 
-    /// Copies what a machine's disk holds, as a power loss would leave it; or brings such a copy back. What the disk held
-    /// until then is gone, or comes back in its turn: two directories of one node, as a machine restored from a backup
-    /// and the one it was to replace. One machine at a time: what a majority forgets is gone.
+    /// Copies a machine's disk as a power loss would leave it, or restores such a copy. The replaced disk is gone, or
+    /// is swapped back in later: two directories of one node, like a machine restored from a backup and the one it was
+    /// to replace. One machine at a time: data that a majority loses is gone.
     pub(super) fn older(&mut self, at: NodeId) {
         let others = self.hosts.values().any(|host| host.lies || (host.copy.is_some() && host.id != at));
         if self.is_damaged(at) || self.hosts[&at].wiped || self.hosts.len() < 3 {
@@ -77,7 +77,7 @@ impl World {
         self.later(delay, Happens::Starts { at });
     }
 
-    /// Turns a bit over in some segment, or makes a sector of it unreadable, and restarts the process on it.
+    /// Flips a bit of some segment, or makes a sector of it unreadable, and restarts the process on it.
     pub(super) fn rot(&mut self, at: NodeId) {
         if !self.may_be_damaged(at) {
             return;
@@ -96,8 +96,8 @@ impl World {
         }
     }
 
-    /// Damages some file of a machine, whose process runs on: it is found when the file is read, at the latest at the
-    /// next start. Its term and vote, and whose directory it is, stand in files of their own.
+    /// Damages some file of a machine whose process keeps running: the damage is found when the file is read, at the
+    /// latest at the next start. Term and vote, and the directory's identity, are in files of their own.
     pub(super) fn rot_running(&mut self, at: NodeId) {
         if !self.may_be_damaged(at) {
             return;
@@ -118,7 +118,7 @@ impl World {
         }
     }
 
-    /// Turns a bit of a file over, or makes a sector of it unreadable. Whether there was anything in it.
+    /// Flips a bit of a file, or makes a sector of it unreadable. Returns whether the file held any data.
     fn damage(&mut self, at: NodeId, disk: &SimDisk, name: &str) -> bool {
         let Some(bytes) = disk.seen(name) else { return false };
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
@@ -134,7 +134,7 @@ impl World {
         true
     }
 
-    /// The next write to a machine's log lands at another place of it.
+    /// The next write to a machine's log lands at another place in the log.
     pub(super) fn misdirect(&mut self, at: NodeId) {
         if self.may_be_damaged(at) {
             let draw = self.rng.random();
@@ -143,8 +143,8 @@ impl World {
         }
     }
 
-    /// The next sync of a machine's log is called done and is not: what it should have written is gone when the power
-    /// is, unless it is written again by then.
+    /// The next sync of a machine's log is reported as done and is not: a power loss takes the data that it should have
+    /// written, unless that is written again by then.
     pub(super) fn lie(&mut self, at: NodeId) {
         let damaged = self.hosts.keys().any(|id| self.is_damaged(*id));
         let in_use = self.checks.configurations.in_use();
@@ -160,7 +160,7 @@ impl World {
         host.lies = true;
         host.disk.lie_next_sync();
         if soon {
-            // Then the power goes before much else was written: what is missing is the end of the log.
+            // The power fails before much else is written: the end of the log is missing.
             host.disk.stop_at(Stop { at: host.disk.operations() + operations, bytes });
         }
     }
@@ -181,7 +181,8 @@ impl World {
         }
     }
 
-    /// What a machine's journal recovered is all that its disk had called synced, or that disk has lied.
+    /// Checks that a machine's journal recovered everything that its disk had reported as synced, unless that disk has
+    /// lied.
     pub(super) fn recovers(&mut self, at: NodeId, image: checks::Image) -> checks::Result<()> {
         self.checks.disks.insert(at, self.hosts[&at].disk_id);
         let lost = self.checks.recovers(at, image)?;

@@ -1,8 +1,8 @@
-//! A disk that tears, loses and lies, in memory, the same way for the same seed.
+//! An in-memory disk that tears writes, loses data and lies about syncs, the same way for the same seed.
 //!
-//! Every file has two images, what a program *sees* and what is *durable*, and so has the directory.
-//! A power loss keeps any subset of the unsynced 512-byte sectors and any subset of the unsynced
-//! changes of names. A killed process loses nothing, but leaves unsynced what was unsynced.
+//! Every file has two images, one that programs *see* and one that is *durable*, and so has the directory. A power loss
+//! keeps any subset of the unsynced 512-byte sectors and any subset of the unsynced name changes. A killed process
+//! loses nothing, but its unsynced data stays unsynced.
 
 mod file;
 
@@ -14,32 +14,32 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-/// What a disk writes whole or not at all.
+/// The size in bytes of a sector, which is written as a whole or not at all.
 pub const SECTOR: usize = 512;
 
-/// How everything stops.
+/// How a process or machine goes down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Crash {
-    /// The process dies. The kernel lives and with it the page cache: all is seen as before, and
-    /// what was not synced still is not.
+    /// The process dies. The kernel and its page cache survive: programs see the same data as before, and unsynced data
+    /// stays unsynced.
     Kill,
-    /// The machine dies: of what was not synced, anything may be gone.
+    /// The machine dies: any unsynced data may be lost.
     Power,
 }
 
-/// Where, counted in operations that change something, the disk stops working.
+/// The point at which the disk stops working, counted in modifying operations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stop {
-    /// The first operation that is not carried out; the first of all is 0.
+    /// The first operation that is not executed, counted from 0.
     pub at: u64,
-    /// If that operation is a write: how many of its bytes still arrive.
+    /// If that operation is a write: how many of its bytes are still written.
     pub bytes: usize,
 }
 
-/// A simulated directory. Clones are handles to the same one.
+/// A simulated directory. Clones are handles to the same directory.
 ///
-/// The mutex is for [`Disk`]'s sake, which must be `Send`: a simulated world has one thread, and
-/// nobody ever waits for it.
+/// The mutex is only there because [`Disk`] must be `Send`: a simulated world has one thread, and the lock is never
+/// contended.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
     state: Arc<Mutex<DiskState>>,
@@ -50,10 +50,10 @@ struct DiskState {
     files: BTreeMap<u64, FileState>,
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
-    /// Changes of names since they were last synced, in order.
+    /// Name changes since the last sync of names, in order.
     unsynced_names: Vec<NameChange>,
     next_file: u64,
-    /// Handles of an earlier run of the process are dead.
+    /// The current run of the process. Handles of an earlier run are dead.
     run: u64,
     boot: u64,
     operations: u64,
@@ -66,11 +66,11 @@ struct DiskState {
     misdirect: Option<u64>,
     volume: Arc<Mutex<Volume>>,
     last_write: usize,
-    /// Every operation that changes something fails.
+    /// Every modifying operation fails.
     broken: bool,
 }
 
-/// What directories on the same disk have in common: its room.
+/// The disk space that directories on the same disk share.
 #[derive(Debug, Default)]
 struct Volume {
     capacity: Option<u64>,
@@ -104,7 +104,7 @@ impl SimDisk {
         SimDisk::on(Arc::default(), DiskState { boot: 1, ..DiskState::default() })
     }
 
-    /// Another directory on the same disk: it fails by itself, and shares the room.
+    /// Another directory on the same disk: it has its own faults and shares the disk space.
     pub fn beside(&self) -> SimDisk {
         let volume = self.lock().volume.clone();
         SimDisk::on(volume, DiskState { boot: 1, ..DiskState::default() })
@@ -116,10 +116,10 @@ impl SimDisk {
         SimDisk { state }
     }
 
-    /// Another disk that holds just what this one does, images, faults and all.
+    /// Another disk with the same contents, images and faults.
     pub fn fork(&self) -> SimDisk {
         let state = self.lock();
-        // What is beside it is not taken along, and the room it takes is gone.
+        // Directories beside this one are not copied, but the space they take is subtracted.
         let capacity = lock(&state.volume).capacity;
         let capacity = capacity.map(|bytes| bytes.saturating_sub(state.used_beside()));
         let copy = DiskState {
@@ -136,8 +136,8 @@ impl SimDisk {
         fork
     }
 
-    /// Everything stops, and starts again: handles to files die, set faults are forgotten, and what
-    /// may be lost is lost as `rng` has it.
+    /// Crashes and restarts: file handles die, pending faults are cleared, and `rng` decides which unsynced data is
+    /// lost.
     pub fn crash(&self, rng: &mut impl Rng, how: Crash) {
         let mut state = self.lock();
         state.run += 1;
@@ -154,76 +154,76 @@ impl SimDisk {
         }
     }
 
-    /// Stops working there: what comes later is an error and reaches nothing.
+    /// Stops working at that point: later operations fail and change nothing.
     pub fn stop_at(&self, stop: Stop) {
         self.lock().stop = Some(stop);
     }
 
-    /// Whether [`SimDisk::stop_at`] has come true.
+    /// Whether the point of [`SimDisk::stop_at`] was reached.
     pub fn stopped(&self) -> bool {
         self.lock().stopped
     }
 
-    /// How many operations that change something there have been.
+    /// The number of modifying operations so far.
     pub fn operations(&self) -> u64 {
         self.lock().operations
     }
 
-    /// How many bytes the latest write was asked to write.
+    /// The requested size of the latest write, in bytes.
     pub fn last_write(&self) -> usize {
         self.lock().last_write
     }
 
-    /// The operation of that number fails, once. A write arrives in half, a sync forgets.
+    /// The operation of that number fails once. A failed write writes half; a failed sync loses its data.
     pub fn fail_at(&self, operation: u64) {
         self.lock().fail_at = Some(operation);
     }
 
-    /// The next sync of a file fails, once, and forgets what it should have written.
+    /// The next sync of a file fails once, and loses the data that it should have written.
     pub fn fail_next_sync(&self) {
         self.lock().fail_sync = true;
     }
 
-    /// The next sync of a file does nothing and says that it did: a power loss takes what it should have written,
-    /// unless that is written again.
+    /// The next sync of a file does nothing and reports success: a power loss takes the data that it should have
+    /// written, unless that is written again.
     pub fn lie_next_sync(&self) {
         self.lock().lie_sync = true;
     }
 
-    /// Whether a sync has lied since the power was last lost.
+    /// Whether a sync has lied since the last power loss.
     pub fn has_lied(&self) -> bool {
         self.lock().has_lied
     }
 
-    /// The next write within the log goes to some other place of it, as `draw` has it, and is called done.
+    /// The next write within the log goes to another place in the log, chosen by `draw`, and reports success.
     pub fn misdirect_next_write(&self, draw: u64) {
         self.lock().misdirect = Some(draw);
     }
 
-    /// Forgets the faults that were set and have not come true.
+    /// Clears the faults that were set and have not occurred.
     pub fn relent(&self) {
         let mut state = self.lock();
         (state.lie_sync, state.misdirect) = (false, None);
         (state.stop, state.fail_at, state.fail_sync) = (None, None, false);
     }
 
-    /// Every operation that changes something fails from now on, until a crash: the disk died.
+    /// The disk dies: every modifying operation fails from now on, until a crash.
     pub fn break_down(&self) {
         self.lock().broken = true;
     }
 
-    /// How many bytes all files may have together, with those in the directories beside it.
+    /// Limits the total size in bytes of all files, including those in the directories beside this one.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         lock(&self.lock().volume).capacity = bytes;
     }
 
-    /// The size of all files together, with those in the directories beside it.
+    /// The total size in bytes of all files, including those in the directories beside this one.
     pub fn used(&self) -> u64 {
         let state = self.lock();
         state.used() + state.used_beside()
     }
 
-    /// Turns one bit of a file over, on the disk and in memory.
+    /// Flips one bit of a file, on the disk and in memory.
     pub fn flip(&self, name: &str, offset: u64, bit: u8) {
         let mut state = self.lock();
         let id = state.names[name];
@@ -237,21 +237,21 @@ impl SimDisk {
         }
     }
 
-    /// The sector at that offset of a file cannot be read any more, until it is written.
+    /// The sector at that offset of a file becomes unreadable until it is written.
     pub fn lose_sector(&self, name: &str, offset: u64) {
         let mut state = self.lock();
         let id = state.names[name];
         state.files.entry(id).and_modify(|file| _ = file.unreadable.insert(offset as usize / SECTOR));
     }
 
-    /// What a program sees in that file.
+    /// The contents of a file as programs see them.
     pub fn seen(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.lock();
         state.names.get(name).map(|id| state.files[id].bytes.clone())
     }
 
-    /// The disk as it would be if the power went now and nothing unsynced survived: for whoever
-    /// checks that what was promised is durable.
+    /// The disk as it would be if the power failed now and no unsynced data survived: for checks that promised data is
+    /// durable.
     pub fn durable(&self) -> SimDisk {
         let other = self.fork();
         let mut state = other.lock();
@@ -279,7 +279,7 @@ impl SimDisk {
     }
 }
 
-/// A panic while the lock was held is a failed test elsewhere: the state is still worth looking at.
+/// A panic while the lock was held is a failed test elsewhere: the state is still worth inspecting.
 fn lock<T>(state: &Arc<Mutex<T>>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
@@ -289,20 +289,20 @@ impl DiskState {
         self.names.values().map(|id| self.files[id].bytes.len() as u64).sum()
     }
 
-    /// What the other directories on the disk hold.
+    /// The bytes that the other directories on the disk hold.
     fn used_beside(&self) -> u64 {
         let directories: Vec<_> = lock(&self.volume).directories.iter().filter_map(Weak::upgrade).collect();
-        // Our own is locked, by whoever asks.
+        // The caller holds the lock of this directory.
         directories.iter().filter_map(|other| other.try_lock().ok()).map(|other| other.used()).sum()
     }
 
-    /// How much room there is; `None` if there is no end to it.
+    /// The free space in bytes; `None` if it is unlimited.
     fn free(&self) -> Option<u64> {
         let capacity = lock(&self.volume).capacity?;
         Some(capacity.saturating_sub(self.used() + self.used_beside()))
     }
 
-    /// Counts an operation; says whether it may be carried out. `Ok(Some(n))`: only its first n bytes.
+    /// Counts an operation and decides whether it runs: `Ok(None)` completely, `Ok(Some(n))` only its first n bytes.
     fn begin(&mut self) -> io::Result<Option<usize>> {
         if self.stopped {
             return Err(io::Error::other("the disk has stopped"));
@@ -319,7 +319,7 @@ impl DiskState {
         Ok(None)
     }
 
-    /// For an operation that is carried out whole or not at all.
+    /// Like `begin`, for an operation that runs completely or not at all.
     fn begin_whole(&mut self) -> io::Result<()> {
         let number = self.operations;
         match self.begin()? {
@@ -329,8 +329,7 @@ impl DiskState {
         }
     }
 
-    /// Whether a write goes to another place of the log than it should, and it did. One that makes its file longer
-    /// does not.
+    /// Whether this write was misdirected to another place in the log. A write that extends its file is not.
     fn goes_astray(&mut self, id: u64, offset: usize, bytes: &[u8]) -> bool {
         let is_within = offset + bytes.len() <= self.files[&id].bytes.len() && !bytes.is_empty();
         let Some(draw) = self.misdirect.take_if(|_| is_within) else { return false };
@@ -349,8 +348,8 @@ impl DiskState {
     }
 
     fn lose(&mut self, rng: &mut impl Rng) {
-        // One coin for the whole crash decides how much is likely to survive, so that "nothing did"
-        // and "all but one sector did" are both common.
+        // One draw for the whole crash decides how much is likely to survive, so that losing everything and losing one
+        // sector are both common.
         let survival = rng.random_range(0..=4u32);
         for file in self.files.values_mut() {
             file.lose(rng, survival);

@@ -1,9 +1,9 @@
-//! Is what the clients saw linearizable?
+//! Checks that the clients' history is linearizable.
 //!
-//! Operations on different keys do not touch each other, so each key is checked by itself
-//! (linearizability is local). The search is Wing and Gong's, remembering what it has tried
-//! (Lowe's): take any operation that could come first, see whether its answer fits, go on with the
-//! rest. The model of a key is written here once more, apart from the machine it checks.
+//! Operations on different keys are independent, so each key is checked by itself (linearizability is local). The
+//! search is Wing and Gong's with Lowe's memoization: pick any operation that could come first, check that its answer
+//! fits, and go on with the rest. The model of a key is written here a second time, independent of the state machine
+//! that it checks.
 
 use crate::machine::words::Answer;
 use crate::types::Time;
@@ -12,67 +12,67 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-/// What a client asked of one key.
+/// An operation's request on one key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
-    /// Set it.
+    /// Set the key.
     Put(Bytes),
-    /// Set it, for so long by the cluster's clock.
+    /// Set the key, with a time to live by the cluster's clock.
     PutFor(Bytes, Duration),
-    /// Remove it.
+    /// Delete the key.
     Del,
-    /// Set it if it holds what was expected.
+    /// Set the key to the second value if it holds the first.
     Cas(Option<Bytes>, Bytes),
-    /// Add to the number it holds.
+    /// Add to the number that the key holds.
     Incr(i64),
-    /// What does it hold?
+    /// Read the key.
     Get,
 }
 
-/// One operation, as its client saw it.
+/// One operation as its client saw it.
 #[derive(Clone, Debug)]
 pub struct Operation {
-    /// Who.
+    /// The client.
     pub client: u64,
-    /// On which key.
+    /// The key.
     pub key: Bytes,
-    /// What.
+    /// The request.
     pub input: Input,
-    /// When it was first asked.
+    /// When the request was first sent.
     pub invoked: Time,
-    /// When it was answered, and how; nothing if it never was, and may or may not have happened.
+    /// When the answer arrived, and the answer. `None` if none arrived: the operation may or may not have taken effect.
     pub returned: Option<(Time, Answer)>,
-    /// Its client was told that nothing has happened, and nothing will.
+    /// Whether its client received a refusal: the operation has not taken effect and never will.
     pub refused: bool,
 }
 
-/// So many operations of one key may be in doubt: the search tries each of them in each place. Then the clients go on
-/// with another key in its stead.
+/// How many operations of one key may be in doubt: the search tries each of them at each place. After that many the
+/// clients go on with another key in its place.
 const DOUBTS_MAX: u32 = 4;
 
-/// What the names of keys begin with that are written one by one.
+/// First letter of keys that are written one by one.
 pub const KEY: char = 'k';
-/// What the names of groups begin with, whose keys are only written together.
+/// First letter of groups of keys, which are only written together.
 pub const GROUP: char = 'g';
 
-/// Everything the clients asked and were answered.
+/// All operations of the clients and their answers.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     operations: Vec<Operation>,
-    /// How many operations of each key are in doubt for good.
+    /// How many operations of each key will stay in doubt.
     doubts: BTreeMap<Bytes, u32>,
-    /// How many keys have stood in each place before.
+    /// How many keys were used in each place before the current one.
     before: BTreeMap<(char, u64), u32>,
 }
 
 impl History {
-    /// A client asks; the number of the operation.
+    /// Records a request; returns the number of the operation.
     pub fn invoke(&mut self, client: u64, key: Bytes, input: Input, now: Time) -> usize {
         self.operations.push(Operation { client, key, input, invoked: now, returned: None, refused: false });
         self.operations.len() - 1
     }
 
-    /// The key, or the group of keys, that stands in that place.
+    /// The current key, or group of keys, in that place.
     pub fn key(&self, kind: char, place: u64) -> Bytes {
         match self.before.get(&(kind, place)) {
             None => Bytes::from(format!("{kind}{place}")),
@@ -80,17 +80,17 @@ impl History {
         }
     }
 
-    /// It is answered.
+    /// Records an operation's answer.
     pub fn answer(&mut self, operation: usize, now: Time, answer: Answer) {
         self.operations[operation].returned = Some((now, answer));
     }
 
-    /// Its client is told that nothing has happened, and nothing will.
+    /// Records a refusal: the operation has not taken effect and never will.
     pub fn refuse(&mut self, operation: usize) {
         self.operations[operation].refused = true;
     }
 
-    /// Its client will never be told: it may have happened, may yet, or may never.
+    /// Records that no answer will ever arrive: the operation may have taken effect, may do so later, or never.
     pub fn doubt(&mut self, operation: usize) {
         let Operation { key, input, .. } = &self.operations[operation];
         if *input == Input::Get {
@@ -106,28 +106,28 @@ impl History {
         }
     }
 
-    /// How many operations there are.
+    /// The number of operations.
     pub fn len(&self) -> usize {
         self.operations.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no operations.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }
 
-    /// How many operations were answered.
+    /// The number of answered operations.
     pub fn answered(&self) -> usize {
         self.operations.iter().filter(|operation| operation.returned.is_some()).count()
     }
 
-    /// Whether there is an order of all operations in which each takes effect between being asked
-    /// and being answered, and every answer is right; else says for which key there is none. Returns of how many keys
-    /// that is too much to find out.
+    /// Checks that there is an order of all operations in which each takes effect between its request and its answer,
+    /// and every answer is right. Otherwise the error names the key without such an order. Returns the number of keys
+    /// for which the search was too large to complete.
     pub fn check(&self) -> Result<u64, String> {
         let mut unjudged = 0;
         let mut keys: BTreeMap<&Bytes, Vec<&Operation>> = BTreeMap::new();
-        // A read that nobody answered did nothing and said nothing.
+        // A read without an answer changed nothing and showed nothing.
         let told = |o: &&Operation| !o.refused && (o.returned.is_some() || o.input != Input::Get);
         for operation in self.operations.iter().filter(told) {
             keys.entry(&operation.key).or_default().push(operation);
@@ -143,7 +143,7 @@ impl History {
     }
 }
 
-/// The shortest beginning of a key's history that has no order, in words.
+/// Describes the shortest prefix of a key's history that has no order.
 fn explain(key: &Bytes, operations: &[&Operation]) -> String {
     let mut returns: Vec<Time> = operations.iter().filter_map(|o| o.returned.as_ref().map(|(at, _)| *at)).collect();
     returns.sort_unstable();
@@ -166,14 +166,15 @@ fn explain(key: &Bytes, operations: &[&Operation]) -> String {
     )
 }
 
-/// What a key holds, and before when it cannot have ended, if it ends.
+/// A key's value and, if the key has a deadline, the earliest time at which it can have expired.
 type KeyState = Option<(Bytes, Option<Time>)>;
 
-/// By so many hundredths of its time a key may end early: clocks run fast by less.
+/// By how many percent of its time to live a key may expire early: clocks run fast by less than that.
 const EARLY: u32 = 10;
 
-/// What may come of an operation: the state then, and what must have been answered. A key with a deadline may
-/// be gone before it: the cluster's clock is nobody's here, but it never runs ahead.
+/// The possible outcomes of an operation: the state after it, and the required answer. A key whose deadline may have
+/// passed is either gone or still there: no clock of the simulation is the cluster's clock, but the cluster's clock
+/// never runs ahead.
 fn outcomes(state: &KeyState, operation: &Operation) -> Vec<(KeyState, Answer)> {
     let end = operation.returned.as_ref().map_or(Time::NEVER, |(at, _)| *at);
     let ended = state.as_ref().is_some_and(|(_, until)| until.is_some_and(|until| until <= end));
@@ -191,7 +192,7 @@ fn outcomes(state: &KeyState, operation: &Operation) -> Vec<(KeyState, Answer)> 
     if ended { vec![from(state), from(&None)] } else { vec![from(state)] }
 }
 
-/// What the operation does to what a key holds, and what it must answer.
+/// Applies the operation to a key's value; returns the new value and the required answer.
 fn step(state: &Option<Bytes>, input: &Input) -> (Option<Bytes>, Answer) {
     match input {
         Input::PutFor(value, _) => (Some(value.clone()), Answer::Done),
@@ -218,7 +219,8 @@ fn step(state: &Option<Bytes>, input: &Input) -> (Option<Bytes>, Answer) {
     }
 }
 
-/// Which operations have their place. Sets are told apart by 128 bits: a set itself is as long as the history.
+/// The operations that have their place in the order. Sets are compared by 128 bits of hash: a set itself is as long as
+/// the history.
 #[derive(Clone)]
 struct Placed {
     bits: Vec<u64>,
@@ -238,7 +240,7 @@ impl Placed {
         placed
     }
 
-    /// One number for the set and the key's state with it.
+    /// A hash of the set together with the key's state.
     fn key(&self, state: &KeyState) -> (u64, u64) {
         let (bytes, ends) = state
             .as_ref()
@@ -248,18 +250,18 @@ impl Placed {
     }
 }
 
-/// So many sets of placed operations are looked at, in each order of trying them. A history that has an order mostly
-/// shows it in as many steps as it has operations.
+/// How many sets of placed operations are tried, in each search order. A history that has an order mostly shows it in
+/// as many steps as it has operations.
 const SETS_MAX: usize = 2_000_000;
 
-/// What is tried first: what was asked last, or what was answered first.
+/// The operations that the search tries first: those requested last, or those answered first.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Trying {
     AskedLast,
     AnsweredFirst,
 }
 
-/// Whether there is an order; nothing if that is too much to find out.
+/// Whether there is an order; `None` if the search was too large.
 fn linearizable(operations: &[&Operation]) -> Option<bool> {
     let search = Search::new(operations);
     search.run(Trying::AskedLast).or_else(|| search.run(Trying::AnsweredFirst))
@@ -267,12 +269,12 @@ fn linearizable(operations: &[&Operation]) -> Option<bool> {
 
 /// The search for an order of one key's operations.
 struct Search<'a> {
-    /// What was answered, in the order of asking.
+    /// Answered operations, in the order of their requests.
     answered: Vec<(&'a Operation, Time, &'a Answer)>,
-    /// What never was: few, and each may take effect at any time after it was asked, or never. They stand behind the
-    /// others in the numbering.
+    /// Unanswered operations: there are few, and each may take effect at any time after its request, or never. They are
+    /// numbered after the answered ones.
     doubtful: Vec<&'a Operation>,
-    /// Whether any of them sets the key for some time only.
+    /// Whether any operation sets the key with a time to live.
     is_mortal: bool,
 }
 
@@ -292,7 +294,7 @@ impl<'a> Search<'a> {
         let count = self.answered.len() + self.doubtful.len();
         let nothing = Placed { bits: vec![0; count.div_ceil(64)], hash: (0, 0) };
         let mut seen = HashSet::from([nothing.key(&None)]);
-        // (what is placed, the key's state, the first that was answered and is not placed)
+        // (placed operations, the key's state, the first answered operation that is not placed)
         let mut stack: Vec<(Placed, KeyState, usize)> = vec![(nothing, None, 0)];
         while let Some((placed, state, first)) = stack.pop() {
             if first == self.answered.len() {
@@ -312,7 +314,8 @@ impl<'a> Search<'a> {
         Some(false)
     }
 
-    /// Whether whatever was answered so has changed nothing. What finds a key gone may have ended it, if it had a deadline.
+    /// Whether an operation with this answer changed nothing. If keys have deadlines, an operation that finds the key
+    /// gone may be the one that fixes its expiry.
     fn only_reads(&self, answer: &Answer) -> bool {
         match answer {
             Answer::Value(held) | Answer::Kept { actual: held } => held.is_some() || !self.is_mortal,
@@ -322,12 +325,12 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Which operations may take effect next, and what the key holds then; what is to be tried first comes last.
+    /// The operations that may take effect next, each with the key's state after it. The one to try first comes last.
     fn next(&self, placed: &Placed, state: &KeyState, first: usize, trying: Trying) -> Vec<(usize, KeyState)> {
         let mut earliest = Time::NEVER;
         let mut window = Vec::new();
         for (i, (operation, end, _)) in self.answered.iter().enumerate().skip(first) {
-            // What was asked later than that ends later, too.
+            // An operation requested after `earliest` also ends after it.
             if operation.invoked > earliest {
                 break;
             }
@@ -343,11 +346,11 @@ impl<'a> Search<'a> {
         let mut next = Vec::new();
         for (n, operation) in self.doubtful.iter().enumerate().filter(|(_, o)| o.invoked <= earliest) {
             let i = self.answered.len() + n;
-            // Of those that ask the same, the first that was asked may as well take effect first.
+            // Of equal unanswered operations, the one requested first may as well take effect first.
             let is_before =
                 |j: usize| self.doubtful[j].input == operation.input && !placed.has(self.answered.len() + j);
             if !placed.has(i) && !(0..n).any(is_before) {
-                // One that would change nothing may as well never take effect.
+                // An unanswered operation that would change nothing may as well never take effect.
                 let changes =
                     outcomes(state, operation).into_iter().map(|(after, _)| after).filter(|after| after != state);
                 next.extend(changes.map(|after| (i, after)));
@@ -357,8 +360,8 @@ impl<'a> Search<'a> {
             let (operation, _, told) = self.answered[i];
             for (after, answer) in outcomes(state, operation) {
                 if answer == *told && after == *state && self.only_reads(told) {
-                    // It may come now and changes nothing at any place: whatever order the others have, it may stand
-                    // before them.
+                    // It fits here and changes nothing at any place: whatever the order of the other operations, it may
+                    // come before them.
                     return vec![(i, after)];
                 }
                 if answer == *told {
@@ -458,12 +461,12 @@ mod tests {
         assert!(history(&[put.clone(), get(20, None)]).check().is_err(), "that is too early");
         assert!(history(&[put.clone(), get(120, None), get(140, Some("a"))]).check().is_err(), "gone is gone");
         assert!(history(&[put.clone(), add.clone(), get(200, Some("1")), get(900, None)]).check().is_err());
-        // Without one it stays.
+        // Without a deadline the key stays.
         let again = (Input::Put(value("a")), 12, Some((13, Answer::Done)));
         assert!(history(&[put, again, get(900, None)]).check().is_err());
     }
 
-    /// Tries every order there is.
+    /// Tries every order.
     fn any_order(left: &[&Operation], state: &KeyState) -> bool {
         let end = |o: &Operation| o.returned.as_ref().map_or(Time::NEVER, |(at, _)| *at);
         let earliest = left.iter().map(|o| end(o)).min().unwrap_or(Time::NEVER);

@@ -23,7 +23,7 @@ use bytes::BytesMut;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// A snapshot, as the node knows it.
+/// A snapshot as the node records it.
 pub fn kept(snapshot: &Snapshot) -> DurableSnapshot {
     DurableSnapshot { position: snapshot.header().position, bytes: snapshot.bytes().clone() }
 }
@@ -31,7 +31,7 @@ pub fn kept(snapshot: &Snapshot) -> DurableSnapshot {
 /// The cluster of every simulated world.
 pub const CLUSTER: ClusterId = ClusterId(0x51);
 
-/// What a disk holds, for whoever compares it with what was promised.
+/// The contents of a disk, for comparison with what its node promised.
 pub fn image(recovered: &wal::Recovered) -> wal::Result<Image> {
     let base = recovered.base.position.index;
     let mut image = Image { hard_state: recovered.hard_state, base, log: Vec::new() };
@@ -42,7 +42,7 @@ pub fn image(recovered: &wal::Recovered) -> wal::Result<Image> {
     Ok(image)
 }
 
-/// What a machine's directory holds.
+/// The opened contents of a machine's directory.
 struct DirectoryContents {
     journal: Journal<SimDisk>,
     recovered: wal::Recovered,
@@ -50,32 +50,32 @@ struct DirectoryContents {
     snapshot: Option<Snapshot>,
 }
 
-/// A machine's clock: it may be off, and fast or slow, but it never goes back.
+/// A machine's clock. It may be off, and run fast or slow, but never goes backward.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     offset: u64,
-    /// A millionth more or less of every second.
+    /// The drift, in millionths.
     ppm: i64,
 }
 
 impl Clock {
-    /// A clock that is off by that much, and fast by so many millionths.
+    /// A clock that is ahead by `offset` and runs fast by `ppm` millionths.
     pub fn new(offset: Duration, ppm: i64) -> Clock {
         Clock { offset: offset.as_nanos() as u64, ppm }
     }
 
-    /// The clock jumps forward, as that of a virtual machine that was suspended.
+    /// The clock jumps forward, like that of a virtual machine that was suspended.
     pub fn jump(&mut self, by: Duration) {
         self.offset += by.as_nanos() as u64;
     }
 
-    /// What it shows at that moment of the world.
+    /// The clock's reading at that time of the world.
     pub fn local(&self, world: Time) -> Time {
         let drift = i128::from(world.0) * i128::from(self.ppm) / 1_000_000;
         Time((i128::from(world.0) + drift) as u64 + self.offset)
     }
 
-    /// The first moment of the world at which it shows that.
+    /// The first time of the world at which the clock shows `local`.
     pub fn world(&self, local: Time) -> Time {
         if local == Time::NEVER {
             return Time::NEVER;
@@ -89,14 +89,14 @@ impl Clock {
     }
 }
 
-/// The bytes that have come in on one link.
+/// The bytes received on one link.
 #[derive(Debug, Default)]
 pub struct Incoming {
-    /// Which run of the link they came on.
+    /// The run of the link on which they arrived.
     pub run: u64,
-    /// Puts frames together.
+    /// Assembles frames.
     pub reader: FrameReader,
-    /// What is not yet a frame.
+    /// The bytes of an incomplete frame.
     pub buffer: BytesMut,
 }
 
@@ -106,37 +106,37 @@ pub struct Process {
     pub node: Node,
     /// Its journal.
     pub journal: Journal<SimDisk>,
-    /// Its machine.
+    /// Its state machine.
     pub applier: Applier<Kv>,
-    /// What the machine was given and is not done with.
+    /// Pending inputs of the state machine.
     pub given: VecDeque<ApplierInput>,
-    /// Who looks how much room there is.
+    /// Monitors free disk space.
     pub watch: SpaceMonitor<SimDisk>,
-    /// Its snapshots.
+    /// Its snapshot worker.
     pub keeper: Keeper<SimDisk>,
     /// Whether a snapshot is being taken.
     pub taking: bool,
-    /// The journal may let go of everything up to here.
+    /// The journal may discard all entries up to here.
     pub release: Option<Position>,
-    /// Writes that wait for the sync that is under way.
+    /// Writes that wait for the sync in progress.
     pub queued: Vec<Write>,
-    /// Whether a sync is under way.
+    /// Whether a sync is in progress.
     pub syncing: bool,
     /// Whether a spare segment is being made.
     pub sparing: bool,
-    /// What has come in, by peer.
+    /// The received bytes, by peer.
     pub incoming: BTreeMap<NodeId, Incoming>,
-    /// When it is next woken for its deadline.
+    /// The time of its next wake-up for its deadline.
     pub tick_at: Option<Time>,
-    /// Which peers it talks to.
+    /// Decides which peers it accepts.
     pub admission: Admission,
-    /// The connection over which it speaks to each peer.
+    /// Its outbound connection to each peer.
     pub outbound: BTreeMap<NodeId, Outbound>,
-    /// The connection over which each peer speaks to it.
+    /// The inbound connection from each peer.
     pub inbound: BTreeMap<NodeId, Inbound>,
-    /// Its members when that was last looked at.
+    /// The membership by which its connections were last arranged.
     pub members: Membership,
-    /// Whether its connections were ever arranged by them.
+    /// Whether its connections were ever arranged by its membership.
     pub arranged: bool,
 }
 
@@ -144,11 +144,11 @@ pub struct Process {
 pub struct Host {
     /// Its node.
     pub id: NodeId,
-    /// Whether it was there when the cluster was founded.
+    /// Whether it was one of the founders of the cluster.
     pub founder: bool,
     /// Its disk.
     pub disk: SimDisk,
-    /// What that disk is known by.
+    /// The id of that disk.
     pub disk_id: DiskId,
     /// The directory of its snapshots, on the same disk.
     pub shelf: SimDisk,
@@ -158,30 +158,30 @@ pub struct Host {
     pub clock: Clock,
     /// The process, while one runs.
     pub up: Option<Process>,
-    /// How many processes have run here. What was meant for an earlier one does not happen.
+    /// How many processes have run here. Events for an earlier process are dropped.
     pub life: u64,
-    /// The process stands still until then.
+    /// The process is paused until then.
     pub paused: Time,
-    /// The next sync takes that much longer.
+    /// How much longer the next sync takes.
     pub stall: Duration,
-    /// A bit of its disk was turned over: it may refuse to start, for good.
+    /// A bit of its disk was flipped: it may refuse to start, for good.
     pub rotten: bool,
-    /// Its disk may call a sync done that it has not done.
+    /// Its disk may report a sync as done that it has not done.
     pub lies: bool,
     /// It refused to start.
     pub given_up: bool,
-    /// An older copy of its disk and of its snapshots, and what was known of it then.
+    /// An older copy of its disk and of its snapshots, and its history at that time.
     pub copy: Option<(SimDisk, SimDisk, NodeHistory)>,
-    /// That is no copy but what an older copy has replaced: it comes back in its turn.
+    /// `copy` is not a copy but the disk that an older copy has replaced: it will be swapped back in.
     pub twin: bool,
-    /// It was emptied, once at least.
+    /// Its disk was emptied at least once.
     pub wiped: bool,
-    /// It was, and is yet a member under the disk that it had.
+    /// Its disk was emptied, and it is still a member under its former disk id.
     pub forgot: bool,
 }
 
 impl Host {
-    /// A machine with an empty disk, switched off.
+    /// A machine with an empty disk, not running.
     pub fn new(id: NodeId, founder: bool, clock: Clock) -> Host {
         let disk = SimDisk::new();
         Host {
@@ -206,7 +206,7 @@ impl Host {
         }
     }
 
-    /// Everything on its disk is lost, and who it is with it: another disk is put in. It begins again as it did
+    /// Replaces the disk by an empty one, so that its data and its identity are lost. The machine starts as it did at
     /// first, until it is told to join.
     pub fn wipe(&mut self) {
         self.disk = SimDisk::new();
@@ -219,17 +219,17 @@ impl Host {
         self.forgot = true;
     }
 
-    /// Whether its disk has stopped, in the middle of something.
+    /// Whether its disk has stopped in the middle of an operation.
     pub fn has_stopped(&self) -> bool {
         self.disk.stopped() || self.shelf.stopped()
     }
 
-    /// What would be found if the power went now and nothing came through that was not synced.
+    /// What recovery would find if the power failed now and no unsynced write survived.
     pub fn durable(&self, scenario: &Scenario) -> Result<Image, Fault> {
         image(&self.open(scenario, self.disk.durable(), false)?.1)
     }
 
-    /// Opens the journal; one that was founded is lost if it is not there.
+    /// Opens the journal. With `founded`, a missing journal is an error: it was lost.
     fn open(
         &self,
         scenario: &Scenario,
@@ -246,7 +246,7 @@ impl Host {
         Journal::open(disk, options, Some(&base).filter(|_| !founded))
     }
 
-    /// Whose directory it is; this machine's from now on, if it is nobody's.
+    /// Reads the owner of the directory. A directory without an owner becomes this machine's.
     fn owner(&self) -> Result<Owner, Fault> {
         if let Some(owner) = Owner::read(&self.root)? {
             owner.check("the directory", self.id)?;
@@ -257,7 +257,7 @@ impl Host {
         Ok(owner)
     }
 
-    /// What the directory holds; what is needed is made. Where it ends for want of room, it may begin again.
+    /// Opens the directory and creates what is missing. After a failure for lack of disk space, it may be called again.
     fn find(&self, scenario: &Scenario, reserve: &Reserve<SimDisk>) -> Result<DirectoryContents, Fault> {
         let owner = self.owner()?;
         let (mut journal, mut recovered) = self.open(scenario, self.disk.clone(), owner.founded)?;
@@ -271,7 +271,7 @@ impl Host {
         Ok(DirectoryContents { journal, recovered, store, snapshot })
     }
 
-    /// Starts a process on what the disk holds, as `drave serve` does; and says what that was.
+    /// Starts a process on the contents of the disk, as `drave serve` does, and returns these contents.
     pub fn boot(&mut self, scenario: &Scenario, now: Time, seed: u64) -> Result<Image, Fault> {
         let reserve = Reserve::new(self.disk.clone(), scenario.segment_bytes);
         let found = match self.find(scenario, &reserve) {

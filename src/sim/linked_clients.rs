@@ -1,4 +1,4 @@
-//! Simulated clients that ask over connections, with the protocols of the product's own clients.
+//! Simulated clients over connections, with the protocols of the product's own clients.
 
 use super::call_clients::CallClient;
 use super::checks;
@@ -10,19 +10,19 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use std::time::Duration;
 
-/// Clients with numbers from here on ask over connections.
+/// Client numbers from here on are clients over connections.
 pub const FIRST_LINKED: u64 = 1 << 20;
 
-/// A client that asks over connections.
+/// A client over connections.
 pub enum LinkedClient {
-    /// With many things under way, as `Mux`.
+    /// With several requests in progress, like `Mux`.
     Mux(MuxClient),
-    /// With one thing under way, as `Client`.
+    /// With one request in progress, like `Client`.
     Call(CallClient),
 }
 
 impl LinkedClient {
-    /// All of them that a world has, by their numbers.
+    /// All such clients of a world, with their numbers.
     pub fn all(load: &Load, nodes: &[NodeId], rng: &mut SmallRng) -> Vec<(u64, LinkedClient)> {
         let endpoints: Vec<String> = nodes.iter().map(|id| format!("{id}:1")).collect();
         let mut all = Vec::new();
@@ -46,7 +46,7 @@ impl LinkedClient {
         }
     }
 
-    /// Whether it waits for nothing.
+    /// Whether it waits for no answers.
     pub fn is_done(&self) -> bool {
         self.asker().is_done()
     }
@@ -60,34 +60,34 @@ impl LinkedClient {
     }
 }
 
-/// What a client is told.
+/// An event for a client.
 enum ClientEvent<'a> {
-    /// It is time to do something.
+    /// A wake-up is due.
     Wakes,
-    /// Bytes have come on that connection.
+    /// Bytes arrived on that connection.
     Receives(u64, &'a [u8]),
     /// That connection has ended.
     Loses(u64),
 }
 
 impl World {
-    /// It is time for a client to do something.
+    /// Wakes a client.
     pub(super) fn wakes_linked(&mut self, client: u64) -> checks::Result<()> {
         self.tell_linked(client, ClientEvent::Wakes)
     }
 
-    /// Bytes of a node reach a client.
+    /// A node's bytes reach a client.
     pub(super) fn client_receives(&mut self, client: u64, link: u64, bytes: &[u8]) -> checks::Result<()> {
         self.tell_linked(client, ClientEvent::Receives(link, bytes))
     }
 
-    /// A client learns that a connection has ended.
+    /// A client notices that a connection has ended.
     pub(super) fn client_loses(&mut self, client: u64, link: u64) -> checks::Result<()> {
         self.tell_linked(client, ClientEvent::Loses(link))
     }
 
     fn tell_linked(&mut self, client: u64, told: ClientEvent<'_>) -> checks::Result<()> {
-        // What is begun because of an answer is begun after it.
+        // A request that an answer causes begins after that answer.
         self.now = Time(self.now.0 + 1);
         let Some(mut one) = self.linked.remove(&client) else { return Ok(()) };
         let done = match &mut one {
@@ -112,7 +112,7 @@ impl World {
         done
     }
 
-    /// A client is woken then, at least a little later: what it waits for may come in the same moment.
+    /// Schedules a wake-up, at least a little later: an awaited event may happen at the same moment.
     pub(super) fn wake_linked(&mut self, client: u64, when: Time) {
         self.wake_at(client, when.max(self.now + Duration::from_micros(1)));
     }

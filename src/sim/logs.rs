@@ -1,4 +1,4 @@
-//! The log thread of each simulated machine: writes gather while a sync is under way.
+//! The log thread of each simulated machine: it collects writes while a sync is in progress.
 
 use super::checks;
 use super::disk::SimDisk;
@@ -11,19 +11,19 @@ use crate::wal::{self, Fault, Journal, Task};
 use rand::RngExt;
 use std::time::Duration;
 
-/// How long the log thread waits for more before it confirms what it synced.
+/// How long the log thread waits for more writes before it confirms the synced ones.
 const IDLE: Duration = Duration::from_millis(10);
 
-/// How often it is looked how much room a disk has.
+/// The interval between two checks of a disk's free space.
 const LOOKS: Duration = Duration::from_millis(200);
 
 /// How long a sync of a slow disk takes, in microseconds.
 const SLOW_MICROS: std::ops::RangeInclusive<u64> = 20_000..=200_000;
 
-/// After so many syncs, of whatever machine, one is held against the disk.
+/// After how many syncs, over all machines, a disk is compared with its journal's reports.
 const LOOK_EVERY: u64 = 64;
 
-/// The journal takes what has gathered, as far as there is room; how many writes those are.
+/// Appends the queued writes to the journal, as far as there is space. Returns their number.
 fn append(up: &mut Process) -> wal::Result<usize> {
     if let Some(upto) = up.release
         && provides(&mut up.journal, &Task::Release(upto))?
@@ -41,7 +41,7 @@ fn append(up: &mut Process) -> wal::Result<usize> {
     Ok(std::mem::take(&mut up.queued).len())
 }
 
-/// Whether there is room for that.
+/// Whether there is space for this task.
 fn provides(journal: &mut Journal<SimDisk>, task: &Task) -> wal::Result<bool> {
     match journal.provide(task) {
         Err(Fault::Full { .. }) => Ok(false),
@@ -49,7 +49,7 @@ fn provides(journal: &mut Journal<SimDisk>, task: &Task) -> wal::Result<bool> {
     }
 }
 
-/// A write, folded into the hash of all that was done.
+/// Folds a write into the hash of the run.
 fn fold(hash: u64, write: &Write) -> u64 {
     let hard = write.hard_state.unwrap_or_default();
     let vote = hard.vote.map_or(0, |vote| vote.node.get());
@@ -69,7 +69,7 @@ impl World {
         Ok(())
     }
 
-    /// The log thread takes what has gathered, unless it is waiting for the disk.
+    /// The log thread appends the queued writes and starts a sync, unless one is in progress.
     pub(super) fn write_on(&mut self, at: NodeId) -> checks::Result<()> {
         let (least, most) = self.scenario.sync;
         let took = Duration::from_nanos(self.rng.random_range(least.as_nanos() as u64..=most.as_nanos() as u64));
@@ -119,7 +119,7 @@ impl World {
         Ok(())
     }
 
-    /// Now and then: whether the disk really holds what the journal says it does.
+    /// At intervals, checks that the disk really holds what the journal reported.
     fn look_at_disk(&mut self, at: NodeId) -> checks::Result<()> {
         self.syncs += 1;
         let host = &self.hosts[&at];
@@ -143,19 +143,19 @@ impl World {
         Ok(())
     }
 
-    /// How much room there is, and when that is looked at again.
+    /// Checks the free space, and schedules the next check.
     pub(super) fn looks(&mut self, at: NodeId) -> checks::Result<()> {
         let host = self.host(at);
         let life = host.life;
         let Some(up) = &mut host.up else { return Ok(()) };
         let news = match up.watch.look() {
             Ok(news) => news,
-            // The power went in the middle of it: of a log that lets nothing in, nobody else would notice.
+            // The power failed in the middle of it. With a log that rejects writes, nothing else would notice.
             Err(fault) if self.hosts[&at].has_stopped() => {
                 self.stops(at, &fault);
                 return Ok(());
             }
-            // One of the disk, which the journal will meet.
+            // A fault of the disk that the journal will meet too.
             Err(_) => None,
         };
         self.later(LOOKS, Happens::Looks { at, life });
@@ -164,13 +164,13 @@ impl World {
                 self.say(|| format!("the disk of {at} has {} room", if low { "too little" } else { "enough" }));
                 self.handle(at, Event::Space { low })
             }
-            // What waits for room, if anything does, tries again.
+            // Writes that wait for space, if there are any, are retried.
             None => self.write_on(at),
         }?;
         self.look_for_room(at)
     }
 
-    /// A log that has nothing to do looks how much room there is.
+    /// An idle log checks how much space there is.
     fn look_for_room(&mut self, at: NodeId) -> checks::Result<()> {
         match self.host(at).up.as_mut().filter(|up| !up.syncing).map(|up| up.journal.look()) {
             Some(Ok(Some(report))) => self.handle(at, Event::Journal(report)),

@@ -1,4 +1,4 @@
-//! Machines that forget: which may be emptied, and what becomes of one that was.
+//! Machines that lose their disks: which of them may, and what happens to them after that.
 
 use super::disk::Crash;
 use super::host::Host;
@@ -9,26 +9,27 @@ use rand::RngExt;
 use std::time::Duration;
 
 impl World {
-    /// Whether a machine may be emptied without a loss that nothing could prevent: those who are left, and hold
-    /// something, decide by every configuration that may be in use, and by that of the founders, with which
-    /// the machine would begin again. (While a log begins, nobody can tell who holds nothing yet from who holds
-    /// nothing any more.) One that founded alone does not begin again: it is started as one who joins.
+    /// Whether a machine may lose its disk without a loss that nothing could prevent: the remaining nodes that hold
+    /// data must have a quorum by every configuration that may be in use, and by that of the founders, with which the
+    /// machine would start again. (When a log begins, a node that holds nothing yet cannot be told from one that holds
+    /// nothing any more.) A machine that founded the cluster alone does not start again as a founder: it is started as
+    /// a joining node.
     pub(super) fn may_be_wiped(&self, at: NodeId) -> bool {
         let configurations = &self.checks.configurations;
         let founding = self.scenario.founding();
         let goes_on = |membership: &Membership| self.holds_without(at, membership);
-        // Of one that is just being added, nobody could tell under which disk it will be known.
+        // While a machine is being added, it is open by which disk id it will be known.
         let belongs = configurations.latest().members.contains_key(&at);
         let comes = configurations.in_use().iter().any(|membership| membership.members.contains_key(&at)) && !belongs;
         let founds = founding.voters.len() == 1 || goes_on(&founding);
-        // One that is about to rise may be a voter in the same moment.
+        // A member about to be promoted may become a voter in the same moment.
         let rises =
             configurations.latest().members.get(&at).is_some_and(|member| member.prospect != PendingRole::Stays);
         !self.hosts[&at].wiped && !comes && !rises && founds && configurations.in_use().into_iter().all(goes_on)
     }
 
-    /// Whether those that are left without that machine, and hold all that they ever held, decide. One whose log does not
-    /// name its disk yet has no vote.
+    /// Whether the nodes other than `at` that hold all they ever held have a quorum. A node whose log does not name its
+    /// disk yet has no vote.
     pub(super) fn holds_without(&self, at: NodeId, membership: &Membership) -> bool {
         let is_whole = |id: NodeId| {
             let host = &self.hosts[&id];
@@ -43,7 +44,7 @@ impl World {
         decides(membership, is_whole)
     }
 
-    /// A machine loses all that is on its disk, and starts again as it was first started.
+    /// A machine loses everything on its disk, and starts again as it did at first.
     pub(super) fn wipe(&mut self, at: NodeId) {
         self.crash(at, Crash::Kill);
         self.say(|| format!("{at} loses its disk"));
@@ -59,17 +60,17 @@ impl World {
         self.later(delay, Happens::Starts { at });
     }
 
-    /// Whoever is in no configuration that may be in use is nobody's voter under the disk it had: it may come
-    /// back, as somebody of whom nothing is known.
+    /// A wiped machine that is in no configuration that may be in use is no voter under its former disk: it may come
+    /// back as an unknown node.
     pub(super) fn forgive(&mut self) {
         let in_use = self.checks.configurations.in_use();
-        // A learner whose disk was not named yet may lose it, and be named by the one it has now.
+        // A learner whose disk id was not recorded yet may lose its disk, and be recorded with its new one.
         let named = |(id, host): &(&NodeId, &Host)| {
             let mut known = in_use.iter().filter_map(|membership| membership.members.get(id)).peekable();
             known.peek().is_some() && known.all(|member| member.disk == Some(host.disk_id))
         };
-        // It was added while the last words of the disk before were on their way, and is known by that one now: its log
-        // says so to the operator, who removes it once more.
+        // It was added while the last messages of its former disk were in flight, and is known by that disk now. Its
+        // log tells the operator, who removes it once more.
         let misnamed = |(id, host): &(&NodeId, &Host)| {
             let mut known = in_use.iter().filter_map(|membership| membership.members.get(id)).peekable();
             let is_other = |member: &Member| member.disk.is_some_and(|disk| disk != host.disk_id);
@@ -84,7 +85,7 @@ impl World {
         named.into_iter().for_each(|id| self.host(id).forgot = false);
         misnamed.into_iter().for_each(|id| self.host(id).forgot = true);
         for id in forgiven {
-            // What it began on its own it lets go of, and joins anew.
+            // It discards the cluster that it founded on its own, and joins anew.
             self.wipe(id);
             self.checks.configurations.joins(id);
             let host = self.host(id);

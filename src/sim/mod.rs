@@ -1,10 +1,10 @@
-//! A simulated world around the real node: a disk that loses, a network that delays, and chance
-//! that repeats.
+//! A simulated world around the real node, with a disk that loses data, a network that delays messages, and repeatable
+//! randomness.
 //!
-//! Nothing here has a clock, a thread or a generator of its own: time and chance are handed in, so
-//! that a seed is a whole history. [`scenario`] draws what a world is like from its seed; [`world`]
-//! lets it happen, [`troubles`] makes it hard, [`checks`] looks at every step, and [`history`] asks
-//! of what the clients saw whether one machine could have answered it.
+//! Nothing here has its own clock, thread or random generator: time and randomness are passed in, so that a seed
+//! determines the whole run. [`scenario`] draws the parameters of a world from its seed, [`world`] runs it,
+//! [`troubles`] injects faults, [`checks`] checks every step, and [`history`] checks whether the results that the
+//! clients saw are linearizable.
 
 mod applying;
 mod call_clients;

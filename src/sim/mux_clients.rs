@@ -1,4 +1,5 @@
-//! Simulated clients with many things under way on one connection: the protocol of `Mux`, over simulated connections.
+//! Simulated clients with several requests in progress on one connection: the protocol of `Mux` over simulated
+//! connections.
 
 use super::checks;
 use super::tasks::Body;
@@ -10,24 +11,24 @@ use crate::wire::WireError;
 
 /// One client.
 pub struct MuxClient {
-    /// What it asks for.
+    /// Its tasks.
     pub asker: TaskClient,
     protocol: MuxProtocol,
-    /// Its connection, and the one on which it asks for a second opinion.
+    /// Its connection, and the one on which it requests a second opinion.
     main: Option<u64>,
     second: Option<u64>,
     done: Vec<Completion>,
 }
 
 impl MuxClient {
-    /// A client that has so many things under way at most.
+    /// A client with at most `inflight` requests in progress.
     pub fn new(asker: TaskClient, endpoints: Vec<String>, inflight: usize, seed: u64) -> MuxClient {
         let (begin, options) = (seed as usize % endpoints.len(), MuxOptions::new(inflight));
         let protocol = MuxProtocol::new(endpoints, begin, options, Time::ZERO, seed);
         MuxClient { asker, protocol, main: None, second: None, done: Vec::new() }
     }
 
-    /// Bytes have come on that connection. An error says what no correct node sends.
+    /// Handles bytes received on a connection. The error describes bytes that no correct node sends.
     pub fn receives(&mut self, now: Time, link: u64, bytes: &[u8]) -> checks::Result<()> {
         let taken = if self.main == Some(link) {
             self.protocol.receive(now, bytes, &mut self.done)
@@ -42,7 +43,7 @@ impl MuxClient {
         }
     }
 
-    /// That connection has ended.
+    /// Handles the end of a connection.
     pub fn loses(&mut self, now: Time, link: u64, in_order: bool) {
         if self.main == Some(link) {
             self.main = None;
@@ -64,7 +65,7 @@ fn ending(ended: Ended) -> TaskEnd {
 }
 
 impl World {
-    /// Does what is due for a client: as `Mux::work` does.
+    /// Does all that is due for a client, as `Mux::work` does.
     pub(super) fn drive_mux(&mut self, mux: &mut MuxClient) -> checks::Result<()> {
         let (now, client) = (self.now, mux.asker.client);
         self.end_tasks(mux)?;
@@ -105,7 +106,7 @@ impl World {
         Ok(())
     }
 
-    /// What has ended is written down.
+    /// Records the tasks that have ended.
     fn end_tasks(&mut self, mux: &mut MuxClient) -> checks::Result<()> {
         for Completion { tag, result, .. } in std::mem::take(&mut mux.done) {
             self.say(|| format!("client {} is told: {result:?}", mux.asker.client));
@@ -114,7 +115,7 @@ impl World {
         Ok(())
     }
 
-    /// Connections that the protocol has left are closed.
+    /// Closes connections that the protocol has abandoned.
     fn drop_lost(&mut self, mux: &mut MuxClient) {
         if !mux.protocol.is_connected()
             && let Some(link) = mux.main.take()

@@ -1,5 +1,5 @@
-//! A network that drops, delays, doubles, reorders, partitions, and breaks links in the middle of a
-//! frame.
+//! A network that drops, delays, duplicates and reorders messages, partitions nodes, and breaks links in the middle of
+//! a frame.
 
 use crate::types::{NodeId, Time};
 use bytes::Bytes;
@@ -8,39 +8,39 @@ use rand::rngs::SmallRng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// What the links between nodes are like.
+/// The kind of links between nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tier {
-    /// Byte streams, as TCP: in order, nothing lost but by a broken link, which both ends notice.
+    /// Byte streams like TCP: in order, and nothing is lost except by a broken link, which both ends notice.
     Stream,
-    /// Single messages, lost, doubled and overtaking one another: harsher than TCP ever is.
+    /// Single messages that may be lost, duplicated and reordered: harsher than TCP ever is.
     Datagram,
 }
 
-/// How bad it is.
+/// The properties of a network.
 #[derive(Clone, Debug)]
 pub struct NetworkProfile {
-    /// What the links are like.
+    /// The kind of links.
     pub tier: Tier,
-    /// The shortest way of a message.
+    /// The shortest delay of a message.
     pub delay: Duration,
-    /// What may come on top of it, drawn for each message.
+    /// The largest additional delay, drawn for each message.
     pub jitter: Duration,
     /// How many of a hundred messages are lost (datagrams only).
     pub loss: u32,
-    /// How many of a hundred come twice (datagrams only).
+    /// How many of a hundred messages arrive twice (datagrams only).
     pub doubling: u32,
-    /// How many of a hundred take twenty times as long, and hold up what is behind them on a stream.
+    /// How many of a hundred messages take twenty times as long, and hold up the messages behind them on a stream.
     pub stragglers: u32,
     /// How many of a hundred messages on a cut link arrive late, when the link may have healed or either end restarted,
     /// instead of never (datagrams only).
     pub late: u32,
 }
 
-/// So many times as long as others do some messages take.
+/// How many times as long as usual a straggler takes.
 const STRAGGLER_TIMES: u32 = 20;
 
-/// A network on which one message in twenty takes longer than this is not one on which a leader is heard in time.
+/// A network on which one message in twenty takes longer than this does not deliver heartbeats in time.
 const TIMELY: Duration = Duration::from_millis(150);
 
 impl NetworkProfile {
@@ -50,17 +50,17 @@ impl NetworkProfile {
     }
 }
 
-/// How late a message on a cut link arrives, at least and at most, in milliseconds.
+/// How late a message on a cut link arrives, in milliseconds.
 const LATE_MS: std::ops::RangeInclusive<u64> = 100..=4000;
 
-/// What arrives, and when.
+/// Bytes that arrive, and when.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// When.
+    /// The time of arrival.
     pub at: Time,
-    /// On which run of the link; what arrives on an earlier one than the latest is not heard.
+    /// The run of the link. Bytes of an earlier run than the latest are ignored.
     pub link: u64,
-    /// Some bytes of the stream, or one message.
+    /// A part of the stream, or one message.
     pub bytes: Bytes,
 }
 
@@ -71,7 +71,7 @@ struct Link {
     broken: bool,
 }
 
-/// All the links between the nodes, each one-way.
+/// All links between the nodes; each is one-way.
 #[derive(Clone, Debug)]
 pub struct Network {
     weather: NetworkProfile,
@@ -79,34 +79,34 @@ pub struct Network {
     cuts: BTreeSet<(NodeId, NodeId)>,
 }
 
-/// What is sent.
+/// The bytes of one send.
 #[derive(Debug)]
 pub struct Packet {
     /// Its bytes.
     pub bytes: Bytes,
-    /// Whether it comes once or not at all, whatever the network is like. The consensus survives a message that comes
-    /// twice. Of a client's request that one node passes on to another, the second copy may be refused, "not applied",
-    /// when the first is in the log: no link of ours says anything twice.
+    /// Whether the packet arrives at most once, whatever the network is like. Raft tolerates duplicated messages. But
+    /// of a client's request that one node forwards to another, the second copy may be refused as "not applied" when
+    /// the first is in the log: a real link never delivers anything twice.
     pub once: bool,
 }
 
 impl Network {
-    /// A network of that kind, whole.
+    /// A network with these properties, without cuts.
     pub fn new(weather: NetworkProfile) -> Network {
         Network { weather, links: BTreeMap::new(), cuts: BTreeSet::new() }
     }
 
-    /// What its links are like.
+    /// The kind of its links.
     pub fn tier(&self) -> Tier {
         self.weather.tier
     }
 
-    /// Nothing passes from one to the other from now on.
+    /// Nothing passes from `from` to `to` from now on.
     pub fn cut(&mut self, from: NodeId, to: NodeId) {
         self.cuts.insert((from, to));
     }
 
-    /// Everything passes again, and nothing is lost or doubled any more.
+    /// Ends all cuts, losses, duplicates and stragglers.
     pub fn heal(&mut self) {
         self.cuts.clear();
         self.weather.loss = 0;
@@ -114,31 +114,31 @@ impl Network {
         self.weather.stragglers = 0;
     }
 
-    /// The cuts are mended, the weather stays.
+    /// Ends all cuts; the other properties stay.
     pub fn mend(&mut self) {
         self.cuts.clear();
     }
 
-    /// The run of the link that is in use.
+    /// The current run of the link.
     pub fn run(&self, from: NodeId, to: NodeId) -> u64 {
         self.links.get(&(from, to)).map_or(0, |link| link.run)
     }
 
-    /// The link breaks: what is on its way on it is never heard.
+    /// Breaks the link: bytes in flight on it never arrive.
     pub fn break_link(&mut self, from: NodeId, to: NodeId) {
         let link = self.links.entry((from, to)).or_default();
         link.run += 1;
         link.broken = false;
     }
 
-    /// How long a message takes just now.
+    /// Draws the delay of a message.
     pub fn delay(&self, rng: &mut SmallRng) -> Duration {
         let jitter = Duration::from_nanos(rng.random_range(0..=self.weather.jitter.as_nanos() as u64));
         let delay = self.weather.delay + jitter;
         if rng.random_range(0..100) < self.weather.stragglers { delay * STRAGGLER_TIMES } else { delay }
     }
 
-    /// Sends it: what arrives of it, perhaps nothing, perhaps in parts, perhaps twice unless it is said `once`.
+    /// Sends a packet. Returns its arrivals: none, one, in parts, or twice unless it is `once`.
     pub fn send(&mut self, now: Time, rng: &mut SmallRng, (from, to): (NodeId, NodeId), said: Packet) -> Vec<Arrival> {
         let Packet { bytes, once } = said;
         let is_cut = self.cuts.contains(&(from, to));
@@ -161,7 +161,7 @@ impl Network {
             Tier::Stream => {
                 let link = self.links.entry((from, to)).or_default();
                 if is_cut {
-                    // The stream now lacks something: nothing more can be heard on it, ever.
+                    // The stream now lacks bytes: nothing after them can ever be read.
                     link.broken = true;
                     return Vec::new();
                 }
@@ -177,12 +177,12 @@ impl Network {
         }
     }
 
-    /// Whether nothing passes that way.
+    /// Whether nothing passes in that direction.
     pub fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.cuts.contains(&(from, to))
     }
 
-    /// Whether the stream lacks something and must be dialed anew, and can be.
+    /// Whether the stream lacks bytes and must be dialed again, and can be.
     pub fn must_redial(&self, from: NodeId, to: NodeId) -> bool {
         let broken = self.links.get(&(from, to)).is_some_and(|link| link.broken);
         broken && !self.cuts.contains(&(from, to))

@@ -1,6 +1,6 @@
-//! Whoever changes the members of the simulated cluster: adds, removes, promotes and moves them, asks for any
-//! voters at all, takes changes back, hands the leadership over, restarts nodes as one should, and mends what
-//! has lost its disk. It asks as any client does, asks elsewhere if it is told to, and minds no refusal.
+//! The operator, a simulated administrator: adds, removes, promotes and moves members, requests arbitrary sets of
+//! voters, aborts changes, transfers leadership, restarts nodes in an orderly way, and repairs nodes that have lost
+//! their disks. It sends its requests as any client does, follows redirects to the leader, and ignores refusals.
 
 use super::checks;
 use super::clients::Asking;
@@ -15,38 +15,38 @@ use rand::rngs::SmallRng;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// The operator's number among the clients.
+/// The operator's client number.
 pub const OPERATOR: u64 = 0;
 
-/// How long it waits for an answer, if nothing else is said.
+/// How long the operator waits for an answer by default.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often a request is tried elsewhere.
+/// How often a request is sent before the operator abandons it.
 const ATTEMPTS: u32 = 4;
 
-/// How often it looks after what has lost its disk, when all else is calm.
+/// How often it looks for machines that have lost their disks, in calm.
 const MENDS_EVERY: Duration = Duration::from_millis(200);
 
-/// What the operator of a world does.
+/// The behavior of a world's operator.
 #[derive(Clone, Debug, Default)]
 pub struct Governance {
-    /// The time between two things, on average. There is no operator if it is not said.
+    /// The average time between two actions. Without it there is no operator.
     pub every: Option<Duration>,
-    /// How long it waits for an answer before it does something else.
+    /// How long it waits for an answer before it goes on with something else.
     pub patience: Duration,
     /// How many of a hundred changes are forced. (Forced changes and lost disks together can leave a cluster that
-    /// nothing mends: a world knows one of them.)
+    /// nothing repairs: a world has only one of them.)
     pub forced: u32,
-    /// How many machines lose their disks, at most.
+    /// How many machines lose their disks at most.
     pub wipes: u64,
-    /// Whether it hands leaderships over, and ends processes as they should end.
+    /// Whether it transfers leadership, and shuts processes down in an orderly way.
     pub transfers: bool,
-    /// Whether it names voters at will, rather than one member after the other.
+    /// Whether it requests arbitrary sets of voters, rather than changes of one member at a time.
     pub at_will: bool,
 }
 
 impl Governance {
-    /// An operator's ways, for a cluster of so many founders.
+    /// Draws the operator's behavior for a cluster with that many founders.
     pub fn draw(rng: &mut SmallRng, founders: u64) -> Governance {
         let every = Duration::from_millis([60, 250, 1000][rng.random_range(0..3)]);
         let wipes = rng.random_range(0..2) == 0;
@@ -55,7 +55,7 @@ impl Governance {
             every: Some(every),
             patience: PATIENCE,
             forced: if wipes { 0 } else { forced },
-            // A cluster that one node founded, and that has grown, loses its founder.
+            // A cluster that one node founded, and that has grown, may lose its founder.
             wipes: if !wipes { 0 } else { (founders.saturating_sub(1) / 2).max(u64::from(founders == 1)) },
             transfers: rng.random_range(0..3) > 0,
             at_will: rng.random_range(0..2) == 0,
@@ -63,7 +63,7 @@ impl Governance {
     }
 }
 
-/// A request under way.
+/// A request in progress.
 #[derive(Clone, Debug)]
 struct PendingRequest {
     id: u64,
@@ -77,7 +77,7 @@ struct PendingRequest {
 pub struct Operator {
     asked: u64,
     pending: Option<PendingRequest>,
-    /// Until then, nothing is asked: whether a machine has just lost its disk is not known at once.
+    /// No request is sent before this time: a machine's loss of its disk is not known at once.
     waits: Time,
     wiped: u64,
 }
@@ -90,7 +90,7 @@ impl Operator {
 }
 
 impl World {
-    /// The operator does something.
+    /// Runs the operator's next action.
     pub(super) fn governs(&mut self) -> checks::Result<()> {
         let Some(every) = self.scenario.governance.every else { return Ok(()) };
         let next = if self.calm { MENDS_EVERY } else { self.some_of(every) };
@@ -113,7 +113,7 @@ impl World {
         Duration::from_nanos(self.rng.random_range(1..=2 * every.as_nanos() as u64))
     }
 
-    /// The configuration as whoever leads the latest term has it, or the latest that was committed.
+    /// The configuration of the leader with the highest term; without a leader, the latest committed one.
     fn members(&self) -> Membership {
         let leaders = self.hosts.values().filter_map(|host| host.up.as_ref()).map(|up| up.node.raft());
         let latest = leaders.filter(|raft| raft.leads()).max_by_key(|raft| raft.term());
@@ -147,7 +147,7 @@ impl World {
         Ok(())
     }
 
-    /// Any change at all of the members as they are.
+    /// A random change of the current members.
     fn change(&mut self) -> Option<Change> {
         let membership = self.members();
         let members: BTreeSet<NodeId> = membership.ids().collect();
@@ -178,7 +178,7 @@ impl World {
             2 | 3 => self.any_of(&membership.voters).map_or(PendingRole::Rises, PendingRole::Succeeds),
             _ => PendingRole::Rises,
         };
-        // Where disks are lost, its own may be another by the time it belongs.
+        // Where disks are lost, the machine may have another disk by the time it is a member.
         let known = self.scenario.governance.wipes == 0 && self.rng.random();
         let disk: Option<DiskId> = known.then(|| self.hosts[&id].disk_id);
         Change::Add { id, address: format!("{id}:1"), disk, prospect }
@@ -188,8 +188,9 @@ impl World {
         (!ids.is_empty()).then(|| self.rng.random_range(0..ids.len())).and_then(|nth| ids.iter().nth(nth).copied())
     }
 
-    /// Whether those who are left after a change can spare what is damaged. Nobody knows yet of damage beneath a process
-    /// that runs, and nothing mends a cluster in which one that is whole has to go and one that is not has to stay.
+    /// Whether the members that remain after a change can do without the damaged ones. Damage beneath a running process
+    /// is not known yet, and nothing repairs a cluster in which a healthy member has to leave and a damaged one has to
+    /// stay.
     fn can_be_mended(&self, change: &Change) -> bool {
         let leaves = match change {
             Change::Remove(_) | Change::Voters(_) => true,
@@ -199,8 +200,8 @@ impl World {
         !leaves || !self.hosts.keys().any(|id| self.is_damaged(*id))
     }
 
-    /// A machine that does not start for the damage to its disk is given another one. Whoever has lost its disk is
-    /// removed; then it may be added again like anyone else, and is, when all is calm.
+    /// Replaces the disk of a machine that does not start because of damage. A member that has lost its disk is
+    /// removed. After that it may be added again like any other, which the operator does in calm.
     fn mend(&mut self) {
         let damaged = self.hosts.iter().find(|(id, host)| host.given_up && self.may_be_wiped(**id));
         if let Some(at) = damaged.map(|(id, _)| *id) {
@@ -220,15 +221,15 @@ impl World {
         self.ask_operator(Request::Change { change, force: false });
     }
 
-    /// Whether the operator waits for an answer, or has yet to add who has lost its disk: what comes of that may
-    /// be another leader.
+    /// Whether the operator waits for an answer, or has yet to add a machine that has lost its disk: the result may be
+    /// another leader.
     pub(super) fn still_governs(&self) -> bool {
         let members = &self.checks.configurations.latest().members;
         let outside = |(id, host): (&NodeId, &Host)| host.wiped && !host.given_up && !members.contains_key(id);
         self.operator.asks() || self.hosts.iter().any(outside)
     }
 
-    /// Some process is told to end, hands over what it leads, and ends.
+    /// Tells a leader's process to shut down: it transfers leadership, then ends.
     fn ends_soon(&mut self) -> checks::Result<()> {
         let leaders = self.hosts.iter().filter(|(_, host)| host.up.as_ref().is_some_and(|up| up.node.raft().leads()));
         let leaders: BTreeSet<NodeId> = leaders.map(|(id, _)| *id).collect();
@@ -265,7 +266,7 @@ impl World {
         self.asks(OPERATOR, asking);
     }
 
-    /// The operator is answered: what it is told to ask elsewhere, it does, a few times.
+    /// The operator receives a reply. It follows a redirect to the leader a few times.
     pub(super) fn answers_operator(&mut self, id: u64, reply: Reply) -> checks::Result<()> {
         let Some(pending) = self.operator.pending.as_ref().filter(|pending| pending.id == id) else { return Ok(()) };
         let again = pending.attempts < ATTEMPTS;

@@ -1,7 +1,7 @@
-//! Whether the commands of ordered sessions take effect in the order of their numbers, each once, as seen where they
-//! are applied; and whether what connections were answered agrees with it.
+//! Checks that the commands of ordered sessions take effect in the order of their numbers, each once, where they are
+//! applied; and that the replies to connections agree with it.
 //!
-//! The rules are written here once more, apart from the session table they check.
+//! The rules are written here a second time, independent of the session table that they check.
 
 use super::checks::Result;
 use crate::api::{Op, Outcome};
@@ -9,11 +9,11 @@ use crate::machine::words::{Command, Step};
 use crate::types::{Entry, Index, Payload, SessionId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// An ordered session, by the log and the outcomes.
+/// An ordered session, reconstructed from the log and the outcomes.
 #[derive(Debug, Default)]
 struct OrderedSession {
     executed: BTreeSet<u64>,
-    /// The lowest number that its client waits for.
+    /// The lowest outstanding number of its client.
     lowest: u64,
 }
 
@@ -23,7 +23,7 @@ impl OrderedSession {
         (self.lowest.max(1)..seq).all(|before| self.executed.contains(&before))
     }
 
-    /// What is wrong with that outcome of that number.
+    /// Describes what is wrong with an outcome of that number, if anything is.
     fn judge(&mut self, seq: u64, outcome: &Outcome) -> Option<&'static str> {
         let before = self.executed.contains(&seq);
         match outcome {
@@ -53,13 +53,13 @@ impl OrderedSession {
 /// The commands of one connection, by their counters.
 #[derive(Debug, Default)]
 struct Writer {
-    /// Those executed, in order.
+    /// The executed commands, in order.
     executed: Vec<u64>,
-    /// Those answered "nothing was applied".
+    /// The commands answered "nothing was applied".
     refused: BTreeSet<u64>,
 }
 
-/// What is known of ordered sessions, and of the connections that use them.
+/// The ordered sessions, and the connections that use them.
 #[derive(Debug, Default)]
 pub struct Order {
     upto: Index,
@@ -72,12 +72,12 @@ pub fn key(writer: u64) -> String {
     format!("pipelined/{writer}")
 }
 
-/// What it appends.
+/// The text that it appends.
 pub fn tail(counter: u64) -> String {
     format!("{counter},")
 }
 
-/// Which connection appends which counters with that command.
+/// The connections and counters that a command appends.
 fn appended(command: &Command<'_>) -> Vec<(u64, u64)> {
     let one = |command: &Command<'_>| match command {
         Command::Append { key, tail } => {
@@ -104,7 +104,7 @@ impl Order {
         self.writers.values().map(|writer| writer.executed.len() as u64).sum()
     }
 
-    /// An entry is applied, for the first time or on another node, and came to that.
+    /// An entry was applied with this outcome, for the first time or on another node.
     pub fn applied(&mut self, entry: &Entry, outcome: Option<&Outcome>) -> Result<()> {
         let index = entry.position.index;
         let (Some(outcome), Payload::Opaque(bytes)) = (outcome, &entry.payload) else { return Ok(()) };
@@ -144,7 +144,7 @@ impl Order {
         Ok(())
     }
 
-    /// A connection was told that its command took effect.
+    /// A connection received the reply that its command took effect.
     pub fn acknowledged(&mut self, writer: u64, counter: u64) -> Result<()> {
         let known = self.writers.entry(writer).or_default();
         match known.executed.binary_search(&counter) {
@@ -153,7 +153,7 @@ impl Order {
         }
     }
 
-    /// A connection was told that its command did not take effect, and never will.
+    /// A connection received the reply that its command did not take effect and never will.
     pub fn refused(&mut self, writer: u64, counter: u64) -> Result<()> {
         let known = self.writers.entry(writer).or_default();
         known.refused.insert(counter);
@@ -163,7 +163,7 @@ impl Order {
         }
     }
 
-    /// How many commands of that connection a read of its key shows; an error if it is not how the key ever was.
+    /// How many commands of that connection a read of its key shows. An error if the key never held that value.
     pub fn shown(&self, writer: u64, value: &[u8]) -> Result<usize> {
         let executed = self.writers.get(&writer).map_or(&[][..], |writer| &writer.executed);
         let shown = value.iter().filter(|byte| **byte == b',').count();

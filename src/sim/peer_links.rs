@@ -1,6 +1,6 @@
-//! The connections between simulated nodes. Each node dials each peer that it is to speak to, both say who they are
-//! with the frames that the product sends, and the product's [`Admission`](crate::admission::Admission) decides what
-//! becomes of it.
+//! The connections between simulated nodes. Each node dials each of its peers, both identify themselves with the frames
+//! of the product, and the product's [`Admission`](crate::admission::Admission) decides whether a connection is
+//! accepted.
 
 use super::checks;
 use super::host::Incoming;
@@ -18,39 +18,39 @@ use rand::RngExt;
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
-/// A peer that was dialed and has not answered for so long is dialed again.
+/// A peer that has not answered for this long is dialed again.
 const DIAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The longest pause between two attempts to dial a peer.
 const DIAL_PAUSE_MAX_MS: u64 = 100;
 
-/// The connection over which a node speaks to a peer.
+/// A node's connection for sending to a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Outbound {
-    /// Where it stands.
+    /// Its state.
     pub state: LinkState,
-    /// Attempts since it was last up.
+    /// Failed attempts since it was last up.
     pub failures: u32,
 }
 
-/// Where it stands.
+/// The state of an outbound connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LinkState {
-    /// To be dialed then.
+    /// Down; to be dialed at that time.
     Down(Time),
-    /// Dialed on that run of the link, and not answered yet.
+    /// Dialed on that run of the link at that time, and not answered yet.
     Dialed(u64, Time),
-    /// Up, on that run of the link.
+    /// Up on that run of the link.
     Up(u64),
 }
 
 impl Outbound {
-    /// Dialed at once.
+    /// A connection to be dialed at once.
     fn new(now: Time) -> Outbound {
         Outbound { state: LinkState::Down(now), failures: 0 }
     }
 
-    /// The run of the link that it is on.
+    /// The run of the link that the connection is on.
     fn run(&self) -> Option<u64> {
         match self.state {
             LinkState::Dialed(run, _) | LinkState::Up(run) => Some(run),
@@ -59,26 +59,26 @@ impl Outbound {
     }
 }
 
-/// The connection over which a peer speaks to a node.
+/// The connection on which a node receives from a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Inbound {
-    /// On which run of the link.
+    /// The run of the link that it is on.
     pub run: u64,
-    /// The disk that the peer came with.
+    /// The disk id with which the peer identified itself.
     pub disk: DiskId,
 }
 
 /// One end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
-    /// That of the node that dialed.
+    /// The end at the node that dialed.
     Outbound,
-    /// The other.
+    /// The end at the node that was dialed.
     Inbound,
 }
 
 impl World {
-    /// Both connections between two nodes break; both nodes notice.
+    /// Breaks both connections between two nodes; both nodes notice.
     pub(super) fn relink(&mut self, one: NodeId, other: NodeId) {
         for (from, to) in [(one, other), (other, one)] {
             self.close_later(from, to, End::Outbound);
@@ -87,7 +87,7 @@ impl World {
         }
     }
 
-    /// A node notices in a moment that a connection with a peer, as it is now, is closed.
+    /// Schedules that a node notices the end of its current connection with a peer.
     fn close_later(&mut self, at: NodeId, peer: NodeId, end: End) {
         let run = match end {
             End::Outbound => self.network.run(at, peer),
@@ -97,7 +97,7 @@ impl World {
         self.later(delay, Happens::Closed { at, peer, end, run });
     }
 
-    /// The kernel closes what a process had open.
+    /// A process has ended, and the kernel closes its connections.
     pub(super) fn close_all(&mut self, at: NodeId) {
         for peer in self.others(at) {
             self.close_later(peer, at, End::Outbound);
@@ -116,7 +116,7 @@ impl World {
                 matches!(state, LinkState::Up(_))
             }
             End::Inbound => {
-                // Whoever dials anew has left what it dialed before.
+                // A peer that has dialed again has abandoned its earlier connection.
                 if up.inbound.get(&peer).is_none_or(|inbound| inbound.run > run) {
                     return Ok(());
                 }
@@ -130,7 +130,7 @@ impl World {
         if was_up { self.handle(at, Event::PeerLost(peer)) } else { Ok(()) }
     }
 
-    /// A connection to a peer broke, or could not be had: it is dialed again a little later.
+    /// A connection to a peer broke or failed: it is dialed again after a pause.
     fn falls(&mut self, at: NodeId, peer: NodeId) {
         let (now, life) = (self.now, self.hosts[&at].life);
         let Some(link) = self.host(at).up.as_mut().and_then(|up| up.outbound.get_mut(&peer)) else { return };
@@ -152,7 +152,7 @@ impl World {
         }
     }
 
-    /// Dials a peer, if that is due.
+    /// Dials a peer if that is due.
     pub(super) fn dials(&mut self, at: NodeId, peer: NodeId) {
         let (now, life) = (self.now, self.hosts[&at].life);
         let Some(up) = &mut self.host(at).up else { return };
@@ -186,7 +186,7 @@ impl World {
         }
     }
 
-    /// A node says something to a peer: lost if there is no connection.
+    /// Sends a frame to a peer. Without a connection it is lost.
     pub(super) fn send(&mut self, from: NodeId, to: NodeId, frame: &PeerFrame) -> checks::Result<()> {
         let mut bytes = BytesMut::with_capacity(frame.size());
         frame.put(&mut bytes);
@@ -197,7 +197,7 @@ impl World {
             match frame {
                 PeerFrame::Forward { id, .. } => self.follows(from, Event::NotSent { to, id: *id }),
                 PeerFrame::Answer { .. } if matches!(state, Some(LinkState::Dialed(..))) => {
-                    // It waits for this answer. When it is dialed anew it learns that none will come.
+                    // The peer waits for this answer. When it is dialed again, it learns that none will come.
                     self.hangs_up(from, to);
                     self.falls(from, to);
                 }
@@ -217,7 +217,7 @@ impl World {
         Ok(())
     }
 
-    /// Bytes of a peer reach a node.
+    /// Handles bytes that reach a node from a peer.
     pub(super) fn arrives(
         &mut self,
         to: NodeId,
@@ -252,7 +252,7 @@ impl World {
             let Some(up) = &self.hosts[&to].up else { return Ok(()) };
             let speaks = |inbound: &Inbound| match tier {
                 Tier::Stream => inbound.run == run,
-                // Single messages are not tied to a connection: one of an earlier connection may come late.
+                // Datagrams are not tied to a connection: one from an earlier connection may arrive late.
                 Tier::Datagram => inbound.disk == disks.0,
             };
             if !up.inbound.get(&from).is_some_and(speaks) {
@@ -264,7 +264,7 @@ impl World {
         Ok(())
     }
 
-    /// A peer that speaks on a connection says something.
+    /// Handles a frame on an accepted connection.
     fn spoken(&mut self, to: NodeId, from: NodeId, frame: Frame) -> checks::Result<()> {
         let event = match PeerFrame::read(frame).map_err(|error| broken(to, from, error))? {
             PeerFrame::Raft(envelope) => {
@@ -279,7 +279,7 @@ impl World {
         self.handle(to, event)
     }
 
-    /// What a peer has sent on a connection that the node does not know is answered by the system: there is none.
+    /// The node does not know the connection on which a peer has sent: the operating system resets it.
     fn resets(&mut self, from: NodeId, to: NodeId, run: u64) {
         if !self.network.is_cut(to, from) {
             let delay = self.network.delay(&mut self.rng);
@@ -287,13 +287,13 @@ impl World {
         }
     }
 
-    /// A peer says who it is.
+    /// Handles a peer's hello.
     fn greeted(&mut self, at: NodeId, from: NodeId, run: u64, hello: &Hello) -> checks::Result<()> {
         let guarded = !self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard);
         let is_late = run != self.network.run(from, at);
         let (Some(up), CallerKind::Peer { disk, .. }) = (&mut self.host(at).up, hello.caller) else { return Ok(()) };
         if is_late || up.inbound.get(&from).is_some_and(|inbound| inbound.run >= run) {
-            return Ok(()); // it has come twice, or of a connection that is no more
+            return Ok(()); // a duplicate, or from a connection that is gone
         }
         let verdict = match up.admission.judge(hello, Circumstances::default()) {
             Err(Reason::Disk | Reason::Log) if !guarded => Ok(VERSION_MAX),
@@ -324,7 +324,7 @@ impl World {
         events.into_iter().try_for_each(|event| self.handle(at, event))
     }
 
-    /// The peer was heard of: if the connection to it is down, now is the time.
+    /// A peer has connected: if the connection to it is down, it is dialed at once.
     fn hurries(&mut self, at: NodeId, peer: NodeId) {
         let (now, life) = (self.now, self.hosts[&at].life);
         let Some(link) = self.host(at).up.as_mut().and_then(|up| up.outbound.get_mut(&peer)) else { return };
@@ -334,7 +334,7 @@ impl World {
         }
     }
 
-    /// A peer that was dialed answers.
+    /// Handles the answer of a dialed peer.
     pub(super) fn welcomed(&mut self, at: NodeId, peer: NodeId, run: u64, bytes: Bytes) -> checks::Result<()> {
         let guarded = !self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard);
         let Some(up) = &mut self.host(at).up else { return Ok(()) };
@@ -356,7 +356,7 @@ impl World {
         met.map_or(Ok(()), |disk| self.handle(at, Event::Met { peer, disk }))
     }
 
-    /// The node has other members, or another leader: its connections follow.
+    /// Updates a node's connections after a change of its membership or leader.
     pub(super) fn arranges(&mut self, at: NodeId) {
         let now = self.now;
         let Some(up) = &mut self.host(at).up else { return };
@@ -370,7 +370,7 @@ impl World {
             }
             return;
         }
-        // A node that belongs to nothing was told where to look: anywhere.
+        // A node that is in no cluster was configured with addresses to contact: here, those of all machines.
         let places: Vec<(NodeId, String)> = self.hosts.keys().map(|id| (*id, format!("{id}:1"))).collect();
         let Some(up) = &mut self.host(at).up else { return };
         let membership = up.node.membership().clone();
@@ -380,7 +380,7 @@ impl World {
         self.keeps_links(at);
     }
 
-    /// Ends the connections with a peer that left and was added again, or left a while ago.
+    /// Ends the connections with a peer that was removed and added again, or was removed a while ago.
     fn parts(&mut self, at: NodeId, peer: NodeId) {
         let local = self.hosts[&at].clock.local(self.now);
         self.hangs_up(at, peer);
@@ -400,7 +400,7 @@ impl World {
         }
     }
 
-    /// Has a connection to each peer that is to be spoken to, and to no other.
+    /// Ensures an outbound connection to each peer that the node has to reach, and to no other.
     fn keeps_links(&mut self, at: NodeId) {
         let (now, life) = (self.now, self.hosts[&at].life);
         let Some(up) = &mut self.host(at).up else { return };

@@ -1,7 +1,7 @@
-//! Pipelined connections of each simulated node, through the pipeline that the gateways use.
+//! Pipelined connections to each simulated node, through the gateways' request pipeline.
 //!
 //! A connection appends a counter to a key of its own, in single commands and in blocks, and reads that key now and
-//! then. It lives no longer than the process it is connected to.
+//! then. It ends with the process that it is connected to.
 
 use super::checks;
 use super::order::{self, Order};
@@ -17,22 +17,22 @@ use rand::RngExt;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Callers with numbers from here on are pipelined connections.
+/// Caller numbers from here on are pipelined connections.
 pub const FIRST_CONNECTION: u64 = 1 << 40;
 /// Added to a connection's number when its session is opened.
 const OPENING: u64 = 1 << 41;
-/// A client that is told nothing for so long, and waits, leaves. Where messages are lost one by one and no link ever
-/// breaks, an answer may never come.
+/// A client that waits this long without any reply disconnects. Where single messages are lost and no link ever breaks,
+/// an answer may never come.
 const SILENCE_MAX: Duration = Duration::from_secs(8);
-/// So many requests may wait for their answers.
+/// How many requests may wait for their answers.
 const WAITING_MAX: usize = 24;
 
-/// What a request of a connection is about.
+/// The purpose of a connection's request.
 #[derive(Clone, Copy, Debug)]
 enum PipelinedTask {
-    /// It appends the counters from the first to the last.
+    /// Appends the counters from the first to the last.
     Appends { first: u64, last: u64 },
-    /// It reads the key.
+    /// Reads the key.
     Reads(Consistency),
 }
 
@@ -42,29 +42,29 @@ struct Connection {
     at: NodeId,
     life: u64,
     pipeline: RequestPipeline<PipelinedTask>,
-    /// The last counter that was appended, and the last whose append was acknowledged.
+    /// The last appended counter, and the last whose append was acknowledged.
     counter: u64,
     acknowledged: u64,
     /// How many commands its last read showed.
     shown: usize,
-    /// When it was last told something, or waited for nothing.
+    /// When it last received a reply, or waited for none.
     told_at: Time,
 }
 
-/// All connections there ever were, and what is checked of them.
+/// All connections, and the checks on them.
 #[derive(Debug, Default)]
 pub struct Pipelines {
     connections: BTreeMap<u64, Connection>,
     opened: u64,
     pub(super) order: Order,
-    /// Nothing more is asked.
+    /// No more requests are sent.
     pub(super) stopping: bool,
 }
 
-/// What a connection was told, until it is checked.
+/// The replies that a connection received, until they are checked.
 type PipelinedReplies = Vec<(PipelinedTask, RequestEnd)>;
 
-/// How a request ended, as its connection was told.
+/// How a request ended for its connection.
 #[derive(Debug)]
 enum RequestEnd {
     Answered(Bytes),
@@ -83,7 +83,7 @@ fn ending(fate: RequestFate<'_>) -> RequestEnd {
 }
 
 impl World {
-    /// Connections to a process that was just started.
+    /// Opens connections to a process that was just started.
     pub(super) fn open_connections(&mut self, at: NodeId) {
         (0..self.scenario.pipelines).for_each(|_| self.open_connection(at));
     }
@@ -100,7 +100,7 @@ impl World {
         self.later(delay, Happens::Pipelined { at, life, connection: number, more: true });
     }
 
-    /// Whether no connection to a living process waits for an answer.
+    /// Whether no connection to a running process waits for an answer.
     pub(super) fn connections_are_done(&self) -> bool {
         let waits = |c: &Connection| self.lives(c.at, c.life) && c.pipeline.waiting() > 0;
         !self.pipelines.connections.values().any(waits)
@@ -127,7 +127,7 @@ impl World {
         self.pump_connection(at, connection)
     }
 
-    /// The client goes, and another comes.
+    /// A client disconnects, and another one connects.
     fn close_connection(&mut self, at: NodeId, connection: u64) -> checks::Result<()> {
         self.pipelines.connections.remove(&connection);
         if !self.pipelines.stopping {
@@ -154,7 +154,7 @@ impl World {
         let Some(one) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
         let (mut out, mut wants, mut told) = (BytesMut::new(), Vec::new(), PipelinedReplies::new());
         one.pipeline.pump(now, &mut out, false, &mut wants, &mut |pending, fate| note(&mut told, pending, fate));
-        // Nobody counts them here.
+        // The tally is not used here.
         one.pipeline.tally = Tally::default();
         let again = one.pipeline.deadline();
         if again != Time::NEVER {
@@ -196,7 +196,7 @@ impl World {
         self.check_told(connection, told)
     }
 
-    /// What a connection was told agrees with what was executed.
+    /// Checks that the replies to a connection agree with the executed commands.
     fn check_told(&mut self, connection: u64, told: PipelinedReplies) -> checks::Result<()> {
         for (asked, ending) in told {
             self.say(|| format!("connection {connection} is told of {asked:?}: {ending:?}"));
@@ -244,7 +244,7 @@ fn note(told: &mut PipelinedReplies, pending: &PendingRequest<PipelinedTask>, fa
 }
 
 impl Connection {
-    /// Its next request: mostly an append.
+    /// The connection's next request: mostly an append.
     fn next(&mut self, now: Time, number: u64, draw: u32) -> PendingRequest<PipelinedTask> {
         let key = order::key(number);
         let key = key.as_bytes();

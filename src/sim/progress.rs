@@ -1,13 +1,12 @@
-//! The law of progress during faults: a majority that is healthy and hears itself commits within bounded time.
+//! The progress law during faults: a healthy majority that is connected commits within bounded time.
 //!
-//! A node is *fit* while its process runs, its disk has room and answers in time, and nothing on it is damaged or
-//! lost. A pair of nodes is *apart* while a message cannot pass in one of the two directions. The law judges windows
-//! of time: if the fit nodes that were never apart during a whole window decide by every configuration in use, an
-//! entry must have been committed in that window, or a leader that a majority follows must have had none to commit.
-//! Machines outside that majority may be in any state: a node that is cut off, frozen or slow must not hold the
-//! others up. And a member that is fit, as its leader is, is sent what was committed: its log grows in every
-//! window, or lacks nothing. A node that is being sent a snapshot is not fit either: how long that takes depends
-//! on its size.
+//! A node is *fit* while its process runs, its disk has free space and answers in time, and nothing on it is damaged or
+//! lost. A pair of nodes is *apart* while messages cannot pass in one of the two directions. The law is applied to
+//! windows of time. If the fit nodes that were never apart during a whole window form a quorum of every configuration
+//! in use, then an entry must have been committed in that window, or a leader that a majority follows must have had
+//! none to commit. Machines outside that majority may be in any state: a node that is cut off, frozen or slow must not
+//! hold up the others. Also, a fit member with a fit leader receives the committed entries: its log grows in every
+//! window, or lacks nothing. A node that is being sent a snapshot is not fit: how long that takes depends on its size.
 
 use super::checks;
 use super::host::{Host, Process};
@@ -18,40 +17,40 @@ use crate::types::{Index, Membership, NodeId, Term, Time};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Where more of a hundred messages are lost there is no bound worth judging: the candidate of a majority that
-/// cannot spare a vote needs eight messages in a row. Where as many are lost, windows are twice as long.
+/// If more than this percentage of messages is lost, no bound is worth checking: the candidate of a majority that
+/// cannot spare a vote needs eight messages in a row. At exactly this percentage, windows are twice as long.
 const JUDGED_LOSS: u32 = 10;
 
-/// How often the nodes are looked at.
+/// The interval between two inspections of the nodes.
 const LOOKS: Duration = Duration::from_millis(50);
 
-/// What is known of the progress of a cluster.
+/// The observed progress of a cluster.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// When the nodes are next looked at.
+    /// When the nodes are inspected next.
     next: Time,
     /// Until when each node was not fit.
     unfit: BTreeMap<NodeId, Time>,
     /// Until when each pair of nodes was apart.
     apart: BTreeMap<(NodeId, NodeId), Time>,
-    /// The configurations in use, and since when they are.
+    /// The configurations in use, and since when.
     in_use: Vec<Membership>,
     in_use_since: Time,
     /// How many entries were committed, and when there was last progress, or nothing to commit.
     committed: usize,
     progressed: Time,
-    /// Who leads the highest term, and since when it does.
+    /// The leader with the highest term, and since when it leads.
     leader: Option<(Term, NodeId)>,
     leads_since: Time,
-    /// How long each node's log was, and when it last grew, or lacked nothing that was committed.
+    /// The length of each node's log, and when it last grew, or lacked no committed entry.
     logs: BTreeMap<NodeId, (usize, Time)>,
-    /// How many windows were judged, and when the last one ended.
+    /// How many windows were checked, and when the last one ended.
     judged: u64,
     judged_at: Time,
 }
 
 impl Progress {
-    /// How many windows were judged.
+    /// How many windows were checked.
     pub fn judged(&self) -> u64 {
         self.judged
     }
@@ -62,13 +61,13 @@ impl Progress {
         *last = until.max(*last);
     }
 
-    /// Whether both nodes were fit and never apart since that moment.
+    /// Whether both nodes were fit and never apart since that time.
     fn are_healthy_since(&self, one: NodeId, other: NodeId, since: Time) -> bool {
         let until = [self.unfit.get(&one), self.unfit.get(&other), self.apart.get(&(one, other))];
         until.into_iter().flatten().all(|until| *until <= since)
     }
 
-    /// A member whose log has not grown since that moment, though it lacks committed entries, and though it and its
+    /// A member whose log has not grown since that time, though it lacks committed entries, and though it and its
     /// leader were healthy all the time.
     fn starved_since(&self, since: Time) -> Option<NodeId> {
         let (_, leader) = self.leader.filter(|_| self.leads_since <= since)?;
@@ -77,7 +76,7 @@ impl Progress {
         members.find(|id| starves(id) && self.are_healthy_since(leader, *id, since))
     }
 
-    /// A majority by every configuration in use, fit and never apart since that moment, if there is one.
+    /// A quorum of every configuration in use, fit and never apart since that time, if there is one.
     fn majority_since(&self, since: Time) -> Option<Vec<NodeId>> {
         let is_fit = |id: &NodeId| self.unfit.get(id).is_none_or(|until| *until <= since);
         let mut ids: Vec<NodeId> = self.in_use.iter().flat_map(Membership::all_voters).filter(is_fit).collect();
@@ -93,7 +92,7 @@ impl Progress {
 }
 
 impl World {
-    /// Looks at the nodes now and then, and judges a window that is over.
+    /// Inspects the nodes at intervals, and checks the window that ends now.
     pub(super) fn watch_progress(&mut self) -> checks::Result<()> {
         let loss = self.scenario.weather.loss;
         if self.calm || self.now < self.progress.next || loss > JUDGED_LOSS || !self.scenario.weather.is_timely() {
@@ -122,7 +121,7 @@ impl World {
             return Ok(());
         }
         let Some(majority) = self.progress.majority_since(since) else { return Ok(()) };
-        // Every window is judged; those that are counted do not overlap.
+        // Every window is checked; the counted ones do not overlap.
         if !is_counted {
             (self.progress.judged, self.progress.judged_at) = (self.progress.judged + 1, self.now);
         }
@@ -132,7 +131,7 @@ impl World {
         Err(format!("no progress: {majority:?} are healthy and committed nothing for {window:?}{}", self.standing()))
     }
 
-    /// Notes who leads, and which logs grow.
+    /// Records the leader, and which logs grow.
     fn note_logs(&mut self, committed: usize) {
         let processes = self.hosts.values().filter_map(|host| host.up.as_ref());
         let leading = processes.map(|up| up.node.raft()).filter(|raft| raft.leads());
@@ -149,7 +148,7 @@ impl World {
         }
     }
 
-    /// Notes which nodes are not fit and which pairs are apart at this moment.
+    /// Records which nodes are not fit and which pairs are apart at this moment.
     pub(super) fn note_unfit(&mut self) {
         let now = self.now;
         let ids: Vec<NodeId> = self.hosts.keys().copied().collect();
@@ -164,13 +163,13 @@ impl World {
         }
     }
 
-    /// Whether a node can take part in elections and replication just now.
+    /// Whether a node can take part in elections and replication at this moment.
     fn is_fit(&self, host: &Host) -> bool {
         let damaged = host.rotten || host.forgot || self.snapshots.rotten.contains_key(&host.id);
         let is_full = host.disk.free().is_ok_and(|free| free < u64::MAX);
         let is_slow = !host.stall.is_zero() || self.scenario.is_slow(host.id, self.now - Time::ZERO);
         let runs = host.up.is_some() && host.paused <= self.now && !host.has_stopped();
-        // A founder whose disk no leader has named may be one that was emptied: its vote does not count.
+        // A founder whose disk id no leader has recorded may have lost its disk: its vote does not count.
         let member = self.checks.configurations.latest().members.get(&host.id);
         let is_named = member.is_some_and(|member| member.disk == Some(host.disk_id));
         runs && !damaged
@@ -188,8 +187,8 @@ impl World {
         processes.map(|up| up.node.raft()).any(|raft| raft.leads() && raft.log().base().index > held)
     }
 
-    /// Whether every other node that runs holds all that an older copy of this node's disk lacks: otherwise this node
-    /// votes for none of them, and rightly so.
+    /// Whether every other running node holds all the entries that an older copy of this node's disk lacks. Otherwise
+    /// this node rightly votes for none of them.
     fn can_recover(&self, node: NodeId) -> bool {
         let others = self.hosts.values().filter(|host| host.id != node && host.up.is_some());
         others.map(|host| host.id).all(|other| self.checks.covers_ghost(node, other))

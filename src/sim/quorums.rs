@@ -1,10 +1,10 @@
-//! Who decides, by each node's log: the rules of §6, held against what is written rather than against what
-//! the nodes make of it.
+//! Quorums by each node's log: checks the rules of §6 against the log itself, rather than against the nodes'
+//! interpretation of it.
 //!
-//! A configuration is in force on a node from the moment it is in its log, and no longer. Any two that are in
-//! use share a member of every two quorums: those of the latest committed one, and of all that follow it in
-//! any log that holds it. A log that does not hold it wins nothing, whatever its configuration says: those
-//! who committed it refuse their votes.
+//! A configuration applies to a node from the moment it is in the node's log, and only as long as it is there.
+//! Configurations in use are the latest committed one, and all that follow it in any log that holds it. Every two
+//! quorums of any two of them share a member. A node whose log lacks the latest committed configuration cannot win an
+//! election, whatever its own configuration is: the nodes that committed it reject its vote requests.
 
 use super::checks::{Result, Stamp};
 use crate::consensus::quorum::decides;
@@ -15,37 +15,37 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug, Default)]
 pub struct Configurations {
     founding: Membership,
-    /// Who begins with that; all others begin with nobody.
+    /// The nodes that start with the founding configuration; all others start with an empty one.
     founders: BTreeSet<NodeId>,
     nobody: Membership,
     all: BTreeMap<(Index, Term), Membership>,
-    /// Those in each node's log, in order.
+    /// The positions of the configurations in each node's log, in order.
     logs: BTreeMap<NodeId, Vec<(Index, Term)>>,
-    /// Those that were committed, in order.
+    /// The positions of the committed configurations, in order.
     committed: Vec<(Index, Term)>,
-    /// The last index that was committed, whatever stands there.
+    /// The last committed index, whatever entry it holds.
     upto: Index,
-    /// Those that a leader has just put into its log, until it is looked at.
+    /// Configurations that a leader has just appended to its log, until the next check.
     adopted: BTreeSet<(NodeId, Index)>,
-    /// Nodes whose logs contradict a committed entry, when that was last looked at.
+    /// Nodes whose logs contradict a committed entry, as of the last check.
     contradicting: BTreeSet<NodeId>,
-    /// Whether two that are in use might lack a common member since that was last looked at.
+    /// Whether two configurations in use might lack a common member since the last check.
     changed: bool,
 }
 
 impl Configurations {
-    /// None but that of the founders.
+    /// Only the founding configuration.
     pub fn new(founding: Membership) -> Configurations {
         let founders = founding.ids().collect();
         Configurations { founding, founders, ..Configurations::default() }
     }
 
-    /// A founder begins again as one who joins.
+    /// A founder starts again as a joining node.
     pub fn joins(&mut self, node: NodeId) {
         self.founders.remove(&node);
     }
 
-    /// A node's log becomes that one.
+    /// A node's log is replaced by this one.
     pub fn begins(&mut self, node: NodeId, log: &[Stamp]) {
         let is_there =
             |(index, term): &&(Index, Term)| log.get(index.0 as usize - 1).is_some_and(|(written, _)| written == term);
@@ -54,7 +54,7 @@ impl Configurations {
         self.changed = true;
     }
 
-    /// A node puts an entry into its log, and drops whatever stood there and behind.
+    /// A node writes an entry to its log, and truncates its log there first.
     pub fn writes(&mut self, node: NodeId, entry: &Entry, leads: bool) {
         let index = entry.position.index;
         let log = self.logs.entry(node).or_default();
@@ -62,8 +62,8 @@ impl Configurations {
         let Payload::Membership(membership) = &entry.payload else { return };
         let before = log.last().map_or(&self.founding, |position| &self.all[position]);
         let halves = (&before.voters, &before.outgoing);
-        // The first leader of all writes down who the founders are; and a joint configuration that is led back
-        // needs the same two majorities.
+        // The first leader appends the founding configuration; and a joint configuration that is reverted needs the
+        // same two majorities.
         let same = [(&membership.voters, &membership.outgoing), (&membership.outgoing, &membership.voters)];
         if leads && !same.contains(&halves) {
             self.adopted.insert((node, index));
@@ -83,17 +83,17 @@ impl Configurations {
         }
     }
 
-    /// How many were committed.
+    /// How many configurations were committed.
     pub fn committed(&self) -> usize {
         self.committed.len()
     }
 
-    /// The latest that was committed.
+    /// The latest committed configuration.
     pub fn latest(&self) -> &Membership {
         self.committed.last().map_or(&self.founding, |position| &self.all[position])
     }
 
-    /// The one that node must use.
+    /// The configuration that a node must use.
     pub fn of(&self, node: NodeId) -> &Membership {
         match self.logs.get(&node).and_then(|log| log.last()) {
             Some(position) => &self.all[position],
@@ -102,19 +102,19 @@ impl Configurations {
         }
     }
 
-    /// Whether who contradicts what is committed has to be said anew.
+    /// Whether the set of nodes that contradict committed entries must be computed anew.
     pub fn has_changed(&self) -> bool {
         self.changed
     }
 
-    /// The logs of these nodes contradict a committed entry, and no others'.
+    /// Exactly these nodes have logs that contradict a committed entry.
     pub fn contradicted_by(&mut self, nodes: BTreeSet<NodeId>) {
         self.contradicting = nodes;
     }
 
-    /// All that may be in use: the latest that was committed, and whatever follows it in a log that holds it. Not in
-    /// a log that contradicts a committed entry: a majority of each committed configuration holds that entry, and
-    /// elects nobody by what stands in its place.
+    /// All configurations that may be in use: the latest committed one, and all that follow it in a log that holds it.
+    /// Logs that contradict a committed entry are left out: a majority of each committed configuration holds that
+    /// entry, and elects no node whose log holds another in its place.
     pub fn in_use(&self) -> Vec<&Membership> {
         let mut found = vec![self.latest()];
         let latest = self.committed.last();
@@ -126,7 +126,7 @@ impl Configurations {
             let behind = from.map_or(&[][..], |from| &log[from..]);
             for position in behind.iter().take_while(|(index, _)| *index > self.upto) {
                 let membership = &self.all[position];
-                // Learners too: whoever is only that is a member, and known by its disk.
+                // Including changes of learners only: a learner is a member too, and known by its disk.
                 if !found.contains(&membership) {
                     found.push(membership);
                 }
@@ -135,8 +135,8 @@ impl Configurations {
         found
     }
 
-    /// What a node uses must be what its log says; what it put there as a leader, it may not have before an
-    /// entry of its own term was committed (`open`; Ongaro 2015); and any two in use must intersect.
+    /// Checks that a node uses the configuration that its log prescribes, that a leader appended none before an entry
+    /// of its own term was committed (`open`; Ongaro 2015), and that any two configurations in use intersect.
     pub fn stands(&mut self, node: NodeId, open: bool, (since, membership): (Index, &Membership)) -> Result<()> {
         let must = self.of(node);
         let from = self.logs.get(&node).and_then(|log| log.last()).map_or(Index::ZERO, |(index, _)| *index);
@@ -166,8 +166,7 @@ impl Configurations {
     }
 }
 
-/// Nodes that decide by the one configuration, while those that are not among them decide by the other; if
-/// there are such.
+/// A quorum of the one configuration whose complement is a quorum of the other, if there is one.
 fn disjoint(one: &Membership, other: &Membership) -> Option<BTreeSet<NodeId>> {
     let ids: Vec<NodeId> = one.all_voters().chain(other.all_voters()).collect::<BTreeSet<_>>().into_iter().collect();
     let chosen = |mask: u32, id: NodeId| ids.binary_search(&id).is_ok_and(|nth| mask >> nth & 1 == 1);

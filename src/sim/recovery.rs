@@ -1,24 +1,24 @@
-//! What must be on a machine's disk: all that was synced, when it is looked at and when the machine comes back.
+//! Checks that everything synced is on a machine's disk, both during a run and when the machine restarts.
 
 use super::checks::{Checks, Claims, Image, NodeHistory, Result, Stamp};
 use crate::types::{HardState, Index, NodeId, Term, Write};
 
-/// A disk called something synced that was not. A power loss may take all that was written since.
+/// A sync that a disk reported as done and did not do. A power loss may take everything written since.
 #[derive(Clone, Debug)]
 pub(super) struct Lie {
-    /// What was on it before.
+    /// The contents of the disk before.
     held: Image,
-    /// What was called synced since.
+    /// The writes reported as synced since.
     pub(super) since: Vec<Write>,
     /// Whether the power was lost since.
     power: bool,
 }
 
-/// Whether a disk may hold that: an image, or what it becomes by a beginning of some writes, in order, and nothing else.
+/// Whether a disk may hold `found`: the image with a prefix of these writes applied in order, and nothing else.
 fn explains(image: &Image, writes: &[&Write], found: &Image, restarted: usize, ledger: &[Stamp]) -> bool {
     let mut image = image.clone();
-    // A snapshot that it had, and its journal did not know yet, may have taken the place of a log that
-    // does not hold it.
+    // A snapshot on the disk that the journal did not know yet may have replaced a log that does not contain its
+    // position.
     let held = restarted.checked_sub(1).and_then(|at| image.log.get(at).copied());
     let gave_way = restarted > 0 && found.log.len() == restarted && held != found.log.last().copied();
     let term = found.log.last().map_or(Term(0), |(term, _)| *term);
@@ -40,28 +40,28 @@ fn explains(image: &Image, writes: &[&Write], found: &Image, restarted: usize, l
 }
 
 impl Checks {
-    /// From now on a node's disk may call something synced that is not.
+    /// From now on a node's disk may report a sync as done that it has not done.
     pub fn lies(&mut self, node: NodeId) {
         let life = self.life(node);
         life.lie = Some(Lie { held: life.durable.clone(), since: Vec::new(), power: false });
     }
 
-    /// It has not done so, and does not any more.
+    /// The node's disk has not done so, and no longer may.
     pub fn is_honest(&mut self, node: NodeId) {
         self.life(node).lie = None;
     }
 
-    /// The power of a machine is lost, and what its disk has not written.
+    /// A machine loses power, and with it the data that its disk has not written.
     pub fn loses_power(&mut self, node: NodeId) {
         self.life(node).lie.iter_mut().for_each(|lie| lie.power = true);
     }
 
-    /// Whether that has happened, and the node has not come back since.
+    /// Whether the power was lost after a lie, and the node has not come back since.
     pub fn may_have_lost(&self, node: NodeId) -> bool {
         self.lives[&node].lie.as_ref().is_some_and(|lie| lie.power)
     }
 
-    /// What is found on a node's disk, if only what was synced is there: at least that.
+    /// Checks that the disk contents with only synced data include everything reported as synced.
     pub fn holds(&self, node: NodeId, found: Image) -> Result<()> {
         let found = self.complete(node, found)?;
         let promised = &self.lives[&node].durable;
@@ -78,7 +78,7 @@ impl Checks {
         Ok(())
     }
 
-    /// A log, with what was let go of: that was committed.
+    /// An image with its discarded entries put back: these were committed.
     fn complete(&self, node: NodeId, image: Image) -> Result<Image> {
         let Image { hard_state, base, log } = image;
         let Some(gone) = self.ledger.get(..base.0 as usize) else {
@@ -87,10 +87,10 @@ impl Checks {
         Ok(Image { hard_state, base: Index::ZERO, log: [gone, &log].concat() })
     }
 
-    /// A node comes back with what its journal recovered: everything that was synced, and of what
-    /// was not a beginning, in order, and nothing else. Where its disk has lied and the power was lost since, it may
-    /// lack what came after the lie; then that counts as held until it has it again, as with an older copy of its
-    /// disk, but term and vote are kept twice, and a single lie takes neither. Whether it lacks any of it.
+    /// A node restarts with the contents that its journal recovered. These must be everything synced, a prefix of the
+    /// unsynced writes in order, and nothing else. If its disk has lied and then lost power, the entries after the lie
+    /// may be missing. They then count as held until the node has them again, as with an older copy of its disk. Term
+    /// and vote are stored twice, so a single lie loses neither. Returns whether anything is missing.
     pub fn recovers(&mut self, node: NodeId, recovered: Image) -> Result<bool> {
         let restarted = recovered.base.0 as usize;
         let recovered = self.complete(node, recovered)?;
@@ -116,7 +116,7 @@ impl Checks {
         Ok(lost)
     }
 
-    /// A life begins on what was recovered.
+    /// Begins a life with the recovered contents.
     fn begins(&mut self, node: NodeId, recovered: Image, lost: bool) {
         let life = self.life(node);
         let before = std::mem::take(life);
@@ -124,7 +124,7 @@ impl Checks {
             lie.since.extend(before.unsynced);
             lie
         });
-        // Of one whose disk has lied, only positions are in question: its term is what it was.
+        // After a lie only positions are in question: the node's term is unchanged.
         let told = Claims { term: recovered.hard_state.term, ..Claims::default() };
         *life = NodeHistory {
             ghost: before.ghost.or(lost.then_some(before.durable)),

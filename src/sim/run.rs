@@ -1,4 +1,4 @@
-//! One seed, from beginning to end.
+//! Runs the world of one seed from start to end.
 
 use super::scenario::Scenario;
 use super::snapshots::SnapshotCounts;
@@ -8,50 +8,50 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-/// What became of a world in which nothing was violated.
+/// The result of a run without violations.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WorldReport {
-    /// The seed it was drawn from.
+    /// The seed of the world.
     pub seed: u64,
-    /// How much time passed in it.
+    /// How much time passed in the world.
     pub simulated: Duration,
-    /// How many nodes it had.
+    /// How many founders it had.
     pub nodes: u64,
-    /// How much happened.
+    /// How many events it handled.
     pub steps: u64,
-    /// How much went wrong.
+    /// How many faults were injected.
     pub faults: u64,
     /// How many configurations were committed.
     pub configurations: usize,
-    /// How many operations clients were answered.
+    /// How many operations of clients were answered.
     pub operations: u64,
-    /// Whether it ended early: a node voted on an older copy of its disk before anybody told it what it had said.
+    /// Whether the run ended early: a node voted on an older copy of its disk before it learned its earlier claims.
     pub untold: bool,
     /// How many commands of pipelined connections were executed.
     pub pipelined: u64,
-    /// For how many windows of time a majority was healthy and had to make progress.
+    /// For how many time windows a majority was healthy and had to make progress.
     pub windows: u64,
-    /// How many starts ended for want of room.
+    /// How many starts failed for lack of disk space.
     pub full_starts: u64,
-    /// How often a machine came back without what its disk had called synced.
+    /// How often a machine came back without data that its disk had reported as synced.
     pub lost_writes: u64,
-    /// How often the disk that an older copy had replaced came back in its turn.
+    /// How often a disk that an older copy had replaced was swapped back in.
     pub twins: u64,
-    /// How often a machine that did not start for the damage to its disk was given another one.
+    /// How often a machine whose damaged disk kept it from starting was given another disk.
     pub replaced: u64,
-    /// What became of its snapshots.
+    /// The counts of its snapshots.
     pub snapshots: SnapshotCounts,
-    /// Whether it ended without a leader, since too many voters were lost for good: that it comes to rest was
-    /// not checked then.
+    /// Whether the run ended without a leader because too many voters were lost for good. It was then not checked that
+    /// the world comes to rest.
     pub needs_the_lost: bool,
-    /// Of how many keys the history was too much to judge whether it is linearizable.
+    /// For how many keys the history was too large to decide whether it is linearizable.
     pub unjudged: u64,
-    /// All that was sent, written and answered, as one number: the same seed, the same hash.
+    /// A hash over all that was sent, written and answered: the same seed gives the same hash.
     pub hash: u64,
 }
 
 impl WorldReport {
-    /// What else there was in it, in words.
+    /// Describes the rest of the report.
     pub fn beside(&self) -> String {
         let SnapshotCounts { taken, received, damaged, .. } = &self.snapshots;
         let damaged: u64 = damaged.iter().sum();
@@ -81,16 +81,16 @@ impl fmt::Display for WorldReport {
     }
 }
 
-/// What was violated.
+/// A violated property.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Violation {
-    /// The seed it was drawn from.
+    /// The seed of the world.
     pub seed: u64,
-    /// When in the world's time.
+    /// The world's time of the violation.
     pub at: Time,
-    /// After how much had happened.
+    /// How many events were handled before it.
     pub steps: u64,
-    /// What, in words.
+    /// A description of the violation.
     pub what: String,
 }
 
@@ -102,18 +102,18 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What it takes to switch the machines on, once all faults are over.
+/// How long the machines take to start once all faults are over.
 const SWITCHED_ON: Duration = Duration::from_secs(2);
 
-/// In how many moments of the time that is given to find a leader somebody is looked for who leads.
+/// How many times a leader is looked for in the time that is given to elect one.
 const LOOKS: u32 = 100;
 
-/// For so many of the longest election timeouts nothing may change once all is at rest.
+/// How many of the longest election timeouts the cluster at rest must stay unchanged for.
 const QUIET: u32 = 5;
 
-/// Lets a world be hard for a while and then calm, and checks everything all along.
+/// Runs a world with faults for a while and then in calm, and checks everything throughout.
 ///
-/// `trace` is told what happens.
+/// `trace` receives the events.
 pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<WorldReport, Violation> {
     let seed = scenario.seed;
     let mut world = World::new(scenario);
@@ -154,19 +154,20 @@ fn words(panic: &Box<dyn std::any::Any + Send>) -> String {
     }
 }
 
-/// Whether it ended without a leader because of voters that were lost for good, and of how many keys the history was too
-/// much to judge.
+/// Runs the world. Returns whether it ended without a leader because of voters that were lost for good, and for how
+/// many keys the history was too large to check.
 fn live(world: &mut World) -> Result<(bool, u64), String> {
     let needs_the_lost = !comes_to_rest(world)?;
     if world.checks.untold {
-        // What a node on an older copy of its disk gave away may be missed by clients as well.
+        // Acknowledged entries that a node on an older copy of its disk has lost may be missing for the clients as
+        // well.
         return Ok((needs_the_lost, 0));
     }
     let unjudged = world.history().check().map_err(|what| format!("linearizability: {what}"))?;
     Ok((needs_the_lost, unjudged))
 }
 
-/// All of it but what the clients saw; whether there was a leader in calm, or could be one.
+/// Runs all but the check of the clients' history. Returns whether there was a leader in calm, or could have been one.
 fn comes_to_rest(world: &mut World) -> Result<bool, String> {
     let storm = world.scenario.storm;
     pass(world, storm * 2 / 3)?;
@@ -196,7 +197,7 @@ fn comes_to_rest(world: &mut World) -> Result<bool, String> {
     Ok(true)
 }
 
-/// A cluster at rest stays as it is: whoever left it, or was never of it, deposes nobody.
+/// A cluster at rest stays as it is: nodes that left it, or never belonged to it, do not depose its leader.
 fn quiet(world: &mut World) -> Result<(), String> {
     let before = world.highest_term();
     pass(world, world.scenario.election_max() * QUIET)?;
@@ -206,8 +207,8 @@ fn quiet(world: &mut World) -> Result<(), String> {
     }
 }
 
-/// Whether somebody led, at one moment at least, of the time that is given to find a leader. Whom the operator
-/// replaces at its end may just have left: that another follows is seen when the cluster comes to rest.
+/// Whether there was a leader at one moment at least of the time that is given to elect one. At its end the operator
+/// may just have replaced the leader; that another follows is checked when the cluster comes to rest.
 fn finds_leader(world: &mut World) -> Result<bool, String> {
     let mut found = false;
     for _ in 0..LOOKS {

@@ -1,4 +1,4 @@
-//! What a world is like: drawn from a seed, each seed its own mix.
+//! The parameters of a world, drawn from a seed: each seed has its own mix.
 
 use super::network::{NetworkProfile, Tier};
 use super::operator::Governance;
@@ -12,145 +12,146 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::time::Duration;
 
-/// How often each trouble comes, as weights; a zero is a trouble this world does not know.
+/// How often each fault is injected, as weights. A fault with weight zero does not occur in this world.
 #[derive(Clone, Debug, Default)]
 pub struct Troubles {
-    /// A machine loses power: what was not synced is lost, in part or whole.
+    /// A machine loses power: unsynced data is lost in part or completely.
     pub power: u32,
-    /// A process is killed; its page cache lives.
+    /// A process is killed; its page cache survives.
     pub kill: u32,
-    /// A machine loses power in the middle of some operation of its disk.
+    /// A machine loses power in the middle of a disk operation.
     pub midway: u32,
     /// All machines lose power at once.
     pub blackout: u32,
-    /// A process stands still for a while.
+    /// A process is paused for a while.
     pub pause: u32,
-    /// The nodes fall into two parts.
+    /// The network is split into two parts.
     pub partition: u32,
-    /// Nothing passes from one node to another, but the other way.
+    /// Messages from one node to another are lost; the other direction works.
     pub one_way: u32,
-    /// A link breaks in the middle of whatever is on it.
+    /// A link breaks with messages in flight.
     pub reset: u32,
-    /// A disk takes very long for its next sync.
+    /// The next sync of a disk takes very long.
     pub stall: u32,
-    /// A sync fails, and the kernel calls the lost pages clean.
+    /// A sync fails, and the kernel marks the lost pages clean.
     pub eio: u32,
     /// A disk is full.
     pub full: u32,
-    /// A bit of a disk turns over.
+    /// A bit of a disk is flipped.
     pub rot: u32,
-    /// An older copy of a disk is brought back.
+    /// An older copy of a disk is restored.
     pub older: u32,
-    /// A bit of a snapshot turns over.
+    /// A bit of a snapshot is flipped.
     pub rot_snapshot: u32,
     /// The monotonic clock of a machine jumps forward.
     pub clock_jump: u32,
-    /// A file is damaged beneath a process that runs on.
+    /// A file of a running process is damaged.
     pub rot_running: u32,
-    /// A write to the log lands at another place of it.
+    /// A write to the log lands at another place in the log.
     pub misdirect: u32,
-    /// A sync of the log is called done and is not.
+    /// A sync of the log is reported as done and is not.
     pub lie: u32,
 }
 
-/// So many machines there are at most.
+/// The largest number of machines.
 const MACHINES: u64 = 7;
 
-/// The storm is so many times as long where troubles are few: a machine that is away for seconds comes back in it.
+/// The factor by which the storm is longer where faults are few: a machine that is away for seconds comes back within
+/// it.
 const LASTING_STORM: u32 = 2;
 
-/// The share of an election timeout that every node has, in percent.
+/// The default election timeout of a node, in percent of Raft's default.
 const ELECTION_PERCENT: u64 = 100;
 
-/// One machine whose syncs take tens of milliseconds for a long time, as on a disk that shares its queue.
+/// One machine whose syncs take tens of milliseconds for a long time, like a disk with a shared queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SlowDisk {
     /// The machine.
     pub node: NodeId,
-    /// When it begins.
+    /// When the slowness begins, from the start of the storm.
     pub from: Duration,
     /// When it ends, if it ends before the storm.
     pub until: Duration,
 }
 
-/// What a world is like.
+/// The parameters of a world.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// What it was drawn from.
+    /// The seed that they were drawn from.
     pub seed: u64,
     /// How many nodes found the cluster.
     pub nodes: u64,
-    /// How many machines there are beside them, which may come to belong to it.
+    /// How many more machines there are, which may be added to the cluster.
     pub spares: u64,
-    /// Who changes its members, if anyone does.
+    /// The operator, which changes the members.
     pub governance: Governance,
-    /// How long faults go on.
+    /// How long faults are injected.
     pub storm: Duration,
-    /// How long the world then has to come to rest.
+    /// How long the world may then take to come to rest.
     pub calm: Duration,
-    /// The time between two troubles, on average.
+    /// The average time between two faults.
     pub every: Duration,
-    /// Which troubles.
+    /// The faults.
     pub troubles: Troubles,
     /// The network.
     pub weather: NetworkProfile,
     /// The shortest and the longest sync.
     pub sync: (Duration, Duration),
-    /// The machine whose disk is slow for long, if there is one.
+    /// The machine whose disk is slow for long, if any.
     pub slow_disk: Option<SlowDisk>,
-    /// Whether troubles are few and last long: a majority that is left alone must then make progress.
+    /// Whether faults are few and last long: a majority without faults must then make progress.
     pub lasting: bool,
     /// The election timeouts of each machine, in percent of the default.
     pub election_percent: [u64; MACHINES as usize],
-    /// The longest that a machine takes to apply what it is given.
+    /// The longest time that a state machine takes to apply one input.
     pub apply: Duration,
-    /// How large segments are.
+    /// The size of a segment in bytes.
     pub segment_bytes: u64,
-    /// By how much clocks run fast or slow, in thousandths.
+    /// The largest clock drift, fast or slow, in thousandths.
     pub skew: u32,
     /// The clients.
     pub load: Load,
-    /// Whether they fall silent while trouble goes on: what only the next write would mend shows then.
+    /// Whether clients stop before faults do: this reveals problems that only the next write would repair.
     pub quiet: bool,
-    /// How the nodes treat their logs.
+    /// The options of the nodes, such as when they compact their logs.
     pub node: node::Options,
-    /// When sessions lapse.
+    /// When sessions expire.
     pub sessions: sessions::Options,
-    /// How many bytes may be on their way to a follower.
+    /// How many bytes may be in flight to a follower.
     pub window_bytes: u64,
-    /// How long founders wait for those that are silent.
+    /// How long founders wait for silent founders.
     pub founding_wait: Duration,
-    /// How many bytes one append holds.
+    /// The largest size of one append in bytes.
     pub append_bytes: u64,
-    /// Of a hundred events, so many are handled without a turn right behind them: a wake-up of the product is many
-    /// events and one turn.
+    /// The percentage of events that no turn follows at once: one wake-up of the product handles many events and then
+    /// runs one turn.
     pub batching: u32,
     /// How many pipelined connections each node has.
     pub pipelines: usize,
-    /// Stop after that many steps, calm or not.
+    /// The number of steps after which the run stops, calm or not.
     pub steps: Option<u64>,
-    /// Which rule is broken on purpose.
+    /// The rules that are broken on purpose.
     pub mutants: Mutants,
 }
 
 impl Scenario {
-    /// The world of that seed: in one of two, the members change.
+    /// The world of this seed; in every second world the members change.
     pub fn draw(seed: u64, storm: Duration) -> Scenario {
         let scenario = Scenario::draw_steady(seed, storm);
         if seed.is_multiple_of(2) { scenario } else { scenario.govern() }
     }
 
-    /// The world of that seed, in which the members change.
+    /// The world of this seed, with changes of the members.
     pub fn draw_governed(seed: u64, storm: Duration) -> Scenario {
         Scenario::draw_steady(seed, storm).govern()
     }
 
-    /// Who founds the cluster.
+    /// The membership that founds the cluster.
     pub fn founding(&self) -> Membership {
         Membership::founding((1..=self.nodes).filter_map(NodeId::new).map(|id| (id, format!("{id}:1"))))
     }
 
-    /// The options of a node's Raft. The election timeouts may differ from node to node.
+    /// The options of a node's Raft instance. The election timeouts may differ from node to node.
     pub fn raft_options(&self, node: NodeId) -> consensus::Options {
         let default = consensus::Options::default();
         let percent = self.election_percent[(node.get() as usize - 1) % self.election_percent.len()] as u32;
@@ -177,12 +178,13 @@ impl Scenario {
         self.election_max() * 10
     }
 
-    /// Whether the disk of that node is slow after so much time.
+    /// Whether the disk of that node is slow at that time after the start.
     pub fn is_slow(&self, node: NodeId, after: Duration) -> bool {
         self.slow_disk.is_some_and(|slow| slow.node == node && (slow.from..slow.until).contains(&after))
     }
 
-    /// Draws what came later, each from a generator of its own, so that all else of a seed stays as it was.
+    /// Draws the parameters that were added later, each from its own generator, so that all others of a seed stay the
+    /// same.
     fn draw_apart(mut self) -> Scenario {
         let apart = |constant: u64| SmallRng::seed_from_u64(self.seed ^ constant);
         let mut rng = apart(0x6c61_7374_696e_6721);
@@ -209,7 +211,8 @@ impl Scenario {
         let mut rng = apart(0x636c_6f63_6b6a_756d);
         self.troubles.clock_jump = [0, 0, 0, 8][rng.random_range(0..4)];
         if self.troubles.clock_jump > 0 {
-            // The cluster's clock runs ahead by as much as a leader's clock jumps, and no history knows how far.
+            // The cluster's clock runs ahead by as much as the leader's clock jumps, and the history cannot know how
+            // far.
             self.load.mortal = 0;
         }
         let mut rng = apart(0x6469_736b_6c69_6573);
@@ -233,7 +236,7 @@ impl Scenario {
         self.governance = Governance::draw(&mut rng, self.nodes);
         let mut rng = SmallRng::seed_from_u64(self.seed ^ 0x6461_6d61_6765_6421);
         if self.nodes >= 3 && rng.random_range(0..3) == 0 {
-            // Forced changes and disks that are lost can together leave a cluster that nothing mends.
+            // Forced changes and lost disks together can leave a cluster that nothing repairs.
             self.governance.forced = 0;
         } else {
             (self.troubles.rot, self.troubles.rot_snapshot) = (0, 0);
@@ -242,18 +245,18 @@ impl Scenario {
         self
     }
 
-    /// The world of that seed, in which they do not.
+    /// The world of this seed, without changes of the members.
     pub fn draw_steady(seed: u64, storm: Duration) -> Scenario {
         Scenario::draw_short(seed, storm).draw_apart()
     }
 
-    /// The same without slow disks, uneven election timeouts, clock jumps, late messages, troubles that last, clients over
-    /// connections, and blocks of commands; in which the members change.
+    /// Like `draw_governed`, without slow disks, uneven election timeouts, clock jumps, late messages, long-lasting
+    /// faults, clients over connections, and blocks of commands.
     pub fn draw_short_governed(seed: u64, storm: Duration) -> Scenario {
         Scenario::draw_short(seed, storm).govern()
     }
 
-    /// The same, in which they do not.
+    /// Like `draw_short_governed`, without changes of the members.
     pub fn draw_short(seed: u64, storm: Duration) -> Scenario {
         let mut rng = SmallRng::seed_from_u64(seed ^ 0x6472_6176_6573_696d);
         let rng = &mut rng;
@@ -283,7 +286,7 @@ impl Scenario {
             load: load(rng),
             quiet: rng.random_range(0..3) == 0,
             node: node::Options {
-                // With the smallest, every few entries.
+                // With the smallest value, a snapshot every few entries.
                 snapshot_log_bytes: [400, 2000, 20_000, u64::MAX][rng.random_range(0..4)],
                 snapshot_max_age: Duration::from_millis([700, 3_600_000][rng.random_range(0..2)]),
                 snapshot_again: Duration::from_millis(300),
@@ -306,7 +309,7 @@ impl Scenario {
             mutants: Mutants::NONE,
         };
         scenario.apply = Duration::from_millis([0, 0, 5, 150][rng.random_range(0..4)]);
-        // Drawn apart, so that all else of a seed is as it was before there were deadlines.
+        // Drawn from its own generator, so that all else of a seed is as it was before there were deadlines.
         let mut apart = SmallRng::seed_from_u64(seed ^ 0x6465_6164_6c69_6e65);
         scenario.load.mortal = [0, 0, 40][apart.random_range(0..3)];
         scenario.troubles.older = if scenario.nodes >= 3 { [0, 0, 4][apart.random_range(0..3)] } else { 0 };
@@ -315,14 +318,14 @@ impl Scenario {
         scenario.batching = [0, 30, 60, 90][apart.random_range(0..4)];
         scenario.pipelines = [0, 0, 1, 2][apart.random_range(0..4)];
         scenario.troubles.rot_snapshot = if nodes < 3 { 0 } else { [0, 0, 0, 6][apart.random_range(0..4)] };
-        // With the smallest, a snapshot comes in many pieces.
+        // With the smallest value, a snapshot is sent in many chunks.
         scenario.node.chunk_bytes = [400, 3000, CHUNK_BYTES][rng.random_range(0..3)];
         scenario
     }
 }
 
 fn troubles(rng: &mut SmallRng, nodes: u64) -> Troubles {
-    // Half of the troubles are unknown to each world: rare combinations need room to be seen alone.
+    // About half of the faults never occur in a given world, so that rare combinations occur without the others.
     let mut weight = |most: u32| if rng.random_range(0..2) == 0 { 0 } else { rng.random_range(1..=most) };
     let mut troubles = Troubles {
         power: weight(10),
@@ -345,7 +348,7 @@ fn troubles(rng: &mut SmallRng, nodes: u64) -> Troubles {
         lie: 0,
     };
     if nodes < 3 {
-        // A disk that is lost takes a majority with it.
+        // One lost disk would take the majority with it.
         troubles.rot = 0;
     }
     troubles

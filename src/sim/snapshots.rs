@@ -1,5 +1,5 @@
-//! The snapshots of each simulated machine: taken piece by piece between other things, received from
-//! others, taken in, and what lets go of the log because of them.
+//! The snapshots of each simulated machine: taken chunk by chunk between other events, received from other nodes and
+//! restored, and the log compaction that follows from them.
 
 use super::checks;
 use super::host::{CLUSTER, Process, kept};
@@ -18,42 +18,41 @@ use rand::RngExt;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Pieces are small, so that much happens between two of them.
+/// The chunk size in bytes: small, so that much happens between two chunks.
 const PIECE: usize = 300;
 
-/// In calm, a follower is sent no more than so many times a snapshot's size: what was on its way when its
-/// links broke is sent again, and nothing else.
+/// In calm, a follower is sent at most this many times a snapshot's size: only the chunks that were in flight when its
+/// links broke are sent again.
 const SENT_MOST: u64 = 3;
-/// The same where messages overtake one another: for each piece that arrives in order, a window of others
-/// may have arrived too early, and comes again.
+/// The same limit where messages overtake one another: for each chunk that arrives in order, a window of others may
+/// have arrived too early and is sent again.
 const SENT_MOST_OUT_OF_ORDER: u64 = 20;
 
-/// What became of the snapshots of a world.
+/// Counts of a world's snapshots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SnapshotCounts {
-    /// So many were taken.
+    /// Snapshots taken.
     pub taken: u64,
-    /// So many were taken in from another node; and in calm, when all that is left to do is to catch up.
+    /// Snapshots received from another node and restored, in the storm or in calm.
     pub received: u64,
-    /// Those in calm.
+    /// Those restored in calm, when nodes only have to catch up.
     pub caught_up: u64,
-    /// So many were found damaged: when they were read back; when they were received; and when the sender
-    /// read its own file again.
+    /// Snapshots found damaged: on reading them back; on receiving them; and when the sender reads its own file again.
     pub damaged: [u64; 3],
 }
 
-/// The snapshots of a world, for whoever counts.
+/// The state of the snapshots of a world.
 #[derive(Debug, Default)]
 pub struct Snapshots {
     pub(super) became: SnapshotCounts,
-    /// Machines of which a bit turned over in the snapshot of that index, and no newer one is known.
+    /// Machines with a flipped bit in the snapshot of that index, and no known newer snapshot.
     pub(super) rotten: BTreeMap<NodeId, Index>,
-    /// How many bytes of each were sent in calm, by whom, to whom, and on which run of their link.
+    /// The bytes sent in calm, by sender, receiver, run of their link, and snapshot.
     sent: BTreeMap<(NodeId, NodeId, u64, Position), u64>,
 }
 
 impl World {
-    /// purged ≤ snapshot ≤ applied ≤ commit ≤ last, on every node, after every step.
+    /// Checks that purged ≤ snapshot ≤ applied ≤ commit ≤ last, on every node, after every step.
     pub(super) fn in_order(&self, at: NodeId) -> checks::Result<()> {
         let Some(up) = &self.hosts[&at].up else { return Ok(()) };
         let log = up.node.raft().log();
@@ -67,9 +66,9 @@ impl World {
         Err(format!("of {at}, {said} are {order:?}, and must not fall"))
     }
 
-    /// A piece of a snapshot is given to a connection: in calm, not over and over. It is counted where it is sent, since
-    /// pieces that were sent during the storm may arrive long after its end; and for each run of a link, since a
-    /// receiver that starts again in calm, or whose answer is lost with its own link, is sent the snapshot again.
+    /// Checks, whenever a node sends a chunk of a snapshot in calm, that the transfer ends. The bytes are counted where
+    /// they are sent, since chunks sent during the storm may arrive long after its end; and for each run of a link,
+    /// since a receiver that restarts in calm, or whose response is lost, needs the snapshot again.
     pub(super) fn shipped(&mut self, envelope: &Envelope) -> checks::Result<()> {
         let Envelope { from, to, message: Message::InstallSnapshot(chunk), .. } = envelope else { return Ok(()) };
         if !self.calm {
@@ -86,8 +85,8 @@ impl World {
         Ok(())
     }
 
-    /// Whether that node has done all that it should do about its log without being asked: by bytes and by
-    /// age, a snapshot has taken the place of what it may take, and what may go is gone.
+    /// Whether a node has compacted its log as it should without a request: a snapshot covers the entries that it has
+    /// to cover by size and age, and the entries that may be discarded are gone.
     pub(super) fn is_tidy(&self, up: &Process) -> bool {
         let (log, options) = (up.node.raft().log(), &self.scenario.node);
         let kept = up.node.snapshot();
@@ -100,11 +99,11 @@ impl World {
         small && new && trailing <= options.trailing_bytes && !up.node.is_taking()
     }
 
-    /// The machine is frozen, and a snapshot of it begun.
+    /// Freezes the state machine and begins a snapshot of it.
     pub(super) fn takes(&mut self, at: NodeId, configured: Index, membership: Membership) -> checks::Result<()> {
         let Some(up) = &mut self.host(at).up else { return Ok(()) };
         let head = up.applier.freeze();
-        // The members as of its index, not of some other (openraft#1808).
+        // The members must be those as of the snapshot's index, not of another index (openraft#1808).
         let held = up.node.raft().membership_at(head.position.index);
         if held != Some(&(configured, membership.clone())) {
             let position = head.position;
@@ -116,7 +115,7 @@ impl World {
         self.job(at, begin)
     }
 
-    /// The next piece of it.
+    /// Writes the next chunk of it.
     pub(super) fn piece(&mut self, at: NodeId) -> checks::Result<()> {
         let Some(up) = self.host(at).up.as_mut().filter(|up| up.taking) else { return Ok(()) };
         let job = match up.keeper.is_written() {
@@ -185,7 +184,7 @@ impl World {
         }
     }
 
-    /// Another's snapshot was taken in: the machine becomes what it holds, and the node knows at once.
+    /// Restores a received snapshot: replaces the state machine and notifies the node at once.
     pub(super) fn revives(&mut self, at: NodeId, snapshot: Snapshot) -> checks::Result<()> {
         self.applies_all(at)?;
         let Some(up) = &mut self.host(at).up else { return Ok(()) };
@@ -201,7 +200,7 @@ impl World {
         let report = up.applier.apply(&[]);
         let (kept, time) = (kept(&snapshot), snapshot.header().time);
         if std::mem::take(&mut up.taking) {
-            // What was frozen is gone with the old state.
+            // The frozen state is gone with the old state machine.
             self.job(at, Job::GiveUp)?;
         }
         self.snapshots.became.received += 1;
@@ -211,15 +210,15 @@ impl World {
         self.handle(at, Event::Restored { kept, base, time, report })
     }
 
-    /// A snapshot at least as new as a damaged one is durable on that machine.
+    /// A snapshot at least as new as a damaged one is durable on this machine.
     fn is_sound_again(&mut self, at: NodeId, index: Index) {
         if self.snapshots.rotten.get(&at).is_some_and(|rotten| *rotten <= index) {
             self.snapshots.rotten.remove(&at);
         }
     }
 
-    /// A bit of a snapshot turns over: of one that is being written or received, or of a published one. A machine
-    /// whose only snapshot is damaged may never start again, so of those there are only as many as of rotten logs.
+    /// Damages a snapshot: one that is being written or received, or a published one. A machine whose only snapshot is
+    /// damaged may never start again, so the number of such machines is limited as that of damaged logs is.
     pub(super) fn rot_snapshot(&mut self, at: NodeId) {
         let may_lose = self.may_be_damaged(at);
         let host = &self.hosts[&at];
@@ -247,7 +246,7 @@ impl World {
         }
     }
 
-    /// What a node sends of a snapshot it reads from a mapping of the file: what that holds by now.
+    /// A node reads the snapshot that it sends from a mapping of the file, so a chunk holds the file's current bytes.
     pub(super) fn reads_mapping(&self, envelope: &mut Envelope) {
         let Envelope { from, message: Message::InstallSnapshot(chunk), .. } = envelope else { return };
         if !self.snapshots.rotten.contains_key(from) {
@@ -260,12 +259,12 @@ impl World {
         }
     }
 
-    /// The log may be let go of up to there, once the journal has a moment.
+    /// The log may be discarded up to `upto`, once the journal has a moment.
     pub(super) fn releases(&mut self, at: NodeId, upto: Position) -> checks::Result<()> {
         let store = Store::open(self.hosts[&at].shelf.durable(), CLUSTER);
         let newest = store.and_then(|store| store.newest()).map_err(|fault| format!("{at}: {fault}"))?;
         let whole = newest.snapshot.map(|snapshot| snapshot.header().position.index);
-        // What was found whole, and was damaged later, held it.
+        // A snapshot that was found whole and damaged later counts as held.
         let holds = whole.max(self.snapshots.rotten.get(&at).copied());
         self.checks.releases(at, upto.index, holds)?;
         if let Some(Process { release, .. }) = &mut self.host(at).up {

@@ -1,8 +1,8 @@
-//! What a simulated client asks for at once: one operation or several, how they are put into words for the state
-//! machine, and what its answer says of each.
+//! The tasks of simulated clients, of one operation or several: their encoding for the state machine, and the answer to
+//! each operation.
 //!
-//! A *group* is several keys that are only ever written together, all to one value. To the history it is one key: what
-//! reads it must find one value everywhere, and an answer that shows two is a violation by itself.
+//! A *group* is several keys that are only ever written together, all with one value. In the history it is one key: a
+//! read must find the same value everywhere, and an answer that shows two values is a violation by itself.
 
 use super::history::{History, Input};
 use crate::api::Consistency;
@@ -16,47 +16,47 @@ use std::collections::BTreeMap;
 /// How many keys a group has.
 const GROUP_KEYS: usize = 3;
 
-/// How the parts of a task are asked for.
+/// How the parts of a task are requested.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TaskForm {
     /// One operation on one key.
     Single,
     /// Operations on several keys, each a step of one block.
     Block,
-    /// Reads of several keys, by their names.
+    /// Reads of several keys by name.
     Values,
-    /// Reads of several keys, as a range.
+    /// Reads of several keys as a range.
     Scan,
-    /// Reads of several keys, by their names, of what the node has applied.
+    /// Local reads of several keys by name.
     Local,
     /// One operation on all keys of a group.
     Group,
-    /// A read of all keys of a group, of what the node has applied.
+    /// A local read of all keys of a group.
     LocalGroup,
 }
 
 impl TaskForm {
-    /// Whether it is a read of what a node has applied, as old as that may be.
+    /// Whether it is a local read: of the node's applied state, however old that is.
     pub fn is_local(self) -> bool {
         matches!(self, TaskForm::Local | TaskForm::LocalGroup)
     }
 }
 
-/// What a client asks for at once.
+/// The operations that a client requests at once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Task {
-    /// How it is asked for.
+    /// How they are requested.
     pub form: TaskForm,
-    /// Its operations, as the history knows them.
+    /// The operations, as in the history.
     pub parts: Vec<(Bytes, Input)>,
 }
 
-/// A task as the state machine is asked for it.
+/// An encoded task for the state machine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Body {
-    /// Through the log.
+    /// Goes through the log.
     Command(Bytes),
-    /// Beside it.
+    /// Does not go through the log.
     Query(Bytes, Consistency),
 }
 
@@ -66,19 +66,19 @@ fn members(group: &Bytes) -> Vec<Bytes> {
 }
 
 impl Task {
-    /// The keys that it names, as the state machine knows them. Each key of a group holds what the first does.
+    /// The keys that it names, as the state machine knows them. Each key of a group holds the same value as the first.
     pub fn keys(&self) -> impl Iterator<Item = Bytes> {
         let is_group = matches!(self.form, TaskForm::Group | TaskForm::LocalGroup);
         self.parts.iter().map(move |(key, _)| if is_group { members(key).swap_remove(0) } else { key.clone() })
     }
 
-    /// Writes down that it is asked for; a local read is not part of the history.
+    /// Records the request in the history, unless it is a local read.
     pub fn invoke(&self, client: u64, now: Time, history: &mut History) -> Vec<usize> {
         let parts = self.parts.iter().filter(|_| !self.form.is_local());
         parts.map(|(key, input)| history.invoke(client, key.clone(), input.clone(), now)).collect()
     }
 
-    /// As the state machine is asked for it. Where there are several ways, chance decides.
+    /// Encodes the task for the state machine. Where there are several encodings, one is chosen at random.
     pub fn body(&self, rng: &mut SmallRng) -> Body {
         let consistency = if self.form.is_local() { Consistency::Local } else { Consistency::Linearizable };
         let (key, input) = &self.parts[0];
@@ -96,7 +96,8 @@ impl Task {
         }
     }
 
-    /// What the machine's answer says of each part. An error says what no correct node answers.
+    /// Splits the state machine's answer into one for each part. The error describes an answer that no correct node
+    /// gives.
     pub fn split(&self, answer: Bytes) -> Result<Vec<Answer>, String> {
         let answer = Answer::decode(answer).map_err(|error| format!("an answer that cannot be read: {error}"))?;
         let wrong = |answer: &Answer| Err(format!("{self:?} is answered {answer:?}"));
@@ -113,7 +114,7 @@ impl Task {
         if answers.len() == self.parts.len() { Ok(answers) } else { wrong(&Answer::All(answers)) }
     }
 
-    /// What a range shows of each key.
+    /// The value of each key in the answer to a range read.
     fn found(&self, pairs: Vec<(Bytes, Bytes)>) -> Result<Vec<Answer>, String> {
         let in_order = pairs.is_sorted_by(|(one, _), (other, _)| one < other);
         let first = &self.parts[0].0[..1];
@@ -124,7 +125,7 @@ impl Task {
         Ok(self.parts.iter().map(|(key, _)| Answer::Value(pairs.remove(key))).collect())
     }
 
-    /// What an answer says of all keys of a group: the same of each.
+    /// The common answer of all keys of a group.
     fn common(&self, answer: Answer) -> Result<Answer, String> {
         let torn = |answers: &dyn std::fmt::Debug| Err(format!("{self:?} finds its keys apart: {answers:?}"));
         let (key, input) = &self.parts[0];
@@ -139,7 +140,7 @@ impl Task {
                 }
                 values
             }
-            // Nothing of a batch was applied; which of its commands failed, all would have.
+            // Nothing of a batch was applied; all its commands would have failed for the reason of the one that did.
             Answer::None { why, .. } => vec![*why; GROUP_KEYS],
             Answer::Number(removed) if *input == Input::Del => match removed {
                 0 => vec![Answer::Deleted { existed: false }; GROUP_KEYS],
@@ -158,7 +159,7 @@ impl Task {
     }
 }
 
-/// One operation on all keys of a group.
+/// Encodes one operation on all keys of a group.
 fn group_body(keys: &[Bytes], input: &Input, consistency: Consistency, rng: &mut SmallRng) -> Body {
     let names: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
     let command = match input {
@@ -174,7 +175,7 @@ fn group_body(keys: &[Bytes], input: &Input, consistency: Consistency, rng: &mut
             Command::PutAll(names.into_iter().map(|key| (key, &value[..])).collect()).encode()
         }
         Input::Del if rng.random() => Command::Forget(names).encode(),
-        // One that fails is the last of its batch: nothing of what came before it may stay.
+        // The failing command is the last of its batch: nothing of the commands before it may stay.
         Input::Cas(_, value) => {
             let (last, rest) = keys.split_last().expect("a group has keys");
             let puts = rest.iter().map(|key| Command::Put { key, value });
@@ -196,7 +197,7 @@ fn step_of<'a>(key: &'a Bytes, input: &'a Input) -> Step<'a> {
     if *input == Input::Get { Step::Ask(Query::Get { key }) } else { Step::Do(command(key, input)) }
 }
 
-/// The command of the state machine for what a client does to a key.
+/// The state machine's command for a client's operation on a key.
 fn command<'a>(key: &'a Bytes, input: &'a Input) -> Command<'a> {
     match input {
         Input::Put(value) => Command::Put { key, value },

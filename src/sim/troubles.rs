@@ -1,4 +1,4 @@
-//! What goes wrong, by chance.
+//! Random fault injection.
 
 use super::checks;
 use super::disk::{Crash, Stop};
@@ -10,13 +10,13 @@ use crate::types::NodeId;
 use rand::RngExt;
 use std::time::Duration;
 
-/// The time between two troubles, on average, where they are few and last long.
+/// The average time between two faults, where faults are few and last long.
 const LASTING_EVERY: Duration = Duration::from_secs(3);
 
-/// Troubles that last are so many times as long as others.
+/// The factor by which long-lasting faults are longer than others.
 const LASTING_TIMES: u64 = 3;
 
-/// One kind of trouble.
+/// One kind of fault.
 #[derive(Clone, Copy, Debug)]
 enum TroubleKind {
     Power,
@@ -65,7 +65,7 @@ fn weights(troubles: &Troubles) -> [(TroubleKind, u32); 19] {
 }
 
 impl World {
-    /// Something goes wrong, and something else will.
+    /// Injects a fault and schedules the next one.
     pub(super) fn trouble(&mut self) -> checks::Result<()> {
         if self.calm {
             return Ok(());
@@ -89,7 +89,7 @@ impl World {
         let at = self.anyone();
         self.say(|| format!("trouble for {at}: {kind:?}"));
         self.bring(kind, at)?;
-        // Cuts are noted by themselves, and who copies a disk disturbs nobody. Whoever is brought down is noted then.
+        // Network cuts are noted separately, and copying a disk affects no node. A crash notes its node itself.
         if !matches!(
             kind,
             TroubleKind::Partition
@@ -168,7 +168,7 @@ impl World {
             TroubleKind::Full => {
                 let host = &self.hosts[&at];
                 let is_full = host.disk.free().is_ok_and(|free| free < u64::MAX);
-                // What was full has room again. The snapshots are on the same disk.
+                // A full disk gets space again. The snapshots are on the same disk.
                 host.disk.set_capacity((!is_full).then_some(host.disk.used()));
             }
             TroubleKind::Rot => self.rot(at),
@@ -182,7 +182,7 @@ impl World {
         Ok(())
     }
 
-    /// The clock of a machine jumps forward, and what is due by it then is due at once.
+    /// The clock of a machine jumps forward; deadlines that have then passed are due at once.
     fn jump_clock(&mut self, at: NodeId) {
         let by = Duration::from_millis(self.rng.random_range(100..=5000));
         let host = self.host(at);

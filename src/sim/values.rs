@@ -1,7 +1,8 @@
-//! What each key of the simulated clients held at each index of the log, by the state machine that came there first.
+//! The value of each key of the simulated clients at each index of the log, by the state machine that applied it first.
 //!
-//! A read says up to which index its node had applied the log: what it shows must be what the key held there. (Whether
-//! that was fresh enough is the history's to say, for a read that has to be; a local one may be as old as it likes.)
+//! A read reports up to which index its node had applied the log: it must show the value that the key had there.
+//! (Whether that is recent enough for a linearizable read is checked by the history; a local read may be arbitrarily
+//! old.)
 
 use crate::api::Op;
 use crate::machine::words::{Answer, Command, Query, Step};
@@ -9,17 +10,17 @@ use crate::types::{Entry, Index, Payload};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What each key held, and since which index.
+/// The values of each key, each with the index since which the key held it.
 #[derive(Debug, Default)]
 pub struct Values {
     upto: Index,
     held: BTreeMap<Bytes, Vec<(Index, Option<Bytes>)>>,
-    /// Keys that have a deadline, and may be gone at any index.
+    /// Keys with a deadline, which may be gone at any index.
     mortal: BTreeSet<Bytes>,
 }
 
 impl Values {
-    /// A machine has applied an entry; `read` asks it.
+    /// A state machine has applied an entry; `read` queries it.
     pub fn applied(&mut self, entry: &Entry, read: impl Fn(&[u8]) -> Bytes) {
         if entry.position.index <= self.upto {
             return;
@@ -52,7 +53,7 @@ impl Values {
         }
     }
 
-    /// Whether a key held that when the log was applied up to there.
+    /// Checks that a key held this value when the log was applied up to `applied`.
     pub fn check(&self, key: &Bytes, applied: Index, answer: &Answer) -> Result<(), String> {
         let Answer::Value(value) = answer else { return Ok(()) };
         if applied > self.upto {

@@ -1,4 +1,4 @@
-//! What simulated clients ask for, one task after the other, and what they see of each.
+//! The tasks of simulated clients, and the checks of their results.
 
 use super::history::{GROUP, History, Input, KEY};
 use super::tasks::{Body, Task, TaskForm};
@@ -11,43 +11,43 @@ use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What the clients do.
+/// The workload of the clients.
 #[derive(Clone, Debug)]
 pub struct Load {
     /// How many plain clients there are.
     pub clients: u64,
-    /// How many clients have a connection with many things under way, as `Mux` has.
+    /// How many clients have a connection with several requests in progress, like `Mux`.
     pub muxes: u64,
-    /// How many clients have a connection with one thing under way, as `Client` has.
+    /// How many clients have a connection with one request in progress, like `Client`.
     pub callers: u64,
-    /// How many commands each has outstanding, at most.
+    /// How many outstanding commands each has at most.
     pub outstanding: usize,
     /// How many keys they share.
     pub keys: u64,
-    /// How long each waits between an answer and its next question, at most.
+    /// How long each waits at most between an answer and its next request.
     pub think: Duration,
-    /// How long it waits for an answer before it asks again, perhaps elsewhere.
+    /// How long it waits for an answer before it retries, perhaps at another node.
     pub patience: Duration,
     /// How many of a hundred operations are reads.
     pub reads: u32,
-    /// Whether followers pass requests on, rather than name the leader.
+    /// Whether followers forward requests, instead of naming the leader.
     pub forward: bool,
     /// How many of a hundred values are large, to fill segments and windows.
     pub large: u32,
     /// How many of a hundred values have a deadline.
     pub mortal: u32,
-    /// How many of a hundred tasks are about several keys at once, or are local reads.
+    /// How many of a hundred tasks use several keys at once, or are local reads.
     pub mixed: u32,
 }
 
-/// How a task ended, as its client was told.
+/// How a task ended for its client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TaskEnd {
-    /// With that answer of the machine; of a read also the index of the last entry that was applied before it.
+    /// The state machine's answer; for a read also the index of the last entry applied before it.
     Answered(Bytes, Option<Index>),
     /// Nothing was applied, and nothing will be.
     Refused,
-    /// It may have been applied, or be yet.
+    /// It may have been applied, or be applied later.
     Unknown,
 }
 
@@ -60,12 +60,12 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// The tasks of that client.
+    /// The tasks of this client.
     pub fn new(client: u64, load: Load) -> Workload {
         Workload { client, load, values: 0 }
     }
 
-    /// The next one; a local read only for a client that stays with a node.
+    /// Draws the next task. Local reads are only for a client that stays with one node (`stays`).
     pub fn draw(&mut self, rng: &mut SmallRng, history: &History, stays: bool) -> Task {
         if rng.random_range(0..100) < self.load.mixed {
             return self.draw_mixed(rng, history, stays);
@@ -99,7 +99,7 @@ impl Workload {
         Task { form, parts }
     }
 
-    /// What is done to all keys of a group alike.
+    /// Draws an operation that is applied to all keys of a group alike.
     fn draw_group(&mut self, rng: &mut SmallRng) -> Input {
         self.values += 1;
         let number = |n: u64| Bytes::from(n.to_string());
@@ -112,7 +112,7 @@ impl Workload {
         }
     }
 
-    /// Numbers live on even keys, words on odd ones, so that increments mostly find a number.
+    /// Numbers are on even keys and words on odd ones, so that increments mostly find a number.
     fn draw_input(&mut self, rng: &mut SmallRng, key: &Bytes) -> Input {
         if rng.random_range(0..100) < self.load.reads {
             return Input::Get;
@@ -136,25 +136,25 @@ impl Workload {
     }
 }
 
-/// A client that goes from task to task, whatever protocol it asks with.
+/// A client that runs one task after another, whatever protocol it uses.
 #[derive(Clone, Debug)]
 pub struct TaskClient {
     /// Its number.
     pub client: u64,
     workload: Workload,
-    /// The tasks under way, by their tags, and their operations in the history.
+    /// The tasks in progress by their tags, with their operations in the history.
     pending: BTreeMap<u64, (Task, Vec<usize>)>,
-    /// The connection over which a local read was answered last, and as of which index.
+    /// The connection of the last answered local read, and the index of its state.
     read: Option<(u64, Index)>,
     tags: u64,
-    /// When it begins the next one.
+    /// When it begins the next task.
     pub next_at: Time,
-    /// It begins nothing new.
+    /// Whether it begins nothing new.
     pub stopping: bool,
 }
 
 impl TaskClient {
-    /// That client, with nothing under way.
+    /// A client with nothing in progress.
     pub fn new(client: u64, load: Load) -> TaskClient {
         let workload = Workload::new(client, load);
         TaskClient {
@@ -168,12 +168,12 @@ impl TaskClient {
         }
     }
 
-    /// Whether it waits for nothing.
+    /// Whether it waits for no answers.
     pub fn is_done(&self) -> bool {
         self.pending.is_empty()
     }
 
-    /// Begins a task, if it is time for one: its tag, and what to ask for.
+    /// Begins a task if one is due. Returns its tag and its encoded body.
     pub fn begin(&mut self, now: Time, rng: &mut SmallRng, history: &mut History) -> Option<(u64, Body)> {
         if self.stopping || now < self.next_at {
             return None;
@@ -187,7 +187,7 @@ impl TaskClient {
         Some((self.tags, body))
     }
 
-    /// A task has ended, over that connection if it was answered. An error says what no correct node answers.
+    /// Ends a task, over this connection if it was answered. The error describes an answer that no correct node gives.
     pub fn ends(
         &mut self,
         now: Time,
@@ -218,7 +218,7 @@ impl TaskClient {
         Ok(())
     }
 
-    /// On one connection, which is one with one process, no local read is older than the one before.
+    /// On one connection, and so with one process, no local read is older than the one before it.
     fn reads_on(&mut self, link: u64, applied: Index) -> Result<(), String> {
         let before = self.read.replace((link, applied));
         match before {

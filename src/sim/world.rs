@@ -1,4 +1,4 @@
-//! Virtual time around the same node, journal and applier: one queue of events, and chance.
+//! A simulated world: virtual time, one event queue and one random generator around the real node, journal and applier.
 
 use super::applying::ApplierInput;
 use super::checks::{self, Checks, Standing};
@@ -32,62 +32,63 @@ use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Something that happens at some time.
+/// An event in the queue.
 pub(super) enum Happens {
-    /// Bytes reach a node from another; who they are, by their disks.
+    /// Bytes from one node reach another. `disks` are the disk ids of the sender and the receiver at the time of
+    /// sending.
     Arrives { to: NodeId, from: NodeId, disks: (DiskId, DiskId), run: u64, bytes: Bytes },
-    /// A node notices that a connection with a peer is closed, which was on that run of the link.
+    /// A node notices that a connection with a peer is closed. `run` is the run of the link that the connection was on.
     Closed { at: NodeId, peer: NodeId, end: End, run: u64 },
     /// A node may dial a peer.
     Dials { at: NodeId, life: u64, peer: NodeId },
-    /// A peer answers that was dialed on that run of the link.
+    /// A dialed peer answers. `run` is the run of the link on which it was dialed.
     Welcomed { at: NodeId, peer: NodeId, run: u64, bytes: Bytes },
     /// A client's bytes reach a node.
     Asked { to: NodeId, client: u64, bytes: Bytes },
     /// A node's bytes reach a client.
     Told { client: u64, bytes: Bytes },
-    /// A sync is done.
+    /// A sync completes.
     Synced { at: NodeId, life: u64 },
     /// The log thread has been idle for a moment.
     Idle { at: NodeId, life: u64 },
     /// A spare segment is ready.
     Spared { at: NodeId, life: u64 },
-    /// A machine is done with the first of what it was given.
+    /// A state machine finishes the first of its pending inputs.
     Applies { at: NodeId, life: u64 },
-    /// It is looked how much room a disk has.
+    /// A machine checks its free disk space.
     Looks { at: NodeId, life: u64 },
-    /// The next piece of a snapshot may be written.
+    /// The next chunk of a snapshot may be written.
     Piece { at: NodeId, life: u64 },
-    /// Another's snapshot, which is here, was taken in.
+    /// A snapshot received from another node is ready and gets restored.
     Revives { at: NodeId, life: u64, snapshot: Box<Snapshot> },
-    /// Something a machine did on the side is done.
+    /// A background job of a machine completes, with an event for its node.
     Follows { at: NodeId, life: u64, event: Box<Event> },
-    /// A node's deadline.
+    /// A node's deadline passes.
     Due { at: NodeId, life: u64, when: Time },
-    /// A machine is switched on.
+    /// A machine starts.
     Starts { at: NodeId },
-    /// A client may do something, unless it was to be woken earlier since.
+    /// A client may act. Ignored if the client's next wake-up is no longer the one at `when`.
     Wakes { client: u64, when: Time },
-    /// Trouble.
+    /// Faults are injected.
     Trouble,
-    /// The operator looks what there is to do.
+    /// The operator looks for something to do.
     Governs,
-    /// A process that was told to end does.
+    /// A process that was told to shut down ends.
     Ends { at: NodeId, life: u64 },
-    /// A node turns, after some events.
+    /// A node runs its turn, after a batch of events.
     Turns { at: NodeId, life: u64 },
-    /// Something happens at one end of a client's connection.
+    /// An event at one end of a client's connection.
     Linked { at: Option<NodeId>, link: u64, what: OnLink },
     /// A pipelined connection has more requests, or its retry is due.
     Pipelined { at: NodeId, life: u64, connection: u64, more: bool },
 }
 
-/// Who is told what happens.
+/// A receiver of trace lines.
 #[derive(Clone, Copy, Debug)]
 pub struct Trace {
-    /// From that moment on.
+    /// Events before this time are not traced.
     pub from: Time,
-    /// Is given one line for each thing.
+    /// Called with one line for each event.
     pub tell: fn(&str),
 }
 
@@ -104,23 +105,23 @@ pub struct World {
     pub(super) linked: BTreeMap<u64, LinkedClient>,
     pub(super) links: Links,
     pub(super) operator: Operator,
-    /// When each client is next woken.
+    /// The next wake-up of each client.
     pub(super) wakes: BTreeMap<u64, Time>,
     pub(super) history: History,
     pub(super) values: Values,
     pub(super) pipelines: Pipelines,
     pub(super) checks: Checks,
-    /// Everything that was sent, written and answered, folded into one number.
+    /// A hash over all that was sent, written and answered.
     pub(super) hash: u64,
     pub(super) steps: u64,
     pub(super) faults: u64,
     pub(super) syncs: u64,
-    /// How many starts ended for want of room, and how many found less than a disk had called synced.
+    /// Starts that failed for lack of disk space, and starts that recovered less than the disk had reported as synced.
     pub(super) full_starts: u64,
     pub(super) lost_writes: u64,
-    /// How often the disk that an older copy had replaced came back in its turn.
+    /// How often a disk that an older copy had replaced was swapped back in.
     pub(super) twins: u64,
-    /// How often a machine that did not start for the damage to its disk was given another one.
+    /// How often a machine whose damaged disk kept it from starting was given another disk.
     pub(super) replaced: u64,
     pub(super) snapshots: Snapshots,
     pub(super) progress: Progress,
@@ -129,7 +130,7 @@ pub struct World {
 }
 
 impl World {
-    /// A world of that kind, all machines about to be switched on.
+    /// A world of this scenario, with all machines scheduled to start.
     pub fn new(scenario: Scenario) -> World {
         let mut rng = SmallRng::seed_from_u64(scenario.seed);
         let ids: Vec<NodeId> = (1..=scenario.nodes + scenario.spares).filter_map(NodeId::new).collect();
@@ -208,12 +209,12 @@ impl World {
         self.hash = digest::hash(self.hash, bytes);
     }
 
-    /// Whether it was to go no further.
+    /// Whether the scenario's step limit is reached.
     pub(super) fn is_out_of_steps(&self) -> bool {
         self.scenario.steps.is_some_and(|most| self.steps >= most)
     }
 
-    /// Lets the next thing happen, unless it lies behind `until`; whether it did.
+    /// Handles the next event if it is due by `until`. Returns whether there was one.
     pub fn step(&mut self, until: Time) -> checks::Result<bool> {
         match self.queue.first_key_value() {
             _ if self.is_out_of_steps() && !self.calm => return Ok(false),
@@ -232,7 +233,7 @@ impl World {
     }
 
     fn happen(&mut self, happens: Happens) -> checks::Result<()> {
-        // A process that stands still takes part in nothing until it goes on.
+        // Events of a paused process are put off until it resumes.
         if let Some(at) = happens.place()
             && self.hosts[&at].paused > self.now
         {
@@ -291,7 +292,7 @@ impl World {
         self.hosts.get_mut(&id).expect("every node has a host")
     }
 
-    /// A machine is switched on, unless it is.
+    /// Starts a machine, unless it is already running.
     fn starts(&mut self, at: NodeId) -> checks::Result<()> {
         let (scenario, now, seed) = (self.scenario.clone(), self.now, self.rng.random());
         let host = self.host(at);
@@ -313,7 +314,7 @@ impl World {
         }
     }
 
-    /// A machine does not start.
+    /// Handles a failed start of a machine.
     fn refuses(&mut self, at: NodeId, fault: Fault) -> checks::Result<()> {
         self.say(|| format!("{at} does not start: {fault}"));
         self.full_starts += u64::from(matches!(fault, Fault::Full { .. }));
@@ -322,7 +323,7 @@ impl World {
             Fault::Corrupt { .. } => return Err(format!("{at} refuses a log that nothing has damaged: {fault}")),
             Fault::Foreign(what) => return Err(format!("{at} does not know its own directory: {what}")),
             Fault::Full { .. } | Fault::Io { .. } => {
-                // Without room it fails again, until whoever filled the disk frees some.
+                // Without free space the start fails again, until the fault injector frees some.
                 self.crash(at, if self.hosts[&at].has_stopped() { Crash::Power } else { Crash::Kill });
                 self.later(Duration::from_millis(200), Happens::Starts { at });
             }
@@ -334,14 +335,14 @@ impl World {
         self.hosts.keys().copied().filter(|id| *id != than).collect()
     }
 
-    /// The process ends, or the machine does.
+    /// Ends a process, or cuts the power of its machine.
     pub(super) fn crash(&mut self, at: NodeId, how: Crash) {
         let mut rng = SmallRng::seed_from_u64(self.rng.random());
         self.lies_no_more(at, if self.hosts[&at].rotten { Crash::Kill } else { how });
         let host = self.host(at);
         let was_up = host.up.take().is_some();
-        // Damage to the last batch *and* a power loss cannot be told from a batch torn by the power
-        // loss (wal-format.md): such a machine is only killed.
+        // Damage to the last batch *and* a power loss look like a batch torn by the power loss (wal-format.md). A
+        // machine with such damage is only ever killed.
         let how = if host.rotten { Crash::Kill } else { how };
         host.disk.crash(&mut rng, how);
         host.shelf.crash(&mut rng, how);
@@ -355,7 +356,7 @@ impl World {
         }
     }
 
-    /// A process stops of itself, because of its disk.
+    /// A process stops itself because of a disk fault.
     pub(super) fn stops(&mut self, at: NodeId, fault: &Fault) {
         self.say(|| format!("{at} stops: {fault}"));
         let how = if self.hosts[&at].has_stopped() { Crash::Power } else { Crash::Kill };
@@ -379,7 +380,7 @@ impl World {
         let Some(up) = &mut host.up else { return Ok(()) };
         up.node.handle(local, event);
         if self.scenario.batching > 0 && self.rng.random_range(0..100) < self.scenario.batching {
-            // The same wake-up brings more: many events, and then one turn.
+            // The same wake-up brings more events, and one turn follows them all.
             let life = self.hosts[&at].life;
             let delay = Duration::from_micros(self.rng.random_range(0..300));
             self.later(delay, Happens::Turns { at, life });
@@ -388,14 +389,14 @@ impl World {
         self.turn(at)
     }
 
-    /// Something that a machine did on the side is done, and its node learns of it in a moment.
+    /// Schedules the event with which a background job reports to its node, a moment from now.
     pub(super) fn follows(&mut self, at: NodeId, event: Event) {
         let life = self.hosts[&at].life;
         let delay = Duration::from_micros(self.rng.random_range(1..500));
         self.later(delay, Happens::Follows { at, life, event: Box::new(event) });
     }
 
-    /// The node does what is due, and what it wants is carried out.
+    /// Runs the node's turn and executes its actions, until none causes another turn.
     pub(super) fn turn(&mut self, at: NodeId) -> checks::Result<()> {
         let mut actions = Vec::new();
         loop {
@@ -404,7 +405,7 @@ impl World {
             let local = host.clock.local(now);
             let Some(up) = &mut host.up else { return Ok(()) };
             up.node.turn(local, &mut actions);
-            // Writes first: everything else is judged by what is in the log.
+            // Writes first: all other actions are checked against the contents of the log.
             let (writes, rest): (Vec<_>, Vec<_>) =
                 actions.drain(..).partition(|action| matches!(action, Action::Write(_)));
             let mut again = false;
@@ -429,7 +430,8 @@ impl World {
         let Some(up) = &self.hosts[&at].up else { return Ok(()) };
         let raft = up.node.raft();
         let (term, leads) = (raft.term(), raft.leads());
-        // What a snapshot stands for is committed too: one that a former leader sent may arrive at a new one.
+        // Entries that a snapshot covers are committed too: a snapshot from a former leader may arrive at the new
+        // leader.
         let snapshot = up.node.snapshot().map(|kept| kept.position.index);
         let (commit, defined) = (raft.log().commit(), raft.commit_by_definition().max(snapshot));
         let uses = (raft.configured(), raft.membership());
@@ -457,7 +459,7 @@ impl World {
         }
     }
 
-    /// Carries out one action; whether the node may have something to do because of it at once.
+    /// Executes one action. Returns whether the node may have something to do at once because of it.
     fn carry_out(&mut self, at: NodeId, local: Time, action: Action) -> checks::Result<bool> {
         match action {
             Action::Send(mut envelope) => {
@@ -506,17 +508,17 @@ impl World {
         Ok(false)
     }
 
-    /// What the clients saw.
+    /// The history of the clients' operations.
     pub(super) fn history(&self) -> &History {
         &self.history
     }
 }
 
-/// More requests than the clients of any scenario can have under way.
+/// More requests than the clients of any scenario can have in progress.
 const HELD_MAX: usize = 4096;
 
 impl Happens {
-    /// At which machine.
+    /// The machine at which this event happens, if there is one.
     pub(super) fn place(&self) -> Option<NodeId> {
         match self {
             Happens::Arrives { to, .. } | Happens::Asked { to, .. } => Some(*to),
@@ -541,7 +543,7 @@ impl Happens {
     }
 }
 
-/// A message in a few words.
+/// A message as a short trace text.
 fn brief(envelope: &Envelope) -> String {
     let text = format!("@{} {:?}", envelope.term, envelope.message);
     text.chars().take(200).collect()

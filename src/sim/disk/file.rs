@@ -1,4 +1,4 @@
-//! One file of a simulated disk: what a program sees, and what is durable.
+//! One file of a simulated disk: the image that programs see, and the durable one.
 
 use super::SECTOR;
 use rand::{Rng, RngExt};
@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct FileState {
     pub(super) bytes: Vec<u8>,
     pub(super) durable_size: usize,
-    /// Sectors written since the last sync, with what the disk itself holds there.
+    /// Sectors written since the last sync, each with its durable contents.
     pub(super) unsynced: BTreeMap<usize, Box<[u8; SECTOR]>>,
-    /// The same after a sync that failed: the kernel calls these pages clean and will not write
-    /// them again, however often it is asked.
+    /// The same for sectors of a failed sync: the kernel marks these pages clean and will not write them again, however
+    /// often it is asked.
     pub(super) forgotten: BTreeMap<usize, Box<[u8; SECTOR]>>,
-    /// Sectors that cannot be read until they are written.
+    /// Sectors that are unreadable until they are written.
     pub(super) unreadable: BTreeSet<usize>,
 }
 
@@ -35,7 +35,7 @@ impl FileState {
         let end = offset + bytes.len();
         for sector in self.sectors(offset, end) {
             self.unreadable.remove(&sector);
-            // What the kernel forgot it will now write after all, if it is synced again.
+            // This write makes a forgotten sector dirty again: the next sync writes it.
             let held = self.forgotten.remove(&sector);
             if !self.unsynced.contains_key(&sector) {
                 let held = held.unwrap_or_else(|| self.sector(sector));

@@ -1,4 +1,4 @@
-//! What the simulated disk does to those who trust it.
+//! Tests of the simulated disk's faults.
 
 use super::*;
 use rand::SeedableRng;
