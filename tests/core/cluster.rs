@@ -1,5 +1,5 @@
-//! A cluster of bare cores, for tests that tell a story: no journal, no machine, a disk that takes
-//! as long as it is told, a network of single messages, and a clock that only moves when asked.
+//! A cluster of bare Raft cores for scenario tests: no journal, no state machine, a disk with a given delay, a network
+//! of single messages, and a clock that only moves on request.
 
 use bytes::Bytes;
 use drave::api::Refusal;
@@ -21,12 +21,12 @@ pub fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// One core, what its disk holds, and what it said.
+/// One core, its disk, and its output.
 pub struct Host {
     pub raft: Option<Raft>,
-    /// The log as the view would hold it.
+    /// The log including unsynced entries.
     pub log: Vec<Entry>,
-    /// What a crash leaves.
+    /// The state that survives a crash.
     pub disk: (HardState, Vec<Entry>),
     pub unsynced: Vec<Write>,
     pub notes: Vec<Note>,
@@ -43,7 +43,7 @@ enum Happens {
 pub struct Cluster {
     pub now: Time,
     pub hosts: BTreeMap<NodeId, Host>,
-    /// Those who begin with the founding membership; the others with none.
+    /// The nodes that start with the founding membership; the others start with an empty one.
     pub founders: BTreeSet<NodeId>,
     pub options: Options,
     queue: BTreeMap<(Time, u64), Happens>,
@@ -52,9 +52,9 @@ pub struct Cluster {
     pub cut: BTreeSet<(NodeId, NodeId)>,
     /// One-way delays, where they are not 1 ms.
     pub delay: BTreeMap<(NodeId, NodeId), Duration>,
-    /// How many entries were sent to each, so far.
+    /// How many entries were sent to each node so far.
     pub entries: BTreeMap<NodeId, u64>,
-    /// Everything that was sent.
+    /// All messages sent.
     pub sent: Vec<(Time, Envelope)>,
 }
 
@@ -62,7 +62,7 @@ pub fn command(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
-/// A log of entries of those terms, one after the other.
+/// A log of entries with these terms, in order.
 pub fn log_of(terms: &[u64]) -> Vec<Entry> {
     let entry = |(i, term): (usize, &u64)| {
         let position = Position::new(Index(i as u64 + 1), Term(*term));
@@ -92,7 +92,7 @@ impl Cluster {
         Cluster::with_logs(&vec![(0, Vec::new()); n as usize])
     }
 
-    /// Nodes with that hard state's term and that log.
+    /// Nodes with these terms and logs.
     pub fn with_logs(logs: &[(u64, Vec<Entry>)]) -> Cluster {
         let mut cluster = Cluster {
             now: Time::ZERO + ms(1000),
@@ -146,7 +146,7 @@ impl Cluster {
         host.raft = Some(Raft::new(replica, self.now));
     }
 
-    /// A node with an empty disk, that belongs to nothing yet.
+    /// A node with an empty disk that is in no cluster yet.
     pub fn join(&mut self, n: u64) -> NodeId {
         self.hosts.insert(id(n), Host::with((HardState::default(), Vec::new())));
         self.start(id(n));
@@ -159,7 +159,7 @@ impl Cluster {
         Envelope { from, to, term, origin, message }
     }
 
-    /// Everything that node held is gone, and it begins as it did at first.
+    /// Empties a node's disk; it starts as it did at first.
     pub fn wipe(&mut self, node: NodeId) {
         self.crash(node);
         self.hosts.get_mut(&node).unwrap().disk = (HardState::default(), Vec::new());
@@ -188,7 +188,7 @@ impl Cluster {
         self.hosts.get_mut(&node).unwrap().raft.as_mut().unwrap()
     }
 
-    /// Power is lost: what was not synced is gone.
+    /// Power loss: unsynced writes are lost.
     pub fn crash(&mut self, node: NodeId) {
         let host = self.hosts.get_mut(&node).unwrap();
         host.raft = None;
@@ -247,7 +247,7 @@ impl Cluster {
         self.turn(node);
     }
 
-    /// Carries out what that node wants.
+    /// Executes the output of a node.
     pub fn turn(&mut self, node: NodeId) {
         let now = self.now;
         let host = self.hosts.get_mut(&node).unwrap();
@@ -296,7 +296,7 @@ impl Cluster {
         self.queue.insert((self.now + delay, self.order), happens);
     }
 
-    /// Lets that much time pass.
+    /// Runs for that much time.
     pub fn run(&mut self, span: Duration) {
         let until = self.now + span;
         loop {
@@ -356,7 +356,7 @@ impl Cluster {
         self.turn(node);
     }
 
-    /// Lets time pass until that is so; panics if it takes longer than ten seconds.
+    /// Runs until the condition holds; panics if it takes longer than ten seconds.
     pub fn until(&mut self, what: &str, so: impl Fn(&Cluster) -> bool) {
         for _ in 0..10_000 {
             if so(self) {
@@ -380,7 +380,7 @@ impl Cluster {
         self.leader().unwrap()
     }
 
-    /// Who leads, once all members follow it.
+    /// The leader, once all members follow it.
     pub fn elect_among_members(&mut self) -> NodeId {
         self.until("a leader that all members follow", |cluster| {
             let Some(leader) = cluster.leader() else { return false };

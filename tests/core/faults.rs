@@ -1,4 +1,4 @@
-//! One node of three or five is in trouble, and the others go on; and whoever is alone changes nothing.
+//! One node of three or five has a fault, and the others make progress; and an isolated node changes nothing.
 
 use super::cluster::{Cluster, command, id, ms};
 use drave::api::Refusal;
@@ -6,7 +6,7 @@ use drave::consensus::message::{Message, VoteKind};
 use drave::types::*;
 use std::collections::BTreeSet;
 
-/// What ails a node.
+/// The fault of a node.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     Nothing,
@@ -29,7 +29,7 @@ fn befall(cluster: &mut Cluster, node: NodeId, fault: Fault) {
     }
 }
 
-/// How many entries are committed by the time ten thousand were offered, one each millisecond, to whoever leads.
+/// How many entries are committed when ten thousand are proposed to the current leader, one each millisecond.
 fn committed(nodes: u64, of_leader: bool, fault: Fault) -> u64 {
     let mut cluster = Cluster::new(nodes);
     let leader = cluster.elect();
@@ -39,7 +39,7 @@ fn committed(nodes: u64, of_leader: bool, fault: Fault) -> u64 {
     for _ in 0..10_000 {
         let now = cluster.now;
         if let Some(leads) = cluster.leader() {
-            // Refused or not: whoever is refused comes again.
+            // Refused or not: a refused client would retry.
             let _taken_or_not = cluster.core(leads).propose(now, command("x"));
             cluster.turn(leads);
         }
@@ -49,9 +49,9 @@ fn committed(nodes: u64, of_leader: bool, fault: Fault) -> u64 {
     commits.max().unwrap()
 }
 
-/// tigerbeetle#2739: the failure of a single node made everything slower by orders of magnitude, for as long as it
-/// lasted. Here it costs one election, if it was the leader, and else next to nothing: the rest commits nine tenths
-/// of what it commits when all is well.
+/// tigerbeetle#2739: the failure of a single node slowed down everything by orders of magnitude, for as long as it
+/// lasted. Here it costs one election if that node was the leader, and next to nothing otherwise: the others commit
+/// nine tenths of the entries that they commit without faults.
 #[test]
 fn whatever_ails_one_node_the_others_go_on() {
     for nodes in [3, 5] {
@@ -68,7 +68,8 @@ fn whatever_ails_one_node_the_others_go_on() {
 }
 
 /// Redis-Raft, as Jepsen found it ("island"), and nats-server#7545: a leader that was cut off makes itself the only
-/// voter, commits alone what it likes, and the rest elects another. Here it needs the majority that it cannot reach.
+/// voter and commits entries alone, and the others elect another leader. Here it needs the majority that it cannot
+/// reach.
 #[test]
 fn a_leader_on_an_island_changes_nothing_alone() {
     let mut cluster = Cluster::new(3);
@@ -89,8 +90,8 @@ fn a_leader_on_an_island_changes_nothing_alone() {
     assert_eq!(cluster.raft(leader).membership().voters, BTreeSet::from([id(1), id(2), id(3)]));
 }
 
-/// cowsql#150 and camunda#57386: a node judged by its own view of the members who may be voted for, and a cluster
-/// whose nodes knew different configurations never had a leader again. A vote goes by the log of who asks.
+/// cowsql#150 and camunda#57386: a node checked candidates against its own view of the membership, and a cluster whose
+/// nodes knew different configurations never had a leader again. Here a vote depends on the candidate's log.
 #[test]
 fn a_vote_does_not_depend_on_who_the_voter_thinks_is_a_member() {
     let mut cluster = Cluster::new(3);
@@ -109,8 +110,8 @@ fn a_vote_does_not_depend_on_who_the_voter_thinks_is_a_member() {
     assert_eq!((cluster.raft(voter).vote(), cluster.raft(voter).term()), (Some(Vote::new(stranger, None)), term));
 }
 
-/// canonical/raft#250 and sofa-jraft#1, their other half: the configuration before the one that is dropped is in no
-/// entry any more, for a snapshot has taken the place of those.
+/// canonical/raft#250 and sofa-jraft#1, the other half: the configuration before the truncated one is in no entry any
+/// more, because a snapshot has replaced those entries.
 #[test]
 fn a_configuration_rolls_back_to_the_one_that_a_snapshot_holds() {
     let mut cluster = Cluster::new(3);
@@ -129,7 +130,7 @@ fn a_configuration_rolls_back_to_the_one_that_a_snapshot_holds() {
     cluster.isolate(leader);
     cluster.change(leader, add(5)).unwrap();
     assert_ne!(*cluster.raft(leader).membership(), settled);
-    // Who leads next writes something else there.
+    // The next leader writes another entry there.
     let (term, now) = (Term(cluster.term() + 1), cluster.now);
     let prev = cluster.raft(leader).log().at_or_below(Position::new(upto, Term(cluster.term())));
     let entry = drave::codec::entry(Position::new(prev.index.next(), term), ClusterTime(0), Payload::Noop);
@@ -141,8 +142,8 @@ fn a_configuration_rolls_back_to_the_one_that_a_snapshot_holds() {
     assert_eq!(*cluster.raft(leader).membership(), settled);
 }
 
-/// Right after an election a leader has heard those who voted for it, and of all others nothing: none of those is
-/// chosen to take over, nor waited for.
+/// Right after an election a leader has received messages from its voters only: it chooses none of the other nodes as
+/// transfer target, and waits for none of them.
 #[test]
 fn nobody_takes_over_who_has_not_spoken_in_this_term() {
     let mut cluster = Cluster::new(5);
@@ -165,8 +166,8 @@ fn nobody_takes_over_who_has_not_spoken_in_this_term() {
     cluster.until("it leads", |c| c.raft(to).leads());
 }
 
-/// What fits on no majority of the disks could neither be committed nor taken back, and everything behind it would
-/// wait: it is not let in, and nobody is sent what its own disk cannot take.
+/// An entry that fits on no majority of the disks could neither be committed nor aborted, and all entries behind it
+/// would wait. So the leader rejects it, and sends no follower more than its disk can take.
 #[test]
 fn a_leader_lets_in_what_most_disks_have_room_for_and_sends_to_each_what_it_takes() {
     let mut cluster = Cluster::new(3);

@@ -1,4 +1,4 @@
-//! The algorithm on bare cores: the paper sentence by sentence, changes of members as stories, and one node in trouble.
+//! Raft on bare cores: the paper sentence by sentence, membership changes in scenarios, and faults of one node.
 
 mod cluster;
 mod faults;

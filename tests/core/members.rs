@@ -1,5 +1,5 @@
-//! Changes of members and of leaders on bare cores, told as stories: §6 of the paper, chapters 3.10 and 4 of
-//! the thesis, and the threads in which real systems fell. The clock moves only when asked.
+//! Membership changes and leadership transfers on bare Raft cores: §6 of the paper, chapters 3.10 and 4 of the thesis,
+//! and the issues in which real systems failed. The clock moves only on request.
 
 use super::cluster::{Cluster, command, id, ms};
 use drave::api::{Refusal, RoleName};
@@ -21,7 +21,7 @@ fn voters(cluster: &Cluster, node: NodeId) -> BTreeSet<NodeId> {
     cluster.raft(node).membership().voters.clone()
 }
 
-/// The configuration of that node is that one, simple and committed.
+/// Whether that node's configuration has exactly these voters, is not joint, and is committed.
 fn is_settled(cluster: &Cluster, node: NodeId, all: &[u64]) -> bool {
     let raft = cluster.raft(node);
     !raft.membership().is_joint() && voters(cluster, node) == ids(all) && raft.log().commit() >= raft.configured()
@@ -34,7 +34,7 @@ fn led(n: u64) -> (Cluster, NodeId) {
     (cluster, leader)
 }
 
-/// The same, with a rule broken.
+/// Like `led`, with a rule broken.
 fn led_breaking(n: u64, mutants: Mutants) -> (Cluster, NodeId) {
     let mut cluster = Cluster::new(n);
     cluster.options.mutants = mutants;
@@ -44,7 +44,7 @@ fn led_breaking(n: u64, mutants: Mutants) -> (Cluster, NodeId) {
     (cluster, leader)
 }
 
-/// Three voters, and as learners those up to `last`.
+/// Three voters, and the nodes from 4 to `last` as learners.
 fn with_learners(last: u64, mutants: Mutants) -> (Cluster, NodeId) {
     let (mut cluster, leader) = led_breaking(3, mutants);
     for n in 4..=last {
@@ -59,8 +59,8 @@ fn another(cluster: &Cluster, than: &[NodeId]) -> NodeId {
     cluster.ids().into_iter().find(|node| !than.contains(node)).unwrap()
 }
 
-/// "New servers […] join the cluster as non-voting members" (§6), and rise by themselves: etcd-io/etcd#15107,
-/// seven years of asking for it. The change is joint: both configurations are in every log.
+/// "New servers […] join the cluster as non-voting members" (§6), and are promoted automatically: etcd-io/etcd#15107,
+/// requested for seven years. The change is joint: both configurations are in every log.
 #[test]
 fn a_new_member_is_a_learner_and_then_a_voter_by_itself() {
     let (mut cluster, leader) = led(3);
@@ -76,7 +76,8 @@ fn a_new_member_is_a_learner_and_then_a_voter_by_itself() {
     assert_eq!(cluster.raft(four).role(), RoleName::Follower);
 }
 
-/// Whoever is to stay a learner does, gets every entry, and has no word: eBay/HomeStore#764 (a learner became leader).
+/// A learner that is to stay one does, receives every entry, and has no vote: eBay/HomeStore#764 (a learner became
+/// leader).
 #[test]
 fn a_learner_that_stays_one_never_votes_nor_leads() {
     let (mut cluster, leader) = led(3);
@@ -85,13 +86,13 @@ fn a_learner_that_stays_one_never_votes_nor_leads() {
     cluster.run(ms(2000));
     assert_eq!(cluster.raft(four).role(), RoleName::Learner);
     assert_eq!(cluster.raft(four).log().last(), cluster.raft(leader).log().last());
-    // Nor does it campaign, whatever it is told.
+    // Nor does it campaign when the leader is gone.
     cluster.crash(leader);
     cluster.run(ms(3000));
     assert_eq!(cluster.raft(four).role(), RoleName::Learner);
 }
 
-/// Nor do the copies of learners count: with one voter left nothing commits.
+/// Copies on learners do not count: with one voter left nothing commits.
 #[test]
 fn the_copies_of_learners_do_not_count() {
     let commits = |mutants: Mutants| {
@@ -107,12 +108,12 @@ fn the_copies_of_learners_do_not_count() {
 }
 
 /// "Cluster configurations are stored and communicated using special entries […]; a server always uses the latest
-/// configuration in its log, regardless of whether the entry is committed" (§6): while the joint one is in force,
-/// majorities of both halves are needed. RedisLabs/redisraft#28 and #44; and etcd#7625 and #5004, where a
+/// configuration in its log, regardless of whether the entry is committed" (§6): while the joint configuration is in
+/// use, majorities of both halves are needed. RedisLabs/redisraft#28 and #44; and etcd#7625 and #5004, where a
 /// configuration counted when it was applied.
 #[test]
 fn a_joint_configuration_needs_both_majorities() {
-    // All of the old but the leader are away: the new alone, and the leader, do not decide.
+    // All old voters but the leader are cut off: the new voters and the leader are no quorum.
     let decides = |mutants: Mutants, away: &dyn Fn(NodeId) -> Vec<NodeId>| {
         let (mut cluster, leader) = with_learners(6, mutants);
         away(leader).iter().for_each(|node| cluster.isolate(*node));
@@ -136,8 +137,8 @@ fn a_joint_configuration_needs_both_majorities() {
     assert!(decides(Mutants::only(Mutant::ConfigAtCommit), &new), "it counts as soon as it is in the log");
 }
 
-/// "One change at a time": the next is refused until the one before is committed (thesis §4.1; redpanda#17675: two
-/// promotions at once).
+/// "One change at a time": the next change is refused until the one before is committed (thesis §4.1; redpanda#17675:
+/// two promotions at once).
 #[test]
 fn one_change_at_a_time() {
     let (mut cluster, leader) = led(3);
@@ -153,8 +154,8 @@ fn one_change_at_a_time() {
     stacks.change(leader, add(5, PendingRole::Stays)).expect("the mutant of it");
 }
 
-/// Ongaro 2015 (copycat#23, braft#182, openraft#2051): a leader that has not committed an entry of its own term
-/// may not know of a change that was committed, and begins none.
+/// Ongaro 2015 (copycat#23, braft#182, openraft#2051): a leader that has not committed an entry of its own term may not
+/// know of a committed change, so it begins none.
 #[test]
 fn no_change_before_the_leaders_own_first_entry_is_committed() {
     let refuses = |mutants: Mutants| {
@@ -182,8 +183,8 @@ fn no_change_before_the_leaders_own_first_entry_is_committed() {
     second.change(leader, add(4, PendingRole::Stays)).expect("the mutant of it");
 }
 
-/// "The leader […] is not part of the new configuration. In this case, the leader steps down once it has
-/// committed the C-new log entry" (§6), counting majorities without itself; and another leads within a moment.
+/// "The leader […] is not part of the new configuration. In this case, the leader steps down once it has committed the
+/// C-new log entry" (§6), counting majorities without itself; and another node leads a moment later.
 #[test]
 fn a_leader_that_is_removed_leads_until_that_is_committed_and_then_goes() {
     let (mut cluster, leader) = led(3);
@@ -199,8 +200,8 @@ fn a_leader_that_is_removed_leads_until_that_is_committed_and_then_goes() {
     assert!(cluster.raft(led_since).log().commit() >= position.index);
 }
 
-/// databendlabs/openraft#2091: the leader that is to be removed loses its leadership before C-new is committed, and
-/// the only complete log is on a server that is about to leave. It still campaigns (thesis §4.2.2).
+/// databendlabs/openraft#2091: the leader to be removed loses its leadership before C-new is committed, and the only
+/// complete log is on a server that is about to leave. That server still campaigns (thesis §4.2.2).
 #[test]
 fn two_of_which_one_is_removed_never_end_without_a_leader() {
     let ends = |mutants: Mutants, on_disk: bool| {
@@ -211,7 +212,7 @@ fn two_of_which_one_is_removed_never_end_without_a_leader() {
         cluster.run(ms(50));
         let other = another(&cluster, &[leader]);
         cluster.change(leader, Change::Remove(leader)).unwrap();
-        // C-new is in the leader's log alone when both are restarted; on its disk, or not.
+        // C-new is in the leader's log alone when both nodes restart; on its disk, or not.
         cluster.cut.insert((leader, other));
         cluster.until("it has gone on to the new one", |c| !c.raft(leader).membership().is_voter(leader));
         cluster.run(ms(if on_disk { 5 } else { 0 }));
@@ -228,7 +229,7 @@ fn two_of_which_one_is_removed_never_end_without_a_leader() {
     assert!(!ends(Mutants::only(Mutant::CampaignOnlyIfListed), true), "the mutant of it");
 }
 
-/// hashicorp/raft#524: a removed server livelocks the cluster. It is told, goes quiet, and the term stands.
+/// hashicorp/raft#524: a removed server livelocks the cluster. Here it is notified and goes quiet, and the term stays.
 #[test]
 fn who_is_removed_knows_and_is_quiet() {
     let (mut cluster, leader) = led(3);
@@ -249,7 +250,8 @@ fn who_is_removed_knows_and_is_quiet() {
     assert_eq!((cluster.term(), cluster.leader()), (term, Some(leader)));
 }
 
-/// One that was away when it was removed comes back, and disturbs nobody either (logcabin#56, etcd#9333).
+/// A node that was away when it was removed comes back, and does not disturb the cluster either (logcabin#56,
+/// etcd#9333).
 #[test]
 fn who_was_away_when_it_was_removed_disturbs_nobody() {
     let (mut cluster, leader) = led(3);
@@ -264,8 +266,8 @@ fn who_was_away_when_it_was_removed_disturbs_nobody() {
     assert_eq!((cluster.raft(leader).term(), cluster.leader()), (term, Some(leader)));
 }
 
-/// raft-rs#192: the new half has no quorum, and the joint configuration can neither be committed nor left. The
-/// leader that began it takes it back by itself.
+/// raft-rs#192: the new half has no quorum, and the joint configuration can neither be committed nor left. The leader
+/// that began the change aborts it by itself.
 #[test]
 fn a_change_whose_new_voters_do_not_answer_is_taken_back() {
     let goes_on = |mutants: Mutants| {
@@ -283,7 +285,7 @@ fn a_change_whose_new_voters_do_not_answer_is_taken_back() {
     assert!(!goes_on(Mutants::only(Mutant::NeverTakeBack)), "the mutant of it");
 }
 
-/// canonical/raft#250, sofa-jraft#1: an entry that is dropped takes its configuration with it.
+/// canonical/raft#250, sofa-jraft#1: truncating an entry also reverts its configuration.
 #[test]
 fn a_configuration_rolls_back_with_the_log() {
     let rolls_back = |mutants: Mutants| {
@@ -303,7 +305,7 @@ fn a_configuration_rolls_back_with_the_log() {
     assert!(!rolls_back(Mutants::only(Mutant::KeepDroppedConfig)), "the mutant of it");
 }
 
-/// openraft#1808: a snapshot takes the place of a log that holds a newer configuration which was never committed.
+/// openraft#1808: a snapshot replaces a log that holds a newer configuration which was never committed.
 #[test]
 fn a_snapshot_brings_its_own_configuration() {
     let is_its = |mutants: Mutants| {
@@ -321,7 +323,7 @@ fn a_snapshot_brings_its_own_configuration() {
             membership: membership.clone(),
         };
         let now = cluster.now;
-        // What a later leader says of itself comes before its snapshot.
+        // A message from a later leader arrives before its snapshot.
         let beat = Message::Heartbeat { commit: Index::ZERO, round: Default::default(), time: ClusterTime(0) };
         let from = another(&cluster, &[leader]);
         let beat = cluster.envelope(from, leader, term, beat);
@@ -333,7 +335,7 @@ fn a_snapshot_brings_its_own_configuration() {
     assert!(!is_its(Mutants::only(Mutant::KeepStaleConfig)), "the mutant of it");
 }
 
-/// A change that stands still is taken back by a command: by the leader that began it with the old majority alone.
+/// A stalled change is aborted by a command: the leader that began it needs the old majority alone.
 #[test]
 fn a_change_is_taken_back_by_a_command() {
     let (mut cluster, leader) = led(3);
@@ -344,7 +346,7 @@ fn a_change_is_taken_back_by_a_command() {
         matches!(cluster.change(leader, Change::Abort), Err(Refusal::InvalidChange { .. })),
         "nothing to take back"
     );
-    // The new configuration's quorum is 3 of 4, and one of the old is away: with the new one gone it stands still.
+    // The new quorum is 3 of 4, and one of the old voters is away: without the new voter the change stalls.
     let away = another(&cluster, &[leader, four]);
     cluster.crash(away);
     cluster.isolate(four);
@@ -355,7 +357,7 @@ fn a_change_is_taken_back_by_a_command() {
     cluster.until("it is as it was", |c| is_settled(c, leader, &[1, 2, 3]));
 }
 
-/// The leader dies between joint and final: whoever leads next finishes it.
+/// The leader crashes between the joint and the final configuration: the next leader completes the change.
 #[test]
 fn a_change_that_was_interrupted_is_finished_by_the_next_leader() {
     for delay in 0..8 {
@@ -373,8 +375,8 @@ fn a_change_that_was_interrupted_is_finished_by_the_next_leader() {
     }
 }
 
-/// A new leader that finds a joint configuration which another began takes it back by the same two majorities, and
-/// not before both agree: another may have gone on to the new one unseen.
+/// A new leader that finds another leader's joint configuration aborts it by the same two majorities, and not before
+/// both agree: another leader may have gone on to the new configuration unseen.
 #[test]
 fn a_change_of_an_earlier_leader_is_taken_back_by_both_majorities() {
     let (mut cluster, leader) = led(3);
@@ -385,7 +387,7 @@ fn a_change_of_an_earlier_leader_is_taken_back_by_both_majorities() {
         cluster.run(ms(300));
     }
     cluster.change(leader, Change::Voters(ids(&[1, 2, 3, 4, 5]))).unwrap();
-    // It reaches everyone, and no answer comes back.
+    // The change reaches every node, and no response comes back.
     for other in cluster.ids() {
         cluster.cut.insert((other, leader));
     }
@@ -405,7 +407,7 @@ fn a_change_of_an_earlier_leader_is_taken_back_by_both_majorities() {
     cluster.until("it is as it was", |c| is_settled(c, next, &[1, 2, 3]));
 }
 
-/// tikv#1468: one voter takes another's place in one change.
+/// tikv#1468: one voter replaces another in one change.
 #[test]
 fn a_replacement_is_one_change_and_comes_by_itself() {
     let (mut cluster, leader) = led(3);
@@ -421,30 +423,30 @@ fn a_replacement_is_one_change_and_comes_by_itself() {
     assert!(sizes.clone().all(|(new, old)| new == 3 && (old == 0 || old == 3)), "{:?}", sizes.collect::<Vec<_>>());
 }
 
-/// Dangerous requests are refused with the reason, unless forced. f-rustrated/EastGuard#150 and nexi-lab/nexus#4214:
-/// whoever was made a voter before it was there counted, and nothing was committed any more.
+/// Dangerous requests are refused with the reason, unless forced. f-rustrated/EastGuard#150 and nexi-lab/nexus#4214: a
+/// node that became a voter before it was running counted for the quorum, and nothing more was committed.
 #[test]
 fn what_may_stop_the_cluster_is_refused_unless_forced() {
     let (mut cluster, leader) = led(3);
     let others: Vec<NodeId> = cluster.ids().into_iter().filter(|node| *node != leader).collect();
     cluster.isolate(others[0]);
     cluster.run(ms(1000));
-    // Two of three answer; without the other one, one of two would.
+    // Two of three answer; without the second one, one of two would.
     let refused = cluster.change(leader, Change::Remove(others[1]));
     assert!(matches!(&refused, Err(Refusal::UnsafeChange { why }) if why.contains("1 of the 2")), "{refused:?}");
-    // A learner that was never heard.
+    // A learner that has never answered.
     cluster.change(leader, add(9, PendingRole::Stays)).unwrap();
     cluster.run(ms(1000));
     let refused = cluster.change(leader, Change::Promote(id(9)));
     assert!(matches!(&refused, Err(Refusal::UnsafeChange { why }) if why.contains("does not answer")), "{refused:?}");
     assert!(matches!(cluster.change(leader, Change::Voters(ids(&[]))), Err(Refusal::InvalidChange { .. })));
-    // Without who does not answer it goes on.
+    // Removing the member that does not answer is allowed.
     cluster.change(leader, Change::Remove(others[0])).unwrap();
     cluster.until("it is gone", |c| is_settled(c, leader, &[leader.get(), others[1].get()]));
 }
 
-/// Thesis §3.10: the leader takes no new work, brings the other up to date, and asks it to campaign at once: no
-/// election timeout passes, and none of the rules of voting is left out.
+/// Thesis §3.10: the leader accepts no new requests, brings the target up to date, and tells it to campaign at once. No
+/// election timeout passes, and no voting rule is skipped.
 #[test]
 fn a_leadership_is_handed_over_within_a_few_round_trips() {
     for n in [2, 3, 5] {
@@ -464,7 +466,7 @@ fn a_leadership_is_handed_over_within_a_few_round_trips() {
     }
 }
 
-/// Whoever is to take over does not: the leader goes on, within an election timeout.
+/// The transfer target does not take over: the leader resumes within an election timeout.
 #[test]
 fn a_handover_that_fails_is_given_up() {
     let (mut cluster, leader) = led(3);
@@ -475,7 +477,7 @@ fn a_handover_that_fails_is_given_up() {
     assert!(cluster.raft(leader).leads() && cluster.raft(leader).transfer_target().is_none());
     assert!(cluster.hosts[&leader].notes.iter().any(|note| matches!(note, Note::KeepsLead { .. })));
     cluster.propose(leader, "it goes on");
-    // By now it is known that it does not answer; and there is one who does.
+    // By now the leader knows that the target does not answer; another follower does.
     cluster.run(ms(400));
     assert!(matches!(cluster.transfer(leader, Some(to)), Err(Refusal::InvalidChange { .. })));
     let third = another(&cluster, &[leader, to]);
@@ -483,7 +485,7 @@ fn a_handover_that_fails_is_given_up() {
     cluster.until("it leads", |c| c.raft(third).leads());
 }
 
-/// cowsql ad19f79a: the one who is asked to take over must still be elected: by whoever holds no more than it.
+/// cowsql ad19f79a: a transfer target must still be elected, by voters whose logs are not ahead of its own.
 #[test]
 fn who_takes_over_is_voted_for_like_anyone() {
     let elected = |mutants: Mutants| {
@@ -494,7 +496,7 @@ fn who_takes_over_is_voted_for_like_anyone() {
         cluster.run(ms(50));
         let others: Vec<NodeId> = cluster.ids().into_iter().filter(|node| *node != leader).collect();
         let behind = others[0];
-        // It lacks an entry that is committed.
+        // It lacks a committed entry.
         cluster.isolate(behind);
         let position = cluster.propose(leader, "committed");
         cluster.run(ms(50));
@@ -514,7 +516,7 @@ fn who_takes_over_is_voted_for_like_anyone() {
     assert!(elected(Mutants::only(Mutant::HandoverBypassesVote)), "the mutant of it");
 }
 
-/// Reads that wait when a handover begins come to nothing there, and none is answered meanwhile (openraft 1ef3e574).
+/// Reads that wait when a transfer begins are dropped, and none is answered during the transfer (openraft 1ef3e574).
 #[test]
 fn a_leader_that_hands_over_answers_no_reads() {
     let (mut cluster, leader) = led(3);
@@ -526,7 +528,7 @@ fn a_leader_that_hands_over_answers_no_reads() {
     assert!(cluster.hosts[&leader].reads.is_empty());
 }
 
-/// Thesis §6.4: a follower answers linearizable reads itself: one round trip, and nothing in the log.
+/// Thesis §6.4: a follower answers linearizable reads itself: one round trip, and no log entry.
 #[test]
 fn a_follower_reads_at_the_leaders_index_and_nothing_is_logged() {
     let (mut cluster, leader) = led(3);
@@ -542,12 +544,12 @@ fn a_follower_reads_at_the_leaders_index_and_nothing_is_logged() {
     assert_eq!(cluster.raft(leader).log().last(), last, "no entry");
 }
 
-/// A follower whose leader was deposed unseen is not answered by it: no quorum confirms it.
+/// A leader that was deposed without noticing does not answer its follower's reads: no quorum confirms it.
 #[test]
 fn a_follower_of_a_deposed_leader_reads_nothing_stale() {
     let (mut cluster, leader) = led(5);
     let with = another(&cluster, &[leader]);
-    // Two on one side, three on the other.
+    // Two nodes on one side, three on the other.
     for node in cluster.ids().into_iter().filter(|node| *node != leader && *node != with) {
         for old in [leader, with] {
             cluster.cut.insert((node, old));
@@ -560,8 +562,8 @@ fn a_follower_of_a_deposed_leader_reads_nothing_stale() {
     assert!(cluster.hosts[&with].reads_lost.contains(&read), "it is told so, and asks elsewhere");
 }
 
-/// qdrant/qdrant#1235, etcd#10951: a voter comes back with nothing, under its old id. It held what the other lacks:
-/// their two votes must not elect a log without that.
+/// qdrant/qdrant#1235, etcd#10951: a voter comes back with an empty disk under its old id. It held an entry that the
+/// third node lacks: their two votes must not elect a log without that entry.
 #[test]
 fn who_has_forgotten_everything_does_not_help_to_lose_it() {
     let lost = |mutants: Mutants| {
@@ -586,8 +588,9 @@ fn who_has_forgotten_everything_does_not_help_to_lose_it() {
     assert!(lost(Mutants::only(Mutant::NoAmnesiaGuard)), "without the guard it is lost");
 }
 
-/// Removed and added again before it could be told, on an empty disk: what it confirmed before counts for nothing,
-/// and it is sent all of the log. It was taken for what it had been, and was stuck for ever.
+/// A member is removed, and added again with an empty disk before it could be notified. Its earlier acknowledgments
+/// count for nothing, and it is sent the whole log. (Without that, the leader took it for the former member, and it was
+/// stuck forever.)
 #[test]
 fn who_is_added_again_on_another_disk_begins_anew() {
     let (mut cluster, leader) = led(3);
@@ -606,7 +609,7 @@ fn who_is_added_again_on_another_disk_begins_anew() {
     assert_eq!(cluster.raft(lost).log().last(), cluster.raft(leader).log().last());
 }
 
-/// Whatever a member confirmed on one disk counts for nothing once it comes with another.
+/// Acknowledgments from one disk count for nothing once the member comes with another disk.
 #[test]
 fn what_was_confirmed_on_another_disk_does_not_count() {
     let (mut cluster, leader) = led(3);
@@ -615,7 +618,7 @@ fn what_was_confirmed_on_another_disk_does_not_count() {
     cluster.core(leader).met(other, DiskId(5));
     cluster.until("it confirms anew", |c| matched(c) > Index::ZERO);
     cluster.until("its disk is named", |c| c.raft(leader).membership().disk(other) == Some(DiskId(5)));
-    // Another disk comes under that id, over a connection of its own or in a message: it changes and confirms nothing.
+    // Another disk under the same id, over a connection or in a message, changes and acknowledges nothing.
     let before = matched(&cluster);
     cluster.core(leader).met(other, DiskId(6));
     let term = Term(cluster.term());
@@ -626,7 +629,7 @@ fn what_was_confirmed_on_another_disk_does_not_count() {
     assert_eq!(matched(&cluster), before);
 }
 
-/// A log begins once: who holds nothing does not begin it again while one that holds it is there.
+/// A log begins once: a node that holds nothing does not begin it again while a node that holds it is running.
 #[test]
 fn a_log_begins_once() {
     for n in 1..20 {
@@ -644,7 +647,7 @@ fn a_log_begins_once() {
     }
 }
 
-/// At a birth with one that is not there yet, the others begin after an election timeout; with everyone there, at once.
+/// If a node is missing at the founding, the others begin after an election timeout; with all nodes present, at once.
 #[test]
 fn a_cluster_is_born_without_a_minority() {
     let mut cluster = Cluster::new(3);
@@ -654,7 +657,7 @@ fn a_cluster_is_born_without_a_minority() {
     cluster.until("it follows", |c| c.raft(id(3)).leader().is_some());
 }
 
-/// The disks that a leader has met stand in the configuration, and are known to everyone from then on.
+/// The disk ids that a leader has met are recorded in the configuration, so every node knows them from then on.
 #[test]
 fn disks_are_named_in_the_configuration() {
     let mut cluster = Cluster::new(3);
@@ -672,7 +675,7 @@ fn disks_are_named_in_the_configuration() {
     assert_eq!(membership.disk(other), Some(DiskId(other.get() * 11)));
 }
 
-/// Any voters to any others in one change (§6), a few hundred times, with whoever leads.
+/// Any set of voters becomes any other in one change (§6), a few hundred times, under any leader.
 #[test]
 fn any_voters_become_any_others() {
     let (mut cluster, leader) = led(3);
@@ -687,7 +690,7 @@ fn any_voters_become_any_others() {
         let wanted: BTreeSet<NodeId> = (1..=7).filter(|n| seed >> (33 + n) & 1 == 1).map(id).collect();
         let leader = cluster.elect_among_members();
         let members = &cluster.raft(leader).membership().members;
-        // Whoever left is added again first.
+        // A member that has left is added again first.
         if let Some(gone) = (1..=7).map(id).find(|node| !members.contains_key(node)) {
             cluster.change(leader, add(gone.get(), PendingRole::Stays)).unwrap();
             cluster.run(ms(400));
@@ -705,7 +708,7 @@ fn any_voters_become_any_others() {
     }
 }
 
-/// The leader would wait an election timeout for it, take no work meanwhile, and go on.
+/// The leader would wait an election timeout for it, accept no requests meanwhile, and then resume.
 #[test]
 fn leadership_is_not_transferred_to_a_follower_that_is_sent_a_snapshot() {
     let (mut cluster, leader) = led(3);

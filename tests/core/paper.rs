@@ -1,4 +1,4 @@
-//! One test per sentence of the paper, in its order, on bare cores: the sentence is the comment.
+//! One test for each sentence of the paper, in its order, on bare Raft cores: the sentence is the comment.
 
 use super::cluster::{Cluster, id, log_of, ms};
 use drave::api::RoleName;
@@ -22,8 +22,8 @@ fn a_cluster_elects_one_leader_soon() {
     }
 }
 
-/// "Each server will vote for at most one candidate in a given term" (§5.2), and remembers it:
-/// no vote, and no request for one, leaves before it is on the disk.
+/// "Each server will vote for at most one candidate in a given term" (§5.2), and remembers it: no vote, and no request
+/// for one, leaves before it is on the disk.
 #[test]
 fn no_leader_rises_while_the_disks_stand_still() {
     let mut cluster = Cluster::new(3);
@@ -40,7 +40,7 @@ fn no_leader_rises_while_the_disks_stand_still() {
     assert!(!cluster.sent.iter().any(|(_, envelope)| promise(&envelope.message)));
 }
 
-/// "A candidate's log […] at least as up-to-date" (§5.4.1): Figure 7, whoever of (a)–(f) is asked.
+/// "A candidate's log […] at least as up-to-date" (§5.4.1): the logs (a)–(f) of Figure 7.
 #[test]
 fn the_leader_has_the_most_up_to_date_log_of_its_majority() {
     let logs = [
@@ -67,7 +67,7 @@ fn the_leader_has_the_most_up_to_date_log_of_its_majority() {
 #[test]
 fn a_follower_with_d_divergent_terms_is_matched_in_d_plus_2_probes() {
     for d in 1..12u64 {
-        // The follower was cut off in term 1 and led d terms that nobody else saw, three entries each.
+        // The follower was cut off in term 1 and led d terms that no other node saw, three entries each.
         let diverged: Vec<u64> = std::iter::repeat_n(1, 10).chain((0..d * 3).map(|i| 2 + 2 * (i / 3))).collect();
         let theirs: Vec<u64> = std::iter::repeat_n(1, 10).chain((0..d * 4).map(|i| 3 + 2 * (i / 4))).collect();
         let term = 4 + 2 * d;
@@ -82,7 +82,7 @@ fn a_follower_with_d_divergent_terms_is_matched_in_d_plus_2_probes() {
     }
 }
 
-/// The same, for a follower that is merely behind: two probes, however far.
+/// The same for a follower that is merely behind: two probes, however far.
 #[test]
 fn a_follower_a_million_entries_behind_is_matched_in_two_probes() {
     let mut long = vec![1; 400_000];
@@ -97,8 +97,8 @@ fn a_follower_a_million_entries_behind_is_matched_in_two_probes() {
     assert_eq!(progress.matched, cluster.raft(leader).log().last().index);
 }
 
-/// Nor is anything sent again that both hold: a new leader finds where the logs agree, however far
-/// that is, and goes on from there. With a window that is far smaller than what they agree on.
+/// Entries that both logs hold are not sent again: a new leader finds how far the logs agree and goes on from there,
+/// with a window far smaller than the common part.
 #[test]
 fn a_follower_that_lacks_the_last_entries_is_sent_only_those() {
     let long = log_of(&vec![1; 20_000]);
@@ -116,8 +116,7 @@ fn a_follower_that_lacks_the_last_entries_is_sent_only_those() {
     assert!(cluster.entries[&id(1)] < 20, "{} entries were sent", cluster.entries[&id(1)]);
 }
 
-/// A follower that was restarted does not know what is committed, and learns it from a leader that
-/// has nothing new to send.
+/// A restarted follower does not know the commit index, and learns it from a leader that has nothing new to send.
 #[test]
 fn a_restarted_follower_learns_what_is_committed_without_a_write() {
     let mut cluster = Cluster::new(3);
@@ -125,7 +124,7 @@ fn a_restarted_follower_learns_what_is_committed_without_a_write() {
     let position = cluster.propose(leader, "x");
     cluster.run(ms(200));
     let other = *cluster.ids().iter().find(|node| **node != leader).unwrap();
-    // Nobody notices that it was away.
+    // No other node notices that it was away.
     cluster.crash(other);
     cluster.start(other);
     assert_eq!(cluster.raft(other).log().commit(), Index::ZERO);
@@ -133,8 +132,8 @@ fn a_restarted_follower_learns_what_is_committed_without_a_write() {
     assert_eq!(cluster.raft(other).log().commit(), position.index);
 }
 
-/// One that asked around while the network held its leader's word back still knows, once it comes,
-/// what that leader's appends had shown.
+/// A follower that became a pre-candidate while the leader's messages were held back still knows, once they arrive, how
+/// far that leader's appends had matched its log.
 #[test]
 fn a_follower_that_asked_around_still_learns_of_a_commit() {
     let mut cluster = Cluster::new(3);
@@ -151,9 +150,8 @@ fn a_follower_that_asked_around_still_learns_of_a_commit() {
     assert_eq!(cluster.raft(other).log().commit(), position.index);
 }
 
-/// "If an existing entry conflicts with a new one (same index but different terms), delete the
-/// existing entry and all that follow it" (Figure 2), and only then. Says whether anything was deleted
-/// by an old append that came late.
+/// "If an existing entry conflicts with a new one (same index but different terms), delete the existing entry and all
+/// that follow it" (Figure 2), and only then. Returns whether an old append that arrived late deleted anything.
 fn a_late_append_truncates(mutants: Mutants) -> bool {
     let mut cluster = Cluster::new(3);
     cluster.options.mutants = mutants;
@@ -163,7 +161,7 @@ fn a_late_append_truncates(mutants: Mutants) -> bool {
     let leader = cluster.elect();
     cluster.run(ms(100));
     let follower = *cluster.ids().iter().find(|node| **node != leader).unwrap();
-    // Nothing that follows commits: what is committed is protected by more than this rule.
+    // Nothing from here on commits: committed entries are protected by more than this rule.
     for other in cluster.ids() {
         cluster.cut.insert((other, leader));
     }
@@ -199,7 +197,7 @@ fn an_entry_of_an_earlier_term_commits_only_beneath_one_of_the_leaders_own() {
     assert!(broken < Index(3), "the mutant of it");
 }
 
-/// What a leader of (c) of Figure 8 commits first: S1 leads term 4, and sends its entry of term 2 to a
+/// The first index that the leader in (c) of Figure 8 commits: S1 leads term 4, and sends its entry of term 2 to a
 /// majority before its own of term 4.
 fn first_commit(mutants: Mutants) -> Index {
     let (two, three) = (log_of(&[1, 2]), log_of(&[1, 3]));
@@ -225,7 +223,8 @@ fn leader_opens_its_term_and_the_first_one_the_log() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     cluster.until("its log is agreed", |c| c.raft(leader).takes_commands());
-    // A log begins with the configuration itself, which draws its id; that this is agreed, the next entry says.
+    // The first entry of a log is the configuration, which draws the log id; the next entry records that this id is
+    // agreed.
     let log = &cluster.hosts[&leader].log;
     let Payload::Membership(first) = &log[0].payload else { panic!("{:?}", log[0].payload) };
     assert!(first.voters.len() == 3 && first.log_id.is_some() && !first.log_agreed);
@@ -254,7 +253,7 @@ fn a_leader_cut_off_answers_no_read() {
     assert!(cluster.leader().is_some_and(|now| now != leader), "the others have gone on");
 }
 
-/// A single voter counts its own copy like anybody's: only once it is durable (thesis §10.2.1).
+/// A single voter counts its own copy like any other: only once it is durable (thesis §10.2.1).
 #[test]
 fn a_single_node_commits_nothing_before_its_own_sync() {
     let mut cluster = Cluster::new(1);
@@ -268,9 +267,9 @@ fn a_single_node_commits_nothing_before_its_own_sync() {
     assert_eq!(cluster.raft(leader).log().commit(), position.index);
 }
 
-/// "Followers […] deposed" (thesis §4.2.3, §9.6): a node that was away for an hour comes back, and
-/// neither the term nor the leader changes. etcd#8499 and #8498, tikv/raft-rs#84: pre-vote without a quorum that is
-/// checked, or that without pre-vote, is not enough. Both are always on.
+/// "Followers […] deposed" (thesis §4.2.3, §9.6): a node that was away for an hour comes back, and neither the term nor
+/// the leader changes. etcd#8499 and #8498, tikv/raft-rs#84: neither PreVote without CheckQuorum nor CheckQuorum
+/// without PreVote is enough. Both are always on.
 #[test]
 fn a_node_isolated_for_an_hour_rejoins_and_the_term_does_not_move() {
     let mut cluster = Cluster::new(3);
@@ -286,8 +285,8 @@ fn a_node_isolated_for_an_hour_rejoins_and_the_term_does_not_move() {
     assert_eq!(cluster.hosts[&away].log, cluster.hosts[&leader].log);
 }
 
-/// The mutant of it: without pre-vote, and without voters who stay with a leader they hear, the
-/// same node does depose it. So the test above can fail.
+/// The mutant: without PreVote, and without voters that stay with a leader they are in contact with, the same node does
+/// depose it. So the test above can fail.
 #[test]
 fn without_pre_vote_a_node_that_was_away_deposes_the_leader() {
     let mut cluster = Cluster::new(3);
@@ -305,8 +304,8 @@ fn without_pre_vote_a_node_that_was_away_deposes_the_leader() {
     assert!(cluster.term() > term + 10);
 }
 
-/// The same for a node whose messages take three election timeouts, and for one that hears nobody
-/// but is heard (a one-way cut; Hoverbear/old-raft-rs#27).
+/// The same for a node whose messages take three election timeouts, and for one that receives nothing but whose
+/// messages arrive (a one-way cut; Hoverbear/old-raft-rs#27).
 #[test]
 fn a_node_far_away_or_deaf_causes_no_election() {
     for deaf in [false, true] {
@@ -327,7 +326,7 @@ fn a_node_far_away_or_deaf_causes_no_election() {
     }
 }
 
-/// A leader that hears no quorum steps down, so that its clients look elsewhere (thesis §6.2).
+/// A leader without contact to a quorum steps down, so that its clients try other nodes (thesis §6.2).
 #[test]
 fn a_leader_without_a_quorum_steps_down() {
     let mut cluster = Cluster::new(5);
@@ -339,8 +338,7 @@ fn a_leader_without_a_quorum_steps_down() {
     assert!(!cluster.raft(leader).leads());
 }
 
-/// The disk counts for leadership: a leader whose disk stands still makes room, and does not come
-/// back while it does.
+/// The disk counts for leadership: a leader whose disk stalls steps down, and is not elected again while it stalls.
 #[test]
 fn a_leader_whose_disk_stands_still_makes_room() {
     let mut cluster = Cluster::new(3);
@@ -356,8 +354,8 @@ fn a_leader_whose_disk_stands_still_makes_room() {
     assert!(cluster.raft(next).log().commit() >= position.index, "the others go on");
 }
 
-/// A killed process closes its sockets: whoever followed it asks around at once, and a majority
-/// that has lost it elects another long before an election timeout.
+/// A killed process closes its sockets: its followers start a pre-vote at once, and a majority that has lost it elects
+/// another leader long before an election timeout.
 #[test]
 fn a_closed_connection_elects_within_a_few_round_trips() {
     let mut cluster = Cluster::new(3);
@@ -373,7 +371,7 @@ fn a_closed_connection_elects_within_a_few_round_trips() {
     assert!(cluster.now - died < ms(40), "took {:?}", cluster.now - died);
 }
 
-/// One that lost only its link, while the others hear the leader, disturbs nobody.
+/// A node that lost only its own link, while the others are in contact with the leader, disturbs nothing.
 #[test]
 fn a_lost_link_alone_deposes_nobody() {
     let mut cluster = Cluster::new(3);
@@ -386,8 +384,8 @@ fn a_lost_link_alone_deposes_nobody() {
     assert_eq!((cluster.leader(), cluster.term()), (Some(leader), term));
 }
 
-/// "If followers crash or run slowly, or if network packets are lost, the leader retries […]
-/// indefinitely" (§5.3): whatever single message is lost, the follower has everything soon after.
+/// "If followers crash or run slowly, or if network packets are lost, the leader retries […] indefinitely" (§5.3):
+/// whatever single message is lost, the follower has all entries soon after.
 #[test]
 fn a_lost_append_is_sent_again() {
     let mut cluster = Cluster::new(3);
@@ -417,8 +415,8 @@ fn a_commit_is_told_promptly_when_idle() {
     assert!(cluster.ids().iter().all(|node| cluster.raft(*node).log().commit() >= position.index));
 }
 
-/// What node 1 of three acknowledges to an append that shows its log to agree up to 3, while it holds
-/// five entries, the last two of another leader's.
+/// The index that node 1 of three acknowledges to an append that shows its log to agree up to 3, while it holds five
+/// entries, the last two from another leader.
 fn acknowledged(mutants: Mutants) -> Index {
     let ours = log_of(&[1, 1, 1, 2, 2]);
     let mut cluster = Cluster::with_logs(&[(3, ours), (3, log_of(&[1, 1, 1])), (3, log_of(&[1, 1, 1]))]);
@@ -436,15 +434,15 @@ fn acknowledged(mutants: Mutants) -> Index {
     }
 }
 
-/// "The follower's log is identical to its own log up through the new entries" (§5.3): up through
-/// those, and not up to whatever else it holds.
+/// "The follower's log is identical to its own log up through the new entries" (§5.3): only up through those, and not
+/// up to the other entries that it holds.
 #[test]
 fn a_follower_acknowledges_only_what_was_shown_to_agree() {
     assert_eq!(acknowledged(Mutants::NONE), Index(3));
     assert_eq!(acknowledged(Mutants::only(Mutant::AckUnmatched)), Index(5), "the mutant of it");
 }
 
-/// Whether node 1, campaigning in term 2, comes to lead by a vote of term 1.
+/// Whether node 1, campaigning in term 2, becomes leader by a vote of term 1.
 fn leads_by_a_stale_vote(mutants: Mutants) -> bool {
     let mut cluster = Cluster::with_logs(&vec![(1, log_of(&[1])); 3]);
     cluster.options.mutants = mutants;

@@ -1,12 +1,13 @@
-//! The rule for a node that has lost what it acknowledged, as a model of its own: terms, votes, logs and rollbacks,
-//! and nothing of the code. A node that is told what it acknowledged keeps that position, grants its vote only to
-//! candidates at or beyond it, and does not campaign before its own log reaches it; whatever it then acknowledges
-//! counts again. Any number of nodes may lose whatever they like: entries that nobody holds any more keep the cluster
-//! waiting, and are never contradicted.
+//! The rule for a node that has lost acknowledged entries, as a separate model: terms, votes, logs and rollbacks, and
+//! none of the product's code. A node that learns which position it had acknowledged records it, grants its vote only
+//! to candidates at or beyond it, and does not campaign before its own log reaches it. Its later acknowledgments count
+//! again. Any number of nodes may lose any entries: entries that no node holds any more keep the cluster waiting, and
+//! are never contradicted.
 //!
-//! Why it is enough: Leader Completeness (§5.4.3) needs of a voter that acknowledged an entry only that it refuses
-//! candidates whose log is behind a log that holds the entry. Whether it still holds the entry is no part of the proof.
-//! A snapshot changes no position, and a server that is added anew is another server: neither adds a case.
+//! Why it is enough: of a voter that acknowledged an entry, Leader Completeness (§5.4.3) only needs that it rejects
+//! candidates whose log is behind a log that holds the entry. Whether the voter still holds the entry is no part of the
+//! proof. A snapshot changes no position, and a server that is added again counts as another server: neither adds a
+//! case.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 /// Term, then index: the order by which logs are compared (§5.4.1).
 type At = (u64, usize);
 
-/// What a node has on its disk.
+/// The contents of a node's disk.
 #[derive(Clone, Default)]
 struct Disk {
     term: u64,
@@ -33,11 +34,11 @@ impl Disk {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rule {
     Kept,
-    /// A node that comes back with less forgets what it acknowledged.
+    /// A node that has lost entries also loses the record of its acknowledgments.
     Forgotten,
-    /// It keeps its promise as a voter, and campaigns all the same.
+    /// It keeps its promise as a voter, but campaigns all the same.
     Campaigns,
-    /// It keeps the position, and compares indexes alone.
+    /// It keeps the position, but compares indexes alone.
     IndexOnly,
 }
 
@@ -48,7 +49,7 @@ struct Model {
     copies: Vec<Disk>,
     /// The highest term and position that each node's messages have ever claimed.
     claims: Vec<(u64, At)>,
-    /// The leader of each term, and what each follower acknowledged to it.
+    /// The leader of each term, and the index that each follower acknowledged to it.
     leaders: BTreeMap<u64, (usize, Vec<usize>)>,
     committed: Vec<u64>,
 }
@@ -66,7 +67,7 @@ impl Model {
         }
     }
 
-    /// What is broken after so many steps, if something is.
+    /// Runs that many steps. Returns the property that is violated, if any.
     fn run(&mut self, steps: usize) -> Option<&'static str> {
         (0..steps).find_map(|_| {
             let at = self.rng.random_range(0..self.nodes.len());
@@ -126,7 +127,7 @@ impl Model {
         None
     }
 
-    /// The term that node leads, if it does.
+    /// The term that a node leads, if it leads one.
     fn leads(&self, at: usize) -> Option<u64> {
         let term = self.nodes[at].term;
         self.leaders.get(&term).is_some_and(|(leader, _)| *leader == at).then_some(term)
@@ -138,7 +139,7 @@ impl Model {
         }
     }
 
-    /// A leader brings one follower up to date, and commits what a majority holds, of its own term (§5.4.2).
+    /// A leader brings one follower up to date, and commits the entries of its own term that a majority holds (§5.4.2).
     fn replicate(&mut self, at: usize) -> Option<&'static str> {
         let term = self.leads(at)?;
         let to = self.rng.random_range(0..self.nodes.len());
@@ -167,21 +168,21 @@ impl Model {
                 return Some("a committed entry is contradicted");
             }
             self.committed = self.nodes[at].log[..held].to_vec();
-            // The leader counts its own copy, and says so by what it calls committed.
+            // A leader counts its own copy: by its commit index it claims to hold these entries.
             self.claims[at].1 = self.claims[at].1.max((term, held));
         }
         None
     }
 
-    /// A node comes back with an older copy of its disk, and is told what it had said: the term, in which its vote is
-    /// spent, and the position.
+    /// A node comes back with an older copy of its disk, and learns its earlier claims: the term, in which it has no
+    /// vote left, and the position.
     fn come_back(&mut self, at: usize) {
         let (term, position) = self.claims[at];
-        // What its leader counted of it, counts no more for what comes.
+        // Its earlier acknowledgments to any leader no longer count.
         self.leaders.values_mut().for_each(|(_, matched)| matched[at] = 0);
         let copy = self.copies[at].clone();
         let promised = if self.rule == Rule::Forgotten { copy.promised } else { copy.promised.max(position) };
-        // Of the term itself it only knows that it was in it: as a leader it appends to it no more.
+        // It only knows that it was in this term: if it was the leader, it appends nothing more in it.
         self.leaders.retain(|led, (leader, _)| *leader != at || *led < copy.term);
         self.nodes[at] = Disk { term: copy.term.max(term), promised, ..copy };
     }

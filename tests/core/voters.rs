@@ -1,5 +1,5 @@
-//! Who is a voter, and what was promised: one core with disks and log ids, told what others say. Each rule is broken
-//! once as well.
+//! Which nodes vote and count, and promised positions: one Raft core with disk and log ids that receives scripted
+//! messages. Each rule is also tested with a mutant that breaks it.
 
 use crate::cluster::{command, id, ms};
 use drave::api::Refusal;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const LOG: LogId = LogId(5);
 
-/// The disk that each node is known by.
+/// The id of each node's disk.
 fn disk(n: u64) -> DiskId {
     DiskId(n * 11)
 }
@@ -22,15 +22,15 @@ fn at(index: u64, term: u64) -> Position {
     Position::new(Index(index), Term(term))
 }
 
-/// The entries of a log, and the configurations among them.
+/// The entries of a log (term and size), and its configurations.
 type Remembered = (Vec<(Term, u64)>, Vec<(Index, Membership)>);
 
-/// One node of three, and what leaves it.
+/// One node of three, and its output.
 struct One {
     raft: Raft,
     now: Time,
     sent: Vec<Envelope>,
-    /// The same, from the beginning on.
+    /// All messages since the start.
     all: Vec<Envelope>,
     orders: Vec<EntriesToSend>,
 }
@@ -43,7 +43,7 @@ impl One {
         One::begin(disk(1), HardState::default(), base, (Vec::new(), Vec::new()), mutants)
     }
 
-    /// A node of the agreed log, of that many entries of term 1: the first names the disks of all three.
+    /// A node with the agreed log and that many entries of term 1: the first names the disks of all three nodes.
     fn with_log(own: DiskId, hard_state: HardState, entries: u64, mutants: Mutants) -> One {
         let mut membership = Membership::founding((1..=3).map(|n| (id(n), String::new())));
         for n in 1..=3 {
@@ -71,7 +71,7 @@ impl One {
         One { raft, now, sent: Vec::new(), all: Vec::new(), orders: Vec::new() }
     }
 
-    /// Carries out what it wants, with a disk that takes no time.
+    /// Executes its output, with a disk that takes no time.
     fn turn(&mut self) {
         loop {
             let ready = self.raft.ready(self.now);
@@ -94,7 +94,7 @@ impl One {
         }
     }
 
-    /// Hears a node that speaks from that disk and that log.
+    /// Receives a message from a node with that disk and that log.
     fn hears_from(&mut self, from: u64, disk: DiskId, log: Option<LogId>, term: u64, message: Message) {
         let origin = Origin { disk: Some(disk), log };
         self.sent.clear();
@@ -102,7 +102,7 @@ impl One {
         self.turn();
     }
 
-    /// Hears a node of its own log, on the disk it is known by.
+    /// Receives a message from a node of its own log, on that node's known disk.
     fn hears(&mut self, from: u64, term: u64, message: Message) {
         self.hears_from(from, disk(from), Some(LOG), term, message);
     }
@@ -112,7 +112,7 @@ impl One {
         self.sent.iter().any(|envelope| matches!(envelope.message, Message::RequestVoteResponse { granted: true, .. }))
     }
 
-    /// Campaigns, told yes by that node; in which term.
+    /// Campaigns with the votes of that node. Returns its term.
     fn campaigns(&mut self, (from, disk, void): (u64, DiskId, bool)) -> u64 {
         for _ in 0..40 {
             for ask in [VoteKind::PreVote, VoteKind::Vote] {
@@ -136,7 +136,7 @@ impl One {
         self.raft.term().0
     }
 
-    /// That follower acknowledges everything up to there.
+    /// That follower acknowledges all entries up to `matched`.
     fn acknowledges(&mut self, from: u64, matched: u64) {
         let (log, term) = (self.raft.membership().agreed_log(), self.raft.term().0);
         self.hears_from(from, disk(from), log, term, Message::AppendResponse { matched: Index(matched) });
@@ -147,7 +147,7 @@ fn options(mutants: Mutants) -> Options {
     Options { mutants, founding_wait: ms(100), alone_wait: Duration::ZERO, ..Options::default() }
 }
 
-/// Holds with the rule, and does not without it.
+/// Checks that a property holds with the rule, and does not without it.
 fn needs(mutant: Mutant, holds: impl Fn(Mutants) -> bool) {
     assert!(holds(Mutants::NONE), "the rule itself");
     assert!(!holds(Mutants::only(mutant)), "{mutant} is not noticed");
@@ -180,7 +180,8 @@ fn vote_from_another_disk_is_not_counted() {
     assert!(one.raft.leads());
 }
 
-/// A founder of three that leads: its first entry names the second, its next says that the log is agreed.
+/// A founder of three that leads: its first entry names the second node's disk, its next one records that the log is
+/// agreed.
 fn first_leader(mutants: Mutants) -> One {
     let mut one = One::founder(mutants);
     one.campaigns((2, disk(2), true));
@@ -229,8 +230,8 @@ fn nobody_is_promoted_before_its_disk_is_named() {
     });
 }
 
-/// A connection may be older than this node's knowledge of who is at its other end: seed 2199024011446, a learner that
-/// no leader ever named.
+/// A connection may be older than this node's knowledge of the peer's membership: seed 2199024011446, a learner whose
+/// disk no leader ever recorded.
 #[test]
 fn member_that_was_met_before_it_was_one_is_named_once_it_holds_its_configuration() {
     let mut one = first_leader(Mutants::NONE);
@@ -275,7 +276,7 @@ fn leader_of_another_log_is_not_heard() {
     });
 }
 
-/// Otherwise a follower that holds the entry that says *agreed* is deaf to a leader that lost it.
+/// Otherwise a follower that holds the entry with *agreed* ignores a leader that has lost that entry.
 #[test]
 fn leader_of_a_log_that_is_not_agreed_says_which_it_is() {
     needs(Mutant::HideUnagreedLog, |mutants| {
@@ -289,7 +290,7 @@ fn leader_of_a_log_that_is_not_agreed_says_which_it_is() {
     });
 }
 
-/// etcd#9395, kubernetes#65497: what was to end got back all the time in which nobody had written.
+/// etcd#9395, kubernetes#65497: expiring keys got back all the time during which nothing was written.
 #[test]
 fn new_leader_begins_at_the_time_it_heard_and_no_later() {
     needs(Mutant::TimeFromEntriesAlone, |mutants| {
@@ -298,7 +299,7 @@ fn new_leader_begins_at_the_time_it_heard_and_no_later() {
         one.hears(2, 1, beat(40_000));
         one.hears(2, 1, beat(39_000));
         let heard = one.raft.cluster_time(one.now) == ClusterTime(40_000);
-        // Nobody leads for a while: nothing ends for want of a leader.
+        // There is no leader for a while: nothing expires without a leader.
         one.pass(Duration::from_secs(3600));
         one.campaigns((2, disk(2), false));
         assert!(one.raft.leads());
@@ -307,7 +308,8 @@ fn new_leader_begins_at_the_time_it_heard_and_no_later() {
     });
 }
 
-/// What a read found ended must not be there again under the next leader: its time was heard by a majority.
+/// A key that a read found expired must not be back under the next leader: a majority had received the time of that
+/// read.
 #[test]
 fn new_leader_begins_at_the_time_its_voters_heard() {
     needs(Mutant::IgnoreVotersTime, |mutants| {
@@ -327,8 +329,8 @@ fn new_leader_begins_at_the_time_its_voters_heard() {
     });
 }
 
-/// A leader that was cut off counted on alone. What was set under the next one, by a clock that is behind, must not end
-/// the earlier when the first one leads again.
+/// A leader that was cut off kept counting time by itself. Keys set under the next leader, whose clock is behind, must
+/// not expire early when the first one leads again.
 #[test]
 fn time_that_a_deposed_leader_counted_alone_ends_nothing() {
     let mut one = One::with_log(disk(1), HardState::default(), 10, Mutants::NONE);
@@ -416,7 +418,7 @@ fn reminder_raises_term_and_promise_and_spends_the_vote() {
     assert_eq!(one.raft.promised(), Position::ZERO, "it holds what it said");
 }
 
-/// A leader of term 2 whose follower n2 acknowledged all of it, and then came back with less.
+/// A leader of term 2 whose follower n2 acknowledged its whole log, and then came back with less.
 fn with_a_loss(mutants: Mutants) -> One {
     let mut one = One::with_log(disk(1), HardState::default(), 30, mutants);
     let term = one.campaigns((2, disk(2), false));

@@ -1,4 +1,4 @@
-//! Disks that hold something else than was written, fail, or are full.
+//! Disks that hold other data than was written, fail, or are full.
 
 use super::matrix::scripts;
 use super::world::*;
@@ -13,7 +13,7 @@ fn rng() -> StdRng {
     StdRng::seed_from_u64(3)
 }
 
-/// A disk after a whole script, its ledger, all of it promised.
+/// The disk after a whole script, and its ledger, all of which is promised durable.
 fn finished(options: &Options, script: &[Step]) -> (SimDisk, Ledger) {
     let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
     let script: Vec<Step> = script.iter().cloned().chain([Step::Sync]).collect();
@@ -21,7 +21,7 @@ fn finished(options: &Options, script: &[Step]) -> (SimDisk, Ledger) {
     (disk, ledger)
 }
 
-/// Flips one bit after another; each must be noticed, or change nothing that is believed.
+/// Flips one bit of each byte in turn: each flip must be noticed, or change nothing in the recovered log.
 pub fn every_flip(options: &Options, script: &[Step], side: bool) -> Result<(u64, u64), String> {
     let (disk, ledger) = finished(options, script);
     if !side {
@@ -30,7 +30,7 @@ pub fn every_flip(options: &Options, script: &[Step], side: bool) -> Result<(u64
     flip_all(&disk, options, &ledger)
 }
 
-/// The same, on that disk; says how many were noticed, and how many did not matter.
+/// The same for a given disk. Returns how many flips were noticed, and how many were harmless.
 fn flip_all(disk: &SimDisk, options: &Options, ledger: &Ledger) -> Result<(u64, u64), String> {
     let (mut noticed, mut harmless) = (0, 0);
     for name in files(disk).into_iter().filter(|name| !name.ends_with(".tmp")) {
@@ -45,7 +45,7 @@ fn flip_all(disk: &SimDisk, options: &Options, ledger: &Ledger) -> Result<(u64, 
     Ok((noticed, harmless))
 }
 
-/// Flips a bit of one byte; says whether that was noticed. What is not must not matter.
+/// Flips a bit of one byte. Returns whether the journal noticed; an unnoticed flip must be harmless.
 fn flip_one(disk: &SimDisk, options: &Options, ledger: &Ledger, name: &str, offset: u64) -> Result<bool, String> {
     let disk = disk.fork();
     disk.crash(&mut rng(), Crash::Kill);
@@ -126,7 +126,7 @@ fn a_segment_of_another_disk_is_refused() {
     assert!(matches!(Journal::open(disk, options(), None), Err(Fault::Foreign(_))));
 }
 
-/// One operation after the other fails, once; what is promised afterwards must hold.
+/// Each operation fails once in turn; the journal must keep everything that it promised.
 pub fn every_failure(options: &Options, script: &[Step]) -> Result<(), String> {
     let plain = SimDisk::new();
     run(&plain, options, script, &mut Ledger::default())?;
@@ -159,7 +159,7 @@ fn a_full_disk_stops_the_node_and_loses_nothing() {
             run(&disk, &options(), &script, &mut ledger).unwrap_or_else(|why| panic!("{name}: {why}"));
             disk.crash(&mut rng(), Crash::Kill);
             if ledger.promised > 0 {
-                // It starts on the full disk, as far as reading and voting go.
+                // The journal opens on the full disk, which is enough for reads and votes.
                 drop(reopen(&disk, &options(), &mut ledger).unwrap_or_else(|why| panic!("{name}, {capacity}: {why}")));
             }
             disk.set_capacity(None);
@@ -177,18 +177,18 @@ fn refusing_tail_policy_accepts_what_the_boot_proves_torn() {
     let script = [Step::Write { term: 1, from: 1, to: 3, bytes: 200 }, Step::Sync];
     let plain = SimDisk::new();
     run(&plain, &options, &[], &mut Ledger::default()).unwrap();
-    // The first thing that is written after the founding is a piece of the batch.
+    // The first write after the founding is a piece of the batch.
     disk.stop_at(drave::sim::disk::Stop { at: plain.operations(), bytes: 200 });
     run(&disk, &options, &script, &mut ledger).unwrap();
     let strict = Options { torn_tail: drave::wal::TailPolicy::Refuse, ..options.clone() };
-    // After a power loss the batch may have been synced, and be damaged.
+    // After a power loss, the batch may have been synced and then damaged.
     let refused = |seed: &u64| {
         let disk = disk.fork();
         disk.crash(&mut StdRng::seed_from_u64(*seed), Crash::Power);
         matches!(Journal::open(disk, strict.clone(), None), Err(Fault::Corrupt { .. }))
     };
     assert!((0..30).filter(refused).count() > 0);
-    // The process died and the kernel lives: the side file has all that was acknowledged.
+    // The process died and the kernel survived: the sync marker has everything that was acknowledged.
     disk.crash(&mut rng(), Crash::Kill);
     for options in [&strict, &options] {
         let (_, recovered) = reopen(&disk.fork(), options, &mut ledger.clone()).unwrap();
@@ -214,7 +214,7 @@ fn unreadable_sector_is_damage_with_file_and_offset() {
             for threads in [1, 3] {
                 let reading = ReadMode { threads: NonZeroUsize::new(threads).unwrap(), meter: &Meter::default() };
                 match Journal::read(disk.fork(), options.clone(), Some(&founding()), reading) {
-                    // Behind the seal of a segment stands nothing.
+                    // There is nothing behind the seal of a segment.
                     Ok((_, recovered)) => ledger.clone().check(&recovered).unwrap(),
                     Err(Fault::Corrupt { file, offset, what, lost, .. }) => {
                         assert_eq!((file.as_str(), offset), (name.as_str(), sector * 512 / 4096 * 4096));
@@ -242,7 +242,7 @@ fn damage_to_what_a_recovery_believed_is_noticed_too() {
     let plain = SimDisk::new();
     run(&plain, &options, &script, &mut Ledger::default()).unwrap();
     for at in plain.operations() - 6..plain.operations() {
-        // Killed within a batch of several pieces, of which recovery keeps those that are whole.
+        // Killed within a batch of several pieces; recovery keeps the complete ones.
         let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
         disk.stop_at(drave::sim::disk::Stop { at, bytes: 300 });
         run(&disk, &options, &script, &mut ledger).unwrap();
@@ -250,7 +250,7 @@ fn damage_to_what_a_recovery_believed_is_noticed_too() {
         let (mut journal, _) = reopen(&disk, &options, &mut ledger).unwrap();
         let name = "0000000001.wal";
         let end = disk.seen(name).unwrap().iter().rposition(|byte| *byte != 0).unwrap() as u64;
-        // What follows has the number of the batch that was begun: only its header tells.
+        // The next batch has the number of the interrupted one: only its header tells them apart.
         let [_, one, sync, ..] = &more(&ledger)[..] else { unreachable!("a vote, a write, a sync") };
         let rest = [one.clone(), sync.clone()];
         go_on(&disk, &mut journal, &mut drave::wal::View::default(), &rest, &mut ledger).unwrap();
@@ -262,7 +262,7 @@ fn damage_to_what_a_recovery_believed_is_noticed_too() {
     }
 }
 
-/// What so many threads find on a disk, in words.
+/// Describes what recovery with that many threads finds on a disk.
 fn found_by(threads: usize, disk: &SimDisk) -> Result<String, String> {
     let (meter, threads) = (Meter::default(), NonZeroUsize::new(threads).unwrap());
     let reading = ReadMode { threads, meter: &meter };
@@ -303,7 +303,7 @@ fn of_damage_in_several_segments_the_first_is_named_however_many_read() {
     for (at, first) in segments.iter().enumerate() {
         for second in &segments[at + 1..] {
             let disk = disk.fork();
-            // Within the first batch, which is full in each of them.
+            // Within the first batch, which fills that offset in every segment.
             [first, second].iter().for_each(|name| disk.flip(name, 300, 3));
             let found = found_by(1, &disk);
             assert!(found.as_ref().is_err_and(|fault| fault.starts_with(first.as_str())), "{found:?}");

@@ -1,4 +1,4 @@
-//! `wal-format.md` and the code say the same: its dump is decoded, its tables are compared.
+//! Checks `wal-format.md` against the code: decodes its dump and compares its tables.
 
 use bytes::Bytes;
 use drave::codec;
@@ -11,8 +11,8 @@ use drave::wal::{Journal, Options, sync_marker};
 
 const DOCUMENT: &str = include_str!("../../wal-format.md");
 
-/// The file whose dump the document shows: node 1, alone in its cluster, votes for itself in term 1,
-/// writes the no-op and one command.
+/// The file of the document's dump: node 1, alone in its cluster, votes for itself in term 1, and writes the no-op and
+/// one command.
 fn sample() -> (SimDisk, Bytes) {
     let disk = SimDisk::new();
     let node = NodeId::new(1).unwrap();
@@ -31,7 +31,7 @@ fn sample() -> (SimDisk, Bytes) {
     (disk, bytes.into())
 }
 
-/// The bytes of the document's own dump.
+/// The bytes of the dump in the document.
 fn dumped() -> Vec<u8> {
     let mut bytes = Vec::new();
     for line in DOCUMENT.lines() {
@@ -91,7 +91,7 @@ fn the_dump_decodes_as_the_document_says() {
     assert_eq!(entry.payload, Payload::Opaque(Bytes::from_static(b"x=1")));
 }
 
-/// Whether the document has a line with all of these words.
+/// Checks that the document has a line with all of these words.
 fn says(words: &[&str]) {
     let found = DOCUMENT.lines().any(|line| words.iter().all(|word| line.contains(word)));
     assert!(found, "no line of wal-format.md says {words:?}");

@@ -1,4 +1,4 @@
-//! The journal against disks that tear, lose, fail and lie.
+//! Tests of the journal on disks that tear writes, lose data, fail and lie.
 
 mod damage;
 mod document;

@@ -1,10 +1,10 @@
-//! A crash after every operation of the disk, and at every byte of a write.
+//! A crash after every disk operation, and at every byte of a write.
 
 use super::world::*;
 use drave::sim::disk::{SimDisk, Stop};
 use drave::wal::Options;
 
-/// Short scripts, each with something to get wrong.
+/// Short scripts, each of which can go wrong in its own way.
 pub fn scripts() -> Vec<(&'static str, Vec<Step>)> {
     use Step::*;
     let write = |term, from, to, bytes| Write { term, from, to, bytes };
@@ -83,7 +83,7 @@ pub fn scripts() -> Vec<(&'static str, Vec<Step>)> {
     ]
 }
 
-/// Runs a script until the disk stops, and everything that may follow.
+/// Runs a script until the disk stops, and then each of the crashes in `between`. Returns whether the disk stopped.
 fn stopped_at(options: &Options, script: &[Step], stop: Stop, between: &[Between]) -> Result<bool, String> {
     let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
     disk.stop_at(stop);
@@ -94,7 +94,7 @@ fn stopped_at(options: &Options, script: &[Step], stop: Stop, between: &[Between
     Ok(disk.stopped())
 }
 
-/// Stops a script after each operation in turn.
+/// Stops a script at each disk operation in turn. Returns the number of operations.
 pub fn every_operation(options: &Options, script: &[Step]) -> Result<u64, String> {
     for at in 0.. {
         let bytes = [0, 1, 100, 512, 600][at as usize % 5];
@@ -128,7 +128,7 @@ fn nothing_promised_is_lost_at_whatever_byte_a_write_ends() {
     ];
     let plain = SimDisk::new();
     run(&plain, &options(), &script, &mut Ledger::default()).unwrap();
-    // The last batch: all its bytes, one after the other; and it may or may not have been the last.
+    // Every byte of the last batch, which may or may not be the last to survive.
     let total = plain.operations();
     for at in total - 6..total {
         for bytes in 0..900 {

@@ -1,4 +1,4 @@
-//! Each rule of the journal, broken on purpose: a test that does not notice proves nothing.
+//! Breaks each rule of the journal on purpose: a test that does not notice proves nothing.
 
 use super::damage::{every_failure, every_flip};
 use super::matrix::{every_operation, scripts, storm};
@@ -10,7 +10,7 @@ fn broken(mutant: Mutant) -> Options {
     Options { mutants: Mutants::only(mutant), ..options() }
 }
 
-/// Which of the scripts notices.
+/// The names of the scripts that notice.
 fn noticed_by(look: impl Fn(&[Step]) -> Result<(), String>) -> Vec<&'static str> {
     scripts().into_iter().filter(|(_, script)| look(script).is_err()).map(|(name, _)| name).collect()
 }

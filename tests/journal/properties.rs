@@ -1,4 +1,4 @@
-//! What holds for any bytes.
+//! Properties that hold for arbitrary bytes.
 
 use super::world::{entry, founding};
 use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! Scripts, the disk they run on, and what must be there afterwards.
+//! Scripts, the disks they run on, and the checks of the recovered journal.
 
 use bytes::Bytes;
 use drave::codec;
@@ -10,26 +10,26 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
 
-/// One thing done to a journal.
+/// One step of a script.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// Entries of that term from one index to another, with so many bytes each.
+    /// Writes entries of one term over a range of indexes, with that many bytes each.
     Write { term: u64, from: u64, to: u64, bytes: usize },
-    /// Only a vote.
+    /// Writes a vote alone.
     Vote { term: u64, vote: u64 },
-    /// A configuration as an entry.
+    /// Writes a configuration entry.
     Members { term: u64, index: u64, count: u64 },
-    /// The log restarts.
+    /// Restarts the log at a snapshot's position.
     Restart { index: u64, term: u64 },
-    /// Everything so far must be durable.
+    /// Syncs: everything so far must be durable.
     Sync,
-    /// Nothing else to do.
+    /// Confirms the synced writes, when the log is idle.
     Confirm,
-    /// Everything up to there may go, read or not.
+    /// Releases all entries up to this index, read or not.
     Release(u64),
 }
 
-/// What was asked of the journal, one thing after the other.
+/// One change that was requested of the journal.
 #[derive(Clone, Debug)]
 enum Deed {
     Hard(HardState),
@@ -37,17 +37,17 @@ enum Deed {
     Entry(Entry),
 }
 
-/// What the journal was told and what it promised.
+/// The changes requested of the journal, and how many of them it promised.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     deeds: Vec<Deed>,
-    /// So many of them were reported durable.
+    /// How many of them were reported durable.
     pub promised: usize,
     released: Vec<Index>,
     write: u64,
 }
 
-/// The log after some of the deeds.
+/// The log after some of the changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Log {
     hard: HardState,
@@ -133,11 +133,11 @@ impl Ledger {
         self.deeds.extend(write.entries.iter().cloned().map(Deed::Entry));
     }
 
-    /// What was recovered must be all that was promised and nothing that was not asked for. It is
-    /// then what the ledger says: what was not promised and did not survive is struck off.
+    /// Checks that everything promised was recovered, and nothing that was never requested. The ledger then becomes the
+    /// recovered state: unpromised changes that did not survive are removed.
     pub fn check(&mut self, recovered: &Recovered) -> Result<(), String> {
         let mut why = String::new();
-        // The longest that fits: entries alike make several fit.
+        // The longest that fits: equal entries make several fit.
         for deeds in (self.promised..=self.deeds.len()).rev() {
             match self.fits(&self.log(deeds), recovered) {
                 Ok(()) => {
@@ -190,7 +190,7 @@ impl Ledger {
     }
 }
 
-/// A run of a script: as far as the disk let it.
+/// Runs a script as far as the disk allows.
 pub fn run(disk: &SimDisk, options: &Options, script: &[Step], ledger: &mut Ledger) -> Result<(), String> {
     let Ok((mut journal, recovered)) = Journal::open(disk.clone(), options.clone(), Some(&founding())) else {
         return Ok(());
@@ -243,14 +243,14 @@ pub fn go_on(
     Ok(())
 }
 
-/// What happens between a run and the next.
+/// The crash between one run and the next.
 #[derive(Clone, Copy, Debug)]
 pub enum Between {
     Kill,
     Power(u64),
-    /// Killed, started, and then the power goes: what the start believed must be durable.
+    /// A kill, a start, and then a power loss: everything that the start recovered must be durable.
     KillThenPower(u64),
-    /// Killed, and the power goes during the start, after so many operations.
+    /// A kill, and a power loss during the start, after that many operations.
     PowerWhileStarting(u64, u64),
 }
 
@@ -266,7 +266,7 @@ pub const BETWEEN: [Between; 9] = [
     Between::PowerWhileStarting(4, 8),
 ];
 
-/// Opens the journal, which must work, and holds it against the ledger.
+/// Opens the journal, which must succeed, and checks it against the ledger.
 pub fn reopen(disk: &SimDisk, options: &Options, ledger: &mut Ledger) -> Result<(Journal<SimDisk>, Recovered), String> {
     let opened = Journal::open(disk.clone(), options.clone(), Some(&founding()));
     let (journal, recovered) = opened.map_err(|fault| format!("does not open: {fault}"))?;
@@ -274,7 +274,7 @@ pub fn reopen(disk: &SimDisk, options: &Options, ledger: &mut Ledger) -> Result<
     Ok((journal, recovered))
 }
 
-/// Everything stops; then starts, writes, stops and starts again.
+/// Crashes, starts, writes, crashes and starts again.
 pub fn survive(disk: &SimDisk, options: &Options, ledger: &Ledger, between: Between) -> Result<(), String> {
     let (disk, mut ledger) = (disk.fork(), ledger.clone());
     let mut rng = StdRng::seed_from_u64(17);
@@ -294,7 +294,7 @@ pub fn survive(disk: &SimDisk, options: &Options, ledger: &Ledger, between: Betw
         }
     }
     let (mut journal, recovered) = reopen(&disk, options, &mut ledger)?;
-    // Two restarts with writes in between: what a first recovery does wrong, a second one finds.
+    // Two restarts with writes in between: the second one reveals mistakes of the first recovery.
     let mut view = recovered.view;
     let more = more(&ledger);
     go_on(&disk, &mut journal, &mut view, &more, &mut ledger).map_err(|fault| format!("does not go on: {fault}"))?;
@@ -303,7 +303,7 @@ pub fn survive(disk: &SimDisk, options: &Options, ledger: &Ledger, between: Betw
     reopen(&disk, options, &mut ledger).map(drop).map_err(|why| format!("after a second start: {why}"))
 }
 
-/// Writes that follow on what is there.
+/// Writes that continue the current log.
 pub fn more(ledger: &Ledger) -> Vec<Step> {
     let log = ledger.log(ledger.deeds.len());
     let last = log.entries.keys().last().copied().unwrap_or(0).max(log.base.index.0);
@@ -316,7 +316,7 @@ pub fn more(ledger: &Ledger) -> Vec<Step> {
     ]
 }
 
-/// A script of that seed.
+/// The random script of this seed.
 pub fn random_script(seed: u64) -> Vec<Step> {
     let mut rng = StdRng::seed_from_u64(seed);
     let (mut term, mut last, mut base) = (1, 0, 0);
@@ -335,7 +335,7 @@ pub fn random_script(seed: u64) -> Vec<Step> {
             }
             2 => script.push(Step::Confirm),
             3 if last > base => {
-                // Only what is durable is ever released.
+                // Only durable entries are ever released.
                 script.push(Step::Sync);
                 base = rng.random_range(base + 1..=last);
                 script.push(Step::Release(base));
@@ -362,7 +362,7 @@ pub fn random_script(seed: u64) -> Vec<Step> {
     script
 }
 
-/// The names of the files of a disk.
+/// The names of a disk's files.
 pub fn files(disk: &SimDisk) -> Vec<String> {
     disk.list().unwrap()
 }

@@ -1,5 +1,5 @@
-//! Real processes on loopback: a cluster of nodes in a directory of its own, and programs beside it.
-//! Whatever a test starts is gone when the test is, however it ends.
+//! Real processes on loopback: a cluster of nodes in its own directory, and programs beside it. All processes end with
+//! the test that started them, however it ends.
 #![allow(dead_code, reason = "each test uses its part of it")]
 
 use drave::api::{RoleName, Status};
@@ -13,11 +13,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-/// After this long without what should come, a test fails. Far more than anything takes, also where two other programs
-/// each keep a core busy.
+/// The time after which a wait fails its test: far longer than anything takes, even with two other programs that each
+/// keep a core busy.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The program, to be run with those words; killed with the thread that starts it.
+/// A command that runs the program with these arguments; it is killed with the thread that starts it.
 pub fn drave(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_drave"));
     command.args(words).stdin(Stdio::null());
@@ -28,9 +28,9 @@ pub fn drave(words: &[&str]) -> Command {
     command
 }
 
-/// That many ports in a row that nobody listens at. They lie below those that the system gives to
-/// whoever dials, or a node that is started again could find its own taken; and a file, locked until
-/// this process ends, keeps their block from every other run of a test.
+/// Returns the first of `count` consecutive free ports. They are below the ports that the system assigns to outgoing
+/// connections, so that a restarted node does not find its own port taken. A file that is locked until this process
+/// ends reserves their block against other test runs.
 pub fn ports(count: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const FIRST: u16 = 12_000;
@@ -44,7 +44,7 @@ pub fn ports(count: u16) -> u16 {
         let block = begin.wrapping_mul(8).wrapping_add(step) % BLOCKS;
         let base = FIRST + block * BLOCK;
         let lock = std::env::temp_dir().join(format!("drave-test-ports-{base}"));
-        // Whoever else may not write there has its own files of that name.
+        // The open fails if another user owns a file of that name; that block is skipped.
         let Ok(lock) = File::options().create(true).append(true).open(lock) else { continue };
         if lock.try_lock().is_err() {
             continue;
@@ -52,14 +52,14 @@ pub fn ports(count: u16) -> u16 {
         let held: Vec<_> =
             (base..base + count).filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).collect();
         if held.len() == usize::from(count) {
-            // Held for the life of the process: closing it would let go of the lock.
+            // Kept open for the life of the process: closing the file releases the lock.
             std::mem::forget(lock);
             return base;
         }
     }
 }
 
-/// Waits until something holds, and hands it over; fails with what `why` says if it never does.
+/// Waits until `holds` returns a value, and returns it. After `PATIENCE` it panics with the text of `why`.
 pub fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>, why: impl FnOnce() -> String) -> T {
     let begun = Instant::now();
     loop {
@@ -71,7 +71,7 @@ pub fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>, why: impl FnOn
     }
 }
 
-/// A process that does not outlive its test.
+/// A process that is killed at the end of its test.
 pub struct Guarded(pub Child);
 
 impl Guarded {
@@ -87,7 +87,7 @@ impl Guarded {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits for the process to end.
     pub fn end(&mut self, why: impl FnOnce() -> String) -> ExitStatus {
         until("a process ends", || self.0.try_wait().unwrap(), why)
     }
@@ -100,7 +100,7 @@ impl Drop for Guarded {
     }
 }
 
-/// What a program said, and how it ended.
+/// The output and exit code of a program.
 #[derive(Debug)]
 pub struct Said {
     pub code: Option<i32>,
@@ -109,20 +109,20 @@ pub struct Said {
 }
 
 impl Said {
-    /// Its output, read as JSON.
+    /// The output, parsed as JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
-/// Runs a program to its end.
+/// Runs a program until it ends.
 pub fn run(command: &mut Command) -> Said {
     let output = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-/// A program that runs beside the test and writes to files.
+/// A program that runs during the test and writes to files.
 pub struct Beside {
     process: Guarded,
     out: PathBuf,
@@ -140,7 +140,7 @@ impl Beside {
         self.process.0.try_wait().unwrap().is_none()
     }
 
-    /// Waits for its end.
+    /// Waits for the program to end.
     pub fn end(mut self) -> Said {
         let code = self.process.end(|| std::fs::read_to_string(&self.err).unwrap_or_default()).code();
         let text = |path| String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
@@ -148,30 +148,30 @@ impl Beside {
     }
 }
 
-/// A cluster of child processes in a directory that goes with it.
+/// A cluster of child processes in a directory that is removed with it.
 pub struct Cluster {
     pub directory: tempfile::TempDir,
     pub addresses: Vec<String>,
-    /// What each is started with, beside what it must be.
+    /// Additional arguments of each node.
     pub words: Vec<String>,
-    /// Where each lets Redis clients in; nowhere if it is not named here.
+    /// The Redis address of each node; without one, Redis is off.
     pub doors: Vec<String>,
-    /// Where each lets HTTP clients in; nowhere if it is not named here.
+    /// The HTTP address of each node; without one, HTTP is off.
     pub webs: Vec<String>,
-    /// So many of them, the first, found the cluster; the others join it.
+    /// How many of the nodes, the first ones, found the cluster; the others join it.
     pub founders: usize,
     nodes: Vec<Option<Guarded>>,
 }
 
 impl Cluster {
-    /// So many nodes, all running.
+    /// A cluster of running nodes.
     pub fn start(nodes: u16) -> Cluster {
         let mut cluster = Cluster::prepare(nodes);
         (0..nodes.into()).for_each(|n| cluster.spawn(n));
         cluster
     }
 
-    /// So many nodes, none of them running.
+    /// A cluster of nodes that are not running yet.
     pub fn prepare(nodes: u16) -> Cluster {
         let base = ports(nodes);
         Cluster {
@@ -193,7 +193,7 @@ impl Cluster {
         self.directory.path().join(format!("n{}", n + 1))
     }
 
-    /// What `--peers` says.
+    /// The value of `--peers`.
     pub fn peers(&self) -> String {
         let founders = &self.addresses[..self.founders];
         let peers = founders.iter().zip(1..).map(|(address, id)| format!("{id}={address}"));
@@ -232,19 +232,19 @@ impl Cluster {
         self.nodes[n].as_ref().unwrap().signal(signal);
     }
 
-    /// kill -9.
+    /// Kills a node with SIGKILL.
     pub fn kill(&mut self, n: usize) {
         drop(self.nodes[n].take().unwrap());
     }
 
-    /// SIGTERM; the exit code.
+    /// Stops a node with SIGTERM. Returns its exit code.
     pub fn stop(&mut self, n: usize) -> Option<i32> {
         let mut node = self.nodes[n].take().unwrap();
         node.signal(Signal::TERM);
         node.end(|| self.logs()).code()
     }
 
-    /// Fails if a node has ended that nobody ended.
+    /// Fails if a node has ended by itself.
     pub fn expect_no_deaths(&mut self) {
         let ended = |node: &mut Option<Guarded>| node.as_mut().and_then(|node| node.0.try_wait().unwrap());
         let ended: Vec<_> = self.nodes.iter_mut().enumerate().filter_map(|(n, node)| Some((n, ended(node)?))).collect();
@@ -259,12 +259,12 @@ impl Cluster {
         Client::with(self.addresses.clone(), Options { timeout, ..Options::default() })
     }
 
-    /// How a node is, if it says so soon.
+    /// The status of a node, if it answers soon.
     pub fn status(&self, n: usize) -> Option<Status> {
         self.patient_client(Duration::from_millis(500)).status(&self.addresses[n]).ok()
     }
 
-    /// Who leads the latest term, of those asked that answer.
+    /// The leader of the highest term, among those of the given nodes that answer.
     pub fn leader_of(&self, asked: impl Iterator<Item = usize>) -> Option<usize> {
         let statuses = asked.filter(|n| self.is_running(*n)).filter_map(|n| Some((n, self.status(n)?)));
         let leaders = statuses.filter(|(_, status)| status.role == RoleName::Leader);
@@ -276,7 +276,7 @@ impl Cluster {
         until("a leader", || self.leader_of(0..self.len()), || self.logs())
     }
 
-    /// Waits until all have applied the same, and says what they all hold.
+    /// Waits until all nodes have applied the same index, and returns the digest of their state.
     pub fn agree(&self) -> String {
         let agreed = || {
             let all: Vec<_> = (0..self.len()).filter_map(|n| self.status(n)).collect();
@@ -288,26 +288,26 @@ impl Cluster {
         all[0].digest.clone()
     }
 
-    /// The program, with this cluster to talk to.
+    /// A command that runs the program with this cluster as its endpoints.
     pub fn drave(&self, words: &[&str]) -> Command {
         let mut command = drave(words);
         command.env("DRAVE_ENDPOINTS", self.addresses.join(","));
         command
     }
 
-    /// Runs a verb against this cluster.
+    /// Runs a subcommand against this cluster.
     pub fn run(&self, words: &[&str]) -> Said {
         run(&mut self.drave(words))
     }
 
-    /// What all nodes logged.
+    /// The logs of all nodes.
     pub fn logs(&self) -> String {
         let read = |n| std::fs::read_to_string(self.data(n).with_extension("log")).unwrap_or_default();
         (0..self.len()).map(read).collect()
     }
 }
 
-/// A cluster with Redis doors, and where they are.
+/// A running cluster with Redis gateways, and their addresses.
 pub fn doors(nodes: u16, words: &[&str]) -> (Cluster, Vec<String>) {
     let mut cluster = Cluster::prepare(nodes);
     let base = ports(nodes);
@@ -319,7 +319,7 @@ pub fn doors(nodes: u16, words: &[&str]) -> (Cluster, Vec<String>) {
     (cluster, doors)
 }
 
-/// The same with each door where members are said to have it: a hundred above the native port.
+/// The same with each Redis gateway at its default address: a hundred above the native port.
 pub fn doors_beside(words: &[&str]) -> Cluster {
     let free = || {
         let mut cluster = Cluster::prepare(3);
@@ -335,8 +335,8 @@ pub fn doors_beside(words: &[&str]) -> Cluster {
     cluster
 }
 
-/// A program of somebody else's, a client mostly, that has to be installed. Where it is not, a test says so and
-/// sees nothing; with `DRAVE_MUST_HAVE_CLIENTS=1` it fails.
+/// A command for another project's program, mostly a client, that has to be installed. If it is missing, the test
+/// prints that and skips; with `DRAVE_MUST_HAVE_CLIENTS=1` it fails.
 pub fn installed(program: &str) -> Option<Command> {
     let found = std::env::split_paths(&std::env::var_os("PATH")?).any(|place| place.join(program).is_file());
     if !found {

@@ -1,4 +1,4 @@
-//! A terminal of its own for a program that draws: what stands on its screen, and what is pressed.
+//! A pseudoterminal for a program with a screen interface: reads its screen and sends keys.
 #![allow(dead_code, reason = "each test uses its part of it")]
 
 use crate::support::{Guarded, until};
@@ -14,15 +14,15 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// A terminal with a program in it.
+/// A terminal with a running program.
 pub struct Terminal {
     pub program: Guarded,
-    /// The side at which people sit.
+    /// The user's side (the master).
     people: OwnedFd,
-    /// The side at which the program sits, kept open so that it can be looked at when the program is gone.
+    /// The program's side, kept open so that its modes can be read after the program has ended.
     line: File,
     pub screen: Arc<Mutex<vt100::Parser>>,
-    /// Tells whoever reads the screen to let go of the terminal.
+    /// Tells the thread that reads the screen to close the terminal.
     closed: Arc<AtomicBool>,
 }
 
@@ -30,7 +30,7 @@ fn size(columns: u16, rows: u16) -> Winsize {
     Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
-/// Keeps the screen as the program draws it, until that is closed.
+/// Updates the screen from the program's output until the terminal is closed.
 fn read(mut output: File, screen: &Mutex<vt100::Parser>, closed: &AtomicBool) {
     let mut bytes = [0; 4096];
     let moment = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
@@ -43,7 +43,7 @@ fn read(mut output: File, screen: &Mutex<vt100::Parser>, closed: &AtomicBool) {
 }
 
 impl Terminal {
-    /// Runs it in a new terminal, as the leader of a session of its own.
+    /// Runs the command in a new terminal, as the leader of its own session.
     pub fn start(command: &mut Command, columns: u16, rows: u16) -> Terminal {
         let people = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&people).unwrap();
@@ -70,7 +70,7 @@ impl Terminal {
         Terminal { program, people, line, screen, closed }
     }
 
-    /// Closes it; the program that is left without.
+    /// Closes the terminal. Returns the program, which is then without one.
     pub fn close(self) -> Guarded {
         self.closed.store(true, Ordering::Relaxed);
         self.program
@@ -89,13 +89,13 @@ impl Terminal {
         self.screen.lock().unwrap().screen().contents()
     }
 
-    /// Waits until a line of the screen is as wanted, and hands that over.
+    /// Waits until a line of the screen matches, and returns it.
     pub fn line(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         let line = || self.text().lines().map(str::trim_end).find(|line| wanted(line)).map(str::to_owned);
         until(what, line, || self.text())
     }
 
-    /// Whether what is typed is echoed, and what stood there before the program is there again.
+    /// Whether the terminal echoes input and shows the main screen again, as before the program.
     pub fn is_as_before(&self) -> bool {
         let screen = self.screen.lock().unwrap();
         let modes = tcgetattr(self.line.as_fd()).unwrap().local_modes;
@@ -103,7 +103,8 @@ impl Terminal {
         calm && modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
     }
 
-    /// Waits for its end, and until the terminal is as it was before; the exit code, if it was no signal.
+    /// Waits until the program has ended and the terminal is as before. Returns the exit code, unless a signal ended
+    /// it.
     pub fn end(&mut self) -> Option<i32> {
         let screen = self.screen.clone();
         let code = self.program.end(|| screen.lock().unwrap().screen().contents()).code();
