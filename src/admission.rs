@@ -30,7 +30,7 @@ pub struct Identity {
 
 /// Other conditions that decide whether a caller is admitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Circumstances {
+pub struct HelloContext {
     /// A peer has to prove its identity, and this caller did not.
     pub unproven: bool,
     /// The node is stopping.
@@ -169,7 +169,7 @@ impl Admission {
     }
 
     /// All peers to connect to, and this node itself: members, former members, guests.
-    pub fn spoken_to(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
+    pub fn peers_to_dial(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
         let leavers = self.leavers.iter().map(|(id, (member, _))| (id, member));
         self.members.members.iter().chain(leavers).chain(&self.guests)
     }
@@ -192,7 +192,7 @@ impl Admission {
     }
 
     /// Whether a caller is admitted: the protocol version to use, or the reason for the refusal.
-    pub fn judge(&self, hello: &Hello, circumstances: Circumstances) -> Result<u16, Reason> {
+    pub fn check_hello(&self, hello: &Hello, circumstances: HelloContext) -> Result<u16, Reason> {
         let version = hello.version().ok_or(Reason::Version)?;
         if hello.cluster.is_some_and(|cluster| cluster != self.me.cluster) {
             return Err(Reason::Cluster);
@@ -329,11 +329,11 @@ mod tests {
     fn a_member_is_met_with_its_disk_and_stays_with_it() {
         let (mut one, two) = (admission(1, 3), admission(2, 3));
         let hello = two.hello(id(1), "n2:1");
-        assert!(one.judge(&hello, Circumstances::default()).is_ok());
+        assert!(one.check_hello(&hello, HelloContext::default()).is_ok());
         assert_eq!(one.admit(&hello), (Some(DiskId(2)), false));
         let mut emptied = two.clone();
         emptied.me.disk = DiskId(1002);
-        assert_eq!(one.judge(&emptied.hello(id(1), ""), Circumstances::default()), Err(Reason::Disk));
+        assert_eq!(one.check_hello(&emptied.hello(id(1), ""), HelloContext::default()), Err(Reason::Disk));
         assert_eq!(one.welcomed(id(2), &emptied.welcome(4)), Err(Unwelcome::Disk));
         assert_eq!(one.welcomed(id(2), &two.welcome(4)), Ok(Some(DiskId(2))));
         assert_eq!(one.welcomed(id(3), &two.welcome(4)), Err(Unwelcome::Stranger));
@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(joiner.admit(&two.hello(id(1), "n2:1")), (Some(DiskId(2)), false));
         let mut emptied = two.clone();
         emptied.me.disk = DiskId(1002);
-        let judges = |joiner: &Admission| joiner.judge(&emptied.hello(id(1), ""), Circumstances::default());
+        let judges = |joiner: &Admission| joiner.check_hello(&emptied.hello(id(1), ""), HelloContext::default());
         assert_eq!(judges(&joiner), Err(Reason::Disk));
         let added = joiner.set_members(Time::ZERO, &members, Position::ZERO, Membership::default);
         assert_eq!(added, [id(1), id(2), id(3)], "each says anew with which disk it comes");
@@ -361,19 +361,20 @@ mod tests {
         one.admit(&two.hello(id(1), ""));
         let mut twin = two.clone();
         twin.me.run.id = 77;
-        assert_eq!(one.judge(&twin.hello(id(1), ""), Circumstances::default()), Err(Reason::Twin));
-        assert!(one.judge(&two.hello(id(1), ""), Circumstances::default()).is_ok(), "the same process dials anew");
+        assert_eq!(one.check_hello(&twin.hello(id(1), ""), HelloContext::default()), Err(Reason::Twin));
+        assert!(one.check_hello(&two.hello(id(1), ""), HelloContext::default()).is_ok(), "the same process dials anew");
         assert!(!one.gone(id(2)));
-        assert!(one.judge(&twin.hello(id(1), ""), Circumstances::default()).is_ok());
+        assert!(one.check_hello(&twin.hello(id(1), ""), HelloContext::default()).is_ok());
     }
 
     #[test]
     fn another_state_machine_is_refused() {
         let (one, two) = (admission(1, 3).of_machine("kv 1"), admission(2, 3));
-        let judges = |machine| one.judge(&two.clone().of_machine(machine).hello(id(1), ""), Circumstances::default());
+        let judges =
+            |machine| one.check_hello(&two.clone().of_machine(machine).hello(id(1), ""), HelloContext::default());
         assert_eq!(judges("kv 2"), Err(Reason::Machine));
         assert!(judges("kv 1").is_ok() && judges("").is_ok());
-        assert!(admission(1, 3).judge(&two.of_machine("kv 1").hello(id(1), ""), Circumstances::default()).is_ok());
+        assert!(admission(1, 3).check_hello(&two.of_machine("kv 1").hello(id(1), ""), HelloContext::default()).is_ok());
     }
 
     #[test]
@@ -381,11 +382,11 @@ mod tests {
         let (mut one, nine) = (admission(1, 3), admission(9, 9));
         let hello = nine.hello(id(1), "n9:1");
         one.set_leader(Some(id(2)));
-        assert_eq!(one.judge(&hello, Circumstances::default()), Err(Reason::Stranger));
+        assert_eq!(one.check_hello(&hello, HelloContext::default()), Err(Reason::Stranger));
         one.set_leader(None);
-        assert!(one.judge(&hello, Circumstances::default()).is_ok());
+        assert!(one.check_hello(&hello, HelloContext::default()).is_ok());
         assert!(one.admit(&hello).1);
-        assert!(one.spoken_to().any(|(peer, member)| *peer == id(9) && member.address == "n9:1"));
+        assert!(one.peers_to_dial().any(|(peer, member)| *peer == id(9) && member.address == "n9:1"));
         assert!(one.gone(id(9)));
     }
 
@@ -394,17 +395,17 @@ mod tests {
         let mut one = admission(1, 3);
         let fewer = Membership::founding((1..=2).map(|n| (id(n), format!("n{n}:1"))));
         assert!(one.set_members(Time(5), &fewer, Position::ZERO, Membership::default).is_empty());
-        assert!(one.spoken_to().any(|(peer, _)| *peer == id(3)));
+        assert!(one.peers_to_dial().any(|(peer, _)| *peer == id(3)));
         // Its messages are accepted for as long, also on a new connection: it may need a snapshot to learn of its
         // removal.
         one.set_leader(Some(id(1)));
         let hello = admission(3, 3).hello(id(1), "n3:1");
-        assert!(one.judge(&hello, Circumstances::default()).is_ok());
+        assert!(one.check_hello(&hello, HelloContext::default()).is_ok());
         assert!(!one.admit(&hello).1, "it is dialed already");
         assert_eq!(one.forget_leavers(Time(6)), []);
         assert_eq!(one.forget_leavers(Time(5) + LEAVERS_FOR), [id(3)], "its connections are closed");
-        assert!(one.spoken_to().all(|(peer, _)| *peer != id(3)));
-        assert_eq!(one.judge(&hello, Circumstances::default()), Err(Reason::Stranger));
+        assert!(one.peers_to_dial().all(|(peer, _)| *peer != id(3)));
+        assert_eq!(one.check_hello(&hello, HelloContext::default()), Err(Reason::Stranger));
     }
 
     /// Seed 2199023300540 of ten seconds: messages of the peer were accepted forever, and never answered again.
@@ -419,8 +420,8 @@ mod tests {
         one.forget_leavers(Time(5) + LEAVERS_FOR);
         one.gone(id(3));
         one.set_leader(Some(id(3)));
-        assert!(one.judge(&hello, Circumstances::default()).is_ok());
+        assert!(one.check_hello(&hello, HelloContext::default()).is_ok());
         assert!(one.admit(&hello).1);
-        assert!(one.spoken_to().any(|(peer, _)| *peer == id(3)));
+        assert!(one.peers_to_dial().any(|(peer, _)| *peer == id(3)));
     }
 }

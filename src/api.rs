@@ -13,7 +13,7 @@ use crate::limits::SESSION_WINDOW_MAX;
 use crate::types::{Change, Index, NodeId, Position, SessionId, Term};
 use byteorder::{LittleEndian, ReadBytesExt};
 use bytes::{BufMut, Bytes, BytesMut};
-use figures::Figures;
+use figures::Counters;
 pub use log_level::{LogLevel, LogLevelInForce, LogLevelRequest};
 pub use peer_status::PeerStatus;
 use serde::{Deserialize, Serialize};
@@ -246,7 +246,7 @@ pub enum Reply {
         bytes: u64,
     },
     /// A chunk of a snapshot's file: at most [`CHUNK_BYTES`](crate::limits::CHUNK_BYTES) bytes, and none at its end.
-    SnapshotPiece {
+    SnapshotChunk {
         /// Where in the file the chunk starts, in bytes.
         offset: u64,
         /// The length of the file in bytes.
@@ -471,7 +471,7 @@ pub struct Status {
     pub authority_expires: Option<u64>,
     /// Its counters.
     #[serde(default)]
-    pub figures: Figures,
+    pub figures: Counters,
 }
 
 /// A node's timeouts, in milliseconds.

@@ -114,7 +114,7 @@ impl Reader {
     }
 
     /// Reads a node id that must not be 0.
-    pub fn somebody(&mut self) -> Result<NodeId> {
+    pub fn node_id(&mut self) -> Result<NodeId> {
         self.node()?.ok_or(Malformed("node 0 is nobody"))
     }
 
@@ -299,7 +299,7 @@ const SUCCEEDS: u8 = 8;
 const LEAVES: u8 = 16;
 
 fn membership_size(membership: &Membership) -> usize {
-    let place = |member: &Member| if matches!(member.prospect, PendingRole::Succeeds(_)) { 8 } else { 0 };
+    let place = |member: &Member| if matches!(member.pending_role, PendingRole::Replace(_)) { 8 } else { 0 };
     13 + membership.members.values().map(|m| 8 + 1 + place(m) + 8 + 4 + m.address.len()).sum::<usize>()
 }
 
@@ -316,11 +316,11 @@ pub fn put_membership(out: &mut impl BufMut, membership: &Membership) {
         out.put_u64_le(id.get());
         let voter = if membership.voters.contains(id) { VOTER } else { 0 };
         let outgoing = if membership.outgoing.contains(id) { OUTGOING } else { 0 };
-        let (prospect, place) = match member.prospect {
+        let (prospect, place) = match member.pending_role {
             PendingRole::Stays => (0, None),
-            PendingRole::Rises => (RISES, None),
-            PendingRole::Succeeds(old) => (SUCCEEDS, Some(old)),
-            PendingRole::Leaves => (LEAVES, None),
+            PendingRole::Promote => (RISES, None),
+            PendingRole::Replace(old) => (SUCCEEDS, Some(old)),
+            PendingRole::Remove => (LEAVES, None),
         };
         out.put_u8(voter | outgoing | prospect);
         if place.is_some() {
@@ -341,13 +341,13 @@ pub fn read_membership(from: &mut Reader) -> Result<Membership> {
     let log_id = Some(from.u64()?).filter(|log| *log != 0).map(LogId);
     let mut membership = Membership { level, log_id, log_agreed: from.bool()?, ..Membership::default() };
     for _ in 0..count {
-        let id = from.somebody()?;
+        let id = from.node_id()?;
         let flags = from.u8()?;
         let prospect = match flags & !(VOTER | OUTGOING) {
             0 => PendingRole::Stays,
-            RISES => PendingRole::Rises,
-            SUCCEEDS => PendingRole::Succeeds(from.somebody()?),
-            LEAVES => PendingRole::Leaves,
+            RISES => PendingRole::Promote,
+            SUCCEEDS => PendingRole::Replace(from.node_id()?),
+            LEAVES => PendingRole::Remove,
             _ => return Err(Malformed("unknown flags of a member")),
         };
         let disk = Some(from.u64()?).filter(|disk| *disk != 0).map(DiskId);
@@ -358,7 +358,7 @@ pub fn read_membership(from: &mut Reader) -> Result<Membership> {
         if flags & OUTGOING != 0 {
             membership.outgoing.insert(id);
         }
-        if membership.members.insert(id, Member { address, disk, prospect }).is_some() {
+        if membership.members.insert(id, Member { address, disk, pending_role: prospect }).is_some() {
             return Err(Malformed("a member named twice"));
         }
     }
@@ -423,10 +423,10 @@ mod tests {
     fn memberships_come_back_as_they_were() {
         let id = |n| NodeId::new(n).unwrap();
         let mut membership = Membership::founding([(id(1), "a:1".into()), (id(2), "b:2".into())]);
-        let prospects = [PendingRole::Stays, PendingRole::Rises, PendingRole::Succeeds(id(1)), PendingRole::Leaves];
+        let prospects = [PendingRole::Stays, PendingRole::Promote, PendingRole::Replace(id(1)), PendingRole::Remove];
         for (n, prospect) in (9..).zip(prospects) {
             let disk = Some(DiskId(77)).filter(|_| n % 2 == 1);
-            membership.members.insert(id(n), Member { address: format!("c:{n}"), disk, prospect });
+            membership.members.insert(id(n), Member { address: format!("c:{n}"), disk, pending_role: prospect });
         }
         membership.outgoing.insert(id(2));
         (membership.log_id, membership.log_agreed) = (Some(LogId(0x6f2c)), true);

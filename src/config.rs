@@ -70,7 +70,7 @@ pub struct Config {
     /// The options of the event loop.
     pub reactor: net::reactor::Options,
     /// How long the log thread polls for more work before it sleeps, at most.
-    pub log_look: Duration,
+    pub log_busy_poll: Duration,
 }
 
 /// A cluster that a new node joins.
@@ -91,7 +91,7 @@ pub enum BindAddress {
     At(String),
     /// On the loopback interface, at a port that follows from the native one. If that port is taken, the node starts
     /// without the gateway and logs it: the operator did not request that port.
-    Beside,
+    Loopback,
 }
 
 /// An invalid configuration.
@@ -126,7 +126,7 @@ impl Config {
             http: BindAddress::Off,
             password: None,
             credentials: CredentialFiles::default(),
-            log_look: reactor.look,
+            log_busy_poll: reactor.look,
             reactor,
         }
     }

@@ -8,7 +8,7 @@
 //! write then raises the session's first outstanding number above it, after which it can never execute. Each gateway
 //! encodes the replies itself.
 
-use crate::api::figures::{Failure, WrongRequest};
+use crate::api::figures::{Failure, RequestError};
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request, Status};
 use crate::limits::SESSION_WINDOW_MAX;
 use crate::types::{SessionId, Time};
@@ -167,7 +167,7 @@ pub struct Tally {
 /// The requests of one connection.
 ///
 /// Invariants: the command in front is unanswered, or the queue is empty; `bytes` is the size of the queued commands
-/// and replies; `flying` is the number of commands in flight.
+/// and replies; `in_flight` is the number of commands in flight.
 #[derive(Debug)]
 pub struct RequestPipeline<R> {
     /// No more requests are read. The connection closes once everything is answered.
@@ -179,9 +179,9 @@ pub struct RequestPipeline<R> {
     /// The number of the front command.
     front: u64,
     bytes: usize,
-    flying: usize,
+    in_flight: usize,
     /// A request has to be retried. Nothing is proposed until all requests in flight have returned.
-    stuck: bool,
+    retry_pending: bool,
     again_at: Time,
 }
 
@@ -194,8 +194,8 @@ impl<R> Default for RequestPipeline<R> {
             slots: VecDeque::new(),
             front: 0,
             bytes: 0,
-            flying: 0,
-            stuck: false,
+            in_flight: 0,
+            retry_pending: false,
             again_at: Time::NEVER,
         }
     }
@@ -238,7 +238,7 @@ impl<R> RequestPipeline<R> {
     }
 
     /// Adds a reply that is known, behind the commands before it.
-    pub fn say(&mut self, out: &mut BytesMut, said: BytesMut) {
+    pub fn push_reply(&mut self, out: &mut BytesMut, said: BytesMut) {
         if self.slots.is_empty() {
             out.extend_from_slice(&said);
         } else {
@@ -248,7 +248,7 @@ impl<R> RequestPipeline<R> {
     }
 
     /// Adds a command that the node has to answer.
-    pub fn wait(&mut self, pending: PendingRequest<R>) {
+    pub fn push_request(&mut self, pending: PendingRequest<R>) {
         match pending.kind {
             RequestKind::Write(_) => self.tally.writes += 1,
             RequestKind::Read(_) => self.tally.reads += 1,
@@ -268,16 +268,16 @@ impl<R> RequestPipeline<R> {
         wants: &mut Vec<NodeRequest>,
         tell: &mut ReplyEncoder<'_, R>,
     ) {
-        if self.stuck && self.flying == 0 && self.again_at == Time::NEVER {
+        if self.retry_pending && self.in_flight == 0 && self.again_at == Time::NEVER {
             self.again_at = now + AGAIN;
         }
-        if self.stuck && self.flying == 0 && self.again_at <= now {
+        if self.retry_pending && self.in_flight == 0 && self.again_at <= now {
             self.leave_lapsed_session(tell);
             self.give_up_overdue(now, tell);
-            (self.stuck, self.again_at) = (false, Time::NEVER);
+            (self.retry_pending, self.again_at) = (false, Time::NEVER);
         }
         self.emit(out);
-        if !rests && !self.stuck {
+        if !rests && !self.retry_pending {
             self.ask(wants);
         }
     }
@@ -311,7 +311,7 @@ impl<R> RequestPipeline<R> {
                 }
                 continue;
             }
-            if !write && self.flying >= READS_MAX {
+            if !write && self.in_flight >= READS_MAX {
                 return;
             }
             if let RequestKind::Write(number) = &mut pending.kind {
@@ -331,7 +331,7 @@ impl<R> RequestPipeline<R> {
                 }
             }
             pending.asked = true;
-            self.flying += 1;
+            self.in_flight += 1;
             wants.push(NodeRequest::Answer(self.front + at as u64, pending.request(lowest.unwrap_or(1))));
         }
     }
@@ -350,25 +350,25 @@ impl<R> RequestPipeline<R> {
                         pending.refusal.clone_from(&refusal);
                     }
                 }
-                self.stuck = true;
+                self.retry_pending = true;
                 self.again_at = now + AGAIN;
             }
         }
     }
 
     /// Handles the node's answer to the request of that number.
-    pub fn hear(&mut self, number: u64, reply: Reply, tell: &mut ReplyEncoder<'_, R>) {
+    pub fn handle_reply(&mut self, number: u64, reply: Reply, tell: &mut ReplyEncoder<'_, R>) {
         let Some(at) = number.checked_sub(self.front).map(|at| at as usize) else { return };
         let Some(Slot::Waits(pending)) = self.slots.get_mut(at) else { return };
         if !std::mem::take(&mut pending.asked) {
             return;
         }
-        self.flying -= 1;
+        self.in_flight -= 1;
         let fate = match reply {
             Reply::Done { outcome: Outcome::Executed { answer, .. }, .. } => RequestFate::Answer(answer),
             Reply::Done { outcome: Outcome::AnswerTooLong, .. } => RequestFate::TooLong,
             // This attempt executed nothing, but an earlier one still may: the number is proposed again in order.
-            Reply::Done { outcome: Outcome::OutOfOrder, .. } => return self.stuck = true,
+            Reply::Done { outcome: Outcome::OutOfOrder, .. } => return self.retry_pending = true,
             Reply::Done { outcome: Outcome::SessionExpired, .. } => {
                 if let (RequestKind::Write(Some((gone, _))), PipelineSession::Open(id, _)) =
                     (&pending.kind, self.session)
@@ -376,7 +376,7 @@ impl<R> RequestPipeline<R> {
                 {
                     self.session = PipelineSession::None;
                 }
-                return self.stuck = true;
+                return self.retry_pending = true;
             }
             Reply::Done { .. } => RequestFate::OutOfTurn("the cluster"),
             Reply::Answer { answer, .. } => RequestFate::Answer(answer),
@@ -389,26 +389,26 @@ impl<R> RequestPipeline<R> {
             },
             Reply::Unknown => {
                 pending.doubt = true;
-                return self.stuck = true;
+                return self.retry_pending = true;
             }
             Reply::Refused(refusal) if pending.retries(&refusal) => {
                 pending.refusal = Some(refusal);
-                return self.stuck = true;
+                return self.retry_pending = true;
             }
             Reply::Refused(_) if pending.doubt => RequestFate::Unknown,
             Reply::Refused(refusal) => {
                 self.tally.failures.push(Failure::Refused(refusal.name()));
                 let said = tell(pending, RequestFate::Refused(&refusal));
-                return self.settle(at, said);
+                return self.complete(at, said);
             }
             _ => RequestFate::OutOfTurn("the node"),
         };
         self.tally.failures.extend(failure(&fate));
         let said = tell(pending, fate);
-        self.settle(at, said);
+        self.complete(at, said);
     }
 
-    fn settle(&mut self, at: usize, said: BytesMut) {
+    fn complete(&mut self, at: usize, said: BytesMut) {
         self.bytes += said.len();
         if let Slot::Waits(pending) = std::mem::replace(&mut self.slots[at], Slot::Said(said)) {
             self.bytes -= pending.body.len();
@@ -454,7 +454,7 @@ impl<R> RequestPipeline<R> {
         };
         self.tally.failures.extend(failure(&fate));
         let said = tell(pending, fate);
-        self.settle(at, said);
+        self.complete(at, said);
     }
 }
 
@@ -463,7 +463,7 @@ fn failure(fate: &RequestFate<'_>) -> Option<Failure> {
     match fate {
         RequestFate::Answer(_) | RequestFate::Status(_) => None,
         RequestFate::Refused(refusal) => Some(Failure::Refused(refusal.name())),
-        RequestFate::Unknown => Some(Failure::Wrong(WrongRequest::UnknownOutcome)),
-        RequestFate::TooLong | RequestFate::OutOfTurn(_) => Some(Failure::Wrong(WrongRequest::Answer)),
+        RequestFate::Unknown => Some(Failure::Wrong(RequestError::UnknownOutcome)),
+        RequestFate::TooLong | RequestFate::OutOfTurn(_) => Some(Failure::Wrong(RequestError::Answer)),
     }
 }

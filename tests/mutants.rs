@@ -2,7 +2,7 @@
 
 use drave::sim::network::Tier;
 use drave::sim::operator::Governance;
-use drave::sim::scenario::Troubles;
+use drave::sim::scenario::FaultWeights;
 use drave::sim::{Scenario, run};
 use drave::types::{Mutant, Mutants};
 use std::sync::Mutex;
@@ -18,7 +18,7 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
         Mutant::ReadWithoutRound | Mutant::ReadAnyRound => {
             // A leader that stands still or is cut off, and somebody who asks it when it wakes.
             scenario.nodes = 3;
-            scenario.troubles = Troubles { pause: 10, partition: 10, one_way: 5, ..Troubles::default() };
+            scenario.troubles = FaultWeights { pause: 10, partition: 10, one_way: 5, ..FaultWeights::default() };
             scenario.every = Duration::from_millis(300);
             scenario.weather.tier = Tier::Datagram;
             scenario.weather.loss = 0;
@@ -35,7 +35,7 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
             scenario.weather.tier = Tier::Datagram;
             scenario.weather.jitter = Duration::from_millis(120);
             scenario.weather.doubling = 30;
-            scenario.troubles = Troubles { kill: 10, pause: 10, partition: 10, ..Troubles::default() };
+            scenario.troubles = FaultWeights { kill: 10, pause: 10, partition: 10, ..FaultWeights::default() };
             scenario.every = Duration::from_millis(300);
         }
         Mutant::ReuseNumbers => {
@@ -43,7 +43,7 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
             scenario.nodes = 3;
             scenario.weather.tier = Tier::Stream;
             scenario.sync = (Duration::from_millis(20), Duration::from_millis(60));
-            scenario.troubles = Troubles { kill: 10, partition: 5, ..Troubles::default() };
+            scenario.troubles = FaultWeights { kill: 10, partition: 5, ..FaultWeights::default() };
             scenario.every = Duration::from_millis(200);
             scenario.load.clients = 4;
             scenario.load.outstanding = 4;
@@ -54,7 +54,7 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
         Mutant::ShipOneTooLate | Mutant::IgnoreSnapshots => {
             // Logs that give way at once, and nodes that are away for longer than the log goes back.
             scenario.nodes = 3;
-            scenario.troubles = Troubles { kill: 10, power: 5, rot: 2, ..Troubles::default() };
+            scenario.troubles = FaultWeights { kill: 10, power: 5, rot: 2, ..FaultWeights::default() };
             scenario.node.snapshot_log_bytes = 400;
             scenario.node.trailing_bytes = 0;
             scenario.node.hold_bytes = 1 << 30;
@@ -64,7 +64,7 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
         Mutant::SkipSnapshotVerify | Mutant::ResendDamagedSnapshot => {
             // The same, and bits that turn over in snapshots, written, received or published.
             scenario.nodes = 3;
-            scenario.troubles = Troubles { kill: 4, pause: 10, rot_snapshot: 20, ..Troubles::default() };
+            scenario.troubles = FaultWeights { kill: 4, pause: 10, rot_snapshot: 20, ..FaultWeights::default() };
             scenario.every = Duration::from_millis(200);
             scenario.node.snapshot_log_bytes = 400;
             scenario.node.trailing_bytes = 0;
@@ -88,7 +88,7 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
         Mutant::IgnoreLost => {
             // A follower comes back with an older copy of its disk, and nothing else happens for a while.
             scenario.nodes = 3;
-            scenario.troubles = Troubles { older: 10, kill: 1, ..Troubles::default() };
+            scenario.troubles = FaultWeights { older: 10, kill: 1, ..FaultWeights::default() };
             scenario.every = Duration::from_millis(700);
             scenario.storm = Duration::from_secs(20);
             scenario.quiet = false;
@@ -111,7 +111,8 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
             scenario.pipelines = 2;
             scenario.batching = 60;
             scenario.weather.delay = Duration::from_millis(5);
-            scenario.troubles = Troubles { kill: 10, pause: 10, partition: 10, reset: 10, ..Troubles::default() };
+            scenario.troubles =
+                FaultWeights { kill: 10, pause: 10, partition: 10, reset: 10, ..FaultWeights::default() };
             scenario.every = Duration::from_millis(300);
         }
         _ => focus_members(mutant, scenario),
@@ -126,7 +127,7 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
         Mutant::NoAmnesiaGuard => {
             // A voter loses its disk while another is cut off and lacks what only those two held.
             (scenario.nodes, scenario.spares) = (3, 0);
-            scenario.troubles = Troubles { partition: 10, pause: 6, kill: 4, ..Troubles::default() };
+            scenario.troubles = FaultWeights { partition: 10, pause: 6, kill: 4, ..FaultWeights::default() };
             scenario.every = ms(300);
             scenario.governance = Governance { every: Some(ms(60)), wipes: 1, ..asks(2000) };
             (scenario.load.clients, scenario.load.think, scenario.load.reads) = (4, ms(10), 0);
@@ -134,7 +135,7 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
         Mutant::ChangeBeforeNoop | Mutant::StackChanges => {
             // Slow disks, so that much is under way for long, and an operator that does not wait for answers.
             (scenario.nodes, scenario.spares) = (5, 2);
-            scenario.troubles = Troubles { kill: 10, pause: 5, ..Troubles::default() };
+            scenario.troubles = FaultWeights { kill: 10, pause: 5, ..FaultWeights::default() };
             scenario.every = ms(300);
             scenario.sync = (ms(20), ms(60));
             scenario.governance = Governance { forced: 100, at_will: true, ..asks(30) };
@@ -142,7 +143,7 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
         Mutant::KeepDroppedConfig | Mutant::KeepStaleConfig => {
             // Leaders that are cut off with a change that nobody else hears of.
             (scenario.nodes, scenario.spares) = (5, 2);
-            scenario.troubles = Troubles { partition: 10, one_way: 5, pause: 3, ..Troubles::default() };
+            scenario.troubles = FaultWeights { partition: 10, one_way: 5, pause: 3, ..FaultWeights::default() };
             scenario.every = ms(200);
             scenario.governance = Governance { forced: 100, at_will: true, ..asks(50) };
             if mutant == Mutant::KeepStaleConfig {
@@ -156,7 +157,7 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
             (scenario.nodes, scenario.spares) = (5, 0);
             scenario.weather.tier = Tier::Datagram;
             scenario.weather.jitter = ms(150);
-            scenario.troubles = Troubles { kill: 10, pause: 10, partition: 5, ..Troubles::default() };
+            scenario.troubles = FaultWeights { kill: 10, pause: 10, partition: 5, ..FaultWeights::default() };
             scenario.every = ms(200);
             scenario.governance = Governance { transfers: true, ..asks(50) };
         }
@@ -164,7 +165,7 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
             // Two, of which one is removed, and what is on whose disk is left to chance.
             (scenario.nodes, scenario.spares) = (2, 1);
             scenario.storm = ms(4000);
-            scenario.troubles = Troubles { power: 10, kill: 5, one_way: 5, ..Troubles::default() };
+            scenario.troubles = FaultWeights { power: 10, kill: 5, one_way: 5, ..FaultWeights::default() };
             scenario.every = ms(200);
             scenario.governance = Governance { forced: 50, ..asks(100) };
         }
@@ -172,7 +173,7 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
             // A cluster that one node founded and that grew; the founder loses its disk, is added again, and is cut off
             // while it reads the log of old, which takes it long.
             (scenario.nodes, scenario.spares, scenario.pipelines) = (1, 2, 0);
-            scenario.troubles = Troubles { partition: 10, kill: 2, ..Troubles::default() };
+            scenario.troubles = FaultWeights { partition: 10, kill: 2, ..FaultWeights::default() };
             (scenario.every, scenario.storm) = (ms(300), ms(30_000));
             scenario.governance = Governance { every: Some(ms(400)), wipes: 3, ..asks(400) };
             (scenario.load.clients, scenario.load.think, scenario.load.reads) = (2, ms(50), 0);
@@ -182,7 +183,7 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
         Mutant::DeafToLeaders => {
             // Members lose their disks, are added again and lead, while others join and read the log of old.
             (scenario.nodes, scenario.spares) = (3, 4);
-            scenario.troubles = Troubles { kill: 5, ..Troubles::default() };
+            scenario.troubles = FaultWeights { kill: 5, ..FaultWeights::default() };
             (scenario.every, scenario.storm, scenario.quiet) = (ms(2000), ms(30_000), false);
             scenario.governance = Governance { every: Some(ms(300)), wipes: 3, ..asks(400) };
             (scenario.load.clients, scenario.load.think, scenario.load.reads) = (2, ms(100), 10);
@@ -192,7 +193,7 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
         Mutant::NeverTakeBack => {
             // Voters are named whatever became of them, and some are lost for good, but none in the middle of a change.
             (scenario.nodes, scenario.spares) = (3, 4);
-            scenario.troubles = Troubles { rot: 20, ..Troubles::default() };
+            scenario.troubles = FaultWeights { rot: 20, ..FaultWeights::default() };
             scenario.every = ms(300);
             scenario.governance = Governance { every: Some(ms(60)), forced: 100, at_will: true, ..asks(300) };
             (scenario.load.clients, scenario.load.think) = (4, ms(10));

@@ -9,7 +9,7 @@ use drave::consensus::replica::{Recovered, Replica};
 use drave::consensus::{Options, Raft};
 use drave::node::compaction::CompactionPolicy;
 use drave::node::{DurableSnapshot, Options as NodeOptions};
-use drave::shelf::bring_together;
+use drave::shelf::reconcile_with_log;
 use drave::sim::disk::SimDisk;
 use drave::snapshot::{ChunkKind, Header, Store};
 use drave::types::*;
@@ -320,7 +320,7 @@ fn start_on_damage(mutants: Mutants) -> drave::wal::Result<bool> {
     drop(journal);
     shelf.flip(&name, shelf.seen(&name).unwrap().len() as u64 / 2, 3);
     let (mut journal, mut recovered) = open()?;
-    let begun = bring_together(&mut journal, &mut recovered, store.newest().unwrap())?;
+    let begun = reconcile_with_log(&mut journal, &mut recovered, store.newest().unwrap())?;
     Ok(begun.is_some())
 }
 

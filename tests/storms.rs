@@ -5,7 +5,7 @@
 //! elsewhere.
 
 use drave::sim::operator::Governance;
-use drave::sim::scenario::Troubles;
+use drave::sim::scenario::FaultWeights;
 use drave::sim::{Scenario, run};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -81,7 +81,7 @@ fn damaged_snapshots_are_found_and_replaced() {
 
 /// Troubles in quick succession, and many small segments: `clients` are how many, and how long each thinks.
 fn hasten(scenario: &mut Scenario, clients: (u64, Duration)) {
-    (scenario.every, scenario.lasting) = (Duration::from_millis(150), false);
+    (scenario.every, scenario.long_faults) = (Duration::from_millis(150), false);
     (scenario.load.clients, scenario.load.think) = clients;
     (scenario.segment_bytes, scenario.load.large) = (8 << 10, 30);
 }
@@ -97,11 +97,11 @@ fn disks_that_rot_misdirect_and_lie_lose_nothing() {
     for seed in 0..66 {
         let mut scenario = Scenario::draw_steady(seed, Duration::from_secs(10));
         scenario.nodes = 3 + 2 * (seed / 3 % 2);
-        let crashes = Troubles { power: 10, kill: 4, midway: 2, ..Troubles::default() };
+        let crashes = FaultWeights { power: 10, kill: 4, midway: 2, ..FaultWeights::default() };
         scenario.troubles = match seed % 3 {
-            0 => Troubles { lie: 40, ..crashes },
-            1 => Troubles { rot_running: 4, misdirect: 6, ..crashes },
-            _ => Troubles { full: 30, kill: 20, ..crashes },
+            0 => FaultWeights { lie: 40, ..crashes },
+            1 => FaultWeights { rot_running: 4, misdirect: 6, ..crashes },
+            _ => FaultWeights { full: 30, kill: 20, ..crashes },
         };
         hasten(&mut scenario, (4, Duration::from_millis(20)));
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
@@ -124,11 +124,11 @@ fn disks_that_rot_while_members_change_are_replaced() {
         scenario.spares = 2;
         scenario.governance = Governance { every: Some(Duration::from_millis(150)), ..Governance::default() };
         (scenario.governance.patience, scenario.governance.at_will) = (Duration::from_secs(1), true);
-        let crashes = Troubles { kill: 6, midway: 2, ..Troubles::default() };
+        let crashes = FaultWeights { kill: 6, midway: 2, ..FaultWeights::default() };
         scenario.troubles = match seed % 3 {
-            0 => Troubles { lie: 40, power: 10, ..crashes },
-            1 => Troubles { rot_running: 6, misdirect: 6, ..crashes },
-            _ => Troubles { rot: 6, rot_snapshot: 6, ..crashes },
+            0 => FaultWeights { lie: 40, power: 10, ..crashes },
+            1 => FaultWeights { rot_running: 6, misdirect: 6, ..crashes },
+            _ => FaultWeights { rot: 6, rot_snapshot: 6, ..crashes },
         };
         hasten(&mut scenario, (3, Duration::from_millis(30)));
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
@@ -145,8 +145,8 @@ fn directories_that_take_turns_lose_nothing() {
     for seed in 0..60 {
         let mut scenario = Scenario::draw_steady(seed, Duration::from_secs(10));
         scenario.nodes = 3 + 2 * (seed % 2);
-        scenario.troubles = Troubles { older: 12, kill: 2, power: 2, reset: 2, ..Troubles::default() };
-        (scenario.every, scenario.lasting) = (Duration::from_millis(200), false);
+        scenario.troubles = FaultWeights { older: 12, kill: 2, power: 2, reset: 2, ..FaultWeights::default() };
+        (scenario.every, scenario.long_faults) = (Duration::from_millis(200), false);
         (scenario.load.clients, scenario.load.think) = (3, Duration::from_millis(30));
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
         twins += outcome.twins;

@@ -76,7 +76,7 @@ impl Buckets {
 
 /// A node's counters. Durations are in nanoseconds.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Figures {
+pub struct Counters {
     /// How often the known leader of this node changed.
     pub leader_changes: u64,
     /// Proposals that wait to be committed and applied.
@@ -121,7 +121,7 @@ pub struct GatewayFigures {
     pub others: u64,
     /// Requests refused by reason, a name of [`Refusal::name`]: nothing has happened.
     pub refused: BTreeMap<String, u64>,
-    /// Requests that are invalid, or whose outcome is unknown, by kind: a name of [`WrongRequest::name`].
+    /// Requests that are invalid, or whose outcome is unknown, by kind: a name of [`RequestError::name`].
     pub errors: BTreeMap<String, u64>,
 }
 
@@ -131,12 +131,12 @@ pub enum Failure {
     /// It was refused for this reason: nothing has happened.
     Refused(&'static str),
     /// It was answered with an error.
-    Wrong(WrongRequest),
+    Wrong(RequestError),
 }
 
 /// How a request is invalid, or fails without a refusal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WrongRequest {
+pub enum RequestError {
     /// It may have taken effect, or may still.
     UnknownOutcome,
     /// It could not be parsed, or has invalid arguments.
@@ -149,15 +149,15 @@ pub enum WrongRequest {
     Answer,
 }
 
-impl WrongRequest {
+impl RequestError {
     /// The name in metrics.
     pub fn name(self) -> &'static str {
         match self {
-            WrongRequest::UnknownOutcome => "unknown_outcome",
-            WrongRequest::Malformed => "malformed",
-            WrongRequest::Unsupported => "unsupported",
-            WrongRequest::Unauthorized => "unauthorized",
-            WrongRequest::Answer => "answer",
+            RequestError::UnknownOutcome => "unknown_outcome",
+            RequestError::Malformed => "malformed",
+            RequestError::Unsupported => "unsupported",
+            RequestError::Unauthorized => "unauthorized",
+            RequestError::Answer => "answer",
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Deterministic: the same entries, in batches of any size, give the same outcomes and the same digest on every node.
 
 use super::report::Report;
-use super::restoring::{Piece, Restoring, StateHeader};
+use super::restoring::{ApplierRestore, Piece, StateHeader};
 use super::session::CommandState;
 use super::sessions::{Options, Sessions};
 use crate::api::{Op, Outcome};
@@ -31,7 +31,7 @@ pub struct Applier<M> {
     digest: u64,
     mutants: Mutants,
     /// Mixed into the digest: zero, unless a mutant makes it the node's id.
-    tint: u64,
+    digest_salt: u64,
     /// By how many milliseconds the machine's time is ahead of the cluster time: zero, unless a mutant sets it.
     skew: u64,
 }
@@ -52,7 +52,7 @@ impl<M: StateMachine> Applier<M> {
             time: ClusterTime::default(),
             digest: 0,
             mutants: Mutants::NONE,
-            tint: 0,
+            digest_salt: 0,
             skew: 0,
         };
         applier.settle();
@@ -63,7 +63,7 @@ impl<M: StateMachine> Applier<M> {
     pub fn breaking(mut self, mutants: Mutants, node: NodeId) -> Applier<M> {
         self.mutants = mutants;
         self.skew = if mutants.breaks(Mutant::ExpireByOwnClock) { 100 * node.get() } else { 0 };
-        self.tint = if mutants.breaks(Mutant::MachineKnowsNode) { node.get() } else { 0 };
+        self.digest_salt = if mutants.breaks(Mutant::MachineKnowsNode) { node.get() } else { 0 };
         self.settle();
         self
     }
@@ -130,9 +130,9 @@ impl<M: StateMachine> Applier<M> {
     fn execute(&mut self, entry: &Entry, session: SessionId, seq: u64, lowest: u64, command: &[u8]) -> Outcome {
         let Position { index, term } = entry.position;
         let context = Context { index, term, time: self.machine_time() };
-        let first = match self.sessions.look(index, entry.time, session, seq, lowest) {
-            CommandState::Never => None,
-            CommandState::Before(answer) => Some(answer),
+        let first = match self.sessions.lookup(index, entry.time, session, seq, lowest) {
+            CommandState::New => None,
+            CommandState::Executed(answer) => Some(answer),
             CommandState::SessionExpired => return Outcome::SessionExpired,
             CommandState::ResponseDiscarded if self.mutants.breaks(Mutant::ExecuteGivenUp) => {
                 return outcome(Some(self.machine.apply(&context, command)), false);
@@ -185,7 +185,7 @@ impl<M: StateMachine> Applier<M> {
     }
 
     fn settle(&mut self) {
-        self.digest = hash_numbers([self.machine.digest(), self.sessions.digest(), self.tint]);
+        self.digest = hash_numbers([self.machine.digest(), self.sessions.digest(), self.digest_salt]);
     }
 
     /// The machine.
@@ -193,7 +193,7 @@ impl<M: StateMachine> Applier<M> {
         &self.machine
     }
 
-    /// Freezes machine and sessions; [`Applier::piece`] serializes them while entries are still applied. As quick as
+    /// Freezes machine and sessions; [`Applier::next_chunk`] serializes them while entries are still applied. As quick as
     /// the machine's own [`StateMachine::freeze`].
     pub fn freeze(&mut self) -> StateHeader {
         self.sessions.freeze();
@@ -202,8 +202,8 @@ impl<M: StateMachine> Applier<M> {
     }
 
     /// The next piece of the frozen state, about `bytes` long; `None` after the last one.
-    pub fn piece(&mut self, bytes: usize) -> Option<Piece> {
-        if let Some(piece) = self.sessions.piece(bytes) {
+    pub fn next_chunk(&mut self, bytes: usize) -> Option<Piece> {
+        if let Some(piece) = self.sessions.next_chunk(bytes) {
             return Some(Piece::Sessions(piece));
         }
         let piece = self.machine.next_chunk(bytes)?;
@@ -213,15 +213,15 @@ impl<M: StateMachine> Applier<M> {
     }
 
     /// Drops the frozen state.
-    pub fn thaw(&mut self) {
-        self.sessions.thaw();
+    pub fn end_snapshot(&mut self) {
+        self.sessions.end_snapshot();
         self.machine.end_snapshot();
     }
 
     /// Creates an empty applier of the same kind, to be restored from a snapshot.
-    pub fn restoring(&self) -> Restoring<M> {
+    pub fn restoring(&self) -> ApplierRestore<M> {
         let empty = Applier::with(self.machine.empty(), self.options);
-        Restoring::new(Applier { mutants: self.mutants, tint: self.tint, skew: self.skew, ..empty })
+        ApplierRestore::new(Applier { mutants: self.mutants, digest_salt: self.digest_salt, skew: self.skew, ..empty })
     }
 
     /// Adds the next piece of another applier's state.

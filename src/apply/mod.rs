@@ -8,4 +8,4 @@ pub mod sessions;
 
 pub use applier::Applier;
 pub use report::Report;
-pub use restoring::{Piece, Restoring, StateHeader};
+pub use restoring::{ApplierRestore, Piece, StateHeader};

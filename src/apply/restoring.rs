@@ -31,16 +31,16 @@ pub enum Piece {
 
 /// An applier under construction, to which pieces are added in order.
 #[derive(Debug)]
-pub struct Restoring<M> {
+pub struct ApplierRestore<M> {
     applier: Applier<M>,
     /// Whether a piece of the machine was added: no pieces of sessions may follow.
     machine: bool,
 }
 
-impl<M: StateMachine> Restoring<M> {
+impl<M: StateMachine> ApplierRestore<M> {
     /// Starts with an applier that has applied nothing.
-    pub(super) fn new(empty: Applier<M>) -> Restoring<M> {
-        Restoring { applier: empty, machine: false }
+    pub(super) fn new(empty: Applier<M>) -> ApplierRestore<M> {
+        ApplierRestore { applier: empty, machine: false }
     }
 
     /// Adds the next piece. After an error this value must not be used further.

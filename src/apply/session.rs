@@ -15,9 +15,9 @@ pub const ANSWER_OVERHEAD: u64 = 128;
 #[derive(Debug, PartialEq, Eq)]
 pub enum CommandState {
     /// It is new: execute it, then store the answer with [`super::sessions::Sessions::remember`].
-    Never,
+    New,
     /// It was executed with this answer; `None` if the answer was too long to be stored.
-    Before(Option<Bytes>),
+    Executed(Option<Bytes>),
     /// The session is unknown or expired.
     SessionExpired,
     /// Its answer was discarded, with the client's permission.
@@ -39,7 +39,7 @@ pub struct SessionState {
     /// Whether a number is executed only after all lower ones.
     ordered: bool,
     /// The lowest number the client still waits for: lower ones are discarded.
-    lowest: u64,
+    first_outstanding: u64,
     /// The first answer to each number.
     answers: VecDeque<(u64, Stored)>,
     /// The index of the session's last use.
@@ -68,7 +68,7 @@ impl SessionState {
         SessionState {
             window,
             ordered,
-            lowest: 1,
+            first_outstanding: 1,
             answers: VecDeque::new(),
             used: index,
             time,
@@ -82,7 +82,7 @@ impl SessionState {
     pub fn hash(&self, id: SessionId) -> u64 {
         let answers = self.digest.finish(self.answers.len() as u64);
         let kind = u64::from(self.window) | u64::from(self.ordered) << 32;
-        hash_numbers([id.0, kind, self.lowest, self.used.0, self.time.0, answers])
+        hash_numbers([id.0, kind, self.first_outstanding, self.used.0, self.time.0, answers])
     }
 
     /// Discards the answers below `lowest`, and returns the bytes they were charged.
@@ -92,7 +92,7 @@ impl SessionState {
             freed += stored.cost();
             self.digest -= stored.hash;
         }
-        self.lowest = self.lowest.max(lowest);
+        self.first_outstanding = self.first_outstanding.max(lowest);
         if self.answers.capacity() > 4 * self.answers.len().max(ROOM) {
             self.answers.shrink_to(2 * self.answers.len().max(ROOM));
         }
@@ -106,20 +106,20 @@ impl SessionState {
 
     /// Looks up a number.
     pub fn find(&self, seq: u64) -> CommandState {
-        let Some(at) = seq.checked_sub(self.lowest) else { return CommandState::ResponseDiscarded };
+        let Some(at) = seq.checked_sub(self.first_outstanding) else { return CommandState::ResponseDiscarded };
         if at >= u64::from(self.window) {
             return CommandState::WindowExceeded;
         }
         match self.place(seq) {
-            Ok(at) => CommandState::Before(self.answers[at].1.answer.clone()),
+            Ok(at) => CommandState::Executed(self.answers[at].1.answer.clone()),
             Err(_) if self.ordered && seq != self.next() => CommandState::OutOfOrder,
-            Err(_) => CommandState::Never,
+            Err(_) => CommandState::New,
         }
     }
 
     /// The number after the last one executed, but not below `lowest`.
     fn next(&self) -> u64 {
-        self.answers.back().map_or(self.lowest, |(last, _)| last.saturating_add(1))
+        self.answers.back().map_or(self.first_outstanding, |(last, _)| last.saturating_add(1))
     }
 
     fn place(&self, seq: u64) -> std::result::Result<usize, usize> {
@@ -132,7 +132,10 @@ impl SessionState {
 
     /// Stores the answer to a number, unless one is stored already, and returns the bytes charged for it.
     pub fn store(&mut self, seq: u64, answer: Option<Bytes>) -> u64 {
-        assert!(seq.wrapping_sub(self.lowest) < u64::from(self.window), "a number was looked up before it is answered");
+        assert!(
+            seq.wrapping_sub(self.first_outstanding) < u64::from(self.window),
+            "a number was looked up before it is answered"
+        );
         let Err(at) = self.place(seq) else { return 0 };
         let hash = match &answer {
             Some(answer) => hash(seq, answer),
@@ -156,7 +159,7 @@ impl SessionState {
         out.put_u8(if self.ordered { HEAD_ORDERED } else { HEAD });
         out.put_u64_le(id.0);
         out.put_u32_le(self.window);
-        out.put_u64_le(self.lowest);
+        out.put_u64_le(self.first_outstanding);
         out.put_u64_le(self.used.0);
         out.put_u64_le(self.time.0);
     }
@@ -208,7 +211,10 @@ impl Record {
                 }
                 Ok(Record::Head(
                     id,
-                    SessionState { lowest, ..SessionState::new(used, time, window, mark == HEAD_ORDERED) },
+                    SessionState {
+                        first_outstanding: lowest,
+                        ..SessionState::new(used, time, window, mark == HEAD_ORDERED)
+                    },
                 ))
             }
             ANSWER => {
@@ -226,7 +232,7 @@ impl SessionState {
     pub fn restore(&mut self, seq: u64, answer: Option<Bytes>) -> Result<u64> {
         let next = self.next();
         let follows = if self.ordered { seq == next } else { seq >= next };
-        match seq.checked_sub(self.lowest) {
+        match seq.checked_sub(self.first_outstanding) {
             Some(at) if at < u64::from(self.window) && follows => Ok(self.store(seq, answer)),
             _ => Err(Malformed("an answer out of order")),
         }

@@ -161,7 +161,7 @@ impl Sessions {
     }
 
     /// Looks up a number of a session, and records the use and the lowest number its client still waits for.
-    pub fn look(&mut self, index: Index, time: ClusterTime, id: SessionId, seq: u64, lowest: u64) -> CommandState {
+    pub fn lookup(&mut self, index: Index, time: ClusterTime, id: SessionId, seq: u64, lowest: u64) -> CommandState {
         let Some(session) = self.open.get_mut(&id) else { return CommandState::SessionExpired };
         if let Some(frozen) = &mut self.frozen {
             frozen.keep(id, session);
@@ -173,7 +173,7 @@ impl Sessions {
         session.find(seq)
     }
 
-    /// Stores the first answer to a number, which [`Sessions::look`] reported as new; `None` if it was too long.
+    /// Stores the first answer to a number, which [`Sessions::lookup`] reported as new; `None` if it was too long.
     pub fn remember(&mut self, id: SessionId, seq: u64, answer: Option<Bytes>) {
         let session = self.open.get_mut(&id).expect("a session that was just looked up is open");
         assert!(session.touched, "a number was looked up before its answer is stored");
@@ -222,13 +222,13 @@ impl Sessions {
     }
 
     /// Drops the frozen sessions.
-    pub fn thaw(&mut self) {
+    pub fn end_snapshot(&mut self) {
         self.frozen = None;
     }
 
     /// The next piece of the frozen sessions, at most one record longer than `bytes`; `None` after the last one, which
     /// also drops the frozen sessions. The pieces together are the same on every node.
-    pub fn piece(&mut self, bytes: usize) -> Option<Bytes> {
+    pub fn next_chunk(&mut self, bytes: usize) -> Option<Bytes> {
         let frozen = self.frozen.as_mut()?;
         let mut out = BytesMut::with_capacity(bytes + bytes / 8);
         while out.len() < bytes.max(1) {
@@ -250,7 +250,7 @@ impl Sessions {
             }
         }
         if out.is_empty() {
-            self.thaw();
+            self.end_snapshot();
             return None;
         }
         Some(out.freeze())
@@ -302,15 +302,15 @@ mod tests {
     fn numbers_may_come_in_any_order_within_the_window() {
         let mut sessions = Sessions::default();
         let id = sessions.open(Index(1), NOW, 3, false);
-        assert_eq!(sessions.look(Index(2), NOW, id, 3, 1), CommandState::Never);
+        assert_eq!(sessions.lookup(Index(2), NOW, id, 3, 1), CommandState::New);
         sessions.remember(id, 3, answer("three"));
-        assert_eq!(sessions.look(Index(3), NOW, id, 1, 1), CommandState::Never);
+        assert_eq!(sessions.lookup(Index(3), NOW, id, 1, 1), CommandState::New);
         sessions.remember(id, 1, answer("one"));
-        assert_eq!(sessions.look(Index(4), NOW, id, 3, 1), CommandState::Before(answer("three")));
-        assert_eq!(sessions.look(Index(5), NOW, id, 4, 1), CommandState::WindowExceeded);
-        assert_eq!(sessions.look(Index(6), NOW, id, 4, 2), CommandState::Never);
-        assert_eq!(sessions.look(Index(7), NOW, id, 1, 1), CommandState::ResponseDiscarded);
-        assert_eq!(sessions.look(Index(8), NOW, id, u64::MAX, u64::MAX), CommandState::Never);
+        assert_eq!(sessions.lookup(Index(4), NOW, id, 3, 1), CommandState::Executed(answer("three")));
+        assert_eq!(sessions.lookup(Index(5), NOW, id, 4, 1), CommandState::WindowExceeded);
+        assert_eq!(sessions.lookup(Index(6), NOW, id, 4, 2), CommandState::New);
+        assert_eq!(sessions.lookup(Index(7), NOW, id, 1, 1), CommandState::ResponseDiscarded);
+        assert_eq!(sessions.lookup(Index(8), NOW, id, u64::MAX, u64::MAX), CommandState::New);
     }
 
     #[test]
@@ -318,11 +318,11 @@ mod tests {
         let mut sessions = Sessions::new(Options { count_max: 2, ..Options::default() });
         let one = sessions.open(Index(1), NOW, 1, false);
         let two = sessions.open(Index(2), NOW, 1, false);
-        assert_eq!(sessions.look(Index(3), NOW, one, 1, 1), CommandState::Never);
+        assert_eq!(sessions.lookup(Index(3), NOW, one, 1, 1), CommandState::New);
         let three = sessions.open(Index(4), NOW, 1, false);
-        assert_eq!(sessions.look(Index(5), NOW, two, 1, 1), CommandState::SessionExpired);
-        assert_eq!(sessions.look(Index(6), NOW, one, 1, 1), CommandState::Never);
-        assert_eq!(sessions.look(Index(7), NOW, three, 1, 1), CommandState::Never);
+        assert_eq!(sessions.lookup(Index(5), NOW, two, 1, 1), CommandState::SessionExpired);
+        assert_eq!(sessions.lookup(Index(6), NOW, one, 1, 1), CommandState::New);
+        assert_eq!(sessions.lookup(Index(7), NOW, three, 1, 1), CommandState::New);
     }
 
     #[test]
@@ -330,7 +330,7 @@ mod tests {
         let mut sessions = Sessions::new(Options { idle_ms_max: 10, ..Options::default() });
         let id = sessions.open(Index(1), ClusterTime(100), 1, false);
         sessions.advance(ClusterTime(110));
-        assert_eq!(sessions.look(Index(2), ClusterTime(110), id, 1, 1), CommandState::Never);
+        assert_eq!(sessions.lookup(Index(2), ClusterTime(110), id, 1, 1), CommandState::New);
         sessions.advance(ClusterTime(120));
         assert_eq!(sessions.count(), 1);
         sessions.advance(ClusterTime(121));
@@ -344,13 +344,13 @@ mod tests {
         let mut sessions = Sessions::new(options);
         let (one, two) = (sessions.open(Index(1), NOW, 9, false), sessions.open(Index(2), NOW, 9, false));
         for (index, id, seq) in [(3, one, 1), (4, two, 1), (5, two, 2)] {
-            assert_eq!(sessions.look(Index(index), NOW, id, seq, 1), CommandState::Never);
+            assert_eq!(sessions.lookup(Index(index), NOW, id, seq, 1), CommandState::New);
             sessions.remember(id, seq, answer("abc"));
         }
-        assert_eq!(sessions.look(Index(6), NOW, one, 1, 1), CommandState::SessionExpired);
-        assert_eq!(sessions.look(Index(7), NOW, two, 1, 1), CommandState::Before(answer("abc")));
+        assert_eq!(sessions.lookup(Index(6), NOW, one, 1, 1), CommandState::SessionExpired);
+        assert_eq!(sessions.lookup(Index(7), NOW, two, 1, 1), CommandState::Executed(answer("abc")));
         // A session that alone exceeds the limit expires too, once its command is executed.
-        sessions.look(Index(8), NOW, two, 3, 1);
+        sessions.lookup(Index(8), NOW, two, 3, 1);
         sessions.remember(two, 3, Some(Bytes::from(vec![0; 999])));
         assert_eq!((sessions.count(), sessions.answer_bytes), (0, 0));
     }
@@ -359,7 +359,7 @@ mod tests {
     fn the_highest_number_there_is_costs_nothing_once_forgotten() {
         let mut sessions = Sessions::default();
         let id = sessions.open(Index(1), NOW, 1024, false);
-        assert_eq!(sessions.look(Index(2), NOW, id, u64::MAX, u64::MAX), CommandState::Never);
+        assert_eq!(sessions.lookup(Index(2), NOW, id, u64::MAX, u64::MAX), CommandState::New);
         sessions.remember(id, u64::MAX, answer("abc"));
         sessions.close(id);
         assert_eq!((sessions.count(), sessions.answer_bytes), (0, 0));

@@ -177,7 +177,7 @@ fn become_member(
     learner: bool,
 ) -> Result<(), CliError> {
     let (id, address) = (config.id, config.listen.clone().unwrap_or_default());
-    let prospect = if learner { PendingRole::Stays } else { PendingRole::Rises };
+    let prospect = if learner { PendingRole::Stays } else { PendingRole::Promote };
     let change = Change::Add { id, address, disk: Some(disk), prospect };
     let everyone = status.members.iter().map(|member| member.address.clone());
     let endpoints: Vec<String> = endpoints.iter().cloned().chain(everyone).collect();

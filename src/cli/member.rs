@@ -147,7 +147,7 @@ pub fn run(args: &Member) -> Result<(), CliError> {
     match &args.what {
         MemberCommand::List(args) => list(&args.cluster),
         MemberCommand::Add(Add { member: MemberSpec { id, address }, learner, cluster }) => {
-            let prospect = if *learner { PendingRole::Stays } else { PendingRole::Rises };
+            let prospect = if *learner { PendingRole::Stays } else { PendingRole::Promote };
             let change = Change::Add { id: *id, address: address.clone(), disk: None, prospect };
             let then = if *learner { "stays a learner" } else { "becomes a voter by itself once it has caught up" };
             let start = format!(
@@ -167,7 +167,7 @@ pub fn run(args: &Member) -> Result<(), CliError> {
             carry_out(cluster, &Change::Promote(*id), *force, &format!("{id} is a voter"))
         }
         MemberCommand::Replace(Replace { old: Id(old), new: MemberSpec { id, address }, cluster }) => {
-            let prospect = PendingRole::Succeeds(*old);
+            let prospect = PendingRole::Replace(*old);
             let change = Change::Add { id: *id, address: address.clone(), disk: None, prospect };
             let start = format!(
                 "start it, if it does not run: drave serve --id {} --join {} --data DIR",
@@ -216,8 +216,8 @@ fn report(cluster: &Cluster, position: Position, ms: f64, done: &str) {
 
 fn explain(cluster: &Cluster, error: ClientError) -> CliError {
     let advice = match &error {
-        ClientError::Never(Refusal::UnsafeChange { .. }) => "nothing was changed · --force does it all the same",
-        ClientError::Never(_) => "nothing was changed · see: drave member list",
+        ClientError::Rejected(Refusal::UnsafeChange { .. }) => "nothing was changed · --force does it all the same",
+        ClientError::Rejected(_) => "nothing was changed · see: drave member list",
         ClientError::Unknown(Tried { refusal: Some(Refusal::InvalidChange { .. }), .. }) => {
             "an earlier attempt of this command may have done it: see: drave member list"
         }

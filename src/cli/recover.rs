@@ -13,7 +13,7 @@ use crate::server::new_cluster::{
 };
 use crate::server::server::ServerError;
 use crate::server::start_progress::{StartProgress, TELL_EVERY};
-use crate::shelf::Reviving;
+use crate::shelf::Restore;
 use crate::types::{Index, Membership, NodeId, Position};
 use crate::wal::identity::{Identity, short};
 use crate::wal::{Fault, Recovered};
@@ -197,7 +197,7 @@ impl Holds {
         let mut applier = Applier::new(Kv::new());
         if let Some(snapshot) = booted.snapshot.clone() {
             let meter = telling.stage("snapshot read");
-            applier = Reviving::begin(&applier, snapshot).all(&meter).map_err(trouble)?.0;
+            applier = Restore::begin(&applier, snapshot).all(&meter).map_err(trouble)?.0;
         }
         let meter = telling.stage("log applied");
         meter.expect(self.last.index.0 - applier.applied().0);

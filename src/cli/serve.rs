@@ -322,7 +322,7 @@ fn configure(serve: &Serve, node: NodeId, data: &Path) -> Config {
     config.node.trailing_bytes = serve.trailing_bytes.as_u64();
     config.reactor.grace = serve.grace;
     config.reactor.look = serve.look;
-    config.log_look = serve.look;
+    config.log_busy_poll = serve.look;
     config.fsync = !serve.unsafe_no_fsync;
     config.signals = true;
     config.reactor.log_control = Some(logging::change_level);
@@ -338,7 +338,7 @@ fn configure(serve: &Serve, node: NodeId, data: &Path) -> Config {
 
 fn doorway(said: Option<&str>) -> BindAddress {
     match said {
-        None => BindAddress::Beside,
+        None => BindAddress::Loopback,
         Some("off") => BindAddress::Off,
         Some(address) => BindAddress::At(address.to_owned()),
     }

@@ -75,7 +75,7 @@ impl Client {
             Reply::Done { position, outcome: Outcome::Executed { answer, duplicate } } => {
                 Ok(Executed { position, answer, duplicate })
             }
-            _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+            _ => Err(ClientError::UnexpectedReply(Box::new(Outcome::Malformed))),
         }
     }
 
@@ -85,7 +85,7 @@ impl Client {
         match self.ask(Request::Query { query, consistency }).map_err(nothing_applied)? {
             Reply::Answer { applied, answer } => Ok(Queried { applied, answer }),
             Reply::Done { position, outcome: Outcome::AnswerTooLong } => Err(ClientError::AnswerTooLong { position }),
-            _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+            _ => Err(ClientError::UnexpectedReply(Box::new(Outcome::Malformed))),
         }
     }
 
@@ -93,7 +93,7 @@ impl Client {
     pub fn status(&self, endpoint: &str) -> Result<Status, ClientError> {
         match self.ask_one(endpoint, &Request::Status)? {
             Reply::Status(status) => Ok(*status),
-            _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+            _ => Err(ClientError::UnexpectedReply(Box::new(Outcome::Malformed))),
         }
     }
 
@@ -101,7 +101,7 @@ impl Client {
     pub fn snapshot(&self, endpoint: &str) -> Result<(Position, u64), ClientError> {
         match self.ask_one(endpoint, &Request::Snapshot)? {
             Reply::Snapshot { position, bytes } => Ok((position, bytes)),
-            _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+            _ => Err(ClientError::UnexpectedReply(Box::new(Outcome::Malformed))),
         }
     }
 
@@ -113,7 +113,7 @@ impl Client {
     pub fn log_level(&self, endpoint: &str, request: LogLevelRequest) -> Result<LogLevelInForce, ClientError> {
         match self.ask_one(endpoint, &Request::LogLevel(request))? {
             Reply::LogLevel(level) => Ok(level),
-            _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+            _ => Err(ClientError::UnexpectedReply(Box::new(Outcome::Malformed))),
         }
     }
 
@@ -131,14 +131,14 @@ impl Client {
         };
         let reply = reply.map_err(|error| match error {
             // This client's own earlier attempt may be why nothing is left to do.
-            ClientError::Never(refusal @ Refusal::InvalidChange { .. }) if self.protocol.is_uncertain() => {
+            ClientError::Rejected(refusal @ Refusal::InvalidChange { .. }) if self.protocol.is_uncertain() => {
                 self.protocol.give_up_for(self.clock.now(), refusal)
             }
             error => error,
         });
         match reply? {
             Reply::Changed { position } => Ok(position),
-            _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+            _ => Err(ClientError::UnexpectedReply(Box::new(Outcome::Malformed))),
         }
     }
 
@@ -153,7 +153,7 @@ impl Client {
     pub fn transfer(&mut self, to: Option<NodeId>) -> Result<NodeId, ClientError> {
         match self.ask(Request::Transfer { to }).map_err(nothing_applied)? {
             Reply::Transferred { to } => Ok(to),
-            _ => Err(ClientError::Strange(Box::new(Outcome::Malformed))),
+            _ => Err(ClientError::UnexpectedReply(Box::new(Outcome::Malformed))),
         }
     }
 
@@ -167,7 +167,7 @@ impl Client {
         match dialled.and_then(|mut connection| connection.call(request, until)) {
             Ok(Reply::Refused(refusal)) => tried.refusal = Some(refusal),
             Ok(reply) => return Ok(reply),
-            Err(trouble) => tried.trouble = Some(format!("{endpoint}: {trouble}")),
+            Err(trouble) => tried.last_error = Some(format!("{endpoint}: {trouble}")),
         }
         tried.took = begun.elapsed();
         Err(ClientError::Refused(tried))
@@ -265,7 +265,7 @@ impl Drop for Client {
         if let (Some(connection), Some(session)) = (&mut self.connection, self.protocol.session()) {
             let op = Op::Close { session }.encode();
             let soon = Instant::now() + Duration::from_millis(20);
-            let _best_effort = connection.tell(&Request::Propose { op }, soon);
+            let _best_effort = connection.send_only(&Request::Propose { op }, soon);
         }
     }
 }

@@ -332,7 +332,7 @@ impl CallProtocol {
 
     /// Reports a failed dial: no node has the request.
     pub fn not_dialed(&mut self, now: Time, endpoint: &str, trouble: &str) {
-        self.call.tried.trouble = Some(format!("{endpoint}: {trouble}"));
+        self.call.tried.last_error = Some(format!("{endpoint}: {trouble}"));
         self.pause(now);
     }
 
@@ -347,7 +347,7 @@ impl CallProtocol {
     pub fn lost(&mut self, now: Time, trouble: &str) {
         let endpoint = self.connection.take().map(|(endpoint, _)| endpoint).unwrap_or_default();
         self.call.uncertain = true;
-        self.call.tried.trouble = Some(format!("{endpoint}: {trouble}"));
+        self.call.tried.last_error = Some(format!("{endpoint}: {trouble}"));
         self.pause(now);
     }
 
@@ -458,7 +458,7 @@ impl CallProtocol {
             | Refusal::UnsafeChange { .. }
             | Refusal::SnapshotGone
             | Refusal::NotOffered
-            | Refusal::TransferTimedOut { .. } => return Err(ClientError::Never(refusal)),
+            | Refusal::TransferTimedOut { .. } => return Err(ClientError::Rejected(refusal)),
         }
         self.call.tried.refusal = Some(refusal);
         if self.call.attempts > 2 && self.call.hint.is_some() {
@@ -478,7 +478,7 @@ impl CallProtocol {
 
     /// Ends the request, and the call too, unless the request only opened its session.
     fn ended(&mut self, now: Time, result: Result<Reply, ClientError>) {
-        let strange = |outcome| Err(ClientError::Strange(Box::new(outcome)));
+        let strange = |outcome| Err(ClientError::UnexpectedReply(Box::new(outcome)));
         let result = match (std::mem::replace(&mut self.call.goal, Goal::Answer), result) {
             (Goal::Answer, result) => result,
             (Goal::Open(command), result) => {

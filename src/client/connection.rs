@@ -185,7 +185,7 @@ impl Connection {
     }
 
     /// Sends a request; no reply is awaited.
-    pub fn tell(&mut self, request: &Request, deadline: Instant) -> Result<(), CallError> {
+    pub fn send_only(&mut self, request: &Request, deadline: Instant) -> Result<(), CallError> {
         put_request_frame(&mut self.output, self.next, false, request);
         self.next += 1;
         self.send(deadline)

@@ -21,7 +21,7 @@ pub enum ClientError {
     SessionExpired,
     /// The cluster rejects this request for good. Nothing was applied.
     #[error("{0}")]
-    Never(Refusal),
+    Rejected(Refusal),
     /// The command or query was executed, and its answer is longer than
     /// [`ANSWER_BYTES_MAX`](crate::limits::ANSWER_BYTES_MAX), so it is not sent.
     #[error("it was executed as of {position}, and its answer is too long to be told: ask for less at a time")]
@@ -31,7 +31,7 @@ pub enum ClientError {
     },
     /// The cluster's reply does not match the request.
     #[error("the cluster answered out of turn: {0:?}")]
-    Strange(Box<Outcome>),
+    UnexpectedReply(Box<Outcome>),
 }
 
 /// The attempts of a call that failed.
@@ -44,12 +44,12 @@ pub struct Tried {
     /// The last refusal, if there was one.
     pub refusal: Option<Refusal>,
     /// The last connection error and its endpoint, if there was one.
-    pub trouble: Option<String>,
+    pub last_error: Option<String>,
 }
 
 impl fmt::Display for Tried {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.refusal, &self.trouble) {
+        match (&self.refusal, &self.last_error) {
             (Some(Refusal::NotLeader { .. }), _) => f.write_str("no leader was found"),
             (Some(refusal), _) => write!(f, "{refusal}"),
             (None, Some(trouble)) => f.write_str(trouble),
@@ -65,9 +65,9 @@ impl ClientError {
         match self {
             ClientError::Refused(_) => 3,
             ClientError::Unknown(_) | ClientError::SessionExpired => 4,
-            ClientError::Never(Refusal::TooLarge { .. } | Refusal::Malformed) => 2,
-            ClientError::Never(_) | ClientError::AnswerTooLong { .. } => 1,
-            ClientError::Strange(_) => 70,
+            ClientError::Rejected(Refusal::TooLarge { .. } | Refusal::Malformed) => 2,
+            ClientError::Rejected(_) | ClientError::AnswerTooLong { .. } => 1,
+            ClientError::UnexpectedReply(_) => 70,
         }
     }
 }

@@ -525,7 +525,7 @@ impl MuxProtocol {
             Reply::Refused(_) | Reply::Unknown => return self.fall(now, false),
             Reply::Status(_)
             | Reply::Snapshot { .. }
-            | Reply::SnapshotPiece { .. }
+            | Reply::SnapshotChunk { .. }
             | Reply::Changed { .. }
             | Reply::Transferred { .. }
             | Reply::LogLevel(_)

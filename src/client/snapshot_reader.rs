@@ -94,7 +94,7 @@ impl SnapshotReader {
         let until = deadline(PATIENCE.min(self.options.timeout));
         loop {
             let failure = match self.receive(until) {
-                Ok(Reply::SnapshotPiece { offset, total, bytes })
+                Ok(Reply::SnapshotChunk { offset, total, bytes })
                     if (offset, total) == (self.at, self.total) && !bytes.is_empty() =>
                 {
                     self.at += bytes.len() as u64;
@@ -144,9 +144,9 @@ impl SnapshotReader {
 
 fn refused(endpoint: &str, begun: Instant, refusal: Option<Refusal>, trouble: Option<&CallError>) -> Tried {
     let trouble = trouble.map(|trouble| format!("{endpoint}: {trouble}"));
-    Tried { endpoints: vec![endpoint.to_owned()], took: begun.elapsed(), refusal, trouble }
+    Tried { endpoints: vec![endpoint.to_owned()], took: begun.elapsed(), refusal, last_error: trouble }
 }
 
 fn out_of_turn() -> ClientError {
-    ClientError::Strange(Box::new(Outcome::Malformed))
+    ClientError::UnexpectedReply(Box::new(Outcome::Malformed))
 }

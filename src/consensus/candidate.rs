@@ -137,7 +137,7 @@ impl Candidate {
             }
         }
         let ask = if me.options.mutants.breaks(Mutant::NoPreVote) { VoteKind::Vote } else { VoteKind::PreVote };
-        Next::Campaign(ask, Reason::Again)
+        Next::Campaign(ask, Reason::Retry)
     }
 
     /// Handles a message of this term.

@@ -19,7 +19,7 @@ pub struct Follower {
     /// The last index acknowledged to this leader.
     acked: Index,
     /// Whether an append is not fully acknowledged yet.
-    owes: bool,
+    ack_due: bool,
 }
 
 impl Follower {
@@ -31,7 +31,7 @@ impl Follower {
             deadline: now + me.random_election_timeout(),
             reason: Reason::Timeout,
             acked: Index::ZERO,
-            owes: false,
+            ack_due: false,
         }
     }
 
@@ -58,7 +58,7 @@ impl Follower {
     }
 
     /// Whether a message from a leader came within the shortest election timeout (thesis §4.2.3).
-    pub fn hears_leader(&self, me: &Replica, now: Time) -> bool {
+    pub fn has_recent_leader(&self, me: &Replica, now: Time) -> bool {
         self.leader.is_some() && now.since(self.last_contact) < me.options.election_min
     }
 
@@ -70,7 +70,7 @@ impl Follower {
         self.deadline = now + me.random_election_timeout();
         if me.disk_stalled(now) {
             // A candidate whose disk does not respond could neither record its vote nor lead.
-            me.notes.push(Note::DiskStands { since: me.disk_age(now) });
+            me.notes.push(Note::DiskStalled { since: me.disk_age(now) });
             return Next::Stay;
         }
         // Dropped even if this node may not campaign: its clients must not wait for a leader that is gone.
@@ -93,7 +93,7 @@ impl Follower {
     }
 
     /// Recognizes the sender as leader of this term (§5.2), and resets the election timeout.
-    fn hear(&mut self, me: &mut Replica, now: Time, from: NodeId) {
+    fn recognize_leader(&mut self, me: &mut Replica, now: Time, from: NodeId) {
         if self.leader != Some(from) {
             *self = Follower { acked: self.acked, ..Follower::of(me, now, from) };
         }
@@ -113,11 +113,11 @@ impl Follower {
                 }
             }
             Message::AppendEntries { prev, commit, probe, entries } => {
-                self.hear(me, now, from);
+                self.recognize_leader(me, now, from);
                 self.append(me, from, (prev, probe), commit, entries);
             }
             Message::Heartbeat { commit, round, time } => {
-                self.hear(me, now, from);
+                self.recognize_leader(me, now, from);
                 if !me.options.mutants.breaks(Mutant::TimeFromEntriesAlone) {
                     me.clock.observe(LeaderTime { term: me.term(), time });
                 }
@@ -125,11 +125,11 @@ impl Follower {
                 me.send(from, Message::HeartbeatResponse { round, seen: me.matched_prefix, room: me.room });
             }
             Message::Committed { upto } => {
-                self.hear(me, now, from);
+                self.recognize_leader(me, now, from);
                 commit_to(me, upto);
             }
             Message::InstallSnapshot(chunk) => {
-                self.hear(me, now, from);
+                self.recognize_leader(me, now, from);
                 if me.options.mutants.breaks(Mutant::IgnoreSnapshots) {
                     return Next::Stay;
                 }
@@ -137,17 +137,17 @@ impl Follower {
                     // The log holds everything that the snapshot covers: committed entries are in every later leader's
                     // log.
                     me.matched_prefix = me.matched_prefix.max(me.log.commit());
-                    self.owes = true;
+                    self.ack_due = true;
                 } else {
                     me.chunks.push((from, chunk));
                 }
             }
             // The request may be old and its sender deposed, so this node checks again whether it may campaign.
             Message::TimeoutNow if self.leader == Some(from) && me.promotable() && !me.disk_stalled(now) => {
-                return Next::Campaign(VoteKind::Transfer, Reason::Handover);
+                return Next::Campaign(VoteKind::Transfer, Reason::Transfer);
             }
             Message::LostAcknowledged { upto } => {
-                self.hear(me, now, from);
+                self.recognize_leader(me, now, from);
                 me.promise_lost(upto);
                 me.promise(from, Message::Promised { upto });
             }
@@ -167,7 +167,7 @@ impl Follower {
 
     /// Records that a snapshot from this leader, or an earlier one, is installed: it is acknowledged like entries.
     pub fn restored(&mut self) {
-        self.owes = true;
+        self.ack_due = true;
     }
 
     /// Appends entries after `prev` (§5.3).
@@ -196,14 +196,14 @@ impl Follower {
         }
         // Only the part that this append has shown to match: the log may continue with another leader's entries.
         me.matched_prefix = me.matched_prefix.max(upto.min(me.log.last().index));
-        self.owes = true;
+        self.ack_due = true;
         commit_to(me, commit);
     }
 
     /// Sends one acknowledgement for all appends received, as far as they are durable.
     pub fn ready(&mut self, me: &mut Replica) {
         let mutants = me.options.mutants;
-        let Some(leader) = self.leader.filter(|_| self.owes) else { return };
+        let Some(leader) = self.leader.filter(|_| self.ack_due) else { return };
         let verified = if mutants.breaks(Mutant::AckUnmatched) { me.log.last().index } else { me.matched_prefix };
         let eager = mutants.breaks(Mutant::AckBeforeSync)
             || (mutants.breaks(Mutant::AckSnapshotBeforeSync) && verified == me.log.base().index);
@@ -212,7 +212,7 @@ impl Follower {
         if matched == verified || matched > self.acked {
             me.send(leader, Message::AppendResponse { matched });
             self.acked = matched;
-            self.owes = matched < verified;
+            self.ack_due = matched < verified;
         }
     }
 }
@@ -223,7 +223,7 @@ fn commit_to(me: &mut Replica, commit: Index) {
     let broken = me.options.mutants.breaks(Mutant::CommitUnmatched);
     let reach = if broken { me.log.last().index } else { me.matched_prefix };
     me.log.commit_to(me.log.commit().max(commit.min(reach)));
-    me.tell_if_outside();
+    me.warn_if_removed();
 }
 
 /// Appends one entry of a leader's append, unless the log holds it already.

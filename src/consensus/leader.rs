@@ -29,9 +29,9 @@ pub struct Leader {
     /// Index of the first entry of this term. Until it is committed, the leader cannot tell what is committed (§5.4.2,
     /// §8).
     term_start_index: Index,
-    beat_due: Time,
+    heartbeat_due: Time,
     /// When to send the commit index to followers that were sent nothing else.
-    tell_due: Time,
+    commit_due: Time,
     /// Whether a round of reads is to be sent with the next heartbeats.
     ask_round: bool,
     /// Reports of followers on their snapshots: peer, snapshot, bytes received, whether it was damaged.
@@ -43,7 +43,7 @@ pub struct Leader {
     /// Index of the configuration that `progress` reflects.
     arranged: Index,
     /// The leadership transfer under way, if any.
-    handover: Option<LeaderTransfer>,
+    transfer: Option<LeaderTransfer>,
     /// Like [`Progress::counted_from`], for this node's own copy.
     counted_from: Option<Index>,
     /// The number of probes sent in this term.
@@ -83,11 +83,11 @@ impl Leader {
             progress,
             leaving: BTreeMap::new(),
             arranged: me.configs.since(),
-            handover: None,
+            transfer: None,
             reads: Reads::default(),
             term_start_index: first,
-            beat_due: now,
-            tell_due: Time::NEVER,
+            heartbeat_due: now,
+            commit_due: Time::NEVER,
             ask_round: false,
             chunked: Vec::new(),
             warned: false,
@@ -96,12 +96,12 @@ impl Leader {
             began: now,
             waits: None,
         };
-        leader.recount(me);
+        leader.update_counted_from(me);
         leader
     }
 
     /// Sets from which index on each copy counts, by the configuration in force.
-    pub(super) fn recount(&mut self, me: &Replica) {
+    pub(super) fn update_counted_from(&mut self, me: &Replica) {
         self.counted_from = me.counted_from(me.id, me.disk());
         for (id, progress) in &mut self.progress {
             progress.counted_from = me.counted_from(*id, progress.disk);
@@ -120,7 +120,7 @@ impl Leader {
 
     /// When `tick` next has something to do.
     pub fn deadline(&self) -> Time {
-        self.beat_due.min(self.tell_due).min(self.handover.as_ref().map_or(Time::NEVER, LeaderTransfer::until))
+        self.heartbeat_due.min(self.commit_due).min(self.transfer.as_ref().map_or(Time::NEVER, LeaderTransfer::until))
     }
 
     /// Whether this leader's first entry of this term is committed.
@@ -133,15 +133,15 @@ impl Leader {
     /// Runs the timers that are due: sends heartbeats, and checks whether this node should still lead.
     pub fn tick(&mut self, me: &mut Replica, now: Time) -> Next {
         self.end_handover(me, now);
-        if now < self.beat_due {
+        if now < self.heartbeat_due {
             return Next::Stay;
         }
-        self.beat_due = now + me.options.heartbeat;
+        self.heartbeat_due = now + me.options.heartbeat;
         me.clock.read(now);
         if let next @ Next::StepDown(_) = self.check_quorum(me, now) {
             return next;
         }
-        self.let_go(me, now);
+        self.drop_removed(me, now);
         self.ask_round = true;
         let patience = me.options.election_max;
         let last = me.log.last().index;
@@ -175,7 +175,7 @@ impl Leader {
         }
         let stands = me.disk_stalled(now);
         if stands && !self.warned {
-            me.notes.push(Note::DiskStands { since: me.disk_age(now) });
+            me.notes.push(Note::DiskStalled { since: me.disk_age(now) });
         }
         self.warned = stands;
         Next::Stay
@@ -206,18 +206,18 @@ impl Leader {
     }
 
     fn hears_quorum(&self, me: &Replica, now: Time) -> bool {
-        quorum::decides(me.configs.current(), |id| self.hears(me, now, id))
+        quorum::decides(me.configs.current(), |id| self.is_recent(me, now, id))
     }
 
     /// Whether a message from that node came within the longest election timeout; always true for this node.
-    fn hears(&self, me: &Replica, now: Time, id: NodeId) -> bool {
+    fn is_recent(&self, me: &Replica, now: Time, id: NodeId) -> bool {
         id == me.id || self.progress.get(&id).is_some_and(|p| now.since(p.last_contact) < me.options.election_max)
     }
 
     /// Whether that node has responded recently, and in this term. At the start of a term none has; each is given time
     /// to respond.
     fn answers(&self, me: &Replica, now: Time, id: NodeId) -> bool {
-        self.hears(me, now, id) && self.progress.get(&id).is_none_or(|progress| progress.responded_this_term)
+        self.is_recent(me, now, id) && self.progress.get(&id).is_none_or(|progress| progress.responded_this_term)
     }
 
     /// Handles a broken link: messages in flight may be lost.
@@ -234,7 +234,7 @@ impl Leader {
         }
         let last = me.log.last().index;
         let fits = |id: NodeId| match self.progress.get(&id) {
-            Some(progress) => self.hears(me, now, id) && progress.room.takes(&me.log, last, more, keep),
+            Some(progress) => self.is_recent(me, now, id) && progress.room.takes(&me.log, last, more, keep),
             None => id == me.id && me.room.takes(&me.log, last, more, keep),
         };
         fits(me.id) && quorum::decides(me.configs.current(), fits)
@@ -247,7 +247,7 @@ impl Leader {
 
     /// Adds a read to the next round. Returns false if too many reads wait.
     pub fn read(&mut self, me: &Replica, read: ReadId) -> bool {
-        if self.reads.waiting() >= me.options.reads_waiting || self.handover.is_some() {
+        if self.reads.waiting() >= me.options.reads_waiting || self.transfer.is_some() {
             return false;
         }
         self.reads.push(ReadRequester::Own(read));
@@ -256,7 +256,7 @@ impl Leader {
 
     /// Adds a follower's read index request to the next round. If it gets no answer, the follower retries.
     fn asked_index(&mut self, me: &Replica, peer: NodeId, number: u64) {
-        if self.reads.waiting() < me.options.reads_waiting && self.handover.is_none() {
+        if self.reads.waiting() < me.options.reads_waiting && self.transfer.is_none() {
             self.reads.push(ReadRequester::Peer(peer, number));
         }
     }
@@ -306,7 +306,7 @@ impl Leader {
             }
             Message::Promised { upto } => {
                 if progress.has_lost == Some(upto) {
-                    progress.begin_anew();
+                    progress.resume_after_loss();
                 }
             }
             Message::HeartbeatResponse { round, seen, room } => {
@@ -374,9 +374,9 @@ impl Leader {
         }
         self.confirm_reads(me, ready);
         if std::mem::take(&mut self.ask_round) {
-            self.beat(me, now, me.round);
+            self.send_heartbeats(me, now, me.round);
         }
-        self.ask_to_step_up(me);
+        self.send_timeout_now(me);
         // An append is sent in this term, so it waits until the term is durable.
         if me.term_is_durable() {
             for (peer, progress) in &mut self.progress {
@@ -386,15 +386,15 @@ impl Leader {
                 }
                 if progress.stage != ProgressState::Snapshot && progress.next.prev().0 + late < me.log.base().index.0 {
                     // The next entry for it is no longer in the log (§7).
-                    progress.ship();
-                    me.notes.push(Note::Ships { peer: *peer });
+                    progress.start_snapshot();
+                    me.notes.push(Note::SendsSnapshot { peer: *peer });
                     ready.ships.push(*peer);
                 }
                 stream(me, now, *peer, (progress, &mut self.probes), ready);
             }
         }
         ready.chunked.append(&mut self.chunked);
-        self.tell(me, now);
+        self.send_commit(me, now);
     }
 
     fn confirm_reads(&mut self, me: &mut Replica, ready: &mut Ready) {
@@ -419,7 +419,7 @@ impl Leader {
         }
     }
 
-    fn beat(&mut self, me: &mut Replica, now: Time, round: Round) {
+    fn send_heartbeats(&mut self, me: &mut Replica, now: Time, round: Round) {
         let time = me.clock.read(now);
         for (peer, progress) in &mut self.progress {
             let commit = me.log.commit();
@@ -433,15 +433,15 @@ impl Leader {
 
     /// Sends the commit index to followers that are sent nothing else, after a delay in which the next append would
     /// have carried it.
-    fn tell(&mut self, me: &mut Replica, now: Time) {
+    fn send_commit(&mut self, me: &mut Replica, now: Time) {
         let commit = me.log.commit();
         let untold = |p: &Progress| p.commit_sent < commit.min(p.matched);
         if !self.progress.values().any(untold) {
-            self.tell_due = Time::NEVER;
-        } else if self.tell_due == Time::NEVER {
-            self.tell_due = now + me.options.commit_told_within;
-        } else if now >= self.tell_due {
-            self.tell_due = Time::NEVER;
+            self.commit_due = Time::NEVER;
+        } else if self.commit_due == Time::NEVER {
+            self.commit_due = now + me.options.commit_told_within;
+        } else if now >= self.commit_due {
+            self.commit_due = Time::NEVER;
             for (peer, progress) in self.progress.iter_mut().filter(|(_, p)| untold(p)) {
                 progress.commit_sent = commit.min(progress.matched);
                 me.send(*peer, Message::Committed { upto: progress.commit_sent });
@@ -478,7 +478,7 @@ fn lose(me: &mut Replica, peer: NodeId, progress: &mut Progress, hint: Position)
     progress.has_lost = Some(upto);
     progress.losses += 1;
     if me.options.mutants.breaks(Mutant::FeedBeforePromise) {
-        return progress.begin_anew();
+        return progress.resume_after_loss();
     }
     me.send(peer, Message::LostAcknowledged { upto });
 }

@@ -25,9 +25,9 @@ pub enum Reason {
     /// Its leader's connection closed.
     LinkClosed,
     /// The votes were split, or lost.
-    Again,
+    Retry,
     /// Its leader transfers the leadership to it (thesis §3.10).
-    Handover,
+    Transfer,
 }
 
 impl Reason {
@@ -36,8 +36,8 @@ impl Reason {
         match self {
             Reason::Timeout => "timeout",
             Reason::LinkClosed => "link_closed",
-            Reason::Again => "again",
-            Reason::Handover => "transfer",
+            Reason::Retry => "again",
+            Reason::Transfer => "transfer",
         }
     }
 }
@@ -125,12 +125,12 @@ pub enum Note {
         why: StepDown,
     },
     /// A snapshot replaced the log, which restarts after it.
-    Restarts {
+    LogRestarted {
         /// The last position that the snapshot covers.
         base: Position,
     },
     /// A follower is sent a snapshot: the entries it needs are no longer in the log.
-    Ships {
+    SendsSnapshot {
         /// The follower.
         peer: NodeId,
     },
@@ -146,7 +146,7 @@ pub enum Note {
         denied: Option<&'static str>,
     },
     /// Uncommitted entries were truncated: they conflict with a leader's (§5.3).
-    Drops {
+    Truncated {
         /// The first truncated index.
         from: Index,
         /// The end of the log before.
@@ -169,12 +169,12 @@ pub enum Note {
         since: Index,
     },
     /// This leader transfers the leadership, and rejects new work meanwhile (thesis §3.10).
-    HandsOver {
+    TransferStarted {
         /// The target.
         to: NodeId,
     },
     /// The leadership transfer failed: this leader goes on.
-    KeepsLead {
+    TransferTimedOut {
         /// The target that did not take over.
         to: NodeId,
     },
@@ -203,12 +203,12 @@ pub enum Note {
         peer: NodeId,
     },
     /// The disk has not responded for this long.
-    DiskStands {
+    DiskStalled {
         /// The age of the oldest write.
         since: Duration,
     },
     /// Messages of a peer are rejected: it belongs to another log, or comes with another disk.
-    NotHeard {
+    PeerRejected {
         /// The peer.
         peer: NodeId,
         /// The reason.
@@ -229,7 +229,7 @@ pub enum Note {
         log: LogId,
     },
     /// A peer proved that this node acknowledged more than it holds.
-    HasLost {
+    LossDetected {
         /// The end of its log.
         held: Position,
         /// The position that it acknowledged.
@@ -257,19 +257,21 @@ impl Note {
     /// The log level.
     pub fn level(&self) -> Level {
         match self {
-            Note::Leads { .. } | Note::Follows { .. } | Note::Configured { .. } | Note::Drops { .. } => Level::Info,
-            Note::Restarts { .. } | Note::Ships { .. } => Level::Info,
+            Note::Leads { .. } | Note::Follows { .. } | Note::Configured { .. } | Note::Truncated { .. } => Level::Info,
+            Note::LogRestarted { .. } | Note::SendsSnapshot { .. } => Level::Info,
             Note::StepsDown { why: StepDown::Transferred { .. } | StepDown::Removed, .. } => Level::Info,
-            Note::StepsDown { .. } | Note::Silent { .. } | Note::DiskStands { .. } | Note::InvalidMessage { .. } => {
+            Note::StepsDown { .. } | Note::Silent { .. } | Note::DiskStalled { .. } | Note::InvalidMessage { .. } => {
                 Level::Warn
             }
-            Note::FollowerRecovered { .. } | Note::HandsOver { .. } | Note::MemberRemoved { .. } => Level::Info,
+            Note::FollowerRecovered { .. } | Note::TransferStarted { .. } | Note::MemberRemoved { .. } => Level::Info,
             Note::Outside { behind: true, .. } => Level::Info,
-            Note::Outside { behind: false, .. } | Note::KeepsLead { .. } | Note::ChangeAborted { .. } => Level::Warn,
-            Note::HasLost { .. } | Note::LostAcknowledged { .. } | Note::FoundingVetoed { .. } => Level::Warn,
+            Note::Outside { behind: false, .. } | Note::TransferTimedOut { .. } | Note::ChangeAborted { .. } => {
+                Level::Warn
+            }
+            Note::LossDetected { .. } | Note::LostAcknowledged { .. } | Note::FoundingVetoed { .. } => Level::Warn,
             Note::FoundingWaits { .. } => Level::Info,
             Note::Campaigns { ask: VoteKind::Vote | VoteKind::Transfer, .. } => Level::Info,
-            Note::Campaigns { .. } | Note::Votes { .. } | Note::NotHeard { .. } => Level::Debug,
+            Note::Campaigns { .. } | Note::Votes { .. } | Note::PeerRejected { .. } => Level::Debug,
         }
     }
 }
@@ -278,7 +280,7 @@ impl Note {
     /// Writes the notes on disks and logs.
     fn identity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Note::NotHeard { peer, why } => write!(f, "{peer} is not heard: {why}"),
+            Note::PeerRejected { peer, why } => write!(f, "{peer} is not heard: {why}"),
             Note::FoundingWaits { silent, left } => {
                 let silent: Vec<String> = silent.iter().map(NodeId::to_string).collect();
                 write!(
@@ -294,7 +296,7 @@ impl Note {
                  that this node had; or, if that is lost, at a node of that log: drave member remove ID, and: drave \
                  member add ID=HOST:PORT, and start this one with --join"
             ),
-            Note::HasLost { held, promised } => write!(
+            Note::LossDetected { held, promised } => write!(
                 f,
                 "this node acknowledged everything up to {promised} and holds no more than {held}: its directory is an \
                  older copy, or its disk lost what it had synced. It votes only for logs that reach {promised}, and is \
@@ -333,9 +335,9 @@ impl fmt::Display for Note {
                     Some(why) => write!(f, "no {what} for {candidate} in term {term}: {why}"),
                 }
             }
-            Note::Restarts { base } => write!(f, "holds a snapshot up to {base}; its log begins behind it"),
-            Note::Ships { peer } => write!(f, "sends {peer} a snapshot: it needs what the log no longer holds"),
-            Note::Drops { from, last } => write!(f, "drops {from}..{last}, never committed"),
+            Note::LogRestarted { base } => write!(f, "holds a snapshot up to {base}; its log begins behind it"),
+            Note::SendsSnapshot { peer } => write!(f, "sends {peer} a snapshot: it needs what the log no longer holds"),
+            Note::Truncated { from, last } => write!(f, "drops {from}..{last}, never committed"),
             Note::Configured { index, membership } => write!(f, "{membership} from {index}"),
             Note::Outside { since, behind: true, .. } => {
                 write!(f, "is no member since {since}, as far as its log goes yet")
@@ -348,8 +350,8 @@ impl fmt::Display for Note {
                      is: drave member add {id}=HOST:PORT"
                 )
             }
-            Note::HandsOver { to } => write!(f, "hands over to {to}"),
-            Note::KeepsLead { to } => write!(f, "{to} did not take over in time: leads on"),
+            Note::TransferStarted { to } => write!(f, "hands over to {to}"),
+            Note::TransferTimedOut { to } => write!(f, "{to} did not take over in time: leads on"),
             Note::ChangeAborted { since } => {
                 write!(f, "takes back the change of {since}: those it would make voters do not answer")
             }
@@ -359,11 +361,11 @@ impl fmt::Display for Note {
             }
             Note::Silent { peer, since } => write!(f, "{peer} silent for {:.1} s", since.as_secs_f64()),
             Note::FollowerRecovered { peer } => write!(f, "{peer} is back"),
-            Note::DiskStands { since } => write!(f, "disk has not answered for {} ms", since.as_millis()),
-            Note::NotHeard { .. }
+            Note::DiskStalled { since } => write!(f, "disk has not answered for {} ms", since.as_millis()),
+            Note::PeerRejected { .. }
             | Note::FoundingWaits { .. }
             | Note::FoundingVetoed { .. }
-            | Note::HasLost { .. }
+            | Note::LossDetected { .. }
             | Note::LostAcknowledged { .. } => self.identity(f),
             Note::InvalidMessage { peer, what } => write!(f, "{peer} said what cannot be: {what}"),
         }
@@ -377,8 +379,8 @@ fn write_reason(f: &mut fmt::Formatter<'_>, reason: Reason, last_leader: Option<
     match reason {
         Reason::Timeout => write!(f, "nothing was heard from {leader}, which led, for {ms} ms (timeout)"),
         Reason::LinkClosed => write!(f, "the connection with {leader}, which led, was closed (link_closed)"),
-        Reason::Again => write!(f, "no vote has succeeded since {leader} was heard {ms} ms ago (again)"),
-        Reason::Handover => write!(f, "{leader} hands over to this node (transfer)"),
+        Reason::Retry => write!(f, "no vote has succeeded since {leader} was heard {ms} ms ago (again)"),
+        Reason::Transfer => write!(f, "{leader} hands over to this node (transfer)"),
     }
 }
 
@@ -402,7 +404,7 @@ mod tests {
             "asks for votes in term 5: no leader was heard yet (timeout)"
         );
         assert!(says(Reason::LinkClosed, heard).to_string().contains("the connection with n2, which led, was closed"));
-        assert!(says(Reason::Handover, heard).to_string().contains("n2 hands over to this node"));
+        assert!(says(Reason::Transfer, heard).to_string().contains("n2 hands over to this node"));
         let why = StepDown::HigherTerm { term: Term(6), from: n2 };
         let note = Note::StepsDown { term: Term(5), why };
         assert_eq!(note.to_string(), "leads term 5 no more: n2 is in the higher term 6");

@@ -160,7 +160,7 @@ impl Progress {
 
     /// Sends entries again: the follower holds less than it acknowledged, and has promised to vote as if it held that.
     /// Acknowledgements from now on count.
-    pub fn begin_anew(&mut self) {
+    pub fn resume_after_loss(&mut self) {
         (self.matched, self.seen, self.has_lost, self.caught_up) = (Index::ZERO, Index::ZERO, None, false);
         self.probe(self.next);
     }
@@ -181,7 +181,7 @@ impl Progress {
     }
 
     /// Switches to a snapshot: the log does not reach back far enough.
-    pub fn ship(&mut self) {
+    pub fn start_snapshot(&mut self) {
         self.stage = ProgressState::Snapshot;
         self.in_flight.clear();
     }

@@ -32,10 +32,10 @@ use std::time::Duration;
 pub struct Raft {
     me: Replica,
     role: Role,
-    reads_given: u64,
+    last_read_id: u64,
     reads_lost: Vec<ReadId>,
     /// Reads that this node serves as a follower while they wait for the leader's read index, and those that have it.
-    inquiries: FollowerReads,
+    follower_reads: FollowerReads,
     inquired: Vec<(ReadId, Index)>,
 }
 
@@ -54,9 +54,9 @@ impl Raft {
         Raft {
             me: replica,
             role: Role::Follower(follower),
-            reads_given: 0,
+            last_read_id: 0,
             reads_lost: Vec::new(),
-            inquiries,
+            follower_reads: inquiries,
             inquired: Vec::new(),
         }
     }
@@ -68,8 +68,8 @@ impl Raft {
             Role::Candidate(candidate) => candidate.tick(&mut self.me, now),
             Role::Leader(leader) => leader.tick(&mut self.me, now),
         };
-        self.inquiries.overdue(now, self.me.options.election_min, &mut self.reads_lost);
-        self.turn(now, next);
+        self.follower_reads.overdue(now, self.me.options.election_min, &mut self.reads_lost);
+        self.apply_next(now, next);
     }
 
     /// Handles a message from a peer.
@@ -78,21 +78,21 @@ impl Raft {
             let nonsense = Note::InvalidMessage { peer: envelope.from, what: "it writes to somebody else" };
             return self.me.notes.push(nonsense);
         }
-        if !self.is_heard(&envelope) {
+        if !self.is_accepted(&envelope) {
             return;
         }
         self.me.remember(&envelope);
         if let Message::Reminder { term, position } = envelope.message {
-            return self.reminded(now, term, position);
+            return self.handle_reminder(now, term, position);
         }
-        if !self.meet_terms(now, &envelope) {
+        if !self.compare_terms(now, &envelope) {
             return;
         }
-        if let Err(what) = self.recognise_leader(now, &envelope) {
+        if let Err(what) = self.recognize_leader(now, &envelope) {
             return self.me.notes.push(Note::InvalidMessage { peer: envelope.from, what });
         }
         if let Message::ReadIndexResponse { number, index } = envelope.message {
-            return self.inquiries.answered(envelope.from, number, index, &mut self.inquired);
+            return self.follower_reads.answered(envelope.from, number, index, &mut self.inquired);
         }
         let leader = envelope.origin.disk.filter(|_| envelope.message.is_leaders()).map(|disk| (envelope.from, disk));
         let next = match &mut self.role {
@@ -103,7 +103,7 @@ impl Raft {
         if let Some((leader, disk)) = leader {
             self.me.remember_leader(leader, disk);
         }
-        self.turn(now, next);
+        self.apply_next(now, next);
     }
 
     /// Reports that the journal has made every write up to `upto` durable.
@@ -113,7 +113,7 @@ impl Raft {
             Role::Candidate(candidate) => candidate.persisted(&self.me),
             Role::Follower(_) | Role::Leader(_) => Next::Stay,
         };
-        self.turn(now, next);
+        self.apply_next(now, next);
     }
 
     /// Reports that the link with a peer broke: messages in flight in either direction may be lost.
@@ -137,7 +137,7 @@ impl Raft {
         if let Role::Follower(follower) = &mut self.role {
             follower.restored();
         }
-        self.turn(now, Next::Stay);
+        self.apply_next(now, Next::Stay);
     }
 
     /// Sends the leader how many bytes of its snapshot are here, or that it is complete and `damaged`.
@@ -148,7 +148,7 @@ impl Raft {
     }
 
     /// Whether this node leads and that follower needs a snapshot.
-    pub fn ships_to(&self, peer: NodeId) -> bool {
+    pub fn needs_snapshot(&self, peer: NodeId) -> bool {
         self.progress().any(|(id, progress)| id == peer && progress.stage == ProgressState::Snapshot)
     }
 
@@ -158,7 +158,7 @@ impl Raft {
     }
 
     /// Records the disk id that a peer presented. The peer is known by it once a leader has logged it.
-    pub fn met(&mut self, peer: NodeId, disk: DiskId) {
+    pub fn learn_disk_id(&mut self, peer: NodeId, disk: DiskId) {
         self.me.remind(peer, disk);
         if self.me.learn_disk_id(peer, disk)
             && let Role::Leader(leader) = &mut self.role
@@ -168,12 +168,12 @@ impl Raft {
     }
 
     /// Sets whether this node's disk is too full for it to lead.
-    pub fn lacks_room(&mut self, low: bool) {
+    pub fn set_low_space(&mut self, low: bool) {
         self.me.room.low = low;
     }
 
     /// Sets how many more bytes this node's log can hold beyond the durable entries.
-    pub fn can_take(&mut self, bytes: u64) {
+    pub fn set_room(&mut self, bytes: u64) {
         self.me.room = Room { bytes, behind: self.me.log.durable(), ..self.me.room };
     }
 
@@ -193,7 +193,7 @@ impl Raft {
         let refusal = self.not_leader();
         let Role::Leader(leader) = &mut self.role else { return Err(refusal) };
         let position = leader.reconfigure(&mut self.me, now, change, force)?;
-        self.turn(now, Next::Stay);
+        self.apply_next(now, Next::Stay);
         Ok(position)
     }
 
@@ -208,7 +208,7 @@ impl Raft {
 
     /// Whether this node accepts commands: it leads, and its log is agreed to be the log of this cluster, so that no
     /// other log ever replaces an acknowledged entry.
-    pub fn takes_commands(&self) -> bool {
+    pub fn accepts_commands(&self) -> bool {
         match &self.role {
             Role::Leader(leader) => leader.takes_commands(&self.me),
             Role::Follower(_) | Role::Candidate(_) => false,
@@ -226,9 +226,9 @@ impl Raft {
     /// Transfers leadership to a responding voter whose disk has room, if there is one: this node's disk is full.
     pub fn make_room(&mut self, now: Time) {
         if let Role::Leader(leader) = &self.role
-            && leader.has_roomy_heir(&self.me, now)
+            && leader.has_target_with_room(&self.me, now)
         {
-            // `has_roomy_heir` has just found a target.
+            // `has_target_with_room` has just found a target.
             let _to = self.transfer(now, None);
         }
     }
@@ -258,7 +258,7 @@ impl Raft {
     /// read index from its leader, and then serves the read itself.
     pub fn read(&mut self) -> Result<ReadId, Refusal> {
         let refusal = self.not_leader();
-        let read = ReadId(self.reads_given + 1);
+        let read = ReadId(self.last_read_id + 1);
         match &mut self.role {
             Role::Leader(leader) => {
                 if !leader.read(&self.me, read) {
@@ -266,26 +266,26 @@ impl Raft {
                 }
             }
             Role::Follower(follower) if follower.leader().is_some() => {
-                if self.inquiries.waiting() >= self.me.options.reads_waiting {
+                if self.follower_reads.waiting() >= self.me.options.reads_waiting {
                     return Err(Refusal::Busy);
                 }
-                self.inquire();
-                self.inquiries.push(read);
+                self.follow_current_leader();
+                self.follower_reads.push(read);
             }
             Role::Follower(_) | Role::Candidate(_) => return Err(refusal),
         }
-        self.reads_given = read.0;
+        self.last_read_id = read.0;
         Ok(read)
     }
 
     /// Follows the current leader; requests to an earlier leader fail.
-    fn inquire(&mut self) {
+    fn follow_current_leader(&mut self) {
         let term = self.me.term();
         let of = match &self.role {
             Role::Follower(follower) => follower.leader().map(|leader| (leader, term)),
             Role::Candidate(_) | Role::Leader(_) => None,
         };
-        self.inquiries.follow(of, &mut self.reads_lost);
+        self.follower_reads.follow(of, &mut self.reads_lost);
     }
 
     /// The refusal that redirects a request to the leader, if one is known.
@@ -298,8 +298,8 @@ impl Raft {
     /// Everything to do since the last call.
     pub fn ready(&mut self, now: Time) -> Ready {
         let mut ready = Ready::default();
-        self.inquire();
-        if let Some((leader, number)) = self.inquiries.ask(now) {
+        self.follow_current_leader();
+        if let Some((leader, number)) = self.follower_reads.ask(now) {
             self.me.send(leader, Message::ReadIndexRequest { number });
         }
         ready.reads.append(&mut self.inquired);
@@ -314,11 +314,11 @@ impl Raft {
     }
 
     /// Changes role as the role requested. A leader then commits and applies the automatic membership changes.
-    fn turn(&mut self, now: Time, next: Next) {
+    fn apply_next(&mut self, now: Time, next: Next) {
         self.become_next(now, next);
         if let Role::Leader(leader) = &mut self.role {
             leader.advance(&mut self.me);
-            let next = leader.govern(&mut self.me, now);
+            let next = leader.advance_membership(&mut self.me, now);
             self.become_next(now, next);
         }
         if self.me.options.mutants == Default::default() {
@@ -386,7 +386,7 @@ impl Raft {
             Role::Candidate(candidate) => candidate.deadline(),
             Role::Leader(leader) => leader.deadline(),
         };
-        role.min(self.inquiries.deadline(self.me.options.election_min))
+        role.min(self.follower_reads.deadline(self.me.options.election_min))
     }
 
     /// This node's id.

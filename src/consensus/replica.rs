@@ -308,7 +308,7 @@ impl Replica {
 
     /// Warns that this node was removed, once its log has reached the commit index of the leader: a node that catches
     /// up passes configurations that were in force long ago.
-    pub fn tell_if_outside(&mut self) {
+    pub fn warn_if_removed(&mut self) {
         if self.log.last().index >= self.leader_commit
             && let Some(since) = self.left_at.take()
             && !self.configs.current().members.contains_key(&self.id)
@@ -325,7 +325,7 @@ impl Replica {
 
     /// Truncates the log from `from` on: the entries conflict with a leader's (§5.3).
     pub fn truncate(&mut self, from: Index) {
-        self.notes.push(Note::Drops { from, last: self.log.last() });
+        self.notes.push(Note::Truncated { from, last: self.log.last() });
         self.log.truncate(from);
         if !self.options.mutants.breaks(Mutant::KeepDroppedConfig) && self.configs.truncate(from) {
             let membership = Box::new(self.configs.current().clone());
@@ -368,7 +368,7 @@ impl Replica {
         if !self.options.mutants.breaks(Mutant::KeepStaleConfig) {
             self.configs.restart(base.configured, base.membership.clone());
         }
-        self.notes.push(Note::Restarts { base: base.position });
+        self.notes.push(Note::LogRestarted { base: base.position });
         self.notes.push(Note::Configured { index: base.configured, membership: Box::new(base.membership.clone()) });
         self.unwritten.clear();
         // A later report of an earlier write does not cover the log that starts here.

@@ -37,7 +37,7 @@ impl Frozen {
         Frozen { time, told: None, before: BTreeMap::new() }
     }
 
-    fn is_told(&self, deadline: Option<ClusterTime>) -> bool {
+    fn was_serialized(&self, deadline: Option<ClusterTime>) -> bool {
         deadline.is_none_or(|deadline| deadline > self.time)
     }
 
@@ -50,7 +50,7 @@ impl Frozen {
     pub fn keep(&mut self, key: &[u8], held: Option<StoredValue<'_>>) {
         let told = self.told.as_deref().is_some_and(|told| key <= told);
         if !told && !self.before.contains_key(key) {
-            let held = held.filter(|held| self.is_told(held.deadline));
+            let held = held.filter(|held| self.was_serialized(held.deadline));
             let was = held.map(|StoredValue { value, deadline }| Was { value: value.into(), deadline });
             self.before.insert(key.into(), was);
         }
@@ -58,7 +58,11 @@ impl Frozen {
 
     /// The next chunk, about `bytes` long; `None` after the last one. `now` yields the current pairs after
     /// [`Frozen::told`], in order.
-    pub fn piece<'a>(&mut self, bytes: usize, now: impl Iterator<Item = (&'a [u8], StoredValue<'a>)>) -> Option<Bytes> {
+    pub fn next_chunk<'a>(
+        &mut self,
+        bytes: usize,
+        now: impl Iterator<Item = (&'a [u8], StoredValue<'a>)>,
+    ) -> Option<Bytes> {
         let mut out = BytesMut::with_capacity(bytes + bytes / 8);
         let mut now = now.peekable();
         // Keys added since the freeze are not serialized, but passing them takes time too.
@@ -76,7 +80,7 @@ impl Frozen {
                 && let Some((key, StoredValue { value, deadline })) = now.next()
                 && order.is_lt()
             {
-                match self.is_told(deadline) {
+                match self.was_serialized(deadline) {
                     true => put_pair(&mut out, Pair { key, value, deadline }),
                     false => passed += 8 + key.len(),
                 }

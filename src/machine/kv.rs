@@ -50,7 +50,7 @@ struct Slot {
     /// deadline, if there is one, follows in eight bytes; a key without a deadline does not pay for it.
     pair: Box<[u8]>,
     key_len: u32,
-    dated: bool,
+    has_deadline: bool,
     hash: u64,
 }
 
@@ -65,7 +65,7 @@ impl Slot {
             None => [key, value].concat(),
             Some(deadline) => [key, value, &deadline.0.to_le_bytes()].concat(),
         };
-        Slot { pair: pair.into(), key_len: key.len() as u32, dated: deadline.is_some(), hash }
+        Slot { pair: pair.into(), key_len: key.len() as u32, has_deadline: deadline.is_some(), hash }
     }
 
     fn key(&self) -> &[u8] {
@@ -73,7 +73,7 @@ impl Slot {
     }
 
     fn value_end(&self) -> usize {
-        self.pair.len() - if self.dated { 8 } else { 0 }
+        self.pair.len() - if self.has_deadline { 8 } else { 0 }
     }
 
     fn value(&self) -> &[u8] {
@@ -81,7 +81,7 @@ impl Slot {
     }
 
     fn deadline(&self) -> Option<ClusterTime> {
-        if !self.dated {
+        if !self.has_deadline {
             return None;
         }
         self.pair.last_chunk().map(|bytes| ClusterTime(u64::from_le_bytes(*bytes)))
@@ -92,18 +92,18 @@ impl Slot {
     }
 
     /// Whether the key is present at that time.
-    fn lives(&self, now: ClusterTime) -> bool {
+    fn is_live(&self, now: ClusterTime) -> bool {
         self.deadline().is_none_or(|deadline| deadline > now)
     }
 }
 
 /// How many commands' keys are prefetched at once: more than a processor can have outstanding.
-const EXPECTED: usize = 32;
+const PREFETCH_KEYS: usize = 32;
 /// How many expired keys each entry frees: more than an entry that is no batch can add, and cheap compared with the
 /// entry itself.
-const SWEPT: usize = 8;
+const EXPIRE_PER_ENTRY: usize = 8;
 /// How many expired keys an entry without a command frees: about a millisecond's work.
-const TIDIED: usize = 1024;
+const EXPIRE_PER_TICK: usize = 1024;
 
 /// A key, its hash and its slot, if any: looked up once per command.
 struct KeyLookup<'a> {
@@ -144,7 +144,7 @@ impl Kv {
     /// The live pairs from that key on.
     fn range<'a>(&'a self, from: Bound<&[u8]>) -> impl Iterator<Item = (&'a [u8], &'a Slot)> {
         let all = self.order.range::<[u8], _>((from, Bound::Unbounded));
-        all.map(|(key, slot)| (&**key, &self.slots[*slot as usize])).filter(|(_, slot)| slot.lives(self.now))
+        all.map(|(key, slot)| (&**key, &self.slots[*slot as usize])).filter(|(_, slot)| slot.is_live(self.now))
     }
 
     fn place<'a>(&self, key: &'a [u8]) -> KeyLookup<'a> {
@@ -155,13 +155,13 @@ impl Kv {
 
     fn held(&self, place: &KeyLookup<'_>) -> Option<StoredValue<'_>> {
         let slot = &self.slots[place.slot? as usize];
-        slot.lives(self.now).then(|| slot.held())
+        slot.is_live(self.now).then(|| slot.held())
     }
 
     /// Reads the pairs of up to [`EXPECTED`] keys into the processor's cache, ahead of their commands. Returns whether
     /// there were any keys.
     fn look_ahead(&self, keys: &mut dyn Iterator<Item = &[u8]>) -> bool {
-        let mut hashes = [0; EXPECTED];
+        let mut hashes = [0; PREFETCH_KEYS];
         let mut count = 0;
         for (expected, key) in hashes.iter_mut().zip(keys) {
             *expected = hash(0, key);
@@ -186,7 +186,7 @@ impl Kv {
             Command::Forget(keys) => return Answer::Number(keys.iter().filter(|key| self.forget(key)).count() as i64),
             Command::PutAll(pairs) => {
                 for (key, value) in pairs {
-                    self.carry_out(&self.place(key), Change::Set(Cow::Borrowed(value), None));
+                    self.apply_change(&self.place(key), Change::Set(Cow::Borrowed(value), None));
                 }
                 return Answer::Done;
             }
@@ -195,7 +195,7 @@ impl Kv {
         let place = self.place(key_of(command));
         match decide(command, self.held(&place), self.now) {
             Ok((change, answer)) => {
-                self.carry_out(&place, change);
+                self.apply_change(&place, change);
                 answer
             }
             Err(answer) => answer,
@@ -207,7 +207,7 @@ impl Kv {
         let place = self.place(key);
         let existed = self.held(&place).is_some();
         if existed {
-            self.carry_out(&place, Change::Remove);
+            self.apply_change(&place, Change::Remove);
         }
         existed
     }
@@ -217,7 +217,7 @@ impl Kv {
         let mut staged = Staged::new();
         let mut answers = AnswerList::of(commands.len());
         for (at, command) in commands.iter().enumerate() {
-            if at % EXPECTED == 0 {
+            if at % PREFETCH_KEYS == 0 {
                 self.look_ahead(&mut commands[at..].iter().map(key_of));
             }
             let key = key_of(command);
@@ -239,7 +239,7 @@ impl Kv {
         }
         for (key, staged) in staged {
             let change = staged.map_or(Change::Remove, |(value, deadline)| Change::Set(value, deadline));
-            self.carry_out(&self.place(key), change);
+            self.apply_change(&self.place(key), change);
         }
         Answer::All(answers.end())
     }
@@ -257,7 +257,7 @@ impl Kv {
         Answer::Each(answers.end())
     }
 
-    fn carry_out(&mut self, place: &KeyLookup<'_>, change: Change<'_>) {
+    fn apply_change(&mut self, place: &KeyLookup<'_>, change: Change<'_>) {
         if let Some(frozen) = &mut self.frozen
             && !matches!(change, Change::Keep)
         {
@@ -272,7 +272,7 @@ impl Kv {
 
     fn remove(&mut self, place: &KeyLookup<'_>) {
         let Some(slot) = place.slot else { return };
-        self.uncount(slot);
+        self.remove_from_digest(slot);
         self.index.remove(place.hash, slot);
         self.order.remove(place.key);
         self.slots[slot as usize] = Slot::default();
@@ -280,7 +280,7 @@ impl Kv {
     }
 
     /// Removes a slot's hash from the digest and its deadline from `expiry`.
-    fn uncount(&mut self, number: u32) {
+    fn remove_from_digest(&mut self, number: u32) {
         let slot = &self.slots[number as usize];
         match slot.deadline() {
             Some(deadline) if !self.expiry.remove(deadline, number, slot.hash) => {}
@@ -294,9 +294,9 @@ impl Kv {
         let number = match place.slot {
             None => self.insert(place, Slot::new(place.key, value, deadline, hash)),
             Some(found) => {
-                self.uncount(found);
+                self.remove_from_digest(found);
                 let slot = &mut self.slots[found as usize];
-                if deadline.is_none() && !slot.dated && slot.value().len() == value.len() {
+                if deadline.is_none() && !slot.has_deadline && slot.value().len() == value.len() {
                     slot.pair[place.key.len()..].copy_from_slice(value);
                     slot.hash = hash;
                 } else {
@@ -333,7 +333,7 @@ impl Kv {
             let Some(slot) = self.expiry.first_overdue() else { return };
             let key = self.slots[slot as usize].key().to_vec();
             let place = KeyLookup { key: &key, hash: hash(0, &key), slot: Some(slot) };
-            self.carry_out(&place, Change::Remove);
+            self.apply_change(&place, Change::Remove);
         }
     }
 
@@ -417,7 +417,7 @@ impl StateMachine for Kv {
     fn advance(&mut self, time: ClusterTime) {
         self.now = self.now.max(time);
         self.expiry.advance(self.now, &mut self.digest);
-        self.sweep(SWEPT);
+        self.sweep(EXPIRE_PER_ENTRY);
     }
 
     fn resume(&mut self, time: ClusterTime) {
@@ -425,7 +425,7 @@ impl StateMachine for Kv {
     }
 
     fn expire_due(&mut self) {
-        self.sweep(TIDIED);
+        self.sweep(EXPIRE_PER_TICK);
     }
 
     fn due(&self) -> Option<ClusterTime> {
@@ -466,7 +466,7 @@ impl StateMachine for Kv {
         let frozen = self.frozen.as_mut()?;
         let untold = self.order.range::<[u8], _>((frozen.told(), Bound::Unbounded));
         let now = untold.map(|(key, slot)| (&**key, self.slots[*slot as usize].held()));
-        let piece = frozen.piece(bytes, now);
+        let piece = frozen.next_chunk(bytes, now);
         if piece.is_none() {
             self.end_snapshot();
         }

@@ -10,7 +10,7 @@ use crate::limits::CHUNK_BYTES;
 use crate::machine::state_machine::StateMachine;
 use crate::node::event::{DurableSnapshot, Event};
 use crate::shelf::restore::header;
-use crate::shelf::{Job, JobResult, Reviving};
+use crate::shelf::{Job, JobResult, Restore};
 use crate::snapshot::Snapshot;
 use crate::types::{ClusterId, ClusterTime, Entry, Index, Membership, NodeId, Position};
 use crate::wal::report::Fault;
@@ -38,7 +38,7 @@ pub struct Applying<M> {
     /// Whether a snapshot of the state is being written.
     taking: bool,
     /// The state of another node, being restored from its snapshot.
-    reviving: Option<Reviving<M>>,
+    reviving: Option<Restore<M>>,
 }
 
 impl<M: StateMachine> Applying<M> {
@@ -112,7 +112,7 @@ impl<M: StateMachine> Applying<M> {
     pub fn done(&mut self, done: JobResult) -> Option<Event> {
         match done {
             JobResult::Wants if self.taking => {
-                let job = self.applier.piece(CHUNK_BYTES).map_or(Job::Finish, Job::Piece);
+                let job = self.applier.next_chunk(CHUNK_BYTES).map_or(Job::Finish, Job::Piece);
                 // If the thread is gone, its own message reports that.
                 let _there_or_gone = self.shelf.send(job);
                 None
@@ -124,21 +124,21 @@ impl<M: StateMachine> Applying<M> {
             JobResult::Wants | JobResult::Written => None,
             JobResult::Damaged => {
                 self.taking = false;
-                self.applier.thaw();
+                self.applier.end_snapshot();
                 Some(Event::TakenDamaged)
             }
             JobResult::Taken(snapshot) => {
                 self.taking = false;
-                self.applier.thaw();
-                Some(Event::Taken(snapshot.map(|snapshot| kept(&snapshot, &self.leavings))))
+                self.applier.end_snapshot();
+                Some(Event::SnapshotTaken(snapshot.map(|snapshot| kept(&snapshot, &self.leavings))))
             }
             JobResult::NoRoom => None,
             JobResult::Received { from, snapshot, next, damaged } => {
-                Some(Event::Received { from, snapshot, next, damaged })
+                Some(Event::ChunkStored { from, snapshot, next, damaged })
             }
             JobResult::Inspected { snapshot, whole } => Some(Event::Inspected { snapshot, whole }),
             JobResult::Arrived(snapshot) => {
-                self.reviving = Some(Reviving::begin(&self.applier, snapshot));
+                self.reviving = Some(Restore::begin(&self.applier, snapshot));
                 None
             }
         }

@@ -120,12 +120,12 @@ impl Conn {
     }
 
     /// Whether reading from it is suspended: its client has too much output to read, or too many requests in progress.
-    pub fn rests(&self, options: &Options, pressure: Pressure) -> bool {
+    pub fn is_read_suspended(&self, options: &Options, pressure: Pressure) -> bool {
         let waits = || self.is_held_back(options, pressure) || self.is_crowded(pressure);
         match (self.role, &self.speech) {
-            (Role::Guest(_), _) if self.lingers => false,
+            (Role::GatewayClient(_), _) if self.lingers => false,
             // A connection that is closing is not read from, and must not fill memory until its last answer.
-            (Role::Guest(_), Some(speech)) => speech.is_leaving() || speech.is_full() || waits(),
+            (Role::GatewayClient(_), Some(speech)) => speech.is_leaving() || speech.is_full() || waits(),
             (Role::Client(_), _) => self.asked > options.client_requests_max || waits(),
             _ => false,
         }
@@ -148,7 +148,7 @@ impl Conn {
     }
 
     /// How many bytes it holds: output, requests that wait for answers, and incomplete input.
-    pub fn weigh(&self) -> usize {
+    pub fn memory_use(&self) -> usize {
         let speech = self.speech.as_ref().map_or(0, GatewayConnection::bytes);
         self.lanes.held() + self.input.len() + self.reader.held() + speech
     }
@@ -228,7 +228,9 @@ impl Conn {
         let patience = match self.role {
             Role::Handshaking => options.hello_patience,
             Role::Connecting(_) => options.dial_patience,
-            Role::InboundPeer(_) | Role::Client(_) | Role::Guest(_) | Role::OutboundPeer(_) => options.frame_patience,
+            Role::InboundPeer(_) | Role::Client(_) | Role::GatewayClient(_) | Role::OutboundPeer(_) => {
+                options.frame_patience
+            }
         };
         let patience = self.patience.unwrap_or(patience);
         self.awaits.is_some_and(|since| now.since(since) > patience)

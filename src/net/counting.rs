@@ -1,6 +1,6 @@
 //! Request counts of each gateway, for metrics. They belong to one thread and need no lock.
 
-use crate::api::figures::{Failure, GatewayFigures, WrongRequest};
+use crate::api::figures::{Failure, GatewayFigures, RequestError};
 use crate::api::{Reply, Request};
 use crate::pipeline::Tally;
 use std::collections::BTreeMap;
@@ -91,14 +91,14 @@ impl Counting {
     pub fn answered(&mut self, reply: &Reply) {
         match reply {
             Reply::Refused(refusal) => self.at(Gateway::Native).failed(Failure::Refused(refusal.name())),
-            Reply::Unknown => self.at(Gateway::Native).failed(Failure::Wrong(WrongRequest::UnknownOutcome)),
+            Reply::Unknown => self.at(Gateway::Native).failed(Failure::Wrong(RequestError::UnknownOutcome)),
             _ => {}
         }
     }
 
     /// Counts a malformed message of a native client.
     pub fn malformed(&mut self) {
-        self.at(Gateway::Native).failed(Failure::Wrong(WrongRequest::Malformed));
+        self.at(Gateway::Native).failed(Failure::Wrong(RequestError::Malformed));
     }
 
     /// How many clients that gateway has accepted.
@@ -149,7 +149,7 @@ mod tests {
         counting.asked(&Request::Status);
         counting.answered(&Reply::Refused(Refusal::Busy));
         counting.answered(&Reply::Unknown);
-        let failures = vec![Failure::Refused("stopping"), Failure::Wrong(WrongRequest::Malformed)];
+        let failures = vec![Failure::Refused("stopping"), Failure::Wrong(RequestError::Malformed)];
         counting.add(Gateway::Redis, Tally { requests: 5, writes: 1, reads: 2, failures });
         let told = counting.figures();
         let native = &told["native"];

@@ -17,7 +17,7 @@ pub enum Role {
     /// A native client, with its number on this node.
     Client(u64),
     /// A gateway client, with its number on this node. It sends no frames.
-    Guest(u64),
+    GatewayClient(u64),
     /// An outbound connection to a peer that has not answered the hello yet.
     Connecting(NodeId),
     /// An outbound connection to a peer, on which this node sends messages.

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 /// A message of another thread to the event loop.
 #[derive(Debug)]
-pub enum Letter {
+pub enum LoopMessage {
     /// From the log thread: what became durable.
     Journal(wal::Report),
     /// From the snapshot thread: a finished job, or the fault that ends it.
@@ -40,8 +40,8 @@ pub enum Letter {
 
 /// The sending side of the inbox. Each thread that sends messages has a clone.
 #[derive(Clone, Debug)]
-pub struct Post {
-    letters: Sender<Letter>,
+pub struct InboxSender {
+    letters: Sender<LoopMessage>,
     waker: Waker,
     board: Board,
 }
@@ -49,22 +49,22 @@ pub struct Post {
 /// The receiving side, which belongs to the event loop.
 #[derive(Debug)]
 pub struct Inbox {
-    letters: Receiver<Letter>,
+    letters: Receiver<LoopMessage>,
     /// A message that was received by a check for messages.
-    next: Option<Letter>,
+    next: Option<LoopMessage>,
     board: Board,
 }
 
 /// Creates an inbox and its sending side.
-pub fn inbox(waker: Waker) -> (Post, Inbox) {
+pub fn inbox(waker: Waker) -> (InboxSender, Inbox) {
     let (sender, receiver) = channel();
     let board = Board::default();
-    (Post { letters: sender, waker, board: board.clone() }, Inbox { letters: receiver, next: None, board })
+    (InboxSender { letters: sender, waker, board: board.clone() }, Inbox { letters: receiver, next: None, board })
 }
 
-impl Post {
+impl InboxSender {
     /// Sends a message, and wakes the event loop. Returns false if the event loop has ended.
-    pub fn post(&self, letter: Letter) -> bool {
+    pub fn post(&self, letter: LoopMessage) -> bool {
         let posted = self.letters.send(letter).is_ok();
         self.waker.wake();
         posted
@@ -92,7 +92,7 @@ impl Inbox {
     }
 
     /// Whether there is a message.
-    pub fn has_mail(&mut self) -> bool {
+    pub fn has_message(&mut self) -> bool {
         if self.next.is_none() {
             self.next = self.letters.try_recv().ok();
         }
@@ -100,7 +100,7 @@ impl Inbox {
     }
 
     /// The next message, if there is one.
-    pub fn take(&mut self) -> Option<Letter> {
+    pub fn take(&mut self) -> Option<LoopMessage> {
         self.next.take().or_else(|| self.letters.try_recv().ok())
     }
 }

@@ -5,7 +5,7 @@
 
 use super::applying::Applying;
 use super::busy_poll::BusyPoll;
-use super::inbox::{Inbox, Letter};
+use super::inbox::{Inbox, LoopMessage};
 use super::leaderless::{self, Leaderless};
 use super::leadership::Leadership;
 use super::log_control::{self, LogControl};
@@ -187,15 +187,15 @@ impl<M: StateMachine> Reactor<M> {
             }
             self.take_in(now)?;
             if let Some(event) = self.machine.revive()? {
-                self.tell(now, event);
+                self.handle(now, event);
             }
             let works = self.unturned || self.node.deadline() <= now || self.machine.has_work();
             if works {
                 self.turn()?;
             }
             self.net.set_leader(self.node.raft().leader());
-            self.say_who_leads();
-            self.miss_leader(now);
+            self.publish_leadership();
+            self.log_no_leader(now);
             self.net.flush(now);
             self.watch(now);
             if self.is_finished(now) {
@@ -206,7 +206,7 @@ impl<M: StateMachine> Reactor<M> {
     }
 
     /// Passes an event to the node, and marks that the node needs a `turn` before the loop sleeps.
-    fn tell(&mut self, now: Time, event: Event) {
+    fn handle(&mut self, now: Time, event: Event) {
         // The log level belongs to the process, not to the node. Peers never forward this request.
         if let Event::Request { from: from @ Caller::Client(_), id, request: Request::LogLevel(request), .. } = event {
             return self.reply(now, from, id, log_control::answer(self.options.log_control, request));
@@ -219,20 +219,20 @@ impl<M: StateMachine> Reactor<M> {
     fn tell_net_events(&mut self, now: Time) {
         let mut events = std::mem::take(&mut self.events);
         self.net.events(&mut events);
-        events.drain(..).for_each(|event| self.tell(now, event));
+        events.drain(..).for_each(|event| self.handle(now, event));
         self.events = events;
     }
 
     /// Publishes the current leader and term to other threads.
-    fn say_who_leads(&self) {
+    fn publish_leadership(&self) {
         let raft = self.node.raft();
-        let leads = raft.takes_commands() && raft.transfer_target().is_none();
+        let leads = raft.accepts_commands() && raft.transfer_target().is_none();
         self.inbox.say_who_leads(Leadership { term: raft.term(), leader: raft.leader(), leads });
     }
 
     /// Logs a warning when there has been no leader for long, with the voters that are reachable and those that are
     /// not.
-    fn miss_leader(&mut self, now: Time) {
+    fn log_no_leader(&mut self, now: Time) {
         let raft = self.node.raft();
         // A node that is not a member, or is stopping, expects no leader.
         let waits = || self.stop_by.is_none() && raft.membership().members.contains_key(&self.id);
@@ -262,23 +262,23 @@ impl<M: StateMachine> Reactor<M> {
         self.tell_net_events(now);
         while let Some(letter) = self.inbox.take() {
             match letter {
-                Letter::Journal(report) => self.tell(now, Event::Journal(report)),
-                Letter::Ask { request, answer, until } => {
+                LoopMessage::Journal(report) => self.handle(now, Event::Journal(report)),
+                LoopMessage::Ask { request, answer, until } => {
                     let until = now + until.saturating_duration_since(Instant::now());
                     self.ask(now, request, Local { answer, until });
                 }
-                Letter::Shelf(done) => {
+                LoopMessage::Shelf(done) => {
                     if let Some(event) = self.machine.done(done?) {
-                        self.tell(now, event);
+                        self.handle(now, event);
                     }
                 }
-                Letter::Space { low } => {
+                LoopMessage::Space { low } => {
                     self.tell_of_space(low);
-                    self.tell(now, Event::Space { low });
+                    self.handle(now, Event::Space { low });
                 }
-                Letter::Credentials(fresh) => self.net.set_credentials(*fresh),
-                Letter::Stop => self.stop(now),
-                Letter::Gone(which) => return Err(Broken::Gone(which)),
+                LoopMessage::Credentials(fresh) => self.net.set_credentials(*fresh),
+                LoopMessage::Stop => self.stop(now),
+                LoopMessage::Gone(which) => return Err(Broken::Gone(which)),
             }
         }
         Ok(())
@@ -306,7 +306,7 @@ impl<M: StateMachine> Reactor<M> {
         let id = self.next_local;
         self.next_local += 1;
         self.locals.insert(id, local);
-        self.tell(now, Event::Request { from: LOCAL, id, forward: true, request });
+        self.handle(now, Event::Request { from: LOCAL, id, forward: true, request });
     }
 
     /// Runs the node and executes its actions, and repeats while that produces more events, within the budget. If
@@ -321,7 +321,7 @@ impl<M: StateMachine> Reactor<M> {
                 return Ok(());
             }
             let mut actions = std::mem::take(&mut self.actions);
-            self.carry_out(now, &mut actions)?;
+            self.execute(now, &mut actions)?;
             self.actions = actions;
             self.net.pump_all(now);
             self.tell_net_events(now);
@@ -334,7 +334,7 @@ impl<M: StateMachine> Reactor<M> {
 
     /// Executes actions, the most urgent first: messages to peers, then writes to the journal, then replies.
     /// Applying comes last so that it does not delay an AppendEntries.
-    fn carry_out(&mut self, now: Time, actions: &mut Vec<Action>) -> Result<(), Broken> {
+    fn execute(&mut self, now: Time, actions: &mut Vec<Action>) -> Result<(), Broken> {
         let mut writes = Vec::new();
         let mut batches = Vec::new();
         let mut release = None;
@@ -398,7 +398,7 @@ impl<M: StateMachine> Reactor<M> {
         if let Some(begun) = begun {
             self.replayed(begun, now, entries);
         }
-        self.tell(now, Event::Applied(report));
+        self.handle(now, Event::Applied(report));
     }
 
     /// Reports progress after entries were applied, some of which may be from the log found at startup.
@@ -482,7 +482,7 @@ impl<M: StateMachine> Reactor<M> {
             self.stop_by = Some(now + self.options.grace);
             self.net.stop_listening();
             // Leadership is transferred first, so that the cluster need not wait for an election timeout.
-            self.tell(now, Event::Leaving);
+            self.handle(now, Event::Leaving);
         }
     }
 
@@ -513,7 +513,7 @@ impl<M: StateMachine> Reactor<M> {
             return Ok(());
         }
         self.net.waker().sleeping();
-        if self.inbox.has_mail() || self.net.has_mail() {
+        if self.inbox.has_message() || self.net.has_mail() {
             self.net.waker().awake();
             self.net.wait(Some(Duration::ZERO))?;
             return Ok(());
@@ -528,7 +528,7 @@ impl<M: StateMachine> Reactor<M> {
     fn look(&mut self) -> Result<bool, Broken> {
         let mut looks = self.look.begin();
         while looks {
-            if self.net.wait(Some(Duration::ZERO))? || self.inbox.has_mail() || self.net.has_mail() {
+            if self.net.wait(Some(Duration::ZERO))? || self.inbox.has_message() || self.net.has_mail() {
                 self.look.found();
                 return Ok(true);
             }

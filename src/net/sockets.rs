@@ -81,11 +81,11 @@ pub struct Net {
     /// Bytes held for clients.
     memory: Memory,
     /// Connections without a complete handshake, oldest first.
-    strangers: VecDeque<Token>,
+    handshaking: VecDeque<Token>,
     links: Links,
     resolver: Resolver,
     /// Configured addresses of members, used in addition to those in the membership.
-    places: BTreeMap<NodeId, String>,
+    configured_addresses: BTreeMap<NodeId, String>,
     /// Decides which peers are admitted.
     admission: Admission,
     doors: Doors,
@@ -100,7 +100,7 @@ pub struct Net {
     /// Why the last attempt to reach each peer failed, in a word or two; removed once the peer is connected.
     causes: BTreeMap<NodeId, &'static str>,
     /// The inbound connection of each peer.
-    speakers: BTreeMap<NodeId, Token>,
+    inbound_peers: BTreeMap<NodeId, Token>,
     /// Bytes written to each peer on connections that are closed.
     sent: BTreeMap<NodeId, u64>,
     /// Connections to be read from.
@@ -112,7 +112,7 @@ pub struct Net {
     /// Whether new requests are refused because the node is stopping.
     stopping: bool,
     /// Whether the event source under the free token was ready.
-    rung: bool,
+    signalled: bool,
     events: Vec<Event>,
 }
 
@@ -147,8 +147,8 @@ impl Net {
             generation: 0,
             clients: 0,
             operators: 0,
-            strangers: VecDeque::new(),
-            places,
+            handshaking: VecDeque::new(),
+            configured_addresses: places,
             admission: Admission::new(me).of_machine(machine),
             doors: Doors::default(),
             redis: Redis::default(),
@@ -159,14 +159,14 @@ impl Net {
             said: SaidLines::at_most(failing::PEER_LINES),
             said_of_callers: SaidLines::at_most(failing::CALLER_LINES),
             causes: BTreeMap::new(),
-            speakers: BTreeMap::new(),
+            inbound_peers: BTreeMap::new(),
             sent: BTreeMap::new(),
             unread: Vec::new(),
             touched: Vec::new(),
             sweep_at: Time::NEVER,
             scratch: vec![0; 256 << 10].into(),
             stopping: false,
-            rung: false,
+            signalled: false,
             events: Vec::new(),
         })
     }
@@ -188,7 +188,7 @@ impl Net {
 
     /// Whether the event source under [`FREE`] was ready since the last call.
     pub fn signalled(&mut self) -> bool {
-        std::mem::take(&mut self.rung)
+        std::mem::take(&mut self.signalled)
     }
 
     /// How many client requests are not answered yet.
@@ -198,7 +198,8 @@ impl Net {
 
     /// How many bytes wait to be written to clients.
     pub fn unwritten(&self) -> usize {
-        let clients = self.conns.iter().filter(|(_, conn)| matches!(conn.role, Role::Client(_) | Role::Guest(_)));
+        let clients =
+            self.conns.iter().filter(|(_, conn)| matches!(conn.role, Role::Client(_) | Role::GatewayClient(_)));
         clients.map(|(_, conn)| conn.lanes.size()).sum()
     }
 
@@ -215,7 +216,7 @@ impl Net {
     /// member, which has to learn of its removal. A node without a configuration keeps links to its configured
     /// addresses.
     pub fn set_members(&mut self, now: Time, membership: &Membership, configured: Position) {
-        let places = || Membership::founding(self.places.clone());
+        let places = || Membership::founding(self.configured_addresses.clone());
         let before = self.admission.members().clone();
         let added = self.admission.set_members(now, membership, configured, places);
         self.disks.forget_but(|id| before.stays(id, self.admission.members()));
@@ -240,7 +241,7 @@ impl Net {
     /// Closes the connections with a peer that was added again, or was removed a while ago. The peer must send its disk
     /// id again before any further message from it counts.
     fn part(&mut self, now: Time, peer: NodeId) {
-        let speaker = self.speakers.get(&peer).copied();
+        let speaker = self.inbound_peers.get(&peer).copied();
         let dialed = self.links.get(peer).and_then(Link::token);
         for token in speaker.into_iter().chain(dialed) {
             self.close(now, token);
@@ -250,8 +251,8 @@ impl Net {
     /// Sets the links to all members, recent former members and configured addresses.
     fn link(&mut self, now: Time) {
         let mut wanted: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
-        for (id, member) in self.admission.spoken_to() {
-            let addresses = self.places.get(id).into_iter().chain([&member.address]);
+        for (id, member) in self.admission.peers_to_dial() {
+            let addresses = self.configured_addresses.get(id).into_iter().chain([&member.address]);
             let all = wanted.entry(*id).or_default();
             for address in addresses.filter(|address| !address.is_empty()) {
                 if !all.contains(address) {
@@ -267,7 +268,11 @@ impl Net {
     /// The address of a member, as far as it is known: the last that worked, or the one to be tried now.
     pub fn place(&self, member: NodeId) -> Option<&str> {
         if member == self.me.node {
-            return self.places.get(&member).map(String::as_str).or_else(|| self.admission.members().address(member));
+            return self
+                .configured_addresses
+                .get(&member)
+                .map(String::as_str)
+                .or_else(|| self.admission.members().address(member));
         }
         self.links.get(member).map(|link| link.address())
     }
@@ -301,7 +306,7 @@ impl Net {
                 REDIS => self.doors.knocked(GatewayKind::Redis),
                 HTTP => self.doors.knocked(GatewayKind::Http),
                 WAKER => {}
-                FREE => self.rung = true,
+                FREE => self.signalled = true,
                 token => {
                     let Some(conn) = find(&mut self.conns, token) else { continue };
                     let ends = event.is_read_closed() || event.is_write_closed() || event.is_error();
@@ -368,10 +373,10 @@ impl Net {
                     let _if_not_it_is_slower = stream::tune_caller(&stream);
                     let stream = Stream::accepted(self.options.keys.as_ref(), stream);
                     if let Ok(token) = stream.and_then(|stream| self.insert(now, stream, Role::Handshaking)) {
-                        self.strangers.push_back(token);
+                        self.handshaking.push_back(token);
                     }
-                    if self.strangers.len() > self.options.strangers_max
-                        && let Some(longest) = self.strangers.front()
+                    if self.handshaking.len() > self.options.strangers_max
+                        && let Some(longest) = self.handshaking.front()
                     {
                         self.close(now, *longest);
                     }
@@ -408,7 +413,7 @@ impl Net {
         let mut left = self.options.read_bytes / self.scratch.len();
         loop {
             let Some(conn) = find(&mut self.conns, token) else { return };
-            if !conn.has_more() || conn.rests(&self.options, self.memory.pressure()) {
+            if !conn.has_more() || conn.is_read_suspended(&self.options, self.memory.pressure()) {
                 return;
             }
             if left == 0 {
@@ -455,11 +460,11 @@ impl Net {
         loop {
             // A frame may have closed the connection.
             let Some(conn) = find(&mut self.conns, token) else { return Ok(()) };
-            if matches!(conn.role, Role::Guest(_)) {
+            if matches!(conn.role, Role::GatewayClient(_)) {
                 self.converse(now, token);
                 return Ok(());
             }
-            conn.unheard = conn.rests(&self.options, self.memory.pressure());
+            conn.unheard = conn.is_read_suspended(&self.options, self.memory.pressure());
             if conn.farewell || conn.unheard {
                 return Ok(());
             }
@@ -534,7 +539,7 @@ impl Net {
             let written = conn.write();
             self.memory.count(conn);
             let gone = written.is_err()
-                || (matches!(conn.role, Role::Client(_) | Role::Guest(_))
+                || (matches!(conn.role, Role::Client(_) | Role::GatewayClient(_))
                     && conn.lanes.size() > self.options.client_bytes_max);
             if gone {
                 if let Err(error) = written {
@@ -551,7 +556,7 @@ impl Net {
                 // Its requests to the node were delayed until the client reads.
                 self.doors.pump_soon(token);
             }
-            if rested && !conn.rests(&self.options, pressure) {
+            if rested && !conn.is_read_suspended(&self.options, pressure) {
                 // Reading from it was suspended until the client reads.
                 list(&mut self.unread, conn);
             }

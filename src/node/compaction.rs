@@ -25,7 +25,7 @@ pub struct CompactionPolicy {
     /// No snapshot is due before this time: the last one did not fit the disk.
     rest: Time,
     /// How many snapshots in a row did not fit.
-    misfits: u32,
+    no_space_failures: u32,
     /// How many snapshots in a row were damaged when they were read back, and the time before which none is due because
     /// of it.
     spoilt: u32,
@@ -47,7 +47,7 @@ impl CompactionPolicy {
             since: now,
             taking: false,
             rest: Time::ZERO,
-            misfits: 0,
+            no_space_failures: 0,
             spoilt: 0,
             spoilt_until: Time::ZERO,
             asked: Vec::new(),
@@ -92,13 +92,13 @@ impl CompactionPolicy {
     }
 
     /// Removes and returns the callers that the newest snapshot satisfies.
-    pub fn served(&mut self) -> Vec<(Caller, u64)> {
+    pub fn take_satisfied(&mut self) -> Vec<(Caller, u64)> {
         let upto = self.upto();
         self.asked.extract_if(.., |(.., wanted)| *wanted <= upto).map(|(from, id, _)| (from, id)).collect()
     }
 
     /// Removes and returns all waiting callers, because no snapshot can be taken.
-    pub fn disappointed(&mut self) -> Vec<(Caller, u64)> {
+    pub fn take_all_waiters(&mut self) -> Vec<(Caller, u64)> {
         self.asked.drain(..).map(|(from, id, _)| (from, id)).collect()
     }
 
@@ -109,12 +109,12 @@ impl CompactionPolicy {
 
     /// Whether the last attempted snapshot did not fit the disk.
     pub fn lacks_room(&self) -> bool {
-        self.misfits > 0
+        self.no_space_failures > 0
     }
 
     /// Records that the disk has room: the next attempt need not wait.
     pub fn room(&mut self) {
-        (self.rest, self.misfits) = (Time::ZERO, 0);
+        (self.rest, self.no_space_failures) = (Time::ZERO, 0);
     }
 
     /// Sets this node's ordinal `nth`, from 0, among `of` voters. All logs grow alike; a later ordinal takes its
@@ -180,13 +180,13 @@ impl CompactionPolicy {
         self.taking = false;
         match kept {
             Some(kept) => {
-                (self.misfits, self.spoilt) = (0, 0);
+                (self.no_space_failures, self.spoilt) = (0, 0);
                 self.adopt(now, kept);
             }
             None => {
                 // Each failed attempt fills the disk for nothing: attempts become less and less frequent.
-                self.rest = now + options.snapshot_again * (1 << self.misfits.min(REST_DOUBLES));
-                self.misfits += 1;
+                self.rest = now + options.snapshot_again * (1 << self.no_space_failures.min(REST_DOUBLES));
+                self.no_space_failures += 1;
             }
         }
     }
@@ -211,7 +211,7 @@ impl CompactionPolicy {
     }
 
     /// Checks again at the next turn whether the log may be compacted.
-    pub fn look_again(&mut self) {
+    pub fn recheck(&mut self) {
         self.unreleased = true;
     }
 

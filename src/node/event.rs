@@ -90,7 +90,7 @@ pub enum Event {
     /// The applier has applied the entries of [`Action::Apply`].
     Applied(apply::Report),
     /// [`Action::Take`] is complete. `None` if there was no room for the snapshot.
-    Taken(Option<DurableSnapshot>),
+    SnapshotTaken(Option<DurableSnapshot>),
     /// The snapshot of [`Action::Take`] was damaged when it was read back: it is discarded.
     TakenDamaged,
     /// [`Action::Inspect`] is complete.
@@ -101,7 +101,7 @@ pub enum Event {
         whole: bool,
     },
     /// A chunk of the leader's snapshot was written to a file.
-    Received {
+    ChunkStored {
         /// The leader.
         from: NodeId,
         /// The snapshot.
@@ -162,7 +162,7 @@ pub enum Action {
     Write(Write),
     /// Apply these committed entries, in order; [`Event::Applied`] reports the outcomes.
     Apply(Vec<Entry>),
-    /// Freeze the machine and write a snapshot of it; [`Event::Taken`] follows when it is durable. No batch is being
+    /// Freeze the machine and write a snapshot of it; [`Event::SnapshotTaken`] follows when it is durable. No batch is being
     /// applied: all entries submitted before are applied, and entries submitted in the same turn are not yet.
     Take {
         /// The index since which the membership holds.
@@ -170,7 +170,7 @@ pub enum Action {
         /// The membership as of the applied index.
         membership: Membership,
     },
-    /// Store a chunk of a leader's snapshot. [`Event::Received`] reports the progress, and [`Event::Restored`] that the
+    /// Store a chunk of a leader's snapshot. [`Event::ChunkStored`] reports the progress, and [`Event::Restored`] that the
     /// snapshot is complete and the machine restored from it.
     Receive {
         /// The leader.

@@ -40,7 +40,7 @@ pub struct Node {
     stats: Stats,
     proposals: Proposals,
     parked: Parked,
-    reading: LinearizableReads,
+    linearizable_reads: LinearizableReads,
     forwarded: Forwarded,
     queries: Queries,
     /// The last index submitted to the applier. `applied` is how far the applier has reported.
@@ -92,7 +92,7 @@ impl Node {
             stats: Stats::default(),
             proposals: Proposals::default(),
             parked: Parked::default(),
-            reading: LinearizableReads::default(),
+            linearizable_reads: LinearizableReads::default(),
             forwarded: Forwarded::after(first),
             queries: Queries::default(),
             submitted_to_apply: applied.upto,
@@ -149,29 +149,29 @@ impl Node {
                 self.compaction.forget(caller);
                 self.snapshot_reads.forget(caller);
                 self.admin_waiters.forget(caller);
-                self.reading.forget(caller);
+                self.linearizable_reads.forget(caller);
                 self.forwarded.forget(caller);
             }
             Event::Journal(report) => self.journal(now, report),
             Event::Space { low } => {
                 self.space.is(low);
-                self.raft.lacks_room(low);
+                self.raft.set_low_space(low);
                 if !low {
                     self.compaction.room();
                 }
             }
-            Event::Met { peer, disk } => self.raft.met(peer, disk),
+            Event::Met { peer, disk } => self.raft.learn_disk_id(peer, disk),
             Event::OtherLog { peer, log } => self.named_by_other_log(peer, log),
             // Without a possible transfer target the other nodes detect the loss of the leader by themselves.
             Event::Leaving => drop(self.raft.transfer(now, None)),
             Event::Applied(report) => self.settle(now, report),
-            Event::Taken(kept) => self.taken(now, kept),
+            Event::SnapshotTaken(kept) => self.taken(now, kept),
             Event::TakenDamaged => {
                 self.stats.ends_snapshot(now, false);
                 self.compaction.taken_damaged(now, &self.options);
             }
             Event::Inspected { snapshot, whole } => self.inspected(now, snapshot, whole),
-            Event::Received { from, snapshot, next, damaged } => self.raft.chunked(from, snapshot, next, damaged),
+            Event::ChunkStored { from, snapshot, next, damaged } => self.raft.chunked(from, snapshot, next, damaged),
             Event::Restored { kept, base, time, report } => self.restored(now, kept, base, time, report),
             Event::Queried { ticket, applied, answer } => {
                 if let Some((from, id)) = self.queries.answered(ticket) {
@@ -226,7 +226,7 @@ impl Node {
             // A leader could not finish a request that it accepts during a leadership transfer. The request is parked,
             // for the next leader or, if the transfer fails, for this one.
             Request::Propose { .. } | Request::Query { .. } | Request::Change { .. }
-                if self.raft.transfer_target().is_some() || self.begins_log() =>
+                if self.raft.transfer_target().is_some() || self.log_not_agreed() =>
             {
                 self.park(asked);
             }
@@ -249,12 +249,12 @@ impl Node {
             }
             // A follower requests the read index from its leader, and answers the query itself.
             Request::Query { .. } => match self.raft.read() {
-                Ok(read) => self.reading.push(read, asked),
+                Ok(read) => self.linearizable_reads.push(read, asked),
                 Err(refusal) => self.refuse(asked, refusal),
             },
             // The process answers this for its own clients; peers do not forward it.
             Request::LogLevel(_) => self.refuse(asked, Refusal::NotOffered),
-            Request::Change { .. } | Request::Transfer { .. } if self.raft.leads() => self.govern(now, asked),
+            Request::Change { .. } | Request::Transfer { .. } if self.raft.leads() => self.handle_admin(now, asked),
             Request::Propose { .. } | Request::Change { .. } | Request::Transfer { .. } => {
                 self.forward_or_redirect(asked)
             }
@@ -262,8 +262,8 @@ impl Node {
     }
 
     /// Whether this node leads a log that is not yet confirmed as this cluster's log. Commands are parked until it is.
-    fn begins_log(&self) -> bool {
-        self.raft.leads() && !self.raft.takes_commands()
+    fn log_not_agreed(&self) -> bool {
+        self.raft.leads() && !self.raft.accepts_commands()
     }
 
     /// Whether there is room for the command `op`, on this disk and on enough other disks.
@@ -273,7 +273,7 @@ impl Node {
     }
 
     /// Starts a membership change or a leadership transfer. This node is the leader.
-    fn govern(&mut self, now: Time, asked: ClientRequest) {
+    fn handle_admin(&mut self, now: Time, asked: ClientRequest) {
         let outcome = match &asked.request {
             Request::Change { change, force } => self.raft.reconfigure(now, change, *force).map(|position| {
                 self.admin_waiters.began(&self.raft, asked.from, asked.id, position);
@@ -313,7 +313,7 @@ impl Node {
                 let refusal = self.raft.not_leader();
                 self.refuse(asked, refusal);
             }
-            None => match self.outside() {
+            None => match self.not_member_refusal() {
                 Some(refusal) => self.refuse(asked, refusal),
                 None => self.park(asked),
             },
@@ -323,7 +323,7 @@ impl Node {
     /// The refusal if this node is not a member and knows no leader: it names the members that the caller should try.
     /// (It applies also to a node that may still be needed as leader, as long as the node does not know that it was
     /// removed for good: the request had no effect.)
-    fn outside(&self) -> Option<Refusal> {
+    fn not_member_refusal(&self) -> Option<Refusal> {
         let (node, members) = (self.raft.id(), &self.raft.membership().members);
         let outside = !members.contains_key(&node) && self.raft.leader().is_none();
         let addresses = members.values().map(|member| member.address.clone()).filter(|address| !address.is_empty());
@@ -365,7 +365,7 @@ impl Node {
     fn journal(&mut self, now: Time, report: Report) {
         self.stats.synced(&report);
         self.raft.persisted(now, report.durable);
-        self.raft.can_take(report.room);
+        self.raft.set_room(report.room);
         for sealed in report.sealed {
             if let Err(fault) = self.view.seal(sealed) {
                 self.fault = Some(fault);
@@ -402,7 +402,7 @@ impl Node {
         // Before more entries are submitted to the applier: a snapshot holds the applied state, and names the members
         // as of the same index.
         self.keep(now, actions);
-        self.feed(now, actions);
+        self.submit_entries(now, actions);
         self.query(now, actions);
         self.snapshot_reads.answer(now, &mut self.replies);
         actions.append(&mut self.forwards);
@@ -419,7 +419,7 @@ impl Node {
         let unparks = !self.parked.is_empty()
             && self.leader.is_some()
             && self.raft.transfer_target().is_none()
-            && !self.begins_log();
+            && !self.log_not_agreed();
         self.leader != self.raft.leader() || self.led_term != self.led_term() || unparks
     }
 
@@ -457,11 +457,11 @@ impl Node {
         if self.parked.is_empty() {
             return;
         }
-        if leader.is_some() && self.raft.transfer_target().is_none() && !self.begins_log() {
+        if leader.is_some() && self.raft.transfer_target().is_none() && !self.log_not_agreed() {
             for asked in self.parked.take() {
                 self.ask(now, asked);
             }
-        } else if let Some(refusal) = self.outside() {
+        } else if let Some(refusal) = self.not_member_refusal() {
             // The requests were parked for a leader, and this node has just been removed.
             self.parked.take().for_each(|asked| self.refuse(asked, refusal.clone()));
         } else if self.parked.deadline() <= now {
@@ -484,14 +484,14 @@ impl Node {
         ready.messages.iter().for_each(|envelope| self.stats.sends(now, envelope));
         actions.extend(ready.messages.into_iter().map(Action::Send));
         for order in ready.appends {
-            if let Some(envelope) = self.fill(order) {
+            if let Some(envelope) = self.build_append(order) {
                 actions.push(Action::Send(envelope));
             }
         }
         for (read, index) in ready.reads {
-            self.reading.confirm(read, index);
+            self.linearizable_reads.confirm(read, index);
         }
-        let lost = ready.reads_lost.into_iter().filter_map(|read| self.reading.lose(read)).collect();
+        let lost = ready.reads_lost.into_iter().filter_map(|read| self.linearizable_reads.lose(read)).collect();
         self.fail_in_flight(now, lost);
         if let Some(newest) = self.compaction.kept().cloned() {
             for peer in ready.ships {
@@ -522,7 +522,7 @@ impl Node {
     }
 
     /// The AppendEntries message that `order` describes, with its entries.
-    fn fill(&mut self, order: EntriesToSend) -> Option<Envelope> {
+    fn build_append(&mut self, order: EntriesToSend) -> Option<Envelope> {
         let EntriesToSend { to, term, prev, upto, commit, probe } = order;
         let range = prev.index.next()..=upto;
         // The consensus core has bounded the range: no further limit is needed.
@@ -537,7 +537,7 @@ impl Node {
     }
 
     /// Submits committed entries to the applier, one batch at a time.
-    fn feed(&mut self, now: Time, actions: &mut Vec<Action>) {
+    fn submit_entries(&mut self, now: Time, actions: &mut Vec<Action>) {
         let commit = self.raft.log().commit();
         if self.applying.is_some() || self.submitted_to_apply >= commit {
             return;

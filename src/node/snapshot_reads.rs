@@ -87,7 +87,7 @@ impl SnapshotReads {
                 let total = file.len() as u64;
                 let begin = offset.min(total);
                 let end = begin.saturating_add(self.chunk).min(total);
-                Reply::SnapshotPiece { offset: begin, total, bytes: file.slice(begin as usize..end as usize) }
+                Reply::SnapshotChunk { offset: begin, total, bytes: file.slice(begin as usize..end as usize) }
             });
             replies.push((from, id, reply));
         }
@@ -154,7 +154,7 @@ mod tests {
         let mut replies = Vec::new();
         reads.answer(now, &mut replies);
         match replies.pop() {
-            Some((CLIENT, 1, Reply::SnapshotPiece { offset, total: 25, bytes })) => Ok((offset, bytes.len())),
+            Some((CLIENT, 1, Reply::SnapshotChunk { offset, total: 25, bytes })) => Ok((offset, bytes.len())),
             other => panic!("{other:?}"),
         }
     }

@@ -52,10 +52,10 @@ struct Ship {
     /// When a chunk was last sent or acknowledged.
     moved: Time,
     /// When sending was last restarted because of a response of the follower.
-    begun_again: Time,
+    restarted_at: Time,
     /// The offset from which the follower reports chunks missing, if sending restarted too recently to trust that
     /// report.
-    lacks: Option<u64>,
+    missing_from: Option<u64>,
     /// When the follower last responded for this snapshot.
     heard: Time,
     /// Why sending is on hold.
@@ -92,10 +92,10 @@ impl SnapshotSender {
     pub fn begin(&mut self, now: Time, to: NodeId, newest: &DurableSnapshot, matched: Index) {
         let ship = self.ships.entry(to).or_insert_with(|| Ship::new(now, newest.clone()));
         if ship.kept.position.index <= matched {
-            *ship = Ship { begun_again: ship.begun_again, ..Ship::new(now, newest.clone()) };
-        } else if ship.hold == Hold::Nothing && now.since(ship.begun_again) >= AGAIN {
+            *ship = Ship { restarted_at: ship.restarted_at, ..Ship::new(now, newest.clone()) };
+        } else if ship.hold == Hold::Nothing && now.since(ship.restarted_at) >= AGAIN {
             // Not at every late acknowledgment.
-            ship.begun_again = now;
+            ship.restarted_at = now;
             ship.ask_again(now);
         }
     }
@@ -144,7 +144,7 @@ impl SnapshotSender {
             return;
         }
         ship.heard = now;
-        ship.lacks = (ship.known && next <= ship.acked).then_some(next);
+        ship.missing_from = (ship.known && next <= ship.acked).then_some(next);
         if !ship.known {
             ship.begin_again_at(now, next);
         }
@@ -164,10 +164,10 @@ impl SnapshotSender {
         if self.ships.is_empty() {
             return;
         }
-        self.ships.retain(|to, _| raft.ships_to(*to));
+        self.ships.retain(|to, _| raft.needs_snapshot(*to));
         newest.into_iter().for_each(|newest| self.renew(now, newest));
         for (to, ship) in &mut self.ships {
-            ship.go_on(now);
+            ship.resume_after_hold(now);
             ship.send_what_it_lacks(now);
             if ship.hold == Hold::Nothing && now.since(ship.moved) >= PATIENCE {
                 ship.ask_again(now);
@@ -203,7 +203,7 @@ impl SnapshotSender {
     /// When chunks are next due to be sent again.
     pub fn deadline(&self) -> Time {
         let due = |ship: &Ship| match ship.hold {
-            Hold::Nothing if ship.lacks.is_some() => ship.begun_again + AGAIN,
+            Hold::Nothing if ship.missing_from.is_some() => ship.restarted_at + AGAIN,
             Hold::Nothing => ship.moved + PATIENCE,
             Hold::Until(when) => when,
             Hold::Inspection | Hold::Replacement | Hold::Newer => Time::NEVER,
@@ -227,16 +227,29 @@ impl Ship {
         let (acked, sent, known, asked) = (0, 0, false, false);
         let (hold, damaged, of_this) = (Hold::Nothing, 0, 0);
         let (moved, begun_again, heard, lacks) = (now, now, now, None);
-        Ship { kept, acked, known, asked, sent, moved, begun_again, lacks, heard, hold, damaged, of_this }
+        Ship {
+            kept,
+            acked,
+            known,
+            asked,
+            sent,
+            moved,
+            restarted_at: begun_again,
+            missing_from: lacks,
+            heard,
+            hold,
+            damaged,
+            of_this,
+        }
     }
 
     /// Resends from the offset that the follower reported missing, if no newer acknowledgment has contradicted it: then
     /// that report was not merely reordered. Waiting for `PATIENCE` at each lost chunk would take as many seconds as
     /// chunks are lost.
     fn send_what_it_lacks(&mut self, now: Time) {
-        if let Some(from) = self.lacks
+        if let Some(from) = self.missing_from
             && self.hold == Hold::Nothing
-            && now.since(self.begun_again) >= AGAIN
+            && now.since(self.restarted_at) >= AGAIN
         {
             self.begin_again_at(now, from);
         }
@@ -244,12 +257,12 @@ impl Ship {
 
     /// Sends everything from `from` on again.
     fn begin_again_at(&mut self, now: Time, from: u64) {
-        (self.acked, self.sent, self.lacks) = (from, from, None);
-        (self.begun_again, self.moved) = (now, now);
+        (self.acked, self.sent, self.missing_from) = (from, from, None);
+        (self.restarted_at, self.moved) = (now, now);
     }
 
     /// Restarts a snapshot received damaged, once its delay is over.
-    fn go_on(&mut self, now: Time) {
+    fn resume_after_hold(&mut self, now: Time) {
         if matches!(self.hold, Hold::Until(when) if when <= now) {
             let (damaged, of_this, heard) = (self.damaged, self.of_this, self.heard);
             *self = Ship { damaged, of_this, heard, ..Ship::new(now, self.kept.clone()) };
@@ -475,9 +488,9 @@ mod tests {
             let Hold::Until(when) = shipping.ships[&to].hold else { break };
             pauses.push(when.since(now).as_secs());
             let ship = shipping.ships.get_mut(&to).expect("it is there");
-            ship.go_on(Time(when.0 - 1));
+            ship.resume_after_hold(Time(when.0 - 1));
             assert_eq!(ship.next(CHUNK), None, "not yet");
-            ship.go_on(when);
+            ship.resume_after_hold(when);
             now = when;
             shipping.chunked(now, to, newest.position, 0);
             assert_eq!(sends(&mut shipping, to), [0, 1, 2]);

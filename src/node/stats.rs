@@ -1,6 +1,6 @@
 //! The node's measurements of itself, as plain counters: one thread, no lock.
 
-use crate::api::figures::{Buckets, Figures};
+use crate::api::figures::{Buckets, Counters};
 use crate::api::{DiskStatus, StageStatus};
 use crate::consensus::message::{Envelope, Message, Round};
 use crate::types::{Index, NodeId, Time};
@@ -48,7 +48,7 @@ pub struct Stats {
     /// How many more bytes the log can take, as last reported by the journal.
     room: Option<u64>,
     /// Counters and histograms that are reported as they are.
-    pub figures: Figures,
+    pub figures: Counters,
     /// The last known leader.
     leader: Option<NodeId>,
     /// Bytes of snapshot chunks received from leaders.
@@ -75,13 +75,13 @@ impl Default for Stats {
             beats: BTreeMap::new(),
             taking: None,
             room: None,
-            figures: Figures {
+            figures: Counters {
                 commit_ns: Buckets::of_durations(),
                 fsync_ns: Buckets::of_durations(),
                 batch_entries: Buckets::of_counts(),
                 snapshot_ns: Buckets::of_durations(),
                 turn_ns: Buckets::of_durations(),
-                ..Figures::default()
+                ..Counters::default()
             },
             leader: None,
             received: 0,

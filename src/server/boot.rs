@@ -17,13 +17,13 @@ use crate::net::deferred_drop::DeferredDrop;
 use crate::net::sockets::Identity;
 use crate::node::node::{Node, NodeStart};
 use crate::node::start::start;
-use crate::shelf::{Reviving, bring_together, fault};
+use crate::shelf::{Restore, fault, reconcile_with_log};
 use crate::snapshot::{Snapshot, Store};
 use crate::types::Run;
 use crate::types::{DiskId, Index, Membership, Position, SnapshotPoint, Time};
 use crate::wal::identity::{Identity as Owner, NAME, short};
 use crate::wal::sync_marker::io;
-use crate::wal::{self, Fault, Journal, ReadMode, Recovered, Reserve};
+use crate::wal::{self, Ballast, Fault, Journal, ReadMode, Recovered};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -51,7 +51,7 @@ pub struct Booted {
     /// The snapshot to restore, if any.
     pub snapshot: Option<Snapshot>,
     /// The space to free when the disk is full.
-    pub reserve: Reserve<FsDisk>,
+    pub reserve: Ballast<FsDisk>,
 }
 
 /// Rejects a directory that has no identity and cannot become this node's, before anything is created in it.
@@ -92,12 +92,12 @@ pub fn boot(config: &Config, locked: Option<Lock>, telling: &mut StartProgress) 
     let root = make(&config.data, syncs(config))?;
     let place = config.data.display().to_string();
     let lock = locked.map_or_else(|| lock(config, &root), Ok)?;
-    let reserve = Reserve::new(root.clone(), config.reserve());
+    let reserve = Ballast::new(root.clone(), config.reserve());
     if config.reserve() == 0 {
-        reserve.give_up()?;
+        reserve.remove_for_log()?;
     }
     let found = match find(config, &root, &place, &reserve, telling) {
-        Err(Fault::Full { file }) if reserve.give_up()? => {
+        Err(Fault::Full { file }) if reserve.remove_for_log()? => {
             log::warn!(node = config.id.get(); "no space left for {file}: the reserve is given up for it");
             find(config, &root, &place, &reserve, telling)?
         }
@@ -170,7 +170,7 @@ fn find(
     config: &Config,
     root: &FsDisk,
     place: &str,
-    reserve: &Reserve<FsDisk>,
+    reserve: &Ballast<FsDisk>,
     telling: &mut StartProgress,
 ) -> wal::Result<DirectoryContents> {
     if is_replacement_pending(&config.data) {
@@ -192,7 +192,7 @@ fn find(
     let (mut journal, mut recovered) = Journal::read(disk.clone(), options, founding, reading)?;
     journal.fall_back_on(reserve.clone());
     let newest = store.find_newest(&telling.stage("snapshot checked")).map_err(fault)?;
-    let snapshot = bring_together(&mut journal, &mut recovered, newest)?;
+    let snapshot = reconcile_with_log(&mut journal, &mut recovered, newest)?;
     check_cluster(config, &owner, &recovered, place)?;
     owner.check_log(place, latest(&recovered).log_id)?;
     let founded = Owner { founded: true, ..owner };
@@ -277,7 +277,7 @@ pub fn node<M: StateMachine>(
     let mut applier = Applier::new(machine);
     let kept = snapshot.as_ref().map(|snapshot| kept(snapshot, leavings));
     if let Some(snapshot) = snapshot {
-        applier = Reviving::begin(&applier, snapshot).all(&telling.stage("snapshot taken in"))?.0;
+        applier = Restore::begin(&applier, snapshot).all(&telling.stage("snapshot taken in"))?.0;
     }
     let mut options = config.node.clone();
     let beforehand = beforehand(&recovered.view, applier.applied(), options.apply_bytes);

@@ -2,7 +2,7 @@
 
 use crate::api::{Consistency, Op, Outcome, Refusal, Reply, Request};
 use crate::client::{ClientError, Executed, Queried, Tried, deadline};
-use crate::net::inbox::{Letter, Post};
+use crate::net::inbox::{InboxSender, LoopMessage};
 use crate::net::leadership::Leadership;
 use crate::types::{Position, SessionId};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 /// A handle to a node in the same process, for any thread.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    post: Post,
+    post: InboxSender,
 }
 
 /// The reason why there is no reply.
@@ -39,7 +39,7 @@ pub struct Session {
 }
 
 impl Handle {
-    pub(super) fn new(post: Post) -> Handle {
+    pub(super) fn new(post: InboxSender) -> Handle {
         Handle { post }
     }
 
@@ -74,7 +74,7 @@ impl Handle {
     fn try_ask(&self, request: Request, timeout: Duration) -> Result<Reply, Silence> {
         let (answer, answered) = channel();
         let until = deadline(timeout);
-        if !self.post.post(Letter::Ask { request, answer, until }) {
+        if !self.post.post(LoopMessage::Ask { request, answer, until }) {
             return Err(Silence::Stopped);
         }
         answered.recv_timeout(timeout).map_err(|error| match error {
@@ -99,7 +99,7 @@ impl Handle {
                 Ok(_) => break,
                 Err(silence) => {
                     tried.refusal = None;
-                    tried.trouble = Some(silence.to_string());
+                    tried.last_error = Some(silence.to_string());
                     break;
                 }
             }
@@ -116,7 +116,7 @@ impl Handle {
     /// Tells the node to accept no new requests, finish those in progress, and stop.
     pub fn stop(&self) {
         // If it is gone, it has stopped.
-        let _there_or_gone = self.post.post(Letter::Stop);
+        let _there_or_gone = self.post.post(LoopMessage::Stop);
     }
 }
 
@@ -128,7 +128,7 @@ impl Session {
             Some(id) => id,
             None => match self.put(Op::Open { window: 1, ordered: false }, deadline)?.1 {
                 Outcome::Opened { session } => *self.id.insert(session),
-                other => return Err(ClientError::Strange(Box::new(other))),
+                other => return Err(ClientError::UnexpectedReply(Box::new(other))),
             },
         };
         let seq = self.next;
@@ -141,7 +141,7 @@ impl Session {
                 self.id = None;
                 Err(ClientError::SessionExpired)
             }
-            (_, other) => Err(ClientError::Strange(Box::new(other))),
+            (_, other) => Err(ClientError::UnexpectedReply(Box::new(other))),
         }
     }
 
@@ -160,14 +160,14 @@ impl Session {
             match self.handle.try_ask(request.clone(), left) {
                 Ok(Reply::Done { position, outcome }) => return Ok((position, outcome)),
                 Ok(Reply::Refused(refusal @ (Refusal::TooLarge { .. } | Refusal::Malformed))) => {
-                    return Err(ClientError::Never(refusal));
+                    return Err(ClientError::Rejected(refusal));
                 }
                 Ok(Reply::Refused(refusal)) => tried.refusal = Some(refusal),
                 Ok(Reply::Unknown) => uncertain = true,
                 Ok(_) => return Err(ClientError::Unknown(tried)),
                 Err(silence) => {
                     (tried.took, tried.refusal) = (begun.elapsed(), None);
-                    tried.trouble = Some(silence.to_string());
+                    tried.last_error = Some(silence.to_string());
                     return Err(ClientError::Unknown(tried));
                 }
             }
@@ -183,7 +183,7 @@ impl Drop for Session {
         let request = Request::Propose { op: Op::Close { session }.encode() };
         // Nothing waits for the reply. A follower forwards the request.
         let (answer, _nobody) = channel();
-        let _best_effort = self.handle.post.post(Letter::Ask { request, answer, until: deadline(CLOSE_WITHIN) });
+        let _best_effort = self.handle.post.post(LoopMessage::Ask { request, answer, until: deadline(CLOSE_WITHIN) });
     }
 }
 
@@ -201,7 +201,7 @@ mod tests {
     use crate::api::{Consistency, Op, Refusal, Reply, Request};
     use crate::config::Config;
     use crate::machine::Kv;
-    use crate::net::inbox::Letter;
+    use crate::net::inbox::LoopMessage;
     use crate::server::Server;
     use crate::types::NodeId;
     use bytes::Bytes;
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(handle.ask(write.clone(), Duration::from_millis(1)), None);
         // Sent before the stop, and waits for a while.
         let (answer, answered) = channel();
-        handle.post.post(Letter::Ask { request: write, answer, until: Instant::now() + Duration::from_secs(10) });
+        handle.post.post(LoopMessage::Ask { request: write, answer, until: Instant::now() + Duration::from_secs(10) });
         let status = || handle.ask(Request::Status, Duration::from_secs(20));
         assert!(matches!(status(), Some(Reply::Status(_))));
         handle.stop();

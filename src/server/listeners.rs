@@ -79,13 +79,13 @@ fn bind_gateway(
     beside: Option<u16>,
 ) -> Result<Option<TcpListener>, ServerError> {
     let place = match (doorway, beside) {
-        (BindAddress::Off, _) | (BindAddress::Beside, None) => return Ok(None),
+        (BindAddress::Off, _) | (BindAddress::Loopback, None) => return Ok(None),
         (BindAddress::At(place), _) => place.clone(),
-        (BindAddress::Beside, Some(port)) => format!("127.0.0.1:{port}"),
+        (BindAddress::Loopback, Some(port)) => format!("127.0.0.1:{port}"),
     };
     match resolve(&place).and_then(|addresses| listen_at_any(&addresses)) {
         Ok(listener) => Ok(Some(listener)),
-        Err(error) if *doorway == BindAddress::Beside => {
+        Err(error) if *doorway == BindAddress::Loopback => {
             log::warn!(node = config.id.get(); "no {who} are let in: cannot listen on {place}: {error}");
             Ok(None)
         }

@@ -84,11 +84,11 @@ pub fn write_new_cluster<M: StateMachine>(
     let mut writer = Store::open(make(&directory.join("snapshots"))?, cluster)
         .and_then(|store| store.writer(&header))
         .map_err(fault)?;
-    while let Some(piece) = applier.piece(CHUNK_BYTES) {
+    while let Some(piece) = applier.next_chunk(CHUNK_BYTES) {
         let (kind, bytes) = chunk_of(&piece);
         writer.put(kind, bytes).map_err(fault)?;
     }
-    applier.thaw();
+    applier.end_snapshot();
     writer.finish().map_err(fault)?;
 
     let options = wal::Options::new(first.node, cluster, disk);

@@ -1,7 +1,7 @@
 //! SIGHUP: reloads keys and password; and logs the validity of certificates.
 
 use crate::net::credentials::CredentialFiles;
-use crate::net::inbox::{Letter, Post};
+use crate::net::inbox::{InboxSender, LoopMessage};
 use crate::secure::{Keys, Validity};
 use log::Level;
 use std::io;
@@ -28,7 +28,7 @@ impl Reloader {
     /// # Errors
     ///
     /// The system cannot start a thread.
-    pub fn start(files: CredentialFiles, keys: Option<Keys>, post: Post, node: u64) -> io::Result<Reloader> {
+    pub fn start(files: CredentialFiles, keys: Option<Keys>, post: InboxSender, node: u64) -> io::Result<Reloader> {
         if files.is_empty() {
             return Ok(Reloader { ask: None, node });
         }
@@ -58,14 +58,14 @@ impl Reloader {
 }
 
 /// Returns the new keys, if any were read.
-fn reload(files: &CredentialFiles, post: &Post, node: u64) -> Option<Keys> {
+fn reload(files: &CredentialFiles, post: &InboxSender, node: u64) -> Option<Keys> {
     match files.read() {
         Ok(fresh) => {
             log::info!(node; "SIGHUP: {} read again, for connections from now on", named(files));
             tell_validity(node, fresh.keys.as_ref(), Level::Info);
             let keys = fresh.keys.clone();
             // If the reactor is gone, the node is stopping.
-            let _there_or_gone = post.post(Letter::Credentials(Box::new(fresh)));
+            let _there_or_gone = post.post(LoopMessage::Credentials(Box::new(fresh)));
             keys
         }
         Err(what) => {

@@ -5,7 +5,7 @@ use super::handle::Handle;
 use super::listeners::Listeners;
 use super::reloading::{Reloader, tell_validity};
 use super::start_progress::{StartProgress, TELL_EVERY};
-use super::workers::{spawn_keeper, spawn_log, spawn_watch};
+use super::workers::{spawn_log, spawn_snapshot_thread, spawn_watch};
 use crate::config::{Config, ConfigError};
 use crate::disk::fs::Lock;
 use crate::machine::state_machine::StateMachine;
@@ -16,7 +16,7 @@ use crate::net::inbox::inbox;
 use crate::net::reactor::{Broken, Clock, Options, Reactor};
 use crate::net::resp::gateway as redis;
 use crate::net::sockets::{FREE, Net};
-use crate::shelf::Keeper;
+use crate::shelf::SnapshotWorker;
 use crate::types::{ClusterId, Membership};
 use crate::wal::{self, Fault, SpaceMonitor};
 use mio::Interest;
@@ -146,7 +146,7 @@ impl<M: StateMachine> Server<M> {
             net.listens_unasked(listen);
         }
         let (post, inbox) = inbox(net.waker().clone());
-        let (writes, log) = spawn_log(journal, disk, post.clone(), config.log_look)?;
+        let (writes, log) = spawn_log(journal, disk, post.clone(), config.log_busy_poll)?;
         let watch = spawn_watch(SpaceMonitor::new(reserve.clone(), config.segment_bytes), post.clone())?;
         let signals = config.signals.then(|| watch_signals(&net)).transpose()?;
         let reloader = Reloader::start(config.credentials, config.net.keys.clone(), post.clone(), config.id.get())?;
@@ -155,7 +155,7 @@ impl<M: StateMachine> Server<M> {
         for (who, door) in &doors {
             log::info!(node = config.id.get(); "{who} are let in at {door}");
         }
-        let shelf = spawn_keeper(Keeper::new(store, reserve), post.clone())?;
+        let shelf = spawn_snapshot_thread(SnapshotWorker::new(store, reserve), post.clone())?;
         let machine = Applying::new(applier, (me.cluster, me.node), shelf, leavings);
         let options = Options { in_memory, file_system, ..config.reactor };
         let reactor = Reactor::new(net, node, machine, writes, inbox, options, clock);

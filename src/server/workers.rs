@@ -6,8 +6,8 @@
 use crate::disk::Disk;
 use crate::net::busy_poll::BusyPoll;
 use crate::net::deferred_drop::give_way;
-use crate::net::inbox::{Letter, Post};
-use crate::shelf::{Job, Keeper};
+use crate::net::inbox::{InboxSender, LoopMessage};
+use crate::shelf::{Job, SnapshotWorker};
 use crate::types::{Entry, Payload, Position, Write};
 use crate::wal::{Fault, Journal, Result, SpaceMonitor, Spare, SpareOrder, Task};
 use std::collections::VecDeque;
@@ -38,7 +38,7 @@ struct LogThread<D: Disk> {
     tasks: Receiver<Task>,
     /// Writes that arrived while the log waited for space.
     waiting: VecDeque<Task>,
-    post: Post,
+    post: InboxSender,
     look: BusyPoll,
     /// The orders for spare segments, and the finished ones.
     orders: Sender<SpareOrder>,
@@ -50,13 +50,13 @@ struct LogThread<D: Disk> {
 /// Reports that a thread has ended, for whatever reason. If the reactor has ended first, nothing reads the report,
 /// which is fine.
 struct Alarm {
-    post: Post,
+    post: InboxSender,
     which: &'static str,
 }
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        self.post.post(Letter::Gone(self.which));
+        self.post.post(LoopMessage::Gone(self.which));
     }
 }
 
@@ -65,7 +65,7 @@ impl Drop for Alarm {
 pub fn spawn_log<D: Disk>(
     journal: Journal<D>,
     disk: D,
-    post: Post,
+    post: InboxSender,
     look: Duration,
 ) -> io::Result<(Sender<Task>, JoinHandle<Result<()>>)> {
     let (sender, tasks) = channel();
@@ -115,7 +115,7 @@ impl<D: Disk> LogThread<D> {
         let begun = Instant::now();
         let mut report = self.journal.sync()?;
         report.took = begun.elapsed();
-        Ok(self.post.post(Letter::Journal(report)))
+        Ok(self.post.post(LoopMessage::Journal(report)))
     }
 
     /// Waits until there is space for that task. The node sees this as a stalled disk: earlier writes are synced, later
@@ -189,7 +189,7 @@ impl<D: Disk> LogThread<D> {
                 Err(RecvTimeoutError::Timeout) if patience == IDLE => self.journal.confirm()?,
                 Err(RecvTimeoutError::Timeout) => {
                     if let Some(report) = self.journal.look()? {
-                        self.post.post(Letter::Journal(report));
+                        self.post.post(LoopMessage::Journal(report));
                     }
                 }
             }
@@ -231,7 +231,7 @@ impl<D: Disk> LogThread<D> {
 
 /// Starts the thread for snapshot files. It ends when all senders of jobs are dropped, or with the error of a failed
 /// job.
-pub fn spawn_keeper<D: Disk>(mut keeper: Keeper<D>, post: Post) -> io::Result<Sender<Job>> {
+pub fn spawn_snapshot_thread<D: Disk>(mut keeper: SnapshotWorker<D>, post: InboxSender) -> io::Result<Sender<Job>> {
     let (sender, jobs) = channel();
     std::thread::Builder::new().name("snapshot".into()).spawn(move || {
         let _alarm = Alarm { post: post.clone(), which: "snapshot" };
@@ -245,7 +245,7 @@ pub fn spawn_keeper<D: Disk>(mut keeper: Keeper<D>, post: Post) -> io::Result<Se
                 std::thread::sleep(begun.elapsed());
             }
             let over = done.is_err();
-            if !post.post(Letter::Shelf(done)) || over {
+            if !post.post(LoopMessage::Shelf(done)) || over {
                 return;
             }
         }
@@ -256,7 +256,7 @@ pub fn spawn_keeper<D: Disk>(mut keeper: Keeper<D>, post: Post) -> io::Result<Se
 /// Starts the thread that watches the free disk space. It ends when the returned sender is dropped.
 pub fn spawn_watch<D: Disk>(
     mut watch: SpaceMonitor<D>,
-    post: Post,
+    post: InboxSender,
 ) -> io::Result<(Sender<Infallible>, JoinHandle<()>)> {
     let (held, holds) = channel::<Infallible>();
     let thread = std::thread::Builder::new().name("space".into()).spawn(move || {
@@ -264,7 +264,7 @@ pub fn spawn_watch<D: Disk>(
             match watch.look() {
                 Ok(Some(low)) => {
                     // If the reactor is gone, the sender will soon be dropped too.
-                    post.post(Letter::Space { low });
+                    post.post(LoopMessage::Space { low });
                 }
                 Ok(None) => {}
                 // If the disk has failed, the log will fail too, and knows what to do.

@@ -6,7 +6,7 @@ pub mod start;
 pub mod trouble;
 pub mod worker;
 
-pub use restore::Reviving;
-pub use start::bring_together;
+pub use restore::Restore;
+pub use start::reconcile_with_log;
 pub use trouble::fault;
-pub use worker::{Job, JobResult, Keeper};
+pub use worker::{Job, JobResult, SnapshotWorker};

@@ -2,7 +2,7 @@
 
 use super::start::base_of;
 use super::trouble::{fault, strange};
-use crate::apply::{Applier, Piece, Restoring, StateHeader};
+use crate::apply::{Applier, ApplierRestore, Piece, StateHeader};
 use crate::disk::Meter;
 use crate::machine::state_machine::StateMachine;
 use crate::snapshot::{Chunk, ChunkKind, Header, Snapshot};
@@ -10,16 +10,16 @@ use crate::types::{ClusterId, Index, Membership, NodeId, SnapshotPoint};
 use crate::wal::Result;
 
 /// A state that is being restored.
-pub struct Reviving<M> {
+pub struct Restore<M> {
     snapshot: Snapshot,
     pieces: Box<dyn Iterator<Item = crate::snapshot::Result<Chunk>> + Send>,
-    restoring: Restoring<M>,
+    restoring: ApplierRestore<M>,
 }
 
-impl<M: StateMachine> Reviving<M> {
+impl<M: StateMachine> Restore<M> {
     /// Begins a restore for a state machine of the same kind as that of `like`, which is not changed.
-    pub fn begin(like: &Applier<M>, snapshot: Snapshot) -> Reviving<M> {
-        Reviving { pieces: Box::new(snapshot.pieces()), restoring: like.restoring(), snapshot }
+    pub fn begin(like: &Applier<M>, snapshot: Snapshot) -> Restore<M> {
+        Restore { pieces: Box::new(snapshot.pieces()), restoring: like.restoring(), snapshot }
     }
 
     /// The snapshot that is being restored.

@@ -12,7 +12,7 @@ use crate::wal::{Journal, Recovered, Result, View};
 /// apply and freeze entries that a quorum holds before its own disk does, and a node that received a snapshot may have
 /// died before its journal was restarted. A log that begins after the snapshot is a fault: the entries between them are
 /// lost.
-pub fn bring_together<D: Disk>(
+pub fn reconcile_with_log<D: Disk>(
     journal: &mut Journal<D>,
     recovered: &mut Recovered,
     newest: Newest,

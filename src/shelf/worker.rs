@@ -9,7 +9,7 @@ use crate::apply::Piece;
 use crate::disk::Disk;
 use crate::snapshot::{self, Header, Incoming, Snapshot, Store, Writer};
 use crate::types::{NodeId, Position};
-use crate::wal::{Reserve, Result};
+use crate::wal::{Ballast, Result};
 use bytes::Bytes;
 use std::io::ErrorKind;
 
@@ -89,9 +89,9 @@ pub enum JobResult {
 }
 
 /// The worker that writes one node's snapshot files.
-pub struct Keeper<D: Disk> {
+pub struct SnapshotWorker<D: Disk> {
     store: Store<D>,
-    reserve: Reserve<D>,
+    reserve: Ballast<D>,
     writer: Option<Writer<D>>,
     incoming: Option<Incoming<D>>,
     /// Position and size of the latest received snapshot: later messages from its sender about it are stale.
@@ -100,10 +100,10 @@ pub struct Keeper<D: Disk> {
     complained: bool,
 }
 
-impl<D: Disk> Keeper<D> {
+impl<D: Disk> SnapshotWorker<D> {
     /// An idle worker for these files; `reserve` is on the same disk.
-    pub fn new(store: Store<D>, reserve: Reserve<D>) -> Keeper<D> {
-        Keeper { store, reserve, writer: None, incoming: None, arrived: None, complained: false }
+    pub fn new(store: Store<D>, reserve: Ballast<D>) -> SnapshotWorker<D> {
+        SnapshotWorker { store, reserve, writer: None, incoming: None, arrived: None, complained: false }
     }
 
     /// Runs a job. An error is final: the node must stop.
@@ -111,8 +111,8 @@ impl<D: Disk> Keeper<D> {
         let outcome = match job {
             Job::Begin(header) => self.with_reserve(|keeper| keeper.begin(&header)),
             Job::Piece(piece) => self.with_reserve(|keeper| keeper.put(&piece)),
-            Job::Finish => self.with_reserve(Keeper::seal),
-            Job::Verify => self.with_reserve(Keeper::verify),
+            Job::Finish => self.with_reserve(SnapshotWorker::seal),
+            Job::Verify => self.with_reserve(SnapshotWorker::verify),
             Job::GiveUp => Ok(JobResult::Taken(None)),
             Job::Receive { from, snapshot, total, offset, bytes } => {
                 return self.receive(from, snapshot, total, offset, &bytes);
@@ -125,12 +125,12 @@ impl<D: Disk> Keeper<D> {
             Ok(done @ (JobResult::Wants | JobResult::Written)) => Ok(done),
             Ok(done @ JobResult::Taken(Some(_))) => {
                 self.complained = false;
-                self.reserve.returned();
+                self.reserve.end_loan();
                 Ok(done)
             }
             Ok(done) => self.give_up().map(|()| done),
             Err(snapshot::Fault::Full { file }) => {
-                self.complain(&file);
+                self.log_no_room_once(&file);
                 self.give_up().map(|()| JobResult::Taken(None))
             }
             Err(damaged @ snapshot::Fault::Damaged { .. }) => self.set_aside(&damaged).map_err(fault),
@@ -144,7 +144,7 @@ impl<D: Disk> Keeper<D> {
             let aside = self.store.set_aside(&writer.unfinished())?;
             log::error!("snapshot {damaged}; the file is set aside as {aside}");
         }
-        self.reserve.returned();
+        self.reserve.end_loan();
         Ok(JobResult::Damaged)
     }
 
@@ -168,7 +168,7 @@ impl<D: Disk> Keeper<D> {
     }
 
     /// Logs a lack of room once, since it may last long.
-    fn complain(&mut self, file: &str) {
+    fn log_no_room_once(&mut self, file: &str) {
         if !std::mem::replace(&mut self.complained, true) {
             log::warn!("no space left for {file}, not even with the reserve: the log is kept until there is");
         }
@@ -177,7 +177,7 @@ impl<D: Disk> Keeper<D> {
     /// Aborts the snapshot that is being written: its room and the loan of the reserve are free when this returns.
     fn give_up(&mut self) -> Result<()> {
         let abandoned = self.writer.take().map_or(Ok(()), Writer::abandon);
-        self.reserve.returned();
+        self.reserve.end_loan();
         abandoned.map_err(fault)
     }
 
@@ -213,7 +213,7 @@ impl<D: Disk> Keeper<D> {
         // If a newer snapshot was received from a leader meanwhile, this one came too late.
         let index = snapshot.header().position.index;
         match self.arrived.filter(|(arrived, _)| arrived.index > index) {
-            None => drop(self.store.prune_behind(&snapshot)?),
+            None => drop(self.store.prune_older_than(&snapshot)?),
             Some((arrived, _)) => match self.store.prune(arrived) {
                 Err(damaged @ snapshot::Fault::Damaged { .. }) => log::error!("snapshot {damaged}"),
                 pruned => drop(pruned?),
@@ -273,7 +273,7 @@ impl<D: Disk> Keeper<D> {
             }
             Err(snapshot::Fault::Full { file }) => {
                 self.incoming = None;
-                self.complain(&file);
+                self.log_no_room_once(&file);
                 Ok(JobResult::NoRoom)
             }
             Err(wrong) => Err(fault(wrong)),
@@ -300,7 +300,7 @@ impl<D: Disk> Keeper<D> {
         }
         let incoming = self.store.incoming(position, total);
         // The file has all the room that it will need, or none.
-        self.reserve.returned();
+        self.reserve.end_loan();
         incoming
     }
 
@@ -326,7 +326,7 @@ impl<D: Disk> Keeper<D> {
             None => Ok(Ok(next)),
             Some(incoming) => {
                 let snapshot = incoming.finish()?;
-                self.store.prune_behind(&snapshot)?;
+                self.store.prune_older_than(&snapshot)?;
                 self.arrived = Some((position, total));
                 Ok(Err(snapshot))
             }

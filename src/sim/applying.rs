@@ -2,7 +2,7 @@
 
 use super::checks;
 use super::host::Process;
-use super::world::{Happens, World};
+use super::world::{SimEvent, World};
 use crate::apply::Report;
 use crate::node::Event;
 use crate::types::{ClusterTime, Entry, NodeId, Time};
@@ -30,7 +30,7 @@ impl World {
         waiting.push_back(given);
         if waiting.len() == 1 {
             let life = self.hosts[&at].life;
-            self.later(delay, Happens::Applies { at, life });
+            self.later(delay, SimEvent::Applies { at, life });
         }
         Ok(false)
     }
@@ -47,7 +47,7 @@ impl World {
         if self.hosts[&at].up.as_ref().is_some_and(|up| !up.given.is_empty()) {
             let life = self.hosts[&at].life;
             let delay = Duration::from_nanos(self.rng.random_range(0..=self.scenario.apply.as_nanos() as u64));
-            self.later(delay, Happens::Applies { at, life });
+            self.later(delay, SimEvent::Applies { at, life });
         }
         self.turn(at)
     }

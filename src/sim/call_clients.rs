@@ -140,9 +140,11 @@ fn ending(result: Result<Reply, ClientError>) -> checks::Result<TaskEnd> {
         Ok(Reply::Done { outcome: Outcome::Executed { answer, .. }, .. }) => TaskEnd::Answered(answer, None),
         Ok(Reply::Answer { applied, answer }) => TaskEnd::Answered(answer, Some(applied)),
         Ok(reply) => return Err(format!("a client is answered {reply:?}")),
-        Err(ClientError::Refused(_) | ClientError::Never(_)) => TaskEnd::Refused,
+        Err(ClientError::Refused(_) | ClientError::Rejected(_)) => TaskEnd::Refused,
         Err(ClientError::Unknown(_) | ClientError::SessionExpired) => TaskEnd::Unknown,
-        Err(error @ (ClientError::Strange(_) | ClientError::AnswerTooLong { .. })) => return Err(error.to_string()),
+        Err(error @ (ClientError::UnexpectedReply(_) | ClientError::AnswerTooLong { .. })) => {
+            return Err(error.to_string());
+        }
     })
 }
 
@@ -209,7 +211,7 @@ impl World {
                 call.second = Some(second);
             }
             Step::Done(result) => {
-                self.say(|| format!("client {} is told: {result:?}", call.asker.client));
+                self.trace_line(|| format!("client {} is told: {result:?}", call.asker.client));
                 let tag = call.tag.take().unwrap_or_default();
                 let link = call.main.as_ref().map(|main| main.link);
                 let (ending, seen) = (ending(result.clone())?, (&mut self.history, &self.values));

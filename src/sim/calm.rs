@@ -3,7 +3,7 @@
 use super::clients::Client;
 use super::host::Process;
 use super::linked_clients::LinkedClient;
-use super::world::{Happens, World};
+use super::world::{SimEvent, World};
 use crate::consensus::quorum::decides;
 use crate::types::{Index, Member, NodeId, PendingRole, Term, Time};
 use std::time::Duration;
@@ -16,18 +16,18 @@ impl World {
         for at in self.hosts.keys().copied().collect::<Vec<_>>() {
             let host = self.host(at);
             host.disk.set_capacity(None);
-            host.disk.relent();
-            host.shelf.relent();
+            host.disk.clear_faults();
+            host.shelf.clear_faults();
             host.stall = Duration::ZERO;
             self.goes_on(at);
-            self.later(Duration::from_millis(100), Happens::Starts { at });
+            self.later(Duration::from_millis(100), SimEvent::Starts { at });
         }
     }
 
     /// Resumes a paused process: its postponed events happen now.
     fn goes_on(&mut self, at: NodeId) {
         let when = std::mem::take(&mut self.host(at).paused);
-        let off = |((due, _), happens): &(&(Time, u64), &Happens)| *due == when && happens.place() == Some(at);
+        let off = |((due, _), happens): &(&(Time, u64), &SimEvent)| *due == when && happens.place() == Some(at);
         let off: Vec<_> = self.queue.iter().filter(off).map(|(key, _)| *key).collect();
         for key in off {
             if let Some(happens) = self.queue.remove(&key) {
@@ -109,7 +109,7 @@ impl World {
             return false;
         }
         let waits =
-            |(id, member): (&NodeId, &Member)| member.prospect != PendingRole::Stays && !self.hosts[id].given_up;
+            |(id, member): (&NodeId, &Member)| member.pending_role != PendingRole::Stays && !self.hosts[id].given_up;
         let waits = latest.members.iter().any(waits);
         !latest.is_joint() && !waits && !self.hosts.values().any(|host| host.forgot)
     }

@@ -125,7 +125,7 @@ pub struct Checks {
     /// The digest of the state at each applied index.
     digests: BTreeMap<Index, u64>,
     /// A node on an older copy of its disk voted before it learned its earlier claims: later checks prove nothing.
-    pub(super) untold: bool,
+    pub(super) voted_before_reminder: bool,
 }
 
 impl Checks {
@@ -195,7 +195,7 @@ impl Checks {
     fn votes_untold(&mut self, node: NodeId) -> Result<()> {
         let life = self.life(node);
         if life.told.is_some_and(|told| !told.covers(&life.claims)) {
-            self.untold = true;
+            self.voted_before_reminder = true;
             return Err(format!("{node} votes on an older copy of its disk before anybody told it what it had said"));
         }
         Ok(())

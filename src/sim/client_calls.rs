@@ -4,7 +4,7 @@ use super::checks;
 use super::clients::Asking;
 use super::linked_clients::FIRST_LINKED;
 use super::operator::OPERATOR;
-use super::world::{Happens, World};
+use super::world::{SimEvent, World};
 use crate::node::{Caller, Event};
 use crate::types::{NodeId, Time};
 use crate::wire::client::{put_request_frame, read_reply_frame, read_request_frame};
@@ -52,13 +52,13 @@ impl World {
         let mut bytes = BytesMut::new();
         put_request_frame(&mut bytes, id, forward, &request);
         let delay = self.network.delay(&mut self.rng);
-        self.later(delay, Happens::Asked { to, client, bytes: bytes.freeze() });
+        self.later(delay, SimEvent::Asked { to, client, bytes: bytes.freeze() });
     }
 
     pub(super) fn wake_at(&mut self, client: u64, when: Time) {
         if when != Time::NEVER && self.wakes.get(&client).is_none_or(|wake| when < *wake) {
             self.wakes.insert(client, when);
-            self.at(when, Happens::Wakes { client, when });
+            self.at(when, SimEvent::Wakes { client, when });
         }
     }
 }

@@ -5,7 +5,7 @@
 //! silently, so that nothing passes any more and neither end notices.
 
 use super::checks;
-use super::world::{Happens, World};
+use super::world::{SimEvent, World};
 use crate::api::Reply;
 use crate::node::{Caller, Event};
 use crate::types::{NodeId, Time};
@@ -83,7 +83,7 @@ impl World {
         let to = node_at(endpoint).filter(|to| self.hosts.contains_key(to));
         let to = to.ok_or_else(|| format!("client {client} dials {endpoint:?}, where no node is"))?;
         let number = self.links.links.len() as u64 + 1;
-        self.say(|| format!("client {client} dials {to}: connection {number}"));
+        self.trace_line(|| format!("client {client} dials {to}: connection {number}"));
         let link = Link {
             client,
             to,
@@ -110,7 +110,7 @@ impl World {
         let when = when.max(*last);
         *last = when;
         let at = what.is_at_node().then_some(link.to);
-        self.at(when, Happens::Linked { at, link: number, what });
+        self.at(when, SimEvent::Linked { at, link: number, what });
     }
 
     /// A client sends bytes.
@@ -134,7 +134,7 @@ impl World {
         link.sent += 1;
         self.later_on_link(number, OnLink::Arrives(nth, bytes));
         if draw == 0 {
-            self.say(|| format!("connection {number} breaks"));
+            self.trace_line(|| format!("connection {number} breaks"));
             self.later_on_link(number, OnLink::HangsUp);
             self.later_on_link(number, OnLink::Ends);
         }
@@ -236,7 +236,7 @@ impl World {
         if self.links.links.get(&number).filter(is_there).is_none() {
             return;
         }
-        self.say(|| format!("{at} answers on connection {number}: {id} {reply:?}"));
+        self.trace_line(|| format!("{at} answers on connection {number}: {id} {reply:?}"));
         let mut bytes = BytesMut::new();
         put_reply_frame(&mut bytes, id, reply);
         self.fold(&bytes);

@@ -264,7 +264,7 @@ impl Client {
     /// session.
     fn lapse(&mut self, now: Time, history: &mut History) {
         for waiting in std::mem::take(&mut self.waiting).into_values() {
-            waiting.operations.into_iter().for_each(|operation| history.doubt(operation));
+            waiting.operations.into_iter().for_each(|operation| history.record_unknown(operation));
         }
         self.tries.clear();
         (self.session, self.opening, self.next_seq, self.next_at) = (None, None, 1, now);

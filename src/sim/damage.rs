@@ -4,7 +4,7 @@
 
 use super::checks;
 use super::disk::{Crash, SimDisk, Stop};
-use super::world::{Happens, World};
+use super::world::{SimEvent, World};
 use crate::disk::Disk;
 use crate::snapshot::format::file_position;
 use crate::types::{Membership, NodeId, PendingRole};
@@ -32,7 +32,7 @@ impl World {
         let is_governed = self.scenario.governance.every.is_some();
         // A successor replaces a voter some time later, and so may the request in progress.
         let succeeds = |membership: &&Membership| {
-            membership.members.values().any(|member| matches!(member.prospect, PendingRole::Succeeds(_)))
+            membership.members.values().any(|member| matches!(member.pending_role, PendingRole::Replace(_)))
         };
         let changes = self.operator.asks() || in_use.iter().any(succeeds);
         damaged < (self.hosts.len() - 1) / 2
@@ -55,7 +55,7 @@ impl World {
             if !others && self.hosts[&at].up.is_some() {
                 let host = &self.hosts[&at];
                 let copy = (host.disk.durable(), host.shelf.durable(), self.checks.copy(at));
-                self.say(|| format!("the disk of {at} is copied"));
+                self.trace_line(|| format!("the disk of {at} is copied"));
                 (self.host(at).copy, self.host(at).twin) = (Some(copy), false);
             }
             return;
@@ -69,12 +69,14 @@ impl World {
         let takes_turns = self.rng.random_range(0..2) == 0;
         let twin = takes_turns
             .then(|| (self.hosts[&at].disk.durable(), self.hosts[&at].shelf.durable(), self.checks.copy(at)));
-        self.say(|| format!("{at} comes back with an older copy of its disk, and this one stays: {takes_turns}"));
+        self.trace_line(|| {
+            format!("{at} comes back with an older copy of its disk, and this one stays: {takes_turns}")
+        });
         self.checks.brings_back(at, &life);
         let host = self.host(at);
         (host.disk, host.shelf, host.copy, host.twin) = (disk, shelf, twin, takes_turns);
         let delay = self.a_while(500);
-        self.later(delay, Happens::Starts { at });
+        self.later(delay, SimEvent::Starts { at });
     }
 
     /// Flips a bit of some segment, or makes a sector of it unreadable, and restarts the process on it.
@@ -130,7 +132,7 @@ impl World {
             0 => disk.lose_sector(name, offset),
             _ => disk.flip(name, offset, self.rng.random_range(0..8)),
         }
-        self.say(|| format!("{name} of {at} is damaged at {offset}"));
+        self.trace_line(|| format!("{name} of {at} is damaged at {offset}"));
         true
     }
 
@@ -187,7 +189,7 @@ impl World {
         self.checks.disks.insert(at, self.hosts[&at].disk_id);
         let lost = self.checks.recovers(at, image)?;
         if lost {
-            self.say(|| format!("{at} lacks what its disk had called synced"));
+            self.trace_line(|| format!("{at} lacks what its disk had called synced"));
             self.lost_writes += 1;
         }
         let host = self.host(at);

@@ -201,7 +201,7 @@ impl SimDisk {
     }
 
     /// Clears the faults that were set and have not occurred.
-    pub fn relent(&self) {
+    pub fn clear_faults(&self) {
         let mut state = self.lock();
         (state.lie_sync, state.misdirect) = (false, None);
         (state.stop, state.fail_at, state.fail_sync) = (None, None, false);

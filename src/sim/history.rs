@@ -91,7 +91,7 @@ impl History {
     }
 
     /// Records that no answer will ever arrive: the operation may have taken effect, may do so later, or never.
-    pub fn doubt(&mut self, operation: usize) {
+    pub fn record_unknown(&mut self, operation: usize) {
         let Operation { key, input, .. } = &self.operations[operation];
         if *input == Input::Get {
             return;
@@ -441,13 +441,13 @@ mod tests {
         assert_eq!(history.key(KEY, 12), "k12");
         for n in 0..DOUBTS_MAX {
             let operation = history.invoke(1, history.key(KEY, 12), Input::Del, Time(n.into()));
-            history.doubt(operation);
+            history.record_unknown(operation);
         }
         assert_eq!((history.key(KEY, 12), history.key(KEY, 2)), (value("k1.12"), value("k2")));
         let read = history.invoke(1, value("k1.12"), Input::Get, Time(9));
-        history.doubt(read);
+        history.record_unknown(read);
         let late = history.invoke(1, value("k12"), Input::Del, Time(9));
-        history.doubt(late);
+        history.record_unknown(late);
         assert_eq!(history.key(KEY, 12), "k1.12", "only what stands in the place now counts");
     }
 

@@ -13,11 +13,11 @@ use crate::machine::{KIND, Kv};
 use crate::node::node::NodeStart;
 use crate::node::prefetch::Prefetch;
 use crate::node::{self, DurableSnapshot, Node};
-use crate::shelf::{Keeper, Reviving, bring_together, fault};
+use crate::shelf::{Restore, SnapshotWorker, fault, reconcile_with_log};
 use crate::snapshot::{Snapshot, Store};
 use crate::types::{ClusterId, DiskId, Index, Membership, NodeId, Position, Run, SnapshotPoint, Time, Write};
 use crate::wal::identity::Identity as Owner;
-use crate::wal::{self, Fault, Journal, Reserve, SpaceMonitor};
+use crate::wal::{self, Ballast, Fault, Journal, SpaceMonitor};
 use crate::wire::frame::FrameReader;
 use bytes::BytesMut;
 use std::collections::{BTreeMap, VecDeque};
@@ -113,7 +113,7 @@ pub struct Process {
     /// Monitors free disk space.
     pub watch: SpaceMonitor<SimDisk>,
     /// Its snapshot worker.
-    pub keeper: Keeper<SimDisk>,
+    pub keeper: SnapshotWorker<SimDisk>,
     /// Whether a snapshot is being taken.
     pub taking: bool,
     /// The journal may discard all entries up to here.
@@ -258,13 +258,13 @@ impl Host {
     }
 
     /// Opens the directory and creates what is missing. After a failure for lack of disk space, it may be called again.
-    fn find(&self, scenario: &Scenario, reserve: &Reserve<SimDisk>) -> Result<DirectoryContents, Fault> {
+    fn find(&self, scenario: &Scenario, reserve: &Ballast<SimDisk>) -> Result<DirectoryContents, Fault> {
         let owner = self.owner()?;
         let (mut journal, mut recovered) = self.open(scenario, self.disk.clone(), owner.founded)?;
         journal.fall_back_on(reserve.clone());
         let store = Store::open(self.shelf.clone(), CLUSTER).map_err(fault)?.breaking(scenario.mutants);
         let newest = store.newest().map_err(fault)?;
-        let snapshot = bring_together(&mut journal, &mut recovered, newest)?;
+        let snapshot = reconcile_with_log(&mut journal, &mut recovered, newest)?;
         if !owner.founded {
             Owner { founded: true, ..owner }.write(&self.root)?;
         }
@@ -273,9 +273,9 @@ impl Host {
 
     /// Starts a process on the contents of the disk, as `drave serve` does, and returns these contents.
     pub fn boot(&mut self, scenario: &Scenario, now: Time, seed: u64) -> Result<Image, Fault> {
-        let reserve = Reserve::new(self.disk.clone(), scenario.segment_bytes);
+        let reserve = Ballast::new(self.disk.clone(), scenario.segment_bytes);
         let found = match self.find(scenario, &reserve) {
-            Err(Fault::Full { .. }) if reserve.give_up()? => self.find(scenario, &reserve)?,
+            Err(Fault::Full { .. }) if reserve.remove_for_log()? => self.find(scenario, &reserve)?,
             found => found?,
         };
         let DirectoryContents { journal, recovered, store, snapshot } = found;
@@ -285,7 +285,7 @@ impl Host {
             node::Options { mutants: scenario.mutants, cluster: CLUSTER, frees: Kv::frees, ..scenario.node.clone() };
         let mut applier = Applier::with(Kv::new(), scenario.sessions).breaking(scenario.mutants, self.id);
         if let Some(snapshot) = snapshot.clone() {
-            applier = Reviving::begin(&applier, snapshot).all(&Meter::default())?.0;
+            applier = Restore::begin(&applier, snapshot).all(&Meter::default())?.0;
         }
         let kept = snapshot.map(|snapshot| kept(&snapshot));
         let disk = Some(self.disk_id);
@@ -304,7 +304,7 @@ impl Host {
             applier,
             given: VecDeque::new(),
             watch: SpaceMonitor::new(reserve.clone(), scenario.segment_bytes),
-            keeper: Keeper::new(store, reserve),
+            keeper: SnapshotWorker::new(store, reserve),
             taking: false,
             release: None,
             queued: Vec::new(),

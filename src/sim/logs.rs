@@ -3,7 +3,7 @@
 use super::checks;
 use super::disk::SimDisk;
 use super::host::Process;
-use super::world::{Happens, World};
+use super::world::{SimEvent, World};
 use crate::node::Event;
 use crate::types::digest::hash_numbers;
 use crate::types::{Mutants, NodeId, Time, Write};
@@ -90,7 +90,7 @@ impl World {
                     self.progress.unfit_until(at, self.now + took + stall);
                 }
                 let took = took + stall;
-                self.later(took, Happens::Synced { at, life });
+                self.later(took, SimEvent::Synced { at, life });
             }
             Err(fault) => self.stops(at, &fault),
         }
@@ -114,7 +114,7 @@ impl World {
         }
         self.want_spare(at);
         if self.hosts[&at].up.as_ref().is_some_and(|up| !up.syncing) {
-            self.later(IDLE, Happens::Idle { at, life });
+            self.later(IDLE, SimEvent::Idle { at, life });
         }
         Ok(())
     }
@@ -158,10 +158,10 @@ impl World {
             // A fault of the disk that the journal will meet too.
             Err(_) => None,
         };
-        self.later(LOOKS, Happens::Looks { at, life });
+        self.later(LOOKS, SimEvent::Looks { at, life });
         match news {
             Some(low) => {
-                self.say(|| format!("the disk of {at} has {} room", if low { "too little" } else { "enough" }));
+                self.trace_line(|| format!("the disk of {at} has {} room", if low { "too little" } else { "enough" }));
                 self.handle(at, Event::Space { low })
             }
             // Writes that wait for space, if there are any, are retried.
@@ -188,7 +188,7 @@ impl World {
         if !up.sparing && up.journal.spare_wanted().is_some() {
             up.sparing = true;
             let delay = Duration::from_millis(self.rng.random_range(1..20));
-            self.later(delay, Happens::Spared { at, life });
+            self.later(delay, SimEvent::Spared { at, life });
         }
     }
 

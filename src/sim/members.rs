@@ -2,7 +2,7 @@
 
 use super::disk::Crash;
 use super::host::Host;
-use super::world::{Happens, World};
+use super::world::{SimEvent, World};
 use crate::consensus::quorum::decides;
 use crate::types::{Member, Membership, NodeId, PendingRole};
 use rand::RngExt;
@@ -24,7 +24,7 @@ impl World {
         let founds = founding.voters.len() == 1 || goes_on(&founding);
         // A member about to be promoted may become a voter in the same moment.
         let rises =
-            configurations.latest().members.get(&at).is_some_and(|member| member.prospect != PendingRole::Stays);
+            configurations.latest().members.get(&at).is_some_and(|member| member.pending_role != PendingRole::Stays);
         !self.hosts[&at].wiped && !comes && !rises && founds && configurations.in_use().into_iter().all(goes_on)
     }
 
@@ -47,7 +47,7 @@ impl World {
     /// A machine loses everything on its disk, and starts again as it did at first.
     pub(super) fn wipe(&mut self, at: NodeId) {
         self.crash(at, Crash::Kill);
-        self.say(|| format!("{at} loses its disk"));
+        self.trace_line(|| format!("{at} loses its disk"));
         self.host(at).wipe();
         self.snapshots.rotten.remove(&at);
         self.checks.wiped(at);
@@ -57,7 +57,7 @@ impl World {
         }
         self.faults += 1;
         let delay = Duration::from_millis(self.rng.random_range(1..1000));
-        self.later(delay, Happens::Starts { at });
+        self.later(delay, SimEvent::Starts { at });
     }
 
     /// A wiped machine that is in no configuration that may be in use is no voter under its former disk: it may come

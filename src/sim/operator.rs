@@ -6,7 +6,7 @@ use super::checks;
 use super::clients::Asking;
 use super::disk::Crash;
 use super::host::Host;
-use super::world::{Happens, World};
+use super::world::{SimEvent, World};
 use crate::api::{Refusal, Reply, Request};
 use crate::node::Event;
 use crate::types::{Change, DiskId, Membership, NodeId, PendingRole, Time};
@@ -94,7 +94,7 @@ impl World {
     pub(super) fn governs(&mut self) -> checks::Result<()> {
         let Some(every) = self.scenario.governance.every else { return Ok(()) };
         let next = if self.calm { MENDS_EVERY } else { self.some_of(every) };
-        self.later(next, Happens::Governs);
+        self.later(next, SimEvent::Governs);
         self.forgive();
         let now = self.now;
         let patience = self.scenario.governance.patience;
@@ -175,8 +175,8 @@ impl World {
     fn add(&mut self, id: NodeId, membership: &Membership) -> Change {
         let prospect = match self.rng.random_range(0..8) {
             0 | 1 => PendingRole::Stays,
-            2 | 3 => self.any_of(&membership.voters).map_or(PendingRole::Rises, PendingRole::Succeeds),
-            _ => PendingRole::Rises,
+            2 | 3 => self.any_of(&membership.voters).map_or(PendingRole::Promote, PendingRole::Replace),
+            _ => PendingRole::Promote,
         };
         // Where disks are lost, the machine may have another disk by the time it is a member.
         let known = self.scenario.governance.wipes == 0 && self.rng.random();
@@ -194,7 +194,7 @@ impl World {
     fn can_be_mended(&self, change: &Change) -> bool {
         let leaves = match change {
             Change::Remove(_) | Change::Voters(_) => true,
-            Change::Add { prospect, .. } => matches!(prospect, PendingRole::Succeeds(_)),
+            Change::Add { prospect, .. } => matches!(prospect, PendingRole::Replace(_)),
             Change::Promote(_) | Change::Move { .. } | Change::Abort => false,
         };
         !leaves || !self.hosts.keys().any(|id| self.is_damaged(*id))
@@ -236,22 +236,22 @@ impl World {
         let Some(at) = self.any_of(&leaders) else { return Ok(()) };
         let life = self.hosts[&at].life;
         let delay = Duration::from_millis(self.rng.random_range(1..400));
-        self.say(|| format!("{at} is told to end"));
-        self.later(delay, Happens::Ends { at, life });
+        self.trace_line(|| format!("{at} is told to end"));
+        self.later(delay, SimEvent::Ends { at, life });
         self.handle(at, Event::Leaving)
     }
 
     pub(super) fn ends(&mut self, at: NodeId) -> checks::Result<()> {
         self.crash(at, Crash::Kill);
         let delay = Duration::from_millis(self.rng.random_range(1..1000));
-        self.later(delay, Happens::Starts { at });
+        self.later(delay, SimEvent::Starts { at });
         Ok(())
     }
 
     fn ask_operator(&mut self, request: Request) {
         let all: BTreeSet<NodeId> = self.hosts.keys().copied().collect();
         let Some(to) = self.any_of(&all) else { return };
-        self.say(|| format!("the operator asks {to}: {request:?}"));
+        self.trace_line(|| format!("the operator asks {to}: {request:?}"));
         self.operator.pending = Some(PendingRequest { id: 0, since: self.now, attempts: 0, request });
         self.try_operator(to);
     }

@@ -5,8 +5,8 @@
 use super::checks;
 use super::host::Incoming;
 use super::network::{Packet, Tier};
-use super::world::{Happens, World};
-use crate::admission::Circumstances;
+use super::world::{SimEvent, World};
+use crate::admission::HelloContext;
 use crate::node::{Caller, Event};
 use crate::types::{DiskId, Membership, Mutant, NodeId, Time};
 use crate::wire::frame::{Frame, FrameKind, FrameReader};
@@ -94,7 +94,7 @@ impl World {
             End::Inbound => self.network.run(peer, at),
         };
         let delay = Duration::from_micros(self.rng.random_range(50..2000));
-        self.later(delay, Happens::Closed { at, peer, end, run });
+        self.later(delay, SimEvent::Closed { at, peer, end, run });
     }
 
     /// A process has ended, and the kernel closes its connections.
@@ -112,7 +112,7 @@ impl World {
             End::Outbound => {
                 let link = up.outbound.get(&peer).filter(|link| link.run() == Some(run));
                 let Some(state) = link.map(|link| link.state) else { return Ok(()) };
-                self.falls(at, peer);
+                self.retry_later(at, peer);
                 matches!(state, LinkState::Up(_))
             }
             End::Inbound => {
@@ -131,7 +131,7 @@ impl World {
     }
 
     /// A connection to a peer broke or failed: it is dialed again after a pause.
-    fn falls(&mut self, at: NodeId, peer: NodeId) {
+    fn retry_later(&mut self, at: NodeId, peer: NodeId) {
         let (now, life) = (self.now, self.hosts[&at].life);
         let Some(link) = self.host(at).up.as_mut().and_then(|up| up.outbound.get_mut(&peer)) else { return };
         link.failures = link.failures.saturating_add(1);
@@ -140,15 +140,15 @@ impl World {
         if let Some(link) = self.host(at).up.as_mut().and_then(|up| up.outbound.get_mut(&peer)) {
             link.state = LinkState::Down(now + pause);
         }
-        self.later(pause, Happens::Dials { at, life, peer });
+        self.later(pause, SimEvent::Dials { at, life, peer });
     }
 
     /// A node closes its connection to a peer.
-    fn hangs_up(&mut self, at: NodeId, peer: NodeId) {
+    fn close_outbound(&mut self, at: NodeId, peer: NodeId) {
         let link = self.hosts[&at].up.as_ref().and_then(|up| up.outbound.get(&peer));
         if let Some(run) = link.and_then(Outbound::run) {
             let delay = self.network.delay(&mut self.rng);
-            self.later(delay, Happens::Closed { at: peer, peer: at, end: End::Inbound, run });
+            self.later(delay, SimEvent::Closed { at: peer, peer: at, end: End::Inbound, run });
         }
     }
 
@@ -159,8 +159,8 @@ impl World {
         match up.outbound.get(&peer).map(|link| link.state) {
             Some(LinkState::Down(when)) if when <= now => {}
             Some(LinkState::Dialed(_, since)) if since + DIAL_PATIENCE <= now => {
-                self.hangs_up(at, peer);
-                return self.falls(at, peer);
+                self.close_outbound(at, peer);
+                return self.retry_later(at, peer);
             }
             _ => return,
         }
@@ -175,14 +175,14 @@ impl World {
             }
         }
         self.transmit(at, peer, Packet { bytes: hello.freeze(), once: false });
-        self.later(DIAL_PATIENCE, Happens::Dials { at, life, peer });
+        self.later(DIAL_PATIENCE, SimEvent::Dials { at, life, peer });
     }
 
     fn transmit(&mut self, from: NodeId, to: NodeId, said: Packet) {
         let disks = (self.hosts[&from].disk_id, self.hosts[&to].disk_id);
         let run = self.network.run(from, to);
         for arrival in self.network.send(self.now, &mut self.rng, (from, to), said) {
-            self.at(arrival.at, Happens::Arrives { to, from, disks, run, bytes: arrival.bytes });
+            self.at(arrival.at, SimEvent::Arrives { to, from, disks, run, bytes: arrival.bytes });
         }
     }
 
@@ -198,8 +198,8 @@ impl World {
                 PeerFrame::Forward { id, .. } => self.follows(from, Event::NotSent { to, id: *id }),
                 PeerFrame::Answer { .. } if matches!(state, Some(LinkState::Dialed(..))) => {
                     // The peer waits for this answer. When it is dialed again, it learns that none will come.
-                    self.hangs_up(from, to);
-                    self.falls(from, to);
+                    self.close_outbound(from, to);
+                    self.retry_later(from, to);
                 }
                 PeerFrame::Answer { .. } | PeerFrame::Raft(_) => {}
             }
@@ -246,7 +246,7 @@ impl World {
         for frame in frames {
             if frame.kind == FrameKind::Hello {
                 let hello = Hello::read(frame).map_err(|error| broken(to, from, error))?;
-                self.greeted(to, from, run, &hello)?;
+                self.handle_hello(to, from, run, &hello)?;
                 continue;
             }
             let Some(up) = &self.hosts[&to].up else { return Ok(()) };
@@ -259,13 +259,13 @@ impl World {
                 self.resets(from, to, run);
                 return Ok(());
             }
-            self.spoken(to, from, frame)?;
+            self.handle_frame(to, from, frame)?;
         }
         Ok(())
     }
 
     /// Handles a frame on an accepted connection.
-    fn spoken(&mut self, to: NodeId, from: NodeId, frame: Frame) -> checks::Result<()> {
+    fn handle_frame(&mut self, to: NodeId, from: NodeId, frame: Frame) -> checks::Result<()> {
         let event = match PeerFrame::read(frame).map_err(|error| broken(to, from, error))? {
             PeerFrame::Raft(envelope) => {
                 self.checks.told(to, &envelope.message);
@@ -283,19 +283,19 @@ impl World {
     fn resets(&mut self, from: NodeId, to: NodeId, run: u64) {
         if !self.network.is_cut(to, from) {
             let delay = self.network.delay(&mut self.rng);
-            self.later(delay, Happens::Closed { at: from, peer: to, end: End::Outbound, run });
+            self.later(delay, SimEvent::Closed { at: from, peer: to, end: End::Outbound, run });
         }
     }
 
     /// Handles a peer's hello.
-    fn greeted(&mut self, at: NodeId, from: NodeId, run: u64, hello: &Hello) -> checks::Result<()> {
+    fn handle_hello(&mut self, at: NodeId, from: NodeId, run: u64, hello: &Hello) -> checks::Result<()> {
         let guarded = !self.scenario.mutants.breaks(Mutant::NoAmnesiaGuard);
         let is_late = run != self.network.run(from, at);
         let (Some(up), CallerKind::Peer { disk, .. }) = (&mut self.host(at).up, hello.caller) else { return Ok(()) };
         if is_late || up.inbound.get(&from).is_some_and(|inbound| inbound.run >= run) {
             return Ok(()); // a duplicate, or from a connection that is gone
         }
-        let verdict = match up.admission.judge(hello, Circumstances::default()) {
+        let verdict = match up.admission.check_hello(hello, HelloContext::default()) {
             Err(Reason::Disk | Reason::Log) if !guarded => Ok(VERSION_MAX),
             verdict => verdict,
         };
@@ -312,25 +312,25 @@ impl World {
                 if is_guest {
                     self.keeps_links(at);
                 }
-                self.hurries(at, from);
+                self.dial_now(at, from);
             }
             Err(reason) => reason.put(&mut answer),
         }
-        self.say(|| format!("{at} is dialed by {from}: {verdict:?}"));
+        self.trace_line(|| format!("{at} is dialed by {from}: {verdict:?}"));
         if !self.network.is_cut(at, from) {
             let delay = self.network.delay(&mut self.rng);
-            self.later(delay, Happens::Welcomed { at: from, peer: at, run, bytes: answer.freeze() });
+            self.later(delay, SimEvent::Welcomed { at: from, peer: at, run, bytes: answer.freeze() });
         }
         events.into_iter().try_for_each(|event| self.handle(at, event))
     }
 
     /// A peer has connected: if the connection to it is down, it is dialed at once.
-    fn hurries(&mut self, at: NodeId, peer: NodeId) {
+    fn dial_now(&mut self, at: NodeId, peer: NodeId) {
         let (now, life) = (self.now, self.hosts[&at].life);
         let Some(link) = self.host(at).up.as_mut().and_then(|up| up.outbound.get_mut(&peer)) else { return };
         if matches!(link.state, LinkState::Down(_)) {
             link.state = LinkState::Down(now);
-            self.later(Duration::ZERO, Happens::Dials { at, life, peer });
+            self.later(Duration::ZERO, SimEvent::Dials { at, life, peer });
         }
     }
 
@@ -347,8 +347,8 @@ impl World {
             Ok(Ok(met)) => met,
             Ok(Err(_)) if !guarded => None,
             Ok(Err(_)) | Err(_) => {
-                self.hangs_up(at, peer);
-                self.falls(at, peer);
+                self.close_outbound(at, peer);
+                self.retry_later(at, peer);
                 return Ok(());
             }
         };
@@ -365,7 +365,7 @@ impl World {
         if up.arranged && configured == up.admission.configured() && up.members == *up.node.membership() {
             let forgotten = up.admission.forget_leavers(now);
             if !forgotten.is_empty() {
-                forgotten.into_iter().for_each(|peer| self.parts(at, peer));
+                forgotten.into_iter().for_each(|peer| self.drop_peer(at, peer));
                 self.keeps_links(at);
             }
             return;
@@ -376,14 +376,14 @@ impl World {
         let membership = up.node.membership().clone();
         let added = up.admission.set_members(now, &membership, configured, || Membership::founding(places));
         (up.arranged, up.members) = (true, membership);
-        added.into_iter().for_each(|peer| self.parts(at, peer));
+        added.into_iter().for_each(|peer| self.drop_peer(at, peer));
         self.keeps_links(at);
     }
 
     /// Ends the connections with a peer that was removed and added again, or was removed a while ago.
-    fn parts(&mut self, at: NodeId, peer: NodeId) {
+    fn drop_peer(&mut self, at: NodeId, peer: NodeId) {
         let local = self.hosts[&at].clock.local(self.now);
-        self.hangs_up(at, peer);
+        self.close_outbound(at, peer);
         let Some(up) = &mut self.host(at).up else { return };
         let inbound = up.inbound.remove(&peer);
         let outbound = up.outbound.remove(&peer);
@@ -393,7 +393,7 @@ impl World {
         if inbound.is_some() || outbound.is_some_and(|link| matches!(link.state, LinkState::Up(_))) {
             up.node.handle(local, Event::PeerLost(peer));
             let life = self.hosts[&at].life;
-            self.later(Duration::from_micros(1), Happens::Turns { at, life });
+            self.later(Duration::from_micros(1), SimEvent::Turns { at, life });
         }
         if let Some(inbound) = inbound {
             self.resets(peer, at, inbound.run);
@@ -404,10 +404,10 @@ impl World {
     fn keeps_links(&mut self, at: NodeId) {
         let (now, life) = (self.now, self.hosts[&at].life);
         let Some(up) = &mut self.host(at).up else { return };
-        let wanted: Vec<NodeId> = up.admission.spoken_to().map(|(id, _)| *id).filter(|id| *id != at).collect();
+        let wanted: Vec<NodeId> = up.admission.peers_to_dial().map(|(id, _)| *id).filter(|id| *id != at).collect();
         let gone: Vec<NodeId> = up.outbound.keys().copied().filter(|peer| !wanted.contains(peer)).collect();
         for peer in gone {
-            self.hangs_up(at, peer);
+            self.close_outbound(at, peer);
             if let Some(up) = &mut self.host(at).up {
                 up.outbound.remove(&peer);
             }
@@ -416,7 +416,7 @@ impl World {
             let Some(up) = &mut self.host(at).up else { return };
             if let Entry::Vacant(vacant) = up.outbound.entry(peer) {
                 vacant.insert(Outbound::new(now));
-                self.later(Duration::ZERO, Happens::Dials { at, life, peer });
+                self.later(Duration::ZERO, SimEvent::Dials { at, life, peer });
             }
         }
     }

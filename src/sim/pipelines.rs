@@ -5,7 +5,7 @@
 
 use super::checks;
 use super::order::{self, Order};
-use super::world::{Happens, World};
+use super::world::{SimEvent, World};
 use crate::api::{Consistency, Op, Outcome, Reply, Request};
 use crate::limits::SESSION_WINDOW_MAX;
 use crate::machine::words::{Answer, Command, Query, Step};
@@ -97,7 +97,7 @@ impl World {
         self.pipelines.connections.retain(|_, other| other.at != at || other.life == life);
         self.pipelines.connections.insert(number, connection);
         let delay = Duration::from_millis(self.rng.random_range(1..100));
-        self.later(delay, Happens::Pipelined { at, life, connection: number, more: true });
+        self.later(delay, SimEvent::Pipelined { at, life, connection: number, more: true });
     }
 
     /// Whether no connection to a running process waits for an answer.
@@ -119,7 +119,7 @@ impl World {
             }
             let life = self.hosts[&at].life;
             let next = Duration::from_micros(self.rng.random_range(0..60_000));
-            self.later(next, Happens::Pipelined { at, life, connection, more: true });
+            self.later(next, SimEvent::Pipelined { at, life, connection, more: true });
         }
         if more && !stopping {
             self.ask_more(connection);
@@ -145,7 +145,7 @@ impl World {
                 return;
             }
             let pending = one.next(now, connection, draw);
-            one.pipeline.wait(pending);
+            one.pipeline.push_request(pending);
         }
     }
 
@@ -158,7 +158,7 @@ impl World {
         one.pipeline.tally = Tally::default();
         let again = one.pipeline.deadline();
         if again != Time::NEVER {
-            self.at(again, Happens::Pipelined { at, life, connection, more: false });
+            self.at(again, SimEvent::Pipelined { at, life, connection, more: false });
         }
         self.check_told(connection, told)?;
         for want in wants {
@@ -169,7 +169,7 @@ impl World {
                     (OPENING + connection, self.rng.random(), Request::Propose { op: op.encode() })
                 }
             };
-            self.say(|| format!("connection {connection} asks {at}: {id}"));
+            self.trace_line(|| format!("connection {connection} asks {at}: {id}"));
             self.handle(at, Event::Request { from: Caller::Client(caller), id, forward: true, request })?;
         }
         Ok(())
@@ -179,7 +179,7 @@ impl World {
     pub(super) fn answers_connection(&mut self, at: NodeId, caller: u64, id: u64, reply: Reply) -> checks::Result<()> {
         let (now, life) = (self.now, self.hosts[&at].life);
         let connection = if caller >= OPENING { caller - OPENING } else { caller - FIRST_CONNECTION };
-        self.say(|| format!("{at} answers connection {connection}: {id} {reply:?}"));
+        self.trace_line(|| format!("{at} answers connection {connection}: {id} {reply:?}"));
         let Some(one) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
         let mut told = PipelinedReplies::new();
         if caller >= OPENING {
@@ -190,16 +190,16 @@ impl World {
             };
             one.pipeline.opened(now, opened);
         } else {
-            one.pipeline.hear(id, reply, &mut |pending, fate| note(&mut told, pending, fate));
+            one.pipeline.handle_reply(id, reply, &mut |pending, fate| note(&mut told, pending, fate));
         }
-        self.later(Duration::from_micros(5), Happens::Pipelined { at, life, connection, more: false });
+        self.later(Duration::from_micros(5), SimEvent::Pipelined { at, life, connection, more: false });
         self.check_told(connection, told)
     }
 
     /// Checks that the replies to a connection agree with the executed commands.
     fn check_told(&mut self, connection: u64, told: PipelinedReplies) -> checks::Result<()> {
         for (asked, ending) in told {
-            self.say(|| format!("connection {connection} is told of {asked:?}: {ending:?}"));
+            self.trace_line(|| format!("connection {connection} is told of {asked:?}: {ending:?}"));
             let Pipelines { connections, order, .. } = &mut self.pipelines;
             let Some(one) = connections.get_mut(&connection) else { return Ok(()) };
             one.told_at = self.now;

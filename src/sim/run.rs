@@ -120,7 +120,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<WorldReport, Viol
     world.trace = trace;
     let ended = catch_unwind(AssertUnwindSafe(|| live(&mut world)));
     let ended = ended.unwrap_or_else(|panic| Err(format!("a node panics: {}", words(&panic))));
-    let ended = if world.checks.untold { Ok((false, 0)) } else { ended };
+    let ended = if world.checks.voted_before_reminder { Ok((false, 0)) } else { ended };
     match ended {
         Ok((needs_the_lost, unjudged)) => Ok(WorldReport {
             seed,
@@ -130,7 +130,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<WorldReport, Viol
             faults: world.faults,
             configurations: world.checks.configurations.committed(),
             operations: world.history().answered() as u64,
-            untold: world.checks.untold,
+            untold: world.checks.voted_before_reminder,
             pipelined: world.pipelines.order.executed(),
             windows: world.progress.judged(),
             full_starts: world.full_starts,
@@ -158,7 +158,7 @@ fn words(panic: &Box<dyn std::any::Any + Send>) -> String {
 /// many keys the history was too large to check.
 fn live(world: &mut World) -> Result<(bool, u64), String> {
     let needs_the_lost = !comes_to_rest(world)?;
-    if world.checks.untold {
+    if world.checks.voted_before_reminder {
         // Acknowledged entries that a node on an older copy of its disk has lost may be missing for the clients as
         // well.
         return Ok((needs_the_lost, 0));

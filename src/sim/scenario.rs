@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// How often each fault is injected, as weights. A fault with weight zero does not occur in this world.
 #[derive(Clone, Debug, Default)]
-pub struct Troubles {
+pub struct FaultWeights {
     /// A machine loses power: unsynced data is lost in part or completely.
     pub power: u32,
     /// A process is killed; its page cache survives.
@@ -92,7 +92,7 @@ pub struct Scenario {
     /// The average time between two faults.
     pub every: Duration,
     /// The faults.
-    pub troubles: Troubles,
+    pub troubles: FaultWeights,
     /// The network.
     pub weather: NetworkProfile,
     /// The shortest and the longest sync.
@@ -100,7 +100,7 @@ pub struct Scenario {
     /// The machine whose disk is slow for long, if any.
     pub slow_disk: Option<SlowDisk>,
     /// Whether faults are few and last long: a majority without faults must then make progress.
-    pub lasting: bool,
+    pub long_faults: bool,
     /// The election timeouts of each machine, in percent of the default.
     pub election_percent: [u64; MACHINES as usize],
     /// The longest time that a state machine takes to apply one input.
@@ -188,8 +188,8 @@ impl Scenario {
     fn draw_apart(mut self) -> Scenario {
         let apart = |constant: u64| SmallRng::seed_from_u64(self.seed ^ constant);
         let mut rng = apart(0x6c61_7374_696e_6721);
-        self.lasting = rng.random_range(0..4) == 0;
-        if self.lasting {
+        self.long_faults = rng.random_range(0..4) == 0;
+        if self.long_faults {
             self.storm *= LASTING_STORM;
             self.troubles.older = self.troubles.older.max(if self.nodes >= 3 { rng.random_range(0..=6) } else { 0 });
         }
@@ -278,7 +278,7 @@ impl Scenario {
                 (Duration::from_millis(2), Duration::from_millis(60))
             },
             slow_disk: None,
-            lasting: false,
+            long_faults: false,
             election_percent: [ELECTION_PERCENT; MACHINES as usize],
             apply: Duration::ZERO,
             segment_bytes: [8 << 10, 16 << 10, 64 << 10, 1 << 20][rng.random_range(0..4)],
@@ -324,10 +324,10 @@ impl Scenario {
     }
 }
 
-fn troubles(rng: &mut SmallRng, nodes: u64) -> Troubles {
+fn troubles(rng: &mut SmallRng, nodes: u64) -> FaultWeights {
     // About half of the faults never occur in a given world, so that rare combinations occur without the others.
     let mut weight = |most: u32| if rng.random_range(0..2) == 0 { 0 } else { rng.random_range(1..=most) };
-    let mut troubles = Troubles {
+    let mut troubles = FaultWeights {
         power: weight(10),
         kill: weight(10),
         midway: weight(10),

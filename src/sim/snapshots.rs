@@ -4,12 +4,12 @@
 use super::checks;
 use super::host::{CLUSTER, Process, kept};
 use super::network::Tier;
-use super::world::{Happens, World};
+use super::world::{SimEvent, World};
 use crate::consensus::message::{Envelope, Message, SnapshotChunk};
 use crate::disk::{Disk, Meter};
 use crate::node::Event;
 use crate::shelf::restore::header;
-use crate::shelf::{Job, JobResult, Reviving};
+use crate::shelf::{Job, JobResult, Restore};
 use crate::snapshot::format::{file_name, file_position};
 use crate::snapshot::{Snapshot, Store};
 use crate::types::{Index, Membership, NodeId, Position};
@@ -111,7 +111,7 @@ impl World {
         }
         up.taking = true;
         let begin = Job::Begin(header(CLUSTER, at, &head, configured, membership));
-        self.say(|| format!("{at} takes a snapshot of {}", head.position));
+        self.trace_line(|| format!("{at} takes a snapshot of {}", head.position));
         self.job(at, begin)
     }
 
@@ -120,7 +120,7 @@ impl World {
         let Some(up) = self.host(at).up.as_mut().filter(|up| up.taking) else { return Ok(()) };
         let job = match up.keeper.is_written() {
             true => Job::Verify,
-            false => up.applier.piece(PIECE).map_or(Job::Finish, Job::Piece),
+            false => up.applier.next_chunk(PIECE).map_or(Job::Finish, Job::Piece),
         };
         self.job(at, job)
     }
@@ -138,35 +138,35 @@ impl World {
             Ok(JobResult::Wants | JobResult::Written) => {
                 let life = self.hosts[&at].life;
                 let delay = Duration::from_micros(self.rng.random_range(10..20_000));
-                self.later(delay, Happens::Piece { at, life });
+                self.later(delay, SimEvent::Piece { at, life });
                 Ok(())
             }
             Ok(JobResult::Taken(snapshot)) => {
                 up.taking = false;
-                up.applier.thaw();
+                up.applier.end_snapshot();
                 self.snapshots.became.taken += u64::from(snapshot.is_some());
                 let index = snapshot.as_ref().map(|snapshot| snapshot.header().position.index);
                 index.into_iter().for_each(|index| self.is_sound_again(at, index));
-                self.say(|| format!("{at} has taken a snapshot: {}", snapshot.is_some()));
-                self.follows(at, Event::Taken(snapshot.map(|snapshot| kept(&snapshot))));
+                self.trace_line(|| format!("{at} has taken a snapshot: {}", snapshot.is_some()));
+                self.follows(at, Event::SnapshotTaken(snapshot.map(|snapshot| kept(&snapshot))));
                 Ok(())
             }
             Ok(JobResult::Damaged) => {
                 up.taking = false;
-                up.applier.thaw();
+                up.applier.end_snapshot();
                 self.snapshots.became.damaged[0] += 1;
-                self.say(|| format!("{at} has taken a snapshot that is damaged"));
+                self.trace_line(|| format!("{at} has taken a snapshot that is damaged"));
                 self.follows(at, Event::TakenDamaged);
                 Ok(())
             }
             Ok(JobResult::Received { from, snapshot, next, damaged }) => {
                 self.snapshots.became.damaged[1] += u64::from(damaged);
-                self.follows(at, Event::Received { from, snapshot, next, damaged });
+                self.follows(at, Event::ChunkStored { from, snapshot, next, damaged });
                 Ok(())
             }
             Ok(JobResult::Inspected { snapshot, whole }) => {
                 self.snapshots.became.damaged[2] += u64::from(!whole);
-                self.say(|| format!("{at} reads its snapshot of {snapshot} again: whole {whole}"));
+                self.trace_line(|| format!("{at} reads its snapshot of {snapshot} again: whole {whole}"));
                 self.follows(at, Event::Inspected { snapshot, whole });
                 Ok(())
             }
@@ -174,7 +174,7 @@ impl World {
                 self.is_sound_again(at, snapshot.header().position.index);
                 let life = self.hosts[&at].life;
                 let delay = Duration::from_micros(self.rng.random_range(10..50_000));
-                self.later(delay, Happens::Revives { at, life, snapshot: Box::new(snapshot) });
+                self.later(delay, SimEvent::Revives { at, life, snapshot: Box::new(snapshot) });
                 Ok(())
             }
             Err(fault) => {
@@ -189,7 +189,7 @@ impl World {
         self.applies_all(at)?;
         let Some(up) = &mut self.host(at).up else { return Ok(()) };
         let position = snapshot.header().position;
-        let (applier, snapshot, base) = match Reviving::begin(&up.applier, snapshot).all(&Meter::default()) {
+        let (applier, snapshot, base) = match Restore::begin(&up.applier, snapshot).all(&Meter::default()) {
             Ok(revived) => revived,
             Err(fault) => return Err(format!("{at} cannot take in a whole snapshot: {fault}")),
         };
@@ -205,7 +205,7 @@ impl World {
         }
         self.snapshots.became.received += 1;
         self.snapshots.became.caught_up += u64::from(self.calm);
-        self.say(|| format!("{at} takes in a snapshot of {position}"));
+        self.trace_line(|| format!("{at} takes in a snapshot of {position}"));
         self.checks.becomes(at, position, report.digest)?;
         self.handle(at, Event::Restored { kept, base, time, report })
     }
@@ -240,7 +240,7 @@ impl World {
             true => shelf.lose_sector(&name, offset),
             false => shelf.flip(&name, offset, self.rng.random_range(0..8)),
         }
-        self.say(|| format!("{name} of {at} is damaged at {offset}"));
+        self.trace_line(|| format!("{name} of {at} is damaged at {offset}"));
         if let Some(position) = file_position(&name) {
             self.snapshots.rotten.insert(at, position.index);
         }

@@ -2,8 +2,8 @@
 
 use super::checks;
 use super::disk::{Crash, Stop};
-use super::scenario::Troubles;
-use super::world::{Happens, World};
+use super::scenario::FaultWeights;
+use super::world::{SimEvent, World};
 use crate::disk::Disk;
 use crate::node::{Caller, Event};
 use crate::types::NodeId;
@@ -18,7 +18,7 @@ const LASTING_TIMES: u64 = 3;
 
 /// One kind of fault.
 #[derive(Clone, Copy, Debug)]
-enum TroubleKind {
+enum FaultKind {
     Power,
     Kill,
     Midway,
@@ -40,27 +40,27 @@ enum TroubleKind {
     Lie,
 }
 
-fn weights(troubles: &Troubles) -> [(TroubleKind, u32); 19] {
+fn weights(troubles: &FaultWeights) -> [(FaultKind, u32); 19] {
     [
-        (TroubleKind::Power, troubles.power),
-        (TroubleKind::Kill, troubles.kill),
-        (TroubleKind::Midway, troubles.midway),
-        (TroubleKind::Blackout, troubles.blackout),
-        (TroubleKind::Pause, troubles.pause),
-        (TroubleKind::Partition, troubles.partition),
-        (TroubleKind::OneWay, troubles.one_way),
-        (TroubleKind::Mend, 2 * (troubles.partition + troubles.one_way)),
-        (TroubleKind::Reset, troubles.reset),
-        (TroubleKind::Stall, troubles.stall),
-        (TroubleKind::Eio, troubles.eio),
-        (TroubleKind::Full, troubles.full),
-        (TroubleKind::Rot, troubles.rot),
-        (TroubleKind::Older, troubles.older),
-        (TroubleKind::RotSnapshot, troubles.rot_snapshot),
-        (TroubleKind::ClockJump, troubles.clock_jump),
-        (TroubleKind::RotRunning, troubles.rot_running),
-        (TroubleKind::Misdirect, troubles.misdirect),
-        (TroubleKind::Lie, troubles.lie),
+        (FaultKind::Power, troubles.power),
+        (FaultKind::Kill, troubles.kill),
+        (FaultKind::Midway, troubles.midway),
+        (FaultKind::Blackout, troubles.blackout),
+        (FaultKind::Pause, troubles.pause),
+        (FaultKind::Partition, troubles.partition),
+        (FaultKind::OneWay, troubles.one_way),
+        (FaultKind::Mend, 2 * (troubles.partition + troubles.one_way)),
+        (FaultKind::Reset, troubles.reset),
+        (FaultKind::Stall, troubles.stall),
+        (FaultKind::Eio, troubles.eio),
+        (FaultKind::Full, troubles.full),
+        (FaultKind::Rot, troubles.rot),
+        (FaultKind::Older, troubles.older),
+        (FaultKind::RotSnapshot, troubles.rot_snapshot),
+        (FaultKind::ClockJump, troubles.clock_jump),
+        (FaultKind::RotRunning, troubles.rot_running),
+        (FaultKind::Misdirect, troubles.misdirect),
+        (FaultKind::Lie, troubles.lie),
     ]
 }
 
@@ -70,9 +70,9 @@ impl World {
         if self.calm {
             return Ok(());
         }
-        let every = if self.scenario.lasting { LASTING_EVERY } else { self.scenario.every }.as_nanos() as u64;
+        let every = if self.scenario.long_faults { LASTING_EVERY } else { self.scenario.every }.as_nanos() as u64;
         let next = Duration::from_nanos(self.rng.random_range(1..=2 * every));
-        self.later(next, Happens::Trouble);
+        self.later(next, SimEvent::Trouble);
         let weights = weights(&self.scenario.troubles);
         let total: u32 = weights.iter().map(|(_, weight)| weight).sum();
         if total == 0 {
@@ -87,17 +87,17 @@ impl World {
         let Some((kind, _)) = drawn else { return Ok(()) };
         self.faults += 1;
         let at = self.anyone();
-        self.say(|| format!("trouble for {at}: {kind:?}"));
+        self.trace_line(|| format!("trouble for {at}: {kind:?}"));
         self.bring(kind, at)?;
         // Network cuts are noted separately, and copying a disk affects no node. A crash notes its node itself.
         if !matches!(
             kind,
-            TroubleKind::Partition
-                | TroubleKind::OneWay
-                | TroubleKind::Mend
-                | TroubleKind::Blackout
-                | TroubleKind::Older
-                | TroubleKind::Lie
+            FaultKind::Partition
+                | FaultKind::OneWay
+                | FaultKind::Mend
+                | FaultKind::Blackout
+                | FaultKind::Older
+                | FaultKind::Lie
         ) {
             self.progress.unfit_until(at, self.now);
         }
@@ -111,20 +111,20 @@ impl World {
     }
 
     pub(super) fn a_while(&mut self, most_ms: u64) -> Duration {
-        let most_ms = if self.scenario.lasting { most_ms * LASTING_TIMES } else { most_ms };
+        let most_ms = if self.scenario.long_faults { most_ms * LASTING_TIMES } else { most_ms };
         Duration::from_millis(self.rng.random_range(1..=most_ms))
     }
 
-    fn bring(&mut self, kind: TroubleKind, at: NodeId) -> checks::Result<()> {
+    fn bring(&mut self, kind: FaultKind, at: NodeId) -> checks::Result<()> {
         match kind {
-            TroubleKind::Power => self.down(at, Crash::Power, 3000),
-            TroubleKind::Kill => self.down(at, Crash::Kill, 1000),
-            TroubleKind::Blackout => {
+            FaultKind::Power => self.down(at, Crash::Power, 3000),
+            FaultKind::Kill => self.down(at, Crash::Kill, 1000),
+            FaultKind::Blackout => {
                 for at in self.hosts.keys().copied().collect::<Vec<_>>() {
                     self.down(at, Crash::Power, 1000);
                 }
             }
-            TroubleKind::Midway => {
+            FaultKind::Midway => {
                 let shelf = self.rng.random();
                 let host = &self.hosts[&at];
                 let disk = if shelf { host.shelf.clone() } else { host.disk.clone() };
@@ -134,11 +134,11 @@ impl World {
                 };
                 disk.stop_at(stop);
             }
-            TroubleKind::Pause => {
+            FaultKind::Pause => {
                 let until = self.now + self.a_while(2500);
                 self.host(at).paused = until;
             }
-            TroubleKind::Partition => {
+            FaultKind::Partition => {
                 let sides: Vec<(NodeId, bool)> =
                     self.hosts.keys().copied().map(|id| (id, false)).map(|(id, _)| (id, self.rng.random())).collect();
                 for (one, side) in &sides {
@@ -147,12 +147,12 @@ impl World {
                     }
                 }
             }
-            TroubleKind::OneWay => {
+            FaultKind::OneWay => {
                 let to = self.anyone();
                 self.network.cut(at, to);
             }
-            TroubleKind::Mend => self.network.mend(),
-            TroubleKind::Reset => {
+            FaultKind::Mend => self.network.mend(),
+            FaultKind::Reset => {
                 let other = self.anyone();
                 if other != at {
                     self.relink(at, other);
@@ -160,24 +160,24 @@ impl World {
                 let client = self.rng.random_range(1..=self.scenario.load.clients);
                 self.handle(at, Event::CallerGone(Caller::Client(client)))?;
             }
-            TroubleKind::Stall => self.host(at).stall = Duration::from_millis(400),
-            TroubleKind::Eio => match self.rng.random() {
+            FaultKind::Stall => self.host(at).stall = Duration::from_millis(400),
+            FaultKind::Eio => match self.rng.random() {
                 true => self.host(at).disk.fail_next_sync(),
                 false => self.host(at).shelf.fail_next_sync(),
             },
-            TroubleKind::Full => {
+            FaultKind::Full => {
                 let host = &self.hosts[&at];
                 let is_full = host.disk.free().is_ok_and(|free| free < u64::MAX);
                 // A full disk gets space again. The snapshots are on the same disk.
                 host.disk.set_capacity((!is_full).then_some(host.disk.used()));
             }
-            TroubleKind::Rot => self.rot(at),
-            TroubleKind::Older => self.older(at),
-            TroubleKind::RotSnapshot => self.rot_snapshot(at),
-            TroubleKind::ClockJump => self.jump_clock(at),
-            TroubleKind::RotRunning => self.rot_running(at),
-            TroubleKind::Misdirect => self.misdirect(at),
-            TroubleKind::Lie => self.lie(at),
+            FaultKind::Rot => self.rot(at),
+            FaultKind::Older => self.older(at),
+            FaultKind::RotSnapshot => self.rot_snapshot(at),
+            FaultKind::ClockJump => self.jump_clock(at),
+            FaultKind::RotRunning => self.rot_running(at),
+            FaultKind::Misdirect => self.misdirect(at),
+            FaultKind::Lie => self.lie(at),
         }
         Ok(())
     }
@@ -196,6 +196,6 @@ impl World {
     pub(super) fn down(&mut self, at: NodeId, how: Crash, most_ms: u64) {
         self.crash(at, how);
         let delay = self.a_while(most_ms);
-        self.later(delay, Happens::Starts { at });
+        self.later(delay, SimEvent::Starts { at });
     }
 }

@@ -203,7 +203,7 @@ impl TaskClient {
                 return Ok(());
             }
             TaskEnd::Unknown => {
-                operations.into_iter().for_each(|operation| history.doubt(operation));
+                operations.into_iter().for_each(|operation| history.record_unknown(operation));
                 return Ok(());
             }
         };

@@ -33,7 +33,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// An event in the queue.
-pub(super) enum Happens {
+pub(super) enum SimEvent {
     /// Bytes from one node reach another. `disks` are the disk ids of the sender and the receiver at the time of
     /// sending.
     Arrives { to: NodeId, from: NodeId, disks: (DiskId, DiskId), run: u64, bytes: Bytes },
@@ -97,7 +97,7 @@ pub struct World {
     pub(super) scenario: Scenario,
     pub(super) now: Time,
     pub(super) rng: SmallRng,
-    pub(super) queue: BTreeMap<(Time, u64), Happens>,
+    pub(super) queue: BTreeMap<(Time, u64), SimEvent>,
     order: u64,
     pub(super) hosts: BTreeMap<NodeId, Host>,
     pub(super) network: Network,
@@ -171,7 +171,7 @@ impl World {
         };
         for at in ids {
             let delay = Duration::from_millis(world.rng.random_range(0..300));
-            world.later(delay, Happens::Starts { at });
+            world.later(delay, SimEvent::Starts { at });
         }
         for client in 1..=world.scenario.load.clients {
             world.wake_at(client, Time(client * 1_000_000));
@@ -181,23 +181,23 @@ impl World {
         for (n, client) in world.linked.keys().copied().enumerate().collect::<Vec<_>>() {
             world.wake_at(client, Time((n as u64 + 1) * 1_500_000));
         }
-        world.later(world.scenario.every, Happens::Trouble);
+        world.later(world.scenario.every, SimEvent::Trouble);
         if world.scenario.governance.every.is_some() {
-            world.later(Duration::from_millis(500), Happens::Governs);
+            world.later(Duration::from_millis(500), SimEvent::Governs);
         }
         world
     }
 
-    pub(super) fn later(&mut self, delay: Duration, happens: Happens) {
+    pub(super) fn later(&mut self, delay: Duration, happens: SimEvent) {
         self.at(self.now + delay, happens);
     }
 
-    pub(super) fn at(&mut self, when: Time, happens: Happens) {
+    pub(super) fn at(&mut self, when: Time, happens: SimEvent) {
         self.order += 1;
         self.queue.insert((when.max(self.now), self.order), happens);
     }
 
-    pub(super) fn say(&self, text: impl FnOnce() -> String) {
+    pub(super) fn trace_line(&self, text: impl FnOnce() -> String) {
         if let Some(trace) = self.trace
             && self.now >= trace.from
         {
@@ -232,7 +232,7 @@ impl World {
         Ok(true)
     }
 
-    fn happen(&mut self, happens: Happens) -> checks::Result<()> {
+    fn happen(&mut self, happens: SimEvent) -> checks::Result<()> {
         // Events of a paused process are put off until it resumes.
         if let Some(at) = happens.place()
             && self.hosts[&at].paused > self.now
@@ -242,45 +242,47 @@ impl World {
             return Ok(());
         }
         match happens {
-            Happens::Arrives { to, from, disks, run, bytes } => self.arrives(to, from, disks, run, &bytes),
-            Happens::Closed { at, peer, end, run } => self.closed(at, peer, end, run),
-            Happens::Dials { at, life, peer } => {
+            SimEvent::Arrives { to, from, disks, run, bytes } => self.arrives(to, from, disks, run, &bytes),
+            SimEvent::Closed { at, peer, end, run } => self.closed(at, peer, end, run),
+            SimEvent::Dials { at, life, peer } => {
                 if self.lives(at, life) {
                     self.dials(at, peer);
                 }
                 Ok(())
             }
-            Happens::Welcomed { at, peer, run, bytes } => self.welcomed(at, peer, run, bytes),
-            Happens::Asked { to, client, bytes } => self.asked(to, client, bytes),
-            Happens::Told { client, bytes } => self.told(client, bytes),
-            Happens::Linked { link, what, .. } => self.on_link(link, what),
-            Happens::Synced { at, life } if self.lives(at, life) => self.synced(at),
-            Happens::Idle { at, life } if self.lives(at, life) => self.idle(at),
-            Happens::Spared { at, life } if self.lives(at, life) => self.spared(at),
-            Happens::Applies { at, life } if self.lives(at, life) => self.applies(at),
-            Happens::Looks { at, life } if self.lives(at, life) => self.looks(at),
-            Happens::Due { at, life, when } if self.lives(at, life) => self.due(at, when),
-            Happens::Piece { at, life } if self.lives(at, life) => self.piece(at),
-            Happens::Follows { at, life, event } if self.lives(at, life) => self.handle(at, *event),
-            Happens::Synced { .. } | Happens::Idle { .. } | Happens::Spared { .. } | Happens::Due { .. } => Ok(()),
-            Happens::Revives { at, life, snapshot } if self.lives(at, life) => self.revives(at, *snapshot),
-            Happens::Looks { .. } | Happens::Piece { .. } | Happens::Revives { .. } | Happens::Follows { .. } => Ok(()),
-            Happens::Applies { .. } => Ok(()),
-            Happens::Starts { at } => self.starts(at),
-            Happens::Wakes { client, when } if self.wakes.get(&client) == Some(&when) => {
+            SimEvent::Welcomed { at, peer, run, bytes } => self.welcomed(at, peer, run, bytes),
+            SimEvent::Asked { to, client, bytes } => self.asked(to, client, bytes),
+            SimEvent::Told { client, bytes } => self.told(client, bytes),
+            SimEvent::Linked { link, what, .. } => self.on_link(link, what),
+            SimEvent::Synced { at, life } if self.lives(at, life) => self.synced(at),
+            SimEvent::Idle { at, life } if self.lives(at, life) => self.idle(at),
+            SimEvent::Spared { at, life } if self.lives(at, life) => self.spared(at),
+            SimEvent::Applies { at, life } if self.lives(at, life) => self.applies(at),
+            SimEvent::Looks { at, life } if self.lives(at, life) => self.looks(at),
+            SimEvent::Due { at, life, when } if self.lives(at, life) => self.due(at, when),
+            SimEvent::Piece { at, life } if self.lives(at, life) => self.piece(at),
+            SimEvent::Follows { at, life, event } if self.lives(at, life) => self.handle(at, *event),
+            SimEvent::Synced { .. } | SimEvent::Idle { .. } | SimEvent::Spared { .. } | SimEvent::Due { .. } => Ok(()),
+            SimEvent::Revives { at, life, snapshot } if self.lives(at, life) => self.revives(at, *snapshot),
+            SimEvent::Looks { .. } | SimEvent::Piece { .. } | SimEvent::Revives { .. } | SimEvent::Follows { .. } => {
+                Ok(())
+            }
+            SimEvent::Applies { .. } => Ok(()),
+            SimEvent::Starts { at } => self.starts(at),
+            SimEvent::Wakes { client, when } if self.wakes.get(&client) == Some(&when) => {
                 self.wakes.remove(&client);
                 self.wakes(client)
             }
-            Happens::Wakes { .. } => Ok(()),
-            Happens::Trouble => self.trouble(),
-            Happens::Governs => self.governs(),
-            Happens::Ends { at, life } if self.lives(at, life) => self.ends(at),
-            Happens::Ends { .. } => Ok(()),
-            Happens::Turns { at, life } if self.lives(at, life) => self.turn(at),
-            Happens::Pipelined { at, life, connection, more } if self.lives(at, life) => {
+            SimEvent::Wakes { .. } => Ok(()),
+            SimEvent::Trouble => self.trouble(),
+            SimEvent::Governs => self.governs(),
+            SimEvent::Ends { at, life } if self.lives(at, life) => self.ends(at),
+            SimEvent::Ends { .. } => Ok(()),
+            SimEvent::Turns { at, life } if self.lives(at, life) => self.turn(at),
+            SimEvent::Pipelined { at, life, connection, more } if self.lives(at, life) => {
                 self.pipelined(at, connection, more)
             }
-            Happens::Turns { .. } | Happens::Pipelined { .. } => Ok(()),
+            SimEvent::Turns { .. } | SimEvent::Pipelined { .. } => Ok(()),
         }
     }
 
@@ -301,7 +303,7 @@ impl World {
         }
         match host.boot(&scenario, now, seed) {
             Ok(image) => {
-                self.say(|| format!("{at} starts with {} entries, {:?}", image.log.len(), image.hard_state));
+                self.trace_line(|| format!("{at} starts with {} entries, {:?}", image.log.len(), image.hard_state));
                 self.recovers(at, image)?;
                 for other in self.others(at) {
                     self.relink(at, other);
@@ -316,7 +318,7 @@ impl World {
 
     /// Handles a failed start of a machine.
     fn refuses(&mut self, at: NodeId, fault: Fault) -> checks::Result<()> {
-        self.say(|| format!("{at} does not start: {fault}"));
+        self.trace_line(|| format!("{at} does not start: {fault}"));
         self.full_starts += u64::from(matches!(fault, Fault::Full { .. }));
         match fault {
             Fault::Corrupt { .. } if self.is_damaged(at) => self.host(at).given_up = true,
@@ -325,7 +327,7 @@ impl World {
             Fault::Full { .. } | Fault::Io { .. } => {
                 // Without free space the start fails again, until the fault injector frees some.
                 self.crash(at, if self.hosts[&at].has_stopped() { Crash::Power } else { Crash::Kill });
-                self.later(Duration::from_millis(200), Happens::Starts { at });
+                self.later(Duration::from_millis(200), SimEvent::Starts { at });
             }
         }
         Ok(())
@@ -349,7 +351,7 @@ impl World {
         host.root.crash(&mut rng, how);
         host.paused = Time::ZERO;
         self.progress.unfit_until(at, self.now);
-        self.say(|| format!("{at} crashes: {how:?}"));
+        self.trace_line(|| format!("{at} crashes: {how:?}"));
         self.links_end(at, how == Crash::Power);
         if was_up && how == Crash::Kill {
             self.close_all(at);
@@ -358,11 +360,11 @@ impl World {
 
     /// A process stops itself because of a disk fault.
     pub(super) fn stops(&mut self, at: NodeId, fault: &Fault) {
-        self.say(|| format!("{at} stops: {fault}"));
+        self.trace_line(|| format!("{at} stops: {fault}"));
         let how = if self.hosts[&at].has_stopped() { Crash::Power } else { Crash::Kill };
         self.crash(at, how);
         let delay = Duration::from_millis(self.rng.random_range(50..2000));
-        self.later(delay, Happens::Starts { at });
+        self.later(delay, SimEvent::Starts { at });
     }
 
     fn due(&mut self, at: NodeId, when: Time) -> checks::Result<()> {
@@ -383,7 +385,7 @@ impl World {
             // The same wake-up brings more events, and one turn follows them all.
             let life = self.hosts[&at].life;
             let delay = Duration::from_micros(self.rng.random_range(0..300));
-            self.later(delay, Happens::Turns { at, life });
+            self.later(delay, SimEvent::Turns { at, life });
             return Ok(());
         }
         self.turn(at)
@@ -393,7 +395,7 @@ impl World {
     pub(super) fn follows(&mut self, at: NodeId, event: Event) {
         let life = self.hosts[&at].life;
         let delay = Duration::from_micros(self.rng.random_range(1..500));
-        self.later(delay, Happens::Follows { at, life, event: Box::new(event) });
+        self.later(delay, SimEvent::Follows { at, life, event: Box::new(event) });
     }
 
     /// Runs the node's turn and executes its actions, until none causes another turn.
@@ -410,11 +412,11 @@ impl World {
                 actions.drain(..).partition(|action| matches!(action, Action::Write(_)));
             let mut again = false;
             for action in writes {
-                again |= self.carry_out(at, local, action)?;
+                again |= self.execute(at, local, action)?;
             }
             self.stands(at)?;
             for action in rest {
-                again |= self.carry_out(at, local, action)?;
+                again |= self.execute(at, local, action)?;
             }
             if !again {
                 break;
@@ -455,17 +457,17 @@ impl World {
         if up.tick_at.is_none_or(|tick| when < tick) {
             up.tick_at = Some(when);
             let life = host.life;
-            self.at(when, Happens::Due { at, life, when });
+            self.at(when, SimEvent::Due { at, life, when });
         }
     }
 
     /// Executes one action. Returns whether the node may have something to do at once because of it.
-    fn carry_out(&mut self, at: NodeId, local: Time, action: Action) -> checks::Result<bool> {
+    fn execute(&mut self, at: NodeId, local: Time, action: Action) -> checks::Result<bool> {
         match action {
             Action::Send(mut envelope) => {
                 self.reads_mapping(&mut envelope);
                 self.checks.sends(&envelope)?;
-                self.say(|| format!("{at} → {}: {}", envelope.to, brief(&envelope)));
+                self.trace_line(|| format!("{at} → {}: {}", envelope.to, brief(&envelope)));
                 self.send(at, envelope.to, &PeerFrame::Raft(envelope))?;
             }
             Action::Forward { to, id, request } => self.send(at, to, &PeerFrame::Forward { id, request })?,
@@ -479,12 +481,12 @@ impl World {
                 self.answers_connection(at, client, id, reply)?;
             }
             Action::Reply { to: Caller::Client(client), id, reply } => {
-                self.say(|| format!("{at} answers client {client}: {reply:?}"));
+                self.trace_line(|| format!("{at} answers client {client}: {reply:?}"));
                 let mut bytes = BytesMut::new();
                 put_reply_frame(&mut bytes, id, &reply);
                 self.fold(&bytes);
                 let delay = self.network.delay(&mut self.rng);
-                self.later(delay, Happens::Told { client, bytes: bytes.freeze() });
+                self.later(delay, SimEvent::Told { client, bytes: bytes.freeze() });
             }
             Action::Write(write) => self.writes(at, write)?,
             Action::Take { configured, membership } => self.takes(at, configured, membership)?,
@@ -498,7 +500,7 @@ impl World {
                 return self.gives(at, local, ApplierInput::Query(ticket, query, time));
             }
             Action::Note(note) => {
-                self.say(|| format!("{at} {note}"));
+                self.trace_line(|| format!("{at} {note}"));
                 if let Note::InvalidMessage { peer, what } = note {
                     return Err(format!("{at} heard nonsense from {peer}: {what}"));
                 }
@@ -517,28 +519,28 @@ impl World {
 /// More requests than the clients of any scenario can have in progress.
 const HELD_MAX: usize = 4096;
 
-impl Happens {
+impl SimEvent {
     /// The machine at which this event happens, if there is one.
     pub(super) fn place(&self) -> Option<NodeId> {
         match self {
-            Happens::Arrives { to, .. } | Happens::Asked { to, .. } => Some(*to),
-            Happens::Closed { at, .. }
-            | Happens::Dials { at, .. }
-            | Happens::Welcomed { at, .. }
-            | Happens::Synced { at, .. }
-            | Happens::Idle { at, .. }
-            | Happens::Spared { at, .. }
-            | Happens::Applies { at, .. }
-            | Happens::Looks { at, .. }
-            | Happens::Piece { at, .. }
-            | Happens::Revives { at, .. }
-            | Happens::Follows { at, .. }
-            | Happens::Turns { at, .. }
-            | Happens::Pipelined { at, .. }
-            | Happens::Due { at, .. } => Some(*at),
-            Happens::Linked { at, .. } => *at,
-            Happens::Starts { .. } | Happens::Told { .. } | Happens::Wakes { .. } => None,
-            Happens::Trouble | Happens::Governs | Happens::Ends { .. } => None,
+            SimEvent::Arrives { to, .. } | SimEvent::Asked { to, .. } => Some(*to),
+            SimEvent::Closed { at, .. }
+            | SimEvent::Dials { at, .. }
+            | SimEvent::Welcomed { at, .. }
+            | SimEvent::Synced { at, .. }
+            | SimEvent::Idle { at, .. }
+            | SimEvent::Spared { at, .. }
+            | SimEvent::Applies { at, .. }
+            | SimEvent::Looks { at, .. }
+            | SimEvent::Piece { at, .. }
+            | SimEvent::Revives { at, .. }
+            | SimEvent::Follows { at, .. }
+            | SimEvent::Turns { at, .. }
+            | SimEvent::Pipelined { at, .. }
+            | SimEvent::Due { at, .. } => Some(*at),
+            SimEvent::Linked { at, .. } => *at,
+            SimEvent::Starts { .. } | SimEvent::Told { .. } | SimEvent::Wakes { .. } => None,
+            SimEvent::Trouble | SimEvent::Governs | SimEvent::Ends { .. } => None,
         }
     }
 }

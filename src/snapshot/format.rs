@@ -146,7 +146,7 @@ impl Header {
         let mut reader = Reader::new(fields);
         let header = Header {
             cluster: ClusterId(reader.u64()?),
-            node: reader.somebody()?,
+            node: reader.node_id()?,
             position: reader.position()?,
             configured: Index(reader.u64()?),
             time: ClusterTime(reader.u64()?),

@@ -247,7 +247,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Like [`Store::prune`], for a snapshot that has just been verified.
-    pub fn prune_behind(&self, keep: &Snapshot) -> Result<Vec<String>> {
+    pub fn prune_older_than(&self, keep: &Snapshot) -> Result<Vec<String>> {
         self.prune_to(keep.header.position)
     }
 

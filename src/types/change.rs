@@ -17,7 +17,7 @@ pub enum Change {
         address: String,
         /// Its disk id, if the node itself requests the change.
         disk: Option<DiskId>,
-        /// Its pending role, which is not [`PendingRole::Leaves`].
+        /// Its pending role, which is not [`PendingRole::Remove`].
         prospect: PendingRole,
     },
     /// Removes a member, voter or learner.
@@ -45,7 +45,7 @@ pub enum InvalidChange {
     Member(NodeId),
     /// The node is not a member.
     #[error("{0} is not a member")]
-    Stranger(NodeId),
+    NotMember(NodeId),
     /// The node is already a voter.
     #[error("{0} is a voter already")]
     Voter(NodeId),
@@ -57,13 +57,13 @@ pub enum InvalidChange {
     Replaced(NodeId),
     /// No voter would be left.
     #[error("no voters would be left")]
-    Nobody,
+    NoVoters,
     /// The cluster has as many members as allowed.
     #[error("a cluster has at most {MEMBERS_MAX} members")]
     Full,
     /// The membership would not change.
     #[error("nothing would change")]
-    Same,
+    NoChange,
     /// Another member has that address.
     #[error("{0} is reached at that address")]
     Taken(NodeId),
@@ -87,26 +87,26 @@ impl Membership {
             Change::Add { id, .. } if self.members.contains_key(id) => return Err(InvalidChange::Member(*id)),
             Change::Add { .. } if self.members.len() >= MEMBERS_MAX => return Err(InvalidChange::Full),
             Change::Add { id, address, disk, prospect } => {
-                if let PendingRole::Succeeds(old) = prospect {
+                if let PendingRole::Replace(old) = prospect {
                     self.can_be_succeeded(*old)?;
                 }
                 self.is_free(*id, address)?;
-                next.members.insert(*id, Member { address: address.clone(), disk: *disk, prospect: *prospect });
+                next.members.insert(*id, Member { address: address.clone(), disk: *disk, pending_role: *prospect });
             }
             Change::Move { id, address } => {
-                let member = next.members.get_mut(id).ok_or(InvalidChange::Stranger(*id))?;
+                let member = next.members.get_mut(id).ok_or(InvalidChange::NotMember(*id))?;
                 if member.address == *address {
-                    return Err(InvalidChange::Same);
+                    return Err(InvalidChange::NoChange);
                 }
                 self.is_free(*id, address)?;
                 member.address.clone_from(address);
             }
-            Change::Remove(id) if !self.members.contains_key(id) => return Err(InvalidChange::Stranger(*id)),
+            Change::Remove(id) if !self.members.contains_key(id) => return Err(InvalidChange::NotMember(*id)),
             Change::Remove(id) if !self.is_voter(*id) => {
                 next.members.remove(id);
             }
             Change::Remove(id) => return self.towards(self.voters.iter().copied().filter(|v| v != id).collect()),
-            Change::Promote(id) if !self.members.contains_key(id) => return Err(InvalidChange::Stranger(*id)),
+            Change::Promote(id) if !self.members.contains_key(id) => return Err(InvalidChange::NotMember(*id)),
             Change::Promote(id) if self.is_voter(*id) => return Err(InvalidChange::Voter(*id)),
             Change::Promote(id) => return self.towards(self.voters.iter().copied().chain([*id]).collect()),
             Change::Voters(ids) => return self.towards(ids.clone()),
@@ -124,9 +124,9 @@ impl Membership {
     }
 
     fn can_be_succeeded(&self, old: NodeId) -> Result<(), InvalidChange> {
-        let waits = |member: &Member| member.prospect == PendingRole::Succeeds(old);
+        let waits = |member: &Member| member.pending_role == PendingRole::Replace(old);
         match self.members.get(&old) {
-            None => Err(InvalidChange::Stranger(old)),
+            None => Err(InvalidChange::NotMember(old)),
             Some(_) if !self.is_voter(old) => Err(InvalidChange::NoPlace(old)),
             Some(_) if self.members.values().any(waits) => Err(InvalidChange::Replaced(old)),
             Some(_) => Ok(()),
@@ -137,20 +137,20 @@ impl Membership {
     /// leave.
     pub fn towards(&self, voters: BTreeSet<NodeId>) -> Result<Membership, InvalidChange> {
         if voters.is_empty() {
-            return Err(InvalidChange::Nobody);
+            return Err(InvalidChange::NoVoters);
         }
         if let Some(stranger) = voters.iter().find(|id| !self.members.contains_key(id)) {
-            return Err(InvalidChange::Stranger(*stranger));
+            return Err(InvalidChange::NotMember(*stranger));
         }
         if voters == self.voters {
-            return Err(InvalidChange::Same);
+            return Err(InvalidChange::NoChange);
         }
         let mut next = Membership { outgoing: self.voters.clone(), voters, ..self.clone() };
         for (id, member) in &mut next.members {
             if next.voters.contains(id) {
-                member.prospect = PendingRole::Stays;
+                member.pending_role = PendingRole::Stays;
             } else if next.outgoing.contains(id) {
-                member.prospect = PendingRole::Leaves;
+                member.pending_role = PendingRole::Remove;
             }
         }
         Ok(next)
@@ -159,12 +159,12 @@ impl Membership {
     /// The configuration C-new in which a joint configuration results (§6).
     pub fn settled(&self) -> Membership {
         let mut next = Membership { outgoing: BTreeSet::new(), ..self.clone() };
-        next.members.retain(|id, member| next.voters.contains(id) || member.prospect != PendingRole::Leaves);
+        next.members.retain(|id, member| next.voters.contains(id) || member.pending_role != PendingRole::Remove);
         // A learner that was to replace a voter that is gone is to become a voter of its own instead.
         let places: BTreeSet<NodeId> = next.voters.clone();
         for member in next.members.values_mut() {
-            if matches!(member.prospect, PendingRole::Succeeds(old) if !places.contains(&old)) {
-                member.prospect = PendingRole::Rises;
+            if matches!(member.pending_role, PendingRole::Replace(old) if !places.contains(&old)) {
+                member.pending_role = PendingRole::Promote;
             }
         }
         next
@@ -175,7 +175,7 @@ impl Membership {
         let mut next = Membership { voters: self.outgoing.clone(), outgoing: self.voters.clone(), ..self.clone() };
         for member in next.members.values_mut() {
             // All by operator command from here: pending voters are learners again, and leaving voters stay.
-            member.prospect = PendingRole::Stays;
+            member.pending_role = PendingRole::Stays;
         }
         next
     }
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_new_member_is_a_learner_first_and_a_voter_through_a_joint_configuration() {
-        let with_learner = of(&[1, 2, 3]).changed(&add(4, PendingRole::Rises)).unwrap();
+        let with_learner = of(&[1, 2, 3]).changed(&add(4, PendingRole::Promote)).unwrap();
         assert_eq!((with_learner.is_joint(), &with_learner.voters), (false, &ids(&[1, 2, 3])));
         let joint = with_learner.changed(&Change::Promote(id(4))).unwrap();
         assert_eq!((&joint.outgoing, &joint.voters), (&ids(&[1, 2, 3]), &ids(&[1, 2, 3, 4])));
@@ -217,27 +217,27 @@ mod tests {
 
     #[test]
     fn a_replacement_is_one_joint_change() {
-        let waiting = of(&[1, 2, 3]).changed(&add(4, PendingRole::Succeeds(id(2)))).unwrap();
-        assert_eq!(waiting.changed(&add(5, PendingRole::Succeeds(id(2)))), Err(InvalidChange::Replaced(id(2))));
+        let waiting = of(&[1, 2, 3]).changed(&add(4, PendingRole::Replace(id(2)))).unwrap();
+        assert_eq!(waiting.changed(&add(5, PendingRole::Replace(id(2)))), Err(InvalidChange::Replaced(id(2))));
         let joint = waiting.towards(ids(&[1, 3, 4])).unwrap();
         assert_eq!(joint.settled(), of(&[1, 3, 4]));
     }
 
     #[test]
     fn who_waits_for_a_place_that_is_gone_waits_for_one_of_its_own() {
-        let waiting = of(&[1, 2, 3]).changed(&add(4, PendingRole::Succeeds(id(2)))).unwrap();
+        let waiting = of(&[1, 2, 3]).changed(&add(4, PendingRole::Replace(id(2)))).unwrap();
         let gone = waiting.changed(&Change::Remove(id(2))).unwrap().settled();
-        assert_eq!(gone.members[&id(4)].prospect, PendingRole::Rises);
+        assert_eq!(gone.members[&id(4)].pending_role, PendingRole::Promote);
     }
 
     #[test]
     fn a_change_taken_back_leaves_the_voters_that_were() {
-        let before = of(&[1, 2, 3]).changed(&add(4, PendingRole::Rises)).unwrap();
+        let before = of(&[1, 2, 3]).changed(&add(4, PendingRole::Promote)).unwrap();
         let joint = before.towards(ids(&[2, 3, 4])).unwrap();
         let back = joint.restored();
         assert_eq!((&back.voters, back.is_joint()), (&ids(&[1, 2, 3]), false));
         assert!(back.members.contains_key(&id(4)), "it is a learner again");
-        assert_eq!(back.members[&id(4)].prospect, PendingRole::Stays, "and does not rise again by itself");
+        assert_eq!(back.members[&id(4)].pending_role, PendingRole::Stays, "and does not rise again by itself");
         assert_eq!(joint.turned().settled(), back);
     }
 
@@ -246,15 +246,15 @@ mod tests {
         let three = of(&[1, 2, 3]);
         let says = |change: Change| three.changed(&change).unwrap_err();
         assert_eq!(says(add(3, PendingRole::Stays)), InvalidChange::Member(id(3)));
-        assert_eq!(says(Change::Remove(id(9))), InvalidChange::Stranger(id(9)));
-        assert_eq!(says(Change::Promote(id(9))), InvalidChange::Stranger(id(9)));
+        assert_eq!(says(Change::Remove(id(9))), InvalidChange::NotMember(id(9)));
+        assert_eq!(says(Change::Promote(id(9))), InvalidChange::NotMember(id(9)));
         assert_eq!(says(Change::Promote(id(3))), InvalidChange::Voter(id(3)));
-        assert_eq!(says(Change::Voters(ids(&[]))), InvalidChange::Nobody);
-        assert_eq!(says(Change::Voters(ids(&[1, 2, 3]))), InvalidChange::Same);
-        assert_eq!(says(Change::Move { id: id(3), address: "h:3".into() }), InvalidChange::Same);
+        assert_eq!(says(Change::Voters(ids(&[]))), InvalidChange::NoVoters);
+        assert_eq!(says(Change::Voters(ids(&[1, 2, 3]))), InvalidChange::NoChange);
+        assert_eq!(says(Change::Move { id: id(3), address: "h:3".into() }), InvalidChange::NoChange);
         assert_eq!(says(Change::Abort), InvalidChange::Idle);
-        assert_eq!(of(&[1]).changed(&Change::Remove(id(1))), Err(InvalidChange::Nobody));
+        assert_eq!(of(&[1]).changed(&Change::Remove(id(1))), Err(InvalidChange::NoVoters));
         let waiting = three.changed(&add(4, PendingRole::Stays)).unwrap();
-        assert_eq!(waiting.changed(&add(5, PendingRole::Succeeds(id(4)))), Err(InvalidChange::NoPlace(id(4))));
+        assert_eq!(waiting.changed(&add(5, PendingRole::Replace(id(4)))), Err(InvalidChange::NoPlace(id(4))));
     }
 }

@@ -13,7 +13,7 @@ pub struct Member {
     /// state behind its promises.
     pub disk: Option<DiskId>,
     /// Its pending role.
-    pub prospect: PendingRole,
+    pub pending_role: PendingRole,
 }
 
 /// A role change that follows by itself when its condition is met.
@@ -23,17 +23,17 @@ pub enum PendingRole {
     #[default]
     Stays,
     /// A learner that becomes a voter once it has caught up.
-    Rises,
+    Promote,
     /// A learner that replaces that voter once it has caught up, in one change.
-    Succeeds(NodeId),
+    Replace(NodeId),
     /// An outgoing voter that ceases to be a member when the change completes.
-    Leaves,
+    Remove,
 }
 
 impl Member {
     /// A member of which only the address is known.
     pub fn at(address: String) -> Member {
-        Member { address, disk: None, prospect: PendingRole::Stays }
+        Member { address, disk: None, pending_role: PendingRole::Stays }
     }
 }
 

@@ -16,7 +16,7 @@ pub const NAME: &str = "reserve";
 /// Two threads use it: one makes the file when there is room for it, the other removes it when there is no other room.
 /// Each waits for the other, since it could do nothing better.
 #[derive(Clone, Debug)]
-pub struct Reserve<D> {
+pub struct Ballast<D> {
     disk: D,
     bytes: u64,
     loan: Arc<Mutex<Loan>>,
@@ -34,10 +34,10 @@ enum Loan {
     Claimed,
 }
 
-impl<D: Disk> Reserve<D> {
+impl<D: Disk> Ballast<D> {
     /// A reserve of `bytes` bytes on a disk; with 0 there is no reserve. Does not touch the disk.
-    pub fn new(disk: D, bytes: u64) -> Reserve<D> {
-        Reserve { disk, bytes, loan: Arc::default(), seen: Arc::default() }
+    pub fn new(disk: D, bytes: u64) -> Ballast<D> {
+        Ballast { disk, bytes, loan: Arc::default(), seen: Arc::default() }
     }
 
     /// How many bytes of the file are missing.
@@ -52,7 +52,7 @@ impl<D: Disk> Reserve<D> {
         self.size()
     }
 
-    /// Like [`Reserve::there`], as of the last check, creation or removal. Does not wait.
+    /// Like [`Ballast::there`], as of the last check, creation or removal. Does not wait.
     pub fn seen(&self) -> u64 {
         self.seen.load(Ordering::Relaxed)
     }
@@ -94,8 +94,8 @@ impl<D: Disk> Reserve<D> {
     }
 
     /// Removes the file for the log: its room is free when this returns. Returns whether any of it was there. If it is
-    /// lent, [`Reserve::is_claimed`] then shows the borrower that the log needs it.
-    pub fn give_up(&self) -> Result<bool> {
+    /// lent, [`Ballast::is_claimed`] then shows the borrower that the log needs it.
+    pub fn remove_for_log(&self) -> Result<bool> {
         let mut loan = self.alone();
         if *loan == Loan::Lent {
             *loan = Loan::Claimed;
@@ -104,7 +104,7 @@ impl<D: Disk> Reserve<D> {
     }
 
     /// Lends the reserve to a snapshot: its room is free when this returns, and the file is not made again before
-    /// [`Reserve::returned`]. Returns whether any of it was there; if not, or if it is lent already, nothing has
+    /// [`Ballast::end_loan`]. Returns whether any of it was there; if not, or if it is lent already, nothing has
     /// changed.
     pub fn lend(&self) -> Result<bool> {
         let mut loan = self.alone();
@@ -121,7 +121,7 @@ impl<D: Disk> Reserve<D> {
     }
 
     /// Ends the loan: the file may be made again.
-    pub fn returned(&self) {
+    pub fn end_loan(&self) {
         *self.alone() = Loan::None;
     }
 
@@ -155,14 +155,14 @@ impl<D: Disk> Reserve<D> {
 #[derive(Clone, Debug)]
 pub struct SpaceMonitor<D> {
     disk: D,
-    reserve: Reserve<D>,
+    reserve: Ballast<D>,
     segment: u64,
     low: bool,
 }
 
 impl<D: Disk> SpaceMonitor<D> {
     /// A monitor that has not checked yet, for a log with segments of `segment` bytes.
-    pub fn new(reserve: Reserve<D>, segment: u64) -> SpaceMonitor<D> {
+    pub fn new(reserve: Ballast<D>, segment: u64) -> SpaceMonitor<D> {
         SpaceMonitor { disk: reserve.disk.clone(), reserve, segment, low: false }
     }
 
@@ -189,7 +189,7 @@ mod tests {
     const RESERVE: u64 = 2 * SEGMENT;
 
     fn watch(disk: &SimDisk) -> SpaceMonitor<SimDisk> {
-        SpaceMonitor::new(Reserve::new(disk.clone(), RESERVE), SEGMENT)
+        SpaceMonitor::new(Ballast::new(disk.clone(), RESERVE), SEGMENT)
     }
 
     /// A file of another program takes all but `room` bytes.
@@ -231,8 +231,8 @@ mod tests {
         watch.look().unwrap();
         leave(&disk, 0);
         assert_eq!(watch.look().unwrap(), Some(true));
-        assert!(watch.reserve.give_up().unwrap());
-        assert!(!watch.reserve.give_up().unwrap(), "it is gone");
+        assert!(watch.reserve.remove_for_log().unwrap());
+        assert!(!watch.reserve.remove_for_log().unwrap(), "it is gone");
         assert_eq!(disk.free().unwrap(), RESERVE);
         leave(&disk, RESERVE - 1);
         assert_eq!(watch.look().unwrap(), None);
@@ -256,24 +256,24 @@ mod tests {
         assert!(!reserve.lend().unwrap(), "once");
         assert_eq!((watch.look().unwrap(), disk.free().unwrap()), (Some(true), RESERVE));
         assert!(!reserve.is_claimed());
-        assert!(!reserve.give_up().unwrap(), "it is not there");
+        assert!(!reserve.remove_for_log().unwrap(), "it is not there");
         assert!(reserve.is_claimed());
         assert!(!reserve.make().unwrap());
-        reserve.returned();
+        reserve.end_loan();
         assert!(!reserve.is_claimed());
         assert_eq!((watch.look().unwrap(), disk.free().unwrap()), (None, 0));
-        assert!(reserve.give_up().unwrap() && !reserve.is_claimed());
+        assert!(reserve.remove_for_log().unwrap() && !reserve.is_claimed());
     }
 
     #[test]
     fn a_reserve_that_a_crash_left_short_is_filled_and_one_that_does_not_fit_leaves_nothing() {
         let disk = SimDisk::new();
         disk.create(NAME).unwrap().reserve(100).unwrap();
-        let reserve = Reserve::new(disk.clone(), RESERVE);
+        let reserve = Ballast::new(disk.clone(), RESERVE);
         assert_eq!(reserve.missing().unwrap(), RESERVE - 100);
         assert!(reserve.make().unwrap());
         assert_eq!(reserve.missing().unwrap(), 0);
-        let larger = Reserve::new(disk.clone(), 2 * RESERVE);
+        let larger = Ballast::new(disk.clone(), 2 * RESERVE);
         leave(&disk, 100);
         assert!(!larger.make().unwrap());
         assert_eq!(disk.used(), 0);
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn no_reserve_is_none() {
         let disk = SimDisk::new();
-        let mut watch = SpaceMonitor::new(Reserve::new(disk.clone(), 0), SEGMENT);
+        let mut watch = SpaceMonitor::new(Ballast::new(disk.clone(), 0), SEGMENT);
         assert_eq!(watch.look().unwrap(), None);
         assert_eq!(disk.list().unwrap().len(), 0);
         leave(&disk, 0);

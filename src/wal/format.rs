@@ -119,7 +119,7 @@ impl SegmentHeader {
         let format = reader.u32()?;
         let flags = reader.u32()?;
         let cluster = ClusterId(reader.u64()?);
-        let node = reader.somebody();
+        let node = reader.node_id();
         let disk = DiskId(reader.u64()?);
         let number = reader.u64()?;
         let stored_salt = reader.u64()?;

@@ -4,14 +4,14 @@
 //! retry would not show it. A full disk need not cause a failure: [`Journal::provide`] reports it before anything is
 //! written.
 
-use super::ballast::Reserve;
+use super::ballast::Ballast;
 use super::format::{self, BATCH_FRAME, Batch, RECYCLED, RecordKind, Seal, SegmentHeader, file_name};
-use super::log_summary::Outline;
+use super::log_summary::LogSummary;
 use super::options::Options;
 use super::report::{Fault, Report, Result, Sealed};
 use super::segment::Segment;
 use super::spare::{SUFFIX, Spare, SpareOrder};
-use super::sync_marker::{LogOffset, Side, io};
+use super::sync_marker::{LogOffset, SyncMarkerFile, io};
 use super::task::Task;
 use crate::codec;
 use crate::disk::{Disk, DiskFile};
@@ -40,23 +40,23 @@ pub struct Journal<D: Disk> {
     pub(super) file: D::File,
     pub(super) segment: Segment,
     pub(super) older: VecDeque<Older>,
-    pub(super) outline: Outline,
+    pub(super) outline: LogSummary,
     pub(super) batch: u64,
     /// Whether a piece of the current batch is in the file and its header announces more pieces.
     pub(super) open: bool,
     /// Whether anything was appended since the last sync.
     pub(super) dirty: bool,
     /// Whether a synced batch header records that everything before it was synced.
-    pub(super) stated: bool,
+    pub(super) sync_recorded: bool,
     pub(super) synced: (u64, u64),
-    pub(super) side: Side<D::File>,
+    pub(super) side: SyncMarkerFile<D::File>,
     pub(super) mirrored: Option<HardState>,
     pub(super) spares: VecDeque<Spare<D::File>>,
-    pub(super) reserve: Option<Reserve<D>>,
+    pub(super) reserve: Option<Ballast<D>>,
     pub(super) appended: WriteId,
     pub(super) report: Report,
     /// The room in the last report, in bytes.
-    pub(super) told: u64,
+    pub(super) reported_room: u64,
     pub(super) poisoned: bool,
 }
 
@@ -104,8 +104,8 @@ impl<D: Disk> Journal<D> {
         self.latch(outcome)?;
         self.report.durable = self.appended;
         // A disk error here is left for the next write to report.
-        self.report.room = self.room().unwrap_or(self.told);
-        self.told = self.report.room;
+        self.report.room = self.room().unwrap_or(self.reported_room);
+        self.reported_room = self.report.room;
         Ok(std::mem::replace(&mut self.report, empty_report()))
     }
 
@@ -113,14 +113,14 @@ impl<D: Disk> Journal<D> {
     /// processes may fill the disk or free space on it.
     pub fn look(&mut self) -> Result<Option<Report>> {
         self.guard()?;
-        if self.room()? == self.told { Ok(None) } else { self.sync().map(Some) }
+        if self.room()? == self.reported_room { Ok(None) } else { self.sync().map(Some) }
     }
 
     /// How many bytes the log can still take: the rest of the segment, plus all segments that the disk has room for
     /// once the reserve is removed. The end of each segment is not counted, because the next entry may not fit there.
     fn room(&self) -> Result<u64> {
         let free = self.disk.free().map_err(io("look for room beside", &file_name(self.segment.number)))?;
-        let disk = free.saturating_add(self.reserve.as_ref().map_or(0, Reserve::seen));
+        let disk = free.saturating_add(self.reserve.as_ref().map_or(0, Ballast::seen));
         let size = self.options.segment_bytes;
         let segments = self.spares.len() as u64 + disk / size.max(1);
         let end = ENTRY_BYTES_MAX.min(size / 2);
@@ -131,14 +131,14 @@ impl<D: Disk> Journal<D> {
     /// torn batch. To be called when the log thread is idle.
     pub fn confirm(&mut self) -> Result<()> {
         self.guard()?;
-        if self.stated && !self.dirty {
+        if self.sync_recorded && !self.dirty {
             return Ok(());
         }
         if let Err(Fault::Full { .. }) = self.provide_bytes(0) {
             // This record is optional, so a full disk is no fault here. The next write may need the room.
             return Ok(());
         }
-        let outcome = self.restate();
+        let outcome = self.record_sync_in_log();
         self.latch(outcome)
     }
 
@@ -191,14 +191,14 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Sets the reserve that is removed when the disk has no room for the next segment.
-    pub fn fall_back_on(&mut self, reserve: Reserve<D>) {
+    pub fn fall_back_on(&mut self, reserve: Ballast<D>) {
         self.reserve = Some(reserve);
     }
 
     /// Releases the log up to a position: removes or recycles whole segments, oldest first.
     pub fn release(&mut self, upto: Position) -> Result<()> {
         self.guard()?;
-        let outcome = self.let_go(upto);
+        let outcome = self.release_segments(upto);
         self.latch(outcome)
     }
 
@@ -318,11 +318,11 @@ impl<D: Disk> Journal<D> {
     pub(super) fn settle(&mut self) -> Result<()> {
         self.flush()?;
         self.dirty = false;
-        self.stated = false;
+        self.sync_recorded = false;
         self.write_sync_marker()
     }
 
-    fn restate(&mut self) -> Result<()> {
+    fn record_sync_in_log(&mut self) -> Result<()> {
         if self.dirty {
             self.settle()?;
         }
@@ -333,7 +333,7 @@ impl<D: Disk> Journal<D> {
             self.rotate(0)?;
         }
         self.settle()?;
-        self.stated = true;
+        self.sync_recorded = true;
         Ok(())
     }
 
@@ -380,7 +380,7 @@ impl<D: Disk> Journal<D> {
     /// before this.
     fn reserve_segment(&self, order: &SpareOrder) -> Result<Spare<D::File>> {
         match (order.reserve(&self.disk), &self.reserve) {
-            (Err(Fault::Full { file }), Some(reserve)) if reserve.give_up()? => {
+            (Err(Fault::Full { file }), Some(reserve)) if reserve.remove_for_log()? => {
                 log::warn!("no space left for {file}: the reserve is given up for it");
                 order.reserve(&self.disk)
             }
@@ -402,7 +402,7 @@ impl<D: Disk> Journal<D> {
         Ok(())
     }
 
-    fn let_go(&mut self, upto: Position) -> Result<()> {
+    fn release_segments(&mut self, upto: Position) -> Result<()> {
         let whole = self.older.iter().take_while(|older| older.live <= upto.index).count();
         if whole == 0 || upto.index > self.outline.last.index {
             return Ok(());
@@ -461,7 +461,7 @@ fn frames_of(write: &Write) -> usize {
     base + hard + write.entries.iter().map(|entry| format::frame_size(codec::entry_size(entry))).sum::<usize>()
 }
 
-pub(super) fn opening_size(outline: &Outline) -> usize {
+pub(super) fn opening_size(outline: &LogSummary) -> usize {
     let mut body = Vec::new();
     outline.opening().put(&mut body);
     body.len()

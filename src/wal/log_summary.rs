@@ -7,7 +7,7 @@ use crate::types::{ClusterTime, HardState, Index, Membership, Position, Snapshot
 
 /// Hard state and log state after the last frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Outline {
+pub struct LogSummary {
     /// Term and vote.
     pub hard: HardState,
     /// Where the log begins.
@@ -20,11 +20,11 @@ pub struct Outline {
     pub configurations: Vec<(Index, Membership)>,
 }
 
-impl Outline {
+impl LogSummary {
     /// An empty log that begins at `base`.
-    pub fn new(base: SnapshotPoint) -> Outline {
+    pub fn new(base: SnapshotPoint) -> LogSummary {
         let last = base.position;
-        Outline { hard: HardState::default(), base, last, time: ClusterTime::default(), configurations: Vec::new() }
+        LogSummary { hard: HardState::default(), base, last, time: ClusterTime::default(), configurations: Vec::new() }
     }
 
     /// The opening record of a segment that inherits this state.

@@ -25,7 +25,7 @@ pub mod view;
 #[cfg(test)]
 mod tests;
 
-pub use ballast::{Reserve, SpaceMonitor};
+pub use ballast::{Ballast, SpaceMonitor};
 pub use journal::Journal;
 pub use options::{Options, ReadMode, TailPolicy};
 pub use recover::{EntrySummary, Recovered};

@@ -6,13 +6,13 @@
 use super::format::{self, file_name, file_number};
 use super::journal::{Journal, Older, activate_segment, empty_report, header_of, held, opening_size};
 use super::load::{read_all, read_whole};
-use super::log_summary::Outline;
+use super::log_summary::LogSummary;
 use super::options::{Options, ReadMode};
 use super::recover::{self, BEGIN, Recovered, Replay};
 use super::report::{Fault, Result};
-use super::segment::{Marks, Segment};
+use super::segment::{Segment, SparseIndex};
 use super::spare::{SUFFIX, SpareOrder};
-use super::sync_marker::{self, Side, SyncMarker, io};
+use super::sync_marker::{self, SyncMarker, SyncMarkerFile, io};
 use crate::codec;
 use crate::disk::{Disk, DiskFile, Meter};
 use crate::types::{HardState, Mutant, SnapshotPoint, WriteId};
@@ -29,9 +29,9 @@ struct JournalParts<D: Disk> {
     options: Options,
     boot: u64,
     file: D::File,
-    side: Side<D::File>,
+    side: SyncMarkerFile<D::File>,
     segment: Segment,
-    outline: Outline,
+    outline: LogSummary,
 }
 
 impl<D: Disk> JournalParts<D> {
@@ -46,7 +46,7 @@ impl<D: Disk> JournalParts<D> {
             batch,
             open: false,
             dirty: false,
-            stated: false,
+            sync_recorded: false,
             synced: (segment.number, segment.written),
             side,
             mirrored: None,
@@ -54,7 +54,7 @@ impl<D: Disk> JournalParts<D> {
             reserve: None,
             appended: WriteId::ZERO,
             report: empty_report(),
-            told: u64::MAX,
+            reported_room: u64::MAX,
             poisoned: false,
             segment,
             outline,
@@ -94,7 +94,7 @@ impl<D: Disk> Journal<D> {
         if replay.outline.is_none() {
             let nothing_promised = testimony.place.is_none() && testimony.hard.is_none() && replay.segments.len() <= 1;
             let Some(base) = founding.filter(|_| nothing_promised) else { return Err(lost()) };
-            replay.outline = Some(Outline::new(base.clone()));
+            replay.outline = Some(LogSummary::new(base.clone()));
             return Journal::found(disk, options, boot, replay, &names, testimony);
         }
         let heads = replay.heads()?;
@@ -153,7 +153,7 @@ impl<D: Disk> Journal<D> {
             secure(&mut file, &name, &last)?;
             disk.sync_names().map_err(io("sync the names beside", &name))?;
         }
-        let side = Side::open(&disk, options.disk, &testimony)?;
+        let side = SyncMarkerFile::open(&disk, options.disk, &testimony)?;
         let capacity = last.bytes.len() as u64;
         let segment = Segment::new(&last.header, capacity, end, replay.chain.unwrap_or(0), last.marks.clone());
         let mut older = VecDeque::new();
@@ -205,8 +205,8 @@ impl<D: Disk> Journal<D> {
         let spare = SpareOrder { bytes, ..order }.prepare(&disk, || {})?;
         let skip_names = options.mutants.breaks(Mutant::SkipNameSync);
         let (file, capacity) = activate_segment(&disk, spare, &header, skip_names)?;
-        let side = Side::open(&disk, options.disk, &testimony)?;
-        let segment = Segment::new(&header, capacity, BEGIN, 0, Marks::default());
+        let side = SyncMarkerFile::open(&disk, options.disk, &testimony)?;
+        let segment = Segment::new(&header, capacity, BEGIN, 0, SparseIndex::default());
         let view = super::view::View::new(outline.base.position.index);
         let started = JournalParts { disk, options, boot, file, side, segment, outline };
         let mut journal = started.journal(1, VecDeque::new());

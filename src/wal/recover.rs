@@ -7,12 +7,12 @@
 
 use super::format::{self, Batch, EntryHead, Flaw, Frame, RecordKind, SEGMENT_HEADER, Seal, SegmentHeader, file_name};
 use super::load::{self, Read};
-use super::log_summary::Outline;
+use super::log_summary::LogSummary;
 use super::options::{Options, ReadMode, TailPolicy};
 use super::parallel_checksum::{Ahead, ahead};
 use super::report::{ADVICE, Fault, Result, Sealed};
 use super::scan::{Scan, ScanItem, last_written};
-use super::segment::Marks;
+use super::segment::SparseIndex;
 use super::sync_marker::{LogOffset, SyncMarker};
 use super::view::View;
 use crate::codec::{self, Reader};
@@ -59,7 +59,7 @@ pub struct ValidatedSegment {
     /// All bytes before this are known to be on the disk; those after it may be only in the page cache.
     pub synced: u64,
     /// The offsets of its entries.
-    pub marks: Marks,
+    pub marks: SparseIndex,
     /// The entries that belong to the log: first and last index; the last is below the first if there are none.
     pub live: (Index, Index),
 }
@@ -67,7 +67,7 @@ pub struct ValidatedSegment {
 /// The state that results from reading all files.
 pub struct Replay<'a> {
     /// The log after the last good batch; `None` until an opening record was read.
-    pub outline: Option<Outline>,
+    pub outline: Option<LogSummary>,
     /// The segments, oldest first; the last one will be appended to.
     pub segments: Vec<ValidatedSegment>,
     /// The number of the next batch.
@@ -169,7 +169,7 @@ impl Replay<'_> {
         let first_batch = if self.segments.is_empty() && number != 1 { None } else { Some(self.batch) };
         let chain = if self.segments.is_empty() && number != 1 { None } else { Some(self.chain.unwrap_or(0)) };
         let mut scan = Scan::new(bytes.clone(), header.salt(), chain).known_to(whole);
-        let mut marks = Marks::default();
+        let mut marks = SparseIndex::default();
         let mut synced = testimony.place.filter(|place| place.segment == number).map_or(BEGIN, |place| place.offset);
         let (end, chain, sealed, broken) = self.batches(number, &mut scan, first_batch, &mut marks, &mut synced)?;
         self.chain = chain;
@@ -177,7 +177,7 @@ impl Replay<'_> {
             if let Some(fault) = self.unreadable(file, behind)? {
                 return Err(fault);
             }
-            self.judge(&header, end, broken, options, behind, testimony, &bytes)?;
+            self.classify_tail(&header, end, broken, options, behind, testimony, &bytes)?;
         }
         let live = marks.entries().unwrap_or((Index(1), Index::ZERO));
         self.segments.push(ValidatedSegment { header, bytes, end, synced, marks, live });
@@ -234,7 +234,7 @@ impl Replay<'_> {
         number: u64,
         scan: &mut Scan,
         first_batch: Option<u64>,
-        marks: &mut Marks,
+        marks: &mut SparseIndex,
         synced: &mut u64,
     ) -> Result<(u64, Option<u32>, Option<Seal>, Option<Break>)> {
         let mut expected = first_batch;
@@ -278,7 +278,7 @@ impl Replay<'_> {
 
     /// Decides whether the log ends here, has a torn tail, or is corrupt.
     #[allow(clippy::too_many_arguments)]
-    fn judge(
+    fn classify_tail(
         &mut self,
         header: &SegmentHeader,
         end: u64,
@@ -338,7 +338,7 @@ impl Replay<'_> {
     }
 
     /// Applies the frames of one good batch.
-    fn take(&mut self, frames: &[Frame], marks: &mut Marks) -> std::result::Result<(), &'static str> {
+    fn take(&mut self, frames: &[Frame], marks: &mut SparseIndex) -> std::result::Result<(), &'static str> {
         for frame in frames {
             match frame.kind {
                 RecordKind::Batch => return Err("a batch within a batch"),
@@ -368,7 +368,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn opened(&mut self) -> std::result::Result<&mut Outline, &'static str> {
+    fn opened(&mut self) -> std::result::Result<&mut LogSummary, &'static str> {
         self.outline.as_mut().ok_or("a segment that does not begin with what it inherits")
     }
 
@@ -387,7 +387,7 @@ impl Replay<'_> {
             None => {
                 let configurations = Some(opening.current).filter(|(index, _)| *index > opening.base.position.index);
                 self.first_known = opening.last.index.next();
-                self.outline = Some(Outline {
+                self.outline = Some(LogSummary {
                     hard: opening.hard,
                     base: opening.base,
                     last: opening.last,
@@ -399,7 +399,7 @@ impl Replay<'_> {
         }
     }
 
-    fn entry(&mut self, frame: &Frame, marks: &mut Marks) -> std::result::Result<(), &'static str> {
+    fn entry(&mut self, frame: &Frame, marks: &mut SparseIndex) -> std::result::Result<(), &'static str> {
         let head = EntryHead::read(&frame.body).map_err(|malformed| malformed.0)?;
         let index = head.position.index;
         let last = self.opened()?.last.index;
@@ -468,7 +468,7 @@ impl Replay<'_> {
             let bytes = segment.bytes.clone();
             let number = segment.header.number;
             let whole = Sealed { segment: number, entries: first..=end, marks: segment.marks.shared(), bytes };
-            view.found(whole, (segment.live.0.max(released.next()), segment.live.1))?;
+            view.add_recovered(whole, (segment.live.0.max(released.next()), segment.live.1))?;
         }
         let good = last.bytes.slice(..last.end as usize);
         for item in Scan::new(good, last.header.salt(), None) {

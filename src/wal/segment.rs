@@ -17,12 +17,12 @@ const MARK_BYTES: u64 = 4 << 10;
 /// truncation removes the marks at and after its index and adds one, so a reader that goes from mark to mark never
 /// meets an entry that was replaced in this segment.
 #[derive(Clone, Debug, Default)]
-pub struct Marks {
+pub struct SparseIndex {
     marks: Vec<(Index, u64)>,
     last: Option<Index>,
 }
 
-impl Marks {
+impl SparseIndex {
     /// Records that an entry's frame is at offset `at`.
     pub fn entry(&mut self, index: Index, at: u64) {
         let follows = self.last.is_some_and(|last| index == last.next());
@@ -38,7 +38,7 @@ impl Marks {
 
     /// Removes all marks: the log restarts, and nothing in this segment belongs to it any more.
     pub fn clear(&mut self) {
-        *self = Marks::default();
+        *self = SparseIndex::default();
     }
 
     /// The index of the first and the last entry; `None` if there is none.
@@ -67,7 +67,7 @@ pub struct Segment {
     /// The file offset at which the buffer begins: all bytes before it are written.
     pub written: u64,
     /// The offsets of entries.
-    pub marks: Marks,
+    pub marks: SparseIndex,
     salted: u32,
     capacity: u64,
     buffer: Vec<u8>,
@@ -79,7 +79,7 @@ pub struct Segment {
 
 impl Segment {
     /// A segment whose frames end at offset `written`; `chain` is the checksum of the last one.
-    pub fn new(header: &SegmentHeader, capacity: u64, written: u64, chain: u32, marks: Marks) -> Segment {
+    pub fn new(header: &SegmentHeader, capacity: u64, written: u64, chain: u32, marks: SparseIndex) -> Segment {
         Segment {
             number: header.number,
             written,
@@ -96,7 +96,7 @@ impl Segment {
 
     /// The segment that follows this one, with the same buffer and chain.
     pub fn successor(&mut self, header: &SegmentHeader, capacity: u64) -> Segment {
-        let mut next = Segment::new(header, capacity, SEGMENT_HEADER as u64, self.chain, Marks::default());
+        let mut next = Segment::new(header, capacity, SEGMENT_HEADER as u64, self.chain, SparseIndex::default());
         next.buffer = std::mem::take(&mut self.buffer);
         next
     }
@@ -144,7 +144,7 @@ impl Segment {
         self.buffer.resize(start + FRAME_HEADER, 0);
         body(&mut self.buffer);
         let length = self.buffer.len() - start - FRAME_HEADER;
-        self.chain = seal_header(&mut self.buffer[start..], self.salted, at, self.chain, length, kind, batch);
+        self.chain = write_frame_header(&mut self.buffer[start..], self.salted, at, self.chain, length, kind, batch);
         self.buffer.resize(start + format::frame_size(length), 0);
         self.frames += 1;
         at
@@ -181,8 +181,15 @@ impl Segment {
             _ => u32::from_le_bytes(std::array::from_fn(|i| self.buffer[BATCH_FRAME + 4 + i])),
         };
         let header = &mut self.buffer[..BATCH_FRAME];
-        let _named_by_none =
-            seal_header(header, self.salted, self.written, previous, body.len(), RecordKind::Batch, batch.number);
+        let _named_by_none = write_frame_header(
+            header,
+            self.salted,
+            self.written,
+            previous,
+            body.len(),
+            RecordKind::Batch,
+            batch.number,
+        );
         &self.buffer
     }
 
@@ -197,7 +204,7 @@ impl Segment {
 }
 
 /// Fills in the header of the frame at the beginning of `frame`, whose body follows it. Returns the header's checksum.
-fn seal_header(
+fn write_frame_header(
     frame: &mut [u8],
     salted: u32,
     at: u64,

@@ -83,15 +83,15 @@ impl SyncMarker {
 
 /// The sync marker's file, open for writing.
 #[derive(Debug)]
-pub struct Side<F> {
+pub struct SyncMarkerFile<F> {
     file: F,
     disk: DiskId,
     turn: [u64; 2],
 }
 
-impl<F: DiskFile> Side<F> {
+impl<F: DiskFile> SyncMarkerFile<F> {
     /// Opens the file in a directory; creates it if it does not exist.
-    pub fn open<D: Disk<File = F>>(disk: &D, id: DiskId, testimony: &SyncMarker) -> Result<Side<F>> {
+    pub fn open<D: Disk<File = F>>(disk: &D, id: DiskId, testimony: &SyncMarker) -> Result<SyncMarkerFile<F>> {
         let there = disk.list().map_err(io("list", NAME))?.iter().any(|name| name == NAME);
         if !there {
             let tmp = format!("{NAME}.tmp");
@@ -102,7 +102,7 @@ impl<F: DiskFile> Side<F> {
             disk.sync_names().map_err(io("sync the name of", NAME))?;
         }
         let file = disk.open(NAME).map_err(io("open", NAME))?;
-        Ok(Side { file, disk: id, turn: testimony.turn })
+        Ok(SyncMarkerFile { file, disk: id, turn: testimony.turn })
     }
 
     /// Writes the hard state, durably.

@@ -241,7 +241,7 @@ fn a_log_without_room_takes_the_reserve_then_waits_and_goes_on() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);
     let mut view = recovered.view;
-    let reserve = Reserve::new(disk.clone(), options().segment_bytes);
+    let reserve = Ballast::new(disk.clone(), options().segment_bytes);
     assert!(reserve.make().unwrap());
     journal.fall_back_on(reserve.clone());
     fill(&disk);

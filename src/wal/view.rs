@@ -102,11 +102,11 @@ impl View {
     /// be read back: its entries stay in memory then, and the next start would reject the log.
     pub fn seal(&mut self, sealed: Sealed) -> Result<()> {
         let Some(mapped) = Mapped::new(sealed)? else { return Ok(()) };
-        let Some(agreed) = self.agreed(&mapped)? else { return Ok(()) };
+        let Some(agreed) = self.last_common_index(&mapped)? else { return Ok(()) };
         let live = (mapped.live.0.max(self.released.next()), agreed);
         if live.0 <= live.1 {
             self.fading = (agreed.0 + 1).saturating_sub(self.first.0).min(self.memory.len() as u64) as usize;
-            self.adopt(mapped, live);
+            self.push_mapped(mapped, live);
         }
         Ok(())
     }
@@ -119,17 +119,17 @@ impl View {
     }
 
     /// Adds a segment found at startup; `live` is the range of its entries that belongs to the log.
-    pub fn found(&mut self, sealed: Sealed, live: (Index, Index)) -> Result<()> {
+    pub fn add_recovered(&mut self, sealed: Sealed, live: (Index, Index)) -> Result<()> {
         if let Some(mapped) = Mapped::new(sealed)?
             && live.0 <= live.1
         {
-            self.adopt(mapped, live);
+            self.push_mapped(mapped, live);
             self.first = live.1.next();
         }
         Ok(())
     }
 
-    fn adopt(&mut self, mut mapped: Mapped, live: (Index, Index)) {
+    fn push_mapped(&mut self, mut mapped: Mapped, live: (Index, Index)) {
         mapped.live = live;
         while self.mapped.back().is_some_and(|older| older.live.0 >= live.0) {
             self.mapped.pop_back();
@@ -143,7 +143,7 @@ impl View {
     /// The last index up to which the segment and memory hold the same entries. Memory may have changed while the
     /// journal wrote: an entry that was replaced meanwhile does not belong to the log. Two logs that agree at a
     /// position agree before it (§5.3), so this is a binary search.
-    fn agreed(&self, mapped: &Mapped) -> Result<Option<Index>> {
+    fn last_common_index(&self, mapped: &Mapped) -> Result<Option<Index>> {
         let from = mapped.live.0.max(self.first);
         let to = Index(mapped.live.1.0.min((self.first.0 + self.memory.len() as u64).saturating_sub(1)));
         let same = |index: Index| {

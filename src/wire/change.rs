@@ -34,9 +34,9 @@ pub(super) fn put_change(out: &mut BytesMut, change: &Change) {
             out.put_u8(ADD);
             out.put_node(Some(*id));
             let (kind, place) = match prospect {
-                PendingRole::Rises => (RISES, None),
-                PendingRole::Succeeds(old) => (SUCCEEDS, Some(*old)),
-                PendingRole::Stays | PendingRole::Leaves => (STAYS, None),
+                PendingRole::Promote => (RISES, None),
+                PendingRole::Replace(old) => (SUCCEEDS, Some(*old)),
+                PendingRole::Stays | PendingRole::Remove => (STAYS, None),
             };
             out.put_u8(kind);
             out.put_node(place);
@@ -68,26 +68,26 @@ pub(super) fn put_change(out: &mut BytesMut, change: &Change) {
 pub(super) fn read_change(reader: &mut Reader) -> Result<Change, Malformed> {
     Ok(match reader.u8()? {
         ADD => {
-            let id = reader.somebody()?;
+            let id = reader.node_id()?;
             let prospect = match (reader.u8()?, reader.node()?) {
                 (STAYS, None) => PendingRole::Stays,
-                (RISES, None) => PendingRole::Rises,
-                (SUCCEEDS, Some(old)) => PendingRole::Succeeds(old),
+                (RISES, None) => PendingRole::Promote,
+                (SUCCEEDS, Some(old)) => PendingRole::Replace(old),
                 _ => return Err(Malformed("unknown prospect of a member")),
             };
             let disk = Some(reader.u64()?).filter(|disk| *disk != 0).map(DiskId);
             Change::Add { id, address: reader.string(ADDRESS_BYTES_MAX)?, disk, prospect }
         }
-        REMOVE => Change::Remove(reader.somebody()?),
-        PROMOTE => Change::Promote(reader.somebody()?),
+        REMOVE => Change::Remove(reader.node_id()?),
+        PROMOTE => Change::Promote(reader.node_id()?),
         VOTERS => {
             let count = reader.u16()? as usize;
             if count > MEMBERS_MAX {
                 return Err(Malformed("too many members"));
             }
-            Change::Voters((0..count).map(|_| reader.somebody()).collect::<Result<BTreeSet<_>, _>>()?)
+            Change::Voters((0..count).map(|_| reader.node_id()).collect::<Result<BTreeSet<_>, _>>()?)
         }
-        MOVE => Change::Move { id: reader.somebody()?, address: reader.string(ADDRESS_BYTES_MAX)? },
+        MOVE => Change::Move { id: reader.node_id()?, address: reader.string(ADDRESS_BYTES_MAX)? },
         ABORT => Change::Abort,
         _ => return Err(Malformed("unknown change of members")),
     })
@@ -105,9 +105,9 @@ mod tests {
     fn samples() -> Vec<Change> {
         let add = |prospect, disk| Change::Add { id: id(4), address: "d:4".into(), disk, prospect };
         vec![
-            add(PendingRole::Rises, None),
+            add(PendingRole::Promote, None),
             add(PendingRole::Stays, Some(DiskId(77))),
-            add(PendingRole::Succeeds(id(2)), None),
+            add(PendingRole::Replace(id(2)), None),
             Change::Remove(id(3)),
             Change::Promote(id(4)),
             Change::Voters([id(1), id(4)].into()),

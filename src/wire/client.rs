@@ -210,7 +210,7 @@ pub(super) fn reply_size(reply: &Reply) -> usize {
     match reply {
         Reply::Done { outcome: Outcome::Executed { answer, .. }, .. } => 32 + answer.len(),
         Reply::Answer { answer, .. } => 32 + answer.len(),
-        Reply::SnapshotPiece { bytes, .. } => 32 + bytes.len(),
+        Reply::SnapshotChunk { bytes, .. } => 32 + bytes.len(),
         // A guess: it only sizes a buffer, which grows.
         Reply::Status(_) => 4096,
         Reply::Refused(Refusal::InvalidChange { why } | Refusal::UnsafeChange { why }) => 16 + why.len(),
@@ -259,7 +259,7 @@ pub fn put_reply(out: &mut BytesMut, reply: &Reply) {
             out.put_position(*position);
             out.put_u64_le(*bytes);
         }
-        Reply::SnapshotPiece { offset, total, bytes } => {
+        Reply::SnapshotChunk { offset, total, bytes } => {
             out.put_u8(SNAPSHOT_PIECE);
             out.put_u64_le(*offset);
             out.put_u64_le(*total);
@@ -280,10 +280,10 @@ pub(super) fn read_reply(reader: &mut Reader) -> Result<Reply, Malformed> {
         REFUSED => Reply::Refused(read_refusal(reader)?),
         UNKNOWN => Reply::Unknown,
         CHANGED => Reply::Changed { position: reader.position()? },
-        HANDED => Reply::Transferred { to: reader.somebody()? },
+        HANDED => Reply::Transferred { to: reader.node_id()? },
         LEVEL_IN_FORCE => Reply::LogLevel(read_level(reader)?),
         TAKEN => Reply::Snapshot { position: reader.position()?, bytes: reader.u64()? },
-        SNAPSHOT_PIECE => Reply::SnapshotPiece { offset: reader.u64()?, total: reader.u64()?, bytes: reader.rest() },
+        SNAPSHOT_PIECE => Reply::SnapshotChunk { offset: reader.u64()?, total: reader.u64()?, bytes: reader.rest() },
         _ => return Err(Malformed("unknown reply")),
     })
 }
@@ -391,9 +391,9 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
         CHANGING => Refusal::Changing { since: Index(reader.u64()?) },
         UNSOUND => Refusal::InvalidChange { why: reader.string(WORDS_MAX)? },
         DANGEROUS => Refusal::UnsafeChange { why: reader.string(WORDS_MAX)? },
-        KEPT_LEAD => Refusal::TransferTimedOut { to: reader.somebody()? },
+        KEPT_LEAD => Refusal::TransferTimedOut { to: reader.node_id()? },
         OUTSIDE => {
-            let node = reader.somebody()?;
+            let node = reader.node_id()?;
             let count = usize::from(reader.u8()?);
             if count > MEMBERS_MAX {
                 return Err(Malformed("more members than there may be"));
@@ -410,7 +410,7 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
 mod tests {
     use super::super::frame::FrameReader;
     use super::*;
-    use crate::api::figures::{Buckets, Figures};
+    use crate::api::figures::{Buckets, Counters};
     use crate::api::{
         DiskStatus, LogLevel, LogLevelInForce, LogLevelRequest, LogStatus, MemberStatus, PeerStatus, RoleName,
         StageStatus, TimingStatus,
@@ -482,7 +482,7 @@ mod tests {
             certificate_expires: Some(1_900_000_000),
             machine: "kv 1".to_owned(),
             authority_expires: None,
-            figures: Figures { round_trip_ns: [(2, Buckets::of_durations())].into(), ..Figures::default() },
+            figures: Counters { round_trip_ns: [(2, Buckets::of_durations())].into(), ..Counters::default() },
         }
     }
 
@@ -521,7 +521,7 @@ mod tests {
         replies.push(Reply::Answer { applied: Index(3), answer: Bytes::from_static(b"a") });
         replies.push(Reply::Status(Box::new(status())));
         replies.push(Reply::Snapshot { position, bytes: 77 });
-        replies.push(Reply::SnapshotPiece { offset: 3, total: 7, bytes: Bytes::from_static(b"abcd") });
+        replies.push(Reply::SnapshotChunk { offset: 3, total: 7, bytes: Bytes::from_static(b"abcd") });
         replies.push(Reply::LogLevel(LogLevelInForce { level: LogLevel::Debug, changed: true }));
         replies.push(Reply::Unknown);
         replies.push(Reply::Changed { position });

@@ -257,7 +257,7 @@ impl Welcome {
         let mut reader = content(frame, FrameKind::Welcome)?;
         let version = reader.u16()?;
         let cluster = ClusterId(reader.u64()?);
-        let (node, disk) = (reader.somebody()?, DiskId(reader.u64()?));
+        let (node, disk) = (reader.node_id()?, DiskId(reader.u64()?));
         let holds = Holds::read(&mut reader)?;
         reader.end()?;
         if !(VERSION_MIN..=VERSION_MAX).contains(&version) {

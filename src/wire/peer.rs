@@ -36,27 +36,27 @@ pub enum PeerFrame {
     },
 }
 
-const ASK_VOTE: u8 = 1;
-const VOTE: u8 = 2;
-const APPEND: u8 = 3;
-const APPENDED: u8 = 4;
-const CONFLICT: u8 = 5;
-const BEAT: u8 = 6;
-const HEARD: u8 = 7;
+const REQUEST_VOTE: u8 = 1;
+const REQUEST_VOTE_RESPONSE: u8 = 2;
+const APPEND_ENTRIES: u8 = 3;
+const APPEND_RESPONSE: u8 = 4;
+const APPEND_REJECTED: u8 = 5;
+const HEARTBEAT: u8 = 6;
+const HEARTBEAT_RESPONSE: u8 = 7;
 const COMMITTED: u8 = 8;
-const OUTDATED: u8 = 9;
-const CHUNK: u8 = 10;
-const CHUNKED: u8 = 11;
-const STEP_UP: u8 = 12;
-const ASK_INDEX: u8 = 13;
-const READ_INDEX: u8 = 14;
+const STALE_TERM: u8 = 9;
+const INSTALL_SNAPSHOT: u8 = 10;
+const INSTALL_SNAPSHOT_RESPONSE: u8 = 11;
+const TIMEOUT_NOW: u8 = 12;
+const READ_INDEX_REQUEST: u8 = 13;
+const READ_INDEX_RESPONSE: u8 = 14;
 const LOST_ACKNOWLEDGED: u8 = 15;
 const PROMISED: u8 = 16;
 const REMINDER: u8 = 17;
 
-const PRE: u8 = 0;
-const REAL: u8 = 1;
-const HANDOVER: u8 = 2;
+const PRE_VOTE: u8 = 0;
+const VOTE_KIND_VOTE: u8 = 1;
+const TRANSFER: u8 = 2;
 
 /// No log is that long and no term that high; counting beyond it could overflow.
 const SANE: u64 = 1 << 62;
@@ -139,18 +139,18 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
     out.put_u64_le(envelope.origin.log.map_or(0, |log| log.0));
     match &envelope.message {
         Message::RequestVote { last, ask } => {
-            out.put_u8(ASK_VOTE);
+            out.put_u8(REQUEST_VOTE);
             out.put_position(*last);
             put_ask(out, *ask);
         }
         Message::RequestVoteResponse { granted, void, ask, heard } => put_vote(out, (*granted, *void), *ask, *heard),
         Message::AppendEntries { prev, commit, probe, entries } => put_append(out, (*prev, *commit, *probe), entries),
         Message::AppendResponse { matched } => {
-            out.put_u8(APPENDED);
+            out.put_u8(APPEND_RESPONSE);
             out.put_u64_le(matched.0);
         }
         Message::AppendRejected { refused, hint, probe } => {
-            out.put_u8(CONFLICT);
+            out.put_u8(APPEND_REJECTED);
             out.put_u64_le(refused.0);
             out.put_position(*hint);
             out.put_u64_le(*probe);
@@ -162,13 +162,13 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
             out.put_u64_le(term.0);
         }
         Message::Heartbeat { commit, round, time } => {
-            out.put_u8(BEAT);
+            out.put_u8(HEARTBEAT);
             out.put_u64_le(commit.0);
             out.put_u64_le(round.0);
             out.put_u64_le(time.0);
         }
         Message::HeartbeatResponse { round, seen, room } => {
-            out.put_u8(HEARD);
+            out.put_u8(HEARTBEAT_RESPONSE);
             out.put_u64_le(round.0);
             out.put_u64_le(seen.0);
             put_room(out, room);
@@ -179,27 +179,27 @@ fn put_envelope(out: &mut BytesMut, envelope: &Envelope) {
         }
         Message::InstallSnapshot(chunk) => put_chunk(out, chunk),
         Message::InstallSnapshotResponse { snapshot, next, damaged } => {
-            out.put_u8(CHUNKED);
+            out.put_u8(INSTALL_SNAPSHOT_RESPONSE);
             out.put_position(*snapshot);
             out.put_u64_le(*next);
             out.put_u8(u8::from(*damaged));
         }
-        Message::TimeoutNow => out.put_u8(STEP_UP),
+        Message::TimeoutNow => out.put_u8(TIMEOUT_NOW),
         Message::ReadIndexRequest { number } => {
-            out.put_u8(ASK_INDEX);
+            out.put_u8(READ_INDEX_REQUEST);
             out.put_u64_le(*number);
         }
         Message::ReadIndexResponse { number, index } => {
-            out.put_u8(READ_INDEX);
+            out.put_u8(READ_INDEX_RESPONSE);
             out.put_u64_le(*number);
             out.put_u64_le(index.0);
         }
-        Message::StaleTerm => out.put_u8(OUTDATED),
+        Message::StaleTerm => out.put_u8(STALE_TERM),
     }
 }
 
 fn put_append(out: &mut BytesMut, (prev, commit, probe): (Position, Index, u64), entries: &[Entry]) {
-    out.put_u8(APPEND);
+    out.put_u8(APPEND_ENTRIES);
     out.put_position(prev);
     out.put_u64_le(commit.0);
     out.put_u64_le(probe);
@@ -214,7 +214,7 @@ fn put_place(out: &mut BytesMut, kind: u8, place: Position) {
 
 fn put_chunk(out: &mut BytesMut, chunk: &SnapshotChunk) {
     let SnapshotChunk { snapshot, total, offset, bytes } = chunk;
-    out.put_u8(CHUNK);
+    out.put_u8(INSTALL_SNAPSHOT);
     out.put_position(*snapshot);
     out.put_u64_le(*total);
     out.put_u64_le(*offset);
@@ -229,7 +229,7 @@ fn put_room(out: &mut BytesMut, room: &Room) {
 }
 
 fn put_vote(out: &mut BytesMut, (granted, void): (bool, bool), ask: VoteKind, heard: LeaderTime) {
-    out.put_u8(VOTE);
+    out.put_u8(REQUEST_VOTE_RESPONSE);
     out.put_u8(u8::from(granted));
     out.put_u8(u8::from(void));
     put_ask(out, ask);
@@ -239,47 +239,49 @@ fn put_vote(out: &mut BytesMut, (granted, void): (bool, bool), ask: VoteKind, he
 
 fn put_ask(out: &mut BytesMut, ask: VoteKind) {
     out.put_u8(match ask {
-        VoteKind::PreVote => PRE,
-        VoteKind::Vote => REAL,
-        VoteKind::Transfer => HANDOVER,
+        VoteKind::PreVote => PRE_VOTE,
+        VoteKind::Vote => VOTE_KIND_VOTE,
+        VoteKind::Transfer => TRANSFER,
     });
 }
 
 fn read_envelope(reader: &mut Reader) -> Result<Envelope, Malformed> {
-    let (from, to) = (reader.somebody()?, reader.somebody()?);
+    let (from, to) = (reader.node_id()?, reader.node_id()?);
     let term = Term(sane(reader.u64()?)?);
     let disk = Some(reader.u64()?).filter(|disk| *disk != 0).map(DiskId);
     let log = Some(reader.u64()?).filter(|log| *log != 0).map(LogId);
     let message = match reader.u8()? {
-        ASK_VOTE => Message::RequestVote { last: position(reader)?, ask: read_ask(reader)? },
-        VOTE => {
+        REQUEST_VOTE => Message::RequestVote { last: position(reader)?, ask: read_ask(reader)? },
+        REQUEST_VOTE_RESPONSE => {
             let (granted, void, ask) = (reader.bool()?, reader.bool()?, read_ask(reader)?);
             let heard = LeaderTime { term: Term(sane(reader.u64()?)?), time: ClusterTime(sane(reader.u64()?)?) };
             Message::RequestVoteResponse { granted, void, ask, heard }
         }
-        APPEND => read_append(reader, term)?,
-        APPENDED => Message::AppendResponse { matched: index(reader)? },
-        CONFLICT => Message::AppendRejected { refused: index(reader)?, hint: position(reader)?, probe: reader.u64()? },
+        APPEND_ENTRIES => read_append(reader, term)?,
+        APPEND_RESPONSE => Message::AppendResponse { matched: index(reader)? },
+        APPEND_REJECTED => {
+            Message::AppendRejected { refused: index(reader)?, hint: position(reader)?, probe: reader.u64()? }
+        }
         LOST_ACKNOWLEDGED => Message::LostAcknowledged { upto: position(reader)? },
         REMINDER => Message::Reminder { position: position(reader)?, term: Term(sane(reader.u64()?)?) },
         PROMISED => Message::Promised { upto: position(reader)? },
-        BEAT => {
+        HEARTBEAT => {
             let (commit, round) = (index(reader)?, Round(reader.u64()?));
             Message::Heartbeat { commit, round, time: ClusterTime(sane(reader.u64()?)?) }
         }
-        HEARD => {
+        HEARTBEAT_RESPONSE => {
             Message::HeartbeatResponse { round: Round(reader.u64()?), seen: index(reader)?, room: read_room(reader)? }
         }
         COMMITTED => Message::Committed { upto: index(reader)? },
-        CHUNK => read_chunk(reader)?,
-        CHUNKED => {
+        INSTALL_SNAPSHOT => read_chunk(reader)?,
+        INSTALL_SNAPSHOT_RESPONSE => {
             let (snapshot, next) = (position(reader)?, sane(reader.u64()?)?);
             Message::InstallSnapshotResponse { snapshot, next, damaged: reader.bool()? }
         }
-        STEP_UP => Message::TimeoutNow,
-        ASK_INDEX => Message::ReadIndexRequest { number: reader.u64()? },
-        READ_INDEX => Message::ReadIndexResponse { number: reader.u64()?, index: index(reader)? },
-        OUTDATED => Message::StaleTerm,
+        TIMEOUT_NOW => Message::TimeoutNow,
+        READ_INDEX_REQUEST => Message::ReadIndexRequest { number: reader.u64()? },
+        READ_INDEX_RESPONSE => Message::ReadIndexResponse { number: reader.u64()?, index: index(reader)? },
+        STALE_TERM => Message::StaleTerm,
         _ => return Err(Malformed("unknown message")),
     };
     Ok(Envelope { from, to, term, origin: Origin { disk, log }, message })
@@ -291,9 +293,9 @@ fn read_room(reader: &mut Reader) -> Result<Room, Malformed> {
 
 fn read_ask(reader: &mut Reader) -> Result<VoteKind, Malformed> {
     match reader.u8()? {
-        PRE => Ok(VoteKind::PreVote),
-        REAL => Ok(VoteKind::Vote),
-        HANDOVER => Ok(VoteKind::Transfer),
+        PRE_VOTE => Ok(VoteKind::PreVote),
+        VOTE_KIND_VOTE => Ok(VoteKind::Vote),
+        TRANSFER => Ok(VoteKind::Transfer),
         _ => Err(Malformed("unknown kind of vote")),
     }
 }

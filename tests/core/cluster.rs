@@ -224,7 +224,7 @@ impl Cluster {
     }
 
     pub fn propose(&mut self, node: NodeId, text: &str) -> Position {
-        self.until("its log is agreed", |c| c.raft(node).takes_commands() || !c.raft(node).leads());
+        self.until("its log is agreed", |c| c.raft(node).accepts_commands() || !c.raft(node).leads());
         let now = self.now;
         let host = self.hosts.get_mut(&node).unwrap();
         let position = host.raft.as_mut().unwrap().propose(now, command(text)).unwrap();

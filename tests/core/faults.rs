@@ -179,7 +179,7 @@ fn a_leader_lets_in_what_most_disks_have_room_for_and_sends_to_each_what_it_take
     let leader = cluster.elect();
     let others: Vec<NodeId> = cluster.ids().into_iter().filter(|node| *node != leader).collect();
     let says = |cluster: &mut Cluster, node: NodeId, bytes: u64| {
-        cluster.core(node).can_take(bytes);
+        cluster.core(node).set_room(bytes);
         cluster.run(ms(100));
     };
     let admits = |cluster: &Cluster, bytes, frees| cluster.raft(leader).has_room_for(cluster.now, bytes, frees);

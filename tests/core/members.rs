@@ -68,7 +68,7 @@ fn a_new_member_is_a_learner_and_then_a_voter_by_itself() {
         cluster.propose(leader, &n.to_string());
     }
     let four = cluster.join(4);
-    cluster.change(leader, add(4, PendingRole::Rises)).unwrap();
+    cluster.change(leader, add(4, PendingRole::Promote)).unwrap();
     cluster.until("it is a learner", |c| c.raft(four).role() == RoleName::Learner);
     cluster.until("it rises", |c| (1..=4).all(|n| is_settled(c, id(n), &[1, 2, 3, 4])));
     let joint = |entry: &Entry| matches!(&entry.payload, Payload::Membership(m) if m.is_joint());
@@ -413,7 +413,7 @@ fn a_replacement_is_one_change_and_comes_by_itself() {
     let (mut cluster, leader) = led(3);
     let old = another(&cluster, &[leader]);
     cluster.join(4);
-    cluster.change(leader, add(4, PendingRole::Succeeds(old))).unwrap();
+    cluster.change(leader, add(4, PendingRole::Replace(old))).unwrap();
     let expected: Vec<u64> = (1..=4).filter(|n| id(*n) != old).collect();
     cluster.until("it has its place", |c| is_settled(c, leader, &expected));
     let sizes = cluster.hosts[&leader].log.iter().filter_map(|entry| match &entry.payload {
@@ -475,7 +475,7 @@ fn a_handover_that_fails_is_given_up() {
     assert_eq!(cluster.transfer(leader, Some(to)), Ok(to));
     cluster.run(ms(160));
     assert!(cluster.raft(leader).leads() && cluster.raft(leader).transfer_target().is_none());
-    assert!(cluster.hosts[&leader].notes.iter().any(|note| matches!(note, Note::KeepsLead { .. })));
+    assert!(cluster.hosts[&leader].notes.iter().any(|note| matches!(note, Note::TransferTimedOut { .. })));
     cluster.propose(leader, "it goes on");
     // By now the leader knows that the target does not answer; another follower does.
     cluster.run(ms(400));
@@ -601,7 +601,7 @@ fn who_is_added_again_on_another_disk_begins_anew() {
     cluster.change(leader, Change::Remove(lost)).unwrap();
     cluster.until("it is gone", |c| !c.raft(leader).membership().members.contains_key(&lost));
     cluster.until("that is settled", |c| c.raft(leader).log().commit() >= c.raft(leader).configured());
-    cluster.change(leader, add(lost.get(), PendingRole::Rises)).unwrap();
+    cluster.change(leader, add(lost.get(), PendingRole::Promote)).unwrap();
     let matched = cluster.raft(leader).progress().find(|(id, _)| *id == lost).unwrap().1.matched;
     assert_eq!(matched, Index::ZERO, "nothing is known of what it holds");
     cluster.join(lost.get());
@@ -615,12 +615,12 @@ fn what_was_confirmed_on_another_disk_does_not_count() {
     let (mut cluster, leader) = led(3);
     let other = another(&cluster, &[leader]);
     let matched = |c: &Cluster| c.raft(leader).progress().find(|(id, _)| *id == other).unwrap().1.matched;
-    cluster.core(leader).met(other, DiskId(5));
+    cluster.core(leader).learn_disk_id(other, DiskId(5));
     cluster.until("it confirms anew", |c| matched(c) > Index::ZERO);
     cluster.until("its disk is named", |c| c.raft(leader).membership().disk(other) == Some(DiskId(5)));
     // Another disk under the same id, over a connection or in a message, changes and acknowledges nothing.
     let before = matched(&cluster);
-    cluster.core(leader).met(other, DiskId(6));
+    cluster.core(leader).learn_disk_id(other, DiskId(6));
     let term = Term(cluster.term());
     let mut envelope = cluster.envelope(other, leader, term, Message::AppendResponse { matched: before.next() });
     envelope.origin.disk = Some(DiskId(6));
@@ -663,7 +663,7 @@ fn disks_are_named_in_the_configuration() {
     let mut cluster = Cluster::new(3);
     for node in cluster.ids() {
         for peer in cluster.ids().into_iter().filter(|peer| *peer != node) {
-            cluster.core(node).met(peer, DiskId(peer.get() * 11));
+            cluster.core(node).learn_disk_id(peer, DiskId(peer.get() * 11));
         }
     }
     let leader = cluster.elect();

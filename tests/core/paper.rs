@@ -178,7 +178,7 @@ fn a_late_append_truncates(mutants: Mutants) -> bool {
     let now = cluster.now;
     cluster.hosts.get_mut(&follower).unwrap().raft.as_mut().unwrap().receive(now, old);
     cluster.turn(follower);
-    let dropped = cluster.hosts[&follower].notes.iter().any(|note| matches!(note, Note::Drops { .. }));
+    let dropped = cluster.hosts[&follower].notes.iter().any(|note| matches!(note, Note::Truncated { .. }));
     assert_eq!(dropped, cluster.hosts[&follower].log != before);
     dropped
 }
@@ -222,7 +222,7 @@ fn first_commit(mutants: Mutants) -> Index {
 fn leader_opens_its_term_and_the_first_one_the_log() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
-    cluster.until("its log is agreed", |c| c.raft(leader).takes_commands());
+    cluster.until("its log is agreed", |c| c.raft(leader).accepts_commands());
     // The first entry of a log is the configuration, which draws the log id; the next entry records that this id is
     // agreed.
     let log = &cluster.hosts[&leader].log;

@@ -207,7 +207,7 @@ fn copy_counts_from_the_entry_that_names_its_disk() {
         one.acknowledges(2, 1);
         one.acknowledges(2, 2);
         one.raft.propose(one.now, command("x")).unwrap();
-        one.raft.met(id(3), disk(3));
+        one.raft.learn_disk_id(id(3), disk(3));
         one.pass(ms(60));
         assert_eq!(one.raft.membership().disk(id(3)), Some(disk(3)), "named at 4");
         one.acknowledges(3, 3);
@@ -237,7 +237,7 @@ fn member_that_was_met_before_it_was_one_is_named_once_it_holds_its_configuratio
     let mut one = first_leader(Mutants::NONE);
     one.acknowledges(2, 1);
     one.acknowledges(2, 2);
-    one.raft.met(id(4), disk(4));
+    one.raft.learn_disk_id(id(4), disk(4));
     let add = Change::Add { id: id(4), address: "d:4".into(), disk: None, prospect: PendingRole::Stays };
     one.raft.reconfigure(one.now, &add, true).unwrap();
     one.turn();

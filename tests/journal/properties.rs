@@ -6,7 +6,7 @@ use drave::codec;
 use drave::types::*;
 use drave::wal::format::{self, Batch, Flaw, Frame, Opening, RecordKind, Seal, SegmentHeader};
 use drave::wal::scan::{Scan, ScanItem};
-use drave::wal::segment::{Marks, Segment};
+use drave::wal::segment::{Segment, SparseIndex};
 use drave::wal::sync_marker::SyncMarker;
 use proptest::prelude::*;
 
@@ -19,7 +19,7 @@ fn header(number: u64) -> SegmentHeader {
 fn segment(sizes: &[usize]) -> Bytes {
     let header = header(3);
     let mut bytes = header.encode().to_vec();
-    let mut segment = Segment::new(&header, 1 << 20, bytes.len() as u64, 0x1234, Marks::default());
+    let mut segment = Segment::new(&header, 1 << 20, bytes.len() as u64, 0x1234, SparseIndex::default());
     for (index, size) in (1..).zip(sizes) {
         let entry = entry(index, 1, *size);
         segment.entry(5, entry.position, |out| codec::put_entry(out, &entry));

@@ -46,7 +46,7 @@ fn sample() -> Bytes {
     };
     let store = Store::open(SimDisk::new(), header.cluster).unwrap();
     let mut writer = store.writer(&header).unwrap();
-    while let Some(piece) = applier.piece(CHUNK_BYTES) {
+    while let Some(piece) = applier.next_chunk(CHUNK_BYTES) {
         match piece {
             Piece::Sessions(bytes) => writer.put(ChunkKind::Sessions, &bytes).unwrap(),
             Piece::Machine(bytes) => writer.put(ChunkKind::Machine, &bytes).unwrap(),

@@ -8,11 +8,11 @@ use drave::codec;
 use drave::disk::Meter;
 use drave::machine::{Command, Kv};
 use drave::shelf::restore::header;
-use drave::shelf::{Job, JobResult, Keeper, Reviving, bring_together, fault};
+use drave::shelf::{Job, JobResult, Restore, SnapshotWorker, fault, reconcile_with_log};
 use drave::sim::disk::{Crash, SimDisk, Stop};
 use drave::snapshot::{Snapshot, Store};
 use drave::types::*;
-use drave::wal::{Journal, Options, Recovered, Reserve, Result};
+use drave::wal::{Ballast, Journal, Options, Recovered, Result};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -107,7 +107,7 @@ struct Promise {
 /// A process.
 struct Up {
     journal: Journal<SimDisk>,
-    keeper: Keeper<SimDisk>,
+    keeper: SnapshotWorker<SimDisk>,
     applier: Applier<Kv>,
     /// The last index of the log that is as committed.
     holds: u64,
@@ -120,13 +120,19 @@ fn boot(disks: &Disks) -> Result<(Up, Recovered, Option<Snapshot>)> {
     let (mut journal, mut recovered) = Journal::open(disks.0[0].clone(), options, Some(&founding))?;
     let store = Store::open(disks.0[1].clone(), CLUSTER).map_err(fault)?;
     let newest = store.newest().map_err(fault)?;
-    let snapshot = bring_together(&mut journal, &mut recovered, newest)?;
+    let snapshot = reconcile_with_log(&mut journal, &mut recovered, newest)?;
     let mut applier = Applier::new(Kv::new());
     if let Some(snapshot) = snapshot.clone() {
-        applier = Reviving::begin(&applier, snapshot).all(&Meter::default())?.0;
+        applier = Restore::begin(&applier, snapshot).all(&Meter::default())?.0;
     }
     Ok((
-        Up { journal, keeper: Keeper::new(store, Reserve::new(disks.0[0].clone(), 0)), applier, holds: 0, writes: 0 },
+        Up {
+            journal,
+            keeper: SnapshotWorker::new(store, Ballast::new(disks.0[0].clone(), 0)),
+            applier,
+            holds: 0,
+            writes: 0,
+        },
         recovered,
         snapshot,
     ))
@@ -187,17 +193,17 @@ impl Up {
                 let head = self.applier.freeze();
                 let begin = Job::Begin(header(CLUSTER, node(), &head, Index::ZERO, membership()));
                 self.keeper.carry_out(begin)?;
-                let piece = self.applier.piece(300).expect("some state");
+                let piece = self.applier.next_chunk(300).expect("some state");
                 self.keeper.carry_out(Job::Piece(piece))?;
             }
             Deed::Finish => {
-                while let Some(piece) = self.applier.piece(300) {
+                while let Some(piece) = self.applier.next_chunk(300) {
                     self.keeper.carry_out(Job::Piece(piece))?;
                 }
                 self.keeper.carry_out(Job::Finish)?;
                 let done = self.keeper.carry_out(Job::Verify)?;
                 assert!(matches!(done, JobResult::Taken(Some(_))), "{done:?}");
-                self.applier.thaw();
+                self.applier.end_snapshot();
             }
             Deed::Release(upto) => self.journal.release(position(upto))?,
             Deed::Half(index) => drop(self.receive(index, 2)?),
@@ -208,7 +214,7 @@ impl Up {
                     promise.strays = 0;
                 }
                 let snapshot = self.receive(index, 1)?.expect("all of it");
-                let (applier, _, base) = Reviving::begin(&self.applier, snapshot).all(&Meter::default())?;
+                let (applier, _, base) = Restore::begin(&self.applier, snapshot).all(&Meter::default())?;
                 // What is applied already is not made undone.
                 if self.holds < index {
                     self.applier = applier;
@@ -243,11 +249,11 @@ impl Up {
 /// The snapshot of that index, as another node took it.
 fn published(index: u64) -> Snapshot {
     let disk = SimDisk::new();
-    let (store, reserve) = (Store::open(disk.clone(), CLUSTER).unwrap(), Reserve::new(disk, 0));
-    let (mut keeper, mut applier) = (Keeper::new(store, reserve), machine(index));
+    let (store, reserve) = (Store::open(disk.clone(), CLUSTER).unwrap(), Ballast::new(disk, 0));
+    let (mut keeper, mut applier) = (SnapshotWorker::new(store, reserve), machine(index));
     let head = applier.freeze();
     keeper.carry_out(Job::Begin(header(CLUSTER, node(), &head, Index::ZERO, membership()))).unwrap();
-    while let Some(piece) = applier.piece(300) {
+    while let Some(piece) = applier.next_chunk(300) {
         keeper.carry_out(Job::Piece(piece)).unwrap();
     }
     keeper.carry_out(Job::Finish).unwrap();

@@ -293,7 +293,7 @@ fn a_gap_is_never_applied() {
 
 /// The remaining pieces of the frozen state, each of about `bytes` bytes.
 fn told(applier: &mut Applier<Counter>, bytes: usize) -> Vec<Piece> {
-    std::iter::from_fn(|| applier.piece(bytes)).collect()
+    std::iter::from_fn(|| applier.next_chunk(bytes)).collect()
 }
 
 fn restored(from: &Applier<Counter>, head: &StateHeader, pieces: &[Piece]) -> Result<Applier<Counter>, Malformed> {
@@ -337,7 +337,7 @@ proptest! {
         for (count, bytes) in between {
             let (now, later) = rest.split_at(count.min(rest.len()));
             outcomes.extend(applier.apply(now).outcomes);
-            pieces.extend(applier.piece(bytes));
+            pieces.extend(applier.next_chunk(bytes));
             rest = later;
         }
         outcomes.extend(applier.apply(rest).outcomes);
@@ -415,7 +415,7 @@ fn a_session_larger_than_a_piece_is_told_in_several() {
     let pieces = told(&mut applier, 4096);
     assert!(pieces.len() > 15, "{}", pieces.len());
     assert_eq!(restored(&applier, &head, &pieces).unwrap().digest(), applier.digest());
-    assert_eq!(applier.piece(1), None, "all was told");
+    assert_eq!(applier.next_chunk(1), None, "all was told");
     let backwards = [pieces[pieces.len() - 1].clone(), pieces[0].clone()];
     assert_eq!(restored(&applier, &head, &backwards).err(), Some(Malformed("sessions behind the machine")));
 }
@@ -496,7 +496,7 @@ fn lease_that_is_over_in_its_own_entry_is_restored() {
         let mut original = Applier::new(Leases::default());
         original.apply(&[entry(1, Op::Open { window: 8, ordered: false }), lease(2, 1_000_000), lease(3, ms)]);
         let head = original.freeze();
-        let pieces: Vec<Piece> = std::iter::from_fn(|| original.piece(1)).collect();
+        let pieces: Vec<Piece> = std::iter::from_fn(|| original.next_chunk(1)).collect();
         let restore = |like: &Applier<Leases>| {
             let mut restoring = like.restoring();
             pieces.iter().for_each(|piece| restoring.take(piece).unwrap());

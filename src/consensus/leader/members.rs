@@ -74,7 +74,7 @@ impl Leader {
             next.voters.iter().copied().filter(|id| !me.configs.current().is_voter(*id)).collect();
         for id in entering {
             match self.progress.get(&id) {
-                _ if !self.hears(me, now, id) => {
+                _ if !self.is_recent(me, now, id) => {
                     return dangerous(format!("{id} does not answer: as a voter it would count and not help"));
                 }
                 // In the first moments of a term no follower has had time to respond.
@@ -90,7 +90,7 @@ impl Leader {
         let heard = next.voters.iter().filter(|id| self.answers(me, now, **id)).count();
         let quorum = Membership::majority_of(next.voters.len());
         if shrinks && heard < quorum {
-            if next.voters.iter().filter(|id| self.hears(me, now, **id)).count() >= quorum {
+            if next.voters.iter().filter(|id| self.is_recent(me, now, **id)).count() >= quorum {
                 return Err(Refusal::Busy);
             }
             let of = next.voters.len();
@@ -125,7 +125,7 @@ impl Leader {
             }
             self.progress.entry(id).or_insert_with(|| Progress::new(now, next));
         }
-        self.recount(me);
+        self.update_counted_from(me);
         let until = now + me.options.election_max * TOLD_FOR;
         for id in self.progress.keys().filter(|id| !membership.members.contains_key(id)) {
             self.leaving.entry(*id).or_insert(until);
@@ -141,7 +141,7 @@ impl Leader {
 
     /// Drops removed members that hold the configuration without them and know that it is committed, or whose time is
     /// up.
-    pub(super) fn let_go(&mut self, me: &mut Replica, now: Time) {
+    pub(super) fn drop_removed(&mut self, me: &mut Replica, now: Time) {
         let since = me.configs.since();
         let progress = &mut self.progress;
         let notes = &mut me.notes;
@@ -190,7 +190,7 @@ impl Leader {
         let Some(back) = self.way_back(me).filter(|_| !me.options.mutants.breaks(Mutant::NeverTakeBack)) else {
             return false;
         };
-        let returns = quorum::decides(&back, |id| self.hears(me, now, id));
+        let returns = quorum::decides(&back, |id| self.is_recent(me, now, id));
         if returns {
             me.notes.push(Note::ChangeAborted { since: me.configs.since() });
             self.adopt(me, now, back);
@@ -200,7 +200,7 @@ impl Leader {
 
     /// Makes the changes that follow from a committed configuration: leaves a joint configuration, steps down if this
     /// leader was removed, promotes learners that have caught up, and names disks that are known.
-    pub fn govern(&mut self, me: &mut Replica, now: Time) -> Next {
+    pub fn advance_membership(&mut self, me: &mut Replica, now: Time) -> Next {
         // The configuration may come from entries received as a follower, or from this leader.
         self.arrange(me, now);
         if me.configs.since() > me.log.commit() || !self.current_term_committed(me) {
@@ -222,7 +222,7 @@ impl Leader {
             self.adopt(me, now, agreed);
             return Next::Stay;
         }
-        if self.handover.is_none() {
+        if self.transfer.is_none() {
             let next = self.risen(me, now).or_else(|| named(me));
             if let Some(next) = next {
                 self.adopt(me, now, next);
@@ -245,9 +245,9 @@ impl Leader {
             let fit = self.progress.get(id).is_some_and(|progress| progress.caught_up)
                 && self.is_named(me, *id)
                 && self.answers(me, now, *id);
-            match member.prospect {
-                PendingRole::Rises if fit => {}
-                PendingRole::Succeeds(old) if fit => {
+            match member.pending_role {
+                PendingRole::Promote if fit => {}
+                PendingRole::Replace(old) if fit => {
                     voters.remove(&old);
                 }
                 _ => continue,

@@ -28,7 +28,7 @@ impl LeaderTransfer {
 impl Leader {
     /// The target of the transfer under way, if any.
     pub fn transfer_target(&self) -> Option<NodeId> {
-        self.handover.as_ref().map(|handover| handover.to)
+        self.transfer.as_ref().map(|handover| handover.to)
     }
 
     /// Transfers leadership to that voter, or to the best target: rejects new work, brings the target up to date, and
@@ -58,8 +58,8 @@ impl Leader {
         if self.transfer_target() == Some(to) {
             return Ok((to, Vec::new()));
         }
-        me.notes.push(Note::HandsOver { to });
-        self.handover = Some(LeaderTransfer { to, until: now + me.options.election_min, asked: false });
+        me.notes.push(Note::TransferStarted { to });
+        self.transfer = Some(LeaderTransfer { to, until: now + me.options.election_min, asked: false });
         Ok((to, self.reads.abandon()))
     }
 
@@ -79,15 +79,15 @@ impl Leader {
     }
 
     /// Whether a voter that responds has room on its disk, and so could lead where this node cannot.
-    pub fn has_roomy_heir(&self, me: &Replica, now: Time) -> bool {
+    pub fn has_target_with_room(&self, me: &Replica, now: Time) -> bool {
         self.best_transfer_target(me, now)
             .and_then(|id| self.progress.get(&id))
             .is_some_and(|progress| !progress.room.low)
     }
 
     /// Makes the target campaign, once it holds all of this leader's log.
-    pub(super) fn ask_to_step_up(&mut self, me: &mut Replica) {
-        let Some(handover) = &mut self.handover else { return };
+    pub(super) fn send_timeout_now(&mut self, me: &mut Replica) {
+        let Some(handover) = &mut self.transfer else { return };
         let matched = self.progress.get(&handover.to).is_some_and(|p| p.matched == me.log.last().index);
         if matched && !handover.asked {
             handover.asked = true;
@@ -97,8 +97,8 @@ impl Leader {
 
     /// Aborts the transfer after its deadline; this node goes on leading.
     pub(super) fn end_handover(&mut self, me: &mut Replica, now: Time) {
-        if let Some(handover) = self.handover.take_if(|handover| handover.until <= now) {
-            me.notes.push(Note::KeepsLead { to: handover.to });
+        if let Some(handover) = self.transfer.take_if(|handover| handover.until <= now) {
+            me.notes.push(Note::TransferTimedOut { to: handover.to });
         }
     }
 
@@ -116,6 +116,6 @@ impl Leader {
     /// Sends a last heartbeat with the commit index to all followers.
     fn farewell(&mut self, me: &mut Replica, now: Time) {
         let round = me.round;
-        self.beat(me, now, round);
+        self.send_heartbeats(me, now, round);
     }
 }

@@ -12,16 +12,16 @@ impl Raft {
     /// Handles a peer's reminder of what this node's disk has promised. If the disk holds less, it is an older copy:
     /// the node adopts the term and the position, and its vote of that term is spent, because it cannot know its
     /// candidate.
-    pub(super) fn reminded(&mut self, now: Time, term: Term, position: Position) {
+    pub(super) fn handle_reminder(&mut self, now: Time, term: Term, position: Position) {
         if self.me.options.mutants.breaks(Mutant::IgnoreReminders) {
             return;
         }
         if term > self.me.term() {
             self.step_down(now, StepDown::OlderCopy);
             self.me.advance_term(term);
-            self.me.spend_vote();
+            self.me.forfeit_vote();
         } else if term == self.me.term() && self.me.is_as_recovered() {
-            self.me.spend_vote();
+            self.me.forfeit_vote();
         }
         self.me.promise_lost(position);
     }
@@ -34,12 +34,12 @@ impl Raft {
             return false;
         }
         self.me.founding.veto(peer, log);
-        self.me.founds_alone()
+        self.me.is_sole_founder()
     }
 
     /// Whether a message is accepted, by its disk and log. Checked first: not even the term of another log has a
     /// meaning here.
-    pub(super) fn is_heard(&mut self, envelope: &Envelope) -> bool {
+    pub(super) fn is_accepted(&mut self, envelope: &Envelope) -> bool {
         let Envelope { from, origin, message, .. } = envelope;
         let counts_any = self.me.counts_any_disk();
         let same_log = self.membership().agreed_log().is_none_or(|log| origin.log == Some(log));
@@ -59,12 +59,12 @@ impl Raft {
         if self.me.options.mutants.breaks(Mutant::HearAnyLog) {
             return true;
         }
-        self.me.notes.push(Note::NotHeard { peer: *from, why });
+        self.me.notes.push(Note::PeerRejected { peer: *from, why });
         false
     }
 
     /// Compares terms (§5.1). Returns whether the message is still to be handled.
-    pub(super) fn meet_terms(&mut self, now: Time, envelope: &Envelope) -> bool {
+    pub(super) fn compare_terms(&mut self, now: Time, envelope: &Envelope) -> bool {
         if envelope.term < self.me.term() {
             match envelope.message {
                 Message::RequestVote { .. }
@@ -114,14 +114,14 @@ impl Raft {
             return false;
         }
         match &self.role {
-            Role::Follower(follower) => follower.hears_leader(&self.me, now),
+            Role::Follower(follower) => follower.has_recent_leader(&self.me, now),
             Role::Candidate(_) => false,
             Role::Leader(_) => true,
         }
     }
 
     /// Accepts the sender of a leader's message as leader of this term; a candidate that receives one has lost (§5.2).
-    pub(super) fn recognise_leader(&mut self, now: Time, envelope: &Envelope) -> Result<(), &'static str> {
+    pub(super) fn recognize_leader(&mut self, now: Time, envelope: &Envelope) -> Result<(), &'static str> {
         match envelope.message {
             Message::AppendEntries { .. }
             | Message::Heartbeat { .. }

@@ -133,7 +133,7 @@ impl Replica {
     pub fn promise_lost(&mut self, upto: Position) {
         if self.log.last() < upto && self.promised() < upto {
             let held = self.log.last();
-            self.notes.push(Note::HasLost { held, promised: upto });
+            self.notes.push(Note::LossDetected { held, promised: upto });
             self.hard_state.promised = upto;
             self.hard_state_changed = true;
         }
@@ -178,14 +178,14 @@ impl Replica {
     }
 
     /// Records that this term's vote may have been given, to a candidate no longer known. No candidate gets it then.
-    pub fn spend_vote(&mut self) {
+    pub fn forfeit_vote(&mut self) {
         if self.vote().is_none() {
             self.record_vote(Vote::new(self.id, None));
         }
     }
 
     /// Whether this node founded its log alone, and the log never had another member.
-    pub fn founds_alone(&self) -> bool {
+    pub fn is_sole_founder(&self) -> bool {
         let alone = |membership: &Membership| membership.members.len() == 1;
         self.founder && self.log.base() == Position::ZERO && self.configs.since_commit(Index::ZERO).all(alone)
     }

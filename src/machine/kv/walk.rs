@@ -66,7 +66,7 @@ impl Kv {
 
     /// The live keys in those slots at or after that position, with their positions, in order.
     fn sort<'a>(&'a self, slots: &[u32], from: u64, bucket: &mut Vec<(u64, &'a [u8])>) {
-        let live = slots.iter().map(|slot| &self.slots[*slot as usize]).filter(|slot| slot.lives(self.now));
+        let live = slots.iter().map(|slot| &self.slots[*slot as usize]).filter(|slot| slot.is_live(self.now));
         bucket.clear();
         bucket.extend(live.map(Slot::key).map(|key| (position(hash(0, key)), key)).filter(|(at, _)| *at >= from));
         bucket.sort_unstable();

@@ -103,7 +103,7 @@ impl HttpConnection {
         match asked {
             Ok(ask) => {
                 if head.holds_back && head.length > 0 {
-                    self.pipeline.say(out, BytesMut::from(CONTINUE));
+                    self.pipeline.push_reply(out, BytesMut::from(CONTINUE));
                 }
                 Some(PendingBody { ask, manner, length: head.length as usize })
             }
@@ -118,7 +118,7 @@ impl HttpConnection {
 
     fn refuse(&mut self, wrong: &HttpError, manner: ResponseOptions, out: &mut BytesMut) {
         self.pipeline.tally.failures.push(response::failure(wrong));
-        self.pipeline.say(out, response::wrong(wrong, manner));
+        self.pipeline.push_reply(out, response::wrong(wrong, manner));
         self.pipeline.leaving |= !manner.keeps;
     }
 
@@ -127,7 +127,7 @@ impl HttpConnection {
         let PendingBody { ask, manner, .. } = begun;
         self.pipeline.leaving |= !manner.keeps;
         let (kind, body, what) = match ask {
-            Route::Known(known) => return self.pipeline.say(out, response::known(*known, *manner)),
+            Route::Known(known) => return self.pipeline.push_reply(out, response::known(*known, *manner)),
             Route::Node(about @ NodeTopic::Metrics(_)) if !setting.stopping => {
                 (RequestKind::StatusAnd(None), Query::Keyspace.encode(), ResponseKind::Node(*about))
             }
@@ -136,7 +136,7 @@ impl HttpConnection {
             }
             _ if setting.stopping => {
                 self.pipeline.tally.failures.push(Failure::Refused(Refusal::Stopping.name()));
-                return self.pipeline.say(out, response::refused(&Refusal::Stopping, *manner));
+                return self.pipeline.push_reply(out, response::refused(&Refusal::Stopping, *manner));
             }
             Route::Node(about) => (RequestKind::Status, Bytes::new(), ResponseKind::Node(*about)),
             Route::Get { key, consistency } => {
@@ -151,7 +151,12 @@ impl HttpConnection {
             }
             Route::Delete { key } => (RequestKind::Write(None), Command::Del { key }.encode(), ResponseKind::Change),
         };
-        self.pipeline.wait(PendingRequest::new(setting.now, kind, body, ResponseFormat { what, manner: *manner }));
+        self.pipeline.push_request(PendingRequest::new(
+            setting.now,
+            kind,
+            body,
+            ResponseFormat { what, manner: *manner },
+        ));
     }
 
     /// Writes the responses that are due to `out`, and adds the requests to send now to `wants`. `rests` is whether the
@@ -162,6 +167,6 @@ impl HttpConnection {
 
     /// Handles the node's answer to the request of that number.
     pub fn hear(&mut self, number: u64, reply: Reply) {
-        self.pipeline.hear(number, reply, &mut |pending, fate| response::tell(pending, fate));
+        self.pipeline.handle_reply(number, reply, &mut |pending, fate| response::tell(pending, fate));
     }
 }

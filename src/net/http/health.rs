@@ -50,7 +50,7 @@ pub fn leader(status: &Status) -> (bool, Option<&str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::figures::Figures;
+    use crate::api::figures::Counters;
     use crate::api::{DiskStatus, LogStatus, MemberStatus, StageStatus};
 
     /// A healthy follower of node 2.
@@ -90,7 +90,7 @@ mod tests {
             machine: String::new(),
             authority_expires: None,
             timer_ms: 0,
-            figures: Figures::default(),
+            figures: Counters::default(),
         }
     }
 

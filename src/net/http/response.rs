@@ -3,7 +3,7 @@
 use super::exposition::ExpositionFormat;
 use super::routes::{LocalRoute, NodeTopic};
 use super::{health, metrics, page};
-use crate::api::figures::{Failure, WrongRequest};
+use crate::api::figures::{Failure, RequestError};
 use crate::api::{Refusal, Status};
 use crate::machine::words::Answer;
 use crate::pipeline::{PendingRequest, RequestFate, RequestKind};
@@ -69,12 +69,12 @@ pub fn wrong(wrong: &HttpError, manner: ResponseOptions) -> BytesMut {
 /// How a malformed or forbidden request is counted.
 pub fn failure(wrong: &HttpError) -> Failure {
     match wrong.status {
-        401 | 403 | 421 => Failure::Wrong(WrongRequest::Unauthorized),
-        404 | 405 | 505 => Failure::Wrong(WrongRequest::Unsupported),
+        401 | 403 | 421 => Failure::Wrong(RequestError::Unauthorized),
+        404 | 405 | 505 => Failure::Wrong(RequestError::Unsupported),
         413 => Failure::Refused("too_large"),
         // Only probes get this status.
         503 => Failure::Refused("full"),
-        _ => Failure::Wrong(WrongRequest::Malformed),
+        _ => Failure::Wrong(RequestError::Malformed),
     }
 }
 

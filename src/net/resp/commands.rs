@@ -1,7 +1,7 @@
 //! Translates Redis commands into commands and queries of the state machine.
 
 use super::glob;
-use super::reply::Shape;
+use super::reply::ReplyShape;
 use crate::codec;
 use crate::limits::KEY_BYTES_MAX;
 use crate::machine::words::{Bar, Command, Deadline, Expiration, Query, SetCondition, Step};
@@ -12,17 +12,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A translated command: a command or query of the state machine with the shape of its reply, or an error in Redis's
 /// words.
-pub type Translated<'a> = Result<(Step<'a>, Shape), String>;
+pub type Translated<'a> = Result<(Step<'a>, ReplyShape), String>;
 
 const SYNTAX: &str = "ERR syntax error";
 const NO_INTEGER: &str = "ERR value is not an integer or out of range";
 
 fn ask(query: Query<'_>) -> Translated<'_> {
-    Ok((Step::Ask(query), Shape::Plain))
+    Ok((Step::Ask(query), ReplyShape::Plain))
 }
 
 fn tell(command: Command<'_>) -> Translated<'_> {
-    Ok((Step::Do(command), Shape::Plain))
+    Ok((Step::Do(command), ReplyShape::Plain))
 }
 
 /// A key argument. A key that is too long is an error.
@@ -71,12 +71,12 @@ pub fn strlen(words: &CommandArgs) -> Translated<'_> {
 
 /// `TYPE key`
 pub fn kind(words: &CommandArgs) -> Translated<'_> {
-    Ok((Step::Ask(Query::Present(vec![key(words, 1)?])), Shape::Kind))
+    Ok((Step::Ask(Query::Present(vec![key(words, 1)?])), ReplyShape::Kind))
 }
 
 /// `TTL key`
 pub fn ttl(words: &CommandArgs) -> Translated<'_> {
-    Ok((Step::Ask(Query::Left { key: key(words, 1)? }), Shape::Seconds))
+    Ok((Step::Ask(Query::Left { key: key(words, 1)? }), ReplyShape::Seconds))
 }
 
 /// `PTTL key`
@@ -275,7 +275,7 @@ pub fn scan(words: &CommandArgs) -> Translated<'_> {
         from = u64::MAX;
     }
     let prefix = checked(pattern.map_or(&b""[..], glob::prefix)).unwrap_or_default();
-    Ok((Step::Ask(Query::Walk { prefix, from, limit }), Shape::Scan(pattern.map(Bytes::copy_from_slice))))
+    Ok((Step::Ask(Query::Walk { prefix, from, limit }), ReplyShape::Scan(pattern.map(Bytes::copy_from_slice))))
 }
 
 /// A scan cursor. Any number is valid, as in Redis.

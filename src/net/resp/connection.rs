@@ -3,7 +3,7 @@
 use super::gateway::ClusterView;
 use super::info;
 use super::local::ClientState;
-use super::reply::{self, Shape};
+use super::reply::{self, ReplyShape};
 use crate::api::Reply;
 use crate::machine::words::Answer;
 use crate::pipeline::{NodeRequest, PendingRequest, RequestFate, RequestKind, RequestPipeline};
@@ -35,7 +35,7 @@ pub struct ReplyFormat {
 #[derive(Debug)]
 pub enum ReplyKind {
     /// A single reply.
-    One(Shape),
+    One(ReplyShape),
     /// One reply for each command of a transaction: a reply that was known before, or the machine's next answer.
     Block(Vec<Element>),
     /// The text of `INFO`, for those arguments.
@@ -48,7 +48,7 @@ pub enum Element {
     /// It was known without the state machine.
     Said(BytesMut),
     /// The shape of the reply to the state machine's answer.
-    Shape(Shape),
+    Shape(ReplyShape),
 }
 
 /// One Redis connection.
@@ -81,7 +81,7 @@ impl RedisConnection {
     /// Adds a known reply, in order.
     pub fn say(&mut self, out: &mut BytesMut, said: BytesMut) {
         self.pipeline.tally.failures.extend(reply::failure(&said));
-        self.pipeline.say(out, said);
+        self.pipeline.push_reply(out, said);
     }
 
     /// Adds an error reply, in order.
@@ -97,7 +97,12 @@ impl RedisConnection {
 
     /// Adds a command that the node has to answer.
     pub fn wait(&mut self, now: Time, kind: RequestKind, body: Bytes, what: ReplyKind) {
-        self.pipeline.wait(PendingRequest::new(now, kind, body, ReplyFormat { version: self.guest.version, what }));
+        self.pipeline.push_request(PendingRequest::new(
+            now,
+            kind,
+            body,
+            ReplyFormat { version: self.guest.version, what },
+        ));
     }
 
     /// Writes the replies that are due to `out`, and adds the requests to send now to `wants`. `rests` is whether the
@@ -108,7 +113,7 @@ impl RedisConnection {
 
     /// Handles the node's answer to the request of that number.
     pub fn hear(&mut self, number: u64, reply: Reply) {
-        self.pipeline.hear(number, reply, &mut tell);
+        self.pipeline.handle_reply(number, reply, &mut tell);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::about;
 use super::connection::{Block, Element, RedisConnection, ReplyKind};
 use super::gateway::{ClusterView, Follower, Options};
-use super::reply::{self, Shape};
+use super::reply::{self, ReplyShape};
 use super::table::{self, Handler, Spec, Special};
 use crate::api::{Consistency, Refusal};
 use crate::limits::{ENTRY_BYTES_MAX, RESP_COMMAND_BYTES_MAX};
@@ -130,7 +130,7 @@ fn wait(
     talk: &mut RedisConnection,
     key: Option<&[u8]>,
     step: Step<'_>,
-    shape: Shape,
+    shape: ReplyShape,
     out: &mut BytesMut,
     setting: &RequestContext<'_>,
 ) {

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 /// A command that is answered without the state machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Small {
+pub enum LocalCommand {
     /// A command whose only effect is the reply `+OK`.
     Ok,
     /// `PING [message]`
@@ -61,22 +61,22 @@ pub struct ClientState {
     pub reads_locally: bool,
 }
 
-impl Small {
+impl LocalCommand {
     /// Whether it is allowed before authentication.
     pub fn is_for_strangers(self) -> bool {
-        matches!(self, Small::Auth | Small::Hello)
+        matches!(self, LocalCommand::Auth | LocalCommand::Hello)
     }
 
     /// Checks the subcommand, for commands that have one, and its number of arguments. Returns the error in Redis's
     /// words. `COMMAND` is also valid without a subcommand.
     pub fn check(self, words: &CommandArgs) -> Result<(), String> {
         let known: &[(&str, Range<usize>)] = match self {
-            Small::Client => &[("getname", 2..3), ("id", 2..3), ("setinfo", 4..5), ("setname", 3..4)],
-            Small::Cluster => {
+            LocalCommand::Client => &[("getname", 2..3), ("id", 2..3), ("setinfo", 4..5), ("setname", 3..4)],
+            LocalCommand::Cluster => {
                 &[("info", 2..3), ("keyslot", 3..4), ("myid", 2..3), ("nodes", 2..3), ("shards", 2..3), ("slots", 2..3)]
             }
-            Small::Command if words.len() > 1 => &[("count", 2..3)],
-            Small::Config => &[("get", 3..usize::MAX)],
+            LocalCommand::Command if words.len() > 1 => &[("count", 2..3)],
+            LocalCommand::Config => &[("get", 3..usize::MAX)],
             _ => return Ok(()),
         };
         match known.iter().find(|(name, _)| words.at(1).eq_ignore_ascii_case(name.as_bytes())) {
@@ -115,37 +115,37 @@ impl Small {
         scene: &dyn Fn() -> ClusterView,
         said: &mut BytesMut,
     ) -> Result<(), String> {
-        if self == Small::Hello {
+        if self == LocalCommand::Hello {
             return hello(words, guest, options, scene, said);
         }
         let mut out = Writer::new(said, guest.version);
         match self {
-            Small::Ok => out.line("OK"),
-            Small::Ping => match words.len() {
+            LocalCommand::Ok => out.line("OK"),
+            LocalCommand::Ping => match words.len() {
                 1 => out.line("PONG"),
                 2 => out.bulk(words.at(1)),
                 _ => return Err("ERR wrong number of arguments for 'ping' command".into()),
             },
-            Small::Echo => out.bulk(words.at(1)),
-            Small::Select => match integer(words.at(1)) {
+            LocalCommand::Echo => out.bulk(words.at(1)),
+            LocalCommand::Select => match integer(words.at(1)) {
                 Some(0) => out.line("OK"),
                 Some(_) => return Err("ERR DB index is out of range".into()),
                 None => return Err("ERR value is not an integer or out of range".into()),
             },
-            Small::Auth => {
+            LocalCommand::Auth => {
                 auth(words, guest, options)?;
                 out.line("OK");
             }
-            Small::Client => client(words, guest, &mut out)?,
-            Small::Config => config(words, &scene(), &mut out),
-            Small::Command if words.len() == 1 => table::tell(&mut out),
-            Small::Command => out.integer(table::COMMANDS.len() as i64),
-            Small::Cluster => about::cluster(words, &scene(), &mut out)?,
-            Small::ReadOnly | Small::ReadWrite => {
-                guest.reads_locally = self == Small::ReadOnly;
+            LocalCommand::Client => client(words, guest, &mut out)?,
+            LocalCommand::Config => config(words, &scene(), &mut out),
+            LocalCommand::Command if words.len() == 1 => table::tell(&mut out),
+            LocalCommand::Command => out.integer(table::COMMANDS.len() as i64),
+            LocalCommand::Cluster => about::cluster(words, &scene(), &mut out)?,
+            LocalCommand::ReadOnly | LocalCommand::ReadWrite => {
+                guest.reads_locally = self == LocalCommand::ReadOnly;
                 out.line("OK");
             }
-            Small::Hello => {}
+            LocalCommand::Hello => {}
         }
         Ok(())
     }

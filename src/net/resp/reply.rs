@@ -2,7 +2,7 @@
 
 use super::glob;
 use crate::api::Refusal;
-use crate::api::figures::{Failure, WrongRequest};
+use crate::api::figures::{Failure, RequestError};
 use crate::limits::ANSWER_BYTES_MAX;
 use crate::machine::words::{Answer, TimeToLive};
 use crate::wire::resp::Writer;
@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 /// How an answer is encoded.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Shape {
+pub enum ReplyShape {
     /// As it is.
     Plain,
     /// Milliseconds as seconds, rounded.
@@ -37,11 +37,11 @@ pub fn too_long_to_read() -> String {
 }
 
 /// Writes an answer.
-pub fn tell(out: &mut Writer<'_>, shape: &Shape, answer: &Answer) {
+pub fn tell(out: &mut Writer<'_>, shape: &ReplyShape, answer: &Answer) {
     match (shape, answer) {
-        (Shape::Seconds, Answer::Left(TimeToLive::Ms(ms))) => out.integer((ms.saturating_add(500) / 1000) as i64),
-        (Shape::Kind, Answer::Number(count)) => out.line(if *count > 0 { "string" } else { "none" }),
-        (Shape::Scan(pattern), Answer::Walked { keys, next }) => {
+        (ReplyShape::Seconds, Answer::Left(TimeToLive::Ms(ms))) => out.integer((ms.saturating_add(500) / 1000) as i64),
+        (ReplyShape::Kind, Answer::Number(count)) => out.line(if *count > 0 { "string" } else { "none" }),
+        (ReplyShape::Scan(pattern), Answer::Walked { keys, next }) => {
             let matches = |key: &&Bytes| pattern.as_ref().is_none_or(|pattern| glob::matches(pattern, key));
             let matching: Vec<&Bytes> = keys.iter().filter(matches).collect();
             out.array(2);
@@ -100,11 +100,11 @@ pub fn failure(said: &[u8]) -> Option<Failure> {
     let error = std::str::from_utf8(said.strip_prefix(b"-")?).unwrap_or_default();
     let wrong = match error.split([' ', '\r']).next().unwrap_or_default() {
         // Checked before the kind of error: the reply to `EVAL` has that of a missing password.
-        _ if error.starts_with("ERR unknown") || error.contains("not supported") => WrongRequest::Unsupported,
-        "NOAUTH" | "WRONGPASS" | "NOPERM" => WrongRequest::Unauthorized,
+        _ if error.starts_with("ERR unknown") || error.contains("not supported") => RequestError::Unsupported,
+        "NOAUTH" | "WRONGPASS" | "NOPERM" => RequestError::Unauthorized,
         "MOVED" => return Some(Failure::Refused("not_leader")),
         "CLUSTERDOWN" => return Some(Failure::Refused(Refusal::Stopping.name())),
-        _ => WrongRequest::Malformed,
+        _ => RequestError::Malformed,
     };
     Some(Failure::Wrong(wrong))
 }
@@ -118,10 +118,10 @@ mod tests {
         let of = |said: &str| failure(said.as_bytes());
         let wrong = |kind| Some(Failure::Wrong(kind));
         assert_eq!([of("+OK\r\n"), of("$3\r\n-ab\r\n"), of("")], [None; 3]);
-        assert_eq!(of("-NOAUTH Authentication required.\r\n"), wrong(WrongRequest::Unauthorized));
-        assert_eq!(of("-ERR unknown command 'X'\r\n"), wrong(WrongRequest::Unsupported));
-        assert_eq!(of("-NOAUTH EVAL is not supported: …\r\n"), wrong(WrongRequest::Unsupported));
-        assert_eq!(of("-ERR wrong number of arguments\r\n"), wrong(WrongRequest::Malformed));
+        assert_eq!(of("-NOAUTH Authentication required.\r\n"), wrong(RequestError::Unauthorized));
+        assert_eq!(of("-ERR unknown command 'X'\r\n"), wrong(RequestError::Unsupported));
+        assert_eq!(of("-NOAUTH EVAL is not supported: …\r\n"), wrong(RequestError::Unsupported));
+        assert_eq!(of("-ERR wrong number of arguments\r\n"), wrong(RequestError::Malformed));
         assert_eq!(of("-MOVED 1 localhost:1\r\n"), Some(Failure::Refused("not_leader")));
         let stopping = format!("-{}\r\n", refusal(&Refusal::Stopping));
         assert_eq!(of(&stopping), Some(Failure::Refused("stopping")));

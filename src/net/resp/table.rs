@@ -3,7 +3,7 @@
 //! `COMMAND` returns this table, and lookup, checks and dispatch use it: a command that is not in it is unknown.
 
 use super::commands::{self, Translated};
-use super::local::{self, Small};
+use super::local::{self, LocalCommand};
 use crate::wire::resp::{CommandArgs, Writer};
 use Handler::{Connection, Local, StateMachine};
 
@@ -28,7 +28,7 @@ pub enum Handler {
     /// By a command or query of the state machine.
     StateMachine(for<'a> fn(&'a CommandArgs) -> Translated<'a>),
     /// By an answer of this node.
-    Local(Small),
+    Local(LocalCommand),
     /// By the connection: the command affects other commands on it, or needs more than one request.
     Connection(Special),
 }
@@ -72,24 +72,24 @@ const fn row(
 /// All commands, sorted by name.
 pub const COMMANDS: &[Spec] = &[
     row("append", 3, WRITE, ONE, StateMachine(commands::append)),
-    row("asking", 1, SMALL, NONE, Local(Small::Ok)),
-    row("auth", -2, SMALL, NONE, Local(Small::Auth)),
-    row("client", -2, ADMIN, NONE, Local(Small::Client)),
-    row("cluster", -2, ADMIN, NONE, Local(Small::Cluster)),
-    row("command", -1, SMALL, NONE, Local(Small::Command)),
-    row("config", -2, ADMIN, NONE, Local(Small::Config)),
+    row("asking", 1, SMALL, NONE, Local(LocalCommand::Ok)),
+    row("auth", -2, SMALL, NONE, Local(LocalCommand::Auth)),
+    row("client", -2, ADMIN, NONE, Local(LocalCommand::Client)),
+    row("cluster", -2, ADMIN, NONE, Local(LocalCommand::Cluster)),
+    row("command", -1, SMALL, NONE, Local(LocalCommand::Command)),
+    row("config", -2, ADMIN, NONE, Local(LocalCommand::Config)),
     row("dbsize", 1, READ, NONE, StateMachine(commands::dbsize)),
     row("decr", 2, WRITE, ONE, StateMachine(commands::decr)),
     row("decrby", 3, WRITE, ONE, StateMachine(commands::decrby)),
     row("del", -2, FREE, ALL, StateMachine(commands::del)),
     row("discard", 1, SMALL, NONE, Connection(Special::Discard)),
-    row("echo", 2, SMALL, NONE, Local(Small::Echo)),
+    row("echo", 2, SMALL, NONE, Local(LocalCommand::Echo)),
     row("exec", 1, SMALL, NONE, Connection(Special::Exec)),
     row("exists", -2, READ, ALL, StateMachine(commands::exists)),
     row("expire", -3, FREE, ONE, StateMachine(commands::expire)),
     row("expireat", -3, FREE, ONE, StateMachine(commands::expireat)),
     row("get", 2, READ, ONE, StateMachine(commands::get)),
-    row("hello", -1, SMALL, NONE, Local(Small::Hello)),
+    row("hello", -1, SMALL, NONE, Local(LocalCommand::Hello)),
     row("incr", 2, WRITE, ONE, StateMachine(commands::incr)),
     row("incrby", 3, WRITE, ONE, StateMachine(commands::incrby)),
     row("info", -1, SMALL, NONE, Connection(Special::Info)),
@@ -99,13 +99,13 @@ pub const COMMANDS: &[Spec] = &[
     row("persist", 2, FREE, ONE, StateMachine(commands::persist)),
     row("pexpire", -3, FREE, ONE, StateMachine(commands::pexpire)),
     row("pexpireat", -3, FREE, ONE, StateMachine(commands::pexpireat)),
-    row("ping", -1, SMALL, NONE, Local(Small::Ping)),
+    row("ping", -1, SMALL, NONE, Local(LocalCommand::Ping)),
     row("pttl", 2, READ, ONE, StateMachine(commands::pttl)),
     row("quit", -1, SMALL, NONE, Connection(Special::Quit)),
-    row("readonly", 1, SMALL, NONE, Local(Small::ReadOnly)),
-    row("readwrite", 1, SMALL, NONE, Local(Small::ReadWrite)),
+    row("readonly", 1, SMALL, NONE, Local(LocalCommand::ReadOnly)),
+    row("readwrite", 1, SMALL, NONE, Local(LocalCommand::ReadWrite)),
     row("scan", -2, READ, NONE, StateMachine(commands::scan)),
-    row("select", 2, SMALL, NONE, Local(Small::Select)),
+    row("select", 2, SMALL, NONE, Local(LocalCommand::Select)),
     row("set", -3, WRITE, ONE, StateMachine(commands::set)),
     row("strlen", 2, READ, ONE, StateMachine(commands::strlen)),
     row("ttl", 2, READ, ONE, StateMachine(commands::ttl)),

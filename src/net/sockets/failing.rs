@@ -37,7 +37,7 @@ impl Net {
                 let line = format!("a connection from {from} failed: {}", failure.text);
                 self.warn_of_caller(now, &line);
             }
-            Role::Handshaking | Role::Client(_) | Role::Guest(_) => {
+            Role::Handshaking | Role::Client(_) | Role::GatewayClient(_) => {
                 log::debug!(node; "a caller is let go: {}", failure.text);
             }
             Role::InboundPeer(peer) => log::debug!(node; "the connection from {peer} is closed: {}", failure.text),
@@ -95,7 +95,7 @@ impl Net {
 
     /// Whether a peer was heard recently, and a description of the peer with the fault of its connections.
     pub fn reach(&self, now: Time, peer: NodeId) -> (bool, String) {
-        let speaker = self.speakers.get(&peer).and_then(|token| find_in(&self.conns, *token));
+        let speaker = self.inbound_peers.get(&peer).and_then(|token| find_in(&self.conns, *token));
         let is_heard = speaker.is_some_and(|conn| now.since(conn.heard_at) < HEARD_WITHIN);
         let is_up = self.links.up(peer).is_some();
         let cause = self.causes.get(&peer).copied().unwrap_or("not connected");

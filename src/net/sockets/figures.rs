@@ -2,11 +2,11 @@
 
 use super::gateways::GatewayKind;
 use super::{Net, find_in};
-use crate::api::figures::Figures;
+use crate::api::figures::Counters;
 
 impl Net {
     /// Adds the statistics of the sockets.
-    pub fn complete(&self, figures: &mut Figures) {
+    pub fn complete(&self, figures: &mut Counters) {
         figures.sent_bytes = self.sent.iter().map(|(peer, bytes)| (peer.get(), *bytes)).collect();
         for (peer, token) in self.links.all_up() {
             let sent = find_in(&self.conns, token).map_or(0, |conn| conn.lanes.sent());
@@ -15,7 +15,7 @@ impl Net {
         // Connections are not counted one by one: there may be ten thousand, and each may request the status.
         let [redis, http] =
             [GatewayKind::Redis, GatewayKind::Http].map(|door| self.doors.inside.get(&door).copied().unwrap_or(0));
-        let (native, unknown) = (self.clients - redis - http, self.strangers.len());
+        let (native, unknown) = (self.clients - redis - http, self.handshaking.len());
         let peers = self.conns.len() - self.clients - unknown;
         let all = [("native", native), ("redis", redis), ("http", http), ("peer", peers), ("unknown", unknown)];
         figures.gateways = self.counting.figures();

@@ -174,9 +174,9 @@ impl Net {
             });
             return;
         }
-        let Ok(token) = self.insert(now, stream, Role::Guest(0)) else { return };
+        let Ok(token) = self.insert(now, stream, Role::GatewayClient(0)) else { return };
         let Some(conn) = find(&mut self.conns, token) else { return };
-        conn.role = Role::Guest(token.0 as u64);
+        conn.role = Role::GatewayClient(token.0 as u64);
         let speech = match door {
             GatewayKind::Redis => {
                 let known = self.redis.options.password.is_none();

@@ -2,7 +2,7 @@
 
 use super::seats::Port;
 use super::{Net, find, touch};
-use crate::admission::{Circumstances, Unwelcome};
+use crate::admission::{HelloContext, Unwelcome};
 use crate::codec::Malformed;
 use crate::net::counting::Gateway;
 use crate::net::dialect::Role;
@@ -23,12 +23,12 @@ impl Net {
     /// Handles the hello of an inbound connection: accepts or rejects the caller.
     pub(super) fn greeted(&mut self, now: Time, token: Token, hello: &Hello) {
         let proven = find(&mut self.conns, token).is_some_and(|conn| conn.stream.is_proven());
-        let circumstances = Circumstances {
+        let circumstances = HelloContext {
             unproven: self.options.keys.is_some() && !proven,
             stopping: self.stopping,
             full: !self.has_seat(if hello.caller == CallerKind::Operator { Port::Operators } else { Port::Native }),
         };
-        let verdict = self.admission.judge(hello, circumstances);
+        let verdict = self.admission.check_hello(hello, circumstances);
         self.learn_log(now, hello);
         match (verdict, hello.caller) {
             (Err(Reason::Disk), CallerKind::Peer { node, disk, .. }) => self.warn_of_disk(now, node, disk),
@@ -52,7 +52,7 @@ impl Net {
             }
         };
         self.admission.welcome(version).put(conn.lanes.ready());
-        self.strangers.retain(|stranger| *stranger != token);
+        self.handshaking.retain(|stranger| *stranger != token);
         match hello.caller {
             CallerKind::Client | CallerKind::Operator => {
                 self.clients += 1;
@@ -64,7 +64,7 @@ impl Net {
             CallerKind::Peer { node: peer, disk, run, .. } => {
                 conn.role = Role::InboundPeer(peer);
                 let _if_not_it_takes_longer = stream::tune_speaker(conn.stream.socket());
-                if let Some(before) = self.speakers.insert(peer, token) {
+                if let Some(before) = self.inbound_peers.insert(peer, token) {
                     // The peer reconnected before this node noticed the end of its old connection.
                     self.close(now, before);
                 }

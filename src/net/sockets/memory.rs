@@ -67,8 +67,8 @@ impl Memory {
 
     /// Updates the count of what a connection holds.
     pub fn count(&mut self, conn: &mut Conn) {
-        if matches!(conn.role, Role::Client(_) | Role::Guest(_)) {
-            let held = conn.weigh();
+        if matches!(conn.role, Role::Client(_) | Role::GatewayClient(_)) {
+            let held = conn.memory_use();
             self.held = self.held + held - std::mem::replace(&mut conn.held, held);
             self.pressure = self.pressure.max(self.level(self.held));
         }
@@ -130,7 +130,7 @@ impl Net {
     pub(super) fn bounded(&self, token: Token, reply: Reply) -> Reply {
         let pressure = self.memory.pressure();
         // Any other reply reports an effect, and must not be dropped.
-        let (Reply::Answer { answer: bytes, .. } | Reply::SnapshotPiece { bytes, .. }) = &reply else { return reply };
+        let (Reply::Answer { answer: bytes, .. } | Reply::SnapshotChunk { bytes, .. }) = &reply else { return reply };
         let Some(conn) = find_in(&self.conns, token).filter(|_| pressure > Pressure::None) else { return reply };
         let spare = self.memory.max / 4;
         let fits = match pressure {
@@ -157,7 +157,7 @@ impl Net {
         }
         self.memory.pressure = pressure;
         for (_, conn) in &mut self.conns {
-            if conn.has_more() && !conn.rests(&self.options, pressure) {
+            if conn.has_more() && !conn.is_read_suspended(&self.options, pressure) {
                 list(&mut self.unread, conn);
             }
             if conn.speech.is_some() {

@@ -69,7 +69,7 @@ impl Net {
         let mut news = BytesMut::new();
         put_numbered(&mut news, NEWS, status);
         for (_, conn) in &mut self.conns {
-            if matches!(conn.role, Role::Client(_)) && !conn.rests(&self.options, self.memory.pressure()) {
+            if matches!(conn.role, Role::Client(_)) && !conn.is_read_suspended(&self.options, self.memory.pressure()) {
                 conn.lanes.put(FrameKind::Reply, news.len(), |out| out.put_slice(&news));
                 touch(&mut self.touched, conn);
             }

@@ -69,8 +69,8 @@ impl Net {
         self.memory.forget(conn.held);
         let _either_way_it_is_dropped = self.poll.registry().deregister(&mut conn.stream);
         match conn.role {
-            Role::Handshaking => self.strangers.retain(|stranger| *stranger != token),
-            Role::Client(number) | Role::Guest(number) => {
+            Role::Handshaking => self.handshaking.retain(|stranger| *stranger != token),
+            Role::Client(number) | Role::GatewayClient(number) => {
                 self.clients -= 1;
                 self.operators -= usize::from(conn.is_operator);
                 let door = conn.speech.as_ref().map(GatewayKind::of);
@@ -84,8 +84,8 @@ impl Net {
             }
             Role::InboundPeer(peer) => {
                 // Only for the peer's current connection. The end of one that was replaced means nothing.
-                if self.speakers.get(&peer).is_some_and(|speaker| *speaker == token) {
-                    self.speakers.remove(&peer);
+                if self.inbound_peers.get(&peer).is_some_and(|speaker| *speaker == token) {
+                    self.inbound_peers.remove(&peer);
                     self.events.push(Event::PeerLost(peer));
                     if self.admission.gone(peer) {
                         self.link(now);

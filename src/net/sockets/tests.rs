@@ -116,7 +116,7 @@ fn pair() -> Vec<Pumped> {
 fn linked(nodes: &[Pumped]) -> bool {
     nodes[0].net.links.up(id(2)).is_some()
         && nodes[1].net.links.up(id(1)).is_some()
-        && nodes.iter().all(|node| node.net.speakers.len() == 1)
+        && nodes.iter().all(|node| node.net.inbound_peers.len() == 1)
 }
 
 fn say(from: u64, message: Message) -> Envelope {
@@ -179,7 +179,7 @@ fn a_peer_that_comes_back_with_another_disk_is_not_spoken_to() {
         let now = failures(nodes);
         now.0 > before.0 + 2 && now.1 > before.1 + 2
     });
-    assert!(nodes[0].net.links.up(id(2)).is_none() && nodes[0].net.speakers.is_empty());
+    assert!(nodes[0].net.links.up(id(2)).is_none() && nodes[0].net.inbound_peers.is_empty());
     assert!(nodes[1].net.links.up(id(1)).is_none() && nodes[1].heard().is_empty());
 }
 
@@ -187,12 +187,12 @@ fn a_peer_that_comes_back_with_another_disk_is_not_spoken_to() {
 fn a_connection_that_was_replaced_tells_nothing() {
     let mut nodes = pair();
     // The peer dials once more, as after a restart that this node has not noticed.
-    let before = nodes[0].net.speakers[&id(2)];
+    let before = nodes[0].net.inbound_peers[&id(2)];
     nodes[0].came.clear();
     let mut second = Plain::dial(nodes[0].address(), &Hello::peer(CLUSTER, id(2), DiskId(2), run(2), id(1)));
     // Only the dialed node runs: the other one would dial again and so replace the connection.
     second.pump_welcome(&mut nodes[..1]).unwrap();
-    let speaker = nodes[0].net.speakers[&id(2)];
+    let speaker = nodes[0].net.inbound_peers[&id(2)];
     assert_ne!(speaker, before);
     let speaking: Vec<_> =
         nodes[0].net.conns.iter().filter(|(_, conn)| conn.role == Role::InboundPeer(id(2))).collect();
@@ -201,7 +201,9 @@ fn a_connection_that_was_replaced_tells_nothing() {
     let told = |event: &Event| matches!(event, Event::AnswersLost(peer) | Event::Met { peer, .. } if *peer == id(2));
     assert!(nodes[0].came.len() == 2 && nodes[0].came.iter().all(told), "{:?}", nodes[0].came);
     // The replaced link is dialed again, and replaces the new connection in turn.
-    pump_until(&mut nodes, "links come up again", |nodes| linked(nodes) && nodes[0].net.speakers[&id(2)] != speaker);
+    pump_until(&mut nodes, "links come up again", |nodes| {
+        linked(nodes) && nodes[0].net.inbound_peers[&id(2)] != speaker
+    });
 }
 
 #[test]
@@ -216,14 +218,14 @@ fn an_answer_that_meets_no_link_is_known_to_be_lost() {
     pump_until(&mut nodes, "links come up again", linked);
     assert!(nodes[0].came.iter().any(|event| matches!(event, Event::AnswersLost(peer) if *peer == id(2))));
     // It has dialed again and is not accepted yet: the other node may have accepted the new connection already.
-    let before = nodes[0].net.speakers[&id(2)];
+    let before = nodes[0].net.inbound_peers[&id(2)];
     let link = nodes[1].net.links.up(id(1)).unwrap();
     nodes[1].net.close(now, link);
     let dialed =
         |nodes: &[Pumped]| nodes[1].net.links.get(id(1)).is_some_and(|link| matches!(link.state, LinkState::Dialed(_)));
     pump_until(&mut nodes[..], "it dials", dialed);
     pump_until(&mut nodes[..1], "its hello is heard", |nodes| {
-        nodes[0].net.speakers.get(&id(2)).is_some_and(|speaker| *speaker != before)
+        nodes[0].net.inbound_peers.get(&id(2)).is_some_and(|speaker| *speaker != before)
     });
     nodes[0].came.clear();
     let now = nodes[1].now;
@@ -421,7 +423,7 @@ fn who_says_nothing_or_only_half_is_let_go_and_who_is_idle_stays() {
     half.stream.write_all(&query(1)[..50]).unwrap();
     let waits = |conn: &Conn| matches!(conn.role, Role::Client(_)) && conn.awaits.is_some();
     pump_until(&mut nodes, "half a request", |nodes| nodes[0].net.conns.iter().any(|(_, conn)| waits(conn)));
-    assert_eq!(nodes[0].net.strangers.len(), 1);
+    assert_eq!(nodes[0].net.handshaking.len(), 1);
     nodes[0].skip(Duration::from_secs(4));
     assert!(!silent.is_closed());
     nodes[0].skip(Duration::from_secs(2));
@@ -536,7 +538,7 @@ fn callers_that_say_nothing_keep_nobody_out() {
     let _silent: Vec<_> = (0..50).map(|_| Plain::connect(nodes[0].address())).collect();
     pump_until(&mut nodes, "all are accepted", |nodes| nodes[0].net.generation == 50);
     assert_eq!(nodes[0].net.conns.len(), 8);
-    assert_eq!(nodes[0].net.strangers.len(), 8);
+    assert_eq!(nodes[0].net.handshaking.len(), 8);
     let mut client = Plain::dial(nodes[0].address(), &Hello::client());
     client.pump_welcome(&mut nodes).unwrap();
     assert_eq!(nodes[0].net.clients, 1);

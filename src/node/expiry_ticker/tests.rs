@@ -44,7 +44,7 @@ impl Alone {
         };
         let node = crate::node::start(me, recovered, RaftOptions::default(), Options::default(), begun);
         let mut alone = Alone { node, journal, applier, now, seq: 0 };
-        while !alone.node.raft().takes_commands() {
+        while !alone.node.raft().accepts_commands() {
             alone.pass(10 * MS);
         }
         alone.ask(&Op::Open { window: 9, ordered: false });

@@ -12,7 +12,7 @@ impl Node {
     /// Whether further reads are refused: the reads that wait for a heartbeat round, for the turn or for the applier
     /// have reached their limit in bytes.
     pub(super) fn reads_are_full(&self) -> bool {
-        self.reading.bytes() + self.queries.bytes() >= self.options.reading_bytes
+        self.linearizable_reads.bytes() + self.queries.bytes() >= self.options.reading_bytes
     }
 
     /// Submits the queries that are due. The applier works in order: a query sees every entry that was submitted before
@@ -21,7 +21,7 @@ impl Node {
         let mut due = self.queries.take_local();
         let early = self.options.mutants.breaks(Mutant::ReadBeforeApplied);
         let upto = if early { self.raft.log().last().index } else { self.submitted_to_apply };
-        while let Some(asked) = self.reading.next(upto) {
+        while let Some(asked) = self.linearizable_reads.next(upto) {
             due.push(asked);
         }
         let time = self.raft.cluster_time(now);

@@ -13,7 +13,7 @@ impl Node {
         self.stats.ends_snapshot(now, !given_up);
         self.compaction.taken(now, kept, &self.options);
         if given_up {
-            let refused = self.compaction.disappointed().into_iter();
+            let refused = self.compaction.take_all_waiters().into_iter();
             self.replies.extend(refused.map(|(from, id)| (from, id, Reply::Refused(Refusal::NoSpace))));
         }
         self.answer_snapshot();
@@ -32,7 +32,7 @@ impl Node {
     pub(super) fn answer_snapshot(&mut self) {
         let Some(kept) = self.compaction.kept() else { return };
         let reply = Reply::Snapshot { position: kept.position, bytes: kept.bytes.len() as u64 };
-        self.replies.extend(self.compaction.served().into_iter().map(|(from, id)| (from, id, reply.clone())));
+        self.replies.extend(self.compaction.take_satisfied().into_iter().map(|(from, id)| (from, id, reply.clone())));
     }
 
     /// Handles a leader's snapshot that the machine was restored from: the log is replaced by it, or continues behind

@@ -1,7 +1,7 @@
 //! The node's status report.
 
 use super::Node;
-use crate::api::figures::Figures;
+use crate::api::figures::Counters;
 use crate::api::{LogStatus, MemberStatus, PeerStatus, Status, TimingStatus};
 use crate::consensus::Raft;
 use crate::consensus::progress::Progress;
@@ -36,7 +36,8 @@ impl Node {
 
     /// How many requests wait here for any reason.
     pub fn held(&self) -> usize {
-        let waiting = self.proposals.len() + self.parked.len() + self.reading.len() + self.admin_waiters.len();
+        let waiting =
+            self.proposals.len() + self.parked.len() + self.linearizable_reads.len() + self.admin_waiters.len();
         waiting + self.forwarded.len() + self.queries.len() + self.snapshot_reads.len()
     }
 
@@ -99,9 +100,9 @@ impl Node {
         }
     }
 
-    fn figures(&self) -> Figures {
+    fn figures(&self) -> Counters {
         let proposals_pending = self.proposals.len() as u64;
-        Figures { proposals_pending, ..self.stats.figures.clone() }
+        Counters { proposals_pending, ..self.stats.figures.clone() }
     }
 
     fn log_status(&self, now: Time) -> LogStatus {
@@ -160,16 +161,16 @@ impl Node {
         };
         let words = |prospect| match prospect {
             PendingRole::Stays => String::new(),
-            PendingRole::Rises => "becomes a voter when it has caught up".to_owned(),
-            PendingRole::Succeeds(old) => format!("takes the place of {old} when it has caught up"),
-            PendingRole::Leaves => "leaves".to_owned(),
+            PendingRole::Promote => "becomes a voter when it has caught up".to_owned(),
+            PendingRole::Replace(old) => format!("takes the place of {old} when it has caught up"),
+            PendingRole::Remove => "leaves".to_owned(),
         };
         let member = |(id, member): (&NodeId, &crate::types::Member)| MemberStatus {
             node: id.get(),
             kind: kind(id).to_owned(),
             address: member.address.clone(),
             disk: member.disk.as_ref().map(DiskId::to_string).unwrap_or_default(),
-            prospect: words(member.prospect),
+            prospect: words(member.pending_role),
         };
         membership.members.iter().map(member).collect()
     }

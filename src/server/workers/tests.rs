@@ -30,7 +30,7 @@ fn write(term: u64) -> Task {
     Task::Write(Write { id: WriteId(term), hard_state, base: None, entries: Vec::new() })
 }
 
-fn letters(mut inbox: Inbox) -> Vec<Letter> {
+fn letters(mut inbox: Inbox) -> Vec<LoopMessage> {
     std::iter::from_fn(|| inbox.take()).collect()
 }
 
@@ -42,7 +42,7 @@ fn who_sends_no_more_waits_for_the_last_sync() {
     drop(writes);
     thread.join().unwrap().unwrap();
     let letters = letters(inbox);
-    assert!(matches!(&letters[0], Letter::Journal(report) if report.durable == WriteId(1)), "{letters:?}");
+    assert!(matches!(&letters[0], LoopMessage::Journal(report) if report.durable == WriteId(1)), "{letters:?}");
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn a_failed_last_sync_is_what_the_thread_ends_with() {
     let fault = thread.join().unwrap().unwrap_err();
     assert_eq!(fault.exit_code(), 74, "{fault}");
     let letters = letters(inbox);
-    assert!(matches!(letters[..], [Letter::Gone("log")]), "{letters:?}");
+    assert!(matches!(letters[..], [LoopMessage::Gone("log")]), "{letters:?}");
 }
 
 /// Larger than a segment: it needs the next one.
@@ -74,7 +74,7 @@ fn durable(inbox: &mut Inbox, id: u64) {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(60) {
         match inbox.take() {
-            Some(Letter::Journal(report)) if report.durable == WriteId(id) => return,
+            Some(LoopMessage::Journal(report)) if report.durable == WriteId(id) => return,
             Some(_) => {}
             None => std::thread::sleep(Duration::from_millis(1)),
         }

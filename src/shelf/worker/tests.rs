@@ -23,13 +23,13 @@ fn header(index: u64) -> Header {
 }
 
 /// A keeper on a disk with a reserve and `room` beside it.
-fn keeper(room: u64) -> (Keeper<SimDisk>, Reserve<SimDisk>, SimDisk) {
+fn keeper(room: u64) -> (SnapshotWorker<SimDisk>, Ballast<SimDisk>, SimDisk) {
     let root = SimDisk::new();
     let disk = root.beside();
-    let reserve = Reserve::new(root, RESERVE);
+    let reserve = Ballast::new(root, RESERVE);
     assert!(reserve.make().unwrap());
     disk.set_capacity(Some(disk.used() + room));
-    (Keeper::new(Store::open(disk.clone(), CLUSTER).unwrap(), reserve.clone()), reserve, disk)
+    (SnapshotWorker::new(Store::open(disk.clone(), CLUSTER).unwrap(), reserve.clone()), reserve, disk)
 }
 
 fn piece() -> Job {
@@ -38,7 +38,7 @@ fn piece() -> Job {
 
 /// Writes a snapshot of `pieces` pieces. Returns whether it was published, and how many pieces were written before the
 /// result.
-fn take(keeper: &mut Keeper<SimDisk>, index: u64, pieces: usize) -> (bool, usize) {
+fn take(keeper: &mut SnapshotWorker<SimDisk>, index: u64, pieces: usize) -> (bool, usize) {
     let mut jobs = std::iter::once(Job::Begin(header(index))).chain((0..pieces).map(|_| piece()));
     let mut done = 0;
     loop {
@@ -52,7 +52,7 @@ fn take(keeper: &mut Keeper<SimDisk>, index: u64, pieces: usize) -> (bool, usize
     }
 }
 
-fn receive(keeper: &mut Keeper<SimDisk>, index: u64, total: usize, offset: usize, bytes: &[u8]) -> JobResult {
+fn receive(keeper: &mut SnapshotWorker<SimDisk>, index: u64, total: usize, offset: usize, bytes: &[u8]) -> JobResult {
     let (snapshot, total, offset) = (header(index).position, total as u64, offset as u64);
     let bytes = Bytes::copy_from_slice(bytes);
     keeper.carry_out(Job::Receive { from: LEADER, snapshot, total, offset, bytes }).unwrap()
@@ -95,7 +95,7 @@ fn the_log_comes_before_a_snapshot() {
     let (mut keeper, reserve, disk) = keeper(0);
     assert!(matches!(keeper.carry_out(Job::Begin(header(3))).unwrap(), JobResult::Wants));
     assert!(matches!(keeper.carry_out(piece()).unwrap(), JobResult::Wants));
-    assert!(!reserve.give_up().unwrap(), "it is lent");
+    assert!(!reserve.remove_for_log().unwrap(), "it is lent");
     assert!(matches!(keeper.carry_out(piece()).unwrap(), JobResult::Taken(None)));
     assert_eq!((disk.list().unwrap().len(), disk.free().unwrap()), (0, RESERVE));
 }
@@ -126,7 +126,7 @@ fn what_was_received_before_a_restart_is_gone_on_from_with_no_more_room() {
     receive(&mut first, 4, small.len(), 0, &small[..4 * PIECE]);
     drop(first);
     disk.set_capacity(Some(disk.used()));
-    let mut second = Keeper::new(Store::open(disk, CLUSTER).unwrap(), reserve);
+    let mut second = SnapshotWorker::new(Store::open(disk, CLUSTER).unwrap(), reserve);
     let JobResult::Received { next, .. } = receive(&mut second, 4, small.len(), 0, &[]) else { panic!("it goes on") };
     assert!(next > 3 * PIECE as u64 && next <= 4 * PIECE as u64, "{next}");
     let next = next as usize;
@@ -134,7 +134,7 @@ fn what_was_received_before_a_restart_is_gone_on_from_with_no_more_room() {
 }
 
 /// Writes a snapshot of one piece; `harm` damages its file before it is read back.
-fn take_harmed(keeper: &mut Keeper<SimDisk>, index: u64, harm: impl FnOnce(&str)) -> JobResult {
+fn take_harmed(keeper: &mut SnapshotWorker<SimDisk>, index: u64, harm: impl FnOnce(&str)) -> JobResult {
     for job in [Job::Begin(header(index)), piece(), Job::Finish] {
         keeper.carry_out(job).unwrap();
     }
@@ -142,7 +142,7 @@ fn take_harmed(keeper: &mut Keeper<SimDisk>, index: u64, harm: impl FnOnce(&str)
     keeper.carry_out(Job::Verify).unwrap()
 }
 
-fn inspect(keeper: &mut Keeper<SimDisk>, index: u64) -> bool {
+fn inspect(keeper: &mut SnapshotWorker<SimDisk>, index: u64) -> bool {
     let job = Job::Inspect { follower: LEADER, snapshot: header(index).position, times: 1 };
     match keeper.carry_out(job).unwrap() {
         JobResult::Inspected { whole, .. } => whole,

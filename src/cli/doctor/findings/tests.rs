@@ -1,7 +1,7 @@
 //! Clusters that are well, and such as are not.
 
 use super::*;
-use crate::api::figures::Figures;
+use crate::api::figures::Counters;
 use crate::api::{DiskStatus, MemberStatus, PeerStatus, TimingStatus};
 use std::time::Duration;
 
@@ -121,7 +121,7 @@ fn timeouts_are_held_against_the_round_trips_of_the_leader_and_not_against_ours(
     let far_from_the_leader = |node: u64, ms: u64| {
         move |nodes: &mut Vec<Node>| {
             let round_trip_ns = [(2, trips([1])), (node, trips([ms]))].into();
-            of(&mut nodes[0]).figures = Figures { round_trip_ns, ..Figures::default() };
+            of(&mut nodes[0]).figures = Counters { round_trip_ns, ..Counters::default() };
             of(&mut nodes[0]).members.push(MemberStatus { node: 4, kind: "learner".into(), ..Default::default() });
         }
     };

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 /// A leader's status with every field set.
 fn full() -> Status {
-    let mut figures = crate::api::figures::Figures::default();
+    let mut figures = crate::api::figures::Counters::default();
     let gateway = GatewayFigures {
         refused: [("busy".to_owned(), 2)].into(),
         errors: [("malformed".to_owned(), 3)].into(),
