@@ -1,4 +1,4 @@
-//! Nodes as processes of their own, for whoever runs a cluster on this machine.
+//! Starts nodes as child processes, for commands that run a cluster on this machine.
 
 use super::failure::CliError;
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -7,25 +7,25 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// The one variable of ours that a node started here heeds: it changes what is logged, and nothing else.
+/// The only `DRAVE_` variable that a node started here inherits: it changes the log level, and nothing else.
 const HEEDED: &str = "DRAVE_LOG_LEVEL";
 
-/// The command that runs a node: this program, in a process group of its own, which ends when the thread
-/// that starts it does. What it says goes nowhere unless somebody takes it.
+/// The command that runs a node: this program, in a process group of its own, which ends when the thread that starts it
+/// does. Its output is discarded unless the caller redirects it.
 pub fn serve(id: u64, peers: &str, data: &Path) -> Result<Command, CliError> {
     let exe = std::env::current_exe().map_err(|error| CliError { what: format!("drave: {error}"), code: 74 })?;
     let mut command = Command::new(exe);
     command.arg("serve").args(["--id", &id.to_string(), "--peers", peers, "--data"]).arg(data);
-    // What is set for a node or a client elsewhere would make another node of it, or none: its keys, where it listens.
+    // Variables set for another node or for a client would configure this node wrongly: its keys, its listen address.
     let ours = |name: &OsString| name.as_encoded_bytes().starts_with(b"DRAVE_") && name != HEEDED;
     std::env::vars_os().map(|(name, _)| name).filter(ours).for_each(|name| _ = command.env_remove(name));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // A group of its own, so that Ctrl-C reaches whoever started it alone, and that stops its nodes in order.
+    // A group of its own, so that Ctrl-C reaches only the starter, which stops its nodes in order.
     command.process_group(0);
     // SAFETY: between fork and exec only one async-signal-safe system call is made.
     unsafe {
         command.pre_exec(|| {
-            // Should the starter itself be killed, its nodes must not live on unseen.
+            // If the starter is killed, its nodes must not run on unseen.
             set_parent_process_death_signal(Some(Signal::TERM)).map_err(Into::into)
         });
     }

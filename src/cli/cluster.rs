@@ -1,4 +1,4 @@
-//! What every verb that talks to a cluster takes, and how its troubles are told.
+//! The arguments of every command that connects to a cluster, and the text of its errors.
 
 use super::failure::CliError;
 use super::status;
@@ -11,7 +11,7 @@ use crate::types::address::{AddressError, check_address};
 use clap::{Args, ValueEnum};
 use std::time::{Duration, Instant};
 
-/// Where nodes are looked for if nobody says where: those of a demo.
+/// The default endpoints: those of a demo.
 const DEMO: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
 
 /// Where the cluster is, and how patient to be.
@@ -46,22 +46,22 @@ pub enum Output {
     Json,
 }
 
-/// An endpoint: blanks around it are none of it.
+/// Parses an endpoint; blanks around it are ignored.
 pub fn endpoint(text: &str) -> Result<String, String> {
     match check_address(text.trim()) {
-        // On this machine it leads somewhere, if only to this machine.
+        // Such a host works on this machine, if only to reach this machine.
         Ok(()) | Err(AddressError::Host) => Ok(text.trim().to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }
 
 impl Cluster {
-    /// An operator's client of it, whatever state machine it runs: it proposes nothing.
+    /// An operator's client, for a cluster with any state machine: it proposes nothing.
     pub fn client(&self) -> Client {
         self.client_of("", true)
     }
 
-    /// A client for keys and values: a cluster that runs another state machine refuses it.
+    /// A client for keys and values: a cluster with another state machine rejects it.
     pub fn kv_client(&self) -> Client {
         self.client_of(KIND, false)
     }
@@ -75,7 +75,7 @@ impl Cluster {
         )
     }
 
-    /// What to tell of an error: who does not answer, if it is for want of a leader and that is known.
+    /// The text of an error. If there is no leader, it names the voters that do not answer, as far as they are known.
     pub fn explain(&self, error: ClientError) -> CliError {
         let looked = match &error {
             ClientError::Refused(tried) => match tried.refusal {
@@ -95,7 +95,7 @@ impl Cluster {
         }
     }
 
-    /// Which voters do not answer, in words; nothing if all do, or somebody leads, or it cannot be known.
+    /// The voters that do not answer, as text; `None` if all do, if a node leads, or if it cannot be known.
     fn who_is_silent(&self) -> Option<String> {
         let answered: Vec<_> = status::ask(self).into_iter().filter_map(|asked| asked.status.ok()).collect();
         if answered.iter().any(|status| status.role == RoleName::Leader) {
@@ -108,7 +108,7 @@ impl Cluster {
             .filter(|voter| answered.iter().all(|status| status.node != **voter))
             .map(u64::to_string)
             .collect();
-        // Of voters that nobody told us where to ask nothing is known.
+        // Nothing is known of voters whose address is not among the endpoints.
         let (last, others) = silent.split_last().filter(|_| self.endpoints.len() >= voters.len())?;
         let who = match others {
             [] => format!("node {last} of {} does", voters.len()),
@@ -117,7 +117,7 @@ impl Cluster {
         Some(format!("{who} not answer (a quorum is {})", Membership::majority_of(voters.len())))
     }
 
-    /// No endpoint answers: which were tried, and where else to look.
+    /// The error that no endpoint answers: which were tried, and where else to look.
     pub fn nobody_answers(&self) -> CliError {
         CliError {
             what: format!("no node answers\n  tried {}{}", self.endpoints.join(", "), self.elsewhere()),
@@ -125,7 +125,7 @@ impl Cluster {
         }
     }
 
-    /// Which option says where the nodes are, if nobody has said; else nothing.
+    /// A hint at `--endpoints` if it has its default; otherwise empty.
     fn elsewhere(&self) -> &'static str {
         match self.endpoints.iter().map(String::as_str).eq(DEMO.split(',')) {
             true => " · where the nodes of your cluster are: --endpoints HOST:PORT,…",
@@ -133,19 +133,19 @@ impl Cluster {
         }
     }
 
-    /// Whether programs read the answer.
+    /// Whether to print JSON.
     pub fn json(&self) -> bool {
         self.output == Output::Json
     }
 }
 
-/// Milliseconds since then, with what a person wants to know of them.
+/// Milliseconds since `began`, to a tenth.
 pub fn ms_since(began: Instant) -> f64 {
     (began.elapsed().as_secs_f64() * 1e4).round() / 10.0
 }
 
 impl From<ClientError> for CliError {
-    /// One line of what and where, one of advice.
+    /// One line with the error and its place, and one with advice.
     fn from(error: ClientError) -> CliError {
         let advice = match &error {
             ClientError::Refused(tried) if tried.refusal == Some(Refusal::NoSpace) => {

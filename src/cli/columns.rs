@@ -1,29 +1,28 @@
-//! Tables for people: columns that stay columns however long their cells are.
+//! Text tables whose columns stay aligned however long their cells are.
 
 /// One column of a table.
 pub struct Column {
-    /// Its head.
+    /// Its heading.
     pub head: &'static str,
-    /// How wide it is at least, in characters.
+    /// Its minimum width, in characters.
     pub least: usize,
-    /// Whether its cells stand at its left side.
+    /// Whether its cells are aligned left.
     pub left: bool,
-    /// How many blanks stand before it.
+    /// The number of blanks before it.
     pub gap: usize,
 }
 
-/// A column of numbers.
+/// A column of numbers, aligned right.
 pub const fn number(head: &'static str, least: usize) -> Column {
     Column { head, least, left: false, gap: 1 }
 }
 
-/// A column of words.
+/// A column of words, aligned left.
 pub const fn words(head: &'static str, least: usize, gap: usize) -> Column {
     Column { head, least, left: true, gap }
 }
 
-/// The lines of a table, its head first. The last cell of each row is neither filled up nor counted: it may be as long as
-/// it is.
+/// The lines of a table, headings first. The last cell of each row is not padded and does not widen its column.
 pub fn lines(columns: &[Column], rows: &[Vec<String>]) -> Vec<String> {
     let head = columns.iter().map(|column| column.head.to_owned()).collect();
     let all: Vec<&Vec<String>> = std::iter::once(&head).chain(rows).collect();

@@ -1,4 +1,4 @@
-//! What can be said on the command line.
+//! The command line: its description, and the dispatch to each command.
 
 use super::bench::args::{Bench, Workload};
 use super::bench::{failover, load, raw};
@@ -28,7 +28,7 @@ use signal_hook::consts::SIGPIPE;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// The command line, described.
+/// The description of the command line.
 pub fn describe() -> Command {
     Command::new("drave")
         .version(env!("CARGO_PKG_VERSION"))
@@ -77,15 +77,15 @@ pub fn describe() -> Command {
         .subcommand(Man::augment_args(Command::new("man").about("Writes the manual pages into a directory")))
 }
 
-/// The same, deaf to environment variables that are set and empty: that is how scripts and container files leave
-/// something out.
+/// The same command line, which ignores environment variables that are set but empty: scripts and container files leave
+/// a setting out like that.
 pub fn without_empty_variables(command: Command) -> Command {
     let is_empty = |arg: &Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
     let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg });
     command.mut_subcommands(without_empty_variables)
 }
 
-/// Does what was said.
+/// Runs the given command.
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     if !matches!(matches.subcommand_name(), Some("serve" | "demo")) {
         end_quietly_when_nobody_reads()?;
@@ -131,7 +131,7 @@ fn snapshots() -> Command {
         .about("Takes snapshots, saves and inspects backups")
         .subcommand_required(true)
         .arg_required_else_help(true)
-        // To write a state down takes as long as it is large.
+        // Writing a snapshot takes time in proportion to the state.
         .subcommand(take.mut_arg("timeout", |timeout| timeout.default_value("10m")))
         .subcommand(save.mut_arg("timeout", |timeout| timeout.default_value("10m")))
         .subcommand(Inspect::augment_args(
@@ -152,8 +152,8 @@ fn snapshots_run(matches: &ArgMatches) -> Result<(), CliError> {
     }
 }
 
-/// `drave scan | head` ends as any program whose reader has seen enough: without a word, and with 141. Sockets are
-/// written to without this signal: it means standard output.
+/// `drave scan | head` ends like any program whose reader closes the pipe: silently, with exit code 141. Writes to
+/// sockets do not raise this signal: it concerns standard output.
 fn end_quietly_when_nobody_reads() -> Result<(), CliError> {
     let at_once = Arc::new(AtomicBool::new(true));
     signal_hook::flag::register_conditional_shutdown(SIGPIPE, 128 + SIGPIPE, at_once)

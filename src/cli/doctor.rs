@@ -1,4 +1,4 @@
-//! `drave doctor`: what would let a cluster down, before it does.
+//! `drave doctor`: finds what would make a cluster fail, before it does.
 
 use crate::cli::output::outln;
 mod findings;
@@ -30,7 +30,7 @@ pub struct Doctor {
     cluster: Cluster,
 }
 
-/// `drave doctor`: 1 if something fails, 3 if no node answers.
+/// `drave doctor`: exits with 1 if a check fails, 3 if no node answers.
 pub fn run(args: &Doctor) -> Result<(), CliError> {
     let findings = match &args.data {
         Some(directory) => place::examine(directory, args.measure)?,
@@ -70,7 +70,7 @@ fn cluster(args: &Doctor) -> Result<Vec<Finding>, CliError> {
     Ok(findings)
 }
 
-/// Asks a node again and again how it is: what a round trip to it takes, and then how it is.
+/// Requests a node's status repeatedly for `span`: measures the round trips, and keeps the last status.
 fn measured(cluster: &Cluster, asked: EndpointStatus, span: Duration) -> Node {
     let EndpointStatus { endpoint, status } = asked;
     let mut trips = Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are in order");
@@ -78,7 +78,8 @@ fn measured(cluster: &Cluster, asked: EndpointStatus, span: Duration) -> Node {
     Node { endpoint, status, trips }
 }
 
-/// Over one connection: to dial it, to agree on keys and to say hello takes several round trips, and is not measured.
+/// Samples over one connection: dialing, the TLS handshake and the hello take several round trips, and are not
+/// measured.
 fn sample(cluster: &Cluster, endpoint: &str, span: Duration, trips: &mut Histogram<u64>) -> Result<Status, String> {
     let soon = || deadline(cluster.timeout);
     let dialled = Connection::dial_operator(endpoint, cluster.tls.keys.as_ref(), soon());

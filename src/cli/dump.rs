@@ -1,4 +1,5 @@
-//! `drave dump`: journal and snapshots in words. It reads, never locks, never writes, never stops at damage.
+//! `drave dump`: prints journal segments and snapshots as text or JSON. It only reads: it takes no locks, writes
+//! nothing, and does not stop at damage.
 
 use super::dump_files::{Files, Segment, is_seal, read};
 use super::dump_kept::why_kept;
@@ -82,7 +83,7 @@ pub enum Output {
     Jsonl,
 }
 
-/// What records and chunks of snapshots are called.
+/// The type names of records and of snapshot chunks, as `--type` takes them.
 const TYPES: [&str; 26] = [
     "put", "set", "mset", "append", "del", "cas", "incr", "expire", "persist", "batch", "block", "open", "close",
     "tick", "noop", "conf", "hard", "base", "free", "seg", "seal", "odd", "head", "sessions", "machine", "end",
@@ -95,11 +96,11 @@ fn record_type(text: &str) -> Result<String, String> {
     }
 }
 
-/// How long `--follow` rests between looks.
+/// The pause between two reads of `--follow`.
 const LOOK: Duration = Duration::from_millis(200);
 
 impl Dump {
-    /// Whether only some records are asked for. A segment that holds none of them is not worth a heading.
+    /// Whether a filter is set. The heading of a segment without a matching record is then not printed.
     fn selects(&self) -> bool {
         let Dump { from, to, term, types, key, count, tail, .. } = self;
         from.is_some()
@@ -112,7 +113,7 @@ impl Dump {
     }
 }
 
-/// Prints to standard output, and ends with 5 if anything is damaged.
+/// Prints to standard output, and exits with 5 if anything is damaged.
 pub fn print(args: Dump) -> Result<(), CliError> {
     if let (Some(from), Some(to)) = (args.from, args.to)
         && from > to
@@ -122,19 +123,19 @@ pub fn print(args: Dump) -> Result<(), CliError> {
     }
     match run(args, &mut io::stdout().lock()) {
         Ok(0) => Ok(()),
-        // What is wrong stands among what was printed.
+        // The damage is already in the output.
         Ok(code) => std::process::exit(code),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Prints what the journal holds; says the exit code: 0, or 5 if anything is damaged.
+/// Prints the contents of the journal. Returns the exit code: 0, or 5 if anything is damaged.
 pub fn run(args: Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
     let mut out = io::BufWriter::with_capacity(64 << 10, out);
     let outcome = if args.why_kept { why_kept(&args, &mut out) } else { dump(&args, &mut out) };
     let outcome = outcome.and_then(|code| out.flush().map(|()| code).map_err(Into::into));
     match outcome {
-        // `dump | head`: whoever reads has seen enough.
+        // `dump | head`: the reader closed the pipe.
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) => {
             drop(out.into_parts());
             Ok(0)
@@ -166,9 +167,9 @@ pub(super) struct Walk<'a> {
     pub(super) totals: Totals,
     tail: VecDeque<String>,
     shown: u64,
-    /// The heading of the segment that is read, until a line of it is printed.
+    /// The heading of the current segment, until a line of it is printed.
     heading: Option<String>,
-    /// Whether all that was there is shown, and what is written now is followed.
+    /// Whether the existing records are shown, and new ones are now followed.
     follows: bool,
     begun: Instant,
 }
@@ -328,12 +329,12 @@ impl Walk<'_> {
         self.show(line)
     }
 
-    /// Whether any more records are to be shown.
+    /// Whether further records are to be shown.
     pub(super) fn shows(&self) -> bool {
         !self.args.check && !self.args.stats && self.args.count != Some(self.shown)
     }
 
-    /// A record's line.
+    /// Prints a record's line, or queues it for `--tail`.
     pub(super) fn show(&mut self, line: String) -> io::Result<()> {
         self.shown += 1;
         match self.args.tail.filter(|_| !self.follows) {
@@ -367,7 +368,7 @@ impl Walk<'_> {
             && args.key.as_ref().is_none_or(keyed)
     }
 
-    /// Prints the heading of the segment that is read, if it is not printed yet.
+    /// Prints the heading of the current segment, unless it is already printed.
     fn print_heading(&mut self) -> io::Result<()> {
         self.heading.take().map_or(Ok(()), |heading| writeln!(self.out, "{heading}"))
     }
@@ -385,7 +386,7 @@ impl Walk<'_> {
         writeln!(self.out, "{value}")
     }
 
-    /// Shows what is written from now on, until somebody stops us or nobody reads.
+    /// Shows new records as they are written, until the process is stopped or the reader closes the output.
     fn follow(&mut self, files: &Files, (mut number, mut at): (u64, u64)) -> anyhow::Result<()> {
         self.flush_tail()?;
         self.follows = true;
@@ -394,7 +395,7 @@ impl Walk<'_> {
             std::thread::sleep(LOOK);
             let name = format::file_name(number);
             let Some(bytes) = read(&files.directory.join(&name))? else {
-                // Released before we came to it.
+                // The segment was released before it was read.
                 let Some(behind) = files.behind(number) else { return Ok(()) };
                 (number, at) = (behind, 0);
                 continue;
@@ -512,7 +513,7 @@ impl Totals {
         *count += 1;
         *bytes += len;
         if frame.kind == RecordKind::Batch {
-            // Pieces of one batch are synced together.
+            // All parts of one batch are synced together.
             let more = format::Batch::read(&frame.body).is_ok_and(|batch| batch.more);
             self.batches += u64::from(!more);
             return;

@@ -1,10 +1,10 @@
-//! What a command of the key-value machine says: in words for people, in fields for programs.
+//! A command of the key-value state machine as text and as JSON fields.
 
 use super::dump_words::{Fields, RecordText, Style, quoted, text};
 use crate::machine::words::{Bar, Command, Deadline, Expiration, Query, SetCondition, Step};
 use bytes::Bytes;
 
-/// A command, understood.
+/// Decodes a command.
 pub fn command(command: &Command<'_>, style: Style) -> RecordText {
     let show = |bytes: &[u8]| quoted(bytes, style);
     let mut said = RecordText::default();
@@ -127,7 +127,7 @@ fn step(step: &Step<'_>, style: Style) -> RecordText {
     RecordText { name, what, fields, ..RecordText::default() }
 }
 
-/// One command of many keys, each as a command of its own would be said.
+/// One command on many keys, each shown like a command of its own.
 fn many<'a>(name: &'static str, commands: impl Iterator<Item = Command<'a>>, style: Style) -> RecordText {
     let said: Vec<RecordText> = commands.map(|one| command(&one, style)).collect();
     let what = said.iter().map(|one| one.what.clone()).collect::<Vec<_>>().join(" ");

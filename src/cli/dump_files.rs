@@ -1,4 +1,4 @@
-//! The files of a journal as `dump` finds them: read beside a node that may be writing them.
+//! The files of a journal, read while a node may be writing them.
 
 use crate::disk::unreadable::is_media_error;
 use crate::types::DiskId;
@@ -15,25 +15,25 @@ use std::path::{Path, PathBuf};
 
 /// A segment's file.
 pub struct Segment {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// What it is called.
+    /// Its file name.
     pub name: String,
-    /// The number it is called by.
+    /// The number in its name.
     pub number: u64,
 }
 
-/// The segments at a place, and how far they were synced before anyone looked into them.
+/// The segments at a path, and the sync marker as read before any of them.
 pub struct Files {
-    /// Where they are.
+    /// Their directory.
     pub directory: PathBuf,
-    /// By number.
+    /// The segments, ordered by number.
     pub segments: Vec<Segment>,
     side: Option<Bytes>,
 }
 
 impl Files {
-    /// The segments at a path: itself, those in it, or those in `wal` in it.
+    /// Finds the segments at a path: the file itself, or those in the directory or in its `wal`.
     pub fn at(path: &Path) -> anyhow::Result<Files> {
         let inside = path.join("wal");
         let directory = match path.parent() {
@@ -41,7 +41,7 @@ impl Files {
             _ if inside.is_dir() => &inside,
             _ => path,
         };
-        // First of all: what it says was synced is then in whatever is read from now on.
+        // The marker is read first: entries that it names as synced are then in every segment read later.
         let side = read(&directory.join(sync_marker::NAME))?;
         let segments = match path.is_file() {
             true => {
@@ -52,29 +52,29 @@ impl Files {
         Ok(Files { directory: directory.to_owned(), segments, side })
     }
 
-    /// How far the journal of that disk was synced.
+    /// The offset up to which the journal of that disk was synced.
     pub fn synced(&self, disk: DiskId) -> Option<LogOffset> {
         SyncMarker::read(self.side.as_ref()?, disk).place
     }
 
-    /// Whether there is a segment of that number by now.
+    /// Whether a segment of that number exists now.
     pub fn is_there(&self, number: u64) -> bool {
         self.directory.join(format::file_name(number)).exists()
     }
 
-    /// The next segment behind that number that is there by now.
+    /// The number of the next existing segment after that one.
     pub fn behind(&self, number: u64) -> Option<u64> {
         let segments = segments_in(&self.directory).ok()?;
         segments.into_iter().map(|segment| segment.number).find(|there| *there > number)
     }
 
-    /// Whether a segment has any good record.
+    /// Whether a segment has any valid record.
     pub fn in_use(&self, number: u64, disk: DiskId) -> bool {
         let Ok(Some(bytes)) = read(&self.directory.join(format::file_name(number))) else { return false };
         Scan::new(bytes, format::salt(disk, number), None).any(|item| matches!(item, ScanItem::Frame(_)))
     }
 
-    /// The disk that any good segment names.
+    /// The disk id in the first valid segment header.
     pub fn disk(&self) -> Option<DiskId> {
         self.segments.iter().find_map(|segment| {
             let bytes = read(&segment.path).ok()??;
@@ -98,8 +98,8 @@ fn segments_in(directory: &Path) -> anyhow::Result<Vec<Segment>> {
     Ok(segments)
 }
 
-/// Those that a listing beside a running node may have missed, since they were made while it was read.
-/// What is missing still was released, and all before it too; or it is lost.
+/// Adds segments that the listing missed, since a running node created them while it was read. A segment still missing
+/// was released, with all before it; or it is lost.
 fn without_gaps(directory: &Path, listed: Vec<Segment>) -> Vec<Segment> {
     let Some(mut next) = listed.first().map(|segment| segment.number) else { return listed };
     let mut segments = Vec::with_capacity(listed.len());
@@ -127,7 +127,7 @@ fn without_gaps(directory: &Path, listed: Vec<Segment>) -> Vec<Segment> {
 pub struct UnreadableFile {
     /// Its path.
     pub file: PathBuf,
-    /// All bytes before this one were read.
+    /// The offset of the first byte that was not read.
     pub at: u64,
     /// The error of the read there.
     pub error: io::Error,
@@ -135,8 +135,8 @@ pub struct UnreadableFile {
 
 /// A file's bytes; `None` if a running node has released it meanwhile.
 ///
-/// A segment that is released may be renamed and become room for another: what was read is of that
-/// name only if the name is still the file's when all of it is read.
+/// A released segment may be renamed and reused for another. So the bytes belong to that name only if the name still
+/// refers to the file after all of it is read.
 pub fn read(path: &Path) -> io::Result<Option<Bytes>> {
     let gone = |error: io::Error| if error.kind() == ErrorKind::NotFound { Ok(None) } else { Err(error) };
     let mut file = match File::open(path) {
@@ -158,11 +158,11 @@ pub fn read(path: &Path) -> io::Result<Option<Bytes>> {
     }
 }
 
-/// The bytes of a segment as they stood at one moment; `None` if it was released meanwhile.
+/// The bytes of a segment as of one moment; `None` if it was released meanwhile.
 ///
-/// To read a file takes a while, and a node that writes meanwhile may be seen to have written what
-/// is behind, and not what is before. All that is before was there, though, when the first reading
-/// ended: whatever looks like damage is read once more.
+/// Reading a file takes a while: if the node writes meanwhile, the bytes read may contain a later write without an
+/// earlier one. All earlier writes were in the file when the first read ended, though, so bytes that look damaged are
+/// read once more.
 pub fn settle(bytes: Bytes, path: &Path, salt: u64, around: Surroundings) -> io::Result<Option<Bytes>> {
     let findings: Vec<Finding> = Inspection::new(bytes.clone(), salt, around).collect();
     let sealed = findings.iter().any(is_seal);
@@ -172,7 +172,7 @@ pub fn settle(bytes: Bytes, path: &Path, salt: u64, around: Surroundings) -> io:
     }
     let Some(again) = read(path)? else { return Ok(None) };
     if around.followed {
-        // Sealed while we were looking, perhaps: now it is whole.
+        // It may have been sealed during the first read: the second one is complete.
         return Ok(Some(again));
     }
     let end = Scan::new(bytes.clone(), salt, None).filter_map(|item| match item {
@@ -183,7 +183,7 @@ pub fn settle(bytes: Bytes, path: &Path, salt: u64, around: Surroundings) -> io:
     Ok(Some([&again[..end], &bytes[end.min(bytes.len())..]].concat().into()))
 }
 
-/// Whether a segment ends here in order.
+/// Whether a finding is a segment's seal record.
 pub fn is_seal(finding: &Finding) -> bool {
     matches!(finding, Finding::Record(frame) if frame.kind == format::RecordKind::Seal)
 }
@@ -198,7 +198,7 @@ mod tests {
     fn what_gets_another_name_while_it_is_read_is_gone() {
         let directory = tempfile::tempdir().unwrap();
         let (name, other) = (directory.path().join("0000000001.wal"), directory.path().join("recycled.tmp"));
-        // A pipe: it is read to its end only when whoever writes says so.
+        // A pipe: reading it ends only when the writer closes it.
         for renamed in [false, true] {
             mknodat(CWD, &name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
             let reading = std::thread::spawn({

@@ -1,4 +1,4 @@
-//! `drave dump --why-kept`: each segment of a journal, and why it is still there, as far as the files tell.
+//! `drave dump --why-kept`: each segment of a journal, and why it is still stored, as far as the files show.
 
 use super::dump::{Dump, Output};
 use super::dump_files::{Files, read};
@@ -12,20 +12,20 @@ use serde_json::json;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Why a segment is still there.
+/// Why a segment is still stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Why {
-    /// It is the one that is written to.
+    /// It is the active segment.
     Newest,
-    /// It holds what no snapshot does.
+    /// It holds entries that no snapshot covers.
     NotInSnapshot,
-    /// A snapshot holds all of it; it is kept for followers.
+    /// A snapshot covers all of it; it is kept for followers.
     Trailing,
-    /// Nothing in it is of use, but that of an older one is; they go oldest first.
+    /// It is not needed, but an older segment is, and segments are deleted oldest first.
     Behind,
-    /// It may go, by the journal's own word, and was about to.
+    /// The journal has released it, and it was about to be deleted.
     Released,
-    /// What it holds cannot be told.
+    /// Its content is unknown.
     Damaged,
 }
 
@@ -33,17 +33,17 @@ enum Why {
 struct Segment {
     name: String,
     bytes: u64,
-    /// The first and the last entry in it that are still of the log.
+    /// The first and the last entry in it that are still part of the log.
     live: Option<(Index, Index)>,
     damaged: bool,
 }
 
-/// The segments at a place.
+/// The segments at a path.
 struct SegmentRun {
     segments: Vec<Segment>,
-    /// Everything up to here may go, as the journal says.
+    /// The index up to which the journal has released entries.
     released: Index,
-    /// Everything up to here is in a snapshot that is whole.
+    /// The index of the newest intact snapshot.
     snapshot: Index,
 }
 
@@ -59,7 +59,7 @@ impl Why {
         }
     }
 
-    /// Whether what is in it is not needed to start from.
+    /// Whether a start does not need it.
     fn reclaimable(self) -> bool {
         matches!(self, Why::Trailing | Why::Behind | Why::Released)
     }
@@ -81,14 +81,14 @@ impl Why {
 
 impl SegmentRun {
     fn at(path: &Path) -> anyhow::Result<SegmentRun> {
-        // First the snapshots: what is released meanwhile is released for the sake of one as new at least.
+        // Snapshots are read first: a segment that is released meanwhile is covered by a snapshot at least as new.
         let whole = snapshots_at(path)?.into_iter().filter(|found| found.flaw().is_none());
         let snapshot = whole.filter_map(|found| found.position).map(|position| position.index).max();
         let mut kept =
             SegmentRun { segments: Vec::new(), released: Index::ZERO, snapshot: snapshot.unwrap_or(Index::ZERO) };
         let files = Files::at(path)?;
         for segment in &files.segments {
-            // One that a running node has released meanwhile is not kept.
+            // A segment that a running node has released meanwhile is not kept.
             if let Some(bytes) = read(&segment.path)? {
                 kept.segment(&segment.name, bytes);
             }
@@ -114,7 +114,7 @@ impl SegmentRun {
                     let Ok(base) = read_base(&frame.body) else { continue };
                     self.released = base.position.index;
                     if frame.kind == RecordKind::Base {
-                        // The log begins anew: nothing written before is of it.
+                        // The log restarts: no earlier entry is part of it.
                         self.segments.iter_mut().for_each(|segment| segment.live = None);
                     }
                 }
@@ -127,7 +127,7 @@ impl SegmentRun {
         }
     }
 
-    /// An entry: what stood at its index and behind it is no more of the log.
+    /// Adds an entry: entries at its index and after it are no longer part of the log.
     fn entry(&mut self, index: Index) {
         for segment in &mut self.segments {
             segment.live = segment.live.filter(|(first, _)| *first < index);
@@ -139,7 +139,7 @@ impl SegmentRun {
         }
     }
 
-    /// Why each of them is there, oldest first.
+    /// Why each segment is stored, oldest first.
     fn why(&self) -> Vec<Why> {
         let mut why = Vec::new();
         for (at, segment) in self.segments.iter().enumerate() {
@@ -157,7 +157,7 @@ impl SegmentRun {
     }
 }
 
-/// Tells it of each place; says the exit code: 5 if of a segment it cannot be told.
+/// Prints the segments of each path. Returns the exit code: 5 if a segment's content is unknown.
 pub fn why_kept(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
     let mut code = 0;
     for path in &args.paths {
@@ -174,7 +174,7 @@ pub fn why_kept(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
     Ok(code)
 }
 
-/// How many bytes may go with the next release, at most, and how many there are: the oldest go first.
+/// The bytes that the next release can free at most, and the bytes of all segments: the oldest are deleted first.
 fn sums(kept: &SegmentRun, why: &[Why]) -> (u64, u64) {
     let oldest = kept.segments.iter().zip(why).take_while(|(_, why)| why.reclaimable());
     (oldest.map(|(segment, _)| segment.bytes).sum(), kept.segments.iter().map(|segment| segment.bytes).sum())

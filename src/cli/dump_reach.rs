@@ -3,27 +3,27 @@
 use crate::types::Index;
 use crate::wal::format::{EntryHead, Frame, Opening, RecordKind, read_base};
 
-/// The beginning of the log: what recovery finds out, in the same way.
+/// The beginning of the log, found as recovery finds it.
 ///
-/// Segments are released oldest first, each after it was written down that all in it may go: what is
-/// missing in front of those that are there is missing rightly if the log begins behind it.
+/// Segments are released oldest first, each after a record of its release is written. So segments before the existing
+/// ones are missing for a good reason only if the log begins after them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reach {
-    /// The oldest segment that is there, of those without a gap.
+    /// The oldest existing segment after the last gap.
     oldest: Option<u64>,
-    /// The first index that is not in a segment before it.
+    /// The first index that is in no earlier segment.
     first: Option<Index>,
-    /// All up to here was released, or stands in a snapshot.
+    /// The index up to which the log was released or is in a snapshot.
     base: Index,
 }
 
 impl Reach {
-    /// From that segment on, since the one before it is not there.
+    /// Begins at that segment, since the one before it does not exist.
     pub fn begin(&mut self, segment: u64) {
         *self = Reach { oldest: Some(segment), ..Reach::default() };
     }
 
-    /// A good record of that segment.
+    /// Adds a valid record of that segment.
     pub fn sees(&mut self, segment: u64, frame: &Frame) {
         match frame.kind {
             RecordKind::Open => {
@@ -48,12 +48,12 @@ impl Reach {
         }
     }
 
-    /// All up to here must stand in a snapshot.
+    /// The index up to which a snapshot must reach.
     pub fn base(&self) -> Index {
         self.base
     }
 
-    /// The segment that is missing, if the log needs it.
+    /// The number of the missing segment, if the log needs it.
     pub fn missing(&self) -> Option<u64> {
         let first = self.first?;
         (self.base.next() < first).then(|| self.oldest.map_or(1, |oldest| oldest.saturating_sub(1)))

@@ -1,4 +1,4 @@
-//! Snapshots in words, for `dump`: one line each where the journal is the matter, else chunk by chunk.
+//! Snapshots as `dump` prints them: one line each beside a journal, otherwise chunk by chunk.
 
 use super::dump::{Output, Walk};
 use super::snapshot_files::{SnapshotFile, snapshots_at};
@@ -10,10 +10,10 @@ use serde_json::json;
 use std::io;
 use std::path::Path;
 
-/// How often to look for a snapshot that must be there: a running node puts a newer one in its place.
+/// How often to look for a snapshot that must exist: a running node may replace it with a newer one.
 const LOOKS: usize = 3;
 
-/// Whether a snapshot that is whole holds all up to that index.
+/// Whether an intact snapshot reaches index `base`.
 pub fn reaches(path: &Path, base: Index) -> anyhow::Result<bool> {
     for _ in 0..LOOKS {
         let mut found = snapshots_at(path)?.into_iter();
@@ -25,7 +25,7 @@ pub fn reaches(path: &Path, base: Index) -> anyhow::Result<bool> {
 }
 
 impl Walk<'_> {
-    /// A snapshot, chunk by chunk.
+    /// Prints a snapshot, chunk by chunk.
     pub(super) fn snapshot(&mut self, path: &Path) -> anyhow::Result<()> {
         for found in snapshots_at(path)? {
             self.found(&found, true)?;
@@ -33,7 +33,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The snapshots of a directory, in a line each, and what is wrong with them; says how many there are.
+    /// Prints the snapshots of a directory, a line each, and their damage. Returns how many there are.
     pub(super) fn snapshots(&mut self, path: &Path) -> anyhow::Result<usize> {
         let all = snapshots_at(path)?;
         for found in &all {
@@ -65,7 +65,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// What it is of.
+    /// Prints a snapshot's heading.
     fn about(&mut self, found: &SnapshotFile, header: Option<&Header>) -> io::Result<()> {
         let (name, size) = (&found.name, found.bytes.len());
         match (self.args.output, header) {
@@ -115,7 +115,7 @@ impl Walk<'_> {
         })
     }
 
-    /// Damage: nothing behind it can be known to be right, since each chunk hangs on the one before.
+    /// Prints damage. No later chunk can be verified, since each chunk's checksum depends on the one before.
     fn flawed(&mut self, found: &SnapshotFile, flaw: Flaw) -> io::Result<()> {
         self.totals.bad += 1;
         let (at, len) = (flaw.at, (found.bytes.len() as u64).saturating_sub(flaw.at));

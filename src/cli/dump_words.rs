@@ -1,4 +1,4 @@
-//! What a record of the journal says: in words for people, in fields for programs.
+//! A journal record as text and as JSON fields.
 
 use super::dump_commands::command;
 use crate::api::Op;
@@ -9,36 +9,36 @@ use crate::wal::format::{self, Batch, Frame, Opening, RecordKind, Seal};
 use bytes::Bytes;
 use serde::Serialize;
 
-/// Values are cut at this many bytes unless they are asked for in full.
+/// Values are cut after this many bytes, unless `--full` is given.
 const CUT: usize = 48;
 
-/// How bytes are written.
+/// How bytes are printed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Style {
-    /// All of a value, however long.
+    /// Values in full, however long.
     pub full: bool,
-    /// In hex rather than as text with escapes.
+    /// Hex, not text with escapes.
     pub hex: bool,
 }
 
-/// A record, understood.
+/// A decoded record.
 #[derive(Clone, Debug, Default)]
 pub struct RecordText {
-    /// The kind, in a word.
+    /// The name of its type.
     pub name: &'static str,
-    /// Index and term, if it is an entry.
+    /// Index and term of an entry.
     pub position: Option<(Index, Term)>,
-    /// The term it speaks of, if it is none.
+    /// The term that a record other than an entry contains.
     pub term: Option<Term>,
-    /// The keys it touches.
+    /// The keys it reads or writes.
     pub keys: Vec<Bytes>,
-    /// What it says, for people.
+    /// Its content as text.
     pub what: String,
-    /// What it says, for programs.
+    /// Its content as JSON fields.
     pub fields: Fields,
 }
 
-/// What a record says, for programs. What does not apply is left out.
+/// The content of a record as JSON fields. Fields that do not apply are omitted.
 #[derive(Clone, Debug, Default, Serialize)]
 #[allow(missing_docs)]
 pub struct Fields {
@@ -76,7 +76,7 @@ pub struct Fields {
     pub what: Option<String>,
 }
 
-/// Understands a frame whose checksums are right.
+/// Decodes a frame whose checksums are right.
 pub fn say(frame: &Frame, style: Style) -> RecordText {
     let said = match frame.kind {
         RecordKind::Entry => return entry(frame, style),
@@ -143,7 +143,7 @@ fn vote(vote: Option<Vote>) -> String {
     vote.map_or("-".to_owned(), |vote| vote.node.get().to_string())
 }
 
-/// What the node acknowledged and does not hold, where there is something.
+/// The position up to which the node acknowledged entries and lost them; empty if there is none.
 fn promised(upto: Position) -> String {
     if upto == Position::ZERO { String::new() } else { format!(" promised={upto}") }
 }
@@ -183,7 +183,7 @@ fn op(index: Index, bytes: Bytes, style: Style) -> RecordText {
         Ok(Op::Execute { session, seq, command: bytes, .. }) => {
             let mut said = match Command::decode(&bytes) {
                 Ok(found) => command(&found, style),
-                // A machine of somebody else's: we show its bytes.
+                // The command of another state machine: its bytes are shown.
                 Err(_) => raw("cmd", &bytes, style),
             };
             said.what = format!("{session}#{seq} {}", said.what);
@@ -202,7 +202,7 @@ fn raw(name: &'static str, bytes: &[u8], style: Style) -> RecordText {
     RecordText { name, what: quoted(bytes, style), fields, ..RecordText::default() }
 }
 
-/// Bytes in quotes, escaped as in Rust, or in hex; cut where they get long.
+/// Bytes in quotes, escaped as in Rust, or in hex; cut after `CUT` bytes unless the style is full.
 pub(super) fn quoted(bytes: &[u8], style: Style) -> String {
     let shown = if style.full { bytes } else { &bytes[..bytes.len().min(CUT)] };
     let rest = bytes.len() - shown.len();
@@ -216,7 +216,7 @@ pub(super) fn quoted(bytes: &[u8], style: Style) -> String {
     out
 }
 
-/// As text if it is UTF-8, else in base 64.
+/// The bytes as text if they are UTF-8, otherwise as base64.
 pub(super) fn text(bytes: &[u8]) -> (Option<String>, Option<String>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (Some(text.to_owned()), None),
@@ -224,7 +224,7 @@ pub(super) fn text(bytes: &[u8]) -> (Option<String>, Option<String>) {
     }
 }
 
-/// Bytes as RFC 4648 writes them.
+/// Base64 by RFC 4648, padded.
 pub fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);

@@ -1,4 +1,4 @@
-//! What went wrong, in one line, and the exit code for it.
+//! The error of a command, in one line, and its exit code.
 
 use super::dump_files::UnreadableFile;
 use crate::config::ConfigError;
@@ -6,17 +6,18 @@ use crate::server::server::ServerError;
 use crate::wal::Fault;
 use clap::error::ErrorKind;
 
-/// What went wrong: one line for people, a code for scripts.
+/// The error of a command: text for people, an exit code for scripts.
 #[derive(Debug)]
 pub struct CliError {
-    /// What, where, and what to do.
+    /// The error, its place, and advice.
     pub what: String,
-    /// 1 no, 2 usage, 3 unavailable, 4 unknown, 5 damaged, 70 a bug, 74 I/O, 75 what passes by itself, 78 configuration.
+    /// 1 no, 2 usage, 3 unavailable, 4 unknown, 5 damaged, 70 a bug, 74 I/O, 75 a temporary failure, 78 configuration.
     pub code: i32,
 }
 
 impl From<anyhow::Error> for CliError {
-    /// An error of the files that a command reads. One that the disk cannot read is damaged, not merely an error.
+    /// An error of the files that a command reads. A file that the disk cannot read is damaged (5), not merely an I/O
+    /// error (74).
     fn from(error: anyhow::Error) -> CliError {
         let io = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
         let unreadable = io.filter_map(std::io::Error::get_ref).any(|inner| inner.is::<UnreadableFile>());
@@ -25,11 +26,11 @@ impl From<anyhow::Error> for CliError {
 }
 
 impl From<clap::Error> for CliError {
-    /// Words that cannot be understood are usage; a file that they name and that is of no use is configuration.
+    /// Invalid arguments are a usage error (2); a named file that is of no use is a configuration error (78).
     fn from(error: clap::Error) -> CliError {
         let code = if error.kind() == ErrorKind::Io { 78 } else { 2 };
         let said = error.to_string();
-        // Whoever prints a trouble says that it is one.
+        // The caller that prints the error adds the prefix.
         let what = said.strip_prefix("error: ").unwrap_or(&said).trim_end().to_owned();
         CliError { what, code }
     }
@@ -57,7 +58,7 @@ impl From<ServerError> for CliError {
             ServerError::Fault(Fault::Full { file }) => {
                 (format!("no space left for {file}"), "nothing acknowledged is lost · make room, and start it again")
             }
-            // What stands in the way, and what to do about it, is in it.
+            // The text contains the cause and the advice already.
             ServerError::Fault(Fault::Foreign(what)) => {
                 return CliError { what: what.clone(), code: error.exit_code() };
             }
@@ -72,7 +73,7 @@ impl From<ServerError> for CliError {
     }
 }
 
-/// Whether an error says that nothing can be kept there, and not that a disk failed.
+/// Whether an error means that the directory is not writable, and not that a disk failed.
 fn is_about_the_place(kind: std::io::ErrorKind) -> bool {
     use std::io::ErrorKind::{NotADirectory, PermissionDenied, ReadOnlyFilesystem};
     matches!(kind, NotADirectory | PermissionDenied | ReadOnlyFilesystem)

@@ -1,4 +1,4 @@
-//! `drave serve --join`: how a node that nobody founded comes to belong to a cluster.
+//! `drave serve --join`: makes a node that is not a founder a member of a cluster.
 
 use super::failure::CliError;
 use crate::api::Status;
@@ -15,19 +15,19 @@ use crate::wal::identity::{Identity, short};
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
-/// How long a cluster is looked for.
+/// How long to look for a cluster.
 const LOOK_FOR: Duration = Duration::from_secs(30);
-/// How long who belongs already waits to learn where the others are: it may know that itself.
+/// How long a node that is already a member waits to learn the members' addresses: it may know them itself.
 const LOOK_AGAIN_FOR: Duration = Duration::from_secs(2);
-/// How long to pause between two looks.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Finds the cluster at those endpoints, and becomes a learner of it, unless somebody made this node one
-/// already. A directory that is in use only learns where to look.
+/// Finds the cluster at the endpoints, and becomes a learner of it, unless this node was added already. A directory
+/// that is in use only learns the members' addresses.
 ///
-/// All that can be refused is refused before anything is asked of the cluster: the directory, and where it listens. The
-/// identity is written before the cluster is told of its disk, so that a join which broke off is the same join when it
-/// is tried again.
+/// Everything that can be rejected is rejected before any request to change the cluster: the directory and the listen
+/// addresses. The identity is written before the cluster learns the disk id, so that retrying an interrupted join is
+/// the same join.
 pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<(), CliError> {
     let directory = FsDisk::make(&config.data, Syncs::Real).map_err(|error| {
         let what =
@@ -64,7 +64,7 @@ pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<
     let disk = known.map_or_else(|| DiskId(rand::random::<NonZeroU64>().get()), |known| known.disk);
     let is_member = check_member(config, &status, disk)?;
     let listen = config.listen.clone().unwrap_or_default();
-    // Bound and let go again: the server binds them once more in a moment.
+    // Binds the listeners as a check, and closes them: the server binds them again in a moment.
     drop(Listeners::bind(config, &listen)?);
     let own = Identity { node: config.id, cluster, disk, founded: false, log: None, starts: 0 };
     if known.is_none() {
@@ -77,8 +77,8 @@ pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<
     Ok(())
 }
 
-/// Where the members of the cluster are reached. An address that no longer works, or that two members have, is of no use
-/// to look at, and no reason not to start.
+/// Adds the members' addresses to the peers. An address that is invalid, or that another peer has, is skipped: it is no
+/// reason not to start.
 fn learn_places(config: &mut Config, status: &Status) {
     for member in &status.members {
         let is_known = config.peers.values().any(|address| *address == member.address);
@@ -91,7 +91,7 @@ fn learn_places(config: &mut Config, status: &Status) {
     }
 }
 
-/// How the cluster is, as whoever of those answers first knows.
+/// The status from the first endpoint that answers and knows members.
 fn look(config: &Config, endpoints: &[String], patience: Duration) -> Result<Status, CliError> {
     let began = Instant::now();
     let client = Client::with(
@@ -128,8 +128,8 @@ fn refused<T>(what: String, advice: &str) -> Result<T, CliError> {
     Err(CliError { what: format!("{what}\n  {advice}"), code: 78 })
 }
 
-/// Whether the cluster knows this node as a member already, by that disk or by none yet; says what stands in the way of
-/// joining, and where the node listens.
+/// Whether this node is a member already, with this disk or with none yet. Also sets the listen address if it is unset.
+/// Returns an error if the node cannot join.
 fn check_member(config: &mut Config, status: &Status, disk: DiskId) -> Result<bool, CliError> {
     let (id, n) = (config.id, config.id.get());
     if let Some(member) = status.members.iter().find(|member| member.node == n) {
@@ -168,7 +168,7 @@ fn check_member(config: &mut Config, status: &Status, disk: DiskId) -> Result<bo
     Ok(false)
 }
 
-/// Has the cluster make this node a learner.
+/// Adds this node to the cluster as a learner.
 fn become_member(
     config: &Config,
     endpoints: &[String],
@@ -193,7 +193,7 @@ fn become_member(
         let what = format!("{id} could not join: {error}\n  see: drave member list");
         return Err(CliError { what, code: error.exit_code() });
     }
-    // The answer was lost, not the request: who has become a member by this disk has joined.
+    // If this node is now a member with this disk id, only the response was lost, not the request.
     let disk = disk.to_string();
     let is_ours = |status: &Status| status.members.iter().any(|member| member.node == id.get() && member.disk == disk);
     if look(config, &endpoints, LOOK_AGAIN_FOR).is_ok_and(|status| is_ours(&status)) {

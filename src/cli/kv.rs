@@ -1,4 +1,4 @@
-//! `put`, `get`, `ttl`, `del`, `cas`, `incr`, `scan`: the key-value machine, one command at a time.
+//! `drave put`, `get`, `ttl`, `del`, `cas`, `incr`, `scan`: one command each on the key-value state machine.
 
 use super::cluster::{Cluster, ms_since};
 use super::dump_words::base64;
@@ -109,10 +109,10 @@ pub struct Scan {
     cluster: Cluster,
 }
 
-/// So many keys are asked for at once: beside them others are served.
+/// The most keys that one scan request fetches: other clients' requests are served between two pages.
 const SCAN_PAGE: u32 = 1000;
 
-/// A time to live, which the cluster's clock counts in milliseconds.
+/// Parses a time to live. The cluster's clock counts it in milliseconds, so it is at least one.
 fn lifetime(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     match u64::try_from(duration.as_millis()) {
@@ -142,7 +142,7 @@ fn strange(answer: &Answer) -> CliError {
     CliError { what: format!("the cluster answered out of turn: {answer:?}"), code: 70 }
 }
 
-/// Executes a command; what came of it and the answer.
+/// Executes a command. Returns where it was committed, its answer, and the milliseconds it took.
 fn execute(cluster: &Cluster, command: &Command<'_>) -> Result<(Executed, Answer, f64), CliError> {
     let began = Instant::now();
     let executed = cluster.kv_client().execute(&command.encode()).map_err(|error| cluster.explain(error))?;
@@ -150,7 +150,7 @@ fn execute(cluster: &Cluster, command: &Command<'_>) -> Result<(Executed, Answer
     Ok((executed, answer, ms_since(began)))
 }
 
-/// Where it was committed, for people or programs, with more if there is more to say.
+/// Prints where the command was committed, as text or JSON; `more` is added to the JSON object.
 fn done(cluster: &Cluster, executed: &Executed, ms: f64, text: &str, more: Value) {
     if !cluster.json() {
         outln!("{text} {} ({ms} ms)", executed.position);
@@ -182,7 +182,7 @@ pub fn put(args: &Put) -> Result<(), CliError> {
     Ok(())
 }
 
-/// `drave del`: 1 if there was no such key.
+/// `drave del`: exits with 1 if the key does not exist.
 pub fn del(args: &Del) -> Result<(), CliError> {
     let (executed, answer, ms) = execute(&args.cluster, &Command::Del { key: args.key.as_bytes() })?;
     match answer {
@@ -193,7 +193,7 @@ pub fn del(args: &Del) -> Result<(), CliError> {
     Ok(())
 }
 
-/// `drave cas`: 1 if the key held something else.
+/// `drave cas`: exits with 1 if the key holds another value.
 pub fn cas(args: &Cas) -> Result<(), CliError> {
     let expected = (!args.absent).then_some(args.old.as_bytes());
     let command = Command::Cas { key: args.key.as_bytes(), expected, new: args.new.as_bytes() };
@@ -210,7 +210,7 @@ pub fn cas(args: &Cas) -> Result<(), CliError> {
     Ok(())
 }
 
-/// `drave incr`: prints the number the key holds now.
+/// `drave incr`: prints the key's new number.
 pub fn incr(args: &Incr) -> Result<(), CliError> {
     let command = Command::Incr { key: args.key.as_bytes(), by: args.by };
     let (executed, answer, ms) = execute(&args.cluster, &command)?;
@@ -226,7 +226,7 @@ pub fn incr(args: &Incr) -> Result<(), CliError> {
     Ok(())
 }
 
-/// `drave get`: the raw value, and a newline only for people; 1 if there is no such key.
+/// `drave get`: prints the raw value, with a newline only on a terminal; exits with 1 if the key does not exist.
 pub fn get(args: &Get) -> Result<(), CliError> {
     let query = Query::Get { key: args.key.as_bytes() };
     let queried = args.cluster.kv_client().query(&query.encode(), consistency(args.consistency));
@@ -248,7 +248,8 @@ pub fn get(args: &Get) -> Result<(), CliError> {
     printed.or_else(quietly)
 }
 
-/// `drave ttl`: how long a key goes on, or `none` if it has no deadline; 1 if there is no such key.
+/// `drave ttl`: prints the key's remaining time to live, or `none` if it has no deadline; exits with 1 if the key does
+/// not exist.
 pub fn ttl(args: &Ttl) -> Result<(), CliError> {
     let query = Query::Left { key: args.key.as_bytes() };
     let queried = args.cluster.kv_client().query(&query.encode(), consistency(args.consistency));
@@ -268,7 +269,7 @@ pub fn ttl(args: &Ttl) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Text under that name; what is none, in base64, under another, as `dump` has it.
+/// Sets `name` to the bytes if they are UTF-8, otherwise `name_b64` to their base64, as `dump` does.
 fn name(line: &mut Value, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => line[name] = text.into(),
@@ -276,7 +277,7 @@ fn name(line: &mut Value, name: &str, bytes: &[u8]) {
     }
 }
 
-/// Whoever reads our output may have seen enough.
+/// A closed pipe is not an error: the reader of the output needs no more of it.
 fn quietly(error: std::io::Error) -> Result<(), CliError> {
     match error.kind() {
         std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -284,7 +285,7 @@ fn quietly(error: std::io::Error) -> Result<(), CliError> {
     }
 }
 
-/// `drave scan`: a line a pair, key, tab, value, as Rust would escape them.
+/// `drave scan`: prints a line per pair: key, tab, value, escaped as in Rust.
 pub fn scan(args: &Scan) -> Result<(), CliError> {
     let mut client = args.cluster.kv_client();
     let (mut after, mut left) = (None::<Bytes>, args.limit.unwrap_or(u64::MAX));

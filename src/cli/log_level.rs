@@ -1,4 +1,4 @@
-//! `drave log-level`: how much nodes log, read and changed while they run.
+//! `drave log-level`: prints or changes the log level of running nodes.
 
 use super::cluster::Cluster;
 use super::failure::CliError;
@@ -21,7 +21,7 @@ pub struct SetLevel {
     cluster: Cluster,
 }
 
-/// `drave log-level`: 3 if a node does not answer, or refuses.
+/// `drave log-level`: exits with 3 if a node does not answer, or refuses.
 pub fn run(args: &SetLevel) -> Result<(), CliError> {
     let cluster = &args.cluster;
     let request = args.level.unwrap_or(LogLevelRequest::Read);

@@ -1,4 +1,4 @@
-//! `drave completions` and `drave man`: the command line, told to shells and to readers.
+//! `drave completions` and `drave man`: shell completions and manual pages of the command line.
 
 use super::command::describe;
 use super::failure::CliError;
@@ -31,7 +31,7 @@ pub fn completions(args: &Completions) {
     out!("{}", String::from_utf8_lossy(&script));
 }
 
-/// `drave man`: says how many pages there are.
+/// `drave man`: writes the pages, and prints how many there are.
 pub fn man(args: &Man) -> Result<(), CliError> {
     let place = args.directory.display();
     let failed = |error: io::Error| CliError { what: format!("{place}: {error}"), code: 74 };

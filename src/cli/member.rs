@@ -1,4 +1,4 @@
-//! `drave member`: who belongs to the cluster, and changes of that; `drave transfer`: who leads it.
+//! `drave member` lists and changes the cluster's members; `drave transfer` transfers leadership.
 
 use super::cluster::{Cluster, Output, ms_since};
 use super::failure::CliError;
@@ -108,11 +108,11 @@ pub struct Transfer {
     cluster: Cluster,
 }
 
-/// A node's number.
+/// A node's id, as `3` or `n3`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Id(NodeId);
 
-/// A node's number, and where to reach it.
+/// A node's id and address, as `ID=HOST:PORT`.
 #[derive(Clone, Debug)]
 struct MemberSpec {
     id: NodeId,
@@ -142,7 +142,8 @@ impl FromStr for MemberSpec {
     }
 }
 
-/// `drave member …`: 1 if it is refused, 3 if nothing was changed for want of a leader, 4 if that is unknown.
+/// `drave member …`: exits with 1 if the change is rejected, 3 if nothing was changed because there is no leader, 4 if
+/// the outcome is unknown.
 pub fn run(args: &Member) -> Result<(), CliError> {
     match &args.what {
         MemberCommand::List(args) => list(&args.cluster),
@@ -194,7 +195,7 @@ pub fn run(args: &Member) -> Result<(), CliError> {
     }
 }
 
-/// An endpoint that is not that one: nobody joins through itself.
+/// An endpoint other than `but`: a node cannot join through itself.
 fn another<'a>(cluster: &'a Cluster, but: &str) -> &'a str {
     cluster.endpoints.iter().find(|endpoint| *endpoint != but).map_or("HOST:PORT", String::as_str)
 }
@@ -227,7 +228,7 @@ fn explain(cluster: &Cluster, error: ClientError) -> CliError {
     CliError { what: format!("{error}\n  {advice}"), code: error.exit_code() }
 }
 
-/// `drave transfer`: 1 if it did not come to that.
+/// `drave transfer`: exits with 1 if the transfer did not happen.
 pub fn transfer(args: &Transfer) -> Result<(), CliError> {
     let began = Instant::now();
     let to = args.cluster.client().transfer(args.id.map(|Id(id)| id)).map_err(|error| explain(&args.cluster, error))?;
@@ -240,7 +241,7 @@ pub fn transfer(args: &Transfer) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The members as the leader has them, or else as whoever answers last knew them.
+/// Lists the members as the leader knows them; without a leader, as the best-informed node that answers last knew them.
 fn list(cluster: &Cluster) -> Result<(), CliError> {
     let asked = status::ask(cluster);
     let answered: Vec<&Status> = asked.iter().filter_map(|asked| asked.status.as_ref().ok()).collect();
@@ -282,7 +283,7 @@ fn list(cluster: &Cluster) -> Result<(), CliError> {
     Ok(())
 }
 
-/// What a member does, and how far its log goes, as far as that is known.
+/// A member's role, match index and lag, as far as they are known.
 fn seen(node: u64, best: &Status, answered: &[&Status]) -> (String, String, String) {
     let own = answered.iter().find(|status| status.node == node);
     let peer = best.peers.iter().find(|peer| peer.node == node);
@@ -310,12 +311,13 @@ fn members_json(best: &Status, answered: &[&Status]) -> Vec<serde_json::Value> {
     best.members.iter().map(member).collect()
 }
 
-/// Whether the leader hears that peer.
+/// Whether the leader heard from that peer within the last second.
 fn is_heard(peer: &PeerStatus) -> bool {
     peer.heard_ms.is_some_and(|ms| ms < 1000)
 }
 
-/// The voters that no leader can count on just now, and why; none where nobody leads, since nobody knows.
+/// The voters that the leader cannot count on at present, each with the reason. Empty if `leader` does not lead, since
+/// only a leader knows.
 fn out_of_count(leader: &Status) -> Vec<(u64, String)> {
     if leader.role != RoleName::Leader {
         return Vec::new();
@@ -329,8 +331,8 @@ fn out_of_count(leader: &Status) -> Vec<(u64, String)> {
     leader.peers.iter().filter(|peer| votes(peer.node)).filter_map(|peer| Some((peer.node, why(peer)?))).collect()
 }
 
-/// How many voters there are, and how many failures more they tolerate, counted over those that are heard; of an even
-/// number one tolerates as much without one.
+/// The number of voters, the quorum, and how many further failures the cluster tolerates, without the voters in
+/// `out_of_count`. An even number of voters tolerates no more failures than one voter fewer.
 fn summary(status: &Status) -> String {
     let missing = out_of_count(status);
     let of = |kinds: &[&str]| status.members.iter().filter(|m| kinds.contains(&m.kind.as_str())).count();

@@ -1,4 +1,4 @@
-//! One verb a file.
+//! The command line: one command per file.
 
 pub mod bench;
 pub mod children;

@@ -1,23 +1,24 @@
-//! How the open files that the system allows a process are divided, so that connections never take the last ones.
+//! Divides the open files that the system allows a process, so that connections never use up the last ones.
 //!
-//! A file descriptor that is missing where the next segment of the journal is created ends the node, like a broken disk.
-//! So each kind of connection has its share from the start, and what is left belongs to the node itself.
+//! A node that runs out of file descriptors when it creates the next journal segment stops, as with a broken disk. So
+//! each kind of connection has a share from the start, and the rest belongs to the node itself.
 
 use super::failure::CliError;
 use crate::limits::MEMBERS_MAX;
 use crate::net;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What a node needs for itself: the log and the segment made ahead, snapshots written, read and received, listeners,
-/// polls and signals, name lookups, certificates read anew, and one connection that is accepted to be turned away.
+/// The files that a node needs for itself: the log and the segment made ahead, snapshots written, read and received,
+/// listeners, polls and signals, name lookups, certificates read again, and one connection that is accepted to be
+/// rejected.
 const OWN: u64 = 48;
-/// With fewer, a node does not start.
+/// The fewest open files with which a node starts.
 const LEAST: u64 = 96;
 
 /// How many connections of each kind may be open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Shares {
-    /// From and to peers. Nothing enforces it: there are as many as members.
+    /// Connections from and to peers. No limit enforces it: their number depends on the number of members.
     peers: u64,
     strangers: u64,
     probes: u64,
@@ -25,7 +26,7 @@ struct Shares {
 }
 
 impl Shares {
-    /// The shares of that many open files; nothing if they are too few for a node.
+    /// The shares of that many open files; `None` if they are too few for a node.
     fn of(files: u64) -> Option<Shares> {
         let left = files.checked_sub(OWN).filter(|_| files >= LEAST)?;
         let defaults = net::Options::default();
@@ -38,7 +39,7 @@ impl Shares {
     }
 }
 
-/// Asks the system for as many open files as it allows this process, and divides them. Fails if they are too few.
+/// Raises the limit of open files as far as the system allows, and divides them. Returns an error if they are too few.
 pub fn divide(options: &mut net::Options) -> Result<(), CliError> {
     let files = raise_limit();
     let shares = Shares::of(files).ok_or_else(|| CliError {
@@ -54,7 +55,7 @@ pub fn divide(options: &mut net::Options) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Raises the limit of open files as far as the system allows; the limit then.
+/// Raises the limit of open files as far as the system allows. Returns the limit then in force.
 fn raise_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });

@@ -1,9 +1,9 @@
-//! Standard output: what cannot be written there is an error, and never a panic or silence.
+//! Standard output: a failed write is an error, never a panic and never silent.
 
 use std::fmt::Arguments;
 use std::io::{self, Write};
 
-/// The exit code of a command whose answer could not be written.
+/// The exit code of a command whose output could not be written.
 const UNWRITTEN: i32 = 74;
 
 /// Prints a line to standard output.
@@ -19,15 +19,15 @@ macro_rules! out {
 
 pub(crate) use {out, outln};
 
-/// Writes to standard output. Ends the process with an error if that fails: what was asked for may have been done, but
-/// nobody can know.
+/// Writes to standard output. Ends the process with an error if that fails: the command may have been executed, but its
+/// result is lost.
 pub fn write(words: Arguments<'_>) {
     if let Err(error) = io::stdout().lock().write_fmt(words) {
         fail(&error);
     }
 }
 
-/// Writes what is still in the buffer of standard output.
+/// Flushes the buffer of standard output.
 pub fn flush() {
     if let Err(error) = io::stdout().flush() {
         fail(&error);

@@ -1,4 +1,4 @@
-//! `drave recover`: what is left when a majority is gone for good.
+//! `drave recover`: makes a new cluster of one surviving node when a majority is lost for good.
 
 use super::failure::CliError;
 use super::stored::directory::{Directory, Owner};
@@ -21,7 +21,7 @@ use clap::Args;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Entries are read from the log in batches of so many bytes.
+/// The size of a batch of entries read from the log.
 const BATCH_BYTES: u64 = 4 << 20;
 
 /// Makes a cluster of one of a node that is stopped, when a majority of its voters is gone for good. What the others
@@ -43,7 +43,7 @@ pub struct Recover {
     accept_data_loss: bool,
 }
 
-/// What a directory holds, as far as it matters here.
+/// The contents of a directory that matter here.
 struct Holds {
     me: NodeId,
     last: Position,
@@ -82,7 +82,7 @@ pub fn run(args: &Recover) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Writes a missing identity again: node, cluster and disk stand at the beginning of each segment.
+/// Writes a missing identity again: node, cluster and disk are in the header of each segment.
 fn restore_identity(args: &Recover) -> Result<(), CliError> {
     let place = args.directory.display().to_string();
     let refused = |what: String| CliError { what: format!("{place}: {what}\n  nothing was changed"), code: 1 };
@@ -103,7 +103,7 @@ fn restore_identity(args: &Recover) -> Result<(), CliError> {
     let Some(owner) = held.owner else { return Err(refused("no segment says whose it is".to_owned())) };
     let log = held.membership().and_then(Membership::agreed_log);
     let Owner { node, cluster, disk: own, .. } = owner;
-    // How many times it was started is not known: peers may take it for an older copy once.
+    // The number of its starts is unknown: peers may once mistake it for an older copy.
     Identity { node, cluster, disk: own, founded: true, log, starts: 0 }.write(&disk).map_err(trouble)?;
     outln!("done: {place} belongs to {node} of cluster {}, disk {own}", short(cluster));
     outln!("next: drave serve --id {} --data {place}", node.get());
@@ -114,13 +114,13 @@ fn not_accepted(advice: &str) -> CliError {
     CliError { what: format!("nothing was changed: --accept-data-loss does it\n{advice}"), code: 1 }
 }
 
-/// The new cluster is complete: puts it in the place of the former one. `new` is nothing where a crash interrupted an
-/// earlier attempt.
+/// Replaces the former cluster by the new one, which is complete. `new` is `None` if a crash interrupted an earlier
+/// attempt.
 fn finish(args: &Recover, new: Option<(&Booted, NewCluster)>) -> Result<(), CliError> {
     let place = args.directory.display().to_string();
     let disk = FsDisk::at(&args.directory).map_err(|error| io_trouble(&place, &error))?;
     let lock = match new {
-        // It is held since the directory was opened.
+        // The lock is held since the directory was opened.
         Some(_) => None,
         None if !args.accept_data_loss => {
             return Err(not_accepted(&format!("  an attempt to recover {place} was interrupted; this finishes it")));
@@ -175,7 +175,7 @@ impl Holds {
         Holds { me, last: behind.unwrap_or(base.position), members }
     }
 
-    /// Writes the new cluster beside what the directory holds: the state as of its last entry, committed or not.
+    /// Writes the new cluster beside the contents of the directory: the state as of its last entry, committed or not.
     fn found(&self, args: &Recover, booted: &Booted, telling: &mut StartProgress) -> Result<NewCluster, CliError> {
         let mut applier = self.state(booted, telling)?;
         let directory = begin_replacement(&args.directory).map_err(trouble)?;
@@ -186,13 +186,13 @@ impl Holds {
         };
         let after = Position::new(self.last.index, booted.recovered.hard_state.term.max(self.last.term));
         write_new_cluster(&mut applier, after, &directory, &first).map_err(|fault| {
-            // Of no use, and in the way of whoever makes room.
+            // The partial directory is useless, and takes space that an operator may be freeing.
             let _removed_by_the_next_attempt_otherwise = std::fs::remove_dir_all(&directory);
             trouble(fault)
         })
     }
 
-    /// The state as of the last entry.
+    /// Builds the state as of the last entry.
     fn state(&self, booted: &Booted, telling: &mut StartProgress) -> Result<Applier<Kv>, CliError> {
         let mut applier = Applier::new(Kv::new());
         if let Some(snapshot) = booted.snapshot.clone() {

@@ -1,4 +1,4 @@
-//! `drave restore`: founds a new cluster of what was saved of another.
+//! `drave restore`: makes a new cluster from a saved snapshot.
 
 use super::failure::CliError;
 use super::saved_snapshot::{open, state};
@@ -16,8 +16,7 @@ use crate::wal::identity::short;
 use clap::Args;
 use std::path::{Path, PathBuf};
 
-/// In a directory without anything else these are nobody's: a new file system's, and what an attempt that was
-/// interrupted left.
+/// Names that an unused directory may contain: those of a new file system, and leftovers of an interrupted attempt.
 const NOTHING: [&str; 3] = ["lost+found", "LOCK", "recovered"];
 
 /// Founds a new cluster of one node, in an empty directory, of what snapshot save saved. It has a new cluster id, log id
@@ -39,7 +38,7 @@ pub struct Restore {
     data: PathBuf,
 }
 
-/// `drave restore`: 5 if the file is damaged, 78 if the directory is in use or not empty.
+/// `drave restore`: exits with 5 if the file is damaged, 78 if the directory is in use or not empty.
 pub fn run(args: &Restore) -> Result<(), CliError> {
     let address = address(args)?;
     let data = args.data.display().to_string();
@@ -73,7 +72,7 @@ pub fn run(args: &Restore) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Where the node is reached; the only one that is named.
+/// The node's address, the only one that `--peers` may name.
 fn address(args: &Restore) -> Result<String, CliError> {
     let usage = |what: String| CliError { what: format!("{what}\n  nothing was changed"), code: 2 };
     let (id, peers) = (args.id, &args.peers.0);
@@ -93,7 +92,7 @@ fn address(args: &Restore) -> Result<String, CliError> {
     Ok(address.clone())
 }
 
-/// Refuses a directory that holds anything.
+/// Rejects a directory that holds anything.
 fn refuse_used(data: &Path) -> Result<(), CliError> {
     let place = data.display();
     let entries = match std::fs::read_dir(data) {

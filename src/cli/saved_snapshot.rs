@@ -1,4 +1,4 @@
-//! A snapshot's file outside of any data directory, as `snapshot save` writes it: read, checked, and taken in.
+//! Reads, verifies and restores a snapshot file outside any data directory, as `snapshot save` writes it.
 
 use super::failure::CliError;
 use crate::apply::{Applier, Piece, StateHeader};
@@ -8,7 +8,7 @@ use crate::snapshot::{ChunkKind, Fault, Header, Snapshot};
 use std::io;
 use std::path::Path;
 
-/// Where a file lies, and its name there.
+/// A file's directory and name.
 pub fn place(path: &Path) -> io::Result<(FsDisk, String)> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().and_then(|name| name.to_str());
@@ -16,8 +16,8 @@ pub fn place(path: &Path) -> io::Result<(FsDisk, String)> {
     Ok((FsDisk::at(directory)?, name.to_owned()))
 }
 
-/// The snapshot in that file, read from the disk and not from memory as far as that is possible, if all of it is whole.
-/// How far the reading is, is counted there.
+/// Opens the snapshot in a file and verifies all of it. Reads from the disk and not from the page cache as far as that
+/// is possible. `meter` counts the progress.
 ///
 /// # Errors
 ///
@@ -43,11 +43,12 @@ fn trouble(fault: &Fault) -> CliError {
     }
 }
 
-/// The state in a snapshot, if it is one of the key-value machine; it has come to the digest that the snapshot names.
+/// The state in a snapshot; `None` if it is not one of the key-value state machine. The state matches the digest in the
+/// snapshot's header.
 ///
 /// # Errors
 ///
-/// Code 5 if it comes to another digest, or if what was found whole just now is not any more.
+/// Code 5 if the state has another digest, or if bytes that were intact before are not any more.
 pub fn state(snapshot: &Snapshot) -> Result<Option<Applier<Kv>>, CliError> {
     let mut restoring = Applier::new(Kv::new()).restoring();
     for chunk in snapshot.pieces() {

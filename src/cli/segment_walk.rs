@@ -1,5 +1,5 @@
-//! A walk through the segments at a place, read beside a node that may be writing them: what there is,
-//! what is damaged, and what is missing that the log needs.
+//! A walk through the segments at a path, while a node may be writing them: reports the records, the damage, and
+//! segments that are missing although the log needs them.
 
 use super::dump_files::{Files, Segment, read, settle};
 use super::dump_reach::Reach;
@@ -11,44 +11,44 @@ use bytes::Bytes;
 use std::io;
 use std::path::Path;
 
-/// Damage: of what, where, and what it is.
+/// Damage in a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Bad<'a> {
-    /// The file.
+    /// The file's name.
     pub file: &'a str,
-    /// At which byte.
+    /// The byte offset.
     pub at: u64,
-    /// How many bytes; none of a file that is missing.
+    /// The number of damaged bytes; 0 for a missing file.
     pub bytes: u64,
     /// What is wrong.
     pub what: &'a str,
-    /// Where the next good record begins.
+    /// The offset of the next valid record.
     pub next: Option<u64>,
 }
 
-/// Who is shown around.
+/// The receiver of a walk's findings.
 pub trait Visitor {
-    /// A segment begins. Without a header it is damaged from its first byte on, which is told as well.
+    /// A segment begins. Without a header it is damaged from its first byte on, and [`Visitor::bad`] is called too.
     fn segment(&mut self, segment: &Segment, header: Option<&SegmentHeader>, bytes: &Bytes) -> io::Result<()>;
-    /// What stands in it next.
+    /// The next finding in the segment.
     fn finding(&mut self, segment: &Segment, finding: Finding) -> io::Result<()>;
-    /// What is no good, or not there.
+    /// Damage, or a missing file.
     fn bad(&mut self, bad: Bad<'_>) -> io::Result<()>;
 }
 
-/// The walk.
+/// The state of a walk.
 #[derive(Debug, Default)]
 pub struct Tour {
-    /// The number of the batch that should follow, where it is known.
+    /// The number of the batch expected next, if it is known.
     batch: Option<u64>,
     reach: Reach,
-    /// Whether a running node has released a segment since we looked which there are.
+    /// Whether a running node has released a segment since the segments were listed.
     released: bool,
 }
 
 impl Tour {
-    /// Through a segment, the segments in a directory, or a data directory's; says which number the last
-    /// one has, and where its records end.
+    /// Walks through a segment, the segments in a directory, or those of a data directory. Returns the number of the
+    /// last segment, and the offset where its records end.
     pub fn through(&mut self, path: &Path, files: &Files, visitor: &mut dyn Visitor) -> anyhow::Result<(u64, u64)> {
         let single = path.is_file();
         let segments = &files.segments;
@@ -66,19 +66,19 @@ impl Tour {
             let last = !single && at + 1 == segments.len();
             stop = self.segment(segment, files, &successors, last, visitor)?;
         }
-        // Of a log that gets shorter while we look at it we have not seen enough.
+        // A log whose segments are released during the walk has not been seen completely.
         if !single && !segments.is_empty() && !self.released {
             self.beginning(path, visitor)?;
         }
         Ok(stop)
     }
 
-    /// Whether a segment was released before all of it was seen: what was seen may have a gap.
+    /// Whether a segment was released before all of it was read: there may be a gap in the findings.
     pub fn released_meanwhile(&self) -> bool {
         self.released
     }
 
-    /// Whether all is there that the log needs before what is left of it.
+    /// Checks that everything exists that the log needs before its first segment.
     fn beginning(&self, path: &Path, visitor: &mut dyn Visitor) -> anyhow::Result<()> {
         let base = self.reach.base();
         let missing = |file: &str, what: &str, visitor: &mut dyn Visitor| {
@@ -93,7 +93,7 @@ impl Tour {
         Ok(())
     }
 
-    /// One segment; says its number and where its records end.
+    /// Walks through one segment. Returns its number, and the offset where its records end.
     fn segment(
         &mut self,
         segment: &Segment,
@@ -113,7 +113,7 @@ impl Tour {
                 None
             }
         };
-        // Of a damaged header's segment the salt is still known, if a neighbour tells the disk.
+        // The salt of a segment with a damaged header is still known if another segment names the disk.
         let Some(disk) = header.map(|header| header.disk).or_else(|| files.disk()) else {
             return Ok((segment.number, 0));
         };
@@ -144,7 +144,7 @@ impl Tour {
             true => Some((segment.number + 1, "missing, and it was named as the successor")),
             false => synced.map(|place| (place.segment, "missing, and it was synced")),
         };
-        // They go oldest first: while this one is there, those behind it are, or are lost.
+        // Segments are released oldest first: while this one exists, a later one that is missing is lost.
         if let Some((number, what)) = missing.filter(|_| last) {
             match files.is_there(segment.number) {
                 true => visitor.bad(Bad { file: &format::file_name(number), at: 0, bytes: 0, what, next: None })?,
@@ -154,7 +154,7 @@ impl Tour {
         Ok((segment.number, end))
     }
 
-    /// That segment is not there any more: it was released, and all before it.
+    /// Notes that the segment was released, and all before it.
     fn released(&mut self, segment: &Segment) -> (u64, u64) {
         (self.released, self.batch) = (true, None);
         (segment.number, 0)

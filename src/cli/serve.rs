@@ -1,4 +1,4 @@
-//! Runs one node.
+//! `drave serve`: runs one node.
 
 use super::cluster::endpoint;
 use super::failure::CliError;
@@ -144,20 +144,20 @@ enum OnFollower {
     Moved,
 }
 
-/// The founding members.
+/// The founding members: addresses by id.
 #[derive(Clone, Debug)]
 pub struct Peers(pub BTreeMap<NodeId, String>);
 
-/// From a duration to a duration.
+/// A range of durations: minimum, maximum.
 #[derive(Clone, Copy, Debug)]
 struct Range(Duration, Duration);
 
-/// A node's number, as it is typed.
+/// Parses a node's id from the command line.
 pub fn node(text: &str) -> Result<NodeId, String> {
     text.parse().ok().and_then(NodeId::new).ok_or_else(|| "a node's id is a number from 1".into())
 }
 
-/// An address that others than this machine can dial, as far as it says.
+/// Accepts an address that other machines can reach, as far as the text alone shows.
 fn reachable(text: &str) -> Result<String, String> {
     check_address(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
@@ -170,8 +170,8 @@ fn size(text: &str) -> Result<ByteSize, String> {
 }
 
 impl Peers {
-    /// In which way a list of founders differs from a membership, by id and by address; nothing where it does not, or where
-    /// there is no membership yet.
+    /// How this list of founders differs from a membership, by id and by address. `None` if it does not, or if the
+    /// membership is still empty.
     fn differ_from(&self, membership: &Membership) -> Option<String> {
         let members = &membership.members;
         if members.is_empty() {
@@ -223,7 +223,7 @@ impl FromStr for Range {
     }
 }
 
-/// Runs the node until it is told to stop.
+/// Runs the node until it is stopped.
 pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), CliError> {
     if serve.print_config {
         settings::print(&Serve::augment_args(Command::new("serve")), matches);
@@ -265,7 +265,7 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), CliError> {
     if let Some(places) = exposed(native.iter().chain(server.doors())).filter(|_| !serve.tls.shows) {
         log::warn!(node = id; "others than this machine can reach it at {places}, and nothing is encrypted: see --tls-cert");
     }
-    // For a service manager that waits for it; anywhere else nothing happens.
+    // Notifies a service manager that waits for readiness; without one this does nothing.
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         log::warn!(node = id; "the service manager is not told: {error}");
     }
@@ -275,22 +275,22 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Why the node ended. A file that is damaged has the same name in every directory.
+/// The error that ended the node, with the directory if a file is damaged: the file's name alone is the same in every
+/// directory.
 fn ended(error: ServerError, data: &Path) -> CliError {
     let is_damaged = matches!(error, ServerError::Fault(Fault::Corrupt { .. }));
     let CliError { what, code } = error.into();
     CliError { what: if is_damaged { format!("in {}: {what}", data.display()) } else { what }, code }
 }
 
-/// Of the places where somebody is let in those that others than this machine can reach, and who that is; nothing if
-/// there are none.
+/// The listening addresses that other machines can reach, each with the clients it serves; `None` if there are none.
 fn exposed<'a>(places: impl Iterator<Item = &'a (&'static str, SocketAddr)>) -> Option<String> {
     let others = places.filter(|(_, address)| !address.ip().to_canonical().is_loopback());
     let words: Vec<String> = others.map(|(who, address)| format!("{address} ({who})")).collect();
     (!words.is_empty()).then(|| words.join(", "))
 }
 
-/// What is said is encrypted, if there are keys: then peers show theirs, and so must we.
+/// Sets up encryption if keys are given. Peers then present certificates, so this node must present one too.
 fn secure(config: &mut Config, tls: &Tls) -> Result<(), CliError> {
     if tls.keys.is_some() && !tls.shows {
         let what = "a node has to show a certificate where others do\n  beside --tls-ca: --tls-cert and --tls-key";

@@ -11,7 +11,7 @@ struct Setting {
     source: &'static str,
 }
 
-/// Each setting of that command; without a value if it has none.
+/// Each setting of the command; the value is empty if it has none.
 fn all(command: &Command, matches: &ArgMatches) -> Vec<Setting> {
     let arguments = command.get_arguments().filter(|argument| argument.get_long() != Some("print-config"));
     let setting = |argument: &clap::Arg| {
@@ -37,8 +37,8 @@ pub fn print(command: &Command, matches: &ArgMatches) {
     }
 }
 
-/// The settings that somebody made, as the flags they are or could be. None of them is a secret: passwords and keys are
-/// given as files.
+/// The settings given as flags or in the environment, written as flags. None of them is a secret: passwords and keys
+/// are given as files.
 pub fn differing(command: &Command, matches: &ArgMatches) -> String {
     let made = all(command, matches).into_iter().filter(|setting| matches!(setting.source, "flag" | "environment"));
     let words: Vec<String> = made

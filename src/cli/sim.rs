@@ -1,4 +1,4 @@
-//! `drave sim`: the real node in a simulated world; a failing seed repeats bit for bit.
+//! `drave sim`: runs the real node in a simulated world; a failing seed repeats bit for bit.
 
 use super::failure::CliError;
 use crate::cli::output::outln;
@@ -65,7 +65,7 @@ impl Sim {
         scenario
     }
 
-    /// The command that repeats a violation.
+    /// The command line that repeats a violation.
     fn repeat(&self, violation: &Violation) -> String {
         let from = (violation.at.0 / 1_000_000_000).saturating_sub(1);
         let seconds = self.duration.as_secs_f64();
@@ -81,11 +81,11 @@ impl Sim {
 }
 
 thread_local! {
-    /// The seed this thread is in, for whoever panics.
+    /// The seed that this thread runs, for the panic hook.
     static SEED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Does it.
+/// `drave sim`: runs the seeds, and exits with 1 if a rule is violated.
 pub fn run(args: Sim) -> Result<(), CliError> {
     let first = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
     announce_panics(&args);
@@ -169,12 +169,12 @@ fn cluster_ms(outcome: &WorldReport) -> u64 {
 fn progress(done: u64, of: u64) {
     let mut stderr = std::io::stderr();
     if stderr.is_terminal() {
-        // Nobody is worse off if a progress line cannot be shown.
+        // A progress line that cannot be shown does no harm.
         let _shown = write!(stderr, "\r{done} of {of} seeds");
     }
 }
 
-/// A node's panic ends a release build at once: says first which seed it was.
+/// Installs a panic hook that prints the seed first: a node's panic ends a release build at once.
 fn announce_panics(args: &Sim) {
     let args = args.clone();
     let usual = std::panic::take_hook();

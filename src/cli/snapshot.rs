@@ -1,4 +1,4 @@
-//! `drave snapshot`: lets nodes take one now, and lists those that a node has.
+//! `drave snapshot take` and `list`: makes nodes take a snapshot now, and lists a node's snapshots.
 
 use super::cluster::{Cluster, Output, ms_since};
 use super::failure::CliError;
@@ -35,10 +35,10 @@ pub struct List {
     output: Output,
 }
 
-/// What a node made of it.
+/// A node's result: the snapshot's position and size in bytes.
 type TakenSnapshot = Result<(Position, u64), ClientError>;
 
-/// `drave snapshot take`: 1 if a node has no room for it, 3 if none answers.
+/// `drave snapshot take`: exits with 1 if a node has no room for it, 3 if no node answers.
 pub fn take(args: &Take) -> Result<(), CliError> {
     let cluster = &args.cluster;
     let answering =
@@ -46,7 +46,7 @@ pub fn take(args: &Take) -> Result<(), CliError> {
     let nodes: BTreeMap<u64, String> =
         answering.filter(|(node, _)| args.node.is_none_or(|wanted| wanted == *node)).collect();
     let began = Instant::now();
-    // One after the other: while one writes, the others' disks are a majority that does not.
+    // Nodes take their snapshots one after the other: while one writes, the other disks are a majority that does not.
     let mut all = Vec::new();
     for (node, endpoint) in &nodes {
         let taken: TakenSnapshot = cluster.client().snapshot(endpoint);
@@ -93,7 +93,7 @@ fn verdict(args: &Take, taken: &[(u64, &String, TakenSnapshot)]) -> Result<(), C
     Err(CliError { what: format!("{what}\n  tried {tried} · see: drave status"), code: 3 })
 }
 
-/// `drave snapshot list`: 5 if one is damaged.
+/// `drave snapshot list`: exits with 5 if a snapshot is damaged.
 pub fn list(args: &List) -> Result<(), CliError> {
     let found = snapshots_at(&args.path)?;
     if found.is_empty() {

@@ -1,4 +1,4 @@
-//! The files of snapshots as `dump` and `snapshot list` find them, beside a node that may be taking one.
+//! Snapshot files, read while a node may be taking a snapshot.
 
 use crate::disk::{Disk, FsDisk};
 use crate::snapshot::format::{Chain, Chunk, Chunks, Flaw, FlawKind, Header, file_position};
@@ -9,25 +9,25 @@ use bytes::Bytes;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-/// What the names of snapshots end with.
+/// The file name extension of snapshots.
 pub const SUFFIX: &str = "snap";
 
-/// A published snapshot's file; not yet whether it is whole.
+/// A published snapshot's file, which may be damaged.
 pub struct SnapshotFile {
-    /// What it is called.
+    /// Its file name.
     pub name: String,
-    /// The position in its name, if that is one's.
+    /// The position in its name, if the name has one.
     pub position: Option<Position>,
-    /// The file, as far as it can be read.
+    /// The bytes of the file, as far as they can be read.
     pub bytes: Bytes,
     /// The cluster that its directory belongs to, if that is known.
     cluster: Option<ClusterId>,
-    /// Whether the disk cannot read what is behind `bytes`.
+    /// Whether the disk cannot read the bytes after `bytes`.
     unreadable: bool,
 }
 
-/// The snapshots at a path, oldest first: itself, those in it, or those in `snapshots` in it. One that
-/// the node removes meanwhile is left out.
+/// Finds the snapshots at a path, oldest first: the file itself, or those in the directory or in its `snapshots`. Skips
+/// a snapshot that the node removes meanwhile.
 pub fn snapshots_at(path: &Path) -> anyhow::Result<Vec<SnapshotFile>> {
     let inside = path.join("snapshots");
     let directory = match path.parent() {
@@ -42,11 +42,11 @@ pub fn snapshots_at(path: &Path) -> anyhow::Result<Vec<SnapshotFile>> {
         Some(name) => vec![name.to_string_lossy().into_owned()],
         None => listed(&disk)?,
     };
-    // Digits of one length: the older, the earlier.
+    // The digits have a fixed length, so that older names sort first.
     names.sort_unstable();
     let mut found = Vec::new();
     for name in names {
-        // What is published is never written to again, so that it can be mapped beside its node.
+        // A published snapshot is never written to again, so it can be mapped while its node runs.
         match disk.find_unreadable(&name).and_then(|place| Ok((disk.map(&name)?, place))) {
             Ok((mut bytes, place)) => {
                 if let Some(place) = &place {
@@ -71,29 +71,29 @@ fn listed(disk: &FsDisk) -> io::Result<Vec<String>> {
     Ok(disk.list()?.into_iter().filter(|name| file_position(name).is_some()).collect())
 }
 
-/// Whose data directory that of the snapshots lies in, if in any.
+/// The cluster that owns the data directory around the directory of snapshots, if there is one.
 fn owner(directory: &Path) -> Option<ClusterId> {
     let data = FsDisk::at(&directory.join("..")).ok()?;
     Identity::read(&data).ok().flatten().map(|owner| owner.cluster)
 }
 
 impl SnapshotFile {
-    /// What it says it is of, and where its chunks begin.
+    /// Its header, and the start of its chunks.
     pub fn header(&self) -> Result<(Header, Chain), Flaw> {
         Header::decode(&self.bytes).map_err(|flaw| self.cut(flaw))
     }
 
-    /// Its chunks, up to the first that is no good.
+    /// Its chunks, up to the first damaged one.
     pub fn chunks(&self, chain: Chain) -> impl Iterator<Item = Result<Chunk, Flaw>> + '_ {
         Chunks::new(self.bytes.clone(), chain).map(|chunk| chunk.map_err(|flaw| self.cut(flaw)))
     }
 
-    /// Where the disk cannot read the file it does not end.
+    /// A file that the disk cannot read further is unreadable there, not cut off.
     fn cut(&self, flaw: Flaw) -> Flaw {
         if self.unreadable && flaw.what == FlawKind::Cut { Flaw { what: FlawKind::Unreadable, ..flaw } } else { flaw }
     }
 
-    /// Why a start would not believe it though all its bytes are right.
+    /// Why a start would reject the snapshot although all its bytes are right.
     pub fn misplaced(&self, header: &Header) -> Option<Flaw> {
         let wrong = |what| Some(Flaw { at: 0, what: FlawKind::Wrong(what) });
         if self.position.is_some_and(|position| position != header.position) {
@@ -105,7 +105,7 @@ impl SnapshotFile {
         None
     }
 
-    /// What is wrong with it; nothing if it is whole.
+    /// Its damage; `None` if it is intact.
     pub fn flaw(&self) -> Option<Flaw> {
         let (header, chain) = match self.header() {
             Ok(read) => read,

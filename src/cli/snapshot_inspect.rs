@@ -1,4 +1,4 @@
-//! `drave snapshot inspect`: what a saved snapshot is of, and whether it is whole.
+//! `drave snapshot inspect`: prints the header of a saved snapshot, and verifies all of it.
 
 use super::cluster::Output;
 use super::failure::CliError;
@@ -23,7 +23,7 @@ pub struct Inspect {
     output: Output,
 }
 
-/// `drave snapshot inspect`: 5 if it is damaged.
+/// `drave snapshot inspect`: exits with 5 if the file is damaged.
 pub fn run(args: &Inspect) -> Result<(), CliError> {
     let snapshot = open(&args.file, &Meter::default())?;
     let keys = state(&snapshot)?.map(|state| state.machine().len());

@@ -1,4 +1,4 @@
-//! `drave snapshot save`: a backup of what a cluster holds, in one file.
+//! `drave snapshot save`: saves a cluster's state into one file, as a backup.
 
 use super::cluster::{Cluster, ms_since};
 use super::failure::CliError;
@@ -19,11 +19,11 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// A snapshot that a newer one replaced before it was read is begun again so often.
+/// How often to start reading from one node, at most, if a newer snapshot replaces the one that is being read.
 const BEGINS: u32 = 3;
-/// How often it is said how far the reading is.
+/// The interval of progress lines.
 const TELL_EVERY: Duration = Duration::from_secs(1);
-/// Whoever may read a backup may read all keys and values.
+/// The file's mode: a backup contains all keys and values, so only its owner may read it.
 const MODE: u32 = 0o600;
 
 /// Saves all that the cluster holds into one file: a backup. The file is FILE.part until all of it is on the disk and
@@ -47,19 +47,20 @@ pub struct Save {
     cluster: Cluster,
 }
 
-/// A node that can be read from.
+/// A node that can serve a snapshot.
 struct Source {
     node: u64,
     endpoint: String,
 }
 
-/// `drave snapshot save`: 1 if the file is there, 3 if no node lets itself be read, 74 if the file cannot be written.
+/// `drave snapshot save`: exits with 1 if the file exists, 3 if no node serves a snapshot, 74 if the file cannot be
+/// written.
 pub fn run(args: &Save) -> Result<(), CliError> {
     refuse_existing(args)?;
     let began = Instant::now();
     let mut part = Part::open(&args.file)?;
     let saved = save(args, &mut part).and_then(|(source, snapshot)| {
-        // It may have come meanwhile.
+        // The file may have been created meanwhile.
         refuse_existing(args)?;
         part.publish(&args.file)?;
         Ok((source, snapshot))
@@ -96,13 +97,13 @@ fn refuse_existing(args: &Save) -> Result<(), CliError> {
     Err(CliError { what, code: 1 })
 }
 
-/// Reads a snapshot of one node after the other, until one comes whole.
+/// Reads a snapshot from each node in turn, until one is complete.
 fn save(args: &Save, part: &mut Part) -> Result<(Source, Snapshot), CliError> {
     let mut last = None;
     for source in sources(args) {
         match save_from(args, &source, part) {
             Ok(snapshot) => return Ok((source, snapshot)),
-            // This machine's own disk: another node does not help.
+            // The error is of this machine's disk: another node does not help.
             Err(trouble) if trouble.code == 74 => return Err(trouble),
             Err(trouble) => {
                 eprintln!(
@@ -125,7 +126,7 @@ fn save(args: &Save, part: &mut Part) -> Result<(Source, Snapshot), CliError> {
     })
 }
 
-/// The nodes that answer, followers first: whoever writes waits for the leader's disk.
+/// The nodes that answer, followers first: writes wait for the leader's disk.
 fn sources(args: &Save) -> Vec<Source> {
     let answering =
         status::ask(&args.cluster).into_iter().filter_map(|asked| Some((asked.status.ok()?, asked.endpoint)));
@@ -181,14 +182,15 @@ fn copy(reader: &mut SnapshotReader, source: &Source, part: &mut Part) -> Result
     }
 }
 
-/// The file until it is whole.
+/// The temporary file, until it is complete.
 struct Part {
     path: PathBuf,
     file: File,
 }
 
 impl Part {
-    /// FILE.part, which nobody else writes meanwhile. What an attempt that was interrupted left there is overwritten.
+    /// Opens and locks FILE.part, so that no other process writes it. Leftovers of an interrupted attempt are
+    /// overwritten.
     fn open(path: &Path) -> Result<Part, CliError> {
         let mut name = path.as_os_str().to_owned();
         name.push(".part");
@@ -204,7 +206,7 @@ impl Part {
             Err(TryLockError::WouldBlock) => return Err(busy()),
             Err(TryLockError::Error(error)) => return Err(failed(&path)(error)),
         }
-        // Whoever had the lock may have given the file its name before this process got the lock.
+        // The previous holder of the lock may have renamed the file before this process got the lock.
         let (ours, there) = (file.metadata().map_err(failed(&path))?, std::fs::metadata(&path));
         if !there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
             return Err(busy());
@@ -222,7 +224,7 @@ impl Part {
         self.file.write_all(piece).map_err(failed(&self.path))
     }
 
-    /// Makes it durable, and reads it back as `snapshot inspect` does.
+    /// Syncs the file, and reads it back as `snapshot inspect` does.
     fn verify(&self, reader: &SnapshotReader) -> Result<Snapshot, CliError> {
         self.file.sync_all().map_err(failed(&self.path))?;
         let snapshot = open(&self.path, &Meter::default())?;
@@ -234,14 +236,14 @@ impl Part {
         Ok(snapshot)
     }
 
-    /// Gives it its name, durably.
+    /// Renames the file to its final name, durably.
     fn publish(&self, path: &Path) -> Result<(), CliError> {
         std::fs::rename(&self.path, path).map_err(failed(path))?;
         let (directory, _) = place(path).map_err(failed(path))?;
         directory.sync_names().map_err(failed(path))
     }
 
-    /// Nothing was saved.
+    /// Removes the file: nothing was saved.
     fn remove(&self) {
         let _overwritten_by_the_next_attempt_otherwise = std::fs::remove_file(&self.path);
     }

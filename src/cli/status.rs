@@ -1,4 +1,4 @@
-//! `drave status`: every node as it knows itself, and as its leader knows it.
+//! `drave status`: every node's own status, and the leader's view of it.
 
 use super::cluster::Cluster;
 use super::columns::{Column, lines, number, words};
@@ -22,15 +22,15 @@ pub struct Show {
     cluster: Cluster,
 }
 
-/// What was asked of one endpoint.
+/// The status of one endpoint.
 pub struct EndpointStatus {
-    /// Which.
+    /// The endpoint's address.
     pub endpoint: String,
-    /// How the node there is, or why that is not known.
+    /// The node's status, or why it is unknown.
     pub status: Result<Status, String>,
 }
 
-/// `drave status`: 3 if no node answers, or none leads.
+/// `drave status`: exits with 3 if no node answers, or none leads.
 pub fn show(args: &Show) -> Result<(), CliError> {
     loop {
         let asked = ask(&args.cluster);
@@ -57,7 +57,8 @@ pub fn show(args: &Show) -> Result<(), CliError> {
     }
 }
 
-/// Asks the endpoints, and then members that they know of and nobody named.
+/// Requests the status of each endpoint, then of the members that the best-informed answer names and `cluster` does
+/// not.
 pub fn ask(cluster: &Cluster) -> Vec<EndpointStatus> {
     let mut asked = ask_at(cluster, &cluster.endpoints);
     let answered: Vec<&Status> = asked.iter().filter_map(|asked| asked.status.as_ref().ok()).collect();
@@ -73,7 +74,7 @@ pub fn ask(cluster: &Cluster) -> Vec<EndpointStatus> {
     asked
 }
 
-/// Asks all at once: one that does not answer holds up nobody.
+/// Requests all statuses concurrently: an endpoint that does not answer delays no other.
 fn ask_at(cluster: &Cluster, endpoints: &[String]) -> Vec<EndpointStatus> {
     let patience = cluster.timeout.min(Duration::from_secs(1));
     let one = |endpoint: &String| {
@@ -87,7 +88,7 @@ fn ask_at(cluster: &Cluster, endpoints: &[String]) -> Vec<EndpointStatus> {
     })
 }
 
-/// The leader of the latest term, as far as any node that answered is it.
+/// The leader of the latest term, if any node that answered leads.
 fn leader(asked: &[EndpointStatus]) -> Option<&Status> {
     let answered = asked.iter().filter_map(|asked| asked.status.as_ref().ok());
     answered.filter(|status| status.role == RoleName::Leader).max_by_key(|status| status.term)
@@ -105,7 +106,7 @@ fn to_json(asked: &[EndpointStatus]) -> serde_json::Value {
     })
 }
 
-/// The columns of nodes.
+/// The columns of the table of nodes.
 const NODES: [Column; 12] = [
     words("node", 5, 0),
     words("role", 12, 1),
@@ -121,7 +122,7 @@ const NODES: [Column; 12] = [
     words("digest", 0, 2),
 ];
 
-/// The columns of what nodes keep.
+/// The columns of the table of logs and snapshots on disk.
 const KEPT: [Column; 7] = [
     words("node", 5, 0),
     number("log", 10),
@@ -165,7 +166,7 @@ fn print(asked: &[EndpointStatus]) {
     }
 }
 
-/// What there is to say of a node's certificate that ends within two weeks; nothing if it is valid for longer. `now` is
+/// A line about a node's certificate that expires within two weeks; `None` if it is valid for longer. `now` is the time
 /// since 1970.
 fn expiry(status: &Status, now: Duration) -> Option<String> {
     const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -187,12 +188,12 @@ fn on_off(on: bool) -> &'static str {
     if on { "on" } else { "OFF: a power loss may take anything" }
 }
 
-/// What the leader knows of that node.
+/// The leader's view of that node.
 fn seen<'a>(status: &Status, leader: Option<&'a Status>) -> Option<&'a PeerStatus> {
     leader.and_then(|leader| leader.peers.iter().find(|peer| peer.node == status.node))
 }
 
-/// What a node keeps on its disk, and why.
+/// The row of a node's log and snapshot on disk, and why the log is kept.
 fn kept_row(status: &Status, leader: Option<&Status>) -> Vec<String> {
     let log = &status.log;
     let size = |bytes: u64| ByteSize(bytes).display().iec().to_string();

@@ -1,4 +1,4 @@
-//! `--tls-…`: the keys, read while the command line is.
+//! `--tls-…`: the TLS keys, read while the command line is parsed.
 
 use crate::secure::keys::Unusable;
 use crate::secure::{Files, Keys};
@@ -6,14 +6,14 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches, value_parser};
 use std::path::PathBuf;
 
-/// Keys, if any are named.
+/// TLS keys, if any are given.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// What they are; they have been read.
+    /// The keys, which have been read.
     pub keys: Option<Keys>,
-    /// Where they were read.
+    /// The files that they were read from.
     pub files: Option<Files>,
-    /// Whether there is something to show to who asks who we are.
+    /// Whether this process has a certificate to present.
     pub shows: bool,
 }
 

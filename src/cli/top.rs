@@ -1,4 +1,4 @@
-//! `drave top`: the live view of any cluster.
+//! `drave top`: a live view of a cluster.
 
 use super::cluster::Cluster;
 use super::failure::CliError;
@@ -17,7 +17,7 @@ pub struct Top {
     cluster: Cluster,
 }
 
-/// `drave top`: 2 without a terminal.
+/// `drave top`: exits with 2 if there is no terminal.
 pub fn run(args: &Top) -> Result<(), CliError> {
     if args.cluster.json() || !terminal::is_there() {
         let what = "a live view needs a terminal\n  without one: drave status --watch [-o json]".to_owned();

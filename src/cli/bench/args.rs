@@ -1,4 +1,4 @@
-//! What `drave bench` takes.
+//! The arguments of `drave bench`.
 
 use super::failover::FailoverScenario;
 use crate::cli::cluster::Cluster;
@@ -87,17 +87,17 @@ pub struct Bench {
     pub cluster: Cluster,
 }
 
-/// What a run may leave in a cluster, unless it was said that so much is meant.
+/// The most bytes of keys and values that a run may write without `--large`.
 const STATE_MAX: u64 = 2 << 30;
 
 impl Bench {
-    /// What its keys come to, in bytes, once all are written.
+    /// Bytes of keys and values once all keys are written.
     fn state(&self) -> u64 {
         let keys = self.total.map_or(self.keys, |total| self.keys.min(total));
         keys.saturating_mul(self.key_size + self.value_size)
     }
 
-    /// Whether it is asked for a picture of what has none; if so, what to say.
+    /// Rejects `--report`, `--sweep` and `--results` for benchmarks that draw no picture.
     pub fn check_pictures(&self) -> Result<(), CliError> {
         let what = match (self.story.scenario, self.what) {
             (Some(_), _) => "bench --scenario".to_owned(),
@@ -117,7 +117,7 @@ impl Bench {
         Err(CliError { what, code: 2 })
     }
 
-    /// Whether it writes more than a cluster can be expected to hold; if so, what to say.
+    /// Rejects a run that writes more than 2 GiB unless `--large` is set: every node holds the keys in memory.
     pub fn check(&self) -> Result<(), CliError> {
         let writes = matches!(self.what, Workload::Put | Workload::Mixed);
         if !writes || self.large || self.state() <= STATE_MAX {
@@ -150,7 +150,7 @@ pub enum Workload {
 }
 
 impl Workload {
-    /// Its word.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Workload::Put => "put",
@@ -174,12 +174,12 @@ pub enum Dist {
     Seq,
 }
 
-/// A bound on a percentile.
+/// An upper bound on a latency percentile.
 #[derive(Clone, Copy, Debug)]
 pub struct Slo {
-    /// Which: 0.99.
+    /// The quantile, such as 0.99.
     pub quantile: f64,
-    /// The bound.
+    /// The highest latency allowed.
     pub most: Duration,
 }
 
@@ -189,7 +189,7 @@ fn parse_slo(text: &str) -> Result<Slo, String> {
     let digits = name.strip_prefix('p').filter(|digits| !digits.is_empty()).ok_or_else(wrong)?;
     let percent: f64 = digits.parse().map_err(|_| wrong())?;
     let quantile = match digits.split_once('.') {
-        // Beyond a hundred there is a point to be thought of: p999 is p99.9.
+        // Above 100, a decimal point is implied: p999 is p99.9.
         None if percent > 100.0 && digits.starts_with('9') => format!("0.{digits}").parse().map_err(|_| wrong())?,
         _ => percent / 100.0,
     };

@@ -1,21 +1,21 @@
-//! The axes of a graph: what they hold, and where their ticks are: at round figures, and never more than have room.
+//! The axes of a graph: their ranges, and their ticks at round values, never more than fit.
 
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use std::ops::Range;
 
-/// An axis, its ticks, and how they are named.
+/// An axis with its ticks and their labels.
 #[derive(Clone)]
 pub struct Axis {
-    /// What it holds: on a logarithmic axis, logarithms.
+    /// The range of values; on a logarithmic axis, of decimal logarithms.
     pub range: Range<f64>,
     ticks: Vec<f64>,
     name: fn(f64) -> String,
-    /// What it is.
+    /// The title of the axis.
     pub what: &'static str,
 }
 
 impl Axis {
-    /// From 0 on, with at most so many ticks, each a multiple of 1, 2 or 5.
+    /// An axis from 0 to `end`, with at most `most` steps between ticks, each 1, 2 or 5 times a power of ten.
     pub fn linear(end: f64, most: usize, name: fn(f64) -> String, what: &'static str) -> Axis {
         let end = if end.is_finite() && end > 0.0 { end } else { 1.0 };
         let least = 10f64.powf((end / most.max(1) as f64).log10().floor());
@@ -25,8 +25,8 @@ impl Axis {
         Axis { range: 0.0..end, ticks, name, what }
     }
 
-    /// Logarithms that hold all of those values, from one round value to another: 1, 2 and 5 times the powers of ten,
-    /// or only these, where there is no room for more.
+    /// A logarithmic axis that covers all given values, from one round value to another. Ticks are at 1, 2 and 5 times
+    /// the powers of ten, or only at the powers of ten if more than `most` would result.
     pub fn logarithmic(
         all: impl Iterator<Item = f64>,
         most: usize,
@@ -50,7 +50,7 @@ impl Axis {
         Axis { range: round[0].log10()..round[round.len() - 1].log10(), ticks, name, what }
     }
 
-    /// With ticks at those places.
+    /// An axis with ticks at the given positions; those outside the range are left out.
     pub fn with_ticks(
         range: Range<f64>,
         ticks: impl Iterator<Item = f64>,
@@ -61,7 +61,7 @@ impl Axis {
         Axis { range, ticks, name, what }
     }
 
-    /// How many ticks there are.
+    /// The number of ticks.
     pub fn ticks(&self) -> usize {
         self.ticks.len()
     }

@@ -1,6 +1,6 @@
-//! Runs as pictures: SVG, which a page holds as it is.
+//! Draws runs as SVG pictures, which a page embeds inline.
 //!
-//! Grey ink and colours of middling lightness: they are read on white and on black, so that a page can be either.
+//! Gray ink and colors of medium lightness are readable on white and on black, so that a page can be either.
 
 use super::axis::Axis;
 use super::outcome::{RunResult, Second};
@@ -8,19 +8,19 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::error::Error;
 
-/// The colours of the first and the second run: far apart for every eye.
+/// The colors of the first and the second run, distinguishable with color blindness as well.
 const RUNS: [RGBColor; 2] = [RGBColor(0x2f, 0x86, 0xc8), RGBColor(0xe0, 0x6c, 0x10)];
-/// What marks another leader.
+/// The color of the mark at a leader change.
 const MARK: RGBColor = RGBColor(0xc8, 0x3c, 0x3c);
-/// Words and axes.
+/// The color of text and axes.
 const INK: RGBColor = RGBColor(0x80, 0x80, 0x80);
-/// How strong the line of a tail is beside that of the middle.
+/// Opacity of the line of a tail (p99), beside the opaque one of the median.
 const FAINT: f64 = 0.55;
 
-/// A picture, or why there is none.
+/// A picture as SVG text, or the error of the drawing library.
 pub type Picture = Result<String, Box<dyn Error>>;
 
-/// For what a picture is drawn: a page shows it as wide as itself, and words must be read then.
+/// The screen that a picture is drawn for. A page scales the picture to its own width, and the text must stay legible.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Screen {
     /// A monitor.
@@ -30,7 +30,7 @@ pub enum Screen {
 }
 
 impl Screen {
-    /// How large a picture is, in its own units.
+    /// Width and height of a picture, in its own units.
     fn size(self) -> (u32, u32) {
         match self {
             Screen::Wide => (860, 300),
@@ -38,7 +38,7 @@ impl Screen {
         }
     }
 
-    /// How large words are, in its own units: a page shows it at about that size.
+    /// Font size, in the units of the picture; a page shows text at about that size.
     fn words(self) -> i32 {
         match self {
             Screen::Wide => 13,
@@ -46,7 +46,7 @@ impl Screen {
         }
     }
 
-    /// How many ticks have room along it.
+    /// How many ticks fit on the x axis.
     fn ticks(self) -> usize {
         match self {
             Screen::Wide => 10,
@@ -55,24 +55,23 @@ impl Screen {
     }
 }
 
-/// How many ticks have room up an axis.
+/// How many ticks fit on the y axis.
 const TICKS_UP: usize = 9;
 const LATENCY: &str = "latency, logarithmic";
 
-/// One line of a graph.
 struct Series {
     points: Vec<(f64, f64)>,
     colour: RGBAColor,
 }
 
-/// What a graph shows besides its lines.
+/// Everything in a graph except its lines.
 struct Frame {
     screen: Screen,
     xs: Axis,
     ys: Axis,
-    /// Where another node came to lead.
+    /// The x coordinates of leader changes.
     marks: Vec<f64>,
-    /// Points that are shown as such, and what they are called.
+    /// Points drawn as dots, each with its label.
     dots: Vec<(f64, f64, String)>,
 }
 
@@ -82,7 +81,7 @@ fn graph(lines: &[Series], frame: &Frame) -> Picture {
         let area = SVGBackend::with_string(&mut svg, frame.screen.size()).into_drawing_area();
         let mut chart = ChartBuilder::on(&area)
             .margin(8)
-            // Half of the last name stands beyond the axis.
+            // Half of the last tick label extends beyond the axis.
             .margin_right(2 * size + 8)
             .x_label_area_size(if frame.xs.what.is_empty() { 2 * size } else { 3 * size + 6 })
             .y_label_area_size(5 * size + 10)
@@ -106,7 +105,7 @@ fn graph(lines: &[Series], frame: &Frame) -> Picture {
         chart.draw_series(frame.dots.iter().map(dotted))?;
         let above = Pos::new(HPos::Center, VPos::Bottom);
         let words = ("sans-serif", size).into_font().color(&INK).pos(above);
-        // Above the point, and not on it.
+        // The label is above the point, not on it.
         let named = |(x, y, name): &(f64, f64, String)| {
             EmptyElement::at((*x, *y)) + Text::new(name.clone(), (0, -6), words.clone())
         };
@@ -114,7 +113,7 @@ fn graph(lines: &[Series], frame: &Frame) -> Picture {
         for at in &frame.marks {
             let (bottom, top) = (frame.ys.range.start, frame.ys.range.end);
             chart.draw_series([PathElement::new(vec![(*at, bottom), (*at, top)], MARK.stroke_width(2))])?;
-            // Words on a mark near the end are written before it.
+            // The label of a mark near the right edge is to the left of the mark.
             let before = *at > 0.6 * frame.xs.range.end;
             let (side, gap) = if before { (HPos::Right, -4) } else { (HPos::Left, 4) };
             let words = ("sans-serif", size).into_font().color(&MARK).pos(Pos::new(side, VPos::Top));
@@ -125,19 +124,20 @@ fn graph(lines: &[Series], frame: &Frame) -> Picture {
     Ok(svg)
 }
 
-/// How many nines a share has: 0.9 is 1, 0.999 is 3. The tail is what matters, and so has the room.
+/// The number of nines of a share: 0.9 is 1, 0.999 is 3. This scale gives the tail the most room, because it matters
+/// most.
 fn nines(share: f64) -> f64 {
     -(1.0 - share.min(1.0 - 1e-6)).log10()
 }
 
-/// 2.0 as "99%".
+/// Formats 2.0 nines as "99%".
 fn share(nines: f64) -> String {
     let percent = 100.0 - 100.0 * 10f64.powf(-nines);
     let digits = (nines.ceil() as usize).saturating_sub(2);
     format!("{percent:.digits$}%")
 }
 
-/// 1500.0 as "1.5 ms".
+/// Formats microseconds: 1500.0 as "1.5 ms".
 pub fn duration(us: f64) -> String {
     match us {
         us if us >= 1e6 => format!("{:.1} s", us / 1e6),
@@ -147,7 +147,7 @@ pub fn duration(us: f64) -> String {
     }
 }
 
-/// 31641.0 as "32k".
+/// Formats 31641.0 as "32k".
 fn count(number: f64) -> String {
     match number {
         n if n >= 1e6 => format!("{:.1}M", n / 1e6),
@@ -156,7 +156,7 @@ fn count(number: f64) -> String {
     }
 }
 
-/// A latency's logarithm as the latency.
+/// Formats the decimal logarithm of a latency in microseconds as the latency.
 fn by_logarithm(log: f64) -> String {
     match 10f64.powf(log) {
         us if us >= 999_999.0 => format!("{} s", (us / 1e6).round()),
@@ -173,18 +173,18 @@ fn latencies(all: impl Iterator<Item = f64>) -> Axis {
     Axis::logarithmic(all, TICKS_UP, by_logarithm, LATENCY)
 }
 
-/// Points whose latencies are known, on that axis.
+/// Points with their latency on the logarithmic axis; points without a latency are left out.
 fn logged(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
     points.filter(|(_, us)| *us > 0.0).map(|(x, us)| (x, us.log10())).collect()
 }
 
-/// The distribution of a run, as far as there are samples: beyond one in all of them nothing is known.
+/// The latency distribution of a run, as far as there are samples: beyond one in `total`, nothing is known.
 fn distribution(run: &RunResult) -> Vec<(f64, f64)> {
     let end = if run.total > 0 { (run.total as f64).log10() } else { f64::INFINITY };
     logged(run.curve.iter().map(|(share, us)| (nines(*share).min(end), *us)))
 }
 
-/// Latency by percentile, of both runs if there are two.
+/// Draws latency by percentile, of one run or two.
 pub fn percentiles(runs: &[RunResult], screen: Screen) -> Picture {
     let line = |(run, colour): (&RunResult, RGBColor)| Series { points: distribution(run), colour: colour.mix(1.0) };
     let lines: Vec<Series> = runs.iter().zip(RUNS).map(line).collect();
@@ -202,7 +202,7 @@ pub fn percentiles(runs: &[RunResult], screen: Screen) -> Picture {
     graph(&lines, &frame)
 }
 
-/// Latency over time, the middle and the tail of each second; and when another node came to lead.
+/// Draws latency over time, p50 and p99 of each second, with the leader changes.
 pub fn latency_over_time(runs: &[RunResult], screen: Screen) -> Picture {
     let of =
         |run: &RunResult, of: fn(&Second) -> f64| logged(run.series.iter().map(|second| (second.at_s, of(second))));
@@ -216,7 +216,7 @@ pub fn latency_over_time(runs: &[RunResult], screen: Screen) -> Picture {
     over_time(runs, &lines, ys, screen)
 }
 
-/// Throughput over time, and when another node came to lead.
+/// Draws throughput over time, with the leader changes.
 pub fn throughput_over_time(runs: &[RunResult], screen: Screen) -> Picture {
     let most = runs.iter().flat_map(|run| &run.series).map(|second| second.ops_per_s).fold(1.0, f64::max);
     let points = |run: &RunResult| run.series.iter().map(|second| (second.at_s, second.ops_per_s)).collect();
@@ -237,7 +237,7 @@ fn over_time(runs: &[RunResult], lines: &[Series], ys: Axis, screen: Screen) -> 
     graph(lines, &frame)
 }
 
-/// What latency a throughput costs, from one step of a sweep to the next; each is named by how many clients it had.
+/// Draws latency against throughput, one point per step of a sweep, labeled with its number of clients.
 pub fn sweep(steps: &[RunResult], screen: Screen) -> Picture {
     let of = |of: fn(&RunResult) -> f64| logged(steps.iter().map(|step| (step.ops_per_s, of(step))));
     let lines = [
@@ -297,7 +297,7 @@ mod tests {
         };
         for screen in [Screen::Wide, Screen::Narrow] {
             let drawn = sweep(&[step(17), step(64)], screen).unwrap();
-            // Words stand in lines of their own.
+            // Each text is on a line of its own.
             let words: Vec<&str> = drawn.lines().map(str::trim).collect();
             for word in ["17", "64", "200 µs", "10 ms", LATENCY] {
                 assert!(words.contains(&word), "{word}: {drawn}");

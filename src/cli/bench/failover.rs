@@ -1,8 +1,8 @@
-//! `drave bench --scenario failover`: how long writes wait when a node dies, freezes, is cut off or stops.
+//! `drave bench --scenario failover`: how long writes stall when a node is killed, frozen, isolated or stopped.
 //!
-//! A cluster of three child processes on loopback, a steady open loop of writes, and run after run one
-//! fault: what is measured is the longest time in which no write was acknowledged. What was acknowledged
-//! must be there in the end, each write once, or the bench fails.
+//! The scenario starts three child processes on loopback, writes in a steady open loop, and injects one fault per
+//! run. It measures the longest time without an acknowledged write. At the end, every acknowledged write must have
+//! taken effect exactly once, or the benchmark fails.
 
 use super::args::Bench;
 use super::gaps::{Gap, Gaps, measure};
@@ -16,17 +16,17 @@ use rustix::process::Signal;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// How many writes a second, unless told otherwise.
+/// Writes a second without `--rate`.
 const RATE: u64 = 2_000;
-/// The undisturbed time before each fault.
+/// The undisturbed time measured before each fault.
 const BEFORE: Duration = Duration::from_millis(500);
-/// How long is looked at least after it.
+/// Minimum time measured after a fault.
 const AFTER: Duration = Duration::from_millis(500);
-/// If writes have not come back by then, something is wrong.
+/// The scenario fails if writes have not resumed after this time.
 const GIVE_UP: Duration = Duration::from_secs(20);
-/// Writes flow again when, for so long, at least half of those that were due were acknowledged.
+/// Writes flow again when, over this time, at least half of the writes due were acknowledged.
 const FLOWING: Duration = Duration::from_millis(200);
-/// How often that is looked at.
+/// How often the acknowledgements are checked.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// What happens while it is measured.
@@ -137,7 +137,7 @@ pub fn run(args: &Bench) -> Result<(), CliError> {
     Ok(())
 }
 
-/// All runs of a fault, in a cluster that is not used for another.
+/// All runs of a fault, in a cluster of its own.
 fn runs(fault: Which, runs: u64, pace: Pace) -> Result<(Gaps, Sum), CliError> {
     let mut trio = Trio::start(fault.name(), fault == Which::Isolate)?;
     let sockets = |error: std::io::Error| CliError { what: format!("sockets: {error}"), code: 74 };
@@ -155,7 +155,7 @@ fn runs(fault: Which, runs: u64, pace: Pace) -> Result<(Gaps, Sum), CliError> {
     Ok((gaps, sum))
 }
 
-/// One run: a steady time, the fault, and all that follows, until the cluster can be mended.
+/// One run: undisturbed writes, the fault, the time until writes flow again, and the start of the recovery.
 fn once(fault: Which, trio: &mut Trio, load: &Steady, pace: Pace) -> Result<Gap, CliError> {
     let (leader, followers) = trio.roles()?;
     let follower = followers[rand::random_range(0..followers.len())];
@@ -188,12 +188,12 @@ fn once(fault: Which, trio: &mut Trio, load: &Steady, pace: Pace) -> Result<Gap,
     Ok(measure(&before, &after, at, until))
 }
 
-/// The same trouble, and where to look why.
+/// Adds the location of the logs to an error.
 fn with_logs(trouble: CliError, trio: &Trio) -> CliError {
     CliError { what: format!("{} · {}", trouble.what, trio.where_logs_are()), ..trouble }
 }
 
-/// Waits until writes flow again; collects what was acknowledged.
+/// Waits until writes flow again, and collects the acknowledgements.
 fn flowing(load: &Steady, pace: Pace, since: Instant, acks: &mut Vec<Ack>) -> Result<(), CliError> {
     let enough = (pace.rate as f64 * FLOWING.as_secs_f64() / 2.0).max(1.0) as usize;
     loop {

@@ -1,4 +1,4 @@
-//! How long no write was acknowledged, run by run, and how that is told.
+//! The longest time without an acknowledged write in each run, and its output as text and JSON.
 
 use super::report::bars;
 use super::steady::{Ack, Sum};
@@ -7,14 +7,14 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// What one run showed.
+/// The result of one run.
 #[derive(Clone, Copy, Debug)]
 pub struct Gap {
     /// The longest time without an acknowledged write, from just before the fault on.
     pub longest: Duration,
-    /// The same in the steady time before.
+    /// The same in the undisturbed time before.
     pub steady: Duration,
-    /// What 99 of 100 writes took at most in the steady time.
+    /// The 99th percentile of write latency in the undisturbed time.
     pub steady_p99: Duration,
 }
 
@@ -24,8 +24,8 @@ pub struct Gaps {
     runs: Vec<Gap>,
 }
 
-/// The longest time between two acknowledgements that follow one another, the second of them after
-/// `from`; and from the last one to `until`, a silence that has not ended.
+/// The longest time between two consecutive acknowledgements, the second of them after `from`. The time from the last
+/// acknowledgement to `until` counts as well: it is a gap that has not ended.
 fn longest(acks: &[Ack], from: Instant, until: Instant) -> Duration {
     let pairs =
         acks.windows(2).filter(|two| two[1].at > from).map(|two| two[1].at.saturating_duration_since(two[0].at));
@@ -34,7 +34,7 @@ fn longest(acks: &[Ack], from: Instant, until: Instant) -> Duration {
     pairs.chain([open]).max().unwrap_or_default()
 }
 
-/// What was measured before the fault and after it.
+/// Evaluates the acknowledgements before and after the fault.
 pub fn measure(before: &[Ack], after: &[Ack], fault: Instant, until: Instant) -> Gap {
     let all: Vec<Ack> = before.iter().chain(after).copied().collect();
     let began = before.first().map_or(fault, |first| first.at);
@@ -48,7 +48,7 @@ pub fn measure(before: &[Ack], after: &[Ack], fault: Instant, until: Instant) ->
     }
 }
 
-/// The smallest of them that so large a part of all do not exceed.
+/// The smallest value that at least this share of all values does not exceed.
 fn rank(sorted: &[Duration], part: f64) -> Duration {
     let at = (sorted.len() as f64 * part).ceil() as usize;
     sorted.get(at.max(1) - 1).copied().unwrap_or_default()
@@ -59,7 +59,7 @@ fn ms(duration: Duration) -> f64 {
 }
 
 impl Gaps {
-    /// One more run.
+    /// Adds a run.
     pub fn add(&mut self, gap: Gap) {
         self.runs.push(gap);
     }
@@ -70,7 +70,7 @@ impl Gaps {
         sorted
     }
 
-    /// For people.
+    /// Prints the result as text.
     pub fn print(&self, name: &str, what: &str, sum: &Sum) {
         let sorted = self.sorted(|gap| gap.longest);
         let at = |part| ms(rank(&sorted, part));
@@ -97,7 +97,7 @@ impl Gaps {
         bars(&histogram);
     }
 
-    /// For programs.
+    /// The result as JSON.
     pub fn to_json(&self, name: &str, sum: &Sum) -> Value {
         let sorted = self.sorted(|gap| gap.longest);
         let at = |part| ms(rank(&sorted, part));

@@ -1,14 +1,14 @@
-//! A distribution as the tools of HdrHistogram write it (`.hgrm`), so that theirs can plot it.
+//! Formats a distribution as HdrHistogram's tools do (`.hgrm`), so that its plotter can read it.
 
 use hdrhistogram::Histogram;
 use std::fmt::Write;
 
-/// So many lines for each halving of what is left above.
+/// Lines per halving of the remaining share above.
 const LINES_A_HALVING: u32 = 5;
 const MILLISECOND: f64 = 1e6;
 
-/// The distribution of nanoseconds, told in milliseconds: value, share of all that took at most so long, how many that
-/// are, and one in how many takes longer.
+/// Formats a distribution of nanoseconds in milliseconds. Columns: value, share of samples at most that large, their
+/// count, and `1/(1-share)`: one sample in that many is larger.
 pub fn hgrm(histogram: &Histogram<u64>) -> String {
     let mut out = format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
     let mut total = 0;

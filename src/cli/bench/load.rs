@@ -1,4 +1,4 @@
-//! Puts a load on a cluster, closed or open loop, and measures it.
+//! Runs a closed-loop or open-loop load against a cluster and measures it.
 
 use super::args::{Bench, Dist, Workload};
 use super::outcome::RunResult;
@@ -20,17 +20,16 @@ use slab::Slab;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// What bench writes stands under this, and is removed at the end.
+/// Prefix of all keys that the benchmark writes; they are removed at the end.
 const PREFIX: &str = "b/";
 
-/// One request under way.
 struct Flight {
     intended: Instant,
     sent: Instant,
     key: u64,
 }
 
-/// What is asked for next.
+/// Generates the key and the operation of each request.
 struct Generator {
     args: Bench,
     run: u16,
@@ -47,12 +46,12 @@ impl Generator {
         match self.args.dist {
             Dist::Seq => self.next % keys,
             Dist::Uniform => self.rng.random_range(0..keys),
-            // The inverse of a Zipf distribution of exponent 1, near enough for a load.
+            // Approximate inverse of a Zipf distribution with exponent 1, good enough for a load.
             Dist::Zipf => ((keys as f64).powf(self.rng.random::<f64>()) as u64 - 1).min(keys - 1),
         }
     }
 
-    /// The name of a key: its run first, so that two runs never meet.
+    /// The name of a key. It begins with the run number, so that two runs never share keys.
     fn name(&self, key: u64) -> Bytes {
         let digits = (self.args.key_size as usize).saturating_sub(PREFIX.len() + 5);
         Bytes::from(format!("{PREFIX}{:04x}/{key:0digits$}", self.run))
@@ -65,7 +64,7 @@ impl Generator {
             Workload::Incr => Input::Incr(1),
             Workload::Put | Workload::Mixed | Workload::Disk | Workload::Net => {
                 self.written += 1;
-                // Every value is another, so that a stale one is known for what it is.
+                // Every value is unique, so that a stale read can be detected.
                 let number = self.written.to_le_bytes();
                 let length = self.value.len().min(8);
                 self.value[..length].copy_from_slice(&number[..length]);
@@ -94,7 +93,7 @@ pub fn run(args: &Bench) -> Result<(), CliError> {
         return sweep::run(args, &args.sweep);
     }
     let (outcome, verdict) = measure(args);
-    // However it was judged, what was measured can be looked at.
+    // The report is drawn even if the verification or the SLO failed.
     let drawn = outcome.map_or(Ok(()), |outcome| draw(args, &[outcome]));
     verdict.and(drawn)
 }
@@ -103,7 +102,8 @@ fn draw(args: &Bench, runs: &[RunResult]) -> Result<(), CliError> {
     args.report.as_deref().map_or(Ok(()), |path| page::of_runs(path, runs))
 }
 
-/// One run: what came of it, if it came to an end, and what is thought of it.
+/// Measures one run. Returns its result if it finished, and the verdict: the first error, a failed verification or a
+/// missed SLO.
 pub fn measure(args: &Bench) -> (Option<RunResult>, Result<(), CliError>) {
     let mut outcome = None;
     let verdict = put_on(args, &mut outcome);
@@ -140,7 +140,7 @@ fn put_on(args: &Bench, outcome: &mut Option<RunResult>) -> Result<(), CliError>
         *outcome = Some(report::tail(args, &load.run, &before, &after)?);
         judge(args, &load.ledger, &generator).and_then(|()| report::slo(args, &load.run))
     });
-    // However it ended: what filled a disk must not stay there.
+    // Clean up after a failed run as well: its keys may be what filled the disk.
     let cleaned = if args.keep || args.what == Workload::Get { Ok(()) } else { clean_up(args, &generator) };
     if let (Err(_), Err(CliError { what, .. })) = (&verdict, &cleaned) {
         eprintln!("warning: its keys are still there: {what}");
@@ -148,12 +148,12 @@ fn put_on(args: &Bench, outcome: &mut Option<RunResult>) -> Result<(), CliError>
     verdict.and(cleaned)
 }
 
-/// So long, at least, each step of removing the keys may take.
+/// Minimum timeout of each request that removes the keys.
 const CLEAN_WITHIN: Duration = Duration::from_secs(30);
-/// A cluster without room may find some by itself: so long it is waited for.
+/// How long a cluster may reject writes for lack of disk space before the run is aborted: it may regain space by
+/// itself.
 const FULL_FOR: Duration = Duration::from_secs(3);
 
-/// A load under way.
 struct Load<'a> {
     args: &'a Bench,
     flights: Slab<Flight>,
@@ -188,7 +188,7 @@ impl<'a> Load<'a> {
                 self.run.stop(now, self.flights.len() as u64);
             }
             match stopped {
-                // What was begun is finished, so that what was counted can be judged.
+                // Requests in flight are completed first, so that the run can be verified.
                 Some(since) if self.flights.is_empty() || now - since > self.args.cluster.timeout => break,
                 Some(_) => {}
                 None => match gap {
@@ -197,7 +197,7 @@ impl<'a> Load<'a> {
                 },
             }
             let wait = match gap {
-                // Who is behind because nobody has room waits for an answer, as in a closed loop.
+                // Behind schedule because no connection has room: wait for a response, as in a closed loop.
                 Some(_) if stopped.is_none() && due > now => due.saturating_duration_since(Instant::now()),
                 _ => Duration::from_millis(20),
             };
@@ -215,7 +215,7 @@ impl<'a> Load<'a> {
         self.args.total.is_some_and(|total| self.run.asked >= total)
     }
 
-    /// Closed loop: whoever has room asks.
+    /// Closed loop: every connection with room sends.
     fn fill(&mut self, fleet: &mut Fleet, generator: &mut Generator, now: Instant) {
         for n in 0..fleet.len() {
             while fleet[n].is_up() && fleet[n].has_room() && !self.has_asked_enough() {
@@ -224,7 +224,7 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Open loop: requests leave on schedule, and latency counts from when they should have left.
+    /// Open loop: requests are sent on schedule, and latency counts from the scheduled time.
     fn keep_pace(
         &mut self,
         fleet: &mut Fleet,
@@ -282,14 +282,14 @@ impl<'a> Load<'a> {
     }
 }
 
-/// The cluster takes no more.
+/// The error for a cluster whose leader has no disk space left.
 fn no_space() -> CliError {
     let what = "no space left on the disk of the leader: the run ends here\n  its keys are removed, unless with --keep; \
                 make room, or ask for fewer --keys";
     CliError { what: what.to_owned(), code: 3 }
 }
 
-/// Judges what was written down; says so.
+/// Verifies the ledger and prints the outcome.
 fn judge(args: &Bench, ledger: &Ledger, generator: &Generator) -> Result<(), CliError> {
     if let Ledger::Counters(counters) = ledger {
         let mut client = args.cluster.kv_client();
@@ -305,9 +305,8 @@ fn judge(args: &Bench, ledger: &Ledger, generator: &Generator) -> Result<(), Cli
     Ok(())
 }
 
-/// Removes what the run wrote.
 fn clean_up(args: &Bench, generator: &Generator) -> Result<(), CliError> {
-    // What may be left behind is worth more patience than one request.
+    // The timeout is longer than for a benchmark request: keys that are not deleted stay in the cluster.
     let timeout = args.cluster.timeout.max(CLEAN_WITHIN);
     let mut client = Cluster { timeout, ..args.cluster.clone() }.kv_client();
     let prefix = generator.name(0).slice(..PREFIX.len() + 5);

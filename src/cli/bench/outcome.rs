@@ -1,56 +1,56 @@
-//! What came of a run, as it is kept in a file and drawn: a part of what `-o json` prints.
+//! The result of a run, as it is stored in a file and drawn: a part of the output of `-o json`.
 
 use crate::cli::failure::CliError;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// What is drawn of a run. What an older version did not write down is empty.
+/// The result of a run. Fields that an older version did not record are empty.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunResult {
-    /// What was measured: put, get, mixed, incr.
+    /// The workload: put, get, mixed, incr.
     pub what: String,
     /// Requests answered a second.
     pub ops_per_s: f64,
-    /// Half took no longer, in microseconds.
+    /// Median latency, in microseconds.
     pub p50_us: f64,
-    /// 90 of 100.
+    /// 90th percentile of latency, in microseconds.
     pub p90_us: f64,
-    /// 99 of 100.
+    /// 99th percentile of latency, in microseconds.
     pub p99_us: f64,
-    /// 999 of 1,000.
+    /// 99.9th percentile of latency, in microseconds.
     pub p999_us: f64,
-    /// The longest.
+    /// Highest latency, in microseconds.
     pub max_us: f64,
-    /// Refused for good.
+    /// Requests rejected with a final refusal.
     pub errors: u64,
-    /// Nobody knows what became of them.
+    /// Requests with an unknown outcome.
     pub unknown: u64,
-    /// Asked again.
+    /// Retries of requests.
     pub retries: u64,
-    /// Answered.
+    /// Requests answered.
     pub total: u64,
-    /// Seconds.
+    /// Duration of the measurement, in seconds.
     pub duration_s: f64,
     /// The longest time without an answer, in milliseconds.
     pub longest_gap_ms: f64,
-    /// Entries a sync of the leader's, if it is known.
+    /// Entries per fsync of the leader, if known.
     pub entries_per_fsync: Option<f64>,
-    /// How long its syncs take, 99 of 100, in microseconds.
+    /// 99th percentile of the leader's fsync latency, in microseconds.
     pub fsync_p99_us: Option<f64>,
-    /// Points of the distribution: which share of all took at most so many microseconds.
+    /// Points of the latency distribution: a share of all requests, and the microseconds that it took at most.
     pub curve: Vec<(f64, f64)>,
-    /// Second by second.
+    /// The series of seconds.
     pub series: Vec<Second>,
-    /// When entries first came from a later term: another leader, in seconds from the beginning.
+    /// When an entry of a later term, hence of another leader, was first seen, in seconds from the beginning.
     pub leader_changes: Vec<f64>,
     /// The command line.
     pub command: Vec<String>,
-    /// When it ended: date and time, UTC.
+    /// Date and time of the end, in UTC.
     pub date: String,
-    /// On what it ran.
+    /// The machine that the benchmark ran on.
     pub machine: Machine,
-    /// All that was asked for, and of what.
+    /// The arguments, and the version and settings of the server.
     pub config: serde_json::Value,
 }
 
@@ -58,34 +58,34 @@ pub struct RunResult {
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Second {
-    /// When it ended, in seconds from the beginning.
+    /// Its end, in seconds from the beginning.
     pub at_s: f64,
     /// Requests answered a second.
     pub ops_per_s: f64,
-    /// Half took no longer, in microseconds.
+    /// Median latency, in microseconds.
     pub p50_us: f64,
-    /// 99 of 100.
+    /// 99th percentile of latency, in microseconds.
     pub p99_us: f64,
-    /// The longest.
+    /// Highest latency, in microseconds.
     pub max_us: f64,
 }
 
-/// What a figure depends on besides the program.
+/// The machine that ran the benchmark, on which the figures depend.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Machine {
-    /// Its name, as it knows itself.
+    /// The host name.
     pub host: String,
     /// The operating system's name and release.
     pub system: String,
     /// The processor's architecture.
     pub processor: String,
-    /// How many can run at once.
+    /// The parallelism available to the process.
     pub processors: usize,
 }
 
 impl Machine {
-    /// This one.
+    /// Describes this machine.
     pub fn here() -> Machine {
         let about = rustix::system::uname();
         Machine {
@@ -98,7 +98,7 @@ impl Machine {
 }
 
 impl RunResult {
-    /// As `-o json` printed it into that file.
+    /// Reads a result from a file with the output of `-o json`.
     pub fn read(path: &Path) -> Result<RunResult, CliError> {
         let place = path.display();
         let text =

@@ -1,4 +1,4 @@
-//! A run, two runs side by side, or a sweep, as one page: no script, and nothing that has to be fetched.
+//! Renders a run, two runs side by side, or a sweep as one HTML page without scripts or external resources.
 
 use super::draw::{self, Picture, Screen, duration};
 use super::outcome::{Machine, RunResult};
@@ -21,20 +21,20 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;opacity:.85}\
 @media(max-width:40rem){body{margin:1rem auto;padding:0 .7rem}.wide{display:none}.narrow{display:block}\
 table{display:block;overflow-x:auto;white-space:nowrap}}";
 
-/// One picture of a page: its name, what is said of its lines, and how it is drawn.
+/// A picture of the page: its title, its legend and the function that draws it.
 struct Figured<'a> {
     name: &'static str,
     legend: String,
     draw: &'a dyn Fn(Screen) -> Picture,
 }
 
-/// What a line is, in its colour; `tail` for the fainter of two.
+/// A legend entry in the color of its line; `tail` for the fainter of two lines.
 fn entry(run: usize, tail: bool, what: &str) -> String {
     let class = if tail { " tail" } else { "" };
     format!("<span class=\"run{run}{class}\">━ {what}</span>")
 }
 
-/// What is said of lines of one or two runs: of each that is drawn for a run, its name and whether it is the fainter.
+/// The legend for one or two runs. `lines` holds the name of each line of a run, and whether it is the fainter one.
 fn legend(runs: &[RunResult], lines: &[(&str, bool)]) -> String {
     let mut out = String::new();
     for run in 0..runs.len() {
@@ -50,7 +50,7 @@ fn legend(runs: &[RunResult], lines: &[(&str, bool)]) -> String {
     out
 }
 
-/// Writes the page of one run, or of two side by side.
+/// Writes the page of one run, or of two runs side by side.
 pub fn of_runs(path: &Path, runs: &[RunResult]) -> Result<(), CliError> {
     let title = match runs {
         [run] => format!("drave bench {}", run.what),
@@ -99,7 +99,7 @@ fn write<const N: usize>(
     pictures: [Figured<'_>; N],
     runs: &[RunResult],
 ) -> Result<(), CliError> {
-    // It names what a file of results says was run.
+    // The title contains text from a results file.
     let title = escaped(title);
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -121,20 +121,20 @@ fn write<const N: usize>(
     std::fs::write(path, page).map_err(|error| CliError { what: format!("{}: {error}", path.display()), code: 74 })
 }
 
-/// Command, machine and configuration.
+/// The command line, machine and configuration of a run.
 fn setting(run: &RunResult) -> String {
     let machine = &run.machine;
     let settings = run.config.as_object().into_iter().flatten();
     let config = settings.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(" · ");
     let command = run.command.join(" ");
     let Machine { host, system, processor, processors } = machine;
-    // What an older version did not write down is left out.
+    // Fields that an older version did not record are left out.
     let begins = [&run.date, host].into_iter().filter(|known| !known.is_empty()).map(|known| format!("{known} · "));
     let begins: String = begins.collect();
     format!("{command}\n{begins}{system} · {processor} · {processors} processors\n{config}")
 }
 
-/// A figure's name, and how it is said.
+/// The name of a figure, and the function that formats it.
 type Figure = (&'static str, fn(&RunResult) -> String);
 
 const FIGURES: [Figure; 12] = [
@@ -152,7 +152,7 @@ const FIGURES: [Figure; 12] = [
     ("other leaders", |run| run.leader_changes.len().to_string()),
 ];
 
-/// One column a run; with two, how far the second is from the first.
+/// The table of figures, one column per run; with two runs, also the ratio of the second's throughput to the first's.
 fn figures(runs: &[RunResult]) -> String {
     let mut out = String::from("<table>");
     if let [first, second] = runs {
@@ -187,7 +187,7 @@ fn rows_of_steps(steps: &[RunResult]) -> String {
     out
 }
 
-/// Words that come from outside, so that they stay words.
+/// Escapes untrusted text for HTML.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

@@ -1,8 +1,8 @@
-//! A network between nodes and clients that can be held: each node is reached through a port of ours.
+//! A TCP proxy in front of each node, which can isolate a node from its peers and clients.
 //!
-//! A node that is cut off is cut off from everybody, and nothing tells anyone: connections stay open,
-//! dials are taken, and no byte moves in either direction until it is let back. What was held is
-//! delivered then, late, as a real network does with what was sent again and again meanwhile.
+//! An isolated node is cut off from all peers and clients without any error: connections stay open, new connections
+//! are accepted, and no byte is forwarded in either direction until the isolation ends. The bytes held back are then
+//! delivered late, as a real network delivers retransmissions.
 
 use crate::cli::failure::CliError;
 use crate::wire::frame::FrameReader;
@@ -13,10 +13,10 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// How much is read at once. The kernel's buffers hold the rest.
+/// Bytes read at once. The kernel's buffers hold the rest.
 const CHUNK: usize = 64 << 10;
 
-/// Who is cut off.
+/// Holds back the traffic of an isolated node.
 #[derive(Debug, Default)]
 struct Gate {
     cut: Mutex<Option<u64>>,
@@ -25,7 +25,7 @@ struct Gate {
 }
 
 impl Gate {
-    /// Waits until bytes between those two may move. Nobody is 0: clients.
+    /// Blocks while `from` or `to` is isolated. Id 0 is a client.
     fn pass(&self, from: u64, to: u64) {
         let cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
         let held = |cut: &mut Option<u64>| cut.is_some_and(|node| node == from || node == to);
@@ -38,7 +38,7 @@ impl Gate {
     }
 }
 
-/// The network.
+/// The proxies of all nodes.
 #[derive(Debug)]
 pub struct Proxy {
     gate: Arc<Gate>,
@@ -46,7 +46,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Takes what comes to those listeners to the nodes, which are numbered from 1 and listen there.
+    /// Forwards the connections of each listener to the node at the same place in `nodes`, node 1 first.
     pub fn start(listeners: Vec<TcpListener>, nodes: &[String]) -> Result<Proxy, CliError> {
         let trouble = |error: io::Error| CliError { what: format!("loopback: {error}"), code: 74 };
         let gate = Arc::new(Gate::default());
@@ -59,12 +59,12 @@ impl Proxy {
         Ok(Proxy { gate, doors })
     }
 
-    /// Nothing reaches that node, and nothing comes from it.
+    /// Isolates a node.
     pub fn cut(&self, node: u64) {
         self.gate.set(Some(node));
     }
 
-    /// All flows again.
+    /// Ends the isolation.
     pub fn heal(&self) {
         self.gate.set(None);
     }
@@ -75,7 +75,7 @@ impl Drop for Proxy {
         self.gate.stop.store(true, Ordering::Relaxed);
         self.heal();
         for door in &self.doors {
-            // It wakes who waits there; who does not has gone.
+            // The connection wakes a thread that blocks in accept; a failure means that the thread has ended.
             let _knock = TcpStream::connect(door);
         }
     }
@@ -96,7 +96,7 @@ fn accept(listener: &TcpListener, gate: &Arc<Gate>, to: u64, node: &str) {
     }
 }
 
-/// One connection: who calls is read from its first frame.
+/// Forwards one connection. Its first frame identifies the caller.
 fn carry(mut caller: TcpStream, gate: &Arc<Gate>, to: u64, node: &str) -> io::Result<()> {
     caller.set_nodelay(true)?;
     let (from, said) = introduce(&mut caller)?;
@@ -113,7 +113,7 @@ fn carry(mut caller: TcpStream, gate: &Arc<Gate>, to: u64, node: &str) -> io::Re
     Ok(())
 }
 
-/// Reads the first frame; says whose it is, and all bytes that came with it.
+/// Reads the first frame; returns the caller's node id (0 for a client) and all bytes read.
 fn introduce(caller: &mut TcpStream) -> io::Result<(u64, Vec<u8>)> {
     let (mut said, mut reader, mut input) = (Vec::new(), FrameReader::default(), BytesMut::new());
     let mut chunk = [0; 512];
@@ -134,7 +134,7 @@ fn introduce(caller: &mut TcpStream) -> io::Result<(u64, Vec<u8>)> {
     }
 }
 
-/// Carries bytes one way until they end, and then the end.
+/// Forwards bytes in one direction until the stream ends, then closes both connections.
 fn pump(mut source: TcpStream, mut sink: TcpStream, gate: &Gate, from: u64, to: u64) {
     let mut chunk = vec![0; CHUNK];
     loop {
@@ -146,6 +146,6 @@ fn pump(mut source: TcpStream, mut sink: TcpStream, gate: &Gate, from: u64, to: 
             _ => break,
         }
     }
-    // Whichever end is gone, the other one is told.
+    // Either end may have closed: close the other one as well.
     let _gone = (sink.shutdown(Shutdown::Both), source.shutdown(Shutdown::Both));
 }

@@ -1,5 +1,5 @@
-//! What the hardware allows: plain writes and syncs, and a ping-pong, without any of our own code in
-//! between, so that every report can say how far from it a cluster stands.
+//! Baselines of the hardware: plain writes with fdatasync, and a ping-pong over loopback, without the server in
+//! between. Reports compare a cluster against them.
 
 use super::args::Bench;
 use crate::cli::failure::CliError;
@@ -24,7 +24,7 @@ fn us(histogram: &Histogram<u64>, quantile: f64) -> f64 {
     (histogram.value_at_quantile(quantile) as f64 / 100.0).round() / 10.0
 }
 
-/// `drave bench disk`: append and sync into a file whose blocks were written before.
+/// `drave bench disk`: appends to a file whose blocks were written before, and syncs each write.
 pub fn disk(args: &Bench) -> Result<(), CliError> {
     let place = args.dir.display().to_string();
     let disk = FsDisk::at(&args.dir).map_err(failed(&place))?;
@@ -50,12 +50,12 @@ pub fn disk(args: &Bench) -> Result<(), CliError> {
     Ok(())
 }
 
-/// What a plain write and sync of so many bytes takes on that disk, in nanoseconds.
+/// Measures a plain write and sync of `size` bytes on this disk, in nanoseconds.
 pub fn syncs_at(disk: &FsDisk, size: u64, span: Duration) -> io::Result<Histogram<u64>> {
     Ok(syncs_of(disk, &[size], span)?.pop().map_or_else(histogram, |(_, histogram)| histogram))
 }
 
-/// The same for each of those sizes, for so long each, in a file that is gone afterwards.
+/// Measures each size for `span`, in a temporary file that is removed afterwards.
 fn syncs_of(disk: &FsDisk, sizes: &[u64], span: Duration) -> io::Result<Vec<(u64, Histogram<u64>)>> {
     const NAME: &str = "drave-bench-disk.tmp";
     const ROOM: u64 = 64 << 20;
@@ -85,7 +85,7 @@ fn syncs(file: &mut impl DiskFile, size: u64, room: u64, span: Duration) -> io::
     Ok(histogram)
 }
 
-/// `drave bench net`: 64 bytes to another thread over loopback and back.
+/// `drave bench net`: measures the round trip of 64 bytes to another thread over loopback.
 pub fn net(args: &Bench) -> Result<(), CliError> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(failed("loopback"))?;
     let address = listener.local_addr().map_err(failed("loopback"))?;

@@ -1,4 +1,4 @@
-//! What a benchmark says, while it runs and when it is done.
+//! The output of a benchmark, while it runs and at its end.
 
 use super::args::{Bench, Workload};
 use super::hgrm::hgrm;
@@ -14,38 +14,38 @@ use hdrhistogram::Histogram;
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// How long one node may take to say how it is.
+/// Timeout of the status request to one node.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long until a cluster without a leader is looked at again.
+/// How long to wait before polling a cluster without a leader again.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// Of so many seconds at most it is kept how they were: more than a day.
+/// Maximum length of the per-second series and of the list of leader changes; in seconds, more than a day.
 const KEPT: usize = 100_000;
 
-/// What is counted and measured.
+/// The counters and histograms of a run.
 pub struct Run {
-    /// When measuring began.
+    /// When the measurement began.
     pub began: Instant,
-    /// How long it went on.
+    /// How long the measurement took.
     pub took: Duration,
-    /// Requests asked while measuring.
+    /// Requests sent during the measurement.
     pub asked: u64,
-    /// Requests that were refused for good.
+    /// Requests that were rejected with a final refusal.
     pub errors: u64,
-    /// Requests nobody knows the outcome of.
+    /// Requests with an unknown outcome.
     pub unknown: u64,
-    /// Requests asked again.
+    /// Retries of requests.
     pub retries: u64,
-    /// Requests under way when measuring ended.
+    /// Requests in flight when the measurement ended.
     pub unfinished: u64,
-    /// CPU the client used while measuring.
+    /// CPU time that the client used during the measurement.
     pub cpu: Duration,
     cpu_began: Duration,
     measuring: bool,
-    /// From the intended time; and from the actual one.
+    /// Latency from the scheduled time (`response`) and from the actual send (`service`), in nanoseconds.
     response: Histogram<u64>,
     service: Histogram<u64>,
-    /// How long after the intended time requests left.
+    /// Delay between the scheduled time and the actual send, in nanoseconds.
     lag: Histogram<u64>,
     second: Histogram<u64>,
     second_began: Instant,
@@ -53,7 +53,7 @@ pub struct Run {
     last_answer: Option<Instant>,
     headed: bool,
     seconds: Vec<Second>,
-    /// The latest term that an answer came from, and when a later one first did.
+    /// The latest term seen in a response, and the times at which a later term was first seen.
     term: Term,
     changes: Vec<Duration>,
 }
@@ -68,7 +68,7 @@ fn own_cpu() -> Duration {
 }
 
 impl Run {
-    /// Nothing yet.
+    /// A run without any measurement.
     pub fn new() -> Run {
         let now = Instant::now();
         Run {
@@ -96,23 +96,23 @@ impl Run {
         }
     }
 
-    /// Measuring begins.
+    /// Starts the measurement.
     pub fn start(&mut self, now: Instant) {
         (self.began, self.second_began, self.measuring) = (now, now, true);
         self.cpu_began = own_cpu();
     }
 
-    /// Measuring ends.
+    /// Ends the measurement with this many requests in flight.
     pub fn stop(&mut self, now: Instant, unfinished: u64) {
         (self.took, self.measuring, self.unfinished) = (now - self.began, false, unfinished);
         self.cpu = own_cpu().saturating_sub(self.cpu_began);
         if let Some(last) = self.last_answer {
-            // A silence that has not ended counts, too.
+            // A gap that has not ended counts, too.
             self.longest_gap = self.longest_gap.max(now - last);
         }
     }
 
-    /// One request was answered.
+    /// Records an answered request; ignored outside the measurement.
     pub fn record(&mut self, now: Instant, response: Duration, service: Duration) {
         if !self.measuring {
             return;
@@ -126,7 +126,7 @@ impl Run {
         }
     }
 
-    /// An entry of that term was answered: a later one is another leader's.
+    /// Records the term of an answered command; a later term means another leader.
     pub fn led(&mut self, now: Instant, term: Term) {
         if term > self.term {
             if self.measuring && self.term > Term(0) && self.changes.len() < KEPT {
@@ -136,7 +136,7 @@ impl Run {
         }
     }
 
-    /// What is drawn of the second that ends.
+    /// Appends the second that ends to the series.
     fn keep_second(&mut self, now: Instant, rate: f64) {
         let us = |q| self.second.value_at_quantile(q) as f64 / 1e3;
         let second = Second {
@@ -151,13 +151,13 @@ impl Run {
         }
     }
 
-    /// Which share of all took at most so many microseconds: more points where it matters, at the tail.
+    /// Points (quantile, latency in microseconds) of the distribution, with more points at the tail, where it matters.
     fn curve(&self) -> Vec<(f64, f64)> {
         let points = self.response.iter_quantiles(5);
         points.map(|point| (point.quantile(), point.value_iterated_to() as f64 / 1e3)).collect()
     }
 
-    /// A line for each second.
+    /// Once a second, records the past second and prints a line for it.
     pub fn tick(&mut self, args: &Bench, now: Instant) {
         let span = now - self.second_began;
         if !self.measuring || span < Duration::from_secs(1) {
@@ -212,7 +212,7 @@ impl Default for Run {
     }
 }
 
-/// 158204 as "158 204".
+/// Formats 158204 as "158 204".
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
@@ -225,10 +225,11 @@ pub fn grouped(number: u64) -> String {
     out
 }
 
-/// All nodes that answer, also those that nobody named, once one of them leads; without a leader when time is up.
+/// The status of every node that answers, including members not listed in the endpoints. Waits until one of them is
+/// the leader; after the timeout it returns the statuses without one.
 pub fn look(args: &Bench) -> Vec<Status> {
     let deadline = deadline(args.cluster.timeout);
-    // A node that hangs is no reason to wait as long as for an answer.
+    // A node that hangs must not use up the whole timeout.
     let cluster = Cluster { timeout: args.cluster.timeout.min(LOOK), ..args.cluster.clone() };
     loop {
         let statuses: Vec<_> = status::ask(&cluster).into_iter().filter_map(|asked| asked.status.ok()).collect();
@@ -243,12 +244,12 @@ fn leader(statuses: &[Status]) -> Option<&Status> {
     statuses.iter().filter(|status| status.role == RoleName::Leader).max_by_key(|status| status.term)
 }
 
-/// Which build this is.
+/// The build profile of this binary.
 pub fn build() -> &'static str {
     if cfg!(debug_assertions) { "debug" } else { "release" }
 }
 
-/// What is measured, and on what.
+/// Prints the cluster and the workload, and warns about setups that distort the figures. Fails without a leader.
 pub fn head(args: &Bench, statuses: &[Status]) -> Result<(), CliError> {
     let Some(leader) = leader(statuses) else {
         let tried = args.cluster.endpoints.join(", ");
@@ -293,7 +294,7 @@ pub fn head(args: &Bench, statuses: &[Status]) -> Result<(), CliError> {
     Ok(())
 }
 
-/// What the nodes did between two looks.
+/// The nodes' CPU and fsync figures between two status requests.
 struct Servers {
     cpu_us_per_op: Option<f64>,
     entries_per_fsync: Option<f64>,
@@ -317,7 +318,7 @@ fn servers(run: &Run, before: &[Status], after: &[Status]) -> Servers {
     let whole = (run.began.elapsed()).as_secs_f64();
     let looked = pairs().count() > 0;
     Servers {
-        // The looks lie around warm-up and end too: the share of what was measured.
+        // The two status requests also enclose warm-up and shutdown: count the share of the measurement.
         cpu_us_per_op: looked
             .then(|| spent as f64 / 1e3 / operations * (run.took.as_secs_f64() / whole.max(1e-9)).min(1.0)),
         entries_per_fsync: disk.filter(|(_, syncs)| *syncs > 0).map(|(entries, syncs)| entries as f64 / syncs as f64),
@@ -326,7 +327,7 @@ fn servers(run: &Run, before: &[Status], after: &[Status]) -> Servers {
     }
 }
 
-/// Says what came of it.
+/// Prints the result of the run, writes the `.hgrm` file if requested, and returns the result.
 pub fn tail(args: &Bench, run: &Run, before: &[Status], after: &[Status]) -> Result<RunResult, CliError> {
     let servers = servers(run, before, after);
     if let Some(path) = &args.hdr {
@@ -419,7 +420,7 @@ fn latencies(args: &Bench, run: &Run) {
     bars(&run.response);
 }
 
-/// Half-octave buckets; a bar's length goes with the square root of its count.
+/// Prints a histogram in half-octave buckets; bar length is proportional to the square root of the count.
 pub fn bars(histogram: &Histogram<u64>) {
     let most = 38.0;
     let bounds: Vec<u64> = (0..60).map(|i| (1000.0 * 2f64.powf(f64::from(i) / 2.0)) as u64).collect();
@@ -470,7 +471,7 @@ fn to_json(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &
     })
 }
 
-/// The whole configuration of a run: what was asked for, and of what.
+/// The whole configuration of a run: the arguments, and the version and settings of the server.
 fn config_json(args: &Bench, after: &[Status]) -> serde_json::Value {
     let leader = leader(after);
     json!({
@@ -486,7 +487,7 @@ fn config_json(args: &Bench, after: &[Status]) -> serde_json::Value {
     })
 }
 
-/// Whether the percentile that was asked for was kept.
+/// Checks the percentile against `--slo`. A run without any answer fails as well.
 pub fn slo(args: &Bench, run: &Run) -> Result<(), CliError> {
     let Some(slo) = args.slo else { return Ok(()) };
     let percent = slo.quantile * 100.0;

@@ -1,4 +1,4 @@
-//! A steady open loop of writes beside whatever else happens: when each was acknowledged is written down.
+//! A steady open loop of writes in the background, which records when each write was acknowledged.
 
 use super::verify::Ledger;
 use crate::cli::failure::CliError;
@@ -13,45 +13,45 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How many counters the writes go to.
+/// The number of counters that the writes go to.
 const KEYS: u64 = 100;
-/// After the end, this long is waited for what is under way.
+/// How long to wait for writes in flight after the load is stopped.
 const LAST: Duration = Duration::from_secs(10);
 
-/// How the load is to be.
+/// The parameters of the load.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// Writes a second.
     pub rate: u64,
-    /// Over so many connections.
+    /// Number of connections.
     pub clients: usize,
-    /// So many outstanding on each.
+    /// Requests outstanding on each connection.
     pub inflight: usize,
 }
 
-/// A write that was acknowledged.
+/// An acknowledged write.
 #[derive(Clone, Copy, Debug)]
 pub struct Ack {
-    /// When.
+    /// When the acknowledgement arrived.
     pub at: Instant,
-    /// How long after it should have been sent.
+    /// Latency from the scheduled send.
     pub response: Duration,
 }
 
-/// What the load came to.
+/// Totals of the load.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum {
     /// Writes acknowledged.
     pub acknowledged: u64,
-    /// Writes nobody knows of.
+    /// Writes with an unknown outcome.
     pub unknown: u64,
-    /// Writes refused for good.
+    /// Writes rejected with a final refusal.
     pub refused: u64,
-    /// Requests asked again.
+    /// Retries of requests.
     pub retries: u64,
 }
 
-/// The load.
+/// A running load.
 pub struct Steady {
     stop: Arc<AtomicBool>,
     acks: Arc<Mutex<Vec<Ack>>>,
@@ -68,7 +68,7 @@ fn name(key: u64) -> Bytes {
 }
 
 impl Steady {
-    /// Begins. The writes are increments, so that it can be told whether each took effect, and once.
+    /// Starts the load. The writes are increments, so that it can be verified that each took effect exactly once.
     pub fn start(endpoints: &[String], pace: Pace) -> std::io::Result<Steady> {
         let (stop, acks) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let mut fleet =
@@ -78,12 +78,12 @@ impl Steady {
         Ok(Steady { stop, acks, thread })
     }
 
-    /// The writes acknowledged since the last time this was asked, in order.
+    /// The writes acknowledged since the last call, in order.
     pub fn acks(&self) -> Vec<Ack> {
         std::mem::take(&mut *self.acks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Ends, and judges: each counter must hold what was acknowledged.
+    /// Stops the load and verifies that each counter holds the acknowledged increments.
     pub fn finish(self, endpoints: &[String]) -> Result<Sum, CliError> {
         self.stop.store(true, Ordering::Relaxed);
         let died = |_| CliError { what: "the load died".to_owned(), code: 70 };
@@ -98,7 +98,7 @@ impl Steady {
     }
 }
 
-/// Requests leave on schedule, and what is answered is noted, until told to stop.
+/// Sends requests on schedule and records the acknowledgements until `stop` is set.
 fn drive(fleet: &mut Fleet, pace: Pace, stop: &AtomicBool, acks: &Mutex<Vec<Ack>>) -> std::io::Result<(Ledger, Sum)> {
     let gap = Duration::from_nanos(1_000_000_000 / pace.rate.max(1));
     let (mut flights, mut sum) = (Slab::<Flight>::new(), Sum::default());

@@ -1,4 +1,4 @@
-//! The same load from more and more clients: what latency a throughput costs.
+//! Runs the same load with increasing numbers of clients, to show latency against throughput.
 
 use super::args::Bench;
 use super::draw::duration;
@@ -9,8 +9,8 @@ use super::report::grouped;
 use crate::cli::failure::CliError;
 use crate::cli::output::outln;
 
-/// One run for each number of clients; all of them in a table, and in a picture if one is wanted. Of what was not as it
-/// should be, the first is told.
+/// Measures one run for each number of clients, and prints them as a table; `--report` draws a picture as well. Returns
+/// the first error.
 pub fn run(args: &Bench, clients: &[u64]) -> Result<(), CliError> {
     let (steps, verdict) = steps(args, clients, measure);
     if steps.is_empty() {
@@ -19,13 +19,13 @@ pub fn run(args: &Bench, clients: &[u64]) -> Result<(), CliError> {
     if !args.cluster.json() {
         print(&steps);
     }
-    // However they were judged, what was measured can be looked at.
+    // The report is drawn even if a step failed.
     let drawn = args.report.as_deref().map_or(Ok(()), |path| page::of_sweep(path, &steps));
     verdict.and(drawn)
 }
 
-/// The steps that came to an end, and what is thought of them. One that is too slow is a step all the same; behind one
-/// that did not come to its end there is none.
+/// Returns the results of the steps that finished, and the first error. A step that misses its SLO is kept; a step that
+/// does not finish ends the sweep.
 fn steps(
     args: &Bench,
     clients: &[u64],
@@ -68,7 +68,7 @@ mod tests {
         Err(CliError { what: String::new(), code })
     }
 
-    /// Steps of 1, 2, 3 and 4 clients, each with what becomes of it: how many there are in the end, and the exit code.
+    /// Sweeps 1, 2, 3 and 4 clients with these outcomes; returns the number of steps kept and the exit code.
     fn swept(mut fates: Vec<(bool, Result<(), CliError>)>) -> (usize, Option<i32>) {
         let matches = Bench::augment_args(Command::new("bench")).get_matches_from(["bench", "put"]);
         let args = Bench::from_arg_matches(&matches).unwrap();

@@ -1,4 +1,4 @@
-//! Three nodes of our own on loopback, to do harm to.
+//! A cluster of three child processes on loopback, for fault injection.
 
 use super::proxy::Proxy;
 use crate::api::{RoleName, Status};
@@ -12,24 +12,23 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-/// How many nodes.
 const NODES: u64 = 3;
-/// How long a cluster may take to be whole again.
+/// How long the cluster may take to become healthy.
 const WHOLE: Duration = Duration::from_secs(30);
-/// How often it is looked at.
+/// How often its status is polled.
 const LOOK: Duration = Duration::from_millis(20);
-/// A follower that is no further behind than this has caught up: writes go on meanwhile.
+/// A follower at most this many entries behind counts as caught up: writes continue meanwhile.
 const LAG: u64 = 2_000;
 
-/// Three child processes in a temporary directory, which go with it.
+/// Three child processes with their data in a temporary directory. They are killed when this is dropped.
 pub struct Trio {
     dir: PathBuf,
-    /// Where clients and nodes reach each.
+    /// The address of each node for clients and peers.
     pub endpoints: Vec<String>,
-    /// Where each listens.
+    /// The address that each node listens on.
     listens: Vec<String>,
     children: Vec<Option<Child>>,
-    /// What all traffic goes through, if it is to be cut.
+    /// The proxy for all traffic, if nodes are to be isolated.
     pub proxy: Option<Proxy>,
 }
 
@@ -37,8 +36,8 @@ fn io(what: &str) -> impl Fn(std::io::Error) -> CliError + '_ {
     move |error| CliError { what: format!("{what}: {error}"), code: 74 }
 }
 
-/// Ports that nobody listens at. They lie below those that systems give to whoever dials, or a node that
-/// is started again could find its own taken.
+/// Listeners on unused ports below the ephemeral range: otherwise an outgoing connection could occupy the port of a
+/// node that is about to restart.
 fn ports(count: usize) -> Result<Vec<TcpListener>, CliError> {
     let mut free = Vec::with_capacity(count);
     for _ in 0..1000 {
@@ -56,7 +55,7 @@ fn address(listener: &TcpListener) -> Result<String, CliError> {
 }
 
 impl Trio {
-    /// Starts them; behind a proxy if they are to be cut off from one another.
+    /// Starts the nodes, behind a proxy if they are to be isolated, and waits until the cluster is healthy.
     pub fn start(name: &str, proxied: bool) -> Result<Trio, CliError> {
         let dir = std::env::temp_dir().join(format!("drave-failover-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&dir).map_err(io(&dir.display().to_string()))?;
@@ -97,7 +96,7 @@ impl Trio {
         kill_process(pid.ok_or_else(gone)?, signal).map_err(|error| io("signal")(error.into()))
     }
 
-    /// Waits for the end of a node that was told to end.
+    /// Waits for the exit of a node that was signaled to stop.
     pub fn bury(&mut self, id: u64) -> Result<(), CliError> {
         match self.children[id as usize - 1].take() {
             Some(mut child) => child.wait().map(|_how| ()).map_err(io("wait")),
@@ -105,7 +104,7 @@ impl Trio {
         }
     }
 
-    /// Who leads, and who follows.
+    /// The leader and its followers.
     pub fn roles(&self) -> Result<(u64, Vec<u64>), CliError> {
         let statuses = self.statuses();
         let leader = statuses.iter().filter(|status| status.role == RoleName::Leader).max_by_key(|status| status.term);
@@ -114,7 +113,7 @@ impl Trio {
         Ok((leader, (1..=NODES).filter(|id| *id != leader).collect()))
     }
 
-    /// Where to look why something went wrong, in words: the directory stays where it is then.
+    /// A phrase for error messages that names the directory with the data and logs, which is kept after a failure.
     pub fn where_logs_are(&self) -> String {
         format!("its data and logs stay in {}", self.dir.display())
     }
@@ -126,7 +125,7 @@ impl Trio {
         self.endpoints.iter().filter_map(|endpoint| client.status(endpoint).ok()).collect()
     }
 
-    /// Waits until one leads, all follow it, and nobody is far behind.
+    /// Waits until there is one leader, all nodes follow it, and no follower is far behind.
     pub fn whole(&self) -> Result<(), CliError> {
         let begun = Instant::now();
         while !is_whole(&self.statuses()) {
@@ -139,7 +138,7 @@ impl Trio {
         Ok(())
     }
 
-    /// Stops all of them and removes what they wrote.
+    /// Stops all nodes and removes their directory.
     pub fn finish(mut self) -> Result<(), CliError> {
         for id in 1..=NODES {
             self.signal(id, Signal::TERM)?;
@@ -160,7 +159,7 @@ fn is_whole(statuses: &[Status]) -> bool {
 impl Drop for Trio {
     fn drop(&mut self) {
         for child in self.children.iter_mut().flatten() {
-            // One that is gone already is what we want. A frozen one is killed as well.
+            // A node that has exited already is fine. SIGKILL ends a frozen one as well.
             let _gone = (child.kill(), child.wait());
         }
     }

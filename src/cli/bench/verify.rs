@@ -1,4 +1,4 @@
-//! Whether the answers were right: what was counted adds up, what was read could have been.
+//! Verifies the answers: counters must add up, and the history of reads and writes must be linearizable.
 
 use crate::api::Consistency;
 use crate::cli::failure::CliError;
@@ -10,37 +10,37 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// So many counters are read with one query.
+/// Number of counters read with one query.
 const READ_AT_ONCE: usize = 500;
 
-/// What is written down while a benchmark runs, to be judged afterwards.
+/// The record of a benchmark run, for verification at its end.
 pub enum Ledger {
-    /// Nothing.
+    /// No verification.
     Off,
-    /// How much each counter was told to grow, surely and perhaps.
+    /// The increments of each counter, certain and possible.
     Counters(BTreeMap<u64, Counted>),
-    /// Every operation, as it was seen.
+    /// Every operation, as the clients observed it.
     Operations {
-        /// When time began.
+        /// The zero of the history's clock.
         began: Instant,
-        /// What was seen.
+        /// The invocations and answers.
         history: History,
-        /// The operation that each request under way is.
+        /// The operation in the history of each request in flight, by tag.
         under_way: BTreeMap<u64, usize>,
     },
 }
 
-/// What one counter was told.
+/// The increments of one counter.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Counted {
-    /// Increments that were answered.
+    /// Acknowledged increments.
     pub sure: i64,
-    /// Increments of which nobody knows.
+    /// Increments with an unknown outcome.
     pub perhaps: i64,
 }
 
 impl Ledger {
-    /// Something is asked.
+    /// Records a request.
     pub fn asked(&mut self, tag: u64, key: &Bytes, input: impl FnOnce() -> Input) {
         if let Ledger::Operations { began, history, under_way } = self {
             let now = Time(began.elapsed().as_nanos() as u64);
@@ -48,7 +48,7 @@ impl Ledger {
         }
     }
 
-    /// It is answered.
+    /// Records the answer to a request.
     pub fn answered(&mut self, tag: u64, key: u64, answer: Bytes) -> Result<(), CliError> {
         match self {
             Ledger::Off => {}
@@ -65,14 +65,15 @@ impl Ledger {
         Ok(())
     }
 
-    /// Nobody knows what became of it.
+    /// Records that the outcome of a request is unknown.
     pub fn unknown(&mut self, key: u64) {
         if let Ledger::Counters(counters) = self {
             counters.entry(key).or_default().perhaps += 1;
         }
     }
 
-    /// Judges counters by what they hold in the end, read many at a time: one by one, each costs a round of the cluster.
+    /// Verifies the final values of the counters. Each query reads many of them: one by one, each would cost a round of
+    /// the cluster.
     pub fn judge_counters(
         &self,
         client: &mut Client,
@@ -94,7 +95,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Judges a counter by what it holds in the end.
+    /// Verifies the final value of a counter.
     fn judge(&self, key: u64, holds: i64) -> Result<(), CliError> {
         let Ledger::Counters(counters) = self else { return Ok(()) };
         let Counted { sure, perhaps } = counters.get(&key).copied().unwrap_or_default();
@@ -105,7 +106,7 @@ impl Ledger {
         Err(CliError { what: format!("counter {key} holds {holds}, and was told to count to {range}"), code: 1 })
     }
 
-    /// Judges a history: one machine must have been able to answer it.
+    /// Verifies that the history is linearizable; returns the number of answered operations.
     pub fn judge_history(&self) -> Result<Option<usize>, CliError> {
         let Ledger::Operations { history, .. } = self else { return Ok(None) };
         history.check().map_err(|what| CliError { what: format!("not linearizable: {what}"), code: 1 })?;

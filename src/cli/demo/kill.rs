@@ -1,4 +1,4 @@
-//! `drave kill`: SIGKILL, for a node of a demo and nothing else.
+//! `drave kill`: SIGKILL for a node of a demo, and for no other process.
 
 use super::register::Register;
 use crate::api::RoleName;
@@ -20,7 +20,7 @@ pub struct Kill {
     base_port: u16,
 }
 
-/// `drave kill`: 3 if there is no such node.
+/// `drave kill`: fails with exit code 3 if there is no such node.
 pub fn run(args: &Kill) -> Result<(), CliError> {
     let register = Register::read(args.base_port)?;
     let cluster = Cluster {
@@ -63,7 +63,7 @@ pub fn run(args: &Kill) -> Result<(), CliError> {
         code: 3,
     };
     let pid = register.pids.get(&id).copied().ok_or_else(gone)?;
-    // A number may have been given to another process since: only a node of drave is killed.
+    // The process id may have been reused since: only a `drave serve` process is killed.
     let words = std::fs::read(format!("/proc/{pid}/cmdline")).map_err(|_| gone())?;
     let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
     if words.get(1) != Some(&&b"serve"[..]) {

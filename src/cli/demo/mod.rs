@@ -1,4 +1,4 @@
-//! A real cluster on this machine, to play with: `drave demo`, and `drave kill` for it.
+//! `drave demo`, a real cluster on this machine to experiment with, and `drave kill` for its nodes.
 
 pub mod kill;
 mod nodes;

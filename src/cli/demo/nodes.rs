@@ -1,4 +1,4 @@
-//! The nodes of a demo, one process each: started, looked after, done harm to, and stopped.
+//! The nodes of a demo, one child process each: start, supervision, fault injection and stop.
 
 use super::register::{Register, io};
 use crate::cli::children;
@@ -13,63 +13,63 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long a node that died stays down: long enough to see the others go on without it.
+/// How long a dead node stays down: long enough to see the other nodes continue without it.
 pub const DOWN: Duration = Duration::from_secs(3);
-/// So many of its last lines tell why a node ended that is not started again.
+/// Number of last log lines in the error about a node that exited and is not restarted.
 const LAST_LINES: usize = 5;
 
-/// Where goes what the nodes say.
+/// The destination of the nodes' log lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogTarget {
-    /// To our own standard error, each line behind the name of its node.
+    /// The standard error of this process, each line prefixed with the name of its node.
     Passed,
-    /// To a file beside the data of each node.
+    /// A file beside the data of each node.
     Kept,
 }
 
-/// A place for a node.
+/// The state of a node's process.
 enum Seat {
-    /// Its process is there.
+    /// The process exists.
     Taken {
         child: Child,
-        /// Stopped by a signal, ours or anybody's.
+        /// Whether it is stopped by a signal, from the demo or from elsewhere.
         frozen: bool,
-        /// Once it is dead, it stays away.
+        /// Whether it is not restarted after its death.
         to_stay_away: bool,
     },
-    /// It died, and is started again then.
+    /// The process died, and is restarted at this time.
     Returns(Instant),
-    /// It was killed, and is started again when that is asked for.
+    /// The process was killed or never started, and is started on request.
     Empty,
 }
 
-/// The nodes of a demo. The thread that starts them is the one that has to live: they end with it.
+/// The nodes of a demo. The thread that starts them must stay alive, because the nodes end with it.
 pub struct Nodes {
     dir: PathBuf,
     peers: String,
     base_port: u16,
     words: LogTarget,
     seats: BTreeMap<u64, Seat>,
-    /// They pass on what the nodes say, to its end.
+    /// Threads that copy the nodes' log lines until the end of each pipe.
     readers: Vec<JoinHandle<()>>,
     register: Register,
 }
 
-/// A node died that is started again, or is to stay away.
+/// The death of a node that is restarted later, or stays down as requested.
 pub struct Death {
-    /// Which.
+    /// The id of the node.
     pub node: u64,
-    /// How.
+    /// Its exit status.
     pub status: ExitStatus,
 }
 
-/// Says a line, if anybody is there to read it: the terminal may be gone, and the nodes are to be stopped all the same.
+/// Prints a line to standard error and ignores failures: the terminal may be gone, and the nodes must still be stopped.
 pub fn say(line: &str) {
     let _nobody_may_read = writeln!(std::io::stderr(), "{line}");
 }
 
 impl Nodes {
-    /// That many, at the ports from that one on, with their data in that directory. None runs yet.
+    /// `count` nodes at consecutive ports from `base_port`, with their data in `dir`. None runs yet.
     pub fn new(count: u16, base_port: u16, dir: PathBuf, words: LogTarget) -> Nodes {
         let endpoints: Vec<String> = (0..count).map(|n| format!("127.0.0.1:{}", base_port.saturating_add(n))).collect();
         let peers = endpoints.iter().zip(1..).map(|(at, id)| format!("{id}={at}")).collect::<Vec<_>>().join(",");
@@ -78,18 +78,17 @@ impl Nodes {
         Nodes { dir, peers, base_port, words, seats, readers: Vec::new(), register }
     }
 
-    /// Where they are reached, node 1 first.
+    /// The endpoints of the nodes, node 1 first.
     pub fn endpoints(&self) -> &[String] {
         &self.register.endpoints
     }
 
-    /// Starts all of them.
+    /// Starts all nodes.
     pub fn start_all(&mut self) -> Result<(), CliError> {
         let ids: Vec<u64> = self.seats.keys().copied().collect();
         ids.into_iter().try_for_each(|id| self.start(id))
     }
 
-    /// Starts one node as a process of its own.
     fn start(&mut self, id: u64) -> Result<(), CliError> {
         let mut command = children::serve(id, &self.peers, &self.dir.join(format!("n{id}")))?;
         match self.words {
@@ -101,7 +100,7 @@ impl Nodes {
         };
         let mut child = command.spawn().map_err(|error| io(Path::new("drave serve"), &error))?;
         if let Some(stderr) = child.stderr.take() {
-            // Those of nodes that have died have come to their end.
+            // The readers of nodes that died have finished.
             self.readers.retain(|reader| !reader.is_finished());
             self.readers.push(std::thread::spawn(move || {
                 for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -118,8 +117,8 @@ impl Nodes {
         self.dir.join(format!("n{id}.log"))
     }
 
-    /// Looks who died, who is frozen and who is not any more, and starts again those whose time has come. Who died
-    /// since the last look; the trouble, if one ended by itself and would again.
+    /// Checks which nodes died, were frozen or continued, and restarts those that are due. Returns the deaths since the
+    /// last call, or an error if a node exited with a code that a restart would repeat.
     pub fn look_after(&mut self) -> Result<Vec<Death>, CliError> {
         let mut deaths = Vec::new();
         let mut for_good = None;
@@ -148,7 +147,7 @@ impl Nodes {
         Ok(deaths)
     }
 
-    /// A node ended by itself.
+    /// The error for a node that exited by itself.
     fn ended(&self, id: u64, code: i32) -> CliError {
         let log = self.log(id);
         let what = match self.words {
@@ -164,13 +163,13 @@ impl Nodes {
         CliError { what, code }
     }
 
-    /// How the process of each is.
+    /// The state of each node's process.
     pub fn processes(&self) -> Vec<(u64, Process)> {
         let now = Instant::now();
         let process = |seat: &Seat| match seat {
             Seat::Taken { frozen: false, .. } => Process::Runs,
             Seat::Taken { frozen: true, .. } => Process::Frozen,
-            // Those that are left, begun ones counted as whole.
+            // The remaining seconds, rounded up.
             Seat::Returns(at) => {
                 Process::Returns { seconds: at.saturating_duration_since(now).as_millis().div_ceil(1000) as u64 }
             }
@@ -179,13 +178,14 @@ impl Nodes {
         self.seats.iter().map(|(id, seat)| (*id, process(seat))).collect()
     }
 
-    /// Whoever is frozen.
+    /// The id of a frozen node, if any.
     pub fn frozen(&self) -> Option<u64> {
         let frozen = |seat: &Seat| matches!(seat, Seat::Taken { frozen: true, .. });
         self.seats.iter().find(|(_, seat)| frozen(seat)).map(|(id, _)| *id)
     }
 
-    /// Sends a signal to a node; whether its process is there. One that has died takes signals until it is looked after.
+    /// Sends a signal to a node; returns whether its process is alive. A dead process accepts signals until it is
+    /// reaped, so that its state is checked first.
     pub fn signal(&self, id: u64, signal: Signal) -> bool {
         match self.seats.get(&id) {
             Some(Seat::Taken { child, .. }) => {
@@ -198,8 +198,8 @@ impl Nodes {
         }
     }
 
-    /// kill -9 of a node that runs, which stays away then, or the start of one that does not. Nothing if there is
-    /// no such node; else whether it was killed.
+    /// Kills a running node with SIGKILL, which then stays down, or starts a node that does not run. Returns `None` if
+    /// there is no such node, else whether it was killed.
     pub fn kill_or_start(&mut self, id: u64) -> Result<Option<bool>, CliError> {
         match self.seats.get_mut(&id) {
             None => Ok(None),
@@ -211,10 +211,10 @@ impl Nodes {
         }
     }
 
-    /// Stops all of them, the gentle way, and those that are frozen as well.
+    /// Stops all nodes with SIGTERM, including frozen ones.
     pub fn stop(mut self) {
         for id in self.seats.keys() {
-            // One that is gone already is what we want.
+            // A node that has exited already is fine.
             let _gone = (self.signal(*id, Signal::TERM), self.signal(*id, Signal::CONT));
         }
         for (id, seat) in &mut self.seats {
@@ -224,7 +224,7 @@ impl Nodes {
                 Err(error) => say(&format!("n{id}: {error}")),
             }
         }
-        // The last words of a node say why it ended.
+        // The last log lines of a node explain why it exited.
         self.readers.drain(..).for_each(|reader| _ = reader.join());
         Register::remove(self.base_port);
         say(&format!("the data stays in {}", self.dir.display()));

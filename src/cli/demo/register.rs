@@ -1,20 +1,20 @@
-//! Who runs where: written by the demo, read by `drave kill`.
+//! A file with the processes and endpoints of a demo, written by the demo and read by `drave kill`.
 
 use crate::cli::failure::CliError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Who runs where.
+/// The endpoints and processes of a demo.
 #[derive(Serialize, Deserialize, Debug, Default)]
 pub struct Register {
-    /// Where the nodes are reached, node 1 first.
+    /// The endpoints of the nodes, node 1 first.
     pub endpoints: Vec<String>,
-    /// The process of each node, the last one it had.
+    /// The process id of each node, that of its last process.
     pub pids: BTreeMap<u64, i32>,
 }
 
-/// The trouble with that path.
+/// An error about this path.
 pub fn io(path: &Path, error: &dyn std::fmt::Display) -> CliError {
     CliError { what: format!("{}: {error}", path.display()), code: 74 }
 }
@@ -24,14 +24,14 @@ impl Register {
         std::env::temp_dir().join(format!("drave-demo-{base_port}.json"))
     }
 
-    /// Writes it down for the demo at that port.
+    /// Writes the register of the demo at this port.
     pub fn write(&self, base_port: u16) -> Result<(), CliError> {
         let path = Register::path(base_port);
         let text = serde_json::to_vec(self).map_err(|error| io(&path, &error))?;
         std::fs::write(&path, text).map_err(|error| io(&path, &error))
     }
 
-    /// That of the demo at that port; 3 if there is none.
+    /// Reads the register of the demo at this port; fails with exit code 3 if there is none.
     pub fn read(base_port: u16) -> Result<Register, CliError> {
         let path = Register::path(base_port);
         let none = || CliError {
@@ -44,9 +44,9 @@ impl Register {
         serde_json::from_slice(&text).map_err(|_| none())
     }
 
-    /// Whoever reads it next finds no demo.
+    /// Removes the register of the demo at this port.
     pub fn remove(base_port: u16) {
-        // If it is gone already, that is true as well.
+        // It may have been removed already.
         let _gone = std::fs::remove_file(Register::path(base_port));
     }
 }

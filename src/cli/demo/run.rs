@@ -1,4 +1,4 @@
-//! `drave demo`: a real cluster on this machine, one process a node, shown live or told in lines.
+//! `drave demo`: a real cluster on this machine, one process per node, as a live view or as log lines.
 
 use super::nodes::{DOWN, Death, LogTarget, Nodes, say};
 use super::register::io;
@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How often nodes are looked after when nobody waits for keys meanwhile.
+/// How often the nodes are checked without a live view.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Runs a real cluster on this machine, one process a node.
@@ -39,7 +39,7 @@ pub struct Demo {
     base_port: u16,
 }
 
-/// `drave demo`: until it is told to stop.
+/// `drave demo`: runs until a signal or the user stops it.
 pub fn run(args: &Demo) -> Result<(), CliError> {
     if args.base_port.checked_add(args.nodes - 1).is_none() {
         let what = format!("{} nodes from port {} on: there are none beyond 65535", args.nodes, args.base_port);
@@ -75,7 +75,7 @@ fn welcome(nodes: &Nodes, args: &Demo, dir: &str) {
     say(&format!("try in another terminal: drave put lunch noodles{named} · drave status{named}"));
 }
 
-/// In lines: what the nodes say, and who died.
+/// Prints the deaths of nodes until stopped, beside their log lines.
 fn tell(nodes: &mut Nodes, stop: &AtomicBool) -> Result<(), CliError> {
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(LOOK);
@@ -86,7 +86,6 @@ fn tell(nodes: &mut Nodes, stop: &AtomicBool) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Live, in the terminal.
 fn show(nodes: &mut Nodes, dir: &str, stop: &AtomicBool) -> Result<(), CliError> {
     let cluster = Cluster {
         endpoints: nodes.endpoints().to_vec(),
@@ -98,14 +97,14 @@ fn show(nodes: &mut Nodes, dir: &str, stop: &AtomicBool) -> Result<(), CliError>
         Subject { title: "drave demo", place: dir.to_owned(), cluster, numbered: true, reach: Reach::Processes };
     let mut view = View::open(subject)?;
     let shown = turns(nodes, &mut view, stop);
-    // The terminal first: what is said from now on is to be read.
+    // The terminal is restored first, so that later messages are readable.
     view.close();
     shown
 }
 
 fn turns(nodes: &mut Nodes, view: &mut View, stop: &AtomicBool) -> Result<(), CliError> {
     while !stop.load(Ordering::Relaxed) {
-        // A kill is what people come here for; any other end is worth a word.
+        // Kills are the purpose of the demo; any other exit is worth an event.
         let deaths = nodes.look_after()?.into_iter();
         for Death { node, status } in deaths.filter(|death| death.status.signal() != Some(Signal::KILL.as_raw())) {
             view.tell(Tone::Plain, format!("n{node} ended: {status}"));
@@ -117,7 +116,7 @@ fn turns(nodes: &mut Nodes, view: &mut View, stop: &AtomicBool) -> Result<(), Cl
                 KeyAction::KillLeader => kill_leader(nodes, view),
                 KeyAction::KillOrStart(id) => kill_or_start(nodes, view, id)?,
                 KeyAction::FreezeOrThaw => freeze_or_thaw(nodes, view),
-                // The view did it itself.
+                // The view performs these itself.
                 KeyAction::Transfer | KeyAction::Load | KeyAction::Snapshot => {}
             }
         }
@@ -125,7 +124,7 @@ fn turns(nodes: &mut Nodes, view: &mut View, stop: &AtomicBool) -> Result<(), Cl
     Ok(())
 }
 
-/// Who leads, and that in words.
+/// The id of the leader, and its description.
 fn leader(view: &View) -> Option<(u64, String)> {
     view.model().leader().map(|leader| (leader.node, format!("n{}, leader of term {}", leader.node, leader.term)))
 }
@@ -140,14 +139,14 @@ fn kill_leader(nodes: &Nodes, view: &mut View) {
 fn kill_or_start(nodes: &mut Nodes, view: &mut View, id: u64) -> Result<(), CliError> {
     match nodes.kill_or_start(id)? {
         Some(true) => view.tell(Tone::Plain, format!("kill -9 of n{id}")),
-        // That it starts is seen.
+        // The view shows the start.
         Some(false) => {}
         None => view.tell(Tone::Plain, format!("there is no n{id}")),
     }
     Ok(())
 }
 
-/// The leader is frozen, or goes on who is.
+/// Continues a frozen node; without one, freezes the leader.
 fn freeze_or_thaw(nodes: &Nodes, view: &mut View) {
     if let Some(id) = nodes.frozen() {
         nodes.signal(id, Signal::CONT);

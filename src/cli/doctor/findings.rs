@@ -1,4 +1,4 @@
-//! What is looked at, and what is thought of it: from what the nodes say alone.
+//! The checks of `drave doctor` on a cluster, made from the nodes' statuses alone.
 
 use crate::api::figures::Buckets;
 use crate::api::{RoleName, Status};
@@ -7,37 +7,37 @@ use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A round trip and a sync have to fit into the shortest election timeout so often: a few may be lost, or late.
+/// A round trip plus a sync must fit this many times into the shortest election timeout: a few may be lost or late.
 const WELL_WITHIN: f64 = 10.0;
-/// Less often than that, and one late answer deposes a leader.
+/// Below this many times, one late answer deposes a leader.
 const BARELY_WITHIN: f64 = 3.0;
-/// Elections have to be so many longest timeouts apart: else there is more of them than of work.
+/// Elections must be this many of the longest timeouts apart: otherwise the cluster does more electing than work.
 const FAR_APART: f64 = 1000.0;
-/// A follower that lags so many entries behind is not in step.
+/// A follower that is more than this many entries behind is out of step.
 const LAGS: u64 = 10_000;
-/// Quicker than that, in microseconds, no disk syncs that keeps what it was given when the power goes, but for one
-/// that has a battery.
+/// Microseconds. A disk that syncs faster than this and has no battery does not keep its data through a power loss.
 const TOO_QUICK_US: f64 = 20.0;
-/// Of fewer syncs nothing is thought.
+/// The fewest syncs from which anything is concluded.
 const SYNCS_MIN: u64 = 100;
-/// A certificate that holds no longer than that is to be replaced.
+/// A certificate that expires within this time is to be replaced.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
-/// Of so few elections nothing is thought: the first one, and one for each node that was stopped or handed over.
+/// Up to this many elections nothing is concluded: the first one, and one for each node that was stopped. Transfers are
+/// not counted.
 const ELECTIONS_MIN: u64 = 5;
 
-/// What is thought of it.
+/// The severity of a finding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Level {
-    /// As it should be.
+    /// The check passed.
     Pass,
-    /// It works, and may not always.
+    /// It works now, and may not always.
     Warn,
-    /// It does not, or what was acknowledged may be lost.
+    /// It does not work, or acknowledged writes may be lost.
     Fail,
 }
 
 impl Level {
-    /// Its word.
+    /// Its name.
     pub fn word(self) -> &'static str {
         match self {
             Level::Pass => "PASS",
@@ -47,26 +47,25 @@ impl Level {
     }
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Finding {
-    /// What is thought of it.
+    /// Its severity.
     pub level: Level,
-    /// What it is.
+    /// The subject of the check.
     pub what: String,
-    /// What was found, in numbers, and what to do about it.
+    /// The result in numbers, and what to do about it.
     pub found: String,
 }
 
-/// One node, as it was asked.
+/// One node's endpoint, status and round trips.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Where.
+    /// Its address.
     pub endpoint: String,
-    /// How it is, or why that is not known.
+    /// Its status, or why it is unknown.
     pub status: Result<Status, String>,
-    /// How long a round trip from here took, in microseconds: it tells how far away it is, and nothing is thought of
-    /// that.
+    /// Round trips from this machine, in microseconds. They show how far away the node is, and never cause a warning.
     pub trips: Histogram<u64>,
 }
 
@@ -74,7 +73,7 @@ pub(super) fn finding(level: Level, what: impl Into<String>, found: impl Into<St
     Finding { level, what: what.into(), found: found.into() }
 }
 
-/// Everything that can be told of a cluster from outside.
+/// Runs every check that needs the nodes' statuses alone.
 pub fn examine(nodes: &[Node]) -> Vec<Finding> {
     let mut out = Vec::new();
     for node in nodes {
@@ -103,7 +102,7 @@ pub fn examine(nodes: &[Node]) -> Vec<Finding> {
     out
 }
 
-/// Whether a place is that of no member, as a leader has them, and all members answer.
+/// Whether an endpoint is no member's address, by the leader's list, while all members answer.
 fn is_nobodys(endpoint: &str, nodes: &[Node]) -> bool {
     let answering = || nodes.iter().filter_map(|node| node.status.as_ref().ok());
     let Some(leader) = answering().filter(|status| status.role == RoleName::Leader).max_by_key(|s| s.term) else {
@@ -113,7 +112,7 @@ fn is_nobodys(endpoint: &str, nodes: &[Node]) -> bool {
     members.iter().all(|member| member.address != endpoint && answering().any(|status| status.node == member.node))
 }
 
-/// Until when the certificates of the nodes hold, and the authorities that they believe. `now` is since 1970.
+/// When the certificates of the nodes, and of the authorities that they trust, expire. `now` is the time since 1970.
 pub fn certificates(statuses: &[&Status], now: Duration) -> Vec<Finding> {
     let mut out = Vec::new();
     for status in statuses {
@@ -134,7 +133,7 @@ pub fn certificates(statuses: &[&Status], now: Duration) -> Vec<Finding> {
     out
 }
 
-/// What one node says of itself.
+/// The checks of one node's own status.
 fn of_node(node: &Node, status: &Status, out: &mut Vec<Finding>) {
     let name = |what: &str| format!("n{} {what}", status.node);
     let trip = |quantile| node.trips.value_at_quantile(quantile) as f64 / 1000.0;
@@ -169,7 +168,7 @@ fn of_node(node: &Node, status: &Status, out: &mut Vec<Finding>) {
     });
 }
 
-/// What a file system does with what is synced.
+/// Whether a file system keeps synced data.
 pub(super) fn file_system(what: String, name: &str) -> Finding {
     let warn = |why: &str| (Level::Warn, format!("{name}: {why}"));
     let (level, found) = match name {
@@ -182,7 +181,7 @@ pub(super) fn file_system(what: String, name: &str) -> Finding {
     finding(level, what, found)
 }
 
-/// What the leader says of the others.
+/// The checks of the leader's view of the other nodes.
 fn of_leader(leader: &Status, statuses: &[&Status], out: &mut Vec<Finding>) {
     out.push(finding(Level::Pass, "leader", format!("n{} of term {}", leader.node, leader.term)));
     let of = |kinds: &[&str]| {
@@ -193,7 +192,7 @@ fn of_leader(leader: &Status, statuses: &[&Status], out: &mut Vec<Finding>) {
     };
     let joint = leader.members.iter().any(|member| matches!(member.kind.as_str(), "incoming" | "outgoing"));
     if joint {
-        // Each half has a majority of its own, and nothing is committed without both (§6).
+        // Each half needs a majority of its own, and an entry commits only with both (§6).
         out.push(majority("new voters", of(&["voter", "incoming"])));
         out.push(majority("old voters", of(&["voter", "outgoing"])));
     } else {
@@ -217,7 +216,7 @@ fn of_leader(leader: &Status, statuses: &[&Status], out: &mut Vec<Finding>) {
     }
 }
 
-/// What it means that so many of so many voters answer.
+/// The finding that `answer` of `n` voters answer.
 fn majority(what: &str, (answer, n): (usize, usize)) -> Finding {
     let quorum = Membership::majority_of(n);
     let found = format!("{answer} of {n} answer, a quorum is {quorum}");
@@ -235,8 +234,9 @@ fn majority(what: &str, (answer, n): (usize, usize)) -> Finding {
     }
 }
 
-/// broadcast time ≪ election timeout (§5.6): what it takes from the leader to its slowest voter and back, by its own
-/// heartbeats, and through the slowest disk. How far the nodes are from whoever asks has no part in it.
+/// broadcast time ≪ election timeout (§5.6). The broadcast time is the round trip from the leader to its slowest voter,
+/// by the leader's own heartbeats, plus a sync of the slowest disk. The distance between the nodes and this machine
+/// does not count.
 fn timing(leader: Option<&Status>, statuses: &[&Status]) -> Finding {
     let trip = leader.and_then(slowest_trip);
     let sync = statuses.iter().map(|status| status.disk.sync_p99_us / 1000.0).fold(0.0, f64::max);
@@ -260,16 +260,16 @@ fn timing(leader: Option<&Status>, statuses: &[&Status]) -> Finding {
     }
 }
 
-/// What 99 of 100 heartbeats took at most to the voter that is farthest from its leader, in milliseconds; nothing if
-/// none has come back yet. A learner deposes nobody.
+/// The p99 round trip of heartbeats to the leader's farthest voter, in milliseconds; `None` if no heartbeat was
+/// answered yet. Learners do not count: a learner deposes no leader.
 fn slowest_trip(leader: &Status) -> Option<f64> {
     let learns = |node: u64| leader.members.iter().any(|member| member.node == node && member.kind == "learner");
     let voters = leader.figures.round_trip_ns.iter().filter(|(node, _)| !learns(**node));
     voters.filter_map(|(_, trips)| quantile(trips, 0.99)).map(|ns| ns / 1e6).max_by(f64::total_cmp)
 }
 
-/// What that part of all did not exceed; between the bounds of a bucket as if it were evenly filled, for they are far
-/// apart. Nothing if nothing was counted.
+/// The quantile `part` of the samples, interpolated within its bucket as if that were evenly filled, since bounds are
+/// far apart. `None` if there are no samples.
 fn quantile(of: &Buckets, part: f64) -> Option<f64> {
     let wanted = part * of.count() as f64;
     let (mut below, mut from) = (0.0, 0.0);
@@ -280,13 +280,13 @@ fn quantile(of: &Buckets, part: f64) -> Option<f64> {
         }
         (below, from) = (below + count, bound);
     }
-    // What lies above all bounds is that at least.
+    // A sample above all bounds is at least the last bound.
     (of.count() > 0).then_some(from)
 }
 
-/// election timeout ≪ mean time between failures (§5.6): of which those are told that led to an election.
+/// election timeout ≪ mean time between failures (§5.6): counts the failures that led to an election.
 fn elections(statuses: &[&Status]) -> Finding {
-    // What an operator asked for says nothing of failures.
+    // A transfer that an operator requested is no failure.
     let chosen = |reason: &str| reason == "transfer";
     let counted = statuses.iter().flat_map(|status| &status.elections).filter(|(reason, _)| !chosen(reason));
     let begun: u64 = counted.map(|(_, count)| count).sum();
@@ -305,7 +305,7 @@ fn elections(statuses: &[&Status]) -> Finding {
     }
 }
 
-/// Equal at equal index: anything else is a bug, or a disk that lies.
+/// Nodes at the same applied index have equal digests: anything else is a bug, or a disk that returns wrong data.
 fn alike(statuses: &[&Status]) -> Finding {
     let mut digests: BTreeMap<u64, Vec<&Status>> = BTreeMap::new();
     statuses.iter().for_each(|status| digests.entry(status.applied).or_default().push(status));

@@ -1,4 +1,4 @@
-//! A directory on this machine: what its file system and its disk are, and what a sync costs there.
+//! The checks of a directory on this machine: its file system, its disk, and the cost of a sync.
 
 use super::findings::{Finding, Level, file_system, finding};
 use crate::cli::bench::raw::syncs_at;
@@ -9,12 +9,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Slower than that, in milliseconds, and one sync in a hundred holds up all who wait for it.
+/// Milliseconds. Above this p99, one sync in a hundred delays every request that waits for it.
 const SLOW_MS: f64 = 30.0;
-/// Quicker than that, with a cache that writes back, and the cache may be all that answers.
+/// Milliseconds. Below this p50, with a write-back cache, perhaps only the cache answers.
 const QUICK_MS: f64 = 0.1;
 
-/// Measures it, with files that are gone afterwards.
+/// Measures the directory, with temporary files that are removed afterwards.
 pub fn examine(directory: &Path, span: Duration) -> Result<Vec<Finding>, CliError> {
     let place = directory.display().to_string();
     let failed = |error: std::io::Error| CliError { what: format!("{place}: {error}"), code: 74 };
@@ -43,7 +43,7 @@ pub fn examine(directory: &Path, span: Duration) -> Result<Vec<Finding>, CliErro
     ])
 }
 
-/// Room for the log, a snapshot and the reserve: a few segments of the usual size at least.
+/// Whether there is room for the log, a snapshot and the reserve: at least a few segments of the usual size.
 fn room(disk: &FsDisk, place: String) -> Finding {
     use crate::disk::Disk;
     use bytesize::ByteSize;
@@ -58,7 +58,7 @@ fn room(disk: &FsDisk, place: String) -> Finding {
     }
 }
 
-/// The directory of the kernel's that tells of the disk on which a directory lies.
+/// The sysfs directory of the disk that holds a directory.
 fn block_device(directory: &Path) -> Option<PathBuf> {
     let device = fs::metadata(directory).ok()?.dev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));

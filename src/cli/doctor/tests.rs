@@ -1,4 +1,4 @@
-//! Round trips, measured to a node that counts who dials it.
+//! Round trips, measured to a fake node that counts its connections.
 
 use super::*;
 use crate::cli::cluster::Output;
@@ -13,7 +13,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Says hello, and how it is, until the other side has enough.
+/// Answers hellos and status requests until the peer closes the connection.
 fn say_how_it_is(mut stream: TcpStream) -> Option<()> {
     let (mut reader, mut input, mut scratch) = (FrameReader::default(), BytesMut::new(), [0; 4096]);
     loop {

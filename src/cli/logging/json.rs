@@ -1,10 +1,10 @@
-//! A log record as one JSON object a line.
+//! A log record as one line of JSON.
 
 use log::Record;
 use log::kv::{Error, Key, Value, VisitSource};
 use serde_json::{Map, json};
 
-/// A record as one line of JSON: `time`, `level`, `target`, `node`, `message`, and whatever else the record has.
+/// A record as one line of JSON: `time`, `level`, `target`, `node`, `message`, and the record's other keys.
 pub fn line(record: &Record, time: &str, node: u64) -> String {
     let mut object = Map::new();
     object.insert("time".to_owned(), json!(time));
@@ -12,7 +12,7 @@ pub fn line(record: &Record, time: &str, node: u64) -> String {
     object.insert("target".to_owned(), json!(record.target()));
     object.insert("node".to_owned(), json!(node));
     object.insert("message".to_owned(), json!(record.args().to_string()));
-    // Nothing that is visited here fails.
+    // Visiting these pairs never fails.
     let _always_ok = record.key_values().visit(&mut Members(&mut object));
     format!("{}\n", serde_json::Value::Object(object))
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// The last lines of a process are waited for so long: whoever reads the log may have stopped.
+/// How long the process waits at its end for its last lines to be written: the reader of the log may have stopped.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The form of log lines.
@@ -30,7 +30,8 @@ pub enum Format {
     Json,
 }
 
-/// Decides by one filter, and writes by a formatter that takes everything, so that the level can change at run time.
+/// Decides by one logger's filter, and writes with another that accepts every level, so that the level can change at
+/// run time.
 struct Logger {
     /// `--log-level` or `RUST_LOG`.
     filter: env_logger::Logger,
@@ -58,7 +59,7 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record) {
-        // The filter may also look at what is said (`RUST_LOG=info/pattern`).
+        // The filter may also match the message (`RUST_LOG=info/pattern`).
         let matches = || self.changed().is_some() || self.filter.matches(record);
         if self.enabled(record.metadata()) && matches() {
             self.formatter.log(record);
@@ -70,8 +71,8 @@ impl Log for Logger {
     }
 }
 
-/// Starts the log of a node. What is logged: `level`, else `RUST_LOG`, else info; SIGUSR1 switches debug lines of this
-/// program on, and off again. Panics are logged too, and from here on SIGHUP ends nothing.
+/// Starts the log of a node. The level is `level`, else `RUST_LOG`, else info. SIGUSR1 switches this program's debug
+/// lines on, and off again. Panics are logged too. From here on SIGHUP does not end the process.
 ///
 /// # Errors
 ///
@@ -104,7 +105,7 @@ pub fn start(level: Option<LevelFilter>, format: Format, node: u64) -> Result<()
     log::set_max_level(logger.filter.filter());
     log::set_logger(logger).map_err(|error| trouble(io::Error::other(error)))?;
     std::panic::set_hook(Box::new(log_panic));
-    // Certificates are read again at SIGHUP once the node runs; before that they have just been read.
+    // SIGHUP makes a running node read its certificates again. Before it runs they have just been read.
     signal_hook::flag::register(SIGHUP, Arc::default()).map_err(trouble)?;
     let mut signals = Signals::new([SIGUSR1]).map_err(trouble)?;
     let switch = move || signals.forever().for_each(|_| logger.switch_debug());
@@ -129,7 +130,7 @@ fn formatter(format: Format, node: u64, sink: &Sink) -> env_logger::Logger {
     builder.build()
 }
 
-/// Whether standard error is a terminal on which nobody has turned colours off.
+/// Whether standard error is a terminal and colors are not turned off.
 fn has_colours() -> bool {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
     io::stderr().is_terminal() && !unwanted && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
@@ -141,7 +142,7 @@ impl Logger {
         LevelFilter::iter().nth(self.changed.load(Ordering::Relaxed))
     }
 
-    /// At SIGUSR1: debug, or as at the start again where the level was raised so.
+    /// On SIGUSR1: sets the level to debug, or back to that of the start if it is debug or more verbose.
     fn switch_debug(&self) {
         let verbose = self.changed().is_some_and(|level| level >= LevelFilter::Debug);
         self.change(if verbose { LogLevelRequest::Reset } else { LogLevelRequest::Set(LogLevel::Debug) });
@@ -159,7 +160,7 @@ impl Logger {
             Some(level) => log::info!(node; "the log level is {} from here on", level.as_str().to_lowercase()),
             None => log::info!(node; "the log level is as at the start from here on"),
         };
-        // The line is one of the more verbose of both levels: else a log that ends here would not say why.
+        // The line is logged at the more verbose of the two levels: otherwise a log that ends here would not show why.
         let usual = self.filter.filter();
         let is_quieter = wanted.unwrap_or(usual) < self.changed().unwrap_or(usual);
         if is_quieter {
@@ -180,8 +181,8 @@ impl Logger {
     }
 }
 
-/// Reads or changes the level of this process's log, and logs the change; the level that holds then. It does not wait
-/// for whoever reads the log.
+/// Reads or changes the level of this process's log, and logs a change. Returns the level then in force. Does not wait
+/// for the log's reader.
 pub fn change_level(request: LogLevelRequest) -> LogLevelInForce {
     match LOGGER.get() {
         Some(logger) => logger.change(request),
@@ -189,7 +190,7 @@ pub fn change_level(request: LogLevelRequest) -> LogLevelInForce {
     }
 }
 
-/// Logs a panic as any other line, with a backtrace where `RUST_BACKTRACE` asks for one, and waits until it is written:
+/// Logs a panic like any other line, with a backtrace if `RUST_BACKTRACE` requests one, and waits until it is written:
 /// the process may end here.
 fn log_panic(panic: &PanicHookInfo) {
     let thread = thread::current();
@@ -204,17 +205,17 @@ fn log_panic(panic: &PanicHookInfo) {
     flush();
 }
 
-/// Waits until all that was logged is written, for a second at most.
+/// Waits until all queued lines are written, for a second at most.
 pub fn flush() {
     log::logger().flush();
 }
 
-/// Says why the process ends, after all that was logged, and waits for it, for a second at most.
+/// Logs why the process ends, after all earlier lines, and waits until it is written, for a second at most.
 pub fn say_last(what: &str) {
     match LOGGER.get() {
         Some(logger) if logger.format == Format::Json => log::error!("{what}"),
         Some(logger) => logger.sink.push(format!("error: {what}\n").as_bytes()),
-        // The terminal may be what is gone.
+        // The terminal may be gone.
         None => _ = writeln!(io::stderr(), "error: {what}"),
     }
     flush();

@@ -1,7 +1,7 @@
-//! The log of a node: what is logged, in which form, and how it reaches standard error.
+//! The log of a node: which records are logged, in which form, and how they reach standard error.
 //!
-//! No thread of a node waits for whoever reads the log: lines go through a bounded queue ([`sink`]) to a thread of
-//! their own, and what does not fit is dropped and counted.
+//! No thread of a node waits for the reader of the log: lines go through a bounded queue ([`sink`]) to a thread of its
+//! own, and lines that do not fit are dropped and counted.
 
 pub mod json;
 pub mod logger;

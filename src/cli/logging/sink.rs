@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines that wait to be written take at most this many bytes; further lines are dropped and counted.
+/// The most bytes of lines that wait to be written; further lines are dropped and counted.
 pub const QUEUE_BYTES: usize = 1 << 20;
 
 /// A bounded queue of log lines. Clones are handles to the same queue.
@@ -24,9 +24,9 @@ struct Queue {
     bytes: usize,
     /// Whether the writer has a line that it has not written yet.
     is_writing: bool,
-    /// The queue was full, and takes nothing before the writer has said so.
+    /// Whether the queue was full: it accepts no line until the writer has reported the loss.
     is_full: bool,
-    /// How many lines were dropped or could not be written since that was last said.
+    /// How many lines were dropped or not written since the last report.
     lost: u64,
 }
 
@@ -44,7 +44,7 @@ impl Sink {
         self.shared.1.notify_all();
     }
 
-    /// Waits until all that was queued is written, or for that long. Says whether it is.
+    /// Waits until all queued lines are written, for `patience` at most. Returns whether they are.
     pub fn flush(&self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         let mut queue = self.lock();
@@ -58,8 +58,7 @@ impl Sink {
         true
     }
 
-    /// Writes what is queued, for ever. `tell` is called with the number of lines that were lost, as soon as `out`
-    /// takes lines again.
+    /// Writes queued lines, for ever. Calls `tell` with the number of lost lines as soon as `out` accepts lines again.
     pub fn write_to(&self, mut out: impl Write, tell: impl Fn(u64)) -> ! {
         loop {
             let line = self.next();
@@ -70,7 +69,7 @@ impl Sink {
         }
     }
 
-    /// The next line; waits for one.
+    /// Removes the next line from the queue; waits for one.
     fn next(&self) -> Vec<u8> {
         let mut queue = self.lock();
         loop {
@@ -83,7 +82,8 @@ impl Sink {
         }
     }
 
-    /// The line of [`Sink::next`] was written, or could not be. Returns how many were lost, if that can be said now.
+    /// Notes whether the line of [`Sink::next`] was written. Returns the number of lost lines if it is time to report
+    /// them.
     fn settle(&self, written: bool) -> Option<u64> {
         let mut queue = self.lock();
         queue.is_writing = false;
@@ -99,7 +99,7 @@ impl Sink {
         Some(std::mem::take(&mut queue.lost))
     }
 
-    /// No code of this file panics while it is locked.
+    /// Ignores poisoning: no code of this file panics while it holds the lock.
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -117,8 +117,8 @@ impl Write for Sink {
     }
 }
 
-/// Standard error by a file descriptor of its own, so that no other thread waits for the lock of
-/// [`std::io::stderr`]. Waits for it to take more, also where it is set not to block.
+/// Standard error by a file descriptor of its own, so that no other thread waits for the lock of [`std::io::stderr`].
+/// Waits until it is writable, also if it is non-blocking.
 #[derive(Debug)]
 pub struct StandardError(File);
 
@@ -154,7 +154,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// Takes a line only when it is let.
+    /// Accepts a line only when the test opens it.
     struct Gate {
         open: Receiver<io::Result<()>>,
         taken: Sender<Vec<u8>>,
@@ -187,7 +187,7 @@ mod tests {
         let (open, taken) = gated(&sink);
         sink.push(b"first\n");
         let half = vec![b'x'; QUEUE_BYTES / 2];
-        // Nobody reads: at most two of these fit, whether the writer has the first line already or not.
+        // Nothing is read: at most two of these fit, whether the writer has the first line already or not.
         for _ in 0..10 {
             sink.push(&half);
         }

@@ -1,4 +1,4 @@
-//! What must hold between data directories: one leader a term, one log, one history, one state.
+//! The invariants between data directories: one leader per term, one log, one history, one state.
 
 use super::configs;
 use super::directory::Directory;
@@ -7,7 +7,7 @@ use super::violation::{Rule, Violations};
 use crate::types::{Index, NodeId, Position, Term};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Judges all of them together; what each shows by itself is in its replay.
+/// Checks all directories together. The violations within each one are in its replay.
 pub fn judge(directories: &[Directory], out: &mut Violations) {
     votes(directories, out);
     beginnings(directories, out);
@@ -22,7 +22,7 @@ pub fn judge(directories: &[Directory], out: &mut Violations) {
     overwritten(directories, out);
 }
 
-/// A node votes once in a term, in whichever directory that stands.
+/// A node votes at most once in a term, in whichever of its directories.
 fn votes(directories: &[Directory], out: &mut Violations) {
     let mut cast: BTreeMap<(NodeId, Term), (NodeId, &str)> = BTreeMap::new();
     for directory in directories {
@@ -37,14 +37,14 @@ fn votes(directories: &[Directory], out: &mut Violations) {
     }
 }
 
-/// A term's entries begin with its leader's first: in every log at the same index.
+/// A term's first entry has the same index in every log: it is the first entry of that term's leader.
 fn beginnings(directories: &[Directory], out: &mut Violations) {
     let mut begun: BTreeMap<Term, (Index, &str)> = BTreeMap::new();
     for directory in directories {
         let log = &directory.replay.log;
         for (index, head) in log.iter() {
             let before = log.term(index.prev()).filter(|term| *term < head.term);
-            // Behind a gap a term may have begun in it.
+            // After a gap the term may have begun within the gap.
             let known = before.is_some_and(|term| term > Term::ZERO || index == Index(1));
             if !known {
                 continue;
@@ -58,7 +58,7 @@ fn beginnings(directories: &[Directory], out: &mut Violations) {
     }
 }
 
-/// Up to the last position that two logs have in common they are the same.
+/// Two logs are identical up to the last position that both hold.
 fn matching(one: &Directory, other: &Directory, out: &mut Violations) {
     let (a, b) = (&one.replay.log, &other.replay.log);
     let (from, upto) = (a.first().max(b.first()), a.last().min(b.last()));
@@ -85,7 +85,7 @@ fn two_entries(at: Index, x: &StoredEntry, y: &StoredEntry, places: &[&str], out
     out.add(Rule::ElectionSafety, places, what);
 }
 
-/// What one has committed, no other has committed differently.
+/// No directory has committed an entry other than the one that another directory has committed at its index.
 fn committed(one: &Directory, other: &Directory, out: &mut Violations) {
     for (here, there) in [(one, other), (other, one)] {
         let bound = there.committed().index;
@@ -108,7 +108,7 @@ fn committed(one: &Directory, other: &Directory, out: &mut Violations) {
     }
 }
 
-/// Snapshots of one index are of one position, one state and one configuration.
+/// Snapshots at one index have the same position, state and configuration.
 fn snapshots(one: &Directory, other: &Directory, out: &mut Violations) {
     let places = [one.name.as_str(), other.name.as_str()];
     for mine in &one.snapshots {
@@ -130,7 +130,7 @@ fn snapshots(one: &Directory, other: &Directory, out: &mut Violations) {
     }
 }
 
-/// The configuration that the one begins with follows from what the other holds before it, or is that.
+/// The configuration that one log begins with is the one that the other log holds at that index, if that is committed.
 fn configurations(one: &Directory, other: &Directory, out: &mut Violations) {
     for (here, there) in [(one, other), (other, one)] {
         let Some(begin) = here.replay.configurations.first().filter(|begin| begin.index > Index::ZERO) else {
@@ -146,7 +146,7 @@ fn configurations(one: &Directory, other: &Directory, out: &mut Violations) {
     }
 }
 
-/// Entries that gave way to others were of one leader, too.
+/// Overwritten entries obey the same rule: one term has one entry at an index.
 fn overwritten(directories: &[Directory], out: &mut Violations) {
     let mut known: BTreeMap<(Index, Term), (StoredEntry, &str)> = BTreeMap::new();
     for directory in directories {
@@ -165,17 +165,17 @@ fn overwritten(directories: &[Directory], out: &mut Violations) {
     }
 }
 
-/// Configurations that were proposed while the one before them was not committed.
+/// Finds configurations that were proposed before the previous one was committed.
 ///
-/// A leader proposes one only when the one before it is committed, and what is committed a quorum holds
-/// for ever. So whoever holds the second, a quorum holds the first, as long as it looks *afterwards*:
-/// `later` is read after `directories`, since nodes may run. Only where every voter is before us can
-/// that be judged.
+/// A leader proposes a configuration only once the previous one is committed, and a quorum holds a committed entry for
+/// ever. So if a directory holds the second one, a quorum holds the first, in logs that are read *afterwards*: `later`
+/// is read after `directories`, since nodes may be running. This can be checked only if the directory of every voter is
+/// given.
 pub fn stacked(directories: &[Directory], later: &[Directory], out: &mut Violations) {
     for directory in directories {
         for pair in directory.replay.configurations.windows(2) {
             let (first, second) = (&pair[0], &pair[1]);
-            // What cannot be committed may be taken back.
+            // A change that cannot be committed may be reverted.
             if first.membership.is_joint() && second.membership.voters == first.membership.outgoing {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! `drave check`: whether stored logs keep what Raft promises.
+//! `drave check`: checks that stored logs keep Raft's guarantees.
 
 use super::across;
 use super::diff::{about, about_json, read_all};
@@ -49,7 +49,7 @@ pub fn run(args: &Check) -> Result<(), CliError> {
     if code == 0 { Ok(()) } else { std::process::exit(code) }
 }
 
-/// What looks proposed too early may have been read too early: only a second look tells.
+/// A configuration that seems to be proposed too early may have been read too early: only a second read can tell.
 fn stacked(args: &Check, directories: &[Directory], found: &mut Violations) -> Result<(), CliError> {
     let mut suspected = Violations::default();
     across::stacked(directories, directories, &mut suspected);

@@ -1,14 +1,14 @@
-//! What a configuration may be, and which may follow which (§6, thesis §4.3).
+//! Which configurations are valid, and which may follow which (§6, thesis §4.3).
 //!
-//! Who votes changes in two steps: from a simple configuration to a joint one that has its voters as
-//! the outgoing ones, and from that to its own end: the incoming voters alone, or the outgoing ones
-//! alone when the change is taken back. A joint one may also be turned around. Everything else about
-//! members (learners, addresses, disks) may change as long as who votes stays the same.
+//! The set of voters changes in two steps. First a simple configuration becomes a joint one, whose outgoing voters are
+//! the old voters. Then the joint one ends in a simple one: with the incoming voters alone, or with the outgoing ones
+//! alone if the change is aborted. A joint configuration may also be reversed. Everything else about members (learners,
+//! addresses, disks) may change as long as the voters stay the same.
 
 use crate::types::{Membership, NodeId};
 use std::collections::BTreeSet;
 
-/// What is wrong with a configuration by itself.
+/// Why a configuration is invalid by itself; `None` if it is valid.
 pub fn wrong(membership: &Membership) -> Option<String> {
     if membership.voters.is_empty() {
         return Some("nobody votes".to_owned());
@@ -17,11 +17,11 @@ pub fn wrong(membership: &Membership) -> Option<String> {
     stranger.map(|voter| format!("{voter} votes and is no member"))
 }
 
-/// Why the second may not follow the first.
+/// Why `new` may not follow `old`; `None` if it may.
 pub fn misstep(old: &Membership, new: &Membership) -> Option<String> {
     let (before, after) = ((&old.voters, &old.outgoing), (&new.voters, &new.outgoing));
     let allowed = match (old.is_joint(), new.is_joint()) {
-        // Learners, addresses, disks.
+        // Only learners, addresses or disks change.
         (false, false) => before == after,
         (false, true) => new.outgoing == old.voters,
         (true, false) => new.voters == old.voters || new.voters == old.outgoing,
@@ -43,7 +43,7 @@ pub fn misstep(old: &Membership, new: &Membership) -> Option<String> {
     Some(format!("{old} is followed by {new}, {how}{meet}"))
 }
 
-/// Whether those nodes are a quorum of that configuration: a majority, in a joint one two.
+/// Whether the nodes are a quorum of the configuration: a majority, or in a joint configuration both majorities.
 pub fn is_quorum(membership: &Membership, nodes: &BTreeSet<NodeId>) -> bool {
     let majority = |voters: &BTreeSet<NodeId>| {
         voters.is_empty() || voters.intersection(nodes).count() >= Membership::majority_of(voters.len())
@@ -51,14 +51,15 @@ pub fn is_quorum(membership: &Membership, nodes: &BTreeSet<NodeId>) -> bool {
     !membership.voters.is_empty() && majority(&membership.voters) && majority(&membership.outgoing)
 }
 
-/// Whether each quorum of the one surely has a node in common with each quorum of the other.
+/// Whether every quorum of `old` is sure to share a node with every quorum of `new`.
 fn meet(old: &Membership, new: &Membership) -> bool {
     let sets = |membership: &Membership| match membership.is_joint() {
         true => vec![membership.voters.clone(), membership.outgoing.clone()],
         false => vec![membership.voters.clone()],
     };
     let majority = |set: &BTreeSet<NodeId>| Membership::majority_of(set.len());
-    // A quorum of a joint one is a majority of each: it is enough that one of them meets one of the others.
+    // A quorum of a joint configuration is a majority of each half, so it is enough that one half overlaps with one of
+    // the other configuration.
     sets(old).iter().any(|a| sets(new).iter().any(|b| majority(a) + majority(b) > a.union(b).count()))
 }
 
@@ -81,7 +82,7 @@ mod tests {
         for (from, to) in steps {
             assert_eq!(misstep(from, to), None, "{from} -> {to}");
         }
-        // A learner comes, and who votes stays.
+        // A learner is added, and the voters stay the same.
         assert_eq!(misstep(&of(&[1, 2, 3], &[1, 2, 3], &[]), &of(&[1, 2, 3, 4], &[1, 2, 3], &[])), None);
     }
 

@@ -1,4 +1,4 @@
-//! `drave diff`: how far logs are the same, where they first differ, and what of the rest can be known.
+//! `drave diff`: how far logs are identical, where they first differ, and what is known of the rest.
 
 use super::directory::Directory;
 use super::standing::{Standing, Tail, tail};
@@ -34,26 +34,26 @@ pub struct Diff {
     pub output: Output,
 }
 
-/// What the comparison comes to.
+/// The result of a comparison.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Verdict {
-    /// The same entries up to the same last one.
+    /// All logs hold the same entries and end at the same one.
     Identical,
-    /// The same as far as they go.
+    /// The logs are the same as far as each goes, but end at different indexes.
     Behind,
-    /// Different entries at one index.
+    /// The logs hold different entries at one index.
     Diverged,
-    /// The same position, and two entries; or two histories that are both committed.
+    /// One position holds two different entries, or two different histories are both committed.
     Violation,
-    /// No index is in two of them.
+    /// No index is in two of the logs.
     Apart,
 }
 
-/// What was compared.
+/// A comparison of directories.
 struct Compared {
-    /// The last position that is the same in all that have it.
+    /// The last position that is the same in all directories that hold it.
     common: Option<Position>,
-    /// The first index at which two differ.
+    /// The first index at which two directories differ.
     differs: Option<Index>,
     verdict: Verdict,
     tails: Vec<Option<Tail>>,
@@ -78,7 +78,7 @@ pub fn run(args: &Diff) -> Result<(), CliError> {
     if code == 0 { Ok(()) } else { std::process::exit(code) }
 }
 
-/// Reads directories that must be of one cluster.
+/// Reads the directories, and rejects them if they belong to different clusters or logs.
 pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Directory>, CliError> {
     let mut directories = Vec::with_capacity(paths.len());
     for path in paths {
@@ -102,7 +102,7 @@ pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Directory>, CliError> {
     Ok(directories)
 }
 
-/// Which of the directories hold a cluster that was made of the state of another, in words behind a sentence.
+/// Text that names the directories whose cluster was created from another cluster's state, to follow a sentence.
 fn refounded(directories: &[Directory]) -> String {
     let begins = |directory: &Directory| directory.replay.configurations.first().map(|first| first.index);
     let all = directories.iter().filter_map(|directory| Some((directory, begins(directory)?)));
@@ -115,7 +115,7 @@ fn refounded(directories: &[Directory]) -> String {
     made.collect()
 }
 
-/// Refuses directories of one founding list that hold two logs: neither replaces what the other holds.
+/// Rejects directories of one founding list that hold two logs: neither log replaces entries of the other.
 fn refuse_two_logs(directories: &[Directory]) -> Result<(), CliError> {
     let log = |directory: &Directory| directory.membership().and_then(Membership::agreed_log);
     let mut logs = directories.iter().filter_map(|directory| Some((directory, log(directory)?)));
@@ -129,7 +129,7 @@ fn refuse_two_logs(directories: &[Directory]) -> Result<(), CliError> {
     Err(CliError { what, code: 2 })
 }
 
-/// What a directory has at an index: a term, and a checksum where the entry itself is there.
+/// A directory's term at an index, and the entry's checksum if the entry itself is stored.
 fn at(directory: &Directory, index: Index) -> Option<(Term, Option<u32>)> {
     if let Some(head) = directory.replay.log.get(index) {
         return Some((head.term, Some(head.checksum)));
@@ -141,7 +141,7 @@ fn same(a: (Term, Option<u32>), b: (Term, Option<u32>)) -> bool {
     a.0 == b.0 && (a.1.is_none() || b.1.is_none() || a.1 == b.1)
 }
 
-/// Every index at which some directory has something, once and in order: never what lies between logs.
+/// Every index at which some directory has a term, once and in order. Skips the gaps between logs.
 fn indexes(directories: &[Directory]) -> impl Iterator<Item = Index> {
     let points = directories.iter().flat_map(|directory| directory.waypoints().map(|point| (point.index, point.index)));
     let logs = directories.iter().map(|directory| (directory.replay.log.first(), directory.replay.log.last()));
@@ -188,7 +188,8 @@ fn compare(directories: &[Directory]) -> Compared {
     Compared { common, differs, verdict, tails }
 }
 
-/// Whether what differs there never may: one position is two entries, or both are committed.
+/// Whether the difference at `index` is one that Raft rules out: one position is two entries, or both entries are
+/// committed.
 fn is_violation(directories: &[Directory], index: Index) -> bool {
     let there: Vec<_> =
         directories.iter().filter_map(|d| Some((at(d, index)?, d.committed().index >= index))).collect();
@@ -197,7 +198,7 @@ fn is_violation(directories: &[Directory], index: Index) -> bool {
     })
 }
 
-/// The directories in which something is damaged.
+/// The names of the directories that hold damage.
 fn damaged(directories: &[Directory]) -> Vec<&str> {
     let damaged = directories.iter().filter(|directory| !directory.damage.is_empty());
     damaged.map(|directory| directory.name.as_str()).collect()
@@ -233,7 +234,7 @@ fn verdict(directories: &[Directory], compared: &Compared) -> String {
     }
 }
 
-/// What a directory has at an index, in words.
+/// A directory's record at an index as text, or why it has none.
 fn record(directory: &Directory, index: Index, style: Style) -> (String, Option<RecordText>) {
     let log = &directory.replay.log;
     if let Some(head) = log.get(index) {
@@ -285,7 +286,7 @@ fn print(directories: &[Directory], compared: &Compared, style: Style) {
     outln!("{}", verdict(directories, compared));
 }
 
-/// What a directory holds, in a line.
+/// A summary of a directory, in a line.
 pub fn about(directory: &Directory) -> String {
     let log = &directory.replay.log;
     let owner = directory
@@ -304,7 +305,7 @@ pub fn about(directory: &Directory) -> String {
     format!("{owner} · {entries} · {hard}{snapshot}{torn}")
 }
 
-/// The same, for programs.
+/// The same summary as JSON.
 pub fn about_json(directory: &Directory) -> Value {
     let (log, hard) = (&directory.replay.log, directory.replay.hard);
     json!({

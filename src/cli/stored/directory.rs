@@ -1,4 +1,4 @@
-//! A data directory, read beside the node that may be running in it: nothing is locked, nothing written.
+//! Reads a data directory, while its node may be running: takes no locks and writes nothing.
 
 use super::replay::Replay;
 use super::violation::Rule;
@@ -15,63 +15,63 @@ use bytes::Bytes;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Whose a directory is.
+/// The owner of a directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Owner {
     /// The node.
     pub node: NodeId,
     /// The cluster.
     pub cluster: ClusterId,
-    /// The directory's own name.
+    /// The directory's own id.
     pub disk: DiskId,
 }
 
-/// A snapshot that is whole.
+/// An intact snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Snapshot {
-    /// All up to here is in it.
+    /// The position of its last entry.
     pub position: Position,
     /// The digest of the state.
     pub digest: u64,
-    /// The configuration as of there.
+    /// The configuration as of that position.
     pub membership: Membership,
 }
 
-/// What a data directory holds.
+/// The contents of a data directory.
 #[derive(Clone, Debug)]
 pub struct Directory {
     /// Where it is.
     pub path: PathBuf,
-    /// What it is called.
+    /// Its path as text.
     pub name: String,
-    /// Whose it is, if anything in it tells.
+    /// Its owner, if its identity or any segment names one.
     pub owner: Option<Owner>,
     /// Its journal.
     pub replay: Replay,
     /// Its snapshots, oldest first.
     pub snapshots: Vec<Snapshot>,
-    /// What is damaged.
+    /// Descriptions of what is damaged.
     pub damage: Vec<String>,
-    /// Batches that were being written when the node ended: normal after a crash.
+    /// Batches that were being written when the node stopped: normal after a crash.
     pub torn: u64,
 }
 
-/// Where segments are collected from.
+/// The visitor that replays the segments of a directory.
 struct SegmentSource {
     replay: Replay,
     owner: Option<Owner>,
-    /// Records of the batch that is being read: they count when all of it is there.
+    /// Records of the current batch. They count once the batch is complete.
     batch: Vec<Frame>,
     segment: u64,
     damage: Vec<String>,
     torn: u64,
 }
 
-/// How often to begin again when a running node releases what we are about to read.
+/// How often to read a directory, at most: a running node may release a segment before it is read.
 const LOOKS: usize = 5;
 
 impl Directory {
-    /// Reads what is there.
+    /// Reads the directory at `path`.
     pub fn read(path: &Path) -> anyhow::Result<Directory> {
         for _ in 1..LOOKS {
             let (directory, released) = Directory::look(path)?;
@@ -82,7 +82,7 @@ impl Directory {
         Ok(Directory::look(path)?.0)
     }
 
-    /// One look; and whether the node released a segment meanwhile.
+    /// Reads the directory once. Also returns whether the node released a segment meanwhile.
     fn look(path: &Path) -> anyhow::Result<(Directory, bool)> {
         let name = path.display().to_string();
         let files = Files::at(path)?;
@@ -104,12 +104,12 @@ impl Directory {
         Ok((directory, tour.released_meanwhile()))
     }
 
-    /// What the directory says of itself must be what its segments say.
+    /// Checks the directory's identity against its segments.
     fn identify(&mut self) {
         let identity = match FsDisk::at(&self.path).map(|disk| Identity::read(&disk)) {
             Ok(Ok(Some(identity))) => identity,
             Ok(Err(fault)) => return self.damage.push(fault.to_string()),
-            // A directory of segments and no more.
+            // The directory holds segments and no identity.
             Ok(Ok(None)) | Err(_) => return,
         };
         let says = Owner { node: identity.node, cluster: identity.cluster, disk: identity.disk };
@@ -143,13 +143,13 @@ impl Directory {
         Ok(())
     }
 
-    /// All up to here was committed, as its base and its snapshots show.
+    /// The position up to which entries are known to be committed, by the log's base and the snapshots.
     pub fn committed(&self) -> Position {
         let snapshots = self.snapshots.iter().map(|snapshot| snapshot.position);
         snapshots.chain([self.replay.base]).max_by_key(|position| position.index).unwrap_or_default()
     }
 
-    /// Positions that it is known to have had: of its snapshots, and before its log.
+    /// Positions that its log is known to have had: of its snapshots, its base, and before its first entry.
     pub fn waypoints(&self) -> impl Iterator<Item = Position> + '_ {
         let others = [self.replay.base, self.replay.log.before()];
         let all = self.snapshots.iter().map(|snapshot| snapshot.position).chain(others);
@@ -161,7 +161,7 @@ impl Directory {
         self.replay.configurations.last().map(|configured| &configured.membership)
     }
 
-    /// The record of the entry at that index, in words; `None` if it is not there any more.
+    /// The record of the entry at that index, as text; `None` if it is no longer stored.
     pub fn record(&self, index: Index, style: Style) -> Option<RecordText> {
         let head = self.replay.log.get(index)?;
         let inside = self.path.join("wal");
@@ -178,7 +178,7 @@ impl Directory {
 }
 
 impl SegmentSource {
-    /// The batch is whole, or all there is of it.
+    /// Replays the current batch: it is complete, or no more of it exists.
     fn flush(&mut self) {
         for frame in self.batch.drain(..) {
             self.replay.take(self.segment, &frame);

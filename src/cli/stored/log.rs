@@ -1,43 +1,43 @@
-//! A stored log: of each entry what tells it from another, and where its record stands.
+//! A stored log: for each entry its term, time and checksum, and where its record is stored.
 
 use crate::types::{ClusterTime, Index, Position, Term};
 use std::collections::VecDeque;
 
-/// What is kept of an entry.
+/// A stored entry without its payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StoredEntry {
     /// Its term.
     pub term: Term,
-    /// The cluster's clock in it.
+    /// Its cluster time.
     pub time: ClusterTime,
-    /// The checksum of all of it: two logs agree on an entry exactly when position and checksum agree.
+    /// The checksum of the whole entry: two logs hold the same entry exactly when position and checksum match.
     pub checksum: u32,
-    /// The segment that its record stands in.
+    /// The number of the segment that holds its record.
     pub segment: u32,
-    /// Where in that.
+    /// The byte offset of the record in that segment.
     pub at: u32,
 }
 
 impl StoredEntry {
-    /// Whether it is the same entry, wherever it is stored.
+    /// Whether both are the same entry, wherever they are stored. The index is not compared.
     pub fn is(&self, other: &StoredEntry) -> bool {
         (self.term, self.checksum) == (other.term, other.checksum)
     }
 }
 
-/// Where an index beyond the last one is thought to leave a hole; beyond that the log is thought to begin anew.
+/// The largest gap between the last index and a new one that counts as a hole. After a larger gap the log restarts.
 const HOLE_MAX: u64 = 1 << 20;
 
-/// The entries from some index on, perhaps with holes where records are damaged.
+/// The entries from some index on, with holes where records are damaged.
 #[derive(Clone, Debug)]
 pub struct Log {
-    /// The position before the first.
+    /// The position before the first entry.
     before: Position,
     heads: VecDeque<Option<StoredEntry>>,
 }
 
 impl Log {
-    /// Nothing, behind that position.
+    /// An empty log that begins after `before`.
     pub fn behind(before: Position) -> Log {
         Log { before, heads: VecDeque::new() }
     }
@@ -47,27 +47,27 @@ impl Log {
         self.before
     }
 
-    /// The first index in it.
+    /// The index of the first entry.
     pub fn first(&self) -> Index {
         self.before.index.next()
     }
 
-    /// The last index in it, or the one before the first.
+    /// The index of the last entry, or the one before the first if the log is empty.
     pub fn last(&self) -> Index {
         Index(self.before.index.0 + self.heads.len() as u64)
     }
 
-    /// How many entries are known.
+    /// The number of entries, without holes.
     pub fn len(&self) -> usize {
         self.heads.iter().flatten().count()
     }
 
-    /// Whether there is none.
+    /// Whether the log is empty.
     pub fn is_empty(&self) -> bool {
         self.heads.is_empty()
     }
 
-    /// The entry at that index, if it is there and known.
+    /// The entry at that index; `None` outside the log or in a hole.
     pub fn get(&self, index: Index) -> Option<&StoredEntry> {
         let at = index.0.checked_sub(self.before.index.0 + 1)?;
         self.heads.get(usize::try_from(at).ok()?)?.as_ref()
@@ -88,13 +88,13 @@ impl Log {
         self.term(index).map(|term| Position::new(index, term))
     }
 
-    /// Known entries in order.
+    /// The entries in order, without holes.
     pub fn iter(&self) -> impl Iterator<Item = (Index, &StoredEntry)> {
         let first = self.first().0;
         self.heads.iter().enumerate().filter_map(move |(i, head)| Some((Index(first + i as u64), head.as_ref()?)))
     }
 
-    /// Puts an entry in its place; all from there on was another log's, and is handed back.
+    /// Puts an entry at its index. Truncates the log from there first, and returns the entries it removed.
     pub fn put(&mut self, index: Index, head: StoredEntry) -> Vec<(Index, StoredEntry)> {
         let mut gone = Vec::new();
         while self.last() >= index && !self.heads.is_empty() {
@@ -102,7 +102,7 @@ impl Log {
             gone.extend(self.heads.pop_back().flatten().map(|head| (last, head)));
         }
         if index <= self.before.index || index.0 - self.last().0 > HOLE_MAX {
-            // Of what stands before it nothing is known.
+            // Nothing is known of the entries before it.
             *self = Log::behind(Position::new(index.prev(), Term::ZERO));
         }
         while self.last().next() < index {

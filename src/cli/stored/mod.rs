@@ -1,4 +1,4 @@
-//! What data directories hold, compared and judged offline: `drave diff` and `drave check`.
+//! Compares and checks the contents of data directories offline: `drave diff` and `drave check`.
 
 pub mod across;
 pub mod check;

@@ -1,4 +1,5 @@
-//! One journal, replayed record by record as it was written, and judged by what no healthy node writes.
+//! Replays one journal, record by record in the order written, and notes each violation: a record that no healthy node
+//! writes.
 
 use super::configs;
 use super::log::{Log, StoredEntry};
@@ -8,47 +9,47 @@ use crate::types::{HardState, Index, Membership, NodeId, Payload, Position, Snap
 use crate::wal::format::{self, EntryHead, Frame, Opening, RecordKind};
 use std::collections::BTreeMap;
 
-/// No log is that long: whoever says so is not believed.
+/// No log is that long: a record with an index from here on is rejected.
 const INDEX_MAX: u64 = 1 << 60;
 
 /// A configuration in the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Configured {
-    /// The index that holds it.
+    /// The index of its entry.
     pub index: Index,
-    /// What it says.
+    /// The membership.
     pub membership: Membership,
 }
 
-/// What a journal comes to.
+/// The state that a journal's records add up to.
 #[derive(Clone, Debug)]
 pub struct Replay {
-    /// What the directory is called.
+    /// The directory's name.
     place: String,
-    /// Whose it is, if that is known.
+    /// The node that the journal belongs to, if that is known.
     node: Option<NodeId>,
     /// The log.
     pub log: Log,
-    /// All up to here is in a snapshot: it was committed.
+    /// The log up to here is in a snapshot, so it was committed.
     pub base: Position,
-    /// Term and vote, once any record tells.
+    /// Term and vote, once a record holds them.
     pub hard: Option<HardState>,
-    /// Whom it voted for, by term.
+    /// The node's votes, by term.
     pub votes: BTreeMap<Term, Vote>,
-    /// The configurations that the log begins with and holds, oldest first.
+    /// The configurations in force where the log begins and those in the log, oldest first.
     pub configurations: Vec<Configured>,
-    /// Entries that gave way to others.
+    /// Entries that were overwritten by others.
     pub gone: Vec<(Index, StoredEntry)>,
-    /// What no healthy node writes.
+    /// The violations so far.
     pub violations: Violations,
-    /// Records that are whole and make no sense.
+    /// Records that are intact but invalid.
     pub odd: Vec<String>,
-    /// Whether a record before the next one was damaged, so that entries may be missing.
+    /// Whether a record before the next one is damaged, so that entries may be missing.
     broken: bool,
 }
 
 impl Replay {
-    /// Nothing yet, of the directory called so.
+    /// An empty replay of the directory named `place`.
     pub fn new(place: &str) -> Replay {
         Replay {
             place: place.to_owned(),
@@ -65,17 +66,17 @@ impl Replay {
         }
     }
 
-    /// Whose journal it is.
+    /// Sets the node that the journal belongs to.
     pub fn belongs_to(&mut self, node: NodeId) {
         self.node = Some(node);
     }
 
-    /// A record is damaged, or a segment missing: what comes next need not follow.
+    /// Notes that a record is damaged or a segment missing: the next entry need not follow the last one.
     pub fn breaks(&mut self) {
         self.broken = true;
     }
 
-    /// The next record of that segment.
+    /// Replays the next record of a segment.
     pub fn take(&mut self, segment: u64, frame: &Frame) {
         let sense = match frame.kind {
             RecordKind::Entry => self.entry(segment, frame),
@@ -94,7 +95,8 @@ impl Replay {
         }
     }
 
-    /// A segment says what it inherits. The first one that is left is believed; the others go on.
+    /// Replays a segment's opening record, which states the log that the segment continues. The log restarts from it at
+    /// the first segment, after damage, and where it does not match the log so far; otherwise the log goes on.
     fn open(&mut self, opening: Opening) -> Result<(), &'static str> {
         believed(opening.last.index)?;
         believed(opening.base.position.index)?;
@@ -106,7 +108,7 @@ impl Replay {
             let base = &opening.base;
             self.configure(base.configured, &base.membership, false);
             if opening.current.0 > base.configured {
-                // What lies between the two is not in the log any more.
+                // Configurations between the two are no longer in the log.
                 self.configure(opening.current.0, &opening.current.1, false);
             }
         }
@@ -115,7 +117,7 @@ impl Replay {
         Ok(())
     }
 
-    /// The log begins anew behind a snapshot, or for the first time.
+    /// The log restarts after a snapshot, or begins for the first time.
     fn restart(&mut self, base: SnapshotPoint) -> Result<(), &'static str> {
         believed(base.position.index)?;
         self.broken = false;
@@ -149,7 +151,7 @@ impl Replay {
         if index == Index::ZERO {
             return Err("an entry at index 0");
         }
-        // All of it, so that its own checksum is checked as well.
+        // Reads the whole entry, so that its own checksum is verified too.
         let entry = codec::read_entry(&mut Reader::new(frame.body.clone())).map_err(|odd| odd.0)?;
         self.judge_place(position);
         let place = |what: u64| u32::try_from(what).map_err(|_| "beyond what a segment can hold");
@@ -164,7 +166,7 @@ impl Replay {
         Ok(())
     }
 
-    /// Whether that entry may be written now, where it is.
+    /// Checks that the entry may be written now, at its index.
     fn judge_place(&mut self, position: Position) {
         let Position { index, term } = position;
         let place = self.place.clone();
@@ -191,7 +193,7 @@ impl Replay {
         }
     }
 
-    /// Whether terms and times rise along the log.
+    /// Checks that terms and times never fall along the log.
     fn judge_order(&mut self, position: Position, head: &StoredEntry) {
         let before = position.index.prev();
         if self.log.before().index < before || self.log.before().term > Term::ZERO {
@@ -209,9 +211,9 @@ impl Replay {
         }
     }
 
-    /// A configuration holds from that index on; `follows` if it must follow the one before it.
+    /// Adds the configuration in force from `index` on. With `follows` it must be a valid successor of the one before.
     fn configure(&mut self, index: Index, membership: &Membership, follows: bool) {
-        // Who joined a cluster begins with nobody, and learns from the log who the members are.
+        // A node that joined starts with an empty membership, and learns the members from the log.
         let nobody = index == Index::ZERO && membership.members.is_empty();
         let before = self.configurations.last().filter(|before| follows && !before.membership.members.is_empty());
         let misstep = before.and_then(|before| configs::misstep(&before.membership, membership));
@@ -250,7 +252,7 @@ mod tests {
         assert_eq!(replay.violations.count(), 0);
         replay.take(1, &entry(5, 1));
         assert_eq!(replay.violations.kept[0].rule, Rule::LogMatching);
-        // Where records are damaged there may be anything between.
+        // Where records are damaged, any entries may be missing.
         replay.breaks();
         replay.take(1, &entry(9, 1));
         assert_eq!((replay.violations.count(), replay.log.last()), (1, Index(9)));

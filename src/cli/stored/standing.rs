@@ -1,9 +1,9 @@
-//! What can be known offline of entries that not all logs have: whether they are committed.
+//! What is known offline of entries that not all logs hold: whether they are committed.
 //!
-//! No log says so of itself: the commit index is not stored. Known for committed is what a snapshot
-//! holds. What a quorum of the voters holds durably is committed or bound to be, unless a log of a
-//! later term contradicts (Figure 8 of the paper). What fewer hold, with every voter's directory
-//! before us, was not committed when it was read. All else cannot be known without the others.
+//! A log alone does not show it: the commit index is not stored. Entries in a snapshot are committed. Entries that a
+//! quorum of the voters holds durably are committed or will be, unless a log has a later term (Figure 8 of the paper).
+//! Entries that fewer voters hold, with every voter's directory given, were not committed when the directories were
+//! read. For all other entries more directories are needed.
 
 use super::configs::is_quorum;
 use super::directory::Directory;
@@ -11,32 +11,32 @@ use crate::types::{Index, NodeId, Position, Term};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
-/// What is known.
+/// Whether entries are committed, as far as that is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
-    /// A snapshot holds it.
+    /// A snapshot holds the entry.
     Committed,
-    /// A quorum holds it: committed, or bound to be.
+    /// A quorum holds the entry: it is committed, or will be.
     Majority,
-    /// Fewer than a quorum hold it: it may be replaced, and nobody was promised anything.
+    /// Fewer than a quorum hold the entry: it may be replaced, and was never acknowledged.
     Uncommitted,
-    /// Another history is committed in its place: it will be replaced.
+    /// Another entry is committed in its place: it will be replaced.
     Lost,
     /// It cannot be known from these directories.
     Unknown,
 }
 
-/// The entries of a log beyond what all have in common.
+/// The entries of a log after the last position that all logs share.
 #[derive(Clone, Debug)]
 pub struct Tail {
-    /// From here on.
+    /// The first of them.
     pub first: Position,
-    /// Up to here.
+    /// The last of them.
     pub last: Position,
-    /// What is known of them.
+    /// Whether they are committed.
     pub standing: Standing,
-    /// The same, in words, and why.
+    /// The same as text, with the reason.
     pub what: String,
 }
 
@@ -44,7 +44,7 @@ fn names(nodes: impl IntoIterator<Item = NodeId>) -> String {
     nodes.into_iter().map(|node| node.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// The entries of that directory's log from an index on, if it has any.
+/// The entries from index `from` on in the log of `directories[which]`; `None` if there are none.
 pub fn tail(directories: &[Directory], which: usize, from: Index) -> Option<Tail> {
     let here = &directories[which];
     let log = &here.replay.log;
@@ -76,7 +76,7 @@ fn judge(directories: &[Directory], here: &Directory, first: Position, last: Pos
     count(directories, here, first, last)
 }
 
-/// By how many hold it.
+/// Judges the entries by the voters that hold them.
 fn count(directories: &[Directory], here: &Directory, first: Position, last: Position) -> (Standing, String) {
     let log = &here.replay.log;
     let Some(membership) = here.membership() else {
@@ -91,7 +91,7 @@ fn count(directories: &[Directory], here: &Directory, first: Position, last: Pos
     };
     let given: BTreeSet<NodeId> = directories.iter().filter_map(|other| Some(other.owner?.node)).collect();
     let absent: BTreeSet<NodeId> = membership.all_voters().filter(|voter| !given.contains(voter)).collect();
-    // Who holds an entry holds those before it: the further, the fewer.
+    // A log that holds an entry holds those before it, so later entries have fewer holders: a binary search works.
     let (mut low, mut high) = (first.index.0, last.index.0 + 1);
     while low < high {
         let middle = low + (high - low) / 2;

@@ -1,8 +1,8 @@
-//! What must not be in stored logs, and what was found of it.
+//! The rules that stored logs must obey, and their violations.
 
 use serde::Serialize;
 
-/// A promise that stored logs keep, or break.
+/// A rule that stored logs obey or violate.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
@@ -12,20 +12,20 @@ pub enum Rule {
     LeaderAppendOnly,
     /// If two logs contain an entry with the same index and term, they are identical up to it (§5.3).
     LogMatching,
-    /// What one node has applied at an index, no other applies differently (§5.4.3).
+    /// If a node has applied an entry at an index, no other node applies a different entry there (§5.4.3).
     StateMachineSafety,
-    /// Terms never fall: of a node, and along a log; and no entry is of a term that its node has not seen.
+    /// Terms never fall, neither of a node nor along a log, and no entry has a term that its node has not seen.
     Terms,
     /// The cluster's clock never goes back along a log.
     Time,
-    /// Each configuration follows the one before it as joint consensus lets it (§6).
+    /// Each configuration follows the previous one as joint consensus allows (§6).
     Configurations,
-    /// Equal states have equal digests, and a snapshot's place in the log is the log's.
+    /// Snapshots of one position have equal digests, and the log's term at a snapshot's index is the snapshot's term.
     Snapshots,
 }
 
 impl Rule {
-    /// All of them, in the order in which they are told.
+    /// All rules, in the order in which they are reported.
     pub const ALL: [Rule; 8] = [
         Rule::ElectionSafety,
         Rule::LeaderAppendOnly,
@@ -37,7 +37,7 @@ impl Rule {
         Rule::Snapshots,
     ];
 
-    /// Its name, for people.
+    /// The rule's name.
     pub fn name(self) -> &'static str {
         match self {
             Rule::ElectionSafety => "Election Safety",
@@ -52,31 +52,31 @@ impl Rule {
     }
 }
 
-/// A promise that is broken.
+/// A violation of a rule.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Violation {
-    /// Which.
+    /// The rule.
     pub rule: Rule,
-    /// In which directories that is seen.
+    /// The directories that show it.
     pub places: Vec<String>,
-    /// How.
+    /// A description of the violation.
     pub what: String,
 }
 
-/// How many violations are kept; of more than that, how many there are.
+/// The most violations that are kept; further ones are only counted.
 const KEPT: usize = 200;
 
-/// What was found.
+/// The violations that were found.
 #[derive(Clone, Debug, Default)]
 pub struct Violations {
-    /// The first of them.
+    /// The first violations, at most `KEPT`.
     pub kept: Vec<Violation>,
-    /// How many more there are.
+    /// The number of further violations.
     pub more: u64,
 }
 
 impl Violations {
-    /// One more.
+    /// Adds a violation.
     pub fn add(&mut self, rule: Rule, places: &[&str], what: String) {
         if self.kept.len() >= KEPT {
             self.more += 1;
@@ -86,7 +86,7 @@ impl Violations {
         self.kept.push(Violation { rule, places, what });
     }
 
-    /// All of another's as well.
+    /// Adds all violations of `other`.
     pub fn extend(&mut self, other: &Violations) {
         for violation in &other.kept {
             let places: Vec<&str> = violation.places.iter().map(String::as_str).collect();
@@ -95,7 +95,7 @@ impl Violations {
         self.more += other.more;
     }
 
-    /// How many there are.
+    /// The number of violations.
     pub fn count(&self) -> u64 {
         self.kept.len() as u64 + self.more
     }

@@ -1,4 +1,4 @@
-//! Makes a screen of what is known, whatever its size. Colours say nothing that words do not.
+//! Draws the model on a screen of any size. Colors carry no information that the text does not.
 
 use super::keys::{self, Reach};
 use super::model::{Event, Load, Model, Process, Sample};
@@ -12,22 +12,22 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{RenderDirection, Sparkline};
 use std::time::Duration;
 
-/// How it is drawn.
+/// Options for drawing.
 #[derive(Clone, Copy, Debug)]
 pub struct DrawOptions {
-    /// Which keys are of use.
+    /// The keys available.
     pub reach: Reach,
-    /// Whether colours may be used.
+    /// Whether to use colors.
     pub colours: bool,
 }
 
-/// Screens with fewer rows do without empty ones.
+/// Screens with fewer rows have no empty rows.
 const ROWS_FOR_GAPS: u16 = 20;
-/// With fewer rows left, events take all of them.
+/// With fewer rows left, the graph is omitted and events take all of them.
 const ROWS_FOR_A_GRAPH: u16 = 7;
 
 impl DrawOptions {
-    /// With colours, unless `NO_COLOR` is set to something.
+    /// With colors, unless `NO_COLOR` is set and not empty.
     pub fn from_environment(reach: Reach) -> DrawOptions {
         DrawOptions { reach, colours: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
     }
@@ -49,7 +49,7 @@ impl DrawOptions {
     }
 }
 
-/// Draws all of it, or as much as fits.
+/// Draws the whole model, or as much as fits.
 pub fn draw(model: &Model, look: &DrawOptions, frame: &mut Frame) {
     let mut left = frame.area();
     let gap = u16::from(left.height >= ROWS_FOR_GAPS);
@@ -68,7 +68,7 @@ pub fn draw(model: &Model, look: &DrawOptions, frame: &mut Frame) {
     events(model, look, frame, left);
 }
 
-/// Takes so many rows off the top, or as many as there are.
+/// Cuts this many rows off the top, or as many as there are.
 fn cut(area: &mut Rect, rows: u16) -> Rect {
     let rows = rows.min(area.height);
     let top = Rect { height: rows, ..*area };
@@ -76,7 +76,7 @@ fn cut(area: &mut Rect, rows: u16) -> Rect {
     top
 }
 
-/// The same from below.
+/// Cuts rows off the bottom.
 fn cut_from_below(area: &mut Rect, rows: u16) -> Rect {
     let rows = rows.min(area.height);
     area.height -= rows;
@@ -103,7 +103,7 @@ fn header(model: &Model, look: &DrawOptions) -> Line<'static> {
     ])
 }
 
-/// Why nobody may lead.
+/// The text for a cluster without a leader, with the size of a quorum if it is known.
 fn nobody(model: &Model) -> String {
     let members = model.answered().max_by_key(|status| status.term).map(|status| &status.members);
     let voters = members.map_or(0, |members| members.iter().filter(|member| member.kind == "voter").count());
@@ -113,7 +113,7 @@ fn nobody(model: &Model) -> String {
     }
 }
 
-/// Minutes and seconds since the view was opened.
+/// Formats the time since the view was opened: `mm:ss`, with hours if there are any.
 fn clock(at: Duration) -> String {
     let seconds = at.as_secs();
     match seconds / 3600 {
@@ -143,7 +143,7 @@ fn graph(model: &Model, look: &DrawOptions, frame: &mut Frame, left: &mut Rect) 
     let title = cut(left, 1);
     let bars = cut(left, (left.height / 3).clamp(1, 8));
     let below = cut(left, 1);
-    // The newest at the right edge.
+    // The newest second is at the right edge.
     let seconds: Vec<u64> = model.commits().rev().take(bars.width.into()).collect();
     let (now, most) = (seconds.first().copied().unwrap_or(0), seconds.iter().copied().max().unwrap_or(0));
     let figures = format!("  {now} now · {most} at most in {} s", seconds.len());

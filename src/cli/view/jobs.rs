@@ -1,5 +1,5 @@
-//! What takes a while and must not hold up the view: handing over, snapshots. Each on a thread of its own, one of
-//! a kind at a time.
+//! Long operations that must not block the view: leader transfer and snapshots. Each runs on a thread of its own, one
+//! of a kind at a time.
 
 use super::model::Observation;
 use super::poll::Sink;
@@ -8,12 +8,13 @@ use crate::cli::cluster::Cluster;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long a hand-over may take.
+/// Timeout of a leader transfer.
 const HAND_OVER: Duration = Duration::from_secs(5);
-/// How long one node may take to write its state down.
+/// Timeout of the snapshot of one node.
 const SNAPSHOT: Duration = Duration::from_secs(600);
 
-/// Who was sent for what. Nobody waits for them: what they came to is told, and the end of the program ends them.
+/// The running operations. They are never joined: they report failures and finished snapshots as events, and end with
+/// the program.
 pub struct Errands {
     cluster: Cluster,
     sink: Sink,
@@ -22,12 +23,12 @@ pub struct Errands {
 }
 
 impl Errands {
-    /// None yet, for that cluster.
+    /// No operations yet, for this cluster.
     pub fn new(cluster: &Cluster, sink: Sink) -> Errands {
         Errands { cluster: cluster.clone(), sink, transfer: None, snapshot: None }
     }
 
-    /// Lets another node lead; what to say of it now.
+    /// Starts a leader transfer; returns the event to show.
     pub fn transfer(&mut self) -> StoryLine {
         if is_under_way(&self.transfer) {
             return StoryLine::new(Tone::Plain, "the leader is still handing over");
@@ -35,7 +36,7 @@ impl Errands {
         let mut client = Cluster { timeout: HAND_OVER, ..self.cluster.clone() }.client();
         let sink = self.sink.clone();
         self.transfer = Some(std::thread::spawn(move || {
-            // That it came to pass is seen: another leads.
+            // Success needs no event: the new leader shows it.
             if let Err(error) = client.transfer(None) {
                 tell(&sink, StoryLine::new(Tone::Bad, format!("nobody took over: {error}")));
             }
@@ -43,7 +44,7 @@ impl Errands {
         StoryLine::new(Tone::Plain, "the leader is to hand over")
     }
 
-    /// Lets the nodes at those endpoints take a snapshot, one after the other; what to say of it now.
+    /// Requests a snapshot of each of these nodes (name, endpoint), one after the other; returns the event to show.
     pub fn snapshot(&mut self, nodes: Vec<(String, String)>) -> StoryLine {
         if is_under_way(&self.snapshot) {
             return StoryLine::new(Tone::Plain, "snapshots are still being taken");
@@ -53,7 +54,7 @@ impl Errands {
         let count = nodes.len();
         self.snapshot = Some(std::thread::spawn(move || {
             for (name, endpoint) in nodes {
-                // That there is a new one is seen; not that there was nothing new to write down.
+                // The status shows a new snapshot, but not that there was nothing new to snapshot.
                 match client.snapshot(&endpoint) {
                     Ok((position, _)) => {
                         tell(&sink, StoryLine::new(Tone::Plain, format!("{name} is done, at {position}")))

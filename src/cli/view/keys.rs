@@ -1,47 +1,47 @@
-//! What each key asks for: one table, which makes the line of help as well.
+//! The key bindings: one table, which the help line is generated from as well.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-/// What a key asks for.
+/// The action of a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KeyAction {
-    /// kill -9 of the leader; it comes back by itself.
+    /// kill -9 of the leader, which is restarted automatically.
     KillLeader,
-    /// kill -9 of that node, or its start if it is away.
+    /// kill -9 of this node, or its start if it is down.
     KillOrStart(u64),
-    /// SIGSTOP of the leader; SIGCONT of whoever is frozen.
+    /// SIGSTOP of the leader, or SIGCONT of a frozen node.
     FreezeOrThaw,
-    /// Another leads.
+    /// Transfers leadership to another node.
     Transfer,
-    /// Load on, or off.
+    /// Switches the load on or off.
     Load,
-    /// All nodes take a snapshot.
+    /// Requests a snapshot on all nodes.
     Snapshot,
-    /// The end.
+    /// Quits the view.
     Quit,
 }
 
-/// What the view may do to the nodes.
+/// The actions that the view may perform on the nodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reach {
-    /// Their processes are ours, to play with.
+    /// The nodes are child processes: all actions.
     Processes,
-    /// They are somebody's: what any client may ask for, and only when it is asked for twice.
+    /// The nodes were started elsewhere: only client requests, and only if the key is pressed twice.
     Client,
 }
 
-/// Where a key is of use, and how readily it does what it says.
+/// The reach in which a key is available, and whether it needs confirmation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Use {
-    /// Where the processes are ours.
+    /// Available if the nodes are child processes.
     Ours,
-    /// Everywhere; elsewhere it has to be pressed twice.
+    /// Always available; must be pressed twice unless the nodes are child processes.
     Careful,
-    /// Everywhere, at once.
+    /// Always available, without confirmation.
     Everywhere,
 }
 
-/// What may be pressed.
+/// The keys of a binding.
 enum Key {
     Char(char),
     Digit,
@@ -49,7 +49,7 @@ enum Key {
 
 struct Binding {
     key: Key,
-    /// How the key is called, and what it does, for people.
+    /// The label of the key and the description of its action, for the help line.
     help: (&'static str, &'static str),
     usable: Use,
     wish: fn(u64) -> KeyAction,
@@ -59,7 +59,7 @@ const fn on(key: char, help: (&'static str, &'static str), usable: Use, wish: fn
     Binding { key: Key::Char(key), help, usable, wish }
 }
 
-/// All keys, in the order in which help names them.
+/// All bindings, in the order of the help line.
 const BINDINGS: &[Binding] = &[
     on('k', ("k", "kill leader"), Use::Ours, |_| KeyAction::KillLeader),
     Binding { key: Key::Digit, help: ("1-9", "kill/start"), usable: Use::Ours, wish: KeyAction::KillOrStart },
@@ -75,7 +75,7 @@ impl Binding {
         self.usable != Use::Ours || reach == Reach::Processes
     }
 
-    /// What it asks for, if that character is its key.
+    /// The action, if the character is the key of this binding.
     fn wish(&self, pressed: char) -> Option<KeyAction> {
         match self.key {
             Key::Char(key) => (key == pressed).then(|| (self.wish)(0)),
@@ -84,47 +84,47 @@ impl Binding {
     }
 }
 
-/// The keys in words, in their order: how each is called, and what it does.
+/// The label and the description of each available key, in order.
 pub fn help(reach: Reach) -> impl Iterator<Item = (&'static str, &'static str)> {
     BINDINGS.iter().filter(move |binding| binding.is_usable(reach)).map(|binding| binding.help)
 }
 
-/// What a key that was pressed comes to.
+/// The effect of a key press.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pressed {
-    /// It asks for nothing.
+    /// No effect.
     Nothing,
-    /// It asks for that, if it is pressed once more; how it is called, and what it does.
+    /// The action is performed if the key is pressed once more. Holds the key's label and description.
     Once((&'static str, &'static str)),
-    /// It asks for that.
+    /// The action is requested.
     Wish(KeyAction),
 }
 
-/// Whoever sits at the keyboard.
+/// Maps key presses to actions.
 pub struct Hand {
     reach: Reach,
-    /// What was asked for once, and has to be asked for again.
+    /// The action that awaits confirmation by a second press.
     once: Option<KeyAction>,
 }
 
 impl Hand {
-    /// With that reach, and nothing pressed yet.
+    /// A hand with this reach and no key pressed yet.
     pub fn new(reach: Reach) -> Hand {
         Hand { reach, once: None }
     }
 
-    /// How far it reaches.
+    /// The reach.
     pub fn reach(&self) -> Reach {
         self.reach
     }
 
-    /// A key was pressed. Any other key takes back what was asked for once.
+    /// Handles a key press. Any other key cancels an action that awaits confirmation.
     pub fn press(&mut self, event: KeyEvent) -> Pressed {
         if event.kind == KeyEventKind::Release {
             return Pressed::Nothing;
         }
         let once = self.once.take();
-        // The terminal sends no signal meanwhile: this key is that signal.
+        // In raw mode Ctrl-C sends no SIGINT: it arrives as this key.
         if event.modifiers.contains(KeyModifiers::CONTROL) {
             return if event.code == KeyCode::Char('c') { Pressed::Wish(KeyAction::Quit) } else { Pressed::Nothing };
         }
@@ -194,7 +194,7 @@ mod tests {
         for (key, wish) in [('t', KeyAction::Transfer), ('b', KeyAction::Load), ('s', KeyAction::Snapshot)] {
             assert!(matches!(press(&mut hand, key), Pressed::Once(_)));
             assert_eq!(press(&mut hand, key), Pressed::Wish(wish));
-            // Twice again, for once more; and whatever comes between takes it back.
+            // A repetition needs two presses again; any key in between cancels the first.
             assert!(matches!(press(&mut hand, key), Pressed::Once(_)));
             assert_eq!(press(&mut hand, 'x'), Pressed::Nothing);
             assert!(matches!(press(&mut hand, key), Pressed::Once(_)));

@@ -1,4 +1,4 @@
-//! The view at work: what is seen and pressed goes in, a screen and wishes come out.
+//! The main loop of the view: observations and key presses in, screens and requested actions out.
 
 use super::draw::{self, DrawOptions};
 use super::jobs::Errands;
@@ -14,13 +14,13 @@ use std::io;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-/// How long it waits for a key before it looks at all else, and draws.
+/// How long a turn waits for a key before it handles observations and draws.
 const TURN: Duration = Duration::from_millis(100);
-/// So many observations may wait to be looked at.
+/// Capacity of the channel of observations.
 const UNSEEN_MAX: usize = 256;
-/// So many keys are heeded in a turn: who leans on one does not stop the world.
+/// Maximum number of keys handled in a turn, so that a key held down does not block the loop.
 const KEYS_MAX: usize = 32;
-/// How long the end of a load is waited for, at the end of the view.
+/// How long closing the view waits for the load to end.
 const LOAD_END: Duration = Duration::from_secs(3);
 
 /// A live view of a cluster, in the terminal.
@@ -38,17 +38,17 @@ pub struct View {
     began: Instant,
 }
 
-/// What a view shows, and how far it reaches.
+/// The cluster that a view shows, and the actions allowed on it.
 pub struct Subject {
-    /// What it is, in a word.
+    /// The title of the view.
     pub title: &'static str,
-    /// Where it is, for people.
+    /// The location of the cluster, for display.
     pub place: String,
-    /// Where the cluster is.
+    /// The endpoints and client options of the cluster.
     pub cluster: Cluster,
-    /// Who the nodes at its endpoints are, if that is known: node 1 first.
+    /// Whether the endpoints are those of node 1, node 2 and so on.
     pub numbered: bool,
-    /// What may be done to it.
+    /// The actions allowed.
     pub reach: Reach,
 }
 
@@ -57,7 +57,7 @@ fn io(error: io::Error) -> CliError {
 }
 
 impl View {
-    /// Takes the terminal, and begins to ask.
+    /// Opens the view on the terminal.
     pub fn open(subject: Subject) -> Result<View, CliError> {
         let Subject { title, place, cluster, numbered, reach } = subject;
         let (sink, seen) = sync_channel(UNSEEN_MAX);
@@ -77,17 +77,17 @@ impl View {
         })
     }
 
-    /// What is known.
+    /// The model of the cluster.
     pub fn model(&self) -> &Model {
         &self.model
     }
 
-    /// How the process of a node is.
+    /// Reports the state of a node's process.
     pub fn process(&mut self, node: u64, process: Process) {
         self.observe(Observation::Process { node, process });
     }
 
-    /// Something was done.
+    /// Appends an event to the list.
     pub fn tell(&mut self, tone: Tone, text: impl Into<String>) {
         self.observe(Observation::Told(StoryLine::new(tone, text)));
     }
@@ -96,8 +96,8 @@ impl View {
         self.model.update(self.began.elapsed(), observation);
     }
 
-    /// Draws what is known, waits for keys for a moment, and takes in what was seen meanwhile. What any client can
-    /// do is done; other wishes are handed over.
+    /// Draws the model, waits briefly for keys, and applies the observations received meanwhile. Performs actions that
+    /// any client can, and returns the other requested actions.
     pub fn turn(&mut self) -> Result<Vec<KeyAction>, CliError> {
         self.poll.follow(&self.model.endpoints());
         let (model, look) = (&self.model, &self.look);
@@ -113,7 +113,7 @@ impl View {
         Ok(wishes.into_iter().filter(|wish| !self.grant(*wish)).collect())
     }
 
-    /// Waits for a key for a moment; what all that were pressed ask for.
+    /// Waits briefly for a key; returns the actions of all keys pressed.
     fn keys(&mut self) -> io::Result<Vec<KeyAction>> {
         let mut wishes = Vec::new();
         for n in 0..KEYS_MAX {
@@ -134,7 +134,7 @@ impl View {
         Ok(wishes)
     }
 
-    /// Does what any client can; whether it was that.
+    /// Performs an action that any client can; returns whether it was one.
     fn grant(&mut self, wish: KeyAction) -> bool {
         match wish {
             KeyAction::Transfer => {
@@ -170,7 +170,7 @@ impl View {
         }
     }
 
-    /// Gives the terminal back. A load that is on ends before, and takes its counters with it if it can.
+    /// Restores the terminal, then stops a running load and waits up to 3 s for it to remove its counters.
     pub fn close(self) {
         let View { load, screen, poll, .. } = self;
         drop(screen);

@@ -1,4 +1,4 @@
-//! A moderate load: a few counters that grow, and how long that takes.
+//! A moderate load: increments of a few counters, with their latency.
 
 use super::model::{Load, Observation, Sample};
 use super::poll::Sink;
@@ -16,30 +16,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// So many writes are under way at most.
+/// Maximum number of writes in flight.
 const UNDER_WAY: usize = 8;
-/// So many counters there are.
 const COUNTERS: u64 = 16;
-/// How often a write begins, as long as there is room for one.
+/// Interval between writes, as long as the connection has room for one.
 const GAP: Duration = Duration::from_millis(2);
-/// How often it says how it does.
+/// Interval between samples.
 const TELL: Duration = Duration::from_millis(500);
-/// How far back latencies are looked at.
+/// The time window of the latencies.
 const RECENT: Duration = Duration::from_secs(5);
-/// More latencies are not kept.
+/// Maximum number of latencies kept.
 const RECENT_MAX: usize = 4096;
-/// How long the end may take: what is under way, and the removal of the counters.
+/// At the end, the time allowed for the writes in flight, and again for the removal of the counters.
 const END: Duration = Duration::from_secs(1);
 
-/// A load under way, on a thread of its own. Its counters stand under `demo/`, in a folder of their own, and are
-/// removed at its end if that can be done at once.
+/// A running load, on a thread of its own. Its counters are under `demo/`, in a folder of their own. They are removed
+/// at the end if the cluster can commit that at once.
 pub struct Writer {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl Writer {
-    /// Puts it on that cluster.
+    /// Starts the load on a cluster.
     pub fn start(cluster: &Cluster, sink: Sink) -> Writer {
         let stop = Arc::new(AtomicBool::new(false));
         let (cluster, stopped) = (cluster.clone(), stop.clone());
@@ -56,23 +55,23 @@ impl Writer {
         Writer { stop, thread }
     }
 
-    /// Asks it to end.
+    /// Requests the end of the load.
     pub fn end(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it was asked to.
+    /// Whether [`Writer::end`] was called.
     pub fn is_ending(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Whether it has ended, counters and all.
+    /// Whether the load has ended and the removal of its counters was attempted.
     pub fn has_ended(&self) -> bool {
         self.thread.is_finished()
     }
 }
 
-/// What cannot be taken now is left out: nobody waits for a picture.
+/// Sends an observation, or drops it if the channel is full: the load must not wait for the view.
 fn tell(sink: &Sink, observation: Observation) {
     let _left_out = sink.try_send((Instant::now(), observation));
 }
@@ -81,7 +80,7 @@ fn counter(folder: &str, n: u64) -> Bytes {
     Bytes::from(format!("{folder}/{n:02}"))
 }
 
-/// Removes the counters, if there is a leader who can.
+/// Deletes the counters; `None` if the cluster does not commit that in time.
 fn remove(cluster: &Cluster, folder: &str) -> Option<()> {
     let names: Vec<Bytes> = (0..COUNTERS).map(|n| counter(folder, n)).collect();
     let dels = names.iter().map(|key| Command::Del { key }).collect();
@@ -89,7 +88,7 @@ fn remove(cluster: &Cluster, folder: &str) -> Option<()> {
     client.execute(&Command::Batch(dels).encode()).ok().map(|_removed| ())
 }
 
-/// Latencies of the last seconds.
+/// The latencies within [`RECENT`], in microseconds, each with its time.
 #[derive(Default)]
 struct Recent(VecDeque<(Instant, u64)>);
 
@@ -101,7 +100,7 @@ impl Recent {
         self.0.push_back((now, took.as_micros() as u64));
     }
 
-    /// Forgets what is too old; how many are left a second, and their median and 99th percentile in microseconds.
+    /// Drops old latencies; returns the writes per second, and median and 99th percentile of latency in microseconds.
     fn look(&mut self, now: Instant, since: Instant) -> (u64, Option<(u64, u64)>) {
         while self.0.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > RECENT) {
             self.0.pop_front();
@@ -109,17 +108,16 @@ impl Recent {
         let mut sorted: Vec<u64> = self.0.iter().map(|(_, us)| *us).collect();
         sorted.sort_unstable();
         let seconds = now.saturating_duration_since(since).min(RECENT).as_secs_f64().max(TELL.as_secs_f64());
-        // The smallest that so many in a hundred do not exceed.
+        // The smallest latency that at least `percent` percent of them do not exceed.
         let within = |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied();
         ((sorted.len() as f64 / seconds).round() as u64, within(50).zip(within(99)))
     }
 }
 
-/// What the thread holds.
 struct Run<'a> {
     sink: &'a Sink,
     folder: &'a str,
-    /// When each write that is under way began.
+    /// The start time of each write in flight.
     flights: Slab<Instant>,
     recent: Recent,
     failed: u64,
@@ -142,7 +140,7 @@ impl<'a> Run<'a> {
                 self.ask(&mut fleet, now);
                 due += GAP;
             }
-            // Who was held up does not catch up: it is a moderate load.
+            // A delayed load does not catch up: it is a moderate load.
             due = due.max(now);
             self.turn(&mut fleet, due.saturating_duration_since(now).max(Duration::from_millis(1)))?;
             if telling <= now {

@@ -1,9 +1,10 @@
 //! The live view of a cluster, for `drave demo` and `drave top`.
 //!
 //! [`model`] holds what is known of the cluster: a pure function of observations and their times. [`draw`] renders it,
-//! and [`story`] describes the difference between two observations in a sentence. [`poll`] asks each node for its
-//! status on a thread of its own, so that a node that does not answer delays no other; [`load`] writes to the cluster and measures the
-//! latency; [`jobs`] runs whatever takes long. [`keys`] is the table of key bindings, and [`live`] is the main loop.
+//! and [`story`] describes the difference between two observations in a sentence. [`poll`] requests the status of each
+//! node on a thread of its own, so that a node that does not answer delays no other. [`load`] writes to the cluster and
+//! measures the latency. [`jobs`] runs long operations. [`keys`] is the table of key bindings, and [`live`] is the main
+//! loop.
 
 pub mod draw;
 pub mod jobs;

@@ -1,4 +1,4 @@
-//! What the view knows of a cluster. Pure: it is told what was seen, and when, and is drawn.
+//! The state that the view knows of a cluster: a pure function of observations and their times.
 
 use super::story::{self, StoryLine, Tone};
 use crate::api::{RoleName, Status};
@@ -6,129 +6,129 @@ use crate::limits::MEMBERS_MAX;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// So many events are kept; the oldest are forgotten.
+/// Maximum number of events; the oldest are dropped.
 pub const EVENTS_MAX: usize = 200;
-/// So many seconds of commits are kept.
+/// Maximum number of seconds in the series of commit rates.
 pub const SECONDS_MAX: usize = 300;
-/// How often commits are counted.
+/// How often the commit rate is computed.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Something that was seen.
+/// An observation of the cluster, a process or the load.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Observation {
-    /// A node was asked how it is.
+    /// A node's status was requested.
     Looked {
-        /// Where.
+        /// The endpoint of the node.
         endpoint: String,
-        /// What came of it.
+        /// The result of the request.
         found: PollResult,
     },
-    /// How the process of a node is.
+    /// The state of a node's process.
     Process {
-        /// Whose.
+        /// The id of the node.
         node: u64,
-        /// How it is.
+        /// The state of its process.
         process: Process,
     },
-    /// How the load does.
+    /// The state of the load.
     Load(Load),
-    /// Something was done, or failed, that no other observation would tell.
+    /// An action or a failure that no other observation shows.
     Told(StoryLine),
 }
 
-/// What a look at a node found.
+/// The result of a status request to a node.
 #[derive(Clone, PartialEq, Debug)]
 pub enum PollResult {
-    /// It says how it is.
+    /// The node answered with its status.
     Answer(Box<Status>),
-    /// Nothing was heard in time: it is frozen, cut off, or very slow.
+    /// The node did not answer in time: it is frozen, cut off, or very slow.
     Silence,
-    /// Nobody is there.
+    /// Nothing listens at the endpoint.
     Nobody,
 }
 
-/// How the process of a node is, as whoever started it knows.
+/// The state of a node's process, as the parent process knows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Process {
-    /// It runs.
+    /// The process runs.
     Runs,
-    /// It is there and gets no time, by SIGSTOP.
+    /// The process is stopped by SIGSTOP.
     Frozen,
-    /// It died, and is started again.
+    /// The process died and will be restarted.
     Returns {
-        /// After so many seconds.
+        /// Seconds until the restart.
         seconds: u64,
     },
-    /// It was killed, and stays away until somebody starts it.
+    /// The process was killed, and is down until the user starts it.
     Away,
 }
 
 /// The load that the view itself puts on the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Load {
-    /// There is none.
+    /// No load.
     #[default]
     Off,
-    /// It writes.
+    /// The load is writing.
     On(Sample),
 }
 
-/// How the load did in the last seconds.
+/// Measurements of the load over the last seconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sample {
-    /// Writes answered in a second.
+    /// Writes answered per second.
     pub per_second: u64,
-    /// Writes under way.
+    /// Writes in flight.
     pub under_way: usize,
-    /// Microseconds within which half of the writes were answered, and 99 of 100; nothing if none was.
+    /// Median and 99th percentile of latency, in microseconds; `None` if no write was answered.
     pub latency: Option<(u64, u64)>,
-    /// Writes that were refused, or of which nobody knows what became, since the load was put on.
+    /// Writes rejected or with an unknown outcome, since the load was started.
     pub failed: u64,
 }
 
-/// A node, as far as it is known.
+/// A node, as far as the view knows it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Node {
-    /// Where it is asked.
+    /// The endpoint for status requests.
     pub endpoint: String,
-    /// Who it is, once that is known.
+    /// The node id, once known.
     pub id: Option<u64>,
-    /// What the last look at it found; nothing before the first.
+    /// The result of the last status request; `None` before the first.
     pub found: Option<PollResult>,
-    /// When it was heard last.
+    /// When the node last answered.
     pub heard: Option<Duration>,
-    /// Its process, if it is ours.
+    /// Its process, if it is a child of this program.
     pub process: Option<Process>,
-    /// Whether somebody named it, or else a leader did.
+    /// Whether the endpoint was given at the start; otherwise it comes from a node's member list.
     given: bool,
 }
 
-/// Something that happened.
+/// An entry of the event list.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Event {
-    /// When, counted from the opening of the view.
+    /// The time since the view was opened.
     pub at: Duration,
-    /// What.
+    /// The description of the event.
     pub told: StoryLine,
 }
 
-/// What the view knows of a cluster.
+/// The state that the view knows of a cluster.
 ///
-/// Bounded: so many events, so many seconds, and no more nodes than were named and a cluster may have.
+/// Its size is bounded by [`EVENTS_MAX`], [`SECONDS_MAX`], and the number of given endpoints plus cluster members.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// What is shown, in a word.
+    /// The title of the view.
     pub title: String,
-    /// Where it is, for people.
+    /// The location of the cluster, for display.
     pub place: String,
-    /// Its nodes, those that are known by name in order.
+    /// The nodes, in order of their ids; nodes with an unknown id are last.
     pub nodes: Vec<Node>,
-    /// What happened, the newest last.
+    /// The events, the newest last.
     pub events: VecDeque<Event>,
-    /// The load of our own.
+    /// The load that the view itself puts on the cluster.
     pub load: Load,
     commits: Commits,
-    /// Who led last, in which term.
+    /// The last known leader and its term.
     led: Option<(u64, u64)>,
     leads: Option<(u64, u64)>,
     term: u64,
@@ -136,12 +136,12 @@ pub struct Model {
     now: Duration,
 }
 
-/// Commits a second, from indices that were seen at some time.
+/// Commit rates per second, computed from commit indices and the times of their observation.
 #[derive(Clone, Debug, Default)]
 struct Commits {
     seconds: VecDeque<u64>,
     newest: Option<(Duration, u64)>,
-    /// What `newest` was when the last second was counted.
+    /// The value of `newest` at the last computation.
     base: Option<(Duration, u64)>,
     counted: Duration,
 }
@@ -153,8 +153,8 @@ impl Commits {
         }
     }
 
-    /// Counts what was committed since the last count, if that was a second ago. Looks come when they come: the
-    /// time between them is what counts, not ours.
+    /// Appends the commit rate since the last computation, at most once a second. Status responses arrive at irregular
+    /// times, so that the rate uses the time between two responses, not the time between two ticks.
     fn tick(&mut self, now: Duration) {
         if now < self.counted + SECOND {
             return;
@@ -173,7 +173,7 @@ impl Commits {
 }
 
 impl Node {
-    /// What it says of itself, if it answered last.
+    /// The node's status, if it answered the last request.
     pub fn status(&self) -> Option<&Status> {
         match &self.found {
             Some(PollResult::Answer(status)) => Some(status),
@@ -181,14 +181,14 @@ impl Node {
         }
     }
 
-    /// Its name; where it is asked, as long as that is not known.
+    /// The name of the node, such as `n1`; its endpoint while its id is unknown.
     pub fn name(&self) -> String {
         self.id.map_or_else(|| self.endpoint.clone(), |id| format!("n{id}"))
     }
 }
 
 impl Model {
-    /// Of the nodes at those endpoints nothing is known yet, but perhaps who they are.
+    /// A model of nodes of which only the endpoints, and perhaps the ids, are known.
     pub fn new(title: &str, place: String, nodes: impl IntoIterator<Item = (Option<u64>, String)>) -> Model {
         let node = |(id, endpoint)| Node { endpoint, id, found: None, heard: None, process: None, given: true };
         Model {
@@ -206,7 +206,7 @@ impl Model {
         }
     }
 
-    /// Takes in what was seen at that time, and tells what is new about it.
+    /// Applies an observation made at time `at`, and appends an event for each change.
     pub fn update(&mut self, at: Duration, observation: Observation) {
         self.now = self.now.max(at);
         match observation {
@@ -217,39 +217,39 @@ impl Model {
         }
     }
 
-    /// Time goes on.
+    /// Advances the clock, and computes the commit rate if a second has passed.
     pub fn tick(&mut self, now: Duration) {
         self.now = self.now.max(now);
         self.commits.tick(self.now);
     }
 
-    /// The time, counted from the opening of the view.
+    /// The time since the view was opened.
     pub fn now(&self) -> Duration {
         self.now
     }
 
-    /// Commits a second, the newest last.
+    /// Commits per second, the newest last.
     pub fn commits(&self) -> impl DoubleEndedIterator<Item = u64> {
         self.commits.seconds.iter().copied()
     }
 
-    /// Who leads the latest term, of those that answer.
+    /// The leader with the highest term among the nodes that answer.
     pub fn leader(&self) -> Option<&Status> {
         self.answered().filter(|status| status.role == RoleName::Leader).max_by_key(|status| status.term)
     }
 
-    /// What each node that answers says of itself.
+    /// The status of each node that answers.
     pub fn answered(&self) -> impl Iterator<Item = &Status> {
         self.nodes.iter().filter_map(Node::status)
     }
 
-    /// Where to ask: what was given, and where the members are whom nobody named.
+    /// The endpoints to poll: the given ones, and those of members that were not given.
     pub fn endpoints(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.endpoint.clone()).collect()
     }
 
     fn looked(&mut self, at: Duration, endpoint: &str, found: PollResult) {
-        // It may be of one that has left meanwhile.
+        // The node may have left the cluster since the request.
         let Some(node) = self.nodes.iter_mut().find(|node| node.endpoint == endpoint) else { return };
         if let PollResult::Answer(status) = &found {
             (node.id, node.heard) = (Some(status.node), Some(at));
@@ -270,7 +270,7 @@ impl Model {
         }
     }
 
-    /// Who leads, in which term, which members: what no node says alone.
+    /// Updates leader, term and membership, which result from the statuses of all nodes together.
     fn of_the_cluster(&mut self, at: Duration) {
         let term = self.answered().map(|status| status.term).max().unwrap_or_default();
         let leads = self.leader().map(|leader| (leader.node, leader.term));
@@ -282,7 +282,7 @@ impl Model {
             self.led = leads.or(self.led);
             self.leads = leads;
         }
-        // Who leads a term tells of the term as well.
+        // The event for a new leader names its term already.
         if term > self.term {
             if self.term > 0 && leads.is_none_or(|(_, led)| led < term) {
                 self.tell(at, StoryLine::new(Tone::Plain, format!("term {term} begins")));
@@ -297,8 +297,8 @@ impl Model {
         }
     }
 
-    /// Members that nobody named are asked as well, as long as they are members: as the leader has them, or else
-    /// whoever knows most.
+    /// Adds members that were not among the given endpoints, and drops those that are no longer members. The member
+    /// list is the leader's; without a leader, that of the node with the highest term and commit index.
     fn follow_the_members(&mut self) {
         let rank = |status: &&Status| (status.role == RoleName::Leader, status.term, status.commit);
         let Some(best) = self.answered().max_by_key(rank) else { return };

@@ -1,4 +1,4 @@
-//! Asks each node how it is, again and again, each on a thread of its own: one that is silent holds up nobody.
+//! Polls the status of each node on a thread of its own, so that a silent node delays no other.
 
 use super::model::{Observation, PollResult};
 use crate::client::{Client, ClientError, Options};
@@ -9,34 +9,33 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-/// How long after an answer the same node is asked again.
+/// Pause between two status requests to the same node.
 const PAUSE: Duration = Duration::from_millis(250);
-/// A node that has said nothing for so long is silent.
+/// Timeout of a status request; a node that does not answer within it is silent.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// An observation, and when it was made.
+/// An observation and its time.
 pub type TimedObservation = (Instant, Observation);
 
-/// Where observations go. It takes a bounded number that nobody has looked at: whoever asks nodes waits then, and
-/// whoever measures leaves one out.
+/// The bounded channel for observations. When it is full, a polling thread blocks, and the load drops its sample.
 pub type Sink = SyncSender<TimedObservation>;
 
-/// Those who ask. They end with this, or when nobody takes what they see.
+/// The polling threads, one per endpoint. They end when this is dropped, or when the channel is closed.
 pub struct Poll {
     sink: Sink,
-    /// With these, if what is said is encrypted.
+    /// TLS keys, if the connections are encrypted.
     keys: Option<Keys>,
-    /// Who asks where; told to stop by this.
+    /// The stop flag of the polling thread of each endpoint.
     asking: BTreeMap<String, Arc<AtomicBool>>,
 }
 
 impl Poll {
-    /// Nobody is asked yet.
+    /// A poll without any endpoint.
     pub fn new(sink: Sink, keys: Option<Keys>) -> Poll {
         Poll { sink, keys, asking: BTreeMap::new() }
     }
 
-    /// Asks at those endpoints, and at no others any more.
+    /// Polls exactly these endpoints: starts threads for new ones and stops those of the others.
     pub fn follow(&mut self, endpoints: &[String]) {
         self.asking.retain(|endpoint, stop| {
             let stays = endpoints.contains(endpoint);

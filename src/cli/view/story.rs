@@ -1,10 +1,10 @@
-//! What is new, in sentences: how what was seen differs from what was seen before.
+//! Describes the difference between two observations in sentences.
 
 use super::model::{Node, PollResult, Process};
 use crate::api::Status;
 use bytesize::ByteSize;
 
-/// A sentence about something that happened.
+/// A sentence about an event.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoryLine {
     /// Whether it is good news.
@@ -13,25 +13,25 @@ pub struct StoryLine {
     pub text: String,
 }
 
-/// Whether something is good news.
+/// Whether an event is good news.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tone {
-    /// It goes better than before.
+    /// An improvement.
     Good,
-    /// Neither better nor worse.
+    /// Neither an improvement nor a deterioration.
     Plain,
-    /// It goes worse than before.
+    /// A deterioration.
     Bad,
 }
 
 impl StoryLine {
-    /// That sentence.
+    /// A sentence with its tone.
     pub fn new(tone: Tone, text: impl Into<String>) -> StoryLine {
         StoryLine { tone, text: text.into() }
     }
 }
 
-/// What is new about a node that was looked at, and found otherwise before.
+/// The changes between the previous status request to a node and the last one.
 pub fn of_a_look(node: &Node, before: Option<&PollResult>) -> Vec<StoryLine> {
     let name = node.name();
     match (before, &node.found) {
@@ -39,7 +39,7 @@ pub fn of_a_look(node: &Node, before: Option<&PollResult>) -> Vec<StoryLine> {
         (Some(PollResult::Silence | PollResult::Nobody), Some(PollResult::Answer(_))) => {
             vec![StoryLine::new(Tone::Good, format!("{name} answers"))]
         }
-        // Of a process of ours that is frozen, or gone, its own story is told.
+        // A frozen or dead child process has events of its own.
         (Some(PollResult::Answer(_) | PollResult::Nobody) | None, Some(PollResult::Silence))
             if is_expected_to_answer(node) =>
         {
@@ -78,7 +78,7 @@ fn of_an_answer(name: &str, before: &Status, now: &Status) -> Vec<StoryLine> {
     told
 }
 
-/// What is new about a process of ours; nothing if it is as it was, or was only now seen to run.
+/// The change of a child process; `None` if it did not change, or if it was first seen running.
 pub fn of_a_process(id: u64, before: Option<Process>, now: Process) -> Option<StoryLine> {
     let (tone, text) = match (before, now) {
         (None | Some(Process::Runs), Process::Runs) => return None,
@@ -94,7 +94,7 @@ pub fn of_a_process(id: u64, before: Option<Process>, now: Process) -> Option<St
     Some(StoryLine::new(tone, text))
 }
 
-/// What is new about who leads, each in a term: who did last, and who does.
+/// The change of leadership, from the last known leader and its term to the current one.
 pub fn of_a_leader(led: Option<(u64, u64)>, leads: Option<(u64, u64)>) -> Option<StoryLine> {
     match (led, leads) {
         (Some((before, _)), Some((now, term))) if before != now => {

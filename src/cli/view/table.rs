@@ -1,16 +1,16 @@
-//! The table of nodes: its columns, and which of them a narrow terminal does without.
+//! The table of nodes: its columns, and which of them are hidden on a narrow terminal.
 
 use super::model::{Model, Node, PollResult, Process};
 use crate::api::{PeerStatus, RoleName, Status};
 use bytesize::ByteSize;
 use std::time::Duration;
 
-/// What a cell is made of.
+/// The data for the cells of a row.
 struct Row<'a> {
     node: &'a Node,
     status: Option<&'a Status>,
     leader: Option<&'a Status>,
-    /// What the leader knows of it.
+    /// The leader's view of this node.
     peer: Option<&'a PeerStatus>,
     now: Duration,
 }
@@ -18,14 +18,14 @@ struct Row<'a> {
 struct Column {
     title: &'static str,
     width: usize,
-    /// Figures stand at the right.
+    /// Whether the column holds numbers, which are right-aligned.
     is_figure: bool,
-    /// Terminals with fewer columns do without.
+    /// Terminals narrower than this hide the column.
     from: u16,
     cell: fn(&Row) -> String,
 }
 
-/// In their order. At 80 columns the last one has 17 left.
+/// The columns in order. On an 80-column terminal the last one has 17 columns left.
 const COLUMNS: &[Column] = &[
     Column { title: "node", width: 5, is_figure: false, from: 0, cell: |row| row.node.name() },
     Column { title: "role", width: 12, is_figure: false, from: 0, cell: role },
@@ -40,12 +40,12 @@ const COLUMNS: &[Column] = &[
     Column { title: "state", width: 0, is_figure: false, from: 0, cell: state },
 ];
 
-/// The line of titles, for a terminal so many columns wide.
+/// The header line, for a terminal of this width.
 pub fn titles(width: u16) -> String {
     line(width, |column| column.title.to_owned())
 }
 
-/// The line of a node.
+/// The row of a node.
 pub fn row(model: &Model, node: &Node, width: u16) -> String {
     let leader = model.leader();
     let peer = leader.and_then(|leader| leader.peers.iter().find(|peer| Some(peer.node) == node.id));
@@ -72,13 +72,13 @@ fn none() -> String {
 fn role(row: &Row) -> String {
     let Some(status) = row.status else { return none() };
     match row.leader {
-        // It does not know yet that another does.
+        // It does not know the new leader yet.
         Some(leader) if status.role == RoleName::Leader && leader.node != status.node => "old leader".to_owned(),
         _ => status.role.to_string(),
     }
 }
 
-/// How many entries it lacks: as its leader knows, also of one that is silent.
+/// The number of entries that the node lags behind. The leader's figure covers silent nodes as well.
 fn lag(row: &Row) -> String {
     match (row.peer, row.leader, row.status) {
         (Some(peer), ..) => peer.known_lag().map_or_else(none, |lag| lag.to_string()),
@@ -97,7 +97,7 @@ fn fsync(row: &Row) -> String {
     }
 }
 
-/// Microseconds, as milliseconds.
+/// Formats microseconds as milliseconds.
 pub fn ms(us: f64) -> String {
     let digits = if us < 100_000.0 { 2 } else { 0 };
     format!("{:.digits$} ms", us / 1000.0)
@@ -107,7 +107,7 @@ fn log(row: &Row) -> String {
     row.status.map_or_else(none, |status| size(status.log.bytes))
 }
 
-/// Up to which index the newest one goes.
+/// The last index of the newest snapshot.
 fn snapshot(row: &Row) -> String {
     match row.status.map(|status| &status.log) {
         Some(log) if log.snapshot > 0 => log.snapshot.to_string(),
@@ -119,7 +119,7 @@ fn size(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
 }
 
-/// How its process is, if it is ours, and whether it answers.
+/// The state of the child process, if it is one, and whether the node answers.
 fn state(row: &Row) -> String {
     match (row.node.process, &row.node.found) {
         (Some(Process::Frozen), _) => "frozen".to_owned(),

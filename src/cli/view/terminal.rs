@@ -1,4 +1,4 @@
-//! The terminal while the view has it, and that it is given back however that ends.
+//! The terminal in raw mode, which is restored however the view ends.
 
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event, KeyEvent};
@@ -15,22 +15,22 @@ use std::mem::ManuallyDrop;
 use std::sync::Once;
 use std::time::Duration;
 
-/// Whether there is somebody who sees the view and can press keys, at a terminal that can move its cursor.
+/// Whether standard input and output are a terminal that can move its cursor.
 pub fn is_there() -> bool {
     let dumb = std::env::var("TERM").is_ok_and(|term| term == "dumb");
     io::stdin().is_terminal() && io::stdout().is_terminal() && !dumb
 }
 
-/// A second screen of the terminal, without echo; what stood there before comes back when this is dropped, and
-/// when any thread panics.
+/// The alternate screen of the terminal, without echo. The previous screen is restored when this is dropped, and when
+/// any thread panics.
 pub struct Screen {
-    /// Never dropped: it would say that it cannot show the cursor, and where the terminal is gone even saying so
-    /// panics. The cursor is shown by [`restore`].
+    /// Never dropped: its `Drop` prints an error if it cannot show the cursor, and printing panics if the terminal is
+    /// gone. [`restore`] shows the cursor instead.
     terminal: ManuallyDrop<Terminal<CrosstermBackend<Stdout>>>,
 }
 
 impl Screen {
-    /// Takes the terminal.
+    /// Switches the terminal to raw mode and the alternate screen.
     pub fn open() -> io::Result<Screen> {
         restore_at_panic();
         let opened = enable_raw_mode()
@@ -45,23 +45,23 @@ impl Screen {
         }
     }
 
-    /// Draws, in the size that the terminal has now.
+    /// Draws a frame in the current size of the terminal.
     pub fn draw(&mut self, draw: impl FnOnce(&mut Frame)) -> io::Result<()> {
         self.terminal.draw(draw).map(|_drawn| ())
     }
 
-    /// Waits so long for something to come from the terminal. What has come already is had without waiting, at the
-    /// latest when nothing comes in that time.
+    /// Waits up to `wait` for input from the terminal. Input that has been read from it already is returned after
+    /// `wait` at the latest.
     pub fn input(&mut self, wait: Duration) -> io::Result<Input> {
         let stdin = io::stdin();
         let mut looked_at = [PollFd::new(&stdin, PollFlags::IN)];
         let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
         match poll(&mut looked_at, Some(&wait)) {
-            // A signal: what it wants is looked at between turns.
+            // A signal: its flag is checked between turns.
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        // Looked for here: crossterm (0.29) reads at the end of a terminal again and again, and never comes back.
+        // The hangup is checked here because crossterm (0.29) loops forever when it reads at the end of a terminal.
         if looked_at[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
             return Ok(Input::End);
         }
@@ -74,14 +74,14 @@ impl Screen {
     }
 }
 
-/// What came from the terminal.
+/// Input from the terminal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Input {
-    /// Nothing, in time; or nothing but another size, in which it is drawn the next time.
+    /// No key in time. After a resize event, the next frame is drawn in the new size.
     Nothing,
     /// A key was pressed.
     Key(KeyEvent),
-    /// Its end: nobody can see or press anything any more.
+    /// The terminal was closed.
     End,
 }
 
@@ -91,14 +91,15 @@ impl Drop for Screen {
     }
 }
 
-/// Gives the terminal back. Where there is none any more, nothing is left to do.
+/// Restores the terminal. Errors are ignored: the terminal may be gone.
 fn restore() {
     let _there_may_be_none = disable_raw_mode();
-    // Empty, because some terminals that were resized meanwhile (tmux) would leave a line of it behind.
+    // The alternate screen is cleared first: some terminals (tmux) keep a line of it if they were resized meanwhile.
     let _there_may_be_none = execute!(io::stdout(), Clear(ClearType::All), LeaveAlternateScreen, Show);
 }
 
-/// What a panic says must be seen, and the process does not unwind.
+/// Restores the terminal before a panic message is printed, so that it stays visible: the process does not unwind, and
+/// the [`Screen`] is not dropped.
 fn restore_at_panic() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

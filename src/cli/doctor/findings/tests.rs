@@ -1,4 +1,4 @@
-//! Clusters that are well, and such as are not.
+//! The findings for healthy and unhealthy clusters.
 
 use super::*;
 use crate::api::figures::Counters;
@@ -31,7 +31,7 @@ fn node(status: Status) -> Node {
     Node { endpoint: format!("h:{}", status.node), status: Ok(status), trips }
 }
 
-/// What is found that is not as it should be, of three nodes that are well but for what `ails` does to them.
+/// The findings that are not `PASS`, for three healthy nodes after `ails` has changed them.
 fn found(ails: impl FnOnce(&mut Vec<Node>)) -> Vec<(Level, String)> {
     let mut nodes: Vec<Node> = (1..=3).map(|id| node(status(id))).collect();
     ails(&mut nodes);
@@ -188,12 +188,12 @@ fn in_a_joint_configuration_each_half_needs_its_own_majority() {
     };
     let under_way = || (Level::Warn, "membership".to_owned());
     let fail = |what: &str| (Level::Fail, what.to_owned());
-    // From 1, 2 and 3 to 1, 4 and 5: three of five answer, and of the new ones one alone.
+    // From 1, 2 and 3 to 1, 4 and 5: three of five answer, but of the new voters only one.
     let replaced = &["voter", "outgoing", "outgoing", "incoming", "incoming"];
     assert_eq!(found(change(replaced, &[1, 2, 3, 4, 5])), [under_way()]);
     assert_eq!(found(change(replaced, &[1, 2, 3])), [fail("new voters"), under_way()]);
     assert_eq!(found(change(replaced, &[1, 4, 5])), [fail("old voters"), under_way()]);
-    // From 1, 2 and 3 to these and 4: without 3, the next to fail is one too many for either half.
+    // From 1, 2 and 3 to these and 4: without 3, one more failure is one too many for either half.
     let grown = &["voter", "voter", "voter", "incoming"];
     let even = (Level::Warn, "new voters".to_owned());
     assert_eq!(found(change(grown, &[1, 2, 3, 4])), [even, under_way()]);

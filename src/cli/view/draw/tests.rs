@@ -1,4 +1,4 @@
-//! What stands on the screen.
+//! Tests of the drawn screens.
 
 use super::*;
 use crate::api::RoleName;
@@ -28,7 +28,7 @@ fn screen(model: &Model, width: u16, height: u16) -> Vec<String> {
     lines(&drawn(model, LOOK, width, height))
 }
 
-/// Whether it is drawn as it stands in the file for that size, but for what is empty at its end.
+/// Asserts that the drawn screen equals the file for its size, apart from trailing empty space.
 #[track_caller]
 fn expect_screen(model: &Model, width: u16, height: u16) {
     let file = format!("{}/src/cli/view/draw/screens/{width}x{height}.txt", env!("CARGO_MANIFEST_DIR"));
@@ -37,7 +37,7 @@ fn expect_screen(model: &Model, width: u16, height: u16) {
     assert!(drawn.trim_end() == expected.trim_end(), "{file} does not say what is drawn, which is:\n{drawn}");
 }
 
-/// A minute in which much happened.
+/// A model after a minute with many events.
 fn eventful() -> Model {
     let mut model = led(1);
     for (second, commit) in (2..60).zip([0, 120, 480, 500, 495, 510, 20].into_iter().cycle()) {

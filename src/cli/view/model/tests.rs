@@ -1,9 +1,9 @@
-//! What the view makes of what is seen.
+//! Tests of the model: observations and the resulting events.
 
 use super::*;
 use crate::api::{DiskStatus, LogStatus, MemberStatus, PeerStatus, StageStatus};
 
-/// A node as it says itself, of a cluster of three that is led by n1.
+/// The status of a node, in a cluster of three led by n1.
 pub fn status(node: u64, role: RoleName, term: u64, commit: u64) -> Status {
     let member = |node| MemberStatus {
         node,
@@ -43,7 +43,7 @@ pub fn status(node: u64, role: RoleName, term: u64, commit: u64) -> Status {
     }
 }
 
-/// Three nodes of ours, of which nothing is known yet.
+/// A model of three child processes without any status yet.
 pub fn three() -> Model {
     Model::new("drave demo", "/tmp/d".into(), (1..=3).map(|id| (Some(id), format!("127.0.0.1:740{id}"))))
 }
@@ -60,7 +60,7 @@ pub fn at(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Three nodes that n1 leads in term 2, told of at that second; what happened until then is forgotten.
+/// A model of three nodes led by n1 in term 2, observed at this second; earlier events are dropped.
 pub fn led(second: u64) -> Model {
     let mut model = three();
     for id in 1..=3 {
@@ -72,7 +72,7 @@ pub fn led(second: u64) -> Model {
     model
 }
 
-/// What was told since.
+/// The events since the last call.
 fn told(model: &mut Model) -> Vec<String> {
     model.events.drain(..).map(|event| event.told.text).collect()
 }
@@ -85,7 +85,7 @@ fn that_somebody_leads_is_told_once_and_that_another_does() {
     model.update(at(2), answers(status(1, RoleName::Leader, 2, 20)));
     model.update(at(2), answers(status(2, RoleName::Follower, 2, 20)));
     assert_eq!(told(&mut model), [""; 0]);
-    // The old leader is frozen and does not know; the term of the new one tells.
+    // The frozen old leader still considers itself leader; the higher term of the new leader decides.
     model.update(at(3), answers(status(2, RoleName::Leader, 3, 21)));
     assert_eq!(told(&mut model), ["n2 leads term 3, after n1"]);
     assert_eq!(model.leader().unwrap().node, 2);
@@ -166,7 +166,7 @@ fn snapshots_and_room_on_disks_are_told_of_when_they_change() {
 #[test]
 fn members_are_followed_in_and_out() {
     let mut model = Model::new("drave top", String::new(), [(None, "127.0.0.1:7401".to_owned())]);
-    // As long as no leader is known, a follower will do.
+    // As long as no leader is known, a follower's member list is used.
     model.update(at(1), answers(status(1, RoleName::Follower, 1, 5)));
     assert_eq!(model.endpoints(), ["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:7403"]);
     model.update(at(1), answers(status(1, RoleName::Leader, 1, 5)));
@@ -177,7 +177,7 @@ fn members_are_followed_in_and_out() {
     model.update(at(2), answers(now));
     assert_eq!(model.endpoints(), ["127.0.0.1:7401", "127.0.0.1:7402"]);
     assert_eq!(told(&mut model), ["the members are now voters=1,2"]);
-    // A look that was under way when it left.
+    // A status response that was in flight when the node left.
     model.update(at(3), answers(status(3, RoleName::Outside, 1, 5)));
     assert_eq!(model.nodes.len(), 2);
 }
@@ -201,12 +201,12 @@ fn commits_are_counted_by_the_time_between_looks() {
     model.update(at(1), answers(status(1, RoleName::Leader, 1, 1_000_000)));
     model.tick(at(1));
     assert_eq!(model.commits().count(), 0, "what was there before is no rate");
-    // Half a second between the looks, a whole one between the counts.
+    // Half a second between the status responses, a whole second between the computations.
     model.update(at(1) + half, answers(status(1, RoleName::Leader, 1, 1_000_050)));
     model.tick(at(2));
-    // Nothing new.
+    // No new commits.
     model.tick(at(3));
-    // One that is behind takes nothing back.
+    // A node that is behind does not lower the commit index.
     model.update(at(3), answers(status(2, RoleName::Follower, 1, 999_000)));
     model.update(at(3) + half, answers(status(1, RoleName::Leader, 1, 1_000_450)));
     model.tick(at(4));
