@@ -1,4 +1,4 @@
-//! Entries and frames, to bytes and back: what each operation costs before any system call.
+//! Encoding and decoding of entries and frames: the cost of each operation before any system call.
 
 use bytes::{Bytes, BytesMut};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -12,7 +12,7 @@ use drave::wire::peer::PeerFrame;
 use std::hint::black_box;
 
 const SIZES: [usize; 3] = [128, 4 << 10, 64 << 10];
-/// How many entries an append holds that carries what gathered during one sync.
+/// Number of entries in an append message that carries the entries gathered during one sync.
 const APPEND: u64 = 64;
 
 fn entry(index: u64, size: usize) -> Entry {

@@ -1,5 +1,5 @@
-//! The core without a world: from a proposal to its commit on three nodes, whose disks and network
-//! take no time; and the log of positions by itself.
+//! The core alone: from a proposal to its commit on three nodes whose disks and network take no time; and the log of
+//! positions by itself.
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -10,11 +10,10 @@ use drave::consensus::{Options, Raft};
 use drave::types::*;
 use std::hint::black_box;
 
-/// Three cores, and what is under way between them.
 struct Trio {
     now: Time,
     cores: Vec<Raft>,
-    /// What each wrote last: in a calm cluster that is all that is ever sent.
+    /// The entries of each core's last write: without faults, no other entries are ever sent.
     written: Vec<Vec<Entry>>,
     on_the_way: Vec<Envelope>,
 }
@@ -24,7 +23,7 @@ fn id(n: u64) -> NodeId {
 }
 
 impl Trio {
-    /// The first of them leads.
+    /// Starts three cores and makes the first one the leader.
     fn new() -> Trio {
         let now = Time::ZERO;
         let core = |n| {
@@ -48,7 +47,7 @@ impl Trio {
         trio
     }
 
-    /// Carries out what they want until they want nothing.
+    /// Persists writes and delivers messages until no core has any output.
     fn settle(&mut self) {
         loop {
             let mut busy = false;

@@ -1,7 +1,6 @@
-//! Appending and syncing batches, against a plain write and fdatasync of as many bytes.
+//! Compares appending and syncing batches with a plain write and fdatasync of as many bytes.
 //!
-//! Both are done in turns on the same disk and only one of them is counted, so that a disk that has
-//! a slow minute has it for both.
+//! Both alternate on the same disk and only one of them is counted, so that a slow minute of the disk affects both.
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
@@ -12,13 +11,13 @@ use drave::types::*;
 use drave::wal::{Journal, Options};
 use std::time::{Duration, Instant};
 
-/// How much is written to one file before it is begun again.
+/// Size of the raw file in bytes; after that, writing starts again at its beginning.
 const FILE: u64 = 64 << 20;
 
-/// How large a batch is.
+/// Batch sizes, in bytes.
 const SIZES: [usize; 4] = [128, 4 << 10, 64 << 10, 1 << 20];
 
-/// On a real disk, which the system's directory for temporary files may not be.
+/// A directory on a real disk; the system's directory for temporary files may be in memory.
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(std::env::var("DRAVE_BENCH_DIR").unwrap_or(".".to_owned())).unwrap()
 }
@@ -87,7 +86,7 @@ impl Ours {
         self.journal.append(&write).unwrap();
         let report = self.journal.sync().unwrap();
         let took = begun.elapsed();
-        // What another thread would do beside it: nobody reads the sealed segments, so they go.
+        // In a node, another thread does this. Nothing reads the sealed segments, so they are removed.
         if !report.sealed.is_empty() {
             drop(report);
             self.journal.release(self.last).unwrap();
@@ -117,7 +116,7 @@ fn appends(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The medians of both, and how they relate: what a shared disk's bad minutes change least.
+/// Prints both medians and their ratio, the figures least affected by slow minutes of a shared disk.
 fn ratios() {
     for bytes in SIZES {
         let directory = directory();

@@ -1,4 +1,4 @@
-//! What freezing costs: commands while a state is told, its pieces, and taking them in.
+//! The cost of snapshots: commands while a snapshot is taken, its chunks, and restoring from them.
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 const KEYS: u64 = 1_000_000;
-/// With a million of them, a gigabyte.
+/// Value size in bytes: a gigabyte with a million keys.
 const VALUE: usize = 1024;
 const CONTEXT: Context = Context { index: Index(1), term: Term(1), time: ClusterTime(0) };
 
@@ -36,13 +36,13 @@ fn put(kv: &mut Kv, number: u64) {
     kv.apply(&CONTEXT, &Command::Put { key: &key(number), value: &value }.encode());
 }
 
-/// Keys in no order, each as likely as any other.
+/// A pseudo-random key, uniformly distributed.
 fn chance(state: &mut u64) -> u64 {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     (*state >> 33) % KEYS
 }
 
-/// Puts, with and without something frozen: a key that changes for the first time since is copied.
+/// Puts with and without a frozen state. A frozen state is copied on write: the first change of a key copies it.
 fn applies(c: &mut Criterion) {
     let mut kv = filled();
     let mut group = c.benchmark_group("put of 1 KiB among 1,000,000 keys");
@@ -53,7 +53,7 @@ fn applies(c: &mut Criterion) {
             let (mut took, mut done) = (Duration::ZERO, 0);
             while done < count {
                 kv.freeze();
-                // Few enough that nearly all are first changes.
+                // Few enough puts that nearly all are first changes.
                 let batch = (count - done).min(KEYS / 10);
                 let began = Instant::now();
                 (0..batch).for_each(|_| put(&mut kv, chance(&mut seed)));

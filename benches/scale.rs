@@ -1,7 +1,7 @@
-//! What a log costs however long it is: a write, a read behind, a scan, each for one entry.
+//! The cost of a write, a catch-up read and a scan of the log, per entry, at several log lengths.
 //!
-//! One log grows, and is looked at whenever it is ten times as long, up to `DRAVE_SCALE` entries (a
-//! million). Nothing is synced: it is the work that is compared, and not the disk.
+//! One log grows, and is measured each time that it is ten times as long, up to `DRAVE_SCALE` entries (default: a
+//! million). Nothing is synced, because the comparison is of the work and not of the disk.
 
 use bytes::Bytes;
 use drave::consensus::replica::{Recovered, Replica};
@@ -14,17 +14,17 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// So many entries are proposed at once.
+/// Entries per proposal batch.
 const BATCH: u64 = 64;
-/// So many writes, and so many reads, are counted at each length.
+/// Number of writes, and of reads, measured at each length.
 const COUNTED: u64 = 10_000;
-/// How large a segment is: small, since to look for the end of the last one costs the same however much
-/// it holds, and would hide what is compared.
+/// Segment size in bytes. It is small, because the search for the end of the last segment costs the same however much
+/// the segment holds, and would hide the comparison.
 const SEGMENT: u64 = 4 << 20;
-/// The best of so many rounds: others use the machine too.
+/// Number of rounds, of which the best counts: other processes use the machine too.
 const ROUNDS: usize = 7;
 
-/// The log of a node that is its own majority: core, journal and view, as a node has them.
+/// The log of a single-node cluster: core, journal and view, as in a node.
 struct Log {
     disk: FsDisk,
     raft: Raft,
@@ -68,7 +68,7 @@ impl Log {
         self.raft.log().last().index.0
     }
 
-    /// What a node, its log thread and its spare thread do, one after the other.
+    /// Does the work of a node, its log thread and its spare thread, one after the other.
     fn turn(&mut self) {
         let Some(write) = self.raft.ready(self.now).write else { return };
         self.view.push(&write);
@@ -90,7 +90,7 @@ impl Log {
         }
     }
 
-    /// Reads so many entries from there on as a follower that is behind is sent them; says how many came.
+    /// Reads up to `COUNTED` entries after `from` in the batches that a lagging follower is sent; returns their number.
     fn catch_up(&self, from: u64) -> u64 {
         let upto = (from + COUNTED).min(self.len());
         let (mut next, mut count) = (from, 0);
@@ -105,7 +105,7 @@ impl Log {
     }
 }
 
-/// The time for one, in nanoseconds, in the best of some rounds.
+/// The time per operation in nanoseconds, in the best round.
 fn best(mut round: impl FnMut() -> (Duration, u64)) -> f64 {
     let once = |_| {
         let (took, count) = round();
@@ -120,7 +120,7 @@ fn timed(count: u64, work: impl FnOnce()) -> (Duration, u64) {
     (begun.elapsed(), count)
 }
 
-/// One line of the table: at this length, what one entry costs.
+/// Prints a line of the table: the cost per entry at this length.
 fn look(mut log: Log, op: &Bytes) {
     let len = log.len();
     let write = best(|| timed(COUNTED / BATCH * BATCH, || log.write(COUNTED, op)));

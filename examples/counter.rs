@@ -1,7 +1,7 @@
-//! A state machine that is not ours: named counters, replicated, each command once.
+//! A user-defined state machine: replicated named counters, each command applied exactly once.
 //!
-//! It knows nothing of sessions, logs or networks: the same bytes in the same order are all it sees.
-//! Here one node makes the whole cluster; with more `peers`, each runs this program with its own id.
+//! It knows nothing of sessions, logs or networks: on each node it receives the same bytes in the same order. Here one
+//! node is the whole cluster; with more `peers`, each node runs this program with its own id.
 
 use bytes::Bytes;
 use drave::api::Consistency;
@@ -14,13 +14,13 @@ use drave::types::{ClusterTime, NodeId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A command is a counter's name: it goes up by one. A query is one too.
+/// Named counters. A command is the name of a counter and increments it. A query is a name as well and reads it.
 #[derive(Default)]
 struct Counters {
     counts: BTreeMap<Vec<u8>, u64>,
     digest: Digest,
-    /// As they were when they were frozen, those not told yet. Simple, and dear if there are many:
-    /// `machine::Kv` copies nothing.
+    /// A copy of the counters at the time of the freeze, without those already returned as chunks. Simple, but
+    /// expensive with many counters: `machine::Kv` copies nothing at the freeze.
     frozen: Option<BTreeMap<Vec<u8>, u64>>,
 }
 
