@@ -1,4 +1,4 @@
-//! `drave snapshot save` and `drave restore`: what a cluster holds, in a file, and a new cluster of it.
+//! `drave snapshot save` and `drave restore`: saves the state of a cluster to a file, and founds a new cluster from it.
 
 use drave::api::Status;
 use drave::machine::{Answer, Command};
@@ -28,7 +28,7 @@ fn restore(file: &Path, cluster: &Cluster) -> Said {
     run(&mut drave(&["restore", text(file), "--id", "1", "--peers", &peers, "--data", text(&cluster.data(0))]))
 }
 
-/// Saves what a node holds until nothing is written meanwhile; what the file is of, and how the node is.
+/// Saves the state of a node until no write happens meanwhile. Returns the header of the file and the node's status.
 fn saved_in_quiet(cluster: &Cluster, n: usize, file: &Path) -> (serde_json::Value, Status) {
     let save = || {
         expect(&cluster.run(&["snapshot", "save", text(file), "--force", "--node", &(n + 1).to_string()]), 0);
@@ -38,7 +38,7 @@ fn saved_in_quiet(cluster: &Cluster, n: usize, file: &Path) -> (serde_json::Valu
     until("nothing is written meanwhile", save, || cluster.logs())
 }
 
-/// A cluster of one, which does not run, and a saved file of what it held.
+/// A stopped single-node cluster and a file with its saved state.
 fn saved() -> (Cluster, PathBuf) {
     let mut cluster = Cluster::start(1);
     cluster.leader();
@@ -99,7 +99,7 @@ fn backup_under_load_founds_a_new_cluster_that_holds_all_that_was_acknowledged()
     expect(&new.run(&["put", "lunch", "soup"]), 0);
     new.agree();
 
-    // In quiet the file holds what the node says it holds.
+    // Without writes meanwhile, the file has the same digest as the node.
     let (head, status) = saved_in_quiet(&cluster, 1, &file);
     assert_eq!((&head["digest"], &head["node"]), (&status.digest.into(), &2.into()), "{head}");
 }
@@ -128,7 +128,7 @@ fn file_that_is_there_is_not_overwritten_unless_that_is_said() {
     expect(&cluster.run(&["put", "lunch", "noodles"]), 0);
     let file = cluster.directory.path().join("saved");
     std::fs::write(&file, "precious").unwrap();
-    // What an attempt that was killed left, readable for all.
+    // The leftover of a killed attempt, readable by everyone.
     let part = cluster.directory.path().join("saved.part");
     std::fs::write(&part, vec![7; 1 << 16]).unwrap();
     let said = cluster.run(&["snapshot", "save", text(&file)]);
@@ -201,7 +201,7 @@ fn directory_that_holds_anything_is_restored_into_by_nobody() {
     expect(&restores("2=b:1", &new.data(0)), 2);
     expect(&restores("1=0.0.0.0:1", &new.data(0)), 2);
     assert!(!new.data(0).exists());
-    // A new file system, in which an attempt was interrupted.
+    // A new file system with the leftover of an interrupted attempt.
     std::fs::create_dir_all(new.data(0).join("lost+found")).unwrap();
     std::fs::create_dir_all(new.data(0).join("recovered/wal")).unwrap();
     expect(&restore(&file, &new), 0);
@@ -211,7 +211,7 @@ fn directory_that_holds_anything_is_restored_into_by_nobody() {
     assert_eq!(new.run(&["get", "lunch"]).out, "noodles");
 }
 
-/// Passes bytes on, and cuts each connection when so many have come back.
+/// Starts a proxy that cuts each connection once more than `after` bytes have come back.
 fn cutting(to: String, after: usize) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

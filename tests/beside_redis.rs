@@ -1,4 +1,5 @@
-//! The same commands to a node and to a redis-server, where one is installed: the same replies, errors by their words.
+//! Sends the same commands to a node and to a redis-server, where one is installed. Replies must be equal, including
+//! error texts.
 
 mod support;
 
@@ -7,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use redis::{Connection, Value};
 use support::{Beside, doors, installed, ports, until};
 
-/// A redis-server that keeps nothing.
+/// Starts a redis-server without persistence.
 fn server(directory: &std::path::Path) -> Option<(Beside, Connection)> {
     let port = ports(1);
     let mut command = installed("redis-server")?;
@@ -21,7 +22,7 @@ fn connect(address: &str) -> Option<Connection> {
     redis::Client::open(format!("redis://{address}/")).ok()?.get_connection().ok()
 }
 
-/// The reply in words. A scan is compared by its keys, in their order: cursors are each server's own.
+/// The reply as text. Only the keys of a scan are compared, in order, since cursors differ between servers.
 fn reply(connection: &mut Connection, line: &str) -> String {
     let mut words = line.split(' ');
     let mut command = redis::cmd(words.next().unwrap_or_default());
@@ -39,7 +40,7 @@ fn reply(connection: &mut Connection, line: &str) -> String {
     }
 }
 
-/// What has been answered otherwise at some time, or is easily.
+/// Commands whose replies once differed, or easily could.
 const LINES: &[&str] = &[
     "SET k 007",
     "INCR k",
@@ -181,7 +182,7 @@ fn commands_are_answered_as_redis_answers_them() {
             }
             "incr" => format!("{} {key} {number}", pick(&["INCRBY", "DECRBY"])),
             "get" => format!("{} {key}", pick(&["GET", "INCR", "DECR", "STRLEN", "TYPE", "EXISTS", "PERSIST"])),
-            // Hours: nothing ends while this runs.
+            // Hours, so that no key expires during the test.
             "expire" => format!("EXPIRE {key} {} {}", pick(&["36000", "72000"]), pick(&["NX", "XX", "NX", "XX"])),
             "del" => format!("DEL {key} {key}"),
             "append" => format!("APPEND {key} {number}"),

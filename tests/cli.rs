@@ -1,4 +1,4 @@
-//! The contract of the command line: what is printed, and how it exits. Scripts are written against it.
+//! The contract of the command line: its output and its exit codes. Scripts rely on both.
 
 use bytes::BytesMut;
 use drave::api::{Op, Outcome, Reply, Request};
@@ -19,7 +19,7 @@ use support::{Cluster, Guarded, Said, drave, ports, run, until};
 
 mod support;
 
-/// `ok 812@3 (0.9 ms)`
+/// Asserts a line like `ok 812@3 (0.9 ms)`.
 fn expect_ok_line(said: &Said) {
     let text =
         said.out.strip_prefix("ok ").and_then(|rest| rest.strip_suffix(" ms)\n")).unwrap_or_else(|| panic!("{said:?}"));
@@ -34,10 +34,11 @@ fn expect(said: &Said, code: i32, out: &str, err: &str) {
     assert!(said.err.contains(err) && said.err.is_empty() == err.is_empty(), "{said:?}");
 }
 
-/// A short benchmark, and however slow the machine is, a whole one.
+/// Flags of a short benchmark whose duration lets all 50 requests complete, however slow the machine is.
 const FIFTY: &[&str] = &["--total", "50", "--duration", "60s", "--warmup", "0s", "--clients", "2", "--timeout", "20s"];
 
-/// etcd#11947: a benchmark filled the quota, and whoever ran it was locked out. Ours asks before it writes so much.
+/// etcd#11947: a benchmark filled the quota and locked its user out. `drave bench` refuses such a run without
+/// confirmation.
 #[test]
 fn verbs_answer_yes_or_no() {
     let cluster = Cluster::start(3);
@@ -45,10 +46,10 @@ fn verbs_answer_yes_or_no() {
     let said = cluster.run(&["put", "lunch", "noodles"]);
     expect_ok_line(&said);
     assert_eq!(said.code, Some(0));
-    // Raw when nobody looks: no newline.
+    // Output that is not a terminal is raw, without a newline.
     expect(&cluster.run(&["get", "lunch"]), 0, "noodles", "");
     expect(&cluster.run(&["get", "lunch", "--consistency", "linearizable"]), 0, "noodles", "");
-    // Longer than any clock can tell.
+    // A timeout beyond the range of any clock is accepted.
     expect(&cluster.run(&["get", "lunch", "--timeout", "500000000000y"]), 0, "noodles", "");
     expect(&cluster.run(&["get", "dinner"]), 1, "", "error: \"dinner\" is not there");
     expect_ok_line(&cluster.run(&["cas", "lunch", "noodles", "soup"]));
@@ -61,7 +62,7 @@ fn verbs_answer_yes_or_no() {
     expect(&cluster.run(&["scan"]), 0, "dinner\ty\nlunch\tsoup\nn\t-10\n", "");
     expect(&cluster.run(&["scan", "l"]), 0, "lunch\tsoup\n", "");
     expect_ok_line(&cluster.run(&["del", "dinner"]));
-    // Values and keys of whatever bytes.
+    // Values and keys may be any bytes.
     expect_ok_line(&cluster.run(&["put", "temperature", "-5"]));
     expect_ok_line(&cluster.run(&["cas", "temperature", "-5", "-6"]));
     expect_ok_line(&cluster.run(&["put", "--", "-k", "--ttl"]));
@@ -100,7 +101,7 @@ fn every_verb_speaks_json() {
         let status = json(&["status"]);
         assert_eq!(status["nodes"].as_array().unwrap().len(), 3);
         let roles = status["nodes"].as_array().unwrap().iter().map(|node| &node["status"]["role"]);
-        // There may be an election just now.
+        // An election may be under way.
         (roles.filter(|role| **role == "leader").count() == 1 && status["leader"].is_u64()).then_some(())
     };
     until("one leader", led, || cluster.logs());
@@ -135,7 +136,7 @@ fn what_cannot_be_understood_is_usage() {
     }
 }
 
-/// Of a kind with clap-rs/clap#1245, etcd-io/etcd#5323: what is set and empty is left out.
+/// As in clap-rs/clap#1245 and etcd-io/etcd#5323: an environment variable that is set but empty counts as unset.
 #[test]
 fn settings_are_shown_all_of_them_and_empty_variables_are_none() {
     let mut command = drave(&["serve", "--print-config", "--peers", "1 = a:1, 2=b:1"]);
@@ -168,7 +169,7 @@ fn settings_are_shown_all_of_them_and_empty_variables_are_none() {
     assert!(said.err.contains("reserve"), "{said:?}");
 }
 
-/// What stands above what a verb takes, for those who read the code, is what people read who ask for help.
+/// The help text of each verb is the doc comment of its arguments, and must suit users, not readers of the code.
 #[test]
 fn help_says_of_each_verb_what_it_does() {
     let help = run(&mut drave(&["--help"]));
@@ -199,7 +200,7 @@ fn without_a_cluster_nothing_is_applied_and_advice_is_given() {
     assert_eq!(said.code, Some(3), "{said:?}");
 }
 
-/// Answers whatever comes with those bytes.
+/// Starts a listener that answers the first bytes of each connection with `bytes`. Returns its endpoint.
 fn answering(bytes: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
@@ -232,7 +233,7 @@ fn without_a_quorum_it_is_said_who_does_not_answer() {
     cluster.leader();
     cluster.kill(1);
     cluster.kill(2);
-    // Until the one that is left has noticed, it may still lead.
+    // Until the remaining node notices the loss of its quorum, it may still lead.
     let put = || Some(cluster.run(&["put", "a", "b", "--timeout", "1s"]));
     let led = |said: &Said| said.code == Some(3) && said.err.contains("do not answer");
     let said = until("it is known that nobody leads", || put().filter(led), || cluster.logs());
@@ -241,7 +242,7 @@ fn without_a_quorum_it_is_said_who_does_not_answer() {
     assert!(lines[1].starts_with("  tried ") && lines[1].ends_with("see: drave status"), "{said:?}");
 }
 
-/// Takes a client's session, and hangs up on whatever is asked in it.
+/// Opens a session for the client, and closes the connection at its first command.
 fn hang_up_on_commands(mut stream: TcpStream) -> Option<()> {
     let (mut reader, mut input, mut scratch) = (FrameReader::default(), BytesMut::new(), [0; 4096]);
     loop {
@@ -275,7 +276,7 @@ fn a_write_that_was_lost_on_the_way_is_unknown() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || listener.incoming().flatten().for_each(|stream| _ = hang_up_on_commands(stream)));
-    // Long enough for a dial, a hello and a session, whatever else the machine does.
+    // Long enough for a dial, a hello and a session, even on a busy machine.
     let said = run(&mut drave(&["put", "a", "b", "--timeout", "3s", "--endpoints", &endpoint]));
     assert_eq!(said.code, Some(4), "{said:?}");
     assert!(said.err.starts_with("error: outcome unknown: "), "{said:?}");
@@ -289,7 +290,7 @@ fn a_node_starts_only_with_what_is_its_own_and_whole() {
     for n in 0..50 {
         assert_eq!(cluster.run(&["put", "key", &n.to_string()]).code, Some(0));
     }
-    // Another in its directory, and another at its port.
+    // A second node in the same directory, and a second node on the same port.
     let said = run(&mut cluster.serve(0));
     assert_eq!(said.code, Some(78), "{said:?}");
     assert!(said.err.contains("in use"), "{said:?}");
@@ -307,7 +308,8 @@ fn a_node_starts_only_with_what_is_its_own_and_whole() {
     let said = run(drave(&["serve", "--id", "2", "--peers", &other, "--data"]).arg(cluster.data(0)));
     assert_eq!(said.code, Some(78), "{said:?}");
     assert!(said.err.contains("belongs to node 1") && said.err.contains("Nothing was changed."), "{said:?}");
-    // Of another cluster by name, whoever its peers are; without a name the peers may have moved.
+    // A directory of another cluster name is rejected, whatever `--peers` contains. Without a name, a change of
+    // `--peers` is allowed, since addresses may change.
     let said = run(cluster.serve(0).args(["--cluster", "other"]));
     assert_eq!(said.code, Some(78), "{said:?}");
     assert!(said.err.contains("belongs to node 1 of cluster ") && said.err.contains("--cluster other"), "{said:?}");
@@ -320,7 +322,7 @@ fn a_node_starts_only_with_what_is_its_own_and_whole() {
     let said = run(&mut cluster.serve(0));
     assert_eq!(said.code, Some(5), "{said:?}");
     assert!(said.err.contains("0000000001.wal: byte "), "{said:?}");
-    // One line of what and where, and one of advice.
+    // One line with the fault and its place, and one with advice.
     let told: Vec<&str> = said.err.lines().skip_while(|line| !line.starts_with("error: ")).collect();
     assert!(told.len() == 2 && told[1].starts_with("  ") && told[1].contains("Leave the node down"), "{said:?}");
     let said = cluster.run(&["dump", "--check", cluster.data(0).to_str().unwrap()]);
@@ -328,15 +330,15 @@ fn a_node_starts_only_with_what_is_its_own_and_whole() {
     assert!(said.out.contains('!'), "{said:?}");
 }
 
-/// One bit, with much behind it that is whole.
+/// Flips one bit near the start of a file, with intact data behind it.
 fn damage(path: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
     bytes[1000] ^= 4;
     std::fs::write(path, bytes).unwrap();
 }
 
-/// A standard output whose reader has left. Of a pipe that would not be certain: a process that another test forks at
-/// that moment holds the reading end until it executes. A socket is shut for every holder at once.
+/// A standard output whose reader has closed. A pipe would be unreliable: a process that another test forks at that
+/// moment holds the reading end until it executes. A socket is shut down for every holder at once.
 fn reader_that_left() -> Stdio {
     let (reader, writer) = UnixStream::pair().unwrap();
     reader.shutdown(Shutdown::Both).unwrap();
@@ -369,13 +371,13 @@ fn reader_that_leaves_ends_a_command_without_a_word() {
         let status = child.end(String::new);
         let mut err = String::new();
         child.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
-        // As any program whose reader has left; of `--help` it does not matter.
+        // Exits as any program killed by SIGPIPE does; for `--help` the exit code is 0.
         let code = if words == ["--help"] { 0 } else { 128 + 13 };
         assert_eq!((status.code(), err.as_str()), (Some(code), ""), "{words:?}");
     }
 }
 
-/// Of a kind with svix/diom#1285: a panic, or nothing at all, where the answer could not be written.
+/// As in svix/diom#1285: a panic, or no error at all, when the output could not be written.
 #[test]
 fn answer_that_cannot_be_written_is_an_error() {
     let cluster = Cluster::start(1);
@@ -406,7 +408,7 @@ fn answer_that_cannot_be_written_is_an_error() {
     }
 }
 
-/// Of a kind with StackStorm/st2#3708: a list that was cut off in silence.
+/// As in StackStorm/st2#3708: a list that was silently truncated.
 #[test]
 fn scan_shows_all_keys_or_says_that_there_are_more() {
     let cluster = Cluster::start(1);
@@ -438,12 +440,12 @@ fn a_simulated_world_repeats_bit_for_bit() {
     assert!(hash.len() == 16 && hash.chars().all(|digit| digit.is_ascii_hexdigit()), "{last}");
 }
 
-/// A demo with a register of its own, and its port.
+/// Starts a demo with its own state file. Returns its process and its base port.
 fn demo(directory: &Path) -> (Guarded, u16) {
     demo_among(directory, &[])
 }
 
-/// The same, where those variables are set.
+/// Like [`demo`], with these environment variables set.
 fn demo_among(directory: &Path, variables: &[(&str, &str)]) -> (Guarded, u16) {
     let base = ports(3);
     let log = std::fs::File::create(directory.join("log")).unwrap();
@@ -458,14 +460,14 @@ fn at_demo(directory: &Path, base: u16, words: &[&str]) -> Said {
     run(drave(words).env("TMPDIR", directory).env("DRAVE_ENDPOINTS", endpoints.join(",")))
 }
 
-/// The processes of all nodes the demo ever started, by its own words.
+/// The process ids of all nodes that the demo ever started, from its state file.
 fn nodes(directory: &Path, base: u16) -> Vec<i64> {
     let text = std::fs::read(directory.join(format!("drave-demo-{base}.json"))).unwrap();
     let register: serde_json::Value = serde_json::from_slice(&text).unwrap();
     register["pids"].as_object().unwrap().values().map(|pid| pid.as_i64().unwrap()).collect()
 }
 
-/// Whether a process is there and not only remembered.
+/// Whether a process is running and not a zombie.
 fn lives(pid: i64) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
@@ -486,14 +488,14 @@ fn the_demo_bears_a_kill_and_leaves_nobody_behind() {
     expect_ok_line(&until("the demo takes a write", put, why));
     let before = nodes(directory, base);
     assert_eq!(before.len(), 3);
-    // There may be an election just now, and then nobody is killed.
+    // An election may be under way, and then the command kills no node.
     let kill = || Some(at_demo(directory, base, &["kill", "leader", "--base-port", &base.to_string()]));
     let said = until("a leader is killed", || kill().filter(|said| said.code != Some(3)), why);
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(said.out.starts_with("killed n") && said.out.contains("(was leader of term "), "{said:?}");
     let said = at_demo(directory, base, &["get", "lunch", "--timeout", "20s"]);
     expect(&said, 0, "noodles", "");
-    // It comes back by itself.
+    // The demo restarts the killed node by itself.
     let back = || {
         let status = at_demo(directory, base, &["status", "-o", "json"]).json();
         status["nodes"].as_array()?.iter().all(|node| node["up"] == true).then_some(())

@@ -1,12 +1,12 @@
-//! Clients that people have already, unmodified: redis-cli, redis-benchmark and redis-py at the Redis doors, while
-//! nodes live and while they die.
+//! Existing clients, unmodified: redis-cli, redis-benchmark and redis-py at the Redis gateways, with all nodes up and
+//! with nodes dying.
 
 use std::path::Path;
 use support::{Beside, Cluster, Said, doors, doors_beside, installed, run, until};
 
 mod support;
 
-/// redis-cli, told where to ask.
+/// Runs redis-cli against a gateway.
 fn cli(door: &str, words: &[&str]) -> Option<Said> {
     let (host, port) = door.split_once(':').unwrap();
     Some(run(installed("redis-cli")?.args(["-h", host, "-p", port]).args(words)))
@@ -32,14 +32,14 @@ fn redis_cli_talks_to_leader_and_followers() {
         assert!(ask(&["INFO"]).contains("redis_mode:standalone"));
         assert!(ask(&["NOSUCH"]).starts_with("ERR unknown command 'NOSUCH'"));
     }
-    // Of what lies in a cluster it can tell everything, by scanning.
+    // redis-cli can list all keys of a cluster by scanning.
     let said = cli(&doors[0], &["--scan"]).unwrap();
     let mut keys: Vec<&str> = said.out.lines().collect();
     keys.sort_unstable();
     assert_eq!(keys, ["n", "of-0", "of-1", "of-2"]);
 }
 
-/// redis-benchmark, beside whatever else happens.
+/// Starts redis-benchmark in the background.
 fn benchmark(directory: &Path, door: &str, requests: &str) -> Option<Beside> {
     let (host, port) = door.split_once(':').unwrap();
     let mut command = installed("redis-benchmark")?;
@@ -47,7 +47,7 @@ fn benchmark(directory: &Path, door: &str, requests: &str) -> Option<Beside> {
     Some(Beside::start(directory, "redis-benchmark", command.args(["--csv"])))
 }
 
-/// What it says of each of its tests, and that none was refused anything.
+/// Asserts that redis-benchmark reports each of its tests, and no error.
 fn expect_all_done(said: &Said) {
     assert_eq!(said.code, Some(0), "{said:?}");
     for test in ["PING_INLINE", "PING_MBULK", "SET", "GET", "INCR", "MSET (10 keys)"] {
@@ -72,7 +72,7 @@ fn redis_benchmark_at_a_follower_runs_on_through_the_death_of_the_leader() {
     let leader = cluster.leader();
     let follower = (leader + 1) % 3;
     let Some(mut bench) = benchmark(cluster.directory.path(), &doors[follower], "20000") else { return };
-    // Under way: it writes.
+    // Wait until the benchmark writes.
     let before = cluster.status(follower).unwrap().commit;
     let writes = || cluster.status(follower).filter(|status| status.commit > before + 100).map(|_| ());
     until("it writes", writes, || cluster.logs());
@@ -82,7 +82,8 @@ fn redis_benchmark_at_a_follower_runs_on_through_the_death_of_the_leader() {
     expect_all_done(&bench.end());
 }
 
-/// Counts in a script of Python's, and prints how far it came; what may have happened or not is counted, too.
+/// A Python script that increments a counter and prints the number of acknowledged increments; those of unknown outcome
+/// are counted as well.
 const COUNTS: &str = r#"
 import sys, time, redis
 ports = [int(port) for port in sys.argv[2:]]
@@ -118,7 +119,7 @@ assert client.exists("lunch") == 1 and client.delete("lunch") == 1
 print(sure)
 "#;
 
-/// The script beside the cluster, whose leader dies under it.
+/// Runs the script against a cluster whose leader is killed meanwhile.
 fn counts_through_a_death(how: &str, cluster: &mut Cluster, doors: &[String], asked: &[usize]) {
     let leader = cluster.leader();
     let Some(mut command) = installed("python3") else { return };
@@ -138,7 +139,7 @@ fn counts_through_a_death(how: &str, cluster: &mut Cluster, doors: &[String], as
     cluster.agree();
 }
 
-/// Whether Debian's Python has that client; it is asked first, for not every Python has.
+/// Whether Debian's Python has redis-py. Debian's comes first in `PATH`, since other Pythons may lack it.
 fn has_redis_py() -> bool {
     let Some(mut command) = installed("python3") else { return false };
     let has = run(command.args(["-c", "import redis"]).env("PATH", "/usr/bin:/bin")).code == Some(0);

@@ -1,4 +1,4 @@
-//! `drave dump` over healthy, torn and damaged journals: what it prints, and how it ends.
+//! `drave dump` over healthy, torn and damaged journals: its output and its exit codes.
 
 use bytes::Bytes;
 use drave::api::Op;
@@ -25,7 +25,7 @@ fn command(words: &[&str], path: &Path) -> process::Command {
     command
 }
 
-/// Lines without their checksums and the time at the end, which would say nothing here.
+/// Lines without checksums and without the time at the end, which differ between runs.
 fn plain(text: &str) -> Vec<String> {
     let line = |line: &str| match line.starts_with("# total") {
         true => line.rsplit_once(" · ").unwrap().0.to_owned(),
@@ -68,7 +68,7 @@ fn write(journal: &mut Journal<FsDisk>, id: u64, hard: Option<u64>, payloads: Ve
     journal.sync().unwrap();
 }
 
-/// A data directory with a little of everything.
+/// A data directory with every kind of entry.
 fn sample() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let mut journal = journal(directory.path(), 1 << 20);
@@ -98,14 +98,14 @@ fn wal(directory: &TempDir) -> PathBuf {
     directory.path().join("wal/0000000001.wal")
 }
 
-/// Changes bytes of a file.
+/// Overwrites bytes of a file at offset `at`.
 fn damage(path: &Path, at: usize, with: &[u8]) {
     let mut bytes = std::fs::read(path).unwrap();
     bytes[at..at + with.len()].copy_from_slice(with);
     std::fs::write(path, bytes).unwrap();
 }
 
-/// Where the record of that index begins and how long it is.
+/// Offset and length in bytes of the record of that index.
 fn offset(directory: &TempDir, index: u64) -> (usize, usize) {
     let index = index.to_string();
     let (text, _) = dump(&["--from", &index, "--to", &index], directory.path());
@@ -207,7 +207,7 @@ fn statistics_count_what_was_written_together() {
 fn a_torn_tail_is_normal() {
     let directory = sample();
     let (at, _) = offset(&directory, 6);
-    // As a power loss leaves it: the sectors behind are not written, and the side file is an old one.
+    // As after a power loss: the sectors after `at` are not written, and the sync marker is an old one.
     damage(&wal(&directory), at, &vec![0; 4096]);
     std::fs::remove_file(directory.path().join("wal/synced")).unwrap();
     let (text, code) = dump(&["--check"], directory.path());
@@ -306,7 +306,7 @@ fn a_missing_segment_is_damage() {
     assert_eq!(dump(&["--check"], directory.path()).1, 5);
 }
 
-/// A power loss may take back the removal of some released segments, and not that of others.
+/// A power loss may undo the removal of some released segments and not of others.
 #[test]
 fn a_gap_among_what_was_released_is_no_damage() {
     let wal = |directory: &TempDir, number: u64| directory.path().join(format!("wal/{number:010}.wal"));
@@ -316,7 +316,7 @@ fn a_gap_among_what_was_released_is_no_damage() {
     journal.release(Position::new(Index(32), Term(1))).unwrap();
     drop(journal);
     assert!(!wal(&directory, 1).exists() && !wal(&directory, 2).exists());
-    // Of the journal alone: there are no snapshots here.
+    // Checks the journal alone: there are no snapshots here.
     let check = || dump(&["--check"], &directory.path().join("wal"));
     assert_eq!(check().1, 0, "{}", check().0);
     std::fs::write(wal(&directory, 1), oldest).unwrap();
@@ -324,7 +324,7 @@ fn a_gap_among_what_was_released_is_no_damage() {
     let (text, code) = dump(&["--check"], directory.path());
     assert_eq!(code, 5, "{text}");
     assert!(text.contains("snapshots: missing: the log begins behind 32"), "{text}");
-    // The oldest that the log needs is another matter.
+    // A missing segment that the log needs is damage.
     let needed = (3..).find(|number| wal(&directory, *number).exists()).unwrap();
     std::fs::remove_file(wal(&directory, needed)).unwrap();
     let (text, code) = check();
@@ -332,7 +332,7 @@ fn a_gap_among_what_was_released_is_no_damage() {
     assert!(text.contains(&format!("{needed:010}.wal: missing, and it was not released")), "{text}");
 }
 
-/// A snapshot of that index beside the journal.
+/// Writes a snapshot of that index beside the journal.
 fn snapshot(directory: &TempDir, index: u64) {
     let cluster = ClusterId(0x6f2c_91aa_0d77_be21);
     let header = Header {
@@ -351,8 +351,8 @@ fn snapshot(directory: &TempDir, index: u64) {
     writer.finish().unwrap();
 }
 
-/// rabbitmq-server#2505, #6447, #12141, #13113, dragonboat#146, #372: segments stayed although nothing of use was
-/// in them, and nobody could say why.
+/// rabbitmq-server#2505, #6447, #12141, #13113, dragonboat#146, #372: segments stayed although they held nothing of
+/// use, and there was no way to find out why.
 #[test]
 fn why_each_segment_is_kept_is_told() {
     let directory = several();
@@ -383,7 +383,7 @@ fn why_each_segment_is_kept_is_told() {
     assert!(text.contains("for followers: --trailing-bytes") && text.contains("the snapshot ends at 20"), "{text}");
     assert!(text.lines().last().unwrap().ends_with("· snapshot up to 20"), "{text}");
 
-    // The journal lets go of some; one of them is put back, as a power loss might do.
+    // The journal releases two segments. Later one of them is put back, as after a power loss.
     let first = directory.path().join("wal/0000000001.wal");
     let bytes = std::fs::read(&first).unwrap();
     journal(directory.path(), 4096).release(Position::new(Index(now[1].0.unwrap()), Term(1))).unwrap();
@@ -396,7 +396,7 @@ fn why_each_segment_is_kept_is_told() {
     assert_eq!(told().0[0].1, "released");
 }
 
-/// What was overwritten is no reason: the log holds something else there.
+/// Overwritten entries are no reason to keep a segment: the log has other entries at their indexes.
 #[test]
 fn a_segment_of_which_nothing_is_left_goes_with_the_one_before_it() {
     let directory = several();

@@ -1,5 +1,4 @@
-//! A node inside the program that uses it: who leads, what ends with a session, answers nobody can be told, and what is
-//! said when the node has stopped.
+//! An embedded node: leadership, closed sessions, responses over the limit, and calls after the node has stopped.
 
 mod support;
 
@@ -20,8 +19,8 @@ use support::{ports, until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Counts what it is told, and answers with as many bytes as a command or a query says; to `term` with the term of the
-/// entry.
+/// A state machine that counts its commands. Its response has as many bytes as the command or query requests; the
+/// response to `term` is the term of the entry.
 #[derive(Default)]
 struct Talker {
     told: u64,
@@ -81,7 +80,7 @@ impl StateMachine for Talker {
     }
 }
 
-/// A node of that cluster in this process.
+/// A node of the test cluster, running in this process.
 struct Node {
     handle: Handle,
     thread: JoinHandle<Result<(), ServerError>>,
@@ -136,7 +135,7 @@ fn leadership_is_told_to_whoever_waits_and_its_term_to_the_machine() {
     let answer = nodes[first].handle.session(PATIENCE).execute(b"term").unwrap().answer;
     assert_eq!(answer, bytes(leadership.term.0), "the term of the entry is that of the leader");
 
-    // A thread that waits hears that it is over, when the node stops at the latest.
+    // A waiting thread learns of the end of the leadership, at the latest when the node stops.
     let handle = nodes[first].handle.clone();
     let waits = std::thread::spawn(move || {
         let mut known = leadership;
@@ -153,7 +152,7 @@ fn leadership_is_told_to_whoever_waits_and_its_term_to_the_machine() {
     nodes.into_iter().for_each(|node| drop(node.stop()));
 }
 
-/// 500 of them stayed open.
+/// In an earlier version, 500 dropped sessions stayed open.
 #[test]
 fn sessions_that_are_dropped_are_closed() {
     let (directory, port) = (tempfile::tempdir().unwrap(), ports(1));
@@ -179,11 +178,11 @@ fn answers_too_long_are_said_to_be_and_what_was_asked_is_done() {
         for answer in answers {
             assert!(matches!(answer, Err(ClientError::AnswerTooLong { .. })), "{answer:?}");
         }
-        // The session goes on.
+        // The session remains usable.
         assert_eq!(session.execute(&bytes(5)).unwrap().answer.len(), 5);
         assert_eq!(node.told(), 3 * round);
     }
-    // Also far beyond what a frame holds.
+    // Also far beyond the maximum length of a frame.
     for query in [too_long, bytes(16 << 20)] {
         let answers = [
             node.handle.query(&query, Consistency::Linearizable, PATIENCE),
@@ -212,7 +211,7 @@ fn node_that_has_stopped_is_said_to_have() {
     assert!(matches!((unknown, refused), (ClientError::Unknown(_), ClientError::Refused(_))));
 }
 
-/// `drave put` put commands of keys and values into the log of another machine.
+/// In an earlier version, `drave put` wrote key-value commands into the log of another state machine.
 #[test]
 fn commands_of_another_machine_are_refused() {
     let (directory, port) = (tempfile::tempdir().unwrap(), ports(1));

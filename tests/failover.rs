@@ -1,4 +1,4 @@
-//! `drave bench --scenario failover`: every fault gives a figure, and nothing acknowledged is lost.
+//! `drave bench --scenario failover`: every fault yields a measurement, and no acknowledged write is lost.
 
 use support::{drave, run};
 
@@ -7,7 +7,7 @@ mod support;
 #[test]
 fn every_fault_gives_a_figure_and_nothing_is_lost() {
     let words = ["bench", "--scenario", "failover", "--runs", "2", "--rate", "300", "--clients", "4", "-o", "json"];
-    // It ends with 1 if a write that was acknowledged is not there in the end, or there twice.
+    // The exit code is 1 if an acknowledged write is missing in the end, or applied twice.
     let said = run(&mut drave(&words));
     assert_eq!(said.code, Some(0), "{said:?}");
     let json = said.json();
@@ -20,7 +20,7 @@ fn every_fault_gives_a_figure_and_nothing_is_lost() {
         assert!(fault["acknowledged"].as_u64().unwrap() > 0 && fault["refused"] == 0, "{fault}");
         assert!(fault["max_ms"].as_f64().unwrap() >= fault["p50_ms"].as_f64().unwrap(), "{fault}");
     }
-    // Progress is told beside the figures.
+    // Progress goes to standard error.
     assert!(said.err.contains("isolate 2/2: "), "{said:?}");
 }
 

@@ -1,4 +1,4 @@
-//! What people put in front of a cluster: a balancer that finds the leader, and a browser with the page of a node.
+//! Programs in front of a cluster: a load balancer that finds the leader, and a browser with the page of a node.
 
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
@@ -9,7 +9,7 @@ use support::{Beside, Cluster, Guarded, PATIENCE, installed, ports, run, until};
 
 mod support;
 
-/// A cluster with HTTP doors.
+/// A cluster with HTTP gateways.
 fn webs() -> Cluster {
     let mut cluster = Cluster::prepare(3);
     let base = ports(3);
@@ -19,7 +19,7 @@ fn webs() -> Cluster {
     cluster
 }
 
-/// haproxy in front of the HTTP doors: it asks each node whether it leads, and goes to the one that does.
+/// haproxy in front of the HTTP gateways: it checks `/leader` of each node, and routes to the node that is the leader.
 fn balancer(cluster: &Cluster, port: u16) -> Option<Beside> {
     let servers = cluster.webs.iter().zip(1..).map(|(web, id)| format!("  server n{id} {web}\n"));
     let words = format!(
@@ -36,7 +36,7 @@ fn balancer(cluster: &Cluster, port: u16) -> Option<Beside> {
     Some(Beside::start(cluster.directory.path(), "haproxy", command.arg("-db").arg("-f").arg(place)))
 }
 
-/// Puts through the balancer; whether that was acknowledged.
+/// Puts a key through the balancer. Returns whether the write was acknowledged.
 fn put(port: u16, key: &str) -> bool {
     let place = format!("http://127.0.0.1:{port}/kv/{key}");
     let always = ["-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", "-X", "PUT", "--data-binary", "noodles"];
@@ -93,7 +93,8 @@ fn redis_balancer(cluster: &Cluster, port: u16) -> Option<Beside> {
     Some(Beside::start(cluster.directory.path(), "haproxy", command.arg("-db").arg("-f").arg(place)))
 }
 
-/// One more through the balancer, on a connection that is kept while it lasts; the number it comes to, if that is said.
+/// Increments the counter through the balancer, on one connection for as long as it lasts. Returns the new value, if a
+/// reply arrives.
 fn count(port: u16, held: &mut Option<BufReader<TcpStream>>) -> Option<u64> {
     let mut stream = match held.take() {
         Some(stream) => stream,
@@ -140,16 +141,16 @@ fn redis_clients_reach_each_next_leader_through_the_balancer_of_the_readme() {
     assert!(last >= acknowledged, "{acknowledged} were acknowledged, {last} counted");
 }
 
-/// A browser that does what it is told, by the protocol that all of them have for that (WebDriver).
+/// A browser controlled through WebDriver.
 struct Browser {
     driver: String,
     session: String,
-    /// It ends with this.
+    /// The driver process; dropping it ends the browser.
     _process: Guarded,
 }
 
 impl Browser {
-    /// With a window as wide as a phone is; nothing where there is no browser.
+    /// Opens a window as wide as a phone's. Returns `None` where no browser is installed.
     fn open() -> Option<Browser> {
         let (mut command, _) = (installed("chromedriver")?, installed("chromium").and(installed("curl"))?);
         let port = ports(1);
@@ -176,7 +177,7 @@ impl Browser {
         self.tell("execute/sync", &json!({ "script": format!("return {script}"), "args": [] }))
     }
 
-    /// What somebody who looks at it reads.
+    /// The visible text of the page.
     fn reads(&self) -> String {
         self.evaluate("document.body.innerText").as_str().unwrap_or_default().to_owned()
     }
@@ -185,13 +186,13 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         let place = format!("{}/session/{}", self.driver, self.session);
-        // The driver ends what it began, if it still can.
+        // The driver closes its browser, if it still can.
         let _ended_or_gone =
             installed("curl").map(|mut curl| run(curl.args(["-s", "-m", "10", "-X", "DELETE"]).arg(place)));
     }
 }
 
-/// What the driver answers.
+/// Sends a WebDriver request. Returns the response.
 fn ask(place: &str, words: &Value) -> Value {
     let always = ["-s", "-m", "60", "-H", "Content-Type: application/json", "--data-binary"];
     let said = run(installed("curl").unwrap().args(always).arg(words.to_string()).arg(place));
@@ -220,7 +221,7 @@ fn a_browser_shows_a_node_and_tells_of_a_new_leader_and_of_its_end() {
     let words: Vec<&str> =
         whole.iter().map(String::as_str).chain(cluster.addresses.iter().map(String::as_str)).collect();
     until("it shows the cluster", || shows(&words), || logs(&cluster));
-    // Nothing has to be moved to and fro to be read on a phone.
+    // The page needs no horizontal scrolling on a phone.
     assert_eq!(browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), json!(true));
     assert_eq!(
         browser.evaluate("performance.getEntriesByType('resource').every(r => r.name.startsWith(location.origin))"),
@@ -238,7 +239,8 @@ fn a_browser_shows_a_node_and_tells_of_a_new_leader_and_of_its_end() {
     assert!(shows(&["This page has lost its node"]).is_none());
 }
 
-/// A page says nothing of what is wrong with a password but that, and asks on once, however often it is told to.
+/// For a wrong password the page shows that and no other error, and it keeps a single polling loop, however often the
+/// form is submitted.
 #[test]
 fn a_browser_is_asked_for_a_password_and_says_it_whatever_it_is_made_of() {
     const PASSWORD: &str = "nüdeln → 麺";
@@ -277,7 +279,7 @@ fn a_browser_is_asked_for_a_password_and_says_it_whatever_it_is_made_of() {
     let from = submit("noodles").as_u64().unwrap() as usize;
     let times = || -> Vec<f64> { serde_json::from_value(browser.evaluate("window.times")).unwrap() };
     let times = until("it asks on", || Some(times()).filter(|times| times.len() > from + 4), || browser.reads());
-    // Each once a second: a timer is never early, but for what a browser rounds.
+    // One request a second: a timer never fires early, apart from the browser's rounding.
     let often = times[from - 1..].windows(2).find(|two| two[1] - two[0] < 900.0);
     assert_eq!(often, None, "{times:?}");
 

@@ -1,7 +1,7 @@
-//! Real full disks: small file systems, filled up by somebody else's file and emptied again.
+//! Real full disks: small file systems that an unrelated file fills up and that are emptied again.
 //!
-//! They are mounted, which takes the right to: root has it, outside of most containers. Where nothing can
-//! be mounted these tests say so and see nothing; with `DRAVE_MUST_MOUNT=1` they fail then.
+//! Mounting them needs root, usually outside of containers. Where no file system can be mounted, these tests print that
+//! and pass without a check; with `DRAVE_MUST_MOUNT=1` they fail instead.
 
 use drave::api::{Consistency, Refusal};
 use drave::client::{Client, ClientError, Options};
@@ -15,7 +15,7 @@ use support::{Beside, Cluster, until};
 
 mod support;
 
-/// Small file systems, one a node. They are gone when this is.
+/// Small file systems, one per node. Dropping this unmounts them.
 struct Mounts {
     places: Vec<PathBuf>,
 }
@@ -27,12 +27,12 @@ fn mount(place: &Path, size: &str) -> bool {
 }
 
 impl Mounts {
-    /// Mounts one where each node keeps everything; nothing if this machine does not allow it.
+    /// Mounts one at the directory of each node. Returns `None` if this machine does not allow it.
     fn prepare(cluster: &Cluster) -> Option<Mounts> {
         Mounts::of(cluster, "32m")
     }
 
-    /// The same, of that size.
+    /// Like [`Mounts::prepare`], with file systems of `size`.
     fn of(cluster: &Cluster, size: &str) -> Option<Mounts> {
         let mut mounts = Mounts { places: Vec::new() };
         for n in 0..cluster.len() {
@@ -49,17 +49,17 @@ impl Mounts {
         Some(mounts)
     }
 
-    /// Somebody else's file takes all the room.
+    /// Fills all free space with an unrelated file.
     fn fill(&self, n: usize) {
         let file = File::options().create(true).append(true).open(self.places[n].join("somebody-elses")).unwrap();
         loop {
             let stat = statvfs(&self.places[n]).unwrap();
             let (free, size) = (stat.f_bavail * stat.f_frsize, file.metadata().unwrap().len());
-            // Less than that no file can have.
+            // No file can be smaller than this.
             if free < 4096 {
                 return;
             }
-            // The node may have taken some of it in between.
+            // The node may have used some of it in between.
             let _taken_or_not = fallocate(&file, FallocateFlags::empty(), size, free);
         }
     }
@@ -76,13 +76,13 @@ impl Mounts {
 impl Drop for Mounts {
     fn drop(&mut self) {
         for place in &self.places {
-            // Lazily: a node may still run there, for a moment.
+            // Unmounts lazily, since a node may still be running there for a moment.
             let _best_effort = Command::new("umount").arg("-l").arg(place).output();
         }
     }
 }
 
-/// Adds one; what there is then, or why not.
+/// Increments the counter and returns its new value.
 fn incr(client: &mut Client) -> Result<i64, ClientError> {
     let executed = client.execute(&Do::Incr { key: b"n", by: 1 }.encode())?;
     match Answer::decode(executed.answer) {
@@ -122,7 +122,7 @@ fn where_all_disks_are_full_writes_are_refused_and_return_by_themselves() {
     }
     assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
     (0..3).for_each(|n| mounts.fill(n));
-    // Goes on until nobody takes any more; what was not refused and not acknowledged may have happened.
+    // Writes until every node rejects them. A write that was neither rejected nor acknowledged may have been applied.
     let mut client = hasty(&cluster);
     let refused = || match incr(&mut client) {
         Ok(_) => {
@@ -139,7 +139,8 @@ fn where_all_disks_are_full_writes_are_refused_and_return_by_themselves() {
     (0..3).for_each(|n| wait_for_space(&cluster, n, true));
     cluster.leader();
 
-    // Each lets the others lead once; then one leads and says why it takes nothing.
+    // Each node transfers the leadership to the other nodes once; then one stays leader and reports why it rejects
+    // writes.
     let no_space = || {
         let said = cluster.run(&["put", "k", "v", "--timeout", "1s"]);
         assert_eq!(said.code, Some(3), "{said:?}");
@@ -151,7 +152,7 @@ fn where_all_disks_are_full_writes_are_refused_and_return_by_themselves() {
     assert_eq!(cluster.run(&["get", "lunch"]).out, "noodles");
     assert_eq!(cluster.run(&["del", "lunch"]).code, Some(0), "{}", cluster.logs());
 
-    // One after the other, and all at once: a start needs no room.
+    // Restarts one node, and then all at once: a start needs no free space.
     cluster.kill(0);
     cluster.spawn(0);
     (0..3).for_each(|n| wait_for_space(&cluster, n, true));
@@ -163,7 +164,7 @@ fn where_all_disks_are_full_writes_are_refused_and_return_by_themselves() {
     assert_eq!(cluster.run(&["put", "k", "v", "--timeout", "1s"]).code, Some(3), "{}", cluster.logs());
 
     (0..3).for_each(|n| mounts.empty(n));
-    // One client, which never gives up on it, and nobody else does anything.
+    // A single client that retries without end, and no other traffic.
     assert_eq!(incr(&mut cluster.client()).unwrap(), stands + 1, "{}", cluster.logs());
     (0..3).for_each(|n| wait_for_space(&cluster, n, false));
     assert!((0..3).all(|n| mounts.has_reserve(n)));
@@ -171,13 +172,13 @@ fn where_all_disks_are_full_writes_are_refused_and_return_by_themselves() {
     cluster.agree();
 }
 
-/// etcd#11947: a benchmark filled the quota, and whoever ran it was locked out.
+/// etcd#11947: a benchmark filled the quota and locked its user out.
 #[test]
 fn a_benchmark_that_fills_the_disks_leaves_nothing_behind() {
     leaves_nothing_behind("65536", "5000");
 }
 
-/// What is under way when the room ends is more than the reserve, if the leader does not count.
+/// The requests in flight when the space runs out exceed the reserve, unless the leader counts them.
 #[test]
 fn a_benchmark_that_fills_the_disks_with_large_values_leaves_nothing_behind() {
     leaves_nothing_behind("524288", "1000");
@@ -190,7 +191,7 @@ fn leaves_nothing_behind(size: &str, keys: &str) {
     let Some(_mounts) = Mounts::prepare(&cluster) else { return };
     (0..3).for_each(|n| cluster.spawn(n));
     assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
-    // Ten times what fits.
+    // Ten times the capacity of the disks.
     let words = ["bench", "put", "--clients", "2", "--inflight", "2", "--value-size", size, "--keys", keys];
     let mut words = [&words[..], &["--dist", "seq", "--warmup", "0s", "--duration", "1h"]].concat();
     words.extend(["--timeout", "1s"]);
@@ -239,14 +240,14 @@ fn a_follower_whose_disk_is_full_falls_behind_and_comes_back() {
     let full = (cluster.leader() + 1) % 3;
     until("it has a reserve", || mounts.has_reserve(full).then_some(()), || cluster.logs());
     mounts.fill(full);
-    // The segment it has is filled, and most of the reserve; then it is sent no more.
+    // The follower fills its segment and most of the reserve; then the leader sends it no more entries.
     let value = vec![b'x'; 256 << 10];
     let falls_behind = || {
         let executed = client.execute(&Do::Put { key: b"large", value: &value }.encode()).unwrap();
         cluster.status(full).filter(|status| status.last + 8 < executed.position.index.0).map(|_| ())
     };
     until("it falls behind", falls_behind, || cluster.logs());
-    // It still answers, its log waits for nothing, and it still starts.
+    // The follower still responds, its log does not wait for space, and it can still start.
     assert!(!cluster.logs().contains("the log waits for room"), "{}", cluster.logs());
     wait_for_space(&cluster, full, true);
     cluster.kill(full);
@@ -261,8 +262,8 @@ fn a_follower_whose_disk_is_full_falls_behind_and_comes_back() {
     cluster.agree();
 }
 
-/// One node that takes no snapshot by itself while there is room, and whose log keeps next to nothing behind
-/// one.
+/// A single node that takes no snapshot by itself while there is free space, and that keeps hardly any log entries
+/// before a snapshot.
 fn alone() -> Cluster {
     let mut cluster = Cluster::prepare(1);
     let words = ["--snapshot-log-bytes", "1TiB", "--trailing-bytes", "64KiB", "--snapshot-max-age", "1000h"];
@@ -270,7 +271,7 @@ fn alone() -> Cluster {
     cluster
 }
 
-/// Writes that many values of 64 KiB, to so many keys.
+/// Writes `values` values of 64 KiB to `keys` keys.
 fn write(cluster: &Cluster, values: u32, keys: u32) {
     let mut client = cluster.client();
     let value = [b'x'; 64 << 10];
@@ -294,7 +295,7 @@ fn on_a_full_disk_a_snapshot_is_taken_from_the_reserve_and_the_log_gives_way() {
     until("it has a reserve", || mounts.has_reserve(0).then_some(()), || cluster.logs());
     assert_eq!(cluster.status(0).unwrap().log.snapshot, 0, "there was room");
     mounts.fill(0);
-    // Nobody makes room, and nobody asks for anything.
+    // No space is freed, and no snapshot is requested.
     let taken = || cluster.status(0).filter(|status| status.log.snapshot > 0);
     until("a snapshot is taken", taken, || cluster.logs());
     assert_eq!(logged(&cluster, "it is lent the reserve"), 1, "{}", cluster.logs());
@@ -311,7 +312,7 @@ fn a_snapshot_that_does_not_fit_into_the_reserve_leaves_all_as_it_was() {
     let mut cluster = alone();
     let Some(mounts) = Mounts::of(&cluster, "64m") else { return };
     cluster.spawn(0);
-    // Twice as much state as the reserve has room for.
+    // Twice as much state as the reserve can hold.
     write(&cluster, 128, 128);
     until("it has a reserve", || mounts.has_reserve(0).then_some(()), || cluster.logs());
     mounts.fill(0);

@@ -1,4 +1,5 @@
-//! Hostile callers at the port of a real node: it lives, keeps its size, and serves who means well.
+//! Hostile clients at the port of a real node: it does not crash, its memory stays bounded, and it serves honest
+//! clients.
 
 use bytes::{BufMut, BytesMut};
 use drave::api::{Consistency, Op, Request};
@@ -19,10 +20,10 @@ use support::{Cluster, until};
 
 mod support;
 
-/// What a node may have grown by when all is over, in KiB: freed, and kept by the allocator.
+/// Allowed growth of a node's resident memory after the test, in KiB: freed memory that the allocator keeps.
 const MARGIN: u64 = 48 << 10;
 
-/// A caller whose every call ends soon, whatever the node does.
+/// Connects with timeouts on reads and writes, so that every call returns soon, whatever the node does.
 fn dial(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -30,12 +31,12 @@ fn dial(address: &str) -> TcpStream {
     stream
 }
 
-/// Says it, and whatever comes of it is well.
+/// Sends bytes; any outcome is fine.
 fn say(mut stream: &TcpStream, bytes: &[u8]) {
     let _it_may_be_let_go_midway = stream.write_all(bytes);
 }
 
-/// Waits until the node has closed, or answered: it has read what was said.
+/// Waits until the node has closed the connection or responded: either shows that it has read the input.
 fn outcome(mut stream: &TcpStream) {
     let _closed_answered_or_silent = stream.read(&mut [0; 1 << 12]);
 }
@@ -46,7 +47,7 @@ fn hello() -> BytesMut {
     out
 }
 
-/// What a client might well say.
+/// Requests that a real client might send.
 fn requests() -> Vec<Request> {
     let command = Do::Put { key: b"hostile", value: b"value" }.encode();
     vec![
@@ -73,7 +74,7 @@ fn random_bytes(rng: &mut StdRng, address: &str) {
     }
 }
 
-/// Headers that promise more than anyone may send, and long frames that never end.
+/// Sends headers with lengths over the limit, and long frames that never end.
 fn huge_lengths(rng: &mut StdRng, address: &str) {
     for length in [u32::MAX, u32::MAX - 12, 1 << 31, (64 << 10) + 1, 64 << 10] {
         for kind in 0..=40 {
@@ -92,7 +93,7 @@ fn huge_lengths(rng: &mut StdRng, address: &str) {
         for _ in 0..63 {
             sent = put_piece(&mut out, FrameKind::Request, &content, sent);
         }
-        // Once more from the beginning: the whole would be longer than a frame may be.
+        // Starts again from offset 0: the whole would exceed the maximum length of a frame.
         put_piece(&mut out, FrameKind::Request, &content, 0);
         put_piece(&mut out, FrameKind::Request, &content, 0);
         let stream = dial(address);
@@ -100,7 +101,7 @@ fn huge_lengths(rng: &mut StdRng, address: &str) {
     }
 }
 
-/// Real frames with a byte changed, some with a checksum that is right again.
+/// Sends real frames with one byte changed, some of them with the checksum corrected.
 fn mutated_frames(rng: &mut StdRng, address: &str) {
     let requests = requests();
     for _ in 0..600 {
@@ -133,7 +134,7 @@ fn mutated_frames(rng: &mut StdRng, address: &str) {
     }
 }
 
-/// Asks and asks, and never reads an answer. Stays as it is: it is returned to be kept.
+/// Sends requests and never reads a response. Returns the open connection, so that the caller keeps it open.
 fn deaf(address: &str) -> TcpStream {
     let stream = dial(address);
     say(&stream, &hello());
@@ -151,7 +152,7 @@ fn deaf(address: &str) -> TcpStream {
     stream
 }
 
-/// A hello at one byte a second, for as long as it may.
+/// Sends a hello at one byte a second on each stream, until `stop` is set.
 fn drip(streams: &[TcpStream], stop: &AtomicBool) {
     let words = hello();
     for byte in words.iter().cycle() {
@@ -168,7 +169,8 @@ fn drip(streams: &[TcpStream], stop: &AtomicBool) {
     }
 }
 
-/// Counts, until told to stop; each must be answered. New connections, too, must be taken.
+/// Increments a counter until `stop` is set; each increment must be acknowledged. New connections must be accepted as
+/// well.
 fn mean_well(addresses: &[String], stop: &AtomicBool, counted: &AtomicU64) {
     let options = Options { timeout: Duration::from_secs(20), ..Options::default() };
     let mut long = Client::with(addresses.to_vec(), options.clone());
@@ -181,7 +183,7 @@ fn mean_well(addresses: &[String], stop: &AtomicBool, counted: &AtomicU64) {
     }
 }
 
-/// Tells everyone to stop when it goes.
+/// Sets the stop flag when dropped.
 struct StopAtEnd<'a>(&'a AtomicBool);
 
 impl Drop for StopAtEnd<'_> {
@@ -190,7 +192,7 @@ impl Drop for StopAtEnd<'_> {
     }
 }
 
-/// A process's resident memory, in KiB.
+/// Resident memory of a node's process, in KiB.
 fn resident(cluster: &Cluster, n: usize) -> u64 {
     let path = format!("/proc/{}/status", cluster.pid(n).as_raw_nonzero());
     let text = std::fs::read_to_string(path).unwrap();
@@ -198,7 +200,7 @@ fn resident(cluster: &Cluster, n: usize) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// As many files as the system allows this test, and how many idle callers that makes.
+/// Raises the limit of open files as far as the system allows. Returns the number of idle connections it permits.
 fn raise_open_files() -> usize {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
@@ -218,7 +220,7 @@ fn hostile_callers_neither_crash_nor_grow_nor_block_a_node() {
     let mut rng = StdRng::seed_from_u64(33);
     let (stop, counted) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
-        // Told to stop however this ends, or a failure would wait for those threads forever.
+        // Sets `stop` however this scope ends; after a failure it would wait for these threads forever otherwise.
         let _told = StopAtEnd(&stop);
         let honest = scope.spawn(|| mean_well(&cluster.addresses, &stop, &counted));
         let more = |by| {
@@ -244,7 +246,7 @@ fn hostile_callers_neither_crash_nor_grow_nor_block_a_node() {
         more(10);
         let most = resident(&cluster, leader);
         drop((deaf, silent, clients));
-        // What honest writers write stays in the log, and in memory: nobody writes while it is measured.
+        // Entries of honest clients stay in the log and in memory, so they stop before the measurement.
         stop.store(true, Ordering::Relaxed);
         let served = honest.join().map(|()| counted.load(Ordering::Relaxed)).unwrap();
         let small = || (resident(&cluster, leader) <= before + MARGIN).then_some(());

@@ -1,10 +1,10 @@
-//! Holds the plan of the house against the code: who imports whom, what pure rooms may not say,
-//! doors that define nothing, files and functions of one thought.
+//! Checks the layering of the crate against the code: allowed imports of each module, forbidden words in pure modules,
+//! `mod.rs` files without definitions, and lengths of files and functions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Who may import whom. A room may use what stands below it; nothing looks up.
+/// Allowed imports of each module. A module may use the modules below it, never one above it.
 const ROOMS: &[(&str, &[&str])] = &[
     ("types", &["limits"]),
     ("limits", &[]),
@@ -87,7 +87,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What pure rooms do not say: time is an argument, chance a seed, the network data.
+/// Forbidden words in pure modules: time is an argument, randomness a seed, and network input plain data.
 const IMPURE: &[&str] = &[
     "std::net",
     "std::fs",
@@ -101,7 +101,7 @@ const IMPURE: &[&str] = &[
     "log::",
 ];
 
-/// Where they do not say it.
+/// Path prefixes of the pure modules.
 const PURE: &[&str] = &[
     "types/",
     "consensus/",
@@ -120,11 +120,11 @@ const PURE: &[&str] = &[
     "client/call_protocol.rs",
 ];
 
-/// Files longer than this are listed with their reason, and the list may only shrink.
+/// Longer files are listed with a reason, and the list may only shrink.
 const LINES_MAX: usize = 600;
 const LONG_FILES: &[(&str, &str)] = &[];
 
-/// Functions longer than this likewise.
+/// Longer functions likewise.
 const FUNCTION_MAX: usize = 70;
 const LONG_FUNCTIONS: &[(&str, &str)] = &[("wal/open.rs:resume", "one order of steps, each resting on the one before")];
 
@@ -146,7 +146,7 @@ fn sources() -> BTreeMap<String, String> {
     paths.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
 }
 
-/// The code without its unit tests, which may use more.
+/// The code without its unit tests, which are exempt.
 fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests").next().unwrap()
 }
@@ -186,7 +186,7 @@ fn rooms_use_only_what_stands_below_them() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// What follows `crate::` anywhere, alone or in braces.
+/// The modules named after `crate::`, alone or in braces.
 fn rooms_used(code: &str) -> BTreeSet<String> {
     let word = |text: &str| text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
     let mut used: BTreeSet<String> = BTreeSet::new();
@@ -236,7 +236,7 @@ fn pure_rooms_have_no_clock_thread_socket_file_or_chance() {
         }
         for line in without_tests(&text).lines().filter(|line| !is_comment(line)) {
             for word in IMPURE.iter().filter(|word| line.contains(*word)) {
-                // The core has a log of its own, which is no macro.
+                // `consensus` has a module of its own named `log`, which is not the `log` crate.
                 if *word == "log::" && (line.contains("super::log::") || line.contains("consensus::log::")) {
                     continue;
                 }

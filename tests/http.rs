@@ -1,5 +1,5 @@
-//! The HTTP door, spoken to over real sockets and with curl: what each path answers, who is not let in, and what
-//! becomes of requests when nodes die.
+//! The HTTP gateway over real sockets and with curl: the response of each path, the rejection of unauthenticated
+//! requests, and the outcome of requests when nodes die.
 
 mod support;
 
@@ -10,7 +10,7 @@ use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use support::{Cluster, PATIENCE, ports, run, until};
 
-/// What was answered.
+/// An HTTP response.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Answer {
     status: u16,
@@ -32,7 +32,7 @@ impl Answer {
     }
 }
 
-/// One connection.
+/// One client connection to an HTTP gateway.
 struct Web {
     stream: BufReader<TcpStream>,
 }
@@ -100,20 +100,20 @@ impl Web {
         self.ask("GET", target, b"")
     }
 
-    /// Reads an answer in that range, and whether the connection ends behind it.
+    /// Reads a response, asserts a status in `range`, and returns whether the connection closes after it.
     fn is_closed_after(&mut self, range: std::ops::Range<u16>, what: &str) -> bool {
         let answer = self.read();
         assert!(range.contains(&answer.status), "{what}: {answer:?}");
         answer.field("connection") == Some("close") && self.is_closed()
     }
 
-    /// Whether nothing more comes.
+    /// Whether the gateway has closed the connection, with nothing left to read.
     fn is_closed(&mut self) -> bool {
         matches!(self.stream.read(&mut [0]), Ok(0))
     }
 }
 
-/// A cluster with HTTP doors, and where they are.
+/// Starts a cluster with HTTP gateways. Returns their addresses as well.
 fn webs(nodes: u16, words: &[&str]) -> (Cluster, Vec<String>) {
     let mut cluster = Cluster::prepare(nodes);
     let base = ports(nodes);
@@ -190,7 +190,7 @@ fn what_is_too_large_or_of_no_known_length_is_refused_and_the_answer_arrives() {
     let refused = web.ask("PUT", "/kv/k", &vec![7; 65 << 10]);
     assert_eq!((refused.status, refused.json()["applied"].as_bool()), (413, Some(false)), "by the node");
     assert_eq!(web.ask("PUT", "/kv/k", &vec![7; 63 << 10]).status, 204, "the connection goes on");
-    // It is told before it has said all, says the rest, and still hears the answer.
+    // The gateway responds before it has the whole body. The client sends the rest and still receives the response.
     let mut web = Web::dial(&webs[0]);
     web.send("PUT", "/kv/k", "", &vec![7; 8 << 20]);
     assert!(web.is_closed_after(413..414, "8 MiB"));
@@ -216,7 +216,8 @@ fn requests_that_come_together_are_answered_in_their_order() {
             web.send("GET", "/livez", "", b"");
             web.send("GET", "/nothing", "", b"");
         }
-        // The last one says so, and half a request behind it is not waited for.
+        // The last request has `Connection: close`; the gateway does not wait for the rest of the incomplete request
+        // after it.
         web.send("DELETE", "/kv/k", "Connection: close\r\n", b"");
         web.raw(b"PUT /kv/k HTTP/1.1\r\nHo");
         for n in 0..100 {
@@ -239,12 +240,12 @@ fn connections_go_on_as_they_are_asked_to() {
     web.raw(b"GET /livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
     assert_eq!(web.read().field("connection"), Some("keep-alive"));
     assert_eq!(web.get("/livez").status, 200);
-    // A byte at a time.
+    // Sends one byte at a time.
     for byte in b"PUT /kv/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nvw\r\n" {
         web.raw(&[*byte]);
     }
     assert_eq!((web.read().status, web.get("/kv/slow").text()), (204, "vw".into()));
-    // Whoever says its last is still answered.
+    // A client that shuts down its sending side still receives its responses.
     web.send("PUT", "/kv/last", "", b"v");
     web.send("GET", "/kv/last", "", b"");
     web.stream.get_ref().shutdown(Shutdown::Write).unwrap();
@@ -318,7 +319,7 @@ fn without_the_password_only_the_nodes_health_is_told() {
     assert_eq!(web.read().status, 401);
     web.send("PUT", "/kv/k", "Authorization: Bearer secret\r\n", b"v");
     assert_eq!(web.read().status, 204);
-    // A body is not even listened to.
+    // The gateway does not read the body of an unauthenticated request.
     web.send("PUT", "/kv/k", "", &[7; 100_000]);
     assert!(web.is_closed_after(401..402, "a stranger's body"));
 }
@@ -338,7 +339,7 @@ fn exactly_the_leader_says_that_it_leads_and_followers_say_who_does() {
     assert_eq!(all[leader].json()["leads"], true);
     assert_eq!(all[0].json()["leader"], leader as u64 + 1);
     assert_eq!(Web::dial(&webs[leader]).get("/readyz").text(), "ready\n");
-    // Alone, a node lives and is not ready.
+    // A node without its peers is alive and not ready.
     let last = (leader + 1) % 3;
     (0..3).filter(|n| *n != last).for_each(|n| cluster.kill(n));
     let unready = || Some(Web::dial(&webs[last]).get("/readyz?verbose")).filter(|answer| answer.status == 503);
@@ -363,7 +364,7 @@ fn without_a_leader_requests_wait_and_then_nothing_was_applied() {
     assert_eq!(refused.json()["applied"], false);
     assert_eq!(web.get("/kv/k").status, 503, "it might be stale");
     assert_eq!(web.get("/kv/k?consistency=local").text(), "v");
-    // What waits while a leader is found is answered as if nothing had been.
+    // A request that waits for a leader succeeds once there is one.
     web.send("PUT", "/kv/k", "", b"x");
     cluster.spawn(1);
     assert_eq!(web.read().status, 204, "{}", cluster.logs());
@@ -376,7 +377,7 @@ fn what_was_asked_of_a_leader_that_is_left_alone_is_told_unknown() {
     let leader = cluster.leader();
     let mut web = Web::dial(&webs[leader]);
     assert_eq!(web.ask("PUT", "/kv/k", b"v").status, 204);
-    // Nobody else can take it: the entry is in the leader's log alone, and may yet be committed.
+    // The outcome is unknown: the entry is in the leader's log alone, and may still be committed.
     (0..3).filter(|n| *n != leader).for_each(|n| cluster.signal(n, Signal::STOP));
     let told = web.ask("PUT", "/kv/k", b"w");
     assert_eq!((told.status, &told.json()["applied"]), (504, &Value::Null), "{told:?}");
@@ -399,7 +400,7 @@ fn what_is_to_be_made_once_is_made_once_through_the_death_of_a_leader() {
                 let mut web = Web::dial(&web);
                 let mut unknown = 0;
                 for at in 0..EACH {
-                    // A second attempt that took effect by itself would find the key there.
+                    // A retry that took effect a second time would find the key present.
                     web.send("PUT", &format!("/kv/{n}/{at}"), "If-None-Match: *\r\n", b"v");
                     match web.read().status {
                         204 => {}
@@ -469,7 +470,7 @@ fn who_does_not_read_is_not_read_from_and_loses_nothing() {
     let mut writer = web.stream.get_ref().try_clone().unwrap();
     let all = "GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(ASKED);
     let writes = std::thread::spawn(move || writer.write_all(all.as_bytes()));
-    // Others are served meanwhile.
+    // Other connections are served meanwhile.
     assert_eq!(Web::dial(&webs[0]).ask("PUT", "/kv/other", b"v").status, 204);
     for _ in 0..ASKED {
         assert_eq!(web.read().body.len(), SIZE);
@@ -477,7 +478,7 @@ fn who_does_not_read_is_not_read_from_and_loses_nothing() {
     writes.join().unwrap().unwrap();
 }
 
-/// curl, if it is there. Where it must be, its absence is a failure.
+/// Runs curl, or returns `None` where it is not installed. Where curl is mandatory, its absence is a failure.
 fn curl(words: &[&str]) -> Option<support::Said> {
     let found = Command::new("curl").arg("--version").output().is_ok_and(|output| output.status.success());
     if !found {
@@ -494,7 +495,7 @@ fn curl_finds_its_way() {
     let (cluster, webs) = webs(3, &[]);
     let url = |n: usize, path: &str| format!("http://{}{path}", webs[n]);
     let file = cluster.directory.path().join("value");
-    // More than curl sends without asking first.
+    // Large enough for curl to send `Expect: 100-continue` first.
     std::fs::write(&file, vec![b'x'; 1_040_000]).unwrap();
     let file = file.to_str().unwrap();
     let Some(put) = curl(&["--upload-file", file, &url(0, "/kv/big")]) else { return };

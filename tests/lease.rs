@@ -1,5 +1,5 @@
-//! A machine whose leases may end at the time of the entry that made them: its snapshots are restored, at a
-//! restart and on a follower that is sent one.
+//! A state machine whose leases may expire at the time of the very entry that granted them. Its snapshots must be
+//! restorable, after a restart and on a follower that receives one.
 
 mod support;
 
@@ -21,7 +21,8 @@ use support::{ports, until};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A command is a length in milliseconds and a name; a query answers how many leases were ever granted.
+/// A state machine of leases. A command is a duration in milliseconds and a name; a query returns how many leases were
+/// ever granted.
 #[derive(Default)]
 struct Leases {
     granted: u64,
@@ -80,7 +81,7 @@ impl StateMachine for Leases {
     }
 }
 
-/// A node of that cluster in this process.
+/// A node of the test cluster, running in this process.
 struct Node {
     handle: Handle,
     thread: JoinHandle<Result<(), ServerError>>,
@@ -97,7 +98,7 @@ fn start(id: u64, port: u16, of: u64, directory: &Path) -> Node {
 }
 
 impl Node {
-    /// Leases of no length, and snapshots all the while.
+    /// Grants leases of zero duration, with a snapshot after each.
     fn lease(&self, rounds: usize) {
         let mut session = self.handle.session(PATIENCE);
         for round in 0..rounds {
@@ -138,7 +139,8 @@ fn snapshot_with_lease_that_is_over_is_installed_on_follower() {
     let (directory, port) = (tempfile::tempdir().unwrap(), ports(3));
     let nodes = [1, 2].map(|id| start(id, port, 3, directory.path()));
     nodes[0].lease(20);
-    // Whichever of the two leads: the log behind its snapshot is released, and the third must be sent one.
+    // Either node may be the leader. With this snapshot the log before it is released on both, and the third node needs
+    // a snapshot.
     nodes[1].take_snapshot();
     let third = start(3, port, 3, directory.path());
     let has_all = || (third.granted(Consistency::Local) == Some(20)).then_some(());

@@ -1,4 +1,4 @@
-//! Limits under load, in a node inside this process: a pipeline longer than what one turn of the loop takes.
+//! Limits under load, with a node in this process: a pipeline longer than one turn of the event loop processes.
 
 mod support;
 
@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use support::{PATIENCE, ports, until};
 
-/// A cluster of one, whose timers do not ring while a test runs.
+/// A single-node cluster whose timers do not fire during a test.
 struct Node {
     handle: Handle,
     native: String,
@@ -38,7 +38,7 @@ impl Node {
         let mut config = Config::new(id, BTreeMap::from([(id, place(0))]), directory.path().join("data"));
         (config.segment_bytes, config.reserve_bytes) = (4 << 20, 0);
         (config.resp, config.http) = (BindAddress::At(place(1)), BindAddress::At(place(2)));
-        // With a beat each fifty milliseconds, a loop that waits for the next one instead of going on would only be slow.
+        // With a heartbeat every 50 ms, a loop that wrongly waits for its next timer would only be slow.
         let hour = Duration::from_secs(3600);
         (config.consensus.heartbeat, config.consensus.election_min) = (hour, 2 * hour);
         config.consensus.election_max = 3 * hour;
@@ -57,7 +57,7 @@ impl Node {
     }
 }
 
-/// Sends that in one go, and reads until so many answers came.
+/// Sends all requests at once, and reads until `answers` responses have arrived.
 fn pipeline(address: SocketAddr, requests: Vec<u8>, answer: &[u8], answers: usize) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -84,7 +84,7 @@ fn pipeline_longer_than_a_turn_goes_on_without_a_timer() {
     pipeline(node.redis, b"SET v 0123456789\r\n".to_vec(), b"+OK\r\n", 1);
     let value = b"$10\r\n0123456789\r\n";
     pipeline(node.redis, b"GET v\r\n".repeat(READS), value, READS);
-    // These are answered by the node alone, as a follower answers them.
+    // The node answers these locally, as a follower does.
     let local = [b"READONLY\r\n".to_vec(), b"GET v\r\n".repeat(READS)].concat();
     pipeline(node.redis, local, value, READS);
     pipeline(node.redis, b"SET w 0\r\nGET v\r\n".repeat(READS / 10), value, READS / 10);

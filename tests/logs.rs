@@ -1,4 +1,4 @@
-//! What a node logs, in which form, and that nobody who does not read it stands in its way.
+//! Log lines and their format, and that a blocked reader of the log does not block the node.
 
 use rustix::process::Signal;
 use std::os::fd::AsRawFd;
@@ -10,14 +10,14 @@ use support::{Cluster, Guarded, run, until};
 
 mod support;
 
-/// One of three nodes whose peers are not there.
+/// One of three nodes, without its peers.
 fn lonely(words: &[&str]) -> Cluster {
     let mut cluster = Cluster::prepare(3);
     cluster.words.extend(words.iter().map(|word| (*word).to_owned()));
     cluster
 }
 
-/// Waits until a line of the log says so, and hands it over.
+/// Waits until a log line contains `what`, and returns that line.
 fn logged(cluster: &Cluster, what: &str) -> String {
     let found = || cluster.logs().lines().find(|line| line.contains(what)).map(str::to_owned);
     until(what, found, || cluster.logs())
@@ -28,12 +28,12 @@ fn log_that_nobody_reads_does_not_stop_a_node() {
     let cluster = lonely(&["--log-level", "trace"]);
     let (read, write) = std::io::pipe().unwrap();
     const ROOM: i32 = 4096;
-    // SAFETY: a plain call on a descriptor that is open.
+    // SAFETY: a plain call on an open descriptor.
     assert!(unsafe { libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, ROOM) } >= ROOM);
     let mut node = Guarded::start(cluster.serve(0).stderr(write).stdout(Stdio::null()));
     let answers = || cluster.status(0);
     until("it answers", answers, String::new);
-    // A line that does not fit any more is longer than what is left.
+    // Nearly full is enough: a line longer than the space left does not fit.
     let is_full = || (rustix::io::ioctl_fionread(&read).unwrap() > ROOM as u64 - 512).then_some(());
     until("the pipe is full", is_full, String::new);
     for _ in 0..10 {
@@ -57,7 +57,7 @@ fn missing_leader_is_explained_by_who_is_heard() {
     assert!(line.contains(" s: not heard n2 (refused), n3 (refused)"), "{line}");
     cluster.spawn(1);
     assert!(logged(&cluster, "asks for votes in term 1: ").contains("no leader was heard yet"));
-    // The cause is logged once a minute, and the node has dialed n3 tens of times by now.
+    // The node logs the cause once a minute, and by now it has dialed n3 dozens of times.
     let own = std::fs::read_to_string(cluster.data(0).with_extension("log")).unwrap();
     assert!(own.matches(&format!("cannot reach n3 at {third}")).count() <= 2, "{own}");
 }
@@ -79,7 +79,7 @@ fn election_and_step_down_say_why() {
     let next = until("another campaigns, and says why", found, || cluster.logs());
     cluster.spawn(leader);
     let handed_over = || {
-        // Where the answer is lost, the lead may have been handed over all the same.
+        // The leadership may have been transferred even if the response was lost.
         let _asked = cluster.run(&["transfer", &(leader + 1).to_string()]);
         (cluster.leader_of(0..3) == Some(leader)).then_some(())
     };
@@ -95,7 +95,7 @@ fn json_log_is_one_object_a_line() {
     cluster.spawn(0);
     cluster.leader();
     assert_eq!(cluster.stop(0), Some(0), "{}", cluster.logs());
-    // A start that fails says so in the same form.
+    // An error at the start is logged in the same format.
     let said = run(cluster.serve(0).args(["--heartbeat-interval", "10s"]));
     assert_eq!(said.code, Some(78), "{said:?}");
     let logs = cluster.logs() + &said.err;
@@ -184,7 +184,8 @@ fn stored_files_are_for_their_owner_alone() {
     let open: Vec<_> = files.iter().filter(|(_, mode)| mode & 0o077 != 0).collect();
     assert!(open.is_empty(), "{open:?}");
     assert!(!cluster.logs().contains("other users"), "{}", cluster.logs());
-    // A directory that was made before, or opened by hand, is the operator's: it is told of, and left as it is.
+    // A directory that existed before, or whose mode was changed by hand, belongs to the operator: the node warns and
+    // leaves the mode as it is.
     let (mut cluster, data) = (cluster, cluster_data);
     std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755)).unwrap();
     cluster.spawn(0);
@@ -192,7 +193,7 @@ fn stored_files_are_for_their_owner_alone() {
     assert!(line.contains(" WARN ") && line.contains("has mode 755") && line.contains("chmod 700"), "{line}");
 }
 
-/// Everything at and below that place, with its mode.
+/// Collects the mode of every path at and below `place`.
 fn walk(place: &Path, into: &mut Vec<(String, u32)>) {
     let mode = std::fs::metadata(place).unwrap().permissions().mode();
     into.push((place.display().to_string(), mode));

@@ -1,9 +1,9 @@
-//! Whatever is said at any door of a real cluster: random bytes, lengths that promise too much, and real words with
-//! something wrong in them. Nodes live, who means well is served meanwhile, and nothing is left behind.
+//! Malformed input at every gateway of a real cluster: random bytes, lengths over the limit, and real requests with
+//! errors in them. The nodes survive, honest clients are served meanwhile, and no memory, socket or session leaks.
 //!
-//! `DRAVE_MALFORMED` says how many requests each door gets, `DRAVE_MALFORMED_RATE` how many a second at most;
-//! `--nocapture` shows how long honest writes took meanwhile, beside how long they took before.
-//! `scripts/malformed.sh` asks for as many as prove something.
+//! `DRAVE_MALFORMED` is the number of requests to each gateway, `DRAVE_MALFORMED_RATE` the maximum per second;
+//! `--nocapture` shows the latency of honest writes during the attack and before it. `scripts/malformed.sh` runs enough
+//! of them to prove something.
 
 mod support;
 
@@ -25,15 +25,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::{Cluster, PATIENCE, ports, until};
 
-/// What a node may have grown by when all is over, in KiB: freed and kept by the allocator, the log in memory, and
-/// the keys that some of it has set.
+/// Allowed growth of a node's memory after the test, in KiB: freed memory that the allocator keeps, the log in memory,
+/// and the keys that some of the requests have set.
 const MARGIN: u64 = 96 << 10;
-/// Who means well writes so often.
+/// Interval between the writes of the honest client.
 const PACE: Duration = Duration::from_millis(5);
-/// As many requests at most go over one connection: most ends with the first that makes no sense.
+/// Maximum number of requests per connection: most connections end with their first invalid request.
 const CALL: usize = 4;
 
-/// One way to say nothing good.
+/// A generator of malformed input.
 type Says = fn(&mut SmallRng) -> Vec<u8>;
 
 fn asked(name: &str, otherwise: u64) -> u64 {
@@ -44,7 +44,7 @@ fn noise(chance: &mut SmallRng, most: usize) -> Vec<u8> {
     (0..chance.random_range(1..most)).map(|_| chance.random()).collect()
 }
 
-/// Changes a few bytes: another, none, one more, the same twice, or an end too early.
+/// Changes a few bytes: replaces, removes, inserts or repeats some, or truncates.
 fn mutate(bytes: &mut Vec<u8>, chance: &mut SmallRng) {
     for _ in 0..chance.random_range(1..4) {
         let at = chance.random_range(0..=bytes.len());
@@ -59,9 +59,10 @@ fn mutate(bytes: &mut Vec<u8>, chance: &mut SmallRng) {
     }
 }
 
-/// What a client of ours might well say, and more than it may.
+/// Malformed input in the native protocol, derived from requests that a real client might send, and from ones over the
+/// limits.
 fn native(chance: &mut SmallRng) -> Vec<u8> {
-    // Nobody's: a session's number is no secret, and the one of whoever means well is not to be ended.
+    // An unused session id: session ids are no secret, and the honest client's session must not be closed.
     let session = SessionId(chance.random_range(1 << 40..1 << 41));
     let command = Do::Put { key: b"malformed", value: b"value" }.encode();
     let requests = [
@@ -89,7 +90,7 @@ fn native(chance: &mut SmallRng) -> Vec<u8> {
             put_request_frame(&mut frame, chance.random(), chance.random(), requests.choose(chance).unwrap());
             let mut bytes = frame[if sealed == 2 { 12 } else { 0 }..].to_vec();
             mutate(&mut bytes, chance);
-            // With a checksum that is right again, it comes further.
+            // With the checksum corrected, the frame passes further checks.
             if sealed == 2 {
                 put_frame(&mut out, FrameKind::Request, |out| out.put_slice(&bytes))
             } else {
@@ -156,7 +157,7 @@ fn say(chance: &mut SmallRng, real: &[&[u8]], bombs: &[&[u8]]) -> Vec<u8> {
     }
 }
 
-/// Says so many at those addresses in turn, at most so many a second.
+/// Sends `count` malformed requests to these addresses in turn, at most `rate` a second.
 fn attack(name: &str, says: Says, whom: (&[String], &[u8]), (count, rate): (u64, u64), cluster: &Cluster) {
     let ((addresses, hello), seed) = (whom, rand::random());
     let mut chance = SmallRng::seed_from_u64(seed);
@@ -171,7 +172,7 @@ fn attack(name: &str, says: Says, whom: (&[String], &[u8]), (count, rate): (u64,
             bytes.extend(says(&mut chance));
             said += 1;
         }
-        // It may be closed midway: what was not heard was not done.
+        // The node may close the connection midway; requests it has not read have no effect.
         if stream.write_all(&bytes).is_ok() && chance.random_bool(0.5) && stream.shutdown(Shutdown::Write).is_ok() {
             let _whatever_it_says = stream.read_to_end(&mut Vec::new());
         }
@@ -182,7 +183,7 @@ fn attack(name: &str, says: Says, whom: (&[String], &[u8]), (count, rate): (u64,
     eprintln!("{name}, seed {seed}: {said} in {calls} calls, {:.0} a second", said as f64 / took.as_secs_f64());
 }
 
-/// Writes at its pace until told to stop, and keeps how long each took, in microseconds.
+/// Writes at its interval until `stop` is set, and records the latency of each write in microseconds.
 fn mean_well(addresses: &[String], stop: &AtomicBool, took: &Mutex<Vec<u64>>) {
     let mut client = Client::with(addresses.to_vec(), Options { timeout: PATIENCE + PATIENCE, ..Options::default() });
     while !stop.load(Ordering::Relaxed) {
@@ -193,7 +194,7 @@ fn mean_well(addresses: &[String], stop: &AtomicBool, took: &Mutex<Vec<u64>>) {
     }
 }
 
-/// Tells who means well to stop when it goes, however that comes about.
+/// Sets the stop flag of the honest client when dropped, on every path.
 struct StopAtEnd<'a>(&'a AtomicBool);
 
 impl Drop for StopAtEnd<'_> {
@@ -202,7 +203,7 @@ impl Drop for StopAtEnd<'_> {
     }
 }
 
-/// What was taken meanwhile.
+/// Takes the latencies recorded since the last call.
 fn taken(took: &Mutex<Vec<u64>>) -> Vec<u64> {
     std::mem::take(&mut *took.lock().unwrap())
 }
@@ -214,7 +215,7 @@ fn percentiles(mut taken: Vec<u64>) -> String {
     format!("{} honest writes: p50 {} us, p99 {} us", taken.len(), at(0.5), at(0.99))
 }
 
-/// A process's resident memory in KiB, and how many sockets it has open.
+/// Resident memory in KiB and the number of open sockets of a node's process.
 fn held(cluster: &Cluster, n: usize) -> (u64, usize) {
     let of = format!("/proc/{}", cluster.pid(n).as_raw_nonzero());
     let text = std::fs::read_to_string(format!("{of}/status")).unwrap();
@@ -224,7 +225,7 @@ fn held(cluster: &Cluster, n: usize) -> (u64, usize) {
     (resident, files.filter(|file| file.to_string_lossy().starts_with("socket:")).count())
 }
 
-/// Three nodes, with all doors.
+/// Three nodes with all gateways.
 fn cluster() -> Cluster {
     let mut cluster = Cluster::prepare(3);
     let at = |base: u16| (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
@@ -246,7 +247,7 @@ fn whatever_is_said_at_any_door_the_cluster_serves_on_and_nothing_is_left_behind
         ("HTTP", &cluster.webs, b"", http),
     ];
     let (stop, took) = (AtomicBool::new(false), Mutex::new(Vec::new()));
-    // In turns, for a disk is quick and slow by the minute.
+    // Alternates quiet and attacked intervals, since the speed of a disk varies from minute to minute.
     let turns = (count / 50_000).max(1);
     let quiet = || until("honest writes", || (took.lock().unwrap().len() >= 200).then_some(()), || cluster.logs());
     let before: Vec<_> = std::thread::scope(|scope| {
@@ -255,7 +256,8 @@ fn whatever_is_said_at_any_door_the_cluster_serves_on_and_nothing_is_left_behind
         quiet();
         let before = (0..3).map(|n| held(&cluster, n)).collect();
         for (name, addresses, hello, says) in doors {
-            // What native clients asked before they went may open sessions yet, which nobody closes.
+            // Requests that native clients sent before they disconnected may still open sessions, which no client
+            // closes.
             let sessions = || cluster.status(0).map(|status| status.sessions);
             let settled = || {
                 let before = sessions()?;
@@ -274,7 +276,7 @@ fn whatever_is_said_at_any_door_the_cluster_serves_on_and_nothing_is_left_behind
             }
             eprintln!("beside {name}, nothing: {}", percentiles(between));
             eprintln!("beside {name}, {count} requests: {}", percentiles(during));
-            // A native client's session is its own to close; those of the other doors end with their connections.
+            // A native session outlives its connection; a session of the other gateways ends with it.
             let closed = || (name == "native" || sessions()? <= open).then_some(());
             until("all sessions are closed", closed, || format!("{:?} of {open}\n{}", sessions(), cluster.logs()));
         }
@@ -306,7 +308,7 @@ fn whatever_is_said_at_any_door_the_cluster_serves_on_and_nothing_is_left_behind
     cluster.agree();
 }
 
-/// Says that, and that it is the last; what is answered.
+/// Sends these bytes, shuts down the sending side, and returns the response.
 fn ask(address: &str, words: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();

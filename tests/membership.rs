@@ -1,7 +1,6 @@
-//! A cluster whose members change while it is written to: real processes, and clients that were told of the
-//! founders only.
+//! A cluster whose members change under load: real processes, and clients that are given the founders' addresses only.
 //!
-//! `scripts/membership.sh` lets each phase last longer (`DRAVE_MEMBERS_SECONDS`) and prints what each costs.
+//! `scripts/membership.sh` makes each phase longer (`DRAVE_MEMBERS_SECONDS`) and prints the latencies of each.
 
 use drave::api::{RoleName, Status};
 use drave::client::{Fleet, MuxOptions, Result as Became};
@@ -23,19 +22,19 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// What clients saw.
+/// Results that the clients observed.
 #[derive(Default)]
 struct Record {
-    /// How long each command waited, with the phase in which it was answered.
+    /// Latency of each command, with the phase in which its response arrived.
     waits: Vec<(usize, Duration)>,
-    /// What each key held after each command that was answered.
+    /// The value of each key after each acknowledged increment.
     values: BTreeMap<u64, Vec<i64>>,
     retries: u64,
-    /// Whatever was not as it should be.
+    /// Every violation seen.
     wrong: Vec<String>,
 }
 
-/// Clients that count, a few hundred times a second, until they are told to stop.
+/// Clients that increment counters a few hundred times a second, until `stop` is set.
 struct Counting {
     phase: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
@@ -52,14 +51,15 @@ impl Counting {
         Counting { phase, stop, thread, phases: vec!["steady"] }
     }
 
-    /// What comes now is another chapter.
+    /// Ends the current phase and begins the one named `what`.
     fn enter(&mut self, what: &'static str) {
         std::thread::sleep(Duration::from_secs(number("DRAVE_MEMBERS_SECONDS", 1)));
         self.phases.push(what);
         self.phase.store(self.phases.len() - 1, Ordering::Relaxed);
     }
 
-    /// Ends, and judges: each number was given once, none is missing, and every command was carried out.
+    /// Stops the clients and checks the results: every number was returned exactly once, none is missing, and every
+    /// command was applied.
     fn end(self, why: impl FnOnce() -> String) {
         self.stop.store(true, Ordering::Relaxed);
         let record = self.thread.join().unwrap();
@@ -84,7 +84,8 @@ impl Counting {
 
 fn count(mut fleet: Fleet, phase: &AtomicUsize, stop: &AtomicBool) -> Record {
     let mut record = Record::default();
-    // What is under way on each connection: since when, and the highest number of its key that was known then.
+    // The command in flight on each connection: its start, its key, and the highest known value of that key at the
+    // start.
     let mut under_way: Vec<Option<(Instant, u64, i64)>> = vec![None; CLIENTS];
     let mut next = [Instant::now(); CLIENTS];
     let mut highest: BTreeMap<u64, i64> = BTreeMap::new();
@@ -136,12 +137,12 @@ fn count(mut fleet: Fleet, phase: &AtomicUsize, stop: &AtomicBool) -> Record {
     }
 }
 
-/// How whoever leads is.
+/// Status of the leader, if there is one.
 fn leading(cluster: &Cluster) -> Option<Status> {
     cluster.leader_of(0..cluster.len()).and_then(|leader| cluster.status(leader))
 }
 
-/// The voters, if nothing is under way.
+/// The voters, unless a change is under way.
 fn voters(status: &Status) -> Option<Vec<u64>> {
     let settled = status.members.iter().all(|member| ["voter", "learner"].contains(&member.kind.as_str()));
     let voters = status.members.iter().filter(|member| member.kind == "voter").map(|member| member.node);
@@ -159,7 +160,7 @@ fn good(cluster: &Cluster, words: &[&str]) -> String {
     said.out
 }
 
-/// Eight places, of which three found a cluster.
+/// Eight addresses; three of the nodes found a cluster.
 fn three_of_eight() -> Cluster {
     let mut cluster = Cluster::prepare(8);
     cluster.founders = 3;
@@ -168,7 +169,7 @@ fn three_of_eight() -> Cluster {
     cluster
 }
 
-/// "The members of a cluster change without stopping": nobody but the client's own retries notices.
+/// "The members of a cluster change without stopping": clients see nothing beyond their own retries.
 #[test]
 fn all_members_are_replaced_under_load_and_each_command_takes_effect_once() {
     let mut cluster = three_of_eight();
@@ -214,8 +215,8 @@ fn all_members_are_replaced_under_load_and_each_command_takes_effect_once() {
     cluster.expect_no_deaths();
 }
 
-/// Two learners that stand still are to be voters: the change cannot be committed. Its leader is killed then, they
-/// go on, and whoever leads next ends it, one way or the other.
+/// Two stopped learners are to become voters, so the change cannot be committed. Then its leader is killed and the
+/// learners continue. The next leader completes the change or aborts it.
 fn killed_between_joint_and_final(cluster: &mut Cluster) {
     for n in 3..5 {
         good(cluster, &["member", "add", "--learner", &format!("{}={}", n + 1, cluster.addresses[n])]);
@@ -230,8 +231,8 @@ fn killed_between_joint_and_final(cluster: &mut Cluster) {
     let leader = cluster.leader();
     (3..5).for_each(|n| cluster.signal(n, Signal::STOP));
     let ids = format!("4,5,{}", leader + 1);
-    // Asked of the leader itself: a client that knocks at one that stands still first comes too late, for who
-    // is silent for an election timeout makes no voter, and the change is taken back at once.
+    // The request goes to the leader directly. A client that tries a stopped node first would be too late: a learner
+    // that is silent for an election timeout cannot become a voter, and the leader aborts the change at once.
     let at = &cluster.addresses[leader];
     let words = ["member", "voters", &ids, "--force", "--timeout", "20s", "--endpoints", at];
     let change = Beside::start(cluster.directory.path(), "change", &mut cluster.drave(&words));
@@ -244,12 +245,12 @@ fn killed_between_joint_and_final(cluster: &mut Cluster) {
     let voters = until("it is over", settled, || cluster.logs());
     let new: Vec<u64> = vec![4, 5, leader as u64 + 1];
     assert!(voters == [6, 7, 8] || voters == new, "{voters:?}");
-    // Done; refused, for it was taken back; or nobody can say.
+    // Done, rejected because it was aborted, or unknown.
     let said = change.end();
     assert!([Some(0), Some(1), Some(4)].contains(&said.code), "{said:?}");
 }
 
-/// A leader that is told to stop hands over first: nothing fails.
+/// A leader that receives SIGTERM transfers its leadership first: no request fails.
 #[test]
 fn a_leader_is_stopped_under_load_and_no_request_fails() {
     let mut cluster = Cluster::start(3);
@@ -273,7 +274,7 @@ fn a_leader_is_stopped_under_load_and_no_request_fails() {
     assert!(cluster.logs().contains("hands over to"), "{}", cluster.logs());
 }
 
-/// A deleted directory under its old id is no voter, both sides say what to do, and doing that mends it.
+/// A node with its old id and an emptied directory is no voter. Both sides log the remedy, and the remedy works.
 #[test]
 fn a_directory_that_was_deleted_does_not_count_until_it_is_mended() {
     let mut cluster = three_of_eight();
@@ -292,20 +293,20 @@ fn a_directory_that_was_deleted_does_not_count_until_it_is_mended() {
     until("the leader says what to do", told, || cluster.logs());
     let says = || log(&cluster, lost).contains("another disk than this node had").then_some(());
     until("so does it", says, || cluster.logs());
-    // It does not help to commit.
+    // It does not count towards the quorum of a commit.
     cluster.signal(other, Signal::STOP);
     let said = cluster.run(&["put", "lunch", "nothing", "--timeout", "1s"]);
     assert!([Some(3), Some(4)].contains(&said.code), "{said:?}");
     cluster.signal(other, Signal::CONT);
     good(&cluster, &["put", "lunch", "soup"]);
-    // Nor can it join as if it were new.
+    // It cannot join as a new node either.
     cluster.kill(lost);
     std::fs::remove_dir_all(cluster.data(lost)).unwrap();
     cluster.founders = lost;
     let said = run(&mut cluster.serve(lost));
     assert_eq!(said.code, Some(78), "{said:?}");
     assert!(said.err.contains("member remove") && said.err.contains("member add"), "{said:?}");
-    // What is advised mends it, with no moment between the two.
+    // The advised commands mend it, run one directly after the other.
     good(&cluster, &["member", "remove", &id]);
     good(&cluster, &["member", "add", &format!("{id}={}", cluster.addresses[lost])]);
     cluster.spawn(lost);
@@ -318,7 +319,7 @@ fn a_directory_that_was_deleted_does_not_count_until_it_is_mended() {
     cluster.expect_no_deaths();
 }
 
-/// A directory that was copied runs twice: the second is not heard, and both sides say so.
+/// A copied directory runs in a second process: the other nodes ignore it, and both sides log this.
 #[test]
 fn a_copied_directory_is_one_voter() {
     let mut cluster = three_of_eight();
@@ -330,7 +331,7 @@ fn a_copied_directory_is_one_voter() {
     let copied = std::process::Command::new("cp").arg("-r").arg(cluster.data(twice)).arg(&copy).status().unwrap();
     assert!(copied.success());
     cluster.spawn(twice);
-    // It has confirmed what was written since it came back, so it is the one who speaks.
+    // The original has acknowledged entries since its restart, so it is the one that the leader accepts.
     good(&cluster, &["put", "lunch", "soup"]);
     let back = || leading(&cluster)?.peers.iter().all(|peer| peer.lag == 0).then_some(());
     until("it is back", back, || cluster.logs());
@@ -356,7 +357,7 @@ fn a_copied_directory_is_one_voter() {
     cluster.expect_no_deaths();
 }
 
-/// A linearizable read asked of a follower leaves no entry in any log.
+/// A linearizable read through a follower appends no entry to any log.
 #[test]
 fn a_read_at_a_follower_leaves_no_entry() {
     let cluster = Cluster::start(3);

@@ -1,4 +1,4 @@
-//! `/metrics`, as Prometheus and its tools read it; and the dashboard and the alerts that are made of it.
+//! `/metrics` as Prometheus and its tools read it, and the dashboard and the alerts built on it.
 
 use openmetrics_parser::{MetricNumber, OpenMetricsType, OpenMetricsValue};
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ fn cluster(nodes: u16) -> Cluster {
     cluster
 }
 
-/// Sends that, and reads all that is answered until the connection is closed.
+/// Sends bytes, and reads until the connection is closed.
 fn say(address: &str, words: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -32,7 +32,7 @@ fn say(address: &str, words: &str) -> String {
     said
 }
 
-/// A request: status line and fields, and the body.
+/// Sends a request. Returns the head of the response and its body.
 fn ask(web: &str, method: &str, target: &str, fields: &str, body: &str) -> (String, String) {
     let length = body.len();
     let said = say(
@@ -57,7 +57,7 @@ fn put(web: &str, key: &str, value: &str) {
     assert!(head.starts_with("http/1.1 204"), "{head}");
 }
 
-/// A family: of which kind it is, and of each sample its labels and its value.
+/// A metric family: its type, and the labels and value of each sample.
 type Family = (OpenMetricsType, Vec<(Vec<String>, OpenMetricsValue)>);
 
 fn sample(text: &str, family: &str) -> Option<Family> {
@@ -88,7 +88,7 @@ fn figures_are_told_as_prometheus_reads_them() {
     (0..20).for_each(|n| put(web, &n.to_string(), "v"));
     put(web, "short?ttl=1h", "v");
     assert_eq!(cluster.run(&["snapshot", "take"]).code, Some(0));
-    // A write needs one of the two followers; the other one may not have answered yet.
+    // A write needs one of the two followers; the other one may not have responded yet.
     let told = until(
         "both followers have answered the leader",
         || {
@@ -168,7 +168,7 @@ fn figures_are_told_as_prometheus_reads_them() {
     assert!(reasons.sum::<usize>() > 0, "somebody campaigned");
 }
 
-/// The names of all samples of a plain text, and the families that they belong to; it is as strict as its definition.
+/// The names of all samples in the plain text format, and their families. It is as strict as the format's definition.
 fn plain(text: &str) -> BTreeSet<String> {
     let (mut helped, mut typed, mut names) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut family = (String::new(), String::new());
@@ -197,7 +197,7 @@ fn plain(text: &str) -> BTreeSet<String> {
     names
 }
 
-/// promtool, with that on its input, if it is installed.
+/// Runs promtool with `input`, if it is installed.
 fn promtool(words: &[&str], input: &str) -> Option<(bool, String)> {
     let mut child = installed("promtool")?
         .args(words)
@@ -232,7 +232,7 @@ fn whoever_does_not_ask_for_openmetrics_is_told_plain_text_that_promtool_finds_n
     }
 }
 
-/// A counter of all gateways, in plain text.
+/// Value of a counter series in the plain text format.
 fn counted(text: &str, series: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
 }
@@ -266,7 +266,7 @@ fn requests_errors_and_refusals_are_counted_where_they_came_in() {
     is("requests_failed", "redis", ",kind=\"unsupported\"", 1, 1);
     is("clients_accepted", "redis", "", 1, 1);
     is("requests", "native", ",kind=\"other\"", 1, 1000);
-    // Alone, a node refuses, and says for which reason.
+    // A node without a quorum rejects requests and counts them by reason.
     (0..3).filter(|n| *n != leader).for_each(|n| cluster.kill(n));
     let refused = || {
         let _either_way = ask(&web, "PUT", "/kv/k", "", "w");
@@ -286,7 +286,7 @@ fn prometheus_can_load_the_alerts_and_the_queries_of_the_dashboard() {
     let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
-    // Rules are JSON as well as YAML. What Grafana puts in place of its variables, stands here.
+    // JSON is valid YAML, so the rules are JSON. Grafana's variables are replaced by a value.
     let rules = targets.enumerate().map(|(n, target)| {
         let query = target["expr"].as_str().unwrap().replace("$__rate_interval", "5m");
         serde_json::json!({ "record": format!("query:{n}"), "expr": query })

@@ -1,4 +1,4 @@
-//! Members that were moved, or removed, and what is said of it: real processes.
+//! Members that were moved or removed, and the resulting messages: real processes.
 
 use drave::api::{RoleName, Status};
 use rustix::process::Signal;
@@ -20,12 +20,12 @@ fn log_of(cluster: &Cluster, n: usize) -> String {
     std::fs::read_to_string(cluster.data(n).with_extension("log")).unwrap()
 }
 
-/// Three nodes, of which one that did not lead was removed, and knows.
+/// Three nodes, of which a follower was removed and has learned of it.
 fn with_one_removed() -> (Cluster, usize) {
     let cluster = Cluster::start(3);
     let gone = (cluster.leader() + 1) % 3;
     good(&cluster, &["put", "lunch", "noodles"]);
-    // Whoever was asked may lose its place before it can say that it was done.
+    // The node that received the request may be removed before it can confirm.
     let removed = || {
         let said = cluster.run(&["member", "remove", &(gone + 1).to_string(), "--timeout", "20s"]);
         (said.code == Some(0) || said.err.contains("is not a member")).then_some(())
@@ -36,7 +36,8 @@ fn with_one_removed() -> (Cluster, usize) {
     (cluster, gone)
 }
 
-/// It answers at once, says where the members are, and the client goes on to those, though it was told of no other.
+/// The removed node responds at once with the addresses of the members, and the client continues there, although it was
+/// given no other address.
 #[test]
 fn a_client_that_asks_who_was_removed_is_answered_by_the_members() {
     let (cluster, gone) = with_one_removed();
@@ -48,7 +49,7 @@ fn a_client_that_asks_who_was_removed_is_answered_by_the_members() {
     };
     let said = get("20s");
     assert_eq!((said.code, said.out.trim()), (Some(0), "noodles"), "{said:?}\n{}", cluster.logs());
-    // What it would do itself, and nobody else may: it is the end of the way.
+    // With the members stopped, the client reports the rejection of the removed node.
     let others: Vec<usize> = (0..3).filter(|n| *n != gone).collect();
     others.iter().for_each(|n| cluster.signal(*n, Signal::STOP));
     let said = get("1s");
@@ -59,8 +60,8 @@ fn a_client_that_asks_who_was_removed_is_answered_by_the_members() {
     others.iter().for_each(|n| cluster.signal(*n, Signal::CONT));
 }
 
-/// etcd#13196 and #13466: members that had been removed came back with a restart. Who belongs to the cluster stands in
-/// the log, and `--peers` only says where to look.
+/// etcd#13196 and #13466: removed members came back with a restart. The log decides the membership; `--peers` only says
+/// where to look.
 #[test]
 fn who_was_removed_stays_so_whatever_the_peers_say() {
     let (mut cluster, gone) = with_one_removed();
@@ -72,14 +73,15 @@ fn who_was_removed_stays_so_whatever_the_peers_say() {
     let members: Vec<u64> = status.members.iter().map(|member| member.node).collect();
     let expected: Vec<u64> = (1..=3).filter(|id| *id != gone as u64 + 1).collect();
     assert_eq!(members, expected, "{}", cluster.logs());
-    // It does not know that yet for good, and asks around; but whoever asks it is sent on at once.
+    // The removed node does not know this durably and queries the other nodes, but redirects clients at once.
     let said = cluster.run(&["get", "lunch", "--endpoints", &cluster.addresses[gone], "--timeout", "20s"]);
     assert_eq!((said.code, said.out.trim()), (Some(0), "soup"), "{said:?}\n{}", cluster.logs());
     assert_ne!(cluster.status(gone).map(|status| status.role), Some(RoleName::Leader), "{}", cluster.logs());
     cluster.expect_no_deaths();
 }
 
-/// One that was moved while it was stopped, and is started as ever, says what to do; doing that, it is found.
+/// A node that was moved while it was stopped, and is started with its old flags, logs the flags it needs. With those
+/// it joins again.
 #[test]
 fn who_was_moved_while_it_was_stopped_says_where_it_is_looked_for() {
     let mut cluster = Cluster::prepare(4);
@@ -101,7 +103,7 @@ fn who_was_moved_while_it_was_stopped_says_where_it_is_looked_for() {
     assert_eq!(log_of(&cluster, moved).matches(&advice).count(), 1, "{}", cluster.logs());
 }
 
-/// What member verbs answer where nothing can be done: 1, with the reason; 2 for nonsense; 3 without a leader.
+/// Exit codes of member verbs that change nothing: 1 with the reason; 2 for invalid arguments; 3 without a leader.
 #[test]
 fn member_verbs_say_when_nothing_was_changed() {
     let cluster = Cluster::start(3);

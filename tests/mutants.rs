@@ -1,4 +1,4 @@
-//! Each safety rule, broken on purpose: the simulator must notice, and this says in how many seeds.
+//! Each safety rule, broken on purpose. The simulator must notice, and this test prints the first seed that does.
 
 use drave::sim::network::Tier;
 use drave::sim::operator::Governance;
@@ -9,14 +9,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// A hole in the checks if it takes more.
+/// Maximum number of seeds per mutant. A mutant that needs more shows a gap in the checks.
 const SEEDS: u64 = 400;
 
-/// Makes a drawn world one in which the broken rule matters: the rarer ones would need thousands.
+/// Changes a generated scenario so that the broken rule matters: the rarer ones would need thousands of seeds
+/// otherwise.
 fn focus(mutant: Mutant, scenario: &mut Scenario) {
     match mutant {
         Mutant::ReadWithoutRound | Mutant::ReadAnyRound => {
-            // A leader that stands still or is cut off, and somebody who asks it when it wakes.
+            // A leader that is paused or partitioned, and a client that reads from it when it resumes.
             scenario.nodes = 3;
             scenario.troubles = FaultWeights { pause: 10, partition: 10, one_way: 5, ..FaultWeights::default() };
             scenario.every = Duration::from_millis(300);
@@ -30,7 +31,7 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
             scenario.load.forward = false;
         }
         Mutant::CountVotesTwice => {
-            // Votes that travel for as long as an election takes.
+            // Votes that are delayed for as long as an election takes.
             scenario.nodes = 5;
             scenario.weather.tier = Tier::Datagram;
             scenario.weather.jitter = Duration::from_millis(120);
@@ -39,7 +40,7 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
             scenario.every = Duration::from_millis(300);
         }
         Mutant::ReuseNumbers => {
-            // Processes that come back at once, to answers that wait for a slow disk, or for a majority.
+            // Processes that restart at once, while responses still wait for a slow disk or for a quorum.
             scenario.nodes = 3;
             scenario.weather.tier = Tier::Stream;
             scenario.sync = (Duration::from_millis(20), Duration::from_millis(60));
@@ -52,7 +53,7 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
             scenario.load.forward = true;
         }
         Mutant::ShipOneTooLate | Mutant::IgnoreSnapshots => {
-            // Logs that give way at once, and nodes that are away for longer than the log goes back.
+            // Logs that are compacted at once, and nodes that are down for longer than the log reaches back.
             scenario.nodes = 3;
             scenario.troubles = FaultWeights { kill: 10, power: 5, rot: 2, ..FaultWeights::default() };
             scenario.node.snapshot_log_bytes = 400;
@@ -62,7 +63,7 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
             scenario.load.clients = 4;
         }
         Mutant::SkipSnapshotVerify | Mutant::ResendDamagedSnapshot => {
-            // The same, and bits that turn over in snapshots, written, received or published.
+            // The same, with flipped bits in snapshots while they are written, received or published.
             scenario.nodes = 3;
             scenario.troubles = FaultWeights { kill: 4, pause: 10, rot_snapshot: 20, ..FaultWeights::default() };
             scenario.every = Duration::from_millis(200);
@@ -74,7 +75,7 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
             scenario.load.reads = 10;
         }
         Mutant::CompactedIsConflict => {
-            // The same, and words that come late, and twice.
+            // The same, with delayed and duplicated messages.
             scenario.nodes = 3;
             scenario.weather.tier = Tier::Datagram;
             scenario.weather.jitter = Duration::from_millis(100);
@@ -86,7 +87,7 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
             scenario.load.reads = 10;
         }
         Mutant::IgnoreLost => {
-            // A follower comes back with an older copy of its disk, and nothing else happens for a while.
+            // A follower comes back with an older copy of its disk, and no other fault happens for a while.
             scenario.nodes = 3;
             scenario.troubles = FaultWeights { older: 10, kill: 1, ..FaultWeights::default() };
             scenario.every = Duration::from_millis(700);
@@ -100,13 +101,13 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
             scenario.load.think = Duration::from_millis(10);
         }
         Mutant::ReadNamesLaterEntry => {
-            // Clients whose answers say as of which entry they are.
+            // Clients whose responses name the entry they were read at.
             scenario.nodes = 3;
             (scenario.load.callers, scenario.load.muxes) = (2, 1);
             scenario.load.reads = 60;
         }
         Mutant::ExecuteEarly | Mutant::StoreOutOfOrder | Mutant::ExecuteGivenUp => {
-            // Connections whose requests are lost at each change of leaders, and clients that do not wait for long.
+            // Connections whose requests are lost at each change of leader, and clients with a short timeout.
             scenario.nodes = 3;
             scenario.pipelines = 2;
             scenario.batching = 60;
@@ -119,13 +120,14 @@ fn focus(mutant: Mutant, scenario: &mut Scenario) {
     }
 }
 
-/// The same for the rules of changing members: an operator that does little else than what would break them.
+/// The same for the rules of membership changes: an operator that mostly attempts to break them.
 fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
     let ms = Duration::from_millis;
     let asks = |patience| Governance { every: Some(ms(20)), patience: ms(patience), ..Governance::default() };
     match mutant {
         Mutant::NoAmnesiaGuard => {
-            // A voter loses its disk while another is cut off and lacks what only those two held.
+            // A voter loses its disk while another is partitioned and lacks the entries that only those two would have
+            // held.
             (scenario.nodes, scenario.spares) = (3, 0);
             scenario.troubles = FaultWeights { partition: 10, pause: 6, kill: 4, ..FaultWeights::default() };
             scenario.every = ms(300);
@@ -133,7 +135,7 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
             (scenario.load.clients, scenario.load.think, scenario.load.reads) = (4, ms(10), 0);
         }
         Mutant::ChangeBeforeNoop | Mutant::StackChanges => {
-            // Slow disks, so that much is under way for long, and an operator that does not wait for answers.
+            // Slow disks, so that much is in flight for long, and an operator that does not wait for responses.
             (scenario.nodes, scenario.spares) = (5, 2);
             scenario.troubles = FaultWeights { kill: 10, pause: 5, ..FaultWeights::default() };
             scenario.every = ms(300);
@@ -141,7 +143,7 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
             scenario.governance = Governance { forced: 100, at_will: true, ..asks(30) };
         }
         Mutant::KeepDroppedConfig | Mutant::KeepStaleConfig => {
-            // Leaders that are cut off with a change that nobody else hears of.
+            // Leaders that are partitioned with a change that reaches no other node.
             (scenario.nodes, scenario.spares) = (5, 2);
             scenario.troubles = FaultWeights { partition: 10, one_way: 5, pause: 3, ..FaultWeights::default() };
             scenario.every = ms(200);
@@ -153,7 +155,8 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
             }
         }
         Mutant::HandoverBypassesVote => {
-            // Words that travel for as long as an election takes, and leaders that die after they handed over.
+            // Messages that are delayed for as long as an election takes, and leaders that die after a leadership
+            // transfer.
             (scenario.nodes, scenario.spares) = (5, 0);
             scenario.weather.tier = Tier::Datagram;
             scenario.weather.jitter = ms(150);
@@ -162,7 +165,7 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
             scenario.governance = Governance { transfers: true, ..asks(50) };
         }
         Mutant::CampaignOnlyIfListed => {
-            // Two, of which one is removed, and what is on whose disk is left to chance.
+            // Two nodes, one of which is removed; which entries are on which disk is left to chance.
             (scenario.nodes, scenario.spares) = (2, 1);
             scenario.storm = ms(4000);
             scenario.troubles = FaultWeights { power: 10, kill: 5, one_way: 5, ..FaultWeights::default() };
@@ -170,8 +173,8 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
             scenario.governance = Governance { forced: 50, ..asks(100) };
         }
         Mutant::VoteUnnamed => {
-            // A cluster that one node founded and that grew; the founder loses its disk, is added again, and is cut off
-            // while it reads the log of old, which takes it long.
+            // A cluster that one node founded and that grew. The founder loses its disk, is added again, and is
+            // partitioned while it slowly reads the old log.
             (scenario.nodes, scenario.spares, scenario.pipelines) = (1, 2, 0);
             scenario.troubles = FaultWeights { partition: 10, kill: 2, ..FaultWeights::default() };
             (scenario.every, scenario.storm) = (ms(300), ms(30_000));
@@ -181,7 +184,7 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
             (scenario.sync, scenario.weather.delay) = ((ms(20), ms(60)), ms(5));
         }
         Mutant::DeafToLeaders => {
-            // Members lose their disks, are added again and lead, while others join and read the log of old.
+            // Members lose their disks, are added again and lead, while other nodes join and read the old log.
             (scenario.nodes, scenario.spares) = (3, 4);
             scenario.troubles = FaultWeights { kill: 5, ..FaultWeights::default() };
             (scenario.every, scenario.storm, scenario.quiet) = (ms(2000), ms(30_000), false);
@@ -191,7 +194,7 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
             catch_up_slowly(scenario);
         }
         Mutant::NeverTakeBack => {
-            // Voters are named whatever became of them, and some are lost for good, but none in the middle of a change.
+            // Nodes are made voters in any state. Some are lost for good, but none in the middle of a change.
             (scenario.nodes, scenario.spares) = (3, 4);
             scenario.troubles = FaultWeights { rot: 20, ..FaultWeights::default() };
             scenario.every = ms(300);
@@ -202,16 +205,16 @@ fn focus_members(mutant: Mutant, scenario: &mut Scenario) {
     }
 }
 
-/// Who lacks much of the log is sent it entry by entry, one message at a time.
+/// Followers that lack much of the log receive it entry by entry, one message at a time.
 fn catch_up_slowly(scenario: &mut Scenario) {
     (scenario.append_bytes, scenario.window_bytes) = (512, 512);
     (scenario.node.snapshot_log_bytes, scenario.node.snapshot_max_age) = (u64::MAX, Duration::from_secs(3600));
     (scenario.weather.stragglers, scenario.weather.jitter) = (0, Duration::ZERO);
-    // How far the clocks of so long a storm drift apart, the history of keys that end does not know.
+    // No keys that expire: the history checker does not allow for the clock drift of so long a storm.
     scenario.load.mortal = 0;
 }
 
-/// Whether it breaks a rule of changing members: it matters only where they change.
+/// Whether the mutant breaks a rule of membership changes, and so matters only where members change.
 fn of_members(mutant: Mutant) -> bool {
     matches!(
         mutant,
@@ -233,14 +236,14 @@ fn of_members(mutant: Mutant) -> bool {
     )
 }
 
-/// Whether that is what must notice it: a follower that starves during a storm must not take the calm behind it to be
-/// seen.
+/// Whether this violation is the one that must reveal the mutant. For `IgnoreLost` the calm after the storm must show
+/// the starving follower; a violation during the storm is not enough.
 fn is_noticed(mutant: Mutant, what: &str) -> bool {
     mutant != Mutant::IgnoreLost || what.starts_with("no progress")
 }
 
-/// The first seed in which the mutant is noticed, and what was noticed. The same world with the
-/// rule kept must pass, or it is not the mutant that was noticed.
+/// The first seed that catches the mutant, and the violation. The same scenario without the mutant must pass, or the
+/// violation has another cause.
 fn hunt(mutant: Mutant) -> Option<(u64, String)> {
     (0..SEEDS).find_map(|seed| {
         let draw = if of_members(mutant) { Scenario::draw_short_governed } else { Scenario::draw_short };
@@ -256,10 +259,10 @@ fn hunt(mutant: Mutant) -> Option<(u64, String)> {
     })
 }
 
-/// Too rare for storms, or no loss but mere unrest, or of no matter to the machine of the simulator:
-/// `tests/core/paper.rs`, `tests/core/voters.rs`, `tests/regressions.rs`, `src/apply/applier/tests.rs` and, of what is
-/// sent, `src/node/snapshot_sender.rs` break these, in a story each. (`tests/core/members.rs` tells all rules of changing
-/// members as stories too.)
+/// Mutants that are too rare for storms, that cause unrest and no loss, or that do not affect the simulator's state
+/// machine. `tests/core/paper.rs`, `tests/core/voters.rs`, `tests/regressions.rs`, `src/apply/applier/tests.rs` and,
+/// for the sending of snapshots, `src/node/snapshot_sender.rs` break each of these in a test of its own.
+/// (`tests/core/members.rs` also has such a test for each rule of membership changes.)
 const TOLD: &[Mutant] = &[
     Mutant::NoPreVote,
     Mutant::CountStaleVotes,
@@ -287,14 +290,14 @@ const TOLD: &[Mutant] = &[
     Mutant::AdvanceTimeBeforeDigest,
 ];
 
-/// All the others.
+/// All other mutants, or the one named by `DRAVE_MUTANT`.
 fn hunted() -> Vec<Mutant> {
     let only = std::env::var("DRAVE_MUTANT").ok();
     let wanted = |mutant: &Mutant| only.as_deref().is_none_or(|name| name == mutant.name());
     Mutant::ALL.iter().copied().filter(|mutant| !TOLD.contains(mutant) && wanted(mutant)).collect()
 }
 
-/// What was noticed, in a line.
+/// The result of a hunt, in one line.
 fn tell(caught: &Option<(u64, String)>) -> String {
     match caught {
         Some((seed, what)) => {
@@ -305,12 +308,12 @@ fn tell(caught: &Option<(u64, String)>) -> String {
     }
 }
 
-/// Among them qdrant#1235 and etcd#10951 (`no-amnesia-guard`): a voter came back with nothing, and was counted; what is
-/// lost then is a committed entry, or a vote. And cowsql e514f78f and etcd-io/raft#442 (`ack-snapshot-before-sync`): a snapshot was acknowledged before
-/// it was durable.
+/// Among them qdrant#1235 and etcd#10951 (`no-amnesia-guard`): a voter that came back with an empty disk was counted,
+/// which loses a committed entry or a vote. Also cowsql e514f78f and etcd-io/raft#442 (`ack-snapshot-before-sync`): a
+/// snapshot was acknowledged before it was durable.
 #[test]
 fn every_broken_rule_is_noticed() {
-    // The panics of mutants are expected, and many: their backtraces help nobody.
+    // Mutants panic often, as expected; their backtraces are of no use.
     std::panic::set_hook(Box::new(|_| {}));
     let next = AtomicUsize::new(0);
     let found = Mutex::new(Vec::new());

@@ -1,5 +1,5 @@
-//! Older copies of directories, brought back under load: each is noticed, the cluster goes on, nothing acknowledged is
-//! lost. Always some node is reachable that knows what the copy lacks: what happens otherwise is in `docs/limits.md`.
+//! Older copies of directories, restored under load: the cluster notices each, continues, and loses no acknowledged
+//! write. A node that knows the missing entries is always reachable; for the other case see `docs/limits.md`.
 //!
 //! `scripts/mending.sh` runs many rounds of it (`DRAVE_MENDING_ROUNDS`).
 
@@ -14,10 +14,10 @@ use support::{Cluster, until};
 
 mod support;
 
-/// So many clients write all the time.
+/// Number of clients that write all the time.
 const CLIENTS: usize = 3;
 
-/// What one client's counter must hold: what was acknowledged, and what may have happened besides.
+/// Bounds of one client's counter: acknowledged increments, and those of unknown outcome.
 #[derive(Default)]
 struct Counter {
     acknowledged: AtomicI64,
@@ -37,7 +37,7 @@ fn increment(client: &mut Client, n: usize) -> Option<i64> {
     }
 }
 
-/// Counts until it is told to end. Each answer must be beyond all that was acknowledged before it.
+/// Increments the counter until `ends` is set. Each result must exceed all increments acknowledged before it.
 fn count(cluster_client: &mut Client, n: usize, counter: &Counter, ends: &AtomicBool) {
     while !ends.load(Ordering::Relaxed) {
         match increment(cluster_client, n) {
@@ -56,7 +56,7 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.success());
 }
 
-/// Copies a node's directory while it is stopped, lets it run for a while, and brings the copy back.
+/// Copies a node's directory while the node is stopped, lets it run for a while, and restores the copy.
 fn bring_back(cluster: &mut Cluster, at: usize, pause: Duration) {
     let aside = cluster.directory.path().join("aside");
     cluster.kill(at);
@@ -73,7 +73,7 @@ fn bring_back(cluster: &mut Cluster, at: usize, pause: Duration) {
     cluster.kill(at);
     std::fs::remove_dir_all(cluster.data(at)).unwrap();
     std::fs::rename(&aside, cluster.data(at)).unwrap();
-    // Where it led, the others elect a leader first: it, and who voted for it, know what was acknowledged.
+    // If the node led, the other two elect a leader first. The new leader and its voter know the acknowledged entries.
     cluster.leader();
     cluster.spawn(at);
     let says = |cluster: &Cluster| cluster.logs().matches("acknowledged").count() > noticed;

@@ -1,7 +1,8 @@
-//! Commands of one connection take effect in their order, and each once, through transfers of the leadership and
-//! deaths of leaders; and a planned transfer leaves no outcome unknown.
+//! Commands of one connection take effect in order and once each, through leadership transfers and deaths of leaders. A
+//! planned transfer leaves no outcome unknown.
 //!
-//! `DRAVE_ORDER_CONNECTIONS`, `DRAVE_ORDER_TRANSFERS` and `DRAVE_ORDER_DEATHS` make it larger; `scripts/order.sh` does.
+//! `DRAVE_ORDER_CONNECTIONS`, `DRAVE_ORDER_TRANSFERS` and `DRAVE_ORDER_DEATHS` make the test larger; `scripts/order.sh`
+//! sets them.
 
 use drave::api::Consistency;
 use drave::machine::{Answer, Query};
@@ -15,20 +16,20 @@ use support::{Cluster, PATIENCE, ports, until};
 
 mod support;
 
-/// How many commands a connection has in flight.
+/// Number of commands in flight per connection.
 const AHEAD: usize = 16;
-/// The pause behind each, so that a list stays short.
+/// Pause after each reply, so that a list stays short.
 const PAUSE: Duration = Duration::from_millis(1);
-/// So many commands of one list; then the connection ends, and another comes.
+/// Maximum number of commands per list; then the connection closes, and a new one starts another list.
 const COMMANDS_MAX: u64 = 5_000;
-/// Between two transfers, or two deaths.
+/// Pause before each transfer or death.
 const BETWEEN: Duration = Duration::from_millis(400);
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// What a connection was told of its commands, by their numbers.
+/// The outcomes that a connection received for its commands, by command number.
 #[derive(Debug, Default)]
 struct List {
     key: String,
@@ -36,7 +37,7 @@ struct List {
     refused: BTreeSet<u64>,
 }
 
-/// Ends a load, also when what is done to the cluster fails.
+/// Stops a load when dropped, even if the test fails meanwhile.
 struct Ends<'a>(&'a Load);
 
 impl Drop for Ends<'_> {
@@ -45,17 +46,17 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// What all connections share.
+/// State shared by all connections.
 #[derive(Default)]
 struct Load {
-    /// Of the keys, so that two loads share none.
+    /// Prefix of the keys, so that two loads share none.
     prefix: &'static str,
     stops: AtomicBool,
     keys: AtomicU64,
     done: AtomicU64,
     refused: AtomicU64,
     unknown: AtomicU64,
-    /// Answers that no order of the commands explains.
+    /// Responses that no order of the commands explains.
     misplaced: AtomicU64,
     lists: Mutex<Vec<List>>,
 }
@@ -93,7 +94,8 @@ fn line(stream: &mut BufReader<TcpStream>) -> Result<String> {
     }
 }
 
-/// One Redis connection, until it breaks or the load stops and all is answered: appends numbers to one key.
+/// Runs one Redis connection that appends numbers to one key, until it breaks, reaches `COMMANDS_MAX`, or the load
+/// stops and every reply has arrived.
 fn append(load: &Load, address: &str) -> Result<()> {
     let mut stream = dial(address)?;
     let mut list = List { key: load.key(), ..List::default() };
@@ -130,13 +132,13 @@ fn append(load: &Load, address: &str) -> Result<()> {
     ended
 }
 
-/// One HTTP connection: puts a key that must be absent and deletes it that must be present, in turns. In any other
-/// order one of the two fails.
+/// Runs one HTTP connection that alternately puts a key that must be absent and deletes it while it must be present. In
+/// any other order one of the two fails.
 fn alternate(load: &Load, address: &str) -> Result<()> {
     let mut stream = dial(address)?;
     let key = load.key();
     let (mut sent, mut answered) = (0_u64, 0);
-    // Whether the key may be absent, and whether it may be there.
+    // Whether the key may be absent, and whether it may be present.
     let mut may_be = [true, false];
     while !load.stops() || answered < sent {
         while !load.stops() && sent - answered < AHEAD as u64 {
@@ -172,7 +174,7 @@ fn alternate(load: &Load, address: &str) -> Result<()> {
     Ok(())
 }
 
-/// The status of the next response.
+/// Reads the next response and returns its status.
 fn status(stream: &mut BufReader<TcpStream>) -> Result<u16> {
     let first = line(stream)?;
     let mut length = 0;
@@ -189,7 +191,7 @@ fn status(stream: &mut BufReader<TcpStream>) -> Result<u16> {
     Ok(first.split(' ').nth(1).unwrap().parse().unwrap())
 }
 
-/// Runs connections of both kinds beside what is done to the cluster; what they saw.
+/// Runs connections of both kinds while `trouble` acts on the cluster. Returns their results.
 fn under_load(
     cluster: &mut Cluster,
     connections: usize,
@@ -200,7 +202,7 @@ fn under_load(
     let (doors, webs) = (cluster.doors.clone(), cluster.webs.clone());
     let again = |one: &dyn Fn() -> Result<()>| {
         while !load.stops() {
-            // Its node has died: it comes again, with another list.
+            // The node has died: reconnect with a new list.
             let _broken = one();
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -219,7 +221,7 @@ fn under_load(
     load
 }
 
-/// What the cluster holds of each list is in order, with all that was acknowledged and nothing that was refused.
+/// Asserts that each list in the cluster is in order, with every acknowledged command and no rejected one.
 fn check(cluster: &Cluster, load: &Load) {
     let mut client = cluster.client();
     let lists = load.lists.lock().unwrap();

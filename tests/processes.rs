@@ -1,4 +1,4 @@
-//! Real processes: three nodes on loopback, killed and stopped, and what clients may rely on.
+//! Real processes: three nodes on loopback, killed and stopped, and the guarantees to clients.
 
 use drave::api::Consistency;
 use drave::client::Client;
@@ -96,7 +96,7 @@ fn one_node_is_a_cluster_and_keeps_its_directory_to_itself() {
     assert_eq!(incr(&mut client), 2);
 }
 
-/// What the node writes while it is being read is not there yet, which is no damage.
+/// Entries that the node writes during the read are missing from the dump, which is not damage.
 #[test]
 fn dump_beside_a_flood_calls_nothing_bad() {
     let cluster = Cluster::start(1);
@@ -113,8 +113,8 @@ fn dump_beside_a_flood_calls_nothing_bad() {
     assert_eq!(flood.end().code, Some(0), "{}", cluster.logs());
 }
 
-/// Where nodes are is what `--peers` says now, whatever it said when they were founded. hashicorp/consul#457 and #1580:
-/// all addresses changed, and there was no quorum for ever.
+/// The addresses in `--peers` override those at the founding. hashicorp/consul#457 and #1580: all addresses changed,
+/// and the cluster never had a quorum again.
 #[test]
 fn a_cluster_that_moved_is_found_where_it_is() {
     let mut cluster = Cluster::start(3);
@@ -124,7 +124,7 @@ fn a_cluster_that_moved_is_found_where_it_is() {
     cluster.addresses = (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
     (0..3).for_each(|n| cluster.spawn(n));
     cluster.leader();
-    // Two of the three must say where the leader is; the client knows nobody else.
+    // Two of the three nodes must redirect to the leader, since the client is given a single address.
     for address in &cluster.addresses {
         let said = cluster.run(&["put", "lunch", "noodles", "--timeout", "10s", "--endpoints", address]);
         assert_eq!(said.code, Some(0), "{said:?}");

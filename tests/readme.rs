@@ -1,4 +1,4 @@
-//! What README.md shows is typed in, at a demo, and has to come to what README.md says it comes to.
+//! Runs the commands that README.md shows against a demo, and compares their output with README.md.
 
 mod support;
 
@@ -7,17 +7,17 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use support::{Beside, drave, installed, ports, run, until};
 
-/// The demo's ports, as README.md has them: native, for Redis clients, for HTTP.
+/// The demo's first ports in README.md: native, Redis, HTTP.
 const PORTS: [u16; 3] = [7401, 7501, 7601];
 
-/// Something to type in, and what is said then.
+/// A command line of README.md and the output shown for it.
 #[derive(Debug)]
 struct Typed {
     line: String,
     said: Vec<String>,
 }
 
-/// The blocks of README.md in which something is typed in.
+/// The blocks of README.md that contain commands.
 fn blocks() -> Vec<VecDeque<Typed>> {
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     let (mut blocks, mut inside) = (Vec::new(), false);
@@ -43,13 +43,13 @@ fn blocks() -> Vec<VecDeque<Typed>> {
     blocks
 }
 
-/// The block that begins with that line, or one that goes on from there.
+/// The block whose first command starts with `begins`.
 fn block(begins: &str) -> VecDeque<Typed> {
     let found = blocks().into_iter().find(|block| block.front().is_some_and(|typed| typed.line.starts_with(begins)));
     found.unwrap_or_else(|| panic!("README.md has no block that begins with {begins}"))
 }
 
-/// Numbers are not the same twice.
+/// A line with its numbers replaced, since they differ from run to run.
 fn shape(line: &str) -> String {
     let mut shape = String::new();
     for letter in line.chars() {
@@ -62,13 +62,13 @@ fn shape(line: &str) -> String {
     shape.replace("#.#", "#")
 }
 
-/// Types it in, with the ports that this demo has, and looks whether what is said is what README.md shows.
+/// Runs a command with this demo's ports, and asserts that its output matches README.md.
 fn type_in(typed: &Typed, base: u16) {
     let mut line = typed.line.clone();
     for (written, above) in PORTS.into_iter().zip([0, 100, 200]) {
         (0..3).for_each(|n| line = line.replace(&(written + n).to_string(), &(base + above + n).to_string()));
     }
-    // It asks for a demo, or a program for a terminal, where there is none.
+    // Adds the flags that these programs need where there is no terminal; `drave kill` needs the port of its demo.
     let mut line = line.replace("redis-cli ", "redis-cli --no-raw ").replace("curl ", "curl -sS ");
     if line.starts_with("drave kill") {
         line += &format!(" --base-port {base}");
@@ -81,11 +81,11 @@ fn type_in(typed: &Typed, base: u16) {
     let said = run(&mut shell);
     let shapes = |lines: &mut dyn Iterator<Item = &str>| lines.map(|line| shape(line.trim_end())).collect::<Vec<_>>();
     let shown = shapes(&mut typed.said.iter().map(String::as_str));
-    // The cursor stays behind what curl has got.
+    // curl's output has no trailing newline.
     assert_eq!(shapes(&mut said.out.lines()), shown, "{line}\n{said:?}");
 }
 
-/// A demo of three nodes that answer, and its first port.
+/// Starts a demo of three nodes and waits until it responds. Returns its first port as well.
 fn demo(directory: &Path) -> (Beside, u16) {
     let base = ports(3);
     let data = directory.join("data");

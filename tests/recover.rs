@@ -1,4 +1,4 @@
-//! `drave recover`: a majority is gone for good, and one node goes on with what it holds.
+//! `drave recover`: a majority is lost for good, and one node continues with the data it holds.
 
 use drave::api::Status;
 use support::{Cluster, run, until};
@@ -52,7 +52,7 @@ fn one_that_is_left_goes_on_alone_when_it_is_told_what_that_costs() {
     let checked = run(support::drave(&["check"]).arg(cluster.data(0)));
     assert_eq!(checked.code, Some(0), "{checked:?}");
 
-    // The others come anew, with empty directories, and are voters again.
+    // The other nodes join with empty directories and become voters again.
     cluster.founders = 1;
     for n in [1, 2] {
         cluster.spawn(n);
@@ -64,8 +64,8 @@ fn one_that_is_left_goes_on_alone_when_it_is_told_what_that_costs() {
     cluster.agree();
 }
 
-/// F15: the "lost" majority was only cut off, and goes on. Neither the node that was recovered nor the others ever take
-/// each other for members of their own cluster, and each says so.
+/// F15: the "lost" majority was only partitioned, and continues. The recovered node and the other nodes never accept
+/// each other as members of one cluster, and each side logs this.
 #[test]
 fn majority_that_was_only_cut_off_exchanges_nothing_with_the_node_that_was_recovered() {
     let mut cluster = Cluster::start(3);

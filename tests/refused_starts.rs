@@ -1,4 +1,4 @@
-//! Starts that are refused have changed nothing, say what stands in the way, and succeed once that is mended.
+//! A start that fails changes nothing, reports its cause, and succeeds once the cause is removed.
 
 use drave::api::Status;
 use std::net::TcpListener;
@@ -6,7 +6,7 @@ use support::{Cluster, Said, run, until};
 
 mod support;
 
-/// The ids of the members, as that node knows them.
+/// The ids of the members, as node `n` knows them.
 fn members(cluster: &Cluster, n: usize) -> Vec<u64> {
     cluster.status(n).map(|status| status.members.iter().map(|member| member.node).collect()).unwrap_or_default()
 }
@@ -16,7 +16,7 @@ fn refused(said: &Said, code: i32, words: &str) {
     assert!(said.err.contains(words), "{said:?}");
 }
 
-/// A cluster of one, at the first of those addresses.
+/// A single-node cluster at the first of `nodes` addresses.
 fn alone(nodes: u16) -> Cluster {
     let mut cluster = Cluster::prepare(nodes);
     cluster.founders = 1;
@@ -25,7 +25,8 @@ fn alone(nodes: u16) -> Cluster {
     cluster
 }
 
-/// Of a kind with rqlite/rqlite#1010: a start that failed had founded, and the corrected list of peers was ignored.
+/// As in rqlite/rqlite#1010: a start that failed had already founded the cluster, and the corrected list of peers was
+/// ignored.
 #[test]
 fn port_in_use_founds_nothing() {
     let mut cluster = Cluster::prepare(3);
@@ -65,7 +66,7 @@ fn start_that_could_found_nothing_makes_nothing() {
     assert_eq!(std::fs::read_dir(cluster.data(0)).unwrap().count(), 0, "nothing was changed");
 }
 
-/// A node that is added anew reads in its log that it was removed once.
+/// A node that is added again reads in its log that it was once removed.
 #[test]
 fn node_that_catches_up_does_not_warn_of_its_own_past() {
     let mut cluster = alone(2);
@@ -88,8 +89,8 @@ fn node_that_catches_up_does_not_warn_of_its_own_past() {
     assert!(log.contains("as far as its log goes yet"), "{log}");
 }
 
-/// Of a kind with block/ftl#4444, scylladb/scylladb#18850: the first step of a join was remembered by others, and the
-/// second attempt refused.
+/// As in block/ftl#4444 and scylladb/scylladb#18850: other nodes remembered the first step of a failed join, and
+/// rejected the second attempt.
 #[test]
 fn join_that_is_refused_makes_nobody_a_member_and_can_be_tried_again() {
     let mut cluster = alone(2);
@@ -105,7 +106,7 @@ fn join_that_is_refused_makes_nobody_a_member_and_can_be_tried_again() {
     refused(&join(&cluster, &cluster.data(1)), 75, "cannot listen");
     drop(taken);
     assert_eq!(members(&cluster, 0), [1], "{}", cluster.logs());
-    // At the address of another.
+    // With the address of another member.
     let mut serve = support::drave(&["serve", "--id", "2", "--join", &cluster.addresses[0]]);
     serve.args(["--listen", &cluster.addresses[0], "--data"]).arg(cluster.data(1));
     refused(&run(&mut serve), 78, "reached at");
@@ -115,7 +116,7 @@ fn join_that_is_refused_makes_nobody_a_member_and_can_be_tried_again() {
     until("it votes", || cluster.status(0).filter(|status| voters(status) == 2), || cluster.logs());
 }
 
-/// It is killed at any moment of its first second, again and again, and joins at last.
+/// Kills the joining node again and again at moments in the first 165 ms of its start; in the end it joins.
 #[test]
 fn join_that_is_killed_can_be_tried_again() {
     let mut cluster = alone(2);
@@ -149,7 +150,7 @@ fn members_have_addresses_of_their_own_that_can_be_dialed() {
     }
     assert_eq!(members(&cluster, 0), [1, 2]);
     assert!(!cluster.data(2).exists());
-    // A node that is told where to look starts, whatever the membership says of others.
+    // A node with `--peers` starts regardless of the addresses in the membership.
     cluster.kill(1);
     cluster.spawn(1);
     until("it follows", || cluster.status(1).filter(|status| status.leader == Some(1)), || cluster.logs());
@@ -164,7 +165,8 @@ fn list_of_founders_that_differs_from_the_membership_is_told_of() {
     until("it says so", || cluster.logs().contains("n2 is no member").then_some(()), || cluster.logs());
 }
 
-/// Of a kind with rqlite/rqlite#1010: an identity that was away for a moment was written anew, and the log beside it was lost.
+/// As in rqlite/rqlite#1010: an identity file that was missing for a moment was written anew, and the log beside it was
+/// lost.
 #[test]
 fn missing_identity_is_told_of_and_restored_from_the_log() {
     let mut cluster = alone(1);
@@ -174,7 +176,7 @@ fn missing_identity_is_told_of_and_restored_from_the_log() {
     std::fs::rename(&identity, &away).unwrap();
     refused(&run(&mut cluster.serve(0)), 5, "it is missing, and");
     assert!(!identity.exists(), "nothing was changed");
-    // Nor does a join write a new one beside the log.
+    // A join does not write a new identity beside the log either.
     let mut join = support::drave(&["serve", "--id", "1", "--join", &cluster.addresses[0], "--data"]);
     refused(&run(join.arg(cluster.data(0))), 5, "it is missing, and");
     assert!(!identity.exists(), "nothing was changed");

@@ -1,5 +1,5 @@
-//! Bugs of other systems that concern snapshots, compaction, full disks, changes of members, and partitions: which
-//! test of ours would see each, and those tests that stand nowhere else. The table is held against the code.
+//! Bugs of other systems in snapshots, compaction, full disks, membership changes and partitions: which test here would
+//! catch each, and those tests that belong to no other file. A test checks the table against the code.
 
 use bytes::Bytes;
 use drave::codec;
@@ -17,9 +17,9 @@ use drave::wal::{Fault, Journal, Options as WalOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-/// (where it was, the file and the test that would see it here). The test says so in its own comment.
+/// (where the bug was, the file and the test that would catch it here). The doc comment of the test must cite it.
 const COVERED: &[(&str, &str, &str)] = &[
-    // A disk that is full, and what gives it room again.
+    // Full disks, and how they get free space again.
     (
         "canonical/dqlite#283",
         "tests/full_disk.rs",
@@ -34,7 +34,7 @@ const COVERED: &[(&str, &str, &str)] = &[
     ("rabbitmq-server#2505", "tests/dump.rs", "why_each_segment_is_kept_is_told"),
     ("rabbitmq-server#14522", "src/node/snapshot_sender.rs", "who_is_silent_holds_back_nothing_and_is_sent_the_newest"),
     ("openraft#617", "tests/snapshots_processes.rs", "all_killed_after_their_logs_gave_way_come_back_with_everything"),
-    // Followers that are slow, and snapshots for them.
+    // Slow followers, and snapshots for them.
     ("hashicorp/raft#697", "tests/regressions.rs", "a_conflict_at_the_last_index_of_a_snapshot_drops_the_whole_log"),
     ("hashicorp/raft#697", "src/node/snapshot_sender.rs", "words_that_come_late_make_nothing_go_twice"),
     (
@@ -47,7 +47,7 @@ const COVERED: &[(&str, &str, &str)] = &[
     ("etcd FAQ", "tests/regressions.rs", "compaction_holds_back_while_a_snapshot_is_under_way"),
     ("rqlite/rqlite#1228", "src/apply/applier/tests.rs", "a_session_larger_than_a_piece_is_told_in_several"),
     ("async-raft#103", "src/net/sockets/tests.rs", "peers_talk_and_a_beat_passes_megabytes"),
-    // What the log gives way to.
+    // Log compaction.
     ("akka-entity-replication#152", "tests/regressions.rs", "an_append_that_begins_before_the_base_is_no_conflict"),
     ("openraft 674e78aa", "tests/regressions.rs", "a_snapshot_of_what_is_committed_already_changes_nothing"),
     (
@@ -61,7 +61,7 @@ const COVERED: &[(&str, &str, &str)] = &[
     ("nats-server#7556", "tests/snapshots/damage.rs", "a_flipped_bit_is_always_noticed"),
     ("nats-server#7556", "tests/regressions.rs", "a_damaged_snapshot_is_never_an_empty_state"),
     ("arcadedb#5345", "tests/regressions.rs", "a_snapshot_is_due_by_bytes_and_by_age_not_by_count"),
-    // Members that come and go.
+    // Membership changes.
     ("etcd#7625", "tests/core/members.rs", "a_joint_configuration_needs_both_majorities"),
     ("Ongaro 2015", "tests/core/members.rs", "no_change_before_the_leaders_own_first_entry_is_committed"),
     ("redpanda#17675", "tests/core/members.rs", "one_change_at_a_time"),
@@ -85,16 +85,16 @@ const COVERED: &[(&str, &str, &str)] = &[
     ("nats-server#7545", "tests/core/faults.rs", "a_leader_on_an_island_changes_nothing_alone"),
     ("qdrant", "tests/core/members.rs", "who_has_forgotten_everything_does_not_help_to_lose_it"),
     ("qdrant#1235", "tests/mutants.rs", "every_broken_rule_is_noticed"),
-    // Partitions, and one node in trouble.
+    // Partitions, and one failing node.
     ("etcd#8499", "tests/core/paper.rs", "a_node_isolated_for_an_hour_rejoins_and_the_term_does_not_move"),
     ("Hoverbear/old-raft-rs#27", "tests/core/paper.rs", "a_node_far_away_or_deaf_causes_no_election"),
     ("tigerbeetle#2739", "tests/core/faults.rs", "whatever_ails_one_node_the_others_go_on"),
 ];
 
-/// Told of other disks than these: their own comments say what they are for.
+/// Files whose tests need not cite: the reports concern other disks, and the tests' own comments give their purpose.
 const UNCITED: &[&str] = &["tests/full_disk.rs"];
 
-/// The comment right above that test; `None` if there is no such test.
+/// The doc comment directly above a test; `None` if there is no such test.
 fn comment_of(text: &str, test: &str) -> Option<String> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let at = lines.iter().position(|line| line.starts_with(&format!("fn {test}(")))?;
@@ -142,7 +142,7 @@ fn entry(position: Position) -> Entry {
     codec::entry(position, ClusterTime(0), Payload::Noop)
 }
 
-/// One follower of node 2, which leads term 9; its log begins there, and holds entries of those terms.
+/// A follower of node 2, which leads term 9. Its log begins at `begins` and has entries of the given terms.
 struct Follower {
     raft: Raft,
     now: Time,
@@ -167,7 +167,7 @@ impl Follower {
         follower
     }
 
-    /// What it answers, and what it writes before that.
+    /// The write of the next `Ready`, and the messages from before and after its persistence.
     fn answers(&mut self) -> (Option<Write>, Vec<Message>) {
         let mut ready = self.raft.ready(self.now);
         let write = ready.write.take();
@@ -190,8 +190,8 @@ impl Follower {
     }
 }
 
-/// hashicorp/raft#697 and #704: a log that holds another entry at the last index of a snapshot was kept; what
-/// followed never fitted, and the snapshot came again and again.
+/// hashicorp/raft#697 and #704: a log with a different entry at the last index of a snapshot was kept. Later entries
+/// never matched, and the leader sent the snapshot again and again.
 #[test]
 fn a_conflict_at_the_last_index_of_a_snapshot_drops_the_whole_log() {
     let mut follower = Follower::new(Position::ZERO, &[1, 1, 2, 2, 2], 2, Mutants::NONE);
@@ -200,7 +200,7 @@ fn a_conflict_at_the_last_index_of_a_snapshot_drops_the_whole_log() {
     let (write, messages) = follower.answers();
     assert_eq!(write.unwrap().base.map(|base| base.position), Some(at(4, 3)));
     assert_eq!(messages.last(), Some(&Message::AppendResponse { matched: Index(4) }));
-    // What follows fits: no second snapshot.
+    // The next entry matches, so no second snapshot is needed.
     let next = follower.appends(at(4, 3), vec![entry(at(5, 9))]);
     assert_eq!(next, [Message::AppendResponse { matched: Index(5) }]);
 
@@ -226,8 +226,8 @@ fn a_snapshot_of_what_is_committed_already_changes_nothing() {
     assert!(catch_unwind(AssertUnwindSafe(installs)).is_err(), "the mutant of it panics");
 }
 
-/// akka-entity-replication#152, openraft 71a290cd and 44381b0c: the entry before an append was compacted; that
-/// was called a conflict, and committed entries were deleted.
+/// akka-entity-replication#152, openraft 71a290cd and 44381b0c: the entry before an append had been compacted; this was
+/// treated as a conflict, and committed entries were deleted.
 #[test]
 fn an_append_that_begins_before_the_base_is_no_conflict() {
     let late = |mutants| {
@@ -272,7 +272,7 @@ fn compaction_holds_back_while_a_snapshot_is_under_way() {
     assert_eq!(release(Some(3), 1 << 30, 0, broken), Some(Index(8)), "the mutant of it");
 }
 
-/// arcadedb#5345: snapshots came after so many entries, and the log of a quiet cluster filled the disk.
+/// arcadedb#5345: a snapshot was due after a number of entries, and the log of a quiet cluster filled the disk.
 #[test]
 fn a_snapshot_is_due_by_bytes_and_by_age_not_by_count() {
     let due = |snapshot_log_bytes, state: Option<usize>, seconds, mutants| {
@@ -290,7 +290,7 @@ fn a_snapshot_is_due_by_bytes_and_by_age_not_by_count() {
     assert!(!due(1, None, 7200, broken), "the mutant of it");
 }
 
-/// What becomes of a start whose log begins behind a snapshot that is damaged.
+/// Starts a node whose log begins after a damaged snapshot. Returns whether the start found a state.
 fn start_on_damage(mutants: Mutants) -> drave::wal::Result<bool> {
     let (wal, shelf) = (SimDisk::new(), SimDisk::new());
     let node = NodeId::new(1).unwrap();
@@ -324,7 +324,7 @@ fn start_on_damage(mutants: Mutants) -> drave::wal::Result<bool> {
     Ok(begun.is_some())
 }
 
-/// nats-server#7556 and #4410: a damaged snapshot was taken for no data, and streams were deleted.
+/// nats-server#7556 and #4410: a damaged snapshot was treated as no data, and streams were deleted.
 #[test]
 fn a_damaged_snapshot_is_never_an_empty_state() {
     let refused = start_on_damage(Mutants::NONE).expect_err("a start without its state");

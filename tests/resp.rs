@@ -1,5 +1,5 @@
-//! The Redis door, spoken to over real sockets: what each command answers, in which order, and what becomes of
-//! commands when nodes die.
+//! The Redis gateway over real sockets: the reply to each command, the order of replies, and the outcome of commands
+//! when nodes die.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use support::{PATIENCE, doors, doors_beside, run, until};
 
-/// A reply, as a client reads it.
+/// A parsed RESP reply.
 #[derive(Clone, PartialEq, Debug)]
 enum Value {
     Line(String),
@@ -30,7 +30,7 @@ fn ok() -> Value {
     Line("OK".to_owned())
 }
 
-/// One connection.
+/// One client connection to a Redis gateway.
 struct Redis {
     stream: BufReader<TcpStream>,
 }
@@ -89,15 +89,15 @@ impl Redis {
         })
     }
 
-    /// Asks, words between blanks.
+    /// Sends a command given as words separated by single spaces, and reads its reply.
     fn ask(&mut self, line: &str) -> Value {
         self.send(&line.split(' ').collect::<Vec<_>>());
         self.read()
     }
 
-    /// Whether nothing more comes.
+    /// Whether the gateway has closed the connection, with nothing left to read.
     fn is_closed(&mut self) -> bool {
-        // What we said and it did not hear may make the end a reset.
+        // Unread input on the gateway's side may turn the close into a reset.
         matches!(self.stream.read(&mut [0]), Ok(0) | Err(_))
     }
 }
@@ -297,7 +297,7 @@ fn who_asks_about_the_node_is_told() {
     assert_eq!(redis.ask("GET none"), Nil);
     assert_eq!(redis.ask("CONFIG GET save"), Map(vec![bulk("save"), bulk("")]));
     drop(redis);
-    // Its session goes with it.
+    // Closing the connection closes its session.
     until("the session is closed", || (cluster.status(0)?.sessions == 0).then_some(()), || cluster.logs());
 }
 
@@ -403,7 +403,7 @@ fn a_value_over_the_limit_is_refused_and_the_connection_kept() {
     assert!(matches!(redis.read(), Error(_)));
     assert_eq!(redis.ask("EXEC"), Error("EXECABORT Transaction discarded because of previous errors.".into()));
     assert_eq!(redis.ask("SET big v"), ok(), "{}", cluster.logs());
-    // An error that ends the connection is read by a client that goes on sending.
+    // A client that keeps sending still receives the error that ends the connection.
     redis.raw(format!("*1\r\n$999999999\r\n{large}").as_bytes()).unwrap();
     assert_eq!(redis.read(), Error("ERR Protocol error: invalid bulk length".into()));
 }
@@ -439,7 +439,7 @@ fn nobody_asks_and_keys_end_all_the_same() {
         assert_eq!(redis.ask(&format!("SET k{n} v PX {}", 100 + n)), ok());
     }
     redis.ask("SET stays v");
-    // A local read brings no entry into the log: only the leader's own can end them.
+    // A local read appends no entry: only the leader's own tick entries can expire these keys.
     for door in &doors {
         let mut redis = Redis::dial(door);
         redis.ask("READONLY");
@@ -452,7 +452,7 @@ fn nobody_asks_and_keys_end_all_the_same() {
     let left = cluster.run(&["ttl", "native", "-o", "json"]).json()["ttl_ms"].as_u64().unwrap();
     assert!(left <= 3_600_000 && left > 0, "{left}");
     assert_eq!(cluster.run(&["ttl", "stays"]).out, "none\n");
-    // And it counts down while nobody writes, by every node's word.
+    // The time to live also counts down without writes, on every node.
     for door in &doors {
         let mut redis = Redis::dial(door);
         redis.ask("READONLY");
@@ -484,8 +484,8 @@ fn scans_go_on_at_any_node_however_keys_change_and_others_scan() {
         let [Bulk(next), Many(keys)] = &reply[..] else { panic!("{reply:?}") };
         (next.clone(), keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>())
     };
-    // One scan is slow and changes its node with each step, as clients with a pool behind a balancer do; another
-    // passes it over and over.
+    // One scan is slow and changes its node with each step, as clients with a pool behind a balancer do. Another scan
+    // overtakes it many times.
     let (mut cursor, mut quick, mut seen, mut steps) = ("0".to_owned(), "0".to_owned(), BTreeSet::new(), 0);
     loop {
         steps += 1;
@@ -526,7 +526,7 @@ fn what_is_no_command_is_told_so_and_closes() {
         redis.raw(intruder.as_bytes()).unwrap();
         assert!(redis.is_closed());
     }
-    // Whoever says its last is still answered.
+    // A client that shuts down its sending side still receives its replies.
     let mut redis = Redis::dial(&doors[0]);
     redis.raw(b"GET k\r\nSET k w\r\nGET k\r\n").unwrap();
     redis.stream.get_ref().shutdown(Shutdown::Write).unwrap();
@@ -563,14 +563,14 @@ fn who_does_not_read_is_not_read_from_and_loses_nothing() {
     let (cluster, doors) = doors(1, &[]);
     let mut redis = Redis::dial(&doors[0]);
     let large = "x".repeat(1 << 20);
-    // An entry is a little more than the value.
+    // An entry is a little larger than its value.
     redis.send(&["SET", "k", &large[..1_000_000]]);
     assert_eq!(redis.read(), ok());
     const ASKED: usize = 400;
     let mut writer = redis.stream.get_ref().try_clone().unwrap();
     let all: Vec<u8> = (0..ASKED).flat_map(|_| encoded(&["GET", "k"])).collect();
     let writes = std::thread::spawn(move || writer.write_all(&all));
-    // Others are served meanwhile.
+    // Other connections are served meanwhile.
     let mut other = Redis::dial(&doors[0]);
     assert_eq!(other.ask("SET other v"), ok());
     for _ in 0..ASKED {
@@ -661,7 +661,7 @@ fn counters_add_up_through_the_death_of_a_leader() {
             let (mut done, mut unknown) = (0, 0);
             let mut last = 0;
             for _ in 0..EACH {
-                // Several at once, so that some are always under way.
+                // Pipelines several commands, so that some are always in flight.
                 (0..5).for_each(|_| redis.send(&["INCR", "n"]));
                 for _ in 0..5 {
                     match redis.read() {
@@ -708,7 +708,7 @@ fn without_a_quorum_nothing_is_applied_and_that_is_said() {
     cluster.kill(other);
     let mut redis = Redis::dial(&doors[last]);
     assert_eq!(redis.ask("PING"), Line("PONG".into()));
-    // What was asked of a leader that may be thought to live is parked too, sooner or later.
+    // While the leader may still be believed alive, commands are sent to it; later they are parked as well.
     let down = Error("CLUSTERDOWN No Raft leader".into());
     until("no leader is known", || (redis.ask("SET k v") == down).then_some(()), || cluster.logs());
     assert_eq!(redis.ask("GET k"), down);
@@ -752,7 +752,7 @@ fn the_rust_client_of_clusters_goes_to_the_leader() {
     redis::cmd("SET").arg("k").arg(1).exec(&mut redis).unwrap();
     assert_eq!(redis::cmd("INCR").arg("k").query(&mut redis), Ok(2));
     cluster.kill(leader);
-    // A client that is started now is told of the new leader; whom a connection of before asks is its own affair.
+    // A new connection finds the new leader. Where an older connection sends its commands is left to the client.
     let again = || {
         let mut redis = connect()?;
         redis::cmd("SET").arg("k").arg(5).exec(&mut redis).ok().map(|()| redis)

@@ -1,8 +1,8 @@
-//! Killed with all it holds in its log, a node reads that log, applies it, and serves again as before.
+//! A node that is killed with all its data in the log reads that log, applies it, and serves again as before.
 //!
-//! `DRAVE_RESTART_ENTRIES` says how many entries of 128 bytes the log has, `DRAVE_RESTART_NODES` how many
-//! nodes are killed and started again at once; `--nocapture` shows what it took. `scripts/restart.sh` asks
-//! for as many as are worth measuring.
+//! `DRAVE_RESTART_ENTRIES` is the number of entries of 128 bytes in the log, `DRAVE_RESTART_NODES` the number of nodes
+//! that are killed and restarted at once; `--nocapture` shows the times. `scripts/restart.sh` uses sizes that are worth
+//! measuring.
 
 use drave::api::Consistency;
 use drave::client::{Client, Options};
@@ -15,14 +15,14 @@ use support::{Cluster, PATIENCE, until};
 
 mod support;
 
-/// How often it is killed and started again: the first time, the files may have to come from the disk.
+/// Number of restarts: in the first one, the files may have to be read from disk.
 const ROUNDS: usize = 3;
 
 fn asked(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
 }
 
-/// Nodes that keep all they are told in their logs.
+/// Starts nodes that take no snapshots, and fills their logs.
 fn prepare(nodes: u64, entries: u64) -> Cluster {
     let mut cluster = Cluster::prepare(nodes as u16);
     let segment = if entries < 100_000 { "4MiB" } else { "64MiB" };
@@ -38,7 +38,7 @@ fn prepare(nodes: u64, entries: u64) -> Cluster {
     cluster
 }
 
-/// Reads all files of a directory as fast as that goes; how many bytes they have, and how long it took.
+/// Reads all files of a directory as fast as possible. Returns the number of bytes and the time it took.
 fn read_plainly(directory: &Path) -> (u64, Duration) {
     let mut buffer = vec![0; 1 << 20];
     let (mut bytes, begun) = (0, Instant::now());
@@ -65,7 +65,7 @@ fn get(client: &mut Client) -> Vec<u8> {
     value.to_vec()
 }
 
-/// Starts all again; how long it took until a read was answered, and then a write.
+/// Starts all nodes. Returns the time until the first read, and until the first write after it.
 fn restart(cluster: &mut Cluster, round: usize) -> (Duration, Duration) {
     let begun = Instant::now();
     (0..cluster.len()).for_each(|n| cluster.spawn(n));

@@ -1,5 +1,4 @@
-//! What whoever looks after a cluster has besides: the doctor, completions, manual pages, and a service manager that
-//! is told when a node is ready.
+//! Tools for operators: the doctor, completions, manual pages, and the readiness notification to a service manager.
 
 use drave::types::NodeId;
 use std::os::unix::net::UnixDatagram;
@@ -8,7 +7,7 @@ use support::{Cluster, Guarded, Said, drave, run, until};
 
 mod support;
 
-/// What the doctor thinks of that, and what it found.
+/// The level and the finding of the doctor's line about `what`.
 fn of<'a>(said: &'a Said, what: &str) -> (&'a str, &'a str) {
     let lines = said.out.lines().filter_map(|line| line.split_once(' '));
     let mut rows = lines.map(|(level, rest)| (level, rest.trim_start()));
@@ -88,7 +87,7 @@ fn a_service_manager_is_told_when_a_node_listens() {
     let mut word = [0; 64];
     let length = socket.recv(&mut word).unwrap_or_else(|error| panic!("{error}: {}", cluster.logs()));
     assert_eq!(std::str::from_utf8(&word[..length]).unwrap().trim_end(), "READY=1");
-    // It is: whoever connects is let in.
+    // The node listens indeed: it accepts a connection.
     assert!(std::net::TcpStream::connect(&cluster.addresses[0]).is_ok());
     let leads = || cluster.status(0).filter(|status| status.leader == Some(NodeId::new(1).unwrap().get()));
     until("it leads", leads, || cluster.logs());
@@ -96,7 +95,7 @@ fn a_service_manager_is_told_when_a_node_listens() {
     assert_eq!(node.end(|| cluster.logs()).code(), Some(0));
 }
 
-/// systemd kills who is not ready within 90 seconds, and a large log takes longer to be read.
+/// systemd kills a service that is not ready within 90 seconds by default, and reading a large log takes longer.
 #[test]
 fn a_service_manager_waits_for_a_long_recovery() {
     let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/drave@.service");
@@ -105,7 +104,7 @@ fn a_service_manager_waits_for_a_long_recovery() {
     assert!(has("Type=notify") && has("TimeoutStartSec=infinity"), "{unit}");
 }
 
-/// A short benchmark, and however slow the machine is, a whole one.
+/// Flags of a short benchmark whose duration lets all 300 requests complete, however slow the machine is.
 const SHORT: &[&str] = &["--total", "300", "--duration", "60s", "--warmup", "0s", "--timeout", "20s"];
 
 #[test]
@@ -118,7 +117,7 @@ fn a_benchmark_is_drawn_and_so_are_two_of_them_and_a_sweep() {
 
     let said = bench(&["--clients", "2", "--report", &place("one.html"), "-o", "json"]);
     assert_eq!(said.code, Some(0), "{said:?}");
-    // Three drawings, each for wide screens and for narrow ones.
+    // Three charts, each in a wide and a narrow version.
     assert_eq!(page("one.html").matches("<svg").count(), 2 * 3);
     let json: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     assert!(
@@ -126,7 +125,7 @@ fn a_benchmark_is_drawn_and_so_are_two_of_them_and_a_sweep() {
         "{said:?}"
     );
 
-    // The same result, from a file, beside itself: nothing is run.
+    // Compares the result with itself, from a file; no benchmark runs.
     std::fs::write(place("a.json"), &said.out).unwrap();
     let words = ["bench", "--results", &place("a.json"), &place("a.json"), "--report", &place("two.html")];
     let said = run(&mut drave(&words));

@@ -1,4 +1,4 @@
-//! Snapshots in real processes: taken, listed, dumped, sent to who was away, and started from.
+//! Snapshots in real processes: taken, listed, dumped, sent to a node that was down, and loaded at a start.
 
 use drave::api::Status;
 use drave::client::Client;
@@ -8,7 +8,7 @@ use support::{Beside, Cluster, Said, until};
 
 mod support;
 
-/// A cluster whose logs give way to snapshots all the time.
+/// A cluster that compacts its logs all the time.
 fn compacting(nodes: u16) -> Cluster {
     let mut cluster = Cluster::prepare(nodes);
     let words = ["--segment-size", "4MiB", "--snapshot-log-bytes", "1MiB", "--trailing-bytes", "64KiB"];
@@ -26,7 +26,7 @@ fn incr(client: &mut Client) -> i64 {
     }
 }
 
-/// Writes until that node holds a log that begins behind `first`: far enough for whole segments to go.
+/// Writes until the log of node `n` begins after `first`, which takes enough data to release whole segments.
 fn write_beyond(cluster: &Cluster, n: usize, first: u64) -> Status {
     let mut client = cluster.client();
     let value = [b'x'; 64 << 10];
@@ -76,7 +76,7 @@ fn snapshots_are_taken_when_asked_for_and_a_start_replays_nothing() {
     let file = snapshots(&cluster.data(0)).remove(0);
     let dumped = cluster.run(&["dump", file.to_str().unwrap(), "-o", "jsonl"]).out;
     let head: serde_json::Value = serde_json::from_str(dumped.lines().next().unwrap()).unwrap();
-    // One alone leads nobody: what it has applied it has from its snapshot.
+    // A node without a quorum commits nothing, so its applied state comes from its snapshot.
     cluster.spawn(0);
     let status = until("an answer", || cluster.status(0), || cluster.logs());
     assert!(status.applied > 20 && head["index"] == status.applied, "{status:?}\n{head}");
@@ -101,7 +101,7 @@ fn who_never_had_a_leader_has_nothing_to_take_a_snapshot_of() {
 fn what_is_on_the_disk_can_be_listed_and_dumped() {
     let mut cluster = Cluster::start(1);
     cluster.leader();
-    // It keeps its session open.
+    // An open client keeps its session open.
     let mut client = cluster.client();
     assert_eq!(incr(&mut client), 1);
     expect(&cluster.run(&["snapshot", "take"]), 0);
@@ -145,7 +145,7 @@ fn what_is_on_the_disk_can_be_listed_and_dumped() {
         expect(&said, 5);
         assert!(said.out.contains(&format!("!{at:>9}  ")) && said.out.contains(" BAD "), "{said:?}");
     }
-    // Cut short.
+    // A truncated file.
     std::fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
     expect(&words(&file, &[]), 5);
 }
@@ -166,18 +166,18 @@ fn a_log_that_begins_behind_a_snapshot_needs_it() {
     assert!(said.out.contains("snapshots: missing: the log begins behind "), "{said:?}");
 }
 
-/// Segments are released, renamed and written to again while they are read.
+/// The node releases, renames and reuses segments while they are read.
 #[test]
 fn why_a_segment_is_kept_is_told_beside_a_running_node() {
     let cluster = compacting(1);
-    // More than a segment holds: it goes as a whole.
+    // More than one segment holds, since segments are released as a whole.
     let status = write_beyond(&cluster, 0, 100);
     let data = cluster.data(0);
     let told = || {
         let said = cluster.run(&["dump", "--why-kept", "-o", "jsonl", data.to_str().unwrap()]);
         expect(&said, 0);
         let lines: Vec<serde_json::Value> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        // The journal lets go of a segment a moment after the node says so.
+        // The journal releases a segment shortly after the status shows it.
         (lines.last()?["released"] != 0 && lines[0]["file"] != "0000000001.wal").then_some(lines)
     };
     let mut lines = until("a segment goes", told, || cluster.logs());
@@ -232,7 +232,8 @@ fn who_was_away_while_the_log_gave_way_comes_back_through_a_snapshot() {
     assert!(name == format!("n{}", away + 1) && upto.parse::<u64>().unwrap() > had, "{said:?}");
 }
 
-/// openraft#617: must what is applied be in a log of its own? Here it need not: snapshots and the one log are enough.
+/// openraft#617: must applied entries be in a log of their own? Here they need not: snapshots and the one log are
+/// enough.
 #[test]
 fn all_killed_after_their_logs_gave_way_come_back_with_everything() {
     let mut cluster = compacting(3);
@@ -244,7 +245,7 @@ fn all_killed_after_their_logs_gave_way_come_back_with_everything() {
     assert_eq!(incr(&mut client), 51);
     (0..3).for_each(|n| cluster.kill(n));
     (0..3).for_each(|n| cluster.spawn(n));
-    // In the same session: it stands in the snapshots.
+    // In the same session, which the snapshots contain.
     (52..=60).for_each(|n| assert_eq!(incr(&mut client), n, "{}", cluster.logs()));
     for n in 0..3 {
         let log = cluster.status(n).unwrap().log;

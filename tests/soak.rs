@@ -1,6 +1,5 @@
-//! A cluster under load for as long as one likes (`DRAVE_SOAK_SECONDS`): its disks stay within the bound
-//! that README states, its memory stays where it is, and a node that was away for a third of the time
-//! comes back through a snapshot while the load goes on.
+//! A cluster under load for `DRAVE_SOAK_SECONDS`: its disk usage stays within the bound of the README, its memory does
+//! not grow, and a node that was down for a third of the time catches up through a snapshot during the load.
 
 use drave::api::LogStatus;
 use std::collections::VecDeque;
@@ -16,32 +15,32 @@ const SEGMENT: u64 = 4 * MIB;
 const LOG: u64 = MIB / 2;
 const TRAILING: u64 = MIB / 8;
 
-/// What a node may have on its disk, as README has it: the newest snapshot, and the next one while it is taken; as
-/// much of the log as lets one become due, and what is written while it is taken; what trails behind it; the
-/// journal's own headers; and segments that are half empty, spare, or to be used again.
+/// Maximum disk usage of a node in bytes, as in the README: the newest snapshot and the next one while it is taken; as
+/// much of the log as makes a snapshot due, and the writes during the snapshot; the trailing entries; the journal's
+/// headers; and segments that are half empty, spare, or to be reused.
 fn bound(log: &LogStatus, entries: u64, meanwhile: u64) -> u64 {
     let bytes = LOG.max(log.snapshot_bytes) + meanwhile + TRAILING;
     2 * log.snapshot_bytes + with_headers(bytes, log, entries) + 5 * SEGMENT
 }
 
-/// What so many bytes of such entries come to in the journal.
+/// Size of these entries in the journal, in bytes.
 fn with_headers(bytes: u64, log: &LogStatus, entries: u64) -> u64 {
     let each = (log.bytes / entries.max(1)).max(1);
     bytes + bytes / each * HEADERS
 }
 
-/// Why more of the log is kept than a snapshot needs, and is on top of the bound: up to a gibibyte, and for a minute
-/// at most for a follower that says nothing.
+/// The reason for which the leader keeps more of the log than a snapshot needs, on top of the bound: up to a gibibyte,
+/// and for at most a minute for a silent follower.
 const SENT: &str = "a follower is being sent a snapshot";
 const SENT_MAX: u64 = 1 << 30;
-/// So many looks it may take until what is not kept any more is gone.
+/// Maximum number of looks until released segments are gone.
 const LOOKS: usize = 10;
 
-/// What the journal adds to an entry, at most: a batch may hold it alone.
+/// Maximum overhead of the journal per entry in bytes: an entry may be alone in its batch.
 const HEADERS: u64 = 96 + 24;
 
-/// What is written while a snapshot is taken is no more than so many times what lets one become due: where it were
-/// always more, snapshots would not keep up with the log.
+/// Bound on the writes during a snapshot, as a multiple of the log size that makes a snapshot due. With more than that,
+/// snapshots would not keep up with the log.
 const KEEPS_UP: u64 = 4;
 
 fn seconds() -> u64 {
@@ -50,7 +49,7 @@ fn seconds() -> u64 {
 
 fn size_of(directory: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
-    // A running node removes files while they are counted.
+    // A running node removes files during the count.
     let size = |entry: std::fs::DirEntry| entry.metadata().map_or(0, |about| about.len());
     entries.filter_map(Result::ok).map(size).sum()
 }
@@ -61,23 +60,23 @@ fn rss(cluster: &Cluster, n: usize) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// The first index that a node still has in its log.
+/// The first index in a node's log.
 fn first(cluster: &Cluster, n: usize) -> u64 {
     cluster.status(n).map_or(0, |status| status.log.first)
 }
 
-/// What was seen of one node.
+/// Measurements of one node.
 #[derive(Default)]
 struct Seen {
     disk: u64,
     bound: u64,
-    /// How large the log was when a snapshot was first seen to be taken, while it is; and by how much it grew until
-    /// it was last, at most.
+    /// Size of the log when the current snapshot was first seen; below, the maximum growth of the log during a
+    /// snapshot.
     taking: Option<u64>,
     meanwhile: u64,
-    /// What was kept for a follower that was being sent a snapshot, at the last looks.
+    /// Bytes kept for a follower that was receiving a snapshot, at the last looks.
     kept: VecDeque<u64>,
-    /// Memory, each time it was looked at.
+    /// Resident memory at each look, in bytes.
     memory: Vec<u64>,
 }
 
@@ -106,7 +105,7 @@ impl Seen {
 }
 
 impl Seen {
-    /// How memory went in the second half of the time, as MiB an hour: the line that fits best.
+    /// Memory growth in the second half of the run, in MiB per hour, by linear regression.
     fn slope(&self) -> f64 {
         let half = &self.memory[self.memory.len() / 2..];
         let middle = (half.len() as f64 - 1.0) / 2.0;
@@ -117,7 +116,7 @@ impl Seen {
     }
 }
 
-/// consul#866, #5181, #21875: the store grew and never shrank, and got slower with it.
+/// consul#866, #5181, #21875: the store grew and never shrank, and became slower as it grew.
 #[test]
 fn disks_and_memory_stay_bounded_and_who_was_away_comes_back() {
     let mut cluster = Cluster::prepare(3);
@@ -132,7 +131,7 @@ fn disks_and_memory_stay_bounded_and_who_was_away_comes_back() {
         let always = ["--warmup", "0s", "--duration", &duration, "--timeout", "20s", "-o", "json"];
         Beside::start(cluster.directory.path(), name, &mut cluster.drave(&[&["bench"], words, &always].concat()))
     };
-    // In a short run the state must be small, or the log never grows as large as it.
+    // In a short run the state must be small, or the log never grows as large as the state.
     let keys = if seconds() < 300 { "1000" } else { "100000" };
     let words = ["bench", "put", "--clients", "4", "--inflight", "4", "--keys", keys, "--rate", "8000"];
     let forever = ["--duration", "10h", "--timeout", "20s"];
@@ -153,7 +152,7 @@ fn disks_and_memory_stay_bounded_and_who_was_away_comes_back() {
             _ => {}
         }
         let begun = Instant::now();
-        // Who is away stays away until the others have let go of what it lacks, however slow they are.
+        // The node stays down until the other nodes have released the entries that it lacks, however slow they are.
         while begun.elapsed() < third || (phase == 1 && first(&cluster, (away + 1) % 3) <= last) {
             assert!(begun.elapsed() < third + PATIENCE, "{}", cluster.logs());
             std::thread::sleep(LOOK_EVERY);
@@ -176,7 +175,7 @@ fn disks_and_memory_stay_bounded_and_who_was_away_comes_back() {
     }
     drop(flood);
     for mut beside in [mixed, incr] {
-        // What was done is looked through for as long as that takes.
+        // Verifying the history may take this long.
         let ends = Instant::now() + PATIENCE.max(third);
         while beside.is_running() && Instant::now() < ends {
             std::thread::sleep(LOOK_EVERY);

@@ -1,6 +1,6 @@
-//! Three nodes started in any order, at any moment, elect one leader, and only one a term.
+//! Three nodes started in any order, at any moment, elect one leader, and only one per term.
 //!
-//! `DRAVE_STARTS` says how often, and then it must be soon as well; `--nocapture` shows how long it took.
+//! `DRAVE_STARTS` is the number of starts, and with it the election must also be fast; `--nocapture` shows the times.
 
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -11,10 +11,10 @@ use support::{Cluster, until};
 
 mod support;
 
-/// The longest election timeout that `serve` draws if it is not told otherwise.
+/// Upper bound of the default election timeout of `serve`.
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Starts a cluster; how long a majority of it took to have a leader, and that leader's term.
+/// Starts a cluster. Returns the time from the start of its second node until there was a leader, and the term.
 fn start(rng: &mut StdRng) -> (Duration, u64) {
     let mut cluster = Cluster::prepare(3);
     let mut order = [0, 1, 2];
@@ -29,7 +29,7 @@ fn start(rng: &mut StdRng) -> (Duration, u64) {
     }
     cluster.leader();
     let took = majority.elapsed();
-    // All come to follow the same.
+    // Wait until all nodes follow the same leader.
     let same = || {
         let all: Vec<_> = (0..3).filter_map(|n| cluster.status(n)).collect();
         let known = all.len() == 3 && all.iter().all(|status| status.leader.is_some());
@@ -41,7 +41,7 @@ fn start(rng: &mut StdRng) -> (Duration, u64) {
     (took, term)
 }
 
-/// Of what all nodes logged: no two led the same term.
+/// Asserts from the logs of all nodes that no two of them led the same term.
 fn expect_one_leader_a_term(logs: &str) {
     let mut leaders = BTreeMap::new();
     for line in logs.lines().filter(|line| line.contains("] leads term ") && !line.contains("no more")) {
@@ -67,6 +67,7 @@ fn any_order_of_starting_elects_one_leader() {
         at(90),
         at(100)
     );
-    // Only who measures knows what else the machine does. One may be late even so; not half of them.
+    // Only with `DRAVE_STARTS` is the machine assumed to be otherwise idle. Some elections may be late even so, but not
+    // half of them.
     assert!(asked.is_none() || at(50) <= 5 * ELECTION_TIMEOUT, "{times:?}");
 }

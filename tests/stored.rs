@@ -1,4 +1,4 @@
-//! `drave diff` and `drave check`: what they see in stored logs, healthy, merely different, and wrong.
+//! `drave diff` and `drave check` on stored logs that are healthy, different within the rules, or in violation of them.
 
 use bytes::Bytes;
 use drave::api::Op;
@@ -39,10 +39,10 @@ fn conf(membership: Membership) -> Payload {
     Payload::Membership(Box::new(membership))
 }
 
-/// Data directories of one cluster, written with the journal itself.
+/// Data directories of one cluster, written with `Journal` itself.
 struct Shelf(TempDir);
 
-/// One directory being written.
+/// A data directory that a test is writing.
 struct Writing {
     journal: Journal<FsDisk>,
     path: PathBuf,
@@ -59,7 +59,7 @@ impl Shelf {
         self.0.path().join(name)
     }
 
-    /// A directory of that node, founded by nodes 1 to 3.
+    /// Creates a directory of that node, founded by nodes 1 to 3.
     fn node(&self, name: &str, node: u64) -> Writing {
         self.founded(name, node, CLUSTER, Position::ZERO)
     }
@@ -90,13 +90,13 @@ impl Shelf {
         self.run(&["diff"], names)
     }
 
-    /// Nothing is wrong with them.
+    /// Asserts that `drave check` finds nothing wrong in these directories.
     fn passes(&self, names: &[&str]) {
         let said = self.run(&["check"], names);
         assert!(said.code == Some(0) && said.out.contains("0 broken · 0 damaged"), "{said:#?}");
     }
 
-    /// Just these rules are broken.
+    /// Asserts that `drave check` reports violations of exactly these rules.
     fn breaks(&self, names: &[&str], rules: &[&str], words: &str) {
         let said = self.run(&["check", "-o", "json"], names);
         let json = said.json();
@@ -126,12 +126,12 @@ impl Writing {
         self
     }
 
-    /// Term and vote; 0 is nobody.
+    /// Writes a term and a vote; vote 0 is none.
     fn votes(self, term: u64, vote: u64) -> Writing {
         self.write(Some((term, vote)), Vec::new())
     }
 
-    /// Entries from an index on.
+    /// Appends entries from index `first` on.
     fn log(self, first: u64, term: u64, payloads: Vec<Payload>) -> Writing {
         self.timed(first, term, 5, payloads)
     }
@@ -161,7 +161,7 @@ impl Writing {
     }
 }
 
-/// Term 1: a no-op and two keys.
+/// Writes term 1: a no-op and two keys.
 fn begun(shelf: &Shelf, node: u64) -> Writing {
     shelf.node(&format!("n{node}"), node).votes(1, 1).log(1, 1, vec![Payload::Noop, put("a"), put("b")])
 }
@@ -188,7 +188,7 @@ fn damaged_log_is_not_called_identical() {
     (1..=2).for_each(|node| drop(begun(&shelf, node)));
     let path = shelf.path("n2").join("wal/0000000001.wal");
     let mut bytes = std::fs::read(&path).unwrap();
-    // The key of an entry with others behind it.
+    // Damages the key of an entry that has others after it.
     let at = bytes.windows(6).position(|six| six == b"\x01\0\0\0a\x01").unwrap();
     bytes[at + 4] = b'c';
     std::fs::write(&path, bytes).unwrap();
@@ -222,7 +222,7 @@ fn a_longer_log_is_no_conflict_and_its_tail_is_told_for_what_it_is() {
 #[test]
 fn the_first_difference_is_shown_in_words() {
     let shelf = Shelf::new();
-    // n1 led term 1 and was cut off; n2 leads term 2.
+    // n1 led term 1 and was partitioned; n2 leads term 2.
     drop(begun(&shelf, 1).log(4, 1, vec![put("lost")]));
     drop(begun(&shelf, 2).votes(2, 2).log(4, 2, vec![Payload::Noop, put("kept")]));
     drop(begun(&shelf, 3).votes(2, 2).log(4, 2, vec![Payload::Noop, put("kept")]));
@@ -257,7 +257,7 @@ fn logs_behind_snapshots_are_compared_where_they_overlap() {
     let said = shelf.diff(&["n1", "n2"]);
     assert!(said.code == Some(0) && said.out.contains("identical up to 4@1"), "{said:#?}");
     shelf.passes(&["n1", "n2"]);
-    // One that was away while the others took a snapshot, with a tail of its own.
+    // n3 was down while the other nodes took a snapshot, and has a diverging tail.
     drop(shelf.node("n3", 3).votes(1, 1).log(1, 1, vec![Payload::Noop]).votes(2, 3).log(2, 2, vec![Payload::Noop; 2]));
     let said = shelf.diff(&["n2", "n3"]);
     assert_eq!(said.code, Some(1));
@@ -281,7 +281,7 @@ fn logs_of_two_clusters_are_not_compared() {
     assert_eq!(shelf.run(&["check"], &["nowhere"]).code, Some(74));
 }
 
-/// A cluster that was founded twice has one id, made of its founders, and two logs.
+/// A cluster that was founded twice has one cluster id, derived from its founders, and two logs.
 #[test]
 fn two_logs_of_one_cluster_are_not_compared() {
     let shelf = Shelf::new();
@@ -301,7 +301,7 @@ fn a_node_that_votes_twice_is_found() {
     let shelf = Shelf::new();
     drop(begun(&shelf, 1).votes(4, 2).votes(4, 3));
     shelf.breaks(&["n1"], &["election-safety"], "it voted for n2 and for n3 in term 4");
-    // And one that forgot: two directories of it.
+    // Two directories of one node also count: it voted, lost its vote, and voted again.
     drop(shelf.node("once", 2).votes(4, 1));
     drop(shelf.node("again", 2).votes(4, 3));
     shelf.passes(&["once"]);
@@ -375,7 +375,7 @@ fn configurations_follow_one_another_as_joint_consensus_lets_them() {
     drop(shelf.node("back", 1).votes(1, 1).log(1, 1, back));
     shelf.passes(&["whole"]);
     shelf.passes(&["back"]);
-    // What was not committed when it gave way to another does not count.
+    // An uncommitted configuration that another entry replaced does not count.
     drop(shelf.node("rolled", 1).votes(1, 1).log(1, 1, vec![Payload::Noop, learners(), joint()]).votes(2, 2).log(
         3,
         2,
@@ -395,7 +395,7 @@ fn configurations_follow_one_another_as_joint_consensus_lets_them() {
     }
 }
 
-/// Who joins begins with nobody, and is none the worse for it; but nobody comes to nobody later.
+/// A joining node starts with an empty configuration, which is allowed; a later change to an empty one is not.
 #[test]
 fn who_joined_a_cluster_begins_with_nobody() {
     let shelf = Shelf::new();
@@ -440,7 +440,7 @@ fn damage_is_told_and_looked_past() {
     drop(begun(&shelf, 2));
     let path = shelf.path("n2").join("wal/0000000001.wal");
     let mut bytes = std::fs::read(&path).unwrap();
-    // The key of the last entry.
+    // Damages the key of the last entry.
     let at = bytes.windows(6).rposition(|six| six == b"\x01\0\0\0b\x01").unwrap();
     bytes[at + 4] = b'c';
     std::fs::write(&path, bytes).unwrap();
@@ -456,7 +456,7 @@ fn seen(cluster: &Cluster, verb: &str) -> Said {
     run(&mut command)
 }
 
-/// Everything in a directory, to see whether anybody wrote to it.
+/// All files under a directory with their contents, to detect any write to it.
 fn everything(path: &Path) -> Vec<(PathBuf, Bytes)> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()) {
@@ -501,7 +501,7 @@ fn a_healthy_cluster_passes_also_while_it_runs() {
     let said = seen(&cluster, "check");
     assert_eq!(said.code, Some(0), "{said:#?}");
     let said = seen(&cluster, "diff");
-    // Who was stopped last may have led the rest of them for a moment.
+    // The node that was stopped last may have led the remaining nodes for a moment.
     assert!(said.out.contains("identical up to") && !said.out.contains("onflict,"), "{said:#?}");
     assert!(before == everything(cluster.directory.path()), "who looks changes nothing");
 }

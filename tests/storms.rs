@@ -1,8 +1,7 @@
-//! The simulator: ten simulated hours of trouble, and the same seed twice. In every other world an operator
-//! changes the members all the while.
+//! The simulator: ten simulated hours of faults, and equal histories for equal seeds. In every other scenario an
+//! operator changes the members all the while.
 //!
-//! `DRAVE_SEEDS=100000 cargo test --release --test storms` goes on for longer; `DRAVE_SEED=N` begins
-//! elsewhere.
+//! `DRAVE_SEEDS=100000 cargo test --release --test storms` runs for longer; `DRAVE_SEED=N` sets the first seed.
 
 use drave::sim::operator::Governance;
 use drave::sim::scenario::FaultWeights;
@@ -11,18 +10,18 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Enough worlds for ten hours of their own time.
+/// Enough scenarios for ten simulated hours.
 const SEEDS: u64 = 1750;
 
 fn setting(name: &str, usually: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usually)
 }
 
-/// nats-server#7545: members changed while the network fell apart, and data was lost: changes of members belong to
-/// the default mix of faults. openraft#2116: compaction overtook what was applied, under load, and two nodes of
-/// three panicked. cockroach#43605, #9037, RedisLabs/raft#49, etcd#2918, #7470: off by one where the log begins. In
-/// every world machines apply late, logs give way after a few entries, and purged ≤ snapshot ≤ applied ≤ commit ≤
-/// last holds after every step.
+/// nats-server#7545: members changed during partitions, and data was lost; membership changes belong to the default mix
+/// of faults. openraft#2116: compaction overtook the applied index under load, and two nodes of three panicked.
+/// cockroach#43605, #9037, RedisLabs/raft#49, etcd#2918, #7470: off by one at the start of the log. In every scenario
+/// state machines apply late, logs are compacted after a few entries, and purged ≤ snapshot ≤ applied ≤ commit ≤ last
+/// holds after every step.
 #[test]
 fn nothing_is_lost_in_ten_simulated_hours_of_trouble() {
     let first = setting("DRAVE_SEED", 0);
@@ -61,8 +60,8 @@ fn nothing_is_lost_in_ten_simulated_hours_of_trouble() {
     assert!(changes >= 2 * (end - first) || end - first < SEEDS, "only {changes} configurations: no storms of members");
 }
 
-/// Bits turn over in snapshots that are written, received and published, while followers need them all the time. No
-/// node restores from a damaged one, and the cluster comes to rest.
+/// Bits flip in snapshots that are written, received and published, while followers need them all the time. No node
+/// restores from a damaged one, and the cluster recovers.
 #[test]
 fn damaged_snapshots_are_found_and_replaced() {
     let mut found = [0; 3];
@@ -79,21 +78,21 @@ fn damaged_snapshots_are_found_and_replaced() {
     assert!(found.iter().all(|found| *found > 0), "{found:?}");
 }
 
-/// Troubles in quick succession, and many small segments: `clients` are how many, and how long each thinks.
+/// Faults in quick succession and many small segments. `clients` is their number and the think time of each.
 fn hasten(scenario: &mut Scenario, clients: (u64, Duration)) {
     (scenario.every, scenario.long_faults) = (Duration::from_millis(150), false);
     (scenario.load.clients, scenario.load.think) = clients;
     (scenario.segment_bytes, scenario.load.large) = (8 << 10, 30);
 }
 
-/// Disks that are damaged beneath a process that runs, write to the wrong place, or call a sync done that they have
-/// not done, on a minority of machines; and disks that are full when a process starts on them. All is found, or the
-/// machine is told that it has lost something.
+/// On a minority of machines, disks are damaged beneath a running process, write to the wrong place, or report a sync
+/// that they have not done; and disks are full when a process starts. All damage is found, or the machine learns that
+/// it has lost data.
 #[test]
 fn disks_that_rot_misdirect_and_lie_lose_nothing() {
     let (mut lost_writes, mut full_starts) = (0, 0);
-    // Seed 60: a founding leader lost the entry that says that the log is agreed, and the one follower that had it was
-    // deaf to it.
+    // Seed 60: a founding leader lost the entry that marks the log as agreed, and the one follower that had the entry
+    // ignored the leader.
     for seed in 0..66 {
         let mut scenario = Scenario::draw_steady(seed, Duration::from_secs(10));
         scenario.nodes = 3 + 2 * (seed / 3 % 2);
@@ -113,8 +112,8 @@ fn disks_that_rot_misdirect_and_lie_lose_nothing() {
     assert!(full_starts > 0, "no process started on a full disk");
 }
 
-/// The same while members come and go: a machine that does not start for the damage to its disk is given another one,
-/// removed, and added again.
+/// The same during membership changes: a machine that does not start because of a damaged disk gets another disk, is
+/// removed, and is added again.
 #[test]
 fn disks_that_rot_while_members_change_are_replaced() {
     let mut replaced = 0;
@@ -138,7 +137,7 @@ fn disks_that_rot_while_members_change_are_replaced() {
     assert!(replaced > 30, "only {replaced} damaged disks were replaced");
 }
 
-/// Two directories of one node, as a machine restored from a backup and the one that it was to replace.
+/// Two directories of one node run in turn, like a machine restored from a backup and the one that it was to replace.
 #[test]
 fn directories_that_take_turns_lose_nothing() {
     let mut twins = 0;

@@ -1,4 +1,4 @@
-//! Nodes and clients that encrypt what they say, and those that cannot.
+//! Nodes and clients with TLS, with wrong certificates, and without TLS.
 
 use drave::secure::{Files, Keys};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -12,7 +12,7 @@ mod support;
 #[path = "support/terminal.rs"]
 mod terminal;
 
-/// An authority and what it vouches for, as files.
+/// A certificate authority; its certificate and those it issues are files.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     place: PathBuf,
@@ -23,7 +23,7 @@ impl Authority {
     fn new(directory: &Path, name: &str) -> Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
-        // As another than those it vouches for: who bears one name with its issuer is taken for its own.
+        // A name of its own: a certificate with the same subject as its issuer counts as self-signed.
         params.distinguished_name.push(DnType::CommonName, "authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let place = directory.join(name);
@@ -33,12 +33,12 @@ impl Authority {
         Authority { issuer: Issuer::new(params, key), ca: ca.to_str().unwrap().to_owned(), place }
     }
 
-    /// What a node at 127.0.0.1 is started with.
+    /// TLS flags of a node at 127.0.0.1.
     fn node(&self) -> Vec<String> {
         self.node_at(&["127.0.0.1", "localhost"])
     }
 
-    /// What a node of those names is started with.
+    /// TLS flags of a node with a certificate for these names.
     fn node_at(&self, names: &[&str]) -> Vec<String> {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
@@ -54,7 +54,7 @@ impl Authority {
     }
 }
 
-/// Three nodes that encrypt, led; and who vouches for them.
+/// Three nodes with TLS and a leader, and their authority.
 fn encrypted() -> (Cluster, Authority) {
     let mut cluster = Cluster::prepare(3);
     let authority = Authority::new(cluster.directory.path(), "ours");
@@ -85,7 +85,7 @@ fn a_cluster_that_encrypts_goes_on_through_the_death_of_its_leader() {
     let said = bench.end();
     assert_eq!(said.code, Some(0), "{said:?}\n{}", cluster.logs());
     assert!(said.err.contains("each once"), "{said:?}");
-    // A snapshot is long: it goes in pieces, through a socket that takes less.
+    // Large values make the messages long: they go in several writes, through a socket buffer that holds less.
     cluster.spawn(leader);
     let large = "x".repeat(100_000);
     for n in 0..8 {
@@ -110,7 +110,7 @@ fn who_cannot_be_believed_is_not_spoken_to() {
     let theirs = Authority::new(cluster.directory.path(), "theirs");
     let get = |words: &[&str]| cluster.run(&[&["get", "lunch", "--timeout", "1s"], words].concat());
     assert_eq!(get(&["--tls-ca", &ours.ca]).out, "noodles");
-    // It does not believe the nodes; or it does not encrypt, and is not understood.
+    // The client does not trust the nodes, or does not use TLS.
     assert_eq!(get(&["--tls-ca", &theirs.ca]).code, Some(3));
     let said = get(&[]);
     assert_eq!(said.code, Some(3));
@@ -121,14 +121,14 @@ fn who_cannot_be_believed_is_not_spoken_to() {
     let said = plain.run(&["get", "lunch", "--timeout", "1s", "--tls-ca", &ours.ca]);
     assert_eq!(said.code, Some(3));
     assert!(said.err.contains("is TLS spoken there?"), "{said:?}");
-    // It believes them, and shows what they do not believe.
+    // The client trusts the nodes and shows a certificate that they do not trust.
     let shown = theirs.node();
     assert_eq!(get(&["--tls-ca", &ours.ca, shown[2].as_str(), &shown[3], &shown[4], &shown[5]]).code, Some(3));
     let said = run(cluster.serve(0).args(["--id", "9"]).env("DRAVE_TLS_CA", &ours.ca).env_remove("DRAVE_TLS_CERT"));
     assert_ne!(said.code, Some(0), "{said:?}");
 }
 
-/// The native port alone may be on this machine, and a door everywhere.
+/// The native port may be bound to loopback alone while an HTTP gateway is reachable from everywhere.
 #[test]
 fn a_door_that_others_can_reach_is_warned_of_unless_it_encrypts() {
     let mut cluster = Cluster::prepare(1);
@@ -152,7 +152,7 @@ fn a_door_that_others_can_reach_is_warned_of_unless_it_encrypts() {
     assert_eq!(warned(&mut cluster), said, "nothing is said anew");
 }
 
-/// As is a password file that cannot be read.
+/// Exit code 78, as for an unreadable password file.
 #[test]
 fn keys_of_no_use_are_a_wrong_configuration() {
     let directory = tempfile::tempdir().unwrap();
@@ -185,7 +185,7 @@ fn log_level_is_changed_only_by_who_is_understood() {
     assert_eq!((said.code, said.out.as_str()), (Some(0), "n1 info\nn2 info\nn3 info\n"), "{said:?}");
 }
 
-/// A node without a certificate may be a client; it is no peer.
+/// A node without a certificate may connect as a client but not as a peer.
 #[test]
 fn a_peer_shows_a_certificate() {
     use drave::wire::hello::Hello;
@@ -199,7 +199,7 @@ fn a_peer_shows_a_certificate() {
         let mut stream = Keys::read(files).unwrap().dial(socket, &cluster.addresses[0]).unwrap();
         let mut hello = bytes::BytesMut::new();
         let named = drave::types::ClusterId(u64::from_str_radix(&name, 16).unwrap());
-        // Of another disk than the real one, so that one with a certificate is refused for that.
+        // A hello with a wrong disk id: with a certificate, the node rejects it for that reason.
         let run = drave::types::Run { id: 7, starts: 1 };
         Hello::peer(named, id(2), drave::types::DiskId(7), run, id(1)).put(&mut hello);
         stream.write_all(&hello).unwrap();
@@ -223,7 +223,7 @@ fn a_cluster_that_encrypts_is_shown_live_and_heeds_keys() {
         let answers = |line: &str| line.starts_with(&format!("n{node} ")) && line.ends_with("answers");
         terminal.line("a node that answers", answers);
     }
-    // Each of these speaks to the nodes on connections of its own.
+    // Each of these actions opens connections of its own to the nodes.
     terminal.press("bb");
     terminal.line("a load with latencies", |line| line.starts_with("load ") && line.contains(" · p99 "));
     terminal.press("ss");
@@ -287,7 +287,7 @@ fn the_redis_door_encrypts_too() {
     assert!(!plain.out.contains("noodles"), "{plain:?}");
 }
 
-/// Waits until the log of a node says so.
+/// Waits until the log of node `n` contains `what`.
 fn logged(cluster: &Cluster, n: usize, what: &str) {
     let log = || std::fs::read_to_string(cluster.data(n).with_extension("log")).unwrap_or_default();
     until(what, || log().contains(what).then_some(()), || cluster.logs());
@@ -299,7 +299,7 @@ fn certificates_are_read_again_at_sighup_and_a_bad_one_changes_nothing() {
     let ours = Authority::new(cluster.directory.path(), "ours");
     let theirs = Authority::new(cluster.directory.path(), "theirs");
     let (words, next) = (ours.node(), theirs.node());
-    // Kept where the node does not look: what it reads is replaced below.
+    // A copy that the node does not read: the files it reads are replaced below.
     let kept = ours.place.join("kept.pem");
     std::fs::copy(&ours.ca, &kept).unwrap();
     let kept = kept.to_str().unwrap();
@@ -326,7 +326,7 @@ fn certificates_are_read_again_at_sighup_and_a_bad_one_changes_nothing() {
     cluster.expect_no_deaths();
 }
 
-/// Both sides say so, or the one that can know.
+/// Both sides log the cause, or the one side that can know it.
 #[test]
 fn peers_that_tls_keeps_apart_say_why() {
     let mut cluster = Cluster::prepare(3);
@@ -334,7 +334,7 @@ fn peers_that_tls_keeps_apart_say_why() {
     let (right, wrong) = (authority.node(), authority.node_at(&["elsewhere.example"]));
     cluster.words.extend(right.clone());
     cluster.spawn(0);
-    // The second shows a certificate of another name, the third does not encrypt.
+    // The second node shows a certificate for another name; the third does not use TLS.
     let common = cluster.words.len() - right.len();
     cluster.words.truncate(common);
     cluster.words.extend(wrong);

@@ -1,7 +1,7 @@
 //! Torture: real processes under load, while a nemesis kills and stops them.
 //!
-//! `DRAVE_TORTURE_SECONDS` says how long each cluster suffers, `DRAVE_TORTURE_SEED` what it suffers;
-//! `scripts/torture.sh` sets them. The same seed brings the same blows, and never the same moment.
+//! `DRAVE_TORTURE_SECONDS` is the duration per cluster, `DRAVE_TORTURE_SEED` the seed of the faults;
+//! `scripts/torture.sh` sets them. The same seed injects the same faults, but never at exactly the same moments.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -13,14 +13,14 @@ use support::{Beside, Cluster, Said, until};
 
 mod support;
 
-/// One cluster at a time: two at once would only torture the machine.
+/// Runs one cluster at a time: two at once would only exhaust the machine.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn setting(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
 }
 
-/// Deals blows, one after the other.
+/// Injects faults, one after another.
 struct Nemesis {
     cluster: Cluster,
     rng: StdRng,
@@ -86,7 +86,7 @@ impl Nemesis {
         }
     }
 
-    /// Again while it recovers, or a moment later.
+    /// Kills a node again while it recovers, or a moment later.
     fn kill_twice(&mut self) {
         let whom = self.any();
         for _ in 0..2 {
@@ -108,7 +108,7 @@ impl Nemesis {
         self.stop_for(whom, 100, 2000);
     }
 
-    /// It wakes for a moment, with all its old ideas, and is gone again.
+    /// Lets a stopped leader run for at most 30 ms with its stale state, and stops it again.
     fn freeze_twice(&mut self) {
         let whom = self.cluster.leader();
         self.stop_for(whom, 100, 1000);
@@ -127,7 +127,7 @@ impl Nemesis {
         self.cluster.spawn(next);
     }
 
-    /// More than a cluster bears: nothing is answered until they go on.
+    /// Stops a majority: the cluster acknowledges nothing until they continue.
     fn freeze_most(&mut self) {
         let (all, first) = (self.cluster.len(), self.any());
         let whom: Vec<usize> = (0..=all / 2).map(|n| (first + n) % all).collect();
@@ -137,7 +137,7 @@ impl Nemesis {
     }
 }
 
-/// Load, trouble, and then the truth.
+/// Runs load and faults, and then checks the results.
 fn torture(nodes: u16, seed: u64) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let seconds = setting("DRAVE_TORTURE_SECONDS", 10);
@@ -187,7 +187,7 @@ fn expect_good(said: &Said, cluster: &Cluster) {
     assert!(figures["total"].as_u64() > Some(0), "{said:?}");
 }
 
-/// All answer, all have applied the same, and it came to the same.
+/// Waits until all nodes respond and have applied the same index, and asserts equal digests.
 fn expect_agreement(cluster: &Cluster) {
     let agreed = || {
         let nodes = cluster.run(&["status", "-o", "json"]).json()["nodes"].take();

@@ -1,7 +1,6 @@
-//! A follower that is killed again and again while it is sent a snapshot goes on where it was.
+//! A follower that is killed repeatedly while it receives a snapshot resumes where it was.
 //!
-//! `scripts/transfer.sh` does it with a gigabyte (`DRAVE_TRANSFER_MIB`) and ten kills
-//! (`DRAVE_TRANSFER_KILLS`).
+//! `scripts/transfer.sh` runs this with a gigabyte (`DRAVE_TRANSFER_MIB`) and ten kills (`DRAVE_TRANSFER_KILLS`).
 
 use drave::api::Status;
 use std::time::{Duration, Instant};
@@ -10,15 +9,15 @@ use support::{Cluster, until};
 mod support;
 
 const MIB: u64 = 1 << 20;
-/// What a kill may cost: what was on its way, and questions how far it is.
+/// Maximum number of bytes sent again after a kill: those in flight, and the leader's probes for the follower's offset.
 const LOST_BY_A_KILL: u64 = 6 * MIB;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// A cluster that takes snapshots only when it is told to, with so much state; one of its followers has
-/// none of it, is down, and needs a snapshot. Which.
+/// Starts a cluster that takes snapshots only on request, and writes `mib` MiB of state. One follower has none of it,
+/// is down, and needs a snapshot; returns its number as well.
 fn with_one_away(mib: u64) -> (Cluster, usize) {
     let mut cluster = Cluster::prepare(3);
     let words = ["--snapshot-log-bytes", "1TiB", "--snapshot-max-age", "1000h", "--trailing-bytes", "64KiB"];
@@ -41,12 +40,12 @@ fn with_one_away(mib: u64) -> (Cluster, usize) {
     (cluster, away)
 }
 
-/// How the leader is, if there is one.
+/// Status of the leader, if there is one.
 fn leading(cluster: &Cluster) -> Option<Status> {
     cluster.leader_of(0..3).and_then(|leader| cluster.status(leader))
 }
 
-/// How much of its snapshot that follower has, as its leader knows; all of it when it needs none any more.
+/// Bytes of the snapshot that the follower has, as the leader knows; `total` once it needs no snapshot any more.
 fn has(cluster: &Cluster, away: usize, total: u64) -> Option<u64> {
     let leading = leading(cluster)?;
     let peer = leading.peers.iter().find(|peer| peer.node == away as u64 + 1)?;
@@ -63,7 +62,7 @@ fn a_receiver_that_is_killed_again_and_again_goes_on_where_it_was() {
     cluster.spawn(away);
     let mut killed = Vec::new();
     for nth in 1..=kills {
-        // Spread over the whole of it.
+        // Kills are spread evenly over the transfer.
         let far = total * nth / (kills + 1);
         let there = || has(&cluster, away, total).filter(|has| *has >= far);
         let had = until("more of it is there", there, || cluster.logs());
@@ -98,7 +97,7 @@ fn a_receiver_that_is_killed_again_and_again_goes_on_where_it_was() {
         assert_eq!(killed.len() as u64, kills);
         assert!(again * 10 < total, "a tenth was sent again: {again}");
     }
-    // The last run of it was sent what the runs before it did not have.
+    // The last run received only what the runs before it lacked.
     let before = killed[killed.len() - 1].saturating_sub(LOST_BY_A_KILL);
     assert!(received <= total - before, "{received}, and {before} were there");
     cluster.expect_no_deaths();

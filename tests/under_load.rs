@@ -1,22 +1,22 @@
-//! What a snapshot costs those who write meanwhile: windows of the same load in turn, without one, while the
-//! leader takes one, while all do, and while a follower is sent one.
+//! The cost of snapshots for concurrent writes: measures the same load in alternating windows, without a snapshot,
+//! while the leader takes one, while all nodes take one, and while a follower receives one.
 //!
-//! Here it is only seen that all goes well; `scripts/under-load.sh` does it with a million keys
-//! (`DRAVE_LOAD_KEYS`, `DRAVE_LOAD_SECONDS`, `DRAVE_LOAD_ROUNDS`, `DRAVE_LOAD_RATE`), for the figures.
+//! This test only checks that all succeed; `scripts/under-load.sh` measures with a million keys (`DRAVE_LOAD_KEYS`,
+//! `DRAVE_LOAD_SECONDS`, `DRAVE_LOAD_ROUNDS`, `DRAVE_LOAD_RATE`).
 
 use drave::api::Status;
 use support::{Beside, Cluster, until};
 
 mod support;
 
-/// All windows write to the keys of this run of `drave bench`.
+/// Value of `--run` in every window, so that all write to the same keys.
 const RUN: &str = "7";
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// The load, and the cluster it falls on.
+/// The load and its cluster.
 struct Load {
     cluster: Cluster,
     keys: String,
@@ -25,13 +25,13 @@ struct Load {
     windows: u64,
 }
 
-/// What goes on while a window is measured.
+/// Activity during a window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Beneath {
     Nothing,
     LeaderTakes,
     AllTake,
-    /// One follower is down, and nothing else goes on: what a transfer is compared with.
+    /// One follower is down and there is no other activity: the baseline of a transfer.
     OneAway,
     OneReceives,
 }
@@ -58,13 +58,13 @@ impl Load {
         [&words[..], &["--clients", "8", "--timeout", "60s", "-o", "json"]].concat()
     }
 
-    /// Measures a window; how many snapshots were taken while it lasted.
+    /// Measures a window. Returns the number of snapshots taken meanwhile.
     fn window(&mut self, round: u64, beneath: Beneath) -> u64 {
         let leader = self.cluster.leader();
         self.windows += 1;
         let mut words = self.bench();
         words.extend(["--warmup", "300ms", "--duration", &self.duration]);
-        // In a closed loop so many are under way; in an open one as many as must be.
+        // A closed loop has 4 requests in flight per client; an open loop as many as its rate needs, up to 64.
         match self.rate.as_str() {
             "0" => words.extend(["--inflight", "4"]),
             rate => words.extend(["--inflight", "64", "--rate", rate]),
@@ -110,7 +110,7 @@ impl Load {
         self.cluster.leader_of(0..3).and_then(|leader| self.cluster.status(leader))
     }
 
-    /// How much of its snapshot that follower has.
+    /// Bytes of its snapshot that the follower has, and the size of the snapshot.
     fn has(&self, n: usize) -> Option<(u64, u64)> {
         let leading = self.leading()?;
         let peer = leading.peers.iter().find(|peer| peer.node == n as u64 + 1)?;

@@ -1,4 +1,4 @@
-//! The live view in a terminal of its own: what it shows, what its keys do, and what it leaves behind.
+//! The live view in a pseudo-terminal: its display, its keys, and the state it leaves behind.
 
 use rustix::process::Signal;
 use std::process::Command;
@@ -27,12 +27,12 @@ impl Demo {
         demo
     }
 
-    /// Waits until somebody leads, and says who, in which term.
+    /// Waits until there is a leader. Returns its id and its term.
     fn leader(&self) -> (u64, u64) {
         self.leader_after(0)
     }
 
-    /// Waits until somebody leads a later term than that one.
+    /// Waits until there is a leader of a term later than `term`.
     fn leader_after(&self, term: u64) -> (u64, u64) {
         let leads = || {
             let text = self.terminal.text();
@@ -44,7 +44,7 @@ impl Demo {
         until("somebody leads", leads, || self.terminal.text())
     }
 
-    /// Waits until the row of that node says so at its end.
+    /// Waits until the row of a node shows `state`.
     fn state(&self, node: u64, state: &str) {
         let row = |line: &str| line.starts_with(&format!("n{node} ")) && line.contains(state);
         self.terminal.line(&format!("n{node} {state}"), row);
@@ -54,7 +54,7 @@ impl Demo {
         self.terminal.line(event, |line| line.contains(event));
     }
 
-    /// The processes of all its nodes, by its own words.
+    /// The process ids of all nodes, from the demo's state file.
     fn pids(&self) -> Vec<i64> {
         let path = self.directory.path().join(format!("drave-demo-{}.json", self.base));
         let register: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
@@ -62,7 +62,7 @@ impl Demo {
     }
 }
 
-/// Whether a process is there and not only remembered.
+/// Whether a process is running and not a zombie.
 fn lives(pid: i64) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
@@ -83,7 +83,7 @@ fn keys_kill_freeze_thaw_and_start_nodes() {
     demo.event(&format!("kill -9 of n{first}, leader of term {term}"));
     let (second, term) = demo.leader_after(term);
     assert_ne!(first, second);
-    // It comes back by itself.
+    // The demo restarts the node by itself.
     demo.event(&format!("n{first} is started"));
 
     demo.terminal.press("z");
@@ -172,7 +172,7 @@ fn no_node_outlives_a_demo_that_is_killed_not_even_a_frozen_one() {
 #[test]
 fn a_closed_terminal_ends_the_demo() {
     let demo = Demo::start(80, 24);
-    // It is shown: before that, the end of a terminal ends it as it ends any program.
+    // Wait for the view: before that, the closed terminal ends the demo as it ends any program.
     demo.leader();
     let pids = demo.pids();
     let mut program = demo.terminal.close();
@@ -184,7 +184,7 @@ fn a_closed_terminal_ends_the_demo() {
 fn any_cluster_is_shown_and_left_alone_unless_asked_twice() {
     let mut cluster = Cluster::start(3);
     let leader = cluster.leader();
-    // One that follows: the others are found by what it says.
+    // A follower: the view finds the other nodes through its response.
     let one = cluster.addresses[(leader + 1) % 3].clone();
     let mut command = drave(&["top", "--endpoints", &one]);
     let mut terminal = Terminal::start(&mut command, 80, 24);
@@ -212,7 +212,7 @@ fn without_a_terminal_there_is_no_view() {
     assert!(said.err.contains("drave status --watch"), "{said:?}");
 }
 
-/// Whether this very program is to panic in a view: it is run in a terminal by the test below.
+/// If set, this test program panics inside a view. The test below runs it so in a terminal.
 const PANIC: &str = "DRAVE_TEST_PANIC_IN_A_VIEW";
 
 #[test]
@@ -220,7 +220,7 @@ fn a_panic_gives_the_terminal_back_and_is_seen() {
     let name = "a_panic_gives_the_terminal_back_and_is_seen";
     if std::env::var_os(PANIC).is_some() {
         let _screen = drave::cli::view::terminal::Screen::open().unwrap();
-        // On a thread that nobody waits for, and with the screen still open: the process is to end of it.
+        // Panics on a detached thread with the screen still open: the panic must end the process.
         std::thread::spawn(|| panic!("on purpose")).join().unwrap_err();
         std::process::abort();
     }

@@ -1,5 +1,5 @@
-//! Who is a voter, with processes that lose their directories: founders that come back empty, ids that are used
-//! again, older copies of directories. What was acknowledged is never denied, and never acknowledged by two logs.
+//! Voter identity, with processes that lose their directories: founders that come back empty, reused ids, and older
+//! copies of directories. Acknowledged writes are never denied, and no two logs both acknowledge writes.
 //!
 //! `scripts/mending.sh` runs many rounds of it (`DRAVE_MENDING_ROUNDS`).
 
@@ -13,7 +13,7 @@ use support::{Cluster, run, until};
 
 mod support;
 
-/// A directory and all that is in it, as it is now.
+/// Copies a directory with all its contents.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -26,7 +26,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Writes those keys, each of which must be acknowledged.
+/// Writes `count` keys, each of which must be acknowledged.
 fn write(cluster: &Cluster, name: &str, count: usize) {
     for n in 0..count {
         let said = cluster.run(&["put", &format!("{name}{n}"), "v", "--timeout", "20s"]);
@@ -34,7 +34,7 @@ fn write(cluster: &Cluster, name: &str, count: usize) {
     }
 }
 
-/// Whether a node on its own acknowledges a write, or denies what was acknowledged before.
+/// Whether a node on its own acknowledges a write, or denies an acknowledged one.
 fn serves_alone(cluster: &Cluster, n: usize, known: &str) -> bool {
     let alone = |words: &[&str]| run(cluster.drave(words).env("DRAVE_ENDPOINTS", &cluster.addresses[n]));
     let wrote = alone(&["put", "alone", "yes", "--timeout", "1s"]);
@@ -42,7 +42,7 @@ fn serves_alone(cluster: &Cluster, n: usize, known: &str) -> bool {
     wrote.code == Some(0) || read.code == Some(1)
 }
 
-/// A cluster of that many nodes that its first one founded alone, started with those words besides.
+/// Starts a cluster that its first node founded alone, with `words` as additional flags.
 fn grown(nodes: u16, words: &[&str]) -> Cluster {
     let mut cluster = Cluster::prepare(nodes);
     cluster.words.extend(words.iter().map(|word| (*word).to_owned()));
@@ -60,7 +60,7 @@ fn grown(nodes: u16, words: &[&str]) -> Cluster {
     cluster
 }
 
-/// Of what all nodes logged: no two led the same term of a log.
+/// Asserts from the logs of all nodes that no two of them led the same term.
 fn expect_one_leader_a_term(logs: &str) {
     let mut leaders = BTreeMap::new();
     for line in logs.lines().filter(|line| line.contains("] leads term ") && !line.contains("no more")) {
@@ -72,13 +72,13 @@ fn expect_one_leader_a_term(logs: &str) {
     assert!(!leaders.is_empty(), "nobody says that it leads\n{logs}");
 }
 
-/// How many rounds are made of what is done in rounds.
+/// Number of rounds, from `DRAVE_MENDING_ROUNDS` or else `default`.
 fn rounds(default: usize) -> usize {
     std::env::var("DRAVE_MENDING_ROUNDS").map_or(default, |rounds| rounds.parse().unwrap())
 }
 
-/// The public report: a removed id was given to an empty directory, which read of old that it was the only voter.
-/// Of a kind with databendlabs/openraft#2002, RedisLabs/redisraft#2.
+/// From a public report: a removed id was given to an empty directory, which read in the old log that it was the only
+/// voter. As in databendlabs/openraft#2002 and RedisLabs/redisraft#2.
 #[test]
 fn emptied_founder_does_not_lead_by_the_configuration_of_old() {
     let mut cluster = grown(3, &[]);
@@ -91,7 +91,7 @@ fn emptied_founder_does_not_lead_by_the_configuration_of_old() {
         assert_eq!(cluster.run(&["member", "remove", "1"]).code, Some(0), "{}", cluster.logs());
         let address = format!("1={}", cluster.addresses[0]);
         assert_eq!(cluster.run(&["member", "add", &address]).code, Some(0), "{}", cluster.logs());
-        // It is a joiner now: the others are silent as soon as it has read some of the log.
+        // The node joins now; the other nodes are stopped as soon as it has read some of the log.
         cluster.founders = 0;
         cluster.spawn(0);
         until("it reads the log", || cluster.status(0).filter(|status| status.last > 0), || cluster.logs());
@@ -111,11 +111,11 @@ fn emptied_founder_does_not_lead_by_the_configuration_of_old() {
     cluster.expect_no_deaths();
 }
 
-/// A founder that nobody founded with is emptied, and started as at first: the members that know it dial it, and it
-/// stops, with words.
+/// A node that founded the cluster alone is emptied, and started with its original flags. Members that know it dial it,
+/// and it stops with an error.
 #[test]
 fn emptied_lone_founder_stops_when_members_dial_it() {
-    // It waits two election timeouts before its first answer: on a loaded machine as well they must be enough.
+    // The node waits two election timeouts before its first response; they must suffice on a busy machine as well.
     for _ in 0..rounds(1) {
         let mut cluster = grown(3, &["--election-timeout", "500ms-1s"]);
         write(&cluster, "old", 5);
@@ -131,8 +131,8 @@ fn emptied_lone_founder_stops_when_members_dial_it() {
     }
 }
 
-/// Two of three founders are emptied, and all are started as at first, in either order: the third holds everything.
-/// Of a kind with openziti/fabric#576, etcd-io/etcd#10601.
+/// Two of three founders are emptied, and all are started with their original flags, in any order, while the third has
+/// the whole log. As in openziti/fabric#576 and etcd-io/etcd#10601.
 #[test]
 fn emptied_majority_does_not_found_over_the_holder() {
     let orders = [[2, 0, 1], [0, 1, 2], [1, 2, 0], [0, 2, 1], [1, 0, 2], [2, 1, 0]];
@@ -154,7 +154,7 @@ fn emptied_majority_does_not_found_over_the_holder() {
     }
 }
 
-/// An older copy of a directory comes back: it is noticed, the node is fed again, and nothing is lost.
+/// An older copy of a directory comes back: the cluster notices it, the node catches up again, and nothing is lost.
 #[test]
 fn older_copy_of_a_directory_is_noticed_and_fed_again() {
     let seed = rand::random();
@@ -180,7 +180,7 @@ fn older_copy_of_a_directory_is_noticed_and_fed_again() {
         cluster.spawn(at);
         let says = |cluster: &Cluster| cluster.logs().matches("acknowledged").count() > noticed;
         until("it is noticed", || says(&cluster).then_some(()), || cluster.logs());
-        // The other follower dies: the leader and the one that had lost go on.
+        // The other follower dies: the leader and the node with the older copy continue.
         let other = (0..3).find(|n| *n != at && *n != cluster.leader()).unwrap();
         cluster.kill(other);
         write(&cluster, &format!("two{round}-"), 2);

@@ -1,4 +1,4 @@
-//! Snapshots that hold something else than was written: an error each, never an empty state.
+//! Snapshots whose bytes differ from those written: always an error, never an empty state.
 
 use super::world::*;
 use drave::disk::{Disk, DiskFile};
@@ -7,7 +7,7 @@ use drave::snapshot::format::file_name;
 use drave::snapshot::{Fault, Store};
 use drave::types::ClusterId;
 
-/// A disk with two snapshots of which the newer one is damaged so.
+/// A disk with two snapshots, of which `damage` has damaged the newer one.
 fn damaged(damage: impl Fn(&SimDisk, &str)) -> (SimDisk, Ledger) {
     let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
     run(&disk, &[Step::Take(5, 60), Step::Take(12, 60)], &mut ledger).unwrap();
@@ -15,7 +15,7 @@ fn damaged(damage: impl Fn(&SimDisk, &str)) -> (SimDisk, Ledger) {
     (disk, ledger)
 }
 
-/// The older one is found, and what is wrong with the newer one is said.
+/// Asserts that the older snapshot is found, and that the damage of the newer one is reported.
 fn check(disk: &SimDisk, ledger: &Ledger, what: &str) {
     let before = disk.seen(&file_name(position(12)));
     let (_, mut found) = newest(disk).unwrap();
@@ -29,7 +29,7 @@ fn check(disk: &SimDisk, ledger: &Ledger, what: &str) {
     assert_eq!(disk.seen(&file_name(position(12))), before, "{what}: nothing is changed on the disk");
 }
 
-/// nats-server#7556, #4410: a damaged snapshot was taken for no data.
+/// nats-server#7556, #4410: a damaged snapshot was treated as no data.
 #[test]
 fn a_flipped_bit_is_always_noticed() {
     let size = file(12, 60).len() as u64;
@@ -86,7 +86,7 @@ fn what_another_node_sent_is_published_only_if_it_is_whole() {
         let again = receive(&store, 12, &whole, whole.len()).unwrap().unwrap();
         assert_eq!(again.bytes()[..], whole);
     }
-    // Whole, but not what was asked for.
+    // An intact snapshot, but not the requested one.
     let store = Store::open(SimDisk::new(), CLUSTER).unwrap();
     assert!(matches!(receive(&store, 13, &whole, whole.len()), Err(Fault::Damaged { .. })));
 }

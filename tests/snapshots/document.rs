@@ -1,4 +1,4 @@
-//! `wal-format.md` and the code say the same of snapshots: its dump is decoded, its tables are compared.
+//! Compares `wal-format.md` with the code: decodes its dump of a snapshot and compares its tables.
 
 use bytes::Bytes;
 use drave::api::Op;
@@ -13,7 +13,7 @@ use drave::types::*;
 
 const DOCUMENT: &str = include_str!("../../wal-format.md");
 
-/// The state whose snapshot the document shows: one session, in which one key was put.
+/// The state of the snapshot in the document: one session, which put one key.
 fn applied() -> Applier<Kv> {
     let mut applier = Applier::new(Kv::new());
     let command = Command::Put { key: b"x", value: b"1" }.encode();
@@ -29,7 +29,7 @@ fn applied() -> Applier<Kv> {
     applier
 }
 
-/// That snapshot, taken by node 1, alone in its cluster.
+/// The snapshot of the document, taken by node 1 of a single-node cluster.
 fn sample() -> Bytes {
     let mut applier = applied();
     let node = NodeId::new(1).unwrap();
@@ -60,7 +60,7 @@ fn section() -> &'static str {
     &DOCUMENT[from..]
 }
 
-/// The bytes of the section's own dump.
+/// The bytes of the dump in the section.
 fn dumped() -> Vec<u8> {
     let mut bytes = Vec::new();
     for line in section().lines() {
@@ -129,7 +129,7 @@ fn the_dump_is_a_state_to_go_on_from() {
     assert_eq!(restored.digest(), applied().digest());
 }
 
-/// Whether the section has a line with all of these words.
+/// Asserts that a line of the section has all of these words.
 fn says(words: &[&str]) {
     let found = section().lines().any(|line| words.iter().all(|word| line.contains(word)));
     assert!(found, "no line of the section says {words:?}");

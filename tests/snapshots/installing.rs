@@ -1,6 +1,6 @@
-//! A node's two directories together, journal and snapshots: a crash after every operation of either while
-//! it takes, publishes, prunes, compacts, receives and adopts; and another while it starts again. What was
-//! acknowledged is there, and no start is refused.
+//! A node's two directories together, journal and snapshots: a crash after every operation of either while the node
+//! takes, publishes, prunes, compacts, receives and installs; and another crash during the next start. Acknowledged
+//! entries are there, and no start fails.
 
 use drave::api::Op;
 use drave::apply::Applier;
@@ -17,27 +17,27 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 const CLUSTER: ClusterId = ClusterId(7);
-/// The last index of any script, and some more.
+/// An upper bound of the indexes in any script.
 const END: u64 = 90;
 
-/// What one node does, one thing after the other.
+/// One action of a node.
 #[derive(Clone, Copy, Debug)]
 enum Deed {
-    /// What the cluster committed, from one index to another, is appended and acknowledged.
+    /// Appends and acknowledges the committed entries from the first index to the second.
     Append(u64, u64),
-    /// What a deposed leader sent and nobody else has, likewise.
+    /// Appends and acknowledges entries that a deposed leader sent to this node alone.
     Diverge(u64, u64),
-    /// A snapshot is taken of all that is applied, and published.
+    /// Takes a snapshot of everything applied, and publishes it.
     Take,
-    /// One is begun, and a piece of it written.
+    /// Begins a snapshot, and writes its first piece.
     Begin,
-    /// And published.
+    /// Finishes and publishes the snapshot that was begun.
     Finish,
-    /// The log up to there gives way.
+    /// Compacts the log up to this index.
     Release(u64),
-    /// A leader's snapshot of that index is received, taken in and acknowledged.
+    /// Receives a leader's snapshot of this index, installs and acknowledges it.
     Receive(u64),
-    /// Half of one is received.
+    /// Receives half of a leader's snapshot of this index.
     Half(u64),
 }
 
@@ -53,7 +53,7 @@ fn position(index: u64) -> Position {
     Position::new(Index(index), Term(2 + index / 20))
 }
 
-/// What the cluster committed at that index.
+/// The committed entry at an index.
 fn entry(index: u64) -> Entry {
     let (key, value) = ([b'a' + (index % 7) as u8], [index as u8; 90]);
     let command = Command::Put { key: &key, value: &value }.encode();
@@ -64,19 +64,19 @@ fn entry(index: u64) -> Entry {
     codec::entry(position(index), ClusterTime(index * 10), Payload::Opaque(op.encode()))
 }
 
-/// What was never committed there.
+/// An entry that was never committed at an index.
 fn stray(index: u64) -> Entry {
     codec::entry(Position::new(Index(index), Term(1 + position(index).term.0)), ClusterTime(index), Payload::Noop)
 }
 
-/// The machine as of that index.
+/// The applied state as of an index.
 fn machine(upto: u64) -> Applier<Kv> {
     let mut applier = Applier::new(Kv::new());
     applier.apply(&(1..=upto).map(entry).collect::<Vec<_>>());
     applier
 }
 
-/// The two directories.
+/// The disks of the journal and of the snapshots.
 #[derive(Clone)]
 struct Disks([SimDisk; 2]);
 
@@ -95,21 +95,21 @@ impl Disks {
     }
 }
 
-/// What was acknowledged.
+/// Acknowledged entries.
 #[derive(Clone, Copy, Debug, Default)]
 struct Promise {
-    /// Everything that is committed up to here.
+    /// Every committed entry up to this index.
     committed: u64,
-    /// What a deposed leader sent, up to here; until a snapshot may have taken its place.
+    /// Entries of a deposed leader up to this index, until a snapshot may have replaced them.
     strays: u64,
 }
 
-/// A process.
+/// A running process.
 struct Up {
     journal: Journal<SimDisk>,
     keeper: SnapshotWorker<SimDisk>,
     applier: Applier<Kv>,
-    /// The last index of the log that is as committed.
+    /// The last index up to which the log equals the committed one.
     holds: u64,
     writes: u64,
 }
@@ -138,8 +138,8 @@ fn boot(disks: &Disks) -> Result<(Up, Recovered, Option<Snapshot>)> {
     ))
 }
 
-/// A start must work, and hold what was acknowledged: in the snapshot, or in the log behind it. The node is
-/// then as it says, and goes on.
+/// Asserts that a start succeeds and has the acknowledged entries, in the snapshot or in the log after it. Sets
+/// `promise` to what the node now holds, and returns the process.
 fn start(disks: &Disks, promise: &mut Promise) -> std::result::Result<Up, String> {
     let (mut up, recovered, snapshot) = boot(disks).map_err(|fault| format!("the start is refused: {fault}"))?;
     let base = recovered.base.position;
@@ -210,12 +210,12 @@ impl Up {
             Deed::Receive(index) => {
                 self.receive(index, 2)?;
                 if self.holds < index {
-                    // Once it is published, what nobody committed may be gone.
+                    // Once the snapshot is published, uncommitted entries may be gone.
                     promise.strays = 0;
                 }
                 let snapshot = self.receive(index, 1)?.expect("all of it");
                 let (applier, _, base) = Restore::begin(&self.applier, snapshot).all(&Meter::default())?;
-                // What is applied already is not made undone.
+                // A snapshot does not undo entries that are already applied.
                 if self.holds < index {
                     self.applier = applier;
                     self.write(Some(base), Vec::new())?;
@@ -228,7 +228,7 @@ impl Up {
         Ok(())
     }
 
-    /// Receives the first of so many parts of another node's snapshot, in pieces that fit nothing.
+    /// Receives the first of `parts` parts of another node's snapshot, in pieces that match no boundary.
     fn receive(&mut self, index: u64, parts: usize) -> Result<Option<Snapshot>> {
         let file = published(index);
         let (total, upto) = (file.bytes().len(), file.bytes().len() / parts);
@@ -246,7 +246,7 @@ impl Up {
     }
 }
 
-/// The snapshot of that index, as another node took it.
+/// The snapshot of an index, as taken by another node.
 fn published(index: u64) -> Snapshot {
     let disk = SimDisk::new();
     let (store, reserve) = (Store::open(disk.clone(), CLUSTER).unwrap(), Ballast::new(disk, 0));
@@ -263,7 +263,7 @@ fn published(index: u64) -> Snapshot {
     }
 }
 
-/// Everything that is done to the log, and to what takes its place.
+/// Scripts of all kinds of changes to the log and to its snapshots.
 fn scripts() -> Vec<(&'static str, Vec<Deed>)> {
     use Deed::*;
     vec![
@@ -273,7 +273,7 @@ fn scripts() -> Vec<(&'static str, Vec<Deed>)> {
             "received by one far behind",
             vec![Append(1, 12), Take, Release(12), Receive(40), Append(41, 44), Receive(60)],
         ),
-        // An entry at its last index that nobody committed (hashicorp/raft#697).
+        // The log has an uncommitted entry at the last index of the snapshot (hashicorp/raft#697).
         ("over a conflict", vec![Append(1, 10), Take, Diverge(11, 30), Receive(25), Append(26, 33), Take, Release(33)]),
         ("beyond a conflict", vec![Append(1, 10), Diverge(11, 20), Receive(40), Append(41, 44)]),
         ("what the log holds", vec![Append(1, 30), Half(20), Receive(20), Append(31, 33)]),
@@ -282,7 +282,7 @@ fn scripts() -> Vec<(&'static str, Vec<Deed>)> {
     ]
 }
 
-/// What was appended and acknowledged after a crash is as safe as what was before.
+/// Entries appended and acknowledged after a crash must be as safe as those before it.
 fn go_on(disks: &Disks, promise: &mut Promise) -> std::result::Result<(), String> {
     let mut up = start(disks, promise)?;
     let next = up.holds + 1;
@@ -295,19 +295,20 @@ fn go_on(disks: &Disks, promise: &mut Promise) -> std::result::Result<(), String
     start(disks, promise).map(drop)
 }
 
-/// The same disks after a crash, and after each of what may go wrong while it starts.
+/// Checks the disks after a crash, and after a second crash at each operation of the next start. Returns the number of
+/// those starts.
 fn survive(disks: &Disks, promise: Promise) -> std::result::Result<u64, String> {
     let mut starts = 0;
     for (how, seed) in [(Crash::Kill, 0), (Crash::Power, 1), (Crash::Power, 2)] {
         let crashed = disks.fork();
         crashed.crash(seed, how);
         go_on(&crashed.fork(), &mut promise.clone()).map_err(|why| format!("{how:?} {seed}: {why}"))?;
-        // It starts, and the power goes: what it believed, and would have acknowledged, is still there.
+        // The node starts and loses power: the entries that it would have acknowledged after the start are still there.
         let (started, mut believed) = (crashed.fork(), promise);
         drop(start(&started, &mut believed)?);
         started.crash(4, Crash::Power);
         go_on(&started, &mut believed).map_err(|why| format!("{how:?} {seed}, a start, power: {why}"))?;
-        // The start is cut off after each of its operations.
+        // Stops the start after each of its operations.
         for which in 0..2 {
             for operation in 0.. {
                 let again = crashed.fork();
@@ -327,7 +328,8 @@ fn survive(disks: &Disks, promise: Promise) -> std::result::Result<u64, String> 
     Ok(starts)
 }
 
-/// Runs a script until the disk of that number stops there; whether it did.
+/// Runs a script until the disk of number `which` stops as requested. Returns the disks, the acknowledged entries, and
+/// whether the disk stopped.
 fn run(script: &[Deed], stop: Option<(usize, Stop)>) -> (Disks, Promise, bool) {
     let (disks, mut promise) = (Disks([SimDisk::new(), SimDisk::new()]), Promise::default());
     if let Some((which, stop)) = stop {
@@ -344,8 +346,8 @@ fn run(script: &[Deed], stop: Option<(usize, Stop)>) -> (Disks, Promise, bool) {
     (disks, promise, stopped)
 }
 
-/// openraft 674e78aa and ac3e5a89, hashicorp/raft#697: conflicting entries left beside an installed
-/// snapshot, with a crash in between.
+/// openraft 674e78aa and ac3e5a89, hashicorp/raft#697: conflicting entries left beside an installed snapshot, with a
+/// crash in between.
 #[test]
 fn whatever_operation_of_taking_installing_or_compacting_is_the_last_nothing_acknowledged_is_lost() {
     let (mut operations, mut starts) = (0, 0);
@@ -367,7 +369,7 @@ fn whatever_operation_of_taking_installing_or_compacting_is_the_last_nothing_ack
     assert!(operations > 300 && starts > 3000, "{operations} crashes, {starts} more while starting");
 }
 
-/// The log gives way before the snapshot that replaces it is published: seen, or the test above sees nothing.
+/// Releases the log before its snapshot is published. This must be noticed, or the test above proves nothing.
 #[test]
 fn a_log_that_is_let_go_of_too_early_is_noticed() {
     let script = [Deed::Append(1, 40), Deed::Begin, Deed::Release(40), Deed::Finish];
@@ -383,7 +385,7 @@ fn a_log_that_is_let_go_of_too_early_is_noticed() {
     assert!(lost > 0 && lost < crashes, "{lost} of {crashes}");
 }
 
-/// A leader's snapshot arrives while an own one is being taken: the older one is no fault, and does not stay.
+/// A leader's snapshot arrives while the node takes its own. The older one is no fault and does not stay.
 #[test]
 fn who_takes_a_snapshot_may_be_overtaken_by_a_leaders() {
     use Deed::*;

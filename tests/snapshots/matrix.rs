@@ -1,4 +1,4 @@
-//! A crash after every operation of the disk; every operation failing once; a disk that is full.
+//! A crash after every operation of the disk; every operation failing once; a full disk.
 
 use super::world::*;
 use drave::sim::disk::{Crash, SimDisk, Stop};
@@ -6,12 +6,12 @@ use drave::snapshot::{ChunkKind, Fault, Store};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-/// What may happen after that script: everything, or of a large one, which takes its time, something.
+/// Events after a script: all of them, or two for a large script, which takes long.
 fn between(name: &str) -> &'static [Between] {
     if name == "large" { &[Between::Power(1), Between::StartThenPower(4)] } else { &BETWEEN }
 }
 
-/// More than is written between two syncs.
+/// More bytes than are written between two syncs.
 const LARGE: usize = 3 << 19;
 
 fn scripts() -> Vec<(&'static str, Vec<Step>)> {
@@ -83,7 +83,7 @@ fn a_full_disk_is_said_and_loses_nothing() {
                 Err(Fault::Full { .. }) => full += 1,
                 Err(fault) => panic!("{name}, {capacity}: {fault}"),
             }
-            // The node goes on with what it has, and when there is room again, all is as ever.
+            // The node continues with the snapshot it has, and fully recovers once there is space again.
             ledger.check(&newest(&disk).unwrap().1).unwrap_or_else(|why| panic!("{name}, {capacity}: {why}"));
             disk.set_capacity(None);
             for between in BETWEEN {
@@ -94,7 +94,7 @@ fn a_full_disk_is_said_and_loses_nothing() {
     }
 }
 
-/// baidu/braft#423, dgraph#2707: a transfer that broke began at zero again, or never.
+/// baidu/braft#423, dgraph#2707: an interrupted transfer restarted at zero, or never.
 #[test]
 fn a_receiver_that_is_killed_ten_times_asks_for_little_again() {
     let whole = file(12, 300_000);
@@ -112,7 +112,7 @@ fn a_receiver_that_is_killed_ten_times_asks_for_little_again() {
         }
         disk.crash(&mut StdRng::seed_from_u64(life as u64), Crash::Kill);
     }
-    // At worst the chunk that was not yet whole, each time.
+    // At worst each kill loses the incomplete chunk.
     let longest = pieces(12, 300_000).iter().map(|(_, body)| body.len()).max().unwrap() + 12;
     assert!(asked <= whole.len() + 10 * longest, "{asked} of {}", whole.len());
     assert!(asked < 4 * whole.len(), "{asked} of {}", whole.len());

@@ -1,4 +1,4 @@
-//! Scripts of what is done to a directory of snapshots, and what must hold whatever becomes of it.
+//! Scripts of actions on a directory of snapshots, and the invariants that hold after any crash.
 
 use drave::sim::disk::{Crash, SimDisk};
 use drave::snapshot::{ChunkKind, Fault, Header, Newest, Snapshot, Store};
@@ -27,22 +27,22 @@ pub fn header(index: u64) -> Header {
     }
 }
 
-/// Something done to a directory of snapshots.
+/// An action on a directory of snapshots.
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
-    /// The snapshot of that index is taken; in pieces of about so many bytes.
+    /// Takes the snapshot of this index, in pieces of about this many bytes.
     Take(u64, usize),
-    /// One is begun, and given up.
+    /// Begins a snapshot and abandons it.
     GiveUp(u64, usize),
-    /// One is received.
+    /// Receives a snapshot.
     Receive(u64, usize),
-    /// One is received up to the middle.
+    /// Receives the first half of a snapshot.
     Half(u64, usize),
-    /// What is older than that one goes.
+    /// Prunes the snapshots older than this index.
     Prune(u64),
 }
 
-/// What the snapshot of that index holds: some sessions, more machine.
+/// The content of the snapshot of an index: a few session chunks, and more machine chunks.
 pub fn pieces(index: u64, bytes: usize) -> Vec<(ChunkKind, Vec<u8>)> {
     let body =
         |n: usize| (0..bytes / 2 + n % 3 * bytes / 3).map(|at| (at as u64 * 31 + index + n as u64) as u8).collect();
@@ -63,37 +63,37 @@ fn take(store: &Store<SimDisk>, index: u64, bytes: usize) -> Result<Snapshot, Fa
     writer.finish()
 }
 
-/// The file of that snapshot, as another node would send it.
+/// The file of a snapshot, as another node would send it.
 pub fn file(index: u64, bytes: usize) -> Vec<u8> {
     let store = Store::open(SimDisk::new(), CLUSTER).unwrap();
     take(&store, index, bytes).unwrap().bytes().to_vec()
 }
 
-/// Receives what is missing of the first `upto` bytes, in steps that fit nothing.
+/// Receives the missing part of the first `upto` bytes, in steps that match no boundary.
 pub fn receive(store: &Store<SimDisk>, index: u64, file: &[u8], upto: usize) -> Result<Option<Snapshot>, Fault> {
     let mut incoming = store.incoming(position(index), file.len() as u64)?;
     let step = (file.len() / 4).max(333);
     while incoming.at() < upto as u64 {
         let at = incoming.at() as usize;
-        // What was sent before comes once more.
+        // Repeats the last 100 bytes, as after a lost response.
         let from = at.saturating_sub(100);
         incoming.put(from as u64, &file[from..(at + step).min(upto)])?;
     }
     if incoming.is_complete() { incoming.finish().map(Some) } else { Ok(None) }
 }
 
-/// What has been said of the directory.
+/// The history of the directory.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    /// What was begun: it may be there.
+    /// Indexes of the snapshots that were begun, which may be present.
     pub begun: BTreeSet<u64>,
-    /// The newest that was said to be published.
+    /// Index of the newest snapshot that was reported as published.
     pub promised: u64,
-    /// How large the pieces are.
+    /// Size parameter of the pieces, in bytes.
     pub bytes: usize,
 }
 
-/// Does one thing after another, until the disk fails.
+/// Runs a script until the disk fails.
 pub fn run(disk: &SimDisk, script: &[Step], ledger: &mut Ledger) -> Result<(), Fault> {
     let store = Store::open(disk.clone(), CLUSTER)?;
     for step in script {
@@ -130,7 +130,8 @@ impl Ledger {
         self.bytes = bytes;
     }
 
-    /// The newest is the old one or the new one, whole, and nothing is wrong beside it.
+    /// Asserts that the newest snapshot is the old or the new one, intact, and that no damage is found beside it.
+    /// Returns its index.
     pub fn check(&self, newest: &Newest) -> Result<u64, String> {
         if let Some(fault) = newest.damaged.first() {
             return Err(format!("damaged: {fault}"));
@@ -160,12 +161,12 @@ impl Ledger {
     }
 }
 
-/// What happens between the end of a process and the check.
+/// Events between the end of a process and the check.
 #[derive(Clone, Copy, Debug)]
 pub enum Between {
     Kill,
     Power(u64),
-    /// It is started once, and then the power goes: what the start believed must still be there.
+    /// The node starts once, and then the power fails: the snapshot that the start found must still be there.
     StartThenPower(u64),
 }
 
@@ -180,14 +181,14 @@ pub const BETWEEN: [Between; 8] = [
     Between::StartThenPower(6),
 ];
 
-/// What a start finds.
+/// Opens the store as a start does, and finds the newest snapshot.
 pub fn newest(disk: &SimDisk) -> Result<(Store<SimDisk>, Newest), String> {
     let store = Store::open(disk.clone(), CLUSTER).map_err(|fault| format!("no start: {fault}"))?;
     let newest = store.newest().map_err(|fault| format!("no start: {fault}"))?;
     Ok((store, newest))
 }
 
-/// Crashes that disk, and sees that it can be lived with.
+/// Crashes the disk, and checks that the directory is usable.
 pub fn survive(disk: &SimDisk, ledger: &Ledger, between: Between) -> Result<(), String> {
     let (disk, mut ledger) = (disk.fork(), ledger.clone());
     let crash = |how, seed| disk.crash(&mut StdRng::seed_from_u64(seed), how);
@@ -203,7 +204,7 @@ pub fn survive(disk: &SimDisk, ledger: &Ledger, between: Between) -> Result<(), 
     let (store, found) = newest(&disk)?;
     ledger.promised = ledger.check(&found)?;
 
-    // Life goes on: what was half received is received, and in the end only the newest is left.
+    // The node continues: a partial snapshot is completed, and in the end only the newest one is left.
     let next = ledger.begun.last().copied().unwrap_or(0).max(ledger.promised) + 1;
     let resume = ledger.begun.last().copied().filter(|last| *last > ledger.promised).unwrap_or(next);
     ledger.begin(resume, ledger.bytes.max(100));
