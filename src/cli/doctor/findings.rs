@@ -208,6 +208,12 @@ fn of_leader(leader: &Status, statuses: &[&Status], out: &mut Vec<Finding>) {
             _ if peer.lost_acknowledged > 0 => {
                 format!("has lost entries up to {}, which it acknowledged · check its disk", peer.lost_acknowledged)
             }
+            Some(lag) if peer.losses > 0 => {
+                format!(
+                    "{lag} entries behind, {} · had lost what it acknowledged, and was sent it again · check its disk",
+                    peer.stage
+                )
+            }
             Some(lag) => format!("{lag} entries behind, {}", peer.stage),
             None => "has not said how far it is".to_owned(),
         };

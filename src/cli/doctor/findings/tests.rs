@@ -49,6 +49,17 @@ fn of_a_cluster_that_is_well_nothing_is_said() {
 }
 
 #[test]
+fn follower_that_recovered_from_a_loss_is_a_warning_that_gives_the_reason() {
+    let mut leader = status(1);
+    leader.peers[1].losses = 1;
+    let findings = examine(&[node(leader), node(status(2)), node(status(3))]);
+    let odd: Vec<&Finding> = findings.iter().filter(|finding| finding.level != Level::Pass).collect();
+    let [finding] = odd[..] else { panic!("{}", odd.len()) };
+    assert_eq!((finding.level, finding.what.as_str()), (Level::Warn, "n3 in step"));
+    assert!(finding.found.contains("had lost what it acknowledged"), "{}", finding.found);
+}
+
+#[test]
 fn each_thing_that_is_not_well_is_found_and_nothing_else() {
     let one = |level, what: &str| vec![(level, what.to_owned())];
     assert_eq!(found(|nodes| of(&mut nodes[1]).fsync = false), one(Level::Fail, "n2 fsync"));
