@@ -147,7 +147,7 @@ fn main() {
     let directory = tempfile::tempdir_in(Path::new(&place)).unwrap();
     let disk = FsDisk::make(directory.path(), Syncs::Skipped).unwrap();
     let op = Bytes::from(vec![7; 128]);
-    println!("one entry of 128 B, in ns; a write is proposed, taken in, and in the file, unsynced\n");
+    println!("one entry of 128 B, in ns; a write is proposed, accepted, and written to the file, unsynced\n");
     println!("| entries | write | read the oldest | in the middle | the newest | scan, 1 thread | 2 threads | |");
     println!("|---:|---:|---:|---:|---:|---:|---:|---:|");
     let mut wanted = 10_000_u64;

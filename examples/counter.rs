@@ -59,7 +59,7 @@ impl StateMachine for Counters {
     }
 
     fn restore(&mut self, piece: &[u8]) -> Result<(), Malformed> {
-        let (count, name) = piece.split_first_chunk().ok_or(Malformed("not a counter"))?;
+        let (count, name) = piece.split_first_chunk().ok_or(Malformed("too short for a counter"))?;
         let count = u64::from_le_bytes(*count);
         self.digest += hash(count, name);
         self.counts.insert(name.to_vec(), count);
@@ -80,7 +80,7 @@ fn visit(handle: &Handle) -> Result<(), drave::client::ClientError> {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let id = NodeId::new(1).expect("it is not zero");
+    let id = NodeId::new(1).expect("the node id is not zero");
     let data = std::env::args().nth(1).unwrap_or_else(|| "counter-data".into());
     let config = Config::new(id, BTreeMap::from([(id, "127.0.0.1:7471".to_owned())]), data);
     let server = Server::open(config, Counters::default())?;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A million requests that make no sense at each door of a cluster, and how long honest writes take meanwhile.
+# Sends a million malformed requests to each port of a cluster, and measures the latency of honest writes meanwhile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 requests=1000000 rate=10000
@@ -10,6 +10,6 @@ while [ $# -gt 0 ]; do
     *) echo "usage: scripts/malformed.sh [--requests N] [--rate N-A-SECOND]" >&2; exit 2 ;;
   esac
 done
-echo "$requests requests at each door, $rate a second at most"
+echo "$requests requests to each port, $rate a second at most"
 export DRAVE_MALFORMED=$requests DRAVE_MALFORMED_RATE=$rate
 exec cargo test --release --test malformed -- --nocapture

@@ -41,7 +41,7 @@ pub struct HelloContext {
 
 /// Why this node closes its connection to a node that it dialed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Unwelcome {
+pub enum WelcomeError {
     /// Another node, or a node of another cluster, answers at the address.
     Stranger,
     /// It comes with another disk than the one it is known by.
@@ -64,7 +64,7 @@ pub struct Admission {
     /// The node that this one follows, if any; itself if it leads.
     leader: Option<NodeId>,
     /// Former members, and until when this node stays connected to them.
-    leavers: BTreeMap<NodeId, (Member, Time)>,
+    former_members: BTreeMap<NodeId, (Member, Time)>,
     /// Peers that connected to this node and are not in its configuration, or not yet, with the address to dial them
     /// at.
     guests: BTreeMap<NodeId, Member>,
@@ -85,7 +85,7 @@ impl Admission {
             no_configuration: true,
             configured: Position::ZERO,
             leader: None,
-            leavers: BTreeMap::new(),
+            former_members: BTreeMap::new(),
             guests: BTreeMap::new(),
             met: BTreeMap::new(),
             runs: BTreeMap::new(),
@@ -146,9 +146,9 @@ impl Admission {
         let added = members.ids().filter(|id| !stays(*id)).collect();
         self.met.retain(|peer, _| stays(*peer));
         for (id, member) in before.members {
-            self.leavers.entry(id).or_insert((member, now + LEAVERS_FOR));
+            self.former_members.entry(id).or_insert((member, now + LEAVERS_FOR));
         }
-        self.leavers.retain(|id, _| !members.members.contains_key(id));
+        self.former_members.retain(|id, _| !members.members.contains_key(id));
         self.guests.retain(|id, _| !members.members.contains_key(id));
         added
     }
@@ -158,19 +158,19 @@ impl Admission {
     /// stranger. (Counter-example: a follower that has not yet received the entry that adds its leader again closes
     /// only its own link. It goes on receiving from the leader and never answers it.)
     pub fn forget_leavers(&mut self, now: Time) -> Vec<NodeId> {
-        let due = self.leavers.iter().filter(|(_, (_, until))| *until <= now).map(|(id, _)| *id).collect();
-        self.leavers.retain(|_, (_, until)| *until > now);
+        let due = self.former_members.iter().filter(|(_, (_, until))| *until <= now).map(|(id, _)| *id).collect();
+        self.former_members.retain(|_, (_, until)| *until > now);
         due
     }
 
     /// Whether there are former members to which this node stays connected.
     pub fn has_leavers(&self) -> bool {
-        !self.leavers.is_empty()
+        !self.former_members.is_empty()
     }
 
     /// All peers to connect to, and this node itself: members, former members, guests.
     pub fn peers_to_dial(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
-        let leavers = self.leavers.iter().map(|(id, (member, _))| (id, member));
+        let leavers = self.former_members.iter().map(|(id, (member, _))| (id, member));
         self.members.members.iter().chain(leavers).chain(&self.guests)
     }
 
@@ -209,7 +209,7 @@ impl Admission {
         match hello.caller {
             CallerKind::Peer { .. } if circumstances.unproven => Err(Reason::Unproven),
             CallerKind::Peer { node, .. } if node == self.me.node => Err(Reason::Double),
-            CallerKind::Peer { node, .. } if !self.is_spoken_to(node) && !self.takes_guest(node) => {
+            CallerKind::Peer { node, .. } if !self.is_spoken_to(node) && !self.accepts_guest(node) => {
                 Err(Reason::Stranger)
             }
             CallerKind::Peer { .. } if hello.cluster.is_none() => Err(Reason::Cluster),
@@ -233,13 +233,13 @@ impl Admission {
     /// this node stays connected to it: it may need entries, or a snapshot, before it learns that it was removed, and
     /// the next are sent only when it has acknowledged the last.
     fn is_spoken_to(&self, peer: NodeId) -> bool {
-        self.members.members.contains_key(&peer) || self.leavers.contains_key(&peer)
+        self.members.members.contains_key(&peer) || self.former_members.contains_key(&peer)
     }
 
     /// Whether to admit a stranger of this cluster: this node's configuration may be old, and a leader of a newer one
     /// must be able to reach it (votes and entries go by the sender's configuration, §6). Not while this node follows
     /// another leader: then the stranger was removed, and the refusal informs it.
-    fn takes_guest(&self, peer: NodeId) -> bool {
+    fn accepts_guest(&self, peer: NodeId) -> bool {
         self.leader.is_none_or(|leader| leader == peer) && self.guests.len() < MEMBERS_MAX
     }
 
@@ -271,14 +271,14 @@ impl Admission {
 
     /// Handles the Welcome of a peer that this node dialed. Returns the disk it is met with, if its messages count from
     /// now on; or why to close the connection.
-    pub fn welcomed(&mut self, peer: NodeId, welcome: &Welcome) -> Result<Option<DiskId>, Unwelcome> {
+    pub fn welcomed(&mut self, peer: NodeId, welcome: &Welcome) -> Result<Option<DiskId>, WelcomeError> {
         if welcome.node != peer || welcome.cluster != self.me.cluster {
-            return Err(Unwelcome::Stranger);
+            return Err(WelcomeError::Stranger);
         }
         match self.class_of(peer, welcome.disk, welcome.holds) {
             PeerClass::Full | PeerClass::LeaderOnly => Ok(self.meet(peer, welcome.disk, welcome.holds)),
-            PeerClass::Refused(Refused::Disk { .. }) => Err(Unwelcome::Disk),
-            PeerClass::Refused(Refused::Log { .. } | Refused::NoLog) => Err(Unwelcome::Log),
+            PeerClass::Refused(Refused::Disk { .. }) => Err(WelcomeError::Disk),
+            PeerClass::Refused(Refused::Log { .. } | Refused::NoLog) => Err(WelcomeError::Log),
         }
     }
 
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_is_met_with_its_disk_and_stays_with_it() {
+    fn peer_is_bound_to_the_disk_it_first_presented() {
         let (mut one, two) = (admission(1, 3), admission(2, 3));
         let hello = two.hello(id(1), "n2:1");
         assert!(one.check_hello(&hello, HelloContext::default()).is_ok());
@@ -334,14 +334,14 @@ mod tests {
         let mut emptied = two.clone();
         emptied.me.disk = DiskId(1002);
         assert_eq!(one.check_hello(&emptied.hello(id(1), ""), HelloContext::default()), Err(Reason::Disk));
-        assert_eq!(one.welcomed(id(2), &emptied.welcome(4)), Err(Unwelcome::Disk));
+        assert_eq!(one.welcomed(id(2), &emptied.welcome(4)), Err(WelcomeError::Disk));
         assert_eq!(one.welcomed(id(2), &two.welcome(4)), Ok(Some(DiskId(2))));
-        assert_eq!(one.welcomed(id(3), &two.welcome(4)), Err(Unwelcome::Stranger));
+        assert_eq!(one.welcomed(id(3), &two.welcome(4)), Err(WelcomeError::Stranger));
     }
 
     /// Seed 2199025001226 with `--members`: a joiner that became leader refused a learner's disk for good.
     #[test]
-    fn disk_of_a_peer_that_was_met_before_there_was_a_configuration_may_be_another() {
+    fn disk_learned_before_a_configuration_may_change() {
         let (mut joiner, two) = (admission(1, 0), admission(2, 3));
         let members = two.members().clone();
         joiner.set_members(Time::ZERO, &Membership::default(), Position::ZERO, || members.clone());
@@ -351,24 +351,24 @@ mod tests {
         let judges = |joiner: &Admission| joiner.check_hello(&emptied.hello(id(1), ""), HelloContext::default());
         assert_eq!(judges(&joiner), Err(Reason::Disk));
         let added = joiner.set_members(Time::ZERO, &members, Position::ZERO, Membership::default);
-        assert_eq!(added, [id(1), id(2), id(3)], "each says anew with which disk it comes");
+        assert_eq!(added, [id(1), id(2), id(3)], "each peer introduces its disk again");
         assert!(judges(&joiner).is_ok());
     }
 
     #[test]
-    fn a_second_process_of_a_peer_is_refused_until_the_first_is_gone() {
+    fn second_process_of_a_peer_is_refused_until_the_first_ends() {
         let (mut one, two) = (admission(1, 3), admission(2, 3));
         one.admit(&two.hello(id(1), ""));
         let mut twin = two.clone();
         twin.me.run.id = 77;
         assert_eq!(one.check_hello(&twin.hello(id(1), ""), HelloContext::default()), Err(Reason::Twin));
-        assert!(one.check_hello(&two.hello(id(1), ""), HelloContext::default()).is_ok(), "the same process dials anew");
+        assert!(one.check_hello(&two.hello(id(1), ""), HelloContext::default()).is_ok(), "the same process redials");
         assert!(!one.gone(id(2)));
         assert!(one.check_hello(&twin.hello(id(1), ""), HelloContext::default()).is_ok());
     }
 
     #[test]
-    fn another_state_machine_is_refused() {
+    fn peer_with_another_state_machine_is_refused() {
         let (one, two) = (admission(1, 3).of_machine("kv 1"), admission(2, 3));
         let judges =
             |machine| one.check_hello(&two.clone().of_machine(machine).hello(id(1), ""), HelloContext::default());
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_a_guest_only_where_nobody_else_leads() {
+    fn stranger_is_admitted_as_guest_only_without_a_leader() {
         let (mut one, nine) = (admission(1, 3), admission(9, 9));
         let hello = nine.hello(id(1), "n9:1");
         one.set_leader(Some(id(2)));
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_was_removed_is_spoken_to_for_a_while() {
+    fn removed_member_stays_connected_for_a_while() {
         let mut one = admission(1, 3);
         let fewer = Membership::founding((1..=2).map(|n| (id(n), format!("n{n}:1"))));
         assert!(one.set_members(Time(5), &fewer, Position::ZERO, Membership::default).is_empty());
@@ -401,7 +401,7 @@ mod tests {
         one.set_leader(Some(id(1)));
         let hello = admission(3, 3).hello(id(1), "n3:1");
         assert!(one.check_hello(&hello, HelloContext::default()).is_ok());
-        assert!(!one.admit(&hello).1, "it is dialed already");
+        assert!(!one.admit(&hello).1, "the peer is dialed already");
         assert_eq!(one.forget_leavers(Time(6)), []);
         assert_eq!(one.forget_leavers(Time(5) + LEAVERS_FOR), [id(3)], "its connections are closed");
         assert!(one.peers_to_dial().all(|(peer, _)| *peer != id(3)));
@@ -410,12 +410,12 @@ mod tests {
 
     /// Seed 2199023300540 of ten seconds: messages of the peer were accepted forever, and never answered again.
     #[test]
-    fn a_former_member_that_leads_after_a_while_is_a_guest() {
+    fn former_member_that_leads_is_admitted_as_guest() {
         let mut one = admission(1, 3);
         let fewer = Membership::founding((1..=2).map(|n| (id(n), format!("n{n}:1"))));
         one.set_members(Time(5), &fewer, Position::ZERO, Membership::default);
         let hello = admission(3, 3).hello(id(1), "n3:1");
-        assert!(!one.admit(&hello).1, "it is dialed as a former member");
+        assert!(!one.admit(&hello).1, "the peer is dialed as a former member");
         // Its connections are closed then, so it dials anew.
         one.forget_leavers(Time(5) + LEAVERS_FOR);
         one.gone(id(3));

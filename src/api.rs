@@ -110,7 +110,7 @@ impl<'a> Op<&'a [u8]> {
             Some(Op::Open { window, .. }) if window == 0 || window > SESSION_WINDOW_MAX => {
                 Err(Malformed("a session's window is 1 to 1024"))
             }
-            Some(Op::Execute { seq: 0, .. }) => Err(Malformed("a session's numbers begin at 1")),
+            Some(Op::Execute { seq: 0, .. }) => Err(Malformed("a session's sequence numbers begin at 1")),
             Some(op) => Ok(op),
         }
     }
@@ -319,7 +319,7 @@ pub enum Refusal {
     NoSpace,
     /// Another membership change is under way: only one at a time is allowed (§6), and none before this leader's first
     /// entry is committed.
-    #[error("another change of members is under way, since {since}")]
+    #[error("another membership change is in progress, since {since}")]
     Changing {
         /// The index of the configuration that has to be committed first.
         since: Index,
@@ -337,13 +337,13 @@ pub enum Refusal {
         why: String,
     },
     /// The requested snapshot no longer exists: a newer one has replaced it.
-    #[error("that snapshot is gone: a newer one has taken its place")]
+    #[error("that snapshot no longer exists: a newer one has replaced it")]
     SnapshotGone,
     /// The process that runs the node does not support the request.
-    #[error("the process that runs this node does not offer that")]
+    #[error("the process that runs this node does not support this request")]
     NotOffered,
     /// The target did not take over in time: the leader goes on.
-    #[error("{to} did not take over in time; the leader goes on")]
+    #[error("{to} did not take over in time; the leader keeps leading")]
     TransferTimedOut {
         /// The target.
         to: NodeId,
@@ -570,7 +570,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operations_come_back_as_they_were() {
+    fn operation_roundtrips() {
         for op in [
             Op::Open { window: 7, ordered: false },
             Op::Open { window: 7, ordered: true },
@@ -583,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_that_break_the_rules_are_not_read() {
+    fn invalid_operation_is_rejected() {
         for ordered in [false, true] {
             assert!(Op::decode(Op::Open { window: 0, ordered }.encode()).is_err());
             assert!(Op::decode(Op::Open { window: SESSION_WINDOW_MAX + 1, ordered }.encode()).is_err());

@@ -104,7 +104,7 @@ impl Reader {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
-            _ => Err(Malformed("neither yes nor no")),
+            _ => Err(Malformed("neither 0 nor 1")),
         }
     }
 
@@ -115,7 +115,7 @@ impl Reader {
 
     /// Reads a node id that must not be 0.
     pub fn node_id(&mut self) -> Result<NodeId> {
-        self.node()?.ok_or(Malformed("node 0 is nobody"))
+        self.node()?.ok_or(Malformed("node id 0 is invalid"))
     }
 
     /// Reads an index, then a term.
@@ -244,7 +244,7 @@ fn entry_header(entry: &Entry, encoded: &[u8]) -> [u8; ENTRY_HEADER - 4] {
         Payload::Membership(_) => MEMBERSHIP,
         Payload::Opaque(_) => OPAQUE,
     };
-    assert!(encoded.len() < 1 << 24, "a payload's length fits three bytes");
+    assert!(encoded.len() < 1 << 24, "a payload's length fits in three bytes");
     let mut header = [0; ENTRY_HEADER - 4];
     LittleEndian::write_u24(&mut header, encoded.len() as u32);
     header[3] = kind;
@@ -307,7 +307,7 @@ fn membership_size(membership: &Membership) -> usize {
 /// member: id (8), flags (1: voter 1, outgoing 2, and at most one of rises 4, succeeds 8, leaves 16), the id of the
 /// voter that it succeeds, if any (8), disk id (8, 0 unknown), and the address prefixed by its length.
 pub fn put_membership(out: &mut impl BufMut, membership: &Membership) {
-    assert!(membership.members.len() <= MEMBERS_MAX, "a membership was checked when it was made");
+    assert!(membership.members.len() <= MEMBERS_MAX, "the number of members is checked when a membership is created");
     out.put_u16_le(membership.level);
     out.put_u16_le(membership.members.len() as u16);
     out.put_u64_le(membership.log_id.map_or(0, |log| log.0));
@@ -384,7 +384,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn entries_come_back_as_they_were(index: u64, term: u64, command: Vec<u8>) {
+        fn entry_roundtrips(index: u64, term: u64, command: Vec<u8>) {
             let entry = sample(index, term, Payload::Opaque(command.into()));
             let mut reader = Reader::new(encoded(&entry));
             prop_assert_eq!(read_entry(&mut reader), Ok(entry));
@@ -392,7 +392,7 @@ mod tests {
         }
 
         #[test]
-        fn a_flipped_bit_is_always_seen(command: Vec<u8>, at: prop::sample::Index, bit in 0..8) {
+        fn entry_with_flipped_bit_is_rejected(command: Vec<u8>, at: prop::sample::Index, bit in 0..8) {
             let mut bytes = encoded(&sample(812, 3, Payload::Opaque(command.into()))).to_vec();
             let at = at.index(bytes.len());
             bytes[at] ^= 1u8 << bit;
@@ -400,14 +400,14 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_an_error_and_nothing_worse(bytes: Vec<u8>) {
+        fn arbitrary_bytes_decode_without_panic(bytes: Vec<u8>) {
             let _either = read_entry(&mut Reader::new(bytes.clone().into()));
             let _either = read_membership(&mut Reader::new(bytes.into()));
         }
     }
 
     #[test]
-    fn integers_have_one_spelling() {
+    fn integer_is_parsed_in_canonical_form_only() {
         for number in [0, 7, -7, 10, i64::MAX, i64::MIN] {
             assert_eq!(integer(number.to_string().as_bytes()), Some(number));
         }
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn memberships_come_back_as_they_were() {
+    fn membership_roundtrips() {
         let id = |n| NodeId::new(n).unwrap();
         let mut membership = Membership::founding([(id(1), "a:1".into()), (id(2), "b:2".into())]);
         let prospects = [PendingRole::Stays, PendingRole::Promote, PendingRole::Replace(id(1)), PendingRole::Remove];

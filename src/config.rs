@@ -32,7 +32,7 @@ pub struct Config {
     /// are only addresses to dial first.
     pub peers: BTreeMap<NodeId, String>,
     /// The cluster to join, if the directory is empty: one that was founded without this node.
-    pub joins: Option<Joined>,
+    pub join: Option<Joined>,
     /// The cluster's name, needed if two clusters could have the same founding members. A directory of another cluster
     /// is rejected; without a name, the directory's cluster is accepted.
     pub cluster: Option<String>,
@@ -109,7 +109,7 @@ impl Config {
         Config {
             id,
             peers,
-            joins: None,
+            join: None,
             cluster: None,
             data: data.into(),
             listen: None,
@@ -139,7 +139,7 @@ impl Config {
     /// The membership that the founders write at index 0. It is empty for a joining node, which learns the members from
     /// the cluster.
     pub fn founding(&self) -> Membership {
-        if self.joins.is_some() {
+        if self.join.is_some() {
             return Membership::default();
         }
         Membership::founding(self.peers.iter().map(|(id, address)| (*id, address.clone())))
@@ -165,16 +165,16 @@ impl Config {
         self.check_times()?;
         let sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
         if !sizes.contains(&self.segment_bytes) {
-            return wrong(format!("a segment is 4 MiB to 2 GiB, not {} bytes", self.segment_bytes));
+            return wrong(format!("the segment size must be 4 MiB to 2 GiB, not {} bytes", self.segment_bytes));
         }
         if (1..SEGMENT_BYTES_MIN).contains(&self.reserve_bytes) {
             return wrong(format!(
-                "a reserve is as large as a segment, 4 MiB at least, or 0 for none; not {} bytes",
+                "the reserve must be 0 (none) or at least 4 MiB, the smallest segment; not {} bytes",
                 self.reserve_bytes
             ));
         }
         if !(1024..=ENTRY_BYTES_MAX).contains(&self.node.entry_bytes) {
-            return wrong(format!("the largest entry may be 1 KiB to 1 MiB, not {} bytes", self.node.entry_bytes));
+            return wrong(format!("the entry size limit must be 1 KiB to 1 MiB, not {} bytes", self.node.entry_bytes));
         }
         Ok(())
     }
@@ -182,7 +182,7 @@ impl Config {
     /// Checks that this node is one of the founders, unless it joins a cluster. A directory in use has its own members:
     /// for it the peers are only addresses to dial first.
     pub fn check_founding(&self) -> Result<(), ConfigError> {
-        if self.joins.is_none() && !self.peers.contains_key(&self.id) {
+        if self.join.is_none() && !self.peers.contains_key(&self.id) {
             return wrong(format!("node {} is not in the list of peers", self.id.get()));
         }
         Ok(())
@@ -212,7 +212,7 @@ impl Config {
         }
         if raft.heartbeat.is_zero() || raft.heartbeat * 2 > raft.election_min {
             return wrong(format!(
-                "a heartbeat every {:?} is too rare for an election timeout of {:?}: at most half of it",
+                "a heartbeat every {:?} is too rare for an election timeout of {:?}: it must be at most half of that",
                 raft.heartbeat, raft.election_min
             ));
         }
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn founders_agree_on_their_cluster() {
+    fn founders_compute_the_same_cluster_id() {
         let one = three();
         assert_eq!(one.cluster_id(), Config { id: id(2), ..three() }.cluster_id());
         assert_ne!(one.cluster_id(), Config { cluster: Some("other".into()), ..three() }.cluster_id());
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_said() {
+    fn invalid_configuration_is_rejected_with_the_reason() {
         let says = |config: Config| config.check().unwrap_err().what;
         let founding = Config { id: id(9), ..three() }.check_founding();
         assert!(founding.unwrap_err().what.contains("not in the list"));

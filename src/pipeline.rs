@@ -68,13 +68,13 @@ pub struct PendingRequest<R> {
     /// The command or query for the state machine.
     pub body: Bytes,
     /// How the answer is encoded.
-    pub reading: R,
+    pub format: R,
     /// When the request was received.
     since: Time,
     /// Whether an attempt is in flight.
     asked: bool,
     /// Whether an earlier attempt may be in a log.
-    doubt: bool,
+    maybe_logged: bool,
     /// Why the last attempt was refused.
     refusal: Option<Refusal>,
 }
@@ -111,7 +111,7 @@ enum Slot<R> {
 impl<R> PendingRequest<R> {
     /// A request received at `now`.
     pub fn new(now: Time, kind: RequestKind, body: Bytes, reading: R) -> PendingRequest<R> {
-        PendingRequest { kind, body, reading, since: now, asked: false, doubt: false, refusal: None }
+        PendingRequest { kind, body, format: reading, since: now, asked: false, maybe_logged: false, refusal: None }
     }
 
     fn is_write(&self) -> bool {
@@ -124,21 +124,21 @@ impl<R> PendingRequest<R> {
         match refusal {
             Refusal::NotLeader { .. } | Refusal::Busy | Refusal::Stopping => true,
             // The request has already waited as long as a request may wait for a leader.
-            Refusal::NoLeader | Refusal::NoSpace | Refusal::NotMember { .. } => self.doubt,
+            Refusal::NoLeader | Refusal::NoSpace | Refusal::NotMember { .. } => self.maybe_logged,
             _ => false,
         }
     }
 
     /// Whether the request had no effect, and has waited as long as a request may wait for a leader.
     fn is_hopeless(&self) -> bool {
-        !self.doubt && self.refusal == Some(Refusal::NoLeader)
+        !self.maybe_logged && self.refusal == Some(Refusal::NoLeader)
     }
 
     /// Encodes the request for the node. `lowest` is the lowest sequence number in the session that is still awaited.
     fn request(&self, lowest: u64) -> Request {
         match &self.kind {
             RequestKind::Write(number) => {
-                let (session, seq) = number.expect("a write has its number before it is asked");
+                let (session, seq) = number.expect("a write has a sequence number before it is sent");
                 let op = Op::Execute { session, seq, first_outstanding: lowest.min(seq), command: self.body.clone() };
                 Request::Propose { op: op.encode() }
             }
@@ -388,14 +388,14 @@ impl<R> RequestPipeline<R> {
                 _ => RequestFate::Status(status),
             },
             Reply::Unknown => {
-                pending.doubt = true;
+                pending.maybe_logged = true;
                 return self.retry_pending = true;
             }
             Reply::Refused(refusal) if pending.retries(&refusal) => {
                 pending.refusal = Some(refusal);
                 return self.retry_pending = true;
             }
-            Reply::Refused(_) if pending.doubt => RequestFate::Unknown,
+            Reply::Refused(_) if pending.maybe_logged => RequestFate::Unknown,
             Reply::Refused(refusal) => {
                 self.tally.failures.push(Failure::Refused(refusal.name()));
                 let said = tell(pending, RequestFate::Refused(&refusal));
@@ -427,7 +427,7 @@ impl<R> RequestPipeline<R> {
                 continue;
             }
             *number = None;
-            if pending.doubt {
+            if pending.maybe_logged {
                 self.give_up(at, tell);
             }
         }
@@ -448,7 +448,7 @@ impl<R> RequestPipeline<R> {
     fn give_up(&mut self, at: usize, tell: &mut ReplyEncoder<'_, R>) {
         let Slot::Waits(pending) = &self.slots[at] else { return };
         let fate = match &pending.refusal {
-            _ if pending.doubt => RequestFate::Unknown,
+            _ if pending.maybe_logged => RequestFate::Unknown,
             Some(refusal) => RequestFate::Refused(refusal),
             None => RequestFate::Refused(&Refusal::NoLeader),
         };

@@ -29,17 +29,17 @@ fn restore(file: &Path, cluster: &Cluster) -> Said {
 }
 
 /// Saves the state of a node until no write happens meanwhile. Returns the header of the file and the node's status.
-fn saved_in_quiet(cluster: &Cluster, n: usize, file: &Path) -> (serde_json::Value, Status) {
+fn save_without_writes(cluster: &Cluster, n: usize, file: &Path) -> (serde_json::Value, Status) {
     let save = || {
         expect(&cluster.run(&["snapshot", "save", text(file), "--force", "--node", &(n + 1).to_string()]), 0);
         let (head, status) = (inspect(file).json(), cluster.status(n)?);
         (head["index"] == status.applied).then_some((head, status))
     };
-    until("nothing is written meanwhile", save, || cluster.logs())
+    until("a save without a concurrent write", save, || cluster.logs())
 }
 
 /// A stopped single-node cluster and a file with its saved state.
-fn saved() -> (Cluster, PathBuf) {
+fn stopped_cluster_and_backup() -> (Cluster, PathBuf) {
     let mut cluster = Cluster::start(1);
     cluster.leader();
     expect(&cluster.run(&["put", "lunch", "noodles"]), 0);
@@ -50,7 +50,7 @@ fn saved() -> (Cluster, PathBuf) {
 }
 
 #[test]
-fn backup_under_load_founds_a_new_cluster_that_holds_all_that_was_acknowledged() {
+fn backup_under_load_restores_all_acknowledged_writes() {
     let cluster = Cluster::start(3);
     cluster.leader();
     let mut client = cluster.client();
@@ -72,7 +72,7 @@ fn backup_under_load_founds_a_new_cluster_that_holds_all_that_was_acknowledged()
     assert!(saves > 0);
     assert_eq!(flood.end().code, Some(0), "{}", cluster.logs());
     let mode = std::fs::metadata(&file).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600, "it holds all keys and values");
+    assert_eq!(mode & 0o777, 0o600, "only the owner may read a file of all keys and values");
 
     let said = inspect(&file);
     expect(&said, 0);
@@ -80,32 +80,29 @@ fn backup_under_load_founds_a_new_cluster_that_holds_all_that_was_acknowledged()
     new.founders = 1;
     let said = restore(&file, &new);
     expect(&said, 0);
-    assert!(
-        said.out.contains("n1 alone is the cluster, a new one") && said.out.contains("next: drave serve"),
-        "{said:?}"
-    );
+    assert!(said.out.contains("n1 alone is a new cluster") && said.out.contains("next: drave serve"), "{said:?}");
     new.spawn(0);
     let leads = || new.status(0).filter(|status| status.leader == Some(1) && status.applied == status.last);
-    let status = until("it leads", leads, || new.logs());
+    let status = until("the restored node leads", leads, || new.logs());
     assert_eq!(head["digest"], status.digest, "{head}");
-    assert!(status.applied > 1_000_000_000_000, "no position is given twice: {}", status.applied);
+    assert!(status.applied > 1_000_000_000_000, "the restored log reuses no position: {}", status.applied);
     assert!(!head["cluster"].as_str().unwrap().starts_with(&status.cluster[..8]), "{head}");
     let n: i64 = new.run(&["get", "n"]).out.trim().parse().unwrap();
-    assert!(n >= acknowledged, "{n} of {acknowledged} that were acknowledged before it began");
+    assert!(n >= acknowledged, "{n} of {acknowledged} acknowledged before the save began");
     new.spawn(1);
     let rises =
         || new.status(0).filter(|status| status.members.iter().filter(|member| member.kind == "voter").count() == 2);
-    until("another joins", rises, || new.logs());
+    until("the second node joins", rises, || new.logs());
     expect(&new.run(&["put", "lunch", "soup"]), 0);
     new.agree();
 
     // Without writes meanwhile, the file has the same digest as the node.
-    let (head, status) = saved_in_quiet(&cluster, 1, &file);
+    let (head, status) = save_without_writes(&cluster, 1, &file);
     assert_eq!((&head["digest"], &head["node"]), (&status.digest.into(), &2.into()), "{head}");
 }
 
 #[test]
-fn without_a_quorum_only_what_one_node_holds_can_be_saved() {
+fn snapshot_save_without_quorum_requires_local() {
     let mut cluster = Cluster::start(3);
     cluster.leader();
     expect(&cluster.run(&["put", "lunch", "noodles"]), 0);
@@ -122,7 +119,7 @@ fn without_a_quorum_only_what_one_node_holds_can_be_saved() {
 }
 
 #[test]
-fn file_that_is_there_is_not_overwritten_unless_that_is_said() {
+fn snapshot_save_overwrites_only_with_force() {
     let cluster = Cluster::start(1);
     cluster.leader();
     expect(&cluster.run(&["put", "lunch", "noodles"]), 0);
@@ -133,7 +130,7 @@ fn file_that_is_there_is_not_overwritten_unless_that_is_said() {
     std::fs::write(&part, vec![7; 1 << 16]).unwrap();
     let said = cluster.run(&["snapshot", "save", text(&file)]);
     expect(&said, 1);
-    assert!(said.err.contains("is there already") && said.err.contains("--force"), "{said:?}");
+    assert!(said.err.contains("exists already") && said.err.contains("--force"), "{said:?}");
     assert_eq!(std::fs::read(&file).unwrap(), b"precious");
     {
         let held = std::fs::File::open(&part).unwrap();
@@ -153,8 +150,8 @@ fn file_that_is_there_is_not_overwritten_unless_that_is_said() {
 }
 
 #[test]
-fn damaged_file_is_seen_by_inspect_and_restores_nothing() {
-    let (cluster, file) = saved();
+fn damaged_file_fails_inspect_and_restore() {
+    let (cluster, file) = stopped_cluster_and_backup();
     let whole = std::fs::read(&file).unwrap();
     let new = Cluster::prepare(1);
     let damaged = cluster.directory.path().join("damaged");
@@ -164,7 +161,7 @@ fn damaged_file_is_seen_by_inspect_and_restores_nothing() {
         expect(&said, 5);
         assert!(said.err.contains("is damaged: byte "), "{said:?}");
         expect(&restore(&damaged, &new), 5);
-        assert!(!new.data(0).exists(), "nothing is made of it");
+        assert!(!new.data(0).exists(), "a failed restore creates no directory");
     };
     for at in (0..whole.len()).step_by(whole.len() / 12) {
         let mut bytes = whole.clone();
@@ -179,8 +176,8 @@ fn damaged_file_is_seen_by_inspect_and_restores_nothing() {
 }
 
 #[test]
-fn directory_that_holds_anything_is_restored_into_by_nobody() {
-    let (mut cluster, file) = saved();
+fn restore_rejects_directory_that_is_not_empty() {
+    let (mut cluster, file) = stopped_cluster_and_backup();
     let said = restore(&file, &cluster);
     expect(&said, 78);
     assert!(said.err.contains("is not empty") && said.err.contains("--data"), "{said:?}");
@@ -212,7 +209,7 @@ fn directory_that_holds_anything_is_restored_into_by_nobody() {
 }
 
 /// Starts a proxy that cuts each connection once more than `after` bytes have come back.
-fn cutting(to: String, after: usize) -> String {
+fn cutting_proxy(to: String, after: usize) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     thread::spawn(move || {
@@ -236,7 +233,7 @@ fn cutting(to: String, after: usize) -> String {
 }
 
 #[test]
-fn reading_goes_on_where_a_connection_broke() {
+fn snapshot_save_resumes_after_lost_connection() {
     let cluster = Cluster::start(1);
     cluster.leader();
     let mut client = cluster.client();
@@ -245,8 +242,8 @@ fn reading_goes_on_where_a_connection_broke() {
         client.execute(&Command::Put { key: &[key], value: &value }.encode()).unwrap();
     }
     let file = cluster.directory.path().join("saved");
-    let through = cutting(cluster.addresses[0].clone(), 1 << 20);
+    let through = cutting_proxy(cluster.addresses[0].clone(), 1 << 20);
     expect(&cluster.run(&["snapshot", "save", text(&file), "--endpoints", &through]), 0);
-    let (broken, whole) = (inspect(&file).json(), saved_in_quiet(&cluster, 0, &file).0);
+    let (broken, whole) = (inspect(&file).json(), save_without_writes(&cluster, 0, &file).0);
     assert_eq!((&broken["digest"], &broken["keys"]), (&whole["digest"], &16.into()), "{broken}");
 }

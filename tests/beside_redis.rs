@@ -163,7 +163,7 @@ const LINES: &[&str] = &[
 ];
 
 #[test]
-fn commands_are_answered_as_redis_answers_them() {
+fn replies_equal_those_of_a_redis_server() {
     let (cluster, doors) = doors(1, &[]);
     let Some((_server, mut theirs)) = server(cluster.directory.path()) else { return };
     let mut ours = connect(&doors[0]).unwrap();

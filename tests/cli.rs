@@ -40,7 +40,7 @@ const FIFTY: &[&str] = &["--total", "50", "--duration", "60s", "--warmup", "0s",
 /// etcd#11947: a benchmark filled the quota and locked its user out. `drave bench` refuses such a run without
 /// confirmation.
 #[test]
-fn verbs_answer_yes_or_no() {
+fn key_commands_print_results_and_exit_codes() {
     let cluster = Cluster::start(3);
     cluster.leader();
     let said = cluster.run(&["put", "lunch", "noodles"]);
@@ -51,10 +51,10 @@ fn verbs_answer_yes_or_no() {
     expect(&cluster.run(&["get", "lunch", "--consistency", "linearizable"]), 0, "noodles", "");
     // A timeout beyond the range of any clock is accepted.
     expect(&cluster.run(&["get", "lunch", "--timeout", "500000000000y"]), 0, "noodles", "");
-    expect(&cluster.run(&["get", "dinner"]), 1, "", "error: \"dinner\" is not there");
+    expect(&cluster.run(&["get", "dinner"]), 1, "", "error: \"dinner\" does not exist");
     expect_ok_line(&cluster.run(&["cas", "lunch", "noodles", "soup"]));
     expect(&cluster.run(&["cas", "lunch", "noodles", "rice"]), 1, "", "holds \"soup\"");
-    expect(&cluster.run(&["cas", "dinner", "x", "y"]), 1, "", "is not there");
+    expect(&cluster.run(&["cas", "dinner", "x", "y"]), 1, "", "does not exist");
     expect_ok_line(&cluster.run(&["cas", "--absent", "dinner", "", "y"]));
     expect(&cluster.run(&["incr", "n"]), 0, "1\n", "");
     expect(&cluster.run(&["incr", "n", "-11"]), 0, "-10\n", "");
@@ -71,16 +71,16 @@ fn verbs_answer_yes_or_no() {
     assert_eq!(run(cluster.drave(&["put"]).args([odd, odd])).code, Some(0));
     expect(&run(cluster.drave(&["scan"]).arg(odd)), 0, "\\xff\\xfe\t\\xff\\xfe\n", "");
     assert_eq!(run(cluster.drave(&["del"]).arg(odd)).code, Some(0));
-    expect(&cluster.run(&["del", "dinner"]), 1, "", "was not there");
+    expect(&cluster.run(&["del", "dinner"]), 1, "", "did not exist");
     let slow = cluster.run(&[&["bench", "put", "--slo", "p99=1ns"][..], FIFTY].concat());
     assert_eq!(slow.code, Some(1), "{slow:?}");
     assert!(slow.err.contains("p99 was "), "{slow:?}");
     let large = ["bench", "put", "--keys", "100000000", "--value-size", "1024"];
-    expect(&cluster.run(&large), 2, "", "--large if that is meant");
+    expect(&cluster.run(&large), 2, "", "--large to run anyway");
 }
 
 #[test]
-fn every_verb_speaks_json() {
+fn every_command_prints_json() {
     let cluster = Cluster::start(3);
     cluster.leader();
     let json = |words: &[&str]| {
@@ -116,7 +116,7 @@ fn every_verb_speaks_json() {
 }
 
 #[test]
-fn what_cannot_be_understood_is_usage() {
+fn invalid_arguments_are_usage_errors() {
     let words = [
         &["put", "a"][..],
         &["put", "a", "b", "--timeout", "5"],
@@ -138,7 +138,7 @@ fn what_cannot_be_understood_is_usage() {
 
 /// As in clap-rs/clap#1245 and etcd-io/etcd#5323: an environment variable that is set but empty counts as unset.
 #[test]
-fn settings_are_shown_all_of_them_and_empty_variables_are_none() {
+fn print_config_shows_all_settings_and_skips_empty_variables() {
     let mut command = drave(&["serve", "--print-config", "--peers", "1 = a:1, 2=b:1"]);
     command.env("DRAVE_UNSAFE_NO_FSYNC", "").env("DRAVE_LISTEN", "").env("DRAVE_ID", "").env("DRAVE_GRACE", "7s");
     let said = run(&mut command);
@@ -171,7 +171,7 @@ fn settings_are_shown_all_of_them_and_empty_variables_are_none() {
 
 /// The help text of each verb is the doc comment of its arguments, and must suit users, not readers of the code.
 #[test]
-fn help_says_of_each_verb_what_it_does() {
+fn help_describes_each_command() {
     let help = run(&mut drave(&["--help"]));
     let verbs = help.out.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let verbs: Vec<(&str, &str)> = verbs.filter_map(|line| line.trim().split_once("  ")).collect();
@@ -184,7 +184,7 @@ fn help_says_of_each_verb_what_it_does() {
 }
 
 #[test]
-fn without_a_cluster_nothing_is_applied_and_advice_is_given() {
+fn unreachable_cluster_is_an_error_with_advice() {
     let base = ports(2);
     let endpoints = format!("127.0.0.1:{base},127.0.0.1:{}", base + 1);
     for words in [&["put", "a", "b"][..], &["get", "a"], &["incr", "a"], &["scan"]] {
@@ -201,7 +201,7 @@ fn without_a_cluster_nothing_is_applied_and_advice_is_given() {
 }
 
 /// Starts a listener that answers the first bytes of each connection with `bytes`. Returns its endpoint.
-fn answering(bytes: &'static [u8]) -> String {
+fn start_fake_server(bytes: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -213,14 +213,14 @@ fn answering(bytes: &'static [u8]) -> String {
 }
 
 #[test]
-fn endpoint_where_another_protocol_is_spoken_is_told_in_words() {
+fn error_names_the_other_protocol_at_an_endpoint() {
     for (bytes, words) in [
-        (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "HTTP is spoken there"),
-        (b"-ERR unknown command\r\n", "Redis' protocol is spoken there"),
-        (b"\x15\x03\x03\0\x02\x02\x32\0\0\0\0\0\0", "TLS is spoken there"),
-        (b"", "is TLS spoken there?"),
+        (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "the port speaks HTTP"),
+        (b"-ERR unknown command\r\n", "the port speaks the Redis protocol"),
+        (b"\x15\x03\x03\0\x02\x02\x32\0\0\0\0\0\0", "the port speaks TLS"),
+        (b"", "does it use TLS?"),
     ] {
-        let endpoint = answering(bytes);
+        let endpoint = start_fake_server(bytes);
         let said = run(&mut drave(&["put", "a", "b", "--timeout", "1s", "--endpoints", &endpoint]));
         assert_eq!(said.code, Some(3), "{said:?}");
         assert!(said.err.contains(words), "{said:?}");
@@ -228,7 +228,7 @@ fn endpoint_where_another_protocol_is_spoken_is_told_in_words() {
 }
 
 #[test]
-fn without_a_quorum_it_is_said_who_does_not_answer() {
+fn error_without_quorum_names_silent_voters() {
     let mut cluster = Cluster::start(3);
     cluster.leader();
     cluster.kill(1);
@@ -236,14 +236,14 @@ fn without_a_quorum_it_is_said_who_does_not_answer() {
     // Until the remaining node notices the loss of its quorum, it may still lead.
     let put = || Some(cluster.run(&["put", "a", "b", "--timeout", "1s"]));
     let led = |said: &Said| said.code == Some(3) && said.err.contains("do not answer");
-    let said = until("it is known that nobody leads", || put().filter(led), || cluster.logs());
+    let said = until("the node knows that there is no leader", || put().filter(led), || cluster.logs());
     let lines: Vec<&str> = said.err.lines().collect();
     assert_eq!(lines[0], "error: no leader: nodes 2 and 3 of 3 do not answer (a quorum is 2)", "{said:?}");
     assert!(lines[1].starts_with("  tried ") && lines[1].ends_with("see: drave status"), "{said:?}");
 }
 
 /// Opens a session for the client, and closes the connection at its first command.
-fn hang_up_on_commands(mut stream: TcpStream) -> Option<()> {
+fn close_on_first_command(mut stream: TcpStream) -> Option<()> {
     let (mut reader, mut input, mut scratch) = (FrameReader::default(), BytesMut::new(), [0; 4096]);
     loop {
         let Some(frame) = reader.next(&mut input).ok()? else {
@@ -272,19 +272,19 @@ fn hang_up_on_commands(mut stream: TcpStream) -> Option<()> {
 }
 
 #[test]
-fn a_write_that_was_lost_on_the_way_is_unknown() {
+fn write_whose_reply_is_lost_has_unknown_outcome() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || listener.incoming().flatten().for_each(|stream| _ = hang_up_on_commands(stream)));
+    std::thread::spawn(move || listener.incoming().flatten().for_each(|stream| _ = close_on_first_command(stream)));
     // Long enough for a dial, a hello and a session, even on a busy machine.
     let said = run(&mut drave(&["put", "a", "b", "--timeout", "3s", "--endpoints", &endpoint]));
     assert_eq!(said.code, Some(4), "{said:?}");
     assert!(said.err.starts_with("error: outcome unknown: "), "{said:?}");
-    assert!(said.err.contains("look before you repeat it"), "{said:?}");
+    assert!(said.err.contains("check before you repeat it"), "{said:?}");
 }
 
 #[test]
-fn a_node_starts_only_with_what_is_its_own_and_whole() {
+fn node_rejects_foreign_or_damaged_directory() {
     let mut cluster = Cluster::start(1);
     cluster.leader();
     for n in 0..50 {
@@ -339,14 +339,14 @@ fn damage(path: &Path) {
 
 /// A standard output whose reader has closed. A pipe would be unreliable: a process that another test forks at that
 /// moment holds the reading end until it executes. A socket is shut down for every holder at once.
-fn reader_that_left() -> Stdio {
+fn closed_output() -> Stdio {
     let (reader, writer) = UnixStream::pair().unwrap();
     reader.shutdown(Shutdown::Both).unwrap();
     Stdio::from(OwnedFd::from(writer))
 }
 
 #[test]
-fn reader_that_leaves_ends_a_command_without_a_word() {
+fn closed_output_ends_command_silently() {
     let cluster = Cluster::start(3);
     cluster.leader();
     let value = "x".repeat(1000);
@@ -367,7 +367,7 @@ fn reader_that_leaves_ends_a_command_without_a_word() {
         &["--help"],
     ] {
         let mut child = cluster.drave(words);
-        let mut child = Guarded::start(child.stdout(reader_that_left()).stderr(Stdio::piped()));
+        let mut child = Guarded::start(child.stdout(closed_output()).stderr(Stdio::piped()));
         let status = child.end(String::new);
         let mut err = String::new();
         child.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
@@ -379,7 +379,7 @@ fn reader_that_leaves_ends_a_command_without_a_word() {
 
 /// As in svix/diom#1285: a panic, or no error at all, when the output could not be written.
 #[test]
-fn answer_that_cannot_be_written_is_an_error() {
+fn output_that_cannot_be_written_is_an_error() {
     let cluster = Cluster::start(1);
     cluster.leader();
     assert_eq!(cluster.run(&["put", "1", "x"]).code, Some(0));
@@ -410,7 +410,7 @@ fn answer_that_cannot_be_written_is_an_error() {
 
 /// As in StackStorm/st2#3708: a list that was silently truncated.
 #[test]
-fn scan_shows_all_keys_or_says_that_there_are_more() {
+fn scan_prints_all_keys_or_reports_more() {
     let cluster = Cluster::start(1);
     let mut client = cluster.client();
     for n in 0..2100 {
@@ -427,7 +427,7 @@ fn scan_shows_all_keys_or_says_that_there_are_more() {
 }
 
 #[test]
-fn a_simulated_world_repeats_bit_for_bit() {
+fn simulation_repeats_bit_for_bit() {
     let worlds: Vec<_> = (0..2).map(|_| run(&mut drave(&["sim", "--seed", "7", "--duration", "5s"]))).collect();
     assert_eq!(worlds[0].code, Some(0), "{worlds:?}");
     assert_eq!(worlds[0].out, worlds[1].out);
@@ -442,11 +442,11 @@ fn a_simulated_world_repeats_bit_for_bit() {
 
 /// Starts a demo with its own state file. Returns its process and its base port.
 fn demo(directory: &Path) -> (Guarded, u16) {
-    demo_among(directory, &[])
+    demo_with_variables(directory, &[])
 }
 
 /// Like [`demo`], with these environment variables set.
-fn demo_among(directory: &Path, variables: &[(&str, &str)]) -> (Guarded, u16) {
+fn demo_with_variables(directory: &Path, variables: &[(&str, &str)]) -> (Guarded, u16) {
     let base = ports(3);
     let log = std::fs::File::create(directory.join("log")).unwrap();
     let mut command = drave(&["demo", "--plain", "--base-port", &base.to_string(), "--dir"]);
@@ -468,24 +468,24 @@ fn nodes(directory: &Path, base: u16) -> Vec<i64> {
 }
 
 /// Whether a process is running and not a zombie.
-fn lives(pid: i64) -> bool {
+fn is_alive(pid: i64) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
 }
 
-fn expect_nobody(pids: &[i64], log: &Path) {
-    let gone = || (!pids.iter().any(|pid| lives(*pid))).then_some(());
+fn expect_no_processes(pids: &[i64], log: &Path) {
+    let gone = || (!pids.iter().any(|pid| is_alive(*pid))).then_some(());
     until("the demo's nodes are gone", gone, || std::fs::read_to_string(log).unwrap_or_default());
 }
 
 #[test]
-fn the_demo_bears_a_kill_and_leaves_nobody_behind() {
+fn demo_survives_a_kill_and_leaves_no_process() {
     let directory = tempfile::tempdir().unwrap();
     let (directory, log) = (directory.path(), directory.path().join("log"));
     let (mut demo, base) = demo(directory);
     let why = || std::fs::read_to_string(&log).unwrap_or_default();
     let put = || Some(at_demo(directory, base, &["put", "lunch", "noodles"])).filter(|said| said.code == Some(0));
-    expect_ok_line(&until("the demo takes a write", put, why));
+    expect_ok_line(&until("the demo acknowledges a write", put, why));
     let before = nodes(directory, base);
     assert_eq!(before.len(), 3);
     // An election may be under way, and then the command kills no node.
@@ -504,13 +504,13 @@ fn the_demo_bears_a_kill_and_leaves_nobody_behind() {
     let all = [before, nodes(directory, base)].concat();
     demo.signal(Signal::INT);
     assert_eq!(demo.end(why).code(), Some(0), "{}", why());
-    expect_nobody(&all, &log);
+    expect_no_processes(&all, &log);
     let said = at_demo(directory, base, &["kill", "leader", "--base-port", &base.to_string()]);
     assert_eq!(said.code, Some(3), "{said:?}");
 }
 
 #[test]
-fn a_demo_does_not_heed_what_is_set_for_other_nodes() {
+fn demo_ignores_environment_variables_of_nodes() {
     let directory = tempfile::tempdir().unwrap();
     let (directory, log) = (directory.path(), directory.path().join("log"));
     let set = [
@@ -521,31 +521,31 @@ fn a_demo_does_not_heed_what_is_set_for_other_nodes() {
         ("DRAVE_HEARTBEAT_INTERVAL", "1h"),
         ("DRAVE_LOG_LEVEL", "warn"),
     ];
-    let (mut demo, base) = demo_among(directory, &set);
+    let (mut demo, base) = demo_with_variables(directory, &set);
     let why = || std::fs::read_to_string(&log).unwrap_or_default();
     let put = || Some(at_demo(directory, base, &["put", "lunch", "noodles"])).filter(|said| said.code == Some(0));
-    expect_ok_line(&until("the demo takes a write", put, why));
-    assert!(!why().contains(" INFO "), "what is logged is heeded: {}", why());
+    expect_ok_line(&until("the demo acknowledges a write", put, why));
+    assert!(!why().contains(" INFO "), "DRAVE_LOG_LEVEL is inherited: {}", why());
     demo.signal(Signal::INT);
     assert_eq!(demo.end(why).code(), Some(0), "{}", why());
 }
 
 #[test]
-fn a_killed_demo_leaves_nobody_behind() {
+fn killed_demo_leaves_no_process() {
     let directory = tempfile::tempdir().unwrap();
     let (directory, log) = (directory.path(), directory.path().join("log"));
     let (demo, base) = demo(directory);
     let why = || std::fs::read_to_string(&log).unwrap_or_default();
     let put = || Some(at_demo(directory, base, &["put", "lunch", "noodles"])).filter(|said| said.code == Some(0));
-    until("the demo takes a write", put, why);
+    until("the demo acknowledges a write", put, why);
     let all = nodes(directory, base);
-    assert!(all.len() == 3 && all.iter().all(|pid| lives(*pid)));
+    assert!(all.len() == 3 && all.iter().all(|pid| is_alive(*pid)));
     drop(demo);
-    expect_nobody(&all, &log);
+    expect_no_processes(&all, &log);
 }
 
 #[test]
-fn a_demo_says_whose_port_is_taken() {
+fn demo_names_the_port_that_is_taken() {
     let directory = tempfile::tempdir().unwrap();
     let base = ports(3);
     let _taken = TcpListener::bind(("127.0.0.1", base + 1)).unwrap();
@@ -556,12 +556,12 @@ fn a_demo_says_whose_port_is_taken() {
 }
 
 #[test]
-fn signals_end_a_node_in_order() {
+fn signals_stop_node_cleanly() {
     for signal in [Signal::TERM, Signal::INT] {
         let cluster = Cluster::prepare(1);
         let mut node: Command = cluster.serve(0);
         let mut node = Guarded::start(node.stdout(Stdio::null()).stderr(Stdio::null()));
-        until("it answers", || cluster.status(0), String::new);
+        until("the node answers", || cluster.status(0), String::new);
         node.signal(signal);
         assert_eq!(node.end(String::new).code(), Some(0));
     }

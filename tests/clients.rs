@@ -48,7 +48,7 @@ fn benchmark(directory: &Path, door: &str, requests: &str) -> Option<Beside> {
 }
 
 /// Asserts that redis-benchmark reports each of its tests, and no error.
-fn expect_all_done(said: &Said) {
+fn expect_all_benchmarks(said: &Said) {
     assert_eq!(said.code, Some(0), "{said:?}");
     for test in ["PING_INLINE", "PING_MBULK", "SET", "GET", "INCR", "MSET (10 keys)"] {
         assert!(said.out.contains(&format!("\"{test}\",")), "{test}: {said:?}");
@@ -57,17 +57,17 @@ fn expect_all_done(said: &Said) {
 }
 
 #[test]
-fn redis_benchmark_runs_at_the_leader_and_at_a_follower() {
+fn redis_benchmark_runs_at_leader_and_follower() {
     let (cluster, doors) = doors(3, &[]);
     let leader = cluster.leader();
     for n in [leader, (leader + 1) % 3] {
         let Some(bench) = benchmark(cluster.directory.path(), &doors[n], "2000") else { return };
-        expect_all_done(&bench.end());
+        expect_all_benchmarks(&bench.end());
     }
 }
 
 #[test]
-fn redis_benchmark_at_a_follower_runs_on_through_the_death_of_the_leader() {
+fn redis_benchmark_at_follower_survives_leader_failure() {
     let (mut cluster, doors) = doors(3, &[]);
     let leader = cluster.leader();
     let follower = (leader + 1) % 3;
@@ -75,11 +75,11 @@ fn redis_benchmark_at_a_follower_runs_on_through_the_death_of_the_leader() {
     // Wait until the benchmark writes.
     let before = cluster.status(follower).unwrap().commit;
     let writes = || cluster.status(follower).filter(|status| status.commit > before + 100).map(|_| ());
-    until("it writes", writes, || cluster.logs());
+    until("the benchmark writes", writes, || cluster.logs());
     cluster.kill(leader);
-    assert!(bench.is_running(), "it was over before anything happened");
-    until("another leads", || cluster.leader_of(0..3).filter(|now| *now != leader), || cluster.logs());
-    expect_all_done(&bench.end());
+    assert!(bench.is_running(), "the client ends before the leader is killed");
+    until("another node leads", || cluster.leader_of(0..3).filter(|now| *now != leader), || cluster.logs());
+    expect_all_benchmarks(&bench.end());
 }
 
 /// A Python script that increments a counter and prints the number of acknowledged increments; those of unknown outcome
@@ -120,7 +120,7 @@ print(sure)
 "#;
 
 /// Runs the script against a cluster whose leader is killed meanwhile.
-fn counts_through_a_death(how: &str, cluster: &mut Cluster, doors: &[String], asked: &[usize]) {
+fn count_during_leader_failure(how: &str, cluster: &mut Cluster, doors: &[String], asked: &[usize]) {
     let leader = cluster.leader();
     let Some(mut command) = installed("python3") else { return };
     let ports = asked.iter().map(|n| doors[*n].split_once(':').unwrap().1);
@@ -130,9 +130,9 @@ fn counts_through_a_death(how: &str, cluster: &mut Cluster, doors: &[String], as
         let said = cluster.run(&["get", "n"]);
         said.out.trim().parse::<i64>().ok().filter(|n| *n >= least).map(|_| ())
     };
-    until("it counts", || counts(100), || cluster.logs());
+    until("the script increments the counter", || counts(100), || cluster.logs());
     cluster.kill(leader);
-    assert!(script.is_running(), "it was over before anything happened");
+    assert!(script.is_running(), "the client ends before the leader is killed");
     let said = script.end();
     assert_eq!((said.code, said.out.as_str()), (Some(0), "begins\n3000\n"), "{said:?}\n{}", cluster.logs());
     cluster.spawn(leader);
@@ -152,21 +152,21 @@ fn has_redis_py() -> bool {
 }
 
 #[test]
-fn redis_py_counts_at_a_follower_through_the_death_of_the_leader() {
+fn redis_py_at_follower_survives_leader_failure() {
     if !has_redis_py() {
         return;
     }
     let (mut cluster, doors) = doors(3, &[]);
     let follower = (cluster.leader() + 1) % 3;
-    counts_through_a_death("plain", &mut cluster, &doors, &[follower]);
+    count_during_leader_failure("plain", &mut cluster, &doors, &[follower]);
 }
 
 #[test]
-fn redis_py_for_clusters_counts_through_the_death_of_the_leader() {
+fn redis_py_cluster_client_survives_leader_failure() {
     if !has_redis_py() {
         return;
     }
     let mut cluster = doors_beside(&["--resp-follower", "moved"]);
     let doors = cluster.doors.clone();
-    counts_through_a_death("cluster", &mut cluster, &doors, &[0, 1, 2]);
+    count_during_leader_failure("cluster", &mut cluster, &doors, &[0, 1, 2]);
 }

@@ -26,7 +26,7 @@ fn command(words: &[&str], path: &Path) -> process::Command {
 }
 
 /// Lines without checksums and without the time at the end, which differ between runs.
-fn plain(text: &str) -> Vec<String> {
+fn without_checksums(text: &str) -> Vec<String> {
     let line = |line: &str| match line.starts_with("# total") {
         true => line.rsplit_once(" · ").unwrap().0.to_owned(),
         false if line.starts_with(' ') => format!("{}········{}", &line[..53], line.get(61..).unwrap_or("")),
@@ -115,7 +115,7 @@ fn offset(directory: &TempDir, index: u64) -> (usize, usize) {
 }
 
 #[test]
-fn a_healthy_journal_in_words() {
+fn healthy_journal_prints_as_text() {
     let directory = sample();
     let (text, code) = dump(&[], directory.path());
     let expected = "\
@@ -134,16 +134,20 @@ fn a_healthy_journal_in_words() {
       1576      64  close      1           9      4  ········  session=3
 # total 1 segments · 11 records · entries 1..9 · terms 1..1 · 0 bad · 0 torn";
     let expected: Vec<String> = expected.lines().map(str::to_owned).collect();
-    let printed = plain(&text);
+    let printed = without_checksums(&text);
     assert_eq!(printed, expected, "\n{}", printed.join("\n"));
     assert_eq!(code, 0);
     for path in [directory.path().join("wal"), wal(&directory)] {
-        assert_eq!(plain(&dump(&[], &path).0), expected, "a directory of segments and a segment say the same");
+        assert_eq!(
+            without_checksums(&dump(&[], &path).0),
+            expected,
+            "a directory of segments and a single segment print the same"
+        );
     }
 }
 
 #[test]
-fn a_healthy_journal_for_programs() {
+fn healthy_journal_prints_as_jsonl() {
     let directory = sample();
     let (text, code) = dump(&["-o", "jsonl"], directory.path());
     let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -173,7 +177,7 @@ fn a_healthy_journal_for_programs() {
 }
 
 #[test]
-fn only_what_was_asked_for_is_shown() {
+fn filters_select_records() {
     let directory = sample();
     let count = |words: &[&str]| dump(words, directory.path()).0.lines().filter(|line| line.starts_with(' ')).count();
     assert_eq!(count(&["--from", "3", "--to", "5"]), 3);
@@ -185,7 +189,7 @@ fn only_what_was_asked_for_is_shown() {
     assert_eq!(count(&["--key", "b"]), 1, "a key within a batch");
     assert_eq!(count(&["-n", "2"]), 2);
     let lines = |words: &[&str]| dump(words, directory.path()).0.lines().map(str::to_owned).collect::<Vec<_>>();
-    assert_eq!(lines(&["--key", "nowhere"]).len(), 1, "no heading of a segment that holds nothing of it");
+    assert_eq!(lines(&["--key", "nowhere"]).len(), 1, "no heading of a segment without a matching record");
     assert_eq!(lines(&["--key", "user:"]).len(), 5);
     assert_eq!(dump(&["-o", "json", "-n", "1"], directory.path()).1, 0);
     assert_eq!(count(&["--check"]), 0);
@@ -196,7 +200,7 @@ fn only_what_was_asked_for_is_shown() {
 }
 
 #[test]
-fn statistics_count_what_was_written_together() {
+fn stats_count_types_and_entries_per_batch() {
     let directory = sample();
     let (text, _) = dump(&["--stats"], directory.path());
     assert!(text.contains("# put              2           248\n"), "{text}");
@@ -204,7 +208,7 @@ fn statistics_count_what_was_written_together() {
 }
 
 #[test]
-fn a_torn_tail_is_normal() {
+fn torn_tail_is_not_damage() {
     let directory = sample();
     let (at, _) = offset(&directory, 6);
     // As after a power loss: the sectors after `at` are not written, and the sync marker is an old one.
@@ -230,16 +234,16 @@ fn a_torn_tail_is_normal() {
 }
 
 #[test]
-fn a_zeroed_tail_that_was_synced_is_damage() {
+fn zeroed_synced_tail_is_damage() {
     let directory = sample();
     let (at, _) = offset(&directory, 6);
     damage(&wal(&directory), at, &vec![0; 4096]);
     let (text, code) = dump(&["--check"], directory.path());
-    assert_eq!(code, 5, "the side file says that it was synced:\n{text}");
+    assert_eq!(code, 5, "the sync marker covers the zeroed part:\n{text}");
 }
 
 #[test]
-fn damage_in_the_middle_is_named_and_stepped_over() {
+fn damaged_record_is_reported_and_skipped() {
     let directory = sample();
     let ((at, len), (next, _)) = (offset(&directory, 2), offset(&directory, 3));
     damage(&wal(&directory), at + 40, b"!!");
@@ -258,8 +262,8 @@ fn damage_in_the_middle_is_named_and_stepped_over() {
 }
 
 #[test]
-fn a_damaged_header_does_not_hide_the_records() {
-    let directory = several();
+fn damaged_segment_header_does_not_hide_records() {
+    let directory = several_segments();
     damage(&directory.path().join("wal/0000000002.wal"), 3, b"?");
     let (text, code) = dump(&[], directory.path());
     assert_eq!(code, 5);
@@ -268,7 +272,7 @@ fn a_damaged_header_does_not_hide_the_records() {
 }
 
 /// A data directory with several segments.
-fn several() -> TempDir {
+fn several_segments() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let mut journal = journal(directory.path(), 4096);
     for id in 1..=20u64 {
@@ -279,8 +283,8 @@ fn several() -> TempDir {
 }
 
 #[test]
-fn several_segments_are_one_log() {
-    let directory = several();
+fn several_segments_form_one_log() {
+    let directory = several_segments();
     let (text, code) = dump(&["--check"], directory.path());
     assert_eq!(code, 0, "{text}");
     let segments: Vec<&str> = text.lines().filter(|line| line.starts_with("# segment")).collect();
@@ -291,15 +295,15 @@ fn several_segments_are_one_log() {
 }
 
 #[test]
-fn a_missing_segment_is_damage() {
+fn missing_segment_is_damage() {
     for number in [2, 3] {
-        let directory = several();
+        let directory = several_segments();
         std::fs::remove_file(directory.path().join(format!("wal/{number:010}.wal"))).unwrap();
         let (text, code) = dump(&["--check"], directory.path());
         assert_eq!(code, 5, "{text}");
         assert!(text.contains("0.wal: missing") || text.contains(&format!("{number:010}.wal: missing")), "{text}");
     }
-    let directory = several();
+    let directory = several_segments();
     let last = std::fs::read_dir(directory.path().join("wal")).unwrap().map(|entry| entry.unwrap().path());
     let last = last.filter(|path| path.extension().is_some_and(|end| end == "wal")).max().unwrap();
     std::fs::remove_file(last).unwrap();
@@ -308,9 +312,9 @@ fn a_missing_segment_is_damage() {
 
 /// A power loss may undo the removal of some released segments and not of others.
 #[test]
-fn a_gap_among_what_was_released_is_no_damage() {
+fn gap_among_released_segments_is_not_damage() {
     let wal = |directory: &TempDir, number: u64| directory.path().join(format!("wal/{number:010}.wal"));
-    let directory = several();
+    let directory = several_segments();
     let oldest = std::fs::read(wal(&directory, 1)).unwrap();
     let mut journal = journal(directory.path(), 4096);
     journal.release(Position::new(Index(32), Term(1))).unwrap();
@@ -354,9 +358,9 @@ fn snapshot(directory: &TempDir, index: u64) {
 /// rabbitmq-server#2505, #6447, #12141, #13113, dragonboat#146, #372: segments stayed although they held nothing of
 /// use, and there was no way to find out why.
 #[test]
-fn why_each_segment_is_kept_is_told() {
-    let directory = several();
-    let told = || {
+fn why_kept_reports_reason_of_each_segment() {
+    let directory = several_segments();
+    let reasons = || {
         let (text, code) = dump(&["--why-kept", "-o", "jsonl"], directory.path());
         assert_eq!(code, 0, "{text}");
         let mut lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -367,13 +371,13 @@ fn why_each_segment_is_kept_is_told() {
         let why = |line: &serde_json::Value| (line["last"].as_u64(), line["why"].as_str().unwrap().to_owned());
         (lines.iter().map(why).collect::<Vec<_>>(), sum["bytes"].as_u64().unwrap())
     };
-    let (before, nothing) = told();
+    let (before, nothing) = reasons();
     let (last, sealed) = before.split_last().unwrap();
     assert!(sealed.len() > 2 && sealed.iter().all(|(_, why)| why == "not_in_snapshot"), "{before:?}");
     assert_eq!((last, nothing), (&(Some(40), "newest".to_owned()), 0), "there is no snapshot");
 
     snapshot(&directory, 20);
-    let (now, some) = told();
+    let (now, some) = reasons();
     for ((last, why), (before, _)) in now.iter().zip(sealed) {
         assert_eq!(last, before);
         assert_eq!(why, if *last <= Some(20) { "trailing" } else { "not_in_snapshot" }, "{now:?}");
@@ -387,19 +391,19 @@ fn why_each_segment_is_kept_is_told() {
     let first = directory.path().join("wal/0000000001.wal");
     let bytes = std::fs::read(&first).unwrap();
     journal(directory.path(), 4096).release(Position::new(Index(now[1].0.unwrap()), Term(1))).unwrap();
-    assert_eq!(told().0[0], now[2], "two of them are gone");
+    assert_eq!(reasons().0[0], now[2], "two segments are released");
     std::fs::write(directory.path().join("wal/0000000002.wal"), b"damaged").unwrap();
     let (text, code) = dump(&["--why-kept"], directory.path());
     assert!(code == 5 && text.contains("its header is damaged"), "{text}");
     std::fs::remove_file(directory.path().join("wal/0000000002.wal")).unwrap();
     std::fs::write(&first, bytes).unwrap();
-    assert_eq!(told().0[0].1, "released");
+    assert_eq!(reasons().0[0].1, "released");
 }
 
 /// Overwritten entries are no reason to keep a segment: the log has other entries at their indexes.
 #[test]
-fn a_segment_of_which_nothing_is_left_goes_with_the_one_before_it() {
-    let directory = several();
+fn segment_without_live_entries_is_kept_behind_older_one() {
+    let directory = several_segments();
     let mut journal = journal(directory.path(), 4096);
     let payload = |index| (index, Payload::Opaque(Bytes::from(vec![b'.'; 300])));
     write(&mut journal, 21, None, vec![payload(5), payload(6)]);
@@ -413,7 +417,7 @@ fn a_segment_of_which_nothing_is_left_goes_with_the_one_before_it() {
 }
 
 #[test]
-fn every_flipped_byte_is_shown_and_nothing_is_changed() {
+fn every_flipped_byte_is_reported_and_no_file_changes() {
     let directory = sample();
     let path = wal(&directory);
     let bytes = std::fs::read(&path).unwrap();
@@ -429,14 +433,14 @@ fn every_flipped_byte_is_shown_and_nothing_is_changed() {
 }
 
 #[test]
-fn what_is_written_later_is_followed() {
+fn follow_prints_new_records() {
     let directory = sample();
     let mut journal = journal(directory.path(), 1 << 20);
     for (words, index) in [(&["-f"][..], 10), (&["-f", "--tail", "1"], 11)] {
         let mut child = command(words, directory.path()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let mut holds = |word: u64| lines.any(|line| line.split_whitespace().any(|other| other == word.to_string()));
-        assert!(holds(index - 1), "{words:?}: what was there before");
+        assert!(holds(index - 1), "{words:?}: existing records are printed first");
         write(&mut journal, index, None, vec![(index, Payload::Noop)]);
         let followed = holds(index);
         child.kill().unwrap();
@@ -446,7 +450,7 @@ fn what_is_written_later_is_followed() {
 }
 
 #[test]
-fn nothing_to_show_is_an_error() {
+fn directory_without_segments_is_an_error() {
     let empty = tempfile::tempdir().unwrap();
     let output = command(&[], empty.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(74));

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// response to `term` is the term of the entry.
 #[derive(Default)]
 struct Talker {
-    told: u64,
+    applied: u64,
     frozen: Option<u64>,
 }
 
@@ -40,7 +40,7 @@ impl StateMachine for Talker {
     }
 
     fn apply(&mut self, context: &Context, command: &[u8]) -> Bytes {
-        self.told += 1;
+        self.applied += 1;
         match command {
             b"term" => Bytes::copy_from_slice(&context.term.0.to_le_bytes()),
             command => Talker::says(command),
@@ -49,21 +49,21 @@ impl StateMachine for Talker {
 
     fn query(&self, _time: ClusterTime, query: &[u8]) -> Bytes {
         match query {
-            b"told" => Bytes::copy_from_slice(&self.told.to_le_bytes()),
+            b"applied" => Bytes::copy_from_slice(&self.applied.to_le_bytes()),
             query => Talker::says(query),
         }
     }
 
     fn digest(&self) -> u64 {
-        self.told
+        self.applied
     }
 
     fn freeze(&mut self) {
-        self.frozen = Some(self.told);
+        self.frozen = Some(self.applied);
     }
 
     fn next_chunk(&mut self, _bytes: usize) -> Option<Bytes> {
-        self.frozen.take().map(|told| Bytes::copy_from_slice(&told.to_le_bytes()))
+        self.frozen.take().map(|applied| Bytes::copy_from_slice(&applied.to_le_bytes()))
     }
 
     fn end_snapshot(&mut self) {
@@ -75,7 +75,7 @@ impl StateMachine for Talker {
     }
 
     fn restore(&mut self, piece: &[u8]) -> Result<(), Malformed> {
-        self.told = u64::from_le_bytes(piece.try_into().map_err(|_| Malformed("not a count"))?);
+        self.applied = u64::from_le_bytes(piece.try_into().map_err(|_| Malformed("not a count"))?);
         Ok(())
     }
 }
@@ -96,8 +96,8 @@ fn start(id: u64, port: u16, of: u64, directory: &Path) -> Node {
 }
 
 impl Node {
-    fn told(&self) -> u64 {
-        let answer = self.handle.query(b"told", Consistency::Linearizable, PATIENCE).unwrap().answer;
+    fn applied(&self) -> u64 {
+        let answer = self.handle.query(b"applied", Consistency::Linearizable, PATIENCE).unwrap().answer;
         u64::from_le_bytes(answer[..].try_into().unwrap())
     }
 
@@ -124,16 +124,16 @@ fn bytes(bytes: u64) -> Vec<u8> {
 }
 
 #[test]
-fn leadership_is_told_to_whoever_waits_and_its_term_to_the_machine() {
+fn waiting_threads_learn_of_leadership_changes() {
     let (directory, port) = (tempfile::tempdir().unwrap(), ports(3));
     let mut nodes: Vec<Node> = (1..=3).map(|id| start(id, port, 3, directory.path())).collect();
     let said = |nodes: &[Node]| format!("{:?}", nodes.iter().map(|node| node.handle.leadership()).collect::<Vec<_>>());
     let one_leads = |nodes: &[Node]| nodes.iter().position(Node::leads);
-    let first = until("one leads", || one_leads(&nodes), || said(&nodes));
+    let first = until("a node leads", || one_leads(&nodes), || said(&nodes));
     let leadership = nodes[first].handle.leadership();
     assert!(leadership.term >= Term(1) && leadership.leader == NodeId::new(first as u64 + 1), "{leadership:?}");
     let answer = nodes[first].handle.session(PATIENCE).execute(b"term").unwrap().answer;
-    assert_eq!(answer, bytes(leadership.term.0), "the term of the entry is that of the leader");
+    assert_eq!(answer, bytes(leadership.term.0), "the state machine sees the leader's term");
 
     // A waiting thread learns of the end of the leadership, at the latest when the node stops.
     let handle = nodes[first].handle.clone();
@@ -146,15 +146,19 @@ fn leadership_is_told_to_whoever_waits_and_its_term_to_the_machine() {
     });
     let stopped = nodes.remove(first).stop();
     assert!(!waits.join().unwrap().leads);
-    assert_eq!((stopped.leadership().leads, stopped.leadership().leader), (false, None), "it has stopped");
-    let second = until("another leads", || one_leads(&nodes), || said(&nodes));
+    assert_eq!(
+        (stopped.leadership().leads, stopped.leadership().leader),
+        (false, None),
+        "a stopped node knows no leader"
+    );
+    let second = until("another node leads", || one_leads(&nodes), || said(&nodes));
     assert!(nodes[second].handle.leadership().term > leadership.term);
     nodes.into_iter().for_each(|node| drop(node.stop()));
 }
 
 /// In an earlier version, 500 dropped sessions stayed open.
 #[test]
-fn sessions_that_are_dropped_are_closed() {
+fn dropped_sessions_are_closed() {
     let (directory, port) = (tempfile::tempdir().unwrap(), ports(1));
     let node = start(1, port, 1, directory.path());
     for _ in 0..50 {
@@ -162,12 +166,12 @@ fn sessions_that_are_dropped_are_closed() {
     }
     let closed = || (node.sessions() == 0).then_some(());
     until("all sessions are closed", closed, || node.sessions().to_string());
-    assert_eq!(node.told(), 50);
+    assert_eq!(node.applied(), 50);
     node.stop();
 }
 
 #[test]
-fn answers_too_long_are_said_to_be_and_what_was_asked_is_done() {
+fn too_long_answer_is_an_error_and_its_command_executes() {
     let (directory, port) = (tempfile::tempdir().unwrap(), ports(1));
     let node = start(1, port, 1, directory.path());
     let too_long = bytes(ANSWER_BYTES_MAX + 1);
@@ -180,7 +184,7 @@ fn answers_too_long_are_said_to_be_and_what_was_asked_is_done() {
         }
         // The session remains usable.
         assert_eq!(session.execute(&bytes(5)).unwrap().answer.len(), 5);
-        assert_eq!(node.told(), 3 * round);
+        assert_eq!(node.applied(), 3 * round);
     }
     // Also far beyond the maximum length of a frame.
     for query in [too_long, bytes(16 << 20)] {
@@ -198,7 +202,7 @@ fn answers_too_long_are_said_to_be_and_what_was_asked_is_done() {
 }
 
 #[test]
-fn node_that_has_stopped_is_said_to_have() {
+fn calls_to_a_stopped_node_say_so() {
     let (directory, port) = (tempfile::tempdir().unwrap(), ports(1));
     let node = start(1, port, 1, directory.path());
     let mut session = node.handle.session(PATIENCE);
@@ -206,14 +210,14 @@ fn node_that_has_stopped_is_said_to_have() {
     let handle = node.stop();
     let unknown = session.execute(b"").unwrap_err();
     assert_eq!(unknown.to_string(), "outcome unknown: the node has stopped");
-    let refused = handle.query(b"told", Consistency::Linearizable, PATIENCE).unwrap_err();
+    let refused = handle.query(b"applied", Consistency::Linearizable, PATIENCE).unwrap_err();
     assert_eq!(refused.to_string(), "the node has stopped");
     assert!(matches!((unknown, refused), (ClientError::Unknown(_), ClientError::Refused(_))));
 }
 
 /// In an earlier version, `drave put` wrote key-value commands into the log of another state machine.
 #[test]
-fn commands_of_another_machine_are_refused() {
+fn commands_for_another_state_machine_are_rejected() {
     let (directory, port) = (tempfile::tempdir().unwrap(), ports(1));
     let node = start(1, port, 1, directory.path());
     let client = |machine| {
@@ -221,12 +225,12 @@ fn commands_of_another_machine_are_refused() {
         Client::with([format!("127.0.0.1:{port}")], options)
     };
     assert!(client("talker 1").execute(b"").is_ok());
-    assert!(client("").execute(b"").is_ok(), "it does not say");
+    assert!(client("").execute(b"").is_ok(), "a client without a state machine name is accepted");
     for other in ["talker 2", KIND] {
         let refused = client(other).execute(b"").unwrap_err();
         assert!(matches!(refused, ClientError::Refused(_)) && refused.to_string().contains("another state machine"));
     }
-    assert_eq!(node.told(), 2);
+    assert_eq!(node.applied(), 2);
     match node.handle.ask(Request::Status, PATIENCE) {
         Some(Reply::Status(status)) => assert_eq!(status.machine, "talker 1"),
         other => panic!("{other:?}"),
@@ -239,7 +243,7 @@ fn commands_of_another_machine_are_refused() {
     let put = drave(&["put", "a", "b"]);
     assert_eq!(put.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&put.stderr).contains("another state machine"), "{put:?}");
-    assert_eq!(drave(&["status"]).status.code(), Some(0), "what is no command of a machine is for any");
-    assert_eq!(node.told(), 2);
+    assert_eq!(drave(&["status"]).status.code(), Some(0), "status needs no particular state machine");
+    assert_eq!(node.applied(), 2);
     node.stop();
 }

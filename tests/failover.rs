@@ -5,7 +5,7 @@ use support::{drave, run};
 mod support;
 
 #[test]
-fn every_fault_gives_a_figure_and_nothing_is_lost() {
+fn each_fault_is_measured_and_loses_nothing() {
     let words = ["bench", "--scenario", "failover", "--runs", "2", "--rate", "300", "--clients", "4", "-o", "json"];
     // The exit code is 1 if an acknowledged write is missing in the end, or applied twice.
     let said = run(&mut drave(&words));
@@ -25,7 +25,7 @@ fn every_fault_gives_a_figure_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_scenario_needs_no_verb_and_a_verb_no_scenario() {
+fn bench_requires_either_verb_or_scenario() {
     let said = run(&mut drave(&["bench"]));
     assert_eq!(said.code, Some(2), "{said:?}");
     let said = run(&mut drave(&["bench", "put", "--runs", "3"]));

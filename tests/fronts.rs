@@ -10,7 +10,7 @@ use support::{Beside, Cluster, Guarded, PATIENCE, installed, ports, run, until};
 mod support;
 
 /// A cluster with HTTP gateways.
-fn webs() -> Cluster {
+fn http_cluster() -> Cluster {
     let mut cluster = Cluster::prepare(3);
     let base = ports(3);
     cluster.webs = (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
@@ -45,8 +45,8 @@ fn put(port: u16, key: &str) -> bool {
 }
 
 #[test]
-fn a_balancer_that_asks_who_leads_finds_each_next_leader_by_itself() {
-    let mut cluster = webs();
+fn http_balancer_follows_each_new_leader() {
+    let mut cluster = http_cluster();
     let port = ports(1);
     let (Some(mut balancer), Some(_)) = (balancer(&cluster, port), installed("curl")) else { return };
     let mut acknowledged = 0;
@@ -56,21 +56,21 @@ fn a_balancer_that_asks_who_leads_finds_each_next_leader_by_itself() {
             tried += 1;
             put(port, &format!("{round}-{tried}")).then_some(())
         };
-        until("a write goes through", goes_through, || cluster.logs());
+        until("a write is acknowledged", goes_through, || cluster.logs());
         acknowledged += 1;
         for n in 0..20 {
             acknowledged += usize::from(put(port, &format!("{round}-more-{n}")));
         }
         let leader = cluster.leader();
         cluster.kill(leader);
-        until("another leads", || cluster.leader_of(0..3).filter(|now| *now != leader), || cluster.logs());
+        until("another node leads", || cluster.leader_of(0..3).filter(|now| *now != leader), || cluster.logs());
         cluster.spawn(leader);
     }
-    until("a write goes through", || put(port, "last").then_some(()), || cluster.logs());
+    until("a write is acknowledged", || put(port, "last").then_some(()), || cluster.logs());
     assert!(balancer.is_running());
     let said = cluster.run(&["scan", "--limit", "1000"]);
     let held = said.out.lines().filter(|line| line.ends_with("\tnoodles")).count();
-    assert!(held > acknowledged, "{acknowledged} were acknowledged, and one more; {held} are there");
+    assert!(held > acknowledged, "{acknowledged} writes were acknowledged, and one more; {held} keys exist");
 }
 
 /// README.md's lines for haproxy in front of the Redis gateways, with the addresses of that cluster.
@@ -84,7 +84,7 @@ fn redis_balancer(cluster: &Cluster, port: u16) -> Option<Beside> {
     );
     let written = ["a:7501 port 7601", "b:7501 port 7601", "c:7501 port 7601"];
     for (written, (door, web)) in written.iter().zip(cluster.doors.iter().zip(&cluster.webs)) {
-        assert!(words.contains(written), "README.md names {written}");
+        assert!(words.contains(written), "README.md contains {written}");
         words = words.replace(written, &format!("{door} port {}", web.rsplit_once(':').unwrap().1));
     }
     let place = cluster.directory.path().join("haproxy.cfg");
@@ -95,7 +95,7 @@ fn redis_balancer(cluster: &Cluster, port: u16) -> Option<Beside> {
 
 /// Increments the counter through the balancer, on one connection for as long as it lasts. Returns the new value, if a
 /// reply arrives.
-fn count(port: u16, held: &mut Option<BufReader<TcpStream>>) -> Option<u64> {
+fn increment(port: u16, held: &mut Option<BufReader<TcpStream>>) -> Option<u64> {
     let mut stream = match held.take() {
         Some(stream) => stream,
         None => {
@@ -113,7 +113,7 @@ fn count(port: u16, held: &mut Option<BufReader<TcpStream>>) -> Option<u64> {
 }
 
 #[test]
-fn redis_clients_reach_each_next_leader_through_the_balancer_of_the_readme() {
+fn redis_balancer_of_readme_follows_each_new_leader() {
     let mut cluster = Cluster::prepare(3);
     let base = ports(6);
     let at = |n: u16| format!("127.0.0.1:{}", base + n);
@@ -125,20 +125,20 @@ fn redis_clients_reach_each_next_leader_through_the_balancer_of_the_readme() {
     let (mut held, mut acknowledged, mut last) = (None, 0, 0);
     for _ in 0..4 {
         for _ in 0..20 {
-            let number = until("a count goes through", || count(port, &mut held), || cluster.logs());
-            assert!(number > last, "{number} behind {last}");
+            let number = until("an increment is acknowledged", || increment(port, &mut held), || cluster.logs());
+            assert!(number > last, "{number} after {last}");
             (acknowledged, last) = (acknowledged + 1, number);
         }
         let leader = cluster.leader();
         cluster.kill(leader);
         let died = Instant::now();
-        last = until("a count goes through", || count(port, &mut held), || cluster.logs());
+        last = until("an increment is acknowledged", || increment(port, &mut held), || cluster.logs());
         acknowledged += 1;
-        println!("counted again {} ms after the death of a leader", died.elapsed().as_millis());
+        println!("first increment {} ms after the crash of a leader", died.elapsed().as_millis());
         cluster.spawn(leader);
     }
     assert!(balancer.is_running());
-    assert!(last >= acknowledged, "{acknowledged} were acknowledged, {last} counted");
+    assert!(last >= acknowledged, "{acknowledged} increments were acknowledged, the counter is {last}");
 }
 
 /// A browser controlled through WebDriver.
@@ -165,20 +165,20 @@ impl Browser {
         Some(Browser { driver, session, _process: process })
     }
 
-    fn tell(&self, what: &str, words: &Value) -> Value {
+    fn command(&self, what: &str, words: &Value) -> Value {
         ask(&format!("{}/session/{}/{what}", self.driver, self.session), words)
     }
 
     fn go(&self, place: &str) {
-        self.tell("url", &json!({ "url": place }));
+        self.command("url", &json!({ "url": place }));
     }
 
     fn evaluate(&self, script: &str) -> Value {
-        self.tell("execute/sync", &json!({ "script": format!("return {script}"), "args": [] }))
+        self.command("execute/sync", &json!({ "script": format!("return {script}"), "args": [] }))
     }
 
     /// The visible text of the page.
-    fn reads(&self) -> String {
+    fn visible_text(&self) -> String {
         self.evaluate("document.body.innerText").as_str().unwrap_or_default().to_owned()
     }
 }
@@ -200,18 +200,18 @@ fn ask(place: &str, words: &Value) -> Value {
 }
 
 #[test]
-fn a_browser_shows_a_node_and_tells_of_a_new_leader_and_of_its_end() {
-    let mut cluster = webs();
+fn page_shows_new_leader_and_loss_of_its_node() {
+    let mut cluster = http_cluster();
     let Some(browser) = Browser::open() else { return };
     let leader = cluster.leader();
     let watched = (leader + 1) % 3;
     assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
     browser.go(&format!("http://{}/", cluster.webs[watched]));
     let shows = |words: &[&str]| {
-        let text = browser.reads();
+        let text = browser.visible_text();
         words.iter().all(|word| text.contains(word)).then_some(())
     };
-    let logs = |cluster: &Cluster| format!("{}\n{}", browser.reads(), cluster.logs());
+    let logs = |cluster: &Cluster| format!("{}\n{}", browser.visible_text(), cluster.logs());
     let whole = [
         format!("drave · node {}", watched + 1),
         format!("node {} leads", leader + 1),
@@ -220,7 +220,7 @@ fn a_browser_shows_a_node_and_tells_of_a_new_leader_and_of_its_end() {
     ];
     let words: Vec<&str> =
         whole.iter().map(String::as_str).chain(cluster.addresses.iter().map(String::as_str)).collect();
-    until("it shows the cluster", || shows(&words), || logs(&cluster));
+    until("the page shows the cluster", || shows(&words), || logs(&cluster));
     // The page needs no horizontal scrolling on a phone.
     assert_eq!(browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), json!(true));
     assert_eq!(
@@ -229,20 +229,20 @@ fn a_browser_shows_a_node_and_tells_of_a_new_leader_and_of_its_end() {
     );
 
     cluster.kill(leader);
-    let next = until("another leads", || cluster.leader_of(0..3).filter(|now| *now != leader), || cluster.logs());
+    let next = until("another node leads", || cluster.leader_of(0..3).filter(|now| *now != leader), || cluster.logs());
     let tells = format!("node {} leads", next + 1);
-    until("it tells of the new leader", || shows(&[&tells]), || logs(&cluster));
+    until("the page shows the new leader", || shows(&[&tells]), || logs(&cluster));
     cluster.kill(watched);
-    until("it says that it has lost its node", || shows(&["This page has lost its node"]), || logs(&cluster));
+    until("the page reports that its node is lost", || shows(&["This page has lost its node"]), || logs(&cluster));
     cluster.spawn(watched);
-    until("it has found it again", || shows(&["was started again"]), || logs(&cluster));
+    until("the page reports that its node restarted", || shows(&["was started again"]), || logs(&cluster));
     assert!(shows(&["This page has lost its node"]).is_none());
 }
 
 /// For a wrong password the page shows that and no other error, and it keeps a single polling loop, however often the
 /// form is submitted.
 #[test]
-fn a_browser_is_asked_for_a_password_and_says_it_whatever_it_is_made_of() {
+fn page_asks_for_password_and_accepts_unicode() {
     const PASSWORD: &str = "nüdeln → 麺";
     let mut cluster = Cluster::prepare(1);
     let place = cluster.directory.path().join("password");
@@ -254,8 +254,8 @@ fn a_browser_is_asked_for_a_password_and_says_it_whatever_it_is_made_of() {
     let Some(browser) = Browser::open() else { return };
     browser.go(&format!("http://{}/", cluster.webs[0]));
     let shows = |words: &str| {
-        let what = format!("it says {words:?}");
-        until(&what, || browser.reads().contains(words).then_some(()), || browser.reads());
+        let what = format!("the page shows {words:?}");
+        until(&what, || browser.visible_text().contains(words).then_some(()), || browser.visible_text());
     };
     let submit = |password: &str| {
         let fields =
@@ -267,7 +267,7 @@ fn a_browser_is_asked_for_a_password_and_says_it_whatever_it_is_made_of() {
     shows("That is not its password.");
     submit("noo\u{1}dles");
     shows("That password cannot be sent");
-    assert!(!browser.reads().contains("lost its node"));
+    assert!(!browser.visible_text().contains("lost its node"));
 
     cluster.kill(0);
     let count = "window.times = []; const plain = window.fetch; \
@@ -278,7 +278,11 @@ fn a_browser_is_asked_for_a_password_and_says_it_whatever_it_is_made_of() {
     submit("noodles");
     let from = submit("noodles").as_u64().unwrap() as usize;
     let times = || -> Vec<f64> { serde_json::from_value(browser.evaluate("window.times")).unwrap() };
-    let times = until("it asks on", || Some(times()).filter(|times| times.len() > from + 4), || browser.reads());
+    let times = until(
+        "the page keeps polling",
+        || Some(times()).filter(|times| times.len() > from + 4),
+        || browser.visible_text(),
+    );
     // One request a second: a timer never fires early, apart from the browser's rounding.
     let often = times[from - 1..].windows(2).find(|two| two[1] - two[0] < 900.0);
     assert_eq!(often, None, "{times:?}");

@@ -91,27 +91,25 @@ fn incr(client: &mut Client) -> Result<i64, ClientError> {
     }
 }
 
-fn counted(cluster: &Cluster) -> i64 {
+fn read_counter(cluster: &Cluster) -> i64 {
     let query = Query::Get { key: b"n" }.encode();
     let queried = cluster.client().query(&query, Consistency::Linearizable).unwrap();
-    let Ok(Answer::Value(Some(value))) = Answer::decode(queried.answer) else { panic!("a number") };
+    let Ok(Answer::Value(Some(value))) = Answer::decode(queried.answer) else { panic!("no number") };
     std::str::from_utf8(&value).unwrap().parse().unwrap()
 }
 
-fn hasty(cluster: &Cluster) -> Client {
+fn impatient_client(cluster: &Cluster) -> Client {
     let timeout = Duration::from_millis(400);
     Client::with(cluster.addresses.clone(), Options { timeout, patience: timeout, ..Options::default() })
 }
 
 fn wait_for_space(cluster: &Cluster, n: usize, low: bool) {
     let is = || cluster.status(n).filter(|status| status.low_space == low).map(|_| ());
-    until(if low { "it notices that its disk is full" } else { "it notices that there is room" }, is, || {
-        cluster.logs()
-    });
+    until(if low { "the node reports low space" } else { "the node reports enough space" }, is, || cluster.logs());
 }
 
 #[test]
-fn where_all_disks_are_full_writes_are_refused_and_return_by_themselves() {
+fn full_disks_reject_writes_until_space_returns() {
     let mut cluster = Cluster::prepare(3);
     let Some(mounts) = Mounts::prepare(&cluster) else { return };
     (0..3).for_each(|n| cluster.spawn(n));
@@ -123,7 +121,7 @@ fn where_all_disks_are_full_writes_are_refused_and_return_by_themselves() {
     assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
     (0..3).for_each(|n| mounts.fill(n));
     // Writes until every node rejects them. A write that was neither rejected nor acknowledged may have been applied.
-    let mut client = hasty(&cluster);
+    let mut client = impatient_client(&cluster);
     let refused = || match incr(&mut client) {
         Ok(_) => {
             acknowledged += 1;
@@ -135,7 +133,7 @@ fn where_all_disks_are_full_writes_are_refused_and_return_by_themselves() {
             None
         }
     };
-    until("a write is refused", refused, || cluster.logs());
+    until("a write is rejected", refused, || cluster.logs());
     (0..3).for_each(|n| wait_for_space(&cluster, n, true));
     cluster.leader();
 
@@ -147,7 +145,7 @@ fn where_all_disks_are_full_writes_are_refused_and_return_by_themselves() {
         assert!(said.err.contains("nothing was applied"), "{said:?}");
         said.err.contains("no space left").then_some(())
     };
-    until("a write is refused for want of room", no_space, || cluster.logs());
+    until("a write is rejected for lack of space", no_space, || cluster.logs());
     assert_eq!(cluster.run(&["get", "k"]).code, Some(1));
     assert_eq!(cluster.run(&["get", "lunch"]).out, "noodles");
     assert_eq!(cluster.run(&["del", "lunch"]).code, Some(0), "{}", cluster.logs());
@@ -159,7 +157,7 @@ fn where_all_disks_are_full_writes_are_refused_and_return_by_themselves() {
     (0..3).for_each(|n| cluster.kill(n));
     (0..3).for_each(|n| cluster.spawn(n));
     cluster.leader();
-    let stands = counted(&cluster);
+    let stands = read_counter(&cluster);
     assert!((acknowledged..=acknowledged + unknown).contains(&stands), "{acknowledged} + {unknown}: {stands}");
     assert_eq!(cluster.run(&["put", "k", "v", "--timeout", "1s"]).code, Some(3), "{}", cluster.logs());
 
@@ -174,17 +172,17 @@ fn where_all_disks_are_full_writes_are_refused_and_return_by_themselves() {
 
 /// etcd#11947: a benchmark filled the quota and locked its user out.
 #[test]
-fn a_benchmark_that_fills_the_disks_leaves_nothing_behind() {
-    leaves_nothing_behind("65536", "5000");
+fn benchmark_cleans_up_after_filling_disks() {
+    expect_benchmark_cleanup("65536", "5000");
 }
 
 /// The requests in flight when the space runs out exceed the reserve, unless the leader counts them.
 #[test]
-fn a_benchmark_that_fills_the_disks_with_large_values_leaves_nothing_behind() {
-    leaves_nothing_behind("524288", "1000");
+fn benchmark_cleans_up_after_filling_disks_with_large_values() {
+    expect_benchmark_cleanup("524288", "1000");
 }
 
-fn leaves_nothing_behind(size: &str, keys: &str) {
+fn expect_benchmark_cleanup(size: &str, keys: &str) {
     let mut cluster = Cluster::prepare(3);
     let words = ["--segment-size", "4MiB", "--reserve", "4MiB", "--trailing-bytes", "1MiB"];
     cluster.words = words.map(str::to_owned).to_vec();
@@ -203,13 +201,13 @@ fn leaves_nothing_behind(size: &str, keys: &str) {
     assert!(said.err.contains("no space left on the disk of the leader"), "{said:?}");
     assert_eq!(cluster.run(&["scan"]).out, "lunch\tnoodles\n");
     let written = || (cluster.run(&["put", "lunch", "soup"]).code == Some(0)).then_some(());
-    until("writes return", written, || cluster.logs());
+    until("writes are accepted again", written, || cluster.logs());
     cluster.expect_no_deaths();
     cluster.agree();
 }
 
 #[test]
-fn a_leader_whose_disk_is_full_lets_another_lead() {
+fn leader_with_full_disk_transfers_leadership() {
     let mut cluster = Cluster::prepare(3);
     let Some(mounts) = Mounts::prepare(&cluster) else { return };
     (0..3).for_each(|n| cluster.spawn(n));
@@ -219,7 +217,7 @@ fn a_leader_whose_disk_is_full_lets_another_lead() {
     mounts.fill(full);
     wait_for_space(&cluster, full, true);
     let another = || cluster.leader_of(0..3).filter(|leader| *leader != full);
-    until("another leads", another, || cluster.logs());
+    until("another node leads", another, || cluster.logs());
     for expected in 2..=50 {
         assert_eq!(incr(&mut client).unwrap(), expected, "{}", cluster.logs());
     }
@@ -231,14 +229,14 @@ fn a_leader_whose_disk_is_full_lets_another_lead() {
 }
 
 #[test]
-fn a_follower_whose_disk_is_full_falls_behind_and_comes_back() {
+fn follower_with_full_disk_falls_behind_and_catches_up() {
     let mut cluster = Cluster::prepare(3);
     let Some(mounts) = Mounts::prepare(&cluster) else { return };
     (0..3).for_each(|n| cluster.spawn(n));
     let mut client = cluster.client();
     assert_eq!(incr(&mut client).unwrap(), 1);
     let full = (cluster.leader() + 1) % 3;
-    until("it has a reserve", || mounts.has_reserve(full).then_some(()), || cluster.logs());
+    until("the node has a reserve", || mounts.has_reserve(full).then_some(()), || cluster.logs());
     mounts.fill(full);
     // The follower fills its segment and most of the reserve; then the leader sends it no more entries.
     let value = vec![b'x'; 256 << 10];
@@ -246,9 +244,9 @@ fn a_follower_whose_disk_is_full_falls_behind_and_comes_back() {
         let executed = client.execute(&Do::Put { key: b"large", value: &value }.encode()).unwrap();
         cluster.status(full).filter(|status| status.last + 8 < executed.position.index.0).map(|_| ())
     };
-    until("it falls behind", falls_behind, || cluster.logs());
+    until("the follower falls behind", falls_behind, || cluster.logs());
     // The follower still responds, its log does not wait for space, and it can still start.
-    assert!(!cluster.logs().contains("the log waits for room"), "{}", cluster.logs());
+    assert!(!cluster.logs().contains("writing waits for free disk space"), "{}", cluster.logs());
     wait_for_space(&cluster, full, true);
     cluster.kill(full);
     cluster.spawn(full);
@@ -264,7 +262,7 @@ fn a_follower_whose_disk_is_full_falls_behind_and_comes_back() {
 
 /// A single node that takes no snapshot by itself while there is free space, and that keeps hardly any log entries
 /// before a snapshot.
-fn alone() -> Cluster {
+fn single_node() -> Cluster {
     let mut cluster = Cluster::prepare(1);
     let words = ["--snapshot-log-bytes", "1TiB", "--trailing-bytes", "64KiB", "--snapshot-max-age", "1000h"];
     cluster.words.extend(words.map(str::to_owned));
@@ -281,26 +279,26 @@ fn write(cluster: &Cluster, values: u32, keys: u32) {
     }
 }
 
-fn logged(cluster: &Cluster, what: &str) -> usize {
+fn count_log_lines(cluster: &Cluster, what: &str) -> usize {
     cluster.logs().matches(what).count()
 }
 
 #[test]
-fn on_a_full_disk_a_snapshot_is_taken_from_the_reserve_and_the_log_gives_way() {
-    let mut cluster = alone();
+fn snapshot_on_full_disk_borrows_reserve_and_compacts_log() {
+    let mut cluster = single_node();
     let Some(mounts) = Mounts::of(&cluster, "64m") else { return };
     cluster.spawn(0);
     // Half a megabyte of state, and a log that takes half the disk.
     write(&cluster, 512, 8);
-    until("it has a reserve", || mounts.has_reserve(0).then_some(()), || cluster.logs());
-    assert_eq!(cluster.status(0).unwrap().log.snapshot, 0, "there was room");
+    until("the node has a reserve", || mounts.has_reserve(0).then_some(()), || cluster.logs());
+    assert_eq!(cluster.status(0).unwrap().log.snapshot, 0, "no snapshot is taken while there is space");
     mounts.fill(0);
     // No space is freed, and no snapshot is requested.
     let taken = || cluster.status(0).filter(|status| status.log.snapshot > 0);
     until("a snapshot is taken", taken, || cluster.logs());
-    assert_eq!(logged(&cluster, "it is lent the reserve"), 1, "{}", cluster.logs());
+    assert_eq!(count_log_lines(&cluster, "the snapshot borrows the reserve"), 1, "{}", cluster.logs());
     wait_for_space(&cluster, 0, false);
-    assert!(mounts.has_reserve(0), "it was made anew");
+    assert!(mounts.has_reserve(0), "the reserve was made again");
     write(&cluster, 8, 8);
     let log = cluster.status(0).unwrap().log;
     assert!(log.first > 256 && !log.lacks_room, "{log:?}");
@@ -308,22 +306,22 @@ fn on_a_full_disk_a_snapshot_is_taken_from_the_reserve_and_the_log_gives_way() {
 }
 
 #[test]
-fn a_snapshot_that_does_not_fit_into_the_reserve_leaves_all_as_it_was() {
-    let mut cluster = alone();
+fn snapshot_larger_than_reserve_is_abandoned() {
+    let mut cluster = single_node();
     let Some(mounts) = Mounts::of(&cluster, "64m") else { return };
     cluster.spawn(0);
     // Twice as much state as the reserve can hold.
     write(&cluster, 128, 128);
-    until("it has a reserve", || mounts.has_reserve(0).then_some(()), || cluster.logs());
+    until("the node has a reserve", || mounts.has_reserve(0).then_some(()), || cluster.logs());
     mounts.fill(0);
     wait_for_space(&cluster, 0, true);
     for _ in 0..2 {
         let said = cluster.run(&["snapshot", "take"]);
         assert_eq!(said.code, Some(1), "{said:?}");
         assert!(cluster.status(0).unwrap().log.lacks_room);
-        until("the reserve is made anew", || mounts.has_reserve(0).then_some(()), || cluster.logs());
+        until("the reserve is made again", || mounts.has_reserve(0).then_some(()), || cluster.logs());
     }
-    assert_eq!(logged(&cluster, "not even with the reserve"), 1, "{}", cluster.logs());
+    assert_eq!(count_log_lines(&cluster, "not even with the reserve"), 1, "{}", cluster.logs());
     assert!(cluster.run(&["status"]).out.contains("no room for a snapshot"));
     let files: Vec<_> = std::fs::read_dir(cluster.data(0).join("snapshots")).unwrap().collect();
     assert!(files.is_empty(), "{files:?}");

@@ -32,7 +32,7 @@ fn dial(address: &str) -> TcpStream {
 }
 
 /// Sends bytes; any outcome is fine.
-fn say(mut stream: &TcpStream, bytes: &[u8]) {
+fn send_bytes(mut stream: &TcpStream, bytes: &[u8]) {
     let _it_may_be_let_go_midway = stream.write_all(bytes);
 }
 
@@ -68,9 +68,9 @@ fn random_bytes(rng: &mut StdRng, address: &str) {
         let noise: Vec<u8> = (0..rng.random_range(0..4096)).map(|_| rng.random()).collect();
         let stream = dial(address);
         if rng.random() {
-            say(&stream, &hello());
+            send_bytes(&stream, &hello());
         }
-        say(&stream, &noise);
+        send_bytes(&stream, &noise);
     }
 }
 
@@ -79,11 +79,11 @@ fn huge_lengths(rng: &mut StdRng, address: &str) {
     for length in [u32::MAX, u32::MAX - 12, 1 << 31, (64 << 10) + 1, 64 << 10] {
         for kind in 0..=40 {
             let stream = dial(address);
-            say(&stream, &hello());
+            send_bytes(&stream, &hello());
             let mut header = length.to_le_bytes().to_vec();
             header.extend([kind, rng.random_range(0..4), 0, 0]);
             header.extend(rng.random::<u32>().to_le_bytes());
-            say(&stream, &header);
+            send_bytes(&stream, &header);
         }
     }
     let content = vec![b'x'; 4 << 20];
@@ -97,7 +97,7 @@ fn huge_lengths(rng: &mut StdRng, address: &str) {
         put_piece(&mut out, FrameKind::Request, &content, 0);
         put_piece(&mut out, FrameKind::Request, &content, 0);
         let stream = dial(address);
-        say(&stream, &out);
+        send_bytes(&stream, &out);
     }
 }
 
@@ -126,7 +126,7 @@ fn mutated_frames(rng: &mut StdRng, address: &str) {
             out[at] ^= 1 << rng.random_range(0..8);
         }
         let stream = dial(address);
-        say(&stream, &out);
+        send_bytes(&stream, &out);
         if rng.random_ratio(1, 4) {
             let _either_way = stream.shutdown(Shutdown::Write);
             outcome(&stream);
@@ -135,9 +135,9 @@ fn mutated_frames(rng: &mut StdRng, address: &str) {
 }
 
 /// Sends requests and never reads a response. Returns the open connection, so that the caller keeps it open.
-fn deaf(address: &str) -> TcpStream {
+fn connect_without_reading(address: &str) -> TcpStream {
     let stream = dial(address);
-    say(&stream, &hello());
+    send_bytes(&stream, &hello());
     stream.set_nonblocking(true).unwrap();
     let mut asked = BytesMut::new();
     (0..1000).for_each(|id| put_request_frame(&mut asked, id, false, &Request::Status));
@@ -153,11 +153,11 @@ fn deaf(address: &str) -> TcpStream {
 }
 
 /// Sends a hello at one byte a second on each stream, until `stop` is set.
-fn drip(streams: &[TcpStream], stop: &AtomicBool) {
+fn send_slowly(streams: &[TcpStream], stop: &AtomicBool) {
     let words = hello();
     for byte in words.iter().cycle() {
         for stream in streams {
-            say(stream, &[*byte]);
+            send_bytes(stream, &[*byte]);
         }
         let next = Instant::now() + Duration::from_secs(1);
         while Instant::now() < next {
@@ -171,7 +171,7 @@ fn drip(streams: &[TcpStream], stop: &AtomicBool) {
 
 /// Increments a counter until `stop` is set; each increment must be acknowledged. New connections must be accepted as
 /// well.
-fn mean_well(addresses: &[String], stop: &AtomicBool, counted: &AtomicU64) {
+fn run_honest_client(addresses: &[String], stop: &AtomicBool, counted: &AtomicU64) {
     let options = Options { timeout: Duration::from_secs(20), ..Options::default() };
     let mut long = Client::with(addresses.to_vec(), options.clone());
     while !stop.load(Ordering::Relaxed) {
@@ -206,13 +206,13 @@ fn raise_open_files() -> usize {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
     let idle = maximum.unwrap_or(u64::MAX).saturating_sub(2000).min(5000) as usize;
     if idle < 5000 {
-        eprintln!("only {idle} idle connections: the system allows no more files");
+        eprintln!("only {idle} idle connections: the system allows no more open files");
     }
     idle
 }
 
 #[test]
-fn hostile_callers_neither_crash_nor_grow_nor_block_a_node() {
+fn node_survives_hostile_clients_in_bounded_memory() {
     let mut cluster = Cluster::start(3);
     let idle = raise_open_files();
     let leader = cluster.leader();
@@ -222,18 +222,18 @@ fn hostile_callers_neither_crash_nor_grow_nor_block_a_node() {
     std::thread::scope(|scope| {
         // Sets `stop` however this scope ends; after a failure it would wait for these threads forever otherwise.
         let _told = StopAtEnd(&stop);
-        let honest = scope.spawn(|| mean_well(&cluster.addresses, &stop, &counted));
+        let honest = scope.spawn(|| run_honest_client(&cluster.addresses, &stop, &counted));
         let more = |by| {
             let goal = counted.load(Ordering::Relaxed) + by;
             let why = || cluster.logs();
-            until("who means well is served", || (counted.load(Ordering::Relaxed) >= goal).then_some(()), why);
+            until("honest clients are served", || (counted.load(Ordering::Relaxed) >= goal).then_some(()), why);
         };
         more(200);
         let before = resident(&cluster, leader);
         let slow: Vec<TcpStream> = (0..20).map(|_| dial(&address)).collect();
         let dripping = &stop;
-        scope.spawn(move || drip(&slow, dripping));
-        let deaf: Vec<TcpStream> = (0..8).map(|_| deaf(&address)).collect();
+        scope.spawn(move || send_slowly(&slow, dripping));
+        let deaf: Vec<TcpStream> = (0..8).map(|_| connect_without_reading(&address)).collect();
         random_bytes(&mut rng, &address);
         more(10);
         huge_lengths(&mut rng, &address);
@@ -242,7 +242,7 @@ fn hostile_callers_neither_crash_nor_grow_nor_block_a_node() {
         more(10);
         let silent: Vec<TcpStream> = (0..1000).map(|_| dial(&address)).collect();
         more(10);
-        let clients: Vec<TcpStream> = (0..idle).map(|_| dial(&address)).inspect(|c| say(c, &hello())).collect();
+        let clients: Vec<TcpStream> = (0..idle).map(|_| dial(&address)).inspect(|c| send_bytes(c, &hello())).collect();
         more(10);
         let most = resident(&cluster, leader);
         drop((deaf, silent, clients));
@@ -250,9 +250,13 @@ fn hostile_callers_neither_crash_nor_grow_nor_block_a_node() {
         stop.store(true, Ordering::Relaxed);
         let served = honest.join().map(|()| counted.load(Ordering::Relaxed)).unwrap();
         let small = || (resident(&cluster, leader) <= before + MARGIN).then_some(());
-        until("the node is small again", small, || format!("{before} {most} {}", resident(&cluster, leader)));
+        until("the memory of the node shrinks again", small, || {
+            format!("{before} KiB before, {most} at most, {} now", resident(&cluster, leader))
+        });
         let after = resident(&cluster, leader);
-        eprintln!("resident: {before} KiB before, {most} with {idle} idle, {after} after; {served} honest answers");
+        eprintln!(
+            "resident: {before} KiB before, {most} with {idle} idle, {after} after; {served} requests of honest clients"
+        );
     });
     cluster.expect_no_deaths();
     cluster.agree();

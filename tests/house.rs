@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Allowed imports of each module. A module may use the modules below it, never one above it.
-const ROOMS: &[(&str, &[&str])] = &[
+const MODULES: &[(&str, &[&str])] = &[
     ("types", &["limits"]),
     ("limits", &[]),
     ("disk", &[]),
@@ -126,7 +126,7 @@ const LONG_FILES: &[(&str, &str)] = &[];
 
 /// Longer functions likewise.
 const FUNCTION_MAX: usize = 70;
-const LONG_FUNCTIONS: &[(&str, &str)] = &[("wal/open.rs:resume", "one order of steps, each resting on the one before")];
+const LONG_FUNCTIONS: &[(&str, &str)] = &[("wal/open.rs:resume", "one sequence of steps, each needs the one before")];
 
 fn sources() -> BTreeMap<String, String> {
     fn walk(directory: &Path, out: &mut Vec<PathBuf>) {
@@ -151,7 +151,7 @@ fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests").next().unwrap()
 }
 
-fn room(name: &str) -> &str {
+fn module_of(name: &str) -> &str {
     name.split(['/', '.']).next().unwrap()
 }
 
@@ -164,20 +164,20 @@ fn is_comment(line: &str) -> bool {
 }
 
 #[test]
-fn rooms_use_only_what_stands_below_them() {
-    let allowed: BTreeMap<_, _> = ROOMS.iter().copied().collect();
+fn modules_import_only_modules_below_them() {
+    let allowed: BTreeMap<_, _> = MODULES.iter().copied().collect();
     let mut wrong = Vec::new();
     for (name, text) in sources() {
-        let here = room(&name);
+        let here = module_of(&name);
         if matches!(here, "lib" | "main" | "cli") || is_test(&name) {
             continue;
         }
         let Some(below) = allowed.get(here) else {
-            wrong.push(format!("{name}: {here} is not on the plan"));
+            wrong.push(format!("{name}: {here} is not in MODULES"));
             continue;
         };
         let code: Vec<&str> = without_tests(&text).lines().filter(|line| !is_comment(line)).collect();
-        for used in rooms_used(&code.join("\n")) {
+        for used in modules_used(&code.join("\n")) {
             if used != here && !below.contains(&used.as_str()) {
                 wrong.push(format!("{name} uses {used}"));
             }
@@ -187,7 +187,7 @@ fn rooms_use_only_what_stands_below_them() {
 }
 
 /// The modules named after `crate::`, alone or in braces.
-fn rooms_used(code: &str) -> BTreeSet<String> {
+fn modules_used(code: &str) -> BTreeSet<String> {
     let word = |text: &str| text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
     let mut used: BTreeSet<String> = BTreeSet::new();
     for rest in code.split("crate::").skip(1) {
@@ -212,23 +212,23 @@ fn rooms_used(code: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn an_import_is_seen_however_it_is_written() {
+fn imports_are_found_in_every_form() {
     let code = "use crate::{\n    api::{Reply, Request},\n    net, node,\n};\nuse crate::wal::{self, Fault};\nfn f() { crate::sim::run() }";
-    assert!(rooms_used(code).iter().eq(["api", "net", "node", "sim", "wal"]), "{:?}", rooms_used(code));
+    assert!(modules_used(code).iter().eq(["api", "net", "node", "sim", "wal"]), "{:?}", modules_used(code));
 }
 
 #[test]
-fn the_plan_has_no_circle() {
+fn module_layers_have_no_cycle() {
     let mut done: Vec<&str> = Vec::new();
-    while done.len() < ROOMS.len() {
-        let next = ROOMS.iter().find(|(room, below)| !done.contains(room) && below.iter().all(|b| done.contains(b)));
-        let Some((room, _)) = next else { panic!("a circle among all but {done:?}") };
-        done.push(room);
+    while done.len() < MODULES.len() {
+        let next = MODULES.iter().find(|(name, below)| !done.contains(name) && below.iter().all(|b| done.contains(b)));
+        let Some((name, _)) = next else { panic!("the imports of all modules but {done:?} have a cycle") };
+        done.push(name);
     }
 }
 
 #[test]
-fn pure_rooms_have_no_clock_thread_socket_file_or_chance() {
+fn pure_modules_use_no_clock_thread_file_or_randomness() {
     let mut wrong = Vec::new();
     for (name, text) in sources() {
         if !PURE.iter().any(|pure| name.starts_with(pure)) || is_test(&name) {
@@ -240,7 +240,7 @@ fn pure_rooms_have_no_clock_thread_socket_file_or_chance() {
                 if *word == "log::" && (line.contains("super::log::") || line.contains("consensus::log::")) {
                     continue;
                 }
-                wrong.push(format!("{name} says {word}: {}", line.trim()));
+                wrong.push(format!("{name} uses {word}: {}", line.trim()));
             }
         }
     }
@@ -248,7 +248,7 @@ fn pure_rooms_have_no_clock_thread_socket_file_or_chance() {
 }
 
 #[test]
-fn only_the_spine_names_the_roles() {
+fn only_raft_core_names_the_role_modules() {
     for (name, text) in sources() {
         let may = matches!(
             name.as_str(),
@@ -263,7 +263,7 @@ fn only_the_spine_names_the_roles() {
 }
 
 #[test]
-fn doors_define_nothing() {
+fn mod_files_define_nothing() {
     for (name, text) in sources() {
         if name != "lib.rs" && !name.ends_with("mod.rs") {
             continue;
@@ -276,7 +276,7 @@ fn doors_define_nothing() {
 }
 
 #[test]
-fn files_begin_with_a_promise_and_hold_one_thought() {
+fn files_have_module_docs_and_stay_short() {
     let mut wrong = Vec::new();
     for (name, text) in sources() {
         if !text.starts_with("//! ") {
@@ -288,11 +288,11 @@ fn files_begin_with_a_promise_and_hold_one_thought() {
             wrong.push(format!("{name} has {lines} lines"));
         }
         if lines <= LINES_MAX && listed {
-            wrong.push(format!("{name} is short now: take it off the list"));
+            wrong.push(format!("{name} is short enough now: remove it from LONG_FILES"));
         }
-        for attic in ["util", "common", "helper", "manager", "misc"] {
-            if name.contains(attic) {
-                wrong.push(format!("{name} is an attic"));
+        for vague in ["util", "common", "helper", "manager", "misc"] {
+            if name.contains(vague) {
+                wrong.push(format!("{name} has a catch-all name"));
             }
         }
     }
@@ -300,7 +300,7 @@ fn files_begin_with_a_promise_and_hold_one_thought() {
 }
 
 #[test]
-fn functions_fit_a_screen() {
+fn functions_stay_short() {
     let mut wrong = Vec::new();
     for (name, text) in sources() {
         let lines: Vec<&str> = text.lines().collect();
@@ -325,10 +325,10 @@ fn functions_fit_a_screen() {
 }
 
 #[test]
-fn nothing_is_left_half_done() {
+fn code_has_no_unfinished_markers() {
     for (name, text) in sources() {
         for word in ["todo!", "unimplemented!", "FIXME", "XXX", "dbg!"] {
-            assert!(!text.contains(word), "{name} says {word}");
+            assert!(!text.contains(word), "{name} contains {word}");
         }
     }
 }

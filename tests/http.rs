@@ -82,7 +82,7 @@ impl Web {
         if self.stream.read_line(&mut line)? == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(line.strip_suffix("\r\n").expect("a line has an end").to_owned())
+        Ok(line.strip_suffix("\r\n").expect("each line ends in CRLF").to_owned())
     }
 
     fn send(&mut self, method: &str, target: &str, fields: &str, body: &[u8]) {
@@ -114,7 +114,7 @@ impl Web {
 }
 
 /// Starts a cluster with HTTP gateways. Returns their addresses as well.
-fn webs(nodes: u16, words: &[&str]) -> (Cluster, Vec<String>) {
+fn http_cluster(nodes: u16, words: &[&str]) -> (Cluster, Vec<String>) {
     let mut cluster = Cluster::prepare(nodes);
     let base = ports(nodes);
     cluster.webs = (base..base + nodes).map(|port| format!("127.0.0.1:{port}")).collect();
@@ -126,8 +126,8 @@ fn webs(nodes: u16, words: &[&str]) -> (Cluster, Vec<String>) {
 }
 
 #[test]
-fn keys_are_put_got_and_deleted_through_any_node() {
-    let (cluster, webs) = webs(3, &[]);
+fn keys_are_put_read_and_deleted_through_any_node() {
+    let (cluster, webs) = http_cluster(3, &[]);
     for (n, web) in webs.iter().enumerate() {
         let mut web = Web::dial(web);
         let (key, value) = (format!("/kv/a/b%20{n}"), [0, 255, b'\r', b'\n', n as u8]);
@@ -152,25 +152,25 @@ fn keys_are_put_got_and_deleted_through_any_node() {
 }
 
 #[test]
-fn what_stands_behind_the_question_mark_counts_or_is_refused() {
-    let (cluster, webs) = webs(1, &[]);
+fn query_parameters_are_honored_or_rejected() {
+    let (cluster, webs) = http_cluster(1, &[]);
     let mut web = Web::dial(&webs[0]);
     assert_eq!(web.ask("PUT", "/kv/k?ttl=1h", b"v").status, 204);
     let left = cluster.run(&["ttl", "k", "-o", "json"]).json()["ttl_ms"].as_u64().unwrap();
     assert!(left > 0 && left <= 3_600_000, "{left}");
     assert_eq!(web.ask("PUT", "/kv/short?ttl=20ms", b"v").status, 204);
-    until("the key has ended", || (web.get("/kv/short").status == 404).then_some(()), || cluster.logs());
+    until("the key has expired", || (web.get("/kv/short").status == 404).then_some(()), || cluster.logs());
     assert_eq!(web.get("/kv/k?consistency=local").text(), "v");
     assert_eq!(web.get("/kv/k?consistency=perhaps").status, 400);
     web.send("PUT", "/kv/k?cas=1", "", b"w");
-    assert!(web.is_closed_after(400..401, "a body that was refused is not read"));
+    assert!(web.is_closed_after(400..401, "the body of a rejected request is not read"));
     let mut web = Web::dial(&webs[0]);
     assert_eq!(web.get("/kv/k").text(), "v", "nothing was applied");
 }
 
 #[test]
-fn a_put_may_depend_on_whether_the_key_is_there() {
-    let (_cluster, webs) = webs(1, &[]);
+fn put_can_require_key_presence_or_absence() {
+    let (_cluster, webs) = http_cluster(1, &[]);
     let mut web = Web::dial(&webs[0]);
     for (fields, status) in [
         ("If-Match: *\r\n", 412),
@@ -184,19 +184,19 @@ fn a_put_may_depend_on_whether_the_key_is_there() {
 }
 
 #[test]
-fn what_is_too_large_or_of_no_known_length_is_refused_and_the_answer_arrives() {
-    let (_cluster, webs) = webs(1, &["--max-entry", "64KiB"]);
+fn oversized_or_chunked_body_receives_an_error_response() {
+    let (_cluster, webs) = http_cluster(1, &["--max-entry", "64KiB"]);
     let mut web = Web::dial(&webs[0]);
     let refused = web.ask("PUT", "/kv/k", &vec![7; 65 << 10]);
-    assert_eq!((refused.status, refused.json()["applied"].as_bool()), (413, Some(false)), "by the node");
-    assert_eq!(web.ask("PUT", "/kv/k", &vec![7; 63 << 10]).status, 204, "the connection goes on");
+    assert_eq!((refused.status, refused.json()["applied"].as_bool()), (413, Some(false)), "rejected by the node");
+    assert_eq!(web.ask("PUT", "/kv/k", &vec![7; 63 << 10]).status, 204, "the connection stays open");
     // The gateway responds before it has the whole body. The client sends the rest and still receives the response.
     let mut web = Web::dial(&webs[0]);
     web.send("PUT", "/kv/k", "", &vec![7; 8 << 20]);
     assert!(web.is_closed_after(413..414, "8 MiB"));
     let mut web = Web::dial(&webs[0]);
     web.raw(b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 18446744073709551615\r\n\r\n");
-    assert!(web.is_closed_after(413..414, "all there is"));
+    assert!(web.is_closed_after(413..414, "a content length of u64::MAX"));
     let mut web = Web::dial(&webs[0]);
     web.raw(b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n");
     assert!(web.is_closed_after(411..412, "chunked"));
@@ -206,8 +206,8 @@ fn what_is_too_large_or_of_no_known_length_is_refused_and_the_answer_arrives() {
 }
 
 #[test]
-fn requests_that_come_together_are_answered_in_their_order() {
-    let (cluster, webs) = webs(3, &[]);
+fn pipelined_requests_are_answered_in_order() {
+    let (cluster, webs) = http_cluster(3, &[]);
     for web in &webs {
         let mut web = Web::dial(web);
         for n in 0..100 {
@@ -231,8 +231,8 @@ fn requests_that_come_together_are_answered_in_their_order() {
 }
 
 #[test]
-fn connections_go_on_as_they_are_asked_to() {
-    let (_cluster, webs) = webs(1, &[]);
+fn keep_alive_follows_version_and_headers() {
+    let (_cluster, webs) = http_cluster(1, &[]);
     let mut web = Web::dial(&webs[0]);
     web.raw(b"GET /livez HTTP/1.0\r\n\r\n");
     assert!(web.is_closed_after(200..201, "HTTP/1.0"));
@@ -253,20 +253,20 @@ fn connections_go_on_as_they_are_asked_to() {
 }
 
 #[test]
-fn a_body_that_is_held_back_is_asked_for_unless_it_is_not_wanted() {
-    let (_cluster, webs) = webs(1, &[]);
+fn expect_continue_is_answered_unless_body_is_too_large() {
+    let (_cluster, webs) = http_cluster(1, &[]);
     let mut web = Web::dial(&webs[0]);
     web.raw(b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n");
     assert_eq!(web.try_head().unwrap().0, 100);
     web.raw(b"v");
     assert_eq!(web.read().status, 204);
     web.raw(b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\nExpect: 100-continue\r\n\r\n");
-    assert!(web.is_closed_after(413..414, "too large to be asked for"));
+    assert!(web.is_closed_after(413..414, "too large for 100 Continue"));
 }
 
 #[test]
-fn what_could_be_read_in_two_ways_is_not_read_at_all() {
-    let (_cluster, webs) = webs(1, &[]);
+fn ambiguous_request_framing_is_rejected() {
+    let (_cluster, webs) = http_cluster(1, &[]);
     let smuggled = "GET /kv/smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for fields in [
         "Content-Length: 0\r\nContent-Length: 48\r\n",
@@ -281,13 +281,13 @@ fn what_could_be_read_in_two_ways_is_not_read_at_all() {
     ] {
         let mut web = Web::dial(&webs[0]);
         web.raw(format!("PUT /kv/k HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n{smuggled}").as_bytes());
-        assert!(web.is_closed_after(400..412, fields), "{fields:?}: what follows was answered");
+        assert!(web.is_closed_after(400..412, fields), "{fields:?}: the smuggled request was answered");
     }
 }
 
 #[test]
-fn a_page_of_another_site_can_neither_write_nor_take_our_name() {
-    let (_cluster, webs) = webs(1, &[]);
+fn cross_site_writes_and_foreign_host_are_rejected() {
+    let (_cluster, webs) = http_cluster(1, &[]);
     let ask = |method: &str, host: &str, fields: &str| {
         let mut web = Web::dial(&webs[0]);
         web.raw(format!("{method} /kv/k HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n").as_bytes());
@@ -302,11 +302,11 @@ fn a_page_of_another_site_can_neither_write_nor_take_our_name() {
 }
 
 #[test]
-fn without_the_password_only_the_nodes_health_is_told() {
+fn only_health_is_served_without_the_password() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("password");
     std::fs::write(&file, "secret\n").unwrap();
-    let (_cluster, webs) = webs(1, &["--password-file", file.to_str().unwrap()]);
+    let (_cluster, webs) = http_cluster(1, &["--password-file", file.to_str().unwrap()]);
     let mut web = Web::dial(&webs[0]);
     for path in ["/", "/livez", "/readyz", "/leader"] {
         assert_eq!(web.get(path).status, 200, "{path}");
@@ -321,12 +321,12 @@ fn without_the_password_only_the_nodes_health_is_told() {
     assert_eq!(web.read().status, 204);
     // The gateway does not read the body of an unauthenticated request.
     web.send("PUT", "/kv/k", "", &[7; 100_000]);
-    assert!(web.is_closed_after(401..402, "a stranger's body"));
+    assert!(web.is_closed_after(401..402, "the body of an unauthenticated request"));
 }
 
 #[test]
-fn exactly_the_leader_says_that_it_leads_and_followers_say_who_does() {
-    let (mut cluster, webs) = webs(3, &[]);
+fn every_node_names_the_leader() {
+    let (mut cluster, webs) = http_cluster(3, &[]);
     let told = |n: usize| Web::dial(&webs[n]).get("/leader");
     let leader = cluster.leader();
     let agreed = || {
@@ -335,7 +335,7 @@ fn exactly_the_leader_says_that_it_leads_and_followers_say_who_does() {
         let known = all.iter().all(|answer| answer.field("x-drave-leader") == Some(&cluster.addresses[leader]));
         (all.iter().enumerate().all(right) && known).then_some(all)
     };
-    let all = until("all know the leader", agreed, || cluster.logs());
+    let all = until("all nodes know the leader", agreed, || cluster.logs());
     assert_eq!(all[leader].json()["leads"], true);
     assert_eq!(all[0].json()["leader"], leader as u64 + 1);
     assert_eq!(Web::dial(&webs[leader]).get("/readyz").text(), "ready\n");
@@ -343,26 +343,26 @@ fn exactly_the_leader_says_that_it_leads_and_followers_say_who_does() {
     let last = (leader + 1) % 3;
     (0..3).filter(|n| *n != last).for_each(|n| cluster.kill(n));
     let unready = || Some(Web::dial(&webs[last]).get("/readyz?verbose")).filter(|answer| answer.status == 503);
-    let unready = until("a node alone is not ready", unready, || cluster.logs()).text();
+    let unready = until("a node without its peers is not ready", unready, || cluster.logs()).text();
     assert!(unready.contains("[-] leader: it sees no leader\n") && unready.contains("[+] disk\n"), "{unready}");
     assert_eq!(Web::dial(&webs[last]).get("/livez").status, 200);
     assert_eq!(Web::dial(&webs[last]).get("/leader").status, 503);
 }
 
 #[test]
-fn without_a_leader_requests_wait_and_then_nothing_was_applied() {
-    let (mut cluster, webs) = webs(3, &[]);
+fn requests_without_leader_wait_then_fail_unapplied() {
+    let (mut cluster, webs) = http_cluster(3, &[]);
     assert_eq!(Web::dial(&webs[0]).ask("PUT", "/kv/k", b"v").status, 204);
     cluster.agree();
     cluster.kill(1);
     cluster.kill(2);
     let mut web = Web::dial(&webs[0]);
     let alone = || (web.get("/readyz").status == 503).then_some(());
-    until("the node is alone", alone, || cluster.logs());
+    until("the node has no leader", alone, || cluster.logs());
     let refused = web.ask("PUT", "/kv/k", b"w");
     assert_eq!((refused.status, refused.field("retry-after")), (503, Some("1")), "{refused:?}");
     assert_eq!(refused.json()["applied"], false);
-    assert_eq!(web.get("/kv/k").status, 503, "it might be stale");
+    assert_eq!(web.get("/kv/k").status, 503, "a linearizable read fails without a leader");
     assert_eq!(web.get("/kv/k?consistency=local").text(), "v");
     // A request that waits for a leader succeeds once there is one.
     web.send("PUT", "/kv/k", "", b"x");
@@ -372,8 +372,8 @@ fn without_a_leader_requests_wait_and_then_nothing_was_applied() {
 }
 
 #[test]
-fn what_was_asked_of_a_leader_that_is_left_alone_is_told_unknown() {
-    let (mut cluster, webs) = webs(3, &[]);
+fn write_at_isolated_leader_has_unknown_outcome() {
+    let (mut cluster, webs) = http_cluster(3, &[]);
     let leader = cluster.leader();
     let mut web = Web::dial(&webs[leader]);
     assert_eq!(web.ask("PUT", "/kv/k", b"v").status, 204);
@@ -383,13 +383,13 @@ fn what_was_asked_of_a_leader_that_is_left_alone_is_told_unknown() {
     assert_eq!((told.status, &told.json()["applied"]), (504, &Value::Null), "{told:?}");
     assert!(told.json()["error"].as_str().unwrap().starts_with("outcome unknown"), "{told:?}");
     (0..3).filter(|n| *n != leader).for_each(|n| cluster.signal(n, Signal::CONT));
-    until("it goes on", || (web.get("/kv/k").status == 200).then_some(()), || cluster.logs());
+    until("the leader serves again", || (web.get("/kv/k").status == 200).then_some(()), || cluster.logs());
     cluster.expect_no_deaths();
 }
 
 #[test]
-fn what_is_to_be_made_once_is_made_once_through_the_death_of_a_leader() {
-    let (mut cluster, webs) = webs(3, &[]);
+fn conditional_put_applies_once_despite_leader_crash() {
+    let (mut cluster, webs) = http_cluster(3, &[]);
     let leader = cluster.leader();
     const EACH: usize = 200;
     let survivors = (0..3).filter(|n| *n != leader);
@@ -405,7 +405,7 @@ fn what_is_to_be_made_once_is_made_once_through_the_death_of_a_leader() {
                     match web.read().status {
                         204 => {}
                         504 => unknown += 1,
-                        other => panic!("{other} for {n}/{at}"),
+                        other => panic!("status {other} for {n}/{at}"),
                     }
                 }
                 unknown
@@ -413,19 +413,19 @@ fn what_is_to_be_made_once_is_made_once_through_the_death_of_a_leader() {
         })
         .collect();
     let some = || (cluster.status(leader)?.commit > EACH as u64 / 2).then_some(());
-    until("some are made", some, || cluster.logs());
+    until("some keys are written", some, || cluster.logs());
     cluster.kill(leader);
     let unknown: usize = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
     let found = cluster.run(&["scan", "", "--limit", "1000", "-o", "json"]);
-    assert!(unknown <= 2, "only what was under way: {unknown}");
+    assert!(unknown <= 2, "only requests in flight have an unknown outcome: {unknown}");
     assert_eq!(found.code, Some(0), "{found:?}");
     let there = found.out.matches("\"key\"").count();
-    assert!(there >= 2 * EACH - unknown && there <= 2 * EACH, "{there} with {unknown} unknown");
+    assert!(there >= 2 * EACH - unknown && there <= 2 * EACH, "{there} keys, with {unknown} outcomes unknown");
 }
 
 #[test]
-fn a_put_is_one_entry_in_a_session_of_its_connection() {
-    let (cluster, webs) = webs(3, &[]);
+fn put_is_one_entry_in_the_session_of_its_connection() {
+    let (cluster, webs) = http_cluster(3, &[]);
     let mut web = Web::dial(&webs[0]);
     assert_eq!(web.ask("PUT", "/kv/k", b"0").status, 204);
     let before = cluster.status(cluster.leader()).unwrap();
@@ -439,8 +439,8 @@ fn a_put_is_one_entry_in_a_session_of_its_connection() {
 }
 
 #[test]
-fn the_status_is_the_nodes_own_and_the_page_loads_nothing() {
-    let (cluster, webs) = webs(3, &[]);
+fn status_is_local_and_page_loads_no_resources() {
+    let (cluster, webs) = http_cluster(3, &[]);
     let leader = cluster.leader();
     let mut web = Web::dial(&webs[leader]);
     web.ask("PUT", "/kv/k", b"v");
@@ -457,22 +457,22 @@ fn the_status_is_the_nodes_own_and_the_page_loads_nothing() {
     for loads in ["src=", "http://", "https://", "@import", "url(", " style=\"", " onclick", " onload"] {
         assert!(!text.contains(loads), "{loads}");
     }
-    assert_ne!(web.get("/").field("content-security-policy").unwrap(), policy, "another word each time");
+    assert_ne!(web.get("/").field("content-security-policy").unwrap(), policy, "each response has its own nonce");
 }
 
 #[test]
-fn who_does_not_read_is_not_read_from_and_loses_nothing() {
-    let (_cluster, webs) = webs(1, &[]);
+fn slow_reader_is_throttled_and_loses_nothing() {
+    let (_cluster, webs) = http_cluster(1, &[]);
     let mut web = Web::dial(&webs[0]);
     const SIZE: usize = 1_000_000;
-    const ASKED: usize = 200;
+    const REQUESTS: usize = 200;
     assert_eq!(web.ask("PUT", "/kv/k", &vec![7; SIZE]).status, 204);
     let mut writer = web.stream.get_ref().try_clone().unwrap();
-    let all = "GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(ASKED);
+    let all = "GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(REQUESTS);
     let writes = std::thread::spawn(move || writer.write_all(all.as_bytes()));
     // Other connections are served meanwhile.
     assert_eq!(Web::dial(&webs[0]).ask("PUT", "/kv/other", b"v").status, 204);
-    for _ in 0..ASKED {
+    for _ in 0..REQUESTS {
         assert_eq!(web.read().body.len(), SIZE);
     }
     writes.join().unwrap().unwrap();
@@ -482,8 +482,12 @@ fn who_does_not_read_is_not_read_from_and_loses_nothing() {
 fn curl(words: &[&str]) -> Option<support::Said> {
     let found = Command::new("curl").arg("--version").output().is_ok_and(|output| output.status.success());
     if !found {
-        assert_ne!(std::env::var("DRAVE_MUST_HAVE_CLIENTS").as_deref(), Ok("1"), "curl must be here, and is not");
-        eprintln!("curl is not here: what it does is not tested");
+        assert_ne!(
+            std::env::var("DRAVE_MUST_HAVE_CLIENTS").as_deref(),
+            Ok("1"),
+            "curl is required (DRAVE_MUST_HAVE_CLIENTS=1) and not installed"
+        );
+        eprintln!("curl is not installed: its test is skipped");
         return None;
     }
     let common = ["--silent", "--show-error", "--max-time", "30", "--noproxy", "*", "--write-out", "%{http_code}"];
@@ -491,8 +495,8 @@ fn curl(words: &[&str]) -> Option<support::Said> {
 }
 
 #[test]
-fn curl_finds_its_way() {
-    let (cluster, webs) = webs(3, &[]);
+fn curl_puts_gets_and_deletes() {
+    let (cluster, webs) = http_cluster(3, &[]);
     let url = |n: usize, path: &str| format!("http://{}{path}", webs[n]);
     let file = cluster.directory.path().join("value");
     // Large enough for curl to send `Expect: 100-continue` first.

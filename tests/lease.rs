@@ -124,7 +124,7 @@ impl Node {
 }
 
 #[test]
-fn snapshot_with_lease_that_is_over_survives_restart() {
+fn snapshot_with_expired_lease_survives_restart() {
     let (directory, port) = (tempfile::tempdir().unwrap(), ports(1));
     for round in 1..=10 {
         let node = start(1, port, 1, directory.path());
@@ -135,7 +135,7 @@ fn snapshot_with_lease_that_is_over_survives_restart() {
 }
 
 #[test]
-fn snapshot_with_lease_that_is_over_is_installed_on_follower() {
+fn snapshot_with_expired_lease_installs_on_follower() {
     let (directory, port) = (tempfile::tempdir().unwrap(), ports(3));
     let nodes = [1, 2].map(|id| start(id, port, 3, directory.path()));
     nodes[0].lease(20);
@@ -144,9 +144,9 @@ fn snapshot_with_lease_that_is_over_is_installed_on_follower() {
     nodes[1].take_snapshot();
     let third = start(3, port, 3, directory.path());
     let has_all = || (third.granted(Consistency::Local) == Some(20)).then_some(());
-    until("the third has the state", has_all, || format!("{:?}", third.granted(Consistency::Local)));
+    until("n3 has the state", has_all, || format!("{:?}", third.granted(Consistency::Local)));
     let names = std::fs::read_dir(directory.path().join("3/snapshots")).unwrap();
-    assert_eq!(names.count(), 1, "it was sent a snapshot");
+    assert_eq!(names.count(), 1, "n3 was sent a snapshot");
     for node in nodes.into_iter().chain([third]) {
         node.stop();
     }

@@ -47,7 +47,7 @@ impl Node {
         let [redis, http] = [0, 1].map(|gateway| server.doors()[gateway].1);
         let handle = server.handle();
         let thread = std::thread::spawn(move || server.run());
-        until("it leads", || handle.leadership().leads.then_some(()), String::new);
+        until("the node leads", || handle.leadership().leads.then_some(()), String::new);
         Node { handle, native: place(0), redis, http, thread, _directory: directory }
     }
 
@@ -78,7 +78,7 @@ fn pipeline(address: SocketAddr, requests: Vec<u8>, answer: &[u8], answers: usiz
 }
 
 #[test]
-fn pipeline_longer_than_a_turn_goes_on_without_a_timer() {
+fn pipeline_longer_than_a_turn_continues_without_a_timer() {
     const READS: usize = 20_000;
     let node = Node::start();
     pipeline(node.redis, b"SET v 0123456789\r\n".to_vec(), b"+OK\r\n", 1);
@@ -94,7 +94,7 @@ fn pipeline_longer_than_a_turn_goes_on_without_a_timer() {
 }
 
 #[test]
-fn operator_has_a_seat_where_native_clients_have_taken_theirs() {
+fn operator_connects_when_native_client_slots_are_full() {
     let node = Node::start_with(|config| config.net.clients_max = 16);
     let soon = || deadline(PATIENCE);
     let mut clients = Vec::new();
@@ -105,11 +105,11 @@ fn operator_has_a_seat_where_native_clients_have_taken_theirs() {
         }
     };
     assert!(refused.contains("too many connections"), "{refused}");
-    assert_eq!(clients.len(), 13, "one is kept for operators, and one for each gateway");
+    assert_eq!(clients.len(), 13, "one slot is reserved for operators, and one for each gateway");
     assert_eq!(Client::connect([node.native.clone()]).status(&node.native).unwrap().node, 1);
     let mut operator = Connection::dial_operator(&node.native, None, soon()).unwrap();
     assert!(operator.call(&Request::Status, soon()).is_ok());
     let op = Op::Open { window: 1, ordered: false }.encode();
-    assert!(operator.call(&Request::Propose { op }, soon()).is_err(), "its seat is not for clients");
+    assert!(operator.call(&Request::Propose { op }, soon()).is_err(), "the operator slot is not for clients");
     node.stop();
 }

@@ -11,7 +11,7 @@ use support::{Cluster, Guarded, run, until};
 mod support;
 
 /// One of three nodes, without its peers.
-fn lonely(words: &[&str]) -> Cluster {
+fn one_of_three(words: &[&str]) -> Cluster {
     let mut cluster = Cluster::prepare(3);
     cluster.words.extend(words.iter().map(|word| (*word).to_owned()));
     cluster
@@ -24,29 +24,29 @@ fn logged(cluster: &Cluster, what: &str) -> String {
 }
 
 #[test]
-fn log_that_nobody_reads_does_not_stop_a_node() {
-    let cluster = lonely(&["--log-level", "trace"]);
+fn unread_log_pipe_does_not_block_the_node() {
+    let cluster = one_of_three(&["--log-level", "trace"]);
     let (read, write) = std::io::pipe().unwrap();
     const ROOM: i32 = 4096;
     // SAFETY: a plain call on an open descriptor.
     assert!(unsafe { libc::fcntl(write.as_raw_fd(), libc::F_SETPIPE_SZ, ROOM) } >= ROOM);
     let mut node = Guarded::start(cluster.serve(0).stderr(write).stdout(Stdio::null()));
     let answers = || cluster.status(0);
-    until("it answers", answers, String::new);
+    until("the node answers", answers, String::new);
     // Nearly full is enough: a line longer than the space left does not fit.
     let is_full = || (rustix::io::ioctl_fionread(&read).unwrap() > ROOM as u64 - 512).then_some(());
     until("the pipe is full", is_full, String::new);
     for _ in 0..10 {
         node.signal(Signal::HUP);
-        until("it answers still", answers, String::new);
+        until("the node still answers", answers, String::new);
     }
     node.signal(Signal::TERM);
-    assert_eq!(node.end(String::new).code(), Some(0), "its last lines are not waited for in vain");
+    assert_eq!(node.end(String::new).code(), Some(0), "the node does not wait for its last lines to be read");
 }
 
 #[test]
-fn missing_leader_is_explained_by_who_is_heard() {
-    let mut cluster = lonely(&["--founding-wait", "100ms"]);
+fn missing_leader_warning_lists_unreachable_voters() {
+    let mut cluster = one_of_three(&["--founding-wait", "100ms"]);
     cluster.spawn(0);
     let (second, third) = (cluster.addresses[1].clone(), cluster.addresses[2].clone());
     for (n, address) in [(2, &second), (3, &third)] {
@@ -56,40 +56,40 @@ fn missing_leader_is_explained_by_who_is_heard() {
     assert!(line.contains(" WARN "), "{line}");
     assert!(line.contains(" s: not heard n2 (refused), n3 (refused)"), "{line}");
     cluster.spawn(1);
-    assert!(logged(&cluster, "asks for votes in term 1: ").contains("no leader was heard yet"));
+    assert!(logged(&cluster, "requests votes in term 1: ").contains("no leader is known yet"));
     // The node logs the cause once a minute, and by now it has dialed n3 dozens of times.
     let own = std::fs::read_to_string(cluster.data(0).with_extension("log")).unwrap();
     assert!(own.matches(&format!("cannot reach n3 at {third}")).count() <= 2, "{own}");
 }
 
 #[test]
-fn election_and_step_down_say_why() {
+fn election_and_step_down_log_the_reason() {
     let mut cluster = Cluster::start(3);
     let leader = cluster.leader();
     cluster.kill(leader);
     let name = format!("n{}", leader + 1);
-    let ended = format!("the connection with {name}, which led, was closed");
-    let silent = format!("nothing was heard from {name}, which led, for ");
+    let ended = format!("the connection to leader {name} was closed");
+    let silent = format!("nothing was received from leader {name} for ");
     let found = || {
         let logs = cluster.logs();
         logs.lines()
-            .find(|line| line.contains("asks for votes") && (line.contains(&ended) || line.contains(&silent)))?;
+            .find(|line| line.contains("requests votes") && (line.contains(&ended) || line.contains(&silent)))?;
         cluster.leader_of(0..3)
     };
-    let next = until("another campaigns, and says why", found, || cluster.logs());
+    let next = until("another node campaigns and logs the reason", found, || cluster.logs());
     cluster.spawn(leader);
     let handed_over = || {
         // The leadership may have been transferred even if the response was lost.
         let _asked = cluster.run(&["transfer", &(leader + 1).to_string()]);
         (cluster.leader_of(0..3) == Some(leader)).then_some(())
     };
-    until("the lead is handed back", handed_over, || cluster.logs());
-    logged(&cluster, &format!("n{} hands over to this node (transfer)", next + 1));
-    logged(&cluster, &format!("no more: {name} takes over, as it was asked to"));
+    until("the leadership is transferred back", handed_over, || cluster.logs());
+    logged(&cluster, &format!("leader n{} transfers the leadership to this node (transfer)", next + 1));
+    logged(&cluster, &format!(": {name} takes over, as requested"));
 }
 
 #[test]
-fn json_log_is_one_object_a_line() {
+fn json_log_has_one_object_per_line() {
     let mut cluster = Cluster::prepare(1);
     cluster.words.extend(["--log-format", "json", "--election-timeout", "160ms-320ms"].map(str::to_owned));
     cluster.spawn(0);
@@ -114,12 +114,12 @@ fn json_log_is_one_object_a_line() {
         has("--election-timeout 160ms-320ms") && has("serves") && has("is too rare for an election timeout"),
         "{logs}"
     );
-    assert!(!has("--grace"), "only what differs from the defaults\n{logs}");
+    assert!(!has("--grace"), "only options that differ from the defaults\n{logs}");
 }
 
 #[test]
-fn signal_switches_debug_lines_on_and_off() {
-    let mut cluster = lonely(&[]);
+fn sigusr1_toggles_the_debug_log_level() {
+    let mut cluster = one_of_three(&[]);
     cluster.spawn(0);
     logged(&cluster, "cannot reach n2");
     assert!(!cluster.logs().contains(" DEBUG "), "{}", cluster.logs());
@@ -156,12 +156,12 @@ fn log_level_is_read_and_changed_on_running_nodes() {
     assert!(said.err.contains("off, error, warn, info, debug, trace or reset"), "{said:?}");
     cluster.kill(2);
     let said = cluster.run(&["log-level", "-o", "json", "warn"]);
-    assert_eq!(said.code, Some(3), "a member that did not do it is told of: {said:?}");
+    assert_eq!(said.code, Some(3), "the member that does not answer is reported: {said:?}");
     assert_eq!(said.out.matches(r#""level":"warn""#).count(), 2, "{said:?}");
 }
 
 #[test]
-fn stored_files_are_for_their_owner_alone() {
+fn stored_files_are_accessible_to_the_owner_only() {
     let cluster = Cluster::prepare(1);
     let cluster_data = cluster.data(0);
     let log = std::fs::File::create(cluster.data(0).with_extension("log")).unwrap();
@@ -189,7 +189,7 @@ fn stored_files_are_for_their_owner_alone() {
     let (mut cluster, data) = (cluster, cluster_data);
     std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755)).unwrap();
     cluster.spawn(0);
-    let line = logged(&cluster, "other users of this machine can reach what is stored");
+    let line = logged(&cluster, "other users of this machine can access the data");
     assert!(line.contains(" WARN ") && line.contains("has mode 755") && line.contains("chmod 700"), "{line}");
 }
 

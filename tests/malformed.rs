@@ -29,14 +29,14 @@ use support::{Cluster, PATIENCE, ports, until};
 /// and the keys that some of the requests have set.
 const MARGIN: u64 = 96 << 10;
 /// Interval between the writes of the honest client.
-const PACE: Duration = Duration::from_millis(5);
+const WRITE_INTERVAL: Duration = Duration::from_millis(5);
 /// Maximum number of requests per connection: most connections end with their first invalid request.
-const CALL: usize = 4;
+const CONNECTION_REQUESTS_MAX: usize = 4;
 
 /// A generator of malformed input.
-type Says = fn(&mut SmallRng) -> Vec<u8>;
+type Generator = fn(&mut SmallRng) -> Vec<u8>;
 
-fn asked(name: &str, otherwise: u64) -> u64 {
+fn env_number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
 }
 
@@ -122,7 +122,7 @@ fn redis(chance: &mut SmallRng) -> Vec<u8> {
         b"*99999999999999999999\r\n",
         b"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n",
     ];
-    say(chance, &real, &bombs)
+    pick_input(chance, &real, &bombs)
 }
 
 fn http(chance: &mut SmallRng) -> Vec<u8> {
@@ -142,10 +142,10 @@ fn http(chance: &mut SmallRng) -> Vec<u8> {
         b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nvalue",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nRange: bytes=0-18446744073709551615\r\n\r\n",
     ];
-    say(chance, &real, &bombs)
+    pick_input(chance, &real, &bombs)
 }
 
-fn say(chance: &mut SmallRng, real: &[&[u8]], bombs: &[&[u8]]) -> Vec<u8> {
+fn pick_input(chance: &mut SmallRng, real: &[&[u8]], bombs: &[&[u8]]) -> Vec<u8> {
     match chance.random_range(0..8) {
         0 => noise(chance, 400),
         1 => bombs.choose(chance).unwrap().to_vec(),
@@ -158,7 +158,7 @@ fn say(chance: &mut SmallRng, real: &[&[u8]], bombs: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Sends `count` malformed requests to these addresses in turn, at most `rate` a second.
-fn attack(name: &str, says: Says, whom: (&[String], &[u8]), (count, rate): (u64, u64), cluster: &Cluster) {
+fn attack(name: &str, says: Generator, whom: (&[String], &[u8]), (count, rate): (u64, u64), cluster: &Cluster) {
     let ((addresses, hello), seed) = (whom, rand::random());
     let mut chance = SmallRng::seed_from_u64(seed);
     let (begun, mut said, mut calls) = (Instant::now(), 0, 0);
@@ -168,7 +168,7 @@ fn attack(name: &str, says: Says, whom: (&[String], &[u8]), (count, rate): (u64,
         let Ok(mut stream) = TcpStream::connect(address) else { panic!("seed {seed}: {address}\n{}", cluster.logs()) };
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut bytes = hello.to_vec();
-        for _ in 0..chance.random_range(1..=CALL) {
+        for _ in 0..chance.random_range(1..=CONNECTION_REQUESTS_MAX) {
             bytes.extend(says(&mut chance));
             said += 1;
         }
@@ -180,17 +180,20 @@ fn attack(name: &str, says: Says, whom: (&[String], &[u8]), (count, rate): (u64,
         std::thread::sleep(due.saturating_sub(begun.elapsed()));
     }
     let took = begun.elapsed();
-    eprintln!("{name}, seed {seed}: {said} in {calls} calls, {:.0} a second", said as f64 / took.as_secs_f64());
+    eprintln!(
+        "{name}, seed {seed}: {said} requests on {calls} connections, {:.0} a second",
+        said as f64 / took.as_secs_f64()
+    );
 }
 
 /// Writes at its interval until `stop` is set, and records the latency of each write in microseconds.
-fn mean_well(addresses: &[String], stop: &AtomicBool, took: &Mutex<Vec<u64>>) {
+fn run_honest_client(addresses: &[String], stop: &AtomicBool, took: &Mutex<Vec<u64>>) {
     let mut client = Client::with(addresses.to_vec(), Options { timeout: PATIENCE + PATIENCE, ..Options::default() });
     while !stop.load(Ordering::Relaxed) {
         let begun = Instant::now();
         client.execute(&Do::Incr { key: b"honest", by: 1 }.encode()).unwrap();
         took.lock().unwrap().push(begun.elapsed().as_micros() as u64);
-        std::thread::sleep(PACE.saturating_sub(begun.elapsed()));
+        std::thread::sleep(WRITE_INTERVAL.saturating_sub(begun.elapsed()));
     }
 }
 
@@ -204,19 +207,19 @@ impl Drop for StopAtEnd<'_> {
 }
 
 /// Takes the latencies recorded since the last call.
-fn taken(took: &Mutex<Vec<u64>>) -> Vec<u64> {
+fn take_latencies(took: &Mutex<Vec<u64>>) -> Vec<u64> {
     std::mem::take(&mut *took.lock().unwrap())
 }
 
 fn percentiles(mut taken: Vec<u64>) -> String {
-    assert!(!taken.is_empty(), "who means well is served");
+    assert!(!taken.is_empty(), "honest clients are served");
     taken.sort_unstable();
     let at = |share: f64| taken[(taken.len() as f64 * share) as usize];
     format!("{} honest writes: p50 {} us, p99 {} us", taken.len(), at(0.5), at(0.99))
 }
 
 /// Resident memory in KiB and the number of open sockets of a node's process.
-fn held(cluster: &Cluster, n: usize) -> (u64, usize) {
+fn memory_and_sockets(cluster: &Cluster, n: usize) -> (u64, usize) {
     let of = format!("/proc/{}", cluster.pid(n).as_raw_nonzero());
     let text = std::fs::read_to_string(format!("{of}/status")).unwrap();
     let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -236,12 +239,12 @@ fn cluster() -> Cluster {
 }
 
 #[test]
-fn whatever_is_said_at_any_door_the_cluster_serves_on_and_nothing_is_left_behind() {
+fn cluster_survives_malformed_input_without_leaks() {
     let mut cluster = cluster();
-    let (count, rate) = (asked("DRAVE_MALFORMED", 20_000), asked("DRAVE_MALFORMED_RATE", u64::MAX));
+    let (count, rate) = (env_number("DRAVE_MALFORMED", 20_000), env_number("DRAVE_MALFORMED_RATE", u64::MAX));
     let mut hello = BytesMut::new();
     Hello::client().put(&mut hello);
-    let doors: [(&str, &[String], &[u8], Says); 3] = [
+    let doors: [(&str, &[String], &[u8], Generator); 3] = [
         ("native", &cluster.addresses, &hello, native),
         ("Redis", &cluster.doors, b"", redis),
         ("HTTP", &cluster.webs, b"", http),
@@ -252,43 +255,49 @@ fn whatever_is_said_at_any_door_the_cluster_serves_on_and_nothing_is_left_behind
     let quiet = || until("honest writes", || (took.lock().unwrap().len() >= 200).then_some(()), || cluster.logs());
     let before: Vec<_> = std::thread::scope(|scope| {
         let _told = StopAtEnd(&stop);
-        scope.spawn(|| mean_well(&cluster.addresses, &stop, &took));
+        scope.spawn(|| run_honest_client(&cluster.addresses, &stop, &took));
         quiet();
-        let before = (0..3).map(|n| held(&cluster, n)).collect();
+        let before = (0..3).map(|n| memory_and_sockets(&cluster, n)).collect();
         for (name, addresses, hello, says) in doors {
             // Requests that native clients sent before they disconnected may still open sessions, which no client
             // closes.
             let sessions = || cluster.status(0).map(|status| status.sessions);
             let settled = || {
                 let before = sessions()?;
-                taken(&took);
+                take_latencies(&took);
                 quiet();
                 (sessions()? == before).then_some(before)
             };
-            let open = until("sessions settle", settled, || cluster.logs());
+            let open = until("the number of sessions is stable", settled, || cluster.logs());
             let (mut between, mut during) = (Vec::new(), Vec::new());
             for _ in 0..turns {
-                taken(&took);
+                take_latencies(&took);
                 quiet();
-                between.extend(taken(&took));
+                between.extend(take_latencies(&took));
                 attack(name, says, (addresses, hello), (count / turns, rate), &cluster);
-                during.extend(taken(&took));
+                during.extend(take_latencies(&took));
             }
-            eprintln!("beside {name}, nothing: {}", percentiles(between));
-            eprintln!("beside {name}, {count} requests: {}", percentiles(during));
+            eprintln!("{name}, without attack: {}", percentiles(between));
+            eprintln!("{name}, during {count} malformed requests: {}", percentiles(during));
             // A native session outlives its connection; a session of the other gateways ends with it.
             let closed = || (name == "native" || sessions()? <= open).then_some(());
-            until("all sessions are closed", closed, || format!("{:?} of {open}\n{}", sessions(), cluster.logs()));
+            until("all sessions are closed", closed, || {
+                format!("{:?} sessions, {open} before\n{}", sessions(), cluster.logs())
+            });
         }
         before
     });
     for (n, (resident, sockets)) in before.into_iter().enumerate() {
         let small = || {
-            let now = held(&cluster, n);
+            let now = memory_and_sockets(&cluster, n);
             (now.0 <= resident + MARGIN && now.1 <= sockets).then_some(now)
         };
-        let now = until("nothing is left behind", small, || {
-            format!("n{}: {resident} KiB and {sockets} sockets before, {:?} now", n + 1, held(&cluster, n))
+        let now = until("memory and sockets are released", small, || {
+            format!(
+                "n{}: {resident} KiB and {sockets} sockets before, {:?} now",
+                n + 1,
+                memory_and_sockets(&cluster, n)
+            )
         });
         eprintln!("n{}: {resident} KiB and {sockets} sockets before, {now:?} after", n + 1);
     }
@@ -297,7 +306,7 @@ fn whatever_is_said_at_any_door_the_cluster_serves_on_and_nothing_is_left_behind
             let inside = cluster.status(n)?.figures.connections;
             (inside["redis"] == 0 && inside["http"] == 0).then_some(())
         };
-        until("nobody is counted as being in", empty, || format!("{:?}", cluster.status(n)));
+        until("no gateway client is counted as connected", empty, || format!("{:?}", cluster.status(n)));
         let put = ask(&cluster.webs[n], b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nv");
         assert!(put.starts_with("HTTP/1.1 204 "), "{put}");
         let got = ask(&cluster.webs[n], b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n");

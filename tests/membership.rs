@@ -3,7 +3,7 @@
 //! `scripts/membership.sh` makes each phase longer (`DRAVE_MEMBERS_SECONDS`) and prints the latencies of each.
 
 use drave::api::{RoleName, Status};
-use drave::client::{Fleet, MuxOptions, Result as Became};
+use drave::client::{Fleet, MuxOptions, Result as RequestResult};
 use drave::machine::{Answer, Command};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -72,12 +72,12 @@ impl Counting {
             let (p50, p99, max) = (ms(at(500)), ms(at(990)), ms(at(1000)));
             eprintln!("{name:<28} {:>6} p50 {p50:>7.2} p99 {p99:>8.2} max {max:>8.2} ms", waits.len());
         }
-        eprintln!("{} commands, {} asked again", record.waits.len(), record.retries);
+        eprintln!("{} commands, {} retries", record.waits.len(), record.retries);
         assert_eq!(record.wrong, [""; 0], "{}", why());
         for (key, mut values) in record.values {
             values.sort_unstable();
             let all = 1..=values.len() as i64;
-            assert!(values.iter().copied().eq(all), "key {key}: not once each: {values:?}");
+            assert!(values.iter().copied().eq(all), "key {key}: not each value exactly once: {values:?}");
         }
     }
 }
@@ -111,12 +111,12 @@ fn count(mut fleet: Fleet, phase: &AtomicUsize, stop: &AtomicBool) -> Record {
         }
         let turned = fleet.turn(Duration::from_millis(2), |_, n, done| {
             let Some((begun, key, floor)) = under_way[n].take() else {
-                return record.wrong.push(format!("nobody asked: {done:?}"));
+                return record.wrong.push(format!("response without a request: {done:?}"));
             };
             next[n] = Instant::now() + Duration::from_millis(10);
             record.retries += u64::from(done.retries);
             record.waits.push((phase.load(Ordering::Relaxed), begun.elapsed()));
-            let Became::Executed { answer, .. } = &done.result else {
+            let RequestResult::Executed { answer, .. } = &done.result else {
                 return record.wrong.push(format!("{done:?}"));
             };
             match Answer::decode(answer.clone()) {
@@ -138,7 +138,7 @@ fn count(mut fleet: Fleet, phase: &AtomicUsize, stop: &AtomicBool) -> Record {
 }
 
 /// Status of the leader, if there is one.
-fn leading(cluster: &Cluster) -> Option<Status> {
+fn leader_status(cluster: &Cluster) -> Option<Status> {
     cluster.leader_of(0..cluster.len()).and_then(|leader| cluster.status(leader))
 }
 
@@ -150,18 +150,18 @@ fn voters(status: &Status) -> Option<Vec<u64>> {
 }
 
 fn until_voters(cluster: &Cluster, expected: &[u64]) {
-    let there = || leading(cluster).filter(|status| voters(status).as_deref() == Some(expected)).map(|_| ());
+    let there = || leader_status(cluster).filter(|status| voters(status).as_deref() == Some(expected)).map(|_| ());
     until(&format!("the voters are {expected:?}"), there, || cluster.logs());
 }
 
-fn good(cluster: &Cluster, words: &[&str]) -> String {
+fn run_ok(cluster: &Cluster, words: &[&str]) -> String {
     let said = cluster.run(&[words, &["--timeout", "20s"]].concat());
     assert_eq!(said.code, Some(0), "{words:?}: {said:?}\n{}", cluster.logs());
     said.out
 }
 
 /// Eight addresses; three of the nodes found a cluster.
-fn three_of_eight() -> Cluster {
+fn three_founders_of_eight() -> Cluster {
     let mut cluster = Cluster::prepare(8);
     cluster.founders = 3;
     (0..3).for_each(|n| cluster.spawn(n));
@@ -171,41 +171,42 @@ fn three_of_eight() -> Cluster {
 
 /// "The members of a cluster change without stopping": clients see nothing beyond their own retries.
 #[test]
-fn all_members_are_replaced_under_load_and_each_command_takes_effect_once() {
-    let mut cluster = three_of_eight();
+fn replacing_all_members_under_load_applies_commands_once() {
+    let mut cluster = three_founders_of_eight();
     let mut counting = Counting::start(&cluster.addresses[..3]);
     counting.enter("three become five");
     (3..5).for_each(|n| cluster.spawn(n));
     until_voters(&cluster, &[1, 2, 3, 4, 5]);
     counting.enter("five become three");
-    good(&cluster, &["member", "voters", "1,2,3"]);
+    run_ok(&cluster, &["member", "voters", "1,2,3"]);
     until_voters(&cluster, &[1, 2, 3]);
     (3..5).for_each(|n| assert_eq!(cluster.stop(n), Some(0), "{}", cluster.logs()));
-    counting.enter("every one is replaced");
+    counting.enter("all are replaced");
     for (old, new) in [(1, 6), (2, 7), (3, 8)] {
         let place = format!("{new}={}", cluster.addresses[new - 1]);
-        good(&cluster, &["member", "replace", &old.to_string(), &place]);
+        run_ok(&cluster, &["member", "replace", &old.to_string(), &place]);
         cluster.spawn(new - 1);
-        let there = || leading(&cluster).filter(|s| voters(s).is_some_and(|v| v.contains(&(new as u64)))).map(|_| ());
-        until("it takes the place", there, || cluster.logs());
+        let there =
+            || leader_status(&cluster).filter(|s| voters(s).is_some_and(|v| v.contains(&(new as u64)))).map(|_| ());
+        until("the new node is a voter", there, || cluster.logs());
         assert_eq!(cluster.stop(old - 1), Some(0), "{}", cluster.logs());
     }
     until_voters(&cluster, &[6, 7, 8]);
     counting.enter("the leader is removed");
     let leader = cluster.leader();
-    good(&cluster, &["member", "remove", &(leader + 1).to_string()]);
-    good(&cluster, &["member", "add", &format!("{}={}", leader + 1, cluster.addresses[leader])]);
+    run_ok(&cluster, &["member", "remove", &(leader + 1).to_string()]);
+    run_ok(&cluster, &["member", "add", &format!("{}={}", leader + 1, cluster.addresses[leader])]);
     until_voters(&cluster, &[6, 7, 8]);
-    counting.enter("killed within a change");
-    killed_between_joint_and_final(&mut cluster);
-    counting.enter("handed over");
+    counting.enter("leader killed in a change");
+    kill_leader_between_joint_and_final(&mut cluster);
+    counting.enter("leadership is transferred");
     for _ in 0..5 {
         let leader = cluster.leader();
         let said = cluster.run(&["transfer", "--timeout", "10s"]);
         assert_eq!(said.code, Some(0), "{said:?}\n{}", cluster.logs());
-        until("another leads", || Some(cluster.leader()).filter(|now| *now != leader), || cluster.logs());
+        until("another node leads", || Some(cluster.leader()).filter(|now| *now != leader), || cluster.logs());
     }
-    counting.enter("stopped gently");
+    counting.enter("the leader is stopped");
     let leader = cluster.leader();
     assert_eq!(cluster.stop(leader), Some(0), "{}", cluster.logs());
     cluster.spawn(leader);
@@ -217,17 +218,17 @@ fn all_members_are_replaced_under_load_and_each_command_takes_effect_once() {
 
 /// Two stopped learners are to become voters, so the change cannot be committed. Then its leader is killed and the
 /// learners continue. The next leader completes the change or aborts it.
-fn killed_between_joint_and_final(cluster: &mut Cluster) {
+fn kill_leader_between_joint_and_final(cluster: &mut Cluster) {
     for n in 3..5 {
-        good(cluster, &["member", "add", "--learner", &format!("{}={}", n + 1, cluster.addresses[n])]);
+        run_ok(cluster, &["member", "add", "--learner", &format!("{}={}", n + 1, cluster.addresses[n])]);
         cluster.spawn(n);
     }
     let learn = || {
-        let leading = leading(cluster)?;
+        let leading = leader_status(cluster)?;
         let caught_up = |n: u64| leading.peers.iter().any(|peer| peer.node == n && peer.matched >= leading.commit);
         (caught_up(4) && caught_up(5)).then_some(())
     };
-    until("they have caught up", learn, || cluster.logs());
+    until("the learners have caught up", learn, || cluster.logs());
     let leader = cluster.leader();
     (3..5).for_each(|n| cluster.signal(n, Signal::STOP));
     let ids = format!("4,5,{}", leader + 1);
@@ -237,12 +238,12 @@ fn killed_between_joint_and_final(cluster: &mut Cluster) {
     let words = ["member", "voters", &ids, "--force", "--timeout", "20s", "--endpoints", at];
     let change = Beside::start(cluster.directory.path(), "change", &mut cluster.drave(&words));
     let joint = || cluster.status(leader).filter(|status| voters(status).is_none()).map(|_| ());
-    until("it is under way", joint, || cluster.logs());
+    until("the change is in progress", joint, || cluster.logs());
     cluster.kill(leader);
     (3..5).for_each(|n| cluster.signal(n, Signal::CONT));
     cluster.spawn(leader);
-    let settled = || leading(cluster).and_then(|status| voters(&status));
-    let voters = until("it is over", settled, || cluster.logs());
+    let settled = || leader_status(cluster).and_then(|status| voters(&status));
+    let voters = until("the change has ended", settled, || cluster.logs());
     let new: Vec<u64> = vec![4, 5, leader as u64 + 1];
     assert!(voters == [6, 7, 8] || voters == new, "{voters:?}");
     // Done, rejected because it was aborted, or unknown.
@@ -252,7 +253,7 @@ fn killed_between_joint_and_final(cluster: &mut Cluster) {
 
 /// A leader that receives SIGTERM transfers its leadership first: no request fails.
 #[test]
-fn a_leader_is_stopped_under_load_and_no_request_fails() {
+fn stopping_the_leader_under_load_fails_no_request() {
     let mut cluster = Cluster::start(3);
     let leader = cluster.leader();
     let rate = number("DRAVE_MEMBERS_RATE", 1000).to_string();
@@ -261,7 +262,7 @@ fn a_leader_is_stopped_under_load_and_no_request_fails() {
     let bench = Beside::start(cluster.directory.path(), "load", &mut cluster.drave(&[&words[..], &more].concat()));
     let before = cluster.status(leader).unwrap().commit;
     let flows = || cluster.status(leader).filter(|status| status.commit > before + 500).map(|_| ());
-    until("it is written to", flows, || cluster.logs());
+    until("the leader commits writes", flows, || cluster.logs());
     assert_eq!(cluster.stop(leader), Some(0), "{}", cluster.logs());
     let said = bench.end();
     assert_eq!(said.code, Some(0), "{said:?}\n{}", cluster.logs());
@@ -271,17 +272,17 @@ fn a_leader_is_stopped_under_load_and_no_request_fails() {
         figures["longest_gap_ms"], figures["max_us"]
     );
     assert_eq!((&figures["errors"], &figures["unknown"]), (&0.into(), &0.into()), "{figures}");
-    assert!(cluster.logs().contains("hands over to"), "{}", cluster.logs());
+    assert!(cluster.logs().contains("transfers the leadership to"), "{}", cluster.logs());
 }
 
 /// A node with its old id and an emptied directory is no voter. Both sides log the remedy, and the remedy works.
 #[test]
-fn a_directory_that_was_deleted_does_not_count_until_it_is_mended() {
-    let mut cluster = three_of_eight();
+fn node_with_deleted_directory_is_no_voter_until_re_added() {
+    let mut cluster = three_founders_of_eight();
     let leader = cluster.leader();
     let (lost, other) = ((leader + 1) % 3, (leader + 2) % 3);
-    good(&cluster, &["put", "lunch", "noodles"]);
-    let named = || leading(&cluster).filter(|s| s.members.iter().all(|m| !m.disk.is_empty())).map(|_| ());
+    run_ok(&cluster, &["put", "lunch", "noodles"]);
+    let named = || leader_status(&cluster).filter(|s| s.members.iter().all(|m| !m.disk.is_empty())).map(|_| ());
     until("all disks are known", named, || cluster.logs());
     let log = |cluster: &Cluster, n: usize| std::fs::read_to_string(cluster.data(n).with_extension("log")).unwrap();
     cluster.kill(lost);
@@ -290,15 +291,15 @@ fn a_directory_that_was_deleted_does_not_count_until_it_is_mended() {
     let id = (lost + 1).to_string();
     let advice = [format!("drave member remove {id}"), format!("drave member add {id}=")];
     let told = || advice.iter().all(|line| log(&cluster, leader).contains(line)).then_some(());
-    until("the leader says what to do", told, || cluster.logs());
+    until("the leader logs the advice", told, || cluster.logs());
     let says = || log(&cluster, lost).contains("another disk than this node had").then_some(());
-    until("so does it", says, || cluster.logs());
+    until("the node logs the mismatch", says, || cluster.logs());
     // It does not count towards the quorum of a commit.
     cluster.signal(other, Signal::STOP);
     let said = cluster.run(&["put", "lunch", "nothing", "--timeout", "1s"]);
     assert!([Some(3), Some(4)].contains(&said.code), "{said:?}");
     cluster.signal(other, Signal::CONT);
-    good(&cluster, &["put", "lunch", "soup"]);
+    run_ok(&cluster, &["put", "lunch", "soup"]);
     // It cannot join as a new node either.
     cluster.kill(lost);
     std::fs::remove_dir_all(cluster.data(lost)).unwrap();
@@ -307,34 +308,34 @@ fn a_directory_that_was_deleted_does_not_count_until_it_is_mended() {
     assert_eq!(said.code, Some(78), "{said:?}");
     assert!(said.err.contains("member remove") && said.err.contains("member add"), "{said:?}");
     // The advised commands mend it, run one directly after the other.
-    good(&cluster, &["member", "remove", &id]);
-    good(&cluster, &["member", "add", &format!("{id}={}", cluster.addresses[lost])]);
+    run_ok(&cluster, &["member", "remove", &id]);
+    run_ok(&cluster, &["member", "add", &format!("{id}={}", cluster.addresses[lost])]);
     cluster.spawn(lost);
     until_voters(&cluster, &[1, 2, 3]);
     cluster.signal(other, Signal::STOP);
-    good(&cluster, &["put", "lunch", "rice"]);
+    run_ok(&cluster, &["put", "lunch", "rice"]);
     cluster.signal(other, Signal::CONT);
-    assert_eq!(good(&cluster, &["get", "lunch"]).trim(), "rice");
+    assert_eq!(run_ok(&cluster, &["get", "lunch"]).trim(), "rice");
     assert!(!cluster.logs().contains("panicked"), "{}", cluster.logs());
     cluster.expect_no_deaths();
 }
 
 /// A copied directory runs in a second process: the other nodes ignore it, and both sides log this.
 #[test]
-fn a_copied_directory_is_one_voter() {
-    let mut cluster = three_of_eight();
+fn copied_directory_does_not_become_a_second_voter() {
+    let mut cluster = three_founders_of_eight();
     let leader = cluster.leader();
     let twice = (leader + 1) % 3;
-    good(&cluster, &["put", "lunch", "noodles"]);
+    run_ok(&cluster, &["put", "lunch", "noodles"]);
     cluster.kill(twice);
     let copy = cluster.directory.path().join("copy");
     let copied = std::process::Command::new("cp").arg("-r").arg(cluster.data(twice)).arg(&copy).status().unwrap();
     assert!(copied.success());
     cluster.spawn(twice);
     // The original has acknowledged entries since its restart, so it is the one that the leader accepts.
-    good(&cluster, &["put", "lunch", "soup"]);
-    let back = || leading(&cluster)?.peers.iter().all(|peer| peer.lag == 0).then_some(());
-    until("it is back", back, || cluster.logs());
+    run_ok(&cluster, &["put", "lunch", "soup"]);
+    let back = || leader_status(&cluster)?.peers.iter().all(|peer| peer.lag == 0).then_some(());
+    until("the original has caught up", back, || cluster.logs());
     let (id, elsewhere) = ((twice + 1).to_string(), cluster.addresses[7].clone());
     let log = cluster.directory.path().join("copy.log");
     let mut twin = support::drave(&["serve", "--id", &id, "--peers", &cluster.peers(), "--listen", &elsewhere]);
@@ -342,27 +343,27 @@ fn a_copied_directory_is_one_voter() {
     let twin = Guarded::start(&mut twin);
     let said = || std::fs::read_to_string(&log).unwrap();
     let refused = || said().contains("another process runs under this identity").then_some(());
-    until("it is told", refused, said);
-    let warned = || cluster.logs().contains("a second process comes as").then_some(());
-    until("the others say so", warned, || cluster.logs());
+    until("the copy is refused", refused, said);
+    let warned = || cluster.logs().contains("a second process connects as").then_some(());
+    until("the other nodes warn of it", warned, || cluster.logs());
     for n in 0..20 {
-        good(&cluster, &["put", "lunch", &n.to_string()]);
+        run_ok(&cluster, &["put", "lunch", &n.to_string()]);
     }
     let status = drave::client::Client::connect([elsewhere.clone()]).status(&elsewhere).unwrap();
-    assert!(status.commit < leading(&cluster).unwrap().commit, "nobody sends it anything");
+    assert!(status.commit < leader_status(&cluster).unwrap().commit, "the copy receives no entries");
     assert_ne!(status.role, RoleName::Leader);
     drop(twin);
-    assert_eq!(good(&cluster, &["get", "lunch"]).trim(), "19");
+    assert_eq!(run_ok(&cluster, &["get", "lunch"]).trim(), "19");
     assert!(!(cluster.logs() + &said()).contains("panicked"), "{}", cluster.logs());
     cluster.expect_no_deaths();
 }
 
 /// A linearizable read through a follower appends no entry to any log.
 #[test]
-fn a_read_at_a_follower_leaves_no_entry() {
+fn linearizable_read_at_follower_appends_no_entry() {
     let cluster = Cluster::start(3);
     let leader = cluster.leader();
-    good(&cluster, &["put", "lunch", "noodles"]);
+    run_ok(&cluster, &["put", "lunch", "noodles"]);
     cluster.agree();
     let last = cluster.status(leader).unwrap().last;
     for n in (0..3).filter(|n| *n != leader) {

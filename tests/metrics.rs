@@ -23,7 +23,7 @@ fn cluster(nodes: u16) -> Cluster {
 }
 
 /// Sends bytes, and reads until the connection is closed.
-fn say(address: &str, words: &str) -> String {
+fn send_raw(address: &str, words: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(words.as_bytes()).unwrap();
@@ -35,7 +35,7 @@ fn say(address: &str, words: &str) -> String {
 /// Sends a request. Returns the head of the response and its body.
 fn ask(web: &str, method: &str, target: &str, fields: &str, body: &str) -> (String, String) {
     let length = body.len();
-    let said = say(
+    let said = send_raw(
         web,
         &format!(
             "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{fields}Content-Length: {length}\r\n\r\n{body}"
@@ -81,7 +81,7 @@ fn number(value: &OpenMetricsValue) -> f64 {
 }
 
 #[test]
-fn figures_are_told_as_prometheus_reads_them() {
+fn metrics_are_valid_openmetrics() {
     let cluster = cluster(3);
     let leader = cluster.leader();
     let web = &cluster.webs[leader];
@@ -158,24 +158,24 @@ fn figures_are_told_as_prometheus_reads_them() {
         assert_eq!(values.len(), labels, "{name}: {values:?}");
     }
     let http = all("connections").1.into_iter().find(|(labels, _)| labels == &["http"]);
-    assert!(number(&http.unwrap().1) >= 1.0, "at least the one that asks");
+    assert!(number(&http.unwrap().1) >= 1.0, "at least this connection");
     for (name, least) in [("process_cpu_seconds", 0.0), ("process_max_fds", 1.0), ("process_start_time_seconds", 1e9)] {
         let (_, values) = sample(&text, name).unwrap_or_else(|| panic!("no {name} in\n{text}"));
         assert!(number(&values[0].1) >= least, "{name}: {values:?}");
     }
     let reasons = cluster.webs.iter().map(|web| metrics(web, OPENMETRICS).1);
     let reasons = reasons.filter_map(|text| Some(sample(&text, "drave_elections")?.1.len()));
-    assert!(reasons.sum::<usize>() > 0, "somebody campaigned");
+    assert!(reasons.sum::<usize>() > 0, "at least one node campaigned");
 }
 
 /// The names of all samples in the plain text format, and their families. It is as strict as the format's definition.
-fn plain(text: &str) -> BTreeSet<String> {
+fn plain_text_names(text: &str) -> BTreeSet<String> {
     let (mut helped, mut typed, mut names) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut family = (String::new(), String::new());
     for line in text.lines() {
         if let Some(help) = line.strip_prefix("# HELP ") {
             let (name, words) = help.split_once(' ').unwrap_or_else(|| panic!("no help: {line}"));
-            assert!(!words.is_empty() && helped.insert(name.to_owned()), "told twice: {line}");
+            assert!(!words.is_empty() && helped.insert(name.to_owned()), "duplicate help: {line}");
         } else if let Some(kind) = line.strip_prefix("# TYPE ") {
             let (name, kind) = kind.split_once(' ').unwrap();
             assert!(helped.contains(name) && typed.insert(name.to_owned()), "{line}");
@@ -213,7 +213,7 @@ fn promtool(words: &[&str], input: &str) -> Option<(bool, String)> {
 }
 
 #[test]
-fn whoever_does_not_ask_for_openmetrics_is_told_plain_text_that_promtool_finds_nothing_in() {
+fn plain_text_metrics_pass_promtool() {
     let cluster = cluster(3);
     let web = &cluster.webs[cluster.leader()];
     put(web, "k", "v");
@@ -221,7 +221,7 @@ fn whoever_does_not_ask_for_openmetrics_is_told_plain_text_that_promtool_finds_n
     for fields in ["", "Accept: */*\r\n", "Accept: text/plain;version=0.0.4\r\n", "Accept: text/html\r\n"] {
         let (kind, text) = metrics(web, fields);
         assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8", "{fields}");
-        let names = plain(&text);
+        let names = plain_text_names(&text);
         for name in ["drave_requests_total", "drave_wal_fsync_duration_seconds_bucket", "process_cpu_seconds_total"] {
             assert!(names.contains(name), "no {name} in\n{text}");
         }
@@ -233,12 +233,12 @@ fn whoever_does_not_ask_for_openmetrics_is_told_plain_text_that_promtool_finds_n
 }
 
 /// Value of a counter series in the plain text format.
-fn counted(text: &str, series: &str) -> Option<u64> {
+fn counter_value(text: &str, series: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
 }
 
 #[test]
-fn requests_errors_and_refusals_are_counted_where_they_came_in() {
+fn requests_and_failures_are_counted_by_gateway() {
     let mut cluster = cluster(3);
     let leader = cluster.leader();
     let (web, door) = (cluster.webs[leader].clone(), cluster.doors[leader].clone());
@@ -246,12 +246,12 @@ fn requests_errors_and_refusals_are_counted_where_they_came_in() {
     assert!(ask(&web, "GET", "/kv/k", "", "").0.starts_with("http/1.1 200"));
     assert!(ask(&web, "GET", "/nothing", "", "").0.starts_with("http/1.1 404"));
     assert!(ask(&web, "GET", "/kv/k", "Origin: x\r\nIf-Match: *\r\n", "").0.starts_with("http/1.1 400"));
-    assert_eq!(say(&door, "SET a 1\r\nGET a\r\nPING\r\nNOSUCH\r\nGET\r\nQUIT\r\n").matches("-ERR").count(), 2);
+    assert_eq!(send_raw(&door, "SET a 1\r\nGET a\r\nPING\r\nNOSUCH\r\nGET\r\nQUIT\r\n").matches("-ERR").count(), 2);
     assert_eq!(cluster.run(&["put", "n", "1"]).code, Some(0));
     let (_, text) = metrics(&web, "");
     let is = |name: &str, gateway: &str, label: &str, least: u64, most: u64| {
         let series = format!("drave_{name}_total{{gateway=\"{gateway}\"{label}}}");
-        let count = counted(&text, &series).unwrap_or_else(|| panic!("no {series} in\n{text}"));
+        let count = counter_value(&text, &series).unwrap_or_else(|| panic!("no {series} in\n{text}"));
         assert!((least..=most).contains(&count), "{series} {count}");
     };
     is("requests", "http", ",kind=\"write\"", 1, 1);
@@ -271,13 +271,13 @@ fn requests_errors_and_refusals_are_counted_where_they_came_in() {
     let refused = || {
         let _either_way = ask(&web, "PUT", "/kv/k", "", "w");
         let (_, text) = metrics(&web, "");
-        counted(&text, "drave_requests_refused_total{gateway=\"http\",reason=\"no_leader\"}").filter(|n| *n > 0)
+        counter_value(&text, "drave_requests_refused_total{gateway=\"http\",reason=\"no_leader\"}").filter(|n| *n > 0)
     };
-    until("it refuses for want of a leader", refused, || cluster.logs());
+    until("the gateway refuses: no leader", refused, || cluster.logs());
 }
 
 #[test]
-fn prometheus_can_load_the_alerts_and_the_queries_of_the_dashboard() {
+fn promtool_accepts_alerts_and_dashboard_queries() {
     let place = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let Some(mut promtool) = installed("promtool") else { return };
     let said = run(promtool.args(["check", "rules"]).arg(place.join("alerts.yml")));

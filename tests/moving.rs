@@ -6,13 +6,13 @@ use support::{Cluster, until};
 
 mod support;
 
-fn good(cluster: &Cluster, words: &[&str]) -> String {
+fn run_ok(cluster: &Cluster, words: &[&str]) -> String {
     let said = cluster.run(&[words, &["--timeout", "20s"]].concat());
     assert_eq!(said.code, Some(0), "{words:?}: {said:?}\n{}", cluster.logs());
     said.out
 }
 
-fn leading(cluster: &Cluster) -> Option<Status> {
+fn leader_status(cluster: &Cluster) -> Option<Status> {
     cluster.leader_of(0..cluster.len()).and_then(|leader| cluster.status(leader))
 }
 
@@ -21,26 +21,26 @@ fn log_of(cluster: &Cluster, n: usize) -> String {
 }
 
 /// Three nodes, of which a follower was removed and has learned of it.
-fn with_one_removed() -> (Cluster, usize) {
+fn cluster_with_removed_node() -> (Cluster, usize) {
     let cluster = Cluster::start(3);
     let gone = (cluster.leader() + 1) % 3;
-    good(&cluster, &["put", "lunch", "noodles"]);
+    run_ok(&cluster, &["put", "lunch", "noodles"]);
     // The node that received the request may be removed before it can confirm.
     let removed = || {
         let said = cluster.run(&["member", "remove", &(gone + 1).to_string(), "--timeout", "20s"]);
         (said.code == Some(0) || said.err.contains("is not a member")).then_some(())
     };
-    until("it is removed", removed, || cluster.logs());
+    until("the node is removed", removed, || cluster.logs());
     let knows = || cluster.status(gone).filter(|status| status.role == RoleName::Outside && status.leader.is_none());
-    until("it knows, and waits for nobody", || knows().map(|_| ()), || cluster.logs());
+    until("the node knows its removal and follows no leader", || knows().map(|_| ()), || cluster.logs());
     (cluster, gone)
 }
 
 /// The removed node responds at once with the addresses of the members, and the client continues there, although it was
 /// given no other address.
 #[test]
-fn a_client_that_asks_who_was_removed_is_answered_by_the_members() {
-    let (cluster, gone) = with_one_removed();
+fn client_of_removed_node_is_redirected_to_the_members() {
+    let (cluster, gone) = cluster_with_removed_node();
     let ask =
         |timeout| ["get", "lunch", "--endpoints", &cluster.addresses[gone], "--timeout", timeout].map(String::from);
     let get = |timeout| {
@@ -63,13 +63,13 @@ fn a_client_that_asks_who_was_removed_is_answered_by_the_members() {
 /// etcd#13196 and #13466: removed members came back with a restart. The log decides the membership; `--peers` only says
 /// where to look.
 #[test]
-fn who_was_removed_stays_so_whatever_the_peers_say() {
-    let (mut cluster, gone) = with_one_removed();
+fn removed_node_stays_removed_despite_its_peers_option() {
+    let (mut cluster, gone) = cluster_with_removed_node();
     (0..3).for_each(|n| assert_eq!(cluster.stop(n), Some(0), "{}", cluster.logs()));
     // All three are named as founders, as before.
     (0..3).for_each(|n| cluster.spawn(n));
-    good(&cluster, &["put", "lunch", "soup"]);
-    let status = until("a leader", || leading(&cluster), || cluster.logs());
+    run_ok(&cluster, &["put", "lunch", "soup"]);
+    let status = until("a leader", || leader_status(&cluster), || cluster.logs());
     let members: Vec<u64> = status.members.iter().map(|member| member.node).collect();
     let expected: Vec<u64> = (1..=3).filter(|id| *id != gone as u64 + 1).collect();
     assert_eq!(members, expected, "{}", cluster.logs());
@@ -83,29 +83,29 @@ fn who_was_removed_stays_so_whatever_the_peers_say() {
 /// A node that was moved while it was stopped, and is started with its old flags, logs the flags it needs. With those
 /// it joins again.
 #[test]
-fn who_was_moved_while_it_was_stopped_says_where_it_is_looked_for() {
+fn node_moved_while_stopped_logs_its_new_listen_address() {
     let mut cluster = Cluster::prepare(4);
     cluster.founders = 3;
     (0..3).for_each(|n| cluster.spawn(n));
     let moved = (cluster.leader() + 1) % 3;
     assert_eq!(cluster.stop(moved), Some(0), "{}", cluster.logs());
     let new = cluster.addresses[3].clone();
-    good(&cluster, &["member", "update", &format!("{}={new}", moved + 1)]);
+    run_ok(&cluster, &["member", "update", &format!("{}={new}", moved + 1)]);
     cluster.spawn(moved);
     let advice = format!("start it with --listen {new}");
-    until("it says so", || log_of(&cluster, moved).contains(&advice).then_some(()), || cluster.logs());
+    until("the node logs the advice", || log_of(&cluster, moved).contains(&advice).then_some(()), || cluster.logs());
     assert_eq!(cluster.stop(moved), Some(0), "{}", cluster.logs());
     cluster.words.extend(["--listen".to_owned(), new.clone()]);
     cluster.spawn(moved);
     let client = drave::client::Client::connect([new.clone()]);
     let found = || client.status(&new).ok().filter(|status| status.leader.is_some()).map(|_| ());
-    until("it follows", found, || cluster.logs());
+    until("the moved node follows a leader", found, || cluster.logs());
     assert_eq!(log_of(&cluster, moved).matches(&advice).count(), 1, "{}", cluster.logs());
 }
 
 /// Exit codes of member verbs that change nothing: 1 with the reason; 2 for invalid arguments; 3 without a leader.
 #[test]
-fn member_verbs_say_when_nothing_was_changed() {
+fn member_command_that_changes_nothing_reports_why() {
     let cluster = Cluster::start(3);
     let leader = cluster.leader();
     let refused = |words: &[&str], code: i32, why: &str| {
@@ -114,7 +114,7 @@ fn member_verbs_say_when_nothing_was_changed() {
     };
     refused(&["member", "remove", "9"], 1, "n9 is not a member");
     refused(&["member", "remove", "x"], 2, "a node's id is a number");
-    refused(&["member", "abort"], 1, "no change is under way");
+    refused(&["member", "abort"], 1, "no change is in progress");
     refused(&["transfer", "9"], 1, "n9 is not a voter");
     let others: Vec<usize> = (0..3).filter(|n| *n != leader).collect();
     others.iter().for_each(|n| cluster.signal(*n, Signal::STOP));
@@ -122,6 +122,6 @@ fn member_verbs_say_when_nothing_was_changed() {
     refused(&add, 3, "nothing was applied");
     refused(&["transfer", "--timeout", "1s"], 3, "nothing was applied");
     others.iter().for_each(|n| cluster.signal(*n, Signal::CONT));
-    let status = until("a leader", || leading(&cluster), || cluster.logs());
+    let status = until("a leader", || leader_status(&cluster), || cluster.logs());
     assert_eq!(status.members.len(), 3, "nothing was changed: {status:?}");
 }

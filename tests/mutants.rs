@@ -253,7 +253,7 @@ fn hunt(mutant: Mutant) -> Option<(u64, String)> {
         scenario.mutants = Mutants::only(mutant);
         let violation = run(scenario, None).err().filter(|violation| is_noticed(mutant, &violation.what))?;
         if let Err(violation) = run(kept, None) {
-            return Some((seed, format!("UNBROKEN TOO: {}", violation.what)));
+            return Some((seed, format!("WITHOUT MUTANT TOO: {}", violation.what)));
         }
         Some((seed, violation.what))
     })
@@ -263,7 +263,7 @@ fn hunt(mutant: Mutant) -> Option<(u64, String)> {
 /// machine. `tests/core/paper.rs`, `tests/core/voters.rs`, `tests/regressions.rs`, `src/apply/applier/tests.rs` and,
 /// for the sending of snapshots, `src/node/snapshot_sender.rs` break each of these in a test of its own.
 /// (`tests/core/members.rs` also has such a test for each rule of membership changes.)
-const TOLD: &[Mutant] = &[
+const TESTED_ELSEWHERE: &[Mutant] = &[
     Mutant::NoPreVote,
     Mutant::CountStaleVotes,
     Mutant::AckUnmatched,
@@ -294,11 +294,11 @@ const TOLD: &[Mutant] = &[
 fn hunted() -> Vec<Mutant> {
     let only = std::env::var("DRAVE_MUTANT").ok();
     let wanted = |mutant: &Mutant| only.as_deref().is_none_or(|name| name == mutant.name());
-    Mutant::ALL.iter().copied().filter(|mutant| !TOLD.contains(mutant) && wanted(mutant)).collect()
+    Mutant::ALL.iter().copied().filter(|mutant| !TESTED_ELSEWHERE.contains(mutant) && wanted(mutant)).collect()
 }
 
 /// The result of a hunt, in one line.
-fn tell(caught: &Option<(u64, String)>) -> String {
+fn describe(caught: &Option<(u64, String)>) -> String {
     match caught {
         Some((seed, what)) => {
             let what: String = what.lines().next().unwrap_or_default().chars().take(90).collect();
@@ -312,7 +312,7 @@ fn tell(caught: &Option<(u64, String)>) -> String {
 /// which loses a committed entry or a vote. Also cowsql e514f78f and etcd-io/raft#442 (`ack-snapshot-before-sync`): a
 /// snapshot was acknowledged before it was durable.
 #[test]
-fn every_broken_rule_is_noticed() {
+fn every_mutant_is_caught() {
     // Mutants panic often, as expected; their backtraces are of no use.
     std::panic::set_hook(Box::new(|_| {}));
     let next = AtomicUsize::new(0);
@@ -320,7 +320,7 @@ fn every_broken_rule_is_noticed() {
     let work = || {
         while let Some(mutant) = hunted().get(next.fetch_add(1, Ordering::Relaxed)) {
             let caught = hunt(*mutant);
-            println!("{:<28} {}", mutant.name(), tell(&caught));
+            println!("{:<28} {}", mutant.name(), describe(&caught));
             found.lock().unwrap().push((*mutant, caught));
         }
     };
@@ -332,9 +332,9 @@ fn every_broken_rule_is_noticed() {
     let mut found = found.into_inner().unwrap();
     found.sort();
     let missed: Vec<&str> = found.iter().filter(|(_, caught)| caught.is_none()).map(|(m, _)| m.name()).collect();
-    assert!(missed.is_empty(), "nobody notices {missed:?}");
+    assert!(missed.is_empty(), "not caught: {missed:?}");
     let unbroken = |(_, caught): &&(Mutant, Option<(u64, String)>)| {
-        caught.as_ref().is_some_and(|(_, what)| what.starts_with("UNBROKEN"))
+        caught.as_ref().is_some_and(|(_, what)| what.starts_with("WITHOUT MUTANT"))
     };
-    assert!(!found.iter().any(|found| unbroken(&found)), "a rule that is kept is called broken");
+    assert!(!found.iter().any(|found| unbroken(&found)), "a scenario fails without its mutant");
 }

@@ -33,7 +33,7 @@ fn increment(client: &mut Client, n: usize) -> Option<i64> {
     let executed = client.execute(&command).ok()?;
     match Answer::decode(executed.answer) {
         Ok(Answer::Number(value)) => Some(value),
-        other => panic!("an increment was answered {other:?}"),
+        other => panic!("an increment returned {other:?}"),
     }
 }
 
@@ -44,7 +44,7 @@ fn count(cluster_client: &mut Client, n: usize, counter: &Counter, ends: &Atomic
             Some(value) => {
                 let before = counter.acknowledged.fetch_add(1, Ordering::Relaxed);
                 let most = before + 1 + counter.unknown.load(Ordering::Relaxed);
-                assert!((before + 1..=most).contains(&value), "{value} behind {before} that were acknowledged");
+                assert!((before + 1..=most).contains(&value), "{value} after {before} acknowledged increments");
             }
             None => _ = counter.unknown.fetch_add(1, Ordering::Relaxed),
         }
@@ -57,7 +57,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Copies a node's directory while the node is stopped, lets it run for a while, and restores the copy.
-fn bring_back(cluster: &mut Cluster, at: usize, pause: Duration) {
+fn restore_older_copy(cluster: &mut Cluster, at: usize, pause: Duration) {
     let aside = cluster.directory.path().join("aside");
     cluster.kill(at);
     copy(&cluster.data(at), &aside);
@@ -67,7 +67,7 @@ fn bring_back(cluster: &mut Cluster, at: usize, pause: Duration) {
         let (own, leads) = (cluster.status(at)?, cluster.status(behind)?);
         (own.leader.is_some() && own.applied + 1000 > leads.applied).then_some(())
     };
-    until("it follows again", || caught_up(cluster), || cluster.logs());
+    until("the node follows again", || caught_up(cluster), || cluster.logs());
     std::thread::sleep(pause);
     let noticed = cluster.logs().matches("acknowledged").count();
     cluster.kill(at);
@@ -77,11 +77,11 @@ fn bring_back(cluster: &mut Cluster, at: usize, pause: Duration) {
     cluster.leader();
     cluster.spawn(at);
     let says = |cluster: &Cluster| cluster.logs().matches("acknowledged").count() > noticed;
-    until("it is noticed", || says(cluster).then_some(()), || cluster.logs());
+    until("the cluster detects the older copy", || says(cluster).then_some(()), || cluster.logs());
 }
 
 #[test]
-fn older_copies_under_load_are_noticed_and_lose_nothing() {
+fn restored_older_copies_are_detected_and_lose_nothing() {
     let rounds: usize = std::env::var("DRAVE_MENDING_ROUNDS").map_or(3, |rounds| rounds.parse().unwrap());
     let seed = std::env::var("DRAVE_MENDING_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     eprintln!("seed {seed}");
@@ -97,10 +97,10 @@ fn older_copies_under_load_are_noticed_and_lose_nothing() {
         for round in 0..rounds {
             let at = rng.random_range(0..3);
             let led = cluster.leader() == at;
-            bring_back(&mut cluster, at, Duration::from_millis(rng.random_range(50..600)));
+            restore_older_copy(&mut cluster, at, Duration::from_millis(rng.random_range(50..600)));
             let before: i64 = counters.iter().map(|counter| counter.acknowledged.load(Ordering::Relaxed)).sum();
             let now = || counters.iter().map(|counter| counter.acknowledged.load(Ordering::Relaxed)).sum::<i64>();
-            until("the cluster goes on", || (now() > before).then_some(()), || cluster.logs());
+            until("the cluster continues", || (now() > before).then_some(()), || cluster.logs());
             eprintln!("round {round}: n{}{} · {} acknowledged", at + 1, if led { ", which led" } else { "" }, now());
         }
         ends.store(true, Ordering::Relaxed);

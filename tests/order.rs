@@ -17,13 +17,13 @@ use support::{Cluster, PATIENCE, ports, until};
 mod support;
 
 /// Number of commands in flight per connection.
-const AHEAD: usize = 16;
+const IN_FLIGHT_MAX: usize = 16;
 /// Pause after each reply, so that a list stays short.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Maximum number of commands per list; then the connection closes, and a new one starts another list.
 const COMMANDS_MAX: u64 = 5_000;
 /// Pause before each transfer or death.
-const BETWEEN: Duration = Duration::from_millis(400);
+const FAULT_INTERVAL: Duration = Duration::from_millis(400);
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
@@ -38,9 +38,9 @@ struct List {
 }
 
 /// Stops a load when dropped, even if the test fails meanwhile.
-struct Ends<'a>(&'a Load);
+struct StopOnDrop<'a>(&'a Load);
 
-impl Drop for Ends<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.stops.store(true, Ordering::Relaxed);
     }
@@ -66,11 +66,11 @@ impl Load {
         self.stops.load(Ordering::Relaxed)
     }
 
-    fn counts(counter: &AtomicU64) -> u64 {
+    fn value(counter: &AtomicU64) -> u64 {
         counter.load(Ordering::Relaxed)
     }
 
-    fn counted(counter: &AtomicU64) {
+    fn increment(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -103,7 +103,7 @@ fn append(load: &Load, address: &str) -> Result<()> {
     let mut talk = || -> Result<()> {
         let ends = |sent| load.stops() || sent == COMMANDS_MAX;
         while !ends(sent) || answered < sent {
-            while !ends(sent) && sent - answered < AHEAD as u64 {
+            while !ends(sent) && sent - answered < IN_FLIGHT_MAX as u64 {
                 let (key, tail) = (&list.key, format!("{sent},"));
                 let words = format!("*3\r\n$6\r\nAPPEND\r\n${}\r\n{key}\r\n${}\r\n{tail}\r\n", key.len(), tail.len());
                 stream.get_mut().write_all(words.as_bytes())?;
@@ -113,12 +113,12 @@ fn append(load: &Load, address: &str) -> Result<()> {
             match said.split(' ').next() {
                 Some(number) if number.starts_with(':') => {
                     list.done.push(answered);
-                    Load::counted(&load.done);
+                    Load::increment(&load.done);
                 }
-                Some("-TIMEOUT") => Load::counted(&load.unknown),
+                Some("-TIMEOUT") => Load::increment(&load.unknown),
                 Some("-CLUSTERDOWN" | "-BUSY") => {
                     list.refused.insert(answered);
-                    Load::counted(&load.refused);
+                    Load::increment(&load.refused);
                 }
                 _ => panic!("{said}"),
             }
@@ -141,7 +141,7 @@ fn alternate(load: &Load, address: &str) -> Result<()> {
     // Whether the key may be absent, and whether it may be present.
     let mut may_be = [true, false];
     while !load.stops() || answered < sent {
-        while !load.stops() && sent - answered < AHEAD as u64 {
+        while !load.stops() && sent - answered < IN_FLIGHT_MAX as u64 {
             let head = match sent % 2 {
                 0 => format!(
                     "PUT /kv/{key} HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: *\r\nContent-Length: 1\r\n\r\nx"
@@ -162,7 +162,7 @@ fn alternate(load: &Load, address: &str) -> Result<()> {
             other => panic!("status {other}"),
         };
         may_be = after;
-        Load::counted(match status {
+        Load::increment(match status {
             _ if !explained => &load.misplaced,
             503 => &load.refused,
             504 => &load.unknown,
@@ -215,7 +215,7 @@ fn under_load(
                 scope.spawn(move || again(&|| alternate(load, web)));
             }
         }
-        let _ends = Ends(&load);
+        let _ends = StopOnDrop(&load);
         trouble(cluster, &load);
     });
     load
@@ -228,7 +228,7 @@ fn check(cluster: &Cluster, load: &Load) {
     for List { key, done, refused } in lists.iter() {
         let query = Query::Get { key: key.as_bytes() }.encode();
         let answer = client.query(&query, Consistency::Linearizable).unwrap().answer;
-        let Ok(Answer::Value(value)) = Answer::decode(answer) else { panic!("{key} has a value or none") };
+        let Ok(Answer::Value(value)) = Answer::decode(answer) else { panic!("{key}: the answer is a value or none") };
         let value = String::from_utf8(value.unwrap_or_default().to_vec()).unwrap();
         let held: Vec<u64> = value.split_terminator(',').map(|number| number.parse().unwrap()).collect();
         let misplaced: Vec<_> = held.windows(2).filter(|pair| pair[0] >= pair[1]).take(9).collect();
@@ -236,13 +236,13 @@ fn check(cluster: &Cluster, load: &Load) {
         let lost: Vec<_> = done.iter().filter(|number| held.binary_search(number).is_err()).collect();
         assert!(lost.is_empty(), "{key} lacks {lost:?}, which were acknowledged");
         let applied: Vec<_> = held.iter().filter(|number| refused.contains(number)).collect();
-        assert!(applied.is_empty(), "{key} has {applied:?}, of which was said that nothing was applied");
+        assert!(applied.is_empty(), "{key} has {applied:?}, which were rejected as not applied");
     }
-    assert_eq!(Load::counts(&load.misplaced), 0, "answers over HTTP that no order explains");
+    assert_eq!(Load::value(&load.misplaced), 0, "HTTP responses that no command order explains");
 }
 
 fn report(what: &str, load: &Load) {
-    let counts = Load::counts;
+    let counts = Load::value;
     eprintln!(
         "{what}: {} lists, {} commands done, {} refused, {} unknown, {} misplaced",
         load.lists.lock().unwrap().len(),
@@ -254,7 +254,7 @@ fn report(what: &str, load: &Load) {
 }
 
 #[test]
-fn a_connections_commands_keep_their_order_through_transfers_and_deaths() {
+fn commands_keep_their_order_through_transfers_and_deaths() {
     let connections = number("DRAVE_ORDER_CONNECTIONS", 8) as usize;
     let (transfers, deaths) = (number("DRAVE_ORDER_TRANSFERS", 12), number("DRAVE_ORDER_DEATHS", 3));
     let mut cluster = Cluster::prepare(3);
@@ -266,24 +266,24 @@ fn a_connections_commands_keep_their_order_through_transfers_and_deaths() {
 
     let load = under_load(&mut cluster, connections, "transfers", |cluster, _| {
         for _ in 0..transfers {
-            std::thread::sleep(BETWEEN);
+            std::thread::sleep(FAULT_INTERVAL);
             let transferred = || (cluster.run(&["transfer", "--timeout", "10s"]).code == Some(0)).then_some(());
             until("the leadership is transferred", transferred, || cluster.logs());
         }
     });
     report(&format!("{transfers} transfers"), &load);
     check(&cluster, &load);
-    assert_eq!(Load::counts(&load.unknown), 0, "a planned transfer leaves nothing unknown");
+    assert_eq!(Load::value(&load.unknown), 0, "a planned transfer leaves no outcome unknown");
     cluster.expect_no_deaths();
 
     let load = under_load(&mut cluster, connections, "deaths", |cluster, load| {
         for _ in 0..deaths {
-            std::thread::sleep(BETWEEN);
+            std::thread::sleep(FAULT_INTERVAL);
             let leader = cluster.leader();
             cluster.kill(leader);
-            let done = Load::counts(&load.done);
-            let goes_on = || (Load::counts(&load.done) > done + 100).then_some(());
-            until("another leads", goes_on, || cluster.logs());
+            let done = Load::value(&load.done);
+            let goes_on = || (Load::value(&load.done) > done + 100).then_some(());
+            until("another node leads", goes_on, || cluster.logs());
             cluster.spawn(leader);
         }
     });

@@ -17,7 +17,7 @@ fn incr(client: &mut Client) -> i64 {
 }
 
 #[test]
-fn kills_of_the_leader_lose_nothing_and_double_nothing() {
+fn leader_kills_lose_and_repeat_no_command() {
     let mut cluster = Cluster::start(3);
     let mut client = cluster.client();
     let mut expected = 0;
@@ -36,14 +36,14 @@ fn kills_of_the_leader_lose_nothing_and_double_nothing() {
     }
     let query = Query::Get { key: b"n" }.encode();
     let queried = client.query(&query, Consistency::Linearizable).unwrap();
-    let Ok(Answer::Value(Some(value))) = Answer::decode(queried.answer) else { panic!("a value") };
+    let Ok(Answer::Value(Some(value))) = Answer::decode(queried.answer) else { panic!("the key has no value") };
     assert_eq!(value, expected.to_string());
     drop(client);
     cluster.agree();
 }
 
 #[test]
-fn all_killed_at_once_come_back_with_what_they_promised() {
+fn cluster_killed_at_once_keeps_acknowledged_writes() {
     let mut cluster = Cluster::start(3);
     let mut client = cluster.client();
     for n in 1..=100 {
@@ -55,7 +55,7 @@ fn all_killed_at_once_come_back_with_what_they_promised() {
 }
 
 #[test]
-fn a_node_that_is_asked_to_stop_exits_in_order_and_the_others_go_on() {
+fn stopped_leader_exits_cleanly_and_cluster_continues() {
     let mut cluster = Cluster::start(3);
     let mut client = cluster.client();
     assert_eq!(incr(&mut client), 1);
@@ -68,7 +68,7 @@ fn a_node_that_is_asked_to_stop_exits_in_order_and_the_others_go_on() {
 }
 
 #[test]
-fn one_node_is_a_cluster_and_keeps_its_directory_to_itself() {
+fn single_node_locks_its_directory_and_checks_its_id() {
     let mut cluster = Cluster::start(1);
     let mut client = cluster.client();
     assert_eq!(incr(&mut client), 1);
@@ -98,7 +98,7 @@ fn one_node_is_a_cluster_and_keeps_its_directory_to_itself() {
 
 /// Entries that the node writes during the read are missing from the dump, which is not damage.
 #[test]
-fn dump_beside_a_flood_calls_nothing_bad() {
+fn dump_during_writes_reports_no_damage() {
     let cluster = Cluster::start(1);
     cluster.leader();
     let words = ["bench", "put", "--clients", "2", "--inflight", "8", "--duration", "3s", "--warmup", "0s"];
@@ -106,7 +106,7 @@ fn dump_beside_a_flood_calls_nothing_bad() {
     let mut looks = 0;
     while flood.is_running() {
         let said = cluster.run(&["dump", "--check", cluster.data(0).to_str().unwrap()]);
-        assert_eq!(said.code, Some(0), "look {looks}: {said:?}");
+        assert_eq!(said.code, Some(0), "dump {looks}: {said:?}");
         looks += 1;
     }
     assert!(looks > 0);
@@ -116,7 +116,7 @@ fn dump_beside_a_flood_calls_nothing_bad() {
 /// The addresses in `--peers` override those at the founding. hashicorp/consul#457 and #1580: all addresses changed,
 /// and the cluster never had a quorum again.
 #[test]
-fn a_cluster_that_moved_is_found_where_it_is() {
+fn cluster_with_all_addresses_changed_elects_leader() {
     let mut cluster = Cluster::start(3);
     cluster.leader();
     (0..3).for_each(|n| assert_eq!(cluster.stop(n), Some(0), "{}", cluster.logs()));

@@ -63,7 +63,7 @@ fn shape(line: &str) -> String {
 }
 
 /// Runs a command with this demo's ports, and asserts that its output matches README.md.
-fn type_in(typed: &Typed, base: u16) {
+fn run_and_compare(typed: &Typed, base: u16) {
     let mut line = typed.line.clone();
     for (written, above) in PORTS.into_iter().zip([0, 100, 200]) {
         (0..3).for_each(|n| line = line.replace(&(written + n).to_string(), &(base + above + n).to_string()));
@@ -98,36 +98,36 @@ fn demo(directory: &Path) -> (Beside, u16) {
 }
 
 #[test]
-fn the_first_screen_is_as_it_says() {
+fn readme_quick_start_is_accurate() {
     let directory = tempfile::tempdir().unwrap();
     let (mut demo, base) = demo(directory.path());
     let mut first = block("cargo run --release -- demo");
     first.pop_front();
     assert_eq!(first.len(), 3);
-    first.iter().for_each(|typed| type_in(typed, base));
+    first.iter().for_each(|typed| run_and_compare(typed, base));
     assert!(demo.is_running());
 }
 
 #[test]
-fn redis_clients_are_answered_as_it_says() {
+fn readme_redis_examples_are_accurate() {
     let directory = tempfile::tempdir().unwrap();
     if installed("redis-cli").is_none() {
         return;
     }
     let (mut demo, base) = demo(directory.path());
     for begins in ["redis-cli -p 7501 set lunch", "redis-cli -p 7501 set session:7"] {
-        block(begins).iter().for_each(|typed| type_in(typed, base));
+        block(begins).iter().for_each(|typed| run_and_compare(typed, base));
     }
     assert!(demo.is_running());
 }
 
 #[test]
-fn http_clients_are_answered_as_it_says() {
+fn readme_http_examples_are_accurate() {
     let directory = tempfile::tempdir().unwrap();
     if installed("curl").is_none() {
         return;
     }
     let (mut demo, base) = demo(directory.path());
-    block("curl -X PUT").iter().for_each(|typed| type_in(typed, base));
+    block("curl -X PUT").iter().for_each(|typed| run_and_compare(typed, base));
     assert!(demo.is_running());
 }

@@ -17,7 +17,7 @@ fn refused(said: &Said, code: i32, words: &str) {
 }
 
 /// A single-node cluster at the first of `nodes` addresses.
-fn alone(nodes: u16) -> Cluster {
+fn single_node(nodes: u16) -> Cluster {
     let mut cluster = Cluster::prepare(nodes);
     cluster.founders = 1;
     cluster.spawn(0);
@@ -28,7 +28,7 @@ fn alone(nodes: u16) -> Cluster {
 /// As in rqlite/rqlite#1010: a start that failed had already founded the cluster, and the corrected list of peers was
 /// ignored.
 #[test]
-fn port_in_use_founds_nothing() {
+fn start_with_port_in_use_founds_nothing() {
     let mut cluster = Cluster::prepare(3);
     let taken = TcpListener::bind(&cluster.addresses[0]).unwrap();
     cluster.founders = 1;
@@ -38,11 +38,11 @@ fn port_in_use_founds_nothing() {
     cluster.founders = 3;
     (0..3).for_each(|n| cluster.spawn(n));
     cluster.leader();
-    until("all three are members", || (members(&cluster, 0) == [1, 2, 3]).then_some(()), || cluster.logs());
+    until("all three nodes are members", || (members(&cluster, 0) == [1, 2, 3]).then_some(()), || cluster.logs());
 }
 
 #[test]
-fn port_of_a_gateway_in_use_founds_nothing() {
+fn start_with_gateway_port_in_use_founds_nothing() {
     let cluster = Cluster::prepare(2);
     let _taken = TcpListener::bind(&cluster.addresses[1]).unwrap();
     for gateway in ["--http", "--resp"] {
@@ -55,28 +55,28 @@ fn port_of_a_gateway_in_use_founds_nothing() {
 }
 
 #[test]
-fn start_that_could_found_nothing_makes_nothing() {
+fn start_without_valid_founders_creates_nothing() {
     let cluster = Cluster::prepare(2);
     let serve =
         |words: &[&str]| run(support::drave(&["serve", "--id", "5"]).args(words).arg("--data").arg(cluster.data(0)));
     refused(&serve(&["--peers", &cluster.peers()]), 78, "node 5 is not in the list of peers. Nothing was changed");
     assert!(!cluster.data(0).exists(), "nothing was changed");
     std::fs::create_dir(cluster.data(0)).unwrap();
-    refused(&serve(&["--listen", &cluster.addresses[0]]), 78, "is empty: --peers names");
+    refused(&serve(&["--listen", &cluster.addresses[0]]), 78, "is empty: name the founding members");
     assert_eq!(std::fs::read_dir(cluster.data(0)).unwrap().count(), 0, "nothing was changed");
 }
 
 /// A node that is added again reads in its log that it was once removed.
 #[test]
-fn node_that_catches_up_does_not_warn_of_its_own_past() {
-    let mut cluster = alone(2);
+fn re_added_node_does_not_warn_of_its_past_removal() {
+    let mut cluster = single_node(2);
     cluster.spawn(1);
-    until("it is a member", || (members(&cluster, 0) == [1, 2]).then_some(()), || cluster.logs());
+    until("node 2 is a member", || (members(&cluster, 0) == [1, 2]).then_some(()), || cluster.logs());
     let remove = || (cluster.run(&["member", "remove", "2", "--force"]).code == Some(0)).then_some(());
-    until("it is removed", remove, || cluster.logs());
+    until("node 2 is removed", remove, || cluster.logs());
     let log = cluster.data(1).with_extension("log");
-    let warned = || std::fs::read_to_string(&log).unwrap().contains("stop it; or, to take it back").then_some(());
-    until("it is told so", warned, || cluster.logs());
+    let warned = || std::fs::read_to_string(&log).unwrap().contains("stop it; or, to add it again").then_some(());
+    until("node 2 warns that it was removed", warned, || cluster.logs());
     cluster.kill(1);
     std::fs::remove_dir_all(cluster.data(1)).unwrap();
     std::fs::remove_file(&log).unwrap();
@@ -86,14 +86,14 @@ fn node_that_catches_up_does_not_warn_of_its_own_past() {
     cluster.agree();
     let log = std::fs::read_to_string(&log).unwrap();
     assert!(!log.contains("stop it"), "{log}");
-    assert!(log.contains("as far as its log goes yet"), "{log}");
+    assert!(log.contains("according to its log so far"), "{log}");
 }
 
 /// As in block/ftl#4444 and scylladb/scylladb#18850: other nodes remembered the first step of a failed join, and
 /// rejected the second attempt.
 #[test]
-fn join_that_is_refused_makes_nobody_a_member_and_can_be_tried_again() {
-    let mut cluster = alone(2);
+fn refused_join_adds_no_member_and_can_be_retried() {
+    let mut cluster = single_node(2);
     let file = cluster.directory.path().join("file");
     std::fs::write(&file, "").unwrap();
     let join = |cluster: &Cluster, data: &std::path::Path| {
@@ -101,7 +101,7 @@ fn join_that_is_refused_makes_nobody_a_member_and_can_be_tried_again() {
         serve.args(["--resp", "off", "--listen", &cluster.addresses[1], "--data"]).arg(data);
         run(&mut serve)
     };
-    refused(&join(&cluster, &file.join("n2")), 78, "cannot make");
+    refused(&join(&cluster, &file.join("n2")), 78, "cannot create");
     let taken = TcpListener::bind(&cluster.addresses[1]).unwrap();
     refused(&join(&cluster, &cluster.data(1)), 75, "cannot listen");
     drop(taken);
@@ -113,13 +113,13 @@ fn join_that_is_refused_makes_nobody_a_member_and_can_be_tried_again() {
     assert_eq!(members(&cluster, 0), [1], "{}", cluster.logs());
     cluster.spawn(1);
     let voters = |status: &Status| status.members.iter().filter(|member| member.kind == "voter").count();
-    until("it votes", || cluster.status(0).filter(|status| voters(status) == 2), || cluster.logs());
+    until("node 2 is a voter", || cluster.status(0).filter(|status| voters(status) == 2), || cluster.logs());
 }
 
 /// Kills the joining node again and again at moments in the first 165 ms of its start; in the end it joins.
 #[test]
-fn join_that_is_killed_can_be_tried_again() {
-    let mut cluster = alone(2);
+fn killed_join_can_be_retried() {
+    let mut cluster = single_node(2);
     for round in 0..12 {
         cluster.spawn(1);
         std::thread::sleep(std::time::Duration::from_millis(round * 15));
@@ -127,15 +127,15 @@ fn join_that_is_killed_can_be_tried_again() {
     }
     cluster.spawn(1);
     let voters = |status: &Status| status.members.iter().filter(|member| member.kind == "voter").count();
-    until("it votes", || cluster.status(0).filter(|status| voters(status) == 2), || cluster.logs());
+    until("node 2 is a voter", || cluster.status(0).filter(|status| voters(status) == 2), || cluster.logs());
     cluster.expect_no_deaths();
 }
 
 #[test]
-fn members_have_addresses_of_their_own_that_can_be_dialed() {
-    let mut cluster = alone(3);
+fn duplicate_or_undialable_address_is_rejected() {
+    let mut cluster = single_node(3);
     cluster.spawn(1);
-    until("it is a member", || (members(&cluster, 0) == [1, 2]).then_some(()), || cluster.logs());
+    until("node 2 is a member", || (members(&cluster, 0) == [1, 2]).then_some(()), || cluster.logs());
     for address in
         [&*cluster.addresses[0], "0.0.0.0:7401", "[::]:7401", "127.0.0.1:0", "a b:7401", "::1:7404", "nowhere"]
     {
@@ -153,35 +153,35 @@ fn members_have_addresses_of_their_own_that_can_be_dialed() {
     // A node with `--peers` starts regardless of the addresses in the membership.
     cluster.kill(1);
     cluster.spawn(1);
-    until("it follows", || cluster.status(1).filter(|status| status.leader == Some(1)), || cluster.logs());
+    until("node 2 follows node 1", || cluster.status(1).filter(|status| status.leader == Some(1)), || cluster.logs());
 }
 
 #[test]
-fn list_of_founders_that_differs_from_the_membership_is_told_of() {
-    let mut cluster = alone(2);
+fn peers_that_differ_from_the_membership_are_logged() {
+    let mut cluster = single_node(2);
     cluster.kill(0);
     cluster.founders = 2;
     cluster.spawn(0);
-    until("it says so", || cluster.logs().contains("n2 is no member").then_some(()), || cluster.logs());
+    until("node 1 logs the difference", || cluster.logs().contains("n2 is no member").then_some(()), || cluster.logs());
 }
 
 /// As in rqlite/rqlite#1010: an identity file that was missing for a moment was written anew, and the log beside it was
 /// lost.
 #[test]
-fn missing_identity_is_told_of_and_restored_from_the_log() {
-    let mut cluster = alone(1);
+fn missing_identity_is_reported_and_rebuilt_from_the_log() {
+    let mut cluster = single_node(1);
     assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
     assert_eq!(cluster.stop(0), Some(0));
     let (identity, away) = (cluster.data(0).join("identity"), cluster.directory.path().join("away"));
     std::fs::rename(&identity, &away).unwrap();
-    refused(&run(&mut cluster.serve(0)), 5, "it is missing, and");
+    refused(&run(&mut cluster.serve(0)), 5, "the file is missing, and");
     assert!(!identity.exists(), "nothing was changed");
     // A join does not write a new identity beside the log either.
     let mut join = support::drave(&["serve", "--id", "1", "--join", &cluster.addresses[0], "--data"]);
-    refused(&run(join.arg(cluster.data(0))), 5, "it is missing, and");
+    refused(&run(join.arg(cluster.data(0))), 5, "the file is missing, and");
     assert!(!identity.exists(), "nothing was changed");
     std::os::unix::fs::symlink(cluster.directory.path().join("nowhere"), &identity).unwrap();
-    refused(&run(&mut cluster.serve(0)), 5, "it is missing, and");
+    refused(&run(&mut cluster.serve(0)), 5, "the file is missing, and");
     std::fs::remove_file(&identity).unwrap();
     let restored = run(support::drave(&["recover", "--identity"]).arg(cluster.data(0)));
     assert_eq!(restored.code, Some(0), "{restored:?}");
@@ -190,12 +190,12 @@ fn missing_identity_is_told_of_and_restored_from_the_log() {
     let same = |path: &std::path::Path| std::fs::read(path).unwrap()[..40].to_vec();
     assert_eq!(same(&identity), same(&away), "node, cluster and disk are the same");
     cluster.spawn(0);
-    until("it serves", || (cluster.run(&["get", "lunch"]).out == "noodles").then_some(()), || cluster.logs());
+    until("the node serves", || (cluster.run(&["get", "lunch"]).out == "noodles").then_some(()), || cluster.logs());
 }
 
 #[test]
-fn damage_is_named_with_its_directory() {
-    let mut cluster = alone(1);
+fn damage_report_names_the_directory() {
+    let mut cluster = single_node(1);
     assert_eq!(cluster.run(&["put", "k", "v"]).code, Some(0));
     cluster.kill(0);
     std::fs::write(cluster.data(0).join("identity"), b"nothing that is one").unwrap();

@@ -68,7 +68,7 @@ impl Redis {
         if self.stream.read_line(&mut line)? == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
-        let line = line.strip_suffix("\r\n").expect("a line has an end");
+        let line = line.strip_suffix("\r\n").expect("each line ends in CRLF");
         let (kind, rest) = line.split_at(1);
         let count = || rest.parse::<i64>().unwrap();
         Ok(match kind {
@@ -85,7 +85,7 @@ impl Redis {
             }
             "*" => Many((0..count()).map(|_| self.try_read()).collect::<Result<_, _>>()?),
             "%" => Map((0..2 * count()).map(|_| self.try_read()).collect::<Result<_, _>>()?),
-            other => panic!("{other:?} begins no reply"),
+            other => panic!("no reply type starts with {other:?}"),
         })
     }
 
@@ -111,7 +111,7 @@ fn encoded(words: &[&str]) -> Vec<u8> {
 }
 
 #[test]
-fn every_command_answers_as_rediss_does() {
+fn every_command_replies_like_redis() {
     let (cluster, doors) = doors(1, &[]);
     let mut redis = Redis::dial(&doors[0]);
     let error = |text: &str| Error(text.to_owned());
@@ -255,7 +255,7 @@ fn every_command_answers_as_rediss_does() {
 }
 
 #[test]
-fn who_asks_about_the_node_is_told() {
+fn node_commands_describe_the_node() {
     let (cluster, doors) = doors(1, &[]);
     let mut redis = Redis::dial(&doors[0]);
     redis.ask("SET k v");
@@ -278,7 +278,7 @@ fn who_asks_about_the_node_is_told() {
     }
     let mut names: Vec<&str> = info.lines().filter_map(|line| Some(line.split_once(':')?.0)).collect();
     names.sort_unstable();
-    assert!(names.windows(2).all(|two| two[0] != two[1]), "{info}: parsers keep one of each name");
+    assert!(names.windows(2).all(|two| two[0] != two[1]), "{info}: each field name occurs once");
     assert!(info.contains("\r\nrole:master\r\n"), "{info}");
     let Bulk(raft) = redis.ask("INFO raft") else { panic!("INFO is text") };
     assert!(raft.starts_with("# Raft\r\nnode_id:1\r\nraft_role:leader\r\n"), "{raft}");
@@ -302,7 +302,7 @@ fn who_asks_about_the_node_is_told() {
 }
 
 #[test]
-fn answers_leave_in_the_order_of_commands_and_each_sees_those_before_it() {
+fn pipelined_replies_keep_order_and_see_earlier_writes() {
     let (_cluster, doors) = doors(3, &[]);
     for door in &doors {
         let mut redis = Redis::dial(door);
@@ -330,7 +330,7 @@ fn answers_leave_in_the_order_of_commands_and_each_sees_those_before_it() {
 }
 
 #[test]
-fn a_transaction_is_one_entry_and_goes_on_behind_what_fails() {
+fn transaction_is_one_entry_and_continues_after_errors() {
     let (cluster, doors) = doors(1, &[]);
     let mut redis = Redis::dial(&doors[0]);
     redis.ask("SET text x");
@@ -348,7 +348,7 @@ fn a_transaction_is_one_entry_and_goes_on_behind_what_fails() {
     let pong = Line("PONG".into());
     let answers = vec![ok(), integer(), bulk("1"), integer(), pong, Number(6), Number(1), last];
     assert_eq!(redis.ask("EXEC"), Many(answers));
-    assert_eq!(cluster.status(0).unwrap().last, before + 1, "all of it is one entry");
+    assert_eq!(cluster.status(0).unwrap().last, before + 1, "a transaction is one log entry");
 
     redis.ask("MULTI");
     assert_eq!(redis.ask("NONSENSE"), Error("ERR unknown command 'NONSENSE', with args beginning with: ".into()));
@@ -357,7 +357,7 @@ fn a_transaction_is_one_entry_and_goes_on_behind_what_fails() {
     assert_eq!(redis.ask("EXEC"), aborted);
     for wrong in ["CONFIG SET save x", "CONFIG GET", "CLIENT LIST", "COMMAND COUNT x", "CLUSTER SLOTS x"] {
         redis.ask("MULTI");
-        assert!(matches!(redis.ask(wrong), Error(_)), "{wrong}: what cannot be done is said at once");
+        assert!(matches!(redis.ask(wrong), Error(_)), "{wrong}: an invalid command fails when it is queued");
         redis.ask("SET a 9");
         assert_eq!(redis.ask("EXEC"), aborted, "{wrong}");
     }
@@ -376,17 +376,17 @@ fn a_transaction_is_one_entry_and_goes_on_behind_what_fails() {
     let ended =
         Error("EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command".into());
     assert_eq!(redis.ask("EXEC now"), ended);
-    assert_eq!(redis.ask("GET a"), bulk("6"), "the transaction has ended");
+    assert_eq!(redis.ask("GET a"), bulk("6"), "the aborted transaction changed nothing");
 }
 
 #[test]
-fn a_value_over_the_limit_is_refused_and_the_connection_kept() {
+fn oversized_value_is_rejected_connection_stays_open() {
     let (cluster, doors) = doors(1, &[]);
     let mut redis = Redis::dial(&doors[0]);
     let large = "x".repeat(9 << 20);
     for words in [&["SET", "big", &large][..], &["MSET", "big", "v", "other", &large], &["APPEND", "big", &large]] {
         redis.send(words);
-        let Error(why) = redis.read() else { panic!("it is too large") };
+        let Error(why) = redis.read() else { panic!("the command is over the limit") };
         assert!(
             why.starts_with(&format!("ERR {} 'big': ", words[0])) && why.contains("limit of 1048576 bytes"),
             "{why}"
@@ -396,7 +396,7 @@ fn a_value_over_the_limit_is_refused_and_the_connection_kept() {
     let half = &large[..1 << 19];
     let all: Vec<&str> = std::iter::once("MSET").chain((0..20).map(|_| half)).collect();
     redis.send(&all);
-    let Error(why) = redis.read() else { panic!("it is too large") };
+    let Error(why) = redis.read() else { panic!("the command is over the limit") };
     assert!(why.contains("limit of 4194304 bytes"), "{why}");
     redis.ask("MULTI");
     redis.send(&["SET", "big", &large]);
@@ -409,7 +409,7 @@ fn a_value_over_the_limit_is_refused_and_the_connection_kept() {
 }
 
 #[test]
-fn an_answer_over_the_limit_is_refused_in_words_that_say_what_was_done() {
+fn oversized_reply_error_says_whether_command_ran() {
     let (_cluster, doors) = doors(1, &[]);
     let mut redis = Redis::dial(&doors[0]);
     let large = "x".repeat(700 << 10);
@@ -423,7 +423,7 @@ fn an_answer_over_the_limit_is_refused_in_words_that_say_what_was_done() {
     for command in ["MULTI", "INCR n", "GET a", "GET b", "GET c"] {
         redis.ask(command);
     }
-    let Many(answers) = redis.ask("EXEC") else { panic!("each has an answer") };
+    let Many(answers) = redis.ask("EXEC") else { panic!("each command has a reply") };
     assert_eq!((&answers[0], answers.len()), (&Number(1), 4));
     assert_eq!(answers[1..3], [bulk(&large), bulk(&large)]);
     let done = format!("ERR the answer is over the limit of {limit} bytes; what was asked is done");
@@ -432,7 +432,7 @@ fn an_answer_over_the_limit_is_refused_in_words_that_say_what_was_done() {
 }
 
 #[test]
-fn nobody_asks_and_keys_end_all_the_same() {
+fn keys_expire_without_requests() {
     let (cluster, doors) = doors(3, &[]);
     let mut redis = Redis::dial(&doors[0]);
     for n in 0..20 {
@@ -444,7 +444,7 @@ fn nobody_asks_and_keys_end_all_the_same() {
         let mut redis = Redis::dial(door);
         redis.ask("READONLY");
         let gone = || (redis.ask("DBSIZE") == Number(1)).then_some(());
-        until("all keys but one have ended", gone, || cluster.logs());
+        until("all keys but one have expired", gone, || cluster.logs());
     }
     cluster.agree();
     let said = cluster.run(&["put", "native", "v", "--ttl", "1h"]);
@@ -461,7 +461,7 @@ fn nobody_asks_and_keys_end_all_the_same() {
             Number(left) if left < first - 100 => Some(()),
             _ => None,
         };
-        until("the time left counts down", fewer, || cluster.logs());
+        until("the time to live counts down", fewer, || cluster.logs());
     }
     assert_eq!(cluster.run(&["ttl", "k0"]).code, Some(1));
     cluster.agree();
@@ -470,7 +470,7 @@ fn nobody_asks_and_keys_end_all_the_same() {
 }
 
 #[test]
-fn scans_go_on_at_any_node_however_keys_change_and_others_scan() {
+fn scan_continues_at_any_node_while_keys_change() {
     let (_cluster, doors) = doors(3, &[]);
     let mut redis = Redis::dial(&doors[0]);
     for from in (0..3000).step_by(500) {
@@ -492,7 +492,7 @@ fn scans_go_on_at_any_node_however_keys_change_and_others_scan() {
         let mut other = Redis::dial(&doors[steps % 3]);
         let (next, keys) = step(&mut other, &cursor);
         for key in keys {
-            assert!(seen.insert(key), "none is told twice");
+            assert!(seen.insert(key), "a scan returns each key once");
         }
         redis.ask(&format!("SET user:new{cursor} v"));
         (0..40).for_each(|_| quick = step(&mut redis, &quick).0);
@@ -501,14 +501,14 @@ fn scans_go_on_at_any_node_however_keys_change_and_others_scan() {
             break;
         }
     }
-    assert!(steps > 1, "it took one step: nothing was tried");
+    assert!(steps > 1, "the scan took one step, so its cursor was not tested");
     let mut there = (0..3000).filter(|n| n % 10 != 9).map(|n| format!("{:?}", bulk(&format!("user:{n}"))));
     assert!(there.all(|key| seen.contains(&key)), "{seen:?}");
     assert!(!seen.contains(&format!("{:?}", bulk("other"))));
 }
 
 #[test]
-fn what_is_no_command_is_told_so_and_closes() {
+fn protocol_error_is_replied_and_closes() {
     let (_cluster, doors) = doors(1, &[]);
     for (bytes, reply) in [
         ("*x\r\n", "ERR Protocol error: invalid multibulk length"),
@@ -535,7 +535,7 @@ fn what_is_no_command_is_told_so_and_closes() {
 }
 
 #[test]
-fn a_password_is_asked_for_before_anything_else() {
+fn commands_require_authentication() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("password");
     std::fs::write(&file, "secret\n").unwrap();
@@ -559,21 +559,21 @@ fn a_password_is_asked_for_before_anything_else() {
 }
 
 #[test]
-fn who_does_not_read_is_not_read_from_and_loses_nothing() {
+fn slow_reader_is_throttled_and_loses_nothing() {
     let (cluster, doors) = doors(1, &[]);
     let mut redis = Redis::dial(&doors[0]);
     let large = "x".repeat(1 << 20);
     // An entry is a little larger than its value.
     redis.send(&["SET", "k", &large[..1_000_000]]);
     assert_eq!(redis.read(), ok());
-    const ASKED: usize = 400;
+    const REQUESTS: usize = 400;
     let mut writer = redis.stream.get_ref().try_clone().unwrap();
-    let all: Vec<u8> = (0..ASKED).flat_map(|_| encoded(&["GET", "k"])).collect();
+    let all: Vec<u8> = (0..REQUESTS).flat_map(|_| encoded(&["GET", "k"])).collect();
     let writes = std::thread::spawn(move || writer.write_all(&all));
     // Other connections are served meanwhile.
     let mut other = Redis::dial(&doors[0]);
     assert_eq!(other.ask("SET other v"), ok());
-    for _ in 0..ASKED {
+    for _ in 0..REQUESTS {
         let Bulk(value) = redis.read() else { panic!("a value") };
         assert_eq!(value.len(), 1_000_000);
     }
@@ -583,7 +583,7 @@ fn who_does_not_read_is_not_read_from_and_loses_nothing() {
 }
 
 #[test]
-fn followers_say_where_the_leader_is_when_told_to() {
+fn followers_reply_moved_to_the_leader() {
     let (cluster, doors) = doors(3, &["--resp-follower", "moved"]);
     let leader = cluster.leader();
     let follower = (leader + 1) % 3;
@@ -596,7 +596,7 @@ fn followers_say_where_the_leader_is_when_told_to() {
     let Many(slots) = redis.ask("CLUSTER SLOTS") else { panic!("an array") };
     let Many(range) = &slots[0] else { panic!("an array") };
     let Many(first) = &range[2] else { panic!("an array") };
-    assert_eq!((range.len(), &first[1]), (5, &Number(port)), "the leader comes first");
+    assert_eq!((range.len(), &first[1]), (5, &Number(port)), "the leader is the master of the range");
     let mut redis_leader = Redis::dial(&doors[leader]);
     assert_eq!(redis_leader.ask("SET foo v"), ok());
     for (redis, role, hello) in
@@ -609,11 +609,11 @@ fn followers_say_where_the_leader_is_when_told_to() {
     }
     redis.ask("READONLY");
     let mut held = || (redis.ask("GET foo") == bulk("v")).then_some(());
-    until("a follower answers for itself", &mut held, || cluster.logs());
+    until("a follower answers reads after READONLY", &mut held, || cluster.logs());
 }
 
 #[test]
-fn clients_are_led_to_where_each_member_says_that_its_gateway_is() {
+fn cluster_slots_lists_advertised_addresses() {
     let mut cluster = support::Cluster::prepare(3);
     let base = support::ports(3);
     cluster.doors = (base..base + 3).map(|port| format!("127.0.0.1:{port}")).collect();
@@ -645,12 +645,16 @@ fn clients_are_led_to_where_each_member_says_that_its_gateway_is() {
     };
     let announced: BTreeSet<String> = places[..2].iter().map(|place| (*place).to_owned()).collect();
     for node in 0..2 {
-        until("all have announced where they are", || (told(node) == announced).then_some(()), || cluster.logs());
+        until(
+            "all nodes have announced their addresses",
+            || (told(node) == announced).then_some(()),
+            || cluster.logs(),
+        );
     }
 }
 
 #[test]
-fn counters_add_up_through_the_death_of_a_leader() {
+fn counters_add_up_after_a_leader_crash() {
     let (mut cluster, doors) = doors(3, &[]);
     const EACH: usize = 60;
     let leader = cluster.leader();
@@ -666,7 +670,7 @@ fn counters_add_up_through_the_death_of_a_leader() {
                 for _ in 0..5 {
                     match redis.read() {
                         Number(n) => {
-                            assert!(n > last, "{n} behind {last}: a connection's commands keep their order");
+                            assert!(n > last, "{n} after {last}: the commands of a connection keep their order");
                             (last, done) = (n, done + 1);
                         }
                         Error(text) if text == "TIMEOUT outcome unknown" => unknown += 1,
@@ -692,14 +696,14 @@ fn counters_add_up_through_the_death_of_a_leader() {
         let (d, u) = thread.join().unwrap();
         (done, unknown) = (done + d, unknown + u);
     }
-    let Bulk(n) = redis.ask("GET n") else { panic!("it was counted") };
+    let Bulk(n) = redis.ask("GET n") else { panic!("the counter exists") };
     let n: i64 = n.parse().unwrap();
-    assert!((done..=done + unknown).contains(&n), "{n} is not {done} to {}", done + unknown);
-    assert!(n > before, "counting goes on under another leader: {before} and then {n}");
+    assert!((done..=done + unknown).contains(&n), "the counter is {n}, not {done} to {}", done + unknown);
+    assert!(n > before, "counting continues under another leader: {before} and then {n}");
 }
 
 #[test]
-fn without_a_quorum_nothing_is_applied_and_that_is_said() {
+fn commands_without_quorum_reply_clusterdown() {
     let (mut cluster, doors) = doors(3, &[]);
     let leader = cluster.leader();
     let other = (leader + 1) % 3;
@@ -721,7 +725,7 @@ fn without_a_quorum_nothing_is_applied_and_that_is_said() {
 }
 
 #[test]
-fn the_rust_client_finds_what_it_expects() {
+fn redis_rs_client_works() {
     let (_cluster, doors) = doors(3, &[]);
     for (door, protocol) in doors.iter().zip(["resp2", "resp3", "resp3"]) {
         let client = redis::Client::open(format!("redis://{door}/?protocol={protocol}")).unwrap();
@@ -743,7 +747,7 @@ fn the_rust_client_finds_what_it_expects() {
 }
 
 #[test]
-fn the_rust_client_of_clusters_goes_to_the_leader() {
+fn redis_rs_cluster_client_finds_the_leader() {
     let mut cluster = doors_beside(&["--resp-follower", "moved"]);
     let leader = cluster.leader();
     let seeds: Vec<String> = cluster.doors.iter().map(|door| format!("redis://{door}")).collect();
@@ -757,12 +761,12 @@ fn the_rust_client_of_clusters_goes_to_the_leader() {
         let mut redis = connect()?;
         redis::cmd("SET").arg("k").arg(5).exec(&mut redis).ok().map(|()| redis)
     };
-    let mut redis = until("it finds the new leader", again, || cluster.logs());
+    let mut redis = until("the client finds the new leader", again, || cluster.logs());
     assert_eq!(redis::cmd("GET").arg("k").query(&mut redis), Ok(5));
 }
 
 #[test]
-fn rubbish_at_the_door_leaves_nothing_behind() {
+fn malformed_redis_input_leaks_nothing() {
     use rand::rngs::SmallRng;
     use rand::{RngExt, SeedableRng};
     let (mut cluster, doors) = doors(1, &[]);
@@ -788,7 +792,7 @@ fn rubbish_at_the_door_leaves_nothing_behind() {
     assert!(matches!(honest.ask("PING"), Line(_)));
     cluster.expect_no_deaths();
     let alone = || (cluster.status(0)?.sessions == 1).then_some(());
-    until("the sessions of those who left are closed", alone, || cluster.logs());
+    until("the sessions of disconnected clients are closed", alone, || cluster.logs());
     let Bulk(info) = honest.ask("INFO clients") else { panic!("INFO is text") };
     assert!(info.contains("connected_clients:1\r\n"), "{info}");
 }

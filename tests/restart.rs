@@ -18,7 +18,7 @@ mod support;
 /// Number of restarts: in the first one, the files may have to be read from disk.
 const ROUNDS: usize = 3;
 
-fn asked(name: &str, otherwise: u64) -> u64 {
+fn setting(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
 }
 
@@ -39,7 +39,7 @@ fn prepare(nodes: u64, entries: u64) -> Cluster {
 }
 
 /// Reads all files of a directory as fast as possible. Returns the number of bytes and the time it took.
-fn read_plainly(directory: &Path) -> (u64, Duration) {
+fn read_all_files(directory: &Path) -> (u64, Duration) {
     let mut buffer = vec![0; 1 << 20];
     let (mut bytes, begun) = (0, Instant::now());
     for entry in std::fs::read_dir(directory).unwrap() {
@@ -61,7 +61,7 @@ fn put(client: &mut Client, value: &[u8]) {
 
 fn get(client: &mut Client) -> Vec<u8> {
     let queried = client.query(&Query::Get { key: b"lunch" }.encode(), Consistency::Linearizable).unwrap();
-    let Ok(Answer::Value(Some(value))) = Answer::decode(queried.answer) else { panic!("there is lunch") };
+    let Ok(Answer::Value(Some(value))) = Answer::decode(queried.answer) else { panic!("no value") };
     value.to_vec()
 }
 
@@ -70,7 +70,7 @@ fn restart(cluster: &mut Cluster, round: usize) -> (Duration, Duration) {
     let begun = Instant::now();
     (0..cluster.len()).for_each(|n| cluster.spawn(n));
     let listens = || TcpStream::connect(&cluster.addresses[0]).ok();
-    until("it listens", listens, || cluster.logs());
+    until("the node listens", listens, || cluster.logs());
     let timeout = PATIENCE + Duration::from_secs(60);
     let mut client = Client::with(cluster.addresses.clone(), Options { timeout, ..Options::default() });
     assert_eq!(get(&mut client), format!("noodles {round}").as_bytes(), "{}", cluster.logs());
@@ -80,17 +80,17 @@ fn restart(cluster: &mut Cluster, round: usize) -> (Duration, Duration) {
 }
 
 #[test]
-fn what_is_in_the_log_is_served_again_after_a_kill() {
-    let (entries, nodes) = (asked("DRAVE_RESTART_ENTRIES", 40_000), asked("DRAVE_RESTART_NODES", 1));
+fn killed_node_serves_its_log_after_restart() {
+    let (entries, nodes) = (setting("DRAVE_RESTART_ENTRIES", 40_000), setting("DRAVE_RESTART_NODES", 1));
     let mut cluster = prepare(nodes, entries);
     put(&mut cluster.client(), b"noodles 0");
     for round in 0..ROUNDS {
         let before = cluster.logs().len();
         (0..cluster.len()).for_each(|n| cluster.kill(n));
-        let (bytes, plain) = read_plainly(&cluster.data(0).join("wal"));
+        let (bytes, plain) = read_all_files(&cluster.data(0).join("wal"));
         let (read, write) = restart(&mut cluster, round);
-        let status = until("its status", || cluster.status(0), || cluster.logs());
-        assert_eq!((status.log.first, status.log.snapshot), (1, 0), "all of it is in the log");
+        let status = until("the status", || cluster.status(0), || cluster.logs());
+        assert_eq!((status.log.first, status.log.snapshot), (1, 0), "all entries are in the log");
         assert!(status.applied >= entries, "{status:?}");
         let logs = cluster.logs();
         let said = |what: &str| logs.lines().filter(|line| line.contains(what)).count();

@@ -8,7 +8,7 @@ use support::{Cluster, Guarded, Said, drave, run, until};
 mod support;
 
 /// The level and the finding of the doctor's line about `what`.
-fn of<'a>(said: &'a Said, what: &str) -> (&'a str, &'a str) {
+fn finding<'a>(said: &'a Said, what: &str) -> (&'a str, &'a str) {
     let lines = said.out.lines().filter_map(|line| line.split_once(' '));
     let mut rows = lines.map(|(level, rest)| (level, rest.trim_start()));
     let (level, row) = rows.find(|(_, row)| row.starts_with(what)).unwrap_or_else(|| panic!("{what}: {said:?}"));
@@ -16,29 +16,29 @@ fn of<'a>(said: &'a Said, what: &str) -> (&'a str, &'a str) {
 }
 
 #[test]
-fn the_doctor_looks_at_each_node_and_at_all_of_them_together() {
+fn doctor_checks_each_node_and_the_cluster() {
     let mut cluster = Cluster::start(3);
     let leader = cluster.leader();
     assert_eq!(cluster.run(&["put", "lunch", "noodles"]).code, Some(0));
     cluster.agree();
     let said = cluster.run(&["doctor", "--measure", "300ms"]);
     for n in 1..=3 {
-        assert!(of(&said, &format!("n{n} round trip")).1.starts_with("p50 "), "{said:?}");
-        assert!(of(&said, &format!("n{n} fsync")).1.contains(" syncs"), "{said:?}");
-        assert_ne!(of(&said, &format!("n{n} file system")), ("", ""), "{said:?}");
-        assert_eq!(of(&said, &format!("n{n} room")), ("PASS", "enough"), "{said:?}");
+        assert!(finding(&said, &format!("n{n} round trip")).1.starts_with("p50 "), "{said:?}");
+        assert!(finding(&said, &format!("n{n} fsync")).1.contains(" syncs"), "{said:?}");
+        assert_ne!(finding(&said, &format!("n{n} file system")), ("", ""), "{said:?}");
+        assert_eq!(finding(&said, &format!("n{n} room")), ("PASS", "enough"), "{said:?}");
     }
-    assert_eq!(of(&said, "voters"), ("PASS", "3 of 3 answer, a quorum is 2"), "{said:?}");
-    assert!(of(&said, "leader").1.starts_with(&format!("n{} of term ", leader + 1)), "{said:?}");
-    assert!(of(&said, "broadcast ≪ election").1.contains("≪ election 150 ms"), "{said:?}");
-    assert!(of(&said, "election ≪ MTBF").1.starts_with("election 300 ms ≪ "), "{said:?}");
-    assert_eq!(of(&said, "states").0, "PASS", "{said:?}");
+    assert_eq!(finding(&said, "voters"), ("PASS", "3 of 3 answer, a quorum is 2"), "{said:?}");
+    assert!(finding(&said, "leader").1.starts_with(&format!("n{} of term ", leader + 1)), "{said:?}");
+    assert!(finding(&said, "broadcast ≪ election").1.contains("≪ election 150 ms"), "{said:?}");
+    assert!(finding(&said, "election ≪ MTBF").1.starts_with("election 300 ms ≪ "), "{said:?}");
+    assert_eq!(finding(&said, "states").0, "PASS", "{said:?}");
 
     cluster.kill((leader + 1) % 3);
     let said = cluster.run(&["doctor", "--measure", "300ms"]);
     assert_eq!(said.code, Some(1), "{said:?}");
-    assert!(of(&said, "voters").1.contains("2 of 3 answer"), "{said:?}");
-    assert_eq!(of(&said, "voters").0, "FAIL", "{said:?}");
+    assert!(finding(&said, "voters").1.contains("2 of 3 answer"), "{said:?}");
+    assert_eq!(finding(&said, "voters").0, "FAIL", "{said:?}");
     let json = cluster.run(&["doctor", "--measure", "300ms", "-o", "json"]);
     let rows: Vec<serde_json::Value> = json.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(rows.iter().any(|row| row["what"] == "voters" && row["level"] == "FAIL"), "{json:?}");
@@ -47,13 +47,13 @@ fn the_doctor_looks_at_each_node_and_at_all_of_them_together() {
 }
 
 #[test]
-fn the_doctor_measures_a_directory_and_leaves_nothing_in_it() {
+fn doctor_measures_a_directory_and_leaves_it_empty() {
     let directory = tempfile::tempdir().unwrap();
     let place = directory.path().to_str().unwrap();
     let said = run(&mut drave(&["doctor", "--measure", "300ms", "--data", place]));
     assert_eq!(said.code, Some(0), "{said:?}");
     for what in ["file system", "disk cache", "fsync", "room"] {
-        assert_ne!(of(&said, &format!("{place} {what}")).1, "", "{said:?}");
+        assert_ne!(finding(&said, &format!("{place} {what}")).1, "", "{said:?}");
     }
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     let said = run(&mut drave(&["doctor", "--data", "/no/such/place"]));
@@ -61,7 +61,7 @@ fn the_doctor_measures_a_directory_and_leaves_nothing_in_it() {
 }
 
 #[test]
-fn shells_and_readers_are_told_of_every_command() {
+fn completions_and_manual_pages_list_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let said = run(&mut drave(&["completions", shell]));
         assert_eq!(said.code, Some(0), "{said:?}");
@@ -78,7 +78,7 @@ fn shells_and_readers_are_told_of_every_command() {
 }
 
 #[test]
-fn a_service_manager_is_told_when_a_node_listens() {
+fn service_manager_is_notified_once_the_node_listens() {
     let cluster = Cluster::prepare(1);
     let place = cluster.directory.path().join("notify");
     let socket = UnixDatagram::bind(&place).unwrap();
@@ -90,14 +90,14 @@ fn a_service_manager_is_told_when_a_node_listens() {
     // The node listens indeed: it accepts a connection.
     assert!(std::net::TcpStream::connect(&cluster.addresses[0]).is_ok());
     let leads = || cluster.status(0).filter(|status| status.leader == Some(NodeId::new(1).unwrap().get()));
-    until("it leads", leads, || cluster.logs());
+    until("the node leads", leads, || cluster.logs());
     node.signal(rustix::process::Signal::TERM);
     assert_eq!(node.end(|| cluster.logs()).code(), Some(0));
 }
 
 /// systemd kills a service that is not ready within 90 seconds by default, and reading a large log takes longer.
 #[test]
-fn a_service_manager_waits_for_a_long_recovery() {
+fn systemd_unit_sets_no_start_timeout() {
     let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/drave@.service");
     let unit = std::fs::read_to_string(unit).unwrap();
     let has = |line: &str| unit.lines().any(|known| known == line);
@@ -108,7 +108,7 @@ fn a_service_manager_waits_for_a_long_recovery() {
 const SHORT: &[&str] = &["--total", "300", "--duration", "60s", "--warmup", "0s", "--timeout", "20s"];
 
 #[test]
-fn a_benchmark_is_drawn_and_so_are_two_of_them_and_a_sweep() {
+fn bench_report_charts_a_run_a_comparison_and_a_sweep() {
     let cluster = Cluster::start(3);
     cluster.leader();
     let place = |name: &str| cluster.directory.path().join(name).to_str().unwrap().to_owned();
@@ -143,7 +143,7 @@ fn a_benchmark_is_drawn_and_so_are_two_of_them_and_a_sweep() {
 }
 
 #[test]
-fn a_sweep_that_misses_its_bound_is_drawn_all_the_same() {
+fn sweep_that_misses_its_slo_still_writes_the_report() {
     let cluster = Cluster::start(1);
     cluster.leader();
     let report = cluster.directory.path().join("sweep.html");
@@ -151,14 +151,14 @@ fn a_sweep_that_misses_its_bound_is_drawn_all_the_same() {
     let said = cluster.run(&[&words[..], SHORT].concat());
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.err.contains("warning: --clients 4: p99 was "), "{said:?}");
-    assert!(said.err.contains("error: --clients 1: p99 was "), "the first is what it ends with: {said:?}");
+    assert!(said.err.contains("error: --clients 1: p99 was "), "the command ends with the first error: {said:?}");
     let rows: Vec<&str> = said.out.lines().rev().take(2).map(|line| line.split_whitespace().next().unwrap()).collect();
     assert_eq!(rows, ["4", "1"], "{said:?}");
     assert_eq!(std::fs::read_to_string(report).unwrap().matches("<tr>").count(), 3);
 }
 
 #[test]
-fn what_cannot_be_drawn_is_not_asked_for() {
+fn bench_without_charts_rejects_report_and_sweep() {
     let directory = tempfile::tempdir().unwrap();
     let report = directory.path().join("never.html");
     let report = report.to_str().unwrap();
@@ -175,7 +175,7 @@ fn what_cannot_be_drawn_is_not_asked_for() {
 }
 
 #[test]
-fn a_benchmark_that_is_told_of_a_follower_alone_finds_the_others() {
+fn bench_given_only_a_follower_reaches_the_leader() {
     let cluster = Cluster::start(3);
     let follower = &cluster.addresses[(cluster.leader() + 1) % 3];
     let words = [&["bench", "put", "--endpoints", follower, "--clients", "2"], SHORT].concat();

@@ -38,7 +38,7 @@ fn write_beyond(cluster: &Cluster, n: usize, first: u64) -> Status {
         }
         cluster.status(n).filter(|status| status.log.first > first)
     };
-    until("the log gives way", beyond, || cluster.logs())
+    until("the log is compacted", beyond, || cluster.logs())
 }
 
 fn snapshots(data: &Path) -> Vec<PathBuf> {
@@ -53,7 +53,7 @@ fn expect(said: &Said, code: i32) {
 }
 
 #[test]
-fn snapshots_are_taken_when_asked_for_and_a_start_replays_nothing() {
+fn snapshot_take_works_and_restart_replays_nothing() {
     let mut cluster = Cluster::start(3);
     cluster.leader();
     let mut client = cluster.client();
@@ -88,7 +88,7 @@ fn snapshots_are_taken_when_asked_for_and_a_start_replays_nothing() {
 }
 
 #[test]
-fn who_never_had_a_leader_has_nothing_to_take_a_snapshot_of() {
+fn node_without_leader_takes_no_snapshot() {
     let mut cluster = Cluster::prepare(3);
     cluster.spawn(0);
     until("an answer", || cluster.status(0), || cluster.logs());
@@ -98,7 +98,7 @@ fn who_never_had_a_leader_has_nothing_to_take_a_snapshot_of() {
 }
 
 #[test]
-fn what_is_on_the_disk_can_be_listed_and_dumped() {
+fn snapshots_on_disk_are_listed_and_dumped() {
     let mut cluster = Cluster::start(1);
     cluster.leader();
     // An open client keeps its session open.
@@ -151,7 +151,7 @@ fn what_is_on_the_disk_can_be_listed_and_dumped() {
 }
 
 #[test]
-fn a_log_that_begins_behind_a_snapshot_needs_it() {
+fn check_reports_snapshot_missing_before_log() {
     let mut cluster = compacting(1);
     write_beyond(&cluster, 0, 250);
     cluster.stop(0);
@@ -168,7 +168,7 @@ fn a_log_that_begins_behind_a_snapshot_needs_it() {
 
 /// The node releases, renames and reuses segments while they are read.
 #[test]
-fn why_a_segment_is_kept_is_told_beside_a_running_node() {
+fn dump_why_kept_works_beside_running_node() {
     let cluster = compacting(1);
     // More than one segment holds, since segments are released as a whole.
     let status = write_beyond(&cluster, 0, 100);
@@ -180,14 +180,14 @@ fn why_a_segment_is_kept_is_told_beside_a_running_node() {
         // The journal releases a segment shortly after the status shows it.
         (lines.last()?["released"] != 0 && lines[0]["file"] != "0000000001.wal").then_some(lines)
     };
-    let mut lines = until("a segment goes", told, || cluster.logs());
+    let mut lines = until("a segment is released", told, || cluster.logs());
     let sum = lines.pop().unwrap();
     assert!(sum["snapshot"].as_u64() >= Some(status.log.snapshot) && sum["of"].as_u64() > Some(0), "{sum}");
     assert_eq!(lines.last().unwrap()["why"], "newest", "{lines:?}");
 }
 
 #[test]
-fn dump_beside_a_node_that_compacts_calls_nothing_missing() {
+fn dump_beside_compacting_node_reports_nothing_missing() {
     let cluster = compacting(1);
     let words = ["bench", "put", "--clients", "2", "--inflight", "64", "--duration", "5s", "--warmup", "0s"];
     let mut flood = Beside::start(cluster.directory.path(), "flood", &mut cluster.drave(&words));
@@ -195,19 +195,19 @@ fn dump_beside_a_node_that_compacts_calls_nothing_missing() {
     let mut looks = 0;
     while flood.is_running() {
         let said = cluster.run(&["dump", "--check", data.to_str().unwrap()]);
-        assert_eq!(said.code, Some(0), "look {looks}: {said:?}");
+        assert_eq!(said.code, Some(0), "check {looks}: {said:?}");
         let said = cluster.run(&["snapshot", "list", data.to_str().unwrap()]);
-        assert_eq!(said.code, Some(0), "look {looks}: {said:?}");
+        assert_eq!(said.code, Some(0), "check {looks}: {said:?}");
         looks += 1;
     }
     assert_eq!(flood.end().code, Some(0), "{}", cluster.logs());
     let log = cluster.status(0).unwrap().log;
-    assert!(looks > 0 && log.first > 1, "{looks} looks, {log:?}");
+    assert!(looks > 0 && log.first > 1, "{looks} checks, {log:?}");
 }
 
 /// hashicorp/raft#212, atomix#417: a very old follower never had its snapshot installed.
 #[test]
-fn who_was_away_while_the_log_gave_way_comes_back_through_a_snapshot() {
+fn follower_behind_compacted_log_receives_snapshot() {
     let mut cluster = compacting(3);
     let mut client = cluster.client();
     assert_eq!(incr(&mut client), 1);
@@ -235,7 +235,7 @@ fn who_was_away_while_the_log_gave_way_comes_back_through_a_snapshot() {
 /// openraft#617: must applied entries be in a log of their own? Here they need not: snapshots and the one log are
 /// enough.
 #[test]
-fn all_killed_after_their_logs_gave_way_come_back_with_everything() {
+fn killed_cluster_recovers_from_snapshots_and_logs() {
     let mut cluster = compacting(3);
     let mut client = cluster.client();
     (1..=50).for_each(|n| assert_eq!(incr(&mut client), n));

@@ -89,9 +89,13 @@ impl Seen {
             self.taking = log.taking.then_some(self.taking.unwrap_or(log.bytes));
             self.meanwhile = self.meanwhile.max(self.taking.map_or(0, |before| log.bytes.saturating_sub(before)));
             let most = KEEPS_UP * LOG.max(log.snapshot_bytes);
-            assert!(self.meanwhile <= most || log.snapshot == 0, "{} while one is taken", self.meanwhile);
+            assert!(
+                self.meanwhile <= most || log.snapshot == 0,
+                "{} bytes are written during a snapshot",
+                self.meanwhile
+            );
             self.bound = self.bound.max(bound(log, entries, self.meanwhile));
-            assert!(log.reclaimable <= SENT_MAX, "{} MiB are kept", log.reclaimable / MIB);
+            assert!(log.reclaimable <= SENT_MAX, "the log keeps {} MiB more than needed", log.reclaimable / MIB);
             let kept = if log.kept_for == SENT { log.reclaimable } else { 0 };
             self.kept.push_front(with_headers(kept, log, entries));
             self.kept.truncate(LOOKS);
@@ -100,7 +104,11 @@ impl Seen {
         self.memory.push(rss(cluster, n));
         let kept = self.kept.iter().max().copied().unwrap_or_default();
         let (has, may) = (disk / MIB, self.bound / MIB);
-        assert!(disk <= self.bound + kept, "n{} has {has} MiB on its disk, and may have {may}, and {kept}", n + 1);
+        assert!(
+            disk <= self.bound + kept,
+            "n{} uses {has} MiB of disk; the bound is {may} MiB and {kept} bytes",
+            n + 1
+        );
     }
 }
 
@@ -118,7 +126,7 @@ impl Seen {
 
 /// consul#866, #5181, #21875: the store grew and never shrank, and became slower as it grew.
 #[test]
-fn disks_and_memory_stay_bounded_and_who_was_away_comes_back() {
+fn disk_and_memory_stay_bounded_and_stopped_node_catches_up() {
     let mut cluster = Cluster::prepare(3);
     let size = |bytes: u64| format!("{bytes}B");
     cluster.words = vec!["--segment-size".into(), size(SEGMENT), "--snapshot-log-bytes".into(), size(LOG)];
@@ -162,7 +170,8 @@ fn disks_and_memory_stay_bounded_and_who_was_away_comes_back() {
     for (n, seen) in seen.iter().enumerate() {
         let (half, end) = (seen.memory[seen.memory.len() / 2], seen.memory[seen.memory.len() - 1]);
         eprintln!(
-            "n{}: at most {} MiB on its disk of {} that may be, {} of them written while a snapshot is; memory {} MiB halfway, {} at the end, {:+.1} MiB an hour",
+            "n{}: at most {} MiB of disk used, {} allowed, {} written during a snapshot; \
+             memory {} MiB halfway, {} at the end, {:+.1} MiB an hour",
             n + 1,
             seen.disk / MIB,
             seen.bound / MIB,
@@ -171,7 +180,7 @@ fn disks_and_memory_stay_bounded_and_who_was_away_comes_back() {
             end / MIB,
             seen.slope()
         );
-        assert!(end < 2 * half + 64 * MIB, "memory grows: {:?}", seen.memory);
+        assert!(end < 2 * half + 64 * MIB, "resident memory grows: {:?}", seen.memory);
     }
     drop(flood);
     for mut beside in [mixed, incr] {
@@ -187,10 +196,14 @@ fn disks_and_memory_stay_bounded_and_who_was_away_comes_back() {
     }
     cluster.agree();
     let logs = std::fs::read_to_string(cluster.data(away).with_extension("log")).unwrap();
-    assert!(logs.contains("holds a snapshot up to"), "it came back through a snapshot: {logs}");
+    assert!(logs.contains("holds a snapshot up to"), "the stopped node catches up through a snapshot: {logs}");
     for n in 0..3 {
         let log = cluster.status(n).unwrap().log;
         assert!(log.first > 1 && log.snapshot > 0, "{log:?}");
     }
-    until("all has settled", || cluster.status(away).filter(|status| !status.log.taking), || cluster.logs());
+    until(
+        "the last snapshot is finished",
+        || cluster.status(away).filter(|status| !status.log.taking),
+        || cluster.logs(),
+    );
 }

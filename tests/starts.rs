@@ -36,7 +36,7 @@ fn start(rng: &mut StdRng) -> (Duration, u64) {
         let same = all.windows(2).all(|two| (two[0].term, two[0].leader) == (two[1].term, two[1].leader));
         (known && same).then(|| all[0].term)
     };
-    let term = until("all follow the same leader", same, || cluster.logs());
+    let term = until("all nodes follow the same leader", same, || cluster.logs());
     expect_one_leader_a_term(&cluster.logs());
     (took, term)
 }
@@ -46,13 +46,13 @@ fn expect_one_leader_a_term(logs: &str) {
     let mut leaders = BTreeMap::new();
     for line in logs.lines().filter(|line| line.contains("] leads term ") && !line.contains("no more")) {
         let term = line.split("] leads term ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
-        assert_eq!(leaders.insert(term, line), None, "two lead term {term}\n{logs}");
+        assert_eq!(leaders.insert(term, line), None, "two leaders in term {term}\n{logs}");
     }
-    assert!(!leaders.is_empty(), "nobody says that it leads\n{logs}");
+    assert!(!leaders.is_empty(), "no node logs that it leads\n{logs}");
 }
 
 #[test]
-fn any_order_of_starting_elects_one_leader() {
+fn start_in_any_order_elects_one_leader() {
     let asked: Option<usize> = std::env::var("DRAVE_STARTS").ok().map(|text| text.parse().unwrap());
     let starts = asked.unwrap_or(20);
     let mut rng = StdRng::seed_from_u64(7);

@@ -40,19 +40,19 @@ fn conf(membership: Membership) -> Payload {
 }
 
 /// Data directories of one cluster, written with `Journal` itself.
-struct Shelf(TempDir);
+struct TestDirectories(TempDir);
 
 /// A data directory that a test is writing.
-struct Writing {
+struct DirectoryWriter {
     journal: Journal<FsDisk>,
     path: PathBuf,
     node: u64,
     writes: u64,
 }
 
-impl Shelf {
-    fn new() -> Shelf {
-        Shelf(tempfile::tempdir().unwrap())
+impl TestDirectories {
+    fn new() -> TestDirectories {
+        TestDirectories(tempfile::tempdir().unwrap())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -60,15 +60,22 @@ impl Shelf {
     }
 
     /// Creates a directory of that node, founded by nodes 1 to 3.
-    fn node(&self, name: &str, node: u64) -> Writing {
+    fn node(&self, name: &str, node: u64) -> DirectoryWriter {
         self.founded(name, node, CLUSTER, Position::ZERO)
     }
 
-    fn founded(&self, name: &str, node: u64, cluster: ClusterId, position: Position) -> Writing {
-        self.begins(name, node, cluster, position, members(&[1, 2, 3], &[1, 2, 3], &[]))
+    fn founded(&self, name: &str, node: u64, cluster: ClusterId, position: Position) -> DirectoryWriter {
+        self.create_with(name, node, cluster, position, members(&[1, 2, 3], &[1, 2, 3], &[]))
     }
 
-    fn begins(&self, name: &str, node: u64, cluster: ClusterId, position: Position, with: Membership) -> Writing {
+    fn create_with(
+        &self,
+        name: &str,
+        node: u64,
+        cluster: ClusterId,
+        position: Position,
+        with: Membership,
+    ) -> DirectoryWriter {
         let path = self.path(name);
         let root = FsDisk::make(&path, Syncs::Skipped).unwrap();
         let disk = DiskId(node * 100 + name.len() as u64);
@@ -77,7 +84,7 @@ impl Shelf {
         let base = SnapshotPoint { position, configured: Index::ZERO, membership: with };
         let wal = FsDisk::make(&path.join("wal"), Syncs::Skipped).unwrap();
         let journal = Journal::open(wal, options, Some(&base)).unwrap().0;
-        Writing { journal, path, node, writes: 0 }
+        DirectoryWriter { journal, path, node, writes: 0 }
     }
 
     fn run(&self, words: &[&str], names: &[&str]) -> Said {
@@ -91,13 +98,13 @@ impl Shelf {
     }
 
     /// Asserts that `drave check` finds nothing wrong in these directories.
-    fn passes(&self, names: &[&str]) {
+    fn expect_sound(&self, names: &[&str]) {
         let said = self.run(&["check"], names);
         assert!(said.code == Some(0) && said.out.contains("0 broken · 0 damaged"), "{said:#?}");
     }
 
     /// Asserts that `drave check` reports violations of exactly these rules.
-    fn breaks(&self, names: &[&str], rules: &[&str], words: &str) {
+    fn expect_violations(&self, names: &[&str], rules: &[&str], words: &str) {
         let said = self.run(&["check", "-o", "json"], names);
         let json = said.json();
         let violations = json["violations"].as_array().unwrap();
@@ -112,8 +119,8 @@ impl Shelf {
     }
 }
 
-impl Writing {
-    fn write(mut self, hard: Option<(u64, u64)>, entries: Vec<Entry>) -> Writing {
+impl DirectoryWriter {
+    fn write(mut self, hard: Option<(u64, u64)>, entries: Vec<Entry>) -> DirectoryWriter {
         self.writes += 1;
         let hard_state = hard.map(|(term, vote)| HardState {
             term: Term(term),
@@ -127,22 +134,22 @@ impl Writing {
     }
 
     /// Writes a term and a vote; vote 0 is none.
-    fn votes(self, term: u64, vote: u64) -> Writing {
+    fn votes(self, term: u64, vote: u64) -> DirectoryWriter {
         self.write(Some((term, vote)), Vec::new())
     }
 
     /// Appends entries from index `first` on.
-    fn log(self, first: u64, term: u64, payloads: Vec<Payload>) -> Writing {
+    fn log(self, first: u64, term: u64, payloads: Vec<Payload>) -> DirectoryWriter {
         self.timed(first, term, 5, payloads)
     }
 
-    fn timed(self, first: u64, term: u64, time: u64, payloads: Vec<Payload>) -> Writing {
+    fn timed(self, first: u64, term: u64, time: u64, payloads: Vec<Payload>) -> DirectoryWriter {
         let entry =
             |(index, payload)| codec::entry(Position::new(Index(index), Term(term)), ClusterTime(time), payload);
         self.write(None, (first..).zip(payloads).map(entry).collect())
     }
 
-    fn snapshot(self, index: u64, term: u64, digest: u64) -> Writing {
+    fn snapshot(self, index: u64, term: u64, digest: u64) -> DirectoryWriter {
         let disk = FsDisk::make(&self.path.join("snapshots"), Syncs::Skipped).unwrap();
         let header = Header {
             cluster: CLUSTER,
@@ -162,48 +169,48 @@ impl Writing {
 }
 
 /// Writes term 1: a no-op and two keys.
-fn begun(shelf: &Shelf, node: u64) -> Writing {
-    shelf.node(&format!("n{node}"), node).votes(1, 1).log(1, 1, vec![Payload::Noop, put("a"), put("b")])
+fn term_one(dirs: &TestDirectories, node: u64) -> DirectoryWriter {
+    dirs.node(&format!("n{node}"), node).votes(1, 1).log(1, 1, vec![Payload::Noop, put("a"), put("b")])
 }
 
 const ALL: [&str; 3] = ["n1", "n2", "n3"];
 
 #[test]
-fn equal_logs_are_identical() {
-    let shelf = Shelf::new();
-    (1..=3).for_each(|node| drop(begun(&shelf, node)));
-    let said = shelf.diff(&ALL);
+fn equal_logs_compare_as_identical() {
+    let dirs = TestDirectories::new();
+    (1..=3).for_each(|node| drop(term_one(&dirs, node)));
+    let said = dirs.diff(&ALL);
     assert_eq!(said.code, Some(0), "{said:#?}");
     assert!(said.out.contains("identical up to 3@1\n") && said.out.ends_with("\nidentical\n"), "{said:#?}");
-    shelf.passes(&ALL);
-    shelf.passes(&["n1"]);
-    let json = shelf.run(&["diff", "-o", "json"], &ALL).json();
+    dirs.expect_sound(&ALL);
+    dirs.expect_sound(&["n1"]);
+    let json = dirs.run(&["diff", "-o", "json"], &ALL).json();
     assert_eq!((&json["verdict"], &json["identical_up_to"]["index"]), (&"identical".into(), &3.into()));
     assert_eq!((&json["differs_at"], &json["exit"]), (&Value::Null, &0.into()));
 }
 
 #[test]
 fn damaged_log_is_not_called_identical() {
-    let shelf = Shelf::new();
-    (1..=2).for_each(|node| drop(begun(&shelf, node)));
-    let path = shelf.path("n2").join("wal/0000000001.wal");
+    let dirs = TestDirectories::new();
+    (1..=2).for_each(|node| drop(term_one(&dirs, node)));
+    let path = dirs.path("n2").join("wal/0000000001.wal");
     let mut bytes = std::fs::read(&path).unwrap();
     // Damages the key of an entry that has others after it.
     let at = bytes.windows(6).position(|six| six == b"\x01\0\0\0a\x01").unwrap();
     bytes[at + 4] = b'c';
     std::fs::write(&path, bytes).unwrap();
-    let said = shelf.diff(&["n1", "n2"]);
+    let said = dirs.diff(&["n1", "n2"]);
     assert_eq!(said.code, Some(5), "{said:#?}");
     assert!(!said.out.contains("identical") && said.out.ends_with("/n2\n"), "{said:#?}");
 }
 
 #[test]
-fn a_longer_log_is_no_conflict_and_its_tail_is_told_for_what_it_is() {
-    let shelf = Shelf::new();
-    drop(begun(&shelf, 1).log(4, 1, vec![put("c"), put("d")]));
-    drop(begun(&shelf, 2).log(4, 1, vec![put("c")]));
-    drop(begun(&shelf, 3));
-    let said = shelf.diff(&ALL);
+fn longer_log_is_no_conflict_and_its_tail_is_classified() {
+    let dirs = TestDirectories::new();
+    drop(term_one(&dirs, 1).log(4, 1, vec![put("c"), put("d")]));
+    drop(term_one(&dirs, 2).log(4, 1, vec![put("c")]));
+    drop(term_one(&dirs, 3));
+    let said = dirs.diff(&ALL);
     assert_eq!(said.code, Some(1));
     for words in [
         "identical up to 3@1\n",
@@ -214,19 +221,19 @@ fn a_longer_log_is_no_conflict_and_its_tail_is_told_for_what_it_is() {
     ] {
         assert!(said.out.contains(words), "{words}\n{}", said.out);
     }
-    let said = shelf.diff(&["n1", "n3"]);
+    let said = dirs.diff(&["n1", "n3"]);
     assert!(said.out.contains("cannot be known without the directories of n2"), "{}", said.out);
-    shelf.passes(&ALL);
+    dirs.expect_sound(&ALL);
 }
 
 #[test]
-fn the_first_difference_is_shown_in_words() {
-    let shelf = Shelf::new();
+fn diff_prints_first_differing_entry() {
+    let dirs = TestDirectories::new();
     // n1 led term 1 and was partitioned; n2 leads term 2.
-    drop(begun(&shelf, 1).log(4, 1, vec![put("lost")]));
-    drop(begun(&shelf, 2).votes(2, 2).log(4, 2, vec![Payload::Noop, put("kept")]));
-    drop(begun(&shelf, 3).votes(2, 2).log(4, 2, vec![Payload::Noop, put("kept")]));
-    let said = shelf.diff(&ALL);
+    drop(term_one(&dirs, 1).log(4, 1, vec![put("lost")]));
+    drop(term_one(&dirs, 2).votes(2, 2).log(4, 2, vec![Payload::Noop, put("kept")]));
+    drop(term_one(&dirs, 3).votes(2, 2).log(4, 2, vec![Payload::Noop, put("kept")]));
+    let said = dirs.diff(&ALL);
     assert_eq!(said.code, Some(1));
     for words in [
         "first difference at 4\n",
@@ -237,29 +244,29 @@ fn the_first_difference_is_shown_in_words() {
     ] {
         assert!(said.out.contains(words), "{words}\n{}", said.out);
     }
-    let json = shelf.run(&["diff", "-o", "json"], &ALL).json();
+    let json = dirs.run(&["diff", "-o", "json"], &ALL).json();
     assert_eq!((&json["differs_at"], &json["records"][0]["fields"]["key"]), (&4.into(), &"lost".into()));
     let standings: Vec<&Value> = json["tails"].as_array().unwrap().iter().map(|tail| &tail["standing"]).collect();
     assert_eq!(standings, ["uncommitted", "majority", "majority"]);
-    shelf.passes(&ALL);
+    dirs.expect_sound(&ALL);
 }
 
 #[test]
-fn logs_behind_snapshots_are_compared_where_they_overlap() {
-    let shelf = Shelf::new();
+fn logs_after_snapshots_are_compared_where_they_overlap() {
+    let dirs = TestDirectories::new();
     let late = |name, node, term| {
         let base = Position::new(Index(3), Term(1));
-        let begun = shelf.founded(name, node, CLUSTER, base).snapshot(3, 1, 9);
+        let begun = dirs.founded(name, node, CLUSTER, base).snapshot(3, 1, 9);
         begun.votes(term, 1).log(4, term, vec![put("c")])
     };
-    drop(begun(&shelf, 1).log(4, 1, vec![put("c")]));
+    drop(term_one(&dirs, 1).log(4, 1, vec![put("c")]));
     drop(late("n2", 2, 1));
-    let said = shelf.diff(&["n1", "n2"]);
+    let said = dirs.diff(&["n1", "n2"]);
     assert!(said.code == Some(0) && said.out.contains("identical up to 4@1"), "{said:#?}");
-    shelf.passes(&["n1", "n2"]);
+    dirs.expect_sound(&["n1", "n2"]);
     // n3 was down while the other nodes took a snapshot, and has a diverging tail.
-    drop(shelf.node("n3", 3).votes(1, 1).log(1, 1, vec![Payload::Noop]).votes(2, 3).log(2, 2, vec![Payload::Noop; 2]));
-    let said = shelf.diff(&["n2", "n3"]);
+    drop(dirs.node("n3", 3).votes(1, 1).log(1, 1, vec![Payload::Noop]).votes(2, 3).log(2, 2, vec![Payload::Noop; 2]));
+    let said = dirs.diff(&["n2", "n3"]);
     assert_eq!(said.code, Some(1));
     assert!(
         said.out.contains("first difference at 3\n") && said.out.contains("3@1  (in its snapshot)"),
@@ -271,79 +278,83 @@ fn logs_behind_snapshots_are_compared_where_they_overlap() {
 
 #[test]
 fn logs_of_two_clusters_are_not_compared() {
-    let shelf = Shelf::new();
-    drop(begun(&shelf, 1));
-    drop(shelf.founded("other", 2, ClusterId(7), Position::ZERO));
+    let dirs = TestDirectories::new();
+    drop(term_one(&dirs, 1));
+    drop(dirs.founded("other", 2, ClusterId(7), Position::ZERO));
     for verb in ["diff", "check"] {
-        let said = shelf.run(&[verb], &["n1", "other"]);
+        let said = dirs.run(&[verb], &["n1", "other"]);
         assert!(said.code == Some(2) && said.err.contains("only logs of one cluster"), "{said:#?}");
     }
-    assert_eq!(shelf.run(&["check"], &["nowhere"]).code, Some(74));
+    assert_eq!(dirs.run(&["check"], &["nowhere"]).code, Some(74));
 }
 
 /// A cluster that was founded twice has one cluster id, derived from its founders, and two logs.
 #[test]
-fn two_logs_of_one_cluster_are_not_compared() {
-    let shelf = Shelf::new();
+fn logs_of_a_cluster_founded_twice_are_not_compared() {
+    let dirs = TestDirectories::new();
     for (name, node, log) in [("n1", 1, 5), ("n2", 2, 6), ("n3", 3, 5)] {
         let with = Membership { log_id: Some(LogId(log)), log_agreed: true, ..members(&[1, 2, 3], &[1, 2, 3], &[]) };
-        drop(shelf.begins(name, node, CLUSTER, Position::ZERO, with));
+        drop(dirs.create_with(name, node, CLUSTER, Position::ZERO, with));
     }
     for verb in ["diff", "check"] {
-        let said = shelf.run(&[verb], &["n1", "n2"]);
+        let said = dirs.run(&[verb], &["n1", "n2"]);
         assert!(said.code == Some(2) && said.err.contains("the cluster was founded twice"), "{said:#?}");
-        assert_ne!(shelf.run(&[verb], &["n1", "n3"]).code, Some(2));
+        assert_ne!(dirs.run(&[verb], &["n1", "n3"]).code, Some(2));
     }
 }
 
 #[test]
-fn a_node_that_votes_twice_is_found() {
-    let shelf = Shelf::new();
-    drop(begun(&shelf, 1).votes(4, 2).votes(4, 3));
-    shelf.breaks(&["n1"], &["election-safety"], "it voted for n2 and for n3 in term 4");
+fn second_vote_in_a_term_is_reported() {
+    let dirs = TestDirectories::new();
+    drop(term_one(&dirs, 1).votes(4, 2).votes(4, 3));
+    dirs.expect_violations(&["n1"], &["election-safety"], "it voted for n2 and for n3 in term 4");
     // Two directories of one node also count: it voted, lost its vote, and voted again.
-    drop(shelf.node("once", 2).votes(4, 1));
-    drop(shelf.node("again", 2).votes(4, 3));
-    shelf.passes(&["once"]);
-    shelf.breaks(&["once", "again"], &["election-safety"], "n2 voted for n1 and for n3 in term 4");
+    drop(dirs.node("once", 2).votes(4, 1));
+    drop(dirs.node("again", 2).votes(4, 3));
+    dirs.expect_sound(&["once"]);
+    dirs.expect_violations(&["once", "again"], &["election-safety"], "n2 voted for n1 and for n3 in term 4");
 }
 
 #[test]
-fn two_leaders_of_a_term_are_found() {
-    let shelf = Shelf::new();
-    drop(begun(&shelf, 1).votes(2, 1).log(4, 2, vec![Payload::Noop]));
-    drop(begun(&shelf, 2).votes(2, 2).log(3, 2, vec![Payload::Noop]));
-    shelf.breaks(&["n1", "n2"], &["election-safety"], "term 2 begins at 4 and at 3: it had two leaders");
-    drop(begun(&shelf, 3).votes(2, 3).log(4, 2, vec![put("other")]));
-    let said = shelf.diff(&["n1", "n3"]);
+fn two_leaders_of_a_term_are_reported() {
+    let dirs = TestDirectories::new();
+    drop(term_one(&dirs, 1).votes(2, 1).log(4, 2, vec![Payload::Noop]));
+    drop(term_one(&dirs, 2).votes(2, 2).log(3, 2, vec![Payload::Noop]));
+    dirs.expect_violations(&["n1", "n2"], &["election-safety"], "term 2 begins at 4 and at 3: it had two leaders");
+    drop(term_one(&dirs, 3).votes(2, 3).log(4, 2, vec![put("other")]));
+    let said = dirs.diff(&["n1", "n3"]);
     assert!(said.code == Some(5) && said.out.contains("VIOLATION"), "{said:#?}");
-    shelf.breaks(&["n1", "n3"], &["election-safety", "log-matching"], "term 2 has two different entries at 4");
+    dirs.expect_violations(
+        &["n1", "n3"],
+        &["election-safety", "log-matching"],
+        "term 2 has two different entries at 4",
+    );
 }
 
 #[test]
-fn logs_that_agree_and_disagreed_before_are_found() {
-    let shelf = Shelf::new();
-    let odd = |node, key| shelf.node(&format!("n{node}"), node).votes(1, 1).log(1, 1, vec![Payload::Noop, put(key)]);
+fn log_matching_violation_is_reported() {
+    let dirs = TestDirectories::new();
+    let odd = |node, key| dirs.node(&format!("n{node}"), node).votes(1, 1).log(1, 1, vec![Payload::Noop, put(key)]);
     drop(odd(1, "a").votes(3, 1).log(3, 2, vec![put("x")]).log(4, 3, vec![Payload::Noop]));
     drop(odd(2, "a").votes(3, 1).log(3, 1, vec![put("y")]).log(4, 3, vec![Payload::Noop]));
     let words = "both hold 4@3, and before it one holds 3@2, the other 3@1";
-    shelf.breaks(&["n1", "n2"], &["log-matching"], words);
+    dirs.expect_violations(&["n1", "n2"], &["log-matching"], words);
 }
 
 #[test]
-fn what_gave_way_counts_as_written() {
-    let shelf = Shelf::new();
-    drop(begun(&shelf, 1).log(4, 1, vec![put("c")]).votes(2, 2).log(4, 2, vec![Payload::Noop]));
-    drop(begun(&shelf, 2).log(4, 1, vec![put("not c")]));
-    shelf.passes(&["n1"]);
-    shelf.breaks(&["n1", "n2"], &["election-safety", "log-matching"], "4@1 is two different entries");
+fn overwritten_entries_are_checked_too() {
+    let dirs = TestDirectories::new();
+    drop(term_one(&dirs, 1).log(4, 1, vec![put("c")]).votes(2, 2).log(4, 2, vec![Payload::Noop]));
+    drop(term_one(&dirs, 2).log(4, 1, vec![put("not c")]));
+    dirs.expect_sound(&["n1"]);
+    dirs.expect_violations(&["n1", "n2"], &["election-safety", "log-matching"], "4@1 is two different entries");
 }
 
 #[test]
-fn a_leader_that_takes_back_is_found() {
-    let shelf = Shelf::new();
-    drop(begun(&shelf, 1).log(3, 1, vec![put("better")]));
-    shelf.breaks(
+fn leader_overwriting_its_log_is_reported() {
+    let dirs = TestDirectories::new();
+    drop(term_one(&dirs, 1).log(3, 1, vec![put("better")]));
+    dirs.expect_violations(
         &["n1"],
         &["election-safety", "leader-append-only", "log-matching"],
         "3@1 gave way to 3@1 within term 1, which it voted for itself in",
@@ -351,37 +362,37 @@ fn a_leader_that_takes_back_is_found() {
 }
 
 #[test]
-fn terms_and_time_that_run_back_are_found() {
-    let shelf = Shelf::new();
-    drop(begun(&shelf, 1).votes(4, 0).votes(3, 0));
-    shelf.breaks(&["n1"], &["terms"], "from term 4 back to term 3");
-    drop(begun(&shelf, 2).log(4, 2, vec![Payload::Noop]));
-    shelf.breaks(&["n2"], &["terms"], "4@2 was written while the node knew of no term above 1");
-    drop(begun(&shelf, 3).votes(3, 0).log(4, 3, vec![Payload::Noop]).log(5, 2, vec![put("old")]));
-    shelf.breaks(&["n3"], &["terms"], "5@2 follows 4@3");
-    drop(shelf.node("clock", 1).votes(1, 1).timed(1, 1, 9, vec![Payload::Noop]).timed(2, 1, 8, vec![put("a")]));
-    shelf.breaks(&["clock"], &["time"], "2@1 is of 8ms, and the entry before it of 9ms");
+fn decreasing_terms_and_times_are_reported() {
+    let dirs = TestDirectories::new();
+    drop(term_one(&dirs, 1).votes(4, 0).votes(3, 0));
+    dirs.expect_violations(&["n1"], &["terms"], "from term 4 back to term 3");
+    drop(term_one(&dirs, 2).log(4, 2, vec![Payload::Noop]));
+    dirs.expect_violations(&["n2"], &["terms"], "4@2 was written while the node knew of no term above 1");
+    drop(term_one(&dirs, 3).votes(3, 0).log(4, 3, vec![Payload::Noop]).log(5, 2, vec![put("old")]));
+    dirs.expect_violations(&["n3"], &["terms"], "5@2 follows 4@3");
+    drop(dirs.node("clock", 1).votes(1, 1).timed(1, 1, 9, vec![Payload::Noop]).timed(2, 1, 8, vec![put("a")]));
+    dirs.expect_violations(&["clock"], &["time"], "2@1 is of 8ms, and the entry before it of 9ms");
 }
 
 #[test]
-fn configurations_follow_one_another_as_joint_consensus_lets_them() {
-    let shelf = Shelf::new();
+fn configuration_steps_obey_joint_consensus() {
+    let dirs = TestDirectories::new();
     let five = [1, 2, 3, 4, 5];
     let learners = || conf(members(&five, &[1, 2, 3], &[]));
     let joint = || conf(members(&five, &[3, 4, 5], &[1, 2, 3]));
     let whole = vec![Payload::Noop, learners(), joint(), conf(members(&[3, 4, 5], &[3, 4, 5], &[]))];
-    drop(shelf.node("whole", 1).votes(1, 1).log(1, 1, whole));
+    drop(dirs.node("whole", 1).votes(1, 1).log(1, 1, whole));
     let back = vec![Payload::Noop, learners(), joint(), conf(members(&five, &[1, 2, 3], &[3, 4, 5])), learners()];
-    drop(shelf.node("back", 1).votes(1, 1).log(1, 1, back));
-    shelf.passes(&["whole"]);
-    shelf.passes(&["back"]);
+    drop(dirs.node("back", 1).votes(1, 1).log(1, 1, back));
+    dirs.expect_sound(&["whole"]);
+    dirs.expect_sound(&["back"]);
     // An uncommitted configuration that another entry replaced does not count.
-    drop(shelf.node("rolled", 1).votes(1, 1).log(1, 1, vec![Payload::Noop, learners(), joint()]).votes(2, 2).log(
+    drop(dirs.node("rolled", 1).votes(1, 1).log(1, 1, vec![Payload::Noop, learners(), joint()]).votes(2, 2).log(
         3,
         2,
         vec![Payload::Noop, conf(members(&[1, 2, 3], &[1, 2, 3], &[]))],
     ));
-    shelf.passes(&["rolled"]);
+    dirs.expect_sound(&["rolled"]);
     let cases = [
         ("leap", vec![conf(members(&five, &[3, 4, 5], &[]))], "without a joint one between them"),
         ("others", vec![conf(members(&five, &[4, 5], &[2, 3]))], "outgoing voters are others"),
@@ -390,78 +401,82 @@ fn configurations_follow_one_another_as_joint_consensus_lets_them() {
         ("nobody", vec![conf(members(&five, &[], &[1, 2, 3]))], "nobody votes"),
     ];
     for (name, payloads, words) in cases {
-        drop(shelf.node(name, 1).votes(1, 1).log(1, 1, payloads));
-        shelf.breaks(&[name], &["configurations"], words);
+        drop(dirs.node(name, 1).votes(1, 1).log(1, 1, payloads));
+        dirs.expect_violations(&[name], &["configurations"], words);
     }
 }
 
 /// A joining node starts with an empty configuration, which is allowed; a later change to an empty one is not.
 #[test]
-fn who_joined_a_cluster_begins_with_nobody() {
-    let shelf = Shelf::new();
-    let joins = |name: &str| shelf.begins(name, 4, CLUSTER, Position::ZERO, Membership::default());
+fn joined_node_starts_with_empty_configuration() {
+    let dirs = TestDirectories::new();
+    let joins = |name: &str| dirs.create_with(name, 4, CLUSTER, Position::ZERO, Membership::default());
     let founding = || conf(members(&[1, 2, 3], &[1, 2, 3], &[]));
     let learns = || vec![Payload::Noop, founding(), conf(members(&[1, 2, 3, 4], &[1, 2, 3], &[]))];
     drop(joins("joined").votes(1, 0).log(1, 1, learns()));
     drop(joins("new"));
-    shelf.passes(&["joined"]);
-    shelf.passes(&["new"]);
+    dirs.expect_sound(&["joined"]);
+    dirs.expect_sound(&["new"]);
     drop(joins("lost").votes(1, 0).log(1, 1, [learns(), vec![conf(Membership::default())]].concat()));
-    shelf.breaks(&["lost"], &["configurations"], "at 4: nobody votes");
+    dirs.expect_violations(&["lost"], &["configurations"], "at 4: nobody votes");
 }
 
 #[test]
-fn a_change_before_the_last_one_was_committed_is_found() {
-    let shelf = Shelf::new();
+fn change_before_previous_commit_is_reported() {
+    let dirs = TestDirectories::new();
     let learner = |n: u64| conf(members(&[1, 2, 3, n], &[1, 2, 3], &[]));
-    drop(begun(&shelf, 1).log(4, 1, vec![learner(4), learner(5)]));
-    drop(begun(&shelf, 2));
-    drop(begun(&shelf, 3));
-    shelf.breaks(&ALL, &["configurations"], "was proposed while that at 4 (voters=1,2,3 learners=4) was not committed");
-    shelf.passes(&["n1", "n2"]);
+    drop(term_one(&dirs, 1).log(4, 1, vec![learner(4), learner(5)]));
+    drop(term_one(&dirs, 2));
+    drop(term_one(&dirs, 3));
+    dirs.expect_violations(
+        &ALL,
+        &["configurations"],
+        "was proposed while that at 4 (voters=1,2,3 learners=4) was not committed",
+    );
+    dirs.expect_sound(&["n1", "n2"]);
 }
 
 #[test]
-fn snapshots_that_tell_another_history_are_found() {
-    let shelf = Shelf::new();
-    drop(begun(&shelf, 1).snapshot(3, 1, 7));
-    drop(begun(&shelf, 2).snapshot(3, 1, 8));
-    shelf.passes(&["n1"]);
-    shelf.breaks(&["n1", "n2"], &["snapshots"], "the state at 3@1 is 0000000000000007 and 0000000000000008");
-    drop(begun(&shelf, 3).snapshot(2, 9, 7));
-    shelf.breaks(&["n3"], &["snapshots"], "its snapshot is of 2@9, and its log has 2@1 there");
-    shelf.breaks(&["n1", "n3"], &["snapshots", "state-machine-safety"], "one committed 2@9, the other 2@1");
+fn conflicting_snapshots_are_reported() {
+    let dirs = TestDirectories::new();
+    drop(term_one(&dirs, 1).snapshot(3, 1, 7));
+    drop(term_one(&dirs, 2).snapshot(3, 1, 8));
+    dirs.expect_sound(&["n1"]);
+    dirs.expect_violations(&["n1", "n2"], &["snapshots"], "the state at 3@1 is 0000000000000007 and 0000000000000008");
+    drop(term_one(&dirs, 3).snapshot(2, 9, 7));
+    dirs.expect_violations(&["n3"], &["snapshots"], "its snapshot is of 2@9, and its log has 2@1 there");
+    dirs.expect_violations(&["n1", "n3"], &["snapshots", "state-machine-safety"], "one committed 2@9, the other 2@1");
 }
 
 #[test]
-fn damage_is_told_and_looked_past() {
-    let shelf = Shelf::new();
-    drop(begun(&shelf, 1));
-    drop(begun(&shelf, 2));
-    let path = shelf.path("n2").join("wal/0000000001.wal");
+fn damage_is_reported_and_skipped() {
+    let dirs = TestDirectories::new();
+    drop(term_one(&dirs, 1));
+    drop(term_one(&dirs, 2));
+    let path = dirs.path("n2").join("wal/0000000001.wal");
     let mut bytes = std::fs::read(&path).unwrap();
     // Damages the key of the last entry.
     let at = bytes.windows(6).rposition(|six| six == b"\x01\0\0\0b\x01").unwrap();
     bytes[at + 4] = b'c';
     std::fs::write(&path, bytes).unwrap();
     for verb in ["diff", "check"] {
-        let said = shelf.run(&[verb], &["n1", "n2"]);
+        let said = dirs.run(&[verb], &["n1", "n2"]);
         assert!(said.code == Some(5) && said.out.contains("0000000001.wal: byte "), "{said:#?}");
     }
 }
 
-fn seen(cluster: &Cluster, verb: &str) -> Said {
+fn run_on_all(cluster: &Cluster, verb: &str) -> Said {
     let mut command = drave(&[verb]);
     (0..cluster.len()).for_each(|n| _ = command.arg(cluster.data(n)));
     run(&mut command)
 }
 
 /// All files under a directory with their contents, to detect any write to it.
-fn everything(path: &Path) -> Vec<(PathBuf, Bytes)> {
+fn all_files(path: &Path) -> Vec<(PathBuf, Bytes)> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()) {
         match entry.is_dir() {
-            true => all.extend(everything(&entry)),
+            true => all.extend(all_files(&entry)),
             false => all.push((entry.clone(), std::fs::read(&entry).unwrap().into())),
         }
     }
@@ -470,7 +485,7 @@ fn everything(path: &Path) -> Vec<(PathBuf, Bytes)> {
 }
 
 #[test]
-fn a_healthy_cluster_passes_also_while_it_runs() {
+fn running_cluster_passes_check() {
     let mut cluster = Cluster::prepare(3);
     let words = ["--segment-size", "4MiB", "--snapshot-log-bytes", "1MiB", "--trailing-bytes", "64KiB"];
     cluster.words = words.map(String::from).to_vec();
@@ -480,9 +495,9 @@ fn a_healthy_cluster_passes_also_while_it_runs() {
     let mut load = support::Beside::start(cluster.directory.path(), "load", &mut load);
     let mut looks = 0;
     while load.is_running() {
-        let said = seen(&cluster, "check");
+        let said = run_on_all(&cluster, "check");
         assert_eq!(said.code, Some(0), "{said:#?}\n{}", cluster.logs());
-        let said = seen(&cluster, "diff");
+        let said = run_on_all(&cluster, "diff");
         assert!(matches!(said.code, Some(0 | 1)) && !said.out.contains("onflict,"), "{said:#?}");
         if looks == 2 {
             let leader = cluster.leader();
@@ -491,17 +506,17 @@ fn a_healthy_cluster_passes_also_while_it_runs() {
         }
         looks += 1;
     }
-    assert!(looks > 2, "the load was over before anybody looked");
+    assert!(looks > 2, "the load ended before three checks were run");
     let said = load.end();
     assert_eq!(said.code, Some(0), "{said:#?}");
     cluster.agree();
-    until("all hold the same", || (seen(&cluster, "diff").code == Some(0)).then_some(()), || cluster.logs());
+    until("all logs are identical", || (run_on_all(&cluster, "diff").code == Some(0)).then_some(()), || cluster.logs());
     (0..3).for_each(|n| assert_eq!(cluster.stop(n), Some(0)));
-    let before = everything(cluster.directory.path());
-    let said = seen(&cluster, "check");
+    let before = all_files(cluster.directory.path());
+    let said = run_on_all(&cluster, "check");
     assert_eq!(said.code, Some(0), "{said:#?}");
-    let said = seen(&cluster, "diff");
+    let said = run_on_all(&cluster, "diff");
     // The node that was stopped last may have led the remaining nodes for a moment.
     assert!(said.out.contains("identical up to") && !said.out.contains("onflict,"), "{said:#?}");
-    assert!(before == everything(cluster.directory.path()), "who looks changes nothing");
+    assert!(before == all_files(cluster.directory.path()), "diff and check change no file");
 }

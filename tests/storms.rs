@@ -23,7 +23,7 @@ fn setting(name: &str, usually: u64) -> u64 {
 /// state machines apply late, logs are compacted after a few entries, and purged ≤ snapshot ≤ applied ≤ commit ≤ last
 /// holds after every step.
 #[test]
-fn nothing_is_lost_in_ten_simulated_hours_of_trouble() {
+fn ten_simulated_hours_of_faults_lose_nothing() {
     let first = setting("DRAVE_SEED", 0);
     let end = first + setting("DRAVE_SEEDS", SEEDS);
     let next = AtomicU64::new(first);
@@ -55,15 +55,18 @@ fn nothing_is_lost_in_ten_simulated_hours_of_trouble() {
     println!("{} worlds, {hours:.1} hours, {changes} configurations committed", end - first);
     let repeat = "repeat: cargo run --release -- sim --seed N --duration 10s --trace from=0s";
     assert!(failed.is_empty(), "{} failed:\n{}\n{repeat}", failed.len(), failed.join("\n"));
-    assert!(unjudged * 100 <= end - first, "the histories of {unjudged} keys were too much to judge");
+    assert!(unjudged * 100 <= end - first, "the histories of {unjudged} keys were too large to check");
     assert!(hours >= 10.0 || end - first < SEEDS, "only {hours} hours");
-    assert!(changes >= 2 * (end - first) || end - first < SEEDS, "only {changes} configurations: no storms of members");
+    assert!(
+        changes >= 2 * (end - first) || end - first < SEEDS,
+        "only {changes} configurations: too few membership changes"
+    );
 }
 
 /// Bits flip in snapshots that are written, received and published, while followers need them all the time. No node
 /// restores from a damaged one, and the cluster recovers.
 #[test]
-fn damaged_snapshots_are_found_and_replaced() {
+fn damaged_snapshots_are_detected_and_replaced() {
     let mut found = [0; 3];
     for seed in 0..150 {
         let mut scenario = Scenario::draw_steady(seed, Duration::from_secs(10));
@@ -74,12 +77,12 @@ fn damaged_snapshots_are_found_and_replaced() {
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
         found.iter_mut().zip(outcome.snapshots.damaged).for_each(|(found, here)| *found += here);
     }
-    println!("found damaged: {found:?} (when read back, when received, when the sender read its own again)");
+    println!("found damaged: {found:?} (when read back, when received, when verified by the sender)");
     assert!(found.iter().all(|found| *found > 0), "{found:?}");
 }
 
 /// Faults in quick succession and many small segments. `clients` is their number and the think time of each.
-fn hasten(scenario: &mut Scenario, clients: (u64, Duration)) {
+fn accelerate(scenario: &mut Scenario, clients: (u64, Duration)) {
     (scenario.every, scenario.long_faults) = (Duration::from_millis(150), false);
     (scenario.load.clients, scenario.load.think) = clients;
     (scenario.segment_bytes, scenario.load.large) = (8 << 10, 30);
@@ -89,7 +92,7 @@ fn hasten(scenario: &mut Scenario, clients: (u64, Duration)) {
 /// that they have not done; and disks are full when a process starts. All damage is found, or the machine learns that
 /// it has lost data.
 #[test]
-fn disks_that_rot_misdirect_and_lie_lose_nothing() {
+fn faulty_disks_on_a_minority_lose_nothing() {
     let (mut lost_writes, mut full_starts) = (0, 0);
     // Seed 60: a founding leader lost the entry that marks the log as agreed, and the one follower that had the entry
     // ignored the leader.
@@ -102,20 +105,20 @@ fn disks_that_rot_misdirect_and_lie_lose_nothing() {
             1 => FaultWeights { rot_running: 4, misdirect: 6, ..crashes },
             _ => FaultWeights { full: 30, kill: 20, ..crashes },
         };
-        hasten(&mut scenario, (4, Duration::from_millis(20)));
+        accelerate(&mut scenario, (4, Duration::from_millis(20)));
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
         lost_writes += outcome.lost_writes;
         full_starts += outcome.full_starts;
     }
-    println!("{lost_writes} times writes were lost, {full_starts} starts without room");
-    assert!(lost_writes > 0, "no disk lost what it had called synced");
+    println!("writes were lost {lost_writes} times, {full_starts} starts on a full disk");
+    assert!(lost_writes > 0, "no disk lost writes that it had reported as synced");
     assert!(full_starts > 0, "no process started on a full disk");
 }
 
 /// The same during membership changes: a machine that does not start because of a damaged disk gets another disk, is
 /// removed, and is added again.
 #[test]
-fn disks_that_rot_while_members_change_are_replaced() {
+fn damaged_disks_are_replaced_during_membership_changes() {
     let mut replaced = 0;
     for seed in 0..60 {
         let mut scenario = Scenario::draw_steady(seed, Duration::from_secs(10));
@@ -129,7 +132,7 @@ fn disks_that_rot_while_members_change_are_replaced() {
             1 => FaultWeights { rot_running: 6, misdirect: 6, ..crashes },
             _ => FaultWeights { rot: 6, rot_snapshot: 6, ..crashes },
         };
-        hasten(&mut scenario, (3, Duration::from_millis(30)));
+        accelerate(&mut scenario, (3, Duration::from_millis(30)));
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
         replaced += outcome.replaced;
     }
@@ -139,7 +142,7 @@ fn disks_that_rot_while_members_change_are_replaced() {
 
 /// Two directories of one node run in turn, like a machine restored from a backup and the one that it was to replace.
 #[test]
-fn directories_that_take_turns_lose_nothing() {
+fn alternating_copies_of_a_directory_lose_nothing() {
     let mut twins = 0;
     for seed in 0..60 {
         let mut scenario = Scenario::draw_steady(seed, Duration::from_secs(10));
@@ -150,12 +153,12 @@ fn directories_that_take_turns_lose_nothing() {
         let outcome = run(scenario, None).unwrap_or_else(|violation| panic!("{violation}"));
         twins += outcome.twins;
     }
-    println!("{twins} times a directory came back in its turn");
-    assert!(twins > 0, "no directory came back in its turn");
+    println!("an alternating copy of a directory came back {twins} times");
+    assert!(twins > 0, "no alternating copy of a directory came back");
 }
 
 #[test]
-fn the_same_seed_is_the_same_history() {
+fn same_seed_gives_same_history() {
     for seed in 0..10 {
         let once = run(Scenario::draw(seed, Duration::from_secs(5)), None);
         assert_eq!(once, run(Scenario::draw(seed, Duration::from_secs(5)), None));

@@ -61,12 +61,12 @@ fn encrypted() -> (Cluster, Authority) {
     cluster.words.extend(authority.node());
     (0..3).for_each(|n| cluster.spawn(n));
     let put = || (cluster.run(&["put", "lunch", "noodles", "--tls-ca", &authority.ca]).code == Some(0)).then_some(());
-    until("a write goes through", put, || cluster.logs());
+    until("a write is acknowledged", put, || cluster.logs());
     (cluster, authority)
 }
 
 #[test]
-fn a_cluster_that_encrypts_goes_on_through_the_death_of_its_leader() {
+fn tls_cluster_survives_leader_crash() {
     let (mut cluster, authority) = encrypted();
     let ca = authority.ca.as_str();
     fn with<'a>(words: &[&'a str], ca: &'a str) -> Vec<&'a str> {
@@ -78,10 +78,10 @@ fn a_cluster_that_encrypts_goes_on_through_the_death_of_its_leader() {
     let mut bench = support::Beside::start(cluster.directory.path(), "bench", &mut cluster.drave(&words));
     let status = |cluster: &Cluster| cluster.run(&with(&["status", "-o", "json"], ca)).json();
     let begun = |cluster: &Cluster| status(cluster)["nodes"][0]["status"]["commit"].as_u64() > Some(500);
-    until("it writes", || begun(&cluster).then_some(()), || cluster.logs());
+    until("the load has started", || begun(&cluster).then_some(()), || cluster.logs());
     let leader = status(&cluster)["leader"].as_u64().unwrap() as usize - 1;
     cluster.kill(leader);
-    assert!(bench.is_running(), "it was over before anything happened");
+    assert!(bench.is_running(), "the load ended before the leader was killed");
     let said = bench.end();
     assert_eq!(said.code, Some(0), "{said:?}\n{}", cluster.logs());
     assert!(said.err.contains("each once"), "{said:?}");
@@ -97,7 +97,7 @@ fn a_cluster_that_encrypts_goes_on_through_the_death_of_its_leader() {
         let applied: Vec<_> = nodes.iter().map(|node| node["status"]["applied"].as_u64()).collect();
         applied.iter().all(|applied| applied.is_some() && *applied == applied_of(&nodes[0])).then_some(())
     };
-    until("all come to the same", same, || cluster.logs());
+    until("all nodes apply the same entries", same, || cluster.logs());
 }
 
 fn applied_of(node: &serde_json::Value) -> Option<u64> {
@@ -105,7 +105,7 @@ fn applied_of(node: &serde_json::Value) -> Option<u64> {
 }
 
 #[test]
-fn who_cannot_be_believed_is_not_spoken_to() {
+fn untrusted_and_plain_connections_are_rejected() {
     let (cluster, ours) = encrypted();
     let theirs = Authority::new(cluster.directory.path(), "theirs");
     let get = |words: &[&str]| cluster.run(&[&["get", "lunch", "--timeout", "1s"], words].concat());
@@ -120,7 +120,7 @@ fn who_cannot_be_believed_is_not_spoken_to() {
     plain.leader();
     let said = plain.run(&["get", "lunch", "--timeout", "1s", "--tls-ca", &ours.ca]);
     assert_eq!(said.code, Some(3));
-    assert!(said.err.contains("is TLS spoken there?"), "{said:?}");
+    assert!(said.err.contains("does it use TLS?"), "{said:?}");
     // The client trusts the nodes and shows a certificate that they do not trust.
     let shown = theirs.node();
     assert_eq!(get(&["--tls-ca", &ours.ca, shown[2].as_str(), &shown[3], &shown[4], &shown[5]]).code, Some(3));
@@ -130,7 +130,7 @@ fn who_cannot_be_believed_is_not_spoken_to() {
 
 /// The native port may be bound to loopback alone while an HTTP gateway is reachable from everywhere.
 #[test]
-fn a_door_that_others_can_reach_is_warned_of_unless_it_encrypts() {
+fn exposed_gateway_without_tls_causes_a_warning() {
     let mut cluster = Cluster::prepare(1);
     let authority = Authority::new(cluster.directory.path(), "ours");
     let door = format!("0.0.0.0:{}", support::ports(1));
@@ -138,23 +138,28 @@ fn a_door_that_others_can_reach_is_warned_of_unless_it_encrypts() {
         let served = |cluster: &Cluster| cluster.logs().matches(" serves ").count();
         let before = served(cluster);
         cluster.spawn(0);
-        until("it serves", || (served(cluster) > before).then_some(()), || cluster.logs());
+        until("the node serves", || (served(cluster) > before).then_some(()), || cluster.logs());
         assert_eq!(cluster.stop(0), Some(0), "{}", cluster.logs());
-        cluster.logs().lines().filter(|line| line.contains("others than this machine")).map(str::to_owned).collect()
+        cluster
+            .logs()
+            .lines()
+            .filter(|line| line.contains("reachable from other hosts without TLS"))
+            .map(str::to_owned)
+            .collect()
     };
     cluster.webs = vec![format!("127.0.0.1:{}", support::ports(1))];
-    assert_eq!(warned(&mut cluster), [""; 0], "nobody else can");
+    assert_eq!(warned(&mut cluster), [""; 0], "loopback addresses cause no warning");
     cluster.webs = vec![door.clone()];
     let said = warned(&mut cluster);
-    let expected = format!("others than this machine can reach it at {door} (HTTP clients), and nothing is encrypted");
+    let expected = format!("{door} (HTTP clients): reachable from other hosts without TLS");
     assert!(said.len() == 1 && said[0].contains(&expected) && said[0].contains("--tls-cert"), "{said:?}");
     cluster.words.extend(authority.node());
-    assert_eq!(warned(&mut cluster), said, "nothing is said anew");
+    assert_eq!(warned(&mut cluster), said, "with TLS there is no new warning");
 }
 
 /// Exit code 78, as for an unreadable password file.
 #[test]
-fn keys_of_no_use_are_a_wrong_configuration() {
+fn invalid_key_files_are_a_configuration_error() {
     let directory = tempfile::tempdir().unwrap();
     let (ours, theirs) = (Authority::new(directory.path(), "ours"), Authority::new(directory.path(), "theirs"));
     let (shown, other) = (ours.node(), theirs.node());
@@ -178,7 +183,7 @@ fn keys_of_no_use_are_a_wrong_configuration() {
 }
 
 #[test]
-fn log_level_is_changed_only_by_who_is_understood() {
+fn log_level_command_requires_tls() {
     let (cluster, ours) = encrypted();
     assert_eq!(cluster.run(&["log-level", "error", "--timeout", "1s"]).code, Some(3));
     let said = cluster.run(&["log-level", "--tls-ca", &ours.ca]);
@@ -187,7 +192,7 @@ fn log_level_is_changed_only_by_who_is_understood() {
 
 /// A node without a certificate may connect as a client but not as a peer.
 #[test]
-fn a_peer_shows_a_certificate() {
+fn peer_without_certificate_is_rejected() {
     use drave::wire::hello::Hello;
     let (cluster, ours) = encrypted();
     let status = cluster.run(&["status", "-o", "json", "--tls-ca", &ours.ca]).json();
@@ -211,12 +216,12 @@ fn a_peer_shows_a_certificate() {
     };
     let shown = ours.node();
     let own = Some((PathBuf::from(&shown[3]), PathBuf::from(&shown[5])));
-    assert!(greets(&Files { own: None, authority: (&ours.ca).into() }).contains("show a certificate"));
+    assert!(greets(&Files { own: None, authority: (&ours.ca).into() }).contains("present a certificate"));
     assert!(greets(&Files { own, authority: (&ours.ca).into() }).contains("another disk"));
 }
 
 #[test]
-fn a_cluster_that_encrypts_is_shown_live_and_heeds_keys() {
+fn top_works_over_tls() {
     let (cluster, authority) = encrypted();
     let mut terminal = Terminal::start(&mut cluster.drave(&["top", "--tls-ca", &authority.ca]), 120, 40);
     for node in 1..=3 {
@@ -233,13 +238,13 @@ fn a_cluster_that_encrypts_is_shown_live_and_heeds_keys() {
     terminal.press("bb");
     terminal.line("the load is off", |line| line.starts_with("load off: "));
     let left = cluster.run(&["scan", "demo/", "--tls-ca", &authority.ca]);
-    assert_eq!((left.code, left.out.as_str()), (Some(0), ""), "its counters go with it: {left:?}");
+    assert_eq!((left.code, left.out.as_str()), (Some(0), ""), "the load deletes its counters when it ends: {left:?}");
     terminal.press("q");
     assert_eq!(terminal.end(), Some(0));
 }
 
 #[test]
-fn the_http_door_encrypts_too() {
+fn http_gateway_uses_tls() {
     let mut cluster = Cluster::prepare(1);
     let authority = Authority::new(cluster.directory.path(), "ours");
     cluster.words.extend(authority.node());
@@ -253,7 +258,7 @@ fn the_http_door_encrypts_too() {
     };
     let large = "x".repeat(100_000);
     let put = ["-f", "-X", "PUT", "--data-binary", &large];
-    until("it is put", || (ask(&put).code == Some(0)).then_some(()), || cluster.logs());
+    until("the value is put", || (ask(&put).code == Some(0)).then_some(()), || cluster.logs());
     assert!(ask(&[]).out == large);
     let metrics = ["-s", "-m", "20", "--cacert", &authority.ca];
     let metrics = run(installed("curl").unwrap().args(metrics).arg(format!("https://{web}/metrics"))).out;
@@ -266,7 +271,7 @@ fn the_http_door_encrypts_too() {
 }
 
 #[test]
-fn the_redis_door_encrypts_too() {
+fn redis_gateway_uses_tls() {
     let mut cluster = Cluster::prepare(1);
     let authority = Authority::new(cluster.directory.path(), "ours");
     cluster.words.extend(authority.node());
@@ -278,7 +283,7 @@ fn the_redis_door_encrypts_too() {
         let always = ["-p", &port.to_string(), "--tls", "--cacert", &authority.ca];
         run(installed("redis-cli").unwrap().args(always).args(words)).out.trim_end().to_owned()
     };
-    until("it is set", || (ask(&["SET", "lunch", "noodles"]) == "OK").then_some(()), || cluster.logs());
+    until("the value is set", || (ask(&["SET", "lunch", "noodles"]) == "OK").then_some(()), || cluster.logs());
     assert_eq!(ask(&["GET", "lunch"]), "noodles");
     let large = "x".repeat(100_000);
     assert_eq!(ask(&["SET", "large", &large]), "OK");
@@ -294,7 +299,7 @@ fn logged(cluster: &Cluster, n: usize, what: &str) {
 }
 
 #[test]
-fn certificates_are_read_again_at_sighup_and_a_bad_one_changes_nothing() {
+fn sighup_reloads_certificates_unless_invalid() {
     let mut cluster = Cluster::prepare(1);
     let ours = Authority::new(cluster.directory.path(), "ours");
     let theirs = Authority::new(cluster.directory.path(), "theirs");
@@ -306,29 +311,29 @@ fn certificates_are_read_again_at_sighup_and_a_bad_one_changes_nothing() {
     cluster.words.extend(words.clone());
     cluster.spawn(0);
     let works = |ca: &str| cluster.run(&["put", "lunch", "noodles", "--tls-ca", ca]).code == Some(0);
-    until("a write goes through", || works(kept).then_some(()), || cluster.logs());
+    until("a write is acknowledged", || works(kept).then_some(()), || cluster.logs());
     logged(&cluster, 0, "this node's certificate is valid until ");
     let status = cluster.run(&["status", "-o", "json", "--tls-ca", kept]).json();
     let expires = status["nodes"][0]["status"]["certificate_expires"].as_u64();
     assert!(expires > Some(1_700_000_000), "{status}");
     std::fs::write(&words[3], "no certificate").unwrap();
     cluster.signal(0, rustix::process::Signal::HUP);
-    logged(&cluster, 0, "what was read before stays in use");
+    logged(&cluster, 0, "the former credentials stay in use");
     assert!(works(kept), "{}", cluster.logs());
     for (at, file) in [(1, &theirs.ca), (3, &next[3]), (5, &next[5])] {
         std::fs::copy(file, &words[at]).unwrap();
     }
     cluster.signal(0, rustix::process::Signal::HUP);
-    logged(&cluster, 0, "certificates were read again");
-    until("the new certificate is shown", || works(&theirs.ca).then_some(()), || cluster.logs());
+    logged(&cluster, 0, "certificates were reloaded");
+    until("the new certificate is in use", || works(&theirs.ca).then_some(()), || cluster.logs());
     let old = cluster.run(&["get", "lunch", "--timeout", "1s", "--tls-ca", kept]);
-    assert_eq!(old.code, Some(3), "the old certificate is not shown any more: {old:?}");
+    assert_eq!(old.code, Some(3), "the old certificate is no longer in use: {old:?}");
     cluster.expect_no_deaths();
 }
 
 /// Both sides log the cause, or the one side that can know it.
 #[test]
-fn peers_that_tls_keeps_apart_say_why() {
+fn tls_failure_between_peers_is_logged() {
     let mut cluster = Cluster::prepare(3);
     let authority = Authority::new(cluster.directory.path(), "ours");
     let (right, wrong) = (authority.node(), authority.node_at(&["elsewhere.example"]));
@@ -350,9 +355,9 @@ fn peers_that_tls_keeps_apart_say_why() {
     let log = std::fs::read_to_string(cluster.data(0).with_extension("log")).unwrap();
     assert!(log.lines().any(|line| line.contains(&at(1)) && line.contains("elsewhere.example")), "{log}");
     logged(&cluster, 1, "a connection from 127.0.0.1 failed: TLS: ");
-    logged(&cluster, 0, &format!("{}it closed the connection before it answered; does it use TLS", at(2)));
+    logged(&cluster, 0, &format!("{}the peer closed the connection before it answered; does it use TLS", at(2)));
     logged(&cluster, 0, "a connection from 127.0.0.1 failed: TLS: ");
     logged(&cluster, 2, &at(0));
     logged(&cluster, 0, "no leader for ");
-    logged(&cluster, 0, "s: heard n2 (which cannot be reached: TLS), not n3 (closed)");
+    logged(&cluster, 0, "s: heard n2 (cannot be reached: TLS), not n3 (closed)");
 }

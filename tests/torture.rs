@@ -36,37 +36,37 @@ impl Nemesis {
         std::thread::sleep(self.ms(from, to));
     }
 
-    fn any(&mut self) -> usize {
+    fn random_node(&mut self) -> usize {
         self.rng.random_range(0..self.cluster.len())
     }
 
-    fn follower(&mut self) -> usize {
+    fn random_follower(&mut self) -> usize {
         let leader = self.cluster.leader();
         (leader + self.rng.random_range(1..self.cluster.len())) % self.cluster.len()
     }
 
-    fn rage(&mut self, until: Instant) {
+    fn inject_faults(&mut self, until: Instant) {
         while Instant::now() < until {
-            self.blow();
+            self.inject_fault();
             self.cluster.expect_no_deaths();
             self.pause(0, 600);
         }
     }
 
-    fn blow(&mut self) {
-        let (name, blow): (_, fn(&mut Nemesis)) = match self.rng.random_range(0..9) {
+    fn inject_fault(&mut self) {
+        let (name, inject): (_, fn(&mut Nemesis)) = match self.rng.random_range(0..9) {
             0 => ("kill leader", |n| n.kill(|n| n.cluster.leader())),
-            1 => ("kill follower", |n| n.kill(Nemesis::follower)),
+            1 => ("kill follower", |n| n.kill(Nemesis::random_follower)),
             2 => ("kill all", Nemesis::kill_all),
             3 => ("kill twice", Nemesis::kill_twice),
             4 => ("stop leader", |n| n.freeze(|n| n.cluster.leader())),
-            5 => ("stop follower", |n| n.freeze(Nemesis::follower)),
+            5 => ("stop follower", |n| n.freeze(Nemesis::random_follower)),
             6 => ("stop twice", Nemesis::freeze_twice),
             7 => ("stop leader, kill the next", Nemesis::freeze_and_kill),
-            _ => ("stop most", Nemesis::freeze_most),
+            _ => ("stop most", Nemesis::freeze_majority),
         };
         *self.dealt.entry(name).or_default() += 1;
-        blow(self);
+        inject(self);
     }
 
     fn kill(&mut self, whom: fn(&mut Nemesis) -> usize) {
@@ -79,7 +79,7 @@ impl Nemesis {
     fn kill_all(&mut self) {
         let all = self.cluster.len();
         (0..all).for_each(|n| self.cluster.kill(n));
-        let first = self.any();
+        let first = self.random_node();
         for n in 0..all {
             self.cluster.spawn((first + n) % all);
             self.pause(0, 50);
@@ -88,7 +88,7 @@ impl Nemesis {
 
     /// Kills a node again while it recovers, or a moment later.
     fn kill_twice(&mut self) {
-        let whom = self.any();
+        let whom = self.random_node();
         for _ in 0..2 {
             self.cluster.kill(whom);
             self.pause(0, 100);
@@ -97,7 +97,7 @@ impl Nemesis {
         }
     }
 
-    fn stop_for(&mut self, whom: usize, from: u64, to: u64) {
+    fn pause_node(&mut self, whom: usize, from: u64, to: u64) {
         self.cluster.signal(whom, Signal::STOP);
         self.pause(from, to);
         self.cluster.signal(whom, Signal::CONT);
@@ -105,15 +105,15 @@ impl Nemesis {
 
     fn freeze(&mut self, whom: fn(&mut Nemesis) -> usize) {
         let whom = whom(self);
-        self.stop_for(whom, 100, 2000);
+        self.pause_node(whom, 100, 2000);
     }
 
     /// Lets a stopped leader run for at most 30 ms with its stale state, and stops it again.
     fn freeze_twice(&mut self) {
         let whom = self.cluster.leader();
-        self.stop_for(whom, 100, 1000);
+        self.pause_node(whom, 100, 1000);
         self.pause(0, 30);
-        self.stop_for(whom, 100, 1000);
+        self.pause_node(whom, 100, 1000);
     }
 
     fn freeze_and_kill(&mut self) {
@@ -128,8 +128,8 @@ impl Nemesis {
     }
 
     /// Stops a majority: the cluster acknowledges nothing until they continue.
-    fn freeze_most(&mut self) {
-        let (all, first) = (self.cluster.len(), self.any());
+    fn freeze_majority(&mut self) {
+        let (all, first) = (self.cluster.len(), self.random_node());
         let whom: Vec<usize> = (0..=all / 2).map(|n| (first + n) % all).collect();
         whom.iter().for_each(|n| self.cluster.signal(*n, Signal::STOP));
         self.pause(100, 1000);
@@ -154,11 +154,11 @@ fn torture(nodes: u16, seed: u64) {
     let incr = bench("incr", &["incr", "--verify", "--clients", "8", "--keys", "20", "--rate", "400"]);
     let mixed = bench("mixed", &["mixed", "--verify", "--keys", "50", "--rate", "400", "--read-ratio", "0.5"]);
     let mut nemesis = Nemesis { cluster, rng: StdRng::seed_from_u64(seed), dealt: BTreeMap::new() };
-    nemesis.rage(Instant::now() + Duration::from_secs(seconds));
+    nemesis.inject_faults(Instant::now() + Duration::from_secs(seconds));
     eprintln!("{:?}", nemesis.dealt);
     let mut cluster = nemesis.cluster;
     for said in [incr.end(), mixed.end()] {
-        expect_good(&said, &cluster);
+        expect_verified(&said, &cluster);
     }
     expect_agreement(&cluster);
     expect_clean_journals(&cluster);
@@ -169,7 +169,7 @@ fn torture(nodes: u16, seed: u64) {
     expect_clean_journals(&cluster);
 }
 
-fn expect_good(said: &Said, cluster: &Cluster) {
+fn expect_verified(said: &Said, cluster: &Cluster) {
     assert_eq!(said.code, Some(0), "{said:?}\n{}", cluster.logs());
     assert!(said.err.contains("verified: "), "{said:?}");
     let figures = said.json();
@@ -196,7 +196,7 @@ fn expect_agreement(cluster: &Cluster) {
         let all_up = nodes.iter().all(|status| status.is_object());
         (all_up && same("applied")).then(|| assert!(same("digest"), "{nodes:#?}"))
     };
-    until("all applied the same", agreed, || cluster.logs());
+    until("all nodes applied the same index", agreed, || cluster.logs());
 }
 
 fn expect_clean_journals(cluster: &Cluster) {
@@ -207,11 +207,11 @@ fn expect_clean_journals(cluster: &Cluster) {
 }
 
 #[test]
-fn three_nodes_under_torture_keep_their_promises() {
+fn three_node_cluster_survives_torture() {
     torture(3, 1);
 }
 
 #[test]
-fn five_nodes_under_torture_keep_their_promises() {
+fn five_node_cluster_survives_torture() {
     torture(5, 2);
 }

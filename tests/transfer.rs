@@ -10,7 +10,7 @@ mod support;
 
 const MIB: u64 = 1 << 20;
 /// Maximum number of bytes sent again after a kill: those in flight, and the leader's probes for the follower's offset.
-const LOST_BY_A_KILL: u64 = 6 * MIB;
+const RESENT_PER_KILL_MAX: u64 = 6 * MIB;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
@@ -18,7 +18,7 @@ fn number(name: &str, default: u64) -> u64 {
 
 /// Starts a cluster that takes snapshots only on request, and writes `mib` MiB of state. One follower has none of it,
 /// is down, and needs a snapshot; returns its number as well.
-fn with_one_away(mib: u64) -> (Cluster, usize) {
+fn cluster_with_lagging_follower(mib: u64) -> (Cluster, usize) {
     let mut cluster = Cluster::prepare(3);
     let words = ["--snapshot-log-bytes", "1TiB", "--snapshot-max-age", "1000h", "--trailing-bytes", "64KiB"];
     cluster.words = [&["--segment-size", "16MiB"], &words[..]].concat().into_iter().map(str::to_owned).collect();
@@ -35,37 +35,37 @@ fn with_one_away(mib: u64) -> (Cluster, usize) {
     assert_eq!(said.out.matches(" ok ").count(), 2, "{said:?}");
     for n in (0..3).filter(|n| *n != away) {
         let gone = || cluster.status(n).filter(|status| status.log.first > had + 1);
-        until("the log gives way", gone, || cluster.logs());
+        until("the log is compacted", gone, || cluster.logs());
     }
     (cluster, away)
 }
 
 /// Status of the leader, if there is one.
-fn leading(cluster: &Cluster) -> Option<Status> {
+fn leader_status(cluster: &Cluster) -> Option<Status> {
     cluster.leader_of(0..3).and_then(|leader| cluster.status(leader))
 }
 
 /// Bytes of the snapshot that the follower has, as the leader knows; `total` once it needs no snapshot any more.
-fn has(cluster: &Cluster, away: usize, total: u64) -> Option<u64> {
-    let leading = leading(cluster)?;
+fn received_bytes(cluster: &Cluster, away: usize, total: u64) -> Option<u64> {
+    let leading = leader_status(cluster)?;
     let peer = leading.peers.iter().find(|peer| peer.node == away as u64 + 1)?;
     Some(if peer.stage == "stream" && peer.matched > 0 { total } else { peer.snapshot_has })
 }
 
 #[test]
-fn a_receiver_that_is_killed_again_and_again_goes_on_where_it_was() {
+fn repeatedly_killed_receiver_resumes_the_snapshot() {
     let (mib, kills) = (number("DRAVE_TRANSFER_MIB", 64), number("DRAVE_TRANSFER_KILLS", 3));
-    let (mut cluster, away) = with_one_away(mib);
-    let total = leading(&cluster).unwrap().log.snapshot_bytes;
-    assert!(total > mib * MIB, "the snapshot holds it all: {total}");
+    let (mut cluster, away) = cluster_with_lagging_follower(mib);
+    let total = leader_status(&cluster).unwrap().log.snapshot_bytes;
+    assert!(total > mib * MIB, "the snapshot holds the whole state: {total}");
     let begun = Instant::now();
     cluster.spawn(away);
     let mut killed = Vec::new();
     for nth in 1..=kills {
         // Kills are spread evenly over the transfer.
         let far = total * nth / (kills + 1);
-        let there = || has(&cluster, away, total).filter(|has| *has >= far);
-        let had = until("more of it is there", there, || cluster.logs());
+        let there = || received_bytes(&cluster, away, total).filter(|has| *has >= far);
+        let had = until("more of the snapshot has arrived", there, || cluster.logs());
         if had == total {
             break;
         }
@@ -89,16 +89,16 @@ fn a_receiver_that_is_killed_again_and_again_goes_on_where_it_was() {
         took.as_secs_f64(),
         received / MIB,
     );
-    assert!(!killed.is_empty(), "it was never killed: all was there at once");
-    assert!(sent >= total, "{sent} of {total}");
+    assert!(!killed.is_empty(), "the transfer ended before the first kill");
+    assert!(sent >= total, "{sent} of {total} bytes were sent");
     let again = sent - total;
-    assert!(again <= killed.len() as u64 * LOST_BY_A_KILL, "{again} bytes were sent again");
+    assert!(again <= killed.len() as u64 * RESENT_PER_KILL_MAX, "{again} bytes were sent again");
     if total >= 1 << 30 {
         assert_eq!(killed.len() as u64, kills);
-        assert!(again * 10 < total, "a tenth was sent again: {again}");
+        assert!(again * 10 < total, "more than a tenth was sent again: {again}");
     }
     // The last run received only what the runs before it lacked.
-    let before = killed[killed.len() - 1].saturating_sub(LOST_BY_A_KILL);
-    assert!(received <= total - before, "{received}, and {before} were there");
+    let before = killed[killed.len() - 1].saturating_sub(RESENT_PER_KILL_MAX);
+    assert!(received <= total - before, "{received} bytes received, and {before} were already there");
     cluster.expect_no_deaths();
 }

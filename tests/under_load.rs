@@ -27,12 +27,12 @@ struct Load {
 
 /// Activity during a window.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Beneath {
+enum Background {
     Nothing,
     LeaderTakes,
     AllTake,
     /// One follower is down and there is no other activity: the baseline of a transfer.
-    OneAway,
+    OneDown,
     OneReceives,
 }
 
@@ -59,7 +59,7 @@ impl Load {
     }
 
     /// Measures a window. Returns the number of snapshots taken meanwhile.
-    fn window(&mut self, round: u64, beneath: Beneath) -> u64 {
+    fn window(&mut self, round: u64, background: Background) -> u64 {
         let leader = self.cluster.leader();
         self.windows += 1;
         let mut words = self.bench();
@@ -74,10 +74,10 @@ impl Load {
         let id = (leader + 1).to_string();
         let mut taken = 0;
         while bench.is_running() {
-            let take: &[&str] = match beneath {
-                Beneath::LeaderTakes => &["snapshot", "take", "--timeout", "120s", "--node", &id],
-                Beneath::AllTake => &["snapshot", "take", "--timeout", "120s"],
-                Beneath::Nothing | Beneath::OneAway | Beneath::OneReceives => {
+            let take: &[&str] = match background {
+                Background::LeaderTakes => &["snapshot", "take", "--timeout", "120s", "--node", &id],
+                Background::AllTake => &["snapshot", "take", "--timeout", "120s"],
+                Background::Nothing | Background::OneDown | Background::OneReceives => {
                     std::thread::sleep(std::time::Duration::from_millis(20));
                     continue;
                 }
@@ -94,7 +94,7 @@ impl Load {
         eprintln!(
             "round {round} {:<12} {:>7.0}/s p50 {:>6.2} p99 {:>7.2} p99.9 {:>7.2} max {:>7.2} ms, {} errors, {} \
              unknown, {taken} taken",
-            format!("{beneath:?}"),
+            format!("{background:?}"),
             figures["ops_per_s"].as_f64().unwrap(),
             ms("p50_us"),
             ms("p99_us"),
@@ -106,44 +106,47 @@ impl Load {
         taken
     }
 
-    fn leading(&self) -> Option<Status> {
+    fn leader_status(&self) -> Option<Status> {
         self.cluster.leader_of(0..3).and_then(|leader| self.cluster.status(leader))
     }
 
     /// Bytes of its snapshot that the follower has, and the size of the snapshot.
-    fn has(&self, n: usize) -> Option<(u64, u64)> {
-        let leading = self.leading()?;
+    fn snapshot_progress(&self, n: usize) -> Option<(u64, u64)> {
+        let leading = self.leader_status()?;
         let peer = leading.peers.iter().find(|peer| peer.node == n as u64 + 1)?;
         (peer.stage == "snapshot" && peer.snapshot_bytes > 0).then_some((peer.snapshot_has, peer.snapshot_bytes))
     }
 }
 
 #[test]
-fn writes_go_on_while_snapshots_are_taken_and_sent() {
+fn writes_continue_while_snapshots_are_taken_and_sent() {
     let mut load = Load::prepare();
     for round in 1..=number("DRAVE_LOAD_ROUNDS", 1) {
-        load.window(round, Beneath::Nothing);
-        assert!(load.window(round, Beneath::LeaderTakes) > 0);
-        load.window(round, Beneath::Nothing);
-        assert!(load.window(round, Beneath::AllTake) > 0);
+        load.window(round, Background::Nothing);
+        assert!(load.window(round, Background::LeaderTakes) > 0);
+        load.window(round, Background::Nothing);
+        assert!(load.window(round, Background::AllTake) > 0);
 
         let away = (load.cluster.leader() + 1) % 3;
         let had = load.cluster.status(away).unwrap().last;
         load.cluster.kill(away);
-        load.window(round, Beneath::OneAway);
+        load.window(round, Background::OneDown);
         let said = load.cluster.run(&["snapshot", "take", "--timeout", "120s"]);
         assert_eq!(said.out.matches(" ok ").count(), 2, "{said:?}");
         for n in (0..3).filter(|n| *n != away) {
             let gone = || load.cluster.status(n).filter(|status| status.log.first > had + 1);
-            until("the log gives way", gone, || load.cluster.logs());
+            until("the log is compacted", gone, || load.cluster.logs());
         }
-        let before = load.leading().unwrap().log.shipped_bytes;
+        let before = load.leader_status().unwrap().log.shipped_bytes;
         load.cluster.spawn(away);
-        let sends = || load.leading().filter(|leading| leading.log.shipped_bytes > before).map(|_| ());
-        until("it is sent a snapshot", sends, || load.cluster.logs());
-        let from = load.has(away);
-        load.window(round, Beneath::OneReceives);
-        eprintln!("round {round} it had {from:?} before that window and {:?} behind it", load.has(away));
+        let sends = || load.leader_status().filter(|leading| leading.log.shipped_bytes > before).map(|_| ());
+        until("the leader sends a snapshot", sends, || load.cluster.logs());
+        let from = load.snapshot_progress(away);
+        load.window(round, Background::OneReceives);
+        eprintln!(
+            "round {round} the follower had {from:?} before that window and {:?} after it",
+            load.snapshot_progress(away)
+        );
         load.cluster.agree();
     }
     load.cluster.expect_no_deaths();

@@ -41,7 +41,7 @@ impl Demo {
             let now: u64 = after.split_once(' ')?.0.parse().ok()?;
             (now > term).then_some((node, now))
         };
-        until("somebody leads", leads, || self.terminal.text())
+        until("a leader of a later term", leads, || self.terminal.text())
     }
 
     /// Waits until the row of a node shows `state`.
@@ -63,15 +63,15 @@ impl Demo {
 }
 
 /// Whether a process is running and not a zombie.
-fn lives(pid: i64) -> bool {
+fn is_running(pid: i64) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
 }
 
-fn expect_nobody(pids: &[i64]) {
+fn expect_no_process(pids: &[i64]) {
     assert_eq!(pids.len(), 3);
-    let gone = || (!pids.iter().any(|pid| lives(*pid))).then_some(());
-    until("the demo's nodes are gone", gone, || format!("{pids:?}"));
+    let gone = || (!pids.iter().any(|pid| is_running(*pid))).then_some(());
+    until("all nodes of the demo have exited", gone, || format!("{pids:?}"));
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn keys_kill_freeze_thaw_and_start_nodes() {
     demo.state(second, "runs");
 
     demo.terminal.press(&third.to_string());
-    demo.state(third, &format!("dead, {third} starts it"));
+    demo.state(third, &format!("dead, press {third}"));
     demo.leader_after(term);
     demo.terminal.press(&third.to_string());
     demo.state(third, "runs");
@@ -105,11 +105,11 @@ fn keys_kill_freeze_thaw_and_start_nodes() {
     let pids = demo.pids();
     demo.terminal.press("q");
     assert_eq!(demo.terminal.end(), Some(0));
-    expect_nobody(&pids);
+    expect_no_process(&pids);
 }
 
 #[test]
-fn keys_hand_over_take_snapshots_and_put_load_on() {
+fn keys_transfer_snapshot_and_switch_load() {
     let mut demo = Demo::start(120, 40);
     (1..=3).for_each(|node| demo.state(node, "runs"));
     let (first, term) = demo.leader();
@@ -126,13 +126,13 @@ fn keys_hand_over_take_snapshots_and_put_load_on() {
     demo.terminal.line("the load is off", |line| line.starts_with("load off: "));
     let endpoints = (demo.base..demo.base + 3).map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
     let left = support::run(drave(&["scan", "demo/", "--endpoints"]).arg(endpoints));
-    assert_eq!((left.code, left.out.as_str()), (Some(0), ""), "its counters go with it: {left:?}");
+    assert_eq!((left.code, left.out.as_str()), (Some(0), ""), "the load removes its counters: {left:?}");
     demo.terminal.press("\x03");
     assert_eq!(demo.terminal.end(), Some(0));
 }
 
 #[test]
-fn a_resized_terminal_is_drawn_anew() {
+fn resized_terminal_is_redrawn() {
     let mut demo = Demo::start(120, 40);
     demo.terminal.line("addresses", |line| line.starts_with("node ") && line.contains(" address "));
     demo.terminal.resize(60, 16);
@@ -145,7 +145,7 @@ fn a_resized_terminal_is_drawn_anew() {
 }
 
 #[test]
-fn signals_end_the_view_and_all_nodes_also_frozen_ones() {
+fn signal_ends_view_and_all_nodes_even_frozen_ones() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
         let mut demo = Demo::start(80, 24);
         let (leader, _) = demo.leader();
@@ -154,34 +154,34 @@ fn signals_end_the_view_and_all_nodes_also_frozen_ones() {
         demo.state(leader, "frozen");
         demo.terminal.program.signal(signal);
         assert_eq!(demo.terminal.end(), Some(0), "{signal:?}: {}", demo.terminal.text());
-        expect_nobody(&pids);
+        expect_no_process(&pids);
     }
 }
 
 #[test]
-fn no_node_outlives_a_demo_that_is_killed_not_even_a_frozen_one() {
+fn killed_demo_leaves_no_node_running() {
     let demo = Demo::start(80, 24);
     let (leader, _) = demo.leader();
     let pids = demo.pids();
     demo.terminal.press("z");
     demo.state(leader, "frozen");
     demo.terminal.program.signal(Signal::KILL);
-    expect_nobody(&pids);
+    expect_no_process(&pids);
 }
 
 #[test]
-fn a_closed_terminal_ends_the_demo() {
+fn closed_terminal_ends_demo() {
     let demo = Demo::start(80, 24);
     // Wait for the view: before that, the closed terminal ends the demo as it ends any program.
     demo.leader();
     let pids = demo.pids();
     let mut program = demo.terminal.close();
-    assert!(program.end(String::new).code().is_some(), "it was to end by itself");
-    expect_nobody(&pids);
+    assert!(program.end(String::new).code().is_some(), "the demo exits by itself, not by a signal");
+    expect_no_process(&pids);
 }
 
 #[test]
-fn any_cluster_is_shown_and_left_alone_unless_asked_twice() {
+fn top_changes_cluster_only_on_second_key_press() {
     let mut cluster = Cluster::start(3);
     let leader = cluster.leader();
     // A follower: the view finds the other nodes through its response.
@@ -194,19 +194,19 @@ fn any_cluster_is_shown_and_left_alone_unless_asked_twice() {
         });
     }
     terminal.press("k1zt");
-    terminal.line("it asks again", |line| line.ends_with("t once more: transfer"));
-    assert!(!terminal.text().contains("hand over"));
+    terminal.line("the view asks for a second press", |line| line.ends_with("press t again: transfer"));
+    assert!(!terminal.text().contains("leader transfer"));
     terminal.press("t");
-    terminal.line("another leads", |line| line.contains(&format!(", after n{}", leader + 1)));
+    terminal.line("another node leads", |line| line.contains(&format!(", after n{}", leader + 1)));
     cluster.expect_no_deaths();
     cluster.kill(leader);
-    terminal.line("it is down", |line| line.starts_with(&format!("n{} ", leader + 1)) && line.ends_with("down"));
+    terminal.line("down", |line| line.starts_with(&format!("n{} ", leader + 1)) && line.ends_with("down"));
     terminal.press("q");
     assert_eq!(terminal.end(), Some(0));
 }
 
 #[test]
-fn without_a_terminal_there_is_no_view() {
+fn top_without_terminal_fails() {
     let said = support::run(&mut drave(&["top"]));
     assert_eq!((said.code, said.out.as_str()), (Some(2), ""), "{said:?}");
     assert!(said.err.contains("drave status --watch"), "{said:?}");
@@ -216,8 +216,8 @@ fn without_a_terminal_there_is_no_view() {
 const PANIC: &str = "DRAVE_TEST_PANIC_IN_A_VIEW";
 
 #[test]
-fn a_panic_gives_the_terminal_back_and_is_seen() {
-    let name = "a_panic_gives_the_terminal_back_and_is_seen";
+fn panic_restores_terminal_and_is_visible() {
+    let name = "panic_restores_terminal_and_is_visible";
     if std::env::var_os(PANIC).is_some() {
         let _screen = drave::cli::view::terminal::Screen::open().unwrap();
         // Panics on a detached thread with the screen still open: the panic must end the process.
@@ -227,13 +227,13 @@ fn a_panic_gives_the_terminal_back_and_is_seen() {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", name, "--nocapture"]).env(PANIC, "1");
     let mut terminal = Terminal::start(&mut command, 80, 24);
-    assert_eq!(terminal.end(), None, "it was to abort");
-    terminal.line("what it said", |line| line.contains("on purpose"));
+    assert_eq!(terminal.end(), None, "the panic aborts the process");
+    terminal.line("the panic message", |line| line.contains("on purpose"));
     assert!(terminal.is_as_before(), "{}", terminal.text());
 }
 
 #[test]
-fn a_plain_demo_in_a_terminal_speaks_in_lines() {
+fn plain_demo_prints_lines() {
     let (directory, base) = (tempfile::tempdir().unwrap(), ports(1));
     let mut command = drave(&["demo", "--plain", "--nodes", "1", "--base-port", &base.to_string(), "--dir"]);
     command.arg(directory.path().join("data")).env("TMPDIR", directory.path());

@@ -43,7 +43,7 @@ fn serves_alone(cluster: &Cluster, n: usize, known: &str) -> bool {
 }
 
 /// Starts a cluster that its first node founded alone, with `words` as additional flags.
-fn grown(nodes: u16, words: &[&str]) -> Cluster {
+fn grow_cluster(nodes: u16, words: &[&str]) -> Cluster {
     let mut cluster = Cluster::prepare(nodes);
     cluster.words.extend(words.iter().map(|word| (*word).to_owned()));
     cluster.founders = 1;
@@ -55,7 +55,7 @@ fn grown(nodes: u16, words: &[&str]) -> Cluster {
             let listed = cluster.run(&["member", "list", "-o", "json"]);
             listed.code == Some(0) && listed.out.matches("\"voter\"").count() == n + 1
         };
-        until("it votes", || votes(&cluster).then_some(()), || cluster.logs());
+        until("the node is a voter", || votes(&cluster).then_some(()), || cluster.logs());
     }
     cluster
 }
@@ -67,9 +67,9 @@ fn expect_one_leader_a_term(logs: &str) {
         let term = line.split("] leads term ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
         let node = line.rsplit("node=").next().unwrap();
         let other = leaders.insert(term, node).filter(|other| *other != node);
-        assert_eq!(other, None, "two lead term {term}\n{logs}");
+        assert_eq!(other, None, "two leaders of term {term}\n{logs}");
     }
-    assert!(!leaders.is_empty(), "nobody says that it leads\n{logs}");
+    assert!(!leaders.is_empty(), "no log contains a leader\n{logs}");
 }
 
 /// Number of rounds, from `DRAVE_MENDING_ROUNDS` or else `default`.
@@ -80,8 +80,8 @@ fn rounds(default: usize) -> usize {
 /// From a public report: a removed id was given to an empty directory, which read in the old log that it was the only
 /// voter. As in databendlabs/openraft#2002 and RedisLabs/redisraft#2.
 #[test]
-fn emptied_founder_does_not_lead_by_the_configuration_of_old() {
-    let mut cluster = grown(3, &[]);
+fn emptied_founder_does_not_lead_by_an_old_configuration() {
+    let mut cluster = grow_cluster(3, &[]);
     write(&cluster, "old", 20);
     for round in 0..rounds(2) {
         cluster.run(&["transfer", "2"]);
@@ -94,12 +94,12 @@ fn emptied_founder_does_not_lead_by_the_configuration_of_old() {
         // The node joins now; the other nodes are stopped as soon as it has read some of the log.
         cluster.founders = 0;
         cluster.spawn(0);
-        until("it reads the log", || cluster.status(0).filter(|status| status.last > 0), || cluster.logs());
+        until("n1 receives some of the log", || cluster.status(0).filter(|status| status.last > 0), || cluster.logs());
         [1, 2].into_iter().for_each(|n| cluster.signal(n, Signal::STOP));
         std::thread::sleep(Duration::from_millis(1000));
         let alone = serves_alone(&cluster, 0, &format!("after{round}-0"));
         [1, 2].into_iter().for_each(|n| cluster.signal(n, Signal::CONT));
-        assert!(!alone, "it leads alone\n{}", cluster.logs());
+        assert!(!alone, "n1 serves without a quorum\n{}", cluster.logs());
         write(&cluster, &format!("again{round}-"), 1);
         cluster.agree();
         for n in 0..=round {
@@ -117,7 +117,7 @@ fn emptied_founder_does_not_lead_by_the_configuration_of_old() {
 fn emptied_lone_founder_stops_when_members_dial_it() {
     // The node waits two election timeouts before its first response; they must suffice on a busy machine as well.
     for _ in 0..rounds(1) {
-        let mut cluster = grown(3, &["--election-timeout", "500ms-1s"]);
+        let mut cluster = grow_cluster(3, &["--election-timeout", "500ms-1s"]);
         write(&cluster, "old", 5);
         cluster.kill(0);
         std::fs::remove_dir_all(cluster.data(0)).unwrap();
@@ -125,7 +125,7 @@ fn emptied_lone_founder_stops_when_members_dial_it() {
         cluster.spawn(0);
         assert!(!serves_alone(&cluster, 0, "old0"), "{}", cluster.logs());
         let words = "knows this node as its member n1";
-        until("it says why", || cluster.logs().contains(words).then_some(()), || cluster.logs());
+        until("n1 logs the reason", || cluster.logs().contains(words).then_some(()), || cluster.logs());
         write(&cluster, "more", 2);
         expect_one_leader_a_term(&cluster.logs());
     }
@@ -134,7 +134,7 @@ fn emptied_lone_founder_stops_when_members_dial_it() {
 /// Two of three founders are emptied, and all are started with their original flags, in any order, while the third has
 /// the whole log. As in openziti/fabric#576 and etcd-io/etcd#10601.
 #[test]
-fn emptied_majority_does_not_found_over_the_holder() {
+fn emptied_majority_does_not_replace_an_existing_log() {
     let orders = [[2, 0, 1], [0, 1, 2], [1, 2, 0], [0, 2, 1], [1, 0, 2], [2, 1, 0]];
     for order in orders.into_iter().cycle().take(rounds(2)) {
         let mut cluster = Cluster::start(3);
@@ -146,8 +146,8 @@ fn emptied_majority_does_not_found_over_the_holder() {
             cluster.spawn(n);
             std::thread::sleep(Duration::from_millis(rand::rng().random_range(0..400)));
         }
-        let words = "and this directory is empty: no log begins here";
-        until("they say why", || cluster.logs().contains(words).then_some(()), || cluster.logs());
+        let words = "and this directory is empty: this node begins no log";
+        until("the emptied nodes log the reason", || cluster.logs().contains(words).then_some(()), || cluster.logs());
         assert_eq!(cluster.run(&["put", "new", "1", "--timeout", "1s"]).code, Some(3), "{}", cluster.logs());
         let kept = run(&mut cluster.drave(&["dump", &cluster.data(2).display().to_string()]));
         assert_eq!(kept.out.matches("\"old").count(), 5, "{}", kept.out);
@@ -156,7 +156,7 @@ fn emptied_majority_does_not_found_over_the_holder() {
 
 /// An older copy of a directory comes back: the cluster notices it, the node catches up again, and nothing is lost.
 #[test]
-fn older_copy_of_a_directory_is_noticed_and_fed_again() {
+fn older_copy_of_a_directory_is_detected_and_caught_up() {
     let seed = rand::random();
     eprintln!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
@@ -179,7 +179,7 @@ fn older_copy_of_a_directory_is_noticed_and_fed_again() {
         std::fs::rename(&aside, cluster.data(at)).unwrap();
         cluster.spawn(at);
         let says = |cluster: &Cluster| cluster.logs().matches("acknowledged").count() > noticed;
-        until("it is noticed", || says(&cluster).then_some(()), || cluster.logs());
+        until("the loss is logged", || says(&cluster).then_some(()), || cluster.logs());
         // The other follower dies: the leader and the node with the older copy continue.
         let other = (0..3).find(|n| *n != at && *n != cluster.leader()).unwrap();
         cluster.kill(other);

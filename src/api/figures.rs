@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_counted_in_the_first_bucket_that_holds_it() {
+    fn value_is_counted_in_the_first_bucket_that_holds_it() {
         let mut counts = Buckets::of_counts();
         [0, 1, 2, 3, 4096, 4097, u64::MAX].into_iter().for_each(|value| counts.record(value));
         assert_eq!((counts.counts[..3].to_vec(), counts.counts[12], counts.counts[13]), (vec![2, 1, 1], 1, 2));

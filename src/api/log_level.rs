@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_levels_are_read_as_they_are_written() {
+    fn log_level_name_roundtrips() {
         for level in LogLevel::ALL {
             assert_eq!(level.to_string().parse(), Ok(LogLevelRequest::Set(level)));
         }

@@ -208,7 +208,7 @@ impl<M: StateMachine> Applier<M> {
         }
         let piece = self.machine.next_chunk(bytes)?;
         let most = bytes.saturating_add(PIECE_EXCESS_MAX);
-        assert!(piece.len() <= most, "a machine's piece is at most PIECE_EXCESS_MAX longer than asked for");
+        assert!(piece.len() <= most, "a machine's chunk is at most PIECE_EXCESS_MAX longer than requested");
         Some(Piece::Machine(piece))
     }
 
@@ -246,7 +246,7 @@ impl<M: StateMachine> Applier<M> {
             return Err(Malformed("a session was used after the snapshot was taken"));
         }
         if (self.digest, self.sessions.count()) != (head.digest, head.sessions) {
-            return Err(Malformed("what was told is not the state that the snapshot names"));
+            return Err(Malformed("the restored state is not the one that the snapshot names"));
         }
         self.machine.resume(self.machine_time());
         Ok(())

@@ -46,7 +46,7 @@ impl<M: StateMachine> ApplierRestore<M> {
     /// Adds the next piece. After an error this value must not be used further.
     pub fn take(&mut self, piece: &Piece) -> Result<(), Malformed> {
         match piece {
-            Piece::Sessions(_) if self.machine => return Err(Malformed("sessions behind the machine")),
+            Piece::Sessions(_) if self.machine => return Err(Malformed("sessions after the machine's state")),
             Piece::Sessions(_) => {}
             Piece::Machine(_) => self.machine = true,
         }

@@ -207,7 +207,7 @@ impl Record {
                 let (window, lowest) = (reader.u32()?, reader.u64()?);
                 let (used, time) = (Index(reader.u64()?), ClusterTime(reader.u64()?));
                 if window == 0 || window > SESSION_WINDOW_MAX || used.0 < id.0 {
-                    return Err(Malformed("not a session"));
+                    return Err(Malformed("an invalid session"));
                 }
                 Ok(Record::Head(
                     id,

@@ -198,12 +198,12 @@ impl Sessions {
     }
 
     fn forget_oldest(&mut self) {
-        let oldest = self.unused_longest().expect("what is over a limit is not empty");
+        let oldest = self.unused_longest().expect("sessions over a limit are not empty");
         self.forget(oldest);
     }
 
     fn forget(&mut self, id: SessionId) {
-        let session = self.open.remove(&id).expect("only open sessions are forgotten");
+        let session = self.open.remove(&id).expect("only open sessions are removed");
         if let Some(frozen) = &mut self.frozen {
             frozen.keep(id, &session);
         }
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_may_come_in_any_order_within_the_window() {
+    fn commands_arrive_in_any_order_within_the_window() {
         let mut sessions = Sessions::default();
         let id = sessions.open(Index(1), NOW, 3, false);
         assert_eq!(sessions.lookup(Index(2), NOW, id, 3, 1), CommandState::New);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_session_unused_for_longest_lapses_first() {
+    fn least_recently_used_session_expires_first() {
         let mut sessions = Sessions::new(Options { count_max: 2, ..Options::default() });
         let one = sessions.open(Index(1), NOW, 1, false);
         let two = sessions.open(Index(2), NOW, 1, false);
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_lapse_by_the_clusters_clock() {
+    fn sessions_expire_by_cluster_time() {
         let mut sessions = Sessions::new(Options { idle_ms_max: 10, ..Options::default() });
         let id = sessions.open(Index(1), ClusterTime(100), 1, false);
         sessions.advance(ClusterTime(110));
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_bounded_all_together() {
+    fn total_size_of_stored_responses_is_bounded() {
         let options = Options { answer_bytes_max: 2 * ANSWER_OVERHEAD + 6, ..Options::default() };
         let mut sessions = Sessions::new(options);
         let (one, two) = (sessions.open(Index(1), NOW, 9, false), sessions.open(Index(2), NOW, 9, false));
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_number_there_is_costs_nothing_once_forgotten() {
+    fn highest_sequence_number_is_released_on_close() {
         let mut sessions = Sessions::default();
         let id = sessions.open(Index(1), NOW, 1024, false);
         assert_eq!(sessions.lookup(Index(2), NOW, id, u64::MAX, u64::MAX), CommandState::New);

@@ -13,7 +13,8 @@ const HEEDED: &str = "DRAVE_LOG_LEVEL";
 /// The command that runs a node: this program, in a process group of its own, which ends when the thread that starts it
 /// does. Its output is discarded unless the caller redirects it.
 pub fn serve(id: u64, peers: &str, data: &Path) -> Result<Command, CliError> {
-    let exe = std::env::current_exe().map_err(|error| CliError { what: format!("drave: {error}"), code: 74 })?;
+    let exe = std::env::current_exe()
+        .map_err(|error| CliError { what: format!("cannot find the path of this program: {error}"), code: 74 })?;
     let mut command = Command::new(exe);
     command.arg("serve").args(["--id", &id.to_string(), "--peers", peers, "--data"]).arg(data);
     // Variables set for another node or for a client would configure this node wrongly: its keys, its listen address.

@@ -17,7 +17,7 @@ const DEMO: &str = "127.0.0.1:7401,127.0.0.1:7402,127.0.0.1:7403";
 /// Where the cluster is, and how patient to be.
 #[derive(Args, Clone, Debug)]
 pub struct Cluster {
-    /// Some of its nodes: HOST:PORT,HOST:PORT,…
+    /// Addresses of some nodes of the cluster: HOST:PORT,HOST:PORT,…
     #[arg(
         long,
         env = "DRAVE_ENDPOINTS",
@@ -26,10 +26,10 @@ pub struct Cluster {
         default_value = DEMO
     )]
     pub endpoints: Vec<String>,
-    /// When to give up
+    /// How long to retry before giving up
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub timeout: Duration,
-    /// How to print the answer
+    /// The output format
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
     /// How it is spoken to
@@ -40,9 +40,9 @@ pub struct Cluster {
 /// How to print an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Output {
-    /// For people.
+    /// Text for people.
     Text,
-    /// For programs.
+    /// JSON for programs.
     Json,
 }
 
@@ -79,7 +79,7 @@ impl Cluster {
     pub fn explain(&self, error: ClientError) -> CliError {
         let looked = match &error {
             ClientError::Refused(tried) => match tried.refusal {
-                None | Some(Refusal::NoLeader | Refusal::NotLeader { .. }) => self.who_is_silent(),
+                None | Some(Refusal::NoLeader | Refusal::NotLeader { .. }) => self.silent_voters(),
                 Some(_) => None,
             },
             _ => None,
@@ -87,7 +87,7 @@ impl Cluster {
         let unreached = matches!(&error, ClientError::Refused(tried) if tried.refusal.is_none());
         let mut told = CliError::from(error);
         if unreached {
-            told.what.push_str(self.elsewhere());
+            told.what.push_str(self.endpoints_hint());
         }
         match looked.zip(told.what.split_once('\n')) {
             Some((silent, (_, advice))) => CliError { what: format!("no leader: {silent}\n{advice}"), code: told.code },
@@ -96,7 +96,7 @@ impl Cluster {
     }
 
     /// The voters that do not answer, as text; `None` if all do, if a node leads, or if it cannot be known.
-    fn who_is_silent(&self) -> Option<String> {
+    fn silent_voters(&self) -> Option<String> {
         let answered: Vec<_> = status::ask(self).into_iter().filter_map(|asked| asked.status.ok()).collect();
         if answered.iter().any(|status| status.role == RoleName::Leader) {
             return None;
@@ -118,17 +118,17 @@ impl Cluster {
     }
 
     /// The error that no endpoint answers: which were tried, and where else to look.
-    pub fn nobody_answers(&self) -> CliError {
+    pub fn no_answer_error(&self) -> CliError {
         CliError {
-            what: format!("no node answers\n  tried {}{}", self.endpoints.join(", "), self.elsewhere()),
+            what: format!("no node answers\n  tried {}{}", self.endpoints.join(", "), self.endpoints_hint()),
             code: 3,
         }
     }
 
     /// A hint at `--endpoints` if it has its default; otherwise empty.
-    fn elsewhere(&self) -> &'static str {
+    fn endpoints_hint(&self) -> &'static str {
         match self.endpoints.iter().map(String::as_str).eq(DEMO.split(',')) {
-            true => " · where the nodes of your cluster are: --endpoints HOST:PORT,…",
+            true => " · give your cluster's addresses: --endpoints HOST:PORT,…",
             false => "",
         }
     }
@@ -151,14 +151,14 @@ impl From<ClientError> for CliError {
             ClientError::Refused(tried) if tried.refusal == Some(Refusal::NoSpace) => {
                 let took = tried.took.as_secs_f64();
                 format!(
-                    "\n  asked for {took:.1} s · nothing was applied · reads and deletes go on; make room, and writes \
-                     return by themselves"
+                    "\n  tried for {took:.1} s · nothing was applied · reads and deletes still work; free disk \
+                     space, and writes resume by themselves"
                 )
             }
             ClientError::Refused(tried) if matches!(tried.refusal, Some(Refusal::NotMember { .. })) => {
                 let (endpoints, took) = (tried.endpoints.join(", "), tried.took.as_secs_f64());
                 format!(
-                    "\n  tried {endpoints} for {took:.1} s · nothing was applied · who was removed comes back with: \
+                    "\n  tried {endpoints} for {took:.1} s · nothing was applied · a removed node rejoins with: \
                      drave member add ID=HOST:PORT"
                 )
             }
@@ -169,10 +169,11 @@ impl From<ClientError> for CliError {
             ClientError::Unknown(tried) => {
                 let (endpoints, took) = (tried.endpoints.join(", "), tried.took.as_secs_f64());
                 format!(
-                    "\n  tried {endpoints} for {took:.1} s · it may have been applied, or be yet: look before you repeat it"
+                    "\n  tried {endpoints} for {took:.1} s · it may have been applied, or may be later: check \
+                     before you repeat it"
                 )
             }
-            ClientError::SessionExpired => "\n  look before you repeat it".to_owned(),
+            ClientError::SessionExpired => "\n  check before you repeat it".to_owned(),
             _ => String::new(),
         };
         CliError { what: format!("{error}{advice}"), code: error.exit_code() }

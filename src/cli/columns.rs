@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_stay_columns_however_long_their_cells_are() {
+    fn columns_align_with_cells_of_any_length() {
         let columns = [words("node", 5, 0), number("commit", 9), words("address", 6, 2), words("digest", 0, 2)];
         let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
         let rows = [

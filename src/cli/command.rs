@@ -38,42 +38,40 @@ pub fn describe() -> Command {
         .subcommand(Demo::augment_args(Command::new("demo").about("Runs a real cluster on this machine, to play with")))
         .subcommand(Kill::augment_args(Command::new("kill").about("Kills a node of the demo, as kill -9 does")))
         .subcommand(Put::augment_args(Command::new("put").about("Sets a key")))
-        .subcommand(Get::augment_args(Command::new("get").about("Prints what a key holds")))
-        .subcommand(Ttl::augment_args(Command::new("ttl").about("Prints how long a key goes on")))
+        .subcommand(Get::augment_args(Command::new("get").about("Prints the value of a key")))
+        .subcommand(Ttl::augment_args(Command::new("ttl").about("Prints the remaining time to live of a key")))
         .subcommand(Del::augment_args(Command::new("del").about("Removes a key")))
-        .subcommand(Cas::augment_args(Command::new("cas").about("Sets a key if it holds what is expected")))
-        .subcommand(Incr::augment_args(Command::new("incr").about("Adds to the number a key holds")))
-        .subcommand(Scan::augment_args(Command::new("scan").about("Prints keys and what they hold, in order")))
-        .subcommand(Show::augment_args(Command::new("status").about("Shows every node as it knows itself")))
+        .subcommand(Cas::augment_args(Command::new("cas").about("Sets a key if it has the expected value")))
+        .subcommand(Incr::augment_args(Command::new("incr").about("Adds to the number in a key")))
+        .subcommand(Scan::augment_args(Command::new("scan").about("Prints keys and their values, in order")))
+        .subcommand(Show::augment_args(Command::new("status").about("Shows the status of every node")))
         .subcommand(Top::augment_args(Command::new("top").about("Shows a cluster live, until q is pressed")))
         .subcommand(Doctor::augment_args(
-            Command::new("doctor").about("Says what would let a cluster down, before it does"),
+            Command::new("doctor").about("Checks a cluster for problems before they cause a failure"),
         ))
         .subcommand(Bench::augment_args(Command::new("bench").about("Measures latency and throughput")))
         .subcommand(Dump::augment_args(
-            Command::new("dump").about("Shows a node's journal in words, also beside a running node"),
+            Command::new("dump").about("Shows a node's journal as text, also while the node runs"),
         ))
         .subcommand(Member::augment_args(
             Command::new("member").about("Lists the members of the cluster, and changes them"),
         ))
-        .subcommand(Transfer::augment_args(Command::new("transfer").about("Lets another node lead")))
+        .subcommand(Transfer::augment_args(Command::new("transfer").about("Transfers leadership to another node")))
         .subcommand(SetLevel::augment_args(
-            Command::new("log-level").about("Prints how much nodes log, and changes it while they run"),
+            Command::new("log-level").about("Prints or changes the log level of running nodes"),
         ))
         .subcommand(Diff::augment_args(Command::new("diff").about("Compares the logs of data directories")))
         .subcommand(Check::augment_args(
-            Command::new("check").about("Decides whether data directories keep what Raft promises"),
+            Command::new("check").about("Checks that data directories keep Raft's guarantees"),
         ))
         .subcommand(Recover::augment_args(
-            Command::new("recover").about("Lets one node go on alone when a majority is gone for good"),
+            Command::new("recover").about("Makes a new cluster of one node when a majority is lost for good"),
         ))
         .subcommand(snapshots())
-        .subcommand(Restore::augment_args(Command::new("restore").about("Founds a new cluster of a saved snapshot")))
+        .subcommand(Restore::augment_args(Command::new("restore").about("Founds a new cluster from a saved snapshot")))
         .subcommand(Serve::augment_args(Command::new("serve").about("Runs one node")))
         .subcommand(Sim::augment_args(Command::new("sim")))
-        .subcommand(Completions::augment_args(
-            Command::new("completions").about("Prints what a shell needs to complete words"),
-        ))
+        .subcommand(Completions::augment_args(Command::new("completions").about("Prints a shell's completion script")))
         .subcommand(Man::augment_args(Command::new("man").about("Writes the manual pages into a directory")))
 }
 
@@ -120,13 +118,14 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
         Some(("restore", matches)) => restore::run(&Restore::from_arg_matches(matches)?),
         Some(("serve", matches)) => serve::run(Serve::from_arg_matches(matches)?, matches),
         Some(("sim", matches)) => sim::run(Sim::from_arg_matches(matches)?),
-        _ => unreachable!("a verb is required, and only those described are taken"),
+        _ => unreachable!("clap requires a subcommand and rejects unknown ones"),
     }
 }
 
 fn snapshots() -> Command {
-    let take = Take::augment_args(Command::new("take").about("Lets nodes take a snapshot now"));
-    let save = Save::augment_args(Command::new("save").about("Saves all that the cluster holds into a file: a backup"));
+    let take = Take::augment_args(Command::new("take").about("Makes nodes take a snapshot now"));
+    let save =
+        Save::augment_args(Command::new("save").about("Saves the whole state of the cluster into a file: a backup"));
     Command::new("snapshot")
         .about("Takes snapshots, saves and inspects backups")
         .subcommand_required(true)
@@ -134,12 +133,8 @@ fn snapshots() -> Command {
         // Writing a snapshot takes time in proportion to the state.
         .subcommand(take.mut_arg("timeout", |timeout| timeout.default_value("10m")))
         .subcommand(save.mut_arg("timeout", |timeout| timeout.default_value("10m")))
-        .subcommand(Inspect::augment_args(
-            Command::new("inspect").about("Says what a saved snapshot is of, and whether it is whole"),
-        ))
-        .subcommand(List::augment_args(
-            Command::new("list").about("Lists a node's snapshots, and says which are whole"),
-        ))
+        .subcommand(Inspect::augment_args(Command::new("inspect").about("Describes a saved snapshot and verifies it")))
+        .subcommand(List::augment_args(Command::new("list").about("Lists a node's snapshots, and which are intact")))
 }
 
 fn snapshots_run(matches: &ArgMatches) -> Result<(), CliError> {
@@ -148,7 +143,7 @@ fn snapshots_run(matches: &ArgMatches) -> Result<(), CliError> {
         Some(("save", matches)) => snapshot_save::run(&Save::from_arg_matches(matches)?),
         Some(("inspect", matches)) => snapshot_inspect::run(&Inspect::from_arg_matches(matches)?),
         Some(("list", matches)) => snapshot::list(&List::from_arg_matches(matches)?),
-        _ => unreachable!("a verb is required, and only those described are taken"),
+        _ => unreachable!("clap requires a subcommand and rejects unknown ones"),
     }
 }
 
@@ -158,7 +153,7 @@ fn end_quietly_when_nobody_reads() -> Result<(), CliError> {
     let at_once = Arc::new(AtomicBool::new(true));
     signal_hook::flag::register_conditional_shutdown(SIGPIPE, 128 + SIGPIPE, at_once)
         .map(|_kept_for_life| ())
-        .map_err(|error| CliError { what: format!("signals: {error}"), code: 74 })
+        .map_err(|error| CliError { what: format!("cannot register a signal handler: {error}"), code: 74 })
 }
 
 fn bench(args: &Bench) -> Result<(), CliError> {

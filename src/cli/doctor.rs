@@ -16,14 +16,14 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Looks at a cluster, or at a directory on this machine, and says what would let it down: disks and links in
-/// numbers beside the timeouts that must fit them, votes, versions, room, file systems and caches.
+/// Checks a cluster, or a directory on this machine, for problems before they cause a failure: disk and network times
+/// against the timeouts, votes, versions, disk space, file systems and caches.
 #[derive(Args, Debug)]
 pub struct Doctor {
-    /// A directory to be measured instead of a cluster: where a node keeps its data, or would
+    /// A directory on this machine to check instead of a cluster: a data directory, or a place for one
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// How long to measure each
+    /// How long to measure, all nodes together
     #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
     measure: Duration,
     #[command(flatten)]
@@ -47,19 +47,19 @@ pub fn run(args: &Doctor) -> Result<(), CliError> {
     let of = |level| findings.iter().filter(|finding| finding.level == level).count();
     let (fails, warns) = (of(Level::Fail), of(Level::Warn));
     if !args.cluster.json() {
-        outln!("{} looked at · {fails} FAIL · {warns} WARN", findings.len());
+        outln!("{} checks · {fails} FAIL · {warns} WARN", findings.len());
     }
     match fails {
         0 => Ok(()),
-        1 => Err(CliError { what: "one thing is not as it should be, see FAIL".into(), code: 1 }),
-        n => Err(CliError { what: format!("{n} things are not as they should be, see FAIL"), code: 1 }),
+        1 => Err(CliError { what: "one check failed, see FAIL".into(), code: 1 }),
+        n => Err(CliError { what: format!("{n} checks failed, see FAIL"), code: 1 }),
     }
 }
 
 fn cluster(args: &Doctor) -> Result<Vec<Finding>, CliError> {
     let asked = status::ask(&args.cluster);
     if asked.iter().all(|asked| asked.status.is_err()) {
-        return Err(args.cluster.nobody_answers());
+        return Err(args.cluster.no_answer_error());
     }
     let each = args.measure / asked.len().max(1) as u32;
     let nodes: Vec<Node> = asked.into_iter().map(|asked| measured(&args.cluster, asked, each)).collect();
@@ -73,7 +73,7 @@ fn cluster(args: &Doctor) -> Result<Vec<Finding>, CliError> {
 /// Requests a node's status repeatedly for `span`: measures the round trips, and keeps the last status.
 fn measured(cluster: &Cluster, asked: EndpointStatus, span: Duration) -> Node {
     let EndpointStatus { endpoint, status } = asked;
-    let mut trips = Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are in order");
+    let mut trips = Histogram::new_with_bounds(1, 60_000_000, 3).expect("the histogram bounds are valid");
     let status = status.and_then(|_| sample(cluster, &endpoint, span, &mut trips));
     Node { endpoint, status, trips }
 }
@@ -92,7 +92,7 @@ fn sample(cluster: &Cluster, endpoint: &str, span: Duration, trips: &mut Histogr
         match reply {
             Reply::Status(status) if began.elapsed() >= span => return Ok(*status),
             Reply::Status(_) => {}
-            _ => return Err("it does not say how it is".to_owned()),
+            _ => return Err("unexpected answer to a status request".to_owned()),
         }
     }
 }

@@ -3,9 +3,9 @@
 
 use super::dump_files::{Files, Segment, is_seal, read};
 use super::dump_kept::why_kept;
-use super::dump_words::{Fields, RecordText, Style, say};
+use super::dump_words::{Fields, RecordText, Style, describe_record};
 use super::failure::CliError;
-use super::segment_walk::{Bad, Tour, Visitor};
+use super::segment_walk::{Damage, SegmentWalk, Visitor};
 use super::snapshot_files::SUFFIX;
 use crate::types::Index;
 use crate::wal::format::{self, Flaw, Frame, RecordKind, SegmentHeader};
@@ -20,7 +20,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Shows segments of a journal and snapshots in words; works beside a running node, never writes.
+/// Prints segments of a journal and snapshots as text; works beside a running node, never writes.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Dump {
     /// A segment, a snapshot, a directory of either, or a data directory.
@@ -36,11 +36,11 @@ pub struct Dump {
     #[arg(long)]
     pub term: Option<u64>,
     /// Only records of these types: put, set, mset, append, del, cas, incr, expire, persist, batch, block, open, close,
-    /// tick, noop, conf, hard, base, free, seg, seal, odd; and head, the header of each batch, which is shown only if
-    /// asked for. In a snapshot: sessions, machine, end.
+    /// tick, noop, conf, hard, base, free, seg, seal, odd; and head, the header of each batch, which is shown only on
+    /// request. In a snapshot: sessions, machine, end.
     #[arg(long = "type", value_name = "TYPE,…", value_delimiter = ',', value_parser = record_type)]
     pub types: Vec<String>,
-    /// Only commands on keys that begin with this.
+    /// Only commands on keys with this prefix.
     #[arg(long, value_name = "PREFIX")]
     pub key: Option<String>,
     /// Only the first N records.
@@ -49,16 +49,16 @@ pub struct Dump {
     /// Only the last N records.
     #[arg(long, value_name = "N")]
     pub tail: Option<usize>,
-    /// Goes on as the journal is written to.
+    /// Continues with new records as the node writes them.
     #[arg(short, long)]
     pub follow: bool,
-    /// Records and bytes by type, entries per fsync batch; no records.
+    /// Only totals: records and bytes by type, entries per fsync batch.
     #[arg(long)]
     pub stats: bool,
-    /// Of each segment how large it is, what it holds, and why it is still kept; no records.
+    /// Only segments: their size, their first and last entry, and why each is still kept.
     #[arg(long)]
     pub why_kept: bool,
-    /// Only context and damage.
+    /// Only headings and damage.
     #[arg(long)]
     pub check: bool,
     /// Values in full, however long.
@@ -92,12 +92,12 @@ const TYPES: [&str; 26] = [
 fn record_type(text: &str) -> Result<String, String> {
     match TYPES.contains(&text) {
         true => Ok(text.to_owned()),
-        false => Err(format!("there is no such type; there are: {}", TYPES.join(", "))),
+        false => Err(format!("no such type; the types are: {}", TYPES.join(", "))),
     }
 }
 
 /// The pause between two reads of `--follow`.
-const LOOK: Duration = Duration::from_millis(200);
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Dump {
     /// Whether a filter is set. The heading of a segment without a matching record is then not printed.
@@ -118,7 +118,7 @@ pub fn print(args: Dump) -> Result<(), CliError> {
     if let (Some(from), Some(to)) = (args.from, args.to)
         && from > to
     {
-        let what = format!("--from {from} lies behind --to {to}: no entry is between them");
+        let what = format!("--from {from} is greater than --to {to}: no entry is in this range");
         return Err(CliError { what, code: 2 });
     }
     match run(args, &mut io::stdout().lock()) {
@@ -218,7 +218,7 @@ impl Walk<'_> {
         if files.segments.is_empty() && snapshots == 0 {
             anyhow::bail!("{}: no segments here (files named 0000000001.wal)", path.display());
         }
-        let stop = Tour::default().through(path, &files, self)?;
+        let stop = SegmentWalk::default().walk(path, &files, self)?;
         if self.args.follow && self.out.flush().is_ok() {
             self.follow(&files, stop)?;
         }
@@ -255,13 +255,13 @@ impl Walk<'_> {
         }
     }
 
-    fn judged(&mut self, file: &str, finding: Finding) -> io::Result<()> {
+    fn print_finding(&mut self, file: &str, finding: Finding) -> io::Result<()> {
         match finding {
             Finding::Record(frame) => self.record(file, &frame),
             Finding::Bad { at, bytes, flaw, next } => {
                 let (stored, computed) = sums(flaw);
                 match self.args.output {
-                    Output::Text => self.bad(Bad { file, at, bytes, what: &flaw.to_string(), next }),
+                    Output::Text => self.bad(Damage { file, at, bytes, what: &flaw.to_string(), next }),
                     Output::Jsonl => {
                         self.totals.bad += 1;
                         self.json(&json!({
@@ -293,7 +293,7 @@ impl Walk<'_> {
 
     fn record(&mut self, file: &str, frame: &Frame) -> io::Result<()> {
         let style = Style { full: self.args.full, hex: self.args.hex };
-        let said = say(frame, style);
+        let said = describe_record(frame, style);
         let len = frame.end() - frame.at;
         self.totals.take(&said, frame, len);
         if !self.shows() || !self.wanted(&said) {
@@ -392,11 +392,11 @@ impl Walk<'_> {
         self.follows = true;
         loop {
             self.out.flush()?;
-            std::thread::sleep(LOOK);
+            std::thread::sleep(FOLLOW_INTERVAL);
             let name = format::file_name(number);
             let Some(bytes) = read(&files.directory.join(&name))? else {
                 // The segment was released before it was read.
-                let Some(behind) = files.behind(number) else { return Ok(()) };
+                let Some(behind) = files.next_after(number) else { return Ok(()) };
                 (number, at) = (behind, 0);
                 continue;
             };
@@ -487,11 +487,11 @@ impl Visitor for Walk<'_> {
     }
 
     fn finding(&mut self, segment: &Segment, finding: Finding) -> io::Result<()> {
-        self.judged(&segment.name, finding)
+        self.print_finding(&segment.name, finding)
     }
 
-    fn bad(&mut self, bad: Bad<'_>) -> io::Result<()> {
-        let Bad { file, at, bytes, what, next } = bad;
+    fn bad(&mut self, bad: Damage<'_>) -> io::Result<()> {
+        let Damage { file, at, bytes, what, next } = bad;
         self.totals.bad += 1;
         let what = match next {
             Some(next) => format!("{what} · next good record at {next}"),

@@ -1,7 +1,7 @@
 //! A command of the key-value state machine as text and as JSON fields.
 
 use super::dump_words::{Fields, RecordText, Style, quoted, text};
-use crate::machine::words::{Bar, Command, Deadline, Expiration, Query, SetCondition, Step};
+use crate::machine::words::{Command, Deadline, Expiration, ExpireCondition, Query, SetCondition, Step};
 use bytes::Bytes;
 
 /// Decodes a command.
@@ -100,7 +100,7 @@ fn lasts(life: Expiration) -> (Option<u64>, Option<u64>) {
     }
 }
 
-fn barred(bar: Bar) -> String {
+fn barred(bar: ExpireCondition) -> String {
     let one = bar.has_one.map_or("", |one| if one { " if it has one" } else { " if it has none" });
     let later = bar.later.map_or("", |later| if later { " if later" } else { " if earlier" });
     format!("{one}{later}")

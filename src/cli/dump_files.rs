@@ -29,7 +29,7 @@ pub struct Files {
     pub directory: PathBuf,
     /// The segments, ordered by number.
     pub segments: Vec<Segment>,
-    side: Option<Bytes>,
+    marker: Option<Bytes>,
 }
 
 impl Files {
@@ -45,16 +45,16 @@ impl Files {
         let side = read(&directory.join(sync_marker::NAME))?;
         let segments = match path.is_file() {
             true => {
-                vec![segment(path.to_owned()).with_context(|| format!("{}: not named as a segment", path.display()))?]
+                vec![segment(path.to_owned()).with_context(|| format!("{}: not a segment's name", path.display()))?]
             }
             false => without_gaps(directory, segments_in(directory)?),
         };
-        Ok(Files { directory: directory.to_owned(), segments, side })
+        Ok(Files { directory: directory.to_owned(), segments, marker: side })
     }
 
     /// The offset up to which the journal of that disk was synced.
     pub fn synced(&self, disk: DiskId) -> Option<LogOffset> {
-        SyncMarker::read(self.side.as_ref()?, disk).place
+        SyncMarker::read(self.marker.as_ref()?, disk).place
     }
 
     /// Whether a segment of that number exists now.
@@ -63,7 +63,7 @@ impl Files {
     }
 
     /// The number of the next existing segment after that one.
-    pub fn behind(&self, number: u64) -> Option<u64> {
+    pub fn next_after(&self, number: u64) -> Option<u64> {
         let segments = segments_in(&self.directory).ok()?;
         segments.into_iter().map(|segment| segment.number).find(|there| *there > number)
     }
@@ -163,7 +163,7 @@ pub fn read(path: &Path) -> io::Result<Option<Bytes>> {
 /// Reading a file takes a while: if the node writes meanwhile, the bytes read may contain a later write without an
 /// earlier one. All earlier writes were in the file when the first read ended, though, so bytes that look damaged are
 /// read once more.
-pub fn settle(bytes: Bytes, path: &Path, salt: u64, around: Surroundings) -> io::Result<Option<Bytes>> {
+pub fn reread_if_damaged(bytes: Bytes, path: &Path, salt: u64, around: Surroundings) -> io::Result<Option<Bytes>> {
     let findings: Vec<Finding> = Inspection::new(bytes.clone(), salt, around).collect();
     let sealed = findings.iter().any(is_seal);
     let bad = findings.iter().any(|finding| matches!(finding, Finding::Bad { .. }));
@@ -195,7 +195,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn what_gets_another_name_while_it_is_read_is_gone() {
+    fn segment_renamed_during_read_is_gone() {
         let directory = tempfile::tempdir().unwrap();
         let (name, other) = (directory.path().join("0000000001.wal"), directory.path().join("recycled.tmp"));
         // A pipe: reading it ends only when the writer closes it.

@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// Why a segment is still stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Why {
+enum RetentionReason {
     /// It is the active segment.
     Newest,
     /// It holds entries that no snapshot covers.
@@ -47,34 +47,34 @@ struct SegmentRun {
     snapshot: Index,
 }
 
-impl Why {
+impl RetentionReason {
     fn name(self) -> &'static str {
         match self {
-            Why::Newest => "newest",
-            Why::NotInSnapshot => "not_in_snapshot",
-            Why::Trailing => "trailing",
-            Why::Behind => "behind",
-            Why::Released => "released",
-            Why::Damaged => "damaged",
+            RetentionReason::Newest => "newest",
+            RetentionReason::NotInSnapshot => "not_in_snapshot",
+            RetentionReason::Trailing => "trailing",
+            RetentionReason::Behind => "behind",
+            RetentionReason::Released => "released",
+            RetentionReason::Damaged => "damaged",
         }
     }
 
     /// Whether a start does not need it.
     fn reclaimable(self) -> bool {
-        matches!(self, Why::Trailing | Why::Behind | Why::Released)
+        matches!(self, RetentionReason::Trailing | RetentionReason::Behind | RetentionReason::Released)
     }
 
     fn says(self, snapshot: Index) -> String {
         match self {
-            Why::Newest => "the newest: it is written to".to_owned(),
-            Why::NotInSnapshot if snapshot == Index::ZERO => "there is no snapshot".to_owned(),
-            Why::NotInSnapshot => format!("the snapshot ends at {snapshot}"),
-            Why::Trailing => {
+            RetentionReason::Newest => "the newest: it is written to".to_owned(),
+            RetentionReason::NotInSnapshot if snapshot == Index::ZERO => "there is no snapshot".to_owned(),
+            RetentionReason::NotInSnapshot => format!("the snapshot ends at {snapshot}"),
+            RetentionReason::Trailing => {
                 "for followers: --trailing-bytes, or one is being sent a snapshot (drave status tells)".to_owned()
             }
-            Why::Behind => "an older one is kept, and they go oldest first".to_owned(),
-            Why::Released => "released: it goes when the log next gives way".to_owned(),
-            Why::Damaged => "its header is damaged: drave dump --check".to_owned(),
+            RetentionReason::Behind => "an older one is kept, and they go oldest first".to_owned(),
+            RetentionReason::Released => "released: it goes when the log next gives way".to_owned(),
+            RetentionReason::Damaged => "its header is damaged: drave dump --check".to_owned(),
         }
     }
 }
@@ -140,17 +140,17 @@ impl SegmentRun {
     }
 
     /// Why each segment is stored, oldest first.
-    fn why(&self) -> Vec<Why> {
+    fn why(&self) -> Vec<RetentionReason> {
         let mut why = Vec::new();
         for (at, segment) in self.segments.iter().enumerate() {
-            let needed = |why: &Why| !matches!(why, Why::Released);
+            let needed = |why: &RetentionReason| !matches!(why, RetentionReason::Released);
             why.push(match segment.live {
-                _ if at + 1 == self.segments.len() => Why::Newest,
-                _ if segment.damaged => Why::Damaged,
-                Some((_, last)) if last > self.snapshot => Why::NotInSnapshot,
-                Some((_, last)) if last > self.released => Why::Trailing,
-                _ if why.iter().any(needed) => Why::Behind,
-                _ => Why::Released,
+                _ if at + 1 == self.segments.len() => RetentionReason::Newest,
+                _ if segment.damaged => RetentionReason::Damaged,
+                Some((_, last)) if last > self.snapshot => RetentionReason::NotInSnapshot,
+                Some((_, last)) if last > self.released => RetentionReason::Trailing,
+                _ if why.iter().any(needed) => RetentionReason::Behind,
+                _ => RetentionReason::Released,
             });
         }
         why
@@ -167,7 +167,7 @@ pub fn why_kept(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
             Output::Text => text(out, &kept, &why)?,
             Output::Jsonl => jsonl(out, &kept, &why)?,
         }
-        if why.contains(&Why::Damaged) || kept.segments.iter().any(|segment| segment.damaged) {
+        if why.contains(&RetentionReason::Damaged) || kept.segments.iter().any(|segment| segment.damaged) {
             code = 5;
         }
     }
@@ -175,12 +175,12 @@ pub fn why_kept(args: &Dump, out: &mut dyn Write) -> anyhow::Result<i32> {
 }
 
 /// The bytes that the next release can free at most, and the bytes of all segments: the oldest are deleted first.
-fn sums(kept: &SegmentRun, why: &[Why]) -> (u64, u64) {
+fn sums(kept: &SegmentRun, why: &[RetentionReason]) -> (u64, u64) {
     let oldest = kept.segments.iter().zip(why).take_while(|(_, why)| why.reclaimable());
     (oldest.map(|(segment, _)| segment.bytes).sum(), kept.segments.iter().map(|segment| segment.bytes).sum())
 }
 
-fn text(out: &mut dyn Write, kept: &SegmentRun, why: &[Why]) -> io::Result<()> {
+fn text(out: &mut dyn Write, kept: &SegmentRun, why: &[RetentionReason]) -> io::Result<()> {
     let size = |bytes| ByteSize(bytes).display().iec().to_string();
     writeln!(out, "# segment              size       first        last  kept because")?;
     for (segment, why) in kept.segments.iter().zip(why) {
@@ -196,7 +196,7 @@ fn text(out: &mut dyn Write, kept: &SegmentRun, why: &[Why]) -> io::Result<()> {
     writeln!(out, "# reclaimable {reclaimable} of {total} in {count} segments · snapshot up to {snapshot}")
 }
 
-fn jsonl(out: &mut dyn Write, kept: &SegmentRun, why: &[Why]) -> io::Result<()> {
+fn jsonl(out: &mut dyn Write, kept: &SegmentRun, why: &[RetentionReason]) -> io::Result<()> {
     for (segment, why) in kept.segments.iter().zip(why) {
         let (first, last) = (segment.live.map(|live| live.0.0), segment.live.map(|live| live.1.0));
         let says = why.says(kept.snapshot);

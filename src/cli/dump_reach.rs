@@ -8,7 +8,7 @@ use crate::wal::format::{EntryHead, Frame, Opening, RecordKind, read_base};
 /// Segments are released oldest first, each after a record of its release is written. So segments before the existing
 /// ones are missing for a good reason only if the log begins after them.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Reach {
+pub struct LogStart {
     /// The oldest existing segment after the last gap.
     oldest: Option<u64>,
     /// The first index that is in no earlier segment.
@@ -17,14 +17,14 @@ pub struct Reach {
     base: Index,
 }
 
-impl Reach {
+impl LogStart {
     /// Begins at that segment, since the one before it does not exist.
     pub fn begin(&mut self, segment: u64) {
-        *self = Reach { oldest: Some(segment), ..Reach::default() };
+        *self = LogStart { oldest: Some(segment), ..LogStart::default() };
     }
 
     /// Adds a valid record of that segment.
-    pub fn sees(&mut self, segment: u64, frame: &Frame) {
+    pub fn add_record(&mut self, segment: u64, frame: &Frame) {
         match frame.kind {
             RecordKind::Open => {
                 let Ok(opening) = Opening::read(&frame.body) else { return };

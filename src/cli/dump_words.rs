@@ -77,7 +77,7 @@ pub struct Fields {
 }
 
 /// Decodes a frame whose checksums are right.
-pub fn say(frame: &Frame, style: Style) -> RecordText {
+pub fn describe_record(frame: &Frame, style: Style) -> RecordText {
     let said = match frame.kind {
         RecordKind::Entry => return entry(frame, style),
         RecordKind::Batch => Batch::read(&frame.body).map(|batch| RecordText {
@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_everybodys() {
+    fn base64_matches_rfc_4648() {
         for (bytes, said) in
             [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("\x00\u{7f}", "AH8=")]
         {

@@ -46,28 +46,34 @@ impl From<ServerError> for CliError {
     fn from(error: ServerError) -> CliError {
         let (what, advice) = match &error {
             ServerError::Fault(Fault::Corrupt { file, offset, what, lost, advice }) => {
-                (format!("{file}: byte {offset}: {what}; entries {lost}"), *advice)
+                (format!("{file}: byte {offset}: {what}; affected entries: {lost}"), *advice)
             }
             ServerError::Fault(Fault::Io { action, file, source }) if is_about_the_place(source.kind()) => {
-                (format!("{action} {file}: {source}"), "name a directory that this user may write: --data")
+                (format!("{action} {file}: {source}"), "name a directory that this user can write to: --data")
             }
             ServerError::Fault(Fault::Io { action, file, source }) => (
                 format!("{action} {file}: {source}"),
-                "what reached the disk is unknown, so this node must not go on · look at the disk, then start it again",
+                "it is unknown what reached the disk, so this node stops · check the disk, then start the node again",
             ),
-            ServerError::Fault(Fault::Full { file }) => {
-                (format!("no space left for {file}"), "nothing acknowledged is lost · make room, and start it again")
-            }
+            ServerError::Fault(Fault::Full { file }) => (
+                format!("no space left for {file}"),
+                "nothing acknowledged is lost · free disk space, then start the node again",
+            ),
             // The text contains the cause and the advice already.
             ServerError::Fault(Fault::Foreign(what)) => {
                 return CliError { what: what.clone(), code: error.exit_code() };
             }
             ServerError::Listen { option, .. } => {
-                let advice = format!("nothing was changed · who listens there: ss -ltnp · listen elsewhere: {option}");
+                let advice = format!(
+                    "nothing was changed · find which process listens there: ss -ltnp · or listen elsewhere: {option}"
+                );
                 return CliError { what: format!("{error}\n  {advice}"), code: error.exit_code() };
             }
             ServerError::Config(_) => (error.to_string(), "nothing was started · see: drave serve --help"),
-            _ => (error.to_string(), "what was acknowledged is safe · start it again, and report it if it comes back"),
+            _ => (
+                error.to_string(),
+                "acknowledged writes are safe · start the node again, and report this error if it recurs",
+            ),
         };
         CliError { what: format!("{what}\n  {advice}"), code: error.exit_code() }
     }

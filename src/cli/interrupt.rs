@@ -19,7 +19,7 @@ pub fn told_by(signals: &[i32]) -> Result<Arc<AtomicBool>, CliError> {
         // In this order, since the flag must not be set yet when the first signal checks it.
         signal_hook::flag::register_conditional_shutdown(*signal, 128 + signal, told.clone())
             .and_then(|_kept_for_life| signal_hook::flag::register(*signal, told.clone()))
-            .map_err(|error| CliError { what: format!("signals: {error}"), code: 74 })?;
+            .map_err(|error| CliError { what: format!("cannot register a signal handler: {error}"), code: 74 })?;
     }
     Ok(told)
 }

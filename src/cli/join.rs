@@ -16,7 +16,7 @@ use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 /// How long to look for a cluster.
-const LOOK_FOR: Duration = Duration::from_secs(30);
+const FIND_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a node that is already a member waits to learn the members' addresses: it may know them itself.
 const LOOK_AGAIN_FOR: Duration = Duration::from_secs(2);
 /// The pause between two attempts.
@@ -30,8 +30,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// the same join.
 pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<(), CliError> {
     let directory = FsDisk::make(&config.data, Syncs::Real).map_err(|error| {
-        let what =
-            format!("cannot make {}: {error}\n  nothing was changed · choose another: --data", config.data.display());
+        let what = format!(
+            "cannot create {}: {error}\n  nothing was changed · name another directory: --data",
+            config.data.display()
+        );
         CliError { what, code: 78 }
     })?;
     let known = Identity::read(&directory).map_err(ServerError::from)?;
@@ -40,7 +42,7 @@ pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<
         None => check_unused(&config.data).map_err(ServerError::from)?,
     }
     let in_use = known.is_some_and(|known| known.founded);
-    let looked = look(config, endpoints, if in_use { LOOK_AGAIN_FOR } else { LOOK_FOR });
+    let looked = find_cluster(config, endpoints, if in_use { LOOK_AGAIN_FOR } else { FIND_TIMEOUT });
     let status = match looked {
         Ok(status) => status,
         Err(_) if in_use => return Ok(()),
@@ -51,11 +53,11 @@ pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<
         return Ok(());
     }
     let number = u64::from_str_radix(&status.cluster, 16)
-        .map_err(|_| CliError { what: format!("{:?} is no cluster's name", status.cluster), code: 70 })?;
+        .map_err(|_| CliError { what: format!("{:?} is not a cluster id", status.cluster), code: 70 })?;
     let cluster = ClusterId(number);
     if let Some(other) = known.filter(|known| known.cluster != cluster) {
         let what = format!(
-            "{}; the one that answers is {}\n  nothing was changed · an empty directory joins any cluster: --data",
+            "{}; the cluster that answers is {}\n  nothing was changed · an empty directory joins any cluster: --data",
             other.owner(&config.data.display().to_string()),
             short(cluster)
         );
@@ -73,7 +75,7 @@ pub fn join(config: &mut Config, endpoints: &[String], learner: bool) -> Result<
     if !is_member {
         become_member(config, endpoints, &status, disk, learner)?;
     }
-    config.joins = Some(Joined { cluster, disk });
+    config.join = Some(Joined { cluster, disk });
     Ok(())
 }
 
@@ -92,7 +94,7 @@ fn learn_places(config: &mut Config, status: &Status) {
 }
 
 /// The status from the first endpoint that answers and knows members.
-fn look(config: &Config, endpoints: &[String], patience: Duration) -> Result<Status, CliError> {
+fn find_cluster(config: &Config, endpoints: &[String], patience: Duration) -> Result<Status, CliError> {
     let began = Instant::now();
     let client = Client::with(
         endpoints.to_vec(),
@@ -118,7 +120,7 @@ fn look(config: &Config, endpoints: &[String], patience: Duration) -> Result<Sta
         }
         if took >= told + Duration::from_secs(1) {
             told = took;
-            log::info!(node = config.id.get(); "looks for a cluster to join, for {} s", took.as_secs());
+            log::info!(node = config.id.get(); "no member has answered for {} s; still trying to join", took.as_secs());
         }
         std::thread::sleep(PAUSE);
     }
@@ -135,12 +137,12 @@ fn check_member(config: &mut Config, status: &Status, disk: DiskId) -> Result<bo
     if let Some(member) = status.members.iter().find(|member| member.node == n) {
         let is_ours = member.disk == disk.to_string();
         if !is_ours && (!member.disk.is_empty() || member.kind != "learner") {
-            let known = if member.disk.is_empty() { "of the founders" } else { "known by another disk" };
+            let known = if member.disk.is_empty() { "a founder" } else { "a member with another disk" };
             return refused(
-                format!("{id} is {known}, and this directory is empty: it would have forgotten what it promised"),
+                format!("{id} is {known}, and this directory is empty: it lacks the votes and entries of {id}"),
                 &format!(
-                    "bring back the directory it had; or: drave member remove {n}, drave member add {n}=HOST:PORT, and \
-                     this again"
+                    "restore its former directory; or: drave member remove {n}, drave member add {n}=HOST:PORT, and \
+                     this command again"
                 ),
             );
         }
@@ -149,20 +151,20 @@ fn check_member(config: &mut Config, status: &Status, disk: DiskId) -> Result<bo
     }
     let Some(address) = config.listen.clone() else {
         return refused(
-            format!("{id} is not a member yet, and where others reach it was not said"),
-            &format!("say --listen HOST:PORT, or first: drave member add {n}=HOST:PORT · nothing was changed"),
+            format!("{id} is not a member yet, and its address is unknown"),
+            &format!("give --listen HOST:PORT, or first: drave member add {n}=HOST:PORT · nothing was changed"),
         );
     };
     if let Err(error) = check_address(&address) {
         return refused(
-            format!("others cannot reach {id} at {address}: {error}"),
-            &format!("first: drave member add {n}=HOST:PORT, and this again · nothing was changed"),
+            format!("other nodes cannot reach {id} at {address}: {error}"),
+            &format!("first: drave member add {n}=HOST:PORT, then this command again · nothing was changed"),
         );
     }
     if let Some(other) = status.members.iter().find(|member| member.address == address) {
         return refused(
-            format!("n{} is reached at {address} already", other.node),
-            "each member has an address of its own: --listen · nothing was changed",
+            format!("n{} has the address {address} already", other.node),
+            "each member needs an address of its own: --listen · nothing was changed",
         );
     }
     Ok(false)
@@ -181,10 +183,10 @@ fn become_member(
     let change = Change::Add { id, address, disk: Some(disk), prospect };
     let everyone = status.members.iter().map(|member| member.address.clone());
     let endpoints: Vec<String> = endpoints.iter().cloned().chain(everyone).collect();
-    let options = Options { timeout: LOOK_FOR, keys: config.net.keys.clone(), ..Options::default() };
+    let options = Options { timeout: FIND_TIMEOUT, keys: config.net.keys.clone(), ..Options::default() };
     let error = match Client::with(endpoints.clone(), options).change(&change, false) {
         Ok(position) => {
-            log::info!(node = id.get(); "is a learner since {position}");
+            log::info!(node = id.get(); "joined as a learner at {position}");
             return Ok(());
         }
         Err(error) => error,
@@ -196,10 +198,10 @@ fn become_member(
     // If this node is now a member with this disk id, only the response was lost, not the request.
     let disk = disk.to_string();
     let is_ours = |status: &Status| status.members.iter().any(|member| member.node == id.get() && member.disk == disk);
-    if look(config, &endpoints, LOOK_AGAIN_FOR).is_ok_and(|status| is_ours(&status)) {
-        log::info!(node = id.get(); "is a learner: an earlier attempt has done it");
+    if find_cluster(config, &endpoints, LOOK_AGAIN_FOR).is_ok_and(|status| is_ours(&status)) {
+        log::info!(node = id.get(); "joined as a learner: an earlier attempt succeeded");
         return Ok(());
     }
-    let what = format!("whether {id} has joined is not known: {error}\n  the same command again goes on from here");
+    let what = format!("outcome unknown: {id} may have joined: {error}\n  run the same command again to continue");
     Err(CliError { what, code: 75 })
 }

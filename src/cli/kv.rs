@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 /// How fresh a read must be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Fresh {
-    /// As of now, whatever has failed: a quorum is asked.
+    /// The latest committed state: the leader confirms with a quorum that it still leads.
     Linearizable,
-    /// Whatever the asked node has applied, at once: it may be behind, by as much as it is cut off.
+    /// What the contacted node has applied, at once: stale while that node is cut off from the leader.
     Local,
 }
 
@@ -30,29 +30,29 @@ pub struct Put {
     key: OsString,
     #[arg(allow_hyphen_values = true)]
     value: OsString,
-    /// Until the key is gone again, by the cluster's clock; else it stays
+    /// The key's time to live, by the cluster's clock; default: the key does not expire
     #[arg(long, value_name = "DURATION", value_parser = lifetime)]
     ttl: Option<Duration>,
     #[command(flatten)]
     cluster: Cluster,
 }
 
-/// Prints what a key holds, as it is; behind it a newline, if it is printed to a terminal.
+/// Prints the value of a key as raw bytes; adds a newline only if the output is a terminal.
 #[derive(Args, Debug)]
 pub struct Get {
     key: OsString,
-    /// How fresh
+    /// How fresh the read must be
     #[arg(long, value_enum, default_value_t = Fresh::Linearizable)]
     consistency: Fresh,
     #[command(flatten)]
     cluster: Cluster,
 }
 
-/// Prints how long a key goes on.
+/// Prints the remaining time to live of a key.
 #[derive(Args, Debug)]
 pub struct Ttl {
     key: OsString,
-    /// How fresh
+    /// How fresh the read must be
     #[arg(long, value_enum, default_value_t = Fresh::Linearizable)]
     consistency: Fresh,
     #[command(flatten)]
@@ -67,23 +67,23 @@ pub struct Del {
     cluster: Cluster,
 }
 
-/// Sets a key if it holds what is expected.
+/// Sets a key if it has the expected value.
 #[derive(Args, Debug)]
 pub struct Cas {
     key: OsString,
-    /// What it must hold; empty together with --absent
+    /// The expected value; empty together with --absent
     #[arg(allow_hyphen_values = true)]
     old: OsString,
     #[arg(allow_hyphen_values = true)]
     new: OsString,
-    /// Expect that the key is not there
+    /// Expects that the key does not exist
     #[arg(long)]
     absent: bool,
     #[command(flatten)]
     cluster: Cluster,
 }
 
-/// Adds to the number a key holds.
+/// Adds to the number in a key.
 #[derive(Args, Debug)]
 pub struct Incr {
     key: OsString,
@@ -93,16 +93,16 @@ pub struct Incr {
     cluster: Cluster,
 }
 
-/// Prints keys and what they hold, in order.
+/// Prints keys and their values, in order.
 #[derive(Args, Debug)]
 pub struct Scan {
-    /// What the keys begin with
+    /// The prefix of the keys
     #[arg(default_value = "")]
     prefix: OsString,
-    /// How many at most; all of them unless told otherwise
+    /// The maximum number of keys to print; default: all
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// How fresh
+    /// How fresh the read must be
     #[arg(long, value_enum, default_value_t = Fresh::Linearizable)]
     consistency: Fresh,
     #[command(flatten)]
@@ -117,8 +117,8 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     match u64::try_from(duration.as_millis()) {
         Ok(1..) => Ok(duration),
-        Ok(0) => Err("a key lives for a millisecond at least".into()),
-        Err(_) => Err("nothing lives that long".into()),
+        Ok(0) => Err("a time to live is at least one millisecond".into()),
+        Err(_) => Err("the time to live is too long".into()),
     }
 }
 
@@ -130,8 +130,7 @@ fn consistency(fresh: Fresh) -> Consistency {
 }
 
 fn decode(answer: Bytes) -> Result<Answer, CliError> {
-    Answer::decode(answer)
-        .map_err(|error| CliError { what: format!("an answer that cannot be read: {error}"), code: 70 })
+    Answer::decode(answer).map_err(|error| CliError { what: format!("cannot decode the answer: {error}"), code: 70 })
 }
 
 fn no(what: String) -> CliError {
@@ -139,7 +138,7 @@ fn no(what: String) -> CliError {
 }
 
 fn strange(answer: &Answer) -> CliError {
-    CliError { what: format!("the cluster answered out of turn: {answer:?}"), code: 70 }
+    CliError { what: format!("the cluster sent an unexpected reply: {answer:?}"), code: 70 }
 }
 
 /// Executes a command. Returns where it was committed, its answer, and the milliseconds it took.
@@ -187,7 +186,7 @@ pub fn del(args: &Del) -> Result<(), CliError> {
     let (executed, answer, ms) = execute(&args.cluster, &Command::Del { key: args.key.as_bytes() })?;
     match answer {
         Answer::Deleted { existed: true } => done(&args.cluster, &executed, ms, "ok", json!({ "existed": true })),
-        Answer::Deleted { existed: false } => return Err(no(format!("{:?} was not there", args.key))),
+        Answer::Deleted { existed: false } => return Err(no(format!("{:?} did not exist", args.key))),
         other => return Err(strange(&other)),
     }
     Ok(())
@@ -200,10 +199,10 @@ pub fn cas(args: &Cas) -> Result<(), CliError> {
     let (executed, answer, ms) = execute(&args.cluster, &command)?;
     match answer {
         Answer::Done => done(&args.cluster, &executed, ms, "ok", json!({})),
-        Answer::Kept { actual: None } => return Err(no(format!("{:?} is not there, and was left so", args.key))),
+        Answer::Kept { actual: None } => return Err(no(format!("{:?} does not exist; nothing was changed", args.key))),
         Answer::Kept { actual: Some(actual) } => {
             let actual = actual.escape_ascii();
-            return Err(no(format!("{:?} holds \"{actual}\", and was left so", args.key)));
+            return Err(no(format!("{:?} holds \"{actual}\"; nothing was changed", args.key)));
         }
         other => return Err(strange(&other)),
     }
@@ -219,8 +218,8 @@ pub fn incr(args: &Incr) -> Result<(), CliError> {
             done(&args.cluster, &executed, ms, "", json!({ "value": number }));
         }
         Answer::Number(number) => outln!("{number}"),
-        Answer::NotANumber => return Err(no(format!("{:?} holds no decimal number, and was left as it is", args.key))),
-        Answer::Overflow => return Err(no(format!("{:?} would not fit 64 bits, and was left as it is", args.key))),
+        Answer::NotANumber => return Err(no(format!("{:?} holds no decimal number; nothing was changed", args.key))),
+        Answer::Overflow => return Err(no(format!("{:?} would overflow 64 bits; nothing was changed", args.key))),
         other => return Err(strange(&other)),
     }
     Ok(())
@@ -235,7 +234,7 @@ pub fn get(args: &Get) -> Result<(), CliError> {
         Answer::Value(value) => value,
         other => return Err(strange(&other)),
     };
-    let Some(value) = value else { return Err(no(format!("{:?} is not there", args.key))) };
+    let Some(value) = value else { return Err(no(format!("{:?} does not exist", args.key))) };
     if args.cluster.json() {
         let mut line = json!({ "applied": queried.applied.0 });
         name(&mut line, "value", &value);
@@ -255,7 +254,7 @@ pub fn ttl(args: &Ttl) -> Result<(), CliError> {
     let queried = args.cluster.kv_client().query(&query.encode(), consistency(args.consistency));
     let queried = queried.map_err(|error| args.cluster.explain(error))?;
     let left = match decode(queried.answer)? {
-        Answer::Left(TimeToLive::Absent) => return Err(no(format!("{:?} is not there", args.key))),
+        Answer::Left(TimeToLive::Absent) => return Err(no(format!("{:?} does not exist", args.key))),
         Answer::Left(TimeToLive::Endless) => None,
         Answer::Left(TimeToLive::Ms(ms)) => Some(ms),
         other => return Err(strange(&other)),
@@ -318,7 +317,7 @@ pub fn scan(args: &Scan) -> Result<(), CliError> {
             break;
         }
         if left == 0 {
-            eprintln!("there are more: {} were shown, as --limit says", args.limit.unwrap_or_default());
+            eprintln!("there are more keys: --limit ended the output after {}", args.limit.unwrap_or_default());
             break;
         }
     }
@@ -330,7 +329,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_that_are_no_text_come_as_base64() {
+    fn json_has_base64_for_bytes_that_are_not_utf8() {
         let mut line = json!({});
         name(&mut line, "key", b"lunch");
         name(&mut line, "value", b"\xff\xfe");

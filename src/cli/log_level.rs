@@ -11,10 +11,10 @@ use serde_json::json;
 /// Prints the log level of every node that answers, or changes it until it is changed again or the node ends.
 #[derive(Args, Debug)]
 pub struct SetLevel {
-    /// off, error, warn, info, debug or trace; reset for the level of the node's start. Without it nothing is changed
+    /// The new level: off, error, warn, info, debug or trace, or reset for the level at the start; default: only print
     #[arg(value_name = "LEVEL")]
     level: Option<LogLevelRequest>,
-    /// That node only, instead of every member
+    /// The id of the only node; default: every member
     #[arg(long, value_name = "ID")]
     node: Option<u64>,
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub fn run(args: &SetLevel) -> Result<(), CliError> {
     }
     match (answered, failed, args.node) {
         (0, 0, Some(node)) => Err(silent(cluster, &format!("no node {node} answers"))),
-        (0, _, None) => Err(cluster.nobody_answers()),
+        (0, _, None) => Err(cluster.no_answer_error()),
         (_, 0, _) => Ok(()),
         _ => Err(silent(cluster, &format!("{failed} of {} nodes did not answer, or refused", answered + failed))),
     }

@@ -8,10 +8,10 @@ use clap_complete::Shell;
 use std::io;
 use std::path::PathBuf;
 
-/// Prints what a shell needs to complete words: drave completions bash > /etc/bash_completion.d/drave
+/// Prints a shell's completion script: drave completions bash > /etc/bash_completion.d/drave
 #[derive(Args, Debug)]
 pub struct Completions {
-    /// Which shell
+    /// The shell
     #[arg(value_enum)]
     shell: Shell,
 }
@@ -19,7 +19,7 @@ pub struct Completions {
 /// Writes a manual page for each command into a directory: drave man /usr/local/share/man/man1
 #[derive(Args, Debug)]
 pub struct Man {
-    /// Where to
+    /// The directory to write to
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 }

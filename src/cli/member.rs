@@ -26,17 +26,17 @@ enum MemberCommand {
     List(List),
     /// Adds a node: a learner first, and a voter by itself once it has caught up
     Add(Add),
-    /// Removes a node, voter or learner, also the leader
+    /// Removes a voter or learner, even the leader
     Remove(MemberArgs),
     /// Makes a learner a voter now
     Promote(MemberArgs),
-    /// Lets a new node take the place of a voter, in one change, once it has caught up
+    /// Replaces a voter by a new node, in one change, once the new node has caught up
     Replace(Replace),
-    /// Says where a member is reached from now on
+    /// Changes a member's address
     Update(Update),
-    /// Makes just these members the voters, in one change; voters that are not named leave
+    /// Makes exactly these members the voters, in one change; voters that are not named are removed
     Voters(Voters),
-    /// Takes back the change that is under way
+    /// Aborts the membership change in progress
     Abort(List),
 }
 
@@ -49,9 +49,9 @@ struct List {
 
 #[derive(Args, Debug)]
 struct Add {
-    /// The node's number and where to reach it: ID=HOST:PORT
+    /// The node's id and address: ID=HOST:PORT
     member: MemberSpec,
-    /// It stays a learner: it gets everything and has no vote
+    /// Keeps it a learner: it receives all entries and does not vote
     #[arg(long)]
     learner: bool,
     #[command(flatten)]
@@ -60,9 +60,9 @@ struct Add {
 
 #[derive(Args, Debug)]
 struct MemberArgs {
-    /// The node's number
+    /// The node's id
     id: Id,
-    /// Even if that may stop the cluster
+    /// Applies the change even if it may stop the cluster
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -71,9 +71,9 @@ struct MemberArgs {
 
 #[derive(Args, Debug)]
 struct Replace {
-    /// The voter that goes
+    /// The id of the voter to remove
     old: Id,
-    /// The node that comes, and where to reach it: ID=HOST:PORT
+    /// The new node's id and address: ID=HOST:PORT
     new: MemberSpec,
     #[command(flatten)]
     cluster: Cluster,
@@ -81,7 +81,7 @@ struct Replace {
 
 #[derive(Args, Debug)]
 struct Update {
-    /// The member, and where it is reached: ID=HOST:PORT
+    /// The member's id and new address: ID=HOST:PORT
     member: MemberSpec,
     #[command(flatten)]
     cluster: Cluster,
@@ -89,20 +89,20 @@ struct Update {
 
 #[derive(Args, Debug)]
 struct Voters {
-    /// Their numbers: ID,ID,…
+    /// The ids of the voters: ID,ID,…
     #[arg(value_delimiter = ',', required = true)]
     ids: Vec<Id>,
-    /// Even if that may stop the cluster
+    /// Applies the change even if it may stop the cluster
     #[arg(long)]
     force: bool,
     #[command(flatten)]
     cluster: Cluster,
 }
 
-/// Lets another node lead.
+/// Transfers leadership to another node.
 #[derive(Args, Debug)]
 pub struct Transfer {
-    /// Which; the one that is best placed if it is not named
+    /// The id of the node to lead; default: the best transfer target
     id: Option<Id>,
     #[command(flatten)]
     cluster: Cluster,
@@ -156,16 +156,17 @@ pub fn run(args: &Member) -> Result<(), CliError> {
                 id.get(),
                 another(cluster, address)
             );
-            carry_out(cluster, &change, false, &format!("{id} is a learner and {then} · {start}"))
+            execute_change(cluster, &change, false, &format!("{id} is a learner and {then} · {start}"))
         }
         MemberCommand::Remove(MemberArgs { id: Id(id), force, cluster }) => {
             let done = format!(
-                "{id} is no member any more · stop it; an empty directory, or this one, may come back under its id after: drave member add"
+                "{id} is not a member any more · stop it; this directory or an empty one can rejoin under its id \
+                 after: drave member add"
             );
-            carry_out(cluster, &Change::Remove(*id), *force, &done)
+            execute_change(cluster, &Change::Remove(*id), *force, &done)
         }
         MemberCommand::Promote(MemberArgs { id: Id(id), force, cluster }) => {
-            carry_out(cluster, &Change::Promote(*id), *force, &format!("{id} is a voter"))
+            execute_change(cluster, &Change::Promote(*id), *force, &format!("{id} is a voter"))
         }
         MemberCommand::Replace(Replace { old: Id(old), new: MemberSpec { id, address }, cluster }) => {
             let prospect = PendingRole::Replace(*old);
@@ -175,23 +176,23 @@ pub fn run(args: &Member) -> Result<(), CliError> {
                 id.get(),
                 another(cluster, address)
             );
-            let done = format!("{id} is a learner and takes the place of {old} once it has caught up · {start}");
-            carry_out(cluster, &change, false, &done)
+            let done = format!("{id} is a learner and replaces {old} once it has caught up · {start}");
+            execute_change(cluster, &change, false, &done)
         }
         MemberCommand::Update(Update { member: MemberSpec { id, address }, cluster }) => {
             let change = Change::Move { id: *id, address: address.clone() };
-            carry_out(cluster, &change, false, &format!("{id} is reached at {address}"))
+            execute_change(cluster, &change, false, &format!("{id} is reached at {address}"))
         }
         MemberCommand::Voters(Voters { ids, force, cluster }) => {
             let named = ids;
             let ids: BTreeSet<NodeId> = named.iter().map(|Id(id)| *id).collect();
             if ids.len() < named.len() {
-                let what = "a voter is named twice\n  say each once: drave member voters ID,ID,…";
+                let what = "a voter is named twice\n  name each once: drave member voters ID,ID,…";
                 return Err(CliError { what: what.to_owned(), code: 2 });
             }
-            carry_out(cluster, &Change::Voters(ids), *force, "these are the voters")
+            execute_change(cluster, &Change::Voters(ids), *force, "these are the voters")
         }
-        MemberCommand::Abort(args) => carry_out(&args.cluster, &Change::Abort, false, "the change is taken back"),
+        MemberCommand::Abort(args) => execute_change(&args.cluster, &Change::Abort, false, "the change is aborted"),
     }
 }
 
@@ -200,7 +201,7 @@ fn another<'a>(cluster: &'a Cluster, but: &str) -> &'a str {
     cluster.endpoints.iter().find(|endpoint| *endpoint != but).map_or("HOST:PORT", String::as_str)
 }
 
-fn carry_out(cluster: &Cluster, change: &Change, force: bool, done: &str) -> Result<(), CliError> {
+fn execute_change(cluster: &Cluster, change: &Change, force: bool, done: &str) -> Result<(), CliError> {
     let began = Instant::now();
     let position = cluster.client().change(change, force).map_err(|error| explain(cluster, error))?;
     report(cluster, position, ms_since(began), done);
@@ -217,12 +218,12 @@ fn report(cluster: &Cluster, position: Position, ms: f64, done: &str) {
 
 fn explain(cluster: &Cluster, error: ClientError) -> CliError {
     let advice = match &error {
-        ClientError::Rejected(Refusal::UnsafeChange { .. }) => "nothing was changed · --force does it all the same",
+        ClientError::Rejected(Refusal::UnsafeChange { .. }) => "nothing was changed · --force overrides this",
         ClientError::Rejected(_) => "nothing was changed · see: drave member list",
         ClientError::Unknown(Tried { refusal: Some(Refusal::InvalidChange { .. }), .. }) => {
-            "an earlier attempt of this command may have done it: see: drave member list"
+            "an earlier attempt of this command may have succeeded · see: drave member list"
         }
-        ClientError::Unknown(_) => "it may yet be changed: see: drave member list",
+        ClientError::Unknown(_) => "the change may still be applied · see: drave member list",
         _ => return cluster.explain(error),
     };
     CliError { what: format!("{error}\n  {advice}"), code: error.exit_code() }
@@ -247,14 +248,14 @@ fn list(cluster: &Cluster) -> Result<(), CliError> {
     let answered: Vec<&Status> = asked.iter().filter_map(|asked| asked.status.as_ref().ok()).collect();
     let rank = |status: &&&Status| (status.role == RoleName::Leader, status.term, status.commit);
     let Some(best) = answered.iter().max_by_key(rank).copied() else {
-        return Err(cluster.nobody_answers());
+        return Err(cluster.no_answer_error());
     };
     if cluster.output == Output::Json {
         outln!(
             "{}",
             json!({
                 "leader": best.leader, "members": members_json(best, &answered), "summary": summary(best),
-                "uncounted": out_of_count(best).into_iter().map(|(node, why)| json!({ "node": node, "why": why }))
+                "uncounted": uncounted_voters(best).into_iter().map(|(node, why)| json!({ "node": node, "why": why }))
                     .collect::<Vec<_>>(),
             })
         );
@@ -274,11 +275,11 @@ fn list(cluster: &Cluster) -> Result<(), CliError> {
         outln!("{}", row.trim_end());
     }
     outln!("{}", summary(best));
-    for (node, why) in out_of_count(best) {
+    for (node, why) in uncounted_voters(best) {
         outln!("n{node} does not count: {why}");
     }
     if best.role != RoleName::Leader {
-        outln!("no leader among those who answer: this is what n{} knew last", best.node);
+        outln!("no node that answers leads: this is the last state known to n{}", best.node);
     }
     Ok(())
 }
@@ -318,7 +319,7 @@ fn is_heard(peer: &PeerStatus) -> bool {
 
 /// The voters that the leader cannot count on at present, each with the reason. Empty if `leader` does not lead, since
 /// only a leader knows.
-fn out_of_count(leader: &Status) -> Vec<(u64, String)> {
+fn uncounted_voters(leader: &Status) -> Vec<(u64, String)> {
     if leader.role != RoleName::Leader {
         return Vec::new();
     }
@@ -334,7 +335,7 @@ fn out_of_count(leader: &Status) -> Vec<(u64, String)> {
 /// The number of voters, the quorum, and how many further failures the cluster tolerates, without the voters in
 /// `out_of_count`. An even number of voters tolerates no more failures than one voter fewer.
 fn summary(status: &Status) -> String {
-    let missing = out_of_count(status);
+    let missing = uncounted_voters(status);
     let of = |kinds: &[&str]| status.members.iter().filter(|m| kinds.contains(&m.kind.as_str())).count();
     let half = |kinds: &[&str]| {
         let voters = of(kinds);
@@ -392,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_says_what_even_numbers_are_worth() {
+    fn summary_compares_even_voter_counts_with_one_voter_fewer() {
         assert_eq!(summary(&of(&["voter"])), "voters 1 · quorum 1 · tolerates 0 failures");
         assert_eq!(summary(&of(&["voter"; 3])), "voters 3 · quorum 2 · tolerates 1 failure");
         assert_eq!(summary(&of(&["voter"; 4])), "voters 4 · quorum 3 · tolerates 1 failure (as 3 voters do)");
@@ -402,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_counted_over_the_voters_that_are_heard_and_count() {
+    fn tolerated_failures_exclude_silent_and_uncounted_voters() {
         let peer = |node, heard_ms, uncounted: &str| PeerStatus {
             node,
             heard_ms: Some(heard_ms),
@@ -414,10 +415,10 @@ mod tests {
         assert_eq!(summary(&all), "voters 3 · quorum 2 · tolerates 1 failure");
         let silent = with(&["voter"; 3], vec![peer(2, 20, ""), peer(3, 9000, "")]);
         assert_eq!(summary(&silent), "voters 3, and 2 of them count · quorum 2 · tolerates no further failure");
-        assert_eq!(out_of_count(&silent), [(3, "it is silent".to_owned())]);
+        assert_eq!(uncounted_voters(&silent), [(3, "it is silent".to_owned())]);
         let disk = with(&["voter"; 5], vec![peer(2, 20, "x"), peer(3, 20, ""), peer(4, 20, ""), peer(5, 20, "")]);
         assert_eq!(summary(&disk), "voters 5, and 4 of them count · quorum 3 · tolerates 1 further failure");
-        assert_eq!(out_of_count(&disk), [(2, "x".to_owned())]);
+        assert_eq!(uncounted_voters(&disk), [(2, "x".to_owned())]);
         let learner = with(&["voter", "learner"], vec![peer(2, 9000, "")]);
         assert_eq!(summary(&learner), "voters 1 · quorum 1 · tolerates 0 failures · learners 1");
         let nobody_knows = Status { role: RoleName::Follower, ..silent };
@@ -425,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_read_or_refused() {
+    fn member_spec_parses_or_is_rejected() {
         let place: MemberSpec = "4=host:7404".parse().unwrap();
         assert_eq!((place.id.get(), place.address.as_str()), (4, "host:7404"));
         for bad in ["4", "0=h:1", "x=h:1", "4=h", "4=h:x", "4=:1"] {

@@ -35,6 +35,6 @@ pub fn flush() {
 }
 
 fn fail(error: &io::Error) -> ! {
-    let _nobody_may_read = writeln!(io::stderr(), "error: standard output: {error}\n  the answer is not written");
+    let _nobody_may_read = writeln!(io::stderr(), "error: standard output: {error}\n  the answer was not printed");
     std::process::exit(UNWRITTEN)
 }

@@ -24,21 +24,22 @@ use std::path::PathBuf;
 /// The size of a batch of entries read from the log.
 const BATCH_BYTES: u64 = 4 << 20;
 
-/// Makes a cluster of one of a node that is stopped, when a majority of its voters is gone for good. What the others
-/// had acknowledged and this one had not yet received is lost; what it had received and nobody had acknowledged
-/// comes to be. It is a new cluster, with a new id, and its index begins far behind: nodes of the former cluster
-/// exchange nothing with it. The former directory is kept inside the directory, as before-recover.
+/// Makes a new cluster of one stopped node, when a majority of its cluster's voters is lost for good. Entries that
+/// other nodes acknowledged and this node had not received are lost; entries that it had received become committed,
+/// even if no quorum acknowledged them. The new cluster has a new id, and its index begins far ahead of the former
+/// one: nodes of the former cluster exchange no messages with it. The former directory is kept inside the directory,
+/// as before-recover.
 ///
-/// Exit code 1: nothing was changed, it is only said what would be.
+/// Exit code 1: nothing was changed; the output shows what would be lost.
 #[derive(Args, Clone, Debug)]
 pub struct Recover {
-    /// The data directory of the node that goes on
+    /// The data directory of the surviving node
     #[arg(value_name = "DIR")]
     directory: PathBuf,
-    /// Only write the directory's identity again, which is missing, from what its segments say of themselves
+    /// Only restores the directory's missing identity, from the headers of its segments
     #[arg(long, conflicts_with = "accept_data_loss")]
     identity: bool,
-    /// Do it; without this it is only said what would be lost
+    /// Makes the new cluster; without this option the command only prints what would be lost
     #[arg(long)]
     accept_data_loss: bool,
 }
@@ -59,8 +60,8 @@ pub fn run(args: &Recover) -> Result<(), CliError> {
     if is_replacement_pending(&args.directory) {
         return finish(args, None);
     }
-    let mut telling =
-        StartProgress::begin(TELL_EVERY, |line| eprintln!("{line}")).map_err(|error| io_trouble("threads", &error))?;
+    let mut telling = StartProgress::begin(TELL_EVERY, |line| eprintln!("{line}"))
+        .map_err(|error| io_trouble("cannot start a thread", &error))?;
     let booted = open(args, &mut telling)?;
     let holds = Holds::of(booted.me.node, &booted.recovered);
     let others: Vec<String> = holds.members.ids().filter(|id| *id != holds.me).map(|id| id.to_string()).collect();
@@ -71,14 +72,14 @@ pub fn run(args: &Recover) -> Result<(), CliError> {
         return Err(CliError { what, code: 1 });
     }
     outln!("{place}: {me} holds all up to {last}, the members are {}", holds.members);
-    outln!("lost for good: whatever {others} acknowledged beyond {last}");
-    outln!("comes to be: whatever {me} holds up to {last}, acknowledged or not");
+    outln!("lost for good: all that {others} acknowledged after {last}");
+    outln!("becomes committed: all that {me} holds up to {last}, acknowledged or not");
     if !args.accept_data_loss {
-        return Err(not_accepted("  look first whether another directory holds more: drave diff DIR DIR …"));
+        return Err(not_accepted("  first check whether another directory holds more: drave diff DIR DIR …"));
     }
     let new = holds.found(args, &booted, &mut telling)?;
     finish(args, Some((&booted, new)))?;
-    outln!("then: others join with EMPTY directories; the old ones of {others} are of the former cluster");
+    outln!("then: other nodes join with EMPTY directories; the old ones of {others} belong to the former cluster");
     Ok(())
 }
 
@@ -87,20 +88,20 @@ fn restore_identity(args: &Recover) -> Result<(), CliError> {
     let place = args.directory.display().to_string();
     let refused = |what: String| CliError { what: format!("{place}: {what}\n  nothing was changed"), code: 1 };
     if is_replacement_pending(&args.directory) {
-        return Err(refused("an attempt to recover it was interrupted: --accept-data-loss finishes it".to_owned()));
+        return Err(refused("an earlier recovery was interrupted: --accept-data-loss finishes it".to_owned()));
     }
     let disk = FsDisk::at(&args.directory).map_err(|error| io_trouble(&place, &error))?;
     let lock = disk.lock("LOCK").map_err(|error| io_trouble(&place, &error))?;
     let _held =
         lock.ok_or_else(|| refused("in use by another process: a node runs there; stop it first".to_owned()))?;
     if let Some(owner) = Identity::read(&disk).map_err(trouble)? {
-        return Err(refused(format!("{} and says so: nothing is missing", owner.owner("it"))));
+        return Err(refused(format!("{}, and nothing is missing", owner.owner("it"))));
     }
     let held = Directory::read(&args.directory)?;
     if let Some(damage) = held.damage.first() {
-        return Err(refused(format!("whose it is cannot be told for sure: {damage}")));
+        return Err(refused(format!("its owner is uncertain: {damage}")));
     }
-    let Some(owner) = held.owner else { return Err(refused("no segment says whose it is".to_owned())) };
+    let Some(owner) = held.owner else { return Err(refused("no segment names its owner".to_owned())) };
     let log = held.membership().and_then(Membership::agreed_log);
     let Owner { node, cluster, disk: own, .. } = owner;
     // The number of its starts is unknown: peers may once mistake it for an older copy.
@@ -123,7 +124,7 @@ fn finish(args: &Recover, new: Option<(&Booted, NewCluster)>) -> Result<(), CliE
         // The lock is held since the directory was opened.
         Some(_) => None,
         None if !args.accept_data_loss => {
-            return Err(not_accepted(&format!("  an attempt to recover {place} was interrupted; this finishes it")));
+            return Err(not_accepted(&format!("  an earlier recovery of {place} was interrupted; this finishes it")));
         }
         None => Some(disk.lock("LOCK").map_err(|error| io_trouble(&place, &error))?.ok_or_else(|| CliError {
             what: format!("{place} is in use by another process: a node runs there; stop it first"),
@@ -137,7 +138,7 @@ fn finish(args: &Recover, new: Option<(&Booted, NewCluster)>) -> Result<(), CliE
     drop(lock);
     let (me, cluster) = (owner.node, short(owner.cluster));
     let from = new.map_or(String::new(), |(_, new)| format!(", from {} on", new.position));
-    outln!("done: {me} alone is the cluster, a new one: {cluster}{from}");
+    outln!("done: {me} alone is a new cluster: {cluster}{from}");
     if let Some(aside) = aside {
         outln!("kept: the former directory, in {}", aside.display());
     }
@@ -149,7 +150,7 @@ fn open(args: &Recover, telling: &mut StartProgress) -> Result<Booted, CliError>
     let disk =
         FsDisk::at(&args.directory).map_err(|error| io_trouble(&args.directory.display().to_string(), &error))?;
     let Some(owner) = Identity::read(&disk).map_err(trouble)? else {
-        let what = format!("{} is no node's data directory. Nothing was changed.", args.directory.display());
+        let what = format!("{} is not a node's data directory. Nothing was changed.", args.directory.display());
         return Err(CliError { what, code: 78 });
     };
     let config = Config::new(owner.node, BTreeMap::new(), &args.directory);
@@ -205,7 +206,7 @@ impl Holds {
             let range = applier.applied().next()..=self.last.index;
             let entries = booted.recovered.view.entries(range, BATCH_BYTES).map_err(trouble)?;
             if entries.is_empty() {
-                let what = format!("the log lacks the entry behind {}", applier.position());
+                let what = format!("the log lacks the entry after {}", applier.position());
                 return Err(CliError { what, code: 5 });
             }
             applier.apply(&entries);

@@ -19,21 +19,22 @@ use std::path::{Path, PathBuf};
 /// Names that an unused directory may contain: those of a new file system, and leftovers of an interrupted attempt.
 const NOTHING: [&str; 3] = ["lost+found", "LOCK", "recovered"];
 
-/// Founds a new cluster of one node, in an empty directory, of what snapshot save saved. It has a new cluster id, log id
-/// and disk id, and its index begins far behind: nodes of the former cluster exchange nothing with it. Others join it.
+/// Founds a new cluster of one node from a saved snapshot, in an empty directory. It has a new cluster id, log id and
+/// disk id, and its index begins far ahead of the former one: nodes of the former cluster exchange no messages with it.
+/// Other nodes join it.
 ///
-/// Exit code 5: the file is damaged. Nothing was changed then.
+/// Exit code 5: the file is damaged, and nothing was changed.
 #[derive(Args, Debug)]
 pub struct Restore {
-    /// The file
+    /// The file that snapshot save wrote
     file: PathBuf,
-    /// Which node the directory is of: a number from 1, kept for life
+    /// The node's id: a number from 1, which the node keeps for life
     #[arg(long, env = "DRAVE_ID", value_parser = node)]
     id: NodeId,
-    /// That node, and where others reach it: ID=HOST:PORT
+    /// The node's id and the address at which other nodes reach it: ID=HOST:PORT
     #[arg(long, env = "DRAVE_PEERS")]
     peers: Peers,
-    /// Where it is to keep everything: a new or empty directory
+    /// The data directory: new or empty
     #[arg(long, env = "DRAVE_DATA", value_name = "DIR")]
     data: PathBuf,
 }
@@ -44,7 +45,7 @@ pub fn run(args: &Restore) -> Result<(), CliError> {
     let data = args.data.display().to_string();
     refuse_used(&args.data)?;
     let say = |line: &str| eprintln!("{}", line.replacen("recovering", "restoring", 1));
-    let mut telling = StartProgress::begin(TELL_EVERY, say).map_err(|error| failed("threads", &error))?;
+    let mut telling = StartProgress::begin(TELL_EVERY, say).map_err(|error| failed("cannot start a thread", &error))?;
     let snapshot = open(&args.file, &telling.stage("snapshot checked"))?;
     let Some(mut applier) = state(&snapshot)? else {
         let what = format!("{} holds no state of the key-value machine\n  nothing was changed", args.file.display());
@@ -63,10 +64,10 @@ pub fn run(args: &Restore) -> Result<(), CliError> {
     finish_replacement(&args.data).map_err(trouble)?;
     let (me, n) = (args.id, args.id.get());
     let (former, cluster) = (short(header.cluster), short(new.cluster));
-    outln!("restored: all that cluster {former} held up to {}, in {data}", header.position);
-    outln!("{me} alone is the cluster, a new one: {cluster}, from {} on", new.position);
+    outln!("restored: the state of cluster {former} up to {}, in {data}", header.position);
+    outln!("{me} alone is a new cluster: {cluster}, from {} on", new.position);
     outln!(
-        "next: drave serve --id {n} --data {data} · others, with EMPTY directories: drave serve --join {}",
+        "next: drave serve --id {n} --data {data} · other nodes, with EMPTY directories: drave serve --join {}",
         first.address
     );
     Ok(())
@@ -77,7 +78,7 @@ fn address(args: &Restore) -> Result<String, CliError> {
     let usage = |what: String| CliError { what: format!("{what}\n  nothing was changed"), code: 2 };
     let (id, peers) = (args.id, &args.peers.0);
     let Some(address) = peers.get(&id) else {
-        return Err(usage(format!("--peers does not say where {id} is reached")));
+        return Err(usage(format!("--peers lacks the address of {id}")));
     };
     let others: Vec<String> = peers.keys().filter(|other| **other != id).map(NodeId::to_string).collect();
     if !others.is_empty() {
@@ -88,7 +89,7 @@ fn address(args: &Restore) -> Result<String, CliError> {
             id.get()
         )));
     }
-    check_address(address).map_err(|error| usage(format!("others cannot reach {id} at {address}: {error}")))?;
+    check_address(address).map_err(|error| usage(format!("other nodes cannot reach {id} at {address}: {error}")))?;
     Ok(address.clone())
 }
 
@@ -109,8 +110,8 @@ fn refuse_used(data: &Path) -> Result<(), CliError> {
         drop(lock(data)?);
     }
     let what = format!(
-        "{place} is not empty: it holds {}\n  nothing was changed · name a new directory: --data; its own state is \
-         overwritten for nobody",
+        "{place} is not empty: it holds {}\n  nothing was changed · name a new directory: --data; restore never \
+         overwrites a state",
         holds.join(", ")
     );
     Err(CliError { what, code: 78 })

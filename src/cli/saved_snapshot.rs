@@ -12,7 +12,7 @@ use std::path::Path;
 pub fn place(path: &Path) -> io::Result<(FsDisk, String)> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().and_then(|name| name.to_str());
-    let name = name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the name of a file is to be text"))?;
+    let name = name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the file name is not valid UTF-8"))?;
     Ok((FsDisk::at(directory)?, name.to_owned()))
 }
 
@@ -65,7 +65,7 @@ pub fn state(snapshot: &Snapshot) -> Result<Option<Applier<Kv>>, CliError> {
     let Header { position, time, digest, sessions, .. } = *snapshot.header();
     restoring.finish(&StateHeader { position, time, digest, sessions }).map(Some).map_err(|_| {
         let what = format!(
-            "{} is damaged: its state does not come to the digest {digest:016x}\n  take an older one, or save another",
+            "{} is damaged: its state does not match the digest {digest:016x}\n  use an older one, or save another",
             snapshot.name()
         );
         CliError { what, code: 5 }

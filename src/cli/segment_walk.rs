@@ -1,8 +1,8 @@
 //! A walk through the segments at a path, while a node may be writing them: reports the records, the damage, and
 //! segments that are missing although the log needs them.
 
-use super::dump_files::{Files, Segment, read, settle};
-use super::dump_reach::Reach;
+use super::dump_files::{Files, Segment, read, reread_if_damaged};
+use super::dump_reach::LogStart;
 use super::dump_snapshots::reaches;
 use crate::types::Index;
 use crate::wal::format::{self, SegmentHeader};
@@ -13,7 +13,7 @@ use std::path::Path;
 
 /// Damage in a file.
 #[derive(Clone, Copy, Debug)]
-pub struct Bad<'a> {
+pub struct Damage<'a> {
     /// The file's name.
     pub file: &'a str,
     /// The byte offset.
@@ -33,23 +33,23 @@ pub trait Visitor {
     /// The next finding in the segment.
     fn finding(&mut self, segment: &Segment, finding: Finding) -> io::Result<()>;
     /// Damage, or a missing file.
-    fn bad(&mut self, bad: Bad<'_>) -> io::Result<()>;
+    fn bad(&mut self, bad: Damage<'_>) -> io::Result<()>;
 }
 
 /// The state of a walk.
 #[derive(Debug, Default)]
-pub struct Tour {
+pub struct SegmentWalk {
     /// The number of the batch expected next, if it is known.
     batch: Option<u64>,
-    reach: Reach,
+    reach: LogStart,
     /// Whether a running node has released a segment since the segments were listed.
     released: bool,
 }
 
-impl Tour {
+impl SegmentWalk {
     /// Walks through a segment, the segments in a directory, or those of a data directory. Returns the number of the
     /// last segment, and the offset where its records end.
-    pub fn through(&mut self, path: &Path, files: &Files, visitor: &mut dyn Visitor) -> anyhow::Result<(u64, u64)> {
+    pub fn walk(&mut self, path: &Path, files: &Files, visitor: &mut dyn Visitor) -> anyhow::Result<(u64, u64)> {
         let single = path.is_file();
         let segments = &files.segments;
         let mut stop = (0, 0);
@@ -82,7 +82,7 @@ impl Tour {
     fn beginning(&self, path: &Path, visitor: &mut dyn Visitor) -> anyhow::Result<()> {
         let base = self.reach.base();
         let missing = |file: &str, what: &str, visitor: &mut dyn Visitor| {
-            visitor.bad(Bad { file, at: 0, bytes: 0, what, next: None })
+            visitor.bad(Damage { file, at: 0, bytes: 0, what, next: None })
         };
         if let Some(number) = self.reach.missing() {
             missing(&format::file_name(number), "missing, and it was not released", visitor)?;
@@ -109,7 +109,7 @@ impl Tour {
                 visitor.segment(segment, None, &bytes)?;
                 let size = format::SEGMENT_HEADER as u64;
                 let (file, what) = (segment.name.as_str(), malformed.0);
-                visitor.bad(Bad { file, at: 0, bytes: size, what, next: Some(size) })?;
+                visitor.bad(Damage { file, at: 0, bytes: size, what, next: Some(size) })?;
                 None
             }
         };
@@ -126,14 +126,16 @@ impl Tour {
         };
         let batch = if segment.number == 1 { Some(1) } else { self.batch };
         let around = Surroundings { batch, ..around };
-        let Some(bytes) = settle(bytes, &segment.path, salt, around)? else { return Ok(self.released(segment)) };
+        let Some(bytes) = reread_if_damaged(bytes, &segment.path, salt, around)? else {
+            return Ok(self.released(segment));
+        };
         if let Some(header) = &header {
             visitor.segment(segment, Some(header), &bytes)?;
         }
         let mut inspection = Inspection::new(bytes, salt, around);
         for finding in inspection.by_ref() {
             if let Finding::Record(frame) = &finding {
-                self.reach.sees(segment.number, frame);
+                self.reach.add_record(segment.number, frame);
             }
             visitor.finding(segment, finding)?;
         }
@@ -147,7 +149,7 @@ impl Tour {
         // Segments are released oldest first: while this one exists, a later one that is missing is lost.
         if let Some((number, what)) = missing.filter(|_| last) {
             match files.is_there(segment.number) {
-                true => visitor.bad(Bad { file: &format::file_name(number), at: 0, bytes: 0, what, next: None })?,
+                true => visitor.bad(Damage { file: &format::file_name(number), at: 0, bytes: 0, what, next: None })?,
                 false => self.released = true,
             }
         }

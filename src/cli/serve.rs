@@ -29,99 +29,99 @@ use std::time::Duration;
 /// Runs one node.
 #[derive(Args, Debug)]
 pub struct Serve {
-    /// Which node this is: a number from 1, kept for life
+    /// The node's id: a number from 1, which the node keeps for life
     #[arg(long, env = "DRAVE_ID", value_parser = node, required_unless_present = "print_config")]
     id: Option<NodeId>,
-    /// The founding members, all of them: 1=HOST:PORT,2=HOST:PORT,… A directory that is in use knows its
-    /// members, and is only told where to look
+    /// All founding members: 1=HOST:PORT,2=HOST:PORT,… A data directory in use has its own membership, and this only
+    /// adds addresses to dial
     #[arg(long, env = "DRAVE_PEERS")]
     peers: Option<Peers>,
-    /// A member of the cluster to join, if nobody founded it with this node: HOST:PORT,…
+    /// Members of the cluster to join, if this node is not a founder: HOST:PORT,…
     #[arg(long, env = "DRAVE_JOIN", value_name = "ADDR", value_delimiter = ',', value_parser = endpoint, conflicts_with = "peers")]
     join: Vec<String>,
-    /// When it joins, it stays a learner: it gets everything and has no vote
+    /// Joins as a permanent learner: receives all entries and does not vote
     #[arg(long, env = "DRAVE_LEARNER", requires = "join")]
     learner: bool,
-    /// Where it keeps everything
+    /// The data directory
     #[arg(long, env = "DRAVE_DATA", value_name = "DIR", required_unless_present = "print_config")]
     data: Option<PathBuf>,
-    /// Where it listens, if not at its own entry in --peers
+    /// The listen address for nodes and native clients; default: this node's own entry in --peers
     #[arg(long, env = "DRAVE_LISTEN", value_name = "ADDR")]
     listen: Option<String>,
-    /// Where Redis clients are let in; off for nowhere. On this machine alone, at the native port + 100,
-    /// unless told otherwise
+    /// The listen address for Redis clients, or off; default: loopback only, at the native port + 100
     #[arg(long, env = "DRAVE_RESP", value_name = "ADDR|off")]
     resp: Option<String>,
-    /// Where Redis clients reach this node, if not where it listens: what MOVED and CLUSTER SLOTS tell them, on every node
+    /// The address at which Redis clients reach this node, if not its listen address: every node reports it in MOVED
+    /// and CLUSTER SLOTS
     #[arg(long, env = "DRAVE_ADVERTISE_RESP", value_name = "HOST:PORT", value_parser = reachable)]
     advertise_resp: Option<String>,
-    /// What a follower does with what only the leader can: pass it on, or say where the leader is, as clients of a
-    /// Redis cluster expect
+    /// How a follower handles Redis commands that need the leader: forward them, or redirect the client with MOVED, as
+    /// clients of a Redis cluster expect
     #[arg(long, env = "DRAVE_RESP_FOLLOWER", value_enum, default_value_t = OnFollower::Forward)]
     resp_follower: OnFollower,
-    /// Where HTTP clients are let in; off for nowhere. On this machine alone, at the native port + 200, unless
-    /// told otherwise
+    /// The listen address for HTTP clients, or off; default: loopback only, at the native port + 200
     #[arg(long, env = "DRAVE_HTTP", value_name = "ADDR|off")]
     http: Option<String>,
-    /// Holds the password that clients of the doors have to say; without it none is asked for
+    /// A file with the password that Redis and HTTP clients must give; default: no password
     #[arg(long, env = "DRAVE_PASSWORD_FILE", value_name = "PATH")]
     password_file: Option<PathBuf>,
     #[command(flatten)]
     tls: Tls,
-    /// The cluster's name, if two clusters could have the same members
+    /// The cluster's name, to distinguish two clusters with the same members
     #[arg(long, env = "DRAVE_CLUSTER", value_name = "NAME")]
     cluster: Option<String>,
-    /// How long without a leader before a node campaigns: drawn anew each time
+    /// How long a node waits for a leader before it campaigns: random within this range each time
     #[arg(long, env = "DRAVE_ELECTION_TIMEOUT", default_value = "150ms-300ms", value_name = "MIN-MAX")]
     election_timeout: Range,
-    /// How often a leader says that it lives
+    /// The interval of the leader's heartbeats
     #[arg(long, env = "DRAVE_HEARTBEAT_INTERVAL", default_value = "50ms", value_parser = humantime::parse_duration)]
     heartbeat_interval: Duration,
-    /// Begins a log although a founder of the list does not answer, or holds one: what that one holds is then in
-    /// another log, and whatever was acknowledged there is not in this one
+    /// Begins a log although a founder in --peers does not answer, or has a log already: that log stays separate, and
+    /// the writes acknowledged there are not in this one
     #[arg(long, env = "DRAVE_FOUND_ANYWAY")]
     found_anyway: bool,
-    /// How long founders wait for those of the list that do not answer, before a majority begins a log
+    /// How long founders wait for a silent founder before a majority begins a log
     #[arg(long, env = "DRAVE_FOUNDING_WAIT", default_value = "5s", value_parser = humantime::parse_duration)]
     founding_wait: Duration,
-    /// How large a segment of the journal is
+    /// The size of a journal segment
     #[arg(long, env = "DRAVE_SEGMENT_SIZE", default_value = "64MiB", value_parser = size)]
     segment_size: ByteSize,
-    /// How much room is kept aside for when the disk is full: a segment at least; 0B for none
+    /// The disk space to keep in reserve for a full disk: at least one segment; 0B for none
     #[arg(long, env = "DRAVE_RESERVE", default_value = "64MiB", value_name = "SIZE", value_parser = size)]
     reserve: ByteSize,
-    /// The largest command that is accepted
+    /// The size of the largest command that is accepted
     #[arg(long, env = "DRAVE_MAX_ENTRY", default_value = "1MiB", value_parser = size)]
     max_entry: ByteSize,
-    /// How much the log grows, at least, before a snapshot takes its place; and as much as the state is
+    /// The size of the log at which a snapshot is taken, or the size of the state if that is larger
     #[arg(long, env = "DRAVE_SNAPSHOT_LOG_BYTES", default_value = "64MiB", value_name = "SIZE", value_parser = size)]
     snapshot_log_bytes: ByteSize,
-    /// A snapshot older than that is taken anew, if anything was written since
+    /// The age at which a snapshot is replaced by a new one, if anything was written since
     #[arg(long, env = "DRAVE_SNAPSHOT_MAX_AGE", default_value = "1h", value_name = "DURATION", value_parser = humantime::parse_duration)]
     snapshot_max_age: Duration,
-    /// How much of the log is kept behind a snapshot, for followers that are a little behind
+    /// How much of the log before a snapshot to keep, for followers that lag a little
     #[arg(long, env = "DRAVE_TRAILING_BYTES", default_value = "16MiB", value_name = "SIZE", value_parser = size)]
     trailing_bytes: ByteSize,
-    /// How long to finish what is under way when told to stop
+    /// How long a stopping node may take to finish the work in progress
     #[arg(long, env = "DRAVE_GRACE", default_value = "5s", value_parser = humantime::parse_duration)]
     grace: Duration,
-    /// How long to look for more work before sleeping, at most; 0s for never
+    /// How long a thread busy-polls for more work before it sleeps, at most; 0s for never
     #[arg(long, env = "DRAVE_LOOK", default_value = "60us", value_parser = humantime::parse_duration)]
     look: Duration,
-    /// Answers before anything is on a disk. A power loss may take everything
+    /// Acknowledges writes before they are on disk: a power loss may lose everything
     #[arg(long, env = "DRAVE_UNSAFE_NO_FSYNC")]
     unsafe_no_fsync: bool,
-    /// What a start does about a damaged last batch of the log that no proof shows to be an unfinished write, as
-    /// power losses leave it
+    /// How a start handles a damaged last batch of the log, if it cannot be proven to be a write that a power loss left
+    /// unfinished
     #[arg(long, env = "DRAVE_ON_TORN_TAIL", value_enum, default_value = "cut")]
     on_torn_tail: OnTornTail,
-    /// What is logged: error, warn, info, debug or trace. `drave log-level` changes it while the node runs; SIGUSR1 switches debug on, and off again
+    /// The log level: error, warn, info, debug or trace. `drave log-level` changes it while the node runs; SIGUSR1
+    /// switches debug on, and off again
     #[arg(long, env = "DRAVE_LOG_LEVEL", value_name = "LEVEL")]
     log_level: Option<log::LevelFilter>,
-    /// The form of log lines
+    /// The format of log lines
     #[arg(long, env = "DRAVE_LOG_FORMAT", value_enum, default_value = "text")]
     log_format: logging::Format,
-    /// Shows every setting and where it comes from, and does nothing
+    /// Prints every setting and its source, and exits
     #[arg(long)]
     print_config: bool,
 }
@@ -129,18 +129,18 @@ pub struct Serve {
 /// What a start does about a torn tail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum OnTornTail {
-    /// Cuts it off, and logs it.
+    /// Truncates it, and logs that.
     Cut,
-    /// Does not start (exit code 5).
+    /// Refuses to start (exit code 5).
     Refuse,
 }
 
 /// What a follower's Redis door does with what only the leader can.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum OnFollower {
-    /// Passes it on.
+    /// Forwards them to the leader.
     Forward,
-    /// Says where the leader is.
+    /// Answers MOVED with the leader's address.
     Moved,
 }
 
@@ -217,7 +217,7 @@ impl FromStr for Range {
         let (min, max) = text.split_once('-').unwrap_or((text, text));
         let (min, max) = (duration(min)?, duration(max)?);
         if min > max {
-            return Err("the shorter one comes first: MIN-MAX".to_owned());
+            return Err("the minimum comes first: MIN-MAX".to_owned());
         }
         Ok(Range(min, max))
     }
@@ -252,24 +252,25 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), CliError> {
     }
     let id = config.id.get();
     if !config.fsync {
-        log::warn!(node = id; "--unsafe-no-fsync: nothing is on a disk when it is answered, and a power loss may take it");
+        log::warn!(node = id; "--unsafe-no-fsync: writes are acknowledged before they are on disk, and a power loss \
+            may lose them");
     }
-    let server = Server::open(config, Kv::new()).map_err(|error| ended(error, data))?;
+    let server = Server::open(config, Kv::new()).map_err(|error| explain_error(error, data))?;
     if let Some(differs) = serve.peers.as_ref().and_then(|peers| peers.differ_from(server.members())) {
-        log::warn!(node = id; "--peers differs from the membership in {}: {differs}. The membership counts, and --peers only says where \
-            else to look; drave member add, remove and update change it", data.display());
+        log::warn!(node = id; "--peers differs from the membership in {}: {differs}. The membership applies, \
+            and --peers only adds addresses to dial; drave member add, remove and update change it", data.display());
     }
     let address = server.address().map(|address| address.to_string()).unwrap_or_default();
     log::info!(node = id, cluster:% = server.cluster(), address; "serves");
     let native = server.address().map(|address| ("nodes and clients", address));
-    if let Some(places) = exposed(native.iter().chain(server.doors())).filter(|_| !serve.tls.shows) {
-        log::warn!(node = id; "others than this machine can reach it at {places}, and nothing is encrypted: see --tls-cert");
+    if let Some(places) = exposed_addresses(native.iter().chain(server.doors())).filter(|_| !serve.tls.shows) {
+        log::warn!(node = id; "{places}: reachable from other hosts without TLS; see --tls-cert");
     }
     // Notifies a service manager that waits for readiness; without one this does nothing.
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
-        log::warn!(node = id; "the service manager is not told: {error}");
+        log::warn!(node = id; "cannot notify the service manager: {error}");
     }
-    server.run().map_err(|error| ended(error, data))?;
+    server.run().map_err(|error| explain_error(error, data))?;
     log::info!(node = id; "stopped");
     logging::flush();
     Ok(())
@@ -277,14 +278,14 @@ pub fn run(serve: Serve, matches: &ArgMatches) -> Result<(), CliError> {
 
 /// The error that ended the node, with the directory if a file is damaged: the file's name alone is the same in every
 /// directory.
-fn ended(error: ServerError, data: &Path) -> CliError {
+fn explain_error(error: ServerError, data: &Path) -> CliError {
     let is_damaged = matches!(error, ServerError::Fault(Fault::Corrupt { .. }));
     let CliError { what, code } = error.into();
     CliError { what: if is_damaged { format!("in {}: {what}", data.display()) } else { what }, code }
 }
 
 /// The listening addresses that other machines can reach, each with the clients it serves; `None` if there are none.
-fn exposed<'a>(places: impl Iterator<Item = &'a (&'static str, SocketAddr)>) -> Option<String> {
+fn exposed_addresses<'a>(places: impl Iterator<Item = &'a (&'static str, SocketAddr)>) -> Option<String> {
     let others = places.filter(|(_, address)| !address.ip().to_canonical().is_loopback());
     let words: Vec<String> = others.map(|(who, address)| format!("{address} ({who})")).collect();
     (!words.is_empty()).then(|| words.join(", "))
@@ -293,7 +294,7 @@ fn exposed<'a>(places: impl Iterator<Item = &'a (&'static str, SocketAddr)>) -> 
 /// Sets up encryption if keys are given. Peers then present certificates, so this node must present one too.
 fn secure(config: &mut Config, tls: &Tls) -> Result<(), CliError> {
     if tls.keys.is_some() && !tls.shows {
-        let what = "a node has to show a certificate where others do\n  beside --tls-ca: --tls-cert and --tls-key";
+        let what = "a node with --tls-ca needs a certificate of its own\n  give also: --tls-cert and --tls-key";
         return Err(CliError { what: what.to_owned(), code: 78 });
     }
     config.net.keys.clone_from(&tls.keys);
@@ -308,8 +309,8 @@ fn configure(serve: &Serve, node: NodeId, data: &Path) -> Config {
     config.consensus.election_max = serve.election_timeout.1;
     config.consensus.heartbeat = serve.heartbeat_interval;
     config.consensus.founding_wait = serve.founding_wait;
-    config.consensus.found_anyway = serve.found_anyway;
-    config.consensus.alone_wait = serve.election_timeout.1 * 2;
+    config.consensus.force_founding = serve.found_anyway;
+    config.consensus.sole_founder_wait = serve.election_timeout.1 * 2;
     config.segment_bytes = serve.segment_size.as_u64();
     config.reserve_bytes = serve.reserve.as_u64();
     config.torn_tail = match serve.on_torn_tail {
@@ -326,8 +327,8 @@ fn configure(serve: &Serve, node: NodeId, data: &Path) -> Config {
     config.fsync = !serve.unsafe_no_fsync;
     config.signals = true;
     config.reactor.log_control = Some(logging::change_level);
-    config.resp = doorway(serve.resp.as_deref());
-    config.http = doorway(serve.http.as_deref());
+    config.resp = bind_address(serve.resp.as_deref());
+    config.http = bind_address(serve.http.as_deref());
     config.redis.advertised.clone_from(&serve.advertise_resp);
     config.redis.follower = match serve.resp_follower {
         OnFollower::Forward => Follower::Forward,
@@ -336,7 +337,7 @@ fn configure(serve: &Serve, node: NodeId, data: &Path) -> Config {
     config
 }
 
-fn doorway(said: Option<&str>) -> BindAddress {
+fn bind_address(said: Option<&str>) -> BindAddress {
     match said {
         None => BindAddress::Loopback,
         Some("off") => BindAddress::Off,
@@ -349,7 +350,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_of_founders_that_is_not_the_membership_is_told_of_by_id_and_by_address() {
+    fn peers_that_differ_from_the_membership_are_reported() {
         let peers: Peers = "1=a:1,2=b:1".parse().unwrap();
         let membership = |text: &str| Membership::founding(text.parse::<Peers>().unwrap().0);
         assert_eq!(peers.differ_from(&Membership::default()), None);
@@ -359,18 +360,18 @@ mod tests {
     }
 
     #[test]
-    fn election_timeouts_come_in_order() {
+    fn election_timeout_range_must_be_ordered() {
         let range = |text: &str| text.parse::<Range>().map(|Range(min, max)| (min.as_millis(), max.as_millis()));
         assert_eq!((range("50ms-100ms"), range("1s")), (Ok((50, 100)), Ok((1000, 1000))));
         assert!(range("100ms-50ms").is_err() && range("-").is_err());
     }
 
     #[test]
-    fn a_place_that_others_can_reach_is_named() {
+    fn addresses_reachable_from_other_hosts_are_named() {
         let told = |places: &[&str]| {
             let who = ["nodes and clients", "Redis clients", "HTTP clients"];
             let places: Vec<_> = who.into_iter().zip(places.iter().map(|place| place.parse().unwrap())).collect();
-            exposed(places.iter())
+            exposed_addresses(places.iter())
         };
         assert_eq!(told(&["127.0.0.1:7401", "[::1]:7501", "[::ffff:127.0.0.1]:7601"]), None);
         assert_eq!(told(&["10.0.0.1:7401", "127.0.0.1:7501"]).as_deref(), Some("10.0.0.1:7401 (nodes and clients)"));

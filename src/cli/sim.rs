@@ -10,32 +10,32 @@ use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Runs clusters in a simulator, by seed: the real node, while messages are lost and disks fail, with what Raft promises
+/// Runs clusters in a simulator, by seed: the real node, while messages are lost and disks fail, with Raft's invariants
 /// checked after every step. A seed that fails repeats bit for bit.
 #[derive(Args, Clone, Debug)]
 pub struct Sim {
-    /// The first seed; drawn if it is not given
+    /// The first seed; default: random
     #[arg(long)]
     seed: Option<u64>,
-    /// How many seeds, from the first on
+    /// The number of seeds, from the first on
     #[arg(long, default_value_t = 1)]
     seeds: u64,
-    /// How long trouble goes on in each world, in its own time
+    /// How long faults are injected in each world, in simulated time
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     duration: Duration,
-    /// Stop each world after that many steps
+    /// Stops each world after that many steps
     #[arg(long)]
     steps: Option<u64>,
-    /// How many worlds at a time
+    /// The number of worlds simulated at a time
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Tell what happens from that moment of the world's own time on: from=9s, or from=9s500ms
+    /// Prints a trace from this simulated time on: from=9s, or from=9s500ms
     #[arg(long, value_parser = parse_trace)]
     trace: Option<Duration>,
-    /// Change the members in every world, not in every other one
+    /// Changes the members in every world, not only in every other one
     #[arg(long)]
     members: bool,
-    /// Break that rule, to see it noticed
+    /// Breaks this rule, to test that the checks detect it
     #[cfg(feature = "mutants")]
     #[arg(long, value_parser = parse_mutant)]
     mutant: Option<crate::types::Mutant>,
@@ -43,7 +43,7 @@ pub struct Sim {
 
 fn parse_trace(text: &str) -> Result<Duration, String> {
     let from = text.strip_prefix("from=").unwrap_or(text);
-    humantime::parse_duration(from).map_err(|error| format!("{error}; say it like from=9s or from=9s500ms"))
+    humantime::parse_duration(from).map_err(|error| format!("{error}; the form is from=9s or from=9s500ms"))
 }
 
 #[cfg(feature = "mutants")]
@@ -109,7 +109,7 @@ pub fn run(args: Sim) -> Result<(), CliError> {
                     stuck.fetch_add(u64::from(outcome.needs_the_lost), Ordering::Relaxed);
                     if let Some(from) = args.trace.filter(|from| *from > outcome.simulated) {
                         let ended = outcome.simulated.as_secs_f64();
-                        eprintln!("seed {seed} was over after {ended:.1} s: nothing is told from {from:?} on");
+                        eprintln!("seed {seed} ended after {ended:.1} s: there is no trace from {from:?} on");
                     }
                     if args.seeds == 1 {
                         eprintln!("{}", outcome.beside());
@@ -134,7 +134,7 @@ pub fn run(args: Sim) -> Result<(), CliError> {
     });
     if failed.load(Ordering::Relaxed) {
         return Err(CliError {
-            what: "a rule was violated; the lines above say how to see it again".to_owned(),
+            what: "a rule was violated; the lines above show how to repeat it".to_owned(),
             code: 1,
         });
     }
@@ -142,15 +142,15 @@ pub fn run(args: Sim) -> Result<(), CliError> {
         let hours = simulated.load(Ordering::Relaxed) as f64 / 3_600_000.0;
         let took = began.elapsed().as_secs_f64();
         if let unjudged @ 1.. = unjudged.load(Ordering::Relaxed) {
-            outln!("{unjudged} keys had a history that was too much to judge");
+            outln!("{unjudged} keys had a history too large to check for linearizability");
         }
         if let untold @ 1.. = untold.load(Ordering::Relaxed) {
-            outln!("{untold} ended early: a node voted on an older copy of its disk before anybody told it");
+            outln!("{untold} seeds ended early: a node voted from an older copy of its disk before it learned of that");
         }
         let stuck = stuck.load(Ordering::Relaxed);
         if stuck > 0 {
             outln!(
-                "{stuck} seeds ended without a leader, too many voters being lost for good: no rest was asked of them"
+                "{stuck} seeds ended without a leader, with too many voters lost for good: convergence was not checked"
             );
         }
         outln!("{} seeds ok, {first} to {} · {hours:.1} hours simulated · {took:.1} s", args.seeds, end - 1);

@@ -15,22 +15,22 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Lets nodes take a snapshot now.
+/// Makes nodes take a snapshot now.
 #[derive(Args, Debug)]
 pub struct Take {
-    /// That node only, instead of every one that answers
+    /// The id of the only node to take one; default: every node that answers
     #[arg(long, value_name = "ID")]
     node: Option<u64>,
     #[command(flatten)]
     cluster: Cluster,
 }
 
-/// Lists the snapshots of a node, and says which are whole.
+/// Lists the snapshots of a node, and which are intact.
 #[derive(Args, Debug)]
 pub struct List {
-    /// A data directory, or the directory of snapshots in it
+    /// A data directory, or its directory of snapshots
     path: PathBuf,
-    /// How to print the answer
+    /// The output format
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
@@ -77,8 +77,8 @@ fn verdict(args: &Take, taken: &[(u64, &String, TakenSnapshot)]) -> Result<(), C
     };
     let refused = taken.iter().filter(|(.., taken)| full(taken)).count();
     if refused > 0 {
-        let what = format!("{refused} of {} nodes had no room for a snapshot", taken.len());
-        let advice = "what they had is untouched · make room, and ask again";
+        let what = format!("{refused} of {} nodes lack the disk space for a snapshot", taken.len());
+        let advice = "earlier snapshots are untouched · free disk space, then run this again";
         return Err(CliError { what: format!("{what}\n  {advice}"), code: 1 });
     }
     if taken.iter().any(|(.., taken)| taken.is_ok()) {
@@ -88,7 +88,7 @@ fn verdict(args: &Take, taken: &[(u64, &String, TakenSnapshot)]) -> Result<(), C
     let what = match (taken.is_empty(), args.node) {
         (false, _) => "no snapshot was taken".to_owned(),
         (true, Some(node)) => format!("no node {node} answers"),
-        (true, None) => return Err(args.cluster.nobody_answers()),
+        (true, None) => return Err(args.cluster.no_answer_error()),
     };
     Err(CliError { what: format!("{what}\n  tried {tried} · see: drave status"), code: 3 })
 }

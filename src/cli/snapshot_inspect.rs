@@ -11,14 +11,14 @@ use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Says what a snapshot's file is of, reads all of it, and says whether it is whole.
+/// Describes a saved snapshot, reads all of it, and verifies it.
 ///
-/// Exit code 5: it is damaged.
+/// Exit code 5: the file is damaged.
 #[derive(Args, Debug)]
 pub struct Inspect {
-    /// The file
+    /// The file that snapshot save wrote
     file: PathBuf,
-    /// How to print the answer
+    /// The output format
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
@@ -56,7 +56,7 @@ pub fn run(args: &Inspect) -> Result<(), CliError> {
     outln!("digest    {:016x}", header.digest);
     outln!(
         "intact    every checksum is right{}",
-        if keys.is_some() { ", and the state comes to its digest" } else { "" }
+        if keys.is_some() { ", and the state matches its digest" } else { "" }
     );
     Ok(())
 }

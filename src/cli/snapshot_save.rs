@@ -26,21 +26,22 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// The file's mode: a backup contains all keys and values, so only its owner may read it.
 const MODE: u32 = 0o600;
 
-/// Saves all that the cluster holds into one file: a backup. The file is FILE.part until all of it is on the disk and
-/// was read back and found whole. `drave restore` founds a new cluster of it.
+/// Saves the whole state of the cluster into one file: a backup. The file is named FILE.part until all of it is on disk
+/// and verified by reading it back. `drave restore` founds a new cluster from it.
 ///
-/// Everything that was acknowledged before this began is in it, from whichever node it is read; followers are preferred.
+/// It contains every write acknowledged before this command began, whichever node it is read from; followers are
+/// preferred.
 #[derive(Args, Debug)]
 pub struct Save {
-    /// The file
+    /// The file to write
     file: PathBuf,
-    /// From that node only
+    /// The id of the only node to read from; default: any, followers first
     #[arg(long, value_name = "ID")]
     node: Option<u64>,
-    /// What that node has applied, though it may lack what was acknowledged: no quorum is asked, and no leader needed
+    /// Saves what the node has applied, which may lack acknowledged writes; needs no quorum and no leader
     #[arg(long)]
     local: bool,
-    /// Even if the file is there: it is replaced when the new one is whole
+    /// Replaces an existing file once the new one is complete
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -86,14 +87,13 @@ pub fn run(args: &Save) -> Result<(), CliError> {
 
 fn refuse_existing(args: &Save) -> Result<(), CliError> {
     if args.file.exists() && !args.file.is_file() {
-        let what =
-            format!("{} is not a file\n  nothing was changed · name one that is not there yet", args.file.display());
+        let what = format!("{} is not a file\n  nothing was changed · name a new file", args.file.display());
         return Err(CliError { what, code: 1 });
     }
     if args.force || !args.file.exists() {
         return Ok(());
     }
-    let what = format!("{} is there already\n  nothing was changed · --force replaces it", args.file.display());
+    let what = format!("{} exists already\n  nothing was changed · --force replaces it", args.file.display());
     Err(CliError { what, code: 1 })
 }
 
@@ -122,7 +122,7 @@ fn save(args: &Save, part: &mut Part) -> Result<(Source, Snapshot), CliError> {
         (None, Some(node)) => {
             CliError { what: format!("no node {node} answers\n  tried {tried} · see: drave status"), code: 3 }
         }
-        (None, None) => args.cluster.nobody_answers(),
+        (None, None) => args.cluster.no_answer_error(),
     })
 }
 
@@ -153,12 +153,12 @@ fn save_from(args: &Save, source: &Source, part: &mut Part) -> Result<Snapshot, 
         match copy(&mut reader, source, part)? {
             Ok(()) => return part.verify(&reader),
             Err(ClientError::Refused(tried)) if tried.refusal == Some(Refusal::SnapshotGone) && begun < BEGINS => {
-                eprintln!("n{} has a newer snapshot by now: that one is read, from its beginning", source.node);
+                eprintln!("n{} replaced the snapshot by a newer one: reading starts over with that one", source.node);
             }
             Err(error) => return Err(error.into()),
         }
     }
-    unreachable!("it ends with its last attempt")
+    unreachable!("the last attempt returns")
 }
 
 /// Writes all pieces into the file, from its beginning. The inner error is the node's, the outer one the file's.
@@ -230,7 +230,7 @@ impl Part {
         let snapshot = open(&self.path, &Meter::default())?;
         if snapshot.header().position != reader.position() {
             let what =
-                format!("{} is of another position than the node said\n  nothing was saved", self.path.display());
+                format!("{} has another position than the node announced\n  nothing was saved", self.path.display());
             return Err(CliError { what, code: 5 });
         }
         Ok(snapshot)

@@ -11,11 +11,11 @@ use serde_json::json;
 use std::io::IsTerminal;
 use std::time::{Duration, SystemTime};
 
-/// Shows every node: role, term, commit, applied, match, lag, the disk, who was heard when; and what of
-/// the log it keeps, and which snapshot.
+/// Shows the status of every node: role, term, commit, applied, match, lag, sync times, last contact; and its log and
+/// snapshot on disk.
 #[derive(Args, Debug)]
 pub struct Show {
-    /// Look again every second
+    /// Repeats every second
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
@@ -44,11 +44,11 @@ pub fn show(args: &Show) -> Result<(), CliError> {
         }
         if !args.watch {
             if asked.iter().all(|asked| asked.status.is_err()) {
-                return Err(args.cluster.nobody_answers());
+                return Err(args.cluster.no_answer_error());
             }
             if leader(&asked).is_none() {
                 let what =
-                    "no node leads: nothing can be written, nor read but with --consistency local\n  see: drave doctor";
+                    "no node leads: writes fail, and reads work only with --consistency local\n  see: drave doctor";
                 return Err(CliError { what: what.to_owned(), code: 3 });
             }
             return Ok(());
@@ -152,7 +152,7 @@ fn print(asked: &[EndpointStatus]) {
         asked.iter().filter_map(|asked| asked.status.as_ref().ok()).filter(|status| !status.promised.is_empty())
     {
         outln!(
-            "n{} has lost what it acknowledged up to {}: it votes for nobody that holds less, and does not campaign",
+            "n{} has lost acknowledged entries up to {}: it votes for no candidate with less, and does not campaign",
             status.node,
             status.promised
         );
@@ -162,7 +162,7 @@ fn print(asked: &[EndpointStatus]) {
     answered.filter_map(|status| expiry(status, now)).for_each(|line| outln!("{line}"));
     match leader {
         Some(leader) => outln!("{} · cluster {} · fsync {}", leader.membership, leader.cluster, on_off(leader.fsync)),
-        None => outln!("no leader among those who answer"),
+        None => outln!("no node that answers leads"),
     }
 }
 
@@ -185,7 +185,7 @@ fn expiry(status: &Status, now: Duration) -> Option<String> {
 }
 
 fn on_off(on: bool) -> &'static str {
-    if on { "on" } else { "OFF: a power loss may take anything" }
+    if on { "on" } else { "OFF: a power loss may lose anything" }
 }
 
 /// The leader's view of that node.
@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn certificate_that_ends_soon_is_shown() {
+    fn certificate_that_expires_soon_is_reported() {
         let now = Duration::from_secs(1_800_000_000);
         let says = |end| expiry(&Status { node: 2, certificate_expires: end, ..Status::default() }, now);
         assert_eq!(says(None), None, "nothing is encrypted");

@@ -31,13 +31,13 @@ impl Args for Tls {
             .arg(file(
                 CA,
                 "DRAVE_TLS_CA",
-                "Everything is encrypted, and who certificates of nodes are vouched for by: PEM",
+                "Enables TLS: the certificates of the authorities that sign the nodes' certificates, as PEM",
             ))
             .arg(
-                file(CERT, "DRAVE_TLS_CERT", "The certificate that is shown, for a node; a client needs none")
+                file(CERT, "DRAVE_TLS_CERT", "The certificate that a node presents, as PEM; a client needs none")
                     .requires(KEY),
             )
-            .arg(file(KEY, "DRAVE_TLS_KEY", "Its key").requires(CERT).requires(CA))
+            .arg(file(KEY, "DRAVE_TLS_KEY", "The private key of --tls-cert, as PEM").requires(CERT).requires(CA))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -52,7 +52,8 @@ impl FromArgMatches for Tls {
         let own = file(CERT).zip(file(KEY));
         let shows = own.is_some();
         let unusable = |error: Unusable| {
-            let advice = "PEM files that this user may read, and that belong together: --tls-ca, --tls-cert, --tls-key";
+            let advice =
+                "name PEM files that this user can read and that belong together: --tls-ca, --tls-cert, --tls-key";
             Error::raw(ErrorKind::Io, format!("{error}\n  {advice}"))
         };
         let files = Files { own, authority };

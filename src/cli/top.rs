@@ -9,8 +9,8 @@ use super::view::terminal;
 use clap::Args;
 use std::sync::atomic::Ordering;
 
-/// Shows a cluster as it is, until q is pressed: its nodes, what it commits, and what happens to it. Other keys
-/// hand over, put a moderate load on it, and take snapshots, if they are pressed twice.
+/// Shows a cluster live, until q is pressed: its nodes, its commits and its events. Other keys transfer leadership,
+/// generate a moderate load and take snapshots, if they are pressed twice.
 #[derive(Args, Debug)]
 pub struct Top {
     #[command(flatten)]

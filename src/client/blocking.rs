@@ -224,7 +224,7 @@ impl Client {
     /// Executes a step that uses the current connection.
     fn converse(&mut self, step: Step) {
         let Some(connection) = &mut self.connection else {
-            return self.protocol.lost(self.clock.now(), "the connection is gone");
+            return self.protocol.lost(self.clock.now(), "the connection is lost");
         };
         match step {
             Step::Send { request, until } => match connection.ask(&request, self.clock.instant(until)) {

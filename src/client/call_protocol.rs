@@ -277,7 +277,7 @@ impl CallProtocol {
                     let request = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
                     Step::Consult { endpoint, request, until: now + self.options.doubt * 2 }
                 }
-                None => unreachable!("somebody is left to be consulted"),
+                None => unreachable!("an endpoint is left to consult"),
             },
             Phase::Looks(_) => Step::Look { until: now + self.options.doubt },
             Phase::Ends(result) => Step::Done((**result).clone()),
@@ -379,7 +379,7 @@ impl CallProtocol {
         }
         self.call.hint = leader;
         let endpoint = self.connection.as_ref().map(|(endpoint, _)| endpoint.clone()).unwrap_or_default();
-        self.lost(now, &format!("{endpoint} is silent, and leads no more"));
+        self.lost(now, &format!("{endpoint} does not answer, and is no longer the leader"));
     }
 
     /// Once all other nodes are consulted, waits for the reply again, for longer.

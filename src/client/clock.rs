@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_an_instant_and_back() {
+    fn time_converts_to_instant_and_back() {
         let clock = Clock::start();
         let later = clock.start + Duration::from_millis(5);
         assert_eq!(clock.time(later), Time(5_000_000));

@@ -221,26 +221,26 @@ fn other_protocol(trouble: &CallError, encrypted: bool) -> Option<&'static str> 
     match trouble {
         CallError::Wire(WireError::TooLong { length, .. }) if !encrypted => {
             match length.to_le_bytes() {
-                [b'H', b'T', b'T', b'P', ..] => Some(
-                    "HTTP is spoken there: name the port of nodes and native clients, 200 below unless told otherwise",
-                ),
+                [b'H', b'T', b'T', b'P', ..] => {
+                    Some("the port speaks HTTP: use that of nodes and native clients, by default 200 lower")
+                }
                 [b'-' | b'+' | b'$', ..] => Some(
-                    "Redis' protocol is spoken there: name the port of nodes and native clients, 100 below unless told otherwise",
+                    "the port speaks the Redis protocol: use that of nodes and native clients, by default 100 lower",
                 ),
                 // A TLS alert: the peer received no handshake.
-                [21, 3, ..] => Some("TLS is spoken there: see --tls-ca"),
+                [21, 3, ..] => Some("the port speaks TLS: see --tls-ca"),
                 _ => None,
             }
         }
-        CallError::Io(error) if encrypted && error.kind() == io::ErrorKind::UnexpectedEof => Some(
-            "it closed the connection before the keys were agreed: is TLS spoken there? if not, leave out --tls-ca",
-        ),
+        CallError::Io(error) if encrypted && error.kind() == io::ErrorKind::UnexpectedEof => {
+            Some("the node closed the connection during the TLS handshake: does it use TLS? if not, leave out --tls-ca")
+        }
         CallError::Io(error) if !encrypted => {
             let closed = matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
-            closed.then_some("it closed the connection without a word: is TLS spoken there? see --tls-ca")
+            closed.then_some("the node closed the connection before it answered: does it use TLS? see --tls-ca")
         }
         CallError::Io(error) if error.kind() == io::ErrorKind::InvalidData && error.to_string().contains("corrupt") => {
-            Some("no TLS is spoken there: leave out --tls-ca")
+            Some("the port does not speak TLS: leave out --tls-ca")
         }
         _ => None,
     }

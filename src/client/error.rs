@@ -17,20 +17,20 @@ pub enum ClientError {
     Unknown(Tried),
     /// The session expired after the command was sent: it was applied at most once, and the cluster no longer knows
     /// whether.
-    #[error("outcome unknown: the session lapsed before it was told")]
+    #[error("outcome unknown: the session expired before the reply arrived")]
     SessionExpired,
     /// The cluster rejects this request for good. Nothing was applied.
     #[error("{0}")]
     Rejected(Refusal),
     /// The command or query was executed, and its answer is longer than
     /// [`ANSWER_BYTES_MAX`](crate::limits::ANSWER_BYTES_MAX), so it is not sent.
-    #[error("it was executed as of {position}, and its answer is too long to be told: ask for less at a time")]
+    #[error("executed as of {position}, but the answer is too long to send: request less at a time")]
     AnswerTooLong {
         /// The position of the command's entry, or of the last entry applied before a query.
         position: Position,
     },
     /// The cluster's reply does not match the request.
-    #[error("the cluster answered out of turn: {0:?}")]
+    #[error("the cluster sent an unexpected reply: {0:?}")]
     UnexpectedReply(Box<Outcome>),
 }
 
@@ -53,7 +53,7 @@ impl fmt::Display for Tried {
             (Some(Refusal::NotLeader { .. }), _) => f.write_str("no leader was found"),
             (Some(refusal), _) => write!(f, "{refusal}"),
             (None, Some(trouble)) => f.write_str(trouble),
-            (None, None) => f.write_str("no node was asked in time"),
+            (None, None) => f.write_str("no node was contacted in time"),
         }
     }
 }

@@ -154,13 +154,15 @@ mod tests {
     use super::*;
 
     fn lowest(request: Option<Request>) -> (u64, u64) {
-        let Some(Request::Propose { op }) = request else { panic!("it is a command: {request:?}") };
-        let Ok(Op::Execute { seq, first_outstanding: lowest, .. }) = Op::decode(op) else { panic!("it is executed") };
+        let Some(Request::Propose { op }) = request else { panic!("a command is expected: {request:?}") };
+        let Ok(Op::Execute { seq, first_outstanding: lowest, .. }) = Op::decode(op) else {
+            panic!("an Execute operation is expected")
+        };
         (seq, lowest)
     }
 
     #[test]
-    fn commands_are_sent_again_in_order_and_pass_the_numbers_that_are_answered() {
+    fn retries_keep_order_and_advance_first_outstanding() {
         let mut flight = InFlight::with_capacity(4);
         let keys: Vec<usize> = (0..3).map(|tag| flight.push_command(tag, Bytes::new())).collect();
         flight.finish(keys[0]);
@@ -175,13 +177,13 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_without_an_answer_leaves_doubt_and_a_refused_one_does_not() {
+    fn lost_attempt_leaves_doubt_and_refused_one_does_not() {
         let mut flight = InFlight::with_capacity(4);
         let key = flight.push_command(0, Bytes::new());
         flight.send(key, SessionId(7), false);
         assert!(!flight.answered(key, false));
         flight.lost();
-        assert!(!flight.answered(key, false), "it was refused, and not sent again");
+        assert!(!flight.answered(key, false), "the last attempt was refused, and no other was sent");
         flight.send(key, SessionId(7), true);
         flight.lost();
         assert!(flight.answered(key, false));

@@ -20,7 +20,7 @@ pub struct KnownEndpoints {
 impl KnownEndpoints {
     /// The given endpoints alone.
     pub fn new(given: Vec<String>) -> KnownEndpoints {
-        assert!(!given.is_empty(), "a client needs somebody to ask");
+        assert!(!given.is_empty(), "a client needs at least one endpoint");
         KnownEndpoints { given, heard: VecDeque::new() }
     }
 
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_given_stays_and_what_was_heard_is_bounded() {
+    fn given_endpoints_stay_and_learned_ones_are_bounded() {
         let mut known = KnownEndpoints::new(vec!["a:1".into(), "b:1".into()]);
         for n in 0..10 * MEMBERS_MAX {
             known.learn(&format!("h:{n}"));
@@ -83,7 +83,7 @@ mod tests {
         known.learn("");
         assert_eq!(known.len(), 2 + MEMBERS_MAX);
         assert_eq!((known[0].as_str(), known[1].as_str()), ("a:1", "b:1"));
-        assert_eq!(known[known.len() - 1], format!("h:{}", 10 * MEMBERS_MAX - 1), "the oldest are forgotten");
+        assert_eq!(known[known.len() - 1], format!("h:{}", 10 * MEMBERS_MAX - 1), "the oldest are dropped");
         assert!(known.iter().all(|endpoint| endpoint != "h:0"));
     }
 }

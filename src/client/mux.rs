@@ -102,7 +102,7 @@ impl Mux {
         if let Some(endpoint) = self.protocol.dial(now)
             && let Err(error) = self.dial(&endpoint, registry)
         {
-            log::debug!("cannot dial: {error}");
+            log::debug!("cannot connect: {error}");
             self.protocol.lost(now, false);
         }
         if heard > Readiness::Nothing && self.stream.is_some() {
@@ -113,7 +113,7 @@ impl Mux {
         self.doubt(now, scratch, registry);
         self.drop_lost(registry);
         if let Some(stream) = &mut self.stream
-            && stream.pour(self.protocol.output()).is_err()
+            && stream.write_pending(self.protocol.output()).is_err()
         {
             self.protocol.lost(now, false);
             self.drop_lost(registry);
@@ -152,7 +152,7 @@ impl Mux {
             match Scout::dial(&endpoint, self.protocol.options().keys.as_ref(), self.scout_token, registry) {
                 Ok(scout) => self.scout = Some(scout),
                 Err(error) => {
-                    log::debug!("cannot dial {endpoint}: {error}");
+                    log::debug!("cannot connect to {endpoint}: {error}");
                     self.protocol.scout_lost(now);
                 }
             }
@@ -160,7 +160,7 @@ impl Mux {
         if let Some(scout) = &mut self.scout
             && let Err(error) = scout.work(now, scratch, &mut self.protocol)
         {
-            log::debug!("a second opinion cannot be had: {error}");
+            log::debug!("cannot ask another node for the leader: {error}");
             self.protocol.scout_lost(now);
         }
     }
@@ -189,7 +189,7 @@ impl Mux {
                 }
             };
             if let Err(error) = self.protocol.receive(now, &scratch[..n], done) {
-                log::debug!("a node that breaks the protocol or refuses us: {error}");
+                log::debug!("the node violates the protocol or rejects the connection: {error}");
             }
             self.drop_lost(registry);
             let dry = self.stream.as_ref().is_none_or(Stream::tells_when_dry);

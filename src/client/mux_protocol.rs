@@ -217,7 +217,7 @@ impl MuxProtocol {
 
     /// Starts a command. Panics if there is no room.
     pub fn execute(&mut self, now: Time, command: Bytes, tag: u64) {
-        assert!(self.has_room(), "who asks looks first whether there is room");
+        assert!(self.has_room(), "the caller checks has_room before each request");
         self.begins(now);
         let key = self.in_flight.push_command(tag, command);
         self.send(key, false);
@@ -225,7 +225,7 @@ impl MuxProtocol {
 
     /// Starts a query. Panics if there is no room.
     pub fn query(&mut self, now: Time, query: Bytes, consistency: Consistency, tag: u64) {
-        assert!(self.has_room(), "who asks looks first whether there is room");
+        assert!(self.has_room(), "the caller checks has_room before each request");
         self.begins(now);
         let key = self.in_flight.push_query(tag, query, consistency);
         self.send(key, false);

@@ -44,7 +44,9 @@ impl Scout {
             };
             match protocol.scout_received(now, &scratch[..n]) {
                 Ok(None) => {}
-                Ok(Some(leader)) => log::debug!("{} is silent, and {leader} leads by now", protocol.endpoint()),
+                Ok(Some(leader)) => {
+                    log::debug!("{} does not answer, and {leader} is the leader now", protocol.endpoint())
+                }
                 Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
             }
             if protocol.scout().is_none() {
@@ -52,7 +54,7 @@ impl Scout {
             }
         }
         match protocol.scout() {
-            Some(scout) => self.stream.pour(scout.output()),
+            Some(scout) => self.stream.write_pending(scout.output()),
             None => Ok(()),
         }
     }

@@ -4,7 +4,7 @@ use super::ballot::Ballot;
 use super::message::{Envelope, Message, VoteKind};
 use super::next::Next;
 use super::note::{Note, Reason, StepDown};
-use super::replica::{Replica, Voice};
+use super::replica::{Replica, VoteWeight};
 use crate::types::{DiskId, Mutant, NodeId, Time, Vote};
 
 /// Counts the candidate's own vote, by its disk like any other.
@@ -12,9 +12,9 @@ fn own_vote(me: &Replica, ballot: &mut Ballot) {
     let named = me.configs.current().disk(me.id);
     let counts = me.disk().is_none() || named == me.disk() || me.options.mutants.breaks(Mutant::VoteUnnamed);
     match me.voice() {
-        Voice::Founder => ballot.record_empty_log_vote(me.id),
-        Voice::Counted if counts => ballot.record_vote(me.id),
-        Voice::Counted | Voice::None => {}
+        VoteWeight::Founder => ballot.record_empty_log_vote(me.id),
+        VoteWeight::Counted if counts => ballot.record_vote(me.id),
+        VoteWeight::Counted | VoteWeight::None => {}
     }
 }
 

@@ -49,7 +49,7 @@ mod tests {
     use crate::types::Index;
 
     #[test]
-    fn claims_only_grow_and_end_with_the_disk() {
+    fn claims_only_grow_and_reset_with_a_new_disk() {
         let (peer, claim) = (NodeId::new(2).unwrap(), |term, index| Claim {
             term: Term(term),
             position: Position::new(Index(index), Term(1)),

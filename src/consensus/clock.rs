@@ -96,7 +96,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_leader_that_was_frozen_does_not_catch_up() {
+    fn clock_does_not_count_time_while_leader_was_frozen() {
         let (mut clock, second) = (Clock::default(), Duration::from_secs(1));
         clock.start(Time::ZERO, Duration::from_millis(50), Term(1));
         assert_eq!(clock.read(Time::ZERO + second), ClusterTime(1000));
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_stands_still_without_a_leader_and_never_goes_back() {
+    fn clock_stops_without_leader_and_never_goes_back() {
         let mut clock = Clock::default();
         clock.observe_entry(Term(1), ClusterTime(500));
         clock.observe(LeaderTime { term: Term(1), time: ClusterTime(400) });
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn time_of_a_later_term_replaces_a_higher_one_of_an_earlier_term() {
+    fn time_of_later_term_replaces_higher_time_of_earlier_term() {
         let (mut clock, beat) = (Clock::default(), Duration::from_millis(50));
         clock.start(Time::ZERO, beat, Term(3));
         assert_eq!(clock.read(Time::ZERO + beat * 10), ClusterTime(500));

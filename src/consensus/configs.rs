@@ -33,7 +33,7 @@ impl Configs {
 
     /// Adds the configuration of the entry at that index.
     pub fn push(&mut self, from: Index, membership: Membership) {
-        assert!(from > self.since(), "configurations follow the log");
+        assert!(from > self.since(), "configurations ascend by index");
         self.all.push((from, membership));
     }
 
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn disk_is_named_since_the_first_unbroken_configuration() {
+    fn disk_is_named_since_start_of_unbroken_configurations() {
         let (node, disk) = (NodeId::new(2).unwrap(), DiskId(22));
         let mut named = of(3);
         named.members.get_mut(&node).unwrap().disk = Some(disk);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_configuration_gives_way_to_the_one_before() {
+    fn truncated_configuration_restores_the_previous_one() {
         let mut configs = Configs::new(Index(0), of(3));
         configs.push(Index(5), of(4));
         configs.push(Index(9), of(5));

@@ -239,7 +239,7 @@ fn take_entry(me: &mut Replica, entry: Entry) -> Result<(), &'static str> {
     }
     if ours.is_some() {
         if index <= me.log.commit() {
-            return Err("an entry that contradicts a committed one");
+            return Err("an entry conflicts with a committed one");
         }
         // A conflict: this entry and all that follow it are not in the leader's log (§5.3).
         me.truncate(index);

@@ -85,13 +85,13 @@ mod tests {
     }
 
     #[test]
-    fn a_question_is_answered_by_whom_it_was_asked_and_never_by_a_late_answer() {
+    fn read_index_accepts_only_the_matching_response() {
         let mut inquiries = FollowerReads::after(70);
         let (mut lost, mut out) = (Vec::new(), Vec::new());
         inquiries.push(ReadId(1));
-        assert_eq!(inquiries.ask(Time(0)), None, "nobody to ask");
+        assert_eq!(inquiries.ask(Time(0)), None, "no leader to ask");
         inquiries.follow(Some((id(2), Term(3))), &mut lost);
-        assert_eq!(std::mem::take(&mut lost), [ReadId(1)], "asked of nobody, it came to nothing");
+        assert_eq!(std::mem::take(&mut lost), [ReadId(1)], "a read without a leader is lost");
         inquiries.push(ReadId(2));
         assert_eq!(inquiries.ask(Time(0)), Some((id(2), 71)));
         inquiries.push(ReadId(3));

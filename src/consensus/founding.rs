@@ -37,7 +37,7 @@ pub struct Founding {
 impl Founding {
     /// Starts the wait for silent founders, at the start of the process.
     pub fn begins(&mut self, now: Time, options: &Options) {
-        (self.until, self.anyway) = (now + options.founding_wait, options.found_anyway);
+        (self.until, self.anyway) = (now + options.founding_wait, options.force_founding);
     }
 
     /// Records that a peer holds a log.
@@ -94,7 +94,7 @@ mod tests {
 
     fn begun(anyway: bool) -> Founding {
         let mut founding = Founding::default();
-        let options = Options { founding_wait: Duration::from_secs(5), found_anyway: anyway, ..Options::default() };
+        let options = Options { founding_wait: Duration::from_secs(5), force_founding: anyway, ..Options::default() };
         founding.begins(Time::ZERO, &options);
         founding
     }
@@ -104,24 +104,24 @@ mod tests {
     }
 
     #[test]
-    fn silent_founders_are_waited_for_and_named() {
+    fn founding_waits_for_silent_founders_and_names_them() {
         let (mut founding, mut notes) = (begun(false), Vec::new());
         assert!(!founding.may_begin(at(1), true, vec![id(3)], Mutants::NONE, &mut notes));
         assert_eq!(notes, [Note::FoundingWaits { silent: vec![id(3)], left: Duration::from_secs(4) }]);
         assert!(!founding.may_begin(at(2), true, vec![id(3)], Mutants::NONE, &mut notes));
-        assert_eq!(notes.len(), 1, "said once in two seconds");
+        assert_eq!(notes.len(), 1, "one note in two seconds");
         assert!(!founding.may_begin(at(6), false, vec![id(2), id(3)], Mutants::NONE, &mut notes), "no majority");
         assert!(founding.may_begin(at(6), true, vec![id(3)], Mutants::NONE, &mut notes));
     }
 
     #[test]
-    fn one_holder_is_a_veto_for_good() {
+    fn founder_with_a_log_vetoes_founding_permanently() {
         let (mut founding, mut notes) = (begun(false), Vec::new());
         founding.veto(id(3), LogId(7));
         assert!(!founding.may_begin(at(99), true, vec![], Mutants::NONE, &mut notes));
         assert_eq!(notes, [Note::FoundingVetoed { holder: id(3), log: LogId(7) }]);
         let mut anyway = begun(true);
         anyway.veto(id(3), LogId(7));
-        assert!(anyway.may_begin(at(0), true, vec![], Mutants::NONE, &mut notes), "as it was told to");
+        assert!(anyway.may_begin(at(0), true, vec![], Mutants::NONE, &mut notes), "forced to");
     }
 }

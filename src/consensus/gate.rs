@@ -56,12 +56,12 @@ mod tests {
     use crate::types::{Index, NodeId};
 
     fn envelope(message: Message) -> Envelope {
-        let id = |n| NodeId::new(n).expect("not nobody");
+        let id = |n| NodeId::new(n).expect("not zero");
         Envelope { from: id(1), to: id(2), term: Term(3), origin: Origin::default(), message }
     }
 
     #[test]
-    fn a_disk_that_stands_still_does_not_fill_the_memory() {
+    fn stalled_disk_does_not_fill_memory_with_messages() {
         let mut gate = Gate::default();
         let heard =
             |round| envelope(Message::HeartbeatResponse { round: Round(round), seen: Index(0), room: Room::AMPLE });

@@ -11,9 +11,9 @@ pub fn check(me: &Replica, role: &Role) {
     let log = &me.log;
     let last = log.last();
     assert!(log.base().index <= log.commit(), "the base is committed");
-    assert!(log.commit() <= last.index, "what is committed is in the log");
-    assert!(log.durable() <= last.index, "what is durable is in the log");
-    assert!(last.term <= me.term(), "no entry is of a later term than its holder (§5.1)");
+    assert!(log.commit() <= last.index, "every committed entry is in the log");
+    assert!(log.durable() <= last.index, "every durable entry is in the log");
+    assert!(last.term <= me.term(), "no entry has a later term than the node that holds it (§5.1)");
     match role {
         Role::Follower(_) => {}
         Role::Candidate(candidate) => {
@@ -25,10 +25,13 @@ pub fn check(me: &Replica, role: &Role) {
             assert_eq!(me.vote(), Some(me.candidate()), "a leader has voted for itself (§5.2)");
             for progress in leader.progress().values() {
                 let ordered = progress.matched <= progress.agreed && progress.agreed < progress.next;
-                assert!(ordered, "what is matched agrees, and what agrees is not sent again");
-                assert!(progress.matched <= last.index, "a follower matches what is in the log");
-                assert!(progress.next <= last.index.next(), "only what is in the log is sent");
-                assert!(progress.stage == ProgressState::Stream || progress.in_flight.is_empty(), "a probe goes alone");
+                assert!(ordered, "matched entries agree, and agreeing entries are not sent again");
+                assert!(progress.matched <= last.index, "a follower's matched index is in the leader's log");
+                assert!(progress.next <= last.index.next(), "only entries of the log are sent");
+                assert!(
+                    progress.stage == ProgressState::Stream || progress.in_flight.is_empty(),
+                    "a probe has nothing else in flight"
+                );
             }
         }
     }

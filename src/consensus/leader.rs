@@ -164,7 +164,8 @@ impl Leader {
 
     /// Steps down if no quorum responds, nothing commits, or the disk does not respond (thesis §6.2).
     fn check_quorum(&mut self, me: &mut Replica, now: Time) -> Next {
-        if !self.hears_quorum(me, now) && !self.takes_back(me, now) && !me.options.mutants.breaks(Mutant::NoPreVote) {
+        if !self.hears_quorum(me, now) && !self.revert_change(me, now) && !me.options.mutants.breaks(Mutant::NoPreVote)
+        {
             return Next::StepDown(StepDown::NoQuorum);
         }
         if self.cannot_commit(me, now) && !me.options.mutants.breaks(Mutant::NeverYield) {
@@ -291,7 +292,7 @@ impl Leader {
         }
         match envelope.message {
             Message::AppendResponse { matched } if matched > me.log.last().index => {
-                me.notes.push(Note::InvalidMessage { peer, what: "it acknowledges what was never sent" });
+                me.notes.push(Note::InvalidMessage { peer, what: "it acknowledges entries beyond the leader's log" });
             }
             Message::AppendResponse { matched } => {
                 progress.acknowledged(now, matched);
@@ -489,7 +490,7 @@ fn conflict(me: &Replica, progress: &mut Progress, refused: Index, hint: Positio
         return Ok(()); // late
     }
     if hint.index > refused {
-        return Err("a hint beyond what it refused");
+        return Err("its hint is beyond the rejected index");
     }
     let ours = me.log.at_or_below(hint);
     match progress.stage {
@@ -508,7 +509,7 @@ fn stream(me: &Replica, now: Time, peer: NodeId, (progress, probes): (&mut Progr
     let last = log.last().index;
     let mut order = |progress: &mut Progress, upto: Index, probe: u64| {
         let prev = progress.next.prev();
-        let term = log.term(prev).expect("what is sent next follows something in the log");
+        let term = log.term(prev).expect("the entry before the next one to send is in the log");
         let commit = log.commit();
         ready.appends.push(EntriesToSend {
             to: peer,

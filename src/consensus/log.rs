@@ -129,15 +129,15 @@ impl Log {
 
     /// Removes all entries from `from` on.
     pub fn truncate(&mut self, from: Index) {
-        assert!(from > self.commit, "a committed entry is never dropped (§5.4)");
+        assert!(from > self.commit, "a committed entry is never truncated (§5.4)");
         self.sums.truncate((from.0 - self.base.index.0 - 1) as usize);
         self.runs.truncate(self.runs.partition_point(|(first, _)| *first < from));
     }
 
     /// Removes all entries up to `upto`: a snapshot covers them.
     pub fn compact(&mut self, upto: Index) {
-        assert!(upto <= self.commit, "only what is committed is compacted (§7)");
-        assert!(upto <= self.durable, "only what is on the disk is compacted");
+        assert!(upto <= self.commit, "only committed entries are compacted (§7)");
+        assert!(upto <= self.durable, "only durable entries are compacted");
         let Some(term) = self.term(upto) else { return };
         self.base_sum = self.sum(upto);
         self.sums.drain(..(upto.0 - self.base.index.0) as usize);
@@ -160,7 +160,7 @@ impl Log {
 
     /// Restarts the log after `base`, which is committed and not yet on this node's disk.
     pub fn restart(&mut self, base: Position) {
-        assert!(base.index > self.commit, "what is committed is not thrown away (Figure 13)");
+        assert!(base.index > self.commit, "a snapshot replaces no committed entries (Figure 13)");
         let durable = self.durable.min(self.commit);
         *self = Log { durable, ..Log::new(base) };
     }
@@ -177,7 +177,7 @@ impl Log {
 
     /// Sets the commit index.
     pub fn commit_to(&mut self, index: Index) {
-        assert!(index <= self.last_index(), "only what is in the log commits");
+        assert!(index <= self.last_index(), "only entries of the log are committed");
         assert!(index >= self.commit, "the commit index never goes back");
         self.commit = index;
     }
@@ -206,7 +206,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn runs_say_what_a_list_of_terms_says(terms in terms(), cut in 1..31u64, more in terms()) {
+        fn term_runs_match_a_list_of_terms(terms in terms(), cut in 1..31u64, more in terms()) {
             let mut log = log_of(&terms);
             let mut list = terms.clone();
             log.truncate(Index(cut.min(list.len() as u64 + 1)));
@@ -225,7 +225,7 @@ mod tests {
         }
 
         #[test]
-        fn at_or_below_is_the_last_such_position(terms in terms(), index in 0..40u64, term in 0..10u64) {
+        fn at_or_below_finds_the_last_such_position(terms in terms(), index in 0..40u64, term in 0..10u64) {
             let log = log_of(&terms);
             let counted = (1..=terms.len() as u64)
                 .rev()
@@ -235,7 +235,7 @@ mod tests {
         }
 
         #[test]
-        fn a_compacted_log_says_the_same_of_what_is_left(terms in terms(), upto in 0..31u64, more in 0..3u64) {
+        fn compacted_log_agrees_on_remaining_entries(terms in terms(), upto in 0..31u64, more in 0..3u64) {
             let whole = log_of(&terms);
             let last = whole.last().index;
             let mut log = whole.clone();
@@ -269,7 +269,9 @@ mod tests {
         }
 
         #[test]
-        fn an_append_keeps_its_bounds_and_always_moves(terms in terms(), after in 0..30u64, bytes in 0..100u64, most in 1..9usize) {
+        fn reach_keeps_its_bounds_and_always_advances(
+            terms in terms(), after in 0..30u64, bytes in 0..100u64, most in 1..9usize,
+        ) {
             let log = log_of(&terms);
             let after = Index(after.min(log.last().index.0));
             let upto = log.reach(after, bytes, most);
@@ -285,8 +287,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "never dropped")]
-    fn what_is_committed_is_never_dropped() {
+    #[should_panic(expected = "never truncated")]
+    fn committed_entries_are_never_truncated() {
         let mut log = log_of(&[1, 1, 2]);
         log.commit_to(Index(2));
         log.truncate(Index(2));

@@ -75,13 +75,13 @@ impl fmt::Display for StepDown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StepDown::HigherTerm { term, from } => write!(f, "{from} is in the higher term {term}"),
-            StepDown::Transferred { to } => write!(f, "{to} takes over, as it was asked to"),
-            StepDown::NoQuorum => f.write_str("no majority of the voters is heard"),
-            StepDown::CommitStalled => f.write_str("nothing commits with those that answer"),
-            StepDown::DiskStalled => f.write_str("its disk does not answer"),
-            StepDown::Removed => f.write_str("it is not a member any more"),
-            StepDown::OlderCopy => f.write_str("it led an older copy of its directory"),
-            StepDown::VotedForAnother => f.write_str("it voted for another"),
+            StepDown::Transferred { to } => write!(f, "{to} takes over, as requested"),
+            StepDown::NoQuorum => f.write_str("no majority of the voters responds"),
+            StepDown::CommitStalled => f.write_str("no entry commits with the voters that respond"),
+            StepDown::DiskStalled => f.write_str("its disk does not respond"),
+            StepDown::Removed => f.write_str("it is no longer a member"),
+            StepDown::OlderCopy => f.write_str("its directory is an older copy"),
+            StepDown::VotedForAnother => f.write_str("it voted for another candidate"),
         }
     }
 }
@@ -280,32 +280,32 @@ impl Note {
     /// Writes the notes on disks and logs.
     fn identity(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Note::PeerRejected { peer, why } => write!(f, "{peer} is not heard: {why}"),
+            Note::PeerRejected { peer, why } => write!(f, "messages of {peer} are rejected: {why}"),
             Note::FoundingWaits { silent, left } => {
                 let silent: Vec<String> = silent.iter().map(NodeId::to_string).collect();
                 write!(
                     f,
-                    "holds nothing, and waits for {} before a log begins: {:.0} s yet",
+                    "has an empty log, and waits for {} before it begins one: {:.0} s left",
                     silent.join(", "),
                     left.as_secs_f64()
                 )
             }
             Note::FoundingVetoed { holder, log } => write!(
                 f,
-                "{holder} holds log {log}, and this directory is empty: no log begins here. Bring back the directory \
-                 that this node had; or, if that is lost, at a node of that log: drave member remove ID, and: drave \
+                "{holder} holds log {log}, and this directory is empty: this node begins no log. Restore the directory \
+                 that this node had; or, if it is lost, run at a node of that log: drave member remove ID, and: drave \
                  member add ID=HOST:PORT, and start this one with --join"
             ),
             Note::LossDetected { held, promised } => write!(
                 f,
-                "this node acknowledged everything up to {promised} and holds no more than {held}: its directory is an \
-                 older copy, or its disk lost what it had synced. It votes only for logs that reach {promised}, and is \
-                 sent what it lacks; check the disk"
+                "this node acknowledged everything up to {promised}, and its log ends at {held}: its directory is an \
+                 older copy, or its disk has lost synced writes. It votes only for logs that reach {promised}, and \
+                 receives the missing entries again; check the disk"
             ),
             Note::LostAcknowledged { peer, held, upto } => write!(
                 f,
                 "{peer} has lost entries {}..{upto}, which it had acknowledged: its directory is an older copy, or its \
-                 disk lost what it had synced; it is sent them again",
+                 disk has lost synced writes; they are sent again",
                 held.next()
             ),
             _ => Ok(()),
@@ -318,8 +318,8 @@ impl fmt::Display for Note {
         match self {
             Note::Campaigns { ask, term, reason, last_leader } => {
                 match ask {
-                    VoteKind::PreVote => write!(f, "asks whether it would be elected after term {term}: ")?,
-                    VoteKind::Vote | VoteKind::Transfer => write!(f, "asks for votes in term {term}: ")?,
+                    VoteKind::PreVote => write!(f, "requests pre-votes after term {term}: ")?,
+                    VoteKind::Vote | VoteKind::Transfer => write!(f, "requests votes in term {term}: ")?,
                 }
                 write_reason(f, *reason, *last_leader)
             }
@@ -327,7 +327,7 @@ impl fmt::Display for Note {
                 write!(f, "leads term {term} ({} votes, {} ms)", votes.len(), after.as_millis())
             }
             Note::Follows { leader, term } => write!(f, "follows {leader} in term {term}"),
-            Note::StepsDown { term, why } => write!(f, "leads term {term} no more: {why}"),
+            Note::StepsDown { term, why } => write!(f, "steps down as leader of term {term}: {why}"),
             Note::Votes { candidate, ask, term, denied } => {
                 let what = if *ask == VoteKind::PreVote { "pre-vote" } else { "vote" };
                 match denied {
@@ -335,52 +335,58 @@ impl fmt::Display for Note {
                     Some(why) => write!(f, "no {what} for {candidate} in term {term}: {why}"),
                 }
             }
-            Note::LogRestarted { base } => write!(f, "holds a snapshot up to {base}; its log begins behind it"),
-            Note::SendsSnapshot { peer } => write!(f, "sends {peer} a snapshot: it needs what the log no longer holds"),
-            Note::Truncated { from, last } => write!(f, "drops {from}..{last}, never committed"),
+            Note::LogRestarted { base } => write!(f, "holds a snapshot up to {base}; its log starts after it"),
+            Note::SendsSnapshot { peer } => {
+                write!(f, "sends {peer} a snapshot: it needs entries that the log no longer holds")
+            }
+            Note::Truncated { from, last } => write!(f, "truncates uncommitted entries {from}..{last}"),
             Note::Configured { index, membership } => write!(f, "{membership} from {index}"),
             Note::Outside { since, behind: true, .. } => {
-                write!(f, "is no member since {since}, as far as its log goes yet")
+                write!(f, "is not a member since {since}, according to its log so far")
             }
             Note::Outside { me, since, behind: false } => {
                 let id = me.get();
                 write!(
                     f,
-                    "is no member any more since {since}, and is quiet from now on: stop it; or, to take it back as it \
-                     is: drave member add {id}=HOST:PORT"
+                    "is no longer a member since {since}, and is passive from now on: stop it; or, to add it again as \
+                     it is: drave member add {id}=HOST:PORT"
                 )
             }
-            Note::TransferStarted { to } => write!(f, "hands over to {to}"),
-            Note::TransferTimedOut { to } => write!(f, "{to} did not take over in time: leads on"),
+            Note::TransferStarted { to } => write!(f, "transfers the leadership to {to}"),
+            Note::TransferTimedOut { to } => write!(f, "{to} did not take over in time: this node remains leader"),
             Note::ChangeAborted { since } => {
-                write!(f, "takes back the change of {since}: those it would make voters do not answer")
+                write!(f, "reverts the membership change at {since}: its new voters do not respond")
             }
-            Note::MemberRemoved { peer, told: true } => write!(f, "{peer} is no member any more, and knows"),
+            Note::MemberRemoved { peer, told: true } => {
+                write!(f, "{peer} is no longer a member, and has been notified")
+            }
             Note::MemberRemoved { peer, told: false } => {
-                write!(f, "{peer} is no member any more, and could not be told")
+                write!(f, "{peer} is no longer a member, and could not be notified")
             }
             Note::Silent { peer, since } => write!(f, "{peer} silent for {:.1} s", since.as_secs_f64()),
-            Note::FollowerRecovered { peer } => write!(f, "{peer} is back"),
-            Note::DiskStalled { since } => write!(f, "disk has not answered for {} ms", since.as_millis()),
+            Note::FollowerRecovered { peer } => write!(f, "{peer} responds again"),
+            Note::DiskStalled { since } => write!(f, "disk has not responded for {} ms", since.as_millis()),
             Note::PeerRejected { .. }
             | Note::FoundingWaits { .. }
             | Note::FoundingVetoed { .. }
             | Note::LossDetected { .. }
             | Note::LostAcknowledged { .. } => self.identity(f),
-            Note::InvalidMessage { peer, what } => write!(f, "{peer} said what cannot be: {what}"),
+            Note::InvalidMessage { peer, what } => write!(f, "{peer} sent an invalid message: {what}"),
         }
     }
 }
 
 /// Writes the reason for a campaign.
 fn write_reason(f: &mut fmt::Formatter<'_>, reason: Reason, last_leader: Option<(NodeId, Duration)>) -> fmt::Result {
-    let Some((leader, ago)) = last_leader else { return write!(f, "no leader was heard yet ({})", reason.name()) };
+    let Some((leader, ago)) = last_leader else { return write!(f, "no leader is known yet ({})", reason.name()) };
     let ms = ago.as_millis();
     match reason {
-        Reason::Timeout => write!(f, "nothing was heard from {leader}, which led, for {ms} ms (timeout)"),
-        Reason::LinkClosed => write!(f, "the connection with {leader}, which led, was closed (link_closed)"),
-        Reason::Retry => write!(f, "no vote has succeeded since {leader} was heard {ms} ms ago (again)"),
-        Reason::Transfer => write!(f, "{leader} hands over to this node (transfer)"),
+        Reason::Timeout => write!(f, "nothing was received from leader {leader} for {ms} ms (timeout)"),
+        Reason::LinkClosed => write!(f, "the connection to leader {leader} was closed (link_closed)"),
+        Reason::Retry => {
+            write!(f, "no election has succeeded since the last message of leader {leader}, {ms} ms ago (again)")
+        }
+        Reason::Transfer => write!(f, "leader {leader} transfers the leadership to this node (transfer)"),
     }
 }
 
@@ -389,7 +395,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn election_and_step_down_say_why() {
+    fn election_and_step_down_log_the_reason() {
         let n2 = NodeId::new(2).unwrap();
         let says = |reason, last_leader| Note::Campaigns { ask: VoteKind::Vote, term: Term(5), reason, last_leader };
         let heard = Some((n2, Duration::from_millis(231)));
@@ -397,16 +403,16 @@ mod tests {
         assert_eq!(note.level(), Level::Info);
         assert_eq!(
             note.to_string(),
-            "asks for votes in term 5: nothing was heard from n2, which led, for 231 ms (timeout)"
+            "requests votes in term 5: nothing was received from leader n2 for 231 ms (timeout)"
         );
         assert_eq!(
             says(Reason::Timeout, None).to_string(),
-            "asks for votes in term 5: no leader was heard yet (timeout)"
+            "requests votes in term 5: no leader is known yet (timeout)"
         );
-        assert!(says(Reason::LinkClosed, heard).to_string().contains("the connection with n2, which led, was closed"));
-        assert!(says(Reason::Transfer, heard).to_string().contains("n2 hands over to this node"));
+        assert!(says(Reason::LinkClosed, heard).to_string().contains("the connection to leader n2 was closed"));
+        assert!(says(Reason::Transfer, heard).to_string().contains("leader n2 transfers the leadership to this node"));
         let why = StepDown::HigherTerm { term: Term(6), from: n2 };
         let note = Note::StepsDown { term: Term(5), why };
-        assert_eq!(note.to_string(), "leads term 5 no more: n2 is in the higher term 6");
+        assert_eq!(note.to_string(), "steps down as leader of term 5: n2 is in the higher term 6");
     }
 }

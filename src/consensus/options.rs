@@ -40,10 +40,10 @@ pub struct Options {
     /// founder may hold a log already.
     pub founding_wait: Duration,
     /// Whether founders begin a log without waiting, even if one of them holds a log.
-    pub found_anyway: bool,
+    pub force_founding: bool,
     /// How long a founder that is alone in its list waits for members of another log to dial it, before it accepts a
     /// command.
-    pub alone_wait: Duration,
+    pub sole_founder_wait: Duration,
     /// The safety rules that a test breaks on purpose; none outside tests.
     pub mutants: Mutants,
 }
@@ -64,8 +64,8 @@ impl Default for Options {
             reserve_bytes: 0,
             reads_waiting: 64 << 10,
             founding_wait: Duration::from_secs(5),
-            found_anyway: false,
-            alone_wait: Duration::from_millis(600),
+            force_founding: false,
+            sole_founder_wait: Duration::from_millis(600),
             mutants: Mutants::NONE,
         }
     }

@@ -51,8 +51,8 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refused::Log { theirs } => write!(f, "it belongs to another log, {theirs}"),
-            Refused::NoLog => write!(f, "it leads and does not hold this log"),
-            Refused::Disk { known } => write!(f, "it comes with another disk than {known}, by which it is known"),
+            Refused::NoLog => write!(f, "it leads but does not hold this log"),
+            Refused::Disk { known } => write!(f, "its disk is not {known}, the one recorded for it"),
         }
     }
 }
@@ -133,15 +133,15 @@ mod tests {
     }
 
     #[test]
-    fn named_disk_is_full_and_another_is_not() {
+    fn only_the_named_disk_is_classified_full() {
         assert_eq!(class(1, 11, Some(5), Some(at(1, 1))), PeerClass::Full);
         assert_eq!(class(1, 12, Some(5), None), PeerClass::LeaderOnly);
         assert_eq!(class(2, 12, None, Some(at(0, 0))), PeerClass::Full, "no disk is named for it yet");
-        assert_eq!(class(3, 34, Some(5), None), PeerClass::LeaderOnly, "it came with another disk before");
+        assert_eq!(class(3, 34, Some(5), None), PeerClass::LeaderOnly, "its last disk was another one");
     }
 
     #[test]
-    fn later_configuration_explains_another_disk() {
+    fn peer_with_later_configuration_may_have_another_disk() {
         let refused = PeerClass::Refused(Refused::Disk { known: DiskId(11) });
         assert_eq!(class(1, 12, Some(5), Some(at(41, 3))), PeerClass::LeaderOnly);
         assert_eq!(class(1, 12, Some(5), Some(at(12, 4))), PeerClass::LeaderOnly, "the later term decides (§5.4.1)");
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn another_log_is_refused_whatever_the_disk() {
+    fn peer_of_another_log_is_rejected_on_any_disk() {
         let refused = PeerClass::Refused(Refused::Log { theirs: LogId(6) });
         assert_eq!(class(1, 11, Some(6), None), refused);
         assert_eq!(class(2, 99, Some(6), Some(at(99, 9))), refused);

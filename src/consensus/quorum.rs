@@ -63,7 +63,7 @@ mod tests {
     proptest! {
         /// The definition, computed directly: `held` is the greatest index that a quorum holds.
         #[test]
-        fn held_is_the_greatest_index_on_which_a_quorum_decides(
+        fn quorum_index_is_the_greatest_held_by_a_quorum(
             voters in ids(), outgoing in prop::option::of(ids()), at in prop::array::uniform10(0..20u64),
         ) {
             let membership = membership(&voters, &outgoing.unwrap_or_default());
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_decides_nothing() {
+    fn empty_membership_has_no_quorum() {
         assert!(!decides(&Membership::default(), |_| true));
         assert_eq!(held(&Membership::default(), |_| Index(7)), Index::ZERO);
     }

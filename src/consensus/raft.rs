@@ -75,7 +75,7 @@ impl Raft {
     /// Handles a message from a peer.
     pub fn receive(&mut self, now: Time, envelope: Envelope) {
         if envelope.to != self.me.id || envelope.from == self.me.id {
-            let nonsense = Note::InvalidMessage { peer: envelope.from, what: "it writes to somebody else" };
+            let nonsense = Note::InvalidMessage { peer: envelope.from, what: "its sender or receiver id is wrong" };
             return self.me.notes.push(nonsense);
         }
         if !self.is_accepted(&envelope) {
@@ -355,7 +355,7 @@ impl Raft {
 
     fn lead(&mut self, now: Time) {
         let Role::Candidate(candidate) = &self.role else {
-            panic!("only a candidate comes to lead (Figure 4)");
+            panic!("only a candidate becomes leader (Figure 4)");
         };
         let (votes, after) = (candidate.votes(), now.since(candidate.since()));
         self.me.notes.push(Note::Leads { term: self.term(), votes: votes.clone(), after });

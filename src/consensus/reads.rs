@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_read_waits_for_a_round_that_began_after_it() {
+    fn read_waits_for_a_round_that_began_after_it() {
         let (mut reads, mut round) = (Reads::default(), Round(7));
         let mut out = Vec::new();
         reads.push(ReadRequester::Own(ReadId(1)));
@@ -88,7 +88,7 @@ mod tests {
         reads.confirmed(|round| round <= first, &mut out);
         assert_eq!(out, [(ReadRequester::Own(ReadId(1)), Index(5))]);
         assert!(reads.begin(&mut round, Index(6)));
-        assert!(round > first, "a round's number is never used again");
+        assert!(round > first, "a round number is never reused");
         out.clear();
         reads.confirmed(|round| round <= first, &mut out);
         assert_eq!(out, [], "a late answer to the first round confirms nothing");

@@ -2,7 +2,7 @@
 
 mod identity;
 
-pub use self::identity::Voice;
+pub use self::identity::VoteWeight;
 use super::claims::PeerClaims;
 use super::clock::{Clock, LeaderTime};
 use super::configs::Configs;
@@ -232,7 +232,7 @@ impl Replica {
     }
 
     fn post(&mut self, after: WriteId, to: NodeId, message: Message) {
-        assert_ne!(to, self.id, "nobody writes to itself");
+        assert_ne!(to, self.id, "a node sends no message to itself");
         let envelope = self.envelope(to, self.term(), message);
         if after <= self.durable {
             self.out.push(envelope);
@@ -388,7 +388,7 @@ impl Replica {
             self.log.persisted(issued.last);
             self.issued.pop_front();
         }
-        assert!(upto < self.next_write, "the journal reports what it was given");
+        assert!(upto < self.next_write, "the journal reports only writes that it was given");
         self.durable = self.durable.max(upto);
         self.gate.open(self.durable, &mut self.out);
         self.log.durable() > before
@@ -426,16 +426,20 @@ impl Replica {
         let voted = self.vote().is_some_and(|vote| !same(vote)) && !mutants.breaks(Mutant::VoteTwice) && !bypass;
         let voice = self.voice();
         let denied = match ask {
-            _ if voice == Voice::None => Some("the log here does not name this node's disk yet"),
-            _ if behind => Some("its log is behind"),
-            _ if breaks_promise => Some("its log is behind what this node acknowledged and has lost"),
-            VoteKind::Vote | VoteKind::Transfer if voted => Some("voted for another"),
+            _ if voice == VoteWeight::None => Some("this node's log does not name its disk yet"),
+            _ if behind => Some("the candidate's log is behind"),
+            _ if breaks_promise => Some("the candidate's log lacks entries that this node acknowledged and lost"),
+            VoteKind::Vote | VoteKind::Transfer if voted => Some("voted for another candidate"),
             VoteKind::PreVote | VoteKind::Vote | VoteKind::Transfer => None,
         };
         self.notes.push(Note::Votes { candidate: from, ask, term: self.term(), denied });
         let granted = denied.is_none();
-        let vote =
-            Message::RequestVoteResponse { granted, void: voice == Voice::Founder, ask, heard: self.clock.known() };
+        let vote = Message::RequestVoteResponse {
+            granted,
+            void: voice == VoteWeight::Founder,
+            ask,
+            heard: self.clock.known(),
+        };
         if granted && ask.is_real() {
             self.record_vote(candidate);
             self.promise(from, vote);

@@ -48,7 +48,7 @@ mod tests {
     use crate::types::{Position, Term};
 
     #[test]
-    fn what_it_does_not_hold_yet_is_counted_and_what_it_holds_is_not() {
+    fn room_counts_only_entries_that_the_node_lacks() {
         let mut log = Log::new(Position::ZERO);
         (0..10).for_each(|_| _ = log.append(Term(1), 1000));
         let room = |bytes, behind| Room { low: false, bytes, behind: Index(behind) };

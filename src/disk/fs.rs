@@ -323,7 +323,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_keeps_what_it_is_told() {
+    fn written_file_reads_back() {
         let directory = tempfile::tempdir().unwrap();
         let disk = FsDisk::make(&directory.path().join("a/b"), Syncs::Real).unwrap();
         let mut file = disk.create("x.tmp").unwrap();
@@ -336,23 +336,23 @@ mod tests {
         assert_eq!(disk.list().unwrap(), ["x"]);
         assert_eq!(&disk.map("x").unwrap()[510..518], b"\0\0words\0");
         let mut buffer = [0; 8];
-        assert_eq!(file.read_at((3 << 20) - 4, &mut buffer).unwrap(), 4, "only what is there");
-        assert!(disk.create("x").is_err(), "there must be none");
+        assert_eq!(file.read_at((3 << 20) - 4, &mut buffer).unwrap(), 4, "a read ends at the end of the file");
+        assert!(disk.create("x").is_err(), "create fails if the file exists");
     }
 
     #[test]
-    fn a_directory_is_locked_once() {
+    fn directory_lock_is_exclusive() {
         let directory = tempfile::tempdir().unwrap();
         let disk = FsDisk::make(directory.path(), Syncs::Skipped).unwrap();
         let held = disk.lock("LOCK").unwrap();
         assert!(held.is_some());
-        assert!(disk.lock("LOCK").unwrap().is_none(), "it is held");
+        assert!(disk.lock("LOCK").unwrap().is_none(), "the lock is held");
         drop(held);
-        assert!(disk.lock("LOCK").unwrap().is_some(), "it was given up");
+        assert!(disk.lock("LOCK").unwrap().is_some(), "the lock was released");
     }
 
     #[test]
-    fn a_boot_has_a_number() {
+    fn boot_number_is_stable() {
         let disk = FsDisk::make(tempfile::tempdir().unwrap().path(), Syncs::Skipped).unwrap();
         assert_eq!(disk.boot().unwrap(), disk.boot().unwrap());
     }

@@ -147,8 +147,8 @@ fn stop(path: &[u8], offset: usize) -> ! {
     line.put(b": byte ");
     line.put_number(offset);
     line.put(
-        b": the disk cannot read it, or the file was cut short (SIGBUS). Nothing that was acknowledged before \
-          depends on this process; look at the disk, and run `drave check` on the data directory\n",
+        b": the disk cannot read it, or the file was cut short (SIGBUS). Acknowledged writes do not \
+          depend on this process; check the disk, and run `drave check` on the data directory\n",
     );
     let mut out = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
     // SAFETY: `out` and the line are valid buffers, and `poll` is async-signal-safe. A pipe without a reader may accept
@@ -245,7 +245,7 @@ mod tests {
             std::fs::File::options().write(true).open("0000000001.wal").unwrap().set_len(8192).unwrap();
             println!("{} {}", other[3], bytes[8191]);
             println!("{}", bytes[20_000]);
-            unreachable!("the page is gone");
+            unreachable!("reading the missing page raises SIGBUS");
         }
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("0000000001.wal"), vec![7; 40_000]).unwrap();
@@ -270,7 +270,7 @@ mod tests {
             let other = unsafe { memmap2::Mmap::map(&file).unwrap() };
             file.set_len(0).unwrap();
             println!("{} {}", kept[0], other[1]);
-            unreachable!("the page is gone");
+            unreachable!("reading the missing page raises SIGBUS");
         }
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("other"), b"some").unwrap();

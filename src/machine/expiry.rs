@@ -39,7 +39,7 @@ impl Expiry {
     /// Removes a slot's deadline; returns whether it had not passed, so that the slot was still in the digest.
     pub fn remove(&mut self, deadline: ClusterTime, slot: u32, hash: u64) -> bool {
         let removed = self.order.remove(&(deadline, slot));
-        assert!(removed, "what has a deadline is listed");
+        assert!(removed, "a key with a deadline is listed");
         let Some(ending) = self.ending.get_mut(&deadline) else {
             self.overdue -= 1;
             return false;

@@ -81,7 +81,7 @@ impl Index {
     /// Panics if it is not in the table.
     pub fn remove(&mut self, hash: u64, slot: u32) {
         let removed = self.table.remove(word(hash, slot)) || self.old.remove(word(hash, slot));
-        assert!(removed, "what is removed is there");
+        assert!(removed, "a removed slot is in the index");
         self.move_on();
         let size = self.table.places.len();
         if self.old.used == 0 && size > SMALLEST && self.table.used * SPARSE < size {
@@ -246,13 +246,13 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[test]
-    fn a_map_that_is_only_written_over_leaves_its_old_table() {
+    fn overwrites_alone_complete_the_rehash() {
         let hash = |slot: u32| u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut index = Index::default();
         let full = 12 * 1024;
         (0..=full).for_each(|slot| index.insert(hash(slot), slot));
         assert!(index.old.used > 10_000, "it has just grown");
-        assert!((0..=full).all(|slot| index.guess(hash(slot)).is_some()), "what is still to be moved is guessed too");
+        assert!((0..=full).all(|slot| index.guess(hash(slot)).is_some()), "guesses include entries still to be moved");
         (0..full / MOVED as u32 * 2).for_each(|_| index.tend());
         assert_eq!(index.old.used, 0);
         assert!((0..=full).all(|slot| index.find(hash(slot), |other| other == slot) == Some(slot)));
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_empties_shrinks_and_is_walked_in_few_steps() {
+    fn emptied_index_shrinks_and_is_walked_in_few_steps() {
         let hash = |slot: u32| u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut index = Index::default();
         (0..50_000).for_each(|slot| index.insert(hash(slot), slot));
@@ -291,7 +291,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(500))]
 
         #[test]
-        fn it_finds_what_a_map_finds(
+        fn index_matches_a_btree_map(
             steps in prop::collection::vec((any::<bool>(), 0..300u32), 0..1000),
             spread in prop::sample::select(vec![1u64, 3 << 32, 0x9e37_79b9_7f4a_7c15]),
         ) {

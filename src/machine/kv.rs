@@ -57,7 +57,7 @@ struct Slot {
 /// The kind of this state machine, and the version of its commands.
 pub const KIND: &str = "kv 1";
 
-const _: () = assert!(size_of::<Slot>() == 32, "deadlines have made no slot wider");
+const _: () = assert!(size_of::<Slot>() == 32, "a slot has 32 bytes");
 
 impl Slot {
     fn new(key: &[u8], value: &[u8], deadline: Option<ClusterTime>, hash: u64) -> Slot {
@@ -317,7 +317,7 @@ impl Kv {
                 slot
             }
             None => {
-                let slot = u32::try_from(self.slots.len()).expect("four thousand million keys do not fit memory");
+                let slot = u32::try_from(self.slots.len()).expect("four billion keys do not fit in memory");
                 self.slots.push(new);
                 slot
             }
@@ -342,7 +342,7 @@ impl Kv {
             Query::Get { key } => Answer::Value(self.get(key).map(Bytes::copy_from_slice)),
             // Encoded while it is walked, since it must stop where an answer is full.
             Query::Scan { prefix, after, limit } => {
-                Answer::decode(self.scan(prefix, *after, *limit)).expect("our own answer can be read")
+                Answer::decode(self.scan(prefix, *after, *limit)).expect("an answer of the machine decodes")
             }
             Query::Count => Answer::Count(self.len() as u64),
             Query::Keyspace => Answer::Each([self.len(), self.expiry.coming()].map(|n| Answer::Count(n as u64)).into()),

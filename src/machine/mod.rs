@@ -10,4 +10,4 @@ pub mod words;
 
 pub use kv::{KIND, Kv};
 pub use state_machine::{Context, StateMachine};
-pub use words::{Answer, Bar, Command, Deadline, Expiration, Query, SetCondition, Step, TimeToLive};
+pub use words::{Answer, Command, Deadline, Expiration, ExpireCondition, Query, SetCondition, Step, TimeToLive};

@@ -67,7 +67,7 @@ pub enum Command<'a> {
         /// The new deadline.
         deadline: Deadline,
         /// The condition on the current deadline.
-        bar: Bar,
+        bar: ExpireCondition,
     },
     /// Removes a key's deadline.
     Persist {
@@ -137,7 +137,7 @@ pub enum Expiration {
 
 /// The condition on a key's current deadline for a new one. An absent deadline counts as later than any other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Bar {
+pub struct ExpireCondition {
     /// Whether the key must have one, or none.
     pub has_one: Option<bool>,
     /// Whether the new deadline must be later, or earlier.

@@ -111,7 +111,7 @@ impl<M: StateMachine> Applying<M> {
     /// Handles a result of the snapshot thread. Returns the event for the node, if any.
     pub fn done(&mut self, done: JobResult) -> Option<Event> {
         match done {
-            JobResult::Wants if self.taking => {
+            JobResult::Ready if self.taking => {
                 let job = self.applier.next_chunk(CHUNK_BYTES).map_or(Job::Finish, Job::Piece);
                 // If the thread is gone, its own message reports that.
                 let _there_or_gone = self.shelf.send(job);
@@ -121,13 +121,13 @@ impl<M: StateMachine> Applying<M> {
                 let _there_or_gone = self.shelf.send(Job::Verify);
                 None
             }
-            JobResult::Wants | JobResult::Written => None,
+            JobResult::Ready | JobResult::Written => None,
             JobResult::Damaged => {
                 self.taking = false;
                 self.applier.end_snapshot();
                 Some(Event::TakenDamaged)
             }
-            JobResult::Taken(snapshot) => {
+            JobResult::Published(snapshot) => {
                 self.taking = false;
                 self.applier.end_snapshot();
                 Some(Event::SnapshotTaken(snapshot.map(|snapshot| kept(&snapshot, &self.leavings))))
@@ -137,7 +137,7 @@ impl<M: StateMachine> Applying<M> {
                 Some(Event::ChunkStored { from, snapshot, next, damaged })
             }
             JobResult::Inspected { snapshot, whole } => Some(Event::Inspected { snapshot, whole }),
-            JobResult::Arrived(snapshot) => {
+            JobResult::Complete(snapshot) => {
                 self.reviving = Some(Restore::begin(&self.applier, snapshot));
                 None
             }

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_looks_shorter_when_it_looks_in_vain() {
+    fn busy_poll_backs_off() {
         let mut look = BusyPoll::new(Duration::from_micros(60));
         for _ in 0..100 {
             look.missed();

@@ -27,15 +27,15 @@ pub struct Conn {
     /// Output that is not written yet.
     pub lanes: Lanes,
     /// Client requests that were accepted and are not answered yet.
-    pub asked: usize,
+    pub unanswered: usize,
     /// When bytes were last read from it.
     pub heard_at: Time,
     /// Since when the connection waits for the rest of a frame, or for a hello; `None` if it waits for neither.
-    pub awaits: Option<Time>,
+    pub waiting_since: Option<Time>,
     /// Whether there may be bytes to read. The system reports this once (edge-triggered).
     pub readable: bool,
     /// Whether complete frames are left in the input because reading is suspended.
-    pub unheard: bool,
+    pub unprocessed: bool,
     /// Whether the socket accepts no more bytes. The system reports when it does again.
     pub blocked: bool,
     /// Whether it is in the list of connections to be written to.
@@ -43,17 +43,17 @@ pub struct Conn {
     /// Whether it is in the list of connections to be read from.
     pub listed: bool,
     /// Whether it is closed once all output is written.
-    pub farewell: bool,
+    pub closing: bool,
     /// Whether anything was read or written since the last sweep.
     pub used: bool,
     /// Whether the system reported that the other side has closed. Reading continues up to the end of the stream.
     ends: bool,
     /// The protocol state of a gateway connection; `None` for other connections.
-    pub speech: Option<GatewayConnection>,
+    pub gateway: Option<GatewayConnection>,
     /// Whether it is an operator's connection, which takes one of the seats kept for operators.
     pub is_operator: bool,
     /// Whether all output is written and further input is discarded.
-    pub lingers: bool,
+    pub draining: bool,
     /// How many bytes a client's connection held when they were last counted.
     pub held: usize,
     /// How many bytes the socket had accepted by the last sweep.
@@ -85,20 +85,20 @@ impl Conn {
             token,
             role,
             lanes: Lanes::default(),
-            asked: 0,
+            unanswered: 0,
             heard_at: now,
-            awaits: Some(now),
+            waiting_since: Some(now),
             readable: false,
-            unheard: false,
+            unprocessed: false,
             blocked: false,
             touched: false,
             listed: false,
-            farewell: false,
+            closing: false,
             used: true,
             ends: false,
-            speech: None,
+            gateway: None,
             is_operator: false,
-            lingers: false,
+            draining: false,
             held: 0,
             sent_before: 0,
             stalls: 0,
@@ -116,17 +116,17 @@ impl Conn {
 
     /// Whether there may be bytes to read, or input to process.
     pub fn has_more(&self) -> bool {
-        self.readable || self.unheard
+        self.readable || self.unprocessed
     }
 
     /// Whether reading from it is suspended: its client has too much output to read, or too many requests in progress.
     pub fn is_read_suspended(&self, options: &Options, pressure: Pressure) -> bool {
         let waits = || self.is_held_back(options, pressure) || self.is_crowded(pressure);
-        match (self.role, &self.speech) {
-            (Role::GatewayClient(_), _) if self.lingers => false,
+        match (self.role, &self.gateway) {
+            (Role::GatewayClient(_), _) if self.draining => false,
             // A connection that is closing is not read from, and must not fill memory until its last answer.
             (Role::GatewayClient(_), Some(speech)) => speech.is_leaving() || speech.is_full() || waits(),
-            (Role::Client(_), _) => self.asked > options.client_requests_max || waits(),
+            (Role::Client(_), _) => self.unanswered > options.client_requests_max || waits(),
             _ => false,
         }
     }
@@ -142,14 +142,14 @@ impl Conn {
     fn is_crowded(&self, pressure: Pressure) -> bool {
         match pressure {
             Pressure::None => false,
-            Pressure::High => self.speech.as_ref().map_or(0, GatewayConnection::bytes) > 4 * FEW_BYTES,
+            Pressure::High => self.gateway.as_ref().map_or(0, GatewayConnection::bytes) > 4 * FEW_BYTES,
             Pressure::Over => self.held > FEW_BYTES,
         }
     }
 
     /// How many bytes it holds: output, requests that wait for answers, and incomplete input.
     pub fn memory_use(&self) -> usize {
-        let speech = self.speech.as_ref().map_or(0, GatewayConnection::bytes);
+        let speech = self.gateway.as_ref().map_or(0, GatewayConnection::bytes);
         self.lanes.held() + self.input.len() + self.reader.held() + speech
     }
 
@@ -181,11 +181,11 @@ impl Conn {
     }
 
     /// Decodes the next complete frame, if there is one.
-    pub fn said(&mut self) -> Result<Option<ClientFrame>, WireError> {
+    pub fn next_frame(&mut self) -> Result<Option<ClientFrame>, WireError> {
         let Some(frame) = self.reader.next(&mut self.input)? else { return Ok(None) };
         if self.role != Role::Handshaking {
             // A complete frame arrived, so the timeout starts anew.
-            self.awaits = None;
+            self.waiting_since = None;
         }
         dialect::read(self.role, frame).map(Some)
     }
@@ -201,25 +201,25 @@ impl Conn {
     /// Starts the timeout `patience` now, unless the same one runs already. `None` stops it.
     pub fn wait_for(&mut self, now: Time, patience: Option<Duration>) {
         if self.patience != patience || patience.is_none() {
-            self.awaits = patience.map(|_| now);
+            self.waiting_since = patience.map(|_| now);
             self.patience = patience;
         }
     }
 
     /// Starts or stops the timeout for the rest of a frame, after all input was processed.
-    pub fn settle(&mut self, now: Time) {
+    pub fn update_frame_timeout(&mut self, now: Time) {
         if self.input.is_empty() {
             self.input = BytesMut::new();
         }
         let midway = !self.input.is_empty() || self.reader.is_midway();
         let greeting = matches!(self.role, Role::Handshaking | Role::Connecting(_));
-        self.awaits = if midway || greeting { self.awaits.or(Some(now)) } else { None };
+        self.waiting_since = if midway || greeting { self.waiting_since.or(Some(now)) } else { None };
     }
 
     /// A client that still reads its output is not idle: its idle timeout starts anew.
     pub fn extend_timeout(&mut self, now: Time, options: &Options) {
         if self.used && !self.lanes.is_empty() && self.patience == Some(options.idle_patience) {
-            self.awaits = Some(now);
+            self.waiting_since = Some(now);
         }
     }
 
@@ -233,7 +233,7 @@ impl Conn {
             }
         };
         let patience = self.patience.unwrap_or(patience);
-        self.awaits.is_some_and(|since| now.since(since) > patience)
+        self.waiting_since.is_some_and(|since| now.since(since) > patience)
     }
 
     /// Writes as much output as the socket accepts.

@@ -143,7 +143,7 @@ mod tests {
     use crate::api::Refusal;
 
     #[test]
-    fn each_request_is_of_one_kind_and_each_failure_is_named() {
+    fn requests_are_counted_by_kind_and_failures_by_name() {
         let mut counting = Counting::default();
         counting.asked(&Request::Propose { op: Default::default() });
         counting.asked(&Request::Status);

@@ -76,7 +76,7 @@ pub fn give_back() {
             let _whether_there_was_any = unsafe { libc::malloc_trim(0) };
         };
         if let Err(error) = std::thread::Builder::new().name("trim".into()).spawn(trim) {
-            log::debug!("memory that is free is kept: {error}");
+            log::debug!("cannot start the thread that returns free memory to the system: {error}");
         }
     }
 }
@@ -84,7 +84,7 @@ pub fn give_back() {
 /// Lowers the priority of the calling thread, which does background work.
 pub fn give_way() {
     if let Err(error) = setpriority_process(Some(gettid()), NICE) {
-        log::warn!("a thread that nobody waits for runs like any other: {error}");
+        log::warn!("cannot lower the priority of a background thread: {error}");
     }
 }
 
@@ -95,33 +95,33 @@ mod tests {
     use std::thread::{ThreadId, current};
 
     /// Reports the thread on which it is dropped.
-    struct Telltale(Sender<ThreadId>);
+    struct DropReporter(Sender<ThreadId>);
 
-    impl AsRef<[u8]> for Telltale {
+    impl AsRef<[u8]> for DropReporter {
         fn as_ref(&self) -> &[u8] {
             b"lent"
         }
     }
 
-    impl Drop for Telltale {
+    impl Drop for DropReporter {
         fn drop(&mut self) {
             self.0.send(current().id()).unwrap();
         }
     }
 
     #[test]
-    fn what_is_left_and_what_was_lent_is_freed_elsewhere_once_nobody_has_it() {
+    fn last_reference_is_freed_on_the_thread() {
         let leavings = DeferredDrop::start().unwrap();
         let (tell, told) = channel();
-        leavings.leave(Telltale(tell.clone()));
+        leavings.leave(DropReporter(tell.clone()));
         assert_ne!(told.recv().unwrap(), current().id());
-        let bytes = leavings.lend(Bytes::from_owner(Telltale(tell)));
+        let bytes = leavings.lend(Bytes::from_owner(DropReporter(tell)));
         let rest = bytes.slice(1..);
         drop(bytes);
         assert_eq!(&rest[..], b"ent");
-        assert!(told.try_recv().is_err(), "somebody has it");
+        assert!(told.try_recv().is_err(), "a slice of the bytes is still in use");
         drop(rest);
         assert_ne!(told.recv().unwrap(), current().id());
-        assert!(told.recv().is_err(), "each once");
+        assert!(told.recv().is_err(), "each value is dropped once");
     }
 }

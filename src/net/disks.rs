@@ -29,8 +29,9 @@ impl Disks {
         let id = peer.get();
         log::warn!(
             node = me.get();
-            "{peer} comes with disk {disk}, and had disk {known}: it is not heard, and counts for nothing. Bring back \
-             the directory it had; or, if that is lost: drave member remove {id}, and: drave member add {id}=HOST:PORT"
+            "{peer} connects with disk {disk} and had disk {known}: its messages are rejected, and it counts for no \
+             quorum. Bring back the directory it had; or, if that is lost: drave member remove {id}, and: drave member \
+             add {id}=HOST:PORT"
         );
     }
 
@@ -43,8 +44,8 @@ impl Disks {
         self.tell_at = now + TOLD_EVERY;
         log::warn!(
             node = me.get();
-            "{peer} holds log {theirs} and dials this node, which holds log {ours}: nothing passes between them. One of \
-             the two was founded anew, recovered or restored; stop the nodes of the other"
+            "{peer} holds log {theirs} and connects to this node, which holds log {ours}: the two exchange no \
+             messages. One of the two logs was founded anew, recovered or restored; stop the nodes of the other"
         );
     }
 
@@ -66,8 +67,9 @@ impl Disks {
         self.tell_at = now + TOLD_EVERY;
         log::warn!(
             node = me.get();
-            "the directory of {peer} is an older copy, or one of two: it says it was started {} times, and one that was \
-             started {} times was met before. Never run two copies of a directory, nor put one back under a node",
+            "the directory of {peer} is an older copy, or one of two copies: it was started {} times, and a copy that \
+             was started {} times connected before. Never run two copies of a directory, and never put an old one \
+             back under a node",
             run.starts, before.starts
         );
     }
@@ -80,8 +82,8 @@ impl Disks {
         self.tell_at = now + TOLD_EVERY;
         log::warn!(
             node = me.get();
-            "a second process comes as {peer}, on a copy of its disk: it is not heard. Stop it, and never start that \
-             directory again; a new node needs a new id: drave member add ID=HOST:PORT"
+            "a second process connects as {peer}, with a copy of its disk: it is rejected. Stop it, and never start \
+             that directory again; a new node needs a new id: drave member add ID=HOST:PORT"
         );
     }
 
@@ -110,16 +112,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_that_comes_behind_a_later_one_shows_a_copy() {
+    fn earlier_run_after_a_later_one_reveals_a_copy() {
         let run = |id, starts| Run { id, starts };
-        assert!(!run(1, 5).is_later_than(run(1, 5)), "it connects again");
-        assert!(!run(1, 5).is_later_than(run(2, 6)), "it was started again");
+        assert!(!run(1, 5).is_later_than(run(1, 5)), "the same run connects again");
+        assert!(!run(1, 5).is_later_than(run(2, 6)), "the node was restarted");
         assert!(run(1, 5).is_later_than(run(2, 4)), "an older copy");
-        assert!(run(1, 5).is_later_than(run(2, 5)), "two copies, each started");
+        assert!(run(1, 5).is_later_than(run(2, 5)), "two copies, both started");
     }
 
     #[test]
-    fn why_a_peer_is_not_heard_is_known_until_it_is_heard_or_silent() {
+    fn rejection_reason_is_kept_until_acceptance_or_silence() {
         let node = |n| NodeId::new(n).unwrap();
         let mut disks = Disks::default();
         let later = Time(1) + TOLD_EVERY;
@@ -133,11 +135,11 @@ mod tests {
         assert_eq!(disks.why_unheard(Time(2), node(2)), None);
         disks.warn_of_log(Time(3), node(1), node(2), (LogId(1), LogId(2)));
         disks.forget_but(|_| false);
-        assert_eq!(disks.why_unheard(Time(3), node(2)), None, "it is no member any more");
+        assert_eq!(disks.why_unheard(Time(3), node(2)), None, "the peer is no longer a member");
     }
 
     #[test]
-    fn a_directory_that_is_an_older_copy_is_told_of_until_it_is_the_latest() {
+    fn older_copy_of_directory_causes_a_warning() {
         let node = |n| NodeId::new(n).unwrap();
         let mut disks = Disks::default();
         let mut meet = |at: u64, disk, starts| {
@@ -147,8 +149,8 @@ mod tests {
         assert_eq!(meet(1, 7, 5), Time::ZERO);
         assert_ne!(meet(2, 7, 4), Time::ZERO);
         let told = meet(3, 7, 5);
-        assert_eq!(meet(u64::MAX / 2, 7, 6), told, "it has been started more often since");
-        assert_eq!(meet(u64::MAX / 2 + 1, 7, 0), told, "a start that was not counted");
+        assert_eq!(meet(u64::MAX / 2, 7, 6), told, "the directory was started more often since");
+        assert_eq!(meet(u64::MAX / 2 + 1, 7, 0), told, "a peer that does not count its starts");
         assert_eq!(meet(u64::MAX / 2 + 2, 8, 1), told, "another disk");
     }
 }

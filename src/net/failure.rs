@@ -50,7 +50,7 @@ impl Failure {
 
     /// The other side accepted the connection and did not answer in time.
     pub fn no_answer() -> Failure {
-        Failure::new("no answer", "it was connected, and did not answer in time", false)
+        Failure::new("no answer", "the connection was accepted, but no answer came in time", false)
     }
 
     /// The other side closed a connection that was in use.
@@ -60,8 +60,8 @@ impl Failure {
 
     /// The other side closed the connection instead of answering. `encrypted` is whether this node uses TLS.
     pub fn closed_early(encrypted: bool) -> Failure {
-        let hint = if encrypted { "does it use TLS, and believe our certificate?" } else { "does it want TLS?" };
-        Failure::new("closed", format!("it closed the connection before it answered; {hint}"), false)
+        let hint = if encrypted { "does it use TLS, and trust our certificate?" } else { "does it require TLS?" };
+        Failure::new("closed", format!("the peer closed the connection before it answered; {hint}"), false)
     }
 
     /// The other side violated the protocol, or rejected this node. `encrypted` is whether this node uses TLS.
@@ -69,11 +69,11 @@ impl Failure {
         match error {
             WireError::Refused(reason) => {
                 let is_lasting = !matches!(reason, Reason::Stopping | Reason::Full);
-                Failure::new(reason.word(), format!("it refuses us: {reason}"), is_lasting)
+                Failure::new(reason.word(), format!("the peer rejected the connection: {reason}"), is_lasting)
             }
             WireError::Malformed(what) => Failure::new("rejected", what.to_string(), true),
-            _ if encrypted => Failure::new("protocol", format!("what came is not our protocol: {error}"), true),
-            _ => Failure::new("protocol", format!("what came is not our protocol, or is TLS: {error}"), true),
+            _ if encrypted => Failure::new("protocol", format!("the bytes received are not valid: {error}"), true),
+            _ => Failure::new("protocol", format!("the bytes received are not valid, or are TLS: {error}"), true),
         }
     }
 }

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_urgent_passes_what_is_long_and_nothing_else_overtakes() {
+    fn urgent_frame_overtakes_others_keep_order() {
         let (long, short) = (vec![7; 10 * PIECE_MAX], b"short".to_vec());
         let mut lanes = Lanes::default();
         let mut stream = SlowWriter { taken: BytesMut::new(), room: 0 };
@@ -186,7 +186,7 @@ mod tests {
             }
         }
         assert_eq!(&came[0].0.content[..], b"beat");
-        assert!(came[0].1 < 2 * PIECE_MAX, "it waited for one piece, not for all");
+        assert!(came[0].1 < 2 * PIECE_MAX, "an urgent frame waits for at most one piece of a long frame");
         assert_eq!(came[1].0.content, long);
         assert_eq!(came[2].0.content, short);
         assert!(lanes.is_empty());

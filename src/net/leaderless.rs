@@ -71,11 +71,11 @@ mod tests {
         assert_eq!(said, [2, 4, 8, 16, 32, 64, 124, 184, 244]);
         assert_eq!(leaderless.look(now, true), None);
         assert_eq!(leaderless.look(now, false), None);
-        assert_eq!(leaderless.deadline(), now + FIRST, "it begins anew");
+        assert_eq!(leaderless.deadline(), now + FIRST, "the interval starts again at its shortest");
     }
 
     #[test]
-    fn line_names_who_was_heard_and_who_was_not() {
+    fn line_names_heard_and_unheard_voters() {
         let line = |heard: &[&str], unheard: &[&str]| {
             let owned = |all: &[&str]| all.iter().map(|one| one.to_string()).collect::<Vec<_>>();
             line(Duration::from_millis(2400), &owned(heard), &owned(unheard))

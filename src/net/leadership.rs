@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_waits_hears_of_a_change_and_gives_up_in_time() {
+    fn wait_returns_on_change_or_timeout() {
         let board = Board::default();
         let nobody = board.read();
         assert_eq!(board.wait(&nobody, Duration::ZERO), nobody);
@@ -72,6 +72,6 @@ mod tests {
         let leads = Leadership { term: Term(3), leader: NodeId::new(1), leads: true };
         board.write(leads);
         assert_eq!(waiting.join().unwrap(), leads);
-        assert_eq!(board.wait(&nobody, Duration::from_secs(60)), leads, "it is so already");
+        assert_eq!(board.wait(&nobody, Duration::from_secs(60)), leads, "the value differs already");
     }
 }

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_dialed_again_and_never_later_than_allowed() {
+    fn broken_link_is_redialed_within_the_maximum_pause() {
         let options = Options::default();
         let mut links = Links::new(id(1), &options);
         let at = |all: &[&str]| {
@@ -220,7 +220,7 @@ mod tests {
 
     /// Regression: of two addresses, the first never answered and was dialed for ever.
     #[test]
-    fn each_address_of_each_name_is_dialed_by_turns() {
+    fn all_resolved_addresses_are_dialed_in_turn() {
         let mut links = Links::new(id(1), &Options::default());
         links.set(BTreeMap::from([(id(2), vec!["b:1".into(), "c:1".into()])]));
         let found: [SocketAddr; 3] = ["[::1]:1", "127.0.0.1:1", "127.0.0.2:1"].map(|address| address.parse().unwrap());

@@ -29,8 +29,8 @@ impl Listening {
         address.clone_into(&mut self.advised);
         let id = me.get();
         Some(format!(
-            "the membership says that {me} is reached at {address}, and it listens at {listens}: start it with --listen \
-             {address}, or, if it is to stay: drave member update {id}={listens}"
+            "the membership lists {me} at {address}, but it listens at {listens}: start it with --listen {address}, \
+             or change the membership: drave member update {id}={listens}"
         ))
     }
 }
@@ -40,16 +40,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_was_moved_and_was_not_told_where_to_listen_is_told_so_once() {
+    fn advice_is_given_once_for_each_member_address() {
         let me = NodeId::new(2).unwrap();
         let at = |address: &str| Membership::founding([(me, address.to_owned())]);
         let mut listening = Listening::unasked("a:1".to_owned());
         assert_eq!(listening.advice(me, &at("a:1")), None);
-        assert_eq!(listening.advice(me, &Membership::default()), None, "it is no member");
+        assert_eq!(listening.advice(me, &Membership::default()), None, "the node is not a member");
         let advice = listening.advice(me, &at("b:1")).unwrap();
         assert!(advice.contains("--listen b:1") && advice.ends_with("drave member update 2=a:1"), "{advice}");
-        assert_eq!(listening.advice(me, &at("b:1")), None, "it was told");
-        assert!(listening.advice(me, &at("c:1")).is_some(), "it was moved again");
-        assert_eq!(Listening::default().advice(me, &at("b:1")), None, "somebody said where it listens");
+        assert_eq!(listening.advice(me, &at("b:1")), None, "the advice is given once for each address");
+        assert!(listening.advice(me, &at("c:1")).is_some(), "the node was moved again");
+        assert_eq!(Listening::default().advice(me, &at("b:1")), None, "the listen address was configured");
     }
 }

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_compared_whole_and_never_shown() {
+    fn password_matches_exactly_and_is_never_printed() {
         let password = Password::new("secret");
         assert!(password.is(b"secret") && !password.is(b"secre") && !password.is(b"secret ") && !password.is(b""));
         assert_eq!(format!("{password:?}"), "Password");

@@ -63,7 +63,7 @@ mod tests {
     use std::time::{SystemTime, UNIX_EPOCH};
 
     #[test]
-    fn the_system_says_how_this_process_is() {
+    fn process_figures_are_plausible() {
         assert!(resident().unwrap() > 1 << 16 && addressed().unwrap() >= resident().unwrap());
         let before = open_files().unwrap();
         let _more = [0; 3].map(|_| std::fs::File::open("/dev/null").unwrap());

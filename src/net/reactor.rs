@@ -79,7 +79,7 @@ pub enum Broken {
     #[error("cannot wait for sockets: {0}")]
     Poll(#[from] io::Error),
     /// A thread of the node has ended.
-    #[error("the {0} thread is gone")]
+    #[error("the {0} thread has ended")]
     Gone(&'static str),
 }
 
@@ -181,11 +181,11 @@ impl<M: StateMachine> Reactor<M> {
         self.net.set_members(self.clock.now(), self.node.membership(), self.node.raft().configured_at());
         loop {
             let now = self.clock.now();
-            self.net.take_in(now);
+            self.net.poll_io(now);
             if self.net.signalled() && rung() {
                 self.stop(now);
             }
-            self.take_in(now)?;
+            self.drain_inbox(now)?;
             if let Some(event) = self.machine.revive()? {
                 self.handle(now, event);
             }
@@ -197,7 +197,7 @@ impl<M: StateMachine> Reactor<M> {
             self.publish_leadership();
             self.log_no_leader(now);
             self.net.flush(now);
-            self.watch(now);
+            self.record_iteration(now);
             if self.is_finished(now) {
                 return Ok(());
             }
@@ -247,18 +247,18 @@ impl<M: StateMachine> Reactor<M> {
 
     /// Records how long this iteration took, and logs a slow one: no request was answered and no heartbeat sent during
     /// it.
-    fn watch(&mut self, begun: Time) {
+    fn record_iteration(&mut self, begun: Time) {
         let took = self.clock.now().since(begun);
         self.turns.took(took);
         if took >= TURN_SLOW {
-            log::warn!(node = self.id.get(); "one turn took {} ms", took.as_millis());
+            log::warn!(node = self.id.get(); "one iteration of the event loop took {} ms", took.as_millis());
         } else if took >= TURN_LONG {
-            log::debug!(node = self.id.get(); "one turn took {} ms", took.as_millis());
+            log::debug!(node = self.id.get(); "one iteration of the event loop took {} ms", took.as_millis());
         }
     }
 
     /// Passes the node the events of the sockets and the messages in the inbox.
-    fn take_in(&mut self, now: Time) -> Result<(), Broken> {
+    fn drain_inbox(&mut self, now: Time) -> Result<(), Broken> {
         self.tell_net_events(now);
         while let Some(letter) = self.inbox.take() {
             match letter {
@@ -287,9 +287,9 @@ impl<M: StateMachine> Reactor<M> {
     fn tell_of_space(&self, low: bool) {
         let node = self.id.get();
         if low {
-            log::warn!(node; "the disk has too little room: as leader it refuses writes, but those that free room");
+            log::warn!(node; "disk space is low: as leader this node rejects writes, except those that free space");
         } else {
-            log::info!(node; "the disk has room again");
+            log::info!(node; "disk space is available again: writes are accepted");
         }
     }
 
@@ -348,7 +348,7 @@ impl<M: StateMachine> Reactor<M> {
                 Action::Stop(fault) => return Err(fault.into()),
                 Action::Apply(entries) => batches.push(entries),
                 Action::Query { ticket, query, time } => self.machine.ask(ticket, query, time),
-                Action::Take { configured, membership } => {
+                Action::TakeSnapshot { configured, membership } => {
                     if !self.machine.take(configured, membership) {
                         return Err(Broken::Gone("snapshot"));
                     }
@@ -358,12 +358,12 @@ impl<M: StateMachine> Reactor<M> {
                         return Err(Broken::Gone("snapshot"));
                     }
                 }
-                Action::Receive { from, chunk } => {
+                Action::StoreChunk { from, chunk } => {
                     if !self.machine.receive(from, chunk) {
                         return Err(Broken::Gone("snapshot"));
                     }
                 }
-                Action::Release(upto) => release = Some(upto),
+                Action::CompactJournal(upto) => release = Some(upto),
             }
         }
         if !writes.is_empty() {
@@ -482,7 +482,7 @@ impl<M: StateMachine> Reactor<M> {
             self.stop_by = Some(now + self.options.grace);
             self.net.stop_listening();
             // Leadership is transferred first, so that the cluster need not wait for an election timeout.
-            self.handle(now, Event::Leaving);
+            self.handle(now, Event::Stopping);
         }
     }
 

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_said_once_a_second_how_far_it_is_and_what_it_came_to() {
+    fn replay_progress_is_logged_once_a_second() {
         let mut replaying = Replaying::new(Index(5), 5_000_000).unwrap();
         // An hour passed before the node learned that the log is committed.
         let hour = 3_600_000;
@@ -99,14 +99,14 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_another_cut_off_ends_where_it_was_cut() {
+    fn replay_of_truncated_log_ends_at_the_truncation() {
         let mut replaying = Replaying::new(Index(5), 5_000_000).unwrap();
         let told = replaying.applied(at(0), at(1), &entries(1, 2), Index(2));
         assert_eq!(told, ReplayEvent::Ended("applied the log: 2 entries, 2 MB in 0.00 s, 2.00 GB/s".into()));
     }
 
     #[test]
-    fn of_a_log_that_is_applied_nothing_is_said() {
+    fn replay_of_applied_log_is_not_logged() {
         assert!(Replaying::new(Index(5), 0).is_none());
     }
 }

@@ -86,7 +86,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     #[test]
-    fn an_answer_is_seen_before_it_is_taken() {
+    fn result_is_visible_without_being_taken() {
         let poll = mio::Poll::new().unwrap();
         let mut resolver = Resolver::new(Waker::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap()));
         let peer = NodeId::new(2).unwrap();

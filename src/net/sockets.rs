@@ -193,7 +193,7 @@ impl Net {
 
     /// How many client requests are not answered yet.
     pub fn unanswered(&self) -> usize {
-        self.conns.iter().map(|(_, conn)| conn.asked).sum()
+        self.conns.iter().map(|(_, conn)| conn.unanswered).sum()
     }
 
     /// How many bytes wait to be written to clients.
@@ -220,8 +220,8 @@ impl Net {
         let before = self.admission.members().clone();
         let added = self.admission.set_members(now, membership, configured, places);
         self.disks.forget_but(|id| before.stays(id, self.admission.members()));
-        added.into_iter().for_each(|id| self.part(now, id));
-        self.link(now);
+        added.into_iter().for_each(|id| self.disconnect(now, id));
+        self.update_links(now);
         self.look_over(now);
         if let Some(advice) = self.listening.advice(self.me.node, membership) {
             log::warn!(node = self.me.node.get(); "{advice}");
@@ -240,7 +240,7 @@ impl Net {
 
     /// Closes the connections with a peer that was added again, or was removed a while ago. The peer must send its disk
     /// id again before any further message from it counts.
-    fn part(&mut self, now: Time, peer: NodeId) {
+    fn disconnect(&mut self, now: Time, peer: NodeId) {
         let speaker = self.inbound_peers.get(&peer).copied();
         let dialed = self.links.get(peer).and_then(Link::token);
         for token in speaker.into_iter().chain(dialed) {
@@ -249,7 +249,7 @@ impl Net {
     }
 
     /// Sets the links to all members, recent former members and configured addresses.
-    fn link(&mut self, now: Time) {
+    fn update_links(&mut self, now: Time) {
         let mut wanted: BTreeMap<NodeId, Vec<String>> = BTreeMap::new();
         for (id, member) in self.admission.peers_to_dial() {
             let addresses = self.configured_addresses.get(id).into_iter().chain([&member.address]);
@@ -326,7 +326,7 @@ impl Net {
 
     /// Accepts connections, reads from those that are ready, and dials peers that are due. The resulting events are
     /// returned by [`Net::events`].
-    pub fn take_in(&mut self, now: Time) {
+    pub fn poll_io(&mut self, now: Time) {
         self.accept(now);
         self.accept_at_doors(now);
         for token in std::mem::take(&mut self.unread) {
@@ -385,7 +385,7 @@ impl Net {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    log::warn!(node = self.me.node.get(); "cannot accept a connection: {error}; resting");
+                    log::warn!(node = self.me.node.get(); "cannot accept a connection: {error}; retrying soon");
                     self.accept_at = now + REST;
                 }
             }
@@ -423,7 +423,7 @@ impl Net {
             let before = conn.input().len();
             // Input that is already buffered is processed before more is read.
             let most = if self.memory.pressure() == Pressure::Over { FEW_BYTES } else { self.scratch.len() };
-            let filled = if conn.unheard { Ok(Filled::More) } else { conn.fill(&mut self.scratch[..most]) };
+            let filled = if conn.unprocessed { Ok(Filled::More) } else { conn.fill(&mut self.scratch[..most]) };
             self.memory.moves((conn.input().len() - before) as u64);
             let filled = match filled {
                 Ok(filled) => filled,
@@ -433,10 +433,10 @@ impl Net {
                 }
             };
             conn.heard_at = now;
-            if conn.lingers {
+            if conn.draining {
                 conn.input().clear();
-                conn.unheard = false;
-            } else if let Err(error) = self.understand(now, token) {
+                conn.unprocessed = false;
+            } else if let Err(error) = self.process_frames(now, token) {
                 if find(&mut self.conns, token).is_some_and(|conn| matches!(conn.role, Role::Client(_))) {
                     self.counting.malformed();
                 }
@@ -456,7 +456,7 @@ impl Net {
     }
 
     /// Processes complete frames until the connection has to wait: one read may hold thousands of requests.
-    fn understand(&mut self, now: Time, token: Token) -> Result<(), WireError> {
+    fn process_frames(&mut self, now: Time, token: Token) -> Result<(), WireError> {
         loop {
             // A frame may have closed the connection.
             let Some(conn) = find(&mut self.conns, token) else { return Ok(()) };
@@ -464,28 +464,28 @@ impl Net {
                 self.converse(now, token);
                 return Ok(());
             }
-            conn.unheard = conn.is_read_suspended(&self.options, self.memory.pressure());
-            if conn.farewell || conn.unheard {
+            conn.unprocessed = conn.is_read_suspended(&self.options, self.memory.pressure());
+            if conn.closing || conn.unprocessed {
                 return Ok(());
             }
-            let Some(said) = conn.said()? else {
-                conn.settle(now);
+            let Some(said) = conn.next_frame()? else {
+                conn.update_frame_timeout(now);
                 self.look_over(now);
                 return Ok(());
             };
             match (said, conn.role) {
                 (ClientFrame::Request(asked), Role::Client(number)) => {
                     if conn.is_operator && matches!(asked.request, Request::Propose { .. }) {
-                        return Err(Malformed("a proposal of an operator").into());
+                        return Err(Malformed("a proposal on an operator connection").into());
                     }
-                    conn.asked += 1;
+                    conn.unanswered += 1;
                     self.asked(token, number, asked);
                 }
-                (ClientFrame::Peer(frame), Role::InboundPeer(peer)) => self.spoken(peer, frame)?,
+                (ClientFrame::Peer(frame), Role::InboundPeer(peer)) => self.peer_frame(peer, frame)?,
                 (ClientFrame::Hello(hello), _) => self.greeted(now, token, &hello),
                 (ClientFrame::Welcome(welcome), Role::Connecting(peer)) => self.welcomed(now, token, peer, &welcome)?,
                 (ClientFrame::Request(_) | ClientFrame::Peer(_) | ClientFrame::Welcome(_), _) => {
-                    unreachable!("a role says its own")
+                    unreachable!("a connection decodes only the frames of its role")
                 }
             }
         }
@@ -500,10 +500,10 @@ impl Net {
         self.events.push(Event::Request { from: Caller::Client(number), id, forward, request });
     }
 
-    fn spoken(&mut self, peer: NodeId, frame: PeerFrame) -> Result<(), WireError> {
+    fn peer_frame(&mut self, peer: NodeId, frame: PeerFrame) -> Result<(), WireError> {
         self.events.push(match frame {
             PeerFrame::Raft(envelope) if envelope.from != peer || envelope.to != self.me.node => {
-                return Err(Malformed("a peer that speaks for another").into());
+                return Err(Malformed("a message from another node than the peer").into());
             }
             PeerFrame::Raft(envelope) => Event::Peer(envelope),
             PeerFrame::Forward { id, request } => {
@@ -535,7 +535,7 @@ impl Net {
             conn.touched = false;
             let rested = conn.has_more() && !conn.listed;
             let pressure = self.memory.pressure();
-            let held_back = conn.speech.is_some() && conn.is_held_back(&self.options, pressure);
+            let held_back = conn.gateway.is_some() && conn.is_held_back(&self.options, pressure);
             let written = conn.write();
             self.memory.count(conn);
             let gone = written.is_err()
@@ -548,7 +548,7 @@ impl Net {
                 self.close(now, token);
                 continue;
             }
-            if conn.farewell && conn.is_all_said() {
+            if conn.closing && conn.is_all_said() {
                 self.begin_close(now, token);
                 continue;
             }

@@ -15,7 +15,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub struct AdminWaiters {
     changes: Vec<PendingChange>,
     transfers: Vec<(Caller, u64, NodeId)>,
-    look_at: Time,
+    next_check: Time,
 }
 
 /// A membership change that is not yet complete.
@@ -69,9 +69,9 @@ impl AdminWaiters {
 
     /// Whether to look now for a transfer target whose disk has room. At most once per `LOOK_EVERY`.
     pub fn looks_for_room(&mut self, now: Time) -> bool {
-        let due = now >= self.look_at;
+        let due = now >= self.next_check;
         if due {
-            self.look_at = now + LOOK_EVERY;
+            self.next_check = now + LOOK_EVERY;
         }
         due
     }
@@ -111,6 +111,6 @@ impl AdminWaiters {
 }
 
 fn taken_back(raft: &Raft) -> Refusal {
-    let why = format!("the change was taken back; what holds is {}", raft.membership());
+    let why = format!("the change was aborted; the membership in force is {}", raft.membership());
     Refusal::InvalidChange { why }
 }

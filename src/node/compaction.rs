@@ -23,19 +23,19 @@ pub struct CompactionPolicy {
     /// Whether a snapshot is being taken.
     taking: bool,
     /// No snapshot is due before this time: the last one did not fit the disk.
-    rest: Time,
+    retry_at: Time,
     /// How many snapshots in a row did not fit.
     no_space_failures: u32,
     /// How many snapshots in a row were damaged when they were read back, and the time before which none is due because
     /// of it.
-    spoilt: u32,
-    spoilt_until: Time,
+    damaged_failures: u32,
+    damaged_retry_at: Time,
     /// Callers that requested a snapshot and wait for it, each with the index that it must hold.
-    asked: Vec<(Caller, u64, Index)>,
+    waiters: Vec<(Caller, u64, Index)>,
     /// Whether more of the log may be compacted.
     unreleased: bool,
     /// This node's ordinal among the voters, and the number of voters.
-    turn: (u64, u64),
+    ordinal: (u64, u64),
 }
 
 impl CompactionPolicy {
@@ -46,13 +46,13 @@ impl CompactionPolicy {
             damaged: false,
             since: now,
             taking: false,
-            rest: Time::ZERO,
+            retry_at: Time::ZERO,
             no_space_failures: 0,
-            spoilt: 0,
-            spoilt_until: Time::ZERO,
-            asked: Vec::new(),
+            damaged_failures: 0,
+            damaged_retry_at: Time::ZERO,
+            waiters: Vec::new(),
             unreleased: true,
-            turn: (0, 1),
+            ordinal: (0, 1),
         }
     }
 
@@ -82,8 +82,8 @@ impl CompactionPolicy {
     }
 
     /// Adds a caller that waits for a snapshot of everything applied by now: one that is being taken may hold less.
-    pub fn ask(&mut self, from: Caller, id: u64, applied: Index) {
-        self.asked.push((from, id, applied));
+    pub fn add_waiter(&mut self, from: Caller, id: u64, applied: Index) {
+        self.waiters.push((from, id, applied));
     }
 
     /// Whether a snapshot is being taken.
@@ -94,17 +94,17 @@ impl CompactionPolicy {
     /// Removes and returns the callers that the newest snapshot satisfies.
     pub fn take_satisfied(&mut self) -> Vec<(Caller, u64)> {
         let upto = self.upto();
-        self.asked.extract_if(.., |(.., wanted)| *wanted <= upto).map(|(from, id, _)| (from, id)).collect()
+        self.waiters.extract_if(.., |(.., wanted)| *wanted <= upto).map(|(from, id, _)| (from, id)).collect()
     }
 
     /// Removes and returns all waiting callers, because no snapshot can be taken.
     pub fn take_all_waiters(&mut self) -> Vec<(Caller, u64)> {
-        self.asked.drain(..).map(|(from, id, _)| (from, id)).collect()
+        self.waiters.drain(..).map(|(from, id, _)| (from, id)).collect()
     }
 
     /// Drops all requests of a caller that is gone.
     pub fn forget(&mut self, caller: Caller) {
-        self.asked.retain(|(from, ..)| *from != caller);
+        self.waiters.retain(|(from, ..)| *from != caller);
     }
 
     /// Whether the last attempted snapshot did not fit the disk.
@@ -114,13 +114,13 @@ impl CompactionPolicy {
 
     /// Records that the disk has room: the next attempt need not wait.
     pub fn room(&mut self) {
-        (self.rest, self.no_space_failures) = (Time::ZERO, 0);
+        (self.retry_at, self.no_space_failures) = (Time::ZERO, 0);
     }
 
     /// Sets this node's ordinal `nth`, from 0, among `of` voters. All logs grow alike; a later ordinal takes its
     /// snapshot somewhat sooner, so that a majority has its disks to itself while one node writes.
-    pub fn takes_turn(&mut self, nth: u64, of: u64) {
-        self.turn = (nth, of.max(1));
+    pub fn set_ordinal(&mut self, nth: u64, of: u64) {
+        self.ordinal = (nth, of.max(1));
     }
 
     /// Whether to take a snapshot now. It is due when a caller waits for one; when the log has grown by the configured
@@ -128,16 +128,16 @@ impl CompactionPolicy {
     /// little room (`low`) and a snapshot would free some; or when the last one is old. It is not due when the last one
     /// already holds everything applied, unless its file is damaged.
     pub fn is_due(&self, now: Time, log: &Log, applied: Index, low: bool, options: &Options) -> bool {
-        if self.taking || now < self.spoilt_until {
+        if self.taking || now < self.damaged_retry_at {
             return false;
         }
         if self.damaged {
-            return now >= self.rest;
+            return now >= self.retry_at;
         }
         if applied <= self.upto() {
             return false;
         }
-        if !self.asked.is_empty() {
+        if !self.waiters.is_empty() {
             return true;
         }
         if options.mutants.breaks(Mutant::SnapshotByCount) {
@@ -147,9 +147,9 @@ impl CompactionPolicy {
         let grown = log.bytes(self.upto().max(log.base().index), applied);
         let frees = low && grown >= options.trailing_bytes;
         let most = options.snapshot_log_bytes.max(state);
-        let (nth, of) = self.turn;
+        let (nth, of) = self.ordinal;
         let large = frees || grown >= most - most / (2 * of) * nth.min(of);
-        now >= self.rest && (large || now.since(self.since) >= options.snapshot_max_age)
+        now >= self.retry_at && (large || now.since(self.since) >= options.snapshot_max_age)
     }
 
     /// When a snapshot is next due by age, if any entry was applied since the last one.
@@ -159,15 +159,15 @@ impl CompactionPolicy {
             return Time::NEVER;
         }
         if self.damaged {
-            return self.rest.max(self.spoilt_until);
+            return self.retry_at.max(self.damaged_retry_at);
         }
         if applied <= self.upto() || by_count {
             return Time::NEVER;
         }
-        if self.spoilt > 0 && !self.asked.is_empty() {
-            return self.spoilt_until;
+        if self.damaged_failures > 0 && !self.waiters.is_empty() {
+            return self.damaged_retry_at;
         }
-        self.rest.max(self.since + options.snapshot_max_age).max(self.spoilt_until)
+        self.retry_at.max(self.since + options.snapshot_max_age).max(self.damaged_retry_at)
     }
 
     /// Records that a snapshot is being taken.
@@ -180,12 +180,12 @@ impl CompactionPolicy {
         self.taking = false;
         match kept {
             Some(kept) => {
-                (self.no_space_failures, self.spoilt) = (0, 0);
+                (self.no_space_failures, self.damaged_failures) = (0, 0);
                 self.adopt(now, kept);
             }
             None => {
                 // Each failed attempt fills the disk for nothing: attempts become less and less frequent.
-                self.rest = now + options.snapshot_again * (1 << self.no_space_failures.min(REST_DOUBLES));
+                self.retry_at = now + options.snapshot_again * (1 << self.no_space_failures.min(REST_DOUBLES));
                 self.no_space_failures += 1;
             }
         }
@@ -195,8 +195,8 @@ impl CompactionPolicy {
     /// after a delay.
     pub fn taken_damaged(&mut self, now: Time, options: &Options) {
         self.taking = false;
-        self.spoilt_until = now + options.snapshot_again * (1 << self.spoilt.min(REST_DOUBLES));
-        self.spoilt += 1;
+        self.damaged_retry_at = now + options.snapshot_again * (1 << self.damaged_failures.min(REST_DOUBLES));
+        self.damaged_failures += 1;
     }
 
     /// Records a durable snapshot, taken here or received.
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_follower_will_need_behind_its_snapshot_is_kept_up_to_so_many_bytes() {
+    fn log_held_for_a_snapshot_receiver_is_bounded_in_bytes() {
         let options = Options { trailing_bytes: 0, hold_bytes: 9_000, ..Options::default() };
         let (mut log, mut keeping) = log(50, 40);
         let release =
@@ -285,11 +285,11 @@ mod tests {
         // Ninety entries behind its snapshot: exactly the limit.
         assert_eq!(release(&mut keeping, &log), None);
         grow(&mut log, 1);
-        assert_eq!(release(&mut keeping, &log), Some(Index(40)), "one too many, and it is let go of");
+        assert_eq!(release(&mut keeping, &log), Some(Index(40)), "one entry above the limit: the log is released");
     }
 
     #[test]
-    fn what_holds_the_log_back_is_forgotten_with_the_follower() {
+    fn log_is_released_once_no_follower_receives_a_snapshot() {
         let options = Options { trailing_bytes: 0, ..Options::default() };
         let (mut log, mut keeping) = log(50, 40);
         assert_eq!(keeping.release(&log, Index(50), Some(Index(10)), &options), Some(Index(10)));
@@ -298,21 +298,21 @@ mod tests {
     }
 
     #[test]
-    fn too_little_room_lets_one_become_due_that_frees_some() {
+    fn low_disk_space_makes_a_snapshot_due_that_frees_log() {
         let options = Options { trailing_bytes: 1_000, ..Options::default() };
         let (mut log, keeping) = log(49, 40);
         let due = |log: &Log, low| keeping.is_due(Time::ZERO, log, log.commit(), low, &options);
-        assert!(!due(&log, true), "it would free nothing");
+        assert!(!due(&log, true), "a snapshot would free nothing");
         grow(&mut log, 1);
         assert!(due(&log, true) && !due(&log, false));
     }
 
     #[test]
-    fn who_comes_later_among_the_voters_takes_one_sooner() {
+    fn voters_take_snapshots_at_staggered_log_sizes() {
         let options = Options { snapshot_log_bytes: 10_000, ..Options::default() };
         let due_at = |nth| {
             let (mut log, mut keeping) = log(41, 40);
-            keeping.takes_turn(nth, 3);
+            keeping.set_ordinal(nth, 3);
             let due = |log: &Log| keeping.is_due(Time::ZERO, log, log.commit(), false, &options);
             (1..).find(|_| {
                 grow(&mut log, 1);
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_does_not_fit_is_tried_less_and_less_often_until_there_is_room() {
+    fn snapshot_without_space_backs_off_until_space_returns() {
         let options =
             Options { snapshot_again: std::time::Duration::from_secs(5), trailing_bytes: 0, ..Options::default() };
         let (log, mut keeping) = log(50, 40);
@@ -346,11 +346,11 @@ mod tests {
     }
 
     #[test]
-    fn damaged_snapshot_is_replaced_even_by_one_of_same_position() {
+    fn damaged_snapshot_is_retaken_even_at_the_same_position() {
         let options = Options::default();
         let (log, mut keeping) = log(50, 50);
         let due = |keeping: &CompactionPolicy, now| keeping.is_due(now, &log, Index(50), false, &options);
-        let kept = keeping.kept().expect("it is kept").clone();
+        let kept = keeping.kept().expect("a durable snapshot").clone();
         keeping.discard(Position::new(Index(40), Term(1)));
         assert!(!due(&keeping, Time::ZERO) && keeping.sendable().is_some());
         keeping.discard(kept.position);
@@ -363,13 +363,13 @@ mod tests {
     }
 
     #[test]
-    fn snapshots_that_are_damaged_when_read_back_are_taken_less_and_less_often() {
+    fn snapshots_damaged_at_verification_back_off() {
         let options = Options { snapshot_again: std::time::Duration::from_secs(5), ..Options::default() };
         let (log, mut keeping) = log(50, 40);
-        keeping.ask(Caller::Client(1), 7, Index(50));
+        keeping.add_waiter(Caller::Client(1), 7, Index(50));
         let mut now = Time::ZERO;
         for rest in [5, 10, 20, 40, 80, 160, 320, 320] {
-            assert!(keeping.is_due(now, &log, Index(50), false, &options), "it is asked for");
+            assert!(keeping.is_due(now, &log, Index(50), false, &options), "a snapshot is requested");
             keeping.begin();
             keeping.taken_damaged(now, &options);
             now = now + std::time::Duration::from_secs(rest);

@@ -34,7 +34,7 @@ pub enum Event {
     /// The link from or to that peer broke: messages in flight may be lost.
     PeerLost(NodeId),
     /// A handshake, opened by either side, named the disk id of a peer.
-    Met {
+    DiskLearned {
         /// The peer.
         peer: NodeId,
         /// Its disk id.
@@ -48,7 +48,7 @@ pub enum Event {
         log: LogId,
     },
     /// The process is about to stop: leadership should be transferred.
-    Leaving,
+    Stopping,
     /// A caller sent a request. Each (caller, id) is answered once, unless the caller disconnects.
     Request {
         /// The caller.
@@ -164,7 +164,7 @@ pub enum Action {
     Apply(Vec<Entry>),
     /// Freeze the machine and write a snapshot of it; [`Event::SnapshotTaken`] follows when it is durable. No batch is being
     /// applied: all entries submitted before are applied, and entries submitted in the same turn are not yet.
-    Take {
+    TakeSnapshot {
         /// The index since which the membership holds.
         configured: Index,
         /// The membership as of the applied index.
@@ -172,7 +172,7 @@ pub enum Action {
     },
     /// Store a chunk of a leader's snapshot. [`Event::ChunkStored`] reports the progress, and [`Event::Restored`] that the
     /// snapshot is complete and the machine restored from it.
-    Receive {
+    StoreChunk {
         /// The leader.
         from: NodeId,
         /// The chunk.
@@ -189,7 +189,7 @@ pub enum Action {
         times: u32,
     },
     /// The journal may discard everything up to this position.
-    Release(Position),
+    CompactJournal(Position),
     /// Query the machine, after everything submitted before; [`Event::Queried`] brings the answer.
     Query {
         /// This node's ticket for it.

@@ -133,7 +133,7 @@ impl Node {
                     self.follow_leadership(now);
                 }
                 let until = now + self.options.parked_for;
-                self.ask(now, ClientRequest { from, id, forward, until, request });
+                self.handle_request(now, ClientRequest { from, id, forward, until, request });
             }
             Event::Answered { from, id, reply } => self.answered(now, from, id, reply),
             // The request had no effect. A retry at once would find the same link, as full or as broken.
@@ -152,7 +152,7 @@ impl Node {
                 self.linearizable_reads.forget(caller);
                 self.forwarded.forget(caller);
             }
-            Event::Journal(report) => self.journal(now, report),
+            Event::Journal(report) => self.handle_journal_report(now, report),
             Event::Space { low } => {
                 self.space.is(low);
                 self.raft.set_low_space(low);
@@ -160,11 +160,11 @@ impl Node {
                     self.compaction.room();
                 }
             }
-            Event::Met { peer, disk } => self.raft.learn_disk_id(peer, disk),
+            Event::DiskLearned { peer, disk } => self.raft.learn_disk_id(peer, disk),
             Event::OtherLog { peer, log } => self.named_by_other_log(peer, log),
             // Without a possible transfer target the other nodes detect the loss of the leader by themselves.
-            Event::Leaving => drop(self.raft.transfer(now, None)),
-            Event::Applied(report) => self.settle(now, report),
+            Event::Stopping => drop(self.raft.transfer(now, None)),
+            Event::Applied(report) => self.record_applied(now, report),
             Event::SnapshotTaken(kept) => self.taken(now, kept),
             Event::TakenDamaged => {
                 self.stats.ends_snapshot(now, false);
@@ -188,16 +188,16 @@ impl Node {
         if self.raft.named_by_other_log(peer, log) {
             let (me, id) = (self.raft.id(), self.raft.id().get());
             self.fault = Some(Fault::Foreign(format!(
-                "{peer} holds log {log} and knows this node as its member {me}, and this directory began a log of its \
-                 own: nothing is served from it. Bring back the directory that {me} had; or, if that is lost, at a \
-                 node of that log: drave member remove {id}, and: drave member add {id}=HOST:PORT, and start this one \
-                 with --join on an empty directory"
+                "{peer} holds log {log} and knows this node as its member {me}, but this directory founded a log of \
+                 its own: this node serves nothing from it. Bring back the directory that {me} had; or, if it is lost, \
+                 run at a node of that log: drave member remove {id}, and: drave member add {id}=HOST:PORT, and start \
+                 this node with --join on an empty directory"
             )));
         }
     }
 
     /// Handles a request: answers it now, or queues it.
-    fn ask(&mut self, now: Time, asked: ClientRequest) {
+    fn handle_request(&mut self, now: Time, asked: ClientRequest) {
         match &asked.request {
             Request::Status => {
                 let status = Box::new(self.status(now));
@@ -206,7 +206,7 @@ impl Node {
             // Nothing was ever committed here, because there was no leader: a snapshot would be empty.
             Request::Snapshot if self.applied.upto == Index::ZERO => self.refuse(asked, Refusal::NoLeader),
             Request::Snapshot => {
-                self.compaction.ask(asked.from, asked.id, self.applied.upto);
+                self.compaction.add_waiter(asked.from, asked.id, self.applied.upto);
                 // The newest snapshot may already hold everything applied.
                 self.answer_snapshot();
             }
@@ -344,7 +344,7 @@ impl Node {
             } else if asked.until <= now {
                 self.refuse(asked, Refusal::NoLeader);
             } else {
-                self.ask(now, asked);
+                self.handle_request(now, asked);
             }
         }
     }
@@ -356,13 +356,13 @@ impl Node {
             Reply::Refused(Refusal::NotLeader { .. } | Refusal::NotMember { .. })
                 if asked.until > now && self.raft.leader() != Some(from) =>
             {
-                self.ask(now, asked);
+                self.handle_request(now, asked);
             }
             reply => self.replies.push((asked.from, asked.id, reply)),
         }
     }
 
-    fn journal(&mut self, now: Time, report: Report) {
+    fn handle_journal_report(&mut self, now: Time, report: Report) {
         self.stats.synced(&report);
         self.raft.persisted(now, report.durable);
         self.raft.set_room(report.room);
@@ -374,7 +374,7 @@ impl Node {
     }
 
     /// Records the applier's report and answers its proposals.
-    fn settle(&mut self, now: Time, mut report: Applied) {
+    fn record_applied(&mut self, now: Time, mut report: Applied) {
         if let Some(at) = self.applying.take() {
             self.stats.applied(now.since(at));
         }
@@ -398,7 +398,7 @@ impl Node {
         let due = self.applied.due.filter(|_| !self.space.is_low());
         self.expiry_ticker.turn(now, &mut self.raft, (self.applied.upto, self.applied.time), due);
         let ready = self.raft.ready(now);
-        self.carry(now, ready, actions);
+        self.emit_actions(now, ready, actions);
         // Before more entries are submitted to the applier: a snapshot holds the applied state, and names the members
         // as of the same index.
         self.keep(now, actions);
@@ -459,7 +459,7 @@ impl Node {
         }
         if leader.is_some() && self.raft.transfer_target().is_none() && !self.log_not_agreed() {
             for asked in self.parked.take() {
-                self.ask(now, asked);
+                self.handle_request(now, asked);
             }
         } else if let Some(refusal) = self.not_member_refusal() {
             // The requests were parked for a leader, and this node has just been removed.
@@ -472,7 +472,7 @@ impl Node {
     }
 
     /// Converts the consensus core's output into actions.
-    fn carry(&mut self, now: Time, ready: Ready, actions: &mut Vec<Action>) {
+    fn emit_actions(&mut self, now: Time, ready: Ready, actions: &mut Vec<Action>) {
         self.stats.committed(now, ready.commit);
         if let Some(write) = ready.write {
             if let (Some(entry), true) = (write.entries.last(), self.led_term.is_some()) {
@@ -511,7 +511,7 @@ impl Node {
         }
         for (from, chunk) in ready.chunks {
             self.stats.received += chunk.bytes.len() as u64;
-            actions.push(Action::Receive { from, chunk });
+            actions.push(Action::StoreChunk { from, chunk });
         }
         for note in ready.notes {
             if let Note::Campaigns { reason, ask: VoteKind::PreVote, .. } = &note {

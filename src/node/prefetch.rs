@@ -43,7 +43,7 @@ impl Prefetch {
 
 impl fmt::Debug for Prefetch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Beforehand").field("read", &self.batches.is_some()).field("rest", &self.rest.len()).finish()
+        f.debug_struct("Prefetch").field("read", &self.batches.is_some()).field("rest", &self.rest.len()).finish()
     }
 }
 
@@ -64,21 +64,21 @@ mod tests {
     }
 
     #[test]
-    fn batches_come_as_they_were_read_and_no_further_than_asked_for() {
+    fn prefetched_batches_are_taken_up_to_the_requested_index() {
         let mut beforehand = Prefetch::new([batch(3, 5), batch(6, 8)].into_iter());
         assert_eq!(taken(&mut beforehand, 3, 4, 1), Some(vec![3, 4]));
         assert_eq!(taken(&mut beforehand, 5, 9, 1), Some(vec![5]));
         assert_eq!(taken(&mut beforehand, 6, 9, 1), Some(vec![6, 7, 8]));
-        assert_eq!(taken(&mut beforehand, 9, 9, 1), None, "that was all");
+        assert_eq!(taken(&mut beforehand, 9, 9, 1), None, "no batch is left");
     }
 
     #[test]
-    fn what_is_not_of_the_log_any_more_is_forgotten_with_all_behind_it() {
+    fn prefetch_is_dropped_once_it_diverges_from_the_log() {
         let mut replaced = Prefetch::new([batch(1, 2), batch(3, 4)].into_iter());
         assert_eq!(taken(&mut replaced, 1, 4, 2), None);
         assert_eq!(taken(&mut replaced, 3, 4, 1), None);
         let mut skipped = Prefetch::new([batch(1, 2), batch(3, 4)].into_iter());
-        assert_eq!(taken(&mut skipped, 3, 4, 1), None, "a snapshot took the place of the first");
+        assert_eq!(taken(&mut skipped, 3, 4, 1), None, "a snapshot replaced the first entries");
         assert_eq!(taken(&mut skipped, 3, 4, 1), None);
     }
 }

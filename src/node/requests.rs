@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_for_an_index_of_another_term_is_told_unknown() {
+    fn proposal_applied_in_another_term_is_unknown() {
         let mut proposals = Proposals::default();
         let caller = Caller::Client(9);
         proposals.push(at(812, 3), caller, 44);
@@ -462,7 +462,7 @@ mod tests {
     /// A balancer dies and ten thousand callers disconnect at once. Each caller's requests are looked up directly: a
     /// walk over all waiting requests took seconds.
     #[test]
-    fn of_a_caller_that_goes_only_its_own_requests_are_dropped() {
+    fn disconnected_caller_drops_only_its_own_requests() {
         const CALLERS: u64 = 10_000;
         let (mut parked, mut reading, mut forwarded) =
             (Parked::default(), LinearizableReads::default(), Forwarded::after(u64::MAX - 5));
@@ -496,7 +496,7 @@ mod tests {
         assert_eq!(parked.deadline(), Time(0));
         assert_eq!(parked.expired(Time(2)).iter().map(|asked| asked.id).collect::<Vec<_>>(), [0, 1, 2]);
         let left: Vec<u64> = std::iter::from_fn(|| reading.next(Index(u64::MAX))).map(|asked| asked.id).collect();
-        assert_eq!(left, [0, 1, 2, 3, 4, 5], "in the order of their rounds");
+        assert_eq!(left, [0, 1, 2, 3, 4, 5], "in the order of their read rounds");
         assert_eq!((reading.bytes(), reading.confirmed.len()), (0, 0));
         assert_eq!(parked.take().map(|asked| asked.id).collect::<Vec<_>>(), [3, 4, 5]);
         assert_eq!((parked.len(), parked.bytes, parked.by_caller.0.len()), (0, 0, 0));

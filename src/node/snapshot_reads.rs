@@ -160,14 +160,14 @@ mod tests {
     }
 
     #[test]
-    fn file_is_read_piece_by_piece_to_its_end_and_no_further() {
+    fn snapshot_is_read_in_chunks_up_to_its_end() {
         let mut reads = reads();
         let pieces = [0, 10, 20, 25, u64::MAX].map(|offset| read(&mut reads, 0, 9, offset, 9).unwrap());
         assert_eq!(pieces, [(0, 10), (10, 10), (20, 5), (25, 0), (25, 0)]);
     }
 
     #[test]
-    fn snapshot_that_is_read_stays_until_nobody_has_read_it_for_a_while() {
+    fn snapshot_is_released_after_read_hold_without_reads() {
         let mut reads = reads();
         assert_eq!(read(&mut reads, 0, 8, 0, 9), Err(Refusal::SnapshotGone));
         assert!(read(&mut reads, 0, 8, 0, 8).is_ok());
@@ -176,7 +176,7 @@ mod tests {
         assert!(read(&mut reads, 180, 8, 20, 9).is_ok());
         assert_eq!(reads.deadline(), Time(280));
         reads.answer(Time(280), &mut Vec::new());
-        assert_eq!((reads.held.len(), reads.deadline()), (0, Time::NEVER), "its room is free");
+        assert_eq!((reads.held.len(), reads.deadline()), (0, Time::NEVER), "its slot is free");
         assert_eq!(read(&mut reads, 280, 8, 20, 9), Err(Refusal::SnapshotGone));
     }
 
@@ -187,7 +187,7 @@ mod tests {
             assert!(read(&mut reads, 0, of, 0, of).is_ok());
         }
         assert_eq!(read(&mut reads, 0, 9, 0, 9), Err(Refusal::Busy));
-        assert!(read(&mut reads, 100, 9, 0, 9).is_ok(), "the others are read no more");
+        assert!(read(&mut reads, 100, 9, 0, 9).is_ok(), "the slots of idle readers are free");
         let newest = kept(9);
         let mut ask = || reads.request(Time(100), (CLIENT, 1), (newest.position, 0), Some(&newest));
         assert!((0..WAITING_MAX).all(|_| ask().is_ok()));

@@ -28,7 +28,7 @@ const RESEND_DOUBLES: u32 = 6;
 /// The snapshots being sent.
 #[derive(Clone, Debug)]
 pub struct SnapshotSender {
-    ships: BTreeMap<NodeId, Ship>,
+    transfers: BTreeMap<NodeId, Transfer>,
     /// Bytes sent to all followers since this node started.
     sent: u64,
     /// Bytes per chunk.
@@ -41,7 +41,7 @@ pub struct SnapshotSender {
 /// One snapshot on its way to one follower. The file is mapped once, however many followers receive it, and stays
 /// readable while any of them does, even after it is deleted from its directory.
 #[derive(Clone, Debug)]
-struct Ship {
+struct Transfer {
     kept: DurableSnapshot,
     /// How many bytes the follower has acknowledged.
     acked: u64,
@@ -50,14 +50,14 @@ struct Ship {
     asked: bool,
     sent: u64,
     /// When a chunk was last sent or acknowledged.
-    moved: Time,
+    last_progress: Time,
     /// When sending was last restarted because of a response of the follower.
     restarted_at: Time,
     /// The offset from which the follower reports chunks missing, if sending restarted too recently to trust that
     /// report.
     missing_from: Option<u64>,
     /// When the follower last responded for this snapshot.
-    heard: Time,
+    last_response: Time,
     /// Why sending is on hold.
     hold: Hold,
     /// How many snapshots in a row the follower received damaged, of any position; and how often this one.
@@ -84,29 +84,29 @@ impl SnapshotSender {
     /// Creates a sender with no snapshot in progress.
     pub fn new(options: &Options) -> SnapshotSender {
         let Options { chunk_bytes, hold_for, mutants, .. } = *options;
-        SnapshotSender { ships: BTreeMap::new(), sent: 0, chunk: chunk_bytes as u64, hold_for, mutants }
+        SnapshotSender { transfers: BTreeMap::new(), sent: 0, chunk: chunk_bytes as u64, hold_for, mutants }
     }
 
     /// Starts sending a snapshot to the follower `to`, which holds everything up to `matched`. A snapshot in progress
     /// continues, unless the follower already holds it; otherwise the newest is sent.
     pub fn begin(&mut self, now: Time, to: NodeId, newest: &DurableSnapshot, matched: Index) {
-        let ship = self.ships.entry(to).or_insert_with(|| Ship::new(now, newest.clone()));
+        let ship = self.transfers.entry(to).or_insert_with(|| Transfer::new(now, newest.clone()));
         if ship.kept.position.index <= matched {
-            *ship = Ship { restarted_at: ship.restarted_at, ..Ship::new(now, newest.clone()) };
+            *ship = Transfer { restarted_at: ship.restarted_at, ..Transfer::new(now, newest.clone()) };
         } else if ship.hold == Hold::Nothing && now.since(ship.restarted_at) >= AGAIN {
             // Not at every late acknowledgment.
             ship.restarted_at = now;
-            ship.ask_again(now);
+            ship.probe(now);
         }
     }
 
     /// Records that a follower received all of a snapshot and found it damaged: no more of it is sent until the file is
     /// read again. Returns how many damaged snapshots in a row the follower received, if the file is to be read.
     pub fn damaged(&mut self, now: Time, from: NodeId, snapshot: Position) -> Option<u32> {
-        let ship = self.ships.get_mut(&from).filter(|ship| ship.kept.position == snapshot)?;
-        ship.heard = now;
+        let ship = self.transfers.get_mut(&from).filter(|ship| ship.kept.position == snapshot)?;
+        ship.last_response = now;
         if self.mutants.breaks(Mutant::ResendDamagedSnapshot) {
-            (ship.acked, ship.sent, ship.known, ship.moved) = (0, 0, true, now);
+            (ship.acked, ship.sent, ship.known, ship.last_progress) = (0, 0, true, now);
             return None;
         }
         if ship.hold != Hold::Nothing {
@@ -121,7 +121,7 @@ impl SnapshotSender {
     /// Records that the file of a snapshot that a follower received damaged was read again. If it is undamaged it is
     /// sent again after a delay, a few times; if it is damaged, it is sent to no follower any more.
     pub fn inspected(&mut self, now: Time, snapshot: Position, whole: bool) {
-        for ship in self.ships.values_mut().filter(|ship| ship.kept.position == snapshot) {
+        for ship in self.transfers.values_mut().filter(|ship| ship.kept.position == snapshot) {
             if !whole {
                 ship.hold = Hold::Replacement;
             } else if ship.hold == Hold::Inspection && ship.of_this > RESENDS {
@@ -135,7 +135,7 @@ impl SnapshotSender {
 
     /// Records how many bytes of a snapshot a follower has.
     pub fn chunked(&mut self, now: Time, from: NodeId, snapshot: Position, next: u64) {
-        let Some(ship) = self.ships.get_mut(&from).filter(|ship| ship.kept.position == snapshot) else { return };
+        let Some(ship) = self.transfers.get_mut(&from).filter(|ship| ship.kept.position == snapshot) else { return };
         if ship.hold != Hold::Nothing {
             // The follower sent this before it found the damage.
             return;
@@ -143,7 +143,7 @@ impl SnapshotSender {
         if next > ship.total() {
             return;
         }
-        ship.heard = now;
+        ship.last_response = now;
         ship.missing_from = (ship.known && next <= ship.acked).then_some(next);
         if !ship.known {
             ship.begin_again_at(now, next);
@@ -155,25 +155,25 @@ impl SnapshotSender {
         if self.mutants.breaks(Mutant::SendSnapshotsAgain) {
             (ship.acked, ship.sent) = (0, 0);
         }
-        ship.moved = now;
+        ship.last_progress = now;
     }
 
     /// Sends the chunks that are due. A follower that did not respond for long is sent the newest snapshot when it is
     /// back: neither its previous snapshot nor the log behind that is kept for it.
     pub fn pump(&mut self, now: Time, raft: &Raft, newest: Option<&DurableSnapshot>, actions: &mut Vec<Action>) {
-        if self.ships.is_empty() {
+        if self.transfers.is_empty() {
             return;
         }
-        self.ships.retain(|to, _| raft.needs_snapshot(*to));
+        self.transfers.retain(|to, _| raft.needs_snapshot(*to));
         newest.into_iter().for_each(|newest| self.renew(now, newest));
-        for (to, ship) in &mut self.ships {
+        for (to, ship) in &mut self.transfers {
             ship.resume_after_hold(now);
             ship.send_what_it_lacks(now);
-            if ship.hold == Hold::Nothing && now.since(ship.moved) >= PATIENCE {
-                ship.ask_again(now);
+            if ship.hold == Hold::Nothing && now.since(ship.last_progress) >= PATIENCE {
+                ship.probe(now);
             }
             while let Some(chunk) = ship.next(self.chunk) {
-                ship.moved = now;
+                ship.last_progress = now;
                 self.sent += chunk.bytes.len() as u64;
                 // The follower has responded in this term, so the term is durable here.
                 actions.push(Action::Send(raft.envelope(*to, raft.term(), Message::InstallSnapshot(chunk))));
@@ -183,11 +183,15 @@ impl SnapshotSender {
 
     /// Replaces the snapshots of followers that do not respond, and snapshots received damaged, by `newest`.
     fn renew(&mut self, now: Time, newest: &DurableSnapshot) {
-        for ship in self.ships.values_mut() {
+        for ship in self.transfers.values_mut() {
             let is_newer = newest.position.index > ship.kept.position.index;
             let waits = is_newer && (ship.hold == Hold::Newer || ship.is_silent(now, self.hold_for));
             if waits || ship.hold == Hold::Replacement {
-                *ship = Ship { heard: ship.heard, damaged: ship.damaged, ..Ship::new(now, newest.clone()) };
+                *ship = Transfer {
+                    last_response: ship.last_response,
+                    damaged: ship.damaged,
+                    ..Transfer::new(now, newest.clone())
+                };
             }
         }
     }
@@ -195,20 +199,21 @@ impl SnapshotSender {
     /// The oldest snapshot that is being sent to a follower that responds.
     pub fn oldest(&self, now: Time) -> Option<Index> {
         let all = self.mutants.breaks(Mutant::HoldForTheSilent);
-        let replaced = |ship: &Ship| matches!(ship.hold, Hold::Replacement | Hold::Newer);
-        let waits = self.ships.values().filter(|ship| all || !(replaced(ship) || ship.is_silent(now, self.hold_for)));
+        let replaced = |ship: &Transfer| matches!(ship.hold, Hold::Replacement | Hold::Newer);
+        let waits =
+            self.transfers.values().filter(|ship| all || !(replaced(ship) || ship.is_silent(now, self.hold_for)));
         waits.map(|ship| ship.kept.position.index).min()
     }
 
     /// When chunks are next due to be sent again.
     pub fn deadline(&self) -> Time {
-        let due = |ship: &Ship| match ship.hold {
+        let due = |ship: &Transfer| match ship.hold {
             Hold::Nothing if ship.missing_from.is_some() => ship.restarted_at + AGAIN,
-            Hold::Nothing => ship.moved + PATIENCE,
+            Hold::Nothing => ship.last_progress + PATIENCE,
             Hold::Until(when) => when,
             Hold::Inspection | Hold::Replacement | Hold::Newer => Time::NEVER,
         };
-        self.ships.values().map(due).min().unwrap_or(Time::NEVER)
+        self.transfers.values().map(due).min().unwrap_or(Time::NEVER)
     }
 
     /// Bytes sent to all followers since this node started; some of them perhaps twice.
@@ -218,25 +223,25 @@ impl SnapshotSender {
 
     /// How many bytes of its snapshot a follower has, and the snapshot's size.
     pub fn progress(&self, of: NodeId) -> Option<(u64, u64)> {
-        self.ships.get(&of).map(|ship| (ship.acked, ship.total()))
+        self.transfers.get(&of).map(|ship| (ship.acked, ship.total()))
     }
 }
 
-impl Ship {
-    fn new(now: Time, kept: DurableSnapshot) -> Ship {
+impl Transfer {
+    fn new(now: Time, kept: DurableSnapshot) -> Transfer {
         let (acked, sent, known, asked) = (0, 0, false, false);
         let (hold, damaged, of_this) = (Hold::Nothing, 0, 0);
         let (moved, begun_again, heard, lacks) = (now, now, now, None);
-        Ship {
+        Transfer {
             kept,
             acked,
             known,
             asked,
             sent,
-            moved,
+            last_progress: moved,
             restarted_at: begun_again,
             missing_from: lacks,
-            heard,
+            last_response: heard,
             hold,
             damaged,
             of_this,
@@ -258,19 +263,19 @@ impl Ship {
     /// Sends everything from `from` on again.
     fn begin_again_at(&mut self, now: Time, from: u64) {
         (self.acked, self.sent, self.missing_from) = (from, from, None);
-        (self.restarted_at, self.moved) = (now, now);
+        (self.restarted_at, self.last_progress) = (now, now);
     }
 
     /// Restarts a snapshot received damaged, once its delay is over.
     fn resume_after_hold(&mut self, now: Time) {
         if matches!(self.hold, Hold::Until(when) if when <= now) {
-            let (damaged, of_this, heard) = (self.damaged, self.of_this, self.heard);
-            *self = Ship { damaged, of_this, heard, ..Ship::new(now, self.kept.clone()) };
+            let (damaged, of_this, heard) = (self.damaged, self.of_this, self.last_response);
+            *self = Transfer { damaged, of_this, last_response: heard, ..Transfer::new(now, self.kept.clone()) };
         }
     }
 
     fn is_silent(&self, now: Time, hold_for: Duration) -> bool {
-        now.since(self.heard) >= hold_for
+        now.since(self.last_response) >= hold_for
     }
 
     fn total(&self) -> u64 {
@@ -278,10 +283,10 @@ impl Ship {
     }
 
     /// Probes the follower for its offset, because the chunks sent may be lost.
-    fn ask_again(&mut self, now: Time) {
+    fn probe(&mut self, now: Time) {
         (self.known, self.asked) = (false, false);
         self.sent = self.acked;
-        self.moved = now;
+        self.last_progress = now;
     }
 
     /// The next chunk, if the window has room. Until the follower has named its offset, a single chunk is sent as a
@@ -311,52 +316,52 @@ mod tests {
 
     const CHUNK: u64 = CHUNK_BYTES as u64;
 
-    fn ship(chunks: u64) -> Ship {
+    fn ship(chunks: u64) -> Transfer {
         let bytes = Bytes::from(vec![7; (chunks * CHUNK) as usize]);
-        Ship::new(Time(0), DurableSnapshot { position: Position::new(Index(9), Term(2)), bytes })
+        Transfer::new(Time(0), DurableSnapshot { position: Position::new(Index(9), Term(2)), bytes })
     }
 
-    fn offsets(ship: &mut Ship) -> Vec<u64> {
+    fn offsets(ship: &mut Transfer) -> Vec<u64> {
         std::iter::from_fn(|| ship.next(CHUNK)).map(|chunk| chunk.offset / CHUNK).collect()
     }
 
     #[test]
-    fn one_piece_asks_and_then_the_window_fills() {
+    fn first_chunk_probes_the_offset_then_the_window_fills() {
         let mut shipping = SnapshotSender::new(&Options::default());
-        let to = NodeId::new(2).expect("not nobody");
+        let to = NodeId::new(2).expect("not zero");
         let newest = ship(100).kept;
         shipping.begin(Time(0), to, &newest, Index(0));
-        assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")), [0]);
+        assert_eq!(offsets(shipping.transfers.get_mut(&to).expect("a transfer")), [0]);
         // The follower had ten chunks before it restarted: none of them is sent again.
         shipping.chunked(Time(1), to, newest.position, 10 * CHUNK);
-        let ship = shipping.ships.get_mut(&to).expect("it is there");
+        let ship = shipping.transfers.get_mut(&to).expect("a transfer");
         assert_eq!(offsets(ship), (10..26).collect::<Vec<_>>());
         shipping.chunked(Time(2), to, newest.position, 12 * CHUNK);
-        assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")), [26, 27]);
+        assert_eq!(offsets(shipping.transfers.get_mut(&to).expect("a transfer")), [26, 27]);
         // Its link broke: one chunk probes for its offset.
         shipping.begin(Time(9) + AGAIN, to, &newest, Index(0));
-        assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")), [12]);
+        assert_eq!(offsets(shipping.transfers.get_mut(&to).expect("a transfer")), [12]);
         shipping.chunked(Time(9) + AGAIN, to, newest.position, 20 * CHUNK);
-        assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")).first(), Some(&20));
+        assert_eq!(offsets(shipping.transfers.get_mut(&to).expect("a transfer")).first(), Some(&20));
     }
 
     /// Without it each lost chunk costs a second: seed 90 of ten seconds did not settle.
     #[test]
-    fn piece_that_is_lost_is_sent_again_soon() {
+    fn lost_chunk_is_resent_after_retry_interval() {
         let mut shipping = SnapshotSender::new(&Options::default());
-        let to = NodeId::new(2).expect("not nobody");
+        let to = NodeId::new(2).expect("not zero");
         let newest = ship(100).kept;
         shipping.begin(Time(0), to, &newest, Index(0));
         shipping.chunked(Time(1), to, newest.position, CHUNK);
         let sends = |shipping: &mut SnapshotSender, now: Time| {
-            let ship = shipping.ships.get_mut(&to).expect("it is there");
+            let ship = shipping.transfers.get_mut(&to).expect("a transfer");
             ship.send_what_it_lacks(now);
             offsets(ship)
         };
         assert_eq!(sends(&mut shipping, Time(1)).len(), WINDOW as usize);
         // The first chunk is lost, and all others are rejected.
         (0..15).for_each(|_| shipping.chunked(Time(2), to, newest.position, CHUNK));
-        assert_eq!(sends(&mut shipping, Time(2)), Vec::<u64>::new(), "they may have been overtaken");
+        assert_eq!(sends(&mut shipping, Time(2)), Vec::<u64>::new(), "the chunks may only be reordered");
         assert_eq!(shipping.deadline(), Time(1) + AGAIN);
         assert_eq!(sends(&mut shipping, Time(1) + AGAIN).first(), Some(&1));
         // The chunk was only late.
@@ -367,9 +372,9 @@ mod tests {
 
     /// Streaming one snapshot to a follower blocked the next one (rqlite, before v10): pitfall 38.
     #[test]
-    fn a_snapshot_that_is_being_sent_holds_up_no_newer_one() {
+    fn snapshot_transfer_does_not_block_a_newer_snapshot() {
         let mut shipping = SnapshotSender::new(&Options::default());
-        let to = NodeId::new(2).expect("not nobody");
+        let to = NodeId::new(2).expect("not zero");
         let (older, newer) =
             (ship(100).kept, DurableSnapshot { position: Position::new(Index(20), Term(2)), ..ship(3).kept });
         shipping.begin(Time(0), to, &older, Index(0));
@@ -388,10 +393,10 @@ mod tests {
 
     /// Segments were kept for consumers that were gone for good (rabbitmq-server#14522): pitfall 23.
     #[test]
-    fn who_is_silent_holds_back_nothing_and_is_sent_the_newest() {
+    fn silent_follower_holds_no_log_and_gets_newest_snapshot() {
         let options = Options::default();
         let mut shipping = SnapshotSender::new(&options);
-        let to = NodeId::new(2).expect("not nobody");
+        let to = NodeId::new(2).expect("not zero");
         let newer = DurableSnapshot { position: Position::new(Index(20), Term(2)), ..ship(3).kept };
         shipping.begin(Time(0), to, &ship(100).kept, Index(0));
         let (before, after) = (Time(0) + (options.hold_for - AGAIN), Time(0) + options.hold_for);
@@ -399,7 +404,7 @@ mod tests {
         assert_eq!(shipping.oldest(before), Some(Index(9)));
         assert_eq!(shipping.oldest(after), None);
         let mutants = Mutants::only(Mutant::HoldForTheSilent);
-        assert_eq!(SnapshotSender { mutants, ..shipping.clone() }.oldest(after), Some(Index(9)), "the mutant of it");
+        assert_eq!(SnapshotSender { mutants, ..shipping.clone() }.oldest(after), Some(Index(9)), "its mutant");
         shipping.renew(after, &newer);
         assert_eq!((shipping.oldest(after), shipping.progress(to)), (None, Some((0, 3 * CHUNK))));
         // The follower is back.
@@ -410,84 +415,84 @@ mod tests {
     /// Reordered acknowledgments made everything be sent over and over: bytes grew with the square of the number of
     /// chunks (hashicorp/raft#697 reached the same by another path): safety 41.
     #[test]
-    fn words_that_come_late_make_nothing_go_twice() {
+    fn late_snapshot_responses_cause_no_resend() {
         let mut shipping = SnapshotSender::new(&Options::default());
-        let to = NodeId::new(2).expect("not nobody");
+        let to = NodeId::new(2).expect("not zero");
         let newest = ship(100).kept;
         shipping.begin(Time(0), to, &newest, Index(0));
         shipping.chunked(Time(1), to, newest.position, CHUNK);
-        assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")).len(), WINDOW as usize);
+        assert_eq!(offsets(shipping.transfers.get_mut(&to).expect("a transfer")).len(), WINDOW as usize);
         let mut broken = SnapshotSender { mutants: Mutants::only(Mutant::SendSnapshotsAgain), ..shipping.clone() };
         broken.chunked(Time(2), to, newest.position, 2 * CHUNK);
-        assert_eq!(offsets(broken.ships.get_mut(&to).expect("it is there")).first(), Some(&0), "the mutant of it");
+        assert_eq!(offsets(broken.transfers.get_mut(&to).expect("a transfer")).first(), Some(&0), "its mutant");
         for next in [3, 2, 1, 3, 2, 1, 3] {
             shipping.chunked(Time(2), to, newest.position, next * CHUNK);
             shipping.begin(Time(2), to, &newest, Index(0));
         }
-        assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")), [17, 18]);
+        assert_eq!(offsets(shipping.transfers.get_mut(&to).expect("a transfer")), [17, 18]);
         // If the follower repeats it, a chunk was lost.
         shipping.chunked(Time(9) + AGAIN, to, newest.position, 3 * CHUNK);
-        assert_eq!(offsets(shipping.ships.get_mut(&to).expect("it is there")).first(), Some(&3));
+        assert_eq!(offsets(shipping.transfers.get_mut(&to).expect("a transfer")).first(), Some(&3));
     }
 
     #[test]
-    fn several_followers_are_sent_the_same_bytes_and_no_copies_and_all_is_counted() {
+    fn chunks_to_several_followers_share_the_mapped_file() {
         let mut shipping = SnapshotSender::new(&Options::default());
         let newest = ship(20).kept;
-        let followers = [2, 3, 4].map(|n| NodeId::new(n).expect("not nobody"));
+        let followers = [2, 3, 4].map(|n| NodeId::new(n).expect("not zero"));
         for to in followers {
             shipping.begin(Time(0), to, &newest, Index(0));
             shipping.chunked(Time(1), to, newest.position, CHUNK);
         }
         for to in followers {
-            let ship = shipping.ships.get_mut(&to).expect("it is there");
+            let ship = shipping.transfers.get_mut(&to).expect("a transfer");
             let chunks: Vec<SnapshotChunk> = std::iter::from_fn(|| ship.next(CHUNK)).collect();
             assert_eq!(chunks.len() as u64, WINDOW);
             for chunk in chunks {
                 let there = newest.bytes[chunk.offset as usize..].as_ptr();
-                assert_eq!(chunk.bytes.as_ptr(), there, "a piece is a part of the file, mapped once");
+                assert_eq!(chunk.bytes.as_ptr(), there, "a chunk is a part of the file, mapped once");
             }
         }
     }
 
     #[test]
-    fn whoever_has_everything_is_asked_and_sent_nothing() {
+    fn follower_with_whole_snapshot_is_probed_without_bytes() {
         let mut ship = ship(2);
         (ship.known, ship.acked, ship.sent) = (true, 2 * CHUNK, 2 * CHUNK);
         assert_eq!(ship.next(CHUNK), None);
-        ship.ask_again(Time(5));
-        let asked = ship.next(CHUNK).expect("a question");
+        ship.probe(Time(5));
+        let asked = ship.next(CHUNK).expect("a probe");
         assert_eq!((asked.offset, asked.bytes.len()), (2 * CHUNK, 0));
         assert_eq!(ship.next(CHUNK), None);
     }
 
-    fn begun(mutant: Option<Mutant>) -> (SnapshotSender, NodeId, DurableSnapshot) {
+    fn start_transfer(mutant: Option<Mutant>) -> (SnapshotSender, NodeId, DurableSnapshot) {
         let mutants = mutant.map_or(Mutants::NONE, Mutants::only);
         let mut shipping = SnapshotSender { mutants, ..SnapshotSender::new(&Options::default()) };
-        let (to, newest) = (NodeId::new(2).expect("not nobody"), ship(3).kept);
+        let (to, newest) = (NodeId::new(2).expect("not zero"), ship(3).kept);
         shipping.begin(Time(0), to, &newest, Index(0));
         shipping.chunked(Time(0), to, newest.position, 0);
         (shipping, to, newest)
     }
 
     fn sends(shipping: &mut SnapshotSender, to: NodeId) -> Vec<u64> {
-        offsets(shipping.ships.get_mut(&to).expect("it is there"))
+        offsets(shipping.transfers.get_mut(&to).expect("a transfer"))
     }
 
     #[test]
-    fn whole_snapshot_received_damaged_is_resent_a_few_times() {
-        let (mut shipping, to, newest) = begun(None);
+    fn snapshot_received_damaged_is_resent_with_backoff() {
+        let (mut shipping, to, newest) = start_transfer(None);
         let (mut now, mut pauses, mut times) = (Time(0), Vec::new(), 0);
         assert_eq!(sends(&mut shipping, to), [0, 1, 2]);
         while let Some(nth) = shipping.damaged(now, to, newest.position) {
             times += 1;
             assert_eq!(nth, times);
-            assert_eq!(shipping.damaged(now, to, newest.position), None, "it is being read already");
+            assert_eq!(shipping.damaged(now, to, newest.position), None, "the file is being verified already");
             assert_eq!((sends(&mut shipping, to), shipping.deadline()), (vec![], Time::NEVER));
             shipping.inspected(now, newest.position, true);
-            let Hold::Until(when) = shipping.ships[&to].hold else { break };
+            let Hold::Until(when) = shipping.transfers[&to].hold else { break };
             pauses.push(when.since(now).as_secs());
-            let ship = shipping.ships.get_mut(&to).expect("it is there");
+            let ship = shipping.transfers.get_mut(&to).expect("a transfer");
             ship.resume_after_hold(Time(when.0 - 1));
             assert_eq!(ship.next(CHUNK), None, "not yet");
             ship.resume_after_hold(when);
@@ -496,21 +501,21 @@ mod tests {
             assert_eq!(sends(&mut shipping, to), [0, 1, 2]);
         }
         assert_eq!(pauses, [1, 2, 4]);
-        assert_eq!(shipping.oldest(now), None, "it holds no log");
+        assert_eq!(shipping.oldest(now), None, "the transfer holds no log");
         shipping.renew(now, &newest);
-        assert!(sends(&mut shipping, to).is_empty(), "the same is not sent again");
+        assert!(sends(&mut shipping, to).is_empty(), "the same snapshot is not resent");
         let newer = DurableSnapshot { position: Position::new(Index(20), Term(2)), ..ship(2).kept };
         shipping.renew(now, &newer);
         shipping.chunked(now, to, newer.position, 0);
         assert_eq!(sends(&mut shipping, to), [0, 1]);
-        assert_eq!(shipping.damaged(now, to, newer.position), Some(5), "the pauses go on growing");
+        assert_eq!(shipping.damaged(now, to, newer.position), Some(5), "the pauses keep growing");
     }
 
     /// A damaged snapshot was sent forever: 97.8 MB of a 12 MB snapshot in 8 s, and no log line.
     #[test]
-    fn damaged_snapshot_is_sent_to_nobody() {
-        let (mut shipping, to, newest) = begun(None);
-        let other = NodeId::new(3).expect("not nobody");
+    fn snapshot_damaged_on_the_sender_is_not_sent() {
+        let (mut shipping, to, newest) = start_transfer(None);
+        let other = NodeId::new(3).expect("not zero");
         shipping.begin(Time(0), other, &newest, Index(0));
         assert_eq!(shipping.damaged(Time(1), to, newest.position), Some(1));
         shipping.inspected(Time(1), newest.position, false);
@@ -523,9 +528,9 @@ mod tests {
         shipping.renew(Time(2), &newest);
         assert_eq!(sends(&mut shipping, other), [0]);
 
-        let (mut broken, to, newest) = begun(Some(Mutant::ResendDamagedSnapshot));
+        let (mut broken, to, newest) = start_transfer(Some(Mutant::ResendDamagedSnapshot));
         for _ in 0..100 {
-            assert_eq!(sends(&mut broken, to), [0, 1, 2], "the mutant of it");
+            assert_eq!(sends(&mut broken, to), [0, 1, 2], "its mutant");
             assert_eq!(broken.damaged(Time(1), to, newest.position), None);
         }
     }

@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn without_room_only_what_frees_some_is_let_through() {
+    fn without_disk_space_only_commands_that_free_it_pass() {
         let put = Command::Put { key: b"k", value: b"v" };
         let del = || Command::Del { key: b"k" };
         assert!(!passes(&put));

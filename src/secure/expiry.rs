@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn end_of_validity_is_read_in_both_forms() {
+    fn expiry_is_read_in_both_time_formats() {
         for (year, month, day, seconds) in [
             (1999, 12, 31, 946_598_400),
             (2000, 2, 29, 951_782_400),
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_certificate_have_no_end() {
+    fn damaged_certificate_has_no_expiry() {
         let whole = certificate(2030, 1, 1);
         for cut in 0..whole.len() {
             assert_eq!(valid_until(&whole[..cut]), None);

@@ -59,7 +59,7 @@ mod with_tls {
     fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Unusable> {
         let all = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         match all {
-            Ok(all) if all.is_empty() => Err(unusable(file)("there is no certificate in it".to_owned())),
+            Ok(all) if all.is_empty() => Err(unusable(file)("the file contains no certificate".to_owned())),
             all => all.map_err(|error| unusable(file)(error.to_string())),
         }
     }
@@ -119,7 +119,8 @@ mod with_tls {
 
         /// Starts a TLS session on an accepted socket, as the server.
         pub fn accept<S: Read + Write>(&self, socket: S) -> io::Result<Stream<S>> {
-            let server = self.server.clone().ok_or_else(|| io::Error::other("there is no certificate to show"))?;
+            let server =
+                self.server.clone().ok_or_else(|| io::Error::other("this process has no certificate to present"))?;
             let session = ServerConnection::new(server).map_err(io::Error::other)?;
             Ok(Stream::secure(socket, session.into()))
         }

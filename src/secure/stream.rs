@@ -43,7 +43,7 @@ impl<S: Read + Write> Stream<S> {
 
     /// Writes as much of `output` as the socket accepts. The rest stays in `output`, or in the TLS session if it is
     /// already encrypted. A socket that is not connected yet is not an error.
-    pub fn pour(&mut self, output: &mut BytesMut) -> io::Result<()> {
+    pub fn write_pending(&mut self, output: &mut BytesMut) -> io::Result<()> {
         let waits = |error: &io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected);
         while !output.is_empty() {
             match self.write(output) {

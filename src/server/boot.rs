@@ -60,9 +60,9 @@ pub fn check_first_start(config: &Config) -> wal::Result<()> {
         return Ok(());
     }
     check_unused(&config.data)?;
-    if config.joins.is_none() && config.peers.is_empty() {
+    if config.join.is_none() && config.peers.is_empty() {
         return Err(Fault::Foreign(format!(
-            "{} is empty: --peers names the members that found a cluster, --join one of a cluster that is there. \
+            "{} is empty: name the founding members with --peers, or a member of an existing cluster with --join. \
              Nothing was changed.",
             config.data.display()
         )));
@@ -98,7 +98,7 @@ pub fn boot(config: &Config, locked: Option<Lock>, telling: &mut StartProgress) 
     }
     let found = match find(config, &root, &place, &reserve, telling) {
         Err(Fault::Full { file }) if reserve.remove_for_log()? => {
-            log::warn!(node = config.id.get(); "no space left for {file}: the reserve is given up for it");
+            log::warn!(node = config.id.get(); "no space left for {file}: the reserve is freed for it");
             find(config, &root, &place, &reserve, telling)?
         }
         found => found?,
@@ -134,7 +134,7 @@ impl Booted {
         let owner = Owner { log: log.or(self.owner.log), starts: self.me.run.starts, ..self.owner };
         match owner.write(&self.root) {
             Err(Fault::Full { file }) => {
-                log::warn!(node = self.me.node.get(); "no space left for {file}: this start is not counted in it");
+                log::warn!(node = self.me.node.get(); "no space left for {file}: this start is not recorded in it");
                 self.me.run.starts = 0;
                 Ok(())
             }
@@ -175,8 +175,8 @@ fn find(
 ) -> wal::Result<DirectoryContents> {
     if is_replacement_pending(&config.data) {
         return Err(Fault::Foreign(format!(
-            "{place} holds a new cluster that has not yet taken the place of the former one: drave recover {place} \
-             --accept-data-loss finishes that. Nothing was changed."
+            "{place} holds a new cluster that has not replaced the former one yet: finish the replacement with drave \
+             recover {place} --accept-data-loss. Nothing was changed."
         )));
     }
     let owner = owner(config, root, place)?;
@@ -223,7 +223,7 @@ fn check_cluster(config: &Config, owner: &Owner, recovered: &Recovered, place: &
         return Ok(());
     }
     let owned = owner.owner(place);
-    Err(Fault::Foreign(format!("{owned}; with its founders --cluster {name} would be {}.", short(named))))
+    Err(Fault::Foreign(format!("{owned}; --cluster {name} and its founders give cluster {}.", short(named))))
 }
 
 /// The directory's identity; created if there is none.
@@ -234,7 +234,7 @@ fn owner(config: &Config, root: &FsDisk, place: &str) -> wal::Result<Owner> {
         return Ok(owner);
     }
     check_first_start(config)?;
-    let (cluster, disk) = match &config.joins {
+    let (cluster, disk) = match &config.join {
         Some(joined) => (joined.cluster, joined.disk),
         None => (config.cluster_id(), DiskId(rand::random::<NonZeroU64>().get())),
     };
@@ -253,10 +253,10 @@ pub fn check_unused(data: &Path) -> wal::Result<()> {
     Err(Fault::Corrupt {
         file: NAME.to_owned(),
         offset: 0,
-        what: format!("it is missing, and {} holds a log", data.display()),
+        what: format!("the file is missing, and {} holds a log", data.display()),
         lost: "none".to_owned(),
-        advice: "Bring it back; or, if it is lost, have it restored from what the log says of itself: drave recover \
-                 --identity DIR. Nothing was changed.",
+        advice: "Bring the file back; or, if it is lost, rebuild it from the log: drave recover --identity DIR. \
+                 Nothing was changed.",
     })
 }
 
@@ -277,7 +277,7 @@ pub fn node<M: StateMachine>(
     let mut applier = Applier::new(machine);
     let kept = snapshot.as_ref().map(|snapshot| kept(snapshot, leavings));
     if let Some(snapshot) = snapshot {
-        applier = Restore::begin(&applier, snapshot).all(&telling.stage("snapshot taken in"))?.0;
+        applier = Restore::begin(&applier, snapshot).all(&telling.stage("snapshot restored"))?.0;
     }
     let mut options = config.node.clone();
     let beforehand = beforehand(&recovered.view, applier.applied(), options.apply_bytes);

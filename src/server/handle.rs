@@ -21,7 +21,7 @@ pub struct Handle {
 
 /// The reason why there is no reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Silence {
+enum NoReply {
     /// The node has stopped.
     Stopped,
     /// The timeout has passed.
@@ -71,15 +71,15 @@ impl Handle {
         self.try_ask(request, timeout).ok()
     }
 
-    fn try_ask(&self, request: Request, timeout: Duration) -> Result<Reply, Silence> {
+    fn try_ask(&self, request: Request, timeout: Duration) -> Result<Reply, NoReply> {
         let (answer, answered) = channel();
         let until = deadline(timeout);
         if !self.post.post(LoopMessage::Ask { request, answer, until }) {
-            return Err(Silence::Stopped);
+            return Err(NoReply::Stopped);
         }
         answered.recv_timeout(timeout).map_err(|error| match error {
-            RecvTimeoutError::Disconnected => Silence::Stopped,
-            RecvTimeoutError::Timeout => Silence::Late,
+            RecvTimeoutError::Disconnected => NoReply::Stopped,
+            RecvTimeoutError::Timeout => NoReply::Late,
         })
     }
 
@@ -187,11 +187,11 @@ impl Drop for Session {
     }
 }
 
-impl fmt::Display for Silence {
+impl fmt::Display for NoReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Silence::Stopped => "the node has stopped",
-            Silence::Late => "the node did not answer in time",
+            NoReply::Stopped => "the node has stopped",
+            NoReply::Late => "the node did not answer in time",
         })
     }
 }
@@ -209,7 +209,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     /// One of two nodes, alone: a request for the leader waits for a quarter of an hour.
-    fn lonely(directory: &std::path::Path) -> Server<Kv> {
+    fn one_of_two(directory: &std::path::Path) -> Server<Kv> {
         let peers = [(1, "127.0.0.1:1"), (2, "127.0.0.1:2")];
         let peers = peers.map(|(n, address)| (NodeId::new(n).unwrap(), address.to_owned()));
         let mut config = Config::new(NodeId::new(1).unwrap(), peers.into(), directory);
@@ -221,9 +221,9 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_stops_takes_no_new_work_and_waits_for_nobody_who_gave_up() {
+    fn stopping_node_rejects_requests_and_drops_expired_ones() {
         let directory = tempfile::tempdir().unwrap();
-        let server = lonely(directory.path());
+        let server = one_of_two(directory.path());
         let handle = server.handle();
         let node = std::thread::spawn(move || server.run());
         let write = Request::Propose { op: Op::Open { window: 1, ordered: false }.encode() };
@@ -239,10 +239,10 @@ mod tests {
         // The node runs as long as a caller waits, and rejects new requests.
         let refused = handle.ask(query, Duration::from_secs(20));
         assert_eq!(refused, Some(Reply::Refused(Refusal::Stopping)));
-        assert!(answered.recv().is_err(), "it was not answered, and in the end nobody would answer it");
+        assert!(answered.recv().is_err(), "the request ends without a reply");
         let begun = Instant::now();
         while !node.is_finished() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "it waits for whom nobody knows");
+            assert!(begun.elapsed() < Duration::from_secs(60), "the node still waits, without any caller");
             std::thread::sleep(Duration::from_millis(1));
         }
         node.join().unwrap().unwrap();

@@ -53,7 +53,7 @@ fn listen_when_known(config: &Config, place: &str) -> Result<TcpListener, Server
                 let second = began.elapsed().as_secs();
                 if told.is_none_or(|told| second >= told + 5) {
                     told = Some(second);
-                    log::warn!(node = config.id.get(); "the name in {place} has no address yet ({error}): it is looked up again");
+                    log::warn!(node = config.id.get(); "cannot resolve the name in {place} yet ({error}): retrying");
                 }
                 thread::sleep(NAME_PAUSE);
             }
@@ -86,7 +86,7 @@ fn bind_gateway(
     match resolve(&place).and_then(|addresses| listen_at_any(&addresses)) {
         Ok(listener) => Ok(Some(listener)),
         Err(error) if *doorway == BindAddress::Loopback => {
-            log::warn!(node = config.id.get(); "no {who} are let in: cannot listen on {place}: {error}");
+            log::warn!(node = config.id.get(); "cannot listen for {who} at {place}: {error}; this gateway is off");
             Ok(None)
         }
         Err(source) => Err(ServerError::Listen { address: place, option, source }),
@@ -99,7 +99,7 @@ fn resolve(place: &str) -> io::Result<Vec<SocketAddr>> {
 
 /// Listens on the first of these addresses that is local and free.
 fn listen_at_any(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
-    let mut failed = io::Error::new(ErrorKind::NotFound, "the name has no address");
+    let mut failed = io::Error::new(ErrorKind::NotFound, "the name resolves to no address");
     for address in addresses {
         match stream::listen(*address) {
             Ok(listener) => return Ok(listener),

@@ -189,23 +189,23 @@ mod tests {
     }
 
     /// The contents of the identity, snapshot and log files of a directory.
-    fn says(place: &Path) -> [String; 3] {
+    fn files(place: &Path) -> [String; 3] {
         [IDENTITY, "snapshots/file", "wal/file"]
             .map(|file| std::fs::read_to_string(place.join(file)).unwrap_or_default())
     }
 
     #[test]
-    fn new_cluster_takes_the_place_of_the_former_one_which_is_kept() {
+    fn new_cluster_replaces_the_former_which_is_set_aside() {
         let directory = prepared();
         assert!(is_replacement_pending(directory.path()));
         let aside = finish_replacement(directory.path()).unwrap().unwrap();
-        assert_eq!(says(directory.path()), ["new"; 3]);
-        assert_eq!((says(&aside), aside), (["former"; 3].map(str::to_owned), directory.path().join(ASIDE)));
+        assert_eq!(files(directory.path()), ["new"; 3]);
+        assert_eq!((files(&aside), aside), (["former"; 3].map(str::to_owned), directory.path().join(ASIDE)));
         assert!(!is_replacement_pending(directory.path()));
     }
 
     #[test]
-    fn new_cluster_where_there_was_none_keeps_nothing_aside_whatever_a_crash_interrupted() {
+    fn new_cluster_in_unused_directory_sets_nothing_aside() {
         let parts = ["snapshots", "wal"];
         for done in 0..=parts.len() {
             let directory = prepared();
@@ -217,12 +217,12 @@ mod tests {
             });
             assert!(is_replacement_pending(data), "{done}");
             assert_eq!(finish_replacement(data).unwrap(), None, "{done}");
-            assert_eq!(says(data), ["new"; 3].map(str::to_owned), "{done}");
+            assert_eq!(files(data), ["new"; 3].map(str::to_owned), "{done}");
         }
     }
 
     #[test]
-    fn replacement_that_a_crash_interrupted_is_finished_wherever_that_was() {
+    fn replacement_interrupted_by_crash_at_any_step_is_finished() {
         // The number of renames before the crash.
         let renames = [(IDENTITY, false), ("snapshots", false), ("snapshots", true), ("wal", false), ("wal", true)];
         for done in 0..=renames.len() {
@@ -238,7 +238,7 @@ mod tests {
             }
             assert!(is_replacement_pending(data), "{done}");
             assert_eq!(finish_replacement(data).unwrap().as_ref(), Some(&aside), "{done}");
-            assert_eq!((says(data), says(&aside)), (["new"; 3].map(str::to_owned), ["former"; 3].map(str::to_owned)));
+            assert_eq!((files(data), files(&aside)), (["new"; 3].map(str::to_owned), ["former"; 3].map(str::to_owned)));
         }
     }
 }

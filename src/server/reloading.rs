@@ -52,7 +52,7 @@ impl Reloader {
     pub fn ask(&self) {
         match &self.ask {
             Some(ask) => _ = ask.try_send(()),
-            None => log::info!(node = self.node; "SIGHUP: there are neither certificates nor a password to read again"),
+            None => log::info!(node = self.node; "SIGHUP: nothing to reload: no certificates, no password"),
         }
     }
 }
@@ -61,7 +61,7 @@ impl Reloader {
 fn reload(files: &CredentialFiles, post: &InboxSender, node: u64) -> Option<Keys> {
     match files.read() {
         Ok(fresh) => {
-            log::info!(node; "SIGHUP: {} read again, for connections from now on", named(files));
+            log::info!(node; "SIGHUP: {} reloaded, for new connections", named(files));
             tell_validity(node, fresh.keys.as_ref(), Level::Info);
             let keys = fresh.keys.clone();
             // If the reactor is gone, the node is stopping.
@@ -69,7 +69,7 @@ fn reload(files: &CredentialFiles, post: &InboxSender, node: u64) -> Option<Keys
             keys
         }
         Err(what) => {
-            log::error!(node; "SIGHUP: {what}; what was read before stays in use");
+            log::error!(node; "SIGHUP: {what}; the former credentials stay in use");
             None
         }
     }
@@ -105,7 +105,7 @@ fn validity(now: Duration, which: &str, end: u64) -> (String, bool) {
     let at = SystemTime::UNIX_EPOCH + end.min(Duration::from_secs(253_402_300_799));
     let at = humantime::format_rfc3339_seconds(at);
     match end.checked_sub(now) {
-        None => (format!("{which} is not valid since {at}: replace it, and send SIGHUP"), true),
+        None => (format!("{which} expired at {at}: replace it, and send SIGHUP"), true),
         Some(left) => {
             let days = left.as_secs() / 86_400;
             let soon = left < WARN_BEFORE;
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn certificate_that_ends_soon_is_warned_of() {
+    fn certificate_near_expiry_causes_a_warning() {
         let now = Duration::from_secs(1_800_000_000);
         let day = 86_400;
         let says = |end: u64| validity(now, "this node's certificate", end);
@@ -131,7 +131,7 @@ mod tests {
         let (line, warns) = says(1_800_000_000 + 13 * day);
         assert!(warns && line.contains("13 days from now: replace it, and send SIGHUP"), "{line}");
         let (line, warns) = says(1_800_000_000 - 1);
-        assert!(warns && line.contains("is not valid since 2027-01-15T07:59:59Z"), "{line}");
+        assert!(warns && line.contains("expired at 2027-01-15T07:59:59Z"), "{line}");
         assert!(says(u64::MAX).0.contains("valid until 9999-12-31"));
     }
 }

@@ -124,11 +124,11 @@ impl<M: StateMachine> Server<M> {
         let (in_memory, file_system) = (disk.is_in_memory(), disk.file_system());
         if let Some(mode) = boot::open_to_others(&config.data) {
             let place = config.data.display();
-            log::warn!(node = config.id.get(); "{place} has mode {mode:03o}: other users of this machine can reach what is stored; chmod 700 {place}");
+            log::warn!(node = config.id.get(); "{place} has mode {mode:03o}: other users of this machine can access the data; chmod 700 {place}");
         }
         if in_memory {
             let place = config.data.display();
-            log::warn!(node = config.id.get(); "{place} lies in memory (tmpfs): a power loss takes everything");
+            log::warn!(node = config.id.get(); "{place} is in memory (tmpfs): a power loss destroys all data");
         }
         let clock = Clock::start();
         let entries = recovered.heads.len();
@@ -153,7 +153,7 @@ impl<M: StateMachine> Server<M> {
         tell_validity(config.id.get(), config.net.keys.as_ref(), log::Level::Info);
         let address = net.address();
         for (who, door) in &doors {
-            log::info!(node = config.id.get(); "{who} are let in at {door}");
+            log::info!(node = config.id.get(); "listens for {who} at {door}");
         }
         let shelf = spawn_snapshot_thread(SnapshotWorker::new(store, reserve), post.clone())?;
         let machine = Applying::new(applier, (me.cluster, me.node), shelf, leavings);
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn why_the_log_ended_decides_how_the_node_does() {
+    fn log_thread_error_decides_exit_code() {
         let fault = || Fault::Full { file: "0000000002.wal".into() };
         let code = |ended, synced| verdict(ended, synced).err().map(|error| error.exit_code());
         assert_eq!(code(Ok(()), Ok(Ok(()))), None);

@@ -46,7 +46,7 @@ impl StartProgress {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("telling".into()).spawn(tell)?;
+        let thread = std::thread::Builder::new().name("progress".into()).spawn(tell)?;
         Ok(StartProgress { begun, stage, done: Vec::new(), lasts, thread })
     }
 
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_start_says_how_far_it_is_until_it_is_done() {
+    fn start_reports_progress_until_it_ends() {
         let (said, hears) = channel();
         let say = move |line: &str| {
             // The receiver may stop reading early.
@@ -124,20 +124,20 @@ mod tests {
         assert!(line.starts_with("recovering: snapshot checked: 0 of 1 MB, "), "{line}");
         let told = telling.end().unwrap();
         assert!(told.starts_with("recovered in ") && told.contains(" s: log read: 2 MB in "), "{told}");
-        assert!(!told.contains("snapshot"), "nothing was read of it: {told}");
+        assert!(!told.contains("snapshot"), "no snapshot was read: {told}");
         // The reporting thread has ended, and so the channel is closed.
         assert!(hears.iter().all(|line| line.starts_with("recovering: ")));
     }
 
     #[test]
-    fn where_there_was_nothing_to_read_nothing_is_said() {
+    fn start_with_nothing_to_read_reports_nothing() {
         let mut telling = StartProgress::begin(TELL_EVERY, |_| ()).unwrap();
         let _meter = telling.stage("log read");
         assert_eq!(telling.end(), None);
     }
 
     #[test]
-    fn a_rate_is_bytes_by_time() {
+    fn rate_is_bytes_per_time() {
         let stage = StartStage { what: "log read", meter: Arc::default(), begun: Instant::now() };
         stage.meter.expect(4_000_000_000);
         stage.meter.advance(1_000_000_000);

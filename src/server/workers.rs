@@ -93,7 +93,7 @@ pub fn spawn_log<D: Disk>(
 impl<D: Disk> LogThread<D> {
     fn run(&mut self) -> Result<()> {
         while let Some(task) = self.next()? {
-            self.see_to_spares();
+            self.order_spares();
             let mut release = None;
             let mut bytes = self.take(task, &mut release)?;
             while bytes < BATCH_BYTES
@@ -125,24 +125,24 @@ impl<D: Disk> LogThread<D> {
         while let Err(fault) = self.journal.provide(task) {
             let Fault::Full { file } = &fault else { return Err(fault) };
             if !waits {
-                log::warn!("no space left for {file}: the log waits for room");
+                log::warn!("no space left for {file}: writing waits for free disk space");
                 waits = true;
             }
             if !self.sync()? {
                 return Err(fault);
             }
             std::thread::sleep(ROOM_AGAIN);
-            self.see_to_spares();
-            self.let_go()?;
+            self.order_spares();
+            self.drain_releases()?;
         }
         if waits {
-            log::info!("there is room again: the log goes on");
+            log::info!("disk space is available again: writing resumes");
         }
         Ok(())
     }
 
     /// Releases old segments before the writes that wait for their space.
-    fn let_go(&mut self) -> Result<()> {
+    fn drain_releases(&mut self) -> Result<()> {
         while let Ok(task) = self.tasks.try_recv() {
             match task {
                 // A release needs some space itself; without any, the next release covers this one too.
@@ -202,7 +202,7 @@ impl<D: Disk> LogThread<D> {
         self.waiting.pop_front().map_or_else(|| self.tasks.try_recv(), Ok)
     }
 
-    fn see_to_spares(&mut self) {
+    fn order_spares(&mut self) {
         match self.spares.try_recv() {
             Ok(Ok(spare)) => {
                 self.order_at = Some(Instant::now());
@@ -212,8 +212,8 @@ impl<D: Disk> LogThread<D> {
             Ok(Err(fault)) => {
                 self.order_at = Some(Instant::now() + SPARE_AGAIN);
                 match fault {
-                    Fault::Full { file } => log::warn!("no space left for {file}, the next segment: it is tried again"),
-                    fault => log::warn!("the next segment is not ready: {fault}"),
+                    Fault::Full { file } => log::warn!("no space left for {file}, the next segment: retrying"),
+                    fault => log::warn!("cannot prepare the next segment: {fault}"),
                 }
             }
             Err(_) => {}
@@ -223,7 +223,7 @@ impl<D: Disk> LogThread<D> {
         {
             self.order_at = None;
             if self.orders.send(order).is_err() {
-                log::warn!("nobody makes the next segment ready");
+                log::warn!("the thread that prepares segments has ended: the log creates the next segment itself");
             }
         }
     }
@@ -239,7 +239,7 @@ pub fn spawn_snapshot_thread<D: Disk>(mut keeper: SnapshotWorker<D>, post: Inbox
         for job in jobs {
             let is_piece = matches!(job, Job::Piece(_) | Job::Verify);
             let begun = Instant::now();
-            let done = keeper.carry_out(job);
+            let done = keeper.run(job);
             if is_piece {
                 // Not urgent: leaves the disk and the processor to the log for as long as this job used them.
                 std::thread::sleep(begun.elapsed());
@@ -268,7 +268,7 @@ pub fn spawn_watch<D: Disk>(
                 }
                 Ok(None) => {}
                 // If the disk has failed, the log will fail too, and knows what to do.
-                Err(fault) => log::warn!("how much room there is cannot be told: {fault}"),
+                Err(fault) => log::warn!("cannot read the free disk space: {fault}"),
             }
             if holds.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Disconnected) {
                 return;

@@ -23,16 +23,20 @@ pub fn reconcile_with_log<D: Disk>(
     if upto < begins.index && !journal.mutants().breaks(Mutant::DamagedIsEmpty) {
         return Err(match wrong.into_iter().next() {
             Some(first) => fault(first),
-            None => damaged("snapshots", 0, &format!("the log begins behind {begins}, and no snapshot reaches so far")),
+            None => {
+                damaged("snapshots", 0, &format!("the log begins after {begins}, and no snapshot reaches that far"))
+            }
         });
     }
-    recovered.notes.extend(wrong.iter().map(|wrong| format!("{wrong}; an older state and the log behind it will do")));
+    recovered
+        .notes
+        .extend(wrong.iter().map(|wrong| format!("{wrong}; this node starts from an older state and its log")));
     let Some(snapshot) = snapshot else { return Ok(None) };
     let base = base_of(snapshot.header());
     if term_at(recovered, upto) != Some(base.position.term) {
         recovered
             .notes
-            .push(format!("the log ends before the snapshot of {}: it begins anew behind it", base.position));
+            .push(format!("the log does not match the snapshot at {}: it restarts after that position", base.position));
         // The frozen state may be of a term that this disk had not recorded. Nothing was promised in that term, since
         // promises wait for the disk.
         let raised = (base.position.term > recovered.hard_state.term).then_some(HardState {

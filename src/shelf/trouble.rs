@@ -15,13 +15,13 @@ pub fn fault(fault: snapshot::Fault) -> wal::Fault {
 
 /// The fault of a file whose state differs from what was written.
 pub(super) fn damaged(file: &str, offset: u64, what: &str) -> wal::Fault {
-    let lost = "the state that the log no longer tells".to_owned();
+    let lost = "those that only the snapshot holds".to_owned();
     wal::Fault::Corrupt { file: file.to_owned(), offset, what: what.to_owned(), lost, advice: wal::report::ADVICE }
 }
 
 /// The fault of an intact file that holds no valid state of this state machine.
 pub(super) fn strange(file: &str, malformed: &Malformed) -> wal::Fault {
-    damaged(file, 0, &format!("it is whole, and no state of this machine: {malformed}"))
+    damaged(file, 0, &format!("the file is intact, but holds no state of this state machine: {malformed}"))
 }
 
 /// Converts a fault of the reserve to a snapshot's fault, since the reserve may be lent to a snapshot.

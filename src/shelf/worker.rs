@@ -57,13 +57,13 @@ pub enum Job {
 #[derive(Debug)]
 pub enum JobResult {
     /// The worker is ready for the next piece.
-    Wants,
+    Ready,
     /// The whole state is written and must be read back.
     Written,
     /// The snapshot differed from what was written when it was read back: it was set aside, and is not used.
     Damaged,
     /// The snapshot is published and durable; `None` if there was no room for it, or if it was aborted.
-    Taken(Option<Snapshot>),
+    Published(Option<Snapshot>),
     /// A part of another node's snapshot is here.
     Received {
         /// The sender.
@@ -83,7 +83,7 @@ pub enum JobResult {
         whole: bool,
     },
     /// Another node's snapshot was received, whole and durable.
-    Arrived(Snapshot),
+    Complete(Snapshot),
     /// There is no room for another node's snapshot. No response is sent: the sender retries by itself.
     NoRoom,
 }
@@ -107,13 +107,13 @@ impl<D: Disk> SnapshotWorker<D> {
     }
 
     /// Runs a job. An error is final: the node must stop.
-    pub fn carry_out(&mut self, job: Job) -> Result<JobResult> {
+    pub fn run(&mut self, job: Job) -> Result<JobResult> {
         let outcome = match job {
             Job::Begin(header) => self.with_reserve(|keeper| keeper.begin(&header)),
             Job::Piece(piece) => self.with_reserve(|keeper| keeper.put(&piece)),
             Job::Finish => self.with_reserve(SnapshotWorker::seal),
             Job::Verify => self.with_reserve(SnapshotWorker::verify),
-            Job::GiveUp => Ok(JobResult::Taken(None)),
+            Job::GiveUp => Ok(JobResult::Published(None)),
             Job::Receive { from, snapshot, total, offset, bytes } => {
                 return self.receive(from, snapshot, total, offset, &bytes);
             }
@@ -122,8 +122,8 @@ impl<D: Disk> SnapshotWorker<D> {
             }
         };
         match outcome {
-            Ok(done @ (JobResult::Wants | JobResult::Written)) => Ok(done),
-            Ok(done @ JobResult::Taken(Some(_))) => {
+            Ok(done @ (JobResult::Ready | JobResult::Written)) => Ok(done),
+            Ok(done @ JobResult::Published(Some(_))) => {
                 self.complained = false;
                 self.reserve.end_loan();
                 Ok(done)
@@ -131,7 +131,7 @@ impl<D: Disk> SnapshotWorker<D> {
             Ok(done) => self.give_up().map(|()| done),
             Err(snapshot::Fault::Full { file }) => {
                 self.log_no_room_once(&file);
-                self.give_up().map(|()| JobResult::Taken(None))
+                self.give_up().map(|()| JobResult::Published(None))
             }
             Err(damaged @ snapshot::Fault::Damaged { .. }) => self.set_aside(&damaged).map_err(fault),
             Err(wrong) => Err(fault(wrong)),
@@ -162,7 +162,7 @@ impl<D: Disk> SnapshotWorker<D> {
     fn lend(&self, file: &str) -> snapshot::Result<bool> {
         let lent = self.reserve.lend().map_err(of_reserve)?;
         if lent {
-            log::warn!("no space left for {file}: it is lent the reserve");
+            log::warn!("no space left for {file}: the snapshot borrows the reserve");
         }
         Ok(lent)
     }
@@ -170,7 +170,7 @@ impl<D: Disk> SnapshotWorker<D> {
     /// Logs a lack of room once, since it may last long.
     fn log_no_room_once(&mut self, file: &str) {
         if !std::mem::replace(&mut self.complained, true) {
-            log::warn!("no space left for {file}, not even with the reserve: the log is kept until there is");
+            log::warn!("no space left for {file}, not even with the reserve: the log is kept until there is space");
         }
     }
 
@@ -183,30 +183,30 @@ impl<D: Disk> SnapshotWorker<D> {
 
     fn begin(&mut self, header: &Header) -> snapshot::Result<JobResult> {
         self.writer = Some(self.store.writer(header)?);
-        Ok(JobResult::Wants)
+        Ok(JobResult::Ready)
     }
 
     fn put(&mut self, piece: &Piece) -> snapshot::Result<JobResult> {
-        let Some(writer) = &mut self.writer else { return Ok(JobResult::Taken(None)) };
+        let Some(writer) = &mut self.writer else { return Ok(JobResult::Published(None)) };
         if self.reserve.is_claimed() {
             // The log has priority: without it the node cannot vote.
-            return Ok(JobResult::Taken(None));
+            return Ok(JobResult::Published(None));
         }
         let (kind, bytes) = chunk_of(piece);
         writer.put(kind, bytes)?;
-        Ok(JobResult::Wants)
+        Ok(JobResult::Ready)
     }
 
     fn seal(&mut self) -> snapshot::Result<JobResult> {
-        let Some(writer) = &mut self.writer else { return Ok(JobResult::Taken(None)) };
+        let Some(writer) = &mut self.writer else { return Ok(JobResult::Published(None)) };
         writer.seal()?;
         Ok(JobResult::Written)
     }
 
     fn verify(&mut self) -> snapshot::Result<JobResult> {
-        let Some(writer) = &mut self.writer else { return Ok(JobResult::Taken(None)) };
+        let Some(writer) = &mut self.writer else { return Ok(JobResult::Published(None)) };
         if self.reserve.is_claimed() {
-            return Ok(JobResult::Taken(None));
+            return Ok(JobResult::Published(None));
         }
         let Some(snapshot) = writer.verify(VERIFY_BYTES)? else { return Ok(JobResult::Written) };
         self.writer = None;
@@ -219,27 +219,29 @@ impl<D: Disk> SnapshotWorker<D> {
                 pruned => drop(pruned?),
             },
         }
-        Ok(JobResult::Taken(Some(snapshot)))
+        Ok(JobResult::Published(Some(snapshot)))
     }
 
     /// Reads a snapshot of this node again that a follower received damaged: either this file is damaged, or the
     /// follower's copy was damaged in transit or on the follower's disk.
     fn inspect(&mut self, follower: NodeId, position: Position, times: u32) -> snapshot::Result<JobResult> {
         let file = snapshot::format::file_name(position);
-        log::warn!("{follower} received snapshot {file} damaged ({times} times in a row): it is read again here");
+        log::warn!(
+            "{follower} received snapshot {file} damaged ({times} times in a row): this node reads its file again"
+        );
         let whole = match self.store.reread(position) {
             Ok(_) => {
                 log::warn!(
-                    "snapshot {file} is whole here: damaged on its way to {follower}, or on the disk of {follower}, \
-                     which is sent it again, a few times at most, or the next one"
+                    "snapshot {file} is intact here: it was damaged on its way to {follower}, or on the disk of \
+                     {follower}; it is sent again, a few times at most, or the next snapshot is sent"
                 );
                 true
             }
             Err(snapshot::Fault::Damaged { file, offset, what, .. }) => {
                 let aside = self.store.set_aside(&file)?;
                 log::error!(
-                    "snapshot {file} is damaged here: byte {offset}: {what}; it is set aside as {aside}, and another \
-                     snapshot is taken"
+                    "snapshot {file} is damaged here: byte {offset}: {what}; the file is set aside as {aside}, and \
+                     another snapshot is taken"
                 );
                 false
             }
@@ -263,12 +265,12 @@ impl<D: Disk> SnapshotWorker<D> {
             Ok(Ok(next)) => Ok(said(next, false)),
             Ok(Err(snapshot)) => {
                 self.complained = false;
-                Ok(JobResult::Arrived(snapshot))
+                Ok(JobResult::Complete(snapshot))
             }
             // The damaged file was removed. The sender is informed, and reads its own file again.
             Err(damaged @ snapshot::Fault::Damaged { .. }) => {
                 self.incoming = None;
-                log::warn!("snapshot {position} that {from} sent is damaged: {damaged}; {from} is told");
+                log::warn!("snapshot {position} from {from} is damaged: {damaged}; this node reports it to {from}");
                 Ok(said(0, true))
             }
             Err(snapshot::Fault::Full { file }) => {
@@ -287,15 +289,15 @@ impl<D: Disk> SnapshotWorker<D> {
 
     /// Begins or resumes a transfer, in the room of the reserve if it needs that and fits into it.
     fn open(&mut self, position: Position, total: u64) -> snapshot::Result<Incoming<D>> {
-        let mut lacks = self.store.lacks(position, total)?;
+        let mut lacks = self.store.missing_room(position, total)?;
         if lacks > 0 && self.store.drop_set_aside()? {
-            lacks = self.store.lacks(position, total)?;
+            lacks = self.store.missing_room(position, total)?;
         }
         let file = snapshot::format::file_name(position);
         if lacks == 0 {
             return self.store.incoming(position, total);
         }
-        if lacks > self.reserve.there().map_err(of_reserve)? || !self.lend(&file)? {
+        if lacks > self.reserve.size().map_err(of_reserve)? || !self.lend(&file)? {
             return Err(snapshot::Fault::Full { file });
         }
         let incoming = self.store.incoming(position, total);

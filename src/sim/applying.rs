@@ -29,7 +29,7 @@ impl World {
         }
         waiting.push_back(given);
         if waiting.len() == 1 {
-            let life = self.hosts[&at].life;
+            let life = self.hosts[&at].incarnation;
             self.later(delay, SimEvent::Applies { at, life });
         }
         Ok(false)
@@ -45,7 +45,7 @@ impl World {
             next = self.host(at).up.as_mut().and_then(|up| up.given.pop_front_if(query));
         }
         if self.hosts[&at].up.as_ref().is_some_and(|up| !up.given.is_empty()) {
-            let life = self.hosts[&at].life;
+            let life = self.hosts[&at].incarnation;
             let delay = Duration::from_nanos(self.rng.random_range(0..=self.scenario.apply.as_nanos() as u64));
             self.later(delay, SimEvent::Applies { at, life });
         }

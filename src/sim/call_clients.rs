@@ -82,7 +82,7 @@ impl CallClient {
         match connection.receives(bytes) {
             Ok(()) => {}
             Err(WireError::Refused(_)) => connection.ended = true,
-            Err(error) => return Err(format!("client {} is sent what cannot be read: {error}", self.asker.client)),
+            Err(error) => return Err(format!("client {} cannot decode its input: {error}", self.asker.client)),
         }
         self.looks(now);
         Ok(())
@@ -115,7 +115,7 @@ impl CallClient {
                 Some((Some(reply), _)) => return self.protocol.answered(now, reply),
                 Some((None, false)) if now < *until => {}
                 Some((None, false)) => return self.protocol.late(now, "no answer in time"),
-                _ => return self.protocol.lost(now, "the connection has ended"),
+                _ => return self.protocol.lost(now, "the connection is lost"),
             },
             Step::Look { until } => match main.map(|main| (main.reply(), main.ended)) {
                 Some((Some(Reply::Status(status)), _)) => return self.protocol.looked(now, Some(&status)),
@@ -139,7 +139,7 @@ fn ending(result: Result<Reply, ClientError>) -> checks::Result<TaskEnd> {
     Ok(match result {
         Ok(Reply::Done { outcome: Outcome::Executed { answer, .. }, .. }) => TaskEnd::Answered(answer, None),
         Ok(Reply::Answer { applied, answer }) => TaskEnd::Answered(answer, Some(applied)),
-        Ok(reply) => return Err(format!("a client is answered {reply:?}")),
+        Ok(reply) => return Err(format!("a client receives {reply:?}")),
         Err(ClientError::Refused(_) | ClientError::Rejected(_)) => TaskEnd::Refused,
         Err(ClientError::Unknown(_) | ClientError::SessionExpired) => TaskEnd::Unknown,
         Err(error @ (ClientError::UnexpectedReply(_) | ClientError::AnswerTooLong { .. })) => {
@@ -211,7 +211,7 @@ impl World {
                 call.second = Some(second);
             }
             Step::Done(result) => {
-                self.trace_line(|| format!("client {} is told: {result:?}", call.asker.client));
+                self.trace_line(|| format!("client {} receives {result:?}", call.asker.client));
                 let tag = call.tag.take().unwrap_or_default();
                 let link = call.main.as_ref().map(|main| main.link);
                 let (ending, seen) = (ending(result.clone())?, (&mut self.history, &self.values));

@@ -65,7 +65,7 @@ impl World {
         };
         let counts = |up: &Process| is_named(up.node.raft().id());
         let firm = |id: NodeId| self.hosts.get(&id).and_then(|host| host.up.as_ref()).is_some_and(counts);
-        let lost = self.hosts.iter().any(|(id, host)| host.given_up && voters.is_voter(*id));
+        let lost = self.hosts.iter().any(|(id, host)| host.refused_start && voters.is_voter(*id));
         lost && !decides(voters, firm)
     }
 
@@ -89,7 +89,7 @@ impl World {
         let first = states.next();
         let all_alike = states.all(|state| Some(state) == first);
         let tidy = self.hosts.values().filter_map(|host| host.up.as_ref()).all(|up| self.is_tidy(up));
-        let all_up = self.hosts.values().all(|host| host.up.is_some() || host.given_up);
+        let all_up = self.hosts.values().all(|host| host.up.is_some() || host.refused_start);
         let complete = first.is_some_and(|(applied, _, _)| applied >= Index(self.checks.committed() as u64));
         all_up
             && all_alike
@@ -108,10 +108,11 @@ impl World {
         if self.scenario.governance.every.is_some() && self.still_governs() {
             return false;
         }
-        let waits =
-            |(id, member): (&NodeId, &Member)| member.pending_role != PendingRole::Stays && !self.hosts[id].given_up;
+        let waits = |(id, member): (&NodeId, &Member)| {
+            member.pending_role != PendingRole::Stays && !self.hosts[id].refused_start
+        };
         let waits = latest.members.iter().any(waits);
-        !latest.is_joint() && !waits && !self.hosts.values().any(|host| host.forgot)
+        !latest.is_joint() && !waits && !self.hosts.values().any(|host| host.awaiting_removal)
     }
 
     /// Describes the state of every node, to explain why the world does not come to rest.
@@ -119,9 +120,11 @@ impl World {
         let mut out = String::new();
         for host in self.hosts.values() {
             match &host.up {
-                None => {
-                    out.push_str(&format!("\n  {} is down{}", host.id, if host.given_up { " for good" } else { "" }))
-                }
+                None => out.push_str(&format!(
+                    "\n  {} is down{}",
+                    host.id,
+                    if host.refused_start { " for good" } else { "" }
+                )),
                 Some(up) => {
                     let (raft, log) = (up.node.raft(), up.node.raft().log());
                     let (role, term, commit, last) = (raft.role(), raft.term(), log.commit(), log.last());
@@ -132,8 +135,8 @@ impl World {
                          {snapshot}, log from {base}, {}{}{}",
                         host.id,
                         raft.membership(),
-                        if host.forgot { ", and has forgotten" } else { "" },
-                        if self.is_tidy(up) { "" } else { ", and should shrink" },
+                        if host.awaiting_removal { ", awaiting removal" } else { "" },
+                        if self.is_tidy(up) { "" } else { ", with a log that it should compact" },
                     ));
                 }
             }

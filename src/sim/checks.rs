@@ -169,7 +169,7 @@ impl Checks {
 
     /// Restores an older copy of a node's disk. The replaced log still counts as held: no other node may be elected as
     /// if it had never existed.
-    pub fn brings_back(&mut self, node: NodeId, copy: &NodeHistory) {
+    pub fn restore_copy(&mut self, node: NodeId, copy: &NodeHistory) {
         let life = self.life(node);
         let ghost = std::mem::take(&mut life.durable);
         let claims = life.claims;
@@ -196,18 +196,18 @@ impl Checks {
         let life = self.life(node);
         if life.told.is_some_and(|told| !told.covers(&life.claims)) {
             self.voted_before_reminder = true;
-            return Err(format!("{node} votes on an older copy of its disk before anybody told it what it had said"));
+            return Err(format!("{node} votes on an older copy of its disk before it has learned its earlier claims"));
         }
         Ok(())
     }
 
     /// Whether that node's disk holds no entries.
-    pub fn is_void(&self, node: NodeId) -> bool {
+    pub fn has_empty_log(&self, node: NodeId) -> bool {
         self.lives[&node].durable.log.is_empty()
     }
 
     pub(super) fn life(&mut self, node: NodeId) -> &mut NodeHistory {
-        self.lives.get_mut(&node).expect("every node has a life")
+        self.lives.get_mut(&node).expect("every node has a history")
     }
 
     /// The number of committed entries.
@@ -221,7 +221,7 @@ impl Checks {
             // A node that is the only voter by its older copy requests no votes.
             self.votes_untold(node)?;
         }
-        let life = self.lives.get_mut(&node).expect("every node has a life");
+        let life = self.lives.get_mut(&node).expect("every node has a history");
         if let (Some(term), Some(first)) = (leads, write.entries.first())
             && life.leads == Some(term)
             && first.position.index.0 as usize <= life.seen.log.len()
@@ -231,7 +231,7 @@ impl Checks {
         if let Some(base) = &write.base {
             let Position { index, term } = base.position;
             if self.ledger.get(index.0 as usize - 1).is_none_or(|(committed, _)| *committed != term) {
-                return Err(format!("{node} begins its log behind {}, which nobody committed", base.position));
+                return Err(format!("{node} begins its log after {}, which is not committed", base.position));
             }
             life.seen.restart(write, &self.ledger);
             self.configurations.begins(node, &life.seen.log);
@@ -239,12 +239,12 @@ impl Checks {
         for entry in &write.entries {
             let at = entry.position.index.0 as usize;
             if at > life.seen.log.len() + 1 {
-                return Err(format!("{node} writes {} behind {} entries", entry.position, life.seen.log.len()));
+                return Err(format!("{node} writes {} after only {} entries", entry.position, life.seen.log.len()));
             }
             let before = at.checked_sub(2).map(|before| life.seen.log[before]);
             let (checksum, stood) = *self.entries.entry(entry.position).or_insert((entry.checksum, before));
             if (checksum, stood) != (entry.checksum, before) {
-                return Err(format!("Log Matching: two logs differ at {} or right before it ({node})", entry.position));
+                return Err(format!("Log Matching: two logs differ at {} or just before it ({node})", entry.position));
             }
             life.seen.put(entry);
             // The first entries of a batch may have been received before this node became leader.
@@ -257,7 +257,7 @@ impl Checks {
 
     /// A node's disk has really synced everything up to this write.
     pub fn synced(&mut self, node: NodeId, upto: crate::types::WriteId) {
-        let life = self.lives.get_mut(&node).expect("every node has a life");
+        let life = self.lives.get_mut(&node).expect("every node has a history");
         let count = life.unsynced.iter().take_while(|write| write.id <= upto).count();
         for write in life.unsynced.drain(..count) {
             life.durable.apply(&write, &self.ledger);
@@ -274,7 +274,7 @@ impl Checks {
         let durable = &self.lives[from].durable;
         if durable.hard_state.term < *term {
             return Err(format!(
-                "{from} speaks in term {term}, and its disk knows {}: {message:?}",
+                "{from} sends in term {term}, and its disk holds {}: {message:?}",
                 durable.hard_state.term
             ));
         }
@@ -298,7 +298,7 @@ impl Checks {
         let Some(vote) = vote else { return Ok(()) };
         let voted = durable.hard_state.vote.map(|vote| vote.node);
         if (durable.hard_state.term, voted) != (*term, Some(vote)) {
-            return Err(format!("{from} promises its vote of term {term} to {vote}, and its disk does not know"));
+            return Err(format!("{from} votes for {vote} in term {term}, and the vote is not on its disk"));
         }
         let first = *self.votes.entry((from, *term)).or_insert(vote);
         if first != vote {
@@ -368,12 +368,12 @@ impl Checks {
     pub fn stands(&mut self, node: NodeId, standing: Standing, uses: (Index, &Membership)) -> Result<()> {
         let Standing { term, leads, commit, defined } = standing;
         let leads = leads.then_some(term);
-        let life = self.lives.get_mut(&node).expect("every node has a life");
+        let life = self.lives.get_mut(&node).expect("every node has a history");
         if commit < life.commit {
-            return Err(format!("{node} takes its commit index back from {} to {commit}", life.commit));
+            return Err(format!("{node} moves its commit index back from {} to {commit}", life.commit));
         }
         if commit.0 as usize > life.seen.log.len() {
-            return Err(format!("{node} commits {commit} of {} entries", life.seen.log.len()));
+            return Err(format!("{node} commits {commit}, and its log has {} entries", life.seen.log.len()));
         }
         if let Some(term) = leads
             && life.leads == Some(term)
@@ -381,7 +381,7 @@ impl Checks {
             && life.used.0 == uses.0
             && defined.is_none_or(|defined| commit > defined)
         {
-            return Err(format!("{node} commits {commit}, and by the definition only {defined:?} is"));
+            return Err(format!("{node} commits {commit}, and by definition only {defined:?} is committed"));
         }
         let mut new = 0;
         for index in life.commit.0..commit.0 {
@@ -455,7 +455,7 @@ impl Checks {
                 let holders: Vec<String> =
                     self.lives.iter().filter(|(_, life)| held(life)).map(|(id, _)| id.to_string()).collect();
                 let holders = holders.join(", ");
-                return Err(format!("{node} commits {} by {membership}, and only {holders} hold it", at + 1));
+                return Err(format!("{node} commits {} by {membership}, and only {holders} hold that entry", at + 1));
             }
         }
         Ok(())
@@ -478,7 +478,7 @@ impl Checks {
             None => Ok(()),
             Some(at) => {
                 let what = at + 1;
-                Err(format!("Leader Completeness: {node} leads term {term} and lacks what was committed at {what}"))
+                Err(format!("Leader Completeness: {node} leads term {term} and lacks the entry committed at {what}"))
             }
         }
     }
@@ -487,17 +487,17 @@ impl Checks {
     pub fn applied(&mut self, node: NodeId, entry: &Entry, digest: u64) -> Result<()> {
         let index = entry.position.index;
         match self.ledger.get(index.0 as usize - 1) {
-            None => return Err(format!("{node} applies {index}, which nobody committed")),
+            None => return Err(format!("{node} applies {index}, which is not committed")),
             Some(stamp) if *stamp != (entry.position.term, entry.checksum) => {
                 return Err(format!(
-                    "State Machine Safety: {node} applies another entry at {index} than was committed"
+                    "State Machine Safety: {node} applies an entry at {index} that differs from the committed one"
                 ));
             }
             Some(_) => {}
         }
         let first = *self.digests.entry(index).or_insert(digest);
         if first != digest {
-            return Err(format!("State Machine Safety: the state of {node} at {index} is another"));
+            return Err(format!("State Machine Safety: the state of {node} at {index} differs"));
         }
         Ok(())
     }
@@ -505,9 +505,7 @@ impl Checks {
     /// A node discards its log up to `upto`: a durable snapshot on its disk must cover as much.
     pub fn releases(&self, node: NodeId, upto: Index, snapshot: Option<Index>) -> Result<()> {
         if snapshot.is_none_or(|snapshot| snapshot < upto) {
-            return Err(format!(
-                "{node} lets go of its log up to {upto}, and its disk holds a snapshot of {snapshot:?}"
-            ));
+            return Err(format!("{node} discards its log up to {upto}, and its disk holds a snapshot of {snapshot:?}"));
         }
         Ok(())
     }
@@ -516,11 +514,11 @@ impl Checks {
     pub fn becomes(&mut self, node: NodeId, position: Position, digest: u64) -> Result<()> {
         let committed = self.ledger.get((position.index.0 as usize).wrapping_sub(1));
         if committed.is_none_or(|(term, _)| *term != position.term) {
-            return Err(format!("{node} takes in a snapshot of {position}, which nobody committed"));
+            return Err(format!("{node} restores from a snapshot of {position}, which is not committed"));
         }
         match self.digests.get(&position.index) {
             Some(first) if *first != digest => {
-                Err(format!("State Machine Safety: {node} takes in another state at {position}"))
+                Err(format!("State Machine Safety: {node} restores a different state at {position}"))
             }
             _ => Ok(()),
         }

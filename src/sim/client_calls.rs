@@ -66,5 +66,5 @@ impl World {
 /// Decodes bytes that must be exactly one frame.
 fn whole(bytes: Bytes) -> checks::Result<Frame> {
     let frame = FrameReader::default().next(&mut BytesMut::from(bytes)).map_err(|error| error.to_string())?;
-    frame.ok_or_else(|| "half a frame between client and node".to_owned())
+    frame.ok_or_else(|| "an incomplete frame between client and node".to_owned())
 }

@@ -81,7 +81,7 @@ impl World {
     /// A client dials an endpoint. Returns the number of the connection.
     pub(super) fn open_link(&mut self, client: u64, endpoint: &str) -> checks::Result<u64> {
         let to = node_at(endpoint).filter(|to| self.hosts.contains_key(to));
-        let to = to.ok_or_else(|| format!("client {client} dials {endpoint:?}, where no node is"))?;
+        let to = to.ok_or_else(|| format!("client {client} dials {endpoint:?}, which is the address of no node"))?;
         let number = self.links.links.len() as u64 + 1;
         self.trace_line(|| format!("client {client} dials {to}: connection {number}"));
         let link = Link {
@@ -151,7 +151,7 @@ impl World {
 
     /// A process ends, and its connections with it. Its clients notice, unless the machine lost power.
     pub(super) fn links_end(&mut self, at: NodeId, power: bool) {
-        let life = Some(self.hosts[&at].life);
+        let life = Some(self.hosts[&at].incarnation);
         let of_it = |(_, link): &(&u64, &Link)| link.to == at && link.life == life && !link.over;
         let numbers: Vec<u64> = self.links.links.iter().filter(of_it).map(|(number, _)| *number).collect();
         for number in numbers.into_iter().filter(|_| !power) {
@@ -186,7 +186,7 @@ impl World {
 
     /// Handles a client's bytes at a node.
     fn link_brings(&mut self, number: u64, to: NodeId, nth: u64, bytes: &[u8]) -> checks::Result<()> {
-        let life = self.hosts[&to].up.as_ref().map(|_| self.hosts[&to].life);
+        let life = self.hosts[&to].up.as_ref().map(|_| self.hosts[&to].incarnation);
         let Some(link) = self.links.links.get_mut(&number) else { return Ok(()) };
         // Bytes that a paused process had not read are lost when it ends; the next ones do not continue its stream.
         let is_next = nth == link.arrived;
@@ -213,7 +213,7 @@ impl World {
             let asked = read_request_frame(frame).map_err(|error| broken(error.to_string()))?;
             let from = Caller::Client(FIRST_LINK + number);
             self.handle(to, Event::Request { from, id: asked.id, forward: asked.forward, request: asked.request })?;
-            if self.hosts[&to].up.as_ref().map(|_| self.hosts[&to].life) != life {
+            if self.hosts[&to].up.as_ref().map(|_| self.hosts[&to].incarnation) != life {
                 return Ok(()); // the process stopped because of this request
             }
         }
@@ -231,7 +231,7 @@ impl World {
     /// Sends a node's reply to a client on its connection.
     pub(super) fn answers_link(&mut self, at: NodeId, caller: u64, id: u64, reply: &Reply) {
         let number = caller - FIRST_LINK;
-        let life = self.hosts[&at].life;
+        let life = self.hosts[&at].incarnation;
         let is_there = |link: &&Link| !link.over && !link.dark && link.life == Some(life);
         if self.links.links.get(&number).filter(is_there).is_none() {
             return;

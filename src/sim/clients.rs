@@ -166,8 +166,8 @@ impl Client {
 
     fn try_again(&mut self, now: Time, ticket: u64) -> Asking {
         let lowest = self.lowest();
-        let session = self.session.expect("commands are asked in a session");
-        let waiting = self.waiting.get_mut(&ticket).expect("what is tried waits");
+        let session = self.session.expect("commands are sent in a session");
+        let waiting = self.waiting.get_mut(&ticket).expect("a request that is retried is outstanding");
         waiting.asked = now;
         waiting.open_attempts += 1;
         let request = match waiting.body.clone() {
@@ -212,7 +212,7 @@ impl Client {
                 self.soon(now, ticket);
                 return Ok(());
             }
-            other => return Err(format!("client {} was answered {other:?} to {:?}", self.id, waiting.task)),
+            other => return Err(format!("client {} received {other:?} for {:?}", self.id, waiting.task)),
         };
         let answers = waiting.task.split(answer)?;
         waiting.operations.iter().zip(answers).for_each(|(operation, answer)| history.answer(*operation, now, answer));

@@ -15,7 +15,7 @@ impl World {
     /// Whether a machine's disk may hold other data than was written to it.
     pub(super) fn is_damaged(&self, at: NodeId) -> bool {
         let host = &self.hosts[&at];
-        host.rotten || host.lies || self.snapshots.rotten.contains_key(&at)
+        host.damaged || host.may_lie || self.snapshots.rotten.contains_key(&at)
     }
 
     /// Whether a running machine may be damaged: of the others, a majority must hold all they ever held. If the
@@ -39,7 +39,7 @@ impl World {
             && !self.is_damaged(at)
             && is_up
             && !ghosts
-            && !self.hosts.values().any(|host| host.lies)
+            && !self.hosts.values().any(|host| host.may_lie)
             && (!is_governed || (!changes && holds()))
     }
 
@@ -47,7 +47,7 @@ impl World {
     /// is swapped back in later: two directories of one node, like a machine restored from a backup and the one it was
     /// to replace. One machine at a time: data that a majority loses is gone.
     pub(super) fn older(&mut self, at: NodeId) {
-        let others = self.hosts.values().any(|host| host.lies || (host.copy.is_some() && host.id != at));
+        let others = self.hosts.values().any(|host| host.may_lie || (host.copy.is_some() && host.id != at));
         if self.is_damaged(at) || self.hosts[&at].wiped || self.hosts.len() < 3 {
             return;
         }
@@ -56,7 +56,7 @@ impl World {
                 let host = &self.hosts[&at];
                 let copy = (host.disk.durable(), host.shelf.durable(), self.checks.copy(at));
                 self.trace_line(|| format!("the disk of {at} is copied"));
-                (self.host(at).copy, self.host(at).twin) = (Some(copy), false);
+                (self.host(at).copy, self.host(at).copy_is_replaced_disk) = (Some(copy), false);
             }
             return;
         };
@@ -65,16 +65,16 @@ impl World {
             return;
         }
         self.crash(at, Crash::Kill);
-        self.twins += u64::from(self.hosts[&at].twin);
+        self.twins += u64::from(self.hosts[&at].copy_is_replaced_disk);
         let takes_turns = self.rng.random_range(0..2) == 0;
         let twin = takes_turns
             .then(|| (self.hosts[&at].disk.durable(), self.hosts[&at].shelf.durable(), self.checks.copy(at)));
         self.trace_line(|| {
-            format!("{at} comes back with an older copy of its disk, and this one stays: {takes_turns}")
+            format!("{at} restarts on an older copy of its disk; its present disk is kept: {takes_turns}")
         });
-        self.checks.brings_back(at, &life);
+        self.checks.restore_copy(at, &life);
         let host = self.host(at);
-        (host.disk, host.shelf, host.copy, host.twin) = (disk, shelf, twin, takes_turns);
+        (host.disk, host.shelf, host.copy, host.copy_is_replaced_disk) = (disk, shelf, twin, takes_turns);
         let delay = self.a_while(500);
         self.later(delay, SimEvent::Starts { at });
     }
@@ -93,7 +93,7 @@ impl World {
         }
         let name = segments[self.rng.random_range(0..segments.len())].clone();
         if self.damage(at, &disk, &name) {
-            self.host(at).rotten = true;
+            self.host(at).damaged = true;
             self.down(at, Crash::Kill, 500);
         }
     }
@@ -113,7 +113,7 @@ impl World {
         files.extend(snapshots.map(|name| (shelf.clone(), name)));
         let (disk, name) = files.swap_remove(self.rng.random_range(0..files.len()));
         if self.damage(at, &disk, &name) {
-            self.host(at).rotten = true;
+            self.host(at).damaged = true;
             if let Some(position) = file_position(&name) {
                 self.snapshots.rotten.insert(at, position.index);
             }
@@ -141,7 +141,7 @@ impl World {
         if self.may_be_damaged(at) {
             let draw = self.rng.random();
             self.hosts[&at].disk.misdirect_next_write(draw);
-            self.host(at).rotten = true;
+            self.host(at).damaged = true;
         }
     }
 
@@ -159,7 +159,7 @@ impl World {
         let soon = self.rng.random_range(0..2) == 0;
         let (operations, bytes) = (self.rng.random_range(2..10), self.rng.random_range(0..4096));
         let host = self.host(at);
-        host.lies = true;
+        host.may_lie = true;
         host.disk.lie_next_sync();
         if soon {
             // The power fails before much else is written: the end of the log is missing.
@@ -170,12 +170,12 @@ impl World {
     /// A machine stops: whether its disk has lied by then decides what may be missing from it.
     pub(super) fn lies_no_more(&mut self, at: NodeId, how: Crash) {
         let host = &mut self.hosts.get_mut(&at).expect("every node has a host");
-        if !host.lies || self.checks.may_have_lost(at) {
+        if !host.may_lie || self.checks.may_have_lost(at) {
             return;
         }
         match (host.disk.has_lied(), how) {
             (false, _) => {
-                host.lies = false;
+                host.may_lie = false;
                 self.checks.is_honest(at);
             }
             (true, Crash::Power) => self.checks.loses_power(at),
@@ -189,11 +189,11 @@ impl World {
         self.checks.disks.insert(at, self.hosts[&at].disk_id);
         let lost = self.checks.recovers(at, image)?;
         if lost {
-            self.trace_line(|| format!("{at} lacks what its disk had called synced"));
+            self.trace_line(|| format!("{at} lacks writes that its disk reported as synced"));
             self.lost_writes += 1;
         }
         let host = self.host(at);
-        host.lies &= host.disk.has_lied();
+        host.may_lie &= host.disk.has_lied();
         Ok(())
     }
 }

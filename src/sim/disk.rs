@@ -105,7 +105,7 @@ impl SimDisk {
     }
 
     /// Another directory on the same disk: it has its own faults and shares the disk space.
-    pub fn beside(&self) -> SimDisk {
+    pub fn sibling_directory(&self) -> SimDisk {
         let volume = self.lock().volume.clone();
         SimDisk::on(volume, DiskState { boot: 1, ..DiskState::default() })
     }
@@ -330,7 +330,7 @@ impl DiskState {
     }
 
     /// Whether this write was misdirected to another place in the log. A write that extends its file is not.
-    fn goes_astray(&mut self, id: u64, offset: usize, bytes: &[u8]) -> bool {
+    fn misdirect(&mut self, id: u64, offset: usize, bytes: &[u8]) -> bool {
         let is_within = offset + bytes.len() <= self.files[&id].bytes.len() && !bytes.is_empty();
         let Some(draw) = self.misdirect.take_if(|_| is_within) else { return false };
         let segments: Vec<u64> =
@@ -517,7 +517,7 @@ impl DiskFile for SimFile {
             None if state.fail_at == Some(number) => (bytes.len() / 2, Err(io::Error::other("input/output error"))),
             None => (bytes.len(), Ok(())),
         };
-        if outcome.is_ok() && state.goes_astray(self.id, offset as usize, bytes) {
+        if outcome.is_ok() && state.misdirect(self.id, offset as usize, bytes) {
             return Ok(());
         }
         let grows = (offset + taken as u64).saturating_sub(state.files[&self.id].bytes.len() as u64);

@@ -383,9 +383,9 @@ mod tests {
         Bytes::from_static(text.as_bytes())
     }
 
-    type Told = (Input, u64, Option<(u64, Answer)>);
+    type RecordedOperation = (Input, u64, Option<(u64, Answer)>);
 
-    fn history(operations: &[Told]) -> History {
+    fn history(operations: &[RecordedOperation]) -> History {
         let mut history = History::default();
         for (input, invoked, returned) in operations {
             let number = history.invoke(1, value("k"), input.clone(), Time(*invoked));
@@ -408,14 +408,14 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_read_is_seen() {
+    fn stale_read_is_detected() {
         let put = |text, at, end| (Input::Put(value(text)), at, Some((end, Answer::Done)));
         let get = (Input::Get, 30, Some((31, Answer::Value(Some(value("a"))))));
         assert!(history(&[put("a", 0, 1), put("b", 10, 11), get]).check().is_err());
     }
 
     #[test]
-    fn what_was_never_answered_may_have_happened_or_not() {
+    fn unanswered_operation_may_or_may_not_take_effect() {
         let put = (Input::Put(value("a")), 0, None);
         let absent = (Input::Get, 30, Some((31, Answer::Value(None))));
         let present = (Input::Get, 40, Some((41, Answer::Value(Some(value("a"))))));
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_operation_that_happened_is_seen() {
+    fn refused_operation_that_took_effect_is_detected() {
         let mut history = history(&[(Input::Put(value("a")), 0, None)]);
         history.refuse(0);
         assert!(history.check().is_ok());
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_with_many_doubts_gives_way_to_another() {
+    fn key_with_many_unknown_outcomes_is_replaced() {
         let mut history = History::default();
         assert_eq!(history.key(KEY, 12), "k12");
         for n in 0..DOUBTS_MAX {
@@ -448,18 +448,21 @@ mod tests {
         history.record_unknown(read);
         let late = history.invoke(1, value("k12"), Input::Del, Time(9));
         history.record_unknown(late);
-        assert_eq!(history.key(KEY, 12), "k1.12", "only what stands in the place now counts");
+        assert_eq!(history.key(KEY, 12), "k1.12", "operations on a replaced key do not count");
     }
 
     #[test]
-    fn what_has_a_deadline_may_end_but_not_before_it() {
+    fn key_expires_at_its_deadline_or_later() {
         let put = (Input::PutFor(value("a"), Duration::from_nanos(100)), 0, Some((10, Answer::Done)));
         let get = |at, held: Option<&'static str>| (Input::Get, at, Some((at + 1, Answer::Value(held.map(value)))));
         let add = (Input::Incr(1), 150, Some((151, Answer::Number(1))));
         assert!(history(&[put.clone(), get(20, Some("a")), get(120, None)]).check().is_ok());
-        assert!(history(&[put.clone(), get(120, Some("a"))]).check().is_ok(), "the clock may stand still");
-        assert!(history(&[put.clone(), get(20, None)]).check().is_err(), "that is too early");
-        assert!(history(&[put.clone(), get(120, None), get(140, Some("a"))]).check().is_err(), "gone is gone");
+        assert!(history(&[put.clone(), get(120, Some("a"))]).check().is_ok(), "the cluster's time may stand still");
+        assert!(history(&[put.clone(), get(20, None)]).check().is_err(), "the key expires too early");
+        assert!(
+            history(&[put.clone(), get(120, None), get(140, Some("a"))]).check().is_err(),
+            "an expired key does not return"
+        );
         assert!(history(&[put.clone(), add.clone(), get(200, Some("1")), get(900, None)]).check().is_err());
         // Without a deadline the key stays.
         let again = (Input::Put(value("a")), 12, Some((13, Answer::Done)));
@@ -479,11 +482,11 @@ mod tests {
     }
 
     #[test]
-    fn small_histories_are_judged_as_by_trying_every_order() {
+    fn search_agrees_with_exhaustive_search() {
         let mut rng = SmallRng::seed_from_u64(7);
         let mut judged = [0; 2];
         for _ in 0..20_000 {
-            let mut told: Vec<Told> = Vec::new();
+            let mut told: Vec<RecordedOperation> = Vec::new();
             for _ in 0..rng.random_range(2..7) {
                 let (input, answer) = match rng.random_range(0..6) {
                     0 => (Input::Put(value(["1", "x"][rng.random_range(0..2)])), Answer::Done),
@@ -508,11 +511,11 @@ mod tests {
                 assert_eq!(Search::new(&operations).run(trying), Some(expected), "{told:?}");
             }
         }
-        assert!(judged.iter().all(|judged| *judged > 2000), "{judged:?} have no order and have one");
+        assert!(judged.iter().all(|judged| *judged > 2000), "{judged:?} histories without an order and with one");
     }
 
     #[test]
-    fn an_increment_that_counts_twice_is_seen() {
+    fn double_increment_is_detected() {
         let incr = |at, end, sum| (Input::Incr(1), at, Some((end, Answer::Number(sum))));
         assert!(history(&[incr(0, 5, 1), incr(1, 6, 2), incr(10, 11, 3)]).check().is_ok());
         assert!(history(&[incr(0, 5, 1), incr(10, 11, 3)]).check().is_err());

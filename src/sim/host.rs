@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// A snapshot as the node records it.
-pub fn kept(snapshot: &Snapshot) -> DurableSnapshot {
+pub fn durable_snapshot(snapshot: &Snapshot) -> DurableSnapshot {
     DurableSnapshot { position: snapshot.header().position, bytes: snapshot.bytes().clone() }
 }
 
@@ -159,25 +159,25 @@ pub struct Host {
     /// The process, while one runs.
     pub up: Option<Process>,
     /// How many processes have run here. Events for an earlier process are dropped.
-    pub life: u64,
+    pub incarnation: u64,
     /// The process is paused until then.
     pub paused: Time,
     /// How much longer the next sync takes.
     pub stall: Duration,
     /// A bit of its disk was flipped: it may refuse to start, for good.
-    pub rotten: bool,
+    pub damaged: bool,
     /// Its disk may report a sync as done that it has not done.
-    pub lies: bool,
+    pub may_lie: bool,
     /// It refused to start.
-    pub given_up: bool,
+    pub refused_start: bool,
     /// An older copy of its disk and of its snapshots, and its history at that time.
     pub copy: Option<(SimDisk, SimDisk, NodeHistory)>,
     /// `copy` is not a copy but the disk that an older copy has replaced: it will be swapped back in.
-    pub twin: bool,
+    pub copy_is_replaced_disk: bool,
     /// Its disk was emptied at least once.
     pub wiped: bool,
     /// Its disk was emptied, and it is still a member under its former disk id.
-    pub forgot: bool,
+    pub awaiting_removal: bool,
 }
 
 impl Host {
@@ -187,22 +187,22 @@ impl Host {
         Host {
             id,
             founder,
-            shelf: disk.beside(),
+            shelf: disk.sibling_directory(),
             root: SimDisk::new(),
             disk,
             disk_id: DiskId(id.get()),
             clock,
             up: None,
-            life: 0,
+            incarnation: 0,
             paused: Time::ZERO,
             stall: Duration::ZERO,
-            rotten: false,
-            lies: false,
-            given_up: false,
+            damaged: false,
+            may_lie: false,
+            refused_start: false,
             copy: None,
-            twin: false,
+            copy_is_replaced_disk: false,
             wiped: false,
-            forgot: false,
+            awaiting_removal: false,
         }
     }
 
@@ -210,13 +210,13 @@ impl Host {
     /// first, until it is told to join.
     pub fn wipe(&mut self) {
         self.disk = SimDisk::new();
-        self.shelf = self.disk.beside();
+        self.shelf = self.disk.sibling_directory();
         self.root = SimDisk::new();
         self.disk_id = DiskId(self.disk_id.0 + 1000);
         self.copy = None;
-        (self.rotten, self.lies, self.given_up) = (false, false, false);
+        (self.damaged, self.may_lie, self.refused_start) = (false, false, false);
         self.wiped = true;
-        self.forgot = true;
+        self.awaiting_removal = true;
     }
 
     /// Whether its disk has stopped in the middle of an operation.
@@ -287,7 +287,7 @@ impl Host {
         if let Some(snapshot) = snapshot.clone() {
             applier = Restore::begin(&applier, snapshot).all(&Meter::default())?.0;
         }
-        let kept = snapshot.map(|snapshot| kept(&snapshot));
+        let kept = snapshot.map(|snapshot| durable_snapshot(&snapshot));
         let disk = Some(self.disk_id);
         let begun = NodeStart {
             now: self.clock.local(now),
@@ -316,7 +316,7 @@ impl Host {
                 node: self.id,
                 cluster: CLUSTER,
                 disk: self.disk_id,
-                run: Run { id: seed, starts: self.life + 1 },
+                run: Run { id: seed, starts: self.incarnation + 1 },
             })
             .of_machine(KIND),
             outbound: BTreeMap::new(),
@@ -324,7 +324,7 @@ impl Host {
             members: Membership::default(),
             arranged: false,
         });
-        self.life += 1;
+        self.incarnation += 1;
         self.stall = Duration::ZERO;
         Ok(image)
     }

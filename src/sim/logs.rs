@@ -76,7 +76,7 @@ impl World {
         let is_slow = !self.calm && self.scenario.is_slow(at, self.now - Time::ZERO);
         let took = if is_slow { took + Duration::from_micros(self.rng.random_range(SLOW_MICROS)) } else { took };
         let host = self.host(at);
-        let life = host.life;
+        let life = host.incarnation;
         let Some(up) = &mut host.up else { return Ok(()) };
         if up.syncing {
             return Ok(());
@@ -98,7 +98,7 @@ impl World {
     }
 
     pub(super) fn synced(&mut self, at: NodeId) -> checks::Result<()> {
-        let life = self.hosts[&at].life;
+        let life = self.hosts[&at].incarnation;
         let Some(up) = &mut self.host(at).up else { return Ok(()) };
         up.syncing = false;
         match up.journal.sync() {
@@ -123,7 +123,7 @@ impl World {
     fn look_at_disk(&mut self, at: NodeId) -> checks::Result<()> {
         self.syncs += 1;
         let host = &self.hosts[&at];
-        let is_judged = !host.rotten && !host.lies;
+        let is_judged = !host.damaged && !host.may_lie;
         if !self.syncs.is_multiple_of(LOOK_EVERY) || !is_judged || self.scenario.mutants != Mutants::NONE {
             return Ok(());
         }
@@ -146,7 +146,7 @@ impl World {
     /// Checks the free space, and schedules the next check.
     pub(super) fn looks(&mut self, at: NodeId) -> checks::Result<()> {
         let host = self.host(at);
-        let life = host.life;
+        let life = host.incarnation;
         let Some(up) = &mut host.up else { return Ok(()) };
         let news = match up.watch.look() {
             Ok(news) => news,
@@ -161,7 +161,9 @@ impl World {
         self.later(LOOKS, SimEvent::Looks { at, life });
         match news {
             Some(low) => {
-                self.trace_line(|| format!("the disk of {at} has {} room", if low { "too little" } else { "enough" }));
+                self.trace_line(|| {
+                    format!("the disk of {at} has {} free space", if low { "too little" } else { "enough" })
+                });
                 self.handle(at, Event::Space { low })
             }
             // Writes that wait for space, if there are any, are retried.
@@ -183,7 +185,7 @@ impl World {
     }
 
     fn want_spare(&mut self, at: NodeId) {
-        let life = self.hosts[&at].life;
+        let life = self.hosts[&at].incarnation;
         let Some(up) = &mut self.host(at).up else { return };
         if !up.sparing && up.journal.spare_wanted().is_some() {
             up.sparing = true;

@@ -38,7 +38,7 @@ impl World {
                 && is_named
                 && !host.wiped
                 && !self.is_damaged(id)
-                && !self.checks.is_void(id)
+                && !self.checks.has_empty_log(id)
                 && !self.checks.has_ghost(id)
         };
         decides(membership, is_whole)
@@ -78,18 +78,18 @@ impl World {
         };
         let misnamed: Vec<NodeId> = self.hosts.iter().filter(misnamed).map(|(id, _)| *id).collect();
         let named: Vec<NodeId> =
-            self.hosts.iter().filter(|(_, host)| host.forgot).filter(named).map(|(id, _)| *id).collect();
+            self.hosts.iter().filter(|(_, host)| host.awaiting_removal).filter(named).map(|(id, _)| *id).collect();
         let gone = |id: &NodeId| !in_use.iter().any(|membership| membership.members.contains_key(id));
         let forgiven: Vec<NodeId> =
-            self.hosts.iter().filter(|(id, host)| host.forgot && gone(id)).map(|(id, _)| *id).collect();
-        named.into_iter().for_each(|id| self.host(id).forgot = false);
-        misnamed.into_iter().for_each(|id| self.host(id).forgot = true);
+            self.hosts.iter().filter(|(id, host)| host.awaiting_removal && gone(id)).map(|(id, _)| *id).collect();
+        named.into_iter().for_each(|id| self.host(id).awaiting_removal = false);
+        misnamed.into_iter().for_each(|id| self.host(id).awaiting_removal = true);
         for id in forgiven {
             // It discards the cluster that it founded on its own, and joins anew.
             self.wipe(id);
             self.checks.configurations.joins(id);
             let host = self.host(id);
-            (host.founder, host.forgot) = (false, false);
+            (host.founder, host.awaiting_removal) = (false, false);
         }
     }
 }

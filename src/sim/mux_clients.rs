@@ -39,7 +39,7 @@ impl MuxClient {
         };
         match taken {
             Ok(()) | Err(WireError::Refused(_)) => Ok(()),
-            Err(error) => Err(format!("client {} is sent what cannot be read: {error}", self.asker.client)),
+            Err(error) => Err(format!("client {} cannot decode its input: {error}", self.asker.client)),
         }
     }
 
@@ -109,7 +109,7 @@ impl World {
     /// Records the tasks that have ended.
     fn end_tasks(&mut self, mux: &mut MuxClient) -> checks::Result<()> {
         for Completion { tag, result, .. } in std::mem::take(&mut mux.done) {
-            self.trace_line(|| format!("client {} is told: {result:?}", mux.asker.client));
+            self.trace_line(|| format!("client {} receives {result:?}", mux.asker.client));
             mux.asker.ends(self.now, (tag, mux.main), ending(result), (&mut self.history, &self.values))?;
         }
         Ok(())

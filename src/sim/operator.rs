@@ -137,7 +137,7 @@ impl World {
                     self.wipe(at);
                 }
             }
-            6..=8 if self.hosts.values().any(|host| host.forgot || host.given_up) => self.mend(),
+            6..=8 if self.hosts.values().any(|host| host.awaiting_removal || host.refused_start) => self.mend(),
             _ => {
                 let Some(change) = self.change().filter(|change| self.can_be_mended(change)) else { return Ok(()) };
                 let force = self.rng.random_range(0..100) < governance.forced;
@@ -152,8 +152,12 @@ impl World {
         let membership = self.members();
         let members: BTreeSet<NodeId> = membership.ids().collect();
         let learners: BTreeSet<NodeId> = membership.ids().filter(|id| !membership.is_voter(*id)).collect();
-        let strangers: BTreeSet<NodeId> =
-            self.hosts.iter().filter(|(id, host)| !members.contains(id) && !host.forgot).map(|(id, _)| *id).collect();
+        let strangers: BTreeSet<NodeId> = self
+            .hosts
+            .iter()
+            .filter(|(id, host)| !members.contains(id) && !host.awaiting_removal)
+            .map(|(id, _)| *id)
+            .collect();
         Some(match self.rng.random_range(0..16) {
             0..5 => {
                 let id = self.any_of(&strangers)?;
@@ -203,7 +207,7 @@ impl World {
     /// Replaces the disk of a machine that does not start because of damage. A member that has lost its disk is
     /// removed. After that it may be added again like any other, which the operator does in calm.
     fn mend(&mut self) {
-        let damaged = self.hosts.iter().find(|(id, host)| host.given_up && self.may_be_wiped(**id));
+        let damaged = self.hosts.iter().find(|(id, host)| host.refused_start && self.may_be_wiped(**id));
         if let Some(at) = damaged.map(|(id, _)| *id) {
             self.operator.waits = self.now + PATIENCE;
             self.replaced += 1;
@@ -211,7 +215,7 @@ impl World {
             return;
         }
         let membership = self.members();
-        let forgot = self.hosts.iter().find(|(id, host)| host.forgot && membership.members.contains_key(id));
+        let forgot = self.hosts.iter().find(|(id, host)| host.awaiting_removal && membership.members.contains_key(id));
         let outside = self.hosts.iter().find(|(id, host)| host.wiped && !membership.members.contains_key(id));
         let change = match (forgot.map(|(id, _)| *id), outside.map(|(id, _)| *id)) {
             (Some(id), _) => Change::Remove(id),
@@ -225,7 +229,7 @@ impl World {
     /// another leader.
     pub(super) fn still_governs(&self) -> bool {
         let members = &self.checks.configurations.latest().members;
-        let outside = |(id, host): (&NodeId, &Host)| host.wiped && !host.given_up && !members.contains_key(id);
+        let outside = |(id, host): (&NodeId, &Host)| host.wiped && !host.refused_start && !members.contains_key(id);
         self.operator.asks() || self.hosts.iter().any(outside)
     }
 
@@ -234,11 +238,11 @@ impl World {
         let leaders = self.hosts.iter().filter(|(_, host)| host.up.as_ref().is_some_and(|up| up.node.raft().leads()));
         let leaders: BTreeSet<NodeId> = leaders.map(|(id, _)| *id).collect();
         let Some(at) = self.any_of(&leaders) else { return Ok(()) };
-        let life = self.hosts[&at].life;
+        let life = self.hosts[&at].incarnation;
         let delay = Duration::from_millis(self.rng.random_range(1..400));
-        self.trace_line(|| format!("{at} is told to end"));
+        self.trace_line(|| format!("{at} receives the signal to stop"));
         self.later(delay, SimEvent::Ends { at, life });
-        self.handle(at, Event::Leaving)
+        self.handle(at, Event::Stopping)
     }
 
     pub(super) fn ends(&mut self, at: NodeId) -> checks::Result<()> {
@@ -251,7 +255,7 @@ impl World {
     fn ask_operator(&mut self, request: Request) {
         let all: BTreeSet<NodeId> = self.hosts.keys().copied().collect();
         let Some(to) = self.any_of(&all) else { return };
-        self.trace_line(|| format!("the operator asks {to}: {request:?}"));
+        self.trace_line(|| format!("the operator sends {to}: {request:?}"));
         self.operator.pending = Some(PendingRequest { id: 0, since: self.now, attempts: 0, request });
         self.try_operator(to);
     }
@@ -275,7 +279,7 @@ impl World {
             Reply::Changed { .. } | Reply::Transferred { .. } | Reply::Refused(_) | Reply::Unknown => {
                 self.operator.pending = None;
             }
-            other => return Err(format!("the operator was answered {other:?} to {:?}", pending.request)),
+            other => return Err(format!("the operator received {other:?} for {:?}", pending.request)),
         }
         Ok(())
     }

@@ -33,18 +33,18 @@ impl OrderedSession {
                 self.executed.insert(seq);
                 match () {
                     () if before => Some("executes twice"),
-                    () if seq < self.lowest => Some("executes after it was given up"),
-                    () if behind => Some("executes behind a higher one"),
+                    () if seq < self.lowest => Some("executes after the client abandoned it"),
+                    () if behind => Some("executes after a higher one"),
                     () if !next => Some("executes before a lower one"),
                     () => None,
                 }
             }
             Outcome::Executed { duplicate: true, .. } | Outcome::AnswerTooLong if !before => {
-                Some("is answered as executed, and is not")
+                Some("is answered as executed, and was not executed")
             }
-            Outcome::OutOfOrder if before => Some("is out of order, and was executed"),
-            Outcome::OutOfOrder if self.is_next(seq) => Some("is out of order, and its turn has come"),
-            Outcome::ResponseDiscarded if seq >= self.lowest => Some("is forgotten, and waited for"),
+            Outcome::OutOfOrder if before => Some("is rejected as out of order, and was executed"),
+            Outcome::OutOfOrder if self.is_next(seq) => Some("is rejected as out of order, and is next"),
+            Outcome::ResponseDiscarded if seq >= self.lowest => Some("is outstanding, and its response was discarded"),
             _ => None,
         }
     }
@@ -135,7 +135,7 @@ impl Order {
     fn executes(&mut self, writer: u64, counter: u64) -> Result<()> {
         let known = self.writers.entry(writer).or_default();
         if let Some(last) = known.executed.last().filter(|last| **last >= counter) {
-            return Err(format!("Order: command {counter} of connection {writer} takes effect behind its {last}"));
+            return Err(format!("Order: command {counter} of connection {writer} takes effect after its {last}"));
         }
         if known.refused.contains(&counter) {
             return Err(format!("Order: command {counter} of connection {writer} takes effect, and was refused"));
@@ -172,7 +172,7 @@ impl Order {
             return Ok(shown);
         }
         let value = String::from_utf8_lossy(value);
-        Err(format!("connection {writer} reads {value:?}, and its key was never that: {executed:?}"))
+        Err(format!("connection {writer} reads {value:?}, and its key never held that: {executed:?}"))
     }
 
     /// How many commands of that connection, up to that counter, were executed.

@@ -132,7 +132,7 @@ impl World {
 
     /// A connection to a peer broke or failed: it is dialed again after a pause.
     fn retry_later(&mut self, at: NodeId, peer: NodeId) {
-        let (now, life) = (self.now, self.hosts[&at].life);
+        let (now, life) = (self.now, self.hosts[&at].incarnation);
         let Some(link) = self.host(at).up.as_mut().and_then(|up| up.outbound.get_mut(&peer)) else { return };
         link.failures = link.failures.saturating_add(1);
         let longest = (5 << link.failures.min(6)).min(DIAL_PAUSE_MAX_MS);
@@ -154,7 +154,7 @@ impl World {
 
     /// Dials a peer if that is due.
     pub(super) fn dials(&mut self, at: NodeId, peer: NodeId) {
-        let (now, life) = (self.now, self.hosts[&at].life);
+        let (now, life) = (self.now, self.hosts[&at].incarnation);
         let Some(up) = &mut self.host(at).up else { return };
         match up.outbound.get(&peer).map(|link| link.state) {
             Some(LinkState::Down(when)) if when <= now => {}
@@ -308,7 +308,7 @@ impl World {
                 up.inbound.insert(from, Inbound { run, disk });
                 let (met, is_guest) = up.admission.admit(hello);
                 events.push(Event::AnswersLost(from));
-                events.extend(met.map(|disk| Event::Met { peer: from, disk }));
+                events.extend(met.map(|disk| Event::DiskLearned { peer: from, disk }));
                 if is_guest {
                     self.keeps_links(at);
                 }
@@ -326,7 +326,7 @@ impl World {
 
     /// A peer has connected: if the connection to it is down, it is dialed at once.
     fn dial_now(&mut self, at: NodeId, peer: NodeId) {
-        let (now, life) = (self.now, self.hosts[&at].life);
+        let (now, life) = (self.now, self.hosts[&at].incarnation);
         let Some(link) = self.host(at).up.as_mut().and_then(|up| up.outbound.get_mut(&peer)) else { return };
         if matches!(link.state, LinkState::Down(_)) {
             link.state = LinkState::Down(now);
@@ -342,7 +342,7 @@ impl World {
             return Ok(());
         }
         let frame = FrameReader::default().next(&mut BytesMut::from(bytes));
-        let frame = frame.map_err(|error| broken(at, peer, error))?.ok_or("half a frame is no welcome")?;
+        let frame = frame.map_err(|error| broken(at, peer, error))?.ok_or("an incomplete frame is not a welcome")?;
         let met = match Welcome::read(frame).map(|welcome| up.admission.welcomed(peer, &welcome)) {
             Ok(Ok(met)) => met,
             Ok(Err(_)) if !guarded => None,
@@ -353,7 +353,7 @@ impl World {
             }
         };
         up.outbound.insert(peer, Outbound { state: LinkState::Up(run), failures: 0 });
-        met.map_or(Ok(()), |disk| self.handle(at, Event::Met { peer, disk }))
+        met.map_or(Ok(()), |disk| self.handle(at, Event::DiskLearned { peer, disk }))
     }
 
     /// Updates a node's connections after a change of its membership or leader.
@@ -392,7 +392,7 @@ impl World {
         }
         if inbound.is_some() || outbound.is_some_and(|link| matches!(link.state, LinkState::Up(_))) {
             up.node.handle(local, Event::PeerLost(peer));
-            let life = self.hosts[&at].life;
+            let life = self.hosts[&at].incarnation;
             self.later(Duration::from_micros(1), SimEvent::Turns { at, life });
         }
         if let Some(inbound) = inbound {
@@ -402,7 +402,7 @@ impl World {
 
     /// Ensures an outbound connection to each peer that the node has to reach, and to no other.
     fn keeps_links(&mut self, at: NodeId) {
-        let (now, life) = (self.now, self.hosts[&at].life);
+        let (now, life) = (self.now, self.hosts[&at].incarnation);
         let Some(up) = &mut self.host(at).up else { return };
         let wanted: Vec<NodeId> = up.admission.peers_to_dial().map(|(id, _)| *id).filter(|id| *id != at).collect();
         let gone: Vec<NodeId> = up.outbound.keys().copied().filter(|peer| !wanted.contains(peer)).collect();

@@ -89,7 +89,7 @@ impl World {
     }
 
     fn open_connection(&mut self, at: NodeId) {
-        let life = self.hosts[&at].life;
+        let life = self.hosts[&at].incarnation;
         self.pipelines.opened += 1;
         let number = self.pipelines.opened;
         let pipeline = RequestPipeline::default();
@@ -117,7 +117,7 @@ impl World {
             if now.since(one.told_at) > SILENCE_MAX || self.rng.random_range(0..300) == 0 {
                 return self.close_connection(at, connection);
             }
-            let life = self.hosts[&at].life;
+            let life = self.hosts[&at].incarnation;
             let next = Duration::from_micros(self.rng.random_range(0..60_000));
             self.later(next, SimEvent::Pipelined { at, life, connection, more: true });
         }
@@ -150,7 +150,7 @@ impl World {
     }
 
     fn pump_connection(&mut self, at: NodeId, connection: u64) -> checks::Result<()> {
-        let (now, life) = (self.now, self.hosts[&at].life);
+        let (now, life) = (self.now, self.hosts[&at].incarnation);
         let Some(one) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
         let (mut out, mut wants, mut told) = (BytesMut::new(), Vec::new(), PipelinedReplies::new());
         one.pipeline.pump(now, &mut out, false, &mut wants, &mut |pending, fate| note(&mut told, pending, fate));
@@ -169,7 +169,7 @@ impl World {
                     (OPENING + connection, self.rng.random(), Request::Propose { op: op.encode() })
                 }
             };
-            self.trace_line(|| format!("connection {connection} asks {at}: {id}"));
+            self.trace_line(|| format!("connection {connection} sends {at} request {id}"));
             self.handle(at, Event::Request { from: Caller::Client(caller), id, forward: true, request })?;
         }
         Ok(())
@@ -177,9 +177,9 @@ impl World {
 
     /// A node answers a connection.
     pub(super) fn answers_connection(&mut self, at: NodeId, caller: u64, id: u64, reply: Reply) -> checks::Result<()> {
-        let (now, life) = (self.now, self.hosts[&at].life);
+        let (now, life) = (self.now, self.hosts[&at].incarnation);
         let connection = if caller >= OPENING { caller - OPENING } else { caller - FIRST_CONNECTION };
-        self.trace_line(|| format!("{at} answers connection {connection}: {id} {reply:?}"));
+        self.trace_line(|| format!("{at} answers connection {connection}: request {id}, {reply:?}"));
         let Some(one) = self.pipelines.connections.get_mut(&connection) else { return Ok(()) };
         let mut told = PipelinedReplies::new();
         if caller >= OPENING {
@@ -199,12 +199,12 @@ impl World {
     /// Checks that the replies to a connection agree with the executed commands.
     fn check_told(&mut self, connection: u64, told: PipelinedReplies) -> checks::Result<()> {
         for (asked, ending) in told {
-            self.trace_line(|| format!("connection {connection} is told of {asked:?}: {ending:?}"));
+            self.trace_line(|| format!("connection {connection} receives the outcome of {asked:?}: {ending:?}"));
             let Pipelines { connections, order, .. } = &mut self.pipelines;
             let Some(one) = connections.get_mut(&connection) else { return Ok(()) };
             one.told_at = self.now;
             match (asked, ending) {
-                (_, RequestEnd::Wrong(what)) => return Err(format!("connection {connection} is answered {what}")),
+                (_, RequestEnd::Wrong(what)) => return Err(format!("connection {connection} receives {what}")),
                 (PipelinedTask::Appends { first, last }, RequestEnd::Answered(_)) => {
                     (first..=last).try_for_each(|counter| order.acknowledged(connection, counter))?;
                     one.acknowledged = last;
@@ -239,7 +239,7 @@ impl World {
 }
 
 fn note(told: &mut PipelinedReplies, pending: &PendingRequest<PipelinedTask>, fate: RequestFate<'_>) -> BytesMut {
-    told.push((pending.reading, ending(fate)));
+    told.push((pending.format, ending(fate)));
     BytesMut::from(&b"."[..])
 }
 

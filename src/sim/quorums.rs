@@ -142,12 +142,12 @@ impl Configurations {
         let from = self.logs.get(&node).and_then(|log| log.last()).map_or(Index::ZERO, |(index, _)| *index);
         if (since, membership) != (from, must) {
             return Err(format!(
-                "{node} uses {membership} from {since} on, and the latest in its log is {must} from {from} on (§6)"
+                "{node} uses {membership} of index {since}, and the latest in its log is {must} of index {from} (§6)"
             ));
         }
         while let Some((_, index)) = self.adopted.pop_first() {
             if !open {
-                return Err(format!("{node} changes members at {index} before it has committed an entry of its term"));
+                return Err(format!("{node} changes members at {index} before an entry of its term is committed"));
             }
         }
         if std::mem::take(&mut self.changed) {
@@ -156,7 +156,7 @@ impl Configurations {
                 for other in &found[..nth] {
                     if let Some(apart) = disjoint(one, other) {
                         return Err(format!(
-                            "two quorums in use do not intersect: {apart:?} decide by {one}, the others by {other}"
+                            "two quorums in use do not intersect: {apart:?} by {one}, the remaining nodes by {other}"
                         ));
                     }
                 }
@@ -185,13 +185,23 @@ mod tests {
     }
 
     #[test]
-    fn quorums_that_miss_each_other_are_found() {
+    fn disjoint_quorums_are_detected() {
         assert_eq!(disjoint(&of(&[1, 2, 3], &[]), &of(&[1, 2, 3], &[])), None);
-        assert_eq!(disjoint(&of(&[1, 2, 3], &[]), &of(&[1, 2, 3, 4], &[])), None, "one more is no harm");
-        assert!(disjoint(&of(&[1, 2, 3], &[]), &of(&[1, 2, 3, 4, 5], &[])).is_some(), "two more are");
+        assert_eq!(disjoint(&of(&[1, 2, 3], &[]), &of(&[1, 2, 3, 4], &[])), None, "one voter more still intersects");
+        assert!(
+            disjoint(&of(&[1, 2, 3], &[]), &of(&[1, 2, 3, 4, 5], &[])).is_some(),
+            "two voters more do not intersect"
+        );
         assert!(disjoint(&of(&[1, 2, 3], &[]), &of(&[4, 5, 6], &[])).is_some());
-        assert_eq!(disjoint(&of(&[1, 2, 3], &[]), &of(&[4, 5, 6], &[1, 2, 3])), None, "a joint one needs both");
+        assert_eq!(
+            disjoint(&of(&[1, 2, 3], &[]), &of(&[4, 5, 6], &[1, 2, 3])),
+            None,
+            "a joint quorum needs both majorities"
+        );
         assert_eq!(disjoint(&of(&[4, 5, 6], &[]), &of(&[4, 5, 6], &[1, 2, 3])), None);
-        assert!(disjoint(&of(&[1, 2, 3], &[]), &of(&[7, 8, 9], &[4, 5, 6])).is_some(), "one on top of another");
+        assert!(
+            disjoint(&of(&[1, 2, 3], &[]), &of(&[7, 8, 9], &[4, 5, 6])).is_some(),
+            "a joint configuration on top of another"
+        );
     }
 }

@@ -68,12 +68,12 @@ impl Checks {
         // More may have been synced than was reported: a large batch is written in pieces.
         if found.log.get(..promised.log.len()) != Some(&promised.log) {
             let (held, said) = (found.log.len(), promised.log.len());
-            return Err(format!("the disk of {node} holds {held} entries, and {said} were said to be on it"));
+            return Err(format!("the disk of {node} holds {held} entries, and {said} were reported as synced"));
         }
         let (there, said) = (found.hard_state, promised.hard_state);
         let votes = there.term == said.term && (said.vote.is_none() || there.vote == said.vote);
         if there.term < said.term || (there.term == said.term && !votes) {
-            return Err(format!("the disk of {node} holds {there:?}, and {said:?} was said to be on it"));
+            return Err(format!("the disk of {node} holds {there:?}, and {said:?} was reported as synced"));
         }
         Ok(())
     }
@@ -82,7 +82,7 @@ impl Checks {
     fn complete(&self, node: NodeId, image: Image) -> Result<Image> {
         let Image { hard_state, base, log } = image;
         let Some(gone) = self.ledger.get(..base.0 as usize) else {
-            return Err(format!("{node} has let go of everything up to {base}, and not all of it is committed"));
+            return Err(format!("{node} has discarded its log up to {base}, and not all of it is committed"));
         };
         Ok(Image { hard_state, base: Index::ZERO, log: [gone, &log].concat() })
     }
@@ -107,8 +107,8 @@ impl Checks {
         if !fits && !lost {
             let (held, promised) = (recovered.log.len(), life.durable.log.len());
             return Err(format!(
-                "the journal of {node} came back with {held} entries and {now:?}; {promised} and {then:?} were synced, \
-                 and no beginning of what was written explains it"
+                "the journal of {node} recovered {held} entries and {now:?}; {promised} and {then:?} were synced, \
+                 and no prefix of the unsynced writes explains the difference"
             ));
         }
         self.configurations.begins(node, &recovered.log);

@@ -55,16 +55,16 @@ impl WorldReport {
     pub fn beside(&self) -> String {
         let SnapshotCounts { taken, received, damaged, .. } = &self.snapshots;
         let damaged: u64 = damaged.iter().sum();
-        let untold = if self.untold { " · ended: an older copy of a disk voted untold" } else { "" };
+        let untold = if self.untold { " · ended: an older copy of a disk voted before its reminder" } else { "" };
         let WorldReport {
             configurations, pipelined, windows, full_starts, lost_writes, twins, replaced, unjudged, ..
         } = self;
         format!(
             "{configurations} configurations · {taken} snapshots taken, {received} received, {damaged} times one was found \
-             damaged · {pipelined} pipelined · {windows} windows of progress judged \
-             · {full_starts} starts without room · {lost_writes} writes lost by a disk \
-             · {twins} disks back in their turn · {replaced} damaged disks replaced \
-             · {unjudged} keys not judged{untold}{}",
+             damaged · {pipelined} pipelined · {windows} progress windows checked \
+             · {full_starts} starts on a full disk · {lost_writes} writes lost by a disk \
+             · {twins} times an alternating copy of a disk came back · {replaced} damaged disks replaced \
+             · {unjudged} keys not checked{untold}{}",
             if self.needs_the_lost { " · no leader: too many voters are lost for good" } else { "" }
         )
     }
@@ -119,7 +119,7 @@ pub fn run(scenario: Scenario, trace: Option<Trace>) -> Result<WorldReport, Viol
     let mut world = World::new(scenario);
     world.trace = trace;
     let ended = catch_unwind(AssertUnwindSafe(|| live(&mut world)));
-    let ended = ended.unwrap_or_else(|panic| Err(format!("a node panics: {}", words(&panic))));
+    let ended = ended.unwrap_or_else(|panic| Err(format!("a node panicked: {}", words(&panic))));
     let ended = if world.checks.voted_before_reminder { Ok((false, 0)) } else { ended };
     match ended {
         Ok((needs_the_lost, unjudged)) => Ok(WorldReport {
@@ -150,7 +150,7 @@ fn words(panic: &Box<dyn std::any::Any + Send>) -> String {
     match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
         (Some(text), _) => text.clone(),
         (None, Some(text)) => (*text).to_owned(),
-        (None, None) => "without a word".to_owned(),
+        (None, None) => "without a message".to_owned(),
     }
 }
 
@@ -203,7 +203,7 @@ fn quiet(world: &mut World) -> Result<(), String> {
     pass(world, world.scenario.election_max() * QUIET)?;
     match world.highest_term() {
         after if after == before => Ok(()),
-        after => Err(format!("no rest: the term was {before}, and becomes {after}{}", world.standing())),
+        after => Err(format!("no rest: the term was {before}, and becomes {after} in calm{}", world.standing())),
     }
 }
 

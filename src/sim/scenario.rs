@@ -195,7 +195,7 @@ impl Scenario {
         }
         let mut rng = apart(0x736c_6f77_6469_736b);
         if rng.random_range(0..4) == 0 {
-            let node = NodeId::new(rng.random_range(1..=self.nodes)).expect("numbers from one on");
+            let node = NodeId::new(rng.random_range(1..=self.nodes)).expect("node ids begin at one");
             let storm = self.storm.as_millis() as u64;
             let (from, until) = match rng.random_range(0..2) {
                 0 => (0, storm),

@@ -2,7 +2,7 @@
 //! restored, and the log compaction that follows from them.
 
 use super::checks;
-use super::host::{CLUSTER, Process, kept};
+use super::host::{CLUSTER, Process, durable_snapshot};
 use super::network::Tier;
 use super::world::{SimEvent, World};
 use crate::consensus::message::{Envelope, Message, SnapshotChunk};
@@ -62,8 +62,8 @@ impl World {
         if order.is_sorted() {
             return Ok(());
         }
-        let said = "purged, snapshot, applied as the node knows and as the machine does, commit and last";
-        Err(format!("of {at}, {said} are {order:?}, and must not fall"))
+        let said = "purged, snapshot, applied (by the node, by the state machine), commit and last";
+        Err(format!("{said} of {at} are {order:?}, and must ascend"))
     }
 
     /// Checks, whenever a node sends a chunk of a snapshot in calm, that the transfer ends. The bytes are counted where
@@ -80,7 +80,7 @@ impl World {
         let most = if self.network.tier() == Tier::Stream { SENT_MOST } else { SENT_MOST_OUT_OF_ORDER };
         if *sent > most * chunk.total {
             let total = chunk.total;
-            return Err(format!("{from} sends {to} {sent} bytes of a snapshot that has {total}, and does not end"));
+            return Err(format!("{from} sends {to} {sent} bytes of a snapshot of {total}: the transfer does not end"));
         }
         Ok(())
     }
@@ -107,7 +107,7 @@ impl World {
         let held = up.node.raft().membership_at(head.position.index);
         if held != Some(&(configured, membership.clone())) {
             let position = head.position;
-            return Err(format!("{at} freezes {position} with the members of {configured}, and there {held:?} hold"));
+            return Err(format!("{at} freezes {position} with the members of {configured}, and {held:?} apply there"));
         }
         up.taking = true;
         let begin = Job::Begin(header(CLUSTER, at, &head, configured, membership));
@@ -133,29 +133,29 @@ impl World {
 
     pub(super) fn job(&mut self, at: NodeId, job: Job) -> checks::Result<()> {
         let Some(up) = &mut self.host(at).up else { return Ok(()) };
-        match up.keeper.carry_out(job) {
+        match up.keeper.run(job) {
             Ok(JobResult::NoRoom) => Ok(()),
-            Ok(JobResult::Wants | JobResult::Written) => {
-                let life = self.hosts[&at].life;
+            Ok(JobResult::Ready | JobResult::Written) => {
+                let life = self.hosts[&at].incarnation;
                 let delay = Duration::from_micros(self.rng.random_range(10..20_000));
                 self.later(delay, SimEvent::Piece { at, life });
                 Ok(())
             }
-            Ok(JobResult::Taken(snapshot)) => {
+            Ok(JobResult::Published(snapshot)) => {
                 up.taking = false;
                 up.applier.end_snapshot();
                 self.snapshots.became.taken += u64::from(snapshot.is_some());
                 let index = snapshot.as_ref().map(|snapshot| snapshot.header().position.index);
                 index.into_iter().for_each(|index| self.is_sound_again(at, index));
-                self.trace_line(|| format!("{at} has taken a snapshot: {}", snapshot.is_some()));
-                self.follows(at, Event::SnapshotTaken(snapshot.map(|snapshot| kept(&snapshot))));
+                self.trace_line(|| format!("{at} has finished a snapshot: {}", snapshot.is_some()));
+                self.follows(at, Event::SnapshotTaken(snapshot.map(|snapshot| durable_snapshot(&snapshot))));
                 Ok(())
             }
             Ok(JobResult::Damaged) => {
                 up.taking = false;
                 up.applier.end_snapshot();
                 self.snapshots.became.damaged[0] += 1;
-                self.trace_line(|| format!("{at} has taken a snapshot that is damaged"));
+                self.trace_line(|| format!("{at} has finished a snapshot that is damaged"));
                 self.follows(at, Event::TakenDamaged);
                 Ok(())
             }
@@ -166,13 +166,13 @@ impl World {
             }
             Ok(JobResult::Inspected { snapshot, whole }) => {
                 self.snapshots.became.damaged[2] += u64::from(!whole);
-                self.trace_line(|| format!("{at} reads its snapshot of {snapshot} again: whole {whole}"));
+                self.trace_line(|| format!("{at} verifies its snapshot of {snapshot}: intact {whole}"));
                 self.follows(at, Event::Inspected { snapshot, whole });
                 Ok(())
             }
-            Ok(JobResult::Arrived(snapshot)) => {
+            Ok(JobResult::Complete(snapshot)) => {
                 self.is_sound_again(at, snapshot.header().position.index);
-                let life = self.hosts[&at].life;
+                let life = self.hosts[&at].incarnation;
                 let delay = Duration::from_micros(self.rng.random_range(10..50_000));
                 self.later(delay, SimEvent::Revives { at, life, snapshot: Box::new(snapshot) });
                 Ok(())
@@ -191,21 +191,21 @@ impl World {
         let position = snapshot.header().position;
         let (applier, snapshot, base) = match Restore::begin(&up.applier, snapshot).all(&Meter::default()) {
             Ok(revived) => revived,
-            Err(fault) => return Err(format!("{at} cannot take in a whole snapshot: {fault}")),
+            Err(fault) => return Err(format!("{at} cannot restore from an intact snapshot: {fault}")),
         };
         if position.index <= up.applier.applied() {
             return Ok(());
         }
         up.applier = applier;
         let report = up.applier.apply(&[]);
-        let (kept, time) = (kept(&snapshot), snapshot.header().time);
+        let (kept, time) = (durable_snapshot(&snapshot), snapshot.header().time);
         if std::mem::take(&mut up.taking) {
             // The frozen state is gone with the old state machine.
             self.job(at, Job::GiveUp)?;
         }
         self.snapshots.became.received += 1;
         self.snapshots.became.caught_up += u64::from(self.calm);
-        self.trace_line(|| format!("{at} takes in a snapshot of {position}"));
+        self.trace_line(|| format!("{at} restores from a snapshot of {position}"));
         self.checks.becomes(at, position, report.digest)?;
         self.handle(at, Event::Restored { kept, base, time, report })
     }

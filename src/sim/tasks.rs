@@ -99,8 +99,8 @@ impl Task {
     /// Splits the state machine's answer into one for each part. The error describes an answer that no correct node
     /// gives.
     pub fn split(&self, answer: Bytes) -> Result<Vec<Answer>, String> {
-        let answer = Answer::decode(answer).map_err(|error| format!("an answer that cannot be read: {error}"))?;
-        let wrong = |answer: &Answer| Err(format!("{self:?} is answered {answer:?}"));
+        let answer = Answer::decode(answer).map_err(|error| format!("an answer that cannot be decoded: {error}"))?;
+        let wrong = |answer: &Answer| Err(format!("{self:?} receives {answer:?}"));
         let answers = match (self.form, answer) {
             (TaskForm::Single, answer) => vec![answer],
             (TaskForm::Block, Answer::Each(answers)) => answers,
@@ -119,7 +119,7 @@ impl Task {
         let in_order = pairs.is_sorted_by(|(one, _), (other, _)| one < other);
         let first = &self.parts[0].0[..1];
         if !in_order || !pairs.iter().all(|(key, _)| key.starts_with(first)) {
-            return Err(format!("{self:?} is answered out of order, or with other keys: {pairs:?}"));
+            return Err(format!("{self:?} receives pairs out of order, or of other keys: {pairs:?}"));
         }
         let mut pairs: BTreeMap<Bytes, Bytes> = pairs.into_iter().collect();
         Ok(self.parts.iter().map(|(key, _)| Answer::Value(pairs.remove(key))).collect())
@@ -127,7 +127,7 @@ impl Task {
 
     /// The common answer of all keys of a group.
     fn common(&self, answer: Answer) -> Result<Answer, String> {
-        let torn = |answers: &dyn std::fmt::Debug| Err(format!("{self:?} finds its keys apart: {answers:?}"));
+        let torn = |answers: &dyn std::fmt::Debug| Err(format!("{self:?} splits a group: {answers:?}"));
         let (key, input) = &self.parts[0];
         let answers = match answer {
             Answer::Each(answers) | Answer::All(answers) => answers,
@@ -208,7 +208,7 @@ fn command<'a>(key: &'a Bytes, input: &'a Input) -> Command<'a> {
         Input::Del => Command::Del { key },
         Input::Cas(expected, new) => Command::Cas { key, expected: expected.as_deref(), new },
         Input::Incr(by) => Command::Incr { key, by: *by },
-        Input::Get => panic!("a read is no command"),
+        Input::Get => panic!("a read is not a command"),
     }
 }
 
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_is_torn_is_seen() {
+    fn torn_group_is_detected() {
         let read = group(Input::Get);
         let found = |pairs| read.split(Answer::Pairs { pairs, more: false }.encode());
         let one = Answer::Value(Some(bytes("1")));
@@ -246,14 +246,14 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_fails_says_what_its_key_held() {
+    fn failed_batch_reports_value_of_its_key() {
         let why = Answer::Kept { actual: Some(bytes("7")) };
         let answer = Answer::None { at: 2, why: Box::new(why.clone()) };
         assert_eq!(group(Input::Cas(None, bytes("8"))).split(answer.encode()), Ok(vec![why]));
     }
 
     #[test]
-    fn a_range_out_of_order_is_seen() {
+    fn range_out_of_order_is_detected() {
         let parts = ["k0", "k1"].map(|key| (bytes(key), Input::Get)).into();
         let scan = Task { form: TaskForm::Scan, parts };
         let found = |pairs| scan.split(Answer::Pairs { pairs, more: false }.encode());

@@ -87,7 +87,7 @@ impl World {
         let Some((kind, _)) = drawn else { return Ok(()) };
         self.faults += 1;
         let at = self.anyone();
-        self.trace_line(|| format!("trouble for {at}: {kind:?}"));
+        self.trace_line(|| format!("fault at {at}: {kind:?}"));
         self.bring(kind, at)?;
         // Network cuts are noted separately, and copying a disk affects no node. A crash notes its node itself.
         if !matches!(
@@ -107,7 +107,7 @@ impl World {
 
     fn anyone(&mut self) -> NodeId {
         let nth = self.rng.random_range(0..self.hosts.len());
-        *self.hosts.keys().nth(nth).expect("there are hosts")
+        *self.hosts.keys().nth(nth).expect("the world has at least one host")
     }
 
     pub(super) fn a_while(&mut self, most_ms: u64) -> Duration {

@@ -57,7 +57,7 @@ impl Values {
     pub fn check(&self, key: &Bytes, applied: Index, answer: &Answer) -> Result<(), String> {
         let Answer::Value(value) = answer else { return Ok(()) };
         if applied > self.upto {
-            return Err(format!("a read as of {applied} of {key:?}, and nobody has applied more than {}", self.upto));
+            return Err(format!("a read as of {applied} of {key:?}, and no node has applied more than {}", self.upto));
         }
         let held = self.held.get(key).map_or(&[][..], Vec::as_slice);
         let then = held[..held.partition_point(|(since, _)| *since <= applied)].last();
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_that_shows_another_moment_is_seen() {
+    fn read_of_another_index_is_detected() {
         let mut values = Values::default();
         for (entry, value) in [put(3, "a"), put(5, "b")] {
             values.applied(&entry, |_| Answer::Value(Some(value.clone())).encode());
@@ -115,8 +115,8 @@ mod tests {
         };
         assert!(check(2, None).is_ok() && check(3, Some("a")).is_ok() && check(4, Some("a")).is_ok());
         assert!(check(5, Some("b")).is_ok());
-        assert!(check(4, Some("b")).is_err(), "it was not there yet");
-        assert!(check(5, Some("a")).is_err(), "it was gone by then");
-        assert!(check(6, Some("b")).is_err(), "nobody has applied that");
+        assert!(check(4, Some("b")).is_err(), "the value was not written yet");
+        assert!(check(5, Some("a")).is_err(), "the value was already overwritten");
+        assert!(check(6, Some("b")).is_err(), "no node has applied that index");
     }
 }

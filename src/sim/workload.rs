@@ -223,7 +223,7 @@ impl TaskClient {
         let before = self.read.replace((link, applied));
         match before {
             Some((same, seen)) if same == link && applied < seen => {
-                Err(format!("client {} reads as of {applied}, after it read as of {seen} there", self.client))
+                Err(format!("client {} reads as of {applied}, and read as of {seen} before", self.client))
             }
             _ => Ok(()),
         }
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_local_read_that_goes_back_is_seen() {
+    fn local_read_going_back_is_detected() {
         let load = Scenario::draw(1, Duration::from_secs(1)).load;
         let mut asker = TaskClient::new(1, load);
         assert!(asker.reads_on(7, Index(5)).is_ok());

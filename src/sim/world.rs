@@ -287,7 +287,7 @@ impl World {
     }
 
     pub(super) fn lives(&self, at: NodeId, life: u64) -> bool {
-        self.hosts[&at].up.is_some() && self.hosts[&at].life == life
+        self.hosts[&at].up.is_some() && self.hosts[&at].incarnation == life
     }
 
     pub(super) fn host(&mut self, id: NodeId) -> &mut Host {
@@ -298,7 +298,7 @@ impl World {
     fn starts(&mut self, at: NodeId) -> checks::Result<()> {
         let (scenario, now, seed) = (self.scenario.clone(), self.now, self.rng.random());
         let host = self.host(at);
-        if host.up.is_some() || host.given_up {
+        if host.up.is_some() || host.refused_start {
             return Ok(());
         }
         match host.boot(&scenario, now, seed) {
@@ -321,9 +321,9 @@ impl World {
         self.trace_line(|| format!("{at} does not start: {fault}"));
         self.full_starts += u64::from(matches!(fault, Fault::Full { .. }));
         match fault {
-            Fault::Corrupt { .. } if self.is_damaged(at) => self.host(at).given_up = true,
-            Fault::Corrupt { .. } => return Err(format!("{at} refuses a log that nothing has damaged: {fault}")),
-            Fault::Foreign(what) => return Err(format!("{at} does not know its own directory: {what}")),
+            Fault::Corrupt { .. } if self.is_damaged(at) => self.host(at).refused_start = true,
+            Fault::Corrupt { .. } => return Err(format!("{at} rejects an undamaged log: {fault}")),
+            Fault::Foreign(what) => return Err(format!("{at} rejects its own directory: {what}")),
             Fault::Full { .. } | Fault::Io { .. } => {
                 // Without free space the start fails again, until the fault injector frees some.
                 self.crash(at, if self.hosts[&at].has_stopped() { Crash::Power } else { Crash::Kill });
@@ -340,12 +340,12 @@ impl World {
     /// Ends a process, or cuts the power of its machine.
     pub(super) fn crash(&mut self, at: NodeId, how: Crash) {
         let mut rng = SmallRng::seed_from_u64(self.rng.random());
-        self.lies_no_more(at, if self.hosts[&at].rotten { Crash::Kill } else { how });
+        self.lies_no_more(at, if self.hosts[&at].damaged { Crash::Kill } else { how });
         let host = self.host(at);
         let was_up = host.up.take().is_some();
         // Damage to the last batch *and* a power loss look like a batch torn by the power loss (wal-format.md). A
         // machine with such damage is only ever killed.
-        let how = if host.rotten { Crash::Kill } else { how };
+        let how = if host.damaged { Crash::Kill } else { how };
         host.disk.crash(&mut rng, how);
         host.shelf.crash(&mut rng, how);
         host.root.crash(&mut rng, how);
@@ -383,7 +383,7 @@ impl World {
         up.node.handle(local, event);
         if self.scenario.batching > 0 && self.rng.random_range(0..100) < self.scenario.batching {
             // The same wake-up brings more events, and one turn follows them all.
-            let life = self.hosts[&at].life;
+            let life = self.hosts[&at].incarnation;
             let delay = Duration::from_micros(self.rng.random_range(0..300));
             self.later(delay, SimEvent::Turns { at, life });
             return Ok(());
@@ -393,7 +393,7 @@ impl World {
 
     /// Schedules the event with which a background job reports to its node, a moment from now.
     pub(super) fn follows(&mut self, at: NodeId, event: Event) {
-        let life = self.hosts[&at].life;
+        let life = self.hosts[&at].incarnation;
         let delay = Duration::from_micros(self.rng.random_range(1..500));
         self.later(delay, SimEvent::Follows { at, life, event: Box::new(event) });
     }
@@ -439,7 +439,7 @@ impl World {
         let uses = (raft.configured(), raft.membership());
         let bounded = up.node.held() <= HELD_MAX;
         if !bounded {
-            return Err(format!("{at} holds {} requests", up.node.held()));
+            return Err(format!("{at} holds {} requests, more than {HELD_MAX}", up.node.held()));
         }
         self.in_order(at)?;
         self.checks.stands(at, Standing { term, leads, commit, defined }, uses)
@@ -456,7 +456,7 @@ impl World {
         let when = host.clock.world(deadline).max(Time(now.0 + 1));
         if up.tick_at.is_none_or(|tick| when < tick) {
             up.tick_at = Some(when);
-            let life = host.life;
+            let life = host.incarnation;
             self.at(when, SimEvent::Due { at, life, when });
         }
     }
@@ -489,12 +489,12 @@ impl World {
                 self.later(delay, SimEvent::Told { client, bytes: bytes.freeze() });
             }
             Action::Write(write) => self.writes(at, write)?,
-            Action::Take { configured, membership } => self.takes(at, configured, membership)?,
-            Action::Receive { from, chunk } => self.receives(at, from, chunk)?,
+            Action::TakeSnapshot { configured, membership } => self.takes(at, configured, membership)?,
+            Action::StoreChunk { from, chunk } => self.receives(at, from, chunk)?,
             Action::Inspect { follower, snapshot, times } => {
                 self.job(at, Job::Inspect { follower, snapshot, times })?;
             }
-            Action::Release(upto) => self.releases(at, upto)?,
+            Action::CompactJournal(upto) => self.releases(at, upto)?,
             Action::Apply(entries) => return self.gives(at, local, ApplierInput::Entries(entries)),
             Action::Query { ticket, query, time } => {
                 return self.gives(at, local, ApplierInput::Query(ticket, query, time));
@@ -502,7 +502,7 @@ impl World {
             Action::Note(note) => {
                 self.trace_line(|| format!("{at} {note}"));
                 if let Note::InvalidMessage { peer, what } = note {
-                    return Err(format!("{at} heard nonsense from {peer}: {what}"));
+                    return Err(format!("{at} received an invalid message from {peer}: {what}"));
                 }
             }
             Action::Stop(fault) => self.stops(at, &fault),

@@ -212,7 +212,7 @@ impl Chain {
 
     /// Encodes a chunk, to be written at the old `at`, and advances past it.
     pub fn put(&mut self, kind: ChunkKind, body: &[u8]) -> Vec<u8> {
-        assert!(body.len() <= BODY_MAX && kind >= self.kind, "sessions, machine, end; a piece is bounded");
+        assert!(body.len() <= BODY_MAX && kind >= self.kind, "chunks are ordered by kind, and at most BODY_MAX long");
         let mut out = Vec::with_capacity(CHUNK_HEADER + body.len());
         out.put_u32_le(0);
         out.put_u32_le(body.len() as u32);

@@ -105,7 +105,7 @@ impl<D: Disk> Incoming<D> {
             Err(fault) => return Err(fault),
         };
         self.disk.rename(&self.part, &self.name).map_err(io("rename", &self.part))?;
-        self.disk.sync_names().map_err(io("sync the name of", &self.name))?;
+        self.disk.sync_names().map_err(io("sync the directory of", &self.name))?;
         Ok(snapshot)
     }
 
@@ -115,7 +115,7 @@ impl<D: Disk> Incoming<D> {
         let wrong = damaged(&self.part, ADVICE_INCOMING);
         let size = self.file.size().map_err(io("measure", &self.part))?;
         if size != self.total {
-            return Err(wrong(Flaw { at: size, what: FlawKind::Wrong("it has not as many bytes as was said") }));
+            return Err(wrong(Flaw { at: size, what: FlawKind::Wrong("its size differs from the announced size") }));
         }
         let read =
             read_back(&self.file, &self.name, self.cluster, &Meter::default()).map_err(io("read", &self.part))?;

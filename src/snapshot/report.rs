@@ -21,7 +21,7 @@ pub enum Fault {
         advice: &'static str,
     },
     /// The disk failed. It is unknown which bytes reached it, and a retry would not show it.
-    #[error("{action} {file}: {source}; what reached the disk is unknown, so this node must not go on")]
+    #[error("{action} {file}: {source}; it is unknown which bytes reached the disk, so this node must stop")]
     Io {
         /// The failed action.
         action: &'static str,
@@ -31,7 +31,7 @@ pub enum Fault {
         source: io::Error,
     },
     /// No room. No published snapshot is affected: the caller aborts this snapshot, and the node goes on.
-    #[error("no space left for {file}; the snapshots before it are untouched")]
+    #[error("no space left for {file}; earlier snapshots are unaffected")]
     Full {
         /// The file that did not fit.
         file: String,
@@ -42,20 +42,21 @@ pub enum Fault {
 pub type Result<T> = std::result::Result<T, Fault>;
 
 /// The advice for a damaged snapshot of this node.
-pub const ADVICE: &str = "This disk has lost what it had confirmed. Where an older snapshot and the log behind it are \
-whole the node starts from those by itself. Else leave it down: the others go on while they are a majority. Bring back \
-a copy made since it last ran; or give its place to an empty directory: drave member remove ID, then drave member add \
-ID=HOST:PORT, then drave serve --join with an empty --data. Never start an empty or older directory without that, since \
-it would vote anew and acknowledged writes could be lost. Nothing was changed";
+pub const ADVICE: &str = "This disk has lost data that it had acknowledged. If an older snapshot and the log after it \
+are intact, the node starts from those by itself. If not, leave it down: the other nodes continue while they are a \
+majority. Restore a copy made since this node last ran; or replace it by an empty directory: drave member remove ID, \
+then drave member add ID=HOST:PORT, then drave serve --join with an empty --data. Never start an empty or older \
+directory without these steps: it could vote twice in a term, and acknowledged writes could be lost. Nothing was \
+changed";
 
 /// The advice for a damaged snapshot that another node sent.
-pub const ADVICE_INCOMING: &str = "What was received was removed, and will be asked for again";
+pub const ADVICE_INCOMING: &str = "The received part was removed, and is requested again";
 
 /// The advice for a snapshot that was damaged when it was read back.
-pub const ADVICE_WRITTEN: &str = "It is not used, the log is kept, and another is taken later";
+pub const ADVICE_WRITTEN: &str = "This snapshot is not used, the log is kept, and another snapshot is taken later";
 
 /// The advice for a damaged snapshot that was saved outside of any data directory.
-pub const ADVICE_SAVED: &str = "It is of no use: take an older one, or save another";
+pub const ADVICE_SAVED: &str = "This snapshot is unusable: use an older one, or save another";
 
 impl Fault {
     /// The exit code: 5 for damaged data, 74 for I/O.

@@ -107,7 +107,7 @@ impl<D: Disk> Store<D> {
         for name in store.names()?.into_iter().filter(|name| name.ends_with(UNFINISHED)) {
             store.remove(&name)?;
         }
-        store.disk.sync_names().map_err(io("sync the names in", DIRECTORY))?;
+        store.disk.sync_names().map_err(io("sync the directory", DIRECTORY))?;
         Ok(store)
     }
 
@@ -169,7 +169,7 @@ impl<D: Disk> Store<D> {
         let aside = format!("{}{DAMAGED}", name.strip_suffix(UNFINISHED).unwrap_or(name));
         self.drop_set_aside()?;
         self.disk.rename(name, &aside).map_err(io("rename", name))?;
-        self.disk.sync_names().map_err(io("sync the names in", DIRECTORY))?;
+        self.disk.sync_names().map_err(io("sync the directory", DIRECTORY))?;
         Ok(aside)
     }
 
@@ -185,7 +185,7 @@ impl<D: Disk> Store<D> {
         let position = |name: &String| name.strip_suffix(DAMAGED).and_then(file_position);
         let is_newer =
             |name: &String| position(name).is_some_and(|at| newest.is_none_or(|newest| at.index > newest.index));
-        let what = || "it was found damaged before, and set aside".to_owned();
+        let what = || "it was found damaged earlier, and set aside".to_owned();
         let fault = |file| Fault::Damaged { file, offset: 0, what: what(), advice: ADVICE };
         Ok(self.names()?.into_iter().filter(is_newer).map(fault).collect())
     }
@@ -229,9 +229,9 @@ impl<D: Disk> Store<D> {
     }
 
     /// How many bytes of room [`Store::incoming`] lacks.
-    pub fn lacks(&self, position: Position, total: u64) -> Result<u64> {
+    pub fn missing_room(&self, position: Position, total: u64) -> Result<u64> {
         let part = format!("{}{PART}", file_name(position));
-        let free = self.disk.free().map_err(io("look for room beside", &part))?;
+        let free = self.disk.free().map_err(io("check the free disk space for", &part))?;
         let has = match self.names()?.contains(&part) {
             true => self.disk.open(&part).and_then(|file| file.size()).map_err(io("measure", &part))?,
             false => 0,
@@ -258,7 +258,7 @@ impl<D: Disk> Store<D> {
         for name in &gone {
             self.remove(name)?;
         }
-        self.disk.sync_names().map_err(io("sync the names in", DIRECTORY))?;
+        self.disk.sync_names().map_err(io("sync the directory", DIRECTORY))?;
         Ok(gone)
     }
 }

@@ -63,10 +63,10 @@ pub fn read_back(file: &impl DiskFile, name: &str, cluster: ClusterId, meter: &M
     };
     let wrong = |what| Ok(Err(Flaw { at: 0, what: FlawKind::Wrong(what) }));
     if begin.0.cluster != cluster {
-        return wrong("it is of another cluster");
+        return wrong("it belongs to another cluster");
     }
     if file_name(begin.0.position) != name {
-        return wrong("it is of another position than its name says");
+        return wrong("its header and its name have different positions");
     }
     follow(file, begin, meter)
 }

@@ -23,7 +23,7 @@ pub struct Writer<D: Disk> {
     verifier: Verifier,
     mutants: Mutants,
     /// A sync found no room: it is unknown which bytes reached the disk, and the file is useless.
-    spoilt: bool,
+    unusable: bool,
 }
 
 /// The suffix of a snapshot's file name until it is verified.
@@ -51,7 +51,7 @@ impl<D: Disk> Writer<D> {
         }
         let (header, chain) = (header.clone(), Chain::behind(&encoded));
         let verifier = Verifier::default();
-        Ok(Writer { disk, file, name, header, chain, synced: 0, verifier, mutants, spoilt: false })
+        Ok(Writer { disk, file, name, header, chain, synced: 0, verifier, mutants, unusable: false })
     }
 
     /// Writes the next piece: first all pieces of the sessions, then all of the state machine. After
@@ -76,13 +76,13 @@ impl<D: Disk> Writer<D> {
     }
 
     fn check(&self) -> Result<()> {
-        if self.spoilt { Err(Fault::Full { file: self.name.clone() }) } else { Ok(()) }
+        if self.unusable { Err(Fault::Full { file: self.name.clone() }) } else { Ok(()) }
     }
 
     fn sync(&mut self) -> Result<()> {
         self.check()?;
         let synced = self.file.sync_all().map_err(io("sync", &self.name));
-        self.spoilt |= synced.is_err();
+        self.unusable |= synced.is_err();
         synced?;
         self.synced = self.chain.at;
         Ok(())
@@ -128,7 +128,7 @@ impl<D: Disk> Writer<D> {
                 return Ok(None);
             }
             if self.verifier.found() != Some((&self.header, &self.chain)) {
-                let what = FlawKind::Wrong("it is whole, and not what was written");
+                let what = FlawKind::Wrong("the file is intact, but differs from what was written");
                 return Err(damaged(Flaw { at: 0, what }));
             }
         }
@@ -137,7 +137,7 @@ impl<D: Disk> Writer<D> {
 
     fn publish(&mut self) -> Result<Snapshot> {
         self.disk.rename(&self.unfinished(), &self.name).map_err(io("rename", &self.name))?;
-        self.disk.sync_names().map_err(io("sync the name of", &self.name))?;
+        self.disk.sync_names().map_err(io("sync the directory of", &self.name))?;
         let bytes = self.disk.map(&self.name).map_err(io("map", &self.name))?;
         let behind = Chain::behind(&self.header.encode());
         Ok(Snapshot::new(self.name.clone(), self.header.clone(), bytes, behind))

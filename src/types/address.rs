@@ -14,7 +14,7 @@ pub enum AddressError {
     Port,
     /// The host is a wildcard, broadcast or multicast address, which cannot be dialed.
     #[error(
-        "the host is a name or an address of one machine, as others dial it; not 0.0.0.0, [::] or a multicast address"
+        "the host is a name or address at which other nodes dial one machine; not 0.0.0.0, [::] or a multicast address"
     )]
     Host,
     /// It is longer than any host name and port.
@@ -57,14 +57,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_that_others_can_dial_pass() {
+    fn dialable_addresses_are_accepted() {
         for address in ["127.0.0.1:7401", "db-1.example.com:1", "[::1]:65535", "[fe80::1%eth0]:7401", "n_1:7401"] {
             assert_eq!(check_address(address), Ok(()), "{address}");
         }
     }
 
     #[test]
-    fn addresses_that_nobody_can_dial_are_refused_by_what_is_wrong_with_them() {
+    fn undialable_addresses_are_rejected_with_the_reason() {
         let host = ["0.0.0.0:7401", "[::]:7401", "224.0.0.1:7401", "255.255.255.255:1", "[ff02::1]:7401"];
         let port = ["a:0", "a:", "a:65536", "a:+1", "a:-1", "a:7401 "];
         let form = ["", "7401", ":7401", "a b:7401", "::1:7401", "[::1:7401", "[a]:7401", "a/b:7401", "1=a:7401"];

@@ -50,7 +50,7 @@ pub enum InvalidChange {
     #[error("{0} is a voter already")]
     Voter(NodeId),
     /// The node to be replaced is not a voter.
-    #[error("{0} is not a voter: it has no place that another could take")]
+    #[error("{0} is not a voter: no member can replace it")]
     NoPlace(NodeId),
     /// Another node is already to replace it.
     #[error("{0} is being replaced already")]
@@ -65,16 +65,16 @@ pub enum InvalidChange {
     #[error("nothing would change")]
     NoChange,
     /// Another member has that address.
-    #[error("{0} is reached at that address")]
+    #[error("{0} already has that address")]
     Taken(NodeId),
     /// Other nodes cannot dial the address.
     #[error("that address cannot be dialed: {0}")]
     Address(#[from] AddressError),
     /// The change in progress is already being reverted.
-    #[error("the change that is under way is being taken back already")]
+    #[error("the change in progress is already being reverted")]
     Returning,
     /// No change is in progress to be reverted.
-    #[error("no change is under way")]
+    #[error("no change is in progress")]
     Idle,
 }
 
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_member_is_a_learner_first_and_a_voter_through_a_joint_configuration() {
+    fn new_member_is_learner_then_voter_by_joint_configuration() {
         let with_learner = of(&[1, 2, 3]).changed(&add(4, PendingRole::Promote)).unwrap();
         assert_eq!((with_learner.is_joint(), &with_learner.voters), (false, &ids(&[1, 2, 3])));
         let joint = with_learner.changed(&Change::Promote(id(4))).unwrap();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replacement_is_one_joint_change() {
+    fn replacement_is_one_joint_change() {
         let waiting = of(&[1, 2, 3]).changed(&add(4, PendingRole::Replace(id(2)))).unwrap();
         assert_eq!(waiting.changed(&add(5, PendingRole::Replace(id(2)))), Err(InvalidChange::Replaced(id(2))));
         let joint = waiting.towards(ids(&[1, 3, 4])).unwrap();
@@ -224,25 +224,25 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_place_that_is_gone_waits_for_one_of_its_own() {
+    fn replacement_of_removed_voter_becomes_a_promotion() {
         let waiting = of(&[1, 2, 3]).changed(&add(4, PendingRole::Replace(id(2)))).unwrap();
         let gone = waiting.changed(&Change::Remove(id(2))).unwrap().settled();
         assert_eq!(gone.members[&id(4)].pending_role, PendingRole::Promote);
     }
 
     #[test]
-    fn a_change_taken_back_leaves_the_voters_that_were() {
+    fn reverted_change_restores_the_previous_voters() {
         let before = of(&[1, 2, 3]).changed(&add(4, PendingRole::Promote)).unwrap();
         let joint = before.towards(ids(&[2, 3, 4])).unwrap();
         let back = joint.restored();
         assert_eq!((&back.voters, back.is_joint()), (&ids(&[1, 2, 3]), false));
         assert!(back.members.contains_key(&id(4)), "it is a learner again");
-        assert_eq!(back.members[&id(4)].pending_role, PendingRole::Stays, "and does not rise again by itself");
+        assert_eq!(back.members[&id(4)].pending_role, PendingRole::Stays, "and is not promoted again automatically");
         assert_eq!(joint.turned().settled(), back);
     }
 
     #[test]
-    fn nonsense_is_told_apart() {
+    fn each_invalid_change_has_its_own_error() {
         let three = of(&[1, 2, 3]);
         let says = |change: Change| three.changed(&change).unwrap_err();
         assert_eq!(says(add(3, PendingRole::Stays)), InvalidChange::Member(id(3)));

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_digest_is_for_ever() {
+    fn digest_never_changes_between_builds() {
         // Nodes of different builds compare digests.
         assert_eq!(hash(7, b"a value longer than sixteen bytes"), 0x872c_3868_94a1_db2e);
         assert_eq!(hash_numbers([1, 2, 3]), 0xe87b_0022_d8b7_256a);

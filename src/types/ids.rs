@@ -227,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_order_as_voters_judge_logs() {
+    fn positions_order_by_term_then_index() {
         let at = |index, term| Position::new(Index(index), Term(term));
         assert!(at(1, 3) > at(9, 2), "the later last term wins");
         assert!(at(9, 2) > at(8, 2), "the longer log breaks a tie");
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_zero() {
+    fn node_id_is_never_zero() {
         assert_eq!(NodeId::new(0), None);
         assert_eq!(size_of::<Option<NodeId>>(), 8);
     }

@@ -42,22 +42,22 @@ impl<D: Disk> Ballast<D> {
 
     /// How many bytes of the file are missing.
     pub fn missing(&self) -> Result<u64> {
-        let _alone = self.alone();
-        Ok(self.bytes.saturating_sub(self.size()?))
+        let _alone = self.lock();
+        Ok(self.bytes.saturating_sub(self.measure()?))
     }
 
     /// How many bytes would be free if the file were removed.
-    pub fn there(&self) -> Result<u64> {
-        let _alone = self.alone();
-        self.size()
+    pub fn size(&self) -> Result<u64> {
+        let _alone = self.lock();
+        self.measure()
     }
 
-    /// Like [`Ballast::there`], as of the last check, creation or removal. Does not wait.
+    /// Like [`Ballast::size`], as of the last check, creation or removal. Does not wait.
     pub fn seen(&self) -> u64 {
         self.seen.load(Ordering::Relaxed)
     }
 
-    fn size(&self) -> Result<u64> {
+    fn measure(&self) -> Result<u64> {
         let size = match self.is_there()? {
             true => self.disk.open(NAME).and_then(|file| file.size()).map_err(io("measure", NAME))?,
             false => 0,
@@ -68,7 +68,7 @@ impl<D: Disk> Ballast<D> {
 
     /// Makes the whole file. Returns `false` if there is no room, and then leaves no part of it, or if it is lent.
     pub fn make(&self) -> Result<bool> {
-        let loan = self.alone();
+        let loan = self.lock();
         if *loan != Loan::None {
             return Ok(false);
         }
@@ -90,13 +90,13 @@ impl<D: Disk> Ballast<D> {
         // The file is never written to, so allocated space is enough.
         file.reserve(self.bytes).map_err(io("reserve", NAME))?;
         file.sync_all().map_err(io("sync", NAME))?;
-        self.disk.sync_names().map_err(io("sync the name of", NAME))
+        self.disk.sync_names().map_err(io("sync the directory of", NAME))
     }
 
     /// Removes the file for the log: its room is free when this returns. Returns whether any of it was there. If it is
     /// lent, [`Ballast::is_claimed`] then shows the borrower that the log needs it.
     pub fn remove_for_log(&self) -> Result<bool> {
-        let mut loan = self.alone();
+        let mut loan = self.lock();
         if *loan == Loan::Lent {
             *loan = Loan::Claimed;
         }
@@ -107,7 +107,7 @@ impl<D: Disk> Ballast<D> {
     /// [`Ballast::end_loan`]. Returns whether any of it was there; if not, or if it is lent already, nothing has
     /// changed.
     pub fn lend(&self) -> Result<bool> {
-        let mut loan = self.alone();
+        let mut loan = self.lock();
         let lent = *loan == Loan::None && self.remove()?;
         if lent {
             *loan = Loan::Lent;
@@ -117,12 +117,12 @@ impl<D: Disk> Ballast<D> {
 
     /// Whether it is lent and the log needs the room.
     pub fn is_claimed(&self) -> bool {
-        *self.alone() == Loan::Claimed
+        *self.lock() == Loan::Claimed
     }
 
     /// Ends the loan: the file may be made again.
     pub fn end_loan(&self) {
-        *self.alone() = Loan::None;
+        *self.lock() = Loan::None;
     }
 
     fn remove(&self) -> Result<bool> {
@@ -131,7 +131,7 @@ impl<D: Disk> Ballast<D> {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             removed => removed.map_err(io("remove", NAME))?,
         }
-        self.disk.sync_names().map_err(io("sync the name of", NAME))?;
+        self.disk.sync_names().map_err(io("sync the directory of", NAME))?;
         Ok(true)
     }
 
@@ -141,7 +141,7 @@ impl<D: Disk> Ballast<D> {
 
     /// Locks the reserve. A poisoned lock is fine: a panic leaves nothing half done under it, and the file itself holds
     /// the state.
-    fn alone(&self) -> MutexGuard<'_, Loan> {
+    fn lock(&self) -> MutexGuard<'_, Loan> {
         self.loan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -169,7 +169,7 @@ impl<D: Disk> SpaceMonitor<D> {
     /// Checks the disk, and makes the reserve if there is room for it. Returns whether space is low if that has
     /// changed.
     pub fn look(&mut self) -> Result<Option<bool>> {
-        let free = self.disk.free().map_err(io("look for room beside", NAME))?;
+        let free = self.disk.free().map_err(io("check the free disk space for", NAME))?;
         let missing = self.reserve.missing()?;
         let margin = self.segment / 4 * if self.low { 2 } else { 1 };
         let is_whole = missing == 0 || (missing <= free && self.reserve.make()?);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn with_room_there_is_a_reserve_and_no_news() {
+    fn free_disk_gets_reserve_and_reports_no_change() {
         let disk = SimDisk::new();
         let mut watch = watch(&disk);
         assert_eq!(watch.look().unwrap(), None);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn too_little_room_is_told_once_and_so_is_enough() {
+    fn low_and_enough_space_are_each_reported_once() {
         let disk = SimDisk::new();
         let mut watch = watch(&disk);
         watch.look().unwrap();
@@ -225,14 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn a_reserve_that_was_given_up_is_made_again_before_writes_return() {
+    fn removed_reserve_is_remade_before_writes_resume() {
         let disk = SimDisk::new();
         let mut watch = watch(&disk);
         watch.look().unwrap();
         leave(&disk, 0);
         assert_eq!(watch.look().unwrap(), Some(true));
         assert!(watch.reserve.remove_for_log().unwrap());
-        assert!(!watch.reserve.remove_for_log().unwrap(), "it is gone");
+        assert!(!watch.reserve.remove_for_log().unwrap(), "the reserve is already removed");
         assert_eq!(disk.free().unwrap(), RESERVE);
         leave(&disk, RESERVE - 1);
         assert_eq!(watch.look().unwrap(), None);
@@ -246,17 +246,17 @@ mod tests {
     }
 
     #[test]
-    fn a_reserve_that_is_lent_is_not_made_anew_and_the_log_can_claim_it() {
+    fn lent_reserve_is_not_remade_and_log_can_claim_it() {
         let disk = SimDisk::new();
         let mut watch = watch(&disk);
         watch.look().unwrap();
         leave(&disk, 0);
         let reserve = watch.reserve.clone();
         assert!(reserve.lend().unwrap());
-        assert!(!reserve.lend().unwrap(), "once");
+        assert!(!reserve.lend().unwrap(), "the reserve is lent only once");
         assert_eq!((watch.look().unwrap(), disk.free().unwrap()), (Some(true), RESERVE));
         assert!(!reserve.is_claimed());
-        assert!(!reserve.remove_for_log().unwrap(), "it is not there");
+        assert!(!reserve.remove_for_log().unwrap(), "a lent reserve has no file");
         assert!(reserve.is_claimed());
         assert!(!reserve.make().unwrap());
         reserve.end_loan();
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reserve_that_a_crash_left_short_is_filled_and_one_that_does_not_fit_leaves_nothing() {
+    fn short_reserve_is_filled_and_failed_make_leaves_no_file() {
         let disk = SimDisk::new();
         disk.create(NAME).unwrap().reserve(100).unwrap();
         let reserve = Ballast::new(disk.clone(), RESERVE);
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn no_reserve_is_none() {
+    fn zero_size_reserve_makes_no_file() {
         let disk = SimDisk::new();
         let mut watch = SpaceMonitor::new(Ballast::new(disk.clone(), 0), SEGMENT);
         assert_eq!(watch.look().unwrap(), None);

@@ -62,7 +62,7 @@ impl Identity {
         file.write_at(0, &self.encode()).map_err(io("write", NAME))?;
         file.sync_all().map_err(io("sync", NAME))?;
         disk.rename(&tmp, NAME).map_err(io("rename", NAME))?;
-        disk.sync_names().map_err(io("sync the name of", NAME))
+        disk.sync_names().map_err(io("sync the directory of", NAME))
     }
 
     /// Checks that the directory, called `place` in the error, belongs to `node`.
@@ -72,7 +72,7 @@ impl Identity {
         }
         let owner = self.owner(place);
         Err(Fault::Foreign(format!(
-            "{owner}; --id says {}: each node has a directory of its own, --data. Nothing was changed.",
+            "{owner}, but --id is {}: each node needs its own directory, --data. Nothing was changed.",
             node.get()
         )))
     }
@@ -86,15 +86,15 @@ impl Identity {
     pub fn check_log(&self, place: &str, found: Option<LogId>) -> Result<()> {
         match (self.log, found) {
             (Some(known), Some(found)) if known != found => Err(Fault::Foreign(format!(
-                "{place} holds log {found}, and its identity says log {known}: the two files are of different \
+                "{place} holds log {found}, but its identity file names log {known}: they come from different \
                  directories. Nothing was changed."
             ))),
             (Some(known), None) => Err(Fault::Corrupt {
                 file: "wal".to_owned(),
                 offset: 0,
-                what: format!("it is empty, and the identity beside it says that it held log {known}"),
+                what: format!("the log is empty, but the identity file names log {known}"),
                 lost: "all".to_owned(),
-                advice: "Bring the log back. If it is lost: drave member remove, then add this node again with an empty \
+                advice: "Restore the log. If it is lost: drave member remove, then add this node again with an empty \
                          directory. Nothing was changed.",
             }),
             _ => Ok(()),
@@ -146,12 +146,12 @@ impl Identity {
         }
         if ![OLDER.0, FORMAT].contains(&format) {
             return Err(Fault::Foreign(format!(
-                "{NAME} is of format {format}, and this program knows {FORMAT}. Nothing was changed."
+                "{NAME} has format {format}, but this program reads up to format {FORMAT}. Nothing was changed."
             )));
         }
         let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| fields[at + i]));
         let Some(node) = Reader::new(bytes.slice(16..24)).node().ok().flatten() else {
-            return Err(damaged("it names no node"));
+            return Err(damaged("it has no node id"));
         };
         let (log, starts) = if format == FORMAT { (long(40), long(48)) } else { (0, 0) };
         Ok(Identity {
@@ -172,8 +172,8 @@ fn damaged(what: &str) -> Fault {
         offset: 0,
         what: what.to_owned(),
         lost: "none".to_owned(),
-        advice: "Whose directory this is cannot be told; bring the file back from a backup: node, cluster and disk \
-                 in it never change. Never start a node with an empty directory under an id that was in use. \
+        advice: "The owner of this directory is unknown; restore the file from a backup: its node, cluster and disk \
+                 ids never change. Never start a node with an empty directory under an id that was in use. \
                  Nothing was changed.",
     }
 }
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_knows_whose_it_is() {
+    fn identity_reads_back_as_written() {
         let directory = tempfile::tempdir().unwrap();
         let disk = FsDisk::make(directory.path(), Syncs::Real).unwrap();
         assert_eq!(Identity::read(&disk).unwrap(), None);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_format_1_is_read() {
+    fn identity_of_format_1_is_read() {
         let mut bytes = sample().encode();
         bytes.truncate(OLDER.1 - 8);
         bytes[8] = 1;
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_of_another_directory_is_refused_and_one_that_is_gone_is_damage() {
+    fn foreign_log_is_rejected_and_missing_log_is_damage() {
         let (of_5, unknown) = (sample(), Identity { log: None, ..sample() });
         of_5.check_log("d1", Some(LogId(5))).unwrap();
         unknown.check_log("d1", Some(LogId(6))).unwrap();
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn unreadable_sector_is_damage_and_not_an_error_of_the_moment() {
+    fn unreadable_sector_of_identity_is_damage() {
         let disk = SimDisk::new();
         sample().write(&disk).unwrap();
         disk.lose_sector(NAME, 0);
@@ -245,17 +245,18 @@ mod tests {
     }
 
     #[test]
-    fn another_node_is_turned_away_with_advice() {
+    fn other_node_id_is_rejected_with_advice() {
         let fault = sample().check("d1", NodeId::new(2).unwrap()).unwrap_err();
         assert_eq!(
             fault.to_string(),
-            "d1 belongs to node 1 of cluster 6f2c91aa; --id says 2: each node has a directory of its own, --data. Nothing was changed."
+            "d1 belongs to node 1 of cluster 6f2c91aa, but --id is 2: each node needs its own directory, \
+             --data. Nothing was changed."
         );
         assert_eq!(fault.exit_code(), 78);
     }
 
     #[test]
-    fn a_flipped_bit_is_always_seen() {
+    fn flipped_bit_is_always_detected() {
         let bytes = sample().encode();
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();

@@ -119,7 +119,7 @@ impl<D: Disk> Journal<D> {
     /// How many bytes the log can still take: the rest of the segment, plus all segments that the disk has room for
     /// once the reserve is removed. The end of each segment is not counted, because the next entry may not fit there.
     fn room(&self) -> Result<u64> {
-        let free = self.disk.free().map_err(io("look for room beside", &file_name(self.segment.number)))?;
+        let free = self.disk.free().map_err(io("check the free disk space for", &file_name(self.segment.number)))?;
         let disk = free.saturating_add(self.reserve.as_ref().map_or(0, Ballast::seen));
         let size = self.options.segment_bytes;
         let segments = self.spares.len() as u64 + disk / size.max(1);
@@ -220,8 +220,8 @@ impl<D: Disk> Journal<D> {
         if !self.poisoned {
             return Ok(());
         }
-        let source = std::io::Error::other("an earlier write or sync of it failed");
-        Err(Fault::Io { action: "go on with", file: file_name(self.segment.number), source })
+        let source = std::io::Error::other("an earlier write or sync of the log failed");
+        Err(Fault::Io { action: "use", file: file_name(self.segment.number), source })
     }
 
     fn latch<T>(&mut self, outcome: Result<T>) -> Result<T> {
@@ -251,7 +251,7 @@ impl<D: Disk> Journal<D> {
         for entry in &write.entries {
             assert!(
                 entry.position.index <= self.outline.last.index.next() && entry.position.index != Index::ZERO,
-                "a log has no gaps"
+                "log indexes have no gaps"
             );
             self.make_room(codec::entry_size(entry))?;
             self.segment.entry(self.batch, entry.position, |out| codec::put_entry(out, entry));
@@ -381,7 +381,7 @@ impl<D: Disk> Journal<D> {
     fn reserve_segment(&self, order: &SpareOrder) -> Result<Spare<D::File>> {
         match (order.reserve(&self.disk), &self.reserve) {
             (Err(Fault::Full { file }), Some(reserve)) if reserve.remove_for_log()? => {
-                log::warn!("no space left for {file}: the reserve is given up for it");
+                log::warn!("no space left for {file}: the reserve is freed for it");
                 order.reserve(&self.disk)
             }
             (made, _) => made,
@@ -434,7 +434,7 @@ impl<D: Disk> Journal<D> {
                 self.disk.remove(&name).map_err(io("remove", &name))?;
             }
         }
-        self.disk.sync_names().map_err(io("sync the names beside", &file_name(self.segment.number)))
+        self.disk.sync_names().map_err(io("sync the directory of", &file_name(self.segment.number)))
     }
 }
 
@@ -481,7 +481,7 @@ pub(super) fn activate_segment<D: Disk>(
     file.sync_all().map_err(io("sync", &name))?;
     disk.rename(&spare, &name).map_err(io("rename", &name))?;
     if !skip_names {
-        disk.sync_names().map_err(io("sync the name of", &name))?;
+        disk.sync_names().map_err(io("sync the directory of", &name))?;
     }
     Ok((file, bytes))
 }

@@ -110,7 +110,7 @@ pub fn read_all<D: Disk>(disk: &D, numbers: &[u64]) -> Result<Vec<Read>> {
 pub fn read_whole<D: Disk>(disk: &D, name: &str) -> Result<Bytes> {
     match copy(disk, name)? {
         (bytes, None) => Ok(bytes),
-        (_, Some(place)) => Err(unreadable(name, &place, "none that is known".to_owned())),
+        (_, Some(place)) => Err(unreadable(name, &place, "none known".to_owned())),
     }
 }
 

@@ -81,7 +81,7 @@ impl<D: Disk> Journal<D> {
         founding: Option<&SnapshotPoint>,
         reading: ReadMode<'_>,
     ) -> Result<(Journal<D>, Recovered)> {
-        let boot = disk.boot().map_err(io("identify the boot for", "the journal"))?;
+        let boot = disk.boot().map_err(io("read the boot id for", "the journal"))?;
         let names = disk.list().map_err(io("list", "the journal"))?;
         let testimony = match names.iter().any(|name| name == sync_marker::NAME) {
             true => SyncMarker::read(&read_whole(&disk, sync_marker::NAME)?, options.disk),
@@ -127,7 +127,7 @@ impl<D: Disk> Journal<D> {
             return Err(Fault::Corrupt {
                 file: name,
                 offset: last.end,
-                what: "the log ends before the term and vote that were synced".to_owned(),
+                what: "the log lacks a term or vote that was synced".to_owned(),
                 lost: format!("{} and later", outline.last.index.next()),
                 advice: super::report::ADVICE,
             });
@@ -151,7 +151,7 @@ impl<D: Disk> Journal<D> {
                 secure(&mut file, &name, before)?;
             }
             secure(&mut file, &name, &last)?;
-            disk.sync_names().map_err(io("sync the names beside", &name))?;
+            disk.sync_names().map_err(io("sync the directory of", &name))?;
         }
         let side = SyncMarkerFile::open(&disk, options.disk, &testimony)?;
         let capacity = last.bytes.len() as u64;

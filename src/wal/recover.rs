@@ -143,7 +143,7 @@ impl Replay<'_> {
                 break;
             }
             if behind.is_empty() {
-                let what = "the segment that the last one names as its successor is missing";
+                let what = "the segment is missing, although the one before it is sealed";
                 return Err(missing(file.number + 1, what));
             }
         }
@@ -221,7 +221,7 @@ impl Replay<'_> {
         }
         if header.number != number {
             // A misdirected write, to the wrong file, leaves this too.
-            let what = format!("it says it is segment {}: it was renamed, or overwritten", header.number);
+            let what = format!("its header names segment {}: the file was renamed or overwritten", header.number);
             return Err(self.corrupt(number, 0, what, Index::ZERO));
         }
         Ok(header)
@@ -310,17 +310,17 @@ impl Replay<'_> {
             broken.begun || header.flags & format::RECYCLED == 0 || later_batch.is_some() || later_synced
         });
         let evidence = if later_batch.is_some() {
-            Some("good records of a later batch stand behind it")
+            Some("good records of a later batch follow it")
         } else if later_synced {
-            Some("a batch behind it says that it had been synced")
+            Some("a later batch records that it was synced")
         } else if place.is_some() {
-            Some("the side file says that more was synced")
+            Some("the side file `synced` records a sync beyond it")
         } else if used_behind {
             Some("the next segment is in use")
         } else if first_lost {
-            Some("this segment was opened long ago")
+            Some("this segment has no predecessor, so its beginning was synced")
         } else if broken.is_some() && options.torn_tail == TailPolicy::Refuse && !testimony.is_of_this_boot() {
-            Some("nothing proves that it was never synced, and --on-torn-tail is refuse")
+            Some("it may have been synced, and --on-torn-tail is refuse")
         } else {
             None
         };
@@ -369,7 +369,7 @@ impl Replay<'_> {
     }
 
     fn opened(&mut self) -> std::result::Result<&mut LogSummary, &'static str> {
-        self.outline.as_mut().ok_or("a segment that does not begin with what it inherits")
+        self.outline.as_mut().ok_or("a segment that does not begin with an opening record")
     }
 
     fn open(&mut self, frame: &Frame) -> std::result::Result<(), &'static str> {
@@ -381,7 +381,7 @@ impl Replay<'_> {
                 if (outline.hard, outline.last, outline.time, &outline.base)
                     != (opening.hard, opening.last, opening.time, &opening.base) =>
             {
-                Err("the segment inherits something else than was left")
+                Err("the opening record differs from the end of the segment before it")
             }
             Some(_) => Ok(()),
             None => {
@@ -532,7 +532,7 @@ fn read_batch(scan: &mut Scan, expected: Option<u64>, frames: &mut Vec<Frame>) -
             frames.push(frame);
             let batch = read.map_err(|what| (start, Flaw::Wrong(what), true, None))?;
             if expected.is_some_and(|expected| expected != batch.number) {
-                return Err((start, Flaw::Wrong("not the batch that should follow"), true, None));
+                return Err((start, Flaw::Wrong("a batch whose number does not follow the one before it"), true, None));
             }
             (batch, start.saturating_add(batch.bytes))
         }
@@ -553,7 +553,7 @@ fn read_batch(scan: &mut Scan, expected: Option<u64>, frames: &mut Vec<Frame>) -
         && frames.len() as u64 == u64::from(batch.frames) + 1
         && (batch.frames == 0 || frames.last().is_some_and(|frame| frame.checksum == batch.tail));
     if !whole {
-        return Err((start, Flaw::Wrong("a batch that does not hold what its header says"), true, None));
+        return Err((start, Flaw::Wrong("a batch that does not match its header"), true, None));
     }
     frames.remove(0);
     Ok(batch)
@@ -563,11 +563,11 @@ fn read_batch(scan: &mut Scan, expected: Option<u64>, frames: &mut Vec<Frame>) -
 fn torn(number: u64, end: u64, broken: &Break, place: Option<LogOffset>, bytes: &Bytes) -> String {
     let bytes_cut = last_written(bytes, end).map_or(0, |last| last + 1 - end);
     let known = match place {
-        Some(place) if place.segment == number => "the side file says that nothing there had been synced",
-        _ => "nothing says that it had been synced",
+        Some(place) if place.segment == number => "the side file `synced` records no sync of it",
+        _ => "no record shows that it was synced",
     };
     format!(
-        "{}: the last batch is torn at byte {} ({}), {known}: cut off {bytes_cut} bytes from {end} on",
+        "{}: the last batch is torn at byte {} ({}), and {known}: truncated {bytes_cut} bytes from {end} on",
         file_name(number),
         broken.at,
         broken.flaw
@@ -579,7 +579,7 @@ fn missing(number: u64, what: &str) -> Fault {
         file: file_name(number),
         offset: 0,
         what: what.to_owned(),
-        lost: "in it".to_owned(),
+        lost: "all in this segment".to_owned(),
         advice: ADVICE,
     }
 }

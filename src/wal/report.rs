@@ -42,7 +42,7 @@ pub struct Sealed {
 #[non_exhaustive]
 pub enum Fault {
     /// Durable data is damaged or missing.
-    #[error("{file}: byte {offset}: {what}; entries {lost}. {advice}")]
+    #[error("{file}: byte {offset}: {what}; affected entries: {lost}. {advice}")]
     Corrupt {
         /// The file.
         file: String,
@@ -56,7 +56,7 @@ pub enum Fault {
         advice: &'static str,
     },
     /// A write or sync failed. The node must not answer any request after it.
-    #[error("{action} {file}: {source}; what reached the disk is unknown, so this node must not go on")]
+    #[error("{action} {file}: {source}; it is unknown which bytes reached the disk, so this node must stop")]
     Io {
         /// The failed action.
         action: &'static str,
@@ -66,7 +66,7 @@ pub enum Fault {
         source: io::Error,
     },
     /// No room for the next segment. Everything acknowledged is safe.
-    #[error("no space left for {file}; nothing acknowledged is lost. Make room and start the node again")]
+    #[error("no space left for {file}; no acknowledged write is lost. Free disk space and start the node again")]
     Full {
         /// The file that could not be made.
         file: String,
@@ -77,11 +77,11 @@ pub enum Fault {
 }
 
 /// The advice to the operator when the log is damaged.
-pub const ADVICE: &str = "This disk has lost what it had confirmed. Leave the node down: the others go on while they \
-are a majority. Bring back a copy made since it last ran; or give its place to an empty directory: drave member remove \
-ID, then drave member add ID=HOST:PORT, then drave serve --join with an empty --data. Never start an empty or older \
-directory without that, since it would vote anew and acknowledged writes could be lost. If the others are no majority: \
-drave recover. Nothing was changed.";
+pub const ADVICE: &str = "This disk has lost data that it had acknowledged. Leave the node down: the other nodes \
+continue while they are a majority. Restore a copy made since this node last ran; or replace it by an empty \
+directory: drave member remove ID, then drave member add ID=HOST:PORT, then drave serve --join with an empty --data. \
+Never start an empty or older directory without these steps: it could vote twice in a term, and acknowledged writes \
+could be lost. If the other nodes are no majority: drave recover. Nothing was changed.";
 
 impl Fault {
     /// The exit code: 5 for damaged data, 74 for I/O, 78 for configuration.

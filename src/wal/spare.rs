@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_given_out_twice_makes_two_files() {
+    fn order_used_twice_makes_two_files() {
         let disk = SimDisk::new();
         let order = SpareOrder { name: "spare-2".to_owned(), bytes: 4096 };
         let (first, second) = (prepare(&order, &disk).unwrap(), prepare(&order, &disk).unwrap());
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spare_that_does_not_fit_leaves_nothing() {
+    fn spare_that_does_not_fit_leaves_no_file() {
         let disk = SimDisk::new();
         disk.set_capacity(Some(1000));
         let order = SpareOrder { name: "spare-2".to_owned(), bytes: 4096 };

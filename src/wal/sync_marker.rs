@@ -99,7 +99,7 @@ impl<F: DiskFile> SyncMarkerFile<F> {
             file.allocate((SLOT * SLOTS) as u64).map_err(io("allocate", NAME))?;
             file.sync_all().map_err(io("sync", NAME))?;
             disk.rename(&tmp, NAME).map_err(io("rename", NAME))?;
-            disk.sync_names().map_err(io("sync the name of", NAME))?;
+            disk.sync_names().map_err(io("sync the directory of", NAME))?;
         }
         let file = disk.open(NAME).map_err(io("open", NAME))?;
         Ok(SyncMarkerFile { file, disk: id, turn: testimony.turn })

@@ -51,15 +51,15 @@ fn read(view: &View, range: std::ops::RangeInclusive<u64>) -> Vec<Entry> {
 }
 
 #[test]
-fn what_was_synced_is_there_after_a_power_loss() {
+fn synced_entries_survive_power_loss() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);
     let mut view = recovered.view;
     for id in 1..=20 {
         push(&mut journal, &mut view, write(id, 1, id * 4 - 3..=id * 4));
     }
-    assert!(disk.list().unwrap().len() > 4, "several segments");
-    assert!(view.in_memory_len() < 40, "only the newest is in memory");
+    assert!(disk.list().unwrap().len() > 4, "the log has several segments");
+    assert!(view.in_memory_len() < 40, "only the newest segment is in memory");
     disk.crash(&mut StdRng::seed_from_u64(1), Crash::Power);
     let (_journal, again) = open(&disk);
     assert_eq!(again.heads.len(), 80);
@@ -68,13 +68,13 @@ fn what_was_synced_is_there_after_a_power_loss() {
     assert_eq!(again.base, founding());
     for view in [&view, &again.view] {
         assert_eq!(read(view, 1..=80), (1..=80).map(|index| entry(index, 1)).collect::<Vec<_>>());
-        assert_eq!(read(view, 77..=99).len(), 4, "as far as the log goes");
+        assert_eq!(read(view, 77..=99).len(), 4, "a read ends at the end of the log");
     }
     assert_eq!(again.notes, Vec::<String>::new());
 }
 
 #[test]
-fn an_append_at_a_lower_index_replaces_what_follows() {
+fn append_at_lower_index_truncates_later_entries() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);
     let mut view = recovered.view;
@@ -104,7 +104,7 @@ fn an_append_at_a_lower_index_replaces_what_follows() {
 }
 
 #[test]
-fn a_truncation_that_overtakes_the_seal_is_not_undone_by_it() {
+fn late_seal_does_not_undo_truncation() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);
     let mut view = recovered.view;
@@ -124,7 +124,7 @@ fn a_truncation_that_overtakes_the_seal_is_not_undone_by_it() {
 /// For example after a misdirected write. The next sealed segment once removed the first one's entries from memory, and
 /// a leader sent nothing to its new follower forever.
 #[test]
-fn segment_that_cannot_be_read_back_is_damage_and_its_entries_stay() {
+fn damaged_sealed_segment_keeps_its_entries_in_memory() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);
     let mut view = recovered.view;
@@ -147,7 +147,7 @@ fn segment_that_cannot_be_read_back_is_damage_and_its_entries_stay() {
 }
 
 #[test]
-fn released_segments_go_and_are_used_again() {
+fn released_segments_are_removed_or_recycled() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);
     let mut view = recovered.view;
@@ -175,7 +175,7 @@ fn released_segments_go_and_are_used_again() {
 }
 
 #[test]
-fn a_base_restarts_the_log() {
+fn snapshot_base_restarts_log() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);
     let mut view = recovered.view;
@@ -192,18 +192,18 @@ fn a_base_restarts_the_log() {
 }
 
 #[test]
-fn a_failed_sync_is_final() {
+fn failed_sync_is_final() {
     let disk = SimDisk::new();
     let (mut journal, _) = open(&disk);
     journal.append(&write(1, 1, 1..=2)).unwrap();
     disk.fail_next_sync();
     assert!(matches!(journal.sync(), Err(Fault::Io { .. })));
-    assert!(journal.sync().is_err(), "never again");
+    assert!(journal.sync().is_err(), "a failed sync is never retried");
     assert!(journal.append(&write(2, 1, 3..=3)).is_err());
 }
 
 #[test]
-fn another_nodes_journal_is_not_opened() {
+fn journal_of_another_node_is_rejected() {
     let disk = SimDisk::new();
     drop(open(&disk));
     let other = Options { node: NodeId::new(2).unwrap(), ..options() };
@@ -221,12 +221,12 @@ fn header_of_another_segment_is_damage() {
     let header = disk.seen(&format::file_name(1)).unwrap()[..format::SEGMENT_HEADER].to_vec();
     disk.open(&format::file_name(2)).unwrap().write_at(0, &header).unwrap();
     let fault = Journal::open(disk, options(), Some(&founding())).err().unwrap();
-    assert!(fault.to_string().starts_with("0000000002.wal: byte 0: it says it is segment 1"), "{fault}");
+    assert!(fault.to_string().starts_with("0000000002.wal: byte 0: its header names segment 1"), "{fault}");
     assert_eq!(fault.exit_code(), 5);
 }
 
 #[test]
-fn a_journal_that_is_gone_is_not_founded_again() {
+fn missing_journal_is_damage() {
     assert!(matches!(Journal::open(SimDisk::new(), options(), None), Err(Fault::Corrupt { .. })));
 }
 
@@ -237,7 +237,7 @@ fn fill(disk: &SimDisk) {
 
 /// baidu/braft#200: after a full disk the node stayed in error until it was restarted by hand.
 #[test]
-fn a_log_without_room_takes_the_reserve_then_waits_and_goes_on() {
+fn log_uses_reserve_on_full_disk_and_resumes() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);
     let mut view = recovered.view;
@@ -256,10 +256,13 @@ fn a_log_without_room_takes_the_reserve_then_waits_and_goes_on() {
             }
         }
     }
-    let (refused, fault) = refused.expect("two segments do not hold so much");
+    let (refused, fault) = refused.expect("the writes exceed the disk and the reserve");
     assert!(matches!(fault, Err(Fault::Full { .. })), "{fault:?}");
-    assert_eq!(disk.seen(ballast::NAME), None, "it was given up");
-    assert!(disk.list().unwrap().contains(&"0000000002.wal".to_owned()), "for the next segment");
+    assert_eq!(disk.seen(ballast::NAME), None, "the reserve was removed");
+    assert!(
+        disk.list().unwrap().contains(&"0000000002.wal".to_owned()),
+        "the next segment took the space of the reserve"
+    );
     let id = refused.id.0;
     // Everything acknowledged is still there, on a disk that is still full.
     let (_, again) = open(&disk.durable());
@@ -273,7 +276,7 @@ fn a_log_without_room_takes_the_reserve_then_waits_and_goes_on() {
 
 /// databend#18988, tikv#9886, tikv#15751: a process did not start once its disk was full.
 #[test]
-fn a_journal_opens_on_a_full_disk() {
+fn journal_opens_on_full_disk() {
     let disk = SimDisk::new();
     let (mut journal, recovered) = open(&disk);
     let mut view = recovered.view;

@@ -287,11 +287,7 @@ impl Mapped {
                 let entry = codec::read_entry(&mut Reader::new(frame.body))
                     .map_err(|malformed| self.damage(here, Flaw::Wrong(malformed.0), index))?;
                 if entry.position.index != index {
-                    return Err(self.damage(
-                        here,
-                        Flaw::Wrong("another entry than the one that was looked for"),
-                        index,
-                    ));
+                    return Err(self.damage(here, Flaw::Wrong("an entry with another index than expected"), index));
                 }
                 if !visit(entry) {
                     return Ok(false);
@@ -319,7 +315,7 @@ mod tests {
     use crate::types::{ClusterTime, Payload, Position, Term};
 
     #[test]
-    fn places_of_entries_that_are_gone_are_given_back() {
+    fn release_frees_memory_of_entries() {
         let mut view = View::new(Index::ZERO);
         for index in 1..=100_000 {
             view.push_entry(codec::entry(Position::new(Index(index), Term(1)), ClusterTime(0), Payload::Noop));

@@ -73,7 +73,7 @@ pub(super) fn read_change(reader: &mut Reader) -> Result<Change, Malformed> {
                 (STAYS, None) => PendingRole::Stays,
                 (RISES, None) => PendingRole::Promote,
                 (SUCCEEDS, Some(old)) => PendingRole::Replace(old),
-                _ => return Err(Malformed("unknown prospect of a member")),
+                _ => return Err(Malformed("unknown pending role of a member")),
             };
             let disk = Some(reader.u64()?).filter(|disk| *disk != 0).map(DiskId);
             Change::Add { id, address: reader.string(ADDRESS_BYTES_MAX)?, disk, prospect }
@@ -89,7 +89,7 @@ pub(super) fn read_change(reader: &mut Reader) -> Result<Change, Malformed> {
         }
         MOVE => Change::Move { id: reader.node_id()?, address: reader.string(ADDRESS_BYTES_MAX)? },
         ABORT => Change::Abort,
-        _ => return Err(Malformed("unknown change of members")),
+        _ => return Err(Malformed("unknown membership change")),
     })
 }
 
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_come_back_as_they_were_and_cut_ones_do_not() {
+    fn membership_change_round_trips_and_truncated_one_is_rejected() {
         for change in samples() {
             let mut out = BytesMut::new();
             put_change(&mut out, &change);

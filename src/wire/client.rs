@@ -180,7 +180,7 @@ pub(super) fn read_request(reader: &mut Reader) -> Result<Request, Malformed> {
         PROPOSE => {
             let op = kept(reader.rest());
             match Op::read(&op)? {
-                Op::Tick => Err(Malformed("an operation of a leader's own")),
+                Op::Tick => Err(Malformed("an operation that only a leader may propose")),
                 Op::Open { .. } | Op::Execute { .. } | Op::Close { .. } => Ok(Request::Propose { op }),
             }
         }
@@ -235,7 +235,7 @@ pub fn put_reply(out: &mut BytesMut, reply: &Reply) {
         }
         Reply::Status(status) => {
             out.put_u8(HOW_IT_IS);
-            serde_json::to_writer(out.writer(), status).expect("a status has only string keys, and memory takes it");
+            serde_json::to_writer(out.writer(), status).expect("a status has string keys, and memory does not fail");
         }
         Reply::Refused(refusal) => {
             out.put_u8(REFUSED);
@@ -273,8 +273,7 @@ pub(super) fn read_reply(reader: &mut Reader) -> Result<Reply, Malformed> {
         DONE => Reply::Done { position: reader.position()?, outcome: read_outcome(reader)? },
         ANSWER => Reply::Answer { applied: Index(reader.u64()?), answer: reader.rest() },
         HOW_IT_IS => {
-            let status: Status =
-                serde_json::from_slice(&reader.rest()).map_err(|_| Malformed("a status that is not one"))?;
+            let status: Status = serde_json::from_slice(&reader.rest()).map_err(|_| Malformed("invalid status"))?;
             Reply::Status(Box::new(status))
         }
         REFUSED => Reply::Refused(read_refusal(reader)?),
@@ -396,7 +395,7 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal, Malformed> {
             let node = reader.node_id()?;
             let count = usize::from(reader.u8()?);
             if count > MEMBERS_MAX {
-                return Err(Malformed("more members than there may be"));
+                return Err(Malformed("too many members"));
             }
             // Memory grows with the actual bytes, not with the count.
             let members = (0..count).map(|_| reader.string(ADDRESS_BYTES_MAX)).collect::<Result<_, _>>()?;
@@ -419,7 +418,7 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
 
-    fn whole(put: impl FnOnce(&mut BytesMut)) -> Frame {
+    fn encode_frame(put: impl FnOnce(&mut BytesMut)) -> Frame {
         let mut out = BytesMut::new();
         put(&mut out);
         FrameReader::default().next(&mut out).unwrap().unwrap()
@@ -530,24 +529,24 @@ mod tests {
     }
 
     #[test]
-    fn requests_come_back_as_they_were() {
+    fn request_round_trips() {
         for (id, request) in (5..).zip(requests()) {
-            let frame = whole(|out| put_request_frame(out, id, id % 2 == 0, &request));
+            let frame = encode_frame(|out| put_request_frame(out, id, id % 2 == 0, &request));
             assert!(frame.content.len() <= 9 + request_size(&request));
             assert_eq!(read_request_frame(frame), Ok(Numbered { id, forward: id % 2 == 0, request }));
         }
     }
 
     #[test]
-    fn replies_come_back_as_they_were() {
+    fn reply_round_trips() {
         for (id, reply) in (5..).zip(replies()) {
-            let frame = whole(|out| put_reply_frame(out, id, &reply));
+            let frame = encode_frame(|out| put_reply_frame(out, id, &reply));
             assert_eq!(read_reply_frame(frame), Ok((id, reply)));
         }
     }
 
     #[test]
-    fn an_operation_is_checked_and_keeps_little_more_than_itself() {
+    fn invalid_operation_is_rejected_and_small_one_is_copied() {
         let execute = |bytes| {
             let command = Bytes::from(vec![7; bytes]);
             Request::Propose {
@@ -556,28 +555,28 @@ mod tests {
         };
         // A slice keeps all received bytes in memory.
         for (bytes, slice) in [(100, false), (60_000, true)] {
-            let frame = whole(|out| put_request_frame(out, 1, false, &execute(bytes)));
+            let frame = encode_frame(|out| put_request_frame(out, 1, false, &execute(bytes)));
             let received = frame.content.clone();
             let Request::Propose { op } = read_request_frame(frame).unwrap().request else { panic!() };
             assert_eq!(received.as_ptr_range().contains(&op.as_ptr()), slice, "{bytes}");
         }
         let bad = Request::Propose { op: Bytes::from_static(b"\xffnonsense") };
-        assert!(read_request_frame(whole(|out| put_request_frame(out, 1, false, &bad))).is_err());
+        assert!(read_request_frame(encode_frame(|out| put_request_frame(out, 1, false, &bad))).is_err());
     }
 
     proptest! {
         #[test]
-        fn garbage_is_an_error_and_nothing_worse(bytes: Vec<u8>) {
+        fn garbage_input_does_not_panic(bytes: Vec<u8>) {
             let content = Bytes::from(bytes);
             let _either = read_request_frame(Frame { kind: FrameKind::Request, content: content.clone() });
             let _either = read_reply_frame(Frame { kind: FrameKind::Reply, content });
         }
 
         #[test]
-        fn a_changed_byte_or_a_cut_is_an_error_or_another_reply(
+        fn corrupt_or_truncated_reply_does_not_panic(
             which in 0..replies().len(), at: prop::sample::Index, byte: u8, cut in any::<bool>(),
         ) {
-            let mut bytes = whole(|out| put_reply_frame(out, 1, &replies()[which])).content.to_vec();
+            let mut bytes = encode_frame(|out| put_reply_frame(out, 1, &replies()[which])).content.to_vec();
             let at = at.index(bytes.len());
             if cut { bytes.truncate(at) } else { bytes[at] = byte }
             let _either = read_reply_frame(Frame { kind: FrameKind::Reply, content: bytes.into() });

@@ -7,7 +7,7 @@ use crate::codec::Malformed;
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum WireError {
     /// A frame, or the sum of its pieces, exceeds its limit.
-    #[error("a frame of {length} bytes; at most {limit} are allowed")]
+    #[error("a frame has {length} bytes; the limit is {limit}")]
     TooLong {
         /// Its length in bytes.
         length: u64,
@@ -15,13 +15,13 @@ pub enum WireError {
         limit: u64,
     },
     /// The bytes are corrupt.
-    #[error("a frame whose checksum is wrong")]
+    #[error("the checksum of a frame does not match")]
     Checksum,
     /// A piece does not continue the frame in progress, or its flags are invalid.
-    #[error("a piece of a frame out of place")]
+    #[error("a piece of a frame is out of sequence")]
     OutOfPlace,
     /// A kind that is unknown, or not allowed here.
-    #[error("a frame of kind {0}, which may not come here")]
+    #[error("a frame of kind {0} is not allowed here")]
     Kind(u8),
     /// The content cannot be decoded.
     #[error("malformed: {0}")]

@@ -91,7 +91,7 @@ pub fn put_frame(out: &mut BytesMut, kind: FrameKind, content: impl FnOnce(&mut 
 
 /// Appends the piece of a long content that begins at `from`; returns its end, the content's length for the last piece.
 pub fn put_piece(out: &mut BytesMut, kind: FrameKind, content: &[u8], from: usize) -> usize {
-    assert!(content.len() as u64 <= FRAME_BYTES_MAX, "nothing is made that may not travel");
+    assert!(content.len() as u64 <= FRAME_BYTES_MAX, "the content of a frame is at most FRAME_BYTES_MAX");
     let upto = content.len().min(from + PIECE_MAX);
     let flags = if upto == content.len() { PIECE | LAST } else { PIECE };
     let start = out.len();
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn long_frames_come_in_pieces_and_short_ones_pass_between() {
+    fn short_frame_overtakes_long_frame_in_pieces() {
         let long: Vec<u8> = (0..3 * PIECE_MAX + 7).map(|i| i as u8).collect();
         let mut out = BytesMut::new();
         let next = put_piece(&mut out, FrameKind::Raft, &long, 0);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn two_frames_in_pieces_never_mix() {
+    fn interleaved_long_frames_are_rejected() {
         let long = vec![0; PIECE_MAX + 1];
         let mut out = BytesMut::new();
         put_piece(&mut out, FrameKind::Raft, &long, 0);
@@ -236,14 +236,14 @@ mod tests {
     }
 
     #[test]
-    fn a_length_is_checked_before_anything_else() {
+    fn frame_length_is_checked_first() {
         // "GET / HTTP" as a length is half a gigabyte.
         let mut input = BytesMut::from(&b"GET / HTTP/1.1\r\n"[..]);
         assert!(matches!(FrameReader::default().next(&mut input), Err(WireError::TooLong { .. })));
     }
 
     #[test]
-    fn endless_pieces_end_at_the_limit() {
+    fn pieces_beyond_frame_limit_are_rejected() {
         let piece = vec![0; PIECE_MAX + 1];
         let mut reader = FrameReader::default();
         let mut pieces = 0;
@@ -261,7 +261,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn frames_come_back_however_they_are_cut(
+        fn frames_split_anywhere_parse_the_same(
             contents in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8),
             cut in 1..50usize,
         ) {
@@ -280,7 +280,7 @@ mod tests {
         }
 
         #[test]
-        fn a_flipped_bit_is_never_taken_for_a_frame(content: Vec<u8>, at: prop::sample::Index, bit in 0..8) {
+        fn frame_with_flipped_bit_is_never_accepted(content: Vec<u8>, at: prop::sample::Index, bit in 0..8) {
             let mut out = framed(FrameKind::Reply, &content);
             let at = at.index(out.len());
             out[at] ^= 1u8 << bit;
@@ -288,7 +288,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_an_error_and_nothing_worse(bytes: Vec<u8>) {
+        fn garbage_input_does_not_panic(bytes: Vec<u8>) {
             let _either = FrameReader::default().next(&mut BytesMut::from(&bytes[..]));
         }
     }

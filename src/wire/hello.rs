@@ -210,12 +210,12 @@ impl Hello {
     pub fn read(frame: Frame) -> Result<Hello, WireError> {
         let mut reader = content(frame, FrameKind::Hello)?;
         if reader.bytes(MAGIC.len())? != MAGIC[..] {
-            return Err(Malformed("not this protocol").into());
+            return Err(Malformed("the magic bytes are not those of this protocol").into());
         }
         let (version_min, version_max) = (reader.u16()?, reader.u16()?);
         let (role, zero, group) = (reader.u8()?, reader.u8()?, reader.u32()?);
         if (zero, group) != (0, 0) {
-            return Err(Malformed("a group: there are none yet").into());
+            return Err(Malformed("the reserved byte and the group must be zero").into());
         }
         let cluster = Some(reader.u64()?).filter(|id| *id != 0).map(ClusterId);
         let (node, disk, target) = (reader.node()?, DiskId(reader.u64()?), reader.node()?);
@@ -228,7 +228,7 @@ impl Hello {
             (1, Some(node)) => CallerKind::Peer { node, disk, run, holds },
             (2, None) => CallerKind::Client,
             (3, None) => CallerKind::Operator,
-            _ => return Err(Malformed("neither peer nor client").into()),
+            _ => return Err(Malformed("the caller is neither peer nor client").into()),
         };
         reader.end()?;
         Ok(Hello { version_min, version_max, cluster, caller, target, machine, address, redis })
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn hellos_come_back_as_they_were() {
+    fn hello_and_welcome_round_trip() {
         let holds = Holds { log: Some(LogId(3)), configured: Position::new(Index(8), Term(2)) };
         let peer =
             Hello::peer(ClusterId(9), id(1), DiskId(77), Run { id: 5, starts: 6 }, id(2)).at("a:1").holding(holds);
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hello_cut_anywhere_is_not_one() {
+    fn truncated_hello_is_rejected() {
         let whole = through_the_wire(|out| Hello::client().put(out));
         for cut in 0..whole.content.len() {
             let frame = Frame { kind: FrameKind::Hello, content: whole.content.slice(..cut) };
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_reserved_is_zero() {
+    fn nonzero_reserved_byte_is_rejected() {
         let whole = through_the_wire(|out| Hello::client().put(out)).content;
         for at in 11..16 {
             let mut bytes = whole.to_vec();
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_meet_or_do_not() {
+    fn highest_common_version_is_negotiated() {
         let speaks = |version_min, version_max| Hello { version_min, version_max, ..Hello::client() }.version();
         assert_eq!(speaks(1, VERSION_MAX + 1), Some(VERSION_MAX));
         assert_eq!(speaks(VERSION_MAX + 1, VERSION_MAX + 2), None);

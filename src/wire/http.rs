@@ -331,7 +331,7 @@ pub fn put_response(out: &mut BytesMut, response: &Response<'_>, manner: Respons
     // Writing to a vector cannot fail.
     let _always = write!(head, "HTTP/1.1 {status} {}\r\n{ALWAYS}", reason(*status));
     for (name, value) in *fields {
-        debug_assert!(!value.bytes().any(|byte| byte.is_ascii_control()), "a field is one line");
+        debug_assert!(!value.bytes().any(|byte| byte.is_ascii_control()), "a header field has no control characters");
         let _always = write!(head, "{name}: {value}\r\n");
     }
     if *status != 204 {

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_log_level_comes_back_as_it_was() {
+    fn log_level_request_round_trips_and_unknown_is_rejected() {
         let sets = LogLevel::ALL.map(LogLevelRequest::Set);
         for request in sets.into_iter().chain([LogLevelRequest::Read, LogLevelRequest::Reset]) {
             let mut out = BytesMut::new();

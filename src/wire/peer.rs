@@ -306,7 +306,7 @@ fn read_append(reader: &mut Reader, term: Term) -> Result<Message, Malformed> {
     let probe = reader.u64()?;
     let count = reader.u32()? as usize;
     if count > APPEND_ENTRIES_MAX {
-        return Err(Malformed("more entries than an append may hold"));
+        return Err(Malformed("too many entries in one AppendEntries"));
     }
     // Reserves no more than the bytes can really hold, whatever the count is.
     let mut entries: Vec<Entry> = Vec::with_capacity(count.min(reader.left() / ENTRY_HEADER));
@@ -316,7 +316,7 @@ fn read_append(reader: &mut Reader, term: Term) -> Result<Message, Malformed> {
         let entry = read_entry(&mut reader)?;
         let after = entry.position;
         if after.index != before.index.next() || after.term < before.term || after.term > term {
-            return Err(Malformed("entries that do not follow one another"));
+            return Err(Malformed("entries are not consecutive"));
         }
         before = after;
         entries.push(entry);
@@ -330,7 +330,7 @@ fn read_chunk(reader: &mut Reader) -> Result<Message, Malformed> {
     let (total, offset) = (sane(reader.u64()?)?, sane(reader.u64()?)?);
     let bytes = reader.blob(CHUNK_BYTES)?;
     if offset + bytes.len() as u64 > total {
-        return Err(Malformed("a piece that reaches beyond its snapshot"));
+        return Err(Malformed("a chunk extends beyond the end of its snapshot"));
     }
     Ok(Message::InstallSnapshot(SnapshotChunk { snapshot, total, offset, bytes }))
 }
@@ -347,7 +347,7 @@ fn position(reader: &mut Reader) -> Result<Position, Malformed> {
 }
 
 fn sane(number: u64) -> Result<u64, Malformed> {
-    if number < SANE { Ok(number) } else { Err(Malformed("a term or index no log can have")) }
+    if number < SANE { Ok(number) } else { Err(Malformed("a term or index is out of range")) }
 }
 
 #[cfg(test)]
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_come_back_as_they_were_and_cut_ones_do_not() {
+    fn peer_frame_round_trips_and_truncated_one_is_rejected() {
         for frame in samples() {
             let mut out = BytesMut::new();
             frame.put(&mut out);
@@ -452,14 +452,14 @@ mod tests {
     }
 
     #[test]
-    fn entries_must_follow_one_another() {
+    fn append_with_gap_or_falling_term_is_rejected() {
         let noop = |index, term| entry(index, term, Payload::Noop);
         for (why, prev, entries) in [
-            ("a gap", (3, 1), vec![noop(5, 1)]),
-            ("a gap within", (3, 1), vec![noop(4, 1), noop(6, 1)]),
-            ("twice the same", (3, 1), vec![noop(4, 1), noop(4, 1)]),
-            ("a term that falls", (3, 2), vec![noop(4, 1)]),
-            ("a term beyond the sender's", (3, 1), vec![noop(4, 4)]),
+            ("a gap after prev", (3, 1), vec![noop(5, 1)]),
+            ("a gap between entries", (3, 1), vec![noop(4, 1), noop(6, 1)]),
+            ("the same index twice", (3, 1), vec![noop(4, 1), noop(4, 1)]),
+            ("a falling term", (3, 2), vec![noop(4, 1)]),
+            ("a term above the sender's", (3, 1), vec![noop(4, 4)]),
         ] {
             let frame = raft(3, append(prev, entries));
             assert!(read(FrameKind::Raft, content(&frame)).is_err(), "{why}");
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn an_append_keeps_little_more_than_itself() {
+    fn small_payload_is_copied_and_large_one_is_sliced() {
         for (bytes, slice) in [(100, false), (60_000, true)] {
             let payload = Payload::Opaque(Bytes::from(vec![7; bytes]));
             let received = content(&raft(3, append((3, 1), vec![entry(4, 2, payload)])));
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_not_believed() {
+    fn entry_count_beyond_content_is_rejected() {
         let mut out = BytesMut::new();
         out.put_slice(&content(&raft(3, append((3, 1), vec![]))));
         let at = out.len() - 4;
@@ -494,12 +494,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_is_an_error_and_nothing_worse(which in 0..19usize, bytes: Vec<u8>) {
+        fn garbage_input_does_not_panic(which in 0..19usize, bytes: Vec<u8>) {
             let _either = read(samples()[which].kind(), bytes.into());
         }
 
         #[test]
-        fn a_changed_byte_is_an_error_or_another_message(which in 0..19usize, at: prop::sample::Index, byte: u8) {
+        fn frame_with_changed_byte_is_rejected_or_round_trips(which in 0..19usize, at: prop::sample::Index, byte: u8) {
             let frame = &samples()[which];
             let mut bytes = content(frame).to_vec();
             let at = at.index(bytes.len());

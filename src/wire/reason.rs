@@ -16,15 +16,15 @@ pub enum Reason {
     #[error("another node answers at this address")]
     Target = 3,
     /// The caller is a peer that is not a member.
-    #[error("not a member of this cluster: never added, or removed; `drave member add` makes it one")]
+    #[error("not a member of this cluster: never added, or removed; add it with `drave member add`")]
     Stranger = 4,
     /// The caller has the id of the node it dials.
-    #[error("it bears this node's own id")]
+    #[error("the connecting node has this node's own id")]
     Double = 5,
     /// The caller is a peer with another disk than before.
     #[error(
         "another disk than this node had: an empty or older directory must never run under an id that was in use; \
-         bring back the one it had, or `drave member remove` it and `drave member add` it again"
+         restore its former directory, or `drave member remove` it and `drave member add` it again"
     )]
     Disk = 8,
     /// Another process uses the peer's identity.
@@ -34,12 +34,12 @@ pub enum Reason {
     )]
     Twin = 9,
     /// The caller is a peer without a certificate, and certificates are required.
-    #[error("a node has to show a certificate here: start it with --tls-cert, --tls-key and --tls-ca")]
+    #[error("a node must present a certificate here: start it with --tls-cert, --tls-key and --tls-ca")]
     Unproven = 10,
     /// The caller belongs to another log.
     #[error(
-        "this node belongs to another log: one of the two was founded anew, recovered or restored; a node of the one \
-         never becomes a node of the other with the directory it has"
+        "this node belongs to another log: one of the two was founded anew, recovered or restored; a node never \
+         moves from one log to the other with its present directory"
     )]
     Log = 11,
     /// The caller uses another state machine.

@@ -35,7 +35,7 @@ pub struct Host {
     pub disk_delay: Duration,
 }
 
-enum Happens {
+enum Event {
     Arrives(Envelope),
     Synced(NodeId, WriteId),
 }
@@ -46,7 +46,7 @@ pub struct Cluster {
     /// The nodes that start with the founding membership; the others start with an empty one.
     pub founders: BTreeSet<NodeId>,
     pub options: Options,
-    queue: BTreeMap<(Time, u64), Happens>,
+    queue: BTreeMap<(Time, u64), Event>,
     order: u64,
     /// One-way cuts.
     pub cut: BTreeSet<(NodeId, NodeId)>,
@@ -173,14 +173,14 @@ impl Cluster {
     pub fn force(&mut self, node: NodeId, change: Change, force: bool) -> Result<Position, Refusal> {
         let now = self.now;
         let outcome = self.core(node).reconfigure(now, &change, force);
-        self.turn(node);
+        self.process_ready(node);
         outcome
     }
 
     pub fn transfer(&mut self, node: NodeId, to: Option<NodeId>) -> Result<NodeId, Refusal> {
         let now = self.now;
         let outcome = self.core(node).transfer(now, to);
-        self.turn(node);
+        self.process_ready(node);
         outcome
     }
 
@@ -224,18 +224,18 @@ impl Cluster {
     }
 
     pub fn propose(&mut self, node: NodeId, text: &str) -> Position {
-        self.until("its log is agreed", |c| c.raft(node).accepts_commands() || !c.raft(node).leads());
+        self.until("the log is agreed", |c| c.raft(node).accepts_commands() || !c.raft(node).leads());
         let now = self.now;
         let host = self.hosts.get_mut(&node).unwrap();
         let position = host.raft.as_mut().unwrap().propose(now, command(text)).unwrap();
-        self.turn(node);
+        self.process_ready(node);
         position
     }
 
     pub fn read(&mut self, node: NodeId) -> ReadId {
         let host = self.hosts.get_mut(&node).unwrap();
         let read = host.raft.as_mut().unwrap().read().unwrap();
-        self.turn(node);
+        self.process_ready(node);
         read
     }
 
@@ -244,11 +244,11 @@ impl Cluster {
         if let Some(raft) = &mut self.hosts.get_mut(&node).unwrap().raft {
             raft.lost(now, peer);
         }
-        self.turn(node);
+        self.process_ready(node);
     }
 
     /// Executes the output of a node.
-    pub fn turn(&mut self, node: NodeId) {
+    pub fn process_ready(&mut self, node: NodeId) {
         let now = self.now;
         let host = self.hosts.get_mut(&node).unwrap();
         let Some(raft) = &mut host.raft else { return };
@@ -262,7 +262,7 @@ impl Cluster {
             }
             let id = write.id;
             host.unsynced.push(write);
-            self.later(delay, Happens::Synced(node, id));
+            self.schedule(delay, Event::Synced(node, id));
         }
         let host = self.hosts.get_mut(&node).unwrap();
         host.notes.extend(ready.notes);
@@ -286,14 +286,14 @@ impl Cluster {
             self.sent.push((now, envelope.clone()));
             if !self.cut.contains(&pair) && self.hosts.contains_key(&envelope.to) {
                 let delay = self.delay.get(&pair).copied().unwrap_or(ms(1));
-                self.later(delay, Happens::Arrives(envelope));
+                self.schedule(delay, Event::Arrives(envelope));
             }
         }
     }
 
-    fn later(&mut self, delay: Duration, happens: Happens) {
+    fn schedule(&mut self, delay: Duration, event: Event) {
         self.order += 1;
-        self.queue.insert((self.now + delay, self.order), happens);
+        self.queue.insert((self.now + delay, self.order), event);
     }
 
     /// Runs for that much time.
@@ -308,7 +308,7 @@ impl Cluster {
             }
             self.now = self.now.max(tick.min(next));
             if next <= tick {
-                self.happen();
+                self.handle_event();
             } else {
                 for node in self.ids() {
                     let now = self.now;
@@ -316,18 +316,18 @@ impl Cluster {
                         Some(raft) if raft.deadline() <= now => raft.tick(now),
                         _ => continue,
                     }
-                    self.turn(node);
+                    self.process_ready(node);
                 }
             }
         }
         self.now = until;
     }
 
-    fn happen(&mut self) {
+    fn handle_event(&mut self) {
         let now = self.now;
-        let (_, happens) = self.queue.pop_first().unwrap();
-        let node = match happens {
-            Happens::Arrives(envelope) => {
+        let (_, event) = self.queue.pop_first().unwrap();
+        let node = match event {
+            Event::Arrives(envelope) => {
                 let to = envelope.to;
                 match &mut self.hosts.get_mut(&to).unwrap().raft {
                     Some(raft) => raft.receive(now, envelope),
@@ -335,7 +335,7 @@ impl Cluster {
                 }
                 to
             }
-            Happens::Synced(node, write) => {
+            Event::Synced(node, write) => {
                 let host = self.hosts.get_mut(&node).unwrap();
                 let Some(raft) = &mut host.raft else { return };
                 let synced = host.unsynced.iter().take_while(|unsynced| unsynced.id <= write).count();
@@ -353,7 +353,7 @@ impl Cluster {
                 node
             }
         };
-        self.turn(node);
+        self.process_ready(node);
     }
 
     /// Runs until the condition holds; panics if it takes longer than ten seconds.
@@ -368,7 +368,7 @@ impl Cluster {
     }
 
     pub fn elect(&mut self) -> NodeId {
-        self.until("a leader that all follow", |cluster| {
+        self.until("all reachable nodes follow a leader", |cluster| {
             let Some(leader) = cluster.leader() else { return false };
             let reachable = |node: &NodeId| !cluster.cut.contains(&(leader, *node));
             let follows = |node: &NodeId| match &cluster.hosts[node].raft {
@@ -382,7 +382,7 @@ impl Cluster {
 
     /// The leader, once all members follow it.
     pub fn elect_among_members(&mut self) -> NodeId {
-        self.until("a leader that all members follow", |cluster| {
+        self.until("all members follow a leader", |cluster| {
             let Some(leader) = cluster.leader() else { return false };
             let mut members = cluster.raft(leader).membership().ids();
             members.all(|node| cluster.hosts[&node].raft.as_ref().is_none_or(|raft| raft.leader() == Some(leader)))

@@ -17,7 +17,7 @@ enum Fault {
     SlowDisk,
 }
 
-fn befall(cluster: &mut Cluster, node: NodeId, fault: Fault) {
+fn inject_fault(cluster: &mut Cluster, node: NodeId, fault: Fault) {
     let others: Vec<NodeId> = cluster.ids().into_iter().filter(|other| *other != node).collect();
     match fault {
         Fault::Nothing => {}
@@ -35,13 +35,13 @@ fn committed(nodes: u64, of_leader: bool, fault: Fault) -> u64 {
     let leader = cluster.elect();
     cluster.run(ms(50));
     let victim = cluster.ids().into_iter().find(|node| (*node == leader) == of_leader).unwrap();
-    befall(&mut cluster, victim, fault);
+    inject_fault(&mut cluster, victim, fault);
     for _ in 0..10_000 {
         let now = cluster.now;
         if let Some(leads) = cluster.leader() {
             // Refused or not: a refused client would retry.
             let _taken_or_not = cluster.core(leads).propose(now, command("x"));
-            cluster.turn(leads);
+            cluster.process_ready(leads);
         }
         cluster.run(ms(1));
     }
@@ -53,7 +53,7 @@ fn committed(nodes: u64, of_leader: bool, fault: Fault) -> u64 {
 /// lasted. Here it costs one election if that node was the leader, and next to nothing otherwise: the others commit
 /// nine tenths of the entries that they commit without faults.
 #[test]
-fn whatever_ails_one_node_the_others_go_on() {
+fn fault_of_one_node_does_not_stop_commits() {
     for nodes in [3, 5] {
         let well = committed(nodes, true, Fault::Nothing);
         assert!(well > 9_900, "{well}");
@@ -71,29 +71,29 @@ fn whatever_ails_one_node_the_others_go_on() {
 /// voter and commits entries alone, and the others elect another leader. Here it needs the majority that it cannot
 /// reach.
 #[test]
-fn a_leader_on_an_island_changes_nothing_alone() {
+fn isolated_leader_cannot_commit_a_change() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     cluster.run(ms(50));
     cluster.isolate(leader);
     let alone = Change::Voters(BTreeSet::from([leader]));
-    cluster.force(leader, alone, true).expect("it may be asked to, even so");
+    cluster.force(leader, alone, true).expect("a forced change is accepted");
     let began = cluster.raft(leader).configured();
     cluster.run(ms(5000));
     assert!(cluster.raft(leader).log().commit() < began && !cluster.raft(leader).leads());
-    let rest = cluster.leader().expect("the others have a leader");
+    let rest = cluster.leader().expect("a leader of the other nodes");
     let position = cluster.propose(rest, "without it");
     cluster.run(ms(50));
     assert!(cluster.raft(rest).log().commit() >= position.index);
     cluster.heal();
-    cluster.until("it follows", |c| c.raft(leader).log().last() == c.raft(rest).log().last());
+    cluster.until("the old leader follows", |c| c.raft(leader).log().last() == c.raft(rest).log().last());
     assert_eq!(cluster.raft(leader).membership().voters, BTreeSet::from([id(1), id(2), id(3)]));
 }
 
 /// cowsql#150 and camunda#57386: a node checked candidates against its own view of the membership, and a cluster whose
 /// nodes knew different configurations never had a leader again. Here a vote depends on the candidate's log.
 #[test]
-fn a_vote_does_not_depend_on_who_the_voter_thinks_is_a_member() {
+fn vote_does_not_depend_on_the_voters_membership_view() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     cluster.run(ms(50));
@@ -106,21 +106,21 @@ fn a_vote_does_not_depend_on_who_the_voter_thinks_is_a_member() {
     let message = Message::RequestVote { last, ask: VoteKind::Vote };
     let envelope = cluster.envelope(stranger, voter, term, message);
     cluster.core(voter).receive(now, envelope);
-    cluster.turn(voter);
+    cluster.process_ready(voter);
     assert_eq!((cluster.raft(voter).vote(), cluster.raft(voter).term()), (Some(Vote::new(stranger, None)), term));
 }
 
 /// canonical/raft#250 and sofa-jraft#1, the other half: the configuration before the truncated one is in no entry any
 /// more, because a snapshot has replaced those entries.
 #[test]
-fn a_configuration_rolls_back_to_the_one_that_a_snapshot_holds() {
+fn configuration_rolls_back_to_that_of_the_snapshot() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     cluster.join(4);
     let add = |n: u64| Change::Add { id: id(n), address: format!("h{n}:1"), disk: None, prospect: PendingRole::Stays };
     cluster.run(ms(50));
     cluster.change(leader, add(4)).unwrap();
-    cluster.until("it is settled", |c| c.raft(leader).log().commit() >= c.raft(leader).configured());
+    cluster.until("the configuration is committed", |c| c.raft(leader).log().commit() >= c.raft(leader).configured());
     cluster.propose(leader, "behind it");
     cluster.run(ms(50));
     let settled = cluster.raft(leader).membership().clone();
@@ -138,21 +138,21 @@ fn a_configuration_rolls_back_to_the_one_that_a_snapshot_holds() {
     let from = cluster.ids().into_iter().find(|node| *node != leader).unwrap();
     let envelope = cluster.envelope(from, leader, term, message);
     cluster.core(leader).receive(now, envelope);
-    cluster.turn(leader);
+    cluster.process_ready(leader);
     assert_eq!(*cluster.raft(leader).membership(), settled);
 }
 
 /// Right after an election a leader has received messages from its voters only: it chooses none of the other nodes as
 /// transfer target, and waits for none of them.
 #[test]
-fn nobody_takes_over_who_has_not_spoken_in_this_term() {
+fn transfer_target_has_responded_in_this_term() {
     let mut cluster = Cluster::new(5);
     let first = cluster.elect();
     cluster.run(ms(50));
     let dead = cluster.ids().into_iter().find(|node| *node != first).unwrap();
     cluster.crash(dead);
     cluster.crash(first);
-    cluster.until("another leads", |c| c.leader().is_some());
+    cluster.until("another node leads", |c| c.leader().is_some());
     let leader = cluster.leader().unwrap();
     for gone in [dead, first] {
         let refused = cluster.transfer(leader, Some(gone));
@@ -161,15 +161,15 @@ fn nobody_takes_over_who_has_not_spoken_in_this_term() {
             "{refused:?}"
         );
     }
-    let to = cluster.transfer(leader, None).expect("those who voted for it are there");
+    let to = cluster.transfer(leader, None).expect("a voter that granted its vote");
     assert!(![dead, first, leader].contains(&to));
-    cluster.until("it leads", |c| c.raft(to).leads());
+    cluster.until("the target leads", |c| c.raft(to).leads());
 }
 
 /// An entry that fits on no majority of the disks could neither be committed nor aborted, and all entries behind it
 /// would wait. So the leader rejects it, and sends no follower more than its disk can take.
 #[test]
-fn a_leader_lets_in_what_most_disks_have_room_for_and_sends_to_each_what_it_takes() {
+fn leader_accepts_and_sends_only_entries_that_fit_the_disks() {
     let mut cluster = Cluster::new(3);
     cluster.options.reserve_bytes = 1000;
     for node in cluster.ids() {
@@ -185,27 +185,30 @@ fn a_leader_lets_in_what_most_disks_have_room_for_and_sends_to_each_what_it_take
     let admits = |cluster: &Cluster, bytes, frees| cluster.raft(leader).has_room_for(cluster.now, bytes, frees);
 
     says(&mut cluster, others[0], 5000);
-    assert!(admits(&cluster, 1 << 20, false), "two have room");
+    assert!(admits(&cluster, 1 << 20, false), "a majority has room");
     for _ in 0..40 {
         cluster.propose(leader, &"x".repeat(200));
     }
     cluster.run(ms(200));
     let held = |cluster: &Cluster, node: NodeId| cluster.raft(node).log().last().index;
     assert_eq!(held(&cluster, others[1]), held(&cluster, leader));
-    assert!(held(&cluster, others[0]) < held(&cluster, leader), "it is sent what it takes");
-    assert!(held(&cluster, others[0]) > Index(10), "and all of that");
+    assert!(held(&cluster, others[0]) < held(&cluster, leader), "a follower is sent only what fits");
+    assert!(held(&cluster, others[0]) > Index(10), "a follower is sent all that fits");
 
     says(&mut cluster, others[1], 5000);
-    assert!(!admits(&cluster, 4000, false) && admits(&cluster, 3900, false), "the reserve is kept");
-    assert!(!admits(&cluster, 4500, true) && admits(&cluster, 4400, true), "half of it from what frees room");
+    assert!(!admits(&cluster, 4000, false) && admits(&cluster, 3900, false), "the reserve is kept free");
+    assert!(
+        !admits(&cluster, 4500, true) && admits(&cluster, 4400, true),
+        "half of the reserve from commands that free room"
+    );
     says(&mut cluster, leader, 1000);
-    assert!(!admits(&cluster, 1, false), "ours counts whoever else has room");
+    assert!(!admits(&cluster, 1, false), "the leader's own disk must have room");
     says(&mut cluster, leader, 1 << 40);
     cluster.crash(others[1]);
     cluster.run(ms(400));
-    assert!(!admits(&cluster, 1, false), "who is not heard does not count");
+    assert!(!admits(&cluster, 1, false), "a silent follower does not count");
 
     cluster.start(others[1]);
     says(&mut cluster, others[0], 1 << 40);
-    assert_eq!(held(&cluster, others[0]), held(&cluster, leader), "there is room, and all is sent");
+    assert_eq!(held(&cluster, others[0]), held(&cluster, leader), "with room, all entries are sent");
 }

@@ -27,15 +27,15 @@ fn is_settled(cluster: &Cluster, node: NodeId, all: &[u64]) -> bool {
     !raft.membership().is_joint() && voters(cluster, node) == ids(all) && raft.log().commit() >= raft.configured()
 }
 
-fn led(n: u64) -> (Cluster, NodeId) {
+fn cluster_with_leader(n: u64) -> (Cluster, NodeId) {
     let mut cluster = Cluster::new(n);
     let leader = cluster.elect();
     cluster.run(ms(50));
     (cluster, leader)
 }
 
-/// Like `led`, with a rule broken.
-fn led_breaking(n: u64, mutants: Mutants) -> (Cluster, NodeId) {
+/// Like `cluster_with_leader`, with a rule broken.
+fn cluster_with_mutants(n: u64, mutants: Mutants) -> (Cluster, NodeId) {
     let mut cluster = Cluster::new(n);
     cluster.options.mutants = mutants;
     cluster.ids().into_iter().for_each(|node| cluster.start(node));
@@ -46,7 +46,7 @@ fn led_breaking(n: u64, mutants: Mutants) -> (Cluster, NodeId) {
 
 /// Three voters, and the nodes from 4 to `last` as learners.
 fn with_learners(last: u64, mutants: Mutants) -> (Cluster, NodeId) {
-    let (mut cluster, leader) = led_breaking(3, mutants);
+    let (mut cluster, leader) = cluster_with_mutants(3, mutants);
     for n in 4..=last {
         cluster.join(n);
         cluster.change(leader, add(n, PendingRole::Stays)).unwrap();
@@ -62,15 +62,15 @@ fn another(cluster: &Cluster, than: &[NodeId]) -> NodeId {
 /// "New servers […] join the cluster as non-voting members" (§6), and are promoted automatically: etcd-io/etcd#15107,
 /// requested for seven years. The change is joint: both configurations are in every log.
 #[test]
-fn a_new_member_is_a_learner_and_then_a_voter_by_itself() {
-    let (mut cluster, leader) = led(3);
+fn new_member_is_promoted_automatically() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     for n in 0..100 {
         cluster.propose(leader, &n.to_string());
     }
     let four = cluster.join(4);
     cluster.change(leader, add(4, PendingRole::Promote)).unwrap();
-    cluster.until("it is a learner", |c| c.raft(four).role() == RoleName::Learner);
-    cluster.until("it rises", |c| (1..=4).all(|n| is_settled(c, id(n), &[1, 2, 3, 4])));
+    cluster.until("n4 is a learner", |c| c.raft(four).role() == RoleName::Learner);
+    cluster.until("n4 is promoted", |c| (1..=4).all(|n| is_settled(c, id(n), &[1, 2, 3, 4])));
     let joint = |entry: &Entry| matches!(&entry.payload, Payload::Membership(m) if m.is_joint());
     assert!(cluster.ids().iter().all(|node| cluster.hosts[node].log.iter().filter(|e| joint(e)).count() == 1));
     assert_eq!(cluster.raft(four).role(), RoleName::Follower);
@@ -79,8 +79,8 @@ fn a_new_member_is_a_learner_and_then_a_voter_by_itself() {
 /// A learner that is to stay one does, receives every entry, and has no vote: eBay/HomeStore#764 (a learner became
 /// leader).
 #[test]
-fn a_learner_that_stays_one_never_votes_nor_leads() {
-    let (mut cluster, leader) = led(3);
+fn permanent_learner_never_votes_or_leads() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     let four = cluster.join(4);
     cluster.change(leader, add(4, PendingRole::Stays)).unwrap();
     cluster.run(ms(2000));
@@ -94,7 +94,7 @@ fn a_learner_that_stays_one_never_votes_nor_leads() {
 
 /// Copies on learners do not count: with one voter left nothing commits.
 #[test]
-fn the_copies_of_learners_do_not_count() {
+fn copies_on_learners_do_not_count_for_commit() {
     let commits = |mutants: Mutants| {
         let (mut cluster, leader) = with_learners(5, mutants);
         let others: Vec<NodeId> = (1..=3).map(id).filter(|node| *node != leader).collect();
@@ -104,7 +104,7 @@ fn the_copies_of_learners_do_not_count() {
         cluster.raft(leader).log().commit() >= position.index
     };
     assert!(!commits(Mutants::NONE));
-    assert!(commits(Mutants::only(Mutant::LearnersCount)), "the mutant of it");
+    assert!(commits(Mutants::only(Mutant::LearnersCount)), "the mutant breaks the rule");
 }
 
 /// "Cluster configurations are stored and communicated using special entries […]; a server always uses the latest
@@ -112,7 +112,7 @@ fn the_copies_of_learners_do_not_count() {
 /// use, majorities of both halves are needed. RedisLabs/redisraft#28 and #44; and etcd#7625 and #5004, where a
 /// configuration counted when it was applied.
 #[test]
-fn a_joint_configuration_needs_both_majorities() {
+fn joint_configuration_needs_both_majorities() {
     // All old voters but the leader are cut off: the new voters and the leader are no quorum.
     let decides = |mutants: Mutants, away: &dyn Fn(NodeId) -> Vec<NodeId>| {
         let (mut cluster, leader) = with_learners(6, mutants);
@@ -123,7 +123,7 @@ fn a_joint_configuration_needs_both_majorities() {
         if mutants == Mutants::NONE {
             assert!(cluster.raft(leader).membership().is_joint());
             cluster.heal();
-            cluster.until("it goes on", |c| (4..=6).all(|n| is_settled(c, id(n), &[4, 5, 6])));
+            cluster.until("the change completes", |c| (4..=6).all(|n| is_settled(c, id(n), &[4, 5, 6])));
         }
         decided
     };
@@ -134,14 +134,17 @@ fn a_joint_configuration_needs_both_majorities() {
     for mutant in [Mutant::JointByNewHalf, Mutant::ChangeWithoutJoint] {
         assert!(decides(Mutants::only(mutant), &old), "{mutant}");
     }
-    assert!(decides(Mutants::only(Mutant::ConfigAtCommit), &new), "it counts as soon as it is in the log");
+    assert!(
+        decides(Mutants::only(Mutant::ConfigAtCommit), &new),
+        "a configuration is in force as soon as it is in the log"
+    );
 }
 
 /// "One change at a time": the next change is refused until the one before is committed (thesis §4.1; redpanda#17675:
 /// two promotions at once).
 #[test]
-fn one_change_at_a_time() {
-    let (mut cluster, leader) = led(3);
+fn second_change_is_rejected_until_the_first_commits() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     cluster.join(4);
     cluster.change(leader, add(4, PendingRole::Stays)).unwrap();
     let refused = cluster.change(leader, add(5, PendingRole::Stays));
@@ -149,15 +152,15 @@ fn one_change_at_a_time() {
     cluster.run(ms(100));
     cluster.change(leader, add(5, PendingRole::Stays)).unwrap();
 
-    let (mut stacks, leader) = led_breaking(3, Mutants::only(Mutant::StackChanges));
+    let (mut stacks, leader) = cluster_with_mutants(3, Mutants::only(Mutant::StackChanges));
     stacks.change(leader, add(4, PendingRole::Stays)).unwrap();
-    stacks.change(leader, add(5, PendingRole::Stays)).expect("the mutant of it");
+    stacks.change(leader, add(5, PendingRole::Stays)).expect("the mutant breaks the rule");
 }
 
 /// Ongaro 2015 (copycat#23, braft#182, openraft#2051): a leader that has not committed an entry of its own term may not
 /// know of a committed change, so it begins none.
 #[test]
-fn no_change_before_the_leaders_own_first_entry_is_committed() {
+fn change_waits_for_the_leaders_first_commit() {
     let refuses = |mutants: Mutants| {
         let mut cluster = Cluster::new(3);
         cluster.options.mutants = mutants;
@@ -173,25 +176,25 @@ fn no_change_before_the_leaders_own_first_entry_is_committed() {
     };
     assert!(refuses(Mutants::NONE));
     let both = Mutants::only(Mutant::ChangeBeforeNoop);
-    let (mut second, _) = led_breaking(3, both);
+    let (mut second, _) = cluster_with_mutants(3, both);
     // The next leader finds a committed configuration, and its own first entry is not committed.
     second.hosts.values_mut().for_each(|host| host.disk_delay = ms(40));
     let first = second.leader().unwrap();
     second.crash(first);
-    second.until("another leads", |c| c.leader().is_some());
+    second.until("another node leads", |c| c.leader().is_some());
     let leader = second.leader().unwrap();
-    second.change(leader, add(4, PendingRole::Stays)).expect("the mutant of it");
+    second.change(leader, add(4, PendingRole::Stays)).expect("the mutant breaks the rule");
 }
 
 /// "The leader […] is not part of the new configuration. In this case, the leader steps down once it has committed the
 /// C-new log entry" (§6), counting majorities without itself; and another node leads a moment later.
 #[test]
-fn a_leader_that_is_removed_leads_until_that_is_committed_and_then_goes() {
-    let (mut cluster, leader) = led(3);
+fn removed_leader_steps_down_once_removal_is_committed() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     cluster.change(leader, Change::Remove(leader)).unwrap();
     let began = cluster.now;
-    cluster.until("another leads", |c| c.leader().is_some_and(|l| l != leader));
-    assert!(cluster.now - began < ms(50), "it was asked to take over: {:?}", cluster.now - began);
+    cluster.until("another node leads", |c| c.leader().is_some_and(|l| l != leader));
+    assert!(cluster.now - began < ms(50), "the leader transferred its leadership: {:?}", cluster.now - began);
     cluster.run(ms(3000));
     assert_eq!(cluster.raft(leader).role(), RoleName::Outside);
     let led_since = cluster.leader().unwrap();
@@ -203,7 +206,7 @@ fn a_leader_that_is_removed_leads_until_that_is_committed_and_then_goes() {
 /// databendlabs/openraft#2091: the leader to be removed loses its leadership before C-new is committed, and the only
 /// complete log is on a server that is about to leave. That server still campaigns (thesis §4.2.2).
 #[test]
-fn two_of_which_one_is_removed_never_end_without_a_leader() {
+fn removing_one_of_two_voters_never_loses_the_leader() {
     let ends = |mutants: Mutants, on_disk: bool| {
         let mut cluster = Cluster::new(2);
         cluster.options.mutants = mutants;
@@ -214,7 +217,7 @@ fn two_of_which_one_is_removed_never_end_without_a_leader() {
         cluster.change(leader, Change::Remove(leader)).unwrap();
         // C-new is in the leader's log alone when both nodes restart; on its disk, or not.
         cluster.cut.insert((leader, other));
-        cluster.until("it has gone on to the new one", |c| !c.raft(leader).membership().is_voter(leader));
+        cluster.until("the leader has appended C-new", |c| !c.raft(leader).membership().is_voter(leader));
         cluster.run(ms(if on_disk { 5 } else { 0 }));
         cluster.crash(leader);
         cluster.crash(other);
@@ -226,20 +229,20 @@ fn two_of_which_one_is_removed_never_end_without_a_leader() {
     };
     assert!(ends(Mutants::NONE, false));
     assert!(ends(Mutants::NONE, true));
-    assert!(!ends(Mutants::only(Mutant::CampaignOnlyIfListed), true), "the mutant of it");
+    assert!(!ends(Mutants::only(Mutant::CampaignOnlyIfListed), true), "the mutant breaks the rule");
 }
 
 /// hashicorp/raft#524: a removed server livelocks the cluster. Here it is notified and goes quiet, and the term stays.
 #[test]
-fn who_is_removed_knows_and_is_quiet() {
-    let (mut cluster, leader) = led(3);
+fn removed_member_is_notified_and_stays_passive() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     let gone = another(&cluster, &[leader]);
     cluster.change(leader, Change::Remove(gone)).unwrap();
-    cluster.until("it knows", |c| c.raft(gone).role() == RoleName::Outside);
+    cluster.until("the removed node knows", |c| c.raft(gone).role() == RoleName::Outside);
     assert!(cluster.hosts[&gone].notes.iter().any(|note| {
         matches!(note, Note::Outside { me, .. } if *me == gone) && note.to_string().contains("drave member add")
     }));
-    cluster.until("it was told", |c| {
+    cluster.until("the removed node is notified", |c| {
         c.hosts[&leader]
             .notes
             .iter()
@@ -253,8 +256,8 @@ fn who_is_removed_knows_and_is_quiet() {
 /// A node that was away when it was removed comes back, and does not disturb the cluster either (logcabin#56,
 /// etcd#9333).
 #[test]
-fn who_was_away_when_it_was_removed_disturbs_nobody() {
-    let (mut cluster, leader) = led(3);
+fn member_removed_while_away_causes_no_election() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     let gone = another(&cluster, &[leader]);
     cluster.isolate(gone);
     cluster.change(leader, Change::Remove(gone)).unwrap();
@@ -269,7 +272,7 @@ fn who_was_away_when_it_was_removed_disturbs_nobody() {
 /// raft-rs#192: the new half has no quorum, and the joint configuration can neither be committed nor left. The leader
 /// that began the change aborts it by itself.
 #[test]
-fn a_change_whose_new_voters_do_not_answer_is_taken_back() {
+fn change_with_unresponsive_new_voters_is_reverted() {
     let goes_on = |mutants: Mutants| {
         let (mut cluster, leader) = with_learners(6, mutants);
         (4..=6).for_each(|n| cluster.crash(id(n)));
@@ -281,38 +284,41 @@ fn a_change_whose_new_voters_do_not_answer_is_taken_back() {
         cluster.run(ms(5000));
         (1..=3).all(|n| is_settled(&cluster, id(n), &[1, 2, 3])) && cluster.leader() == Some(leader)
     };
-    assert!(goes_on(Mutants::NONE), "the leadership was never lost");
-    assert!(!goes_on(Mutants::only(Mutant::NeverTakeBack)), "the mutant of it");
+    assert!(goes_on(Mutants::NONE), "the leader stays");
+    assert!(!goes_on(Mutants::only(Mutant::NeverTakeBack)), "the mutant breaks the rule");
 }
 
 /// canonical/raft#250, sofa-jraft#1: truncating an entry also reverts its configuration.
 #[test]
-fn a_configuration_rolls_back_with_the_log() {
+fn configuration_rolls_back_with_the_log() {
     let rolls_back = |mutants: Mutants| {
-        let (mut cluster, leader) = led_breaking(3, mutants);
+        let (mut cluster, leader) = cluster_with_mutants(3, mutants);
         cluster.isolate(leader);
         cluster.change(leader, add(4, PendingRole::Stays)).unwrap();
-        assert!(cluster.raft(leader).membership().members.contains_key(&id(4)), "it is in force at once");
+        assert!(
+            cluster.raft(leader).membership().members.contains_key(&id(4)),
+            "the configuration is in force at once"
+        );
         let rest = |c: &Cluster| c.leader().filter(|l| *l != leader);
-        cluster.until("another leads", |c| rest(c).is_some());
+        cluster.until("another node leads", |c| rest(c).is_some());
         let next = rest(&cluster).unwrap();
-        cluster.propose(next, "instead of it");
+        cluster.propose(next, "in its place");
         cluster.heal();
         cluster.run(ms(1000));
         !cluster.raft(leader).membership().members.contains_key(&id(4))
     };
     assert!(rolls_back(Mutants::NONE));
-    assert!(!rolls_back(Mutants::only(Mutant::KeepDroppedConfig)), "the mutant of it");
+    assert!(!rolls_back(Mutants::only(Mutant::KeepDroppedConfig)), "the mutant breaks the rule");
 }
 
 /// openraft#1808: a snapshot replaces a log that holds a newer configuration which was never committed.
 #[test]
-fn a_snapshot_brings_its_own_configuration() {
+fn snapshot_replaces_the_configuration() {
     let is_its = |mutants: Mutants| {
-        let (mut cluster, leader) = led_breaking(3, mutants);
+        let (mut cluster, leader) = cluster_with_mutants(3, mutants);
         cluster.isolate(leader);
         cluster.change(leader, add(4, PendingRole::Stays)).unwrap();
-        cluster.until("another leads", |c| c.leader().is_some_and(|l| l != leader));
+        cluster.until("another node leads", |c| c.leader().is_some_and(|l| l != leader));
         let term = Term(cluster.term());
         cluster.crash(leader);
         cluster.start(leader);
@@ -332,19 +338,19 @@ fn a_snapshot_brings_its_own_configuration() {
         *cluster.raft(leader).membership() == membership
     };
     assert!(is_its(Mutants::NONE));
-    assert!(!is_its(Mutants::only(Mutant::KeepStaleConfig)), "the mutant of it");
+    assert!(!is_its(Mutants::only(Mutant::KeepStaleConfig)), "the mutant breaks the rule");
 }
 
 /// A stalled change is aborted by a command: the leader that began it needs the old majority alone.
 #[test]
-fn a_change_is_taken_back_by_a_command() {
-    let (mut cluster, leader) = led(3);
+fn abort_command_reverts_the_change() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     let four = cluster.join(4);
     cluster.change(leader, add(4, PendingRole::Stays)).unwrap();
     cluster.run(ms(300));
     assert!(
         matches!(cluster.change(leader, Change::Abort), Err(Refusal::InvalidChange { .. })),
-        "nothing to take back"
+        "no change is in progress"
     );
     // The new quorum is 3 of 4, and one of the old voters is away: without the new voter the change stalls.
     let away = another(&cluster, &[leader, four]);
@@ -354,21 +360,21 @@ fn a_change_is_taken_back_by_a_command() {
     cluster.run(ms(20));
     assert!(cluster.raft(leader).membership().is_joint());
     cluster.change(leader, Change::Abort).unwrap();
-    cluster.until("it is as it was", |c| is_settled(c, leader, &[1, 2, 3]));
+    cluster.until("the old configuration is committed", |c| is_settled(c, leader, &[1, 2, 3]));
 }
 
 /// The leader crashes between the joint and the final configuration: the next leader completes the change.
 #[test]
-fn a_change_that_was_interrupted_is_finished_by_the_next_leader() {
+fn next_leader_completes_an_interrupted_change() {
     for delay in 0..8 {
-        let (mut cluster, leader) = led(5);
+        let (mut cluster, leader) = cluster_with_leader(5);
         let gone: Vec<NodeId> = cluster.ids().into_iter().filter(|node| *node != leader).take(2).collect();
         let rest: Vec<u64> = (1..=5).filter(|n| !gone.contains(&id(*n))).collect();
         cluster.change(leader, Change::Voters(ids(&rest))).unwrap();
         cluster.run(ms(delay));
         cluster.crash(leader);
         cluster.run(ms(2000));
-        let next = cluster.leader().expect("someone leads");
+        let next = cluster.leader().expect("a leader");
         let joint = |entry: &Entry| matches!(&entry.payload, Payload::Membership(m) if m.is_joint());
         let expected = if cluster.hosts[&next].log.iter().any(joint) { rest } else { (1..=5).collect() };
         assert!(is_settled(&cluster, next, &expected), "after {delay} ms: {}", cluster.raft(next).membership());
@@ -378,8 +384,8 @@ fn a_change_that_was_interrupted_is_finished_by_the_next_leader() {
 /// A new leader that finds another leader's joint configuration aborts it by the same two majorities, and not before
 /// both agree: another leader may have gone on to the new configuration unseen.
 #[test]
-fn a_change_of_an_earlier_leader_is_taken_back_by_both_majorities() {
-    let (mut cluster, leader) = led(3);
+fn abort_of_earlier_leaders_change_needs_both_majorities() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     let four = cluster.join(4);
     let five = cluster.join(5);
     for node in [four, five] {
@@ -396,26 +402,26 @@ fn a_change_of_an_earlier_leader_is_taken_back_by_both_majorities() {
     cluster.heal();
     // All disks are slow: the new leader's first entry is not committed for a while.
     cluster.hosts.values_mut().for_each(|host| host.disk_delay = ms(60));
-    cluster.until("another leads", |c| c.leader().is_some());
+    cluster.until("another node leads", |c| c.leader().is_some());
     let next = cluster.leader().unwrap();
     assert!(cluster.raft(next).membership().is_joint());
     cluster.change(next, Change::Abort).unwrap();
     let turned = cluster.raft(next).membership();
     assert!(turned.is_joint() && turned.voters == ids(&[1, 2, 3]), "{turned}");
     let again = cluster.change(next, Change::Abort);
-    assert!(matches!(again, Err(Refusal::InvalidChange { .. })), "twice is not forth: {again:?}");
-    cluster.until("it is as it was", |c| is_settled(c, next, &[1, 2, 3]));
+    assert!(matches!(again, Err(Refusal::InvalidChange { .. })), "a second abort is rejected: {again:?}");
+    cluster.until("the old configuration is committed", |c| is_settled(c, next, &[1, 2, 3]));
 }
 
 /// tikv#1468: one voter replaces another in one change.
 #[test]
-fn a_replacement_is_one_change_and_comes_by_itself() {
-    let (mut cluster, leader) = led(3);
+fn replacement_is_one_automatic_change() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     let old = another(&cluster, &[leader]);
     cluster.join(4);
     cluster.change(leader, add(4, PendingRole::Replace(old))).unwrap();
     let expected: Vec<u64> = (1..=4).filter(|n| id(*n) != old).collect();
-    cluster.until("it has its place", |c| is_settled(c, leader, &expected));
+    cluster.until("the replacement completes", |c| is_settled(c, leader, &expected));
     let sizes = cluster.hosts[&leader].log.iter().filter_map(|entry| match &entry.payload {
         Payload::Membership(membership) => Some((membership.voters.len(), membership.outgoing.len())),
         _ => None,
@@ -426,8 +432,8 @@ fn a_replacement_is_one_change_and_comes_by_itself() {
 /// Dangerous requests are refused with the reason, unless forced. f-rustrated/EastGuard#150 and nexi-lab/nexus#4214: a
 /// node that became a voter before it was running counted for the quorum, and nothing more was committed.
 #[test]
-fn what_may_stop_the_cluster_is_refused_unless_forced() {
-    let (mut cluster, leader) = led(3);
+fn unsafe_change_is_rejected_unless_forced() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     let others: Vec<NodeId> = cluster.ids().into_iter().filter(|node| *node != leader).collect();
     cluster.isolate(others[0]);
     cluster.run(ms(1000));
@@ -442,15 +448,15 @@ fn what_may_stop_the_cluster_is_refused_unless_forced() {
     assert!(matches!(cluster.change(leader, Change::Voters(ids(&[]))), Err(Refusal::InvalidChange { .. })));
     // Removing the member that does not answer is allowed.
     cluster.change(leader, Change::Remove(others[0])).unwrap();
-    cluster.until("it is gone", |c| is_settled(c, leader, &[leader.get(), others[1].get()]));
+    cluster.until("the removal completes", |c| is_settled(c, leader, &[leader.get(), others[1].get()]));
 }
 
 /// Thesis §3.10: the leader accepts no new requests, brings the target up to date, and tells it to campaign at once. No
 /// election timeout passes, and no voting rule is skipped.
 #[test]
-fn a_leadership_is_handed_over_within_a_few_round_trips() {
+fn leadership_is_transferred_in_few_round_trips() {
     for n in [2, 3, 5] {
-        let (mut cluster, leader) = led(n);
+        let (mut cluster, leader) = cluster_with_leader(n);
         let to = another(&cluster, &[leader]);
         let position = cluster.propose(leader, "before");
         assert_eq!(cluster.transfer(leader, Some(to)), Ok(to));
@@ -458,7 +464,7 @@ fn a_leadership_is_handed_over_within_a_few_round_trips() {
         assert_eq!(cluster.core(leader).propose(now, command("meanwhile")), Err(Refusal::Busy));
         assert_eq!(cluster.core(leader).read(), Err(Refusal::Busy));
         let began = cluster.now;
-        cluster.until("it leads", |c| c.raft(to).leads());
+        cluster.until("the target leads", |c| c.raft(to).leads());
         assert!(cluster.now - began < ms(20), "took {:?}", cluster.now - began);
         assert!(cluster.raft(to).log().last().index > position.index);
         cluster.run(ms(50));
@@ -468,26 +474,26 @@ fn a_leadership_is_handed_over_within_a_few_round_trips() {
 
 /// The transfer target does not take over: the leader resumes within an election timeout.
 #[test]
-fn a_handover_that_fails_is_given_up() {
-    let (mut cluster, leader) = led(3);
+fn failed_transfer_is_aborted() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     let to = another(&cluster, &[leader]);
     cluster.isolate(to);
     assert_eq!(cluster.transfer(leader, Some(to)), Ok(to));
     cluster.run(ms(160));
     assert!(cluster.raft(leader).leads() && cluster.raft(leader).transfer_target().is_none());
     assert!(cluster.hosts[&leader].notes.iter().any(|note| matches!(note, Note::TransferTimedOut { .. })));
-    cluster.propose(leader, "it goes on");
+    cluster.propose(leader, "after the transfer");
     // By now the leader knows that the target does not answer; another follower does.
     cluster.run(ms(400));
     assert!(matches!(cluster.transfer(leader, Some(to)), Err(Refusal::InvalidChange { .. })));
     let third = another(&cluster, &[leader, to]);
     assert_eq!(cluster.transfer(leader, None), Ok(third));
-    cluster.until("it leads", |c| c.raft(third).leads());
+    cluster.until("the target leads", |c| c.raft(third).leads());
 }
 
 /// cowsql ad19f79a: a transfer target must still be elected, by voters whose logs are not ahead of its own.
 #[test]
-fn who_takes_over_is_voted_for_like_anyone() {
+fn transfer_target_needs_an_up_to_date_log() {
     let elected = |mutants: Mutants| {
         let mut cluster = Cluster::new(3);
         cluster.options.mutants = mutants;
@@ -509,45 +515,45 @@ fn who_takes_over_is_voted_for_like_anyone() {
         let envelope = cluster.envelope(behind, others[1], term, message);
         let now = cluster.now;
         cluster.core(others[1]).receive(now, envelope);
-        cluster.turn(others[1]);
+        cluster.process_ready(others[1]);
         cluster.raft(others[1]).vote() == Some(Vote::new(behind, None))
     };
     assert!(!elected(Mutants::NONE));
-    assert!(elected(Mutants::only(Mutant::HandoverBypassesVote)), "the mutant of it");
+    assert!(elected(Mutants::only(Mutant::HandoverBypassesVote)), "the mutant breaks the rule");
 }
 
 /// Reads that wait when a transfer begins are dropped, and none is answered during the transfer (openraft 1ef3e574).
 #[test]
-fn a_leader_that_hands_over_answers_no_reads() {
-    let (mut cluster, leader) = led(3);
+fn leader_answers_no_reads_during_transfer() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     let to = another(&cluster, &[leader]);
     let read = cluster.read(leader);
     cluster.transfer(leader, Some(to)).unwrap();
     assert_eq!(cluster.hosts[&leader].reads_lost, [read]);
-    cluster.until("it leads", |c| c.raft(to).leads());
+    cluster.until("the target leads", |c| c.raft(to).leads());
     assert!(cluster.hosts[&leader].reads.is_empty());
 }
 
 /// Thesis §6.4: a follower answers linearizable reads itself: one round trip, and no log entry.
 #[test]
-fn a_follower_reads_at_the_leaders_index_and_nothing_is_logged() {
-    let (mut cluster, leader) = led(3);
+fn follower_read_needs_no_log_entry() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     let follower = another(&cluster, &[leader]);
     let position = cluster.propose(leader, "x");
     cluster.run(ms(20));
     let last = cluster.raft(leader).log().last();
     let read = cluster.read(follower);
     let began = cluster.now;
-    cluster.until("it may be answered", |c| c.hosts[&follower].reads.iter().any(|(r, _)| *r == read));
+    cluster.until("the read may be answered", |c| c.hosts[&follower].reads.iter().any(|(r, _)| *r == read));
     assert!(cluster.now - began <= ms(5), "took {:?}", cluster.now - began);
     assert!(cluster.hosts[&follower].reads.iter().all(|(_, index)| *index >= position.index));
-    assert_eq!(cluster.raft(leader).log().last(), last, "no entry");
+    assert_eq!(cluster.raft(leader).log().last(), last, "no entry was appended");
 }
 
 /// A leader that was deposed without noticing does not answer its follower's reads: no quorum confirms it.
 #[test]
-fn a_follower_of_a_deposed_leader_reads_nothing_stale() {
-    let (mut cluster, leader) = led(5);
+fn follower_of_a_deposed_leader_answers_no_stale_read() {
+    let (mut cluster, leader) = cluster_with_leader(5);
     let with = another(&cluster, &[leader]);
     // Two nodes on one side, three on the other.
     for node in cluster.ids().into_iter().filter(|node| *node != leader && *node != with) {
@@ -559,13 +565,13 @@ fn a_follower_of_a_deposed_leader_reads_nothing_stale() {
     let read = cluster.read(with);
     cluster.run(ms(1500));
     assert!(cluster.hosts[&with].reads.is_empty());
-    assert!(cluster.hosts[&with].reads_lost.contains(&read), "it is told so, and asks elsewhere");
+    assert!(cluster.hosts[&with].reads_lost.contains(&read), "the follower drops the read");
 }
 
 /// qdrant/qdrant#1235, etcd#10951: a voter comes back with an empty disk under its old id. It held an entry that the
 /// third node lacks: their two votes must not elect a log without that entry.
 #[test]
-fn who_has_forgotten_everything_does_not_help_to_lose_it() {
+fn emptied_voter_does_not_elect_a_log_without_its_entry() {
     let lost = |mutants: Mutants| {
         let mut cluster = Cluster::new(3);
         cluster.options.mutants = mutants;
@@ -585,39 +591,39 @@ fn who_has_forgotten_everything_does_not_help_to_lose_it() {
         cluster.leader().is_some_and(|l| cluster.raft(l).log().last().index < position.index || l == behind)
     };
     assert!(!lost(Mutants::NONE));
-    assert!(lost(Mutants::only(Mutant::NoAmnesiaGuard)), "without the guard it is lost");
+    assert!(lost(Mutants::only(Mutant::NoAmnesiaGuard)), "without the guard the entry is lost");
 }
 
 /// A member is removed, and added again with an empty disk before it could be notified. Its earlier acknowledgments
 /// count for nothing, and it is sent the whole log. (Without that, the leader took it for the former member, and it was
 /// stuck forever.)
 #[test]
-fn who_is_added_again_on_another_disk_begins_anew() {
-    let (mut cluster, leader) = led(3);
+fn member_re_added_on_another_disk_receives_the_whole_log() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     let lost = another(&cluster, &[leader]);
     cluster.propose(leader, "before");
     cluster.run(ms(50));
     cluster.crash(lost);
     cluster.change(leader, Change::Remove(lost)).unwrap();
-    cluster.until("it is gone", |c| !c.raft(leader).membership().members.contains_key(&lost));
-    cluster.until("that is settled", |c| c.raft(leader).log().commit() >= c.raft(leader).configured());
+    cluster.until("the member is removed", |c| !c.raft(leader).membership().members.contains_key(&lost));
+    cluster.until("the removal is committed", |c| c.raft(leader).log().commit() >= c.raft(leader).configured());
     cluster.change(leader, add(lost.get(), PendingRole::Promote)).unwrap();
     let matched = cluster.raft(leader).progress().find(|(id, _)| *id == lost).unwrap().1.matched;
-    assert_eq!(matched, Index::ZERO, "nothing is known of what it holds");
+    assert_eq!(matched, Index::ZERO, "a new member has matched nothing");
     cluster.join(lost.get());
-    cluster.until("it rises", |c| is_settled(c, leader, &[1, 2, 3]));
+    cluster.until("the member is promoted", |c| is_settled(c, leader, &[1, 2, 3]));
     assert_eq!(cluster.raft(lost).log().last(), cluster.raft(leader).log().last());
 }
 
 /// Acknowledgments from one disk count for nothing once the member comes with another disk.
 #[test]
-fn what_was_confirmed_on_another_disk_does_not_count() {
-    let (mut cluster, leader) = led(3);
+fn acknowledgments_of_another_disk_do_not_count() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     let other = another(&cluster, &[leader]);
     let matched = |c: &Cluster| c.raft(leader).progress().find(|(id, _)| *id == other).unwrap().1.matched;
     cluster.core(leader).learn_disk_id(other, DiskId(5));
-    cluster.until("it confirms anew", |c| matched(c) > Index::ZERO);
-    cluster.until("its disk is named", |c| c.raft(leader).membership().disk(other) == Some(DiskId(5)));
+    cluster.until("the follower acknowledges again", |c| matched(c) > Index::ZERO);
+    cluster.until("the configuration names the disk", |c| c.raft(leader).membership().disk(other) == Some(DiskId(5)));
     // Another disk under the same id, over a connection or in a message, changes and acknowledges nothing.
     let before = matched(&cluster);
     cluster.core(leader).learn_disk_id(other, DiskId(6));
@@ -631,9 +637,9 @@ fn what_was_confirmed_on_another_disk_does_not_count() {
 
 /// A log begins once: a node that holds nothing does not begin it again while a node that holds it is running.
 #[test]
-fn a_log_begins_once() {
+fn emptied_nodes_do_not_begin_a_second_log() {
     for n in 1..20 {
-        let (mut cluster, leader) = led(3);
+        let (mut cluster, leader) = cluster_with_leader(3);
         cluster.propose(leader, "kept");
         cluster.run(ms(20 + n));
         for node in cluster.ids().into_iter().filter(|node| *node != leader) {
@@ -643,23 +649,23 @@ fn a_log_begins_once() {
         cluster.start(leader);
         cluster.run(ms(3000));
         let last = cluster.raft(leader).log().last().index;
-        assert!(cluster.leader() == Some(leader) && last > Index(2), "the one that holds it leads");
+        assert!(cluster.leader() == Some(leader) && last > Index(2), "the node that holds the log leads");
     }
 }
 
 /// If a node is missing at the founding, the others begin after an election timeout; with all nodes present, at once.
 #[test]
-fn a_cluster_is_born_without_a_minority() {
+fn cluster_is_founded_without_a_minority() {
     let mut cluster = Cluster::new(3);
     cluster.crash(id(3));
     cluster.elect();
     cluster.start(id(3));
-    cluster.until("it follows", |c| c.raft(id(3)).leader().is_some());
+    cluster.until("n3 follows", |c| c.raft(id(3)).leader().is_some());
 }
 
 /// The disk ids that a leader has met are recorded in the configuration, so every node knows them from then on.
 #[test]
-fn disks_are_named_in_the_configuration() {
+fn configuration_records_disk_ids() {
     let mut cluster = Cluster::new(3);
     for node in cluster.ids() {
         for peer in cluster.ids().into_iter().filter(|peer| *peer != node) {
@@ -677,8 +683,8 @@ fn disks_are_named_in_the_configuration() {
 
 /// Any set of voters becomes any other in one change (§6), a few hundred times, under any leader.
 #[test]
-fn any_voters_become_any_others() {
-    let (mut cluster, leader) = led(3);
+fn any_voter_set_changes_to_any_other() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     for n in 4..=7 {
         cluster.join(n);
         cluster.change(leader, add(n, PendingRole::Stays)).unwrap();
@@ -696,7 +702,7 @@ fn any_voters_become_any_others() {
             cluster.run(ms(400));
         } else if !wanted.is_empty() && wanted != voters(&cluster, leader) {
             cluster.change(leader, Change::Voters(wanted.clone())).unwrap();
-            cluster.until("it is through", |c| {
+            cluster.until("the change is complete", |c| {
                 c.leader()
                     .is_some_and(|l| c.raft(l).membership().voters == wanted && !c.raft(l).membership().is_joint())
             });
@@ -704,23 +710,23 @@ fn any_voters_become_any_others() {
         }
         let leader = cluster.elect_among_members();
         let position = cluster.propose(leader, &round.to_string());
-        cluster.until("it commits", |c| c.raft(leader).log().commit() >= position.index);
+        cluster.until("the entry commits", |c| c.raft(leader).log().commit() >= position.index);
     }
 }
 
 /// The leader would wait an election timeout for it, accept no requests meanwhile, and then resume.
 #[test]
-fn leadership_is_not_transferred_to_a_follower_that_is_sent_a_snapshot() {
-    let (mut cluster, leader) = led(3);
+fn leadership_is_not_transferred_during_snapshot_install() {
+    let (mut cluster, leader) = cluster_with_leader(3);
     cluster.run(ms(50));
     let to = another(&cluster, &[leader]);
     cluster.isolate(to);
     let last = (0..5).map(|_| cluster.propose(leader, "behind it")).last().unwrap();
-    cluster.until("it is committed", |c| c.raft(leader).log().commit() >= last.index);
+    cluster.until("the entries are committed", |c| c.raft(leader).log().commit() >= last.index);
     cluster.core(leader).compact(last.index);
     cluster.heal();
     let is_sent = |c: &Cluster| c.raft(leader).progress().any(|(id, of)| id == to && of.stage_name() == "snapshot");
-    cluster.until("it is sent a snapshot", is_sent);
+    cluster.until("the follower is sent a snapshot", is_sent);
     let refused = cluster.transfer(leader, Some(to));
     assert!(
         matches!(&refused, Err(Refusal::InvalidChange { why }) if why.contains("being sent a snapshot")),

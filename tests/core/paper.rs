@@ -11,13 +11,13 @@ use std::time::Duration;
 /// "When servers start up, they begin as followers. […] If a follower receives no communication over
 /// a period of time called the election timeout, then it […] begins an election" (§5.2).
 #[test]
-fn a_cluster_elects_one_leader_soon() {
+fn cluster_elects_one_leader() {
     for n in [1, 2, 3, 4, 5, 7] {
         let mut cluster = Cluster::new(n);
         assert!(cluster.ids().iter().all(|node| !cluster.raft(*node).leads()));
         let leader = cluster.elect();
         let leaders = cluster.ids().into_iter().filter(|node| cluster.raft(*node).leads()).count();
-        assert_eq!(leaders, 1, "of {n} nodes");
+        assert_eq!(leaders, 1, "leaders among {n} nodes");
         assert_eq!(cluster.raft(leader).vote(), Some(Vote::new(leader, None)));
     }
 }
@@ -25,7 +25,7 @@ fn a_cluster_elects_one_leader_soon() {
 /// "Each server will vote for at most one candidate in a given term" (§5.2), and remembers it: no vote, and no request
 /// for one, leaves before it is on the disk.
 #[test]
-fn no_leader_rises_while_the_disks_stand_still() {
+fn stalled_disks_elect_no_leader() {
     let mut cluster = Cluster::new(3);
     for host in cluster.hosts.values_mut() {
         host.disk_delay = Duration::from_secs(3600);
@@ -42,7 +42,7 @@ fn no_leader_rises_while_the_disks_stand_still() {
 
 /// "A candidate's log […] at least as up-to-date" (§5.4.1): the logs (a)–(f) of Figure 7.
 #[test]
-fn the_leader_has_the_most_up_to_date_log_of_its_majority() {
+fn leader_has_the_most_up_to_date_log_of_its_majority() {
     let logs = [
         (6, log_of(&[1, 1, 1, 4, 4, 5, 5, 6, 6])),
         (6, log_of(&[1, 1, 1, 4])),
@@ -65,7 +65,7 @@ fn the_leader_has_the_most_up_to_date_log_of_its_majority() {
 /// log that immediately precedes the new entries" (§5.3): a follower with d divergent terms is
 /// matched in at most d + 2 probes.
 #[test]
-fn a_follower_with_d_divergent_terms_is_matched_in_d_plus_2_probes() {
+fn follower_with_d_divergent_terms_matches_in_d_plus_2_probes() {
     for d in 1..12u64 {
         // The follower was cut off in term 1 and led d terms that no other node saw, three entries each.
         let diverged: Vec<u64> = std::iter::repeat_n(1, 10).chain((0..d * 3).map(|i| 2 + 2 * (i / 3))).collect();
@@ -84,7 +84,7 @@ fn a_follower_with_d_divergent_terms_is_matched_in_d_plus_2_probes() {
 
 /// The same for a follower that is merely behind: two probes, however far.
 #[test]
-fn a_follower_a_million_entries_behind_is_matched_in_two_probes() {
+fn follower_a_million_entries_behind_matches_in_two_probes() {
     let mut long = vec![1; 400_000];
     long.extend(vec![2; 300_000]);
     long.extend(vec![5; 300_001]);
@@ -100,7 +100,7 @@ fn a_follower_a_million_entries_behind_is_matched_in_two_probes() {
 /// Entries that both logs hold are not sent again: a new leader finds how far the logs agree and goes on from there,
 /// with a window far smaller than the common part.
 #[test]
-fn a_follower_that_lacks_the_last_entries_is_sent_only_those() {
+fn leader_sends_only_the_entries_that_the_follower_lacks() {
     let long = log_of(&vec![1; 20_000]);
     let logs = [(1, long[..19_990].to_vec()), (1, long.clone()), (1, long[..19_990].to_vec())];
     let mut cluster = Cluster::with_logs(&logs);
@@ -118,7 +118,7 @@ fn a_follower_that_lacks_the_last_entries_is_sent_only_those() {
 
 /// A restarted follower does not know the commit index, and learns it from a leader that has nothing new to send.
 #[test]
-fn a_restarted_follower_learns_what_is_committed_without_a_write() {
+fn restarted_follower_learns_commit_index_without_a_write() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     let position = cluster.propose(leader, "x");
@@ -135,7 +135,7 @@ fn a_restarted_follower_learns_what_is_committed_without_a_write() {
 /// A follower that became a pre-candidate while the leader's messages were held back still knows, once they arrive, how
 /// far that leader's appends had matched its log.
 #[test]
-fn a_follower_that_asked_around_still_learns_of_a_commit() {
+fn precandidate_still_learns_the_commit_index() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     cluster.run(ms(200));
@@ -143,7 +143,7 @@ fn a_follower_that_asked_around_still_learns_of_a_commit() {
     let position = cluster.propose(leader, "x");
     cluster.run(Duration::from_micros(1500));
     cluster.cut.insert((leader, other));
-    cluster.until("it asks around", |c| c.raft(other).role() == RoleName::Precandidate);
+    cluster.until("the node is a pre-candidate", |c| c.raft(other).role() == RoleName::Precandidate);
     assert!(cluster.raft(other).log().commit() < position.index);
     cluster.cut.clear();
     cluster.run(ms(120));
@@ -152,7 +152,7 @@ fn a_follower_that_asked_around_still_learns_of_a_commit() {
 
 /// "If an existing entry conflicts with a new one (same index but different terms), delete the existing entry and all
 /// that follow it" (Figure 2), and only then. Returns whether an old append that arrived late deleted anything.
-fn a_late_append_truncates(mutants: Mutants) -> bool {
+fn late_append_truncates(mutants: Mutants) -> bool {
     let mut cluster = Cluster::new(3);
     cluster.options.mutants = mutants;
     for node in cluster.ids() {
@@ -170,31 +170,31 @@ fn a_late_append_truncates(mutants: Mutants) -> bool {
     }
     cluster.run(ms(10));
     let before = cluster.hosts[&follower].log.clone();
-    assert!(before.len() >= 7, "it has them all");
+    assert!(before.len() >= 7, "the follower holds all entries");
     let is_append =
         |message: &Message| matches!(message, Message::AppendEntries { entries, .. } if !entries.is_empty());
     let mut appends = cluster.sent.iter().filter(|(_, e)| e.to == follower && is_append(&e.message));
     let old = appends.nth_back(4).unwrap().1.clone();
     let now = cluster.now;
     cluster.hosts.get_mut(&follower).unwrap().raft.as_mut().unwrap().receive(now, old);
-    cluster.turn(follower);
+    cluster.process_ready(follower);
     let dropped = cluster.hosts[&follower].notes.iter().any(|note| matches!(note, Note::Truncated { .. }));
     assert_eq!(dropped, cluster.hosts[&follower].log != before);
     dropped
 }
 
 #[test]
-fn a_late_shorter_append_truncates_nothing() {
-    assert!(!a_late_append_truncates(Mutants::NONE));
-    assert!(a_late_append_truncates(Mutants::only(Mutant::TruncateWithoutConflict)), "the mutant of it");
+fn late_shorter_append_truncates_nothing() {
+    assert!(!late_append_truncates(Mutants::NONE));
+    assert!(late_append_truncates(Mutants::only(Mutant::TruncateWithoutConflict)), "the mutant breaks the rule");
 }
 
 /// "Raft never commits log entries from previous terms by counting replicas" (§5.4.2, Figure 8).
 #[test]
-fn an_entry_of_an_earlier_term_commits_only_beneath_one_of_the_leaders_own() {
+fn entry_of_earlier_term_commits_only_with_one_of_current_term() {
     assert!(first_commit(Mutants::NONE) >= Index(3));
     let broken = first_commit(Mutants::only(Mutant::CommitEarlierTerms));
-    assert!(broken < Index(3), "the mutant of it");
+    assert!(broken < Index(3), "the mutant breaks the rule");
 }
 
 /// The first index that the leader in (c) of Figure 8 commits: S1 leads term 4, and sends its entry of term 2 to a
@@ -219,10 +219,10 @@ fn first_commit(mutants: Mutants) -> Index {
 /// "A leader […] must have the latest information on which entries are committed. […] Raft handles
 /// this by having each leader commit a blank no-op entry" (§8).
 #[test]
-fn leader_opens_its_term_and_the_first_one_the_log() {
+fn leader_appends_a_noop_and_the_first_leader_the_log_id() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
-    cluster.until("its log is agreed", |c| c.raft(leader).accepts_commands());
+    cluster.until("the log is agreed", |c| c.raft(leader).accepts_commands());
     // The first entry of a log is the configuration, which draws the log id; the next entry records that this id is
     // agreed.
     let log = &cluster.hosts[&leader].log;
@@ -237,7 +237,7 @@ fn leader_opens_its_term_and_the_first_one_the_log() {
 
 /// "The leader […] waits for […] a majority of the cluster" before a read (§8, thesis §6.4).
 #[test]
-fn a_leader_cut_off_answers_no_read() {
+fn isolated_leader_answers_no_read() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     cluster.run(ms(100));
@@ -249,13 +249,13 @@ fn a_leader_cut_off_answers_no_read() {
     let stale = cluster.read(leader);
     cluster.run(Duration::from_secs(2));
     assert_eq!(cluster.hosts[&leader].reads.len(), 1);
-    assert_eq!(cluster.hosts[&leader].reads_lost, [stale], "it stepped down and said so");
-    assert!(cluster.leader().is_some_and(|now| now != leader), "the others have gone on");
+    assert_eq!(cluster.hosts[&leader].reads_lost, [stale], "the read fails when the leader steps down");
+    assert!(cluster.leader().is_some_and(|now| now != leader), "another node leads");
 }
 
 /// A single voter counts its own copy like any other: only once it is durable (thesis §10.2.1).
 #[test]
-fn a_single_node_commits_nothing_before_its_own_sync() {
+fn single_node_commits_only_after_its_own_sync() {
     let mut cluster = Cluster::new(1);
     let leader = cluster.elect();
     cluster.run(ms(10));
@@ -271,7 +271,7 @@ fn a_single_node_commits_nothing_before_its_own_sync() {
 /// the leader changes. etcd#8499 and #8498, tikv/raft-rs#84: neither PreVote without CheckQuorum nor CheckQuorum
 /// without PreVote is enough. Both are always on.
 #[test]
-fn a_node_isolated_for_an_hour_rejoins_and_the_term_does_not_move() {
+fn node_isolated_for_an_hour_rejoins_in_the_same_term() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     let away = *cluster.ids().iter().find(|node| **node != leader).unwrap();
@@ -288,7 +288,7 @@ fn a_node_isolated_for_an_hour_rejoins_and_the_term_does_not_move() {
 /// The mutant: without PreVote, and without voters that stay with a leader they are in contact with, the same node does
 /// depose it. So the test above can fail.
 #[test]
-fn without_pre_vote_a_node_that_was_away_deposes_the_leader() {
+fn returning_node_deposes_leader_without_pre_vote() {
     let mut cluster = Cluster::new(3);
     cluster.options.mutants = Mutants::only(Mutant::NoPreVote);
     for node in cluster.ids() {
@@ -307,7 +307,7 @@ fn without_pre_vote_a_node_that_was_away_deposes_the_leader() {
 /// The same for a node whose messages take three election timeouts, and for one that receives nothing but whose
 /// messages arrive (a one-way cut; Hoverbear/old-raft-rs#27).
 #[test]
-fn a_node_far_away_or_deaf_causes_no_election() {
+fn slow_or_deaf_node_causes_no_election() {
     for deaf in [false, true] {
         let mut cluster = Cluster::new(3);
         let leader = cluster.elect();
@@ -328,7 +328,7 @@ fn a_node_far_away_or_deaf_causes_no_election() {
 
 /// A leader without contact to a quorum steps down, so that its clients try other nodes (thesis §6.2).
 #[test]
-fn a_leader_without_a_quorum_steps_down() {
+fn leader_without_quorum_steps_down() {
     let mut cluster = Cluster::new(5);
     let leader = cluster.elect();
     for other in cluster.ids().into_iter().filter(|node| *node != leader).take(3) {
@@ -340,7 +340,7 @@ fn a_leader_without_a_quorum_steps_down() {
 
 /// The disk counts for leadership: a leader whose disk stalls steps down, and is not elected again while it stalls.
 #[test]
-fn a_leader_whose_disk_stands_still_makes_room() {
+fn leader_with_stalled_disk_steps_down() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     cluster.run(ms(100));
@@ -351,13 +351,13 @@ fn a_leader_whose_disk_stands_still_makes_room() {
     assert_ne!(next, leader);
     let position = cluster.propose(next, "y");
     cluster.run(ms(100));
-    assert!(cluster.raft(next).log().commit() >= position.index, "the others go on");
+    assert!(cluster.raft(next).log().commit() >= position.index, "the other nodes commit");
 }
 
 /// A killed process closes its sockets: its followers start a pre-vote at once, and a majority that has lost it elects
 /// another leader long before an election timeout.
 #[test]
-fn a_closed_connection_elects_within_a_few_round_trips() {
+fn closed_connection_triggers_election_in_few_round_trips() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     cluster.run(ms(200));
@@ -373,7 +373,7 @@ fn a_closed_connection_elects_within_a_few_round_trips() {
 
 /// A node that lost only its own link, while the others are in contact with the leader, disturbs nothing.
 #[test]
-fn a_lost_link_alone_deposes_nobody() {
+fn one_lost_link_does_not_depose_the_leader() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     cluster.run(ms(200));
@@ -387,7 +387,7 @@ fn a_lost_link_alone_deposes_nobody() {
 /// "If followers crash or run slowly, or if network packets are lost, the leader retries […] indefinitely" (§5.3):
 /// whatever single message is lost, the follower has all entries soon after.
 #[test]
-fn a_lost_append_is_sent_again() {
+fn lost_append_is_sent_again() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();
     cluster.run(ms(100));
@@ -402,7 +402,7 @@ fn a_lost_append_is_sent_again() {
 
 /// The commit index reaches an idle follower in a moment, not with the next heartbeat.
 #[test]
-fn a_commit_is_told_promptly_when_idle() {
+fn idle_follower_learns_the_commit_index_promptly() {
     let mut cluster = Cluster::new(3);
     cluster.options.heartbeat = ms(140);
     for node in cluster.ids() {
@@ -427,7 +427,7 @@ fn acknowledged(mutants: Mutants) -> Index {
     let now = cluster.now;
     let append = Envelope { from: id(2), to: id(1), term: Term(3), origin: Origin::default(), message };
     cluster.hosts.get_mut(&id(1)).unwrap().raft.as_mut().unwrap().receive(now, append);
-    cluster.turn(id(1));
+    cluster.process_ready(id(1));
     match cluster.sent.last().unwrap().1.message {
         Message::AppendResponse { matched } => matched,
         ref other => panic!("{other:?}"),
@@ -437,24 +437,24 @@ fn acknowledged(mutants: Mutants) -> Index {
 /// "The follower's log is identical to its own log up through the new entries" (§5.3): only up through those, and not
 /// up to the other entries that it holds.
 #[test]
-fn a_follower_acknowledges_only_what_was_shown_to_agree() {
+fn follower_acknowledges_only_entries_proven_to_match() {
     assert_eq!(acknowledged(Mutants::NONE), Index(3));
-    assert_eq!(acknowledged(Mutants::only(Mutant::AckUnmatched)), Index(5), "the mutant of it");
+    assert_eq!(acknowledged(Mutants::only(Mutant::AckUnmatched)), Index(5), "the mutant breaks the rule");
 }
 
 /// Whether node 1, campaigning in term 2, becomes leader by a vote of term 1.
-fn leads_by_a_stale_vote(mutants: Mutants) -> bool {
+fn becomes_leader_by_a_stale_vote(mutants: Mutants) -> bool {
     let mut cluster = Cluster::with_logs(&vec![(1, log_of(&[1])); 3]);
     cluster.options.mutants = mutants;
     cluster.start(id(1));
     cluster.crash(id(2));
     cluster.crash(id(3));
     for term in [1, 2] {
-        cluster.until("it asks around", |c| c.raft(id(1)).role() == RoleName::Precandidate);
+        cluster.until("the node is a pre-candidate", |c| c.raft(id(1)).role() == RoleName::Precandidate);
         vote(&mut cluster, term, VoteKind::PreVote);
-        assert_eq!(cluster.raft(id(1)).term(), Term(term + 1), "it campaigns");
+        assert_eq!(cluster.raft(id(1)).term(), Term(term + 1), "the node campaigns");
         if term == 1 {
-            cluster.until("its campaign fails", |c| c.raft(id(1)).role() != RoleName::Candidate);
+            cluster.until("the campaign fails", |c| c.raft(id(1)).role() != RoleName::Candidate);
         }
     }
     cluster.run(ms(5));
@@ -467,13 +467,13 @@ fn vote(cluster: &mut Cluster, term: u64, ask: VoteKind) {
     let message = Message::RequestVoteResponse { granted: true, void: false, ask, heard: LeaderTime::default() };
     let vote = Envelope { from: id(2), to: id(1), term: Term(term), origin: Origin::default(), message };
     cluster.hosts.get_mut(&id(1)).unwrap().raft.as_mut().unwrap().receive(now, vote);
-    cluster.turn(id(1));
+    cluster.process_ready(id(1));
 }
 
 /// "A candidate wins an election if it receives votes from a majority of the servers […] for the same
 /// term" (§5.2).
 #[test]
-fn a_vote_of_an_earlier_term_elects_nobody() {
-    assert!(!leads_by_a_stale_vote(Mutants::NONE));
-    assert!(leads_by_a_stale_vote(Mutants::only(Mutant::CountStaleVotes)), "the mutant of it");
+fn vote_of_an_earlier_term_is_not_counted() {
+    assert!(!becomes_leader_by_a_stale_vote(Mutants::NONE));
+    assert!(becomes_leader_by_a_stale_vote(Mutants::only(Mutant::CountStaleVotes)), "the mutant breaks the rule");
 }

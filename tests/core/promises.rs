@@ -121,7 +121,7 @@ impl Model {
             return Some("two leaders in a term");
         }
         if self.nodes[at].log.get(..self.committed.len()) != Some(&self.committed[..]) {
-            return Some("a leader lacks what was committed");
+            return Some("a leader lacks a committed entry");
         }
         self.append(at);
         None
@@ -193,14 +193,14 @@ fn first_broken(rule: Rule, nodes: usize, runs: u64) -> Option<(u64, &'static st
 }
 
 #[test]
-fn promised_position_keeps_what_was_committed() {
+fn promised_position_preserves_committed_entries() {
     for nodes in [3, 5] {
         assert_eq!(first_broken(Rule::Kept, nodes, 10_000), None, "{nodes} nodes");
     }
 }
 
 #[test]
-fn each_clause_of_the_promise_is_needed() {
+fn each_part_of_the_promise_rule_is_needed() {
     for rule in [Rule::Forgotten, Rule::Campaigns, Rule::IndexOnly] {
         assert!(first_broken(rule, 3, 10_000).is_some_and(|(_, what)| what.contains("commit")));
     }

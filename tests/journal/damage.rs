@@ -14,7 +14,7 @@ fn rng() -> StdRng {
 }
 
 /// The disk after a whole script, and its ledger, all of which is promised durable.
-fn finished(options: &Options, script: &[Step]) -> (SimDisk, Ledger) {
+fn run_and_sync(options: &Options, script: &[Step]) -> (SimDisk, Ledger) {
     let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
     let script: Vec<Step> = script.iter().cloned().chain([Step::Sync]).collect();
     run(&disk, options, &script, &mut ledger).unwrap();
@@ -23,7 +23,7 @@ fn finished(options: &Options, script: &[Step]) -> (SimDisk, Ledger) {
 
 /// Flips one bit of each byte in turn: each flip must be noticed, or change nothing in the recovered log.
 pub fn every_flip(options: &Options, script: &[Step], side: bool) -> Result<(u64, u64), String> {
-    let (disk, ledger) = finished(options, script);
+    let (disk, ledger) = run_and_sync(options, script);
     if !side {
         disk.remove("synced").unwrap();
     }
@@ -57,7 +57,7 @@ fn flip_one(disk: &SimDisk, options: &Options, ledger: &Ledger, name: &str, offs
             Ok(false)
         }
         Err(Fault::Corrupt { file, .. }) => {
-            assert_eq!(disk.seen(name).unwrap(), before, "{file}: nothing is changed on the disk");
+            assert_eq!(disk.seen(name).unwrap(), before, "{file}: recovery changes no damaged file");
             Ok(true)
         }
         Err(fault) => Err(format!("{name} byte {offset}: {fault}")),
@@ -65,7 +65,7 @@ fn flip_one(disk: &SimDisk, options: &Options, ledger: &Ledger, name: &str, offs
 }
 
 #[test]
-fn a_flipped_bit_is_noticed_or_does_not_matter() {
+fn flipped_bit_is_detected_or_harmless() {
     for (name, script) in scripts() {
         let (noticed, harmless) = every_flip(&options(), &script, true).unwrap_or_else(|why| panic!("{name}: {why}"));
         assert!(noticed > 500 && harmless > 500, "{name}: {noticed} noticed, {harmless} harmless");
@@ -73,7 +73,7 @@ fn a_flipped_bit_is_noticed_or_does_not_matter() {
 }
 
 #[test]
-fn once_confirmed_the_log_itself_notices_every_flipped_bit() {
+fn confirmed_log_detects_flips_without_side_file() {
     for (name, mut script) in scripts() {
         script.push(Step::Confirm);
         every_flip(&options(), &script, false).unwrap_or_else(|why| panic!("{name}: {why}"));
@@ -81,8 +81,8 @@ fn once_confirmed_the_log_itself_notices_every_flipped_bit() {
 }
 
 #[test]
-fn a_zeroed_tail_is_not_the_end_of_the_log() {
-    let (disk, _) = finished(&options(), &scripts()[0].1);
+fn zeroed_tail_is_damage() {
+    let (disk, _) = run_and_sync(&options(), &scripts()[0].1);
     disk.crash(&mut rng(), Crash::Kill);
     let name = "0000000001.wal";
     let bytes = disk.seen(name).unwrap();
@@ -92,13 +92,13 @@ fn a_zeroed_tail_is_not_the_end_of_the_log() {
         let mut file = disk.open(name).unwrap();
         drave::disk::DiskFile::write_at(&mut file, end + 1 - zeroed, &vec![0; zeroed as usize]).unwrap();
         let opened = Journal::open(disk, options(), None);
-        assert!(matches!(opened, Err(Fault::Corrupt { .. })), "the side file knows better");
+        assert!(matches!(opened, Err(Fault::Corrupt { .. })), "the side file records a sync beyond the tail");
     }
 }
 
 #[test]
-fn a_missing_segment_is_an_error_wherever_it_is_missing() {
-    let (disk, _) = finished(&options(), &scripts()[3].1);
+fn any_missing_segment_is_damage() {
+    let (disk, _) = run_and_sync(&options(), &scripts()[3].1);
     let segments: Vec<String> = files(&disk).into_iter().filter(|name| name.ends_with(".wal")).collect();
     assert!(segments.len() >= 4);
     for side in [true, false] {
@@ -116,9 +116,9 @@ fn a_missing_segment_is_an_error_wherever_it_is_missing() {
 }
 
 #[test]
-fn a_segment_of_another_disk_is_refused() {
-    let (disk, _) = finished(&options(), &scripts()[3].1);
-    let (other, _) = finished(&Options { disk: drave::types::DiskId(10), ..options() }, &scripts()[3].1);
+fn segment_of_another_disk_is_rejected() {
+    let (disk, _) = run_and_sync(&options(), &scripts()[3].1);
+    let (other, _) = run_and_sync(&Options { disk: drave::types::DiskId(10), ..options() }, &scripts()[3].1);
     disk.crash(&mut rng(), Crash::Kill);
     let theirs = other.seen("0000000002.wal").unwrap();
     let mut file = disk.open("0000000002.wal").unwrap();
@@ -142,14 +142,14 @@ pub fn every_failure(options: &Options, script: &[Step]) -> Result<(), String> {
 }
 
 #[test]
-fn a_disk_that_fails_once_loses_nothing_that_was_promised() {
+fn any_failed_operation_keeps_synced_writes() {
     for (name, script) in scripts() {
         every_failure(&options(), &script).unwrap_or_else(|why| panic!("{name}: {why}"));
     }
 }
 
 #[test]
-fn a_full_disk_stops_the_node_and_loses_nothing() {
+fn full_disk_keeps_synced_writes() {
     for (name, script) in scripts() {
         let plain = SimDisk::new();
         run(&plain, &options(), &script, &mut Ledger::default()).unwrap();
@@ -171,7 +171,7 @@ fn a_full_disk_stops_the_node_and_loses_nothing() {
 }
 
 #[test]
-fn refusing_tail_policy_accepts_what_the_boot_proves_torn() {
+fn refuse_policy_accepts_tail_torn_in_this_boot() {
     let options = Options { segment_bytes: 8192, ..options() };
     let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
     let script = [Step::Write { term: 1, from: 1, to: 3, bytes: 200 }, Step::Sync];
@@ -202,7 +202,7 @@ fn unreadable_sector_is_damage_with_file_and_offset() {
     let options = Options { segment_bytes: 8192, ..options() };
     let write = |from, to| [Step::Write { term: 1, from, to, bytes: 900 }, Step::Sync];
     let script: Vec<Step> = (0..8).flat_map(|n| write(3 * n + 1, 3 * n + 3)).collect();
-    let (disk, ledger) = finished(&options, &script);
+    let (disk, ledger) = run_and_sync(&options, &script);
     let names: Vec<String> = files(&disk).into_iter().filter(|name| !name.ends_with(".tmp")).collect();
     assert!(names.iter().filter(|name| name.ends_with(".wal")).count() > 2, "{names:?}");
     let mut noticed = 0;
@@ -231,7 +231,7 @@ fn unreadable_sector_is_damage_with_file_and_offset() {
 }
 
 #[test]
-fn damage_to_what_a_recovery_believed_is_noticed_too() {
+fn damage_to_recovered_partial_batch_is_detected() {
     let script = [
         Step::Write { term: 1, from: 1, to: 2, bytes: 100 },
         Step::Sync,
@@ -251,9 +251,9 @@ fn damage_to_what_a_recovery_believed_is_noticed_too() {
         let name = "0000000001.wal";
         let end = disk.seen(name).unwrap().iter().rposition(|byte| *byte != 0).unwrap() as u64;
         // The next batch has the number of the interrupted one: only its header tells them apart.
-        let [_, one, sync, ..] = &more(&ledger)[..] else { unreachable!("a vote, a write, a sync") };
+        let [_, one, sync, ..] = &writes_after_restart(&ledger)[..] else { unreachable!("a vote, a write, a sync") };
         let rest = [one.clone(), sync.clone()];
-        go_on(&disk, &mut journal, &mut drave::wal::View::default(), &rest, &mut ledger).unwrap();
+        run_steps(&disk, &mut journal, &mut drave::wal::View::default(), &rest, &mut ledger).unwrap();
         drop(journal);
         disk.remove("synced").unwrap();
         for offset in 64..=end {
@@ -263,7 +263,7 @@ fn damage_to_what_a_recovery_believed_is_noticed_too() {
 }
 
 /// Describes what recovery with that many threads finds on a disk.
-fn found_by(threads: usize, disk: &SimDisk) -> Result<String, String> {
+fn recovery_result(threads: usize, disk: &SimDisk) -> Result<String, String> {
     let (meter, threads) = (Meter::default(), NonZeroUsize::new(threads).unwrap());
     let reading = ReadMode { threads, meter: &meter };
     let opened = Journal::read(disk.fork(), options(), Some(&founding()), reading);
@@ -275,20 +275,20 @@ fn found_by(threads: usize, disk: &SimDisk) -> Result<String, String> {
 }
 
 #[test]
-fn many_threads_find_what_one_finds() {
+fn parallel_recovery_matches_sequential() {
     let (mut good, mut bad) = (0, 0);
     for (name, script) in scripts() {
-        let (disk, _) = finished(&options(), &script);
+        let (disk, _) = run_and_sync(&options(), &script);
         disk.crash(&mut rng(), Crash::Kill);
-        let found = found_by(1, &disk).unwrap();
-        assert_eq!(found_by(3, &disk), Ok(found), "{name}");
+        let found = recovery_result(1, &disk).unwrap();
+        assert_eq!(recovery_result(3, &disk), Ok(found), "{name}");
         for file in files(&disk).into_iter().filter(|file| file.ends_with(".wal")) {
             for offset in (0..disk.seen(&file).unwrap().len() as u64).step_by(3) {
                 let disk = disk.fork();
                 disk.flip(&file, offset, (offset % 8) as u8);
-                let found = found_by(1, &disk);
+                let found = recovery_result(1, &disk);
                 *(if found.is_ok() { &mut good } else { &mut bad }) += 1;
-                assert_eq!(found_by(3, &disk), found, "{name}: {file} byte {offset}");
+                assert_eq!(recovery_result(3, &disk), found, "{name}: {file} byte {offset}");
             }
         }
     }
@@ -296,8 +296,8 @@ fn many_threads_find_what_one_finds() {
 }
 
 #[test]
-fn of_damage_in_several_segments_the_first_is_named_however_many_read() {
-    let (disk, _) = finished(&options(), &scripts()[3].1);
+fn parallel_recovery_reports_first_damaged_segment() {
+    let (disk, _) = run_and_sync(&options(), &scripts()[3].1);
     disk.crash(&mut rng(), Crash::Kill);
     let segments: Vec<String> = files(&disk).into_iter().filter(|name| name.ends_with(".wal")).collect();
     for (at, first) in segments.iter().enumerate() {
@@ -305,10 +305,10 @@ fn of_damage_in_several_segments_the_first_is_named_however_many_read() {
             let disk = disk.fork();
             // Within the first batch, which fills that offset in every segment.
             [first, second].iter().for_each(|name| disk.flip(name, 300, 3));
-            let found = found_by(1, &disk);
+            let found = recovery_result(1, &disk);
             assert!(found.as_ref().is_err_and(|fault| fault.starts_with(first.as_str())), "{found:?}");
             for threads in [2, 3, 9] {
-                assert_eq!(found_by(threads, &disk), found, "{first} and {second}");
+                assert_eq!(recovery_result(threads, &disk), found, "{first} and {second}");
             }
         }
     }

@@ -32,7 +32,7 @@ fn sample() -> (SimDisk, Bytes) {
 }
 
 /// The bytes of the dump in the document.
-fn dumped() -> Vec<u8> {
+fn documented_bytes() -> Vec<u8> {
     let mut bytes = Vec::new();
     for line in DOCUMENT.lines() {
         let Some((place, rest)) = line.split_once("  ") else { continue };
@@ -45,7 +45,7 @@ fn dumped() -> Vec<u8> {
     bytes
 }
 
-fn dump(bytes: &[u8]) -> String {
+fn hex_dump(bytes: &[u8]) -> String {
     let mut out = String::new();
     for (line, chunk) in bytes.chunks(16).enumerate() {
         let hex: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -58,16 +58,20 @@ fn dump(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn the_dump_is_that_of_a_real_file() {
+fn dump_matches_written_segment() {
     let (_, bytes) = sample();
     let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
     let real = &bytes[..end.next_multiple_of(8)];
-    assert!(dumped() == real, "the document's dump is not what the journal writes; it writes\n{}", dump(real));
+    assert!(
+        documented_bytes() == real,
+        "the document's dump differs from what the journal writes:\n{}",
+        hex_dump(real)
+    );
 }
 
 #[test]
-fn the_dump_decodes_as_the_document_says() {
-    let bytes = Bytes::from(dumped());
+fn dump_decodes_as_documented() {
+    let bytes = Bytes::from(documented_bytes());
     let header = SegmentHeader::decode(&bytes).unwrap();
     assert_eq!((header.node.get(), header.number, header.flags), (1, 1, 0));
     let scan = Scan::new(bytes.clone(), header.salt(), Some(0));
@@ -92,31 +96,31 @@ fn the_dump_decodes_as_the_document_says() {
 }
 
 /// Checks that the document has a line with all of these words.
-fn says(words: &[&str]) {
+fn assert_documented(words: &[&str]) {
     let found = DOCUMENT.lines().any(|line| words.iter().all(|word| line.contains(word)));
-    assert!(found, "no line of wal-format.md says {words:?}");
+    assert!(found, "no line of wal-format.md has {words:?}");
 }
 
 #[test]
-fn the_tables_say_what_the_code_does() {
+fn tables_match_code() {
     let number = |n: usize| n.to_string();
-    says(&["magic", &format!("`{}`", std::str::from_utf8(&format::MAGIC).unwrap())]);
-    says(&["format version", &format!("| {} |", format::FORMAT)]);
-    says(&["segment header", &format!("{} bytes", format::SEGMENT_HEADER)]);
-    says(&["frame header", &format!("{} bytes", format::FRAME_HEADER)]);
-    says(&["multiple of", &number(format::ALIGN)]);
-    says(&["body of a frame", &number(format::BODY_MAX)]);
-    says(&["batch frame", &format!("{} bytes", format::BATCH_FRAME)]);
-    says(&["seal frame", &format!("{} bytes", format::SEAL_FRAME)]);
-    says(&["segment size", &format!("{} MiB", Options::SEGMENT_BYTES >> 20)]);
-    says(&["piece of a batch", &format!("{} MiB", Options::BATCH_BYTES >> 20)]);
-    says(&[
+    assert_documented(&["magic", &format!("`{}`", std::str::from_utf8(&format::MAGIC).unwrap())]);
+    assert_documented(&["format version", &format!("| {} |", format::FORMAT)]);
+    assert_documented(&["segment header", &format!("{} bytes", format::SEGMENT_HEADER)]);
+    assert_documented(&["frame header", &format!("{} bytes", format::FRAME_HEADER)]);
+    assert_documented(&["multiple of", &number(format::ALIGN)]);
+    assert_documented(&["body of a frame", &number(format::BODY_MAX)]);
+    assert_documented(&["batch frame", &format!("{} bytes", format::BATCH_FRAME)]);
+    assert_documented(&["seal frame", &format!("{} bytes", format::SEAL_FRAME)]);
+    assert_documented(&["segment size", &format!("{} MiB", Options::SEGMENT_BYTES >> 20)]);
+    assert_documented(&["piece of a batch", &format!("{} MiB", Options::BATCH_BYTES >> 20)]);
+    assert_documented(&[
         "side file",
         &format!("`{}`", sync_marker::NAME),
         &format!("{} slots", sync_marker::SLOTS),
         &number(sync_marker::SLOT),
     ]);
-    says(&["header of an entry", &format!("{} bytes", codec::ENTRY_HEADER)]);
+    assert_documented(&["header of an entry", &format!("{} bytes", codec::ENTRY_HEADER)]);
     use RecordKind::*;
     let kinds = [
         (Batch, "batch"),
@@ -128,13 +132,13 @@ fn the_tables_say_what_the_code_does() {
         (Seal, "seal"),
     ];
     for (kind, name) in kinds {
-        says(&[&format!("| {} | {name} |", kind as u8)]);
+        assert_documented(&[&format!("| {} | {name} |", kind as u8)]);
     }
-    says(&["recycled", &format!("bit {}", format::RECYCLED.trailing_zeros())]);
+    assert_documented(&["recycled", &format!("bit {}", format::RECYCLED.trailing_zeros())]);
 }
 
 #[test]
-fn the_side_file_is_as_the_document_says() {
+fn side_file_matches_document() {
     let (disk, _) = sample();
     let bytes = Bytes::from(disk.seen(sync_marker::NAME).unwrap());
     assert_eq!(bytes.len(), sync_marker::SLOT * sync_marker::SLOTS);

@@ -84,7 +84,7 @@ pub fn scripts() -> Vec<(&'static str, Vec<Step>)> {
 }
 
 /// Runs a script until the disk stops, and then each of the crashes in `between`. Returns whether the disk stopped.
-fn stopped_at(options: &Options, script: &[Step], stop: Stop, between: &[Between]) -> Result<bool, String> {
+fn run_and_crash(options: &Options, script: &[Step], stop: Stop, between: &[Between]) -> Result<bool, String> {
     let (disk, mut ledger) = (SimDisk::new(), Ledger::default());
     disk.stop_at(stop);
     run(&disk, options, script, &mut ledger)?;
@@ -98,7 +98,7 @@ fn stopped_at(options: &Options, script: &[Step], stop: Stop, between: &[Between
 pub fn every_operation(options: &Options, script: &[Step]) -> Result<u64, String> {
     for at in 0.. {
         let bytes = [0, 1, 100, 512, 600][at as usize % 5];
-        if !stopped_at(options, script, Stop { at, bytes }, &BETWEEN)? {
+        if !run_and_crash(options, script, Stop { at, bytes }, &BETWEEN)? {
             return Ok(at);
         }
     }
@@ -106,7 +106,7 @@ pub fn every_operation(options: &Options, script: &[Step]) -> Result<u64, String
 }
 
 #[test]
-fn nothing_promised_is_lost_whatever_operation_is_the_last() {
+fn crash_after_any_operation_keeps_synced_writes() {
     let mut operations = 0;
     for (name, script) in scripts() {
         match every_operation(&options(), &script) {
@@ -118,7 +118,7 @@ fn nothing_promised_is_lost_whatever_operation_is_the_last() {
 }
 
 #[test]
-fn nothing_promised_is_lost_at_whatever_byte_a_write_ends() {
+fn write_torn_at_any_byte_keeps_synced_writes() {
     let script = [
         Step::Write { term: 1, from: 1, to: 2, bytes: 30 },
         Step::Sync,
@@ -133,13 +133,13 @@ fn nothing_promised_is_lost_at_whatever_byte_a_write_ends() {
     for at in total - 6..total {
         for bytes in 0..900 {
             let between = [Between::Kill, Between::Power(bytes), Between::KillThenPower(bytes)];
-            stopped_at(&options(), &script, Stop { at, bytes: bytes as usize }, &between).unwrap();
+            run_and_crash(&options(), &script, Stop { at, bytes: bytes as usize }, &between).unwrap();
         }
     }
 }
 
 /// Random scripts, stopped at a random operation.
-pub fn storm(options: &Options, seeds: std::ops::Range<u64>) -> Result<(), String> {
+pub fn random_crashes(options: &Options, seeds: std::ops::Range<u64>) -> Result<(), String> {
     for seed in seeds {
         let script = random_script(seed);
         let plain = SimDisk::new();
@@ -147,18 +147,18 @@ pub fn storm(options: &Options, seeds: std::ops::Range<u64>) -> Result<(), Strin
         let at = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (plain.operations() + 1);
         let stop = Stop { at, bytes: (seed % 700) as usize };
         let between = [Between::Power(seed), Between::KillThenPower(seed), Between::PowerWhileStarting(seed % 7, seed)];
-        stopped_at(options, &script, stop, &between).map_err(|why| format!("seed {seed}: {why}"))?;
+        run_and_crash(options, &script, stop, &between).map_err(|why| format!("seed {seed}: {why}"))?;
     }
     Ok(())
 }
 
 #[test]
-fn storms_lose_nothing() {
-    storm(&options(), 0..3000).unwrap();
+fn random_crashes_keep_synced_writes() {
+    random_crashes(&options(), 0..3000).unwrap();
 }
 
 #[test]
 #[ignore = "minutes; for a night, or a change of the format"]
-fn storms_at_length_lose_nothing() {
-    storm(&options(), 3000..200_000).unwrap();
+fn many_random_crashes_keep_synced_writes() {
+    random_crashes(&options(), 3000..200_000).unwrap();
 }

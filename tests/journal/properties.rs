@@ -29,16 +29,16 @@ fn segment(sizes: &[usize]) -> Bytes {
     bytes.into()
 }
 
-fn good(bytes: &Bytes) -> Vec<Frame> {
+fn good_frames(bytes: &Bytes) -> Vec<Frame> {
     let scan = Scan::new(bytes.clone(), header(3).salt(), Some(0x1234));
     scan.filter_map(|item| if let ScanItem::Frame(frame) = item { Some(frame) } else { None }).collect()
 }
 
 proptest! {
     #[test]
-    fn frames_come_back_as_they_were(sizes in prop::collection::vec(0..400usize, 0..10)) {
+    fn frames_round_trip(sizes in prop::collection::vec(0..400usize, 0..10)) {
         let bytes = segment(&sizes);
-        let frames = good(&bytes);
+        let frames = good_frames(&bytes);
         prop_assert_eq!(frames.len(), sizes.len() + 1);
         let batch = Batch::read(&frames[0].body).unwrap();
         prop_assert_eq!(batch.frames as usize, sizes.len());
@@ -51,24 +51,24 @@ proptest! {
     }
 
     #[test]
-    fn damage_hides_only_what_it_touches(
+    fn damage_hides_only_the_damaged_frame(
         sizes in prop::collection::vec(0..400usize, 1..10),
         at: prop::sample::Index,
         bit in 0..8u8,
     ) {
         let bytes = segment(&sizes);
-        let whole = good(&bytes);
+        let whole = good_frames(&bytes);
         let end = whole.last().unwrap().end() as usize;
         let at = 64 + at.index(end - 64);
         let mut damaged = bytes.to_vec();
         damaged[at] ^= 1 << bit;
-        let left: Vec<u64> = good(&damaged.into()).iter().map(|frame| frame.at).collect();
+        let left: Vec<u64> = good_frames(&damaged.into()).iter().map(|frame| frame.at).collect();
         let untouched = whole.iter().filter(|frame| !(frame.at..frame.end()).contains(&(at as u64)));
         prop_assert_eq!(left, untouched.map(|frame| frame.at).collect::<Vec<_>>());
     }
 
     #[test]
-    fn a_frame_elsewhere_or_of_another_segment_is_none(size in 0..400usize, moved in 1..8u64) {
+    fn frame_is_valid_only_at_its_offset_in_its_segment(size in 0..400usize, moved in 1..8u64) {
         let bytes = segment(&[size]);
         let salted = format::salted(header(3).salt());
         prop_assert!(Frame::read(&bytes, salted, 64).is_ok());
@@ -80,7 +80,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_an_error_and_nothing_worse(bytes: Vec<u8>) {
+    fn garbage_input_does_not_panic(bytes: Vec<u8>) {
         let bytes = Bytes::from(bytes);
         let _either = SegmentHeader::decode(&bytes);
         let _either = (Batch::read(&bytes), Opening::read(&bytes), Seal::read(&bytes));
@@ -93,14 +93,14 @@ proptest! {
     }
 
     #[test]
-    fn segment_headers_come_back_as_they_were(number: u64, node in 1..u64::MAX, flags in 0..2u32) {
+    fn segment_header_round_trips(number: u64, node in 1..u64::MAX, flags in 0..2u32) {
         let header = SegmentHeader { node: NodeId::new(node).unwrap(), flags, ..header(number) };
         prop_assert_eq!(SegmentHeader::decode(&header.encode().to_vec().into()), Ok(header));
     }
 }
 
 #[test]
-fn bodies_come_back_as_they_were() {
+fn record_bodies_round_trip() {
     let mut out = Vec::new();
     let opening = Opening {
         hard: HardState {
@@ -125,7 +125,7 @@ fn bodies_come_back_as_they_were() {
 }
 
 #[test]
-fn a_blank_file_is_blank() {
+fn zeroed_file_is_blank() {
     let zeros = Bytes::from(vec![0; 4096]);
     assert_eq!(Frame::read(&zeros, 1, 64).unwrap_err(), Flaw::Blank);
     assert_eq!(Scan::new(zeros, 1, None).count(), 1);

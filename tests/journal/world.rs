@@ -31,7 +31,7 @@ pub enum Step {
 
 /// One change that was requested of the journal.
 #[derive(Clone, Debug)]
-enum Deed {
+enum Change {
     Hard(HardState),
     Base(SnapshotPoint),
     Entry(Entry),
@@ -40,7 +40,7 @@ enum Deed {
 /// The changes requested of the journal, and how many of them it promised.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    deeds: Vec<Deed>,
+    changes: Vec<Change>,
     /// How many of them were reported durable.
     pub promised: usize,
     released: Vec<Index>,
@@ -105,15 +105,15 @@ impl Step {
 }
 
 impl Ledger {
-    fn log(&self, deeds: usize) -> Log {
+    fn log(&self, changes: usize) -> Log {
         let mut log = Log::default();
-        for deed in &self.deeds[..deeds] {
-            match deed {
-                Deed::Hard(hard) => log.hard = *hard,
-                Deed::Base(base) => {
+        for change in &self.changes[..changes] {
+            match change {
+                Change::Hard(hard) => log.hard = *hard,
+                Change::Base(base) => {
                     log = Log { hard: log.hard, base: base.position, ..Log::default() };
                 }
-                Deed::Entry(entry) => {
+                Change::Entry(entry) => {
                     let index = entry.position.index.0;
                     log.entries.split_off(&index);
                     log.members.split_off(&index);
@@ -128,9 +128,9 @@ impl Ledger {
     }
 
     fn take(&mut self, write: &Write) {
-        self.deeds.extend(write.base.clone().map(Deed::Base));
-        self.deeds.extend(write.hard_state.map(Deed::Hard));
-        self.deeds.extend(write.entries.iter().cloned().map(Deed::Entry));
+        self.changes.extend(write.base.clone().map(Change::Base));
+        self.changes.extend(write.hard_state.map(Change::Hard));
+        self.changes.extend(write.entries.iter().cloned().map(Change::Entry));
     }
 
     /// Checks that everything promised was recovered, and nothing that was never requested. The ledger then becomes the
@@ -138,20 +138,20 @@ impl Ledger {
     pub fn check(&mut self, recovered: &Recovered) -> Result<(), String> {
         let mut why = String::new();
         // The longest that fits: equal entries make several fit.
-        for deeds in (self.promised..=self.deeds.len()).rev() {
-            match self.fits(&self.log(deeds), recovered) {
+        for changes in (self.promised..=self.changes.len()).rev() {
+            match self.matches_log(&self.log(changes), recovered) {
                 Ok(()) => {
-                    self.deeds.truncate(deeds);
-                    self.promised = deeds;
+                    self.changes.truncate(changes);
+                    self.promised = changes;
                     return Ok(());
                 }
                 Err(error) => why = error,
             }
         }
-        Err(format!("of {} deeds {} were promised, and nothing fits: {why}", self.deeds.len(), self.promised))
+        Err(format!("of {} changes {} were promised, and no prefix matches: {why}", self.changes.len(), self.promised))
     }
 
-    fn fits(&self, log: &Log, recovered: &Recovered) -> Result<(), String> {
+    fn matches_log(&self, log: &Log, recovered: &Recovered) -> Result<(), String> {
         let base = recovered.base.position;
         let last = log.entries.keys().last().copied().unwrap_or(0).max(log.base.index.0);
         let found = base.index.0 + recovered.heads.len() as u64;
@@ -170,21 +170,21 @@ impl Ledger {
         let read = recovered.view.entries(range.clone(), u64::MAX).map_err(|fault| fault.to_string())?;
         let expected: Vec<&Entry> = log.entries.range(base.index.0 + 1..).map(|(_, entry)| entry).collect();
         if read.iter().collect::<Vec<_>>() != expected {
-            return Err(format!("the view of {range:?} holds {} entries that are not those written", read.len()));
+            return Err(format!("the view of {range:?} holds {} entries that differ from those written", read.len()));
         }
         for (head, entry) in recovered.heads.iter().zip(&expected) {
             if head.term != entry.position.term || head.bytes as usize != codec::entry_size(entry) {
-                return Err(format!("{} is not what its head says", entry.position));
+                return Err(format!("entry {} differs from its summary", entry.position));
             }
         }
         let configurations: BTreeMap<u64, Membership> =
             recovered.configurations.iter().map(|(index, membership)| (index.0, membership.clone())).collect();
         let expected = log.members.range(base.index.0 + 1..).map(|(index, members)| (*index, members.clone()));
         if configurations != expected.collect() {
-            return Err("the configurations are not those written".to_owned());
+            return Err("the configurations differ from those written".to_owned());
         }
         match log.members.range(..=base.index.0).next_back() {
-            Some((_, members)) if *members != recovered.base.membership => Err("the base's members".to_owned()),
+            Some((_, members)) if *members != recovered.base.membership => Err("the base has other members".to_owned()),
             _ => Ok(()),
         }
     }
@@ -197,11 +197,11 @@ pub fn run(disk: &SimDisk, options: &Options, script: &[Step], ledger: &mut Ledg
     };
     ledger.check(&recovered)?;
     let mut view = recovered.view;
-    let _stopped = go_on(disk, &mut journal, &mut view, script, ledger);
+    let _stopped = run_steps(disk, &mut journal, &mut view, script, ledger);
     Ok(())
 }
 
-pub fn go_on(
+pub fn run_steps(
     disk: &SimDisk,
     journal: &mut Journal<SimDisk>,
     view: &mut drave::wal::View,
@@ -218,14 +218,14 @@ pub fn go_on(
         match step {
             Step::Sync => {
                 journal.sync()?.sealed.into_iter().for_each(|sealed| view.seal(sealed).unwrap());
-                ledger.promised = ledger.deeds.len();
+                ledger.promised = ledger.changes.len();
             }
             Step::Confirm => {
                 journal.confirm()?;
-                ledger.promised = ledger.deeds.len();
+                ledger.promised = ledger.changes.len();
             }
             Step::Release(index) => {
-                let log = ledger.log(ledger.deeds.len());
+                let log = ledger.log(ledger.changes.len());
                 if let Some(entry) = log.entries.get(index) {
                     ledger.released.push(Index(*index));
                     view.release(Index(*index));
@@ -269,7 +269,7 @@ pub const BETWEEN: [Between; 9] = [
 /// Opens the journal, which must succeed, and checks it against the ledger.
 pub fn reopen(disk: &SimDisk, options: &Options, ledger: &mut Ledger) -> Result<(Journal<SimDisk>, Recovered), String> {
     let opened = Journal::open(disk.clone(), options.clone(), Some(&founding()));
-    let (journal, recovered) = opened.map_err(|fault| format!("does not open: {fault}"))?;
+    let (journal, recovered) = opened.map_err(|fault| format!("the journal does not open: {fault}"))?;
     ledger.check(&recovered)?;
     Ok((journal, recovered))
 }
@@ -296,16 +296,17 @@ pub fn survive(disk: &SimDisk, options: &Options, ledger: &Ledger, between: Betw
     let (mut journal, recovered) = reopen(&disk, options, &mut ledger)?;
     // Two restarts with writes in between: the second one reveals mistakes of the first recovery.
     let mut view = recovered.view;
-    let more = more(&ledger);
-    go_on(&disk, &mut journal, &mut view, &more, &mut ledger).map_err(|fault| format!("does not go on: {fault}"))?;
+    let steps = writes_after_restart(&ledger);
+    run_steps(&disk, &mut journal, &mut view, &steps, &mut ledger)
+        .map_err(|fault| format!("a write fails after the start: {fault}"))?;
     drop(journal);
     disk.crash(&mut rng, Crash::Power);
     reopen(&disk, options, &mut ledger).map(drop).map_err(|why| format!("after a second start: {why}"))
 }
 
 /// Writes that continue the current log.
-pub fn more(ledger: &Ledger) -> Vec<Step> {
-    let log = ledger.log(ledger.deeds.len());
+pub fn writes_after_restart(ledger: &Ledger) -> Vec<Step> {
+    let log = ledger.log(ledger.changes.len());
     let last = log.entries.keys().last().copied().unwrap_or(0).max(log.base.index.0);
     vec![
         Step::Vote { term: 90, vote: 2 },

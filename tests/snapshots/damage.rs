@@ -16,7 +16,7 @@ fn damaged(damage: impl Fn(&SimDisk, &str)) -> (SimDisk, Ledger) {
 }
 
 /// Asserts that the older snapshot is found, and that the damage of the newer one is reported.
-fn check(disk: &SimDisk, ledger: &Ledger, what: &str) {
+fn assert_older_is_found(disk: &SimDisk, ledger: &Ledger, what: &str) {
     let before = disk.seen(&file_name(position(12)));
     let (_, mut found) = newest(disk).unwrap();
     let [Fault::Damaged { file, offset, .. }] = &found.damaged[..] else { panic!("{what}: {:?}", found.damaged) };
@@ -26,46 +26,46 @@ fn check(disk: &SimDisk, ledger: &Ledger, what: &str) {
     found.damaged.clear();
     let older = Ledger { promised: 5, ..ledger.clone() };
     assert_eq!(older.check(&found), Ok(5), "{what}");
-    assert_eq!(disk.seen(&file_name(position(12))), before, "{what}: nothing is changed on the disk");
+    assert_eq!(disk.seen(&file_name(position(12))), before, "{what}: the damaged file is unchanged");
 }
 
 /// nats-server#7556, #4410: a damaged snapshot was treated as no data.
 #[test]
-fn a_flipped_bit_is_always_noticed() {
+fn flipped_bit_is_always_detected() {
     let size = file(12, 60).len() as u64;
     for offset in 0..size {
         let (disk, ledger) = damaged(|disk, name| disk.flip(name, offset, (offset % 8) as u8));
-        check(&disk, &ledger, &format!("byte {offset}"));
+        assert_older_is_found(&disk, &ledger, &format!("byte {offset}"));
     }
 }
 
 #[test]
-fn a_file_that_is_cut_or_goes_on_is_noticed() {
+fn truncated_or_extended_file_is_detected() {
     let size = file(12, 60).len() as u64;
     for cut in (0..size).step_by(3) {
         let (disk, ledger) = damaged(|disk, name| disk.open(name).unwrap().truncate(cut).unwrap());
-        check(&disk, &ledger, &format!("cut at {cut}"));
+        assert_older_is_found(&disk, &ledger, &format!("cut at {cut}"));
     }
     let (disk, ledger) = damaged(|disk, name| disk.open(name).unwrap().write_at(size, &[0]).unwrap());
-    check(&disk, &ledger, "a byte too many");
+    assert_older_is_found(&disk, &ledger, "one byte too many");
 }
 
 #[test]
-fn a_snapshot_under_another_name_or_of_another_cluster_is_noticed() {
+fn snapshot_of_another_name_or_cluster_is_detected() {
     let (disk, ledger) = damaged(|disk, name| {
         let other = disk.seen(&file_name(position(5))).unwrap();
         let mut file = disk.open(name).unwrap();
         file.truncate(0).unwrap();
         file.write_at(0, &other).unwrap();
     });
-    check(&disk, &ledger, "another's name");
+    assert_older_is_found(&disk, &ledger, "the name of another snapshot");
     let (disk, _) = damaged(|_, _| {});
     let found = Store::open(disk, ClusterId(8)).unwrap().newest().unwrap();
     assert!(found.snapshot.is_none() && found.damaged.len() == 2, "{found:?}");
 }
 
 #[test]
-fn damage_is_told_with_file_byte_and_advice() {
+fn damage_report_names_file_byte_and_advice() {
     let (disk, _) = damaged(|disk, name| disk.flip(name, 150, 3));
     let told = newest(&disk).unwrap().1.damaged[0].to_string();
     assert!(told.starts_with("000000000000000c-0000000000000002.snap: byte 1"), "{told}");
@@ -73,7 +73,7 @@ fn damage_is_told_with_file_byte_and_advice() {
 }
 
 #[test]
-fn what_another_node_sent_is_published_only_if_it_is_whole() {
+fn received_snapshot_is_published_only_if_intact() {
     let whole = file(12, 60);
     for offset in 0..whole.len() {
         let disk = SimDisk::new();
@@ -82,7 +82,7 @@ fn what_another_node_sent_is_published_only_if_it_is_whole() {
         sent[offset] ^= 4;
         let received = receive(&store, 12, &sent, sent.len());
         assert!(matches!(received, Err(Fault::Damaged { .. })), "byte {offset}: {received:?}");
-        assert_eq!(disk.list().unwrap(), Vec::<String>::new(), "it is removed");
+        assert_eq!(disk.list().unwrap(), Vec::<String>::new(), "the damaged file is removed");
         let again = receive(&store, 12, &whole, whole.len()).unwrap().unwrap();
         assert_eq!(again.bytes()[..], whole);
     }
@@ -92,7 +92,7 @@ fn what_another_node_sent_is_published_only_if_it_is_whole() {
 }
 
 #[test]
-fn a_part_that_rotted_is_received_again_from_there() {
+fn corrupt_partial_file_is_received_again_from_damage() {
     let whole = file(12, 60);
     for offset in 0..whole.len() / 2 {
         let disk = SimDisk::new();

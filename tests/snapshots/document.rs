@@ -61,7 +61,7 @@ fn section() -> &'static str {
 }
 
 /// The bytes of the dump in the section.
-fn dumped() -> Vec<u8> {
+fn documented_bytes() -> Vec<u8> {
     let mut bytes = Vec::new();
     for line in section().lines() {
         let Some((place, rest)) = line.split_once("  ") else { continue };
@@ -74,7 +74,7 @@ fn dumped() -> Vec<u8> {
     bytes
 }
 
-fn dump(bytes: &[u8]) -> String {
+fn hex_dump(bytes: &[u8]) -> String {
     let mut out = String::new();
     for (line, chunk) in bytes.chunks(16).enumerate() {
         let hex: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -87,14 +87,18 @@ fn dump(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn the_dump_is_that_of_a_real_snapshot() {
+fn dump_matches_written_snapshot() {
     let real = sample();
-    assert!(dumped() == real[..], "the document's dump is not what is written; that is\n{}", dump(&real));
+    assert!(
+        documented_bytes() == real[..],
+        "the document's dump differs from the written snapshot:\n{}",
+        hex_dump(&real)
+    );
 }
 
 #[test]
-fn the_dump_decodes_as_the_document_says() {
-    let bytes = Bytes::from(dumped());
+fn dump_decodes_as_documented() {
+    let bytes = Bytes::from(documented_bytes());
     let (header, chain) = Header::decode(&bytes).unwrap();
     assert_eq!(
         (header.node.get(), header.position, header.time),
@@ -111,8 +115,8 @@ fn the_dump_decodes_as_the_document_says() {
 }
 
 #[test]
-fn the_dump_is_a_state_to_go_on_from() {
-    let bytes = Bytes::from(dumped());
+fn dump_restores_documented_state() {
+    let bytes = Bytes::from(documented_bytes());
     let (header, chain) = Header::decode(&bytes).unwrap();
     let mut restoring = Applier::new(Kv::new()).restoring();
     for chunk in Chunks::new(bytes, chain) {
@@ -130,20 +134,20 @@ fn the_dump_is_a_state_to_go_on_from() {
 }
 
 /// Asserts that a line of the section has all of these words.
-fn says(words: &[&str]) {
+fn assert_documented(words: &[&str]) {
     let found = section().lines().any(|line| words.iter().all(|word| line.contains(word)));
-    assert!(found, "no line of the section says {words:?}");
+    assert!(found, "no line of the section has {words:?}");
 }
 
 #[test]
-fn the_tables_say_what_the_code_does() {
-    says(&["magic", &format!("`{}`", std::str::from_utf8(&format::MAGIC).unwrap())]);
-    says(&["format version", &format!("| {} |", format::FORMAT)]);
-    says(&[&format!("| {} | … | members |", format::HEADER_FIELDS)]);
-    says(&["header of a chunk", &format!("{} bytes", format::CHUNK_HEADER)]);
-    says(&["body of a chunk", &format!("{} bytes", format::BODY_MAX)]);
-    says(&["header of a snapshot", &format!("{} bytes", format::HEADER_MAX)]);
+fn tables_match_code() {
+    assert_documented(&["magic", &format!("`{}`", std::str::from_utf8(&format::MAGIC).unwrap())]);
+    assert_documented(&["format version", &format!("| {} |", format::FORMAT)]);
+    assert_documented(&[&format!("| {} | … | members |", format::HEADER_FIELDS)]);
+    assert_documented(&["header of a chunk", &format!("{} bytes", format::CHUNK_HEADER)]);
+    assert_documented(&["body of a chunk", &format!("{} bytes", format::BODY_MAX)]);
+    assert_documented(&["header of a snapshot", &format!("{} bytes", format::HEADER_MAX)]);
     for (kind, name) in [(ChunkKind::Sessions, "sessions"), (ChunkKind::Machine, "machine"), (ChunkKind::End, "end")] {
-        says(&[&format!("| {} | {name} |", kind as u8)]);
+        assert_documented(&[&format!("| {} | {name} |", kind as u8)]);
     }
 }

@@ -22,7 +22,7 @@ const END: u64 = 90;
 
 /// One action of a node.
 #[derive(Clone, Copy, Debug)]
-enum Deed {
+enum Action {
     /// Appends and acknowledges the committed entries from the first index to the second.
     Append(u64, u64),
     /// Appends and acknowledges entries that a deposed leader sent to this node alone.
@@ -65,7 +65,7 @@ fn entry(index: u64) -> Entry {
 }
 
 /// An entry that was never committed at an index.
-fn stray(index: u64) -> Entry {
+fn uncommitted_entry(index: u64) -> Entry {
     codec::entry(Position::new(Index(index), Term(1 + position(index).term.0)), ClusterTime(index), Payload::Noop)
 }
 
@@ -105,7 +105,7 @@ struct Promise {
 }
 
 /// A running process.
-struct Up {
+struct Process {
     journal: Journal<SimDisk>,
     keeper: SnapshotWorker<SimDisk>,
     applier: Applier<Kv>,
@@ -114,7 +114,7 @@ struct Up {
     writes: u64,
 }
 
-fn boot(disks: &Disks) -> Result<(Up, Recovered, Option<Snapshot>)> {
+fn boot(disks: &Disks) -> Result<(Process, Recovered, Option<Snapshot>)> {
     let options = Options { segment_bytes: 2048, batch_bytes: 700, ..Options::new(node(), CLUSTER, DiskId(9)) };
     let founding = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership: membership() };
     let (mut journal, mut recovered) = Journal::open(disks.0[0].clone(), options, Some(&founding))?;
@@ -126,7 +126,7 @@ fn boot(disks: &Disks) -> Result<(Up, Recovered, Option<Snapshot>)> {
         applier = Restore::begin(&applier, snapshot).all(&Meter::default())?.0;
     }
     Ok((
-        Up {
+        Process {
             journal,
             keeper: SnapshotWorker::new(store, Ballast::new(disks.0[0].clone(), 0)),
             applier,
@@ -140,31 +140,31 @@ fn boot(disks: &Disks) -> Result<(Up, Recovered, Option<Snapshot>)> {
 
 /// Asserts that a start succeeds and has the acknowledged entries, in the snapshot or in the log after it. Sets
 /// `promise` to what the node now holds, and returns the process.
-fn start(disks: &Disks, promise: &mut Promise) -> std::result::Result<Up, String> {
-    let (mut up, recovered, snapshot) = boot(disks).map_err(|fault| format!("the start is refused: {fault}"))?;
+fn start(disks: &Disks, promise: &mut Promise) -> std::result::Result<Process, String> {
+    let (mut up, recovered, snapshot) = boot(disks).map_err(|fault| format!("the start fails: {fault}"))?;
     let base = recovered.base.position;
     let snapshot = snapshot.map_or(Position::ZERO, |snapshot| snapshot.header().position);
     if base.index > snapshot.index {
-        return Err(format!("the log begins behind {base}, and the snapshot is of {snapshot}"));
+        return Err(format!("the log begins after {base}, but the snapshot is at {snapshot}"));
     }
     let last = base.index.0 + recovered.heads.len() as u64;
     let term = |index: u64| recovered.heads[(index - base.index.0) as usize - 1].term;
     let committed = (snapshot.index.0 + 1..=last).take_while(|index| term(*index) == position(*index).term);
     up.holds = committed.last().unwrap_or(snapshot.index.0);
     if up.holds < promise.committed || last < promise.strays {
-        return Err(format!("{promise:?} was acknowledged, and only {} and {last} are there", up.holds));
+        return Err(format!("{promise:?} was acknowledged, but only {} and {last} were recovered", up.holds));
     }
     let entries = recovered.view.entries(snapshot.index.next()..=Index(up.holds), u64::MAX);
     up.applier.apply(&entries.map_err(|fault| fault.to_string())?);
     if (up.applier.applied().0, up.applier.digest()) != (up.holds, machine(up.holds).digest()) {
-        return Err(format!("the state of {} is another", up.holds));
+        return Err(format!("the state at {} differs from the committed one", up.holds));
     }
     promise.committed = up.holds;
     promise.strays = if last > up.holds { last } else { 0 };
     Ok(up)
 }
 
-impl Up {
+impl Process {
     fn write(&mut self, base: Option<SnapshotPoint>, entries: Vec<Entry>) -> Result<()> {
         self.writes += 1;
         let hard_state = Some(HardState { term: Term(50), ..HardState::default() });
@@ -172,48 +172,48 @@ impl Up {
         self.journal.sync().map(drop)
     }
 
-    fn does(&mut self, deed: Deed, promise: &mut Promise) -> Result<()> {
-        match deed {
-            Deed::Append(from, to) => {
+    fn perform(&mut self, action: Action, promise: &mut Promise) -> Result<()> {
+        match action {
+            Action::Append(from, to) => {
                 let entries: Vec<Entry> = (from..=to).map(entry).collect();
                 promise.strays = 0;
                 self.write(None, entries.clone())?;
                 self.applier.apply(&entries);
                 (self.holds, promise.committed) = (to, to);
             }
-            Deed::Diverge(from, to) => {
-                self.write(None, (from..=to).map(stray).collect())?;
+            Action::Diverge(from, to) => {
+                self.write(None, (from..=to).map(uncommitted_entry).collect())?;
                 promise.strays = to;
             }
-            Deed::Take => {
-                self.does(Deed::Begin, promise)?;
-                self.does(Deed::Finish, promise)?;
+            Action::Take => {
+                self.perform(Action::Begin, promise)?;
+                self.perform(Action::Finish, promise)?;
             }
-            Deed::Begin => {
+            Action::Begin => {
                 let head = self.applier.freeze();
                 let begin = Job::Begin(header(CLUSTER, node(), &head, Index::ZERO, membership()));
-                self.keeper.carry_out(begin)?;
+                self.keeper.run(begin)?;
                 let piece = self.applier.next_chunk(300).expect("some state");
-                self.keeper.carry_out(Job::Piece(piece))?;
+                self.keeper.run(Job::Piece(piece))?;
             }
-            Deed::Finish => {
+            Action::Finish => {
                 while let Some(piece) = self.applier.next_chunk(300) {
-                    self.keeper.carry_out(Job::Piece(piece))?;
+                    self.keeper.run(Job::Piece(piece))?;
                 }
-                self.keeper.carry_out(Job::Finish)?;
-                let done = self.keeper.carry_out(Job::Verify)?;
-                assert!(matches!(done, JobResult::Taken(Some(_))), "{done:?}");
+                self.keeper.run(Job::Finish)?;
+                let done = self.keeper.run(Job::Verify)?;
+                assert!(matches!(done, JobResult::Published(Some(_))), "{done:?}");
                 self.applier.end_snapshot();
             }
-            Deed::Release(upto) => self.journal.release(position(upto))?,
-            Deed::Half(index) => drop(self.receive(index, 2)?),
-            Deed::Receive(index) => {
+            Action::Release(upto) => self.journal.release(position(upto))?,
+            Action::Half(index) => drop(self.receive(index, 2)?),
+            Action::Receive(index) => {
                 self.receive(index, 2)?;
                 if self.holds < index {
                     // Once the snapshot is published, uncommitted entries may be gone.
                     promise.strays = 0;
                 }
-                let snapshot = self.receive(index, 1)?.expect("all of it");
+                let snapshot = self.receive(index, 1)?.expect("the whole snapshot was sent");
                 let (applier, _, base) = Restore::begin(&self.applier, snapshot).all(&Meter::default())?;
                 // A snapshot does not undo entries that are already applied.
                 if self.holds < index {
@@ -230,15 +230,15 @@ impl Up {
 
     /// Receives the first of `parts` parts of another node's snapshot, in pieces that match no boundary.
     fn receive(&mut self, index: u64, parts: usize) -> Result<Option<Snapshot>> {
-        let file = published(index);
+        let file = snapshot_of_leader(index);
         let (total, upto) = (file.bytes().len(), file.bytes().len() / parts);
         let (from, mut at) = (NodeId::new(2).unwrap(), 0);
         while at < upto {
             let bytes = file.bytes().slice(at..(at + 333).min(upto));
             let job = Job::Receive { from, snapshot: position(index), total: total as u64, offset: at as u64, bytes };
-            match self.keeper.carry_out(job)? {
+            match self.keeper.run(job)? {
                 JobResult::Received { next, .. } => at = next as usize,
-                JobResult::Arrived(snapshot) => return Ok(Some(snapshot)),
+                JobResult::Complete(snapshot) => return Ok(Some(snapshot)),
                 done => panic!("{done:?}"),
             }
         }
@@ -247,49 +247,51 @@ impl Up {
 }
 
 /// The snapshot of an index, as taken by another node.
-fn published(index: u64) -> Snapshot {
+fn snapshot_of_leader(index: u64) -> Snapshot {
     let disk = SimDisk::new();
     let (store, reserve) = (Store::open(disk.clone(), CLUSTER).unwrap(), Ballast::new(disk, 0));
     let (mut keeper, mut applier) = (SnapshotWorker::new(store, reserve), machine(index));
     let head = applier.freeze();
-    keeper.carry_out(Job::Begin(header(CLUSTER, node(), &head, Index::ZERO, membership()))).unwrap();
+    keeper.run(Job::Begin(header(CLUSTER, node(), &head, Index::ZERO, membership()))).unwrap();
     while let Some(piece) = applier.next_chunk(300) {
-        keeper.carry_out(Job::Piece(piece)).unwrap();
+        keeper.run(Job::Piece(piece)).unwrap();
     }
-    keeper.carry_out(Job::Finish).unwrap();
-    match keeper.carry_out(Job::Verify).unwrap() {
-        JobResult::Taken(Some(snapshot)) => snapshot,
+    keeper.run(Job::Finish).unwrap();
+    match keeper.run(Job::Verify).unwrap() {
+        JobResult::Published(Some(snapshot)) => snapshot,
         done => panic!("{done:?}"),
     }
 }
 
 /// Scripts of all kinds of changes to the log and to its snapshots.
-fn scripts() -> Vec<(&'static str, Vec<Deed>)> {
-    use Deed::*;
+fn scripts() -> Vec<(&'static str, Vec<Action>)> {
+    use Action::*;
     vec![
-        ("taking", vec![Append(1, 20), Take, Release(20), Append(21, 40), Take, Release(38), Append(41, 45)]),
-        ("received by nobody", vec![Receive(30), Append(31, 45), Take, Release(45), Append(46, 47)]),
+        ("taken", vec![Append(1, 20), Take, Release(20), Append(21, 40), Take, Release(38), Append(41, 45)]),
+        ("received by an empty node", vec![Receive(30), Append(31, 45), Take, Release(45), Append(46, 47)]),
         (
-            "received by one far behind",
+            "received by a lagging node",
             vec![Append(1, 12), Take, Release(12), Receive(40), Append(41, 44), Receive(60)],
         ),
         // The log has an uncommitted entry at the last index of the snapshot (hashicorp/raft#697).
         ("over a conflict", vec![Append(1, 10), Take, Diverge(11, 30), Receive(25), Append(26, 33), Take, Release(33)]),
         ("beyond a conflict", vec![Append(1, 10), Diverge(11, 20), Receive(40), Append(41, 44)]),
-        ("what the log holds", vec![Append(1, 30), Half(20), Receive(20), Append(31, 33)]),
-        ("overtaken", vec![Append(1, 12), Begin, Half(40), Receive(45), Finish, Append(46, 48), Take, Release(48)]),
-        ("given up halfway", vec![Append(1, 5), Half(30), Half(40), Append(6, 25), Take, Release(25), Receive(40)]),
+        ("within the log", vec![Append(1, 30), Half(20), Receive(20), Append(31, 33)]),
+        ("superseded", vec![Append(1, 12), Begin, Half(40), Receive(45), Finish, Append(46, 48), Take, Release(48)]),
+        ("interrupted halfway", vec![Append(1, 5), Half(30), Half(40), Append(6, 25), Take, Release(25), Receive(40)]),
     ]
 }
 
 /// Entries appended and acknowledged after a crash must be as safe as those before it.
-fn go_on(disks: &Disks, promise: &mut Promise) -> std::result::Result<(), String> {
+fn write_and_restart(disks: &Disks, promise: &mut Promise) -> std::result::Result<(), String> {
     let mut up = start(disks, promise)?;
     let next = up.holds + 1;
-    for deed in [Deed::Append(next, next + 3), Deed::Take, Deed::Release(next + 3), Deed::Append(next + 4, next + 6)] {
-        up.does(deed, promise).map_err(|fault| format!("{deed:?} afterwards: {fault}"))?;
+    for action in
+        [Action::Append(next, next + 3), Action::Take, Action::Release(next + 3), Action::Append(next + 4, next + 6)]
+    {
+        up.perform(action, promise).map_err(|fault| format!("{action:?} afterwards: {fault}"))?;
     }
-    assert!(up.holds <= END, "scripts are short");
+    assert!(up.holds <= END, "indexes in scripts stay below END");
     drop(up);
     disks.crash(3, Crash::Power);
     start(disks, promise).map(drop)
@@ -302,12 +304,13 @@ fn survive(disks: &Disks, promise: Promise) -> std::result::Result<u64, String> 
     for (how, seed) in [(Crash::Kill, 0), (Crash::Power, 1), (Crash::Power, 2)] {
         let crashed = disks.fork();
         crashed.crash(seed, how);
-        go_on(&crashed.fork(), &mut promise.clone()).map_err(|why| format!("{how:?} {seed}: {why}"))?;
+        write_and_restart(&crashed.fork(), &mut promise.clone()).map_err(|why| format!("{how:?} {seed}: {why}"))?;
         // The node starts and loses power: the entries that it would have acknowledged after the start are still there.
         let (started, mut believed) = (crashed.fork(), promise);
         drop(start(&started, &mut believed)?);
         started.crash(4, Crash::Power);
-        go_on(&started, &mut believed).map_err(|why| format!("{how:?} {seed}, a start, power: {why}"))?;
+        write_and_restart(&started, &mut believed)
+            .map_err(|why| format!("{how:?} {seed}, a start, a power loss: {why}"))?;
         // Stops the start after each of its operations.
         for which in 0..2 {
             for operation in 0.. {
@@ -320,7 +323,7 @@ fn survive(disks: &Disks, promise: Promise) -> std::result::Result<u64, String> 
                 }
                 starts += 1;
                 again.crash(5 + operation, if operation % 2 == 0 { Crash::Power } else { Crash::Kill });
-                go_on(&again, &mut promise.clone())
+                write_and_restart(&again, &mut promise.clone())
                     .map_err(|why| format!("{how:?} {seed}, and at {operation} of {which} in the start: {why}"))?;
             }
         }
@@ -330,15 +333,15 @@ fn survive(disks: &Disks, promise: Promise) -> std::result::Result<u64, String> 
 
 /// Runs a script until the disk of number `which` stops as requested. Returns the disks, the acknowledged entries, and
 /// whether the disk stopped.
-fn run(script: &[Deed], stop: Option<(usize, Stop)>) -> (Disks, Promise, bool) {
+fn run(script: &[Action], stop: Option<(usize, Stop)>) -> (Disks, Promise, bool) {
     let (disks, mut promise) = (Disks([SimDisk::new(), SimDisk::new()]), Promise::default());
     if let Some((which, stop)) = stop {
         disks.0[which].stop_at(stop);
     }
     let Ok((mut up, ..)) = boot(&disks) else { return (disks, promise, true) };
-    for deed in script {
-        if let Err(fault) = up.does(*deed, &mut promise) {
-            assert!(disks.stopped(), "{deed:?}: {fault}");
+    for action in script {
+        if let Err(fault) = up.perform(*action, &mut promise) {
+            assert!(disks.stopped(), "{action:?}: {fault}");
             break;
         }
     }
@@ -349,7 +352,7 @@ fn run(script: &[Deed], stop: Option<(usize, Stop)>) -> (Disks, Promise, bool) {
 /// openraft 674e78aa and ac3e5a89, hashicorp/raft#697: conflicting entries left beside an installed snapshot, with a
 /// crash in between.
 #[test]
-fn whatever_operation_of_taking_installing_or_compacting_is_the_last_nothing_acknowledged_is_lost() {
+fn crash_after_any_operation_keeps_acknowledged_entries() {
     let (mut operations, mut starts) = (0, 0);
     for (name, script) in scripts() {
         for which in 0..2 {
@@ -371,8 +374,8 @@ fn whatever_operation_of_taking_installing_or_compacting_is_the_last_nothing_ack
 
 /// Releases the log before its snapshot is published. This must be noticed, or the test above proves nothing.
 #[test]
-fn a_log_that_is_let_go_of_too_early_is_noticed() {
-    let script = [Deed::Append(1, 40), Deed::Begin, Deed::Release(40), Deed::Finish];
+fn log_release_before_snapshot_is_detected() {
+    let script = [Action::Append(1, 40), Action::Begin, Action::Release(40), Action::Finish];
     let (mut lost, mut crashes) = (0, 0);
     for at in 0.. {
         let (disks, promise, stopped) = run(&script, Some((1, Stop { at, bytes: 0 })));
@@ -387,8 +390,8 @@ fn a_log_that_is_let_go_of_too_early_is_noticed() {
 
 /// A leader's snapshot arrives while the node takes its own. The older one is no fault and does not stay.
 #[test]
-fn who_takes_a_snapshot_may_be_overtaken_by_a_leaders() {
-    use Deed::*;
+fn received_snapshot_supersedes_older_one_being_written() {
+    use Action::*;
     let (disks, promise, _) = run(&[Append(1, 12), Begin, Receive(45), Finish, Append(46, 48)], None);
     assert_eq!(promise.committed, 48);
     let names = drave::disk::Disk::list(&disks.0[1]).unwrap();

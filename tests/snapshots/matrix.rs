@@ -18,18 +18,21 @@ fn scripts() -> Vec<(&'static str, Vec<Step>)> {
     use Step::*;
     vec![
         ("taking", vec![Take(5, 700), Take(12, 700), Prune(12)]),
-        ("giving up", vec![Take(5, 700), GiveUp(12, 700), Take(12, 700), GiveUp(20, 90), Take(21, 700), Prune(21)]),
+        ("abandoning", vec![Take(5, 700), GiveUp(12, 700), Take(12, 700), GiveUp(20, 90), Take(21, 700), Prune(21)]),
         ("receiving", vec![Receive(5, 700), Receive(12, 700), Prune(12)]),
-        ("receiving in two goes", vec![Take(5, 700), Half(12, 700), Receive(12, 700), Prune(12)]),
-        ("a newer one", vec![Take(5, 700), Half(12, 700), Half(14, 700), Take(16, 700), Prune(16), Receive(18, 700)]),
-        ("the same again", vec![Take(5, 700), Receive(5, 700), Take(5, 700), Prune(5), Take(6, 700)]),
+        ("receiving in two parts", vec![Take(5, 700), Half(12, 700), Receive(12, 700), Prune(12)]),
+        (
+            "a newer snapshot",
+            vec![Take(5, 700), Half(12, 700), Half(14, 700), Take(16, 700), Prune(16), Receive(18, 700)],
+        ),
+        ("the same snapshot again", vec![Take(5, 700), Receive(5, 700), Take(5, 700), Prune(5), Take(6, 700)]),
         ("pruning", vec![Take(1, 60), Take(2, 60), Take(3, 60), Half(9, 60), Prune(2), Take(4, 60), Prune(4)]),
         ("large", vec![Take(5, LARGE), Receive(12, LARGE), Prune(12)]),
     ]
 }
 
 #[test]
-fn the_old_or_the_new_one_is_there_whatever_operation_is_the_last() {
+fn crash_after_any_operation_leaves_old_or_new_snapshot() {
     let mut operations = 0;
     for (name, script) in scripts() {
         for at in 0.. {
@@ -46,14 +49,14 @@ fn the_old_or_the_new_one_is_there_whatever_operation_is_the_last() {
                 operations += at;
                 break;
             }
-            assert!(outcome.is_err(), "{name}: operation {at} did not happen, and nobody noticed");
+            assert!(outcome.is_err(), "{name}: operation {at} did not happen, but the script succeeded");
         }
     }
     assert!(operations > 150, "{operations}");
 }
 
 #[test]
-fn every_operation_that_fails_is_an_error_and_loses_nothing() {
+fn any_failed_operation_is_reported_and_loses_nothing() {
     for (name, script) in scripts() {
         let plain = SimDisk::new();
         run(&plain, &script, &mut Ledger::default()).unwrap();
@@ -70,7 +73,7 @@ fn every_operation_that_fails_is_an_error_and_loses_nothing() {
 }
 
 #[test]
-fn a_full_disk_is_said_and_loses_nothing() {
+fn full_disk_is_reported_and_loses_nothing() {
     for (name, script) in scripts().into_iter().filter(|(name, _)| *name != "large") {
         let plain = SimDisk::new();
         run(&plain, &script, &mut Ledger::default()).unwrap();
@@ -96,7 +99,7 @@ fn a_full_disk_is_said_and_loses_nothing() {
 
 /// baidu/braft#423, dgraph#2707: an interrupted transfer restarted at zero, or never.
 #[test]
-fn a_receiver_that_is_killed_ten_times_asks_for_little_again() {
+fn killed_receiver_resumes_transfer() {
     let whole = file(12, 300_000);
     let disk = SimDisk::new();
     let mut asked = 0;
@@ -119,14 +122,14 @@ fn a_receiver_that_is_killed_ten_times_asks_for_little_again() {
 }
 
 #[test]
-fn what_comes_twice_too_early_or_too_much_is_left_out() {
+fn receiver_ignores_duplicate_early_and_excess_bytes() {
     let whole = file(12, 500);
     let store = Store::open(SimDisk::new(), CLUSTER).unwrap();
     let mut incoming = store.incoming(position(12), whole.len() as u64).unwrap();
     assert_eq!(incoming.put(10, &whole[10..20]).unwrap(), 0, "a gap");
     assert_eq!(incoming.put(0, &whole[..30]).unwrap(), 30);
-    assert_eq!(incoming.put(0, &whole[..20]).unwrap(), 30, "known");
-    assert_eq!(incoming.put(20, &whole[20..40]).unwrap(), 40, "half known");
+    assert_eq!(incoming.put(0, &whole[..20]).unwrap(), 30, "received already");
+    assert_eq!(incoming.put(20, &whole[20..40]).unwrap(), 40, "half of it received already");
     let more = [&whole[40..], b"and more"].concat();
     assert_eq!(incoming.put(40, &more).unwrap(), whole.len() as u64);
     assert_eq!(incoming.put(u64::MAX, b"x").unwrap(), whole.len() as u64);
@@ -135,19 +138,23 @@ fn what_comes_twice_too_early_or_too_much_is_left_out() {
 }
 
 #[test]
-fn pruning_spares_the_newest_whatever_it_is_told() {
+fn prune_requires_intact_snapshot_to_keep() {
     let disk = SimDisk::new();
     let mut ledger = Ledger::default();
     run(&disk, &[Step::Take(5, 60), Step::Take(6, 60)], &mut ledger).unwrap();
     disk.flip(&drave::snapshot::format::file_name(position(6)), 200, 1);
     let store = Store::open(disk, CLUSTER).unwrap();
-    assert!(matches!(store.prune(position(6)), Err(Fault::Damaged { .. })), "what is kept must be whole");
-    assert!(store.prune(position(7)).is_err(), "and there");
+    assert!(matches!(store.prune(position(6)), Err(Fault::Damaged { .. })), "the snapshot to keep must be intact");
+    assert!(store.prune(position(7)).is_err(), "the snapshot to keep must exist");
     assert_eq!(store.list().unwrap().len(), 2);
     let mut writer = store.writer(&header(8)).unwrap();
     writer.put(ChunkKind::Machine, b"x").unwrap();
     assert!(writer.written() > 100);
-    assert_eq!(store.prune(position(5)).unwrap(), Vec::<String>::new(), "what is under way stays");
+    assert_eq!(
+        store.prune(position(5)).unwrap(),
+        Vec::<String>::new(),
+        "a snapshot that is being written is not removed"
+    );
     writer.finish().unwrap();
     assert_eq!(store.prune(position(8)).unwrap().len(), 2);
 }

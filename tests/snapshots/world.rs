@@ -137,11 +137,14 @@ impl Ledger {
             return Err(format!("damaged: {fault}"));
         }
         let Some(snapshot) = &newest.snapshot else {
-            return if self.promised == 0 { Ok(0) } else { Err(format!("{} is gone", self.promised)) };
+            return if self.promised == 0 { Ok(0) } else { Err(format!("snapshot {} is missing", self.promised)) };
         };
         let index = snapshot.header().position.index.0;
         if index < self.promised || !self.begun.contains(&index) {
-            return Err(format!("{index} is there, {} was promised, {:?} begun", self.promised, self.begun));
+            return Err(format!(
+                "snapshot {index} is the newest, but {} was published; {:?} were begun",
+                self.promised, self.begun
+            ));
         }
         self.check_pieces(snapshot)?;
         Ok(index)
@@ -150,14 +153,14 @@ impl Ledger {
     fn check_pieces(&self, snapshot: &Snapshot) -> Result<(), String> {
         let index = snapshot.header().position.index.0;
         if *snapshot.header() != header(index) {
-            return Err(format!("{index} has another header"));
+            return Err(format!("snapshot {index} has another header"));
         }
         let mut found = Vec::new();
         for chunk in snapshot.pieces() {
             let chunk = chunk.map_err(|fault| fault.to_string())?;
             found.push((chunk.kind, chunk.body.to_vec()));
         }
-        if found == pieces(index, self.bytes) { Ok(()) } else { Err(format!("{index} holds something else")) }
+        if found == pieces(index, self.bytes) { Ok(()) } else { Err(format!("snapshot {index} has other contents")) }
     }
 }
 
@@ -183,8 +186,8 @@ pub const BETWEEN: [Between; 8] = [
 
 /// Opens the store as a start does, and finds the newest snapshot.
 pub fn newest(disk: &SimDisk) -> Result<(Store<SimDisk>, Newest), String> {
-    let store = Store::open(disk.clone(), CLUSTER).map_err(|fault| format!("no start: {fault}"))?;
-    let newest = store.newest().map_err(|fault| format!("no start: {fault}"))?;
+    let store = Store::open(disk.clone(), CLUSTER).map_err(|fault| format!("the start fails: {fault}"))?;
+    let newest = store.newest().map_err(|fault| format!("the start fails: {fault}"))?;
     Ok((store, newest))
 }
 
@@ -211,7 +214,7 @@ pub fn survive(disk: &SimDisk, ledger: &Ledger, between: Between) -> Result<(), 
     let file = file(resume, ledger.bytes);
     let received = receive(&store, resume, &file, file.len()).map_err(|fault| fault.to_string())?;
     if received.is_none_or(|snapshot| snapshot.bytes()[..] != file) {
-        return Err("what was received is not what was sent".to_owned());
+        return Err("the received snapshot differs from the one sent".to_owned());
     }
     store.prune(position(resume)).map_err(|fault| fault.to_string())?;
     crash(Crash::Power, 9);
@@ -220,6 +223,6 @@ pub fn survive(disk: &SimDisk, ledger: &Ledger, between: Between) -> Result<(), 
     ledger.check(&found)?;
     match &drave::disk::Disk::list(&disk).unwrap()[..] {
         [only] if Some(only.as_str()) == found.snapshot.as_ref().map(Snapshot::name) => Ok(()),
-        other => Err(format!("left over: {other:?}")),
+        other => Err(format!("unexpected files: {other:?}")),
     }
 }

@@ -248,7 +248,7 @@ impl Cluster {
     pub fn expect_no_deaths(&mut self) {
         let ended = |node: &mut Option<Guarded>| node.as_mut().and_then(|node| node.0.try_wait().unwrap());
         let ended: Vec<_> = self.nodes.iter_mut().enumerate().filter_map(|(n, node)| Some((n, ended(node)?))).collect();
-        assert!(ended.is_empty(), "ended by themselves, counted from 0: {ended:?}\n{}", self.logs());
+        assert!(ended.is_empty(), "nodes ended by themselves, counted from 0: {ended:?}\n{}", self.logs());
     }
 
     pub fn client(&self) -> Client {
@@ -283,7 +283,7 @@ impl Cluster {
             let same = all.windows(2).all(|two| two[0].applied == two[1].applied);
             (all.len() == self.len() && same).then_some(all)
         };
-        let all = until("all applied the same", agreed, || self.logs());
+        let all = until("all nodes applied the same index", agreed, || self.logs());
         assert!(all.windows(2).all(|two| two[0].digest == two[1].digest), "{all:#?}");
         all[0].digest.clone()
     }
@@ -328,7 +328,7 @@ pub fn doors_beside(words: &[&str]) -> Cluster {
         cluster.doors = native.map(|port| format!("127.0.0.1:{}", port + 100)).collect();
         cluster.doors.iter().all(|door| TcpListener::bind(door).is_ok()).then_some(cluster)
     };
-    let mut cluster = until("ports for doors", free, String::new);
+    let mut cluster = until("free ports for Redis", free, String::new);
     cluster.words.extend(words.iter().map(|word| (*word).to_owned()));
     (0..3).for_each(|n| cluster.spawn(n));
     cluster.leader();
@@ -342,7 +342,7 @@ pub fn installed(program: &str) -> Option<Command> {
     if !found {
         let must = std::env::var("DRAVE_MUST_HAVE_CLIENTS").is_ok_and(|set| set == "1");
         assert!(!must, "{program} is not installed");
-        eprintln!("not run: {program} is not installed");
+        eprintln!("skipped: {program} is not installed");
         return None;
     }
     let mut command = Command::new(program);

@@ -108,7 +108,7 @@ impl Terminal {
     pub fn end(&mut self) -> Option<i32> {
         let screen = self.screen.clone();
         let code = self.program.end(|| screen.lock().unwrap().screen().contents()).code();
-        until("the terminal is given back", || self.is_as_before().then_some(()), || self.text());
+        until("the terminal is restored", || self.is_as_before().then_some(()), || self.text());
         code
     }
 }

@@ -196,7 +196,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn it_does_what_the_rules_say(steps in prop::collection::vec(step(), 0..120), cut in 1..7usize) {
+    fn applier_matches_the_model(steps in prop::collection::vec(step(), 0..120), cut in 1..7usize) {
         let entries = entries(&steps);
         let mut model = Model::default();
         let expected: Vec<_> = entries.iter().filter_map(|entry| Some((entry.position, model.apply(entry)?))).collect();
@@ -223,7 +223,7 @@ fn session_of_two(applier: &mut Applier<Counter>) -> Vec<Outcome> {
 }
 
 #[test]
-fn a_number_seen_before_gets_the_first_answer() {
+fn duplicate_command_gets_the_first_response() {
     let mut applier = Applier::new(Counter::default());
     let outcomes = session_of_two(&mut applier);
     let (Outcome::Executed { answer: first, .. }, Outcome::Executed { answer: again, duplicate: true }) =
@@ -236,7 +236,7 @@ fn a_number_seen_before_gets_the_first_answer() {
 }
 
 #[test]
-fn broken_rules_are_seen() {
+fn mutants_change_outcomes_or_digest() {
     let node = NodeId::new(7).unwrap();
     let run = |mutant| {
         let mut applier = Applier::new(Counter::default()).breaking(Mutants::only(mutant), node);
@@ -252,7 +252,7 @@ fn broken_rules_are_seen() {
 }
 
 /// Executes numbers of an ordered session, each with its lowest outstanding number, and returns the outcomes.
-fn ordered(numbers: &[(u64, u64)]) -> Vec<&'static str> {
+fn run_ordered(numbers: &[(u64, u64)]) -> Vec<&'static str> {
     let execute = |(seq, lowest): &(u64, u64)| Step::Execute(0, *seq, *lowest, 3);
     let steps: Vec<Step> = [Step::OpenOrdered(8)].into_iter().chain(numbers.iter().map(execute)).collect();
     let report = Applier::new(Counter::default()).apply(&entries(&steps));
@@ -268,31 +268,31 @@ fn ordered(numbers: &[(u64, u64)]) -> Vec<&'static str> {
 }
 
 #[test]
-fn an_ordered_session_executes_a_number_behind_all_before_it() {
+fn ordered_session_executes_commands_in_sequence() {
     let (early, late) = ("out of order", "executed");
-    assert_eq!(ordered(&[(2, 1), (1, 1), (3, 1), (2, 1), (3, 1)]), [early, late, early, late, late]);
-    assert_eq!(ordered(&[(1, 1), (2, 1), (1, 1), (9, 1)]), [late, late, "again", "overrun"]);
+    assert_eq!(run_ordered(&[(2, 1), (1, 1), (3, 1), (2, 1), (3, 1)]), [early, late, early, late, late]);
+    assert_eq!(run_ordered(&[(1, 1), (2, 1), (1, 1), (9, 1)]), [late, late, "again", "overrun"]);
 }
 
 #[test]
-fn a_number_that_was_given_up_is_passed_and_never_executed() {
+fn abandoned_command_is_skipped_and_never_executed() {
     assert_eq!(
-        ordered(&[(1, 1), (4, 1), (4, 4), (2, 1), (3, 3)])[1..],
+        run_ordered(&[(1, 1), (4, 1), (4, 4), (2, 1), (3, 3)])[1..],
         ["out of order", "executed", "forgotten", "forgotten"]
     );
     // An out-of-order command still raises the lowest number.
-    assert_eq!(ordered(&[(5, 3), (2, 1), (3, 3), (4, 3)]), ["out of order", "forgotten", "executed", "executed"]);
+    assert_eq!(run_ordered(&[(5, 3), (2, 1), (3, 3), (4, 3)]), ["out of order", "forgotten", "executed", "executed"]);
 }
 
 #[test]
 #[should_panic(expected = "in order")]
-fn a_gap_is_never_applied() {
+fn applier_panics_on_a_gap() {
     let entries = entries(&[Step::Noop, Step::Noop]);
     Applier::new(Counter::default()).apply(&entries[1..]);
 }
 
 /// The remaining pieces of the frozen state, each of about `bytes` bytes.
-fn told(applier: &mut Applier<Counter>, bytes: usize) -> Vec<Piece> {
+fn chunks_left(applier: &mut Applier<Counter>, bytes: usize) -> Vec<Piece> {
     std::iter::from_fn(|| applier.next_chunk(bytes)).collect()
 }
 
@@ -318,7 +318,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
     #[test]
-    fn a_restored_applier_goes_on_as_one_that_applied_the_log(
+    fn restored_applier_continues_like_the_original(
         steps in prop::collection::vec(step(), 0..150),
         at in any::<prop::sample::Index>(),
         between in prop::collection::vec((0..4usize, 1..300usize), 0..80),
@@ -341,11 +341,11 @@ proptest! {
             rest = later;
         }
         outcomes.extend(applier.apply(rest).outcomes);
-        pieces.extend(told(&mut applier, bytes));
+        pieces.extend(chunks_left(&mut applier, bytes));
 
         // The same bytes as if nothing had been applied meanwhile.
         prop_assert_eq!(undisturbed.freeze(), head);
-        prop_assert_eq!(joined(&told(&mut undisturbed, 1)), joined(&pieces));
+        prop_assert_eq!(joined(&chunks_left(&mut undisturbed, 1)), joined(&pieces));
 
         let mut restored = restored(&applier, &head, &pieces).unwrap();
         prop_assert_eq!((restored.position(), restored.time()), (undisturbed.position(), undisturbed.time()));
@@ -354,17 +354,17 @@ proptest! {
         prop_assert_eq!(restored.digest(), applier.digest());
         let (again, head) = (restored.freeze(), applier.freeze());
         prop_assert_eq!(again, head);
-        prop_assert_eq!(joined(&told(&mut restored, 50)), joined(&told(&mut applier, 50)));
+        prop_assert_eq!(joined(&chunks_left(&mut restored, 50)), joined(&chunks_left(&mut applier, 50)));
     }
 
     #[test]
-    fn a_state_that_is_not_the_one_named_is_damage(
+    fn restore_rejects_state_with_wrong_digest(
         steps in prop::collection::vec(step(), 1..60), at: prop::sample::Index, bit in 0..8u8,
     ) {
         let mut applier = Applier::with(Counter::default(), OPTIONS);
         applier.apply(&entries(&steps));
         let head = applier.freeze();
-        let pieces = told(&mut applier, 30);
+        let pieces = chunks_left(&mut applier, 30);
         let at = at.index(joined(&pieces).0.len() + joined(&pieces).1.len());
         let mut passed = 0;
         let flipped: Vec<Piece> = pieces.iter().map(|piece| {
@@ -387,37 +387,37 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_no_session(bytes: Vec<u8>, mark in 1..4u8) {
+    fn restore_of_garbage_sessions_does_not_panic(bytes: Vec<u8>, mark in 1..4u8) {
         let piece = Piece::Sessions([vec![mark], bytes].concat().into());
         let _either = Applier::new(Counter::default()).restoring().take(&piece);
     }
 }
 
 #[test]
-fn an_answer_too_long_to_be_told_ends_nothing() {
+fn response_that_is_too_long_ends_no_session() {
     let execute = |seq| Step::Execute(0, seq, 1, 199);
     let mut applier = Applier::new(Counter::default());
     let report = applier.apply(&entries(&[Step::Open(8), execute(1), execute(1), Step::Execute(0, 2, 1, 3)]));
     let outcomes: Vec<_> = report.outcomes.iter().map(|(_, outcome)| outcome).collect();
     assert_eq!(outcomes[1..3], [&Outcome::AnswerTooLong; 2]);
     assert!(matches!(outcomes[3], Outcome::Executed { duplicate: false, .. }));
-    assert_eq!(applier.machine().0, 2, "it was executed once");
+    assert_eq!(applier.machine().0, 2, "the command was executed once");
 }
 
 /// rqlite/rqlite#1228, #1798: they hold the whole state in memory at once, to write or to restore it.
 #[test]
-fn a_session_larger_than_a_piece_is_told_in_several() {
+fn large_session_is_serialized_in_several_chunks() {
     let steps: Vec<Step> =
         [Step::Open(1000)].into_iter().chain((1..500).map(|seq| Step::Execute(0, seq, 1, 150))).collect();
     let mut applier = Applier::new(Counter::default());
     applier.apply(&entries(&steps));
     let head = applier.freeze();
-    let pieces = told(&mut applier, 4096);
+    let pieces = chunks_left(&mut applier, 4096);
     assert!(pieces.len() > 15, "{}", pieces.len());
     assert_eq!(restored(&applier, &head, &pieces).unwrap().digest(), applier.digest());
-    assert_eq!(applier.next_chunk(1), None, "all was told");
+    assert_eq!(applier.next_chunk(1), None, "all chunks were serialized");
     let backwards = [pieces[pieces.len() - 1].clone(), pieces[0].clone()];
-    assert_eq!(restored(&applier, &head, &backwards).err(), Some(Malformed("sessions behind the machine")));
+    assert_eq!(restored(&applier, &head, &backwards).err(), Some(Malformed("sessions after the machine's state")));
 }
 
 /// A machine of leases: a command is a name and a length in milliseconds, and a lease expires when time has advanced
@@ -483,7 +483,7 @@ impl StateMachine for Leases {
 
 /// A machine and a snapshot of it: two nodes, of which one restored the state that the other froze.
 #[test]
-fn lease_that_is_over_in_its_own_entry_is_restored() {
+fn lease_that_expires_in_its_own_entry_is_restored() {
     let entry = |index: u64, op: Op| {
         codec::entry(Position::new(Index(index), Term(1)), ClusterTime(1000 + index), Payload::Opaque(op.encode()))
     };
@@ -507,7 +507,7 @@ fn lease_that_is_over_in_its_own_entry_is_restored() {
         assert_eq!(
             restored.query(ClusterTime(0), &[]),
             original.query(ClusterTime(0), &[]),
-            "the time goes on where it was"
+            "the machine's time is restored"
         );
         // Due leases expire with the next entry, on both.
         for index in 4..8 {
@@ -517,6 +517,6 @@ fn lease_that_is_over_in_its_own_entry_is_restored() {
         assert_eq!(restored.machine().ends.len(), 1);
         let broken = Applier::new(Leases::default());
         let broken = broken.breaking(Mutants::only(Mutant::AdvanceTimeBeforeDigest), NodeId::new(1).unwrap());
-        assert_eq!(restore(&broken).is_err(), ms <= 0, "the mutant of it");
+        assert_eq!(restore(&broken).is_err(), ms <= 0, "the mutant breaks the rule");
     }
 }

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Measures a cluster, closed or open loop, or what lies under it.
+/// Measures a cluster in a closed or open loop, or the disk and the network under it.
 #[derive(Args, Clone, Debug)]
 pub struct Bench {
     /// What to measure
@@ -19,40 +19,40 @@ pub struct Bench {
     /// What happens meanwhile, in a cluster of its own
     #[command(flatten)]
     pub story: FailoverScenario,
-    /// How many connections
+    /// Number of connections
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub clients: u64,
-    /// How many requests are outstanding on each
+    /// Number of requests in flight on each connection
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub inflight: u64,
-    /// Open loop: so many requests leave each second, whatever the replies do
+    /// Open loop: send this many requests a second, whether or not the earlier ones are answered
     #[arg(long)]
     pub rate: Option<u64>,
     /// How long to measure
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub duration: Duration,
-    /// Stop when so many requests are answered, if that is sooner
+    /// Stop after this many requests, if that is sooner
     #[arg(long)]
     pub total: Option<u64>,
     /// How long to run before measuring
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
     pub warmup: Duration,
-    /// How long a key is, in bytes
+    /// Size of a key, in bytes
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(16..=1024))]
     pub key_size: u64,
-    /// How long a value is, in bytes
+    /// Size of a value, in bytes
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub value_size: u64,
-    /// How many keys
+    /// Number of keys
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub keys: u64,
-    /// Even if all keys together are more than 2 GiB: every node holds them in memory
+    /// Allow more than 2 GiB of keys and values: every node holds them in memory
     #[arg(long)]
     pub large: bool,
-    /// Which keys are asked for
+    /// Distribution of the requests over the keys
     #[arg(long, value_enum, default_value_t = Dist::Uniform)]
     pub dist: Dist,
-    /// How many of all requests are reads (mixed)
+    /// Share of the requests that are reads (mixed)
     #[arg(long, default_value_t = 0.5)]
     pub read_ratio: f64,
     /// Fail if a percentile is worse: p99=5ms
@@ -61,22 +61,23 @@ pub struct Bench {
     /// Check the answers: counters must add up (incr), the history must be linearizable (mixed)
     #[arg(long)]
     pub verify: bool,
-    /// Write the distribution of latencies there as HdrHistogram does (.hgrm), in milliseconds
+    /// Write the distribution of latencies to this file in HdrHistogram's format (.hgrm), in milliseconds
     #[arg(long, value_name = "FILE")]
     pub hdr: Option<PathBuf>,
-    /// Draw what came of it, as one page of HTML
+    /// Write the figures and graphs of the run to this file, as one page of HTML
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Run it once for each of these numbers of clients: 1,8,64,256
+    /// Run once for each of these numbers of clients: 1,8,64,256
     #[arg(long, value_name = "N,N,…", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub sweep: Vec<u64>,
-    /// Draw one or two earlier runs, that -o json printed into these files, and run nothing
+    /// Run nothing; draw one or two earlier runs from these files, the output of -o json
     #[arg(long, value_name = "FILE", num_args = 1..=2, requires = "report", conflicts_with_all = ["sweep", "scenario"])]
     pub results: Vec<PathBuf>,
-    /// Leave the keys where they are
+    /// Keep the keys at the end of the run
     #[arg(long)]
     pub keep: bool,
-    /// Which run's keys to use: those that one with this number and --keep left; else nobody's
+    /// Number of the run, a part of its keys: reuses the keys that a run with this number and --keep left; random by
+    /// default
     #[arg(long, value_name = "N")]
     pub run: Option<u16>,
     /// Which directory to measure (disk)
@@ -111,8 +112,8 @@ impl Bench {
         ];
         let Some((name, _)) = asked.into_iter().find(|(_, asked)| *asked) else { return Ok(()) };
         let what = format!(
-            "{name} is for put, get, mixed and incr: {what} says what it has to say in figures. Nothing was run.\n  \
-             without {name}, and with -o json > FILE to keep them"
+            "{name} is for put, get, mixed and incr: {what} prints figures only. Nothing was run.\n  \
+             omit {name}, and keep the figures with -o json > FILE"
         );
         Err(CliError { what, code: 2 })
     }
@@ -126,7 +127,7 @@ impl Bench {
         let (keys, value, state) = (self.keys, self.value_size, ByteSize(self.state()));
         let what = format!(
             "{keys} keys with values of {value} bytes are {state}, which every node holds in memory. Nothing was \
-             written.\n  fewer --keys, smaller --value-size, or --large if that is meant"
+             written.\n  fewer --keys, smaller --value-size, or --large to run anyway"
         );
         Err(CliError { what, code: 2 })
     }
@@ -139,11 +140,11 @@ pub enum Workload {
     Put,
     /// Reads keys, linearizable.
     Get,
-    /// Both.
+    /// Sets and reads keys.
     Mixed,
-    /// Adds to counters.
+    /// Increments counters.
     Incr,
-    /// Plain writes and syncs of a directory, without any cluster.
+    /// Plain writes and syncs in a directory, without any cluster.
     Disk,
     /// A ping-pong on loopback, without any cluster.
     Net,
@@ -163,14 +164,14 @@ impl Workload {
     }
 }
 
-/// Which keys are asked for.
+/// Distribution of the requests over the keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Dist {
-    /// All alike.
+    /// All keys equally often.
     Uniform,
-    /// Few of them most of the time.
+    /// A few keys most of the time.
     Zipf,
-    /// One after the other.
+    /// One key after the other.
     Seq,
 }
 
@@ -184,7 +185,7 @@ pub struct Slo {
 }
 
 fn parse_slo(text: &str) -> Result<Slo, String> {
-    let wrong = || format!("{text:?} is not like p99=5ms");
+    let wrong = || format!("{text:?} does not have the form p99=5ms");
     let (name, most) = text.split_once('=').ok_or_else(wrong)?;
     let digits = name.strip_prefix('p').filter(|digits| !digits.is_empty()).ok_or_else(wrong)?;
     let percent: f64 = digits.parse().map_err(|_| wrong())?;
@@ -205,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_read_as_they_are_said() {
+    fn slo_parses_percentile_notations() {
         let quantile = |name: &str| parse_slo(&format!("{name}=5ms")).map(|slo| slo.quantile);
         for (name, expected) in
             [("p50", 0.5), ("p5", 0.05), ("p99", 0.99), ("p999", 0.999), ("p99.9", 0.999), ("p100", 1.0), ("p0", 0.0)]

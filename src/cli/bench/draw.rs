@@ -117,7 +117,7 @@ fn graph(lines: &[Series], frame: &Frame) -> Picture {
             let before = *at > 0.6 * frame.xs.range.end;
             let (side, gap) = if before { (HPos::Right, -4) } else { (HPos::Left, 4) };
             let words = ("sans-serif", size).into_font().color(&MARK).pos(Pos::new(side, VPos::Top));
-            chart.draw_series([EmptyElement::at((*at, top)) + Text::new("another leader", (gap, 2), words)])?;
+            chart.draw_series([EmptyElement::at((*at, top)) + Text::new("new leader", (gap, 2), words)])?;
         }
         area.present()?;
     }
@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_said_as_people_say_them() {
+    fn figures_are_rounded_and_have_units() {
         assert_eq!([0.0, 1.0, 2.0, 3.0, 4.0].map(share), ["0%", "90%", "99%", "99.9%", "99.99%"]);
         assert_eq!([7.0, 1500.0, 31_000.0, 2_000_000.0].map(duration), ["7 µs", "1.5 ms", "31 ms", "2.0 s"]);
         assert_eq!([7.0, 31_641.0, 1_500_000.0].map(count), ["7", "32k", "1.5M"]);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_named_as_round_figures() {
+    fn tick_labels_are_round_figures() {
         assert_eq!(
             [500.0, 1e3, 2e4, 5e5, 1e6].map(|us: f64| by_logarithm(us.log10())),
             ["500 µs", "1 ms", "20 ms", "500 ms", "1 s"]
@@ -280,14 +280,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_ends_where_there_are_no_more_samples() {
+    fn distribution_ends_at_last_sample() {
         let run =
             RunResult { total: 1000, curve: vec![(0.5, 1.0), (0.999, 2.0), (0.999_999, 3.0)], ..RunResult::default() };
         assert!(distribution(&run).iter().all(|(x, _)| *x <= 3.0));
     }
 
     #[test]
-    fn every_name_is_whole_and_each_step_says_how_many_clients_it_had() {
+    fn labels_are_complete_and_steps_name_their_client_count() {
         let step = |clients: u64| RunResult {
             ops_per_s: 1000.0 * clients as f64,
             p50_us: 398.0,
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_at_all_can_be_drawn() {
+    fn empty_result_can_be_drawn() {
         let nothing = [RunResult::default()];
         for screen in [Screen::Wide, Screen::Narrow] {
             for draw in [percentiles, latency_over_time, throughput_over_time, sweep] {

@@ -8,7 +8,7 @@ use super::args::Bench;
 use super::gaps::{Gap, Gaps, measure};
 use super::report::build;
 use super::steady::{Ack, Pace, Steady, Sum};
-use super::trio::Trio;
+use super::trio::TestCluster;
 use crate::cli::failure::CliError;
 use crate::cli::output::outln;
 use clap::{Args, ValueEnum};
@@ -32,13 +32,13 @@ const LOOK: Duration = Duration::from_millis(5);
 /// What happens while it is measured.
 #[derive(Args, Clone, Debug)]
 pub struct FailoverScenario {
-    /// Runs a cluster of its own, and lets something happen to it; --rate, --clients, --inflight and -o apply
+    /// Run a cluster of its own and inject faults into it; --rate, --clients, --inflight and -o apply
     #[arg(long, value_enum)]
     pub scenario: Option<Scenario>,
-    /// How often (scenario)
+    /// Number of runs of each fault (scenario)
     #[arg(long, default_value_t = 10, requires = "scenario", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub runs: u64,
-    /// What happens (scenario)
+    /// The fault to inject (scenario)
     #[arg(long, value_enum, default_value_t = Which::All, requires = "scenario")]
     pub fault: Which,
 }
@@ -46,7 +46,7 @@ pub struct FailoverScenario {
 /// A scenario.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Scenario {
-    /// A node fails, and comes back.
+    /// A node fails and recovers.
     Failover,
 }
 
@@ -63,7 +63,7 @@ pub enum Which {
     Term,
     /// kill -9 of a follower.
     KillFollower,
-    /// One after the other.
+    /// All of these, one after the other.
     All,
 }
 
@@ -139,16 +139,16 @@ pub fn run(args: &Bench) -> Result<(), CliError> {
 
 /// All runs of a fault, in a cluster of its own.
 fn runs(fault: Which, runs: u64, pace: Pace) -> Result<(Gaps, Sum), CliError> {
-    let mut trio = Trio::start(fault.name(), fault == Which::Isolate)?;
+    let mut trio = TestCluster::start(fault.name(), fault == Which::Isolate)?;
     let sockets = |error: std::io::Error| CliError { what: format!("sockets: {error}"), code: 74 };
     let load = Steady::start(&trio.endpoints, pace).map_err(sockets)?;
     let mut gaps = Gaps::default();
     for run in 1..=runs {
         flowing(&load, pace, Instant::now(), &mut Vec::new()).map_err(|trouble| with_logs(trouble, &trio))?;
-        let gap = once(fault, &mut trio, &load, pace)?;
+        let gap = run_fault(fault, &mut trio, &load, pace)?;
         eprintln!("{} {run}/{runs}: {:.1} ms", fault.name(), gap.longest.as_secs_f64() * 1e3);
         gaps.add(gap);
-        trio.whole()?;
+        trio.wait_healthy()?;
     }
     let sum = load.finish(&trio.endpoints)?;
     trio.finish()?;
@@ -156,7 +156,7 @@ fn runs(fault: Which, runs: u64, pace: Pace) -> Result<(Gaps, Sum), CliError> {
 }
 
 /// One run: undisturbed writes, the fault, the time until writes flow again, and the start of the recovery.
-fn once(fault: Which, trio: &mut Trio, load: &Steady, pace: Pace) -> Result<Gap, CliError> {
+fn run_fault(fault: Which, trio: &mut TestCluster, load: &Steady, pace: Pace) -> Result<Gap, CliError> {
     let (leader, followers) = trio.roles()?;
     let follower = followers[rand::random_range(0..followers.len())];
     let victim = if fault == Which::KillFollower { follower } else { leader };
@@ -168,20 +168,20 @@ fn once(fault: Which, trio: &mut Trio, load: &Steady, pace: Pace) -> Result<Gap,
         Which::Freeze => trio.signal(victim, Signal::STOP)?,
         Which::Term => trio.signal(victim, Signal::TERM)?,
         Which::Isolate => trio.proxy.iter().for_each(|proxy| proxy.cut(victim)),
-        Which::All => unreachable!("each has a run of its own"),
+        Which::All => unreachable!("`all` is expanded into single faults"),
     }
     let mut after = Vec::new();
     flowing(load, pace, at, &mut after).map_err(|trouble| with_logs(trouble, trio))?;
     let until = Instant::now();
     if matches!(fault, Which::Freeze | Which::Isolate) && trio.roles()?.0 == victim {
-        let what = format!("n{victim} leads on, as if nothing had happened: {} did not work", fault.name());
+        let what = format!("n{victim} still leads after the fault: {} had no effect", fault.name());
         return Err(CliError { what, code: 70 });
     }
     match fault {
         Which::Freeze => trio.signal(victim, Signal::CONT)?,
         Which::Isolate => trio.proxy.iter().for_each(|proxy| proxy.heal()),
         _ => {
-            trio.bury(victim)?;
+            trio.wait_exit(victim)?;
             trio.spawn(victim)?;
         }
     }
@@ -189,7 +189,7 @@ fn once(fault: Which, trio: &mut Trio, load: &Steady, pace: Pace) -> Result<Gap,
 }
 
 /// Adds the location of the logs to an error.
-fn with_logs(trouble: CliError, trio: &Trio) -> CliError {
+fn with_logs(trouble: CliError, trio: &TestCluster) -> CliError {
     CliError { what: format!("{} · {}", trouble.what, trio.where_logs_are()), ..trouble }
 }
 
@@ -206,7 +206,7 @@ fn flowing(load: &Steady, pace: Pace, since: Instant, acks: &mut Vec<Ack>) -> Re
         }
         if since.elapsed() > GIVE_UP {
             let what =
-                format!("writes did not come back within {GIVE_UP:?}\n  was the rate too high for this machine?");
+                format!("writes did not resume within {GIVE_UP:?}\n  the --rate may be too high for this machine");
             return Err(CliError { what, code: 1 });
         }
     }

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_silence_is_found_wherever_it_is() {
+    fn longest_gap_is_found_wherever_it_is() {
         let begun = Instant::now();
         let at = |ms| begun + Duration::from_millis(ms);
         let acks = |times: &[u64]| -> Vec<Ack> {
@@ -130,14 +130,14 @@ mod tests {
             let gap = measure(&acks(before), &acks(after), at(fault), at(until));
             (gap.longest.as_millis(), gap.steady.as_millis())
         };
-        assert_eq!(gap(&[0, 30, 40], &[90, 91], 45, 100), (50, 30), "it begins before the fault");
-        assert_eq!(gap(&[0, 10], &[20, 21], 12, 100), (79, 10), "it has not ended");
-        assert_eq!(gap(&[0, 10], &[], 12, 100), (90, 10), "nothing came any more");
-        assert_eq!(gap(&[], &[], 12, 100), (88, 0), "nothing ever came");
+        assert_eq!(gap(&[0, 30, 40], &[90, 91], 45, 100), (50, 30), "the gap begins before the fault");
+        assert_eq!(gap(&[0, 10], &[20, 21], 12, 100), (79, 10), "the gap has not ended");
+        assert_eq!(gap(&[0, 10], &[], 12, 100), (90, 10), "no acknowledgement after the fault");
+        assert_eq!(gap(&[], &[], 12, 100), (88, 0), "no acknowledgement at all");
     }
 
     #[test]
-    fn ranks_are_values_that_were_measured() {
+    fn ranks_are_measured_values() {
         let sorted: Vec<Duration> = (1..=10).map(Duration::from_millis).collect();
         let at = |part| rank(&sorted, part).as_millis();
         assert_eq!((at(0.0), at(0.5), at(0.9), at(0.99), at(1.0)), (1, 5, 9, 10, 10));

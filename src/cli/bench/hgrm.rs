@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_rise_to_one_and_count_all() {
+    fn percentiles_rise_to_one_and_count_all_samples() {
         let text = of((1..=10_000).map(|n| n * 1000));
         let mut lines = text.lines();
         let names: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_is_told_as_nothing() {
+    fn empty_histogram_counts_zero() {
         assert!(of(std::iter::empty()).contains("Total count    =            0]"));
     }
 }

@@ -79,7 +79,7 @@ fn ask(mux: &mut Mux, name: &Bytes, input: &Input, tag: u64) {
         Input::Get => mux.query(Query::Get { key: name }.encode(), Consistency::Linearizable, tag),
         Input::Incr(by) => mux.execute(Command::Incr { key: name, by: *by }.encode(), tag),
         Input::Put(value) => mux.execute(Command::Put { key: name, value }.encode(), tag),
-        Input::Del | Input::Cas(..) | Input::PutFor(..) => unreachable!("no load deletes, compares or ends"),
+        Input::Del | Input::Cas(..) | Input::PutFor(..) => unreachable!("no workload deletes, compares or expires"),
     }
 }
 
@@ -143,7 +143,7 @@ fn put_on(args: &Bench, outcome: &mut Option<RunResult>) -> Result<(), CliError>
     // Clean up after a failed run as well: its keys may be what filled the disk.
     let cleaned = if args.keep || args.what == Workload::Get { Ok(()) } else { clean_up(args, &generator) };
     if let (Err(_), Err(CliError { what, .. })) = (&verdict, &cleaned) {
-        eprintln!("warning: its keys are still there: {what}");
+        eprintln!("warning: the keys of this run were not removed: {what}");
     }
     verdict.and(cleaned)
 }
@@ -284,8 +284,8 @@ impl<'a> Load<'a> {
 
 /// The error for a cluster whose leader has no disk space left.
 fn no_space() -> CliError {
-    let what = "no space left on the disk of the leader: the run ends here\n  its keys are removed, unless with --keep; \
-                make room, or ask for fewer --keys";
+    let what = "no space left on the disk of the leader: the run is aborted\n  its keys are removed, unless with \
+                --keep; free disk space, or use fewer --keys";
     CliError { what: what.to_owned(), code: 3 }
 }
 

@@ -104,7 +104,7 @@ impl RunResult {
         let text =
             std::fs::read_to_string(path).map_err(|error| CliError { what: format!("{place}: {error}"), code: 74 })?;
         serde_json::from_str(&text).map_err(|error| CliError {
-            what: format!("{place}: {error}\n  it should be what drave bench -o json prints"),
+            what: format!("{place}: {error}\n  expected the output of drave bench -o json"),
             code: 2,
         })
     }

@@ -54,11 +54,11 @@ fn legend(runs: &[RunResult], lines: &[(&str, bool)]) -> String {
 pub fn of_runs(path: &Path, runs: &[RunResult]) -> Result<(), CliError> {
     let title = match runs {
         [run] => format!("drave bench {}", run.what),
-        _ => "drave bench, one run beside another".to_owned(),
+        _ => "drave bench, two runs compared".to_owned(),
     };
     let over_time = |lines: &[(&str, bool)]| {
         let marked = runs.iter().any(|run| !run.leader_changes.is_empty());
-        let mark = if marked { "<span class=\"mark\">┃ another node came to lead</span>" } else { "" };
+        let mark = if marked { "<span class=\"mark\">┃ new leader</span>" } else { "" };
         legend(runs, lines) + mark
     };
     let pictures = [
@@ -85,11 +85,11 @@ pub fn of_runs(path: &Path, runs: &[RunResult]) -> Result<(), CliError> {
 pub fn of_sweep(path: &Path, steps: &[RunResult]) -> Result<(), CliError> {
     let first = &steps[..steps.len().min(1)];
     let pictures = [Figured {
-        name: "What latency a throughput costs",
-        legend: legend(first, &[("p50, at each point how many clients", false), ("p99", true)]),
+        name: "Latency against throughput",
+        legend: legend(first, &[("p50, with the number of clients at each point", false), ("p99", true)]),
         draw: &|screen| draw::sweep(steps, screen),
     }];
-    write(path, "drave bench, swept", &rows_of_steps(steps), pictures, first)
+    write(path, "drave bench, sweep", &rows_of_steps(steps), pictures, first)
 }
 
 fn write<const N: usize>(
@@ -113,7 +113,7 @@ fn write<const N: usize>(
             page.push_str(&format!("<div class=\"{class}\">\n{picture}</div>\n"));
         }
     }
-    page.push_str("<h2>What was run, and on what</h2>\n");
+    page.push_str("<h2>Command, machine and configuration</h2>\n");
     for (n, run) in runs.iter().enumerate() {
         page.push_str(&format!("<pre class=\"run{n}\">{}</pre>\n", escaped(&setting(run))));
     }
@@ -143,13 +143,13 @@ const FIGURES: [Figure; 12] = [
     ("p90", |run| duration(run.p90_us)),
     ("p99", |run| duration(run.p99_us)),
     ("p99.9", |run| duration(run.p999_us)),
-    ("longest", |run| duration(run.max_us)),
+    ("max", |run| duration(run.max_us)),
     ("answered", |run| grouped(run.total)),
-    ("refused · unknown · asked again", |run| format!("{} · {} · {}", run.errors, run.unknown, run.retries)),
+    ("refused · unknown · retries", |run| format!("{} · {} · {}", run.errors, run.unknown, run.retries)),
     ("longest time without an answer", |run| duration(run.longest_gap_ms * 1e3)),
-    ("entries a sync", |run| run.entries_per_fsync.map_or("not known".into(), |entries| format!("{entries:.1}"))),
-    ("sync p99 of the leader", |run| run.fsync_p99_us.map_or("not known".into(), duration)),
-    ("other leaders", |run| run.leader_changes.len().to_string()),
+    ("entries a fsync", |run| run.entries_per_fsync.map_or("not known".into(), |entries| format!("{entries:.1}"))),
+    ("fsync p99 of the leader", |run| run.fsync_p99_us.map_or("not known".into(), duration)),
+    ("leader changes", |run| run.leader_changes.len().to_string()),
 ];
 
 /// The table of figures, one column per run; with two runs, also the ratio of the second's throughput to the first's.
@@ -161,7 +161,7 @@ fn figures(runs: &[RunResult]) -> String {
         let _written = write!(
             out,
             "<tr><th></th><th class=\"run0\">first</th><th class=\"run1\">second</th></tr>\
-             <tr><td>second to first, requests a second</td><td></td><td>× {by:.2}</td></tr>"
+             <tr><td>requests a second, second run to first</td><td></td><td>× {by:.2}</td></tr>"
         );
     }
     for (name, of) in FIGURES {
@@ -174,7 +174,7 @@ fn figures(runs: &[RunResult]) -> String {
 
 fn rows_of_steps(steps: &[RunResult]) -> String {
     let mut out = String::from(
-        "<table><tr><th>clients</th><th>requests a second</th><th>p50</th><th>p99</th><th>p99.9</th><th>longest</th></tr>",
+        "<table><tr><th>clients</th><th>requests a second</th><th>p50</th><th>p99</th><th>p99.9</th><th>max</th></tr>",
     );
     for step in steps {
         let clients = step.config["clients"].as_u64().unwrap_or_default();
@@ -215,14 +215,13 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_one_file_that_fetches_nothing_and_runs_nothing() {
+    fn report_has_no_scripts_and_no_external_resources() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run.html");
         for runs in [vec![run("put")], vec![run("put"), run("put")]] {
             of_runs(&path, &runs).unwrap();
             let page = std::fs::read_to_string(&path).unwrap();
-            for word in
-                ["31 641", "940 µs", "another leader", "&lt;script&gt;", "<svg", "2026-01-02T03:04:05Z · h1", "━ "]
+            for word in ["31 641", "940 µs", "new leader", "&lt;script&gt;", "<svg", "2026-01-02T03:04:05Z · h1", "━ "]
             {
                 assert!(page.contains(word), "{word}");
             }
@@ -236,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_a_file_stay_words() {
+    fn report_escapes_html() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run.html");
         of_runs(&path, &[run("</title><script>alert(1)</script>&")]).unwrap();
@@ -247,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_said() {
+    fn unwritable_report_is_an_error() {
         let trouble = of_runs(Path::new("/no/such/place/run.html"), &[run("put")]).unwrap_err();
         assert_eq!(trouble.code, 74);
     }

@@ -266,7 +266,7 @@ pub fn head(args: &Bench, statuses: &[Status]) -> Result<(), CliError> {
         eprintln!("warning: the data of n{node} lies in memory (tmpfs): these figures are not those of a disk");
     }
     if !leader.fsync {
-        eprintln!("warning: fsync is off: these figures are not those of a cluster that keeps what it promises");
+        eprintln!("warning: fsync is off: these figures are not those of a durable cluster");
     }
     if args.cluster.json() {
         return Ok(());
@@ -336,7 +336,7 @@ pub fn tail(args: &Bench, run: &Run, before: &[Status], after: &[Status]) -> Res
     }
     let client_cpu = run.cpu.as_secs_f64() * 1e6 / run.response.len().max(1) as f64;
     if run.cpu.as_secs_f64() > 0.9 * run.took.as_secs_f64() {
-        eprintln!("warning: the client used a whole CPU: it may be what was measured");
+        eprintln!("warning: the client used a whole CPU: it may be the bottleneck");
     }
     let json = to_json(args, run, &servers, client_cpu, after);
     if args.cluster.json() {
@@ -344,7 +344,7 @@ pub fn tail(args: &Bench, run: &Run, before: &[Status], after: &[Status]) -> Res
     } else {
         print(args, run, &servers, client_cpu, after);
     }
-    serde_json::from_value(json).map_err(|error| CliError { what: format!("what came of it: {error}"), code: 70 })
+    serde_json::from_value(json).map_err(|error| CliError { what: format!("result of the run: {error}"), code: 70 })
 }
 
 fn print(args: &Bench, run: &Run, servers: &Servers, client_cpu: f64, after: &[Status]) {
@@ -493,7 +493,7 @@ pub fn slo(args: &Bench, run: &Run) -> Result<(), CliError> {
     let percent = slo.quantile * 100.0;
     if run.response.is_empty() {
         return Err(CliError {
-            what: format!("nothing was answered, and p{percent} should be at most {:?}", slo.most),
+            what: format!("no request was answered, and p{percent} should be at most {:?}", slo.most),
             code: 1,
         });
     }
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_is_missed_by_silence_too() {
+    fn slo_fails_if_exceeded_or_nothing_is_answered() {
         let args = args(&["put", "--slo", "p99=5ms"]);
         let code = |run: &Run| slo(&args, run).err().map(|trouble| trouble.code);
         let mut run = Run::new();

@@ -86,7 +86,7 @@ impl Steady {
     /// Stops the load and verifies that each counter holds the acknowledged increments.
     pub fn finish(self, endpoints: &[String]) -> Result<Sum, CliError> {
         self.stop.store(true, Ordering::Relaxed);
-        let died = |_| CliError { what: "the load died".to_owned(), code: 70 };
+        let died = |_| CliError { what: "the load's thread panicked".to_owned(), code: 70 };
         let (ledger, sum) = self
             .thread
             .join()

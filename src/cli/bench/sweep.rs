@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_is_too_slow_is_drawn_and_one_that_fails_is_the_last() {
+    fn step_missing_slo_is_kept_and_failed_step_ends_sweep() {
         let well = || (true, Ok(()));
         assert_eq!(swept(vec![well(), well(), well(), well()]), (4, None));
         assert_eq!(swept(vec![well(), (true, trouble(1)), (true, trouble(74)), well()]), (4, Some(1)));

@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(20);
 const LAG: u64 = 2_000;
 
 /// Three child processes with their data in a temporary directory. They are killed when this is dropped.
-pub struct Trio {
+pub struct TestCluster {
     dir: PathBuf,
     /// The address of each node for clients and peers.
     pub endpoints: Vec<String>,
@@ -54,9 +54,9 @@ fn address(listener: &TcpListener) -> Result<String, CliError> {
     listener.local_addr().map(|address| address.to_string()).map_err(io("loopback"))
 }
 
-impl Trio {
+impl TestCluster {
     /// Starts the nodes, behind a proxy if they are to be isolated, and waits until the cluster is healthy.
-    pub fn start(name: &str, proxied: bool) -> Result<Trio, CliError> {
+    pub fn start(name: &str, proxied: bool) -> Result<TestCluster, CliError> {
         let dir = std::env::temp_dir().join(format!("drave-failover-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&dir).map_err(io(&dir.display().to_string()))?;
         let own = ports(NODES as usize)?;
@@ -71,9 +71,9 @@ impl Trio {
         };
         drop(own);
         let children = (0..NODES).map(|_| None).collect();
-        let mut trio = Trio { dir, endpoints, listens, children, proxy };
+        let mut trio = TestCluster { dir, endpoints, listens, children, proxy };
         (1..=NODES).try_for_each(|id| trio.spawn(id))?;
-        trio.whole()?;
+        trio.wait_healthy()?;
         Ok(trio)
     }
 
@@ -97,7 +97,7 @@ impl Trio {
     }
 
     /// Waits for the exit of a node that was signaled to stop.
-    pub fn bury(&mut self, id: u64) -> Result<(), CliError> {
+    pub fn wait_exit(&mut self, id: u64) -> Result<(), CliError> {
         match self.children[id as usize - 1].take() {
             Some(mut child) => child.wait().map(|_how| ()).map_err(io("wait")),
             None => Ok(()),
@@ -126,11 +126,11 @@ impl Trio {
     }
 
     /// Waits until there is one leader, all nodes follow it, and no follower is far behind.
-    pub fn whole(&self) -> Result<(), CliError> {
+    pub fn wait_healthy(&self) -> Result<(), CliError> {
         let begun = Instant::now();
         while !is_whole(&self.statuses()) {
             if begun.elapsed() > WHOLE {
-                let what = format!("the cluster is not whole after {WHOLE:?}\n  {}", self.where_logs_are());
+                let what = format!("the cluster is not healthy after {WHOLE:?}\n  {}", self.where_logs_are());
                 return Err(CliError { what, code: 3 });
             }
             std::thread::sleep(LOOK);
@@ -143,7 +143,7 @@ impl Trio {
         for id in 1..=NODES {
             self.signal(id, Signal::TERM)?;
         }
-        (1..=NODES).try_for_each(|id| self.bury(id))?;
+        (1..=NODES).try_for_each(|id| self.wait_exit(id))?;
         std::fs::remove_dir_all(&self.dir).map_err(io(&self.dir.display().to_string()))
     }
 }
@@ -156,7 +156,7 @@ fn is_whole(statuses: &[Status]) -> bool {
     statuses.len() as u64 == NODES && follow && near && leader.peers.len() as u64 == NODES - 1
 }
 
-impl Drop for Trio {
+impl Drop for TestCluster {
     fn drop(&mut self) {
         for child in self.children.iter_mut().flatten() {
             // A node that has exited already is fine. SIGKILL ends a frozen one as well.

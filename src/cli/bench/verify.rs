@@ -56,7 +56,7 @@ impl Ledger {
             Ledger::Operations { began, history, under_way } => {
                 let now = Time(began.elapsed().as_nanos() as u64);
                 let answer = Answer::decode(answer)
-                    .map_err(|error| CliError { what: format!("an answer that cannot be read: {error}"), code: 70 })?;
+                    .map_err(|error| CliError { what: format!("an answer cannot be decoded: {error}"), code: 70 })?;
                 if let Some(operation) = under_way.remove(&tag) {
                     history.answer(operation, now, answer);
                 }
@@ -85,7 +85,7 @@ impl Ledger {
             let query = Query::Values(names.iter().map(|name| &**name).collect()).encode();
             let Ok(Answer::Values(values)) = Answer::decode(client.query(&query, Consistency::Linearizable)?.answer)
             else {
-                return Err(CliError { what: "counters that cannot be read".to_owned(), code: 70 });
+                return Err(CliError { what: "the values of the counters cannot be decoded".to_owned(), code: 70 });
             };
             for (key, value) in keys.iter().zip(values) {
                 let held = |text: Bytes| String::from_utf8_lossy(&text).parse().unwrap_or(i64::MIN);
@@ -103,7 +103,7 @@ impl Ledger {
             return Ok(());
         }
         let range = if perhaps == 0 { sure.to_string() } else { format!("{sure} to {}", sure + perhaps) };
-        Err(CliError { what: format!("counter {key} holds {holds}, and was told to count to {range}"), code: 1 })
+        Err(CliError { what: format!("counter {key} holds {holds}, and its increments add up to {range}"), code: 1 })
     }
 
     /// Verifies that the history is linearizable; returns the number of answered operations.

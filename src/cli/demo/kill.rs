@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Kills a node of a demo, as `kill -9` does.
 #[derive(Args, Debug)]
 pub struct Kill {
-    /// leader, or a node's number
+    /// The node to kill: leader, or a node's id
     who: String,
     /// The demo's first port
     #[arg(long, default_value_t = 7401)]
@@ -37,7 +37,7 @@ pub fn run(args: &Kill) -> Result<(), CliError> {
             Some(leader) => leader.node,
             None => {
                 return Err(CliError {
-                    what: "there is no leader to kill just now\n  try again in a moment, or name one: drave kill 1 · a demo at other ports: --base-port"
+                    what: "there is no leader to kill now\n  try again in a moment, or name one: drave kill 1 · a demo at other ports: --base-port"
                         .to_owned(),
                     code: 3,
                 });
@@ -48,7 +48,7 @@ pub fn run(args: &Kill) -> Result<(), CliError> {
             Err(_) => {
                 return Err(CliError {
                     what: format!(
-                        "{who:?} is neither leader nor a node's number\n  such as: drave kill leader · drave kill 2"
+                        "{who:?} is neither leader nor a node's id\n  such as: drave kill leader · drave kill 2"
                     ),
                     code: 2,
                 });

@@ -64,7 +64,7 @@ pub struct Death {
 }
 
 /// Prints a line to standard error and ignores failures: the terminal may be gone, and the nodes must still be stopped.
-pub fn say(line: &str) {
+pub fn print_line(line: &str) {
     let _nobody_may_read = writeln!(std::io::stderr(), "{line}");
 }
 
@@ -104,7 +104,7 @@ impl Nodes {
             self.readers.retain(|reader| !reader.is_finished());
             self.readers.push(std::thread::spawn(move || {
                 for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                    say(&format!("n{id} | {line}"));
+                    print_line(&format!("n{id} | {line}"));
                 }
             }));
         }
@@ -119,7 +119,7 @@ impl Nodes {
 
     /// Checks which nodes died, were frozen or continued, and restarts those that are due. Returns the deaths since the
     /// last call, or an error if a node exited with a code that a restart would repeat.
-    pub fn look_after(&mut self) -> Result<Vec<Death>, CliError> {
+    pub fn supervise(&mut self) -> Result<Vec<Death>, CliError> {
         let mut deaths = Vec::new();
         let mut for_good = None;
         for (id, seat) in &mut self.seats {
@@ -220,13 +220,13 @@ impl Nodes {
         for (id, seat) in &mut self.seats {
             let Seat::Taken { child, .. } = seat else { continue };
             match child.wait() {
-                Ok(status) => say(&format!("n{id} stopped ({status})")),
-                Err(error) => say(&format!("n{id}: {error}")),
+                Ok(status) => print_line(&format!("n{id} stopped ({status})")),
+                Err(error) => print_line(&format!("n{id}: {error}")),
             }
         }
         // The last log lines of a node explain why it exited.
         self.readers.drain(..).for_each(|reader| _ = reader.join());
         Register::remove(self.base_port);
-        say(&format!("the data stays in {}", self.dir.display()));
+        print_line(&format!("the data stays in {}", self.dir.display()));
     }
 }

@@ -1,6 +1,6 @@
 //! `drave demo`: a real cluster on this machine, one process per node, as a live view or as log lines.
 
-use super::nodes::{DOWN, Death, LogTarget, Nodes, say};
+use super::nodes::{DOWN, Death, LogTarget, Nodes, print_line};
 use super::register::io;
 use crate::cli::cluster::{Cluster, Output};
 use crate::cli::failure::CliError;
@@ -25,16 +25,16 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Runs a real cluster on this machine, one process a node.
 #[derive(Args, Debug)]
 pub struct Demo {
-    /// How many nodes
+    /// The number of nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=7))]
     nodes: u16,
-    /// Where they keep everything; a fresh temporary directory if it is not given
+    /// The directory for the nodes' data; default: a new temporary directory
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Lines instead of a live view; so it is without a terminal
+    /// Prints lines instead of a live view; the default without a terminal
     #[arg(long)]
     plain: bool,
-    /// The first node's port; the others follow
+    /// The first node's port; the other nodes use the ports after it
     #[arg(long, default_value_t = 7401)]
     base_port: u16,
 }
@@ -42,8 +42,8 @@ pub struct Demo {
 /// `drave demo`: runs until a signal or the user stops it.
 pub fn run(args: &Demo) -> Result<(), CliError> {
     if args.base_port.checked_add(args.nodes - 1).is_none() {
-        let what = format!("{} nodes from port {} on: there are none beyond 65535", args.nodes, args.base_port);
-        return Err(CliError { what: format!("{what}\n  begin lower: --base-port 7401"), code: 2 });
+        let what = format!("{} nodes from port {} on need ports above 65535", args.nodes, args.base_port);
+        return Err(CliError { what: format!("{what}\n  use a lower port: --base-port 7401"), code: 2 });
     }
     let live = !args.plain && terminal::is_there();
     let stop = interrupt::told_by(if live { interrupt::LIVE } else { interrupt::IN_LINES })?;
@@ -67,20 +67,20 @@ pub fn run(args: &Demo) -> Result<(), CliError> {
 
 fn welcome(nodes: &Nodes, args: &Demo, dir: &str) {
     let endpoints = nodes.endpoints();
-    say(&format!("{} nodes at {} · data in {dir} · Ctrl-C stops them", endpoints.len(), endpoints.join(", ")));
+    print_line(&format!("{} nodes at {} · data in {dir} · Ctrl-C stops them", endpoints.len(), endpoints.join(", ")));
     let named = match (args.base_port, args.nodes) {
         (7401, 3) => String::new(),
         _ => format!(" --endpoints {}", endpoints.join(",")),
     };
-    say(&format!("try in another terminal: drave put lunch noodles{named} · drave status{named}"));
+    print_line(&format!("try in another terminal: drave put lunch noodles{named} · drave status{named}"));
 }
 
 /// Prints the deaths of nodes until stopped, beside their log lines.
 fn tell(nodes: &mut Nodes, stop: &AtomicBool) -> Result<(), CliError> {
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(LOOK);
-        for Death { node, status } in nodes.look_after()? {
-            say(&format!("n{node} died ({status}); it starts again in {} s", DOWN.as_secs()));
+        for Death { node, status } in nodes.supervise()? {
+            print_line(&format!("n{node} died ({status}); it starts again in {} s", DOWN.as_secs()));
         }
     }
     Ok(())
@@ -105,7 +105,7 @@ fn show(nodes: &mut Nodes, dir: &str, stop: &AtomicBool) -> Result<(), CliError>
 fn turns(nodes: &mut Nodes, view: &mut View, stop: &AtomicBool) -> Result<(), CliError> {
     while !stop.load(Ordering::Relaxed) {
         // Kills are the purpose of the demo; any other exit is worth an event.
-        let deaths = nodes.look_after()?.into_iter();
+        let deaths = nodes.supervise()?.into_iter();
         for Death { node, status } in deaths.filter(|death| death.status.signal() != Some(Signal::KILL.as_raw())) {
             view.tell(Tone::Plain, format!("n{node} ended: {status}"));
         }
@@ -132,7 +132,7 @@ fn leader(view: &View) -> Option<(u64, String)> {
 fn kill_leader(nodes: &Nodes, view: &mut View) {
     match leader(view) {
         Some((id, words)) if nodes.signal(id, Signal::KILL) => view.tell(Tone::Plain, format!("kill -9 of {words}")),
-        _ => view.tell(Tone::Plain, "nobody leads just now whom one could kill"),
+        _ => view.tell(Tone::Plain, "there is no leader to kill now"),
     }
 }
 
@@ -154,6 +154,6 @@ fn freeze_or_thaw(nodes: &Nodes, view: &mut View) {
     }
     match leader(view) {
         Some((id, words)) if nodes.signal(id, Signal::STOP) => view.tell(Tone::Plain, format!("SIGSTOP of {words}")),
-        _ => view.tell(Tone::Plain, "nobody leads just now whom one could freeze"),
+        _ => view.tell(Tone::Plain, "there is no leader to freeze now"),
     }
 }

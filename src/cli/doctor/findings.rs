@@ -81,7 +81,7 @@ pub fn examine(nodes: &[Node]) -> Vec<Finding> {
             Ok(status) => of_node(node, status, &mut out),
             Err(why) if is_nobodys(&node.endpoint, nodes) => {
                 let found = format!(
-                    "nobody answers there, and every member answers elsewhere ({why}) · leave it out of --endpoints"
+                    "no node answers there, and every member answers elsewhere ({why}) · remove it from --endpoints"
                 );
                 out.push(finding(Level::Warn, &node.endpoint, found));
             }
@@ -93,7 +93,7 @@ pub fn examine(nodes: &[Node]) -> Vec<Finding> {
     let leader = statuses.iter().filter(leads).max_by_key(|status| status.term).copied();
     match leader {
         Some(leader) => of_leader(leader, &statuses, &mut out),
-        None => out.push(finding(Level::Fail, "leader", "nobody leads, among those who answer")),
+        None => out.push(finding(Level::Fail, "leader", "no node that answers leads")),
     }
     out.push(timing(leader, &statuses));
     out.push(elections(&statuses));
@@ -149,10 +149,10 @@ fn of_node(node: &Node, status: &Status, out: &mut Vec<Finding>) {
         () if !status.fsync => finding(
             Level::Fail,
             name("fsync"),
-            "OFF: a power loss may take anything · start it without --unsafe-no-fsync",
+            "OFF: a power loss may lose anything · start it without --unsafe-no-fsync",
         ),
         () if disk.syncs >= SYNCS_MIN && disk.sync_p50_us < TOO_QUICK_US && !status.in_memory => {
-            let advice = "quicker than a disk without a battery can be: does it keep what it is given?";
+            let advice = "faster than a disk without a battery can be: check that synced data survives a power loss";
             finding(Level::Warn, name("fsync"), format!("{figures} · {advice}"))
         }
         () => finding(Level::Pass, name("fsync"), figures),
@@ -161,9 +161,11 @@ fn of_node(node: &Node, status: &Status, out: &mut Vec<Finding>) {
     let (low, lacks) = (status.low_space, status.log.lacks_room);
     out.push(match (low, lacks) {
         (true, _) => {
-            finding(Level::Fail, name("room"), "too little on its disk: as leader it refuses writes · make some")
+            finding(Level::Fail, name("room"), "too little disk space: as leader it rejects writes · free some")
         }
-        (false, true) => finding(Level::Warn, name("room"), "not enough for a snapshot: its log grows · make some"),
+        (false, true) => {
+            finding(Level::Warn, name("room"), "too little disk space for a snapshot: its log grows · free some")
+        }
         (false, false) => finding(Level::Pass, name("room"), "enough"),
     });
 }
@@ -172,9 +174,11 @@ fn of_node(node: &Node, status: &Status, out: &mut Vec<Finding>) {
 pub(super) fn file_system(what: String, name: &str) -> Finding {
     let warn = |why: &str| (Level::Warn, format!("{name}: {why}"));
     let (level, found) = match name {
-        "tmpfs" | "ramfs" => warn("in memory, a power loss takes everything · use a disk"),
-        "nfs" | "cifs" | "9p" | "fuse" => warn("a sync is as good as whoever serves it · use a disk of its own"),
-        "overlay" => warn("the upper layer of a container, gone with it · mount a volume"),
+        "tmpfs" | "ramfs" => warn("in memory: a power loss loses everything · use a disk"),
+        "nfs" | "cifs" | "9p" | "fuse" => {
+            warn("a sync is only as durable as the file server makes it · use a local disk")
+        }
+        "overlay" => warn("the upper layer of a container, removed with it · mount a volume"),
         "" => warn("unknown"),
         name => (Level::Pass, name.to_owned()),
     };
@@ -210,12 +214,12 @@ fn of_leader(leader: &Status, statuses: &[&Status], out: &mut Vec<Finding>) {
             }
             Some(lag) if peer.losses > 0 => {
                 format!(
-                    "{lag} entries behind, {} · had lost what it acknowledged, and was sent it again · check its disk",
+                    "{lag} entries behind, {} · had lost acknowledged entries, and got them again · check its disk",
                     peer.stage
                 )
             }
             Some(lag) => format!("{lag} entries behind, {}", peer.stage),
-            None => "has not said how far it is".to_owned(),
+            None => "its match index is unknown yet".to_owned(),
         };
         let level = if peer.losses > 0 || lag.is_none_or(|lag| lag > LAGS) { Level::Warn } else { Level::Pass };
         out.push(finding(level, what, found));
@@ -227,14 +231,14 @@ fn majority(what: &str, (answer, n): (usize, usize)) -> Finding {
     let quorum = Membership::majority_of(n);
     let found = format!("{answer} of {n} answer, a quorum is {quorum}");
     match n {
-        _ if answer < quorum => finding(Level::Fail, what, format!("{found} · start the others")),
+        _ if answer < quorum => finding(Level::Fail, what, format!("{found} · start the other voters")),
         _ if answer == quorum && answer < n => {
-            finding(Level::Fail, what, format!("{found}: the next to fail stops all writes"))
+            finding(Level::Fail, what, format!("{found}: one more failure stops all writes"))
         }
-        1 => finding(Level::Warn, what, "one, and no other has what it holds · drave member add"),
-        2 => finding(Level::Warn, what, format!("{found} · 2 stand no more failures than 1 does")),
+        1 => finding(Level::Warn, what, "one voter: no other node has its data · drave member add"),
+        2 => finding(Level::Warn, what, format!("{found} · 2 tolerate no more failures than 1 does")),
         n if n.is_multiple_of(2) => {
-            finding(Level::Warn, what, format!("{found} · {n} stand no more failures than {} do", n - 1))
+            finding(Level::Warn, what, format!("{found} · {n} tolerate no more failures than {} do", n - 1))
         }
         _ => finding(Level::Pass, what, found),
     }
@@ -260,9 +264,9 @@ fn timing(leader: Option<&Status>, statuses: &[&Status]) -> Finding {
     match times {
         t if t >= WELL_WITHIN => finding(Level::Pass, what, found),
         t if t >= BARELY_WITHIN => {
-            finding(Level::Warn, what, format!("{found} · --election-timeout longer, or a quicker {slow}"))
+            finding(Level::Warn, what, format!("{found} · use a longer --election-timeout, or a faster {slow}"))
         }
-        _ => finding(Level::Fail, what, format!("{found} · leaders are deposed by their own {at_fault}")),
+        _ => finding(Level::Fail, what, format!("{found} · leaders lose leadership because of their {at_fault}")),
     }
 }
 
@@ -306,8 +310,8 @@ fn elections(statuses: &[&Status]) -> Finding {
     );
     match apart / election.max(0.001) {
         times if times >= FAR_APART => finding(Level::Pass, "election ≪ MTBF", found),
-        _ if begun <= ELECTIONS_MIN => finding(Level::Pass, "election ≪ MTBF", format!("{found}, young yet")),
-        _ => finding(Level::Warn, "election ≪ MTBF", format!("{found} · drave status --watch, and the logs, say why")),
+        _ if begun <= ELECTIONS_MIN => finding(Level::Pass, "election ≪ MTBF", format!("{found}, too few to judge")),
+        _ => finding(Level::Warn, "election ≪ MTBF", format!("{found} · see drave status --watch, and the logs")),
     }
 }
 
@@ -319,12 +323,12 @@ fn alike(statuses: &[&Status]) -> Finding {
     match digests.values().find(differs) {
         Some(of) => {
             let who: Vec<String> = of.iter().map(|status| format!("n{} {}", status.node, status.digest)).collect();
-            let found = format!("at {} they differ: {} · drave diff", of[0].applied, who.join(", "));
+            let found = format!("at {} the digests differ: {} · see drave diff", of[0].applied, who.join(", "));
             finding(Level::Fail, "states", found)
         }
         None => match digests.values().map(Vec::len).max() {
-            Some(n) if n > 1 => finding(Level::Pass, "states", format!("{n} nodes at one index, and alike")),
-            _ => finding(Level::Pass, "states", "no two nodes at one index just now: nothing to compare"),
+            Some(n) if n > 1 => finding(Level::Pass, "states", format!("{n} nodes at one index have equal digests")),
+            _ => finding(Level::Pass, "states", "no two nodes are at one index now: nothing to compare"),
         },
     }
 }
@@ -336,7 +340,7 @@ fn versions(statuses: &[&Status]) -> Finding {
     match versions[..] {
         [one] if one.contains("debug") => finding(Level::Warn, "version", format!("{one}: several times slower")),
         [one] => finding(Level::Pass, "version", one),
-        _ => finding(Level::Warn, "version", format!("{} · bring all to one", versions.join(", "))),
+        _ => finding(Level::Warn, "version", format!("{} · run one version on all nodes", versions.join(", "))),
     }
 }
 

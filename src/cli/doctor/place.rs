@@ -27,13 +27,13 @@ pub fn examine(directory: &Path, span: Duration) -> Result<Vec<Finding>, CliErro
     let is_quick = p50 < QUICK_MS && cache.as_deref() == Some("write back") && !disk.is_in_memory();
     let synced = match () {
         () if p99 > SLOW_MS => (Level::Warn, format!("{figures} · a slow disk makes for a slow cluster")),
-        () if is_quick => (Level::Warn, format!("{figures} · does its cache keep what it is given without power?")),
+        () if is_quick => (Level::Warn, format!("{figures} · check that its cache keeps data through a power loss")),
         () => (Level::Pass, figures),
     };
     let told = match cache.as_deref() {
         Some("write back") => (Level::Pass, "write back: each sync flushes it".to_owned()),
         Some(other) => (Level::Pass, other.to_owned()),
-        None => (Level::Pass, "not known: no disk of this machine's own is under it".to_owned()),
+        None => (Level::Pass, "unknown: the directory is not on a local block device".to_owned()),
     };
     Ok(vec![
         file_system(format!("{place} file system"), disk.file_system()),
@@ -50,11 +50,13 @@ fn room(disk: &FsDisk, place: String) -> Finding {
     const FEW: u64 = 1 << 30;
     let what = format!("{place} room");
     match disk.free() {
-        Ok(free) if free < FEW => {
-            finding(Level::Warn, what, format!("{}: little for log and snapshots", ByteSize(free).display().iec()))
-        }
+        Ok(free) if free < FEW => finding(
+            Level::Warn,
+            what,
+            format!("{}: little space for log and snapshots", ByteSize(free).display().iec()),
+        ),
         Ok(free) => finding(Level::Pass, what, ByteSize(free).display().iec().to_string()),
-        Err(error) => finding(Level::Warn, what, format!("not known: {error}")),
+        Err(error) => finding(Level::Warn, what, format!("unknown: {error}")),
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Answers hellos and status requests until the peer closes the connection.
-fn say_how_it_is(mut stream: TcpStream) -> Option<()> {
+fn answer_status_requests(mut stream: TcpStream) -> Option<()> {
     let (mut reader, mut input, mut scratch) = (FrameReader::default(), BytesMut::new(), [0; 4096]);
     loop {
         let Some(frame) = reader.next(&mut input).ok()? else {
@@ -49,7 +49,7 @@ fn round_trips_are_measured_over_one_connection() {
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             counted.fetch_add(1, Ordering::Relaxed);
-            std::thread::spawn(move || say_how_it_is(stream));
+            std::thread::spawn(move || answer_status_requests(stream));
         }
     });
     let cluster = Cluster {

@@ -23,7 +23,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// The form of log lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
     /// One JSON object a line: time, level, target, node, message.
@@ -97,7 +97,7 @@ pub fn start(level: Option<LevelFilter>, format: Format, node: u64) -> Result<()
     let out = StandardError::open().map_err(trouble)?;
     let spawned = thread::Builder::new().name("log lines".into()).spawn(move || -> () {
         writer.write_to(out, |lost| {
-            log::warn!(node; "{lost} log lines were lost here: standard error did not take them");
+            log::warn!(node; "{lost} log lines were lost here: standard error did not accept them");
         });
     });
     spawned.map_err(trouble)?;

@@ -11,10 +11,10 @@ use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
 
-/// Decides whether data directories keep what Raft promises: each by itself, and all together. Also
-/// beside running nodes, of which nothing is locked or changed.
+/// Checks that data directories keep Raft's guarantees: each by itself, and all together. Works beside
+/// running nodes: it takes no locks and changes nothing.
 ///
-/// Exit code 0: they do. 5: a promise is broken, or something is damaged.
+/// Exit code 0: all guarantees hold. 5: a guarantee is violated, or something is damaged.
 #[derive(Args, Clone, Debug)]
 pub struct Check {
     /// Data directories, or directories of segments, of one cluster.

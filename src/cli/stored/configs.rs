@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_goes_through_a_joint_one_and_ends_or_goes_back() {
+    fn change_passes_through_joint_and_completes_or_reverts() {
         let all = [1, 2, 3, 4, 5];
         let (old, joint) = (of(&all, &[1, 2, 3], &[]), of(&all, &[3, 4, 5], &[1, 2, 3]));
         let (new, turned) = (of(&all, &[3, 4, 5], &[]), of(&all, &[1, 2, 3], &[3, 4, 5]));
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_majorities_could_decide_apart_is_a_misstep() {
+    fn invalid_configuration_steps_are_rejected() {
         let all = [1, 2, 3, 4, 5];
         let (old, joint) = (of(&all, &[1, 2, 3], &[]), of(&all, &[3, 4, 5], &[1, 2, 3]));
         let cases = [
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn voters_are_members_and_somebody_votes() {
+    fn configuration_needs_voters_that_are_members() {
         assert_eq!(wrong(&of(&[1, 2], &[1], &[])), None);
         assert_eq!(wrong(&of(&[1, 2], &[], &[])).as_deref(), Some("nobody votes"));
         assert_eq!(wrong(&of(&[1], &[1, 2], &[])).as_deref(), Some("n2 votes and is no member"));

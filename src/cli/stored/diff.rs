@@ -1,7 +1,7 @@
 //! `drave diff`: how far logs are identical, where they first differ, and what is known of the rest.
 
 use super::directory::Directory;
-use super::standing::{Standing, Tail, tail};
+use super::standing::{CommitStatus, Tail, tail};
 use crate::cli::cluster::Output;
 use crate::cli::dump_words::{RecordText, Style};
 use crate::cli::failure::CliError;
@@ -13,11 +13,11 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-/// Compares the logs of data directories: also beside running nodes, of which nothing is locked or
-/// changed.
+/// Compares the logs of data directories. Works beside running nodes: it takes no locks and changes
+/// nothing.
 ///
-/// Exit code 0: identical. 1: they differ, if only in how far they go. 5: something is damaged, or
-/// differs as it never may; see `drave check`.
+/// Exit code 0: identical. 1: they differ, if only in where they end. 5: something is damaged, or the
+/// logs differ in a way that violates Raft; see `drave check`.
 #[derive(Args, Clone, Debug)]
 pub struct Diff {
     /// Data directories, or directories of segments: two or more.
@@ -89,7 +89,7 @@ pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Directory>, CliError> {
         && let Some((other, another)) = owners.find(|(_, other)| *other != cluster)
     {
         let what = format!(
-            "{} is of cluster {}, {} of cluster {}{}\n  only logs of one cluster can be compared",
+            "{} belongs to cluster {}, {} to cluster {}{}\n  only logs of one cluster can be compared",
             first.name,
             short(cluster),
             other.name,
@@ -110,7 +110,7 @@ fn refounded(directories: &[Directory]) -> String {
         let former = directory.path.join("before-recover");
         let kept =
             if former.is_dir() { format!(" (the former log is in {})", former.display()) } else { String::new() };
-        format!("; {} holds a new cluster since {begins}, by drave recover or drave restore{kept}", directory.name)
+        format!("; {} holds a new cluster since {begins}, made by drave recover or drave restore{kept}", directory.name)
     });
     made.collect()
 }
@@ -122,8 +122,8 @@ fn refuse_two_logs(directories: &[Directory]) -> Result<(), CliError> {
     let Some((first, one)) = logs.next() else { return Ok(()) };
     let Some((other, two)) = logs.find(|(_, other)| *other != one) else { return Ok(()) };
     let what = format!(
-        "{} holds log {one}, {} log {two}: the cluster was founded twice, and neither log replaces any of the other\n  only \
-         directories of one log can be compared",
+        "{} holds log {one}, {} log {two}: the cluster was founded twice, and neither log replaces entries of the \
+         other\n  only directories of one log can be compared",
         first.name, other.name
     );
     Err(CliError { what, code: 2 })
@@ -222,7 +222,7 @@ fn verdict(directories: &[Directory], compared: &Compared) -> String {
             format!("no conflict: {}", each.collect::<Vec<_>>().join(", "))
         }
         Verdict::Diverged => {
-            let unknown = |tail: &Tail| tail.standing == Standing::Unknown;
+            let unknown = |tail: &Tail| tail.standing == CommitStatus::Unknown;
             match !compared.tails.iter().flatten().any(unknown) {
                 true => "conflict, of a kind that is allowed: what was not committed will be replaced".to_owned(),
                 false => "conflict: one of the tails at most is committed; which one cannot be known from these \

@@ -3,8 +3,8 @@
 use super::replay::Replay;
 use super::violation::Rule;
 use crate::cli::dump_files::{Files, Segment, read};
-use crate::cli::dump_words::{RecordText, Style, say};
-use crate::cli::segment_walk::{Bad, Tour, Visitor};
+use crate::cli::dump_words::{RecordText, Style, describe_record};
+use crate::cli::segment_walk::{Damage, SegmentWalk, Visitor};
 use crate::cli::snapshot_files::snapshots_at;
 use crate::disk::FsDisk;
 use crate::types::{ClusterId, DiskId, Index, Membership, NodeId, Position};
@@ -92,8 +92,8 @@ impl Directory {
         let replay = Replay::new(&name);
         let mut reading =
             SegmentSource { replay, owner: None, batch: Vec::new(), segment: 0, damage: Vec::new(), torn: 0 };
-        let mut tour = Tour::default();
-        tour.through(path, &files, &mut reading)?;
+        let mut tour = SegmentWalk::default();
+        tour.walk(path, &files, &mut reading)?;
         reading.flush();
         let SegmentSource { mut replay, owner, mut damage, torn, .. } = reading;
         damage.append(&mut replay.odd);
@@ -173,7 +173,7 @@ impl Directory {
         let bytes = read(&path).ok()??;
         let header = SegmentHeader::decode(&bytes).ok()?;
         let frame = Frame::read(&bytes, salted(header.salt()), head.at.into()).ok()?;
-        (frame.kind == RecordKind::Entry).then(|| say(&frame, style))
+        (frame.kind == RecordKind::Entry).then(|| describe_record(&frame, style))
     }
 }
 
@@ -225,7 +225,7 @@ impl Visitor for SegmentSource {
         Ok(())
     }
 
-    fn bad(&mut self, bad: Bad<'_>) -> io::Result<()> {
+    fn bad(&mut self, bad: Damage<'_>) -> io::Result<()> {
         self.damage.push(match bad.bytes {
             0 => format!("{}: {}", bad.file, bad.what),
             _ => format!("{}: byte {}: {}", bad.file, bad.at, bad.what),

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_cut_where_another_begins() {
+    fn put_truncates_log_from_its_index() {
         let mut log = Log::behind(Position::ZERO);
         for index in 1..=4 {
             assert!(log.put(Index(index), head(1)).is_empty());
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_a_hole_and_never_a_mountain() {
+    fn small_gap_is_a_hole_and_large_gap_restarts_log() {
         let mut log = Log::behind(Position::ZERO);
         log.put(Index(1), head(1));
         log.put(Index(5), head(1));

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_no_log() {
+    fn gap_without_damage_violates_log_matching() {
         let mut replay = Replay::new("d");
         [entry(1, 1), entry(2, 1)].iter().for_each(|frame| replay.take(1, frame));
         assert_eq!(replay.violations.count(), 0);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_records_that_make_no_sense_are_told_and_harm_nobody() {
+    fn malformed_records_are_reported_and_skipped() {
         let mut replay = Replay::new("d");
         for odd in
             [entry(0, 1), entry(u64::MAX, 1), frame(RecordKind::Hard, vec![0; 5]), frame(RecordKind::Open, vec![0; 9])]

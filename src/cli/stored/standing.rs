@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 /// Whether entries are committed, as far as that is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Standing {
+pub enum CommitStatus {
     /// A snapshot holds the entry.
     Committed,
     /// A quorum holds the entry: it is committed, or will be.
@@ -35,7 +35,7 @@ pub struct Tail {
     /// The last of them.
     pub last: Position,
     /// Whether they are committed.
-    pub standing: Standing,
+    pub standing: CommitStatus,
     /// The same as text, with the reason.
     pub what: String,
 }
@@ -54,9 +54,9 @@ pub fn tail(directories: &[Directory], which: usize, from: Index) -> Option<Tail
     Some(Tail { first, last, standing, what })
 }
 
-fn judge(directories: &[Directory], here: &Directory, first: Position, last: Position) -> (Standing, String) {
+fn judge(directories: &[Directory], here: &Directory, first: Position, last: Position) -> (CommitStatus, String) {
     if here.committed().index >= last.index {
-        return (Standing::Committed, format!("committed: its snapshot reaches to {}", here.committed()));
+        return (CommitStatus::Committed, format!("committed: its snapshot reaches to {}", here.committed()));
     }
     let others = || directories.iter().filter(|other| !std::ptr::eq(*other, here));
     let mine = here.replay.log.get(first.index);
@@ -67,20 +67,20 @@ fn judge(directories: &[Directory], here: &Directory, first: Position, last: Pos
     };
     if let Some(other) = beyond().find(differs) {
         let what = format!("not committed, and will be replaced: {} committed another entry there", other.name);
-        return (Standing::Lost, what);
+        return (CommitStatus::Lost, what);
     }
     if let Some(other) = beyond().find(|other| other.replay.log.get(first.index).is_none()) {
         let what = format!("cannot be known: of {} only a snapshot reaches there, no entries", other.name);
-        return (Standing::Unknown, what);
+        return (CommitStatus::Unknown, what);
     }
     count(directories, here, first, last)
 }
 
 /// Judges the entries by the voters that hold them.
-fn count(directories: &[Directory], here: &Directory, first: Position, last: Position) -> (Standing, String) {
+fn count(directories: &[Directory], here: &Directory, first: Position, last: Position) -> (CommitStatus, String) {
     let log = &here.replay.log;
     let Some(membership) = here.membership() else {
-        return (Standing::Unknown, "cannot be known: it has no configuration".to_owned());
+        return (CommitStatus::Unknown, "cannot be known: it has no configuration".to_owned());
     };
     let holders = |index: Index| -> BTreeSet<NodeId> {
         let same = |other: &&Directory| match (other.replay.log.get(index), log.get(index)) {
@@ -101,11 +101,11 @@ fn count(directories: &[Directory], here: &Directory, first: Position, last: Pos
     let later = directories.iter().filter_map(|other| other.replay.log.last_term()).max().unwrap_or(Term::ZERO);
     if held >= first.index && log.term(held).is_some_and(|term| term < later) {
         let what = format!("a quorum holds it up to {held}, but a log of term {later} is there, which may replace it");
-        return (Standing::Unknown, what);
+        return (CommitStatus::Unknown, what);
     }
     if held >= last.index {
         let what = format!("on a quorum ({}): committed, or bound to be", names(holders(last.index)));
-        return (Standing::Majority, what);
+        return (CommitStatus::Majority, what);
     }
     let next = Index(low.max(first.index.0));
     let on = holders(next);
@@ -113,7 +113,7 @@ fn count(directories: &[Directory], here: &Directory, first: Position, last: Pos
     let from = if held >= first.index { format!("up to {held} on a quorum; behind that ") } else { String::new() };
     if is_quorum(membership, &possible) {
         let what = format!("{from}cannot be known without the directories of {}", names(absent));
-        return (Standing::Unknown, what);
+        return (CommitStatus::Unknown, what);
     }
     let old = match log.last_term() {
         Some(term) if term < later => {
@@ -121,5 +121,5 @@ fn count(directories: &[Directory], here: &Directory, first: Position, last: Pos
         }
         _ => String::new(),
     };
-    (Standing::Uncommitted, format!("{from}uncommitted: only on {} of {membership}{old}", names(on)))
+    (CommitStatus::Uncommitted, format!("{from}uncommitted: only on {} of {membership}{old}", names(on)))
 }

@@ -108,8 +108,8 @@ fn nobody(model: &Model) -> String {
     let members = model.answered().max_by_key(|status| status.term).map(|status| &status.members);
     let voters = members.map_or(0, |members| members.iter().filter(|member| member.kind == "voter").count());
     match voters {
-        0 => "nobody leads".to_owned(),
-        voters => format!("nobody leads (a quorum is {})", Membership::majority_of(voters)),
+        0 => "no leader".to_owned(),
+        voters => format!("no leader (a quorum is {})", Membership::majority_of(voters)),
     }
 }
 
@@ -146,7 +146,7 @@ fn graph(model: &Model, look: &DrawOptions, frame: &mut Frame, left: &mut Rect) 
     // The newest second is at the right edge.
     let seconds: Vec<u64> = model.commits().rev().take(bars.width.into()).collect();
     let (now, most) = (seconds.first().copied().unwrap_or(0), seconds.iter().copied().max().unwrap_or(0));
-    let figures = format!("  {now} now · {most} at most in {} s", seconds.len());
+    let figures = format!("  {now} now · max {most} in {} s", seconds.len());
     put(frame, title, &[Line::from(vec![Span::styled("commits a second", look.title()), Span::raw(figures)])]);
     let graph = Sparkline::default().direction(RenderDirection::RightToLeft).max(most.max(1));
     frame.render_widget(graph.data(seconds).style(look.coloured(Color::Cyan)), bars);
@@ -155,14 +155,14 @@ fn graph(model: &Model, look: &DrawOptions, frame: &mut Frame, left: &mut Rect) 
 
 fn load(load: &Load) -> String {
     match load {
-        Load::Off => "load off: latency is measured when it is on".to_owned(),
+        Load::Off => "load off: latency is measured only under load".to_owned(),
         Load::On(Sample { per_second, under_way, latency, failed }) => {
             let latency = match latency {
                 Some((p50, p99)) => format!("p50 {} · p99 {}", table::ms(*p50 as f64), table::ms(*p99 as f64)),
-                None => "nothing answered".to_owned(),
+                None => "no answers".to_owned(),
             };
             let failed = if *failed > 0 { format!(" · {failed} failed") } else { String::new() };
-            format!("load {per_second}/s · {under_way} under way · {latency} (last 5 s){failed}")
+            format!("load {per_second}/s · {under_way} in flight · {latency} (last 5 s){failed}")
         }
     }
 }

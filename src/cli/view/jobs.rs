@@ -15,33 +15,33 @@ const SNAPSHOT: Duration = Duration::from_secs(600);
 
 /// The running operations. They are never joined: they report failures and finished snapshots as events, and end with
 /// the program.
-pub struct Errands {
+pub struct BackgroundJobs {
     cluster: Cluster,
     sink: Sink,
     transfer: Option<JoinHandle<()>>,
     snapshot: Option<JoinHandle<()>>,
 }
 
-impl Errands {
+impl BackgroundJobs {
     /// No operations yet, for this cluster.
-    pub fn new(cluster: &Cluster, sink: Sink) -> Errands {
-        Errands { cluster: cluster.clone(), sink, transfer: None, snapshot: None }
+    pub fn new(cluster: &Cluster, sink: Sink) -> BackgroundJobs {
+        BackgroundJobs { cluster: cluster.clone(), sink, transfer: None, snapshot: None }
     }
 
     /// Starts a leader transfer; returns the event to show.
     pub fn transfer(&mut self) -> StoryLine {
         if is_under_way(&self.transfer) {
-            return StoryLine::new(Tone::Plain, "the leader is still handing over");
+            return StoryLine::new(Tone::Plain, "a leader transfer is already in progress");
         }
         let mut client = Cluster { timeout: HAND_OVER, ..self.cluster.clone() }.client();
         let sink = self.sink.clone();
         self.transfer = Some(std::thread::spawn(move || {
             // Success needs no event: the new leader shows it.
             if let Err(error) = client.transfer(None) {
-                tell(&sink, StoryLine::new(Tone::Bad, format!("nobody took over: {error}")));
+                tell(&sink, StoryLine::new(Tone::Bad, format!("the leader transfer failed: {error}")));
             }
         }));
-        StoryLine::new(Tone::Plain, "the leader is to hand over")
+        StoryLine::new(Tone::Plain, "leader transfer requested")
     }
 
     /// Requests a snapshot of each of these nodes (name, endpoint), one after the other; returns the event to show.
@@ -57,13 +57,13 @@ impl Errands {
                 // The status shows a new snapshot, but not that there was nothing new to snapshot.
                 match client.snapshot(&endpoint) {
                     Ok((position, _)) => {
-                        tell(&sink, StoryLine::new(Tone::Plain, format!("{name} is done, at {position}")))
+                        tell(&sink, StoryLine::new(Tone::Plain, format!("{name}: snapshot at {position}")))
                     }
                     Err(error) => tell(&sink, StoryLine::new(Tone::Bad, format!("{name} took no snapshot: {error}"))),
                 }
             }
         }));
-        StoryLine::new(Tone::Plain, format!("snapshots are taken, on {count} nodes one after the other"))
+        StoryLine::new(Tone::Plain, format!("{count} nodes take snapshots, one after the other"))
     }
 }
 

@@ -101,16 +101,16 @@ pub enum Pressed {
 }
 
 /// Maps key presses to actions.
-pub struct Hand {
+pub struct KeyHandler {
     reach: Reach,
     /// The action that awaits confirmation by a second press.
     once: Option<KeyAction>,
 }
 
-impl Hand {
+impl KeyHandler {
     /// A hand with this reach and no key pressed yet.
-    pub fn new(reach: Reach) -> Hand {
-        Hand { reach, once: None }
+    pub fn new(reach: Reach) -> KeyHandler {
+        KeyHandler { reach, once: None }
     }
 
     /// The reach.
@@ -145,13 +145,13 @@ impl Hand {
 mod tests {
     use super::*;
 
-    fn press(hand: &mut Hand, key: char) -> Pressed {
+    fn press(hand: &mut KeyHandler, key: char) -> Pressed {
         hand.press(KeyEvent::new(KeyCode::Char(key), KeyModifiers::NONE))
     }
 
     #[test]
-    fn each_key_of_the_help_does_something_and_no_two_are_the_same() {
-        let mut hand = Hand::new(Reach::Processes);
+    fn each_key_in_help_has_a_distinct_action() {
+        let mut hand = KeyHandler::new(Reach::Processes);
         let first = |(key, _): (&'static str, _)| key.chars().next().unwrap();
         let wishes: Vec<Pressed> = help(Reach::Processes).map(first).map(|key| press(&mut hand, key)).collect();
         assert_eq!(
@@ -173,8 +173,8 @@ mod tests {
     }
 
     #[test]
-    fn with_control_only_c_asks_for_something() {
-        let mut hand = Hand::new(Reach::Processes);
+    fn ctrl_c_quits_and_other_control_keys_are_ignored() {
+        let mut hand = KeyHandler::new(Reach::Processes);
         for (key, comes_to) in [
             ('c', Pressed::Wish(KeyAction::Quit)),
             ('k', Pressed::Nothing),
@@ -186,8 +186,8 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_a_cluster_that_is_not_ours_is_asked_for_twice() {
-        let mut hand = Hand::new(Reach::Client);
+    fn client_reach_action_needs_second_key_press() {
+        let mut hand = KeyHandler::new(Reach::Client);
         for key in ['k', '1', 'z'] {
             assert_eq!(press(&mut hand, key), Pressed::Nothing);
         }

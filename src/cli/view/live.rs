@@ -1,8 +1,8 @@
 //! The main loop of the view: observations and key presses in, screens and requested actions out.
 
 use super::draw::{self, DrawOptions};
-use super::jobs::Errands;
-use super::keys::{Hand, KeyAction, Pressed, Reach};
+use super::jobs::BackgroundJobs;
+use super::keys::{KeyAction, KeyHandler, Pressed, Reach};
 use super::load::Writer;
 use super::model::{Load, Model, Observation, Process, Sample};
 use super::poll::{Poll, Sink, TimedObservation};
@@ -28,10 +28,10 @@ pub struct View {
     cluster: Cluster,
     model: Model,
     look: DrawOptions,
-    hand: Hand,
+    hand: KeyHandler,
     screen: Screen,
     poll: Poll,
-    errands: Errands,
+    errands: BackgroundJobs,
     load: Option<Writer>,
     seen: Receiver<TimedObservation>,
     sink: Sink,
@@ -65,10 +65,10 @@ impl View {
         Ok(View {
             model: Model::new(title, place, named),
             look: DrawOptions::from_environment(reach),
-            hand: Hand::new(reach),
+            hand: KeyHandler::new(reach),
             screen: Screen::open().map_err(io)?,
             poll: Poll::new(sink.clone(), cluster.tls.keys.clone()),
-            errands: Errands::new(&cluster, sink.clone()),
+            errands: BackgroundJobs::new(&cluster, sink.clone()),
             load: None,
             seen,
             sink,
@@ -110,7 +110,7 @@ impl View {
             self.observe(Observation::Load(Load::Off));
         }
         self.model.tick(self.began.elapsed());
-        Ok(wishes.into_iter().filter(|wish| !self.grant(*wish)).collect())
+        Ok(wishes.into_iter().filter(|wish| !self.perform(*wish)).collect())
     }
 
     /// Waits briefly for a key; returns the actions of all keys pressed.
@@ -127,7 +127,7 @@ impl View {
             };
             match self.hand.press(key) {
                 Pressed::Wish(wish) => wishes.push(wish),
-                Pressed::Once((key, does)) => self.tell(Tone::Plain, format!("{key} once more: {does}")),
+                Pressed::Once((key, does)) => self.tell(Tone::Plain, format!("press {key} again: {does}")),
                 Pressed::Nothing => {}
             }
         }
@@ -135,7 +135,7 @@ impl View {
     }
 
     /// Performs an action that any client can; returns whether it was one.
-    fn grant(&mut self, wish: KeyAction) -> bool {
+    fn perform(&mut self, wish: KeyAction) -> bool {
         match wish {
             KeyAction::Transfer => {
                 let told = self.errands.transfer();
@@ -157,7 +157,7 @@ impl View {
 
     fn switch_load(&mut self) {
         match &self.load {
-            Some(load) if load.is_ending() => self.tell(Tone::Plain, "the load is still ending"),
+            Some(load) if load.is_ending() => self.tell(Tone::Plain, "the load is still stopping"),
             Some(load) => {
                 load.end();
                 self.tell(Tone::Plain, "load off");

@@ -45,10 +45,10 @@ impl Writer {
         let thread = std::thread::spawn(move || {
             let folder = format!("demo/{:08x}", rand::random::<u32>());
             if let Err(error) = Run::new(&sink, &folder).go(&cluster, &stopped) {
-                tell(&sink, Observation::Told(StoryLine::new(Tone::Bad, format!("no load: {error}"))));
+                tell(&sink, Observation::Told(StoryLine::new(Tone::Bad, format!("the load failed: {error}"))));
             }
             if remove(&cluster, &folder).is_none() {
-                let left = format!("the counters of the load stay under {folder}/");
+                let left = format!("the load's counters were not removed: they remain under {folder}/");
                 tell(&sink, Observation::Told(StoryLine::new(Tone::Plain, left)));
             }
         });
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latencies_are_those_of_the_last_seconds() {
+    fn latencies_cover_only_recent_window() {
         let began = Instant::now();
         let mut recent = Recent::default();
         assert_eq!(recent.look(began, began), (0, None));
@@ -196,14 +196,14 @@ mod tests {
         for ms in 1..=100 {
             recent.record(later, Duration::from_millis(ms));
         }
-        assert_eq!(recent.look(later, began), (20, Some((50_000, 99_000))), "without the one that is too old");
+        assert_eq!(recent.look(later, began), (20, Some((50_000, 99_000))), "the old latency is dropped");
         recent = Recent::default();
         recent.record(later, Duration::from_millis(7));
         assert_eq!(recent.look(later, began).1, Some((7000, 7000)));
     }
 
     #[test]
-    fn no_more_latencies_are_kept_than_may_be() {
+    fn latency_window_is_bounded() {
         let (now, mut recent) = (Instant::now(), Recent::default());
         (0..3 * RECENT_MAX).for_each(|_| recent.record(now, Duration::ZERO));
         assert_eq!(recent.0.len(), RECENT_MAX);

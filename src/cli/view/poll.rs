@@ -26,26 +26,26 @@ pub struct Poll {
     /// TLS keys, if the connections are encrypted.
     keys: Option<Keys>,
     /// The stop flag of the polling thread of each endpoint.
-    asking: BTreeMap<String, Arc<AtomicBool>>,
+    stop_flags: BTreeMap<String, Arc<AtomicBool>>,
 }
 
 impl Poll {
     /// A poll without any endpoint.
     pub fn new(sink: Sink, keys: Option<Keys>) -> Poll {
-        Poll { sink, keys, asking: BTreeMap::new() }
+        Poll { sink, keys, stop_flags: BTreeMap::new() }
     }
 
     /// Polls exactly these endpoints: starts threads for new ones and stops those of the others.
     pub fn follow(&mut self, endpoints: &[String]) {
-        self.asking.retain(|endpoint, stop| {
+        self.stop_flags.retain(|endpoint, stop| {
             let stays = endpoints.contains(endpoint);
             stop.store(!stays, Ordering::Relaxed);
             stays
         });
         for endpoint in endpoints {
-            if !self.asking.contains_key(endpoint) {
+            if !self.stop_flags.contains_key(endpoint) {
                 let stop = Arc::new(AtomicBool::new(false));
-                self.asking.insert(endpoint.clone(), stop.clone());
+                self.stop_flags.insert(endpoint.clone(), stop.clone());
                 let (endpoint, sink, keys) = (endpoint.clone(), self.sink.clone(), self.keys.clone());
                 std::thread::spawn(move || ask(&endpoint, keys, &sink, &stop));
             }
@@ -55,7 +55,7 @@ impl Poll {
 
 impl Drop for Poll {
     fn drop(&mut self) {
-        self.asking.values().for_each(|stop| stop.store(true, Ordering::Relaxed));
+        self.stop_flags.values().for_each(|stop| stop.store(true, Ordering::Relaxed));
     }
 }
 

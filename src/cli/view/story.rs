@@ -48,7 +48,7 @@ pub fn of_a_look(node: &Node, before: Option<&PollResult>) -> Vec<StoryLine> {
         (Some(PollResult::Answer(_) | PollResult::Silence) | None, Some(PollResult::Nobody))
             if node.process.is_none() =>
         {
-            vec![StoryLine::new(Tone::Bad, format!("{name} is down: nobody is at {}", node.endpoint))]
+            vec![StoryLine::new(Tone::Bad, format!("{name} is down: nothing listens at {}", node.endpoint))]
         }
         _ => Vec::new(),
     }
@@ -61,18 +61,18 @@ fn is_expected_to_answer(node: &Node) -> bool {
 fn of_an_answer(name: &str, before: &Status, now: &Status) -> Vec<StoryLine> {
     let mut told = Vec::new();
     if now.uptime_ms < before.uptime_ms {
-        told.push(StoryLine::new(Tone::Plain, format!("{name} was started anew")));
+        told.push(StoryLine::new(Tone::Plain, format!("{name} was restarted")));
     }
     if now.log.snapshot > before.log.snapshot {
         let size = ByteSize(now.log.snapshot_bytes).display().iec();
         told.push(StoryLine::new(Tone::Plain, format!("{name} has a snapshot up to {}, {size}", now.log.snapshot)));
     }
     if now.log.lacks_room && !before.log.lacks_room {
-        told.push(StoryLine::new(Tone::Bad, format!("{name} has no room for a snapshot")));
+        told.push(StoryLine::new(Tone::Bad, format!("{name} has no disk space for a snapshot")));
     }
     match (before.low_space, now.low_space) {
-        (false, true) => told.push(StoryLine::new(Tone::Bad, format!("{name} has too little room on its disk"))),
-        (true, false) => told.push(StoryLine::new(Tone::Good, format!("{name} has room on its disk again"))),
+        (false, true) => told.push(StoryLine::new(Tone::Bad, format!("{name} is low on disk space"))),
+        (true, false) => told.push(StoryLine::new(Tone::Good, format!("{name} has enough disk space again"))),
         _ => {}
     }
     told
@@ -82,14 +82,14 @@ fn of_an_answer(name: &str, before: &Status, now: &Status) -> Vec<StoryLine> {
 pub fn of_a_process(id: u64, before: Option<Process>, now: Process) -> Option<StoryLine> {
     let (tone, text) = match (before, now) {
         (None | Some(Process::Runs), Process::Runs) => return None,
-        (Some(Process::Frozen), Process::Runs) => (Tone::Good, format!("n{id} goes on (SIGCONT)")),
+        (Some(Process::Frozen), Process::Runs) => (Tone::Good, format!("n{id} runs again (SIGCONT)")),
         (Some(Process::Returns { .. } | Process::Away), Process::Runs) => (Tone::Good, format!("n{id} is started")),
         (Some(Process::Frozen), Process::Frozen) => return None,
-        (_, Process::Frozen) => (Tone::Bad, format!("n{id} is frozen (SIGSTOP): there, and silent")),
+        (_, Process::Frozen) => (Tone::Bad, format!("n{id} is frozen (SIGSTOP) and does not answer")),
         (Some(Process::Returns { .. }), Process::Returns { .. }) => return None,
-        (_, Process::Returns { seconds }) => (Tone::Bad, format!("n{id} died, and is back in {seconds} s")),
+        (_, Process::Returns { seconds }) => (Tone::Bad, format!("n{id} died, and restarts in {seconds} s")),
         (Some(Process::Away), Process::Away) => return None,
-        (_, Process::Away) => (Tone::Bad, format!("n{id} died, and stays away: {id} starts it")),
+        (_, Process::Away) => (Tone::Bad, format!("n{id} died; press {id} to start it")),
     };
     Some(StoryLine::new(tone, text))
 }
@@ -105,7 +105,7 @@ pub fn of_a_leader(led: Option<(u64, u64)>, leads: Option<(u64, u64)>) -> Option
         }
         (_, Some((now, term))) => Some(StoryLine::new(Tone::Good, format!("n{now} leads term {term}"))),
         (Some((before, term)), None) => {
-            Some(StoryLine::new(Tone::Bad, format!("nobody leads; n{before} did, in term {term}")))
+            Some(StoryLine::new(Tone::Bad, format!("no leader; n{before} led term {term}")))
         }
         (None, None) => None,
     }

@@ -123,9 +123,9 @@ fn size(bytes: u64) -> String {
 fn state(row: &Row) -> String {
     match (row.node.process, &row.node.found) {
         (Some(Process::Frozen), _) => "frozen".to_owned(),
-        (Some(Process::Returns { seconds }), _) => format!("dead, back in {seconds} s"),
+        (Some(Process::Returns { seconds }), _) => format!("restarts in {seconds} s"),
         (Some(Process::Away), _) => match row.node.id {
-            Some(id) => format!("dead, {id} starts it"),
+            Some(id) => format!("dead, press {id}"),
             None => "dead".to_owned(),
         },
         (_, Some(PollResult::Answer(status))) => of_an_answer(row, status),
@@ -141,7 +141,7 @@ fn state(row: &Row) -> String {
 
 fn of_an_answer(row: &Row, status: &Status) -> String {
     let words = match row.peer {
-        _ if status.low_space => "disk is full",
+        _ if status.low_space => "low disk space",
         Some(peer) if peer.stage == "snapshot" => "gets a snapshot",
         _ if status.log.taking => "takes a snapshot",
         _ if status.hands_over > 0 => "hands over",

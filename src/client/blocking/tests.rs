@@ -54,18 +54,18 @@ impl Cluster {
         (cluster, addresses)
     }
 
-    fn whim(&mut self, request: Request) -> InjectedFault {
+    fn respond(&mut self, request: Request) -> InjectedFault {
         if self.rng.random_range(0..100) >= self.trouble {
-            return InjectedFault::Reply(self.carry_out(request));
+            return InjectedFault::Reply(self.execute(request));
         }
         match self.rng.random_range(0..8) {
             0 => InjectedFault::HangUp,
             1 => {
-                self.carry_out(request);
+                self.execute(request);
                 InjectedFault::HangUp
             }
             2 => {
-                self.carry_out(request);
+                self.execute(request);
                 InjectedFault::Reply(Reply::Unknown)
             }
             3 => InjectedFault::Reply(Reply::Unknown),
@@ -80,7 +80,7 @@ impl Cluster {
         }
     }
 
-    fn carry_out(&mut self, request: Request) -> Reply {
+    fn execute(&mut self, request: Request) -> Reply {
         match request {
             Request::Propose { op } => {
                 let position = Position::new(self.applier.applied().next(), Term(1));
@@ -122,7 +122,7 @@ fn serve(mut stream: TcpStream, cluster: &Mutex<Cluster>) {
                 continue;
             }
             let asked = read_request_frame(frame).unwrap();
-            match cluster.lock().unwrap().whim(asked.request) {
+            match cluster.lock().unwrap().respond(asked.request) {
                 InjectedFault::Reply(reply) => put_reply_frame(&mut output, asked.id, &reply),
                 InjectedFault::HangUp => return,
             }
@@ -143,7 +143,7 @@ fn incr() -> Bytes {
 }
 
 #[test]
-fn a_command_takes_effect_once_whatever_breaks() {
+fn command_takes_effect_once_despite_failures() {
     let (cluster, addresses) = Cluster::start(3, 40);
     let options = Options { timeout: Duration::from_secs(60), ..Options::default() };
     let mut client = Client::with(addresses, options);
@@ -158,7 +158,7 @@ fn a_command_takes_effect_once_whatever_breaks() {
 }
 
 #[test]
-fn nobody_there_is_refused_and_nothing_applied() {
+fn unreachable_cluster_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     drop(listener);
@@ -169,7 +169,7 @@ fn nobody_there_is_refused_and_nothing_applied() {
 }
 
 #[test]
-fn an_answer_that_never_comes_is_unknown() {
+fn missing_answer_is_an_unknown_outcome() {
     let (cluster, addresses) = Cluster::start(1, 0);
     let options = Options { timeout: Duration::from_secs(3), ..Options::default() };
     let mut client = Client::with(addresses, options);
@@ -183,7 +183,7 @@ fn an_answer_that_never_comes_is_unknown() {
 
 /// Without a leader nothing is sent, and so nothing was changed: 3. An accepted request may still be executed: 4.
 #[test]
-fn a_change_without_a_leader_is_refused_and_one_without_an_answer_is_unknown() {
+fn change_is_refused_without_leader_and_unknown_without_reply() {
     let (cluster, addresses) = Cluster::start(1, 0);
     let options = Options { timeout: Duration::from_millis(500), ..Options::default() };
     let change = Change::Remove(NodeId::new(1).unwrap());
@@ -195,7 +195,7 @@ fn a_change_without_a_leader_is_refused_and_one_without_an_answer_is_unknown() {
 }
 
 #[test]
-fn a_fleet_does_each_thing_once_too() {
+fn fleet_executes_each_command_once() {
     let (cluster, addresses) = Cluster::start(3, 5);
     let mut fleet = Fleet::new(&addresses, 4, MuxOptions::new(16)).unwrap();
     let (mut asked, mut finished) = (0u64, Vec::new());
@@ -218,8 +218,8 @@ fn a_fleet_does_each_thing_once_too() {
     let mut last = [0; 4];
     for (n, completion) in finished {
         let super::super::Result::Executed { answer, .. } = completion.result else { panic!("{completion:?}") };
-        let Ok(Answer::Number(number)) = Answer::decode(answer) else { panic!("a counter is counted") };
-        assert!(number > last[n], "{number} behind {}", last[n]);
+        let Ok(Answer::Number(number)) = Answer::decode(answer) else { panic!("an increment returns a number") };
+        assert!(number > last[n], "{number} after {}", last[n]);
         last[n] = number;
     }
     assert_eq!(cluster.lock().unwrap().applier.machine().get(b"n"), Some(&b"2000"[..]));

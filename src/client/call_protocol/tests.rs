@@ -28,7 +28,7 @@ fn sent(protocol: &mut CallProtocol, now: &mut Time) -> Request {
                 protocol.sent(*now);
                 return request;
             }
-            step => panic!("nothing is sent: {step:?}"),
+            step => panic!("the protocol sends no request: {step:?}"),
         }
     }
 }
@@ -37,7 +37,7 @@ fn sent(protocol: &mut CallProtocol, now: &mut Time) -> Request {
 fn executing(now: &mut Time) -> CallProtocol {
     let mut protocol = protocol(&["n1:1"]);
     protocol.execute(*now, Bytes::from_static(b"c"));
-    let Request::Propose { op } = sent(&mut protocol, now) else { panic!("a session comes first") };
+    let Request::Propose { op } = sent(&mut protocol, now) else { panic!("the session is opened first") };
     assert_eq!(Op::decode(op), Ok(Op::Open { window: 1, ordered: false }));
     protocol.answered(*now, done(Outcome::Opened { session: SessionId(7) }));
     assert_eq!(number(&sent(&mut protocol, now)), (7, 1));
@@ -45,23 +45,25 @@ fn executing(now: &mut Time) -> CallProtocol {
 }
 
 fn number(request: &Request) -> (u64, u64) {
-    let Request::Propose { op } = request else { panic!("it is a command: {request:?}") };
-    let Ok(Op::Execute { session, seq, .. }) = Op::decode(op.clone()) else { panic!("it is executed") };
+    let Request::Propose { op } = request else { panic!("a command is expected: {request:?}") };
+    let Ok(Op::Execute { session, seq, .. }) = Op::decode(op.clone()) else {
+        panic!("an Execute operation is expected")
+    };
     (session.0, seq)
 }
 
 fn exit_code(protocol: &mut CallProtocol, now: Time) -> i32 {
     match protocol.step(now) {
         Step::Done(Err(error)) => error.exit_code(),
-        step => panic!("the call is not over: {step:?}"),
+        step => panic!("the call has not failed: {step:?}"),
     }
 }
 
 #[test]
-fn a_command_is_sent_again_under_its_number_until_it_is_answered() {
+fn command_is_retried_with_its_number_until_answered() {
     let mut now = Time::ZERO;
     let mut protocol = executing(&mut now);
-    protocol.lost(now, "it is gone");
+    protocol.lost(now, "the connection is lost");
     assert!(!protocol.is_connected());
     assert_eq!(number(&sent(&mut protocol, &mut now)), (7, 1));
     protocol.answered(now, Reply::Unknown);
@@ -72,12 +74,12 @@ fn a_command_is_sent_again_under_its_number_until_it_is_answered() {
 
 /// Nodes may differ in their size limits. Without doubt nothing was applied: 2.
 #[test]
-fn what_is_too_large_after_an_attempt_that_nobody_answered_is_unknown() {
+fn oversized_command_after_lost_attempt_is_unknown() {
     for (uncertain, code) in [(false, 2), (true, 4)] {
         let mut now = Time::ZERO;
         let mut protocol = executing(&mut now);
         if uncertain {
-            protocol.lost(now, "it is gone");
+            protocol.lost(now, "the connection is lost");
             sent(&mut protocol, &mut now);
         }
         protocol.answered(now, Reply::Refused(Refusal::TooLarge { bytes: 9, limit: 8 }));
@@ -87,19 +89,19 @@ fn what_is_too_large_after_an_attempt_that_nobody_answered_is_unknown() {
 
 /// An expired session makes a doubtful command unknown; a rejected command continues in the next session.
 #[test]
-fn a_session_that_lapses_is_replaced_unless_the_command_is_in_doubt() {
+fn expired_session_is_replaced_unless_command_is_in_doubt() {
     let mut now = Time::ZERO;
     let mut certain = executing(&mut now);
     certain.answered(now, Reply::Refused(Refusal::Busy));
     assert_eq!(number(&sent(&mut certain, &mut now)), (7, 1));
     certain.answered(now, done(Outcome::SessionExpired));
-    let Request::Propose { op } = sent(&mut certain, &mut now) else { panic!("a session comes first") };
+    let Request::Propose { op } = sent(&mut certain, &mut now) else { panic!("the session is opened first") };
     assert!(matches!(Op::decode(op), Ok(Op::Open { .. })));
     certain.answered(now, done(Outcome::Opened { session: SessionId(8) }));
     assert_eq!(number(&sent(&mut certain, &mut now)), (8, 1));
 
     let mut doubtful = executing(&mut now);
-    doubtful.lost(now, "it is gone");
+    doubtful.lost(now, "the connection is lost");
     sent(&mut doubtful, &mut now);
     doubtful.answered(now, done(Outcome::SessionExpired));
     assert!(matches!(doubtful.step(now), Step::Done(Err(ClientError::SessionExpired))));
@@ -107,14 +109,14 @@ fn a_session_that_lapses_is_replaced_unless_the_command_is_in_doubt() {
 }
 
 #[test]
-fn time_that_is_up_leaves_an_unknown_outcome_only_if_something_was_sent() {
+fn timeout_is_unknown_only_if_a_request_was_sent() {
     let mut now = Time::ZERO;
     let mut unreached = protocol(&["n1:1"]);
     unreached.execute(now, Bytes::new());
     let code = loop {
         match unreached.step(now) {
             Step::Pause { until } => now = until,
-            Step::Dial { endpoint, .. } => unreached.not_dialed(now, &endpoint, "nobody is there"),
+            Step::Dial { endpoint, .. } => unreached.not_dialed(now, &endpoint, "connection refused"),
             Step::Done(result) => break result.unwrap_err().exit_code(),
             step => panic!("{step:?}"),
         }
@@ -123,16 +125,16 @@ fn time_that_is_up_leaves_an_unknown_outcome_only_if_something_was_sent() {
 
     now = Time::ZERO;
     let mut protocol = executing(&mut now);
-    protocol.lost(now, "it is gone");
+    protocol.lost(now, "the connection is lost");
     assert_eq!(exit_code(&mut protocol, now + Options::default().timeout), 4);
 }
 
 #[test]
-fn a_silent_node_is_left_only_when_another_names_another_leader() {
+fn silent_node_is_left_only_for_another_leader() {
     let (mut now, mut protocol) = (Time::ZERO, protocol(&["n1:1", "n2:1"]));
     protocol.ask(now, Request::Status);
     sent(&mut protocol, &mut now);
-    let Step::Wait { until } = protocol.step(now) else { panic!("it waits for the answer") };
+    let Step::Wait { until } = protocol.step(now) else { panic!("the client waits for the answer") };
     assert_eq!(until, now + Options::default().doubt);
     now = until;
     protocol.late(now, "no answer in time");
@@ -142,13 +144,15 @@ fn a_silent_node_is_left_only_when_another_names_another_leader() {
     };
     assert!(matches!(protocol.step(now), Step::Consult { .. }));
     protocol.consulted(now, other(1));
-    let Step::Wait { until } = protocol.step(now) else { panic!("it leads on: the answer is waited for") };
+    let Step::Wait { until } = protocol.step(now) else {
+        panic!("the node is still the leader: the client waits for its answer")
+    };
     assert_eq!(until, now + 2 * Options::default().doubt);
     now = until;
     protocol.late(now, "no answer in time");
     assert!(matches!(protocol.step(now), Step::Consult { .. }));
     protocol.consulted(now, other(3));
     assert!(protocol.is_uncertain() && !protocol.is_connected());
-    let Step::Pause { until } = protocol.step(now) else { panic!("a moment later") };
+    let Step::Pause { until } = protocol.step(now) else { panic!("the client pauses before it connects again") };
     assert!(matches!(protocol.step(until), Step::Dial { endpoint, .. } if endpoint == "n3:1"));
 }

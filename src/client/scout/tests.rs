@@ -104,7 +104,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[test]
-fn a_connection_goes_to_the_new_leader_when_the_old_one_is_silent() {
+fn connection_moves_to_new_leader_when_old_one_is_silent() {
     let nodes = Nodes::start();
     let options = MuxOptions { patience: NEVER, ..MuxOptions::new(4) };
     let mut fleet = Fleet::new(&nodes.addresses, 1, options).unwrap();
@@ -115,7 +115,7 @@ fn a_connection_goes_to_the_new_leader_when_the_old_one_is_silent() {
         }
         fleet[0].execute(Bytes::from_static(b"command"), tag);
         while done.is_empty() {
-            assert!(begun.elapsed() < LIMIT, "nobody else was asked");
+            assert!(begun.elapsed() < LIMIT, "the client contacts no other node");
             fleet.turn(Duration::from_millis(10), |_, _, completion| done.push(completion)).unwrap();
         }
         done.remove(0)
@@ -128,11 +128,11 @@ fn a_connection_goes_to_the_new_leader_when_the_old_one_is_silent() {
     nodes.freeze(3);
     let completion = execute(&mut fleet, 2);
     assert_eq!(by(&completion.result), 3);
-    assert!(completion.retries > 0, "it was asked again under its number");
+    assert!(completion.retries > 0, "the command is retried with its number");
 }
 
 #[test]
-fn a_blocking_client_goes_there_too() {
+fn blocking_client_moves_to_new_leader_when_old_one_is_silent() {
     let nodes = Nodes::start();
     let options = Options { timeout: LIMIT, patience: NEVER, ..Options::default() };
     let mut client = Client::with(nodes.addresses.clone(), options.clone());

@@ -75,13 +75,17 @@ impl Leader {
         for id in entering {
             match self.progress.get(&id) {
                 _ if !self.is_recent(me, now, id) => {
-                    return dangerous(format!("{id} does not answer: as a voter it would count and not help"));
+                    return dangerous(format!(
+                        "{id} does not answer: as a voter it would count and acknowledge nothing"
+                    ));
                 }
                 // In the first moments of a term no follower has had time to respond.
                 _ if !self.answers(me, now, id) => return Err(Refusal::Busy),
                 Some(progress) if !progress.caught_up => {
                     let behind = me.log.last().index.0 - progress.matched.0;
-                    return dangerous(format!("{id} is {behind} entries behind: nothing might commit until it is not"));
+                    return dangerous(format!(
+                        "{id} is {behind} entries behind: until it has caught up, nothing might commit"
+                    ));
                 }
                 Some(_) | None => {}
             }
@@ -95,7 +99,7 @@ impl Leader {
             }
             let of = next.voters.len();
             return dangerous(format!(
-                "only {heard} of the {of} voters it leads to are heard, and a quorum is {quorum}"
+                "only {heard} of the {of} voters of the new configuration respond, and a quorum is {quorum}"
             ));
         }
         Ok(())
@@ -162,7 +166,7 @@ impl Leader {
         if !current.is_joint() || me.configs.since() <= me.log.commit() {
             return Err(unsound(InvalidChange::Idle));
         }
-        let back = match self.way_back(me) {
+        let back = match self.revert_target(me) {
             Some(old) => old,
             None if me.configs.before().is_some_and(Membership::is_joint) => {
                 return Err(unsound(InvalidChange::Returning));
@@ -177,7 +181,7 @@ impl Leader {
     /// The configuration to revert the change under way to, if that may be done directly. It may if this leader began
     /// the change and it is not committed: then no leader can have moved on from it, because this one would have, and a
     /// majority of the old voters rules out every other quorum in use.
-    fn way_back(&self, me: &Replica) -> Option<Membership> {
+    fn revert_target(&self, me: &Replica) -> Option<Membership> {
         let (current, since) = (me.configs.current(), me.configs.since());
         let ours = since >= self.term_start_index && since > me.log.commit();
         let direct = me.configs.before().is_some_and(|before| !before.is_joint());
@@ -186,8 +190,8 @@ impl Leader {
 
     /// Called when no quorum responds. If the cause is that the new voters of a change do not respond, the leader
     /// reverts the change and does not step down: without a leader, no node could revert it.
-    pub(super) fn takes_back(&mut self, me: &mut Replica, now: Time) -> bool {
-        let Some(back) = self.way_back(me).filter(|_| !me.options.mutants.breaks(Mutant::NeverTakeBack)) else {
+    pub(super) fn revert_change(&mut self, me: &mut Replica, now: Time) -> bool {
+        let Some(back) = self.revert_target(me).filter(|_| !me.options.mutants.breaks(Mutant::NeverTakeBack)) else {
             return false;
         };
         let returns = quorum::decides(&back, |id| self.is_recent(me, now, id));
@@ -223,7 +227,7 @@ impl Leader {
             return Next::Stay;
         }
         if self.transfer.is_none() {
-            let next = self.risen(me, now).or_else(|| named(me));
+            let next = self.with_promotions(me, now).or_else(|| with_named_disks(me));
             if let Some(next) = next {
                 self.adopt(me, now, next);
             }
@@ -234,11 +238,11 @@ impl Leader {
     /// Whether a founder that is alone in its list still waits: members of another log that know it by id and address
     /// dial it, and it must not accept a command before they have had the time to.
     fn may_be_named_elsewhere(&self, me: &Replica, now: Time) -> bool {
-        me.configs.current().members.len() == 1 && now.since(self.began) < me.options.alone_wait
+        me.configs.current().members.len() == 1 && now.since(self.began) < me.options.sole_founder_wait
     }
 
     /// The configuration that promotes the learners that wait for a vote, respond and have caught up.
-    fn risen(&self, me: &Replica, now: Time) -> Option<Membership> {
+    fn with_promotions(&self, me: &Replica, now: Time) -> Option<Membership> {
         let current = me.configs.current();
         let mut voters: BTreeSet<NodeId> = current.voters.clone();
         for (id, member) in &current.members {
@@ -261,7 +265,7 @@ impl Leader {
 }
 
 /// The configuration that names the known disks, if any are not named yet.
-fn named(me: &Replica) -> Option<Membership> {
+fn with_named_disks(me: &Replica) -> Option<Membership> {
     let mut next = me.configs.current().clone();
     me.name_disks(&mut next).then_some(next)
 }

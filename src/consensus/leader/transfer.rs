@@ -42,14 +42,14 @@ impl Leader {
     ) -> Result<(NodeId, Vec<ReadId>), Refusal> {
         let unsound = |why: String| Refusal::InvalidChange { why };
         let to = match to {
-            Some(to) if to == me.id => return Err(unsound(format!("{to} leads already"))),
+            Some(to) if to == me.id => return Err(unsound(format!("{to} is already the leader"))),
             Some(to) if !me.configs.current().voters.contains(&to) => {
                 return Err(unsound(format!("{to} is not a voter")));
             }
             Some(to) if !self.answers(me, now, to) => return Err(unsound(format!("{to} does not answer"))),
             Some(to) if self.is_sent_snapshot(to) => {
                 return Err(unsound(format!(
-                    "{to} is being sent a snapshot: it can lead once it holds that and the log behind it"
+                    "{to} is being sent a snapshot: it can lead once it holds that and the entries after it"
                 )));
             }
             Some(to) => to,

@@ -94,7 +94,7 @@ impl Raft {
         {
             // A voter in contact with a leader does not help to depose it, and does not adopt the candidate's term
             // (thesis §4.2.3).
-            let denied = Some("a leader is heard");
+            let denied = Some("this node is in contact with a leader");
             self.me.notes.push(Note::Votes { candidate: envelope.from, ask, term: envelope.term, denied });
             return false;
         }
@@ -134,7 +134,7 @@ impl Raft {
             Role::Follower(follower) if follower.leader().is_none_or(|leader| leader == envelope.from) => {}
             Role::Candidate(_) => self.role = Role::Follower(Follower::of(&mut self.me, now, envelope.from)),
             // Election Safety (§5.2): a term has one leader, so one of the two claims is false.
-            Role::Follower(_) | Role::Leader(_) => return Err("it leads a term that another leads"),
+            Role::Follower(_) | Role::Leader(_) => return Err("it claims a term that has another leader"),
         }
         Ok(())
     }

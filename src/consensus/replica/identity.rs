@@ -9,7 +9,7 @@ use crate::types::{DiskId, Index, Membership, Mutant, NodeId, Position, Vote};
 
 /// Whether a node's own votes and copies count, by its own log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Voice {
+pub enum VoteWeight {
     /// The log names its disk: its votes and copies count.
     Counted,
     /// The node is a founder, and its log does not name its disk yet. Its log may be empty because no log has begun, or
@@ -48,24 +48,24 @@ impl Replica {
     /// Whether this node's own votes and copies count, by the latest configuration that is known to be committed and
     /// all later ones in its log. One configuration that names its disk is enough: whether a voter is still in the
     /// configuration is for the candidate to judge (thesis §4.2.2).
-    pub fn voice(&self) -> Voice {
+    pub fn voice(&self) -> VoteWeight {
         if self.options.mutants.breaks(Mutant::NoAmnesiaGuard) {
-            return Voice::Counted;
+            return VoteWeight::Counted;
         }
         let Some(disk) = self.disk() else {
-            return if self.has_empty_log() { Voice::Founder } else { Voice::Counted };
+            return if self.has_empty_log() { VoteWeight::Founder } else { VoteWeight::Counted };
         };
         let named = |membership: &Membership| membership.disk(self.id) == Some(disk);
         let founds = |membership: &Membership| membership.is_voter(self.id) && membership.disk(self.id).is_none();
         let commit = self.log.commit();
         if self.configs.since_commit(commit).any(named) {
-            Voice::Counted
+            VoteWeight::Counted
         } else if self.founder && self.configs.since_commit(commit).any(founds) {
-            Voice::Founder
+            VoteWeight::Founder
         } else if self.options.mutants.breaks(Mutant::VoteUnnamed) {
-            Voice::Counted
+            VoteWeight::Counted
         } else {
-            Voice::None
+            VoteWeight::None
         }
     }
 
@@ -77,7 +77,7 @@ impl Replica {
             return self.configs.current().is_voter(self.id);
         }
         let disk = self.disk().filter(|_| !mutants.breaks(Mutant::VoteUnnamed));
-        self.voice() != Voice::None
+        self.voice() != VoteWeight::None
             && self.configs.lists_candidate(self.id, disk, self.log.commit())
             && (self.promised() <= self.log.last() || mutants.breaks(Mutant::ForgetPromised))
     }

@@ -2,7 +2,9 @@
 
 use crate::machine::Kv;
 use crate::machine::state_machine::{Context, StateMachine};
-use crate::machine::words::{Answer, Bar, Command, Deadline, Expiration, Query, SetCondition, Step, TimeToLive};
+use crate::machine::words::{
+    Answer, Command, Deadline, Expiration, ExpireCondition, Query, SetCondition, Step, TimeToLive,
+};
 use crate::types::{ClusterTime, Index, Term};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -27,7 +29,7 @@ fn within(ms: u64) -> Expiration {
 }
 
 #[test]
-fn a_key_is_gone_with_the_first_entry_of_its_deadline() {
+fn key_expires_with_the_first_entry_at_its_deadline() {
     let mut kv = Kv::new();
     assert_eq!(apply(&mut kv, 100, &set(b"k", b"v", within(50))), Answer::Done);
     assert_eq!(kv.due(), Some(ClusterTime(150)));
@@ -41,7 +43,7 @@ fn a_key_is_gone_with_the_first_entry_of_its_deadline() {
 }
 
 #[test]
-fn what_ends_together_is_absent_at_once_and_let_go_of_little_by_little() {
+fn simultaneous_expirations_are_freed_in_batches() {
     let mut kv = Kv::new();
     for number in 0..5000u32 {
         apply(&mut kv, 0, &set(&number.to_le_bytes(), b"v", within(10)));
@@ -57,16 +59,16 @@ fn what_ends_together_is_absent_at_once_and_let_go_of_little_by_little() {
     assert_eq!(kv.digest(), fresh.digest());
     let mut entries = 0;
     while let Some(due) = kv.due() {
-        assert!(due <= ClusterTime(10), "what waits to be let go of asks for an entry at once");
+        assert!(due <= ClusterTime(10), "expired keys in memory are due at once");
         kv.expire_due();
         entries += 1;
     }
-    assert!((2..=5).contains(&entries), "not all at once: {entries}");
+    assert!((2..=5).contains(&entries), "not freed all at once: {entries}");
     assert_eq!(kv.digest(), fresh.digest());
 }
 
 #[test]
-fn a_command_that_sets_takes_the_deadline_away_and_one_that_changes_keeps_it() {
+fn set_clears_the_deadline_and_update_keeps_it() {
     let mut kv = Kv::new();
     let left = |kv: &Kv| ask(kv, &Query::Left { key: b"k" });
     let counted = Answer::Left(TimeToLive::Ms(10));
@@ -88,7 +90,7 @@ fn a_command_that_sets_takes_the_deadline_away_and_one_that_changes_keeps_it() {
     ] {
         apply(&mut kv, 0, &takes);
         assert_eq!(left(&kv), Answer::Left(TimeToLive::Endless), "{takes:?}");
-        let bar = Bar::default();
+        let bar = ExpireCondition::default();
         apply(&mut kv, 0, &Command::Expire { key: b"k", deadline: Deadline::In(10), bar });
         assert_eq!(left(&kv), counted);
         apply(&mut kv, 0, &set(b"k", b"1", within(10)));
@@ -96,8 +98,8 @@ fn a_command_that_sets_takes_the_deadline_away_and_one_that_changes_keeps_it() {
 }
 
 #[test]
-fn a_deadline_is_changed_only_where_the_bar_lets_it() {
-    let bars = |has_one, later| Bar { has_one, later, dated: false };
+fn deadline_changes_only_if_its_condition_holds() {
+    let bars = |has_one, later| ExpireCondition { has_one, later, dated: false };
     // (the bar, which changes it permits: none to 10, 10 to 5, 10 to 20)
     for (bar, lets) in [
         (bars(None, None), [1, 1, 1]),
@@ -117,7 +119,7 @@ fn a_deadline_is_changed_only_where_the_bar_lets_it() {
 }
 
 #[test]
-fn a_date_given_again_is_neither_later_nor_earlier_though_it_is_counted_otherwise() {
+fn repeated_date_is_neither_later_nor_earlier() {
     for (ms, later, lets) in [
         (10_003, Some(true), 0),
         (9_997, Some(false), 0),
@@ -128,18 +130,18 @@ fn a_date_given_again_is_neither_later_nor_earlier_though_it_is_counted_otherwis
         let mut kv = Kv::new();
         apply(&mut kv, 0, &set(b"k", b"v", within(10_000)));
         let expire = |dated| {
-            let bar = Bar { has_one: None, later, dated };
+            let bar = ExpireCondition { has_one: None, later, dated };
             Command::Expire { key: b"k", deadline: Deadline::In(ms), bar }
         };
         assert_eq!(apply(&mut kv, 0, &expire(later.is_some())), Answer::Number(lets), "{ms} {later:?}");
         let mut kv = Kv::new();
         apply(&mut kv, 0, &set(b"k", b"v", within(10_000)));
-        assert_eq!(apply(&mut kv, 0, &expire(false)), Answer::Number(1), "a time from now is what it is");
+        assert_eq!(apply(&mut kv, 0, &expire(false)), Answer::Number(1), "a relative time is taken exactly");
     }
 }
 
 #[test]
-fn a_block_goes_on_behind_what_fails_and_answers_each() {
+fn block_continues_after_a_failure_and_answers_each_step() {
     let mut kv = Kv::new();
     let block = Command::Block(vec![
         Step::Do(set(b"a", b"x", Expiration::Endless)),
@@ -154,7 +156,7 @@ fn a_block_goes_on_behind_what_fails_and_answers_each() {
 }
 
 #[test]
-fn what_does_not_fit_an_answer_is_left_out_and_all_is_done() {
+fn oversized_answers_are_omitted_and_all_steps_execute() {
     let mut kv = Kv::new();
     apply(&mut kv, 0, &Command::Put { key: b"k", value: &vec![7; 1 << 20] });
     let steps: Vec<Step<'_>> = (0..5)
@@ -175,7 +177,7 @@ fn what_does_not_fit_an_answer_is_left_out_and_all_is_done() {
 }
 
 #[test]
-fn nothing_grows_longer_than_one_command_could_make_it() {
+fn append_is_bounded_by_the_maximum_value_size() {
     let mut kv = Kv::new();
     let half = vec![7; 1 << 19];
     for (tail, answer) in
@@ -188,14 +190,14 @@ fn nothing_grows_longer_than_one_command_could_make_it() {
 
 /// A command on one of a few keys.
 #[derive(Clone, Debug)]
-enum Deed {
+enum Op {
     Set(u8, u8, SetCondition, Expiration, bool),
     Append(u8, u8),
     Incr(u8, i64),
-    Expire(u8, Deadline, Bar),
+    Expire(u8, Deadline, ExpireCondition),
     Persist(u8),
     Forget(Vec<u8>),
-    Tidy,
+    ExpireDue,
 }
 
 /// A naive map with deadlines.
@@ -211,13 +213,13 @@ impl Naive {
         self.0.insert(key, (value, deadline));
     }
 
-    fn run(&mut self, now: u64, deed: &Deed) -> Option<Answer> {
+    fn run(&mut self, now: u64, op: &Op) -> Option<Answer> {
         let moment = |deadline: &Deadline| match deadline {
             Deadline::At(time) => time.0,
             Deadline::In(ms) => now + ms,
         };
-        match deed {
-            Deed::Set(key, value, only_if, life, tells) => {
+        match op {
+            Op::Set(key, value, only_if, life, tells) => {
                 let held = self.live(now, *key);
                 let meets = *only_if == SetCondition::Either || (*only_if == SetCondition::Present) == held.is_some();
                 if meets {
@@ -231,14 +233,14 @@ impl Naive {
                 let done = if meets { Answer::Done } else { Answer::Unmet };
                 Some(if *tells { Answer::Value(held.map(|held| held.0.into())) } else { done })
             }
-            Deed::Append(key, tail) => {
+            Op::Append(key, tail) => {
                 let (mut value, deadline) = self.live(now, *key).unwrap_or_default();
                 value.push(*tail);
                 let length = value.len() as i64;
                 self.put(*key, value, deadline);
                 Some(Answer::Number(length))
             }
-            Deed::Incr(key, by) => {
+            Op::Incr(key, by) => {
                 let (value, deadline) = self.live(now, *key).unwrap_or((b"0".to_vec(), None));
                 let text = String::from_utf8_lossy(&value);
                 let Some(number) = text.parse::<i64>().ok().filter(|number| number.to_string() == text) else {
@@ -247,7 +249,7 @@ impl Naive {
                 self.put(*key, (number + by).to_string().into_bytes(), deadline);
                 Some(Answer::Number(number + by))
             }
-            Deed::Expire(key, deadline, bar) => {
+            Op::Expire(key, deadline, bar) => {
                 let Some((value, has)) = self.live(now, *key) else { return Some(Answer::Number(0)) };
                 let new = moment(deadline);
                 let old = has.unwrap_or(u64::MAX);
@@ -258,12 +260,12 @@ impl Naive {
                 }
                 Some(Answer::Number(i64::from(lets)))
             }
-            Deed::Persist(key) => {
+            Op::Persist(key) => {
                 let Some((value, has)) = self.live(now, *key) else { return Some(Answer::Number(0)) };
                 self.put(*key, value, None);
                 Some(Answer::Number(i64::from(has.is_some())))
             }
-            Deed::Forget(keys) => {
+            Op::Forget(keys) => {
                 let gone = keys.iter().filter(|key| {
                     let there = self.live(now, **key).is_some();
                     self.0.remove(key);
@@ -271,27 +273,27 @@ impl Naive {
                 });
                 Some(Answer::Number(gone.count() as i64))
             }
-            Deed::Tidy => None,
+            Op::ExpireDue => None,
         }
     }
 }
 
-impl Deed {
+impl Op {
     fn run(&self, kv: &mut Kv, now: u64) -> Option<Answer> {
         let one = |key: &u8| [*key];
         let answer = match self {
-            Deed::Set(key, value, only_if, life, tells) => {
+            Op::Set(key, value, only_if, life, tells) => {
                 let (only_if, life, tells) = (*only_if, *life, *tells);
                 apply(kv, now, &Command::Set { key: &one(key), value: &[*value], only_if, life, tells })
             }
-            Deed::Append(key, tail) => apply(kv, now, &Command::Append { key: &one(key), tail: &[*tail] }),
-            Deed::Incr(key, by) => apply(kv, now, &Command::Incr { key: &one(key), by: *by }),
-            Deed::Expire(key, deadline, bar) => {
+            Op::Append(key, tail) => apply(kv, now, &Command::Append { key: &one(key), tail: &[*tail] }),
+            Op::Incr(key, by) => apply(kv, now, &Command::Incr { key: &one(key), by: *by }),
+            Op::Expire(key, deadline, bar) => {
                 apply(kv, now, &Command::Expire { key: &one(key), deadline: *deadline, bar: *bar })
             }
-            Deed::Persist(key) => apply(kv, now, &Command::Persist { key: &one(key) }),
-            Deed::Forget(keys) => apply(kv, now, &Command::Forget(keys.chunks(1).collect())),
-            Deed::Tidy => {
+            Op::Persist(key) => apply(kv, now, &Command::Persist { key: &one(key) }),
+            Op::Forget(keys) => apply(kv, now, &Command::Forget(keys.chunks(1).collect())),
+            Op::ExpireDue => {
                 kv.advance(ClusterTime(now));
                 kv.expire_due();
                 return None;
@@ -314,27 +316,27 @@ fn life() -> impl Strategy<Value = Expiration> {
     ]
 }
 
-fn deed() -> impl Strategy<Value = Deed> {
+fn op() -> impl Strategy<Value = Op> {
     let presence = prop_oneof![Just(SetCondition::Either), Just(SetCondition::Absent), Just(SetCondition::Present)];
-    let bar = (any::<Option<bool>>(), any::<Option<bool>>()).prop_map(|(has_one, later)| Bar {
+    let bar = (any::<Option<bool>>(), any::<Option<bool>>()).prop_map(|(has_one, later)| ExpireCondition {
         has_one,
         later,
         dated: false,
     });
     prop_oneof![
         4 => (0..5u8, b'0'..b':', presence, life(), any::<bool>())
-            .prop_map(|(key, value, only_if, life, tells)| Deed::Set(key, value, only_if, life, tells)),
-        1 => (0..5u8, b'0'..b'<').prop_map(|(key, tail)| Deed::Append(key, tail)),
-        1 => (0..5u8, -9..9i64).prop_map(|(key, by)| Deed::Incr(key, by)),
-        3 => (0..5u8, deadline(), bar).prop_map(|(key, deadline, bar)| Deed::Expire(key, deadline, bar)),
-        1 => (0..5u8).prop_map(Deed::Persist),
-        1 => prop::collection::vec(0..5u8, 0..4).prop_map(Deed::Forget),
-        1 => Just(Deed::Tidy),
+            .prop_map(|(key, value, only_if, life, tells)| Op::Set(key, value, only_if, life, tells)),
+        1 => (0..5u8, b'0'..b'<').prop_map(|(key, tail)| Op::Append(key, tail)),
+        1 => (0..5u8, -9..9i64).prop_map(|(key, by)| Op::Incr(key, by)),
+        3 => (0..5u8, deadline(), bar).prop_map(|(key, deadline, bar)| Op::Expire(key, deadline, bar)),
+        1 => (0..5u8).prop_map(Op::Persist),
+        1 => prop::collection::vec(0..5u8, 0..4).prop_map(Op::Forget),
+        1 => Just(Op::ExpireDue),
     ]
 }
 
 /// A machine restored from the chunks, as of that time.
-fn retold(kv: &mut Kv, bytes: usize, now: u64) -> Kv {
+fn restored_copy(kv: &mut Kv, bytes: usize, now: u64) -> Kv {
     let mut restored = kv.empty();
     while let Some(piece) = kv.next_chunk(bytes) {
         restored.restore(&piece).unwrap();
@@ -347,11 +349,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
-    fn it_does_what_a_naive_map_with_deadlines_does(deeds in prop::collection::vec((0..15u64, deed()), 0..60)) {
+    fn machine_matches_a_naive_map_with_deadlines(ops in prop::collection::vec((0..15u64, op()), 0..60)) {
         let (mut kv, mut naive, mut now) = (Kv::new(), Naive::default(), 0);
-        for (later, deed) in &deeds {
+        for (later, op) in &ops {
             now += later;
-            prop_assert_eq!(deed.run(&mut kv, now), naive.run(now, deed), "{:?} at {}", deed, now);
+            prop_assert_eq!(op.run(&mut kv, now), naive.run(now, op), "{:?} at {}", op, now);
             let live: Vec<_> = (0..5u8).filter_map(|key| Some((key, naive.live(now, key)?))).collect();
             prop_assert!(kv.iter().map(|(k, v)| (k[0], v.to_vec())).eq(live.iter().map(|(k, (v, _))| (*k, v.clone()))));
             prop_assert_eq!(kv.len(), live.len());
@@ -378,23 +380,23 @@ proptest! {
     }
 
     #[test]
-    fn a_frozen_state_keeps_its_deadlines_whatever_ends_meanwhile(
-        before in prop::collection::vec((0..9u64, deed()), 0..40),
-        after in prop::collection::vec((0..9u64, deed(), prop::option::of(0..40usize)), 0..60),
+    fn frozen_state_keeps_deadlines_that_pass_meanwhile(
+        before in prop::collection::vec((0..9u64, op()), 0..40),
+        after in prop::collection::vec((0..9u64, op(), prop::option::of(0..40usize)), 0..60),
         bytes in 1..60usize,
     ) {
         let (mut kv, mut now) = (Kv::new(), 0);
-        for (later, deed) in &before {
+        for (later, op) in &before {
             now += later;
-            deed.run(&mut kv, now);
+            op.run(&mut kv, now);
         }
         let mut clone = kv.clone();
         let (frozen, digest) = (now, kv.digest());
         kv.freeze();
         let mut restored = kv.empty();
-        for (later, deed, bytes) in &after {
+        for (later, op, bytes) in &after {
             now += later;
-            deed.run(&mut kv, now);
+            op.run(&mut kv, now);
             if let Some(piece) = bytes.and_then(|bytes| kv.next_chunk(bytes)) {
                 restored.restore(&piece).unwrap();
             }
@@ -405,12 +407,12 @@ proptest! {
         restored.advance(ClusterTime(frozen));
         prop_assert_eq!(restored.digest(), digest);
         clone.freeze();
-        prop_assert_eq!(retold(&mut clone, 7, frozen).digest(), digest);
+        prop_assert_eq!(restored_copy(&mut clone, 7, frozen).digest(), digest);
         // The restored machine continues like the original.
         now = frozen;
-        for (later, deed, _) in &after {
+        for (later, op, _) in &after {
             now += later;
-            deed.run(&mut restored, now);
+            op.run(&mut restored, now);
         }
         prop_assert_eq!(restored.digest(), kv.digest());
         prop_assert!(restored.iter().eq(kv.iter()));

@@ -20,7 +20,7 @@ fn put<'a>(key: &'a [u8], value: &'a [u8]) -> Command<'a> {
 }
 
 #[test]
-fn time_left_is_counted_by_the_clock_and_not_by_the_last_entry() {
+fn time_to_live_is_counted_from_the_query_time() {
     let mut kv = Kv::new();
     kv.advance(ClusterTime(1000));
     let life = Expiration::Until(Deadline::In(500));
@@ -28,11 +28,15 @@ fn time_left_is_counted_by_the_clock_and_not_by_the_last_entry() {
     kv.apply(&Context { index: Index(1), term: Term(1), time: ClusterTime(1000) }, &command.encode());
     let left = |time| Answer::decode(kv.query(ClusterTime(time), &Query::Left { key: b"k" }.encode())).unwrap();
     let told = [900, 1000, 1200, 1499, 1600].map(left);
-    assert_eq!(told, [500, 500, 300, 1, 0].map(|ms| Answer::Left(TimeToLive::Ms(ms))), "it ends with an entry alone");
+    assert_eq!(
+        told,
+        [500, 500, 300, 1, 0].map(|ms| Answer::Left(TimeToLive::Ms(ms))),
+        "only an entry removes an expired key"
+    );
 }
 
 #[test]
-fn a_swap_says_what_was_really_there() {
+fn failed_compare_and_swap_returns_the_actual_value() {
     let mut kv = Kv::new();
     let swap = |expected, new| Command::Cas { key: b"k", expected, new };
     assert_eq!(apply(&mut kv, &swap(Some(b"a"), b"b")), Answer::Kept { actual: None });
@@ -43,7 +47,7 @@ fn a_swap_says_what_was_really_there() {
 }
 
 #[test]
-fn numbers_are_counted_and_others_left_alone() {
+fn increment_leaves_other_values_unchanged() {
     let mut kv = Kv::new();
     assert_eq!(apply(&mut kv, &Command::Incr { key: b"n", by: 5 }), Answer::Number(5));
     assert_eq!(apply(&mut kv, &Command::Incr { key: b"n", by: -7 }), Answer::Number(-2));
@@ -57,7 +61,7 @@ fn numbers_are_counted_and_others_left_alone() {
 }
 
 #[test]
-fn a_batch_is_all_or_nothing_and_sees_itself() {
+fn batch_is_atomic_and_sees_its_own_writes() {
     let mut kv = Kv::new();
     let batch = Command::Batch(vec![
         put(b"a", b"1"),
@@ -76,7 +80,7 @@ fn a_batch_is_all_or_nothing_and_sees_itself() {
 }
 
 #[test]
-fn a_scan_goes_on_where_it_was_cut() {
+fn scan_resumes_after_its_last_key() {
     let mut kv = Kv::new();
     for key in ["a", "user:1", "user:2", "user:3", "v"] {
         apply(&mut kv, &put(key.as_bytes(), b"x"));
@@ -98,7 +102,7 @@ fn a_scan_goes_on_where_it_was_cut() {
 }
 
 #[test]
-fn a_scan_never_outgrows_an_answer() {
+fn scan_never_exceeds_the_maximum_answer_size() {
     let mut kv = Kv::new();
     let value = vec![7; 1 << 20];
     for key in 0..4u8 {
@@ -111,7 +115,7 @@ fn a_scan_never_outgrows_an_answer() {
 }
 
 #[test]
-fn what_cannot_be_read_is_answered_so() {
+fn malformed_command_gets_a_malformed_answer() {
     let context = Context { index: Index(1), term: Term(1), time: ClusterTime(0) };
     let mut kv = Kv::new();
     assert_eq!(Answer::decode(kv.apply(&context, b"")), Ok(Answer::Malformed));
@@ -177,7 +181,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn whatever_is_expected_does_no_harm(commands: Vec<Vec<u8>>, steps in prop::collection::vec(step(), 0..60)) {
+    fn prefetch_changes_no_state(commands: Vec<Vec<u8>>, steps in prop::collection::vec(step(), 0..60)) {
         let mut kv = Kv::new();
         steps.iter().for_each(|step| step.run(&mut kv));
         let before = kv.digest();
@@ -188,7 +192,7 @@ proptest! {
     }
 
     #[test]
-    fn it_does_what_a_naive_map_does(steps in prop::collection::vec(step(), 0..60)) {
+    fn machine_matches_a_naive_map(steps in prop::collection::vec(step(), 0..60)) {
         let mut kv = Kv::new();
         let mut naive = BTreeMap::new();
         for step in &steps {
@@ -209,7 +213,7 @@ proptest! {
 }
 
 /// The chunks of the frozen state, of at least `bytes` each, and a machine restored from them.
-fn told(kv: &mut Kv, bytes: usize) -> (Vec<u8>, Kv) {
+fn serialize(kv: &mut Kv, bytes: usize) -> (Vec<u8>, Kv) {
     let mut restored = kv.empty();
     let mut whole = Vec::new();
     while let Some(piece) = kv.next_chunk(bytes) {
@@ -220,15 +224,15 @@ fn told(kv: &mut Kv, bytes: usize) -> (Vec<u8>, Kv) {
 }
 
 #[test]
-fn a_frozen_state_is_told_once() {
+fn frozen_state_is_serialized_once() {
     let mut kv = Kv::new();
     assert_eq!(kv.next_chunk(100), None, "nothing is frozen");
     apply(&mut kv, &put(b"a", b"1"));
     kv.freeze();
     apply(&mut kv, &Command::Del { key: b"a" });
     apply(&mut kv, &put(b"b", b"2"));
-    assert_eq!(told(&mut kv, 100).0, b"\x01\0\0\0a\x01\0\0\x001");
-    assert_eq!(kv.next_chunk(100), None, "it is thawed");
+    assert_eq!(serialize(&mut kv, 100).0, b"\x01\0\0\0a\x01\0\0\x001");
+    assert_eq!(kv.next_chunk(100), None, "the snapshot has ended");
     kv.freeze();
     kv.end_snapshot();
     assert_eq!(kv.next_chunk(100), None);
@@ -236,7 +240,7 @@ fn a_frozen_state_is_told_once() {
 }
 
 #[test]
-fn a_piece_is_no_longer_than_a_pair_more() {
+fn chunk_exceeds_its_limit_by_at_most_one_pair() {
     let mut kv = Kv::new();
     for key in 0..9u8 {
         apply(&mut kv, &put(&[key], &vec![key; 1 << 20]));
@@ -248,7 +252,7 @@ fn a_piece_is_no_longer_than_a_pair_more() {
 }
 
 #[test]
-fn a_machine_takes_in_only_what_was_told() {
+fn restore_rejects_invalid_chunks() {
     let mut kv = Kv::new();
     let pair = |key: &[u8]| {
         let mut out = BytesMut::new();
@@ -273,7 +277,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn a_frozen_state_is_what_a_clone_would_have_been(
+    fn frozen_state_equals_a_clone(
         before in prop::collection::vec(step(), 0..40),
         after in prop::collection::vec((step(), prop::option::of(0..40usize)), 0..60),
         bytes in 1..60usize,
@@ -297,7 +301,7 @@ proptest! {
         }
         // In one go, without commands in between: the same bytes.
         clone.freeze();
-        let (same, _) = told(&mut clone, 7);
+        let (same, _) = serialize(&mut clone, 7);
         prop_assert_eq!(whole, same);
         prop_assert!(restored.iter().eq(clone.iter()));
         prop_assert_eq!(restored.digest(), clone.digest());
@@ -310,7 +314,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_no_state(bytes: Vec<u8>) {
+    fn restore_of_garbage_does_not_panic(bytes: Vec<u8>) {
         let _either = Kv::new().restore(&bytes);
     }
 }

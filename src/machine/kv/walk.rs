@@ -111,7 +111,7 @@ mod tests {
 
         /// One node has a table that has grown and shrunk, the other one that was never larger.
         #[test]
-        fn a_walk_over_two_nodes_meets_once_each_key_that_stays(
+        fn walk_over_two_nodes_returns_each_kept_key_once(
             limit in 1u32..40,
             prefix in prop::sample::select(vec!["", "k", "k1", "none"]),
             changes in prop::collection::vec((any::<bool>(), 0..3000u32), 0..300),
@@ -140,14 +140,14 @@ mod tests {
                 }
             }
             let met: BTreeSet<&String> = seen.iter().collect();
-            prop_assert_eq!(met.len(), seen.len(), "none twice");
+            prop_assert_eq!(met.len(), seen.len(), "no key twice");
             prop_assert!(stays.iter().filter(|key| key.starts_with(prefix)).all(|key| met.contains(key)));
             prop_assert!(met.iter().all(|key| key.starts_with(prefix)));
         }
     }
 
     #[test]
-    fn a_walk_goes_on_from_any_number_and_ends_with_full_answers() {
+    fn walk_resumes_from_any_cursor_with_bounded_answers() {
         let mut kv = Kv::new();
         let long = "x".repeat(60 << 10);
         (0..100).for_each(|n| put(&mut kv, &format!("{n}{long}")));

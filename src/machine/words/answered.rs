@@ -179,7 +179,7 @@ impl Answer {
                 (0, 0) => TimeToLive::Absent,
                 (1, 0) => TimeToLive::Endless,
                 (2, ms) => TimeToLive::Ms(ms),
-                _ => return Err(Malformed("not a time that is left")),
+                _ => return Err(Malformed("not a time to live")),
             }),
             TOO_LONG => Answer::TooLong,
             OMITTED => Answer::Omitted,

@@ -1,7 +1,7 @@
 //! The encoding of commands and queries.
 
 use super::cursor::Cursor;
-use super::{Bar, Command, Deadline, Expiration, Query, SetCondition, Step};
+use super::{Command, Deadline, Expiration, ExpireCondition, Query, SetCondition, Step};
 use crate::codec::{Malformed, Put, Result};
 use crate::types::ClusterTime;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -151,8 +151,8 @@ impl<'a> Command<'a> {
                 let Expiration::Until(deadline) = take_life(cursor)? else { return Err(Malformed("no deadline")) };
                 let has_one = choice_of(cursor.u8()?)?;
                 let bar = match cursor.u8()? {
-                    byte @ DATED.. => Bar { has_one, later: choice_of(byte - DATED)?, dated: true },
-                    byte => Bar { has_one, later: choice_of(byte)?, dated: false },
+                    byte @ DATED.. => ExpireCondition { has_one, later: choice_of(byte - DATED)?, dated: true },
+                    byte => ExpireCondition { has_one, later: choice_of(byte)?, dated: false },
                 };
                 Ok(Command::Expire { key, deadline, bar })
             }

@@ -79,7 +79,7 @@ impl<'a> Cursor<'a> {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
-            _ => Err(Malformed("neither yes nor no")),
+            _ => Err(Malformed("neither 0 nor 1")),
         }
     }
 

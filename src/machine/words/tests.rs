@@ -5,7 +5,7 @@ use crate::limits::KEY_BYTES_MAX;
 use proptest::prelude::*;
 
 #[test]
-fn commands_come_back_as_they_were() {
+fn commands_decode_as_encoded() {
     let commands = vec![
         Command::Put { key: b"k", value: b"v" },
         Command::Del { key: b"" },
@@ -13,7 +13,7 @@ fn commands_come_back_as_they_were() {
         Command::Cas { key: b"k", expected: Some(b""), new: b"" },
         Command::Incr { key: b"k", by: i64::MIN },
     ];
-    let commands: Vec<_> = commands.into_iter().chain(mortal()).collect();
+    let commands: Vec<_> = commands.into_iter().chain(expiring_commands()).collect();
     let ask = |query| Step::Ask(query);
     let steps = commands.iter().cloned().map(Step::Do).chain(queries().into_iter().map(ask)).collect();
     for command in
@@ -27,7 +27,7 @@ fn commands_come_back_as_they_were() {
     }
 }
 
-fn mortal() -> Vec<Command<'static>> {
+fn expiring_commands() -> Vec<Command<'static>> {
     let lives = [
         Expiration::Endless,
         Expiration::Kept,
@@ -38,7 +38,7 @@ fn mortal() -> Vec<Command<'static>> {
     let bars = [None, Some(false), Some(true)];
     let set = |(life, only_if)| Command::Set { key: b"k", value: b"v", only_if, life, tells: life == Expiration::Kept };
     let expire = |(has_one, later)| {
-        let bar = Bar { has_one, later, dated: later.is_some() && has_one.is_none() };
+        let bar = ExpireCondition { has_one, later, dated: later.is_some() && has_one.is_none() };
         Command::Expire { key: b"k", deadline: Deadline::In(9), bar }
     };
     lives
@@ -70,14 +70,14 @@ fn queries() -> Vec<Query<'static>> {
 }
 
 #[test]
-fn queries_come_back_as_they_were() {
+fn queries_decode_as_encoded() {
     for query in queries() {
         assert_eq!(Query::decode(&query.encode()), Ok(query));
     }
 }
 
 #[test]
-fn answers_come_back_as_they_were() {
+fn answers_decode_as_encoded() {
     let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
     let singles = vec![
         Answer::Done,
@@ -109,7 +109,7 @@ fn answers_come_back_as_they_were() {
 }
 
 #[test]
-fn a_batch_in_a_batch_and_an_endless_key_are_not_read() {
+fn nested_batch_and_oversized_key_are_rejected() {
     let nested = Command::Batch(vec![Command::Batch(vec![])]);
     assert!(Command::decode(&nested.encode()).is_err());
     let nested = Command::Block(vec![Step::Do(Command::Block(vec![]))]);
@@ -124,7 +124,7 @@ fn a_batch_in_a_batch_and_an_endless_key_are_not_read() {
 
 proptest! {
     #[test]
-    fn garbage_is_an_error_and_nothing_worse(bytes: Vec<u8>) {
+    fn garbage_input_does_not_panic(bytes: Vec<u8>) {
         let _either = Command::decode(&bytes);
         let _either = Query::decode(&bytes);
         let _either = Answer::decode(bytes.into());

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn openmetrics_is_told_to_whoever_asks_for_it_by_name() {
+    fn openmetrics_is_sent_if_accepted_by_name() {
         let before_3 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
                         text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
         let since_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_else_is_told_plain_text() {
+    fn plain_text_is_sent_otherwise() {
         assert_eq!(ExpositionFormat::of(None), ExpositionFormat::Plain);
         for accept in [
             "",

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_another_site_changes_nothing() {
+    fn cross_site_writes_are_rejected() {
         let options = Options::default();
         let asked = |method, origin: Option<&str>, site: Option<&str>| {
             let head = RequestHead { origin: origin.map(str::to_owned), site: site.map(str::to_owned), ..head(method) };
@@ -102,7 +102,7 @@ mod tests {
             (Some("http://localhost:7601"), Some("same-site")),
         ] {
             assert_eq!(asked(Method::Delete, origin, site), 403, "{origin:?} {site:?}");
-            assert_eq!(asked(Method::Get, origin, site), 200, "it cannot read what it is answered");
+            assert_eq!(asked(Method::Get, origin, site), 200, "a page of another origin cannot read the response");
         }
         for (origin, site) in [(None, None), (Some("http://localhost:7601"), Some("same-origin")), (None, Some("none"))]
         {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn on_this_machine_alone_no_name_leads_here_but_its_own() {
+    fn loopback_connection_requires_local_host_name() {
         let asked = |host: &str, on_loopback| {
             let head = RequestHead { host: Some(host.into()), ..head(Method::Get) };
             status(&head, &Route::Node(NodeTopic::Status), on_loopback, &Options::default())
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_password_only_the_nodes_health_is_told() {
+    fn only_health_is_served_without_the_password() {
         let options = Options { password: Some(Password::new("secret")) };
         let asked = |ask, token: Option<&str>| {
             let head = RequestHead { token: token.map(str::to_owned), ..head(Method::Get) };

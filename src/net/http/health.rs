@@ -54,7 +54,7 @@ mod tests {
     use crate::api::{DiskStatus, LogStatus, MemberStatus, StageStatus};
 
     /// A healthy follower of node 2.
-    fn well() -> Status {
+    fn healthy() -> Status {
         Status {
             log_id: String::new(),
             promised: String::new(),
@@ -95,31 +95,31 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_ready_while_nothing_is_wrong_and_says_what_is() {
-        assert_eq!(ready(&well(), false), (true, "ready\n".into()));
+    fn readiness_report_names_failed_checks() {
+        assert_eq!(ready(&healthy(), false), (true, "ready\n".into()));
         let all = "[+] member\n[+] leader\n[+] applied\n[+] disk\n[+] acknowledged\nready\n";
-        assert_eq!(ready(&well(), true), (true, all.into()));
+        assert_eq!(ready(&healthy(), true), (true, all.into()));
         let unsynced = DiskStatus { oldest_unsynced_ms: 1001, ..DiskStatus::default() };
         for (status, wrong) in [
-            (Status { leader: None, ..well() }, "leader: it sees no leader"),
-            (Status { role: RoleName::Outside, ..well() }, "member: it belongs to no cluster"),
-            (Status { applied: 9_999, ..well() }, "applied: 10001 entries are to be applied"),
-            (Status { goal: 30_001, ..well() }, "applied: 10001 entries are to be applied"),
-            (Status { low_space: true, ..well() }, "disk: it has too little room"),
-            (Status { disk: unsynced, ..well() }, "disk: a write has not been synced for 1001 ms"),
+            (Status { leader: None, ..healthy() }, "leader: it sees no leader"),
+            (Status { role: RoleName::Outside, ..healthy() }, "member: it belongs to no cluster"),
+            (Status { applied: 9_999, ..healthy() }, "applied: 10001 entries are to be applied"),
+            (Status { goal: 30_001, ..healthy() }, "applied: 10001 entries are to be applied"),
+            (Status { low_space: true, ..healthy() }, "disk: it has too little room"),
+            (Status { disk: unsynced, ..healthy() }, "disk: a write has not been synced for 1001 ms"),
         ] {
             assert_eq!(ready(&status, false), (false, format!("[-] {wrong}\nnot ready\n")));
         }
     }
 
     #[test]
-    fn a_leader_that_hands_over_leads_no_more_and_an_address_is_one_line() {
-        assert_eq!(leader(&well()), (false, Some("b:2")));
-        let leads = Status { role: RoleName::Leader, ..well() };
+    fn transferring_leader_and_invalid_address_are_not_reported() {
+        assert_eq!(leader(&healthy()), (false, Some("b:2")));
+        let leads = Status { role: RoleName::Leader, ..healthy() };
         assert!(leader(&leads).0 && !leader(&Status { hands_over: 3, ..leads.clone() }).0);
-        let mut odd = well();
+        let mut odd = healthy();
         odd.members[0].address = "b:2\r\nSet-Cookie: x".into();
         assert_eq!(leader(&odd).1, None);
-        assert_eq!(leader(&Status { leader: None, ..well() }).1, None);
+        assert_eq!(leader(&Status { leader: None, ..healthy() }).1, None);
     }
 }

@@ -80,7 +80,7 @@ pub fn failure(wrong: &HttpError) -> Failure {
 
 /// Encodes the result of a request.
 pub fn tell(pending: &PendingRequest<ResponseFormat>, fate: RequestFate<'_>) -> BytesMut {
-    let reading = &pending.reading;
+    let reading = &pending.format;
     if let (ResponseKind::Node(NodeTopic::Metrics(form)), RequestKind::StatusAnd(Some(status))) =
         (reading.what, &pending.kind)
     {

@@ -166,24 +166,24 @@ mod tests {
         RequestHead { method, path: path.into(), query: query.into(), ..RequestHead::default() }
     }
 
-    fn asked(method: Method, target: &str) -> Result<Route, u16> {
+    fn parse(method: Method, target: &str) -> Result<Route, u16> {
         ask(&head(method, target)).map_err(|wrong| wrong.status)
     }
 
     #[test]
-    fn keys_are_asked_for_by_name() {
+    fn key_requests_are_parsed() {
         let key = || b"a/b c".to_vec();
         let get = |consistency| Ok(Route::Get { key: key(), consistency });
-        assert_eq!(asked(Method::Get, "/kv/a/b%20c"), get(Consistency::Linearizable));
-        assert_eq!(asked(Method::Head, "/kv/a/b%20c?consistency=local"), get(Consistency::Local));
+        assert_eq!(parse(Method::Get, "/kv/a/b%20c"), get(Consistency::Linearizable));
+        assert_eq!(parse(Method::Head, "/kv/a/b%20c?consistency=local"), get(Consistency::Local));
         let put = |life| Ok(Route::Put { key: key(), life, only_if: SetCondition::Either });
-        assert_eq!(asked(Method::Put, "/kv/a/b%20c"), put(Expiration::Endless));
-        assert_eq!(asked(Method::Put, "/kv/a/b%20c?ttl=1m%2030s"), put(Expiration::Until(Deadline::In(90_000))));
-        assert_eq!(asked(Method::Delete, "/kv/a/b%20c"), Ok(Route::Delete { key: key() }));
+        assert_eq!(parse(Method::Put, "/kv/a/b%20c"), put(Expiration::Endless));
+        assert_eq!(parse(Method::Put, "/kv/a/b%20c?ttl=1m%2030s"), put(Expiration::Until(Deadline::In(90_000))));
+        assert_eq!(parse(Method::Delete, "/kv/a/b%20c"), Ok(Route::Delete { key: key() }));
     }
 
     #[test]
-    fn a_put_may_depend_on_whether_the_key_is_there() {
+    fn put_can_require_key_presence_or_absence() {
         let star = || Some("*".to_owned());
         let put = |if_match, if_none_match| {
             let head = RequestHead { if_match, if_none_match, ..head(Method::Put, "/kv/k") };
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_refused() {
+    fn invalid_requests_are_rejected() {
         for (method, target, status) in [
             (Method::Get, "/kv", 404),
             (Method::Get, "/kv/", 400),
@@ -214,7 +214,7 @@ mod tests {
             (Method::Put, "/status.json", 405),
             (Method::Get, "/nothing", 404),
         ] {
-            assert_eq!(asked(method, target), Err(status), "{method:?} {target}");
+            assert_eq!(parse(method, target), Err(status), "{method:?} {target}");
         }
         let sized =
             |method, length| ask(&RequestHead { length, ..head(method, "/kv/k") }).map_err(|wrong| wrong.status);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_node_is_asked_about_by_path() {
+    fn node_topics_are_parsed_from_the_path() {
         for (target, ask) in [
             ("/", Route::Known(LocalRoute::Page)),
             ("/livez", Route::Known(LocalRoute::Live)),
@@ -236,7 +236,7 @@ mod tests {
             ("/status.json?whatever", Route::Node(NodeTopic::Status)),
             ("/version", Route::Known(LocalRoute::Version)),
         ] {
-            assert_eq!(asked(Method::Get, target), Ok(ask), "{target}");
+            assert_eq!(parse(Method::Get, target), Ok(ask), "{target}");
         }
     }
 }

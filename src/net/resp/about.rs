@@ -115,7 +115,7 @@ mod tests {
     use super::slot;
 
     #[test]
-    fn slots_are_rediss() {
+    fn key_slots_equal_those_of_redis() {
         for (key, at) in [
             ("foo", 12182),
             ("bar", 5061),
@@ -126,7 +126,7 @@ mod tests {
         ] {
             assert_eq!(slot(key.as_bytes()), at, "{key}");
         }
-        assert_ne!(slot(b"foo{}{bar}"), slot(b"foo{}{baz}"), "an empty tag is none");
+        assert_ne!(slot(b"foo{}{bar}"), slot(b"foo{}{baz}"), "an empty hash tag is ignored");
         assert_eq!(slot(b"foo{{bar}}zap"), slot(b"{bar"));
     }
 }

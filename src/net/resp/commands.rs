@@ -4,7 +4,7 @@ use super::glob;
 use super::reply::ReplyShape;
 use crate::codec;
 use crate::limits::KEY_BYTES_MAX;
-use crate::machine::words::{Bar, Command, Deadline, Expiration, Query, SetCondition, Step};
+use crate::machine::words::{Command, Deadline, Expiration, ExpireCondition, Query, SetCondition, Step};
 use crate::types::ClusterTime;
 use crate::wire::resp::CommandArgs;
 use bytes::Bytes;
@@ -245,7 +245,8 @@ fn expires<'a>(words: &'a CommandArgs, name: &str, unit: Unit) -> Translated<'a>
     }
     let deadline = unit.deadline(integer(words, 2)?);
     let deadline = deadline.ok_or_else(|| format!("ERR invalid expire time in '{name}' command"))?;
-    let bar = Bar { dated: unit.absolute, has_one: (nx || xx).then_some(xx), later: (gt || lt).then_some(gt) };
+    let bar =
+        ExpireCondition { dated: unit.absolute, has_one: (nx || xx).then_some(xx), later: (gt || lt).then_some(gt) };
     tell(Command::Expire { key, deadline, bar })
 }
 

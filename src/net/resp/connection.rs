@@ -125,7 +125,7 @@ fn said(version: Version, say: impl FnOnce(&mut Writer<'_>)) -> BytesMut {
 
 /// Encodes the result of a command in Redis's words.
 fn tell(pending: &PendingRequest<ReplyFormat>, fate: RequestFate<'_>) -> BytesMut {
-    let error = |text: &str| said(pending.reading.version, |out| out.error(text));
+    let error = |text: &str| said(pending.format.version, |out| out.error(text));
     match fate {
         RequestFate::Answer(answer) => read(pending, answer),
         RequestFate::TooLong if reads(pending) => error(&reply::too_long_to_read()),
@@ -144,11 +144,11 @@ fn reads(pending: &PendingRequest<ReplyFormat>) -> bool {
 
 /// Encodes the state machine's answer.
 fn read(pending: &PendingRequest<ReplyFormat>, answer: Bytes) -> BytesMut {
-    let version = pending.reading.version;
+    let version = pending.format.version;
     let Ok(answer) = Answer::decode(answer) else {
         return said(version, |out| out.error("ERR an answer that cannot be read"));
     };
-    said(version, |out| match (&pending.reading.what, answer) {
+    said(version, |out| match (&pending.format.what, answer) {
         (ReplyKind::One(_), Answer::Omitted) if reads(pending) => out.error(&reply::too_long_to_read()),
         (ReplyKind::One(shape), answer) => reply::tell(out, shape, &answer),
         (ReplyKind::Block(elements), Answer::Each(answers)) => {

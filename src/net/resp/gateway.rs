@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gateways_are_where_they_were_announced_or_beside_native_ports() {
+    fn gateway_address_is_announced_or_derived() {
         let node = NodeId::new(2).unwrap();
         let words = |place: Option<MemberAddress>| place.map(|place| (place.host, place.port, place.bus));
         let beside = |native| words(MemberAddress::beside(node, native));

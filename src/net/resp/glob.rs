@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_of_stars_takes_no_time() {
+    fn pattern_of_many_stars_is_matched_fast() {
         let (pattern, text) = ("a*".repeat(2000) + "b", "a".repeat(4000));
         assert!(!matches(pattern.as_bytes(), text.as_bytes()));
     }

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_counted_by_what_they_begin_with() {
+    fn errors_are_classified_by_prefix() {
         let of = |said: &str| failure(said.as_bytes());
         let wrong = |kind| Some(Failure::Wrong(kind));
         assert_eq!([of("+OK\r\n"), of("$3\r\n-ab\r\n"), of("")], [None; 3]);

@@ -176,12 +176,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_ascend_and_are_found_however_they_are_written() {
+    fn commands_are_sorted_and_found_in_any_case() {
         assert!(COMMANDS.windows(2).all(|two| two[0].name < two[1].name));
         for spec in COMMANDS {
             let found = find(spec.name.to_ascii_uppercase().as_bytes()).unwrap();
             assert_eq!(found.name, spec.name);
-            assert!(spec.keys.0 < spec.arity.abs(), "{}: its first key is there", spec.name);
+            assert!(spec.keys.0 < spec.arity.abs(), "{}: the first key is among the required arguments", spec.name);
         }
         assert!(find(b"flushall").is_none() && find(&[b'x'; 99]).is_none());
     }

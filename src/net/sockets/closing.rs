@@ -67,7 +67,7 @@ mod tests {
     use crate::types::Position;
 
     #[test]
-    fn what_is_refused_is_asked_for_again_until_it_is_done() {
+    fn rejected_session_close_is_retried_until_done() {
         let mut closing = Closing::default();
         (1..=100).for_each(|n| closing.asked(n, SessionId(n)));
         closing.answered(Time(0), 1, &Reply::Done { position: Position::ZERO, outcome: Outcome::Closed });
@@ -80,11 +80,11 @@ mod tests {
         assert_eq!(closing.due(Time(0) + AGAIN + AGAIN).len(), AT_ONCE);
         assert_eq!(closing.due(Time::NEVER).len(), 97 - AT_ONCE);
         closing.answered(Time(0), 4, &Reply::Refused(Refusal::Busy));
-        assert_eq!(closing.deadline(), Time::NEVER, "it was answered already");
+        assert_eq!(closing.deadline(), Time::NEVER, "a second answer is ignored");
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn pending_session_closes_are_bounded() {
         let mut closing = Closing::default();
         (0..2 * MOST as u64).for_each(|n| closing.asked(n, SessionId(n)));
         (0..2 * MOST as u64).for_each(|n| closing.answered(Time(0), n, &Reply::Unknown));

@@ -38,7 +38,7 @@ impl Net {
                 self.warn_of_caller(now, &line);
             }
             Role::Handshaking | Role::Client(_) | Role::GatewayClient(_) => {
-                log::debug!(node; "a caller is let go: {}", failure.text);
+                log::debug!(node; "a connection is closed: {}", failure.text);
             }
             Role::InboundPeer(peer) => log::debug!(node; "the connection from {peer} is closed: {}", failure.text),
         }
@@ -73,7 +73,7 @@ impl Net {
         }
         let from = find_in(&self.conns, token).and_then(|conn| conn.stream.socket().peer_addr().ok());
         let from = from.map_or("an unknown address".to_owned(), |address| address.ip().to_string());
-        self.warn_of_caller(now, &format!("{peer}, which connects from {from}, is told: {reason}"));
+        self.warn_of_caller(now, &format!("the connection from {peer} at {from} was rejected: {reason}"));
     }
 
     fn dialed_at(&self, peer: NodeId) -> &str {
@@ -101,7 +101,7 @@ impl Net {
         let cause = self.causes.get(&peer).copied().unwrap_or("not connected");
         let words = match (is_heard, is_up) {
             (true, true) => peer.to_string(),
-            (true, false) => format!("{peer} (which cannot be reached: {cause})"),
+            (true, false) => format!("{peer} (cannot be reached: {cause})"),
             (false, true) => format!("{peer} (silent)"),
             (false, false) => format!("{peer} ({cause})"),
         };

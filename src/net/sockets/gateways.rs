@@ -154,7 +154,7 @@ impl Net {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    log::warn!(node = self.me.node.get(); "cannot accept a client: {error}; resting");
+                    log::warn!(node = self.me.node.get(); "cannot accept a client: {error}; retrying soon");
                     entrance.accept_at = now + REST;
                 }
             }
@@ -198,7 +198,7 @@ impl Net {
     /// Processes complete requests until the connection has to wait.
     pub(super) fn converse(&mut self, now: Time, token: Token) {
         let Some(conn) = find(&mut self.conns, token) else { return };
-        let Some(mut speech) = conn.speech.take() else { return };
+        let Some(mut speech) = conn.gateway.take() else { return };
         let mut out = std::mem::take(conn.lanes.ready());
         let goes_on = match &mut speech {
             GatewayConnection::Redis(talk) => self.converse_redis(now, token, talk, &mut out),
@@ -219,14 +219,14 @@ impl Net {
     pub(super) fn ended(&mut self, now: Time, token: Token) {
         let Some(conn) = find(&mut self.conns, token) else { return };
         let said = conn.is_all_said();
-        match &mut conn.speech {
+        match &mut conn.gateway {
             Some(speech) if speech.waiting() > 0 => {
                 speech.leave();
                 conn.readable = false;
             }
-            Some(speech) if !said && !conn.lingers => {
+            Some(speech) if !said && !conn.draining => {
                 speech.leave();
-                (conn.readable, conn.farewell) = (false, true);
+                (conn.readable, conn.closing) = (false, true);
                 // It stays open as long as the client reads.
                 conn.wait_for(now, Some(self.options.idle_patience));
                 touch(&mut self.touched, conn);
@@ -240,14 +240,14 @@ impl Net {
     /// read, the connection first waits for the client to close, up to a timeout.
     pub(super) fn begin_close(&mut self, now: Time, token: Token) {
         let Some(conn) = find(&mut self.conns, token) else { return };
-        if conn.lingers {
+        if conn.draining {
             return;
         }
-        let lingers = conn.speech.as_ref().is_some_and(GatewayConnection::lingers);
+        let lingers = conn.gateway.as_ref().is_some_and(GatewayConnection::lingers);
         if !lingers || conn.stream.socket().shutdown(Shutdown::Write).is_err() {
             return self.close(now, token);
         }
-        conn.lingers = true;
+        conn.draining = true;
         conn.wait_for(now, Some(self.options.linger));
         // Reading may have been suspended. It resumes now, and the input is discarded.
         super::list(&mut self.unread, conn);
@@ -274,7 +274,7 @@ impl Net {
 
     fn pump(&mut self, now: Time, token: Token) {
         let Some(conn) = find(&mut self.conns, token) else { return };
-        let Some(mut speech) = conn.speech.take() else { return };
+        let Some(mut speech) = conn.gateway.take() else { return };
         let rests = conn.is_held_back(&self.options, self.memory.pressure());
         let mut out = std::mem::take(conn.lanes.ready());
         let before = out.len();
@@ -289,7 +289,7 @@ impl Net {
         let says = out.len() > before;
         put_back(now, conn, speech, out, &self.options);
         self.memory.count(conn);
-        conn.farewell |= leaves;
+        conn.closing |= leaves;
         if leaves || says {
             touch(&mut self.touched, conn);
         }
@@ -337,7 +337,7 @@ impl Net {
             // If the session was opened all the same, it expires by itself.
             _ => Err(None),
         };
-        match (find(&mut self.conns, token).and_then(|conn| conn.speech.as_mut()), opened) {
+        match (find(&mut self.conns, token).and_then(|conn| conn.gateway.as_mut()), opened) {
             (Some(speech), opened) => {
                 speech.opened(now, opened);
                 self.doors.pump_soon(token);
@@ -350,7 +350,7 @@ impl Net {
     /// Passes a reply to the gateway connection that sent the request. Returns the reply if it is not a gateway
     /// connection.
     pub(super) fn guest_heard(&mut self, token: Token, id: u64, reply: Reply) -> Option<Reply> {
-        let speech = find(&mut self.conns, token).and_then(|conn| conn.speech.as_mut());
+        let speech = find(&mut self.conns, token).and_then(|conn| conn.gateway.as_mut());
         let Some(speech) = speech else { return Some(reply) };
         speech.hear(id, reply);
         self.doors.pump_soon(token);
@@ -359,19 +359,19 @@ impl Net {
 }
 
 fn put_back(now: Time, conn: &mut Conn, speech: GatewayConnection, out: BytesMut, options: &crate::net::Options) {
-    conn.asked = speech.waiting();
+    conn.unanswered = speech.waiting();
     let unread = conn.input().len();
-    let patience = match conn.unheard {
+    let patience = match conn.unprocessed {
         false => speech.patience(unread, options),
         // The client has to read its output before more input is processed.
         true if !out.is_empty() => Some(options.idle_patience),
         // The client waits for this node, so no timeout runs.
         true => None,
     };
-    if !conn.lingers {
+    if !conn.draining {
         conn.wait_for(now, patience);
     }
-    conn.speech = Some(speech);
+    conn.gateway = Some(speech);
     *conn.lanes.ready() = out;
 }
 

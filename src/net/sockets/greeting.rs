@@ -2,7 +2,7 @@
 
 use super::seats::Port;
 use super::{Net, find, touch};
-use crate::admission::{HelloContext, Unwelcome};
+use crate::admission::{HelloContext, WelcomeError};
 use crate::codec::Malformed;
 use crate::net::counting::Gateway;
 use crate::net::dialect::Role;
@@ -47,7 +47,7 @@ impl Net {
             Ok(version) => version,
             Err(reason) => {
                 reason.put(conn.lanes.ready());
-                conn.farewell = true;
+                conn.closing = true;
                 return;
             }
         };
@@ -75,7 +75,7 @@ impl Net {
                 self.redis.announced(peer, &hello.redis, self.admission.members());
                 self.met(peer, met);
                 if is_guest {
-                    self.link(now);
+                    self.update_links(now);
                 }
                 self.links.hurry(peer, now);
             }
@@ -101,7 +101,7 @@ impl Net {
 
     /// Reports to the node the disk id of a peer. From then on the peer's messages count.
     fn met(&mut self, peer: NodeId, disk: Option<DiskId>) {
-        self.events.extend(disk.map(|disk| Event::Met { peer, disk }));
+        self.events.extend(disk.map(|disk| Event::DiskLearned { peer, disk }));
     }
 
     fn warn_of_disk(&mut self, now: Time, peer: NodeId, disk: DiskId) {
@@ -161,12 +161,12 @@ impl Net {
     ) -> Result<(), WireError> {
         let met = match self.admission.welcomed(peer, welcome) {
             Ok(met) => met,
-            Err(Unwelcome::Stranger) => return Err(Malformed("another node than was dialed").into()),
-            Err(Unwelcome::Disk) => {
+            Err(WelcomeError::Stranger) => return Err(Malformed("another node than the one dialed").into()),
+            Err(WelcomeError::Disk) => {
                 self.warn_of_disk(now, peer, welcome.disk);
-                return Err(Malformed("another disk than this node had").into());
+                return Err(Malformed("a node with another disk than before").into());
             }
-            Err(Unwelcome::Log) => return Err(Malformed("a node of another log").into()),
+            Err(WelcomeError::Log) => return Err(Malformed("a node with another log").into()),
         };
         self.met(peer, met);
         if let Some(conn) = find(&mut self.conns, token) {

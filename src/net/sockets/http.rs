@@ -31,8 +31,8 @@ impl Net {
             conn.stream.socket().local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
         let setting = RequestContext { now, options: &self.http, on_loopback, stopping: self.stopping };
         loop {
-            conn.unheard = talk.pipeline.is_full() || out.len() > self.options.client_bytes_mark;
-            if conn.unheard || talk.pipeline.leaving || conn.farewell {
+            conn.unprocessed = talk.pipeline.is_full() || out.len() > self.options.client_bytes_mark;
+            if conn.unprocessed || talk.pipeline.leaving || conn.closing {
                 return true;
             }
             if !talk.hear_next(conn.input(), out, &setting) {

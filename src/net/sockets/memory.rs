@@ -160,7 +160,7 @@ impl Net {
             if conn.has_more() && !conn.is_read_suspended(&self.options, pressure) {
                 list(&mut self.unread, conn);
             }
-            if conn.speech.is_some() {
+            if conn.gateway.is_some() {
                 self.doors.pump_soon(conn.token);
             }
         }
@@ -194,8 +194,8 @@ impl Net {
             let [before, after, max] = [before, self.memory.held, self.memory.max].map(|bytes| bytes >> 20);
             log::warn!(
                 node = self.me.node.get();
-                "clients held {before} MiB of this node's memory, mostly answers that they do not read; at most {max} MiB \
-                 are allowed: {closed} connections that took nothing were closed, and {after} MiB are held now"
+                "clients held {before} MiB of this node's memory, mostly replies that they do not read; at most {max} \
+                 MiB are allowed: {closed} stalled connections were closed, and {after} MiB are held now"
             );
         }
         self.relieve();
@@ -213,20 +213,20 @@ mod tests {
     }
 
     #[test]
-    fn load_ends_once_when_it_was_large_and_nothing_moves_for_a_while() {
+    fn large_load_ends_once_after_quiet_sweeps() {
         let mut memory = Memory::new(1 << 20);
         assert_eq!(sweep(&mut memory, LOAD_BYTES - 1), (false, false));
-        assert_eq!(sweep(&mut memory, QUIET_BYTES), (false, true), "it goes on");
+        assert_eq!(sweep(&mut memory, QUIET_BYTES), (false, true), "the load continues");
         for _ in 1..QUIET_SWEEPS {
-            assert_eq!(sweep(&mut memory, QUIET_BYTES - 1), (false, true), "it may have paused");
+            assert_eq!(sweep(&mut memory, QUIET_BYTES - 1), (false, true), "the load may have paused");
         }
         assert_eq!(sweep(&mut memory, QUIET_BYTES - 1), (true, false));
-        assert_eq!(sweep(&mut memory, 0), (false, false), "once");
+        assert_eq!(sweep(&mut memory, 0), (false, false), "a load ends once");
         assert_eq!(sweep(&mut memory, LOAD_BYTES - 1), (false, false));
     }
 
     #[test]
-    fn load_that_pauses_keeps_its_memory() {
+    fn short_pause_does_not_end_a_load() {
         let mut memory = Memory::new(1 << 20);
         for _ in 0..3 {
             assert_eq!(sweep(&mut memory, LOAD_BYTES), (false, true));
@@ -234,7 +234,7 @@ mod tests {
                 assert_eq!(sweep(&mut memory, 0), (false, true));
             }
         }
-        assert_eq!(sweep(&mut memory, QUIET_BYTES), (false, true), "it goes on");
+        assert_eq!(sweep(&mut memory, QUIET_BYTES), (false, true), "the load continues");
         assert_eq!(sweep(&mut memory, 0), (false, true));
     }
 }

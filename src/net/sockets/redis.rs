@@ -43,8 +43,8 @@ impl Net {
     ) -> bool {
         loop {
             let Some(conn) = find(&mut self.conns, token) else { return false };
-            conn.unheard = talk.pipeline.is_full() || out.len() > self.options.client_bytes_mark;
-            if conn.unheard || talk.pipeline.leaving || conn.farewell {
+            conn.unprocessed = talk.pipeline.is_full() || out.len() > self.options.client_bytes_mark;
+            if conn.unprocessed || talk.pipeline.leaving || conn.closing {
                 return true;
             }
             let bounds = if talk.guest.known { Bounds::KNOWN } else { Bounds::UNKNOWN };

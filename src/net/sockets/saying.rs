@@ -90,7 +90,7 @@ impl Net {
     pub(super) fn reply(&mut self, token: Token, id: u64, reply: &Reply) {
         let Some(conn) = find(&mut self.conns, token) else { return };
         self.counting.answered(reply);
-        conn.asked = conn.asked.saturating_sub(1);
+        conn.unanswered = conn.unanswered.saturating_sub(1);
         if conn.lanes.size() > self.options.client_bytes_max {
             // The connection is closed at the next flush, so its reply is dropped.
             return;

@@ -62,7 +62,7 @@ impl Net {
     /// Whether a connection is a probe: an HTTP client without a seat, which may make one request about the node's
     /// health.
     pub(super) fn is_probe(&self, token: Token) -> bool {
-        let speech = find_in(&self.conns, token).and_then(|conn| conn.speech.as_ref());
+        let speech = find_in(&self.conns, token).and_then(|conn| conn.gateway.as_ref());
         matches!(speech, Some(GatewayConnection::Http(talk)) if talk.is_probe())
     }
 }

@@ -26,19 +26,19 @@ impl Net {
             }
             if !std::mem::take(&mut conn.used) {
                 conn.lanes.rest();
-                conn.speech.as_mut().map(GatewayConnection::rest);
+                conn.gateway.as_mut().map(GatewayConnection::rest);
             } else {
                 again = true;
             }
-            again |= conn.awaits.is_some();
+            again |= conn.waiting_since.is_some();
         }
         self.sweep_memory(now);
         let load_ends = self.memory.load_ends();
         again |= self.memory.pressure() > Pressure::None || self.memory.is_loaded();
         let forgotten = self.admission.forget_leavers(now);
         if !forgotten.is_empty() {
-            forgotten.into_iter().for_each(|peer| self.part(now, peer));
-            self.link(now);
+            forgotten.into_iter().for_each(|peer| self.disconnect(now, peer));
+            self.update_links(now);
         }
         again |= self.admission.has_leavers();
         self.sweep_at = if again { now + SWEEP } else { Time::NEVER };
@@ -73,12 +73,12 @@ impl Net {
             Role::Client(number) | Role::GatewayClient(number) => {
                 self.clients -= 1;
                 self.operators -= usize::from(conn.is_operator);
-                let door = conn.speech.as_ref().map(GatewayKind::of);
+                let door = conn.gateway.as_ref().map(GatewayKind::of);
                 if let Some(inside) = door.and_then(|door| self.doors.inside.get_mut(&door)) {
                     *inside -= 1;
                 }
                 self.events.push(Event::CallerGone(Caller::Client(number)));
-                if let Some(session) = conn.speech.as_ref().and_then(GatewayConnection::session) {
+                if let Some(session) = conn.gateway.as_ref().and_then(GatewayConnection::session) {
                     self.close_session(session);
                 }
             }
@@ -88,7 +88,7 @@ impl Net {
                     self.inbound_peers.remove(&peer);
                     self.events.push(Event::PeerLost(peer));
                     if self.admission.gone(peer) {
-                        self.link(now);
+                        self.update_links(now);
                     }
                 }
             }

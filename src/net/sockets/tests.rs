@@ -62,7 +62,7 @@ impl Pumped {
     fn pump(&mut self) {
         self.net.wait(Some(Duration::from_millis(1))).unwrap();
         self.now = self.now + Duration::from_millis(1);
-        self.net.take_in(self.now);
+        self.net.poll_io(self.now);
         self.net.events(&mut self.came);
         self.net.flush(self.now);
     }
@@ -89,7 +89,7 @@ impl Pumped {
         self.came.iter().filter_map(heard).collect()
     }
 
-    fn asked(&self) -> usize {
+    fn request_count(&self) -> usize {
         self.came.iter().filter(|event| matches!(event, Event::Request { .. })).count()
     }
 }
@@ -119,11 +119,11 @@ fn linked(nodes: &[Pumped]) -> bool {
         && nodes.iter().all(|node| node.net.inbound_peers.len() == 1)
 }
 
-fn say(from: u64, message: Message) -> Envelope {
+fn envelope(from: u64, message: Message) -> Envelope {
     Envelope { from: id(from), to: id(3 - from), term: Term(1), origin: Origin::default(), message }
 }
 
-fn beat() -> Message {
+fn heartbeat() -> Message {
     Message::Heartbeat { commit: Index(0), round: Round(1), time: ClusterTime(0) }
 }
 
@@ -136,20 +136,20 @@ fn append(bytes: usize) -> Message {
 /// async-raft#103, RedisLabs/raft#53: an append so large that the election timeout expired while a heartbeat waited
 /// behind it.
 #[test]
-fn peers_talk_and_a_beat_passes_megabytes() {
+fn heartbeat_overtakes_large_append() {
     let mut nodes = pair();
-    nodes[0].net.send(say(1, append(1 << 20)));
-    nodes[0].net.send(say(1, append(2)));
-    nodes[0].net.send(say(1, beat()));
+    nodes[0].net.send(envelope(1, append(1 << 20)));
+    nodes[0].net.send(envelope(1, append(2)));
+    nodes[0].net.send(envelope(1, heartbeat()));
     pump_until(&mut nodes, "three messages", |nodes| nodes[1].heard().len() == 3);
-    assert_eq!(nodes[1].heard(), [&beat(), &append(1 << 20), &append(2)]);
-    nodes[1].net.send(say(2, beat()));
-    pump_until(&mut nodes, "the other way", |nodes| nodes[0].heard().len() == 1);
+    assert_eq!(nodes[1].heard(), [&heartbeat(), &append(1 << 20), &append(2)]);
+    nodes[1].net.send(envelope(2, heartbeat()));
+    pump_until(&mut nodes, "a message in the other direction", |nodes| nodes[0].heard().len() == 1);
     assert!(nodes.iter().all(|node| node.lost().is_empty()));
 }
 
 #[test]
-fn a_peer_that_goes_is_lost_at_once_and_found_again() {
+fn stopped_peer_is_lost_at_once_and_reconnects() {
     let mut nodes = pair();
     let address = nodes[1].address();
     drop(nodes.pop());
@@ -161,7 +161,7 @@ fn a_peer_that_goes_is_lost_at_once_and_found_again() {
 }
 
 #[test]
-fn a_peer_that_comes_back_with_another_disk_is_not_spoken_to() {
+fn peer_with_new_disk_id_is_rejected() {
     let mut nodes = pair();
     let address = nodes[1].address();
     drop(nodes.pop());
@@ -175,7 +175,7 @@ fn a_peer_that_comes_back_with_another_disk_is_not_spoken_to() {
         (failed(0, 2), failed(1, 1))
     };
     let before = failures(&nodes);
-    pump_until(&mut nodes, "each dials the other in vain", |nodes| {
+    pump_until(&mut nodes, "both nodes dial each other and fail", |nodes| {
         let now = failures(nodes);
         now.0 > before.0 + 2 && now.1 > before.1 + 2
     });
@@ -184,7 +184,7 @@ fn a_peer_that_comes_back_with_another_disk_is_not_spoken_to() {
 }
 
 #[test]
-fn a_connection_that_was_replaced_tells_nothing() {
+fn replaced_connection_reports_no_lost_peer() {
     let mut nodes = pair();
     // The peer dials once more, as after a restart that this node has not noticed.
     let before = nodes[0].net.inbound_peers[&id(2)];
@@ -198,7 +198,8 @@ fn a_connection_that_was_replaced_tells_nothing() {
         nodes[0].net.conns.iter().filter(|(_, conn)| conn.role == Role::InboundPeer(id(2))).collect();
     assert!(matches!(speaking[..], [(_, conn)] if conn.token == speaker), "{speaking:?}");
     // The only events are that answers may be lost, and which disk the peer has.
-    let told = |event: &Event| matches!(event, Event::AnswersLost(peer) | Event::Met { peer, .. } if *peer == id(2));
+    let told =
+        |event: &Event| matches!(event, Event::AnswersLost(peer) | Event::DiskLearned { peer, .. } if *peer == id(2));
     assert!(nodes[0].came.len() == 2 && nodes[0].came.iter().all(told), "{:?}", nodes[0].came);
     // The replaced link is dialed again, and replaces the new connection in turn.
     pump_until(&mut nodes, "links come up again", |nodes| {
@@ -207,7 +208,7 @@ fn a_connection_that_was_replaced_tells_nothing() {
 }
 
 #[test]
-fn an_answer_that_meets_no_link_is_known_to_be_lost() {
+fn answer_without_link_is_reported_lost() {
     let mut nodes = pair();
     nodes[0].came.clear();
     // The answering node's link breaks, and it answers before it has dialed again.
@@ -223,20 +224,20 @@ fn an_answer_that_meets_no_link_is_known_to_be_lost() {
     nodes[1].net.close(now, link);
     let dialed =
         |nodes: &[Pumped]| nodes[1].net.links.get(id(1)).is_some_and(|link| matches!(link.state, LinkState::Dialed(_)));
-    pump_until(&mut nodes[..], "it dials", dialed);
-    pump_until(&mut nodes[..1], "its hello is heard", |nodes| {
+    pump_until(&mut nodes[..], "the node dials again", dialed);
+    pump_until(&mut nodes[..1], "its hello is received", |nodes| {
         nodes[0].net.inbound_peers.get(&id(2)).is_some_and(|speaker| *speaker != before)
     });
     nodes[0].came.clear();
     let now = nodes[1].now;
     nodes[1].net.answer(now, Caller::Peer(id(1)), 8, Reply::Unknown);
-    pump_until(&mut nodes, "it is lost", |nodes| {
+    pump_until(&mut nodes, "the answer is reported lost", |nodes| {
         nodes[0].came.iter().any(|event| matches!(event, Event::AnswersLost(_) | Event::PeerLost(_)))
     });
 }
 
 #[test]
-fn what_cannot_be_passed_on_is_not_sent_and_the_peer_not_lost() {
+fn forward_without_link_is_reported_not_sent() {
     let mut nodes = [Pumped::open(1, Options::default())];
     let members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
     nodes[0].net.set_members(Time(1), &members, Position::ZERO);
@@ -246,10 +247,10 @@ fn what_cannot_be_passed_on_is_not_sent_and_the_peer_not_lost() {
 }
 
 #[test]
-fn a_peer_may_speak_only_for_itself() {
+fn message_with_foreign_sender_closes_connection() {
     let mut nodes = pair();
-    nodes[0].net.send(Envelope { from: id(7), ..say(1, beat()) });
-    pump_until(&mut nodes, "its connection is closed", |nodes| nodes[1].lost() == [id(1)]);
+    nodes[0].net.send(Envelope { from: id(7), ..envelope(1, heartbeat()) });
+    pump_until(&mut nodes, "the connection is closed", |nodes| nodes[1].lost() == [id(1)]);
     assert!(nodes[1].heard().is_empty());
 }
 
@@ -313,7 +314,7 @@ impl Plain {
     fn pump_closed(&mut self, nodes: &mut [Pumped]) {
         let begun = Instant::now();
         while !self.is_closed() {
-            assert!(begun.elapsed() < Duration::from_secs(20), "it is not closed");
+            assert!(begun.elapsed() < Duration::from_secs(20), "the connection is not closed");
             nodes.iter_mut().for_each(Pumped::pump);
         }
     }
@@ -327,7 +328,7 @@ fn query(id: u64) -> BytesMut {
 }
 
 #[test]
-fn who_is_not_wanted_is_told_why() {
+fn rejected_handshake_states_the_reason() {
     let mut nodes = vec![Pumped::open(1, Options { clients_max: 1, ..Options::default() })];
     let members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
     nodes[0].net.set_members(Time(1), &members, Position::ZERO);
@@ -356,7 +357,7 @@ fn who_is_not_wanted_is_told_why() {
 }
 
 #[test]
-fn a_disk_that_stands_in_the_configuration_is_the_only_one() {
+fn peer_must_have_the_disk_id_in_the_membership() {
     let mut nodes = vec![Pumped::open(1, Options::default())];
     let mut members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
     members.members.get_mut(&id(2)).unwrap().disk = Some(DiskId(77));
@@ -372,7 +373,7 @@ fn a_disk_that_stands_in_the_configuration_is_the_only_one() {
 /// A peer was removed and added again on another disk while this node was cut off: one snapshot carries both changes.
 /// Found by the simulator.
 #[test]
-fn who_went_and_came_back_unseen_may_come_with_another_disk() {
+fn peer_readded_unnoticed_may_have_new_disk_id() {
     let mut nodes = vec![Pumped::open(1, Options::default())];
     let mut members = Membership::founding([(id(1), "a:1".into()), (id(2), "127.0.0.1:1".into())]);
     let greet = |nodes: &mut Vec<Pumped>, disk| {
@@ -382,46 +383,46 @@ fn who_went_and_came_back_unseen_may_come_with_another_disk() {
     for named in [None, Some(DiskId(77))] {
         members.members.get_mut(&id(2)).unwrap().disk = named;
         nodes[0].net.set_members(Time(1), &members, Position::ZERO);
-        assert!(greet(&mut nodes, 77), "it is named as it was met");
+        assert!(greet(&mut nodes, 77), "the membership confirms the disk id that the peer had");
     }
     members.members.get_mut(&id(2)).unwrap().disk = None;
     nodes[0].net.set_members(Time(1), &members, Position::ZERO);
     assert!(greet(&mut nodes, 5));
-    assert!(!greet(&mut nodes, 77), "now it is known by that one");
+    assert!(!greet(&mut nodes, 77), "the peer is now known by the other disk id");
 }
 
 /// Two voters with an old configuration were cut off while others were added and one of those became leader. They must
 /// accept its messages and answer it, both before they follow it and when its link breaks while they do. Both cases
 /// were found by the simulator.
 #[test]
-fn who_follows_nobody_else_lets_a_leader_in_that_it_does_not_know() {
-    [None, Some(id(2))].into_iter().for_each(a_leader_is_let_in);
+fn node_without_other_leader_accepts_unknown_leader() {
+    [None, Some(id(2))].into_iter().for_each(expect_unknown_leader_accepted);
 }
 
-fn a_leader_is_let_in(followed: Option<NodeId>) {
+fn expect_unknown_leader_accepted(followed: Option<NodeId>) {
     let mut nodes = vec![Pumped::open_below(1), Pumped::open_below(2)];
     nodes[0].net.set_leader(followed);
     let addresses: Vec<String> = nodes.iter().map(|node| node.address().to_string()).collect();
     nodes[0].net.set_members(Time(1), &Membership::founding([(id(1), addresses[0].clone())]), Position::ZERO);
     nodes[1].net.set_members(Time(1), &Membership::founding((1..).map(id).zip(addresses)), Position::ZERO);
     pump_until(&mut nodes, "links come up", linked);
-    nodes[1].net.send(say(2, beat()));
-    pump_until(&mut nodes, "it is heard", |nodes| nodes[0].heard() == [&beat()]);
-    nodes[0].net.send(say(1, beat()));
-    pump_until(&mut nodes, "and answered", |nodes| nodes[1].heard() == [&beat()]);
+    nodes[1].net.send(envelope(2, heartbeat()));
+    pump_until(&mut nodes, "its heartbeat is received", |nodes| nodes[0].heard() == [&heartbeat()]);
+    nodes[0].net.send(envelope(1, heartbeat()));
+    pump_until(&mut nodes, "the answer is received", |nodes| nodes[1].heard() == [&heartbeat()]);
     // Once that node is gone, the link to it is removed too.
     nodes.truncate(1);
-    pump_until(&mut nodes, "it is gone", |nodes| nodes[0].net.links.get(id(2)).is_none());
+    pump_until(&mut nodes, "the link to it is removed", |nodes| nodes[0].net.links.get(id(2)).is_none());
 }
 
 #[test]
-fn who_says_nothing_or_only_half_is_let_go_and_who_is_idle_stays() {
+fn silent_or_stalled_connection_closes_idle_client_stays() {
     let mut nodes = vec![Pumped::open(1, Options::default())];
     let mut silent = Plain::connect(nodes[0].address());
     let mut half = Plain::client(&mut nodes);
     let mut idle = Plain::client(&mut nodes);
     half.stream.write_all(&query(1)[..50]).unwrap();
-    let waits = |conn: &Conn| matches!(conn.role, Role::Client(_)) && conn.awaits.is_some();
+    let waits = |conn: &Conn| matches!(conn.role, Role::Client(_)) && conn.waiting_since.is_some();
     pump_until(&mut nodes, "half a request", |nodes| nodes[0].net.conns.iter().any(|(_, conn)| waits(conn)));
     assert_eq!(nodes[0].net.handshaking.len(), 1);
     nodes[0].skip(Duration::from_secs(4));
@@ -436,11 +437,11 @@ fn who_says_nothing_or_only_half_is_let_go_and_who_is_idle_stays() {
     // The client is idle: no buffer is kept for it, and no sweep is due.
     assert_eq!(nodes[0].net.deadline(), Time::NEVER);
     idle.stream.write_all(&query(1)).unwrap();
-    pump_until(&mut nodes, "a request", |nodes| nodes[0].asked() == 1);
+    pump_until(&mut nodes, "a request", |nodes| nodes[0].request_count() == 1);
 }
 
 #[test]
-fn nonsense_ends_the_connection_and_nothing_else() {
+fn malformed_input_closes_only_its_connection() {
     let mut nodes = vec![Pumped::open(1, Options::default())];
     let mut http = Plain::connect(nodes[0].address());
     http.stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
@@ -452,11 +453,11 @@ fn nonsense_ends_the_connection_and_nothing_else() {
     put_request_frame(&mut out, 1, false, &bad);
     client.stream.write_all(&out).unwrap();
     [&mut http, &mut early, &mut client].into_iter().for_each(|caller| caller.pump_closed(&mut nodes));
-    assert_eq!((nodes[0].asked(), nodes[0].net.conns.len()), (0, 0));
+    assert_eq!((nodes[0].request_count(), nodes[0].net.conns.len()), (0, 0));
 }
 
 #[test]
-fn a_client_that_does_not_read_is_not_read_from() {
+fn client_with_unread_replies_is_not_read_from() {
     let mut nodes = vec![Pumped::open(1, Options { client_bytes_max: 1 << 30, ..Options::default() })];
     let mut client = Plain::client(&mut nodes);
     let answer = Bytes::from(vec![9; 100_000]);
@@ -474,8 +475,8 @@ fn a_client_that_does_not_read_is_not_read_from() {
         answer_all(&mut nodes[0], &mut answered, &answer);
     }
     let node = &nodes[0].net;
-    assert!(node.unwritten() < 16 << 20, "{} bytes wait for it", node.unwritten());
-    assert!(answered < sent, "it was not read from");
+    assert!(node.unwritten() < 16 << 20, "{} bytes wait for the client", node.unwritten());
+    assert!(answered < sent, "the client was not read from");
     // Once the client reads, requests are served again.
     let mut came = 0;
     let begun = Instant::now();
@@ -502,7 +503,7 @@ fn answer_all(node: &mut Pumped, answered: &mut u64, answer: &Bytes) {
 }
 
 #[test]
-fn a_client_with_too_much_under_way_is_not_read_from() {
+fn client_with_too_many_requests_is_not_read_from() {
     let mut nodes = vec![Pumped::open(1, Options { client_requests_max: 10, ..Options::default() })];
     let client = Plain::client(&mut nodes);
     client.stream.set_nonblocking(false).unwrap();
@@ -520,8 +521,8 @@ fn a_client_with_too_much_under_way_is_not_read_from() {
         std::thread::spawn(move || stream.write_all(&open).unwrap())
     };
     (0..200).for_each(|_| nodes[0].pump());
-    let before = nodes[0].asked();
-    assert!(before < 20_000, "one read's worth, and not all");
+    let before = nodes[0].request_count();
+    assert!(before < 20_000, "reading stops after one read beyond the limit");
     let mut answered = 0;
     let begun = Instant::now();
     while answered < 20_000 {
@@ -533,10 +534,10 @@ fn a_client_with_too_much_under_way_is_not_read_from() {
 }
 
 #[test]
-fn callers_that_say_nothing_keep_nobody_out() {
+fn silent_connections_do_not_block_clients() {
     let mut nodes = vec![Pumped::open(1, Options { strangers_max: 8, ..Options::default() })];
     let _silent: Vec<_> = (0..50).map(|_| Plain::connect(nodes[0].address())).collect();
-    pump_until(&mut nodes, "all are accepted", |nodes| nodes[0].net.generation == 50);
+    pump_until(&mut nodes, "all connections are accepted", |nodes| nodes[0].net.generation == 50);
     assert_eq!(nodes[0].net.conns.len(), 8);
     assert_eq!(nodes[0].net.handshaking.len(), 8);
     let mut client = Plain::dial(nodes[0].address(), &Hello::client());
@@ -545,7 +546,7 @@ fn callers_that_say_nothing_keep_nobody_out() {
 }
 
 #[test]
-fn a_node_that_stops_turns_work_away_and_says_so() {
+fn stopping_node_rejects_requests() {
     let mut nodes = vec![Pumped::open(1, Options::default())];
     let mut client = Plain::client(&mut nodes);
     nodes[0].net.stop_listening();
@@ -559,5 +560,5 @@ fn a_node_that_stops_turns_work_away_and_says_so() {
             break;
         }
     }
-    assert_eq!(nodes[0].asked(), 0);
+    assert_eq!(nodes[0].request_count(), 0);
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 const MS: Duration = Duration::from_millis(1);
 
-struct Alone {
+struct SingleNode {
     node: Node,
     journal: Journal<SimDisk>,
     applier: Applier<Kv>,
@@ -24,9 +24,9 @@ struct Alone {
     seq: u64,
 }
 
-impl Alone {
+impl SingleNode {
     /// A node that leads and holds one open session.
-    fn new() -> Alone {
+    fn new() -> SingleNode {
         let me = NodeId::new(1).unwrap();
         let membership = Membership::founding([(me, "n1:1".to_owned())]);
         let founding = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
@@ -43,7 +43,7 @@ impl Alone {
             beforehand: Prefetch::default(),
         };
         let node = crate::node::start(me, recovered, RaftOptions::default(), Options::default(), begun);
-        let mut alone = Alone { node, journal, applier, now, seq: 0 };
+        let mut alone = SingleNode { node, journal, applier, now, seq: 0 };
         while !alone.node.raft().accepts_commands() {
             alone.pass(10 * MS);
         }
@@ -105,31 +105,31 @@ impl Alone {
 }
 
 #[test]
-fn a_leader_brings_the_time_when_something_ends_and_no_sooner() {
-    let mut alone = Alone::new();
+fn leader_proposes_tick_only_when_a_key_expires() {
+    let mut alone = SingleNode::new();
     alone.set(b"a", 100);
     assert_eq!(alone.holds(), 1);
     assert_eq!(alone.pass(60 * MS), 0);
-    assert!(alone.node.deadline() <= alone.now + 50 * MS, "it wakes by itself");
+    assert!(alone.node.deadline() <= alone.now + 50 * MS, "the node wakes when the key is due");
     assert_eq!((alone.pass(30 * MS), alone.holds()), (0, 1));
     assert_eq!((alone.pass(20 * MS), alone.holds()), (1, 0));
     for _ in 0..50 {
-        assert_eq!(alone.pass(100 * MS), 0, "nothing ends any more");
+        assert_eq!(alone.pass(100 * MS), 0, "no key is left to expire");
     }
 }
 
 /// If all nodes stop, the time since the last entry is lost.
 #[test]
-fn the_log_is_told_the_time_once_a_minute_while_something_is_to_end() {
-    let mut alone = Alone::new();
+fn leader_proposes_tick_once_a_minute_while_keys_can_expire() {
+    let mut alone = SingleNode::new();
     alone.set(b"a", 600_000);
     let entries: usize = (0..3000).map(|_| alone.pass(100 * MS)).sum();
     assert_eq!(entries, 5, "in five minutes");
 }
 
 #[test]
-fn a_leader_that_was_frozen_ends_nothing_of_its_own_on_waking() {
-    let mut alone = Alone::new();
+fn frozen_leader_expires_no_key_on_resumption() {
+    let mut alone = SingleNode::new();
     alone.set(b"a", 10_000);
     assert_eq!((alone.pass(Duration::from_secs(3600)), alone.holds()), (0, 1));
     alone.set(b"b", 1);
@@ -139,18 +139,18 @@ fn a_leader_that_was_frozen_ends_nothing_of_its_own_on_waking() {
     while alone.holds() > 0 {
         alone.pass(50 * MS);
         passed += 50;
-        assert!(passed <= 10_000, "it was to end within ten seconds");
+        assert!(passed <= 10_000, "the key expires within ten seconds");
     }
-    assert!(passed >= 8_900, "it has lived no shorter for the freeze: {passed}");
+    assert!(passed >= 8_900, "the freeze does not shorten the lifetime: {passed}");
 }
 
 #[test]
-fn what_ends_together_is_let_go_of_entry_by_entry() {
-    let mut alone = Alone::new();
+fn keys_due_together_expire_in_one_tick() {
+    let mut alone = SingleNode::new();
     for n in 0..60u8 {
         alone.set(&[n], 1000);
     }
-    let due = |alone: &Alone| crate::machine::StateMachine::due(alone.applier.machine());
+    let due = |alone: &SingleNode| crate::machine::StateMachine::due(alone.applier.machine());
     (0..19).for_each(|_| assert_eq!(alone.pass(50 * MS), 0));
     assert_eq!((alone.pass(51 * MS), alone.holds()), (1, 0));
     assert_eq!(due(&alone), None);

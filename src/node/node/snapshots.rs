@@ -61,7 +61,7 @@ impl Node {
         self.snapshot_sender.pump(now, &self.raft, self.compaction.sendable(), actions);
         let (id, voters) = (self.raft.id(), self.raft.membership());
         let before = voters.all_voters().take_while(|voter| *voter < id).count();
-        self.compaction.takes_turn(before as u64, voters.all_voters().count() as u64);
+        self.compaction.set_ordinal(before as u64, voters.all_voters().count() as u64);
         let log = self.raft.log();
         let applied = self.applied.upto;
         if self.applying.is_none()
@@ -70,12 +70,12 @@ impl Node {
         {
             self.compaction.begin();
             self.stats.begins_snapshot(now);
-            actions.push(Action::Take { configured, membership });
+            actions.push(Action::TakeSnapshot { configured, membership });
         }
         if let Some(upto) = self.compaction.release(log, applied, self.snapshot_sender.oldest(now), &self.options) {
             self.raft.compact(upto);
             self.view.release(upto);
-            actions.push(Action::Release(self.raft.log().base()));
+            actions.push(Action::CompactJournal(self.raft.log().base()));
         }
     }
 }

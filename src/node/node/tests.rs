@@ -14,7 +14,7 @@ const LEADER: NodeId = NodeId::new(2).unwrap();
 const CLIENT: Caller = Caller::Client(7);
 
 /// One of three members, or a node outside them, that follows no leader; and its time.
-fn begun(n: u64) -> (Node, Time) {
+fn start_node(n: u64) -> (Node, Time) {
     let me = NodeId::new(n).unwrap();
     let membership = Membership::founding([1, 2, 3].map(|n| (NodeId::new(n).unwrap(), format!("n{n}:1"))));
     let founding = SnapshotPoint { position: Position::ZERO, configured: Index::ZERO, membership };
@@ -36,14 +36,14 @@ fn begun(n: u64) -> (Node, Time) {
 
 /// A node that follows a leader, and its time.
 fn follower() -> (Node, Time) {
-    let (mut node, now) = begun(1);
-    hears(&mut node, now, Message::Heartbeat { commit: Index::ZERO, round: Round(1), time: ClusterTime(0) });
+    let (mut node, now) = start_node(1);
+    receive(&mut node, now, Message::Heartbeat { commit: Index::ZERO, round: Round(1), time: ClusterTime(0) });
     turn(&mut node, now);
     assert_eq!(node.raft().leader(), Some(LEADER));
     (node, now)
 }
 
-fn hears(node: &mut Node, now: Time, message: Message) {
+fn receive(node: &mut Node, now: Time, message: Message) {
     node.handle(
         now,
         Event::Peer(Envelope { from: LEADER, to: node.raft().id(), term: Term(1), origin: Origin::default(), message }),
@@ -57,7 +57,7 @@ fn turn(node: &mut Node, now: Time) -> Vec<Action> {
 }
 
 /// Sends a write that is to be forwarded, and returns its id.
-fn pass_on(node: &mut Node, now: Time) -> u64 {
+fn forward_write(node: &mut Node, now: Time) -> u64 {
     let request = Request::Propose { op: Op::Open { window: 1, ordered: false }.encode() };
     node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
     let forwarded = |action| match action {
@@ -76,9 +76,9 @@ fn reply(node: &mut Node, now: Time) -> Option<Reply> {
 }
 
 #[test]
-fn what_was_not_sent_has_not_happened_and_costs_nobody_the_leader() {
+fn unsent_forward_is_rejected_busy_and_keeps_the_leader() {
     let (mut node, now) = follower();
-    let (sent, stuck) = (pass_on(&mut node, now), pass_on(&mut node, now));
+    let (sent, stuck) = (forward_write(&mut node, now), forward_write(&mut node, now));
     node.handle(now, Event::NotSent { to: LEADER, id: stuck });
     assert_eq!(reply(&mut node, now), Some(Reply::Refused(Refusal::Busy)));
     assert_eq!((node.raft().leader(), node.held()), (Some(LEADER), 1));
@@ -90,11 +90,11 @@ fn what_was_not_sent_has_not_happened_and_costs_nobody_the_leader() {
 /// A wake-up brings a request, the first message of a new leader and another request of the same caller; then comes the
 /// turn.
 #[test]
-fn a_parked_request_is_not_overtaken_by_one_that_comes_with_the_news_of_a_leader() {
-    let (mut node, now) = begun(1);
+fn parked_request_is_forwarded_before_later_requests() {
+    let (mut node, now) = start_node(1);
     let request = |window| Request::Propose { op: Op::Open { window, ordered: true }.encode() };
     node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request: request(1) });
-    hears(&mut node, now, Message::Heartbeat { commit: Index::ZERO, round: Round(1), time: ClusterTime(0) });
+    receive(&mut node, now, Message::Heartbeat { commit: Index::ZERO, round: Round(1), time: ClusterTime(0) });
     node.handle(now, Event::Request { from: CLIENT, id: 45, forward: true, request: request(2) });
     let forwarded: Vec<Request> = turn(&mut node, now)
         .into_iter()
@@ -107,9 +107,9 @@ fn a_parked_request_is_not_overtaken_by_one_that_comes_with_the_news_of_a_leader
 }
 
 #[test]
-fn answers_that_were_lost_are_not_waited_for() {
+fn forwarded_request_with_lost_reply_is_unknown() {
     let (mut node, now) = follower();
-    pass_on(&mut node, now);
+    forward_write(&mut node, now);
     node.handle(now, Event::AnswersLost(NodeId::new(3).unwrap()));
     assert_eq!(reply(&mut node, now), None);
     node.handle(now, Event::AnswersLost(LEADER));
@@ -119,18 +119,18 @@ fn answers_that_were_lost_are_not_waited_for() {
 
 /// `/readyz` needs it: a node may have applied all that it holds, and that may be nothing compared to what it lacks.
 #[test]
-fn who_holds_nothing_yet_knows_from_a_heartbeat_how_far_there_is_to_go() {
+fn empty_follower_learns_leader_commit_from_heartbeat() {
     let (mut node, now) = follower();
-    hears(&mut node, now, Message::Heartbeat { commit: Index(30_000), round: Round(2), time: ClusterTime(0) });
+    receive(&mut node, now, Message::Heartbeat { commit: Index(30_000), round: Round(2), time: ClusterTime(0) });
     let status = node.status(now);
-    assert_eq!((status.commit, status.applied, status.goal), (0, 0, 30_000), "what it does not hold it commits not");
-    hears(&mut node, now, Message::Heartbeat { commit: Index::ZERO, round: Round(3), time: ClusterTime(0) });
-    assert_eq!(node.status(now).goal, 30_000, "what is committed stays so");
+    assert_eq!((status.commit, status.applied, status.goal), (0, 0, 30_000), "a node commits only held entries");
+    receive(&mut node, now, Message::Heartbeat { commit: Index::ZERO, round: Round(3), time: ClusterTime(0) });
+    assert_eq!(node.status(now).goal, 30_000, "the goal never decreases");
 }
 
 /// A leader change is a leader with another id; a leader that is lost and found again does not count.
 #[test]
-fn a_leader_that_is_lost_and_found_is_counted_once() {
+fn same_leader_after_a_gap_is_no_leader_change() {
     let mut stats = Stats::default();
     for leader in [Some(LEADER), None, Some(LEADER), None] {
         stats.led_by(leader);
@@ -143,15 +143,15 @@ fn a_leader_that_is_lost_and_found_is_counted_once() {
 /// Thesis §6.4: the leader only provides a read index, and appends nothing for it; the answer comes from the follower's
 /// own machine, even if the request allowed forwarding.
 #[test]
-fn a_follower_answers_a_read_itself() {
-    let (mut node, now) = begun(1);
-    hears(&mut node, now, Message::Heartbeat { commit: Index::ZERO, round: Round(1), time: ClusterTime(0) });
+fn follower_answers_linearizable_read_itself() {
+    let (mut node, now) = start_node(1);
+    receive(&mut node, now, Message::Heartbeat { commit: Index::ZERO, round: Round(1), time: ClusterTime(0) });
     let writes = turn(&mut node, now).into_iter().find_map(|action| match action {
         Action::Write(write) => Some(write.id),
         _ => None,
     });
     // The follower sends nothing in a term before that term is durable.
-    let durable = writes.expect("the term is written down");
+    let durable = writes.expect("the term is written");
     let report = Report { durable, sealed: Vec::new(), entries: 0, bytes: 0, took: Default::default(), room: u64::MAX };
     node.handle(now, Event::Journal(report));
     turn(&mut node, now);
@@ -159,11 +159,11 @@ fn a_follower_answers_a_read_itself() {
     node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
     let asked = turn(&mut node, now);
     let [Action::Send(Envelope { to: LEADER, message: Message::ReadIndexRequest { number }, .. })] = asked[..] else {
-        panic!("it asks its leader for an index, and nothing else: {asked:?}");
+        panic!("the follower requests a read index and nothing else: {asked:?}");
     };
-    hears(&mut node, now, Message::ReadIndexResponse { number, index: Index::ZERO });
+    receive(&mut node, now, Message::ReadIndexResponse { number, index: Index::ZERO });
     let [Action::Query { ticket, ref query, .. }] = turn(&mut node, now)[..] else {
-        panic!("its own machine is asked")
+        panic!("the follower queries its own machine")
     };
     assert_eq!(query, "lunch");
     let answer = Bytes::from_static(b"noodles");
@@ -174,8 +174,8 @@ fn a_follower_answers_a_read_itself() {
 }
 
 #[test]
-fn who_is_no_member_says_so_at_once_and_where_the_members_are() {
-    let (mut node, now) = begun(4);
+fn non_member_rejects_with_addresses_of_members() {
+    let (mut node, now) = start_node(4);
     let members = vec!["n1:1".to_owned(), "n2:1".to_owned(), "n3:1".to_owned()];
     let outside = Reply::Refused(Refusal::NotMember { node: NodeId::new(4).unwrap(), members });
     let read = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
@@ -186,7 +186,7 @@ fn who_is_no_member_says_so_at_once_and_where_the_members_are() {
         assert_eq!(reply(&mut node, now), Some(outside.clone()));
     }
     // One of the three members waits for a leader.
-    let (mut node, now) = begun(3);
+    let (mut node, now) = start_node(3);
     let request = Request::Query { query: Bytes::new(), consistency: Consistency::Linearizable };
     node.handle(now, Event::Request { from: CLIENT, id: 44, forward: true, request });
     assert_eq!((reply(&mut node, now), node.held()), (None, 1));
@@ -195,7 +195,7 @@ fn who_is_no_member_says_so_at_once_and_where_the_members_are() {
 /// Local reads wait for the applier, which may be busy: their bytes count against the same limit as linearizable reads.
 #[test]
 fn local_reads_are_bounded_in_bytes() {
-    let (mut node, now) = begun(1);
+    let (mut node, now) = start_node(1);
     node.options.reading_bytes = 10;
     let read = |id| Event::Request {
         from: CLIENT,

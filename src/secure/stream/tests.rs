@@ -26,7 +26,7 @@ impl Authority {
         Authority { issuer: Issuer::new(params, key), directory }
     }
 
-    fn vouches_for(&self, host: &str) -> Files {
+    fn issue_for(&self, host: &str) -> Files {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -38,18 +38,18 @@ impl Authority {
 }
 
 /// The bytes in flight in one direction.
-type Way = Arc<Mutex<VecDeque<u8>>>;
+type ByteQueue = Arc<Mutex<VecDeque<u8>>>;
 
 /// One end of a pipe that holds at most `holds` bytes in each direction.
 #[derive(Debug)]
 struct End {
-    comes: Way,
-    goes: Way,
+    comes: ByteQueue,
+    goes: ByteQueue,
     holds: usize,
 }
 
 fn pipe(holds: usize) -> (End, End) {
-    let (one, other) = (Way::default(), Way::default());
+    let (one, other) = (ByteQueue::default(), ByteQueue::default());
     (End { comes: one.clone(), goes: other.clone(), holds }, End { comes: other, goes: one, holds })
 }
 
@@ -80,7 +80,7 @@ impl Write for End {
 }
 
 /// Sends all of `words`. Returns the bytes received, and how often the pipe was full.
-fn say(from: &mut Stream<End>, to: &mut Stream<End>, words: &[u8]) -> io::Result<(Vec<u8>, usize)> {
+fn transfer(from: &mut Stream<End>, to: &mut Stream<End>, words: &[u8]) -> io::Result<(Vec<u8>, usize)> {
     let (mut sent, mut came, mut full, mut scratch) = (0, Vec::new(), 0, [0; 1000]);
     while came.len() < words.len() {
         if sent < words.len() {
@@ -102,7 +102,7 @@ fn say(from: &mut Stream<End>, to: &mut Stream<End>, words: &[u8]) -> io::Result
             loop {
                 match end.read(&mut scratch) {
                     Ok(n) if hears && n > 0 => came.extend_from_slice(&scratch[..n]),
-                    Ok(n) => panic!("{n} bytes, and nobody has spoken"),
+                    Ok(n) => panic!("{n} bytes arrive, and none were sent"),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => return Err(error),
                 }
@@ -118,17 +118,17 @@ fn keys(files: &Files) -> Keys {
 }
 
 #[test]
-fn what_is_said_comes_whole_however_little_the_socket_takes() {
+fn stream_delivers_all_bytes_through_small_socket_buffer() {
     let authority = Authority::new();
-    let (node, other) = (keys(&authority.vouches_for("a.test")), keys(&authority.vouches_for("b.test")));
+    let (node, other) = (keys(&authority.issue_for("a.test")), keys(&authority.issue_for("b.test")));
     let words: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
     for holds in [300, 5000, 1 << 20] {
         let (one, two) = pipe(holds);
         let mut dialed = other.dial(one, "a.test:7401").unwrap();
         let mut accepted = node.accept(two).unwrap();
-        let (came, full) = say(&mut dialed, &mut accepted, &words).unwrap();
+        let (came, full) = transfer(&mut dialed, &mut accepted, &words).unwrap();
         assert!(came == words && (full > 0 || holds > 5000), "{holds}: {} bytes, {full} times full", came.len());
-        let (came, _) = say(&mut accepted, &mut dialed, &words).unwrap();
+        let (came, _) = transfer(&mut accepted, &mut dialed, &words).unwrap();
         assert!(came == words, "{holds}: {} bytes back", came.len());
         assert!(accepted.is_proven() && dialed.is_proven());
         assert!(!dialed.tells_when_dry());
@@ -136,51 +136,51 @@ fn what_is_said_comes_whole_however_little_the_socket_takes() {
 }
 
 #[test]
-fn a_client_needs_no_certificate_and_has_proved_nothing() {
+fn client_without_certificate_connects_unproven() {
     let authority = Authority::new();
-    let node = authority.vouches_for("a.test");
+    let node = authority.issue_for("a.test");
     let client = keys(&Files { own: None, ..node.clone() });
     let (one, two) = pipe(1 << 20);
     let mut dialed = client.dial(one, "a.test:7401").unwrap();
     let mut accepted = keys(&node).accept(two).unwrap();
-    assert_eq!(say(&mut dialed, &mut accepted, b"hello").unwrap().0, b"hello");
+    assert_eq!(transfer(&mut dialed, &mut accepted, b"hello").unwrap().0, b"hello");
     assert!(!accepted.is_proven() && dialed.is_proven());
-    assert!(client.accept(pipe(1).0).is_err(), "it has nothing to show");
+    assert!(client.accept(pipe(1).0).is_err(), "the client has no certificate to present");
 }
 
 #[test]
-fn nobody_is_believed_whom_nobody_vouches_for() {
+fn certificate_of_unknown_authority_or_host_is_rejected() {
     let (ours, theirs) = (Authority::new(), Authority::new());
-    let refused = |server: &Files, client: &Files, endpoint: &str| {
+    let expect_rejection = |server: &Files, client: &Files, endpoint: &str| {
         let (one, two) = pipe(1 << 20);
         let mut dialed = keys(client).dial(one, endpoint).unwrap();
         let mut accepted = keys(server).accept(two).unwrap();
-        let error = say(&mut dialed, &mut accepted, b"hello").unwrap_err();
+        let error = transfer(&mut dialed, &mut accepted, b"hello").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     };
-    let node = ours.vouches_for("a.test");
-    refused(&node, &ours.vouches_for("b.test"), "c.test:7401");
-    refused(&node, &theirs.vouches_for("b.test"), "a.test:7401");
-    refused(&theirs.vouches_for("a.test"), &ours.vouches_for("b.test"), "a.test:7401");
+    let node = ours.issue_for("a.test");
+    expect_rejection(&node, &ours.issue_for("b.test"), "c.test:7401");
+    expect_rejection(&node, &theirs.issue_for("b.test"), "a.test:7401");
+    expect_rejection(&theirs.issue_for("a.test"), &ours.issue_for("b.test"), "a.test:7401");
     // It trusts the node, but presents a certificate of another authority.
-    let stranger = Files { authority: node.authority.clone(), ..theirs.vouches_for("b.test") };
-    refused(&node, &stranger, "a.test:7401");
+    let stranger = Files { authority: node.authority.clone(), ..theirs.issue_for("b.test") };
+    expect_rejection(&node, &stranger, "a.test:7401");
 }
 
 #[test]
-fn who_does_not_speak_tls_is_told_apart() {
+fn non_tls_bytes_are_invalid_data() {
     let authority = Authority::new();
     let (mut one, two) = pipe(1 << 20);
-    let mut accepted = keys(&authority.vouches_for("a.test")).accept(two).unwrap();
+    let mut accepted = keys(&authority.issue_for("a.test")).accept(two).unwrap();
     one.write_all(&[7; 100]).unwrap();
     let error = accepted.read(&mut [0; 100]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
 }
 
 #[test]
-fn keys_that_are_none_are_refused_by_name() {
+fn unusable_key_file_is_named_in_error() {
     let authority = Authority::new();
-    let good = authority.vouches_for("a.test");
+    let good = authority.issue_for("a.test");
     let (certificate, key) = good.own.clone().unwrap();
     let wrong = |files: Files, file: &Path| {
         let error = Keys::read(&files).unwrap_err();
@@ -192,6 +192,6 @@ fn keys_that_are_none_are_refused_by_name() {
     wrong(Files { own: Some((certificate.clone(), none.clone())), ..good.clone() }, &none);
     wrong(Files { own: Some((key.clone(), key.clone())), ..good.clone() }, &key);
     // The key belongs to another certificate.
-    let (_, other) = authority.vouches_for("b.test").own.unwrap();
+    let (_, other) = authority.issue_for("b.test").own.unwrap();
     wrong(Files { own: Some((certificate.clone(), other)), ..good.clone() }, &certificate);
 }

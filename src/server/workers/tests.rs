@@ -30,23 +30,23 @@ fn write(term: u64) -> Task {
     Task::Write(Write { id: WriteId(term), hard_state, base: None, entries: Vec::new() })
 }
 
-fn letters(mut inbox: Inbox) -> Vec<LoopMessage> {
+fn messages(mut inbox: Inbox) -> Vec<LoopMessage> {
     std::iter::from_fn(|| inbox.take()).collect()
 }
 
 #[test]
-fn who_sends_no_more_waits_for_the_last_sync() {
+fn log_thread_syncs_before_it_ends() {
     let disk = SimDisk::new();
     let (writes, thread, inbox) = start(&disk);
     writes.send(write(1)).unwrap();
     drop(writes);
     thread.join().unwrap().unwrap();
-    let letters = letters(inbox);
+    let letters = messages(inbox);
     assert!(matches!(&letters[0], LoopMessage::Journal(report) if report.durable == WriteId(1)), "{letters:?}");
 }
 
 #[test]
-fn a_failed_last_sync_is_what_the_thread_ends_with() {
+fn failed_last_sync_is_the_result_of_the_log_thread() {
     let disk = SimDisk::new();
     let (writes, thread, inbox) = start(&disk);
     disk.break_down();
@@ -55,7 +55,7 @@ fn a_failed_last_sync_is_what_the_thread_ends_with() {
     drop(writes);
     let fault = thread.join().unwrap().unwrap_err();
     assert_eq!(fault.exit_code(), 74, "{fault}");
-    let letters = letters(inbox);
+    let letters = messages(inbox);
     assert!(matches!(letters[..], [LoopMessage::Gone("log")]), "{letters:?}");
 }
 
@@ -79,11 +79,11 @@ fn durable(inbox: &mut Inbox, id: u64) {
             None => std::thread::sleep(Duration::from_millis(1)),
         }
     }
-    panic!("write {id} is never durable");
+    panic!("write {id} is not durable after 60 s");
 }
 
 #[test]
-fn a_log_without_room_waits_for_some_and_what_came_before_is_durable() {
+fn log_without_space_waits_and_syncs_earlier_writes() {
     let disk = SimDisk::new();
     let (writes, thread, mut inbox) = start(&disk);
     disk.set_capacity(Some(disk.used()));
@@ -98,7 +98,7 @@ fn a_log_without_room_waits_for_some_and_what_came_before_is_durable() {
 }
 
 #[test]
-fn a_log_without_room_ends_when_nobody_waits_for_it() {
+fn log_without_space_ends_when_the_reactor_is_gone() {
     let disk = SimDisk::new();
     let (writes, thread, inbox) = start(&disk);
     disk.set_capacity(Some(disk.used()));

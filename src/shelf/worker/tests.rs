@@ -25,7 +25,7 @@ fn header(index: u64) -> Header {
 /// A keeper on a disk with a reserve and `room` beside it.
 fn keeper(room: u64) -> (SnapshotWorker<SimDisk>, Ballast<SimDisk>, SimDisk) {
     let root = SimDisk::new();
-    let disk = root.beside();
+    let disk = root.sibling_directory();
     let reserve = Ballast::new(root, RESERVE);
     assert!(reserve.make().unwrap());
     disk.set_capacity(Some(disk.used() + room));
@@ -43,10 +43,10 @@ fn take(keeper: &mut SnapshotWorker<SimDisk>, index: u64, pieces: usize) -> (boo
     let mut done = 0;
     loop {
         let job = if keeper.is_written() { Job::Verify } else { jobs.next().unwrap_or(Job::Finish) };
-        match keeper.carry_out(job).unwrap() {
-            JobResult::Wants => done += 1,
+        match keeper.run(job).unwrap() {
+            JobResult::Ready => done += 1,
             JobResult::Written => {}
-            JobResult::Taken(snapshot) => return (snapshot.is_some(), done),
+            JobResult::Published(snapshot) => return (snapshot.is_some(), done),
             other => panic!("{other:?}"),
         }
     }
@@ -55,7 +55,7 @@ fn take(keeper: &mut SnapshotWorker<SimDisk>, index: u64, pieces: usize) -> (boo
 fn receive(keeper: &mut SnapshotWorker<SimDisk>, index: u64, total: usize, offset: usize, bytes: &[u8]) -> JobResult {
     let (snapshot, total, offset) = (header(index).position, total as u64, offset as u64);
     let bytes = Bytes::copy_from_slice(bytes);
-    keeper.carry_out(Job::Receive { from: LEADER, snapshot, total, offset, bytes }).unwrap()
+    keeper.run(Job::Receive { from: LEADER, snapshot, total, offset, bytes }).unwrap()
 }
 
 /// The file of a snapshot, as a leader would send it.
@@ -67,17 +67,17 @@ fn file(index: u64, pieces: usize) -> Bytes {
 }
 
 #[test]
-fn a_snapshot_is_lent_the_reserve_and_gives_it_back() {
+fn snapshot_borrows_and_returns_reserve() {
     let (mut keeper, reserve, disk) = keeper(PIECE as u64);
     assert_eq!(take(&mut keeper, 3, 4), (true, 5));
-    assert_eq!(reserve.there().unwrap(), 0);
-    assert!(!reserve.make().unwrap(), "there is no room for it yet");
+    assert_eq!(reserve.size().unwrap(), 0);
+    assert!(!reserve.make().unwrap(), "the disk has no space for the reserve yet");
     disk.set_capacity(Some(disk.used() + RESERVE));
-    assert!(reserve.make().unwrap(), "it is lent to nobody");
+    assert!(reserve.make().unwrap(), "the loan has ended");
 }
 
 #[test]
-fn a_snapshot_that_does_not_fit_leaves_nothing_and_the_reserve_can_be_made_anew() {
+fn oversized_snapshot_leaves_no_file_and_frees_reserve() {
     let (mut keeper, reserve, disk) = keeper(0);
     for index in [3, 4] {
         assert_eq!(take(&mut keeper, index, 100), (false, 7));
@@ -87,64 +87,64 @@ fn a_snapshot_that_does_not_fit_leaves_nothing_and_the_reserve_can_be_made_anew(
     }
     disk.set_capacity(None);
     assert_eq!(take(&mut keeper, 5, 100), (true, 101));
-    assert_eq!(reserve.there().unwrap(), RESERVE, "it was not needed");
+    assert_eq!(reserve.size().unwrap(), RESERVE, "the reserve was not needed");
 }
 
 #[test]
-fn the_log_comes_before_a_snapshot() {
+fn log_claims_reserve_from_snapshot() {
     let (mut keeper, reserve, disk) = keeper(0);
-    assert!(matches!(keeper.carry_out(Job::Begin(header(3))).unwrap(), JobResult::Wants));
-    assert!(matches!(keeper.carry_out(piece()).unwrap(), JobResult::Wants));
-    assert!(!reserve.remove_for_log().unwrap(), "it is lent");
-    assert!(matches!(keeper.carry_out(piece()).unwrap(), JobResult::Taken(None)));
+    assert!(matches!(keeper.run(Job::Begin(header(3))).unwrap(), JobResult::Ready));
+    assert!(matches!(keeper.run(piece()).unwrap(), JobResult::Ready));
+    assert!(!reserve.remove_for_log().unwrap(), "the reserve is lent");
+    assert!(matches!(keeper.run(piece()).unwrap(), JobResult::Published(None)));
     assert_eq!((disk.list().unwrap().len(), disk.free().unwrap()), (0, RESERVE));
 }
 
 #[test]
-fn one_is_received_in_the_room_of_the_reserve_or_not_begun() {
+fn received_snapshot_fits_into_reserve_or_is_not_begun() {
     let (mut keeper, reserve, disk) = keeper(PIECE as u64);
     let (large, small) = (file(3, 20), file(4, 6));
     assert!(matches!(receive(&mut keeper, 3, large.len(), 0, &large[..PIECE]), JobResult::NoRoom));
-    assert_eq!((reserve.there().unwrap(), disk.list().unwrap().len()), (RESERVE, 0), "nothing was begun");
+    assert_eq!((reserve.size().unwrap(), disk.list().unwrap().len()), (RESERVE, 0), "no file was begun");
     // A peer's claim is no reason to stop.
     assert!(matches!(receive(&mut keeper, 3, usize::MAX, 0, b"?"), JobResult::NoRoom));
     let half = small.len() / 2;
     assert!(matches!(receive(&mut keeper, 4, small.len(), 0, &small[..half]), JobResult::Received { .. }));
-    assert_eq!(reserve.there().unwrap(), 0);
+    assert_eq!(reserve.size().unwrap(), 0);
     // The room that is reserved for the rest stays reserved.
     let full = disk.used();
     disk.set_capacity(Some(full));
-    assert!(matches!(receive(&mut keeper, 4, small.len(), half, &small[half..]), JobResult::Arrived(_)));
+    assert!(matches!(receive(&mut keeper, 4, small.len(), half, &small[half..]), JobResult::Complete(_)));
     disk.set_capacity(Some(full + RESERVE));
-    assert!(reserve.make().unwrap(), "it is lent to nobody");
+    assert!(reserve.make().unwrap(), "the loan has ended");
 }
 
 #[test]
-fn what_was_received_before_a_restart_is_gone_on_from_with_no_more_room() {
+fn interrupted_transfer_resumes_on_full_disk() {
     let (mut first, reserve, disk) = keeper(PIECE as u64);
     let small = file(4, 6);
     receive(&mut first, 4, small.len(), 0, &small[..4 * PIECE]);
     drop(first);
     disk.set_capacity(Some(disk.used()));
     let mut second = SnapshotWorker::new(Store::open(disk, CLUSTER).unwrap(), reserve);
-    let JobResult::Received { next, .. } = receive(&mut second, 4, small.len(), 0, &[]) else { panic!("it goes on") };
+    let JobResult::Received { next, .. } = receive(&mut second, 4, small.len(), 0, &[]) else { panic!("no resume") };
     assert!(next > 3 * PIECE as u64 && next <= 4 * PIECE as u64, "{next}");
     let next = next as usize;
-    assert!(matches!(receive(&mut second, 4, small.len(), next, &small[next..]), JobResult::Arrived(_)));
+    assert!(matches!(receive(&mut second, 4, small.len(), next, &small[next..]), JobResult::Complete(_)));
 }
 
 /// Writes a snapshot of one piece; `harm` damages its file before it is read back.
 fn take_harmed(keeper: &mut SnapshotWorker<SimDisk>, index: u64, harm: impl FnOnce(&str)) -> JobResult {
     for job in [Job::Begin(header(index)), piece(), Job::Finish] {
-        keeper.carry_out(job).unwrap();
+        keeper.run(job).unwrap();
     }
     harm(&format!("{}.tmp", snapshot::format::file_name(header(index).position)));
-    keeper.carry_out(Job::Verify).unwrap()
+    keeper.run(Job::Verify).unwrap()
 }
 
 fn inspect(keeper: &mut SnapshotWorker<SimDisk>, index: u64) -> bool {
     let job = Job::Inspect { follower: LEADER, snapshot: header(index).position, times: 1 };
-    match keeper.carry_out(job).unwrap() {
+    match keeper.run(job).unwrap() {
         JobResult::Inspected { whole, .. } => whole,
         other => panic!("{other:?}"),
     }
@@ -158,32 +158,32 @@ fn damaged_snapshot_is_set_aside_when_read_back() {
     for (index, harm) in (3..).zip(harms) {
         assert!(matches!(take_harmed(&mut keeper, index, harm), JobResult::Damaged));
         let aside = format!("{}.damaged", snapshot::format::file_name(header(index).position));
-        assert_eq!(disk.list().unwrap(), [aside], "one is kept");
+        assert_eq!(disk.list().unwrap(), [aside], "one damaged file is kept");
     }
-    assert!(matches!(take_harmed(&mut keeper, 9, |_| {}), JobResult::Taken(Some(_))));
+    assert!(matches!(take_harmed(&mut keeper, 9, |_| {}), JobResult::Published(Some(_))));
     let newest = Store::open(disk, CLUSTER).unwrap().newest().unwrap();
     assert_eq!(newest.snapshot.unwrap().header().position.index, Index(9));
-    assert!(newest.damaged.is_empty(), "older ones concern nobody");
+    assert!(newest.damaged.is_empty(), "older damaged files are not reported");
 }
 
 #[test]
-fn set_aside_file_makes_room() {
+fn set_aside_file_is_removed_for_space() {
     let (mut keeper, reserve, disk) = keeper(PIECE as u64 + 1000);
     assert!(matches!(take_harmed(&mut keeper, 3, |name| disk.flip(name, 5000, 1)), JobResult::Damaged));
-    assert!(matches!(take_harmed(&mut keeper, 4, |_| {}), JobResult::Taken(Some(_))));
-    assert_eq!((disk.list().unwrap().len(), reserve.there().unwrap()), (1, RESERVE), "the reserve was not needed");
+    assert!(matches!(take_harmed(&mut keeper, 4, |_| {}), JobResult::Published(Some(_))));
+    assert_eq!((disk.list().unwrap().len(), reserve.size().unwrap()), (1, RESERVE), "the reserve was not needed");
 }
 
 #[test]
 fn inspection_sets_damaged_snapshot_aside() {
     let (mut keeper, _, disk) = keeper(1 << 20);
-    assert!(matches!(take_harmed(&mut keeper, 3, |_| {}), JobResult::Taken(Some(_))));
+    assert!(matches!(take_harmed(&mut keeper, 3, |_| {}), JobResult::Published(Some(_))));
     assert!(inspect(&mut keeper, 3));
     let name = snapshot::format::file_name(header(3).position);
     disk.flip(&name, 5000, 1);
     assert!(!inspect(&mut keeper, 3));
     assert_eq!(disk.list().unwrap(), [format!("{name}.damaged")]);
-    assert!(!inspect(&mut keeper, 3), "it is gone");
+    assert!(!inspect(&mut keeper, 3), "the damaged file is set aside");
     let newest = Store::open(disk, CLUSTER).unwrap().newest().unwrap();
     assert!(newest.snapshot.is_none() && newest.damaged.len() == 1, "{newest:?}");
 }
@@ -197,5 +197,5 @@ fn damaged_snapshot_received_is_reported_to_sender() {
     assert!(matches!(outcome, JobResult::Received { next: 0, damaged: true, .. }), "{outcome:?}");
     assert_eq!(disk.list().unwrap().len(), 0);
     bytes[12_000] ^= 1;
-    assert!(matches!(receive(&mut keeper, 4, bytes.len(), 0, &bytes), JobResult::Arrived(_)));
+    assert!(matches!(receive(&mut keeper, 4, bytes.len(), 0, &bytes), JobResult::Complete(_)));
 }

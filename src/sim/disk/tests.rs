@@ -4,7 +4,7 @@ use super::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-fn made(disk: &SimDisk) -> SimFile {
+fn new_file(disk: &SimDisk) -> SimFile {
     let mut file = disk.create("a").unwrap();
     file.allocate(4096).unwrap();
     file.sync_all().unwrap();
@@ -13,11 +13,11 @@ fn made(disk: &SimDisk) -> SimFile {
 }
 
 #[test]
-fn a_power_loss_keeps_any_subset_of_sectors_and_never_part_of_one() {
+fn power_loss_keeps_any_subset_of_whole_sectors() {
     let mut kept = std::collections::BTreeSet::new();
     for seed in 0..200 {
         let disk = SimDisk::new();
-        made(&disk).write_at(0, &[7; 1024]).unwrap();
+        new_file(&disk).write_at(0, &[7; 1024]).unwrap();
         disk.crash(&mut StdRng::seed_from_u64(seed), Crash::Power);
         let bytes = disk.seen("a").unwrap();
         for sector in bytes.chunks(SECTOR) {
@@ -25,13 +25,13 @@ fn a_power_loss_keeps_any_subset_of_sectors_and_never_part_of_one() {
         }
         kept.insert((bytes[0], bytes[512]));
     }
-    assert_eq!(kept.len(), 4, "both, either, none");
+    assert_eq!(kept.len(), 4, "both sectors, either one, or none");
 }
 
 #[test]
-fn what_was_killed_is_seen_and_still_not_durable() {
+fn killed_process_leaves_writes_visible_but_not_durable() {
     let disk = SimDisk::new();
-    let mut file = made(&disk);
+    let mut file = new_file(&disk);
     file.write_at(0, b"words").unwrap();
     let mut rng = StdRng::seed_from_u64(1);
     disk.crash(&mut rng, Crash::Kill);
@@ -41,21 +41,21 @@ fn what_was_killed_is_seen_and_still_not_durable() {
 }
 
 #[test]
-fn a_sync_that_failed_is_not_made_good_by_another() {
+fn sync_after_failed_sync_does_not_restore_writes() {
     let disk = SimDisk::new();
-    let mut file = made(&disk);
+    let mut file = new_file(&disk);
     file.write_at(0, b"words").unwrap();
     disk.fail_next_sync();
     assert!(file.sync().is_err());
-    assert!(file.sync().is_ok(), "the pages are clean now");
-    assert_eq!(&disk.durable().seen("a").unwrap()[..5], [0; 5], "and the words are gone");
+    assert!(file.sync().is_ok(), "the failed sync has marked the pages clean");
+    assert_eq!(&disk.durable().seen("a").unwrap()[..5], [0; 5], "and the written bytes are lost");
 }
 
 #[test]
-fn a_name_that_was_not_synced_may_be_gone() {
+fn unsynced_rename_may_be_lost() {
     let lost = (0..50).filter(|seed| {
         let disk = SimDisk::new();
-        made(&disk);
+        new_file(&disk);
         disk.rename("a", "b").unwrap();
         disk.crash(&mut StdRng::seed_from_u64(*seed), Crash::Power);
         disk.list().unwrap() == ["a"]
@@ -64,18 +64,18 @@ fn a_name_that_was_not_synced_may_be_gone() {
 }
 
 #[test]
-fn a_full_disk_says_so() {
+fn allocation_on_full_disk_fails() {
     let disk = SimDisk::new();
-    let mut file = made(&disk);
+    let mut file = new_file(&disk);
     disk.set_capacity(Some(5000));
     assert_eq!(file.allocate(8192).unwrap_err().kind(), ErrorKind::StorageFull);
-    file.write_at(0, b"what was allocated is ours").unwrap();
+    file.write_at(0, b"a write within the allocation").unwrap();
 }
 
 #[test]
-fn nothing_arrives_after_the_stop() {
+fn stopped_disk_accepts_no_more_writes() {
     let disk = SimDisk::new();
-    let mut file = made(&disk);
+    let mut file = new_file(&disk);
     disk.stop_at(Stop { at: disk.operations(), bytes: 3 });
     assert!(file.write_at(0, b"words").is_err());
     assert!(file.write_at(0, b"words").is_err());

@@ -57,24 +57,24 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
-    fn it_comes_back_as_it_was(pieces in pieces()) {
+    fn snapshot_round_trips(pieces in pieces()) {
         prop_assert_eq!(read(parts(&pieces).concat()), Ok(pieces));
     }
 
     #[test]
-    fn every_flip_and_every_cut_is_seen(pieces in pieces(), bit in 0..8) {
+    fn every_flip_and_truncation_is_detected(pieces in pieces(), bit in 0..8) {
         let file = parts(&pieces).concat();
         for at in 0..file.len() {
             let mut flipped = file.clone();
             flipped[at] ^= 1u8 << bit;
-            prop_assert!(read(flipped).is_err(), "a flip at {}", at);
-            prop_assert!(read(file[..at].to_vec()).is_err(), "a cut at {}", at);
+            prop_assert!(read(flipped).is_err(), "a flipped bit at {}", at);
+            prop_assert!(read(file[..at].to_vec()).is_err(), "a truncation at {}", at);
         }
-        prop_assert!(read([&file[..], &[0]].concat()).is_err(), "a byte too many");
+        prop_assert!(read([&file[..], &[0]].concat()).is_err(), "one byte too many");
     }
 
     #[test]
-    fn a_missing_doubled_or_displaced_chunk_is_seen(
+    fn missing_duplicate_or_moved_chunk_is_detected(
         pieces in pieces(), one: prop::sample::Index, other: prop::sample::Index,
     ) {
         let parts = parts(&pieces);
@@ -92,7 +92,7 @@ proptest! {
     }
 
     #[test]
-    fn a_chunk_of_another_snapshot_is_seen(pieces in pieces(), other in pieces(), at: prop::sample::Index) {
+    fn chunk_of_another_snapshot_is_detected(pieces in pieces(), other in pieces(), at: prop::sample::Index) {
         let mut mixed = parts(&pieces);
         let other = parts(&other);
         let at = 1 + at.index(mixed.len().min(other.len()) - 1);
@@ -102,7 +102,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_an_error_and_nothing_worse(bytes: Vec<u8>, length: u32) {
+    fn garbage_input_does_not_panic(bytes: Vec<u8>, length: u32) {
         let _either = Header::decode(&bytes.clone().into());
         let start = [&MAGIC[..], &FORMAT.to_le_bytes(), &length.to_le_bytes(), &bytes].concat();
         prop_assert!(Header::decode(&start.into()).is_err());
@@ -113,7 +113,7 @@ proptest! {
 }
 
 #[test]
-fn the_longest_header_is_not_too_long() {
+fn longest_header_fits_size_limit() {
     let address = "x".repeat(ADDRESS_BYTES_MAX);
     let members = (1..=MEMBERS_MAX as u64).map(|id| (NodeId::new(id).unwrap(), address.clone()));
     let longest = Header { membership: Membership::founding(members), ..header() };
@@ -123,7 +123,7 @@ fn the_longest_header_is_not_too_long() {
 }
 
 #[test]
-fn names_say_the_position_and_sort_by_it() {
+fn file_name_encodes_position() {
     let position = Position::new(Index(0x32c), Term(3));
     assert_eq!(file_name(position), "000000000000032c-0000000000000003.snap");
     assert_eq!(file_position(&file_name(position)), Some(position));

@@ -7,10 +7,10 @@ fn read(text: &[u8]) -> Result<Option<RequestHead>, HttpError> {
     Reader::default().next(&mut BytesMut::from(text))
 }
 
-fn refused(text: &str) -> u16 {
+fn rejection_status(text: &str) -> u16 {
     match read(text.as_bytes()) {
         Err(wrong) => wrong.status,
-        Ok(head) => panic!("{text:?} is read as {head:?}"),
+        Ok(head) => panic!("{text:?} is parsed as {head:?}"),
     }
 }
 
@@ -19,7 +19,7 @@ fn head(text: &str) -> RequestHead {
 }
 
 #[test]
-fn a_head_says_what_is_wanted_and_how_much_follows() {
+fn request_head_is_parsed_and_body_stays_in_input() {
     let mut input = BytesMut::from(
         "\r\nPUT /kv/a%20b?ttl=1s HTTP/1.1\r\nhost: h:1\r\nContent-Length: 3\r\nAuthorization: bearer s\r\n\
          Expect: 100-Continue\r\nOrigin: http://h:1\r\nSec-Fetch-Site: same-origin\r\nIf-None-Match: *\r\n\
@@ -47,7 +47,7 @@ fn a_head_says_what_is_wanted_and_how_much_follows() {
 }
 
 #[test]
-fn connections_go_on_as_their_version_and_they_say() {
+fn keep_alive_follows_version_and_connection_header() {
     let keeps = |version: &str, fields: &str| head(&format!("GET / HTTP/{version}\r\nHost: h\r\n{fields}\r\n")).keeps;
     assert!(keeps("1.1", "") && !keeps("1.1", "Connection: TE, close\r\n"));
     assert!(!keeps("1.0", "") && keeps("1.0", "Connection: Keep-Alive\r\n"));
@@ -55,14 +55,14 @@ fn connections_go_on_as_their_version_and_they_say() {
 }
 
 #[test]
-fn an_absolute_target_names_the_host_that_counts() {
+fn absolute_target_overrides_host_header() {
     let read = head("GET HTTP://other:7/a?b HTTP/1.1\r\nHost: h\r\n\r\n");
     assert_eq!((read.path, read.query, read.host), ("/a".into(), "b".into(), Some("other:7".into())));
     assert_eq!(head("GET http://other HTTP/1.0\r\n\r\n").path, "/");
 }
 
 #[test]
-fn what_two_readers_could_take_for_different_things_is_refused() {
+fn ambiguous_request_is_rejected() {
     for (fields, status) in [
         ("Content-Length: 1\r\nContent-Length: 1\r\n", 400),
         ("Content-Length: 1\r\nContent-Length: 2\r\n", 400),
@@ -87,13 +87,13 @@ fn what_two_readers_could_take_for_different_things_is_refused() {
         ("Origin: a\r\nOrigin: b\r\n", 400),
         ("Expect: wonders\r\n", 417),
     ] {
-        assert_eq!(refused(&format!("PUT / HTTP/1.1\r\nHost: h\r\n{fields}\r\n")), status, "{fields:?}");
+        assert_eq!(rejection_status(&format!("PUT / HTTP/1.1\r\nHost: h\r\n{fields}\r\n")), status, "{fields:?}");
     }
-    assert_eq!(refused("PUT / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), 400);
+    assert_eq!(rejection_status("PUT / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), 400);
 }
 
 #[test]
-fn what_is_no_request_is_refused() {
+fn invalid_request_is_rejected() {
     for (text, status) in [
         ("GET / HTTP/1.1\r\n\r\n", 400),
         ("GET /\r\n\r\n", 400),
@@ -111,24 +111,24 @@ fn what_is_no_request_is_refused() {
         ("*1\r\n", 400),
         ("\n", 400),
     ] {
-        assert_eq!(refused(text), status, "{text:?}");
+        assert_eq!(rejection_status(text), status, "{text:?}");
     }
 }
 
 #[test]
-fn heads_are_bounded() {
+fn request_head_size_is_bounded() {
     let long = "x".repeat(HTTP_HEAD_BYTES_MAX);
-    assert_eq!(refused(&format!("GET /{long}")), 414);
-    assert_eq!(refused(&format!("GET / HTTP/1.1\r\nX: {long}")), 431);
+    assert_eq!(rejection_status(&format!("GET /{long}")), 414);
+    assert_eq!(rejection_status(&format!("GET / HTTP/1.1\r\nX: {long}")), 431);
     let fields = "X: y\r\n".repeat(HTTP_HEADERS_MAX);
-    assert_eq!(refused(&format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n")), 431);
+    assert_eq!(rejection_status(&format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n")), 431);
     let fits = HTTP_HEAD_BYTES_MAX - "GET / HTTP/1.1\r\nHost: h\r\nX: \r\n\r\n".len();
     head(&format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(fits)));
-    assert_eq!(refused(&format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(fits + 1))), 431);
+    assert_eq!(rejection_status(&format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(fits + 1))), 431);
 }
 
 #[test]
-fn targets_are_decoded_once_or_not_at_all() {
+fn target_is_percent_decoded_once_or_rejected() {
     assert_eq!(decoded("a%2Fb%25%00+c"), Some(b"a/b%\0+c".to_vec()));
     for wrong in ["%", "%1", "%1g", "a%+1", "%%41"] {
         assert_eq!(decoded(wrong), None, "{wrong}");
@@ -136,7 +136,7 @@ fn targets_are_decoded_once_or_not_at_all() {
 }
 
 #[test]
-fn a_response_says_how_long_it_is_and_whether_more_may_come() {
+fn response_states_length_and_keep_alive() {
     let said = |status, body: &[u8], manner| {
         let mut out = BytesMut::new();
         let response = Response { status, kind: "text/plain", fields: &[("Allow", "GET")], body };
@@ -171,7 +171,7 @@ fn request() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn however_a_request_is_cut_it_is_the_same(text in request(), cuts in prop::collection::vec(0usize..90, 0..9)) {
+    fn request_split_anywhere_parses_the_same(text in request(), cuts in prop::collection::vec(0usize..90, 0..9)) {
         let whole = read(text.as_bytes());
         let mut cuts: Vec<usize> = cuts.into_iter().filter(|cut| *cut < text.len()).collect();
         cuts.extend([0, text.len()]);
@@ -189,12 +189,12 @@ proptest! {
     }
 
     #[test]
-    fn whatever_comes_ends_well(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn parsing_any_input_terminates(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let mut input = BytesMut::from(&bytes[..]);
         let mut reader = Reader::default();
         let mut left = input.len();
         while let Ok(Some(_)) = reader.next(&mut input) {
-            prop_assert!(input.len() < left, "what was read is gone");
+            prop_assert!(input.len() < left, "the parsed bytes are removed from the input");
             left = input.len();
         }
     }

@@ -40,13 +40,13 @@ fn words(text: &str) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn arrays_and_lines_are_commands_and_empty_ones_are_nothing() {
+fn arrays_and_inline_commands_are_parsed_and_empty_ones_skipped() {
     let (said, end) = read(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\nPING\r\n\r\n*0\r\n*-1\r\n  set k  v \r\n", Bounds::KNOWN);
     assert_eq!((said, end), (vec![words("GET k"), words("PING"), words("set k v")], None));
 }
 
 #[test]
-fn lines_have_quotes_and_escapes() {
+fn inline_command_supports_quotes_and_escapes() {
     let (said, end) = read(b"a \"b c\\x41\\n\\q\" 'd \\' e' \"\"\n", Bounds::KNOWN);
     let all = [&b"a"[..], b"b cA\nq", b"d ' e", b""].map(<[u8]>::to_vec);
     assert_eq!((said, end), (vec![all.to_vec()], None));
@@ -57,7 +57,7 @@ fn lines_have_quotes_and_escapes() {
 }
 
 #[test]
-fn what_is_no_command_is_told_in_rediss_words() {
+fn protocol_errors_use_redis_wording() {
     let long = "x".repeat(RESP_LINE_BYTES_MAX + 1);
     for (bytes, why) in [
         ("*x\r\n", "invalid multibulk length"),
@@ -82,7 +82,7 @@ fn what_is_no_command_is_told_in_rediss_words() {
 }
 
 #[test]
-fn what_is_claimed_costs_nothing_before_it_comes() {
+fn announced_length_allocates_nothing() {
     let (mut reader, mut input) = (Reader::default(), BytesMut::new());
     input.extend_from_slice(b"*1048576\r\n$1048576\r\n");
     let room = input.capacity();
@@ -93,7 +93,7 @@ fn what_is_claimed_costs_nothing_before_it_comes() {
 
 /// What is too large about the first command in those bytes, with its first words, and the maximum memory held. The
 /// bytes arrive in pieces of that length.
-fn pass(bytes: &[u8], piece: usize) -> (CommandArgs, Vec<Vec<u8>>, usize) {
+fn discard_oversized(bytes: &[u8], piece: usize) -> (CommandArgs, Vec<Vec<u8>>, usize) {
     let (mut reader, mut input, mut held, mut said) = (Reader::default(), BytesMut::new(), 0, Vec::new());
     for piece in bytes.chunks(piece) {
         input.extend_from_slice(piece);
@@ -103,33 +103,33 @@ fn pass(bytes: &[u8], piece: usize) -> (CommandArgs, Vec<Vec<u8>>, usize) {
         held = held.max(input.len() + reader.held());
     }
     assert_eq!((said.len(), reader.is_midway(), input.len()), (2, false, 0));
-    assert_eq!(said[1].at(0), b"PING", "what comes behind it is read");
+    assert_eq!(said[1].at(0), b"PING", "the next command is parsed");
     let words = said[0].from(0).map(<[u8]>::to_vec).collect();
     (said.swap_remove(0), words, held)
 }
 
 #[test]
-fn a_command_that_is_too_large_is_passed_over_as_it_comes() {
+fn oversized_command_is_discarded_in_bounded_memory() {
     let key = vec![b'k'; 200];
     let behind = b"*1\r\n$4\r\nPING\r\n";
     let long = [&b"SET"[..], &key, &vec![b'\r'; 5 << 20], b"EX", b"10"].map(<[u8]>::to_vec);
     for piece in [1 << 10, 100_003, 64 << 20] {
-        let (words, first, held) = pass(&[&command(&long)[..], behind].concat(), piece);
+        let (words, first, held) = discard_oversized(&[&command(&long)[..], behind].concat(), piece);
         assert_eq!(words.excess(), Some(Excess::Argument(5 << 20)));
         assert_eq!(first, [b"SET".to_vec(), key[..128].to_vec()]);
         assert!(held <= piece.min(1 << 20) + 1024, "{held} bytes were held");
     }
     let mut many = words("MSET");
     (0..9).for_each(|n| many.extend([vec![b'k', n], vec![b'x'; 1 << 20]]));
-    let (words, first, held) = pass(&[&command(&many)[..], behind].concat(), 100_003);
+    let (words, first, held) = discard_oversized(&[&command(&many)[..], behind].concat(), 100_003);
     assert_eq!((words.excess(), &first[..]), (Some(Excess::Command), &[b"MSET".to_vec(), vec![b'k', 0]][..]));
     assert!(held <= RESP_COMMAND_BYTES_MAX + 200_000, "{held} bytes were held");
-    let (words, first, _) = pass(&[&command(&[vec![b'x'; 2 << 20]])[..], behind].concat(), 100_003);
+    let (words, first, _) = discard_oversized(&[&command(&[vec![b'x'; 2 << 20]])[..], behind].concat(), 100_003);
     assert_eq!((words.excess(), first.len()), (Some(Excess::Argument(2 << 20)), 0));
 }
 
 #[test]
-fn replies_are_as_redis_says_them() {
+fn replies_are_encoded_as_in_redis() {
     let said = |version, say: fn(&mut Writer<'_>)| {
         let mut out = BytesMut::new();
         say(&mut Writer::new(&mut out, version));
@@ -161,7 +161,7 @@ fn traffic() -> Vec<u8> {
 }
 
 #[test]
-fn a_million_spoiled_requests_are_read_or_refused_and_hold_what_they_weigh() {
+fn million_corrupt_requests_use_bounded_memory() {
     let (real, mut rng) = (traffic(), SmallRng::seed_from_u64(0x7265_7370));
     let (mut read, mut refused) = (0u32, 0u32);
     for _ in 0..1_000_000 {
@@ -194,12 +194,12 @@ fn a_million_spoiled_requests_are_read_or_refused_and_hold_what_they_weigh() {
         }
         assert!(reader.held() <= 64 + 4 * bytes.len() && input.len() <= bytes.len(), "{bytes:?}");
     }
-    assert!(read > 100_000 && refused > 100_000, "read {read}, refused {refused}: too much alike");
+    assert!(read > 100_000 && refused > 100_000, "read {read}, refused {refused}: the inputs vary too little");
 }
 
 proptest! {
     #[test]
-    fn commands_come_back_as_they_were_however_they_are_cut(
+    fn commands_split_anywhere_parse_the_same(
         all in prop::collection::vec(prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 1..5), 0..6),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
     ) {
@@ -212,7 +212,7 @@ proptest! {
     }
 
     #[test]
-    fn anything_at_all_means_the_same_however_it_is_cut(
+    fn any_input_split_anywhere_parses_the_same(
         bytes in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..60),
             prop::collection::vec(prop::sample::select(b"*$\r\n012 a\"'\\x".to_vec()), 0..60),

@@ -44,23 +44,23 @@ fn of(node: &mut Node) -> &mut Status {
 }
 
 #[test]
-fn of_a_cluster_that_is_well_nothing_is_said() {
+fn healthy_cluster_has_no_findings() {
     assert_eq!(found(|_| {}), []);
 }
 
 #[test]
-fn follower_that_recovered_from_a_loss_is_a_warning_that_gives_the_reason() {
+fn follower_that_recovered_from_a_loss_is_a_warning() {
     let mut leader = status(1);
     leader.peers[1].losses = 1;
     let findings = examine(&[node(leader), node(status(2)), node(status(3))]);
     let odd: Vec<&Finding> = findings.iter().filter(|finding| finding.level != Level::Pass).collect();
     let [finding] = odd[..] else { panic!("{}", odd.len()) };
     assert_eq!((finding.level, finding.what.as_str()), (Level::Warn, "n3 in step"));
-    assert!(finding.found.contains("had lost what it acknowledged"), "{}", finding.found);
+    assert!(finding.found.contains("had lost acknowledged entries"), "{}", finding.found);
 }
 
 #[test]
-fn each_thing_that_is_not_well_is_found_and_nothing_else() {
+fn each_problem_causes_its_own_finding_only() {
     let one = |level, what: &str| vec![(level, what.to_owned())];
     assert_eq!(found(|nodes| of(&mut nodes[1]).fsync = false), one(Level::Fail, "n2 fsync"));
     assert_eq!(found(|nodes| of(&mut nodes[1]).disk.sync_p50_us = 4.0), one(Level::Warn, "n2 fsync"));
@@ -80,7 +80,7 @@ fn each_thing_that_is_not_well_is_found_and_nothing_else() {
         nodes.iter_mut().for_each(|node| of(node).uptime_ms = 5000);
         of(&mut nodes[1]).elections = [("timeout".to_owned(), 2)].into();
     };
-    assert_eq!(found(few), [], "too few to think anything of");
+    assert_eq!(found(few), [], "too few samples to judge");
     let moved = |address: &'static str| {
         move |nodes: &mut Vec<Node>| {
             of(&mut nodes[0]).members.iter_mut().for_each(|member| member.address = format!("h:{}", member.node));
@@ -88,7 +88,7 @@ fn each_thing_that_is_not_well_is_found_and_nothing_else() {
             nodes.push(Node { endpoint: address.to_owned(), status: Err("refused".to_owned()), trips });
         }
     };
-    assert_eq!(found(moved("old:1")), one(Level::Warn, "old:1"), "where a member was before");
+    assert_eq!(found(moved("old:1")), one(Level::Warn, "old:1"), "a former address of a member");
     let gone = |nodes: &mut Vec<Node>| {
         moved("old:1")(nodes);
         nodes.remove(2);
@@ -101,7 +101,7 @@ fn each_thing_that_is_not_well_is_found_and_nothing_else() {
 }
 
 #[test]
-fn certificates_that_end_soon_are_found() {
+fn certificates_that_expire_soon_are_found() {
     let now = Duration::from_secs(1_800_000_000);
     let of = |own, authority| {
         let status = Status { certificate_expires: own, authority_expires: authority, ..status(2) };
@@ -122,7 +122,7 @@ fn trips(ms: impl IntoIterator<Item = u64>) -> Buckets {
 }
 
 #[test]
-fn timeouts_are_held_against_the_round_trips_of_the_leader_and_not_against_ours() {
+fn election_timeout_is_compared_with_the_leaders_round_trips() {
     let far_from_here = |nodes: &mut Vec<Node>| {
         for node in nodes {
             node.trips.record(400_000).unwrap();
@@ -140,22 +140,22 @@ fn timeouts_are_held_against_the_round_trips_of_the_leader_and_not_against_ours(
     assert_eq!(found(far_from_the_leader(3, 5)), []);
     assert_eq!(found(far_from_the_leader(3, 20)), one(Level::Warn));
     assert_eq!(found(far_from_the_leader(3, 100)), one(Level::Fail));
-    assert_eq!(found(far_from_the_leader(4, 100)), [], "a learner deposes nobody");
+    assert_eq!(found(far_from_the_leader(4, 100)), [], "a learner deposes no leader");
 }
 
 #[test]
-fn a_part_of_what_was_counted_lies_between_bounds() {
+fn quantile_is_interpolated_between_bucket_bounds() {
     let ms = |buckets: &Buckets, part| quantile(buckets, part).map(|ns| (ns / 1e4).round() / 100.0);
     assert_eq!(ms(&trips([]), 0.99), None);
     // Between 5 and 10 ms: as many below as above.
     assert_eq!(ms(&trips([7, 7, 7, 7]), 0.5), Some(7.5));
     assert_eq!(ms(&trips([1; 99].into_iter().chain([60_000])), 0.99), Some(1.0));
     assert_eq!(ms(&trips([60_000]), 0.99), Some(10_000.0), "above all bounds");
-    assert_eq!(quantile(&Buckets { bounds: vec![5], ..Buckets::default() }, 0.99), None, "as nobody of ours says it");
+    assert_eq!(quantile(&Buckets { bounds: vec![5], ..Buckets::default() }, 0.99), None, "buckets without counts");
 }
 
 #[test]
-fn votes_are_counted() {
+fn voters_that_tolerate_no_failure_are_found() {
     let gone = |nodes: &mut Vec<Node>| nodes[2].status = Err("refused".into());
     assert_eq!(found(gone), [(Level::Fail, "h:3".to_owned()), (Level::Fail, "voters".to_owned())]);
     let even = |nodes: &mut Vec<Node>| {
@@ -176,7 +176,7 @@ fn votes_are_counted() {
         of(&mut nodes[0]).members.truncate(2);
         of(&mut nodes[0]).peers.truncate(1);
     };
-    assert_eq!(found(two), [(Level::Warn, "voters".to_owned())], "both are there");
+    assert_eq!(found(two), [(Level::Warn, "voters".to_owned())], "both answer");
     let one_of_two = |nodes: &mut Vec<Node>| {
         two(nodes);
         nodes[1].status = Err("refused".into());
@@ -186,7 +186,7 @@ fn votes_are_counted() {
 }
 
 #[test]
-fn in_a_joint_configuration_each_half_needs_its_own_majority() {
+fn joint_configuration_needs_both_majorities() {
     let change = |kinds: &'static [&str], answer: &'static [u64]| {
         move |nodes: &mut Vec<Node>| {
             let members = kinds.iter().zip(1..);

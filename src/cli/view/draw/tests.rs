@@ -34,7 +34,7 @@ fn expect_screen(model: &Model, width: u16, height: u16) {
     let file = format!("{}/src/cli/view/draw/screens/{width}x{height}.txt", env!("CARGO_MANIFEST_DIR"));
     let expected = std::fs::read_to_string(&file).unwrap_or_default();
     let drawn = screen(model, width, height).join("\n");
-    assert!(drawn.trim_end() == expected.trim_end(), "{file} does not say what is drawn, which is:\n{drawn}");
+    assert!(drawn.trim_end() == expected.trim_end(), "{file} differs from the screen drawn:\n{drawn}");
 }
 
 /// A model after a minute with many events.
@@ -59,42 +59,42 @@ fn eventful() -> Model {
 }
 
 #[test]
-fn all_of_it_stands_on_80_columns_and_24_rows() {
+fn whole_view_fits_80_columns_and_24_rows() {
     expect_screen(&eventful(), 80, 24);
 }
 
 #[test]
-fn a_wide_screen_shows_addresses_logs_and_snapshots_as_well() {
+fn wide_screen_adds_address_log_and_snapshot_columns() {
     expect_screen(&eventful(), 120, 40);
 }
 
 #[test]
-fn before_anything_is_known_that_is_what_it_says() {
+fn view_without_any_status_shows_placeholders() {
     expect_screen(&three(), 80, 12);
 }
 
 #[test]
-fn a_narrow_screen_keeps_who_is_what() {
+fn narrow_screen_keeps_node_role_and_state() {
     expect_screen(&eventful(), 38, 14);
 }
 
 #[test]
-fn of_somebody_elses_cluster_only_keys_that_work_are_shown() {
+fn help_with_client_reach_omits_process_keys() {
     let lines = lines(&drawn(&led(1), DrawOptions { reach: Reach::Client, ..LOOK }, 80, 24));
     assert_eq!(lines.last().unwrap(), "t transfer  b load  s snapshot  q quit");
 }
 
 #[test]
-fn without_colours_there_are_none_and_the_words_are_the_same() {
+fn screen_without_colours_has_the_same_text() {
     let bare = drawn(&eventful(), DrawOptions { colours: false, ..LOOK }, 100, 30);
     let coloured = drawn(&eventful(), LOOK, 100, 30);
     assert!(bare.content.iter().all(|cell| cell.fg == Color::Reset && cell.bg == Color::Reset));
-    assert!(coloured.content.iter().any(|cell| cell.fg != Color::Reset), "or the test shows nothing");
+    assert!(coloured.content.iter().any(|cell| cell.fg != Color::Reset), "the other screen has colours");
     assert_eq!(lines(&bare), lines(&coloured));
 }
 
 #[test]
-fn a_leader_that_does_not_know_of_its_successor_is_called_the_old_one() {
+fn superseded_leader_is_shown_as_old_leader() {
     let mut model = led(1);
     model.update(at(2), answers(status(2, RoleName::Leader, 3, 1010)));
     let lines = screen(&model, 80, 24);
@@ -105,7 +105,7 @@ fn a_leader_that_does_not_know_of_its_successor_is_called_the_old_one() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]
-    fn no_size_is_too_odd(width in 1_u16..=200, height in 1_u16..=60, reach in any::<bool>()) {
+    fn screen_of_any_size_is_drawn(width in 1_u16..=200, height in 1_u16..=60, reach in any::<bool>()) {
         let reach = if reach { Reach::Processes } else { Reach::Client };
         for model in [three(), eventful()] {
             let lines = lines(&drawn(&model, DrawOptions { reach, colours: true }, width, height));

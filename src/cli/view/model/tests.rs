@@ -73,82 +73,82 @@ pub fn led(second: u64) -> Model {
 }
 
 /// The events since the last call.
-fn told(model: &mut Model) -> Vec<String> {
+fn drain_events(model: &mut Model) -> Vec<String> {
     model.events.drain(..).map(|event| event.told.text).collect()
 }
 
 #[test]
-fn that_somebody_leads_is_told_once_and_that_another_does() {
+fn new_leader_is_reported_once() {
     let mut model = three();
     model.update(at(1), answers(status(1, RoleName::Leader, 2, 10)));
-    assert_eq!(told(&mut model), ["n1 leads term 2"]);
+    assert_eq!(drain_events(&mut model), ["n1 leads term 2"]);
     model.update(at(2), answers(status(1, RoleName::Leader, 2, 20)));
     model.update(at(2), answers(status(2, RoleName::Follower, 2, 20)));
-    assert_eq!(told(&mut model), [""; 0]);
+    assert_eq!(drain_events(&mut model), [""; 0]);
     // The frozen old leader still considers itself leader; the higher term of the new leader decides.
     model.update(at(3), answers(status(2, RoleName::Leader, 3, 21)));
-    assert_eq!(told(&mut model), ["n2 leads term 3, after n1"]);
+    assert_eq!(drain_events(&mut model), ["n2 leads term 3, after n1"]);
     assert_eq!(model.leader().unwrap().node, 2);
     model.update(at(4), answers(status(1, RoleName::Leader, 2, 20)));
-    assert_eq!(told(&mut model), [""; 0], "of an earlier term");
+    assert_eq!(drain_events(&mut model), [""; 0], "a leader of an earlier term is ignored");
 }
 
 #[test]
-fn that_nobody_leads_is_told_and_that_the_same_does_again() {
+fn lost_and_regained_leader_is_reported() {
     let mut model = led(1);
     model.update(at(2), looked(1, PollResult::Silence));
-    assert_eq!(told(&mut model), ["n1 is silent: frozen, cut off, or very slow", "nobody leads; n1 did, in term 2"]);
+    assert_eq!(drain_events(&mut model), ["n1 is silent: frozen, cut off, or very slow", "no leader; n1 led term 2"]);
     model.update(at(3), looked(1, PollResult::Silence));
-    assert_eq!(told(&mut model), [""; 0]);
+    assert_eq!(drain_events(&mut model), [""; 0]);
     model.update(at(4), answers(status(1, RoleName::Leader, 2, 1000)));
-    assert_eq!(told(&mut model), ["n1 answers", "n1 still leads term 2"]);
+    assert_eq!(drain_events(&mut model), ["n1 answers", "n1 still leads term 2"]);
 }
 
 #[test]
-fn a_term_that_nobody_leads_yet_is_told() {
+fn new_term_without_leader_is_reported() {
     let mut model = led(1);
     model.update(at(2), answers(status(2, RoleName::Candidate, 3, 1000)));
-    assert_eq!(told(&mut model), ["term 3 begins"]);
+    assert_eq!(drain_events(&mut model), ["term 3 begins"]);
     model.update(at(3), answers(status(2, RoleName::Leader, 3, 1001)));
-    assert_eq!(told(&mut model), ["n2 leads term 3, after n1"]);
+    assert_eq!(drain_events(&mut model), ["n2 leads term 3, after n1"]);
 }
 
 #[test]
-fn a_process_of_ours_tells_its_own_story() {
+fn child_process_state_is_reported_instead_of_silence() {
     let mut model = led(1);
     let process = |process| Observation::Process { node: 1, process };
     model.update(at(2), process(Process::Frozen));
     model.update(at(3), looked(1, PollResult::Silence));
-    assert_eq!(told(&mut model), ["n1 is frozen (SIGSTOP): there, and silent", "nobody leads; n1 did, in term 2"]);
+    assert_eq!(drain_events(&mut model), ["n1 is frozen (SIGSTOP) and does not answer", "no leader; n1 led term 2"]);
     model.update(at(4), process(Process::Runs));
     model.update(at(4), answers(status(1, RoleName::Follower, 3, 1000)));
-    assert_eq!(told(&mut model), ["n1 goes on (SIGCONT)", "n1 answers", "term 3 begins"]);
+    assert_eq!(drain_events(&mut model), ["n1 runs again (SIGCONT)", "n1 answers", "term 3 begins"]);
     model.update(at(5), process(Process::Returns { seconds: 3 }));
     model.update(at(5), looked(1, PollResult::Nobody));
     model.update(at(6), process(Process::Returns { seconds: 2 }));
-    assert_eq!(told(&mut model), ["n1 died, and is back in 3 s"]);
+    assert_eq!(drain_events(&mut model), ["n1 died, and restarts in 3 s"]);
     model.update(at(8), process(Process::Runs));
     model.update(at(9), process(Process::Away));
     model.update(at(9), process(Process::Away));
-    assert_eq!(told(&mut model), ["n1 is started", "n1 died, and stays away: 1 starts it"]);
+    assert_eq!(drain_events(&mut model), ["n1 is started", "n1 died; press 1 to start it"]);
 }
 
 #[test]
-fn a_node_of_somebody_elses_that_is_down_is_told_of() {
+fn node_down_and_restart_are_reported() {
     let mut model = Model::new("drave top", String::new(), [(None, "127.0.0.1:7401".to_owned())]);
     model.update(at(1), looked(1, PollResult::Nobody));
     model.update(at(2), looked(1, PollResult::Nobody));
-    assert_eq!(told(&mut model), ["127.0.0.1:7401 is down: nobody is at 127.0.0.1:7401"]);
+    assert_eq!(drain_events(&mut model), ["127.0.0.1:7401 is down: nothing listens at 127.0.0.1:7401"]);
     model.update(at(3), answers(status(1, RoleName::Leader, 1, 5)));
-    assert_eq!(told(&mut model), ["n1 answers", "n1 leads term 1"]);
+    assert_eq!(drain_events(&mut model), ["n1 answers", "n1 leads term 1"]);
     let mut anew = status(1, RoleName::Leader, 1, 5);
     anew.uptime_ms = 1;
     model.update(at(4), answers(anew));
-    assert_eq!(told(&mut model), ["n1 was started anew"]);
+    assert_eq!(drain_events(&mut model), ["n1 was restarted"]);
 }
 
 #[test]
-fn snapshots_and_room_on_disks_are_told_of_when_they_change() {
+fn snapshot_and_disk_space_changes_are_reported() {
     let mut model = led(1);
     let mut now = status(2, RoleName::Follower, 2, 1000);
     now.log = LogStatus { snapshot: 900, snapshot_bytes: 4096, lacks_room: true, ..now.log };
@@ -156,34 +156,34 @@ fn snapshots_and_room_on_disks_are_told_of_when_they_change() {
     model.update(at(2), answers(now.clone()));
     model.update(at(3), answers(now.clone()));
     let expected =
-        ["n2 has a snapshot up to 900, 4.0 KiB", "n2 has no room for a snapshot", "n2 has too little room on its disk"];
-    assert_eq!(told(&mut model), expected);
+        ["n2 has a snapshot up to 900, 4.0 KiB", "n2 has no disk space for a snapshot", "n2 is low on disk space"];
+    assert_eq!(drain_events(&mut model), expected);
     now.low_space = false;
     model.update(at(4), answers(now));
-    assert_eq!(told(&mut model), ["n2 has room on its disk again"]);
+    assert_eq!(drain_events(&mut model), ["n2 has enough disk space again"]);
 }
 
 #[test]
-fn members_are_followed_in_and_out() {
+fn nodes_follow_membership_changes() {
     let mut model = Model::new("drave top", String::new(), [(None, "127.0.0.1:7401".to_owned())]);
     // As long as no leader is known, a follower's member list is used.
     model.update(at(1), answers(status(1, RoleName::Follower, 1, 5)));
     assert_eq!(model.endpoints(), ["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:7403"]);
     model.update(at(1), answers(status(1, RoleName::Leader, 1, 5)));
-    told(&mut model);
+    drain_events(&mut model);
     let mut now = status(1, RoleName::Leader, 1, 6);
     now.members.remove(2);
     now.membership = "voters=1,2".into();
     model.update(at(2), answers(now));
     assert_eq!(model.endpoints(), ["127.0.0.1:7401", "127.0.0.1:7402"]);
-    assert_eq!(told(&mut model), ["the members are now voters=1,2"]);
+    assert_eq!(drain_events(&mut model), ["the members are now voters=1,2"]);
     // A status response that was in flight when the node left.
     model.update(at(3), answers(status(3, RoleName::Outside, 1, 5)));
     assert_eq!(model.nodes.len(), 2);
 }
 
 #[test]
-fn what_was_named_stays_and_members_are_no_more_than_may_be() {
+fn given_endpoints_stay_and_members_are_bounded() {
     let mut model =
         Model::new("drave top", String::new(), [(None, "a:1".to_owned()), (None, "127.0.0.1:7401".to_owned())]);
     let mut now = status(1, RoleName::Leader, 1, 5);
@@ -195,12 +195,12 @@ fn what_was_named_stays_and_members_are_no_more_than_may_be() {
 }
 
 #[test]
-fn commits_are_counted_by_the_time_between_looks() {
+fn commit_rate_uses_time_between_responses() {
     let mut model = three();
     let half = Duration::from_millis(500);
     model.update(at(1), answers(status(1, RoleName::Leader, 1, 1_000_000)));
     model.tick(at(1));
-    assert_eq!(model.commits().count(), 0, "what was there before is no rate");
+    assert_eq!(model.commits().count(), 0, "entries committed before the first status do not count");
     // Half a second between the status responses, a whole second between the computations.
     model.update(at(1) + half, answers(status(1, RoleName::Leader, 1, 1_000_050)));
     model.tick(at(2));
@@ -215,7 +215,7 @@ fn commits_are_counted_by_the_time_between_looks() {
 }
 
 #[test]
-fn neither_events_nor_seconds_grow_without_end() {
+fn events_and_commit_rates_are_bounded() {
     let mut model = led(0);
     for n in 0..2 * (EVENTS_MAX + SECONDS_MAX) as u64 {
         model.update(at(n), Observation::Told(StoryLine::new(Tone::Plain, n.to_string())));

@@ -40,7 +40,7 @@ fn names(text: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn both_forms_tell_the_same_samples() {
+fn both_formats_contain_the_same_samples() {
     let [plain, open] =
         [ExpositionFormat::Plain, ExpositionFormat::OpenMetrics].map(|form| tell(&full(), Some((3, 1)), form).unwrap());
     assert_eq!(names(&plain), names(&open));
@@ -66,18 +66,18 @@ fn used(query: &str) -> Vec<&str> {
 }
 
 /// Asserts that the metrics in these queries exist.
-fn expect_told(queries: &[String]) {
+fn expect_metrics_exist(queries: &[String]) {
     let text = tell(&full(), Some((3, 1)), ExpositionFormat::Plain).unwrap();
     let told = names(&text);
     // Where the system does not provide figures of the process, they are omitted.
     let unknown = |name: &str| cfg!(not(target_os = "linux")) && name.starts_with("process_");
     for name in queries.iter().flat_map(|query| used(query)).filter(|name| !unknown(name)) {
-        assert!(told.contains(name), "{name} is not told in\n{text}");
+        assert!(told.contains(name), "no metric {name} in\n{text}");
     }
 }
 
 #[test]
-fn every_alert_is_on_what_is_told() {
+fn every_alert_uses_existing_metrics() {
     let alerts = include_str!("../../../../docs/alerts.yml");
     let rules: Vec<&str> = alerts.split("- alert: ").skip(1).collect();
     assert!(rules.len() > 15);
@@ -90,11 +90,11 @@ fn every_alert_is_on_what_is_told() {
     let queries = rules.iter().filter_map(|rule| rule.split("expr: ").nth(1)?.lines().next());
     let queries: Vec<String> = queries.map(str::to_owned).collect();
     assert!(queries.iter().all(|query| !used(query).is_empty()));
-    expect_told(&queries);
+    expect_metrics_exist(&queries);
 }
 
 #[test]
-fn every_panel_of_the_dashboard_shows_what_is_told() {
+fn every_dashboard_panel_uses_existing_metrics() {
     let dashboard: Value = serde_json::from_str(include_str!("../../../../docs/grafana.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let mut queries = Vec::new();
@@ -103,11 +103,11 @@ fn every_panel_of_the_dashboard_shows_what_is_told() {
         let targets = panel["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
         assert_eq!(targets.is_empty(), panel["type"] == "row", "{panel}");
         assert!(panel["title"].as_str().is_some_and(|title| !title.is_empty()), "{panel}");
-        assert!(places.insert(panel["gridPos"].to_string()), "two panels in one place: {panel}");
+        assert!(places.insert(panel["gridPos"].to_string()), "two panels at the same position: {panel}");
         queries.extend(targets.iter().map(|target| target["expr"].as_str().unwrap().to_owned()));
     }
     let variables = dashboard["templating"]["list"].as_array().unwrap();
     queries.extend(variables.iter().filter_map(|variable| variable["definition"].as_str()).map(str::to_owned));
     assert!(queries.len() > 30, "{queries:?}");
-    expect_told(&queries);
+    expect_metrics_exist(&queries);
 }

@@ -76,7 +76,7 @@ impl Client {
         self.pump()
     }
 
-    fn told(&mut self) -> String {
+    fn take_output(&mut self) -> String {
         String::from_utf8(std::mem::take(&mut self.out).to_vec()).unwrap()
     }
 }
@@ -95,7 +95,7 @@ type Asked = (u64, Option<(u64, u64, u64)>);
 /// The requests: their numbers, and for writes the session, the sequence number, and the first outstanding number.
 fn asked(wants: &[NodeRequest]) -> Vec<Asked> {
     let one = |want: &NodeRequest| match want {
-        NodeRequest::Session => panic!("no session is wanted"),
+        NodeRequest::Session => panic!("a session was requested"),
         NodeRequest::Answer(number, Request::Propose { op }) => match Op::decode(op.clone()).unwrap() {
             Op::Execute { session, seq, first_outstanding: lowest, .. } => (*number, Some((session.0, seq, lowest))),
             other => panic!("{other:?}"),
@@ -106,46 +106,46 @@ fn asked(wants: &[NodeRequest]) -> Vec<Asked> {
 }
 
 #[test]
-fn a_session_is_wanted_with_the_first_command_that_does_something() {
+fn first_write_opens_a_session() {
     let mut client = Client::new();
     assert_eq!(asked(&client.say("GET k\r\n")), [(0, None)]);
-    assert_eq!(client.say("SET k v\r\n").len(), 0, "it waits for what asks");
+    assert_eq!(client.say("SET k v\r\n").len(), 0, "a write waits for the reads before it");
     let wants = client.hear(0, answered(&Answer::Value(None)));
     assert!(matches!(wants[..], [NodeRequest::Session]));
     assert_eq!(client.say("SET k w\r\n").len(), 0);
     client.talk.pipeline.opened(client.now, Ok(SessionId(5)));
     assert_eq!(asked(&client.pump()), [(1, Some((5, 1, 1))), (2, Some((5, 2, 1)))]);
-    assert_eq!(client.told(), "$-1\r\n");
+    assert_eq!(client.take_output(), "$-1\r\n");
 }
 
 #[test]
-fn answers_wait_for_those_before_them_and_questions_for_what_does_something() {
+fn replies_keep_order_and_reads_wait_for_writes() {
     let mut client = Client::in_session(5);
     let wants = client.say("SET a 1\r\nSET b 2\r\nPING\r\nGET a\r\nGET b\r\nSET a 3\r\n");
     assert_eq!(asked(&wants), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1)))]);
     assert_eq!(client.hear(1, done(&Answer::Done)).len(), 0);
-    assert_eq!(client.told(), "");
+    assert_eq!(client.take_output(), "");
     assert_eq!(asked(&client.hear(0, done(&Answer::Done))), [(3, None), (4, None)]);
-    assert_eq!(client.told(), "+OK\r\n+OK\r\n+PONG\r\n");
+    assert_eq!(client.take_output(), "+OK\r\n+OK\r\n+PONG\r\n");
     assert_eq!(client.hear(4, answered(&Answer::Value(None))).len(), 0);
     assert_eq!(asked(&client.hear(3, answered(&Answer::Value(None)))), [(5, Some((5, 3, 3)))]);
-    assert_eq!(client.told(), "$-1\r\n$-1\r\n");
+    assert_eq!(client.take_output(), "$-1\r\n$-1\r\n");
 }
 
 #[test]
-fn what_was_lost_is_asked_again_under_its_number_when_all_is_back() {
+fn lost_writes_are_retried_once_all_are_answered() {
     let mut client = Client::in_session(5);
     client.say("INCR n\r\nINCR n\r\n");
     assert_eq!(client.hear(0, Reply::Unknown).len(), 0);
-    assert_eq!(client.say("INCR n\r\n").len(), 0, "nothing overtakes what may be asked again");
+    assert_eq!(client.say("INCR n\r\n").len(), 0, "no write overtakes one that may be retried");
     assert_eq!(client.hear(1, Reply::Refused(Refusal::Busy)).len(), 0);
-    assert!(client.talk.pipeline.deadline() > client.now, "in a moment");
+    assert!(client.talk.pipeline.deadline() > client.now, "the retry is due later");
     let again = client.later(AGAIN);
     assert_eq!(asked(&again), [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1)))]);
     for number in 0..3 {
         client.hear(number, done(&Answer::Number(number as i64 + 1)));
     }
-    assert_eq!(client.told(), ":1\r\n:2\r\n:3\r\n");
+    assert_eq!(client.take_output(), ":1\r\n:2\r\n:3\r\n");
     assert_eq!(client.talk.pipeline.deadline(), Time::NEVER);
 }
 
@@ -155,7 +155,7 @@ fn outcome(outcome: Outcome) -> Reply {
 
 /// A leadership transfer: the first write is lost, and the cluster executes none behind it.
 #[test]
-fn writes_behind_a_lost_one_are_proposed_again_under_their_numbers() {
+fn writes_after_a_lost_one_are_retried_in_order() {
     let mut client = Client::in_session(5);
     client.say("SET k a\r\nSET k b\r\nSET k c\r\nSET k d\r\n");
     client.hear(0, Reply::Unknown);
@@ -165,11 +165,11 @@ fn writes_behind_a_lost_one_are_proposed_again_under_their_numbers() {
     let again = [(0, Some((5, 1, 1))), (1, Some((5, 2, 1))), (2, Some((5, 3, 1))), (3, Some((5, 4, 1)))];
     assert_eq!(asked(&client.later(AGAIN)), again);
     (0..4).for_each(|number| drop(client.hear(number, done(&Answer::Done))));
-    assert_eq!(client.told(), "+OK\r\n+OK\r\n+OK\r\n+OK\r\n");
+    assert_eq!(client.take_output(), "+OK\r\n+OK\r\n+OK\r\n+OK\r\n");
 }
 
 #[test]
-fn a_number_that_was_given_up_is_passed_by_the_next_write() {
+fn next_write_skips_an_abandoned_number() {
     let mut client = Client::in_session(5);
     client.say("SET k a\r\n");
     client.hear(0, Reply::Unknown);
@@ -179,13 +179,13 @@ fn a_number_that_was_given_up_is_passed_by_the_next_write() {
     assert_eq!(asked(&client.later(AGAIN)), [(0, Some((5, 1, 1)))]);
     client.hear(0, Reply::Refused(Refusal::NoLeader));
     assert_eq!(client.later(PATIENCE).len(), 0);
-    assert_eq!(client.told(), "-TIMEOUT outcome unknown\r\n");
+    assert_eq!(client.take_output(), "-TIMEOUT outcome unknown\r\n");
     assert_eq!(asked(&client.say("SET k b\r\n")), [(1, Some((5, 2, 2)))]);
 }
 
 /// The second write is too large, which leaves a gap until the first is answered.
 #[test]
-fn a_number_that_was_refused_for_good_is_passed_once_those_before_it_are_answered() {
+fn rejected_number_is_skipped_after_earlier_answers() {
     let mut client = Client::in_session(5);
     client.say("SET k a\r\nSET k b\r\nSET k c\r\n");
     client.hear(1, Reply::Refused(Refusal::TooLarge { bytes: 9, limit: 8 }));
@@ -197,7 +197,7 @@ fn a_number_that_was_refused_for_good_is_passed_once_those_before_it_are_answere
 /// The third write was refused and never proposed in the expired session. It must not keep its number there, or the
 /// writes behind it would be executed first, in the next session.
 #[test]
-fn a_lapsed_session_is_left_by_all_its_writes_at_once() {
+fn expired_session_is_abandoned_by_all_its_writes() {
     let mut client = Client::in_session(5);
     client.say("SET k a\r\nSET k b\r\nSET k c\r\n");
     client.hear(0, outcome(Outcome::SessionExpired));
@@ -210,7 +210,7 @@ fn a_lapsed_session_is_left_by_all_its_writes_at_once() {
 }
 
 #[test]
-fn patience_ends_in_what_is_known() {
+fn timeout_reports_the_outcome_if_known() {
     for (first, told) in [
         (Reply::Unknown, "-TIMEOUT outcome unknown\r\n"),
         (Reply::Refused(Refusal::Stopping), "-CLUSTERDOWN the node is stopping\r\n"),
@@ -223,17 +223,17 @@ fn patience_ends_in_what_is_known() {
             client.hear(0, Reply::Refused(Refusal::Stopping));
         }
         assert_eq!(client.later(PATIENCE).len(), 0);
-        assert_eq!(client.told(), told);
+        assert_eq!(client.take_output(), told);
     }
     let mut client = Client::in_session(5);
     client.say("SET k v\r\nGET k\r\n");
     assert_eq!(asked(&client.hear(0, Reply::Refused(Refusal::NoLeader))), [(1, None)]);
     client.hear(1, Reply::Refused(Refusal::NoLeader));
-    assert_eq!(client.told(), "-CLUSTERDOWN No Raft leader\r\n-CLUSTERDOWN No Raft leader\r\n");
+    assert_eq!(client.take_output(), "-CLUSTERDOWN No Raft leader\r\n-CLUSTERDOWN No Raft leader\r\n");
 }
 
 #[test]
-fn a_session_that_lapsed_is_followed_by_another_for_what_cannot_have_happened() {
+fn unapplied_write_moves_to_a_new_session() {
     let lapsed = || Reply::Done { position: Position::new(Index(9), Term(1)), outcome: Outcome::SessionExpired };
     let mut client = Client::in_session(5);
     client.say("SET a 1\r\nSET b 2\r\n");
@@ -243,32 +243,32 @@ fn a_session_that_lapsed_is_followed_by_another_for_what_cannot_have_happened() 
     client.hear(0, lapsed());
     client.hear(1, lapsed());
     assert!(matches!(client.later(AGAIN)[..], [NodeRequest::Session]));
-    assert_eq!(client.told(), "-TIMEOUT outcome unknown\r\n", "the first may have been applied");
+    assert_eq!(client.take_output(), "-TIMEOUT outcome unknown\r\n", "the first write may have been applied");
     client.talk.pipeline.opened(client.now, Ok(SessionId(6)));
     assert_eq!(asked(&client.pump()), [(1, Some((6, 1, 1)))]);
     client.hear(1, done(&Answer::Done));
-    assert_eq!(client.told(), "+OK\r\n");
+    assert_eq!(client.take_output(), "+OK\r\n");
 }
 
 #[test]
-fn a_session_that_cannot_be_opened_has_applied_nothing() {
+fn write_fails_unapplied_if_no_session_opens() {
     let mut client = Client::new();
     assert!(matches!(client.say("SET a 1\r\n")[..], [NodeRequest::Session]));
     client.talk.pipeline.opened(client.now, Err(Some(Refusal::Busy)));
     assert!(matches!(client.later(AGAIN)[..], [NodeRequest::Session]));
     client.talk.pipeline.opened(client.now, Err(Some(Refusal::NoLeader)));
     assert_eq!(client.later(AGAIN).len(), 0);
-    assert_eq!(client.told(), "-CLUSTERDOWN No Raft leader\r\n");
+    assert_eq!(client.take_output(), "-CLUSTERDOWN No Raft leader\r\n");
 }
 
 #[test]
-fn who_does_not_read_asks_nothing_and_what_waits_is_bounded() {
+fn stalled_client_sends_nothing_and_its_queue_is_bounded() {
     let mut client = Client::in_session(5);
     client.rests = true;
     assert_eq!(client.say(&"GET k\r\n".repeat(COMMANDS_MAX)).len(), 0);
     assert!(client.talk.pipeline.is_full());
     client.rests = false;
-    assert_eq!(client.pump().len(), READS_MAX, "each may be answered at length");
+    assert_eq!(client.pump().len(), READS_MAX, "each reply may be long, so few reads are in flight");
     let mut client = Client::in_session(5);
     let large = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}\r\n", "x".repeat(1_000_000));
     assert_eq!(client.say(&large.repeat(4)).len(), 4);
@@ -278,22 +278,22 @@ fn who_does_not_read_asks_nothing_and_what_waits_is_bounded() {
 }
 
 #[test]
-fn a_transaction_that_is_too_large_is_not_kept() {
+fn oversized_transaction_is_discarded() {
     let mut client = Client::in_session(5);
     let large = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}\r\n", "x".repeat(1_000_000));
     client.say(&format!("MULTI\r\n{}", large.repeat(9)));
     assert!(client.talk.block.as_ref().is_some_and(|block| block.spoiled && block.commands.is_empty()));
-    client.told();
+    client.take_output();
     assert_eq!(client.say("EXEC\r\n").len(), 0);
-    assert_eq!(client.told(), "-EXECABORT Transaction discarded because of previous errors.\r\n");
+    assert_eq!(client.take_output(), "-EXECABORT Transaction discarded because of previous errors.\r\n");
 }
 
 #[test]
-fn a_reply_is_in_the_version_that_was_agreed_when_it_was_asked_for() {
+fn reply_uses_protocol_version_of_its_request() {
     let mut client = Client::in_session(5);
     client.say("GET a\r\nHELLO 3\r\nGET b\r\n");
     client.hear(0, answered(&Answer::Value(None)));
     client.hear(2, answered(&Answer::Value(None)));
-    let told = client.told();
+    let told = client.take_output();
     assert!(told.starts_with("$-1\r\n%7\r\n") && told.ends_with("_\r\n"), "{told}");
 }

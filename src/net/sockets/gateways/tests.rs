@@ -42,17 +42,17 @@ impl Pumped {
         let before = self.net.clients;
         let caller = Blocking::connect(self.net.doors.address(door).unwrap()).unwrap();
         caller.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        self.until("the caller is in", |net| net.clients > before);
+        self.until("the client is connected", |net| net.clients > before);
         caller
     }
 
     /// A client whose socket accepts almost no bytes.
-    fn dial_deaf(&mut self) -> Blocking {
+    fn dial_without_reading(&mut self) -> Blocking {
         let before = self.net.clients;
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         socket.connect(&SockAddr::from(self.net.doors.address(GatewayKind::Redis).unwrap())).unwrap();
-        self.until("the caller is in", |net| net.clients > before);
+        self.until("the client is connected", |net| net.clients > before);
         socket.into()
     }
 
@@ -60,7 +60,7 @@ impl Pumped {
     fn serve(&mut self, value: &[u8]) {
         let answer = Answer::Value(Some(value.to_vec().into())).encode();
         self.net.wait(Some(Duration::from_millis(1))).unwrap();
-        self.net.take_in(self.now);
+        self.net.poll_io(self.now);
         let mut asked = Vec::new();
         self.net.events(&mut asked);
         while !asked.is_empty() {
@@ -78,7 +78,7 @@ impl Pumped {
 
     fn pump(&mut self) {
         self.net.wait(Some(Duration::from_millis(1))).unwrap();
-        self.net.take_in(self.now);
+        self.net.poll_io(self.now);
         self.net.events(&mut Vec::new());
         self.net.flush(self.now);
     }
@@ -98,7 +98,7 @@ impl Pumped {
     }
 
     /// Sends bytes, and runs the node long enough to read them, unless reading is suspended.
-    fn say(&mut self, caller: &mut Blocking, bytes: &[u8]) {
+    fn send(&mut self, caller: &mut Blocking, bytes: &[u8]) {
         caller.write_all(bytes).unwrap();
         (0..5).for_each(|_| self.pump());
     }
@@ -119,102 +119,102 @@ impl Pumped {
 const ASK: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 #[test]
-fn who_says_nothing_or_a_head_by_and_by_is_let_go() {
+fn http_client_without_complete_head_times_out() {
     let options = Options::default();
     let mut node = Pumped::open();
     let _silent = node.dial();
     node.skip(options.idle_patience);
     assert_eq!(node.net.clients, 1);
     node.skip(Duration::from_secs(2));
-    assert_eq!(node.net.clients, 0, "it has said nothing");
+    assert_eq!(node.net.clients, 0, "an idle client is disconnected");
 
     let mut slow = node.dial();
     node.skip(options.idle_patience / 2);
-    node.say(&mut slow, b"GET / HT");
+    node.send(&mut slow, b"GET / HT");
     node.skip(options.head_patience - Duration::from_secs(1));
-    node.say(&mut slow, b"TP/1.1\r\n");
-    assert_eq!(node.net.clients, 1, "its patience began with the head");
+    node.send(&mut slow, b"TP/1.1\r\n");
+    assert_eq!(node.net.clients, 1, "the time limit starts with the head");
     node.skip(Duration::from_secs(3));
-    assert_eq!(node.net.clients, 0, "more of a head does not begin it anew");
+    assert_eq!(node.net.clients, 0, "more bytes of the head do not restart the time limit");
 }
 
 #[test]
-fn a_body_has_a_time_of_its_own_and_every_answer_begins_it_anew() {
+fn http_body_has_own_timeout_and_replies_reset_idle_time() {
     let options = Options::default();
     let mut node = Pumped::open();
     let mut caller = node.dial();
     for _ in 0..5 {
         node.skip(options.idle_patience - Duration::from_secs(2));
-        node.say(&mut caller, ASK);
+        node.send(&mut caller, ASK);
         assert!(node.answer(&mut caller).ends_with("alive\n"));
     }
-    node.say(&mut caller, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nva");
+    node.send(&mut caller, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nva");
     node.skip(options.head_patience + Duration::from_secs(5));
-    assert_eq!(node.net.clients, 1, "its head has come");
+    assert_eq!(node.net.clients, 1, "the head is complete, so its time limit is over");
     node.skip(options.frame_patience);
-    assert_eq!(node.net.clients, 0, "its body has not");
+    assert_eq!(node.net.clients, 0, "the body took too long");
 }
 
 #[test]
-fn who_has_been_told_its_last_may_say_the_rest_for_a_while() {
+fn http_connection_lingers_after_last_response() {
     let options = Options::default();
     let mut node = Pumped::open();
     let mut caller = node.dial();
-    node.say(&mut caller, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n");
-    (0..20).for_each(|_| node.say(&mut caller, &[7; 10_000]));
+    node.send(&mut caller, b"PUT /kv/k HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n");
+    (0..20).for_each(|_| node.send(&mut caller, &[7; 10_000]));
     assert!(node.answer(&mut caller).starts_with("HTTP/1.1 413 "));
-    assert_eq!(node.net.clients, 1, "it is listened to, and nothing is kept");
+    assert_eq!(node.net.clients, 1, "the rest of the body is read and discarded");
     node.skip(options.linger + Duration::from_secs(2));
     assert_eq!(node.net.clients, 0);
 
     let mut polite = node.dial();
-    node.say(&mut polite, b"GET /livez HTTP/1.0\r\n\r\n");
+    node.send(&mut polite, b"GET /livez HTTP/1.0\r\n\r\n");
     assert!(node.answer(&mut polite).ends_with("alive\n"));
     drop(polite);
-    node.until("it has closed, and so have we", |net| net.clients == 0);
+    node.until("the node closes the connection after the client", |net| net.clients == 0);
 }
 
 #[test]
-fn a_redis_client_that_is_idle_may_stay_and_one_that_is_busy_too() {
+fn idle_redis_client_stays_incomplete_command_times_out() {
     let options = Options::default();
     let mut node = Pumped::open();
     let mut redis = node.dial_at(GatewayKind::Redis);
     node.skip(options.frame_patience * 3);
-    assert_eq!(node.net.clients, 1, "it may say nothing");
+    assert_eq!(node.net.clients, 1, "a Redis client may stay idle");
     // The input always ends in the middle of a command, with more behind it.
     for _ in 0..5 {
-        node.say(&mut redis, b"*1\r\n$4\r\nPING\r\n*1\r\n");
+        node.send(&mut redis, b"*1\r\n$4\r\nPING\r\n*1\r\n");
         assert_eq!(node.answer(&mut redis), "+PONG\r\n");
         node.skip(options.frame_patience - Duration::from_secs(2));
-        node.say(&mut redis, b"$4\r\nPING\r\n");
+        node.send(&mut redis, b"$4\r\nPING\r\n");
         assert_eq!(node.answer(&mut redis), "+PONG\r\n");
     }
-    node.say(&mut redis, b"*1\r\n");
+    node.send(&mut redis, b"*1\r\n");
     node.skip(options.frame_patience + Duration::from_secs(2));
-    assert_eq!(node.net.clients, 0, "what it began it has not ended");
+    assert_eq!(node.net.clients, 0, "the incomplete command took too long");
 }
 
 #[test]
-fn who_has_not_said_the_password_may_not_stay_for_ever() {
+fn unauthenticated_redis_client_times_out() {
     let options = Options::default();
     let mut node = Pumped::open();
     node.net.redis.options.password = Some(Password::new(b"open sesame"));
     let mut redis = node.dial_at(GatewayKind::Redis);
     node.skip(options.idle_patience / 2);
-    node.say(&mut redis, b"AUTH guess\r\n");
+    node.send(&mut redis, b"AUTH guess\r\n");
     assert!(node.answer(&mut redis).starts_with("-WRONGPASS"));
     node.skip(options.idle_patience / 2 + Duration::from_secs(2));
-    assert_eq!(node.net.clients, 0, "a guess begins nothing anew");
+    assert_eq!(node.net.clients, 0, "a wrong password does not restart the time limit");
 
     let mut redis = node.dial_at(GatewayKind::Redis);
-    node.say(&mut redis, b"AUTH \"open sesame\"\r\n");
+    node.send(&mut redis, b"AUTH \"open sesame\"\r\n");
     assert_eq!(node.answer(&mut redis), "+OK\r\n");
     node.skip(options.idle_patience * 3);
     assert_eq!(node.net.clients, 1);
 }
 
 #[test]
-fn who_says_its_last_with_its_question_hears_the_answer() {
+fn half_closed_client_receives_its_reply() {
     let mut node = Pumped::open();
     for (door, question, end) in
         [(GatewayKind::Redis, &b"PING\r\n"[..], "+PONG\r\n"), (GatewayKind::Http, ASK, "alive\n")]
@@ -224,55 +224,55 @@ fn who_says_its_last_with_its_question_hears_the_answer() {
         caller.shutdown(Shutdown::Write).unwrap();
         let answer = node.answer(&mut caller);
         assert!(answer.ends_with(end), "{door:?}: {answer:?}");
-        node.until("it is let go", |net| net.clients == 0);
+        node.until("the connection is closed", |net| net.clients == 0);
     }
 }
 
 #[test]
-fn who_asks_and_reads_no_answer_is_let_go() {
+fn client_that_never_reads_is_disconnected() {
     let options = Options::default();
     let mut node = Pumped::open();
     let mut deaf = node.dial();
     let ask = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50);
-    let unheard = |net: &Net| net.conns.iter().any(|(_, conn)| conn.unheard && !conn.lanes.is_empty());
+    let unheard = |net: &Net| net.conns.iter().any(|(_, conn)| conn.unprocessed && !conn.lanes.is_empty());
     for _ in 0..1000 {
         if unheard(&node.net) {
             break;
         }
-        node.say(&mut deaf, &ask);
+        node.send(&mut deaf, &ask);
     }
-    assert!(unheard(&node.net), "more waits for it than it is read from beside");
+    assert!(unheard(&node.net), "a client with many unread replies is not read from");
     node.skip(Duration::from_secs(2));
     node.skip(options.idle_patience - Duration::from_secs(1));
     assert_eq!(node.net.clients, 1);
     node.skip(Duration::from_secs(3));
-    assert_eq!(node.net.clients, 0, "it has taken nothing for so long");
+    assert_eq!(node.net.clients, 0, "the client has read nothing for too long");
 }
 
 #[test]
-fn where_no_client_more_may_be_connected_it_is_still_told_how_the_node_is() {
+fn full_node_still_answers_health_probes() {
     let mut node = Pumped::open();
     node.net.options.clients_max = 1;
     let _one = node.dial_at(GatewayKind::Redis);
     let mut probe = node.dial();
-    node.say(&mut probe, ASK);
+    node.send(&mut probe, ASK);
     let answer = node.answer(&mut probe);
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("Connection: close"), "{answer}");
     drop(probe);
-    node.until("once", |net| net.clients == 1);
+    node.until("the probe is disconnected", |net| net.clients == 1);
     let mut more = node.dial();
-    node.say(&mut more, b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    node.send(&mut more, b"GET /kv/k HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let answer = node.answer(&mut more);
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: 1"), "{answer}");
     drop(more);
-    node.until("once", |net| net.clients == 1);
+    node.until("the probe is disconnected", |net| net.clients == 1);
 
     // An operator's tools request more than a load balancer does.
     let mut operator = node.dial();
-    node.say(&mut operator, b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    node.send(&mut operator, b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(node.answer(&mut operator).starts_with("HTTP/1.1 200 "));
     drop(operator);
-    node.until("once", |net| net.clients == 1);
+    node.until("the probe is disconnected", |net| net.clients == 1);
     assert_eq!(node.net.doors.probes, 0);
 
     let _probes: Vec<_> = (0..node.net.options.probes_max).map(|_| node.dial()).collect();
@@ -284,7 +284,7 @@ fn where_no_client_more_may_be_connected_it_is_still_told_how_the_node_is() {
 }
 
 #[test]
-fn each_port_keeps_seats_for_its_own() {
+fn each_port_reserves_seats_for_its_clients() {
     let mut node = Pumped::open();
     node.net.options.clients_max = 32;
     let refused = "-ERR max number of clients";
@@ -293,17 +293,17 @@ fn each_port_keeps_seats_for_its_own() {
     more.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     assert!(node.answer(&mut more).starts_with(refused));
     let _http: Vec<_> = (0..4).map(|_| node.dial()).collect();
-    assert_eq!(node.net.doors.probes, 2, "two have seats, and two are answered once");
+    assert_eq!(node.net.doors.probes, 2, "two clients have seats, and two are probes");
     assert!(node.net.has_seat(Port::Native) && node.net.has_seat(Port::Operators));
     drop(redis);
-    node.until("they are gone", |net| net.clients == 4);
+    node.until("the clients are disconnected", |net| net.clients == 4);
     assert!(
         node.net.has_seat(Port::Gateway(GatewayKind::Redis)) && node.net.has_seat(Port::Gateway(GatewayKind::Http))
     );
 }
 
 #[test]
-fn clients_that_read_nothing_are_bounded_together_and_a_reader_is_served() {
+fn memory_of_stalled_clients_is_bounded_in_total() {
     const MAX: usize = 4 << 20;
     let mut node = Pumped::open();
     node.net.memory = Memory::new(MAX);
@@ -313,14 +313,18 @@ fn clients_that_read_nothing_are_bounded_together_and_a_reader_is_served() {
         reader.write_all(b"GET k\r\n").unwrap();
         let (mut came, mut buffer) = (0, vec![0; 64 << 10]);
         while came < b"$100000\r\n\r\n".len() + value.len() {
-            assert!(begun.elapsed() < Duration::from_secs(120), "{came} bytes of an answer, {:?}", node.net.memory);
+            assert!(
+                begun.elapsed() < Duration::from_secs(120),
+                "only {came} bytes of the reply, {:?}",
+                node.net.memory
+            );
             node.serve(&value);
             came += reader.read(&mut buffer).unwrap_or(0);
         }
     };
     let mut deaf: Vec<Blocking> = Vec::new();
     let mut another = |node: &mut Pumped, serves: usize| {
-        let mut another = node.dial_deaf();
+        let mut another = node.dial_without_reading();
         another.write_all(&b"GET k\r\n".repeat(100)).unwrap();
         // The system's own buffers hold some megabytes before the node holds anything.
         (0..serves).for_each(|_| node.serve(&value));
@@ -344,10 +348,10 @@ fn clients_that_read_nothing_are_bounded_together_and_a_reader_is_served() {
         node.skip(Duration::from_secs(1));
     }
     assert!(node.net.memory.held() <= max / 2, "{:?}", node.net.memory);
-    assert!(node.net.clients > 1, "only as many as had to be closed");
+    assert!(node.net.clients > 1, "no more connections are closed than necessary");
     is_served(&mut node);
     drop(deaf);
-    node.until("they are gone", |net| net.clients == 1);
+    node.until("the clients are disconnected", |net| net.clients == 1);
     is_served(&mut node);
     node.skip(Duration::from_secs(3));
     assert!(node.net.memory.held() < 256 << 10, "{:?}", node.net.memory);
