@@ -73,10 +73,10 @@ fn http_balancer_follows_each_new_leader() {
     assert!(held > acknowledged, "{acknowledged} writes were acknowledged, and one more; {held} keys exist");
 }
 
-/// README.md's lines for haproxy in front of the Redis gateways, with the addresses of that cluster.
+/// The lines of docs/redis.md for haproxy in front of the Redis gateways, with the addresses of that cluster.
 fn redis_balancer(cluster: &Cluster, port: u16) -> Option<Beside> {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let block = readme.lines().skip_while(|line| *line != "    backend redis").take_while(|line| !line.is_empty());
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/redis.md")).unwrap();
+    let block = page.lines().skip_while(|line| *line != "    backend redis").take_while(|line| !line.is_empty());
     let mut words = format!(
         "defaults\n  mode tcp\n  timeout client 20s\n  timeout server 20s\n  timeout connect 1s\n\
          frontend all\n  bind 127.0.0.1:{port}\n  default_backend redis\n{}\n",
@@ -84,7 +84,7 @@ fn redis_balancer(cluster: &Cluster, port: u16) -> Option<Beside> {
     );
     let written = ["a:7501 port 7601", "b:7501 port 7601", "c:7501 port 7601"];
     for (written, (door, web)) in written.iter().zip(cluster.doors.iter().zip(&cluster.webs)) {
-        assert!(words.contains(written), "README.md contains {written}");
+        assert!(words.contains(written), "docs/redis.md names {written}");
         words = words.replace(written, &format!("{door} port {}", web.rsplit_once(':').unwrap().1));
     }
     let place = cluster.directory.path().join("haproxy.cfg");
@@ -113,7 +113,7 @@ fn increment(port: u16, held: &mut Option<BufReader<TcpStream>>) -> Option<u64> 
 }
 
 #[test]
-fn redis_balancer_of_readme_follows_each_new_leader() {
+fn redis_balancer_of_docs_follows_each_new_leader() {
     let mut cluster = Cluster::prepare(3);
     let base = ports(6);
     let at = |n: u16| format!("127.0.0.1:{}", base + n);

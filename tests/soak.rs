@@ -1,5 +1,5 @@
-//! A cluster under load for `DRAVE_SOAK_SECONDS`: its disk usage stays within the bound of the README, its memory does
-//! not grow, and a node that was down for a third of the time catches up through a snapshot during the load.
+//! A cluster under load for `DRAVE_SOAK_SECONDS`: its disk usage stays within the bound of docs/operations.md, its memory
+//! does not grow, and a node that was down for a third of the time catches up through a snapshot during the load.
 
 use drave::api::LogStatus;
 use std::collections::VecDeque;
@@ -15,9 +15,9 @@ const SEGMENT: u64 = 4 * MIB;
 const LOG: u64 = MIB / 2;
 const TRAILING: u64 = MIB / 8;
 
-/// Maximum disk usage of a node in bytes, as in the README: the newest snapshot and the next one while it is taken; as
-/// much of the log as makes a snapshot due, and the writes during the snapshot; the trailing entries; the journal's
-/// headers; and segments that are half empty, spare, or to be reused.
+/// Maximum disk usage of a node in bytes, as in docs/operations.md: the newest snapshot and the next one while it is
+/// taken; as much of the log as makes a snapshot due, and the writes during the snapshot; the trailing entries; the
+/// journal's headers; and segments that are half empty, spare, or to be reused.
 fn bound(log: &LogStatus, entries: u64, meanwhile: u64) -> u64 {
     let bytes = LOG.max(log.snapshot_bytes) + meanwhile + TRAILING;
     2 * log.snapshot_bytes + with_headers(bytes, log, entries) + 5 * SEGMENT
