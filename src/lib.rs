@@ -83,17 +83,18 @@
 //! | [`wire`], [`client`] | messages and frames; clients |
 //! | [`node`] | the whole server without its I/O |
 //! | [`net`], [`sim`] | the two drivers of a node: sockets and threads, and the simulator |
-//! | [`config`], [`server`], [`cli`] | configuration; assembly; the command line |
+//! | [`config`], [`server`] | configuration; assembly |
+//! | [`inspect`] | data directories, read offline |
 
 pub mod admission;
 pub mod api;
 pub mod apply;
-pub mod cli;
 pub mod client;
 pub mod codec;
 pub mod config;
 pub mod consensus;
 pub mod disk;
+pub mod inspect;
 pub mod limits;
 pub mod machine;
 pub mod net;

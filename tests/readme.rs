@@ -155,7 +155,11 @@ fn type_page(page: &str) {
     for (_, begins) in TYPED.iter().filter(|(of, _)| *of == page) {
         let block = blocks.iter().find(|block| block.begins(begins));
         let block = block.unwrap_or_else(|| panic!("{page} has no block that begins with {begins}"));
-        block.commands.iter().filter(|typed| !typed.line.starts_with(DEMO)).for_each(|typed| run_and_compare(typed, base));
+        block
+            .commands
+            .iter()
+            .filter(|typed| !typed.line.starts_with(DEMO))
+            .for_each(|typed| run_and_compare(typed, base));
     }
     assert!(demo.is_running());
 }

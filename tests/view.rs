@@ -212,6 +212,11 @@ fn top_without_terminal_fails() {
     assert!(said.err.contains("drave status --watch"), "{said:?}");
 }
 
+/// The program's own code: a library has no view.
+#[path = "../src/bin/drave/tui/terminal.rs"]
+#[expect(dead_code, reason = "only the restoring of the terminal is tested")]
+mod view_terminal;
+
 /// If set, this test program panics inside a view. The test below runs it so in a terminal.
 const PANIC: &str = "DRAVE_TEST_PANIC_IN_A_VIEW";
 
@@ -219,7 +224,7 @@ const PANIC: &str = "DRAVE_TEST_PANIC_IN_A_VIEW";
 fn panic_restores_terminal_and_is_visible() {
     let name = "panic_restores_terminal_and_is_visible";
     if std::env::var_os(PANIC).is_some() {
-        let _screen = drave::cli::view::terminal::Screen::open().unwrap();
+        let _screen = view_terminal::Screen::open().unwrap();
         // Panics on a detached thread with the screen still open: the panic must end the process.
         std::thread::spawn(|| panic!("on purpose")).join().unwrap_err();
         std::process::abort();

@@ -1,0 +1,43 @@
+//! `drave completions` and `drave man`: shell completions and manual pages of the command line.
+
+use super::command::describe;
+use crate::output::out;
+use crate::remote::failure::CliError;
+use clap::Args;
+use clap_complete::Shell;
+use std::io;
+use std::path::PathBuf;
+
+/// Prints a shell's completion script: drave completions bash > /etc/bash_completion.d/drave
+#[derive(Args, Debug)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// Writes a manual page for each command into a directory: drave man /usr/local/share/man/man1
+#[derive(Args, Debug)]
+pub struct Man {
+    /// The directory to write to
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+}
+
+/// `drave completions`.
+pub fn completions(args: &Completions) {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut describe(), "drave", &mut script);
+    out!("{}", String::from_utf8_lossy(&script));
+}
+
+/// `drave man`: writes the pages, and prints how many there are.
+pub fn man(args: &Man) -> Result<(), CliError> {
+    let place = args.directory.display();
+    let failed = |error: io::Error| CliError { what: format!("{place}: {error}"), code: 74 };
+    std::fs::create_dir_all(&args.directory).map_err(failed)?;
+    clap_mangen::generate_to(describe(), &args.directory).map_err(failed)?;
+    let pages = std::fs::read_dir(&args.directory).map_err(failed)?.count();
+    eprintln!("{pages} pages in {place}");
+    Ok(())
+}

@@ -1,0 +1,29 @@
+//! The command line: one command per file.
+
+pub mod check;
+pub mod columns;
+pub mod command;
+pub mod demo;
+pub mod diff;
+pub mod doctor;
+pub mod dump;
+pub mod dump_kept;
+pub mod dump_snapshots;
+pub mod join;
+pub mod kv;
+pub mod log_level;
+pub mod logging;
+pub mod manual;
+pub mod member;
+pub mod open_files;
+pub mod recover;
+pub mod restore;
+pub mod saved_snapshot;
+pub mod serve;
+pub mod settings;
+pub mod sim;
+pub mod snapshot;
+pub mod snapshot_inspect;
+pub mod snapshot_save;
+pub mod status;
+pub mod top;
