@@ -190,8 +190,7 @@ impl Raft {
     /// Changes the membership (§6) if the change is valid and, unless `force` is set, puts nothing at risk. A new voter
     /// is a learner first; learners that wait for a promotion are promoted automatically.
     pub fn reconfigure(&mut self, now: Time, change: &Change, force: bool) -> Result<Position, Refusal> {
-        let refusal = self.not_leader();
-        let Role::Leader(leader) = &mut self.role else { return Err(refusal) };
+        let Role::Leader(leader) = &mut self.role else { return Err(self.not_leader()) };
         let position = leader.reconfigure(&mut self.me, now, change, force)?;
         self.apply_next(now, Next::Stay);
         Ok(position)
@@ -199,8 +198,7 @@ impl Raft {
 
     /// Transfers leadership to that voter, or to the best target (thesis §3.10). Returns the target.
     pub fn transfer(&mut self, now: Time, to: Option<NodeId>) -> Result<NodeId, Refusal> {
-        let refusal = self.not_leader();
-        let Role::Leader(leader) = &mut self.role else { return Err(refusal) };
+        let Role::Leader(leader) = &mut self.role else { return Err(self.not_leader()) };
         let (to, mut lost) = leader.hand_over(&mut self.me, now, to)?;
         self.reads_lost.append(&mut lost);
         Ok(to)
@@ -235,8 +233,7 @@ impl Raft {
 
     /// Appends a command, if this node leads and has room. It commits if this node remains the leader.
     pub fn propose(&mut self, now: Time, op: Bytes) -> Result<Position, Refusal> {
-        let refusal = self.not_leader();
-        let Role::Leader(leader) = &mut self.role else { return Err(refusal) };
+        let Role::Leader(leader) = &mut self.role else { return Err(self.not_leader()) };
         let log = &self.me.log;
         if !leader.takes_commands(&self.me) {
             return Err(Refusal::Busy);
@@ -257,7 +254,6 @@ impl Raft {
     /// Starts a linearizable read; [`Ready::reads`] or [`Ready::reads_lost`] will contain it. A follower requests the
     /// read index from its leader, and then serves the read itself.
     pub fn read(&mut self) -> Result<ReadId, Refusal> {
-        let refusal = self.not_leader();
         let read = ReadId(self.last_read_id + 1);
         match &mut self.role {
             Role::Leader(leader) => {
@@ -272,7 +268,7 @@ impl Raft {
                 self.follow_current_leader();
                 self.follower_reads.push(read);
             }
-            Role::Follower(_) | Role::Candidate(_) => return Err(refusal),
+            Role::Follower(_) | Role::Candidate(_) => return Err(self.not_leader()),
         }
         self.last_read_id = read.0;
         Ok(read)

@@ -68,8 +68,9 @@ impl Frozen {
         // Keys added since the freeze are not serialized, but passing them takes time too.
         let mut passed = 0;
         let mut last = Cow::default();
+        let mut kept = self.before.pop_first();
         while out.len() + passed < bytes.max(1) {
-            let order = match (now.peek(), self.before.first_key_value()) {
+            let order = match (now.peek(), &kept) {
                 (Some((key, _)), Some((kept, _))) => (*key).cmp(kept),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
@@ -87,7 +88,7 @@ impl Frozen {
                 last = Cow::Borrowed(key);
             }
             if order.is_ge()
-                && let Some((key, held)) = self.before.pop_first()
+                && let Some((key, held)) = std::mem::replace(&mut kept, self.before.pop_first())
             {
                 match held {
                     Some(Was { value, deadline }) => {
@@ -98,6 +99,7 @@ impl Frozen {
                 last = Cow::Owned(key.into());
             }
         }
+        self.before.extend(kept);
         self.told = Some(last.into_owned().into());
         Some(out.freeze())
     }

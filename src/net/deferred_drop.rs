@@ -64,23 +64,6 @@ impl DeferredDrop {
     }
 }
 
-/// Returns free memory to the system. The allocator itself returns only memory above the last allocation in use, so one
-/// small late allocation may retain fifty megabytes.
-pub fn give_back() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        // This thread holds the allocator's lock, so its priority must not be lower than that of threads waiting for
-        // the lock.
-        let trim = || {
-            // SAFETY: `malloc_trim` may be called at any time by any thread, and does not touch memory in use.
-            let _whether_there_was_any = unsafe { libc::malloc_trim(0) };
-        };
-        if let Err(error) = std::thread::Builder::new().name("trim".into()).spawn(trim) {
-            log::debug!("cannot start the thread that returns free memory to the system: {error}");
-        }
-    }
-}
-
 /// Lowers the priority of the calling thread, which does background work.
 pub fn give_way() {
     if let Err(error) = setpriority_process(Some(gettid()), NICE) {

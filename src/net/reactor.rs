@@ -373,7 +373,6 @@ impl<M: StateMachine> Reactor<M> {
             }
         }
         if let Some(upto) = release {
-            self.net.frees_much(now);
             self.journal.send(Task::Release(upto)).map_err(|_| Broken::Gone("log"))?;
         }
         for entries in batches {

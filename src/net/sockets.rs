@@ -72,8 +72,6 @@ pub struct Net {
     callers: bool,
     accept_at: Time,
     conns: Slab<Conn>,
-    /// Maximum number of connections since free memory was last returned to the system.
-    most: usize,
     generation: usize,
     clients: usize,
     /// How many of `clients` are operators.
@@ -143,7 +141,6 @@ impl Net {
             callers: false,
             accept_at: Time::ZERO,
             conns: Slab::new(),
-            most: 0,
             generation: 0,
             clients: 0,
             operators: 0,
@@ -420,11 +417,9 @@ impl Net {
                 return list(&mut self.unread, conn);
             }
             left -= 1;
-            let before = conn.input().len();
             // Input that is already buffered is processed before more is read.
             let most = if self.memory.pressure() == Pressure::Over { FEW_BYTES } else { self.scratch.len() };
             let filled = if conn.unprocessed { Ok(Filled::More) } else { conn.fill(&mut self.scratch[..most]) };
-            self.memory.moves((conn.input().len() - before) as u64);
             let filled = match filled {
                 Ok(filled) => filled,
                 Err(error) => {

@@ -19,32 +19,18 @@ const TAKEN_MIN: u64 = 16 << 10;
 /// A connection may be closed after it was stalled in this many sweeps in a row.
 const STALLS_MAX: u8 = 2;
 
-/// After this many bytes were read, written or freed (a load), free memory is returned to the system once traffic
-/// ceases.
-const LOAD_BYTES: u64 = 16 << 20;
-/// Traffic of at least this many bytes between two sweeps continues the load. Heartbeats are less.
-const QUIET_BYTES: u64 = 64 << 10;
-/// After this many quiet sweeps a load is over. Memory that is returned and requested again costs a page fault for each
-/// page, so a load that pauses for a few seconds keeps its memory.
-const QUIET_SWEEPS: u8 = 10;
-
 /// Counts the bytes that all clients hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
     held: usize,
     max: usize,
     pressure: Pressure,
-    /// Bytes moved since the last sweep, and since free memory was last returned to the system.
-    lately: u64,
-    moved: u64,
-    /// How many sweeps in a row were quiet.
-    quiet: u8,
 }
 
 impl Memory {
     /// No bytes are held, and at most `max` may be.
     pub fn new(max: usize) -> Memory {
-        Memory { held: 0, max, pressure: Pressure::None, lately: 0, moved: 0, quiet: 0 }
+        Memory { held: 0, max, pressure: Pressure::None }
     }
 
     /// Changes the bound.
@@ -77,35 +63,6 @@ impl Memory {
     /// Subtracts the bytes of a connection that was closed.
     pub fn forget(&mut self, held: usize) {
         self.held -= held;
-        self.moves(held as u64);
-    }
-
-    /// Records that much memory was freed elsewhere. The allocator keeps it, as after a load.
-    pub fn load_went(&mut self) {
-        self.moves(LOAD_BYTES);
-    }
-
-    /// Records that this many bytes were read, written or freed.
-    pub fn moves(&mut self, bytes: u64) {
-        self.lately += bytes;
-    }
-
-    /// At a sweep: whether a load has just ended, after which the allocator keeps much free memory. True once for each
-    /// load.
-    pub fn load_ends(&mut self) -> bool {
-        let lately = std::mem::take(&mut self.lately);
-        self.moved += lately;
-        self.quiet = if lately < QUIET_BYTES { self.quiet.saturating_add(1) } else { 0 };
-        let ends = self.is_loaded() && self.quiet >= QUIET_SWEEPS;
-        if ends {
-            self.moved = 0;
-        }
-        ends
-    }
-
-    /// Whether there was so much load that its end has to be noticed.
-    pub fn is_loaded(&self) -> bool {
-        self.moved >= LOAD_BYTES
     }
 
     fn level(&self, held: usize) -> Pressure {
@@ -141,13 +98,6 @@ impl Net {
         if fits || bytes.len() <= FEW_BYTES / 16 { reply } else { Reply::Refused(Refusal::Busy) }
     }
 
-    /// Records that the log or the state has become much smaller. Free memory is returned to the system once traffic
-    /// ceases.
-    pub fn frees_much(&mut self, now: Time) {
-        self.memory.load_went();
-        self.look_over(now);
-    }
-
     /// Lowers the pressure if fewer bytes are held, and resumes the connections that waited for that.
     pub(super) fn relieve(&mut self) {
         // The threshold is a little lower than that for rising, so that one connection does not make it oscillate.
@@ -172,7 +122,6 @@ impl Net {
         let mut stalled = Vec::new();
         for (_, conn) in &mut self.conns {
             let taken = conn.lanes.sent() - std::mem::replace(&mut conn.sent_before, conn.lanes.sent());
-            self.memory.lately += taken;
             let stalls = conn.held > FEW_BYTES && taken < TAKEN_MIN;
             conn.stalls = if stalls { conn.stalls.saturating_add(1) } else { 0 };
             if conn.stalls >= STALLS_MAX {
@@ -199,42 +148,5 @@ impl Net {
             );
         }
         self.relieve();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A sweep after `bytes` moved: whether a load has ended, and whether one is in progress.
-    fn sweep(memory: &mut Memory, bytes: u64) -> (bool, bool) {
-        memory.moves(bytes);
-        (memory.load_ends(), memory.is_loaded())
-    }
-
-    #[test]
-    fn large_load_ends_once_after_quiet_sweeps() {
-        let mut memory = Memory::new(1 << 20);
-        assert_eq!(sweep(&mut memory, LOAD_BYTES - 1), (false, false));
-        assert_eq!(sweep(&mut memory, QUIET_BYTES), (false, true), "the load continues");
-        for _ in 1..QUIET_SWEEPS {
-            assert_eq!(sweep(&mut memory, QUIET_BYTES - 1), (false, true), "the load may have paused");
-        }
-        assert_eq!(sweep(&mut memory, QUIET_BYTES - 1), (true, false));
-        assert_eq!(sweep(&mut memory, 0), (false, false), "a load ends once");
-        assert_eq!(sweep(&mut memory, LOAD_BYTES - 1), (false, false));
-    }
-
-    #[test]
-    fn short_pause_does_not_end_a_load() {
-        let mut memory = Memory::new(1 << 20);
-        for _ in 0..3 {
-            assert_eq!(sweep(&mut memory, LOAD_BYTES), (false, true));
-            for _ in 1..QUIET_SWEEPS {
-                assert_eq!(sweep(&mut memory, 0), (false, true));
-            }
-        }
-        assert_eq!(sweep(&mut memory, QUIET_BYTES), (false, true), "the load continues");
-        assert_eq!(sweep(&mut memory, 0), (false, true));
     }
 }

@@ -2,7 +2,6 @@
 
 use super::gateways::GatewayKind;
 use super::{KEY_MASK, Net, SWEEP, find};
-use crate::net::deferred_drop::give_back;
 use crate::net::dialect::Role;
 use crate::net::failure::Failure;
 use crate::net::gateway_connection::GatewayConnection;
@@ -10,9 +9,6 @@ use crate::net::pressure::Pressure;
 use crate::node::event::{Caller, Event};
 use crate::types::Time;
 use mio::Token;
-
-/// With more connections than this, free memory is returned to the system once most of them are closed.
-const CROWD: usize = 1024;
 
 impl Net {
     /// Closes connections that have timed out, and frees the buffers of idle ones.
@@ -33,8 +29,7 @@ impl Net {
             again |= conn.waiting_since.is_some();
         }
         self.sweep_memory(now);
-        let load_ends = self.memory.load_ends();
-        again |= self.memory.pressure() > Pressure::None || self.memory.is_loaded();
+        again |= self.memory.pressure() > Pressure::None;
         let forgotten = self.admission.forget_leavers(now);
         if !forgotten.is_empty() {
             forgotten.into_iter().for_each(|peer| self.disconnect(now, peer));
@@ -48,21 +43,12 @@ impl Net {
             }
             self.close(now, token);
         }
-        self.most = self.most.max(self.conns.len());
-        let crowd_left = self.most > CROWD && self.conns.len() < self.most / 4;
-        if crowd_left {
-            self.most = self.conns.len();
-        }
-        if crowd_left || load_ends {
-            give_back();
-        }
     }
 
     pub(super) fn close(&mut self, now: Time, token: Token) {
         if find(&mut self.conns, token).is_none() {
             return;
         }
-        self.most = self.most.max(self.conns.len());
         self.doors.probes -= usize::from(self.is_probe(token));
         let mut conn = self.conns.remove(token.0 & KEY_MASK);
         self.look_over(now);
