@@ -1,9 +1,12 @@
 //! A start that fails changes nothing, reports its cause, and succeeds once the cause is removed.
 
 use drave::api::Status;
+use lost_answer::LostAnswer;
 use std::net::TcpListener;
-use support::{Cluster, Said, run, until};
+use support::{Beside, Cluster, Said, run, until};
 
+#[path = "support/lost_answer.rs"]
+mod lost_answer;
 mod support;
 
 /// The ids of the members, as node `n` knows them.
@@ -109,7 +112,7 @@ fn refused_join_adds_no_member_and_can_be_retried() {
     // With the address of another member.
     let mut serve = support::drave(&["serve", "--id", "2", "--join", &cluster.addresses[0]]);
     serve.args(["--listen", &cluster.addresses[0], "--data"]).arg(cluster.data(1));
-    refused(&run(&mut serve), 78, "reached at");
+    refused(&run(&mut serve), 78, "has the address");
     assert_eq!(members(&cluster, 0), [1], "{}", cluster.logs());
     cluster.spawn(1);
     let voters = |status: &Status| status.members.iter().filter(|member| member.kind == "voter").count();
@@ -129,6 +132,46 @@ fn killed_join_can_be_retried() {
     let voters = |status: &Status| status.members.iter().filter(|member| member.kind == "voter").count();
     until("node 2 is a voter", || cluster.status(0).filter(|status| voters(status) == 2), || cluster.logs());
     cluster.expect_no_deaths();
+}
+
+/// Starts node 2 through a proxy that loses the answer to its request to become a member.
+fn join_with_lost_answer(cluster: &Cluster) -> (LostAnswer, Beside) {
+    let proxy = LostAnswer::before(&cluster.addresses[0], &cluster.addresses[1]);
+    let mut serve = support::drave(&["serve", "--id", "2", "--join", &proxy.address, "--http", "off", "--resp", "off"]);
+    serve.args(["--listen", &cluster.addresses[1], "--data"]).arg(cluster.data(1));
+    let join = Beside::start(cluster.directory.path(), "join", &mut serve);
+    proxy.answered.recv_timeout(support::PATIENCE).unwrap();
+    (proxy, join)
+}
+
+fn is_voter(cluster: &Cluster, id: u64) -> bool {
+    let is_it = |status: &Status| status.members.iter().any(|member| member.node == id && member.kind == "voter");
+    cluster.status(0).is_some_and(|status| is_it(&status))
+}
+
+#[test]
+fn join_with_lost_answer_finds_that_it_has_joined() {
+    let cluster = single_node(2);
+    let (proxy, mut join) = join_with_lost_answer(&cluster);
+    proxy.close.send(()).unwrap();
+    until("node 2 is a voter", || is_voter(&cluster, 2).then_some(()), || cluster.logs());
+    assert!(join.is_running());
+    let log = std::fs::read_to_string(cluster.directory.path().join("join.err")).unwrap();
+    assert!(log.contains("an earlier attempt succeeded"), "{log}");
+}
+
+#[test]
+fn join_with_unknown_outcome_exits_with_75_and_can_be_repeated() {
+    let mut cluster = single_node(2);
+    let (proxy, join) = join_with_lost_answer(&cluster);
+    cluster.kill(0);
+    proxy.close.send(()).unwrap();
+    let said = join.end();
+    refused(&said, 75, "outcome unknown: n2 may have joined");
+    assert!(said.err.contains("run the same command again"), "{said:?}");
+    cluster.spawn(0);
+    cluster.spawn(1);
+    until("node 2 is a voter", || is_voter(&cluster, 2).then_some(()), || cluster.logs());
 }
 
 #[test]

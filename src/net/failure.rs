@@ -138,6 +138,6 @@ mod tests {
         assert_eq!((tls.text.as_str(), tls.is_lasting), ("TLS: bad certificate", true));
         let refused = Failure::of_protocol(&WireError::Refused(Reason::Cluster), false);
         assert_eq!((refused.word, refused.is_lasting), ("another cluster", true));
-        assert!(Failure::of_protocol(&WireError::Checksum, false).text.contains("or is TLS"));
+        assert!(Failure::of_protocol(&WireError::Checksum, false).text.contains("or are TLS"));
     }
 }

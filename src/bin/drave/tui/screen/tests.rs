@@ -31,7 +31,7 @@ fn screen(model: &Model, width: u16, height: u16) -> Vec<String> {
 /// Asserts that the drawn screen equals the file for its size, apart from trailing empty space.
 #[track_caller]
 fn expect_screen(model: &Model, width: u16, height: u16) {
-    let file = format!("{}/src/cli/view/draw/screens/{width}x{height}.txt", env!("CARGO_MANIFEST_DIR"));
+    let file = format!("{}/src/bin/drave/tui/screen/screens/{width}x{height}.txt", env!("CARGO_MANIFEST_DIR"));
     let expected = std::fs::read_to_string(&file).unwrap_or_default();
     let drawn = screen(model, width, height).join("\n");
     assert!(drawn.trim_end() == expected.trim_end(), "{file} differs from the screen drawn:\n{drawn}");
