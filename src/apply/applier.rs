@@ -2,8 +2,8 @@
 //!
 //! Deterministic: the same entries, in batches of any size, give the same outcomes and the same digest on every node.
 
+use super::frozen_state::{Piece, StateHeader};
 use super::report::Report;
-use super::restoring::{ApplierRestore, Piece, StateHeader};
 use super::session::CommandState;
 use super::sessions::{Options, Sessions};
 use crate::api::{Op, Outcome};
@@ -218,10 +218,10 @@ impl<M: StateMachine> Applier<M> {
         self.machine.end_snapshot();
     }
 
-    /// Creates an empty applier of the same kind, to be restored from a snapshot.
-    pub fn restoring(&self) -> ApplierRestore<M> {
+    /// Creates an applier of the same kind that has applied nothing.
+    pub(super) fn empty(&self) -> Applier<M> {
         let empty = Applier::with(self.machine.empty(), self.options);
-        ApplierRestore::new(Applier { mutants: self.mutants, digest_salt: self.digest_salt, skew: self.skew, ..empty })
+        Applier { mutants: self.mutants, digest_salt: self.digest_salt, skew: self.skew, ..empty }
     }
 
     /// Adds the next piece of another applier's state.

@@ -1,33 +1,9 @@
-//! Restores an applier from a snapshot: the header of a frozen state, its pieces, and the applier that is built from
-//! them.
+//! Restores an applier from a snapshot: builds it from the pieces of a frozen state, and checks it against the header.
 
 use super::applier::Applier;
+use super::frozen_state::{Piece, StateHeader};
 use crate::codec::Malformed;
 use crate::machine::state_machine::StateMachine;
-use crate::types::{ClusterTime, Position};
-use bytes::Bytes;
-
-/// The header of a frozen state, by which a restored state is checked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct StateHeader {
-    /// The last applied entry.
-    pub position: Position,
-    /// Its cluster time.
-    pub time: ClusterTime,
-    /// The digest of machine and sessions.
-    pub digest: u64,
-    /// Number of open sessions.
-    pub sessions: u64,
-}
-
-/// A piece of a frozen state. The pieces of the sessions come first.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Piece {
-    /// Part of the sessions.
-    Sessions(Bytes),
-    /// Part of the machine.
-    Machine(Bytes),
-}
 
 /// An applier under construction, to which pieces are added in order.
 #[derive(Debug)]
@@ -37,12 +13,14 @@ pub struct ApplierRestore<M> {
     machine: bool,
 }
 
-impl<M: StateMachine> ApplierRestore<M> {
-    /// Starts with an applier that has applied nothing.
-    pub(super) fn new(empty: Applier<M>) -> ApplierRestore<M> {
-        ApplierRestore { applier: empty, machine: false }
+impl<M: StateMachine> Applier<M> {
+    /// Creates an empty applier of the same kind, to be restored from a snapshot.
+    pub fn restoring(&self) -> ApplierRestore<M> {
+        ApplierRestore { applier: self.empty(), machine: false }
     }
+}
 
+impl<M: StateMachine> ApplierRestore<M> {
     /// Adds the next piece. After an error this value must not be used further.
     pub fn take(&mut self, piece: &Piece) -> Result<(), Malformed> {
         match piece {
