@@ -27,6 +27,13 @@ pub const END_CHUNK: usize = CHUNK_HEADER + END_BODY;
 
 const END_BODY: usize = 16;
 
+/// A file that is written or received is synced after this many bytes: a large sync would delay the journal's syncs.
+pub(super) const SYNC_BYTES: u64 = 1 << 20;
+/// The suffix of a snapshot's file name until it is verified.
+pub(super) const UNFINISHED: &str = ".tmp";
+/// The suffix of a snapshot's file name during the transfer.
+pub(super) const PART: &str = ".part";
+
 /// The header of a snapshot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {

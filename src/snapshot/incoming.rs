@@ -1,16 +1,12 @@
 //! Receives a snapshot from another node, and resumes an interrupted transfer, also after a restart.
 
-use super::format::{Flaw, FlawKind, file_name};
+use super::format::{Flaw, FlawKind, PART, SYNC_BYTES, file_name};
 use super::report::{ADVICE_INCOMING, Fault, Result, damaged, io};
-use super::store::Snapshot;
+use super::snapshot::Snapshot;
 use super::verify::{read_back, read_chunk, read_header};
-use super::writer::SYNC_BYTES;
 use crate::disk::{Disk, DiskFile, Meter};
 use crate::types::{ClusterId, Position};
 use std::io::ErrorKind;
-
-/// The suffix of a snapshot's file name during the transfer.
-pub(super) const PART: &str = ".part";
 
 /// A snapshot that is being received.
 #[derive(Debug)]

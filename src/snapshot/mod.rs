@@ -3,6 +3,7 @@
 pub mod format;
 pub mod incoming;
 pub mod report;
+pub mod snapshot;
 pub mod store;
 pub mod verify;
 pub mod writer;
@@ -10,5 +11,6 @@ pub mod writer;
 pub use format::{Chunk, ChunkKind, Header};
 pub use incoming::Incoming;
 pub use report::{Fault, Result};
-pub use store::{Listed, Newest, Snapshot, Store};
+pub use snapshot::Snapshot;
+pub use store::{Listed, Newest, Store};
 pub use writer::Writer;

@@ -3,14 +3,14 @@
 //! A file gets its `.snap` name only after it was synced. So a file with such a name is a whole snapshot, or the disk
 //! has lost acknowledged data. That is an error, never an empty state.
 
-use super::format::{Chain, Chunk, ChunkKind, Chunks, Header, file_name, file_position};
-use super::incoming::{Incoming, PART};
-use super::report::{ADVICE, ADVICE_SAVED, Fault, Result, damaged, io};
-use super::verify::{read_back, read_whole};
-use super::writer::{UNFINISHED, Writer};
+use super::format::{Header, PART, UNFINISHED, file_name, file_position};
+use super::incoming::Incoming;
+use super::report::{ADVICE, Fault, Result, damaged, io};
+use super::snapshot::Snapshot;
+use super::verify::read_back;
+use super::writer::Writer;
 use crate::disk::{Disk, DiskFile, Meter};
 use crate::types::{ClusterId, Mutants, Position};
-use bytes::Bytes;
 
 /// The name in errors that concern no single file.
 const DIRECTORY: &str = "snapshots";
@@ -23,16 +23,6 @@ pub struct Store<D> {
     disk: D,
     cluster: ClusterId,
     mutants: Mutants,
-}
-
-/// A verified snapshot, with its mapped file.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    name: String,
-    header: Header,
-    bytes: Bytes,
-    /// The chain at its first chunk.
-    chain: Chain,
 }
 
 /// A snapshot file in the directory.
@@ -56,47 +46,6 @@ pub struct Newest {
     pub snapshot: Option<Snapshot>,
     /// The faults of newer snapshots, newest first.
     pub damaged: Vec<Fault>,
-}
-
-impl Snapshot {
-    pub(super) fn new(name: String, header: Header, bytes: Bytes, chain: Chain) -> Snapshot {
-        Snapshot { name, header, bytes, chain }
-    }
-
-    /// Reads a snapshot from a file outside of any data directory, called `name` in errors, if it is whole. `bytes` is
-    /// the mapped file.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault::Damaged`], with the first wrong byte; [`Fault::Io`].
-    pub fn read(name: &str, file: &impl DiskFile, bytes: Bytes, meter: &Meter) -> Result<Snapshot> {
-        meter.expect(bytes.len() as u64);
-        let read = read_whole(file, meter).map_err(io("read", name))?;
-        let (header, chain) = read.map_err(damaged(name, ADVICE_SAVED))?;
-        Ok(Snapshot { name: name.to_owned(), header, bytes, chain })
-    }
-
-    /// The file's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its header.
-    pub fn header(&self) -> &Header {
-        &self.header
-    }
-
-    /// The bytes of the file, which are sent to another node by offset.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
-    }
-
-    /// Iterates over its pieces in order, and checks each once more.
-    pub fn pieces(&self) -> impl Iterator<Item = Result<Chunk>> + Send + use<> {
-        let damaged = damaged(&self.name, ADVICE);
-        let chunks = Chunks::new(self.bytes.clone(), self.chain).map(move |chunk| chunk.map_err(&damaged));
-        chunks.filter(|chunk| !matches!(chunk, Ok(Chunk { kind: ChunkKind::End, .. })))
-    }
 }
 
 impl<D: Disk> Store<D> {
@@ -160,7 +109,7 @@ impl<D: Disk> Store<D> {
         let read = read_back(&file, &name, self.cluster, meter).map_err(io("read", &name))?;
         let (header, chain) = read.map_err(damaged(&name, ADVICE))?;
         let bytes = self.disk.map(&name).map_err(io("map", &name))?;
-        Ok(Snapshot { name, header, bytes, chain })
+        Ok(Snapshot::new(name, header, bytes, chain))
     }
 
     /// Renames a damaged file so that it is not taken for a snapshot; returns the new name. Only the latest such file
@@ -248,7 +197,7 @@ impl<D: Disk> Store<D> {
 
     /// Like [`Store::prune`], for a snapshot that has just been verified.
     pub fn prune_older_than(&self, keep: &Snapshot) -> Result<Vec<String>> {
-        self.prune_to(keep.header.position)
+        self.prune_to(keep.header().position)
     }
 
     fn prune_to(&self, keep: Position) -> Result<Vec<String>> {

@@ -1,14 +1,11 @@
 //! Writes a snapshot, piece by piece, to a file whose name is not a snapshot's until the file is whole.
 
-use super::format::{Chain, ChunkKind, Flaw, FlawKind, Header, file_name};
+use super::format::{Chain, ChunkKind, Flaw, FlawKind, Header, SYNC_BYTES, UNFINISHED, file_name};
 use super::report::{ADVICE_WRITTEN, Fault, Result, damaged, io};
-use super::store::Snapshot;
+use super::snapshot::Snapshot;
 use super::verify::Verifier;
 use crate::disk::{Disk, DiskFile};
 use crate::types::{Mutant, Mutants};
-
-/// The file is synced after this many bytes: a large sync would delay the journal's syncs.
-pub const SYNC_BYTES: u64 = 1 << 20;
 
 /// A snapshot that is being written.
 #[derive(Debug)]
@@ -25,9 +22,6 @@ pub struct Writer<D: Disk> {
     /// A sync found no room: it is unknown which bytes reached the disk, and the file is useless.
     unusable: bool,
 }
-
-/// The suffix of a snapshot's file name until it is verified.
-pub(super) const UNFINISHED: &str = ".tmp";
 
 /// The name of a snapshot's file until it is published.
 fn unfinished(name: &str) -> String {
