@@ -1,7 +1,7 @@
 //! The certificates of a process, and the authority that it trusts.
 
-use super::stream::Stream;
-use std::io::{self, Read, Write};
+#[cfg(feature = "tls")]
+use std::io;
 use std::path::PathBuf;
 
 /// The key files, in PEM.
@@ -117,21 +117,19 @@ mod with_tls {
             self.validity
         }
 
-        /// Starts a TLS session on an accepted socket, as the server.
-        pub fn accept<S: Read + Write>(&self, socket: S) -> io::Result<Stream<S>> {
+        /// Creates the TLS session of a server.
+        pub(in crate::secure) fn server_session(&self) -> io::Result<ServerConnection> {
             let server =
                 self.server.clone().ok_or_else(|| io::Error::other("this process has no certificate to present"))?;
-            let session = ServerConnection::new(server).map_err(io::Error::other)?;
-            Ok(Stream::secure(socket, session.into()))
+            ServerConnection::new(server).map_err(io::Error::other)
         }
 
-        /// Starts a TLS session on a socket dialed to `host:port`. The certificate must name that host.
-        pub fn dial<S: Read + Write>(&self, socket: S, endpoint: &str) -> io::Result<Stream<S>> {
+        /// Creates the TLS session of a client of `host:port`. The certificate must name that host.
+        pub(in crate::secure) fn client_session(&self, endpoint: &str) -> io::Result<ClientConnection> {
             let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
             let host = host.trim_start_matches('[').trim_end_matches(']');
             let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-            let session = ClientConnection::new(self.client.clone(), name).map_err(io::Error::other)?;
-            Ok(Stream::secure(socket, session.into()))
+            ClientConnection::new(self.client.clone(), name).map_err(io::Error::other)
         }
     }
 }
@@ -154,16 +152,6 @@ impl Keys {
 
     /// Cannot be called: there is no value.
     pub fn validity(&self) -> Validity {
-        match *self {}
-    }
-
-    /// Cannot be called: there is no value.
-    pub fn accept<S: Read + Write>(&self, _: S) -> io::Result<Stream<S>> {
-        match *self {}
-    }
-
-    /// Cannot be called: there is no value.
-    pub fn dial<S: Read + Write>(&self, _: S, _: &str) -> io::Result<Stream<S>> {
         match *self {}
     }
 }

@@ -71,6 +71,32 @@ impl<S: Read + Write> Stream<S> {
     }
 }
 
+#[cfg(feature = "tls")]
+impl Keys {
+    /// Starts a TLS session on an accepted socket, as the server.
+    pub fn accept<S: Read + Write>(&self, socket: S) -> io::Result<Stream<S>> {
+        Ok(Stream::secure(socket, self.server_session()?.into()))
+    }
+
+    /// Starts a TLS session on a socket dialed to `host:port`. The certificate must name that host.
+    pub fn dial<S: Read + Write>(&self, socket: S, endpoint: &str) -> io::Result<Stream<S>> {
+        Ok(Stream::secure(socket, self.client_session(endpoint)?.into()))
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+impl Keys {
+    /// Cannot be called: there is no value.
+    pub fn accept<S: Read + Write>(&self, _: S) -> io::Result<Stream<S>> {
+        match *self {}
+    }
+
+    /// Cannot be called: there is no value.
+    pub fn dial<S: Read + Write>(&self, _: S, _: &str) -> io::Result<Stream<S>> {
+        match *self {}
+    }
+}
+
 #[cfg(not(feature = "tls"))]
 impl<S: Read + Write> Stream<S> {
     /// Whether a read of fewer bytes than requested has emptied the socket.
@@ -110,7 +136,7 @@ impl<S: Write> Write for Stream<S> {
 #[cfg(feature = "tls")]
 impl<S: Read + Write> Stream<S> {
     /// Creates a stream with a TLS session whose handshake has not begun.
-    pub(super) fn secure(socket: S, session: Connection) -> Stream<S> {
+    fn secure(socket: S, session: Connection) -> Stream<S> {
         Stream { socket, session: Some(Box::new(session)) }
     }
 
