@@ -9,7 +9,7 @@ use drave::codec::Malformed;
 use drave::config::Config;
 use drave::limits::ANSWER_BYTES_MAX;
 use drave::machine::{Context, KIND, StateMachine};
-use drave::server::server::ServerError;
+use drave::server::ServerError;
 use drave::server::{Handle, Server};
 use drave::types::{ClusterTime, NodeId, Term};
 use std::path::Path;

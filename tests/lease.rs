@@ -10,7 +10,7 @@ use drave::config::Config;
 use drave::machine::{Context, StateMachine};
 use drave::server::Handle;
 use drave::server::Server;
-use drave::server::server::ServerError;
+use drave::server::ServerError;
 use drave::types::digest::hash;
 use drave::types::{ClusterTime, NodeId};
 use std::collections::BTreeMap;

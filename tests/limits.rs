@@ -6,7 +6,7 @@ use drave::api::{Op, Request};
 use drave::client::{Client, Connection, deadline};
 use drave::config::{BindAddress, Config};
 use drave::machine::Kv;
-use drave::server::server::ServerError;
+use drave::server::ServerError;
 use drave::server::{Handle, Server};
 use drave::types::NodeId;
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! The listening sockets of a node, bound before it writes anything: a start that cannot listen changes nothing.
 
-use super::server::ServerError;
+use super::error::ServerError;
 use crate::config::{BindAddress, Config};
 use crate::net::http::gateway as http;
 use crate::net::resp::gateway as redis;

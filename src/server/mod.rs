@@ -7,6 +7,7 @@
 //! it. If there is much log to apply, one more thread reads it ahead, and ends when it is read.
 
 pub mod boot;
+pub mod error;
 pub mod handle;
 pub mod listeners;
 pub mod new_cluster;
@@ -17,5 +18,6 @@ pub mod start_progress;
 pub mod workers;
 
 pub use crate::net::leadership::Leadership;
+pub use error::ServerError;
 pub use handle::Handle;
 pub use server::Server;

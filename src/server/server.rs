@@ -1,12 +1,13 @@
 //! A node, assembled: open it, take a handle, run it.
 
 use super::boot::{self, Booted};
+use super::error::ServerError;
 use super::handle::Handle;
 use super::listeners::Listeners;
 use super::reloading::{Reloader, tell_validity};
 use super::start_progress::{StartProgress, TELL_EVERY};
 use super::workers::{spawn_log, spawn_snapshot_thread, spawn_watch};
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::disk::fs::Lock;
 use crate::machine::state_machine::StateMachine;
 use crate::net::applying::Applying;
@@ -18,13 +19,13 @@ use crate::net::resp::gateway as redis;
 use crate::net::sockets::{FREE, Net};
 use crate::shelf::SnapshotWorker;
 use crate::types::{ClusterId, Membership};
-use crate::wal::{self, Fault, SpaceMonitor};
+use crate::wal::{self, SpaceMonitor};
 use mio::Interest;
 use mio::net::TcpListener;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use std::convert::Infallible;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
@@ -43,61 +44,6 @@ pub struct Server<M> {
     cluster: ClusterId,
     members: Membership,
     lock: Lock,
-}
-
-/// The reason why a server did not start or had to stop.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ServerError {
-    /// The configuration is invalid.
-    #[error("{0}")]
-    Config(#[from] ConfigError),
-    /// The data directory cannot be used, or no longer.
-    #[error("{0}")]
-    Fault(#[from] Fault),
-    /// A listener cannot be opened.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: String,
-        /// The option that gives the address.
-        option: &'static str,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The system provides no thread, poll or signal.
-    #[error("{0}")]
-    System(#[from] io::Error),
-    /// A required part of the server is gone: a bug.
-    #[error("{0}")]
-    Broken(Broken),
-}
-
-impl ServerError {
-    /// The process exit code: 5 corrupt data, 70 a bug, 74 I/O, 75 a temporary failure, 78 configuration.
-    pub fn exit_code(&self) -> i32 {
-        match self {
-            ServerError::Config(_) => 78,
-            ServerError::Fault(fault) => fault.exit_code(),
-            // A port in use may soon be free, and a missing address may soon be present.
-            ServerError::Listen { source, .. } => match source.kind() {
-                ErrorKind::PermissionDenied | ErrorKind::InvalidInput => 78,
-                _ => 75,
-            },
-            ServerError::System(_) => 74,
-            ServerError::Broken(_) => 70,
-        }
-    }
-}
-
-impl From<Broken> for ServerError {
-    fn from(broken: Broken) -> ServerError {
-        match broken {
-            Broken::Fault(fault) => ServerError::Fault(fault),
-            Broken::Poll(error) => ServerError::System(error),
-            other => ServerError::Broken(other),
-        }
-    }
 }
 
 impl<M: StateMachine> Server<M> {
@@ -266,6 +212,7 @@ fn watch_signals(net: &Net) -> io::Result<Signals> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wal::Fault;
 
     #[test]
     fn log_thread_error_decides_exit_code() {

@@ -8,11 +8,11 @@ use drave::config::Config;
 use drave::disk::FsDisk;
 use drave::inspect::directory::{Directory, Owner};
 use drave::machine::Kv;
+use drave::server::ServerError;
 use drave::server::boot::{Booted, boot};
 use drave::server::new_cluster::{
     FirstMember, NewCluster, begin_replacement, finish_replacement, is_replacement_pending, write_new_cluster,
 };
-use drave::server::server::ServerError;
 use drave::server::start_progress::{StartProgress, TELL_EVERY};
 use drave::shelf::Restore;
 use drave::types::{Index, Membership, NodeId, Position};

@@ -15,7 +15,7 @@ use drave::net::credentials::CredentialFiles;
 use drave::net::password::Password;
 use drave::net::resp::gateway::Follower;
 use drave::server::Server;
-use drave::server::server::ServerError;
+use drave::server::ServerError;
 use drave::types::address::check_address;
 use drave::types::{Membership, NodeId};
 use drave::wal::{Fault, TailPolicy};

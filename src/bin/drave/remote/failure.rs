@@ -3,7 +3,7 @@
 use clap::error::ErrorKind;
 use drave::config::ConfigError;
 use drave::inspect::files::UnreadableFile;
-use drave::server::server::ServerError;
+use drave::server::ServerError;
 use drave::wal::Fault;
 
 /// The error of a command: text for people, an exit code for scripts.
