@@ -1,7 +1,7 @@
 //! `CLUSTER`: presents the cluster in the form of a Redis cluster.
 
+use super::error::subcommand;
 use super::gateway::{ClusterView, MemberAddress};
-use super::local::subcommand;
 use crate::types::NodeId;
 use crate::wire::resp::{CommandArgs, Writer};
 use std::fmt::Write;

@@ -2,6 +2,7 @@
 
 use super::about;
 use super::connection::{Block, Element, RedisConnection, ReplyKind};
+use super::error;
 use super::gateway::{ClusterView, Follower, Options};
 use super::reply::{self, ReplyShape};
 use super::table::{self, Handler, Spec, Special};
@@ -106,7 +107,7 @@ fn too_large(words: &CommandArgs, excess: Excess) -> String {
 
 /// Looks up a command, and checks its number of arguments and whether the client is authenticated.
 fn known(talk: &RedisConnection, words: &CommandArgs) -> Result<&'static Spec, String> {
-    let spec = table::find(words.at(0)).ok_or_else(|| table::unknown(words));
+    let spec = table::find(words.at(0)).ok_or_else(|| error::unknown(words));
     let open = |spec: &Spec| match spec.does {
         Handler::Local(small) => small.is_for_strangers(),
         Handler::Connection(special) => special == Special::Quit,

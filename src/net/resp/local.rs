@@ -1,8 +1,10 @@
 //! Commands that are answered without the state machine.
 
 use super::about;
+use super::error::{SHOWN, subcommand};
 use super::gateway::{ClusterView, Options};
 use super::glob;
+use super::local_command::LocalCommand;
 use super::table;
 use crate::codec::integer;
 use crate::limits::ENTRY_BYTES_MAX;
@@ -10,39 +12,8 @@ use crate::wire::resp::{CommandArgs, Version, Writer};
 use bytes::{Bytes, BytesMut};
 use std::ops::Range;
 
-/// A command that is answered without the state machine.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LocalCommand {
-    /// A command whose only effect is the reply `+OK`.
-    Ok,
-    /// `PING [message]`
-    Ping,
-    /// `ECHO message`
-    Echo,
-    /// `SELECT 0`
-    Select,
-    /// `AUTH [user] password`
-    Auth,
-    /// `HELLO [version [AUTH user password] [SETNAME name]]`
-    Hello,
-    /// `CLIENT …`
-    Client,
-    /// `CONFIG …`
-    Config,
-    /// `COMMAND …`
-    Command,
-    /// `CLUSTER …`
-    Cluster,
-    /// `READONLY`
-    ReadOnly,
-    /// `READWRITE`
-    ReadWrite,
-}
-
 /// The version of Redis whose commands these are. Clients request it and adapt to it.
 pub const REDIS_VERSION: &str = "7.2.0";
-/// Maximum bytes of a client's input that are quoted in an error.
-pub const SHOWN: usize = 128;
 /// Maximum length of a client's name.
 const NAME_MAX: usize = 256;
 
@@ -149,13 +120,6 @@ impl LocalCommand {
         }
         Ok(())
     }
-}
-
-/// The error for an unknown subcommand.
-pub fn subcommand(words: &CommandArgs) -> String {
-    let (name, word) = (words.at(0).to_ascii_uppercase(), words.at(1));
-    let word = word[..word.len().min(SHOWN)].escape_ascii();
-    format!("ERR unknown subcommand '{word}'. Try {} HELP.", name.escape_ascii())
 }
 
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";

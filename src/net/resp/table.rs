@@ -3,7 +3,7 @@
 //! `COMMAND` returns this table, and lookup, checks and dispatch use it: a command that is not in it is unknown.
 
 use super::commands::{self, Translated};
-use super::local::{self, LocalCommand};
+use super::local_command::LocalCommand;
 use crate::wire::resp::{CommandArgs, Writer};
 use Handler::{Connection, Local, StateMachine};
 
@@ -147,28 +147,6 @@ pub fn tell(out: &mut Writer<'_>) {
         flags.iter().for_each(|flag| out.line(flag));
         [first, last, step].into_iter().for_each(|number| out.integer(*number));
     }
-}
-
-/// The error for an unknown command, in Redis's words.
-pub fn unknown(words: &CommandArgs) -> String {
-    let name = words.at(0);
-    let name = name[..name.len().min(local::SHOWN)].escape_ascii();
-    if ["eval", "eval_ro"].iter().any(|eval| words.at(0).eq_ignore_ascii_case(eval.as_bytes())) {
-        // django-redis treats any error of EVAL as an overflow and increments with GET and SET instead, which loses
-        // concurrent increments. The exception is connection errors, and redis-py treats NOAUTH as one.
-        return format!(
-            "NOAUTH {name} is not supported: there are no scripts here, whatever the password. Nothing was applied"
-        );
-    }
-    let mut shown = String::new();
-    for word in words.from(1) {
-        let room = local::SHOWN.saturating_sub(shown.len());
-        if room == 0 {
-            break;
-        }
-        shown += &format!("'{}' ", word[..word.len().min(room)].escape_ascii());
-    }
-    format!("ERR unknown command '{name}', with args beginning with: {shown}")
 }
 
 #[cfg(test)]

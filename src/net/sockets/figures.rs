@@ -1,6 +1,6 @@
 //! The sockets' part of the node's statistics.
 
-use super::gateways::GatewayKind;
+use super::gateway_kind::GatewayKind;
 use super::{Net, find_in};
 use crate::api::figures::Counters;
 

@@ -2,12 +2,12 @@
 //! back.
 
 use super::closing::Closing;
+use super::gateway_kind::GatewayKind;
 use super::seats::Port;
 use super::{Net, REST, find, touch};
 use crate::api::{Op, Outcome, Reply, Request};
 use crate::limits::SESSION_WINDOW_MAX;
 use crate::net::conn::Conn;
-use crate::net::counting::Gateway;
 use crate::net::dialect::Role;
 use crate::net::gateway_connection::GatewayConnection;
 use crate::net::http;
@@ -33,33 +33,6 @@ pub const HTTP: Token = Token(usize::MAX - 4);
 pub const DOOR: Caller = Caller::Client(u64::MAX - 1);
 /// Maximum clients accepted before the accepted ones are read.
 const ACCEPTS: usize = 64;
-
-/// The kind of a gateway.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum GatewayKind {
-    /// The Redis gateway.
-    Redis,
-    /// The HTTP gateway.
-    Http,
-}
-
-impl GatewayKind {
-    /// The gateway, as counted in metrics.
-    fn gateway(self) -> Gateway {
-        match self {
-            GatewayKind::Redis => Gateway::Redis,
-            GatewayKind::Http => Gateway::Http,
-        }
-    }
-
-    /// The gateway of a connection.
-    pub fn of(speech: &GatewayConnection) -> GatewayKind {
-        match speech {
-            GatewayConnection::Redis(_) => GatewayKind::Redis,
-            GatewayConnection::Http(_) => GatewayKind::Http,
-        }
-    }
-}
 
 /// The listener of one gateway.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! The HTTP gateway's sockets: input becomes requests.
 
-use super::gateways::GatewayKind;
+use super::gateway_kind::GatewayKind;
 use super::{Net, find};
 use crate::net::http::connection::{HttpConnection, RequestContext};
 use crate::net::http::gateway::Options;

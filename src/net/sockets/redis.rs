@@ -1,6 +1,6 @@
 //! The Redis gateway's sockets: input becomes commands.
 
-use super::gateways::GatewayKind;
+use super::gateway_kind::GatewayKind;
 use super::{Net, find};
 use crate::limits::MEMBERS_MAX;
 use crate::net::counting::Gateway;

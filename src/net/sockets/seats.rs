@@ -5,7 +5,7 @@
 //! either: some are reserved for operators' commands, which identify themselves when there is no seat for clients.
 //! Peers need no seat.
 
-use super::gateways::GatewayKind;
+use super::gateway_kind::GatewayKind;
 use super::{Net, find_in};
 use crate::net::gateway_connection::GatewayConnection;
 use mio::Token;

@@ -1,6 +1,6 @@
 //! Ends connections: those that have timed out, and all others.
 
-use super::gateways::GatewayKind;
+use super::gateway_kind::GatewayKind;
 use super::{KEY_MASK, Net, SWEEP, find};
 use crate::net::dialect::Role;
 use crate::net::failure::Failure;
