@@ -1,7 +1,8 @@
 //! Reads a data directory, while its node may be running: takes no locks and writes nothing.
 
 use super::files::{Files, Segment, read};
-use super::record::{RecordText, Style, describe_record};
+use super::record::describe_record;
+use super::record_text::{RecordText, Style};
 use super::replay::Replay;
 use super::snapshots::snapshots_at;
 use super::violation::Rule;

@@ -13,6 +13,7 @@ pub mod log;
 pub mod log_start;
 pub mod record;
 pub mod record_kv;
+pub mod record_text;
 pub mod replay;
 pub mod snapshots;
 pub mod violation;

@@ -1,6 +1,6 @@
 //! A command of the key-value state machine as text and as JSON fields.
 
-use super::record::{Fields, RecordText, Style, quoted, text};
+use super::record_text::{Fields, RecordText, Style, quoted, text};
 use crate::machine::words::{Command, Deadline, Expiration, ExpireCondition, Query, SetCondition, Step};
 use bytes::Bytes;
 

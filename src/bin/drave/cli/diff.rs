@@ -6,7 +6,7 @@ use crate::remote::failure::CliError;
 use clap::Args;
 use drave::inspect::commit_status::{CommitStatus, Tail, tail};
 use drave::inspect::directory::Directory;
-use drave::inspect::record::{RecordText, Style};
+use drave::inspect::record_text::{RecordText, Style};
 use drave::server::new_cluster::INDEX_GAP;
 use drave::types::{Index, Membership, Position, Term};
 use drave::wal::identity::short;

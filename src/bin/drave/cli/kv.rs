@@ -7,7 +7,7 @@ use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use drave::api::Consistency;
 use drave::client::Executed;
-use drave::inspect::record::base64;
+use drave::inspect::record_text::base64;
 use drave::machine::words::{Answer, Command, Deadline, Expiration, Query, SetCondition, TimeToLive};
 use serde_json::{Value, json};
 use std::ffi::OsString;
