@@ -26,7 +26,7 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// [`Fault::Damaged`], with the first wrong byte; [`Fault::Io`].
+    /// [`super::Fault::Damaged`], with the first wrong byte; [`super::Fault::Io`].
     pub fn read(name: &str, file: &impl DiskFile, bytes: Bytes, meter: &Meter) -> Result<Snapshot> {
         meter.expect(bytes.len() as u64);
         let read = read_whole(file, meter).map_err(io("read", name))?;
